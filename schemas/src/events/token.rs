@@ -1,0 +1,117 @@
+//! What happens to tokens: those that let a device enroll, and those that let a client ask.
+//!
+//! The secrets are never in an event, only their SHA-256: they are 256 random bits, so a slow hash
+//! would add nothing.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::codec::unique_map;
+use crate::cose::Hash;
+use crate::ids::DeviceId;
+use crate::names::{Labels, TokenName};
+use crate::timestamp::Timestamp;
+
+/// What the bearer of an API token may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// Reads the state of devices and their metrics.
+    Viewer,
+    /// Reads, and changes devices.
+    Operator,
+    /// Reads and changes all, tokens included.
+    Admin,
+    /// Reads all, the log and the tokens included; changes nothing.
+    Auditor,
+}
+
+impl Role {
+    /// The role's name.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Viewer => "viewer",
+            Self::Operator => "operator",
+            Self::Admin => "admin",
+            Self::Auditor => "auditor",
+        }
+    }
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// The text names no role.
+#[derive(Debug, thiserror::Error)]
+#[error("'{0}' is not a role; use viewer, operator, admin or auditor")]
+pub struct InvalidRole(String);
+
+impl FromStr for Role {
+    type Err = InvalidRole;
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        [Self::Viewer, Self::Operator, Self::Admin, Self::Auditor]
+            .into_iter()
+            .find(|role| role.as_str() == text)
+            .ok_or_else(|| InvalidRole(text.chars().take(80).collect()))
+    }
+}
+
+/// An enrollment token was made. Stream `token/<id>`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct EnrollmentTokenCreated {
+    /// What people call it.
+    pub name: TokenName,
+    /// SHA-256 of the secret.
+    pub secret: Hash,
+    /// When it stops working.
+    pub expires_at: Timestamp,
+    /// How many devices may enroll with it.
+    pub uses: u32,
+    /// The labels that a device gets when it enrolls with it.
+    #[serde(deserialize_with = "unique_map", default)]
+    pub labels: Labels,
+    /// The only device that may enroll with it, when it was made for one.
+    pub device: Option<DeviceId>,
+}
+
+/// A device enrolled with an enrollment token. Stream `token/<id>`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct EnrollmentTokenUsed {
+    /// The device.
+    pub device: DeviceId,
+}
+
+/// An enrollment token was revoked. Stream `token/<id>`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct EnrollmentTokenRevoked {}
+
+/// An API token was made. Stream `token/<id>`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ApiTokenCreated {
+    /// What people call it.
+    pub name: TokenName,
+    /// SHA-256 of the secret.
+    pub secret: Hash,
+    /// What its bearer may do.
+    pub role: Role,
+    /// When it stops working; absent when it does not.
+    pub expires_at: Option<Timestamp>,
+}
+
+/// An API token was used. Stream `token/<id>`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ApiTokenUsed {
+    /// The address of the client.
+    pub address: Option<String>,
+}
+
+/// An API token was revoked. Stream `token/<id>`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ApiTokenRevoked {}

@@ -1,0 +1,30 @@
+//! The published language of muster: what devices, servers and auditors say to each other.
+//!
+//! Ids, events, metric batches, subjects, the CBOR codec and COSE sealing. Everything here is a
+//! pure function of its arguments: no clock, no randomness, no I/O.
+//!
+//! Invariant: this crate knows nothing of tokio, NATS, PostgreSQL or HTTP.
+//! Invariant: a stored shape is forever. It changes by a new version and an upcaster
+//! ([`upcast`]), and each shape that was ever stored has a golden file in `schemas/golden/`.
+
+pub mod codec;
+pub mod cose;
+pub mod envelope;
+pub mod events;
+pub mod ids;
+pub mod metric_names;
+pub mod metrics;
+pub mod names;
+pub mod selector;
+pub mod stream;
+pub mod subjects;
+pub mod timestamp;
+pub mod upcast;
+pub mod wire;
+
+pub use cose::{Hash, PublicKey, SigningKey};
+pub use envelope::DeviceEnvelope;
+pub use events::Event;
+pub use ids::{DeviceId, ProjectId, TokenId};
+pub use stream::StreamName;
+pub use timestamp::Timestamp;

@@ -1,0 +1,497 @@
+//! Metric batches: what a device measured, on its way to the time-series store.
+//!
+//! A batch is positional CBOR, `[1, time, [* point]]`, and a point is
+//! `[measurement, tags, fields]` or, when it was taken at another moment than its batch,
+//! `[measurement, tags, fields, offset]`. Names of Telegraf's vocabulary travel as small integers
+//! ([`crate::metric_names`]), any other name as text, so a batch needs neither a compressor nor
+//! state on either side.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::de::{self, MapAccess, SeqAccess, Visitor};
+use serde::ser::{SerializeMap, SerializeTuple};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::Timestamp;
+use crate::codec::{self, DecodeError};
+use crate::metric_names;
+
+/// The version of the batch's shape that this code writes.
+pub const BATCH_VERSION: u8 = 1;
+/// A batch holds at most this many points; a larger one is refused.
+pub const MAX_POINTS: usize = 10_000;
+/// A point holds at most this many tags, and this many fields.
+pub const MAX_ENTRIES: usize = 256;
+/// A name or a text value is at most this many bytes long.
+pub const MAX_TEXT: usize = 1024;
+
+/// A measurement's, tag's or field's name.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct MetricName(Cow<'static, str>);
+
+impl MetricName {
+    /// The name.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<&'static str> for MetricName {
+    fn from(name: &'static str) -> Self {
+        Self(Cow::Borrowed(name))
+    }
+}
+
+impl From<String> for MetricName {
+    fn from(name: String) -> Self {
+        Self(Cow::Owned(name))
+    }
+}
+
+impl fmt::Display for MetricName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// What was measured.
+#[derive(Clone, Debug, PartialEq)]
+pub enum FieldValue {
+    /// A number with a fraction; finite.
+    Float(f64),
+    /// A whole number. Larger ones than `i64::MAX` are clamped when they are taken.
+    Int(i64),
+    /// True or false.
+    Bool(bool),
+    /// Text.
+    Text(String),
+}
+
+impl From<f64> for FieldValue {
+    fn from(value: f64) -> Self {
+        Self::Float(value)
+    }
+}
+
+impl From<i64> for FieldValue {
+    fn from(value: i64) -> Self {
+        Self::Int(value)
+    }
+}
+
+impl From<u64> for FieldValue {
+    fn from(value: u64) -> Self {
+        Self::Int(i64::try_from(value).unwrap_or(i64::MAX))
+    }
+}
+
+impl From<bool> for FieldValue {
+    fn from(value: bool) -> Self {
+        Self::Bool(value)
+    }
+}
+
+/// Some values of one series at one moment.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Point {
+    /// What was measured: `cpu`, `mem`, `disk` …
+    pub measurement: MetricName,
+    /// Which one: `cpu=cpu0`, `path=/`. The device itself is not a tag here: ingest adds it.
+    pub tags: BTreeMap<MetricName, String>,
+    /// The values; never empty.
+    pub fields: BTreeMap<MetricName, FieldValue>,
+    /// Microseconds between the batch's time and the point's own; 0 for most.
+    pub offset: i64,
+}
+
+/// What a device measured in one round.
+#[derive(Clone, Debug, PartialEq)]
+pub struct MetricBatch {
+    /// When, by the server's clock as far as the device knows it (skew is corrected once, before
+    /// a batch is queued).
+    pub time: Timestamp,
+    /// The points.
+    pub points: Vec<Point>,
+}
+
+/// A batch is decodable but breaks a limit.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidBatch {
+    /// The bytes are no batch.
+    #[error(transparent)]
+    Decode(#[from] DecodeError),
+    /// A limit is broken.
+    #[error("{what} in point {point}")]
+    Limit {
+        /// Which limit, with its figure.
+        what: &'static str,
+        /// The index of the point.
+        point: usize,
+    },
+    /// Too many points.
+    #[error("{0} points in one batch; at most {MAX_POINTS} are taken")]
+    TooManyPoints(usize),
+}
+
+impl MetricBatch {
+    /// The bytes that go on the wire.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        codec::encode(self)
+    }
+
+    /// Reads a batch and holds it to the limits of this module.
+    ///
+    /// # Errors
+    /// When the bytes are no batch, or a limit is broken.
+    pub fn decode(bytes: &[u8]) -> Result<Self, InvalidBatch> {
+        let batch: Self = codec::decode(bytes)?;
+        if batch.points.len() > MAX_POINTS {
+            return Err(InvalidBatch::TooManyPoints(batch.points.len()));
+        }
+        for (index, point) in batch.points.iter().enumerate() {
+            point
+                .check()
+                .map_err(|what| InvalidBatch::Limit { what, point: index })?;
+        }
+        Ok(batch)
+    }
+}
+
+impl Point {
+    /// A point without tags or fields yet, at its batch's time.
+    #[must_use]
+    pub fn new(measurement: &'static str) -> Self {
+        Self {
+            measurement: measurement.into(),
+            tags: BTreeMap::new(),
+            fields: BTreeMap::new(),
+            offset: 0,
+        }
+    }
+
+    /// Adds a tag; an empty value adds nothing (a store cannot hold an empty tag).
+    #[must_use]
+    pub fn tag(mut self, name: &'static str, value: impl Into<String>) -> Self {
+        let value = value.into();
+        if !value.is_empty() {
+            self.tags.insert(name.into(), value);
+        }
+        self
+    }
+
+    /// Adds a field; a float that is not finite adds nothing.
+    #[must_use]
+    pub fn field(mut self, name: &'static str, value: impl Into<FieldValue>) -> Self {
+        let value = value.into();
+        if !matches!(value, FieldValue::Float(number) if !number.is_finite()) {
+            self.fields.insert(name.into(), value);
+        }
+        self
+    }
+
+    fn check(&self) -> Result<(), &'static str> {
+        let name_fits = |name: &MetricName| {
+            !name.as_str().is_empty()
+                && name.as_str().len() <= MAX_TEXT
+                && !name.as_str().chars().any(char::is_control)
+        };
+        let text_fits = |text: &str| text.len() <= MAX_TEXT;
+        if !name_fits(&self.measurement) {
+            return Err("an empty, too long (over 1024 bytes) or unprintable measurement");
+        }
+        if self.fields.is_empty() {
+            return Err("no field");
+        }
+        if self.tags.len() > MAX_ENTRIES || self.fields.len() > MAX_ENTRIES {
+            return Err("more than 256 tags or fields");
+        }
+        if !self.tags.keys().chain(self.fields.keys()).all(name_fits) {
+            return Err("an empty, too long (over 1024 bytes) or unprintable name");
+        }
+        if !self
+            .tags
+            .values()
+            .all(|text| text_fits(text) && !text.is_empty() && !text.chars().any(char::is_control))
+        {
+            return Err("an empty, too long (over 1024 bytes) or unprintable tag value");
+        }
+        let value_fits = |value: &FieldValue| match value {
+            FieldValue::Float(number) => number.is_finite(),
+            FieldValue::Text(text) => text_fits(text),
+            FieldValue::Int(_) | FieldValue::Bool(_) => true,
+        };
+        if !self.fields.values().all(value_fits) {
+            return Err("a field that is not finite or longer than 1024 bytes");
+        }
+        Ok(())
+    }
+}
+
+impl Serialize for MetricName {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match metric_names::number(&self.0) {
+            Some(number) => serializer.serialize_u16(number),
+            None => serializer.serialize_str(&self.0),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for MetricName {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Name;
+        impl Visitor<'_> for Name {
+            type Value = MetricName;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a metric name: text, or a number of the table of names")
+            }
+
+            fn visit_u64<E: de::Error>(self, number: u64) -> Result<MetricName, E> {
+                metric_names::name(number)
+                    .map(MetricName::from)
+                    .ok_or_else(|| E::custom(format!("no metric name has the number {number}")))
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<MetricName, E> {
+                Ok(match metric_names::known(text) {
+                    Some(name) => name.into(),
+                    None => text.to_owned().into(),
+                })
+            }
+        }
+        deserializer.deserialize_any(Name)
+    }
+}
+
+impl Serialize for FieldValue {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Float(value) => serializer.serialize_f64(*value),
+            Self::Int(value) => serializer.serialize_i64(*value),
+            Self::Bool(value) => serializer.serialize_bool(*value),
+            Self::Text(value) => serializer.serialize_str(value),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for FieldValue {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Field;
+        impl Visitor<'_> for Field {
+            type Value = FieldValue;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a number, a boolean or text")
+            }
+
+            fn visit_f64<E: de::Error>(self, value: f64) -> Result<FieldValue, E> {
+                Ok(FieldValue::Float(value))
+            }
+
+            fn visit_i64<E: de::Error>(self, value: i64) -> Result<FieldValue, E> {
+                Ok(FieldValue::Int(value))
+            }
+
+            fn visit_u64<E: de::Error>(self, value: u64) -> Result<FieldValue, E> {
+                Ok(value.into())
+            }
+
+            fn visit_bool<E: de::Error>(self, value: bool) -> Result<FieldValue, E> {
+                Ok(FieldValue::Bool(value))
+            }
+
+            fn visit_str<E: de::Error>(self, value: &str) -> Result<FieldValue, E> {
+                Ok(FieldValue::Text(value.to_owned()))
+            }
+        }
+        deserializer.deserialize_any(Field)
+    }
+}
+
+/// Writes a map by hand: `BTreeMap`'s own order is by name, which is what makes a batch's bytes
+/// depend on nothing but its content.
+struct AsMap<'a, V>(&'a BTreeMap<MetricName, V>);
+
+impl<V: Serialize> Serialize for AsMap<'_, V> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(Some(self.0.len()))?;
+        for (name, value) in self.0 {
+            map.serialize_entry(name, value)?;
+        }
+        map.end()
+    }
+}
+
+/// Reads a map in which a name stands once, however it is written (number or text).
+struct FromMap<V>(BTreeMap<MetricName, V>);
+
+impl<'de, V: Deserialize<'de>> Deserialize<'de> for FromMap<V> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        codec::unique_map(deserializer).map(Self)
+    }
+}
+
+impl Serialize for Point {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut tuple = serializer.serialize_tuple(if self.offset == 0 { 3 } else { 4 })?;
+        tuple.serialize_element(&self.measurement)?;
+        tuple.serialize_element(&AsMap(&self.tags))?;
+        tuple.serialize_element(&AsMap(&self.fields))?;
+        if self.offset != 0 {
+            tuple.serialize_element(&self.offset)?;
+        }
+        tuple.end()
+    }
+}
+
+/// The next element of a positional array, or an error that names what is missing.
+fn next<'de, A: SeqAccess<'de>, T: Deserialize<'de>>(
+    access: &mut A,
+    what: &'static str,
+) -> Result<T, A::Error> {
+    access
+        .next_element()?
+        .ok_or_else(|| de::Error::custom(format!("{what} is missing")))
+}
+
+/// A positional array must end here.
+fn end<'de, A: SeqAccess<'de>>(access: &mut A) -> Result<(), A::Error> {
+    match access.next_element::<de::IgnoredAny>()? {
+        None => Ok(()),
+        Some(_) => Err(de::Error::custom("the array has too many elements")),
+    }
+}
+
+impl<'de> Deserialize<'de> for Point {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct PointVisitor;
+        impl<'de> Visitor<'de> for PointVisitor {
+            type Value = Point;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a point: [measurement, tags, fields, ? offset]")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut access: A) -> Result<Point, A::Error> {
+                let measurement = next(&mut access, "the measurement")?;
+                let tags: FromMap<String> = next(&mut access, "the tags")?;
+                let fields: FromMap<FieldValue> = next(&mut access, "the fields")?;
+                let offset = access.next_element()?;
+                if offset.is_some() {
+                    end(&mut access)?;
+                }
+                Ok(Point {
+                    measurement,
+                    tags: tags.0,
+                    fields: fields.0,
+                    offset: offset.unwrap_or(0),
+                })
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, _: A) -> Result<Point, A::Error> {
+                Err(de::Error::custom("a point is an array, not a map"))
+            }
+        }
+        deserializer.deserialize_seq(PointVisitor)
+    }
+}
+
+impl Serialize for MetricBatch {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        (BATCH_VERSION, self.time, &self.points).serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for MetricBatch {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct BatchVisitor;
+        impl<'de> Visitor<'de> for BatchVisitor {
+            type Value = MetricBatch;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a metric batch: [1, time, points]")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut access: A) -> Result<MetricBatch, A::Error> {
+                let version: u8 = next(&mut access, "the version")?;
+                if version != BATCH_VERSION {
+                    return Err(de::Error::custom(format!(
+                        "version {version} of a metric batch is not known here"
+                    )));
+                }
+                let time = next(&mut access, "the time")?;
+                let points = next(&mut access, "the list of points")?;
+                end(&mut access)?;
+                Ok(MetricBatch { time, points })
+            }
+        }
+        deserializer.deserialize_seq(BatchVisitor)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn batch() -> MetricBatch {
+        MetricBatch {
+            time: Timestamp(1_795_420_800_000_000),
+            points: vec![
+                Point::new("cpu")
+                    .tag("cpu", "cpu-total")
+                    .field("usage_user", 12.5)
+                    .field("usage_idle", 87.5),
+                Point {
+                    offset: -5,
+                    ..Point::new("my_app").field("queue", 3_i64).field("ok", true)
+                },
+            ],
+        }
+    }
+
+    #[test]
+    fn a_batch_reads_back_and_known_names_are_numbers() {
+        let bytes = batch().encode();
+        assert_eq!(MetricBatch::decode(&bytes), Ok(batch()));
+        let text = String::from_utf8_lossy(&bytes);
+        assert!(!text.contains("usage_user") && text.contains("my_app"));
+    }
+
+    #[test]
+    fn limits_are_named() {
+        let mut no_field = batch();
+        no_field.points[1].fields.clear();
+        let error = MetricBatch::decode(&no_field.encode())
+            .map(|_| ())
+            .map_err(|e| e.to_string());
+        assert_eq!(error, Err("no field in point 1".to_owned()));
+    }
+
+    #[test]
+    fn a_name_written_as_number_and_as_text_is_a_duplicate() {
+        let number = metric_names::number("usage_user").unwrap_or_default();
+        let bytes = codec::encode(&(
+            1,
+            0,
+            vec![(
+                "cpu",
+                BTreeMap::<u8, u8>::new(),
+                ciborium::Value::Map(vec![
+                    (
+                        ciborium::Value::Integer(number.into()),
+                        ciborium::Value::Float(1.0),
+                    ),
+                    (
+                        ciborium::Value::Text("usage_user".into()),
+                        ciborium::Value::Float(2.0),
+                    ),
+                ]),
+            )],
+        ));
+        assert!(MetricBatch::decode(&bytes).is_err());
+    }
+}

@@ -1,0 +1,255 @@
+//! What people write: device names, labels, config variables. Their rules, in one place.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Deserializer, Serialize, de};
+use utoipa::ToSchema;
+
+/// Labels of a device: key to value.
+pub type Labels = BTreeMap<LabelKey, LabelValue>;
+
+/// Config variables of a device: key to typed value.
+pub type ConfigVars = BTreeMap<ConfigKey, ConfigValue>;
+
+/// At most this many labels on one device.
+pub const MAX_LABELS: usize = 64;
+/// At most this many config variables on one device.
+pub const MAX_CONFIG_VARS: usize = 256;
+/// The longest text that a config variable may hold, in bytes.
+pub const MAX_CONFIG_TEXT: usize = 4096;
+
+/// A text broke the rule of its kind; says the rule.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("'{value}' {rule}")]
+pub struct InvalidName {
+    /// What was given, cut to 80 characters.
+    pub value: String,
+    /// What it must be.
+    pub rule: &'static str,
+}
+
+fn check(text: &str, fits: bool, rule: &'static str) -> Result<(), InvalidName> {
+    if fits {
+        Ok(())
+    } else {
+        Err(InvalidName {
+            value: text.chars().take(80).collect(),
+            rule,
+        })
+    }
+}
+
+macro_rules! checked_text {
+    ($(#[$doc:meta])* $name:ident, $rule:tt, $pattern:tt, $max:tt, $example:tt, $fits:expr) => {
+        $(#[$doc])*
+        #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, ToSchema)]
+        #[schema(pattern = $pattern, max_length = $max, example = $example)]
+        #[serde(transparent)]
+        pub struct $name(String);
+
+        impl $name {
+            /// What it must be, as a sentence that follows the value.
+            pub const RULE: &'static str = $rule;
+
+            /// The text.
+            #[must_use]
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = InvalidName;
+            fn from_str(text: &str) -> Result<Self, Self::Err> {
+                let fits: fn(&str) -> bool = $fits;
+                check(text, text.len() <= $max && fits(text), Self::RULE)?;
+                Ok(Self(text.to_owned()))
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                let text = String::deserialize(deserializer)?;
+                text.parse().map_err(de::Error::custom)
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+
+    };
+}
+
+fn starts_and_ends_alphanumeric(text: &str) -> bool {
+    let bytes = text.as_bytes();
+    bytes.first().is_some_and(u8::is_ascii_alphanumeric)
+        && bytes.last().is_some_and(u8::is_ascii_alphanumeric)
+}
+
+checked_text! {
+    /// A device's name, unique in its project: as a host name, dots allowed.
+    DeviceName,
+    "is not a device name: use 1 to 63 of a-z, 0-9, '-' and '.', starting and ending with a letter or digit",
+    "^[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?$", 63, "robot-7",
+    |text| starts_and_ends_alphanumeric(text)
+        && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'.')
+}
+checked_text! {
+    /// A label's key.
+    LabelKey,
+    "is not a label key: use 1 to 63 of A-Z, a-z, 0-9, '-', '_', '.' and '/', starting and ending with a letter or digit",
+    "^[A-Za-z0-9]([A-Za-z0-9._/-]{0,61}[A-Za-z0-9])?$", 63, "env",
+    |text| starts_and_ends_alphanumeric(text)
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_./".contains(&b))
+}
+checked_text! {
+    /// A label's value; may be empty.
+    LabelValue,
+    "is not a label value: use up to 128 of A-Z, a-z, 0-9, '-', '_', '.', ':', '/', '+' and '@'",
+    "^[A-Za-z0-9_.:/+@-]{0,128}$", 128, "prod",
+    |text| text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.:/+@".contains(&b))
+}
+checked_text! {
+    /// A config variable's key.
+    ConfigKey,
+    "is not a config key: use 1 to 63 of A-Z, a-z, 0-9, '_', '-' and '.', starting and ending with a letter or digit",
+    "^[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$", 63, "log.level",
+    |text| starts_and_ends_alphanumeric(text)
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
+}
+checked_text! {
+    /// What a person calls a token.
+    TokenName,
+    "is not a token name: use 1 to 80 printable characters, no space at either end",
+    "^\\S(.{0,78}\\S)?$", 80, "grafana read-only",
+    |text| !text.is_empty() && text.trim() == text && !text.chars().any(char::is_control)
+}
+
+/// A config variable's value; its type is kept.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(untagged)]
+pub enum ConfigValue {
+    /// True or false.
+    Bool(bool),
+    /// A whole number.
+    Int(i64),
+    /// A number with a fraction.
+    Float(f64),
+    /// Text, up to 4096 bytes.
+    Text(String),
+}
+
+impl ConfigValue {
+    /// Holds the value to its limits: text up to [`MAX_CONFIG_TEXT`], numbers finite.
+    ///
+    /// # Errors
+    /// Names the rule that the value breaks.
+    pub fn check(&self) -> Result<(), InvalidName> {
+        match self {
+            Self::Text(text) => check(
+                text,
+                text.len() <= MAX_CONFIG_TEXT,
+                "is longer than 4096 bytes",
+            ),
+            Self::Float(number) => check(
+                &number.to_string(),
+                number.is_finite(),
+                "is not a finite number",
+            ),
+            Self::Bool(_) | Self::Int(_) => Ok(()),
+        }
+    }
+}
+
+impl fmt::Display for ConfigValue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Bool(value) => value.fmt(f),
+            Self::Int(value) => value.fmt(f),
+            Self::Float(value) => value.fmt(f),
+            Self::Text(value) => f.write_str(value),
+        }
+    }
+}
+
+/// Makes a device name out of whatever a host calls itself: lower case, what does not fit
+/// becomes `-`; `device` when nothing is left.
+#[must_use]
+pub fn device_name_from_host(host: &str) -> DeviceName {
+    let mapped: String = host
+        .to_lowercase()
+        .chars()
+        .map(|c| {
+            if c.is_ascii_lowercase() || c.is_ascii_digit() || c == '.' {
+                c
+            } else {
+                '-'
+            }
+        })
+        .take(63)
+        .collect();
+    let trimmed = mapped.trim_matches(['-', '.']);
+    trimmed
+        .parse()
+        .unwrap_or_else(|_| DeviceName("device".to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_keep_their_rules() {
+        for good in ["a", "robot-7", "a.b.c", &"x".repeat(63)] {
+            assert!(good.parse::<DeviceName>().is_ok(), "{good:?} was refused");
+        }
+        for bad in [
+            "",
+            "-a",
+            "a-",
+            ".",
+            "Robot",
+            "a_b",
+            "a b",
+            "a\0",
+            &"x".repeat(64),
+        ] {
+            assert!(bad.parse::<DeviceName>().is_err(), "{bad:?} was taken");
+        }
+    }
+
+    #[test]
+    fn any_host_name_gives_a_device_name() {
+        for (host, name) in [
+            ("Robot_7", "robot-7"),
+            ("---", "device"),
+            ("", "device"),
+            ("ü.local", "local"),
+        ] {
+            assert_eq!(device_name_from_host(host).as_str(), name);
+        }
+        assert_eq!(device_name_from_host(&"é".repeat(200)).as_str(), "device");
+    }
+
+    #[test]
+    fn config_values_keep_their_type() {
+        for value in [
+            ConfigValue::Bool(true),
+            ConfigValue::Int(3),
+            ConfigValue::Float(0.5),
+            ConfigValue::Float(3.0),
+            ConfigValue::Text("3".into()),
+        ] {
+            let bytes = crate::codec::encode(&value);
+            assert_eq!(
+                crate::codec::decode::<ConfigValue>(&bytes).ok(),
+                Some(value)
+            );
+        }
+    }
+}

@@ -1,0 +1,103 @@
+//! Stream names: one stream is the ordered life of one aggregate.
+
+use std::fmt;
+use std::str::FromStr;
+
+use crate::ids::{DeviceId, TokenId};
+use crate::names::DeviceName;
+
+/// The stream that an event belongs to.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum StreamName {
+    /// `device/<id>`: lifecycle and settings; what operators decide.
+    Device(DeviceId),
+    /// `device-report/<id>/<epoch>`: what the device says of itself. The stream version of a
+    /// report is the device's own `seq` in that epoch.
+    DeviceReport(DeviceId, u64),
+    /// `device-presence/<id>`: connections, as the presence keeper saw them.
+    DevicePresence(DeviceId),
+    /// `token/<id>`: an enrollment token or an API token.
+    Token(TokenId),
+    /// `name/<name>`: which device holds a name.
+    Name(DeviceName),
+}
+
+/// The text is no stream name.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("'{0}' is not a stream name")]
+pub struct InvalidStream(String);
+
+impl StreamName {
+    /// The device that this stream is about, if it is about one.
+    #[must_use]
+    pub const fn device(&self) -> Option<DeviceId> {
+        match self {
+            Self::Device(id) | Self::DeviceReport(id, _) | Self::DevicePresence(id) => Some(*id),
+            Self::Token(_) | Self::Name(_) => None,
+        }
+    }
+
+    /// The prefix that all report streams of a device begin with, whatever the epoch.
+    #[must_use]
+    pub fn report_prefix(device: DeviceId) -> String {
+        format!("device-report/{device}/")
+    }
+}
+
+impl fmt::Display for StreamName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Device(id) => write!(f, "device/{id}"),
+            Self::DeviceReport(id, epoch) => write!(f, "device-report/{id}/{epoch}"),
+            Self::DevicePresence(id) => write!(f, "device-presence/{id}"),
+            Self::Token(id) => write!(f, "token/{id}"),
+            Self::Name(name) => write!(f, "name/{name}"),
+        }
+    }
+}
+
+impl FromStr for StreamName {
+    type Err = InvalidStream;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let invalid = || InvalidStream(text.chars().take(120).collect());
+        let (kind, rest) = text.split_once('/').ok_or_else(invalid)?;
+        let name = match kind {
+            "device" => Self::Device(rest.parse().map_err(|_| invalid())?),
+            "device-report" => {
+                let (id, epoch) = rest.split_once('/').ok_or_else(invalid)?;
+                Self::DeviceReport(
+                    id.parse().map_err(|_| invalid())?,
+                    epoch.parse().map_err(|_| invalid())?,
+                )
+            }
+            "device-presence" => Self::DevicePresence(rest.parse().map_err(|_| invalid())?),
+            "token" => Self::Token(rest.parse().map_err(|_| invalid())?),
+            "name" => Self::Name(rest.parse().map_err(|_| invalid())?),
+            _ => return Err(invalid()),
+        };
+        Ok(name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_stream_name_reads_back() {
+        let id = "0198c0de-7000-7abc-8def-0123456789ab";
+        for text in [
+            format!("device/{id}"),
+            format!("device-report/{id}/3"),
+            format!("device-presence/{id}"),
+            format!("token/{id}"),
+            "name/robot-7".to_owned(),
+        ] {
+            assert_eq!(text.parse::<StreamName>().map(|s| s.to_string()), Ok(text));
+        }
+        for bad in ["", "device", "device/x", "device-report/x/1", "nope/1"] {
+            assert!(bad.parse::<StreamName>().is_err(), "{bad:?} was taken");
+        }
+    }
+}

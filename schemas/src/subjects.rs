@@ -1,0 +1,137 @@
+//! NATS subjects: `muster.<project>.<device>.<what>`, and their stored, partitioned forms.
+
+use crate::ids::{DeviceId, ProjectId};
+
+/// The JetStream stream of signed events.
+pub const EVENTS_STREAM: &str = "EVENTS";
+/// The JetStream stream of metric batches.
+pub const METRICS_STREAM: &str = "METRICS";
+/// How many partitions the device's subjects are spread over. Fixed: a device stays in its own.
+pub const PARTITIONS: u32 = 16;
+
+/// What devices publish events on, all of them.
+pub const ALL_EVENTS: &str = "muster.*.*.evt";
+/// What devices publish metric batches on, all of them.
+pub const ALL_METRICS: &str = "muster.*.*.met.>";
+/// How the broker stores an event's subject.
+pub const EVENTS_TRANSFORM: &str = "evt.{{partition(16,1,2)}}.{{wildcard(1)}}.{{wildcard(2)}}";
+/// How the broker stores a metric batch's subject.
+pub const METRICS_TRANSFORM: &str = "met.{{partition(16,1,2)}}.{{wildcard(1)}}.{{wildcard(2)}}.>";
+/// What devices send requests on, all of them.
+pub const ALL_REQUESTS: &str = "muster.*.*.req.*";
+
+/// The subjects of one device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeviceSubjects {
+    prefix: String,
+}
+
+impl DeviceSubjects {
+    /// The subjects of this device.
+    #[must_use]
+    pub fn new(project: &ProjectId, device: DeviceId) -> Self {
+        Self {
+            prefix: format!("muster.{project}.{device}"),
+        }
+    }
+
+    /// Signed events; JetStream answers with a PubAck.
+    #[must_use]
+    pub fn events(&self) -> String {
+        format!("{}.evt", self.prefix)
+    }
+
+    /// Metric batches as they are taken. The group names the subscription that they belong to;
+    /// the broker keeps the newest of each.
+    #[must_use]
+    pub fn live_metrics(&self, group: &str) -> String {
+        format!("{}.met.live.{group}", self.prefix)
+    }
+
+    /// Metric batches that were taken offline.
+    #[must_use]
+    pub fn backfill(&self) -> String {
+        format!("{}.met.backfill", self.prefix)
+    }
+
+    /// A request to the command role, such as `hello`.
+    #[must_use]
+    pub fn request(&self, verb: &str) -> String {
+        format!("{}.req.{verb}", self.prefix)
+    }
+
+    /// What the command role sends the device.
+    #[must_use]
+    pub fn commands(&self) -> String {
+        format!("{}.cmd", self.prefix)
+    }
+
+    /// How far the log has committed this device's events.
+    #[must_use]
+    pub fn acks(&self) -> String {
+        format!("{}.ack", self.prefix)
+    }
+
+    /// The prefix of the device's inboxes: replies to its requests, and PubAcks.
+    #[must_use]
+    pub fn inbox_prefix(&self) -> String {
+        format!("_INBOX.{}", self.prefix)
+    }
+}
+
+/// Whose subject it is: reads `muster.<project>.<device>.<rest>`.
+#[must_use]
+pub fn parse(subject: &str) -> Option<(ProjectId, DeviceId, &str)> {
+    let mut parts = subject.splitn(4, '.');
+    if parts.next()? != "muster" {
+        return None;
+    }
+    let project = parts.next()?.parse().ok()?;
+    let device = parts.next()?.parse().ok()?;
+    Some((project, device, parts.next()?))
+}
+
+/// Whose subject it is: reads the stored `evt|met.<partition>.<project>.<device>[.<rest>]`.
+#[must_use]
+pub fn parse_stored(subject: &str) -> Option<(ProjectId, DeviceId, &str)> {
+    let mut parts = subject.splitn(5, '.');
+    let (_kind, _partition) = (parts.next()?, parts.next()?);
+    let project = parts.next()?.parse().ok()?;
+    let device = parts.next()?.parse().ok()?;
+    Some((project, device, parts.next().unwrap_or_default()))
+}
+
+/// The stored subjects of one partition of EVENTS.
+#[must_use]
+pub fn events_partition(partition: u32) -> String {
+    format!("evt.{partition}.>")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn subjects_name_their_device() {
+        let id = "0198c0de-7000-7abc-8def-0123456789ab";
+        let device: DeviceId = id.parse().unwrap_or(DeviceId(uuid::Uuid::nil()));
+        let subjects = DeviceSubjects::new(&ProjectId::default_project(), device);
+        let found = parse(&subjects.live_metrics("host"))
+            .map(|(project, device, rest)| (project, device, rest.to_owned()));
+        assert_eq!(
+            found,
+            Some((
+                ProjectId::default_project(),
+                device,
+                "met.live.host".to_owned()
+            ))
+        );
+        assert_eq!(
+            parse_stored(&format!("met.3.default.{id}.live.host")).map(|(_, d, rest)| (d, rest)),
+            Some((device, "live.host"))
+        );
+        for foreign in ["", "muster", "muster.default.x.evt", "other.default.x.evt"] {
+            assert_eq!(parse(foreign), None);
+        }
+    }
+}

@@ -1,0 +1,141 @@
+//! One kind of time: microseconds since the Unix epoch, UTC.
+//!
+//! An integer in CBOR, RFC 3339 text in JSON. Reading the clock is left to the callers.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+/// Microseconds since 1970-01-01T00:00:00Z; negative before.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, utoipa::ToSchema)]
+#[schema(value_type = String, format = DateTime, example = "2026-11-23T08:00:00Z")]
+pub struct Timestamp(pub i64);
+
+/// The text was not an RFC 3339 time.
+#[derive(Debug, thiserror::Error)]
+#[error("'{0}' is not a time; write it as RFC 3339, for example 2026-11-23T08:00:00Z")]
+pub struct InvalidTimestamp(String);
+
+impl Timestamp {
+    /// The plausible span of a device's clock: outside of it a claimed time is flagged
+    /// (2020-01-01 to 2100-01-01), never refused.
+    pub const PLAUSIBLE: std::ops::Range<Self> =
+        Self(1_577_836_800_000_000)..Self(4_102_444_800_000_000);
+
+    /// Whole microseconds since the Unix epoch.
+    #[must_use]
+    pub const fn micros(self) -> i64 {
+        self.0
+    }
+
+    /// A time from whole milliseconds since the Unix epoch; saturates.
+    #[must_use]
+    pub const fn from_millis(millis: i64) -> Self {
+        Self(millis.saturating_mul(1000))
+    }
+
+    /// Whole milliseconds since the Unix epoch, rounded down.
+    #[must_use]
+    pub const fn millis(self) -> i64 {
+        self.0.div_euclid(1000)
+    }
+
+    /// This time moved by `micros`; saturates.
+    #[must_use]
+    pub const fn plus_micros(self, micros: i64) -> Self {
+        Self(self.0.saturating_add(micros))
+    }
+
+    /// Is this a time that a working clock would claim?
+    #[must_use]
+    pub fn is_plausible(self) -> bool {
+        Self::PLAUSIBLE.contains(&self)
+    }
+
+    /// As a calendar time, clamped to the years that RFC 3339 can write.
+    #[must_use]
+    pub fn to_datetime(self) -> OffsetDateTime {
+        const FIRST: i64 = -62_167_219_200_000_000; // 0000-01-01
+        const LAST: i64 = 253_402_300_799_999_999; // 9999-12-31
+        let nanos = i128::from(self.0.clamp(FIRST, LAST)) * 1000;
+        OffsetDateTime::from_unix_timestamp_nanos(nanos).unwrap_or(OffsetDateTime::UNIX_EPOCH)
+    }
+}
+
+impl From<OffsetDateTime> for Timestamp {
+    fn from(value: OffsetDateTime) -> Self {
+        Self(i64::try_from(value.unix_timestamp_nanos().div_euclid(1000)).unwrap_or(i64::MAX))
+    }
+}
+
+impl From<std::time::SystemTime> for Timestamp {
+    fn from(value: std::time::SystemTime) -> Self {
+        OffsetDateTime::from(value).into()
+    }
+}
+
+impl fmt::Display for Timestamp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.to_datetime().format(&Rfc3339) {
+            Ok(text) => f.write_str(&text),
+            Err(_) => write!(f, "{}us", self.0),
+        }
+    }
+}
+
+impl FromStr for Timestamp {
+    type Err = InvalidTimestamp;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        OffsetDateTime::parse(text, &Rfc3339)
+            .map(Self::from)
+            .map_err(|_| InvalidTimestamp(text.to_owned()))
+    }
+}
+
+impl Serialize for Timestamp {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        if serializer.is_human_readable() {
+            serializer.collect_str(self)
+        } else {
+            serializer.serialize_i64(self.0)
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Timestamp {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        if deserializer.is_human_readable() {
+            let text = String::deserialize(deserializer)?;
+            text.parse().map_err(de::Error::custom)
+        } else {
+            i64::deserialize(deserializer).map(Self)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_and_integer_name_the_same_instant() -> Result<(), InvalidTimestamp> {
+        let time: Timestamp = "2026-11-23T08:00:00.000001Z".parse()?;
+        assert_eq!(time.micros(), 1_795_420_800_000_001);
+        assert_eq!(time.to_string(), "2026-11-23T08:00:00.000001Z");
+        assert!(time.is_plausible());
+        Ok(())
+    }
+
+    #[test]
+    fn absurd_times_are_shown_and_flagged_not_refused() {
+        for absurd in [i64::MIN, i64::MAX, 0] {
+            let time = Timestamp(absurd);
+            assert!(!time.to_string().is_empty());
+            assert!(!time.is_plausible());
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! Upcasters: pure functions that lift a stored shape to the next one, applied on read.
+//!
+//! To change an event's shape: raise its version in [`crate::events`], add one function here that
+//! lifts the shape before, and add a golden file of the new shape. What is stored is never touched.
+//!
+//! The worked example is `DeviceLabelsChanged`: version 1 held the labels that were set, and had no
+//! way to remove one; version 2 holds what was set and what was removed.
+
+use ciborium::Value;
+
+use crate::codec::{self, DecodeError};
+
+/// Lifts one stored shape to the next version of it.
+type Upcaster = fn(Value) -> Result<Value, DecodeError>;
+
+/// The upcaster that lifts `kind` from `version` to `version + 1`.
+fn upcaster(kind: &str, version: u16) -> Option<Upcaster> {
+    match (kind, version) {
+        ("DeviceLabelsChanged", 1) => Some(device_labels_changed_1),
+        _ => None,
+    }
+}
+
+/// Lifts an event's bytes from `version` to `newest`.
+///
+/// # Errors
+/// When the bytes do not have the shape of their version.
+pub fn to_newest(
+    kind: &str,
+    version: u16,
+    newest: u16,
+    bytes: &[u8],
+) -> Result<Vec<u8>, DecodeError> {
+    let mut value: Value = codec::decode(bytes)?;
+    for from in version..newest {
+        let lift = upcaster(kind, from).ok_or_else(|| {
+            DecodeError::Malformed(format!("there is no upcaster from version {from}"))
+        })?;
+        value = lift(value)?;
+    }
+    Ok(codec::encode(&value))
+}
+
+/// `{"labels": {…}}` becomes `{"set": {…}, "removed": []}`.
+fn device_labels_changed_1(value: Value) -> Result<Value, DecodeError> {
+    let mut entries = value
+        .into_map()
+        .map_err(|_| DecodeError::Malformed("not a map".to_owned()))?;
+    let index = entries
+        .iter()
+        .position(|(key, _)| key.as_text() == Some("labels"))
+        .ok_or_else(|| DecodeError::Malformed("'labels' is missing".to_owned()))?;
+    let (_, labels) = entries.swap_remove(index);
+    Ok(Value::Map(vec![
+        (Value::Text("set".into()), labels),
+        (Value::Text("removed".into()), Value::Array(Vec::new())),
+    ]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Event;
+    use crate::events::DeviceLabelsChanged;
+
+    #[test]
+    fn the_first_shape_of_labels_changed_still_reads() {
+        // {"labels": {"env": "prod"}}
+        let stored = b"\xa1\x66labels\xa1\x63env\x64prod";
+        let expected = DeviceLabelsChanged {
+            set: [("env".parse(), "prod".parse())]
+                .into_iter()
+                .filter_map(|(key, value)| Some((key.ok()?, value.ok()?)))
+                .collect(),
+            removed: Vec::new(),
+        };
+        assert_eq!(
+            Event::decode("DeviceLabelsChanged", 1, stored),
+            Ok(expected.into())
+        );
+        assert!(Event::decode("DeviceLabelsChanged", 1, b"\xa0").is_err());
+        assert!(Event::decode("DeviceLabelsChanged", 3, stored).is_err());
+    }
+
+    #[test]
+    fn every_version_below_the_newest_has_an_upcaster() {
+        for (kind, newest) in Event::TYPES {
+            for version in 1..*newest {
+                assert!(upcaster(kind, version).is_some(), "{kind} {version}");
+            }
+        }
+    }
+}

@@ -1,1 +1,32 @@
-//! placeholder
+//! The PostgreSQL event log: append, read, follow, project.
+//!
+//! Positions are gapless and commit order is position order, so a reader needs no more than
+//! `position > checkpoint`. It knows what an event is ([`muster_schemas`]); it decides nothing
+//! about devices except what must be true in the append transaction itself: stream versions,
+//! device keys and epochs.
+
+mod append;
+mod appender;
+mod connect;
+mod dead_letters;
+mod device_keys;
+mod error;
+mod follow;
+mod leases;
+mod log;
+pub mod merkle;
+mod partitions;
+pub mod projection;
+mod read;
+
+pub use append::{
+    Append, AppendError, Appended, Batch, Expected, NewEvent, OffsetMove, StreamAppend,
+};
+pub use connect::{ConnectOptions, Stores};
+pub use dead_letters::{DeadLetter, DeadLetterSource, NewDeadLetter};
+pub use device_keys::{DeviceAccess, DeviceEpoch};
+pub use error::StoreError;
+pub use follow::Follower;
+pub use leases::{Lease, Offset};
+pub use log::{EventLog, Head, LogOptions};
+pub use read::{ReadFilter, StoredEvent};

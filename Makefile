@@ -1,0 +1,45 @@
+# The front door for people: `make` says what there is. What each step needs, scripts/deps installs.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+# The tools that scripts/deps puts into the cache, after those of the system.
+CACHE := $(or $(MUSTER_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/muster)
+export PATH := $(PATH):$(CACHE)/bin:$(CACHE)/tools/bin
+
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+
+.PHONY: help deps up test check bench clean
+
+help: ## say what there is
+	@printf 'muster: manages fleets of Linux devices\n\n'
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+
+deps: ## install the servers that muster runs on (nats-server, PostgreSQL, InfluxDB)
+	@scripts/deps run
+
+up: ## build muster and run all of it on this machine, until Ctrl-C
+	@scripts/deps run
+	@cargo build --release -p muster -p muster-agent
+	@exec $(TARGET)/release/muster up $(ARGS)
+
+test: ## run every test, against the real servers
+	@scripts/deps test
+	cargo nextest run --workspace $(ARGS)
+	cargo test --workspace --doc --quiet
+
+check: ## formatting, lints, documentation, licenses, unused dependencies
+	@scripts/deps check
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --quiet -- -D warnings
+	RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps --quiet
+	cargo deny --log-level error check bans licenses sources
+	cargo machete --skip-target-dir
+
+bench: ## measure, and compare with other tools
+	@scripts/deps bench
+	cargo bench --workspace $(ARGS)
+
+clean: ## remove what was built (not the data of `make up`, not the cache)
+	cargo clean

@@ -1,0 +1,50 @@
+//! Facts about running processes, read from `/proc`.
+
+use std::collections::HashMap;
+use std::fs;
+
+/// The fields of `/proc/<pid>/stat` that matter here (proc(5)).
+struct Stat {
+    state: char,
+    parent: u32,
+    /// Clock ticks since boot: with the pid, it names a process for good.
+    started: u64,
+}
+
+fn stat(pid: u32) -> Option<Stat> {
+    let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The command name, in parentheses, may itself hold spaces and parentheses.
+    let fields: Vec<&str> = text.rsplit_once(')')?.1.split_whitespace().collect();
+    Some(Stat {
+        state: fields.first()?.chars().next()?,
+        parent: fields.get(1)?.parse().ok()?,
+        started: fields.get(19)?.parse().ok()?,
+    })
+}
+
+/// When a live process started. `None` when there is none, or only its zombie.
+pub(crate) fn started(pid: u32) -> Option<u64> {
+    stat(pid)
+        .filter(|stat| !matches!(stat.state, 'Z' | 'X'))
+        .map(|stat| stat.started)
+}
+
+/// `root` and all of its descendants, parents before their children.
+pub(crate) fn family(root: u32) -> Vec<u32> {
+    let mut children: HashMap<u32, Vec<u32>> = HashMap::new();
+    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+    for pid in processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok()) {
+        if let Some(stat) = stat(pid) {
+            children.entry(stat.parent).or_default().push(pid);
+        }
+    }
+    let mut found = vec![root];
+    let mut next = 0;
+    while let Some(pid) = found.get(next) {
+        if let Some(more) = children.remove(pid) {
+            found.extend(more);
+        }
+        next += 1;
+    }
+    found
+}

@@ -1,0 +1,223 @@
+//! [`Child`]: what callers hold of a running server.
+
+use std::path::Path;
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
+
+use super::claim::Claim;
+use super::error::ChildError;
+use super::log::Log;
+use super::process::{Exit, Process};
+use super::spec::ChildSpec;
+use super::supervisor::{Current, Request, Supervisor, first_delay};
+
+/// What happened to a server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ChildEvent {
+    /// Its process ended.
+    Exited {
+        /// How.
+        exit: Exit,
+        /// Whether we had asked it to.
+        asked: bool,
+    },
+    /// It is up again, and ready.
+    Restarted {
+        /// Its new process.
+        pid: u32,
+        /// From the end of the old process until it was ready.
+        down: Duration,
+    },
+    /// It could not be started again; unless that was asked for, it is tried again soon.
+    RestartFailed {
+        /// The error, as text.
+        reason: String,
+    },
+}
+
+/// A server that was started and is watched.
+///
+/// Dropping it asks the server to stop without waiting; prefer [`Child::shut_down`].
+#[derive(Debug)]
+pub struct Child {
+    name: &'static str,
+    log: Log,
+    current: Current,
+    requests: mpsc::Sender<Request>,
+    events: broadcast::Sender<ChildEvent>,
+    ready: watch::Receiver<bool>,
+    supervisor: JoinHandle<()>,
+}
+
+impl Child {
+    /// Starts the server, waits until it is ready, and watches it from then on.
+    ///
+    /// # Errors
+    /// When its folder is in use, or it did not start; the end of its log is in the error.
+    pub async fn start(spec: ChildSpec) -> Result<Self, ChildError> {
+        let claim = Claim::take(&spec.dir, spec.name, spec.stop_signal, spec.stop_within).await?;
+        let log = Log::new(&spec.dir, spec.name);
+        let current = Current::default();
+        let (requests_sender, requests) = mpsc::channel(8);
+        let (events, _) = broadcast::channel(64);
+        let (ready_sender, ready) = watch::channel(false);
+        let name = spec.name;
+        let mut supervisor = Supervisor {
+            spec,
+            log: log.clone(),
+            claim,
+            current: Arc::clone(&current),
+            requests,
+            events: events.clone(),
+            ready: ready_sender,
+            waiting: Vec::new(),
+            delay: first_delay(),
+            ended: Instant::now(),
+        };
+        let first = supervisor.start().await?;
+        let supervisor = tokio::spawn(supervisor.run(first));
+        Ok(Self {
+            name,
+            log,
+            current,
+            requests: requests_sender,
+            events,
+            ready,
+            supervisor,
+        })
+    }
+
+    /// The service's name: `nats-server`, `postgres`, `influxd`.
+    pub fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// Its process, if it has one now.
+    pub fn pid(&self) -> Option<u32> {
+        self.process().map(|process| process.pid())
+    }
+
+    /// Where its output goes.
+    pub fn log(&self) -> &Path {
+        self.log.path()
+    }
+
+    /// Whether it was ready when last looked at, and has not ended since.
+    pub fn is_ready(&self) -> bool {
+        *self.ready.borrow()
+    }
+
+    /// Waits until it is ready; `false` when that takes longer than `within`.
+    pub async fn wait_ready(&self, within: Duration) -> bool {
+        let mut ready = self.ready.clone();
+        tokio::time::timeout(within, ready.wait_for(|ready| *ready))
+            .await
+            .is_ok_and(|outcome| outcome.is_ok())
+    }
+
+    /// What happens from now on. A receiver that lags by more than 64 events misses the oldest.
+    pub fn events(&self) -> broadcast::Receiver<ChildEvent> {
+        self.events.subscribe()
+    }
+
+    /// Stops it, orderly or in the end by force, and keeps it away until [`Child::start_again`].
+    /// `None` when it had no process.
+    ///
+    /// # Errors
+    /// When nothing watches it any more.
+    pub async fn stop(&self) -> Result<Option<Exit>, ChildError> {
+        let (reply, answer) = oneshot::channel();
+        self.ask(Request::Stop(reply)).await?;
+        answer
+            .await
+            .map_err(|_| ChildError::Unwatched { name: self.name })
+    }
+
+    /// Stops it for good, and gives its folder free: another owner may take it when this returns.
+    ///
+    /// # Errors
+    /// When nothing watches it any more.
+    pub async fn shut_down(self) -> Result<Option<Exit>, ChildError> {
+        let exit = self.stop().await?;
+        drop(self.requests); // The supervisor ends when nobody can ask it for anything.
+        self.supervisor
+            .await
+            .map_err(|_| ChildError::Unwatched { name: self.name })?;
+        Ok(exit)
+    }
+
+    /// Starts it again on its port, at once, and waits until it is ready. Nothing happens when it
+    /// runs. After an error it stays away.
+    ///
+    /// # Errors
+    /// When it does not start, or nothing watches it any more.
+    pub async fn start_again(&self) -> Result<(), ChildError> {
+        let (reply, answer) = oneshot::channel();
+        self.ask(Request::StartAgain(reply)).await?;
+        answer
+            .await
+            .map_err(|_| ChildError::Unwatched { name: self.name })?
+    }
+
+    /// Kills its first process (SIGKILL): a crash, which the restart policy then answers.
+    ///
+    /// # Errors
+    /// [`ChildError::NotRunning`].
+    pub fn kill9(&self) -> Result<(), ChildError> {
+        self.signal(Signal::SIGKILL)
+    }
+
+    /// Freezes it with all of its processes (SIGSTOP): its sockets stay open and nothing answers.
+    ///
+    /// # Errors
+    /// [`ChildError::NotRunning`].
+    pub fn suspend(&self) -> Result<(), ChildError> {
+        self.signal_family(Signal::SIGSTOP)
+    }
+
+    /// Lets it go on after [`Child::suspend`] (SIGCONT).
+    ///
+    /// # Errors
+    /// [`ChildError::NotRunning`].
+    pub fn resume(&self) -> Result<(), ChildError> {
+        self.signal_family(Signal::SIGCONT)
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) -> Result<(), ChildError> {
+        let sent = self.process().is_some_and(|process| process.signal(signal));
+        if sent {
+            Ok(())
+        } else {
+            Err(ChildError::NotRunning { name: self.name })
+        }
+    }
+
+    fn signal_family(&self, signal: Signal) -> Result<(), ChildError> {
+        let sent = self
+            .process()
+            .is_some_and(|process| process.signal_family(signal));
+        if sent {
+            Ok(())
+        } else {
+            Err(ChildError::NotRunning { name: self.name })
+        }
+    }
+
+    fn process(&self) -> Option<Arc<Process>> {
+        self.current
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    async fn ask(&self, request: Request) -> Result<(), ChildError> {
+        self.requests
+            .send(request)
+            .await
+            .map_err(|_| ChildError::Unwatched { name: self.name })
+    }
+}

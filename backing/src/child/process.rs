@@ -1,0 +1,278 @@
+//! One operating system process, from spawn to reaping.
+//!
+//! Each process has a thread of its own, which spawns it and then waits for it. That thread lives
+//! as long as the process does, and so the kernel's parent-death signal, which follows the
+//! *thread* that spawned, comes only when we as a whole are gone.
+
+use std::ffi::OsString;
+use std::fmt;
+use std::fs::File;
+use std::io;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::Path;
+use std::process::{Child as OsChild, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::thread;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{Id, WaitPidFlag, waitid};
+use nix::unistd::Pid;
+use tokio::sync::watch;
+
+use super::error::ChildError;
+use super::family;
+use super::spec::ChildSpec;
+use crate::run_as::RunAs;
+
+/// Variables that a server keeps. All others go: `PGPORT`, `INFLUXDB_*` and their like would
+/// quietly overrule what we configure.
+const KEPT_VARIABLES: [&str; 4] = ["PATH", "TZ", "TMPDIR", "LD_LIBRARY_PATH"];
+
+/// How a process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Exit(Option<ExitStatus>);
+
+impl Exit {
+    /// The signal that ended it, if one did.
+    pub fn signal(&self) -> Option<i32> {
+        self.0.and_then(|status| status.signal())
+    }
+
+    /// The exit code, unless a signal ended it.
+    pub fn code(&self) -> Option<i32> {
+        self.0.and_then(|status| status.code())
+    }
+}
+
+impl fmt::Display for Exit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(status) => write!(f, "{status}"),
+            None => write!(f, "exit status unknown"),
+        }
+    }
+}
+
+/// A running process. Dropping it asks the process to end, and does not wait.
+#[derive(Debug)]
+pub(crate) struct Process {
+    pid: u32,
+    stop_signal: Signal,
+    /// Where this process's output begins in the log.
+    pub(crate) log_begins: u64,
+    /// Invariant: signals are sent under this lock and only while `true`; the waiting thread
+    /// reaps under it. So no signal can hit a stranger that was given the same pid.
+    alive: Arc<Mutex<bool>>,
+    exit: watch::Receiver<Option<Exit>>,
+}
+
+impl Process {
+    pub(crate) fn spawn(spec: &ChildSpec, log: File, log_begins: u64) -> Result<Self, ChildError> {
+        let spawn_error = |source| ChildError::Spawn {
+            name: spec.name,
+            program: spec.program.clone(),
+            source,
+        };
+        let launch = Launch {
+            program: &spec.program,
+            args: &spec.args,
+            home: Some(&spec.dir),
+            open_dir: spec.open_dir.as_deref(),
+            run_as: spec.run_as.as_ref(),
+            death_signal: spec.stop_signal,
+        };
+        let mut command = command(&launch).map_err(spawn_error)?;
+        command
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().map_err(spawn_error)?)
+            .stderr(log)
+            .process_group(0); // Ctrl-C on the terminal must not reach it before we do.
+        let (spawned_sender, spawned) = mpsc::channel();
+        let (exit_sender, exit) = watch::channel(None);
+        let alive = Arc::new(Mutex::new(true));
+        let alive_in_thread = Arc::clone(&alive);
+        thread::Builder::new()
+            .name(format!("{}-wait", spec.name))
+            .spawn(move || match command.spawn() {
+                Ok(child) => {
+                    // The receiver waits for exactly this message; it cannot be gone.
+                    let _ = spawned_sender.send(Ok(child.id()));
+                    let exit = wait(child, &alive_in_thread);
+                    exit_sender.send_replace(Some(exit));
+                }
+                Err(error) => {
+                    let _ = spawned_sender.send(Err(error));
+                }
+            })
+            .map_err(spawn_error)?;
+        let pid = spawned
+            .recv()
+            .map_err(|_| spawn_error(io::Error::other("its thread ended")))?
+            .map_err(spawn_error)?;
+        Ok(Self {
+            pid,
+            stop_signal: spec.stop_signal,
+            log_begins,
+            alive,
+            exit,
+        })
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// Resolves when the process has ended and was reaped.
+    pub(crate) async fn exited(&self) -> Exit {
+        let mut exit = self.exit.clone();
+        match exit.wait_for(Option::is_some).await {
+            Ok(exit) => exit.unwrap_or(Exit(None)),
+            Err(_) => Exit(None), // The thread is gone, and so is what it waited for.
+        }
+    }
+
+    /// Sends a signal to the server's first process; `false` when it has ended.
+    pub(crate) fn signal(&self, signal: Signal) -> bool {
+        let alive = self.alive.lock().unwrap_or_else(PoisonError::into_inner);
+        *alive && send(self.pid, signal)
+    }
+
+    /// Sends a signal to the server and all of its descendants; `false` when it has ended.
+    pub(crate) fn signal_family(&self, signal: Signal) -> bool {
+        let alive = self.alive.lock().unwrap_or_else(PoisonError::into_inner);
+        if !*alive {
+            return false;
+        }
+        let family = family::family(self.pid);
+        let sent = send(self.pid, signal); // First, so that it starts no more of them.
+        for descendant in family.into_iter().skip(1) {
+            send(descendant, signal);
+        }
+        sent
+    }
+
+    /// Asks it to end, and kills it when it has not after `within`.
+    pub(crate) async fn stop(&self, within: Duration) -> Exit {
+        self.ask_to_stop();
+        match tokio::time::timeout(within, self.exited()).await {
+            Ok(exit) => exit,
+            Err(_) => {
+                tracing::warn!(
+                    pid = self.pid,
+                    seconds = within.as_secs_f32(),
+                    "a server did not stop in time and is killed"
+                );
+                self.signal_family(Signal::SIGKILL);
+                self.exited().await
+            }
+        }
+    }
+
+    fn ask_to_stop(&self) {
+        self.signal(self.stop_signal);
+        self.signal_family(Signal::SIGCONT); // A suspended process sees no other signal.
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.ask_to_stop();
+    }
+}
+
+/// `false` when there is no such process.
+fn send(pid: u32, signal: Signal) -> bool {
+    kill(Pid::from_raw(pid.cast_signed()), signal).is_ok()
+}
+
+/// Waits without reaping, then reaps under the lock.
+fn wait(mut child: OsChild, alive: &Mutex<bool>) -> Exit {
+    let pid = Pid::from_raw(child.id().cast_signed());
+    while waitid(Id::Pid(pid), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT) == Err(Errno::EINTR) {}
+    let mut alive = alive.lock().unwrap_or_else(PoisonError::into_inner);
+    *alive = false;
+    Exit(child.wait().ok())
+}
+
+/// A command line, before what ties its life to ours is put in front.
+pub(crate) struct Launch<'a> {
+    pub(crate) program: &'a Path,
+    pub(crate) args: &'a [OsString],
+    pub(crate) home: Option<&'a Path>,
+    /// A folder that the program gets open as file descriptor 3.
+    pub(crate) open_dir: Option<&'a Path>,
+    pub(crate) run_as: Option<&'a RunAs>,
+    /// Sent by the kernel when the thread that spawned it ends.
+    pub(crate) death_signal: Signal,
+}
+
+/// The command with, in front of it, what ties its life to ours and takes its privileges.
+pub(crate) fn command(launch: &Launch<'_>) -> io::Result<Command> {
+    let mut words = Vec::new();
+    if let Some(dir) = launch.open_dir {
+        words.extend(with_open_dir(dir));
+    }
+    if let Some(setpriv) = setpriv() {
+        words.push(setpriv.into());
+        words.push("--no-new-privs".into());
+        // Must be in the same call that changes the user: the kernel clears it at such a change.
+        words.push(
+            format!(
+                "--pdeathsig={}",
+                launch.death_signal.as_str().trim_start_matches("SIG")
+            )
+            .into(),
+        );
+        if let Some(user) = launch.run_as {
+            words.extend([
+                format!("--reuid={}", user.uid).into(),
+                format!("--regid={}", user.gid).into(),
+                "--init-groups".into(),
+            ]);
+        }
+        words.push("--".into());
+    } else if let Some(user) = launch.run_as {
+        let hint = format!(
+            "setpriv, which would run it as user {}, is not there; install util-linux",
+            user.name
+        );
+        return Err(io::Error::new(io::ErrorKind::NotFound, hint));
+    }
+    words.push(launch.program.into());
+    words.extend(launch.args.iter().cloned());
+
+    let mut command = Command::new(&words[0]);
+    command
+        .args(&words[1..])
+        .current_dir("/")
+        .env_clear()
+        .env("LC_ALL", "C.UTF-8");
+    for name in KEPT_VARIABLES {
+        if let Some(value) = std::env::var_os(name) {
+            command.env(name, value);
+        }
+    }
+    command.env("HOME", launch.home.unwrap_or(Path::new("/")));
+    Ok(command)
+}
+
+/// Words that run the rest of a command line with `dir` open as file descriptor 3.
+///
+/// A shell does it, as the standard library opens every file close-on-exec.
+fn with_open_dir(dir: &Path) -> Vec<OsString> {
+    ["/bin/sh", "-c", r#"exec 3<"$1"; shift; exec "$@""#, "sh"]
+        .into_iter()
+        .map(Into::into)
+        .chain([dir.as_os_str().to_owned()])
+        .collect()
+}
+
+/// util-linux's setpriv, which every Debian and Ubuntu has.
+fn setpriv() -> Option<&'static Path> {
+    ["/usr/bin/setpriv", "/bin/setpriv", "/usr/sbin/setpriv"]
+        .into_iter()
+        .map(Path::new)
+        .find(|path| path.exists())
+}

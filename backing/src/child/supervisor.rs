@@ -1,0 +1,321 @@
+//! The task that owns a server's current process: notices its end, starts it again, carries out
+//! what the [`super::Child`] asks.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
+
+use super::claim::Claim;
+use super::error::ChildError;
+use super::handle::ChildEvent;
+use super::log::Log;
+use super::process::{Exit, Process};
+use super::spec::{ChildSpec, NotReady, Progress, Restart};
+use crate::ports;
+
+const FIRST_DELAY: Duration = Duration::from_millis(100);
+const LAST_DELAY: Duration = Duration::from_secs(5);
+/// A server that ran this long has recovered: its next crash is a first one again.
+const RECOVERED_AFTER: Duration = Duration::from_secs(30);
+/// How long a first start is repeated for causes that pass by themselves.
+const TRANSIENT_FOR: Duration = Duration::from_secs(20);
+/// A readiness check that takes longer counts as "not yet".
+const CHECK_WITHIN: Duration = Duration::from_secs(5);
+/// How often the size of the log is looked at.
+const LOG_TRIM_EVERY: Duration = Duration::from_secs(60);
+
+/// What a handle may ask for.
+pub(super) enum Request {
+    Stop(oneshot::Sender<Option<Exit>>),
+    StartAgain(oneshot::Sender<Result<(), ChildError>>),
+}
+
+/// The process that runs now, shared with the handle so that signals need no queue.
+pub(super) type Current = Arc<Mutex<Option<Arc<Process>>>>;
+
+pub(super) struct Supervisor {
+    pub(super) spec: ChildSpec,
+    pub(super) log: Log,
+    pub(super) claim: Claim,
+    pub(super) current: Current,
+    pub(super) requests: mpsc::Receiver<Request>,
+    pub(super) events: broadcast::Sender<ChildEvent>,
+    pub(super) ready: watch::Sender<bool>,
+    /// Those who asked for a start and wait for its outcome.
+    pub(super) waiting: Vec<oneshot::Sender<Result<(), ChildError>>>,
+    pub(super) delay: Duration,
+    pub(super) ended: Instant,
+}
+
+enum Next {
+    Watch(Arc<Process>),
+    Pause,
+    Launch,
+    Away,
+    End,
+}
+
+impl Supervisor {
+    /// The first start. Causes that pass by themselves are waited out.
+    pub(super) async fn start(&mut self) -> Result<Arc<Process>, ChildError> {
+        let began = Instant::now();
+        loop {
+            let error = match self.spawn() {
+                Ok(process) => match until_ready(&self.spec, &self.log, &process).await {
+                    Ok(()) => {
+                        self.ready.send_replace(true);
+                        return Ok(process);
+                    }
+                    Err(error) => {
+                        self.end(&process).await;
+                        error
+                    }
+                },
+                Err(error) => error,
+            };
+            if !self.is_transient(&error) || began.elapsed() > TRANSIENT_FOR {
+                return Err(error);
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    }
+
+    /// Watches until the handle is gone.
+    pub(super) async fn run(mut self, first: Arc<Process>) {
+        let mut next = Next::Watch(first);
+        loop {
+            next = match next {
+                Next::Watch(process) => self.watch(process).await,
+                Next::Pause => self.pause().await,
+                Next::Launch => self.launch().await,
+                Next::Away => self.away().await,
+                Next::End => return,
+            };
+        }
+    }
+
+    async fn watch(&mut self, process: Arc<Process>) -> Next {
+        let began = Instant::now();
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep(LOG_TRIM_EVERY) => self.log.trim(),
+                exit = process.exited() => {
+                    self.gone(exit, false);
+                    tracing::warn!(name = self.spec.name, %exit, log = %self.log.path().display(), "a server ended unasked");
+                    if began.elapsed() > RECOVERED_AFTER {
+                        self.delay = FIRST_DELAY;
+                    }
+                    return match self.spec.restart {
+                        Restart::Always => Next::Pause,
+                        Restart::Never => Next::Away,
+                    };
+                }
+                request = self.requests.recv() => match request {
+                    Some(Request::StartAgain(reply)) => {
+                        let _ = reply.send(Ok(())); // It runs already.
+                    }
+                    Some(Request::Stop(reply)) => {
+                        let exit = self.end(&process).await;
+                        let _ = reply.send(Some(exit));
+                        return Next::Away;
+                    }
+                    None => {
+                        self.end(&process).await;
+                        return Next::End;
+                    }
+                }
+            }
+        }
+    }
+
+    async fn pause(&mut self) -> Next {
+        let delay = self.delay;
+        self.delay = (delay * 2).min(LAST_DELAY);
+        tokio::select! {
+            () = tokio::time::sleep(delay) => Next::Launch,
+            request = self.requests.recv() => self.while_down(request),
+        }
+    }
+
+    async fn away(&mut self) -> Next {
+        let request = self.requests.recv().await;
+        self.while_down(request)
+    }
+
+    fn while_down(&mut self, request: Option<Request>) -> Next {
+        match request {
+            Some(Request::StartAgain(reply)) => {
+                self.waiting.push(reply);
+                Next::Launch
+            }
+            Some(Request::Stop(reply)) => {
+                let _ = reply.send(None);
+                Next::Away
+            }
+            None => Next::End,
+        }
+    }
+
+    async fn launch(&mut self) -> Next {
+        let process = match self.spawn() {
+            Ok(process) => process,
+            Err(error) => return self.launch_failed(error),
+        };
+        loop {
+            tokio::select! {
+                outcome = until_ready(&self.spec, &self.log, &process) => return match outcome {
+                    Ok(()) => {
+                        self.launched(&process);
+                        Next::Watch(process)
+                    }
+                    Err(error) => {
+                        self.end(&process).await;
+                        self.launch_failed(error)
+                    }
+                },
+                request = self.requests.recv() => match request {
+                    Some(Request::StartAgain(reply)) => self.waiting.push(reply),
+                    Some(Request::Stop(reply)) => {
+                        let exit = self.end(&process).await;
+                        for waiting in self.waiting.drain(..) {
+                            let _ = waiting.send(Err(ChildError::GivenUp { name: self.spec.name }));
+                        }
+                        let _ = reply.send(Some(exit));
+                        return Next::Away;
+                    }
+                    None => {
+                        self.end(&process).await;
+                        return Next::End;
+                    }
+                }
+            }
+        }
+    }
+
+    fn launched(&mut self, process: &Process) {
+        let down = self.ended.elapsed();
+        tracing::info!(
+            name = self.spec.name,
+            pid = process.pid(),
+            seconds = down.as_secs_f32(),
+            "a server is back"
+        );
+        self.ready.send_replace(true);
+        self.emit(ChildEvent::Restarted {
+            pid: process.pid(),
+            down,
+        });
+        for waiting in self.waiting.drain(..) {
+            let _ = waiting.send(Ok(()));
+        }
+    }
+
+    /// An automatic restart is tried again; one that was asked for ends with its error.
+    fn launch_failed(&mut self, error: ChildError) -> Next {
+        tracing::warn!(name = self.spec.name, %error, "a server could not be started again");
+        self.emit(ChildEvent::RestartFailed {
+            reason: error.to_string(),
+        });
+        let mut waiting = self.waiting.drain(..);
+        let Some(first) = waiting.next() else {
+            return Next::Pause;
+        };
+        let _ = first.send(Err(error));
+        for another in waiting {
+            let _ = another.send(Err(ChildError::GivenUp {
+                name: self.spec.name,
+            }));
+        }
+        Next::Away
+    }
+
+    fn spawn(&mut self) -> Result<Arc<Process>, ChildError> {
+        if let Some(address) = self
+            .spec
+            .listens
+            .iter()
+            .copied()
+            .find(|address| ports::is_taken(*address))
+        {
+            return Err(ChildError::PortTaken {
+                name: self.spec.name,
+                address,
+            });
+        }
+        let (log, begins) = self.log.open()?;
+        let process = Arc::new(Process::spawn(&self.spec, log, begins)?);
+        *self.current.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&process));
+        self.claim.note(process.pid())?;
+        Ok(process)
+    }
+
+    async fn end(&mut self, process: &Process) -> Exit {
+        let exit = process.stop(self.spec.stop_within).await;
+        self.gone(exit, true);
+        exit
+    }
+
+    fn gone(&mut self, exit: Exit, asked: bool) {
+        *self.current.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        self.claim.clear();
+        self.ready.send_replace(false);
+        self.ended = Instant::now();
+        self.emit(ChildEvent::Exited { exit, asked });
+    }
+
+    fn emit(&self, event: ChildEvent) {
+        let _ = self.events.send(event); // Nobody needs to listen.
+    }
+
+    fn is_transient(&self, error: &ChildError) -> bool {
+        matches!(error, ChildError::EndedAtStart { tail, .. } if self.spec.transient.iter().any(|text| tail.contains(text)))
+    }
+}
+
+/// The first delay of a fresh supervisor.
+pub(super) const fn first_delay() -> Duration {
+    FIRST_DELAY
+}
+
+async fn until_ready(spec: &ChildSpec, log: &Log, process: &Process) -> Result<(), ChildError> {
+    let began = Instant::now();
+    let mut interval = Duration::from_millis(10);
+    let mut reported = Duration::ZERO;
+    loop {
+        let reason = tokio::select! {
+            exit = process.exited() => return Err(ChildError::EndedAtStart {
+                name: spec.name, exit, log: log.path().into(), tail: log.tail(process.log_begins),
+            }),
+            answer = tokio::time::timeout(CHECK_WITHIN, spec.check.ask()) => match answer {
+                Ok(Ok(())) => return Ok(()),
+                Ok(Err(NotReady::Ever(reason))) => return Err(ChildError::Unusable { name: spec.name, reason }),
+                Ok(Err(NotReady::Yet(reason))) => reason,
+                Err(_) => "it does not answer".into(),
+            },
+        };
+        let elapsed = began.elapsed();
+        if elapsed > spec.start_within {
+            let tail = log.tail(process.log_begins);
+            return Err(ChildError::NotReadyInTime {
+                name: spec.name,
+                waited: elapsed,
+                reason,
+                log: log.path().into(),
+                tail,
+            });
+        }
+        if elapsed - reported >= Duration::from_secs(1) {
+            reported = elapsed;
+            if let Some(report) = &spec.on_progress {
+                report(Progress {
+                    name: spec.name,
+                    elapsed,
+                    waiting_for: reason,
+                });
+            }
+        }
+        tokio::time::sleep(interval).await;
+        interval = (interval * 3 / 2).min(Duration::from_millis(250));
+    }
+}

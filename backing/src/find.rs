@@ -1,0 +1,220 @@
+//! Locates the servers' binaries; `scripts/deps` puts them where this module looks.
+//!
+//! The order is: the explicit variable, `PATH`, Debian's folders, the user's cache. Nothing is
+//! downloaded or installed here.
+
+use std::env;
+use std::ffi::OsString;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use thiserror::Error;
+
+/// A binary that could not be found.
+#[derive(Debug, Error)]
+pub enum FindError {
+    /// The variable that names the binary points to nothing that can be run.
+    #[error("{variable} names {}, and there is no {binary} to run there; correct or unset it", path.display())]
+    Override {
+        /// The environment variable.
+        variable: &'static str,
+        /// The binary that was looked for.
+        binary: &'static str,
+        /// What the variable says.
+        path: PathBuf,
+    },
+    /// It is in none of the places where it could be.
+    #[error("no {what} found (looked in {looked}); run `make deps`, or set {variable}")]
+    Missing {
+        /// What was looked for, with its version where that matters.
+        what: String,
+        /// The places, in the order in which they were looked at.
+        looked: String,
+        /// The environment variable that would name it.
+        variable: &'static str,
+    },
+}
+
+/// Where to look. [`Places::from_env`] is what everything but tests uses.
+#[derive(Debug, Clone, Default)]
+pub struct Places {
+    /// `MUSTER_NATS_SERVER`: the nats-server binary.
+    pub nats_server: Option<PathBuf>,
+    /// `MUSTER_POSTGRES_BIN`: the folder with `postgres` and `initdb`.
+    pub postgres_bin: Option<PathBuf>,
+    /// `MUSTER_INFLUXD`: the influxd binary.
+    pub influxd: Option<PathBuf>,
+    /// `PATH`.
+    pub path: OsString,
+    /// The folder that holds one folder a major version of PostgreSQL, as Debian lays it out.
+    pub postgres_versions: PathBuf,
+    /// The folder that `scripts/deps` fills, when it can be told.
+    pub cache: Option<PathBuf>,
+}
+
+impl Places {
+    /// The places that this process's environment names.
+    pub fn from_env() -> Self {
+        let variable = |name: &str| {
+            env::var_os(name)
+                .filter(|value| !value.is_empty())
+                .map(PathBuf::from)
+        };
+        let cache = variable("MUSTER_CACHE")
+            .or_else(|| variable("XDG_CACHE_HOME").map(|folder| folder.join("muster")))
+            .or_else(|| variable("HOME").map(|folder| folder.join(".cache/muster")));
+        Self {
+            nats_server: variable("MUSTER_NATS_SERVER"),
+            postgres_bin: variable("MUSTER_POSTGRES_BIN"),
+            influxd: variable("MUSTER_INFLUXD"),
+            path: env::var_os("PATH").unwrap_or_default(),
+            postgres_versions: PathBuf::from("/usr/lib/postgresql"),
+            cache,
+        }
+    }
+
+    /// The nats-server binary.
+    ///
+    /// # Errors
+    /// When there is none; the error names what was looked at.
+    pub fn nats_server(&self) -> Result<PathBuf, FindError> {
+        self.binary(
+            "nats-server",
+            "MUSTER_NATS_SERVER",
+            self.nats_server.as_deref(),
+        )
+    }
+
+    /// The influxd binary (InfluxDB 1.x or 2.x).
+    ///
+    /// # Errors
+    /// When there is none; the error names what was looked at.
+    pub fn influxd(&self) -> Result<PathBuf, FindError> {
+        self.binary("influxd", "MUSTER_INFLUXD", self.influxd.as_deref())
+    }
+
+    /// The folder with PostgreSQL's binaries. With `major`, the version that an existing data
+    /// folder needs, only that major version will do: another one cannot read the files.
+    ///
+    /// # Errors
+    /// When there is none; the error names what was looked at.
+    pub fn postgres_bin(&self, major: Option<u32>) -> Result<PathBuf, FindError> {
+        const VARIABLE: &str = "MUSTER_POSTGRES_BIN";
+        let serves = |bin: &Path| {
+            is_executable(&bin.join("postgres"))
+                && is_executable(&bin.join("initdb"))
+                && major.is_none_or(|wanted| postgres_major(bin) == Some(wanted))
+        };
+        if let Some(bin) = &self.postgres_bin {
+            return if is_executable(&bin.join("postgres")) && is_executable(&bin.join("initdb")) {
+                Ok(bin.clone())
+            } else {
+                Err(FindError::Override {
+                    variable: VARIABLE,
+                    binary: "postgres and initdb",
+                    path: bin.clone(),
+                })
+            };
+        }
+        let on_path = env::split_paths(&self.path)
+            .map(|folder| folder.join("postgres"))
+            .filter(|file| is_executable(file))
+            .filter_map(|file| Some(fs::canonicalize(file).ok()?.parent()?.to_path_buf()));
+        let in_cache = self.cache.iter().map(|cache| cache.join("postgresql/bin"));
+        on_path
+            .chain(self.debian_postgres_bins())
+            .chain(in_cache)
+            .find(|bin| serves(bin))
+            .map(|bin| fs::canonicalize(&bin).unwrap_or(bin))
+            .ok_or_else(|| FindError::Missing {
+                what: major.map_or("PostgreSQL".into(), |major| {
+                    format!("PostgreSQL {major}, which the existing data needs,")
+                }),
+                looked: self.looked(
+                    &[format!("{}/*/bin", self.postgres_versions.display())],
+                    "postgresql/bin",
+                ),
+                variable: VARIABLE,
+            })
+    }
+
+    /// Debian's bin folders, the newest major version first.
+    fn debian_postgres_bins(&self) -> Vec<PathBuf> {
+        let mut versions: Vec<(u32, PathBuf)> = fs::read_dir(&self.postgres_versions)
+            .into_iter()
+            .flatten()
+            .flatten()
+            .filter_map(|entry| {
+                Some((
+                    entry.file_name().to_str()?.parse().ok()?,
+                    entry.path().join("bin"),
+                ))
+            })
+            .collect();
+        versions.sort_by_key(|(major, _)| std::cmp::Reverse(*major));
+        versions.into_iter().map(|(_, bin)| bin).collect()
+    }
+
+    fn binary(
+        &self,
+        name: &'static str,
+        variable: &'static str,
+        named: Option<&Path>,
+    ) -> Result<PathBuf, FindError> {
+        if let Some(path) = named {
+            return if is_executable(path) {
+                Ok(path.to_path_buf())
+            } else {
+                Err(FindError::Override {
+                    variable,
+                    binary: name,
+                    path: path.to_path_buf(),
+                })
+            };
+        }
+        env::split_paths(&self.path)
+            .chain(self.cache.iter().map(|cache| cache.join("bin")))
+            .map(|folder| folder.join(name))
+            .find(|file| is_executable(file))
+            .map(|file| fs::canonicalize(&file).unwrap_or(file))
+            .ok_or_else(|| FindError::Missing {
+                what: name.into(),
+                looked: self.looked(&[], "bin"),
+                variable,
+            })
+    }
+
+    fn looked(&self, more: &[String], in_cache: &str) -> String {
+        let cache = match &self.cache {
+            Some(cache) => cache.join(in_cache).display().to_string(),
+            None => "no cache folder, as HOME is not set".into(),
+        };
+        [vec!["PATH".into()], more.to_vec(), vec![cache]]
+            .concat()
+            .join(", ")
+    }
+}
+
+fn is_executable(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
+}
+
+/// `postgres (PostgreSQL) 15.18 (Debian …)` → 15.
+pub(crate) fn postgres_major(bin: &Path) -> Option<u32> {
+    let output = Command::new(bin.join("postgres"))
+        .arg("--version")
+        .output()
+        .ok()?;
+    let text = String::from_utf8(output.stdout).ok()?;
+    let version = text.split_once("(PostgreSQL) ")?.1;
+    version
+        .split(|c: char| !c.is_ascii_digit())
+        .next()?
+        .parse()
+        .ok()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,99 @@
+//! The order in which places are looked at, on folders made for the purpose.
+
+use std::os::unix::fs::PermissionsExt;
+
+use super::*;
+
+fn program(path: &Path, prints: &str) {
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(path, format!("#!/bin/sh\necho '{prints}'\n")).unwrap();
+    fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+fn postgres(bin: &Path, version: &str) {
+    program(
+        &bin.join("postgres"),
+        &format!("postgres (PostgreSQL) {version}"),
+    );
+    program(&bin.join("initdb"), "");
+}
+
+struct Machine {
+    root: tempfile::TempDir,
+    places: Places,
+}
+
+fn machine() -> Machine {
+    let root = tempfile::tempdir().unwrap();
+    let places = Places {
+        path: root.path().join("path").into(),
+        postgres_versions: root.path().join("debian"),
+        cache: Some(root.path().join("cache")),
+        ..Places::default()
+    };
+    Machine { root, places }
+}
+
+#[test]
+fn the_variable_comes_before_path_and_path_before_the_cache() {
+    let Machine { root, mut places } = machine();
+    let root = fs::canonicalize(root.path()).unwrap();
+    program(&root.join("cache/bin/nats-server"), "");
+    assert_eq!(
+        places.nats_server().unwrap(),
+        root.join("cache/bin/nats-server")
+    );
+    program(&root.join("path/nats-server"), "");
+    assert_eq!(places.nats_server().unwrap(), root.join("path/nats-server"));
+    program(&root.join("mine"), "");
+    places.nats_server = Some(root.join("mine"));
+    assert_eq!(places.nats_server().unwrap(), root.join("mine"));
+}
+
+#[test]
+fn a_wrong_variable_is_an_error_even_when_path_would_serve() {
+    let Machine { root, mut places } = machine();
+    program(&root.path().join("path/influxd"), "");
+    places.influxd = Some("/nowhere/influxd".into());
+    let error = places.influxd().unwrap_err().to_string();
+    assert!(
+        error.contains("MUSTER_INFLUXD names /nowhere/influxd"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_missing_binary_says_where_it_was_looked_for_and_what_to_do() {
+    let Machine { root, places } = machine();
+    let error = places.postgres_bin(None).unwrap_err().to_string();
+    for part in [
+        "PostgreSQL",
+        "PATH",
+        "debian/*/bin",
+        "cache/postgresql/bin",
+        "make deps",
+        "MUSTER_POSTGRES_BIN",
+    ] {
+        assert!(error.contains(part), "{part} is not in: {error}");
+    }
+    drop(root);
+}
+
+#[test]
+fn the_newest_postgres_is_taken_unless_existing_data_needs_an_older_one() {
+    let Machine { root, places } = machine();
+    let debian = fs::canonicalize(root.path()).unwrap().join("debian");
+    postgres(&debian.join("9/bin"), "9.6");
+    postgres(&debian.join("15/bin"), "15.18 (Debian 15.18-0+deb12u1)");
+    postgres(&debian.join("17/bin"), "17.2");
+    assert_eq!(places.postgres_bin(None).unwrap(), debian.join("17/bin"));
+    assert_eq!(
+        places.postgres_bin(Some(15)).unwrap(),
+        debian.join("15/bin")
+    );
+    let error = places.postgres_bin(Some(16)).unwrap_err().to_string();
+    assert!(
+        error.contains("PostgreSQL 16, which the existing data needs"),
+        "{error}"
+    );
+}

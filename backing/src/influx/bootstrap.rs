@@ -1,0 +1,148 @@
+//! What a server needs once: its administrator and its database. Safe to repeat at every start.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use super::flavor::Flavor;
+use super::http::{Answer, Request};
+use super::options::{Auth, InfluxOptions};
+use super::server::{Credentials, InfluxError};
+use crate::files;
+
+/// The administrator.
+const USER: &str = "muster";
+
+pub(super) async fn bootstrap(
+    options: &InfluxOptions,
+    dir: &Path,
+    flavor: Flavor,
+    address: SocketAddr,
+) -> Result<Credentials, InfluxError> {
+    match (flavor, options.auth) {
+        (Flavor::V1, Auth::Open) => {
+            create_database(address, &options.database, None).await?;
+            Ok(Credentials::Open)
+        }
+        (Flavor::V1, Auth::Password) => {
+            let password = secret(dir, "password")?;
+            create_user(address, &password).await?;
+            create_database(address, &options.database, Some((USER, &password))).await?;
+            Ok(Credentials::Password {
+                user: USER.into(),
+                password,
+            })
+        }
+        (Flavor::V2 | Flavor::V3, _) => {
+            let token = secret(dir, "token")?;
+            set_up_v2(
+                address,
+                &options.database,
+                &secret(dir, "password")?,
+                &token,
+            )
+            .await?;
+            Ok(Credentials::Token {
+                organization: options.database.clone(),
+                token,
+            })
+        }
+    }
+}
+
+fn secret(dir: &Path, name: &str) -> Result<String, InfluxError> {
+    let path = dir.join(name);
+    files::secret(&path).map_err(|source| InfluxError::File {
+        attempt: "read or make the secret",
+        path,
+        source,
+    })
+}
+
+/// A server that asks for a password and has no user yet lets anybody make the first one.
+async fn create_user(address: SocketAddr, password: &str) -> Result<(), InfluxError> {
+    let attempt = "make its administrator";
+    let known = Request::influxql("SHOW DATABASES", Some((USER, password)));
+    if answer(attempt, &known, address).await?.status == 200 {
+        return Ok(());
+    }
+    let statement = format!("CREATE USER {USER} WITH PASSWORD '{password}' WITH ALL PRIVILEGES");
+    let made = answer(attempt, &Request::influxql(&statement, None), address).await?;
+    match made.status {
+        200 => checked(attempt, made),
+        401 | 403 => Err(InfluxError::ForeignData),
+        _ => Err(InfluxError::Refused {
+            attempt,
+            answer: made.body,
+        }),
+    }
+}
+
+async fn create_database(
+    address: SocketAddr,
+    database: &str,
+    basic: Option<(&str, &str)>,
+) -> Result<(), InfluxError> {
+    let attempt = "make its database";
+    let statement = format!(
+        "CREATE DATABASE \"{}\"",
+        database.replace('\\', "\\\\").replace('"', "\\\"")
+    );
+    checked(
+        attempt,
+        answer(attempt, &Request::influxql(&statement, basic), address).await?,
+    )
+}
+
+async fn set_up_v2(
+    address: SocketAddr,
+    bucket: &str,
+    password: &str,
+    token: &str,
+) -> Result<(), InfluxError> {
+    let attempt = "set it up";
+    let state = answer(attempt, &Request::get("/api/v2/setup"), address).await?;
+    let state: Value = serde_json::from_str(&state.body).unwrap_or_default();
+    if state["allowed"] == false {
+        return Ok(()); // Done at an earlier start.
+    }
+    let body = json!({ "username": USER, "password": password, "org": bucket, "bucket": bucket, "token": token });
+    let made = answer(attempt, &Request::json("/api/v2/setup", &body), address).await?;
+    if made.status == 201 {
+        Ok(())
+    } else {
+        Err(InfluxError::Refused {
+            attempt,
+            answer: made.body,
+        })
+    }
+}
+
+async fn answer(
+    attempt: &'static str,
+    request: &Request<'_>,
+    address: SocketAddr,
+) -> Result<Answer, InfluxError> {
+    request
+        .send(address)
+        .await
+        .map_err(|source: io::Error| InfluxError::Http { attempt, source })
+}
+
+/// InfluxDB 1.x answers 200 even where the statement failed, with the error inside.
+fn checked(attempt: &'static str, answer: Answer) -> Result<(), InfluxError> {
+    let body: Value = serde_json::from_str(&answer.body).unwrap_or_default();
+    if answer.status == 200
+        && body["results"][0].get("error").is_none()
+        && body.get("error").is_none()
+    {
+        Ok(())
+    } else {
+        Err(InfluxError::Refused {
+            attempt,
+            answer: answer.body,
+        })
+    }
+}

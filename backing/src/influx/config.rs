@@ -1,0 +1,125 @@
+//! The configuration: a TOML file for 1.x, flags for 2.x.
+
+use std::ffi::OsString;
+use std::path::Path;
+
+use super::options::Auth;
+
+/// The configuration file of InfluxDB 1.x.
+pub(super) fn v1(dir: &Path, port: u16, auth: Auth) -> String {
+    let folder = |name: &str| quoted(&dir.join(name).to_string_lossy());
+    format!(
+        r#"# Written by muster at every start.
+reporting-disabled = true
+# For backups over the network, which muster does not use; it cannot be left out.
+bind-address = "127.0.0.1:0"
+
+[meta]
+dir = {meta}
+logging-enabled = false
+
+[data]
+dir = {data}
+wal-dir = {wal}
+# On disk and not in memory: ten thousand devices make a hundred thousand series and more.
+index-version = "tsi1"
+# A write is answered when it is on disk.
+wal-fsync-delay = "0s"
+cache-max-memory-size = 1073741824
+query-log-enabled = false
+max-series-per-database = 0
+max-values-per-tag = 0
+
+[coordinator]
+write-timeout = "10s"
+query-timeout = "60s"
+max-concurrent-queries = 0
+
+[monitor]
+store-enabled = false
+
+[subscriber]
+enabled = false
+
+[http]
+enabled = true
+bind-address = "127.0.0.1:{port}"
+auth-enabled = {auth}
+log-enabled = false
+max-body-size = 67108864
+max-row-limit = 0
+
+[logging]
+format = "logfmt"
+level = "info"
+suppress-logo = true
+
+[continuous_queries]
+log-enabled = false
+"#,
+        meta = folder("meta"),
+        data = folder("data"),
+        wal = folder("wal"),
+        auth = auth == Auth::Password,
+    )
+}
+
+/// The flags of InfluxDB 2.x.
+pub(super) fn v2(dir: &Path, port: u16) -> Vec<OsString> {
+    let mut args: Vec<OsString> = vec!["--reporting-disabled".into(), "--log-level=info".into()];
+    args.push(format!("--http-bind-address=127.0.0.1:{port}").into());
+    for (flag, name) in [
+        ("--bolt-path", "influxd.bolt"),
+        ("--sqlite-path", "influxd.sqlite"),
+        ("--engine-path", "engine"),
+    ] {
+        args.extend([flag.into(), dir.join(name).into_os_string()]);
+    }
+    args
+}
+
+/// A TOML basic string.
+fn quoted(text: &str) -> String {
+    let mut quoted = String::from("\"");
+    for c in text.chars() {
+        match c {
+            '"' | '\\' => quoted.extend(['\\', c]),
+            c if c.is_control() => quoted.push_str(&format!("\\u{:04X}", u32::from(c))),
+            c => quoted.push(c),
+        }
+    }
+    quoted.push('"');
+    quoted
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn folders_are_quoted_and_only_loopback_is_bound() {
+        let config = v1(Path::new("/a \"b\"\\c"), 8086, Auth::Password);
+        assert!(config.contains(r#"dir = "/a \"b\"\\c/data""#), "{config}");
+        assert!(config.contains("auth-enabled = true"));
+        let binds: Vec<&str> = config
+            .lines()
+            .filter(|line| line.starts_with("bind-address"))
+            .collect();
+        assert_eq!(
+            binds,
+            [
+                r#"bind-address = "127.0.0.1:0""#,
+                r#"bind-address = "127.0.0.1:8086""#
+            ]
+        );
+    }
+
+    #[test]
+    fn the_second_generation_is_told_its_folders_by_flags() {
+        let args = v2(Path::new("/d"), 8086);
+        assert!(
+            args.contains(&"/d/engine".into())
+                && args.contains(&"--http-bind-address=127.0.0.1:8086".into())
+        );
+    }
+}

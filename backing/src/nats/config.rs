@@ -1,0 +1,181 @@
+//! The configuration file. nats-server's format takes JSON as it is, so nothing needs escaping.
+
+use std::path::Path;
+
+use serde_json::{Map, Value, json};
+
+use super::options::{Identity, NatsOptions, Tls};
+
+/// Major and minor version of a nats-server.
+pub(super) type Version = (u32, u32);
+
+/// The oldest version whose configuration and JetStream muster's fits.
+pub(super) const OLDEST: Version = (2, 10);
+
+/// The ports that were chosen for this start.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Ports {
+    pub(super) client: u16,
+    pub(super) websocket: Option<u16>,
+}
+
+/// The whole configuration.
+pub(super) fn config(options: &NatsOptions, dir: &Path, ports: Ports, version: Version) -> Value {
+    let mut config = Map::new();
+    let mut set = |key: &str, value: Value| config.insert(key.into(), value);
+    set("server_name", json!(options.server_name));
+    set("listen", json!(format_address(options, ports.client)));
+    set("max_payload", json!(options.max_payload));
+    // A silent client is noticed after 40 to 60 s.
+    set("ping_interval", json!("20s"));
+    set("ping_max", json!(2));
+    set("write_deadline", json!("10s"));
+    set("logtime_utc", json!(true));
+    set("jetstream", jetstream(options, dir, version));
+    if let Some(tls) = &options.tls {
+        set("tls", tls_block(tls));
+    }
+    if let Some(port) = ports.websocket {
+        set("websocket", websocket(options, port));
+    }
+    if let Some(identity) = &options.identity {
+        operator_mode(&mut config, identity, dir);
+    }
+    for (key, value) in &options.extra {
+        config.insert(key.clone(), value.clone());
+    }
+    Value::Object(config)
+}
+
+fn format_address(options: &NatsOptions, port: u16) -> String {
+    std::net::SocketAddr::new(options.listen, port).to_string()
+}
+
+fn jetstream(options: &NatsOptions, dir: &Path, version: Version) -> Value {
+    let limits = &options.jetstream;
+    let mut block = json!({
+        "store_dir": dir.join("jetstream"),
+        "max_memory_store": limits.max_memory,
+        "max_file_store": limits.max_file,
+        "sync_interval": limits.sync_interval,
+    });
+    if version >= (2, 11) {
+        // At the default, unacknowledged bursts (metrics after a reconnect) are dropped silently.
+        block["max_buffered_msgs"] = json!(1_000_000);
+        block["max_buffered_size"] = json!(1_u64 << 30);
+    }
+    block
+}
+
+fn tls_block(tls: &Tls) -> Value {
+    let mut block = json!({ "cert_file": tls.certificate, "key_file": tls.key, "timeout": 10 });
+    if let Some(ca) = &tls.client_ca {
+        block["ca_file"] = json!(ca);
+        block["verify"] = json!(true);
+    }
+    block
+}
+
+fn websocket(options: &NatsOptions, port: u16) -> Value {
+    let mut block = json!({ "listen": format_address(options, port), "handshake_timeout": "10s" });
+    match &options.tls {
+        Some(tls) => block["tls"] = tls_block(tls),
+        None => block["no_tls"] = json!(true),
+    }
+    block
+}
+
+fn operator_mode(config: &mut Map<String, Value>, identity: &Identity, dir: &Path) {
+    let preload: Map<String, Value> = identity
+        .preload
+        .iter()
+        .map(|preload| (preload.account.clone(), json!(preload.jwt)))
+        .collect();
+    config.insert("operator".into(), json!(identity.operator));
+    config.insert("system_account".into(), json!(identity.system_account));
+    config.insert(
+        "resolver".into(),
+        json!({ "type": "full", "dir": dir.join("accounts"), "allow_delete": true }),
+    );
+    config.insert("resolver_preload".into(), Value::Object(preload));
+}
+
+/// `nats-server: v2.15.1` → (2, 15).
+pub(super) fn parse_version(printed: &str) -> Option<Version> {
+    let mut numbers = printed.split_once(": v")?.1.split('.');
+    Some((
+        numbers.next()?.parse().ok()?,
+        numbers.next()?.trim().parse().ok()?,
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nats::{Preload, Websocket};
+
+    const PORTS: Ports = Ports {
+        client: 4222,
+        websocket: Some(4280),
+    };
+
+    #[test]
+    fn a_plain_server_has_no_identity_and_no_tls() {
+        let config = config(
+            &NatsOptions::new("/d"),
+            Path::new("/d"),
+            Ports {
+                websocket: None,
+                ..PORTS
+            },
+            (2, 15),
+        );
+        assert_eq!(config["listen"], "127.0.0.1:4222");
+        assert_eq!(config["jetstream"]["store_dir"], "/d/jetstream");
+        assert_eq!(config["jetstream"]["max_buffered_msgs"], 1_000_000);
+        for absent in ["tls", "websocket", "operator", "http", "http_port"] {
+            assert!(config.get(absent).is_none(), "{absent} is there");
+        }
+    }
+
+    #[test]
+    fn an_older_server_is_not_told_what_it_does_not_know() {
+        let config = config(&NatsOptions::new("/d"), Path::new("/d"), PORTS, (2, 10));
+        assert!(config["jetstream"].get("max_buffered_msgs").is_none());
+    }
+
+    #[test]
+    fn everything_is_where_nats_server_looks_for_it() {
+        let mut options = NatsOptions::new("/d");
+        options.websocket = Some(Websocket::default());
+        options.tls = Some(Tls {
+            certificate: "/c".into(),
+            key: "/k".into(),
+            client_ca: None,
+        });
+        let preload = vec![Preload {
+            account: "AABC".into(),
+            jwt: "eyJa".into(),
+        }];
+        options.identity = Some(Identity {
+            operator: "eyJo".into(),
+            system_account: "AABC".into(),
+            preload,
+        });
+        options.extra.insert("max_payload".into(), json!(5));
+        let config = config(&options, Path::new("/d"), PORTS, (2, 15));
+        assert_eq!(config["operator"], "eyJo");
+        assert_eq!(config["resolver_preload"]["AABC"], "eyJa");
+        assert_eq!(config["resolver"]["dir"], "/d/accounts");
+        assert_eq!(config["websocket"]["tls"]["cert_file"], "/c");
+        assert!(config["tls"].get("verify").is_none());
+        assert_eq!(config["max_payload"], 5);
+    }
+
+    #[test]
+    fn versions_are_read() {
+        assert_eq!(parse_version("nats-server: v2.15.1\n"), Some((2, 15)));
+        assert_eq!(parse_version("nats-server: v2.9\n"), Some((2, 9)));
+        assert_eq!(parse_version("something else"), None);
+    }
+}

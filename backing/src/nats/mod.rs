@@ -1,0 +1,11 @@
+//! nats-server with JetStream: its configuration, its start, its readiness.
+//!
+//! With an [`Identity`] it runs in operator mode (accounts and users are JWTs); without one it
+//! takes anybody on loopback, for simple tests. The JWTs themselves are made elsewhere.
+
+mod config;
+mod options;
+mod server;
+
+pub use options::{Identity, JetStream, NatsOptions, Preload, Tls, Websocket};
+pub use server::{NatsError, NatsServer};

@@ -1,0 +1,301 @@
+//! A running nats-server.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::{Path, PathBuf, absolute};
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use serde_json::Value;
+use thiserror::Error;
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::net::TcpStream;
+
+use super::config::{OLDEST, Ports, Version, config, parse_version};
+use super::options::NatsOptions;
+use crate::child::{Check, Child, ChildError, ChildSpec, NotReady, OneShot, OneShotError};
+use crate::files;
+use crate::find::FindError;
+use crate::ports::{self, NoFreePort};
+
+/// nats-server could not be started.
+#[derive(Debug, Error)]
+pub enum NatsError {
+    /// No binary.
+    #[error(transparent)]
+    Find(#[from] FindError),
+    /// No port.
+    #[error(transparent)]
+    Port(#[from] NoFreePort),
+    /// The process did not start, or is not there.
+    #[error(transparent)]
+    Child(#[from] ChildError),
+    /// The binary does not even tell its version.
+    #[error("cannot ask {} for its version; run `make deps`, or set MUSTER_NATS_SERVER", program.display())]
+    Version {
+        /// The binary.
+        program: PathBuf,
+        /// Why not.
+        source: OneShotError,
+    },
+    /// The binary is too old, or something else.
+    #[error("{} says {printed:?}, and muster needs nats-server {}.{} or newer; run `make deps`, or set MUSTER_NATS_SERVER", program.display(), OLDEST.0, OLDEST.1)]
+    Unsupported {
+        /// The binary.
+        program: PathBuf,
+        /// What it printed as its version.
+        printed: String,
+    },
+    /// nats-server refuses the configuration.
+    #[error("nats-server refuses its configuration {}", path.display())]
+    Config {
+        /// The configuration file.
+        path: PathBuf,
+        /// What it says.
+        source: OneShotError,
+    },
+    /// A file could not be made.
+    #[error("cannot {attempt} {}", path.display())]
+    File {
+        /// What was attempted.
+        attempt: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+}
+
+/// A nats-server with JetStream.
+#[derive(Debug)]
+pub struct NatsServer {
+    child: Child,
+    listen: IpAddr,
+    ports: Ports,
+    tls: bool,
+}
+
+impl NatsServer {
+    /// Writes the configuration, has nats-server check it, starts the server, and waits until
+    /// JetStream is ready.
+    ///
+    /// # Errors
+    /// [`NatsError`]; the end of the server's log is in it when the server did not start.
+    pub async fn start(options: NatsOptions) -> Result<Self, NatsError> {
+        let dir = absolute(&options.dir).map_err(|source| NatsError::File {
+            attempt: "resolve",
+            path: options.dir.clone(),
+            source,
+        })?;
+        let program = options.places.nats_server()?;
+        let version = version(&program).await?;
+        let mut attempt = 0;
+        loop {
+            attempt += 1;
+            let ports = choose_ports(&options)?;
+            let file = write_config(&options, &dir, ports, version)?;
+            if attempt == 1 {
+                check_config(&program, &file).await?;
+            }
+            match Child::start(spec(&options, &dir, &program, &file, ports)).await {
+                Ok(child) => {
+                    return Ok(Self {
+                        child,
+                        listen: options.listen,
+                        ports,
+                        tls: options.tls.is_some(),
+                    });
+                }
+                Err(error) if error.is_port_taken() && chooses_ports(&options) && attempt < 5 => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// The process: its events, and the means to stop, start, kill and freeze it.
+    pub fn child(&self) -> &Child {
+        &self.child
+    }
+
+    /// The port for clients.
+    pub fn port(&self) -> u16 {
+        self.ports.client
+    }
+
+    /// The port for clients over websocket.
+    pub fn websocket_port(&self) -> Option<u16> {
+        self.ports.websocket
+    }
+
+    /// `nats://…` or `tls://…`, as seen from this machine.
+    pub fn url(&self) -> String {
+        format!(
+            "{}://{}",
+            if self.tls { "tls" } else { "nats" },
+            self.address(self.ports.client)
+        )
+    }
+
+    /// `ws://…` or `wss://…`, as seen from this machine.
+    pub fn websocket_url(&self) -> Option<String> {
+        let scheme = if self.tls { "wss" } else { "ws" };
+        self.ports
+            .websocket
+            .map(|port| format!("{scheme}://{}", self.address(port)))
+    }
+
+    /// Has it read its certificates again, as after their renewal (SIGHUP).
+    ///
+    /// # Errors
+    /// [`ChildError::NotRunning`].
+    pub fn reload(&self) -> Result<(), ChildError> {
+        self.child.signal(Signal::SIGHUP)
+    }
+
+    /// Stops it for good, in order.
+    ///
+    /// # Errors
+    /// When nothing watches the process any more.
+    pub async fn stop(self) -> Result<(), ChildError> {
+        self.child.shut_down().await.map(drop)
+    }
+
+    fn address(&self, port: u16) -> SocketAddr {
+        SocketAddr::new(reachable(self.listen), port)
+    }
+}
+
+/// "All addresses" is an address to listen on, and none to dial.
+fn reachable(listen: IpAddr) -> IpAddr {
+    match listen {
+        IpAddr::V4(address) if address.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(address) if address.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        address => address,
+    }
+}
+
+async fn version(program: &Path) -> Result<Version, NatsError> {
+    let printed = OneShot::plain(
+        "nats-server --version",
+        program.into(),
+        vec!["--version".into()],
+    )
+    .run()
+    .await
+    .map_err(|source| NatsError::Version {
+        program: program.into(),
+        source,
+    })?;
+    match parse_version(&printed) {
+        Some(version) if version >= OLDEST => Ok(version),
+        _ => Err(NatsError::Unsupported {
+            program: program.into(),
+            printed: printed.trim().into(),
+        }),
+    }
+}
+
+fn choose_ports(options: &NatsOptions) -> Result<Ports, NoFreePort> {
+    let client = options.port.map_or_else(ports::free_port, Ok)?;
+    let websocket = options
+        .websocket
+        .as_ref()
+        .map(|websocket| websocket.port.map_or_else(ports::free_port, Ok))
+        .transpose()?;
+    Ok(Ports { client, websocket })
+}
+
+/// Whether another try would use another port.
+fn chooses_ports(options: &NatsOptions) -> bool {
+    options.port.is_none()
+        || options
+            .websocket
+            .as_ref()
+            .is_some_and(|websocket| websocket.port.is_none())
+}
+
+fn write_config(
+    options: &NatsOptions,
+    dir: &Path,
+    ports: Ports,
+    version: Version,
+) -> Result<PathBuf, NatsError> {
+    let path = dir.join("nats-server.conf");
+    let text = format!("{:#}\n", config(options, dir, ports, version));
+    match files::write_private(&path, text.as_bytes()) {
+        Ok(()) => Ok(path),
+        Err(source) => Err(NatsError::File {
+            attempt: "write",
+            path,
+            source,
+        }),
+    }
+}
+
+async fn check_config(program: &Path, file: &Path) -> Result<(), NatsError> {
+    OneShot::plain(
+        "nats-server -t",
+        program.into(),
+        vec!["-t".into(), "-c".into(), file.into()],
+    )
+    .run()
+    .await
+    .map(drop)
+    .map_err(|source| NatsError::Config {
+        path: file.into(),
+        source,
+    })
+}
+
+fn spec(options: &NatsOptions, dir: &Path, program: &Path, file: &Path, ports: Ports) -> ChildSpec {
+    let address = SocketAddr::new(reachable(options.listen), ports.client);
+    let name = options.server_name.clone();
+    ChildSpec {
+        name: "nats-server",
+        program: program.into(),
+        args: vec!["-c".into(), file.into()],
+        listens: [Some(ports.client), ports.websocket]
+            .into_iter()
+            .flatten()
+            .map(|port| (options.listen, port).into())
+            .collect(),
+        dir: dir.into(),
+        open_dir: None,
+        run_as: None,
+        stop_signal: Signal::SIGTERM,
+        stop_within: Duration::from_secs(20),
+        start_within: Duration::from_secs(300),
+        restart: options.restart,
+        check: Check::new(move || greets(address, name.clone())),
+        transient: &[],
+        on_progress: options.on_progress.clone(),
+    }
+}
+
+/// Reads the greeting that nats-server sends in the clear to every new connection. It accepts
+/// connections only when JetStream has recovered its streams.
+async fn greets(address: SocketAddr, name: String) -> Result<(), NotReady> {
+    let yet = |what: &str| NotReady::Yet(what.to_owned());
+    let stream = TcpStream::connect(address)
+        .await
+        .map_err(|_| yet("it does not accept connections yet"))?;
+    let mut line = String::new();
+    BufReader::new(stream)
+        .read_line(&mut line)
+        .await
+        .map_err(|_| yet("it does not greet yet"))?;
+    let info: Value = line
+        .strip_prefix("INFO ")
+        .and_then(|info| serde_json::from_str(info).ok())
+        .ok_or_else(|| NotReady::Ever(format!("what answers on {address} is no nats-server")))?;
+    if info["server_name"] != name.as_str() {
+        return Err(NotReady::Ever(format!(
+            "another nats-server answers on {address}: {}",
+            info["server_name"]
+        )));
+    }
+    if info["jetstream"] != true {
+        return Err(yet("JetStream is not ready yet"));
+    }
+    Ok(())
+}

@@ -1,0 +1,125 @@
+//! Free TCP ports on the loopback interface, reserved so that parallel tests do not collide.
+//!
+//! Ports come from below the kernel's ephemeral range. A port inside that range could, while its
+//! server restarts, be taken as the local end of some outgoing connection, even of a client that
+//! keeps dialing the server (a TCP self-connect).
+
+use std::collections::HashMap;
+use std::fs;
+use std::io::ErrorKind;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr as UnixAddr, UnixListener};
+use std::sync::{Mutex, PoisonError};
+
+use rand::Rng;
+use thiserror::Error;
+
+/// No port could be had.
+#[derive(Debug, Error)]
+#[error(
+    "no free TCP port found on 127.0.0.1 between {from} and {to}; stop what listens there, or choose the ports yourself"
+)]
+pub struct NoFreePort {
+    /// The first port that was considered.
+    pub from: u16,
+    /// The last port that was considered.
+    pub to: u16,
+}
+
+/// Ports that this process handed out, each with the abstract Unix socket that reserves it.
+///
+/// Binding an abstract name is atomic and machine-wide (network namespace), and the kernel frees
+/// it when the process ends: the reservation that a mere look at the port cannot be.
+static RESERVED: Mutex<Option<HashMap<u16, UnixListener>>> = Mutex::new(None);
+
+const FIRST: u16 = 20_000;
+
+/// A port of 127.0.0.1 that nothing listens on, and that no other caller in any process that uses
+/// this function is given while this process lives.
+///
+/// # Errors
+/// [`NoFreePort`] after a few hundred tries.
+pub fn free_port() -> Result<u16, NoFreePort> {
+    let last = last_port();
+    let mut reserved = RESERVED.lock().unwrap_or_else(PoisonError::into_inner);
+    let reserved = reserved.get_or_insert_default();
+    for _ in 0..500 {
+        let port = rand::rng().random_range(FIRST..=last);
+        if reserved.contains_key(&port) || !is_free(port) {
+            continue;
+        }
+        if let Some(reservation) = reserve(port) {
+            reserved.insert(port, reservation);
+            return Ok(port);
+        }
+    }
+    Err(NoFreePort {
+        from: FIRST,
+        to: last,
+    })
+}
+
+/// Whether a server could bind `port` on 127.0.0.1 now.
+pub fn is_free(port: u16) -> bool {
+    !is_taken(SocketAddr::from((Ipv4Addr::LOCALHOST, port)))
+}
+
+/// Whether somebody listens on `address` now. Other reasons why it cannot be bound are the
+/// server's own to tell.
+pub(crate) fn is_taken(address: SocketAddr) -> bool {
+    TcpListener::bind(address).is_err_and(|error| error.kind() == ErrorKind::AddrInUse)
+}
+
+fn reserve(port: u16) -> Option<UnixListener> {
+    let name = format!("muster-port-{port}");
+    UnixListener::bind_addr(&UnixAddr::from_abstract_name(name).ok()?).ok()
+}
+
+/// The last port below the ephemeral range; most systems' begins at 32768.
+fn last_port() -> u16 {
+    let range = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
+    let first_ephemeral = range
+        .split_whitespace()
+        .next()
+        .and_then(|low| low.parse().ok())
+        .unwrap_or(32_768_u16);
+    if first_ephemeral > FIRST + 1000 {
+        first_ephemeral - 1
+    } else {
+        32_767
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ports_are_distinct_free_and_below_the_ephemeral_range() {
+        let mut ports: Vec<u16> = (0..50).map(|_| free_port().unwrap()).collect();
+        assert!(
+            ports
+                .iter()
+                .all(|port| is_free(*port) && *port <= last_port())
+        );
+        ports.sort_unstable();
+        ports.dedup();
+        assert_eq!(ports.len(), 50);
+    }
+
+    #[test]
+    fn a_reserved_port_is_given_to_nobody_else() {
+        let port = free_port().unwrap();
+        assert!(
+            reserve(port).is_none(),
+            "another process would have been given {port}"
+        );
+    }
+
+    #[test]
+    fn a_port_in_use_is_not_free() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        assert!(!is_free(listener.local_addr().unwrap().port()));
+    }
+}

@@ -1,0 +1,302 @@
+//! A running PostgreSQL.
+
+use std::ffi::OsString;
+use std::io;
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf, absolute};
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use thiserror::Error;
+use tokio_postgres::error::SqlState;
+use tokio_postgres::{Client, NoTls};
+
+use super::cluster::{Cluster, USER, data_argument};
+use super::options::{PostgresOptions, settings};
+use crate::child::{Check, Child, ChildError, ChildSpec, NotReady, OneShotError};
+use crate::find::FindError;
+use crate::ports::{self, NoFreePort};
+use crate::run_as::RunAs;
+
+/// The oldest major version that muster is tested with.
+const OLDEST_MAJOR: u32 = 14;
+
+/// PostgreSQL could not be started.
+#[derive(Debug, Error)]
+pub enum PostgresError {
+    /// No fitting binaries.
+    #[error(transparent)]
+    Find(#[from] FindError),
+    /// No port.
+    #[error(transparent)]
+    Port(#[from] NoFreePort),
+    /// The process did not start, or is not there.
+    #[error(transparent)]
+    Child(#[from] ChildError),
+    /// initdb failed.
+    #[error("cannot make a PostgreSQL cluster")]
+    Initdb(#[source] OneShotError),
+    /// A file could not be made or read.
+    #[error("cannot {attempt} {}", path.display())]
+    File {
+        /// What was attempted.
+        attempt: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The folder holds something else.
+    #[error("{} is there and is no PostgreSQL cluster; move it away, or choose another folder", dir.display())]
+    NoCluster {
+        /// The data folder.
+        dir: PathBuf,
+    },
+    /// The data belongs to another user, and we are not root.
+    #[error("{} belongs to user id {owner}; run as root again, as when it was made, or choose another folder", data.display())]
+    ForeignData {
+        /// The data folder.
+        data: PathBuf,
+        /// Whose it is.
+        owner: u32,
+    },
+    /// The user that PostgreSQL has to run as cannot reach the binaries.
+    #[error("PostgreSQL must not run as root, and user {user} cannot reach {} (barred at {}); install PostgreSQL system-wide, or set MUSTER_CACHE to a folder that all may read", bin.display(), barred.display())]
+    BinariesBarred {
+        /// Whom it would run as.
+        user: String,
+        /// Where the binaries are.
+        bin: PathBuf,
+        /// The folder that may not be passed.
+        barred: PathBuf,
+    },
+    /// The binaries are too old.
+    #[error("the PostgreSQL in {} is version {major}, and muster needs {OLDEST_MAJOR} or newer; run `make deps`, or set MUSTER_POSTGRES_BIN", bin.display())]
+    TooOld {
+        /// Where the binaries are.
+        bin: PathBuf,
+        /// Their version.
+        major: u32,
+    },
+    /// The system's user database could not be read, or has nobody to run it as.
+    #[error("cannot tell which user PostgreSQL is to run as")]
+    RunAs(#[source] io::Error),
+    /// The server runs, and our database could not be made in it.
+    #[error("cannot make the database muster")]
+    Database(#[source] tokio_postgres::Error),
+}
+
+/// A PostgreSQL server with the database `muster`.
+#[derive(Debug)]
+pub struct Postgres {
+    child: Child,
+    port: u16,
+    password: String,
+    bin: PathBuf,
+}
+
+impl Postgres {
+    /// Starts the server, first making the cluster and the database where there is none, and
+    /// waits until both can be used.
+    ///
+    /// # Errors
+    /// [`PostgresError`]; the end of the server's log is in it when the server did not start.
+    pub async fn start(options: PostgresOptions) -> Result<Self, PostgresError> {
+        let dir = absolute(&options.dir).map_err(|source| PostgresError::File {
+            attempt: "resolve",
+            path: options.dir.clone(),
+            source,
+        })?;
+        let run_as = RunAs::for_postgres().map_err(PostgresError::RunAs)?;
+        let cluster = Cluster {
+            dir: &dir,
+            run_as: run_as.as_ref(),
+        };
+        let existing = cluster.major()?;
+        let bin = options.places.postgres_bin(existing)?;
+        check_binaries(&bin, run_as.as_ref())?;
+        let password = cluster.password()?;
+        if existing.is_none() {
+            tracing::info!(data = %cluster.data().display(), "making a PostgreSQL cluster");
+            cluster.make(&bin, &password, options.tuning).await?;
+        } else {
+            cluster.own()?;
+        }
+        let mut attempt = 0;
+        loop {
+            attempt += 1;
+            let port = match options.port {
+                Some(port) => port,
+                None => ports::free_port()?,
+            };
+            let spec = spec(&options, &dir, &bin, run_as.as_ref(), port, &password);
+            match Child::start(spec).await {
+                Ok(child) => {
+                    let postgres = Self {
+                        child,
+                        port,
+                        password,
+                        bin,
+                    };
+                    return match postgres.make_database().await {
+                        Ok(()) => Ok(postgres),
+                        Err(error) => {
+                            postgres.stop().await?;
+                            Err(PostgresError::Database(error))
+                        }
+                    };
+                }
+                Err(error) if error.is_port_taken() && options.port.is_none() && attempt < 5 => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// The process: its events, and the means to stop, start, kill and freeze it.
+    pub fn child(&self) -> &Child {
+        &self.child
+    }
+
+    /// Its port on 127.0.0.1.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The folder with the binaries that it was started from: `pg_dump` and friends fit it.
+    pub fn bin(&self) -> &Path {
+        &self.bin
+    }
+
+    /// `postgres://muster:…@127.0.0.1:PORT/muster`. It holds the password: not for logs.
+    pub fn connection_url(&self) -> String {
+        self.connection_url_of(USER)
+    }
+
+    /// The URL of another database on this server, as tests make them.
+    pub fn connection_url_of(&self, database: &str) -> String {
+        format!(
+            "postgres://{USER}:{}@127.0.0.1:{}/{database}",
+            self.password, self.port
+        )
+    }
+
+    /// Stops it for good, in order (a fast shutdown: open transactions are rolled back).
+    ///
+    /// # Errors
+    /// When nothing watches the process any more.
+    pub async fn stop(self) -> Result<(), ChildError> {
+        self.child.shut_down().await.map(drop)
+    }
+
+    async fn make_database(&self) -> Result<(), tokio_postgres::Error> {
+        match connect(self.port, &self.password, USER).await {
+            Ok(_) => Ok(()),
+            Err(error) if error.code() == Some(&SqlState::UNDEFINED_DATABASE) => {
+                let client = connect(self.port, &self.password, "postgres").await?;
+                client.batch_execute("CREATE DATABASE muster").await
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
+
+fn check_binaries(bin: &Path, run_as: Option<&RunAs>) -> Result<(), PostgresError> {
+    if let Some(user) = run_as
+        && let Some(barred) = user.barred_at(&bin.join("postgres"))
+    {
+        return Err(PostgresError::BinariesBarred {
+            user: user.name.clone(),
+            bin: bin.into(),
+            barred,
+        });
+    }
+    match crate::find::postgres_major(bin) {
+        Some(major) if major < OLDEST_MAJOR => Err(PostgresError::TooOld {
+            bin: bin.into(),
+            major,
+        }),
+        _ => Ok(()),
+    }
+}
+
+fn spec(
+    options: &PostgresOptions,
+    dir: &Path,
+    bin: &Path,
+    run_as: Option<&RunAs>,
+    port: u16,
+    password: &str,
+) -> ChildSpec {
+    let data = dir.join("data");
+    let mut args: Vec<OsString> = vec!["-D".into(), data_argument(&data, run_as)];
+    args.extend(
+        settings(port, options.tuning)
+            .into_iter()
+            .flat_map(|setting| ["-c".into(), setting.into()]),
+    );
+    let password = password.to_owned();
+    ChildSpec {
+        name: "postgres",
+        program: bin.join("postgres"),
+        args,
+        listens: vec![(Ipv4Addr::LOCALHOST, port).into()],
+        dir: dir.into(),
+        open_dir: run_as.map(|_| data),
+        run_as: run_as.cloned(),
+        stop_signal: Signal::SIGINT,
+        stop_within: Duration::from_secs(30),
+        start_within: Duration::from_secs(300),
+        restart: options.restart,
+        check: Check::new(move || {
+            let password = password.clone();
+            async move { answers(port, &password).await }
+        }),
+        // What processes of a killed server still hold, for moments.
+        transient: &[
+            "pre-existing shared memory block",
+            "lock file \"postmaster.pid\" already exists",
+        ],
+        on_progress: options.on_progress.clone(),
+    }
+}
+
+/// A real connection and a real query: a server that is still recovering fails it.
+async fn answers(port: u16, password: &str) -> Result<(), NotReady> {
+    let attempt = async {
+        connect(port, password, "postgres")
+            .await?
+            .simple_query("SELECT 1")
+            .await
+    };
+    match attempt.await {
+        Ok(_) => Ok(()),
+        Err(error) if error.code() == Some(&SqlState::INVALID_PASSWORD) => {
+            Err(NotReady::Ever(format!(
+                "it refuses the password of user {USER}; the data folder and the password file beside it do not belong together"
+            )))
+        }
+        Err(error) => Err(NotReady::Yet(match error.as_db_error() {
+            Some(refusal) => refusal.message().to_owned(),
+            None => "it does not accept connections yet".to_owned(),
+        })),
+    }
+}
+
+async fn connect(
+    port: u16,
+    password: &str,
+    database: &str,
+) -> Result<Client, tokio_postgres::Error> {
+    let (client, connection) = tokio_postgres::Config::new()
+        .host("127.0.0.1")
+        .port(port)
+        .user(USER)
+        .password(password)
+        .dbname(database)
+        .application_name("muster-backing")
+        .connect_timeout(Duration::from_secs(5))
+        .connect(NoTls)
+        .await?;
+    tokio::spawn(connection); // Ends with the client; its error reaches the client's calls.
+    Ok(client)
+}

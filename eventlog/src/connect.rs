@@ -1,0 +1,184 @@
+//! Connections to PostgreSQL: a pool of tokio-postgres for the log, a pool of sqlx for read models.
+//!
+//! Both speak to the same database. tokio-postgres has binary COPY and pipelining, which the
+//! append needs; sqlx has migrations, listeners with reconnection and query building.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use deadpool_postgres::{Manager, ManagerConfig, Pool, RecyclingMethod};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use tokio_postgres_rustls::MakeRustlsConnect;
+
+use crate::error::StoreError;
+
+/// Where PostgreSQL is, and how much of it to take.
+#[derive(Clone, Debug)]
+pub struct ConnectOptions {
+    /// `postgres://user:password@host:port/database`, with `sslmode` and `sslrootcert` as libpq
+    /// knows them.
+    pub url: String,
+    /// Connections in each of the two pools.
+    pub connections: u32,
+}
+
+impl ConnectOptions {
+    /// Options with the default of 8 connections in each pool.
+    #[must_use]
+    pub fn new(url: impl Into<String>) -> Self {
+        Self {
+            url: url.into(),
+            connections: 8,
+        }
+    }
+}
+
+/// The two pools.
+#[derive(Clone, Debug)]
+pub struct Stores {
+    /// For the log.
+    pub(crate) pool: Pool,
+    /// For read models, migrations and listening.
+    pub sql: sqlx::PgPool,
+    /// For connections of one's own.
+    pub(crate) dialer: Arc<Dialer>,
+}
+
+/// Opens connections outside of the pool.
+#[derive(Debug)]
+pub(crate) struct Dialer {
+    config: tokio_postgres::Config,
+    tls: rustls::ClientConfig,
+}
+
+impl Dialer {
+    /// A connection of one's own, driven by a task that ends with it.
+    pub(crate) async fn dial(&self) -> Result<tokio_postgres::Client, StoreError> {
+        let tls = MakeRustlsConnect::new(self.tls.clone());
+        let (client, connection) = self
+            .config
+            .connect(tls)
+            .await
+            .map_err(|error| StoreError::Connect(Box::new(error)))?;
+        tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "a connection to PostgreSQL ended");
+            }
+        });
+        Ok(client)
+    }
+}
+
+impl Stores {
+    /// Makes both pools. Connects only when it is asked for the first connection.
+    ///
+    /// # Errors
+    /// When the URL or its root certificate cannot be used.
+    pub fn new(options: &ConnectOptions) -> Result<Self, StoreError> {
+        let (url, root_certificate) = split_root_certificate(&options.url)?;
+        let mut config = tokio_postgres::Config::from_str(&url)
+            .map_err(|error| StoreError::Url(error.to_string()))?;
+        config.application_name("muster");
+        config.connect_timeout(Duration::from_secs(5));
+        config.keepalives_idle(Duration::from_secs(20));
+        config.tcp_user_timeout(Duration::from_secs(30));
+        let tls = client_tls(root_certificate.as_deref())?;
+
+        let manager = Manager::from_config(
+            config.clone(),
+            MakeRustlsConnect::new(tls.clone()),
+            ManagerConfig {
+                recycling_method: RecyclingMethod::Fast,
+            },
+        );
+        let pool = Pool::builder(manager)
+            .max_size(options.connections as usize)
+            .runtime(deadpool_postgres::Runtime::Tokio1)
+            .wait_timeout(Some(Duration::from_secs(10)))
+            .create_timeout(Some(Duration::from_secs(10)))
+            .build()
+            .map_err(|error| StoreError::Connect(Box::new(error)))?;
+
+        let connect = PgConnectOptions::from_str(&options.url)
+            .map_err(|error| StoreError::Url(error.to_string()))?
+            .application_name("muster");
+        let sql = PgPoolOptions::new()
+            .max_connections(options.connections)
+            .acquire_timeout(Duration::from_secs(10))
+            .connect_lazy_with(connect);
+        Ok(Self {
+            pool,
+            sql,
+            dialer: Arc::new(Dialer { config, tls }),
+        })
+    }
+}
+
+/// tokio-postgres does not know `sslrootcert`: it is taken out of the URL, and loaded here.
+fn split_root_certificate(url: &str) -> Result<(String, Option<PathBuf>), StoreError> {
+    let mut parsed = url::Url::parse(url).map_err(|error| StoreError::Url(error.to_string()))?;
+    let mut root = None;
+    let kept: Vec<(String, String)> = parsed
+        .query_pairs()
+        .filter_map(|(key, value)| {
+            if key == "sslrootcert" {
+                root = Some(PathBuf::from(value.as_ref()));
+                return None;
+            }
+            // libpq's stronger modes: our TLS always verifies, so `require` is as strong.
+            let value = match (key.as_ref(), value.as_ref()) {
+                ("sslmode", "verify-ca" | "verify-full") => "require".to_owned(),
+                _ => value.into_owned(),
+            };
+            Some((key.into_owned(), value))
+        })
+        .collect();
+    parsed.set_query(None);
+    if !kept.is_empty() {
+        parsed.query_pairs_mut().extend_pairs(kept);
+    }
+    Ok((parsed.into(), root))
+}
+
+fn client_tls(root: Option<&std::path::Path>) -> Result<rustls::ClientConfig, StoreError> {
+    let mut roots = rustls::RootCertStore::empty();
+    if let Some(path) = root {
+        let unusable =
+            |error: String| StoreError::Url(format!("sslrootcert {}: {error}", path.display()));
+        let certificates =
+            CertificateDer::pem_file_iter(path).map_err(|error| unusable(error.to_string()))?;
+        for certificate in certificates {
+            let certificate = certificate.map_err(|error| unusable(error.to_string()))?;
+            roots
+                .add(certificate)
+                .map_err(|error| unusable(error.to_string()))?;
+        }
+    }
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| StoreError::Url(error.to_string()))?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    Ok(config)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_root_certificate_leaves_the_url() {
+        let (url, root) = split_root_certificate(
+            "postgres://u:p@h:5432/d?sslmode=verify-full&sslrootcert=/etc/ca.pem",
+        )
+        .unwrap();
+        assert_eq!(url, "postgres://u:p@h:5432/d?sslmode=require");
+        assert_eq!(root, Some(PathBuf::from("/etc/ca.pem")));
+        assert!(split_root_certificate("not a url").is_err());
+    }
+}

@@ -1,0 +1,142 @@
+//! Following the log: a NOTIFY wakes, and a poll backs it up.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use muster_schemas::ProjectId;
+use sqlx::postgres::PgListener;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::appender::CHANNEL;
+use crate::connect::Stores;
+use crate::error::StoreError;
+use crate::log::EventLog;
+
+/// How long a lost notification can go unnoticed.
+const POLL: Duration = Duration::from_secs(1);
+
+/// Knows where every project's log ends; shared by all who wait for new events.
+#[derive(Clone, Debug)]
+pub struct Follower {
+    heads: Arc<watch::Sender<HashMap<ProjectId, u64>>>,
+}
+
+impl Follower {
+    /// Starts to follow all logs, until `stop`.
+    #[must_use]
+    pub fn start(log: &EventLog, stop: CancellationToken) -> Self {
+        let heads = Arc::new(watch::Sender::new(HashMap::new()));
+        let stores = log.stores().clone();
+        let sender = heads.clone();
+        tokio::spawn(async move {
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = follow(&stores, &sender) => {}
+            }
+        });
+        Self { heads }
+    }
+
+    /// Where a project's log ends, as far as is known here.
+    #[must_use]
+    pub fn head(&self, project: &ProjectId) -> u64 {
+        self.heads.borrow().get(project).copied().unwrap_or(0)
+    }
+
+    /// Waits until a project's log goes beyond a position; answers where it ends.
+    pub async fn wait_beyond(&self, project: &ProjectId, position: u64) -> u64 {
+        let mut receiver = self.heads.subscribe();
+        let found = receiver
+            .wait_for(|heads| heads.get(project).is_some_and(|head| *head > position))
+            .await
+            .map(|heads| heads.get(project).copied().unwrap_or(position));
+        match found {
+            Ok(head) => head,
+            // The sender lives as long as `self`; this cannot be reached.
+            Err(_) => std::future::pending().await,
+        }
+    }
+
+    /// Waits until any project's log ends elsewhere than given here.
+    pub(crate) async fn wait_until_differs(&self, positions: &HashMap<ProjectId, u64>) {
+        let mut receiver = self.heads.subscribe();
+        let differs = receiver.wait_for(|heads| {
+            heads
+                .iter()
+                .any(|(project, head)| positions.get(project).copied() != Some(*head))
+        });
+        if differs.await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+/// Listens, and polls; starts again when either fails.
+async fn follow(stores: &Stores, heads: &watch::Sender<HashMap<ProjectId, u64>>) {
+    let mut failing = false;
+    loop {
+        let Err(error) = listen(stores, heads, &mut failing).await;
+        if !failing {
+            failing = true;
+            tracing::warn!(error = %crate::appender::describe(&error), "cannot follow the log; trying again");
+        }
+        tokio::time::sleep(POLL).await;
+    }
+}
+
+async fn listen(
+    stores: &Stores,
+    heads: &watch::Sender<HashMap<ProjectId, u64>>,
+    failing: &mut bool,
+) -> Result<std::convert::Infallible, StoreError> {
+    let mut listener = PgListener::connect_with(&stores.sql)
+        .await
+        .map_err(StoreError::Listen)?;
+    listener.listen(CHANNEL).await.map_err(StoreError::Listen)?;
+    loop {
+        poll(stores, heads).await?;
+        *failing = false;
+        // Until the poll is due, notifications alone move the heads.
+        let due = tokio::time::sleep(POLL);
+        tokio::pin!(due);
+        loop {
+            tokio::select! {
+                () = &mut due => break,
+                notification = listener.recv() => {
+                    let notification = notification.map_err(StoreError::Listen)?;
+                    if let Some((project, position)) = parse(notification.payload()) {
+                        advance(heads, project, position);
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn parse(payload: &str) -> Option<(ProjectId, u64)> {
+    let (project, position) = payload.rsplit_once(':')?;
+    Some((project.parse().ok()?, position.parse().ok()?))
+}
+
+/// A position that differs is news, even a smaller one: the database may have been restored.
+fn advance(heads: &watch::Sender<HashMap<ProjectId, u64>>, project: ProjectId, position: u64) {
+    heads.send_if_modified(|heads| heads.insert(project, position) != Some(position));
+}
+
+async fn poll(
+    stores: &Stores,
+    heads: &watch::Sender<HashMap<ProjectId, u64>>,
+) -> Result<(), StoreError> {
+    let rows: Vec<(String, i64)> = sqlx::query_as("SELECT project, position FROM heads")
+        .fetch_all(&stores.sql)
+        .await
+        .map_err(StoreError::Listen)?;
+    for (project, position) in rows {
+        if let Ok(project) = project.parse() {
+            advance(heads, project, position.unsigned_abs());
+        }
+    }
+    Ok(())
+}

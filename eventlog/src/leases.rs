@@ -1,0 +1,141 @@
+//! Leases: one process at a time does a piece of work, and whoever lost the lease can no longer
+//! write, because each lease has a higher fence than the one before.
+
+use std::time::Duration;
+
+use uuid::Uuid;
+
+use crate::error::{Attempted, StoreError};
+use crate::log::EventLog;
+
+/// The right to do a piece of work, for a while.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lease {
+    /// The work.
+    pub name: String,
+    /// Who holds it.
+    pub holder: Uuid,
+    /// Higher than that of any lease on this work before.
+    pub fence: i64,
+}
+
+/// How far a reader has come.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Offset {
+    /// Which incarnation of the JetStream stream was read.
+    pub incarnation: String,
+    /// The newest sequence that is dealt with; 0 when none.
+    pub sequence: u64,
+}
+
+impl EventLog {
+    /// Takes the lease if it is free or run out; `None` when somebody else holds it.
+    ///
+    /// # Errors
+    /// When PostgreSQL cannot be asked.
+    pub async fn acquire_lease(
+        &self,
+        name: &str,
+        holder: Uuid,
+        life: Duration,
+    ) -> Result<Option<Lease>, StoreError> {
+        let client = self.stores().pool.get().await?;
+        let seconds = life.as_secs_f64();
+        let row = client
+            .query_opt(
+                "INSERT INTO leases AS l (name, holder, fence, expires_at)
+                 VALUES ($1, $2, 1, clock_timestamp() + $3 * interval '1 second')
+                 ON CONFLICT (name) DO UPDATE SET holder = excluded.holder, fence = l.fence + 1,
+                     expires_at = excluded.expires_at
+                 WHERE l.expires_at < clock_timestamp()
+                 RETURNING fence",
+                &[&name, &holder, &seconds],
+            )
+            .await
+            .attempted("take a lease")?;
+        Ok(row.map(|row| Lease {
+            name: name.to_owned(),
+            holder,
+            fence: row.get(0),
+        }))
+    }
+
+    /// Keeps leases for another while; answers the names of those that are still held.
+    ///
+    /// # Errors
+    /// When PostgreSQL cannot be asked.
+    pub async fn renew_leases(
+        &self,
+        holder: Uuid,
+        names: &[String],
+        life: Duration,
+    ) -> Result<Vec<String>, StoreError> {
+        let client = self.stores().pool.get().await?;
+        let seconds = life.as_secs_f64();
+        let rows = client
+            .query(
+                "UPDATE leases SET expires_at = clock_timestamp() + $3 * interval '1 second'
+                 WHERE holder = $1 AND name = ANY($2) AND expires_at >= clock_timestamp()
+                 RETURNING name",
+                &[&holder, &names, &seconds],
+            )
+            .await
+            .attempted("renew leases")?;
+        Ok(rows.iter().map(|row| row.get(0)).collect())
+    }
+
+    /// Gives all leases of a holder back, so that others need not wait for their end.
+    ///
+    /// # Errors
+    /// When PostgreSQL cannot be asked.
+    pub async fn release_leases(&self, holder: Uuid) -> Result<(), StoreError> {
+        let client = self.stores().pool.get().await?;
+        client
+            .execute(
+                "UPDATE leases SET expires_at = clock_timestamp() - interval '1 second'
+                 WHERE holder = $1",
+                &[&holder],
+            )
+            .await
+            .attempted("give leases back")?;
+        Ok(())
+    }
+
+    /// Who holds which lease now; names beginning with `prefix`.
+    ///
+    /// # Errors
+    /// When PostgreSQL cannot be asked.
+    pub async fn list_leases(&self, prefix: &str) -> Result<Vec<(String, Uuid)>, StoreError> {
+        let client = self.stores().pool.get().await?;
+        let rows = client
+            .query(
+                "SELECT name, holder FROM leases
+                 WHERE starts_with(name, $1) AND expires_at >= clock_timestamp() ORDER BY name",
+                &[&prefix],
+            )
+            .await
+            .attempted("list leases")?;
+        Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
+    }
+
+    /// Where a reader goes on, and from now on only under this lease.
+    ///
+    /// # Errors
+    /// When PostgreSQL cannot be asked.
+    pub async fn take_over_offset(&self, lease: &Lease) -> Result<Offset, StoreError> {
+        let client = self.stores().pool.get().await?;
+        let row = client
+            .query_one(
+                "INSERT INTO offsets AS o (name, fence) VALUES ($1, $2)
+                 ON CONFLICT (name) DO UPDATE SET fence = greatest(o.fence, excluded.fence)
+                 RETURNING incarnation, sequence",
+                &[&lease.name, &lease.fence],
+            )
+            .await
+            .attempted("take over a reader's offset")?;
+        Ok(Offset {
+            incarnation: row.get(0),
+            sequence: row.get::<_, i64>(1).unsigned_abs(),
+        })
+    }
+}

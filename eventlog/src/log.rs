@@ -1,0 +1,243 @@
+//! The log's front: open it, append to it, ask where it ends.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use muster_schemas::{Hash, ProjectId, Timestamp};
+use uuid::Uuid;
+
+use crate::append::{Append, AppendError, Appended, Batch};
+use crate::appender::AppenderHandle;
+use crate::connect::{ConnectOptions, Stores};
+use crate::error::{Attempted, StoreError};
+use crate::merkle::Frontier;
+use crate::partitions;
+
+/// How a log is kept.
+#[derive(Clone, Debug)]
+pub struct LogOptions {
+    /// Rows in one partition by position.
+    pub partition_rows: u64,
+    /// Events that go into one transaction at most.
+    pub max_batch: usize,
+}
+
+impl Default for LogOptions {
+    fn default() -> Self {
+        Self {
+            partition_rows: 5_000_000,
+            max_batch: 2_000,
+        }
+    }
+}
+
+/// Where a project's log ends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Head {
+    /// The newest position; 0 when the log is empty.
+    pub position: u64,
+    /// When it was recorded.
+    pub recorded_at: Timestamp,
+    /// The root of the Merkle tree over all positions so far.
+    pub root: Hash,
+}
+
+/// The event log; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct EventLog {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    stores: Stores,
+    options: LogOptions,
+    appenders: Mutex<HashMap<ProjectId, AppenderHandle>>,
+}
+
+impl EventLog {
+    /// Connects, and brings the database's tables up to date.
+    ///
+    /// # Errors
+    /// When PostgreSQL cannot be reached, or a migration fails.
+    pub async fn open(connect: &ConnectOptions, options: LogOptions) -> Result<Self, StoreError> {
+        let stores = Stores::new(connect)?;
+        sqlx::migrate!("./migrations").run(&stores.sql).await?;
+        Ok(Self {
+            inner: Arc::new(Inner {
+                stores,
+                options,
+                appenders: Mutex::default(),
+            }),
+        })
+    }
+
+    /// The connection pools.
+    #[must_use]
+    pub fn stores(&self) -> &Stores {
+        &self.inner.stores
+    }
+
+    pub(crate) fn options(&self) -> &LogOptions {
+        &self.inner.options
+    }
+
+    /// Makes a project's log, if it is not there.
+    ///
+    /// # Errors
+    /// When PostgreSQL cannot be asked.
+    pub async fn ensure_project(&self, project: &ProjectId) -> Result<(), StoreError> {
+        let client = self.stores().pool.get().await?;
+        partitions::ensure_project(&client, project).await?;
+        for range in 0..2 {
+            partitions::ensure_range(&client, project, range, self.options().partition_rows)
+                .await?;
+        }
+        client
+            .execute(
+                "INSERT INTO heads (project) VALUES ($1) ON CONFLICT DO NOTHING",
+                &[&project.as_str()],
+            )
+            .await
+            .attempted("make a project's log")?;
+        Ok(())
+    }
+
+    /// The projects that have a log.
+    ///
+    /// # Errors
+    /// When PostgreSQL cannot be asked.
+    pub async fn projects(&self) -> Result<Vec<ProjectId>, StoreError> {
+        let client = self.stores().pool.get().await?;
+        let rows = client
+            .query("SELECT project FROM heads ORDER BY project", &[])
+            .await
+            .attempted("list the projects")?;
+        rows.iter()
+            .map(|row| {
+                row.get::<_, &str>(0)
+                    .parse()
+                    .map_err(|error| StoreError::Corrupt(format!("heads: {error}")))
+            })
+            .collect()
+    }
+
+    /// Where a project's log ends; `None` when there is no such project.
+    ///
+    /// # Errors
+    /// When PostgreSQL cannot be asked.
+    pub async fn head(&self, project: &ProjectId) -> Result<Option<Head>, StoreError> {
+        let client = self.stores().pool.get().await?;
+        let row = client
+            .query_opt(
+                "SELECT position, (extract(epoch FROM recorded_at) * 1000000)::bigint, frontier
+                 FROM heads WHERE project = $1",
+                &[&project.as_str()],
+            )
+            .await
+            .attempted("read the head of the log")?;
+        row.map(|row| {
+            let position = row.get::<_, i64>(0).unsigned_abs();
+            let frontier = Frontier::from_bytes(position, row.get(2)).ok_or_else(|| {
+                StoreError::Corrupt(format!(
+                    "the frontier of {project} does not fit its position"
+                ))
+            })?;
+            Ok(Head {
+                position,
+                recorded_at: Timestamp(row.get(1)),
+                root: frontier.root(),
+            })
+        })
+        .transpose()
+    }
+
+    /// Appends, all or nothing.
+    ///
+    /// # Errors
+    /// See [`AppendError`]; after [`AppendError::Store`] ask again with the same append id.
+    pub async fn append(
+        &self,
+        project: &ProjectId,
+        append: Append,
+    ) -> Result<Appended, AppendError> {
+        let batch = Batch {
+            appends: vec![append],
+            offset: None,
+        };
+        let mut results = self.append_batch(project, batch).await?;
+        results
+            .pop()
+            .unwrap_or(Err(AppendError::Store(StoreError::ShuttingDown)))
+    }
+
+    /// Appends many independent things at once; the answers come in the order of the appends.
+    ///
+    /// # Errors
+    /// When nothing of the batch could be appended; what failed alone is in its own answer.
+    pub async fn append_batch(
+        &self,
+        project: &ProjectId,
+        batch: Batch,
+    ) -> Result<Vec<Result<Appended, AppendError>>, AppendError> {
+        let appender = {
+            let mut appenders = self
+                .inner
+                .appenders
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            appenders
+                .entry(project.clone())
+                .or_insert_with(|| {
+                    AppenderHandle::spawn(
+                        project.clone(),
+                        self.inner.stores.dialer.clone(),
+                        self.inner.options.clone(),
+                    )
+                })
+                .clone()
+        };
+        appender.submit(batch).await
+    }
+
+    /// What an append with this id got, if it was committed.
+    ///
+    /// # Errors
+    /// When PostgreSQL cannot be asked.
+    pub async fn appended(
+        &self,
+        project: &ProjectId,
+        append_id: Uuid,
+    ) -> Result<Option<Appended>, StoreError> {
+        let client = self.stores().pool.get().await?;
+        let row = client
+            .query_opt(
+                "SELECT first_position, last_position,
+                        (extract(epoch FROM recorded_at) * 1000000)::bigint
+                 FROM appends WHERE project = $1 AND append_id = $2",
+                &[&project.as_str(), &append_id],
+            )
+            .await
+            .attempted("look up an append")?;
+        Ok(row.map(|row| Appended {
+            first: row.get::<_, i64>(0).unsigned_abs(),
+            last: row.get::<_, i64>(1).unsigned_abs(),
+            recorded_at: Timestamp(row.get(2)),
+        }))
+    }
+
+    /// Forgets append ids that are older than a day.
+    ///
+    /// # Errors
+    /// When PostgreSQL cannot be asked.
+    pub async fn prune_append_ids(&self) -> Result<u64, StoreError> {
+        let client = self.stores().pool.get().await?;
+        client
+            .execute(
+                "DELETE FROM appends WHERE recorded_at < now() - interval '1 day'",
+                &[],
+            )
+            .await
+            .attempted("forget old append ids")
+    }
+}

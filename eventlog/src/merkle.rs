@@ -1,0 +1,252 @@
+//! The Merkle tree over a project's log (RFC 6962 §2.1), as much of it as an append needs.
+//!
+//! A leaf is `SHA-256(0x00 ‖ entry)`; the entry is deterministic CBOR of everything in the row but
+//! the record itself, which stands in it as `HMAC-SHA-256(salt, record)`. Record and salt can be
+//! erased, and every proof still holds.
+
+use muster_schemas::{Hash, codec};
+use serde::Serialize;
+use sha2::{Digest, Sha256};
+use uuid::Uuid;
+
+/// The version of the entry's shape.
+const ENTRY_VERSION: u8 = 1;
+
+/// What a leaf commits to; the fields' order is the order in the entry.
+#[derive(Debug, Clone, Copy)]
+pub struct Entry<'a> {
+    /// The project.
+    pub project: &'a str,
+    /// The position, from 1.
+    pub position: u64,
+    /// Microseconds since 1970, PostgreSQL's clock.
+    pub recorded_at: i64,
+    /// The stream.
+    pub stream: &'a str,
+    /// The event's place in its stream, from 1.
+    pub stream_version: u64,
+    /// The event's type.
+    pub kind: &'a str,
+    /// The version of its shape.
+    pub schema_version: u16,
+    /// Microseconds since 1970, as claimed.
+    pub occurred_at: i64,
+    /// Who caused it.
+    pub actor: &'a str,
+    /// The request that it belongs to.
+    pub correlation: Option<Uuid>,
+    /// What caused it.
+    pub causation: Option<Uuid>,
+    /// HMAC-SHA-256(salt, record).
+    pub mac: [u8; 32],
+}
+
+impl Entry<'_> {
+    /// The leaf's hash.
+    #[must_use]
+    pub fn leaf(&self) -> Hash {
+        let bytes = codec::encode(&Fields(
+            ENTRY_VERSION,
+            self.project,
+            self.position,
+            self.recorded_at,
+            self.stream,
+            self.stream_version,
+            self.kind,
+            self.schema_version,
+            self.occurred_at,
+            self.actor,
+            self.correlation,
+            self.causation,
+            Hash(self.mac),
+        ));
+        let mut hasher = Sha256::new();
+        hasher.update([0x00]);
+        hasher.update(&bytes);
+        Hash(hasher.finalize().into())
+    }
+}
+
+#[derive(Serialize)]
+struct Fields<'a>(
+    u8,
+    &'a str,
+    u64,
+    i64,
+    &'a str,
+    u64,
+    &'a str,
+    u16,
+    i64,
+    &'a str,
+    Option<Uuid>,
+    Option<Uuid>,
+    Hash,
+);
+
+/// The right edge of the tree: the roots of its perfect subtrees, the largest first.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Frontier {
+    size: u64,
+    nodes: Vec<Hash>,
+}
+
+impl Frontier {
+    /// A frontier from its stored form: 32 bytes a node. `None` when the number of nodes does not
+    /// fit the size.
+    #[must_use]
+    pub fn from_bytes(size: u64, bytes: &[u8]) -> Option<Self> {
+        let nodes: Vec<Hash> = bytes
+            .chunks(32)
+            .map(Hash::from_slice)
+            .collect::<Option<_>>()?;
+        (nodes.len() == size.count_ones() as usize).then_some(Self { size, nodes })
+    }
+
+    /// The stored form.
+    #[must_use]
+    pub fn to_bytes(&self) -> Vec<u8> {
+        self.nodes.iter().flat_map(|node| node.0).collect()
+    }
+
+    /// How many leaves there are.
+    #[must_use]
+    pub const fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Adds a leaf.
+    pub fn push(&mut self, leaf: Hash) {
+        let mut node = leaf;
+        let mut size = self.size;
+        while size & 1 == 1 {
+            let Some(left) = self.nodes.pop() else { break };
+            node = parent(left, node);
+            size >>= 1;
+        }
+        self.nodes.push(node);
+        self.size += 1;
+    }
+
+    /// The tree's root; SHA-256 of nothing when it is empty.
+    #[must_use]
+    pub fn root(&self) -> Hash {
+        let mut nodes = self.nodes.iter().rev();
+        match nodes.next() {
+            None => Hash::of(b""),
+            Some(last) => nodes.fold(*last, |right, left| parent(*left, right)),
+        }
+    }
+}
+
+fn parent(left: Hash, right: Hash) -> Hash {
+    let mut hasher = Sha256::new();
+    hasher.update([0x01]);
+    hasher.update(left.0);
+    hasher.update(right.0);
+    Hash(hasher.finalize().into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The definition of RFC 6962 §2.1, word for word.
+    fn by_definition(leaves: &[Hash]) -> Hash {
+        match leaves {
+            [] => Hash::of(b""),
+            [one] => *one,
+            many => {
+                let k = many.len().next_power_of_two() / 2;
+                let (left, right) = many.split_at(k);
+                parent(by_definition(left), by_definition(right))
+            }
+        }
+    }
+
+    #[test]
+    fn the_frontier_has_the_root_of_the_definition_at_every_size() {
+        let leaves: Vec<Hash> = (0..70_u8).map(|n| Hash::of(&[n])).collect();
+        let mut frontier = Frontier::default();
+        for n in 0..leaves.len() {
+            assert_eq!(frontier.root(), by_definition(&leaves[..n]), "size {n}");
+            let stored = Frontier::from_bytes(n as u64, &frontier.to_bytes());
+            assert_eq!(stored.as_ref(), Some(&frontier));
+            frontier.push(leaves[n]);
+        }
+        assert_eq!(Frontier::from_bytes(3, &[0; 32]), None);
+    }
+
+    #[test]
+    fn every_field_of_the_entry_changes_the_leaf() {
+        let entry = Entry {
+            project: "default",
+            position: 1,
+            recorded_at: 2,
+            stream: "device/x",
+            stream_version: 3,
+            kind: "DeviceRenamed",
+            schema_version: 1,
+            occurred_at: 4,
+            actor: "token:x",
+            correlation: None,
+            causation: Some(Uuid::nil()),
+            mac: [7; 32],
+        };
+        let variants = [
+            Entry {
+                project: "other",
+                ..entry
+            },
+            Entry {
+                position: 2,
+                ..entry
+            },
+            Entry {
+                recorded_at: 3,
+                ..entry
+            },
+            Entry {
+                stream: "device/y",
+                ..entry
+            },
+            Entry {
+                stream_version: 4,
+                ..entry
+            },
+            Entry {
+                kind: "DeviceDeleted",
+                ..entry
+            },
+            Entry {
+                schema_version: 2,
+                ..entry
+            },
+            Entry {
+                occurred_at: 5,
+                ..entry
+            },
+            Entry {
+                actor: "token:y",
+                ..entry
+            },
+            Entry {
+                correlation: Some(Uuid::nil()),
+                ..entry
+            },
+            Entry {
+                causation: None,
+                ..entry
+            },
+            Entry {
+                mac: [8; 32],
+                ..entry
+            },
+        ];
+        let mut leaves: Vec<Hash> = variants.iter().map(Entry::leaf).collect();
+        leaves.push(entry.leaf());
+        leaves.sort();
+        leaves.dedup();
+        assert_eq!(leaves.len(), variants.len() + 1);
+    }
+}

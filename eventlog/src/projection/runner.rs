@@ -1,0 +1,321 @@
+//! Runs one projection: over all projects, from their checkpoints, for as long as it is wanted.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use muster_schemas::ProjectId;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::{Projection, ProjectionError};
+use crate::appender::describe;
+use crate::device_keys::as_i64;
+use crate::error::{Attempted, StoreError};
+use crate::follow::Follower;
+use crate::log::EventLog;
+use crate::read::{ReadFilter, StoredEvent};
+
+/// Events in one transaction.
+const BATCH: u32 = 5_000;
+/// The wait after a failure of the store.
+const RETRY: Duration = Duration::from_millis(500);
+/// The wait after an event that cannot be applied; a new release mends that, not time.
+const STUCK: Duration = Duration::from_secs(30);
+
+/// How far a projection has come in each project; for those who wait for it.
+#[derive(Clone, Debug)]
+pub struct Progress {
+    positions: Arc<watch::Sender<HashMap<ProjectId, u64>>>,
+}
+
+impl Default for Progress {
+    fn default() -> Self {
+        Self {
+            positions: Arc::new(watch::Sender::new(HashMap::new())),
+        }
+    }
+}
+
+impl Progress {
+    /// The position that the projection has reached.
+    #[must_use]
+    pub fn position(&self, project: &ProjectId) -> u64 {
+        self.positions.borrow().get(project).copied().unwrap_or(0)
+    }
+
+    /// Waits until the projection has reached a position; false when the time ran out.
+    pub async fn wait_for(&self, project: &ProjectId, position: u64, patience: Duration) -> bool {
+        let mut receiver = self.positions.subscribe();
+        let reached =
+            receiver.wait_for(|positions| positions.get(project).copied().unwrap_or(0) >= position);
+        matches!(tokio::time::timeout(patience, reached).await, Ok(Ok(_)))
+    }
+
+    /// Tells each time that any project's position moves.
+    #[must_use]
+    pub fn subscribe(&self) -> watch::Receiver<HashMap<ProjectId, u64>> {
+        self.positions.subscribe()
+    }
+
+    fn set(&self, project: &ProjectId, position: u64) {
+        self.positions.send_if_modified(|positions| {
+            positions.insert(project.clone(), position) != Some(position)
+        });
+    }
+}
+
+/// Runs one projection.
+#[derive(Debug)]
+pub struct Runner<P> {
+    log: EventLog,
+    projection: P,
+    progress: Progress,
+    /// Where this runner left each project's checkpoint.
+    checkpoints: HashMap<ProjectId, u64>,
+}
+
+impl<P: Projection> Runner<P> {
+    /// Makes the projection's tables, if they are not there.
+    ///
+    /// # Errors
+    /// When PostgreSQL cannot be asked.
+    pub async fn open(log: EventLog, projection: P) -> Result<Self, StoreError> {
+        let client = log.stores().pool.get().await?;
+        // Two processes that start at once must not both create.
+        let script = format!(
+            "BEGIN; SELECT pg_advisory_xact_lock(hashtextextended('muster-projection:{}', 0)); {}; COMMIT",
+            projection.name(),
+            projection.tables().trim().trim_end_matches(';'),
+        );
+        client
+            .batch_execute(&script)
+            .await
+            .attempted("make a projection's tables")?;
+        drop(client);
+        Ok(Self {
+            log,
+            projection,
+            progress: Progress::default(),
+            checkpoints: HashMap::new(),
+        })
+    }
+
+    /// How far it has come.
+    #[must_use]
+    pub fn progress(&self) -> Progress {
+        self.progress.clone()
+    }
+
+    /// Follows the log until `stop`.
+    pub async fn run(mut self, follower: Follower, stop: CancellationToken) {
+        let mut complained = String::new();
+        while !stop.is_cancelled() {
+            let wait = match self.catch_up().await {
+                Ok(()) => {
+                    complained.clear();
+                    let projects = self.checkpoints.clone();
+                    tokio::select! {
+                        () = stop.cancelled() => return,
+                        () = follower.wait_until_differs(&projects) => continue,
+                    }
+                }
+                Err(error) => {
+                    let text = describe(&error);
+                    if text != complained {
+                        tracing::error!(projection = self.projection.name(), error = %text, "a projection stopped");
+                        complained = text;
+                    }
+                    if matches!(error, ProjectionError::CannotApply { .. }) {
+                        STUCK
+                    } else {
+                        RETRY
+                    }
+                }
+            };
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = tokio::time::sleep(wait) => {}
+            }
+        }
+    }
+
+    /// Applies all that is in the logs now.
+    ///
+    /// # Errors
+    /// When an event cannot be applied, or PostgreSQL cannot be asked.
+    pub async fn catch_up(&mut self) -> Result<(), ProjectionError> {
+        for project in self.log.projects().await? {
+            while self.step(&project).await? > 0 {}
+        }
+        Ok(())
+    }
+
+    /// Applies one batch; answers how many events it held.
+    async fn step(&mut self, project: &ProjectId) -> Result<usize, ProjectionError> {
+        let position = match self.checkpoints.get(project) {
+            Some(position) => *position,
+            None => self.load_checkpoint(project).await?,
+        };
+        let filter = ReadFilter {
+            after: position,
+            ..ReadFilter::default()
+        };
+        let events = self.log.read(project, &filter, BATCH).await?;
+        let Some(last) = events.last().map(|event| event.position) else {
+            self.notice_restore(project, position).await?;
+            return Ok(0);
+        };
+        match self.commit(project, position, last, &events).await {
+            Ok(true) => {
+                self.checkpoints.insert(project.clone(), last);
+                self.progress.set(project, last);
+                Ok(events.len())
+            }
+            Ok(false) => {
+                // Another runner of this projection was quicker: go on from where it is.
+                self.projection.forget();
+                self.load_checkpoint(project).await?;
+                Ok(events.len())
+            }
+            Err(error) => {
+                self.projection.forget();
+                self.checkpoints.remove(project);
+                if let ProjectionError::CannotApply { .. } = &error {
+                    self.note_failure(project, &error).await;
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Rows and checkpoint in one transaction; false when the checkpoint was moved by another.
+    async fn commit(
+        &mut self,
+        project: &ProjectId,
+        from: u64,
+        to: u64,
+        events: &[StoredEvent],
+    ) -> Result<bool, ProjectionError> {
+        let mut client = self
+            .log
+            .stores()
+            .pool
+            .get()
+            .await
+            .map_err(StoreError::from)?;
+        let transaction = client
+            .transaction()
+            .await
+            .attempted("begin a projection's batch")?;
+        let moved = transaction
+            .execute(
+                "UPDATE checkpoints
+                 SET position = $4, failure = NULL, updated_at = clock_timestamp()
+                 WHERE projection = $1 AND project = $2 AND position = $3",
+                &[
+                    &self.projection.name(),
+                    &project.as_str(),
+                    &as_i64(from),
+                    &as_i64(to),
+                ],
+            )
+            .await
+            .attempted("move a projection's checkpoint")?;
+        if moved == 0 {
+            return Ok(false);
+        }
+        self.projection.apply(&transaction, project, events).await?;
+        transaction
+            .commit()
+            .await
+            .attempted("commit a projection's batch")?;
+        Ok(true)
+    }
+
+    async fn load_checkpoint(&mut self, project: &ProjectId) -> Result<u64, StoreError> {
+        let client = self.log.stores().pool.get().await?;
+        let row = client
+            .query_one(
+                "INSERT INTO checkpoints AS c (projection, project) VALUES ($1, $2)
+                 ON CONFLICT (projection, project) DO UPDATE SET position = c.position
+                 RETURNING position",
+                &[&self.projection.name(), &project.as_str()],
+            )
+            .await
+            .attempted("read a projection's checkpoint")?;
+        let position = row.get::<_, i64>(0).unsigned_abs();
+        self.checkpoints.insert(project.clone(), position);
+        self.progress.set(project, position);
+        Ok(position)
+    }
+
+    /// When the log ends before the checkpoint, the database was restored under us: what is cached
+    /// is worth nothing. (The restored database holds the checkpoint and rows that fit it.)
+    async fn notice_restore(
+        &mut self,
+        project: &ProjectId,
+        position: u64,
+    ) -> Result<(), StoreError> {
+        let head = self
+            .log
+            .head(project)
+            .await?
+            .map_or(0, |head| head.position);
+        if head < position {
+            self.projection.forget();
+            self.load_checkpoint(project).await?;
+        }
+        Ok(())
+    }
+
+    /// So that an operator sees it without reading logs.
+    async fn note_failure(&self, project: &ProjectId, error: &ProjectionError) {
+        let Ok(client) = self.log.stores().pool.get().await else {
+            return;
+        };
+        let noted = client
+            .execute(
+                "UPDATE checkpoints SET failure = $3, updated_at = clock_timestamp()
+                 WHERE projection = $1 AND project = $2",
+                &[
+                    &self.projection.name(),
+                    &project.as_str(),
+                    &error.to_string(),
+                ],
+            )
+            .await;
+        if let Err(error) = noted {
+            tracing::debug!(%error, "a projection's failure could not be noted");
+        }
+    }
+}
+
+/// Do two tables of one shape hold the same rows? Answers the rows that are in only one of them,
+/// as JSON, at most 20.
+///
+/// # Errors
+/// When PostgreSQL cannot be asked.
+pub async fn compare_tables(
+    log: &EventLog,
+    one: &str,
+    other: &str,
+) -> Result<Vec<String>, StoreError> {
+    let client = log.stores().pool.get().await?;
+    let sql = format!(
+        "(SELECT '{one}' AS side, to_jsonb(a)::text FROM
+             (SELECT * FROM {one} EXCEPT ALL SELECT * FROM {other}) a)
+         UNION ALL
+         (SELECT '{other}' AS side, to_jsonb(b)::text FROM
+             (SELECT * FROM {other} EXCEPT ALL SELECT * FROM {one}) b)
+         LIMIT 20"
+    );
+    let rows = client
+        .query(&sql, &[])
+        .await
+        .attempted("compare two tables")?;
+    Ok(rows
+        .iter()
+        .map(|row| format!("{}: {}", row.get::<_, &str>(0), row.get::<_, &str>(1)))
+        .collect())
+}

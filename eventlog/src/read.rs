@@ -1,0 +1,282 @@
+//! Reading the log: by position, by stream, by time.
+
+use bytes::Bytes;
+use muster_schemas::events::EventError;
+use muster_schemas::{DeviceEnvelope, Event, Hash, ProjectId, StreamName, Timestamp};
+use tokio_postgres::Row;
+use tokio_postgres::types::ToSql;
+use uuid::Uuid;
+
+use crate::append::record_mac;
+use crate::device_keys::as_i64;
+use crate::error::{Attempted, StoreError};
+use crate::log::EventLog;
+use crate::merkle::Entry;
+
+/// An event as it stands in the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredEvent {
+    /// Its place in the project's log, from 1.
+    pub position: u64,
+    /// The stream that it belongs to.
+    pub stream: StreamName,
+    /// Its place in that stream, from 1.
+    pub stream_version: u64,
+    /// Its type.
+    pub kind: String,
+    /// The version of its shape.
+    pub schema_version: u16,
+    /// When it happened, as claimed by whoever recorded it.
+    pub occurred_at: Timestamp,
+    /// When it came into the log, by PostgreSQL's clock.
+    pub recorded_at: Timestamp,
+    /// Who caused it.
+    pub actor: String,
+    /// The request that it belongs to.
+    pub correlation: Option<Uuid>,
+    /// What caused it.
+    pub causation: Option<Uuid>,
+    /// Its exact bytes: CBOR, or a device's COSE_Sign1.
+    pub record: Bytes,
+    /// The salt of the record's place in the Merkle tree.
+    pub salt: Bytes,
+}
+
+/// The columns that [`StoredEvent`] is made of, in its order.
+pub(crate) const COLUMNS: &str = "position, stream, stream_version, type, schema_version, \
+     occurred_at, (extract(epoch FROM recorded_at) * 1000000)::bigint, actor, correlation, \
+     causation, record, salt";
+
+impl StoredEvent {
+    pub(crate) fn from_row(row: &Row) -> Result<Self, StoreError> {
+        let stream: &str = row.get(1);
+        Ok(Self {
+            position: row.get::<_, i64>(0).unsigned_abs(),
+            stream: stream
+                .parse()
+                .map_err(|error| StoreError::Corrupt(format!("the log: {error}")))?,
+            stream_version: row.get::<_, i64>(2).unsigned_abs(),
+            kind: row.get(3),
+            schema_version: row.get::<_, i16>(4).unsigned_abs(),
+            occurred_at: Timestamp(row.get(5)),
+            recorded_at: Timestamp(row.get(6)),
+            actor: row.get(7),
+            correlation: row.get(8),
+            causation: row.get(9),
+            record: Bytes::copy_from_slice(row.get(10)),
+            salt: Bytes::copy_from_slice(row.get(11)),
+        })
+    }
+
+    /// Is the record a device's sealed event, rather than the server's own CBOR? A tagged
+    /// COSE_Sign1 begins with the byte 0xd2, a map never does.
+    #[must_use]
+    pub fn is_sealed(&self) -> bool {
+        self.record.first() == Some(&0xd2)
+    }
+
+    /// The event, lifted to today's shape.
+    ///
+    /// # Errors
+    /// When the record cannot be read as what its row says.
+    pub fn event(&self) -> Result<Event, EventError> {
+        if self.is_sealed() {
+            let envelope = DeviceEnvelope::from_sealed(&self.record)
+                .map_err(|_| EventError::UnknownType(self.kind.clone()))?;
+            Event::decode(&self.kind, self.schema_version, &envelope.data)
+        } else {
+            Event::decode(&self.kind, self.schema_version, &self.record)
+        }
+    }
+
+    /// The leaf of this row in its project's Merkle tree, computed from what the row holds now.
+    #[must_use]
+    pub fn leaf(&self, project: &ProjectId) -> Hash {
+        let salt: [u8; 32] = self.salt.as_ref().try_into().unwrap_or_default();
+        Entry {
+            project: project.as_str(),
+            position: self.position,
+            recorded_at: self.recorded_at.micros(),
+            stream: &self.stream.to_string(),
+            stream_version: self.stream_version,
+            kind: &self.kind,
+            schema_version: self.schema_version,
+            occurred_at: self.occurred_at.micros(),
+            actor: &self.actor,
+            correlation: self.correlation,
+            causation: self.causation,
+            mac: record_mac(&salt, &self.record),
+        }
+        .leaf()
+    }
+}
+
+/// Which events to read; all of them by default.
+#[derive(Clone, Debug, Default)]
+pub struct ReadFilter {
+    /// Only positions after this one.
+    pub after: u64,
+    /// Only positions up to this one.
+    pub until: Option<u64>,
+    /// Only these types; all when empty.
+    pub kinds: Vec<String>,
+}
+
+impl EventLog {
+    /// Events in the order of the log, at most `limit`.
+    ///
+    /// # Errors
+    /// When PostgreSQL cannot be asked.
+    pub async fn read(
+        &self,
+        project: &ProjectId,
+        filter: &ReadFilter,
+        limit: u32,
+    ) -> Result<Vec<StoredEvent>, StoreError> {
+        let until = filter.until.map_or(i64::MAX, as_i64);
+        let sql = format!(
+            "SELECT {COLUMNS} FROM events
+             WHERE project = $1 AND position > $2 AND position <= $3
+               AND ($4::text[] IS NULL OR type = ANY($4))
+             ORDER BY position LIMIT $5"
+        );
+        let kinds = (!filter.kinds.is_empty()).then_some(&filter.kinds);
+        let project = project.as_str();
+        let (after, limit) = (as_i64(filter.after), i64::from(limit));
+        self.select(&sql, &[&project, &after, &until, &kinds, &limit])
+            .await
+    }
+
+    /// The newest events, newest first, at most `limit`, before a position.
+    ///
+    /// # Errors
+    /// When PostgreSQL cannot be asked.
+    pub async fn read_backwards(
+        &self,
+        project: &ProjectId,
+        before: u64,
+        kinds: &[String],
+        limit: u32,
+    ) -> Result<Vec<StoredEvent>, StoreError> {
+        let sql = format!(
+            "SELECT {COLUMNS} FROM events
+             WHERE project = $1 AND position < $2 AND ($3::text[] IS NULL OR type = ANY($3))
+             ORDER BY position DESC LIMIT $4"
+        );
+        let kinds = (!kinds.is_empty()).then_some(kinds);
+        let (before, limit) = (as_i64(before), i64::from(limit));
+        self.select(&sql, &[&project.as_str(), &before, &kinds, &limit])
+            .await
+    }
+
+    /// The events at some positions, in the order of the log.
+    ///
+    /// # Errors
+    /// When PostgreSQL cannot be asked.
+    pub async fn read_positions(
+        &self,
+        project: &ProjectId,
+        positions: &[u64],
+    ) -> Result<Vec<StoredEvent>, StoreError> {
+        let positions: Vec<i64> = positions.iter().copied().map(as_i64).collect();
+        let sql = format!(
+            "SELECT {COLUMNS} FROM events WHERE project = $1 AND position = ANY($2)
+             ORDER BY position"
+        );
+        self.select(&sql, &[&project.as_str(), &positions]).await
+    }
+
+    /// All events of one stream that operators decide (`device/`, `token/`, `name/`), oldest first.
+    /// What devices report is not indexed by stream: look for it through a projection.
+    ///
+    /// # Errors
+    /// When PostgreSQL cannot be asked.
+    pub async fn read_stream(
+        &self,
+        project: &ProjectId,
+        stream: &StreamName,
+    ) -> Result<Vec<StoredEvent>, StoreError> {
+        let sql = format!(
+            "SELECT {COLUMNS} FROM events
+             WHERE project = $1 AND stream = $2 AND left(stream, 7) <> 'device-'
+             ORDER BY stream_version"
+        );
+        self.select(&sql, &[&project.as_str(), &stream.to_string()])
+            .await
+    }
+
+    /// The newest version of a stream; 0 when it does not exist.
+    ///
+    /// # Errors
+    /// When PostgreSQL cannot be asked.
+    pub async fn stream_version(
+        &self,
+        project: &ProjectId,
+        stream: &StreamName,
+    ) -> Result<u64, StoreError> {
+        let client = self.stores().pool.get().await?;
+        let row = client
+            .query_opt(
+                "SELECT version FROM streams WHERE project = $1 AND stream = $2",
+                &[&project.as_str(), &stream.to_string()],
+            )
+            .await
+            .attempted("read a stream's version")?;
+        Ok(row.map_or(0, |row| row.get::<_, i64>(0).unsigned_abs()))
+    }
+
+    /// The newest position that was recorded at or before a time; 0 when there is none.
+    ///
+    /// `recorded_at` never goes back, so a binary search over positions finds it.
+    ///
+    /// # Errors
+    /// When PostgreSQL cannot be asked.
+    pub async fn position_at(
+        &self,
+        project: &ProjectId,
+        time: Timestamp,
+    ) -> Result<u64, StoreError> {
+        let Some(head) = self.head(project).await? else {
+            return Ok(0);
+        };
+        let client = self.stores().pool.get().await?;
+        let statement = client
+            .prepare_cached(
+                "SELECT (extract(epoch FROM recorded_at) * 1000000)::bigint FROM events
+                 WHERE project = $1 AND position = $2",
+            )
+            .await
+            .attempted("prepare to look up a time")?;
+        let (mut low, mut high) = (0_u64, head.position);
+        while low < high {
+            let middle = low + (high - low).div_ceil(2);
+            let row = client
+                .query_one(&statement, &[&project.as_str(), &as_i64(middle)])
+                .await
+                .attempted("look up a time")?;
+            if row.get::<_, i64>(0) <= time.micros() {
+                low = middle;
+            } else {
+                high = middle - 1;
+            }
+        }
+        Ok(low)
+    }
+
+    async fn select(
+        &self,
+        sql: &str,
+        params: &[&(dyn ToSql + Sync)],
+    ) -> Result<Vec<StoredEvent>, StoreError> {
+        let client = self.stores().pool.get().await?;
+        let statement = client
+            .prepare_cached(sql)
+            .await
+            .attempted("prepare to read the log")?;
+        let rows = client
+            .query(&statement, params)
+            .await
+            .attempted("read the log")?;
+        rows.iter().map(StoredEvent::from_row).collect()
+    }
+}

@@ -108,3 +108,9 @@ CREATE TABLE checkpoints (
     updated_at timestamptz NOT NULL DEFAULT clock_timestamp(),
     PRIMARY KEY (projection, project)
 ) WITH (fillfactor = 50);
+
+-- NATS user keys that may no longer connect; the account's JWT is made from it.
+CREATE TABLE nats_revocations (
+    nats_key   text COLLATE "C" PRIMARY KEY,
+    revoked_at timestamptz NOT NULL DEFAULT clock_timestamp()
+);

@@ -1,0 +1,307 @@
+//! The device: registered, enrolled, named, labeled, configured, deleted.
+
+use std::collections::BTreeMap;
+
+use muster_schemas::events::{
+    Cause, DeviceConfigSet, DeviceDeleted, DeviceEnrolled, DeviceEpochGranted, DeviceForked,
+    DeviceLabelsChanged, DeviceRegistered, DeviceRenamed,
+};
+use muster_schemas::names::{
+    ConfigKey, ConfigValue, ConfigVars, DeviceName, LabelKey, LabelValue, Labels, MAX_CONFIG_VARS,
+    MAX_LABELS,
+};
+use muster_schemas::{Event, Hash, TokenId};
+
+use super::{Decider, Decision, Rejection};
+
+/// A change of some entries: a value sets, `None` removes.
+pub type Changes<K, V> = BTreeMap<K, Option<V>>;
+
+/// What is known of a device.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Device {
+    /// Its name; `None` before it is registered.
+    pub name: Option<DeviceName>,
+    /// Its labels.
+    pub labels: Labels,
+    /// Its config variables.
+    pub config: ConfigVars,
+    /// The version of the config; 0 when none was ever set.
+    pub config_version: u64,
+    /// The newest epoch; 0 before the first enrollment.
+    pub epoch: u64,
+    /// The fingerprint of the signing key that enrolled last.
+    pub fingerprint: Option<Hash>,
+    /// The NATS user key that enrolled last.
+    pub nats_key: Option<String>,
+    /// Was it deleted?
+    pub deleted: bool,
+}
+
+/// What can be asked of a device.
+#[derive(Clone, Debug)]
+pub enum DeviceCommand {
+    /// Make it known.
+    Register {
+        /// Its name.
+        name: DeviceName,
+        /// Its labels.
+        labels: Labels,
+    },
+    /// Bind keys to it, and begin a new epoch.
+    Enroll(Box<Enrollment>),
+    /// Let it go on in a new epoch.
+    GrantEpoch {
+        /// The epoch that it is in.
+        current: u64,
+        /// Why.
+        cause: Cause,
+        /// For a fork: where the branches part, with the log's hash and the other branch's.
+        fork: Option<ForkPoint>,
+    },
+    /// Give it another name.
+    Rename(DeviceName),
+    /// Set and remove labels.
+    ChangeLabels(Changes<LabelKey, LabelValue>),
+    /// Set and remove config variables.
+    SetConfig(Changes<ConfigKey, ConfigValue>),
+    /// Delete it; its history stays.
+    Delete,
+}
+
+/// The keys that a device brings.
+#[derive(Clone, Debug)]
+pub struct Enrollment {
+    /// The signing key, a COSE_Key.
+    pub signing_key: Vec<u8>,
+    /// Its thumbprint.
+    pub fingerprint: Hash,
+    /// The NATS user key.
+    pub nats_key: String,
+    /// The token that lets it in.
+    pub token: Option<TokenId>,
+    /// The host's own name.
+    pub hostname: Option<String>,
+    /// The hash of its machine id.
+    pub machine: Option<Hash>,
+}
+
+/// Where two branches of a history part.
+#[derive(Clone, Copy, Debug)]
+pub struct ForkPoint {
+    /// The place.
+    pub seq: u64,
+    /// The log's event there.
+    pub logged: Option<Hash>,
+    /// The other branch's event there.
+    pub other: Option<Hash>,
+}
+
+impl Device {
+    /// Registered and not deleted?
+    #[must_use]
+    pub const fn exists(&self) -> bool {
+        self.name.is_some() && !self.deleted
+    }
+
+    fn existing_name(&self) -> Result<&DeviceName, Rejection> {
+        match &self.name {
+            Some(name) if !self.deleted => Ok(name),
+            _ => Err(Rejection::NotFound("device")),
+        }
+    }
+
+    fn register(&self, name: DeviceName, labels: Labels) -> Decision {
+        if self.name.is_some() {
+            return Err(Rejection::Conflict(
+                "the device is registered already".to_owned(),
+            ));
+        }
+        check_count("labels", labels.len(), MAX_LABELS)?;
+        Ok(vec![DeviceRegistered { name, labels }.into()])
+    }
+
+    fn enroll(&self, enrollment: Enrollment) -> Decision {
+        self.existing_name()?;
+        let Enrollment {
+            signing_key,
+            fingerprint,
+            nats_key,
+            token,
+            hostname,
+            machine,
+        } = enrollment;
+        let epoch = self.epoch + 1;
+        Ok(vec![
+            DeviceEnrolled {
+                epoch,
+                signing_key,
+                fingerprint,
+                nats_key,
+                token,
+                hostname,
+                machine,
+            }
+            .into(),
+        ])
+    }
+
+    fn grant_epoch(&self, current: u64, cause: Cause, fork: Option<ForkPoint>) -> Decision {
+        self.existing_name()?;
+        let epoch = self.epoch + 1;
+        let granted = DeviceEpochGranted {
+            epoch,
+            previous: current,
+            cause,
+        };
+        let forked = fork.map(|ForkPoint { seq, logged, other }| {
+            DeviceForked {
+                epoch: current,
+                seq,
+                logged,
+                other,
+                continues_in: epoch,
+            }
+            .into()
+        });
+        Ok(forked.into_iter().chain([granted.into()]).collect())
+    }
+
+    fn rename(&self, name: DeviceName) -> Decision {
+        let previous = self.existing_name()?.clone();
+        if previous == name {
+            return Ok(Vec::new());
+        }
+        Ok(vec![DeviceRenamed { name, previous }.into()])
+    }
+
+    fn change_labels(&self, changes: Changes<LabelKey, LabelValue>) -> Decision {
+        self.existing_name()?;
+        let (set, removed) = effective(&self.labels, changes);
+        let mut after = self.labels.clone();
+        apply(&mut after, &set, &removed);
+        check_count("labels", after.len(), MAX_LABELS)?;
+        if set.is_empty() && removed.is_empty() {
+            return Ok(Vec::new());
+        }
+        Ok(vec![DeviceLabelsChanged { set, removed }.into()])
+    }
+
+    fn set_config(&self, changes: Changes<ConfigKey, ConfigValue>) -> Decision {
+        self.existing_name()?;
+        for (key, value) in &changes {
+            if let Some(Err(error)) = value.as_ref().map(ConfigValue::check) {
+                return Err(Rejection::Invalid {
+                    field: "vars",
+                    rule: format!("the value of {key} {}", error.rule),
+                    value: error.value,
+                });
+            }
+        }
+        let (set, removed) = effective(&self.config, changes);
+        let mut after = self.config.clone();
+        apply(&mut after, &set, &removed);
+        check_count("vars", after.len(), MAX_CONFIG_VARS)?;
+        if set.is_empty() && removed.is_empty() {
+            return Ok(Vec::new());
+        }
+        let version = self.config_version + 1;
+        Ok(vec![
+            DeviceConfigSet {
+                version,
+                set,
+                removed,
+            }
+            .into(),
+        ])
+    }
+
+    fn delete(&self) -> Decision {
+        let name = self.existing_name()?.clone();
+        Ok(vec![DeviceDeleted { name }.into()])
+    }
+}
+
+/// What of some changes really changes anything: what is set to another value, and what is there
+/// to be removed.
+fn effective<K: Ord + Clone, V: PartialEq>(
+    current: &BTreeMap<K, V>,
+    changes: Changes<K, V>,
+) -> (BTreeMap<K, V>, Vec<K>) {
+    let mut set = BTreeMap::new();
+    let mut removed = Vec::new();
+    for (key, change) in changes {
+        match change {
+            Some(value) if current.get(&key) != Some(&value) => {
+                set.insert(key, value);
+            }
+            None if current.contains_key(&key) => removed.push(key),
+            _ => {}
+        }
+    }
+    (set, removed)
+}
+
+fn apply<K: Ord + Clone, V: Clone>(map: &mut BTreeMap<K, V>, set: &BTreeMap<K, V>, removed: &[K]) {
+    map.extend(set.iter().map(|(key, value)| (key.clone(), value.clone())));
+    for key in removed {
+        map.remove(key);
+    }
+}
+
+fn check_count(field: &'static str, count: usize, most: usize) -> Result<(), Rejection> {
+    if count <= most {
+        return Ok(());
+    }
+    Err(Rejection::Invalid {
+        field,
+        rule: format!("a device has at most {most} of them"),
+        value: count.to_string(),
+    })
+}
+
+impl Decider for Device {
+    type Command = DeviceCommand;
+
+    fn decide(&self, command: DeviceCommand) -> Decision {
+        match command {
+            DeviceCommand::Register { name, labels } => self.register(name, labels),
+            DeviceCommand::Enroll(enrollment) => self.enroll(*enrollment),
+            DeviceCommand::GrantEpoch {
+                current,
+                cause,
+                fork,
+            } => self.grant_epoch(current, cause, fork),
+            DeviceCommand::Rename(name) => self.rename(name),
+            DeviceCommand::ChangeLabels(changes) => self.change_labels(changes),
+            DeviceCommand::SetConfig(changes) => self.set_config(changes),
+            DeviceCommand::Delete => self.delete(),
+        }
+    }
+
+    fn evolve(mut self, event: &Event) -> Self {
+        match event {
+            Event::DeviceRegistered(event) => {
+                self.name = Some(event.name.clone());
+                self.labels = event.labels.clone();
+            }
+            Event::DeviceEnrolled(event) => {
+                self.epoch = event.epoch;
+                self.fingerprint = Some(event.fingerprint);
+                self.nats_key = Some(event.nats_key.clone());
+            }
+            Event::DeviceEpochGranted(event) => self.epoch = event.epoch,
+            Event::DeviceRenamed(event) => self.name = Some(event.name.clone()),
+            Event::DeviceLabelsChanged(event) => {
+                apply(&mut self.labels, &event.set, &event.removed);
+            }
+            Event::DeviceConfigSet(event) => {
+                self.config_version = event.version;
+                apply(&mut self.config, &event.set, &event.removed);
+            }
+            Event::DeviceDeleted(_) => self.deleted = true,
+            _ => {}
+        }
+        self
+    }
+}

@@ -1,0 +1,49 @@
+//! A device name: held by at most one device of its project.
+
+use muster_schemas::events::{DeviceNameReleased, DeviceNameReserved};
+use muster_schemas::{DeviceId, Event};
+
+use super::{Decider, Decision, Rejection};
+
+/// Who holds a name.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Name {
+    /// The holder.
+    pub holder: Option<DeviceId>,
+}
+
+/// What can be asked of a name.
+#[derive(Clone, Copy, Debug)]
+pub enum NameCommand {
+    /// Give it to a device.
+    Reserve(DeviceId),
+    /// Free it, if this device holds it.
+    Release(DeviceId),
+}
+
+impl Decider for Name {
+    type Command = NameCommand;
+
+    fn decide(&self, command: NameCommand) -> Decision {
+        match (command, self.holder) {
+            (NameCommand::Reserve(device), None) => Ok(vec![DeviceNameReserved { device }.into()]),
+            (NameCommand::Reserve(device), Some(holder)) if holder == device => Ok(Vec::new()),
+            (NameCommand::Reserve(_), Some(_)) => Err(Rejection::Conflict(
+                "another device has this name".to_owned(),
+            )),
+            (NameCommand::Release(device), Some(holder)) if holder == device => {
+                Ok(vec![DeviceNameReleased { device }.into()])
+            }
+            (NameCommand::Release(_), _) => Ok(Vec::new()),
+        }
+    }
+
+    fn evolve(mut self, event: &Event) -> Self {
+        match event {
+            Event::DeviceNameReserved(event) => self.holder = Some(event.device),
+            Event::DeviceNameReleased(_) => self.holder = None,
+            _ => {}
+        }
+        self
+    }
+}

@@ -1,0 +1,261 @@
+//! Deciders by given / when / then, and by proptest: what they decide, their own state accepts.
+
+use std::collections::BTreeMap;
+
+use muster_schemas::events::{Cause, EnrollmentTokenCreated};
+use muster_schemas::names::ConfigValue;
+use muster_schemas::{DeviceId, Event, Hash, Timestamp};
+use proptest::prelude::*;
+use uuid::Uuid;
+
+use super::device::{Changes, Device, DeviceCommand, Enrollment};
+use super::enrollment_token::{EnrollmentToken, EnrollmentTokenCommand};
+use super::name::{Name, NameCommand};
+use super::*;
+
+/// Decides commands one after the other; answers the types of the events, or the refusal.
+fn decide<D: Decider>(commands: impl IntoIterator<Item = D::Command>) -> Vec<String> {
+    let mut state = D::default();
+    let mut told = Vec::new();
+    for command in commands {
+        match state.decide(command) {
+            Ok(events) => {
+                told.push(events.iter().map(Event::kind).collect::<Vec<_>>().join("+"));
+                state = events.iter().fold(state, D::evolve);
+            }
+            Err(refusal) => told.push(refusal.to_string()),
+        }
+    }
+    told
+}
+
+fn register(name: &str) -> DeviceCommand {
+    DeviceCommand::Register {
+        name: name.parse().unwrap(),
+        labels: BTreeMap::new(),
+    }
+}
+
+fn enroll(seed: u8) -> DeviceCommand {
+    DeviceCommand::Enroll(Box::new(Enrollment {
+        signing_key: vec![seed],
+        fingerprint: Hash([seed; 32]),
+        nats_key: "U".into(),
+        token: None,
+        hostname: None,
+        machine: None,
+    }))
+}
+
+fn labels(pairs: &[(&str, Option<&str>)]) -> DeviceCommand {
+    DeviceCommand::ChangeLabels(
+        pairs
+            .iter()
+            .map(|(key, value)| {
+                (
+                    key.parse().unwrap(),
+                    value.map(|value| value.parse().unwrap()),
+                )
+            })
+            .collect(),
+    )
+}
+
+#[test]
+fn a_device_lives_from_registration_to_deletion() {
+    let told = decide::<Device>([
+        enroll(1),
+        register("a"),
+        register("b"),
+        enroll(1),
+        DeviceCommand::Rename("b".parse().unwrap()),
+        DeviceCommand::Rename("b".parse().unwrap()),
+        labels(&[("env", Some("prod")), ("gone", None)]),
+        labels(&[("env", Some("prod"))]),
+        labels(&[("env", None)]),
+        DeviceCommand::GrantEpoch {
+            current: 1,
+            cause: Cause::HistoryLost,
+            fork: None,
+        },
+        DeviceCommand::Delete,
+        DeviceCommand::Delete,
+        enroll(2),
+    ]);
+    assert_eq!(
+        told,
+        [
+            "there is no such device",
+            "DeviceRegistered",
+            "the device is registered already",
+            "DeviceEnrolled",
+            "DeviceRenamed",
+            "",
+            "DeviceLabelsChanged",
+            "",
+            "DeviceLabelsChanged",
+            "DeviceEpochGranted",
+            "DeviceDeleted",
+            "there is no such device",
+            "there is no such device",
+        ]
+    );
+}
+
+#[test]
+fn epochs_only_go_up() {
+    let mut device = Device::default();
+    let mut epochs = Vec::new();
+    for command in [
+        register("a"),
+        enroll(1),
+        DeviceCommand::GrantEpoch {
+            current: 1,
+            cause: Cause::Fork,
+            fork: None,
+        },
+        enroll(2),
+    ] {
+        let events = device.decide(command).unwrap();
+        device = events.iter().fold(device, Device::evolve);
+        epochs.push(device.epoch);
+    }
+    assert_eq!(epochs, [0, 1, 2, 3]);
+}
+
+#[test]
+fn config_is_held_to_its_limits() {
+    let text = |length| Some(ConfigValue::Text("x".repeat(length)));
+    let set = |value| DeviceCommand::SetConfig(Changes::from([("k".parse().unwrap(), value)]));
+    let told = decide::<Device>([
+        register("a"),
+        set(text(4097)),
+        set(Some(ConfigValue::Float(f64::NAN))),
+        set(text(4096)),
+        set(text(4096)),
+        set(None),
+    ]);
+    assert_eq!(
+        told,
+        [
+            "DeviceRegistered",
+            "the value of k is longer than 4096 bytes",
+            "the value of k is not a finite number",
+            "DeviceConfigSet",
+            "",
+            "DeviceConfigSet",
+        ]
+    );
+}
+
+#[test]
+fn a_name_has_one_holder() {
+    let (one, two) = (DeviceId(Uuid::from_u128(1)), DeviceId(Uuid::from_u128(2)));
+    let told = decide::<Name>([
+        NameCommand::Reserve(one),
+        NameCommand::Reserve(one),
+        NameCommand::Reserve(two),
+        NameCommand::Release(two),
+        NameCommand::Release(one),
+        NameCommand::Reserve(two),
+    ]);
+    assert_eq!(
+        told,
+        [
+            "DeviceNameReserved",
+            "",
+            "another device has this name",
+            "",
+            "DeviceNameReleased",
+            "DeviceNameReserved"
+        ]
+    );
+}
+
+#[test]
+fn an_enrollment_token_lets_in_as_many_as_it_says_while_it_lives() {
+    let token = |uses, expires, device| EnrollmentTokenCommand::Create {
+        token: EnrollmentTokenCreated {
+            name: "t".parse().unwrap(),
+            secret: Hash([1; 32]),
+            expires_at: Timestamp(expires),
+            uses,
+            labels: BTreeMap::new(),
+            device,
+        },
+        now: Timestamp(10),
+    };
+    let device = DeviceId(Uuid::from_u128(1));
+    let take = |secret, now| EnrollmentTokenCommand::Use {
+        secret: Hash([secret; 32]),
+        device,
+        now: Timestamp(now),
+    };
+    let starts = |told: &[String], expected: &[&str]| {
+        assert_eq!(told.len(), expected.len());
+        for (told, expected) in told.iter().zip(expected) {
+            assert!(told.contains(expected), "{told} does not say {expected}");
+        }
+    };
+    starts(
+        &decide::<EnrollmentToken>([
+            take(1, 11),
+            token(1, 10, None),
+            token(0, 20, None),
+            token(1, 20, None),
+            take(2, 11),
+            take(1, 20),
+            take(1, 11),
+            take(1, 11),
+            EnrollmentTokenCommand::Revoke,
+            take(1, 11),
+        ]),
+        &[
+            "not known here",
+            "expire in the future",
+            "from 1 to",
+            "EnrollmentTokenCreated",
+            "not known here",
+            "has expired",
+            "EnrollmentTokenUsed",
+            "as often as it may be",
+            "EnrollmentTokenRevoked",
+            "was revoked",
+        ],
+    );
+    let other = Some(DeviceId(Uuid::from_u128(2)));
+    starts(
+        &decide::<EnrollmentToken>([token(1, 20, other), take(1, 11)]),
+        &["EnrollmentTokenCreated", "for another device"],
+    );
+}
+
+fn any_command() -> impl Strategy<Value = DeviceCommand> {
+    let key = prop::sample::select(vec!["a", "b", "c"]);
+    let value = prop::option::of(prop::sample::select(vec!["1", "2"]));
+    prop_oneof![
+        Just(register("x")),
+        (1..4_u8).prop_map(enroll),
+        prop::sample::select(vec!["x", "y"])
+            .prop_map(|name| DeviceCommand::Rename(name.parse().unwrap())),
+        prop::collection::btree_map(key, value, 0..3)
+            .prop_map(|pairs| { labels(&pairs.into_iter().collect::<Vec<_>>()) }),
+        Just(DeviceCommand::Delete),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn a_decision_asked_again_changes_labels_and_names_no_further(
+        commands in prop::collection::vec(any_command(), 0..30)
+    ) {
+        let mut device = Device::default();
+        for command in commands {
+            let Ok(events) = device.decide(command.clone()) else { continue };
+            device = events.iter().fold(device, Device::evolve);
+            if matches!(command, DeviceCommand::Rename(_) | DeviceCommand::ChangeLabels(_)) {
+                prop_assert_eq!(device.decide(command), Ok(Vec::new()));
+            }
+        }
+    }
+}

@@ -1,0 +1,97 @@
+//! The CA that `muster up` makes for itself, and the server's certificate.
+//!
+//! The CA's key and the server's key are made once and kept; the server's certificate is made anew
+//! at each start, so it names what the machine is called now, and a pin on either key holds.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use muster_schemas::{Hash, Timestamp};
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose, PublicKeyData,
+};
+use time::{Duration, OffsetDateTime};
+
+use super::{KeyError, files, unusable};
+
+/// Where the certificates are.
+#[derive(Clone, Debug)]
+pub struct Certificates {
+    /// The CA's certificate, PEM.
+    pub ca: PathBuf,
+    /// The server's certificate and then the CA's, PEM: a client that pins the CA's key finds it in
+    /// the chain.
+    pub chain: PathBuf,
+    /// The server's key, PEM.
+    pub key: PathBuf,
+}
+
+/// Makes what is missing, and the server's certificate in any case.
+pub fn make_certificates(
+    dir: &Path,
+    names: &[String],
+    now: Timestamp,
+) -> Result<Certificates, KeyError> {
+    let paths = Certificates {
+        ca: dir.join("ca.pem"),
+        chain: dir.join("server.pem"),
+        key: dir.join("server.key"),
+    };
+    let now = now.to_datetime();
+    let ca_key = load_key(&dir.join("ca.key"))?;
+    let ca_pem = files::load_or_make(&paths.ca, || {
+        let certificate = ca_params(now)?.self_signed(&ca_key)?;
+        Ok(certificate.pem().into_bytes())
+    })?;
+    let ca_pem = String::from_utf8(ca_pem).map_err(|_| unusable(&paths.ca, "it is not text"))?;
+    let issuer = Issuer::from_ca_cert_pem(&ca_pem, ca_key)?;
+
+    let server_key = load_key(&paths.key)?;
+    let mut params = CertificateParams::new(names.to_vec())?;
+    params
+        .distinguished_name
+        .push(DnType::CommonName, "muster server");
+    params.not_before = now - Duration::days(1);
+    params.not_after = now + Duration::days(397);
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+    params.use_authority_key_identifier_extension = true;
+    let certificate = params.signed_by(&server_key, &issuer)?;
+    files::write_private(
+        &paths.chain,
+        format!("{}{ca_pem}", certificate.pem()).as_bytes(),
+    )?;
+    Ok(paths)
+}
+
+fn ca_params(now: OffsetDateTime) -> Result<CertificateParams, KeyError> {
+    let mut params = CertificateParams::new(Vec::new())?;
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    params
+        .distinguished_name
+        .push(DnType::CommonName, "muster CA");
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    params.not_before = now - Duration::days(1);
+    params.not_after = now + Duration::days(20 * 365);
+    Ok(params)
+}
+
+fn load_key(path: &Path) -> Result<KeyPair, KeyError> {
+    let pem = files::load_or_make(path, || {
+        Ok(KeyPair::generate()?.serialize_pem().into_bytes())
+    })?;
+    let text = String::from_utf8(pem).map_err(|_| unusable(path, "it is not text"))?;
+    KeyPair::from_pem(&text).map_err(|error| unusable(path, error.to_string()))
+}
+
+/// SHA-256 of the CA's SubjectPublicKeyInfo.
+pub(super) fn ca_pin(dir: &Path) -> Result<Hash, KeyError> {
+    let path = dir.join("ca.key");
+    let pem = fs::read_to_string(&path).map_err(|source| KeyError::File {
+        attempted: "read",
+        path: path.clone(),
+        source,
+    })?;
+    let key = KeyPair::from_pem(&pem).map_err(|error| unusable(&path, error.to_string()))?;
+    Ok(Hash::of(&key.subject_public_key_info()))
+}

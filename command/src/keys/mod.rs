@@ -1,0 +1,257 @@
+//! The custody of keys: a folder of small files, each readable by its owner alone.
+//!
+//! What is missing is made once, at the first start. Only the command role needs this folder; the
+//! other roles get a credentials file of their own out of it. Nothing here ever goes into PostgreSQL.
+
+mod certificates;
+mod files;
+pub mod nats_jwt;
+
+use std::path::{Path, PathBuf};
+
+use muster_schemas::{Hash, ProjectId, SigningKey, Timestamp};
+use nkeys::{KeyPair, KeyPairType};
+
+pub use certificates::{Certificates, make_certificates};
+
+/// A key could not be read or made.
+#[derive(Debug, thiserror::Error)]
+pub enum KeyError {
+    /// A file could not be read or written.
+    #[error("failed to {attempted} {}", path.display())]
+    File {
+        /// What was being done.
+        attempted: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Why it failed.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A file holds no key.
+    #[error("{} holds no usable key ({problem}); restore it from a backup: a new key would lock all devices out", path.display())]
+    Unusable {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// A JWT could not be made.
+    #[error(transparent)]
+    Jwt(#[from] nats_jwt::JwtError),
+    /// A certificate could not be made.
+    #[error("failed to make a certificate")]
+    Certificate(#[from] rcgen::Error),
+}
+
+/// Everything that the broker must be started with in operator mode.
+#[derive(Debug, Clone)]
+pub struct BrokerIdentity {
+    /// The operator's JWT.
+    pub operator_jwt: String,
+    /// The system account's public key.
+    pub system_account: String,
+    /// The system account's JWT.
+    pub system_jwt: String,
+    /// The public key of the account that all devices and roles are in.
+    pub account: String,
+    /// That account's JWT without any revocation, dated back to when the key was made: a newer one
+    /// that the broker keeps wins over it.
+    pub account_jwt: String,
+}
+
+/// A role's way into the broker.
+#[derive(Clone)]
+pub struct RoleCredentials {
+    /// The user JWT.
+    pub jwt: String,
+    /// The seed of the user key.
+    pub seed: String,
+}
+
+impl std::fmt::Debug for RoleCredentials {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("RoleCredentials")
+    }
+}
+
+/// The folder of keys.
+#[derive(Debug)]
+pub struct KeyStore {
+    dir: PathBuf,
+    operator: KeyPair,
+    system: KeyPair,
+    account: KeyPair,
+    device_signing: KeyPair,
+    nonce_key: [u8; 32],
+    made_at: Timestamp,
+}
+
+impl KeyStore {
+    /// Opens the folder; makes it, and whatever key is missing.
+    ///
+    /// # Errors
+    /// When a file cannot be read or written, or holds no key.
+    pub fn open(dir: &Path) -> Result<Self, KeyError> {
+        files::make_private_dir(dir)?;
+        let nkey = |name: &str, kind| load_nkey(&dir.join(name), kind);
+        let operator_path = dir.join("nats-operator.seed");
+        let operator = load_nkey(&operator_path, KeyPairType::Operator)?;
+        Ok(Self {
+            operator,
+            system: nkey("nats-system-account.seed", KeyPairType::Account)?,
+            account: nkey("nats-account.seed", KeyPairType::Account)?,
+            device_signing: nkey("nats-device-signing.seed", KeyPairType::Account)?,
+            nonce_key: files::load_or_make_seed(&dir.join("nonce.key"))?,
+            made_at: files::modified(&operator_path)?,
+            dir: dir.to_owned(),
+        })
+    }
+
+    /// Where the keys are.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// What the broker must be started with.
+    ///
+    /// # Errors
+    /// When a JWT cannot be made.
+    pub fn broker_identity(&self) -> Result<BrokerIdentity, KeyError> {
+        let (system, account) = (self.system.public_key(), self.account.public_key());
+        Ok(BrokerIdentity {
+            operator_jwt: nats_jwt::operator(&self.operator, &system, self.made_at)?,
+            system_jwt: nats_jwt::system_account(&self.operator, &system, self.made_at)?,
+            account_jwt: self.account_jwt(&[], self.made_at)?,
+            system_account: system,
+            account,
+        })
+    }
+
+    /// The account's JWT with these user keys revoked.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn account_jwt(
+        &self,
+        revoked: &[(String, Timestamp)],
+        issued_at: Timestamp,
+    ) -> Result<String, KeyError> {
+        Ok(nats_jwt::account(
+            &self.operator,
+            &self.account.public_key(),
+            &self.device_signing.public_key(),
+            revoked,
+            issued_at,
+        )?)
+    }
+
+    /// A device's user JWT.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn device_jwt(
+        &self,
+        user: &str,
+        project: &ProjectId,
+        device: muster_schemas::DeviceId,
+        issued_at: Timestamp,
+        expires_at: Timestamp,
+    ) -> Result<String, KeyError> {
+        let account = self.account.public_key();
+        Ok(nats_jwt::device(
+            &self.device_signing,
+            &account,
+            user,
+            project,
+            device,
+            issued_at,
+            expires_at,
+        )?)
+    }
+
+    /// The credentials of a role (`ingest`, `command`, `query`): always the same key, so that it can
+    /// be handed to another machine.
+    ///
+    /// # Errors
+    /// When they cannot be read or made.
+    pub fn role_credentials(&self, role: &str) -> Result<RoleCredentials, KeyError> {
+        self.credentials(role, &self.account)
+    }
+
+    /// The credentials of a user of the system account, who sees connections come and go.
+    ///
+    /// # Errors
+    /// When they cannot be read or made.
+    pub fn system_credentials(&self) -> Result<RoleCredentials, KeyError> {
+        self.credentials("system", &self.system)
+    }
+
+    fn credentials(&self, role: &str, account: &KeyPair) -> Result<RoleCredentials, KeyError> {
+        let path = self.dir.join(format!("nats-role-{role}.seed"));
+        let user = load_nkey(&path, KeyPairType::User)?;
+        let jwt = nats_jwt::role(account, &user.public_key(), role, self.made_at)?;
+        let seed = user
+            .seed()
+            .map_err(|error| unusable(&path, error.to_string()))?;
+        Ok(RoleCredentials { jwt, seed })
+    }
+
+    /// The key by which the project's devices know what they may act on.
+    ///
+    /// # Errors
+    /// When it cannot be read or made.
+    pub fn operation_key(&self, project: &ProjectId) -> Result<SigningKey, KeyError> {
+        let path = self.dir.join(format!("operation-{project}.key"));
+        Ok(SigningKey::from_seed(&files::load_or_make_seed(&path)?))
+    }
+
+    /// The key of the nonces that are handed to devices.
+    #[must_use]
+    pub const fn nonce_key(&self) -> &[u8; 32] {
+        &self.nonce_key
+    }
+
+    /// The CA and the server's certificate, valid for these names.
+    ///
+    /// # Errors
+    /// When they cannot be read or made.
+    pub fn certificates(&self, names: &[String], now: Timestamp) -> Result<Certificates, KeyError> {
+        make_certificates(&self.dir, names, now)
+    }
+
+    /// The pin that an enrollment token carries: SHA-256 of the CA's SubjectPublicKeyInfo.
+    ///
+    /// # Errors
+    /// When the CA cannot be read.
+    pub fn ca_pin(&self) -> Result<Hash, KeyError> {
+        certificates::ca_pin(&self.dir)
+    }
+}
+
+fn unusable(path: &Path, problem: impl Into<String>) -> KeyError {
+    KeyError::Unusable {
+        path: path.to_owned(),
+        problem: problem.into(),
+    }
+}
+
+fn load_nkey(path: &Path, kind: KeyPairType) -> Result<KeyPair, KeyError> {
+    let seed = files::load_or_make(path, || {
+        let seed = KeyPair::new(kind.clone()).seed();
+        seed.map(String::into_bytes)
+            .map_err(|error| unusable(path, error.to_string()))
+    })?;
+    let text = String::from_utf8(seed).map_err(|_| unusable(path, "it is not text"))?;
+    let pair =
+        KeyPair::from_seed(text.trim()).map_err(|error| unusable(path, error.to_string()))?;
+    if pair.key_pair_type() == kind {
+        Ok(pair)
+    } else {
+        Err(unusable(path, "it is a key of another kind"))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,196 @@
+//! NATS decentralized JWTs: operator → account → user, made by hand from their documented claims.
+//!
+//! Pure: the issue time is handed in. The published crates for this are unmaintained, or make bearer
+//! tokens by default; the format is small.
+
+use data_encoding::{BASE32_NOPAD, BASE64URL_NOPAD};
+use muster_schemas::{DeviceId, ProjectId, Timestamp};
+use nkeys::KeyPair;
+use serde_json::{Value, json};
+use sha2::{Digest, Sha512_256};
+
+/// What a device may do: its own subjects, and nothing else. The tags are in its JWT.
+const DEVICE: &str = "muster.{{tag(project)}}.{{tag(device)}}";
+
+/// The largest message of a device, in bytes; one above it is disconnected.
+const DEVICE_PAYLOAD: u32 = 512 * 1024;
+
+/// A key could not sign.
+#[derive(Debug, thiserror::Error)]
+#[error("failed to sign a NATS JWT: {0}")]
+pub struct JwtError(String);
+
+/// Signs claims; `jti` is their own hash.
+fn sign(
+    issuer: &KeyPair,
+    subject: &str,
+    name: &str,
+    issued_at: Timestamp,
+    expires_at: Option<Timestamp>,
+    nats: Value,
+) -> Result<String, JwtError> {
+    let mut claims = json!({
+        "iat": issued_at.micros().div_euclid(1_000_000),
+        "iss": issuer.public_key(),
+        "sub": subject,
+        "name": name,
+        "nats": nats,
+    });
+    if let Some(at) = expires_at {
+        claims["exp"] = json!(at.micros().div_euclid(1_000_000));
+    }
+    let id = Sha512_256::digest(claims.to_string().as_bytes());
+    claims["jti"] = json!(BASE32_NOPAD.encode(&id));
+    let header = json!({"typ": "JWT", "alg": "ed25519-nkey"});
+    let body = format!(
+        "{}.{}",
+        BASE64URL_NOPAD.encode(header.to_string().as_bytes()),
+        BASE64URL_NOPAD.encode(claims.to_string().as_bytes())
+    );
+    let signature = issuer
+        .sign(body.as_bytes())
+        .map_err(|error| JwtError(error.to_string()))?;
+    Ok(format!("{body}.{}", BASE64URL_NOPAD.encode(&signature)))
+}
+
+/// The operator's own JWT.
+///
+/// # Errors
+/// When the key cannot sign.
+pub fn operator(
+    operator: &KeyPair,
+    system_account: &str,
+    issued_at: Timestamp,
+) -> Result<String, JwtError> {
+    let nats = json!({"type": "operator", "version": 2, "system_account": system_account});
+    sign(
+        operator,
+        &operator.public_key(),
+        "muster",
+        issued_at,
+        None,
+        nats,
+    )
+}
+
+fn limits(jetstream: bool) -> Value {
+    let mut limits = json!({
+        "subs": -1, "data": -1, "payload": -1, "imports": -1, "exports": -1,
+        "wildcards": true, "conn": -1, "leaf": -1,
+    });
+    if jetstream {
+        for limit in ["mem_storage", "disk_storage", "streams", "consumer"] {
+            limits[limit] = json!(-1);
+        }
+    }
+    limits
+}
+
+/// The system account's JWT.
+///
+/// # Errors
+/// When the key cannot sign.
+pub fn system_account(
+    operator: &KeyPair,
+    account: &str,
+    issued_at: Timestamp,
+) -> Result<String, JwtError> {
+    let nats = json!({
+        "type": "account", "version": 2, "limits": limits(false), "default_permissions": {},
+    });
+    sign(operator, account, "system", issued_at, None, nats)
+}
+
+/// The JWT of the account that all devices and roles are in. `device_key` is the scoped signing
+/// key: whatever it signs has a device's permissions. `revoked` lists user keys, each with the time
+/// up to which its JWTs are worth nothing.
+///
+/// # Errors
+/// When the key cannot sign.
+pub fn account(
+    operator: &KeyPair,
+    account: &str,
+    device_key: &str,
+    revoked: &[(String, Timestamp)],
+    issued_at: Timestamp,
+) -> Result<String, JwtError> {
+    let publish = ["evt", "met.>", "req.*", "ch.*.up"].map(|what| format!("{DEVICE}.{what}"));
+    let subscribe = [
+        format!("{DEVICE}.cmd"),
+        format!("{DEVICE}.ack"),
+        format!("{DEVICE}.ch.*.down"),
+        format!("_INBOX.{DEVICE}.>"),
+    ];
+    let revocations: serde_json::Map<String, Value> = revoked
+        .iter()
+        .map(|(key, at)| (key.clone(), json!(at.micros().div_euclid(1_000_000))))
+        .collect();
+    let nats = json!({
+        "type": "account",
+        "version": 2,
+        "limits": limits(true),
+        "default_permissions": {},
+        "revocations": revocations,
+        "signing_keys": [{
+            "kind": "user_scope",
+            "key": device_key,
+            "role": "device",
+            "template": {
+                "pub": {"allow": publish},
+                "sub": {"allow": subscribe},
+                "resp": {"max": 1, "ttl": 60_000_000_000_u64},
+                "subs": 64,
+                "data": -1,
+                "payload": DEVICE_PAYLOAD,
+                "allowed_connection_types": ["STANDARD", "WEBSOCKET"],
+            },
+        }],
+    });
+    sign(operator, account, "muster", issued_at, None, nats)
+}
+
+/// A device's user JWT, signed by the scoped signing key. It holds no permissions: those are the
+/// scope's. The ids in the tags cannot widen them, because neither can hold `.`, `*` or `>`.
+///
+/// # Errors
+/// When the key cannot sign.
+pub fn device(
+    device_key: &KeyPair,
+    account: &str,
+    user: &str,
+    project: &ProjectId,
+    device: DeviceId,
+    issued_at: Timestamp,
+    expires_at: Timestamp,
+) -> Result<String, JwtError> {
+    let nats = json!({
+        "type": "user",
+        "version": 2,
+        "issuer_account": account,
+        "tags": [format!("project:{project}"), format!("device:{device}")],
+    });
+    sign(
+        device_key,
+        user,
+        &device.to_string(),
+        issued_at,
+        Some(expires_at),
+        nats,
+    )
+}
+
+/// The JWT of a server role: all subjects of its account.
+///
+/// # Errors
+/// When the key cannot sign.
+pub fn role(
+    account: &KeyPair,
+    user: &str,
+    name: &str,
+    issued_at: Timestamp,
+) -> Result<String, JwtError> {
+    let nats = json!({
+        "type": "user", "version": 2, "pub": {}, "sub": {}, "subs": -1, "data": -1, "payload": -1,
+    });
+    sign(account, user, name, issued_at, None, nats)
+}

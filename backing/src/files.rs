@@ -11,10 +11,7 @@ use rand::rngs::OsRng;
 /// Makes a folder, with those above it that are missing, for us alone (mode 0700). A folder that is
 /// there stays as it is.
 pub(crate) fn make_private_dir(path: &Path) -> io::Result<()> {
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(path)
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
 
 /// Replaces `path` whole, readable by us alone (mode 0600), on disk when this returns.
@@ -27,11 +24,7 @@ pub(crate) fn write_private(path: &Path, content: &[u8]) -> io::Result<()> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(&new)?;
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
     file.write_all(content)?;
     file.sync_all()?;
     fs::rename(&new, path)?;
@@ -42,10 +35,7 @@ pub(crate) fn write_private(path: &Path, content: &[u8]) -> io::Result<()> {
 pub(crate) fn secret(path: &Path) -> io::Result<String> {
     match fs::read_to_string(path) {
         Ok(text) if !text.trim().is_empty() => Ok(text.trim().to_owned()),
-        Ok(_) => Err(io::Error::new(
-            io::ErrorKind::InvalidData,
-            "the file is empty",
-        )),
+        Ok(_) => Err(io::Error::new(io::ErrorKind::InvalidData, "the file is empty")),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let secret = random_secret()?;
             write_private(path, secret.as_bytes())?;
@@ -59,9 +49,7 @@ pub(crate) fn secret(path: &Path) -> io::Result<String> {
 fn random_secret() -> io::Result<String> {
     let mut bytes = [0_u8; 24];
     OsRng.try_fill_bytes(&mut bytes).map_err(io::Error::other)?;
-    Ok(data_encoding::BASE32_NOPAD
-        .encode(&bytes)
-        .to_ascii_lowercase())
+    Ok(data_encoding::BASE32_NOPAD.encode(&bytes).to_ascii_lowercase())
 }
 
 #[cfg(test)]
@@ -77,10 +65,7 @@ mod tests {
         let first = secret(&path).unwrap();
         assert_eq!(first.len(), 39);
         assert_eq!(secret(&path).unwrap(), first);
-        assert_eq!(
-            fs::metadata(&path).unwrap().permissions().mode() & 0o777,
-            0o600
-        );
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
     }
 
     #[test]
@@ -99,9 +84,6 @@ mod tests {
         fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
         write_private(&path, b"new").unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"new");
-        assert_eq!(
-            fs::metadata(&path).unwrap().permissions().mode() & 0o777,
-            0o600
-        );
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
     }
 }

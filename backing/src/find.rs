@@ -57,11 +57,8 @@ pub struct Places {
 impl Places {
     /// The places that this process's environment names.
     pub fn from_env() -> Self {
-        let variable = |name: &str| {
-            env::var_os(name)
-                .filter(|value| !value.is_empty())
-                .map(PathBuf::from)
-        };
+        let variable =
+            |name: &str| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
         let cache = variable("MUSTER_CACHE")
             .or_else(|| variable("XDG_CACHE_HOME").map(|folder| folder.join("muster")))
             .or_else(|| variable("HOME").map(|folder| folder.join(".cache/muster")));
@@ -80,11 +77,7 @@ impl Places {
     /// # Errors
     /// When there is none; the error names what was looked at.
     pub fn nats_server(&self) -> Result<PathBuf, FindError> {
-        self.binary(
-            "nats-server",
-            "MUSTER_NATS_SERVER",
-            self.nats_server.as_deref(),
-        )
+        self.binary("nats-server", "MUSTER_NATS_SERVER", self.nats_server.as_deref())
     }
 
     /// The influxd binary (InfluxDB 1.x or 2.x).
@@ -147,10 +140,7 @@ impl Places {
             .flatten()
             .flatten()
             .filter_map(|entry| {
-                Some((
-                    entry.file_name().to_str()?.parse().ok()?,
-                    entry.path().join("bin"),
-                ))
+                Some((entry.file_name().to_str()?.parse().ok()?, entry.path().join("bin")))
             })
             .collect();
         versions.sort_by_key(|(major, _)| std::cmp::Reverse(*major));
@@ -167,11 +157,7 @@ impl Places {
             return if is_executable(path) {
                 Ok(path.to_path_buf())
             } else {
-                Err(FindError::Override {
-                    variable,
-                    binary: name,
-                    path: path.to_path_buf(),
-                })
+                Err(FindError::Override { variable, binary: name, path: path.to_path_buf() })
             };
         }
         env::split_paths(&self.path)
@@ -191,9 +177,7 @@ impl Places {
             Some(cache) => cache.join(in_cache).display().to_string(),
             None => "no cache folder, as HOME is not set".into(),
         };
-        [vec!["PATH".into()], more.to_vec(), vec![cache]]
-            .concat()
-            .join(", ")
+        [vec!["PATH".into()], more.to_vec(), vec![cache]].concat().join(", ")
     }
 }
 
@@ -203,17 +187,10 @@ fn is_executable(path: &Path) -> bool {
 
 /// `postgres (PostgreSQL) 15.18 (Debian …)` → 15.
 pub(crate) fn postgres_major(bin: &Path) -> Option<u32> {
-    let output = Command::new(bin.join("postgres"))
-        .arg("--version")
-        .output()
-        .ok()?;
+    let output = Command::new(bin.join("postgres")).arg("--version").output().ok()?;
     let text = String::from_utf8(output.stdout).ok()?;
     let version = text.split_once("(PostgreSQL) ")?.1;
-    version
-        .split(|c: char| !c.is_ascii_digit())
-        .next()?
-        .parse()
-        .ok()
+    version.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
 }
 
 #[cfg(test)]

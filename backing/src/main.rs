@@ -32,10 +32,8 @@ async fn main() -> ExitCode {
 }
 
 async fn run(dir: PathBuf) -> Result<(), Box<dyn std::error::Error>> {
-    let postgres = PostgresOptions {
-        tuning: Tuning::Small,
-        ..PostgresOptions::new(dir.join("postgres"))
-    };
+    let postgres =
+        PostgresOptions { tuning: Tuning::Small, ..PostgresOptions::new(dir.join("postgres")) };
     let postgres = Postgres::start(postgres).await?;
     let nats = NatsServer::start(NatsOptions::new(dir.join("nats"))).await?;
     let influx = InfluxDb::start(InfluxOptions::new(dir.join("influx"))).await?;

@@ -54,10 +54,7 @@ pub fn free_port() -> Result<u16, NoFreePort> {
             return Ok(port);
         }
     }
-    Err(NoFreePort {
-        from: FIRST,
-        to: last,
-    })
+    Err(NoFreePort { from: FIRST, to: last })
 }
 
 /// Whether a server could bind `port` on 127.0.0.1 now.
@@ -79,16 +76,9 @@ fn reserve(port: u16) -> Option<UnixListener> {
 /// The last port below the ephemeral range; most systems' begins at 32768.
 fn last_port() -> u16 {
     let range = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
-    let first_ephemeral = range
-        .split_whitespace()
-        .next()
-        .and_then(|low| low.parse().ok())
-        .unwrap_or(32_768_u16);
-    if first_ephemeral > FIRST + 1000 {
-        first_ephemeral - 1
-    } else {
-        32_767
-    }
+    let first_ephemeral =
+        range.split_whitespace().next().and_then(|low| low.parse().ok()).unwrap_or(32_768_u16);
+    if first_ephemeral > FIRST + 1000 { first_ephemeral - 1 } else { 32_767 }
 }
 
 #[cfg(test)]
@@ -98,11 +88,7 @@ mod tests {
     #[test]
     fn ports_are_distinct_free_and_below_the_ephemeral_range() {
         let mut ports: Vec<u16> = (0..50).map(|_| free_port().unwrap()).collect();
-        assert!(
-            ports
-                .iter()
-                .all(|port| is_free(*port) && *port <= last_port())
-        );
+        assert!(ports.iter().all(|port| is_free(*port) && *port <= last_port()));
         ports.sort_unstable();
         ports.dedup();
         assert_eq!(ports.len(), 50);
@@ -111,10 +97,7 @@ mod tests {
     #[test]
     fn a_reserved_port_is_given_to_nobody_else() {
         let port = free_port().unwrap();
-        assert!(
-            reserve(port).is_none(),
-            "another process would have been given {port}"
-        );
+        assert!(reserve(port).is_none(), "another process would have been given {port}");
     }
 
     #[test]

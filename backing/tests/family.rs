@@ -28,14 +28,9 @@ impl Owner {
             .spawn()
             .unwrap();
         let mut line = String::new();
-        BufReader::new(process.stdout.take().unwrap())
-            .read_line(&mut line)
-            .unwrap();
+        BufReader::new(process.stdout.take().unwrap()).read_line(&mut line).unwrap();
         assert!(!line.is_empty(), "it did not start; see above");
-        Self {
-            process,
-            places: serde_json::from_str(&line).unwrap(),
-        }
+        Self { process, places: serde_json::from_str(&line).unwrap() }
     }
 
     fn kill(&mut self) {
@@ -58,20 +53,14 @@ impl Owner {
 
 fn runs(pid: u64) -> bool {
     fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| {
-        !matches!(
-            stat.rsplit_once(") ").map(|(_, rest)| &rest[..1]),
-            Some("Z" | "X") | None
-        )
+        !matches!(stat.rsplit_once(") ").map(|(_, rest)| &rest[..1]), Some("Z" | "X") | None)
     })
 }
 
 fn wait_for_end(pids: &[u64]) {
     let began = Instant::now();
     while pids.iter().any(|pid| runs(*pid)) {
-        assert!(
-            began.elapsed() < Duration::from_secs(20),
-            "still running: {pids:?}"
-        );
+        assert!(began.elapsed() < Duration::from_secs(20), "still running: {pids:?}");
         std::thread::sleep(Duration::from_millis(20));
     }
 }
@@ -100,18 +89,9 @@ fn a_folder_that_only_its_owner_can_reach_serves() {
     let owner = Owner::start(Command::new(PROGRAM), &dir.path().join("deep/er"));
     let me = Uid::effective();
     let owner_of = |pid: u64| fs::metadata(format!("/proc/{pid}")).unwrap().uid();
-    let [postgres, nats, influx] = owner.pids()[..] else {
-        panic!("three servers")
-    };
-    assert_eq!(
-        (owner_of(nats), owner_of(influx)),
-        (me.as_raw(), me.as_raw())
-    );
-    assert_eq!(
-        owner_of(postgres) == me.as_raw(),
-        !me.is_root(),
-        "PostgreSQL never runs as root"
-    );
+    let [postgres, nats, influx] = owner.pids()[..] else { panic!("three servers") };
+    assert_eq!((owner_of(nats), owner_of(influx)), (me.as_raw(), me.as_raw()));
+    assert_eq!(owner_of(postgres) == me.as_raw(), !me.is_root(), "PostgreSQL never runs as root");
     owner.stop();
 }
 
@@ -123,12 +103,8 @@ fn an_unprivileged_user_can_start_everything() {
     let command = if Uid::effective().is_root() {
         let bin = bin.path();
         let nobody = User::from_name("nobody").unwrap().unwrap();
-        std::os::unix::fs::chown(
-            dir.path(),
-            Some(nobody.uid.as_raw()),
-            Some(nobody.gid.as_raw()),
-        )
-        .unwrap();
+        std::os::unix::fs::chown(dir.path(), Some(nobody.uid.as_raw()), Some(nobody.gid.as_raw()))
+            .unwrap();
         fs::set_permissions(bin, fs::Permissions::from_mode(0o755)).unwrap();
         let places = muster_backing::find::Places::from_env();
         for (from, to) in [
@@ -140,10 +116,7 @@ fn an_unprivileged_user_can_start_everything() {
         }
         let mut command = Command::new("setpriv");
         command
-            .args([
-                format!("--reuid={}", nobody.uid),
-                format!("--regid={}", nobody.gid),
-            ])
+            .args([format!("--reuid={}", nobody.uid), format!("--regid={}", nobody.gid)])
             .args(["--clear-groups", "--pdeathsig=KILL", "--"])
             .arg(bin.join("muster-backing"))
             .env("MUSTER_NATS_SERVER", bin.join("nats-server"))

@@ -12,9 +12,7 @@ async fn post(influx: &InfluxDb, path: &str, sign_in: bool, body: &str) -> Strin
         Credentials::Password { user, password } if sign_in => format!("&u={user}&p={password}"),
         _ => String::new(),
     };
-    let mut stream = TcpStream::connect(("127.0.0.1", influx.port()))
-        .await
-        .unwrap();
+    let mut stream = TcpStream::connect(("127.0.0.1", influx.port())).await.unwrap();
     let head = "Host: localhost\r\nContent-Type: application/x-www-form-urlencoded";
     let text = format!(
         "POST {path}{query} HTTP/1.0\r\n{head}\r\nContent-Length: {}\r\n\r\n{body}",
@@ -27,21 +25,13 @@ async fn post(influx: &InfluxDb, path: &str, sign_in: bool, body: &str) -> Strin
 }
 
 async fn count(influx: &InfluxDb, sign_in: bool) -> String {
-    post(
-        influx,
-        "/query?db=muster",
-        sign_in,
-        "q=SELECT%20COUNT(usage)%20FROM%20cpu",
-    )
-    .await
+    post(influx, "/query?db=muster", sign_in, "q=SELECT%20COUNT(usage)%20FROM%20cpu").await
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_server_is_back_with_its_points_and_its_password() {
     let dir = tempfile::tempdir().unwrap();
-    let influx = InfluxDb::start(InfluxOptions::new(dir.path()))
-        .await
-        .unwrap();
+    let influx = InfluxDb::start(InfluxOptions::new(dir.path())).await.unwrap();
     assert_eq!(
         influx.flavor(),
         Flavor::V1,
@@ -60,25 +50,13 @@ async fn a_killed_server_is_back_with_its_points_and_its_password() {
 
     let mut events = influx.child().events();
     influx.child().kill9().unwrap();
-    assert!(matches!(
-        events.recv().await.unwrap(),
-        ChildEvent::Exited { asked: false, .. }
-    ));
-    assert!(matches!(
-        events.recv().await.unwrap(),
-        ChildEvent::Restarted { .. }
-    ));
-    assert!(
-        count(&influx, true)
-            .await
-            .contains("[\"1970-01-01T00:00:00Z\",2]")
-    );
+    assert!(matches!(events.recv().await.unwrap(), ChildEvent::Exited { asked: false, .. }));
+    assert!(matches!(events.recv().await.unwrap(), ChildEvent::Restarted { .. }));
+    assert!(count(&influx, true).await.contains("[\"1970-01-01T00:00:00Z\",2]"));
     let credentials = influx.credentials().clone();
     influx.stop().await.unwrap();
 
-    let again = InfluxDb::start(InfluxOptions::new(dir.path()))
-        .await
-        .unwrap();
+    let again = InfluxDb::start(InfluxOptions::new(dir.path())).await.unwrap();
     assert!(again.credentials() == &credentials);
     assert!(count(&again, true).await.contains(",2]"));
     again.stop().await.unwrap();
@@ -87,12 +65,10 @@ async fn a_killed_server_is_back_with_its_points_and_its_password() {
 #[tokio::test(flavor = "multi_thread")]
 async fn without_a_password_anybody_on_this_machine_may() {
     let dir = tempfile::tempdir().unwrap();
-    let influx = InfluxDb::start(InfluxOptions {
-        auth: Auth::Open,
-        ..InfluxOptions::new(dir.path())
-    })
-    .await
-    .unwrap();
+    let influx =
+        InfluxDb::start(InfluxOptions { auth: Auth::Open, ..InfluxOptions::new(dir.path()) })
+            .await
+            .unwrap();
     assert!(influx.credentials() == &Credentials::Open);
     let written = post(&influx, "/write?db=muster", false, "cpu usage=1").await;
     assert!(written.starts_with("HTTP/1.0 204"), "{written}");
@@ -102,26 +78,13 @@ async fn without_a_password_anybody_on_this_machine_may() {
 #[tokio::test(flavor = "multi_thread")]
 async fn another_password_beside_the_data_is_an_error_that_says_so() {
     let dir = tempfile::tempdir().unwrap();
-    InfluxDb::start(InfluxOptions::new(dir.path()))
-        .await
-        .unwrap()
-        .stop()
-        .await
-        .unwrap();
+    InfluxDb::start(InfluxOptions::new(dir.path())).await.unwrap().stop().await.unwrap();
     let password = dir.path().join("password");
     let right = std::fs::read(&password).unwrap();
     std::fs::write(&password, "another").unwrap();
-    let error = InfluxDb::start(InfluxOptions::new(dir.path()))
-        .await
-        .unwrap_err()
-        .to_string();
+    let error = InfluxDb::start(InfluxOptions::new(dir.path())).await.unwrap_err().to_string();
     assert!(error.contains("do not belong together"), "{error}");
     // The failed start left nothing behind that would be in the way.
     std::fs::write(&password, right).unwrap();
-    InfluxDb::start(InfluxOptions::new(dir.path()))
-        .await
-        .unwrap()
-        .stop()
-        .await
-        .unwrap();
+    InfluxDb::start(InfluxOptions::new(dir.path())).await.unwrap().stop().await.unwrap();
 }

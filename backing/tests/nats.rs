@@ -21,11 +21,7 @@ async fn request(port: u16, subject: &str, payload: &str) -> Value {
     stream.get_mut().write_all(text.as_bytes()).await.unwrap();
     loop {
         let mut line = String::new();
-        assert_ne!(
-            stream.read_line(&mut line).await.unwrap(),
-            0,
-            "the connection was closed"
-        );
+        assert_ne!(stream.read_line(&mut line).await.unwrap(), 0, "the connection was closed");
         if let Some(message) = line.strip_prefix("MSG ") {
             let mut bytes = vec![0; message.split_whitespace().last().unwrap().parse().unwrap()];
             stream.read_exact(&mut bytes).await.unwrap();
@@ -40,10 +36,7 @@ async fn messages(port: u16) -> Value {
 }
 
 fn options(dir: &Path) -> NatsOptions {
-    NatsOptions {
-        websocket: Some(Websocket::default()),
-        ..NatsOptions::new(dir)
-    }
+    NatsOptions { websocket: Some(Websocket::default()), ..NatsOptions::new(dir) }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -52,54 +45,31 @@ async fn a_killed_server_is_back_on_its_ports_with_its_streams() {
     let nats = NatsServer::start(options(dir.path())).await.unwrap();
     let ports = (nats.port(), nats.websocket_port());
     let stream = json!({ "name": "FACTS", "subjects": ["facts"], "storage": "file" });
-    let made = request(
-        nats.port(),
-        "$JS.API.STREAM.CREATE.FACTS",
-        &stream.to_string(),
-    )
-    .await;
+    let made = request(nats.port(), "$JS.API.STREAM.CREATE.FACTS", &stream.to_string()).await;
     assert_eq!(made["config"]["name"], "FACTS", "{made}");
     let published = request(nats.port(), "facts", "one").await;
     assert_eq!(published["seq"], 1, "{published}");
 
     let mut events = nats.child().events();
     nats.child().kill9().unwrap();
-    assert!(matches!(
-        events.recv().await.unwrap(),
-        ChildEvent::Exited { asked: false, .. }
-    ));
-    assert!(matches!(
-        events.recv().await.unwrap(),
-        ChildEvent::Restarted { .. }
-    ));
+    assert!(matches!(events.recv().await.unwrap(), ChildEvent::Exited { asked: false, .. }));
+    assert!(matches!(events.recv().await.unwrap(), ChildEvent::Restarted { .. }));
     assert_eq!((nats.port(), nats.websocket_port()), ports);
     assert_eq!(messages(nats.port()).await, 1);
-    TcpStream::connect(("127.0.0.1", nats.websocket_port().unwrap()))
-        .await
-        .unwrap();
+    TcpStream::connect(("127.0.0.1", nats.websocket_port().unwrap())).await.unwrap();
     nats.stop().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_a_restart_policy_it_stays_away() {
     let dir = tempfile::tempdir().unwrap();
-    let nats = NatsServer::start(NatsOptions {
-        restart: Restart::Never,
-        ..options(dir.path())
-    })
-    .await
-    .unwrap();
+    let nats = NatsServer::start(NatsOptions { restart: Restart::Never, ..options(dir.path()) })
+        .await
+        .unwrap();
     let mut events = nats.child().events();
     nats.child().kill9().unwrap();
-    assert!(matches!(
-        events.recv().await.unwrap(),
-        ChildEvent::Exited { asked: false, .. }
-    ));
-    assert!(
-        TcpStream::connect(("127.0.0.1", nats.port()))
-            .await
-            .is_err()
-    );
+    assert!(matches!(events.recv().await.unwrap(), ChildEvent::Exited { asked: false, .. }));
+    assert!(TcpStream::connect(("127.0.0.1", nats.port())).await.is_err());
     nats.child().start_again().await.unwrap();
     assert!(TcpStream::connect(("127.0.0.1", nats.port())).await.is_ok());
     nats.stop().await.unwrap();
@@ -111,10 +81,7 @@ async fn a_dropped_server_ends() {
     let nats = NatsServer::start(options(dir.path())).await.unwrap();
     let mut events = nats.child().events();
     drop(nats);
-    assert!(matches!(
-        events.recv().await.unwrap(),
-        ChildEvent::Exited { asked: true, .. }
-    ));
+    assert!(matches!(events.recv().await.unwrap(), ChildEvent::Exited { asked: true, .. }));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -123,10 +90,7 @@ async fn a_port_that_a_stranger_took_meanwhile_is_named() {
     let nats = NatsServer::start(options(dir.path())).await.unwrap();
     let mut events = nats.child().events();
     nats.child().stop().await.unwrap();
-    assert!(matches!(
-        events.recv().await.unwrap(),
-        ChildEvent::Exited { asked: true, .. }
-    ));
+    assert!(matches!(events.recv().await.unwrap(), ChildEvent::Exited { asked: true, .. }));
     let stranger = std::net::TcpListener::bind(("127.0.0.1", nats.port())).unwrap();
     let error = nats.child().start_again().await.unwrap_err();
     assert!(matches!(error, ChildError::PortTaken { .. }), "{error}");
@@ -157,10 +121,7 @@ async fn a_server_left_by_a_killed_owner_is_ended_first() {
     fs::write(other.path().join("nats-server.pid"), pid_file).unwrap();
     let mut events = first.child().events();
     let second = NatsServer::start(options(other.path())).await.unwrap();
-    assert!(matches!(
-        events.recv().await.unwrap(),
-        ChildEvent::Exited { asked: false, .. }
-    ));
+    assert!(matches!(events.recv().await.unwrap(), ChildEvent::Exited { asked: false, .. }));
     assert_ne!(second.child().pid(), Some(pid));
     second.stop().await.unwrap();
     first.stop().await.unwrap();

@@ -12,34 +12,22 @@ use muster_backing::postgres::{Postgres, PostgresError, PostgresOptions, Tuning}
 use tokio_postgres::{Client, NoTls};
 
 fn options(dir: &Path) -> PostgresOptions {
-    PostgresOptions {
-        tuning: Tuning::Small,
-        ..PostgresOptions::new(dir)
-    }
+    PostgresOptions { tuning: Tuning::Small, ..PostgresOptions::new(dir) }
 }
 
 async fn client(postgres: &Postgres) -> Client {
-    let (client, connection) = tokio_postgres::connect(&postgres.connection_url(), NoTls)
-        .await
-        .unwrap();
+    let (client, connection) =
+        tokio_postgres::connect(&postgres.connection_url(), NoTls).await.unwrap();
     tokio::spawn(connection);
     client
 }
 
 async fn setting(client: &Client, name: &str) -> String {
-    client
-        .query_one(&format!("SHOW {name}"), &[])
-        .await
-        .unwrap()
-        .get(0)
+    client.query_one(&format!("SHOW {name}"), &[]).await.unwrap().get(0)
 }
 
 async fn count(client: &Client) -> i64 {
-    client
-        .query_one("SELECT count(*) FROM facts", &[])
-        .await
-        .unwrap()
-        .get(0)
+    client.query_one("SELECT count(*) FROM facts", &[]).await.unwrap().get(0)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -91,17 +79,9 @@ async fn a_cluster_is_durable_private_and_wants_a_password() {
         assert_eq!(setting(&client, name).await, value, "{name}");
     }
     let wrong = postgres.connection_url().replace("muster:", "muster:x");
-    assert!(
-        tokio_postgres::connect(&wrong, NoTls).await.is_err(),
-        "any password is taken"
-    );
-    let mode = |file: &str| {
-        fs::metadata(dir.path().join(file))
-            .unwrap()
-            .permissions()
-            .mode()
-            & 0o777
-    };
+    assert!(tokio_postgres::connect(&wrong, NoTls).await.is_err(), "any password is taken");
+    let mode =
+        |file: &str| fs::metadata(dir.path().join(file)).unwrap().permissions().mode() & 0o777;
     assert_eq!((mode("password"), mode("data")), (0o600, 0o700));
     assert!(!dir.path().join("password.initdb").exists());
     postgres.stop().await.unwrap();
@@ -118,25 +98,15 @@ async fn it_stays_away_until_asked_back_and_a_new_owner_finds_the_data() {
         .unwrap();
     let exit = postgres.child().stop().await.unwrap().unwrap();
     assert_eq!(exit.code(), Some(0), "{exit}");
-    assert_eq!(
-        (postgres.child().pid(), postgres.child().is_ready()),
-        (None, false)
-    );
-    assert!(matches!(
-        postgres.child().kill9(),
-        Err(ChildError::NotRunning { .. })
-    ));
+    assert_eq!((postgres.child().pid(), postgres.child().is_ready()), (None, false));
+    assert!(matches!(postgres.child().kill9(), Err(ChildError::NotRunning { .. })));
     postgres.child().start_again().await.unwrap();
     assert_eq!(count(&client(&postgres).await).await, 1);
     postgres.stop().await.unwrap();
 
     let port = free_port().unwrap();
-    let again = Postgres::start(PostgresOptions {
-        port: Some(port),
-        ..options(dir.path())
-    })
-    .await
-    .unwrap();
+    let again =
+        Postgres::start(PostgresOptions { port: Some(port), ..options(dir.path()) }).await.unwrap();
     assert_eq!(again.port(), port);
     assert_eq!(count(&client(&again).await).await, 1);
     again.stop().await.unwrap();
@@ -151,20 +121,14 @@ async fn a_frozen_server_answers_nobody_and_then_goes_on() {
     let query = client.simple_query("SELECT 1");
     tokio::pin!(query);
     assert!(
-        tokio::time::timeout(Duration::from_millis(300), &mut query)
-            .await
-            .is_err(),
+        tokio::time::timeout(Duration::from_millis(300), &mut query).await.is_err(),
         "it answered while frozen"
     );
     postgres.child().resume().unwrap();
     assert!(query.await.is_ok());
     postgres.child().suspend().unwrap();
     let exit = postgres.child().stop().await.unwrap().unwrap();
-    assert_eq!(
-        exit.code(),
-        Some(0),
-        "a frozen server is stopped in order, too"
-    );
+    assert_eq!(exit.code(), Some(0), "a frozen server is stopped in order, too");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -172,10 +136,7 @@ async fn one_folder_has_one_owner() {
     let dir = tempfile::tempdir().unwrap();
     let postgres = Postgres::start(options(dir.path())).await.unwrap();
     let error = Postgres::start(options(dir.path())).await.unwrap_err();
-    assert!(
-        matches!(error, PostgresError::Child(ChildError::InUse { .. })),
-        "{error}"
-    );
+    assert!(matches!(error, PostgresError::Child(ChildError::InUse { .. })), "{error}");
     postgres.stop().await.unwrap();
 }
 
@@ -192,23 +153,12 @@ async fn what_is_no_cluster_is_left_alone() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_cannot_start_shows_the_end_of_its_log() {
     let dir = tempfile::tempdir().unwrap();
-    Postgres::start(options(dir.path()))
-        .await
-        .unwrap()
-        .stop()
-        .await
-        .unwrap();
+    Postgres::start(options(dir.path())).await.unwrap().stop().await.unwrap();
     let config = dir.path().join("data/postgresql.conf");
     let text = fs::read_to_string(&config).unwrap();
     fs::write(&config, format!("{text}\nno_such_setting = 1\n")).unwrap();
-    let error = Postgres::start(options(dir.path()))
-        .await
-        .unwrap_err()
-        .to_string();
-    assert!(
-        error.contains("no_such_setting") && error.contains("postgres.log"),
-        "{error}"
-    );
+    let error = Postgres::start(options(dir.path())).await.unwrap_err().to_string();
+    assert!(error.contains("no_such_setting") && error.contains("postgres.log"), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -216,11 +166,9 @@ async fn a_port_that_is_taken_is_named() {
     let dir = tempfile::tempdir().unwrap();
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap();
-    let error = Postgres::start(PostgresOptions {
-        port: Some(address.port()),
-        ..options(dir.path())
-    })
-    .await
-    .unwrap_err();
+    let error =
+        Postgres::start(PostgresOptions { port: Some(address.port()), ..options(dir.path()) })
+            .await
+            .unwrap_err();
     assert!(error.to_string().contains(&address.to_string()), "{error}");
 }

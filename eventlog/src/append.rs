@@ -120,12 +120,7 @@ impl Append {
     /// Adds events for a stream.
     #[must_use]
     pub fn stream(mut self, stream: StreamName, expected: Expected, events: Vec<NewEvent>) -> Self {
-        self.streams.push(StreamAppend {
-            stream,
-            expected,
-            events,
-            tip: None,
-        });
+        self.streams.push(StreamAppend { stream, expected, events, tip: None });
         self
     }
 

@@ -30,10 +30,7 @@ impl ConnectOptions {
     /// Options with the default of 8 connections in each pool.
     #[must_use]
     pub fn new(url: impl Into<String>) -> Self {
-        Self {
-            url: url.into(),
-            connections: 8,
-        }
+        Self { url: url.into(), connections: 8 }
     }
 }
 
@@ -59,11 +56,8 @@ impl Dialer {
     /// A connection of one's own, driven by a task that ends with it.
     pub(crate) async fn dial(&self) -> Result<tokio_postgres::Client, StoreError> {
         let tls = MakeRustlsConnect::new(self.tls.clone());
-        let (client, connection) = self
-            .config
-            .connect(tls)
-            .await
-            .map_err(|error| StoreError::Connect(Box::new(error)))?;
+        let (client, connection) =
+            self.config.connect(tls).await.map_err(|error| StoreError::Connect(Box::new(error)))?;
         tokio::spawn(async move {
             if let Err(error) = connection.await {
                 tracing::debug!(%error, "a connection to PostgreSQL ended");
@@ -91,9 +85,7 @@ impl Stores {
         let manager = Manager::from_config(
             config.clone(),
             MakeRustlsConnect::new(tls.clone()),
-            ManagerConfig {
-                recycling_method: RecyclingMethod::Fast,
-            },
+            ManagerConfig { recycling_method: RecyclingMethod::Fast },
         );
         let pool = Pool::builder(manager)
             .max_size(options.connections as usize)
@@ -110,11 +102,7 @@ impl Stores {
             .max_connections(options.connections)
             .acquire_timeout(Duration::from_secs(10))
             .connect_lazy_with(connect);
-        Ok(Self {
-            pool,
-            sql,
-            dialer: Arc::new(Dialer { config, tls }),
-        })
+        Ok(Self { pool, sql, dialer: Arc::new(Dialer { config, tls }) })
     }
 }
 
@@ -153,9 +141,7 @@ fn client_tls(root: Option<&std::path::Path>) -> Result<rustls::ClientConfig, St
             CertificateDer::pem_file_iter(path).map_err(|error| unusable(error.to_string()))?;
         for certificate in certificates {
             let certificate = certificate.map_err(|error| unusable(error.to_string()))?;
-            roots
-                .add(certificate)
-                .map_err(|error| unusable(error.to_string()))?;
+            roots.add(certificate).map_err(|error| unusable(error.to_string()))?;
         }
     }
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());

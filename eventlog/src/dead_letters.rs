@@ -182,10 +182,7 @@ impl EventLog {
     pub async fn dead_letter(&self, id: i64) -> Result<Option<DeadLetter>, StoreError> {
         let client = self.stores().pool.get().await?;
         let sql = format!("SELECT {COLUMNS} FROM dead_letters WHERE id = $1");
-        let row = client
-            .query_opt(&sql, &[&id])
-            .await
-            .attempted("read a dead letter")?;
+        let row = client.query_opt(&sql, &[&id]).await.attempted("read a dead letter")?;
         Ok(row.as_ref().map(from_row))
     }
 
@@ -196,10 +193,7 @@ impl EventLog {
     pub async fn mark_retried(&self, id: i64) -> Result<(), StoreError> {
         let client = self.stores().pool.get().await?;
         client
-            .execute(
-                "UPDATE dead_letters SET retried_at = clock_timestamp() WHERE id = $1",
-                &[&id],
-            )
+            .execute("UPDATE dead_letters SET retried_at = clock_timestamp() WHERE id = $1", &[&id])
             .await
             .attempted("mark a dead letter")?;
         Ok(())

@@ -34,10 +34,7 @@ impl DeviceAccess {
     /// The key with this thumbprint, unless it was revoked.
     #[must_use]
     pub fn key(&self, fingerprint: &Hash) -> Option<&PublicKey> {
-        self.keys
-            .iter()
-            .find(|(hash, _)| hash == fingerprint)
-            .map(|(_, key)| key)
+        self.keys.iter().find(|(hash, _)| hash == fingerprint).map(|(_, key)| key)
     }
 
     /// Where the log stands in this epoch.
@@ -84,15 +81,8 @@ pub(crate) async fn apply(
             let key = PublicKey::from_cose_key(&rotated.signing_key)
                 .map_err(|error| StoreError::Corrupt(format!("rotation of {device}: {error}")))?;
             revoke_keys(transaction, project, device).await?;
-            insert_key(
-                transaction,
-                project,
-                device,
-                key.thumbprint(),
-                &rotated.signing_key,
-                *epoch,
-            )
-            .await
+            insert_key(transaction, project, device, key.thumbprint(), &rotated.signing_key, *epoch)
+                .await
         }
         Event::DeviceDeleted(_) => close_epochs(transaction, project, device).await,
         _ => Ok(()),
@@ -105,21 +95,8 @@ async fn bind_key(
     device: DeviceId,
     enrolled: &DeviceEnrolled,
 ) -> Result<(), StoreError> {
-    let DeviceEnrolled {
-        fingerprint,
-        signing_key,
-        epoch,
-        ..
-    } = enrolled;
-    insert_key(
-        transaction,
-        project,
-        device,
-        *fingerprint,
-        signing_key,
-        *epoch,
-    )
-    .await
+    let DeviceEnrolled { fingerprint, signing_key, epoch, .. } = enrolled;
+    insert_key(transaction, project, device, *fingerprint, signing_key, *epoch).await
 }
 
 async fn insert_key(
@@ -136,13 +113,7 @@ async fn insert_key(
              VALUES ($1, $2, $3, $4, $5)
              ON CONFLICT (project, device, fingerprint)
              DO UPDATE SET revoked = false, epoch = excluded.epoch",
-            &[
-                &project,
-                &device.0,
-                &fingerprint.0.as_slice(),
-                &key,
-                &as_i64(epoch),
-            ],
+            &[&project, &device.0, &fingerprint.0.as_slice(), &key, &as_i64(epoch)],
         )
         .await
         .attempted("bind a device's key")?;

@@ -41,10 +41,7 @@ pub(crate) trait Attempted<T> {
 
 impl<T> Attempted<T> for Result<T, tokio_postgres::Error> {
     fn attempted(self, what: &'static str) -> Result<T, StoreError> {
-        self.map_err(|source| StoreError::Query {
-            attempted: what,
-            source,
-        })
+        self.map_err(|source| StoreError::Query { attempted: what, source })
     }
 }
 

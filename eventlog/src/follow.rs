@@ -63,9 +63,7 @@ impl Follower {
     pub(crate) async fn wait_until_differs(&self, positions: &HashMap<ProjectId, u64>) {
         let mut receiver = self.heads.subscribe();
         let differs = receiver.wait_for(|heads| {
-            heads
-                .iter()
-                .any(|(project, head)| positions.get(project).copied() != Some(*head))
+            heads.iter().any(|(project, head)| positions.get(project).copied() != Some(*head))
         });
         if differs.await.is_err() {
             std::future::pending::<()>().await;
@@ -91,9 +89,7 @@ async fn listen(
     heads: &watch::Sender<HashMap<ProjectId, u64>>,
     failing: &mut bool,
 ) -> Result<std::convert::Infallible, StoreError> {
-    let mut listener = PgListener::connect_with(&stores.sql)
-        .await
-        .map_err(StoreError::Listen)?;
+    let mut listener = PgListener::connect_with(&stores.sql).await.map_err(StoreError::Listen)?;
     listener.listen(CHANNEL).await.map_err(StoreError::Listen)?;
     loop {
         poll(stores, heads).await?;

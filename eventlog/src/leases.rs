@@ -53,11 +53,7 @@ impl EventLog {
             )
             .await
             .attempted("take a lease")?;
-        Ok(row.map(|row| Lease {
-            name: name.to_owned(),
-            holder,
-            fence: row.get(0),
-        }))
+        Ok(row.map(|row| Lease { name: name.to_owned(), holder, fence: row.get(0) }))
     }
 
     /// Keeps leases for another while; answers the names of those that are still held.
@@ -133,9 +129,6 @@ impl EventLog {
             )
             .await
             .attempted("take over a reader's offset")?;
-        Ok(Offset {
-            incarnation: row.get(0),
-            sequence: row.get::<_, i64>(1).unsigned_abs(),
-        })
+        Ok(Offset { incarnation: row.get(0), sequence: row.get::<_, i64>(1).unsigned_abs() })
     }
 }

@@ -24,10 +24,7 @@ pub struct LogOptions {
 
 impl Default for LogOptions {
     fn default() -> Self {
-        Self {
-            partition_rows: 5_000_000,
-            max_batch: 2_000,
-        }
+        Self { partition_rows: 5_000_000, max_batch: 2_000 }
     }
 }
 
@@ -63,13 +60,7 @@ impl EventLog {
     pub async fn open(connect: &ConnectOptions, options: LogOptions) -> Result<Self, StoreError> {
         let stores = Stores::new(connect)?;
         sqlx::migrate!("./migrations").run(&stores.sql).await?;
-        Ok(Self {
-            inner: Arc::new(Inner {
-                stores,
-                options,
-                appenders: Mutex::default(),
-            }),
-        })
+        Ok(Self { inner: Arc::new(Inner { stores, options, appenders: Mutex::default() }) })
     }
 
     /// The connection pools.
@@ -139,15 +130,9 @@ impl EventLog {
         row.map(|row| {
             let position = row.get::<_, i64>(0).unsigned_abs();
             let frontier = Frontier::from_bytes(position, row.get(2)).ok_or_else(|| {
-                StoreError::Corrupt(format!(
-                    "the frontier of {project} does not fit its position"
-                ))
+                StoreError::Corrupt(format!("the frontier of {project} does not fit its position"))
             })?;
-            Ok(Head {
-                position,
-                recorded_at: Timestamp(row.get(1)),
-                root: frontier.root(),
-            })
+            Ok(Head { position, recorded_at: Timestamp(row.get(1)), root: frontier.root() })
         })
         .transpose()
     }
@@ -161,14 +146,9 @@ impl EventLog {
         project: &ProjectId,
         append: Append,
     ) -> Result<Appended, AppendError> {
-        let batch = Batch {
-            appends: vec![append],
-            offset: None,
-        };
+        let batch = Batch { appends: vec![append], offset: None };
         let mut results = self.append_batch(project, batch).await?;
-        results
-            .pop()
-            .unwrap_or(Err(AppendError::Store(StoreError::ShuttingDown)))
+        results.pop().unwrap_or(Err(AppendError::Store(StoreError::ShuttingDown)))
     }
 
     /// Appends many independent things at once; the answers come in the order of the appends.
@@ -181,11 +161,7 @@ impl EventLog {
         batch: Batch,
     ) -> Result<Vec<Result<Appended, AppendError>>, AppendError> {
         let appender = {
-            let mut appenders = self
-                .inner
-                .appenders
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
+            let mut appenders = self.inner.appenders.lock().unwrap_or_else(PoisonError::into_inner);
             appenders
                 .entry(project.clone())
                 .or_insert_with(|| {
@@ -233,10 +209,7 @@ impl EventLog {
     pub async fn prune_append_ids(&self) -> Result<u64, StoreError> {
         let client = self.stores().pool.get().await?;
         client
-            .execute(
-                "DELETE FROM appends WHERE recorded_at < now() - interval '1 day'",
-                &[],
-            )
+            .execute("DELETE FROM appends WHERE recorded_at < now() - interval '1 day'", &[])
             .await
             .attempted("forget old append ids")
     }

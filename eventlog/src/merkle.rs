@@ -96,10 +96,7 @@ impl Frontier {
     /// fit the size.
     #[must_use]
     pub fn from_bytes(size: u64, bytes: &[u8]) -> Option<Self> {
-        let nodes: Vec<Hash> = bytes
-            .chunks(32)
-            .map(Hash::from_slice)
-            .collect::<Option<_>>()?;
+        let nodes: Vec<Hash> = bytes.chunks(32).map(Hash::from_slice).collect::<Option<_>>()?;
         (nodes.len() == size.count_ones() as usize).then_some(Self { size, nodes })
     }
 
@@ -194,54 +191,18 @@ mod tests {
             mac: [7; 32],
         };
         let variants = [
-            Entry {
-                project: "other",
-                ..entry
-            },
-            Entry {
-                position: 2,
-                ..entry
-            },
-            Entry {
-                recorded_at: 3,
-                ..entry
-            },
-            Entry {
-                stream: "device/y",
-                ..entry
-            },
-            Entry {
-                stream_version: 4,
-                ..entry
-            },
-            Entry {
-                kind: "DeviceDeleted",
-                ..entry
-            },
-            Entry {
-                schema_version: 2,
-                ..entry
-            },
-            Entry {
-                occurred_at: 5,
-                ..entry
-            },
-            Entry {
-                actor: "token:y",
-                ..entry
-            },
-            Entry {
-                correlation: Some(Uuid::nil()),
-                ..entry
-            },
-            Entry {
-                causation: None,
-                ..entry
-            },
-            Entry {
-                mac: [8; 32],
-                ..entry
-            },
+            Entry { project: "other", ..entry },
+            Entry { position: 2, ..entry },
+            Entry { recorded_at: 3, ..entry },
+            Entry { stream: "device/y", ..entry },
+            Entry { stream_version: 4, ..entry },
+            Entry { kind: "DeviceDeleted", ..entry },
+            Entry { schema_version: 2, ..entry },
+            Entry { occurred_at: 5, ..entry },
+            Entry { actor: "token:y", ..entry },
+            Entry { correlation: Some(Uuid::nil()), ..entry },
+            Entry { causation: None, ..entry },
+            Entry { mac: [8; 32], ..entry },
         ];
         let mut leaves: Vec<Hash> = variants.iter().map(Entry::leaf).collect();
         leaves.push(entry.leaf());

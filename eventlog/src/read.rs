@@ -143,8 +143,7 @@ impl EventLog {
         let kinds = (!filter.kinds.is_empty()).then_some(&filter.kinds);
         let project = project.as_str();
         let (after, limit) = (as_i64(filter.after), i64::from(limit));
-        self.select(&sql, &[&project, &after, &until, &kinds, &limit])
-            .await
+        self.select(&sql, &[&project, &after, &until, &kinds, &limit]).await
     }
 
     /// The newest events, newest first, at most `limit`, before a position.
@@ -165,8 +164,7 @@ impl EventLog {
         );
         let kinds = (!kinds.is_empty()).then_some(kinds);
         let (before, limit) = (as_i64(before), i64::from(limit));
-        self.select(&sql, &[&project.as_str(), &before, &kinds, &limit])
-            .await
+        self.select(&sql, &[&project.as_str(), &before, &kinds, &limit]).await
     }
 
     /// The events at some positions, in the order of the log.
@@ -201,8 +199,7 @@ impl EventLog {
              WHERE project = $1 AND stream = $2 AND left(stream, 7) <> 'device-'
              ORDER BY stream_version"
         );
-        self.select(&sql, &[&project.as_str(), &stream.to_string()])
-            .await
+        self.select(&sql, &[&project.as_str(), &stream.to_string()]).await
     }
 
     /// The newest version of a stream; 0 when it does not exist.
@@ -269,14 +266,8 @@ impl EventLog {
         params: &[&(dyn ToSql + Sync)],
     ) -> Result<Vec<StoredEvent>, StoreError> {
         let client = self.stores().pool.get().await?;
-        let statement = client
-            .prepare_cached(sql)
-            .await
-            .attempted("prepare to read the log")?;
-        let rows = client
-            .query(&statement, params)
-            .await
-            .attempted("read the log")?;
+        let statement = client.prepare_cached(sql).await.attempted("prepare to read the log")?;
+        let rows = client.query(&statement, params).await.attempted("read the log")?;
         rows.iter().map(StoredEvent::from_row).collect()
     }
 }

@@ -20,10 +20,7 @@ fn name(text: &str) -> StreamName {
 }
 
 fn reserved(n: u128) -> NewEvent {
-    let event: Event = DeviceNameReserved {
-        device: DeviceId(Uuid::from_u128(n)),
-    }
-    .into();
+    let event: Event = DeviceNameReserved { device: DeviceId(Uuid::from_u128(n)) }.into();
     NewEvent::server(&event, Timestamp(n as i64))
 }
 
@@ -34,17 +31,9 @@ fn append(stream: &str, expected: Expected, events: u128) -> Append {
 async fn all(log: &EventLog) -> Vec<muster_eventlog::StoredEvent> {
     let mut events = Vec::new();
     loop {
-        let after = events
-            .last()
-            .map_or(0, |event: &muster_eventlog::StoredEvent| event.position);
-        let filter = ReadFilter {
-            after,
-            ..ReadFilter::default()
-        };
-        let page = log
-            .read(&ProjectId::default_project(), &filter, 500)
-            .await
-            .unwrap();
+        let after = events.last().map_or(0, |event: &muster_eventlog::StoredEvent| event.position);
+        let filter = ReadFilter { after, ..ReadFilter::default() };
+        let page = log.read(&ProjectId::default_project(), &filter, 500).await.unwrap();
         if page.is_empty() {
             return events;
         }
@@ -70,10 +59,7 @@ async fn assert_sound(log: &EventLog) {
         frontier.push(event.leaf(&project));
     }
     let head = log.head(&project).await.unwrap().unwrap();
-    assert_eq!(
-        (head.position, head.root),
-        (events.len() as u64, frontier.root())
-    );
+    assert_eq!((head.position, head.root), (events.len() as u64, frontier.root()));
 }
 
 #[tokio::test]
@@ -115,23 +101,16 @@ async fn of_concurrent_appends_with_one_expected_version_exactly_one_wins() {
 #[tokio::test]
 async fn many_appenders_leave_a_gapless_sound_log() {
     let database = database().await;
-    let logs = [
-        database.open().await,
-        database.open().await,
-        database.open().await,
-    ];
+    let logs = [database.open().await, database.open().await, database.open().await];
     let mut tasks = Vec::new();
     for n in 0..60_usize {
         let log = logs[n % 3].clone();
         tasks.push(tokio::spawn(async move {
             for _ in 0..10 {
                 let stream = format!("s{n}");
-                log.append(
-                    &ProjectId::default_project(),
-                    append(&stream, Expected::Any, 3),
-                )
-                .await
-                .unwrap();
+                log.append(&ProjectId::default_project(), append(&stream, Expected::Any, 3))
+                    .await
+                    .unwrap();
             }
         }));
     }
@@ -147,22 +126,14 @@ async fn a_retried_append_is_in_the_log_once() {
     let database = database().await;
     let log = database.open().await;
     let project = ProjectId::default_project();
-    let once = Append {
-        append_id: Some(Uuid::from_u128(5)),
-        ..append("a", Expected::Version(0), 2)
-    };
+    let once =
+        Append { append_id: Some(Uuid::from_u128(5)), ..append("a", Expected::Version(0), 2) };
     let first = log.append(&project, once.clone()).await.unwrap();
     // The same process, and another one, as after a crash.
     assert_eq!(log.append(&project, once.clone()).await.unwrap(), first);
-    assert_eq!(
-        database.open().await.append(&project, once).await.unwrap(),
-        first
-    );
+    assert_eq!(database.open().await.append(&project, once).await.unwrap(), first);
     assert_eq!(all(&log).await.len(), 2);
-    assert_eq!(
-        log.appended(&project, Uuid::from_u128(5)).await.unwrap(),
-        Some(first)
-    );
+    assert_eq!(log.appended(&project, Uuid::from_u128(5)).await.unwrap(), Some(first));
 }
 
 #[tokio::test]
@@ -172,59 +143,28 @@ async fn a_reader_that_lost_its_lease_cannot_append() {
     let project = ProjectId::default_project();
     let life = Duration::from_millis(1);
     let (one, two) = (Uuid::from_u128(1), Uuid::from_u128(2));
-    let old = log
-        .acquire_lease("evt-1", one, life)
-        .await
-        .unwrap()
-        .unwrap();
+    let old = log.acquire_lease("evt-1", one, life).await.unwrap().unwrap();
     assert_eq!(log.take_over_offset(&old).await.unwrap().sequence, 0);
     let batch = |fence, sequence| Batch {
         appends: vec![append("a", Expected::Any, 1)],
-        offset: Some(OffsetMove {
-            name: "evt-1".into(),
-            incarnation: "x".into(),
-            sequence,
-            fence,
-        }),
+        offset: Some(OffsetMove { name: "evt-1".into(), incarnation: "x".into(), sequence, fence }),
     };
-    log.append_batch(&project, batch(old.fence, 7))
-        .await
-        .unwrap()[0]
-        .as_ref()
-        .unwrap();
+    log.append_batch(&project, batch(old.fence, 7)).await.unwrap()[0].as_ref().unwrap();
 
     let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
     let new = loop {
-        if let Some(lease) = log
-            .acquire_lease("evt-1", two, Duration::from_secs(60))
-            .await
-            .unwrap()
+        if let Some(lease) = log.acquire_lease("evt-1", two, Duration::from_secs(60)).await.unwrap()
         {
             break lease;
         }
-        assert!(
-            tokio::time::Instant::now() < deadline,
-            "the lease never ran out"
-        );
+        assert!(tokio::time::Instant::now() < deadline, "the lease never ran out");
     };
     let offset = log.take_over_offset(&new).await.unwrap();
     assert_eq!((offset.sequence, offset.incarnation.as_str()), (7, "x"));
-    assert!(
-        log.acquire_lease("evt-1", one, life)
-            .await
-            .unwrap()
-            .is_none()
-    );
+    assert!(log.acquire_lease("evt-1", one, life).await.unwrap().is_none());
     let refused = log.append_batch(&project, batch(old.fence, 9)).await;
-    assert!(
-        matches!(refused, Err(AppendError::Fenced(_))),
-        "{refused:?}"
-    );
-    log.append_batch(&project, batch(new.fence, 9))
-        .await
-        .unwrap()[0]
-        .as_ref()
-        .unwrap();
+    assert!(matches!(refused, Err(AppendError::Fenced(_))), "{refused:?}");
+    log.append_batch(&project, batch(new.fence, 9)).await.unwrap()[0].as_ref().unwrap();
     assert_eq!(all(&log).await.len(), 2);
     assert_sound(&log).await;
 }
@@ -251,27 +191,16 @@ async fn enrollment_opens_an_epoch_and_deletion_closes_it() {
     let key = SigningKey::from_seed(&[1; 32]);
     let stream = StreamName::Device(device);
     let now = Timestamp(1);
-    let registered: Event = DeviceRegistered {
-        name: "robot-7".parse().unwrap(),
-        labels: Default::default(),
-    }
-    .into();
-    let events = vec![
-        NewEvent::server(&registered, now),
-        NewEvent::server(&enrolled(1, &key), now),
-    ];
-    log.append(
-        &project,
-        Append::by("test").stream(stream.clone(), Expected::Version(0), events),
-    )
-    .await
-    .unwrap();
+    let registered: Event =
+        DeviceRegistered { name: "robot-7".parse().unwrap(), labels: Default::default() }.into();
+    let events =
+        vec![NewEvent::server(&registered, now), NewEvent::server(&enrolled(1, &key), now)];
+    log.append(&project, Append::by("test").stream(stream.clone(), Expected::Version(0), events))
+        .await
+        .unwrap();
     let access = log.device_access(&project, device).await.unwrap();
     assert!(access.key(&key.thumbprint()).is_some());
-    assert_eq!(
-        access.epoch(1).map(|epoch| (epoch.seq, epoch.closed)),
-        Some((0, false))
-    );
+    assert_eq!(access.epoch(1).map(|epoch| (epoch.seq, epoch.closed)), Some((0, false)));
 
     let report = |version: u64, tip: Hash, after: Hash| {
         let mut append = Append::by("device").stream(
@@ -282,15 +211,9 @@ async fn enrollment_opens_an_epoch_and_deletion_closes_it() {
         append.streams[0].tip = Some(after);
         append
     };
-    log.append(&project, report(0, Hash::ZERO, Hash::of(b"1")))
-        .await
-        .unwrap();
-    log.append(&project, report(1, Hash::of(b"1"), Hash::of(b"2")))
-        .await
-        .unwrap();
-    let refused = log
-        .append(&project, report(1, Hash::of(b"1"), Hash::of(b"x")))
-        .await;
+    log.append(&project, report(0, Hash::ZERO, Hash::of(b"1"))).await.unwrap();
+    log.append(&project, report(1, Hash::of(b"1"), Hash::of(b"2"))).await.unwrap();
+    let refused = log.append(&project, report(1, Hash::of(b"1"), Hash::of(b"x"))).await;
     assert!(
         matches!(refused, Err(AppendError::Conflict { actual: 2, tip: Some(tip), .. }) if tip == Hash::of(b"2"))
     );
@@ -298,52 +221,25 @@ async fn enrollment_opens_an_epoch_and_deletion_closes_it() {
     // A second enrollment: new key, new epoch; the old ones are over.
     let new_key = SigningKey::from_seed(&[2; 32]);
     let again = vec![NewEvent::server(&enrolled(2, &new_key), now)];
-    log.append(
-        &project,
-        Append::by("test").stream(stream.clone(), Expected::Version(2), again),
-    )
-    .await
-    .unwrap();
+    log.append(&project, Append::by("test").stream(stream.clone(), Expected::Version(2), again))
+        .await
+        .unwrap();
     let access = log.device_access(&project, device).await.unwrap();
     assert!(access.key(&key.thumbprint()).is_none() && access.key(&new_key.thumbprint()).is_some());
-    let refused = log
-        .append(&project, report(2, Hash::of(b"2"), Hash::of(b"3")))
-        .await;
-    assert!(
-        matches!(refused, Err(AppendError::Closed { .. })),
-        "{refused:?}"
-    );
+    let refused = log.append(&project, report(2, Hash::of(b"2"), Hash::of(b"3"))).await;
+    assert!(matches!(refused, Err(AppendError::Closed { .. })), "{refused:?}");
 
-    let deleted: Event = DeviceDeleted {
-        name: "robot-7".parse().unwrap(),
-    }
-    .into();
+    let deleted: Event = DeviceDeleted { name: "robot-7".parse().unwrap() }.into();
     let gone = vec![NewEvent::server(&deleted, now)];
-    log.append(
-        &project,
-        Append::by("test").stream(stream.clone(), Expected::Version(3), gone),
-    )
-    .await
-    .unwrap();
+    log.append(&project, Append::by("test").stream(stream.clone(), Expected::Version(3), gone))
+        .await
+        .unwrap();
     let access = log.device_access(&project, device).await.unwrap();
     assert!(access.keys.is_empty() && access.epochs.iter().all(|epoch| epoch.closed));
 
-    let kinds: Vec<_> = log
-        .read_stream(&project, &stream)
-        .await
-        .unwrap()
-        .into_iter()
-        .map(|e| e.kind)
-        .collect();
-    assert_eq!(
-        kinds,
-        [
-            "DeviceRegistered",
-            "DeviceEnrolled",
-            "DeviceEnrolled",
-            "DeviceDeleted"
-        ]
-    );
+    let kinds: Vec<_> =
+        log.read_stream(&project, &stream).await.unwrap().into_iter().map(|e| e.kind).collect();
+    assert_eq!(kinds, ["DeviceRegistered", "DeviceEnrolled", "DeviceEnrolled", "DeviceDeleted"]);
     assert_sound(&log).await;
 }
 
@@ -352,12 +248,7 @@ async fn partitions_are_made_ahead_of_need() {
     let database = database().await;
     let log = database.open_with_partitions_of(50).await;
     for _ in 0..40 {
-        log.append(
-            &ProjectId::default_project(),
-            append("a", Expected::Any, 10),
-        )
-        .await
-        .unwrap();
+        log.append(&ProjectId::default_project(), append("a", Expected::Any, 10)).await.unwrap();
     }
     assert_eq!(all(&log).await.len(), 400);
     assert_sound(&log).await;
@@ -373,27 +264,16 @@ async fn followers_hear_of_appends_and_of_time() {
     let mut times = Vec::new();
     for _ in 0..5 {
         let before = follower.head(&project);
-        let appended = other
-            .append(&project, append("a", Expected::Any, 1))
-            .await
-            .unwrap();
+        let appended = other.append(&project, append("a", Expected::Any, 1)).await.unwrap();
         let wait = follower.wait_beyond(&project, before.max(appended.last - 1));
-        let head = tokio::time::timeout(Duration::from_secs(10), wait)
-            .await
-            .unwrap();
+        let head = tokio::time::timeout(Duration::from_secs(10), wait).await.unwrap();
         assert!(head >= appended.last);
         times.push(appended);
     }
     for at in &times {
-        assert_eq!(
-            log.position_at(&project, at.recorded_at).await.unwrap(),
-            at.last
-        );
+        assert_eq!(log.position_at(&project, at.recorded_at).await.unwrap(), at.last);
         let before = Timestamp(at.recorded_at.micros() - 1);
-        assert_eq!(
-            log.position_at(&project, before).await.unwrap(),
-            at.first - 1
-        );
+        assert_eq!(log.position_at(&project, before).await.unwrap(), at.first - 1);
     }
     assert_eq!(log.position_at(&project, Timestamp(0)).await.unwrap(), 0);
     stop.cancel();
@@ -404,10 +284,7 @@ async fn a_project_that_is_not_there_is_named() {
     let database = database().await;
     let log = database.open().await;
     let nowhere: ProjectId = "nowhere".parse().unwrap();
-    let error = log
-        .append(&nowhere, append("a", Expected::Any, 1))
-        .await
-        .unwrap_err();
+    let error = log.append(&nowhere, append("a", Expected::Any, 1)).await.unwrap_err();
     assert_eq!(error.to_string(), "there is no project 'nowhere'");
     assert_eq!(log.head(&nowhere).await.unwrap(), None);
 }
@@ -417,9 +294,7 @@ async fn a_killed_connection_fails_its_append_and_nothing_after_it() {
     let database = database().await;
     let log = database.open().await;
     let project = ProjectId::default_project();
-    log.append(&project, append("a", Expected::Any, 1))
-        .await
-        .unwrap();
+    log.append(&project, append("a", Expected::Any, 1)).await.unwrap();
     database.kill_connections().await;
     let mut tries = 0;
     let appended = loop {
@@ -441,23 +316,13 @@ async fn a_dump_restored_elsewhere_reads_the_same() {
     let log = database.open().await;
     for n in 0..20 {
         let stream = format!("s{}", n % 3);
-        log.append(
-            &ProjectId::default_project(),
-            append(&stream, Expected::Any, 5),
-        )
-        .await
-        .unwrap();
+        log.append(&ProjectId::default_project(), append(&stream, Expected::Any, 5)).await.unwrap();
     }
     let restored = database.dump_and_restore().await;
     let copy = restored.open().await;
     assert_eq!(all(&copy).await, all(&log).await);
     assert_sound(&copy).await;
     // And it goes on from there.
-    copy.append(
-        &ProjectId::default_project(),
-        append("s0", Expected::Any, 1),
-    )
-    .await
-    .unwrap();
+    copy.append(&ProjectId::default_project(), append("s0", Expected::Any, 1)).await.unwrap();
     assert_sound(&copy).await;
 }

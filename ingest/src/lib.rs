@@ -1,1 +1,7 @@
-//! placeholder
+//! From JetStream into the event log and the metric store.
+//!
+//! It decides nothing: what a device has signed goes into the log, what it measured goes into the
+//! time-series store, and what can do neither is kept as a dead letter with its cause. A message is
+//! acknowledged only after that.
+
+pub mod metrics;

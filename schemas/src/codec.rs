@@ -29,10 +29,7 @@ pub enum DecodeError {
 ///
 /// Cannot fail: the sink is memory, and every type of this crate can be written as CBOR.
 #[must_use]
-#[expect(
-    clippy::expect_used,
-    reason = "the sink is memory and the types are all serializable"
-)]
+#[expect(clippy::expect_used, reason = "the sink is memory and the types are all serializable")]
 pub fn encode<T: Serialize + ?Sized>(value: &T) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(256);
     ciborium::into_writer(value, &mut bytes).expect("the types of this crate are CBOR");
@@ -48,11 +45,7 @@ pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, DecodeError> {
     let mut rest = bytes;
     let value = ciborium::de::from_reader_with_recursion_limit(&mut rest, MAX_DEPTH)
         .map_err(|error| DecodeError::Malformed(describe(&error)))?;
-    if rest.is_empty() {
-        Ok(value)
-    } else {
-        Err(DecodeError::TrailingBytes(rest.len()))
-    }
+    if rest.is_empty() { Ok(value) } else { Err(DecodeError::TrailingBytes(rest.len())) }
 }
 
 fn describe(error: &ciborium::de::Error<std::io::Error>) -> String {
@@ -117,25 +110,17 @@ mod tests {
 
     #[test]
     fn trailing_bytes_duplicates_and_depth_are_refused() {
-        let good = encode(&Sample {
-            a: 1,
-            m: BTreeMap::from([("x".into(), 2)]),
-        });
+        let good = encode(&Sample { a: 1, m: BTreeMap::from([("x".into(), 2)]) });
         assert!(decode::<Sample>(&good).is_ok());
 
         let mut trailing = good;
         trailing.push(0);
-        assert_eq!(
-            decode::<Sample>(&trailing),
-            Err(DecodeError::TrailingBytes(1))
-        );
+        assert_eq!(decode::<Sample>(&trailing), Err(DecodeError::TrailingBytes(1)));
 
         // {"a": 1, "a": 2}
         assert!(decode::<Sample>(&[0xa2, 0x61, b'a', 1, 0x61, b'a', 2]).is_err());
         // {"a": 1, "m": {"x": 1, "x": 2}}
-        let twice = [
-            0xa2, 0x61, b'a', 1, 0x61, b'm', 0xa2, 0x61, b'x', 1, 0x61, b'x', 2,
-        ];
+        let twice = [0xa2, 0x61, b'a', 1, 0x61, b'm', 0xa2, 0x61, b'x', 1, 0x61, b'x', 2];
         assert!(decode::<Sample>(&twice).is_err());
 
         let deep = [vec![0x81; 100_000], vec![0]].concat();

@@ -75,9 +75,7 @@ impl Serialize for Hash {
 impl<'de> Deserialize<'de> for Hash {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         if deserializer.is_human_readable() {
-            String::deserialize(deserializer)?
-                .parse()
-                .map_err(de::Error::custom)
+            String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
         } else {
             let bytes = serde_bytes::ByteArray::<32>::deserialize(deserializer)?;
             Ok(Self(bytes.into_array()))
@@ -223,11 +221,7 @@ impl PublicKey {
 
 impl fmt::Debug for PublicKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "PublicKey({})",
-            BASE64URL_NOPAD.encode(self.0.as_bytes())
-        )
+        write!(f, "PublicKey({})", BASE64URL_NOPAD.encode(self.0.as_bytes()))
     }
 }
 
@@ -307,16 +301,13 @@ impl Unverified {
             return Err(CoseError::Malformed("the content type is not CBOR"));
         }
         if !header.crit.is_empty() || !header.rest.is_empty() {
-            return Err(CoseError::Malformed(
-                "it has headers that are not known here",
-            ));
+            return Err(CoseError::Malformed("it has headers that are not known here"));
         }
         if !message.unprotected.is_empty() {
             return Err(CoseError::Malformed("it has unprotected headers"));
         }
-        let kid = Hash::from_slice(&header.key_id).ok_or(CoseError::Malformed(
-            "the key id is not a 32-byte thumbprint",
-        ))?;
+        let kid = Hash::from_slice(&header.key_id)
+            .ok_or(CoseError::Malformed("the key id is not a 32-byte thumbprint"))?;
         if message.payload.is_none() {
             return Err(CoseError::Malformed("it has no payload"));
         }
@@ -343,14 +334,11 @@ impl Unverified {
         if key.thumbprint() != self.kid {
             return Err(CoseError::OtherKey(self.kid));
         }
-        self.message
-            .verify_signature(kind.aad(), |signature, bytes| {
-                let signature = ed25519_dalek::Signature::from_slice(signature)
-                    .map_err(|_| CoseError::BadSignature)?;
-                key.0
-                    .verify_strict(bytes, &signature)
-                    .map_err(|_| CoseError::BadSignature)
-            })?;
+        self.message.verify_signature(kind.aad(), |signature, bytes| {
+            let signature = ed25519_dalek::Signature::from_slice(signature)
+                .map_err(|_| CoseError::BadSignature)?;
+            key.0.verify_strict(bytes, &signature).map_err(|_| CoseError::BadSignature)
+        })?;
         Ok(self.message.payload.unwrap_or_default())
     }
 }
@@ -374,14 +362,8 @@ mod tests {
     #[test]
     fn a_message_opens_only_with_its_key_its_kind_and_its_bytes() {
         let sealed = key(1).seal(Kind::Event, b"hello".to_vec());
-        assert_eq!(
-            open(&sealed, Kind::Event, &key(1).public()),
-            Ok(b"hello".to_vec())
-        );
-        assert_eq!(
-            open(&sealed, Kind::Hello, &key(1).public()),
-            Err(CoseError::BadSignature)
-        );
+        assert_eq!(open(&sealed, Kind::Event, &key(1).public()), Ok(b"hello".to_vec()));
+        assert_eq!(open(&sealed, Kind::Hello, &key(1).public()), Err(CoseError::BadSignature));
         assert!(matches!(
             open(&sealed, Kind::Event, &key(2).public()),
             Err(CoseError::OtherKey(_))
@@ -389,10 +371,7 @@ mod tests {
         for index in 0..sealed.len() {
             let mut bent = sealed.clone();
             bent[index] ^= 1;
-            assert!(
-                open(&bent, Kind::Event, &key(1).public()).is_err(),
-                "byte {index}"
-            );
+            assert!(open(&bent, Kind::Event, &key(1).public()).is_err(), "byte {index}");
         }
         let mut longer = sealed;
         longer.push(0);
@@ -416,10 +395,7 @@ mod tests {
         assert!(PublicKey::from_ed25519(&weak).is_err());
         let with_private = CoseKeyBuilder::new_okp_key()
             .param(-1, ciborium::Value::from(6))
-            .param(
-                -2,
-                ciborium::Value::Bytes(key(1).public().to_ed25519().to_vec()),
-            )
+            .param(-2, ciborium::Value::Bytes(key(1).public().to_ed25519().to_vec()))
             .param(-4, ciborium::Value::Bytes(vec![1; 32]))
             .build();
         assert_eq!(

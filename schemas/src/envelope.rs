@@ -97,10 +97,7 @@ impl DeviceEnvelope {
         if fits(envelope.epoch) && fits(envelope.seq) {
             Ok(envelope)
         } else {
-            Err(EnvelopeError::OutOfRange {
-                epoch: envelope.epoch,
-                seq: envelope.seq,
-            })
+            Err(EnvelopeError::OutOfRange { epoch: envelope.epoch, seq: envelope.seq })
         }
     }
 }

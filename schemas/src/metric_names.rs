@@ -189,17 +189,14 @@ pub const NAMES: &[&str] = &[
     "rtt_us",
     "open_fds",
     "sample_us",
+    // 172: wireless, as Telegraf really writes it
+    "beacon",
 ];
 
 fn numbers() -> &'static HashMap<&'static str, u16> {
     static NUMBERS: OnceLock<HashMap<&'static str, u16>> = OnceLock::new();
-    NUMBERS.get_or_init(|| {
-        NAMES
-            .iter()
-            .zip(0_u16..)
-            .map(|(name, number)| (*name, number))
-            .collect()
-    })
+    NUMBERS
+        .get_or_init(|| NAMES.iter().zip(0_u16..).map(|(name, number)| (*name, number)).collect())
 }
 
 /// The number of a well-known name.
@@ -211,10 +208,7 @@ pub fn number(name: &str) -> Option<u16> {
 /// The well-known name with this number.
 #[must_use]
 pub fn name(number: u64) -> Option<&'static str> {
-    usize::try_from(number)
-        .ok()
-        .and_then(|index| NAMES.get(index))
-        .copied()
+    usize::try_from(number).ok().and_then(|index| NAMES.get(index)).copied()
 }
 
 /// The static twin of a well-known name.

@@ -153,9 +153,7 @@ impl MetricBatch {
             return Err(InvalidBatch::TooManyPoints(batch.points.len()));
         }
         for (index, point) in batch.points.iter().enumerate() {
-            point
-                .check()
-                .map_err(|what| InvalidBatch::Limit { what, point: index })?;
+            point.check().map_err(|what| InvalidBatch::Limit { what, point: index })?;
         }
         Ok(batch)
     }
@@ -353,9 +351,7 @@ fn next<'de, A: SeqAccess<'de>, T: Deserialize<'de>>(
     access: &mut A,
     what: &'static str,
 ) -> Result<T, A::Error> {
-    access
-        .next_element()?
-        .ok_or_else(|| de::Error::custom(format!("{what} is missing")))
+    access.next_element()?.ok_or_else(|| de::Error::custom(format!("{what} is missing")))
 }
 
 /// A positional array must end here.
@@ -465,9 +461,7 @@ mod tests {
     fn limits_are_named() {
         let mut no_field = batch();
         no_field.points[1].fields.clear();
-        let error = MetricBatch::decode(&no_field.encode())
-            .map(|_| ())
-            .map_err(|e| e.to_string());
+        let error = MetricBatch::decode(&no_field.encode()).map(|_| ()).map_err(|e| e.to_string());
         assert_eq!(error, Err("no field in point 1".to_owned()));
     }
 
@@ -481,14 +475,8 @@ mod tests {
                 "cpu",
                 BTreeMap::<u8, u8>::new(),
                 ciborium::Value::Map(vec![
-                    (
-                        ciborium::Value::Integer(number.into()),
-                        ciborium::Value::Float(1.0),
-                    ),
-                    (
-                        ciborium::Value::Text("usage_user".into()),
-                        ciborium::Value::Float(2.0),
-                    ),
+                    (ciborium::Value::Integer(number.into()), ciborium::Value::Float(1.0)),
+                    (ciborium::Value::Text("usage_user".into()), ciborium::Value::Float(2.0)),
                 ]),
             )],
         ));

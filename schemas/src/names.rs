@@ -31,14 +31,7 @@ pub struct InvalidName {
 }
 
 fn check(text: &str, fits: bool, rule: &'static str) -> Result<(), InvalidName> {
-    if fits {
-        Ok(())
-    } else {
-        Err(InvalidName {
-            value: text.chars().take(80).collect(),
-            rule,
-        })
-    }
+    if fits { Ok(()) } else { Err(InvalidName { value: text.chars().take(80).collect(), rule }) }
 }
 
 macro_rules! checked_text {
@@ -151,16 +144,12 @@ impl ConfigValue {
     /// Names the rule that the value breaks.
     pub fn check(&self) -> Result<(), InvalidName> {
         match self {
-            Self::Text(text) => check(
-                text,
-                text.len() <= MAX_CONFIG_TEXT,
-                "is longer than 4096 bytes",
-            ),
-            Self::Float(number) => check(
-                &number.to_string(),
-                number.is_finite(),
-                "is not a finite number",
-            ),
+            Self::Text(text) => {
+                check(text, text.len() <= MAX_CONFIG_TEXT, "is longer than 4096 bytes")
+            }
+            Self::Float(number) => {
+                check(&number.to_string(), number.is_finite(), "is not a finite number")
+            }
             Self::Bool(_) | Self::Int(_) => Ok(()),
         }
     }
@@ -184,19 +173,11 @@ pub fn device_name_from_host(host: &str) -> DeviceName {
     let mapped: String = host
         .to_lowercase()
         .chars()
-        .map(|c| {
-            if c.is_ascii_lowercase() || c.is_ascii_digit() || c == '.' {
-                c
-            } else {
-                '-'
-            }
-        })
+        .map(|c| if c.is_ascii_lowercase() || c.is_ascii_digit() || c == '.' { c } else { '-' })
         .take(63)
         .collect();
     let trimmed = mapped.trim_matches(['-', '.']);
-    trimmed
-        .parse()
-        .unwrap_or_else(|_| DeviceName("device".to_owned()))
+    trimmed.parse().unwrap_or_else(|_| DeviceName("device".to_owned()))
 }
 
 #[cfg(test)]
@@ -208,29 +189,16 @@ mod tests {
         for good in ["a", "robot-7", "a.b.c", &"x".repeat(63)] {
             assert!(good.parse::<DeviceName>().is_ok(), "{good:?} was refused");
         }
-        for bad in [
-            "",
-            "-a",
-            "a-",
-            ".",
-            "Robot",
-            "a_b",
-            "a b",
-            "a\0",
-            &"x".repeat(64),
-        ] {
+        for bad in ["", "-a", "a-", ".", "Robot", "a_b", "a b", "a\0", &"x".repeat(64)] {
             assert!(bad.parse::<DeviceName>().is_err(), "{bad:?} was taken");
         }
     }
 
     #[test]
     fn any_host_name_gives_a_device_name() {
-        for (host, name) in [
-            ("Robot_7", "robot-7"),
-            ("---", "device"),
-            ("", "device"),
-            ("ü.local", "local"),
-        ] {
+        for (host, name) in
+            [("Robot_7", "robot-7"), ("---", "device"), ("", "device"), ("ü.local", "local")]
+        {
             assert_eq!(device_name_from_host(host).as_str(), name);
         }
         assert_eq!(device_name_from_host(&"é".repeat(200)).as_str(), "device");
@@ -246,10 +214,7 @@ mod tests {
             ConfigValue::Text("3".into()),
         ] {
             let bytes = crate::codec::encode(&value);
-            assert_eq!(
-                crate::codec::decode::<ConfigValue>(&bytes).ok(),
-                Some(value)
-            );
+            assert_eq!(crate::codec::decode::<ConfigValue>(&bytes).ok(), Some(value));
         }
     }
 }

@@ -90,13 +90,11 @@ impl FromStr for Selector {
     type Err = InvalidSelector;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        Parser { text, at: 0 }
-            .selector()
-            .map_err(|(problem, at)| InvalidSelector {
-                selector: text.chars().take(200).collect(),
-                problem,
-                at: text.get(..at).map_or(at, |before| before.chars().count()) + 1,
-            })
+        Parser { text, at: 0 }.selector().map_err(|(problem, at)| InvalidSelector {
+            selector: text.chars().take(200).collect(),
+            problem,
+            at: text.get(..at).map_or(at, |before| before.chars().count()) + 1,
+        })
     }
 }
 
@@ -107,11 +105,7 @@ impl fmt::Display for Selector {
                 f.write_str(",")?;
             }
             let list = |values: &[LabelValue]| {
-                values
-                    .iter()
-                    .map(LabelValue::as_str)
-                    .collect::<Vec<_>>()
-                    .join(",")
+                values.iter().map(LabelValue::as_str).collect::<Vec<_>>().join(",")
             };
             match test {
                 Test::Exists => write!(f, "{key}")?,
@@ -166,9 +160,8 @@ impl<'a> Parser<'a> {
         self.skip_spaces();
         let start = self.at;
         let rest = self.rest();
-        let end = rest
-            .find(|c: char| c.is_whitespace() || "=!,()".contains(c))
-            .unwrap_or(rest.len());
+        let end =
+            rest.find(|c: char| c.is_whitespace() || "=!,()".contains(c)).unwrap_or(rest.len());
         self.at += end;
         (rest.get(..end).unwrap_or_default(), start)
     }
@@ -178,14 +171,12 @@ impl<'a> Parser<'a> {
         if word.is_empty() {
             return Err(("a key is missing".to_owned(), start));
         }
-        word.parse()
-            .map_err(|error: crate::names::InvalidName| (error.to_string(), start))
+        word.parse().map_err(|error: crate::names::InvalidName| (error.to_string(), start))
     }
 
     fn value(&mut self) -> Parsed<LabelValue> {
         let (word, start) = self.word();
-        word.parse()
-            .map_err(|error: crate::names::InvalidName| (error.to_string(), start))
+        word.parse().map_err(|error: crate::names::InvalidName| (error.to_string(), start))
     }
 
     fn values(&mut self) -> Parsed<Vec<LabelValue>> {
@@ -207,10 +198,7 @@ impl<'a> Parser<'a> {
 
     fn requirement(&mut self) -> Parsed<Requirement> {
         if self.take("!") {
-            return Ok(Requirement {
-                key: self.key()?,
-                test: Test::Absent,
-            });
+            return Ok(Requirement { key: self.key()?, test: Test::Absent });
         }
         let key = self.key()?;
         let test = if self.take("!=") {
@@ -224,10 +212,7 @@ impl<'a> Parser<'a> {
                 "notin" => Test::NotIn(self.values()?),
                 "" => Test::Exists,
                 other => {
-                    return Err((
-                        format!("'{other}' is no operator (=, !=, in, notin)"),
-                        before,
-                    ));
+                    return Err((format!("'{other}' is no operator (=, !=, in, notin)"), before));
                 }
             }
         };

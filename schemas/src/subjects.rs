@@ -30,9 +30,7 @@ impl DeviceSubjects {
     /// The subjects of this device.
     #[must_use]
     pub fn new(project: &ProjectId, device: DeviceId) -> Self {
-        Self {
-            prefix: format!("muster.{project}.{device}"),
-        }
+        Self { prefix: format!("muster.{project}.{device}") }
     }
 
     /// Signed events; JetStream answers with a PubAck.
@@ -118,14 +116,7 @@ mod tests {
         let subjects = DeviceSubjects::new(&ProjectId::default_project(), device);
         let found = parse(&subjects.live_metrics("host"))
             .map(|(project, device, rest)| (project, device, rest.to_owned()));
-        assert_eq!(
-            found,
-            Some((
-                ProjectId::default_project(),
-                device,
-                "met.live.host".to_owned()
-            ))
-        );
+        assert_eq!(found, Some((ProjectId::default_project(), device, "met.live.host".to_owned())));
         assert_eq!(
             parse_stored(&format!("met.3.default.{id}.live.host")).map(|(_, d, rest)| (d, rest)),
             Some((device, "live.host"))

@@ -43,9 +43,8 @@ pub fn to_newest(
 
 /// `{"labels": {…}}` becomes `{"set": {…}, "removed": []}`.
 fn device_labels_changed_1(value: Value) -> Result<Value, DecodeError> {
-    let mut entries = value
-        .into_map()
-        .map_err(|_| DecodeError::Malformed("not a map".to_owned()))?;
+    let mut entries =
+        value.into_map().map_err(|_| DecodeError::Malformed("not a map".to_owned()))?;
     let index = entries
         .iter()
         .position(|(key, _)| key.as_text() == Some("labels"))
@@ -74,10 +73,7 @@ mod tests {
                 .collect(),
             removed: Vec::new(),
         };
-        assert_eq!(
-            Event::decode("DeviceLabelsChanged", 1, stored),
-            Ok(expected.into())
-        );
+        assert_eq!(Event::decode("DeviceLabelsChanged", 1, stored), Ok(expected.into()));
         assert!(Event::decode("DeviceLabelsChanged", 1, b"\xa0").is_err());
         assert!(Event::decode("DeviceLabelsChanged", 3, stored).is_err());
     }

@@ -31,29 +31,16 @@ impl Claim {
         stop_within: Duration,
     ) -> Result<Self, ChildError> {
         let path = dir.join(format!("{name}.lock"));
-        let file_error = |attempt, source| ChildError::File {
-            attempt,
-            path: path.clone(),
-            source,
-        };
+        let file_error = |attempt, source| ChildError::File { attempt, path: path.clone(), source };
         files::make_private_dir(dir).map_err(|source| file_error("make the folder of", source))?;
         let lock = File::create(&path).map_err(|source| file_error("open", source))?;
         lock.try_lock().map_err(|error| match error {
-            TryLockError::WouldBlock => ChildError::InUse {
-                dir: dir.to_path_buf(),
-            },
+            TryLockError::WouldBlock => ChildError::InUse { dir: dir.to_path_buf() },
             TryLockError::Error(source) => file_error("lock", source),
         })?;
-        let claim = Self {
-            _lock: lock,
-            pid_file: dir.join(format!("{name}.pid")),
-        };
+        let claim = Self { _lock: lock, pid_file: dir.join(format!("{name}.pid")) };
         if let Some(pid) = claim.leftover() {
-            tracing::info!(
-                name,
-                pid,
-                "waiting for the end of a server that an earlier run left"
-            );
+            tracing::info!(name, pid, "waiting for the end of a server that an earlier run left");
             end(name, pid, stop_signal, stop_within).await?;
         }
         Ok(claim)
@@ -65,11 +52,7 @@ impl Claim {
             return Ok(()); // It has ended already; the supervisor will notice.
         };
         fs::write(&self.pid_file, format!("{pid} {started} {}\n", boot_id())).map_err(|source| {
-            ChildError::File {
-                attempt: "write",
-                path: self.pid_file.clone(),
-                source,
-            }
+            ChildError::File { attempt: "write", path: self.pid_file.clone(), source }
         })
     }
 
@@ -99,10 +82,9 @@ async fn end(
     stop_within: Duration,
 ) -> Result<(), ChildError> {
     let started = family::started(pid);
-    for (signal, patience) in [
-        (stop_signal, stop_within),
-        (Signal::SIGKILL, Duration::from_secs(5)),
-    ] {
+    for (signal, patience) in
+        [(stop_signal, stop_within), (Signal::SIGKILL, Duration::from_secs(5))]
+    {
         let target = Pid::from_raw(pid.cast_signed());
         // Either may fail because the process is gone, which is what is waited for.
         let _ = kill(target, signal);
@@ -122,9 +104,5 @@ async fn end(
 fn boot_id() -> String {
     let id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
     let id = id.trim();
-    if id.is_empty() {
-        "unknown".into()
-    } else {
-        id.into()
-    }
+    if id.is_empty() { "unknown".into() } else { id.into() }
 }

@@ -24,9 +24,7 @@ fn stat(pid: u32) -> Option<Stat> {
 
 /// When a live process started. `None` when there is none, or only its zombie.
 pub(crate) fn started(pid: u32) -> Option<u64> {
-    stat(pid)
-        .filter(|stat| !matches!(stat.state, 'Z' | 'X'))
-        .map(|stat| stat.started)
+    stat(pid).filter(|stat| !matches!(stat.state, 'Z' | 'X')).map(|stat| stat.started)
 }
 
 /// `root` and all of its descendants, parents before their children.

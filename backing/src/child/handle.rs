@@ -80,15 +80,7 @@ impl Child {
         };
         let first = supervisor.start().await?;
         let supervisor = tokio::spawn(supervisor.run(first));
-        Ok(Self {
-            name,
-            log,
-            current,
-            requests: requests_sender,
-            events,
-            ready,
-            supervisor,
-        })
+        Ok(Self { name, log, current, requests: requests_sender, events, ready, supervisor })
     }
 
     /// The service's name: `nats-server`, `postgres`, `influxd`.
@@ -132,9 +124,7 @@ impl Child {
     pub async fn stop(&self) -> Result<Option<Exit>, ChildError> {
         let (reply, answer) = oneshot::channel();
         self.ask(Request::Stop(reply)).await?;
-        answer
-            .await
-            .map_err(|_| ChildError::Unwatched { name: self.name })
+        answer.await.map_err(|_| ChildError::Unwatched { name: self.name })
     }
 
     /// Stops it for good, and gives its folder free: another owner may take it when this returns.
@@ -144,9 +134,7 @@ impl Child {
     pub async fn shut_down(self) -> Result<Option<Exit>, ChildError> {
         let exit = self.stop().await?;
         drop(self.requests); // The supervisor ends when nobody can ask it for anything.
-        self.supervisor
-            .await
-            .map_err(|_| ChildError::Unwatched { name: self.name })?;
+        self.supervisor.await.map_err(|_| ChildError::Unwatched { name: self.name })?;
         Ok(exit)
     }
 
@@ -158,9 +146,7 @@ impl Child {
     pub async fn start_again(&self) -> Result<(), ChildError> {
         let (reply, answer) = oneshot::channel();
         self.ask(Request::StartAgain(reply)).await?;
-        answer
-            .await
-            .map_err(|_| ChildError::Unwatched { name: self.name })?
+        answer.await.map_err(|_| ChildError::Unwatched { name: self.name })?
     }
 
     /// Kills its first process (SIGKILL): a crash, which the restart policy then answers.
@@ -189,35 +175,19 @@ impl Child {
 
     pub(crate) fn signal(&self, signal: Signal) -> Result<(), ChildError> {
         let sent = self.process().is_some_and(|process| process.signal(signal));
-        if sent {
-            Ok(())
-        } else {
-            Err(ChildError::NotRunning { name: self.name })
-        }
+        if sent { Ok(()) } else { Err(ChildError::NotRunning { name: self.name }) }
     }
 
     fn signal_family(&self, signal: Signal) -> Result<(), ChildError> {
-        let sent = self
-            .process()
-            .is_some_and(|process| process.signal_family(signal));
-        if sent {
-            Ok(())
-        } else {
-            Err(ChildError::NotRunning { name: self.name })
-        }
+        let sent = self.process().is_some_and(|process| process.signal_family(signal));
+        if sent { Ok(()) } else { Err(ChildError::NotRunning { name: self.name }) }
     }
 
     fn process(&self) -> Option<Arc<Process>> {
-        self.current
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.current.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     async fn ask(&self, request: Request) -> Result<(), ChildError> {
-        self.requests
-            .send(request)
-            .await
-            .map_err(|_| ChildError::Unwatched { name: self.name })
+        self.requests.send(request).await.map_err(|_| ChildError::Unwatched { name: self.name })
     }
 }

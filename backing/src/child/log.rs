@@ -22,9 +22,7 @@ pub(crate) struct Log {
 
 impl Log {
     pub(crate) fn new(dir: &Path, name: &str) -> Self {
-        Self {
-            path: dir.join("logs").join(format!("{name}.log")),
-        }
+        Self { path: dir.join("logs").join(format!("{name}.log")) }
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -47,10 +45,7 @@ impl Log {
         if fs::metadata(&self.path).is_ok_and(|meta| meta.len() > ROTATE_AT_BYTES) {
             self.rotate()?;
         }
-        let file = OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(&self.path)?;
+        let file = OpenOptions::new().create(true).append(true).open(&self.path)?;
         let begins = file.metadata()?.len();
         Ok((file, begins))
     }
@@ -105,9 +100,7 @@ impl Log {
     fn read_from(&self, begins: u64) -> io::Result<String> {
         let mut file = File::open(&self.path)?;
         let length = file.metadata()?.len();
-        file.seek(SeekFrom::Start(
-            begins.max(length.saturating_sub(TAIL_BYTES)),
-        ))?;
+        file.seek(SeekFrom::Start(begins.max(length.saturating_sub(TAIL_BYTES))))?;
         let mut bytes = Vec::new();
         file.take(TAIL_BYTES).read_to_end(&mut bytes)?;
         Ok(String::from_utf8_lossy(&bytes).into_owned())
@@ -168,13 +161,7 @@ mod tests {
         ages.sort();
         assert_eq!(
             ages,
-            [
-                "server.log",
-                "server.log.1",
-                "server.log.2",
-                "server.log.3",
-                "server.log.4"
-            ]
+            ["server.log", "server.log.1", "server.log.2", "server.log.3", "server.log.4"]
         );
         assert_eq!(fs::read(log.rotated(1)).unwrap()[0], 5);
     }

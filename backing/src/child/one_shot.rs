@@ -72,15 +72,7 @@ impl OneShot {
 
     /// Runs it, and gives what it printed to its standard output.
     pub(crate) async fn run(self) -> Result<String, OneShotError> {
-        let Self {
-            name,
-            program,
-            args,
-            stdin,
-            open_dir,
-            run_as,
-            within,
-        } = self;
+        let Self { name, program, args, stdin, open_dir, run_as, within } = self;
         let launch = Launch {
             program: &program,
             args: &args,
@@ -98,16 +90,10 @@ impl OneShot {
         let running = tokio::task::spawn_blocking(move || command.output());
         match tokio::time::timeout(within, running).await {
             Ok(Ok(Ok(output))) => finished(name, output),
-            Ok(Ok(Err(source))) => Err(OneShotError::Spawn {
-                name,
-                program,
-                source,
-            }),
-            Ok(Err(join)) => Err(OneShotError::Spawn {
-                name,
-                program,
-                source: io::Error::other(join),
-            }),
+            Ok(Ok(Err(source))) => Err(OneShotError::Spawn { name, program, source }),
+            Ok(Err(join)) => {
+                Err(OneShotError::Spawn { name, program, source: io::Error::other(join) })
+            }
             Err(_) => Err(OneShotError::TooSlow { name, within }),
         }
     }
@@ -121,9 +107,5 @@ fn finished(name: &'static str, output: Output) -> Result<String, OneShotError> 
     let all = format!("{printed}{}", String::from_utf8_lossy(&output.stderr));
     let lines: Vec<&str> = all.lines().filter(|line| !line.trim().is_empty()).collect();
     let output_tail = lines[lines.len().saturating_sub(15)..].join("\n");
-    Err(OneShotError::Failed {
-        name,
-        status: output.status,
-        output: output_tail,
-    })
+    Err(OneShotError::Failed { name, status: output.status, output: output_tail })
 }

@@ -70,11 +70,8 @@ pub(crate) struct Process {
 
 impl Process {
     pub(crate) fn spawn(spec: &ChildSpec, log: File, log_begins: u64) -> Result<Self, ChildError> {
-        let spawn_error = |source| ChildError::Spawn {
-            name: spec.name,
-            program: spec.program.clone(),
-            source,
-        };
+        let spawn_error =
+            |source| ChildError::Spawn { name: spec.name, program: spec.program.clone(), source };
         let launch = Launch {
             program: &spec.program,
             args: &spec.args,
@@ -111,13 +108,7 @@ impl Process {
             .recv()
             .map_err(|_| spawn_error(io::Error::other("its thread ended")))?
             .map_err(spawn_error)?;
-        Ok(Self {
-            pid,
-            stop_signal: spec.stop_signal,
-            log_begins,
-            alive,
-            exit,
-        })
+        Ok(Self { pid, stop_signal: spec.stop_signal, log_begins, alive, exit })
     }
 
     pub(crate) fn pid(&self) -> u32 {
@@ -219,11 +210,8 @@ pub(crate) fn command(launch: &Launch<'_>) -> io::Result<Command> {
         words.push("--no-new-privs".into());
         // Must be in the same call that changes the user: the kernel clears it at such a change.
         words.push(
-            format!(
-                "--pdeathsig={}",
-                launch.death_signal.as_str().trim_start_matches("SIG")
-            )
-            .into(),
+            format!("--pdeathsig={}", launch.death_signal.as_str().trim_start_matches("SIG"))
+                .into(),
         );
         if let Some(user) = launch.run_as {
             words.extend([
@@ -244,11 +232,7 @@ pub(crate) fn command(launch: &Launch<'_>) -> io::Result<Command> {
     words.extend(launch.args.iter().cloned());
 
     let mut command = Command::new(&words[0]);
-    command
-        .args(&words[1..])
-        .current_dir("/")
-        .env_clear()
-        .env("LC_ALL", "C.UTF-8");
+    command.args(&words[1..]).current_dir("/").env_clear().env("LC_ALL", "C.UTF-8");
     for name in KEPT_VARIABLES {
         if let Some(value) = std::env::var_os(name) {
             command.env(name, value);

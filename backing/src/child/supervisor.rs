@@ -202,10 +202,7 @@ impl Supervisor {
             "a server is back"
         );
         self.ready.send_replace(true);
-        self.emit(ChildEvent::Restarted {
-            pid: process.pid(),
-            down,
-        });
+        self.emit(ChildEvent::Restarted { pid: process.pid(), down });
         for waiting in self.waiting.drain(..) {
             let _ = waiting.send(Ok(()));
         }
@@ -214,34 +211,23 @@ impl Supervisor {
     /// An automatic restart is tried again; one that was asked for ends with its error.
     fn launch_failed(&mut self, error: ChildError) -> Next {
         tracing::warn!(name = self.spec.name, %error, "a server could not be started again");
-        self.emit(ChildEvent::RestartFailed {
-            reason: error.to_string(),
-        });
+        self.emit(ChildEvent::RestartFailed { reason: error.to_string() });
         let mut waiting = self.waiting.drain(..);
         let Some(first) = waiting.next() else {
             return Next::Pause;
         };
         let _ = first.send(Err(error));
         for another in waiting {
-            let _ = another.send(Err(ChildError::GivenUp {
-                name: self.spec.name,
-            }));
+            let _ = another.send(Err(ChildError::GivenUp { name: self.spec.name }));
         }
         Next::Away
     }
 
     fn spawn(&mut self) -> Result<Arc<Process>, ChildError> {
-        if let Some(address) = self
-            .spec
-            .listens
-            .iter()
-            .copied()
-            .find(|address| ports::is_taken(*address))
+        if let Some(address) =
+            self.spec.listens.iter().copied().find(|address| ports::is_taken(*address))
         {
-            return Err(ChildError::PortTaken {
-                name: self.spec.name,
-                address,
-            });
+            return Err(ChildError::PortTaken { name: self.spec.name, address });
         }
         let (log, begins) = self.log.open()?;
         let process = Arc::new(Process::spawn(&self.spec, log, begins)?);
@@ -308,11 +294,7 @@ async fn until_ready(spec: &ChildSpec, log: &Log, process: &Process) -> Result<(
         if elapsed - reported >= Duration::from_secs(1) {
             reported = elapsed;
             if let Some(report) = &spec.on_progress {
-                report(Progress {
-                    name: spec.name,
-                    elapsed,
-                    waiting_for: reason,
-                });
+                report(Progress { name: spec.name, elapsed, waiting_for: reason });
             }
         }
         tokio::time::sleep(interval).await;

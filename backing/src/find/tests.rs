@@ -11,10 +11,7 @@ fn program(path: &Path, prints: &str) {
 }
 
 fn postgres(bin: &Path, version: &str) {
-    program(
-        &bin.join("postgres"),
-        &format!("postgres (PostgreSQL) {version}"),
-    );
+    program(&bin.join("postgres"), &format!("postgres (PostgreSQL) {version}"));
     program(&bin.join("initdb"), "");
 }
 
@@ -39,10 +36,7 @@ fn the_variable_comes_before_path_and_path_before_the_cache() {
     let Machine { root, mut places } = machine();
     let root = fs::canonicalize(root.path()).unwrap();
     program(&root.join("cache/bin/nats-server"), "");
-    assert_eq!(
-        places.nats_server().unwrap(),
-        root.join("cache/bin/nats-server")
-    );
+    assert_eq!(places.nats_server().unwrap(), root.join("cache/bin/nats-server"));
     program(&root.join("path/nats-server"), "");
     assert_eq!(places.nats_server().unwrap(), root.join("path/nats-server"));
     program(&root.join("mine"), "");
@@ -56,10 +50,7 @@ fn a_wrong_variable_is_an_error_even_when_path_would_serve() {
     program(&root.path().join("path/influxd"), "");
     places.influxd = Some("/nowhere/influxd".into());
     let error = places.influxd().unwrap_err().to_string();
-    assert!(
-        error.contains("MUSTER_INFLUXD names /nowhere/influxd"),
-        "{error}"
-    );
+    assert!(error.contains("MUSTER_INFLUXD names /nowhere/influxd"), "{error}");
 }
 
 #[test]
@@ -87,13 +78,7 @@ fn the_newest_postgres_is_taken_unless_existing_data_needs_an_older_one() {
     postgres(&debian.join("15/bin"), "15.18 (Debian 15.18-0+deb12u1)");
     postgres(&debian.join("17/bin"), "17.2");
     assert_eq!(places.postgres_bin(None).unwrap(), debian.join("17/bin"));
-    assert_eq!(
-        places.postgres_bin(Some(15)).unwrap(),
-        debian.join("15/bin")
-    );
+    assert_eq!(places.postgres_bin(Some(15)).unwrap(), debian.join("15/bin"));
     let error = places.postgres_bin(Some(16)).unwrap_err().to_string();
-    assert!(
-        error.contains("PostgreSQL 16, which the existing data needs"),
-        "{error}"
-    );
+    assert!(error.contains("PostgreSQL 16, which the existing data needs"), "{error}");
 }

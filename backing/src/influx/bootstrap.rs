@@ -30,24 +30,12 @@ pub(super) async fn bootstrap(
             let password = secret(dir, "password")?;
             create_user(address, &password).await?;
             create_database(address, &options.database, Some((USER, &password))).await?;
-            Ok(Credentials::Password {
-                user: USER.into(),
-                password,
-            })
+            Ok(Credentials::Password { user: USER.into(), password })
         }
         (Flavor::V2 | Flavor::V3, _) => {
             let token = secret(dir, "token")?;
-            set_up_v2(
-                address,
-                &options.database,
-                &secret(dir, "password")?,
-                &token,
-            )
-            .await?;
-            Ok(Credentials::Token {
-                organization: options.database.clone(),
-                token,
-            })
+            set_up_v2(address, &options.database, &secret(dir, "password")?, &token).await?;
+            Ok(Credentials::Token { organization: options.database.clone(), token })
         }
     }
 }
@@ -73,10 +61,7 @@ async fn create_user(address: SocketAddr, password: &str) -> Result<(), InfluxEr
     match made.status {
         200 => checked(attempt, made),
         401 | 403 => Err(InfluxError::ForeignData),
-        _ => Err(InfluxError::Refused {
-            attempt,
-            answer: made.body,
-        }),
+        _ => Err(InfluxError::Refused { attempt, answer: made.body }),
     }
 }
 
@@ -86,14 +71,9 @@ async fn create_database(
     basic: Option<(&str, &str)>,
 ) -> Result<(), InfluxError> {
     let attempt = "make its database";
-    let statement = format!(
-        "CREATE DATABASE \"{}\"",
-        database.replace('\\', "\\\\").replace('"', "\\\"")
-    );
-    checked(
-        attempt,
-        answer(attempt, &Request::influxql(&statement, basic), address).await?,
-    )
+    let statement =
+        format!("CREATE DATABASE \"{}\"", database.replace('\\', "\\\\").replace('"', "\\\""));
+    checked(attempt, answer(attempt, &Request::influxql(&statement, basic), address).await?)
 }
 
 async fn set_up_v2(
@@ -113,10 +93,7 @@ async fn set_up_v2(
     if made.status == 201 {
         Ok(())
     } else {
-        Err(InfluxError::Refused {
-            attempt,
-            answer: made.body,
-        })
+        Err(InfluxError::Refused { attempt, answer: made.body })
     }
 }
 
@@ -125,10 +102,7 @@ async fn answer(
     request: &Request<'_>,
     address: SocketAddr,
 ) -> Result<Answer, InfluxError> {
-    request
-        .send(address)
-        .await
-        .map_err(|source: io::Error| InfluxError::Http { attempt, source })
+    request.send(address).await.map_err(|source: io::Error| InfluxError::Http { attempt, source })
 }
 
 /// InfluxDB 1.x answers 200 even where the statement failed, with the error inside.
@@ -140,9 +114,6 @@ fn checked(attempt: &'static str, answer: Answer) -> Result<(), InfluxError> {
     {
         Ok(())
     } else {
-        Err(InfluxError::Refused {
-            attempt,
-            answer: answer.body,
-        })
+        Err(InfluxError::Refused { attempt, answer: answer.body })
     }
 }

@@ -101,16 +101,11 @@ mod tests {
         let config = v1(Path::new("/a \"b\"\\c"), 8086, Auth::Password);
         assert!(config.contains(r#"dir = "/a \"b\"\\c/data""#), "{config}");
         assert!(config.contains("auth-enabled = true"));
-        let binds: Vec<&str> = config
-            .lines()
-            .filter(|line| line.starts_with("bind-address"))
-            .collect();
+        let binds: Vec<&str> =
+            config.lines().filter(|line| line.starts_with("bind-address")).collect();
         assert_eq!(
             binds,
-            [
-                r#"bind-address = "127.0.0.1:0""#,
-                r#"bind-address = "127.0.0.1:8086""#
-            ]
+            [r#"bind-address = "127.0.0.1:0""#, r#"bind-address = "127.0.0.1:8086""#]
         );
     }
 

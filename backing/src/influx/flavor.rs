@@ -48,14 +48,8 @@ mod tests {
 
     #[test]
     fn versions_as_they_are_printed() {
-        assert_eq!(
-            Flavor::parse("InfluxDB v1.6.7~rc0 (git: unknown unknown)"),
-            Some(Flavor::V1)
-        );
-        assert_eq!(
-            Flavor::parse("InfluxDB v1.11.8 (git: HEAD 1.1)"),
-            Some(Flavor::V1)
-        );
+        assert_eq!(Flavor::parse("InfluxDB v1.6.7~rc0 (git: unknown unknown)"), Some(Flavor::V1));
+        assert_eq!(Flavor::parse("InfluxDB v1.11.8 (git: HEAD 1.1)"), Some(Flavor::V1));
         assert_eq!(
             Flavor::parse("InfluxDB v2.7.11 (git: fbf5d4ab5e) build_date: 2024-12-02T17:48:15Z"),
             Some(Flavor::V2)

@@ -63,14 +63,9 @@ impl<'a> Request<'a> {
     }
 
     pub(super) async fn send(&self, to: SocketAddr) -> io::Result<Answer> {
-        tokio::time::timeout(WITHIN, self.exchange(to))
-            .await
-            .unwrap_or_else(|_| {
-                Err(io::Error::new(
-                    io::ErrorKind::TimedOut,
-                    "no answer within 10 s",
-                ))
-            })
+        tokio::time::timeout(WITHIN, self.exchange(to)).await.unwrap_or_else(|_| {
+            Err(io::Error::new(io::ErrorKind::TimedOut, "no answer within 10 s"))
+        })
     }
 
     async fn exchange(&self, to: SocketAddr) -> io::Result<Answer> {
@@ -84,13 +79,7 @@ impl<'a> Request<'a> {
     }
 
     fn text(&self, to: SocketAddr) -> String {
-        let Self {
-            method,
-            path,
-            content_type,
-            body,
-            ..
-        } = self;
+        let Self { method, path, content_type, body, .. } = self;
         let authorization = match self.basic {
             Some((user, password)) => format!(
                 "Authorization: Basic {}\r\n",
@@ -107,16 +96,8 @@ impl<'a> Request<'a> {
 
 fn parse(answer: &str) -> Option<Answer> {
     let (head, body) = answer.split_once("\r\n\r\n")?;
-    let status = head
-        .strip_prefix("HTTP/")?
-        .split_whitespace()
-        .nth(1)?
-        .parse()
-        .ok()?;
-    Some(Answer {
-        status,
-        body: body.into(),
-    })
+    let status = head.strip_prefix("HTTP/")?.split_whitespace().nth(1)?.parse().ok()?;
+    Some(Answer { status, body: body.into() })
 }
 
 fn percent_encoded(text: &str) -> String {
@@ -137,19 +118,13 @@ mod tests {
     #[test]
     fn statements_are_encoded_for_a_form() {
         let request = Request::influxql("CREATE USER a WITH PASSWORD 'x+ü'", None);
-        assert_eq!(
-            request.body,
-            "q=CREATE%20USER%20a%20WITH%20PASSWORD%20%27x%2B%C3%BC%27"
-        );
+        assert_eq!(request.body, "q=CREATE%20USER%20a%20WITH%20PASSWORD%20%27x%2B%C3%BC%27");
     }
 
     #[test]
     fn answers_are_taken_apart() {
         let answer = parse("HTTP/1.0 401 Unauthorized\r\nX: y\r\n\r\n{\"error\":\"no\"}").unwrap();
-        assert_eq!(
-            (answer.status, answer.body.as_str()),
-            (401, "{\"error\":\"no\"}")
-        );
+        assert_eq!((answer.status, answer.body.as_str()), (401, "{\"error\":\"no\"}"));
         assert!(parse("SSH-2.0-OpenSSH").is_none());
     }
 }

@@ -207,10 +207,7 @@ async fn flavor(program: &Path) -> Result<Flavor, InfluxError> {
     let printed = OneShot::plain("influxd version", program.into(), vec!["version".into()])
         .run()
         .await
-        .map_err(|source| InfluxError::Version {
-            program: program.into(),
-            source,
-        })?;
+        .map_err(|source| InfluxError::Version { program: program.into(), source })?;
     match Flavor::parse(&printed) {
         Some(flavor @ (Flavor::V1 | Flavor::V2)) => Ok(flavor),
         _ => Err(InfluxError::Unsupported {
@@ -232,11 +229,7 @@ fn spec(
         Flavor::V1 => {
             let path = dir.join("influxdb.conf");
             files::write_private(&path, config::v1(dir, port, options.auth).as_bytes()).map_err(
-                |source| InfluxError::File {
-                    attempt: "write",
-                    path: path.clone(),
-                    source,
-                },
+                |source| InfluxError::File { attempt: "write", path: path.clone(), source },
             )?;
             vec!["-config".into(), path.into_os_string()]
         }
@@ -264,10 +257,7 @@ fn spec(
 async fn pings(address: SocketAddr) -> Result<(), NotReady> {
     match Request::get("/ping").send(address).await {
         Ok(answer) if answer.status == 204 => Ok(()),
-        Ok(answer) => Err(NotReady::Yet(format!(
-            "it answers with status {}",
-            answer.status
-        ))),
+        Ok(answer) => Err(NotReady::Yet(format!("it answers with status {}", answer.status))),
         Err(_) => Err(NotReady::Yet("it does not accept connections yet".into())),
     }
 }

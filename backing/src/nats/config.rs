@@ -103,10 +103,7 @@ fn operator_mode(config: &mut Map<String, Value>, identity: &Identity, dir: &Pat
 /// `nats-server: v2.15.1` → (2, 15).
 pub(super) fn parse_version(printed: &str) -> Option<Version> {
     let mut numbers = printed.split_once(": v")?.1.split('.');
-    Some((
-        numbers.next()?.parse().ok()?,
-        numbers.next()?.trim().parse().ok()?,
-    ))
+    Some((numbers.next()?.parse().ok()?, numbers.next()?.trim().parse().ok()?))
 }
 
 #[cfg(test)]
@@ -114,20 +111,14 @@ mod tests {
     use super::*;
     use crate::nats::{Preload, Websocket};
 
-    const PORTS: Ports = Ports {
-        client: 4222,
-        websocket: Some(4280),
-    };
+    const PORTS: Ports = Ports { client: 4222, websocket: Some(4280) };
 
     #[test]
     fn a_plain_server_has_no_identity_and_no_tls() {
         let config = config(
             &NatsOptions::new("/d"),
             Path::new("/d"),
-            Ports {
-                websocket: None,
-                ..PORTS
-            },
+            Ports { websocket: None, ..PORTS },
             (2, 15),
         );
         assert_eq!(config["listen"], "127.0.0.1:4222");
@@ -148,20 +139,10 @@ mod tests {
     fn everything_is_where_nats_server_looks_for_it() {
         let mut options = NatsOptions::new("/d");
         options.websocket = Some(Websocket::default());
-        options.tls = Some(Tls {
-            certificate: "/c".into(),
-            key: "/k".into(),
-            client_ca: None,
-        });
-        let preload = vec![Preload {
-            account: "AABC".into(),
-            jwt: "eyJa".into(),
-        }];
-        options.identity = Some(Identity {
-            operator: "eyJo".into(),
-            system_account: "AABC".into(),
-            preload,
-        });
+        options.tls = Some(Tls { certificate: "/c".into(), key: "/k".into(), client_ca: None });
+        let preload = vec![Preload { account: "AABC".into(), jwt: "eyJa".into() }];
+        options.identity =
+            Some(Identity { operator: "eyJo".into(), system_account: "AABC".into(), preload });
         options.extra.insert("max_payload".into(), json!(5));
         let config = config(&options, Path::new("/d"), PORTS, (2, 15));
         assert_eq!(config["operator"], "eyJo");

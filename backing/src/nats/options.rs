@@ -61,11 +61,7 @@ pub struct JetStream {
 
 impl Default for JetStream {
     fn default() -> Self {
-        Self {
-            max_memory: 256 << 20,
-            max_file: 10 << 30,
-            sync_interval: "10s".into(),
-        }
+        Self { max_memory: 256 << 20, max_file: 10 << 30, sync_interval: "10s".into() }
     }
 }
 

@@ -129,19 +129,13 @@ impl NatsServer {
 
     /// `nats://…` or `tls://…`, as seen from this machine.
     pub fn url(&self) -> String {
-        format!(
-            "{}://{}",
-            if self.tls { "tls" } else { "nats" },
-            self.address(self.ports.client)
-        )
+        format!("{}://{}", if self.tls { "tls" } else { "nats" }, self.address(self.ports.client))
     }
 
     /// `ws://…` or `wss://…`, as seen from this machine.
     pub fn websocket_url(&self) -> Option<String> {
         let scheme = if self.tls { "wss" } else { "ws" };
-        self.ports
-            .websocket
-            .map(|port| format!("{scheme}://{}", self.address(port)))
+        self.ports.websocket.map(|port| format!("{scheme}://{}", self.address(port)))
     }
 
     /// Has it read its certificates again, as after their renewal (SIGHUP).
@@ -175,23 +169,15 @@ fn reachable(listen: IpAddr) -> IpAddr {
 }
 
 async fn version(program: &Path) -> Result<Version, NatsError> {
-    let printed = OneShot::plain(
-        "nats-server --version",
-        program.into(),
-        vec!["--version".into()],
-    )
-    .run()
-    .await
-    .map_err(|source| NatsError::Version {
-        program: program.into(),
-        source,
-    })?;
+    let printed = OneShot::plain("nats-server --version", program.into(), vec!["--version".into()])
+        .run()
+        .await
+        .map_err(|source| NatsError::Version { program: program.into(), source })?;
     match parse_version(&printed) {
         Some(version) if version >= OLDEST => Ok(version),
-        _ => Err(NatsError::Unsupported {
-            program: program.into(),
-            printed: printed.trim().into(),
-        }),
+        _ => {
+            Err(NatsError::Unsupported { program: program.into(), printed: printed.trim().into() })
+        }
     }
 }
 
@@ -208,10 +194,7 @@ fn choose_ports(options: &NatsOptions) -> Result<Ports, NoFreePort> {
 /// Whether another try would use another port.
 fn chooses_ports(options: &NatsOptions) -> bool {
     options.port.is_none()
-        || options
-            .websocket
-            .as_ref()
-            .is_some_and(|websocket| websocket.port.is_none())
+        || options.websocket.as_ref().is_some_and(|websocket| websocket.port.is_none())
 }
 
 fn write_config(
@@ -224,27 +207,16 @@ fn write_config(
     let text = format!("{:#}\n", config(options, dir, ports, version));
     match files::write_private(&path, text.as_bytes()) {
         Ok(()) => Ok(path),
-        Err(source) => Err(NatsError::File {
-            attempt: "write",
-            path,
-            source,
-        }),
+        Err(source) => Err(NatsError::File { attempt: "write", path, source }),
     }
 }
 
 async fn check_config(program: &Path, file: &Path) -> Result<(), NatsError> {
-    OneShot::plain(
-        "nats-server -t",
-        program.into(),
-        vec!["-t".into(), "-c".into(), file.into()],
-    )
-    .run()
-    .await
-    .map(drop)
-    .map_err(|source| NatsError::Config {
-        path: file.into(),
-        source,
-    })
+    OneShot::plain("nats-server -t", program.into(), vec!["-t".into(), "-c".into(), file.into()])
+        .run()
+        .await
+        .map(drop)
+        .map_err(|source| NatsError::Config { path: file.into(), source })
 }
 
 fn spec(options: &NatsOptions, dir: &Path, program: &Path, file: &Path, ports: Ports) -> ChildSpec {
@@ -276,18 +248,14 @@ fn spec(options: &NatsOptions, dir: &Path, program: &Path, file: &Path, ports: P
 /// connections only when JetStream has recovered its streams.
 async fn greets(address: SocketAddr, name: String) -> Result<(), NotReady> {
     let yet = |what: &str| NotReady::Yet(what.to_owned());
-    let stream = TcpStream::connect(address)
-        .await
-        .map_err(|_| yet("it does not accept connections yet"))?;
+    let stream =
+        TcpStream::connect(address).await.map_err(|_| yet("it does not accept connections yet"))?;
     let mut line = String::new();
-    BufReader::new(stream)
-        .read_line(&mut line)
-        .await
-        .map_err(|_| yet("it does not greet yet"))?;
-    let info: Value = line
-        .strip_prefix("INFO ")
-        .and_then(|info| serde_json::from_str(info).ok())
-        .ok_or_else(|| NotReady::Ever(format!("what answers on {address} is no nats-server")))?;
+    BufReader::new(stream).read_line(&mut line).await.map_err(|_| yet("it does not greet yet"))?;
+    let info: Value =
+        line.strip_prefix("INFO ").and_then(|info| serde_json::from_str(info).ok()).ok_or_else(
+            || NotReady::Ever(format!("what answers on {address} is no nats-server")),
+        )?;
     if info["server_name"] != name.as_str() {
         return Err(NotReady::Ever(format!(
             "another nats-server answers on {address}: {}",

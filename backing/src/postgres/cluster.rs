@@ -51,11 +51,7 @@ impl Cluster<'_> {
                 Err(PostgresError::NoCluster { dir: self.data() })
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(source) => Err(PostgresError::File {
-                attempt: "read",
-                path,
-                source,
-            }),
+            Err(source) => Err(PostgresError::File { attempt: "read", path, source }),
         }
     }
 
@@ -86,8 +82,7 @@ impl Cluster<'_> {
             .map_err(|source| file_error("write", &password_file, source))?;
         if let Some(user) = self.run_as {
             for path in [&new, &password_file] {
-                user.own(path)
-                    .map_err(|source| file_error("change the owner of", path, source))?;
+                user.own(path).map_err(|source| file_error("change the owner of", path, source))?;
             }
         }
         let stdin =
@@ -135,30 +130,20 @@ impl Cluster<'_> {
             run_as: self.run_as.cloned(),
             within: Duration::from_secs(120),
         };
-        one_shot
-            .run()
-            .await
-            .map(drop)
-            .map_err(PostgresError::Initdb)
+        one_shot.run().await.map(drop).map_err(PostgresError::Initdb)
     }
 
     /// Gives the data to whom the server runs as, when it belongs to another: it was restored
     /// from a backup, or made by root under another name.
     pub(super) fn own(&self) -> Result<(), PostgresError> {
         let data = self.data();
-        let file_error = |attempt, source| PostgresError::File {
-            attempt,
-            path: data.clone(),
-            source,
-        };
-        let owner = fs::metadata(&data)
-            .map_err(|source| file_error("look at", source))?
-            .uid();
+        let file_error =
+            |attempt, source| PostgresError::File { attempt, path: data.clone(), source };
+        let owner = fs::metadata(&data).map_err(|source| file_error("look at", source))?.uid();
         match self.run_as {
             Some(user) if user.uid != owner => {
                 tracing::info!(data = %data.display(), user = user.name, "giving PostgreSQL's data to the user that it runs as");
-                user.own_tree(&data)
-                    .map_err(|source| file_error("change the owner of", source))
+                user.own_tree(&data).map_err(|source| file_error("change the owner of", source))
             }
             None if owner != Uid::effective().as_raw() => {
                 Err(PostgresError::ForeignData { data, owner })

@@ -95,11 +95,7 @@ pub(super) fn settings(port: u16, tuning: Tuning) -> Vec<String> {
         "checkpoint_timeout=15min",
         "random_page_cost=1.1",
     ];
-    const SMALL: &[&str] = &[
-        "shared_buffers=32MB",
-        "max_wal_size=256MB",
-        "max_parallel_workers=0",
-    ];
+    const SMALL: &[&str] = &["shared_buffers=32MB", "max_wal_size=256MB", "max_parallel_workers=0"];
     const THROWAWAY: &[&str] = &[
         "shared_buffers=32MB",
         "max_wal_size=1GB",

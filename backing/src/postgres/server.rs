@@ -108,10 +108,7 @@ impl Postgres {
             source,
         })?;
         let run_as = RunAs::for_postgres().map_err(PostgresError::RunAs)?;
-        let cluster = Cluster {
-            dir: &dir,
-            run_as: run_as.as_ref(),
-        };
+        let cluster = Cluster { dir: &dir, run_as: run_as.as_ref() };
         let existing = cluster.major()?;
         let bin = options.places.postgres_bin(existing)?;
         check_binaries(&bin, run_as.as_ref())?;
@@ -132,12 +129,7 @@ impl Postgres {
             let spec = spec(&options, &dir, &bin, run_as.as_ref(), port, &password);
             match Child::start(spec).await {
                 Ok(child) => {
-                    let postgres = Self {
-                        child,
-                        port,
-                        password,
-                        bin,
-                    };
+                    let postgres = Self { child, port, password, bin };
                     return match postgres.make_database().await {
                         Ok(()) => Ok(postgres),
                         Err(error) => {
@@ -174,10 +166,7 @@ impl Postgres {
 
     /// The URL of another database on this server, as tests make them.
     pub fn connection_url_of(&self, database: &str) -> String {
-        format!(
-            "postgres://{USER}:{}@127.0.0.1:{}/{database}",
-            self.password, self.port
-        )
+        format!("postgres://{USER}:{}@127.0.0.1:{}/{database}", self.password, self.port)
     }
 
     /// Stops it for good, in order (a fast shutdown: open transactions are rolled back).
@@ -211,10 +200,9 @@ fn check_binaries(bin: &Path, run_as: Option<&RunAs>) -> Result<(), PostgresErro
         });
     }
     match crate::find::postgres_major(bin) {
-        Some(major) if major < OLDEST_MAJOR => Err(PostgresError::TooOld {
-            bin: bin.into(),
-            major,
-        }),
+        Some(major) if major < OLDEST_MAJOR => {
+            Err(PostgresError::TooOld { bin: bin.into(), major })
+        }
         _ => Ok(()),
     }
 }
@@ -262,12 +250,8 @@ fn spec(
 
 /// A real connection and a real query: a server that is still recovering fails it.
 async fn answers(port: u16, password: &str) -> Result<(), NotReady> {
-    let attempt = async {
-        connect(port, password, "postgres")
-            .await?
-            .simple_query("SELECT 1")
-            .await
-    };
+    let attempt =
+        async { connect(port, password, "postgres").await?.simple_query("SELECT 1").await };
     match attempt.await {
         Ok(_) => Ok(()),
         Err(error) if error.code() == Some(&SqlState::INVALID_PASSWORD) => {

@@ -113,9 +113,7 @@ impl Device {
 
     fn register(&self, name: DeviceName, labels: Labels) -> Decision {
         if self.name.is_some() {
-            return Err(Rejection::Conflict(
-                "the device is registered already".to_owned(),
-            ));
+            return Err(Rejection::Conflict("the device is registered already".to_owned()));
         }
         check_count("labels", labels.len(), MAX_LABELS)?;
         Ok(vec![DeviceRegistered { name, labels }.into()])
@@ -123,46 +121,21 @@ impl Device {
 
     fn enroll(&self, enrollment: Enrollment) -> Decision {
         self.existing_name()?;
-        let Enrollment {
-            signing_key,
-            fingerprint,
-            nats_key,
-            token,
-            hostname,
-            machine,
-        } = enrollment;
+        let Enrollment { signing_key, fingerprint, nats_key, token, hostname, machine } =
+            enrollment;
         let epoch = self.epoch + 1;
         Ok(vec![
-            DeviceEnrolled {
-                epoch,
-                signing_key,
-                fingerprint,
-                nats_key,
-                token,
-                hostname,
-                machine,
-            }
-            .into(),
+            DeviceEnrolled { epoch, signing_key, fingerprint, nats_key, token, hostname, machine }
+                .into(),
         ])
     }
 
     fn grant_epoch(&self, current: u64, cause: Cause, fork: Option<ForkPoint>) -> Decision {
         self.existing_name()?;
         let epoch = self.epoch + 1;
-        let granted = DeviceEpochGranted {
-            epoch,
-            previous: current,
-            cause,
-        };
+        let granted = DeviceEpochGranted { epoch, previous: current, cause };
         let forked = fork.map(|ForkPoint { seq, logged, other }| {
-            DeviceForked {
-                epoch: current,
-                seq,
-                logged,
-                other,
-                continues_in: epoch,
-            }
-            .into()
+            DeviceForked { epoch: current, seq, logged, other, continues_in: epoch }.into()
         });
         Ok(forked.into_iter().chain([granted.into()]).collect())
     }
@@ -206,14 +179,7 @@ impl Device {
             return Ok(Vec::new());
         }
         let version = self.config_version + 1;
-        Ok(vec![
-            DeviceConfigSet {
-                version,
-                set,
-                removed,
-            }
-            .into(),
-        ])
+        Ok(vec![DeviceConfigSet { version, set, removed }.into()])
     }
 
     fn delete(&self) -> Decision {
@@ -267,11 +233,9 @@ impl Decider for Device {
         match command {
             DeviceCommand::Register { name, labels } => self.register(name, labels),
             DeviceCommand::Enroll(enrollment) => self.enroll(*enrollment),
-            DeviceCommand::GrantEpoch {
-                current,
-                cause,
-                fork,
-            } => self.grant_epoch(current, cause, fork),
+            DeviceCommand::GrantEpoch { current, cause, fork } => {
+                self.grant_epoch(current, cause, fork)
+            }
             DeviceCommand::Rename(name) => self.rename(name),
             DeviceCommand::ChangeLabels(changes) => self.change_labels(changes),
             DeviceCommand::SetConfig(changes) => self.set_config(changes),

@@ -105,11 +105,7 @@ impl Decider for EnrollmentToken {
     fn decide(&self, command: EnrollmentTokenCommand) -> Decision {
         match command {
             EnrollmentTokenCommand::Create { token, now } => self.create(token, now),
-            EnrollmentTokenCommand::Use {
-                secret,
-                device,
-                now,
-            } => self.use_by(secret, device, now),
+            EnrollmentTokenCommand::Use { secret, device, now } => self.use_by(secret, device, now),
             EnrollmentTokenCommand::Revoke => self.revoke(),
         }
     }

@@ -28,9 +28,9 @@ impl Decider for Name {
         match (command, self.holder) {
             (NameCommand::Reserve(device), None) => Ok(vec![DeviceNameReserved { device }.into()]),
             (NameCommand::Reserve(device), Some(holder)) if holder == device => Ok(Vec::new()),
-            (NameCommand::Reserve(_), Some(_)) => Err(Rejection::Conflict(
-                "another device has this name".to_owned(),
-            )),
+            (NameCommand::Reserve(_), Some(_)) => {
+                Err(Rejection::Conflict("another device has this name".to_owned()))
+            }
             (NameCommand::Release(device), Some(holder)) if holder == device => {
                 Ok(vec![DeviceNameReleased { device }.into()])
             }

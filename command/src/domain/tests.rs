@@ -30,10 +30,7 @@ fn decide<D: Decider>(commands: impl IntoIterator<Item = D::Command>) -> Vec<Str
 }
 
 fn register(name: &str) -> DeviceCommand {
-    DeviceCommand::Register {
-        name: name.parse().unwrap(),
-        labels: BTreeMap::new(),
-    }
+    DeviceCommand::Register { name: name.parse().unwrap(), labels: BTreeMap::new() }
 }
 
 fn enroll(seed: u8) -> DeviceCommand {
@@ -51,12 +48,7 @@ fn labels(pairs: &[(&str, Option<&str>)]) -> DeviceCommand {
     DeviceCommand::ChangeLabels(
         pairs
             .iter()
-            .map(|(key, value)| {
-                (
-                    key.parse().unwrap(),
-                    value.map(|value| value.parse().unwrap()),
-                )
-            })
+            .map(|(key, value)| (key.parse().unwrap(), value.map(|value| value.parse().unwrap())))
             .collect(),
     )
 }
@@ -73,11 +65,7 @@ fn a_device_lives_from_registration_to_deletion() {
         labels(&[("env", Some("prod")), ("gone", None)]),
         labels(&[("env", Some("prod"))]),
         labels(&[("env", None)]),
-        DeviceCommand::GrantEpoch {
-            current: 1,
-            cause: Cause::HistoryLost,
-            fork: None,
-        },
+        DeviceCommand::GrantEpoch { current: 1, cause: Cause::HistoryLost, fork: None },
         DeviceCommand::Delete,
         DeviceCommand::Delete,
         enroll(2),
@@ -109,11 +97,7 @@ fn epochs_only_go_up() {
     for command in [
         register("a"),
         enroll(1),
-        DeviceCommand::GrantEpoch {
-            current: 1,
-            cause: Cause::Fork,
-            fork: None,
-        },
+        DeviceCommand::GrantEpoch { current: 1, cause: Cause::Fork, fork: None },
         enroll(2),
     ] {
         let events = device.decide(command).unwrap();

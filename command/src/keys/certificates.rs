@@ -49,27 +49,20 @@ pub fn make_certificates(
 
     let server_key = load_key(&paths.key)?;
     let mut params = CertificateParams::new(names.to_vec())?;
-    params
-        .distinguished_name
-        .push(DnType::CommonName, "muster server");
+    params.distinguished_name.push(DnType::CommonName, "muster server");
     params.not_before = now - Duration::days(1);
     params.not_after = now + Duration::days(397);
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
     params.use_authority_key_identifier_extension = true;
     let certificate = params.signed_by(&server_key, &issuer)?;
-    files::write_private(
-        &paths.chain,
-        format!("{}{ca_pem}", certificate.pem()).as_bytes(),
-    )?;
+    files::write_private(&paths.chain, format!("{}{ca_pem}", certificate.pem()).as_bytes())?;
     Ok(paths)
 }
 
 fn ca_params(now: OffsetDateTime) -> Result<CertificateParams, KeyError> {
     let mut params = CertificateParams::new(Vec::new())?;
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
-    params
-        .distinguished_name
-        .push(DnType::CommonName, "muster CA");
+    params.distinguished_name.push(DnType::CommonName, "muster CA");
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     params.not_before = now - Duration::days(1);
     params.not_after = now + Duration::days(20 * 365);
@@ -77,9 +70,7 @@ fn ca_params(now: OffsetDateTime) -> Result<CertificateParams, KeyError> {
 }
 
 fn load_key(path: &Path) -> Result<KeyPair, KeyError> {
-    let pem = files::load_or_make(path, || {
-        Ok(KeyPair::generate()?.serialize_pem().into_bytes())
-    })?;
+    let pem = files::load_or_make(path, || Ok(KeyPair::generate()?.serialize_pem().into_bytes()))?;
     let text = String::from_utf8(pem).map_err(|_| unusable(path, "it is not text"))?;
     KeyPair::from_pem(&text).map_err(|error| unusable(path, error.to_string()))
 }

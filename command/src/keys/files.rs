@@ -13,11 +13,7 @@ fn failed<'a>(
     attempted: &'static str,
     path: &'a Path,
 ) -> impl FnOnce(std::io::Error) -> KeyError + 'a {
-    move |source| KeyError::File {
-        attempted,
-        path: path.to_owned(),
-        source,
-    }
+    move |source| KeyError::File { attempted, path: path.to_owned(), source }
 }
 
 /// Makes a folder that only its owner can enter.
@@ -43,9 +39,7 @@ pub(super) fn write_private(path: &Path, bytes: &[u8]) -> Result<(), KeyError> {
     file.sync_all().map_err(failed("write", &temporary))?;
     fs::rename(&temporary, path).map_err(failed("write", path))?;
     if let Some(dir) = path.parent() {
-        File::open(dir)
-            .and_then(|dir| dir.sync_all())
-            .map_err(failed("sync", dir))?;
+        File::open(dir).and_then(|dir| dir.sync_all()).map_err(failed("sync", dir))?;
     }
     Ok(())
 }
@@ -72,9 +66,7 @@ pub(super) fn load_or_make_seed(path: &Path) -> Result<[u8; 32], KeyError> {
         let seed: [u8; 32] = rand::random();
         Ok(seed.to_vec())
     })?;
-    bytes
-        .try_into()
-        .map_err(|_| unusable(path, "it is not 32 bytes long"))
+    bytes.try_into().map_err(|_| unusable(path, "it is not 32 bytes long"))
 }
 
 /// When a file was written.

@@ -192,9 +192,7 @@ impl KeyStore {
         let path = self.dir.join(format!("nats-role-{role}.seed"));
         let user = load_nkey(&path, KeyPairType::User)?;
         let jwt = nats_jwt::role(account, &user.public_key(), role, self.made_at)?;
-        let seed = user
-            .seed()
-            .map_err(|error| unusable(&path, error.to_string()))?;
+        let seed = user.seed().map_err(|error| unusable(&path, error.to_string()))?;
         Ok(RoleCredentials { jwt, seed })
     }
 
@@ -231,17 +229,13 @@ impl KeyStore {
 }
 
 fn unusable(path: &Path, problem: impl Into<String>) -> KeyError {
-    KeyError::Unusable {
-        path: path.to_owned(),
-        problem: problem.into(),
-    }
+    KeyError::Unusable { path: path.to_owned(), problem: problem.into() }
 }
 
 fn load_nkey(path: &Path, kind: KeyPairType) -> Result<KeyPair, KeyError> {
     let seed = files::load_or_make(path, || {
         let seed = KeyPair::new(kind.clone()).seed();
-        seed.map(String::into_bytes)
-            .map_err(|error| unusable(path, error.to_string()))
+        seed.map(String::into_bytes).map_err(|error| unusable(path, error.to_string()))
     })?;
     let text = String::from_utf8(seed).map_err(|_| unusable(path, "it is not text"))?;
     let pair =

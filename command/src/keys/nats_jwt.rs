@@ -47,9 +47,7 @@ fn sign(
         BASE64URL_NOPAD.encode(header.to_string().as_bytes()),
         BASE64URL_NOPAD.encode(claims.to_string().as_bytes())
     );
-    let signature = issuer
-        .sign(body.as_bytes())
-        .map_err(|error| JwtError(error.to_string()))?;
+    let signature = issuer.sign(body.as_bytes()).map_err(|error| JwtError(error.to_string()))?;
     Ok(format!("{body}.{}", BASE64URL_NOPAD.encode(&signature)))
 }
 
@@ -63,14 +61,7 @@ pub fn operator(
     issued_at: Timestamp,
 ) -> Result<String, JwtError> {
     let nats = json!({"type": "operator", "version": 2, "system_account": system_account});
-    sign(
-        operator,
-        &operator.public_key(),
-        "muster",
-        issued_at,
-        None,
-        nats,
-    )
+    sign(operator, &operator.public_key(), "muster", issued_at, None, nats)
 }
 
 fn limits(jetstream: bool) -> Value {
@@ -169,14 +160,7 @@ pub fn device(
         "issuer_account": account,
         "tags": [format!("project:{project}"), format!("device:{device}")],
     });
-    sign(
-        device_key,
-        user,
-        &device.to_string(),
-        issued_at,
-        Some(expires_at),
-        nats,
-    )
+    sign(device_key, user, &device.to_string(), issued_at, Some(expires_at), nats)
 }
 
 /// The JWT of a server role: all subjects of its account.

@@ -52,11 +52,7 @@ impl AppenderHandle {
     pub(crate) fn spawn(project: ProjectId, dialer: Arc<Dialer>, options: LogOptions) -> Self {
         let (small, small_queue) = mpsc::channel(WAITING);
         let (large, large_queue) = mpsc::channel(WAITING);
-        let queues = Queues {
-            small: small_queue,
-            large: large_queue,
-            held: None,
-        };
+        let queues = Queues { small: small_queue, large: large_queue, held: None };
         tokio::spawn(run(project, dialer, options, queues));
         Self { small, large }
     }
@@ -108,10 +104,7 @@ impl Queues {
             }
         }
         // A group that began with a small append stays small: it shall not wait for a large COPY.
-        if group
-            .first()
-            .is_some_and(|work| work.batch.offset.is_none() && work.events() <= SMALL)
-        {
+        if group.first().is_some_and(|work| work.batch.offset.is_none() && work.events() <= SMALL) {
             return Some(group);
         }
         while events < max {
@@ -154,9 +147,7 @@ async fn run(project: ProjectId, dialer: Arc<Dialer>, options: LogOptions, mut q
 fn answer_all(group: Vec<Work>, error: &StoreError) {
     let text = describe(error);
     for work in group {
-        let _ = work.answer.send(Err(AppendError::Store(StoreError::Connect(
-            text.clone().into(),
-        ))));
+        let _ = work.answer.send(Err(AppendError::Store(StoreError::Connect(text.clone().into()))));
     }
 }
 

@@ -69,9 +69,7 @@ pub(crate) fn plan<'a>(
     };
     let mut done_now: HashMap<Uuid, Appended> = HashMap::new();
     for (append, names) in appends {
-        let earlier = append
-            .append_id
-            .and_then(|id| done.get(&id).or_else(|| done_now.get(&id)));
+        let earlier = append.append_id.and_then(|id| done.get(&id).or_else(|| done_now.get(&id)));
         if let Some(earlier) = earlier {
             plan.results.push(Ok(*earlier));
             continue;
@@ -93,10 +91,7 @@ pub(crate) fn plan<'a>(
 
 /// Where a stream stands, counting what this group has already put on it.
 fn state(plan: &Plan<'_>, streams: &Streams, name: &str) -> Option<StreamState> {
-    plan.moved
-        .get(name)
-        .map(|(state, _)| *state)
-        .or_else(|| streams.get(name).copied())
+    plan.moved.get(name).map(|(state, _)| *state).or_else(|| streams.get(name).copied())
 }
 
 /// Holds every stream of an append to what was expected of it.
@@ -110,9 +105,7 @@ fn check(
         let state = state(plan, streams, name);
         let actual = state.map_or(0, |state| state.version);
         if state.is_some_and(|state| state.closed) {
-            return Err(AppendError::Closed {
-                stream: part.stream.clone(),
-            });
+            return Err(AppendError::Closed { stream: part.stream.clone() });
         }
         // A device's reports can only go where an enrollment has opened an epoch.
         let missing_epoch = state.is_none() && matches!(part.stream, StreamName::DeviceReport(..));
@@ -166,30 +159,17 @@ fn take<'a>(
                 mac: event.mac,
             };
             plan.frontier.push(entry.leaf());
-            plan.rows.push(Row {
-                position,
-                stream: name,
-                stream_version: version,
-                event,
-                append,
-            });
+            plan.rows.push(Row { position, stream: name, stream_version: version, event, append });
         }
         let after = StreamState {
             version,
             tip: part.tip.or(before.and_then(|state| state.tip)),
             closed: false,
         };
-        let is_new = plan
-            .moved
-            .get(name.as_str())
-            .map_or(before.is_none(), |(_, new)| *new);
+        let is_new = plan.moved.get(name.as_str()).map_or(before.is_none(), |(_, new)| *new);
         plan.moved.insert(name, (after, is_new));
     }
-    Appended {
-        first,
-        last: plan.frontier.size(),
-        recorded_at: head.recorded_at,
-    }
+    Appended { first, last: plan.frontier.size(), recorded_at: head.recorded_at }
 }
 
 #[cfg(test)]

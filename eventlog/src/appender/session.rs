@@ -156,13 +156,9 @@ impl Session {
         options: LogOptions,
     ) -> Result<Self, StoreError> {
         let client = dialer.dial().await?;
-        client
-            .batch_execute(SETTINGS)
-            .await
-            .attempted("set up the appender's session")?;
-        let statements = Statements::prepare(&client)
-            .await
-            .attempted("prepare the appender's statements")?;
+        client.batch_execute(SETTINGS).await.attempted("set up the appender's session")?;
+        let statements =
+            Statements::prepare(&client).await.attempted("prepare the appender's statements")?;
         Ok(Self {
             project,
             client,
@@ -178,10 +174,8 @@ impl Session {
     /// Appends a group and answers everyone in it. On an error, everyone was told, and the session
     /// is not to be used again.
     pub(crate) async fn append(&mut self, group: Vec<Work>) -> Result<(), StoreError> {
-        let (batches, answers): (Vec<_>, Vec<_>) = group
-            .into_iter()
-            .map(|work| (work.batch, work.answer))
-            .unzip();
+        let (batches, answers): (Vec<_>, Vec<_>) =
+            group.into_iter().map(|work| (work.batch, work.answer)).unzip();
         match self.transact(&batches).await {
             Ok(results) => {
                 for (answer, result) in answers.into_iter().zip(results) {
@@ -230,11 +224,7 @@ impl Session {
         // The project's name as the statements take it.
         let project_id = self.project.clone();
         let project = project_id.as_str();
-        let transaction = self
-            .client
-            .transaction()
-            .await
-            .attempted("begin an append")?;
+        let transaction = self.client.transaction().await.attempted("begin an append")?;
         let params: [&(dyn ToSql + Sync); 1] = [&project];
         let (_, head) = tokio::try_join!(
             transaction.query_one(&self.statements.lock, &params),
@@ -248,23 +238,14 @@ impl Session {
                 .collect());
         };
         let position = head.get::<_, i64>(0).unsigned_abs();
-        if self
-            .frontier
-            .as_ref()
-            .is_none_or(|frontier| frontier.size() != position)
-        {
+        if self.frontier.as_ref().is_none_or(|frontier| frontier.size() != position) {
             self.streams.clear();
             self.frontier = Frontier::from_bytes(position, head.get(1));
         }
         let frontier = self.frontier.clone().ok_or_else(|| {
-            StoreError::Corrupt(format!(
-                "the frontier of {project} does not fit its position"
-            ))
+            StoreError::Corrupt(format!("the frontier of {project} does not fit its position"))
         })?;
-        let head = HeadState {
-            frontier,
-            recorded_at: Timestamp(head.get(2)),
-        };
+        let head = HeadState { frontier, recorded_at: Timestamp(head.get(2)) };
 
         let mut fenced = Vec::with_capacity(batches.len());
         for batch in batches {
@@ -279,27 +260,13 @@ impl Session {
             .filter(|(_, fenced)| !**fenced)
             .flat_map(|(batch, _)| &batch.appends)
             .map(|append| {
-                (
-                    append,
-                    append
-                        .streams
-                        .iter()
-                        .map(|part| part.stream.to_string())
-                        .collect(),
-                )
+                (append, append.streams.iter().map(|part| part.stream.to_string()).collect())
             })
             .collect();
         if self.streams.len() > CACHED_STREAMS {
             self.streams.clear();
         }
-        let done = load(
-            &transaction,
-            &self.statements,
-            project,
-            &mut self.streams,
-            &named,
-        )
-        .await?;
+        let done = load(&transaction, &self.statements, project, &mut self.streams, &named).await?;
 
         let plan = plan(&project_id, &head, &self.streams, &done, &named);
         let mut has_effects = false;
@@ -316,16 +283,9 @@ impl Session {
             }
         }
         // The caches change only once COMMIT is certain.
-        let Plan {
-            moved,
-            frontier,
-            results,
-            ..
-        } = plan;
-        let moved: Vec<(String, StreamState)> = moved
-            .into_iter()
-            .map(|(name, (state, _))| (name.to_owned(), state))
-            .collect();
+        let Plan { moved, frontier, results, .. } = plan;
+        let moved: Vec<(String, StreamState)> =
+            moved.into_iter().map(|(name, (state, _))| (name.to_owned(), state)).collect();
         transaction.commit().await.attempted("commit an append")?;
         self.frontier = Some(frontier);
         if has_effects {
@@ -355,12 +315,7 @@ async fn move_offset(
     let moved = transaction
         .query_opt(
             &statements.offset,
-            &[
-                &offset.name,
-                &offset.incarnation,
-                &as_i64(offset.sequence),
-                &offset.fence,
-            ],
+            &[&offset.name, &offset.incarnation, &as_i64(offset.sequence), &offset.fence],
         )
         .await
         .attempted("move a reader's offset")?;
@@ -395,10 +350,7 @@ async fn load(
             streams.insert(row.get(0), state);
         }
     }
-    let ids: Vec<Uuid> = appends
-        .iter()
-        .filter_map(|(append, _)| append.append_id)
-        .collect();
+    let ids: Vec<Uuid> = appends.iter().filter_map(|(append, _)| append.append_id).collect();
     if ids.is_empty() {
         return Ok(HashMap::new());
     }
@@ -447,11 +399,7 @@ async fn write(
     };
     let (moved, new) = (columns(false), columns(true));
     let ids: Vec<Uuid> = plan.appends.iter().map(|(id, _)| *id).collect();
-    let firsts: Vec<i64> = plan
-        .appends
-        .iter()
-        .map(|(_, at)| as_i64(at.first))
-        .collect();
+    let firsts: Vec<i64> = plan.appends.iter().map(|(_, at)| as_i64(at.first)).collect();
     let lasts: Vec<i64> = plan.appends.iter().map(|(_, at)| as_i64(at.last)).collect();
     let recorded_at = head.recorded_at.micros();
     let frontier = plan.frontier.to_bytes();
@@ -464,24 +412,9 @@ async fn write(
     let move_head: [&(dyn ToSql + Sync); 4] = [&project, &position, &frontier, &recorded_at];
     let notify: [&(dyn ToSql + Sync); 1] = [&announcement];
     tokio::try_join!(
-        run_if(
-            transaction,
-            !moved.0.is_empty(),
-            &statements.move_streams,
-            &move_streams
-        ),
-        run_if(
-            transaction,
-            !new.0.is_empty(),
-            &statements.new_streams,
-            &new_streams
-        ),
-        run_if(
-            transaction,
-            !ids.is_empty(),
-            &statements.new_appends,
-            &new_appends
-        ),
+        run_if(transaction, !moved.0.is_empty(), &statements.move_streams, &move_streams),
+        run_if(transaction, !new.0.is_empty(), &statements.new_streams, &new_streams),
+        run_if(transaction, !ids.is_empty(), &statements.new_appends, &new_appends),
         run_if(transaction, true, &statements.move_head, &move_head),
         run_if(transaction, true, &statements.notify, &notify),
     )
@@ -496,11 +429,7 @@ async fn run_if(
     statement: &Statement,
     params: &[&(dyn ToSql + Sync)],
 ) -> Result<u64, tokio_postgres::Error> {
-    if wanted {
-        transaction.execute(statement, params).await
-    } else {
-        Ok(0)
-    }
+    if wanted { transaction.execute(statement, params).await } else { Ok(0) }
 }
 
 async fn copy_rows(

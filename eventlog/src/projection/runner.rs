@@ -31,9 +31,7 @@ pub struct Progress {
 
 impl Default for Progress {
     fn default() -> Self {
-        Self {
-            positions: Arc::new(watch::Sender::new(HashMap::new())),
-        }
+        Self { positions: Arc::new(watch::Sender::new(HashMap::new())) }
     }
 }
 
@@ -88,17 +86,9 @@ impl<P: Projection> Runner<P> {
             projection.name(),
             projection.tables().trim().trim_end_matches(';'),
         );
-        client
-            .batch_execute(&script)
-            .await
-            .attempted("make a projection's tables")?;
+        client.batch_execute(&script).await.attempted("make a projection's tables")?;
         drop(client);
-        Ok(Self {
-            log,
-            projection,
-            progress: Progress::default(),
-            checkpoints: HashMap::new(),
-        })
+        Ok(Self { log, projection, progress: Progress::default(), checkpoints: HashMap::new() })
     }
 
     /// How far it has come.
@@ -126,11 +116,7 @@ impl<P: Projection> Runner<P> {
                         tracing::error!(projection = self.projection.name(), error = %text, "a projection stopped");
                         complained = text;
                     }
-                    if matches!(error, ProjectionError::CannotApply { .. }) {
-                        STUCK
-                    } else {
-                        RETRY
-                    }
+                    if matches!(error, ProjectionError::CannotApply { .. }) { STUCK } else { RETRY }
                 }
             };
             tokio::select! {
@@ -157,10 +143,7 @@ impl<P: Projection> Runner<P> {
             Some(position) => *position,
             None => self.load_checkpoint(project).await?,
         };
-        let filter = ReadFilter {
-            after: position,
-            ..ReadFilter::default()
-        };
+        let filter = ReadFilter { after: position, ..ReadFilter::default() };
         let events = self.log.read(project, &filter, BATCH).await?;
         let Some(last) = events.last().map(|event| event.position) else {
             self.notice_restore(project, position).await?;
@@ -197,28 +180,14 @@ impl<P: Projection> Runner<P> {
         to: u64,
         events: &[StoredEvent],
     ) -> Result<bool, ProjectionError> {
-        let mut client = self
-            .log
-            .stores()
-            .pool
-            .get()
-            .await
-            .map_err(StoreError::from)?;
-        let transaction = client
-            .transaction()
-            .await
-            .attempted("begin a projection's batch")?;
+        let mut client = self.log.stores().pool.get().await.map_err(StoreError::from)?;
+        let transaction = client.transaction().await.attempted("begin a projection's batch")?;
         let moved = transaction
             .execute(
                 "UPDATE checkpoints
                  SET position = $4, failure = NULL, updated_at = clock_timestamp()
                  WHERE projection = $1 AND project = $2 AND position = $3",
-                &[
-                    &self.projection.name(),
-                    &project.as_str(),
-                    &as_i64(from),
-                    &as_i64(to),
-                ],
+                &[&self.projection.name(), &project.as_str(), &as_i64(from), &as_i64(to)],
             )
             .await
             .attempted("move a projection's checkpoint")?;
@@ -226,10 +195,7 @@ impl<P: Projection> Runner<P> {
             return Ok(false);
         }
         self.projection.apply(&transaction, project, events).await?;
-        transaction
-            .commit()
-            .await
-            .attempted("commit a projection's batch")?;
+        transaction.commit().await.attempted("commit a projection's batch")?;
         Ok(true)
     }
 
@@ -257,11 +223,7 @@ impl<P: Projection> Runner<P> {
         project: &ProjectId,
         position: u64,
     ) -> Result<(), StoreError> {
-        let head = self
-            .log
-            .head(project)
-            .await?
-            .map_or(0, |head| head.position);
+        let head = self.log.head(project).await?.map_or(0, |head| head.position);
         if head < position {
             self.projection.forget();
             self.load_checkpoint(project).await?;
@@ -278,11 +240,7 @@ impl<P: Projection> Runner<P> {
             .execute(
                 "UPDATE checkpoints SET failure = $3, updated_at = clock_timestamp()
                  WHERE projection = $1 AND project = $2",
-                &[
-                    &self.projection.name(),
-                    &project.as_str(),
-                    &error.to_string(),
-                ],
+                &[&self.projection.name(), &project.as_str(), &error.to_string()],
             )
             .await;
         if let Err(error) = noted {
@@ -310,10 +268,7 @@ pub async fn compare_tables(
              (SELECT * FROM {other} EXCEPT ALL SELECT * FROM {one}) b)
          LIMIT 20"
     );
-    let rows = client
-        .query(&sql, &[])
-        .await
-        .attempted("compare two tables")?;
+    let rows = client.query(&sql, &[]).await.attempted("compare two tables")?;
     Ok(rows
         .iter()
         .map(|row| format!("{}: {}", row.get::<_, &str>(0), row.get::<_, &str>(1)))

@@ -21,10 +21,7 @@ pub(crate) async fn database() -> Database {
         ..PostgresOptions::new(dir.path().join("pg"))
     };
     let server = Postgres::start(options).await.unwrap();
-    Database {
-        server: std::sync::Arc::new((server, dir)),
-        name: "muster".into(),
-    }
+    Database { server: std::sync::Arc::new((server, dir)), name: "muster".into() }
 }
 
 impl Database {
@@ -34,30 +31,20 @@ impl Database {
 
     /// A log on this database, with the default project in it.
     pub(crate) async fn open(&self) -> EventLog {
-        self.open_with_partitions_of(LogOptions::default().partition_rows)
-            .await
+        self.open_with_partitions_of(LogOptions::default().partition_rows).await
     }
 
     pub(crate) async fn open_with_partitions_of(&self, partition_rows: u64) -> EventLog {
-        let connect = ConnectOptions {
-            connections: 4,
-            ..ConnectOptions::new(self.url())
-        };
-        let options = LogOptions {
-            partition_rows,
-            ..LogOptions::default()
-        };
+        let connect = ConnectOptions { connections: 4, ..ConnectOptions::new(self.url()) };
+        let options = LogOptions { partition_rows, ..LogOptions::default() };
         let log = EventLog::open(&connect, options).await.unwrap();
-        log.ensure_project(&ProjectId::default_project())
-            .await
-            .unwrap();
+        log.ensure_project(&ProjectId::default_project()).await.unwrap();
         log
     }
 
     async fn execute(&self, sql: &str) {
-        let (client, connection) = tokio_postgres::connect(&self.url(), tokio_postgres::NoTls)
-            .await
-            .unwrap();
+        let (client, connection) =
+            tokio_postgres::connect(&self.url(), tokio_postgres::NoTls).await.unwrap();
         tokio::spawn(connection);
         client.batch_execute(sql).await.unwrap();
     }
@@ -74,20 +61,10 @@ impl Database {
     /// A second database, filled from a dump of this one.
     pub(crate) async fn dump_and_restore(&self) -> Database {
         self.execute("CREATE DATABASE restored").await;
-        let restored = Database {
-            server: self.server.clone(),
-            name: "restored".into(),
-        };
+        let restored = Database { server: self.server.clone(), name: "restored".into() };
         let bin = self.server.0.bin();
-        let dump = Command::new(bin.join("pg_dump"))
-            .arg(self.url())
-            .output()
-            .unwrap();
-        assert!(
-            dump.status.success(),
-            "{}",
-            String::from_utf8_lossy(&dump.stderr)
-        );
+        let dump = Command::new(bin.join("pg_dump")).arg(self.url()).output().unwrap();
+        assert!(dump.status.success(), "{}", String::from_utf8_lossy(&dump.stderr));
         let file = self.server.1.path().join("dump.sql");
         std::fs::write(&file, dump.stdout).unwrap();
         let restore = Command::new(bin.join("psql"))
@@ -95,11 +72,7 @@ impl Database {
             .arg(&file)
             .output()
             .unwrap();
-        assert!(
-            restore.status.success(),
-            "{}",
-            String::from_utf8_lossy(&restore.stderr)
-        );
+        assert!(restore.status.success(), "{}", String::from_utf8_lossy(&restore.stderr));
         restored
     }
 }

@@ -5,18 +5,13 @@ use proptest::prelude::*;
 use super::*;
 
 fn labels(pairs: &[(&str, &str)]) -> Labels {
-    pairs
-        .iter()
-        .filter_map(|(k, v)| Some((k.parse().ok()?, v.parse().ok()?)))
-        .collect()
+    pairs.iter().filter_map(|(k, v)| Some((k.parse().ok()?, v.parse().ok()?))).collect()
 }
 
 fn matches(selector: &str, pairs: &[(&str, &str)]) -> bool {
     let own = |key: &str| (key == "name").then_some("robot-7");
     let labels = labels(pairs);
-    selector
-        .parse::<Selector>()
-        .is_ok_and(|selector| selector.matches(&labels, own))
+    selector.parse::<Selector>().is_ok_and(|selector| selector.matches(&labels, own))
 }
 
 #[test]
@@ -38,15 +33,7 @@ fn a_selector_means_what_it_says() {
     ] {
         assert!(matches(yes, prod), "{yes:?} should match");
     }
-    for no in [
-        "env=dev",
-        "!env",
-        "retired",
-        "env=",
-        "site in (b)",
-        "name=other",
-        "id",
-    ] {
+    for no in ["env=dev", "!env", "retired", "env=", "site in (b)", "name=other", "id"] {
         assert!(!matches(no, prod), "{no:?} should not match");
     }
 }
@@ -65,10 +52,7 @@ fn garbage_is_refused_and_its_place_named() {
         ("env=prod site=a", "character 10"),
     ] {
         let error = bad.parse::<Selector>().map_err(|error| error.to_string());
-        assert!(
-            error.as_ref().is_err_and(|text| text.contains(at)),
-            "{bad:?}: {error:?}"
-        );
+        assert!(error.as_ref().is_err_and(|text| text.contains(at)), "{bad:?}: {error:?}");
     }
 }
 

@@ -50,11 +50,7 @@ fn from_base32(text: &str) -> Option<[u8; 32]> {
     if text.bytes().any(|b| b.is_ascii_uppercase()) {
         return None;
     }
-    BASE32_NOPAD
-        .decode(text.to_ascii_uppercase().as_bytes())
-        .ok()?
-        .try_into()
-        .ok()
+    BASE32_NOPAD.decode(text.to_ascii_uppercase().as_bytes()).ok()?.try_into().ok()
 }
 
 /// Takes `<prefix>_<project>_<id>_<secret>[_<rest>]` apart.
@@ -71,21 +67,14 @@ fn split(text: &str, prefix: &str) -> Option<(ProjectId, TokenId, [u8; 32], Opti
     let id = TokenId(Uuid::try_parse(id).ok()?);
     let secret = from_base32(parts.next()?)?;
     let rest = parts.next().map(str::to_owned);
-    parts
-        .next()
-        .is_none()
-        .then_some((project, id, secret, rest))
+    parts.next().is_none().then_some((project, id, secret, rest))
 }
 
 impl FromStr for ApiTokenText {
     type Err = InvalidToken;
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         match split(text, "mst") {
-            Some((project, id, secret, None)) => Ok(Self {
-                project,
-                id,
-                secret,
-            }),
+            Some((project, id, secret, None)) => Ok(Self { project, id, secret }),
             _ => Err(InvalidToken("an API token (mst_…)")),
         }
     }
@@ -97,36 +86,20 @@ impl FromStr for EnrollmentTokenText {
         let invalid = InvalidToken("an enrollment token (mse_…)");
         let (project, id, secret, pin) = split(text, "mse").ok_or_else(|| invalid.clone())?;
         let pin = pin.and_then(|pin| from_base32(&pin)).ok_or(invalid)?;
-        Ok(Self {
-            project,
-            id,
-            secret,
-            pin: Hash(pin),
-        })
+        Ok(Self { project, id, secret, pin: Hash(pin) })
     }
 }
 
 impl fmt::Display for ApiTokenText {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "mst_{}_{}_{}",
-            self.project,
-            self.id.0.simple(),
-            base32(&self.secret)
-        )
+        write!(f, "mst_{}_{}_{}", self.project, self.id.0.simple(), base32(&self.secret))
     }
 }
 
 impl fmt::Display for EnrollmentTokenText {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (secret, pin) = (base32(&self.secret), base32(&self.pin.0));
-        write!(
-            f,
-            "mse_{}_{}_{secret}_{pin}",
-            self.project,
-            self.id.0.simple()
-        )
+        write!(f, "mse_{}_{}_{secret}_{pin}", self.project, self.id.0.simple())
     }
 }
 
@@ -165,14 +138,7 @@ mod tests {
         assert_eq!(enroll.to_string().parse(), Ok(enroll.clone()));
         assert!(enroll.to_string().parse::<ApiTokenText>().is_err());
         assert!(api.to_string().parse::<EnrollmentTokenText>().is_err());
-        for bad in [
-            "",
-            "mst",
-            "mst_default",
-            "mst___",
-            "mst_default_x_y",
-            &format!("{api}_"),
-        ] {
+        for bad in ["", "mst", "mst_default", "mst___", "mst_default_x_y", &format!("{api}_")] {
             assert!(bad.parse::<ApiTokenText>().is_err(), "{bad:?} was taken");
         }
     }

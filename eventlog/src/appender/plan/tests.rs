@@ -6,10 +6,7 @@ use muster_schemas::{DeviceId, Event};
 use super::*;
 
 fn event(n: u128) -> NewEvent {
-    let event: Event = DeviceNameReserved {
-        device: DeviceId(Uuid::from_u128(n)),
-    }
-    .into();
+    let event: Event = DeviceNameReserved { device: DeviceId(Uuid::from_u128(n)) }.into();
     NewEvent::server(&event, Timestamp(0))
 }
 
@@ -26,22 +23,10 @@ fn decide(streams: &Streams, done: &HashMap<Uuid, Appended>, appends: &[Append])
     let project = ProjectId::default_project();
     let mut frontier = Frontier::default();
     frontier.push(Hash::ZERO);
-    let head = HeadState {
-        frontier,
-        recorded_at: Timestamp(5),
-    };
+    let head = HeadState { frontier, recorded_at: Timestamp(5) };
     let named: Vec<Named<'_>> = appends
         .iter()
-        .map(|append| {
-            (
-                append,
-                append
-                    .streams
-                    .iter()
-                    .map(|part| part.stream.to_string())
-                    .collect(),
-            )
-        })
+        .map(|append| (append, append.streams.iter().map(|part| part.stream.to_string()).collect()))
         .collect();
     let plan = plan(&project, &head, streams, done, &named);
     assert_eq!(plan.rows.len() as u64 + 1, plan.frontier.size());
@@ -66,15 +51,7 @@ fn positions_are_gapless_and_a_refused_append_takes_none() {
             append("b", Expected::Any, 1),
         ],
     );
-    assert_eq!(
-        results,
-        [
-            "2-3",
-            "stream name/a is at version 2, not as expected",
-            "4-4",
-            "5-5"
-        ]
-    );
+    assert_eq!(results, ["2-3", "stream name/a is at version 2, not as expected", "4-4", "5-5"]);
 }
 
 #[test]
@@ -84,36 +61,19 @@ fn an_append_to_two_streams_goes_in_whole_or_not_at_all() {
         Expected::Version(7),
         vec![event(1)],
     );
-    let results = decide(
-        &Streams::new(),
-        &HashMap::new(),
-        &[both, append("a", Expected::Version(0), 1)],
-    );
-    assert_eq!(
-        results,
-        ["stream name/b is at version 0, not as expected", "2-2"]
-    );
+    let results =
+        decide(&Streams::new(), &HashMap::new(), &[both, append("a", Expected::Version(0), 1)]);
+    assert_eq!(results, ["stream name/b is at version 0, not as expected", "2-2"]);
 }
 
 #[test]
 fn a_retried_append_gets_the_first_answer() {
     let id = Uuid::from_u128(9);
-    let first = Appended {
-        first: 1,
-        last: 1,
-        recorded_at: Timestamp(3),
-    };
-    let with_id = |id| Append {
-        append_id: Some(id),
-        ..append("a", Expected::Version(0), 1)
-    };
+    let first = Appended { first: 1, last: 1, recorded_at: Timestamp(3) };
+    let with_id = |id| Append { append_id: Some(id), ..append("a", Expected::Version(0), 1) };
     let known = HashMap::from([(id, first)]);
     let again = Uuid::from_u128(10);
-    let results = decide(
-        &Streams::new(),
-        &known,
-        &[with_id(id), with_id(again), with_id(again)],
-    );
+    let results = decide(&Streams::new(), &known, &[with_id(id), with_id(again), with_id(again)]);
     assert_eq!(results, ["1-1", "2-2", "2-2"]);
 }
 
@@ -124,46 +84,20 @@ fn a_device_report_follows_its_tip_in_an_open_epoch() {
         let event: Event = DeviceNameReleased { device }.into();
         let events = vec![NewEvent::server(&event, Timestamp(0))];
         let stream = StreamName::DeviceReport(device, 1);
-        let expected = Expected::Tip {
-            version,
-            tip: Hash([tip; 32]),
-        };
+        let expected = Expected::Tip { version, tip: Hash([tip; 32]) };
         let mut append = Append::by("test").stream(stream, expected, events);
         append.streams[0].tip = Some(Hash([after; 32]));
         append
     };
     let name = StreamName::DeviceReport(device, 1).to_string();
-    let open = StreamState {
-        version: 0,
-        tip: Some(Hash::ZERO),
-        closed: false,
-    };
+    let open = StreamState { version: 0, tip: Some(Hash::ZERO), closed: false };
     let streams = Streams::from([(name.clone(), open)]);
-    let results = decide(
-        &streams,
-        &HashMap::new(),
-        &[report(0, 0, 1), report(1, 9, 2), report(1, 1, 2)],
-    );
-    assert_eq!(
-        results,
-        [
-            "2-2",
-            &format!("stream {name} is at version 1, not as expected"),
-            "3-3"
-        ]
-    );
-    let closed = Streams::from([(
-        name.clone(),
-        StreamState {
-            closed: true,
-            ..open
-        },
-    )]);
+    let results =
+        decide(&streams, &HashMap::new(), &[report(0, 0, 1), report(1, 9, 2), report(1, 1, 2)]);
+    assert_eq!(results, ["2-2", &format!("stream {name} is at version 1, not as expected"), "3-3"]);
+    let closed = Streams::from([(name.clone(), StreamState { closed: true, ..open })]);
     let results = decide(&closed, &HashMap::new(), &[report(0, 0, 1)]);
     assert_eq!(results, [format!("stream {name} is closed")]);
     let results = decide(&Streams::new(), &HashMap::new(), &[report(0, 0, 1)]);
-    assert_eq!(
-        results,
-        [format!("stream {name} is at version 0, not as expected")]
-    );
+    assert_eq!(results, [format!("stream {name} is at version 0, not as expected")]);
 }

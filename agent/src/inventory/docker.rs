@@ -1,0 +1,52 @@
+//! The version of the Docker Engine behind a device's socket, by its API's `GET /version`.
+//!
+//! Nothing else of Docker is asked here. Plain HTTP/1.0 over the socket, so that the answer is
+//! neither chunked nor kept open; `bollard` would need a runtime for one short question.
+
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::sync::mpsc;
+use std::time::Duration;
+
+/// An engine that does not answer in this time is not there.
+const LIMIT: Duration = Duration::from_secs(2);
+/// More than this is not read of an answer, in bytes; it is 1 KB in practice.
+const MAX_ANSWER: u64 = 64 * 1024;
+
+/// `None` when there is no socket, no permission, or no answer within [`LIMIT`].
+pub(super) fn version(root: &Path) -> Option<String> {
+    let socket = ["run/docker.sock", "var/run/docker.sock"]
+        .iter()
+        .map(|path| root.join(path))
+        .find(|path| path.exists())?;
+    let (answer, answered) = mpsc::channel();
+    // A thread, because connecting to a socket whose queue is full blocks, and std has no limit
+    // for that. It ends by itself: reading and writing are limited.
+    std::thread::spawn(move || {
+        // Nobody listens any more after the limit.
+        let _ = answer.send(ask(&socket));
+    });
+    let body = answered.recv_timeout(LIMIT).ok()?.ok()?;
+    parse(&body)
+}
+
+fn ask(socket: &Path) -> std::io::Result<Vec<u8>> {
+    let mut stream = UnixStream::connect(socket)?;
+    stream.set_read_timeout(Some(LIMIT))?;
+    stream.set_write_timeout(Some(LIMIT))?;
+    stream.write_all(b"GET /version HTTP/1.0\r\nHost: docker\r\n\r\n")?;
+    let mut body = Vec::new();
+    stream.take(MAX_ANSWER).read_to_end(&mut body)?;
+    Ok(body)
+}
+
+fn parse(answer: &[u8]) -> Option<String> {
+    let text = std::str::from_utf8(answer).ok()?;
+    let (head, body) = text.split_once("\r\n\r\n")?;
+    if head.split(' ').nth(1) != Some("200") {
+        return None;
+    }
+    let json: serde_json::Value = serde_json::from_str(body).ok()?;
+    json.get("Version")?.as_str().map(str::to_owned).and_then(super::system::printable)
+}

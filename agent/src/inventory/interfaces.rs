@@ -1,0 +1,80 @@
+//! The network interfaces of this process's network namespace, by getifaddrs(3).
+//!
+//! Counts no traffic: that is `metrics::net`.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use nix::ifaddrs::getifaddrs;
+use nix::net::if_::InterfaceFlags;
+use nix::sys::socket::{SockaddrLike as _, SockaddrStorage};
+
+use super::Interface;
+
+/// All but loopback, sorted by name; empty when the kernel does not tell.
+pub(super) fn interfaces() -> Vec<Interface> {
+    let Ok(entries) = getifaddrs() else { return Vec::new() };
+    let mut found: BTreeMap<String, Interface> = BTreeMap::new();
+    for entry in entries {
+        if entry.flags.contains(InterfaceFlags::IFF_LOOPBACK) {
+            continue;
+        }
+        let interface = found.entry(entry.interface_name.clone()).or_insert_with(|| Interface {
+            name: entry.interface_name.clone(),
+            up: entry.flags.contains(InterfaceFlags::IFF_UP),
+            ..Interface::default()
+        });
+        let Some(address) = entry.address else { continue };
+        if let Some(ip) = ip_of(&address) {
+            let mask = entry.netmask.as_ref().and_then(ip_of);
+            interface.addresses.push(with_prefix(ip, mask));
+        } else if let Some(mac) = address.as_link_addr().and_then(|link| link.addr())
+            && mac != [0; 6]
+        {
+            interface.mac = Some(mac.map(|byte| format!("{byte:02x}")).join(":"));
+        }
+    }
+    let mut interfaces: Vec<Interface> = found.into_values().collect();
+    for interface in &mut interfaces {
+        interface.addresses.sort_unstable();
+        interface.addresses.dedup();
+    }
+    interfaces
+}
+
+fn ip_of(address: &SockaddrStorage) -> Option<IpAddr> {
+    address.family()?;
+    let v4 = address.as_sockaddr_in().map(|v4| IpAddr::V4(v4.ip()));
+    v4.or_else(|| address.as_sockaddr_in6().map(|v6| IpAddr::V6(v6.ip())))
+}
+
+/// `192.168.1.5/24`; a mask that is none of the same kind counts as a single address.
+fn with_prefix(ip: IpAddr, mask: Option<IpAddr>) -> String {
+    let prefix = match (ip, mask) {
+        (IpAddr::V4(_), Some(IpAddr::V4(mask))) => mask.to_bits().leading_ones(),
+        (IpAddr::V6(_), Some(IpAddr::V6(mask))) => mask.to_bits().leading_ones(),
+        (IpAddr::V4(_), _) => Ipv4Addr::BITS,
+        (IpAddr::V6(_), _) => Ipv6Addr::BITS,
+    };
+    format!("{ip}/{prefix}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_have_their_prefix() {
+        for (ip, mask, expected) in [
+            ("10.0.0.1", Some("255.255.255.0"), "10.0.0.1/24"),
+            ("10.0.0.1", Some("0.0.0.0"), "10.0.0.1/0"),
+            ("10.0.0.1", None, "10.0.0.1/32"),
+            ("fe80::1", Some("ffff:ffff:ffff:ffff::"), "fe80::1/64"),
+            ("fe80::1", Some("255.0.0.0"), "fe80::1/128"),
+        ] {
+            let parse = |text: &str| text.parse().ok();
+            let found = parse(ip).map(|ip| with_prefix(ip, mask.and_then(parse)));
+            assert_eq!(found.as_deref(), Some(expected));
+        }
+    }
+}

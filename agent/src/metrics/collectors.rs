@@ -1,0 +1,114 @@
+//! All collectors together: one call takes one round of samples.
+//!
+//! Does not schedule, stamp or send. Synchronous and quick; run it on the caller's thread.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::time::Instant;
+
+use muster_schemas::metrics::Point;
+
+use super::group::{Group, GroupSet};
+use super::own::{AgentCounters, Own};
+use super::source::{CollectError, Files};
+use super::{battery, cpu, disk, diskio, mem, net, processes, swap, system, temp, wireless};
+
+/// What one group needs to be collected.
+pub(super) trait Collect: Send {
+    /// Adds this round's points. On an error the points that it has added are taken back.
+    fn collect(&mut self, files: &mut Files, points: &mut Vec<Point>) -> Result<(), CollectError>;
+}
+
+/// The collectors of one machine, with what they must remember from round to round.
+pub struct Collectors {
+    files: Files,
+    collectors: Vec<(Group, Box<dyn Collect>)>,
+    own: Own,
+    /// Groups whose last round failed: a failure is reported once, not every 10 s.
+    failing: BTreeSet<Group>,
+    /// What the round before took, in microseconds.
+    sample_us: u64,
+}
+
+impl Collectors {
+    /// Collectors that read below `root`: `/`, or a folder of fixtures.
+    #[must_use]
+    pub fn new(root: &Path) -> Self {
+        let collectors: Vec<(Group, Box<dyn Collect>)> = vec![
+            (Group::Cpu, Box::new(cpu::Cpu::default())),
+            (Group::Mem, Box::new(mem::Mem)),
+            (Group::Swap, Box::new(swap::Swap)),
+            (Group::System, Box::new(system::System)),
+            (Group::Processes, Box::new(processes::Processes::default())),
+            (Group::Disk, Box::new(disk::Disk)),
+            (Group::Diskio, Box::new(diskio::Diskio)),
+            (Group::Net, Box::new(net::Net::default())),
+            (Group::Wireless, Box::new(wireless::Wireless)),
+            (Group::Temp, Box::new(temp::Temp::default())),
+            (Group::Battery, Box::new(battery::Battery)),
+        ];
+        Self {
+            files: Files::new(root),
+            collectors,
+            own: Own,
+            failing: BTreeSet::new(),
+            sample_us: 0,
+        }
+    }
+
+    /// Takes one round of samples of these groups.
+    ///
+    /// A group that cannot be read, or has nothing to say yet (`cpu` in its first round), adds no
+    /// point; this never fails as a whole. All points have offset 0: they belong to the moment of
+    /// the call. `sample_us` of `muster_agent` is what the round before took.
+    pub fn sample(&mut self, groups: GroupSet, agent: &AgentCounters) -> Vec<Point> {
+        let start = Instant::now();
+        let mut points = Vec::with_capacity(32);
+        for (group, collector) in &mut self.collectors {
+            if groups.contains(*group) {
+                let before = points.len();
+                let outcome = collector.collect(&mut self.files, &mut points);
+                if outcome.is_err() {
+                    points.truncate(before);
+                }
+                note(&mut self.failing, *group, outcome);
+            }
+        }
+        if groups.contains(Group::MusterAgent) {
+            let outcome = self
+                .own
+                .collect(&mut self.files, agent, self.sample_us)
+                .map(|point| points.push(point));
+            note(&mut self.failing, Group::MusterAgent, outcome);
+        }
+        self.sample_us = u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX);
+        points
+    }
+
+    /// The groups whose last round failed.
+    #[must_use]
+    pub fn failing(&self) -> GroupSet {
+        self.failing.iter().copied().collect()
+    }
+}
+
+/// Logs the first failure in a row, and the recovery.
+fn note(failing: &mut BTreeSet<Group>, group: Group, outcome: Result<(), CollectError>) {
+    match outcome {
+        Ok(()) => {
+            if failing.remove(&group) {
+                tracing::info!(%group, "metrics can be collected again");
+            }
+        }
+        Err(error) => {
+            if failing.insert(group) {
+                let cause = std::error::Error::source(&error).map(ToString::to_string);
+                tracing::warn!(
+                    %group,
+                    cause = cause.as_deref().unwrap_or_default(),
+                    "{error}; this group is left out until it can be collected again"
+                );
+            }
+        }
+    }
+}

@@ -1,0 +1,142 @@
+//! `cpu`: how each core, and all together, spent the time since the round before.
+//!
+//! From `/proc/stat`, read by hand: the `procfs` crate drops the cores' names, so after a core
+//! was taken offline it would call the next one by its number. Telegraf's `time_*` fields are
+//! left out, as in its sample configuration (`collect_cpu_time = false`).
+
+use muster_schemas::metrics::Point;
+
+use super::collectors::Collect;
+use super::source::{CollectError, Files};
+use super::value::percent;
+
+const STAT: &str = "proc/stat";
+
+/// Jiffies by state, in the order of `/proc/stat` (proc_stat(5)).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Times {
+    user: u64,
+    nice: u64,
+    system: u64,
+    idle: u64,
+    iowait: u64,
+    irq: u64,
+    softirq: u64,
+    steal: u64,
+    guest: u64,
+    guest_nice: u64,
+}
+
+impl Times {
+    /// Reads the numbers after the core's name. Old kernels end the line early.
+    fn parse<'a>(mut numbers: impl Iterator<Item = &'a str>) -> Option<Self> {
+        let mut values = [0_u64; 10];
+        for (index, value) in values.iter_mut().enumerate() {
+            match numbers.next() {
+                Some(text) => *value = text.parse().ok()?,
+                None if index < 4 => return None,
+                None => break,
+            }
+        }
+        let [user, nice, system, idle, iowait, irq, softirq, steal, guest, guest_nice] = values;
+        Some(Self { user, nice, system, idle, iowait, irq, softirq, steal, guest, guest_nice })
+    }
+
+    /// What was added since `before`. A counter that went back adds nothing: iowait does that by
+    /// itself, and all of them do when a core was taken offline and came back.
+    fn since(&self, before: &Self) -> Self {
+        Self {
+            user: self.user.saturating_sub(before.user),
+            nice: self.nice.saturating_sub(before.nice),
+            system: self.system.saturating_sub(before.system),
+            idle: self.idle.saturating_sub(before.idle),
+            iowait: self.iowait.saturating_sub(before.iowait),
+            irq: self.irq.saturating_sub(before.irq),
+            softirq: self.softirq.saturating_sub(before.softirq),
+            steal: self.steal.saturating_sub(before.steal),
+            guest: self.guest.saturating_sub(before.guest),
+            guest_nice: self.guest_nice.saturating_sub(before.guest_nice),
+        }
+    }
+
+    /// All time. Guest time is not added: the kernel counts it in user and nice already.
+    fn total(&self) -> u64 {
+        [
+            self.user,
+            self.nice,
+            self.system,
+            self.idle,
+            self.iowait,
+            self.irq,
+            self.softirq,
+            self.steal,
+        ]
+        .into_iter()
+        .fold(0, u64::saturating_add)
+    }
+
+    /// Telegraf's percentages (`plugins/inputs/cpu`); `None` when no time has passed.
+    fn point(&self, cpu: &str) -> Option<Point> {
+        let total = self.total();
+        if total == 0 {
+            return None;
+        }
+        let share = |part: u64| percent(part.min(total), total);
+        Some(
+            Point::new("cpu")
+                .tag("cpu", cpu)
+                .field("usage_user", share(self.user.saturating_sub(self.guest)))
+                .field("usage_system", share(self.system))
+                .field("usage_idle", share(self.idle))
+                .field("usage_nice", share(self.nice.saturating_sub(self.guest_nice)))
+                .field("usage_iowait", share(self.iowait))
+                .field("usage_irq", share(self.irq))
+                .field("usage_softirq", share(self.softirq))
+                .field("usage_steal", share(self.steal))
+                .field("usage_guest", share(self.guest))
+                .field("usage_guest_nice", share(self.guest_nice))
+                .field("usage_active", share(total - self.idle)),
+        )
+    }
+}
+
+/// Remembers the reading before.
+#[derive(Default)]
+pub(super) struct Cpu {
+    before: Vec<(String, Times)>,
+}
+
+impl Collect for Cpu {
+    fn collect(&mut self, files: &mut Files, points: &mut Vec<Point>) -> Result<(), CollectError> {
+        let now = {
+            let text = files.text(STAT)?;
+            parse(&text)
+        };
+        let Some(now) = now.filter(|cpus| !cpus.is_empty()) else {
+            self.before.clear();
+            return Err(files.garbled(STAT, "lines 'cpuN user nice system idle ...'"));
+        };
+        for (name, times) in &now {
+            // A core that was not there in the round before has no difference yet.
+            if let Some((_, before)) = self.before.iter().find(|(known, _)| known == name) {
+                points.extend(times.since(before).point(name));
+            }
+        }
+        self.before = now;
+        Ok(())
+    }
+}
+
+/// The cores by Telegraf's names; `cpu-total` is the kernel's own sum.
+fn parse(text: &str) -> Option<Vec<(String, Times)>> {
+    let mut cpus = Vec::new();
+    for line in text.lines().take_while(|line| line.starts_with("cpu")) {
+        let mut words = line.split_ascii_whitespace();
+        let name = match words.next()? {
+            "cpu" => "cpu-total",
+            name => name,
+        };
+        cpus.push((name.to_owned(), Times::parse(words)?));
+    }
+    Some(cpus)
+}

@@ -1,0 +1,283 @@
+//! `disk`: space and inodes of each mounted file system, as Telegraf with its usual `ignore_fs`.
+//!
+//! File systems of other machines (NFS, SMB, FUSE …) are left out: asking one whose server is
+//! gone blocks for ever, and no time-out helps. Block devices' traffic is in [`super::diskio`].
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use muster_schemas::metrics::Point;
+use nix::sys::statvfs::{Statvfs, statvfs};
+
+use super::collectors::Collect;
+use super::source::{CollectError, Files};
+use super::value::percent;
+
+const MOUNTINFO: &str = "proc/self/mountinfo";
+
+/// Not real file systems, or ones that another machine answers for.
+const IGNORED: &[&str] = &[
+    // Telegraf's own default list.
+    "tmpfs",
+    "devtmpfs",
+    "devfs",
+    "iso9660",
+    "overlay",
+    "aufs",
+    "squashfs",
+    // The kernel's own.
+    "autofs",
+    "binfmt_misc",
+    "bpf",
+    "cgroup",
+    "cgroup2",
+    "configfs",
+    "cramfs",
+    "debugfs",
+    "devpts",
+    "efivarfs",
+    "erofs",
+    "fusectl",
+    "hugetlbfs",
+    "mqueue",
+    "nsfs",
+    "nfsd",
+    "none",
+    "proc",
+    "pstore",
+    "ramfs",
+    "rootfs",
+    "rpc_pipefs",
+    "securityfs",
+    "selinuxfs",
+    "sysfs",
+    "tracefs",
+    "udf",
+    // Other machines'.
+    "9p",
+    "afs",
+    "ceph",
+    "cifs",
+    "coda",
+    "glusterfs",
+    "gfs2",
+    "lustre",
+    "ncpfs",
+    "nfs",
+    "nfs4",
+    "ocfs2",
+    "smb3",
+    "smbfs",
+    "virtiofs",
+];
+
+/// One line of mountinfo.
+#[derive(Debug, PartialEq, Eq)]
+struct Mount {
+    /// Major and minor number of the file system.
+    device: String,
+    /// The folder of the file system that is mounted; other than `/` for a bind mount.
+    folder: String,
+    path: String,
+    read_only: bool,
+    fstype: String,
+    source: String,
+}
+
+/// Remembers nothing.
+pub(super) struct Disk;
+
+impl Collect for Disk {
+    fn collect(&mut self, files: &mut Files, points: &mut Vec<Point>) -> Result<(), CollectError> {
+        let mounts: Vec<Mount> = files.text(MOUNTINFO)?.lines().filter_map(Mount::parse).collect();
+        if mounts.is_empty() {
+            return Err(files.garbled(MOUNTINFO, "a single mount"));
+        }
+        for mount in chosen(mounts) {
+            let place = files.path(mount.path.trim_start_matches('/'));
+            // A mount that is gone by now, or may not be looked at, is left out like an absent one.
+            if let Some(point) = usage(&place).and_then(|usage| mount.point(&usage)) {
+                points.push(point);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Mount {
+    /// Reads `36 35 98:0 /folder /path rw,noatime master:1 - ext3 /dev/root rw,errors=continue`
+    /// (proc_pid_mountinfo(5)).
+    fn parse(line: &str) -> Option<Self> {
+        let (left, right) = line.split_once(" - ")?;
+        let mut left = left.split(' ').skip(2);
+        let (device, folder, path, options) =
+            (left.next()?, left.next()?, left.next()?, left.next()?);
+        let mut right = right.split(' ');
+        let (fstype, source) = (right.next()?, right.next()?);
+        Some(Self {
+            device: device.to_owned(),
+            folder: unescape(folder),
+            path: unescape(path),
+            read_only: options.split(',').any(|option| option == "ro"),
+            fstype: fstype.to_owned(),
+            source: unescape(source),
+        })
+    }
+
+    fn point(&self, usage: &Usage) -> Option<Point> {
+        if usage.total == 0 {
+            return None;
+        }
+        Some(
+            Point::new("disk")
+                .tag("path", self.path.clone())
+                .tag("device", self.source.trim_start_matches("/dev/"))
+                .tag("fstype", self.fstype.clone())
+                .tag("mode", if self.read_only { "ro" } else { "rw" })
+                .field("total", usage.total)
+                .field("free", usage.free)
+                .field("used", usage.used)
+                // As df(1): what only root may fill counts on neither side.
+                .field("used_percent", percent(usage.used, usage.used.saturating_add(usage.free)))
+                .field("inodes_total", usage.inodes_total)
+                .field("inodes_free", usage.inodes_free)
+                .field("inodes_used", usage.inodes_total.saturating_sub(usage.inodes_free))
+                .field(
+                    "inodes_used_percent",
+                    percent(
+                        usage.inodes_total.saturating_sub(usage.inodes_free),
+                        usage.inodes_total,
+                    ),
+                ),
+        )
+    }
+}
+
+/// Bytes and inodes; `free` is what an ordinary user may still take.
+struct Usage {
+    total: u64,
+    free: u64,
+    used: u64,
+    inodes_total: u64,
+    inodes_free: u64,
+}
+
+fn usage(place: &Path) -> Option<Usage> {
+    // A file as mount point is a container's bind mount (/etc/hosts), and no place to look at.
+    if !place.is_dir() {
+        return None;
+    }
+    statvfs(place).ok().as_ref().map(Usage::from)
+}
+
+impl From<&Statvfs> for Usage {
+    fn from(stat: &Statvfs) -> Self {
+        // The types differ by platform: u64 here, u32 on 32-bit ARM.
+        #[expect(clippy::useless_conversion, reason = "not useless on 32-bit platforms")]
+        let wide = |value| -> u64 { u64::from(value) };
+        let block = wide(stat.fragment_size());
+        let (blocks, blocks_free) = (wide(stat.blocks()), wide(stat.blocks_free()));
+        Self {
+            total: blocks.saturating_mul(block),
+            free: wide(stat.blocks_available()).saturating_mul(block),
+            used: blocks.saturating_sub(blocks_free).saturating_mul(block),
+            inodes_total: wide(stat.files()),
+            inodes_free: wide(stat.files_free()),
+        }
+    }
+}
+
+/// The mounts to report, by path: real file systems, each where it is really mounted, and `/`
+/// whatever it is (in a container, or on a read-only image, it is an overlay).
+fn chosen(mounts: Vec<Mount>) -> Vec<Mount> {
+    let mut by_path = BTreeMap::new();
+    for mount in mounts {
+        // What is mounted later on the same path hides what was there.
+        by_path.insert(mount.path.clone(), mount);
+    }
+    let real: Vec<Mount> = by_path
+        .into_values()
+        .filter(|mount| {
+            mount.path == "/"
+                || !(IGNORED.contains(&mount.fstype.as_str()) || mount.fstype.starts_with("fuse."))
+        })
+        .collect();
+    let is_bind = |mount: &Mount| {
+        // Subvolumes of btrfs are mounted by folder and are no bind mounts.
+        mount.path != "/" && mount.folder != "/" && mount.fstype != "btrfs"
+    };
+    let whole: Vec<String> =
+        real.iter().filter(|mount| !is_bind(mount)).map(|mount| mount.device.clone()).collect();
+    real.into_iter().filter(|mount| !is_bind(mount) || !whole.contains(&mount.device)).collect()
+}
+
+/// Decodes the kernel's `\040` for space, tab, newline and backslash.
+fn unescape(text: &str) -> String {
+    if !text.contains('\\') {
+        return text.to_owned();
+    }
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let [first, tail @ ..] = rest {
+        match rest {
+            [b'\\', a @ b'0'..=b'3', b @ b'0'..=b'7', c @ b'0'..=b'7', after @ ..] => {
+                bytes.push((a - b'0') << 6 | (b - b'0') << 3 | (c - b'0'));
+                rest = after;
+            }
+            _ => {
+                bytes.push(*first);
+                rest = tail;
+            }
+        }
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn real_file_systems_are_chosen_and_named_as_they_are() {
+        let cases: &[(&str, &[&str])] = &[
+            ("22 1 254:0 / / rw - ext4 /dev/vda rw", &["/"]),
+            // A container: the root is an overlay, and files are bound in.
+            (
+                "1 0 0:50 / / rw - overlay overlay rw\n2 1 8:1 /c/hosts /etc/hosts rw - ext4 /dev/sda1 rw",
+                &["/", "/etc/hosts"],
+            ),
+            // A bind mount of a file system that is reported already.
+            (
+                "1 0 8:1 / / rw - ext4 /dev/sda1 rw\n2 1 8:1 /srv /mnt/srv rw - ext4 /dev/sda1 rw",
+                &["/"],
+            ),
+            (
+                "1 0 0:20 /@ / rw - btrfs /dev/sda2 rw\n2 1 0:20 /@home /home rw - btrfs /dev/sda2 rw",
+                &["/", "/home"],
+            ),
+            // Hidden by a later mount; pseudo file systems; other machines'.
+            (
+                "1 0 8:1 / / rw - ext4 /dev/sda1 rw\n2 1 8:2 / /a rw - ext4 /dev/sdb rw\n3 1 0:9 / /a rw - tmpfs tmpfs rw\n4 1 0:8 / /n rw - nfs4 server:/x rw\n5 1 0:7 / /f rw - fuse.sshfs x rw\n6 1 0:6 / /proc rw - proc proc rw",
+                &["/"],
+            ),
+            (
+                "garbage\n1 2\n1 0 8:1 / /with\\040space ro shared:1 - xfs /dev/sdc1 rw",
+                &["/with space"],
+            ),
+        ];
+        for (text, paths) in cases {
+            let mounts = chosen(text.lines().filter_map(Mount::parse).collect());
+            let found: Vec<&str> = mounts.iter().map(|mount| mount.path.as_str()).collect();
+            assert_eq!(found, *paths, "{text}");
+        }
+    }
+
+    #[test]
+    fn escapes_are_decoded_and_broken_ones_kept() {
+        for (text, expected) in
+            [("a", "a"), ("a\\040b", "a b"), ("\\134", "\\"), ("\\0", "\\0"), ("\\999", "\\999")]
+        {
+            assert_eq!(unescape(text), expected);
+        }
+    }
+}

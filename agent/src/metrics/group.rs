@@ -1,0 +1,174 @@
+//! The groups of metrics that a device can be told to report, by their measurement's name.
+//!
+//! Says nothing of how often, or how, a group is collected.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// One group: one measurement of Telegraf's vocabulary.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
+pub enum Group {
+    /// Use of each core and of all together, in percent.
+    Cpu,
+    /// Memory.
+    Mem,
+    /// Swap space and its traffic.
+    Swap,
+    /// Load, number of CPUs, uptime.
+    System,
+    /// Processes by state.
+    Processes,
+    /// File systems by mount point.
+    Disk,
+    /// Block devices' counters.
+    Diskio,
+    /// Network interfaces' counters.
+    Net,
+    /// Wireless links' quality.
+    Wireless,
+    /// Temperature sensors.
+    Temp,
+    /// Batteries.
+    Battery,
+    /// The agent itself.
+    MusterAgent,
+}
+
+impl Group {
+    /// All groups, in the order in which they are collected.
+    pub const ALL: [Self; 12] = [
+        Self::Cpu,
+        Self::Mem,
+        Self::Swap,
+        Self::System,
+        Self::Processes,
+        Self::Disk,
+        Self::Diskio,
+        Self::Net,
+        Self::Wireless,
+        Self::Temp,
+        Self::Battery,
+        Self::MusterAgent,
+    ];
+
+    /// The measurement's name.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Cpu => "cpu",
+            Self::Mem => "mem",
+            Self::Swap => "swap",
+            Self::System => "system",
+            Self::Processes => "processes",
+            Self::Disk => "disk",
+            Self::Diskio => "diskio",
+            Self::Net => "net",
+            Self::Wireless => "wireless",
+            Self::Temp => "temp",
+            Self::Battery => "battery",
+            Self::MusterAgent => "muster_agent",
+        }
+    }
+
+    const fn bit(self) -> u16 {
+        1 << (self as u8)
+    }
+}
+
+impl fmt::Display for Group {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// The text names no group.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "'{0}' is not a group of metrics; use cpu, mem, swap, system, processes, disk, diskio, net, wireless, temp, battery or muster_agent"
+)]
+pub struct UnknownGroup(String);
+
+impl FromStr for Group {
+    type Err = UnknownGroup;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Self::ALL
+            .into_iter()
+            .find(|group| group.as_str() == text)
+            .ok_or_else(|| UnknownGroup(text.chars().take(80).collect()))
+    }
+}
+
+/// Some of the groups; all of them unless told otherwise.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct GroupSet(u16);
+
+impl GroupSet {
+    /// Every group.
+    pub const ALL: Self = Self((1 << Group::ALL.len()) - 1);
+    /// No group.
+    pub const NONE: Self = Self(0);
+
+    /// Is this group in the set?
+    #[must_use]
+    pub const fn contains(self, group: Group) -> bool {
+        self.0 & group.bit() != 0
+    }
+
+    /// The set with this group.
+    #[must_use]
+    pub const fn with(self, group: Group) -> Self {
+        Self(self.0 | group.bit())
+    }
+
+    /// The set without this group.
+    #[must_use]
+    pub const fn without(self, group: Group) -> Self {
+        Self(self.0 & !group.bit())
+    }
+
+    /// The groups in the set, in the order in which they are collected.
+    pub fn iter(self) -> impl Iterator<Item = Group> {
+        Group::ALL.into_iter().filter(move |group| self.contains(*group))
+    }
+}
+
+impl Default for GroupSet {
+    fn default() -> Self {
+        Self::ALL
+    }
+}
+
+impl FromIterator<Group> for GroupSet {
+    fn from_iter<I: IntoIterator<Item = Group>>(groups: I) -> Self {
+        groups.into_iter().fold(Self::NONE, Self::with)
+    }
+}
+
+impl FromStr for GroupSet {
+    type Err = UnknownGroup;
+
+    /// Reads `cpu,mem,disk`; an empty text is the empty set.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        text.split(',').map(str::trim).filter(|name| !name.is_empty()).map(str::parse).collect()
+    }
+}
+
+impl fmt::Display for GroupSet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, group) in self.iter().enumerate() {
+            if index > 0 {
+                f.write_str(",")?;
+            }
+            group.fmt(f)?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for GroupSet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.iter()).finish()
+    }
+}

@@ -1,0 +1,125 @@
+//! `processes`: how many processes are in which state, and how many threads they have.
+//!
+//! From `/proc/*/stat`, about 8 µs a process (nearly all of it the kernel's), the dearest of all collectors: so the buffers are
+//! reused, nothing is parsed but the state and the thread count, and on a machine with very many
+//! processes not every round counts them. Says nothing of single processes.
+
+use std::fs::{self, File};
+use std::io::Read;
+use std::path::PathBuf;
+
+use muster_schemas::metrics::Point;
+
+use super::collectors::Collect;
+use super::source::{CollectError, Files};
+
+/// So many processes are counted in every round; with n times as many, in every (n+1)th. So this
+/// collector stays below 5 ms a round on average, however full the machine is.
+const PER_ROUND: u64 = 500;
+
+#[derive(Default)]
+struct Counts {
+    blocked: u64,
+    dead: u64,
+    idle: u64,
+    paging: u64,
+    parked: u64,
+    running: u64,
+    sleeping: u64,
+    stopped: u64,
+    zombies: u64,
+    unknown: u64,
+    total: u64,
+    threads: u64,
+}
+
+/// Remembers how many rounds to leave out.
+#[derive(Default)]
+pub(super) struct Processes {
+    rest: u64,
+    path: PathBuf,
+}
+
+impl Collect for Processes {
+    fn collect(&mut self, files: &mut Files, points: &mut Vec<Point>) -> Result<(), CollectError> {
+        if self.rest > 0 {
+            self.rest -= 1;
+            return Ok(());
+        }
+        let proc = files.path("proc");
+        let entries = fs::read_dir(&proc)
+            .map_err(|source| CollectError::Read { path: proc.clone(), source })?;
+        let mut counts = Counts::default();
+        // A state is in the first 40 bytes, the thread count before byte 400.
+        let mut buffer = [0_u8; 512];
+        for entry in entries.flatten() {
+            let name = entry.file_name();
+            if !name.as_encoded_bytes().first().is_some_and(u8::is_ascii_digit) {
+                continue;
+            }
+            self.path.clear();
+            self.path.push(&proc);
+            self.path.push(&name);
+            self.path.push("stat");
+            // A process that ended since the folder was listed is no error.
+            let Ok(length) = File::open(&self.path).and_then(|mut file| file.read(&mut buffer))
+            else {
+                continue;
+            };
+            counts.add(&buffer[..length]);
+        }
+        if counts.total == 0 {
+            return Err(CollectError::Garbled { path: proc, expected: "a single process" });
+        }
+        self.rest = counts.total / PER_ROUND;
+        points.push(counts.point());
+        Ok(())
+    }
+}
+
+impl Counts {
+    /// Takes in one `/proc/PID/stat` (proc_pid_stat(5)).
+    fn add(&mut self, stat: &[u8]) {
+        // The name in parentheses may hold spaces and parentheses itself.
+        let Some(end) = stat.iter().rposition(|byte| *byte == b')') else { return };
+        let mut words = stat[end + 1..].split(|byte| *byte == b' ').filter(|word| !word.is_empty());
+        let state = match words.next().and_then(|word| word.first()) {
+            Some(b'R') => &mut self.running,
+            Some(b'S') => &mut self.sleeping,
+            Some(b'D') => &mut self.blocked,
+            Some(b'Z') => &mut self.zombies,
+            Some(b'X' | b'x') => &mut self.dead,
+            Some(b'T' | b't') => &mut self.stopped,
+            Some(b'W') => &mut self.paging,
+            Some(b'I') => &mut self.idle,
+            Some(b'P') => &mut self.parked,
+            Some(_) => &mut self.unknown,
+            None => return,
+        };
+        *state += 1;
+        self.total += 1;
+        // Field 20 of the line; the state was field 3.
+        let threads = words
+            .nth(16)
+            .and_then(|word| std::str::from_utf8(word).ok())
+            .and_then(|word| word.parse::<u64>().ok());
+        self.threads = self.threads.saturating_add(threads.unwrap_or(0));
+    }
+
+    fn point(&self) -> Point {
+        let point = Point::new("processes")
+            .field("blocked", self.blocked)
+            .field("dead", self.dead)
+            .field("idle", self.idle)
+            .field("paging", self.paging)
+            .field("running", self.running)
+            .field("sleeping", self.sleeping)
+            .field("stopped", self.stopped)
+            .field("zombies", self.zombies)
+            .field("unknown", self.unknown)
+            .field("total", self.total)
+            .field("total_threads", self.threads);
+        // As Telegraf: only where there are any.
+        if self.parked > 0 { point.field("parked", self.parked) } else { point }
+    }
+}

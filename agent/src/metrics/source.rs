@@ -1,0 +1,132 @@
+//! Reads small files of `/proc` and `/sys` below a root folder, into one buffer that is reused.
+//!
+//! Does not interpret what it reads. Bytes that are no UTF-8 become U+FFFD: garbage must reach
+//! the parsers, which refuse it, and must never stop a round.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::OFlag;
+
+/// More than this is not read of any file, in bytes: `/proc/stat` of a 512-core machine is 200 KB.
+const MAX_FILE: u64 = 1024 * 1024;
+
+/// Why a collector has nothing to report.
+#[derive(Debug, thiserror::Error)]
+pub enum CollectError {
+    /// A file cannot be read.
+    #[error("cannot read {path}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// A file holds something else than the kernel documents.
+    #[error("{path} does not hold {expected}; is it the kernel's?")]
+    Garbled {
+        /// The file.
+        path: PathBuf,
+        /// What was looked for.
+        expected: &'static str,
+    },
+    /// A system call failed.
+    #[error("cannot ask the kernel for {what}")]
+    Call {
+        /// What was asked.
+        what: &'static str,
+        /// Why not.
+        source: io::Error,
+    },
+}
+
+/// The files of one machine, or of a fixture folder that looks like one.
+#[derive(Debug)]
+pub(crate) struct Files {
+    root: PathBuf,
+    path: PathBuf,
+    bytes: Vec<u8>,
+}
+
+impl Files {
+    pub(crate) fn new(root: &Path) -> Self {
+        Self { root: root.to_owned(), path: PathBuf::new(), bytes: Vec::with_capacity(8192) }
+    }
+
+    /// Where a file or folder is: `relative` has no leading `/`.
+    pub(crate) fn path(&self, relative: &str) -> PathBuf {
+        self.root.join(relative)
+    }
+
+    /// Reads a file whole, as text. The text lives until the next read.
+    pub(crate) fn text(
+        &mut self,
+        relative: &str,
+    ) -> Result<std::borrow::Cow<'_, str>, CollectError> {
+        self.path.clear();
+        self.path.push(&self.root);
+        self.path.push(relative);
+        match read_into(&self.path, &mut self.bytes) {
+            Ok(()) => Ok(String::from_utf8_lossy(&self.bytes)),
+            Err(source) => Err(CollectError::Read { path: self.path.clone(), source }),
+        }
+    }
+
+    /// Reads a file that a machine may lack: `None` when it is not there.
+    pub(crate) fn text_if_present(
+        &mut self,
+        relative: &str,
+    ) -> Result<Option<std::borrow::Cow<'_, str>>, CollectError> {
+        match self.text(relative) {
+            Ok(text) => Ok(Some(text)),
+            Err(CollectError::Read { source, .. }) if is_absent(&source) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Reads a one-line file without its line end; `None` when it cannot be read or is empty.
+    pub(crate) fn line(&mut self, relative: &str) -> Option<String> {
+        let text = self.text(relative).ok()?;
+        let line = text.lines().next().unwrap_or_default().trim_matches(['\0', ' ', '\t']);
+        (!line.is_empty()).then(|| line.to_owned())
+    }
+
+    /// Reads a file that holds one number; `None` when it cannot be read or holds none.
+    pub(crate) fn number(&mut self, relative: &str) -> Option<f64> {
+        self.text(relative).ok()?.trim().parse().ok().filter(|number: &f64| number.is_finite())
+    }
+
+    /// The names in a folder, sorted; empty when there is no such folder.
+    pub(crate) fn names(&self, relative: &str) -> Vec<String> {
+        let Ok(entries) = fs::read_dir(self.path(relative)) else { return Vec::new() };
+        let mut names: Vec<String> =
+            entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect();
+        names.sort_unstable();
+        names
+    }
+
+    pub(crate) fn garbled(&self, relative: &str, expected: &'static str) -> CollectError {
+        CollectError::Garbled { path: self.path(relative), expected }
+    }
+}
+
+/// No such file, or, as some drivers of `/sys` say, no such device or no data now.
+fn is_absent(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound
+        || matches!(error.raw_os_error(), Some(code) if code == nix::libc::ENODEV || code == nix::libc::ENODATA)
+}
+
+/// Reads a file into a buffer that keeps its capacity.
+///
+/// `O_NONBLOCK`, because a sensor whose hardware sleeps would otherwise hold up the round.
+pub(crate) fn read_into(path: &Path, bytes: &mut Vec<u8>) -> io::Result<()> {
+    bytes.clear();
+    let file: File =
+        OpenOptions::new().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(path)?;
+    // Not `read_to_end` on the file itself: that asks for the size and position first, two system
+    // calls which say nothing about files of /proc.
+    file.take(MAX_FILE).read_to_end(bytes)?;
+    Ok(())
+}

@@ -1,0 +1,49 @@
+//! How long to wait before a request is sent again.
+//!
+//! Pure: randomness is handed in, and the waiting is the caller's.
+
+use std::time::Duration;
+
+/// The longest wait that a store can ask for by `Retry-After`.
+const LONGEST_ASKED: Duration = Duration::from_secs(60);
+
+/// Waits that double from `first` to `longest`, each shortened by up to half at random, so that
+/// the writers of all ingest processes do not come back at the same moment.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Backoff {
+    next: Duration,
+    longest: Duration,
+}
+
+impl Backoff {
+    pub(super) const fn new(first: Duration, longest: Duration) -> Self {
+        Self { next: first, longest }
+    }
+
+    /// The next wait; `dice` is between 0 and 1. What the store asked for is honored in full, up
+    /// to a minute, and does not move the backoff on.
+    pub(super) fn wait(&mut self, asked: Option<Duration>, dice: f64) -> Duration {
+        if let Some(asked) = asked {
+            return asked.min(LONGEST_ASKED) + self.next.mul_f64(dice.clamp(0.0, 1.0) / 2.0);
+        }
+        let wait = self.next.mul_f64(1.0 - dice.clamp(0.0, 1.0) / 2.0);
+        self.next = (self.next * 2).min(self.longest);
+        wait
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_double_to_a_limit_and_the_store_is_obeyed() {
+        let ms = Duration::from_millis;
+        let mut backoff = Backoff::new(ms(100), ms(350));
+        let waits: Vec<_> = (0..4).map(|_| backoff.wait(None, 0.0)).collect();
+        assert_eq!(waits, [ms(100), ms(200), ms(350), ms(350)]);
+        assert_eq!(backoff.wait(None, 1.0), ms(175));
+        assert_eq!(backoff.wait(Some(ms(2000)), 0.0), ms(2000));
+        assert_eq!(backoff.wait(Some(Duration::MAX), 0.0), LONGEST_ASKED);
+    }
+}

@@ -1,0 +1,112 @@
+//! Gathers the lines of many messages into batches, and keeps a few of them in flight.
+//!
+//! Knows no HTTP: a batch goes to [`Writer`], which comes back when its fate is decided.
+
+use std::sync::Arc;
+
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout_at};
+use tokio_util::sync::CancellationToken;
+
+use super::line_protocol::Lines;
+use super::sink::{Held, Outcome, SinkSettings};
+use super::writer::Writer;
+
+/// The lines of one message, and who waits for their fate.
+pub(super) struct Entry {
+    pub(super) lines: Lines,
+    pub(super) done: oneshot::Sender<Outcome>,
+    /// Let go when the fate is known.
+    pub(super) held: Held,
+}
+
+#[derive(Default)]
+pub(super) struct Batch {
+    pub(super) entries: Vec<Entry>,
+    pub(super) lines: usize,
+    pub(super) bytes: usize,
+}
+
+impl Batch {
+    fn push(&mut self, entry: Entry) {
+        self.lines += entry.lines.count();
+        self.bytes += entry.lines.bytes();
+        self.entries.push(entry);
+    }
+
+    fn is_full(&self, settings: &SinkSettings) -> bool {
+        self.lines >= settings.max_lines || self.bytes >= settings.max_bytes
+    }
+
+    fn has_room_for(&self, entry: &Entry, settings: &SinkSettings) -> bool {
+        self.entries.is_empty()
+            || (self.lines + entry.lines.count() <= settings.max_lines
+                && self.bytes + entry.lines.bytes() <= settings.max_bytes)
+    }
+}
+
+/// Runs until `close` is canceled, or every [`super::MetricSink`] is gone, and all that was handed
+/// in is decided; or until `abandon` is canceled.
+pub(super) async fn run(
+    mut queue: mpsc::Receiver<Entry>,
+    writer: Arc<Writer>,
+    settings: SinkSettings,
+    close: CancellationToken,
+    abandon: CancellationToken,
+) {
+    // Dropping the set aborts what is in flight, and with it drops the waiting sides.
+    let mut flying = JoinSet::new();
+    let work = async {
+        let slots = Arc::new(Semaphore::new(settings.requests.max(1)));
+        // An entry that did not fit into the batch before.
+        let mut carried = None;
+        while let Some(first) = match carried.take() {
+            Some(entry) => Some(entry),
+            None => next(&mut queue, &close).await,
+        } {
+            let mut batch = Batch::default();
+            batch.push(first);
+            let deadline = Instant::now() + settings.linger;
+            let mut gather = async |batch: &mut Batch, deadline: Instant| {
+                while carried.is_none() && !batch.is_full(&settings) {
+                    match timeout_at(deadline, next(&mut queue, &close)).await {
+                        Ok(Some(entry)) if batch.has_room_for(&entry, &settings) => {
+                            batch.push(entry)
+                        }
+                        Ok(Some(entry)) => carried = Some(entry),
+                        Ok(None) | Err(_) => break,
+                    }
+                }
+            };
+            gather(&mut batch, deadline).await;
+            let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { break };
+            // All slots may have been taken for long: what came meanwhile goes along.
+            gather(&mut batch, Instant::now()).await;
+            while flying.try_join_next().is_some() {}
+            let writer = Arc::clone(&writer);
+            flying.spawn(async move {
+                writer.write(batch).await;
+                drop(slot);
+            });
+        }
+        while flying.join_next().await.is_some() {}
+    };
+    tokio::select! {
+        () = work => {}
+        () = abandon.cancelled() => {}
+    }
+}
+
+/// The next entry; `None` when there will be no more.
+async fn next(queue: &mut mpsc::Receiver<Entry>, close: &CancellationToken) -> Option<Entry> {
+    tokio::select! {
+        biased;
+        entry = queue.recv() => entry,
+        () = close.cancelled() => {
+            // Whoever is about to hand in gets an error; what was handed in is still received.
+            queue.close();
+            queue.recv().await
+        }
+    }
+}

@@ -1,0 +1,123 @@
+//! Which lines a store means when it refuses a body. Pure.
+//!
+//! A suspicion only saves requests: the suspected lines are sent again apart from the others, and
+//! what is refused for good is decided by the store's answers alone. A quoted line is such an
+//! answer.
+
+use std::collections::HashMap;
+
+/// Whom a store's words blame.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Blame {
+    /// Nobody in particular.
+    Nobody,
+    /// These lines, by index, may be meant: they have the field that is in conflict.
+    Suspects(Vec<usize>),
+    /// These lines, by index, are quoted as bad, each with the store's reason.
+    Quoted(Vec<(usize, String)>),
+}
+
+/// Finds out whom the words blame among these lines.
+pub(super) fn blame(words: &str, lines: &[&str]) -> Blame {
+    if let Some(conflict) = Conflict::parse(words) {
+        let suspects: Vec<usize> =
+            (0..lines.len()).filter(|at| conflict.fits(lines[*at])).collect();
+        return if suspects.is_empty() { Blame::Nobody } else { Blame::Suspects(suspects) };
+    }
+    // InfluxDB quotes each bad line whole: unable to parse 'LINE': why. A line may hold `':` itself.
+    let mut quotes = HashMap::new();
+    for quote in words.split(QUOTE).skip(1) {
+        for (end, _) in quote.match_indices("':") {
+            quotes.entry(&quote[..end]).or_insert_with(|| quote[end + 2..].trim());
+        }
+    }
+    let quoted: Vec<(usize, String)> = lines
+        .iter()
+        .enumerate()
+        .filter_map(|(index, line)| {
+            Some((index, format!("unable to parse: {}", quotes.get(line)?)))
+        })
+        .collect();
+    if quoted.is_empty() { Blame::Nobody } else { Blame::Quoted(quoted) }
+}
+
+/// What stands before a line that is quoted as bad.
+const QUOTE: &str = "unable to parse '";
+
+/// The store says that it dropped so many points of this body, and has taken the others.
+pub(super) fn dropped(words: &str) -> Option<usize> {
+    words.rsplit_once("dropped=").and_then(|(_, number)| number.trim().parse().ok())
+}
+
+/// `input field "F" on measurement "M" is type T, already exists as type U` (InfluxDB 1.x and 2.x).
+struct Conflict<'a> {
+    field: &'a str,
+    measurement: &'a str,
+}
+
+impl<'a> Conflict<'a> {
+    fn parse(words: &'a str) -> Option<Self> {
+        let (_, rest) = words.split_once("input field \"")?;
+        let (field, rest) = rest.split_once("\" on measurement \"")?;
+        let (measurement, _) = rest.split_once("\" is type")?;
+        Some(Self { field, measurement })
+    }
+
+    fn fits(&self, line: &str) -> bool {
+        // Escapes are dropped on both sides: too many suspects only cost a request.
+        let line = line.replace('\\', "");
+        line.strip_prefix(self.measurement).is_some_and(|rest| {
+            rest.starts_with([',', ' '])
+                && rest.match_indices(self.field).any(|(at, _)| {
+                    rest[..at].ends_with([',', ' '])
+                        && rest[at + self.field.len()..].starts_with('=')
+                })
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_of_influxdb_point_at_lines() {
+        let lines = [
+            "a,host=x b=1i 1",
+            "a,host=x bb=1i,c=2 1",
+            "ab b=1i 1",
+            "a c=3,b=1i 2",
+            "m\\ x,t=1 b=1 1",
+        ];
+        let quoted = |reason: &str| Blame::Quoted(vec![(2, format!("unable to parse: {reason}"))]);
+        let cases = [
+            (
+                r#"partial write: field type conflict: input field "b" on measurement "a" is type integer, already exists as type float dropped=2"#,
+                Blame::Suspects(vec![0, 3]),
+            ),
+            (
+                r#"partial write: field type conflict: input field "b" on measurement "m x" is type float, already exists as type integer dropped=1"#,
+                Blame::Suspects(vec![4]),
+            ),
+            ("unable to parse 'ab b=1i 1': invalid number", quoted("invalid number")),
+            ("unable to parse 'x': y\nunable to parse 'ab b=1i 1': ':", quoted("':")),
+            ("field type conflict", Blame::Nobody),
+            (r#"input field "z" on measurement "a" is type"#, Blame::Nobody),
+            ("", Blame::Nobody),
+        ];
+        for (words, expected) in cases {
+            assert_eq!(blame(words, &lines), expected, "{words}");
+        }
+    }
+
+    #[test]
+    fn dropped_points_are_counted() {
+        for (words, expected) in [
+            ("partial write: x dropped=12", Some(12)),
+            ("dropped=x", None),
+            ("field type conflict", None),
+        ] {
+            assert_eq!(dropped(words), expected);
+        }
+    }
+}

@@ -1,0 +1,26 @@
+//! Metrics on their way into the time-series store: line protocol, an InfluxDB client, a batcher.
+//!
+//! The readers of the broker are not here: they turn a message into [`Lines`], hand it to a
+//! [`MetricSink`], and acknowledge it when its [`Completion`] says what became of it.
+//!
+//! ```text
+//! reader ─▶ encode (pure) ─▶ MetricSink::submit ─▶ batcher ─▶ writer ─▶ InfluxClient
+//!    ▲                          (waits for room)              (retries, splits, isolates)
+//!    └──────────────── Completion: Written | Rejected | Abandoned ──────┘
+//! ```
+
+mod answer;
+mod backoff;
+mod batcher;
+mod blame;
+mod client;
+mod counters;
+mod line_protocol;
+mod sink;
+mod writer;
+
+pub use answer::{Answer, Version};
+pub use client::{Api, ClientError, InfluxClient, StoreSettings};
+pub use counters::{SinkCounters, SinkSnapshot};
+pub use line_protocol::{Lines, Origin, encode};
+pub use sink::{Completion, MetricSink, Outcome, RejectedLine, SinkClosed, SinkSettings, SinkTask};

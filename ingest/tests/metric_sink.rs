@@ -1,0 +1,376 @@
+//! The metric sink against a real InfluxDB 1.x, and against a fake store for what a healthy one
+//! does not answer.
+
+mod support;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::http::{HeaderMap, StatusCode};
+use axum::routing::{get, post};
+use muster_ingest::metrics::{
+    Answer, Api, InfluxClient, Lines, MetricSink, Origin, Outcome, SinkSettings, SinkTask,
+    StoreSettings, encode,
+};
+use muster_schemas::Timestamp;
+use muster_schemas::metrics::{FieldValue, MetricBatch, Point};
+use support::{Failure, Influx};
+
+fn sink(url: &str, gzip: bool, settings: SinkSettings) -> Result<(MetricSink, SinkTask), Failure> {
+    support::install_crypto();
+    let store = StoreSettings {
+        gzip,
+        timeout: Duration::from_secs(5),
+        ..StoreSettings::new(url, "metrics")
+    };
+    Ok(MetricSink::start(Arc::new(InfluxClient::new(store)?), settings))
+}
+
+/// Waits short enough for tests.
+fn quick() -> SinkSettings {
+    SinkSettings {
+        linger: Duration::from_millis(20),
+        first_wait: Duration::from_millis(20),
+        longest_wait: Duration::from_millis(200),
+        ..SinkSettings::default()
+    }
+}
+
+/// `count` lines `m,id=ID v=N N`.
+fn lines(id: usize, count: usize) -> Lines {
+    Lines::from_text((1..=count).map(|n| format!("m,id={id} v={n} {n}\n")).collect())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_device_sent_is_read_back() -> Result<(), Failure> {
+    let store = Influx::start("").await?;
+    let (sink, task) = sink(&store.url(), true, quick())?;
+    let time = 1_795_420_800_000_001;
+    let batch = MetricBatch {
+        time: Timestamp(time),
+        points: vec![
+            Point::new("odd, name")
+                .tag("pa th", "a=b,c d\"e")
+                .field("float", 12.34)
+                .field("tiny", 1.5e-300)
+                .field("huge", f64::MAX)
+                .field("int", i64::MIN)
+                .field("truth", true)
+                .field("text", FieldValue::Text("say \"hi\" \\ ä".into())),
+            Point { offset: 5, ..Point::new("odd, name").tag("pa th", "x").field("float", 0.0) },
+        ],
+    };
+    let project = "default".parse()?;
+    let device = "0198c0de-7000-7abc-8def-0123456789ab".parse()?;
+    let encoded = encode(&batch, &Origin { project: &project, device, name: "robot-7" });
+    assert_eq!(sink.submit(encoded).await?.await, Outcome::Written);
+
+    let rows = store
+        .rows(r#"SELECT float, tiny, huge, int, truth, text, host, device_id, project, "pa th" FROM "odd, name""#)
+        .await?;
+    let expected = serde_json::json!([
+        [
+            time,
+            12.34,
+            1.5e-300,
+            f64::MAX,
+            i64::MIN,
+            true,
+            "say \"hi\" \\ ä",
+            "robot-7",
+            "0198c0de-7000-7abc-8def-0123456789ab",
+            "default",
+            "a=b,c d\"e"
+        ],
+        [
+            time + 5,
+            0,
+            null,
+            null,
+            null,
+            null,
+            null,
+            "robot-7",
+            "0198c0de-7000-7abc-8def-0123456789ab",
+            "default",
+            "x"
+        ],
+    ]);
+    // InfluxDB writes 0 for 0.0.
+    assert_eq!(serde_json::to_value(rows)?, expected);
+    assert!(task.drain(Duration::from_secs(5)).await);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_store_loses_nothing_and_memory_stays_bounded() -> Result<(), Failure> {
+    let mut store = Influx::start("").await?;
+    let settings = SinkSettings { max_held: 64 * 1024, max_lines: 500, ..quick() };
+    let (sink, task) = sink(&store.url(), true, settings)?;
+    assert_eq!(sink.submit(lines(0, 100)).await?.await, Outcome::Written);
+
+    store.kill().await?;
+    let feeder = tokio::spawn({
+        let sink = sink.clone();
+        async move {
+            let mut completions = Vec::new();
+            for id in 1..=200 {
+                completions.push(sink.submit(lines(id, 100)).await?);
+            }
+            Ok::<_, Failure>(completions)
+        }
+    });
+    // The feeder is stopped by the bound, not by its end.
+    let full = wait_for(Duration::from_secs(5), || sink.counters().snapshot().retries >= 4).await;
+    let held = sink.counters().snapshot().bytes_held;
+    assert!(full && held <= 64 * 1024 && held > 32 * 1024, "{held} bytes are held");
+    assert!(!feeder.is_finished());
+
+    store.restart().await?;
+    for completion in feeder.await?? {
+        assert_eq!(completion.await, Outcome::Written);
+    }
+    assert_eq!(store.count("m", "v").await?, 201 * 100);
+    let counted = sink.counters().snapshot();
+    assert_eq!((counted.lines_written, counted.lines_rejected), (201 * 100, 0));
+    assert_eq!((counted.bytes_held, counted.messages_written), (0, 201));
+    assert!(task.drain(Duration::from_secs(5)).await);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bad_lines_are_isolated_with_the_stores_words() -> Result<(), Failure> {
+    let store = Influx::start("").await?;
+    let (sink, _task) = sink(&store.url(), true, quick())?;
+    assert_eq!(sink.submit(lines(0, 1)).await?.await, Outcome::Written);
+
+    // Three messages, gathered into one batch: conflict, not line protocol, beyond all time.
+    let conflict = "m,id=1 v=1i 1\nm,id=1 v=2 2\nm,id=1 w=1,v=\"x\" 3\nother v=1i 1";
+    let garbage = "m,id=2 v=1 1\nno line at all\nm,id=2 v= 1\nm,id=2 v=9 9";
+    let time = format!("m,id=3 v=1 {}\nm,id=3 v=1 1", i64::MAX);
+    let mut completions = Vec::new();
+    for text in [conflict, garbage, &time] {
+        completions.push(sink.submit(Lines::from_text(text.to_owned())).await?);
+    }
+    completions.push(sink.submit(lines(4, 1000)).await?);
+    let mut found = Vec::new();
+    for completion in completions {
+        let rejected = match completion.await {
+            Outcome::Rejected(rejected) => rejected,
+            Outcome::Written => Vec::new(),
+            Outcome::Abandoned => return Err("abandoned".into()),
+        };
+        for line in &rejected {
+            assert!(
+                ["type", "unable to parse", "time outside range"]
+                    .iter()
+                    .any(|w| line.reason.contains(w)),
+                "{line:?}"
+            );
+        }
+        let mut lines: Vec<String> = rejected.into_iter().map(|line| line.line).collect();
+        lines.sort();
+        found.push(lines);
+    }
+    let expected = [
+        vec!["m,id=1 v=1i 1".to_owned(), "m,id=1 w=1,v=\"x\" 3".to_owned()],
+        vec!["m,id=2 v= 1".to_owned(), "no line at all".to_owned()],
+        vec![format!("m,id=3 v=1 {}", i64::MAX)],
+        vec![],
+    ];
+    assert_eq!(found, expected);
+    assert_eq!(store.count("m", "v").await?, 1 + 1 + 2 + 1 + 1000);
+    assert_eq!(store.count("other", "v").await?, 1);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_bad_lines_cost_few_requests() -> Result<(), Failure> {
+    let store = Influx::start("").await?;
+    let (sink, _task) = sink(&store.url(), true, quick())?;
+    let floats = (0..9).map(|n| format!("c{n} v=1 1\n")).collect();
+    assert_eq!(sink.submit(Lines::from_text(floats)).await?.await, Outcome::Written);
+    let before = sink.counters().snapshot().requests;
+
+    // Every third line is in conflict, in nine measurements.
+    let text = (0..3000)
+        .map(|n| format!("c{},n={n} v=1{} 1\n", n % 9, if n % 3 == 0 { "i" } else { "" }))
+        .collect();
+    let Outcome::Rejected(rejected) = sink.submit(Lines::from_text(text)).await?.await else {
+        return Err("nothing was rejected".into());
+    };
+    assert_eq!(rejected.len(), 1000);
+    let requests = sink.counters().snapshot().requests - before;
+    assert!(requests <= 12, "{requests} requests");
+
+    let garbage = (0..1000).map(|n| format!("garbage number {n}\nok,n={n} v=1 1\n")).collect();
+    let Outcome::Rejected(rejected) = sink.submit(Lines::from_text(garbage)).await?.await else {
+        return Err("nothing was rejected".into());
+    };
+    assert_eq!(rejected.len(), 1000);
+    assert_eq!(store.count("ok", "v").await?, 1000);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_too_large_is_split() -> Result<(), Failure> {
+    let store = Influx::start("max-body-size = 4000").await?;
+    let (sink, _task) = sink(&store.url(), false, quick())?;
+    let huge = format!("m,id=2 t=\"{}\" 1", "x".repeat(5000));
+    let mixed = Lines::from_text(format!("m,id=2 v=1 1\n{huge}\nm,id=2 v=2 2"));
+    let (small, mixed) = (sink.submit(lines(1, 1000)).await?, sink.submit(mixed).await?);
+    assert_eq!(small.await, Outcome::Written);
+    let Outcome::Rejected(rejected) = mixed.await else { return Err("not rejected".into()) };
+    assert_eq!(rejected.len(), 1);
+    assert_eq!(
+        (rejected[0].line.as_str(), rejected[0].reason.as_str()),
+        (huge.as_str(), "Request Entity Too Large")
+    );
+    assert_eq!(store.count("m", "v").await?, 1002);
+    Ok(())
+}
+
+/// A store that answers in turn, then always 204.
+async fn fake(
+    answers: &'static [(u16, &'static str)],
+) -> Result<(String, Arc<AtomicUsize>), Failure> {
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&asked);
+    let answer = move |_: axum::body::Bytes| async move {
+        let (status, after) =
+            answers.get(count.fetch_add(1, Ordering::SeqCst)).copied().unwrap_or((204, ""));
+        let mut headers = HeaderMap::new();
+        if let Ok(after) = after.parse() {
+            headers.insert("retry-after", after);
+        }
+        (StatusCode::from_u16(status).unwrap_or_default(), headers, "{\"message\":\"not now\"}")
+    };
+    let app = Router::new().route("/api/v2/write", post(answer));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+    let url = format!("http://{}", listener.local_addr()?);
+    tokio::spawn(async move { axum::serve(listener, app).await });
+    Ok((url, asked))
+}
+
+fn v2_sink(url: &str, settings: SinkSettings) -> Result<(MetricSink, SinkTask), Failure> {
+    support::install_crypto();
+    let store = StoreSettings { api: Api::V2, ..StoreSettings::new(url, "metrics") };
+    Ok(MetricSink::start(Arc::new(InfluxClient::new(store)?), settings))
+}
+
+#[tokio::test]
+async fn nothing_is_dropped_while_the_store_says_not_now() -> Result<(), Failure> {
+    // What the store says, and how long the sink must wait at least.
+    let cases: &[(&'static [(u16, &'static str)], u64)] = &[
+        (&[(429, "1")], 1000),
+        (&[(503, "1"), (503, "")], 1000),
+        (&[(500, ""), (502, ""), (504, "")], 30),
+        (&[(401, ""), (403, ""), (404, "")], 30),
+    ];
+    for (answers, at_least) in cases {
+        let (url, asked) = fake(answers).await?;
+        let (sink, task) = v2_sink(&url, quick())?;
+        let start = Instant::now();
+        assert_eq!(sink.submit(lines(1, 1)).await?.await, Outcome::Written, "{answers:?}");
+        assert!(start.elapsed() >= Duration::from_millis(*at_least), "{answers:?}");
+        assert_eq!(asked.load(Ordering::SeqCst), answers.len() + 1);
+        assert_eq!(sink.counters().snapshot().retries, answers.len() as u64);
+        assert!(task.drain(Duration::from_secs(1)).await);
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_api_is_chosen_by_the_stores_version() -> Result<(), Failure> {
+    // What the store says of itself (header of /ping, body of /health), and the write it then gets.
+    let v1 = "/write?db=metrics&precision=u&rp=week Basic dXNlcjpwYXNz gzip";
+    let v2 = "/api/v2/write?bucket=metrics&precision=us&org=plant Token secret gzip";
+    for (ping, health, expected) in [
+        ("1.8.10", "", v1),
+        ("v2.7.1", "", v2),
+        ("3.1.0", "", v2),
+        ("", r#"{"name":"influxdb","version":"v2.0.4"}"#, v2),
+    ] {
+        let (requests, mut received) = tokio::sync::mpsc::unbounded_channel();
+        let app = Router::new()
+            .route(
+                "/ping",
+                get(move || async move { (StatusCode::OK, [("x-influxdb-version", ping)]) }),
+            )
+            .route("/health", get(move || async move { health }))
+            .fallback(move |uri: axum::http::Uri, headers: HeaderMap| async move {
+                let header = |name: &str| {
+                    headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or_default().to_owned()
+                };
+                let request =
+                    format!("{uri} {} {}", header("authorization"), header("content-encoding"));
+                let _ = requests.send(request);
+                StatusCode::NO_CONTENT
+            });
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+        let url = format!("http://{}", listener.local_addr()?);
+        tokio::spawn(async move { axum::serve(listener, app).await });
+        support::install_crypto();
+        let settings = StoreSettings {
+            user: (expected == v1).then(|| "user".to_owned()),
+            password: Some("pass".to_owned()),
+            token: (expected == v2).then(|| "secret".to_owned()),
+            org: Some("plant".to_owned()),
+            retention_policy: Some("week".to_owned()),
+            gzip: true,
+            ..StoreSettings::new(&url, "metrics")
+        };
+        assert!(!format!("{settings:?}").contains("secret"));
+        let client = InfluxClient::new(settings)?;
+        let body = client.pack(b"m v=1 1\n".to_vec());
+        assert_eq!(client.write(body).await, Answer::Written, "{ping} {health}");
+        assert_eq!(received.recv().await.as_deref(), Some(expected), "{ping} {health}");
+    }
+    assert!(!StoreSettings::new("http://[::1]:8086", "m").gzip);
+    assert!(StoreSettings::new("https://store.example:8086", "m").gzip);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_stop_writes_what_was_handed_in_or_says_that_it_did_not() -> Result<(), Failure> {
+    let (url, _) = fake(&[]).await?;
+    // The linger is cut short by the stop.
+    let (sink, task) = v2_sink(&url, SinkSettings { linger: Duration::from_secs(60), ..quick() })?;
+    let completion = sink.submit(lines(1, 10)).await?;
+    let start = Instant::now();
+    assert!(task.drain(Duration::from_secs(10)).await);
+    assert!(start.elapsed() < Duration::from_secs(5));
+    assert_eq!(completion.await, Outcome::Written);
+    assert!(sink.submit(lines(2, 1)).await.is_err());
+
+    let (sink, task) = v2_sink("http://127.0.0.1:1", quick())?;
+    let completion = sink.submit(lines(1, 10)).await?;
+    assert!(!task.drain(Duration::from_millis(200)).await);
+    assert_eq!(completion.await, Outcome::Abandoned);
+    assert_eq!(sink.counters().snapshot().bytes_held, 0);
+    assert_eq!(sink.counters().snapshot().requests_in_flight, 0);
+    assert!(sink.submit(lines(2, 1)).await.is_err());
+    Ok(())
+}
+
+#[tokio::test]
+async fn settings_that_cannot_work_are_refused() {
+    support::install_crypto();
+    for url in ["", "localhost:8086", "ftp://x", "http://"] {
+        let error = InfluxClient::new(StoreSettings::new(url, "metrics"));
+        assert!(error.is_err_and(|error| error.to_string().contains("http://host:8086")), "{url}");
+    }
+}
+
+async fn wait_for(limit: Duration, condition: impl Fn() -> bool) -> bool {
+    let deadline = Instant::now() + limit;
+    while Instant::now() < deadline {
+        if condition() {
+            return true;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    false
+}

@@ -3,8 +3,17 @@
 
 pub mod backoff;
 pub mod clock;
+pub mod doctor;
+pub mod enroll;
+pub mod identity;
 pub mod inventory;
+pub mod link;
 pub mod metrics;
 pub mod outbox;
+pub mod report;
+pub mod run;
 pub mod session;
 pub mod store;
+pub mod trust;
+
+pub use run::{Agent, AgentError, AgentOptions, Recorder, Status, run};

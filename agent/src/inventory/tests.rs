@@ -60,10 +60,7 @@ fn firmware_placeholders_are_no_facts() {
 fn garbage_and_nothing_at_all_never_panic() -> Result<(), Failure> {
     for name in ["garbled", "empty", "no-such-folder"] {
         let found = collect(&fixture(name));
-        assert_eq!(
-            (&found.machine, found.boot_time, found.memory_bytes),
-            (&None, None, None)
-        );
+        assert_eq!((&found.machine, found.boot_time, found.memory_bytes), (&None, None, None));
         let json = serde_json::to_string(&found)?;
         assert!(!json.contains("\\u00"), "control characters in {json}");
         assert_eq!(serde_json::from_str::<DeviceInventoryReported>(&json)?, found);

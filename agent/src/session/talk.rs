@@ -268,8 +268,8 @@ impl Session {
     ) -> Result<Effect, Ignored> {
         let current = self.outbox.view().epoch;
         if welcome.epoch > asked.hello.epoch {
-            let is_granted = asked.hello.new_epoch.is_some()
-                && self.outbox.enter_epoch(welcome.epoch, at)?;
+            let is_granted =
+                asked.hello.new_epoch.is_some() && self.outbox.enter_epoch(welcome.epoch, at)?;
             if !is_granted {
                 return Err(Ignored::Epoch { offered: welcome.epoch, current });
             }

@@ -169,9 +169,10 @@ impl Store {
         self.with(|database| {
             let mut transaction =
                 database.begin_write().map_err(StoreError::database("begin writing"))?;
-            transaction
-                .set_durability(durability)
-                .map_err(|error| StoreError::Damaged { what: "the file", problem: error.to_string() })?;
+            transaction.set_durability(durability).map_err(|error| StoreError::Damaged {
+                what: "the file",
+                problem: error.to_string(),
+            })?;
             // A device that lost its power is back at once, however large its outbox is.
             transaction.set_quick_repair(matches!(durability, Durability::Immediate));
             let value = what(&transaction)?;
@@ -189,7 +190,8 @@ impl Store {
         what: impl FnOnce(&redb::ReadTransaction) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
         self.with(|database| {
-            let transaction = database.begin_read().map_err(StoreError::database("begin reading"))?;
+            let transaction =
+                database.begin_read().map_err(StoreError::database("begin reading"))?;
             what(&transaction)
         })
     }
@@ -200,7 +202,8 @@ impl Store {
     /// When it cannot be read.
     pub fn get<T: DeserializeOwned>(&self, name: &'static str) -> Result<Option<T>, StoreError> {
         self.read(|transaction| {
-            let table = transaction.open_table(META).map_err(StoreError::database("open a table"))?;
+            let table =
+                transaction.open_table(META).map_err(StoreError::database("open a table"))?;
             let value = table.get(name).map_err(StoreError::database("read"))?;
             value.map(|bytes| decode(name, bytes.value())).transpose()
         })
@@ -218,14 +221,17 @@ impl Store {
     ///
     /// # Errors
     /// When it cannot be written.
-    pub fn put_relaxed<T: Serialize>(&self, name: &'static str, value: &T) -> Result<(), StoreError> {
+    pub fn put_relaxed<T: Serialize>(
+        &self,
+        name: &'static str,
+        value: &T,
+    ) -> Result<(), StoreError> {
         self.write_relaxed(|transaction| put(transaction, name, value))
     }
 }
 
 fn decode<T: DeserializeOwned>(what: &'static str, bytes: &[u8]) -> Result<T, StoreError> {
-    codec::decode(bytes)
-        .map_err(|error| StoreError::Damaged { what, problem: error.to_string() })
+    codec::decode(bytes).map_err(|error| StoreError::Damaged { what, problem: error.to_string() })
 }
 
 /// Reads a small thing in a transaction.
@@ -245,9 +251,7 @@ pub(crate) fn put<T: Serialize>(
     value: &T,
 ) -> Result<(), StoreError> {
     let mut table = transaction.open_table(META).map_err(StoreError::database("open a table"))?;
-    table
-        .insert(name, codec::encode(value).as_slice())
-        .map_err(StoreError::database("write"))?;
+    table.insert(name, codec::encode(value).as_slice()).map_err(StoreError::database("write"))?;
     Ok(())
 }
 

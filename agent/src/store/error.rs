@@ -47,7 +47,9 @@ pub enum StoreError {
         source: Box<redb::Error>,
     },
     /// Something that was stored cannot be read.
-    #[error("{what} in the agent's database cannot be read ({problem}); restore the folder from a backup, or enroll again with --force")]
+    #[error(
+        "{what} in the agent's database cannot be read ({problem}); restore the folder from a backup, or enroll again with --force"
+    )]
     Damaged {
         /// What.
         what: &'static str,
@@ -58,7 +60,9 @@ pub enum StoreError {
 
 impl StoreError {
     /// Wraps a failure of the database; for `map_err`.
-    pub(crate) fn database<E: Into<redb::Error>>(attempted: &'static str) -> impl FnOnce(E) -> Self {
+    pub(crate) fn database<E: Into<redb::Error>>(
+        attempted: &'static str,
+    ) -> impl FnOnce(E) -> Self {
         move |source| Self::Database { attempted, source: Box::new(source.into()) }
     }
 

@@ -14,7 +14,10 @@ pub struct Folder {
     _lock: File,
 }
 
-fn failed<'a>(attempted: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> StoreError + 'a {
+fn failed<'a>(
+    attempted: &'static str,
+    path: &'a Path,
+) -> impl FnOnce(io::Error) -> StoreError + 'a {
     move |source| StoreError::File { attempted, path: path.to_owned(), source }
 }
 
@@ -73,7 +76,9 @@ impl Folder {
 /// What an unprivileged process may still write below `path`, in bytes.
 pub(crate) fn free_bytes(path: &Path) -> Option<u64> {
     let stat = nix::sys::statvfs::statvfs(path).ok()?;
-    u64::from(stat.blocks_available()).checked_mul(u64::from(stat.fragment_size()))
+    #[allow(clippy::useless_conversion, reason = "both are 32 bits wide on some machines")]
+    let (blocks, size) = (u64::from(stat.blocks_available()), u64::from(stat.fragment_size()));
+    blocks.checked_mul(size)
 }
 
 /// Replaces a file whole or not at all; its owner alone can read it.

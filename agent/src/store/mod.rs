@@ -12,8 +12,8 @@ mod folder;
 #[cfg(test)]
 mod tests;
 
-pub use database::{FORMAT, Store, key};
 pub(crate) use database::{BACKLOG, EVENTS, MARKS, put, remove};
-pub(crate) use folder::free_bytes;
+pub use database::{FORMAT, Store, key};
 pub use error::StoreError;
+pub(crate) use folder::free_bytes;
 pub use folder::{Folder, write_private};

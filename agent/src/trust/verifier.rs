@@ -1,0 +1,158 @@
+//! The verifier: the server's certificate must be signed by the pinned CA, for this host.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use muster_schemas::Hash;
+use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::aws_lc_rs;
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::server::ParsedCertificate;
+use rustls::{CertificateError, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
+
+/// A certificate that cannot be trusted, or nothing to trust it by.
+#[derive(Debug, thiserror::Error)]
+pub enum TrustError {
+    /// The stored CA is no certificate.
+    #[error("the pinned CA certificate cannot be used; enroll again with --force")]
+    UnusableCa(#[source] Error),
+    /// rustls offers no protocol version.
+    #[error("failed to set up TLS")]
+    Protocol(#[source] Error),
+}
+
+/// How the CA is known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PinnedCa {
+    /// SHA-256 of its SubjectPublicKeyInfo: the server shows the certificate in its chain.
+    Pin(Hash),
+    /// Its certificate, DER.
+    Certificate(CertificateDer<'static>),
+}
+
+/// Why a chain with a wrong CA is refused; the sentence reaches the person who enrolls a device.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the server's certificate chain holds no CA with the pin of the enrollment token ({0}); is the URL right, and the token from this server?"
+)]
+struct NotPinned(Hash);
+
+/// Verifies servers by one CA.
+#[derive(Debug)]
+pub struct Verifier {
+    ca: PinnedCa,
+    /// The CA's certificate, as soon as a server has shown it and was verified by it.
+    shown: Mutex<Option<CertificateDer<'static>>>,
+}
+
+impl Verifier {
+    /// Trusts this CA alone.
+    #[must_use]
+    pub fn new(ca: PinnedCa) -> Arc<Self> {
+        Arc::new(Self { ca, shown: Mutex::new(None) })
+    }
+
+    /// The CA's certificate, when a server was verified by it.
+    #[must_use]
+    pub fn ca(&self) -> Option<CertificateDer<'static>> {
+        if let PinnedCa::Certificate(ca) = &self.ca {
+            return Some(ca.clone());
+        }
+        self.shown.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn find_ca(&self, chain: &[CertificateDer<'_>]) -> Result<CertificateDer<'static>, Error> {
+        match &self.ca {
+            PinnedCa::Certificate(ca) => Ok(ca.clone()),
+            PinnedCa::Pin(pin) => chain
+                .iter()
+                .find(|certificate| spki_hash(certificate) == Some(*pin))
+                .map(|certificate| certificate.clone().into_owned())
+                .ok_or_else(|| {
+                    let cause = Arc::new(NotPinned(*pin));
+                    Error::InvalidCertificate(CertificateError::Other(rustls::OtherError(cause)))
+                }),
+        }
+    }
+}
+
+fn spki_hash(certificate: &CertificateDer<'_>) -> Option<Hash> {
+    let parsed = ParsedCertificate::try_from(certificate).ok()?;
+    Some(Hash::of(&parsed.subject_public_key_info()))
+}
+
+/// Verification by this CA as the only root.
+fn webpki(ca: CertificateDer<'static>) -> Result<Arc<WebPkiServerVerifier>, Error> {
+    let mut roots = RootCertStore::empty();
+    roots.add(ca)?;
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider)
+        .build()
+        .map_err(|error| Error::General(error.to_string()))
+}
+
+impl ServerCertVerifier for Verifier {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        // Not the end entity: what is pinned is the one that signs, not the one that serves.
+        let ca = self.find_ca(intermediates)?;
+        let verifier = webpki(ca.clone())?;
+        let mut at = now;
+        // Each certificate of the chain can move the time once into its validity.
+        for _ in 0..=intermediates.len() + 1 {
+            let outcome = verifier.verify_server_cert(
+                end_entity,
+                intermediates,
+                server_name,
+                ocsp_response,
+                at,
+            );
+            at = match outcome {
+                Err(Error::InvalidCertificate(CertificateError::ExpiredContext {
+                    not_after,
+                    ..
+                })) => not_after,
+                Err(Error::InvalidCertificate(CertificateError::NotValidYetContext {
+                    not_before,
+                    ..
+                })) => not_before,
+                Ok(verified) => {
+                    *self.shown.lock().unwrap_or_else(PoisonError::into_inner) = Some(ca);
+                    return Ok(verified);
+                }
+                Err(error) => return Err(error),
+            };
+        }
+        Err(Error::InvalidCertificate(CertificateError::Expired))
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        let algorithms = aws_lc_rs::default_provider().signature_verification_algorithms;
+        rustls::crypto::verify_tls12_signature(message, cert, dss, &algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        let algorithms = aws_lc_rs::default_provider().signature_verification_algorithms;
+        rustls::crypto::verify_tls13_signature(message, cert, dss, &algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        aws_lc_rs::default_provider().signature_verification_algorithms.supported_schemes()
+    }
+}

@@ -1,5 +1,7 @@
 //! An agent's life with a real broker: joining, reporting, losing and finding its server again.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by it, in its own helpers too")]
+
 mod support;
 
 use std::time::{Duration, Instant};
@@ -102,10 +104,11 @@ async fn a_device_reports_itself_and_works_by_its_config() {
     let bad = ("metrics.groups".parse().unwrap(), ConfigValue::Text("gpu".into()));
     server.known.lock().unwrap().config = (4, [interval, bad].into());
     let running = Running::start(&server).await;
-    server.until("the inventory is in the log", |known| {
-        known.events.iter().any(|event| matches!(event, Event::DeviceInventoryReported(_)))
-    })
-    .await;
+    server
+        .until("the inventory is in the log", |known| {
+            known.events.iter().any(|event| matches!(event, Event::DeviceInventoryReported(_)))
+        })
+        .await;
     server.until("the config is applied", |known| told(&known.events) == [4]).await;
     for version in 100..150 {
         running.record(version);
@@ -121,11 +124,8 @@ async fn a_device_reports_itself_and_works_by_its_config() {
             panic!("no config was applied");
         };
         assert_eq!(applied.errors.keys().collect::<Vec<_>>(), ["metrics.groups"]);
-        let names: Vec<&str> = known.live[3]
-            .points
-            .iter()
-            .map(|point| point.measurement.as_str())
-            .collect();
+        let names: Vec<&str> =
+            known.live[3].points.iter().map(|point| point.measurement.as_str()).collect();
         for wanted in ["cpu", "mem", "system", "muster_agent"] {
             assert!(names.contains(&wanted), "{names:?}");
         }
@@ -204,7 +204,9 @@ async fn credentials_are_renewed_before_they_expire_and_the_connection_goes_on()
     let server = Server::start().await;
     server.known.lock().unwrap().life = 4_000_000;
     let running = Running::start(&server).await;
-    server.until("they were renewed twice", |known| known.credentials >= 2 && known.hellos >= 3).await;
+    server
+        .until("they were renewed twice", |known| known.credentials >= 2 && known.hellos >= 3)
+        .await;
     running.record(1);
     server.until("events go on", |known| told(&known.events) == [1]).await;
     running.stop().await;

@@ -13,10 +13,13 @@ use url::Url;
 use uuid::Uuid;
 
 use crate::clock::{Anchor, Moment};
-use crate::identity::{Credentials, DeviceKeys, Http, HttpError, Identity};
+use crate::identity::{Credentials, DeviceKeys, Http, HttpError, Identity, to_pem};
 use crate::inventory;
-use crate::store::{self, Folder, Store, StoreError, key};
+use crate::store::{self, Folder, Store, StoreError, key, write_private};
 use crate::trust::{PinnedCa, Verifier};
+
+/// The pinned CA in the data folder, PEM: for other programs; the agent itself reads its database.
+pub const CA_FILE: &str = "ca.pem";
 
 /// What enrollment is asked with.
 #[derive(Clone)]
@@ -122,6 +125,7 @@ pub async fn enroll(options: EnrollOptions) -> Result<Enrolled, EnrollError> {
         mono: credentials.mono,
         server: credentials.response.server_time,
     };
+    write_private(&options.data.join(CA_FILE), to_pem(&identity.ca).as_bytes())?;
     store.write(|transaction| {
         store::put(transaction, key::IDENTITY, &identity)?;
         store::put(transaction, key::CREDENTIALS, &credentials)?;

@@ -58,6 +58,7 @@ pub enum HttpError {
 pub struct Http {
     client: reqwest::Client,
     base: Url,
+    verifier: Arc<Verifier>,
 }
 
 fn unreachable(url: &Url, error: &dyn std::error::Error) -> HttpError {
@@ -78,7 +79,7 @@ impl Http {
     /// When TLS cannot be set up.
     pub fn new(base: &Url, verifier: Arc<Verifier>) -> Result<Self, HttpError> {
         let client = reqwest::Client::builder()
-            .tls_backend_preconfigured(trust::client_config(verifier)?)
+            .tls_backend_preconfigured(trust::client_config(Arc::clone(&verifier))?)
             .https_only(true)
             .redirect(Policy::none())
             .timeout(LIMIT)
@@ -87,7 +88,7 @@ impl Http {
             .user_agent(concat!("muster-agent/", env!("CARGO_PKG_VERSION")))
             .build()
             .map_err(|error| unreachable(base, &error))?;
-        Ok(Self { client, base: base.clone() })
+        Ok(Self { client, base: base.clone(), verifier })
     }
 
     /// Posts JSON to a path and reads the JSON that comes back.
@@ -101,13 +102,13 @@ impl Http {
     ) -> Result<A, HttpError> {
         let mut url = self.base.clone();
         url.set_path(path);
-        let mut response = self
-            .client
-            .post(url.clone())
-            .json(body)
-            .send()
-            .await
-            .map_err(|error| unreachable(&url, &error))?;
+        let mut response =
+            self.client.post(url.clone()).json(body).send().await.map_err(|error| {
+                match self.verifier.refusal() {
+                    Some(problem) => HttpError::Unreachable { url: url.to_string(), problem },
+                    None => unreachable(&url, &error),
+                }
+            })?;
         let status = response.status();
         let mut bytes = Vec::new();
         while let Some(chunk) = response.chunk().await.map_err(|error| unreachable(&url, &error))? {

@@ -78,13 +78,31 @@ pub(super) async fn connect(
     address: &Url,
 ) -> Result<(Client, mpsc::Receiver<Event>), ConnectError> {
     let (events_in, events) = mpsc::channel(16);
-    let subjects = DeviceSubjects::new(&identity.project, identity.device);
-    let tls = trust::client_config(Verifier::new(identity.pinned_ca()))?;
-    let client = sign_in(identity, credentials)
+    let verifier = Verifier::new(identity.pinned_ca());
+    let tls = trust::client_config(Arc::clone(&verifier))?;
+    let made = options(identity, credentials, events_in.clone())
+        .tls_client_config(tls)
+        .connect(address.as_str())
+        .await;
+    let client = made.map_err(|error| {
+        let problem = verifier.refusal().unwrap_or_else(|| last_cause(&error));
+        let is_denied =
+            error.kind() == ConnectErrorKind::AuthorizationViolation || is_denial(&problem);
+        ConnectError::Broker { address: address.to_string(), problem, is_denied }
+    })?;
+    Ok((client, events))
+}
+
+fn options(
+    identity: &Identity,
+    credentials: &Credentials,
+    events: mpsc::Sender<Event>,
+) -> ConnectOptions {
+    let inboxes = DeviceSubjects::new(&identity.project, identity.device).inbox_prefix();
+    sign_in(identity, credentials)
         .name(concat!("muster-agent/", env!("CARGO_PKG_VERSION")))
         .require_tls(true)
-        .tls_client_config(tls)
-        .custom_inbox_prefix(subjects.inbox_prefix())
+        .custom_inbox_prefix(inboxes)
         .ping_interval(PING)
         .connection_timeout(LIMIT)
         .request_timeout(Some(LIMIT))
@@ -94,21 +112,12 @@ pub(super) async fn connect(
         .ignore_discovered_servers()
         .max_reconnects(1)
         .event_callback(move |event| {
-            let events = events_in.clone();
+            let events = events.clone();
             async move {
                 // Nobody listens any more once the connection was given up.
                 events.send(event).await.ok();
             }
         })
-        .connect(address.as_str())
-        .await
-        .map_err(|error| {
-            let problem = last_cause(&error);
-            let is_denied =
-                error.kind() == ConnectErrorKind::AuthorizationViolation || is_denial(&problem);
-            ConnectError::Broker { address: address.to_string(), problem, is_denied }
-        })?;
-    Ok((client, events))
 }
 
 fn sign_in(identity: &Identity, credentials: &Credentials) -> ConnectOptions {

@@ -32,6 +32,12 @@ impl Outbox {
             next.unconfirmed_bytes = next.unconfirmed_bytes.saturating_sub(bytes);
             next.kept_bytes = next.kept_bytes.saturating_add(bytes);
             next.confirmed = seq;
+            // A new epoch may be waited for: what the log took in the meantime stays where it is.
+            if let Some(pending) = &mut next.pending
+                && pending.common.0 == next.epoch
+            {
+                pending.common.1 = pending.common.1.max(seq);
+            }
             mark(transaction, (next.epoch, seq), now)?;
             store::put(transaction, key::OUTBOX, &next)
         })?;

@@ -82,6 +82,12 @@ impl Outbox {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Is more kept than may be?
+    #[must_use]
+    pub fn is_overfull(&self) -> bool {
+        self.state().kept_bytes > self.limits.kept_bytes
+    }
+
     /// Where the outbox stands.
     #[must_use]
     pub fn view(&self) -> View {

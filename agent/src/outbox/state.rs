@@ -77,6 +77,8 @@ pub struct View {
     pub confirmed: u64,
     /// The size of what the log does not have yet.
     pub unconfirmed_bytes: u64,
+    /// The size of what it has and is kept.
+    pub kept_bytes: u64,
     /// How many events could not be recorded since the last event that said so.
     pub dropped: u64,
     /// Was a new epoch asked for? Until it is granted, sending is of no use.
@@ -90,6 +92,7 @@ impl View {
             last_seq: state.last_seq,
             confirmed: state.confirmed,
             unconfirmed_bytes: state.unconfirmed_bytes,
+            kept_bytes: state.kept_bytes,
             dropped: state.dropped.map_or(0, |dropped| dropped.count),
             is_waiting_for_epoch: state.pending.is_some(),
         }

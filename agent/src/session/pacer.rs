@@ -170,6 +170,7 @@ mod tests {
             last_seq,
             confirmed,
             unconfirmed_bytes: 0,
+            kept_bytes: 0,
             dropped: 0,
             is_waiting_for_epoch: false,
         }

@@ -30,26 +30,21 @@ pub enum PinnedCa {
     Certificate(CertificateDer<'static>),
 }
 
-/// Why a chain with a wrong CA is refused; the sentence reaches the person who enrolls a device.
-#[derive(Debug, thiserror::Error)]
-#[error(
-    "the server's certificate chain holds no CA with the pin of the enrollment token ({0}); is the URL right, and the token from this server?"
-)]
-struct NotPinned(Hash);
-
 /// Verifies servers by one CA.
 #[derive(Debug)]
 pub struct Verifier {
     ca: PinnedCa,
     /// The CA's certificate, as soon as a server has shown it and was verified by it.
     shown: Mutex<Option<CertificateDer<'static>>>,
+    /// Why the last server was not trusted, in words: rustls has only names for it.
+    refusal: Mutex<Option<String>>,
 }
 
 impl Verifier {
     /// Trusts this CA alone.
     #[must_use]
     pub fn new(ca: PinnedCa) -> Arc<Self> {
-        Arc::new(Self { ca, shown: Mutex::new(None) })
+        Arc::new(Self { ca, shown: Mutex::new(None), refusal: Mutex::new(None) })
     }
 
     /// The CA's certificate, when a server was verified by it.
@@ -61,6 +56,12 @@ impl Verifier {
         self.shown.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Why the last server was not trusted; `None` when it was, or none was met.
+    #[must_use]
+    pub fn refusal(&self) -> Option<String> {
+        self.refusal.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     fn find_ca(&self, chain: &[CertificateDer<'_>]) -> Result<CertificateDer<'static>, Error> {
         match &self.ca {
             PinnedCa::Certificate(ca) => Ok(ca.clone()),
@@ -68,11 +69,35 @@ impl Verifier {
                 .iter()
                 .find(|certificate| spki_hash(certificate) == Some(*pin))
                 .map(|certificate| certificate.clone().into_owned())
-                .ok_or_else(|| {
-                    let cause = Arc::new(NotPinned(*pin));
-                    Error::InvalidCertificate(CertificateError::Other(rustls::OtherError(cause)))
-                }),
+                .ok_or_else(|| Error::InvalidCertificate(CertificateError::UnknownIssuer)),
         }
+    }
+}
+
+/// Why a certificate is not trusted, for the person who has to find out what is in between.
+fn in_words(error: &Error, ca: &PinnedCa, host: &ServerName<'_>) -> String {
+    match (error, ca) {
+        (Error::InvalidCertificate(CertificateError::UnknownIssuer), PinnedCa::Pin(pin)) => {
+            format!(
+                "the server's certificate chain holds no CA with the pin of the enrollment token \
+             ({pin}); is the URL right, and the token from this server?"
+            )
+        }
+        (
+            Error::InvalidCertificate(
+                CertificateError::UnknownIssuer | CertificateError::BadSignature,
+            ),
+            _,
+        ) => "the server's certificate is not by the CA that this device pinned; has the server \
+              another CA now, or does something in between open TLS?"
+            .to_owned(),
+        (
+            Error::InvalidCertificate(
+                CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
+            ),
+            _,
+        ) => format!("the server's certificate is not for {}", host.to_str()),
+        _ => format!("the server's certificate is refused: {error}"),
     }
 }
 
@@ -91,8 +116,8 @@ fn webpki(ca: CertificateDer<'static>) -> Result<Arc<WebPkiServerVerifier>, Erro
         .map_err(|error| Error::General(error.to_string()))
 }
 
-impl ServerCertVerifier for Verifier {
-    fn verify_server_cert(
+impl Verifier {
+    fn verify(
         &self,
         end_entity: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
@@ -130,6 +155,22 @@ impl ServerCertVerifier for Verifier {
             };
         }
         Err(Error::InvalidCertificate(CertificateError::Expired))
+    }
+}
+
+impl ServerCertVerifier for Verifier {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        let outcome = self.verify(end_entity, intermediates, server_name, ocsp_response, now);
+        let words = outcome.as_ref().err().map(|error| in_words(error, &self.ca, server_name));
+        *self.refusal.lock().unwrap_or_else(PoisonError::into_inner) = words;
+        outcome
     }
 
     fn verify_tls12_signature(

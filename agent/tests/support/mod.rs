@@ -21,7 +21,9 @@ use muster_schemas::cose::{self, Kind, PublicKey};
 use muster_schemas::envelope::parse_sealed;
 use muster_schemas::metrics::MetricBatch;
 use muster_schemas::names::ConfigVars;
-use muster_schemas::subjects::{ALL_EVENTS, ALL_METRICS, DeviceSubjects, EVENTS_STREAM, METRICS_STREAM};
+use muster_schemas::subjects::{
+    ALL_EVENTS, ALL_METRICS, DeviceSubjects, EVENTS_STREAM, METRICS_STREAM,
+};
 use muster_schemas::wire::{
     Ack, CredentialsProof, CredentialsRequest, CredentialsResponse, EnrollProof, EnrollRequest,
     EnrollResponse, EnrollmentTokenText, Hello, NonceRequest, NonceResponse, Welcome,
@@ -33,40 +35,40 @@ use uuid::Uuid;
 
 /// What the server knows.
 #[derive(Default)]
-pub struct Known {
+pub(crate) struct Known {
     /// The enrolled key.
-    pub key: Option<PublicKey>,
+    pub(crate) key: Option<PublicKey>,
     /// Each enrollment request's nonce.
-    pub nonces: Vec<Uuid>,
+    pub(crate) nonces: Vec<Uuid>,
     /// The next enrollment's answer is lost.
-    pub loses_answer: bool,
+    pub(crate) loses_answer: bool,
     /// How long credentials live, in microseconds.
-    pub life: i64,
+    pub(crate) life: i64,
     /// The log.
-    pub events: Vec<Event>,
+    pub(crate) events: Vec<Event>,
     /// The log's newest hash.
-    pub tip: Hash,
+    pub(crate) tip: Hash,
     /// The log takes nothing.
-    pub is_deaf: bool,
+    pub(crate) is_deaf: bool,
     /// Live and backfilled batches.
-    pub live: Vec<MetricBatch>,
+    pub(crate) live: Vec<MetricBatch>,
     /// Batches that were kept by the device.
-    pub backfilled: Vec<MetricBatch>,
+    pub(crate) backfilled: Vec<MetricBatch>,
     /// The config to hand out.
-    pub config: (u64, ConfigVars),
+    pub(crate) config: (u64, ConfigVars),
     /// Hellos so far.
-    pub hellos: usize,
+    pub(crate) hellos: usize,
     /// Credentials requests so far.
-    pub credentials: usize,
+    pub(crate) credentials: usize,
 }
 
 /// The server.
-pub struct Server {
+pub(crate) struct Server {
     dir: tempfile::TempDir,
-    pub nats: NatsServer,
-    pub port: u16,
-    pub known: Arc<Mutex<Known>>,
-    pub token: EnrollmentTokenText,
+    pub(crate) nats: NatsServer,
+    pub(crate) port: u16,
+    pub(crate) known: Arc<Mutex<Known>>,
+    pub(crate) token: EnrollmentTokenText,
     ca: PathBuf,
 }
 
@@ -76,7 +78,7 @@ struct Context {
     broker: String,
 }
 
-pub fn device() -> DeviceId {
+pub(crate) fn device() -> DeviceId {
     DeviceId(Uuid::from_u128(0x0198_c0de_7000_7abc_8def_0123_4567_89ab))
 }
 
@@ -89,7 +91,7 @@ fn now() -> Timestamp {
 }
 
 impl Server {
-    pub async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let dir = tempfile::tempdir().unwrap();
         let (tls, pin) = certificates(dir.path());
@@ -124,11 +126,11 @@ impl Server {
         server
     }
 
-    pub fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
-    pub fn enroll_options(&self, data: &Path) -> EnrollOptions {
+    pub(crate) fn enroll_options(&self, data: &Path) -> EnrollOptions {
         EnrollOptions {
             data: data.to_owned(),
             url: format!("https://127.0.0.1:{}/", self.port).parse().unwrap(),
@@ -139,7 +141,7 @@ impl Server {
         }
     }
 
-    pub async fn client(&self) -> async_nats::Client {
+    pub(crate) async fn client(&self) -> async_nats::Client {
         async_nats::ConnectOptions::new()
             .add_root_certificates(self.ca.clone())
             .retry_on_initial_connect()
@@ -148,7 +150,7 @@ impl Server {
             .unwrap()
     }
 
-    pub async fn make_streams(&self) {
+    pub(crate) async fn make_streams(&self) {
         let jetstream = jetstream::new(self.client().await);
         for (name, subject) in [(EVENTS_STREAM, ALL_EVENTS), (METRICS_STREAM, ALL_METRICS)] {
             let config = jetstream::stream::Config {
@@ -163,10 +165,8 @@ impl Server {
     /// Ingest and command, as far as one device needs them.
     async fn serve_broker(&self) {
         let client = self.client().await;
-        let (known, subjects) = (
-            Arc::clone(&self.known),
-            DeviceSubjects::new(&ProjectId::default_project(), device()),
-        );
+        let (known, subjects) =
+            (Arc::clone(&self.known), DeviceSubjects::new(&ProjectId::default_project(), device()));
         let mut events = client.subscribe(ALL_EVENTS).await.unwrap();
         let mut metrics = client.subscribe(ALL_METRICS).await.unwrap();
         let mut hellos = client.subscribe(subjects.request("hello")).await.unwrap();
@@ -200,7 +200,7 @@ impl Server {
     }
 
     /// Waits until the server knows something.
-    pub async fn until(&self, what: &str, holds: impl Fn(&Known) -> bool) {
+    pub(crate) async fn until(&self, what: &str, holds: impl Fn(&Known) -> bool) {
         for _ in 0..600 {
             if holds(&self.known.lock().unwrap()) {
                 return;

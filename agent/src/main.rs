@@ -4,9 +4,19 @@
 
 mod cli;
 
+use std::io::Write;
 use std::process::ExitCode;
 
-fn main() -> anyhow::Result<ExitCode> {
+fn main() -> ExitCode {
+    run().unwrap_or_else(|error| {
+        // The causes in one line; a backtrace is nothing for those who operate devices. With
+        // nowhere to write, the exit code has to say it.
+        let _ = writeln!(std::io::stderr(), "muster-agent: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+fn run() -> anyhow::Result<ExitCode> {
     // Before the first handshake: two crypto providers in one process would panic there. An error
     // means that one is installed already, which is as good.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();

@@ -15,7 +15,7 @@ use super::logs::SetLevel;
 /// Starts over with the pinned CA as the system's only one.
 ///
 /// async-nats reads all of the system's CAs at each connection, only to throw them away for our
-/// own verifier: 1 MB for nothing, and one unreadable file among them would lock the device out.
+/// own verifier: half a megabyte for nothing, and one unreadable file among them would lock the device out.
 /// The environment says which file to read; a process cannot safely change its own.
 fn start_over(data: &Path) {
     let ca = data.join(CA_FILE);

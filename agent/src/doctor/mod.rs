@@ -50,7 +50,7 @@ pub async fn examine(data: &Path, status: Result<Status, String>) -> Vec<Check> 
             checks.push(Check::bad(
                 "identity",
                 problem.clone(),
-                "see above; a device that is not enrolled joins with `muster-agent enroll`",
+                "a device that is not enrolled joins with `muster-agent enroll`; otherwise mend what is said above",
             ));
             return checks;
         }

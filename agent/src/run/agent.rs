@@ -94,10 +94,13 @@ impl Agent {
     /// # Errors
     /// When another agent has it, it is not enrolled, or cannot be read.
     pub fn open(options: AgentOptions) -> Result<Self, AgentError> {
+        let not_enrolled = || AgentError::NotEnrolled { data: options.data.clone() };
+        // Asking after a device leaves nothing behind where there is none.
+        if !Folder::database_in(&options.data).exists() {
+            return Err(not_enrolled());
+        }
         let store = Arc::new(Store::open(Folder::open(&options.data)?)?);
-        let identity: Identity = store
-            .get(key::IDENTITY)?
-            .ok_or_else(|| AgentError::NotEnrolled { data: options.data.clone() })?;
+        let identity: Identity = store.get(key::IDENTITY)?.ok_or_else(not_enrolled)?;
         identity.operation_key().map_err(|error| AgentError::Identity(error.to_string()))?;
         let outbox = Outbox::open(
             Arc::clone(&store),

@@ -1,7 +1,7 @@
 //! The running agent: its parts, and what they share.
 //!
 //! Each part is one loop; together they are one future on one thread. What they share is
-//! [`Shared`]: nothing of it is held across a wait.
+//! `Shared`: nothing of it is held across a wait.
 
 mod agent;
 mod counters;

@@ -63,7 +63,13 @@ impl Folder {
     /// The database's file.
     #[must_use]
     pub fn database(&self) -> PathBuf {
-        self.path.join("agent.redb")
+        Self::database_in(&self.path)
+    }
+
+    /// The file of a folder's database, whether it is there or not.
+    #[must_use]
+    pub fn database_in(path: &Path) -> PathBuf {
+        path.join("agent.redb")
     }
 
     /// The free space of its file system, in bytes; `None` when the kernel does not tell.

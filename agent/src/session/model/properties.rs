@@ -1,0 +1,179 @@
+//! What must be true at the end, whatever happened.
+
+use std::path::Path;
+
+use muster_schemas::Event;
+use muster_schemas::events::LossCause;
+use proptest::prelude::*;
+
+use super::device::Device;
+use super::server::Entry;
+use super::world::{Step, World, steps};
+use crate::outbox::Limits;
+
+fn limits(unconfirmed_bytes: u64, kept_bytes: u64) -> Limits {
+    Limits { unconfirmed_bytes, kept_bytes, ..Limits::default() }
+}
+
+fn is_subsequence(part: &[u64], whole: &[u64]) -> bool {
+    let mut rest = whole.iter();
+    part.iter().all(|wanted| rest.any(|found| found == wanted))
+}
+
+/// A device whose first `confirmed` events the log has had and the device has let go.
+fn after_pruning(dir: &Path, world: &mut World, confirmed: u64) -> Device {
+    let mut device = Device::new(dir, limits(1 << 20, 0));
+    for _ in 0..confirmed {
+        device = world.step(device, &Step::Record(1));
+    }
+    let mut devices = [device];
+    world.settle(&mut devices);
+    let [device] = devices;
+    world.step(device, &Step::Prune)
+}
+
+#[test]
+fn what_nobody_has_any_more_is_named_and_the_rest_goes_on_in_a_new_epoch() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut world = World::new();
+    let mut device = after_pruning(dir.path(), &mut world, 10);
+    for _ in 0..3 {
+        device = world.step(device, &Step::Record(1));
+    }
+    // A backup from when the log had four events.
+    world.server.log.truncate(1 + 4);
+    let mut devices = [device];
+    world.settle(&mut devices);
+    assert_eq!(world.server.told(), [1, 2, 3, 4, 11, 12, 13]);
+    let lost = world.server.log.iter().find_map(|entry| match entry {
+        Entry::Event { epoch, seq, event, .. } => match &**event {
+            Event::DeviceHistoryLost(lost) => Some((*epoch, *seq, lost.clone())),
+            _ => None,
+        },
+        Entry::Grant { .. } => None,
+    });
+    let (epoch, seq, lost) = lost.unwrap();
+    assert_eq!((epoch, seq, lost.epoch, lost.count), (2, 1, 1, Some(6)));
+    assert_eq!((lost.first_seq, lost.last_seq), (Some(5), Some(10)));
+}
+
+#[test]
+fn a_log_that_forgot_the_epoch_gets_everything_after_what_it_has() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut world = World::new();
+    let mut device = after_pruning(dir.path(), &mut world, 6);
+    world.server.log.truncate(1 + 2);
+    let mut devices = [device];
+    world.settle(&mut devices);
+    [device] = devices;
+    for _ in 0..4 {
+        device = world.step(device, &Step::Record(1));
+    }
+    let mut devices = [device];
+    world.settle(&mut devices);
+    assert_eq!(devices[0].outbox.view().epoch, 2);
+    // A backup from before the second epoch, when the log had one event.
+    world.server.log.truncate(1 + 1);
+    world.settle(&mut devices);
+    assert_eq!(devices[0].outbox.view().epoch, 3);
+    // Event 2 was let go long ago; the declaration in epoch 2 names 3 to 6 and is told again.
+    assert_eq!(world.server.told(), [1, 7, 8, 9, 10]);
+    assert_eq!(world.server.lost(LossCause::Pruned), 1 + 4);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+
+    #[test]
+    fn everything_recorded_is_in_the_log_once_and_in_order(steps in steps(true)) {
+        let dir = tempfile::tempdir().unwrap();
+        let mut world = World::new();
+        let mut device = Device::new(dir.path(), limits(1 << 20, 1 << 20));
+        device.session.connected(world.now);
+        for step in &steps {
+            device = world.step(device, step);
+        }
+        let mut devices = [device];
+        world.settle(&mut devices);
+        prop_assert_eq!(world.server.told(), devices[0].recorded.clone());
+    }
+
+    #[test]
+    fn what_is_missing_in_the_log_is_declared_lost(steps in steps(true)) {
+        let dir = tempfile::tempdir().unwrap();
+        let mut world = World::new();
+        // Room for a few events of some 300 bytes; hardly any is kept.
+        let mut device = Device::new(dir.path(), limits(4_000, 400));
+        device.session.connected(world.now);
+        for step in &steps {
+            device = world.step(device, step);
+        }
+        let mut devices = [device];
+        world.settle(&mut devices);
+        let told = world.server.told();
+        let recorded = &devices[0].recorded;
+        prop_assert!(is_subsequence(&told, recorded), "{:?} of {:?}", told, recorded);
+        if !world.has_restored {
+            prop_assert_eq!(&told, recorded);
+            let dropped = world.number - recorded.len() as u64;
+            prop_assert_eq!(world.server.lost(LossCause::OutboxFull), dropped);
+        } else {
+            // Declarations of loss can themselves be let go, and are counted when they are.
+            let missing = (recorded.len() - told.len()) as u64;
+            prop_assert!(world.server.lost(LossCause::Pruned) >= missing);
+        }
+    }
+
+    #[test]
+    fn both_branches_of_a_clone_are_kept(
+        before in steps(false),
+        first in steps(false),
+        second in steps(false),
+    ) {
+        let (dir, copy) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let mut world = World::new();
+        let mut device = Device::new(dir.path(), limits(1 << 20, 1 << 20));
+        device.session.connected(world.now);
+        for step in &before {
+            device = world.step(device, step);
+        }
+        // The card is copied while the device is off.
+        let view = device.outbox.view();
+        let common = device.recorded.clone();
+        let doubtful = view.unconfirmed();
+        let Device { outbox, session, recorded, .. } = device;
+        drop((outbox, session));
+        std::fs::copy(dir.path().join("agent.redb"), copy.path().join("agent.redb")).unwrap();
+        let mut twins = [dir.path(), copy.path()].map(|dir| {
+            let mut twin = Device::new(dir, limits(1 << 20, 1 << 20));
+            twin.recorded = recorded.clone();
+            twin.session.connected(world.now);
+            twin
+        });
+        for (index, steps) in [first, second].iter().enumerate() {
+            for step in steps {
+                let [one, other] = twins;
+                twins = if index == 0 {
+                    [world.step(one, step), other]
+                } else {
+                    [one, world.step(other, step)]
+                };
+            }
+        }
+        world.settle(&mut twins);
+        let told = world.server.told();
+        for twin in &twins {
+            let own = &twin.recorded[common.len()..];
+            prop_assert!(is_subsequence(own, &told), "{:?} in {:?}", own, told);
+            for number in own {
+                prop_assert_eq!(told.iter().filter(|told| *told == number).count(), 1);
+            }
+        }
+        // What was on its way when the card was copied may be told by both.
+        for (index, number) in common.iter().enumerate() {
+            let times = told.iter().filter(|told| *told == number).count();
+            let is_certain = index as u64 + doubtful < common.len() as u64;
+            prop_assert!(times == 1 || (times == 2 && !is_certain), "{} is told {} times", number, times);
+        }
+    }
+}

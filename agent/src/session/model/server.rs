@@ -1,0 +1,116 @@
+//! The log of one device, kept by the least that a server must do.
+
+use muster_schemas::envelope::parse_sealed;
+use muster_schemas::events::LossCause;
+use muster_schemas::wire::{Ack, Hello, Welcome};
+use muster_schemas::{Event, Hash, Timestamp};
+use uuid::Uuid;
+
+#[derive(Clone, Debug)]
+pub(super) enum Entry {
+    Grant { epoch: u64, request: Option<Uuid> },
+    Event { epoch: u64, seq: u64, hash: Hash, event: Box<Event>, time: Timestamp },
+}
+
+/// The log of one device, and what follows from it.
+pub(super) struct Server {
+    pub(super) log: Vec<Entry>,
+}
+
+impl Server {
+    pub(super) fn new() -> Self {
+        Self { log: vec![Entry::Grant { epoch: 1, request: None }] }
+    }
+
+    pub(super) fn epochs(&self) -> Vec<u64> {
+        let epochs = self.log.iter().filter_map(|entry| match entry {
+            Entry::Grant { epoch, .. } => Some(*epoch),
+            Entry::Event { .. } => None,
+        });
+        epochs.collect()
+    }
+
+    pub(super) fn watermark(&self, wanted: u64) -> (u64, Hash) {
+        let newest = self.log.iter().rev().find_map(|entry| match entry {
+            Entry::Event { epoch, seq, hash, .. } if *epoch == wanted => Some((*seq, *hash)),
+            _ => None,
+        });
+        newest.unwrap_or((0, Hash::ZERO))
+    }
+
+    pub(super) fn take(&mut self, bytes: &[u8]) -> Option<Ack> {
+        // The signature is checked in `outbox::tests`: here it would take most of the time.
+        let (_, envelope) = parse_sealed(bytes).unwrap();
+        if !self.epochs().contains(&envelope.epoch) {
+            return None;
+        }
+        let (seq, hash) = self.watermark(envelope.epoch);
+        let mut ack = Ack { epoch: envelope.epoch, seq, hash, resend: envelope.seq > seq + 1 };
+        if envelope.seq == seq + 1 && envelope.prev == hash {
+            let hash = Hash::of(bytes);
+            let event = Event::decode(&envelope.kind, envelope.version, &envelope.data).unwrap();
+            let (epoch, seq) = (envelope.epoch, envelope.seq);
+            let time = envelope.time;
+            self.log.push(Entry::Event { epoch, seq, hash, event: Box::new(event), time });
+            (ack.seq, ack.hash) = (seq, hash);
+        }
+        Some(ack)
+    }
+
+    pub(super) fn welcome(&mut self, hello: &Hello) -> Welcome {
+        let mut epoch = hello.epoch;
+        if let Some(ask) = &hello.new_epoch {
+            let given = self.log.iter().find_map(|entry| match entry {
+                Entry::Grant { epoch, request } if *request == Some(ask.request) => Some(*epoch),
+                _ => None,
+            });
+            epoch = given.unwrap_or_else(|| {
+                let newest = self.epochs().into_iter().max().unwrap_or(0);
+                let epoch = newest.max(hello.epoch) + 1;
+                self.log.push(Entry::Grant { epoch, request: Some(ask.request) });
+                epoch
+            });
+        } else if !self.epochs().contains(&epoch) {
+            epoch = self.epochs().into_iter().max().unwrap_or(0);
+        }
+        let (committed_seq, committed_hash) = self.watermark(epoch);
+        Welcome {
+            project: hello.project.clone(),
+            device: hello.device,
+            epoch,
+            nonce: hello.nonce,
+            time: Timestamp(0),
+            committed_seq,
+            committed_hash,
+            config_version: 0,
+            config: std::collections::BTreeMap::new(),
+        }
+    }
+
+    /// What the log says happened, by the number that the test gave each event.
+    pub(super) fn told(&self) -> Vec<u64> {
+        let events = self.log.iter().filter_map(|entry| match entry {
+            Entry::Event { event, time, .. } => match &**event {
+                Event::DeviceConfigApplied(event) => {
+                    assert_eq!(time.micros() as u64, event.version, "its time is its own");
+                    Some(event.version)
+                }
+                _ => None,
+            },
+            Entry::Grant { .. } => None,
+        });
+        events.collect()
+    }
+
+    /// How many events are declared lost, for this cause.
+    pub(super) fn lost(&self, wanted: LossCause) -> u64 {
+        let counts = self.log.iter().filter_map(|entry| match entry {
+            Entry::Event { event, .. } => match &**event {
+                Event::DeviceHistoryLost(lost) if lost.cause == wanted => lost.count,
+                _ => None,
+            },
+            Entry::Grant { .. } => None,
+        });
+        counts.sum()
+    }
+}

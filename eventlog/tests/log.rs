@@ -198,7 +198,7 @@ async fn enrollment_opens_an_epoch_and_deletion_closes_it() {
     log.append(&project, Append::by("test").stream(stream.clone(), Expected::Version(0), events))
         .await
         .unwrap();
-    let access = log.device_access(&project, device).await.unwrap();
+    let access = log.device_access(&project, &[device]).await.unwrap().remove(&device).unwrap();
     assert!(access.key(&key.thumbprint()).is_some());
     assert_eq!(access.epoch(1).map(|epoch| (epoch.seq, epoch.closed)), Some((0, false)));
 
@@ -224,7 +224,7 @@ async fn enrollment_opens_an_epoch_and_deletion_closes_it() {
     log.append(&project, Append::by("test").stream(stream.clone(), Expected::Version(2), again))
         .await
         .unwrap();
-    let access = log.device_access(&project, device).await.unwrap();
+    let access = log.device_access(&project, &[device]).await.unwrap().remove(&device).unwrap();
     assert!(access.key(&key.thumbprint()).is_none() && access.key(&new_key.thumbprint()).is_some());
     let refused = log.append(&project, report(2, Hash::of(b"2"), Hash::of(b"3"))).await;
     assert!(matches!(refused, Err(AppendError::Closed { .. })), "{refused:?}");
@@ -234,7 +234,7 @@ async fn enrollment_opens_an_epoch_and_deletion_closes_it() {
     log.append(&project, Append::by("test").stream(stream.clone(), Expected::Version(3), gone))
         .await
         .unwrap();
-    let access = log.device_access(&project, device).await.unwrap();
+    let access = log.device_access(&project, &[device]).await.unwrap().remove(&device).unwrap();
     assert!(access.keys.is_empty() && access.epochs.iter().all(|epoch| epoch.closed));
 
     let kinds: Vec<_> =

@@ -4,4 +4,6 @@
 //! time-series store, and what can do neither is kept as a dead letter with its cause. A message is
 //! acknowledged only after that.
 
+pub mod events;
 pub mod metrics;
+pub mod streams;

@@ -107,10 +107,10 @@ impl Authenticator {
             .log
             .stream_version(&token.project, &stream)
             .await?;
-        if let Some(known) = self.tokens().get(&key) {
-            if known.version == version {
-                return Ok(known.clone());
-            }
+        if let Some(known) = self.tokens().get(&key)
+            && known.version == version
+        {
+            return Ok(known.clone());
         }
         let events = match version {
             0 => Vec::new(),

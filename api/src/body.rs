@@ -26,15 +26,13 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Json<T> {
                 "the body must be JSON: send the header Content-Type: application/json",
             ));
         }
-        let bytes = Bytes::from_request(request, state)
-            .await
-            .map_err(|rejection| {
-                if rejection.status() == Kind::TooLarge.status() {
-                    Problem::new(Kind::TooLarge, "the body is larger than is taken here")
-                } else {
-                    Problem::field("body", "could not be read whole", None)
-                }
-            })?;
+        let bytes = Bytes::from_request(request, state).await.map_err(|rejection| {
+            if rejection.status() == Kind::TooLarge.status() {
+                Problem::new(Kind::TooLarge, "the body is larger than is taken here")
+            } else {
+                Problem::field("body", "could not be read whole", None)
+            }
+        })?;
         parse(&bytes).map(Self)
     }
 }
@@ -49,12 +47,7 @@ fn is_json(headers: &HeaderMap) -> bool {
     let Some(value) = headers.get(header::CONTENT_TYPE) else {
         return false;
     };
-    let essence = value
-        .to_str()
-        .unwrap_or_default()
-        .split(';')
-        .next()
-        .unwrap_or_default();
+    let essence = value.to_str().unwrap_or_default().split(';').next().unwrap_or_default();
     essence.trim().eq_ignore_ascii_case("application/json")
 }
 
@@ -150,11 +143,7 @@ mod tests {
             (r#"{"name":"a","nmae":1}"#, "nmae", Some("1")),
             (r#"{"name":"A b"}"#, "name", Some(r#""A b""#)),
             (r#"{"name":7}"#, "name", Some("7")),
-            (
-                r#"{"name":"a","labels":{"env":"a b"}}"#,
-                "labels.env",
-                Some(r#""a b""#),
-            ),
+            (r#"{"name":"a","labels":{"env":"a b"}}"#, "labels.env", Some(r#""a b""#)),
             (r#"{"name":"a","parts":[1,300]}"#, "parts[1]", Some("300")),
             (r#"{"name":"a","name":"b"}"#, "name", Some(r#""b""#)),
             ("[]", "body", Some("[]")),

@@ -37,13 +37,7 @@ impl IfMatch {
         // Weak tags never match in `If-Match` (RFC 9110 §13.1.1).
         let versions = value
             .split(',')
-            .filter_map(|tag| {
-                tag.trim()
-                    .strip_prefix('"')?
-                    .strip_suffix('"')?
-                    .parse()
-                    .ok()
-            })
+            .filter_map(|tag| tag.trim().strip_prefix('"')?.strip_suffix('"')?.parse().ok())
             .collect();
         Self::Versions(versions)
     }
@@ -75,11 +69,7 @@ impl<S: Send + Sync> FromRequestParts<S> for IfMatch {
             .iter()
             .filter_map(|value| value.to_str().ok())
             .collect();
-        Ok(if values.is_empty() {
-            Self::Absent
-        } else {
-            Self::parse(&values.join(","))
-        })
+        Ok(if values.is_empty() { Self::Absent } else { Self::parse(&values.join(",")) })
     }
 }
 

@@ -33,11 +33,7 @@ impl IdempotencyKey {
             return Uuid::new_v4();
         };
         let mut hasher = Sha256::new();
-        for part in [
-            principal.token.0.as_bytes(),
-            self.request.as_bytes(),
-            key.as_bytes(),
-        ] {
+        for part in [principal.token.0.as_bytes(), self.request.as_bytes(), key.as_bytes()] {
             hasher.update(u64::try_from(part.len()).unwrap_or(u64::MAX).to_be_bytes());
             hasher.update(part);
         }
@@ -88,11 +84,7 @@ mod tests {
     use super::*;
 
     fn principal(token: u128) -> Principal {
-        Principal {
-            token: TokenId(Uuid::from_u128(token)),
-            role: Role::Admin,
-            project: None,
-        }
+        Principal { token: TokenId(Uuid::from_u128(token)), role: Role::Admin, project: None }
     }
 
     async fn key(uri: &str, value: &str) -> Result<IdempotencyKey, Problem> {

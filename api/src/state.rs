@@ -17,9 +17,6 @@ impl ApiState {
     /// A state over this log.
     #[must_use]
     pub fn new(log: EventLog) -> Self {
-        Self {
-            auth: Authenticator::new(log.clone()),
-            log,
-        }
+        Self { auth: Authenticator::new(log.clone()), log }
     }
 }

@@ -54,10 +54,7 @@ fn router(log: EventLog) -> Router {
             "/who",
             get(|allowed: Allowed<ReadDevices>| async move { allowed.principal.actor() }),
         )
-        .route(
-            "/echo",
-            post(|Json(number): Json<u8>| async move { Json(number) }),
-        )
+        .route("/echo", post(|Json(number): Json<u8>| async move { Json(number) }))
         .with_state(ApiState::new(log))
 }
 
@@ -70,9 +67,7 @@ async fn ask(router: &Router, path: &str, bearer: &str) -> (StatusCode, String, 
     let response = router.clone().oneshot(request).await.unwrap();
     let status = response.status();
     let challenge = response.headers().get(header::WWW_AUTHENTICATE).cloned();
-    let body = axum::body::to_bytes(response.into_body(), 10_000)
-        .await
-        .unwrap();
+    let body = axum::body::to_bytes(response.into_body(), 10_000).await.unwrap();
     (
         status,
         String::from_utf8(body.to_vec()).unwrap(),
@@ -89,12 +84,10 @@ async fn the_door_opens_to_the_right_token_only() {
     })
     .await
     .unwrap();
-    let log = EventLog::open(
-        &ConnectOptions::new(postgres.connection_url()),
-        LogOptions::default(),
-    )
-    .await
-    .unwrap();
+    let log =
+        EventLog::open(&ConnectOptions::new(postgres.connection_url()), LogOptions::default())
+            .await
+            .unwrap();
     for project in ["system", "default", "other"] {
         log.ensure_project(&project.parse().unwrap()).await.unwrap();
     }
@@ -112,18 +105,8 @@ async fn the_door_opens_to_the_right_token_only() {
     let text = |token: &ApiTokenText| token.to_string();
     for (path, bearer, status, says) in [
         ("/read", text(&viewer), 200, "viewer default"),
-        (
-            "/read?project=default",
-            text(&viewer),
-            200,
-            "viewer default",
-        ),
-        (
-            "/read?project=other",
-            text(&viewer),
-            403,
-            "is for project default",
-        ),
+        ("/read?project=default", text(&viewer), 200, "viewer default"),
+        ("/read?project=other", text(&viewer), 403, "is for project default"),
         ("/write", text(&viewer), 403, "needs operator or admin"),
         ("/write", text(&operator), 200, "operator other"),
         ("/all", text(&operator), 403, "needs admin or auditor"),
@@ -132,12 +115,7 @@ async fn the_door_opens_to_the_right_token_only() {
         ("/admin", text(&auditor), 403, "needs admin"),
         ("/admin", text(&admin), 200, "admin default"),
         ("/admin?project=other", text(&admin), 200, "admin other"),
-        (
-            "/admin?project=nowhere",
-            text(&admin),
-            404,
-            "no project 'nowhere'",
-        ),
+        ("/admin?project=nowhere", text(&admin), 404, "no project 'nowhere'"),
         ("/admin?project=No", text(&admin), 400, "project"),
         ("/who", text(&admin), 200, &format!("token:{}", admin.id)),
         ("/read", text(&expired), 401, "not good"),
@@ -159,14 +137,8 @@ async fn the_door_opens_to_the_right_token_only() {
     // The use of the admin's token is recorded, once.
     let stream = StreamName::Token(admin.id);
     let uses = async || {
-        let events = log
-            .read_stream(&ProjectId::system(), &stream)
-            .await
-            .unwrap();
-        events
-            .iter()
-            .filter(|event| event.kind == "ApiTokenUsed")
-            .count()
+        let events = log.read_stream(&ProjectId::system(), &stream).await.unwrap();
+        events.iter().filter(|event| event.kind == "ApiTokenUsed").count()
     };
     for _ in 0..200 {
         if uses().await > 0 {
@@ -182,18 +154,9 @@ async fn the_door_opens_to_the_right_token_only() {
             .header(header::CONTENT_TYPE, content_type)
             .body(Body::from(body))
             .unwrap();
-        router
-            .clone()
-            .oneshot(request)
-            .await
-            .unwrap()
-            .status()
-            .as_u16()
+        router.clone().oneshot(request).await.unwrap().status().as_u16()
     };
-    assert_eq!(
-        echo("application/json; charset=utf-8", "7".into()).await,
-        200
-    );
+    assert_eq!(echo("application/json; charset=utf-8", "7".into()).await, 200);
     assert_eq!(echo("text/plain", "7".into()).await, 415);
     assert_eq!(echo("application/json", "700".into()).await, 400);
     assert_eq!(echo("application/json", " ".repeat(3_000_000)).await, 413);

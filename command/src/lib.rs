@@ -6,3 +6,5 @@
 
 pub mod domain;
 pub mod keys;
+pub mod link;
+pub mod service;

@@ -99,10 +99,7 @@ async fn fill(log: &EventLog, project: &ProjectId) {
             machine: None,
         };
         for event in [Event::from(registered), enrolled.into()] {
-            appends.push(append(
-                StreamName::Device(id),
-                NewEvent::server(&event, time),
-            ));
+            appends.push(append(StreamName::Device(id), NewEvent::server(&event, time)));
         }
     }
     for number in 0..EVENTS {
@@ -122,17 +119,11 @@ async fn fill(log: &EventLog, project: &ProjectId) {
                     connection: format!("N{number}/7"),
                     address: Some("10.0.0.7".into()),
                 };
-                append(
-                    StreamName::DevicePresence(id),
-                    NewEvent::server(&connected.into(), time),
-                )
+                append(StreamName::DevicePresence(id), NewEvent::server(&connected.into(), time))
             }
         });
         if appends.len() >= 2_000 || number + 1 == EVENTS {
-            let batch = Batch {
-                appends: std::mem::take(&mut appends),
-                offset: None,
-            };
+            let batch = Batch { appends: std::mem::take(&mut appends), offset: None };
             for result in log.append_batch(project, batch).await.unwrap() {
                 result.unwrap();
             }
@@ -144,9 +135,7 @@ fn tell(what: &str, rows: u64, start: Instant, copy: Option<f64>) -> f64 {
     let seconds = start.elapsed().as_secs_f64();
     #[expect(clippy::cast_precision_loss, reason = "a count of rows, for people")]
     let rate = rows as f64 / seconds;
-    let share = copy.map_or(String::new(), |copy| {
-        format!("{:5.1} % of COPY", 100.0 * rate / copy)
-    });
+    let share = copy.map_or(String::new(), |copy| format!("{:5.1} % of COPY", 100.0 * rate / copy));
     println!("{what:<24} {seconds:7.2} s {rate:10.0} events/s {share}");
     rate
 }
@@ -169,9 +158,7 @@ async fn main() {
     .await
     .unwrap();
     let connect = ConnectOptions::new(postgres.connection_url());
-    let log = EventLog::open(&connect, LogOptions::default())
-        .await
-        .unwrap();
+    let log = EventLog::open(&connect, LogOptions::default()).await.unwrap();
     let project = ProjectId::default_project();
     log.ensure_project(&project).await.unwrap();
     fill(&log, &project).await;
@@ -179,9 +166,7 @@ async fn main() {
     println!("{rows} events of {DEVICES} devices");
 
     let (client, connection) =
-        tokio_postgres::connect(&postgres.connection_url(), tokio_postgres::NoTls)
-            .await
-            .unwrap();
+        tokio_postgres::connect(&postgres.connection_url(), tokio_postgres::NoTls).await.unwrap();
     tokio::spawn(connection);
     let copied: Vec<Bytes> = client
         .copy_out("COPY (SELECT * FROM events ORDER BY position) TO STDOUT (FORMAT binary)")
@@ -197,10 +182,7 @@ async fn main() {
         .await
         .unwrap();
     let start = Instant::now();
-    let sink = client
-        .copy_in::<_, Bytes>("COPY plain FROM STDIN (FORMAT binary)")
-        .await
-        .unwrap();
+    let sink = client.copy_in::<_, Bytes>("COPY plain FROM STDIN (FORMAT binary)").await.unwrap();
     let mut sink = std::pin::pin!(sink);
     for chunk in copied {
         sink.feed(chunk).await.unwrap();
@@ -211,10 +193,8 @@ async fn main() {
     let start = Instant::now();
     let mut after = 0;
     loop {
-        let filter = muster_eventlog::ReadFilter {
-            after,
-            ..muster_eventlog::ReadFilter::default()
-        };
+        let filter =
+            muster_eventlog::ReadFilter { after, ..muster_eventlog::ReadFilter::default() };
         let events = log.read(&project, &filter, 5_000).await.unwrap();
         let Some(last) = events.last() else { break };
         after = last.position;

@@ -46,11 +46,7 @@ impl Authenticator {
     #[must_use]
     pub fn new(log: EventLog) -> Self {
         Self {
-            inner: Arc::new(Inner {
-                log,
-                tokens: Mutex::default(),
-                projects: Mutex::default(),
-            }),
+            inner: Arc::new(Inner { log, tokens: Mutex::default(), projects: Mutex::default() }),
         }
     }
 
@@ -83,12 +79,7 @@ impl Authenticator {
     /// # Errors
     /// When the log cannot be asked.
     pub async fn project_exists(&self, project: &ProjectId) -> Result<bool, StoreError> {
-        let lock = || {
-            self.inner
-                .projects
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-        };
+        let lock = || self.inner.projects.lock().unwrap_or_else(PoisonError::into_inner);
         if lock().contains(project) {
             return Ok(true);
         }
@@ -102,11 +93,7 @@ impl Authenticator {
     async fn look_up(&self, token: &ApiTokenText) -> Result<Known, StoreError> {
         let key = (token.project.clone(), token.id);
         let stream = StreamName::Token(token.id);
-        let version = self
-            .inner
-            .log
-            .stream_version(&token.project, &stream)
-            .await?;
+        let version = self.inner.log.stream_version(&token.project, &stream).await?;
         if let Some(known) = self.tokens().get(&key)
             && known.version == version
         {
@@ -141,10 +128,7 @@ impl Authenticator {
     }
 
     fn tokens(&self) -> std::sync::MutexGuard<'_, HashMap<(ProjectId, TokenId), Known>> {
-        self.inner
-            .tokens
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.inner.tokens.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Records the use in the background, when none was recorded for an hour.

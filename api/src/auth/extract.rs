@@ -40,10 +40,7 @@ where
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
         let principal = authenticate(parts, &ApiState::from_ref(state)).await?;
         hold_to(&principal, P::PERMISSION)?;
-        Ok(Self {
-            principal,
-            permission: PhantomData,
-        })
+        Ok(Self { principal, permission: PhantomData })
     }
 }
 
@@ -59,11 +56,7 @@ where
         let principal = authenticate(parts, &api).await?;
         hold_to(&principal, P::PERMISSION)?;
         let project = project_of(parts, &principal, &api).await?;
-        Ok(Self {
-            principal,
-            project,
-            permission: PhantomData,
-        })
+        Ok(Self { principal, project, permission: PhantomData })
     }
 }
 
@@ -90,38 +83,20 @@ fn bearer(parts: &Parts) -> Result<&str, Problem> {
             "no token came with the request; send the header Authorization: Bearer mst_…",
         )
     };
-    let value = parts
-        .headers
-        .get(header::AUTHORIZATION)
-        .ok_or_else(missing)?;
-    let (scheme, token) = value
-        .to_str()
-        .ok()
-        .and_then(|text| text.split_once(' '))
-        .ok_or_else(missing)?;
-    if scheme.eq_ignore_ascii_case("bearer") {
-        Ok(token.trim())
-    } else {
-        Err(missing())
-    }
+    let value = parts.headers.get(header::AUTHORIZATION).ok_or_else(missing)?;
+    let (scheme, token) =
+        value.to_str().ok().and_then(|text| text.split_once(' ')).ok_or_else(missing)?;
+    if scheme.eq_ignore_ascii_case("bearer") { Ok(token.trim()) } else { Err(missing()) }
 }
 
 fn hold_to(principal: &Principal, permission: Permission) -> Result<(), Problem> {
     if principal.may(permission) {
         return Ok(());
     }
-    let roles: Vec<&str> = permission
-        .roles()
-        .iter()
-        .map(|role| role.as_str())
-        .collect();
+    let roles: Vec<&str> = permission.roles().iter().map(|role| role.as_str()).collect();
     Err(Problem::new(
         Kind::Forbidden,
-        format!(
-            "the token's role is {}; this needs {}",
-            principal.role,
-            roles.join(" or ")
-        ),
+        format!("the token's role is {}; this needs {}", principal.role, roles.join(" or ")),
     ))
 }
 
@@ -151,9 +126,7 @@ async fn project_of(
             if api.auth.project_exists(&project).await? {
                 Ok(project)
             } else {
-                Err(Problem::not_found(format!(
-                    "there is no project '{project}'"
-                )))
+                Err(Problem::not_found(format!("there is no project '{project}'")))
             }
         }
     }

@@ -109,22 +109,10 @@ mod tests {
             (living.clone(), "secret", Ok(Role::Operator)),
             (living.clone(), "Secret", Err(Refusal::WrongSecret)),
             (living.clone(), "", Err(Refusal::WrongSecret)),
-            (
-                living.clone().evolve(&used, now),
-                "secret",
-                Ok(Role::Operator),
-            ),
-            (
-                living.clone().evolve(&revoked, now),
-                "secret",
-                Err(Refusal::Revoked),
-            ),
+            (living.clone().evolve(&used, now), "secret", Ok(Role::Operator)),
+            (living.clone().evolve(&revoked, now), "secret", Err(Refusal::Revoked)),
             (living.evolve(&revoked, now), "x", Err(Refusal::WrongSecret)),
-            (
-                created(Some(Timestamp(100))),
-                "secret",
-                Err(Refusal::Expired),
-            ),
+            (created(Some(Timestamp(100))), "secret", Err(Refusal::Expired)),
             (created(Some(Timestamp(101))), "secret", Ok(Role::Operator)),
         ] {
             assert_eq!(state.check(secret.as_bytes(), now), expected, "{state:?}");

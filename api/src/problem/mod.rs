@@ -56,73 +56,47 @@ impl Kind {
     /// The last part of `type`, the title, and the status.
     const fn parts(self) -> (&'static str, &'static str, StatusCode) {
         match self {
-            Self::Validation => (
-                "validation",
-                "The request breaks a rule",
-                StatusCode::BAD_REQUEST,
-            ),
-            Self::Unauthorized => (
-                "unauthorized",
-                "A valid token is needed",
-                StatusCode::UNAUTHORIZED,
-            ),
-            Self::Forbidden => (
-                "forbidden",
-                "The token does not allow this",
-                StatusCode::FORBIDDEN,
-            ),
+            Self::Validation => {
+                ("validation", "The request breaks a rule", StatusCode::BAD_REQUEST)
+            }
+            Self::Unauthorized => {
+                ("unauthorized", "A valid token is needed", StatusCode::UNAUTHORIZED)
+            }
+            Self::Forbidden => {
+                ("forbidden", "The token does not allow this", StatusCode::FORBIDDEN)
+            }
             Self::NotFound => ("not-found", "There is no such thing", StatusCode::NOT_FOUND),
             Self::MethodNotAllowed => (
                 "method-not-allowed",
                 "The method does not exist here",
                 StatusCode::METHOD_NOT_ALLOWED,
             ),
-            Self::Conflict => (
-                "conflict",
-                "It does not fit the present state",
-                StatusCode::CONFLICT,
-            ),
+            Self::Conflict => {
+                ("conflict", "It does not fit the present state", StatusCode::CONFLICT)
+            }
             Self::Gone => ("gone", "It is no more", StatusCode::GONE),
             Self::PreconditionFailed => (
                 "precondition-failed",
                 "It was changed in the meantime",
                 StatusCode::PRECONDITION_FAILED,
             ),
-            Self::TooLarge => (
-                "too-large",
-                "The body is too large",
-                StatusCode::PAYLOAD_TOO_LARGE,
-            ),
+            Self::TooLarge => ("too-large", "The body is too large", StatusCode::PAYLOAD_TOO_LARGE),
             Self::UnsupportedMediaType => (
                 "unsupported-media-type",
                 "The body is not JSON",
                 StatusCode::UNSUPPORTED_MEDIA_TYPE,
             ),
-            Self::TooMuch => (
-                "too-much",
-                "The answer would be too large",
-                StatusCode::UNPROCESSABLE_ENTITY,
-            ),
-            Self::TooManyRequests => (
-                "too-many-requests",
-                "Too many requests",
-                StatusCode::TOO_MANY_REQUESTS,
-            ),
-            Self::Internal => (
-                "internal",
-                "The server failed",
-                StatusCode::INTERNAL_SERVER_ERROR,
-            ),
-            Self::Unavailable => (
-                "unavailable",
-                "Something that is needed is away",
-                StatusCode::SERVICE_UNAVAILABLE,
-            ),
-            Self::NotYet => (
-                "not-yet",
-                "It did not come in time",
-                StatusCode::GATEWAY_TIMEOUT,
-            ),
+            Self::TooMuch => {
+                ("too-much", "The answer would be too large", StatusCode::UNPROCESSABLE_ENTITY)
+            }
+            Self::TooManyRequests => {
+                ("too-many-requests", "Too many requests", StatusCode::TOO_MANY_REQUESTS)
+            }
+            Self::Internal => ("internal", "The server failed", StatusCode::INTERNAL_SERVER_ERROR),
+            Self::Unavailable => {
+                ("unavailable", "Something that is needed is away", StatusCode::SERVICE_UNAVAILABLE)
+            }
+            Self::NotYet => ("not-yet", "It did not come in time", StatusCode::GATEWAY_TIMEOUT),
         }
     }
 
@@ -216,14 +190,9 @@ impl Problem {
     /// Some fields, parameters or headers break rules.
     #[must_use]
     pub fn fields(errors: Vec<FieldError>) -> Self {
-        let said: Vec<String> = errors
-            .iter()
-            .map(|error| format!("{}: {}", error.field, error.rule))
-            .collect();
-        Self {
-            errors,
-            ..Self::new(Kind::Validation, said.join("; "))
-        }
+        let said: Vec<String> =
+            errors.iter().map(|error| format!("{}: {}", error.field, error.rule)).collect();
+        Self { errors, ..Self::new(Kind::Validation, said.join("; ")) }
     }
 
     /// There is no such thing.

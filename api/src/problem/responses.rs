@@ -26,35 +26,24 @@ fn responses(kinds: &[(Kind, &str)]) -> BTreeMap<String, RefOr<Response>> {
             let schema = Ref::from_schema_name("Problem");
             let response = ResponseBuilder::new()
                 .description(*description)
-                .content(
-                    MEDIA_TYPE,
-                    ContentBuilder::new().schema(Some(schema)).build(),
-                )
+                .content(MEDIA_TYPE, ContentBuilder::new().schema(Some(schema)).build())
                 .build();
             (kind.status().as_str().to_owned(), RefOr::T(response))
         })
         .collect()
 }
 
-const BAD_REQUEST: (Kind, &str) = (
-    Kind::Validation,
-    "A parameter, header or field breaks a rule; `errors` names it",
-);
+const BAD_REQUEST: (Kind, &str) =
+    (Kind::Validation, "A parameter, header or field breaks a rule; `errors` names it");
 const UNAUTHORIZED: (Kind, &str) = (Kind::Unauthorized, "No token, or none that is good");
-const FORBIDDEN: (Kind, &str) = (
-    Kind::Forbidden,
-    "The token's role or project does not allow this",
-);
+const FORBIDDEN: (Kind, &str) =
+    (Kind::Forbidden, "The token's role or project does not allow this");
 const NOT_FOUND: (Kind, &str) = (Kind::NotFound, "There is no such thing");
 const INTERNAL: (Kind, &str) = (Kind::Internal, "The server failed");
-const UNAVAILABLE: (Kind, &str) = (
-    Kind::Unavailable,
-    "Something that is needed is away; `Retry-After` says when to try again",
-);
-const NOT_YET: (Kind, &str) = (
-    Kind::NotYet,
-    "The read model did not reach `Muster-Min-Position` in time",
-);
+const UNAVAILABLE: (Kind, &str) =
+    (Kind::Unavailable, "Something that is needed is away; `Retry-After` says when to try again");
+const NOT_YET: (Kind, &str) =
+    (Kind::NotYet, "The read model did not reach `Muster-Min-Position` in time");
 
 impl IntoResponses for ReadProblems {
     fn responses() -> BTreeMap<String, RefOr<Response>> {
@@ -79,15 +68,9 @@ impl IntoResponses for WriteProblems {
             NOT_FOUND,
             (Kind::Conflict, "It does not fit the present state"),
             (Kind::Gone, "It was deleted"),
-            (
-                Kind::PreconditionFailed,
-                "`If-Match` names another version than the present one",
-            ),
+            (Kind::PreconditionFailed, "`If-Match` names another version than the present one"),
             (Kind::TooLarge, "The body is too large"),
-            (
-                Kind::UnsupportedMediaType,
-                "The body is not `application/json`",
-            ),
+            (Kind::UnsupportedMediaType, "The body is not `application/json`"),
             INTERNAL,
             UNAVAILABLE,
         ])
@@ -99,10 +82,7 @@ impl IntoResponses for OpenProblems {
         responses(&[
             BAD_REQUEST,
             (Kind::TooLarge, "The body is too large"),
-            (
-                Kind::UnsupportedMediaType,
-                "The body is not `application/json`",
-            ),
+            (Kind::UnsupportedMediaType, "The body is not `application/json`"),
             INTERNAL,
             UNAVAILABLE,
         ])

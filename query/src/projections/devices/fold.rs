@@ -182,12 +182,7 @@ impl Device {
         if self.epochs.len() == Self::EPOCHS {
             self.epochs.remove(0);
         }
-        self.epochs.push(Epoch {
-            epoch,
-            cause,
-            since,
-            seq: 0,
-        });
+        self.epochs.push(Epoch { epoch, cause, since, seq: 0 });
     }
 }
 
@@ -195,9 +190,6 @@ impl Device {
 /// time long past is what an offline device's events have.)
 #[must_use]
 pub fn is_odd(stored: &StoredEvent) -> bool {
-    let ahead = stored
-        .occurred_at
-        .micros()
-        .saturating_sub(stored.recorded_at.micros());
+    let ahead = stored.occurred_at.micros().saturating_sub(stored.recorded_at.micros());
     !stored.occurred_at.is_plausible() || ahead > AHEAD
 }

@@ -57,11 +57,7 @@ impl Device {
             Status::Deleted
         } else if self.enrollment.is_none() {
             Status::Registered
-        } else if self
-            .presence
-            .as_ref()
-            .is_some_and(|presence| presence.online)
-        {
+        } else if self.presence.as_ref().is_some_and(|presence| presence.online) {
             Status::Online
         } else {
             Status::Offline
@@ -71,10 +67,7 @@ impl Device {
     /// The host's own name: as reported, else as it was at the enrollment.
     #[must_use]
     pub fn hostname(&self) -> Option<&str> {
-        let reported = self
-            .inventory
-            .as_ref()
-            .and_then(|it| it.hostname.as_deref());
+        let reported = self.inventory.as_ref().and_then(|it| it.hostname.as_deref());
         reported.or_else(|| self.enrollment.as_ref()?.hostname.as_deref())
     }
 }

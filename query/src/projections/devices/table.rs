@@ -61,11 +61,8 @@ impl Devices {
             name => format!("n.{name}"),
         };
         let values: Vec<String> = names.iter().map(value).collect();
-        let sets: Vec<String> = names
-            .iter()
-            .zip(&values)
-            .map(|(name, value)| format!("{name} = {value}"))
-            .collect();
+        let sets: Vec<String> =
+            names.iter().zip(&values).map(|(name, value)| format!("{name} = {value}")).collect();
         let (names, arrays) = (names.join(", "), arrays.join(", "));
         Self {
             insert: format!(
@@ -198,10 +195,8 @@ impl Projection for Devices {
         project: &ProjectId,
         events: &[StoredEvent],
     ) -> Result<(), ProjectionError> {
-        let touched: HashSet<DeviceId> = events
-            .iter()
-            .filter_map(|event| event.stream.device())
-            .collect();
+        let touched: HashSet<DeviceId> =
+            events.iter().filter_map(|event| event.stream.device()).collect();
         if touched.is_empty() {
             return Ok(());
         }
@@ -222,10 +217,8 @@ impl Projection for Devices {
                     .map_err(|error| ProjectionError::cannot_apply(&self.table, stored, error))?;
             }
         }
-        self.write(transaction, project, new.iter(), &self.insert)
-            .await?;
-        self.write(transaction, project, touched.difference(&new), &self.update)
-            .await
+        self.write(transaction, project, new.iter(), &self.insert).await?;
+        self.write(transaction, project, touched.difference(&new), &self.update).await
     }
 
     fn forget(&mut self) {
@@ -272,25 +265,18 @@ impl Columns {
         let json = |error: serde_json::Error| StoreError::Corrupt(format!("device {id}: {error}"));
         let inventory = device.inventory.as_ref();
         self.device.push(id.0);
-        self.name
-            .push(device.name.as_ref().map(ToString::to_string));
+        self.name.push(device.name.as_ref().map(ToString::to_string));
         self.status.push(device.status().as_str());
-        self.labels
-            .push(serde_json::to_string(&device.labels).map_err(json)?);
+        self.labels.push(serde_json::to_string(&device.labels).map_err(json)?);
         self.search.push(storable(&search_text(device)));
         self.os.push(
-            inventory
-                .and_then(|it| it.os_name.as_deref().or(it.os_id.as_deref()))
-                .map(storable),
+            inventory.and_then(|it| it.os_name.as_deref().or(it.os_id.as_deref())).map(storable),
         );
-        self.arch
-            .push(inventory.and_then(|it| it.arch.as_deref()).map(storable));
-        self.agent_version
-            .push(inventory.map(|it| storable(&it.agent_version)));
+        self.arch.push(inventory.and_then(|it| it.arch.as_deref()).map(storable));
+        self.agent_version.push(inventory.map(|it| storable(&it.agent_version)));
         self.created_position.push(as_i64(device.created_position));
         self.heard_at.push(device.heard_at.map(|at| at.micros()));
-        self.state
-            .push(serde_json::to_string(device).map_err(json)?);
+        self.state.push(serde_json::to_string(device).map_err(json)?);
         Ok(())
     }
 }
@@ -319,10 +305,7 @@ async fn prepare(
     transaction: &Transaction<'_>,
     sql: &str,
 ) -> Result<tokio_postgres::Statement, StoreError> {
-    transaction
-        .prepare(sql)
-        .await
-        .map_err(store("prepare a projection's statement"))
+    transaction.prepare(sql).await.map_err(store("prepare a projection's statement"))
 }
 
 pub(crate) fn store(attempted: &'static str) -> impl FnOnce(tokio_postgres::Error) -> StoreError {

@@ -69,10 +69,8 @@ impl Projection for Timeline {
         }
         // In the index's order, its pages are touched one after the other.
         rows.sort_unstable();
-        let sink = transaction
-            .copy_in(&self.copy)
-            .await
-            .map_err(store("begin to write the timeline"))?;
+        let sink =
+            transaction.copy_in(&self.copy).await.map_err(store("begin to write the timeline"))?;
         let writer = BinaryCopyInWriter::new(sink, &[Type::TEXT, Type::UUID, Type::INT8]);
         let mut writer = std::pin::pin!(writer);
         for (device, position) in rows {

@@ -23,9 +23,7 @@ impl Tokens {
     /// Fills a table of this name: the live one, or one beside it.
     #[must_use]
     pub fn new(table: impl Into<String>) -> Self {
-        Self {
-            table: table.into(),
-        }
+        Self { table: table.into() }
     }
 
     async fn load(
@@ -112,20 +110,15 @@ impl Projection for Tokens {
                  created_position = excluded.created_position, state = excluded.state",
             self.table
         );
-        let statement = transaction
-            .prepare(&sql)
-            .await
-            .map_err(store("prepare to write tokens"))?;
+        let statement =
+            transaction.prepare(&sql).await.map_err(store("prepare to write tokens"))?;
         for (id, token) in &tokens {
             let state = serde_json::to_string(token)
                 .map_err(|error| StoreError::Corrupt(format!("token {id}: {error}")))?;
             let kind = token.kind.as_ref().map(TokenKind::as_str);
             let created = as_i64(token.created_position);
             transaction
-                .execute(
-                    &statement,
-                    &[&project.as_str(), id, &kind, &created, &state],
-                )
+                .execute(&statement, &[&project.as_str(), id, &kind, &created, &state])
                 .await
                 .map_err(store("write tokens"))?;
         }

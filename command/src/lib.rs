@@ -5,6 +5,7 @@
 //! append to.
 
 pub mod domain;
+pub mod http;
 pub mod keys;
 pub mod link;
 pub mod service;

@@ -15,6 +15,7 @@ pub mod find;
 pub mod influx;
 pub mod nats;
 pub mod ports;
+pub mod program;
 pub mod postgres;
 
 mod files;

@@ -1,0 +1,111 @@
+//! The one origin: the routes of query and command behind one TLS listener, with the document that
+//! describes them.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use axum::Router;
+use axum::extract::DefaultBodyLimit;
+use axum::response::IntoResponse;
+use axum_server::Handle;
+use axum_server::tls_rustls::RustlsConfig;
+use muster_command::keys::Certificates;
+use tokio_util::sync::CancellationToken;
+use tower_http::catch_panic::CatchPanicLayer;
+use utoipa::openapi::OpenApi;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_swagger_ui::SwaggerUi;
+
+/// The largest body that is read.
+const MAX_BODY: usize = 256 * 1024;
+
+/// What is behind the door.
+#[derive(Default)]
+pub(super) struct Door {
+    routers: Vec<OpenApiRouter>,
+}
+
+/// The document over these routers, and their routes.
+fn compose(routers: Vec<OpenApiRouter>) -> (Router, OpenApi) {
+    let mut all = OpenApiRouter::with_openapi(muster_query::openapi_info());
+    for router in routers {
+        all = all.merge(router);
+    }
+    all.split_for_parts()
+}
+
+/// The OpenAPI document of the whole API.
+pub(crate) fn openapi(command: OpenApiRouter, query: OpenApiRouter) -> OpenApi {
+    compose(vec![query, command]).1
+}
+
+impl Door {
+    pub(super) fn command(&mut self, router: OpenApiRouter) {
+        self.routers.push(router);
+    }
+
+    pub(super) fn query(&mut self, router: OpenApiRouter) {
+        self.routers.insert(0, router);
+    }
+
+    pub(super) fn is_wanted(&self) -> bool {
+        !self.routers.is_empty()
+    }
+
+    /// Opens the door; answers the future that serves until `stop`.
+    pub(super) async fn open(
+        self,
+        listen: SocketAddr,
+        certificates: Certificates,
+        stop: CancellationToken,
+    ) -> Result<impl Future<Output = Result<()>> + Send + 'static> {
+        let (routes, document) = compose(self.routers);
+        let app = routes
+            .merge(SwaggerUi::new("/docs").url("/openapi.json", document))
+            .fallback(not_found)
+            .method_not_allowed_fallback(method_not_allowed)
+            .layer(DefaultBodyLimit::max(MAX_BODY))
+            .layer(CatchPanicLayer::custom(panicked));
+        let tls = RustlsConfig::from_pem_file(&certificates.chain, &certificates.key)
+            .await
+            .context("the server's certificate is not usable")?;
+        let listener = std::net::TcpListener::bind(listen)
+            .with_context(|| format!("cannot listen on {listen}; choose another with --port or --listen"))?;
+        listener.set_nonblocking(true)?;
+        let handle = Handle::new();
+        let stopping = handle.clone();
+        tokio::spawn(async move {
+            stop.cancelled().await;
+            stopping.graceful_shutdown(Some(Duration::from_secs(2)));
+        });
+        let server = axum_server::from_tcp_rustls(listener, tls)?
+            .handle(handle)
+            .serve(app.into_make_service_with_connect_info::<SocketAddr>());
+        Ok(async move { server.await.context("the API stopped") })
+    }
+}
+
+async fn not_found(uri: axum::http::Uri) -> impl IntoResponse {
+    let path: String = uri.path().chars().take(200).collect();
+    muster_api::Problem::not_found(format!("nothing is at {path}; /docs shows what there is"))
+}
+
+async fn method_not_allowed(method: axum::http::Method, uri: axum::http::Uri) -> impl IntoResponse {
+    let path: String = uri.path().chars().take(200).collect();
+    muster_api::Problem::new(
+        muster_api::problem::Kind::MethodNotAllowed,
+        format!("{path} does not take {method}; /docs shows what it takes"),
+    )
+}
+
+fn panicked(panic: Box<dyn std::any::Any + Send>) -> axum::response::Response {
+    let text = panic
+        .downcast_ref::<String>()
+        .map(String::as_str)
+        .or_else(|| panic.downcast_ref::<&str>().copied())
+        .unwrap_or("no message");
+    muster_api::Problem::internal(&std::io::Error::other(format!("a handler panicked: {text}")))
+        .into_response()
+}

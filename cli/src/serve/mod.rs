@@ -1,0 +1,130 @@
+//! `muster serve`: one role or all of them, in this process, against servers that are already there.
+//!
+//! `muster up` runs the same code on servers that it has started itself.
+
+mod broker;
+mod door;
+mod options;
+
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use muster_api::ApiState;
+use muster_command::keys::KeyStore;
+use muster_command::service::{BrokerAccess, Service};
+use muster_eventlog::{ConnectOptions, EventLog, Follower, LogOptions};
+use muster_ingest::presence::PresenceOptions;
+use muster_schemas::ProjectId;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+pub(crate) use options::{
+    MetricStore, Role, Roles, ServeArgs, ServeOptions, certificate_names,
+};
+
+/// How long a device's JWT works.
+const JWT_LIFE: std::time::Duration = std::time::Duration::from_secs(3600);
+
+/// Runs the roles until Ctrl-C or SIGTERM.
+pub(crate) async fn run_until_signal(options: ServeOptions) -> Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let stop = CancellationToken::new();
+    let mut terminate = signal(SignalKind::terminate())?;
+    let stopping = stop.clone();
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = tokio::signal::ctrl_c() => {}
+            _ = terminate.recv() => {}
+        }
+        stopping.cancel();
+    });
+    let listen = options.listen;
+    run(options, stop, move || tracing::info!(%listen, "ready")).await
+}
+
+/// Is this address free to listen on? Asked before anything is started for it.
+pub(crate) fn check_free(listen: std::net::SocketAddr) -> Result<()> {
+    std::net::TcpListener::bind(listen).map(drop).with_context(|| {
+        format!("cannot listen on {listen}; choose another port with --port, or stop what uses it")
+    })
+}
+
+/// Runs the roles until `stop`. `ready` is called once the door is open.
+pub(crate) async fn run(
+    options: ServeOptions,
+    stop: CancellationToken,
+    ready: impl FnOnce() + Send,
+) -> Result<()> {
+    let connect = ConnectOptions { connections: 16, ..ConnectOptions::new(&options.postgres_url) };
+    let log = EventLog::open(&connect, LogOptions::default())
+        .await
+        .context("cannot open the event log in PostgreSQL")?;
+    for project in [ProjectId::default_project(), ProjectId::system()] {
+        log.ensure_project(&project).await.context("cannot make a project's log")?;
+    }
+    let keys = Arc::new(KeyStore::open(&options.keys)?);
+    let roles = options.roles;
+    let api = ApiState::new(log.clone());
+    let follower = Follower::start(&log, stop.clone());
+    let (system, reconnected) = broker::connect_system(&options, &keys).await?;
+    let mut parts: JoinSet<Result<()>> = JoinSet::new();
+
+    let mut door = door::Door::default();
+    if roles.has(Role::Command) {
+        let nats = broker::connect(&options, &keys, "command").await?;
+        let access = BrokerAccess { servers: options.device_servers.clone(), jwt_life: JWT_LIFE };
+        let service = Service::new(log.clone(), keys.clone(), nats, system.clone(), access);
+        service.push_account().await?;
+        door.command(muster_command::http::router(api.clone(), service.clone()));
+        let stop = stop.clone();
+        parts.spawn(async move {
+            muster_command::link::run(service, stop).await;
+            Ok(())
+        });
+    }
+    if roles.has(Role::Query) {
+        let nats = broker::connect(&options, &keys, "query").await?;
+        let query = muster_query::Query::start(muster_query::QueryOptions {
+            api: api.clone(),
+            nats,
+            follower: follower.clone(),
+            influx: options.metric_store.query_options(),
+            stop: stop.clone(),
+        })
+        .await
+        .context("cannot start the query role")?;
+        door.query(query.router());
+    }
+    if roles.has(Role::Ingest) {
+        let nats = broker::connect(&options, &keys, "ingest").await?;
+        let presence = PresenceOptions {
+            log: log.clone(),
+            system,
+            reconnected,
+            account: keys.broker_identity()?.account,
+        };
+        let ingest = muster_ingest::IngestOptions {
+            log: log.clone(),
+            nats,
+            store: options.metric_store.store_settings(),
+            presence,
+        };
+        let stop = stop.clone();
+        parts.spawn(async move { Ok(muster_ingest::run(ingest, stop).await?) });
+    }
+    if door.is_wanted() {
+        let listen = options.listen;
+        let certificates = options.certificates(&keys)?;
+        let stop = stop.clone();
+        parts.spawn(door.open(listen, certificates, stop).await?);
+    }
+    ready();
+    while let Some(ended) = parts.join_next().await {
+        // One role that cannot go on stops the process: whoever watches it starts it again.
+        if let Err(error) = ended.context("a role panicked").and_then(|ended| ended) {
+            stop.cancel();
+            return Err(error);
+        }
+    }
+    Ok(())
+}

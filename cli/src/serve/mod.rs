@@ -12,7 +12,7 @@ use anyhow::{Context, Result};
 use muster_api::ApiState;
 use muster_command::keys::KeyStore;
 use muster_command::service::{BrokerAccess, Service};
-use muster_eventlog::{ConnectOptions, EventLog, Follower, LogOptions};
+use muster_eventlog::{ConnectOptions, EventLog, LogOptions};
 use muster_ingest::presence::PresenceOptions;
 use muster_schemas::ProjectId;
 use tokio::task::JoinSet;
@@ -65,7 +65,6 @@ pub(crate) async fn run(
     let keys = Arc::new(KeyStore::open(&options.keys)?);
     let roles = options.roles;
     let api = ApiState::new(log.clone());
-    let follower = Follower::start(&log, stop.clone());
     let (system, reconnected) = broker::connect_system(&options, &keys).await?;
     let mut parts: JoinSet<Result<()>> = JoinSet::new();
 
@@ -85,15 +84,21 @@ pub(crate) async fn run(
     if roles.has(Role::Query) {
         let nats = broker::connect(&options, &keys, "query").await?;
         let query = muster_query::Query::start(muster_query::QueryOptions {
-            api: api.clone(),
+            log: log.clone(),
             nats,
-            follower: follower.clone(),
-            influx: options.metric_store.query_options(),
+            influx: options.metric_store.query_options()?,
             stop: stop.clone(),
         })
         .await
         .context("cannot start the query role")?;
         door.query(query.router());
+        let mut tasks = query.tasks;
+        parts.spawn(async move {
+            while let Some(ended) = tasks.join_next().await {
+                ended.context("a part of the query role panicked")?;
+            }
+            Ok(())
+        });
     }
     if roles.has(Role::Ingest) {
         let nats = broker::connect(&options, &keys, "ingest").await?;

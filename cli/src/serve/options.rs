@@ -3,10 +3,11 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 use muster_command::keys::{Certificates, KeyStore};
 use muster_ingest::metrics::StoreSettings;
+use muster_query::influx::{InfluxCredentials, InfluxQueryOptions};
 
 /// What a process does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -54,19 +55,21 @@ impl MetricStore {
         settings
     }
 
-    pub(crate) fn query_options(&self) -> muster_query::InfluxQueryOptions {
-        muster_query::InfluxQueryOptions {
-            url: self.url.clone(),
+    pub(crate) fn query_options(&self) -> Result<InfluxQueryOptions> {
+        Ok(InfluxQueryOptions {
+            url: self
+                .url
+                .parse()
+                .with_context(|| format!("'{}' is not InfluxDB's URL", self.url))?,
             database: self.database.clone(),
             credentials: match (&self.token, &self.user) {
-                (Some((_, token)), _) => muster_query::InfluxCredentials::Token(token.clone()),
-                (None, Some((user, password))) => muster_query::InfluxCredentials::Password {
-                    user: user.clone(),
-                    password: password.clone(),
-                },
-                (None, None) => muster_query::InfluxCredentials::None,
+                (Some((_, token)), _) => InfluxCredentials::Token(token.clone()),
+                (None, Some((user, password))) => {
+                    InfluxCredentials::Password { user: user.clone(), password: password.clone() }
+                }
+                (None, None) => InfluxCredentials::Open,
             },
-        }
+        })
     }
 }
 

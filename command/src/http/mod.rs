@@ -1,5 +1,6 @@
 //! The write side's doors: HTTP in, the service's words out. Nothing is decided here.
 
+mod dead_letters;
 mod device;
 mod devices;
 mod problems;
@@ -77,6 +78,7 @@ pub fn router(api: ApiState, service: Service) -> OpenApiRouter {
         .routes(routes!(tokens::revoke_enrollment_token))
         .routes(routes!(tokens::create_token))
         .routes(routes!(tokens::revoke_token))
+        .routes(routes!(dead_letters::retry_dead_letter))
         .routes(routes!(device::enroll_device))
         .routes(routes!(device::create_nonce))
         .routes(routes!(device::renew_credentials))

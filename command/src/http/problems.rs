@@ -21,6 +21,7 @@ impl From<ServiceError> for Problem {
             ServiceError::Append(error) => error.into(),
             ServiceError::Stored(error) => Self::internal(&error),
             ServiceError::Key(error) => Self::internal(&error),
+            ServiceError::Broker(_) => Self::unavailable(format!("{error}; try again"), 2),
         }
     }
 }

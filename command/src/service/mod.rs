@@ -4,6 +4,7 @@
 //! here of HTTP.
 
 mod credentials;
+mod dead_letters;
 mod devices;
 mod enrollment;
 mod epochs;
@@ -63,6 +64,9 @@ pub enum ServiceError {
     /// A key could not be used.
     #[error(transparent)]
     Key(#[from] KeyError),
+    /// The broker is away.
+    #[error("the broker is away: {0}")]
+    Broker(String),
 }
 
 /// Who asks, and under which conditions.

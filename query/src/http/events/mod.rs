@@ -1,0 +1,8 @@
+//! `/events`: the log, in pages and live.
+
+pub(crate) mod list;
+pub(crate) mod stream;
+mod types;
+mod view;
+
+pub(crate) use view::EventView;

@@ -1,7 +1,7 @@
 //! Starts the read side: projections, live metrics, the read API.
 
 use muster_api::ApiState;
-use muster_eventlog::projection::{Projection, Progress, Runner};
+use muster_eventlog::projection::{Progress, Projection, Runner};
 use muster_eventlog::{EventLog, Follower, StoreError};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -97,7 +97,10 @@ struct Work {
 }
 
 impl Work {
-    async fn project<P: Projection>(&mut self, projection: P) -> Result<Progress, StoreError> {
+    async fn project<P: Projection + Sync>(
+        &mut self,
+        projection: P,
+    ) -> Result<Progress, StoreError> {
         let runner = Runner::open(self.log.clone(), projection).await?;
         let progress = runner.progress();
         self.tasks

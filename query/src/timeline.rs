@@ -7,22 +7,22 @@ use crate::projections::{as_i64, timeline};
 
 /// Which positions.
 #[derive(Clone, Copy, Debug)]
-pub struct Positions {
+pub(crate) struct Positions {
     /// After this one.
-    pub after: u64,
+    pub(crate) after: u64,
     /// Up to this one.
-    pub until: u64,
+    pub(crate) until: u64,
     /// The order.
-    pub newest_first: bool,
+    pub(crate) newest_first: bool,
     /// How many at most.
-    pub limit: u32,
+    pub(crate) limit: u32,
 }
 
 /// The positions of a device's events.
 ///
 /// # Errors
 /// When PostgreSQL cannot be asked.
-pub async fn positions(
+pub(crate) async fn positions(
     log: &EventLog,
     project: &ProjectId,
     device: DeviceId,

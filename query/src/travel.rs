@@ -96,12 +96,17 @@ pub async fn device_at(
         };
         let positions = timeline::positions(log, project, id, &range)
             .await
-            .map_err(|error| StoreError::Corrupt(format!("failed to read the timeline: {error}")))?;
+            .map_err(|error| {
+                StoreError::Corrupt(format!("failed to read the timeline: {error}"))
+            })?;
         let Some(last) = positions.last() else {
             return Ok(devices.remove(&id));
         };
         after = *last;
-        fold(&mut devices, &log.read_positions(project, &positions).await?)?;
+        fold(
+            &mut devices,
+            &log.read_positions(project, &positions).await?,
+        )?;
     }
 }
 
@@ -116,11 +121,13 @@ fn fold(
         let device = devices.entry(id).or_default();
         device.note(stored);
         if needed {
-            device.apply(stored).map_err(|source| TravelError::CannotApply {
-                kind: stored.kind.clone(),
-                position: stored.position,
-                source,
-            })?;
+            device
+                .apply(stored)
+                .map_err(|source| TravelError::CannotApply {
+                    kind: stored.kind.clone(),
+                    position: stored.position,
+                    source,
+                })?;
         }
     }
     Ok(())

@@ -112,7 +112,10 @@ pub(crate) async fn list_dead_letters(
         .take(limit.into())
         .map(|letter| DeadLetter::new(letter, false))
         .collect();
-    let next = items.last().filter(|_| more).map(|letter| Cursor::encode(&letter.id));
+    let next = items
+        .last()
+        .filter(|_| more)
+        .map(|letter| Cursor::encode(&letter.id));
     Ok(Json(Page { items, next }))
 }
 

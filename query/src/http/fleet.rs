@@ -39,14 +39,14 @@ pub(crate) struct FleetSummary {
     params(ProjectParam, MinPositionParam),
     responses(
         (status = 200, description = "The counts", body = FleetSummary,
+            headers(("Muster-Position" = u64, description = "The position that this answer shows")),
             example = json!({
                 "total": 3,
                 "status": {"online": 2, "offline": 1},
                 "os": {"Debian GNU/Linux 12 (bookworm)": 3},
                 "arch": {"x86_64": 1, "aarch64": 2},
                 "agent_version": {"0.1.0": 3}
-            }),
-            headers(("Muster-Position" = u64, description = "The position that this answer shows"))),
+            })),
         ReadProblems,
     )
 )]

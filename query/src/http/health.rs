@@ -61,7 +61,9 @@ pub(crate) async fn get_readiness(
         .map_err(sql_problem)?;
     match furthest {
         Some((name, project, lag)) if lag > LAG => Err(Problem::unavailable(
-            format!("{name} is {lag} events behind the log of project {project}; it is catching up"),
+            format!(
+                "{name} is {lag} events behind the log of project {project}; it is catching up"
+            ),
             2,
         )),
         _ => Ok(Json(Health { status: "ok" })),

@@ -59,7 +59,8 @@ pub(crate) async fn get_log_head(
 ) -> Result<Json<LogHead>, Problem> {
     let project = scope.project;
     let head = state.log().head(&project).await?;
-    let head = head.ok_or_else(|| Problem::not_found(format!("there is no project '{project}'")))?;
+    let head =
+        head.ok_or_else(|| Problem::not_found(format!("there is no project '{project}'")))?;
     Ok(Json(LogHead {
         project,
         position: head.position,

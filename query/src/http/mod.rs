@@ -15,8 +15,7 @@ mod tokens;
 mod whoami;
 
 use axum::extract::DefaultBodyLimit;
-use muster_api::Problem;
-use muster_api::problem::{FieldError, Kind, ProblemDocument};
+use muster_api::problem::{FieldError, ProblemDocument};
 use utoipa::OpenApi;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa_axum::router::OpenApiRouter;
@@ -67,7 +66,8 @@ pub fn openapi_info() -> utoipa::openapi::OpenApi {
     Info::openapi()
 }
 
-/// The read API. `/openapi.json` and `/docs` are the caller's: it knows both doors.
+/// The read API. `/openapi.json`, `/docs` and the fallbacks ([`muster_api::fallback`]) are the
+/// caller's: it knows both doors.
 pub fn router(state: QueryState) -> OpenApiRouter {
     OpenApiRouter::with_openapi(openapi_info())
         .routes(routes!(devices::list::list_devices))
@@ -89,14 +89,6 @@ pub fn router(state: QueryState) -> OpenApiRouter {
         .routes(routes!(whoami::get_whoami))
         .routes(routes!(health::get_health))
         .routes(routes!(health::get_readiness))
-        .method_not_allowed_fallback(method_not_allowed)
         .layer(DefaultBodyLimit::max(64 * 1024))
         .with_state(state)
-}
-
-async fn method_not_allowed(method: axum::http::Method, uri: axum::http::Uri) -> Problem {
-    Problem::new(
-        Kind::MethodNotAllowed,
-        format!("{method} is not possible on {}", uri.path()),
-    )
 }

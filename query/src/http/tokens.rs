@@ -1,6 +1,5 @@
 //! `GET /enrollment-tokens` and `GET /tokens`. Never a secret, nor its hash.
 
-use std::collections::BTreeMap;
 use std::time::SystemTime;
 
 use axum::extract::State;
@@ -125,7 +124,9 @@ pub(crate) async fn list_enrollment_tokens(
     min_position: MinPosition,
     Query(query): Query<ListTokens>,
 ) -> Result<Json<Page<EnrollmentToken>>, Problem> {
-    min_position.wait(&state.read_models.tokens, &scope.project).await?;
+    min_position
+        .wait(&state.read_models.tokens, &scope.project)
+        .await?;
     let (tokens, next) = read(&state, &scope.project, "enrollment", &query).await?;
     let items = tokens.into_iter().filter_map(enrollment).collect();
     Ok(Json(Page { items, next }))
@@ -147,7 +148,9 @@ pub(crate) async fn list_api_tokens(
     min_position: MinPosition,
     Query(query): Query<ListTokens>,
 ) -> Result<Json<Page<ApiToken>>, Problem> {
-    min_position.wait(&state.read_models.tokens, &scope.project).await?;
+    min_position
+        .wait(&state.read_models.tokens, &scope.project)
+        .await?;
     let (tokens, next) = read(&state, &scope.project, "api", &query).await?;
     let items = tokens.into_iter().filter_map(api).collect();
     Ok(Json(Page { items, next }))

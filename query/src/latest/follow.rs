@@ -62,10 +62,7 @@ pub async fn run(nats: async_nats::Client, latest: LatestMetrics, stop: Cancella
     }
 }
 
-async fn follow(
-    nats: &async_nats::Client,
-    latest: &LatestMetrics,
-) -> Result<(), FollowError> {
+async fn follow(nats: &async_nats::Client, latest: &LatestMetrics) -> Result<(), FollowError> {
     let stream = async_nats::jetstream::new(nats.clone())
         .get_stream(subjects::METRICS_STREAM)
         .await
@@ -93,10 +90,17 @@ async fn follow(
     while let Some(message) = messages.next().await {
         let message = message.map_err(|error| FollowError::Read(error.into()))?;
         let received_at = match message.info() {
-            Ok(info) => Timestamp(i64::try_from(info.published.unix_timestamp_nanos() / 1000).unwrap_or(0)),
+            Ok(info) => {
+                Timestamp(i64::try_from(info.published.unix_timestamp_nanos() / 1000).unwrap_or(0))
+            }
             Err(error) => return Err(FollowError::Read(error)),
         };
-        take(latest, &message.subject, message.payload.clone(), received_at);
+        take(
+            latest,
+            &message.subject,
+            message.payload.clone(),
+            received_at,
+        );
     }
     Err(FollowError::Ended)
 }
@@ -127,8 +131,9 @@ pub async fn prune(log: EventLog, latest: LatestMetrics, stop: CancellationToken
             "SELECT project, device FROM {} WHERE status <> 'deleted'",
             devices::TABLE
         );
-        let rows: Result<Vec<(String, uuid::Uuid)>, _> =
-            sqlx::query_as(sqlx::AssertSqlSafe(sql)).fetch_all(&log.stores().sql).await;
+        let rows: Result<Vec<(String, uuid::Uuid)>, _> = sqlx::query_as(sqlx::AssertSqlSafe(sql))
+            .fetch_all(&log.stores().sql)
+            .await;
         match rows {
             Ok(rows) => {
                 let living: HashSet<(ProjectId, DeviceId)> = rows

@@ -104,9 +104,9 @@ impl LatestMetrics {
         let latest = devices.get(&(project.clone(), device))?;
         let mut groups: Vec<&Group> = latest.groups.values().collect();
         groups.sort_by_key(|group| std::cmp::Reverse(group.time));
-        let summary = groups
-            .iter()
-            .fold(MetricsSummary::default(), |sum, group| sum.or(group.summary));
+        let summary = groups.iter().fold(MetricsSummary::default(), |sum, group| {
+            sum.or(group.summary)
+        });
         (!summary.is_empty()).then_some(summary)
     }
 

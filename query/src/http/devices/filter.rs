@@ -48,7 +48,10 @@ impl Filter {
         let search = search
             .map(|text| text.trim().to_lowercase())
             .filter(|text| !text.is_empty());
-        if search.as_ref().is_some_and(|text| text.len() > 200 || text.contains('\0')) {
+        if search
+            .as_ref()
+            .is_some_and(|text| text.len() > 200 || text.contains('\0'))
+        {
             let rule = "is longer than 200 bytes, or holds a NUL";
             return Err(Problem::field("search", rule, None));
         }
@@ -89,11 +92,18 @@ impl Filter {
     pub(super) fn push(&self, query: &mut QueryBuilder<Postgres>) {
         query.push(" AND name IS NOT NULL");
         if !self.statuses.is_empty() {
-            let words: Vec<String> = self.statuses.iter().map(|one| one.as_str().into()).collect();
+            let words: Vec<String> = self
+                .statuses
+                .iter()
+                .map(|one| one.as_str().into())
+                .collect();
             query.push(" AND status = ANY(").push_bind(words).push(")");
         }
         if let Some(text) = &self.search {
-            query.push(" AND strpos(search, ").push_bind(text.clone()).push(") > 0");
+            query
+                .push(" AND strpos(search, ")
+                .push_bind(text.clone())
+                .push(") > 0");
         }
         for requirement in &self.selector.0 {
             query.push(" AND ");
@@ -133,16 +143,25 @@ fn push_requirement(query: &mut QueryBuilder<Postgres>, requirement: &Requiremen
         label => drop(query.push("labels ->> ").push_bind(label.to_owned())),
     };
     let words = |values: &[muster_schemas::names::LabelValue]| -> Vec<String> {
-        values.iter().map(|value| value.as_str().to_owned()).collect()
+        values
+            .iter()
+            .map(|value| value.as_str().to_owned())
+            .collect()
     };
     match &requirement.test {
         Test::Exists if own => drop(query.push("TRUE")),
         Test::Absent if own => drop(query.push("FALSE")),
         Test::Exists => {
-            query.push("jsonb_exists(labels, ").push_bind(key.to_owned()).push(")");
+            query
+                .push("jsonb_exists(labels, ")
+                .push_bind(key.to_owned())
+                .push(")");
         }
         Test::Absent => {
-            query.push("NOT jsonb_exists(labels, ").push_bind(key.to_owned()).push(")");
+            query
+                .push("NOT jsonb_exists(labels, ")
+                .push_bind(key.to_owned())
+                .push(")");
         }
         Test::In(values) => {
             query.push("(");
@@ -152,7 +171,10 @@ fn push_requirement(query: &mut QueryBuilder<Postgres>, requirement: &Requiremen
         Test::NotIn(values) => {
             query.push("((");
             push_value(query);
-            query.push(") = ANY(").push_bind(words(values)).push(")) IS NOT TRUE");
+            query
+                .push(") = ANY(")
+                .push_bind(words(values))
+                .push(")) IS NOT TRUE");
         }
     }
 }

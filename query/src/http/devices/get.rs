@@ -43,11 +43,11 @@ pub(crate) struct GetDevice {
     ),
     responses(
         (status = 200, description = "The device", body = DeviceDetail,
-            example = json!(examples::device_detail()),
             headers(
                 ("ETag" = String, description = "The version of its settings, for `If-Match`"),
                 ("Muster-Position" = u64, description = "The position that this answer shows"),
-            )),
+            ),
+            example = json!(examples::device_detail())),
         ReadProblems,
     )
 )]

@@ -66,8 +66,8 @@ pub(crate) struct ListDevices {
     params(ListDevices, ProjectParam, MinPositionParam),
     responses(
         (status = 200, description = "A page of devices", body = Page<DeviceSummary>,
-            example = json!({"items": [examples::device_summary()], "next": "WyJuYW1lIix7Im4iOiJhIn1d"}),
-            headers(("Muster-Position" = u64, description = "The position that this answer shows"))),
+            headers(("Muster-Position" = u64, description = "The position that this answer shows")),
+            example = json!({"items": [examples::device_summary()], "next": "WyJuYW1lIix7Im4iOiJhIn1d"})),
         ReadProblems,
     )
 )]
@@ -148,7 +148,10 @@ impl List<'_> {
         let mut query = self.select("device, state");
         let descending = self.sort.is_descending();
         if let Some(after) = self.after {
-            query.push(format!(" AND ({column}, device) {} (", if descending { '<' } else { '>' }));
+            query.push(format!(
+                " AND ({column}, device) {} (",
+                if descending { '<' } else { '>' }
+            ));
             match self.sort.by() {
                 By::Name => drop(query.push_bind(after.name.clone())),
                 By::LastSeen | By::Created => drop(query.push_bind(after.number)),
@@ -219,7 +222,10 @@ impl List<'_> {
         rows.into_iter()
             .map(|(id, text)| {
                 let device = serde_json::from_str(&text);
-                Ok((DeviceId(id), device.map_err(|error| Problem::internal(&error))?))
+                Ok((
+                    DeviceId(id),
+                    device.map_err(|error| Problem::internal(&error))?,
+                ))
             })
             .collect()
     }

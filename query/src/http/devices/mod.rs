@@ -9,7 +9,6 @@ mod resolve;
 mod view;
 
 pub(crate) use resolve::resolve;
-pub(crate) use view::{DeviceDetail, DeviceSummary};
 
 #[cfg(test)]
 mod tests;

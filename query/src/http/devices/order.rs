@@ -78,7 +78,10 @@ impl Place {
         let (name, number) = match sort.by() {
             By::Name => (name.to_owned(), 0),
             By::LastSeen => (String::new(), last_seen.map_or(0, Timestamp::micros)),
-            By::Created => (String::new(), i64::try_from(created_position).unwrap_or(i64::MAX)),
+            By::Created => (
+                String::new(),
+                i64::try_from(created_position).unwrap_or(i64::MAX),
+            ),
         };
         Self {
             name,
@@ -125,7 +128,11 @@ pub(super) fn page<T>(
     }
     items.sort_by(|(one, _), (other, _)| {
         let order = one.cmp(other);
-        if sort.is_descending() { order.reverse() } else { order }
+        if sort.is_descending() {
+            order.reverse()
+        } else {
+            order
+        }
     });
     let more = items.len() > limit;
     items.truncate(limit);

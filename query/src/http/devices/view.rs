@@ -1,7 +1,5 @@
 //! A device as the API shows it.
 
-use std::collections::BTreeMap;
-
 use muster_schemas::events::DeviceInventoryReported;
 use muster_schemas::names::{DeviceName, Labels};
 use muster_schemas::{DeviceId, ProjectId, Timestamp};

@@ -127,12 +127,22 @@ pub(crate) async fn list_events(
     Query(query): Query<ListEvents>,
 ) -> Result<impl IntoResponse, Problem> {
     let kinds = types::wanted(query.kind.as_deref(), &scope.principal)?;
-    let span = Span::read(&query.cursor, query.after, query.until, query.order, query.limit)?;
+    let span = Span::read(
+        &query.cursor,
+        query.after,
+        query.until,
+        query.order,
+        query.limit,
+    )?;
     let project = &scope.project;
     let (events, next) = match &query.device {
         Some(device) => {
-            min_position.wait(&state.read_models.devices, project).await?;
-            min_position.wait(&state.read_models.timeline, project).await?;
+            min_position
+                .wait(&state.read_models.devices, project)
+                .await?;
+            min_position
+                .wait(&state.read_models.timeline, project)
+                .await?;
             let device = resolve(&state, project, device).await?;
             of_device(&state, project, device, &kinds, &span).await?
         }
@@ -150,8 +160,8 @@ pub(crate) async fn list_events(
     ),
     responses(
         (status = 200, description = "A page of events", body = Page<EventView>,
-            example = json!({"items": [examples::event()], "next": "NDE"}),
-            headers(("Muster-Position" = u64, description = "The position that this answer shows"))),
+            headers(("Muster-Position" = u64, description = "The position that this answer shows")),
+            example = json!({"items": [examples::event()], "next": "NDE"})),
         ReadProblems,
     )
 )]
@@ -163,10 +173,20 @@ pub(crate) async fn list_device_events(
     Query(query): Query<ListDeviceEvents>,
 ) -> Result<impl IntoResponse, Problem> {
     let kinds = types::wanted(query.kind.as_deref(), &scope.principal)?;
-    let span = Span::read(&query.cursor, query.after, query.until, query.order, query.limit)?;
+    let span = Span::read(
+        &query.cursor,
+        query.after,
+        query.until,
+        query.order,
+        query.limit,
+    )?;
     let project = &scope.project;
-    min_position.wait(&state.read_models.devices, project).await?;
-    min_position.wait(&state.read_models.timeline, project).await?;
+    min_position
+        .wait(&state.read_models.devices, project)
+        .await?;
+    min_position
+        .wait(&state.read_models.timeline, project)
+        .await?;
     let position = state.read_models.timeline.position(project);
     let device = resolve(&state, project, &device).await?;
     let (events, next) = of_device(&state, project, device, &kinds, &span).await?;
@@ -193,9 +213,14 @@ pub(crate) async fn get_event(
     PathParam(position): PathParam<u64>,
     Query(query): Query<GetEvent>,
 ) -> Result<Json<EventView>, Problem> {
-    let events = state.log().read_positions(&scope.project, &[position]).await?;
+    let events = state
+        .log()
+        .read_positions(&scope.project, &[position])
+        .await?;
     let visible = types::wanted(None, &scope.principal)?;
-    let event = events.first().filter(|event| visible.is_empty() || visible.contains(&event.kind));
+    let event = events
+        .first()
+        .filter(|event| visible.is_empty() || visible.contains(&event.kind));
     event
         .map(|event| Json(EventView::new(event, query.include)))
         .ok_or_else(|| {
@@ -208,7 +233,10 @@ pub(crate) async fn get_event(
 
 fn show(events: &[StoredEvent], next: Option<u64>, include: Option<Include>) -> Page<EventView> {
     Page {
-        items: events.iter().map(|event| EventView::new(event, include)).collect(),
+        items: events
+            .iter()
+            .map(|event| EventView::new(event, include))
+            .collect(),
         next: next.map(|position| Cursor::encode(&position)),
     }
 }

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use axum::extract::State;
 use axum::http::{HeaderMap, header};
-use axum::response::sse::{Event as ServerSent, KeepAlive, Sse};
 use axum::response::IntoResponse;
+use axum::response::sse::{Event as ServerSent, KeepAlive, Sse};
 use futures::Stream;
 use muster_api::auth::ReadDevices;
 use muster_api::params::ProjectParam;
@@ -180,7 +180,10 @@ impl Reader {
     async fn read(&mut self) -> Result<bool, muster_eventlog::StoreError> {
         let log = self.state.log();
         // Asked before the events: up to here, nothing that fits is left out.
-        let head = log.head(&self.project).await?.map_or(0, |head| head.position);
+        let head = log
+            .head(&self.project)
+            .await?
+            .map_or(0, |head| head.position);
         if head <= self.filter.after {
             return Ok(false);
         }

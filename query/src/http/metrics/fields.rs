@@ -73,21 +73,27 @@ pub(crate) async fn list_metric_fields(
 /// Brings the two answers together, by measurement.
 fn gather(fields: Vec<Row>, tags: Vec<Row>) -> Vec<Measurement> {
     let mut found: BTreeMap<String, Measurement> = BTreeMap::new();
-    let text = |value: &[serde_json::Value], index: usize| {
-        Some(value.get(index)?.as_str()?.to_owned())
-    };
+    let text =
+        |value: &[serde_json::Value], index: usize| Some(value.get(index)?.as_str()?.to_owned());
     for row in fields {
         let entry = found.entry(row.name).or_default();
         let pairs = row.values.iter();
-        entry.fields.extend(pairs.filter_map(|value| Some((text(value, 0)?, text(value, 1)?))));
+        entry
+            .fields
+            .extend(pairs.filter_map(|value| Some((text(value, 0)?, text(value, 1)?))));
     }
     for row in tags {
         let entry = found.entry(row.name).or_default();
         let names = row.values.iter().filter_map(|value| text(value, 0));
-        entry.tags.extend(names.filter(|tag| !OWN_TAGS.contains(&tag.as_str())));
+        entry
+            .tags
+            .extend(names.filter(|tag| !OWN_TAGS.contains(&tag.as_str())));
     }
     found
         .into_iter()
-        .map(|(name, measurement)| Measurement { name, ..measurement })
+        .map(|(name, measurement)| Measurement {
+            name,
+            ..measurement
+        })
         .collect()
 }

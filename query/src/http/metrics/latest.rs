@@ -86,7 +86,11 @@ fn points(latest: LatestGroup) -> Vec<LatestPoint> {
         .into_iter()
         .map(|point| LatestPoint {
             measurement: point.measurement.to_string(),
-            tags: point.tags.into_iter().map(|(key, value)| (key.to_string(), value)).collect(),
+            tags: point
+                .tags
+                .into_iter()
+                .map(|(key, value)| (key.to_string(), value))
+                .collect(),
             fields: point
                 .fields
                 .into_iter()

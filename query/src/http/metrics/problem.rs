@@ -12,10 +12,13 @@ pub(super) fn problem(error: InfluxError) -> Problem {
     match &error {
         InfluxError::Away(_) | InfluxError::Busy(_) | InfluxError::Denied(_) => {
             tracing::warn!(error = %describe(&error), "metrics cannot be read");
-            let detail = "InfluxDB does not answer; metrics are kept, and can be read when it is back";
+            let detail =
+                "InfluxDB does not answer; metrics are kept, and can be read when it is back";
             Problem::unavailable(detail, RETRY)
         }
-        InfluxError::Refused(why) => Problem::field("fn", format!("cannot be worked out: {why}"), None),
+        InfluxError::Refused(why) => {
+            Problem::field("fn", format!("cannot be worked out: {why}"), None)
+        }
         InfluxError::TooLarge => Problem::new(
             Kind::TooMuch,
             "the answer would be larger than 8 MiB; choose a larger step, a shorter time, or fewer series",

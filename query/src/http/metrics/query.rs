@@ -140,7 +140,11 @@ pub(crate) async fn query_metrics(
         group_by: &group_by,
         filters: &filters,
     };
-    let rows = state.influx.ask(&question.influxql()).await.map_err(problem)?;
+    let rows = state
+        .influx
+        .ask(&question.influxql())
+        .await
+        .map_err(problem)?;
     let points: usize = rows.iter().map(|row| row.values.len()).sum();
     if rows.len() > MAX_SERIES {
         return Err(too_many_series(rows.len()));
@@ -174,7 +178,11 @@ fn split_filters(pairs: Pairs) -> Result<(Pairs, Pairs), Problem> {
         check_text(&format!("tag.{key}"), value)?;
     }
     if filters.len() > MAX_TAGS {
-        return Err(Problem::field("tag", format!("is given more than {MAX_TAGS} times"), None));
+        return Err(Problem::field(
+            "tag",
+            format!("is given more than {MAX_TAGS} times"),
+            None,
+        ));
     }
     Ok((filters, rest))
 }
@@ -217,16 +225,28 @@ fn range(query: &QueryMetrics, now: Timestamp) -> Result<Range, Problem> {
     };
     let from = query.from.unwrap_or_else(|| to.plus_micros(-since));
     if from >= to {
-        return Err(Problem::field("from", "is not before to", Some(from.to_string().into())));
+        return Err(Problem::field(
+            "from",
+            "is not before to",
+            Some(from.to_string().into()),
+        ));
     }
     // What InfluxDB can count in nanoseconds.
     for (parameter, time) in [("from", from), ("to", to)] {
         if time.micros().checked_mul(1_000).is_none() {
             let rule = "is beyond the years 1678 to 2261";
-            return Err(Problem::field(parameter, rule, Some(time.to_string().into())));
+            return Err(Problem::field(
+                parameter,
+                rule,
+                Some(time.to_string().into()),
+            ));
         }
     }
-    let step = query.step.as_deref().map(|text| duration("step", text)).transpose()?;
+    let step = query
+        .step
+        .as_deref()
+        .map(|text| duration("step", text))
+        .transpose()?;
     Ok(Range::new(from, to, step))
 }
 
@@ -240,7 +260,11 @@ fn tag_list(text: &str) -> Result<Vec<String>, Problem> {
         check_text("group_by", tag)?;
     }
     if tags.len() > MAX_TAGS {
-        return Err(Problem::field("group_by", format!("names more than {MAX_TAGS} tags"), None));
+        return Err(Problem::field(
+            "group_by",
+            format!("names more than {MAX_TAGS} tags"),
+            None,
+        ));
     }
     Ok(tags)
 }

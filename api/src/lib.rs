@@ -8,6 +8,7 @@ pub mod auth;
 pub mod body;
 pub mod cursor;
 pub mod etag;
+pub mod fallback;
 pub mod idempotency;
 pub mod page;
 pub mod params;

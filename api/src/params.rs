@@ -53,7 +53,14 @@ pub fn pairs(query: &str) -> Result<Vec<(String, String)>, Problem> {
 /// # Errors
 /// A validation problem that names the parameter.
 pub fn parse<T: DeserializeOwned>(query: &str) -> Result<T, Problem> {
-    let mut kept = pairs(query)?;
+    from_pairs(pairs(query)?)
+}
+
+/// Reads parameters that were taken apart already.
+///
+/// # Errors
+/// A validation problem that names the parameter.
+pub fn from_pairs<T: DeserializeOwned>(mut kept: Vec<(String, String)>) -> Result<T, Problem> {
     kept.retain(|(name, _)| !SHARED.contains(&name.as_str()));
     let deserializer = serde::de::value::MapDeserializer::new(
         kept.iter().map(|(name, value)| (name.as_str(), Text(value))),

@@ -70,3 +70,14 @@ impl<S: Send + Sync> FromRequestParts<S> for MinPosition {
         }
     }
 }
+
+/// For the OpenAPI document: what [`MinPosition`] reads.
+#[derive(Debug, utoipa::IntoParams)]
+#[into_params(parameter_in = Header)]
+#[expect(dead_code, reason = "describes what `MinPosition` reads")]
+pub struct MinPositionParam {
+    /// Waits, up to 5 s, until the answer holds what this position wrote: give the
+    /// `Muster-Position` of a write.
+    #[param(rename = "Muster-Min-Position", minimum = 0)]
+    position: Option<u64>,
+}

@@ -102,6 +102,8 @@ async fn fill(log: &EventLog, project: &ProjectId) {
             appends.push(append(StreamName::Device(id), NewEvent::server(&event, time)));
         }
     }
+    // An epoch is open only once its enrollment is committed.
+    commit(log, project, &mut appends).await;
     for number in 0..EVENTS {
         let id = device(u128::from(number.wrapping_mul(7919)) % DEVICES);
         let seq = number;
@@ -123,11 +125,18 @@ async fn fill(log: &EventLog, project: &ProjectId) {
             }
         });
         if appends.len() >= 2_000 || number + 1 == EVENTS {
-            let batch = Batch { appends: std::mem::take(&mut appends), offset: None };
-            for result in log.append_batch(project, batch).await.unwrap() {
-                result.unwrap();
-            }
+            commit(log, project, &mut appends).await;
         }
+    }
+}
+
+async fn commit(log: &EventLog, project: &ProjectId, appends: &mut Vec<Append>) {
+    let batch = Batch {
+        appends: std::mem::take(appends),
+        offset: None,
+    };
+    for result in log.append_batch(project, batch).await.unwrap() {
+        result.unwrap();
     }
 }
 

@@ -189,7 +189,10 @@ impl Device {
 /// Does a device's event claim a time that cannot be: no plausible one, or one in the future? (A
 /// time long past is what an offline device's events have.)
 #[must_use]
-pub fn is_odd(stored: &StoredEvent) -> bool {
-    let ahead = stored.occurred_at.micros().saturating_sub(stored.recorded_at.micros());
+pub(crate) fn is_odd(stored: &StoredEvent) -> bool {
+    let ahead = stored
+        .occurred_at
+        .micros()
+        .saturating_sub(stored.recorded_at.micros());
     !stored.occurred_at.is_plausible() || ahead > AHEAD
 }

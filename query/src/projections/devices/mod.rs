@@ -9,7 +9,7 @@ pub use fold::{CannotApply, is_replaced_by_next};
 pub use state::{
     Config, Device, Enrollment, Epoch, EpochCause, Flags, Loss, Presence, Status, StreamCounts,
 };
-pub use table::Devices;
+pub use table::{Devices, needed};
 pub(crate) use table::{search_text, store};
 
 /// The live table.

@@ -227,7 +227,8 @@ impl Projection for Devices {
 }
 
 /// Which events say something that no later one of the batch replaces.
-pub(super) fn needed(events: &[StoredEvent]) -> Vec<bool> {
+#[must_use]
+pub fn needed(events: &[StoredEvent]) -> Vec<bool> {
     let mut replaced: HashSet<(DeviceId, &str)> = HashSet::new();
     let mut needed: Vec<bool> = events
         .iter()

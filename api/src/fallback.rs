@@ -9,9 +9,7 @@ use crate::problem::{Kind, Problem};
 /// Nothing is at this path.
 pub async fn not_found(uri: Uri) -> Problem {
     let path: String = uri.path().chars().take(200).collect();
-    Problem::not_found(format!(
-        "nothing is at {path}; /openapi.json says what there is"
-    ))
+    Problem::not_found(format!("nothing is at {path}; /openapi.json says what there is"))
 }
 
 /// Something is at this path, not for this method.

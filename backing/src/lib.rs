@@ -15,8 +15,8 @@ pub mod find;
 pub mod influx;
 pub mod nats;
 pub mod ports;
-pub mod program;
 pub mod postgres;
+pub mod program;
 
 mod files;
 mod run_as;

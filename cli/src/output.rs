@@ -100,7 +100,11 @@ pub(crate) fn sparkline(values: &[Option<f64>]) -> String {
             Some(value) if high > low => {
                 // In 0.0 ..= 7.0, so the cast cannot lose anything that is meant.
                 let level = ((value - low) / (high - low) * 7.0).round().clamp(0.0, 7.0);
-                #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "0 to 7")]
+                #[expect(
+                    clippy::cast_possible_truncation,
+                    clippy::cast_sign_loss,
+                    reason = "0 to 7"
+                )]
                 let level = level as usize;
                 BARS.get(level).copied().unwrap_or(' ')
             }

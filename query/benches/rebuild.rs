@@ -131,10 +131,7 @@ async fn fill(log: &EventLog, project: &ProjectId) {
 }
 
 async fn commit(log: &EventLog, project: &ProjectId, appends: &mut Vec<Append>) {
-    let batch = Batch {
-        appends: std::mem::take(appends),
-        offset: None,
-    };
+    let batch = Batch { appends: std::mem::take(appends), offset: None };
     for result in log.append_batch(project, batch).await.unwrap() {
         result.unwrap();
     }

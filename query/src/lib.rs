@@ -15,6 +15,6 @@ mod state;
 mod timeline;
 pub mod travel;
 
-pub use http::{openapi_info, router};
+pub use http::{openapi, openapi_info, router};
 pub use start::{Query, QueryOptions, StartError};
 pub use state::{QueryState, ReadModels};

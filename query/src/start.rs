@@ -55,12 +55,7 @@ impl Query {
     /// # Errors
     /// When the tables cannot be made, or there is no TLS provider.
     pub async fn start(options: QueryOptions) -> Result<Self, StartError> {
-        let QueryOptions {
-            log,
-            nats,
-            influx,
-            stop,
-        } = options;
+        let QueryOptions { log, nats, influx, stop } = options;
         let influx = InfluxClient::new(influx)?;
         let follower = Follower::start(&log, stop.clone());
         let latest = LatestMetrics::default();
@@ -103,8 +98,7 @@ impl Work {
     ) -> Result<Progress, StoreError> {
         let runner = Runner::open(self.log.clone(), projection).await?;
         let progress = runner.progress();
-        self.tasks
-            .spawn(runner.run(self.follower.clone(), self.stop.clone()));
+        self.tasks.spawn(runner.run(self.follower.clone(), self.stop.clone()));
         Ok(progress)
     }
 }

@@ -60,11 +60,7 @@ pub async fn devices_at(
     position: u64,
 ) -> Result<BTreeMap<DeviceId, Device>, TravelError> {
     let mut devices = BTreeMap::new();
-    let mut filter = ReadFilter {
-        after: 0,
-        until: Some(position),
-        kinds: device_kinds(),
-    };
+    let mut filter = ReadFilter { after: 0, until: Some(position), kinds: device_kinds() };
     loop {
         let events = log.read(project, &filter, CHUNK).await?;
         let Some(last) = events.last() else {
@@ -88,25 +84,16 @@ pub async fn device_at(
     let mut devices = BTreeMap::new();
     let mut after = 0;
     loop {
-        let range = timeline::Positions {
-            after,
-            until: position,
-            newest_first: false,
-            limit: CHUNK,
-        };
-        let positions = timeline::positions(log, project, id, &range)
-            .await
-            .map_err(|error| {
-                StoreError::Corrupt(format!("failed to read the timeline: {error}"))
-            })?;
+        let range =
+            timeline::Positions { after, until: position, newest_first: false, limit: CHUNK };
+        let positions = timeline::positions(log, project, id, &range).await.map_err(|error| {
+            StoreError::Corrupt(format!("failed to read the timeline: {error}"))
+        })?;
         let Some(last) = positions.last() else {
             return Ok(devices.remove(&id));
         };
         after = *last;
-        fold(
-            &mut devices,
-            &log.read_positions(project, &positions).await?,
-        )?;
+        fold(&mut devices, &log.read_positions(project, &positions).await?)?;
     }
 }
 
@@ -121,13 +108,11 @@ fn fold(
         let device = devices.entry(id).or_default();
         device.note(stored);
         if needed {
-            device
-                .apply(stored)
-                .map_err(|source| TravelError::CannotApply {
-                    kind: stored.kind.clone(),
-                    position: stored.position,
-                    source,
-                })?;
+            device.apply(stored).map_err(|source| TravelError::CannotApply {
+                kind: stored.kind.clone(),
+                position: stored.position,
+                source,
+            })?;
         }
     }
     Ok(())

@@ -72,8 +72,7 @@ impl Contexts {
 /// Keeps what `muster up` runs as the context `local`, and makes it current unless another is.
 pub(crate) fn remember_local(url: &str, token: &str, ca: &Path) -> Result<()> {
     let mut contexts = load()?;
-    let context =
-        Context { url: url.to_owned(), token: token.to_owned(), ca: Some(ca.to_owned()) };
+    let context = Context { url: url.to_owned(), token: token.to_owned(), ca: Some(ca.to_owned()) };
     contexts.contexts.insert(LOCAL.to_owned(), context);
     contexts.current.get_or_insert_with(|| LOCAL.to_owned());
     save(&contexts)

@@ -20,7 +20,13 @@ pub(crate) struct Connection {
     #[arg(long, global = true, env = "MUSTER_URL", help_heading = "Server")]
     pub(crate) url: Option<String>,
     /// The API token (mst_…)
-    #[arg(long, global = true, env = "MUSTER_TOKEN", hide_env_values = true, help_heading = "Server")]
+    #[arg(
+        long,
+        global = true,
+        env = "MUSTER_TOKEN",
+        hide_env_values = true,
+        help_heading = "Server"
+    )]
     pub(crate) token: Option<String>,
     /// The CA's certificate, PEM
     #[arg(long, global = true, env = "MUSTER_CA", help_heading = "Server")]
@@ -83,7 +89,8 @@ impl Client {
     }
 
     fn request(&self, method: Method, path: &str) -> RequestBuilder {
-        let request = self.http.request(method, format!("{}{path}", self.url)).bearer_auth(&self.token);
+        let request =
+            self.http.request(method, format!("{}{path}", self.url)).bearer_auth(&self.token);
         match &self.project {
             Some(project) => request.query(&[("project", project)]),
             None => request,

@@ -60,7 +60,8 @@ pub(crate) fn run(connection: &Connection, command: ContextCommand) -> Result<()
             known.current = Some(name);
         }
         ContextCommand::Add { name } => {
-            let (Some(url), Some(token)) = (connection.url.clone(), connection.token.clone()) else {
+            let (Some(url), Some(token)) = (connection.url.clone(), connection.token.clone())
+            else {
                 bail!("give --url and --token (and --ca, when the server has a CA of its own)");
             };
             let ca = connection.ca.as_deref().map(std::path::absolute).transpose()?;

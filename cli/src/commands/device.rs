@@ -106,10 +106,14 @@ pub(crate) async fn run(connection: Connection, command: DeviceCommand) -> Resul
         DeviceCommand::List(args) => list(&client, args, json).await,
         DeviceCommand::Show { device } => show(&client, &device, json).await,
         DeviceCommand::Register { name, labels } => {
-            let labels = changes(&labels, Value::from)?;
+            let labels = changes(&labels, |text| text.into())?;
             let body = json!({"name": name, "labels": labels});
             let done = client.post("/api/v1/devices", &body).await?;
-            if json { output::json(&done) } else { told(&format!("registered {name} as {}", text(&done["id"]))) }
+            if json {
+                output::json(&done)
+            } else {
+                told(&format!("registered {name} as {}", text(&done["id"])))
+            }
         }
         DeviceCommand::Rename { device, name } => {
             let path = format!("/api/v1/devices/{}", segment(&device));
@@ -117,7 +121,7 @@ pub(crate) async fn run(connection: Connection, command: DeviceCommand) -> Resul
             if json { output::json(&done) } else { told(&format!("{device} is named {name} now")) }
         }
         DeviceCommand::Label { target, changes: words } => {
-            let body = json!({"labels": changes(&words, Value::from)?});
+            let body = json!({"labels": changes(&words, |text| text.into())?});
             change(&client, &target, "", &body, json).await
         }
         DeviceCommand::Config { target, changes: words } if words.is_empty() => {
@@ -214,7 +218,12 @@ async fn show(client: &Client, device: &str, json: bool) -> Result<()> {
         (&found["inventory"], &found["enrollment"], &found["presence"]);
     let metrics = &found["metrics"];
     let join = |parts: &[&Value]| {
-        parts.iter().map(|part| text(part)).filter(|part| !part.is_empty()).collect::<Vec<_>>().join(" ")
+        parts
+            .iter()
+            .map(|part| text(part))
+            .filter(|part| !part.is_empty())
+            .collect::<Vec<_>>()
+            .join(" ")
     };
     let interfaces: Vec<String> = inventory["interfaces"]
         .as_array()
@@ -223,7 +232,12 @@ async fn show(client: &Client, device: &str, json: bool) -> Result<()> {
         .map(|interface| {
             let addresses: Vec<String> =
                 interface["addresses"].as_array().into_iter().flatten().map(text).collect();
-            format!("{}  {}  {}", text(&interface["name"]), addresses.join(" "), text(&interface["mac"]))
+            format!(
+                "{}  {}  {}",
+                text(&interface["name"]),
+                addresses.join(" "),
+                text(&interface["mac"])
+            )
         })
         .collect();
     let skew = metrics["clock_skew_us"].as_f64().map(|us| format!("{:+.3} s", us / 1e6));
@@ -237,18 +251,44 @@ async fn show(client: &Client, device: &str, json: bool) -> Result<()> {
         ("name", text(&found["name"])),
         ("id", text(&found["id"])),
         ("status", join(&[&found["status"], &Value::from(since(presence))])),
-        ("last seen", join(&[&found["last_seen"], &Value::from(parenthesized(ago(&found["last_seen"])))])),
+        (
+            "last seen",
+            join(&[&found["last_seen"], &Value::from(parenthesized(ago(&found["last_seen"])))]),
+        ),
         ("labels", pairs(&found["labels"])),
         ("cpu", percent(&metrics["cpu_percent"])),
-        ("memory", join(&[&Value::from(percent(&metrics["memory_percent"])), &Value::from(of(bytes(&inventory["memory_bytes"])))])),
+        (
+            "memory",
+            join(&[
+                &Value::from(percent(&metrics["memory_percent"])),
+                &Value::from(of(bytes(&inventory["memory_bytes"]))),
+            ]),
+        ),
         ("disk /", percent(&metrics["disk_percent"])),
         ("battery", percent(&metrics["battery_percent"])),
         ("hostname", text(&found["hostname"])),
         ("os", text(&inventory["os_name"])),
         ("kernel", join(&[&inventory["kernel"], &inventory["arch"]])),
-        ("processor", join(&[&inventory["cpu_model"], &Value::from(cores(&inventory["cpu_cores"]))])),
-        ("hardware", join(&[&inventory["hardware_vendor"], &inventory["hardware_model"], &inventory["hardware_serial"], &inventory["virtualization"]])),
-        ("booted", join(&[&inventory["boot_time"], &Value::from(parenthesized(ago(&inventory["boot_time"])))])),
+        (
+            "processor",
+            join(&[&inventory["cpu_model"], &Value::from(cores(&inventory["cpu_cores"]))]),
+        ),
+        (
+            "hardware",
+            join(&[
+                &inventory["hardware_vendor"],
+                &inventory["hardware_model"],
+                &inventory["hardware_serial"],
+                &inventory["virtualization"],
+            ]),
+        ),
+        (
+            "booted",
+            join(&[
+                &inventory["boot_time"],
+                &Value::from(parenthesized(ago(&inventory["boot_time"]))),
+            ]),
+        ),
         ("interfaces", interfaces.join("\n")),
         ("address", text(&presence["address"])),
         ("docker", text(&inventory["docker_version"])),
@@ -281,7 +321,13 @@ fn since(presence: &Value) -> String {
     presence["since"].as_str().map(|since| format!("since {since}")).unwrap_or_default()
 }
 
-async fn change(client: &Client, target: &Target, path: &str, body: &Value, json: bool) -> Result<()> {
+async fn change(
+    client: &Client,
+    target: &Target,
+    path: &str,
+    body: &Value,
+    json: bool,
+) -> Result<()> {
     let mut done = Vec::new();
     for (id, name) in target.resolve(client).await? {
         let result = client.patch(&format!("/api/v1/devices/{id}{path}"), body).await?;

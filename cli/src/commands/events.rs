@@ -74,7 +74,12 @@ async fn follow(
         query.extend(types.clone().map(|types| ("type", types)));
         let response = match client.stream("/api/v1/events/stream", &query).await {
             Ok(response) => response,
-            Err(error) if matches!(error.downcast_ref(), Some(crate::exit::Refused::Unreachable { .. })) => {
+            Err(error)
+                if matches!(
+                    error.downcast_ref(),
+                    Some(crate::exit::Refused::Unreachable { .. })
+                ) =>
+            {
                 tokio::time::sleep(std::time::Duration::from_secs(1)).await;
                 continue;
             }
@@ -131,6 +136,9 @@ mod tests {
     #[test]
     fn server_sent_events_are_read_and_comments_are_not() {
         assert_eq!(data(": still here\n\n"), None);
-        assert_eq!(data("id: 7\nevent: x\ndata: {\"position\":7}\n\n"), Some(serde_json::json!({"position": 7})));
+        assert_eq!(
+            data("id: 7\nevent: x\ndata: {\"position\":7}\n\n"),
+            Some(serde_json::json!({"position": 7}))
+        );
     }
 }

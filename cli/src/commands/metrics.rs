@@ -41,9 +41,7 @@ pub(crate) async fn run(connection: Connection, args: MetricsArgs) -> Result<()>
         return print_fields(&fields);
     };
     let mut query = vec![("field", field), ("since", args.since)];
-    for (name, value) in
-        [("step", args.step), ("fn", args.function), ("group_by", args.group_by)]
-    {
+    for (name, value) in [("step", args.step), ("fn", args.function), ("group_by", args.group_by)] {
         query.extend(value.map(|value| (name, value)));
     }
     let tags: Vec<(String, String)> = args
@@ -91,8 +89,7 @@ fn print(answer: &Value) {
     for one in &series {
         let tags = pairs(&one["tags"]);
         let points = one["points"].as_array().cloned().unwrap_or_default();
-        let values: Vec<Option<f64>> =
-            points.iter().map(|point| point["value"].as_f64()).collect();
+        let values: Vec<Option<f64>> = points.iter().map(|point| point["value"].as_f64()).collect();
         let rows = points
             .iter()
             .filter(|point| !point["value"].is_null())

@@ -34,7 +34,8 @@ pub(crate) fn changes(
 
 /// A length of time as people write it, in seconds: `90`, `90s`, `10m`, `2h`, `7d`.
 pub(crate) fn seconds(text: &str) -> Result<u32, String> {
-    let wrong = || format!("'{text}' is not a length of time; write for example 90s, 10m, 2h or 7d");
+    let wrong =
+        || format!("'{text}' is not a length of time; write for example 90s, 10m, 2h or 7d");
     let (digits, unit) =
         text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
     let factor = match unit {
@@ -58,7 +59,9 @@ mod tests {
 
     #[test]
     fn lengths_of_time_and_changes_read_as_written() {
-        for (text, expected) in [("90", 90), ("90s", 90), ("10m", 600), ("2h", 7200), ("7d", 604_800)] {
+        for (text, expected) in
+            [("90", 90), ("90s", 90), ("10m", 600), ("2h", 7200), ("7d", 604_800)]
+        {
             assert_eq!(seconds(text), Ok(expected));
         }
         for bad in ["", "m", "-1", "1w", "0", "99999999d", "1.5h"] {

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use clap::Subcommand;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::{changes, seconds};
 use crate::client::{Connection, segment};
@@ -43,7 +43,7 @@ pub(crate) async fn run(connection: Connection, command: TokenCommand) -> Result
         TokenCommand::Create { name, ttl, uses, labels, device } => {
             let mut body = json!({
                 "name": name, "ttl_seconds": ttl, "uses": uses,
-                "labels": changes(&labels, Value::from)?,
+                "labels": changes(&labels, |text| text.into())?,
             });
             if let Some(device) = device {
                 body["device"] = device.into();
@@ -78,7 +78,8 @@ pub(crate) async fn run(connection: Connection, command: TokenCommand) -> Result
             Ok(())
         }
         TokenCommand::Revoke { id } => {
-            let done = client.delete(&format!("/api/v1/enrollment-tokens/{}", segment(&id))).await?;
+            let done =
+                client.delete(&format!("/api/v1/enrollment-tokens/{}", segment(&id))).await?;
             if connection.json {
                 return output::json(&done);
             }

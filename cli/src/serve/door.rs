@@ -36,9 +36,13 @@ fn compose(routers: Vec<OpenApiRouter>) -> (Router, OpenApi) {
     all.split_for_parts()
 }
 
-/// The OpenAPI document of the whole API.
-pub(crate) fn openapi(command: OpenApiRouter, query: OpenApiRouter) -> OpenApi {
-    compose(vec![query, command]).1
+/// The OpenAPI document of the whole API, without a server to serve it.
+#[must_use]
+pub fn openapi_document() -> OpenApi {
+    let mut document = muster_query::openapi_info();
+    document.merge(muster_query::openapi());
+    document.merge(muster_command::http::openapi());
+    document
 }
 
 impl Door {
@@ -71,8 +75,9 @@ impl Door {
         let tls = RustlsConfig::from_pem_file(&certificates.chain, &certificates.key)
             .await
             .context("the server's certificate is not usable")?;
-        let listener = std::net::TcpListener::bind(listen)
-            .with_context(|| format!("cannot listen on {listen}; choose another with --port or --listen"))?;
+        let listener = std::net::TcpListener::bind(listen).with_context(|| {
+            format!("cannot listen on {listen}; choose another with --port or --listen")
+        })?;
         listener.set_nonblocking(true)?;
         let handle = Handle::new();
         let stopping = handle.clone();

@@ -18,9 +18,8 @@ use muster_schemas::ProjectId;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-pub(crate) use options::{
-    MetricStore, Role, Roles, ServeArgs, ServeOptions, certificate_names,
-};
+pub use door::openapi_document;
+pub(crate) use options::{MetricStore, Role, Roles, ServeArgs, ServeOptions, certificate_names};
 
 /// How long a device's JWT works.
 const JWT_LIFE: std::time::Duration = std::time::Duration::from_secs(3600);

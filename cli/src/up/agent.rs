@@ -49,7 +49,9 @@ impl LocalAgent {
             }
             Err(error) => {
                 doing.failed();
-                Err(error.context("cannot make this machine a device (muster up --no-agent goes without)"))
+                Err(error.context(
+                    "cannot make this machine a device (muster up --no-agent goes without)",
+                ))
             }
         }
     }

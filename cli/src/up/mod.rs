@@ -61,7 +61,8 @@ pub(crate) async fn run(args: UpArgs) -> Result<()> {
     let certificates = keys.certificates(&names, std::time::SystemTime::now().into())?;
     let servers = Servers::start(&folder, &keys, &certificates, args.listen, &say).await?;
 
-    let ended = run_roles(args.no_agent, &folder, &keys, &servers, listen, names, &say, began).await;
+    let ended =
+        run_roles(args.no_agent, &folder, &keys, &servers, listen, names, &say, began).await;
     say.line("stopping …");
     servers.stop(&say).await;
     if ended.is_ok() {
@@ -94,7 +95,8 @@ async fn run_roles(
         // Devices take the host by which they reach the API.
         device_servers: vec![format!("tls://0.0.0.0:{}", servers.nats_port())],
     };
-    let token = admin_token(&options.postgres_url, keys, &folder.path().join("admin-token")).await?;
+    let token =
+        admin_token(&options.postgres_url, keys, &folder.path().join("admin-token")).await?;
 
     let starting = say.start("muster");
     let (ready, is_ready) = oneshot::channel();
@@ -116,11 +118,8 @@ async fn run_roles(
 
     let url = reachable_url(listen);
     let ca = keys.dir().join("ca.pem");
-    let agent = if no_agent {
-        None
-    } else {
-        LocalAgent::start(folder, &url, &token, &ca, say).await?
-    };
+    let agent =
+        if no_agent { None } else { LocalAgent::start(folder, &url, &token, &ca, say).await? };
     contexts::remember_local(&url, &token, &ca)?;
     folder.write_ready(&url, &token, &ca)?;
     say.ready(&url, &token, agent.is_some(), began.elapsed());

@@ -47,11 +47,7 @@ impl Say {
 
     /// The last words before it just runs.
     pub(super) fn ready(&self, url: &str, token: &str, has_agent: bool, took: Duration) {
-        let agent = if has_agent {
-            "This machine is the first device. "
-        } else {
-            ""
-        };
+        let agent = if has_agent { "This machine is the first device. " } else { "" };
         self.line(&format!(
             "\nmuster is ready after {:.1} s. {agent}Ctrl-C stops all of it, and keeps all data.\n\n  \
              URL          {url}   (API: {url}/docs)\n  \

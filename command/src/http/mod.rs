@@ -70,6 +70,16 @@ fn request(
 
 /// All routes of the write side, with their description.
 pub fn router(api: ApiState, service: Service) -> OpenApiRouter {
+    routes().with_state(CommandState { api, service })
+}
+
+/// The write side's part of the OpenAPI document.
+#[must_use]
+pub fn openapi() -> utoipa::openapi::OpenApi {
+    routes().into_openapi()
+}
+
+fn routes() -> OpenApiRouter<CommandState> {
     OpenApiRouter::new()
         .routes(routes!(devices::register_device))
         .routes(routes!(devices::change_device, devices::delete_device))
@@ -82,5 +92,4 @@ pub fn router(api: ApiState, service: Service) -> OpenApiRouter {
         .routes(routes!(device::enroll_device))
         .routes(routes!(device::create_nonce))
         .routes(routes!(device::renew_credentials))
-        .with_state(CommandState { api, service })
 }

@@ -29,9 +29,8 @@ impl Service {
             )
             .into());
         }
-        let subject = original(&letter.subject).ok_or_else(|| {
-            Rejection::Conflict("the letter's subject is no device's".to_owned())
-        })?;
+        let subject = original(&letter.subject)
+            .ok_or_else(|| Rejection::Conflict("the letter's subject is no device's".to_owned()))?;
         let broker = |error: String| ServiceError::Broker(error);
         async_nats::jetstream::new(self.nats.clone())
             .publish(subject, letter.bytes.into())

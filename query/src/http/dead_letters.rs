@@ -102,20 +102,11 @@ pub(crate) async fn list_dead_letters(
     let before = Cursor::decode::<i64>(query.cursor.as_deref())?.unwrap_or(i64::MAX);
     let limit = query.limit.get();
     let project = (!query.everywhere).then_some(scope.project.as_str());
-    let found = state
-        .log()
-        .list_dead_letters(project, before, u32::from(limit) + 1)
-        .await?;
+    let found = state.log().list_dead_letters(project, before, u32::from(limit) + 1).await?;
     let more = found.len() > usize::from(limit);
-    let items: Vec<DeadLetter> = found
-        .into_iter()
-        .take(limit.into())
-        .map(|letter| DeadLetter::new(letter, false))
-        .collect();
-    let next = items
-        .last()
-        .filter(|_| more)
-        .map(|letter| Cursor::encode(&letter.id));
+    let items: Vec<DeadLetter> =
+        found.into_iter().take(limit.into()).map(|letter| DeadLetter::new(letter, false)).collect();
+    let next = items.last().filter(|_| more).map(|letter| Cursor::encode(&letter.id));
     Ok(Json(Page { items, next }))
 }
 

@@ -77,10 +77,7 @@ pub(super) fn event() -> Value {
 }
 
 pub(super) fn server_sent_event() -> Value {
-    Value::String(format!(
-        "id: 42\nevent: DeviceConnected\ndata: {}\n\n",
-        event()
-    ))
+    Value::String(format!("id: 42\nevent: DeviceConnected\ndata: {}\n\n", event()))
 }
 
 pub(super) fn series() -> Value {

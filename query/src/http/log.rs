@@ -97,12 +97,7 @@ pub(crate) async fn list_projections(
     .map_err(sql_problem)?;
     let items = rows
         .into_iter()
-        .map(|(name, position, lag, failure)| ProjectionState {
-            name,
-            position,
-            lag,
-            failure,
-        })
+        .map(|(name, position, lag, failure)| ProjectionState { name, position, lag, failure })
         .collect();
     Ok(Json(Page { items, next: None }))
 }

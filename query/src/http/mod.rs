@@ -69,6 +69,16 @@ pub fn openapi_info() -> utoipa::openapi::OpenApi {
 /// The read API. `/openapi.json`, `/docs` and the fallbacks ([`muster_api::fallback`]) are the
 /// caller's: it knows both doors.
 pub fn router(state: QueryState) -> OpenApiRouter {
+    routes().with_state(state)
+}
+
+/// The read side's part of the OpenAPI document.
+#[must_use]
+pub fn openapi() -> utoipa::openapi::OpenApi {
+    routes().into_openapi()
+}
+
+fn routes() -> OpenApiRouter<QueryState> {
     OpenApiRouter::with_openapi(openapi_info())
         .routes(routes!(devices::list::list_devices))
         .routes(routes!(devices::get::get_device))
@@ -90,5 +100,4 @@ pub fn router(state: QueryState) -> OpenApiRouter {
         .routes(routes!(health::get_health))
         .routes(routes!(health::get_readiness))
         .layer(DefaultBodyLimit::max(64 * 1024))
-        .with_state(state)
 }

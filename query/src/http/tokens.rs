@@ -124,9 +124,7 @@ pub(crate) async fn list_enrollment_tokens(
     min_position: MinPosition,
     Query(query): Query<ListTokens>,
 ) -> Result<Json<Page<EnrollmentToken>>, Problem> {
-    min_position
-        .wait(&state.read_models.tokens, &scope.project)
-        .await?;
+    min_position.wait(&state.read_models.tokens, &scope.project).await?;
     let (tokens, next) = read(&state, &scope.project, "enrollment", &query).await?;
     let items = tokens.into_iter().filter_map(enrollment).collect();
     Ok(Json(Page { items, next }))
@@ -148,9 +146,7 @@ pub(crate) async fn list_api_tokens(
     min_position: MinPosition,
     Query(query): Query<ListTokens>,
 ) -> Result<Json<Page<ApiToken>>, Problem> {
-    min_position
-        .wait(&state.read_models.tokens, &scope.project)
-        .await?;
+    min_position.wait(&state.read_models.tokens, &scope.project).await?;
     let (tokens, next) = read(&state, &scope.project, "api", &query).await?;
     let items = tokens.into_iter().filter_map(api).collect();
     Ok(Json(Page { items, next }))
@@ -204,12 +200,7 @@ fn status(token: &Token, used_up: bool) -> TokenStatus {
 }
 
 fn enrollment((id, token): (TokenId, Token)) -> Option<EnrollmentToken> {
-    let Some(TokenKind::Enrollment {
-        uses,
-        labels,
-        device,
-    }) = token.kind.clone()
-    else {
+    let Some(TokenKind::Enrollment { uses, labels, device }) = token.kind.clone() else {
         return None;
     };
     Some(EnrollmentToken {

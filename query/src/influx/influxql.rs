@@ -79,11 +79,7 @@ impl Question<'_> {
             let _ = write!(text, " AND {} = {}", identifier(tag), string(wanted));
         }
         let (from, to) = (self.from.micros(), self.to.micros());
-        let _ = write!(
-            text,
-            " AND time >= {from}u AND time < {to}u GROUP BY time({}u)",
-            self.step
-        );
+        let _ = write!(text, " AND time >= {from}u AND time < {to}u GROUP BY time({}u)", self.step);
         for tag in self.group_by {
             let _ = write!(text, ", {}", identifier(tag));
         }

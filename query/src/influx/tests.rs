@@ -47,16 +47,7 @@ fn a_question_is_written_out() {
 #[test]
 fn nothing_gets_out_of_its_quotes() {
     let project = ProjectId::default_project();
-    for evil in [
-        "'",
-        "\"",
-        "\\",
-        "\\'",
-        "' OR 1=1 --",
-        "\"; DROP DATABASE x",
-        "a\nb",
-        "\\\\\"",
-    ] {
+    for evil in ["'", "\"", "\\", "\\'", "' OR 1=1 --", "\"; DROP DATABASE x", "a\nb", "\\\\\""] {
         let group = [evil.to_owned()];
         let filters = [(evil.to_owned(), evil.to_owned())];
         let text = question(evil, evil, &group, &filters, &project).influxql();
@@ -96,11 +87,7 @@ fn steps_are_chosen_and_too_much_is_refused() {
     let step = too_many_points(&year, year.points()).unwrap();
     let fitting = Range { step, ..year };
     assert_eq!(too_many_points(&fitting, fitting.points()), None);
-    assert!(
-        fitting.points() > MAX_POINTS / 4,
-        "needlessly coarse: {}",
-        fitting.points()
-    );
+    assert!(fitting.points() > MAX_POINTS / 4, "needlessly coarse: {}", fitting.points());
 }
 
 #[test]
@@ -109,17 +96,7 @@ fn durations_read_back() {
         assert_eq!(show_duration(parse_duration(text).unwrap()), text);
     }
     assert_eq!(parse_duration("2w"), parse_duration("14d"));
-    for bad in [
-        "",
-        "5",
-        "h",
-        "0s",
-        "-1h",
-        "1.5h",
-        "1y",
-        "99999999999w",
-        "1h30m",
-    ] {
+    for bad in ["", "5", "h", "0s", "-1h", "1.5h", "1y", "99999999999w", "1h30m"] {
         assert_eq!(parse_duration(bad), None, "{bad}");
     }
 }

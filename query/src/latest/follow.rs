@@ -95,12 +95,7 @@ async fn follow(nats: &async_nats::Client, latest: &LatestMetrics) -> Result<(),
             }
             Err(error) => return Err(FollowError::Read(error)),
         };
-        take(
-            latest,
-            &message.subject,
-            message.payload.clone(),
-            received_at,
-        );
+        take(latest, &message.subject, message.payload.clone(), received_at);
     }
     Err(FollowError::Ended)
 }
@@ -127,13 +122,10 @@ pub async fn prune(log: EventLog, latest: LatestMetrics, stop: CancellationToken
         }
         // One that was registered after this list was read may be forgotten for a few seconds,
         // until its next batch.
-        let sql = format!(
-            "SELECT project, device FROM {} WHERE status <> 'deleted'",
-            devices::TABLE
-        );
-        let rows: Result<Vec<(String, uuid::Uuid)>, _> = sqlx::query_as(sqlx::AssertSqlSafe(sql))
-            .fetch_all(&log.stores().sql)
-            .await;
+        let sql =
+            format!("SELECT project, device FROM {} WHERE status <> 'deleted'", devices::TABLE);
+        let rows: Result<Vec<(String, uuid::Uuid)>, _> =
+            sqlx::query_as(sqlx::AssertSqlSafe(sql)).fetch_all(&log.stores().sql).await;
         match rows {
             Ok(rows) => {
                 let living: HashSet<(ProjectId, DeviceId)> = rows

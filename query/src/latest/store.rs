@@ -65,25 +65,14 @@ impl LatestMetrics {
         let batch = MetricBatch::decode(&payload)?;
         let summary = MetricsSummary::of(&batch);
         // The bytes may be a slice of a larger buffer: keep no more than is needed.
-        let payload = if payload.len() <= LARGEST {
-            Bytes::copy_from_slice(&payload)
-        } else {
-            Bytes::new()
-        };
+        let payload =
+            if payload.len() <= LARGEST { Bytes::copy_from_slice(&payload) } else { Bytes::new() };
         let mut devices = self.write();
         let latest = devices.entry((project.clone(), device)).or_default();
         latest.received_at = latest.received_at.max(received_at);
-        let is_newest = latest
-            .groups
-            .get(group)
-            .is_none_or(|known| known.time <= batch.time);
+        let is_newest = latest.groups.get(group).is_none_or(|known| known.time <= batch.time);
         if is_newest && (latest.groups.len() < GROUPS || latest.groups.contains_key(group)) {
-            let group_state = Group {
-                time: batch.time,
-                received_at,
-                summary,
-                payload,
-            };
+            let group_state = Group { time: batch.time, received_at, summary, payload };
             latest.groups.insert(group.to_owned(), group_state);
         }
         Ok(())
@@ -104,9 +93,8 @@ impl LatestMetrics {
         let latest = devices.get(&(project.clone(), device))?;
         let mut groups: Vec<&Group> = latest.groups.values().collect();
         groups.sort_by_key(|group| std::cmp::Reverse(group.time));
-        let summary = groups.iter().fold(MetricsSummary::default(), |sum, group| {
-            sum.or(group.summary)
-        });
+        let summary =
+            groups.iter().fold(MetricsSummary::default(), |sum, group| sum.or(group.summary));
         (!summary.is_empty()).then_some(summary)
     }
 
@@ -132,8 +120,7 @@ impl LatestMetrics {
 
     /// Forgets the devices that are not to be kept.
     pub fn retain(&self, keep: impl Fn(&ProjectId, DeviceId) -> bool) {
-        self.write()
-            .retain(|(project, device), _| keep(project, *device));
+        self.write().retain(|(project, device), _| keep(project, *device));
     }
 
     fn read(&self) -> RwLockReadGuard<'_, HashMap<(ProjectId, DeviceId), Latest>> {

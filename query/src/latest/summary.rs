@@ -78,10 +78,7 @@ impl MetricsSummary {
 }
 
 fn is_tagged(point: &Point, name: &str, value: &str) -> bool {
-    point
-        .tags
-        .iter()
-        .any(|(key, found)| key.as_str() == name && found == value)
+    point.tags.iter().any(|(key, found)| key.as_str() == name && found == value)
 }
 
 fn field<'a>(point: &'a Point, name: &str) -> Option<&'a FieldValue> {

@@ -13,9 +13,7 @@ fn batch(time: i64, points: Vec<Point>) -> Bytes {
 }
 
 fn cpu(idle: f64) -> Point {
-    Point::new("cpu")
-        .tag("cpu", "cpu-total")
-        .field("usage_idle", idle)
+    Point::new("cpu").tag("cpu", "cpu-total").field("usage_idle", idle)
 }
 
 #[test]
@@ -24,27 +22,13 @@ fn the_newest_stays_whatever_the_order() {
     let device = DeviceId(Uuid::from_u128(1));
     let cpu_at = |time, idle, at| {
         latest
-            .update(
-                &project,
-                device,
-                "host",
-                batch(time, vec![cpu(idle)]),
-                Timestamp(at),
-            )
+            .update(&project, device, "host", batch(time, vec![cpu(idle)]), Timestamp(at))
             .unwrap();
     };
     cpu_at(20, 90.0, 21);
     cpu_at(10, 50.0, 22);
     let battery = Point::new("battery").field("percent", 80_i64);
-    latest
-        .update(
-            &project,
-            device,
-            "power",
-            batch(5, vec![battery]),
-            Timestamp(6),
-        )
-        .unwrap();
+    latest.update(&project, device, "power", batch(5, vec![battery]), Timestamp(6)).unwrap();
     assert_eq!(
         latest.summary(&project, device),
         Some(MetricsSummary {
@@ -59,15 +43,7 @@ fn the_newest_stays_whatever_the_order() {
     assert_eq!(groups[0].batch.time, Timestamp(20));
 
     assert!(
-        latest
-            .update(
-                &project,
-                device,
-                "host",
-                Bytes::from_static(b"x"),
-                Timestamp(9)
-            )
-            .is_err()
+        latest.update(&project, device, "host", Bytes::from_static(b"x"), Timestamp(9)).is_err()
     );
     latest.retain(|_, _| false);
     assert_eq!(latest.last_seen(&project, device), None);
@@ -76,17 +52,11 @@ fn the_newest_stays_whatever_the_order() {
 #[test]
 fn figures_come_from_the_right_points() {
     let points = vec![
-        Point::new("cpu")
-            .tag("cpu", "cpu0")
-            .field("usage_idle", 1.0),
+        Point::new("cpu").tag("cpu", "cpu0").field("usage_idle", 1.0),
         cpu(75.0),
         Point::new("mem").field("used_percent", 41.5),
-        Point::new("disk")
-            .tag("path", "/boot")
-            .field("used_percent", 99.0),
-        Point::new("disk")
-            .tag("path", "/")
-            .field("used_percent", 63.0),
+        Point::new("disk").tag("path", "/boot").field("used_percent", 99.0),
+        Point::new("disk").tag("path", "/").field("used_percent", 63.0),
         Point::new("internal").field("clock_skew_us", -7_i64),
     ];
     let time = Timestamp(0);

@@ -7,12 +7,7 @@ use sqlx::{Postgres, QueryBuilder};
 
 use crate::projections::devices::{Device, Status, search_text};
 
-const STATUSES: &[Status] = &[
-    Status::Registered,
-    Status::Online,
-    Status::Offline,
-    Status::Deleted,
-];
+const STATUSES: &[Status] = &[Status::Registered, Status::Online, Status::Offline, Status::Deleted];
 
 /// What a list was asked for. Deleted devices are left out unless their status is asked for.
 #[derive(Clone, Debug, Default)]
@@ -45,21 +40,12 @@ impl Filter {
         if statuses.is_empty() && !asks_for_deleted(&selector) {
             statuses = vec![Status::Registered, Status::Online, Status::Offline];
         }
-        let search = search
-            .map(|text| text.trim().to_lowercase())
-            .filter(|text| !text.is_empty());
-        if search
-            .as_ref()
-            .is_some_and(|text| text.len() > 200 || text.contains('\0'))
-        {
+        let search = search.map(|text| text.trim().to_lowercase()).filter(|text| !text.is_empty());
+        if search.as_ref().is_some_and(|text| text.len() > 200 || text.contains('\0')) {
             let rule = "is longer than 200 bytes, or holds a NUL";
             return Err(Problem::field("search", rule, None));
         }
-        Ok(Self {
-            selector,
-            statuses,
-            search,
-        })
+        Ok(Self { selector, statuses, search })
     }
 
     /// Does a device belong to the list?
@@ -70,11 +56,8 @@ impl Filter {
         let status = device.status();
         let id = id.to_string();
         let fits_status = self.statuses.is_empty() || self.statuses.contains(&status);
-        let fits_search = || {
-            self.search
-                .as_ref()
-                .is_none_or(|text| search_text(device).contains(text.as_str()))
-        };
+        let fits_search =
+            || self.search.as_ref().is_none_or(|text| search_text(device).contains(text.as_str()));
         fits_status
             && self.selector.0.iter().all(|requirement| {
                 let one = Selector(vec![requirement.clone()]);
@@ -92,18 +75,11 @@ impl Filter {
     pub(super) fn push(&self, query: &mut QueryBuilder<Postgres>) {
         query.push(" AND name IS NOT NULL");
         if !self.statuses.is_empty() {
-            let words: Vec<String> = self
-                .statuses
-                .iter()
-                .map(|one| one.as_str().into())
-                .collect();
+            let words: Vec<String> = self.statuses.iter().map(|one| one.as_str().into()).collect();
             query.push(" AND status = ANY(").push_bind(words).push(")");
         }
         if let Some(text) = &self.search {
-            query
-                .push(" AND strpos(search, ")
-                .push_bind(text.clone())
-                .push(") > 0");
+            query.push(" AND strpos(search, ").push_bind(text.clone()).push(") > 0");
         }
         for requirement in &self.selector.0 {
             query.push(" AND ");
@@ -143,25 +119,16 @@ fn push_requirement(query: &mut QueryBuilder<Postgres>, requirement: &Requiremen
         label => drop(query.push("labels ->> ").push_bind(label.to_owned())),
     };
     let words = |values: &[muster_schemas::names::LabelValue]| -> Vec<String> {
-        values
-            .iter()
-            .map(|value| value.as_str().to_owned())
-            .collect()
+        values.iter().map(|value| value.as_str().to_owned()).collect()
     };
     match &requirement.test {
         Test::Exists if own => drop(query.push("TRUE")),
         Test::Absent if own => drop(query.push("FALSE")),
         Test::Exists => {
-            query
-                .push("jsonb_exists(labels, ")
-                .push_bind(key.to_owned())
-                .push(")");
+            query.push("jsonb_exists(labels, ").push_bind(key.to_owned()).push(")");
         }
         Test::Absent => {
-            query
-                .push("NOT jsonb_exists(labels, ")
-                .push_bind(key.to_owned())
-                .push(")");
+            query.push("NOT jsonb_exists(labels, ").push_bind(key.to_owned()).push(")");
         }
         Test::In(values) => {
             query.push("(");
@@ -171,10 +138,7 @@ fn push_requirement(query: &mut QueryBuilder<Postgres>, requirement: &Requiremen
         Test::NotIn(values) => {
             query.push("((");
             push_value(query);
-            query
-                .push(") = ANY(")
-                .push_bind(words(values))
-                .push(")) IS NOT TRUE");
+            query.push(") = ANY(").push_bind(words(values)).push(")) IS NOT TRUE");
         }
     }
 }

@@ -78,18 +78,12 @@ pub(crate) async fn list_devices(
     Query(query): Query<ListDevices>,
 ) -> Result<impl IntoResponse, Problem> {
     let project = &scope.project;
-    let filter = Filter::read(
-        query.selector.as_deref(),
-        query.status.as_deref(),
-        query.search.as_deref(),
-    )?;
+    let filter =
+        Filter::read(query.selector.as_deref(), query.status.as_deref(), query.search.as_deref())?;
     let after = Place::read(query.cursor.as_deref(), query.sort)?;
     let moment = past::moment(&state, project, query.position, query.at).await?;
     let limit = usize::from(query.limit.get());
-    let live = Live {
-        latest: moment.is_none().then_some(&state.latest),
-        project,
-    };
+    let live = Live { latest: moment.is_none().then_some(&state.latest), project };
     let (position, (items, next)) = if let Some(position) = moment {
         let devices = past::devices(&state, project, position).await?;
         let placed = devices
@@ -117,10 +111,8 @@ pub(crate) async fn list_devices(
         };
         (position, found)
     };
-    let items = items
-        .into_iter()
-        .map(|(place, device)| live.summary(place.device, device))
-        .collect();
+    let items =
+        items.into_iter().map(|(place, device)| live.summary(place.device, device)).collect();
     Ok(([position_header(position)], Json(Page { items, next })))
 }
 
@@ -148,10 +140,7 @@ impl List<'_> {
         let mut query = self.select("device, state");
         let descending = self.sort.is_descending();
         if let Some(after) = self.after {
-            query.push(format!(
-                " AND ({column}, device) {} (",
-                if descending { '<' } else { '>' }
-            ));
+            query.push(format!(" AND ({column}, device) {} (", if descending { '<' } else { '>' }));
             match self.sort.by() {
                 By::Name => drop(query.push_bind(after.name.clone())),
                 By::LastSeen | By::Created => drop(query.push_bind(after.number)),
@@ -161,9 +150,7 @@ impl List<'_> {
         let order = if descending { "DESC" } else { "ASC" };
         // One more than the page holds tells whether there is a next one.
         let limit = i64::try_from(self.limit + 1).unwrap_or(i64::MAX);
-        query
-            .push(format!(" ORDER BY {column} {order}, device {order} LIMIT "))
-            .push_bind(limit);
+        query.push(format!(" ORDER BY {column} {order}, device {order} LIMIT ")).push_bind(limit);
         let rows = self.rows(query).await?;
         let placed = rows
             .into_iter()
@@ -176,11 +163,8 @@ impl List<'_> {
     /// the page's devices are read.
     async fn by_last_seen(&self) -> Result<Found, Problem> {
         let mut query = self.select("device, heard_at");
-        let rows: Vec<(Uuid, Option<i64>)> = query
-            .build_query_as()
-            .fetch_all(self.state.sql())
-            .await
-            .map_err(sql_problem)?;
+        let rows: Vec<(Uuid, Option<i64>)> =
+            query.build_query_as().fetch_all(self.state.sql()).await.map_err(sql_problem)?;
         let placed = rows
             .into_iter()
             .map(|(id, heard_at)| {
@@ -214,18 +198,12 @@ impl List<'_> {
         &self,
         mut query: QueryBuilder<Postgres>,
     ) -> Result<Vec<(DeviceId, Device)>, Problem> {
-        let rows: Vec<(Uuid, String)> = query
-            .build_query_as()
-            .fetch_all(self.state.sql())
-            .await
-            .map_err(sql_problem)?;
+        let rows: Vec<(Uuid, String)> =
+            query.build_query_as().fetch_all(self.state.sql()).await.map_err(sql_problem)?;
         rows.into_iter()
             .map(|(id, text)| {
                 let device = serde_json::from_str(&text);
-                Ok((
-                    DeviceId(id),
-                    device.map_err(|error| Problem::internal(&error))?,
-                ))
+                Ok((DeviceId(id), device.map_err(|error| Problem::internal(&error))?))
             })
             .collect()
     }

@@ -47,10 +47,7 @@ impl Sort {
     }
 
     pub(super) const fn is_descending(self) -> bool {
-        matches!(
-            self,
-            Self::NameDescending | Self::LastSeenDescending | Self::CreatedDescending
-        )
+        matches!(self, Self::NameDescending | Self::LastSeenDescending | Self::CreatedDescending)
     }
 }
 
@@ -78,16 +75,9 @@ impl Place {
         let (name, number) = match sort.by() {
             By::Name => (name.to_owned(), 0),
             By::LastSeen => (String::new(), last_seen.map_or(0, Timestamp::micros)),
-            By::Created => (
-                String::new(),
-                i64::try_from(created_position).unwrap_or(i64::MAX),
-            ),
+            By::Created => (String::new(), i64::try_from(created_position).unwrap_or(i64::MAX)),
         };
-        Self {
-            name,
-            number,
-            device,
-        }
+        Self { name, number, device }
     }
 
     pub(super) fn cursor(self, sort: Sort) -> String {
@@ -108,11 +98,7 @@ impl Place {
 
     /// Does `self` come after `other` in a list of this order?
     pub(super) fn is_after(&self, other: &Self, sort: Sort) -> bool {
-        if sort.is_descending() {
-            self < other
-        } else {
-            self > other
-        }
+        if sort.is_descending() { self < other } else { self > other }
     }
 }
 
@@ -128,17 +114,10 @@ pub(super) fn page<T>(
     }
     items.sort_by(|(one, _), (other, _)| {
         let order = one.cmp(other);
-        if sort.is_descending() {
-            order.reverse()
-        } else {
-            order
-        }
+        if sort.is_descending() { order.reverse() } else { order }
     });
     let more = items.len() > limit;
     items.truncate(limit);
-    let next = items
-        .last()
-        .filter(|_| more)
-        .map(|(place, _)| place.clone().cursor(sort));
+    let next = items.last().filter(|_| more).map(|(place, _)| place.clone().cursor(sort));
     (items, next)
 }

@@ -50,9 +50,7 @@ pub(super) async fn devices(
     position: u64,
 ) -> Result<Vec<(DeviceId, Device)>, Problem> {
     let _permit = state.travelers.acquire().await;
-    let devices = travel::devices_at(state.log(), project, position)
-        .await
-        .map_err(problem)?;
+    let devices = travel::devices_at(state.log(), project, position).await.map_err(problem)?;
     Ok(devices.into_iter().collect())
 }
 
@@ -68,12 +66,8 @@ pub(super) async fn device(
         Err(_) => holder(state, project, text, position).await?,
     };
     let timeline = &state.read_models.timeline;
-    muster_api::MinPosition(Some(position))
-        .wait(timeline, project)
-        .await?;
-    let device = travel::device_at(state.log(), project, id, position)
-        .await
-        .map_err(problem)?;
+    muster_api::MinPosition(Some(position)).wait(timeline, project).await?;
+    let device = travel::device_at(state.log(), project, id, position).await.map_err(problem)?;
     match device {
         Some(device) if device.name.is_some() => Ok((id, device)),
         _ => Err(unknown(project, text)),

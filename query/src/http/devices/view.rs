@@ -79,9 +79,7 @@ pub(super) struct Live<'a> {
 
 impl Live<'_> {
     pub(super) fn last_seen(&self, id: DeviceId, heard_at: Option<Timestamp>) -> Option<Timestamp> {
-        let measured = self
-            .latest
-            .and_then(|latest| latest.last_seen(self.project, id));
+        let measured = self.latest.and_then(|latest| latest.last_seen(self.project, id));
         measured.max(heard_at)
     }
 
@@ -99,9 +97,7 @@ impl Live<'_> {
             arch: inventory.and_then(|it| it.arch.clone()),
             agent_version: inventory.map(|it| it.agent_version.clone()),
             last_seen: self.last_seen(id, device.heard_at),
-            metrics: self
-                .latest
-                .and_then(|latest| latest.summary(self.project, id)),
+            metrics: self.latest.and_then(|latest| latest.summary(self.project, id)),
             created_at: device.created_at,
             version: device.version,
             name: device.name,

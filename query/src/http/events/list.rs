@@ -127,22 +127,12 @@ pub(crate) async fn list_events(
     Query(query): Query<ListEvents>,
 ) -> Result<impl IntoResponse, Problem> {
     let kinds = types::wanted(query.kind.as_deref(), &scope.principal)?;
-    let span = Span::read(
-        &query.cursor,
-        query.after,
-        query.until,
-        query.order,
-        query.limit,
-    )?;
+    let span = Span::read(&query.cursor, query.after, query.until, query.order, query.limit)?;
     let project = &scope.project;
     let (events, next) = match &query.device {
         Some(device) => {
-            min_position
-                .wait(&state.read_models.devices, project)
-                .await?;
-            min_position
-                .wait(&state.read_models.timeline, project)
-                .await?;
+            min_position.wait(&state.read_models.devices, project).await?;
+            min_position.wait(&state.read_models.timeline, project).await?;
             let device = resolve(&state, project, device).await?;
             of_device(&state, project, device, &kinds, &span).await?
         }
@@ -173,20 +163,10 @@ pub(crate) async fn list_device_events(
     Query(query): Query<ListDeviceEvents>,
 ) -> Result<impl IntoResponse, Problem> {
     let kinds = types::wanted(query.kind.as_deref(), &scope.principal)?;
-    let span = Span::read(
-        &query.cursor,
-        query.after,
-        query.until,
-        query.order,
-        query.limit,
-    )?;
+    let span = Span::read(&query.cursor, query.after, query.until, query.order, query.limit)?;
     let project = &scope.project;
-    min_position
-        .wait(&state.read_models.devices, project)
-        .await?;
-    min_position
-        .wait(&state.read_models.timeline, project)
-        .await?;
+    min_position.wait(&state.read_models.devices, project).await?;
+    min_position.wait(&state.read_models.timeline, project).await?;
     let position = state.read_models.timeline.position(project);
     let device = resolve(&state, project, &device).await?;
     let (events, next) = of_device(&state, project, device, &kinds, &span).await?;
@@ -213,30 +193,20 @@ pub(crate) async fn get_event(
     PathParam(position): PathParam<u64>,
     Query(query): Query<GetEvent>,
 ) -> Result<Json<EventView>, Problem> {
-    let events = state
-        .log()
-        .read_positions(&scope.project, &[position])
-        .await?;
+    let events = state.log().read_positions(&scope.project, &[position]).await?;
     let visible = types::wanted(None, &scope.principal)?;
-    let event = events
-        .first()
-        .filter(|event| visible.is_empty() || visible.contains(&event.kind));
-    event
-        .map(|event| Json(EventView::new(event, query.include)))
-        .ok_or_else(|| {
-            Problem::not_found(format!(
-                "there is no event at position {position} of project {} that this token may see",
-                scope.project
-            ))
-        })
+    let event = events.first().filter(|event| visible.is_empty() || visible.contains(&event.kind));
+    event.map(|event| Json(EventView::new(event, query.include))).ok_or_else(|| {
+        Problem::not_found(format!(
+            "there is no event at position {position} of project {} that this token may see",
+            scope.project
+        ))
+    })
 }
 
 fn show(events: &[StoredEvent], next: Option<u64>, include: Option<Include>) -> Page<EventView> {
     Page {
-        items: events
-            .iter()
-            .map(|event| EventView::new(event, include))
-            .collect(),
+        items: events.iter().map(|event| EventView::new(event, include)).collect(),
         next: next.map(|position| Cursor::encode(&position)),
     }
 }
@@ -295,11 +265,7 @@ async fn of_project(
     let limit = u32::try_from(span.limit + 1).unwrap_or(u32::MAX);
     let mut events = match span.order {
         Order::Asc => {
-            let filter = ReadFilter {
-                after: span.after,
-                until: Some(span.until),
-                kinds,
-            };
+            let filter = ReadFilter { after: span.after, until: Some(span.until), kinds };
             state.log().read(project, &filter, limit).await?
         }
         Order::Desc => {
@@ -331,9 +297,8 @@ async fn of_device(
             newest_first: rest.order == Order::Desc,
             limit,
         };
-        let positions = timeline::positions(state.log(), project, device, &range)
-            .await
-            .map_err(sql_problem)?;
+        let positions =
+            timeline::positions(state.log(), project, device, &range).await.map_err(sql_problem)?;
         let Some(last) = positions.last() else {
             return Ok((found, None));
         };

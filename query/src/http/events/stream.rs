@@ -91,11 +91,7 @@ pub(crate) async fn stream_events(
         }
     };
     let reader = Reader {
-        filter: ReadFilter {
-            after,
-            until: None,
-            kinds,
-        },
+        filter: ReadFilter { after, until: None, kinds },
         device,
         include: query.include,
         ready: VecDeque::new(),
@@ -180,10 +176,7 @@ impl Reader {
     async fn read(&mut self) -> Result<bool, muster_eventlog::StoreError> {
         let log = self.state.log();
         // Asked before the events: up to here, nothing that fits is left out.
-        let head = log
-            .head(&self.project)
-            .await?
-            .map_or(0, |head| head.position);
+        let head = log.head(&self.project).await?.map_or(0, |head| head.position);
         if head <= self.filter.after {
             return Ok(false);
         }
@@ -202,10 +195,7 @@ impl Reader {
             .map(|stored| {
                 let view = EventView::new(stored, self.include);
                 let data = serde_json::to_string(&view).unwrap_or_default();
-                ServerSent::default()
-                    .id(stored.position.to_string())
-                    .event(&stored.kind)
-                    .data(data)
+                ServerSent::default().id(stored.position.to_string()).event(&stored.kind).data(data)
             })
             .collect();
         Ok(true)

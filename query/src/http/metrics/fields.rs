@@ -78,22 +78,12 @@ fn gather(fields: Vec<Row>, tags: Vec<Row>) -> Vec<Measurement> {
     for row in fields {
         let entry = found.entry(row.name).or_default();
         let pairs = row.values.iter();
-        entry
-            .fields
-            .extend(pairs.filter_map(|value| Some((text(value, 0)?, text(value, 1)?))));
+        entry.fields.extend(pairs.filter_map(|value| Some((text(value, 0)?, text(value, 1)?))));
     }
     for row in tags {
         let entry = found.entry(row.name).or_default();
         let names = row.values.iter().filter_map(|value| text(value, 0));
-        entry
-            .tags
-            .extend(names.filter(|tag| !OWN_TAGS.contains(&tag.as_str())));
+        entry.tags.extend(names.filter(|tag| !OWN_TAGS.contains(&tag.as_str())));
     }
-    found
-        .into_iter()
-        .map(|(name, measurement)| Measurement {
-            name,
-            ..measurement
-        })
-        .collect()
+    found.into_iter().map(|(name, measurement)| Measurement { name, ..measurement }).collect()
 }

@@ -70,12 +70,7 @@ pub(crate) async fn get_latest_metrics(
     Ok(Json(Latest {
         last_seen: state.latest.last_seen(project, device),
         summary: state.latest.summary(project, device),
-        points: state
-            .latest
-            .groups(project, device)
-            .into_iter()
-            .flat_map(points)
-            .collect(),
+        points: state.latest.groups(project, device).into_iter().flat_map(points).collect(),
     }))
 }
 
@@ -86,11 +81,7 @@ fn points(latest: LatestGroup) -> Vec<LatestPoint> {
         .into_iter()
         .map(|point| LatestPoint {
             measurement: point.measurement.to_string(),
-            tags: point
-                .tags
-                .into_iter()
-                .map(|(key, value)| (key.to_string(), value))
-                .collect(),
+            tags: point.tags.into_iter().map(|(key, value)| (key.to_string(), value)).collect(),
             fields: point
                 .fields
                 .into_iter()

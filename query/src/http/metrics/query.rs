@@ -140,11 +140,7 @@ pub(crate) async fn query_metrics(
         group_by: &group_by,
         filters: &filters,
     };
-    let rows = state
-        .influx
-        .ask(&question.influxql())
-        .await
-        .map_err(problem)?;
+    let rows = state.influx.ask(&question.influxql()).await.map_err(problem)?;
     let points: usize = rows.iter().map(|row| row.values.len()).sum();
     if rows.len() > MAX_SERIES {
         return Err(too_many_series(rows.len()));
@@ -166,9 +162,8 @@ type Pairs = Vec<(String, String)>;
 
 /// Takes `tag.<key>=<value>` out of the parameters.
 fn split_filters(pairs: Pairs) -> Result<(Pairs, Pairs), Problem> {
-    let (filters, rest): (Pairs, Pairs) = pairs
-        .into_iter()
-        .partition(|(name, _)| name.starts_with("tag."));
+    let (filters, rest): (Pairs, Pairs) =
+        pairs.into_iter().partition(|(name, _)| name.starts_with("tag."));
     let filters: Pairs = filters
         .into_iter()
         .map(|(name, value)| (name.trim_start_matches("tag.").to_owned(), value))
@@ -178,11 +173,7 @@ fn split_filters(pairs: Pairs) -> Result<(Pairs, Pairs), Problem> {
         check_text(&format!("tag.{key}"), value)?;
     }
     if filters.len() > MAX_TAGS {
-        return Err(Problem::field(
-            "tag",
-            format!("is given more than {MAX_TAGS} times"),
-            None,
-        ));
+        return Err(Problem::field("tag", format!("is given more than {MAX_TAGS} times"), None));
     }
     Ok((filters, rest))
 }
@@ -225,46 +216,27 @@ fn range(query: &QueryMetrics, now: Timestamp) -> Result<Range, Problem> {
     };
     let from = query.from.unwrap_or_else(|| to.plus_micros(-since));
     if from >= to {
-        return Err(Problem::field(
-            "from",
-            "is not before to",
-            Some(from.to_string().into()),
-        ));
+        return Err(Problem::field("from", "is not before to", Some(from.to_string().into())));
     }
     // What InfluxDB can count in nanoseconds.
     for (parameter, time) in [("from", from), ("to", to)] {
         if time.micros().checked_mul(1_000).is_none() {
             let rule = "is beyond the years 1678 to 2261";
-            return Err(Problem::field(
-                parameter,
-                rule,
-                Some(time.to_string().into()),
-            ));
+            return Err(Problem::field(parameter, rule, Some(time.to_string().into())));
         }
     }
-    let step = query
-        .step
-        .as_deref()
-        .map(|text| duration("step", text))
-        .transpose()?;
+    let step = query.step.as_deref().map(|text| duration("step", text)).transpose()?;
     Ok(Range::new(from, to, step))
 }
 
 fn tag_list(text: &str) -> Result<Vec<String>, Problem> {
-    let tags: Vec<String> = text
-        .split(',')
-        .map(|tag| tag.trim().to_owned())
-        .filter(|tag| !tag.is_empty())
-        .collect();
+    let tags: Vec<String> =
+        text.split(',').map(|tag| tag.trim().to_owned()).filter(|tag| !tag.is_empty()).collect();
     for tag in &tags {
         check_text("group_by", tag)?;
     }
     if tags.len() > MAX_TAGS {
-        return Err(Problem::field(
-            "group_by",
-            format!("names more than {MAX_TAGS} tags"),
-            None,
-        ));
+        return Err(Problem::field("group_by", format!("names more than {MAX_TAGS} tags"), None));
     }
     Ok(tags)
 }

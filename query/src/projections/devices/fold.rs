@@ -190,9 +190,6 @@ impl Device {
 /// time long past is what an offline device's events have.)
 #[must_use]
 pub(crate) fn is_odd(stored: &StoredEvent) -> bool {
-    let ahead = stored
-        .occurred_at
-        .micros()
-        .saturating_sub(stored.recorded_at.micros());
+    let ahead = stored.occurred_at.micros().saturating_sub(stored.recorded_at.micros());
     !stored.occurred_at.is_plausible() || ahead > AHEAD
 }

@@ -8,6 +8,17 @@ use muster_schemas::subjects;
 
 type StreamError = async_nats::error::Error<jetstream::context::CreateStreamErrorKind>;
 
+/// Makes both streams, if they are missing.
+///
+/// # Errors
+/// When the broker does not answer, or refuses.
+pub async fn ensure(nats: &async_nats::Client) -> Result<(), StreamError> {
+    let jetstream = jetstream::new(nats.clone());
+    ensure_events(&jetstream).await?;
+    ensure_metrics(&jetstream).await?;
+    Ok(())
+}
+
 /// Opens EVENTS; answers it with its incarnation, which is another one after it was lost.
 ///
 /// # Errors
@@ -15,7 +26,7 @@ type StreamError = async_nats::error::Error<jetstream::context::CreateStreamErro
 pub async fn ensure_events(
     jetstream: &jetstream::Context,
 ) -> Result<(stream::Stream, String), StreamError> {
-    ensure(
+    open(
         jetstream,
         stream::Config {
             name: subjects::EVENTS_STREAM.to_owned(),
@@ -43,7 +54,7 @@ pub async fn ensure_events(
 pub async fn ensure_metrics(
     jetstream: &jetstream::Context,
 ) -> Result<(stream::Stream, String), StreamError> {
-    ensure(
+    open(
         jetstream,
         stream::Config {
             name: subjects::METRICS_STREAM.to_owned(),
@@ -62,7 +73,7 @@ pub async fn ensure_metrics(
     .await
 }
 
-async fn ensure(
+async fn open(
     jetstream: &jetstream::Context,
     config: stream::Config,
 ) -> Result<(stream::Stream, String), StreamError> {

@@ -11,6 +11,7 @@ use axum::extract::DefaultBodyLimit;
 use axum::response::IntoResponse;
 use axum_server::Handle;
 use axum_server::tls_rustls::RustlsConfig;
+use muster_api::fallback;
 use muster_command::keys::Certificates;
 use tokio_util::sync::CancellationToken;
 use tower_http::catch_panic::CatchPanicLayer;
@@ -18,22 +19,16 @@ use utoipa::openapi::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_swagger_ui::SwaggerUi;
 
+use super::forward::Forward;
+
 /// The largest body that is read.
-const MAX_BODY: usize = 256 * 1024;
+pub(super) const MAX_BODY: usize = 256 * 1024;
 
 /// What is behind the door.
 #[derive(Default)]
 pub(super) struct Door {
     routers: Vec<OpenApiRouter>,
-}
-
-/// The document over these routers, and their routes.
-fn compose(routers: Vec<OpenApiRouter>) -> (Router, OpenApi) {
-    let mut all = OpenApiRouter::with_openapi(muster_query::openapi_info());
-    for router in routers {
-        all = all.merge(router);
-    }
-    all.split_for_parts()
+    forward: Option<Forward>,
 }
 
 /// The OpenAPI document of the whole API, without a server to serve it.
@@ -54,6 +49,11 @@ impl Door {
         self.routers.insert(0, router);
     }
 
+    /// What has no route here goes to this command role.
+    pub(super) fn forward(&mut self, forward: Forward) {
+        self.forward = Some(forward);
+    }
+
     pub(super) fn is_wanted(&self) -> bool {
         !self.routers.is_empty()
     }
@@ -65,13 +65,25 @@ impl Door {
         certificates: Certificates,
         stop: CancellationToken,
     ) -> Result<impl Future<Output = Result<()>> + Send + 'static> {
-        let (routes, document) = compose(self.routers);
-        let app = routes
-            .merge(SwaggerUi::new("/docs").url("/openapi.json", document))
-            .fallback(not_found)
-            .method_not_allowed_fallback(method_not_allowed)
-            .layer(DefaultBodyLimit::max(MAX_BODY))
-            .layer(CatchPanicLayer::custom(panicked));
+        let mut routes = Router::new();
+        for router in self.routers {
+            routes = routes.merge(router.split_for_parts().0);
+        }
+        // The document is of the whole API, whatever part of it this process serves itself.
+        routes = routes.merge(SwaggerUi::new("/docs").url("/openapi.json", openapi_document()));
+        routes = match self.forward {
+            Some(forward) => {
+                let other = forward.clone();
+                routes
+                    .fallback(move |request| forward.clone().send(request))
+                    .method_not_allowed_fallback(move |request| other.clone().send(request))
+            }
+            None => routes
+                .fallback(fallback::not_found)
+                .method_not_allowed_fallback(fallback::method_not_allowed),
+        };
+        let app =
+            routes.layer(DefaultBodyLimit::max(MAX_BODY)).layer(CatchPanicLayer::custom(panicked));
         let tls = RustlsConfig::from_pem_file(&certificates.chain, &certificates.key)
             .await
             .context("the server's certificate is not usable")?;
@@ -90,19 +102,6 @@ impl Door {
             .serve(app.into_make_service_with_connect_info::<SocketAddr>());
         Ok(async move { server.await.context("the API stopped") })
     }
-}
-
-async fn not_found(uri: axum::http::Uri) -> impl IntoResponse {
-    let path: String = uri.path().chars().take(200).collect();
-    muster_api::Problem::not_found(format!("nothing is at {path}; /docs shows what there is"))
-}
-
-async fn method_not_allowed(method: axum::http::Method, uri: axum::http::Uri) -> impl IntoResponse {
-    let path: String = uri.path().chars().take(200).collect();
-    muster_api::Problem::new(
-        muster_api::problem::Kind::MethodNotAllowed,
-        format!("{path} does not take {method}; /docs shows what it takes"),
-    )
 }
 
 fn panicked(panic: Box<dyn std::any::Any + Send>) -> axum::response::Response {

@@ -4,6 +4,7 @@
 
 mod broker;
 mod door;
+mod forward;
 mod options;
 
 use std::sync::Arc;
@@ -68,6 +69,25 @@ pub(crate) async fn run(
     let mut parts: JoinSet<Result<()>> = JoinSet::new();
 
     let mut door = door::Door::default();
+    if roles.has(Role::Ingest) {
+        let nats = broker::connect(&options, &keys, "ingest").await?;
+        // Before query looks for them, when both are in one process.
+        muster_ingest::streams::ensure(&nats).await.context("cannot open the broker's streams")?;
+        let presence = PresenceOptions {
+            log: log.clone(),
+            system: system.clone(),
+            reconnected,
+            account: keys.broker_identity()?.account,
+        };
+        let ingest = muster_ingest::IngestOptions {
+            log: log.clone(),
+            nats,
+            store: options.metric_store.store_settings(),
+            presence,
+        };
+        let stop = stop.clone();
+        parts.spawn(async move { Ok(muster_ingest::run(ingest, stop).await?) });
+    }
     if roles.has(Role::Command) {
         let nats = broker::connect(&options, &keys, "command").await?;
         let access = BrokerAccess { servers: options.device_servers.clone(), jwt_life: JWT_LIFE };
@@ -91,6 +111,9 @@ pub(crate) async fn run(
         .await
         .context("cannot start the query role")?;
         door.query(query.router());
+        if let Some(url) = options.command_url.as_ref().filter(|_| !roles.has(Role::Command)) {
+            door.forward(forward::Forward::new(url, &keys.dir().join("ca.pem"))?);
+        }
         let mut tasks = query.tasks;
         parts.spawn(async move {
             while let Some(ended) = tasks.join_next().await {
@@ -98,23 +121,6 @@ pub(crate) async fn run(
             }
             Ok(())
         });
-    }
-    if roles.has(Role::Ingest) {
-        let nats = broker::connect(&options, &keys, "ingest").await?;
-        let presence = PresenceOptions {
-            log: log.clone(),
-            system,
-            reconnected,
-            account: keys.broker_identity()?.account,
-        };
-        let ingest = muster_ingest::IngestOptions {
-            log: log.clone(),
-            nats,
-            store: options.metric_store.store_settings(),
-            presence,
-        };
-        let stop = stop.clone();
-        parts.spawn(async move { Ok(muster_ingest::run(ingest, stop).await?) });
     }
     if door.is_wanted() {
         let listen = options.listen;

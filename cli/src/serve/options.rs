@@ -86,6 +86,8 @@ pub(crate) struct ServeOptions {
     pub(crate) names: Vec<String>,
     /// The addresses of the broker that devices are told.
     pub(crate) device_servers: Vec<String>,
+    /// The command role, when it is in another process.
+    pub(crate) command_url: Option<String>,
 }
 
 impl ServeOptions {
@@ -134,6 +136,9 @@ pub(crate) struct ServeArgs {
     /// The address of the API
     #[arg(long, env = "MUSTER_LISTEN", default_value = "127.0.0.1:8443")]
     listen: SocketAddr,
+    /// Role query: the URL of a command role, to which it sends on what it does not serve itself
+    #[arg(long, env = "MUSTER_COMMAND_URL")]
+    command_url: Option<String>,
     /// Further names that the server's certificate is for
     #[arg(long, env = "MUSTER_NAMES", value_delimiter = ',')]
     name: Vec<String>,
@@ -160,6 +165,7 @@ impl From<ServeArgs> for ServeOptions {
             names: certificate_names(args.listen, args.name),
             listen: args.listen,
             device_servers,
+            command_url: args.command_url,
         }
     }
 }

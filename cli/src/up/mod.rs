@@ -94,6 +94,7 @@ async fn run_roles(
         names,
         // Devices take the host by which they reach the API.
         device_servers: vec![format!("tls://0.0.0.0:{}", servers.nats_port())],
+        command_url: None,
     };
     let token =
         admin_token(&options.postgres_url, keys, &folder.path().join("admin-token")).await?;

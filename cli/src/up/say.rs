@@ -67,13 +67,13 @@ impl Doing {
         self.bar.set_message(format!("{} ({text})", self.what));
     }
 
-    pub(super) fn done(self) {
+    pub(super) fn done(&self) {
         let took = self.began.elapsed().as_secs_f64();
         self.bar.finish_and_clear();
         self.say.line(&format!("  ok {:<28} {took:.1} s", self.what));
     }
 
-    pub(super) fn failed(self) {
+    pub(super) fn failed(&self) {
         self.bar.finish_and_clear();
         self.say.line(&format!("  -- {}", self.what));
     }

@@ -30,10 +30,8 @@ fn watched(say: &Say, what: &str) -> (Arc<super::say::Doing>, OnProgress) {
     (doing, Arc::new(move |progress: Progress| noted.note(&progress.waiting_for)))
 }
 
-fn finish<T, E>(doing: Arc<super::say::Doing>, result: &Result<T, E>) {
-    if let Some(doing) = Arc::into_inner(doing) {
-        if result.is_ok() { doing.done() } else { doing.failed() }
-    }
+fn finish<T, E>(doing: &super::say::Doing, result: &Result<T, E>) {
+    if result.is_ok() { doing.done() } else { doing.failed() }
 }
 
 impl Servers {
@@ -118,7 +116,7 @@ async fn start_postgres(folder: &Folder, ports: Ports, say: &Say) -> Result<Post
         ..PostgresOptions::new(folder.path().join("postgres"))
     })
     .await;
-    finish(doing, &started);
+    finish(&doing, &started);
     started.context("cannot start PostgreSQL")
 }
 
@@ -153,7 +151,7 @@ async fn start_nats(
         ..NatsOptions::new(folder.path().join("nats"))
     })
     .await;
-    finish(doing, &started);
+    finish(&doing, &started);
     started.context("cannot start nats-server")
 }
 
@@ -165,7 +163,7 @@ async fn start_influx(folder: &Folder, ports: Ports, say: &Say) -> Result<Influx
         ..InfluxOptions::new(folder.path().join("influx"))
     })
     .await;
-    finish(doing, &started);
+    finish(&doing, &started);
     started.context("cannot start InfluxDB")
 }
 

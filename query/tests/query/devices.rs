@@ -9,18 +9,8 @@ use crate::support::{With, World, inventory, names};
 
 async fn fleet() -> World {
     let world = World::new(With::default()).await;
-    for (name, env) in [
-        ("alpha", "prod"),
-        ("beta", "test"),
-        ("delta", "prod"),
-        ("gamma", "prod"),
-    ] {
-        world
-            .register(
-                name,
-                &[("env", env), ("site", &format!("hall-{}", name.len()))],
-            )
-            .await;
+    for (name, env) in [("alpha", "prod"), ("beta", "test"), ("delta", "prod"), ("gamma", "prod")] {
+        world.register(name, &[("env", env), ("site", &format!("hall-{}", name.len()))]).await;
     }
     world
 }
@@ -35,17 +25,11 @@ async fn lists_are_filtered_sorted_and_paged() {
     for (query, expected) in [
         ("", vec!["alpha", "beta", "delta", "epsilon", "gamma"]),
         ("?sort=-name&limit=2", vec!["gamma", "epsilon"]),
-        (
-            "?sort=created",
-            vec!["alpha", "beta", "delta", "gamma", "epsilon"],
-        ),
+        ("?sort=created", vec!["alpha", "beta", "delta", "gamma", "epsilon"]),
         ("?sort=-created&limit=1", vec!["epsilon"]),
         ("?sort=-last_seen&limit=1", vec!["epsilon"]),
         ("?status=online", vec!["epsilon"]),
-        (
-            "?status=registered,offline",
-            vec!["alpha", "beta", "delta", "gamma"],
-        ),
+        ("?status=registered,offline", vec!["alpha", "beta", "delta", "gamma"]),
         ("?status=deleted", vec![]),
         ("?search=ALP", vec!["alpha"]),
         ("?search=env=prod", vec!["alpha", "delta", "gamma"]),
@@ -56,10 +40,7 @@ async fn lists_are_filtered_sorted_and_paged() {
         ("?selector=env!=prod", vec!["beta", "epsilon"]),
         ("?selector=env", vec!["alpha", "beta", "delta", "gamma"]),
         ("?selector=!env", vec!["epsilon"]),
-        (
-            "?selector=env+in+(prod,test),site=hall-5",
-            vec!["alpha", "delta", "gamma"],
-        ),
+        ("?selector=env+in+(prod,test),site=hall-5", vec!["alpha", "delta", "gamma"]),
         ("?selector=env+notin+(prod)", vec!["beta", "epsilon"]),
         ("?selector=name=alpha", vec!["alpha"]),
         ("?selector=name!=alpha,env=prod", vec!["delta", "gamma"]),
@@ -70,31 +51,18 @@ async fn lists_are_filtered_sorted_and_paged() {
         let now = world.show(&format!("/api/v1/devices{query}")).await;
         assert_eq!(names(&now), expected, "{query}");
         // The past is filtered and sorted in memory, and must say the same.
-        let head = world.show("/api/v1/log/head").await["position"]
-            .as_u64()
-            .unwrap();
+        let head = world.show("/api/v1/log/head").await["position"].as_u64().unwrap();
         let glue = if query.is_empty() { '?' } else { '&' };
-        let past = world
-            .show(&format!("/api/v1/devices{query}{glue}position={head}"))
-            .await;
+        let past = world.show(&format!("/api/v1/devices{query}{glue}position={head}")).await;
         assert_eq!(names(&past), expected, "{query}, from the log");
     }
 
-    for sort in [
-        "name",
-        "-name",
-        "last_seen",
-        "-last_seen",
-        "created",
-        "-created",
-    ] {
+    for sort in ["name", "-name", "last_seen", "-last_seen", "created", "-created"] {
         let all = world.show(&format!("/api/v1/devices?sort={sort}")).await;
         let mut paged: Vec<String> = Vec::new();
         let mut cursor = String::new();
         loop {
-            let page = world
-                .show(&format!("/api/v1/devices?sort={sort}&limit=2{cursor}"))
-                .await;
+            let page = world.show(&format!("/api/v1/devices?sort={sort}&limit=2{cursor}")).await;
             paged.extend(names(&page).into_iter().map(str::to_owned));
             let Some(next) = page["next"].as_str() else {
                 break;
@@ -108,10 +76,7 @@ async fn lists_are_filtered_sorted_and_paged() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_bad_request_is_told_which_field_breaks_which_rule() {
     let world = fleet().await;
-    let cursor = world.show("/api/v1/devices?limit=1").await["next"]
-        .as_str()
-        .unwrap()
-        .to_owned();
+    let cursor = world.show("/api/v1/devices?limit=1").await["next"].as_str().unwrap().to_owned();
     for (path, status, field) in [
         ("?limit=0", 400, "limit"),
         ("?limit=1001", 400, "limit"),
@@ -143,34 +108,15 @@ async fn a_bad_request_is_told_which_field_breaks_which_rule() {
     ] {
         let answer = world.get(&format!("/api/v1/devices{path}")).await;
         assert_eq!(answer.status, status, "{path}: {}", answer.body);
-        assert_eq!(
-            answer.headers["content-type"], "application/problem+json",
-            "{path}"
-        );
+        assert_eq!(answer.headers["content-type"], "application/problem+json", "{path}");
         if status == 400 {
-            assert_eq!(
-                answer.body["errors"][0]["field"], field,
-                "{path}: {}",
-                answer.body
-            );
+            assert_eq!(answer.body["errors"][0]["field"], field, "{path}: {}", answer.body);
         }
     }
     let beyond = world.get("/api/v1/devices?position=999999").await.body;
-    assert!(
-        beyond["detail"]
-            .as_str()
-            .unwrap()
-            .contains("head of the log, which is 8"),
-        "{beyond}"
-    );
+    assert!(beyond["detail"].as_str().unwrap().contains("head of the log, which is 8"), "{beyond}");
     let far = [("muster-min-position", "nope")];
-    assert_eq!(
-        world
-            .get_with("/api/v1/devices", &world.admin, &far)
-            .await
-            .status,
-        400
-    );
+    assert_eq!(world.get_with("/api/v1/devices", &world.admin, &far).await.status, 400);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -187,18 +133,12 @@ async fn one_device_now_and_in_the_past() {
     };
     world.server(device.clone(), changed).await;
     let (name, previous) = ("walle".parse().unwrap(), "robot".parse().unwrap());
-    let renamed = world
-        .server(device.clone(), DeviceRenamed { name, previous })
-        .await;
+    let renamed = world.server(device.clone(), DeviceRenamed { name, previous }).await;
     let released = StreamName::Name("robot".parse().unwrap());
-    world
-        .server(released, DeviceNameReleased { device: id })
-        .await;
+    world.server(released, DeviceNameReleased { device: id }).await;
     world.report(id, 2, inventory("Debian 12")).await;
-    let applied = DeviceConfigApplied {
-        version: 1,
-        errors: [("k".to_owned(), "unknown".to_owned())].into(),
-    };
+    let applied =
+        DeviceConfigApplied { version: 1, errors: [("k".to_owned(), "unknown".to_owned())].into() };
     let last = world.report(id, 3, applied).await;
 
     let answer = world.get("/api/v1/devices/walle").await;
@@ -218,34 +158,15 @@ async fn one_device_now_and_in_the_past() {
 
     // As it was after its enrollment, by its id and by the name that it had.
     for path in [format!("{id}"), "robot".to_owned()] {
-        let past = world
-            .show(&format!("/api/v1/devices/{path}?position={enrolled}"))
-            .await;
-        assert_eq!(
-            (&past["name"], &past["status"]),
-            (&"robot".into(), &"offline".into())
-        );
+        let past = world.show(&format!("/api/v1/devices/{path}?position={enrolled}")).await;
+        assert_eq!((&past["name"], &past["status"]), (&"robot".into(), &"offline".into()));
         assert_eq!(past["labels"]["env"], "prod");
         assert!(past["inventory"].is_null());
     }
-    assert_eq!(
-        world
-            .get(&format!("/api/v1/devices/walle?position={enrolled}"))
-            .await
-            .status,
-        404
-    );
-    assert_eq!(
-        world
-            .get(&format!("/api/v1/devices/{id}?position=1"))
-            .await
-            .status,
-        404
-    );
+    assert_eq!(world.get(&format!("/api/v1/devices/walle?position={enrolled}")).await.status, 404);
+    assert_eq!(world.get(&format!("/api/v1/devices/{id}?position=1")).await.status, 404);
     // The present, from the log alone, is the present.
-    let mut from_log = world
-        .show(&format!("/api/v1/devices/{id}?position={last}"))
-        .await;
+    let mut from_log = world.show(&format!("/api/v1/devices/{id}?position={last}")).await;
     from_log["metrics"] = now["metrics"].clone();
     assert_eq!(from_log, now);
 
@@ -254,10 +175,7 @@ async fn one_device_now_and_in_the_past() {
     let past = world.show(&format!("/api/v1/devices/{id}?at={at}")).await;
     assert_eq!(past["name"], "walle");
     assert_eq!(past["os"], "Debian 11");
-    assert_eq!(
-        names(&world.show("/api/v1/devices?at=2020-01-01T00:00:00Z").await),
-        [""; 0]
-    );
+    assert_eq!(names(&world.show("/api/v1/devices?at=2020-01-01T00:00:00Z").await), [""; 0]);
 
     let summary = world.show("/api/v1/fleet/summary").await;
     assert_eq!(summary["total"], 5);
@@ -267,13 +185,7 @@ async fn one_device_now_and_in_the_past() {
     let name = "walle".parse().unwrap();
     world.server(device, DeviceDeleted { name }).await;
     assert_eq!(world.get("/api/v1/devices/walle").await.status, 404);
-    assert_eq!(
-        world.show(&format!("/api/v1/devices/{id}")).await["status"],
-        "deleted"
-    );
-    assert_eq!(
-        names(&world.show("/api/v1/devices?status=deleted").await),
-        ["walle"]
-    );
+    assert_eq!(world.show(&format!("/api/v1/devices/{id}")).await["status"], "deleted");
+    assert_eq!(names(&world.show("/api/v1/devices?status=deleted").await), ["walle"]);
     assert_eq!(world.show("/api/v1/fleet/summary").await["total"], 4);
 }

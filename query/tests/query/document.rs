@@ -17,24 +17,16 @@ async fn every_operation_is_described_whole() {
     for (path, item) in paths {
         for (method, operation) in item.as_object().unwrap() {
             let what = format!("{method} {path}");
-            assert!(
-                ids.insert(operation["operationId"].as_str().unwrap().to_owned()),
-                "{what}"
-            );
+            assert!(ids.insert(operation["operationId"].as_str().unwrap().to_owned()), "{what}");
             assert!(operation["summary"].is_string(), "{what} has no summary");
-            let content = operation["responses"]["200"]["content"]
-                .as_object()
-                .unwrap();
+            let content = operation["responses"]["200"]["content"].as_object().unwrap();
             let example = content.values().next().unwrap();
             assert!(!example["example"].is_null(), "{what} has no example");
             if path.starts_with("/api/") {
                 assert!(operation["security"][0]["bearer"].is_array(), "{what}");
                 for status in ["400", "401", "403", "404", "500", "503"] {
                     let problem = &operation["responses"][status]["content"];
-                    assert!(
-                        problem["application/problem+json"].is_object(),
-                        "{what}: {status}"
-                    );
+                    assert!(problem["application/problem+json"].is_object(), "{what}: {status}");
                 }
             }
         }
@@ -43,9 +35,6 @@ async fn every_operation_is_described_whole() {
     let text = document.to_string();
     for reference in text.split("\"$ref\":\"#").skip(1) {
         let pointer = reference.split('"').next().unwrap();
-        assert!(
-            document.pointer(pointer).is_some(),
-            "{pointer} is not there"
-        );
+        assert!(document.pointer(pointer).is_some(), "{pointer} is not there");
     }
 }

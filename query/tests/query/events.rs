@@ -12,10 +12,7 @@ use crate::support::{With, World, inventory};
 
 fn positions(page: &Value) -> Vec<u64> {
     let items = page["items"].as_array().unwrap();
-    items
-        .iter()
-        .map(|item| item["position"].as_u64().unwrap())
-        .collect()
+    items.iter().map(|item| item["position"].as_u64().unwrap()).collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -43,11 +40,7 @@ async fn the_log_is_read_in_pages_by_those_who_may() {
         ("devices/robot/events?type=DeviceConnected", vec![5]),
         ("devices/robot/events?order=asc&after=5&limit=2", vec![6, 7]),
     ] {
-        assert_eq!(
-            positions(&world.show(&format!("/api/v1/{path}")).await),
-            expected,
-            "{path}"
-        );
+        assert_eq!(positions(&world.show(&format!("/api/v1/{path}")).await), expected, "{path}");
     }
     for path in [
         "events?",
@@ -69,10 +62,7 @@ async fn the_log_is_read_in_pages_by_those_who_may() {
     }
 
     let event = world.show("/api/v1/events/6?include=record").await;
-    assert_eq!(
-        (&event["sealed"], &event["version"]),
-        (&true.into(), &1.into())
-    );
+    assert_eq!((&event["sealed"], &event["version"]), (&true.into(), &1.into()));
     assert_eq!(event["data"]["os_name"], "Debian");
     assert!(event["record"].as_str().unwrap().len() > 100);
     assert_eq!(event["stream"], format!("device-report/{id}/1"));
@@ -84,12 +74,7 @@ async fn the_log_is_read_in_pages_by_those_who_may() {
     let as_viewer = async |path: &str| world.get_with(path, &viewer, &[]).await;
     assert_eq!(as_viewer("/api/v1/events/1").await.status, 404);
     assert_eq!(as_viewer("/api/v1/events/2").await.status, 200);
-    assert_eq!(
-        as_viewer("/api/v1/events?type=ApiTokenCreated")
-            .await
-            .status,
-        403
-    );
+    assert_eq!(as_viewer("/api/v1/events?type=ApiTokenCreated").await.status, 403);
     let seen = as_viewer("/api/v1/events?order=asc&limit=1").await.body;
     assert_eq!(positions(&seen), [2]);
     for (path, status) in [
@@ -101,11 +86,7 @@ async fn the_log_is_read_in_pages_by_those_who_may() {
         ("events?cursor=x", 400),
         ("events/2?include=all", 400),
     ] {
-        assert_eq!(
-            world.get(&format!("/api/v1/{path}")).await.status,
-            status,
-            "{path}"
-        );
+        assert_eq!(world.get(&format!("/api/v1/{path}")).await.status, status, "{path}");
     }
 }
 
@@ -125,10 +106,7 @@ async fn follow(world: &World, query: &str, last_event_id: Option<u64>, until: u
     while !seen.contains(&until) {
         let chunk = tokio::time::timeout(Duration::from_secs(20), body.next()).await;
         text.push_str(std::str::from_utf8(&chunk.unwrap().unwrap().unwrap()).unwrap());
-        seen = text
-            .lines()
-            .filter_map(|line| line.strip_prefix("id: ")?.parse().ok())
-            .collect();
+        seen = text.lines().filter_map(|line| line.strip_prefix("id: ")?.parse().ok()).collect();
     }
     seen
 }
@@ -169,8 +147,5 @@ async fn a_live_stream_misses_nothing_and_resumes() {
     let body = world.request(request).await.into_body();
     world.stop.cancel();
     let rest = axum::body::to_bytes(body, 1000);
-    tokio::time::timeout(Duration::from_secs(10), rest)
-        .await
-        .unwrap()
-        .unwrap();
+    tokio::time::timeout(Duration::from_secs(10), rest).await.unwrap().unwrap();
 }

@@ -14,11 +14,7 @@ async fn write(influx: &InfluxDb, lines: String) {
         panic!("these tests want the InfluxDB that `make deps` installs");
     };
     let response = reqwest::Client::new()
-        .post(format!(
-            "{}/write?db={}&precision=s",
-            influx.url(),
-            influx.database()
-        ))
+        .post(format!("{}/write?db={}&precision=s", influx.url(), influx.database()))
         .basic_auth(user, Some(password))
         .body(lines)
         .send()
@@ -43,9 +39,7 @@ fn lines(device: DeviceId, host: &str, factor: u64) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_field_is_shown_over_time() {
     let dir = tempfile::tempdir().unwrap();
-    let influx = InfluxDb::start(InfluxOptions::new(dir.path()))
-        .await
-        .unwrap();
+    let influx = InfluxDb::start(InfluxOptions::new(dir.path())).await.unwrap();
     let Credentials::Password { user, password } = influx.credentials().clone() else {
         panic!("these tests want the InfluxDB that `make deps` installs");
     };
@@ -54,18 +48,10 @@ async fn a_field_is_shown_over_time() {
         database: influx.database().into(),
         credentials: InfluxCredentials::Password { user, password },
     };
-    let world = World::new(With {
-        influx: Some(options),
-        ..With::default()
-    })
-    .await;
+    let world = World::new(With { influx: Some(options), ..With::default() }).await;
     let robot = world.register("robot", &[]).await;
     let other = world.register("other", &[]).await;
-    write(
-        &influx,
-        lines(robot, "robot", 1) + &lines(other, "other", 100),
-    )
-    .await;
+    write(&influx, lines(robot, "robot", 1) + &lines(other, "other", 100)).await;
 
     let base = "/api/v1/devices/robot/metrics?field=cpu.usage_user\
                 &from=2026-11-23T08:00:00Z&to=2026-11-23T08:10:00Z&step=5m";
@@ -79,44 +65,27 @@ async fn a_field_is_shown_over_time() {
         ("sum", 435.0, 1335.0),
         ("count", 30.0, 30.0),
     ] {
-        let answer = world
-            .show(&format!("{base}&fn={function}&tag.cpu=cpu0"))
-            .await;
+        let answer = world.show(&format!("{base}&fn={function}&tag.cpu=cpu0")).await;
         let series = answer["series"].as_array().unwrap();
         assert_eq!(series.len(), 1, "{function}: {answer}");
         let value = |n: usize| series[0]["points"][n]["value"].as_f64().unwrap();
-        assert_eq!(
-            (value(0), value(1)),
-            (first, second),
-            "{function}: {answer}"
-        );
+        assert_eq!((value(0), value(1)), (first, second), "{function}: {answer}");
         assert_eq!(series[0]["points"][1]["time"], "2026-11-23T08:05:00Z");
     }
     let grouped = world.show(&format!("{base}&fn=max")).await;
     assert_eq!(grouped["series"][1]["tags"]["cpu"], "cpu1", "{grouped}");
     assert_eq!(grouped["series"][1]["points"][1]["value"], 118.0);
-    assert_eq!(
-        grouped,
-        world.show(&format!("{base}&fn=max&group_by=cpu")).await
-    );
+    assert_eq!(grouped, world.show(&format!("{base}&fn=max&group_by=cpu")).await);
     let together = world.show(&format!("{base}&fn=max&group_by=")).await;
-    assert_eq!(
-        together["series"].as_array().unwrap().len(),
-        1,
-        "{together}"
-    );
+    assert_eq!(together["series"].as_array().unwrap().len(), 1, "{together}");
     assert_eq!(together["series"][0]["tags"], serde_json::json!({}));
     let usual = base.replace("&step=5m", "");
     assert_eq!(world.show(&usual).await["step"], "5s");
     assert_eq!(
-        world
-            .show(&base.replace("usage_user", "no%20such'%22%5C"))
-            .await["series"],
+        world.show(&base.replace("usage_user", "no%20such'%22%5C")).await["series"],
         serde_json::json!([])
     );
-    let text = world
-        .show(&base.replace("usage_user", "state&fn=last&group_by="))
-        .await;
+    let text = world.show(&base.replace("usage_user", "state&fn=last&group_by=")).await;
     assert_eq!(text["series"][0]["points"][0]["value"], "ok");
 
     let fields = world.show("/api/v1/devices/robot/metrics/fields").await;
@@ -132,34 +101,16 @@ async fn a_field_is_shown_over_time() {
         ("?field=cpu", 400, "<measurement>.<field>"),
         ("?field=cpu.x&fn=median", 400, "fn"),
         ("?field=cpu.x&since=soon", 400, "duration"),
-        (
-            "?field=cpu.x&since=1h&from=2026-11-23T08:00:00Z",
-            400,
-            "cannot go with from",
-        ),
-        (
-            "?field=cpu.x&from=2026-11-23T08:00:00Z&to=2026-11-23T08:00:00Z",
-            400,
-            "before to",
-        ),
+        ("?field=cpu.x&since=1h&from=2026-11-23T08:00:00Z", 400, "cannot go with from"),
+        ("?field=cpu.x&from=2026-11-23T08:00:00Z&to=2026-11-23T08:00:00Z", 400, "before to"),
         ("?field=cpu.x&step=0s", 400, "step"),
         ("?field=cpu.x&since=30d&step=1s", 422, "step=5m would fit"),
         ("?field=cpu.x&tag.cpu=", 400, "tag.cpu"),
         ("?field=cpu.x&nope=1", 400, "nope"),
-        (
-            "?field=cpu.state&from=2026-11-23T08:00:00Z&to=2026-11-23T08:10:00Z",
-            400,
-            "fn",
-        ),
-        (
-            "?field=cpu.x&from=0001-01-01T00:00:00Z&step=500d",
-            400,
-            "1678",
-        ),
+        ("?field=cpu.state&from=2026-11-23T08:00:00Z&to=2026-11-23T08:10:00Z", 400, "fn"),
+        ("?field=cpu.x&from=0001-01-01T00:00:00Z&step=500d", 400, "1678"),
     ] {
-        let answer = world
-            .get(&format!("/api/v1/devices/robot/metrics{query}"))
-            .await;
+        let answer = world.get(&format!("/api/v1/devices/robot/metrics{query}")).await;
         assert_eq!(answer.status, status, "{query}: {}", answer.body);
         let detail = answer.body["detail"].as_str().unwrap();
         assert!(detail.contains(says), "{query}: {detail}");

@@ -20,27 +20,19 @@ async fn a_rebuild_gives_the_live_tables_row_for_row() {
     let world = World::new(With::default()).await;
     // A second runner of the live projections, in the same process for once.
     for round in 0..6_u64 {
-        let id = world
-            .register(&format!("robot-{round}"), &[("n", &round.to_string())])
-            .await;
+        let id = world.register(&format!("robot-{round}"), &[("n", &round.to_string())]).await;
         world.enroll(id).await;
         world.connect(id).await;
         world.token("default", Role::Viewer).await;
         let set = DeviceConfigSet {
             version: 1,
             #[expect(clippy::cast_precision_loss, reason = "any number")]
-            set: [(
-                "k".parse().unwrap(),
-                ConfigValue::Float(round as f64 * 1e300),
-            )]
-            .into(),
+            set: [("k".parse().unwrap(), ConfigValue::Float(round as f64 * 1e300))].into(),
             removed: Vec::new(),
         };
         world.server(StreamName::Device(id), set).await;
         for seq in 1..=20 {
-            world
-                .report(id, seq, inventory(&format!("Debian {seq}")))
-                .await;
+            world.report(id, seq, inventory(&format!("Debian {seq}"))).await;
             if seq % 7 == 0 {
                 rebuilt(&world, Devices::new("devices_v1")).await;
                 rebuilt(&world, Timeline::new("timeline_v1")).await;
@@ -49,9 +41,7 @@ async fn a_rebuild_gives_the_live_tables_row_for_row() {
         }
         if round % 2 == 0 {
             let name = format!("robot-{round}").parse().unwrap();
-            world
-                .server(StreamName::Device(id), DeviceDeleted { name })
-                .await;
+            world.server(StreamName::Device(id), DeviceDeleted { name }).await;
         }
     }
     world.show("/api/v1/devices").await;

@@ -60,9 +60,7 @@ impl World {
         .await
         .unwrap();
         let connect = ConnectOptions::new(postgres.connection_url());
-        let log = EventLog::open(&connect, LogOptions::default())
-            .await
-            .unwrap();
+        let log = EventLog::open(&connect, LogOptions::default()).await.unwrap();
         for project in ["system", "default"] {
             log.ensure_project(&project.parse().unwrap()).await.unwrap();
         }
@@ -88,15 +86,8 @@ impl World {
         let router = router
             .fallback(muster_api::fallback::not_found)
             .method_not_allowed_fallback(muster_api::fallback::method_not_allowed);
-        let mut world = Self {
-            log,
-            router,
-            query,
-            admin: String::new(),
-            stop,
-            _postgres: postgres,
-            _dir: dir,
-        };
+        let mut world =
+            Self { log, router, query, admin: String::new(), stop, _postgres: postgres, _dir: dir };
         world.admin = world.token("system", Role::Admin).await;
         world
     }
@@ -135,13 +126,9 @@ impl World {
             .iter()
             .map(|(key, value)| (key.parse().unwrap(), value.parse().unwrap()))
             .collect();
-        let registered = DeviceRegistered {
-            name: name.clone(),
-            labels,
-        };
+        let registered = DeviceRegistered { name: name.clone(), labels };
         self.server(StreamName::Device(id), registered).await;
-        self.server(StreamName::Name(name), DeviceNameReserved { device: id })
-            .await;
+        self.server(StreamName::Name(name), DeviceNameReserved { device: id }).await;
         id
     }
 
@@ -160,10 +147,8 @@ impl World {
     }
 
     pub(crate) async fn connect(&self, id: DeviceId) -> u64 {
-        let connected = DeviceConnected {
-            connection: "N/1".into(),
-            address: Some("10.0.0.7".into()),
-        };
+        let connected =
+            DeviceConnected { connection: "N/1".into(), address: Some("10.0.0.7".into()) };
         self.server(StreamName::DevicePresence(id), connected).await
     }
 
@@ -203,8 +188,7 @@ impl World {
     pub(crate) async fn get(&self, path: &str) -> Answer {
         let head = self.log.head(&ProjectId::default_project()).await.unwrap();
         let head = head.unwrap().position.to_string();
-        self.get_with(path, &self.admin, &[("muster-min-position", &head)])
-            .await
+        self.get_with(path, &self.admin, &[("muster-min-position", &head)]).await
     }
 
     /// Asks, and expects a 200.
@@ -227,16 +211,10 @@ impl World {
         }
         let response = self.request(request.body(Body::empty()).unwrap()).await;
         let (status, headers) = (response.status().as_u16(), response.headers().clone());
-        let bytes = axum::body::to_bytes(response.into_body(), 10_000_000)
-            .await
-            .unwrap();
+        let bytes = axum::body::to_bytes(response.into_body(), 10_000_000).await.unwrap();
         let body = serde_json::from_slice(&bytes)
             .unwrap_or_else(|_| String::from_utf8_lossy(&bytes).into_owned().into());
-        Answer {
-            status,
-            headers,
-            body,
-        }
+        Answer { status, headers, body }
     }
 
     /// Asks again and again until the answer is as wanted.
@@ -283,8 +261,5 @@ pub(crate) fn inventory(os: &str) -> DeviceInventoryReported {
 /// The names of a page's items.
 pub(crate) fn names(page: &Value) -> Vec<&str> {
     let items = page["items"].as_array().unwrap();
-    items
-        .iter()
-        .map(|item| item["name"].as_str().unwrap())
-        .collect()
+    items.iter().map(|item| item["name"].as_str().unwrap()).collect()
 }

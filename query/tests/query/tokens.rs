@@ -24,17 +24,11 @@ async fn tokens_are_listed_for_admins_and_auditors() {
             labels: [("site".parse().unwrap(), "hall".parse().unwrap())].into(),
             device: None,
         };
-        let id = if number == 3 {
-            id
-        } else {
-            TokenId(Uuid::now_v7())
-        };
+        let id = if number == 3 { id } else { TokenId(Uuid::now_v7()) };
         world.server(StreamName::Token(id), created).await;
     }
     let device = DeviceId(Uuid::now_v7());
-    world
-        .server(StreamName::Token(id), EnrollmentTokenUsed { device })
-        .await;
+    world.server(StreamName::Token(id), EnrollmentTokenUsed { device }).await;
 
     let page = world.show("/api/v1/enrollment-tokens").await;
     assert_eq!(names(&page), ["hall 3", "hall 2", "hall 1"]);
@@ -43,51 +37,25 @@ async fn tokens_are_listed_for_admins_and_auditors() {
     assert!(!page.to_string().contains(&secret.to_string()));
     let first = world.show("/api/v1/enrollment-tokens?limit=2").await;
     let next = first["next"].as_str().unwrap();
-    let second = world
-        .show(&format!("/api/v1/enrollment-tokens?limit=2&cursor={next}"))
-        .await;
+    let second = world.show(&format!("/api/v1/enrollment-tokens?limit=2&cursor={next}")).await;
     assert_eq!(names(&second), ["hall 1"]);
 
     let page = world.show("/api/v1/tokens").await;
     assert_eq!(page["items"][0]["role"], "auditor");
     assert_eq!(page["items"][1]["status"], "active");
     let id = viewer.parse::<ApiTokenText>().unwrap().id;
-    world
-        .server(StreamName::Token(id), ApiTokenRevoked {})
-        .await;
-    assert_eq!(
-        world.show("/api/v1/tokens").await["items"][1]["status"],
-        "revoked"
-    );
+    world.server(StreamName::Token(id), ApiTokenRevoked {}).await;
+    assert_eq!(world.show("/api/v1/tokens").await["items"][1]["status"], "revoked");
 
     let operator = world.token("default", Role::Operator).await;
-    for path in [
-        "tokens",
-        "enrollment-tokens",
-        "dead-letters",
-        "dead-letters/1",
-    ] {
+    for path in ["tokens", "enrollment-tokens", "dead-letters", "dead-letters/1"] {
         let path = format!("/api/v1/{path}");
-        assert_eq!(
-            world.get_with(&path, &operator, &[]).await.status,
-            403,
-            "{path}"
-        );
-        assert_eq!(
-            world.get_with(&path, &viewer, &[]).await.status,
-            401,
-            "{path}"
-        );
-        assert!(
-            matches!(world.get_with(&path, &auditor, &[]).await.status, 200 | 404),
-            "{path}"
-        );
+        assert_eq!(world.get_with(&path, &operator, &[]).await.status, 403, "{path}");
+        assert_eq!(world.get_with(&path, &viewer, &[]).await.status, 401, "{path}");
+        assert!(matches!(world.get_with(&path, &auditor, &[]).await.status, 200 | 404), "{path}");
     }
     let whoami = world.get_with("/api/v1/whoami", &auditor, &[]).await.body;
-    assert_eq!(
-        (&whoami["role"], &whoami["project"]),
-        (&"auditor".into(), &"default".into())
-    );
+    assert_eq!((&whoami["role"], &whoami["project"]), (&"auditor".into(), &"default".into()));
     assert!(world.show("/api/v1/whoami").await["project"].is_null());
 }
 
@@ -104,40 +72,21 @@ async fn the_server_says_how_it_is() {
         detail: "no".into(),
         bytes: vec![1, 2, 3],
     };
-    let letters = [
-        letter(Some("default"), "a"),
-        letter(None, "b"),
-        letter(Some("system"), "c"),
-    ];
+    let letters = [letter(Some("default"), "a"), letter(None, "b"), letter(Some("system"), "c")];
     world.log.keep_dead_letters(&letters).await.unwrap();
     let count = |page: &serde_json::Value| page["items"].as_array().unwrap().len();
     assert_eq!(count(&world.show("/api/v1/dead-letters").await), 1);
-    assert_eq!(
-        count(&world.show("/api/v1/dead-letters?everywhere=true").await),
-        3
-    );
-    let page = world
-        .show("/api/v1/dead-letters?everywhere=true&limit=2")
-        .await;
+    assert_eq!(count(&world.show("/api/v1/dead-letters?everywhere=true").await), 3);
+    let page = world.show("/api/v1/dead-letters?everywhere=true&limit=2").await;
     let next = page["next"].as_str().unwrap();
-    let rest = world
-        .show(&format!(
-            "/api/v1/dead-letters?everywhere=true&cursor={next}"
-        ))
-        .await;
+    let rest = world.show(&format!("/api/v1/dead-letters?everywhere=true&cursor={next}")).await;
     assert_eq!(rest["items"][0]["subject"], "a");
     assert_eq!(world.show("/api/v1/dead-letters/1").await["bytes"], "AQID");
     let as_auditor = async |path: &str| world.get_with(path, &auditor, &[]).await.status;
     assert_eq!(as_auditor("/api/v1/dead-letters/1").await, 200);
     assert_eq!(as_auditor("/api/v1/dead-letters/3").await, 404);
-    assert_eq!(
-        as_auditor("/api/v1/dead-letters?everywhere=true").await,
-        403
-    );
-    assert_eq!(
-        as_auditor("/api/v1/dead-letters?everywhere=maybe").await,
-        400
-    );
+    assert_eq!(as_auditor("/api/v1/dead-letters?everywhere=true").await, 403);
+    assert_eq!(as_auditor("/api/v1/dead-letters?everywhere=maybe").await, 400);
 
     let head = world.show("/api/v1/log/head").await;
     // A token, a device, its name, and that the token was used, if it is there already.
@@ -151,24 +100,14 @@ async fn the_server_says_how_it_is() {
     assert_eq!(names(&page), ["devices_v1", "timeline_v1", "tokens_v1"]);
 
     for path in ["/healthz", "/readyz"] {
-        let request = axum::http::Request::get(path)
-            .body(axum::body::Body::empty())
-            .unwrap();
+        let request = axum::http::Request::get(path).body(axum::body::Body::empty()).unwrap();
         assert_eq!(world.request(request).await.status(), 200, "{path}");
     }
     // Waiting for what never comes ends with a problem that says so.
     let far = [("muster-min-position", "999")];
     let answer = world.get_with("/api/v1/devices", &world.admin, &far).await;
     assert_eq!(answer.status, 504);
-    assert!(
-        answer.body["detail"]
-            .as_str()
-            .unwrap()
-            .contains("did not reach 999 within 5 s")
-    );
+    assert!(answer.body["detail"].as_str().unwrap().contains("did not reach 999 within 5 s"));
     assert_eq!(world.get("/nowhere").await.status, 404);
-    assert_eq!(
-        world.get("/nowhere").await.body["type"],
-        "/problems/not-found"
-    );
+    assert_eq!(world.get("/nowhere").await.body["type"], "/problems/not-found");
 }

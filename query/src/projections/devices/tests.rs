@@ -57,11 +57,7 @@ fn sample(n: u64) -> Event {
         2 => DeviceConfigSet {
             version,
             #[expect(clippy::cast_precision_loss, reason = "any number")]
-            set: [(
-                "k".parse().unwrap(),
-                ConfigValue::Float(version as f64 * 1e18),
-            )]
-            .into(),
+            set: [("k".parse().unwrap(), ConfigValue::Float(version as f64 * 1e18))].into(),
             removed: Vec::new(),
         }
         .into(),
@@ -76,23 +72,18 @@ fn sample(n: u64) -> Event {
             ..DeviceInventoryReported::default()
         }
         .into(),
-        8 => DeviceConnected {
-            connection: "N/1".into(),
-            address: Some(format!("10.0.0.{version}")),
+        8 => {
+            DeviceConnected { connection: "N/1".into(), address: Some(format!("10.0.0.{version}")) }
+                .into()
         }
-        .into(),
         9 => DeviceDisconnected {
             connection: "N/1".into(),
             reason: DisconnectReason::Closed,
             detail: None,
         }
         .into(),
-        10 => DeviceEpochGranted {
-            epoch: version + 2,
-            previous: version + 1,
-            cause: Cause::Fork,
-        }
-        .into(),
+        10 => DeviceEpochGranted { epoch: version + 2, previous: version + 1, cause: Cause::Fork }
+            .into(),
         _ => enrolled(version + 1),
     }
 }
@@ -134,53 +125,27 @@ fn fold(events: &[Event]) -> Device {
 fn a_device_lives_through_its_states() {
     let connected = || sample(8);
     let disconnected = || sample(9);
-    let deleted = || {
-        Event::from(DeviceDeleted {
-            name: "robot".parse().unwrap(),
-        })
-    };
+    let deleted = || Event::from(DeviceDeleted { name: "robot".parse().unwrap() });
     for (events, status) in [
         (vec![registered()], Status::Registered),
         (vec![registered(), enrolled(1)], Status::Offline),
         (vec![registered(), enrolled(1), connected()], Status::Online),
-        (
-            vec![registered(), enrolled(1), connected(), disconnected()],
-            Status::Offline,
-        ),
-        (
-            vec![registered(), enrolled(1), connected(), deleted()],
-            Status::Deleted,
-        ),
+        (vec![registered(), enrolled(1), connected(), disconnected()], Status::Offline),
+        (vec![registered(), enrolled(1), connected(), deleted()], Status::Deleted),
     ] {
         assert_eq!(fold(&events).status(), status, "{events:?}");
     }
-    let device = fold(&[
-        registered(),
-        enrolled(1),
-        sample(1),
-        connected(),
-        disconnected(),
-    ]);
+    let device = fold(&[registered(), enrolled(1), sample(1), connected(), disconnected()]);
     assert_eq!(device.version, 3);
     assert_eq!(device.hostname(), Some("host"));
-    assert_eq!(
-        device.presence.unwrap().address.as_deref(),
-        Some("10.0.0.0")
-    );
-    assert_eq!(
-        serde_json::to_string(&device.labels).unwrap(),
-        r#"{"n":"0"}"#
-    );
+    assert_eq!(device.presence.unwrap().address.as_deref(), Some("10.0.0.0"));
+    assert_eq!(serde_json::to_string(&device.labels).unwrap(), r#"{"n":"0"}"#);
 }
 
 #[test]
 fn odd_times_are_flagged_and_the_next_sane_one_clears_the_clock() {
     let mut device = fold(&[registered(), enrolled(1)]);
-    for (time, odd) in [
-        (0, true),
-        (NOW + 3_600_000_000, true),
-        (NOW - 86_400_000_000, false),
-    ] {
+    for (time, odd) in [(0, true), (NOW + 3_600_000_000, true), (NOW - 86_400_000_000, false)] {
         device.evolve(&stored(3, &sample(5), time)).unwrap();
         assert_eq!(device.flags.odd_clock, odd, "{time}");
     }

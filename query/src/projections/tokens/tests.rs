@@ -43,10 +43,7 @@ fn tokens_show_their_use_and_never_their_secret() {
             expires_at: None,
         }
         .into(),
-        ApiTokenUsed {
-            address: Some("10.0.0.9".into()),
-        }
-        .into(),
+        ApiTokenUsed { address: Some("10.0.0.9".into()) }.into(),
         ApiTokenRevoked {}.into(),
     ]);
     assert_eq!(api.kind, Some(TokenKind::Api { role: Role::Viewer }));
@@ -64,10 +61,7 @@ fn tokens_show_their_use_and_never_their_secret() {
             device: None,
         }
         .into(),
-        EnrollmentTokenUsed {
-            device: DeviceId(Uuid::nil()),
-        }
-        .into(),
+        EnrollmentTokenUsed { device: DeviceId(Uuid::nil()) }.into(),
     ]);
     assert_eq!(enrollment.used, 1);
     for token in [api, enrollment] {

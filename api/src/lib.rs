@@ -1,1 +1,31 @@
-//! placeholder
+//! What both HTTP doors of muster, command and query, share: problems, authentication, and the
+//! conventions of requests and answers.
+//!
+//! Invariant: this crate holds no route and knows no resource. It reads the event log only for
+//! tokens and the names of projects.
+
+pub mod auth;
+pub mod body;
+pub mod cursor;
+pub mod etag;
+pub mod fallback;
+pub mod idempotency;
+pub mod page;
+pub mod params;
+pub mod position;
+pub mod problem;
+mod state;
+
+pub use auth::{Allowed, Principal, Scope};
+pub use body::Json;
+pub use cursor::Cursor;
+pub use etag::{IfMatch, etag};
+pub use idempotency::IdempotencyKey;
+pub use page::{Limit, Page};
+pub use params::{PathParam, Query};
+pub use position::{MinPosition, position_header};
+pub use problem::{FieldError, Problem};
+pub use state::ApiState;
+
+#[cfg(test)]
+mod tests;

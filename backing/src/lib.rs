@@ -16,6 +16,7 @@ pub mod influx;
 pub mod nats;
 pub mod ports;
 pub mod postgres;
+pub mod program;
 
 mod files;
 mod run_as;

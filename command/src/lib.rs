@@ -5,4 +5,7 @@
 //! append to.
 
 pub mod domain;
+pub mod http;
 pub mod keys;
+pub mod link;
+pub mod service;

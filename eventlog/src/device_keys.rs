@@ -1,9 +1,12 @@
 //! The keys that devices sign with, and the epochs they may write: kept by the append transaction
 //! itself, so that ingest never has to wait for a projection to know a device.
 
+use std::collections::HashMap;
+
 use muster_schemas::events::DeviceEnrolled;
 use muster_schemas::{DeviceId, Event, Hash, ProjectId, PublicKey, StreamName};
 use tokio_postgres::Transaction;
+use uuid::Uuid;
 
 use crate::error::{Attempted, StoreError};
 use crate::log::EventLog;
@@ -159,9 +162,7 @@ async fn close_epochs(
     device: DeviceId,
 ) -> Result<(), StoreError> {
     revoke_keys(transaction, project, device).await?;
-    let prefix = StreamName::report_prefix(device);
-    // '0' follows '/' in the C collation: the range holds all that begins with the prefix.
-    let end = format!("device-report/{device}0");
+    let (prefix, end) = report_range(device);
     transaction
         .execute(
             "UPDATE streams SET closed = true WHERE project = $1 AND stream >= $2 AND stream < $3",
@@ -178,65 +179,111 @@ pub(crate) fn as_i64(number: u64) -> i64 {
 }
 
 impl EventLog {
-    /// Keys and epochs of a device, as the log has them now. Empty for a device it does not know.
+    /// Keys and epochs of devices, as the log has them now. A device that it does not know has
+    /// neither.
     ///
     /// # Errors
     /// When PostgreSQL cannot be asked.
     pub async fn device_access(
         &self,
         project: &ProjectId,
-        device: DeviceId,
-    ) -> Result<DeviceAccess, StoreError> {
+        devices: &[DeviceId],
+    ) -> Result<HashMap<DeviceId, DeviceAccess>, StoreError> {
+        let mut access: HashMap<DeviceId, DeviceAccess> =
+            devices.iter().map(|device| (*device, DeviceAccess::default())).collect();
         let client = self.stores().pool.get().await?;
+        let ids: Vec<Uuid> = devices.iter().map(|device| device.0).collect();
         let keys = client
-            .query(
-                "SELECT fingerprint, public_key FROM device_keys
-                 WHERE project = $1 AND device = $2 AND NOT revoked",
-                &[&project.as_str(), &device.0],
+            .prepare_cached(
+                "SELECT device, fingerprint, public_key FROM device_keys
+                 WHERE project = $1 AND device = ANY($2) AND NOT revoked",
             )
             .await
-            .attempted("read a device's keys")?;
-        let prefix = StreamName::report_prefix(device);
-        let end = format!("device-report/{device}0");
-        let epochs = client
-            .query(
-                "SELECT stream, version, tip, closed FROM streams
-                 WHERE project = $1 AND stream >= $2 AND stream < $3",
-                &[&project.as_str(), &prefix, &end],
-            )
+            .attempted("prepare to read devices' keys")?;
+        let keys = client
+            .query(&keys, &[&project.as_str(), &ids])
             .await
-            .attempted("read a device's epochs")?;
+            .attempted("read devices' keys")?;
+        for row in &keys {
+            let device = DeviceId(row.get(0));
+            let fingerprint = Hash::from_slice(row.get(1))
+                .ok_or_else(|| corrupt(device, "a key's fingerprint is not 32 bytes"))?;
+            let key = PublicKey::from_cose_key(row.get(2))
+                .map_err(|error| corrupt(device, &error.to_string()))?;
+            access.entry(device).or_default().keys.push((fingerprint, key));
+        }
 
-        let corrupt = |what: &str| StoreError::Corrupt(format!("device {device}: {what}"));
-        let keys = keys
-            .iter()
-            .map(|row| {
-                let fingerprint = Hash::from_slice(row.get(0))
-                    .ok_or_else(|| corrupt("a key's fingerprint is not 32 bytes"))?;
-                let key = PublicKey::from_cose_key(row.get(1))
-                    .map_err(|error| corrupt(&error.to_string()))?;
-                Ok((fingerprint, key))
-            })
-            .collect::<Result<_, StoreError>>()?;
-        let mut epochs: Vec<DeviceEpoch> = epochs
-            .iter()
-            .map(|row| {
-                let stream: &str = row.get(0);
-                let Ok(StreamName::DeviceReport(_, epoch)) = stream.parse() else {
-                    return Err(corrupt("a report stream has an odd name"));
-                };
-                Ok(DeviceEpoch {
-                    epoch,
-                    seq: row.get::<_, i64>(1).unsigned_abs(),
-                    tip: row
-                        .get::<_, Option<&[u8]>>(2)
-                        .and_then(Hash::from_slice)
-                        .unwrap_or(Hash::ZERO),
-                    closed: row.get(3),
-                })
-            })
-            .collect::<Result<_, StoreError>>()?;
-        epochs.sort_by_key(|epoch| epoch.epoch);
-        Ok(DeviceAccess { keys, epochs })
+        let (from, to): (Vec<String>, Vec<String>) =
+            devices.iter().map(|device| report_range(*device)).unzip();
+        let epochs = client
+            .prepare_cached(
+                "SELECT s.stream, s.version, s.tip, s.closed
+                 FROM unnest($2::text[], $3::text[]) AS range(first, beyond)
+                 CROSS JOIN LATERAL (SELECT * FROM streams
+                     WHERE project = $1 AND stream >= range.first AND stream < range.beyond
+                     OFFSET 0) s",
+            )
+            .await
+            .attempted("prepare to read devices' epochs")?;
+        let epochs = client
+            .query(&epochs, &[&project.as_str(), &from, &to])
+            .await
+            .attempted("read devices' epochs")?;
+        for row in &epochs {
+            let stream: &str = row.get(0);
+            let Ok(StreamName::DeviceReport(device, epoch)) = stream.parse() else {
+                return Err(StoreError::Corrupt(format!("'{stream}' is no device's reports")));
+            };
+            access.entry(device).or_default().epochs.push(DeviceEpoch {
+                epoch,
+                seq: row.get::<_, i64>(1).unsigned_abs(),
+                tip: row
+                    .get::<_, Option<&[u8]>>(2)
+                    .and_then(Hash::from_slice)
+                    .unwrap_or(Hash::ZERO),
+                closed: row.get(3),
+            });
+        }
+        for known in access.values_mut() {
+            known.epochs.sort_by_key(|epoch| epoch.epoch);
+        }
+        Ok(access)
     }
+
+    /// The presence streams of a project: the device, the stream's version, and its tip, which is
+    /// zero while the device is offline.
+    ///
+    /// # Errors
+    /// When PostgreSQL cannot be asked.
+    pub async fn presence(
+        &self,
+        project: &ProjectId,
+    ) -> Result<Vec<(DeviceId, u64, Hash)>, StoreError> {
+        let client = self.stores().pool.get().await?;
+        let rows = client
+            .query(
+                "SELECT stream, version, tip FROM streams
+                 WHERE project = $1 AND stream >= 'device-presence/' AND stream < 'device-presence0'",
+                &[&project.as_str()],
+            )
+            .await
+            .attempted("read who is online")?;
+        Ok(rows
+            .iter()
+            .filter_map(|row| {
+                let device = row.get::<_, &str>(0).parse::<StreamName>().ok()?.device()?;
+                let tip = row.get::<_, Option<&[u8]>>(2).and_then(Hash::from_slice);
+                Some((device, row.get::<_, i64>(1).unsigned_abs(), tip.unwrap_or(Hash::ZERO)))
+            })
+            .collect())
+    }
+}
+
+fn corrupt(device: DeviceId, what: &str) -> StoreError {
+    StoreError::Corrupt(format!("device {device}: {what}"))
+}
+
+/// The range of stream names that are this device's reports: '0' follows '/' in the C collation.
+fn report_range(device: DeviceId) -> (String, String) {
+    (StreamName::report_prefix(device), format!("device-report/{device}0"))
 }

@@ -97,6 +97,23 @@ impl EventLog {
         Ok(())
     }
 
+    /// Gives one lease back.
+    ///
+    /// # Errors
+    /// When PostgreSQL cannot be asked.
+    pub async fn release_lease(&self, name: &str, holder: Uuid) -> Result<(), StoreError> {
+        let client = self.stores().pool.get().await?;
+        client
+            .execute(
+                "UPDATE leases SET expires_at = clock_timestamp() - interval '1 second'
+                 WHERE name = $1 AND holder = $2",
+                &[&name, &holder],
+            )
+            .await
+            .attempted("give a lease back")?;
+        Ok(())
+    }
+
     /// Who holds which lease now; names beginning with `prefix`.
     ///
     /// # Errors

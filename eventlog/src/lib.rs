@@ -18,6 +18,7 @@ pub mod merkle;
 mod partitions;
 pub mod projection;
 mod read;
+mod revocations;
 
 pub use append::{
     Append, AppendError, Appended, Batch, Expected, NewEvent, OffsetMove, StreamAppend,

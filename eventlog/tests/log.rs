@@ -198,7 +198,7 @@ async fn enrollment_opens_an_epoch_and_deletion_closes_it() {
     log.append(&project, Append::by("test").stream(stream.clone(), Expected::Version(0), events))
         .await
         .unwrap();
-    let access = log.device_access(&project, device).await.unwrap();
+    let access = log.device_access(&project, &[device]).await.unwrap().remove(&device).unwrap();
     assert!(access.key(&key.thumbprint()).is_some());
     assert_eq!(access.epoch(1).map(|epoch| (epoch.seq, epoch.closed)), Some((0, false)));
 
@@ -224,7 +224,7 @@ async fn enrollment_opens_an_epoch_and_deletion_closes_it() {
     log.append(&project, Append::by("test").stream(stream.clone(), Expected::Version(2), again))
         .await
         .unwrap();
-    let access = log.device_access(&project, device).await.unwrap();
+    let access = log.device_access(&project, &[device]).await.unwrap().remove(&device).unwrap();
     assert!(access.key(&key.thumbprint()).is_none() && access.key(&new_key.thumbprint()).is_some());
     let refused = log.append(&project, report(2, Hash::of(b"2"), Hash::of(b"3"))).await;
     assert!(matches!(refused, Err(AppendError::Closed { .. })), "{refused:?}");
@@ -234,7 +234,7 @@ async fn enrollment_opens_an_epoch_and_deletion_closes_it() {
     log.append(&project, Append::by("test").stream(stream.clone(), Expected::Version(3), gone))
         .await
         .unwrap();
-    let access = log.device_access(&project, device).await.unwrap();
+    let access = log.device_access(&project, &[device]).await.unwrap().remove(&device).unwrap();
     assert!(access.keys.is_empty() && access.epochs.iter().all(|epoch| epoch.closed));
 
     let kinds: Vec<_> =
@@ -277,6 +277,15 @@ async fn followers_hear_of_appends_and_of_time() {
     }
     assert_eq!(log.position_at(&project, Timestamp(0)).await.unwrap(), 0);
     stop.cancel();
+}
+
+#[tokio::test]
+async fn many_processes_may_open_a_new_database_at_once() {
+    let database = database().await;
+    let opened = (0..6).map(|_| database.open());
+    for log in futures::future::join_all(opened).await {
+        log.append(&ProjectId::default_project(), append("a", Expected::Any, 1)).await.unwrap();
+    }
 }
 
 #[tokio::test]

@@ -4,4 +4,70 @@
 //! time-series store, and what can do neither is kept as a dead letter with its cause. A message is
 //! acknowledged only after that.
 
+pub mod events;
 pub mod metrics;
+pub mod presence;
+pub mod streams;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use muster_eventlog::EventLog;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+/// What the ingest role works with.
+#[derive(Debug)]
+pub struct IngestOptions {
+    /// The log.
+    pub log: EventLog,
+    /// A connection to the broker, in the devices' account.
+    pub nats: async_nats::Client,
+    /// The metric store.
+    pub store: metrics::StoreSettings,
+    /// How presence is learned.
+    pub presence: presence::PresenceOptions,
+}
+
+/// How often what is kept for a while is tidied up.
+const TIDY: Duration = Duration::from_secs(600);
+
+/// Runs the ingest role until `stop`; then writes what it holds and gives its leases back.
+///
+/// # Errors
+/// When the metric store's settings cannot be used.
+pub async fn run(
+    options: IngestOptions,
+    stop: CancellationToken,
+) -> Result<(), metrics::ClientError> {
+    let IngestOptions { log, nats, store, presence } = options;
+    let client = Arc::new(metrics::InfluxClient::new(store)?);
+    let (sink, sink_task) = metrics::MetricSink::start(client, metrics::SinkSettings::default());
+    let mut parts = JoinSet::new();
+    parts.spawn(events::run(log.clone(), nats.clone(), stop.clone()));
+    parts.spawn(metrics::reader::run(log.clone(), nats, sink, stop.clone()));
+    parts.spawn(presence::run(presence, stop.clone()));
+    parts.spawn(tidy(log, stop));
+    while let Some(ended) = parts.join_next().await {
+        if let Err(error) = ended {
+            tracing::error!(%error, "a part of ingest ended unexpectedly");
+        }
+    }
+    sink_task.drain(Duration::from_secs(5)).await;
+    Ok(())
+}
+
+/// Forgets what is kept only for a while.
+async fn tidy(log: EventLog, stop: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(TIDY) => {}
+        }
+        for pruned in [log.prune_append_ids().await, log.prune_dead_letters().await] {
+            if let Err(error) = pruned {
+                tracing::debug!(%error, "old rows could not be deleted");
+            }
+        }
+    }
+}

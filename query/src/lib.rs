@@ -1,1 +1,20 @@
-//! placeholder
+//! The read side of muster: it projects the log into read models, and serves them.
+//!
+//! Projections are pure folds ([`projections`]); the newest metrics live in memory ([`latest`]);
+//! metrics over time come from InfluxDB ([`influx`]); the past is folded from the log ([`travel`]).
+//!
+//! Invariant: nothing here decides anything or appends an event. Read models are written by
+//! projections alone.
+
+mod http;
+pub mod influx;
+pub mod latest;
+pub mod projections;
+mod start;
+mod state;
+mod timeline;
+pub mod travel;
+
+pub use http::{openapi, openapi_info, router};
+pub use start::{Query, QueryOptions, StartError};
+pub use state::{QueryState, ReadModels};

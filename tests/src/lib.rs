@@ -1,1 +1,23 @@
-//! placeholder
+//! What the system tests and the benchmarks are made of: the system as processes, an API client,
+//! simulated devices that speak the real protocol.
+//!
+//! Nothing here fakes a part of the product: servers are real, and a simulated device seals,
+//! connects and resends as the protocol says. It keeps its events in memory only.
+
+#![allow(
+    clippy::expect_used,
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    reason = "a broken test setup shall stop the test"
+)]
+
+pub mod api;
+pub mod binaries;
+pub mod fleet;
+pub mod sim;
+pub mod system;
+pub mod wait;
+
+pub use api::Api;
+pub use sim::SimDevice;
+pub use system::System;

@@ -50,7 +50,12 @@ enum Command {
     /// lost on its way, run it again with the same token: it is the same device.
     Enroll(enroll::EnrollArgs),
     /// Runs the agent until it is stopped (SIGTERM or Ctrl-C).
-    Run,
+    Run {
+        /// Where the servers are now, when they have moved since the enrollment; it is kept. The
+        /// pinned CA stays.
+        #[arg(long, value_name = "https://HOST:PORT")]
+        url: Option<url::Url>,
+    },
     /// Says how the agent is: its identity, connection, outbox, last error.
     Status {
         /// As JSON.
@@ -69,11 +74,12 @@ enum Command {
 /// Reads the command line and carries it out.
 pub(crate) async fn main() -> anyhow::Result<ExitCode> {
     let cli = Cli::parse();
-    let set_level = logs::start(cli.common.log.as_deref(), matches!(cli.command, Command::Run))?;
+    let set_level =
+        logs::start(cli.common.log.as_deref(), matches!(cli.command, Command::Run { .. }))?;
     let data = cli.common.data;
     match cli.command {
         Command::Enroll(args) => enroll::enroll(data, args).await,
-        Command::Run => run::run(data, set_level).await,
+        Command::Run { url } => run::run(data, url, set_level).await,
         Command::Status { json } => status::status(&data, json).await,
         Command::Doctor { json } => doctor::doctor(&data, json).await,
     }

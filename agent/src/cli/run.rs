@@ -32,9 +32,13 @@ fn start_over(data: &Path) {
     tracing::debug!(%error, "the process could not start over");
 }
 
-pub(super) async fn run(data: PathBuf, set_level: SetLevel) -> anyhow::Result<ExitCode> {
+pub(super) async fn run(
+    data: PathBuf,
+    url: Option<url::Url>,
+    set_level: SetLevel,
+) -> anyhow::Result<ExitCode> {
     start_over(&data);
-    let agent = Agent::open(AgentOptions { set_level, ..AgentOptions::new(data) })?;
+    let agent = Agent::open(AgentOptions { url, set_level, ..AgentOptions::new(data) })?;
     let mut terminate = signal(SignalKind::terminate()).context("failed to listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("failed to listen for SIGINT")?;
     let stop = CancellationToken::new();

@@ -19,6 +19,8 @@ use crate::store::key;
 
 /// A connection that lasted this long was a good one: the next wait is a short one.
 const GOOD: Duration = Duration::from_secs(30);
+/// So many tries without a broker, and the servers are asked where it is now.
+const ASK_AGAIN: u32 = 4;
 /// How long the broker's word on a batch or an event is waited for.
 const PUB_ACK: Duration = Duration::from_secs(5);
 
@@ -29,6 +31,8 @@ pub(crate) async fn keep_connected(shared: &Shared) {
     let mut credentials: Option<Credentials> =
         shared.store.get(key::CREDENTIALS).unwrap_or_default();
     let mut backoff = Backoff::reconnect();
+    // Tries in a row that found no broker: it may have moved, and fresh credentials say where to.
+    let mut missed = 0_u32;
     // The connection before, until the next one stands: a renewal is no absence.
     let mut before: Option<Client> = None;
     loop {
@@ -48,13 +52,16 @@ pub(crate) async fn keep_connected(shared: &Shared) {
         let (client, broker, events) = match made {
             Ok(made) => made,
             Err(error) => {
-                if !matches!(error, ConnectError::Broker { is_denied: true, .. }) {
+                missed += 1;
+                let is_denied = matches!(error, ConnectError::Broker { is_denied: true, .. });
+                if !is_denied && !missed.is_multiple_of(ASK_AGAIN) {
                     credentials = Some(current);
                 }
                 fail(shared, &error.to_string(), backoff.wait(rand::random())).await;
                 continue;
             }
         };
+        missed = 0;
         let started = Instant::now();
         up(shared, &client, &broker);
         let end = drive(shared, &mut session, &client, events, &current).await;

@@ -14,13 +14,15 @@ use crate::identity::Identity;
 use crate::link::keep_connected;
 use crate::outbox::{Limits, Outbox, RecordError};
 use crate::report::{Backlog, sample_and_send, send_backlog};
-use crate::store::{Folder, Store, StoreError, key};
+use crate::store::{Folder, Store, StoreError, key, put, remove};
 
 /// How an agent is run.
 #[derive(Clone)]
 pub struct AgentOptions {
     /// The data folder.
     pub data: PathBuf,
+    /// Where the servers are now, when they have moved.
+    pub url: Option<url::Url>,
     /// Where the machine is that is measured: `/`, or a folder of fixtures.
     pub root: PathBuf,
     /// How much the outbox holds.
@@ -36,6 +38,7 @@ impl AgentOptions {
     pub fn new(data: impl Into<PathBuf>) -> Self {
         Self {
             data: data.into(),
+            url: None,
             root: "/".into(),
             limits: Limits::default(),
             backlog_bytes: 32 << 20,
@@ -100,7 +103,15 @@ impl Agent {
             return Err(not_enrolled());
         }
         let store = Arc::new(Store::open(Folder::open(&options.data)?)?);
-        let identity: Identity = store.get(key::IDENTITY)?.ok_or_else(not_enrolled)?;
+        let mut identity: Identity = store.get(key::IDENTITY)?.ok_or_else(not_enrolled)?;
+        if let Some(url) = options.url.filter(|url| *url != identity.url) {
+            identity.url = url;
+            // The credentials of before name the broker's old addresses.
+            store.write(|transaction| {
+                put(transaction, key::IDENTITY, &identity)?;
+                remove(transaction, key::CREDENTIALS)
+            })?;
+        }
         identity.operation_key().map_err(|error| AgentError::Identity(error.to_string()))?;
         let outbox = Outbox::open(
             Arc::clone(&store),

@@ -1,7 +1,7 @@
 //! Metrics on their way into the time-series store: line protocol, an InfluxDB client, a batcher.
 //!
-//! The readers of the broker are not here: they turn a message into [`Lines`], hand it to a
-//! [`MetricSink`], and acknowledge it when its [`Completion`] says what became of it.
+//! The [`reader`] of the broker turns a message into [`Lines`], hands it to a
+//! [`MetricSink`], and acknowledges it when its [`Completion`] says what became of it.
 //!
 //! ```text
 //! reader ─▶ encode (pure) ─▶ MetricSink::submit ─▶ batcher ─▶ writer ─▶ InfluxClient
@@ -16,6 +16,7 @@ mod blame;
 mod client;
 mod counters;
 mod line_protocol;
+pub mod reader;
 mod sink;
 mod writer;
 

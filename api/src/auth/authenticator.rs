@@ -1,0 +1,177 @@
+//! Looks tokens up in the event log, and remembers them by the version of their stream.
+//!
+//! Each request asks for that version (one row by primary key), so a revocation counts from the
+//! next request on, in every process.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
+
+use muster_eventlog::{Append, EventLog, Expected, NewEvent, StoreError};
+use muster_schemas::events::ApiTokenUsed;
+use muster_schemas::wire::ApiTokenText;
+use muster_schemas::{ProjectId, StreamName, Timestamp, TokenId};
+
+use super::{ApiTokenState, Principal};
+use crate::problem::{Kind, Problem};
+
+/// Tokens that are remembered at most; beyond it, all are forgotten and looked up again.
+const REMEMBERED: usize = 10_000;
+/// A token's use is recorded at most this often, in microseconds.
+const USE_INTERVAL: i64 = 3_600_000_000;
+
+/// Knows the bearers of tokens; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Authenticator {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    log: EventLog,
+    tokens: Mutex<HashMap<(ProjectId, TokenId), Known>>,
+    projects: Mutex<HashSet<ProjectId>>,
+}
+
+#[derive(Clone, Debug)]
+struct Known {
+    version: u64,
+    state: Arc<ApiTokenState>,
+    /// When this process last tried to record a use.
+    noted: Option<Timestamp>,
+}
+
+impl Authenticator {
+    /// Reads tokens from this log.
+    #[must_use]
+    pub fn new(log: EventLog) -> Self {
+        Self {
+            inner: Arc::new(Inner { log, tokens: Mutex::default(), projects: Mutex::default() }),
+        }
+    }
+
+    /// Who bears this token; `address` is the client's, for the record of its use.
+    ///
+    /// # Errors
+    /// 401 when the token is not good; 503 when the log cannot be asked.
+    pub async fn authenticate(
+        &self,
+        text: &str,
+        address: Option<String>,
+    ) -> Result<Principal, Problem> {
+        let token: ApiTokenText = text.parse().map_err(|_| not_good())?;
+        let known = self.look_up(&token).await?;
+        let now = Timestamp::from(SystemTime::now());
+        let role = known.state.check(&token.secret, now).map_err(|refusal| {
+            tracing::debug!(token = %token.id, project = %token.project, address, %refusal, "refused a token");
+            not_good()
+        })?;
+        self.note_use(&token, &known, now, address);
+        Ok(Principal {
+            token: token.id,
+            role,
+            project: (!token.project.is_system()).then_some(token.project),
+        })
+    }
+
+    /// Is there such a project? Projects are never deleted, so a yes is remembered.
+    ///
+    /// # Errors
+    /// When the log cannot be asked.
+    pub async fn project_exists(&self, project: &ProjectId) -> Result<bool, StoreError> {
+        let lock = || self.inner.projects.lock().unwrap_or_else(PoisonError::into_inner);
+        if lock().contains(project) {
+            return Ok(true);
+        }
+        let exists = self.inner.log.head(project).await?.is_some();
+        if exists {
+            lock().insert(project.clone());
+        }
+        Ok(exists)
+    }
+
+    async fn look_up(&self, token: &ApiTokenText) -> Result<Known, StoreError> {
+        let key = (token.project.clone(), token.id);
+        let stream = StreamName::Token(token.id);
+        let version = self.inner.log.stream_version(&token.project, &stream).await?;
+        if let Some(known) = self.tokens().get(&key)
+            && known.version == version
+        {
+            return Ok(known.clone());
+        }
+        let events = match version {
+            0 => Vec::new(),
+            _ => self.inner.log.read_stream(&token.project, &stream).await?,
+        };
+        let mut state = ApiTokenState::default();
+        for stored in &events {
+            let event = stored.event().map_err(|error| {
+                StoreError::Corrupt(format!("stream {stream} at {}: {error}", stored.position))
+            })?;
+            state = state.evolve(&event, stored.recorded_at);
+        }
+        let mut tokens = self.tokens();
+        let known = Known {
+            // What was read may be newer than the version that was asked for first.
+            version: events.last().map_or(0, |event| event.stream_version),
+            state: Arc::new(state),
+            noted: tokens.get(&key).and_then(|known| known.noted),
+        };
+        // What does not exist is not remembered: anybody can name it.
+        if known.version > 0 {
+            if tokens.len() >= REMEMBERED {
+                tokens.clear();
+            }
+            tokens.insert(key, known.clone());
+        }
+        Ok(known)
+    }
+
+    fn tokens(&self) -> std::sync::MutexGuard<'_, HashMap<(ProjectId, TokenId), Known>> {
+        self.inner.tokens.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Records the use in the background, when none was recorded for an hour.
+    fn note_use(
+        &self,
+        token: &ApiTokenText,
+        known: &Known,
+        now: Timestamp,
+        address: Option<String>,
+    ) {
+        let is_due = |last: Option<Timestamp>| {
+            last.is_none_or(|last| now.micros().saturating_sub(last.micros()) >= USE_INTERVAL)
+        };
+        if !is_due(known.state.last_used()) || !is_due(known.noted) {
+            return;
+        }
+        let key = (token.project.clone(), token.id);
+        match self.tokens().get_mut(&key) {
+            // Another request of this process was quicker.
+            Some(known) if !is_due(known.noted) => return,
+            Some(known) => known.noted = Some(now),
+            None => return,
+        }
+        let event = NewEvent::server(&ApiTokenUsed { address }.into(), now);
+        // Two processes may both find it due: the expected version lets only one of them note it.
+        let append = Append::by(format!("token:{}", token.id)).stream(
+            StreamName::Token(token.id),
+            Expected::Version(known.version),
+            vec![event],
+        );
+        let log = self.inner.log.clone();
+        tokio::spawn(async move {
+            if let Err(error) = log.append(&key.0, append).await {
+                tracing::debug!(token = %key.1, %error, "the use of a token was not recorded");
+            }
+        });
+    }
+}
+
+/// What the client learns, whatever the cause.
+fn not_good() -> Problem {
+    Problem::new(
+        Kind::Unauthorized,
+        "the token is not good (wrong, expired or revoked); ask an admin for a new one",
+    )
+}

@@ -1,0 +1,133 @@
+//! The extractors: who asks ([`Allowed`]), and in which project ([`Scope`]).
+
+use std::marker::PhantomData;
+use std::net::SocketAddr;
+
+use axum::extract::{ConnectInfo, FromRef, FromRequestParts};
+use axum::http::header;
+use axum::http::request::Parts;
+use muster_schemas::ProjectId;
+
+use super::{Needs, Permission, Principal};
+use crate::problem::{Kind, Problem};
+use crate::{ApiState, params};
+
+/// Somebody with the permission `P`, whatever the project.
+#[derive(Clone, Debug)]
+pub struct Allowed<P> {
+    /// Who.
+    pub principal: Principal,
+    permission: PhantomData<P>,
+}
+
+/// Somebody with the permission `P` in a project.
+#[derive(Clone, Debug)]
+pub struct Scope<P> {
+    /// Who.
+    pub principal: Principal,
+    /// Where.
+    pub project: ProjectId,
+    permission: PhantomData<P>,
+}
+
+impl<P: Needs, S> FromRequestParts<S> for Allowed<P>
+where
+    S: Send + Sync,
+    ApiState: FromRef<S>,
+{
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let principal = authenticate(parts, &ApiState::from_ref(state)).await?;
+        hold_to(&principal, P::PERMISSION)?;
+        Ok(Self { principal, permission: PhantomData })
+    }
+}
+
+impl<P: Needs, S> FromRequestParts<S> for Scope<P>
+where
+    S: Send + Sync,
+    ApiState: FromRef<S>,
+{
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let api = ApiState::from_ref(state);
+        let principal = authenticate(parts, &api).await?;
+        hold_to(&principal, P::PERMISSION)?;
+        let project = project_of(parts, &principal, &api).await?;
+        Ok(Self { principal, project, permission: PhantomData })
+    }
+}
+
+/// The bearer of the request's token. One that was found already (a middleware may have asked) is
+/// not looked up again.
+async fn authenticate(parts: &mut Parts, api: &ApiState) -> Result<Principal, Problem> {
+    if let Some(principal) = parts.extensions.get::<Principal>() {
+        return Ok(principal.clone());
+    }
+    let address = parts
+        .extensions
+        .get::<ConnectInfo<SocketAddr>>()
+        .map(|ConnectInfo(address)| address.ip().to_string());
+    let text = bearer(parts)?;
+    let principal = api.auth.authenticate(text, address).await?;
+    parts.extensions.insert(principal.clone());
+    Ok(principal)
+}
+
+fn bearer(parts: &Parts) -> Result<&str, Problem> {
+    let missing = || {
+        Problem::new(
+            Kind::Unauthorized,
+            "no token came with the request; send the header Authorization: Bearer mst_…",
+        )
+    };
+    let value = parts.headers.get(header::AUTHORIZATION).ok_or_else(missing)?;
+    let (scheme, token) =
+        value.to_str().ok().and_then(|text| text.split_once(' ')).ok_or_else(missing)?;
+    if scheme.eq_ignore_ascii_case("bearer") { Ok(token.trim()) } else { Err(missing()) }
+}
+
+fn hold_to(principal: &Principal, permission: Permission) -> Result<(), Problem> {
+    if principal.may(permission) {
+        return Ok(());
+    }
+    let roles: Vec<&str> = permission.roles().iter().map(|role| role.as_str()).collect();
+    Err(Problem::new(
+        Kind::Forbidden,
+        format!("the token's role is {}; this needs {}", principal.role, roles.join(" or ")),
+    ))
+}
+
+async fn project_of(
+    parts: &Parts,
+    principal: &Principal,
+    api: &ApiState,
+) -> Result<ProjectId, Problem> {
+    let named = params::pairs(parts.uri.query().unwrap_or_default())?
+        .into_iter()
+        .find_map(|(name, value)| (name == "project").then_some(value));
+    let asked = named
+        .map(|name| {
+            name.parse::<ProjectId>()
+                .map_err(|error| Problem::field("project", error.to_string(), Some(name.into())))
+        })
+        .transpose()?;
+    match (&principal.project, asked) {
+        (Some(own), None) => Ok(own.clone()),
+        (Some(own), Some(asked)) if *own == asked => Ok(asked),
+        (Some(own), Some(asked)) => Err(Problem::new(
+            Kind::Forbidden,
+            format!("the token is for project {own}, not for {asked}"),
+        )),
+        (None, asked) => {
+            let project = asked.unwrap_or_else(ProjectId::default_project);
+            if api.auth.project_exists(&project).await? {
+                Ok(project)
+            } else {
+                Err(Problem::not_found(format!("there is no project '{project}'")))
+            }
+        }
+    }
+}

@@ -1,0 +1,121 @@
+//! The life of an API token: a pure fold of its stream, and the check of a secret against it.
+
+use muster_schemas::events::Role;
+use muster_schemas::{Event, Hash, Timestamp};
+use subtle::ConstantTimeEq;
+
+/// What is known of an API token.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ApiTokenState {
+    created: Option<Created>,
+    revoked: bool,
+    last_used: Option<Timestamp>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Created {
+    secret: Hash,
+    role: Role,
+    expires_at: Option<Timestamp>,
+}
+
+/// Why a token does not open the door. Only for the log: the client learns that it is not good.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// No such API token was ever made.
+    #[error("there is no such token")]
+    Unknown,
+    /// The secret is not the token's.
+    #[error("the secret is wrong")]
+    WrongSecret,
+    /// It was revoked.
+    #[error("the token was revoked")]
+    Revoked,
+    /// It is over.
+    #[error("the token has expired")]
+    Expired,
+}
+
+impl ApiTokenState {
+    /// The state after an event that was recorded at a time. Other events change nothing.
+    #[must_use]
+    pub fn evolve(mut self, event: &Event, recorded_at: Timestamp) -> Self {
+        match event {
+            Event::ApiTokenCreated(created) => {
+                self.created = Some(Created {
+                    secret: created.secret,
+                    role: created.role,
+                    expires_at: created.expires_at,
+                });
+            }
+            Event::ApiTokenUsed(_) => self.last_used = Some(recorded_at),
+            Event::ApiTokenRevoked(_) => self.revoked = true,
+            _ => {}
+        }
+        self
+    }
+
+    /// What the bearer of a secret may do now.
+    ///
+    /// # Errors
+    /// When it does not open the door. A wrong secret is told apart from nothing else: whether a
+    /// token is revoked is known only to who holds it.
+    pub fn check(&self, secret: &[u8], now: Timestamp) -> Result<Role, Refusal> {
+        let created = self.created.as_ref().ok_or(Refusal::Unknown)?;
+        let fits: bool = Hash::of(secret).0.ct_eq(&created.secret.0).into();
+        if !fits {
+            return Err(Refusal::WrongSecret);
+        }
+        if self.revoked {
+            return Err(Refusal::Revoked);
+        }
+        if created.expires_at.is_some_and(|end| end <= now) {
+            return Err(Refusal::Expired);
+        }
+        Ok(created.role)
+    }
+
+    /// When its use was last recorded.
+    #[must_use]
+    pub const fn last_used(&self) -> Option<Timestamp> {
+        self.last_used
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use muster_schemas::events::{ApiTokenCreated, ApiTokenRevoked, ApiTokenUsed};
+
+    use super::*;
+
+    fn created(expires_at: Option<Timestamp>) -> ApiTokenState {
+        let event = ApiTokenCreated {
+            name: "ci".parse().unwrap(),
+            secret: Hash::of(b"secret"),
+            role: Role::Operator,
+            expires_at,
+        };
+        ApiTokenState::default().evolve(&event.into(), Timestamp(1))
+    }
+
+    #[test]
+    fn only_the_secret_of_a_living_token_opens_the_door() {
+        let now = Timestamp(100);
+        let used = Event::from(ApiTokenUsed { address: None });
+        let revoked = Event::from(ApiTokenRevoked {});
+        let living = created(None);
+        for (state, secret, expected) in [
+            (ApiTokenState::default(), "secret", Err(Refusal::Unknown)),
+            (living.clone(), "secret", Ok(Role::Operator)),
+            (living.clone(), "Secret", Err(Refusal::WrongSecret)),
+            (living.clone(), "", Err(Refusal::WrongSecret)),
+            (living.clone().evolve(&used, now), "secret", Ok(Role::Operator)),
+            (living.clone().evolve(&revoked, now), "secret", Err(Refusal::Revoked)),
+            (living.evolve(&revoked, now), "x", Err(Refusal::WrongSecret)),
+            (created(Some(Timestamp(100))), "secret", Err(Refusal::Expired)),
+            (created(Some(Timestamp(101))), "secret", Ok(Role::Operator)),
+        ] {
+            assert_eq!(state.check(secret.as_bytes(), now), expected, "{state:?}");
+        }
+    }
+}

@@ -1,0 +1,96 @@
+//! Entity tags: the version of a resource's own stream, and what `If-Match` asks of it.
+
+use std::convert::Infallible;
+
+use axum::extract::FromRequestParts;
+use axum::http::request::Parts;
+use axum::http::{HeaderName, HeaderValue, header};
+
+use crate::problem::{Kind, Problem};
+
+/// The `ETag` header of a resource at a version of its stream.
+#[must_use]
+pub fn etag(version: u64) -> (HeaderName, HeaderValue) {
+    let value = HeaderValue::try_from(format!("\"{version}\""))
+        .unwrap_or_else(|_| HeaderValue::from_static("\"\""));
+    (header::ETAG, value)
+}
+
+/// What the client believes the resource to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum IfMatch {
+    /// Nothing was said.
+    Absent,
+    /// `*`: it exists.
+    Any,
+    /// One of these versions. A tag that no resource of ours can have is not among them.
+    Versions(Vec<u64>),
+}
+
+impl IfMatch {
+    /// Reads the header's value.
+    #[must_use]
+    pub fn parse(value: &str) -> Self {
+        if value.trim() == "*" {
+            return Self::Any;
+        }
+        // Weak tags never match in `If-Match` (RFC 9110 §13.1.1).
+        let versions = value
+            .split(',')
+            .filter_map(|tag| tag.trim().strip_prefix('"')?.strip_suffix('"')?.parse().ok())
+            .collect();
+        Self::Versions(versions)
+    }
+
+    /// Holds the client's belief to the present version of the resource.
+    ///
+    /// # Errors
+    /// When it was changed in the meantime: 412.
+    pub fn check(&self, version: u64) -> Result<(), Problem> {
+        match self {
+            Self::Versions(versions) if !versions.contains(&version) => Err(Problem::new(
+                Kind::PreconditionFailed,
+                format!(
+                    "it is at version \"{version}\", not at what If-Match names; read it again, then try again"
+                ),
+            )),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for IfMatch {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
+        let values: Vec<&str> = parts
+            .headers
+            .get_all(header::IF_MATCH)
+            .iter()
+            .filter_map(|value| value.to_str().ok())
+            .collect();
+        Ok(if values.is_empty() { Self::Absent } else { Self::parse(&values.join(",")) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_present_version_matches() {
+        for (value, fits) in [
+            ("*", true),
+            ("\"7\"", true),
+            ("\"6\", \"7\"", true),
+            ("\"6\"", false),
+            ("W/\"7\"", false),
+            ("7", false),
+            ("\"x\"", false),
+            ("", false),
+        ] {
+            assert_eq!(IfMatch::parse(value).check(7).is_ok(), fits, "{value}");
+        }
+        assert!(IfMatch::Absent.check(7).is_ok());
+    }
+}

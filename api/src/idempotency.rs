@@ -1,0 +1,111 @@
+//! `Idempotency-Key`: a retried write gets the first result.
+//!
+//! The key becomes the append's id, and the event log keeps those for a day. Who asks, and for
+//! what, is part of the id, so one client's key means nothing to another, and the same key on
+//! another path is another request. The body is not part of it: a key used again with another
+//! body gets the first result.
+
+use axum::extract::FromRequestParts;
+use axum::http::request::Parts;
+use sha2::{Digest, Sha256};
+use uuid::Uuid;
+
+use crate::auth::Principal;
+use crate::problem::Problem;
+
+/// The header's name.
+pub const HEADER: &str = "idempotency-key";
+const RULE: &str = "must be 1 to 200 visible ASCII characters";
+
+/// The header, if it was sent, and what the request is.
+#[derive(Clone, Debug)]
+pub struct IdempotencyKey {
+    key: Option<String>,
+    request: String,
+}
+
+impl IdempotencyKey {
+    /// The id for this request's append: the same for each retry with the same key, a new one
+    /// without a key (a retry inside the server is safe all the same).
+    #[must_use]
+    pub fn append_id(&self, principal: &Principal) -> Uuid {
+        let Some(key) = &self.key else {
+            return Uuid::new_v4();
+        };
+        let mut hasher = Sha256::new();
+        for part in [principal.token.0.as_bytes(), self.request.as_bytes(), key.as_bytes()] {
+            hasher.update(u64::try_from(part.len()).unwrap_or(u64::MAX).to_be_bytes());
+            hasher.update(part);
+        }
+        let digest: [u8; 32] = hasher.finalize().into();
+        let mut id = [0; 16];
+        id.copy_from_slice(digest.split_at(16).0);
+        uuid::Builder::from_custom_bytes(id).into_uuid()
+    }
+
+    /// Was a key sent?
+    #[must_use]
+    pub const fn is_given(&self) -> bool {
+        self.key.is_some()
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for IdempotencyKey {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        let mut values = parts.headers.get_all(HEADER).iter();
+        let key = match (values.next(), values.next()) {
+            (None, _) => None,
+            (Some(value), None) => {
+                let text = value.to_str().unwrap_or_default();
+                let fits = (1..=200).contains(&text.len())
+                    && text.bytes().all(|byte| byte.is_ascii_graphic());
+                if !fits {
+                    return Err(Problem::field("Idempotency-Key", RULE, Some(text.into())));
+                }
+                Some(text.to_owned())
+            }
+            (Some(_), Some(_)) => {
+                return Err(Problem::field("Idempotency-Key", "was sent twice", None));
+            }
+        };
+        // The query names the project.
+        let request = format!("{} {}", parts.method, parts.uri);
+        Ok(Self { key, request })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use muster_schemas::TokenId;
+    use muster_schemas::events::Role;
+
+    use super::*;
+
+    fn principal(token: u128) -> Principal {
+        Principal { token: TokenId(Uuid::from_u128(token)), role: Role::Admin, project: None }
+    }
+
+    async fn key(uri: &str, value: &str) -> Result<IdempotencyKey, Problem> {
+        let request = axum::http::Request::post(uri).header(HEADER, value);
+        let (mut parts, ()) = request.body(()).unwrap().into_parts();
+        IdempotencyKey::from_request_parts(&mut parts, &()).await
+    }
+
+    #[tokio::test]
+    async fn the_id_is_the_requests_own() {
+        let id = async |uri: &str, value: &str, token| {
+            key(uri, value).await.unwrap().append_id(&principal(token))
+        };
+        let first = id("/api/v1/devices", "k", 1).await;
+        assert_eq!(first, id("/api/v1/devices", "k", 1).await);
+        assert_ne!(first, id("/api/v1/devices", "k", 2).await);
+        assert_ne!(first, id("/api/v1/devices", "l", 1).await);
+        assert_ne!(first, id("/api/v1/tokens", "k", 1).await);
+        assert_ne!(first, id("/api/v1/devices?project=b", "k", 1).await);
+        for bad in ["", "a b", &"x".repeat(201)] {
+            assert!(key("/", bad).await.is_err(), "{bad:?} was taken");
+        }
+    }
+}

@@ -1,0 +1,207 @@
+//! Query strings and paths, refused with a problem that names the parameter.
+
+use axum::extract::rejection::PathRejection;
+use axum::extract::{FromRequestParts, Path};
+use axum::http::request::Parts;
+use serde::de::DeserializeOwned;
+
+use crate::body::field_name;
+use crate::problem::Problem;
+
+/// Parameters that belong to every operation: they are read by whom they concern
+/// ([`crate::Scope`]), and no handler's own type has to name them.
+const SHARED: &[&str] = &["project"];
+
+/// A query string, held to its type. Types derive `#[serde(deny_unknown_fields)]`.
+#[derive(Clone, Copy, Debug)]
+pub struct Query<T>(pub T);
+
+/// The only parameter of every operation of a project; for the OpenAPI document.
+#[derive(Debug, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
+#[expect(dead_code, reason = "describes what `Scope` reads")]
+pub struct ProjectParam {
+    /// The project, for server-wide tokens; `default` when left out.
+    #[param(value_type = Option<String>, example = "default")]
+    project: Option<muster_schemas::ProjectId>,
+}
+
+/// No parameters at all.
+#[derive(Clone, Copy, Debug, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NoParams {}
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Query<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        parse(parts.uri.query().unwrap_or_default()).map(Self)
+    }
+}
+
+/// The parameters of a query string, in order.
+///
+/// # Errors
+/// When it is not percent-encoded UTF-8.
+pub fn pairs(query: &str) -> Result<Vec<(String, String)>, Problem> {
+    serde_urlencoded::from_str(query)
+        .map_err(|error| Problem::field("query", format!("cannot be read: {error}"), None))
+}
+
+/// Reads a query string.
+///
+/// # Errors
+/// A validation problem that names the parameter.
+pub fn parse<T: DeserializeOwned>(query: &str) -> Result<T, Problem> {
+    from_pairs(pairs(query)?)
+}
+
+/// Reads parameters that were taken apart already.
+///
+/// # Errors
+/// A validation problem that names the parameter.
+pub fn from_pairs<T: DeserializeOwned>(mut kept: Vec<(String, String)>) -> Result<T, Problem> {
+    kept.retain(|(name, _)| !SHARED.contains(&name.as_str()));
+    let deserializer = serde::de::value::MapDeserializer::new(
+        kept.iter().map(|(name, value)| (name.as_str(), Text(value))),
+    );
+    serde_path_to_error::deserialize(deserializer).map_err(|error| {
+        let error: serde_path_to_error::Error<serde::de::value::Error> = error;
+        let rule = error.inner().to_string();
+        let field = field_name(&error.path().to_string(), &rule);
+        let value =
+            kept.iter().find(|(name, _)| *name == field).map(|(_, value)| value.clone().into());
+        Problem::field(field, rule, value)
+    })
+}
+
+/// A value of a query string: text that becomes what the type asks for.
+#[derive(Clone, Copy)]
+struct Text<'a>(&'a str);
+
+impl<'de> serde::de::IntoDeserializer<'de, serde::de::value::Error> for Text<'de> {
+    type Deserializer = Self;
+    fn into_deserializer(self) -> Self {
+        self
+    }
+}
+
+macro_rules! parsed {
+    ($($method:ident, $visit:ident, $type:ty, $rule:literal;)+) => {$(
+        fn $method<V: serde::de::Visitor<'de>>(self, visitor: V) -> Result<V::Value, Self::Error> {
+            let value: $type = self.0.parse().map_err(|_| serde::de::Error::custom($rule))?;
+            visitor.$visit(value)
+        }
+    )+};
+}
+
+impl<'de> serde::Deserializer<'de> for Text<'de> {
+    type Error = serde::de::value::Error;
+
+    parsed! {
+        deserialize_bool, visit_bool, bool, "is not true or false";
+        deserialize_i64, visit_i64, i64, "is not a whole number";
+        deserialize_u16, visit_u16, u16, "is not a whole number from 0 to 65535";
+        deserialize_u32, visit_u32, u32, "is not a whole number from 0 to 4294967295";
+        deserialize_u64, visit_u64, u64, "is not a whole number from 0 on";
+        deserialize_f64, visit_f64, f64, "is not a number";
+    }
+
+    fn deserialize_any<V: serde::de::Visitor<'de>>(
+        self,
+        visitor: V,
+    ) -> Result<V::Value, Self::Error> {
+        visitor.visit_borrowed_str(self.0)
+    }
+
+    fn deserialize_option<V: serde::de::Visitor<'de>>(
+        self,
+        visitor: V,
+    ) -> Result<V::Value, Self::Error> {
+        visitor.visit_some(self)
+    }
+
+    fn deserialize_newtype_struct<V: serde::de::Visitor<'de>>(
+        self,
+        _: &'static str,
+        visitor: V,
+    ) -> Result<V::Value, Self::Error> {
+        visitor.visit_newtype_struct(self)
+    }
+
+    fn deserialize_enum<V: serde::de::Visitor<'de>>(
+        self,
+        name: &'static str,
+        variants: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Self::Error> {
+        let text: serde::de::value::StrDeserializer<'de, Self::Error> =
+            serde::de::IntoDeserializer::into_deserializer(self.0);
+        text.deserialize_enum(name, variants, visitor)
+    }
+
+    serde::forward_to_deserialize_any! {
+        i8 i16 i32 i128 u8 u128 f32 char str string bytes byte_buf unit unit_struct
+        seq tuple tuple_struct map struct identifier ignored_any
+    }
+}
+
+/// The parts of the path. One that is not what the path needs names nothing: 404.
+#[derive(Clone, Copy, Debug)]
+pub struct PathParam<T>(pub T);
+
+impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for PathParam<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        match Path::<T>::from_request_parts(parts, state).await {
+            Ok(Path(value)) => Ok(Self(value)),
+            Err(PathRejection::MissingPathParams(error)) => Err(Problem::internal(&error)),
+            Err(rejection) => Err(Problem::not_found(format!(
+                "nothing is at {}: {}",
+                parts.uri.path().chars().take(200).collect::<String>(),
+                rejection.body_text(),
+            ))),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::Deserialize;
+
+    use super::*;
+
+    #[derive(Debug, Deserialize, PartialEq)]
+    #[serde(deny_unknown_fields)]
+    struct Sample {
+        #[serde(default)]
+        limit: crate::Limit,
+        position: Option<u64>,
+        at: Option<muster_schemas::Timestamp>,
+        role: Option<muster_schemas::events::Role>,
+    }
+
+    #[test]
+    fn good_ones_are_read_and_bad_ones_named() {
+        let read: Sample =
+            parse("position=7&project=x&role=admin&at=2026-11-23T08:00:00Z").unwrap();
+        assert_eq!((read.position, read.limit.get()), (Some(7), 100));
+        assert!(read.at.is_some() && read.role.is_some());
+        for (query, field) in [
+            ("limit=0", "limit"),
+            ("limit=1001", "limit"),
+            ("limit=x", "limit"),
+            ("position=-1", "position"),
+            ("position=", "position"),
+            ("at=yesterday", "at"),
+            ("role=root", "role"),
+            ("nope=1", "nope"),
+            ("position=1&position=2", "position"),
+        ] {
+            let problem = parse::<Sample>(query).unwrap_err().document();
+            assert_eq!(problem.errors[0].field, field, "{query}: {problem:?}");
+            assert!(problem.errors[0].value.is_some(), "{query}");
+        }
+    }
+}

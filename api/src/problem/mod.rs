@@ -1,0 +1,313 @@
+//! Problem documents (RFC 9457): every error that a client can see, and all HTTP error codes.
+//!
+//! Nothing else in muster chooses an error's status. What went wrong inside is not told to the
+//! client: it gets a correlation id, and the log has the rest.
+
+mod from;
+mod responses;
+
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+pub use responses::{OpenProblems, ReadProblems, WriteProblems};
+
+/// The media type of a problem document.
+pub const MEDIA_TYPE: &str = "application/problem+json";
+
+/// The kinds of problem; each has a stable `type`, a title and a status.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A field, parameter or header breaks a rule.
+    Validation,
+    /// No token, or none that is good.
+    Unauthorized,
+    /// The token's role or project does not allow it.
+    Forbidden,
+    /// There is no such thing.
+    NotFound,
+    /// The path exists, not with this method.
+    MethodNotAllowed,
+    /// It does not fit the present state.
+    Conflict,
+    /// It was there, and is no more.
+    Gone,
+    /// `If-Match` names another version than the present one.
+    PreconditionFailed,
+    /// The body is too large.
+    TooLarge,
+    /// The body is not JSON.
+    UnsupportedMediaType,
+    /// The answer would be too large.
+    TooMuch,
+    /// Too many requests.
+    TooManyRequests,
+    /// The server failed.
+    Internal,
+    /// Something that the server needs is away; try again.
+    Unavailable,
+    /// What was waited for did not come in time; try again.
+    NotYet,
+}
+
+impl Kind {
+    /// The last part of `type`, the title, and the status.
+    const fn parts(self) -> (&'static str, &'static str, StatusCode) {
+        match self {
+            Self::Validation => {
+                ("validation", "The request breaks a rule", StatusCode::BAD_REQUEST)
+            }
+            Self::Unauthorized => {
+                ("unauthorized", "A valid token is needed", StatusCode::UNAUTHORIZED)
+            }
+            Self::Forbidden => {
+                ("forbidden", "The token does not allow this", StatusCode::FORBIDDEN)
+            }
+            Self::NotFound => ("not-found", "There is no such thing", StatusCode::NOT_FOUND),
+            Self::MethodNotAllowed => (
+                "method-not-allowed",
+                "The method does not exist here",
+                StatusCode::METHOD_NOT_ALLOWED,
+            ),
+            Self::Conflict => {
+                ("conflict", "It does not fit the present state", StatusCode::CONFLICT)
+            }
+            Self::Gone => ("gone", "It is no more", StatusCode::GONE),
+            Self::PreconditionFailed => (
+                "precondition-failed",
+                "It was changed in the meantime",
+                StatusCode::PRECONDITION_FAILED,
+            ),
+            Self::TooLarge => ("too-large", "The body is too large", StatusCode::PAYLOAD_TOO_LARGE),
+            Self::UnsupportedMediaType => (
+                "unsupported-media-type",
+                "The body is not JSON",
+                StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            ),
+            Self::TooMuch => {
+                ("too-much", "The answer would be too large", StatusCode::UNPROCESSABLE_ENTITY)
+            }
+            Self::TooManyRequests => {
+                ("too-many-requests", "Too many requests", StatusCode::TOO_MANY_REQUESTS)
+            }
+            Self::Internal => ("internal", "The server failed", StatusCode::INTERNAL_SERVER_ERROR),
+            Self::Unavailable => {
+                ("unavailable", "Something that is needed is away", StatusCode::SERVICE_UNAVAILABLE)
+            }
+            Self::NotYet => ("not-yet", "It did not come in time", StatusCode::GATEWAY_TIMEOUT),
+        }
+    }
+
+    /// The status of the response.
+    #[must_use]
+    pub const fn status(self) -> StatusCode {
+        self.parts().2
+    }
+}
+
+/// A rule that a part of the request breaks.
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
+pub struct FieldError {
+    /// The field of the body (`labels.env`), the parameter, or the header.
+    #[schema(example = "labels.env")]
+    pub field: String,
+    /// What it must be.
+    #[schema(example = "is not a label value: use up to 128 of A-Z, a-z, 0-9, …")]
+    pub rule: String,
+    /// What was given, shortened; absent when nothing was.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>, example = "a b")]
+    pub value: Option<serde_json::Value>,
+}
+
+/// An error as the client sees it.
+#[derive(Clone, Debug)]
+pub struct Problem {
+    kind: Kind,
+    detail: String,
+    errors: Vec<FieldError>,
+    correlation: Option<Uuid>,
+    retry_after: Option<u32>,
+}
+
+/// The document, as RFC 9457 and the OpenAPI document describe it.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+#[schema(as = Problem, example = json!({
+    "type": "/problems/not-found",
+    "title": "There is no such thing",
+    "status": 404,
+    "detail": "there is no device 'robot-7' in project default",
+}))]
+pub struct ProblemDocument {
+    /// What kind of problem it is; stable, for programs.
+    #[serde(rename = "type")]
+    #[schema(example = "/problems/validation")]
+    pub kind: String,
+    /// The same for people.
+    pub title: &'static str,
+    /// The HTTP status.
+    pub status: u16,
+    /// What was attempted on what, and what to do next.
+    pub detail: String,
+    /// The rules that were broken.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schema(required = false)]
+    pub errors: Vec<FieldError>,
+    /// What to look for in the server's log.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub correlation: Option<Uuid>,
+}
+
+impl Problem {
+    /// A problem of this kind; `detail` says what was attempted on what, and what to do next.
+    #[must_use]
+    pub fn new(kind: Kind, detail: impl Into<String>) -> Self {
+        Self {
+            kind,
+            detail: detail.into(),
+            errors: Vec::new(),
+            correlation: None,
+            retry_after: None,
+        }
+    }
+
+    /// One field, parameter or header breaks a rule.
+    #[must_use]
+    pub fn field(
+        field: impl Into<String>,
+        rule: impl Into<String>,
+        value: Option<serde_json::Value>,
+    ) -> Self {
+        Self::fields(vec![FieldError {
+            field: field.into(),
+            rule: rule.into(),
+            value: value.map(shorten),
+        }])
+    }
+
+    /// Some fields, parameters or headers break rules.
+    #[must_use]
+    pub fn fields(errors: Vec<FieldError>) -> Self {
+        let said: Vec<String> =
+            errors.iter().map(|error| format!("{}: {}", error.field, error.rule)).collect();
+        Self { errors, ..Self::new(Kind::Validation, said.join("; ")) }
+    }
+
+    /// There is no such thing.
+    #[must_use]
+    pub fn not_found(detail: impl Into<String>) -> Self {
+        Self::new(Kind::NotFound, detail)
+    }
+
+    /// It does not fit the present state.
+    #[must_use]
+    pub fn conflict(detail: impl Into<String>) -> Self {
+        Self::new(Kind::Conflict, detail)
+    }
+
+    /// Something that is needed is away; try again after some seconds.
+    #[must_use]
+    pub fn unavailable(detail: impl Into<String>, retry_after: u32) -> Self {
+        Self::new(Kind::Unavailable, detail).retry_after(retry_after)
+    }
+
+    /// The server failed: logs the error with its sources, once, and tells the client no more than
+    /// where to look.
+    #[must_use]
+    pub fn internal(error: &(dyn std::error::Error + 'static)) -> Self {
+        let correlation = Uuid::now_v7();
+        tracing::error!(%correlation, error = %describe(error), "a request failed");
+        Self {
+            correlation: Some(correlation),
+            ..Self::new(
+                Kind::Internal,
+                format!("the server failed; its log tells why under {correlation}"),
+            )
+        }
+    }
+
+    /// When to try again, in seconds.
+    #[must_use]
+    pub fn retry_after(mut self, seconds: u32) -> Self {
+        self.retry_after = Some(seconds);
+        self
+    }
+
+    /// Its kind.
+    #[must_use]
+    pub const fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// The document.
+    #[must_use]
+    pub fn document(&self) -> ProblemDocument {
+        let (name, title, status) = self.kind.parts();
+        ProblemDocument {
+            kind: format!("/problems/{name}"),
+            title,
+            status: status.as_u16(),
+            detail: self.detail.clone(),
+            errors: self.errors.clone(),
+            correlation: self.correlation,
+        }
+    }
+}
+
+impl std::fmt::Display for Problem {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.detail)
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let document = self.document();
+        let body = serde_json::to_vec(&document).unwrap_or_default();
+        let mut response = (self.kind.status(), body).into_response();
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(MEDIA_TYPE));
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        if self.kind == Kind::Unauthorized {
+            let challenge = HeaderValue::from_static("Bearer realm=\"muster\"");
+            headers.insert(header::WWW_AUTHENTICATE, challenge);
+        }
+        if let Some(seconds) = self.retry_after {
+            headers.insert(header::RETRY_AFTER, seconds.into());
+        }
+        response
+    }
+}
+
+/// An error with its sources, in one line.
+#[must_use]
+pub fn describe(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
+        }
+        source = cause.source();
+    }
+    text
+}
+
+/// A value is told back to its sender, but never at length.
+pub(crate) fn shorten(value: serde_json::Value) -> serde_json::Value {
+    const LONGEST: usize = 200;
+    let text = match &value {
+        serde_json::Value::String(text) => text.clone(),
+        serde_json::Value::Array(_) | serde_json::Value::Object(_) => value.to_string(),
+        _ => return value,
+    };
+    if text.chars().count() <= LONGEST {
+        return value;
+    }
+    let cut: String = text.chars().take(LONGEST).collect();
+    serde_json::Value::String(format!("{cut}…"))
+}

@@ -1,0 +1,90 @@
+//! The problems in the OpenAPI document: sets that operations name instead of repeating them.
+
+use std::collections::BTreeMap;
+
+use utoipa::IntoResponses;
+use utoipa::openapi::{ContentBuilder, Ref, RefOr, Response, ResponseBuilder};
+
+use super::{Kind, MEDIA_TYPE};
+
+/// What any read behind a token may answer.
+#[derive(Clone, Copy, Debug)]
+pub struct ReadProblems;
+
+/// What any write behind a token may answer.
+#[derive(Clone, Copy, Debug)]
+pub struct WriteProblems;
+
+/// What an operation without a token may answer.
+#[derive(Clone, Copy, Debug)]
+pub struct OpenProblems;
+
+fn responses(kinds: &[(Kind, &str)]) -> BTreeMap<String, RefOr<Response>> {
+    kinds
+        .iter()
+        .map(|(kind, description)| {
+            let schema = Ref::from_schema_name("Problem");
+            let response = ResponseBuilder::new()
+                .description(*description)
+                .content(MEDIA_TYPE, ContentBuilder::new().schema(Some(schema)).build())
+                .build();
+            (kind.status().as_str().to_owned(), RefOr::T(response))
+        })
+        .collect()
+}
+
+const BAD_REQUEST: (Kind, &str) =
+    (Kind::Validation, "A parameter, header or field breaks a rule; `errors` names it");
+const UNAUTHORIZED: (Kind, &str) = (Kind::Unauthorized, "No token, or none that is good");
+const FORBIDDEN: (Kind, &str) =
+    (Kind::Forbidden, "The token's role or project does not allow this");
+const NOT_FOUND: (Kind, &str) = (Kind::NotFound, "There is no such thing");
+const INTERNAL: (Kind, &str) = (Kind::Internal, "The server failed");
+const UNAVAILABLE: (Kind, &str) =
+    (Kind::Unavailable, "Something that is needed is away; `Retry-After` says when to try again");
+const NOT_YET: (Kind, &str) =
+    (Kind::NotYet, "The read model did not reach `Muster-Min-Position` in time");
+
+impl IntoResponses for ReadProblems {
+    fn responses() -> BTreeMap<String, RefOr<Response>> {
+        responses(&[
+            BAD_REQUEST,
+            UNAUTHORIZED,
+            FORBIDDEN,
+            NOT_FOUND,
+            INTERNAL,
+            UNAVAILABLE,
+            NOT_YET,
+        ])
+    }
+}
+
+impl IntoResponses for WriteProblems {
+    fn responses() -> BTreeMap<String, RefOr<Response>> {
+        responses(&[
+            BAD_REQUEST,
+            UNAUTHORIZED,
+            FORBIDDEN,
+            NOT_FOUND,
+            (Kind::Conflict, "It does not fit the present state"),
+            (Kind::Gone, "It was deleted"),
+            (Kind::PreconditionFailed, "`If-Match` names another version than the present one"),
+            (Kind::TooLarge, "The body is too large"),
+            (Kind::UnsupportedMediaType, "The body is not `application/json`"),
+            INTERNAL,
+            UNAVAILABLE,
+        ])
+    }
+}
+
+impl IntoResponses for OpenProblems {
+    fn responses() -> BTreeMap<String, RefOr<Response>> {
+        responses(&[
+            BAD_REQUEST,
+            (Kind::TooLarge, "The body is too large"),
+            (Kind::UnsupportedMediaType, "The body is not `application/json`"),
+            INTERNAL,
+            UNAVAILABLE,
+        ])
+    }
+}

@@ -1,0 +1,164 @@
+//! The door as a client meets it, over a real event log.
+
+use axum::Router;
+use axum::body::Body;
+use axum::http::{Request, StatusCode, header};
+use axum::routing::{get, post};
+use muster_backing::postgres::{Postgres, PostgresOptions, Tuning};
+use muster_eventlog::{Append, ConnectOptions, EventLog, Expected, LogOptions, NewEvent};
+use muster_schemas::events::{ApiTokenCreated, ApiTokenRevoked, Role};
+use muster_schemas::wire::ApiTokenText;
+use muster_schemas::{Event, Hash, ProjectId, StreamName, Timestamp, TokenId};
+use tower::ServiceExt;
+use uuid::Uuid;
+
+use crate::auth::{Administer, ReadAll, ReadDevices, WriteDevices};
+use crate::{Allowed, ApiState, Json, Scope};
+
+async fn append(log: &EventLog, token: &ApiTokenText, event: Event) {
+    let append = Append::by("test").stream(
+        StreamName::Token(token.id),
+        Expected::Any,
+        vec![NewEvent::server(&event, Timestamp(0))],
+    );
+    log.append(&token.project, append).await.unwrap();
+}
+
+async fn token(log: &EventLog, project: &str, role: Role, end: Option<Timestamp>) -> ApiTokenText {
+    let token = ApiTokenText {
+        project: project.parse().unwrap(),
+        id: TokenId(Uuid::now_v7()),
+        secret: *Uuid::new_v4().as_bytes().repeat(2).first_chunk().unwrap(),
+    };
+    let created = ApiTokenCreated {
+        name: "test".parse().unwrap(),
+        secret: Hash::of(&token.secret),
+        role,
+        expires_at: end,
+    };
+    append(log, &token, created.into()).await;
+    token
+}
+
+async fn show<P>(scope: Scope<P>) -> String {
+    format!("{} {}", scope.principal.role, scope.project)
+}
+
+fn router(log: EventLog) -> Router {
+    Router::new()
+        .route("/read", get(show::<ReadDevices>))
+        .route("/write", get(show::<WriteDevices>))
+        .route("/all", get(show::<ReadAll>))
+        .route("/admin", get(show::<Administer>))
+        .route(
+            "/who",
+            get(|allowed: Allowed<ReadDevices>| async move { allowed.principal.actor() }),
+        )
+        .route("/echo", post(|Json(number): Json<u8>| async move { Json(number) }))
+        .with_state(ApiState::new(log))
+}
+
+async fn ask(router: &Router, path: &str, bearer: &str) -> (StatusCode, String, String) {
+    let mut request = Request::get(path);
+    if !bearer.is_empty() {
+        request = request.header(header::AUTHORIZATION, format!("Bearer {bearer}"));
+    }
+    let request = request.body(Body::empty()).unwrap();
+    let response = router.clone().oneshot(request).await.unwrap();
+    let status = response.status();
+    let challenge = response.headers().get(header::WWW_AUTHENTICATE).cloned();
+    let body = axum::body::to_bytes(response.into_body(), 10_000).await.unwrap();
+    (
+        status,
+        String::from_utf8(body.to_vec()).unwrap(),
+        challenge.map_or(String::new(), |value| value.to_str().unwrap().to_owned()),
+    )
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_door_opens_to_the_right_token_only() {
+    let dir = tempfile::tempdir().unwrap();
+    let postgres = Postgres::start(PostgresOptions {
+        tuning: Tuning::Throwaway,
+        ..PostgresOptions::new(dir.path())
+    })
+    .await
+    .unwrap();
+    let log =
+        EventLog::open(&ConnectOptions::new(postgres.connection_url()), LogOptions::default())
+            .await
+            .unwrap();
+    for project in ["system", "default", "other"] {
+        log.ensure_project(&project.parse().unwrap()).await.unwrap();
+    }
+    let router = router(log.clone());
+    let viewer = token(&log, "default", Role::Viewer, None).await;
+    let operator = token(&log, "other", Role::Operator, None).await;
+    let admin = token(&log, "system", Role::Admin, None).await;
+    let auditor = token(&log, "default", Role::Auditor, None).await;
+    let expired = token(&log, "default", Role::Admin, Some(Timestamp(1))).await;
+    let mut forged = admin.clone();
+    forged.secret[0] ^= 1;
+    let mut foreign = viewer.clone();
+    foreign.project = "nowhere".parse().unwrap();
+
+    let text = |token: &ApiTokenText| token.to_string();
+    for (path, bearer, status, says) in [
+        ("/read", text(&viewer), 200, "viewer default"),
+        ("/read?project=default", text(&viewer), 200, "viewer default"),
+        ("/read?project=other", text(&viewer), 403, "is for project default"),
+        ("/write", text(&viewer), 403, "needs operator or admin"),
+        ("/write", text(&operator), 200, "operator other"),
+        ("/all", text(&operator), 403, "needs admin or auditor"),
+        ("/all", text(&auditor), 200, "auditor default"),
+        ("/write", text(&auditor), 403, "needs operator"),
+        ("/admin", text(&auditor), 403, "needs admin"),
+        ("/admin", text(&admin), 200, "admin default"),
+        ("/admin?project=other", text(&admin), 200, "admin other"),
+        ("/admin?project=nowhere", text(&admin), 404, "no project 'nowhere'"),
+        ("/admin?project=No", text(&admin), 400, "project"),
+        ("/who", text(&admin), 200, &format!("token:{}", admin.id)),
+        ("/read", text(&expired), 401, "not good"),
+        ("/read", text(&forged), 401, "not good"),
+        ("/read", text(&foreign), 401, "not good"),
+        ("/read", "mst_nonsense".to_owned(), 401, "not good"),
+        ("/read", String::new(), 401, "Authorization"),
+    ] {
+        let (got, body, challenge) = ask(&router, path, &bearer).await;
+        assert_eq!(got.as_u16(), status, "{path}: {body}");
+        assert!(body.contains(says), "{path}: {body}");
+        assert_eq!(challenge.starts_with("Bearer"), status == 401, "{path}");
+    }
+
+    // A revocation counts from the next request on, though the token is remembered.
+    append(&log, &viewer, ApiTokenRevoked {}.into()).await;
+    assert_eq!(ask(&router, "/read", &text(&viewer)).await.0, 401);
+
+    // The use of the admin's token is recorded, once.
+    let stream = StreamName::Token(admin.id);
+    let uses = async || {
+        let events = log.read_stream(&ProjectId::system(), &stream).await.unwrap();
+        events.iter().filter(|event| event.kind == "ApiTokenUsed").count()
+    };
+    for _ in 0..200 {
+        if uses().await > 0 {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    assert_eq!(ask(&router, "/admin", &text(&admin)).await.0, 200);
+    assert_eq!(uses().await, 1);
+
+    let echo = async |content_type: &str, body: String| {
+        let request = Request::post("/echo")
+            .header(header::CONTENT_TYPE, content_type)
+            .body(Body::from(body))
+            .unwrap();
+        router.clone().oneshot(request).await.unwrap().status().as_u16()
+    };
+    assert_eq!(echo("application/json; charset=utf-8", "7".into()).await, 200);
+    assert_eq!(echo("text/plain", "7".into()).await, 415);
+    assert_eq!(echo("application/json", "700".into()).await, 400);
+    assert_eq!(echo("application/json", " ".repeat(3_000_000)).await, 413);
+    postgres.stop().await.unwrap();
+}

@@ -1,0 +1,35 @@
+//! A program of our own as a watched child: no port to probe, ready as soon as it stays alive.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+
+use crate::child::{Check, ChildSpec, Restart};
+
+/// How to keep `program` running, with `dir` for its lock, pid file and logs.
+#[must_use]
+pub fn program(
+    name: &'static str,
+    program: PathBuf,
+    args: Vec<OsString>,
+    dir: PathBuf,
+) -> ChildSpec {
+    ChildSpec {
+        name,
+        program,
+        args,
+        listens: Vec::new(),
+        dir,
+        open_dir: None,
+        run_as: None,
+        stop_signal: Signal::SIGTERM,
+        stop_within: Duration::from_secs(5),
+        start_within: Duration::from_secs(10),
+        restart: Restart::Always,
+        check: Check::new(|| async { Ok(()) }),
+        transient: &[],
+        on_progress: None,
+    }
+}

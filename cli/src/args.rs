@@ -1,0 +1,91 @@
+//! The command line: what there is, and where it leads.
+
+use anyhow::Result;
+use clap::{CommandFactory, Parser, Subcommand};
+
+use crate::client::Connection;
+use crate::commands::{
+    api_token, bootstrap, context, dead_letter, device, events, metrics, replay, status, token,
+};
+use crate::serve::ServeArgs;
+use crate::up::UpArgs;
+
+/// Manages fleets of Linux devices.
+///
+/// Exit codes: 0 done, 1 failed, 2 used wrongly, 3 not found, 4 not allowed, 5 unreachable,
+/// 6 in conflict with the present state.
+#[derive(Parser, Debug)]
+#[command(name = "muster", version, propagate_version = true, arg_required_else_help = true)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    connection: Connection,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    /// Run the whole system on this machine
+    Up(UpArgs),
+    /// Run one role, or all of them, against servers that are there already
+    Serve(ServeArgs),
+    /// Make the first admin token of a server (needs its database and keys)
+    Bootstrap(bootstrap::BootstrapArgs),
+    /// Devices: list, show, register, rename, label, configure, delete
+    #[command(subcommand, visible_alias = "devices")]
+    Device(device::DeviceCommand),
+    /// The event log: all of it, or one device's life
+    Events(events::EventsArgs),
+    /// What a device measures
+    Metrics(metrics::MetricsArgs),
+    /// The fleet as it was at a position or time, from the log alone
+    Replay(replay::ReplayArgs),
+    /// Enrollment tokens: let devices join
+    #[command(subcommand)]
+    Token(token::TokenCommand),
+    /// API tokens: let people and programs in
+    #[command(subcommand)]
+    ApiToken(api_token::ApiTokenCommand),
+    /// Messages that could not be dealt with: list, show, retry
+    #[command(subcommand)]
+    DeadLetter(dead_letter::DeadLetterCommand),
+    /// The fleet and the server at a glance
+    Status,
+    /// Servers that this command line knows
+    #[command(subcommand)]
+    Context(context::ContextCommand),
+    /// Print completions for a shell
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+}
+
+impl Args {
+    /// Does it run a server, whose log is wanted?
+    pub(crate) const fn is_server(&self) -> bool {
+        matches!(self.command, Command::Up(_) | Command::Serve(_))
+    }
+}
+
+pub(crate) async fn run(args: Args) -> Result<()> {
+    let connection = args.connection;
+    match args.command {
+        Command::Up(up) => crate::up::run(up).await,
+        Command::Serve(serve) => crate::serve::run_until_signal(serve.into()).await,
+        Command::Bootstrap(command) => bootstrap::run(command).await,
+        Command::Device(command) => device::run(connection, command).await,
+        Command::Events(command) => events::run(connection, command).await,
+        Command::Metrics(command) => metrics::run(connection, command).await,
+        Command::Replay(command) => replay::run(connection, command).await,
+        Command::Token(command) => token::run(connection, command).await,
+        Command::ApiToken(command) => api_token::run(connection, command).await,
+        Command::DeadLetter(command) => dead_letter::run(connection, command).await,
+        Command::Status => status::run(connection).await,
+        Command::Context(command) => context::run(&connection, command),
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Args::command(), "muster", &mut std::io::stdout());
+            Ok(())
+        }
+    }
+}

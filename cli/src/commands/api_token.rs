@@ -1,0 +1,76 @@
+//! `muster api-token`: tokens for people and programs.
+
+use anyhow::Result;
+use clap::Subcommand;
+use serde_json::json;
+
+use super::seconds;
+use crate::client::{Connection, segment};
+use crate::output::{self, line, table, text};
+
+#[derive(Subcommand, Debug)]
+pub(crate) enum ApiTokenCommand {
+    /// Make an API token; it is shown once
+    Create {
+        /// What to call it
+        name: String,
+        /// viewer, operator, admin or auditor
+        #[arg(long, default_value = "viewer")]
+        role: String,
+        /// How long it works: 90s, 10m, 2h, 7d; for ever when left out
+        #[arg(long, value_parser = seconds)]
+        ttl: Option<u32>,
+    },
+    /// List API tokens
+    List,
+    /// Revoke an API token
+    Revoke {
+        /// The token's id
+        id: String,
+    },
+}
+
+pub(crate) async fn run(connection: Connection, command: ApiTokenCommand) -> Result<()> {
+    let client = connection.client()?;
+    match command {
+        ApiTokenCommand::Create { name, role, ttl } => {
+            let mut body = json!({"name": name, "role": role});
+            if let Some(ttl) = ttl {
+                let now = muster_schemas::Timestamp::from(std::time::SystemTime::now());
+                let expires_at = now.plus_micros(i64::from(ttl) * 1_000_000);
+                body["expires_at"] = expires_at.to_string().into();
+            }
+            let created = client.post("/api/v1/tokens", &body).await?;
+            if connection.json {
+                return output::json(&created);
+            }
+            line(text(&created["token"]));
+            Ok(())
+        }
+        ApiTokenCommand::List => {
+            let tokens = client.list("/api/v1/tokens", &[]).await?;
+            if connection.json {
+                return output::json(&tokens);
+            }
+            let rows = tokens
+                .iter()
+                .map(|token| {
+                    ["id", "name", "role", "status", "expires_at", "last_used_at"]
+                        .map(|name| text(&token[name]))
+                        .to_vec()
+                })
+                .collect();
+            let header = ["id", "name", "role", "status", "expires", "last used"];
+            table(&header, rows, "no API tokens in this project");
+            Ok(())
+        }
+        ApiTokenCommand::Revoke { id } => {
+            let done = client.delete(&format!("/api/v1/tokens/{}", segment(&id))).await?;
+            if connection.json {
+                return output::json(&done);
+            }
+            line(format!("revoked {id}"));
+            Ok(())
+        }
+    }
+}

@@ -1,0 +1,26 @@
+//! `muster bootstrap`: the first admin token of a server that `muster serve` runs.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::Args;
+use muster_command::keys::KeyStore;
+
+use crate::output::line;
+
+#[derive(Args, Debug)]
+pub(crate) struct BootstrapArgs {
+    /// PostgreSQL: postgres://user:password@host:port/database
+    #[arg(long, env = "MUSTER_POSTGRES_URL", hide_env_values = true)]
+    postgres_url: String,
+    /// The folder of keys; made when it is not there
+    #[arg(long, env = "MUSTER_KEYS")]
+    keys: PathBuf,
+}
+
+/// Prints the token in `<keys>/admin-token`; makes one when there is none that lets in.
+pub(crate) async fn run(args: BootstrapArgs) -> Result<()> {
+    let keys = KeyStore::open(&args.keys)?;
+    line(crate::up::admin_token(&args.postgres_url, &keys, &args.keys.join("admin-token")).await?);
+    Ok(())
+}

@@ -1,0 +1,64 @@
+//! `muster dead-letter`: what could not be dealt with, and why.
+
+use anyhow::Result;
+use clap::Subcommand;
+use serde_json::json;
+
+use crate::client::Connection;
+use crate::output::{self, ago, line, table, text};
+
+#[derive(Subcommand, Debug)]
+pub(crate) enum DeadLetterCommand {
+    /// List dead letters, the newest first
+    List,
+    /// Show one with its bytes
+    Show {
+        /// Its number
+        id: i64,
+    },
+    /// Send one on its way again, as it came
+    Retry {
+        /// Its number
+        id: i64,
+    },
+}
+
+pub(crate) async fn run(connection: Connection, command: DeadLetterCommand) -> Result<()> {
+    let client = connection.client()?;
+    match command {
+        DeadLetterCommand::List => {
+            let letters = client.list("/api/v1/dead-letters", &[]).await?;
+            if connection.json {
+                return output::json(&letters);
+            }
+            let rows = letters
+                .iter()
+                .map(|letter| {
+                    vec![
+                        text(&letter["id"]),
+                        text(&letter["source"]),
+                        text(&letter["cause"]),
+                        text(&letter["seen"]),
+                        ago(&letter["last_seen"]),
+                        text(&letter["subject"]),
+                        text(&letter["detail"]),
+                    ]
+                })
+                .collect();
+            let header = ["id", "source", "cause", "seen", "last", "subject", "detail"];
+            table(&header, rows, "no dead letters");
+            Ok(())
+        }
+        DeadLetterCommand::Show { id } => {
+            output::json(&client.get(&format!("/api/v1/dead-letters/{id}"), &[]).await?)
+        }
+        DeadLetterCommand::Retry { id } => {
+            let done = client.post(&format!("/api/v1/dead-letters/{id}/retry"), &json!({})).await?;
+            if connection.json {
+                return output::json(&done);
+            }
+            line(format!("sent {id} on its way again"));
+            Ok(())
+        }
+    }
+}

@@ -1,0 +1,75 @@
+//! The client's commands, one file each: ask the API, show the answer.
+
+pub(crate) mod api_token;
+pub(crate) mod bootstrap;
+pub(crate) mod context;
+pub(crate) mod dead_letter;
+pub(crate) mod device;
+pub(crate) mod events;
+pub(crate) mod metrics;
+pub(crate) mod replay;
+pub(crate) mod status;
+pub(crate) mod token;
+
+use anyhow::{Result, bail};
+use serde_json::{Map, Value};
+
+/// `key=value` sets, `key-` removes: as a JSON merge patch.
+pub(crate) fn changes(
+    words: &[String],
+    parse: impl Fn(&str) -> Value,
+) -> Result<Map<String, Value>> {
+    let mut changes = Map::new();
+    for word in words {
+        if let Some((key, value)) = word.split_once('=') {
+            changes.insert(key.to_owned(), parse(value));
+        } else if let Some(key) = word.strip_suffix('-') {
+            changes.insert(key.to_owned(), Value::Null);
+        } else {
+            bail!("'{word}' is neither key=value (sets) nor key- (removes)");
+        }
+    }
+    Ok(changes)
+}
+
+/// A length of time as people write it, in seconds: `90`, `90s`, `10m`, `2h`, `7d`.
+pub(crate) fn seconds(text: &str) -> Result<u32, String> {
+    let wrong =
+        || format!("'{text}' is not a length of time; write for example 90s, 10m, 2h or 7d");
+    let (digits, unit) =
+        text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
+    let factor = match unit {
+        "" | "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        "d" => 86_400,
+        _ => return Err(wrong()),
+    };
+    digits
+        .parse::<u32>()
+        .ok()
+        .and_then(|number| number.checked_mul(factor))
+        .filter(|seconds| *seconds > 0)
+        .ok_or_else(wrong)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lengths_of_time_and_changes_read_as_written() {
+        for (text, expected) in
+            [("90", 90), ("90s", 90), ("10m", 600), ("2h", 7200), ("7d", 604_800)]
+        {
+            assert_eq!(seconds(text), Ok(expected));
+        }
+        for bad in ["", "m", "-1", "1w", "0", "99999999d", "1.5h"] {
+            assert!(seconds(bad).is_err(), "{bad:?}");
+        }
+        let words = ["a=1".to_owned(), "b-".to_owned(), "c=x=y".to_owned()];
+        let found = changes(&words, Value::from).unwrap();
+        assert_eq!(Value::Object(found), serde_json::json!({"a": "1", "b": null, "c": "x=y"}));
+        assert!(changes(&["x".to_owned()], Value::from).is_err());
+    }
+}

@@ -1,0 +1,32 @@
+//! `muster replay`: the fleet as it was, from the log alone.
+
+use anyhow::Result;
+use clap::Args;
+
+use super::device::print_devices;
+use crate::client::Connection;
+use crate::output;
+
+#[derive(Args, Debug)]
+#[group(required = true, multiple = false)]
+pub(crate) struct ReplayArgs {
+    /// As it was after this position of the log
+    #[arg(long)]
+    to_position: Option<u64>,
+    /// As it was at this time, such as 2026-11-23T08:00:00Z
+    #[arg(long)]
+    to_time: Option<String>,
+}
+
+pub(crate) async fn run(connection: Connection, args: ReplayArgs) -> Result<()> {
+    let client = connection.client()?;
+    let mut query: Vec<(&str, String)> = Vec::new();
+    query.extend(args.to_position.map(|position| ("position", position.to_string())));
+    query.extend(args.to_time.map(|time| ("at", time)));
+    let devices = client.list("/api/v1/devices", &query).await?;
+    if connection.json {
+        return output::json(&devices);
+    }
+    print_devices(&devices);
+    Ok(())
+}

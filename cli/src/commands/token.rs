@@ -1,0 +1,90 @@
+//! `muster token`: enrollment tokens.
+
+use anyhow::Result;
+use clap::Subcommand;
+use serde_json::json;
+
+use super::{changes, seconds};
+use crate::client::{Connection, segment};
+use crate::output::{self, line, pairs, table, text};
+
+#[derive(Subcommand, Debug)]
+pub(crate) enum TokenCommand {
+    /// Make a token that lets devices enroll; it is shown once
+    Create {
+        /// What to call it
+        #[arg(long, default_value = "from the command line")]
+        name: String,
+        /// How long it works: 90s, 10m, 2h, 7d
+        #[arg(long, default_value = "1h", value_parser = seconds)]
+        ttl: u32,
+        /// How many devices may enroll with it
+        #[arg(long, default_value_t = 1)]
+        uses: u32,
+        /// Labels that the devices get: key=value
+        #[arg(long = "label", value_name = "KEY=VALUE")]
+        labels: Vec<String>,
+        /// The only device (its id) that may enroll with it; one that is enrolled gets new keys
+        #[arg(long)]
+        device: Option<String>,
+    },
+    /// List enrollment tokens
+    List,
+    /// Revoke a token; devices that enrolled with it stay
+    Revoke {
+        /// The token's id
+        id: String,
+    },
+}
+
+pub(crate) async fn run(connection: Connection, command: TokenCommand) -> Result<()> {
+    let client = connection.client()?;
+    match command {
+        TokenCommand::Create { name, ttl, uses, labels, device } => {
+            let mut body = json!({
+                "name": name, "ttl_seconds": ttl, "uses": uses,
+                "labels": changes(&labels, |text| text.into())?,
+            });
+            if let Some(device) = device {
+                body["device"] = device.into();
+            }
+            let created = client.post("/api/v1/enrollment-tokens", &body).await?;
+            if connection.json {
+                return output::json(&created);
+            }
+            line(text(&created["token"]));
+            Ok(())
+        }
+        TokenCommand::List => {
+            let tokens = client.list("/api/v1/enrollment-tokens", &[]).await?;
+            if connection.json {
+                return output::json(&tokens);
+            }
+            let rows = tokens
+                .iter()
+                .map(|token| {
+                    vec![
+                        text(&token["id"]),
+                        text(&token["name"]),
+                        text(&token["status"]),
+                        format!("{}/{}", text(&token["used"]), text(&token["uses"])),
+                        text(&token["expires_at"]),
+                        pairs(&token["labels"]),
+                    ]
+                })
+                .collect();
+            let header = ["id", "name", "status", "used", "expires", "labels"];
+            table(&header, rows, "no enrollment tokens; `muster token create` makes one");
+            Ok(())
+        }
+        TokenCommand::Revoke { id } => {
+            let done =
+                client.delete(&format!("/api/v1/enrollment-tokens/{}", segment(&id))).await?;
+            if connection.json {
+                return output::json(&done);
+            }
+            line(format!("revoked {id}"));
+            Ok(())
+        }
+    }
+}

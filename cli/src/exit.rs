@@ -1,0 +1,47 @@
+//! Exit codes that scripts can use, and errors as a tired person reads them.
+
+use std::io::Write;
+use std::process::ExitCode;
+
+/// Why the server did not do what a command asked of it.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Refused {
+    /// It said no.
+    #[error("{detail}")]
+    Problem {
+        /// The HTTP status.
+        status: u16,
+        /// The server's words.
+        detail: String,
+    },
+    /// It cannot be reached.
+    #[error("cannot reach {url}: {problem}")]
+    Unreachable {
+        /// Where it should be.
+        url: String,
+        /// Why not.
+        problem: String,
+    },
+}
+
+/// 1 failed, 2 used wrongly (clap's), 3 not found, 4 not allowed, 5 unreachable or unavailable,
+/// 6 in conflict with the present state.
+fn code(error: &anyhow::Error) -> u8 {
+    match error.downcast_ref::<Refused>() {
+        Some(Refused::Unreachable { .. }) => 5,
+        Some(Refused::Problem { status, .. }) => match status {
+            404 | 410 => 3,
+            401 | 403 => 4,
+            502..=504 | 429 => 5,
+            409 | 412 => 6,
+            _ => 1,
+        },
+        None => 1,
+    }
+}
+
+/// Tells the error, and answers the exit code for it.
+pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
+    let _ = writeln!(std::io::stderr(), "error: {error:#}");
+    ExitCode::from(code(error))
+}

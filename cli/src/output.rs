@@ -1,0 +1,133 @@
+//! What commands print: tables for people, JSON for programs.
+
+use std::io::Write;
+
+use anyhow::Result;
+use comfy_table::{ContentArrangement, Table, presets};
+use serde_json::Value;
+
+/// Prints a line; a closed pipe (`| head`) ends the program in peace.
+pub(crate) fn line(text: impl AsRef<str>) {
+    if writeln!(std::io::stdout(), "{}", text.as_ref()).is_err() {
+        std::process::exit(0);
+    }
+}
+
+/// Prints JSON.
+pub(crate) fn json(value: &impl serde::Serialize) -> Result<()> {
+    line(serde_json::to_string_pretty(value)?);
+    Ok(())
+}
+
+/// Prints a table, or `nothing` when it has no rows.
+pub(crate) fn table(header: &[&str], rows: Vec<Vec<String>>, nothing: &str) {
+    if rows.is_empty() {
+        line(nothing);
+        return;
+    }
+    let mut table = Table::new();
+    table
+        .load_preset(presets::NOTHING)
+        .set_content_arrangement(ContentArrangement::Disabled)
+        .set_header(header.iter().map(|name| name.to_uppercase()));
+    for row in rows {
+        table.add_row(row);
+    }
+    for text in table.to_string().lines() {
+        line(text.trim_end());
+    }
+}
+
+/// Prints names and values, one a line; those without a value are left out.
+pub(crate) fn facts(facts: &[(&str, String)]) {
+    let width = facts.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
+    for (name, value) in facts.iter().filter(|(_, value)| !value.is_empty()) {
+        let mut lines = value.lines();
+        line(format!("{name:<width$}  {}", lines.next().unwrap_or_default()));
+        for more in lines {
+            line(format!("{:<width$}  {more}", ""));
+        }
+    }
+}
+
+/// A value of an answer as text; nothing for null.
+pub(crate) fn text(value: &Value) -> String {
+    match value {
+        Value::Null => String::new(),
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
+}
+
+/// Labels as people write them.
+pub(crate) fn pairs(value: &Value) -> String {
+    let Some(map) = value.as_object() else { return String::new() };
+    map.iter().map(|(key, value)| format!("{key}={}", text(value))).collect::<Vec<_>>().join(",")
+}
+
+/// How long ago a time was, as people say it.
+pub(crate) fn ago(value: &Value) -> String {
+    let Some(time) = value.as_str().and_then(|text| text.parse().ok()) else {
+        return String::new();
+    };
+    let time: muster_schemas::Timestamp = time;
+    let now = muster_schemas::Timestamp::from(std::time::SystemTime::now());
+    let seconds = (now.micros() - time.micros()).div_euclid(1_000_000);
+    match seconds {
+        ..=1 => "now".to_owned(),
+        2..=119 => format!("{seconds}s ago"),
+        120..=7_199 => format!("{}m ago", seconds / 60),
+        7_200..=172_799 => format!("{}h ago", seconds / 3600),
+        _ => format!("{}d ago", seconds / 86_400),
+    }
+}
+
+/// A percentage, or nothing.
+pub(crate) fn percent(value: &Value) -> String {
+    value.as_f64().map(|number| format!("{number:.0}%")).unwrap_or_default()
+}
+
+/// A line of little bars, from the smallest to the largest value; gaps stay gaps.
+pub(crate) fn sparkline(values: &[Option<f64>]) -> String {
+    const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
+    let known: Vec<f64> = values.iter().flatten().copied().filter(|v| v.is_finite()).collect();
+    let (low, high) = known
+        .iter()
+        .fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), v| (low.min(*v), high.max(*v)));
+    values
+        .iter()
+        .map(|value| match value {
+            Some(value) if high > low => {
+                // In 0.0 ..= 7.0, so the cast cannot lose anything that is meant.
+                let level = ((value - low) / (high - low) * 7.0).round().clamp(0.0, 7.0);
+                #[expect(
+                    clippy::cast_possible_truncation,
+                    clippy::cast_sign_loss,
+                    reason = "0 to 7"
+                )]
+                let level = level as usize;
+                BARS.get(level).copied().unwrap_or(' ')
+            }
+            Some(_) => BARS[0],
+            None => ' ',
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sparkline_spans_from_the_smallest_to_the_largest() {
+        assert_eq!(sparkline(&[Some(0.0), None, Some(5.0), Some(10.0)]), "▁ ▅█");
+        assert_eq!(sparkline(&[Some(3.0), Some(3.0)]), "▁▁");
+        assert_eq!(sparkline(&[]), "");
+    }
+
+    #[test]
+    fn an_age_is_said_in_one_unit() {
+        assert_eq!(ago(&Value::Null), "");
+        assert_eq!(ago(&Value::from("2001-01-01T00:00:00Z")).split('d').next_back(), Some(" ago"));
+    }
+}

@@ -1,0 +1,115 @@
+//! The one origin: the routes of query and command behind one TLS listener, with the document that
+//! describes them.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use axum::Router;
+use axum::extract::DefaultBodyLimit;
+use axum::response::IntoResponse;
+use axum_server::Handle;
+use axum_server::tls_rustls::RustlsConfig;
+use muster_api::fallback;
+use muster_command::keys::Certificates;
+use tokio_util::sync::CancellationToken;
+use tower_http::catch_panic::CatchPanicLayer;
+use utoipa::openapi::OpenApi;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_swagger_ui::SwaggerUi;
+
+use super::forward::Forward;
+
+/// The largest body that is read.
+pub(super) const MAX_BODY: usize = 256 * 1024;
+
+/// What is behind the door.
+#[derive(Default)]
+pub(super) struct Door {
+    routers: Vec<OpenApiRouter>,
+    forward: Option<Forward>,
+}
+
+/// The OpenAPI document of the whole API, without a server to serve it.
+#[must_use]
+pub fn openapi_document() -> OpenApi {
+    let mut document = muster_query::openapi_info();
+    document.merge(muster_query::openapi());
+    document.merge(muster_command::http::openapi());
+    document
+}
+
+impl Door {
+    pub(super) fn command(&mut self, router: OpenApiRouter) {
+        self.routers.push(router);
+    }
+
+    pub(super) fn query(&mut self, router: OpenApiRouter) {
+        self.routers.insert(0, router);
+    }
+
+    /// What has no route here goes to this command role.
+    pub(super) fn forward(&mut self, forward: Forward) {
+        self.forward = Some(forward);
+    }
+
+    pub(super) fn is_wanted(&self) -> bool {
+        !self.routers.is_empty()
+    }
+
+    /// Opens the door; answers the future that serves until `stop`.
+    pub(super) async fn open(
+        self,
+        listen: SocketAddr,
+        certificates: Certificates,
+        stop: CancellationToken,
+    ) -> Result<impl Future<Output = Result<()>> + Send + 'static> {
+        let mut routes = Router::new();
+        for router in self.routers {
+            routes = routes.merge(router.split_for_parts().0);
+        }
+        // The document is of the whole API, whatever part of it this process serves itself.
+        routes = routes.merge(SwaggerUi::new("/docs").url("/openapi.json", openapi_document()));
+        routes = match self.forward {
+            Some(forward) => {
+                let other = forward.clone();
+                routes
+                    .fallback(move |request| forward.clone().send(request))
+                    .method_not_allowed_fallback(move |request| other.clone().send(request))
+            }
+            None => routes
+                .fallback(fallback::not_found)
+                .method_not_allowed_fallback(fallback::method_not_allowed),
+        };
+        let app =
+            routes.layer(DefaultBodyLimit::max(MAX_BODY)).layer(CatchPanicLayer::custom(panicked));
+        let tls = RustlsConfig::from_pem_file(&certificates.chain, &certificates.key)
+            .await
+            .context("the server's certificate is not usable")?;
+        let listener = std::net::TcpListener::bind(listen).with_context(|| {
+            format!("cannot listen on {listen}; choose another with --port or --listen")
+        })?;
+        listener.set_nonblocking(true)?;
+        let handle = Handle::new();
+        let stopping = handle.clone();
+        tokio::spawn(async move {
+            stop.cancelled().await;
+            stopping.graceful_shutdown(Some(Duration::from_secs(2)));
+        });
+        let server = axum_server::from_tcp_rustls(listener, tls)?
+            .handle(handle)
+            .serve(app.into_make_service_with_connect_info::<SocketAddr>());
+        Ok(async move { server.await.context("the API stopped") })
+    }
+}
+
+fn panicked(panic: Box<dyn std::any::Any + Send>) -> axum::response::Response {
+    let text = panic
+        .downcast_ref::<String>()
+        .map(String::as_str)
+        .or_else(|| panic.downcast_ref::<&str>().copied())
+        .unwrap_or("no message");
+    muster_api::Problem::internal(&std::io::Error::other(format!("a handler panicked: {text}")))
+        .into_response()
+}

@@ -1,0 +1,66 @@
+//! The first admin token: made once, kept in a file, so that somebody can get in at all.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use muster_command::domain::Decider;
+use muster_command::domain::api_token::{ApiToken, ApiTokenCommand};
+use muster_command::keys::KeyStore;
+use muster_eventlog::{
+    Append, ConnectOptions, EventLog, Expected, LogOptions, NewEvent, StoredEvent,
+};
+use muster_schemas::events::{ApiTokenCreated, Role};
+use muster_schemas::wire::ApiTokenText;
+use muster_schemas::{Event, Hash, ProjectId, StreamName, Timestamp, TokenId};
+use uuid::Uuid;
+
+use super::folder::write_private;
+
+/// The token in `file`, if it still lets in; a new one otherwise.
+pub(crate) async fn admin_token(
+    postgres_url: &str,
+    _keys: &KeyStore,
+    file: &Path,
+) -> Result<String> {
+    let connect = ConnectOptions { connections: 2, ..ConnectOptions::new(postgres_url) };
+    let log = EventLog::open(&connect, LogOptions::default())
+        .await
+        .context("cannot open the event log in PostgreSQL")?;
+    let system = ProjectId::system();
+    log.ensure_project(&system).await?;
+    if let Ok(text) = fs::read_to_string(file)
+        && let Ok(token) = text.trim().parse::<ApiTokenText>()
+        && lets_in(&log, &token).await?
+    {
+        return Ok(token.to_string());
+    }
+    let token = ApiTokenText {
+        project: system.clone(),
+        id: TokenId(Uuid::now_v7()),
+        secret: rand::random(),
+    };
+    // Written first: a token that nobody knows is worse than a file that holds none.
+    write_private(file, format!("{token}\n").as_bytes())?;
+    let now = Timestamp::from(std::time::SystemTime::now());
+    let created = ApiTokenCreated {
+        name: "first admin".parse().context("a token's name")?,
+        secret: Hash::of(&token.secret),
+        role: Role::Admin,
+        expires_at: None,
+    };
+    let events = ApiToken::default().decide(ApiTokenCommand::Create { token: created, now })?;
+    let events = events.iter().map(|event| NewEvent::server(event, now)).collect();
+    let append =
+        Append::by("system").stream(StreamName::Token(token.id), Expected::Version(0), events);
+    log.append(&system, append).await.context("cannot record the admin token")?;
+    Ok(token.to_string())
+}
+
+async fn lets_in(log: &EventLog, token: &ApiTokenText) -> Result<bool> {
+    let stored = log.read_stream(&token.project, &StreamName::Token(token.id)).await?;
+    let events: Vec<Event> = stored.iter().map(StoredEvent::event).collect::<Result<_, _>>()?;
+    let state = ApiToken::fold(&events);
+    Ok(!state.revoked
+        && state.created.is_some_and(|created| created.secret == Hash::of(&token.secret)))
+}

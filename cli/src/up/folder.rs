@@ -1,0 +1,99 @@
+//! The folder of `muster up`: one owner at a time, ports that stay, and `ready.json`.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use serde::{Deserialize, Serialize};
+
+/// The ports of the servers; chosen once and kept, so that what was told to others stays true.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Ports {
+    pub(super) postgres: Option<u16>,
+    pub(super) nats: Option<u16>,
+    pub(super) influx: Option<u16>,
+}
+
+#[derive(Debug)]
+pub(super) struct Folder {
+    path: PathBuf,
+    /// Held as long as this process uses the folder.
+    _lock: File,
+}
+
+impl Folder {
+    pub(super) fn open(path: &Path, port: u16) -> Result<Self> {
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(path)
+            .with_context(|| format!("cannot make the folder {}", path.display()))?;
+        let path = path.canonicalize()?;
+        let lock = path.join("lock");
+        let file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(&lock)
+            .with_context(|| format!("cannot open {}", lock.display()))?;
+        if file.try_lock().is_err() {
+            bail!(
+                "another `muster up` uses {}; stop it, or choose another folder and port: muster up --data DIR --port {}",
+                path.display(),
+                port.saturating_add(1)
+            );
+        }
+        let folder = Self { path, _lock: file };
+        folder.remove_ready();
+        Ok(folder)
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The ports of the last time; none at first.
+    pub(super) fn ports(&self) -> Result<Ports> {
+        let path = self.path.join("ports.json");
+        match fs::read(&path) {
+            Ok(bytes) => serde_json::from_slice(&bytes)
+                .with_context(|| format!("{} cannot be read; delete it", path.display())),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Ports::default()),
+            Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
+        }
+    }
+
+    pub(super) fn keep_ports(&self, ports: &Ports) -> Result<()> {
+        write_private(&self.path.join("ports.json"), &serde_json::to_vec_pretty(ports)?)
+    }
+
+    /// Tells programs that all is ready, and how to get in.
+    pub(super) fn write_ready(&self, url: &str, token: &str, ca: &Path) -> Result<()> {
+        let ready = serde_json::json!({ "url": url, "token": token, "ca": ca });
+        write_private(&self.path.join("ready.json"), &serde_json::to_vec_pretty(&ready)?)
+    }
+
+    pub(super) fn remove_ready(&self) {
+        let _ = fs::remove_file(self.path.join("ready.json"));
+    }
+}
+
+/// Writes a file that only its owner can read, whole or not at all.
+pub(crate) fn write_private(path: &Path, bytes: &[u8]) -> Result<()> {
+    let temporary = path.with_extension("new");
+    let attempt = || -> std::io::Result<()> {
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&temporary)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        fs::rename(&temporary, path)
+    };
+    attempt().with_context(|| format!("cannot write {}", path.display()))
+}

@@ -1,0 +1,191 @@
+//! The backing services of `muster up`: started together, watched, stopped in order.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use muster_backing::child::{Child, ChildEvent, Progress};
+use muster_backing::influx::{Credentials, InfluxDb, InfluxOptions};
+use muster_backing::nats::{Identity, NatsOptions, NatsServer, Preload, Tls};
+use muster_backing::postgres::{Postgres, PostgresOptions};
+use muster_command::keys::{Certificates, KeyStore};
+
+use super::folder::{Folder, Ports};
+use super::say::Say;
+use crate::serve::MetricStore;
+
+#[derive(Debug)]
+pub(super) struct Servers {
+    postgres: Postgres,
+    nats: NatsServer,
+    influx: InfluxDb,
+}
+
+type OnProgress = Arc<dyn Fn(Progress) + Send + Sync>;
+
+/// Shows a start that takes a while.
+fn watched(say: &Say, what: &str) -> (Arc<super::say::Doing>, OnProgress) {
+    let doing = Arc::new(say.start(what));
+    let noted = doing.clone();
+    (doing, Arc::new(move |progress: Progress| noted.note(&progress.waiting_for)))
+}
+
+fn finish<T, E>(doing: &super::say::Doing, result: &Result<T, E>) {
+    if result.is_ok() { doing.done() } else { doing.failed() }
+}
+
+impl Servers {
+    pub(super) async fn start(
+        folder: &Folder,
+        keys: &KeyStore,
+        certificates: &Certificates,
+        listen: IpAddr,
+        say: &Say,
+    ) -> Result<Self> {
+        let ports = folder.ports()?;
+        let (postgres, nats, influx) = tokio::try_join!(
+            start_postgres(folder, ports, say),
+            start_nats(folder, ports, keys, certificates, listen, say),
+            start_influx(folder, ports, say),
+        )?;
+        folder.keep_ports(&Ports {
+            postgres: Some(postgres.port()),
+            nats: Some(nats.port()),
+            influx: Some(influx.port()),
+        })?;
+        Ok(Self { postgres, nats, influx })
+    }
+
+    pub(super) fn postgres_url(&self) -> String {
+        self.postgres.connection_url()
+    }
+
+    pub(super) fn nats_url(&self) -> String {
+        format!("tls://127.0.0.1:{}", self.nats.port())
+    }
+
+    pub(super) fn nats_port(&self) -> u16 {
+        self.nats.port()
+    }
+
+    pub(super) fn metric_store(&self) -> MetricStore {
+        let (user, token) = match self.influx.credentials() {
+            Credentials::Open => (None, None),
+            Credentials::Password { user, password } => {
+                (Some((user.clone(), password.clone())), None)
+            }
+            Credentials::Token { organization, token } => {
+                (None, Some((organization.clone(), token.clone())))
+            }
+        };
+        MetricStore {
+            url: self.influx.url(),
+            database: self.influx.database().to_owned(),
+            user,
+            token,
+        }
+    }
+
+    /// Says what becomes of the children; never ends.
+    pub(super) async fn report(&self, say: &Say) {
+        let one = report_child(self.postgres.child(), say);
+        let two = report_child(self.nats.child(), say);
+        let three = report_child(self.influx.child(), say);
+        tokio::join!(one, two, three);
+        std::future::pending::<()>().await;
+    }
+
+    /// Stops them: first what takes work in, last what holds the log.
+    pub(super) async fn stop(self, say: &Say) {
+        let told = |what: &str, result: Result<(), muster_backing::child::ChildError>| {
+            if let Err(error) = result {
+                say.line(&format!("  !! {what} did not stop in good order: {error}"));
+            }
+        };
+        told("nats-server", self.nats.stop().await);
+        told("InfluxDB", self.influx.stop().await);
+        told("PostgreSQL", self.postgres.stop().await);
+    }
+}
+
+async fn start_postgres(folder: &Folder, ports: Ports, say: &Say) -> Result<Postgres> {
+    let (doing, on_progress) = watched(say, "PostgreSQL (event log)");
+    let started = Postgres::start(PostgresOptions {
+        port: ports.postgres,
+        on_progress: Some(on_progress),
+        ..PostgresOptions::new(folder.path().join("postgres"))
+    })
+    .await;
+    finish(&doing, &started);
+    started.context("cannot start PostgreSQL")
+}
+
+async fn start_nats(
+    folder: &Folder,
+    ports: Ports,
+    keys: &KeyStore,
+    certificates: &Certificates,
+    listen: IpAddr,
+    say: &Say,
+) -> Result<NatsServer> {
+    let identity = keys.broker_identity()?;
+    let (doing, on_progress) = watched(say, "nats-server (broker)");
+    let preload = vec![
+        Preload { account: identity.system_account.clone(), jwt: identity.system_jwt },
+        Preload { account: identity.account, jwt: identity.account_jwt },
+    ];
+    let started = NatsServer::start(NatsOptions {
+        port: ports.nats,
+        listen,
+        tls: Some(Tls {
+            certificate: certificates.chain.clone(),
+            key: certificates.key.clone(),
+            client_ca: None,
+        }),
+        identity: Some(Identity {
+            operator: identity.operator_jwt,
+            system_account: identity.system_account,
+            preload,
+        }),
+        on_progress: Some(on_progress),
+        ..NatsOptions::new(folder.path().join("nats"))
+    })
+    .await;
+    finish(&doing, &started);
+    started.context("cannot start nats-server")
+}
+
+async fn start_influx(folder: &Folder, ports: Ports, say: &Say) -> Result<InfluxDb> {
+    let (doing, on_progress) = watched(say, "InfluxDB (metrics)");
+    let started = InfluxDb::start(InfluxOptions {
+        port: ports.influx,
+        on_progress: Some(on_progress),
+        ..InfluxOptions::new(folder.path().join("influx"))
+    })
+    .await;
+    finish(&doing, &started);
+    started.context("cannot start InfluxDB")
+}
+
+/// Tells of crashes, and that they were mended.
+pub(super) async fn report_child(child: &Child, say: &Say) {
+    use tokio::sync::broadcast::error::RecvError;
+    let mut events = child.events();
+    loop {
+        match events.recv().await {
+            Ok(ChildEvent::Exited { asked: true, .. }) => {}
+            Ok(ChildEvent::Exited { exit, .. }) => {
+                say.line(&format!("  !! {} ended ({exit}); starting it again", child.name()));
+            }
+            Ok(ChildEvent::Restarted { down, .. }) => {
+                let down = down.as_secs_f64();
+                say.line(&format!("  ok {} is back after {down:.1} s", child.name()));
+            }
+            Ok(ChildEvent::RestartFailed { reason }) => {
+                say.line(&format!("  !! {} does not start: {reason}", child.name()));
+            }
+            Err(RecvError::Lagged(_)) => {}
+            Err(RecvError::Closed) => return,
+        }
+    }
+}

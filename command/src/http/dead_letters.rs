@@ -1,0 +1,42 @@
+//! Dead letters on their way again.
+
+use axum::extract::State;
+use muster_api::auth::{Administer, Allowed};
+use muster_api::params::NoParams;
+use muster_api::problem::WriteProblems;
+use muster_api::{PathParam, Problem, Query};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::CommandState;
+
+/// A dead letter that was sent again.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(example = json!({"id": 7}))]
+pub(super) struct DeadLetterRetried {
+    /// Its number.
+    id: i64,
+}
+
+/// Retry a dead letter
+///
+/// Publishes the message as it came. When the cause is still there, it is counted as seen again.
+#[utoipa::path(
+    post, path = "/api/v1/dead-letters/{id}/retry", tag = "server", operation_id = "retryDeadLetter",
+    params(("id" = i64, Path, description = "The letter's number", minimum = 1)),
+    responses((status = 200, description = "On its way", body = DeadLetterRetried), WriteProblems),
+    security(("bearer" = [])),
+)]
+pub(super) async fn retry_dead_letter(
+    State(state): State<CommandState>,
+    allowed: Allowed<Administer>,
+    PathParam(id): PathParam<i64>,
+    Query(NoParams {}): Query<NoParams>,
+) -> Result<axum::Json<DeadLetterRetried>, Problem> {
+    if allowed.principal.project.is_some() {
+        let detail = "dead letters are retried with a server-wide token";
+        return Err(Problem::new(muster_api::problem::Kind::Forbidden, detail));
+    }
+    state.service.retry_dead_letter(id).await?;
+    Ok(axum::Json(DeadLetterRetried { id }))
+}

@@ -1,0 +1,83 @@
+//! What devices ask over HTTPS, without a bearer token: what they sign is their proof.
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use muster_api::params::NoParams;
+use muster_api::problem::OpenProblems;
+use muster_api::{Json, Problem, Query};
+use muster_schemas::wire::{
+    CredentialsRequest, CredentialsResponse, EnrollRequest, EnrollResponse, NonceRequest,
+    NonceResponse,
+};
+
+use super::CommandState;
+
+/// Enroll a device
+///
+/// For agents. The request is COSE_Sign1 by the device's new signing key; docs/protocol.md tells
+/// how it is made. The same keys and nonce get the same device again.
+#[utoipa::path(
+    post, path = "/api/v1/device/enroll", tag = "device", operation_id = "enrollDevice",
+    request_body(content = EnrollRequest, example = json!({"request": "0oRDoQEn…", "nats_proof": "c2ln…"})),
+    responses(
+        (status = 201, description = "The device has joined", body = EnrollResponse, example = json!({
+            "project": "default", "device": "0198c0de-7000-7abc-8def-0123456789ab", "name": "robot-7",
+            "epoch": 1, "operation_key": "pAEBIAYhWCA…",
+            "credentials": {"jwt": "eyJ0eXAiOiJKV1Qi…", "expires_at": "2026-11-23T09:00:00Z",
+                "servers": ["tls://0.0.0.0:4222"], "server_time": "2026-11-23T08:00:00Z"}
+        })),
+        (status = 401, description = "A proof does not hold", body = muster_api::problem::ProblemDocument, content_type = "application/problem+json"),
+        (status = 403, description = "The token does not let it in", body = muster_api::problem::ProblemDocument, content_type = "application/problem+json"),
+        (status = 404, description = "There is no such device or project", body = muster_api::problem::ProblemDocument, content_type = "application/problem+json"),
+        (status = 409, description = "The name is taken", body = muster_api::problem::ProblemDocument, content_type = "application/problem+json"),
+        OpenProblems,
+    ),
+)]
+pub(super) async fn enroll_device(
+    State(state): State<CommandState>,
+    Query(NoParams {}): Query<NoParams>,
+    Json(body): Json<EnrollRequest>,
+) -> Result<(StatusCode, axum::Json<EnrollResponse>), Problem> {
+    let enrolled = state.service.enroll_device(&body).await?;
+    Ok((StatusCode::CREATED, axum::Json(enrolled)))
+}
+
+/// Get a nonce to sign
+#[utoipa::path(
+    post, path = "/api/v1/device/nonce", tag = "device", operation_id = "createNonce",
+    request_body(content = NonceRequest, example = json!({"project": "default", "device": "0198c0de-7000-7abc-8def-0123456789ab"})),
+    responses(
+        (status = 200, description = "The nonce", body = NonceResponse, example = json!({"nonce": "AAZh…", "server_time": "2026-11-23T08:00:00Z"})),
+        OpenProblems,
+    ),
+)]
+pub(super) async fn create_nonce(
+    State(state): State<CommandState>,
+    Query(NoParams {}): Query<NoParams>,
+    Json(body): Json<NonceRequest>,
+) -> Result<axum::Json<NonceResponse>, Problem> {
+    Ok(axum::Json(state.service.nonce(&body.project, body.device)))
+}
+
+/// Get fresh broker credentials
+///
+/// For agents whose credentials are missing or have expired, however long ago.
+#[utoipa::path(
+    post, path = "/api/v1/device/credentials", tag = "device", operation_id = "renewCredentials",
+    request_body(content = CredentialsRequest, example = json!({"request": "0oRDoQEn…"})),
+    responses(
+        (status = 200, description = "The credentials", body = CredentialsResponse, example = json!({
+            "jwt": "eyJ0eXAiOiJKV1Qi…", "expires_at": "2026-11-23T09:00:00Z",
+            "servers": ["tls://0.0.0.0:4222"], "server_time": "2026-11-23T08:00:00Z"
+        })),
+        (status = 401, description = "The proof does not hold, or the device was deleted", body = muster_api::problem::ProblemDocument, content_type = "application/problem+json"),
+        OpenProblems,
+    ),
+)]
+pub(super) async fn renew_credentials(
+    State(state): State<CommandState>,
+    Query(NoParams {}): Query<NoParams>,
+    Json(body): Json<CredentialsRequest>,
+) -> Result<axum::Json<CredentialsResponse>, Problem> {
+    Ok(axum::Json(state.service.renew_credentials(&body).await?))
+}

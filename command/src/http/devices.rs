@@ -1,0 +1,186 @@
+//! Writing devices.
+
+use std::collections::BTreeMap;
+
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode};
+use muster_api::auth::{Scope, WriteDevices};
+use muster_api::params::{NoParams, ProjectParam};
+use muster_api::problem::WriteProblems;
+use muster_api::{IdempotencyKey, IfMatch, Json, PathParam, Problem, Query};
+use muster_schemas::DeviceId;
+use muster_schemas::names::{ConfigKey, ConfigValue, DeviceName, LabelKey, LabelValue, Labels};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::{CommandState, WriteResult, headers, request};
+use crate::service::DeviceChanges;
+
+/// A device to be made known.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(example = json!({"name": "robot-7", "labels": {"env": "prod"}}))]
+pub(super) struct RegisterDevice {
+    /// Its name, unique in the project.
+    name: DeviceName,
+    /// Its labels.
+    #[serde(default)]
+    labels: Labels,
+}
+
+/// A device that was made known.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(example = json!({
+    "id": "0198c0de-7000-7abc-8def-0123456789ab", "version": 1, "position": 42
+}))]
+pub(super) struct DeviceRegisteredResult {
+    /// Its id.
+    id: DeviceId,
+    #[serde(flatten)]
+    result: WriteResult,
+}
+
+/// Register a device
+///
+/// Makes a device known before it enrolls: its name is taken, and an enrollment token can be made
+/// for it.
+#[utoipa::path(
+    post, path = "/api/v1/devices", tag = "devices", operation_id = "registerDevice",
+    params(ProjectParam, ("Idempotency-Key" = Option<String>, Header, description = "A retry with the same key gets the first answer")),
+    request_body = RegisterDevice,
+    responses((status = 201, description = "The device is known", body = DeviceRegisteredResult), WriteProblems),
+    security(("bearer" = [])),
+)]
+pub(super) async fn register_device(
+    State(state): State<CommandState>,
+    scope: Scope<WriteDevices>,
+    Query(NoParams {}): Query<NoParams>,
+    key: IdempotencyKey,
+    Json(body): Json<RegisterDevice>,
+) -> Result<(StatusCode, HeaderMap, axum::Json<DeviceRegisteredResult>), Problem> {
+    let request = request(&scope.principal, scope.project, &key, &IfMatch::Absent);
+    let (id, written) = state.service.register_device(&request, body.name, body.labels).await?;
+    let result = DeviceRegisteredResult { id, result: written.into() };
+    Ok((StatusCode::CREATED, headers(written), axum::Json(result)))
+}
+
+/// What shall change about a device.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(example = json!({"name": "robot-8", "labels": {"env": "prod", "retired": null}}))]
+pub(super) struct ChangeDevice {
+    /// Its new name.
+    #[serde(default)]
+    name: Option<DeviceName>,
+    /// Labels: a value sets, `null` removes; what is not named stays.
+    #[serde(default)]
+    #[schema(value_type = BTreeMap<String, Option<String>>)]
+    labels: BTreeMap<LabelKey, Option<LabelValue>>,
+}
+
+/// Rename or label a device
+#[utoipa::path(
+    patch, path = "/api/v1/devices/{device}", tag = "devices", operation_id = "changeDevice",
+    params(
+        ProjectParam,
+        ("device" = String, Path, description = "Id or name", example = "robot-7"),
+        ("If-Match" = Option<String>, Header, description = "The ETag that the device must have"),
+        ("Idempotency-Key" = Option<String>, Header, description = "A retry with the same key gets the first answer"),
+    ),
+    request_body = ChangeDevice,
+    responses((status = 200, description = "Changed", body = WriteResult, example = json!({"version": 3, "position": 42})), WriteProblems),
+    security(("bearer" = [])),
+)]
+pub(super) async fn change_device(
+    State(state): State<CommandState>,
+    scope: Scope<WriteDevices>,
+    PathParam(device): PathParam<String>,
+    Query(NoParams {}): Query<NoParams>,
+    key: IdempotencyKey,
+    if_match: IfMatch,
+    Json(body): Json<ChangeDevice>,
+) -> Result<(HeaderMap, axum::Json<WriteResult>), Problem> {
+    let device = state.service.resolve_device(&scope.project, &device).await?;
+    let request = request(&scope.principal, scope.project, &key, &if_match);
+    let changes = DeviceChanges { name: body.name, labels: body.labels };
+    let written = state.service.change_device(&request, device, changes).await?;
+    Ok((headers(written), axum::Json(written.into())))
+}
+
+/// Config variables to set and to remove.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(example = json!({"vars": {"metrics.interval": 5, "log.level": "info", "old": null}}))]
+pub(super) struct SetConfig {
+    /// A value sets, `null` removes; what is not named stays. The type of a value is kept.
+    #[schema(value_type = BTreeMap<String, ConfigChange>)]
+    vars: BTreeMap<ConfigKey, Option<ConfigValue>>,
+}
+
+/// A config variable's new value; `null` removes it.
+#[derive(ToSchema)]
+#[serde(untagged)]
+#[expect(dead_code, reason = "describes the values of `vars` in the OpenAPI document")]
+enum ConfigChange {
+    Set(ConfigValue),
+    Remove,
+}
+
+/// Set config variables of a device
+///
+/// The device is told at once when it is online, else when it comes back; it reports what it has
+/// applied.
+#[utoipa::path(
+    patch, path = "/api/v1/devices/{device}/config", tag = "devices", operation_id = "setDeviceConfig",
+    params(
+        ProjectParam,
+        ("device" = String, Path, description = "Id or name", example = "robot-7"),
+        ("If-Match" = Option<String>, Header, description = "The ETag that the device must have"),
+        ("Idempotency-Key" = Option<String>, Header, description = "A retry with the same key gets the first answer"),
+    ),
+    request_body = SetConfig,
+    responses((status = 200, description = "Set", body = WriteResult, example = json!({"version": 3, "position": 42})), WriteProblems),
+    security(("bearer" = [])),
+)]
+pub(super) async fn set_device_config(
+    State(state): State<CommandState>,
+    scope: Scope<WriteDevices>,
+    PathParam(device): PathParam<String>,
+    Query(NoParams {}): Query<NoParams>,
+    key: IdempotencyKey,
+    if_match: IfMatch,
+    Json(body): Json<SetConfig>,
+) -> Result<(HeaderMap, axum::Json<WriteResult>), Problem> {
+    let device = state.service.resolve_device(&scope.project, &device).await?;
+    let request = request(&scope.principal, scope.project, &key, &if_match);
+    let written = state.service.set_config(&request, device, body.vars).await?;
+    Ok((headers(written), axum::Json(written.into())))
+}
+
+/// Delete a device
+///
+/// Its name is free, its keys are worth nothing, its connection is closed. Its history stays.
+#[utoipa::path(
+    delete, path = "/api/v1/devices/{device}", tag = "devices", operation_id = "deleteDevice",
+    params(
+        ProjectParam,
+        ("device" = String, Path, description = "Id or name", example = "robot-7"),
+        ("If-Match" = Option<String>, Header, description = "The ETag that the device must have"),
+        ("Idempotency-Key" = Option<String>, Header, description = "A retry with the same key gets the first answer"),
+    ),
+    responses((status = 200, description = "Deleted", body = WriteResult, example = json!({"version": 3, "position": 42})), WriteProblems),
+    security(("bearer" = [])),
+)]
+pub(super) async fn delete_device(
+    State(state): State<CommandState>,
+    scope: Scope<WriteDevices>,
+    PathParam(device): PathParam<String>,
+    Query(NoParams {}): Query<NoParams>,
+    key: IdempotencyKey,
+    if_match: IfMatch,
+) -> Result<(HeaderMap, axum::Json<WriteResult>), Problem> {
+    let device = state.service.resolve_device(&scope.project, &device).await?;
+    let request = request(&scope.principal, scope.project, &key, &if_match);
+    let written = state.service.delete_device(&request, device).await?;
+    Ok((headers(written), axum::Json(written.into())))
+}

@@ -1,0 +1,95 @@
+//! The write side's doors: HTTP in, the service's words out. Nothing is decided here.
+
+mod dead_letters;
+mod device;
+mod devices;
+mod problems;
+mod tokens;
+
+use axum::extract::FromRef;
+use axum::http::HeaderMap;
+use muster_api::auth::Principal;
+use muster_api::{ApiState, IdempotencyKey, IfMatch, etag, position_header};
+use muster_schemas::ProjectId;
+use serde::Serialize;
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use crate::service::{Request, Service, Written};
+
+/// What the handlers work with.
+#[derive(Clone, Debug)]
+pub struct CommandState {
+    api: ApiState,
+    service: Service,
+}
+
+impl FromRef<CommandState> for ApiState {
+    fn from_ref(state: &CommandState) -> Self {
+        state.api.clone()
+    }
+}
+
+/// What a write has done.
+#[derive(Clone, Copy, Debug, Serialize, ToSchema)]
+pub struct WriteResult {
+    /// The version of the resource; also the `ETag`.
+    #[schema(example = 3)]
+    pub version: u64,
+    /// The position in the project's log at which the write stands. A read that must see it sends
+    /// it as `Muster-Min-Position`.
+    #[schema(example = 42)]
+    pub position: u64,
+}
+
+impl From<Written> for WriteResult {
+    fn from(Written { version, position }: Written) -> Self {
+        Self { version, position }
+    }
+}
+
+/// The headers of a write's answer.
+fn headers(written: Written) -> HeaderMap {
+    HeaderMap::from_iter([etag(written.version), position_header(written.position)])
+}
+
+/// The request as the service takes it.
+fn request(
+    principal: &Principal,
+    project: ProjectId,
+    key: &IdempotencyKey,
+    if_match: &IfMatch,
+) -> Request {
+    let versions = match if_match {
+        IfMatch::Absent | IfMatch::Any => None,
+        IfMatch::Versions(versions) => Some(versions.clone()),
+    };
+    Request { project, actor: principal.actor(), append_id: key.append_id(principal), versions }
+}
+
+/// All routes of the write side, with their description.
+pub fn router(api: ApiState, service: Service) -> OpenApiRouter {
+    routes().with_state(CommandState { api, service })
+}
+
+/// The write side's part of the OpenAPI document.
+#[must_use]
+pub fn openapi() -> utoipa::openapi::OpenApi {
+    routes().into_openapi()
+}
+
+fn routes() -> OpenApiRouter<CommandState> {
+    OpenApiRouter::new()
+        .routes(routes!(devices::register_device))
+        .routes(routes!(devices::change_device, devices::delete_device))
+        .routes(routes!(devices::set_device_config))
+        .routes(routes!(tokens::create_enrollment_token))
+        .routes(routes!(tokens::revoke_enrollment_token))
+        .routes(routes!(tokens::create_token))
+        .routes(routes!(tokens::revoke_token))
+        .routes(routes!(dead_letters::retry_dead_letter))
+        .routes(routes!(device::enroll_device))
+        .routes(routes!(device::create_nonce))
+        .routes(routes!(device::renew_credentials))
+}

@@ -1,0 +1,40 @@
+//! What the service says, as a problem.
+
+use muster_api::Problem;
+use muster_api::problem::Kind;
+
+use crate::domain::Rejection;
+use crate::service::ServiceError;
+
+impl From<ServiceError> for Problem {
+    fn from(error: ServiceError) -> Self {
+        match error {
+            ServiceError::Rejected(rejection) => rejection.into(),
+            ServiceError::Changed(version) => Self::new(
+                Kind::PreconditionFailed,
+                format!(
+                    "it is at version \"{version}\", not at what If-Match names; read it again, then try again"
+                ),
+            ),
+            ServiceError::Unproved(what) => Self::new(Kind::Unauthorized, what),
+            ServiceError::Store(error) => error.into(),
+            ServiceError::Append(error) => error.into(),
+            ServiceError::Stored(error) => Self::internal(&error),
+            ServiceError::Key(error) => Self::internal(&error),
+            ServiceError::Broker(_) => Self::unavailable(format!("{error}; try again"), 2),
+        }
+    }
+}
+
+impl From<Rejection> for Problem {
+    fn from(rejection: Rejection) -> Self {
+        match rejection {
+            Rejection::NotFound(what) => Self::not_found(format!("there is no such {what}")),
+            Rejection::Conflict(why) => Self::conflict(why),
+            Rejection::Invalid { field, rule, value } => {
+                Self::field(field, rule, Some(value.into()))
+            }
+            Rejection::TokenRefused(why) => Self::new(Kind::Forbidden, why),
+        }
+    }
+}

@@ -1,0 +1,184 @@
+//! Writing tokens. The text of a token is in the answer to its creation, and nowhere else.
+
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode};
+use muster_api::auth::{Administer, Scope, WriteDevices};
+use muster_api::params::{NoParams, ProjectParam};
+use muster_api::problem::WriteProblems;
+use muster_api::{IdempotencyKey, IfMatch, Json, PathParam, Problem, Query};
+use muster_schemas::events::Role;
+use muster_schemas::names::{Labels, TokenName};
+use muster_schemas::{DeviceId, Timestamp, TokenId};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::{CommandState, WriteResult, headers, request};
+use crate::service::{NewApiToken, NewEnrollmentToken};
+
+/// The longest life of an enrollment token, in seconds: a year.
+const MAX_TTL: u32 = 365 * 24 * 3600;
+
+/// How an enrollment token shall be.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(example = json!({"name": "plant 7", "ttl_seconds": 600, "uses": 20, "labels": {"site": "a"}}))]
+pub(super) struct CreateEnrollmentToken {
+    /// What people call it.
+    name: TokenName,
+    /// How long it works, in seconds; an hour when left out.
+    #[serde(default = "one_hour")]
+    #[schema(minimum = 1, maximum = 31_536_000)]
+    ttl_seconds: u32,
+    /// How many devices may enroll with it; one when left out.
+    #[serde(default = "one")]
+    #[schema(minimum = 1, maximum = 100_000)]
+    uses: u32,
+    /// The labels that a device gets.
+    #[serde(default)]
+    labels: Labels,
+    /// The only device that may enroll with it; one that is enrolled already gets new keys.
+    #[serde(default)]
+    device: Option<DeviceId>,
+}
+
+const fn one_hour() -> u32 {
+    3600
+}
+
+const fn one() -> u32 {
+    1
+}
+
+/// A token that was made.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(example = json!({
+    "id": "0198c0de-7001-7abc-8def-0123456789ab",
+    "token": "mst_default_0198c0de70017abc8def0123456789ab_…",
+    "expires_at": "2026-11-23T09:00:00Z", "version": 1, "position": 42
+}))]
+pub(super) struct TokenCreated {
+    /// Its id.
+    id: TokenId,
+    /// Its text; it cannot be shown again.
+    token: String,
+    /// When it stops working; `null` when it does not.
+    expires_at: Option<Timestamp>,
+    #[serde(flatten)]
+    result: WriteResult,
+}
+
+/// Create an enrollment token
+#[utoipa::path(
+    post, path = "/api/v1/enrollment-tokens", tag = "tokens", operation_id = "createEnrollmentToken",
+    params(ProjectParam, ("Idempotency-Key" = Option<String>, Header, description = "A retry with the same key gets the first answer")),
+    request_body = CreateEnrollmentToken,
+    responses((status = 201, description = "The token", body = TokenCreated), WriteProblems),
+    security(("bearer" = [])),
+)]
+pub(super) async fn create_enrollment_token(
+    State(state): State<CommandState>,
+    scope: Scope<WriteDevices>,
+    Query(NoParams {}): Query<NoParams>,
+    key: IdempotencyKey,
+    Json(body): Json<CreateEnrollmentToken>,
+) -> Result<(StatusCode, HeaderMap, axum::Json<TokenCreated>), Problem> {
+    if !(1..=MAX_TTL).contains(&body.ttl_seconds) {
+        let rule = format!("must be from 1 to {MAX_TTL}");
+        return Err(Problem::field("ttl_seconds", rule, Some(body.ttl_seconds.into())));
+    }
+    let request = request(&scope.principal, scope.project, &key, &IfMatch::Absent);
+    let expires_at = crate::service::now().plus_micros(i64::from(body.ttl_seconds) * 1_000_000);
+    let new = NewEnrollmentToken {
+        name: body.name,
+        expires_at,
+        uses: body.uses,
+        labels: body.labels,
+        device: body.device,
+    };
+    let (text, written) = state.service.create_enrollment_token(&request, new).await?;
+    let created = TokenCreated {
+        id: text.id,
+        token: text.to_string(),
+        expires_at: Some(expires_at),
+        result: written.into(),
+    };
+    Ok((StatusCode::CREATED, headers(written), axum::Json(created)))
+}
+
+/// Revoke an enrollment token
+///
+/// No further device enrolls with it; those that have stay.
+#[utoipa::path(
+    delete, path = "/api/v1/enrollment-tokens/{token}", tag = "tokens", operation_id = "revokeEnrollmentToken",
+    params(ProjectParam, ("token" = TokenId, Path, description = "The token's id")),
+    responses((status = 200, description = "Revoked", body = WriteResult, example = json!({"version": 2, "position": 42})), WriteProblems),
+    security(("bearer" = [])),
+)]
+pub(super) async fn revoke_enrollment_token(
+    State(state): State<CommandState>,
+    scope: Scope<WriteDevices>,
+    PathParam(token): PathParam<TokenId>,
+    Query(NoParams {}): Query<NoParams>,
+    key: IdempotencyKey,
+) -> Result<(HeaderMap, axum::Json<WriteResult>), Problem> {
+    let request = request(&scope.principal, scope.project, &key, &IfMatch::Absent);
+    let written = state.service.revoke_enrollment_token(&request, token).await?;
+    Ok((headers(written), axum::Json(written.into())))
+}
+
+/// How an API token shall be.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(example = json!({"name": "grafana", "role": "viewer", "expires_at": "2027-11-23T08:00:00Z"}))]
+pub(super) struct CreateToken {
+    /// What people call it.
+    name: TokenName,
+    /// What its bearer may do.
+    role: Role,
+    /// When it stops working; never when left out.
+    #[serde(default)]
+    expires_at: Option<Timestamp>,
+}
+
+/// Create an API token
+#[utoipa::path(
+    post, path = "/api/v1/tokens", tag = "tokens", operation_id = "createToken",
+    params(ProjectParam, ("Idempotency-Key" = Option<String>, Header, description = "A retry with the same key gets the first answer")),
+    request_body = CreateToken,
+    responses((status = 201, description = "The token", body = TokenCreated), WriteProblems),
+    security(("bearer" = [])),
+)]
+pub(super) async fn create_token(
+    State(state): State<CommandState>,
+    scope: Scope<Administer>,
+    Query(NoParams {}): Query<NoParams>,
+    key: IdempotencyKey,
+    Json(body): Json<CreateToken>,
+) -> Result<(StatusCode, HeaderMap, axum::Json<TokenCreated>), Problem> {
+    let request = request(&scope.principal, scope.project, &key, &IfMatch::Absent);
+    let expires_at = body.expires_at;
+    let new = NewApiToken { name: body.name, role: body.role, expires_at };
+    let (text, written) = state.service.create_api_token(&request, new).await?;
+    let created =
+        TokenCreated { id: text.id, token: text.to_string(), expires_at, result: written.into() };
+    Ok((StatusCode::CREATED, headers(written), axum::Json(created)))
+}
+
+/// Revoke an API token
+#[utoipa::path(
+    delete, path = "/api/v1/tokens/{token}", tag = "tokens", operation_id = "revokeToken",
+    params(ProjectParam, ("token" = TokenId, Path, description = "The token's id")),
+    responses((status = 200, description = "Revoked", body = WriteResult, example = json!({"version": 2, "position": 42})), WriteProblems),
+    security(("bearer" = [])),
+)]
+pub(super) async fn revoke_token(
+    State(state): State<CommandState>,
+    scope: Scope<Administer>,
+    PathParam(token): PathParam<TokenId>,
+    Query(NoParams {}): Query<NoParams>,
+    key: IdempotencyKey,
+) -> Result<(HeaderMap, axum::Json<WriteResult>), Problem> {
+    let request = request(&scope.principal, scope.project, &key, &IfMatch::Absent);
+    let written = state.service.revoke_api_token(&request, token).await?;
+    Ok((headers(written), axum::Json(written.into())))
+}

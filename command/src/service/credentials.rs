@@ -1,0 +1,143 @@
+//! A device comes back: it proves its signing key over a nonce, and gets a fresh way into the
+//! broker, however long it was away.
+
+use data_encoding::BASE64URL_NOPAD;
+use hmac::{Hmac, Mac};
+use muster_schemas::cose::{Kind, Unverified};
+use muster_schemas::wire::{
+    CredentialsProof, CredentialsRequest, CredentialsResponse, NonceResponse,
+};
+use muster_schemas::{DeviceId, ProjectId, StreamName, Timestamp, codec};
+use sha2::Sha256;
+
+use super::{Service, ServiceError, now};
+use crate::domain::device::Device;
+
+/// How long a nonce is good.
+const NONCE_LIFE_MICROS: i64 = 120_000_000;
+
+/// A nonce that is not good (any more).
+#[derive(Debug, thiserror::Error)]
+#[error("the nonce is not good, or not good any more; ask for a new one")]
+pub struct InvalidNonce;
+
+/// HMAC over whom the nonce is for and until when: the server need not remember it.
+fn seal_nonce(
+    key: &[u8; 32],
+    project: &ProjectId,
+    device: DeviceId,
+    until: Timestamp,
+) -> Hmac<Sha256> {
+    #[expect(clippy::expect_used, reason = "HMAC takes a key of any length")]
+    let mut mac = Hmac::<Sha256>::new_from_slice(key).expect("a key of any length");
+    mac.update(b"muster/nonce/v1");
+    mac.update(&codec::encode(&(project, device, until)));
+    mac
+}
+
+fn make_nonce(key: &[u8; 32], project: &ProjectId, device: DeviceId, until: Timestamp) -> String {
+    let mut bytes = until.micros().to_be_bytes().to_vec();
+    bytes.extend(seal_nonce(key, project, device, until).finalize().into_bytes());
+    BASE64URL_NOPAD.encode(&bytes)
+}
+
+fn check_nonce(
+    key: &[u8; 32],
+    project: &ProjectId,
+    device: DeviceId,
+    nonce: &str,
+    now: Timestamp,
+) -> Result<(), InvalidNonce> {
+    let bytes = BASE64URL_NOPAD.decode(nonce.as_bytes()).map_err(|_| InvalidNonce)?;
+    let (until, mac) = bytes.split_at_checked(8).ok_or(InvalidNonce)?;
+    let until = Timestamp(i64::from_be_bytes(until.try_into().map_err(|_| InvalidNonce)?));
+    seal_nonce(key, project, device, until).verify_slice(mac).map_err(|_| InvalidNonce)?;
+    if now < until { Ok(()) } else { Err(InvalidNonce) }
+}
+
+impl Service {
+    /// A nonce for a device, whether it is known or not.
+    #[must_use]
+    pub fn nonce(&self, project: &ProjectId, device: DeviceId) -> NonceResponse {
+        let now = now();
+        let until = now.plus_micros(NONCE_LIFE_MICROS);
+        NonceResponse {
+            nonce: make_nonce(self.keys.nonce_key(), project, device, until),
+            server_time: now,
+        }
+    }
+
+    /// Fresh broker credentials for a device that proves itself.
+    ///
+    /// # Errors
+    /// When it does not, when it was deleted, or the log cannot be asked.
+    pub async fn renew_credentials(
+        &self,
+        request: &CredentialsRequest,
+    ) -> Result<CredentialsResponse, ServiceError> {
+        let unproved = |what: String| ServiceError::Unproved(what);
+        let sealed = BASE64URL_NOPAD
+            .decode(request.request.as_bytes())
+            .map_err(|_| unproved("request is not unpadded base64url".into()))?;
+        let message = Unverified::parse(&sealed).map_err(|error| unproved(error.to_string()))?;
+        let proof: CredentialsProof =
+            codec::decode(message.payload()).map_err(|error| unproved(error.to_string()))?;
+        let CredentialsProof { project, device, nonce } = proof;
+        check_nonce(self.keys.nonce_key(), &project, device, &nonce, now())
+            .map_err(|error| unproved(error.to_string()))?;
+
+        let access = self.log.device_access(&project, &[device]).await?;
+        let kid = message.kid();
+        let unknown =
+            || unproved("the device is not known here, or was deleted; enroll it again".into());
+        let key = access.get(&device).and_then(|access| access.key(&kid)).ok_or_else(unknown)?;
+        message.verify(Kind::Credentials, key).map_err(|error| unproved(error.to_string()))?;
+        let state = self.load::<Device>(&project, &StreamName::Device(device)).await?.state;
+        let nats_key = state.nats_key.filter(|_| !state.deleted).ok_or_else(unknown)?;
+        self.issue_credentials(&project, device, &nats_key)
+    }
+
+    pub(crate) fn issue_credentials(
+        &self,
+        project: &ProjectId,
+        device: DeviceId,
+        nats_key: &str,
+    ) -> Result<CredentialsResponse, ServiceError> {
+        let now = now();
+        let life = i64::try_from(self.broker.jwt_life.as_micros()).unwrap_or(i64::MAX);
+        let expires_at = now.plus_micros(life);
+        // Dated back a little: brokers' clocks differ.
+        let issued_at = now.plus_micros(-60_000_000);
+        let jwt = self.keys.device_jwt(nats_key, project, device, issued_at, expires_at)?;
+        Ok(CredentialsResponse {
+            jwt,
+            expires_at,
+            servers: self.broker.servers.clone(),
+            server_time: now,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use uuid::Uuid;
+
+    #[test]
+    fn a_nonce_is_for_one_device_and_a_while() {
+        let key = [7; 32];
+        let project = ProjectId::default_project();
+        let (one, two) = (DeviceId(Uuid::from_u128(1)), DeviceId(Uuid::from_u128(2)));
+        let nonce = make_nonce(&key, &project, one, Timestamp(100));
+        let check = |key, device, nonce: &str, now| {
+            check_nonce(key, &project, device, nonce, Timestamp(now)).is_ok()
+        };
+        assert!(check(&key, one, &nonce, 99));
+        assert!(!check(&key, one, &nonce, 100));
+        assert!(!check(&key, two, &nonce, 99));
+        assert!(!check(&[8; 32], one, &nonce, 99));
+        for bad in ["", "A", "AAAA", "!!", &nonce[1..]] {
+            assert!(!check(&key, one, bad, 99), "{bad:?}");
+        }
+    }
+}

@@ -1,0 +1,65 @@
+//! Dead letters on their way again: published as they came, for ingest to judge anew.
+
+use muster_schemas::subjects;
+
+use super::{Service, ServiceError};
+use crate::domain::Rejection;
+
+/// The subject that a device publishes on, from the one that the broker stores.
+fn original(stored: &str) -> Option<String> {
+    let (project, device, rest) = subjects::parse_stored(stored)?;
+    match stored.split('.').next()? {
+        "evt" if rest.is_empty() => Some(format!("muster.{project}.{device}.evt")),
+        "met" => Some(format!("muster.{project}.{device}.met.{rest}")),
+        _ => None,
+    }
+}
+
+impl Service {
+    /// Sends a dead letter on its way again.
+    ///
+    /// # Errors
+    /// When there is none with this id, it was cut, its subject is no device's, or the broker is
+    /// away.
+    pub async fn retry_dead_letter(&self, id: i64) -> Result<(), ServiceError> {
+        let letter = self.log.dead_letter(id).await?.ok_or(Rejection::NotFound("dead letter"))?;
+        if letter.size != letter.bytes.len() as u64 {
+            return Err(Rejection::Conflict(
+                "only a part of this letter was kept, so it cannot be sent again".to_owned(),
+            )
+            .into());
+        }
+        let subject = original(&letter.subject)
+            .ok_or_else(|| Rejection::Conflict("the letter's subject is no device's".to_owned()))?;
+        let broker = |error: String| ServiceError::Broker(error);
+        async_nats::jetstream::new(self.nats.clone())
+            .publish(subject, letter.bytes.into())
+            .await
+            .map_err(|error| broker(error.to_string()))?
+            .await
+            .map_err(|error| broker(error.to_string()))?;
+        self.log.mark_retried(id).await?;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_subject_is_the_devices_own() {
+        let id = "0198c0de-7000-7abc-8def-0123456789ab";
+        for (stored, expected) in [
+            (format!("evt.3.default.{id}"), Some(format!("muster.default.{id}.evt"))),
+            (
+                format!("met.3.default.{id}.live.host"),
+                Some(format!("muster.default.{id}.met.live.host")),
+            ),
+            (format!("evt.3.default.{id}.x"), None),
+            ("$SYS.a.b".to_owned(), None),
+        ] {
+            assert_eq!(original(&stored), expected);
+        }
+    }
+}

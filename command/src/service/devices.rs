@@ -1,0 +1,233 @@
+//! What operators do with devices: register, change, configure, delete.
+
+use muster_schemas::names::{ConfigKey, ConfigValue, DeviceName, LabelKey, LabelValue, Labels};
+use muster_schemas::subjects::DeviceSubjects;
+use muster_schemas::wire::ConfigUpdate;
+use muster_schemas::{DeviceId, ProjectId, StreamName, codec, cose};
+use uuid::Uuid;
+
+use super::{Request, Service, ServiceError, TRIES, Written, until_appended};
+use crate::domain::device::{Changes, Device, DeviceCommand};
+use crate::domain::name::{Name, NameCommand};
+use crate::domain::{Decider, Rejection};
+
+/// What shall change about a device.
+#[derive(Clone, Debug, Default)]
+pub struct DeviceChanges {
+    /// Its new name.
+    pub name: Option<DeviceName>,
+    /// Labels to set and to remove.
+    pub labels: Changes<LabelKey, LabelValue>,
+}
+
+impl Service {
+    /// The device with this id or name.
+    ///
+    /// # Errors
+    /// When there is none, or the log cannot be asked.
+    pub async fn resolve_device(
+        &self,
+        project: &ProjectId,
+        name_or_id: &str,
+    ) -> Result<DeviceId, ServiceError> {
+        if let Ok(id) = name_or_id.parse() {
+            return Ok(id);
+        }
+        let name: DeviceName = name_or_id.parse().map_err(|_| Rejection::NotFound("device"))?;
+        let name = self.load::<Name>(project, &StreamName::Name(name)).await?;
+        Ok(name.state.holder.ok_or(Rejection::NotFound("device"))?)
+    }
+
+    /// Makes a device known before it enrolls.
+    ///
+    /// # Errors
+    /// When the name is taken, a limit is broken, or the log cannot be asked.
+    pub async fn register_device(
+        &self,
+        request: &Request,
+        name: DeviceName,
+        labels: Labels,
+    ) -> Result<(DeviceId, Written), ServiceError> {
+        if let Some((appended, events)) = self.first_result(request).await? {
+            let device = events.iter().find_map(|event| event.stream.device());
+            let device = device.ok_or(Rejection::NotFound("device"))?;
+            return Ok((device, Written { version: 1, position: appended.last }));
+        }
+        let device = DeviceId(Uuid::now_v7());
+        let name_stream = StreamName::Name(name.clone());
+        let position: Result<u64, ServiceError> = until_appended!({
+            let held = self.load::<Name>(&request.project, &name_stream).await?;
+            let reserved = held.state.decide(NameCommand::Reserve(device))?;
+            let registered = Device::default()
+                .decide(DeviceCommand::Register { name: name.clone(), labels: labels.clone() })?;
+            let parts = vec![
+                (StreamName::Device(device), 0, registered),
+                (name_stream.clone(), held.version, reserved),
+            ];
+            self.try_append(request, parts).await?
+        });
+        Ok((device, Written { version: 1, position: position? }))
+    }
+
+    /// Renames and labels a device, in one step.
+    ///
+    /// # Errors
+    /// When there is no such device, the name is taken, a limit is broken, or the log cannot be
+    /// asked.
+    pub async fn change_device(
+        &self,
+        request: &Request,
+        device: DeviceId,
+        changes: DeviceChanges,
+    ) -> Result<Written, ServiceError> {
+        let stream = StreamName::Device(device);
+        if let Some(written) = self.written_before(request, &stream).await? {
+            return Ok(written);
+        }
+        until_appended!({
+            let loaded = self.load::<Device>(&request.project, &stream).await?;
+            existing(&loaded.state)?;
+            request.check_version(loaded.version)?;
+            let mut events =
+                loaded.state.decide(DeviceCommand::ChangeLabels(changes.labels.clone()))?;
+            let mut parts = Vec::new();
+            if let Some(name) = &changes.name {
+                let renamed = loaded.state.decide(DeviceCommand::Rename(name.clone()))?;
+                if !renamed.is_empty() {
+                    parts.extend(self.move_name(request, device, &loaded.state, name).await?);
+                }
+                events.splice(0..0, renamed);
+            }
+            let version = loaded.version + events.len() as u64;
+            parts.insert(0, (stream.clone(), loaded.version, events));
+            self.try_append(request, parts).await?.map(|position| Written { version, position })
+        })
+    }
+
+    async fn move_name(
+        &self,
+        request: &Request,
+        device: DeviceId,
+        state: &Device,
+        name: &DeviceName,
+    ) -> Result<Vec<(StreamName, u64, Vec<muster_schemas::Event>)>, ServiceError> {
+        let stream = StreamName::Name(name.clone());
+        let new = self.load::<Name>(&request.project, &stream).await?;
+        let mut parts =
+            vec![(stream, new.version, new.state.decide(NameCommand::Reserve(device))?)];
+        if let Some(old) = &state.name {
+            let stream = StreamName::Name(old.clone());
+            let old = self.load::<Name>(&request.project, &stream).await?;
+            parts.push((stream, old.version, old.state.decide(NameCommand::Release(device))?));
+        }
+        Ok(parts)
+    }
+
+    /// Sets and removes config variables, and tells the device.
+    ///
+    /// # Errors
+    /// When there is no such device, a limit is broken, or the log cannot be asked.
+    pub async fn set_config(
+        &self,
+        request: &Request,
+        device: DeviceId,
+        changes: Changes<ConfigKey, ConfigValue>,
+    ) -> Result<Written, ServiceError> {
+        let stream = StreamName::Device(device);
+        if let Some(written) = self.written_before(request, &stream).await? {
+            return Ok(written);
+        }
+        let written: Result<Written, ServiceError> = until_appended!({
+            let loaded = self.load::<Device>(&request.project, &stream).await?;
+            existing(&loaded.state)?;
+            request.check_version(loaded.version)?;
+            let events = loaded.state.decide(DeviceCommand::SetConfig(changes.clone()))?;
+            let version = loaded.version + events.len() as u64;
+            let parts = vec![(stream.clone(), loaded.version, events)];
+            self.try_append(request, parts).await?.map(|position| Written { version, position })
+        });
+        let written = written?;
+        self.send_config(&request.project, device).await?;
+        Ok(written)
+    }
+
+    /// Sends a device its config. When it does not arrive, the next hello brings it.
+    pub(crate) async fn send_config(
+        &self,
+        project: &ProjectId,
+        device: DeviceId,
+    ) -> Result<(), ServiceError> {
+        let state = self.load::<Device>(project, &StreamName::Device(device)).await?.state;
+        let update = ConfigUpdate {
+            project: project.clone(),
+            device,
+            epoch: state.epoch,
+            version: state.config_version,
+            vars: state.config,
+        };
+        let key = self.keys.operation_key(project)?;
+        let sealed = key.seal(cose::Kind::Config, codec::encode(&update));
+        let subject = DeviceSubjects::new(project, device).commands();
+        if let Err(error) = self.nats.publish(subject, sealed.into()).await {
+            tracing::debug!(%device, %error, "config could not be sent; the next hello brings it");
+        }
+        Ok(())
+    }
+
+    /// Deletes a device: its name is free, its keys are worth nothing, its history stays.
+    ///
+    /// # Errors
+    /// When there is no such device, or the log cannot be asked.
+    pub async fn delete_device(
+        &self,
+        request: &Request,
+        device: DeviceId,
+    ) -> Result<Written, ServiceError> {
+        let stream = StreamName::Device(device);
+        if let Some(written) = self.written_before(request, &stream).await? {
+            return Ok(written);
+        }
+        let done: Result<(Written, Device), ServiceError> = until_appended!({
+            let loaded = self.load::<Device>(&request.project, &stream).await?;
+            existing(&loaded.state)?;
+            request.check_version(loaded.version)?;
+            let events = loaded.state.decide(DeviceCommand::Delete)?;
+            let version = loaded.version + events.len() as u64;
+            let mut parts = vec![(stream.clone(), loaded.version, events)];
+            if let Some(name) = &loaded.state.name {
+                let stream = StreamName::Name(name.clone());
+                let held = self.load::<Name>(&request.project, &stream).await?;
+                let released = held.state.decide(NameCommand::Release(device))?;
+                parts.push((stream, held.version, released));
+            }
+            self.try_append(request, parts)
+                .await?
+                .map(|position| (Written { version, position }, loaded.state))
+        });
+        let (written, state) = done?;
+        if let Some(nats_key) = state.nats_key {
+            self.revoke(&nats_key).await?;
+        }
+        Ok(written)
+    }
+
+    /// What this very request did when it was first sent.
+    pub(crate) async fn written_before(
+        &self,
+        request: &Request,
+        stream: &StreamName,
+    ) -> Result<Option<Written>, ServiceError> {
+        let Some((appended, events)) = self.first_result(request).await? else { return Ok(None) };
+        let version = events
+            .iter()
+            .filter(|event| event.stream == *stream)
+            .map(|event| event.stream_version)
+            .max()
+            .unwrap_or(0);
+        Ok(Some(Written { version, position: appended.last }))
+    }
+}
+
+const fn existing(device: &Device) -> Result<(), Rejection> {
+    if device.exists() { Ok(()) } else { Err(Rejection::NotFound("device")) }
+}

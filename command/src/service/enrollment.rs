@@ -1,0 +1,234 @@
+//! A device joins: it proves that it holds both its keys, a token lets it in, and it gets a name,
+//! an epoch and its way into the broker.
+
+use data_encoding::BASE64URL_NOPAD;
+use muster_schemas::cose::{Kind, Unverified};
+use muster_schemas::names::{DeviceName, Labels, device_name_from_host};
+use muster_schemas::wire::{EnrollProof, EnrollRequest, EnrollResponse, EnrollmentTokenText};
+use muster_schemas::{DeviceId, Event, Hash, ProjectId, PublicKey, StreamName, codec};
+use nkeys::{KeyPair, KeyPairType};
+use sha2::{Digest, Sha256};
+use uuid::Uuid;
+
+use super::{Request, Service, ServiceError, TRIES, now, until_appended};
+use crate::domain::device::{Device, DeviceCommand, Enrollment};
+use crate::domain::enrollment_token::{EnrollmentToken, EnrollmentTokenCommand};
+use crate::domain::name::{Name, NameCommand};
+use crate::domain::{Decider, Rejection};
+
+/// Names that are tried when a host's own name is taken: `robot`, `robot-2` … `robot-50`.
+const NAME_TRIES: usize = 50;
+
+/// An enrollment request whose proofs hold.
+struct Proved {
+    proof: EnrollProof,
+    token: EnrollmentTokenText,
+    fingerprint: Hash,
+}
+
+/// Checks both proofs: the signing key has sealed the request, and the NATS key has signed it.
+fn prove(request: &EnrollRequest) -> Result<Proved, ServiceError> {
+    let unproved = |what: &str| ServiceError::Unproved(what.to_owned());
+    let decode = |field: &str, text: &str| {
+        BASE64URL_NOPAD
+            .decode(text.as_bytes())
+            .map_err(|_| ServiceError::Unproved(format!("{field} is not unpadded base64url")))
+    };
+    let sealed = decode("request", &request.request)?;
+    let message =
+        Unverified::parse(&sealed).map_err(|error| ServiceError::Unproved(error.to_string()))?;
+    let proof: EnrollProof = codec::decode(message.payload())
+        .map_err(|error| ServiceError::Unproved(format!("request: {error}")))?;
+    let key = PublicKey::from_cose_key(&proof.signing_key)
+        .map_err(|error| ServiceError::Unproved(format!("signing_key: {error}")))?;
+    message
+        .verify(Kind::Enroll, &key)
+        .map_err(|error| ServiceError::Unproved(format!("request: {error}")))?;
+    let nats_key = KeyPair::from_public_key(&proof.nats_key)
+        .ok()
+        .filter(|key| key.key_pair_type() == KeyPairType::User)
+        .ok_or_else(|| unproved("nats_key is not the public key of a NATS user"))?;
+    nats_key
+        .verify(&sealed, &decode("nats_proof", &request.nats_proof)?)
+        .map_err(|_| unproved("nats_proof is not a signature of the NATS key over the request"))?;
+    let token = proof.token.parse().map_err(|_| {
+        Rejection::TokenRefused(
+            "this is no enrollment token (mse_…); check that it was copied whole",
+        )
+    })?;
+    Ok(Proved { fingerprint: key.thumbprint(), proof, token })
+}
+
+/// The append's id: a device that did not get its answer sends the same keys and nonce again.
+fn append_id(proved: &Proved) -> Uuid {
+    let mut hasher = Sha256::new();
+    hasher.update(b"muster/enroll/v1");
+    hasher.update(proved.fingerprint.0);
+    hasher.update(proved.proof.nonce.as_bytes());
+    hasher.update(proved.token.id.0.as_bytes());
+    let digest: [u8; 32] = hasher.finalize().into();
+    let mut id = [0; 16];
+    id.copy_from_slice(digest.split_at(16).0);
+    uuid::Builder::from_custom_bytes(id).into_uuid()
+}
+
+/// The name for the `n`th try, within the length that names may have.
+fn nth_name(wished: &DeviceName, n: usize) -> DeviceName {
+    if n == 1 {
+        return wished.clone();
+    }
+    let suffix = format!("-{n}");
+    let keep: String = wished.as_str().chars().take(63 - suffix.len()).collect();
+    format!("{}{suffix}", keep.trim_end_matches(['-', '.']))
+        .parse()
+        .unwrap_or_else(|_| wished.clone())
+}
+
+impl Service {
+    /// Lets a device join.
+    ///
+    /// # Errors
+    /// When a proof does not hold, the token does not let it in, a name that was asked for is
+    /// taken, or the log cannot be asked.
+    pub async fn enroll_device(
+        &self,
+        enroll: &EnrollRequest,
+    ) -> Result<EnrollResponse, ServiceError> {
+        let proved = prove(enroll)?;
+        let request = Request {
+            project: proved.token.project.clone(),
+            actor: format!("token:{}", proved.token.id),
+            append_id: append_id(&proved),
+            versions: None,
+        };
+        let device = match self.first_result(&request).await? {
+            Some((_, events)) => events
+                .iter()
+                .find_map(|event| event.stream.device())
+                .ok_or(Rejection::NotFound("device"))?,
+            None => self.append_enrollment(&request, &proved).await?,
+        };
+        self.answer(&request.project, device, &proved).await
+    }
+
+    async fn append_enrollment(
+        &self,
+        request: &Request,
+        proved: &Proved,
+    ) -> Result<DeviceId, ServiceError> {
+        let token_stream = StreamName::Token(proved.token.id);
+        let fresh = DeviceId(Uuid::now_v7());
+        let done: Result<(DeviceId, Option<String>), ServiceError> = until_appended!({
+            let token = self.load::<EnrollmentToken>(&request.project, &token_stream).await?;
+            let only = token.state.created.as_ref().and_then(|created| created.device);
+            let device = only.unwrap_or(fresh);
+            let secret = Hash::of(&proved.token.secret);
+            let used =
+                token.state.decide(EnrollmentTokenCommand::Use { secret, device, now: now() })?;
+            let labels = token.state.created.map(|created| created.labels).unwrap_or_default();
+            let stream = StreamName::Device(device);
+            let loaded = self.load::<Device>(&request.project, &stream).await?;
+            let before = loaded.state.nats_key.clone();
+            let mut parts = vec![(token_stream.clone(), token.version, used)];
+            let (mut state, mut events) = (loaded.state, Vec::new());
+            if !state.exists() && state.name.is_none() {
+                let (name, part) = self.free_name(&request.project, device, proved).await?;
+                parts.extend(part);
+                let labels = merged(&proved.proof.labels, labels);
+                events = state.decide(DeviceCommand::Register { name, labels })?;
+                state = events.iter().fold(state, Device::evolve);
+            }
+            events.extend(state.decide(DeviceCommand::Enroll(Box::new(enrollment(proved))))?);
+            parts.push((stream, loaded.version, events));
+            self.try_append(request, parts).await?.map(|_| (device, before))
+        });
+        let (device, before) = done?;
+        if let Some(nats_key) = before.filter(|key| *key != proved.proof.nats_key) {
+            self.revoke(&nats_key).await?;
+        }
+        Ok(device)
+    }
+
+    /// The name that was asked for, or the first free one after the host's.
+    async fn free_name(
+        &self,
+        project: &ProjectId,
+        device: DeviceId,
+        proved: &Proved,
+    ) -> Result<(DeviceName, Vec<(StreamName, u64, Vec<Event>)>), ServiceError> {
+        let wished = proved.proof.name.clone();
+        let tries = if wished.is_some() { 1 } else { NAME_TRIES };
+        let base = wished.unwrap_or_else(|| {
+            device_name_from_host(proved.proof.hostname.as_deref().unwrap_or("device"))
+        });
+        for n in 1..=tries {
+            let name = nth_name(&base, n);
+            let stream = StreamName::Name(name.clone());
+            let held = self.load::<Name>(project, &stream).await?;
+            if let Ok(reserved) = held.state.decide(NameCommand::Reserve(device)) {
+                return Ok((name, vec![(stream, held.version, reserved)]));
+            }
+        }
+        let advice = "choose another with --name";
+        Err(Rejection::Conflict(format!("another device is named '{base}'; {advice}")).into())
+    }
+
+    async fn answer(
+        &self,
+        project: &ProjectId,
+        device: DeviceId,
+        proved: &Proved,
+    ) -> Result<EnrollResponse, ServiceError> {
+        let state = self.load::<Device>(project, &StreamName::Device(device)).await?.state;
+        if state.fingerprint != Some(proved.fingerprint) || !state.exists() {
+            return Err(Rejection::Conflict(
+                "this enrollment is over: the device was deleted or has enrolled again since"
+                    .into(),
+            )
+            .into());
+        }
+        let name = state.name.ok_or(Rejection::NotFound("device"))?;
+        let operation_key = self.keys.operation_key(project)?.public().to_cose_key();
+        Ok(EnrollResponse {
+            project: project.clone(),
+            device,
+            name,
+            epoch: state.epoch,
+            operation_key: BASE64URL_NOPAD.encode(&operation_key),
+            credentials: self.issue_credentials(project, device, &proved.proof.nats_key)?,
+        })
+    }
+}
+
+/// The labels that the device brings, under those of the token.
+fn merged(own: &Labels, token: Labels) -> Labels {
+    let mut labels = own.clone();
+    labels.extend(token);
+    labels
+}
+
+fn enrollment(proved: &Proved) -> Enrollment {
+    let EnrollProof { signing_key, nats_key, hostname, machine, .. } = &proved.proof;
+    Enrollment {
+        signing_key: signing_key.clone(),
+        fingerprint: proved.fingerprint,
+        nats_key: nats_key.clone(),
+        token: Some(proved.token.id),
+        hostname: hostname.as_ref().map(|host| host.chars().take(255).collect()),
+        machine: *machine,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbered_names_stay_within_their_rule() {
+        let long: DeviceName = "x".repeat(63).parse().unwrap();
+        for n in [1, 2, 50] {
+            assert!(nth_name(&long, n).as_str().len() <= 63);
+        }
+        assert_eq!(nth_name(&"robot".parse().unwrap(), 2).as_str(), "robot-2");
+    }
+}

@@ -1,0 +1,116 @@
+//! Hello: a device says where it stands, and is told where the log stands; on request it may go on
+//! in a new epoch.
+
+use muster_schemas::cose::{Kind, Unverified};
+use muster_schemas::events::Cause;
+use muster_schemas::wire::{Hello, NewEpoch, Welcome};
+use muster_schemas::{DeviceId, Event, Hash, ProjectId, StreamName, codec};
+
+use super::{Request, Service, ServiceError, TRIES, now, until_appended};
+use crate::domain::device::{Device, DeviceCommand, ForkPoint};
+use crate::domain::{Decider, Rejection};
+
+impl Service {
+    /// Answers a hello with a sealed welcome.
+    ///
+    /// # Errors
+    /// When the hello is not by this device, the device is not known, or the log cannot be asked.
+    pub async fn welcome(
+        &self,
+        project: &ProjectId,
+        device: DeviceId,
+        sealed: &[u8],
+    ) -> Result<Vec<u8>, ServiceError> {
+        let unproved = |what: String| ServiceError::Unproved(what);
+        let message = Unverified::parse(sealed).map_err(|error| unproved(error.to_string()))?;
+        let access = self.log.device_access(project, &[device]).await?;
+        let access = access.get(&device).ok_or(Rejection::NotFound("device"))?;
+        let key = access
+            .key(&message.kid())
+            .ok_or_else(|| unproved("the device has no such key".into()))?;
+        let payload =
+            message.verify(Kind::Hello, key).map_err(|error| unproved(error.to_string()))?;
+        let hello: Hello = codec::decode(&payload).map_err(|error| unproved(error.to_string()))?;
+        if (&hello.project, hello.device) != (project, device) {
+            return Err(unproved("the hello names another device".into()));
+        }
+        let open = access.epoch(hello.epoch).filter(|epoch| !epoch.closed);
+        let standing = *open.ok_or_else(|| unproved("the device is not in this epoch".into()))?;
+
+        let (epoch, seq, hash) = match &hello.new_epoch {
+            None => (hello.epoch, standing.seq, standing.tip),
+            Some(wish) => {
+                let logged = (wish.seq == standing.seq).then_some(standing.tip);
+                let epoch = self.grant_epoch(project, device, hello.epoch, wish, logged).await?;
+                // The request may be an old one, answered again: say where that epoch stands now.
+                let access = self.log.device_access(project, &[device]).await?;
+                let standing = access.get(&device).and_then(|access| access.epoch(epoch)).copied();
+                (
+                    epoch,
+                    standing.map_or(0, |standing| standing.seq),
+                    standing.map_or(Hash::ZERO, |standing| standing.tip),
+                )
+            }
+        };
+        let state = self.load::<Device>(project, &StreamName::Device(device)).await?.state;
+        let welcome = Welcome {
+            project: project.clone(),
+            device,
+            epoch,
+            nonce: hello.nonce,
+            time: now(),
+            committed_seq: seq,
+            committed_hash: hash,
+            config_version: state.config_version,
+            config: state.config,
+        };
+        let key = self.keys.operation_key(project)?;
+        Ok(key.seal(Kind::Welcome, codec::encode(&welcome)))
+    }
+
+    /// Grants a new epoch, the same one each time the same request comes.
+    async fn grant_epoch(
+        &self,
+        project: &ProjectId,
+        device: DeviceId,
+        current: u64,
+        wish: &NewEpoch,
+        logged: Option<Hash>,
+    ) -> Result<u64, ServiceError> {
+        let request = Request {
+            project: project.clone(),
+            actor: format!("device:{device}"),
+            append_id: wish.request,
+            versions: None,
+        };
+        let granted = |events: &[Event]| {
+            events.iter().find_map(|event| match event {
+                Event::DeviceEpochGranted(granted) => Some(granted.epoch),
+                _ => None,
+            })
+        };
+        if let Some((_, stored)) = self.first_result(&request).await? {
+            let own: Vec<_> =
+                stored.iter().filter(|event| event.stream.device() == Some(device)).collect();
+            let events: Vec<Event> =
+                own.iter().map(|stored| stored.event()).collect::<Result<_, _>>()?;
+            return granted(&events).ok_or_else(|| {
+                Rejection::Conflict("the request id was used before".into()).into()
+            });
+        }
+        let fork = (wish.cause == Cause::Fork).then_some(ForkPoint {
+            seq: wish.seq,
+            logged,
+            other: wish.hash,
+        });
+        let stream = StreamName::Device(device);
+        until_appended!({
+            let loaded = self.load::<Device>(project, &stream).await?;
+            let command = DeviceCommand::GrantEpoch { current, cause: wish.cause, fork };
+            let events = loaded.state.decide(command)?;
+            let epoch = granted(&events).unwrap_or_default();
+            let parts = vec![(stream.clone(), loaded.version, events)];
+            self.try_append(&request, parts).await?.map(|_| epoch)
+        })
+    }
+}

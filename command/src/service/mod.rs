@@ -1,0 +1,213 @@
+//! The write side's work: load the streams that a request is about, decide, append, tell the device.
+//!
+//! An append that met another one is decided again on what the streams say then. Nothing is known
+//! here of HTTP.
+
+mod credentials;
+mod dead_letters;
+mod devices;
+mod enrollment;
+mod epochs;
+mod revocation;
+mod tokens;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use muster_eventlog::{
+    Append, AppendError, Appended, EventLog, Expected, NewEvent, StoreError, StoredEvent,
+};
+use muster_schemas::events::EventError;
+use muster_schemas::{Event, ProjectId, StreamName, Timestamp};
+use uuid::Uuid;
+
+use crate::domain::{Decider, Rejection};
+use crate::keys::{KeyError, KeyStore};
+
+pub use credentials::InvalidNonce;
+pub use devices::DeviceChanges;
+pub use tokens::{NewApiToken, NewEnrollmentToken};
+
+/// How often a decision is made again when its streams had moved on.
+const TRIES: usize = 10;
+
+/// How devices reach the broker.
+#[derive(Clone, Debug)]
+pub struct BrokerAccess {
+    /// The addresses that devices are told.
+    pub servers: Vec<String>,
+    /// How long a device's JWT works.
+    pub jwt_life: Duration,
+}
+
+/// Why a request was not carried out.
+#[derive(Debug, thiserror::Error)]
+pub enum ServiceError {
+    /// A business "no".
+    #[error(transparent)]
+    Rejected(#[from] Rejection),
+    /// The resource is at another version than the client believes.
+    #[error("it is at version {0} now")]
+    Changed(u64),
+    /// A device has not proved who it is.
+    #[error("{0}")]
+    Unproved(String),
+    /// The log failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The append failed.
+    #[error(transparent)]
+    Append(#[from] AppendError),
+    /// A stored event cannot be read.
+    #[error("a stored event cannot be read")]
+    Stored(#[from] EventError),
+    /// A key could not be used.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// The broker is away.
+    #[error("the broker is away: {0}")]
+    Broker(String),
+}
+
+/// Who asks, and under which conditions.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// The project.
+    pub project: ProjectId,
+    /// Who: `token:<id>`, `device:<id>` …
+    pub actor: String,
+    /// The append's id: the same for each retry.
+    pub append_id: Uuid,
+    /// The versions of the resource that the client would change; any when `None`.
+    pub versions: Option<Vec<u64>>,
+}
+
+/// What a write has done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Written {
+    /// The newest version of the resource's own stream.
+    pub version: u64,
+    /// The position of the newest event; where the log ended before when nothing had to change.
+    pub position: u64,
+}
+
+/// The write side.
+#[derive(Clone, Debug)]
+pub struct Service {
+    pub(crate) log: EventLog,
+    pub(crate) keys: Arc<KeyStore>,
+    /// The devices' account.
+    pub(crate) nats: async_nats::Client,
+    /// The system account, for revocations.
+    pub(crate) system: async_nats::Client,
+    pub(crate) broker: BrokerAccess,
+}
+
+/// An aggregate as its stream has it.
+pub(crate) struct Loaded<D> {
+    pub(crate) state: D,
+    pub(crate) version: u64,
+}
+
+impl Service {
+    /// The write side on this log, these keys and these connections.
+    #[must_use]
+    pub const fn new(
+        log: EventLog,
+        keys: Arc<KeyStore>,
+        nats: async_nats::Client,
+        system: async_nats::Client,
+        broker: BrokerAccess,
+    ) -> Self {
+        Self { log, keys, nats, system, broker }
+    }
+
+    pub(crate) async fn load<D: Decider>(
+        &self,
+        project: &ProjectId,
+        stream: &StreamName,
+    ) -> Result<Loaded<D>, ServiceError> {
+        let stored = self.log.read_stream(project, stream).await?;
+        let version = stored.last().map_or(0, |event| event.stream_version);
+        let events: Vec<Event> = stored.iter().map(StoredEvent::event).collect::<Result<_, _>>()?;
+        Ok(Loaded { state: D::fold(&events), version })
+    }
+
+    /// What the request got when it was first sent, if it was.
+    pub(crate) async fn first_result(
+        &self,
+        request: &Request,
+    ) -> Result<Option<(Appended, Vec<StoredEvent>)>, ServiceError> {
+        let Some(appended) = self.log.appended(&request.project, request.append_id).await? else {
+            return Ok(None);
+        };
+        let positions: Vec<u64> = (appended.first..=appended.last).collect();
+        let events = self.log.read_positions(&request.project, &positions).await?;
+        Ok(Some((appended, events)))
+    }
+
+    /// Appends decided events; `None` when a stream had moved on and it is to be decided again.
+    pub(crate) async fn try_append(
+        &self,
+        request: &Request,
+        parts: Vec<(StreamName, u64, Vec<Event>)>,
+    ) -> Result<Option<u64>, ServiceError> {
+        let now = now();
+        let mut append = Append {
+            append_id: Some(request.append_id),
+            correlation: Some(request.append_id),
+            ..Append::by(request.actor.clone())
+        };
+        for (stream, version, events) in parts {
+            if !events.is_empty() {
+                let events = events.iter().map(|event| NewEvent::server(event, now)).collect();
+                append = append.stream(stream, Expected::Version(version), events);
+            }
+        }
+        if append.streams.is_empty() {
+            let head = self.log.head(&request.project).await?;
+            return Ok(Some(head.map_or(0, |head| head.position)));
+        }
+        match self.log.append(&request.project, append).await {
+            Ok(appended) => Ok(Some(appended.last)),
+            Err(AppendError::Conflict { .. }) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+impl Request {
+    /// Holds the client's belief to the resource's version.
+    pub(crate) fn check_version(&self, version: u64) -> Result<(), ServiceError> {
+        match &self.versions {
+            Some(versions) if !versions.contains(&version) => Err(ServiceError::Changed(version)),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Runs a decision until its append is in, or something other than a race stops it.
+macro_rules! until_appended {
+    ($decide:expr) => {{
+        let mut tries = 0;
+        loop {
+            if let Some(done) = $decide {
+                break Ok(done);
+            }
+            tries += 1;
+            if tries == TRIES {
+                break Err($crate::service::ServiceError::Rejected(
+                    $crate::domain::Rejection::Conflict(
+                        "it is being changed by many at once; try again".to_owned(),
+                    ),
+                ));
+            }
+        }
+    }};
+}
+pub(crate) use until_appended;
+
+/// The wall clock.
+pub(crate) fn now() -> Timestamp {
+    std::time::SystemTime::now().into()
+}

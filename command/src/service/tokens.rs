@@ -1,0 +1,172 @@
+//! Enrollment tokens and API tokens: made, revoked. Their secrets are shown once and never kept.
+
+use hmac::{Hmac, Mac};
+use muster_schemas::events::{ApiTokenCreated, EnrollmentTokenCreated, Role};
+use muster_schemas::names::{Labels, TokenName};
+use muster_schemas::wire::{ApiTokenText, EnrollmentTokenText};
+use muster_schemas::{DeviceId, Event, Hash, StreamName, Timestamp, TokenId};
+use sha2::Sha256;
+use uuid::Uuid;
+
+use super::{Request, Service, ServiceError, TRIES, Written, now, until_appended};
+use crate::domain::api_token::{ApiToken, ApiTokenCommand};
+use crate::domain::enrollment_token::{EnrollmentToken, EnrollmentTokenCommand};
+use crate::domain::{Decider, Rejection};
+
+/// How an enrollment token shall be.
+#[derive(Clone, Debug)]
+pub struct NewEnrollmentToken {
+    /// What people call it.
+    pub name: TokenName,
+    /// When it stops working.
+    pub expires_at: Timestamp,
+    /// How many devices may enroll with it.
+    pub uses: u32,
+    /// The labels that a device gets.
+    pub labels: Labels,
+    /// The only device that may enroll with it.
+    pub device: Option<DeviceId>,
+}
+
+/// How an API token shall be.
+#[derive(Clone, Debug)]
+pub struct NewApiToken {
+    /// What people call it.
+    pub name: TokenName,
+    /// What its bearer may do.
+    pub role: Role,
+    /// When it stops working.
+    pub expires_at: Option<Timestamp>,
+}
+
+impl Service {
+    /// The secret of the token that a request makes: a retry gets the same one, and it is kept
+    /// nowhere.
+    fn secret(&self, request: &Request) -> [u8; 32] {
+        #[expect(clippy::expect_used, reason = "HMAC takes a key of any length")]
+        let mut mac =
+            Hmac::<Sha256>::new_from_slice(self.keys.nonce_key()).expect("a key of any length");
+        mac.update(b"muster/token-secret/v1");
+        mac.update(request.append_id.as_bytes());
+        mac.finalize().into_bytes().into()
+    }
+
+    /// The token that a request made when it was first sent, or a new id.
+    async fn token_id(
+        &self,
+        request: &Request,
+    ) -> Result<(TokenId, Option<Written>), ServiceError> {
+        let first = self.first_result(request).await?;
+        let made = first.and_then(|(appended, events)| {
+            let id = events.iter().find_map(|event| match event.stream {
+                StreamName::Token(id) => Some(id),
+                _ => None,
+            })?;
+            Some((id, Some(Written { version: 1, position: appended.last })))
+        });
+        Ok(made.unwrap_or_else(|| (TokenId(Uuid::now_v7()), None)))
+    }
+
+    /// Makes an enrollment token; answers its text, which nobody can be shown again.
+    ///
+    /// # Errors
+    /// When a rule is broken, or the log cannot be asked.
+    pub async fn create_enrollment_token(
+        &self,
+        request: &Request,
+        new: NewEnrollmentToken,
+    ) -> Result<(EnrollmentTokenText, Written), ServiceError> {
+        let (id, before) = self.token_id(request).await?;
+        let text = EnrollmentTokenText {
+            project: request.project.clone(),
+            id,
+            secret: self.secret(request),
+            pin: self.keys.ca_pin()?,
+        };
+        if let Some(written) = before {
+            return Ok((text, written));
+        }
+        let NewEnrollmentToken { name, expires_at, uses, labels, device } = new;
+        let secret = Hash::of(&text.secret);
+        let token = EnrollmentTokenCreated { name, secret, expires_at, uses, labels, device };
+        let created = EnrollmentToken::default()
+            .decide(EnrollmentTokenCommand::Create { token, now: now() })?;
+        Ok((text, self.append_new_token(request, id, created).await?))
+    }
+
+    /// Makes an API token; answers its text, which nobody can be shown again.
+    ///
+    /// # Errors
+    /// When a rule is broken, or the log cannot be asked.
+    pub async fn create_api_token(
+        &self,
+        request: &Request,
+        new: NewApiToken,
+    ) -> Result<(ApiTokenText, Written), ServiceError> {
+        let (id, before) = self.token_id(request).await?;
+        let text =
+            ApiTokenText { project: request.project.clone(), id, secret: self.secret(request) };
+        if let Some(written) = before {
+            return Ok((text, written));
+        }
+        let NewApiToken { name, role, expires_at } = new;
+        let token = ApiTokenCreated { name, secret: Hash::of(&text.secret), role, expires_at };
+        let created = ApiToken::default().decide(ApiTokenCommand::Create { token, now: now() })?;
+        Ok((text, self.append_new_token(request, id, created).await?))
+    }
+
+    async fn append_new_token(
+        &self,
+        request: &Request,
+        id: TokenId,
+        created: Vec<Event>,
+    ) -> Result<Written, ServiceError> {
+        let parts = vec![(StreamName::Token(id), 0, created)];
+        let position = self.try_append(request, parts).await?;
+        let taken = || Rejection::Conflict("the token exists already".to_owned());
+        Ok(Written { version: 1, position: position.ok_or_else(taken)? })
+    }
+
+    /// Revokes an enrollment token.
+    ///
+    /// # Errors
+    /// When there is no such token, or the log cannot be asked.
+    pub async fn revoke_enrollment_token(
+        &self,
+        request: &Request,
+        id: TokenId,
+    ) -> Result<Written, ServiceError> {
+        self.change_token::<EnrollmentToken>(request, id, || EnrollmentTokenCommand::Revoke).await
+    }
+
+    /// Revokes an API token.
+    ///
+    /// # Errors
+    /// When there is no such token, or the log cannot be asked.
+    pub async fn revoke_api_token(
+        &self,
+        request: &Request,
+        id: TokenId,
+    ) -> Result<Written, ServiceError> {
+        self.change_token::<ApiToken>(request, id, || ApiTokenCommand::Revoke).await
+    }
+
+    async fn change_token<D: Decider>(
+        &self,
+        request: &Request,
+        id: TokenId,
+        command: impl Fn() -> D::Command,
+    ) -> Result<Written, ServiceError> {
+        let stream = StreamName::Token(id);
+        if let Some(written) = self.written_before(request, &stream).await? {
+            return Ok(written);
+        }
+        until_appended!({
+            let loaded = self.load::<D>(&request.project, &stream).await?;
+            let events = loaded.state.decide(command())?;
+            let version = loaded.version + events.len() as u64;
+            let parts = vec![(stream.clone(), loaded.version, events)];
+            self.try_append(request, parts).await?.map(|position| Written { version, position })
+        })
+    }
+}

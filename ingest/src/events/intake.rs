@@ -1,0 +1,277 @@
+//! What becomes of the messages of one batch: a pure function of the messages and of what the log
+//! knows of their devices.
+//!
+//! Checking signatures is the dear part, so it is done here, outside of any lock, and only for
+//! messages that could still be appended.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use muster_eventlog::{Append, DeviceAccess, Expected, NewEvent, StreamAppend};
+use muster_schemas::cose::{Kind, Unverified};
+use muster_schemas::envelope::parse_sealed;
+use muster_schemas::events::{Author, DeviceEventUnreadable, DeviceKeyRotated, author};
+use muster_schemas::wire::Ack;
+use muster_schemas::{
+    DeviceEnvelope, DeviceId, Event, Hash, ProjectId, PublicKey, StreamName, codec, cose, subjects,
+};
+
+/// Why a message is a dead letter. The words stand in the log's table and in the API.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// No sealed envelope.
+    NoEnvelope,
+    /// The envelope names another device or project than the subject that it came on.
+    ForeignSubject,
+    /// No such device is known, or not in this epoch.
+    UnknownDevice,
+    /// The device was deleted, or has enrolled again since.
+    ClosedEpoch,
+    /// Signed by a key that the device does not have (any more).
+    UnknownKey,
+    /// The signature does not fit.
+    BadSignature,
+    /// The log has another event at this place.
+    Fork,
+}
+
+impl Cause {
+    /// The word for it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::NoEnvelope => "no_envelope",
+            Self::ForeignSubject => "foreign_subject",
+            Self::UnknownDevice => "unknown_device",
+            Self::ClosedEpoch => "closed_epoch",
+            Self::UnknownKey => "unknown_key",
+            Self::BadSignature => "bad_signature",
+            Self::Fork => "fork",
+        }
+    }
+}
+
+/// A message as it came.
+#[derive(Clone, Debug)]
+pub struct Arrival {
+    /// The subject as the broker stores it.
+    pub subject: String,
+    /// The message.
+    pub bytes: Bytes,
+}
+
+/// A dead letter in the making.
+#[derive(Clone, Debug)]
+pub(crate) struct Refused {
+    pub(crate) arrival: Arrival,
+    pub(crate) cause: Cause,
+    pub(crate) detail: String,
+}
+
+/// A message that names its sender rightly; its signature was not looked at.
+#[derive(Debug)]
+pub(crate) struct Claim {
+    pub(crate) arrival: Arrival,
+    message: Unverified,
+    envelope: DeviceEnvelope,
+    hash: Hash,
+}
+
+/// Where a device stands in one epoch.
+pub(crate) type Key = (ProjectId, DeviceId, u64);
+
+/// The claims of a batch by device and epoch, each in the order of `seq`.
+pub(crate) type Claims = BTreeMap<Key, Vec<Claim>>;
+
+/// What becomes of one device's claims.
+#[derive(Debug)]
+pub(crate) struct Chain {
+    pub(crate) key: Key,
+    /// What goes into the log.
+    pub(crate) append: Option<Append>,
+    /// The claims behind `append`, in case the log refuses it.
+    pub(crate) taken: Vec<Arrival>,
+    /// Where the log will stand then, as the device shall be told.
+    pub(crate) ack: Ack,
+}
+
+/// Reads the messages, and sorts them by device, epoch and `seq`.
+pub(crate) fn sort(arrivals: Vec<Arrival>) -> (Claims, Vec<Refused>) {
+    let mut claims = Claims::new();
+    let mut refused = Vec::new();
+    for arrival in arrivals {
+        match read(arrival) {
+            Ok((key, claim)) => claims.entry(key).or_default().push(claim),
+            Err(refusal) => refused.push(refusal),
+        }
+    }
+    for claims in claims.values_mut() {
+        claims.sort_by_key(|claim| claim.envelope.seq);
+    }
+    (claims, refused)
+}
+
+fn read(arrival: Arrival) -> Result<(Key, Claim), Refused> {
+    let (message, envelope) = match parse_sealed(&arrival.bytes) {
+        Ok(parsed) => parsed,
+        Err(error) => {
+            let detail = error.to_string();
+            return Err(Refused { arrival, cause: Cause::NoEnvelope, detail });
+        }
+    };
+    let named = (&envelope.project, envelope.device);
+    let from = subjects::parse_stored(&arrival.subject);
+    if from.as_ref().map(|(project, device, _)| (project, *device)) != Some(named) {
+        let detail =
+            format!("the envelope names device {} of {}", envelope.device, envelope.project);
+        return Err(Refused { arrival, cause: Cause::ForeignSubject, detail });
+    }
+    let key = (envelope.project.clone(), envelope.device, envelope.epoch);
+    let hash = Hash::of(&arrival.bytes);
+    Ok((key, Claim { arrival, message, envelope, hash }))
+}
+
+/// Does the log's knowledge have to be read again before these claims are judged? True when they
+/// name an epoch or a key that was not known when it was read.
+pub(crate) fn is_news(access: &DeviceAccess, epoch: u64, claims: &[Claim]) -> bool {
+    access.epoch(epoch).is_none()
+        || claims.iter().any(|claim| access.key(&claim.message.kid()).is_none())
+}
+
+/// Judges one device's claims in one epoch: what follows the watermark is taken as long as it is
+/// signed and chained, a gap asks for a resend, what the log has already is acknowledged again.
+pub(crate) fn judge(
+    key: Key,
+    claims: Vec<Claim>,
+    access: &DeviceAccess,
+    refused: &mut Vec<Refused>,
+) -> Option<Chain> {
+    let (project, device, epoch) = &key;
+    let mut refuse_all = |claims: Vec<Claim>, cause: Cause, detail: &str| {
+        refused.extend(claims.into_iter().map(|claim| Refused {
+            arrival: claim.arrival,
+            cause,
+            detail: detail.to_owned(),
+        }));
+        None
+    };
+    let Some(known) = access.epoch(*epoch) else {
+        let detail = format!("epoch {epoch} of this device was never given");
+        return refuse_all(claims, Cause::UnknownDevice, &detail);
+    };
+    if known.closed {
+        let detail = "the device was deleted, or has enrolled again since";
+        return refuse_all(claims, Cause::ClosedEpoch, detail);
+    }
+
+    let before = (known.seq, known.tip);
+    let (mut seq, mut tip, mut resend) = (known.seq, known.tip, false);
+    let mut events = Vec::new();
+    let mut taken = Vec::new();
+    let mut keys = access.keys.clone();
+    for claim in claims {
+        if claim.envelope.seq < seq || (claim.envelope.seq == seq && claim.hash == tip) {
+            continue; // The log has it.
+        }
+        if claim.envelope.seq > seq + 1 {
+            resend = true; // And with it, all that follows.
+            break;
+        }
+        let Claim { arrival, message, envelope, hash } = claim;
+        let mut refuse = |arrival, cause, detail: String| {
+            refused.push(Refused { arrival, cause, detail });
+        };
+        let kid = message.kid();
+        let Some((_, public)) = keys.iter().find(|(fingerprint, _)| *fingerprint == kid) else {
+            refuse(arrival, Cause::UnknownKey, format!("the device has no key {kid}"));
+            continue;
+        };
+        if let Err(error) = message.verify(Kind::Event, public) {
+            refuse(arrival, Cause::BadSignature, error.to_string());
+            continue;
+        }
+        if envelope.seq == seq || envelope.prev != tip {
+            let detail = format!("the log has event {tip} at seq {seq} of epoch {epoch}");
+            refuse(arrival, Cause::Fork, detail);
+            continue;
+        }
+        let (event, rotated) = content(&envelope, &arrival.bytes, &kid);
+        if let Some(new_key) = rotated {
+            keys = vec![(new_key.thumbprint(), new_key)];
+        }
+        events.push(event);
+        taken.push(arrival);
+        (seq, tip) = (envelope.seq, hash);
+    }
+
+    let append = (!events.is_empty()).then(|| {
+        let mut append = Append::by(format!("device:{device}"));
+        append.streams.push(StreamAppend {
+            stream: StreamName::DeviceReport(*device, *epoch),
+            expected: Expected::Tip { version: before.0, tip: before.1 },
+            events,
+            tip: Some(tip),
+        });
+        append
+    });
+    let _ = project;
+    let ack = Ack { epoch: *epoch, seq, hash: tip, resend };
+    Some(Chain { key, append, taken, ack })
+}
+
+/// The event for the log; what cannot be read is appended as what it is. A valid rotation also
+/// answers the key that signs from the next event on.
+fn content(
+    envelope: &DeviceEnvelope,
+    sealed: &Bytes,
+    signed_by: &Hash,
+) -> (NewEvent, Option<PublicKey>) {
+    match readable(envelope, signed_by) {
+        Ok((event, rotated)) => (NewEvent::sealed(&event, envelope.time, sealed.clone()), rotated),
+        Err(cause) => {
+            let unreadable: Event = DeviceEventUnreadable {
+                claimed_type: envelope.kind.chars().take(200).collect(),
+                claimed_version: envelope.version,
+                cause,
+                bytes: sealed.to_vec(),
+            }
+            .into();
+            (NewEvent::server(&unreadable, envelope.time), None)
+        }
+    }
+}
+
+fn readable(
+    envelope: &DeviceEnvelope,
+    signed_by: &Hash,
+) -> Result<(Event, Option<PublicKey>), String> {
+    let event = Event::decode(&envelope.kind, envelope.version, &envelope.data)
+        .map_err(|error| error.to_string())?;
+    if author(event.kind()) != Some(Author::Device) {
+        return Err(format!("{} is not for a device to record", event.kind()));
+    }
+    let rotated = match &event {
+        Event::DeviceKeyRotated(rotation) => Some(check_rotation(envelope, rotation, signed_by)?),
+        _ => None,
+    };
+    Ok((event, rotated))
+}
+
+/// A rotation counts only when the new key has agreed to it, for this device, epoch and old key.
+fn check_rotation(
+    envelope: &DeviceEnvelope,
+    rotation: &DeviceKeyRotated,
+    signed_by: &Hash,
+) -> Result<PublicKey, String> {
+    let key = PublicKey::from_cose_key(&rotation.signing_key).map_err(|error| error.to_string())?;
+    let agreed = cose::open(&rotation.proof, Kind::Rotation, &key)
+        .map_err(|error| format!("the new key has not agreed: {error}"))?;
+    if agreed == codec::encode(&(envelope.device, envelope.epoch, signed_by)) {
+        Ok(key)
+    } else {
+        Err("the new key has agreed to another rotation".to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests;

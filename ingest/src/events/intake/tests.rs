@@ -1,0 +1,176 @@
+//! Every kind of message that a device, or someone who is none, can send.
+
+use muster_eventlog::DeviceEpoch;
+use muster_schemas::events::{DeviceConfigApplied, DeviceDeleted};
+use muster_schemas::{SigningKey, Timestamp};
+use uuid::Uuid;
+
+use super::*;
+
+fn key(seed: u8) -> SigningKey {
+    SigningKey::from_seed(&[seed; 32])
+}
+
+fn device(n: u128) -> DeviceId {
+    DeviceId(Uuid::from_u128(n))
+}
+
+fn event(version: u64) -> Event {
+    DeviceConfigApplied { version, errors: BTreeMap::new() }.into()
+}
+
+fn envelope(seq: u64, prev: Hash, event: &Event) -> DeviceEnvelope {
+    DeviceEnvelope {
+        project: ProjectId::default_project(),
+        device: device(1),
+        epoch: 1,
+        seq,
+        prev,
+        boot: Uuid::nil(),
+        mono: 0,
+        time: Timestamp(0),
+        kind: event.kind().into(),
+        version: event.version(),
+        data: event.encode(),
+    }
+}
+
+/// Seals a chain of events after `prev`, from `seq` on.
+fn chain(from: u64, mut prev: Hash, events: u64) -> Vec<Bytes> {
+    let mut sealed = Vec::new();
+    for seq in from..from + events {
+        let bytes = envelope(seq, prev, &event(seq)).seal(&key(1));
+        prev = Hash::of(&bytes);
+        sealed.push(bytes.into());
+    }
+    sealed
+}
+
+fn access(seq: u64, tip: Hash) -> DeviceAccess {
+    DeviceAccess {
+        keys: vec![(key(1).thumbprint(), key(1).public())],
+        epochs: vec![DeviceEpoch { epoch: 1, seq, tip, closed: false }],
+    }
+}
+
+fn arrival(bytes: &Bytes) -> Arrival {
+    Arrival { subject: format!("evt.3.default.{}", device(1)), bytes: bytes.clone() }
+}
+
+/// What became of the messages: how many are appended, the ack, the causes of the refused.
+fn outcome(
+    access: &DeviceAccess,
+    messages: &[Bytes],
+) -> (usize, Option<(u64, bool)>, Vec<&'static str>) {
+    let (claims, mut refused) = sort(messages.iter().map(arrival).collect());
+    let mut appended = 0;
+    let mut ack = None;
+    for (key, claims) in claims {
+        if let Some(chain) = judge(key, claims, access, &mut refused) {
+            appended += chain.append.map_or(0, |append| append.streams[0].events.len());
+            ack = Some((chain.ack.seq, chain.ack.resend));
+        }
+    }
+    (appended, ack, refused.iter().map(|refused| refused.cause.as_str()).collect())
+}
+
+#[test]
+fn order_duplicates_and_gaps() {
+    let events = chain(1, Hash::ZERO, 4);
+    let start = access(0, Hash::ZERO);
+    let mut shuffled = vec![events[2].clone(), events[0].clone(), events[1].clone()];
+    shuffled.push(events[1].clone());
+    assert_eq!(outcome(&start, &shuffled), (3, Some((3, false)), vec![]));
+    assert_eq!(outcome(&start, &events[1..]), (0, Some((0, true)), vec![]));
+    let gap = [events[0].clone(), events[2].clone(), events[3].clone()];
+    assert_eq!(outcome(&start, &gap), (1, Some((1, true)), vec![]));
+    let done = access(4, Hash::of(&events[3]));
+    assert_eq!(outcome(&done, &events), (0, Some((4, false)), vec![]));
+}
+
+#[test]
+fn what_cannot_be_attributed_is_refused_and_what_follows_is_not() {
+    let events = chain(1, Hash::ZERO, 2);
+    let start = access(0, Hash::ZERO);
+    let forged: Bytes = envelope(1, Hash::ZERO, &event(1)).seal(&key(2)).into();
+    let mut bent = events[0].to_vec();
+    *bent.last_mut().unwrap() ^= 1;
+    let bad = [Bytes::from_static(b"garbage"), Bytes::new(), forged, bent.into()];
+    let (appended, ack, causes) = outcome(&start, &[&bad[..], &events[..]].concat());
+    assert_eq!((appended, ack), (2, Some((2, false))));
+    assert_eq!(causes, ["no_envelope", "no_envelope", "unknown_key", "bad_signature"]);
+}
+
+#[test]
+fn a_foreign_subject_an_unknown_epoch_and_a_closed_one_are_refused() {
+    let mut foreign = envelope(1, Hash::ZERO, &event(1));
+    foreign.device = device(2);
+    let foreign: Bytes = foreign.seal(&key(1)).into();
+    assert_eq!(outcome(&access(0, Hash::ZERO), &[foreign]).2, ["foreign_subject"]);
+
+    let mut other = envelope(1, Hash::ZERO, &event(1));
+    other.epoch = 7;
+    let other: Bytes = other.seal(&key(1)).into();
+    assert_eq!(outcome(&access(0, Hash::ZERO), &[other]).2, ["unknown_device"]);
+
+    let mut closed = access(0, Hash::ZERO);
+    closed.epochs[0].closed = true;
+    assert_eq!(outcome(&closed, &chain(1, Hash::ZERO, 1)).2, ["closed_epoch"]);
+}
+
+#[test]
+fn a_fork_is_named_at_the_same_place_and_at_the_next() {
+    let ours = chain(1, Hash::ZERO, 2);
+    let log = access(2, Hash::of(&ours[1]));
+    let theirs = chain(2, Hash::of(b"another"), 2);
+    assert_eq!(outcome(&log, &theirs), (0, Some((2, false)), vec!["fork", "fork"]));
+}
+
+#[test]
+fn whatever_a_device_signs_is_appended() {
+    let deleted: Event = DeviceDeleted { name: "x".parse().unwrap() }.into();
+    let mut unknown = envelope(1, Hash::ZERO, &event(1));
+    unknown.kind = "DeviceDanced".into();
+    let mut garbage = envelope(1, Hash::ZERO, &event(1));
+    garbage.data = vec![0xff; 100];
+    let mut newer = envelope(1, Hash::ZERO, &event(1));
+    newer.version = 99;
+    let mut early = envelope(1, Hash::ZERO, &event(1));
+    early.time = Timestamp(i64::MIN);
+    for (odd, kind) in [
+        (envelope(1, Hash::ZERO, &deleted), "DeviceEventUnreadable"),
+        (unknown, "DeviceEventUnreadable"),
+        (garbage, "DeviceEventUnreadable"),
+        (newer, "DeviceEventUnreadable"),
+        (early, "DeviceConfigApplied"),
+    ] {
+        let sealed: Bytes = odd.seal(&key(1)).into();
+        let (claims, mut refused) = sort(vec![arrival(&sealed)]);
+        let (key, claims) = claims.into_iter().next().unwrap();
+        let chain = judge(key, claims, &access(0, Hash::ZERO), &mut refused).unwrap();
+        let events = &chain.append.unwrap().streams[0].events;
+        assert!(format!("{:?}", events[0]).contains(kind), "{:?}", events[0]);
+    }
+}
+
+#[test]
+fn after_a_rotation_the_new_key_signs_and_the_old_one_does_not() {
+    let rotation = |agreed_by: &SigningKey| -> Event {
+        let statement = codec::encode(&(device(1), 1_u64, key(1).thumbprint()));
+        DeviceKeyRotated {
+            signing_key: key(9).public().to_cose_key(),
+            proof: agreed_by.seal(Kind::Rotation, statement),
+        }
+        .into()
+    };
+    let after = |first: &Bytes, signer: &SigningKey| -> Bytes {
+        envelope(2, Hash::of(first), &event(2)).seal(signer).into()
+    };
+    let good: Bytes = envelope(1, Hash::ZERO, &rotation(&key(9))).seal(&key(1)).into();
+    let start = access(0, Hash::ZERO);
+    assert_eq!(outcome(&start, &[good.clone(), after(&good, &key(9))]).0, 2);
+    assert_eq!(outcome(&start, &[good.clone(), after(&good, &key(1))]).2, ["unknown_key"]);
+    // Without the new key's agreement it is kept as unreadable, and the old key goes on.
+    let bad: Bytes = envelope(1, Hash::ZERO, &rotation(&key(8))).seal(&key(1)).into();
+    assert_eq!(outcome(&start, &[bad.clone(), after(&bad, &key(1))]).0, 2);
+}

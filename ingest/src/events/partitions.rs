@@ -1,0 +1,133 @@
+//! Who works which partition: leases, shared fairly among the processes that run ingest.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use muster_eventlog::{EventLog, Lease};
+use muster_schemas::subjects::PARTITIONS;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use super::worker::Worker;
+
+/// How long a lease lasts without being renewed: the longest wait after a crash.
+const LIFE: Duration = Duration::from_secs(10);
+/// How often leases are renewed and free ones looked for.
+const BEAT: Duration = Duration::from_secs(2);
+/// The wait before a worker that failed starts again.
+const RETRY: Duration = Duration::from_millis(300);
+
+/// The lease on a partition.
+fn lease_name(partition: u32) -> String {
+    format!("events-{partition}")
+}
+
+/// How many partitions a process may hold when `holders` processes share them.
+fn fair_share(holders: usize) -> usize {
+    (PARTITIONS as usize).div_ceil(holders.max(1))
+}
+
+/// Works as many partitions as this process can get, until `stop`; then gives them back.
+pub async fn run(log: EventLog, nats: async_nats::Client, stop: CancellationToken) {
+    let holder = Uuid::new_v4();
+    let mut working: HashMap<String, JoinHandle<()>> = HashMap::new();
+    let mut beat = tokio::time::interval(BEAT);
+    beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => break,
+            _ = beat.tick() => {}
+        }
+        let names: Vec<String> = working.keys().cloned().collect();
+        match log.renew_leases(holder, &names, LIFE).await {
+            Ok(held) => {
+                // A worker whose lease was lost would be refused by the log anyway.
+                working.retain(|name, task| {
+                    held.contains(name) || {
+                        tracing::warn!(lease = %name, "the lease on a partition was lost");
+                        task.abort();
+                        false
+                    }
+                });
+            }
+            Err(error) => {
+                tracing::debug!(%error, "leases could not be renewed");
+                continue;
+            }
+        }
+        if let Err(error) = share(&log, &nats, holder, &mut working).await {
+            tracing::debug!(%error, "free partitions could not be looked for");
+        }
+    }
+    for task in working.into_values() {
+        task.abort();
+    }
+    if let Err(error) = log.release_leases(holder).await {
+        tracing::debug!(%error, "leases could not be given back; others take over when they run out");
+    }
+}
+
+/// Takes free partitions, and gives one back when this process holds more than its share.
+async fn share(
+    log: &EventLog,
+    nats: &async_nats::Client,
+    holder: Uuid,
+    working: &mut HashMap<String, JoinHandle<()>>,
+) -> Result<(), muster_eventlog::StoreError> {
+    // A process that holds nothing yet says that it is there by this lease of its own.
+    let own = format!("ingest-{holder}");
+    if log.renew_leases(holder, std::slice::from_ref(&own), LIFE).await?.is_empty() {
+        log.acquire_lease(&own, holder, LIFE).await?;
+    }
+    let holders = log.list_leases("ingest-").await?.len();
+    let fair = fair_share(holders);
+    for partition in 0..PARTITIONS {
+        if working.len() >= fair {
+            break;
+        }
+        let name = lease_name(partition);
+        if working.contains_key(&name) {
+            continue;
+        }
+        if let Some(lease) = log.acquire_lease(&name, holder, LIFE).await? {
+            let worker = Worker { log: log.clone(), nats: nats.clone(), partition };
+            working.insert(name, tokio::spawn(keep_working(worker, lease)));
+        }
+    }
+    if working.len() > fair
+        && let Some(name) = working.keys().next().cloned()
+        && let Some(task) = working.remove(&name)
+    {
+        task.abort();
+        log.release_lease(&name, holder).await?;
+    }
+    Ok(())
+}
+
+/// Starts the worker again whenever it fails. A failure that repeats is told once.
+async fn keep_working(worker: Worker, lease: Lease) {
+    let mut told = String::new();
+    loop {
+        let Err(error) = worker.run(&lease).await else { return };
+        let text = error.to_string();
+        if text != told {
+            tracing::warn!(partition = worker.partition, error = %text, "a partition stopped; trying again");
+            told = text;
+        }
+        tokio::time::sleep(RETRY).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn everybody_gets_a_share_and_all_partitions_are_worked() {
+        for holders in 1..40 {
+            assert!(fair_share(holders) * holders >= PARTITIONS as usize);
+            assert!(fair_share(holders) >= 1);
+        }
+    }
+}

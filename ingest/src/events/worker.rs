@@ -1,0 +1,271 @@
+//! One partition: fetch, judge, append, acknowledge; from where the log says, until something
+//! fails. Whoever runs it starts it again.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use async_nats::jetstream::{self, AckKind, consumer};
+use futures::StreamExt;
+use muster_eventlog::{
+    AppendError, Batch, DeadLetterSource, EventLog, Lease, NewDeadLetter, OffsetMove, StoreError,
+};
+use muster_schemas::{ProjectId, subjects};
+
+use super::devices::Devices;
+use super::intake::{Arrival, Cause, Chain, Refused, judge, sort};
+use super::{acks, intake};
+use crate::streams;
+
+/// Messages that are judged and appended together.
+const BATCH: usize = 512;
+/// Bytes that the broker may send ahead for one partition.
+const BYTES_AHEAD: usize = 4 << 20;
+/// How often an append is tried again when the watermarks in memory were stale.
+const RETRIES: usize = 5;
+
+/// Why a worker stopped.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum WorkerError {
+    /// The log could not be asked.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The append failed as a whole.
+    #[error(transparent)]
+    Append(#[from] AppendError),
+    /// The broker could not be asked.
+    #[error("failed to {attempted}: {problem}")]
+    Broker {
+        /// What was being done.
+        attempted: &'static str,
+        /// What the broker said.
+        problem: String,
+    },
+}
+
+fn broker(attempted: &'static str) -> impl FnOnce(String) -> WorkerError {
+    move |problem| WorkerError::Broker { attempted, problem }
+}
+
+/// What a worker works with.
+#[derive(Clone, Debug)]
+pub(super) struct Worker {
+    pub(super) log: EventLog,
+    pub(super) nats: async_nats::Client,
+    pub(super) partition: u32,
+}
+
+impl Worker {
+    /// Works under a lease until something fails.
+    pub(super) async fn run(&self, lease: &Lease) -> Result<(), WorkerError> {
+        let jetstream = jetstream::new(self.nats.clone());
+        let (stream, incarnation) = streams::ensure_events(&jetstream)
+            .await
+            .map_err(|error| broker("open the stream of events")(error.to_string()))?;
+        let offset = self.log.take_over_offset(lease).await?;
+        let done = if offset.incarnation == incarnation { offset.sequence } else { 0 };
+
+        // The durable is made anew at each takeover, from where the log says: messages that an
+        // earlier holder had fetched and not appended come again, whatever it acknowledged.
+        let name = format!("evt-{}", self.partition);
+        let _ = stream.delete_consumer(&name).await;
+        let consumer = stream
+            .create_consumer(consumer::pull::Config {
+                durable_name: Some(name),
+                filter_subject: subjects::events_partition(self.partition),
+                deliver_policy: consumer::DeliverPolicy::ByStartSequence {
+                    start_sequence: done + 1,
+                },
+                ack_policy: consumer::AckPolicy::All,
+                ack_wait: Duration::from_secs(60),
+                max_ack_pending: 8 * i64::try_from(BATCH).unwrap_or(i64::MAX),
+                ..Default::default()
+            })
+            .await
+            .map_err(|error| broker("make the consumer of a partition")(error.to_string()))?;
+        let messages = consumer
+            .stream()
+            .max_messages_per_batch(BATCH * 2)
+            .max_bytes_per_batch(BYTES_AHEAD)
+            .expires(Duration::from_secs(20))
+            .heartbeat(Duration::from_secs(5))
+            .messages()
+            .await
+            .map_err(|error| broker("fetch from a partition")(error.to_string()))?;
+        let mut chunks = messages.ready_chunks(BATCH);
+        let mut devices = Devices::default();
+        while let Some(chunk) = chunks.next().await {
+            let chunk: Vec<jetstream::Message> = chunk
+                .into_iter()
+                .collect::<Result<_, _>>()
+                .map_err(|error| broker("fetch from a partition")(error.to_string()))?;
+            self.handle(&mut devices, lease, &incarnation, chunk).await?;
+        }
+        Err(broker("fetch from a partition")("the subscription ended".to_owned()))
+    }
+
+    async fn handle(
+        &self,
+        devices: &mut Devices,
+        lease: &Lease,
+        incarnation: &str,
+        chunk: Vec<jetstream::Message>,
+    ) -> Result<(), WorkerError> {
+        let Some(last) = chunk.last() else { return Ok(()) };
+        let sequence = last
+            .info()
+            .map_err(|error| broker("read a message's place in its stream")(error.to_string()))?
+            .stream_sequence;
+        let arrivals = chunk
+            .iter()
+            .map(|message| Arrival {
+                subject: message.subject.to_string(),
+                bytes: message.payload.clone(),
+            })
+            .collect();
+        let (claims, mut refused) = sort(arrivals);
+        devices.load(&self.log, &claims).await?;
+
+        // Signatures are checked beside the runtime's own threads.
+        let judged: Vec<_> =
+            claims.into_iter().map(|(key, claims)| (devices.access(&key), key, claims)).collect();
+        let (chains, more_refused) = tokio::task::spawn_blocking(move || {
+            let mut refused = Vec::new();
+            let chains: Vec<Chain> = judged
+                .into_iter()
+                .filter_map(|(access, key, claims)| judge(key, claims, &access, &mut refused))
+                .collect();
+            (chains, refused)
+        })
+        .await
+        .map_err(|error| broker("judge a batch")(error.to_string()))?;
+        refused.extend(more_refused);
+
+        let offset = OffsetMove {
+            name: lease.name.clone(),
+            incarnation: incarnation.to_owned(),
+            sequence,
+            fence: lease.fence,
+        };
+        let chains = self.append(devices, chains, &mut refused, &offset).await?;
+        self.keep(refused).await?;
+        acks::publish(&self.nats, chains.iter()).await;
+        if let Some(last) = chunk.last() {
+            last.ack_with(AckKind::Ack)
+                .await
+                .map_err(|error| broker("acknowledge a batch")(error.to_string()))?;
+        }
+        Ok(())
+    }
+
+    /// Appends the chains; one whose watermark was stale is judged again by what the log says.
+    async fn append(
+        &self,
+        devices: &mut Devices,
+        chains: Vec<Chain>,
+        refused: &mut Vec<Refused>,
+        offset: &OffsetMove,
+    ) -> Result<Vec<Chain>, WorkerError> {
+        let mut done = Vec::with_capacity(chains.len());
+        let mut by_project: HashMap<ProjectId, Vec<Chain>> = HashMap::new();
+        for chain in chains {
+            by_project.entry(chain.key.0.clone()).or_default().push(chain);
+        }
+        for (project, mut waiting) in by_project {
+            for _ in 0..RETRIES {
+                let stale = self
+                    .append_once(devices, &project, waiting, refused, offset, &mut done)
+                    .await?;
+                if stale.is_empty() {
+                    waiting = Vec::new();
+                    break;
+                }
+                waiting = self.judge_again(devices, &project, stale, refused).await?;
+            }
+            if !waiting.is_empty() {
+                // Somebody else keeps writing these streams; start over from the log.
+                return Err(broker("append a batch")("the watermarks keep moving".to_owned()));
+            }
+        }
+        Ok(done)
+    }
+
+    /// One try; answers the chains whose watermark was stale.
+    async fn append_once(
+        &self,
+        devices: &mut Devices,
+        project: &ProjectId,
+        chains: Vec<Chain>,
+        refused: &mut Vec<Refused>,
+        offset: &OffsetMove,
+        done: &mut Vec<Chain>,
+    ) -> Result<Vec<Chain>, WorkerError> {
+        let (mut writing, known): (Vec<Chain>, Vec<Chain>) =
+            chains.into_iter().partition(|chain| chain.append.is_some());
+        done.extend(known);
+        let appends = writing.iter_mut().filter_map(|chain| chain.append.take()).collect();
+        let batch = Batch { appends, offset: Some(offset.clone()) };
+        let results = self.log.append_batch(project, batch).await?;
+        let mut stale = Vec::new();
+        for (chain, result) in writing.into_iter().zip(results) {
+            match result {
+                Ok(_) => {
+                    devices.moved(&chain.key, chain.ack.seq, chain.ack.hash);
+                    done.push(chain);
+                }
+                Err(AppendError::Conflict { .. }) => stale.push(chain),
+                Err(AppendError::Closed { .. }) => {
+                    devices.forget(&chain.key);
+                    refused.extend(chain.taken.into_iter().map(|arrival| Refused {
+                        arrival,
+                        cause: Cause::ClosedEpoch,
+                        detail: "the device was deleted, or has enrolled again since".to_owned(),
+                    }));
+                }
+                Err(AppendError::NoProject(name)) => {
+                    refused.extend(chain.taken.into_iter().map(|arrival| Refused {
+                        arrival,
+                        cause: Cause::UnknownDevice,
+                        detail: format!("there is no project '{name}'"),
+                    }));
+                }
+                Err(other) => return Err(other.into()),
+            }
+        }
+        Ok(stale)
+    }
+
+    async fn judge_again(
+        &self,
+        devices: &mut Devices,
+        project: &ProjectId,
+        stale: Vec<Chain>,
+        refused: &mut Vec<Refused>,
+    ) -> Result<Vec<Chain>, WorkerError> {
+        let ids: Vec<_> = stale.iter().map(|chain| chain.key.1).collect();
+        devices.read(&self.log, project, &ids).await?;
+        let (claims, _) = intake::sort(stale.into_iter().flat_map(|chain| chain.taken).collect());
+        Ok(claims
+            .into_iter()
+            .filter_map(|(key, claims)| {
+                let access = devices.access(&key);
+                judge(key, claims, &access, refused)
+            })
+            .collect())
+    }
+
+    async fn keep(&self, refused: Vec<Refused>) -> Result<(), StoreError> {
+        let letters: Vec<NewDeadLetter> = refused
+            .into_iter()
+            .map(|Refused { arrival, cause, detail }| NewDeadLetter {
+                source: DeadLetterSource::Events,
+                project: subjects::parse_stored(&arrival.subject)
+                    .map(|(project, _, _)| project.to_string()),
+                subject: arrival.subject,
+                cause: cause.as_str(),
+                detail,
+                bytes: arrival.bytes.to_vec(),
+            })
+            .collect();
+        self.log.keep_dead_letters(&letters).await
+    }
+}

@@ -1,0 +1,135 @@
+//! `GET /dead-letters`: what could not be attributed or written, with its cause. Trying one again
+//! is the command role's.
+
+use axum::extract::State;
+use data_encoding::BASE64;
+use muster_api::auth::ReadAll;
+use muster_api::params::{NoParams, ProjectParam};
+use muster_api::problem::{Kind, ReadProblems};
+use muster_api::{Cursor, Json, Limit, Page, PathParam, Problem, Query, Scope};
+use muster_schemas::Timestamp;
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+
+use super::examples;
+use crate::state::QueryState;
+
+/// A message that could not be dealt with.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub(crate) struct DeadLetter {
+    /// Its number.
+    id: i64,
+    /// Where it was found: `events` or `metrics`.
+    source: String,
+    /// The project that its subject names; null when there is none.
+    project: Option<String>,
+    /// The subject that it came on.
+    subject: String,
+    /// A short word for the cause, such as `bad_signature`.
+    cause: String,
+    /// The cause in full.
+    detail: String,
+    /// The length of the whole message, in bytes.
+    size: u64,
+    /// When it was first seen.
+    first_seen: Timestamp,
+    /// When it was last seen.
+    last_seen: Timestamp,
+    /// How often it was seen.
+    seen: u64,
+    /// When it was last tried again.
+    retried_at: Option<Timestamp>,
+    /// The message, base64, at most 64 KiB of it; only when one letter is asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bytes: Option<String>,
+}
+
+impl DeadLetter {
+    fn new(letter: muster_eventlog::DeadLetter, with_bytes: bool) -> Self {
+        Self {
+            id: letter.id,
+            source: letter.source,
+            project: letter.project,
+            subject: letter.subject,
+            cause: letter.cause,
+            detail: letter.detail,
+            size: letter.size,
+            first_seen: letter.first_seen,
+            last_seen: letter.last_seen,
+            seen: letter.seen,
+            retried_at: letter.retried_at,
+            bytes: with_bytes.then(|| BASE64.encode(&letter.bytes)),
+        }
+    }
+}
+
+/// The parameters.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct ListDeadLetters {
+    /// Items on a page.
+    #[serde(default)]
+    #[param(value_type = Option<u16>, minimum = 1, maximum = 1000, default = 100)]
+    limit: Limit,
+    /// The `next` of the page before.
+    cursor: Option<String>,
+    /// Those of all projects and of none; for server-wide tokens.
+    #[serde(default)]
+    #[param(value_type = Option<bool>, default = false)]
+    everywhere: bool,
+}
+
+/// Dead letters, the newest first.
+#[utoipa::path(
+    get, path = "/api/v1/dead-letters", tag = "server", security(("bearer" = [])),
+    params(ListDeadLetters, ProjectParam),
+    responses(
+        (status = 200, description = "A page of dead letters", body = Page<DeadLetter>,
+            example = json!({"items": [examples::dead_letter()]})),
+        ReadProblems,
+    )
+)]
+pub(crate) async fn list_dead_letters(
+    State(state): State<QueryState>,
+    scope: Scope<ReadAll>,
+    Query(query): Query<ListDeadLetters>,
+) -> Result<Json<Page<DeadLetter>>, Problem> {
+    if query.everywhere && scope.principal.project.is_some() {
+        let detail = "everywhere=true needs a server-wide token; this one is for one project";
+        return Err(Problem::new(Kind::Forbidden, detail));
+    }
+    let before = Cursor::decode::<i64>(query.cursor.as_deref())?.unwrap_or(i64::MAX);
+    let limit = query.limit.get();
+    let project = (!query.everywhere).then_some(scope.project.as_str());
+    let found = state.log().list_dead_letters(project, before, u32::from(limit) + 1).await?;
+    let more = found.len() > usize::from(limit);
+    let items: Vec<DeadLetter> =
+        found.into_iter().take(limit.into()).map(|letter| DeadLetter::new(letter, false)).collect();
+    let next = items.last().filter(|_| more).map(|letter| Cursor::encode(&letter.id));
+    Ok(Json(Page { items, next }))
+}
+
+/// One dead letter, with its bytes.
+#[utoipa::path(
+    get, path = "/api/v1/dead-letters/{id}", tag = "server", security(("bearer" = [])),
+    params(("id" = i64, Path, description = "Its number", example = 7), ProjectParam),
+    responses(
+        (status = 200, description = "The dead letter", body = DeadLetter,
+            example = json!(examples::dead_letter())),
+        ReadProblems,
+    )
+)]
+pub(crate) async fn get_dead_letter(
+    State(state): State<QueryState>,
+    scope: Scope<ReadAll>,
+    PathParam(id): PathParam<i64>,
+    Query(NoParams {}): Query<NoParams>,
+) -> Result<Json<DeadLetter>, Problem> {
+    let server_wide = scope.principal.project.is_none();
+    let letter = state.log().dead_letter(id).await?;
+    letter
+        .filter(|letter| server_wide || letter.project.as_deref() == Some(scope.project.as_str()))
+        .map(|letter| Json(DeadLetter::new(letter, true)))
+        .ok_or_else(|| Problem::not_found(format!("there is no dead letter {id}")))
+}

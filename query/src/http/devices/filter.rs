@@ -1,0 +1,144 @@
+//! Which devices a list holds: once as SQL, once in memory (for the past). Both say the same.
+
+use muster_api::Problem;
+use muster_schemas::DeviceId;
+use muster_schemas::selector::{Requirement, Selector, Test, is_attribute};
+use sqlx::{Postgres, QueryBuilder};
+
+use crate::projections::devices::{Device, Status, search_text};
+
+const STATUSES: &[Status] = &[Status::Registered, Status::Online, Status::Offline, Status::Deleted];
+
+/// What a list was asked for. Deleted devices are left out unless their status is asked for.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Filter {
+    selector: Selector,
+    statuses: Vec<Status>,
+    search: Option<String>,
+}
+
+impl Filter {
+    /// Reads the parameters.
+    pub(super) fn read(
+        selector: Option<&str>,
+        status: Option<&str>,
+        search: Option<&str>,
+    ) -> Result<Self, Problem> {
+        let selector: Selector = selector.unwrap_or_default().parse().map_err(
+            |error: muster_schemas::selector::InvalidSelector| {
+                Problem::field("selector", error.to_string(), selector.map(Into::into))
+            },
+        )?;
+        let mut statuses = Vec::new();
+        for word in status.into_iter().flat_map(|words| words.split(',')) {
+            let found = STATUSES.iter().find(|one| one.as_str() == word.trim());
+            statuses.push(*found.ok_or_else(|| {
+                let rule = "is not a list of registered, online, offline, deleted";
+                Problem::field("status", rule, Some(word.into()))
+            })?);
+        }
+        if statuses.is_empty() && !asks_for_deleted(&selector) {
+            statuses = vec![Status::Registered, Status::Online, Status::Offline];
+        }
+        let search = search.map(|text| text.trim().to_lowercase()).filter(|text| !text.is_empty());
+        if search.as_ref().is_some_and(|text| text.len() > 200 || text.contains('\0')) {
+            let rule = "is longer than 200 bytes, or holds a NUL";
+            return Err(Problem::field("search", rule, None));
+        }
+        Ok(Self { selector, statuses, search })
+    }
+
+    /// Does a device belong to the list?
+    pub(super) fn matches(&self, id: DeviceId, device: &Device) -> bool {
+        let Some(name) = &device.name else {
+            return false;
+        };
+        let status = device.status();
+        let id = id.to_string();
+        let fits_status = self.statuses.is_empty() || self.statuses.contains(&status);
+        let fits_search =
+            || self.search.as_ref().is_none_or(|text| search_text(device).contains(text.as_str()));
+        fits_status
+            && self.selector.0.iter().all(|requirement| {
+                let one = Selector(vec![requirement.clone()]);
+                match requirement.key.as_str() {
+                    "name" => holds(&requirement.test, name.as_str()),
+                    "id" => holds(&requirement.test, &id),
+                    "status" => holds(&requirement.test, status.as_str()),
+                    _ => one.matches(&device.labels, |_| None),
+                }
+            })
+            && fits_search()
+    }
+
+    /// Adds the conditions to a query of the table of devices.
+    pub(super) fn push(&self, query: &mut QueryBuilder<Postgres>) {
+        query.push(" AND name IS NOT NULL");
+        if !self.statuses.is_empty() {
+            let words: Vec<String> = self.statuses.iter().map(|one| one.as_str().into()).collect();
+            query.push(" AND status = ANY(").push_bind(words).push(")");
+        }
+        if let Some(text) = &self.search {
+            query.push(" AND strpos(search, ").push_bind(text.clone()).push(") > 0");
+        }
+        for requirement in &self.selector.0 {
+            query.push(" AND ");
+            push_requirement(query, requirement);
+        }
+    }
+}
+
+fn holds(test: &Test, value: &str) -> bool {
+    let one_of = |values: &[muster_schemas::names::LabelValue]| {
+        values.iter().any(|one| one.as_str() == value)
+    };
+    match test {
+        Test::Exists => true,
+        Test::Absent => false,
+        Test::In(values) => one_of(values),
+        Test::NotIn(values) => !one_of(values),
+    }
+}
+
+fn asks_for_deleted(selector: &Selector) -> bool {
+    selector.0.iter().any(|requirement| {
+        requirement.key.as_str() == "status"
+            && matches!(&requirement.test, Test::In(values)
+                if values.iter().any(|value| value.as_str() == Status::Deleted.as_str()))
+    })
+}
+
+fn push_requirement(query: &mut QueryBuilder<Postgres>, requirement: &Requirement) {
+    let key = requirement.key.as_str();
+    let own = is_attribute(key);
+    // A device's own attributes are columns and always there; a label is a key of `labels`.
+    let push_value = |query: &mut QueryBuilder<Postgres>| match key {
+        "name" => drop(query.push("name")),
+        "status" => drop(query.push("status")),
+        "id" => drop(query.push("device::text")),
+        label => drop(query.push("labels ->> ").push_bind(label.to_owned())),
+    };
+    let words = |values: &[muster_schemas::names::LabelValue]| -> Vec<String> {
+        values.iter().map(|value| value.as_str().to_owned()).collect()
+    };
+    match &requirement.test {
+        Test::Exists if own => drop(query.push("TRUE")),
+        Test::Absent if own => drop(query.push("FALSE")),
+        Test::Exists => {
+            query.push("jsonb_exists(labels, ").push_bind(key.to_owned()).push(")");
+        }
+        Test::Absent => {
+            query.push("NOT jsonb_exists(labels, ").push_bind(key.to_owned()).push(")");
+        }
+        Test::In(values) => {
+            query.push("(");
+            push_value(query);
+            query.push(") = ANY(").push_bind(words(values)).push(")");
+        }
+        Test::NotIn(values) => {
+            query.push("((");
+            push_value(query);
+            query.push(") = ANY(").push_bind(words(values)).push(")) IS NOT TRUE");
+        }
+    }
+}

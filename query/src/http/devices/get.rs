@@ -1,0 +1,97 @@
+//! `GET /devices/{device}`.
+
+use axum::extract::State;
+use axum::response::IntoResponse;
+use muster_api::auth::ReadDevices;
+use muster_api::params::ProjectParam;
+use muster_api::position::MinPositionParam;
+use muster_api::problem::ReadProblems;
+use muster_api::{Json, MinPosition, PathParam, Problem, Query, Scope, etag, position_header};
+use muster_schemas::{DeviceId, ProjectId, Timestamp};
+use serde::Deserialize;
+use utoipa::IntoParams;
+
+use super::resolve::unknown;
+use super::view::{DeviceDetail, Live};
+use super::{past, resolve};
+use crate::http::examples;
+use crate::projections::devices::{Device, TABLE};
+use crate::state::{QueryState, sql_problem};
+
+/// The parameters.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct GetDevice {
+    /// As it was at this position of the log; not with `at`.
+    #[param(minimum = 0)]
+    position: Option<u64>,
+    /// As it was at this time; not with `position`.
+    #[param(value_type = Option<String>, format = DateTime)]
+    at: Option<Timestamp>,
+}
+
+/// One device.
+///
+/// Now, or as it was at a position or a time: then without `metrics`, and `last_seen` is what the
+/// log alone knows.
+#[utoipa::path(
+    get, path = "/api/v1/devices/{device}", tag = "devices", security(("bearer" = [])),
+    params(
+        ("device" = String, Path, description = "Its id, or its name", example = "robot-7"),
+        GetDevice, ProjectParam, MinPositionParam,
+    ),
+    responses(
+        (status = 200, description = "The device", body = DeviceDetail,
+            headers(
+                ("ETag" = String, description = "The version of its settings, for `If-Match`"),
+                ("Muster-Position" = u64, description = "The position that this answer shows"),
+            ),
+            example = json!(examples::device_detail())),
+        ReadProblems,
+    )
+)]
+pub(crate) async fn get_device(
+    State(state): State<QueryState>,
+    scope: Scope<ReadDevices>,
+    min_position: MinPosition,
+    PathParam(text): PathParam<String>,
+    Query(query): Query<GetDevice>,
+) -> Result<impl IntoResponse, Problem> {
+    let project = &scope.project;
+    let moment = past::moment(&state, project, query.position, query.at).await?;
+    let (id, device, position) = if let Some(position) = moment {
+        let (id, device) = past::device(&state, project, &text, position).await?;
+        (id, device, position)
+    } else {
+        let progress = &state.read_models.devices;
+        min_position.wait(progress, project).await?;
+        let position = progress.position(project);
+        let id = resolve(&state, project, &text).await?;
+        let device = find(&state, project, id).await?;
+        (id, device.ok_or_else(|| unknown(project, &text))?, position)
+    };
+    let live = Live { latest: moment.is_none().then_some(&state.latest), project };
+    let headers = [etag(device.version), position_header(position)];
+    Ok((headers, Json(live.detail(id, device))))
+}
+
+/// The row of a device.
+async fn find(
+    state: &QueryState,
+    project: &ProjectId,
+    id: DeviceId,
+) -> Result<Option<Device>, Problem> {
+    let sql = format!(
+        "SELECT state FROM {TABLE} WHERE project = $1 AND device = $2 AND name IS NOT NULL"
+    );
+    let found: Option<String> = sqlx::query_scalar(sqlx::AssertSqlSafe(sql))
+        .bind(project.as_str())
+        .bind(id.0)
+        .fetch_optional(state.sql())
+        .await
+        .map_err(sql_problem)?;
+    found
+        .map(|text| serde_json::from_str(&text).map_err(|error| Problem::internal(&error)))
+        .transpose()
+}

@@ -1,0 +1,14 @@
+//! `/devices`: lists with filters, sorting and cursors; one device; both also in the past.
+
+mod filter;
+pub(crate) mod get;
+pub(crate) mod list;
+mod order;
+mod past;
+mod resolve;
+mod view;
+
+pub(crate) use resolve::resolve;
+
+#[cfg(test)]
+mod tests;

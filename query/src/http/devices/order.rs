@@ -1,0 +1,123 @@
+//! In which order a list stands, and where a page of it ends.
+
+use muster_api::{Cursor, Problem};
+use muster_schemas::{DeviceId, Timestamp};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// The order of a list; `-` for descending.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub(crate) enum Sort {
+    /// By name.
+    #[default]
+    #[serde(rename = "name")]
+    Name,
+    /// By name, descending.
+    #[serde(rename = "-name")]
+    NameDescending,
+    /// The one that was heard longest ago first.
+    #[serde(rename = "last_seen")]
+    LastSeen,
+    /// The one that was heard last first.
+    #[serde(rename = "-last_seen")]
+    LastSeenDescending,
+    /// The oldest first.
+    #[serde(rename = "created")]
+    Created,
+    /// The newest first.
+    #[serde(rename = "-created")]
+    CreatedDescending,
+}
+
+/// By what a list is sorted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum By {
+    Name,
+    LastSeen,
+    Created,
+}
+
+impl Sort {
+    pub(super) const fn by(self) -> By {
+        match self {
+            Self::Name | Self::NameDescending => By::Name,
+            Self::LastSeen | Self::LastSeenDescending => By::LastSeen,
+            Self::Created | Self::CreatedDescending => By::Created,
+        }
+    }
+
+    pub(super) const fn is_descending(self) -> bool {
+        matches!(self, Self::NameDescending | Self::LastSeenDescending | Self::CreatedDescending)
+    }
+}
+
+/// Where a device stands in a list. What it is not sorted by is empty.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Place {
+    #[serde(rename = "n", default, skip_serializing_if = "String::is_empty")]
+    pub(super) name: String,
+    #[serde(rename = "k", default)]
+    pub(super) number: i64,
+    #[serde(rename = "d")]
+    pub(super) device: DeviceId,
+}
+
+impl Place {
+    /// The place of a device in a list of this order.
+    pub(super) fn of(
+        sort: Sort,
+        device: DeviceId,
+        name: &str,
+        created_position: u64,
+        last_seen: Option<Timestamp>,
+    ) -> Self {
+        let (name, number) = match sort.by() {
+            By::Name => (name.to_owned(), 0),
+            By::LastSeen => (String::new(), last_seen.map_or(0, Timestamp::micros)),
+            By::Created => (String::new(), i64::try_from(created_position).unwrap_or(i64::MAX)),
+        };
+        Self { name, number, device }
+    }
+
+    pub(super) fn cursor(self, sort: Sort) -> String {
+        Cursor::encode(&(sort, self))
+    }
+
+    /// Reads a cursor that was made for a list of this order.
+    pub(super) fn read(cursor: Option<&str>, sort: Sort) -> Result<Option<Self>, Problem> {
+        let place: Option<(Sort, Self)> = Cursor::decode(cursor)?;
+        match place {
+            Some((of, _)) if of != sort => Err(Cursor::foreign(cursor.unwrap_or_default())),
+            Some((_, place)) if place.name.contains('\0') => {
+                Err(Cursor::foreign(cursor.unwrap_or_default()))
+            }
+            place => Ok(place.map(|(_, place)| place)),
+        }
+    }
+
+    /// Does `self` come after `other` in a list of this order?
+    pub(super) fn is_after(&self, other: &Self, sort: Sort) -> bool {
+        if sort.is_descending() { self < other } else { self > other }
+    }
+}
+
+/// Sorts what is in memory, and takes one page of it; tells whether there is more.
+pub(super) fn page<T>(
+    mut items: Vec<(Place, T)>,
+    sort: Sort,
+    after: Option<&Place>,
+    limit: usize,
+) -> (Vec<(Place, T)>, Option<String>) {
+    if let Some(after) = after {
+        items.retain(|(place, _)| place.is_after(after, sort));
+    }
+    items.sort_by(|(one, _), (other, _)| {
+        let order = one.cmp(other);
+        if sort.is_descending() { order.reverse() } else { order }
+    });
+    let more = items.len() > limit;
+    items.truncate(limit);
+    let next = items.last().filter(|_| more).map(|(place, _)| place.clone().cursor(sort));
+    (items, next)
+}

@@ -1,0 +1,108 @@
+//! Devices as they were: at a position, or at a time.
+
+use muster_api::Problem;
+use muster_eventlog::Head;
+use muster_schemas::names::DeviceName;
+use muster_schemas::{DeviceId, Event, ProjectId, StreamName, Timestamp};
+
+use super::resolve::unknown;
+use crate::projections::devices::Device;
+use crate::state::QueryState;
+use crate::travel::{self, TravelError};
+
+/// The position that `position` or `at` mean; `None` for the present.
+pub(super) async fn moment(
+    state: &QueryState,
+    project: &ProjectId,
+    position: Option<u64>,
+    at: Option<Timestamp>,
+) -> Result<Option<u64>, Problem> {
+    let head = async || -> Result<Head, Problem> {
+        let head = state.log().head(project).await?;
+        head.ok_or_else(|| Problem::not_found(format!("there is no project '{project}'")))
+    };
+    match (position, at) {
+        (None, None) => Ok(None),
+        (Some(_), Some(_)) => Err(Problem::field("at", "cannot go with position", None)),
+        (Some(position), None) => {
+            let head = head().await?.position;
+            if position > head {
+                let rule = format!("is beyond the head of the log, which is {head}");
+                return Err(Problem::field("position", rule, Some(position.into())));
+            }
+            Ok(Some(position))
+        }
+        (None, Some(at)) => {
+            let now = Timestamp::from(std::time::SystemTime::now());
+            if at > now {
+                let rule = format!("is in the future; it is {now}");
+                return Err(Problem::field("at", rule, Some(at.to_string().into())));
+            }
+            Ok(Some(state.log().position_at(project, at).await?))
+        }
+    }
+}
+
+/// All devices as they were.
+pub(super) async fn devices(
+    state: &QueryState,
+    project: &ProjectId,
+    position: u64,
+) -> Result<Vec<(DeviceId, Device)>, Problem> {
+    let _permit = state.travelers.acquire().await;
+    let devices = travel::devices_at(state.log(), project, position).await.map_err(problem)?;
+    Ok(devices.into_iter().collect())
+}
+
+/// One device as it was; `text` is its id, or the name that it had.
+pub(super) async fn device(
+    state: &QueryState,
+    project: &ProjectId,
+    text: &str,
+    position: u64,
+) -> Result<(DeviceId, Device), Problem> {
+    let id = match text.parse::<DeviceId>() {
+        Ok(id) => id,
+        Err(_) => holder(state, project, text, position).await?,
+    };
+    let timeline = &state.read_models.timeline;
+    muster_api::MinPosition(Some(position)).wait(timeline, project).await?;
+    let device = travel::device_at(state.log(), project, id, position).await.map_err(problem)?;
+    match device {
+        Some(device) if device.name.is_some() => Ok((id, device)),
+        _ => Err(unknown(project, text)),
+    }
+}
+
+/// Who held a name: the stream `name/<name>` says it.
+async fn holder(
+    state: &QueryState,
+    project: &ProjectId,
+    text: &str,
+    position: u64,
+) -> Result<DeviceId, Problem> {
+    let Ok(name) = text.parse::<DeviceName>() else {
+        return Err(unknown(project, text));
+    };
+    let stream = StreamName::Name(name);
+    let mut holder = None;
+    for stored in state.log().read_stream(project, &stream).await? {
+        if stored.position > position {
+            break;
+        }
+        holder = match stored.event() {
+            Ok(Event::DeviceNameReserved(reserved)) => Some(reserved.device),
+            Ok(Event::DeviceNameReleased(_)) => None,
+            Ok(_) => holder,
+            Err(error) => return Err(Problem::internal(&error)),
+        };
+    }
+    holder.ok_or_else(|| unknown(project, text))
+}
+
+fn problem(error: TravelError) -> Problem {
+    match error {
+        TravelError::Store(error) => error.into(),
+        error => Problem::internal(&error),
+    }
+}

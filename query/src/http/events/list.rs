@@ -1,0 +1,325 @@
+//! `GET /events`, `GET /events/{position}`, `GET /devices/{device}/events`.
+
+use axum::extract::State;
+use axum::response::IntoResponse;
+use muster_api::auth::ReadDevices;
+use muster_api::params::ProjectParam;
+use muster_api::position::MinPositionParam;
+use muster_api::problem::ReadProblems;
+use muster_api::{
+    Cursor, Json, Limit, MinPosition, Page, PathParam, Problem, Query, Scope, position_header,
+};
+use muster_eventlog::{ReadFilter, StoredEvent};
+use muster_schemas::{DeviceId, ProjectId};
+use serde::Deserialize;
+use utoipa::{IntoParams, ToSchema};
+
+use super::types;
+use super::view::{EventView, Include};
+use crate::http::devices::resolve;
+use crate::http::examples;
+use crate::state::{QueryState, sql_problem};
+use crate::timeline::{self, Positions};
+
+/// How many stretches of a device's timeline are looked through for one page. A page may then hold
+/// fewer events than asked for, and still have a next one.
+const STRETCHES: usize = 20;
+
+/// The order of events.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+enum Order {
+    /// The oldest first.
+    Asc,
+    /// The newest first.
+    #[default]
+    Desc,
+}
+
+/// The parameters.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct ListEvents {
+    /// Items on a page.
+    #[serde(default)]
+    #[param(value_type = Option<u16>, minimum = 1, maximum = 1000, default = 100)]
+    limit: Limit,
+    /// The `next` of the page before.
+    cursor: Option<String>,
+    /// Only these types, with commas. Those about tokens are for admins and auditors.
+    #[serde(rename = "type")]
+    #[param(example = "DeviceConnected,DeviceDisconnected")]
+    kind: Option<String>,
+    /// Only those about this device: its id or name.
+    device: Option<String>,
+    /// Only positions after this one.
+    #[param(minimum = 0)]
+    after: Option<u64>,
+    /// Only positions up to this one.
+    #[param(minimum = 0)]
+    until: Option<u64>,
+    /// The oldest or the newest first; the newest when left out.
+    #[serde(default)]
+    #[param(inline, value_type = Option<Order>)]
+    order: Order,
+    /// `record` adds the exact bytes.
+    #[param(inline)]
+    include: Option<Include>,
+}
+
+/// The parameters.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct ListDeviceEvents {
+    /// Items on a page.
+    #[serde(default)]
+    #[param(value_type = Option<u16>, minimum = 1, maximum = 1000, default = 100)]
+    limit: Limit,
+    /// The `next` of the page before.
+    cursor: Option<String>,
+    /// Only these types, with commas.
+    #[serde(rename = "type")]
+    #[param(example = "DeviceConnected,DeviceDisconnected")]
+    kind: Option<String>,
+    /// Only positions after this one.
+    #[param(minimum = 0)]
+    after: Option<u64>,
+    /// Only positions up to this one.
+    #[param(minimum = 0)]
+    until: Option<u64>,
+    /// The oldest or the newest first; the newest when left out.
+    #[serde(default)]
+    #[param(inline, value_type = Option<Order>)]
+    order: Order,
+    /// `record` adds the exact bytes.
+    #[param(inline)]
+    include: Option<Include>,
+}
+
+/// The parameters.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct GetEvent {
+    /// `record` adds the exact bytes.
+    #[param(inline)]
+    include: Option<Include>,
+}
+
+/// Events.
+///
+/// The project's log, in pages; with `device`, one device's part of it.
+#[utoipa::path(
+    get, path = "/api/v1/events", tag = "events", security(("bearer" = [])),
+    params(ListEvents, ProjectParam, MinPositionParam),
+    responses(
+        (status = 200, description = "A page of events", body = Page<EventView>,
+            example = json!({"items": [examples::event()], "next": "NDE"})),
+        ReadProblems,
+    )
+)]
+pub(crate) async fn list_events(
+    State(state): State<QueryState>,
+    scope: Scope<ReadDevices>,
+    min_position: MinPosition,
+    Query(query): Query<ListEvents>,
+) -> Result<impl IntoResponse, Problem> {
+    let kinds = types::wanted(query.kind.as_deref(), &scope.principal)?;
+    let span = Span::read(&query.cursor, query.after, query.until, query.order, query.limit)?;
+    let project = &scope.project;
+    let (events, next) = match &query.device {
+        Some(device) => {
+            min_position.wait(&state.read_models.devices, project).await?;
+            min_position.wait(&state.read_models.timeline, project).await?;
+            let device = resolve(&state, project, device).await?;
+            of_device(&state, project, device, &kinds, &span).await?
+        }
+        None => of_project(&state, project, kinds, &span).await?,
+    };
+    Ok(Json(show(&events, next, query.include)))
+}
+
+/// One device's life.
+#[utoipa::path(
+    get, path = "/api/v1/devices/{device}/events", tag = "devices", security(("bearer" = [])),
+    params(
+        ("device" = String, Path, description = "Its id, or its name", example = "robot-7"),
+        ListDeviceEvents, ProjectParam, MinPositionParam,
+    ),
+    responses(
+        (status = 200, description = "A page of events", body = Page<EventView>,
+            headers(("Muster-Position" = u64, description = "The position that this answer shows")),
+            example = json!({"items": [examples::event()], "next": "NDE"})),
+        ReadProblems,
+    )
+)]
+pub(crate) async fn list_device_events(
+    State(state): State<QueryState>,
+    scope: Scope<ReadDevices>,
+    min_position: MinPosition,
+    PathParam(device): PathParam<String>,
+    Query(query): Query<ListDeviceEvents>,
+) -> Result<impl IntoResponse, Problem> {
+    let kinds = types::wanted(query.kind.as_deref(), &scope.principal)?;
+    let span = Span::read(&query.cursor, query.after, query.until, query.order, query.limit)?;
+    let project = &scope.project;
+    min_position.wait(&state.read_models.devices, project).await?;
+    min_position.wait(&state.read_models.timeline, project).await?;
+    let position = state.read_models.timeline.position(project);
+    let device = resolve(&state, project, &device).await?;
+    let (events, next) = of_device(&state, project, device, &kinds, &span).await?;
+    let page = show(&events, next, query.include);
+    Ok(([position_header(position)], Json(page)))
+}
+
+/// One event.
+#[utoipa::path(
+    get, path = "/api/v1/events/{position}", tag = "events", security(("bearer" = [])),
+    params(
+        ("position" = u64, Path, minimum = 1, description = "Its place in the log", example = 42),
+        GetEvent, ProjectParam,
+    ),
+    responses(
+        (status = 200, description = "The event", body = EventView,
+            example = json!(examples::event())),
+        ReadProblems,
+    )
+)]
+pub(crate) async fn get_event(
+    State(state): State<QueryState>,
+    scope: Scope<ReadDevices>,
+    PathParam(position): PathParam<u64>,
+    Query(query): Query<GetEvent>,
+) -> Result<Json<EventView>, Problem> {
+    let events = state.log().read_positions(&scope.project, &[position]).await?;
+    let visible = types::wanted(None, &scope.principal)?;
+    let event = events.first().filter(|event| visible.is_empty() || visible.contains(&event.kind));
+    event.map(|event| Json(EventView::new(event, query.include))).ok_or_else(|| {
+        Problem::not_found(format!(
+            "there is no event at position {position} of project {} that this token may see",
+            scope.project
+        ))
+    })
+}
+
+fn show(events: &[StoredEvent], next: Option<u64>, include: Option<Include>) -> Page<EventView> {
+    Page {
+        items: events.iter().map(|event| EventView::new(event, include)).collect(),
+        next: next.map(|position| Cursor::encode(&position)),
+    }
+}
+
+/// A stretch of the log.
+struct Span {
+    after: u64,
+    until: u64,
+    order: Order,
+    limit: usize,
+}
+
+impl Span {
+    /// Reads the parameters; a cursor is the position at which the page before ended.
+    fn read(
+        cursor: &Option<String>,
+        after: Option<u64>,
+        until: Option<u64>,
+        order: Order,
+        limit: Limit,
+    ) -> Result<Self, Problem> {
+        let mut span = Self {
+            after: after.unwrap_or(0),
+            until: until.unwrap_or(u64::MAX).min(i64::MAX.unsigned_abs()),
+            order,
+            limit: usize::from(limit.get()),
+        };
+        if let Some(ended) = Cursor::decode::<u64>(cursor.as_deref())? {
+            span.go_on(ended);
+        }
+        Ok(span)
+    }
+
+    /// Only what comes after a position, in this order.
+    fn go_on(&mut self, ended: u64) {
+        match self.order {
+            Order::Asc => self.after = self.after.max(ended),
+            Order::Desc => self.until = self.until.min(ended.saturating_sub(1)),
+        }
+    }
+
+    /// The position after which the next page goes on, if one more event than fits was found.
+    fn cut(&self, events: &mut Vec<StoredEvent>) -> Option<u64> {
+        let more = events.len() > self.limit;
+        events.truncate(self.limit);
+        events.last().filter(|_| more).map(|event| event.position)
+    }
+}
+
+async fn of_project(
+    state: &QueryState,
+    project: &ProjectId,
+    kinds: Vec<String>,
+    span: &Span,
+) -> Result<(Vec<StoredEvent>, Option<u64>), Problem> {
+    let limit = u32::try_from(span.limit + 1).unwrap_or(u32::MAX);
+    let mut events = match span.order {
+        Order::Asc => {
+            let filter = ReadFilter { after: span.after, until: Some(span.until), kinds };
+            state.log().read(project, &filter, limit).await?
+        }
+        Order::Desc => {
+            let before = span.until.saturating_add(1);
+            let log = state.log();
+            let mut events = log.read_backwards(project, before, &kinds, limit).await?;
+            events.retain(|event| event.position > span.after);
+            events
+        }
+    };
+    let next = span.cut(&mut events);
+    Ok((events, next))
+}
+
+async fn of_device(
+    state: &QueryState,
+    project: &ProjectId,
+    device: DeviceId,
+    kinds: &[String],
+    span: &Span,
+) -> Result<(Vec<StoredEvent>, Option<u64>), Problem> {
+    let mut rest = Span { ..*span };
+    let mut found: Vec<StoredEvent> = Vec::new();
+    let limit = u32::try_from(span.limit + 1).unwrap_or(u32::MAX);
+    for _ in 0..STRETCHES {
+        let range = Positions {
+            after: rest.after,
+            until: rest.until,
+            newest_first: rest.order == Order::Desc,
+            limit,
+        };
+        let positions =
+            timeline::positions(state.log(), project, device, &range).await.map_err(sql_problem)?;
+        let Some(last) = positions.last() else {
+            return Ok((found, None));
+        };
+        rest.go_on(*last);
+        let mut events = state.log().read_positions(project, &positions).await?;
+        if rest.order == Order::Desc {
+            events.reverse();
+        }
+        events.retain(|event| kinds.is_empty() || kinds.contains(&event.kind));
+        found.append(&mut events);
+        if found.len() > span.limit {
+            let next = span.cut(&mut found);
+            return Ok((found, next));
+        }
+        if positions.len() < span.limit + 1 {
+            return Ok((found, None));
+        }
+    }
+    let reached = match rest.order {
+        Order::Asc => rest.after,
+        Order::Desc => rest.until.saturating_add(1),
+    };
+    Ok((found, Some(reached)))
+}

@@ -1,0 +1,32 @@
+//! Which types of events a request may see, and which it wants.
+
+use muster_api::Problem;
+use muster_api::auth::{Permission, Principal};
+use muster_api::problem::Kind;
+use muster_schemas::Event;
+
+use crate::travel::{device_kinds, is_about_tokens};
+
+/// The types to read, for a `type` parameter; empty for all of them. Events about tokens are for
+/// admins and auditors.
+pub(super) fn wanted(types: Option<&str>, principal: &Principal) -> Result<Vec<String>, Problem> {
+    let sees_all = principal.may(Permission::ReadAll);
+    let Some(types) = types else {
+        return Ok(if sees_all { Vec::new() } else { device_kinds() });
+    };
+    let mut wanted = Vec::new();
+    for word in types.split(',').map(str::trim) {
+        if !Event::TYPES.iter().any(|(kind, _)| *kind == word) {
+            let rule = "is not a list of event types, such as DeviceConnected,DeviceDisconnected";
+            return Err(Problem::field("type", rule, Some(word.into())));
+        }
+        if is_about_tokens(word) && !sees_all {
+            return Err(Problem::new(
+                Kind::Forbidden,
+                format!("events of type {word} are for admins and auditors"),
+            ));
+        }
+        wanted.push(word.to_owned());
+    }
+    Ok(wanted)
+}

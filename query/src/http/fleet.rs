@@ -1,0 +1,93 @@
+//! `GET /fleet/summary`: how many devices there are, by status and by what they are.
+
+use std::collections::BTreeMap;
+
+use axum::extract::State;
+use axum::response::IntoResponse;
+use muster_api::auth::ReadDevices;
+use muster_api::params::{NoParams, ProjectParam};
+use muster_api::position::MinPositionParam;
+use muster_api::problem::ReadProblems;
+use muster_api::{Json, MinPosition, Problem, Query, Scope, position_header};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::projections::devices::TABLE;
+use crate::state::{QueryState, sql_problem};
+
+/// Values that are counted apart; the rarer ones are left out.
+const VALUES: i64 = 100;
+
+/// How many devices there are; deleted ones are not counted.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, ToSchema)]
+pub(crate) struct FleetSummary {
+    /// All of them.
+    total: i64,
+    /// By status: `registered`, `online`, `offline`.
+    status: BTreeMap<String, i64>,
+    /// By operating system; the 100 most frequent.
+    os: BTreeMap<String, i64>,
+    /// By architecture; the 100 most frequent.
+    arch: BTreeMap<String, i64>,
+    /// By the agent's version; the 100 most frequent.
+    agent_version: BTreeMap<String, i64>,
+}
+
+/// The fleet in numbers.
+#[utoipa::path(
+    get, path = "/api/v1/fleet/summary", tag = "devices", security(("bearer" = [])),
+    params(ProjectParam, MinPositionParam),
+    responses(
+        (status = 200, description = "The counts", body = FleetSummary,
+            headers(("Muster-Position" = u64, description = "The position that this answer shows")),
+            example = json!({
+                "total": 3,
+                "status": {"online": 2, "offline": 1},
+                "os": {"Debian GNU/Linux 12 (bookworm)": 3},
+                "arch": {"x86_64": 1, "aarch64": 2},
+                "agent_version": {"0.1.0": 3}
+            })),
+        ReadProblems,
+    )
+)]
+pub(crate) async fn get_fleet_summary(
+    State(state): State<QueryState>,
+    scope: Scope<ReadDevices>,
+    min_position: MinPosition,
+    Query(NoParams {}): Query<NoParams>,
+) -> Result<impl IntoResponse, Problem> {
+    let progress = &state.read_models.devices;
+    min_position.wait(progress, &scope.project).await?;
+    let position = progress.position(&scope.project);
+    let sql = format!(
+        "SELECT what, value, n FROM (
+             SELECT what, value, count(*) AS n,
+                    row_number() OVER (PARTITION BY what ORDER BY count(*) DESC, value) AS place
+             FROM {TABLE}, LATERAL (VALUES ('status', status), ('os', os), ('arch', arch),
+                                           ('agent_version', agent_version)) AS v (what, value)
+             WHERE project = $1 AND status <> 'deleted' AND name IS NOT NULL
+                   AND value IS NOT NULL
+             GROUP BY what, value) counted
+         WHERE place <= $2"
+    );
+    let rows: Vec<(String, String, i64)> = sqlx::query_as(sqlx::AssertSqlSafe(sql))
+        .bind(scope.project.as_str())
+        .bind(VALUES)
+        .fetch_all(state.sql())
+        .await
+        .map_err(sql_problem)?;
+    let mut summary = FleetSummary::default();
+    for (what, value, count) in rows {
+        let counts = match what.as_str() {
+            "status" => {
+                summary.total += count;
+                &mut summary.status
+            }
+            "os" => &mut summary.os,
+            "arch" => &mut summary.arch,
+            _ => &mut summary.agent_version,
+        };
+        counts.insert(value, count);
+    }
+    Ok(([position_header(position)], Json(summary)))
+}

@@ -1,0 +1,71 @@
+//! `/healthz`: is the process alive. `/readyz`: can it answer.
+
+use std::time::Duration;
+
+use axum::extract::State;
+use muster_api::problem::OpenProblems;
+use muster_api::{Json, Problem};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::projections::{devices, timeline, tokens};
+use crate::state::{QueryState, sql_problem};
+
+/// A read model that is further behind than this many events is not ready.
+const LAG: i64 = 10_000;
+/// The longest wait for PostgreSQL.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// All is well.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub(crate) struct Health {
+    /// `ok`.
+    #[schema(example = "ok")]
+    status: &'static str,
+}
+
+/// Is the process alive?
+#[utoipa::path(
+    get, path = "/healthz", tag = "server", security(()),
+    responses((status = 200, description = "It is", body = Health, example = json!({"status": "ok"})))
+)]
+pub(crate) async fn get_health() -> Json<Health> {
+    Json(Health { status: "ok" })
+}
+
+/// Can it answer?
+///
+/// The database is reachable, and the read models are no more than 10,000 events behind the log.
+#[utoipa::path(
+    get, path = "/readyz", tag = "server", security(()),
+    responses(
+        (status = 200, description = "It can", body = Health, example = json!({"status": "ok"})),
+        OpenProblems,
+    )
+)]
+pub(crate) async fn get_readiness(
+    State(state): State<QueryState>,
+) -> Result<Json<Health>, Problem> {
+    let names = [devices::TABLE, tokens::TABLE, timeline::TABLE].map(str::to_owned);
+    let furthest = sqlx::query_as::<_, (String, String, i64)>(
+        "SELECT n.name, h.project, h.position - coalesce(c.position, 0) AS lag
+         FROM heads h CROSS JOIN unnest($1::text[]) AS n (name)
+         LEFT JOIN checkpoints c ON c.project = h.project AND c.projection = n.name
+         ORDER BY lag DESC LIMIT 1",
+    )
+    .bind(names.to_vec())
+    .fetch_optional(state.sql());
+    let furthest = tokio::time::timeout(PATIENCE, furthest)
+        .await
+        .map_err(|_| Problem::unavailable("the database does not answer; try again", 2))?
+        .map_err(sql_problem)?;
+    match furthest {
+        Some((name, project, lag)) if lag > LAG => Err(Problem::unavailable(
+            format!(
+                "{name} is {lag} events behind the log of project {project}; it is catching up"
+            ),
+            2,
+        )),
+        _ => Ok(Json(Health { status: "ok" })),
+    }
+}

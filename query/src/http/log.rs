@@ -1,0 +1,103 @@
+//! `GET /log/head` and `GET /projections`: where the log ends, and who has read how far.
+
+use axum::extract::State;
+use muster_api::auth::ReadDevices;
+use muster_api::params::{NoParams, ProjectParam};
+use muster_api::problem::ReadProblems;
+use muster_api::{Json, Page, Problem, Query, Scope};
+use muster_schemas::{Hash, ProjectId, Timestamp};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::state::{QueryState, sql_problem};
+
+/// Where a project's log ends.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub(crate) struct LogHead {
+    /// The project.
+    project: ProjectId,
+    /// The newest position; 0 when the log is empty.
+    position: u64,
+    /// When it was recorded.
+    recorded_at: Timestamp,
+    /// The root of the Merkle tree over all positions so far.
+    root: Hash,
+}
+
+/// A projection's progress.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub(crate) struct ProjectionState {
+    /// Its name with the version of its fold.
+    name: String,
+    /// The position that it has reached.
+    position: i64,
+    /// How far it is behind the log.
+    lag: i64,
+    /// Why it stopped; absent when it goes on.
+    failure: Option<String>,
+}
+
+/// Where the log ends.
+#[utoipa::path(
+    get, path = "/api/v1/log/head", tag = "events", security(("bearer" = [])),
+    params(ProjectParam),
+    responses(
+        (status = 200, description = "The head", body = LogHead,
+            example = json!({
+                "project": "default",
+                "position": 42,
+                "recorded_at": "2026-11-23T08:00:00.000412Z",
+                "root": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
+            })),
+        ReadProblems,
+    )
+)]
+pub(crate) async fn get_log_head(
+    State(state): State<QueryState>,
+    scope: Scope<ReadDevices>,
+    Query(NoParams {}): Query<NoParams>,
+) -> Result<Json<LogHead>, Problem> {
+    let project = scope.project;
+    let head = state.log().head(&project).await?;
+    let head =
+        head.ok_or_else(|| Problem::not_found(format!("there is no project '{project}'")))?;
+    Ok(Json(LogHead {
+        project,
+        position: head.position,
+        recorded_at: head.recorded_at,
+        root: head.root,
+    }))
+}
+
+/// The projections, and how far they have come.
+#[utoipa::path(
+    get, path = "/api/v1/projections", tag = "server", security(("bearer" = [])),
+    params(ProjectParam),
+    responses(
+        (status = 200, description = "All of them, in one page", body = Page<ProjectionState>,
+            example = json!({
+                "items": [{"name": "devices_v1", "position": 42, "lag": 0, "failure": null}]
+            })),
+        ReadProblems,
+    )
+)]
+pub(crate) async fn list_projections(
+    State(state): State<QueryState>,
+    scope: Scope<ReadDevices>,
+    Query(NoParams {}): Query<NoParams>,
+) -> Result<Json<Page<ProjectionState>>, Problem> {
+    let rows: Vec<(String, i64, i64, Option<String>)> = sqlx::query_as(
+        "SELECT c.projection, c.position, greatest(h.position - c.position, 0), c.failure
+         FROM checkpoints c JOIN heads h USING (project)
+         WHERE c.project = $1 ORDER BY c.projection",
+    )
+    .bind(scope.project.as_str())
+    .fetch_all(state.sql())
+    .await
+    .map_err(sql_problem)?;
+    let items = rows
+        .into_iter()
+        .map(|(name, position, lag, failure)| ProjectionState { name, position, lag, failure })
+        .collect();
+    Ok(Json(Page { items, next: None }))
+}

@@ -1,0 +1,89 @@
+//! `GET /devices/{device}/metrics/fields`: what there is to ask for.
+
+use std::collections::BTreeMap;
+
+use axum::extract::State;
+use muster_api::auth::ReadDevices;
+use muster_api::params::{NoParams, ProjectParam};
+use muster_api::problem::ReadProblems;
+use muster_api::{Json, Page, PathParam, Problem, Query, Scope};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::OWN_TAGS;
+use super::problem::problem;
+use crate::http::devices::resolve;
+use crate::influx::{self, Row};
+use crate::state::QueryState;
+
+/// A measurement of a device.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, ToSchema)]
+pub(crate) struct Measurement {
+    /// Its name.
+    #[schema(example = "cpu")]
+    name: String,
+    /// Its fields, with their types: `float`, `integer`, `boolean`, `string`. Those that only other
+    /// devices have are named too.
+    fields: BTreeMap<String, String>,
+    /// The tags of this device's series.
+    tags: Vec<String>,
+}
+
+/// What there is to ask for.
+#[utoipa::path(
+    get, path = "/api/v1/devices/{device}/metrics/fields", tag = "metrics",
+    security(("bearer" = [])),
+    params(
+        ("device" = String, Path, description = "Its id, or its name", example = "robot-7"),
+        ProjectParam,
+    ),
+    responses(
+        (status = 200, description = "All measurements, in one page", body = Page<Measurement>,
+            example = json!({
+                "items": [{"name": "cpu", "fields": {"usage_user": "float"}, "tags": ["cpu"]}]
+            })),
+        ReadProblems,
+    )
+)]
+pub(crate) async fn list_metric_fields(
+    State(state): State<QueryState>,
+    scope: Scope<ReadDevices>,
+    PathParam(device): PathParam<String>,
+    Query(NoParams {}): Query<NoParams>,
+) -> Result<Json<Page<Measurement>>, Problem> {
+    let project = &scope.project;
+    let device = resolve(&state, project, &device).await?;
+    let ask = async |query: String| state.influx.ask(&query).await.map_err(problem);
+    let names: Vec<String> = ask(influx::measurements(project, device))
+        .await?
+        .iter()
+        .flat_map(|row| &row.values)
+        .filter_map(|value| Some(value.first()?.as_str()?.to_owned()))
+        .collect();
+    if names.is_empty() {
+        let items = Vec::new();
+        return Ok(Json(Page { items, next: None }));
+    }
+    let fields = ask(influx::field_keys(&names)).await?;
+    let tags = ask(influx::tag_keys(project, device, &names)).await?;
+    let items = gather(fields, tags);
+    Ok(Json(Page { items, next: None }))
+}
+
+/// Brings the two answers together, by measurement.
+fn gather(fields: Vec<Row>, tags: Vec<Row>) -> Vec<Measurement> {
+    let mut found: BTreeMap<String, Measurement> = BTreeMap::new();
+    let text =
+        |value: &[serde_json::Value], index: usize| Some(value.get(index)?.as_str()?.to_owned());
+    for row in fields {
+        let entry = found.entry(row.name).or_default();
+        let pairs = row.values.iter();
+        entry.fields.extend(pairs.filter_map(|value| Some((text(value, 0)?, text(value, 1)?))));
+    }
+    for row in tags {
+        let entry = found.entry(row.name).or_default();
+        let names = row.values.iter().filter_map(|value| text(value, 0));
+        entry.tags.extend(names.filter(|tag| !OWN_TAGS.contains(&tag.as_str())));
+    }
+    found.into_iter().map(|(name, measurement)| Measurement { name, ..measurement }).collect()
+}

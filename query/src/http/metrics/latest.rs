@@ -1,0 +1,103 @@
+//! `GET /devices/{device}/metrics/latest`: the newest figures, out of memory.
+
+use std::collections::BTreeMap;
+
+use axum::extract::State;
+use muster_api::auth::ReadDevices;
+use muster_api::params::{NoParams, ProjectParam};
+use muster_api::problem::ReadProblems;
+use muster_api::{Json, PathParam, Problem, Query, Scope};
+use muster_schemas::Timestamp;
+use muster_schemas::metrics::FieldValue;
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::http::devices::resolve;
+use crate::http::examples;
+use crate::latest::{LatestGroup, MetricsSummary};
+use crate::state::QueryState;
+
+/// The newest metrics of a device.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub(crate) struct Latest {
+    /// When metrics were last received; null when none were since this server knows.
+    last_seen: Option<Timestamp>,
+    /// The figures that people look at first.
+    summary: Option<MetricsSummary>,
+    /// All points of the newest batch of each group.
+    points: Vec<LatestPoint>,
+}
+
+/// One point.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub(crate) struct LatestPoint {
+    /// What was measured.
+    #[schema(example = "cpu")]
+    measurement: String,
+    /// Which one.
+    tags: BTreeMap<String, String>,
+    /// The values.
+    #[schema(value_type = Object, example = json!({"usage_idle": 87.5}))]
+    fields: BTreeMap<String, serde_json::Value>,
+    /// When.
+    time: Timestamp,
+    /// The group that the device sends it in.
+    group: String,
+}
+
+/// The newest metrics.
+#[utoipa::path(
+    get, path = "/api/v1/devices/{device}/metrics/latest", tag = "metrics",
+    security(("bearer" = [])),
+    params(
+        ("device" = String, Path, description = "Its id, or its name", example = "robot-7"),
+        ProjectParam,
+    ),
+    responses(
+        (status = 200, description = "The newest metrics", body = Latest,
+            example = json!(examples::latest())),
+        ReadProblems,
+    )
+)]
+pub(crate) async fn get_latest_metrics(
+    State(state): State<QueryState>,
+    scope: Scope<ReadDevices>,
+    PathParam(device): PathParam<String>,
+    Query(NoParams {}): Query<NoParams>,
+) -> Result<Json<Latest>, Problem> {
+    let project = &scope.project;
+    let device = resolve(&state, project, &device).await?;
+    Ok(Json(Latest {
+        last_seen: state.latest.last_seen(project, device),
+        summary: state.latest.summary(project, device),
+        points: state.latest.groups(project, device).into_iter().flat_map(points).collect(),
+    }))
+}
+
+fn points(latest: LatestGroup) -> Vec<LatestPoint> {
+    let LatestGroup { group, batch, .. } = latest;
+    batch
+        .points
+        .into_iter()
+        .map(|point| LatestPoint {
+            measurement: point.measurement.to_string(),
+            tags: point.tags.into_iter().map(|(key, value)| (key.to_string(), value)).collect(),
+            fields: point
+                .fields
+                .into_iter()
+                .map(|(key, value)| (key.to_string(), json(value)))
+                .collect(),
+            time: batch.time.plus_micros(point.offset),
+            group: group.clone(),
+        })
+        .collect()
+}
+
+fn json(value: FieldValue) -> serde_json::Value {
+    match value {
+        FieldValue::Float(number) => number.into(),
+        FieldValue::Int(number) => number.into(),
+        FieldValue::Bool(truth) => truth.into(),
+        FieldValue::Text(text) => text.into(),
+    }
+}

@@ -1,0 +1,278 @@
+//! `GET /devices/{device}/metrics`: one field over time.
+
+use std::collections::BTreeMap;
+use std::time::SystemTime;
+
+use axum::extract::{RawQuery, State};
+use muster_api::auth::ReadDevices;
+use muster_api::params::{self, ProjectParam};
+use muster_api::problem::ReadProblems;
+use muster_api::{Json, PathParam, Problem, Scope};
+use muster_schemas::{DeviceId, ProjectId, Timestamp};
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+
+use super::OWN_TAGS;
+use super::problem::{problem, too_many_points, too_many_series};
+use crate::http::devices::resolve;
+use crate::http::examples;
+use crate::influx::{self, Function, MAX_SERIES, Question, Range, Row};
+use crate::state::QueryState;
+
+/// How far back a question goes that names no time.
+const USUAL_SINCE: i64 = 3_600_000_000;
+/// Tags that may be filtered or grouped by at most.
+const MAX_TAGS: usize = 32;
+/// A name or value is at most this many bytes long.
+const MAX_TEXT: usize = 256;
+
+/// The parameters.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct QueryMetrics {
+    /// What: `<measurement>.<field>`.
+    #[param(example = "cpu.usage_user")]
+    field: String,
+    /// How far back: `90s`, `5m`, `1h`, `7d`, `2w`; not with `from`. An hour when neither is given.
+    #[param(example = "1h")]
+    since: Option<String>,
+    /// From this time on.
+    #[param(value_type = Option<String>, format = DateTime)]
+    from: Option<Timestamp>,
+    /// Up to this time; now when left out.
+    #[param(value_type = Option<String>, format = DateTime)]
+    to: Option<Timestamp>,
+    /// Time between points: `10s`, `1m`, `1h` …; about 120 points when left out.
+    #[param(example = "1m")]
+    step: Option<String>,
+    /// What becomes of the values of one step.
+    #[serde(rename = "fn", default)]
+    #[param(inline, value_type = Option<Function>)]
+    function: Function,
+    /// The tags that tell series apart, with commas; all of them when left out, none when empty.
+    #[param(example = "cpu")]
+    group_by: Option<String>,
+}
+
+/// One field of a device over time.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub(crate) struct MetricSeries {
+    /// What was asked for.
+    field: String,
+    /// What became of the values of one step.
+    function: Function,
+    /// From this time on.
+    from: Timestamp,
+    /// Up to this time.
+    to: Timestamp,
+    /// Time between points.
+    step: String,
+    /// One series for each combination of tags.
+    series: Vec<Series>,
+}
+
+/// One series.
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
+pub(crate) struct Series {
+    /// The tags that tell it from the others.
+    tags: BTreeMap<String, String>,
+    /// Its points, the oldest first; a step without values has none.
+    points: Vec<SeriesPoint>,
+}
+
+/// One point.
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
+pub(crate) struct SeriesPoint {
+    /// The beginning of its step.
+    time: Timestamp,
+    /// A number; for `last`, whatever the field holds.
+    #[schema(value_type = Object)]
+    value: serde_json::Value,
+}
+
+/// One field over time.
+///
+/// `tag.<key>=<value>` takes only series with that tag, for example `tag.cpu=cpu-total`. An answer
+/// of more than 11,000 points or 1,000 series is refused; the problem says which step would fit.
+#[utoipa::path(
+    get, path = "/api/v1/devices/{device}/metrics", tag = "metrics", security(("bearer" = [])),
+    params(
+        ("device" = String, Path, description = "Its id, or its name", example = "robot-7"),
+        QueryMetrics, ProjectParam,
+    ),
+    responses(
+        (status = 200, description = "The series", body = MetricSeries,
+            example = json!(examples::series())),
+        (status = 422, description = "The answer would be too large", body = muster_api::problem::ProblemDocument,
+            content_type = "application/problem+json"),
+        ReadProblems,
+    )
+)]
+pub(crate) async fn query_metrics(
+    State(state): State<QueryState>,
+    scope: Scope<ReadDevices>,
+    PathParam(device): PathParam<String>,
+    RawQuery(raw): RawQuery,
+) -> Result<Json<MetricSeries>, Problem> {
+    let (filters, rest) = split_filters(params::pairs(raw.as_deref().unwrap_or_default())?)?;
+    let query: QueryMetrics = params::from_pairs(rest)?;
+    let (measurement, field) = name(&query.field)?;
+    let range = range(&query, Timestamp::from(SystemTime::now()))?;
+    if let Some(step) = influx::too_many_points(&range, range.points()) {
+        return Err(too_many_points(range.points(), step));
+    }
+    let project = &scope.project;
+    let device = resolve(&state, project, &device).await?;
+    let group_by = match &query.group_by {
+        Some(tags) => tag_list(tags)?,
+        None => all_tags(&state, project, device, measurement).await?,
+    };
+    let question = Question {
+        project,
+        device,
+        measurement,
+        field,
+        from: range.from,
+        to: range.to,
+        step: range.step,
+        function: query.function,
+        group_by: &group_by,
+        filters: &filters,
+    };
+    let rows = state.influx.ask(&question.influxql()).await.map_err(problem)?;
+    let points: usize = rows.iter().map(|row| row.values.len()).sum();
+    if rows.len() > MAX_SERIES {
+        return Err(too_many_series(rows.len()));
+    }
+    if let Some(step) = influx::too_many_points(&range, points) {
+        return Err(too_many_points(points, step));
+    }
+    Ok(Json(MetricSeries {
+        series: rows.into_iter().map(series).collect(),
+        field: query.field,
+        function: query.function,
+        from: range.from,
+        to: range.to,
+        step: influx::show_duration(range.step),
+    }))
+}
+
+type Pairs = Vec<(String, String)>;
+
+/// Takes `tag.<key>=<value>` out of the parameters.
+fn split_filters(pairs: Pairs) -> Result<(Pairs, Pairs), Problem> {
+    let (filters, rest): (Pairs, Pairs) =
+        pairs.into_iter().partition(|(name, _)| name.starts_with("tag."));
+    let filters: Pairs = filters
+        .into_iter()
+        .map(|(name, value)| (name.trim_start_matches("tag.").to_owned(), value))
+        .collect();
+    for (key, value) in &filters {
+        check_text(&format!("tag.{key}"), key)?;
+        check_text(&format!("tag.{key}"), value)?;
+    }
+    if filters.len() > MAX_TAGS {
+        return Err(Problem::field("tag", format!("is given more than {MAX_TAGS} times"), None));
+    }
+    Ok((filters, rest))
+}
+
+fn check_text(parameter: &str, text: &str) -> Result<(), Problem> {
+    if text.is_empty() || text.len() > MAX_TEXT || text.chars().any(char::is_control) {
+        let rule = "is empty, longer than 256 bytes, or holds a control character";
+        return Err(Problem::field(parameter, rule, Some(text.into())));
+    }
+    Ok(())
+}
+
+/// `cpu.usage_user` is the field `usage_user` of the measurement `cpu`.
+fn name(text: &str) -> Result<(&str, &str), Problem> {
+    check_text("field", text)?;
+    text.split_once('.')
+        .filter(|(measurement, field)| !measurement.is_empty() && !field.is_empty())
+        .ok_or_else(|| {
+            let rule = "is not <measurement>.<field>, for example cpu.usage_user";
+            Problem::field("field", rule, Some(text.into()))
+        })
+}
+
+fn duration(parameter: &str, text: &str) -> Result<i64, Problem> {
+    influx::parse_duration(text).ok_or_else(|| {
+        let rule = "is not a duration such as 90s, 5m, 1h, 7d or 2w";
+        Problem::field(parameter, rule, Some(text.into()))
+    })
+}
+
+fn range(query: &QueryMetrics, now: Timestamp) -> Result<Range, Problem> {
+    if query.since.is_some() && query.from.is_some() {
+        return Err(Problem::field("since", "cannot go with from", None));
+    }
+    // A little beyond now: the newest point counts, even by a clock that is ahead.
+    let to = query.to.unwrap_or(now.plus_micros(1_000_000));
+    let since = match &query.since {
+        Some(text) => duration("since", text)?,
+        None => USUAL_SINCE,
+    };
+    let from = query.from.unwrap_or_else(|| to.plus_micros(-since));
+    if from >= to {
+        return Err(Problem::field("from", "is not before to", Some(from.to_string().into())));
+    }
+    // What InfluxDB can count in nanoseconds.
+    for (parameter, time) in [("from", from), ("to", to)] {
+        if time.micros().checked_mul(1_000).is_none() {
+            let rule = "is beyond the years 1678 to 2261";
+            return Err(Problem::field(parameter, rule, Some(time.to_string().into())));
+        }
+    }
+    let step = query.step.as_deref().map(|text| duration("step", text)).transpose()?;
+    Ok(Range::new(from, to, step))
+}
+
+fn tag_list(text: &str) -> Result<Vec<String>, Problem> {
+    let tags: Vec<String> =
+        text.split(',').map(|tag| tag.trim().to_owned()).filter(|tag| !tag.is_empty()).collect();
+    for tag in &tags {
+        check_text("group_by", tag)?;
+    }
+    if tags.len() > MAX_TAGS {
+        return Err(Problem::field("group_by", format!("names more than {MAX_TAGS} tags"), None));
+    }
+    Ok(tags)
+}
+
+/// All tags that tell a device's series of one measurement apart.
+async fn all_tags(
+    state: &QueryState,
+    project: &ProjectId,
+    device: DeviceId,
+    measurement: &str,
+) -> Result<Vec<String>, Problem> {
+    let query = influx::tag_keys(project, device, &[measurement.to_owned()]);
+    let rows = state.influx.ask(&query).await.map_err(problem)?;
+    Ok(rows
+        .iter()
+        .flat_map(|row| &row.values)
+        .filter_map(|value| value.first()?.as_str())
+        .filter(|tag| !OWN_TAGS.contains(tag))
+        .map(str::to_owned)
+        .collect())
+}
+
+fn series(row: Row) -> Series {
+    let points = row
+        .values
+        .into_iter()
+        .filter_map(|value| {
+            let mut value = value.into_iter();
+            Some(SeriesPoint {
+                time: Timestamp(value.next()?.as_i64()?),
+                value: value.next().filter(|value| !value.is_null())?,
+            })
+        })
+        .collect();
+    let mut tags = row.tags;
+    // A series without the tag has an empty value for it.
+    tags.retain(|_, value| !value.is_empty());
+    Series { tags, points }
+}

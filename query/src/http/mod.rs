@@ -1,0 +1,103 @@
+//! The read API: routes, and the OpenAPI document that describes them.
+//!
+//! A handler checks who asks, reads its parameters, asks a read model or the log, and answers; what
+//! it answers is shaped in `view.rs` beside it. Writes are the command role's.
+
+mod dead_letters;
+mod devices;
+mod events;
+mod examples;
+mod fleet;
+mod health;
+mod log;
+mod metrics;
+mod tokens;
+mod whoami;
+
+use axum::extract::DefaultBodyLimit;
+use muster_api::problem::{FieldError, ProblemDocument};
+use utoipa::OpenApi;
+use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use crate::state::QueryState;
+
+/// What the whole document says of itself; both doors' operations are merged into it.
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "muster",
+        description = "Manages fleets of Linux devices. Lists answer `items` and `next`; errors are \
+            problem documents (RFC 9457); a write answers `Muster-Position`, and a read may wait \
+            for it with `Muster-Min-Position`.",
+        license(name = "Apache-2.0", identifier = "Apache-2.0")
+    ),
+    components(schemas(ProblemDocument, FieldError)),
+    modifiers(&BearerTokens),
+    tags(
+        (name = "devices", description = "Devices: their state, now and in the past"),
+        (name = "metrics", description = "What devices measure"),
+        (name = "events", description = "The event log"),
+        (name = "tokens", description = "Enrollment tokens and API tokens"),
+        (name = "server", description = "The server itself")
+    )
+)]
+struct Info;
+
+struct BearerTokens;
+
+impl utoipa::Modify for BearerTokens {
+    fn modify(&self, document: &mut utoipa::openapi::OpenApi) {
+        let scheme = HttpBuilder::new()
+            .scheme(HttpAuthScheme::Bearer)
+            .description(Some("An API token: `mst_…`"))
+            .build();
+        document
+            .components
+            .get_or_insert_default()
+            .add_security_scheme("bearer", SecurityScheme::Http(scheme));
+    }
+}
+
+/// The document without any operation: title, tags, security scheme, problems.
+#[must_use]
+pub fn openapi_info() -> utoipa::openapi::OpenApi {
+    Info::openapi()
+}
+
+/// The read API. `/openapi.json`, `/docs` and the fallbacks ([`muster_api::fallback`]) are the
+/// caller's: it knows both doors.
+pub fn router(state: QueryState) -> OpenApiRouter {
+    routes().with_state(state)
+}
+
+/// The read side's part of the OpenAPI document.
+#[must_use]
+pub fn openapi() -> utoipa::openapi::OpenApi {
+    routes().into_openapi()
+}
+
+fn routes() -> OpenApiRouter<QueryState> {
+    OpenApiRouter::with_openapi(openapi_info())
+        .routes(routes!(devices::list::list_devices))
+        .routes(routes!(devices::get::get_device))
+        .routes(routes!(events::list::list_device_events))
+        .routes(routes!(metrics::query::query_metrics))
+        .routes(routes!(metrics::latest::get_latest_metrics))
+        .routes(routes!(metrics::fields::list_metric_fields))
+        .routes(routes!(events::list::list_events))
+        .routes(routes!(events::stream::stream_events))
+        .routes(routes!(events::list::get_event))
+        .routes(routes!(fleet::get_fleet_summary))
+        .routes(routes!(tokens::list_enrollment_tokens))
+        .routes(routes!(tokens::list_api_tokens))
+        .routes(routes!(dead_letters::list_dead_letters))
+        .routes(routes!(dead_letters::get_dead_letter))
+        .routes(routes!(log::get_log_head))
+        .routes(routes!(log::list_projections))
+        .routes(routes!(whoami::get_whoami))
+        .routes(routes!(health::get_health))
+        .routes(routes!(health::get_readiness))
+        .layer(DefaultBodyLimit::max(64 * 1024))
+}

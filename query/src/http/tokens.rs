@@ -1,0 +1,240 @@
+//! `GET /enrollment-tokens` and `GET /tokens`. Never a secret, nor its hash.
+
+use std::time::SystemTime;
+
+use axum::extract::State;
+use muster_api::auth::ReadAll;
+use muster_api::params::ProjectParam;
+use muster_api::position::MinPositionParam;
+use muster_api::problem::ReadProblems;
+use muster_api::{Cursor, Json, Limit, MinPosition, Page, Problem, Query, Scope};
+use muster_schemas::events::Role;
+use muster_schemas::names::{Labels, TokenName};
+use muster_schemas::{DeviceId, ProjectId, Timestamp, TokenId};
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+use uuid::Uuid;
+
+use super::examples;
+use crate::projections::as_i64;
+use crate::projections::tokens::{TABLE, Token, TokenKind};
+use crate::state::{QueryState, sql_problem};
+
+/// Does a token still work?
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum TokenStatus {
+    /// It does.
+    Active,
+    /// It was used as often as it may be.
+    UsedUp,
+    /// Its time is over.
+    Expired,
+    /// It was revoked.
+    Revoked,
+}
+
+/// A token that lets devices enroll.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub(crate) struct EnrollmentToken {
+    /// Its id.
+    id: TokenId,
+    /// What people call it.
+    #[schema(value_type = TokenName)]
+    name: Option<TokenName>,
+    /// Does it still work?
+    status: TokenStatus,
+    /// Who made it.
+    created_by: String,
+    /// When.
+    created_at: Timestamp,
+    /// When it stops working.
+    expires_at: Option<Timestamp>,
+    /// When it was revoked.
+    revoked_at: Option<Timestamp>,
+    /// How many devices may enroll with it.
+    uses: u32,
+    /// How many did.
+    used: u64,
+    /// When one did last.
+    last_used_at: Option<Timestamp>,
+    /// The labels that a device gets.
+    #[schema(value_type = BTreeMap<String, String>)]
+    labels: Labels,
+    /// The only device that may use it.
+    device: Option<DeviceId>,
+    /// The version of its stream, as in its `ETag`.
+    version: u64,
+}
+
+/// A token that lets a client ask.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub(crate) struct ApiToken {
+    /// Its id.
+    id: TokenId,
+    /// What people call it.
+    #[schema(value_type = TokenName)]
+    name: Option<TokenName>,
+    /// Does it still work?
+    status: TokenStatus,
+    /// What its bearer may do.
+    role: Role,
+    /// Who made it.
+    created_by: String,
+    /// When.
+    created_at: Timestamp,
+    /// When it stops working; never when absent.
+    expires_at: Option<Timestamp>,
+    /// When it was revoked.
+    revoked_at: Option<Timestamp>,
+    /// When it was last used; recorded at most once an hour.
+    last_used_at: Option<Timestamp>,
+    /// From where.
+    last_address: Option<String>,
+    /// The version of its stream, as in its `ETag`.
+    version: u64,
+}
+
+/// The parameters.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct ListTokens {
+    /// Items on a page.
+    #[serde(default)]
+    #[param(value_type = Option<u16>, minimum = 1, maximum = 1000, default = 100)]
+    limit: Limit,
+    /// The `next` of the page before.
+    cursor: Option<String>,
+}
+
+/// Enrollment tokens, the newest first.
+#[utoipa::path(
+    get, path = "/api/v1/enrollment-tokens", tag = "tokens", security(("bearer" = [])),
+    params(ListTokens, ProjectParam, MinPositionParam),
+    responses(
+        (status = 200, description = "A page of tokens", body = Page<EnrollmentToken>,
+            example = json!({"items": [examples::enrollment_token()]})),
+        ReadProblems,
+    )
+)]
+pub(crate) async fn list_enrollment_tokens(
+    State(state): State<QueryState>,
+    scope: Scope<ReadAll>,
+    min_position: MinPosition,
+    Query(query): Query<ListTokens>,
+) -> Result<Json<Page<EnrollmentToken>>, Problem> {
+    min_position.wait(&state.read_models.tokens, &scope.project).await?;
+    let (tokens, next) = read(&state, &scope.project, "enrollment", &query).await?;
+    let items = tokens.into_iter().filter_map(enrollment).collect();
+    Ok(Json(Page { items, next }))
+}
+
+/// API tokens, the newest first.
+#[utoipa::path(
+    get, path = "/api/v1/tokens", tag = "tokens", security(("bearer" = [])),
+    params(ListTokens, ProjectParam, MinPositionParam),
+    responses(
+        (status = 200, description = "A page of tokens", body = Page<ApiToken>,
+            example = json!({"items": [examples::api_token()]})),
+        ReadProblems,
+    )
+)]
+pub(crate) async fn list_api_tokens(
+    State(state): State<QueryState>,
+    scope: Scope<ReadAll>,
+    min_position: MinPosition,
+    Query(query): Query<ListTokens>,
+) -> Result<Json<Page<ApiToken>>, Problem> {
+    min_position.wait(&state.read_models.tokens, &scope.project).await?;
+    let (tokens, next) = read(&state, &scope.project, "api", &query).await?;
+    let items = tokens.into_iter().filter_map(api).collect();
+    Ok(Json(Page { items, next }))
+}
+
+/// A page of the table; the cursor is the position at which a token was made.
+async fn read(
+    state: &QueryState,
+    project: &ProjectId,
+    kind: &'static str,
+    query: &ListTokens,
+) -> Result<(Vec<(TokenId, Token)>, Option<String>), Problem> {
+    let before = Cursor::decode::<u64>(query.cursor.as_deref())?.unwrap_or(u64::MAX);
+    let limit = usize::from(query.limit.get());
+    let sql = format!(
+        "SELECT token, state FROM {TABLE}
+         WHERE project = $1 AND kind = $2 AND created_position < $3
+         ORDER BY created_position DESC LIMIT $4"
+    );
+    let rows: Vec<(Uuid, String)> = sqlx::query_as(sqlx::AssertSqlSafe(sql))
+        .bind(project.as_str())
+        .bind(kind)
+        .bind(as_i64(before))
+        .bind(i64::try_from(limit + 1).unwrap_or(i64::MAX))
+        .fetch_all(state.sql())
+        .await
+        .map_err(sql_problem)?;
+    let more = rows.len() > limit;
+    let mut tokens = Vec::with_capacity(limit);
+    for (id, text) in rows.into_iter().take(limit) {
+        let token: Token =
+            serde_json::from_str(&text).map_err(|error| Problem::internal(&error))?;
+        tokens.push((TokenId(id), token));
+    }
+    let last = tokens.last().filter(|_| more);
+    let next = last.map(|(_, token)| Cursor::encode(&token.created_position));
+    Ok((tokens, next))
+}
+
+fn status(token: &Token, used_up: bool) -> TokenStatus {
+    let now = Timestamp::from(SystemTime::now());
+    if token.revoked_at.is_some() {
+        TokenStatus::Revoked
+    } else if used_up {
+        TokenStatus::UsedUp
+    } else if token.expires_at.is_some_and(|end| end <= now) {
+        TokenStatus::Expired
+    } else {
+        TokenStatus::Active
+    }
+}
+
+fn enrollment((id, token): (TokenId, Token)) -> Option<EnrollmentToken> {
+    let Some(TokenKind::Enrollment { uses, labels, device }) = token.kind.clone() else {
+        return None;
+    };
+    Some(EnrollmentToken {
+        id,
+        status: status(&token, token.used >= u64::from(uses)),
+        name: token.name,
+        created_by: token.created_by,
+        created_at: token.created_at,
+        expires_at: token.expires_at,
+        revoked_at: token.revoked_at,
+        uses,
+        used: token.used,
+        last_used_at: token.last_used_at,
+        labels,
+        device,
+        version: token.version,
+    })
+}
+
+fn api((id, token): (TokenId, Token)) -> Option<ApiToken> {
+    let Some(TokenKind::Api { role }) = token.kind else {
+        return None;
+    };
+    Some(ApiToken {
+        id,
+        status: status(&token, false),
+        name: token.name,
+        role,
+        created_by: token.created_by,
+        created_at: token.created_at,
+        expires_at: token.expires_at,
+        revoked_at: token.revoked_at,
+        last_used_at: token.last_used_at,
+        last_address: token.last_address,
+        version: token.version,
+    })
+}

@@ -1,0 +1,51 @@
+//! `GET /whoami`: what the token of this request is.
+
+use muster_api::auth::ReadDevices;
+use muster_api::params::NoParams;
+use muster_api::problem::ReadProblems;
+use muster_api::{Allowed, Json, Query};
+use muster_schemas::events::Role;
+use muster_schemas::{ProjectId, TokenId};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+/// The bearer of a token.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub(crate) struct WhoAmI {
+    /// The token's id.
+    token: TokenId,
+    /// What its bearer may do.
+    role: Role,
+    /// The project that it is for; null for a server-wide token.
+    project: Option<ProjectId>,
+    /// How events name it.
+    #[schema(example = "token:0198c0de-7001-7abc-8def-0123456789ab")]
+    actor: String,
+}
+
+/// Who asks.
+#[utoipa::path(
+    get, path = "/api/v1/whoami", tag = "tokens", security(("bearer" = [])),
+    responses(
+        (status = 200, description = "The bearer of this request's token", body = WhoAmI,
+            example = json!({
+                "token": "0198c0de-7001-7abc-8def-0123456789ab",
+                "role": "viewer",
+                "project": "default",
+                "actor": "token:0198c0de-7001-7abc-8def-0123456789ab"
+            })),
+        ReadProblems,
+    )
+)]
+pub(crate) async fn get_whoami(
+    allowed: Allowed<ReadDevices>,
+    Query(NoParams {}): Query<NoParams>,
+) -> Json<WhoAmI> {
+    let principal = allowed.principal;
+    Json(WhoAmI {
+        actor: principal.actor(),
+        token: principal.token,
+        role: principal.role,
+        project: principal.project,
+    })
+}

@@ -1,0 +1,102 @@
+//! Queries say what was asked and nothing else; steps fit; a real InfluxDB agrees (see
+//! `tests/metrics.rs` for that).
+
+use muster_schemas::{DeviceId, ProjectId, Timestamp};
+use uuid::Uuid;
+
+use super::influxql::string;
+use super::plan::{MAX_POINTS, Range, parse_duration, show_duration, too_many_points};
+use super::{Function, Question};
+
+fn question<'a>(
+    measurement: &'a str,
+    field: &'a str,
+    group_by: &'a [String],
+    filters: &'a [(String, String)],
+    project: &'a ProjectId,
+) -> Question<'a> {
+    Question {
+        project,
+        device: DeviceId(Uuid::from_u128(1)),
+        measurement,
+        field,
+        from: Timestamp(1_000_000),
+        to: Timestamp(61_000_000),
+        step: 10_000_000,
+        function: Function::P95,
+        group_by,
+        filters,
+    }
+}
+
+#[test]
+fn a_question_is_written_out() {
+    let project = ProjectId::default_project();
+    let group = ["cpu".to_owned()];
+    let filters = [("cpu".to_owned(), "cpu0".to_owned())];
+    assert_eq!(
+        question("cpu", "usage_user", &group, &filters, &project).influxql(),
+        "SELECT percentile(\"usage_user\", 95) AS \"value\" FROM \"cpu\" \
+         WHERE \"project\" = 'default' \
+         AND \"device_id\" = '00000000-0000-0000-0000-000000000001' \
+         AND \"cpu\" = 'cpu0' AND time >= 1000000u AND time < 61000000u \
+         GROUP BY time(10000000u), \"cpu\" fill(none)"
+    );
+}
+
+#[test]
+fn nothing_gets_out_of_its_quotes() {
+    let project = ProjectId::default_project();
+    for evil in ["'", "\"", "\\", "\\'", "' OR 1=1 --", "\"; DROP DATABASE x", "a\nb", "\\\\\""] {
+        let group = [evil.to_owned()];
+        let filters = [(evil.to_owned(), evil.to_owned())];
+        let text = question(evil, evil, &group, &filters, &project).influxql();
+        assert!(is_closed(&text), "{text}");
+    }
+    assert_eq!(string("a'b\\c"), "'a\\'b\\\\c'");
+}
+
+/// Outside of quotes, does a query hold nothing but what our own template holds?
+fn is_closed(text: &str) -> bool {
+    let mut outside = String::new();
+    let mut quote = None;
+    let mut chars = text.chars();
+    while let Some(c) = chars.next() {
+        match (quote, c) {
+            (None, '"' | '\'') => quote = Some(c),
+            (None, c) => outside.push(c),
+            (Some(_), '\\') => {
+                chars.next();
+            }
+            (Some(open), c) if c == open => quote = None,
+            (Some(_), _) => {}
+        }
+    }
+    quote.is_none()
+        && !outside.contains([';', '\\'])
+        && !outside.contains("DROP")
+        && !outside.contains("1=1")
+}
+
+#[test]
+fn steps_are_chosen_and_too_much_is_refused() {
+    let hour = Range::new(Timestamp(0), Timestamp(3_600_000_000), None);
+    assert_eq!(hour.step, 30_000_000);
+    assert!(hour.points() <= 130, "{}", hour.points());
+    let year = Range::new(Timestamp(0), Timestamp(31_536_000_000_000), Some(1_000_000));
+    let step = too_many_points(&year, year.points()).unwrap();
+    let fitting = Range { step, ..year };
+    assert_eq!(too_many_points(&fitting, fitting.points()), None);
+    assert!(fitting.points() > MAX_POINTS / 4, "needlessly coarse: {}", fitting.points());
+}
+
+#[test]
+fn durations_read_back() {
+    for text in ["90s", "5m", "1h", "36h", "7d"] {
+        assert_eq!(show_duration(parse_duration(text).unwrap()), text);
+    }
+    assert_eq!(parse_duration("2w"), parse_duration("14d"));
+    for bad in ["", "5", "h", "0s", "-1h", "1.5h", "1y", "99999999999w", "1h30m"] {
+        assert_eq!(parse_duration(bad), None, "{bad}");
+    }
+}

@@ -1,0 +1,140 @@
+//! Follows the live metrics in JetStream: the last of each subject first, then what comes.
+//!
+//! The consumer is an ephemeral of this process and lives in the broker's memory: when it, the
+//! stream or the broker goes, a new one is made, for as long as it takes. Acks and InfluxDB are
+//! ingest's affair.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, pull};
+use futures::StreamExt;
+use muster_eventlog::EventLog;
+use muster_schemas::{DeviceId, ProjectId, Timestamp, subjects};
+use tokio_util::sync::CancellationToken;
+
+use super::LatestMetrics;
+use crate::projections::devices;
+
+/// The wait before a new consumer is tried.
+const RETRY: Duration = Duration::from_secs(1);
+/// Every so often, deleted devices are forgotten.
+const PRUNE: Duration = Duration::from_secs(300);
+/// The stored subjects of live batches.
+const SUBJECTS: &str = "met.*.*.*.live.>";
+
+/// The broker could not be read; which step failed.
+#[derive(Debug, thiserror::Error)]
+enum FollowError {
+    /// The stream is not there, or the broker is away.
+    #[error("failed to look up the stream METRICS")]
+    Stream(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The consumer could not be made.
+    #[error("failed to make a consumer of the stream METRICS")]
+    Consumer(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// Reading ended.
+    #[error("failed to read the stream METRICS")]
+    Read(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// Reading ended without an error.
+    #[error("the consumer of the stream METRICS ended")]
+    Ended,
+}
+
+/// Follows until `stop`.
+pub async fn run(nats: async_nats::Client, latest: LatestMetrics, stop: CancellationToken) {
+    let mut complained = String::new();
+    loop {
+        let ended = tokio::select! {
+            () = stop.cancelled() => return,
+            ended = follow(&nats, &latest) => ended,
+        };
+        if let Err(error) = ended {
+            let text = muster_api::problem::describe(&error);
+            if text != complained {
+                tracing::warn!(error = %text, "cannot follow the newest metrics; trying again");
+                complained = text;
+            }
+        }
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(RETRY) => {}
+        }
+    }
+}
+
+async fn follow(nats: &async_nats::Client, latest: &LatestMetrics) -> Result<(), FollowError> {
+    let stream = async_nats::jetstream::new(nats.clone())
+        .get_stream(subjects::METRICS_STREAM)
+        .await
+        .map_err(|error| FollowError::Stream(error.into()))?;
+    let consumer = stream
+        .create_consumer(pull::Config {
+            deliver_policy: DeliverPolicy::LastPerSubject,
+            ack_policy: AckPolicy::None,
+            filter_subject: SUBJECTS.to_owned(),
+            memory_storage: true,
+            num_replicas: 1,
+            inactive_threshold: Duration::from_secs(60),
+            ..pull::Config::default()
+        })
+        .await
+        .map_err(|error| FollowError::Consumer(error.into()))?;
+    let mut messages = consumer
+        .stream()
+        .max_messages_per_batch(1_000)
+        .heartbeat(Duration::from_secs(5))
+        .expires(Duration::from_secs(20))
+        .messages()
+        .await
+        .map_err(|error| FollowError::Read(error.into()))?;
+    while let Some(message) = messages.next().await {
+        let message = message.map_err(|error| FollowError::Read(error.into()))?;
+        let received_at = match message.info() {
+            Ok(info) => {
+                Timestamp(i64::try_from(info.published.unix_timestamp_nanos() / 1000).unwrap_or(0))
+            }
+            Err(error) => return Err(FollowError::Read(error)),
+        };
+        take(latest, &message.subject, message.payload.clone(), received_at);
+    }
+    Err(FollowError::Ended)
+}
+
+/// A batch that cannot be read is ingest's dead letter; here it is passed over.
+fn take(latest: &LatestMetrics, subject: &str, payload: bytes::Bytes, received_at: Timestamp) {
+    let Some((project, device, rest)) = subjects::parse_stored(subject) else {
+        return;
+    };
+    let Some(group) = rest.strip_prefix("live.") else {
+        return;
+    };
+    if let Err(error) = latest.update(&project, device, group, payload, received_at) {
+        tracing::debug!(%project, %device, %error, "passed over a metric batch");
+    }
+}
+
+/// Forgets deleted devices every few minutes, until `stop`.
+pub async fn prune(log: EventLog, latest: LatestMetrics, stop: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(PRUNE) => {}
+        }
+        // One that was registered after this list was read may be forgotten for a few seconds,
+        // until its next batch.
+        let sql =
+            format!("SELECT project, device FROM {} WHERE status <> 'deleted'", devices::TABLE);
+        let rows: Result<Vec<(String, uuid::Uuid)>, _> =
+            sqlx::query_as(sqlx::AssertSqlSafe(sql)).fetch_all(&log.stores().sql).await;
+        match rows {
+            Ok(rows) => {
+                let living: HashSet<(ProjectId, DeviceId)> = rows
+                    .into_iter()
+                    .filter_map(|(project, device)| Some((project.parse().ok()?, DeviceId(device))))
+                    .collect();
+                latest.retain(|project, device| living.contains(&(project.clone(), device)));
+            }
+            Err(error) => tracing::debug!(%error, "the newest metrics were not pruned"),
+        }
+    }
+}

@@ -1,0 +1,133 @@
+//! The store in memory: the newest batch of each device and group, as the bytes that came.
+//!
+//! Bytes, not points: 10,000 devices fit into some ten megabytes, and a batch is decoded again
+//! only when somebody asks for it.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use bytes::Bytes;
+use muster_schemas::metrics::{InvalidBatch, MetricBatch};
+use muster_schemas::{DeviceId, ProjectId, Timestamp};
+
+use super::MetricsSummary;
+
+/// Groups that are kept of one device at most.
+const GROUPS: usize = 16;
+/// The largest batch whose bytes are kept; of a larger one, only the summary is.
+const LARGEST: usize = 64 * 1024;
+
+/// The newest metrics of all devices; cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub struct LatestMetrics {
+    devices: Arc<RwLock<HashMap<(ProjectId, DeviceId), Latest>>>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Latest {
+    received_at: Timestamp,
+    groups: BTreeMap<String, Group>,
+}
+
+#[derive(Clone, Debug)]
+struct Group {
+    time: Timestamp,
+    received_at: Timestamp,
+    summary: MetricsSummary,
+    payload: Bytes,
+}
+
+/// The newest batch of one group.
+#[derive(Clone, Debug)]
+pub struct LatestGroup {
+    /// The group's name.
+    pub group: String,
+    /// When the broker got it.
+    pub received_at: Timestamp,
+    /// The batch.
+    pub batch: MetricBatch,
+}
+
+impl LatestMetrics {
+    /// Takes a batch as it came. The newest by its own time stays, whatever the order in which
+    /// they come.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn update(
+        &self,
+        project: &ProjectId,
+        device: DeviceId,
+        group: &str,
+        payload: Bytes,
+        received_at: Timestamp,
+    ) -> Result<(), InvalidBatch> {
+        let batch = MetricBatch::decode(&payload)?;
+        let summary = MetricsSummary::of(&batch);
+        // The bytes may be a slice of a larger buffer: keep no more than is needed.
+        let payload =
+            if payload.len() <= LARGEST { Bytes::copy_from_slice(&payload) } else { Bytes::new() };
+        let mut devices = self.write();
+        let latest = devices.entry((project.clone(), device)).or_default();
+        latest.received_at = latest.received_at.max(received_at);
+        let is_newest = latest.groups.get(group).is_none_or(|known| known.time <= batch.time);
+        if is_newest && (latest.groups.len() < GROUPS || latest.groups.contains_key(group)) {
+            let group_state = Group { time: batch.time, received_at, summary, payload };
+            latest.groups.insert(group.to_owned(), group_state);
+        }
+        Ok(())
+    }
+
+    /// When metrics of a device were last received.
+    #[must_use]
+    pub fn last_seen(&self, project: &ProjectId, device: DeviceId) -> Option<Timestamp> {
+        let devices = self.read();
+        let latest = devices.get(&(project.clone(), device))?;
+        Some(latest.received_at)
+    }
+
+    /// The newest figures of a device, over all its groups.
+    #[must_use]
+    pub fn summary(&self, project: &ProjectId, device: DeviceId) -> Option<MetricsSummary> {
+        let devices = self.read();
+        let latest = devices.get(&(project.clone(), device))?;
+        let mut groups: Vec<&Group> = latest.groups.values().collect();
+        groups.sort_by_key(|group| std::cmp::Reverse(group.time));
+        let summary =
+            groups.iter().fold(MetricsSummary::default(), |sum, group| sum.or(group.summary));
+        (!summary.is_empty()).then_some(summary)
+    }
+
+    /// The newest batch of each group of a device.
+    #[must_use]
+    pub fn groups(&self, project: &ProjectId, device: DeviceId) -> Vec<LatestGroup> {
+        let groups = self
+            .read()
+            .get(&(project.clone(), device))
+            .map(|latest| latest.groups.clone())
+            .unwrap_or_default();
+        groups
+            .into_iter()
+            .filter_map(|(group, state)| {
+                Some(LatestGroup {
+                    group,
+                    received_at: state.received_at,
+                    batch: MetricBatch::decode(&state.payload).ok()?,
+                })
+            })
+            .collect()
+    }
+
+    /// Forgets the devices that are not to be kept.
+    pub fn retain(&self, keep: impl Fn(&ProjectId, DeviceId) -> bool) {
+        self.write().retain(|(project, device), _| keep(project, *device));
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, HashMap<(ProjectId, DeviceId), Latest>> {
+        self.devices.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, HashMap<(ProjectId, DeviceId), Latest>> {
+        self.devices.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}

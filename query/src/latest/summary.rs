@@ -1,0 +1,96 @@
+//! A device's state of health in a few numbers, out of a metric batch. Pure.
+
+use muster_schemas::metrics::{FieldValue, MetricBatch, Point};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+/// The newest figures of a device; what it does not measure is absent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, ToSchema)]
+pub struct MetricsSummary {
+    /// How busy the processors are, all together.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(example = 12.5)]
+    pub cpu_percent: Option<f64>,
+    /// How much of the memory is in use.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(example = 41.2)]
+    pub memory_percent: Option<f64>,
+    /// How much of the file system `/` is in use.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(example = 63.0)]
+    pub disk_percent: Option<f64>,
+    /// How full the battery is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(example = 80.0)]
+    pub battery_percent: Option<f64>,
+    /// How far the device's clock is ahead of the server's, in microseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(example = -1200)]
+    pub clock_skew_us: Option<i64>,
+}
+
+impl MetricsSummary {
+    /// The figures of one batch.
+    #[must_use]
+    pub fn of(batch: &MetricBatch) -> Self {
+        let mut summary = Self::default();
+        for point in &batch.points {
+            summary.take(point);
+        }
+        summary
+    }
+
+    /// These figures, and the other's where these have none.
+    #[must_use]
+    pub fn or(self, other: Self) -> Self {
+        Self {
+            cpu_percent: self.cpu_percent.or(other.cpu_percent),
+            memory_percent: self.memory_percent.or(other.memory_percent),
+            disk_percent: self.disk_percent.or(other.disk_percent),
+            battery_percent: self.battery_percent.or(other.battery_percent),
+            clock_skew_us: self.clock_skew_us.or(other.clock_skew_us),
+        }
+    }
+
+    /// Is there no figure at all?
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    fn take(&mut self, point: &Point) {
+        match point.measurement.as_str() {
+            "cpu" if is_tagged(point, "cpu", "cpu-total") => {
+                let idle = number(point, "usage_idle").map(|idle| 100.0 - idle);
+                self.cpu_percent = number(point, "usage_active").or(idle).or(self.cpu_percent);
+            }
+            "mem" => self.memory_percent = number(point, "used_percent").or(self.memory_percent),
+            "disk" if is_tagged(point, "path", "/") => {
+                self.disk_percent = number(point, "used_percent").or(self.disk_percent);
+            }
+            "battery" => self.battery_percent = number(point, "percent").or(self.battery_percent),
+            _ => {}
+        }
+        if let Some(FieldValue::Int(skew)) = field(point, "clock_skew_us") {
+            self.clock_skew_us = Some(*skew);
+        }
+    }
+}
+
+fn is_tagged(point: &Point, name: &str, value: &str) -> bool {
+    point.tags.iter().any(|(key, found)| key.as_str() == name && found == value)
+}
+
+fn field<'a>(point: &'a Point, name: &str) -> Option<&'a FieldValue> {
+    let found = point.fields.iter().find(|(key, _)| key.as_str() == name);
+    found.map(|(_, value)| value)
+}
+
+fn number(point: &Point, name: &str) -> Option<f64> {
+    match field(point, name)? {
+        FieldValue::Float(number) => Some(*number),
+        #[expect(clippy::cast_precision_loss, reason = "a percentage")]
+        FieldValue::Int(number) => Some(*number as f64),
+        FieldValue::Bool(_) | FieldValue::Text(_) => None,
+    }
+}

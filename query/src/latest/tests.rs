@@ -1,0 +1,73 @@
+//! The store keeps the newest, whatever the order; the summary finds the figures.
+
+use bytes::Bytes;
+use muster_schemas::metrics::{MetricBatch, Point};
+use muster_schemas::{DeviceId, ProjectId, Timestamp};
+use uuid::Uuid;
+
+use super::{LatestMetrics, MetricsSummary};
+
+fn batch(time: i64, points: Vec<Point>) -> Bytes {
+    let time = Timestamp(time);
+    MetricBatch { time, points }.encode().into()
+}
+
+fn cpu(idle: f64) -> Point {
+    Point::new("cpu").tag("cpu", "cpu-total").field("usage_idle", idle)
+}
+
+#[test]
+fn the_newest_stays_whatever_the_order() {
+    let (latest, project) = (LatestMetrics::default(), ProjectId::default_project());
+    let device = DeviceId(Uuid::from_u128(1));
+    let cpu_at = |time, idle, at| {
+        latest
+            .update(&project, device, "host", batch(time, vec![cpu(idle)]), Timestamp(at))
+            .unwrap();
+    };
+    cpu_at(20, 90.0, 21);
+    cpu_at(10, 50.0, 22);
+    let battery = Point::new("battery").field("percent", 80_i64);
+    latest.update(&project, device, "power", batch(5, vec![battery]), Timestamp(6)).unwrap();
+    assert_eq!(
+        latest.summary(&project, device),
+        Some(MetricsSummary {
+            cpu_percent: Some(10.0),
+            battery_percent: Some(80.0),
+            ..MetricsSummary::default()
+        })
+    );
+    assert_eq!(latest.last_seen(&project, device), Some(Timestamp(22)));
+    let groups = latest.groups(&project, device);
+    assert_eq!(groups.len(), 2);
+    assert_eq!(groups[0].batch.time, Timestamp(20));
+
+    assert!(
+        latest.update(&project, device, "host", Bytes::from_static(b"x"), Timestamp(9)).is_err()
+    );
+    latest.retain(|_, _| false);
+    assert_eq!(latest.last_seen(&project, device), None);
+}
+
+#[test]
+fn figures_come_from_the_right_points() {
+    let points = vec![
+        Point::new("cpu").tag("cpu", "cpu0").field("usage_idle", 1.0),
+        cpu(75.0),
+        Point::new("mem").field("used_percent", 41.5),
+        Point::new("disk").tag("path", "/boot").field("used_percent", 99.0),
+        Point::new("disk").tag("path", "/").field("used_percent", 63.0),
+        Point::new("internal").field("clock_skew_us", -7_i64),
+    ];
+    let time = Timestamp(0);
+    assert_eq!(
+        MetricsSummary::of(&MetricBatch { time, points }),
+        MetricsSummary {
+            cpu_percent: Some(25.0),
+            memory_percent: Some(41.5),
+            disk_percent: Some(63.0),
+            battery_percent: None,
+            clock_skew_us: Some(-7),
+        }
+    );
+}

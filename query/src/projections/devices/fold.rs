@@ -1,0 +1,195 @@
+//! The fold: what each event makes of a device. Pure; the same for the live table, a rebuild, and
+//! a look into the past.
+//!
+//! An event is applied in two parts: [`Device::note`] looks at the row alone, and
+//! [`Device::apply`] at what the event says. An event that is replaced whole by a later one
+//! ([`is_replaced_by_next`]) needs no second part when the later one is at hand.
+
+use muster_eventlog::StoredEvent;
+use muster_schemas::events::{Cause, author};
+use muster_schemas::{Event, PublicKey, StreamName, Timestamp};
+
+use super::state::{Device, Enrollment, Epoch, EpochCause, Loss, Presence};
+
+/// A claimed time may be ahead of the server's clock by this much, in microseconds.
+const AHEAD: i64 = 300_000_000;
+
+/// An event that the fold names cannot be applied.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct CannotApply(pub String);
+
+/// Is what this type of event says replaced whole by the next one of its type?
+#[must_use]
+pub fn is_replaced_by_next(kind: &str) -> bool {
+    matches!(kind, "DeviceInventoryReported" | "DeviceConfigApplied")
+}
+
+impl Device {
+    /// Both parts at once.
+    ///
+    /// # Errors
+    /// When the record cannot be read, or does not fit.
+    pub fn evolve(&mut self, stored: &StoredEvent) -> Result<(), CannotApply> {
+        self.note(stored);
+        self.apply(stored)
+    }
+
+    /// Counts the event, and takes what its row alone tells.
+    pub fn note(&mut self, stored: &StoredEvent) {
+        self.updated_position = stored.position;
+        match &stored.stream {
+            StreamName::Device(_) => {
+                self.version = stored.stream_version;
+                self.events.settings += 1;
+            }
+            StreamName::DevicePresence(_) => {
+                self.heard_at = Some(stored.recorded_at);
+                self.events.presence += 1;
+            }
+            StreamName::DeviceReport(_, epoch) => {
+                self.heard_at = Some(stored.recorded_at);
+                self.events.reports += 1;
+                self.flags.odd_clock = is_odd(stored);
+                self.flags.odd_times += u64::from(self.flags.odd_clock);
+                let known = self.epochs.iter_mut().rfind(|known| known.epoch == *epoch);
+                if let Some(known) = known {
+                    known.seq = stored.stream_version;
+                }
+            }
+            StreamName::Token(_) | StreamName::Name(_) => {}
+        }
+    }
+
+    /// Takes what the event says.
+    ///
+    /// # Errors
+    /// When the record cannot be read, or does not fit.
+    pub fn apply(&mut self, stored: &StoredEvent) -> Result<(), CannotApply> {
+        if stored.kind == "DeviceEventUnreadable" {
+            self.flags.unreadable += 1;
+            return Ok(());
+        }
+        let event = match stored.event() {
+            Ok(event) => event,
+            // A type that this release does not know changes nothing here.
+            Err(_) if author(&stored.kind).is_none() => return Ok(()),
+            Err(error) => return Err(CannotApply(error.to_string())),
+        };
+        self.take(event, stored)
+    }
+
+    fn take(&mut self, event: Event, stored: &StoredEvent) -> Result<(), CannotApply> {
+        let at = stored.recorded_at;
+        match event {
+            Event::DeviceRegistered(registered) => {
+                self.name = Some(registered.name);
+                self.labels = registered.labels;
+                self.created_at = at;
+                self.created_position = stored.position;
+            }
+            Event::DeviceEnrolled(enrolled) => {
+                self.enrollment = Some(Enrollment {
+                    enrolled_at: at,
+                    fingerprint: enrolled.fingerprint,
+                    nats_key: enrolled.nats_key,
+                    token: enrolled.token,
+                    hostname: enrolled.hostname,
+                    machine: enrolled.machine,
+                });
+                self.begin_epoch(enrolled.epoch, EpochCause::Enrolled, at);
+            }
+            Event::DeviceEpochGranted(granted) => {
+                let cause = match granted.cause {
+                    Cause::Fork => EpochCause::Fork,
+                    Cause::HistoryLost => EpochCause::HistoryLost,
+                };
+                self.begin_epoch(granted.epoch, cause, at);
+            }
+            Event::DeviceRenamed(renamed) => self.name = Some(renamed.name),
+            Event::DeviceLabelsChanged(changed) => {
+                for key in changed.removed {
+                    self.labels.remove(&key);
+                }
+                self.labels.extend(changed.set);
+            }
+            Event::DeviceConfigSet(set) => {
+                for key in set.removed {
+                    self.config.vars.remove(&key);
+                }
+                self.config.vars.extend(set.set);
+                self.config.version = set.version;
+            }
+            Event::DeviceConfigApplied(applied) => {
+                self.config.applied_version = applied.version;
+                self.config.applied_at = Some(stored.occurred_at);
+                self.config.errors = applied.errors;
+            }
+            Event::DeviceInventoryReported(inventory) => {
+                self.inventory = Some(inventory);
+                self.inventory_at = Some(stored.occurred_at);
+            }
+            Event::DeviceConnected(connected) => {
+                self.presence = Some(Presence {
+                    online: true,
+                    since: stored.occurred_at,
+                    address: connected.address,
+                    reason: None,
+                });
+            }
+            Event::DeviceDisconnected(disconnected) => {
+                let address = self.presence.take().and_then(|presence| presence.address);
+                self.presence = Some(Presence {
+                    online: false,
+                    since: stored.occurred_at,
+                    address,
+                    reason: Some(disconnected.reason),
+                });
+            }
+            Event::DeviceForked(_) => self.flags.forks += 1,
+            Event::DeviceHistoryLost(lost) => {
+                self.flags.losses += 1;
+                self.flags.last_loss = Some(Loss {
+                    cause: lost.cause,
+                    epoch: lost.epoch,
+                    count: lost.count,
+                    said_at: at,
+                });
+            }
+            Event::DeviceKeyRotated(rotated) => {
+                let key = PublicKey::from_cose_key(&rotated.signing_key)
+                    .map_err(|error| CannotApply(error.to_string()))?;
+                if let Some(enrollment) = &mut self.enrollment {
+                    enrollment.fingerprint = key.thumbprint();
+                }
+            }
+            Event::DeviceDeleted(_) => self.deleted_at = Some(at),
+            // Not about a device, or counted by `apply` already.
+            Event::DeviceEventUnreadable(_)
+            | Event::DeviceNameReserved(_)
+            | Event::DeviceNameReleased(_)
+            | Event::EnrollmentTokenCreated(_)
+            | Event::EnrollmentTokenUsed(_)
+            | Event::EnrollmentTokenRevoked(_)
+            | Event::ApiTokenCreated(_)
+            | Event::ApiTokenUsed(_)
+            | Event::ApiTokenRevoked(_) => {}
+        }
+        Ok(())
+    }
+
+    fn begin_epoch(&mut self, epoch: u64, cause: EpochCause, since: Timestamp) {
+        if self.epochs.len() == Self::EPOCHS {
+            self.epochs.remove(0);
+        }
+        self.epochs.push(Epoch { epoch, cause, since, seq: 0 });
+    }
+}
+
+/// Does a device's event claim a time that cannot be: no plausible one, or one in the future? (A
+/// time long past is what an offline device's events have.)
+#[must_use]
+pub(crate) fn is_odd(stored: &StoredEvent) -> bool {
+    let ahead = stored.occurred_at.micros().saturating_sub(stored.recorded_at.micros());
+    !stored.occurred_at.is_plausible() || ahead > AHEAD
+}

@@ -1,0 +1,19 @@
+//! The devices: one row each, everything that the log says of it.
+
+mod fold;
+mod state;
+mod table;
+
+pub(crate) use fold::is_odd;
+pub use fold::{CannotApply, is_replaced_by_next};
+pub use state::{
+    Config, Device, Enrollment, Epoch, EpochCause, Flags, Loss, Presence, Status, StreamCounts,
+};
+pub use table::{Devices, needed};
+pub(crate) use table::{search_text, store};
+
+/// The live table.
+pub const TABLE: &str = "devices_v1";
+
+#[cfg(test)]
+mod tests;

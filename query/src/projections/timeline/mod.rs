@@ -1,0 +1,88 @@
+//! The timeline: which positions of the log are about which device.
+//!
+//! What devices report is not indexed by stream in the log itself (that would cost a quarter of
+//! the append rate), so one device's life is paged through this table.
+
+use async_trait::async_trait;
+use muster_eventlog::StoredEvent;
+use muster_eventlog::projection::{Projection, ProjectionError};
+use muster_schemas::ProjectId;
+use tokio_postgres::Transaction;
+use tokio_postgres::binary_copy::BinaryCopyInWriter;
+use tokio_postgres::types::Type;
+
+use super::as_i64;
+use super::devices::store;
+
+/// The live table.
+pub const TABLE: &str = "timeline_v1";
+
+/// Fills the timeline. It folds nothing: a row is a position and its device.
+#[derive(Debug)]
+pub struct Timeline {
+    table: String,
+    copy: String,
+}
+
+impl Timeline {
+    /// Fills a table of this name: the live one, or one beside it.
+    #[must_use]
+    pub fn new(table: impl Into<String>) -> Self {
+        let table = table.into();
+        Self {
+            copy: format!("COPY {table} (project, device, position) FROM STDIN (FORMAT binary)"),
+            table,
+        }
+    }
+}
+
+#[async_trait]
+impl Projection for Timeline {
+    fn name(&self) -> &str {
+        &self.table
+    }
+
+    fn tables(&self) -> String {
+        format!(
+            "CREATE TABLE IF NOT EXISTS {} (
+                 project  text COLLATE \"C\" NOT NULL,
+                 device   uuid   NOT NULL,
+                 position bigint NOT NULL,
+                 PRIMARY KEY (project, device, position)
+             )",
+            self.table
+        )
+    }
+
+    async fn apply(
+        &mut self,
+        transaction: &Transaction<'_>,
+        project: &ProjectId,
+        events: &[StoredEvent],
+    ) -> Result<(), ProjectionError> {
+        let mut rows: Vec<_> = events
+            .iter()
+            .filter_map(|event| Some((event.stream.device()?, as_i64(event.position))))
+            .collect();
+        if rows.is_empty() {
+            return Ok(());
+        }
+        // In the index's order, its pages are touched one after the other.
+        rows.sort_unstable();
+        let sink =
+            transaction.copy_in(&self.copy).await.map_err(store("begin to write the timeline"))?;
+        let writer = BinaryCopyInWriter::new(sink, &[Type::TEXT, Type::UUID, Type::INT8]);
+        let mut writer = std::pin::pin!(writer);
+        for (device, position) in rows {
+            writer
+                .as_mut()
+                .write(&[&project.as_str(), &device.0, &position])
+                .await
+                .map_err(store("write the timeline"))?;
+        }
+        writer.finish().await.map_err(store("write the timeline"))?;
+        Ok(())
+    }
+
+    fn forget(&mut self) {}
+}

@@ -1,0 +1,104 @@
+//! Starts the read side: projections, live metrics, the read API.
+
+use muster_api::ApiState;
+use muster_eventlog::projection::{Progress, Projection, Runner};
+use muster_eventlog::{EventLog, Follower, StoreError};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use utoipa_axum::router::OpenApiRouter;
+
+use crate::http;
+use crate::influx::{InfluxClient, InfluxError, InfluxQueryOptions};
+use crate::latest::{LatestMetrics, follow};
+use crate::projections::devices::{self, Devices};
+use crate::projections::timeline::{self, Timeline};
+use crate::projections::tokens::{self, Tokens};
+use crate::state::{QueryState, ReadModels};
+
+/// What the read side needs.
+#[derive(Debug)]
+pub struct QueryOptions {
+    /// The event log.
+    pub log: EventLog,
+    /// The broker, for the newest metrics; signed in as a server.
+    pub nats: async_nats::Client,
+    /// Where metrics are.
+    pub influx: InfluxQueryOptions,
+    /// Ends everything.
+    pub stop: CancellationToken,
+}
+
+/// The read side could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The tables of a projection could not be made.
+    #[error("failed to make the tables of the read models")]
+    Tables(#[from] StoreError),
+    /// The client of InfluxDB could not be made.
+    #[error(transparent)]
+    Influx(#[from] InfluxError),
+}
+
+/// The read side, at work.
+#[derive(Debug)]
+pub struct Query {
+    /// What its handlers share.
+    pub state: QueryState,
+    /// Its tasks; they end after `stop`.
+    pub tasks: JoinSet<()>,
+}
+
+impl Query {
+    /// Makes the tables of the read models, and sets to work. InfluxDB and the broker may be away:
+    /// what needs them waits for them.
+    ///
+    /// # Errors
+    /// When the tables cannot be made, or there is no TLS provider.
+    pub async fn start(options: QueryOptions) -> Result<Self, StartError> {
+        let QueryOptions { log, nats, influx, stop } = options;
+        let influx = InfluxClient::new(influx)?;
+        let follower = Follower::start(&log, stop.clone());
+        let latest = LatestMetrics::default();
+        let mut work = Work {
+            log: log.clone(),
+            follower: follower.clone(),
+            stop: stop.clone(),
+            tasks: JoinSet::new(),
+        };
+        let read_models = ReadModels {
+            devices: work.project(Devices::new(devices::TABLE)).await?,
+            tokens: work.project(Tokens::new(tokens::TABLE)).await?,
+            timeline: work.project(Timeline::new(timeline::TABLE)).await?,
+        };
+        let mut tasks = work.tasks;
+        tasks.spawn(follow::run(nats, latest.clone(), stop.clone()));
+        tasks.spawn(follow::prune(log.clone(), latest.clone(), stop.clone()));
+        let api = ApiState::new(log);
+        let state = QueryState::new(api, follower, read_models, latest, influx, stop);
+        Ok(Self { state, tasks })
+    }
+
+    /// The read API, with its part of the OpenAPI document.
+    pub fn router(&self) -> OpenApiRouter {
+        http::router(self.state.clone())
+    }
+}
+
+struct Work {
+    log: EventLog,
+    follower: Follower,
+    stop: CancellationToken,
+    tasks: JoinSet<()>,
+}
+
+impl Work {
+    async fn project<P: Projection + Sync>(
+        &mut self,
+        projection: P,
+    ) -> Result<Progress, StoreError> {
+        let runner = Runner::open(self.log.clone(), projection).await?;
+        let progress = runner.progress();
+        self.tasks.spawn(runner.run(self.follower.clone(), self.stop.clone()));
+        Ok(progress)
+    }
+}

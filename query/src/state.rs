@@ -1,0 +1,98 @@
+//! What the handlers of the read API share.
+
+use std::sync::Arc;
+
+use axum::extract::FromRef;
+use muster_api::{ApiState, Problem};
+use muster_eventlog::projection::Progress;
+use muster_eventlog::{EventLog, Follower};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+use crate::influx::InfluxClient;
+use crate::latest::LatestMetrics;
+
+/// Looks into the past that are worked out at once; more wait.
+const TRAVELERS: usize = 2;
+
+/// How far the read models have come.
+#[derive(Clone, Debug, Default)]
+pub struct ReadModels {
+    /// The devices.
+    pub devices: Progress,
+    /// The tokens.
+    pub tokens: Progress,
+    /// The timeline.
+    pub timeline: Progress,
+}
+
+/// The state of the read API; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct QueryState {
+    /// The log and the authenticator.
+    pub api: ApiState,
+    /// Wakes live streams.
+    pub follower: Follower,
+    /// How far the read models have come.
+    pub read_models: ReadModels,
+    /// The newest metrics.
+    pub latest: LatestMetrics,
+    /// Metrics over time.
+    pub influx: InfluxClient,
+    /// Ends live streams.
+    pub stop: CancellationToken,
+    /// Bounds the memory of time travel.
+    pub travelers: Arc<Semaphore>,
+}
+
+impl QueryState {
+    /// A state of these parts.
+    #[must_use]
+    pub fn new(
+        api: ApiState,
+        follower: Follower,
+        read_models: ReadModels,
+        latest: LatestMetrics,
+        influx: InfluxClient,
+        stop: CancellationToken,
+    ) -> Self {
+        Self {
+            api,
+            follower,
+            read_models,
+            latest,
+            influx,
+            stop,
+            travelers: Arc::new(Semaphore::new(TRAVELERS)),
+        }
+    }
+
+    /// The event log.
+    #[must_use]
+    pub fn log(&self) -> &EventLog {
+        &self.api.log
+    }
+
+    /// The pool for read models.
+    #[must_use]
+    pub fn sql(&self) -> &sqlx::PgPool {
+        &self.api.log.stores().sql
+    }
+}
+
+impl FromRef<QueryState> for ApiState {
+    fn from_ref(state: &QueryState) -> Self {
+        state.api.clone()
+    }
+}
+
+/// A read model could not be asked.
+pub(crate) fn sql_problem(error: sqlx::Error) -> Problem {
+    match error {
+        sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed => {
+            tracing::warn!(%error, "PostgreSQL is away");
+            Problem::unavailable("the database is away; try again", 2)
+        }
+        error => Problem::internal(&error),
+    }
+}

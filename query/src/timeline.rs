@@ -1,0 +1,47 @@
+//! Reads the timeline: the positions of one device's events.
+
+use muster_eventlog::EventLog;
+use muster_schemas::{DeviceId, ProjectId};
+
+use crate::projections::{as_i64, timeline};
+
+/// Which positions.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Positions {
+    /// After this one.
+    pub(crate) after: u64,
+    /// Up to this one.
+    pub(crate) until: u64,
+    /// The order.
+    pub(crate) newest_first: bool,
+    /// How many at most.
+    pub(crate) limit: u32,
+}
+
+/// The positions of a device's events.
+///
+/// # Errors
+/// When PostgreSQL cannot be asked.
+pub(crate) async fn positions(
+    log: &EventLog,
+    project: &ProjectId,
+    device: DeviceId,
+    range: &Positions,
+) -> Result<Vec<u64>, sqlx::Error> {
+    let order = if range.newest_first { "DESC" } else { "ASC" };
+    let sql = format!(
+        "SELECT position FROM {}
+         WHERE project = $1 AND device = $2 AND position > $3 AND position <= $4
+         ORDER BY position {order} LIMIT $5",
+        timeline::TABLE
+    );
+    let positions: Vec<i64> = sqlx::query_scalar(sqlx::AssertSqlSafe(sql))
+        .bind(project.as_str())
+        .bind(device.0)
+        .bind(as_i64(range.after))
+        .bind(as_i64(range.until))
+        .bind(i64::from(range.limit))
+        .fetch_all(&log.stores().sql)
+        .await?;
+    Ok(positions.into_iter().map(i64::unsigned_abs).collect())
+}

@@ -1,0 +1,119 @@
+//! Time travel: the devices as they were at a position, from the log alone.
+//!
+//! The same pure fold as the live table's, in memory. Nothing is written, and no read model is
+//! asked, but the timeline where one device's events are to be found.
+
+use std::collections::BTreeMap;
+
+use muster_eventlog::{EventLog, ReadFilter, StoreError, StoredEvent};
+use muster_schemas::{DeviceId, Event, ProjectId};
+
+use crate::projections::devices::{CannotApply, Device, needed};
+use crate::timeline;
+
+/// Events that are read at once.
+const CHUNK: u32 = 5_000;
+
+/// The past could not be told.
+#[derive(Debug, thiserror::Error)]
+pub enum TravelError {
+    /// The log could not be read.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// An event cannot be applied.
+    #[error("failed to fold the log: {kind} at position {position} cannot be applied")]
+    CannotApply {
+        /// Its type.
+        kind: String,
+        /// Its position.
+        position: u64,
+        /// Why.
+        source: CannotApply,
+    },
+}
+
+/// The types of events that are about devices.
+#[must_use]
+pub fn device_kinds() -> Vec<String> {
+    Event::TYPES
+        .iter()
+        .map(|(kind, _)| *kind)
+        .filter(|kind| !is_about_tokens(kind))
+        .map(str::to_owned)
+        .collect()
+}
+
+/// Is an event of this type about tokens? Those are for admins and auditors.
+#[must_use]
+pub fn is_about_tokens(kind: &str) -> bool {
+    kind.starts_with("ApiToken") || kind.starts_with("EnrollmentToken")
+}
+
+/// All devices as they were at a position, deleted ones among them. Holds one chunk of events, and
+/// the devices, in memory.
+///
+/// # Errors
+/// See [`TravelError`].
+pub async fn devices_at(
+    log: &EventLog,
+    project: &ProjectId,
+    position: u64,
+) -> Result<BTreeMap<DeviceId, Device>, TravelError> {
+    let mut devices = BTreeMap::new();
+    let mut filter = ReadFilter { after: 0, until: Some(position), kinds: device_kinds() };
+    loop {
+        let events = log.read(project, &filter, CHUNK).await?;
+        let Some(last) = events.last() else {
+            return Ok(devices);
+        };
+        filter.after = last.position;
+        fold(&mut devices, &events)?;
+    }
+}
+
+/// One device as it was at a position; `None` when nothing was known of it.
+///
+/// # Errors
+/// See [`TravelError`].
+pub async fn device_at(
+    log: &EventLog,
+    project: &ProjectId,
+    id: DeviceId,
+    position: u64,
+) -> Result<Option<Device>, TravelError> {
+    let mut devices = BTreeMap::new();
+    let mut after = 0;
+    loop {
+        let range =
+            timeline::Positions { after, until: position, newest_first: false, limit: CHUNK };
+        let positions = timeline::positions(log, project, id, &range).await.map_err(|error| {
+            StoreError::Corrupt(format!("failed to read the timeline: {error}"))
+        })?;
+        let Some(last) = positions.last() else {
+            return Ok(devices.remove(&id));
+        };
+        after = *last;
+        fold(&mut devices, &log.read_positions(project, &positions).await?)?;
+    }
+}
+
+fn fold(
+    devices: &mut BTreeMap<DeviceId, Device>,
+    events: &[StoredEvent],
+) -> Result<(), TravelError> {
+    for (stored, needed) in events.iter().zip(needed(events)) {
+        let Some(id) = stored.stream.device() else {
+            continue;
+        };
+        let device = devices.entry(id).or_default();
+        device.note(stored);
+        if needed {
+            device.apply(stored).map_err(|source| TravelError::CannotApply {
+                kind: stored.kind.clone(),
+                position: stored.position,
+                source,
+            })?;
+        }
+    }
+    Ok(())
+}

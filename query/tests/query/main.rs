@@ -1,0 +1,11 @@
+//! The read side as a client meets it, over the real servers.
+#![cfg(test)]
+
+mod devices;
+mod document;
+mod events;
+mod live_metrics;
+mod metrics;
+mod projections;
+mod support;
+mod tokens;

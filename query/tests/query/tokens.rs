@@ -1,0 +1,113 @@
+//! Tokens, dead letters, and what the server says of itself.
+
+use muster_eventlog::{DeadLetterSource, NewDeadLetter};
+use muster_schemas::events::{ApiTokenRevoked, EnrollmentTokenCreated, EnrollmentTokenUsed, Role};
+use muster_schemas::wire::ApiTokenText;
+use muster_schemas::{DeviceId, Hash, StreamName, Timestamp, TokenId};
+use uuid::Uuid;
+
+use crate::support::{With, World, names};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tokens_are_listed_for_admins_and_auditors() {
+    let world = World::new(With::default()).await;
+    let viewer = world.token("default", Role::Viewer).await;
+    let auditor = world.token("default", Role::Auditor).await;
+    let secret = Hash::of(b"secret");
+    let id = TokenId(Uuid::now_v7());
+    for (number, expires_at) in [(1, i64::MAX), (2, 1), (3, i64::MAX)] {
+        let created = EnrollmentTokenCreated {
+            name: format!("hall {number}").parse().unwrap(),
+            secret,
+            expires_at: Timestamp(expires_at),
+            uses: 1,
+            labels: [("site".parse().unwrap(), "hall".parse().unwrap())].into(),
+            device: None,
+        };
+        let id = if number == 3 { id } else { TokenId(Uuid::now_v7()) };
+        world.server(StreamName::Token(id), created).await;
+    }
+    let device = DeviceId(Uuid::now_v7());
+    world.server(StreamName::Token(id), EnrollmentTokenUsed { device }).await;
+
+    let page = world.show("/api/v1/enrollment-tokens").await;
+    assert_eq!(names(&page), ["hall 3", "hall 2", "hall 1"]);
+    let statuses: Vec<_> = (0..3).map(|n| page["items"][n]["status"].clone()).collect();
+    assert_eq!(statuses, ["used_up", "expired", "active"]);
+    assert!(!page.to_string().contains(&secret.to_string()));
+    let first = world.show("/api/v1/enrollment-tokens?limit=2").await;
+    let next = first["next"].as_str().unwrap();
+    let second = world.show(&format!("/api/v1/enrollment-tokens?limit=2&cursor={next}")).await;
+    assert_eq!(names(&second), ["hall 1"]);
+
+    let page = world.show("/api/v1/tokens").await;
+    assert_eq!(page["items"][0]["role"], "auditor");
+    assert_eq!(page["items"][1]["status"], "active");
+    let id = viewer.parse::<ApiTokenText>().unwrap().id;
+    world.server(StreamName::Token(id), ApiTokenRevoked {}).await;
+    assert_eq!(world.show("/api/v1/tokens").await["items"][1]["status"], "revoked");
+
+    let operator = world.token("default", Role::Operator).await;
+    for path in ["tokens", "enrollment-tokens", "dead-letters", "dead-letters/1"] {
+        let path = format!("/api/v1/{path}");
+        assert_eq!(world.get_with(&path, &operator, &[]).await.status, 403, "{path}");
+        assert_eq!(world.get_with(&path, &viewer, &[]).await.status, 401, "{path}");
+        assert!(matches!(world.get_with(&path, &auditor, &[]).await.status, 200 | 404), "{path}");
+    }
+    let whoami = world.get_with("/api/v1/whoami", &auditor, &[]).await.body;
+    assert_eq!((&whoami["role"], &whoami["project"]), (&"auditor".into(), &"default".into()));
+    assert!(world.show("/api/v1/whoami").await["project"].is_null());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_server_says_how_it_is() {
+    let world = World::new(With::default()).await;
+    let auditor = world.token("default", Role::Auditor).await;
+    world.register("robot", &[]).await;
+    let letter = |project: Option<&str>, subject: &str| NewDeadLetter {
+        source: DeadLetterSource::Events,
+        subject: subject.into(),
+        project: project.map(str::to_owned),
+        cause: "bad_signature",
+        detail: "no".into(),
+        bytes: vec![1, 2, 3],
+    };
+    let letters = [letter(Some("default"), "a"), letter(None, "b"), letter(Some("system"), "c")];
+    world.log.keep_dead_letters(&letters).await.unwrap();
+    let count = |page: &serde_json::Value| page["items"].as_array().unwrap().len();
+    assert_eq!(count(&world.show("/api/v1/dead-letters").await), 1);
+    assert_eq!(count(&world.show("/api/v1/dead-letters?everywhere=true").await), 3);
+    let page = world.show("/api/v1/dead-letters?everywhere=true&limit=2").await;
+    let next = page["next"].as_str().unwrap();
+    let rest = world.show(&format!("/api/v1/dead-letters?everywhere=true&cursor={next}")).await;
+    assert_eq!(rest["items"][0]["subject"], "a");
+    assert_eq!(world.show("/api/v1/dead-letters/1").await["bytes"], "AQID");
+    let as_auditor = async |path: &str| world.get_with(path, &auditor, &[]).await.status;
+    assert_eq!(as_auditor("/api/v1/dead-letters/1").await, 200);
+    assert_eq!(as_auditor("/api/v1/dead-letters/3").await, 404);
+    assert_eq!(as_auditor("/api/v1/dead-letters?everywhere=true").await, 403);
+    assert_eq!(as_auditor("/api/v1/dead-letters?everywhere=maybe").await, 400);
+
+    let head = world.show("/api/v1/log/head").await;
+    // A token, a device, its name, and that the token was used, if it is there already.
+    assert!(matches!(head["position"].as_u64(), Some(3 | 4)), "{head}");
+    assert_eq!(head["root"].as_str().unwrap().len(), 64);
+    let caught_up = |page: &serde_json::Value| {
+        let items = page["items"].as_array().unwrap();
+        items.len() == 3 && items.iter().all(|item| item["lag"] == 0)
+    };
+    let page = world.wait("/api/v1/projections", caught_up).await;
+    assert_eq!(names(&page), ["devices_v1", "timeline_v1", "tokens_v1"]);
+
+    for path in ["/healthz", "/readyz"] {
+        let request = axum::http::Request::get(path).body(axum::body::Body::empty()).unwrap();
+        assert_eq!(world.request(request).await.status(), 200, "{path}");
+    }
+    // Waiting for what never comes ends with a problem that says so.
+    let far = [("muster-min-position", "999")];
+    let answer = world.get_with("/api/v1/devices", &world.admin, &far).await;
+    assert_eq!(answer.status, 504);
+    assert!(answer.body["detail"].as_str().unwrap().contains("did not reach 999 within 5 s"));
+    assert_eq!(world.get("/nowhere").await.status, 404);
+    assert_eq!(world.get("/nowhere").await.body["type"], "/problems/not-found");
+}

@@ -1,0 +1,128 @@
+//! An API client for tests: answers with status and body, whatever they are.
+
+use std::path::Path;
+use std::time::Duration;
+
+use reqwest::Method;
+use serde_json::Value;
+
+/// The API of a system under test, with a token.
+#[derive(Clone, Debug)]
+pub struct Api {
+    http: reqwest::Client,
+    /// Where it is.
+    pub url: String,
+    /// The token that is sent; none when empty.
+    pub token: String,
+}
+
+impl Api {
+    /// A client that trusts this CA.
+    ///
+    /// # Panics
+    /// When the CA cannot be read.
+    #[must_use]
+    pub fn new(url: &str, token: &str, ca: &Path) -> Self {
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let pem = std::fs::read(ca).expect("the CA");
+        let http = reqwest::Client::builder()
+            .tls_certs_only(reqwest::Certificate::from_pem_bundle(&pem).expect("a certificate"))
+            .timeout(Duration::from_secs(30))
+            .build()
+            .expect("a client");
+        Self { http, url: url.to_owned(), token: token.to_owned() }
+    }
+
+    /// The same API with another token.
+    #[must_use]
+    pub fn with_token(&self, token: &str) -> Self {
+        Self { token: token.to_owned(), ..self.clone() }
+    }
+
+    /// Sends a request; `None` when nothing answers.
+    pub async fn try_send(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+    ) -> Option<(u16, Value)> {
+        let mut request = self.http.request(method, format!("{}{path}", self.url));
+        if !self.token.is_empty() {
+            request = request.bearer_auth(&self.token);
+        }
+        if let Some(body) = body {
+            request = request.json(body);
+        }
+        let response = request.send().await.ok()?;
+        let status = response.status().as_u16();
+        let text = response.text().await.ok()?;
+        Some((status, serde_json::from_str(&text).unwrap_or(Value::String(text))))
+    }
+
+    /// Sends a request.
+    ///
+    /// # Panics
+    /// When nothing answers.
+    pub async fn send(&self, method: Method, path: &str, body: Option<&Value>) -> (u16, Value) {
+        let sent = self.try_send(method.clone(), path, body).await;
+        sent.unwrap_or_else(|| panic!("nothing answered {method} {path}"))
+    }
+
+    /// Reads.
+    ///
+    /// # Panics
+    /// When the answer is not 200.
+    pub async fn get(&self, path: &str) -> Value {
+        let (status, body) = self.send(Method::GET, path, None).await;
+        assert_eq!(status, 200, "GET {path}: {body}");
+        body
+    }
+
+    /// Posts.
+    ///
+    /// # Panics
+    /// When the answer is no success.
+    pub async fn post(&self, path: &str, body: &Value) -> Value {
+        let (status, answer) = self.send(Method::POST, path, Some(body)).await;
+        assert!((200..300).contains(&status), "POST {path}: {status} {answer}");
+        answer
+    }
+
+    /// Patches.
+    ///
+    /// # Panics
+    /// When the answer is no success.
+    pub async fn patch(&self, path: &str, body: &Value) -> Value {
+        let (status, answer) = self.send(Method::PATCH, path, Some(body)).await;
+        assert!((200..300).contains(&status), "PATCH {path}: {status} {answer}");
+        answer
+    }
+
+    /// All items of a list.
+    pub async fn list(&self, path: &str) -> Vec<Value> {
+        let joint = if path.contains('?') { '&' } else { '?' };
+        let mut items = Vec::new();
+        let mut next: Option<String> = None;
+        loop {
+            let page = match &next {
+                Some(cursor) => format!("{path}{joint}limit=1000&cursor={cursor}"),
+                None => format!("{path}{joint}limit=1000"),
+            };
+            let mut page = self.get(&page).await;
+            if let Value::Array(found) = page["items"].take() {
+                items.extend(found);
+            }
+            match page["next"].as_str() {
+                Some(cursor) => next = Some(cursor.to_owned()),
+                None => return items,
+            }
+        }
+    }
+
+    /// An enrollment token for `uses` devices.
+    pub async fn enrollment_token(&self, uses: u32) -> String {
+        let body = serde_json::json!({"name": "test", "uses": uses});
+        let created = self.post("/api/v1/enrollment-tokens", &body).await;
+        created["token"].as_str().unwrap_or_default().to_owned()
+    }
+}

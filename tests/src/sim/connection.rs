@@ -1,0 +1,173 @@
+//! A simulated device at the broker: publishes, hears acks, resends until the log has everything.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::jetstream;
+use bytes::Bytes;
+use futures::StreamExt;
+use muster_schemas::codec;
+use muster_schemas::metrics::MetricBatch;
+use muster_schemas::subjects::DeviceSubjects;
+use muster_schemas::wire::Ack;
+use tokio::sync::watch;
+
+use super::chain::Chain;
+use super::enroll::{Enrolled, enroll};
+use crate::api::Api;
+use crate::wait;
+
+/// Events that are published before their PubAcks are waited for.
+const WINDOW: usize = 64;
+
+/// A device.
+#[derive(Debug)]
+pub struct SimDevice {
+    /// What it got when it joined.
+    pub enrolled: Enrolled,
+    /// Its events.
+    pub chain: Chain,
+    /// Its connection.
+    pub nats: async_nats::Client,
+    /// Its subjects.
+    pub subjects: DeviceSubjects,
+    acks: watch::Receiver<Option<Ack>>,
+}
+
+impl SimDevice {
+    /// Joins with a token, and connects.
+    pub async fn join(api: &Api, ca: &Path, token: &str, name: &str) -> Self {
+        let enrolled = enroll(api, token, name).await;
+        Self::connect(enrolled, ca).await
+    }
+
+    /// Connects as an enrolled device, with an empty chain.
+    ///
+    /// # Panics
+    /// When the broker refuses.
+    pub async fn connect(enrolled: Enrolled, ca: &Path) -> Self {
+        let answer = &enrolled.answer;
+        let subjects = DeviceSubjects::new(&answer.project, answer.device);
+        let key: Arc<_> = enrolled.nats_key.clone();
+        let servers: Vec<String> = answer
+            .credentials
+            .servers
+            .iter()
+            .map(|server| server.replace("0.0.0.0", "127.0.0.1"))
+            .collect();
+        let nats =
+            async_nats::ConnectOptions::with_jwt(answer.credentials.jwt.clone(), move |nonce| {
+                let key = key.clone();
+                async move { key.sign(&nonce).map_err(async_nats::AuthError::new) }
+            })
+            .custom_inbox_prefix(subjects.inbox_prefix())
+            .add_root_certificates(ca.to_owned())
+            .require_tls(true)
+            .connection_timeout(Duration::from_secs(10))
+            .reconnect_delay_callback(|_| Duration::from_millis(100))
+            .connect(servers)
+            .await
+            .expect("a connection to the broker");
+        let (sender, acks) = watch::channel(None);
+        let mut subscription = nats.subscribe(subjects.acks()).await.expect("its own acks");
+        nats.flush().await.expect("the broker");
+        tokio::spawn(async move {
+            while let Some(message) = subscription.next().await {
+                if let Ok(ack) = codec::decode::<Ack>(&message.payload) {
+                    let _ = sender.send(Some(ack));
+                }
+            }
+        });
+        let chain =
+            Chain::new(answer.project.clone(), answer.device, answer.epoch, enrolled.key.clone());
+        Self { enrolled, chain, nats, subjects, acks }
+    }
+
+    /// Its id, as text.
+    #[must_use]
+    pub fn id(&self) -> String {
+        self.chain.device.to_string()
+    }
+
+    /// The newest ack.
+    #[must_use]
+    pub fn ack(&self) -> Option<Ack> {
+        *self.acks.borrow()
+    }
+
+    /// How far the log has committed, as far as this device was told.
+    #[must_use]
+    pub fn committed(&self) -> u64 {
+        self.ack().map_or(0, |ack| ack.seq)
+    }
+
+    /// Publishes bytes as an event, without waiting for anything.
+    ///
+    /// # Panics
+    /// When there is no connection.
+    pub async fn publish_raw(&self, bytes: Bytes) {
+        self.nats.publish(self.subjects.events(), bytes).await.expect("a connection");
+        self.nats.flush().await.expect("a connection");
+    }
+
+    /// Publishes what the log does not have, with PubAcks in a window; answers false when the
+    /// broker did not take it.
+    pub async fn publish_pending(&self) -> bool {
+        let mut context = jetstream::new(self.nats.clone());
+        context.set_timeout(Duration::from_secs(3));
+        let from = usize::try_from(self.committed()).unwrap_or(usize::MAX);
+        for window in self.chain.events.get(from..).unwrap_or_default().chunks(WINDOW) {
+            let mut waiting = Vec::new();
+            for event in window {
+                match context.publish(self.subjects.events(), event.bytes.clone()).await {
+                    Ok(ack) => waiting.push(ack),
+                    Err(_) => return false,
+                }
+            }
+            for ack in waiting {
+                if ack.await.is_err() {
+                    return false;
+                }
+            }
+        }
+        true
+    }
+
+    /// Publishes and resends until the log has everything that was recorded.
+    ///
+    /// # Panics
+    /// When it does not within `patience`.
+    pub async fn settle(&self, patience: Duration) {
+        let last = self.chain.events.len() as u64;
+        let hash = self.chain.events.last().map(|event| event.hash);
+        let done = || self.ack().is_some_and(|ack| ack.seq == last && Some(ack.hash) == hash);
+        let mut acks = self.acks.clone();
+        let began = tokio::time::Instant::now();
+        while !done() && last > 0 {
+            assert!(
+                began.elapsed() < patience,
+                "device {} has {last} events, and the log {} after {patience:?}",
+                self.id(),
+                self.committed()
+            );
+            self.publish_pending().await;
+            let moved = acks.wait_for(|ack| ack.is_some_and(|ack| ack.seq == last));
+            let _ = tokio::time::timeout(Duration::from_secs(1), moved).await;
+        }
+    }
+
+    /// Publishes a metric batch, and waits for its PubAck.
+    ///
+    /// # Panics
+    /// When the broker does not take it in time.
+    pub async fn measure(&self, batch: &MetricBatch) {
+        let bytes: Bytes = batch.encode().into();
+        wait::until("a PubAck for metrics", Duration::from_secs(30), || async {
+            let context = jetstream::new(self.nats.clone());
+            let sent = context.publish(self.subjects.live_metrics("host"), bytes.clone()).await;
+            sent.ok()?.await.ok()
+        })
+        .await;
+    }
+}

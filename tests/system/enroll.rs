@@ -1,0 +1,153 @@
+//! A device joins, records, is seen, is configured, and is thrown out.
+
+use std::time::Duration;
+
+use muster_tests::{SimDevice, System, wait};
+use reqwest::Method;
+use serde_json::{Value, json};
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_device_joins_and_its_events_are_in_the_log_once_and_in_order() {
+    let system = System::start().await;
+    let token = system.api.enrollment_token(1).await;
+    let mut device = SimDevice::join(&system.api, &system.ca(), &token, "Robot_7").await;
+    assert_eq!(device.enrolled.answer.name.as_str(), "robot-7");
+
+    device.chain.record_many(200);
+    device.settle(PATIENCE).await;
+    // Everything once more, as after a lost ack: nothing is doubled.
+    for event in device.chain.events.clone() {
+        device.publish_raw(event.bytes).await;
+    }
+    device.chain.record_many(1);
+    device.settle(PATIENCE).await;
+
+    let path = format!("/api/v1/devices/{}/events?order=asc", device.id());
+    let events = wait::until("the timeline", PATIENCE, || async {
+        let events = system.api.list(&path).await;
+        (events.iter().filter(|event| event["sealed"] == true).count() == 201).then_some(events)
+    })
+    .await;
+    let versions: Vec<u64> = events
+        .iter()
+        .filter(|event| event["type"] == "DeviceConfigApplied")
+        .filter_map(|event| event["data"]["version"].as_u64())
+        .collect();
+    assert_eq!(versions, (1..=201).collect::<Vec<_>>());
+
+    // The token is used up.
+    let (_, other) = (0, SimpleJoin { system: &system, token: &token }.try_join().await);
+    assert_eq!(other.0, 403, "{}", other.1);
+    assert!(other.1["detail"].as_str().is_some_and(|text| text.contains("as often as it may be")));
+}
+
+struct SimpleJoin<'a> {
+    system: &'a System,
+    token: &'a str,
+}
+
+impl SimpleJoin<'_> {
+    async fn try_join(&self) -> (u16, Value) {
+        let key = muster_schemas::SigningKey::from_seed(&[9; 32]);
+        let nats_key = nkeys::KeyPair::new_user();
+        let body = muster_tests::sim::enroll_body(&key, &nats_key, self.token, "other");
+        self.system
+            .api
+            .with_token("")
+            .send(Method::POST, "/api/v1/device/enroll", Some(&body))
+            .await
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn presence_follows_the_connection_within_seconds() {
+    let system = System::start().await;
+    let token = system.api.enrollment_token(1).await;
+    let device = SimDevice::join(&system.api, &system.ca(), &token, "robot").await;
+    let status = |expected: &'static str| {
+        let api = system.api.clone();
+        let path = format!("/api/v1/devices/{}", device.id());
+        async move {
+            wait::until(expected, PATIENCE, || async {
+                (api.get(&path).await["status"] == expected).then_some(())
+            })
+            .await;
+        }
+    };
+    status("online").await;
+    let SimDevice { nats, enrolled, .. } = device;
+    nats.drain().await.unwrap();
+    drop(nats);
+    let path = format!("/api/v1/devices/{}", enrolled.answer.device);
+    wait::until("offline", PATIENCE, || async {
+        (system.api.get(&path).await["status"] == "offline").then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deleted_device_is_out_and_its_name_is_free() {
+    let system = System::start().await;
+    let token = system.api.enrollment_token(2).await;
+    let mut device = SimDevice::join(&system.api, &system.ca(), &token, "robot").await;
+    device.chain.record_many(3);
+    device.settle(PATIENCE).await;
+    let path = format!("/api/v1/devices/{}", device.id());
+    let (status, answer) = system.api.send(Method::DELETE, &path, None).await;
+    assert_eq!(status, 200, "{answer}");
+
+    // The live connection is closed, and it does not come back.
+    wait::until("the connection to be closed", PATIENCE, || async {
+        let state = device.nats.connection_state();
+        (state != async_nats::connection::State::Connected).then_some(())
+    })
+    .await;
+    let answer = &device.enrolled.answer;
+    let key = &device.enrolled.key;
+    let renewed = muster_tests::sim::renew(&system.api, key, &answer.project, answer.device).await;
+    assert_eq!(renewed.0, 401, "{}", renewed.1);
+
+    let again = SimDevice::join(&system.api, &system.ca(), &token, "robot").await;
+    assert_eq!(again.enrolled.answer.name.as_str(), "robot");
+    let gone = wait::until("the tombstone", PATIENCE, || async {
+        let found = system.api.get(&path).await;
+        (found["status"] == "deleted").then_some(found)
+    })
+    .await;
+    assert!(gone["deleted_at"].is_string());
+    assert!(system.api.list(&format!("{path}/events")).await.len() >= 6, "its history stays");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn credentials_come_back_to_whoever_holds_the_key() {
+    let system = System::start().await;
+    let token = system.api.enrollment_token(1).await;
+    let enrolled = muster_tests::sim::enroll(&system.api, &token, "robot").await;
+    let answer = &enrolled.answer;
+    let renewed =
+        muster_tests::sim::renew(&system.api, &enrolled.key, &answer.project, answer.device).await;
+    assert_eq!(renewed.0, 200, "{}", renewed.1);
+    assert!(renewed.1["jwt"].as_str().is_some_and(|jwt| jwt.starts_with("eyJ")));
+    let other = muster_schemas::SigningKey::from_seed(&[3; 32]);
+    let refused =
+        muster_tests::sim::renew(&system.api, &other, &answer.project, answer.device).await;
+    assert_eq!(refused.0, 401, "{}", refused.1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_enrollment_answer_can_be_asked_for_again() {
+    let system = System::start().await;
+    let token = system.api.enrollment_token(1).await;
+    let key = muster_schemas::SigningKey::from_seed(&[5; 32]);
+    let nats_key = nkeys::KeyPair::new_user();
+    let body = muster_tests::sim::enroll_body(&key, &nats_key, &token, "robot");
+    let open = system.api.with_token("");
+    let first = open.post("/api/v1/device/enroll", &body).await;
+    let second = open.post("/api/v1/device/enroll", &body).await;
+    assert_eq!(first["device"], second["device"]);
+    assert_eq!(system.api.list("/api/v1/devices").await.len(), 1);
+    let name = json!("robot");
+    assert_eq!(second["name"], name);
+}

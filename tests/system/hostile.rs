@@ -1,0 +1,127 @@
+//! Garbage, forgeries, and devices that reach for what is not theirs. Either way the next message
+//! is served.
+
+use std::time::Duration;
+
+use muster_schemas::events::{DeviceConfigApplied, DeviceInventoryReported};
+use muster_schemas::{Event, SigningKey, Timestamp};
+use muster_tests::{SimDevice, System, wait};
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+fn small(version: u64) -> Event {
+    DeviceConfigApplied { version, errors: Default::default() }.into()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_attributed_is_a_dead_letter_and_blocks_nobody() {
+    let system = System::start().await;
+    let token = system.api.enrollment_token(2).await;
+    let mut device = SimDevice::join(&system.api, &system.ca(), &token, "good").await;
+    let other = SimDevice::join(&system.api, &system.ca(), &token, "other").await;
+
+    device.publish_raw(bytes::Bytes::from_static(b"garbage")).await;
+    device.publish_raw(bytes::Bytes::new()).await;
+    let forged = device.chain.next_envelope(&small(1)).seal(&SigningKey::from_seed(&[8; 32]));
+    device.publish_raw(forged.into()).await;
+    let foreign = other.chain.next_envelope(&small(1)).seal(&other.enrolled.key);
+    device.publish_raw(foreign.into()).await;
+    let huge = bytes::Bytes::from(vec![0xa0; 100_000]);
+    device.publish_raw(huge).await;
+
+    device.chain.record_many(5);
+    device.settle(PATIENCE).await;
+    let causes = wait::until("the dead letters", PATIENCE, || async {
+        let letters = system.api.list("/api/v1/dead-letters").await;
+        let mut causes: Vec<String> = letters
+            .iter()
+            .map(|letter| letter["cause"].as_str().unwrap_or_default().to_owned())
+            .collect();
+        causes.sort();
+        (causes.len() >= 5).then_some(causes)
+    })
+    .await;
+    assert_eq!(
+        causes,
+        ["foreign_subject", "no_envelope", "no_envelope", "no_envelope", "unknown_key"]
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_a_device_signs_is_appended_and_the_odd_is_flagged() {
+    let system = System::start().await;
+    let token = system.api.enrollment_token(1).await;
+    let mut device = SimDevice::join(&system.api, &system.ca(), &token, "odd").await;
+
+    let mut garbage = device.chain.next_envelope(&small(1));
+    garbage.data = vec![0xff; 64];
+    device.chain.seal(&garbage);
+    let mut unknown = device.chain.next_envelope(&small(2));
+    unknown.kind = "DeviceDanced".to_owned();
+    device.chain.seal(&unknown);
+    // {"agent_version": …} twice, then a depth of a thousand.
+    let mut twice = device.chain.next_envelope(&DeviceInventoryReported::default().into());
+    twice.data = b"\xa2\x6dagent_version\x61a\x6dagent_version\x61b".to_vec();
+    device.chain.seal(&twice);
+    let mut deep = device.chain.next_envelope(&small(3));
+    deep.data = vec![0x81; 1000];
+    device.chain.seal(&deep);
+    let mut trailing = device.chain.next_envelope(&small(4));
+    trailing.data.push(0);
+    device.chain.seal(&trailing);
+    for time in [Timestamp(0), Timestamp(4_102_444_800_000_001), Timestamp(i64::MIN)] {
+        let mut odd = device.chain.next_envelope(&small(5));
+        odd.time = time;
+        device.chain.seal(&odd);
+    }
+    device.chain.record(&small(9));
+    device.settle(PATIENCE).await;
+
+    let path = format!("/api/v1/devices/{}", device.id());
+    let shown = wait::until("the flags", PATIENCE, || async {
+        let shown = system.api.get(&path).await;
+        (shown["config"]["applied_version"] == 9).then_some(shown)
+    })
+    .await;
+    assert_eq!(shown["flags"]["unreadable"], 5, "{shown}");
+    let events = system.api.list(&format!("{path}/events?order=asc")).await;
+    let unreadable = events.iter().filter(|event| event["type"] == "DeviceEventUnreadable").count();
+    assert_eq!(unreadable, 5);
+    assert_eq!(events.iter().filter(|event| event["odd_time"] == true).count(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_device_reaches_no_subject_but_its_own() {
+    let system = System::start().await;
+    let token = system.api.enrollment_token(2).await;
+    let one = SimDevice::join(&system.api, &system.ca(), &token, "one").await;
+    let two = SimDevice::join(&system.api, &system.ca(), &token, "two").await;
+    let victim = two.id();
+    let mut forged = two.chain.clone();
+    forged.record_many(1);
+    let before = system.api.get("/api/v1/log/head").await["position"].as_u64();
+    for subject in [
+        format!("muster.default.{victim}.evt"),
+        format!("muster.default.{victim}.met.live.host"),
+        format!("muster.default.{victim}.ack"),
+        format!("muster.default.{victim}.cmd"),
+        format!("evt.0.default.{victim}"),
+        "$JS.API.STREAM.DELETE.EVENTS".to_owned(),
+        "$SYS.REQ.SERVER.PING".to_owned(),
+    ] {
+        one.nats.publish(subject, forged.events[0].bytes.clone()).await.unwrap();
+    }
+    one.nats.flush().await.unwrap();
+    // Its own still works, and afterwards nothing of the above has arrived anywhere.
+    let mut one = one;
+    one.chain.record_many(1);
+    one.settle(PATIENCE).await;
+    let after = system.api.get("/api/v1/log/head").await["position"].as_u64();
+    let events = system.api.list("/api/v1/events?order=asc").await;
+    assert!(before < after);
+    assert!(!events.iter().any(|event| {
+        event["stream"].as_str().is_some_and(|stream| stream.contains(&victim))
+            && event["sealed"] == true
+    }));
+    assert!(two.ack().is_none());
+}

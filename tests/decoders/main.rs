@@ -35,7 +35,8 @@ fn run(name: &str, body: fuzz::Body, input: &[u8]) {
 }
 
 fn storm(name: &str) {
-    let body = fuzz::TARGETS.iter().find(|(known, _)| *known == name).unwrap().1;
+    let found = fuzz::TARGETS.iter().find(|(known, _)| *known == name);
+    let Some((_, body)) = found.copied() else { panic!("no target is called {name}") };
     let golden = golden();
     assert!(golden.len() > 30, "the golden files are there");
     let seeds = fuzz::seeds(name, &golden);

@@ -1,5 +1,19 @@
 //! The device side of muster: records what happens, measures, and does what it is told by the
 //! project that it pinned.
 
+pub mod backoff;
+pub mod clock;
+pub mod doctor;
+pub mod enroll;
+pub mod identity;
 pub mod inventory;
+pub mod link;
 pub mod metrics;
+pub mod outbox;
+pub mod report;
+pub mod run;
+pub mod session;
+pub mod store;
+pub mod trust;
+
+pub use run::{Agent, AgentError, AgentOptions, Recorder, Status, run};

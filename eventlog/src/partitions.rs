@@ -58,6 +58,9 @@ pub(crate) async fn ensure_range(
 }
 
 /// Runs the statements unless the table exists; two processes at once do it once.
+///
+/// Under the lock the catalog is read as a table: `to_regclass` may answer from this session's own
+/// cache, which still says "no such table" after another process has made it.
 async fn create(client: &Client, table: &str, statements: &str) -> Result<(), StoreError> {
     let exists = client
         .query_one("SELECT to_regclass($1) IS NOT NULL", &[&table])
@@ -71,7 +74,8 @@ async fn create(client: &Client, table: &str, statements: &str) -> Result<(), St
             "BEGIN;
              SELECT pg_advisory_xact_lock(hashtextextended('muster-partition:{table}', 0));
              DO $$ BEGIN
-                 IF to_regclass('{table}') IS NULL THEN
+                 IF NOT EXISTS (SELECT FROM pg_class
+                                WHERE relname = '{table}' AND pg_table_is_visible(oid)) THEN
                      {statements}
                  END IF;
              END $$;

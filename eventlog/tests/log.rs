@@ -280,6 +280,15 @@ async fn followers_hear_of_appends_and_of_time() {
 }
 
 #[tokio::test]
+async fn many_processes_may_open_a_new_database_at_once() {
+    let database = database().await;
+    let opened = (0..6).map(|_| database.open());
+    for log in futures::future::join_all(opened).await {
+        log.append(&ProjectId::default_project(), append("a", Expected::Any, 1)).await.unwrap();
+    }
+}
+
+#[tokio::test]
 async fn a_project_that_is_not_there_is_named() {
     let database = database().await;
     let log = database.open().await;

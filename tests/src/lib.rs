@@ -13,6 +13,7 @@
 
 pub mod api;
 pub mod binaries;
+pub mod fleet;
 pub mod sim;
 pub mod system;
 pub mod wait;

@@ -2,4 +2,5 @@
 
 mod enroll;
 mod everyday;
+mod faults;
 mod hostile;

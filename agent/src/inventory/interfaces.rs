@@ -9,10 +9,11 @@ use nix::ifaddrs::getifaddrs;
 use nix::net::if_::InterfaceFlags;
 use nix::sys::socket::{SockaddrLike as _, SockaddrStorage};
 
-use super::Interface;
+use muster_schemas::events::Interface;
 
 /// All but loopback, sorted by name; empty when the kernel does not tell.
-pub(super) fn interfaces() -> Vec<Interface> {
+#[must_use]
+pub fn interfaces() -> Vec<Interface> {
     let Ok(entries) = getifaddrs() else { return Vec::new() };
     let mut found: BTreeMap<String, Interface> = BTreeMap::new();
     for entry in entries {

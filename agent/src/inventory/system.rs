@@ -2,12 +2,11 @@
 //!
 //! Knows no network.
 
-use data_encoding::HEXLOWER;
+use muster_schemas::{Hash, Timestamp};
 use nix::sys::utsname::uname;
 use sha2::{Digest, Sha256};
 use sysinfo::{CpuRefreshKind, RefreshKind, System};
 
-use super::{Hardware, Os};
 use crate::metrics::Files;
 
 /// The longest text that is taken of any file, in characters.
@@ -31,6 +30,22 @@ const PLACEHOLDERS: &[&str] = &[
     "123456789",
     "0123456789",
 ];
+
+/// The distribution, from os-release(5).
+#[derive(Debug, Default)]
+pub(super) struct Os {
+    pub(super) id: Option<String>,
+    pub(super) version: Option<String>,
+    pub(super) pretty_name: Option<String>,
+}
+
+/// The hardware, from DMI or the device tree.
+#[derive(Debug)]
+pub(super) struct Hardware {
+    pub(super) vendor: Option<String>,
+    pub(super) product: Option<String>,
+    pub(super) serial: Option<String>,
+}
 
 /// A text without control characters, cut to a sane length; `None` when nothing is left.
 pub(super) fn printable(text: String) -> Option<String> {
@@ -115,16 +130,16 @@ pub(super) fn memory_bytes(files: &mut Files) -> Option<u64> {
     kilobytes.checked_mul(1024)
 }
 
-pub(super) fn machine_id_hash(files: &mut Files) -> Option<String> {
+pub(super) fn machine_id_hash(files: &mut Files) -> Option<Hash> {
     ["etc/machine-id", "var/lib/dbus/machine-id"]
         .iter()
         .find_map(|path| files.line(path))
         // `uninitialized`, say, is no id.
         .filter(|id| id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit()))
         .map(|id| {
-            let hash =
+            let digest =
                 Sha256::new().chain_update("muster/machine-id/v1").chain_update(id).finalize();
-            HEXLOWER.encode(&hash)
+            Hash(digest.into())
         })
 }
 
@@ -195,11 +210,11 @@ pub(super) fn virtualization(files: &mut Files) -> Option<String> {
     is_guest.then(|| "vm-other".to_owned())
 }
 
-pub(super) fn boot_time(files: &mut Files) -> Option<i64> {
+pub(super) fn boot_time(files: &mut Files) -> Option<Timestamp> {
     let text = files.text("proc/stat").ok()?;
     let seconds: i64 =
         text.lines().find_map(|line| line.strip_prefix("btime "))?.trim().parse().ok()?;
-    seconds.checked_mul(1_000_000)
+    seconds.checked_mul(1_000_000).map(Timestamp)
 }
 
 pub(super) fn timezone(files: &mut Files) -> Option<String> {

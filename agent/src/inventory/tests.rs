@@ -5,6 +5,9 @@ use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use muster_schemas::Timestamp;
+use muster_schemas::events::Interface;
+
 use super::*;
 
 type Failure = Box<dyn std::error::Error>;
@@ -19,29 +22,25 @@ fn text(value: &str) -> Option<String> {
 
 #[test]
 fn a_device_is_known_by_its_files() {
-    let expected = Inventory {
+    let expected = DeviceInventoryReported {
         agent_version: env!("CARGO_PKG_VERSION").to_owned(),
         hostname: text("robot-7"),
-        os: Os {
-            id: text("debian"),
-            version: text("12"),
-            pretty_name: text("Debian GNU/Linux 12 (bookworm)"),
-        },
+        os_id: text("debian"),
+        os_version: text("12"),
+        os_name: text("Debian GNU/Linux 12 (bookworm)"),
         kernel: text("6.1.0-13-arm64"),
         arch: system::arch(),
         cpu_model: text("Cortex-Test v1"),
-        cpu_count: Some(2),
+        cpu_cores: Some(2),
         memory_bytes: Some(8_192_000_000),
         // printf 'muster/machine-id/v10123456789abcdef0123456789abcdef' | sha256sum
-        machine_id_hash: text("b136c1a3c276c4fcb488348e57dd936da20643f8b8166f326ee4444d6b07d345"),
-        hardware: Hardware {
-            vendor: None,
-            product: text("Raspberry Pi 4 Model B Rev 1.4"),
-            serial: text("10000000deadbeef"),
-        },
+        machine: "b136c1a3c276c4fcb488348e57dd936da20643f8b8166f326ee4444d6b07d345".parse().ok(),
+        hardware_vendor: None,
+        hardware_model: text("Raspberry Pi 4 Model B Rev 1.4"),
+        hardware_serial: text("10000000deadbeef"),
         virtualization: None,
         interfaces: Vec::new(),
-        boot_time: Some(1_795_420_000_000_000),
+        boot_time: Some(Timestamp(1_795_420_000_000_000)),
         boot_id: text("5d1f2e3c-0000-4abc-8def-0123456789ab"),
         docker_version: None,
         timezone: text("Europe/Berlin"),
@@ -52,23 +51,19 @@ fn a_device_is_known_by_its_files() {
 #[test]
 fn firmware_placeholders_are_no_facts() {
     let found = collect(&fixture("pc"));
-    let expected =
-        Hardware { vendor: text("LENOVO"), product: text("20XW"), serial: text("PF123") };
-    assert_eq!(found.hardware, expected);
-    assert_eq!(found.os, Os { id: text("ubuntu"), ..Os::default() });
+    let hardware = (found.hardware_vendor, found.hardware_model, found.hardware_serial);
+    assert_eq!(hardware, (text("LENOVO"), text("20XW"), text("PF123")));
+    assert_eq!((found.os_id, found.os_version, found.os_name), (text("ubuntu"), None, None));
 }
 
 #[test]
 fn garbage_and_nothing_at_all_never_panic() -> Result<(), Failure> {
     for name in ["garbled", "empty", "no-such-folder"] {
         let found = collect(&fixture(name));
-        assert_eq!(
-            (&found.machine_id_hash, found.boot_time, found.memory_bytes),
-            (&None, None, None)
-        );
+        assert_eq!((&found.machine, found.boot_time, found.memory_bytes), (&None, None, None));
         let json = serde_json::to_string(&found)?;
         assert!(!json.contains("\\u00"), "control characters in {json}");
-        assert_eq!(serde_json::from_str::<Inventory>(&json)?, found);
+        assert_eq!(serde_json::from_str::<DeviceInventoryReported>(&json)?, found);
     }
     Ok(())
 }
@@ -137,13 +132,30 @@ fn this_machine_is_known() -> Result<(), Failure> {
     let total = std::fs::read_to_string("/proc/meminfo")?;
     assert!(total.contains(&format!("{} kB", found.memory_bytes.ok_or("no memory")? / 1024)));
     assert!(found.hostname.is_some() && found.kernel.is_some() && found.boot_id.is_some());
-    assert!(found.boot_time.is_some_and(|time| time > 1_577_836_800_000_000));
+    assert!(found.boot_time.is_some_and(|time| time.is_plausible()));
     let cores = std::thread::available_parallelism()?.get();
-    assert!(found.cpu_count >= u64::try_from(cores).ok());
+    assert!(found.cpu_cores >= u32::try_from(cores).ok());
     assert!(found.interfaces.iter().all(|interface| interface.name != "lo"));
     assert!(found.interfaces.iter().flat_map(|i| &i.addresses).all(|ip| ip.contains('/')));
     if let Ok(id) = std::fs::read_to_string("/etc/machine-id") {
         assert!(id.trim().is_empty() || !serde_json::to_string(&found)?.contains(id.trim()));
     }
     Ok(())
+}
+
+#[test]
+fn only_what_a_device_is_makes_another_fingerprint() {
+    let before = collect(&fixture("robot"));
+    let mut after = before.clone();
+    after.boot_time = Some(Timestamp(1));
+    assert_eq!(fingerprint(&before), fingerprint(&after), "the clock was set");
+    for change in [
+        |i: &mut DeviceInventoryReported| i.docker_version = text("28.2.2"),
+        |i: &mut DeviceInventoryReported| i.agent_version.push('1'),
+        |i: &mut DeviceInventoryReported| i.interfaces.push(Interface::default()),
+    ] {
+        let mut after = before.clone();
+        change(&mut after);
+        assert_ne!(fingerprint(&before), fingerprint(&after), "{after:?}");
+    }
 }

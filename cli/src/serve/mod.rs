@@ -42,6 +42,30 @@ pub(crate) async fn run_until_signal(options: ServeOptions) -> Result<()> {
     run(options, stop, move || tracing::info!(%listen, "ready")).await
 }
 
+/// How long a server that is not there yet is waited for at start.
+const PATIENCE: std::time::Duration = std::time::Duration::from_secs(60);
+
+/// Opens the log; waits for a PostgreSQL that is still starting.
+async fn open_log(connect: &ConnectOptions, stop: &CancellationToken) -> Result<EventLog> {
+    let began = std::time::Instant::now();
+    let mut told = String::new();
+    loop {
+        let error = match EventLog::open(connect, LogOptions::default()).await {
+            Ok(log) => return Ok(log),
+            Err(error) => error,
+        };
+        if began.elapsed() > PATIENCE || stop.is_cancelled() {
+            return Err(error).context("cannot open the event log in PostgreSQL");
+        }
+        let text = muster_api::problem::describe(&error);
+        if text != told {
+            tracing::warn!(error = %text, "PostgreSQL is not there yet; waiting for it");
+            told = text;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+    }
+}
+
 /// Is this address free to listen on? Asked before anything is started for it.
 pub(crate) fn check_free(listen: std::net::SocketAddr) -> Result<()> {
     std::net::TcpListener::bind(listen).map(drop).with_context(|| {
@@ -56,9 +80,7 @@ pub(crate) async fn run(
     ready: impl FnOnce() + Send,
 ) -> Result<()> {
     let connect = ConnectOptions { connections: 16, ..ConnectOptions::new(&options.postgres_url) };
-    let log = EventLog::open(&connect, LogOptions::default())
-        .await
-        .context("cannot open the event log in PostgreSQL")?;
+    let log = open_log(&connect, &stop).await?;
     for project in [ProjectId::default_project(), ProjectId::system()] {
         log.ensure_project(&project).await.context("cannot make a project's log")?;
     }

@@ -1,0 +1,56 @@
+//! Waiting longer after each failure, by chance a little more or less, so that a fleet does not
+//! come back in one moment.
+//!
+//! Pure: chance is handed in. Never gives up: that is for the caller to decide.
+
+use std::time::Duration;
+
+/// Doubles from `first` to `limit`.
+#[derive(Clone, Copy, Debug)]
+pub struct Backoff {
+    first: Duration,
+    limit: Duration,
+    next: Duration,
+}
+
+impl Backoff {
+    /// Waits `first` after the first failure, and never longer than `limit`.
+    #[must_use]
+    pub const fn new(first: Duration, limit: Duration) -> Self {
+        Self { first, limit, next: first }
+    }
+
+    /// How the agent comes back to its server: 0.5 s to 60 s.
+    #[must_use]
+    pub const fn reconnect() -> Self {
+        Self::new(Duration::from_millis(500), Duration::from_secs(60))
+    }
+
+    /// How long to wait now: half of the step to all of it, as `chance` (0 to 1) has it.
+    #[must_use]
+    pub fn wait(&mut self, chance: f64) -> Duration {
+        let step = self.next;
+        self.next = step.saturating_mul(2).min(self.limit);
+        step.mul_f64(0.5 + chance.clamp(0.0, 1.0) / 2.0)
+    }
+
+    /// Begins anew, after a success.
+    pub const fn reset(&mut self) {
+        self.next = self.first;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn steps_double_up_to_the_limit_and_begin_anew() {
+        let mut backoff = Backoff::reconnect();
+        let waits: Vec<f64> = (0..9).map(|_| backoff.wait(1.0).as_secs_f64()).collect();
+        assert_eq!(waits, [0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0]);
+        assert_eq!(backoff.wait(0.0), Duration::from_secs(30));
+        backoff.reset();
+        assert_eq!(backoff.wait(f64::MAX), Duration::from_millis(500));
+    }
+}

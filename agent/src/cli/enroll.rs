@@ -1,0 +1,78 @@
+//! `muster-agent enroll`.
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, bail};
+use clap::Args;
+use muster_agent::enroll::{EnrollOptions, enroll as join};
+use muster_schemas::names::{DeviceName, LabelKey, LabelValue};
+use url::Url;
+
+/// How this machine joins.
+#[derive(Debug, Args)]
+pub(super) struct EnrollArgs {
+    /// Where the servers are.
+    #[arg(long, env = "MUSTER_URL", value_name = "https://HOST:PORT")]
+    url: Url,
+    /// The enrollment token (mse_…). Others on this machine can read arguments: --token-file, or
+    /// the environment, keeps it to yourself.
+    #[arg(env = "MUSTER_ENROLL_TOKEN", hide_env_values = true)]
+    token: Option<String>,
+    /// A file that holds the enrollment token.
+    #[arg(long, value_name = "FILE", conflicts_with = "token")]
+    token_file: Option<PathBuf>,
+    /// The device's name; made from the host name otherwise.
+    #[arg(long)]
+    name: Option<DeviceName>,
+    /// A label that the device brings along; may be given several times.
+    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = label)]
+    labels: Vec<(LabelKey, LabelValue)>,
+    /// Enroll although this device is enrolled; what was there is kept beside.
+    #[arg(long)]
+    force: bool,
+}
+
+fn label(text: &str) -> Result<(LabelKey, LabelValue), String> {
+    let (key, value) = text.split_once('=').ok_or("write it as KEY=VALUE")?;
+    Ok((
+        key.parse().map_err(|error: muster_schemas::names::InvalidName| error.to_string())?,
+        value.parse().map_err(|error: muster_schemas::names::InvalidName| error.to_string())?,
+    ))
+}
+
+pub(super) async fn enroll(data: PathBuf, args: EnrollArgs) -> anyhow::Result<ExitCode> {
+    let token = match (args.token, args.token_file) {
+        (Some(token), _) => token,
+        (None, Some(file)) => std::fs::read_to_string(&file)
+            .with_context(|| format!("failed to read the token file {}", file.display()))?,
+        (None, None) => bail!(
+            "an enrollment token is needed: as argument, in --token-file, or in MUSTER_ENROLL_TOKEN"
+        ),
+    };
+    let options = EnrollOptions {
+        data: data.clone(),
+        url: args.url,
+        token: token.trim().parse()?,
+        name: args.name,
+        labels: args.labels.into_iter().collect(),
+        force: args.force,
+    };
+    let enrolled = join(options).await?;
+    let identity = enrolled.identity;
+    let mut out = std::io::stdout().lock();
+    if let Some(backup) = enrolled.backup {
+        writeln!(out, "The state of before is kept in {}", backup.display())?;
+    }
+    writeln!(
+        out,
+        "Enrolled as {} ({}) in project {}.\nKey fingerprint: {}\nNext: muster-agent run --data {}",
+        identity.name,
+        identity.device,
+        identity.project,
+        identity.keys.signing().thumbprint(),
+        data.display()
+    )?;
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,43 @@
+//! Logs: for a person on a terminal, as JSON lines otherwise; the level can be set while running.
+
+use std::io::IsTerminal;
+use std::sync::Arc;
+
+use anyhow::Context;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer, Registry, fmt, reload};
+
+/// Sets the level that the config variable `log.level` names.
+pub(super) type SetLevel = Arc<dyn Fn(&str) -> Result<(), String> + Send + Sync>;
+
+/// Other crates only say what is wrong; async-nats not even that, because the agent says it.
+fn filter(level: &str) -> String {
+    format!("warn,async_nats=off,muster_agent={level}")
+}
+
+/// Starts logging. A filter from the command line wins over the config variable.
+pub(super) fn start(given: Option<&str>, is_daemon: bool) -> anyhow::Result<SetLevel> {
+    let default = filter(if is_daemon { "info" } else { "warn" });
+    let text = given.unwrap_or(&default);
+    let env = EnvFilter::try_new(text)
+        .with_context(|| format!("'{text}' is not a log filter; use info, debug or crate=level"))?;
+    let (layer, handle) = reload::Layer::<EnvFilter, Registry>::new(env);
+    let output = if std::io::stderr().is_terminal() {
+        fmt::layer().with_writer(std::io::stderr).with_target(false).boxed()
+    } else {
+        fmt::layer().json().flatten_event(true).with_writer(std::io::stderr).boxed()
+    };
+    tracing_subscriber::registry().with(layer).with(output).init();
+    let is_given = given.is_some();
+    Ok(Arc::new(move |level| {
+        if !["error", "warn", "info", "debug", "trace"].contains(&level) {
+            return Err(format!("'{level}' is not a level; use error, warn, info, debug or trace"));
+        }
+        if is_given {
+            return Ok(());
+        }
+        let env = EnvFilter::try_new(filter(level)).map_err(|error| error.to_string())?;
+        handle.reload(env).map_err(|error| error.to_string())
+    }))
+}

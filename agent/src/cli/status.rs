@@ -1,0 +1,84 @@
+//! `muster-agent status`: asks the running agent, or reads the data folder when none runs.
+
+use std::io::Write;
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use muster_agent::run::ask_status;
+use muster_agent::{Agent, AgentOptions, Status};
+
+/// What is known, from whoever knows it.
+pub(super) async fn look(data: &Path) -> anyhow::Result<Status> {
+    let running = ask_status(data)
+        .await
+        .with_context(|| format!("the agent on {} does not answer", data.display()))?;
+    match running {
+        Some(status) => Ok(status),
+        None => Ok(Agent::open(AgentOptions::new(data))?.status()),
+    }
+}
+
+pub(super) async fn status(data: &Path, json: bool) -> anyhow::Result<ExitCode> {
+    let status = look(data).await?;
+    let mut out = std::io::stdout().lock();
+    if json {
+        writeln!(out, "{}", serde_json::to_string_pretty(&status)?)?;
+    } else {
+        write!(out, "{}", in_words(&status))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn in_words(status: &Status) -> String {
+    let time = |time: Option<muster_schemas::Timestamp>| {
+        time.map_or_else(|| "never".to_owned(), |time| time.to_string())
+    };
+    let connection = match (&status.broker, status.connected_since) {
+        (Some(broker), Some(since)) => format!("connected to {broker} since {since}"),
+        _ if status.is_running => "not connected; trying".to_owned(),
+        _ => "the agent does not run".to_owned(),
+    };
+    let skew = status
+        .clock_skew_us
+        .map_or_else(|| "not known".to_owned(), |skew| format!("{:.3} s", skew as f64 / 1e6));
+    let (outbox, backlog) = (&status.outbox, &status.backlog);
+    let error = status
+        .last_error
+        .as_ref()
+        .map_or_else(|| "none".to_owned(), |(time, error)| format!("{time}: {error}"));
+    [
+        ("device", format!("{} ({})", status.name, status.device)),
+        ("project", format!("{} at {}", status.project, status.url)),
+        ("agent", status.agent_version.clone()),
+        ("connection", connection),
+        ("credentials until", time(status.credentials_until)),
+        (
+            "outbox",
+            format!(
+                "{} events ({} bytes) wait for the log; {} recorded, {} confirmed in epoch {}",
+                outbox.unconfirmed,
+                outbox.unconfirmed_bytes,
+                outbox.last_seq,
+                outbox.confirmed,
+                outbox.epoch
+            ),
+        ),
+        ("dropped events", outbox.dropped.to_string()),
+        (
+            "metrics waiting",
+            format!(
+                "{} batches ({} bytes), {} dropped",
+                backlog.batches, backlog.bytes, backlog.dropped
+            ),
+        ),
+        ("last ack", time(status.last_ack)),
+        ("last hello", time(status.last_hello)),
+        ("clock skew", skew),
+        ("config version", status.config_version.to_string()),
+        ("last error", error),
+    ]
+    .iter()
+    .map(|(name, value)| format!("{name:<18} {value}\n"))
+    .collect()
+}

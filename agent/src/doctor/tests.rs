@@ -1,0 +1,54 @@
+//! A device in trouble is told what to do.
+
+use std::os::unix::fs::PermissionsExt;
+
+use muster_schemas::Timestamp;
+
+use super::*;
+use crate::run::{BacklogStatus, OutboxStatus};
+
+fn status(url: &str) -> Status {
+    Status {
+        is_running: false,
+        agent_version: "0".into(),
+        url: url.into(),
+        project: "default".into(),
+        device: "0198c0de-7000-7abc-8def-0123456789ab".into(),
+        name: "robot-7".into(),
+        enrolled_at: Timestamp(0),
+        broker: None,
+        connected_since: None,
+        credentials_until: Some(Timestamp(1)),
+        brokers: vec!["tls://0.0.0.0:1".into()],
+        last_ack: None,
+        last_hello: None,
+        clock_skew_us: None,
+        config_version: 0,
+        outbox: OutboxStatus {
+            epoch: 1,
+            last_seq: 9,
+            confirmed: 2,
+            unconfirmed: 7,
+            unconfirmed_bytes: 700,
+            dropped: 3,
+        },
+        backlog: BacklogStatus { batches: 0, bytes: 0, dropped: 0 },
+        last_error: None,
+        ca: String::new(),
+    }
+}
+
+#[tokio::test]
+async fn every_trouble_has_a_remedy() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    // Nobody listens on port 1.
+    let checks = examine(dir.path(), Ok(status("https://127.0.0.1:1/"))).await;
+    let failed: Vec<&str> =
+        checks.iter().filter(|check| !check.is_ok()).map(|check| check.name).collect();
+    assert_eq!(failed, ["data folder", "agent", "server", "broker", "credentials", "outbox"]);
+
+    let checks = examine(&dir.path().join("none"), Err("not enrolled".into())).await;
+    assert!(checks.iter().all(|check| !check.is_ok()), "{checks:?}");
+    assert_eq!(checks.last().map(|check| check.name), Some("identity"));
+}

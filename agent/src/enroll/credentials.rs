@@ -1,0 +1,50 @@
+//! Fresh broker credentials, for whoever holds the signing key.
+
+use data_encoding::BASE64URL_NOPAD;
+use muster_schemas::codec;
+use muster_schemas::cose::Kind;
+use muster_schemas::wire::{
+    CredentialsProof, CredentialsRequest, CredentialsResponse, NonceRequest, NonceResponse,
+};
+
+use crate::clock::Moment;
+use crate::identity::{Credentials, Http, HttpError, Identity};
+use crate::trust::Verifier;
+
+/// No credentials were had.
+#[derive(Debug, thiserror::Error)]
+#[error("failed to get broker credentials for device {device} of project {project}")]
+pub struct CredentialsError {
+    /// The device.
+    pub device: muster_schemas::DeviceId,
+    /// Its project.
+    pub project: muster_schemas::ProjectId,
+    /// Why not.
+    #[source]
+    pub source: HttpError,
+}
+
+/// Asks for a nonce, signs it, and gets credentials for it.
+///
+/// # Errors
+/// When the server is not reached, or refuses: a deleted device gets none.
+pub async fn fetch_credentials(identity: &Identity) -> Result<Credentials, CredentialsError> {
+    ask(identity).await.map_err(|source| CredentialsError {
+        device: identity.device,
+        project: identity.project.clone(),
+        source,
+    })
+}
+
+async fn ask(identity: &Identity) -> Result<Credentials, HttpError> {
+    let http = Http::new(&identity.url, Verifier::new(identity.pinned_ca()))?;
+    let (project, device) = (identity.project.clone(), identity.device);
+    let nonce: NonceResponse = http
+        .post("/api/v1/device/nonce", &NonceRequest { project: project.clone(), device })
+        .await?;
+    let proof = CredentialsProof { project, device, nonce: nonce.nonce };
+    let sealed = identity.keys.signing().seal(Kind::Credentials, codec::encode(&proof));
+    let request = CredentialsRequest { request: BASE64URL_NOPAD.encode(&sealed) };
+    let response: CredentialsResponse = http.post("/api/v1/device/credentials", &request).await?;
+    Ok(Credentials::new(response, &Moment::now()))
+}

@@ -1,0 +1,217 @@
+//! Enrollment: one token, one request, one identity.
+
+use std::path::{Path, PathBuf};
+
+use data_encoding::BASE64URL_NOPAD;
+use muster_schemas::Hash;
+use muster_schemas::codec;
+use muster_schemas::cose::{CoseError, Kind, PublicKey};
+use muster_schemas::names::{DeviceName, Labels};
+use muster_schemas::wire::{EnrollProof, EnrollRequest, EnrollResponse, EnrollmentTokenText};
+use serde::{Deserialize, Serialize};
+use url::Url;
+use uuid::Uuid;
+
+use crate::clock::{Anchor, Moment};
+use crate::identity::{Credentials, DeviceKeys, Http, HttpError, Identity, to_pem};
+use crate::inventory;
+use crate::store::{self, Folder, Store, StoreError, key, write_private};
+use crate::trust::{PinnedCa, Verifier};
+
+/// The pinned CA in the data folder, PEM: for other programs; the agent itself reads its database.
+pub const CA_FILE: &str = "ca.pem";
+
+/// What enrollment is asked with.
+#[derive(Clone)]
+pub struct EnrollOptions {
+    /// The data folder.
+    pub data: PathBuf,
+    /// Where the servers are: `https://host:port`.
+    pub url: Url,
+    /// The enrollment token.
+    pub token: EnrollmentTokenText,
+    /// The name that the device would like.
+    pub name: Option<DeviceName>,
+    /// Labels that it brings along.
+    pub labels: Labels,
+    /// Enroll although it is enrolled; what was there is kept beside.
+    pub force: bool,
+}
+
+/// What enrollment came to.
+#[derive(Clone, Debug)]
+pub struct Enrolled {
+    /// Who the device is now.
+    pub identity: Identity,
+    /// Where the state of before was put, when there was one.
+    pub backup: Option<PathBuf>,
+}
+
+/// The device is not enrolled.
+#[derive(Debug, thiserror::Error)]
+pub enum EnrollError {
+    /// It already is.
+    #[error(
+        "this device is already enrolled as {who}; run `muster-agent run`, or enroll it anew with --force"
+    )]
+    AlreadyEnrolled {
+        /// Its name, id, project and servers.
+        who: String,
+    },
+    /// The URL cannot be one of a server.
+    #[error("'{0}' is not the URL of a muster server; write it as https://host:port")]
+    Url(String),
+    /// The data folder failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The keys failed.
+    #[error("failed to make the device's keys: {0}")]
+    Keys(String),
+    /// The server was not reached, or refuses.
+    #[error("failed to enroll at the server")]
+    Http(#[from] HttpError),
+    /// The server's answer holds no usable operation key.
+    #[error("the server's answer holds no usable operation key; is it a muster server?")]
+    OperationKey(#[source] CoseError),
+    /// The server answered for another project than the token's.
+    #[error(
+        "the server enrolled this device into project {given}, but the token is for {wanted}; nothing was stored"
+    )]
+    Project {
+        /// The answer's.
+        given: muster_schemas::ProjectId,
+        /// The token's.
+        wanted: muster_schemas::ProjectId,
+    },
+}
+
+/// An enrollment that was asked for. It is kept until it is answered.
+#[derive(Serialize, Deserialize)]
+struct Pending {
+    /// The hash of the token: another token is another enrollment.
+    token: Hash,
+    keys: DeviceKeys,
+    nonce: Uuid,
+}
+
+/// Enrolls this device; asked again after a lost answer, it is the same device.
+///
+/// # Errors
+/// [`EnrollError`].
+pub async fn enroll(options: EnrollOptions) -> Result<Enrolled, EnrollError> {
+    let mut url = options.url.clone();
+    if url.scheme() != "https" || url.host_str().is_none() {
+        return Err(EnrollError::Url(url.into()));
+    }
+    url.set_path("/");
+    url.set_query(None);
+    let mut store = Store::open(Folder::open(&options.data)?)?;
+    let mut backup = None;
+    if let Some(known) = store.get::<Identity>(key::IDENTITY)? {
+        if !options.force {
+            let Identity { name, device, project, url, .. } = known;
+            let who = format!("{name} ({device}) in project {project} at {url}");
+            return Err(EnrollError::AlreadyEnrolled { who });
+        }
+        let path = set_aside(store, &options.data)?;
+        tracing::info!(backup = %path.display(), "the state of before was put aside");
+        backup = Some(path);
+        store = Store::open(Folder::open(&options.data)?)?;
+    }
+    let pending = pending(&store, &options.token)?;
+    let (identity, credentials) = ask(&options, &url, pending).await?;
+    let anchor = Anchor {
+        boot: credentials.boot,
+        mono: credentials.mono,
+        server: credentials.response.server_time,
+    };
+    write_private(&options.data.join(CA_FILE), to_pem(&identity.ca).as_bytes())?;
+    store.write(|transaction| {
+        store::put(transaction, key::IDENTITY, &identity)?;
+        store::put(transaction, key::CREDENTIALS, &credentials)?;
+        store::put(transaction, key::ANCHOR, &anchor)?;
+        store::remove(transaction, key::PENDING_ENROLLMENT)
+    })?;
+    Ok(Enrolled { identity, backup })
+}
+
+/// Renames the database, so that nothing is lost by enrolling anew.
+fn set_aside(store: Store, data: &Path) -> Result<PathBuf, StoreError> {
+    let from = store.folder().database();
+    let at = Moment::now().wall.micros().div_euclid(1_000_000);
+    let to = data.join(format!("agent-before-{at}.redb"));
+    // Closed first: a file that is renamed while open would be written to under its new name.
+    drop(store);
+    std::fs::rename(&from, &to).map_err(|source| StoreError::File {
+        attempted: "put aside",
+        path: from,
+        source,
+    })?;
+    Ok(to)
+}
+
+/// The keys and nonce of this enrollment: those of a try before with the same token, or new ones.
+fn pending(store: &Store, token: &EnrollmentTokenText) -> Result<Pending, EnrollError> {
+    let token = Hash::of(token.to_string().as_bytes());
+    if let Some(pending) = store.get::<Pending>(key::PENDING_ENROLLMENT)?
+        && pending.token == token
+    {
+        return Ok(pending);
+    }
+    let keys = DeviceKeys::generate().map_err(|error| EnrollError::Keys(error.to_string()))?;
+    let pending = Pending { token, keys, nonce: Uuid::new_v4() };
+    store.put(key::PENDING_ENROLLMENT, &pending)?;
+    Ok(pending)
+}
+
+async fn ask(
+    options: &EnrollOptions,
+    url: &Url,
+    pending: Pending,
+) -> Result<(Identity, Credentials), EnrollError> {
+    let (hostname, machine) = inventory::host_identity(Path::new("/"));
+    let unusable = |error: &dyn std::fmt::Display| EnrollError::Keys(error.to_string());
+    let signing = pending.keys.signing();
+    let proof = EnrollProof {
+        token: options.token.to_string(),
+        signing_key: signing.public().to_cose_key(),
+        nats_key: pending.keys.nats_public().map_err(|error| unusable(&error))?,
+        name: options.name.clone(),
+        labels: options.labels.clone(),
+        hostname,
+        machine,
+        nonce: pending.nonce,
+    };
+    let sealed = signing.seal(Kind::Enroll, codec::encode(&proof));
+    let request = EnrollRequest {
+        request: BASE64URL_NOPAD.encode(&sealed),
+        nats_proof: pending.keys.nats_proof(&sealed).map_err(|error| unusable(&error))?,
+    };
+    let verifier = Verifier::new(PinnedCa::Pin(options.token.pin));
+    let http = Http::new(url, std::sync::Arc::clone(&verifier))?;
+    let answer: EnrollResponse = http.post("/api/v1/device/enroll", &request).await?;
+    if answer.project != options.token.project {
+        return Err(EnrollError::Project {
+            given: answer.project,
+            wanted: options.token.project.clone(),
+        });
+    }
+    let operation_key = BASE64URL_NOPAD
+        .decode(answer.operation_key.as_bytes())
+        .map_err(|_| EnrollError::OperationKey(CoseError::BadKey("not base64url")))?;
+    PublicKey::from_cose_key(&operation_key).map_err(EnrollError::OperationKey)?;
+    // The answer came over a connection that this verifier has verified.
+    let ca = verifier.ca().map(|ca| ca.to_vec()).unwrap_or_default();
+    let identity = Identity {
+        url: url.clone(),
+        project: answer.project,
+        device: answer.device,
+        name: answer.name,
+        epoch: answer.epoch,
+        enrolled_at: answer.credentials.server_time,
+        keys: pending.keys,
+        operation_key,
+        ca,
+    };
+    Ok((identity, Credentials::new(answer.credentials, &Moment::now())))
+}

@@ -1,0 +1,167 @@
+//! The few requests that a device makes over HTTPS.
+//!
+//! A client lives for one errand: hours lie between two of them, and an idle one costs memory.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use reqwest::redirect::Policy;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use url::Url;
+
+use crate::trust::{self, TrustError, Verifier};
+
+/// A request that takes longer has failed.
+const LIMIT: Duration = Duration::from_secs(20);
+/// More than this is not read of an answer, in bytes.
+const MAX_ANSWER: usize = 256 * 1024;
+
+/// A request was not answered as it should be.
+#[derive(Debug, thiserror::Error)]
+pub enum HttpError {
+    /// TLS cannot be set up.
+    #[error(transparent)]
+    Trust(#[from] TrustError),
+    /// The server was not reached, or was not trusted.
+    #[error("failed to reach {url}: {problem}")]
+    Unreachable {
+        /// What was asked.
+        url: String,
+        /// Why not, down to the last cause.
+        problem: String,
+    },
+    /// The server refuses.
+    #[error("{url} refuses ({status}): {problem}")]
+    Refused {
+        /// What was asked.
+        url: String,
+        /// The status.
+        status: u16,
+        /// The problem document's `type`, when there was one.
+        kind: Option<String>,
+        /// Its words.
+        problem: String,
+    },
+    /// The answer is not of the expected shape.
+    #[error("{url} does not answer as a muster server does ({problem}); is the URL right?")]
+    Garbled {
+        /// What was asked.
+        url: String,
+        /// What is wrong with the answer.
+        problem: String,
+    },
+}
+
+/// A client that trusts one CA.
+#[derive(Debug)]
+pub struct Http {
+    client: reqwest::Client,
+    base: Url,
+    verifier: Arc<Verifier>,
+}
+
+fn unreachable(url: &Url, error: &dyn std::error::Error) -> HttpError {
+    // reqwest hides what matters (a refused certificate, a name that is not known) in the causes.
+    let mut problem = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        problem = error.to_string();
+        cause = error.source();
+    }
+    HttpError::Unreachable { url: url.to_string(), problem }
+}
+
+impl Http {
+    /// A client of the server at `base`.
+    ///
+    /// # Errors
+    /// When TLS cannot be set up.
+    pub fn new(base: &Url, verifier: Arc<Verifier>) -> Result<Self, HttpError> {
+        let client = reqwest::Client::builder()
+            .tls_backend_preconfigured(trust::client_config(Arc::clone(&verifier))?)
+            .https_only(true)
+            .redirect(Policy::none())
+            .timeout(LIMIT)
+            .connect_timeout(LIMIT / 2)
+            .pool_max_idle_per_host(1)
+            .user_agent(concat!("muster-agent/", env!("CARGO_PKG_VERSION")))
+            .build()
+            .map_err(|error| unreachable(base, &error))?;
+        Ok(Self { client, base: base.clone(), verifier })
+    }
+
+    /// Posts JSON to a path and reads the JSON that comes back.
+    ///
+    /// # Errors
+    /// [`HttpError`].
+    pub async fn post<A: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &(impl Serialize + Sync),
+    ) -> Result<A, HttpError> {
+        let mut url = self.base.clone();
+        url.set_path(path);
+        let mut response =
+            self.client.post(url.clone()).json(body).send().await.map_err(|error| {
+                match self.verifier.refusal() {
+                    Some(problem) => HttpError::Unreachable { url: url.to_string(), problem },
+                    None => unreachable(&url, &error),
+                }
+            })?;
+        let status = response.status();
+        let mut bytes = Vec::new();
+        while let Some(chunk) = response.chunk().await.map_err(|error| unreachable(&url, &error))? {
+            if bytes.len() + chunk.len() > MAX_ANSWER {
+                let problem = format!("it goes on after {MAX_ANSWER} bytes");
+                return Err(HttpError::Garbled { url: url.into(), problem });
+            }
+            bytes.extend_from_slice(&chunk);
+        }
+        if status.is_success() {
+            return serde_json::from_slice(&bytes).map_err(|error| HttpError::Garbled {
+                url: url.into(),
+                problem: error.to_string(),
+            });
+        }
+        let (kind, problem) = in_words(&bytes);
+        let problem = problem
+            .unwrap_or_else(|| status.canonical_reason().unwrap_or("no reason given").to_owned());
+        Err(HttpError::Refused { url: url.into(), status: status.as_u16(), kind, problem })
+    }
+}
+
+/// A problem document (RFC 9457): its type, and its title and detail as one sentence.
+fn in_words(bytes: &[u8]) -> (Option<String>, Option<String>) {
+    let Ok(json) = serde_json::from_slice::<serde_json::Value>(bytes) else { return (None, None) };
+    let text = |name: &str| {
+        json.get(name)
+            .and_then(serde_json::Value::as_str)
+            .map(|text| text.chars().filter(|c| !c.is_control()).take(500).collect::<String>())
+    };
+    let words = match (text("title"), text("detail")) {
+        (Some(title), Some(detail)) => Some(format!("{title}: {detail}")),
+        (title, detail) => title.or(detail),
+    };
+    (text("type"), words)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn problem_documents_are_told_in_words() {
+        for (body, expected) in [
+            (
+                r#"{"type":"t","title":"Token used","detail":"ask\nfor another"}"#,
+                Some("Token used: askfor another"),
+            ),
+            (r#"{"title":"Gone"}"#, Some("Gone")),
+            (r#"{"detail":7}"#, None),
+            ("<html>", None),
+        ] {
+            assert_eq!(in_words(body.as_bytes()).1.as_deref(), expected);
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! What enrollment left in the data folder.
+
+use data_encoding::BASE64;
+use muster_schemas::cose::{CoseError, PublicKey};
+use muster_schemas::names::DeviceName;
+use muster_schemas::wire::CredentialsResponse;
+use muster_schemas::{DeviceId, ProjectId, Timestamp};
+use rustls::pki_types::CertificateDer;
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use url::Url;
+use uuid::Uuid;
+
+use super::keys::DeviceKeys;
+use crate::clock::Moment;
+use crate::trust::PinnedCa;
+
+/// An enrolled device.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    /// Where the servers are: `https://host:port`.
+    #[serde(serialize_with = "url_as_text", deserialize_with = "url_from_text")]
+    pub url: Url,
+    /// The project that it belongs to.
+    pub project: ProjectId,
+    /// Its id.
+    pub device: DeviceId,
+    /// Its name when it enrolled; operators may have renamed it since.
+    pub name: DeviceName,
+    /// The epoch that enrollment gave.
+    pub epoch: u64,
+    /// When it enrolled, by the server's clock.
+    pub enrolled_at: Timestamp,
+    /// Its keys.
+    pub keys: DeviceKeys,
+    /// The project's operation key, a COSE_Key.
+    #[serde(with = "serde_bytes")]
+    pub operation_key: Vec<u8>,
+    /// The CA's certificate, DER.
+    #[serde(with = "serde_bytes")]
+    pub ca: Vec<u8>,
+}
+
+fn url_as_text<S: Serializer>(url: &Url, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(url.as_str())
+}
+
+fn url_from_text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Url, D::Error> {
+    String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
+}
+
+impl Identity {
+    /// The key that everything this device acts on is sealed by.
+    ///
+    /// # Errors
+    /// When the stored key is none.
+    pub fn operation_key(&self) -> Result<PublicKey, CoseError> {
+        PublicKey::from_cose_key(&self.operation_key)
+    }
+
+    /// The CA that its servers are known by.
+    #[must_use]
+    pub fn pinned_ca(&self) -> PinnedCa {
+        PinnedCa::Certificate(CertificateDer::from(self.ca.clone()))
+    }
+}
+
+/// A certificate as PEM.
+#[must_use]
+pub fn to_pem(der: &[u8]) -> String {
+    let text = BASE64.encode(der);
+    let mut pem = String::from("-----BEGIN CERTIFICATE-----\n");
+    for line in text.as_bytes().chunks(64) {
+        pem.push_str(&String::from_utf8_lossy(line));
+        pem.push('\n');
+    }
+    pem.push_str("-----END CERTIFICATE-----\n");
+    pem
+}
+
+/// Broker credentials, and when they came.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Credentials {
+    /// What the server answered.
+    pub response: CredentialsResponse,
+    /// The boot in which it answered.
+    pub boot: Uuid,
+    /// The monotonic clock then.
+    pub mono: u64,
+}
+
+impl std::fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Credentials(until {})", self.response.expires_at)
+    }
+}
+
+impl Credentials {
+    /// Credentials that were just answered.
+    #[must_use]
+    pub const fn new(response: CredentialsResponse, at: &Moment) -> Self {
+        Self { response, boot: at.boot, mono: at.mono }
+    }
+
+    /// How long they were given for, in microseconds.
+    #[must_use]
+    pub fn life(&self) -> i64 {
+        self.response.expires_at.micros().saturating_sub(self.response.server_time.micros()).max(0)
+    }
+
+    /// How much of their life is left, in microseconds; `None` when no clock tells, because they
+    /// came in another boot.
+    #[must_use]
+    pub fn left(&self, at: &Moment) -> Option<i64> {
+        if at.boot != self.boot || at.boot.is_nil() {
+            return None;
+        }
+        let age = i64::try_from(at.mono.saturating_sub(self.mono)).unwrap_or(i64::MAX);
+        Some(self.life().saturating_sub(age).max(0))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn credentials_age_by_the_monotonic_clock() {
+        let boot = Uuid::from_u128(1);
+        let moment = |boot, mono| Moment { boot, mono, wall: Timestamp(0) };
+        let response = CredentialsResponse {
+            jwt: "secret".into(),
+            expires_at: Timestamp(1_100),
+            servers: vec![],
+            server_time: Timestamp(1_000),
+        };
+        let credentials = Credentials::new(response, &moment(boot, 50));
+        for (boot, mono, left) in [
+            (boot, 50, Some(100)),
+            (boot, 149, Some(1)),
+            (boot, 900, Some(0)),
+            (Uuid::from_u128(2), 60, None),
+        ] {
+            assert_eq!(credentials.left(&moment(boot, mono)), left);
+        }
+        assert!(!format!("{credentials:?}").contains("secret"));
+    }
+}

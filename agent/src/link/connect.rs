@@ -1,0 +1,197 @@
+//! One connection to one broker, by the device's JWT and key, over TLS to the pinned CA.
+//!
+//! A client lives for one connection: async-nats would connect again by itself, with credentials
+//! that may have expired and at a pace of its own. So its second try is refused, and
+//! `keep.rs` makes another client.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use async_nats::{Auth, AuthError, Client, ConnectErrorKind, ConnectOptions, Event};
+use muster_schemas::subjects::DeviceSubjects;
+use tokio::sync::mpsc;
+use url::Url;
+
+use crate::identity::{Credentials, Identity};
+use crate::trust::{self, TrustError, Verifier};
+
+/// Silence is noticed after two to three of these.
+const PING: Duration = Duration::from_secs(25);
+/// A connection that takes longer to make has failed.
+const LIMIT: Duration = Duration::from_secs(10);
+/// Messages that wait to be read, per subscription.
+const UNREAD: usize = 256;
+/// Messages that wait to be written.
+const UNWRITTEN: usize = 64;
+
+/// No connection.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// An address cannot be read.
+    #[error("the server named a broker that cannot be reached ('{0}'); its configuration is wrong")]
+    Address(String),
+    /// No address at all.
+    #[error("the server named no broker; its configuration is wrong")]
+    NoAddress,
+    /// TLS cannot be set up.
+    #[error(transparent)]
+    Trust(#[from] TrustError),
+    /// The broker was not reached, was not trusted, or refuses.
+    #[error("failed to connect to the broker {address}: {problem}")]
+    Broker {
+        /// The broker.
+        address: String,
+        /// Why not.
+        problem: String,
+        /// Does it refuse the credentials?
+        is_denied: bool,
+    },
+}
+
+/// The broker's addresses; an unspecified host means the host that gave the credentials.
+///
+/// # Errors
+/// When there is none, or one that is none.
+pub fn broker_addresses(servers: &[String], url: &Url) -> Result<Vec<Url>, ConnectError> {
+    let addresses: Vec<Url> = servers
+        .iter()
+        .map(|server| {
+            let invalid = || ConnectError::Address(server.clone());
+            let mut address: Url = server.parse().map_err(|_| invalid())?;
+            if matches!(address.host_str(), Some("0.0.0.0" | "[::]")) {
+                address.set_host(url.host_str()).map_err(|_| invalid())?;
+            }
+            if address.host_str().is_none_or(str::is_empty) {
+                return Err(invalid());
+            }
+            Ok(address)
+        })
+        .collect::<Result<_, _>>()?;
+    if addresses.is_empty() { Err(ConnectError::NoAddress) } else { Ok(addresses) }
+}
+
+/// Connects; what happens to the connection comes out of the channel.
+pub(super) async fn connect(
+    identity: &Identity,
+    credentials: &Credentials,
+    address: &Url,
+) -> Result<(Client, mpsc::Receiver<Event>), ConnectError> {
+    let (events_in, events) = mpsc::channel(16);
+    let verifier = Verifier::new(identity.pinned_ca());
+    let tls = trust::client_config(Arc::clone(&verifier))?;
+    let made = options(identity, credentials, events_in.clone())
+        .tls_client_config(tls)
+        .connect(address.as_str())
+        .await;
+    let client = made.map_err(|error| {
+        let problem = verifier.refusal().unwrap_or_else(|| last_cause(&error));
+        let is_denied =
+            error.kind() == ConnectErrorKind::AuthorizationViolation || is_denial(&problem);
+        ConnectError::Broker { address: address.to_string(), problem, is_denied }
+    })?;
+    Ok((client, events))
+}
+
+fn options(
+    identity: &Identity,
+    credentials: &Credentials,
+    events: mpsc::Sender<Event>,
+) -> ConnectOptions {
+    let inboxes = DeviceSubjects::new(&identity.project, identity.device).inbox_prefix();
+    sign_in(identity, credentials)
+        .name(concat!("muster-agent/", env!("CARGO_PKG_VERSION")))
+        .require_tls(true)
+        .custom_inbox_prefix(inboxes)
+        .ping_interval(PING)
+        .connection_timeout(LIMIT)
+        .request_timeout(Some(LIMIT))
+        .subscription_capacity(UNREAD)
+        .client_capacity(UNWRITTEN)
+        .read_buffer_capacity(4096)
+        .ignore_discovered_servers()
+        .max_reconnects(1)
+        .event_callback(move |event| {
+            let events = events.clone();
+            async move {
+                // Nobody listens any more once the connection was given up.
+                events.send(event).await.ok();
+            }
+        })
+}
+
+fn sign_in(identity: &Identity, credentials: &Credentials) -> ConnectOptions {
+    let (keys, jwt) = (identity.keys.clone(), credentials.response.jwt.clone());
+    let is_used = Arc::new(AtomicBool::new(false));
+    ConnectOptions::with_auth_callback(move |nonce| {
+        let (keys, jwt, is_used) = (keys.clone(), jwt.clone(), Arc::clone(&is_used));
+        async move {
+            if is_used.swap(true, Ordering::Relaxed) {
+                return Err(AuthError::new("one client makes one connection"));
+            }
+            let mut auth = Auth::new();
+            auth.signature = Some(keys.nats_sign(&nonce).map_err(AuthError::new)?);
+            auth.jwt = Some(jwt);
+            Ok(auth)
+        }
+    })
+}
+
+/// Does the broker speak of the credentials? Its words are all that it sends.
+pub(super) fn is_denial(words: &str) -> bool {
+    let words = words.to_ascii_lowercase();
+    words.contains("authorization violation")
+        || words.contains("authentication expired")
+        || words.contains("authentication revoked")
+        || words.contains("account authentication")
+}
+
+fn last_cause(error: &dyn std::error::Error) -> String {
+    let mut words = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        words = error.to_string();
+        cause = error.source();
+    }
+    words
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unspecified_broker_is_where_the_server_is() {
+        for (server, url, expected) in [
+            (
+                "tls://0.0.0.0:4222",
+                "https://muster.example:8443",
+                Some("tls://muster.example:4222"),
+            ),
+            ("tls://[::]:4222", "https://10.0.0.7", Some("tls://10.0.0.7:4222")),
+            ("tls://0.0.0.0:1", "https://[fe80::1]:8443", Some("tls://[fe80::1]:1")),
+            ("tls://broker:4222", "https://muster.example", Some("tls://broker:4222")),
+            ("broker", "https://muster.example", None),
+            ("tls://", "https://muster.example", None),
+        ] {
+            let url = url.parse().unwrap();
+            let found = broker_addresses(&[server.to_owned()], &url).ok();
+            let found = found.map(|found| found[0].to_string());
+            assert_eq!(found.as_deref(), expected, "{server}");
+        }
+        assert!(broker_addresses(&[], &"https://x".parse().unwrap()).is_err());
+    }
+
+    #[test]
+    fn the_brokers_words_tell_a_denial() {
+        for (words, expected) in [
+            ("Authorization Violation", true),
+            ("User Authentication Expired", true),
+            ("'User Authentication Revoked'", true),
+            ("connection refused", false),
+            ("Permissions Violation for Publish to \"x\"", false),
+        ] {
+            assert_eq!(is_denial(words), expected, "{words}");
+        }
+    }
+}

@@ -1,0 +1,329 @@
+//! One connection's life: carries out what the session says is due, and hands it what comes in.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::time::{Duration, Instant};
+
+use async_nats::jetstream;
+use async_nats::{Client, Event, HeaderMap, Message};
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
+use muster_schemas::codec;
+use muster_schemas::cose::{self, Kind};
+use muster_schemas::subjects::DeviceSubjects;
+use muster_schemas::wire::{Ack, ConfigUpdate, Welcome};
+use tokio::sync::mpsc;
+use uuid::Uuid;
+
+use super::connect::is_denial;
+use super::keep::renew;
+use crate::clock::{Anchor, Moment};
+use crate::identity::Credentials;
+use crate::run::Shared;
+use crate::session::{Effect, Outgoing, Session};
+use crate::store::StoreError;
+
+/// How a connection ended.
+pub(super) enum End {
+    /// It is gone.
+    Lost {
+        /// Why, as far as it is known.
+        problem: String,
+        /// Did the broker refuse the credentials?
+        is_denied: bool,
+    },
+    /// There are new credentials for the next one; this one still stands.
+    Renewed(Credentials),
+}
+
+/// With nothing to do it still looks this often.
+const IDLE: Duration = Duration::from_secs(3600);
+/// A renewal that failed is tried again after this.
+const RENEW_AGAIN: Duration = Duration::from_secs(60);
+
+type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// A hello on its way: when it was sent, by both clocks, and the answer.
+type HelloAnswer = (Moment, Instant, Result<Message, String>);
+
+struct Driver<'a> {
+    shared: &'a Shared,
+    session: &'a mut Session,
+    client: &'a Client,
+    context: jetstream::Context,
+    subjects: DeviceSubjects,
+    /// Why the broker said that it ends the connection.
+    farewell: Option<String>,
+}
+
+/// Drives a connection until it ends.
+pub(super) async fn drive(
+    shared: &Shared,
+    session: &mut Session,
+    client: &Client,
+    events: mpsc::Receiver<Event>,
+    credentials: &Credentials,
+) -> End {
+    let lost = |problem: String| End::Lost { is_denied: is_denial(&problem), problem };
+    let context = shared.link.borrow().clone();
+    let Some(context) = context else { return lost("the connection is gone".to_owned()) };
+    let subjects = DeviceSubjects::new(&shared.identity.project, shared.identity.device);
+    session.connected(Instant::now());
+    let driver = Driver { shared, session, client, context, subjects, farewell: None };
+    driver.run(events, credentials).await.unwrap_or_else(lost)
+}
+
+impl Driver<'_> {
+    async fn run(
+        mut self,
+        mut events: mpsc::Receiver<Event>,
+        credentials: &Credentials,
+    ) -> Result<End, String> {
+        let words = |error: async_nats::SubscribeError| error.to_string();
+        let mut acks = self.client.subscribe(self.subjects.acks()).await.map_err(words)?;
+        let mut commands = self.client.subscribe(self.subjects.commands()).await.map_err(words)?;
+        let mut published = FuturesUnordered::new();
+        let mut hello: Option<Boxed<'static, HelloAnswer>> = None;
+        let mut renewal_at = tokio::time::Instant::now() + renewal_after(credentials);
+        let mut renewal: Option<Boxed<'_, Result<Credentials, String>>> = None;
+        let shared = self.shared;
+        loop {
+            let now = Instant::now();
+            self.session.tick(now, rand::random());
+            while let Some(outgoing) = self.session.next_event(now).map_err(|e| tell(&e))? {
+                published.push(publish(self.context.clone(), self.subjects.events(), outgoing));
+            }
+            if hello.is_none() {
+                hello = self.say_hello(now);
+            }
+            let wake = self.session.wake_at(now).unwrap_or(now + IDLE).min(now + IDLE);
+            tokio::select! {
+                event = events.recv() => {
+                    if let Some(problem) = self.on_event(event) {
+                        return Err(problem);
+                    }
+                }
+                message = acks.next() => match message {
+                    Some(message) => self.on_ack(&message.payload).map_err(|e| tell(&e))?,
+                    None => return Err(self.farewell()),
+                },
+                message = commands.next() => match message {
+                    Some(message) => self.on_command(&message.payload),
+                    None => return Err(self.farewell()),
+                },
+                Some((epoch, seq, is_stored)) = published.next(), if !published.is_empty() => {
+                    self.session.settled(epoch, seq, is_stored, Instant::now(), rand::random());
+                }
+                answer = wait_for(&mut hello) => {
+                    hello = None;
+                    self.on_answer(answer);
+                }
+                () = shared.recorded.notified() => {}
+                () = tokio::time::sleep_until(wake.into()) => {}
+                () = tokio::time::sleep_until(renewal_at), if renewal.is_none() => {
+                    renewal = Some(Box::pin(renew(shared)));
+                }
+                outcome = wait_for(&mut renewal) => {
+                    renewal = None;
+                    match outcome {
+                        Ok(new) => return Ok(End::Renewed(new)),
+                        Err(problem) => {
+                            shared.note_error(&problem);
+                            tracing::warn!(problem, "the broker credentials are not renewed yet");
+                            renewal_at = tokio::time::Instant::now() + RENEW_AGAIN;
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    fn farewell(&mut self) -> String {
+        self.farewell.take().unwrap_or_else(|| "the broker closed the connection".to_owned())
+    }
+
+    /// The reason when the connection is over.
+    fn on_event(&mut self, event: Option<Event>) -> Option<String> {
+        match event {
+            None | Some(Event::Disconnected | Event::Closed) => Some(self.farewell()),
+            Some(Event::ServerError(error)) => {
+                let words = error.to_string();
+                tracing::warn!(words, "the broker complains");
+                self.shared.note_error(&words);
+                self.farewell = Some(words);
+                None
+            }
+            Some(Event::SlowConsumer(_)) => {
+                tracing::warn!("messages came faster than they could be read; some are lost");
+                // An ack or a config may be among them.
+                self.session.hasten_hello(Instant::now());
+                None
+            }
+            Some(other) => {
+                tracing::debug!(event = %other, "about the connection");
+                None
+            }
+        }
+    }
+
+    fn say_hello(&mut self, now: Instant) -> Option<Boxed<'static, HelloAnswer>> {
+        let at = Moment::now();
+        let version = self.shared.config_version();
+        let hello = self.session.next_hello(now, &at, version, Uuid::new_v4())?;
+        let sealed = self.shared.identity.keys.signing().seal(Kind::Hello, codec::encode(&hello));
+        let (client, subject) = (self.client.clone(), self.subjects.request("hello"));
+        Some(Box::pin(async move {
+            let answer = client.request(subject, sealed.into()).await;
+            (at, now, answer.map_err(|error| error.to_string()))
+        }))
+    }
+
+    fn on_answer(&mut self, (asked, sent, answer): HelloAnswer) {
+        let now = Instant::now();
+        let failed = |session: &mut Session, problem: &str| {
+            tracing::warn!(problem, "the server did not answer a hello");
+            session.hello_failed(now, rand::random());
+        };
+        let message = match answer {
+            Ok(message) => message,
+            Err(problem) => return failed(self.session, &problem),
+        };
+        let welcome = match self.open::<Welcome>(&message.payload, Kind::Welcome) {
+            Ok(welcome) => welcome,
+            Err(problem) => return failed(self.session, &problem),
+        };
+        let at = Moment::now();
+        let outcome = self.session.on_welcome(&welcome, now, at, Uuid::new_v4(), rand::random());
+        match outcome {
+            Ok(effect) => self.after(effect),
+            Err(error) => {
+                let error = tell(&error);
+                tracing::warn!(error, "a welcome was not acted on");
+                return;
+            }
+        }
+        // The server read its clock about half way.
+        let rtt = u64::try_from((now - sent).as_micros()).unwrap_or(u64::MAX);
+        self.shared.counters.rtt(rtt);
+        let mono = asked.mono.saturating_add(at.mono.saturating_sub(asked.mono) / 2);
+        self.shared.set_anchor(Anchor { boot: at.boot, mono, server: welcome.time });
+        self.shared.with_link_state(|state| state.last_hello = Some(at.wall));
+        if let Err(error) = self.shared.apply_config(welcome.config_version, &welcome.config) {
+            tracing::warn!(error = tell(&error), "the config could not be applied");
+        }
+    }
+
+    fn on_ack(&mut self, payload: &[u8]) -> Result<(), StoreError> {
+        let ack: Ack = match codec::decode(payload) {
+            Ok(ack) => ack,
+            Err(error) => {
+                tracing::warn!(%error, "an ack that cannot be read was ignored");
+                return Ok(());
+            }
+        };
+        let at = Moment::now();
+        let effect = self.session.on_ack(&ack, Instant::now(), self.shared.time(&at))?;
+        self.after(effect);
+        Ok(())
+    }
+
+    fn after(&mut self, effect: Effect) {
+        let at = Moment::now();
+        match effect {
+            Effect::Nothing => {}
+            Effect::Confirmed(count) => {
+                self.shared.counters.events_acked(count);
+                self.shared.with_link_state(|state| state.last_ack = Some(at.wall));
+                if let Err(error) = self.shared.outbox.settle_dropped(at) {
+                    tracing::warn!(error = tell(&error), "what was dropped is not declared yet");
+                }
+            }
+            Effect::Odd => tracing::info!("the log stands elsewhere than expected; asking again"),
+            Effect::SentAgain => {
+                tracing::warn!("the log has lost events that it had; they are sent again");
+            }
+            Effect::NeedsEpoch => {
+                tracing::warn!(
+                    "this device's history and the log's have parted; asking for a new epoch"
+                );
+            }
+            Effect::NewEpoch(epoch) => {
+                tracing::warn!(epoch, "going on in a new epoch; what the log lacks is sent in it");
+            }
+        }
+    }
+
+    fn on_command(&mut self, payload: &[u8]) {
+        let identity = &self.shared.identity;
+        let outcome = self.open::<ConfigUpdate>(payload, Kind::Config).and_then(|update| {
+            let epoch = self.shared.outbox.view().epoch;
+            let is_ours = update.project == identity.project
+                && update.device == identity.device
+                && update.epoch == epoch;
+            if !is_ours {
+                return Err("it is for another device or epoch".to_owned());
+            }
+            self.shared.apply_config(update.version, &update.vars).map_err(|error| tell(&error))
+        });
+        if let Err(problem) = outcome {
+            tracing::warn!(problem, "a command was ignored");
+        }
+    }
+
+    /// Opens what the project's operation key sealed.
+    fn open<T: serde::de::DeserializeOwned>(
+        &self,
+        payload: &[u8],
+        kind: Kind,
+    ) -> Result<T, String> {
+        let key = self.shared.identity.operation_key().map_err(|error| error.to_string())?;
+        let opened = cose::open(payload, kind, &key).map_err(|error| error.to_string())?;
+        codec::decode(&opened).map_err(|error| error.to_string())
+    }
+}
+
+/// Publishes one event and waits for the broker's word.
+async fn publish(
+    context: jetstream::Context,
+    subject: String,
+    outgoing: Outgoing,
+) -> (u64, u64, bool) {
+    let (epoch, seq) = (outgoing.epoch, outgoing.seq);
+    let mut headers = HeaderMap::new();
+    headers.insert("Nats-Msg-Id", outgoing.message_id.as_str());
+    let sent = context.publish_with_headers(subject, headers, outgoing.bytes.into()).await;
+    let outcome = match sent {
+        Ok(ack) => ack.await.map(drop),
+        Err(error) => Err(error),
+    };
+    if let Err(error) = &outcome {
+        tracing::debug!(epoch, seq, %error, "the broker did not store an event");
+    }
+    (epoch, seq, outcome.is_ok())
+}
+
+/// 75% to 85% of the credentials' life after they came.
+fn renewal_after(credentials: &Credentials) -> Duration {
+    let (life, left) = (credentials.life(), credentials.left(&Moment::now()).unwrap_or(0));
+    let kept = (life as f64 * (0.15 + 0.1 * rand::random::<f64>())) as i64;
+    Duration::from_micros(u64::try_from(left.saturating_sub(kept)).unwrap_or(0))
+}
+
+/// Waits for what is on its way; for ever when nothing is.
+async fn wait_for<F: Future + Unpin>(waiting: &mut Option<F>) -> F::Output {
+    match waiting {
+        Some(future) => future.await,
+        None => std::future::pending().await,
+    }
+}
+
+/// An error with its causes, in one line.
+fn tell(error: &dyn std::error::Error) -> String {
+    let mut words = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        words = format!("{words}: {error}");
+        cause = error.source();
+    }
+    words
+}

@@ -1,0 +1,135 @@
+//! Being connected: credentials, connection, session, and all of it again after a wait.
+
+use std::time::{Duration, Instant};
+
+use async_nats::Client;
+use async_nats::jetstream::context::ContextBuilder;
+use rand::seq::SliceRandom;
+use tokio::time::sleep;
+
+use super::connect::{ConnectError, broker_addresses, connect};
+use super::drive::{End, drive};
+use crate::backoff::Backoff;
+use crate::clock::{Anchor, Moment};
+use crate::enroll::fetch_credentials;
+use crate::identity::Credentials;
+use crate::run::Shared;
+use crate::session::Session;
+use crate::store::key;
+
+/// A connection that lasted this long was a good one: the next wait is a short one.
+const GOOD: Duration = Duration::from_secs(30);
+/// How long the broker's word on a batch or an event is waited for.
+const PUB_ACK: Duration = Duration::from_secs(5);
+
+/// Connects for ever.
+pub(crate) async fn keep_connected(shared: &Shared) {
+    let (project, device) = (shared.identity.project.clone(), shared.identity.device);
+    let mut session = Session::new(std::sync::Arc::clone(&shared.outbox), project, device);
+    let mut credentials: Option<Credentials> =
+        shared.store.get(key::CREDENTIALS).unwrap_or_default();
+    let mut backoff = Backoff::reconnect();
+    // The connection before, until the next one stands: a renewal is no absence.
+    let mut before: Option<Client> = None;
+    loop {
+        let usable = credentials.take().filter(|known| known.left(&Moment::now()) != Some(0));
+        let current = match usable {
+            Some(known) => known,
+            None => match renew(shared).await {
+                Ok(new) => new,
+                Err(problem) => {
+                    fail(shared, &problem, backoff.wait(rand::random())).await;
+                    continue;
+                }
+            },
+        };
+        let made = reach(shared, &current).await;
+        drop(before.take());
+        let (client, broker, events) = match made {
+            Ok(made) => made,
+            Err(error) => {
+                if !matches!(error, ConnectError::Broker { is_denied: true, .. }) {
+                    credentials = Some(current);
+                }
+                fail(shared, &error.to_string(), backoff.wait(rand::random())).await;
+                continue;
+            }
+        };
+        let started = Instant::now();
+        up(shared, &client, &broker);
+        let end = drive(shared, &mut session, &client, events, &current).await;
+        shared.link.send_replace(None);
+        shared.with_link_state(|state| state.connected = None);
+        shared.counters.disconnected(&client);
+        if started.elapsed() > GOOD {
+            backoff.reset();
+        }
+        match end {
+            End::Renewed(new) => {
+                credentials = Some(new);
+                before = Some(client);
+            }
+            End::Lost { problem, is_denied } => {
+                if !is_denied {
+                    credentials = Some(current);
+                }
+                drop(client);
+                fail(shared, &problem, backoff.wait(rand::random())).await;
+            }
+        }
+    }
+}
+
+async fn reach(
+    shared: &Shared,
+    credentials: &Credentials,
+) -> Result<(Client, String, tokio::sync::mpsc::Receiver<async_nats::Event>), ConnectError> {
+    let identity = &shared.identity;
+    let mut addresses = broker_addresses(&credentials.response.servers, &identity.url)?;
+    addresses.shuffle(&mut rand::rng());
+    let mut last = ConnectError::NoAddress;
+    for address in addresses {
+        match connect(identity, credentials, &address).await {
+            Ok((client, events)) => return Ok((client, address.to_string(), events)),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
+fn up(shared: &Shared, client: &Client, broker: &str) {
+    shared.counters.connected();
+    let now = Moment::now().wall;
+    shared.with_link_state(|state| {
+        state.connected = Some((Instant::now(), now, broker.to_owned()));
+    });
+    let context = ContextBuilder::new()
+        .timeout(PUB_ACK)
+        .ack_timeout(PUB_ACK)
+        .max_ack_inflight(64)
+        .build(client.clone());
+    shared.link.send_replace(Some(context));
+    tracing::info!(broker, "connected");
+}
+
+/// Fresh credentials, stored.
+pub(super) async fn renew(shared: &Shared) -> Result<Credentials, String> {
+    let new = fetch_credentials(&shared.identity)
+        .await
+        .map_err(|error| format!("{error}: {}", error.source))?;
+    let server = new.response.server_time;
+    if shared.server_time(&Moment::now()).is_none() {
+        shared.set_anchor(Anchor { boot: new.boot, mono: new.mono, server });
+    }
+    if let Err(error) = shared.store.put(key::CREDENTIALS, &new) {
+        tracing::warn!(%error, "the broker credentials could not be stored");
+    }
+    tracing::info!(until = %new.response.expires_at, "new broker credentials");
+    Ok(new)
+}
+
+async fn fail(shared: &Shared, problem: &str, wait: Duration) {
+    shared.note_error(problem);
+    tracing::warn!(problem, wait_ms = wait.as_millis(), "not connected; trying again");
+    sleep(wait).await;
+}

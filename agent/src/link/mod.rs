@@ -1,0 +1,10 @@
+//! The connection to the broker: made, kept, renewed, and made again, for ever.
+//!
+//! Decides nothing about events: `crate::session` does.
+
+mod connect;
+mod drive;
+mod keep;
+
+pub use connect::{ConnectError, broker_addresses};
+pub(crate) use keep::keep_connected;

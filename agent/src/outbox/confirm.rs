@@ -1,0 +1,176 @@
+//! What the log has: taking note of it, taking it back, and letting go what is old.
+
+use muster_schemas::Timestamp;
+use redb::{ReadableTable, WriteTransaction};
+
+use super::state::State;
+use super::{Outbox, record};
+use crate::store::{self, EVENTS, MARKS, StoreError, key};
+
+/// Marks are this far apart, in microseconds: that is how exactly age is known.
+const MARK_EVERY: i64 = 3600 * 1_000_000;
+
+/// At most this many events are let go in one transaction, so that none takes long.
+const PRUNE_AT_ONCE: usize = 1000;
+
+impl Outbox {
+    /// The log has everything up to `seq` of this epoch. `now` is the best known time: events are
+    /// kept by it.
+    ///
+    /// A crash may undo it, which costs nothing but sending some events again.
+    ///
+    /// # Errors
+    /// When it cannot be stored.
+    pub fn confirm(&self, seq: u64, now: Timestamp) -> Result<(), StoreError> {
+        let mut state = self.state();
+        if seq <= state.confirmed || seq > state.last_seq {
+            return Ok(());
+        }
+        let mut next = state.clone();
+        self.store.write_relaxed(|transaction| {
+            let bytes = bytes_between(transaction, next.epoch, next.confirmed, seq)?;
+            next.unconfirmed_bytes = next.unconfirmed_bytes.saturating_sub(bytes);
+            next.kept_bytes = next.kept_bytes.saturating_add(bytes);
+            next.confirmed = seq;
+            // A new epoch may be waited for: what the log took in the meantime stays where it is.
+            if let Some(pending) = &mut next.pending
+                && pending.common.0 == next.epoch
+            {
+                pending.common.1 = pending.common.1.max(seq);
+            }
+            mark(transaction, (next.epoch, seq), now)?;
+            store::put(transaction, key::OUTBOX, &next)
+        })?;
+        *state = next;
+        Ok(())
+    }
+
+    /// The log has lost what came after `seq` of this epoch: it is to be sent again.
+    ///
+    /// # Errors
+    /// When it cannot be stored.
+    pub fn rewind(&self, seq: u64) -> Result<(), StoreError> {
+        let mut state = self.state();
+        if seq >= state.confirmed {
+            return Ok(());
+        }
+        let mut next = state.clone();
+        self.store.write(|transaction| {
+            let bytes = bytes_between(transaction, next.epoch, seq, next.confirmed)?;
+            next.unconfirmed_bytes = next.unconfirmed_bytes.saturating_add(bytes);
+            next.kept_bytes = next.kept_bytes.saturating_sub(bytes);
+            next.confirmed = seq;
+            unmark(transaction, (next.epoch, seq))?;
+            store::put(transaction, key::OUTBOX, &next)
+        })?;
+        *state = next;
+        Ok(())
+    }
+
+    /// Lets go what the log has had for long, or what is more than may be kept; oldest first.
+    /// True when there is more to let go.
+    ///
+    /// # Errors
+    /// When it cannot be stored.
+    pub fn prune(&self, now: Timestamp) -> Result<bool, StoreError> {
+        let mut state = self.state();
+        let mut next = state.clone();
+        let oldest = now.plus_micros(self.limits.kept_micros.saturating_neg());
+        let has_more = self.store.write(|transaction| {
+            let expired = expired(transaction, oldest)?;
+            let has_more = prune(transaction, &mut next, expired, self.limits.kept_bytes)?;
+            store::put(transaction, key::OUTBOX, &next)?;
+            Ok(has_more)
+        })?;
+        *state = next;
+        Ok(has_more)
+    }
+}
+
+/// The size of the events after `from` up to and with `to`.
+fn bytes_between(
+    transaction: &WriteTransaction,
+    epoch: u64,
+    from: u64,
+    to: u64,
+) -> Result<u64, StoreError> {
+    let events = transaction.open_table(EVENTS).map_err(StoreError::database("open a table"))?;
+    let range = events
+        .range((epoch, from.saturating_add(1))..=(epoch, to))
+        .map_err(StoreError::database("read events"))?;
+    let mut bytes = 0;
+    for entry in range {
+        let (_, value) = entry.map_err(StoreError::database("read events"))?;
+        bytes += record::len(value.value());
+    }
+    Ok(bytes)
+}
+
+fn mark(
+    transaction: &WriteTransaction,
+    place: (u64, u64),
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    let mut marks = transaction.open_table(MARKS).map_err(StoreError::database("open a table"))?;
+    // The start of the hour: an event is kept up to an hour longer, never shorter, because the
+    // mark of an hour is moved on to the newest event of that hour.
+    let hour = now.micros().div_euclid(MARK_EVERY).saturating_add(1).saturating_mul(MARK_EVERY);
+    marks.insert(hour, place).map_err(StoreError::database("mark an event"))?;
+    Ok(())
+}
+
+/// Takes back the marks of what is no longer confirmed.
+pub(super) fn unmark(transaction: &WriteTransaction, after: (u64, u64)) -> Result<(), StoreError> {
+    let mut marks = transaction.open_table(MARKS).map_err(StoreError::database("open a table"))?;
+    marks.retain(|_, place| place <= after).map_err(StoreError::database("take marks back"))
+}
+
+/// The newest event that was confirmed before a time; its mark and those before it are removed.
+fn expired(
+    transaction: &WriteTransaction,
+    oldest: Timestamp,
+) -> Result<Option<(u64, u64)>, StoreError> {
+    let mut marks = transaction.open_table(MARKS).map_err(StoreError::database("open a table"))?;
+    let newest = marks
+        .range(..=oldest.micros())
+        .map_err(StoreError::database("read marks"))?
+        .next_back()
+        .transpose()
+        .map_err(StoreError::database("read marks"))?
+        .map(|(_, place)| place.value());
+    if newest.is_some() {
+        // The newest of them stays until all of its events are gone.
+        marks
+            .retain(|hour, place| hour > oldest.micros() || Some(place) == newest)
+            .map_err(StoreError::database("remove marks"))?;
+    }
+    Ok(newest)
+}
+
+fn prune(
+    transaction: &WriteTransaction,
+    state: &mut State,
+    expired: Option<(u64, u64)>,
+    kept_bytes: u64,
+) -> Result<bool, StoreError> {
+    let confirmed = (state.epoch, state.confirmed);
+    let mut events =
+        transaction.open_table(EVENTS).map_err(StoreError::database("open a table"))?;
+    for _ in 0..PRUNE_AT_ONCE {
+        let Some((place, bytes)) = events
+            .first()
+            .map_err(StoreError::database("read events"))?
+            .map(|(place, value)| (place.value(), record::len(value.value())))
+        else {
+            return Ok(false);
+        };
+        let is_old = expired.is_some_and(|expired| place <= expired);
+        let is_too_much = state.kept_bytes > kept_bytes;
+        if place > confirmed || !(is_old || is_too_much) {
+            return Ok(false);
+        }
+        events.remove(place).map_err(StoreError::database("let an event go"))?;
+        state.kept_bytes = state.kept_bytes.saturating_sub(bytes);
+    }
+    Ok(true)
+}

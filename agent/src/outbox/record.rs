@@ -1,0 +1,223 @@
+//! Recording: sealing an event and storing it, or counting it as lost when there is no room.
+
+use muster_schemas::envelope::MAX_EVENT_BYTES;
+use muster_schemas::events::{DeviceHistoryLost, LossCause};
+use muster_schemas::{DeviceEnvelope, Event, Hash, Timestamp};
+use redb::WriteTransaction;
+use serde::Serialize;
+
+use super::Outbox;
+use super::state::{Dropped, State};
+use crate::clock::Moment;
+use crate::store::{self, EVENTS, StoreError, key};
+
+/// An event was not recorded.
+#[derive(Debug, thiserror::Error)]
+pub enum RecordError {
+    /// There is no room.
+    #[error(
+        "the outbox is full ({limit} bytes wait for the log); {kind} was counted, not recorded: bring the device online"
+    )]
+    Full {
+        /// The event's type.
+        kind: &'static str,
+        /// The limit.
+        limit: u64,
+    },
+    /// It is larger than the log takes.
+    #[error(
+        "{kind} of {bytes} bytes is too large for an event; at most {MAX_EVENT_BYTES} are taken"
+    )]
+    TooLarge {
+        /// The event's type.
+        kind: &'static str,
+        /// Its sealed size.
+        bytes: usize,
+    },
+    /// It could not be stored.
+    #[error("{kind} could not be recorded")]
+    Store {
+        /// The event's type.
+        kind: &'static str,
+        /// Why not.
+        source: StoreError,
+    },
+}
+
+/// The content of an envelope before it has its place.
+pub(super) struct Content<'a> {
+    pub(super) kind: &'a str,
+    pub(super) version: u16,
+    pub(super) data: Vec<u8>,
+    pub(super) at: Moment,
+}
+
+impl<'a> Content<'a> {
+    pub(super) fn of(event: &'a Event, at: Moment) -> Self {
+        Self { kind: event.kind(), version: event.version(), data: event.encode(), at }
+    }
+}
+
+/// Reads what this device sealed and stored itself.
+pub(super) fn open(bytes: &[u8]) -> Result<DeviceEnvelope, StoreError> {
+    DeviceEnvelope::from_sealed(bytes)
+        .map_err(|error| StoreError::Damaged { what: "an event", problem: error.to_string() })
+}
+
+impl Outbox {
+    /// Records an event that happened at a moment. When this returns it is on the disk.
+    ///
+    /// # Errors
+    /// When there is no room, or the disk does not take it; then the event is counted, and what
+    /// was dropped is said in an event of its own as soon as there is room.
+    pub fn record(&self, event: &Event, at: Moment) -> Result<u64, RecordError> {
+        self.record_with::<()>(event, at, None)
+    }
+
+    /// As [`Self::record`], and stores a small thing in the same transaction.
+    ///
+    /// # Errors
+    /// As [`Self::record`].
+    pub fn record_with<T: Serialize>(
+        &self,
+        event: &Event,
+        at: Moment,
+        beside: Option<(&'static str, &T)>,
+    ) -> Result<u64, RecordError> {
+        let kind = event.kind();
+        let mut state = self.state();
+        let mut next = state.clone();
+        let outcome = self.store.write(|transaction| {
+            let room = self.limits.unconfirmed_bytes;
+            if let Some(dropped) = next.dropped
+                && next.unconfirmed_bytes < room
+            {
+                let lost = outbox_full(next.epoch, dropped);
+                self.append(transaction, &mut next, Content::of(&lost, at))?;
+                next.dropped = None;
+            }
+            let sealed = self.seal(&next, Content::of(event, at));
+            if sealed.len() > MAX_EVENT_BYTES {
+                return Ok(Err(RecordError::TooLarge { kind, bytes: sealed.len() }));
+            }
+            if next.unconfirmed_bytes.saturating_add(len(&sealed)) > room {
+                return Ok(Err(RecordError::Full { kind, limit: room }));
+            }
+            insert(transaction, &mut next, &sealed)?;
+            store::put(transaction, key::OUTBOX, &next)?;
+            if let Some((name, value)) = beside {
+                store::put(transaction, name, value)?;
+            }
+            Ok(Ok(next.last_seq))
+        });
+        match outcome {
+            Ok(Ok(seq)) => {
+                *state = next;
+                Ok(seq)
+            }
+            Ok(Err(error @ RecordError::TooLarge { .. })) => Err(error),
+            Ok(Err(error)) => {
+                self.count_dropped(&mut state, at.wall);
+                Err(error)
+            }
+            Err(source) => {
+                self.count_dropped(&mut state, at.wall);
+                Err(RecordError::Store { kind, source })
+            }
+        }
+    }
+
+    /// Says what was dropped, when there is room again. Call it after the log has confirmed some.
+    ///
+    /// # Errors
+    /// When it cannot be stored; it stays counted.
+    pub fn settle_dropped(&self, at: Moment) -> Result<(), StoreError> {
+        let mut state = self.state();
+        let Some(dropped) = state.dropped else { return Ok(()) };
+        // Not at the first free byte: events that come in the meantime would be dropped again.
+        if state.unconfirmed_bytes > self.limits.unconfirmed_bytes / 2 {
+            return Ok(());
+        }
+        let mut next = state.clone();
+        let lost = outbox_full(next.epoch, dropped);
+        self.store.write(|transaction| {
+            self.append(transaction, &mut next, Content::of(&lost, at))?;
+            next.dropped = None;
+            store::put(transaction, key::OUTBOX, &next)
+        })?;
+        *state = next;
+        Ok(())
+    }
+
+    fn count_dropped(&self, state: &mut State, at: Timestamp) {
+        let dropped = state.dropped.get_or_insert(Dropped { count: 0, first: at, last: at });
+        dropped.count += 1;
+        dropped.first = dropped.first.min(at);
+        dropped.last = dropped.last.max(at);
+        // The disk may be what is full; then the count is in memory until the next event.
+        if let Err(error) = self.store.put_relaxed(key::OUTBOX, &*state) {
+            tracing::debug!(%error, "the count of dropped events could not be stored");
+        }
+    }
+
+    /// Seals at the next place.
+    fn seal(&self, state: &State, content: Content<'_>) -> Vec<u8> {
+        DeviceEnvelope {
+            project: self.project.clone(),
+            device: self.device,
+            epoch: state.epoch,
+            seq: state.last_seq + 1,
+            prev: state.tip,
+            boot: content.at.boot,
+            mono: content.at.mono,
+            time: content.at.wall,
+            kind: content.kind.to_owned(),
+            version: content.version,
+            data: content.data,
+        }
+        .seal(&self.key)
+    }
+
+    /// Seals at the next place and stores, whatever the limit.
+    pub(super) fn append(
+        &self,
+        transaction: &WriteTransaction,
+        state: &mut State,
+        content: Content<'_>,
+    ) -> Result<(), StoreError> {
+        let sealed = self.seal(state, content);
+        insert(transaction, state, &sealed)
+    }
+}
+
+fn insert(
+    transaction: &WriteTransaction,
+    state: &mut State,
+    sealed: &[u8],
+) -> Result<(), StoreError> {
+    let mut events =
+        transaction.open_table(EVENTS).map_err(StoreError::database("open a table"))?;
+    let place = (state.epoch, state.last_seq + 1);
+    events.insert(place, sealed).map_err(StoreError::database("store an event"))?;
+    state.last_seq += 1;
+    state.tip = Hash::of(sealed);
+    state.unconfirmed_bytes = state.unconfirmed_bytes.saturating_add(len(sealed));
+    Ok(())
+}
+
+pub(super) fn len(bytes: &[u8]) -> u64 {
+    bytes.len() as u64
+}
+
+fn outbox_full(epoch: u64, dropped: Dropped) -> Event {
+    DeviceHistoryLost {
+        cause: LossCause::OutboxFull,
+        epoch,
+        first_seq: None,
+        last_seq: None,
+        count: Some(dropped.count),
+        first_time: Some(dropped.first),
+        last_time: Some(dropped.last),
+    }
+    .into()
+}

@@ -1,0 +1,61 @@
+//! Sending what was kept: one batch after the other, at a pace, each gone when the broker has it.
+
+use std::time::Duration;
+
+use muster_schemas::subjects::DeviceSubjects;
+use tokio::time::sleep;
+
+use crate::backoff::Backoff;
+use crate::run::Shared;
+
+/// Up to this long after a reconnect nothing is sent: a fleet comes back in one moment.
+const SPREAD: Duration = Duration::from_secs(5);
+/// The mean time between two batches.
+const PACE: Duration = Duration::from_millis(50);
+
+/// Sends the backlog whenever there is one and a connection.
+pub(crate) async fn send_backlog(shared: &Shared) {
+    let subjects = DeviceSubjects::new(&shared.identity.project, shared.identity.device);
+    let subject = subjects.backfill();
+    let mut link = shared.link.subscribe();
+    let mut backoff = Backoff::reconnect();
+    loop {
+        // The sender lives in `shared`, so there is no error.
+        let _ = link.wait_for(Option::is_some).await;
+        sleep(SPREAD.mul_f64(rand::random())).await;
+        loop {
+            let context = link.borrow_and_update().clone();
+            let Some(context) = context else { break };
+            let (place, queued) = match shared.backlog.first() {
+                Ok(Some(first)) => first,
+                Ok(None) => {
+                    tokio::select! {
+                        () = shared.backlog_grew.notified() => {}
+                        _ = link.changed() => {}
+                    }
+                    continue;
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "the backlog of metrics cannot be read");
+                    sleep(backoff.wait(rand::random())).await;
+                    continue;
+                }
+            };
+            let bytes = queued.to_wire(shared.anchor().as_ref());
+            let is_stored = match context.publish(subject.clone(), bytes.into()).await {
+                Ok(ack) => ack.await.is_ok(),
+                Err(_) => false,
+            };
+            if !is_stored {
+                sleep(backoff.wait(rand::random())).await;
+                continue;
+            }
+            backoff.reset();
+            shared.counters.batches_sent();
+            if let Err(error) = shared.backlog.remove(place) {
+                tracing::warn!(%error, "a sent batch cannot be taken out of the backlog");
+            }
+            sleep(PACE.mul_f64(0.5 + rand::random::<f64>())).await;
+        }
+    }
+}

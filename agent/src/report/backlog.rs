@@ -1,0 +1,231 @@
+//! Metric batches that were not stored by the broker: bounded, the oldest go first.
+//!
+//! Sends nothing. Kept with relaxed durability: a crash may cost the last minute of them.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use muster_schemas::codec;
+use muster_schemas::metrics::MetricBatch;
+use redb::{ReadableTable, WriteTransaction};
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::clock::Anchor;
+use crate::store::{BACKLOG, Store, StoreError};
+
+/// With less free space than this on the disk, metrics are not kept any more, and make room for
+/// events; in bytes.
+const RESERVE: u64 = 16 << 20;
+
+/// Every so many batches one write goes down to the disk: once a minute by default.
+const SYNC_EVERY: u64 = 6;
+
+/// A batch in the backlog.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Queued {
+    /// The boot in which it was taken.
+    pub boot: Uuid,
+    /// The monotonic clock then.
+    pub mono: u64,
+    /// Is its time the server's? Otherwise the device's, because nothing better was known.
+    pub is_corrected: bool,
+    /// The batch as it goes on the wire.
+    #[serde(with = "serde_bytes")]
+    pub batch: Vec<u8>,
+}
+
+impl Queued {
+    /// The bytes to send: a time that was never corrected is, when the clock is known by now.
+    #[must_use]
+    pub fn to_wire(&self, anchor: Option<&Anchor>) -> Vec<u8> {
+        let time = anchor.and_then(|anchor| anchor.server_time_at(self.boot, self.mono));
+        match time {
+            Some(time) if !self.is_corrected => MetricBatch::decode(&self.batch).map_or_else(
+                |_| self.batch.clone(),
+                |batch| MetricBatch { time, ..batch }.encode(),
+            ),
+            _ => self.batch.clone(),
+        }
+    }
+}
+
+/// How full the backlog is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BacklogView {
+    /// Batches.
+    pub batches: u64,
+    /// Their size.
+    pub bytes: u64,
+    /// Batches that were dropped since the agent's start.
+    pub dropped: u64,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    view: BacklogView,
+    next: u64,
+    unsynced: u64,
+    /// Was it said that the disk is full?
+    is_disk_full: bool,
+}
+
+/// The queue of batches on the disk.
+#[derive(Debug)]
+pub struct Backlog {
+    store: Arc<Store>,
+    limit: u64,
+    state: Mutex<State>,
+}
+
+impl Backlog {
+    /// Opens the backlog; it holds at most `limit` bytes.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub fn open(store: Arc<Store>, limit: u64) -> Result<Self, StoreError> {
+        let state = store.read(|transaction| {
+            let table =
+                transaction.open_table(BACKLOG).map_err(StoreError::database("open a table"))?;
+            let mut state = State::default();
+            for entry in table.iter().map_err(StoreError::database("read the backlog"))? {
+                let (place, value) = entry.map_err(StoreError::database("read the backlog"))?;
+                state.view.batches += 1;
+                state.view.bytes += value.value().len() as u64;
+                state.next = place.value() + 1;
+            }
+            Ok(state)
+        })?;
+        Ok(Self { store, limit, state: Mutex::new(state) })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Only numbers that are mended at the next start.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How full it is.
+    #[must_use]
+    pub fn view(&self) -> BacklogView {
+        self.state().view
+    }
+
+    /// Puts a batch at the end; drops the oldest ones where there is no room, or this one when
+    /// the disk is full.
+    pub fn push(&self, queued: &Queued) {
+        let mut state = self.state();
+        let is_disk_full = self.store.folder().free_bytes().is_some_and(|free| free < RESERVE);
+        if is_disk_full {
+            self.make_room(&mut state);
+            return;
+        }
+        let bytes = codec::encode(queued);
+        let (before, limit) = (state.view, self.limit);
+        let (mut view, place) = (before, state.next);
+        state.unsynced += 1;
+        let is_sync = state.unsynced >= SYNC_EVERY;
+        let write = |transaction: &WriteTransaction| {
+            let mut table =
+                transaction.open_table(BACKLOG).map_err(StoreError::database("open a table"))?;
+            view.bytes += bytes.len() as u64;
+            view.batches += 1;
+            table.insert(place, bytes.as_slice()).map_err(StoreError::database("keep a batch"))?;
+            drop(table);
+            drop_oldest(transaction, &mut view, limit)
+        };
+        let outcome =
+            if is_sync { self.store.write(write) } else { self.store.write_relaxed(write) };
+        match outcome {
+            Ok(()) => {
+                state.view = view;
+                state.next = place + 1;
+                if is_sync {
+                    state.unsynced = 0;
+                }
+                if std::mem::take(&mut state.is_disk_full) {
+                    tracing::info!("metrics are kept again");
+                }
+            }
+            Err(error) => {
+                tracing::debug!(%error, "a batch could not be kept");
+                self.make_room(&mut state);
+            }
+        }
+    }
+
+    /// The disk is full: half of the backlog goes, so that events find room in the file, and the
+    /// batch at hand is not kept.
+    fn make_room(&self, state: &mut State) {
+        if !std::mem::replace(&mut state.is_disk_full, true) {
+            tracing::error!(
+                folder = %self.store.folder().path().display(),
+                "the disk is full: metrics are not kept while offline, the oldest are dropped; make room"
+            );
+        }
+        state.view.dropped += 1;
+        let mut view = state.view;
+        let half = view.bytes / 2;
+        let outcome = self.store.write(|transaction| drop_oldest(transaction, &mut view, half));
+        match outcome {
+            Ok(()) => state.view = view,
+            Err(error) => tracing::debug!(%error, "the backlog could not be cut"),
+        }
+    }
+
+    /// The oldest batch and its place.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn first(&self) -> Result<Option<(u64, Queued)>, StoreError> {
+        self.store.read(|transaction| {
+            let table =
+                transaction.open_table(BACKLOG).map_err(StoreError::database("open a table"))?;
+            let first = table.first().map_err(StoreError::database("read the backlog"))?;
+            first
+                .map(|(place, value)| {
+                    let queued = codec::decode(value.value()).map_err(|error| {
+                        StoreError::Damaged { what: "a batch", problem: error.to_string() }
+                    })?;
+                    Ok((place.value(), queued))
+                })
+                .transpose()
+        })
+    }
+
+    /// Takes a batch out: the broker has it, or it cannot be read.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn remove(&self, place: u64) -> Result<(), StoreError> {
+        let mut state = self.state();
+        let removed = self.store.write_relaxed(|transaction| {
+            let mut table =
+                transaction.open_table(BACKLOG).map_err(StoreError::database("open a table"))?;
+            let removed = table.remove(place).map_err(StoreError::database("drop a batch"))?;
+            Ok(removed.map(|bytes| bytes.value().len() as u64))
+        })?;
+        if let Some(bytes) = removed {
+            state.view.batches = state.view.batches.saturating_sub(1);
+            state.view.bytes = state.view.bytes.saturating_sub(bytes);
+        }
+        Ok(())
+    }
+}
+
+fn drop_oldest(
+    transaction: &WriteTransaction,
+    view: &mut BacklogView,
+    limit: u64,
+) -> Result<(), StoreError> {
+    let mut table =
+        transaction.open_table(BACKLOG).map_err(StoreError::database("open a table"))?;
+    while view.bytes > limit {
+        let Some((_, value)) = table.pop_first().map_err(StoreError::database("drop a batch"))?
+        else {
+            break;
+        };
+        view.bytes = view.bytes.saturating_sub(value.value().len() as u64);
+        view.batches = view.batches.saturating_sub(1);
+        view.dropped += 1;
+    }
+    Ok(())
+}

@@ -1,0 +1,185 @@
+//! The agent as a whole: opened on a data folder, run until it is told to stop.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use muster_schemas::Event;
+use tokio_util::sync::CancellationToken;
+
+use super::inventory::report_inventory;
+use super::shared::{SetLevel, Shared};
+use super::status::{Status, answer_status, socket_path};
+use super::upkeep::keep_house;
+use crate::identity::Identity;
+use crate::link::keep_connected;
+use crate::outbox::{Limits, Outbox, RecordError};
+use crate::report::{Backlog, sample_and_send, send_backlog};
+use crate::store::{Folder, Store, StoreError, key};
+
+/// How an agent is run.
+#[derive(Clone)]
+pub struct AgentOptions {
+    /// The data folder.
+    pub data: PathBuf,
+    /// Where the machine is that is measured: `/`, or a folder of fixtures.
+    pub root: PathBuf,
+    /// How much the outbox holds.
+    pub limits: Limits,
+    /// How much the backlog of metrics holds, in bytes.
+    pub backlog_bytes: u64,
+    /// Sets the log level when the config variable `log.level` says so.
+    pub set_level: SetLevel,
+}
+
+impl AgentOptions {
+    /// An agent of this machine on a data folder, with the default limits.
+    pub fn new(data: impl Into<PathBuf>) -> Self {
+        Self {
+            data: data.into(),
+            root: "/".into(),
+            limits: Limits::default(),
+            backlog_bytes: 32 << 20,
+            set_level: Arc::new(|_| Ok(())),
+        }
+    }
+}
+
+/// The agent cannot run.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    /// It is not enrolled.
+    #[error(
+        "this device is not enrolled ({} holds no identity); run `muster-agent enroll --url https://HOST:PORT TOKEN` first",
+        data.display()
+    )]
+    NotEnrolled {
+        /// The data folder.
+        data: PathBuf,
+    },
+    /// The data folder failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// What was pinned cannot be used.
+    #[error(
+        "the stored identity cannot be used ({0}); restore the data folder from a backup, or enroll again with --force"
+    )]
+    Identity(String),
+}
+
+/// An agent that is ready to run.
+#[derive(Clone)]
+pub struct Agent {
+    shared: Arc<Shared>,
+}
+
+/// Records events into a running agent's outbox.
+#[derive(Clone)]
+pub struct Recorder {
+    shared: Arc<Shared>,
+}
+
+impl Recorder {
+    /// Records an event that happens now; when this returns it is on the disk.
+    ///
+    /// # Errors
+    /// When there is no room, or the disk does not take it.
+    pub fn record(&self, event: &Event) -> Result<u64, RecordError> {
+        self.shared.record(event)
+    }
+}
+
+impl Agent {
+    /// Opens an enrolled device's data folder.
+    ///
+    /// # Errors
+    /// When another agent has it, it is not enrolled, or cannot be read.
+    pub fn open(options: AgentOptions) -> Result<Self, AgentError> {
+        let store = Arc::new(Store::open(Folder::open(&options.data)?)?);
+        let identity: Identity = store
+            .get(key::IDENTITY)?
+            .ok_or_else(|| AgentError::NotEnrolled { data: options.data.clone() })?;
+        identity.operation_key().map_err(|error| AgentError::Identity(error.to_string()))?;
+        let outbox = Outbox::open(
+            Arc::clone(&store),
+            identity.keys.signing(),
+            identity.project.clone(),
+            identity.device,
+            identity.epoch,
+            options.limits,
+        )?;
+        let backlog = Backlog::open(Arc::clone(&store), options.backlog_bytes)?;
+        let shared = Shared::new(
+            identity,
+            store,
+            Arc::new(outbox),
+            backlog,
+            options.root,
+            options.set_level,
+        )?;
+        Ok(Self { shared: Arc::new(shared) })
+    }
+
+    /// Who the device is.
+    #[must_use]
+    pub fn identity(&self) -> &Identity {
+        &self.shared.identity
+    }
+
+    /// Records events, before and while the agent runs.
+    #[must_use]
+    pub fn recorder(&self) -> Recorder {
+        Recorder { shared: Arc::clone(&self.shared) }
+    }
+
+    /// What the agent knows of itself.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        Status::of(&self.shared, self.shared.link.receiver_count() > 0)
+    }
+
+    /// Runs until it is told to stop; then what is on its way is kept, and all is on the disk.
+    ///
+    /// # Errors
+    /// When the last write fails.
+    pub async fn run(self, stop: CancellationToken) -> Result<(), AgentError> {
+        let shared = &*self.shared;
+        tracing::info!(
+            device = %shared.identity.device,
+            project = %shared.identity.project,
+            url = %shared.identity.url,
+            "the agent runs"
+        );
+        let forever = async {
+            tokio::join!(
+                keep_connected(shared),
+                send_backlog(shared),
+                report_inventory(shared),
+                keep_house(shared),
+                answer_status(shared),
+            )
+        };
+        tokio::join!(
+            async {
+                tokio::select! {
+                    () = stop.cancelled() => {}
+                    _ = forever => {}
+                }
+            },
+            sample_and_send(shared, &stop),
+        );
+        shared.link.send_replace(None);
+        // What was written relaxed goes down with this one.
+        shared.store.write(|_| Ok(()))?;
+        let _ = std::fs::remove_file(socket_path(shared.store.folder().path()));
+        tracing::info!("the agent stopped");
+        Ok(())
+    }
+}
+
+/// Opens and runs an agent.
+///
+/// # Errors
+/// As [`Agent::open`] and [`Agent::run`].
+pub async fn run(options: AgentOptions, stop: CancellationToken) -> Result<(), AgentError> {
+    Agent::open(options)?.run(stop).await
+}

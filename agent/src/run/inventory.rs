@@ -1,0 +1,52 @@
+//! Reporting what the device is, when that changes.
+
+use std::time::Duration;
+
+use muster_schemas::{Event, Hash};
+use tokio::time::{Instant, sleep};
+
+use super::shared::Shared;
+use crate::clock::Moment;
+use crate::inventory;
+use crate::store::key;
+
+/// Interfaces are looked at this often: two system calls.
+const LOOK: Duration = Duration::from_secs(60);
+/// Everything is looked at this often.
+const WHOLE: Duration = Duration::from_secs(3600);
+
+/// Reports at the start, whenever addresses change, and otherwise looks every hour.
+pub(super) async fn report_inventory(shared: &Shared) {
+    let mut reported: Option<Hash> = shared.store.get(key::INVENTORY).unwrap_or_default();
+    loop {
+        let root = shared.root.clone();
+        // A Docker Engine that does not answer is waited for, but not by this thread.
+        let collected = tokio::task::spawn_blocking(move || inventory::collect(&root)).await;
+        if let Ok(found) = collected {
+            let fingerprint = inventory::fingerprint(&found);
+            if reported != Some(fingerprint) {
+                let event = Event::from(found);
+                let beside = Some((key::INVENTORY, &fingerprint));
+                match shared.outbox.record_with(&event, Moment::now(), beside) {
+                    Ok(seq) => {
+                        reported = Some(fingerprint);
+                        shared.recorded.notify_one();
+                        tracing::info!(seq, "the inventory is reported");
+                    }
+                    // Tried again at the next look.
+                    Err(error) => tracing::warn!(%error, "the inventory was not reported"),
+                }
+            }
+        }
+        let (interfaces, looked) = (inventory::interfaces(), Instant::now());
+        while looked.elapsed() < WHOLE
+            && reported.is_some()
+            && inventory::interfaces() == interfaces
+        {
+            sleep(LOOK).await;
+        }
+        if reported.is_none() {
+            sleep(LOOK).await;
+        }
+    }
+}

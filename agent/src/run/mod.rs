@@ -1,0 +1,17 @@
+//! The running agent: its parts, and what they share.
+//!
+//! Each part is one loop; together they are one future on one thread. What they share is
+//! [`Shared`]: nothing of it is held across a wait.
+
+mod agent;
+mod counters;
+mod inventory;
+mod settings;
+mod shared;
+mod status;
+mod upkeep;
+
+pub use agent::{Agent, AgentError, AgentOptions, Recorder, run};
+pub use settings::Settings;
+pub(crate) use shared::Shared;
+pub use status::{BacklogStatus, OutboxStatus, Status, ask_status, socket_path};

@@ -1,0 +1,184 @@
+//! What the agent's parts share: the device, its queues, its clock, its connection.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use async_nats::jetstream;
+use muster_schemas::names::ConfigVars;
+use muster_schemas::{Event, Timestamp};
+use serde::{Deserialize, Serialize};
+use tokio::sync::{Notify, watch};
+
+use super::counters::Counters;
+use super::settings::{self, Settings};
+use crate::clock::{Anchor, Moment};
+use crate::identity::Identity;
+use crate::metrics::AgentCounters;
+use crate::outbox::{Outbox, RecordError};
+use crate::report::{Backlog, Queued};
+use crate::store::{Store, StoreError, key, write_private};
+
+/// Sets the log level, or says why not.
+pub(crate) type SetLevel = Arc<dyn Fn(&str) -> Result<(), String> + Send + Sync>;
+
+/// The config that the device works by.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Config {
+    pub(crate) version: u64,
+    pub(crate) vars: ConfigVars,
+}
+
+/// What is shown of the connection.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct LinkState {
+    pub(crate) connected: Option<(Instant, Timestamp, String)>,
+    pub(crate) last_ack: Option<Timestamp>,
+    pub(crate) last_hello: Option<Timestamp>,
+    pub(crate) last_error: Option<(Timestamp, String)>,
+}
+
+/// Everything that more than one part needs.
+pub(crate) struct Shared {
+    pub(crate) identity: Identity,
+    pub(crate) store: Arc<Store>,
+    pub(crate) outbox: Arc<Outbox>,
+    pub(crate) backlog: Backlog,
+    pub(crate) root: PathBuf,
+    pub(crate) counters: Counters,
+    pub(crate) settings: watch::Sender<Settings>,
+    /// The broker, while there is a connection.
+    pub(crate) link: watch::Sender<Option<jetstream::Context>>,
+    /// An event was recorded.
+    pub(crate) recorded: Notify,
+    /// A batch was put into the backlog.
+    pub(crate) backlog_grew: Notify,
+    pub(crate) set_level: SetLevel,
+    anchor: Mutex<Option<Anchor>>,
+    config: Mutex<Config>,
+    link_state: Mutex<LinkState>,
+}
+
+impl Shared {
+    pub(crate) fn new(
+        identity: Identity,
+        store: Arc<Store>,
+        outbox: Arc<Outbox>,
+        backlog: Backlog,
+        root: PathBuf,
+        set_level: SetLevel,
+    ) -> Result<Self, StoreError> {
+        let config: Config = store.get(key::CONFIG)?.unwrap_or_default();
+        let anchor = store.get(key::ANCHOR)?;
+        let (settings, _) = settings::read(&config.vars, &*set_level);
+        Ok(Self {
+            identity,
+            store,
+            outbox,
+            backlog,
+            root,
+            counters: Counters::default(),
+            settings: watch::Sender::new(settings),
+            link: watch::Sender::new(None),
+            recorded: Notify::new(),
+            backlog_grew: Notify::new(),
+            set_level,
+            anchor: Mutex::new(anchor),
+            config: Mutex::new(config),
+            link_state: Mutex::new(LinkState::default()),
+        })
+    }
+
+    /// Records an event that happens now.
+    pub(crate) fn record(&self, event: &Event) -> Result<u64, RecordError> {
+        let seq = self.outbox.record(event, Moment::now())?;
+        self.recorded.notify_one();
+        Ok(seq)
+    }
+
+    /// Keeps a batch that the broker does not have.
+    pub(crate) fn keep(&self, queued: &Queued) {
+        self.backlog.push(queued);
+        self.backlog_grew.notify_one();
+    }
+
+    pub(crate) fn anchor(&self) -> Option<Anchor> {
+        *self.anchor.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The server's clock is known better now.
+    pub(crate) fn set_anchor(&self, anchor: Anchor) {
+        *self.anchor.lock().unwrap_or_else(PoisonError::into_inner) = Some(anchor);
+        if let Err(error) = self.store.put_relaxed(key::ANCHOR, &anchor) {
+            tracing::debug!(%error, "the server's time could not be stored");
+        }
+    }
+
+    pub(crate) fn server_time(&self, at: &Moment) -> Option<Timestamp> {
+        self.anchor()?.server_time(at)
+    }
+
+    /// The best known time.
+    pub(crate) fn time(&self, at: &Moment) -> Timestamp {
+        self.server_time(at).unwrap_or(at.wall)
+    }
+
+    pub(crate) fn config_version(&self) -> u64 {
+        self.config.lock().unwrap_or_else(PoisonError::into_inner).version
+    }
+
+    /// Works by these config variables from now on, unless they are not newer.
+    pub(crate) fn apply_config(&self, version: u64, vars: &ConfigVars) -> Result<(), StoreError> {
+        if version <= self.config_version() {
+            return Ok(());
+        }
+        let (settings, errors) = settings::read(vars, &*self.set_level);
+        let config = Config { version, vars: vars.clone() };
+        // For the applications: they read the file, and see it replaced whole.
+        let json = serde_json::json!({"version": version, "vars": vars}).to_string();
+        write_private(&self.store.folder().path().join("config.json"), json.as_bytes())?;
+        let event = muster_schemas::events::DeviceConfigApplied { version, errors }.into();
+        let beside = Some((key::CONFIG, &config));
+        if let Err(error) = self.outbox.record_with(&event, Moment::now(), beside) {
+            tracing::warn!(%error, "the new config works, but could not be reported");
+            self.store.put(key::CONFIG, &config)?;
+        }
+        *self.config.lock().unwrap_or_else(PoisonError::into_inner) = config;
+        self.settings.send_replace(settings);
+        self.recorded.notify_one();
+        tracing::info!(version, "new config variables are applied");
+        Ok(())
+    }
+
+    pub(crate) fn link_state(&self) -> LinkState {
+        self.link_state.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn with_link_state(&self, change: impl FnOnce(&mut LinkState)) {
+        change(&mut self.link_state.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// Remembers a failure for those who ask for the status.
+    pub(crate) fn note_error(&self, error: &str) {
+        let now = Moment::now().wall;
+        self.with_link_state(|state| state.last_error = Some((now, error.to_owned())));
+    }
+
+    pub(crate) fn agent_counters(&self, at: &Moment) -> AgentCounters {
+        let (outbox, backlog, link) = (self.outbox.view(), self.backlog.view(), self.link_state());
+        let mut counters = AgentCounters {
+            outbox_events: outbox.unconfirmed(),
+            outbox_bytes: outbox.unconfirmed_bytes,
+            outbox_dropped: outbox.dropped,
+            backlog_batches: backlog.batches,
+            backlog_bytes: backlog.bytes,
+            backlog_dropped: backlog.dropped,
+            clock_skew_us: self.anchor().and_then(|anchor| anchor.skew(at)).unwrap_or(0),
+            connected_seconds: link.connected.map_or(0, |(since, _, _)| since.elapsed().as_secs()),
+            ..AgentCounters::default()
+        };
+        let client = self.link.borrow().as_ref().map(jetstream::Context::client);
+        self.counters.fill(&mut counters, client.as_ref());
+        counters
+    }
+}

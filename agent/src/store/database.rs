@@ -1,0 +1,263 @@
+//! The redb file: its tables, its format's version, and how it is written.
+//!
+//! Invariant: after a failed write or sync redb takes nothing more until it is opened again, so
+//! every such failure opens it again; what was committed before is there.
+
+use std::fs::OpenOptions;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::PathBuf;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use muster_schemas::codec;
+use redb::{
+    Database, Durability, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction,
+};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::error::StoreError;
+use super::folder::Folder;
+
+/// The newest format that this agent knows.
+pub const FORMAT: u32 = 1;
+
+/// Small things by name, CBOR.
+const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
+/// Sealed events by epoch and seq.
+pub(crate) const EVENTS: TableDefinition<'_, (u64, u64), &[u8]> = TableDefinition::new("events");
+/// When (microseconds, hours apart) which event was the newest one confirmed.
+pub(crate) const MARKS: TableDefinition<'_, i64, (u64, u64)> = TableDefinition::new("marks");
+/// Metric batches that wait to be sent, by their place in the queue.
+pub(crate) const BACKLOG: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("backlog");
+
+/// The names of the small things.
+pub mod key {
+    /// Who the device is.
+    pub const IDENTITY: &str = "identity";
+    /// An enrollment that was asked for and not answered yet.
+    pub const PENDING_ENROLLMENT: &str = "pending_enrollment";
+    /// The broker credentials.
+    pub const CREDENTIALS: &str = "credentials";
+    /// Where the outbox stands.
+    pub const OUTBOX: &str = "outbox";
+    /// What the server's clock said.
+    pub const ANCHOR: &str = "anchor";
+    /// The config variables.
+    pub const CONFIG: &str = "config";
+    /// The fingerprint of the inventory that was reported last.
+    pub const INVENTORY: &str = "inventory";
+    pub(super) const FORMAT: &str = "format";
+}
+
+/// redb's page cache, in bytes. The outbox is written, and read once; redb's own default is 1 GiB.
+const CACHE: usize = 256 * 1024;
+
+/// The agent's database.
+pub struct Store {
+    path: PathBuf,
+    /// `None` only between a failure and the next use.
+    database: Mutex<Option<Database>>,
+    /// Held for as long as the database is used.
+    folder: Folder,
+}
+
+impl std::fmt::Debug for Store {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Store").field("path", &self.path).finish_non_exhaustive()
+    }
+}
+
+impl Store {
+    /// Opens the folder's database; makes it when it is missing.
+    ///
+    /// # Errors
+    /// When it cannot be opened, or is of a newer format.
+    pub fn open(folder: Folder) -> Result<Self, StoreError> {
+        let path = folder.database();
+        // redb would make it readable for everybody.
+        OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .mode(0o600)
+            .open(&path)
+            .map_err(|source| StoreError::File { attempted: "open", path: path.clone(), source })?;
+        let store = Self { path, database: Mutex::new(None), folder };
+        store.check_format()?;
+        Ok(store)
+    }
+
+    fn check_format(&self) -> Result<(), StoreError> {
+        // Every table is there from the start, so that reading never meets a missing one.
+        let found = self.write(|transaction| {
+            let found: Option<u32> = get(transaction, key::FORMAT)?;
+            if found.is_none() {
+                put(transaction, key::FORMAT, &FORMAT)?;
+                transaction.open_table(EVENTS).map_err(StoreError::database("make a table"))?;
+                transaction.open_table(MARKS).map_err(StoreError::database("make a table"))?;
+                transaction.open_table(BACKLOG).map_err(StoreError::database("make a table"))?;
+            }
+            Ok(found.unwrap_or(FORMAT))
+        })?;
+        if found > FORMAT {
+            return Err(StoreError::Newer { path: self.path.clone(), found, known: FORMAT });
+        }
+        Ok(())
+    }
+
+    /// The folder that it is in.
+    #[must_use]
+    pub const fn folder(&self) -> &Folder {
+        &self.folder
+    }
+
+    fn database(&self) -> Result<MutexGuard<'_, Option<Database>>, StoreError> {
+        // A panic while the lock was held left at worst a transaction that was never committed.
+        let mut database = self.database.lock().unwrap_or_else(PoisonError::into_inner);
+        if database.is_none() {
+            let opened = Database::builder()
+                .set_cache_size(CACHE)
+                .create(&self.path)
+                .map_err(StoreError::database("open the file"))?;
+            *database = Some(opened);
+        }
+        Ok(database)
+    }
+
+    fn with<T>(
+        &self,
+        what: impl FnOnce(&Database) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        let mut database = self.database()?;
+        let Some(open) = database.as_ref() else {
+            return Err(StoreError::Damaged { what: "the file", problem: "it is closed".into() });
+        };
+        let outcome = what(open);
+        if outcome.as_ref().is_err_and(StoreError::is_io) {
+            *database = None;
+        }
+        outcome
+    }
+
+    /// Writes in one transaction that is on the disk when this returns; it blocks for that long.
+    ///
+    /// # Errors
+    /// What `what` says, or that it could not be committed; then nothing of it is there.
+    pub fn write<T>(
+        &self,
+        what: impl FnOnce(&WriteTransaction) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        self.write_with(Durability::Immediate, what)
+    }
+
+    /// As [`Self::write`], but a crash may undo it, until the next [`Self::write`].
+    ///
+    /// # Errors
+    /// As [`Self::write`].
+    pub fn write_relaxed<T>(
+        &self,
+        what: impl FnOnce(&WriteTransaction) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        self.write_with(Durability::None, what)
+    }
+
+    fn write_with<T>(
+        &self,
+        durability: Durability,
+        what: impl FnOnce(&WriteTransaction) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        self.with(|database| {
+            let mut transaction =
+                database.begin_write().map_err(StoreError::database("begin writing"))?;
+            transaction.set_durability(durability).map_err(|error| StoreError::Damaged {
+                what: "the file",
+                problem: error.to_string(),
+            })?;
+            // A device that lost its power is back at once, however large its outbox is.
+            transaction.set_quick_repair(matches!(durability, Durability::Immediate));
+            let value = what(&transaction)?;
+            transaction.commit().map_err(StoreError::database("commit"))?;
+            Ok(value)
+        })
+    }
+
+    /// Reads one moment's state.
+    ///
+    /// # Errors
+    /// What `what` says.
+    pub(crate) fn read<T>(
+        &self,
+        what: impl FnOnce(&redb::ReadTransaction) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        self.with(|database| {
+            let transaction =
+                database.begin_read().map_err(StoreError::database("begin reading"))?;
+            what(&transaction)
+        })
+    }
+
+    /// Reads a small thing.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn get<T: DeserializeOwned>(&self, name: &'static str) -> Result<Option<T>, StoreError> {
+        self.read(|transaction| {
+            let table =
+                transaction.open_table(META).map_err(StoreError::database("open a table"))?;
+            let value = table.get(name).map_err(StoreError::database("read"))?;
+            value.map(|bytes| decode(name, bytes.value())).transpose()
+        })
+    }
+
+    /// Stores a small thing.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn put<T: Serialize>(&self, name: &'static str, value: &T) -> Result<(), StoreError> {
+        self.write(|transaction| put(transaction, name, value))
+    }
+
+    /// Stores a small thing that may be lost by a crash.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn put_relaxed<T: Serialize>(
+        &self,
+        name: &'static str,
+        value: &T,
+    ) -> Result<(), StoreError> {
+        self.write_relaxed(|transaction| put(transaction, name, value))
+    }
+}
+
+fn decode<T: DeserializeOwned>(what: &'static str, bytes: &[u8]) -> Result<T, StoreError> {
+    codec::decode(bytes).map_err(|error| StoreError::Damaged { what, problem: error.to_string() })
+}
+
+/// Reads a small thing in a transaction.
+pub(crate) fn get<T: DeserializeOwned>(
+    transaction: &WriteTransaction,
+    name: &'static str,
+) -> Result<Option<T>, StoreError> {
+    let table = transaction.open_table(META).map_err(StoreError::database("open a table"))?;
+    let value = table.get(name).map_err(StoreError::database("read"))?;
+    value.map(|bytes| decode(name, bytes.value())).transpose()
+}
+
+/// Stores a small thing in a transaction.
+pub(crate) fn put<T: Serialize>(
+    transaction: &WriteTransaction,
+    name: &'static str,
+    value: &T,
+) -> Result<(), StoreError> {
+    let mut table = transaction.open_table(META).map_err(StoreError::database("open a table"))?;
+    table.insert(name, codec::encode(value).as_slice()).map_err(StoreError::database("write"))?;
+    Ok(())
+}
+
+/// Takes a small thing away in a transaction.
+pub(crate) fn remove(transaction: &WriteTransaction, name: &'static str) -> Result<(), StoreError> {
+    let mut table = transaction.open_table(META).map_err(StoreError::database("open a table"))?;
+    table.remove(name).map_err(StoreError::database("write"))?;
+    Ok(())
+}

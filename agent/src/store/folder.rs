@@ -1,0 +1,100 @@
+//! The data folder: made for its owner alone, locked by the one agent that uses it.
+
+use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use super::error::StoreError;
+
+/// A data folder that no other agent uses. The lock goes with the process, however it ends.
+#[derive(Debug)]
+pub struct Folder {
+    path: PathBuf,
+    _lock: File,
+}
+
+fn failed<'a>(
+    attempted: &'static str,
+    path: &'a Path,
+) -> impl FnOnce(io::Error) -> StoreError + 'a {
+    move |source| StoreError::File { attempted, path: path.to_owned(), source }
+}
+
+impl Folder {
+    /// Makes the folder when it is missing, and takes it.
+    ///
+    /// # Errors
+    /// [`StoreError::InUse`] when another agent has it; or when it cannot be made or read.
+    pub fn open(path: &Path) -> Result<Self, StoreError> {
+        if !path.exists() {
+            DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(path)
+                .map_err(failed("make the data folder", path))?;
+        }
+        let lock = path.join("lock");
+        let file = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .mode(0o600)
+            .open(&lock)
+            .map_err(failed("open", &lock))?;
+        match file.try_lock() {
+            Ok(()) => {
+                // Only the one who has the folder mends its mode: another one may be reading it.
+                std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o700))
+                    .map_err(failed("set the mode of", path))?;
+                Ok(Self { path: path.to_owned(), _lock: file })
+            }
+            Err(TryLockError::WouldBlock) => Err(StoreError::InUse { path: path.to_owned() }),
+            Err(TryLockError::Error(source)) => Err(failed("lock", &lock)(source)),
+        }
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The database's file.
+    #[must_use]
+    pub fn database(&self) -> PathBuf {
+        self.path.join("agent.redb")
+    }
+
+    /// The free space of its file system, in bytes; `None` when the kernel does not tell.
+    #[must_use]
+    pub fn free_bytes(&self) -> Option<u64> {
+        free_bytes(&self.path)
+    }
+}
+
+/// What an unprivileged process may still write below `path`, in bytes.
+pub(crate) fn free_bytes(path: &Path) -> Option<u64> {
+    let stat = nix::sys::statvfs::statvfs(path).ok()?;
+    #[allow(clippy::useless_conversion, reason = "both are 32 bits wide on some machines")]
+    let (blocks, size) = (u64::from(stat.blocks_available()), u64::from(stat.fragment_size()));
+    blocks.checked_mul(size)
+}
+
+/// Replaces a file whole or not at all; its owner alone can read it.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn write_private(path: &Path, content: &[u8]) -> Result<(), StoreError> {
+    let beside = path.with_extension("new");
+    let write = || {
+        let mut file =
+            OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&beside)?;
+        file.write_all(content)?;
+        file.sync_all()?;
+        std::fs::rename(&beside, path)?;
+        // The name is in the folder, which has to reach the disk too.
+        path.parent().map_or(Ok(()), |folder| File::open(folder)?.sync_all())
+    };
+    write().map_err(failed("write", path))
+}

@@ -1,0 +1,53 @@
+//! The folder's lock and modes, the format's version.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use super::*;
+
+fn mode(path: &Path) -> u32 {
+    std::fs::metadata(path).unwrap().permissions().mode() & 0o777
+}
+
+#[test]
+fn one_agent_a_folder_and_nobody_else_may_read_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("deep/data");
+    let store = Store::open(Folder::open(&path).unwrap()).unwrap();
+    assert_eq!(mode(&path), 0o700);
+    assert_eq!(mode(&path.join("agent.redb")), 0o600);
+    assert!(store.folder().free_bytes().is_some_and(|free| free > 0));
+    let error = Folder::open(&path).unwrap_err();
+    assert!(matches!(error, StoreError::InUse { .. }), "{error}");
+    drop(store);
+    Store::open(Folder::open(&path).unwrap()).unwrap();
+}
+
+#[test]
+fn small_things_outlive_the_process_and_a_newer_format_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let open = || Store::open(Folder::open(dir.path()).unwrap());
+    let store = open().unwrap();
+    store.put(key::INVENTORY, &7_u64).unwrap();
+    assert_eq!(store.get::<u64>(key::CONFIG).unwrap(), None);
+    drop(store);
+    let store = open().unwrap();
+    assert_eq!(store.get::<u64>(key::INVENTORY).unwrap(), Some(7));
+    assert!(matches!(store.get::<String>(key::INVENTORY), Err(StoreError::Damaged { .. })));
+    store.put("format", &(FORMAT + 1)).unwrap();
+    drop(store);
+    let error = open().unwrap_err();
+    assert!(error.to_string().contains("install a newer agent"), "{error}");
+}
+
+#[test]
+fn a_file_is_replaced_whole_for_its_owner_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("config.json");
+    for content in ["first", "2"] {
+        write_private(&path, content.as_bytes()).unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), content);
+        assert_eq!(mode(&path), 0o600);
+    }
+    assert!(write_private(&dir.path().join("no/such"), b"").is_err());
+}

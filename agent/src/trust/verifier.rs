@@ -1,0 +1,199 @@
+//! The verifier: the server's certificate must be signed by the pinned CA, for this host.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use muster_schemas::Hash;
+use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::aws_lc_rs;
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::server::ParsedCertificate;
+use rustls::{CertificateError, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
+
+/// A certificate that cannot be trusted, or nothing to trust it by.
+#[derive(Debug, thiserror::Error)]
+pub enum TrustError {
+    /// The stored CA is no certificate.
+    #[error("the pinned CA certificate cannot be used; enroll again with --force")]
+    UnusableCa(#[source] Error),
+    /// rustls offers no protocol version.
+    #[error("failed to set up TLS")]
+    Protocol(#[source] Error),
+}
+
+/// How the CA is known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PinnedCa {
+    /// SHA-256 of its SubjectPublicKeyInfo: the server shows the certificate in its chain.
+    Pin(Hash),
+    /// Its certificate, DER.
+    Certificate(CertificateDer<'static>),
+}
+
+/// Verifies servers by one CA.
+#[derive(Debug)]
+pub struct Verifier {
+    ca: PinnedCa,
+    /// The CA's certificate, as soon as a server has shown it and was verified by it.
+    shown: Mutex<Option<CertificateDer<'static>>>,
+    /// Why the last server was not trusted, in words: rustls has only names for it.
+    refusal: Mutex<Option<String>>,
+}
+
+impl Verifier {
+    /// Trusts this CA alone.
+    #[must_use]
+    pub fn new(ca: PinnedCa) -> Arc<Self> {
+        Arc::new(Self { ca, shown: Mutex::new(None), refusal: Mutex::new(None) })
+    }
+
+    /// The CA's certificate, when a server was verified by it.
+    #[must_use]
+    pub fn ca(&self) -> Option<CertificateDer<'static>> {
+        if let PinnedCa::Certificate(ca) = &self.ca {
+            return Some(ca.clone());
+        }
+        self.shown.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Why the last server was not trusted; `None` when it was, or none was met.
+    #[must_use]
+    pub fn refusal(&self) -> Option<String> {
+        self.refusal.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn find_ca(&self, chain: &[CertificateDer<'_>]) -> Result<CertificateDer<'static>, Error> {
+        match &self.ca {
+            PinnedCa::Certificate(ca) => Ok(ca.clone()),
+            PinnedCa::Pin(pin) => chain
+                .iter()
+                .find(|certificate| spki_hash(certificate) == Some(*pin))
+                .map(|certificate| certificate.clone().into_owned())
+                .ok_or_else(|| Error::InvalidCertificate(CertificateError::UnknownIssuer)),
+        }
+    }
+}
+
+/// Why a certificate is not trusted, for the person who has to find out what is in between.
+fn in_words(error: &Error, ca: &PinnedCa, host: &ServerName<'_>) -> String {
+    match (error, ca) {
+        (Error::InvalidCertificate(CertificateError::UnknownIssuer), PinnedCa::Pin(pin)) => {
+            format!(
+                "the server's certificate chain holds no CA with the pin of the enrollment token \
+             ({pin}); is the URL right, and the token from this server?"
+            )
+        }
+        (
+            Error::InvalidCertificate(
+                CertificateError::UnknownIssuer | CertificateError::BadSignature,
+            ),
+            _,
+        ) => "the server's certificate is not by the CA that this device pinned; has the server \
+              another CA now, or does something in between open TLS?"
+            .to_owned(),
+        (
+            Error::InvalidCertificate(
+                CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
+            ),
+            _,
+        ) => format!("the server's certificate is not for {}", host.to_str()),
+        _ => format!("the server's certificate is refused: {error}"),
+    }
+}
+
+fn spki_hash(certificate: &CertificateDer<'_>) -> Option<Hash> {
+    let parsed = ParsedCertificate::try_from(certificate).ok()?;
+    Some(Hash::of(&parsed.subject_public_key_info()))
+}
+
+/// Verification by this CA as the only root.
+fn webpki(ca: CertificateDer<'static>) -> Result<Arc<WebPkiServerVerifier>, Error> {
+    let mut roots = RootCertStore::empty();
+    roots.add(ca)?;
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider)
+        .build()
+        .map_err(|error| Error::General(error.to_string()))
+}
+
+impl Verifier {
+    fn verify(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        // Not the end entity: what is pinned is the one that signs, not the one that serves.
+        let ca = self.find_ca(intermediates)?;
+        let verifier = webpki(ca.clone())?;
+        let mut at = now;
+        // Each certificate of the chain can move the time once into its validity.
+        for _ in 0..=intermediates.len() + 1 {
+            let outcome = verifier.verify_server_cert(
+                end_entity,
+                intermediates,
+                server_name,
+                ocsp_response,
+                at,
+            );
+            at = match outcome {
+                Err(Error::InvalidCertificate(CertificateError::ExpiredContext {
+                    not_after,
+                    ..
+                })) => not_after,
+                Err(Error::InvalidCertificate(CertificateError::NotValidYetContext {
+                    not_before,
+                    ..
+                })) => not_before,
+                Ok(verified) => {
+                    *self.shown.lock().unwrap_or_else(PoisonError::into_inner) = Some(ca);
+                    return Ok(verified);
+                }
+                Err(error) => return Err(error),
+            };
+        }
+        Err(Error::InvalidCertificate(CertificateError::Expired))
+    }
+}
+
+impl ServerCertVerifier for Verifier {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        let outcome = self.verify(end_entity, intermediates, server_name, ocsp_response, now);
+        let words = outcome.as_ref().err().map(|error| in_words(error, &self.ca, server_name));
+        *self.refusal.lock().unwrap_or_else(PoisonError::into_inner) = words;
+        outcome
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        let algorithms = aws_lc_rs::default_provider().signature_verification_algorithms;
+        rustls::crypto::verify_tls12_signature(message, cert, dss, &algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        let algorithms = aws_lc_rs::default_provider().signature_verification_algorithms;
+        rustls::crypto::verify_tls13_signature(message, cert, dss, &algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        aws_lc_rs::default_provider().signature_verification_algorithms.supported_schemes()
+    }
+}

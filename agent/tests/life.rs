@@ -1,0 +1,213 @@
+//! An agent's life with a real broker: joining, reporting, losing and finding its server again.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by it, in its own helpers too")]
+
+mod support;
+
+use std::time::{Duration, Instant};
+
+use muster_agent::enroll::{EnrollError, enroll};
+use muster_agent::run::ask_status;
+use muster_agent::{Agent, AgentError, AgentOptions};
+use muster_schemas::Event;
+use muster_schemas::events::DeviceConfigApplied;
+use muster_schemas::names::ConfigValue;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use support::Server;
+
+struct Running {
+    agent: Agent,
+    stop: CancellationToken,
+    task: JoinHandle<Result<(), AgentError>>,
+}
+
+impl Running {
+    async fn start(server: &Server) -> Self {
+        let data = server.path("device");
+        if !data.exists() {
+            enroll(server.enroll_options(&data)).await.unwrap();
+        }
+        let agent = Agent::open(AgentOptions::new(data)).unwrap();
+        let stop = CancellationToken::new();
+        let task = tokio::spawn(agent.clone().run(stop.clone()));
+        Self { agent, stop, task }
+    }
+
+    /// Stops in less than two seconds, as a system's shutdown wants it.
+    async fn stop(self) {
+        let asked = Instant::now();
+        self.stop.cancel();
+        self.task.await.unwrap().unwrap();
+        assert!(asked.elapsed() < Duration::from_secs(2), "{:?}", asked.elapsed());
+    }
+
+    fn record(&self, version: u64) {
+        let event = DeviceConfigApplied { version, errors: Default::default() }.into();
+        self.agent.recorder().record(&event).unwrap();
+    }
+}
+
+fn told(events: &[Event]) -> Vec<u64> {
+    let versions = events.iter().filter_map(|event| match event {
+        Event::DeviceConfigApplied(event) => Some(event.version),
+        _ => None,
+    });
+    versions.collect()
+}
+
+#[tokio::test]
+async fn a_device_enrolls_once_and_a_lost_answer_is_asked_for_again() {
+    let server = Server::start().await;
+    let data = server.path("device");
+    let options = server.enroll_options(&data);
+    assert!(matches!(
+        Agent::open(AgentOptions::new(&data)).err(),
+        Some(AgentError::NotEnrolled { .. })
+    ));
+
+    let mut foreign = options.clone();
+    foreign.token.pin = muster_schemas::Hash::of(b"another CA");
+    let error = enroll(foreign).await.unwrap_err();
+    let words = std::error::Error::source(&error).unwrap_or(&error).to_string();
+    assert!(words.contains("no CA with the pin"), "{words}");
+
+    server.known.lock().unwrap().loses_answer = true;
+    let error = enroll(options.clone()).await.unwrap_err();
+    let words = std::error::Error::source(&error).unwrap_or(&error).to_string();
+    assert!(words.contains("Bad gateway: the answer was lost"), "{words}");
+
+    let enrolled = enroll(options.clone()).await.unwrap();
+    assert_eq!(enrolled.identity.device, support::device());
+    let nonces = server.known.lock().unwrap().nonces.clone();
+    assert_eq!(nonces[0], nonces[1]);
+
+    let error = enroll(options.clone()).await.unwrap_err();
+    assert!(matches!(error, EnrollError::AlreadyEnrolled { .. }));
+    assert!(error.to_string().contains("--force"), "{error}");
+
+    let mut forced = options;
+    forced.force = true;
+    let error = enroll(forced.clone()).await.unwrap_err();
+    let words = std::error::Error::source(&error).unwrap_or(&error).to_string();
+    assert!(words.contains("Token used up"), "{words}");
+    let kept = std::fs::read_dir(&data).unwrap().flatten();
+    let kept = kept.filter(|entry| entry.file_name().to_string_lossy().starts_with("agent-before"));
+    assert_eq!(kept.count(), 1, "the state of before is kept");
+}
+
+#[tokio::test]
+async fn a_device_reports_itself_and_works_by_its_config() {
+    let server = Server::start().await;
+    let interval = ("metrics.interval".parse().unwrap(), ConfigValue::Int(1));
+    let bad = ("metrics.groups".parse().unwrap(), ConfigValue::Text("gpu".into()));
+    server.known.lock().unwrap().config = (4, [interval, bad].into());
+    let running = Running::start(&server).await;
+    server
+        .until("the inventory is in the log", |known| {
+            known.events.iter().any(|event| matches!(event, Event::DeviceInventoryReported(_)))
+        })
+        .await;
+    server.until("the config is applied", |known| told(&known.events) == [4]).await;
+    for version in 100..150 {
+        running.record(version);
+    }
+    server.until("all events are in the log", |known| told(&known.events).len() == 51).await;
+    server.until("metrics come each second", |known| known.live.len() >= 4).await;
+    {
+        let known = server.known.lock().unwrap();
+        assert_eq!(told(&known.events)[1..], (100..150).collect::<Vec<_>>());
+        let Some(Event::DeviceConfigApplied(applied)) =
+            known.events.iter().find(|event| matches!(event, Event::DeviceConfigApplied(_)))
+        else {
+            panic!("no config was applied");
+        };
+        assert_eq!(applied.errors.keys().collect::<Vec<_>>(), ["metrics.groups"]);
+        let names: Vec<&str> =
+            known.live[3].points.iter().map(|point| point.measurement.as_str()).collect();
+        for wanted in ["cpu", "mem", "system", "muster_agent"] {
+            assert!(names.contains(&wanted), "{names:?}");
+        }
+    }
+    let data = server.path("device");
+    let json = std::fs::read_to_string(data.join("config.json")).unwrap();
+    assert!(json.contains("\"version\":4"), "{json}");
+    let status = ask_status(&data).await.unwrap().unwrap();
+    assert!(status.is_running && status.broker.is_some() && status.last_ack.is_some());
+    assert!(status.clock_skew_us.is_some_and(|skew| skew.abs() < 1_000_000), "{status:?}");
+    assert_eq!(status.outbox.unconfirmed, 0, "{status:?}");
+    running.stop().await;
+    assert_eq!(ask_status(&data).await.unwrap(), None);
+
+    // Nothing has changed, so nothing is reported again.
+    let before = server.known.lock().unwrap().events.len();
+    let running = Running::start(&server).await;
+    running.record(200);
+    server.until("the new event is there", |known| told(&known.events).last() == Some(&200)).await;
+    assert_eq!(server.known.lock().unwrap().events.len(), before + 1);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn what_happens_while_the_broker_is_away_is_told_later() {
+    let server = Server::start().await;
+    let interval = ("metrics.interval".parse().unwrap(), ConfigValue::Int(1));
+    server.known.lock().unwrap().config = (1, [interval].into());
+    let running = Running::start(&server).await;
+    server.until("the device is up", |known| !known.live.is_empty() && known.hellos > 0).await;
+    server.nats.child().stop().await.unwrap();
+    for version in 10..30 {
+        running.record(version);
+    }
+    for _ in 0..200 {
+        if running.agent.status().backlog.batches >= 2 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let kept = running.agent.status();
+    assert!(kept.backlog.batches >= 2 && kept.outbox.unconfirmed >= 20, "{kept:?}");
+    assert!(kept.broker.is_none() && kept.last_error.is_some(), "{kept:?}");
+    server.nats.child().start_again().await.unwrap();
+    server.until("the events are there", |known| told(&known.events).len() == 21).await;
+    let wanted = usize::try_from(kept.backlog.batches).unwrap();
+    server.until("the metrics are there", |known| known.backfilled.len() >= wanted).await;
+    assert_eq!(told(&server.known.lock().unwrap().events)[1..], (10..30).collect::<Vec<_>>());
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_lost_stream_loses_no_event() {
+    let server = Server::start().await;
+    let running = Running::start(&server).await;
+    server.until("the device is up", |known| known.hellos > 0 && !known.events.is_empty()).await;
+    server.known.lock().unwrap().is_deaf = true;
+    for version in 0..20 {
+        running.record(version);
+    }
+    let jetstream = async_nats::jetstream::new(server.client().await);
+    jetstream.delete_stream("EVENTS").await.unwrap();
+    jetstream.delete_stream("METRICS").await.unwrap();
+    for version in 20..40 {
+        running.record(version);
+    }
+    server.make_streams().await;
+    server.known.lock().unwrap().is_deaf = false;
+    server.until("the events are there", |known| told(&known.events).len() >= 40).await;
+    assert_eq!(told(&server.known.lock().unwrap().events), (0..40).collect::<Vec<_>>());
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn credentials_are_renewed_before_they_expire_and_the_connection_goes_on() {
+    let server = Server::start().await;
+    server.known.lock().unwrap().life = 4_000_000;
+    let running = Running::start(&server).await;
+    server
+        .until("they were renewed twice", |known| known.credentials >= 2 && known.hellos >= 3)
+        .await;
+    running.record(1);
+    server.until("events go on", |known| told(&known.events) == [1]).await;
+    running.stop().await;
+}

@@ -1,0 +1,330 @@
+//! A server for one device: real TLS, a real nats-server, and the least of command and ingest
+//! that the protocol needs. It checks every signature, and keeps what it was told.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_nats::jetstream;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::routing::post;
+use axum::{Json, Router};
+use axum_server::tls_rustls::RustlsConfig;
+use data_encoding::BASE64URL_NOPAD;
+use futures::StreamExt;
+use muster_agent::enroll::EnrollOptions;
+use muster_backing::nats::{NatsOptions, NatsServer, Tls};
+use muster_schemas::cose::{self, Kind, PublicKey};
+use muster_schemas::envelope::parse_sealed;
+use muster_schemas::metrics::MetricBatch;
+use muster_schemas::names::ConfigVars;
+use muster_schemas::subjects::{
+    ALL_EVENTS, ALL_METRICS, DeviceSubjects, EVENTS_STREAM, METRICS_STREAM,
+};
+use muster_schemas::wire::{
+    Ack, CredentialsProof, CredentialsRequest, CredentialsResponse, EnrollProof, EnrollRequest,
+    EnrollResponse, EnrollmentTokenText, Hello, NonceRequest, NonceResponse, Welcome,
+};
+use muster_schemas::{DeviceId, Event, Hash, ProjectId, SigningKey, Timestamp, TokenId, codec};
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, PublicKeyData};
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+/// What the server knows.
+#[derive(Default)]
+pub(crate) struct Known {
+    /// The enrolled key.
+    pub(crate) key: Option<PublicKey>,
+    /// Each enrollment request's nonce.
+    pub(crate) nonces: Vec<Uuid>,
+    /// The next enrollment's answer is lost.
+    pub(crate) loses_answer: bool,
+    /// How long credentials live, in microseconds.
+    pub(crate) life: i64,
+    /// The log.
+    pub(crate) events: Vec<Event>,
+    /// The log's newest hash.
+    pub(crate) tip: Hash,
+    /// The log takes nothing.
+    pub(crate) is_deaf: bool,
+    /// Live and backfilled batches.
+    pub(crate) live: Vec<MetricBatch>,
+    /// Batches that were kept by the device.
+    pub(crate) backfilled: Vec<MetricBatch>,
+    /// The config to hand out.
+    pub(crate) config: (u64, ConfigVars),
+    /// Hellos so far.
+    pub(crate) hellos: usize,
+    /// Credentials requests so far.
+    pub(crate) credentials: usize,
+}
+
+/// The server.
+pub(crate) struct Server {
+    dir: tempfile::TempDir,
+    pub(crate) nats: NatsServer,
+    pub(crate) port: u16,
+    pub(crate) known: Arc<Mutex<Known>>,
+    pub(crate) token: EnrollmentTokenText,
+    ca: PathBuf,
+}
+
+#[derive(Clone)]
+struct Context {
+    known: Arc<Mutex<Known>>,
+    broker: String,
+}
+
+pub(crate) fn device() -> DeviceId {
+    DeviceId(Uuid::from_u128(0x0198_c0de_7000_7abc_8def_0123_4567_89ab))
+}
+
+fn operation_key() -> SigningKey {
+    SigningKey::from_seed(&[3; 32])
+}
+
+fn now() -> Timestamp {
+    std::time::SystemTime::now().into()
+}
+
+impl Server {
+    pub(crate) async fn start() -> Self {
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let dir = tempfile::tempdir().unwrap();
+        let (tls, pin) = certificates(dir.path());
+        let ca = dir.path().join("ca.pem");
+        let mut options = NatsOptions::new(dir.path().join("nats"));
+        options.tls = Some(tls.clone());
+        let nats = NatsServer::start(options).await.unwrap();
+        let known = Arc::new(Mutex::new(Known { life: 3_600_000_000, ..Known::default() }));
+        // An unspecified host: the device has to put the URL's in its place.
+        let broker = format!("tls://0.0.0.0:{}", nats.port());
+        let context = Context { known: Arc::clone(&known), broker };
+        let router = Router::new()
+            .route("/api/v1/device/enroll", post(enroll))
+            .route("/api/v1/device/nonce", post(nonce))
+            .route("/api/v1/device/credentials", post(credentials))
+            .with_state(context);
+        let config = RustlsConfig::from_pem_file(&tls.certificate, &tls.key).await.unwrap();
+        let handle = axum_server::Handle::new();
+        let address = SocketAddr::from(([127, 0, 0, 1], 0));
+        let serving = axum_server::bind_rustls(address, config).handle(handle.clone());
+        tokio::spawn(serving.serve(router.into_make_service()));
+        let port = handle.listening().await.unwrap().port();
+        let token = EnrollmentTokenText {
+            project: ProjectId::default_project(),
+            id: TokenId(Uuid::from_u128(5)),
+            secret: [9; 32],
+            pin,
+        };
+        let server = Self { dir, nats, port, known, token, ca };
+        server.make_streams().await;
+        server.serve_broker().await;
+        server
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    pub(crate) fn enroll_options(&self, data: &Path) -> EnrollOptions {
+        EnrollOptions {
+            data: data.to_owned(),
+            url: format!("https://127.0.0.1:{}/", self.port).parse().unwrap(),
+            token: self.token.clone(),
+            name: None,
+            labels: BTreeMap::new(),
+            force: false,
+        }
+    }
+
+    pub(crate) async fn client(&self) -> async_nats::Client {
+        async_nats::ConnectOptions::new()
+            .add_root_certificates(self.ca.clone())
+            .retry_on_initial_connect()
+            .connect(self.nats.url())
+            .await
+            .unwrap()
+    }
+
+    pub(crate) async fn make_streams(&self) {
+        let jetstream = jetstream::new(self.client().await);
+        for (name, subject) in [(EVENTS_STREAM, ALL_EVENTS), (METRICS_STREAM, ALL_METRICS)] {
+            let config = jetstream::stream::Config {
+                name: name.to_owned(),
+                subjects: vec![subject.to_owned()],
+                ..Default::default()
+            };
+            jetstream.create_stream(config).await.unwrap();
+        }
+    }
+
+    /// Ingest and command, as far as one device needs them.
+    async fn serve_broker(&self) {
+        let client = self.client().await;
+        let (known, subjects) =
+            (Arc::clone(&self.known), DeviceSubjects::new(&ProjectId::default_project(), device()));
+        let mut events = client.subscribe(ALL_EVENTS).await.unwrap();
+        let mut metrics = client.subscribe(ALL_METRICS).await.unwrap();
+        let mut hellos = client.subscribe(subjects.request("hello")).await.unwrap();
+        client.flush().await.unwrap();
+        tokio::spawn(async move {
+            loop {
+                tokio::select! {
+                    Some(message) = events.next() => {
+                        if let Some(ack) = append(&known, &message.payload) {
+                            let ack = codec::encode(&ack).into();
+                            client.publish(subjects.acks(), ack).await.ok();
+                        }
+                    }
+                    Some(message) = metrics.next() => {
+                        let batch = MetricBatch::decode(&message.payload).unwrap();
+                        let mut known = known.lock().unwrap();
+                        if message.subject.ends_with(".backfill") {
+                            known.backfilled.push(batch);
+                        } else {
+                            known.live.push(batch);
+                        }
+                    }
+                    Some(message) = hellos.next() => {
+                        let answer = welcome(&known, &message.payload);
+                        client.publish(message.reply.unwrap(), answer.into()).await.ok();
+                    }
+                    else => break,
+                }
+            }
+        });
+    }
+
+    /// Waits until the server knows something.
+    pub(crate) async fn until(&self, what: &str, holds: impl Fn(&Known) -> bool) {
+        for _ in 0..600 {
+            if holds(&self.known.lock().unwrap()) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        panic!("it did not come to pass that {what}");
+    }
+}
+
+fn append(known: &Mutex<Known>, bytes: &[u8]) -> Option<Ack> {
+    let mut known = known.lock().unwrap();
+    if known.is_deaf {
+        return None;
+    }
+    let (message, envelope) = parse_sealed(bytes).unwrap();
+    message.verify(Kind::Event, &known.key.unwrap()).unwrap();
+    let newest = known.events.len() as u64;
+    let is_next = envelope.seq == newest + 1 && envelope.prev == known.tip;
+    if is_next {
+        known.tip = Hash::of(bytes);
+        let event = Event::decode(&envelope.kind, envelope.version, &envelope.data).unwrap();
+        known.events.push(event);
+    }
+    let (seq, hash) = (known.events.len() as u64, known.tip);
+    Some(Ack { epoch: 1, seq, hash, resend: !is_next && envelope.seq > seq })
+}
+
+fn welcome(known: &Mutex<Known>, payload: &[u8]) -> Vec<u8> {
+    let mut known = known.lock().unwrap();
+    let opened = cose::open(payload, Kind::Hello, &known.key.unwrap()).unwrap();
+    let hello: Hello = codec::decode(&opened).unwrap();
+    known.hellos += 1;
+    let welcome = Welcome {
+        project: hello.project,
+        device: hello.device,
+        epoch: hello.epoch,
+        nonce: hello.nonce,
+        time: now(),
+        committed_seq: known.events.len() as u64,
+        committed_hash: known.tip,
+        config_version: known.config.0,
+        config: known.config.1.clone(),
+    };
+    operation_key().seal(Kind::Welcome, codec::encode(&welcome))
+}
+
+async fn enroll(
+    State(context): State<Context>,
+    Json(request): Json<EnrollRequest>,
+) -> (StatusCode, Json<Value>) {
+    let problem = |status, title: &str, detail: &str| {
+        (status, Json(json!({"type": "t", "title": title, "detail": detail})))
+    };
+    let sealed = BASE64URL_NOPAD.decode(request.request.as_bytes()).unwrap();
+    let unverified = cose::Unverified::parse(&sealed).unwrap();
+    let proof: EnrollProof = codec::decode(unverified.payload()).unwrap();
+    let key = PublicKey::from_cose_key(&proof.signing_key).unwrap();
+    unverified.verify(Kind::Enroll, &key).unwrap();
+    let signature = BASE64URL_NOPAD.decode(request.nats_proof.as_bytes()).unwrap();
+    nkeys::KeyPair::from_public_key(&proof.nats_key).unwrap().verify(&sealed, &signature).unwrap();
+    let mut known = context.known.lock().unwrap();
+    known.nonces.push(proof.nonce);
+    if std::mem::take(&mut known.loses_answer) {
+        known.key = Some(key);
+        return problem(StatusCode::BAD_GATEWAY, "Bad gateway", "the answer was lost");
+    }
+    if known.key.is_some_and(|known| known != key) {
+        return problem(StatusCode::CONFLICT, "Token used up", "ask for another one");
+    }
+    known.key = Some(key);
+    let response = EnrollResponse {
+        project: ProjectId::default_project(),
+        device: device(),
+        name: proof.name.unwrap_or_else(|| "robot-7".parse().unwrap()),
+        epoch: 1,
+        operation_key: BASE64URL_NOPAD.encode(&operation_key().public().to_cose_key()),
+        credentials: issue(&known, &context.broker),
+    };
+    (StatusCode::CREATED, Json(serde_json::to_value(response).unwrap()))
+}
+
+fn issue(known: &Known, broker: &str) -> CredentialsResponse {
+    CredentialsResponse {
+        jwt: "not.checked.here".to_owned(),
+        expires_at: now().plus_micros(known.life),
+        servers: vec![broker.to_owned()],
+        server_time: now(),
+    }
+}
+
+async fn nonce(Json(request): Json<NonceRequest>) -> Json<NonceResponse> {
+    assert_eq!(request.device, device());
+    Json(NonceResponse { nonce: "nonce".to_owned(), server_time: now() })
+}
+
+async fn credentials(
+    State(context): State<Context>,
+    Json(request): Json<CredentialsRequest>,
+) -> Json<CredentialsResponse> {
+    let mut known = context.known.lock().unwrap();
+    let sealed = BASE64URL_NOPAD.decode(request.request.as_bytes()).unwrap();
+    let opened = cose::open(&sealed, Kind::Credentials, &known.key.unwrap()).unwrap();
+    let proof: CredentialsProof = codec::decode(&opened).unwrap();
+    assert_eq!((proof.device, proof.nonce.as_str()), (device(), "nonce"));
+    known.credentials += 1;
+    Json(issue(&known, &context.broker))
+}
+
+/// A CA, and a server's certificate by it, as PEM files.
+fn certificates(dir: &Path) -> (Tls, Hash) {
+    let key = KeyPair::generate().unwrap();
+    let mut params = CertificateParams::new(Vec::new()).unwrap();
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    let pin = Hash::of(&key.subject_public_key_info());
+    let ca = params.self_signed(&key).unwrap();
+    let issuer = Issuer::new(params, key);
+    let server = KeyPair::generate().unwrap();
+    let names = vec!["127.0.0.1".to_owned(), "localhost".to_owned()];
+    let leaf = CertificateParams::new(names).unwrap().signed_by(&server, &issuer).unwrap();
+    let tls =
+        Tls { certificate: dir.join("server.pem"), key: dir.join("server.key"), client_ca: None };
+    std::fs::write(&tls.certificate, format!("{}{}", leaf.pem(), ca.pem())).unwrap();
+    std::fs::write(&tls.key, server.serialize_pem()).unwrap();
+    std::fs::write(dir.join("ca.pem"), ca.pem()).unwrap();
+    (tls, pin)
+}

@@ -1,0 +1,292 @@
+//! kill -9 of everything in turn, under load; a lost stream; a restored backup. At the end every
+//! event that was recorded is in the log exactly once and in order, the metrics are complete, and
+//! the read models equal a rebuild row for row.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use muster_eventlog::projection::{Runner, compare_tables};
+use muster_eventlog::{ConnectOptions, EventLog, LogOptions};
+use muster_query::projections::devices::{self, Devices};
+use muster_query::projections::timeline::{self, Timeline};
+use muster_query::projections::tokens::{self, Tokens};
+use muster_schemas::Timestamp;
+use muster_schemas::metrics::{MetricBatch, Point};
+use muster_tests::fleet::Fleet;
+use muster_tests::{SimDevice, wait};
+use serde_json::Value;
+
+const PATIENCE: Duration = Duration::from_secs(90);
+
+/// A device under load: records and publishes until it is told to stop.
+async fn load(mut device: SimDevice, go_on: Arc<AtomicBool>) -> (SimDevice, Vec<i64>) {
+    let mut times = Vec::new();
+    while go_on.load(Ordering::Relaxed) {
+        device.chain.record_many(5);
+        device.publish_pending().await;
+        let time = Timestamp::from(std::time::SystemTime::now());
+        let point = Point::new("sim").field("n", i64::try_from(times.len()).unwrap());
+        device.measure(&MetricBatch { time, points: vec![point] }).await;
+        times.push(time.micros());
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    (device, times)
+}
+
+async fn devices(fleet: &Fleet, count: u32) -> Vec<SimDevice> {
+    let token = fleet.api.enrollment_token(count).await;
+    let mut devices = Vec::new();
+    for n in 0..count {
+        let name = format!("sim-{n}");
+        devices.push(SimDevice::join(&fleet.api, &fleet.ca(), &token, &name).await);
+    }
+    devices
+}
+
+/// The log holds each device's chain exactly once and in order.
+async fn assert_complete(fleet: &Fleet, devices: &[SimDevice]) {
+    let mut logged: BTreeMap<String, Vec<(u64, u64)>> = BTreeMap::new();
+    for event in fleet.api.list("/api/v1/events?order=asc&type=DeviceConfigApplied").await {
+        let stream = event["stream"].as_str().unwrap_or_default().to_owned();
+        let place =
+            (event["version"].as_u64().unwrap(), event["data"]["version"].as_u64().unwrap());
+        logged.entry(stream).or_default().push(place);
+    }
+    for device in devices {
+        let stream = format!("device-report/{}/{}", device.id(), device.chain.epoch);
+        let expected: Vec<(u64, u64)> =
+            (1..=device.chain.events.len() as u64).map(|n| (n, n)).collect();
+        assert_eq!(logged.get(&stream), Some(&expected), "{stream}");
+    }
+}
+
+/// The live tables equal tables that are filled from the log anew.
+async fn assert_rebuild_equals_live(fleet: &Fleet) {
+    let connect = ConnectOptions::new(fleet.postgres.connection_url());
+    let log = EventLog::open(&connect, LogOptions::default()).await.unwrap();
+    let mut one = Runner::open(log.clone(), Devices::new("devices_rebuilt")).await.unwrap();
+    let mut two = Runner::open(log.clone(), Tokens::new("tokens_rebuilt")).await.unwrap();
+    let mut three = Runner::open(log.clone(), Timeline::new("timeline_rebuilt")).await.unwrap();
+    let pairs = [
+        (devices::TABLE, "devices_rebuilt"),
+        (tokens::TABLE, "tokens_rebuilt"),
+        (timeline::TABLE, "timeline_rebuilt"),
+    ];
+    wait::until("live tables to equal a rebuild", PATIENCE, || {
+        let log = log.clone();
+        // Both sides may be a few presence events apart while these run.
+        let caught_up = async {
+            one.catch_up().await.unwrap();
+            two.catch_up().await.unwrap();
+            three.catch_up().await.unwrap();
+        };
+        futures::executor::block_on(caught_up);
+        async move {
+            let mut differences = Vec::new();
+            for (live, rebuilt) in pairs {
+                differences.extend(compare_tables(&log, live, rebuilt).await.unwrap());
+            }
+            differences.is_empty().then_some(())
+        }
+    })
+    .await;
+}
+
+/// Every batch that was measured is in the metric store.
+async fn assert_metrics_complete(fleet: &Fleet, device: &SimDevice, times: &[i64]) {
+    let path = format!(
+        "/api/v1/devices/{}/metrics?field=sim.n&since=1h&step=1h&fn=count&group_by=",
+        device.id()
+    );
+    wait::until("the metrics to be complete", PATIENCE, || async {
+        let answer = fleet.api.get(&path).await;
+        let count: f64 = answer["series"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .flat_map(|series| series["points"].as_array().cloned().unwrap_or_default())
+            .filter_map(|point| point["value"].as_f64())
+            .sum();
+        #[expect(clippy::cast_precision_loss, reason = "a few hundred")]
+        let expected = times.len() as f64;
+        (count == expected).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn kill_nine_of_each_process_in_turn_loses_and_doubles_nothing() {
+    let mut fleet = Fleet::start().await;
+    let go_on = Arc::new(AtomicBool::new(true));
+    let loads: Vec<_> = devices(&fleet, 4)
+        .await
+        .into_iter()
+        .map(|device| tokio::spawn(load(device, go_on.clone())))
+        .collect();
+    let pause = || tokio::time::sleep(Duration::from_millis(1500));
+    for _ in 0..2 {
+        pause().await;
+        fleet.ingest.kill9_and_restart();
+        pause().await;
+        fleet.command.kill9_and_restart();
+        pause().await;
+        fleet.query.kill9_and_restart();
+        pause().await;
+        fleet.nats.child().kill9().unwrap();
+        pause().await;
+        fleet.postgres.child().kill9().unwrap();
+        pause().await;
+        fleet.influx.child().kill9().unwrap();
+    }
+    pause().await;
+    go_on.store(false, Ordering::Relaxed);
+    let mut done = Vec::new();
+    for load in loads {
+        done.push(load.await.unwrap());
+    }
+    fleet.answers().await;
+    for (device, _) in &done {
+        device.settle(PATIENCE).await;
+    }
+    let (devices, times): (Vec<_>, Vec<_>) = done.into_iter().unzip();
+    assert_complete(&fleet, &devices).await;
+    for (device, times) in devices.iter().zip(&times) {
+        assert_metrics_complete(&fleet, device, times).await;
+    }
+    assert_rebuild_equals_live(&fleet).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_stream_of_events_may_be_lost_whole() {
+    let fleet = Fleet::start().await;
+    let mut devices = devices(&fleet, 2).await;
+    for device in &mut devices {
+        device.chain.record_many(50);
+        device.settle(PATIENCE).await;
+    }
+    let stop_taking = fleet.postgres.child();
+    stop_taking.stop().await.unwrap();
+    // These are in the stream, and in no log.
+    for device in &mut devices {
+        device.chain.record_many(50);
+        device.publish_pending().await;
+    }
+    delete_events_stream(&fleet).await;
+    stop_taking.start_again().await.unwrap();
+    for device in &mut devices {
+        device.chain.record_many(50);
+        device.settle(PATIENCE).await;
+    }
+    fleet.answers().await;
+    assert_complete(&fleet, &devices).await;
+    assert_rebuild_equals_live(&fleet).await;
+}
+
+async fn delete_events_stream(fleet: &Fleet) {
+    let credentials = fleet.keys().role_credentials("ingest").unwrap();
+    let key = Arc::new(nkeys::KeyPair::from_seed(&credentials.seed).unwrap());
+    let nats = async_nats::ConnectOptions::with_jwt(credentials.jwt, move |nonce| {
+        let key = key.clone();
+        async move { key.sign(&nonce).map_err(async_nats::AuthError::new) }
+    })
+    .add_root_certificates(fleet.ca())
+    .connect(format!("tls://127.0.0.1:{}", fleet.nats.port()))
+    .await
+    .unwrap();
+    async_nats::jetstream::new(nats)
+        .delete_stream(muster_schemas::subjects::EVENTS_STREAM)
+        .await
+        .unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_older_backup_is_filled_up_by_the_devices() {
+    let mut fleet = Fleet::start().await;
+    let mut devices = devices(&fleet, 2).await;
+    for device in &mut devices {
+        device.chain.record_many(30);
+        device.settle(PATIENCE).await;
+    }
+    let dump = fleet.dir().join("dump.sql");
+    let bin = fleet.postgres.bin().to_owned();
+    let url = fleet.postgres.connection_url();
+    run(bin.join("pg_dump").to_str().unwrap(), &["-f", dump.to_str().unwrap(), &url]);
+    for device in &mut devices {
+        device.chain.record_many(30);
+        device.settle(PATIENCE).await;
+    }
+    for role in [&mut fleet.ingest, &mut fleet.command, &mut fleet.query] {
+        role.kill9();
+    }
+    let psql = bin.join("psql");
+    let psql = psql.to_str().unwrap();
+    // As docs/operations.md tells it: an empty database, then the dump.
+    let server = fleet.postgres.connection_url_of("postgres");
+    run(psql, &["-q", "-c", "DROP DATABASE muster WITH (FORCE)", &server]);
+    run(psql, &["-q", "-c", "CREATE DATABASE muster", &server]);
+    run(psql, &["-q", "-v", "ON_ERROR_STOP=1", "-f", dump.to_str().unwrap(), &url]);
+    for role in [&mut fleet.ingest, &mut fleet.command, &mut fleet.query] {
+        role.kill9_and_restart();
+    }
+    fleet.answers().await;
+    for device in &mut devices {
+        device.chain.record_many(30);
+        device.settle(PATIENCE).await;
+    }
+    assert_complete(&fleet, &devices).await;
+    assert_rebuild_equals_live(&fleet).await;
+}
+
+fn run(program: &str, args: &[&str]) {
+    let output = std::process::Command::new(program).args(args).output().unwrap();
+    assert!(output.status.success(), "{program}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_metric_store_that_was_away_gets_everything() {
+    let fleet = Fleet::start().await;
+    let device = devices(&fleet, 1).await.remove(0);
+    fleet.influx.child().stop().await.unwrap();
+    let go_on = Arc::new(AtomicBool::new(true));
+    let load = tokio::spawn(load(device, go_on.clone()));
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    // Asked for metrics meanwhile, the door says so and goes on.
+    let (status, problem) = fleet
+        .api
+        .send(reqwest::Method::GET, "/api/v1/devices/sim-0/metrics?field=sim.n", None)
+        .await;
+    assert_eq!(status, 503, "{problem}");
+    fleet.influx.child().start_again().await.unwrap();
+    go_on.store(false, Ordering::Relaxed);
+    let (device, times) = load.await.unwrap();
+    assert_metrics_complete(&fleet, &device, &times).await;
+    let letters: Vec<Value> = fleet.api.list("/api/v1/dead-letters").await;
+    assert!(letters.is_empty(), "{letters:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_of_each_role_do_no_double_work() {
+    let fleet = Fleet::start().await;
+    let mut second = fleet.another("ingest");
+    let go_on = Arc::new(AtomicBool::new(true));
+    let loads: Vec<_> = devices(&fleet, 4)
+        .await
+        .into_iter()
+        .map(|device| tokio::spawn(load(device, go_on.clone())))
+        .collect();
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    second.kill9_and_restart();
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    go_on.store(false, Ordering::Relaxed);
+    let mut devices = Vec::new();
+    for load in loads {
+        devices.push(load.await.unwrap().0);
+    }
+    for device in &devices {
+        device.settle(PATIENCE).await;
+    }
+    assert_complete(&fleet, &devices).await;
+    assert_rebuild_equals_live(&fleet).await;
+}

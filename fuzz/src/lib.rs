@@ -43,7 +43,10 @@ pub fn seeds(target: &str, golden: &[(String, Vec<u8>)]) -> Vec<Vec<u8>> {
         ],
         "selector" => vec![b"env=prod,site in (a,b),!retired,x!=1,y notin (z),name==r".to_vec()],
         "query_string" => {
-            vec![b"limit=10&after=AQ&selector=env%3Dprod&deep=true&from=1.5&project=default".to_vec()]
+            vec![
+                b"limit=10&after=AQ&selector=env%3Dprod&deep=true&from=1.5&project=default"
+                    .to_vec(),
+            ]
         }
         "event_data" => golden
             .iter()

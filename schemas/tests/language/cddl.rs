@@ -17,7 +17,7 @@ struct Language(BasicContext);
 impl Language {
     fn read() -> Self {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("cddl");
-        let text: Vec<_> = ["common", "events", "wire"]
+        let text: Vec<_> = ["terms", "events", "wire"]
             .iter()
             .map(|file| fs::read_to_string(folder.join(format!("{file}.cddl"))).unwrap())
             .collect();

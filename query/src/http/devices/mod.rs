@@ -9,6 +9,3 @@ mod resolve;
 mod view;
 
 pub(crate) use resolve::resolve;
-
-#[cfg(test)]
-mod tests;

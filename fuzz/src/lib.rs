@@ -1,0 +1,182 @@
+//! What the fuzz targets do: one plain function for each decoder that faces the network.
+//!
+//! Each must return for any bytes, and holds what was read to a law: what a decoder took is
+//! written and read again as the same. `tests/decoders` runs the same functions on stable.
+
+use muster_api::Cursor;
+use muster_ingest::metrics::{Origin, encode as to_lines};
+use muster_schemas::cose::{Kind, PublicKey, Unverified};
+use muster_schemas::envelope::{DeviceEnvelope, parse_sealed};
+use muster_schemas::metrics::MetricBatch;
+use muster_schemas::selector::Selector;
+use muster_schemas::wire::{
+    ApiTokenText, CredentialsProof, EnrollProof, EnrollmentTokenText, Hello,
+};
+use muster_schemas::{DeviceId, Event, ProjectId, SigningKey, StreamName, codec, subjects};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+/// A target's body.
+pub type Body = fn(&[u8]);
+
+/// All targets by name.
+pub const TARGETS: &[(&str, Body)] = &[
+    ("sealed_event", sealed_event),
+    ("event_data", event_data),
+    ("metric_batch", metric_batch),
+    ("hello", hello),
+    ("enroll_proof", enroll_proof),
+    ("credentials_proof", credentials_proof),
+    ("token_text", token_text),
+    ("selector", selector),
+    ("line_protocol", line_protocol),
+    ("query_string", query_string),
+];
+
+/// A target's own seeds: the golden files, as they are or with what chooses the event type.
+#[must_use]
+pub fn seeds(target: &str, golden: &[(String, Vec<u8>)]) -> Vec<Vec<u8>> {
+    match target {
+        "token_text" => vec![
+            format!("mst_default_{}_{}", "0".repeat(32), "a".repeat(52)).into(),
+            format!("mse_default_{}_{1}_{1}", "0".repeat(32), "a".repeat(52)).into(),
+        ],
+        "selector" => vec![b"env=prod,site in (a,b),!retired,x!=1,y notin (z),name==r".to_vec()],
+        "query_string" => {
+            vec![
+                b"limit=10&after=AQ&selector=env%3Dprod&deep=true&from=1.5&project=default"
+                    .to_vec(),
+            ]
+        }
+        "event_data" => golden
+            .iter()
+            .filter_map(|(stem, bytes)| {
+                let (kind, version) = stem.split_once(".v")?;
+                let index = Event::TYPES.iter().position(|(known, _)| *known == kind)?;
+                let head = [u8::try_from(index).ok()?, version.parse().ok()?];
+                Some([&head[..], bytes].concat())
+            })
+            .collect(),
+        _ => golden.iter().map(|(_, bytes)| bytes.clone()).collect(),
+    }
+}
+
+/// What was read, written and read again, is the same. Compares bytes: a NaN equals no NaN.
+fn reads_back<T: Serialize + DeserializeOwned>(bytes: &[u8]) {
+    if let Ok(value) = codec::decode::<T>(bytes) {
+        let written = codec::encode(&value);
+        let again = codec::decode::<T>(&written).map(|value| codec::encode(&value));
+        assert_eq!(again.as_ref(), Ok(&written));
+    }
+}
+
+/// A sealed message of this kind: parsed, checked against a key, its payload read as `T`.
+fn sealed<T: Serialize + DeserializeOwned>(kind: Kind, bytes: &[u8]) {
+    reads_back::<T>(bytes);
+    if let Ok(message) = Unverified::parse(bytes) {
+        reads_back::<T>(message.payload());
+        let key = SigningKey::from_seed(&[1; 32]).public();
+        let claimed = message.payload().to_vec();
+        if let Ok(payload) = message.verify(kind, &key) {
+            assert_eq!(payload, claimed);
+        }
+    }
+}
+
+/// A device's event as it comes off the broker.
+pub fn sealed_event(bytes: &[u8]) {
+    if let Ok((message, envelope)) = parse_sealed(bytes) {
+        assert!(envelope.epoch >= 1 && envelope.seq >= 1);
+        assert_eq!(DeviceEnvelope::read(&message), Ok(envelope.clone()));
+        let _ = Event::decode(&envelope.kind, envelope.version, &envelope.data);
+    }
+    sealed::<DeviceEnvelope>(Kind::Event, bytes);
+}
+
+/// The data of an event: the first byte chooses the type, the second the version.
+pub fn event_data(bytes: &[u8]) {
+    let [index, version, data @ ..] = bytes else { return };
+    let (kind, _) = Event::TYPES[usize::from(*index) % Event::TYPES.len()];
+    if let Ok(event) = Event::decode(kind, u16::from(*version), data) {
+        let written = event.encode();
+        let again = Event::decode(kind, event.version(), &written).map(|event| event.encode());
+        assert_eq!(again, Ok(written));
+    }
+}
+
+/// A metric batch as it comes off the broker.
+pub fn metric_batch(bytes: &[u8]) {
+    if let Ok(batch) = MetricBatch::decode(bytes) {
+        assert_eq!(MetricBatch::decode(&batch.encode()), Ok(batch));
+    }
+}
+
+/// A hello, sealed or bare.
+pub fn hello(bytes: &[u8]) {
+    sealed::<Hello>(Kind::Hello, bytes);
+}
+
+/// A device that wants to join, sealed or bare; and the key that it brings.
+pub fn enroll_proof(bytes: &[u8]) {
+    sealed::<EnrollProof>(Kind::Enroll, bytes);
+    if let Ok(key) = PublicKey::from_cose_key(bytes) {
+        assert_eq!(PublicKey::from_cose_key(&key.to_cose_key()), Ok(key));
+    }
+}
+
+/// A device that wants credentials, sealed or bare.
+pub fn credentials_proof(bytes: &[u8]) {
+    sealed::<CredentialsProof>(Kind::Credentials, bytes);
+}
+
+/// The texts of tokens, streams and subjects.
+pub fn token_text(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    if let Ok(token) = text.parse::<ApiTokenText>() {
+        assert_eq!(token.to_string().parse(), Ok(token));
+    }
+    if let Ok(token) = text.parse::<EnrollmentTokenText>() {
+        assert_eq!(token.to_string().parse(), Ok(token));
+    }
+    if let Ok(stream) = text.parse::<StreamName>() {
+        assert_eq!(stream.to_string().parse(), Ok(stream));
+    }
+    let _ = subjects::parse(text);
+    let _ = subjects::parse_stored(text);
+}
+
+/// A label selector.
+pub fn selector(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    if let Ok(selector) = text.parse::<Selector>() {
+        assert_eq!(selector.to_string().parse().as_ref(), Ok(&selector));
+    }
+}
+
+/// A batch that was taken becomes exactly one line a point.
+pub fn line_protocol(bytes: &[u8]) {
+    let Ok(batch) = MetricBatch::decode(bytes) else { return };
+    let (project, device) = (ProjectId::default_project(), DeviceId(uuid::Uuid::nil()));
+    let lines = to_lines(&batch, &Origin { project: &project, device, name: "robot-7" });
+    assert_eq!(lines.count(), batch.points.len());
+    assert_eq!(lines.as_str().matches('\n').count(), batch.points.len());
+}
+
+/// A query string, and the cursor in it.
+pub fn query_string(bytes: &[u8]) {
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    #[expect(dead_code, reason = "read, and not looked at")]
+    struct Parameters {
+        limit: Option<u32>,
+        after: Option<String>,
+        selector: Option<String>,
+        deep: Option<bool>,
+        from: Option<f64>,
+        device: Option<DeviceId>,
+        at: Option<muster_schemas::Timestamp>,
+    }
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    let _ = muster_api::params::parse::<Parameters>(text);
+    let _ = Cursor::decode::<(String, u64)>(Some(text));
+}

@@ -1,0 +1,7 @@
+//! The published language against its own documents: golden files, CDDL, and arbitrary bytes.
+#![expect(clippy::unwrap_used, reason = "a test that cannot read its files has failed")]
+
+mod arbitrary;
+mod cddl;
+mod golden;
+mod samples;

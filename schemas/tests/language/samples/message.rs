@@ -1,0 +1,87 @@
+//! Any sample's value, with the one way to write it and the one way to read it.
+
+use muster_schemas::codec::{decode, encode};
+use muster_schemas::cose::{Kind, open};
+use muster_schemas::metrics::MetricBatch;
+use muster_schemas::wire::{Ack, ConfigUpdate, CredentialsProof, EnrollProof, Hello, Welcome};
+use muster_schemas::{DeviceEnvelope, Event, SigningKey};
+
+use super::{device_key, operation_key};
+
+/// A value of any of the shapes.
+#[derive(Clone, Debug, PartialEq)]
+#[expect(clippy::large_enum_variant, reason = "there are forty of them")]
+pub(crate) enum Message {
+    Event(Event),
+    Envelope(DeviceEnvelope),
+    Batch(MetricBatch),
+    Enroll(EnrollProof),
+    Credentials(CredentialsProof),
+    Hello(Hello),
+    Welcome(Welcome),
+    Config(ConfigUpdate),
+    Ack(Ack),
+    Sealed(Kind, Box<Message>),
+}
+
+impl Message {
+    /// Today's bytes.
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        match self {
+            Self::Event(event) => event.encode(),
+            Self::Envelope(envelope) => encode(envelope),
+            Self::Batch(batch) => batch.encode(),
+            Self::Enroll(proof) => encode(proof),
+            Self::Credentials(proof) => encode(proof),
+            Self::Hello(hello) => encode(hello),
+            Self::Welcome(welcome) => encode(welcome),
+            Self::Config(config) => encode(config),
+            Self::Ack(ack) => encode(ack),
+            Self::Sealed(kind, message) => signer(*kind).seal(*kind, message.encode()),
+        }
+    }
+
+    /// Reads stored bytes of a type and version.
+    pub(crate) fn decode(name: &str, version: u16, bytes: &[u8]) -> Result<Self, String> {
+        fn read<T: serde::de::DeserializeOwned>(
+            bytes: &[u8],
+            wrap: impl FnOnce(T) -> Message,
+        ) -> Result<Message, String> {
+            decode(bytes).map(wrap).map_err(|error| error.to_string())
+        }
+        let sealed = |kind, inner: &str| {
+            let payload =
+                open(bytes, kind, &signer(kind).public()).map_err(|error| error.to_string())?;
+            let message = Self::decode(inner, version, &payload)?;
+            Ok(Self::Sealed(kind, Box::new(message)))
+        };
+        match name {
+            "DeviceEnvelope" => read(bytes, Self::Envelope),
+            "MetricBatch" => {
+                MetricBatch::decode(bytes).map(Self::Batch).map_err(|error| error.to_string())
+            }
+            "EnrollProof" => read(bytes, Self::Enroll),
+            "CredentialsProof" => read(bytes, Self::Credentials),
+            "Hello" => read(bytes, Self::Hello),
+            "Welcome" => read(bytes, Self::Welcome),
+            "ConfigUpdate" => read(bytes, Self::Config),
+            "Ack" => read(bytes, Self::Ack),
+            "SealedEvent" => sealed(Kind::Event, "DeviceEnvelope"),
+            "SealedEnrollProof" => sealed(Kind::Enroll, "EnrollProof"),
+            "SealedCredentialsProof" => sealed(Kind::Credentials, "CredentialsProof"),
+            "SealedHello" => sealed(Kind::Hello, "Hello"),
+            "SealedWelcome" => sealed(Kind::Welcome, "Welcome"),
+            "SealedConfigUpdate" => sealed(Kind::Config, "ConfigUpdate"),
+            event => {
+                Event::decode(event, version, bytes).map(Self::Event).map_err(|e| e.to_string())
+            }
+        }
+    }
+}
+
+fn signer(kind: Kind) -> SigningKey {
+    match kind {
+        Kind::Welcome | Kind::Config => operation_key(),
+        _ => device_key(),
+    }
+}

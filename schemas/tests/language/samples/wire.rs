@@ -1,0 +1,148 @@
+//! Samples of what goes between devices and servers.
+
+use muster_schemas::cose::Kind;
+use muster_schemas::events::{Cause, DeviceConfigApplied};
+use muster_schemas::metrics::{FieldValue, MetricBatch, Point};
+use muster_schemas::wire::{Ack, ConfigUpdate, CredentialsProof, EnrollProof, EnrollmentTokenText};
+use muster_schemas::wire::{Hello, NewEpoch, Welcome};
+use muster_schemas::{DeviceEnvelope, DeviceId, Event, Hash, ProjectId, Timestamp, TokenId};
+
+use super::{Message, NATS_KEY, Sample, device_key, devices, digest, id, text};
+
+const NOW: Timestamp = Timestamp(1_795_420_800_000_000);
+
+fn project() -> ProjectId {
+    ProjectId::default_project()
+}
+
+fn device() -> DeviceId {
+    DeviceId(id(1))
+}
+
+fn envelope() -> DeviceEnvelope {
+    let event: Event =
+        DeviceConfigApplied { version: 4, errors: std::collections::BTreeMap::new() }.into();
+    DeviceEnvelope {
+        project: project(),
+        device: device(),
+        epoch: 2,
+        seq: 17,
+        prev: digest("the event before"),
+        boot: id(9),
+        mono: 81_000_000,
+        time: NOW,
+        kind: event.kind().to_owned(),
+        version: event.version(),
+        data: event.encode(),
+    }
+}
+
+fn batch() -> MetricBatch {
+    let application = Point {
+        offset: -5_000_000,
+        ..Point::new("my_app")
+            .tag("queue", "jobs")
+            .field("waiting", 3_i64)
+            .field("ok", true)
+            .field("note", FieldValue::Text("ünïcode, \"quoted\"".into()))
+            .field("lowest", i64::MIN)
+    };
+    MetricBatch {
+        time: NOW,
+        points: vec![
+            Point::new("cpu")
+                .tag("cpu", "cpu-total")
+                .field("usage_user", 12.5)
+                .field("usage_idle", 87.1),
+            Point::new("mem").field("total", i64::MAX).field("available_percent", 42.0),
+            application,
+        ],
+    }
+}
+
+fn token() -> String {
+    EnrollmentTokenText {
+        project: project(),
+        id: TokenId(id(2)),
+        secret: [7; 32],
+        pin: digest("the certificate authority"),
+    }
+    .to_string()
+}
+
+pub(super) fn samples() -> Vec<Sample> {
+    let enroll = EnrollProof {
+        token: token(),
+        signing_key: device_key().public().to_cose_key(),
+        nats_key: NATS_KEY.into(),
+        name: Some(text("robot-7")),
+        labels: devices::labels(),
+        hostname: Some("Robot 7".into()),
+        machine: Some(digest("machine")),
+        nonce: id(10),
+    };
+    let credentials =
+        CredentialsProof { project: project(), device: device(), nonce: "q83vEjRWeJA".into() };
+    let hello = Hello {
+        project: project(),
+        device: device(),
+        epoch: 2,
+        nonce: id(11),
+        last_seq: 17,
+        time: NOW,
+        agent_version: "0.1.0".into(),
+        config_version: 4,
+        new_epoch: Some(NewEpoch {
+            cause: Cause::Fork,
+            seq: 16,
+            hash: Some(digest("other branch")),
+            request: id(12),
+        }),
+    };
+    let welcome = Welcome {
+        project: project(),
+        device: device(),
+        epoch: 3,
+        nonce: id(11),
+        time: NOW,
+        committed_seq: 0,
+        committed_hash: Hash::ZERO,
+        config_version: 4,
+        config: devices::config(),
+    };
+    let config = ConfigUpdate {
+        project: project(),
+        device: device(),
+        epoch: 3,
+        version: 5,
+        vars: devices::config(),
+    };
+    let ack = Ack { epoch: 2, seq: 17, hash: digest("the event"), resend: true };
+
+    let plain = [
+        ("DeviceEnvelope", Message::Envelope(envelope())),
+        ("MetricBatch", Message::Batch(batch())),
+        ("EnrollProof", Message::Enroll(enroll)),
+        ("CredentialsProof", Message::Credentials(credentials)),
+        ("Hello", Message::Hello(hello)),
+        ("Welcome", Message::Welcome(welcome)),
+        ("ConfigUpdate", Message::Config(config)),
+        ("Ack", Message::Ack(ack)),
+    ];
+    let sealed: Vec<_> = plain
+        .iter()
+        .filter_map(|(name, message)| {
+            let (sealed, kind) = match *name {
+                "DeviceEnvelope" => ("SealedEvent", Kind::Event),
+                "EnrollProof" => ("SealedEnrollProof", Kind::Enroll),
+                "CredentialsProof" => ("SealedCredentialsProof", Kind::Credentials),
+                "Hello" => ("SealedHello", Kind::Hello),
+                "Welcome" => ("SealedWelcome", Kind::Welcome),
+                "ConfigUpdate" => ("SealedConfigUpdate", Kind::Config),
+                _ => return None,
+            };
+            Some((sealed, Message::Sealed(kind, Box::new(message.clone()))))
+        })
+        .collect();
+    plain.into_iter().chain(sealed).map(|(name, message)| Sample::newest(name, message)).collect()
+}

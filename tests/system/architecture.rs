@@ -1,0 +1,190 @@
+//! The rules of the house, read from the source: who may know whom, what the map names, how files
+//! look. No server is started.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::Value;
+
+/// Every arrow between our crates, in their normal dependencies. A new one is a decision: put it
+/// here together with a note in docs/decisions/.
+const ARROWS: &[(&str, &[&str])] = &[
+    ("muster-schemas", &[]),
+    ("muster-backing", &[]),
+    ("muster-eventlog", &["muster-schemas"]),
+    ("muster-api", &["muster-eventlog", "muster-schemas"]),
+    ("muster-agent", &["muster-schemas"]),
+    ("muster-ingest", &["muster-eventlog", "muster-schemas"]),
+    ("muster-command", &["muster-api", "muster-eventlog", "muster-schemas"]),
+    ("muster-query", &["muster-api", "muster-eventlog", "muster-schemas"]),
+];
+/// These two put everything together and may know all.
+const KNOW_ALL: &[&str] = &["muster", "muster-tests"];
+
+const LONGEST_FILE: usize = 500;
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
+}
+
+struct Crate {
+    name: String,
+    folder: String,
+    dependencies: BTreeSet<String>,
+}
+
+fn crates() -> Vec<Crate> {
+    let output = Command::new(env!("CARGO"))
+        .args(["metadata", "--no-deps", "--offline", "--format-version", "1"])
+        .current_dir(root())
+        .output()
+        .unwrap();
+    let metadata: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let read = |package: &Value| Crate {
+        name: package["name"].as_str().unwrap().to_owned(),
+        folder: Path::new(package["manifest_path"].as_str().unwrap())
+            .parent()
+            .and_then(Path::file_name)
+            .and_then(|name| name.to_str())
+            .unwrap()
+            .to_owned(),
+        dependencies: package["dependencies"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .filter(|dependency| dependency["kind"].is_null())
+            .map(|dependency| dependency["name"].as_str().unwrap().to_owned())
+            .collect(),
+    };
+    metadata["packages"].as_array().unwrap().iter().map(read).collect()
+}
+
+/// Our Rust files, as paths from the root.
+fn rust_files() -> Vec<PathBuf> {
+    fn walk(folder: &Path, found: &mut Vec<PathBuf>) {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+            if path.is_dir() {
+                let skipped = ["target", "node_modules", "corpus"].contains(&name.as_str());
+                if !skipped && !name.starts_with('.') {
+                    walk(&path, found);
+                }
+            } else if path.extension().is_some_and(|ending| ending == "rs") {
+                found.push(path);
+            }
+        }
+    }
+    let mut found = Vec::new();
+    walk(&root(), &mut found);
+    assert!(found.len() > 100, "only {} files were found", found.len());
+    found
+}
+
+fn map_of_the_code() -> String {
+    fs::read_to_string(root().join("docs/ARCHITECTURE.md")).unwrap()
+}
+
+/// What stands between backticks in the map.
+fn quoted(text: &str) -> BTreeSet<&str> {
+    text.lines().flat_map(|line| line.split('`').skip(1).step_by(2)).collect()
+}
+
+#[test]
+fn the_crates_know_only_whom_they_may() {
+    let allowed: BTreeMap<_, _> = ARROWS.iter().copied().collect();
+    let crates = crates();
+    let ours: BTreeSet<_> = crates.iter().map(|known| known.name.clone()).collect();
+    for Crate { name, dependencies, .. } in &crates {
+        let known: BTreeSet<_> = dependencies.intersection(&ours).map(String::as_str).collect();
+        match allowed.get(name.as_str()) {
+            Some(allowed) => {
+                let allowed: BTreeSet<_> = allowed.iter().copied().collect();
+                assert_eq!(known, allowed, "the crates that {name} depends on");
+            }
+            None => assert!(KNOW_ALL.contains(&name.as_str()), "{name} is a new crate: add it"),
+        }
+    }
+}
+
+#[test]
+fn the_published_language_knows_no_runtime_broker_or_store() {
+    let crates = crates();
+    let schemas = crates.iter().find(|known| known.name == "muster-schemas").unwrap();
+    for banned in ["tokio", "sqlx", "tokio-postgres", "async-nats", "axum", "reqwest", "rand"] {
+        assert!(!schemas.dependencies.contains(banned), "muster-schemas depends on {banned}");
+    }
+}
+
+#[test]
+fn every_path_on_the_map_exists() {
+    let text = map_of_the_code();
+    let paths: Vec<_> = quoted(&text)
+        .into_iter()
+        .filter(|word| {
+            let plain = |c: char| c.is_ascii_alphanumeric() || "/._-".contains(c);
+            let top = word.split('/').next().unwrap_or_default();
+            word.contains('/') && word.chars().all(plain) && root().join(top).exists()
+        })
+        .collect();
+    assert!(paths.len() > 50, "the map names only {} paths", paths.len());
+    for path in paths {
+        assert!(root().join(path).exists(), "docs/ARCHITECTURE.md names {path}, which is gone");
+    }
+}
+
+#[test]
+fn every_crate_and_every_top_level_module_is_on_the_map() {
+    let text = map_of_the_code();
+    let named = quoted(&text);
+    for Crate { folder, .. } in crates() {
+        assert!(named.contains(format!("{folder}/").as_str()), "`{folder}/` is not on the map");
+        for entry in fs::read_dir(root().join(&folder).join("src")).unwrap() {
+            let path = entry.unwrap().path();
+            let stem = path.file_stem().unwrap().to_str().unwrap();
+            if ["lib", "main", "tests"].contains(&stem) || stem.ends_with("_tests") {
+                continue;
+            }
+            let listed = [format!("{folder}/src/{stem}.rs"), format!("{folder}/src/{stem}/")];
+            assert!(
+                listed.iter().any(|path| named.contains(path.as_str())),
+                "module {folder}/src/{stem} is not in docs/ARCHITECTURE.md (as a path in backticks)"
+            );
+        }
+    }
+}
+
+#[test]
+fn every_file_says_what_it_is_for() {
+    for path in rust_files() {
+        let text = fs::read_to_string(&path).unwrap();
+        let first = text.lines().next().unwrap_or_default();
+        assert!(first.starts_with("//! "), "{} does not open with `//!`", path.display());
+    }
+}
+
+#[test]
+fn no_file_is_too_long_to_be_read() {
+    for path in rust_files() {
+        let lines = fs::read_to_string(&path).unwrap().lines().count();
+        assert!(lines <= LONGEST_FILE, "{} has {lines} lines; split it", path.display());
+    }
+}
+
+#[test]
+fn no_module_is_named_after_nothing() {
+    let banned = ["utils", "util", "common", "helpers", "helper", "misc", "manager"];
+    for path in rust_files() {
+        for part in path.strip_prefix(root()).unwrap().components() {
+            let part = Path::new(part.as_os_str()).file_stem().unwrap().to_str().unwrap();
+            assert!(!banned.contains(&part), "{}: '{part}' says nothing", path.display());
+        }
+        for line in fs::read_to_string(&path).unwrap().lines() {
+            let Some((_, rest)) = line.trim_start().split_once("mod ") else { continue };
+            let name = rest.split([' ', ';', '{']).next().unwrap_or_default();
+            assert!(!banned.contains(&name), "{}: `mod {name}` says nothing", path.display());
+        }
+    }
+}

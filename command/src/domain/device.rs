@@ -132,7 +132,8 @@ impl Device {
 
     fn grant_epoch(&self, current: u64, cause: Cause, fork: Option<ForkPoint>) -> Decision {
         self.existing_name()?;
-        let epoch = self.epoch + 1;
+        // After a restored backup a device may be ahead of what is known here.
+        let epoch = self.epoch.max(current) + 1;
         let granted = DeviceEpochGranted { epoch, previous: current, cause };
         let forked = fork.map(|ForkPoint { seq, logged, other }| {
             DeviceForked { epoch: current, seq, logged, other, continues_in: epoch }.into()

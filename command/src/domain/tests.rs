@@ -99,12 +99,13 @@ fn epochs_only_go_up() {
         enroll(1),
         DeviceCommand::GrantEpoch { current: 1, cause: Cause::Fork, fork: None },
         enroll(2),
+        DeviceCommand::GrantEpoch { current: 9, cause: Cause::Fork, fork: None },
     ] {
         let events = device.decide(command).unwrap();
         device = events.iter().fold(device, Device::evolve);
         epochs.push(device.epoch);
     }
-    assert_eq!(epochs, [0, 1, 2, 3]);
+    assert_eq!(epochs, [0, 1, 2, 3, 10]);
 }
 
 #[test]

@@ -34,11 +34,15 @@ impl Service {
         if (&hello.project, hello.device) != (project, device) {
             return Err(unproved("the hello names another device".into()));
         }
-        let open = access.epoch(hello.epoch).filter(|epoch| !epoch.closed);
-        let standing = *open.ok_or_else(|| unproved("the device is not in this epoch".into()))?;
+        // An epoch that is not known here was given after the backup that this log was restored
+        // from: the device is told of the newest one, and asks for another.
+        let standing = access.epoch(hello.epoch).or_else(|| access.epochs.last()).copied();
+        let standing = standing
+            .filter(|epoch| !epoch.closed)
+            .ok_or_else(|| unproved("the device has no epoch that is open".into()))?;
 
         let (epoch, seq, hash) = match &hello.new_epoch {
-            None => (hello.epoch, standing.seq, standing.tip),
+            None => (standing.epoch, standing.seq, standing.tip),
             Some(wish) => {
                 let logged = (wish.seq == standing.seq).then_some(standing.tip);
                 let epoch = self.grant_epoch(project, device, hello.epoch, wish, logged).await?;

@@ -33,8 +33,9 @@ pub(crate) fn table(header: &[&str], rows: Vec<Vec<String>>, nothing: &str) {
     for row in rows {
         table.add_row(row);
     }
+    // The table's own margin is taken off.
     for text in table.to_string().lines() {
-        line(text.trim_end());
+        line(text.strip_prefix(' ').unwrap_or(text).trim_end());
     }
 }
 

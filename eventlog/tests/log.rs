@@ -1,5 +1,7 @@
 //! The event log against a real PostgreSQL: appends, conflicts, retries, follow, leases, restore.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on shall stop")]
+
 mod support;
 
 use std::collections::BTreeSet;

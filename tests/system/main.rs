@@ -1,5 +1,7 @@
 //! System tests, one module a user story, in one binary. Everything in them is real.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on shall stop")]
+
 mod architecture;
 mod enroll;
 mod everyday;

@@ -18,6 +18,9 @@ use crate::run::Shared;
 /// More batches than this do not wait for the broker at once; the rest goes to the backlog.
 const IN_FLIGHT: usize = 4;
 
+/// The first round comes this long after the start.
+const FIRST: Duration = Duration::from_millis(1500);
+
 /// Samples and sends until it is told to stop; what is then still on its way is kept.
 pub(crate) async fn sample_and_send(shared: &Shared, stop: &CancellationToken) {
     let subjects = DeviceSubjects::new(&shared.identity.project, shared.identity.device);
@@ -27,7 +30,10 @@ pub(crate) async fn sample_and_send(shared: &Shared, stop: &CancellationToken) {
     let mut waiting: Vec<(u64, Queued)> = Vec::new();
     let mut acks = FuturesUnordered::new();
     let mut number = 0_u64;
-    let mut next = Instant::now();
+    // A first reading, for what is measured as a difference; the first round follows as soon as the
+    // broker can have been reached, so that a device that has just joined shows its figures.
+    drop(sample(shared, &mut collectors, settings.borrow().groups));
+    let mut next = Instant::now() + FIRST;
     // The sender lives in `shared`, so the channel is never closed.
     loop {
         let current = *settings.borrow_and_update();

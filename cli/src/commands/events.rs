@@ -120,7 +120,7 @@ fn print(event: &Value, json: bool) -> Result<()> {
         about = about.chars().take(140).chain(['…']).collect();
     }
     line(format!(
-        "{:>6}  {}  {:<24}  {:<60}  {about}",
+        "{:>6}  {:<27}  {:<24}  {:<56}  {about}",
         text(&event["position"]),
         text(&event["recorded_at"]),
         text(&event["type"]),

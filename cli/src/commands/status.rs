@@ -16,9 +16,9 @@ pub(crate) async fn run(connection: Connection) -> Result<()> {
     }
     facts(&[
         ("devices", text(&fleet["total"])),
-        ("by status", pairs(&fleet["by_status"])),
-        ("by os", pairs(&fleet["by_os"])),
-        ("by agent", pairs(&fleet["by_agent_version"])),
+        ("by status", pairs(&fleet["status"])),
+        ("by os", pairs(&fleet["os"])),
+        ("by agent", pairs(&fleet["agent_version"])),
         ("log ends at", text(&head["position"])),
         ("merkle root", text(&head["root"])),
     ]);

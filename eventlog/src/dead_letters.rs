@@ -1,7 +1,7 @@
 //! Dead letters: what could not be attributed or written, kept with its cause.
 //!
 //! The same letter seen again is counted, not kept twice. A letter's bytes are cut at
-//! [`MAX_BYTES`], and the oldest letters go when there are more than [`MAX_LETTERS`], so that a
+//! 64 KiB, and the oldest letters go when there are more than [`MAX_LETTERS`], so that a
 //! hostile sender cannot fill the disk.
 
 use muster_schemas::{Hash, Timestamp};
@@ -69,7 +69,7 @@ pub struct DeadLetter {
     pub cause: String,
     /// The cause in full.
     pub detail: String,
-    /// The message; cut when it is longer than [`MAX_BYTES`].
+    /// The message; cut when it is longer than 64 KiB.
     pub bytes: Vec<u8>,
     /// The length of the whole message.
     pub size: u64,
@@ -199,7 +199,7 @@ impl EventLog {
         Ok(())
     }
 
-    /// Deletes the oldest dead letters beyond [`MAX_LETTERS`]; answers how many.
+    /// Deletes the oldest dead letters beyond 100,000; answers how many.
     ///
     /// # Errors
     /// When PostgreSQL cannot be asked.

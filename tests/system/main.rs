@@ -5,3 +5,4 @@ mod enroll;
 mod everyday;
 mod faults;
 mod hostile;
+mod openapi;

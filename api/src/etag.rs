@@ -1,7 +1,5 @@
 //! Entity tags: the version of a resource's own stream, and what `If-Match` asks of it.
 
-use std::convert::Infallible;
-
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 use axum::http::{HeaderName, HeaderValue, header};
@@ -14,6 +12,16 @@ pub fn etag(version: u64) -> (HeaderName, HeaderValue) {
     let value = HeaderValue::try_from(format!("\"{version}\""))
         .unwrap_or_else(|_| HeaderValue::from_static("\"\""));
     (header::ETAG, value)
+}
+
+/// For the OpenAPI document: what [`IfMatch`] reads.
+#[derive(Debug, utoipa::IntoParams)]
+#[into_params(parameter_in = Header)]
+#[expect(dead_code, reason = "describes what `IfMatch` reads")]
+pub struct IfMatchParam {
+    /// The ETag that the resource must have, or `*`.
+    #[param(rename = "If-Match", value_type = String, required = false, example = "*", min_length = 1)]
+    tags: Option<String>,
 }
 
 /// What the client believes the resource to be.
@@ -60,16 +68,23 @@ impl IfMatch {
 }
 
 impl<S: Send + Sync> FromRequestParts<S> for IfMatch {
-    type Rejection = Infallible;
+    type Rejection = Problem;
 
-    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
         let values: Vec<&str> = parts
             .headers
             .get_all(header::IF_MATCH)
             .iter()
             .filter_map(|value| value.to_str().ok())
             .collect();
-        Ok(if values.is_empty() { Self::Absent } else { Self::parse(&values.join(",")) })
+        match values.as_slice() {
+            [] => Ok(Self::Absent),
+            // Somebody meant to guard a write and named nothing to guard it by.
+            [value] if value.trim().is_empty() => {
+                Err(Problem::field("If-Match", "is empty: give an ETag, or *", Some("".into())))
+            }
+            values => Ok(Self::parse(&values.join(","))),
+        }
     }
 }
 

@@ -50,6 +50,19 @@ impl IdempotencyKey {
     }
 }
 
+/// For the OpenAPI document: what [`IdempotencyKey`] reads.
+#[derive(Debug, utoipa::IntoParams)]
+#[into_params(parameter_in = Header)]
+#[expect(dead_code, reason = "describes what `IdempotencyKey` reads")]
+pub struct IdempotencyParam {
+    /// A retry with the same key gets the first answer.
+    #[param(
+        rename = "Idempotency-Key", value_type = String, required = false,
+        pattern = "^[!-~]+$", min_length = 1, max_length = 200
+    )]
+    key: Option<String>,
+}
+
 impl<S: Send + Sync> FromRequestParts<S> for IdempotencyKey {
     type Rejection = Problem;
 

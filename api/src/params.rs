@@ -22,7 +22,10 @@ pub struct Query<T>(pub T);
 #[expect(dead_code, reason = "describes what `Scope` reads")]
 pub struct ProjectParam {
     /// The project, for server-wide tokens; `default` when left out.
-    #[param(value_type = Option<String>, example = "default")]
+    #[param(
+        value_type = Option<String>, example = "default",
+        pattern = "^[a-z]([a-z0-9-]{0,38}[a-z0-9])?$", min_length = 1, max_length = 40
+    )]
     project: Option<muster_schemas::ProjectId>,
 }
 
@@ -103,8 +106,20 @@ impl<'de> serde::Deserializer<'de> for Text<'de> {
         deserialize_i64, visit_i64, i64, "is not a whole number";
         deserialize_u16, visit_u16, u16, "is not a whole number from 0 to 65535";
         deserialize_u32, visit_u32, u32, "is not a whole number from 0 to 4294967295";
-        deserialize_u64, visit_u64, u64, "is not a whole number from 0 on";
         deserialize_f64, visit_f64, f64, "is not a number";
+    }
+
+    /// Positions and versions fit 63 bits, in the log as in the OpenAPI document.
+    fn deserialize_u64<V: serde::de::Visitor<'de>>(
+        self,
+        visitor: V,
+    ) -> Result<V::Value, Self::Error> {
+        match self.0.parse::<u64>() {
+            Ok(number) if i64::try_from(number).is_ok() => visitor.visit_u64(number),
+            _ => {
+                Err(serde::de::Error::custom("is not a whole number from 0 to 9223372036854775807"))
+            }
+        }
     }
 
     fn deserialize_any<V: serde::de::Visitor<'de>>(

@@ -5,6 +5,7 @@ use std::time::Duration;
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 use axum::http::{HeaderName, HeaderValue};
+use muster_eventlog::EventLog;
 use muster_eventlog::projection::Progress;
 use muster_schemas::ProjectId;
 
@@ -31,11 +32,27 @@ impl MinPosition {
     /// Waits until a read model has come that far.
     ///
     /// # Errors
-    /// When it does not within [`PATIENCE`].
-    pub async fn wait(self, progress: &Progress, project: &ProjectId) -> Result<(), Problem> {
+    /// When the log itself does not go that far, or the read model does not come there within
+    /// [`PATIENCE`].
+    pub async fn wait(
+        self,
+        log: &EventLog,
+        progress: &Progress,
+        project: &ProjectId,
+    ) -> Result<(), Problem> {
         let Some(position) = self.0 else {
             return Ok(());
         };
+        if progress.position(project) >= position {
+            return Ok(());
+        }
+        let end = log.head(project).await?.map_or(0, |head| head.position);
+        if position > end {
+            return Err(Problem::new(
+                Kind::PreconditionFailed,
+                format!("the log of project {project} ends at {end}, before position {position}"),
+            ));
+        }
         if progress.wait_for(project, position, PATIENCE).await {
             return Ok(());
         }
@@ -78,6 +95,6 @@ impl<S: Send + Sync> FromRequestParts<S> for MinPosition {
 pub struct MinPositionParam {
     /// Waits, up to 5 s, until the answer holds what this position wrote: give the
     /// `Muster-Position` of a write.
-    #[param(rename = "Muster-Min-Position", minimum = 0)]
+    #[param(rename = "Muster-Min-Position", minimum = 0, value_type = u64, required = false)]
     position: Option<u64>,
 }

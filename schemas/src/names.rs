@@ -124,7 +124,7 @@ checked_text! {
 }
 
 /// A config variable's value; its type is kept.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum ConfigValue {
     /// True or false.
@@ -136,6 +136,23 @@ pub enum ConfigValue {
     /// Text, up to 4096 bytes.
     Text(String),
 }
+
+/// By hand: in JSON Schema a whole number is a number too, so "one of" all variants would refuse 3.
+/// utoipa asks the values of a map for this trait, and derives nothing but "one of".
+impl utoipa::__dev::ComposeSchema for ConfigValue {
+    fn compose(
+        _: Vec<utoipa::openapi::RefOr<utoipa::openapi::Schema>>,
+    ) -> utoipa::openapi::RefOr<utoipa::openapi::Schema> {
+        use utoipa::openapi::schema::{ObjectBuilder, SchemaType, Type};
+        ObjectBuilder::new()
+            .schema_type(SchemaType::from_iter([Type::Boolean, Type::Number, Type::String]))
+            .description(Some("A config variable's value; its type is kept."))
+            .max_length(Some(MAX_CONFIG_TEXT))
+            .into()
+    }
+}
+
+impl ToSchema for ConfigValue {}
 
 impl ConfigValue {
     /// Holds the value to its limits: text up to [`MAX_CONFIG_TEXT`], numbers finite.

@@ -7,3 +7,4 @@ mod enroll;
 mod everyday;
 mod faults;
 mod hostile;
+mod openapi;

@@ -34,7 +34,8 @@ pub enum Kind {
     Conflict,
     /// It was there, and is no more.
     Gone,
-    /// `If-Match` names another version than the present one.
+    /// `If-Match` names another version than the present one, or `Muster-Min-Position` a place that
+    /// the log does not have.
     PreconditionFailed,
     /// The body is too large.
     TooLarge,
@@ -77,7 +78,7 @@ impl Kind {
             Self::Gone => ("gone", "It is no more", StatusCode::GONE),
             Self::PreconditionFailed => (
                 "precondition-failed",
-                "It was changed in the meantime",
+                "What the request relies on is not so",
                 StatusCode::PRECONDITION_FAILED,
             ),
             Self::TooLarge => ("too-large", "The body is too large", StatusCode::PAYLOAD_TOO_LARGE),
@@ -118,7 +119,7 @@ pub struct FieldError {
     pub rule: String,
     /// What was given, shortened; absent when nothing was.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<Object>, example = "a b")]
+    #[schema(value_type = Value, required = false, example = "a b")]
     pub value: Option<serde_json::Value>,
 }
 

@@ -53,6 +53,7 @@ impl IntoResponses for ReadProblems {
             FORBIDDEN,
             NOT_FOUND,
             INTERNAL,
+            (Kind::PreconditionFailed, "`Muster-Min-Position` is beyond the end of the log"),
             UNAVAILABLE,
             NOT_YET,
         ])

@@ -22,7 +22,7 @@ pub(super) struct DeadLetterRetried {
 ///
 /// Publishes the message as it came. When the cause is still there, it is counted as seen again.
 #[utoipa::path(
-    post, path = "/api/v1/dead-letters/{id}/retry", tag = "server", operation_id = "retryDeadLetter",
+    post, path = "/api/v1/dead-letters/{id}/retry", tag = "server",
     params(("id" = i64, Path, description = "The letter's number", minimum = 1)),
     responses((status = 200, description = "On its way", body = DeadLetterRetried), WriteProblems),
     security(("bearer" = [])),

@@ -17,7 +17,7 @@ use super::CommandState;
 /// For agents. The request is COSE_Sign1 by the device's new signing key; docs/protocol.md tells
 /// how it is made. The same keys and nonce get the same device again.
 #[utoipa::path(
-    post, path = "/api/v1/device/enroll", tag = "device", operation_id = "enrollDevice",
+    post, path = "/api/v1/device/enroll", tag = "device",
     request_body(content = EnrollRequest, example = json!({"request": "0oRDoQEn…", "nats_proof": "c2ln…"})),
     responses(
         (status = 201, description = "The device has joined", body = EnrollResponse, example = json!({
@@ -44,7 +44,7 @@ pub(super) async fn enroll_device(
 
 /// Get a nonce to sign
 #[utoipa::path(
-    post, path = "/api/v1/device/nonce", tag = "device", operation_id = "createNonce",
+    post, path = "/api/v1/device/nonce", tag = "device",
     request_body(content = NonceRequest, example = json!({"project": "default", "device": "0198c0de-7000-7abc-8def-0123456789ab"})),
     responses(
         (status = 200, description = "The nonce", body = NonceResponse, example = json!({"nonce": "AAZh…", "server_time": "2026-11-23T08:00:00Z"})),
@@ -63,7 +63,7 @@ pub(super) async fn create_nonce(
 ///
 /// For agents whose credentials are missing or have expired, however long ago.
 #[utoipa::path(
-    post, path = "/api/v1/device/credentials", tag = "device", operation_id = "renewCredentials",
+    post, path = "/api/v1/device/credentials", tag = "device",
     request_body(content = CredentialsRequest, example = json!({"request": "0oRDoQEn…"})),
     responses(
         (status = 200, description = "The credentials", body = CredentialsResponse, example = json!({

@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use muster_api::auth::{Scope, WriteDevices};
+use muster_api::etag::IfMatchParam;
+use muster_api::idempotency::IdempotencyParam;
 use muster_api::params::{NoParams, ProjectParam};
 use muster_api::problem::WriteProblems;
 use muster_api::{IdempotencyKey, IfMatch, Json, PathParam, Problem, Query};
@@ -25,6 +27,7 @@ pub(super) struct RegisterDevice {
     name: DeviceName,
     /// Its labels.
     #[serde(default)]
+    #[schema(value_type = BTreeMap<LabelKey, LabelValue>)]
     labels: Labels,
 }
 
@@ -45,8 +48,8 @@ pub(super) struct DeviceRegisteredResult {
 /// Makes a device known before it enrolls: its name is taken, and an enrollment token can be made
 /// for it.
 #[utoipa::path(
-    post, path = "/api/v1/devices", tag = "devices", operation_id = "registerDevice",
-    params(ProjectParam, ("Idempotency-Key" = Option<String>, Header, description = "A retry with the same key gets the first answer")),
+    post, path = "/api/v1/devices", tag = "devices",
+    params(ProjectParam, IdempotencyParam),
     request_body = RegisterDevice,
     responses((status = 201, description = "The device is known", body = DeviceRegisteredResult), WriteProblems),
     security(("bearer" = [])),
@@ -74,18 +77,27 @@ pub(super) struct ChangeDevice {
     name: Option<DeviceName>,
     /// Labels: a value sets, `null` removes; what is not named stays.
     #[serde(default)]
-    #[schema(value_type = BTreeMap<String, Option<String>>)]
+    #[schema(value_type = BTreeMap<LabelKey, LabelChange>)]
     labels: BTreeMap<LabelKey, Option<LabelValue>>,
+}
+
+/// A label's new value; `null` removes it.
+#[derive(ToSchema)]
+#[serde(untagged)]
+#[expect(dead_code, reason = "describes the values of `labels` in the OpenAPI document")]
+enum LabelChange {
+    Set(LabelValue),
+    Remove,
 }
 
 /// Rename or label a device
 #[utoipa::path(
-    patch, path = "/api/v1/devices/{device}", tag = "devices", operation_id = "changeDevice",
+    patch, path = "/api/v1/devices/{device}", tag = "devices",
     params(
         ProjectParam,
         ("device" = String, Path, description = "Id or name", example = "robot-7"),
-        ("If-Match" = Option<String>, Header, description = "The ETag that the device must have"),
-        ("Idempotency-Key" = Option<String>, Header, description = "A retry with the same key gets the first answer"),
+        IfMatchParam,
+        IdempotencyParam,
     ),
     request_body = ChangeDevice,
     responses((status = 200, description = "Changed", body = WriteResult, example = json!({"version": 3, "position": 42})), WriteProblems),
@@ -113,7 +125,7 @@ pub(super) async fn change_device(
 #[schema(example = json!({"vars": {"metrics.interval": 5, "log.level": "info", "old": null}}))]
 pub(super) struct SetConfig {
     /// A value sets, `null` removes; what is not named stays. The type of a value is kept.
-    #[schema(value_type = BTreeMap<String, ConfigChange>)]
+    #[schema(value_type = BTreeMap<ConfigKey, ConfigChange>)]
     vars: BTreeMap<ConfigKey, Option<ConfigValue>>,
 }
 
@@ -131,12 +143,12 @@ enum ConfigChange {
 /// The device is told at once when it is online, else when it comes back; it reports what it has
 /// applied.
 #[utoipa::path(
-    patch, path = "/api/v1/devices/{device}/config", tag = "devices", operation_id = "setDeviceConfig",
+    patch, path = "/api/v1/devices/{device}/config", tag = "devices",
     params(
         ProjectParam,
         ("device" = String, Path, description = "Id or name", example = "robot-7"),
-        ("If-Match" = Option<String>, Header, description = "The ETag that the device must have"),
-        ("Idempotency-Key" = Option<String>, Header, description = "A retry with the same key gets the first answer"),
+        IfMatchParam,
+        IdempotencyParam,
     ),
     request_body = SetConfig,
     responses((status = 200, description = "Set", body = WriteResult, example = json!({"version": 3, "position": 42})), WriteProblems),
@@ -161,12 +173,12 @@ pub(super) async fn set_device_config(
 ///
 /// Its name is free, its keys are worth nothing, its connection is closed. Its history stays.
 #[utoipa::path(
-    delete, path = "/api/v1/devices/{device}", tag = "devices", operation_id = "deleteDevice",
+    delete, path = "/api/v1/devices/{device}", tag = "devices",
     params(
         ProjectParam,
         ("device" = String, Path, description = "Id or name", example = "robot-7"),
-        ("If-Match" = Option<String>, Header, description = "The ETag that the device must have"),
-        ("Idempotency-Key" = Option<String>, Header, description = "A retry with the same key gets the first answer"),
+        IfMatchParam,
+        IdempotencyParam,
     ),
     responses((status = 200, description = "Deleted", body = WriteResult, example = json!({"version": 3, "position": 42})), WriteProblems),
     security(("bearer" = [])),

@@ -3,6 +3,7 @@
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use muster_api::auth::{Administer, Scope, WriteDevices};
+use muster_api::idempotency::IdempotencyParam;
 use muster_api::params::{NoParams, ProjectParam};
 use muster_api::problem::WriteProblems;
 use muster_api::{IdempotencyKey, IfMatch, Json, PathParam, Problem, Query};
@@ -35,6 +36,7 @@ pub(super) struct CreateEnrollmentToken {
     uses: u32,
     /// The labels that a device gets.
     #[serde(default)]
+    #[schema(value_type = BTreeMap<muster_schemas::names::LabelKey, muster_schemas::names::LabelValue>)]
     labels: Labels,
     /// The only device that may enroll with it; one that is enrolled already gets new keys.
     #[serde(default)]
@@ -54,7 +56,7 @@ const fn one() -> u32 {
 #[schema(example = json!({
     "id": "0198c0de-7001-7abc-8def-0123456789ab",
     "token": "mst_default_0198c0de70017abc8def0123456789ab_…",
-    "expires_at": "2026-11-23T09:00:00Z", "version": 1, "position": 42
+    "expires_at": "2036-11-23T09:00:00Z", "version": 1, "position": 42
 }))]
 pub(super) struct TokenCreated {
     /// Its id.
@@ -69,8 +71,8 @@ pub(super) struct TokenCreated {
 
 /// Create an enrollment token
 #[utoipa::path(
-    post, path = "/api/v1/enrollment-tokens", tag = "tokens", operation_id = "createEnrollmentToken",
-    params(ProjectParam, ("Idempotency-Key" = Option<String>, Header, description = "A retry with the same key gets the first answer")),
+    post, path = "/api/v1/enrollment-tokens", tag = "tokens",
+    params(ProjectParam, IdempotencyParam),
     request_body = CreateEnrollmentToken,
     responses((status = 201, description = "The token", body = TokenCreated), WriteProblems),
     security(("bearer" = [])),
@@ -109,7 +111,7 @@ pub(super) async fn create_enrollment_token(
 ///
 /// No further device enrolls with it; those that have stay.
 #[utoipa::path(
-    delete, path = "/api/v1/enrollment-tokens/{token}", tag = "tokens", operation_id = "revokeEnrollmentToken",
+    delete, path = "/api/v1/enrollment-tokens/{token}", tag = "tokens",
     params(ProjectParam, ("token" = TokenId, Path, description = "The token's id")),
     responses((status = 200, description = "Revoked", body = WriteResult, example = json!({"version": 2, "position": 42})), WriteProblems),
     security(("bearer" = [])),
@@ -142,8 +144,8 @@ pub(super) struct CreateToken {
 
 /// Create an API token
 #[utoipa::path(
-    post, path = "/api/v1/tokens", tag = "tokens", operation_id = "createToken",
-    params(ProjectParam, ("Idempotency-Key" = Option<String>, Header, description = "A retry with the same key gets the first answer")),
+    post, path = "/api/v1/tokens", tag = "tokens",
+    params(ProjectParam, IdempotencyParam),
     request_body = CreateToken,
     responses((status = 201, description = "The token", body = TokenCreated), WriteProblems),
     security(("bearer" = [])),
@@ -166,7 +168,7 @@ pub(super) async fn create_token(
 
 /// Revoke an API token
 #[utoipa::path(
-    delete, path = "/api/v1/tokens/{token}", tag = "tokens", operation_id = "revokeToken",
+    delete, path = "/api/v1/tokens/{token}", tag = "tokens",
     params(ProjectParam, ("token" = TokenId, Path, description = "The token's id")),
     responses((status = 200, description = "Revoked", body = WriteResult, example = json!({"version": 2, "position": 42})), WriteProblems),
     security(("bearer" = [])),

@@ -57,7 +57,7 @@ pub(crate) async fn get_fleet_summary(
     Query(NoParams {}): Query<NoParams>,
 ) -> Result<impl IntoResponse, Problem> {
     let progress = &state.read_models.devices;
-    min_position.wait(progress, &scope.project).await?;
+    min_position.wait(state.log(), progress, &scope.project).await?;
     let position = progress.position(&scope.project);
     let sql = format!(
         "SELECT what, value, n FROM (

@@ -40,6 +40,7 @@ use crate::state::QueryState;
         (name = "metrics", description = "What devices measure"),
         (name = "events", description = "The event log"),
         (name = "tokens", description = "Enrollment tokens and API tokens"),
+        (name = "device", description = "What a device asks for itself: to join, and to come back"),
         (name = "server", description = "The server itself")
     )
 )]

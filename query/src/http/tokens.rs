@@ -124,7 +124,7 @@ pub(crate) async fn list_enrollment_tokens(
     min_position: MinPosition,
     Query(query): Query<ListTokens>,
 ) -> Result<Json<Page<EnrollmentToken>>, Problem> {
-    min_position.wait(&state.read_models.tokens, &scope.project).await?;
+    min_position.wait(state.log(), &state.read_models.tokens, &scope.project).await?;
     let (tokens, next) = read(&state, &scope.project, "enrollment", &query).await?;
     let items = tokens.into_iter().filter_map(enrollment).collect();
     Ok(Json(Page { items, next }))
@@ -146,7 +146,7 @@ pub(crate) async fn list_api_tokens(
     min_position: MinPosition,
     Query(query): Query<ListTokens>,
 ) -> Result<Json<Page<ApiToken>>, Problem> {
-    min_position.wait(&state.read_models.tokens, &scope.project).await?;
+    min_position.wait(state.log(), &state.read_models.tokens, &scope.project).await?;
     let (tokens, next) = read(&state, &scope.project, "api", &query).await?;
     let items = tokens.into_iter().filter_map(api).collect();
     Ok(Json(Page { items, next }))

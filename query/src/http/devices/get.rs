@@ -65,7 +65,7 @@ pub(crate) async fn get_device(
         (id, device, position)
     } else {
         let progress = &state.read_models.devices;
-        min_position.wait(progress, project).await?;
+        min_position.wait(state.log(), progress, project).await?;
         let position = progress.position(project);
         let id = resolve(&state, project, &text).await?;
         let device = find(&state, project, id).await?;

@@ -94,7 +94,7 @@ pub(crate) async fn list_devices(
         (position, page(placed, query.sort, after.as_ref(), limit))
     } else {
         let progress = &state.read_models.devices;
-        min_position.wait(progress, project).await?;
+        min_position.wait(state.log(), progress, project).await?;
         let position = progress.position(project);
         let list = List {
             state: &state,

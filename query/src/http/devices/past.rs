@@ -66,7 +66,7 @@ pub(super) async fn device(
         Err(_) => holder(state, project, text, position).await?,
     };
     let timeline = &state.read_models.timeline;
-    muster_api::MinPosition(Some(position)).wait(timeline, project).await?;
+    muster_api::MinPosition(Some(position)).wait(state.log(), timeline, project).await?;
     let device = travel::device_at(state.log(), project, id, position).await.map_err(problem)?;
     match device {
         Some(device) if device.name.is_some() => Ok((id, device)),

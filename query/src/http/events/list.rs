@@ -131,8 +131,8 @@ pub(crate) async fn list_events(
     let project = &scope.project;
     let (events, next) = match &query.device {
         Some(device) => {
-            min_position.wait(&state.read_models.devices, project).await?;
-            min_position.wait(&state.read_models.timeline, project).await?;
+            min_position.wait(state.log(), &state.read_models.devices, project).await?;
+            min_position.wait(state.log(), &state.read_models.timeline, project).await?;
             let device = resolve(&state, project, device).await?;
             of_device(&state, project, device, &kinds, &span).await?
         }
@@ -165,8 +165,8 @@ pub(crate) async fn list_device_events(
     let kinds = types::wanted(query.kind.as_deref(), &scope.principal)?;
     let span = Span::read(&query.cursor, query.after, query.until, query.order, query.limit)?;
     let project = &scope.project;
-    min_position.wait(&state.read_models.devices, project).await?;
-    min_position.wait(&state.read_models.timeline, project).await?;
+    min_position.wait(state.log(), &state.read_models.devices, project).await?;
+    min_position.wait(state.log(), &state.read_models.timeline, project).await?;
     let position = state.read_models.timeline.position(project);
     let device = resolve(&state, project, &device).await?;
     let (events, next) = of_device(&state, project, device, &kinds, &span).await?;

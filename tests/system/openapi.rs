@@ -1,0 +1,125 @@
+//! The OpenAPI document: what is checked in is what is served, every operation is described whole,
+//! and a running server keeps to it (schemathesis).
+
+use std::path::{Path, PathBuf};
+
+use muster_tests::System;
+use serde_json::{Value, json};
+
+const UPDATE: &str = "MUSTER_UPDATE_OPENAPI";
+
+fn checked_in() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/openapi.json")
+}
+
+fn document() -> Value {
+    serde_json::from_str(&muster::openapi_document().to_json().unwrap()).unwrap()
+}
+
+#[test]
+fn the_document_that_is_checked_in_is_the_one_that_is_served() {
+    let served = muster::openapi_document().to_pretty_json().unwrap() + "\n";
+    if std::env::var_os(UPDATE).is_some() {
+        std::fs::write(checked_in(), &served).unwrap();
+    }
+    let kept = std::fs::read_to_string(checked_in()).unwrap_or_default();
+    assert!(
+        kept == served,
+        "docs/openapi.json is not what the server serves. Is the change meant? Then run\n  \
+         {UPDATE}=1 cargo test -p muster-tests --test system openapi\nand commit the file."
+    );
+}
+
+/// Where a `$ref` leads.
+fn resolve<'a>(document: &'a Value, value: &'a Value) -> &'a Value {
+    match value["$ref"].as_str() {
+        Some(reference) => document.pointer(reference.trim_start_matches('#')).unwrap(),
+        None => value,
+    }
+}
+
+#[test]
+fn every_operation_is_described_whole() {
+    let document = document();
+    let tags: Vec<_> =
+        document["tags"].as_array().unwrap().iter().map(|tag| &tag["name"]).collect();
+    let mut ids = std::collections::BTreeSet::new();
+    for (path, item) in document["paths"].as_object().unwrap() {
+        for (method, operation) in item.as_object().unwrap() {
+            let what = format!("{method} {path}");
+            let id = operation["operationId"].as_str().unwrap_or_default().to_owned();
+            assert!(!id.is_empty() && ids.insert(id), "{what} has no operationId of its own");
+            let tag = operation["tags"].get(0);
+            assert!(tag.is_some_and(|tag| tags.contains(&tag)), "{what} has no known tag");
+            assert!(operation["summary"].is_string(), "{what} has no summary");
+            let responses = operation["responses"].as_object().unwrap();
+            for (status, response) in responses {
+                let Some(content) = response["content"].as_object() else {
+                    assert_eq!(status, "204", "{what}: {status} says nothing of its body");
+                    continue;
+                };
+                if status.starts_with('2') {
+                    let body = content.values().next().unwrap();
+                    let shown = [&body["example"], &resolve(&document, &body["schema"])["example"]];
+                    assert!(shown.iter().any(|example| !example.is_null()), "{what}: no example");
+                }
+            }
+            assert!(responses.keys().any(|status| status.starts_with('2')), "{what}: no success");
+            if path.starts_with("/api/") {
+                let needs_token = operation["security"].get(0).is_some();
+                let statuses: &[&str] = if needs_token {
+                    &["400", "401", "403", "500", "503"]
+                } else {
+                    &["400", "500"]
+                };
+                for status in statuses {
+                    let problem = &responses.get(*status).unwrap_or(&Value::Null)["content"];
+                    assert!(problem["application/problem+json"].is_object(), "{what}: {status}");
+                }
+            }
+        }
+    }
+}
+
+fn schemathesis() -> PathBuf {
+    let folder = |name: &str| std::env::var_os(name).map(PathBuf::from);
+    let cache = folder("MUSTER_CACHE")
+        .or_else(|| folder("XDG_CACHE_HOME").map(|cache| cache.join("muster")))
+        .or_else(|| folder("HOME").map(|home| home.join(".cache/muster")))
+        .unwrap();
+    let program = cache.join("bin/schemathesis");
+    assert!(program.is_file(), "{} is missing; run: scripts/deps test", program.display());
+    program
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_running_server_keeps_to_its_document() {
+    let system = System::start().await;
+    for name in ["robot-7", "robot-8"] {
+        let body = json!({"name": name, "labels": {"env": "prod"}});
+        system.api.post("/api/v1/devices", &body).await;
+    }
+    system.api.enrollment_token(3).await;
+    let viewer = json!({"name": "grafana", "role": "viewer"});
+    system.api.post("/api/v1/tokens", &viewer).await;
+
+    let config = Path::new(env!("CARGO_MANIFEST_DIR")).join("schemathesis.toml");
+    let output = tokio::process::Command::new(schemathesis())
+        .arg("--config-file")
+        .arg(config)
+        .args(["run", &format!("{}/openapi.json", system.api.url)])
+        .arg("--tls-verify")
+        .arg(system.ca())
+        .args(["--header", &format!("Authorization: Bearer {}", system.api.token)])
+        .args(["--phases", "examples,coverage,fuzzing", "--max-examples", "10"])
+        .args(["--generation-deterministic", "--continue-on-failure", "--no-color"])
+        .args(["--request-timeout", "20", "--warnings", "off"])
+        // It keeps notes of its own in the folder that it runs in.
+        .current_dir(system.dir())
+        .output()
+        .await
+        .unwrap();
+    let report = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{report}\n{}", String::from_utf8_lossy(&output.stderr));
+    assert!(report.contains("No issues found"), "did it run at all?\n{report}");
+}

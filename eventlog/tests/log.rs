@@ -248,7 +248,7 @@ async fn enrollment_opens_an_epoch_and_deletion_closes_it() {
 #[tokio::test]
 async fn partitions_are_made_ahead_of_need() {
     let database = database().await;
-    let log = database.open_with_partitions_of(50).await;
+    let log = database.open_with_partitions_of(7).await;
     for _ in 0..40 {
         log.append(&ProjectId::default_project(), append("a", Expected::Any, 10)).await.unwrap();
     }

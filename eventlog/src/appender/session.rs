@@ -145,8 +145,10 @@ pub(crate) struct Session {
     /// Where the log stood when this session last wrote; the cache is good while it still does.
     frontier: Option<Frontier>,
     streams: Streams,
-    /// The newest range of positions for which a partition is known to be there.
+    /// The newest range of positions that was asked for ahead of need.
     ranges_made: u64,
+    /// The newest range of positions whose partition is there for certain.
+    ranges_there: u64,
 }
 
 impl Session {
@@ -168,6 +170,7 @@ impl Session {
             frontier: None,
             streams: Streams::new(),
             ranges_made: 0,
+            ranges_there: 0,
         })
     }
 
@@ -271,6 +274,16 @@ impl Session {
         let plan = plan(&project_id, &head, &self.streams, &done, &named);
         let mut has_effects = false;
         if !plan.rows.is_empty() {
+            // Made ahead of need, as a rule; should that be late, the append waits for it.
+            let needed = partitions::range_of(plan.frontier.size(), self.options.partition_rows);
+            if needed > self.ranges_there {
+                let client = self.dialer.dial().await?;
+                for range in self.ranges_there + 1..=needed {
+                    let rows = self.options.partition_rows;
+                    partitions::ensure_range(&client, &project_id, range, rows).await?;
+                }
+                self.ranges_there = needed;
+            }
             write(&transaction, &self.statements, project, &head, &plan).await?;
             for row in &plan.rows {
                 if let Some(event) = &row.event.effect {

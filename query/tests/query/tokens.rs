@@ -103,11 +103,11 @@ async fn the_server_says_how_it_is() {
         let request = axum::http::Request::get(path).body(axum::body::Body::empty()).unwrap();
         assert_eq!(world.request(request).await.status(), 200, "{path}");
     }
-    // Waiting for what never comes ends with a problem that says so.
+    // What the log does not hold can never come: that is said at once.
     let far = [("muster-min-position", "999")];
     let answer = world.get_with("/api/v1/devices", &world.admin, &far).await;
-    assert_eq!(answer.status, 504);
-    assert!(answer.body["detail"].as_str().unwrap().contains("did not reach 999 within 5 s"));
+    assert_eq!(answer.status, 412);
+    assert!(answer.body["detail"].as_str().unwrap().contains("before position 999"));
     assert_eq!(world.get("/nowhere").await.status, 404);
     assert_eq!(world.get("/nowhere").await.body["type"], "/problems/not-found");
 }

@@ -26,6 +26,7 @@ up: ## build muster and run all of it on this machine, until Ctrl-C
 
 test: ## run every test, against the real servers
 	@scripts/deps test
+	cargo build --workspace --bins
 	cargo nextest run --workspace $(ARGS)
 	cargo test --workspace --doc --quiet
 

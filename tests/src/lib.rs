@@ -11,6 +11,7 @@
     reason = "a broken test setup shall stop the test"
 )]
 
+pub mod agent;
 pub mod api;
 pub mod binaries;
 pub mod fleet;

@@ -1,0 +1,106 @@
+//! The real agent as a process of its own, in a folder of its own.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use serde_json::Value;
+
+use crate::binaries::binary;
+
+/// A `muster-agent` on this machine.
+#[derive(Debug)]
+pub struct AgentProcess {
+    /// Its data folder.
+    pub data: PathBuf,
+    child: Option<Child>,
+}
+
+impl AgentProcess {
+    /// Enrolls in a folder under `dir`.
+    ///
+    /// # Panics
+    /// When it is refused.
+    #[must_use]
+    pub fn enroll(dir: &Path, url: &str, token: &str, name: &str) -> Self {
+        let data = dir.join(name);
+        let output = Command::new(binary("muster-agent"))
+            .arg("--data")
+            .arg(&data)
+            .args(["enroll", "--url", url, "--name", name, token])
+            .output()
+            .expect("muster-agent runs");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        Self { data, child: None }
+    }
+
+    /// An agent on a copy of this one's folder: a cloned card.
+    ///
+    /// # Panics
+    /// When the folder cannot be copied.
+    #[must_use]
+    pub fn cloned(&self, name: &str) -> Self {
+        let data = self.data.with_file_name(name);
+        let copied = Command::new("cp").arg("-a").arg(&self.data).arg(&data).status();
+        assert!(copied.is_ok_and(|status| status.success()), "the folder was not copied");
+        Self { data, child: None }
+    }
+
+    /// Runs it.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub fn start(&mut self) {
+        let said = std::fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(self.data.with_extension("said"))
+            .expect("a file");
+        let child = Command::new(binary("muster-agent"))
+            .arg("--data")
+            .arg(&self.data)
+            .arg("run")
+            .stdin(Stdio::null())
+            .stdout(said.try_clone().expect("a file"))
+            .stderr(said)
+            .spawn()
+            .expect("muster-agent starts");
+        self.child = Some(child);
+    }
+
+    /// kill -9.
+    pub fn kill9(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+
+    /// What `muster-agent status --json` says.
+    #[must_use]
+    pub fn status(&self) -> Value {
+        let output = Command::new(binary("muster-agent"))
+            .arg("--data")
+            .arg(&self.data)
+            .args(["status", "--json"])
+            .output();
+        output
+            .ok()
+            .and_then(|output| serde_json::from_slice(&output.stdout).ok())
+            .unwrap_or(Value::Null)
+    }
+}
+
+impl Drop for AgentProcess {
+    fn drop(&mut self) {
+        self.kill9();
+        if std::thread::panicking() {
+            let said = std::fs::read_to_string(self.data.with_extension("said"));
+            let said = said.unwrap_or_default();
+            let tail: Vec<&str> = said.lines().rev().take(15).collect();
+            eprintln!("the agent in {} said last:", self.data.display());
+            for line in tail.into_iter().rev() {
+                eprintln!("  {line}");
+            }
+        }
+    }
+}

@@ -1,0 +1,136 @@
+//! The real agent: killed at any moment, cloned, and as this machine's own device.
+
+use std::time::Duration;
+
+use muster_schemas::StreamName;
+use muster_tests::agent::AgentProcess;
+use muster_tests::{System, wait};
+use serde_json::{Value, json};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The versions of the device's own events by epoch, as they stand in the log.
+async fn reports(system: &System, device: &str) -> std::collections::BTreeMap<u64, Vec<u64>> {
+    let mut reports = std::collections::BTreeMap::new();
+    for event in system.api.list(&format!("/api/v1/devices/{device}/events?order=asc")).await {
+        let stream = event["stream"].as_str().unwrap_or_default().parse();
+        if let Ok(StreamName::DeviceReport(_, epoch)) = stream {
+            let version = event["version"].as_u64().unwrap_or_default();
+            reports.entry(epoch).or_insert_with(Vec::new).push(version);
+        }
+    }
+    reports
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn this_machine_is_the_first_device_and_shows_its_figures() {
+    let mut system = System::start_with(&[]).await;
+    let shown = wait::until("this machine's figures", PATIENCE, || async {
+        let devices = system.api.list("/api/v1/devices").await;
+        let device = devices.first()?.clone();
+        let metrics = &device["metrics"];
+        let has = |name: &str| metrics[name].is_number();
+        (device["status"] == "online" && has("cpu_percent") && has("memory_percent"))
+            .then_some(device)
+    })
+    .await;
+    let path = format!("/api/v1/devices/{}", shown["id"].as_str().unwrap());
+    let detail = system.api.get(&path).await;
+    assert!(detail["inventory"]["kernel"].is_string(), "{detail}");
+    let memory = detail["inventory"]["memory_bytes"].as_u64();
+    assert!(memory.is_some_and(|bytes| bytes > 1 << 28), "{detail}");
+
+    let path = format!("{path}/metrics?field=mem.used_percent&since=5m");
+    wait::until("metrics in the store", PATIENCE, || async {
+        let answer = system.api.get(&path).await;
+        let points = answer["series"][0]["points"].as_array().cloned().unwrap_or_default();
+        points.iter().any(|point| point["value"].is_number()).then_some(())
+    })
+    .await;
+    // It is the same device after a stop and a start.
+    assert!(system.stop().await, "{}", system.said());
+    system.start_again().await;
+    let again = system.api.list("/api/v1/devices").await;
+    assert_eq!(again.len(), 1);
+    assert_eq!(again[0]["id"], shown["id"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_is_killed_again_and_again_loses_and_doubles_nothing() {
+    let system = System::start().await;
+    let dir = tempfile::tempdir().unwrap();
+    let token = system.api.enrollment_token(1).await;
+    let mut agent = AgentProcess::enroll(dir.path(), &system.api.url, &token, "robot");
+    agent.start();
+    for n in 1..=12_u64 {
+        let vars = json!({"vars": {"n": n}});
+        system.api.patch("/api/v1/devices/robot/config", &vars).await;
+        // Killed while it applies, records, or publishes: each time a little later.
+        tokio::time::sleep(Duration::from_millis(40 * n)).await;
+        agent.kill9();
+        agent.start();
+    }
+    let device = wait::until("the last config to be applied", PATIENCE, || async {
+        let device = system.api.get("/api/v1/devices/robot").await;
+        (device["config"]["applied_version"] == 12).then_some(device)
+    })
+    .await;
+    let id = device["id"].as_str().unwrap();
+    let reports = reports(&system, id).await;
+    assert_eq!(reports.len(), 1, "{reports:?}");
+    for versions in reports.values() {
+        assert_eq!(*versions, (1..=versions.len() as u64).collect::<Vec<_>>());
+    }
+    assert_eq!(device["flags"]["unreadable"], 0, "{device}");
+    let letters: Vec<Value> = system.api.list("/api/v1/dead-letters").await;
+    assert!(letters.is_empty(), "{letters:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cloned_data_folder_is_noticed_and_both_branches_are_kept() {
+    let system = System::start().await;
+    let dir = tempfile::tempdir().unwrap();
+    let token = system.api.enrollment_token(1).await;
+    let mut one = AgentProcess::enroll(dir.path(), &system.api.url, &token, "robot");
+    one.start();
+    let applied = |version: u64| {
+        let api = system.api.clone();
+        async move {
+            wait::until("a config to be applied", PATIENCE, || async {
+                let device = api.get("/api/v1/devices/robot").await;
+                (device["config"]["applied_version"] == version).then_some(())
+            })
+            .await;
+        }
+    };
+    let set = |n: u64| {
+        let api = system.api.clone();
+        async move { api.patch("/api/v1/devices/robot/config", &json!({"vars": {"n": n}})).await }
+    };
+    set(1).await;
+    applied(1).await;
+    one.kill9();
+    // The copy goes on by itself, and so does the original: two branches.
+    let mut two = one.cloned("clone");
+    one.start();
+    set(2).await;
+    applied(2).await;
+    one.kill9();
+    two.start();
+    set(3).await;
+    let device = wait::until("the fork to be named", PATIENCE, || async {
+        let events = system.api.list("/api/v1/devices/robot/events?type=DeviceForked").await;
+        let device = system.api.get("/api/v1/devices/robot").await;
+        (!events.is_empty() && device["config"]["applied_version"] == 3).then_some(device)
+    })
+    .await;
+    let reports = reports(&system, device["id"].as_str().unwrap()).await;
+    assert!(reports.len() >= 2, "both branches stand in the log: {reports:?}");
+    for versions in reports.values() {
+        assert_eq!(*versions, (1..=versions.len() as u64).collect::<Vec<_>>());
+    }
+    // And the original goes on where it was.
+    one.start();
+    set(4).await;
+    applied(4).await;
+}

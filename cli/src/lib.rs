@@ -44,7 +44,8 @@ pub fn main() -> ExitCode {
 
 /// Logs for a person on a terminal, JSON lines elsewhere; `RUST_LOG` chooses what.
 fn start_logs(is_server: bool) {
-    let default = if is_server { "warn,muster=info" } else { "error" };
+    // What becomes of the children, `muster up` tells itself.
+    let default = if is_server { "warn,muster=info,muster_backing=error" } else { "error" };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
     let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     if std::io::stderr().is_terminal() {

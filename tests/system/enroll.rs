@@ -151,3 +151,31 @@ async fn a_lost_enrollment_answer_can_be_asked_for_again() {
     let name = json!("robot");
     assert_eq!(second["name"], name);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rotated_key_signs_from_the_next_event_on() {
+    let system = System::start().await;
+    let token = system.api.enrollment_token(1).await;
+    let mut device = SimDevice::join(&system.api, &system.ca(), &token, "robot").await;
+    device.chain.record_many(2);
+    device.settle(PATIENCE).await;
+    let new_key = muster_schemas::SigningKey::from_seed(&rand::random());
+    let chain = &mut device.chain;
+    let statement =
+        muster_schemas::codec::encode(&(chain.device, chain.epoch, chain.key.thumbprint()));
+    let rotation = muster_schemas::events::DeviceKeyRotated {
+        signing_key: new_key.public().to_cose_key(),
+        proof: new_key.seal(muster_schemas::cose::Kind::Rotation, statement),
+    };
+    chain.record(&rotation.into());
+    device.settle(PATIENCE).await;
+    let old_key = std::mem::replace(&mut device.chain.key, new_key.clone());
+    device.chain.record_many(3);
+    device.settle(PATIENCE).await;
+
+    let answer = &device.enrolled.answer;
+    let renew = |key| muster_tests::sim::renew(&system.api, key, &answer.project, answer.device);
+    assert_eq!(renew(&new_key).await.0, 200);
+    assert_eq!(renew(&old_key).await.0, 401);
+    assert!(system.api.list("/api/v1/dead-letters").await.is_empty());
+}

@@ -93,6 +93,8 @@ pub(crate) struct Chain {
     pub(crate) taken: Vec<Arrival>,
     /// Where the log will stand then, as the device shall be told.
     pub(crate) ack: Ack,
+    /// Another key signs from here on: what is remembered of the device is not true any more.
+    pub(crate) is_rotated: bool,
 }
 
 /// Reads the messages, and sorts them by device, epoch and `seq`.
@@ -146,7 +148,7 @@ pub(crate) fn judge(
     access: &DeviceAccess,
     refused: &mut Vec<Refused>,
 ) -> Option<Chain> {
-    let (project, device, epoch) = &key;
+    let (_, device, epoch) = &key;
     let mut refuse_all = |claims: Vec<Claim>, cause: Cause, detail: &str| {
         refused.extend(claims.into_iter().map(|claim| Refused {
             arrival: claim.arrival,
@@ -169,6 +171,7 @@ pub(crate) fn judge(
     let mut events = Vec::new();
     let mut taken = Vec::new();
     let mut keys = access.keys.clone();
+    let mut is_rotated = false;
     for claim in claims {
         if claim.envelope.seq < seq || (claim.envelope.seq == seq && claim.hash == tip) {
             continue; // The log has it.
@@ -198,6 +201,7 @@ pub(crate) fn judge(
         let (event, rotated) = content(&envelope, &arrival.bytes, &kid);
         if let Some(new_key) = rotated {
             keys = vec![(new_key.thumbprint(), new_key)];
+            is_rotated = true;
         }
         events.push(event);
         taken.push(arrival);
@@ -214,9 +218,8 @@ pub(crate) fn judge(
         });
         append
     });
-    let _ = project;
     let ack = Ack { epoch: *epoch, seq, hash: tip, resend };
-    Some(Chain { key, append, taken, ack })
+    Some(Chain { key, append, taken, ack, is_rotated })
 }
 
 /// The event for the log; what cannot be read is appended as what it is. A valid rotation also

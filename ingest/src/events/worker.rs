@@ -209,7 +209,11 @@ impl Worker {
         for (chain, result) in writing.into_iter().zip(results) {
             match result {
                 Ok(_) => {
-                    devices.moved(&chain.key, chain.ack.seq, chain.ack.hash);
+                    if chain.is_rotated {
+                        devices.forget(&chain.key);
+                    } else {
+                        devices.moved(&chain.key, chain.ack.seq, chain.ack.hash);
+                    }
                     done.push(chain);
                 }
                 Err(AppendError::Conflict { .. }) => stale.push(chain),

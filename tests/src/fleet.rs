@@ -145,10 +145,8 @@ impl Fleet {
         ];
         let (postgres, nats, influx) = tokio::try_join!(
             async {
-                let options = PostgresOptions {
-                    tuning,
-                    ..PostgresOptions::new(path.join("postgres"))
-                };
+                let options =
+                    PostgresOptions { tuning, ..PostgresOptions::new(path.join("postgres")) };
                 Postgres::start(options).await.map_err(|error| error.to_string())
             },
             async {

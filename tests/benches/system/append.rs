@@ -138,8 +138,7 @@ pub(crate) async fn measure(report: &mut Report) {
             let ours = append(&log, &project, batches).await;
             let after = server.head(&project).await;
             let rows = (after - before) as f64;
-            let copies =
-                server.copies(&project, &scratch, (before, after), size as u64).await;
+            let copies = server.copies(&project, &scratch, (before, after), size as u64).await;
             let peer = server.copy(copies).await;
             pairs.add(rows / ours, rows / peer);
         }

@@ -101,7 +101,8 @@ fn inventory(number: usize) -> DeviceInventoryReported {
 /// A fifth inventories, a half applied configs, the rest connections.
 async fn fill(log: &EventLog, project: &ProjectId) {
     let key = SigningKey::from_seed(&[7; 32]);
-    let id = |number: usize| DeviceId(Uuid::from_u128((0x0198_c0de_7000_7abc << 64) | number as u128));
+    let id =
+        |number: usize| DeviceId(Uuid::from_u128((0x0198_c0de_7000_7abc << 64) | number as u128));
     let mut chains: Vec<Chain> = (0..DEVICES)
         .map(|number| Chain::new(project.clone(), id(number), 1, key.clone()))
         .collect();

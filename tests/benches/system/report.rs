@@ -53,18 +53,6 @@ impl Report {
         });
     }
 
-    /// Adds a value that has no peer.
-    pub(crate) fn value(&mut self, what: &str, value: String, target: &str, is_met: Option<bool>) {
-        self.add(Row {
-            what: what.to_owned(),
-            value,
-            peer: String::new(),
-            ratio: None,
-            target: target.to_owned(),
-            is_met,
-        });
-    }
-
     /// For a terminal.
     pub(crate) fn text(&self) -> String {
         let rows: Vec<[String; 6]> = self.table();
@@ -120,7 +108,8 @@ impl Row {
 
 /// `183 400`, to three figures that mean something.
 pub(crate) fn thousands(number: f64) -> String {
-    let rounded = if number >= 10_000.0 { (number / 100.0).round() * 100.0 } else { number.round() };
+    let rounded =
+        if number >= 10_000.0 { (number / 100.0).round() * 100.0 } else { number.round() };
     let digits = format!("{rounded:.0}");
     let mut text = String::new();
     for (index, digit) in digits.chars().enumerate() {

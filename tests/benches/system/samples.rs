@@ -17,15 +17,36 @@ const CPU: [&str; 11] = [
     "usage_active",
 ];
 const MEM: [&str; 10] = [
-    "total", "available", "used", "free", "cached", "buffered", "active", "inactive", "slab",
+    "total",
+    "available",
+    "used",
+    "free",
+    "cached",
+    "buffered",
+    "active",
+    "inactive",
+    "slab",
     "shared",
 ];
 const DISKIO: [&str; 9] = [
-    "reads", "writes", "read_bytes", "write_bytes", "read_time", "write_time", "io_time",
-    "weighted_io_time", "iops_in_progress",
+    "reads",
+    "writes",
+    "read_bytes",
+    "write_bytes",
+    "read_time",
+    "write_time",
+    "io_time",
+    "weighted_io_time",
+    "iops_in_progress",
 ];
 const NET: [&str; 8] = [
-    "bytes_sent", "bytes_recv", "packets_sent", "packets_recv", "err_in", "err_out", "drop_in",
+    "bytes_sent",
+    "bytes_recv",
+    "packets_sent",
+    "packets_recv",
+    "err_in",
+    "err_out",
+    "drop_in",
     "drop_out",
 ];
 

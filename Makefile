@@ -40,7 +40,8 @@ check: ## formatting, lints, documentation, licenses, unused dependencies
 
 bench: ## measure, and compare with other tools
 	@scripts/deps bench
-	cargo bench --workspace $(ARGS)
+	cargo build --release --workspace --bins
+	MUSTER_TEST_BIN=$(abspath $(TARGET))/release cargo bench -p muster -p muster-agent -p muster-tests --bench system -- $(ARGS)
 
 clean: ## remove what was built (not the data of `make up`, not the cache)
 	cargo clean

@@ -4,6 +4,7 @@
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
 use muster_backing::influx::{Credentials, InfluxDb, InfluxOptions};
@@ -45,6 +46,21 @@ impl RoleProcess {
     pub fn kill9_and_restart(&mut self) {
         self.kill9();
         self.start();
+    }
+
+    /// Ends it as a service manager does, and waits until it is gone.
+    pub fn stop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            crate::system::signal(child.id(), "TERM");
+            let _ = child.wait();
+        }
+    }
+
+    /// Starts it, if it does not run.
+    pub fn start_again(&mut self) {
+        if self.child.is_none() {
+            self.start();
+        }
     }
 
     /// kill -9.
@@ -108,6 +124,14 @@ impl Fleet {
     /// # Panics
     /// When something does not start.
     pub async fn start() -> Self {
+        Self::start_tuned(Tuning::Small).await
+    }
+
+    /// Starts all of it, PostgreSQL with these settings.
+    ///
+    /// # Panics
+    /// When something does not start.
+    pub async fn start_tuned(tuning: Tuning) -> Self {
         let dir = tempfile::tempdir().expect("a folder");
         let path = dir.path();
         let keys = KeyStore::open(&path.join("keys")).expect("keys");
@@ -121,10 +145,8 @@ impl Fleet {
         ];
         let (postgres, nats, influx) = tokio::try_join!(
             async {
-                let options = PostgresOptions {
-                    tuning: Tuning::Small,
-                    ..PostgresOptions::new(path.join("postgres"))
-                };
+                let options =
+                    PostgresOptions { tuning, ..PostgresOptions::new(path.join("postgres")) };
                 Postgres::start(options).await.map_err(|error| error.to_string())
             },
             async {
@@ -189,6 +211,24 @@ impl Fleet {
     #[must_use]
     pub fn ca(&self) -> PathBuf {
         self.keys.dir().join("ca.pem")
+    }
+
+    /// A connection to the devices' account that may publish for all of them, as a role has it.
+    ///
+    /// # Panics
+    /// When the broker refuses.
+    pub async fn broker(&self) -> async_nats::Client {
+        let credentials = self.keys.role_credentials("ingest").expect("the role's credentials");
+        let key = Arc::new(nkeys::KeyPair::from_seed(&credentials.seed).expect("a seed"));
+        async_nats::ConnectOptions::with_jwt(credentials.jwt, move |nonce| {
+            let key = key.clone();
+            async move { key.sign(&nonce).map_err(async_nats::AuthError::new) }
+        })
+        .add_root_certificates(self.ca())
+        .require_tls(true)
+        .connect(format!("tls://127.0.0.1:{}", self.nats.port()))
+        .await
+        .expect("a connection to the broker")
     }
 
     /// A second process of a role, beside the first.

@@ -1,0 +1,158 @@
+//! (f) The released agent at its default interval, beside Debian's node_exporter scraped as often,
+//! as Prometheus does it (one kept connection, gzip). Both are measured over the same seconds.
+
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use muster_tests::System;
+use muster_tests::binaries::binary;
+use muster_tests::wait;
+
+use crate::process;
+use crate::report::{Report, Row};
+
+const DURATION: Duration = Duration::from_secs(80);
+/// The agent's default, and how often the exporter is scraped.
+const INTERVAL: Duration = Duration::from_secs(10);
+
+struct Exporter {
+    child: Child,
+    port: u16,
+    program: PathBuf,
+}
+
+impl Drop for Exporter {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn start_exporter() -> Option<Exporter> {
+    let paths = std::env::var_os("PATH")?;
+    let program = std::env::split_paths(&paths)
+        .map(|dir| dir.join("prometheus-node-exporter"))
+        .find(|file| file.is_file())?;
+    let port = TcpListener::bind("127.0.0.1:0").ok()?.local_addr().ok()?.port();
+    let child = Command::new(&program)
+        .arg(format!("--web.listen-address=127.0.0.1:{port}"))
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .ok()?;
+    Some(Exporter { child, port, program })
+}
+
+/// One scrape on a kept connection; answers the bytes of request and answer.
+fn scrape(connection: &mut TcpStream) -> std::io::Result<u64> {
+    let request = "GET /metrics HTTP/1.1\r\nHost: localhost\r\nAccept-Encoding: gzip\r\n\
+                   Accept: text/plain;version=0.0.4\r\nUser-Agent: Prometheus/2.42.0\r\n\r\n";
+    connection.write_all(request.as_bytes())?;
+    let mut answer = Vec::new();
+    let mut buffer = [0; 65536];
+    // Chunked, or with a length; either way the connection stays open, so its end is silence.
+    connection.set_read_timeout(Some(Duration::from_secs(2)))?;
+    loop {
+        match connection.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(count) => answer.extend_from_slice(&buffer[..count]),
+            Err(_) => break,
+        }
+        connection.set_read_timeout(Some(Duration::from_millis(300)))?;
+    }
+    Ok((request.len() + answer.len()) as u64)
+}
+
+/// What a process used over the measured time.
+struct Cost {
+    resident_mb: f64,
+    cpu_percent: f64,
+    bytes_an_hour: Option<f64>,
+    stripped_mb: f64,
+}
+
+/// Measures both.
+pub(crate) async fn measure(report: &mut Report) {
+    let mut system = System::start_with(&[]).await;
+    let pid = wait::until("the agent", Duration::from_secs(30), || {
+        let found = process::find("muster-agent", &system.dir());
+        async move { found }
+    })
+    .await;
+    let exporter = start_exporter();
+    let mut connection = None;
+    if let Some(exporter) = &exporter {
+        let connected = wait::until("node_exporter", Duration::from_secs(10), || async {
+            TcpStream::connect(("127.0.0.1", exporter.port)).ok()
+        });
+        connection = Some(connected.await);
+    }
+    // Both have settled: the agent has said what there is to say once.
+    tokio::time::sleep(Duration::from_secs(15)).await;
+
+    let other = exporter.as_ref().map(|exporter| exporter.child.id());
+    let cpu = |pid: u32| process::cpu_seconds(pid);
+    let before = (cpu(pid), other.map(cpu), process::tcp_bytes(pid));
+    let (start, mut scraped) = (Instant::now(), 0);
+    let mut beat = tokio::time::interval(INTERVAL);
+    while start.elapsed() < DURATION {
+        beat.tick().await;
+        if let Some(connection) = &mut connection
+            && start.elapsed() < DURATION
+        {
+            scraped += scrape(connection).unwrap();
+        }
+    }
+    let seconds = start.elapsed().as_secs_f64();
+    let an_hour = |bytes: u64| bytes as f64 * 3600.0 / seconds;
+    let sent = process::tcp_bytes(pid).zip(before.2).map(|(after, before)| after - before);
+    let agent = Cost {
+        resident_mb: process::resident_mb(pid),
+        cpu_percent: 100.0 * (cpu(pid) - before.0) / seconds,
+        bytes_an_hour: sent.filter(|bytes| *bytes > 0).map(an_hour),
+        stripped_mb: process::stripped_mb(&shipped()),
+    };
+    let peer = exporter.as_ref().zip(before.1).map(|(exporter, before)| Cost {
+        resident_mb: process::resident_mb(exporter.child.id()),
+        cpu_percent: 100.0 * (cpu(exporter.child.id()) - before) / seconds,
+        bytes_an_hour: Some(an_hour(scraped)),
+        stripped_mb: process::stripped_mb(&exporter.program),
+    });
+    system.stop().await;
+    tell(report, &agent, peer.as_ref());
+}
+
+/// The program as it is shipped, when it was built so; else as it runs here.
+fn shipped() -> PathBuf {
+    let built = binary("muster-agent");
+    let release = built.parent().unwrap_or(Path::new("."));
+    let dist = release.with_file_name("dist").join("muster-agent");
+    if dist.is_file() { dist } else { built }
+}
+
+fn tell(report: &mut Report, agent: &Cost, peer: Option<&Cost>) {
+    let mut row = |what: &str, of: &dyn Fn(&Cost) -> Option<f64>, unit, limit: Option<f64>| {
+        let text = |number: Option<f64>| {
+            number.map_or("not counted".to_owned(), |number| format!("{number:.2} {unit}"))
+        };
+        let value = of(agent);
+        report.add(Row {
+            what: format!("(f) the agent: {what}"),
+            value: text(value),
+            peer: peer.map_or("node_exporter is not installed".to_owned(), |peer| {
+                format!("node_exporter: {}", text(of(peer)))
+            }),
+            ratio: value.zip(peer.and_then(of)).map(|(ours, peer)| ours / peer),
+            target: limit.map_or(String::new(), |limit| format!("≤ {limit} {unit}")),
+            is_met: limit.zip(value).map(|(limit, value)| value <= limit),
+        });
+    };
+    row("resident memory", &|cost| Some(cost.resident_mb), "MB", Some(12.0));
+    row("CPU", &|cost| Some(cost.cpu_percent), "% of a core", Some(0.2));
+    row("on the wire", &|cost| Some(cost.bytes_an_hour? / 1e6), "MB/h", None);
+    row("stripped size", &|cost| Some(cost.stripped_mb), "MB", None);
+}

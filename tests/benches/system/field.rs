@@ -1,0 +1,160 @@
+//! The system as separate processes with production's settings, and devices that have enrolled
+//! through its door. Their events and metrics are published from here, over a few connections.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use async_nats::jetstream;
+use async_nats::jetstream::context::PublishAckFuture;
+use bytes::Bytes;
+use futures::StreamExt;
+use muster_backing::postgres::Tuning;
+use muster_eventlog::{ConnectOptions, EventLog, LogOptions};
+use muster_schemas::ProjectId;
+use muster_schemas::subjects::DeviceSubjects;
+use muster_tests::fleet::Fleet;
+use muster_tests::sim::{Chain, enroll};
+
+/// Devices.
+pub(crate) const DEVICES: usize = 200;
+/// Connections that publish.
+const LINKS: usize = 4;
+/// Messages of one connection whose PubAck is awaited.
+const WINDOW: usize = 256;
+
+/// The system and its devices.
+pub(crate) struct Field {
+    pub(crate) fleet: Fleet,
+    pub(crate) log: EventLog,
+    pub(crate) chains: Vec<Chain>,
+    pub(crate) links: Vec<async_nats::Client>,
+}
+
+/// A message to be published.
+pub(crate) type Message = (String, Bytes);
+
+impl Field {
+    pub(crate) async fn start() -> Self {
+        let fleet = Fleet::start_tuned(Tuning::Production).await;
+        let token = fleet.api.enrollment_token(DEVICES as u32 + 1).await;
+        let chains = futures::stream::iter(0..DEVICES)
+            .map(|number| {
+                let (api, token) = (fleet.api.clone(), token.clone());
+                async move {
+                    let enrolled = enroll(&api, &token, &format!("bench-{number}")).await;
+                    let answer = enrolled.answer;
+                    Chain::new(answer.project, answer.device, answer.epoch, enrolled.key)
+                }
+            })
+            .buffered(8)
+            .collect()
+            .await;
+        let mut links = Vec::new();
+        for _ in 0..LINKS {
+            links.push(fleet.broker().await);
+        }
+        let connect = ConnectOptions::new(fleet.postgres.connection_url());
+        let log = EventLog::open(&connect, LogOptions::default()).await.unwrap();
+        Self { fleet, log, chains, links }
+    }
+
+    /// Where the log ends.
+    pub(crate) async fn head(&self) -> u64 {
+        self.log.head(&ProjectId::default_project()).await.unwrap().unwrap().position
+    }
+
+    /// Seals this many more events on every device; answers them by connection, each device's in
+    /// order on one.
+    pub(crate) fn seal(&mut self, events: u64) -> Vec<Vec<Message>> {
+        std::thread::scope(|scope| {
+            for chains in self.chains.chunks_mut(DEVICES.div_ceil(LINKS)) {
+                scope.spawn(|| chains.iter_mut().for_each(|chain| chain.record_many(events)));
+            }
+        });
+        let events = usize::try_from(events).unwrap();
+        self.by_link(|chain| {
+            let sealed = &chain.events[chain.events.len() - events..];
+            let subject = DeviceSubjects::new(&chain.project, chain.device).events();
+            sealed.iter().map(|event| (subject.clone(), event.bytes.clone())).collect()
+        })
+    }
+
+    /// The messages of all devices by connection, the devices of one taking turns.
+    pub(crate) fn by_link(&self, of: impl Fn(&Chain) -> Vec<Message>) -> Vec<Vec<Message>> {
+        self.chains
+            .chunks(DEVICES.div_ceil(LINKS))
+            .map(|chains| {
+                let mut queues: Vec<VecDeque<Message>> =
+                    chains.iter().map(|chain| of(chain).into()).collect();
+                let mut messages = Vec::new();
+                while queues.iter().any(|queue| !queue.is_empty()) {
+                    messages.extend(queues.iter_mut().filter_map(VecDeque::pop_front));
+                }
+                messages
+            })
+            .collect()
+    }
+
+    /// Publishes all of it as fast as the broker takes it.
+    pub(crate) async fn publish(&self, by_link: Vec<Vec<Message>>) {
+        let links = self.links.iter().zip(by_link).map(|(link, messages)| {
+            let link = link.clone();
+            tokio::spawn(async move {
+                let mut publisher = Publisher::new(link);
+                for message in messages {
+                    publisher.publish(message).await;
+                }
+                publisher.finish().await;
+            })
+        });
+        for link in links.collect::<Vec<_>>() {
+            link.await.unwrap();
+        }
+    }
+}
+
+/// Publishes on one connection, with a window of PubAcks.
+pub(crate) struct Publisher {
+    context: jetstream::Context,
+    waiting: VecDeque<PublishAckFuture>,
+}
+
+impl Publisher {
+    pub(crate) fn new(link: async_nats::Client) -> Self {
+        Self { context: jetstream::new(link), waiting: VecDeque::new() }
+    }
+
+    pub(crate) async fn publish(&mut self, (subject, bytes): Message) {
+        if self.waiting.len() >= WINDOW
+            && let Some(oldest) = self.waiting.pop_front()
+        {
+            oldest.await.unwrap();
+        }
+        self.waiting.push_back(self.context.publish(subject, bytes).await.unwrap());
+    }
+
+    pub(crate) async fn finish(&mut self) {
+        for ack in self.waiting.drain(..) {
+            ack.await.unwrap();
+        }
+    }
+}
+
+/// How fast something is worked off: asks how much is done until it is `total`. The clock starts
+/// when the first progress is seen, and what was done by then does not count.
+pub(crate) async fn drain_rate<F: Future<Output = u64>>(total: u64, done: impl Fn() -> F) -> f64 {
+    let patience = Instant::now();
+    let mut began: Option<(Instant, u64)> = None;
+    loop {
+        assert!(patience.elapsed() < Duration::from_secs(90), "it is not worked off");
+        let now = done().await;
+        match began {
+            None if now > 0 => began = Some((Instant::now(), now)),
+            Some((start, first)) if now >= total => {
+                return (total - first) as f64 / start.elapsed().as_secs_f64();
+            }
+            _ => {}
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}

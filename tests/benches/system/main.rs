@@ -1,0 +1,84 @@
+//! `make bench`: what muster does a second, beside what the machine could do with nothing else to
+//! do. Prints one table; proves nothing, and no test waits for it.
+//!
+//! Arguments: `--markdown` prints the table as docs/performance.md holds it; letters (`a c`) run
+//! only those measurements.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a benchmark: it prints, and what fails ends it"
+)]
+
+mod agent;
+mod append;
+mod field;
+mod latency;
+mod log_server;
+mod machine;
+mod metrics;
+mod pairs;
+mod process;
+mod rebuild;
+mod report;
+mod samples;
+mod signed;
+
+use std::time::Instant;
+
+use field::Field;
+use report::Report;
+
+#[tokio::main]
+async fn main() {
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let (mut is_markdown, mut wanted) = (false, String::new());
+    for argument in std::env::args().skip(1) {
+        match argument.as_str() {
+            "--markdown" => is_markdown = true,
+            "--bench" => {}
+            letters => wanted.push_str(letters),
+        }
+    }
+    let wants = |part: char| wanted.is_empty() || wanted.contains(part);
+    let began = Instant::now();
+    let mut report = Report::default();
+    let say = |what: &str| eprintln!("{:>5.0} s  {what}", began.elapsed().as_secs_f64());
+
+    if wants('a') {
+        say("(a) appends to the log");
+        append::measure(&mut report).await;
+    }
+    if wants('e') {
+        say("(e) rebuilding projections");
+        rebuild::measure(&mut report).await;
+    }
+    if wants('b') || wants('c') || wants('d') {
+        say("starting the system, enrolling devices");
+        let mut field = Field::start().await;
+        let mut rate = None;
+        if wants('b') || wants('d') {
+            say("(b) signed events");
+            rate = Some(signed::measure(&mut field, &mut report).await);
+        }
+        if wants('c') {
+            say("(c) metric points");
+            metrics::measure(&mut field, &mut report).await;
+        }
+        if let Some(rate) = rate.filter(|_| wants('d')) {
+            say("(d) latency");
+            latency::measure(&mut field, rate, &mut report).await;
+        }
+    }
+    if wants('f') {
+        say("(f) the agent");
+        agent::measure(&mut report).await;
+    }
+    say("done");
+    if is_markdown {
+        println!("{}", report.markdown());
+    } else {
+        println!("{}", report.text());
+    }
+}

@@ -98,9 +98,14 @@ impl Statements {
         )?;
         let (move_streams, new_streams, new_appends, move_head, notify) = tokio::try_join!(
             client.prepare(
+                // Rows are found one by one through the primary key, whatever the planner believes of a
+                // table without statistics: joined freely, it compared each row with each stream.
                 "UPDATE streams SET version = new.version, tip = new.tip
-                 FROM unnest($2::text[], $3::bigint[], $4::bytea[]) AS new(stream, version, tip)
-                 WHERE streams.project = $1 AND streams.stream = new.stream"
+                 FROM (SELECT found.ctid AS place, n.version, n.tip
+                       FROM unnest($2::text[], $3::bigint[], $4::bytea[]) AS n(stream, version, tip)
+                       CROSS JOIN LATERAL (SELECT ctid FROM streams
+                           WHERE project = $1 AND stream = n.stream OFFSET 0) AS found) AS new
+                 WHERE streams.ctid = new.place"
             ),
             client.prepare(
                 "INSERT INTO streams (project, stream, version, tip)

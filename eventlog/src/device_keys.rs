@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use muster_schemas::events::DeviceEnrolled;
 use muster_schemas::{DeviceId, Event, Hash, ProjectId, PublicKey, StreamName};
-use tokio_postgres::Transaction;
+use tokio_postgres::Client;
 use uuid::Uuid;
 
 use crate::error::{Attempted, StoreError};
@@ -58,9 +58,9 @@ pub(crate) const fn has_effect(event: &Event) -> bool {
     )
 }
 
-/// Acts on an event in the transaction that appends it.
+/// Acts on an event in the transaction that appends it: `client` is in the middle of it.
 pub(crate) async fn apply(
-    transaction: &Transaction<'_>,
+    client: &Client,
     project: &str,
     stream: &StreamName,
     event: &Event,
@@ -70,12 +70,12 @@ pub(crate) async fn apply(
     };
     match event {
         Event::DeviceEnrolled(enrolled) => {
-            close_epochs(transaction, project, device).await?;
-            bind_key(transaction, project, device, enrolled).await?;
-            open_epoch(transaction, project, device, enrolled.epoch).await
+            close_epochs(client, project, device).await?;
+            bind_key(client, project, device, enrolled).await?;
+            open_epoch(client, project, device, enrolled.epoch).await
         }
         Event::DeviceEpochGranted(granted) => {
-            open_epoch(transaction, project, device, granted.epoch).await
+            open_epoch(client, project, device, granted.epoch).await
         }
         Event::DeviceKeyRotated(rotated) => {
             let StreamName::DeviceReport(_, epoch) = stream else {
@@ -83,34 +83,34 @@ pub(crate) async fn apply(
             };
             let key = PublicKey::from_cose_key(&rotated.signing_key)
                 .map_err(|error| StoreError::Corrupt(format!("rotation of {device}: {error}")))?;
-            revoke_keys(transaction, project, device).await?;
-            insert_key(transaction, project, device, key.thumbprint(), &rotated.signing_key, *epoch)
+            revoke_keys(client, project, device).await?;
+            insert_key(client, project, device, key.thumbprint(), &rotated.signing_key, *epoch)
                 .await
         }
-        Event::DeviceDeleted(_) => close_epochs(transaction, project, device).await,
+        Event::DeviceDeleted(_) => close_epochs(client, project, device).await,
         _ => Ok(()),
     }
 }
 
 async fn bind_key(
-    transaction: &Transaction<'_>,
+    client: &Client,
     project: &str,
     device: DeviceId,
     enrolled: &DeviceEnrolled,
 ) -> Result<(), StoreError> {
     let DeviceEnrolled { fingerprint, signing_key, epoch, .. } = enrolled;
-    insert_key(transaction, project, device, *fingerprint, signing_key, *epoch).await
+    insert_key(client, project, device, *fingerprint, signing_key, *epoch).await
 }
 
 async fn insert_key(
-    transaction: &Transaction<'_>,
+    client: &Client,
     project: &str,
     device: DeviceId,
     fingerprint: Hash,
     key: &[u8],
     epoch: u64,
 ) -> Result<(), StoreError> {
-    transaction
+    client
         .execute(
             "INSERT INTO device_keys (project, device, fingerprint, public_key, epoch)
              VALUES ($1, $2, $3, $4, $5)
@@ -124,13 +124,13 @@ async fn insert_key(
 }
 
 async fn open_epoch(
-    transaction: &Transaction<'_>,
+    client: &Client,
     project: &str,
     device: DeviceId,
     epoch: u64,
 ) -> Result<(), StoreError> {
     let stream = StreamName::DeviceReport(device, epoch).to_string();
-    transaction
+    client
         .execute(
             "INSERT INTO streams (project, stream, version, tip) VALUES ($1, $2, 0, $3)",
             &[&project, &stream, &Hash::ZERO.0.as_slice()],
@@ -140,12 +140,8 @@ async fn open_epoch(
     Ok(())
 }
 
-async fn revoke_keys(
-    transaction: &Transaction<'_>,
-    project: &str,
-    device: DeviceId,
-) -> Result<(), StoreError> {
-    transaction
+async fn revoke_keys(client: &Client, project: &str, device: DeviceId) -> Result<(), StoreError> {
+    client
         .execute(
             "UPDATE device_keys SET revoked = true WHERE project = $1 AND device = $2",
             &[&project, &device.0],
@@ -156,14 +152,10 @@ async fn revoke_keys(
 }
 
 /// No key of before may sign any more, and no epoch of before takes another event.
-async fn close_epochs(
-    transaction: &Transaction<'_>,
-    project: &str,
-    device: DeviceId,
-) -> Result<(), StoreError> {
-    revoke_keys(transaction, project, device).await?;
+async fn close_epochs(client: &Client, project: &str, device: DeviceId) -> Result<(), StoreError> {
+    revoke_keys(client, project, device).await?;
     let (prefix, end) = report_range(device);
-    transaction
+    client
         .execute(
             "UPDATE streams SET closed = true WHERE project = $1 AND stream >= $2 AND stream < $3",
             &[&project, &prefix, &end],

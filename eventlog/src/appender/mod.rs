@@ -6,6 +6,7 @@
 
 mod plan;
 mod session;
+mod statements;
 
 use std::sync::Arc;
 

@@ -1,5 +1,5 @@
 //! The decision of an append transaction, as a pure function: given where the log and its streams
-//! stand, which appends go in, at which positions, with which leaves.
+//! stand, which appends go in, at which positions; and what their leaves make of the tree.
 
 use std::collections::HashMap;
 
@@ -41,10 +41,11 @@ pub(crate) struct Row<'a> {
 #[derive(Debug)]
 pub(crate) struct Plan<'a> {
     pub(crate) rows: Vec<Row<'a>>,
-    /// Streams that moved, with their new state; `true` when the stream is new.
-    pub(crate) moved: HashMap<&'a str, (StreamState, bool)>,
+    /// Streams that moved, with their new state.
+    pub(crate) moved: HashMap<&'a str, StreamState>,
     pub(crate) appends: Vec<(Uuid, Appended)>,
-    pub(crate) frontier: Frontier,
+    /// The log's newest position with all of this in it.
+    pub(crate) position: u64,
     /// An answer for each append, in order.
     pub(crate) results: Vec<Result<Appended, AppendError>>,
 }
@@ -52,9 +53,34 @@ pub(crate) struct Plan<'a> {
 /// An append with its streams' names as text, made once.
 pub(crate) type Named<'a> = (&'a Append, Vec<String>);
 
+impl Plan<'_> {
+    /// The tree's right edge with these rows in it. Apart from the decision, because PostgreSQL can
+    /// take the rows while their leaves are hashed.
+    pub(crate) fn frontier(&self, project: &ProjectId, head: &HeadState) -> Frontier {
+        let mut frontier = head.frontier.clone();
+        for row in &self.rows {
+            let entry = Entry {
+                project: project.as_str(),
+                position: row.position,
+                recorded_at: head.recorded_at.micros(),
+                stream: row.stream,
+                stream_version: row.stream_version,
+                kind: row.event.kind,
+                schema_version: row.event.schema_version,
+                occurred_at: row.event.occurred_at.micros(),
+                actor: &row.append.actor,
+                correlation: row.append.correlation,
+                causation: row.append.causation,
+                mac: row.event.mac,
+            };
+            frontier.push(entry.leaf());
+        }
+        frontier
+    }
+}
+
 /// Decides the group's appends one after the other; one that is refused leaves no trace.
 pub(crate) fn plan<'a>(
-    project: &'a ProjectId,
     head: &HeadState,
     streams: &Streams,
     done: &HashMap<Uuid, Appended>,
@@ -64,7 +90,7 @@ pub(crate) fn plan<'a>(
         rows: Vec::new(),
         moved: HashMap::new(),
         appends: Vec::new(),
-        frontier: head.frontier.clone(),
+        position: head.frontier.size(),
         results: Vec::with_capacity(appends.len()),
     };
     let mut done_now: HashMap<Uuid, Appended> = HashMap::new();
@@ -77,7 +103,7 @@ pub(crate) fn plan<'a>(
         match check(&plan, streams, append, names) {
             Err(refusal) => plan.results.push(Err(refusal)),
             Ok(()) => {
-                let appended = take(&mut plan, project, head, streams, append, names);
+                let appended = take(&mut plan, head, streams, append, names);
                 if let Some(id) = append.append_id {
                     done_now.insert(id, appended);
                     plan.appends.push((id, appended));
@@ -91,7 +117,7 @@ pub(crate) fn plan<'a>(
 
 /// Where a stream stands, counting what this group has already put on it.
 fn state(plan: &Plan<'_>, streams: &Streams, name: &str) -> Option<StreamState> {
-    plan.moved.get(name).map(|(state, _)| *state).or_else(|| streams.get(name).copied())
+    plan.moved.get(name).or_else(|| streams.get(name)).copied()
 }
 
 /// Holds every stream of an append to what was expected of it.
@@ -128,37 +154,22 @@ fn check(
     Ok(())
 }
 
-/// Gives an append's events their positions, versions and leaves.
+/// Gives an append's events their positions and versions.
 fn take<'a>(
     plan: &mut Plan<'a>,
-    project: &'a ProjectId,
     head: &HeadState,
     streams: &Streams,
     append: &'a Append,
     names: &'a [String],
 ) -> Appended {
-    let first = plan.frontier.size() + 1;
+    let first = plan.position + 1;
     for (part, name) in append.streams.iter().zip(names) {
         let before = state(plan, streams, name);
         let mut version = before.map_or(0, |state| state.version);
         for event in &part.events {
             version += 1;
-            let position = plan.frontier.size() + 1;
-            let entry = Entry {
-                project: project.as_str(),
-                position,
-                recorded_at: head.recorded_at.micros(),
-                stream: name,
-                stream_version: version,
-                kind: event.kind,
-                schema_version: event.schema_version,
-                occurred_at: event.occurred_at.micros(),
-                actor: &append.actor,
-                correlation: append.correlation,
-                causation: append.causation,
-                mac: event.mac,
-            };
-            plan.frontier.push(entry.leaf());
+            plan.position += 1;
+            let position = plan.position;
             plan.rows.push(Row { position, stream: name, stream_version: version, event, append });
         }
         let after = StreamState {
@@ -166,10 +177,9 @@ fn take<'a>(
             tip: part.tip.or(before.and_then(|state| state.tip)),
             closed: false,
         };
-        let is_new = plan.moved.get(name.as_str()).map_or(before.is_none(), |(_, new)| *new);
-        plan.moved.insert(name, (after, is_new));
+        plan.moved.insert(name, after);
     }
-    Appended { first, last: plan.frontier.size(), recorded_at: head.recorded_at }
+    Appended { first, last: plan.position, recorded_at: head.recorded_at }
 }
 
 #[cfg(test)]

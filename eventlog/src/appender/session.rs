@@ -4,16 +4,18 @@
 //! that nobody else has appended since.
 
 use std::collections::HashMap;
+use std::pin::Pin;
 use std::sync::Arc;
 
-use futures::pin_mut;
+use futures::future::try_join_all;
 use muster_schemas::{Hash, ProjectId, Timestamp};
+use tokio_postgres::Client;
 use tokio_postgres::binary_copy::BinaryCopyInWriter;
-use tokio_postgres::types::{ToSql, Type};
-use tokio_postgres::{Client, Statement, Transaction};
+use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
 use super::plan::{HeadState, Named, Plan, StreamState, Streams, plan};
+use super::statements::{COPY_TYPES, SETTINGS, Statements};
 use super::{Work, describe};
 use crate::append::{AppendError, Appended, OffsetMove};
 use crate::connect::Dialer;
@@ -26,119 +28,8 @@ use crate::partitions;
 /// Streams that are remembered; when there are more, all are forgotten and read anew.
 const CACHED_STREAMS: usize = 200_000;
 
-/// The session's settings. Scans and joins that read whole tables are off: a plan made while
-/// `streams` was small would otherwise be kept for ever.
-const SETTINGS: &str = "SET enable_seqscan = off; SET enable_hashjoin = off; \
-     SET enable_mergejoin = off; SET jit = off; SET plan_cache_mode = force_generic_plan; \
-     SET statement_timeout = '60s'; SET idle_in_transaction_session_timeout = '30s'";
-
 /// The channel on which a project's new head is announced: `<project>:<position>`.
 pub(crate) const CHANNEL: &str = "muster_events";
-
-#[derive(Debug)]
-struct Statements {
-    lock: Statement,
-    head: Statement,
-    streams: Statement,
-    appends: Statement,
-    offset: Statement,
-    copy: Statement,
-    move_streams: Statement,
-    new_streams: Statement,
-    new_appends: Statement,
-    move_head: Statement,
-    notify: Statement,
-}
-
-const COPY: &str = "COPY events (project, position, stream, stream_version, type, schema_version, \
-     occurred_at, recorded_at, actor, correlation, causation, record, salt) \
-     FROM STDIN (FORMAT binary)";
-
-const COPY_TYPES: [Type; 13] = [
-    Type::TEXT,
-    Type::INT8,
-    Type::TEXT,
-    Type::INT8,
-    Type::TEXT,
-    Type::INT2,
-    Type::INT8,
-    Type::TIMESTAMPTZ,
-    Type::TEXT,
-    Type::UUID,
-    Type::UUID,
-    Type::BYTEA,
-    Type::BYTEA,
-];
-
-impl Statements {
-    async fn prepare(client: &Client) -> Result<Self, tokio_postgres::Error> {
-        let (lock, head, streams, appends, offset, copy) = tokio::try_join!(
-            client.prepare(
-                "SELECT pg_advisory_xact_lock(hashtextextended('muster-append:' || $1, 0))"
-            ),
-            client.prepare(
-                "SELECT position, frontier,
-                    (extract(epoch FROM greatest(recorded_at, clock_timestamp())) * 1000000)::bigint
-                 FROM heads WHERE project = $1 FOR UPDATE"
-            ),
-            client.prepare(
-                "SELECT stream, version, tip, closed FROM streams
-                 WHERE project = $1 AND stream = ANY($2)"
-            ),
-            client.prepare(
-                "SELECT append_id, first_position, last_position,
-                    (extract(epoch FROM recorded_at) * 1000000)::bigint
-                 FROM appends WHERE project = $1 AND append_id = ANY($2)"
-            ),
-            client.prepare(
-                "UPDATE offsets SET sequence = $3, incarnation = $2
-                 WHERE name = $1 AND fence = $4 RETURNING 1"
-            ),
-            client.prepare(COPY),
-        )?;
-        let (move_streams, new_streams, new_appends, move_head, notify) = tokio::try_join!(
-            client.prepare(
-                // Rows are found one by one through the primary key, whatever the planner believes of a
-                // table without statistics: joined freely, it compared each row with each stream.
-                "UPDATE streams SET version = new.version, tip = new.tip
-                 FROM (SELECT found.ctid AS place, n.version, n.tip
-                       FROM unnest($2::text[], $3::bigint[], $4::bytea[]) AS n(stream, version, tip)
-                       CROSS JOIN LATERAL (SELECT ctid FROM streams
-                           WHERE project = $1 AND stream = n.stream OFFSET 0) AS found) AS new
-                 WHERE streams.ctid = new.place"
-            ),
-            client.prepare(
-                "INSERT INTO streams (project, stream, version, tip)
-                 SELECT $1, * FROM unnest($2::text[], $3::bigint[], $4::bytea[])"
-            ),
-            client.prepare(
-                "INSERT INTO appends (project, append_id, first_position, last_position, recorded_at)
-                 SELECT $1, id, first, last,
-                    timestamptz 'epoch' + $5::bigint * interval '1 microsecond'
-                 FROM unnest($2::uuid[], $3::bigint[], $4::bigint[]) AS new(id, first, last)"
-            ),
-            client.prepare(
-                "UPDATE heads SET position = $2, frontier = $3,
-                    recorded_at = timestamptz 'epoch' + $4::bigint * interval '1 microsecond'
-                 WHERE project = $1"
-            ),
-            client.prepare("SELECT pg_notify('muster_events', $1)"),
-        )?;
-        Ok(Self {
-            lock,
-            head,
-            streams,
-            appends,
-            offset,
-            copy,
-            move_streams,
-            new_streams,
-            new_appends,
-            move_head,
-            notify,
-        })
-    }
-}
 
 #[derive(Debug)]
 pub(crate) struct Session {
@@ -225,43 +116,17 @@ impl Session {
         });
     }
 
+    /// The whole transaction in three flights: begin and look, start the COPY, and everything else.
     async fn transact(
         &mut self,
         batches: &[crate::Batch],
     ) -> Result<Vec<super::Answer>, StoreError> {
-        // The project's name as the statements take it.
-        let project_id = self.project.clone();
-        let project = project_id.as_str();
-        let transaction = self.client.transaction().await.attempted("begin an append")?;
-        let params: [&(dyn ToSql + Sync); 1] = [&project];
-        let (_, head) = tokio::try_join!(
-            transaction.query_one(&self.statements.lock, &params),
-            transaction.query_opt(&self.statements.head, &params),
-        )
-        .attempted("lock the head of the log")?;
-        let Some(head) = head else {
-            return Ok(batches
-                .iter()
-                .map(|_| Err(AppendError::NoProject(project.to_owned())))
-                .collect());
+        let project = self.project.clone();
+        let Some((head, fenced)) = self.begin(batches).await? else {
+            self.client.batch_execute("ROLLBACK").await.attempted("give up an append")?;
+            let refused = || Err(AppendError::NoProject(project.to_string()));
+            return Ok(batches.iter().map(|_| refused()).collect());
         };
-        let position = head.get::<_, i64>(0).unsigned_abs();
-        if self.frontier.as_ref().is_none_or(|frontier| frontier.size() != position) {
-            self.streams.clear();
-            self.frontier = Frontier::from_bytes(position, head.get(1));
-        }
-        let frontier = self.frontier.clone().ok_or_else(|| {
-            StoreError::Corrupt(format!("the frontier of {project} does not fit its position"))
-        })?;
-        let head = HeadState { frontier, recorded_at: Timestamp(head.get(2)) };
-
-        let mut fenced = Vec::with_capacity(batches.len());
-        for batch in batches {
-            fenced.push(match &batch.offset {
-                Some(offset) => !move_offset(&transaction, &self.statements, offset).await?,
-                None => false,
-            });
-        }
         let named: Vec<Named<'_>> = batches
             .iter()
             .zip(&fenced)
@@ -274,45 +139,27 @@ impl Session {
         if self.streams.len() > CACHED_STREAMS {
             self.streams.clear();
         }
-        let done = load(&transaction, &self.statements, project, &mut self.streams, &named).await?;
+        let (client, statements) = (&self.client, &self.statements);
+        let done = load(client, statements, project.as_str(), &mut self.streams, &named).await?;
 
-        let plan = plan(&project_id, &head, &self.streams, &done, &named);
-        let mut has_effects = false;
-        if !plan.rows.is_empty() {
-            // Made ahead of need, as a rule; should that be late, the append waits for it.
-            let needed = partitions::range_of(plan.frontier.size(), self.options.partition_rows);
-            if needed > self.ranges_there {
-                let client = self.dialer.dial().await?;
-                for range in self.ranges_there + 1..=needed {
-                    let rows = self.options.partition_rows;
-                    partitions::ensure_range(&client, &project_id, range, rows).await?;
-                }
-                self.ranges_there = needed;
-            }
-            write(&transaction, &self.statements, project, &head, &plan).await?;
-            for row in &plan.rows {
-                if let Some(event) = &row.event.effect {
-                    has_effects = true;
-                    let stream = row.stream.parse().map_err(|error| {
-                        StoreError::Corrupt(format!("the stream of an effect: {error}"))
-                    })?;
-                    device_keys::apply(&transaction, project, &stream, event).await?;
-                }
-            }
-        }
+        let plan = plan(&head, &self.streams, &done, &named);
+        let frontier = if plan.rows.is_empty() {
+            client.batch_execute("COMMIT").await.attempted("commit an append")?;
+            head.frontier
+        } else {
+            self.ranges_there = self.ensure_ranges(plan.position).await?;
+            write(client, statements, &project, &head, &plan).await?
+        };
         // The caches change only once COMMIT is certain.
-        let Plan { moved, frontier, results, .. } = plan;
-        let moved: Vec<(String, StreamState)> =
-            moved.into_iter().map(|(name, (state, _))| (name.to_owned(), state)).collect();
-        transaction.commit().await.attempted("commit an append")?;
         self.frontier = Some(frontier);
-        if has_effects {
+        if plan.rows.iter().any(|row| row.event.effect.is_some()) {
             self.streams.clear();
         } else {
+            let moved = plan.moved.into_iter().map(|(name, state)| (name.to_owned(), state));
             self.streams.extend(moved);
         }
 
-        let mut results = results.into_iter();
+        let mut results = plan.results.into_iter();
         Ok(batches
             .iter()
             .zip(fenced)
@@ -322,27 +169,70 @@ impl Session {
             })
             .collect())
     }
+
+    /// Begins the transaction, takes the log's lock and moves the readers' offsets: where the log
+    /// stands, and for each batch whether its offset was fenced. `None` without such a project.
+    async fn begin(
+        &mut self,
+        batches: &[crate::Batch],
+    ) -> Result<Option<(HeadState, Vec<bool>)>, StoreError> {
+        let (client, statements) = (&self.client, &self.statements);
+        let project = self.project.as_str();
+        let params: [&(dyn ToSql + Sync); 1] = [&project];
+        let offsets = batches.iter().map(|batch| is_fenced(client, statements, batch));
+        let (_, _, head, fenced) = tokio::try_join!(
+            biased;
+            client.batch_execute("BEGIN"),
+            client.query_one(&statements.lock, &params),
+            client.query_opt(&statements.head, &params),
+            try_join_all(offsets),
+        )
+        .attempted("lock the head of the log")?;
+        let Some(head) = head else {
+            return Ok(None);
+        };
+        let position = head.get::<_, i64>(0).unsigned_abs();
+        if self.frontier.as_ref().is_none_or(|frontier| frontier.size() != position) {
+            self.streams.clear();
+            self.frontier = Frontier::from_bytes(position, head.get(1));
+        }
+        let frontier = self.frontier.clone().ok_or_else(|| {
+            StoreError::Corrupt(format!("the frontier of {project} does not fit its position"))
+        })?;
+        Ok(Some((HeadState { frontier, recorded_at: Timestamp(head.get(2)) }, fenced)))
+    }
+
+    /// Waits for the partitions up to a position, and answers the newest range that is there. They
+    /// are made ahead of need, as a rule.
+    async fn ensure_ranges(&self, position: u64) -> Result<u64, StoreError> {
+        let rows = self.options.partition_rows;
+        let needed = partitions::range_of(position, rows);
+        if needed > self.ranges_there {
+            let client = self.dialer.dial().await?;
+            for range in self.ranges_there + 1..=needed {
+                partitions::ensure_range(&client, &self.project, range, rows).await?;
+            }
+        }
+        Ok(needed.max(self.ranges_there))
+    }
 }
 
-/// Moves a reader's offset; false when another lease holds it.
-async fn move_offset(
-    transaction: &Transaction<'_>,
+/// Moves the offset of a batch that has one; true when another lease holds it.
+async fn is_fenced(
+    client: &Client,
     statements: &Statements,
-    offset: &OffsetMove,
-) -> Result<bool, StoreError> {
-    let moved = transaction
-        .query_opt(
-            &statements.offset,
-            &[&offset.name, &offset.incarnation, &as_i64(offset.sequence), &offset.fence],
-        )
-        .await
-        .attempted("move a reader's offset")?;
-    Ok(moved.is_some())
+    batch: &crate::Batch,
+) -> Result<bool, tokio_postgres::Error> {
+    let Some(OffsetMove { name, incarnation, sequence, fence }) = &batch.offset else {
+        return Ok(false);
+    };
+    let params: [&(dyn ToSql + Sync); 4] = [name, incarnation, &as_i64(*sequence), fence];
+    Ok(client.query_opt(&statements.offset, &params).await?.is_none())
 }
 
 /// Reads the streams that the cache does not hold, and the append ids that were seen before.
 async fn load(
-    transaction: &Transaction<'_>,
+    client: &Client,
     statements: &Statements,
     project: &str,
     streams: &mut Streams,
@@ -355,7 +245,7 @@ async fn load(
         .filter(|name| !streams.contains_key(*name))
         .collect();
     if !unknown.is_empty() {
-        let rows = transaction
+        let rows = client
             .query(&statements.streams, &[&project, &unknown])
             .await
             .attempted("read the streams' versions")?;
@@ -372,7 +262,7 @@ async fn load(
     if ids.is_empty() {
         return Ok(HashMap::new());
     }
-    let rows = transaction
+    let rows = client
         .query(&statements.appends, &[&project, &ids])
         .await
         .attempted("look up append ids")?;
@@ -389,77 +279,96 @@ async fn load(
         .collect())
 }
 
-/// Writes everything that the plan says; the statements after the COPY go out in one flight.
+/// Writes everything that the plan says and commits, in one flight behind the COPY: the leaves are
+/// hashed while PostgreSQL takes the rows. Answers the tree's new frontier.
 async fn write(
-    transaction: &Transaction<'_>,
+    client: &Client,
     statements: &Statements,
-    project: &str,
+    project: &ProjectId,
     head: &HeadState,
     plan: &Plan<'_>,
-) -> Result<(), StoreError> {
-    copy_rows(transaction, statements, project, head, plan)
-        .await
-        .attempted("write events into the log")?;
-
-    let position = plan.frontier.size();
-    let columns = |new: bool| {
-        let mut names = Vec::new();
-        let mut versions = Vec::new();
-        let mut tips = Vec::new();
-        for (name, (state, is_new)) in &plan.moved {
-            if *is_new == new {
-                names.push(*name);
-                versions.push(as_i64(state.version));
-                tips.push(state.tip.map(|tip| tip.0.to_vec()));
-            }
-        }
-        (names, versions, tips)
-    };
-    let (moved, new) = (columns(false), columns(true));
+) -> Result<Frontier, StoreError> {
+    let name = project.as_str();
+    let (mut streams, mut versions, mut tips) = (Vec::new(), Vec::new(), Vec::new());
+    for (stream, state) in &plan.moved {
+        streams.push(*stream);
+        versions.push(as_i64(state.version));
+        tips.push(state.tip.as_ref().map(|tip| tip.0.as_slice()));
+    }
     let ids: Vec<Uuid> = plan.appends.iter().map(|(id, _)| *id).collect();
     let firsts: Vec<i64> = plan.appends.iter().map(|(_, at)| as_i64(at.first)).collect();
     let lasts: Vec<i64> = plan.appends.iter().map(|(_, at)| as_i64(at.last)).collect();
     let recorded_at = head.recorded_at.micros();
-    let frontier = plan.frontier.to_bytes();
-    let announcement = format!("{project}:{position}");
-    let position = as_i64(position);
+    let move_streams: [&(dyn ToSql + Sync); 4] = [&name, &streams, &versions, &tips];
+    let new_appends: [&(dyn ToSql + Sync); 5] = [&name, &ids, &firsts, &lasts, &recorded_at];
 
-    let move_streams: [&(dyn ToSql + Sync); 4] = [&project, &moved.0, &moved.1, &moved.2];
-    let new_streams: [&(dyn ToSql + Sync); 4] = [&project, &new.0, &new.1, &new.2];
-    let new_appends: [&(dyn ToSql + Sync); 5] = [&project, &ids, &firsts, &lasts, &recorded_at];
-    let move_head: [&(dyn ToSql + Sync); 4] = [&project, &position, &frontier, &recorded_at];
+    let mut copy = copy_rows(client, statements, name, head, plan)
+        .await
+        .attempted("write events into the log")?;
+    // What is sent first is done first. If one thing fails, PostgreSQL refuses all that follows.
+    let (_, _, _, frontier) = tokio::try_join!(
+        biased;
+        async { copy.as_mut().finish().await.attempted("write events into the log") },
+        async {
+            let moved = client.execute(&statements.move_streams, &move_streams).await;
+            moved.attempted("move the streams")
+        },
+        async {
+            if ids.is_empty() {
+                return Ok(0);
+            }
+            let noted = client.execute(&statements.new_appends, &new_appends).await;
+            noted.attempted("note append ids")
+        },
+        commit(client, statements, project, head, plan),
+    )?;
+    Ok(frontier)
+}
+
+/// The end of the transaction: what events do to keys and epochs, the head, COMMIT.
+async fn commit(
+    client: &Client,
+    statements: &Statements,
+    project: &ProjectId,
+    head: &HeadState,
+    plan: &Plan<'_>,
+) -> Result<Frontier, StoreError> {
+    // The rows leave first; then this task has time to hash.
+    tokio::task::yield_now().await;
+    let frontier = plan.frontier(project, head);
+    for row in &plan.rows {
+        if let Some(event) = &row.event.effect {
+            let stream = row.stream.parse().map_err(|error| {
+                StoreError::Corrupt(format!("the stream of an effect: {error}"))
+            })?;
+            device_keys::apply(client, project.as_str(), &stream, event).await?;
+        }
+    }
+    let (position, nodes) = (as_i64(plan.position), frontier.to_bytes());
+    let announcement = format!("{project}:{position}");
+    let move_head: [&(dyn ToSql + Sync); 4] =
+        [&project.as_str(), &position, &nodes, &head.recorded_at.micros()];
     let notify: [&(dyn ToSql + Sync); 1] = [&announcement];
     tokio::try_join!(
-        run_if(transaction, !moved.0.is_empty(), &statements.move_streams, &move_streams),
-        run_if(transaction, !new.0.is_empty(), &statements.new_streams, &new_streams),
-        run_if(transaction, !ids.is_empty(), &statements.new_appends, &new_appends),
-        run_if(transaction, true, &statements.move_head, &move_head),
-        run_if(transaction, true, &statements.notify, &notify),
+        biased;
+        client.execute(&statements.move_head, &move_head),
+        client.execute(&statements.notify, &notify),
+        client.batch_execute("COMMIT"),
     )
-    .attempted("move the head of the log")?;
-    Ok(())
+    .attempted("commit an append")?;
+    Ok(frontier)
 }
 
-/// Runs a statement; one with nothing to do is not sent.
-async fn run_if(
-    transaction: &Transaction<'_>,
-    wanted: bool,
-    statement: &Statement,
-    params: &[&(dyn ToSql + Sync)],
-) -> Result<u64, tokio_postgres::Error> {
-    if wanted { transaction.execute(statement, params).await } else { Ok(0) }
-}
-
+/// Sends the rows; the COPY is not finished yet.
 async fn copy_rows(
-    transaction: &Transaction<'_>,
+    client: &Client,
     statements: &Statements,
     project: &str,
     head: &HeadState,
     plan: &Plan<'_>,
-) -> Result<(), tokio_postgres::Error> {
-    let sink = transaction.copy_in(&statements.copy).await?;
-    let writer = BinaryCopyInWriter::new(sink, &COPY_TYPES);
-    pin_mut!(writer);
+) -> Result<Pin<Box<BinaryCopyInWriter>>, tokio_postgres::Error> {
+    let sink = client.copy_in(&statements.copy).await?;
+    let mut writer = Box::pin(BinaryCopyInWriter::new(sink, &COPY_TYPES));
     let recorded_at = head.recorded_at.to_datetime();
     for row in &plan.rows {
         let event = row.event;
@@ -482,6 +391,5 @@ async fn copy_rows(
             ])
             .await?;
     }
-    writer.finish().await?;
-    Ok(())
+    Ok(writer)
 }

@@ -28,8 +28,9 @@ fn decide(streams: &Streams, done: &HashMap<Uuid, Appended>, appends: &[Append])
         .iter()
         .map(|append| (append, append.streams.iter().map(|part| part.stream.to_string()).collect()))
         .collect();
-    let plan = plan(&project, &head, streams, done, &named);
-    assert_eq!(plan.rows.len() as u64 + 1, plan.frontier.size());
+    let plan = plan(&head, streams, done, &named);
+    assert_eq!(plan.rows.len() as u64 + 1, plan.position);
+    assert_eq!(plan.frontier(&project, &head).size(), plan.position);
     plan.results
         .iter()
         .map(|result| match result {

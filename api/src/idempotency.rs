@@ -83,8 +83,9 @@ impl<S: Send + Sync> FromRequestParts<S> for IdempotencyKey {
                 return Err(Problem::field("Idempotency-Key", "was sent twice", None));
             }
         };
-        // The query names the project.
-        let request = format!("{} {}", parts.method, parts.uri);
+        // The query names the project; what is before the path depends on the version of HTTP.
+        let place = parts.uri.path_and_query().map_or(parts.uri.path(), |place| place.as_str());
+        let request = format!("{} {place}", parts.method);
         Ok(Self { key, request })
     }
 }

@@ -34,11 +34,16 @@ impl ConnectOptions {
     }
 }
 
-/// The two pools.
+/// How long PostgreSQL works on one question of a person's.
+const QUESTION: Duration = Duration::from_secs(20);
+
+/// The pools.
 #[derive(Clone, Debug)]
 pub struct Stores {
     /// For the log.
     pub(crate) pool: Pool,
+    /// For what people ask of the log: few, and none for long, so that no question stops the work.
+    pub(crate) readers: Pool,
     /// For read models, migrations and listening.
     pub sql: sqlx::PgPool,
     /// For connections of one's own.
@@ -82,18 +87,10 @@ impl Stores {
         config.tcp_user_timeout(Duration::from_secs(30));
         let tls = client_tls(root_certificate.as_deref())?;
 
-        let manager = Manager::from_config(
-            config.clone(),
-            MakeRustlsConnect::new(tls.clone()),
-            ManagerConfig { recycling_method: RecyclingMethod::Fast },
-        );
-        let pool = Pool::builder(manager)
-            .max_size(options.connections as usize)
-            .runtime(deadpool_postgres::Runtime::Tokio1)
-            .wait_timeout(Some(Duration::from_secs(10)))
-            .create_timeout(Some(Duration::from_secs(10)))
-            .build()
-            .map_err(|error| StoreError::Connect(Box::new(error)))?;
+        let work = new_pool(&config, &tls, options.connections)?;
+        let mut careful = config.clone();
+        careful.options(format!("-c statement_timeout={}", QUESTION.as_millis()));
+        let readers = new_pool(&careful, &tls, options.connections.div_ceil(2))?;
 
         let connect = PgConnectOptions::from_str(&options.url)
             .map_err(|error| StoreError::Url(error.to_string()))?
@@ -102,8 +99,27 @@ impl Stores {
             .max_connections(options.connections)
             .acquire_timeout(Duration::from_secs(10))
             .connect_lazy_with(connect);
-        Ok(Self { pool, sql, dialer: Arc::new(Dialer { config, tls }) })
+        Ok(Self { pool: work, readers, sql, dialer: Arc::new(Dialer { config, tls }) })
     }
+}
+
+fn new_pool(
+    config: &tokio_postgres::Config,
+    tls: &rustls::ClientConfig,
+    connections: u32,
+) -> Result<Pool, StoreError> {
+    let manager = Manager::from_config(
+        config.clone(),
+        MakeRustlsConnect::new(tls.clone()),
+        ManagerConfig { recycling_method: RecyclingMethod::Fast },
+    );
+    Pool::builder(manager)
+        .max_size(connections as usize)
+        .runtime(deadpool_postgres::Runtime::Tokio1)
+        .wait_timeout(Some(Duration::from_secs(10)))
+        .create_timeout(Some(Duration::from_secs(10)))
+        .build()
+        .map_err(|error| StoreError::Connect(Box::new(error)))
 }
 
 /// tokio-postgres does not know `sslrootcert`: it is taken out of the URL, and loaded here.

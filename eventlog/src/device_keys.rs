@@ -70,7 +70,7 @@ pub(crate) async fn apply(
     };
     match event {
         Event::DeviceEnrolled(enrolled) => {
-            close_epochs(client, project, device).await?;
+            close_epochs(client, project, device, &enrolled.nats_key).await?;
             bind_key(client, project, device, enrolled).await?;
             open_epoch(client, project, device, enrolled.epoch).await
         }
@@ -83,11 +83,10 @@ pub(crate) async fn apply(
             };
             let key = PublicKey::from_cose_key(&rotated.signing_key)
                 .map_err(|error| StoreError::Corrupt(format!("rotation of {device}: {error}")))?;
-            revoke_keys(client, project, device).await?;
-            insert_key(client, project, device, key.thumbprint(), &rotated.signing_key, *epoch)
+            rotate_key(client, project, device, key.thumbprint(), &rotated.signing_key, *epoch)
                 .await
         }
-        Event::DeviceDeleted(_) => close_epochs(client, project, device).await,
+        Event::DeviceDeleted(_) => close_epochs(client, project, device, "").await,
         _ => Ok(()),
     }
 }
@@ -98,11 +97,29 @@ async fn bind_key(
     device: DeviceId,
     enrolled: &DeviceEnrolled,
 ) -> Result<(), StoreError> {
-    let DeviceEnrolled { fingerprint, signing_key, epoch, .. } = enrolled;
-    insert_key(client, project, device, *fingerprint, signing_key, *epoch).await
+    let DeviceEnrolled { fingerprint, signing_key, epoch, nats_key, .. } = enrolled;
+    client
+        .execute(
+            "INSERT INTO device_keys (project, device, fingerprint, public_key, epoch, nats_key)
+             VALUES ($1, $2, $3, $4, $5, $6)
+             ON CONFLICT (project, device, fingerprint) DO UPDATE
+             SET revoked = false, epoch = excluded.epoch, nats_key = excluded.nats_key",
+            &[
+                &project,
+                &device.0,
+                &fingerprint.0.as_slice(),
+                signing_key,
+                &as_i64(*epoch),
+                nats_key,
+            ],
+        )
+        .await
+        .attempted("bind a device's key")?;
+    Ok(())
 }
 
-async fn insert_key(
+/// The new key takes the old one's place; the way into the broker stays.
+async fn rotate_key(
     client: &Client,
     project: &str,
     device: DeviceId,
@@ -110,16 +127,25 @@ async fn insert_key(
     key: &[u8],
     epoch: u64,
 ) -> Result<(), StoreError> {
-    client
-        .execute(
-            "INSERT INTO device_keys (project, device, fingerprint, public_key, epoch)
-             VALUES ($1, $2, $3, $4, $5)
-             ON CONFLICT (project, device, fingerprint)
-             DO UPDATE SET revoked = false, epoch = excluded.epoch",
-            &[&project, &device.0, &fingerprint.0.as_slice(), &key, &as_i64(epoch)],
+    let old = client
+        .query(
+            "UPDATE device_keys SET revoked = true
+             WHERE project = $1 AND device = $2 AND NOT revoked RETURNING nats_key",
+            &[&project, &device.0],
         )
         .await
-        .attempted("bind a device's key")?;
+        .attempted("revoke a device's old key")?;
+    let nats_key: Option<&str> = old.iter().find_map(|row| row.get(0));
+    client
+        .execute(
+            "INSERT INTO device_keys (project, device, fingerprint, public_key, epoch, nats_key)
+             VALUES ($1, $2, $3, $4, $5, $6)
+             ON CONFLICT (project, device, fingerprint) DO UPDATE
+             SET revoked = false, epoch = excluded.epoch, nats_key = excluded.nats_key",
+            &[&project, &device.0, &fingerprint.0.as_slice(), &key, &as_i64(epoch), &nats_key],
+        )
+        .await
+        .attempted("rotate a device's key")?;
     Ok(())
 }
 
@@ -140,20 +166,27 @@ async fn open_epoch(
     Ok(())
 }
 
-async fn revoke_keys(client: &Client, project: &str, device: DeviceId) -> Result<(), StoreError> {
+/// No key of before may sign or connect any more, but for the NATS key that is kept, and no epoch
+/// of before takes another event.
+async fn close_epochs(
+    client: &Client,
+    project: &str,
+    device: DeviceId,
+    kept: &str,
+) -> Result<(), StoreError> {
     client
         .execute(
-            "UPDATE device_keys SET revoked = true WHERE project = $1 AND device = $2",
-            &[&project, &device.0],
+            "WITH old AS (
+                 UPDATE device_keys SET revoked = true
+                 WHERE project = $1 AND device = $2 AND NOT revoked RETURNING nats_key
+             )
+             INSERT INTO nats_revocations (nats_key)
+             SELECT DISTINCT nats_key FROM old WHERE nats_key <> $3
+             ON CONFLICT (nats_key) DO UPDATE SET revoked_at = clock_timestamp()",
+            &[&project, &device.0, &kept],
         )
         .await
         .attempted("revoke a device's keys")?;
-    Ok(())
-}
-
-/// No key of before may sign any more, and no epoch of before takes another event.
-async fn close_epochs(client: &Client, project: &str, device: DeviceId) -> Result<(), StoreError> {
-    revoke_keys(client, project, device).await?;
     let (prefix, end) = report_range(device);
     client
         .execute(

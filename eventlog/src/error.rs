@@ -26,12 +26,47 @@ pub enum StoreError {
         "the database URL is not usable: {0}; write it as postgres://user:password@host:port/database"
     )]
     Url(String),
+    /// A failure that several callers share.
+    #[error(transparent)]
+    Shared(std::sync::Arc<StoreError>),
     /// A stored row is not what this code stores.
     #[error("{0}")]
     Corrupt(String),
     /// The appender's task is gone, which only happens while the process stops.
     #[error("the event log is shutting down")]
     ShuttingDown,
+}
+
+impl StoreError {
+    /// Is PostgreSQL away, so that asking again will help?
+    #[must_use]
+    pub fn is_away(&self) -> bool {
+        match self {
+            Self::Connect(_) | Self::ShuttingDown => true,
+            // Without PostgreSQL's own words, the connection was lost.
+            Self::Query { source, .. } => source.as_db_error().is_none_or(|error| {
+                use tokio_postgres::error::SqlState;
+                let state = error.code();
+                *state == SqlState::ADMIN_SHUTDOWN
+                    || *state == SqlState::CRASH_SHUTDOWN
+                    || *state == SqlState::CANNOT_CONNECT_NOW
+            }),
+            Self::Shared(error) => error.is_away(),
+            _ => false,
+        }
+    }
+
+    /// Was the question given up because it took too long?
+    #[must_use]
+    pub fn took_too_long(&self) -> bool {
+        match self {
+            Self::Query { source, .. } => {
+                source.code() == Some(&tokio_postgres::error::SqlState::QUERY_CANCELED)
+            }
+            Self::Shared(error) => error.took_too_long(),
+            _ => false,
+        }
+    }
 }
 
 /// Names what was attempted: `query(…).await.attempted("read the log")?`.

@@ -31,3 +31,4 @@ pub use follow::Follower;
 pub use leases::{Lease, Offset};
 pub use log::{EventLog, Head, LogOptions};
 pub use read::{ReadFilter, StoredEvent};
+pub use revocations::ClaimTurn;

@@ -43,6 +43,7 @@ pub struct Head {
 #[derive(Clone, Debug)]
 pub struct EventLog {
     inner: Arc<Inner>,
+    careful: bool,
 }
 
 #[derive(Debug)]
@@ -60,13 +61,26 @@ impl EventLog {
     pub async fn open(connect: &ConnectOptions, options: LogOptions) -> Result<Self, StoreError> {
         let stores = Stores::new(connect)?;
         sqlx::migrate!("./migrations").run(&stores.sql).await?;
-        Ok(Self { inner: Arc::new(Inner { stores, options, appenders: Mutex::default() }) })
+        let inner = Inner { stores, options, appenders: Mutex::default() };
+        Ok(Self { inner: Arc::new(inner), careful: false })
     }
 
     /// The connection pools.
     #[must_use]
     pub fn stores(&self) -> &Stores {
         &self.inner.stores
+    }
+
+    /// The same log for questions of people: its reads have connections of their own, and each is
+    /// given up after 20 seconds, so that no question can hold up the work.
+    #[must_use]
+    pub fn for_questions(&self) -> Self {
+        Self { inner: self.inner.clone(), careful: true }
+    }
+
+    /// Connections for reading.
+    pub(crate) fn readers(&self) -> &deadpool_postgres::Pool {
+        if self.careful { &self.inner.stores.readers } else { &self.inner.stores.pool }
     }
 
     pub(crate) fn options(&self) -> &LogOptions {

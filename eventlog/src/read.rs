@@ -202,6 +202,28 @@ impl EventLog {
         self.select(&sql, &[&project.as_str(), &stream.to_string()]).await
     }
 
+    /// The first and the newest event of a stream that operators decide; `None` when there is none.
+    /// For streams that grow with use, where these two and the version say enough.
+    ///
+    /// # Errors
+    /// When PostgreSQL cannot be asked.
+    pub async fn read_stream_ends(
+        &self,
+        project: &ProjectId,
+        stream: &StreamName,
+    ) -> Result<Option<(StoredEvent, StoredEvent)>, StoreError> {
+        let of_stream = format!(
+            "SELECT {COLUMNS} FROM events
+             WHERE project = $1 AND stream = $2 AND left(stream, 7) <> 'device-'
+             ORDER BY stream_version"
+        );
+        let sql = format!("({of_stream} LIMIT 1) UNION ALL ({of_stream} DESC LIMIT 1)");
+        let mut ends = self.select(&sql, &[&project.as_str(), &stream.to_string()]).await?;
+        ends.sort_by_key(|event| event.stream_version);
+        let newest = ends.pop();
+        Ok(newest.map(|newest| (ends.pop().unwrap_or_else(|| newest.clone()), newest)))
+    }
+
     /// The newest version of a stream; 0 when it does not exist.
     ///
     /// # Errors
@@ -211,7 +233,7 @@ impl EventLog {
         project: &ProjectId,
         stream: &StreamName,
     ) -> Result<u64, StoreError> {
-        let client = self.stores().pool.get().await?;
+        let client = self.readers().get().await?;
         let row = client
             .query_opt(
                 "SELECT version FROM streams WHERE project = $1 AND stream = $2",
@@ -236,7 +258,7 @@ impl EventLog {
         let Some(head) = self.head(project).await? else {
             return Ok(0);
         };
-        let client = self.stores().pool.get().await?;
+        let client = self.readers().get().await?;
         let statement = client
             .prepare_cached(
                 "SELECT (extract(epoch FROM recorded_at) * 1000000)::bigint FROM events
@@ -265,7 +287,7 @@ impl EventLog {
         sql: &str,
         params: &[&(dyn ToSql + Sync)],
     ) -> Result<Vec<StoredEvent>, StoreError> {
-        let client = self.stores().pool.get().await?;
+        let client = self.readers().get().await?;
         let statement = client.prepare_cached(sql).await.attempted("prepare to read the log")?;
         let rows = client.query(&statement, params).await.attempted("read the log")?;
         rows.iter().map(StoredEvent::from_row).collect()

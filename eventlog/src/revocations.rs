@@ -1,4 +1,4 @@
-//! NATS user keys that may no longer connect.
+//! NATS user keys that may no longer connect, and whose turn it is to tell the broker.
 
 use std::time::Duration;
 
@@ -7,39 +7,59 @@ use muster_schemas::Timestamp;
 use crate::error::{Attempted, StoreError};
 use crate::log::EventLog;
 
-impl EventLog {
-    /// Notes that a user key is worth nothing from now on.
+/// The turn to tell the broker what was revoked. One process has it at a time, and it is over when
+/// this is dropped: so a claim that says more is never followed by one that says less.
+#[derive(Debug)]
+pub struct ClaimTurn {
+    client: tokio_postgres::Client,
+    account: String,
+    /// The keys that were revoked, each with the time.
+    pub revoked: Vec<(String, Timestamp)>,
+    /// When the claim is to be dated: later than each before it, by whole seconds.
+    pub issued_at: Timestamp,
+}
+
+impl ClaimTurn {
+    /// The broker has taken the claim.
     ///
     /// # Errors
-    /// When PostgreSQL cannot be asked.
-    pub async fn revoke_nats_key(&self, nats_key: &str) -> Result<(), StoreError> {
-        let client = self.stores().pool.get().await?;
-        client
+    /// When PostgreSQL cannot be asked; the broker has the claim nevertheless.
+    pub async fn taken(self) -> Result<(), StoreError> {
+        let seconds = self.issued_at.micros() / 1_000_000;
+        self.client
             .execute(
-                "INSERT INTO nats_revocations (nats_key) VALUES ($1)
-                 ON CONFLICT (nats_key) DO UPDATE SET revoked_at = clock_timestamp()",
-                &[&nats_key],
+                "INSERT INTO account_claims (account, issued_at) VALUES ($1, $2)
+                 ON CONFLICT (account) DO UPDATE SET issued_at = excluded.issued_at",
+                &[&self.account, &seconds],
             )
             .await
-            .attempted("revoke a NATS key")?;
-        Ok(())
+            .attempted("note an account's claim")?;
+        self.client.batch_execute("COMMIT").await.attempted("note an account's claim")
     }
+}
 
-    /// The keys that were revoked within `life`, each with the time; older ones are forgotten.
+impl EventLog {
+    /// Waits for the turn to tell the broker of an account's revocations. Those that are older than
+    /// `life`, how long a JWT lives, are forgotten.
     ///
     /// # Errors
     /// When PostgreSQL cannot be asked.
-    pub async fn revoked_nats_keys(
-        &self,
-        life: Duration,
-    ) -> Result<Vec<(String, Timestamp)>, StoreError> {
-        let client = self.stores().pool.get().await?;
-        let seconds = life.as_secs_f64();
+    pub async fn claim_turn(&self, account: &str, life: Duration) -> Result<ClaimTurn, StoreError> {
+        let client = self.stores().dialer.dial().await?;
+        let begin = "BEGIN; SET LOCAL statement_timeout = '20s'";
+        client.batch_execute(begin).await.attempted("begin a claim")?;
+        client
+            .execute(
+                "SELECT pg_advisory_xact_lock(hashtextextended('muster-claim:' || $1, 0))",
+                &[&account],
+            )
+            .await
+            .attempted("wait for the turn to claim")?;
         client
             .execute(
                 "DELETE FROM nats_revocations
                  WHERE revoked_at < clock_timestamp() - $1 * interval '1 second'",
-                &[&seconds],
+                &[&life.as_secs_f64()],
             )
             .await
             .attempted("forget old revocations")?;
@@ -51,6 +71,19 @@ impl EventLog {
             )
             .await
             .attempted("read revocations")?;
-        Ok(rows.iter().map(|row| (row.get(0), Timestamp(row.get(1)))).collect())
+        let time = client
+            .query_one(
+                "SELECT greatest(extract(epoch FROM clock_timestamp())::bigint,
+                    1 + (SELECT coalesce(max(issued_at), 0) FROM account_claims WHERE account = $1))",
+                &[&account],
+            )
+            .await
+            .attempted("date a claim")?;
+        Ok(ClaimTurn {
+            client,
+            account: account.to_owned(),
+            revoked: rows.iter().map(|row| (row.get(0), Timestamp(row.get(1)))).collect(),
+            issued_at: Timestamp(time.get::<_, i64>(0) * 1_000_000),
+        })
     }
 }

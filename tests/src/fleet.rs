@@ -4,7 +4,6 @@
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
 use std::time::Duration;
 
 use muster_backing::influx::{Credentials, InfluxDb, InfluxOptions};
@@ -219,16 +218,13 @@ impl Fleet {
     /// When the broker refuses.
     pub async fn broker(&self) -> async_nats::Client {
         let credentials = self.keys.role_credentials("ingest").expect("the role's credentials");
-        let key = Arc::new(nkeys::KeyPair::from_seed(&credentials.seed).expect("a seed"));
-        async_nats::ConnectOptions::with_jwt(credentials.jwt, move |nonce| {
-            let key = key.clone();
-            async move { key.sign(&nonce).map_err(async_nats::AuthError::new) }
-        })
-        .add_root_certificates(self.ca())
-        .require_tls(true)
-        .connect(format!("tls://127.0.0.1:{}", self.nats.port()))
-        .await
-        .expect("a connection to the broker")
+        async_nats::ConnectOptions::with_credentials(&credentials.0)
+            .expect("credentials")
+            .add_root_certificates(self.ca())
+            .require_tls(true)
+            .connect(format!("tls://127.0.0.1:{}", self.nats.port()))
+            .await
+            .expect("a connection to the broker")
     }
 
     /// A second process of a role, beside the first.
@@ -258,6 +254,11 @@ fn role(
     port: u16,
     command_url: Option<&str>,
 ) -> RoleProcess {
+    // Command alone gets the folder of keys.
+    let keys = match role {
+        "command" => dir.join("keys"),
+        role => dir.join("keys/roles").join(role),
+    };
     let mut args: Vec<String> = [
         "serve",
         "--role",
@@ -269,7 +270,7 @@ fn role(
         "--influx-url",
         &influx.url(),
         "--keys",
-        &dir.join("keys").display().to_string(),
+        &keys.display().to_string(),
         "--listen",
         &format!("127.0.0.1:{port}"),
     ]

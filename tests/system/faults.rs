@@ -186,15 +186,12 @@ async fn the_stream_of_events_may_be_lost_whole() {
 
 async fn delete_events_stream(fleet: &Fleet) {
     let credentials = fleet.keys().role_credentials("ingest").unwrap();
-    let key = Arc::new(nkeys::KeyPair::from_seed(&credentials.seed).unwrap());
-    let nats = async_nats::ConnectOptions::with_jwt(credentials.jwt, move |nonce| {
-        let key = key.clone();
-        async move { key.sign(&nonce).map_err(async_nats::AuthError::new) }
-    })
-    .add_root_certificates(fleet.ca())
-    .connect(format!("tls://127.0.0.1:{}", fleet.nats.port()))
-    .await
-    .unwrap();
+    let nats = async_nats::ConnectOptions::with_credentials(&credentials.0)
+        .unwrap()
+        .add_root_certificates(fleet.ca())
+        .connect(format!("tls://127.0.0.1:{}", fleet.nats.port()))
+        .await
+        .unwrap();
     async_nats::jetstream::new(nats)
         .delete_stream(muster_schemas::subjects::EVENTS_STREAM)
         .await

@@ -6,15 +6,15 @@ use super::{Kind, Problem};
 
 impl From<StoreError> for Problem {
     fn from(error: StoreError) -> Self {
-        let away = match &error {
-            StoreError::Connect(_) | StoreError::ShuttingDown => true,
-            // Without PostgreSQL's own words, the connection was lost.
-            StoreError::Query { source, .. } => source.as_db_error().is_none(),
-            _ => false,
-        };
-        if away {
+        if error.is_away() {
             tracing::warn!(error = %super::describe(&error), "PostgreSQL is away");
             Self::unavailable("the database is away; try again", 2)
+        } else if error.took_too_long() {
+            Self::unavailable(
+                "the question took the database more than 20 seconds and was given up; ask for \
+                 less: a shorter range of positions or of time, or one device",
+                30,
+            )
         } else {
             Self::internal(&error)
         }

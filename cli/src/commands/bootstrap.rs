@@ -1,5 +1,6 @@
-//! `muster bootstrap`: the first admin token of a server that `muster serve` runs.
+//! `muster bootstrap`: the keys and the first admin token of a server that `muster serve` runs.
 
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
 use anyhow::Result;
@@ -16,11 +17,16 @@ pub(crate) struct BootstrapArgs {
     /// The folder of keys; made when it is not there
     #[arg(long, env = "MUSTER_KEYS")]
     keys: PathBuf,
+    /// Names and addresses that the front door is reached by, beside localhost and this host's name
+    #[arg(long, env = "MUSTER_NAMES", value_delimiter = ',')]
+    name: Vec<String>,
 }
 
-/// Prints the token in `<keys>/admin-token`; makes one when there is none that lets in.
+/// Hands out the roles' keys, and prints the token in `<keys>/admin-token`; makes one when there is none that lets in.
 pub(crate) async fn run(args: BootstrapArgs) -> Result<()> {
     let keys = KeyStore::open(&args.keys)?;
+    let names = crate::serve::certificate_names((Ipv4Addr::LOCALHOST, 0).into(), args.name);
+    keys.hand_out(&names, std::time::SystemTime::now().into())?;
     line(crate::up::admin_token(&args.postgres_url, &keys, &args.keys.join("admin-token")).await?);
     Ok(())
 }

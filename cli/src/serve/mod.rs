@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use muster_api::ApiState;
-use muster_command::keys::KeyStore;
+use muster_command::keys::{KeyStore, RoleKeys};
 use muster_command::service::{BrokerAccess, Service};
 use muster_eventlog::{ConnectOptions, EventLog, LogOptions};
 use muster_ingest::presence::PresenceOptions;
@@ -84,23 +84,26 @@ pub(crate) async fn run(
     for project in [ProjectId::default_project(), ProjectId::system()] {
         log.ensure_project(&project).await.context("cannot make a project's log")?;
     }
-    let keys = Arc::new(KeyStore::open(&options.keys)?);
     let roles = options.roles;
+    // Command alone opens the folder of keys; each other role, what was handed to it.
+    let store = roles.has(Role::Command).then(|| KeyStore::open(&options.keys)).transpose()?;
+    let store = store.map(Arc::new);
+    let keys_of = |role: &'static str| match &store {
+        Some(store) => store.role_keys(role),
+        None => RoleKeys::open(&options.keys, role),
+    };
     let api = ApiState::new(log.clone());
-    let (system, reconnected) = broker::connect_system(&options, &keys).await?;
     let mut parts: JoinSet<Result<()>> = JoinSet::new();
 
     let mut door = door::Door::default();
     if roles.has(Role::Ingest) {
+        let keys = keys_of("ingest")?;
         let nats = broker::connect(&options, &keys, "ingest").await?;
+        let (system, reconnected) = broker::connect_system(&options, &keys).await?;
         // Before query looks for them, when both are in one process.
         muster_ingest::streams::ensure(&nats).await.context("cannot open the broker's streams")?;
-        let presence = PresenceOptions {
-            log: log.clone(),
-            system: system.clone(),
-            reconnected,
-            account: keys.broker_identity()?.account,
-        };
+        let presence =
+            PresenceOptions { log: log.clone(), system, reconnected, account: keys.account };
         let ingest = muster_ingest::IngestOptions {
             log: log.clone(),
             nats,
@@ -110,19 +113,22 @@ pub(crate) async fn run(
         let stop = stop.clone();
         parts.spawn(async move { Ok(muster_ingest::run(ingest, stop).await?) });
     }
-    if roles.has(Role::Command) {
+    if let Some(store) = &store {
+        let keys = store.role_keys("command")?;
         let nats = broker::connect(&options, &keys, "command").await?;
+        let (system, reconnected) = broker::connect_system(&options, &keys).await?;
         let access = BrokerAccess { servers: options.device_servers.clone(), jwt_life: JWT_LIFE };
-        let service = Service::new(log.clone(), keys.clone(), nats, system.clone(), access);
-        service.push_account().await?;
+        let service = Service::new(log.clone(), store.clone(), nats, system, access);
         door.command(muster_command::http::router(api.clone(), service.clone()));
         let stop = stop.clone();
         parts.spawn(async move {
-            muster_command::link::run(service, stop).await;
+            let revocations = service.keep_revocations(reconnected, stop.clone());
+            tokio::join!(muster_command::link::run(service.clone(), stop.clone()), revocations);
             Ok(())
         });
     }
     if roles.has(Role::Query) {
+        let keys = keys_of("query")?;
         let nats = broker::connect(&options, &keys, "query").await?;
         let query = muster_query::Query::start(muster_query::QueryOptions {
             log: log.clone(),
@@ -134,7 +140,7 @@ pub(crate) async fn run(
         .context("cannot start the query role")?;
         door.query(query.router());
         if let Some(url) = options.command_url.as_ref().filter(|_| !roles.has(Role::Command)) {
-            door.forward(forward::Forward::new(url, &keys.dir().join("ca.pem"))?);
+            door.forward(forward::Forward::new(url, &keys.ca)?);
         }
         let mut tasks = query.tasks;
         parts.spawn(async move {
@@ -146,7 +152,12 @@ pub(crate) async fn run(
     }
     if door.is_wanted() {
         let listen = options.listen;
-        let certificates = options.certificates(&keys)?;
+        let certificates = match &store {
+            Some(store) => options.certificates(store)?,
+            None => keys_of("query")?.certificates.context(
+                "the role's folder holds no server.pem and server.key; `muster bootstrap` makes them",
+            )?,
+        };
         let stop = stop.clone();
         parts.spawn(door.open(listen, certificates, stop).await?);
     }

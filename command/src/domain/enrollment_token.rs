@@ -43,6 +43,19 @@ pub enum EnrollmentTokenCommand {
 }
 
 impl EnrollmentToken {
+    /// The token as its first and its newest event and its stream's version tell it: a token may let
+    /// in many devices, and nothing follows a revocation.
+    #[must_use]
+    pub fn from_ends(first: &Event, newest: &Event, version: u64) -> Self {
+        let revoked = matches!(newest, Event::EnrollmentTokenRevoked(_));
+        let used = version.saturating_sub(1 + u64::from(revoked));
+        Self {
+            created: Self::default().evolve(first).created,
+            used: u32::try_from(used).unwrap_or(u32::MAX),
+            revoked,
+        }
+    }
+
     fn create(&self, token: EnrollmentTokenCreated, now: Timestamp) -> Decision {
         if self.created.is_some() {
             return Err(Rejection::Conflict("the token exists already".to_owned()));

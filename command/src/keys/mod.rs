@@ -1,11 +1,12 @@
 //! The custody of keys: a folder of small files, each readable by its owner alone.
 //!
-//! What is missing is made once, at the first start. Only the command role needs this folder; the
-//! other roles get a credentials file of their own out of it. Nothing here ever goes into PostgreSQL.
+//! What is missing is made once, at the first start. Only the command role opens this folder; the
+//! other roles get a folder of their own out of it. Nothing here ever goes into PostgreSQL.
 
 mod certificates;
 mod files;
 pub mod nats_jwt;
+mod roles;
 
 use std::path::{Path, PathBuf};
 
@@ -13,6 +14,7 @@ use muster_schemas::{Hash, ProjectId, SigningKey, Timestamp};
 use nkeys::{KeyPair, KeyPairType};
 
 pub use certificates::{Certificates, make_certificates};
+pub use roles::RoleKeys;
 
 /// A key could not be read or made.
 #[derive(Debug, thiserror::Error)]
@@ -60,14 +62,9 @@ pub struct BrokerIdentity {
     pub account_jwt: String,
 }
 
-/// A role's way into the broker.
+/// A role's way into the broker: user JWT and seed, as the text of a NATS credentials file.
 #[derive(Clone)]
-pub struct RoleCredentials {
-    /// The user JWT.
-    pub jwt: String,
-    /// The seed of the user key.
-    pub seed: String,
-}
+pub struct RoleCredentials(pub String);
 
 impl std::fmt::Debug for RoleCredentials {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -112,6 +109,12 @@ impl KeyStore {
     #[must_use]
     pub fn dir(&self) -> &Path {
         &self.dir
+    }
+
+    /// The public key of the account that all devices and roles are in.
+    #[must_use]
+    pub fn account(&self) -> String {
+        self.account.public_key()
     }
 
     /// What the broker must be started with.
@@ -193,7 +196,10 @@ impl KeyStore {
         let user = load_nkey(&path, KeyPairType::User)?;
         let jwt = nats_jwt::role(account, &user.public_key(), role, self.made_at)?;
         let seed = user.seed().map_err(|error| unusable(&path, error.to_string()))?;
-        Ok(RoleCredentials { jwt, seed })
+        Ok(RoleCredentials(format!(
+            "-----BEGIN NATS USER JWT-----\n{jwt}\n------END NATS USER JWT------\n\n\
+             -----BEGIN USER NKEY SEED-----\n{seed}\n------END USER NKEY SEED------\n"
+        )))
     }
 
     /// The key by which the project's devices know what they may act on.

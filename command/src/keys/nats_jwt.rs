@@ -163,6 +163,18 @@ pub fn device(
     sign(device_key, user, &device.to_string(), issued_at, Some(expires_at), nats)
 }
 
+/// What reading from JetStream publishes.
+const READING: [&str; 8] = [
+    "$JS.API.INFO",
+    "$JS.API.STREAM.NAMES",
+    "$JS.API.STREAM.INFO.*",
+    "$JS.API.STREAM.MSG.GET.*",
+    "$JS.API.DIRECT.GET.>",
+    "$JS.API.CONSUMER.>",
+    "$JS.ACK.>",
+    "$JS.FC.>",
+];
+
 /// The JWT of a server role: all subjects of its account.
 ///
 /// # Errors
@@ -173,8 +185,14 @@ pub fn role(
     name: &str,
     issued_at: Timestamp,
 ) -> Result<String, JwtError> {
+    // The read side reads: it tells no device anything, and changes no stream.
+    let publish = match name {
+        "query" => json!({"allow": READING}),
+        _ => json!({}),
+    };
     let nats = json!({
-        "type": "user", "version": 2, "pub": {}, "sub": {}, "subs": -1, "data": -1, "payload": -1,
+        "type": "user", "version": 2, "pub": publish, "sub": {}, "subs": -1, "data": -1,
+        "payload": -1,
     });
     sign(account, user, name, issued_at, None, nats)
 }

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use futures::StreamExt;
-use muster_schemas::subjects;
+use muster_schemas::subjects::{self, DeviceSubjects};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
@@ -49,6 +49,12 @@ async fn serve(service: &Service) -> Result<(), async_nats::SubscribeError> {
 async fn answer(service: &Service, message: async_nats::Message) {
     let Some((project, device, what)) = subjects::parse(&message.subject) else { return };
     let Some(reply) = message.reply.clone() else { return };
+    // Answered with our own rights, so only where the device itself may listen.
+    let inbox = DeviceSubjects::new(&project, device).inbox_prefix();
+    if reply.strip_prefix(&inbox).is_none_or(|rest| !rest.starts_with('.')) {
+        tracing::warn!(%project, %device, %reply, "a request wants its answer where the device may not listen");
+        return;
+    }
     let answered = match what {
         "req.hello" => service.welcome(&project, device, &message.payload).await,
         other => {

@@ -53,20 +53,25 @@ impl Service {
             let device = device.ok_or(Rejection::NotFound("device"))?;
             return Ok((device, Written { version: 1, position: appended.last }));
         }
-        let device = DeviceId(Uuid::now_v7());
+        let fresh = DeviceId(Uuid::now_v7());
         let name_stream = StreamName::Name(name.clone());
         let position: Result<u64, ServiceError> = until_appended!({
             let held = self.load::<Name>(&request.project, &name_stream).await?;
-            let reserved = held.state.decide(NameCommand::Reserve(device))?;
+            let reserved = held.state.decide(NameCommand::Reserve(fresh))?;
             let registered = Device::default()
                 .decide(DeviceCommand::Register { name: name.clone(), labels: labels.clone() })?;
             let parts = vec![
-                (StreamName::Device(device), 0, registered),
+                (StreamName::Device(fresh), 0, registered),
                 (name_stream.clone(), held.version, reserved),
             ];
             self.try_append(request, parts).await?
         });
-        Ok((device, Written { version: 1, position: position? }))
+        let position = position?;
+        // The same request may have been quicker elsewhere: then what that one made is the answer.
+        let made = self.first_result(request).await?;
+        let made =
+            made.and_then(|(_, events)| events.iter().find_map(|event| event.stream.device()));
+        Ok((made.unwrap_or(fresh), Written { version: 1, position }))
     }
 
     /// Renames and labels a device, in one step.
@@ -187,7 +192,7 @@ impl Service {
         if let Some(written) = self.written_before(request, &stream).await? {
             return Ok(written);
         }
-        let done: Result<(Written, Device), ServiceError> = until_appended!({
+        let done: Result<Written, ServiceError> = until_appended!({
             let loaded = self.load::<Device>(&request.project, &stream).await?;
             existing(&loaded.state)?;
             request.check_version(loaded.version)?;
@@ -200,15 +205,10 @@ impl Service {
                 let released = held.state.decide(NameCommand::Release(device))?;
                 parts.push((stream, held.version, released));
             }
-            self.try_append(request, parts)
-                .await?
-                .map(|position| (Written { version, position }, loaded.state))
+            self.try_append(request, parts).await?.map(|position| Written { version, position })
         });
-        let (written, state) = done?;
-        if let Some(nats_key) = state.nats_key {
-            self.revoke(&nats_key).await?;
-        }
-        Ok(written)
+        self.revoked.notify_one();
+        done
     }
 
     /// What this very request did when it was first sent.

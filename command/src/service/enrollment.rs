@@ -10,14 +10,15 @@ use nkeys::{KeyPair, KeyPairType};
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
-use super::{Request, Service, ServiceError, TRIES, now, until_appended};
+use super::{Loaded, Request, Service, ServiceError, TRIES, now, until_appended};
 use crate::domain::device::{Device, DeviceCommand, Enrollment};
 use crate::domain::enrollment_token::{EnrollmentToken, EnrollmentTokenCommand};
 use crate::domain::name::{Name, NameCommand};
 use crate::domain::{Decider, Rejection};
 
-/// Names that are tried when a host's own name is taken: `robot`, `robot-2` … `robot-50`.
-const NAME_TRIES: usize = 50;
+/// Names that are tried when a host's own name is taken: `robot`, `robot-2` … `robot-9`; then
+/// `robot-` and the end of the device's id.
+const NAME_TRIES: usize = 10;
 
 /// An enrollment request whose proofs hold.
 struct Proved {
@@ -73,11 +74,12 @@ fn append_id(proved: &Proved) -> Uuid {
 }
 
 /// The name for the `n`th try, within the length that names may have.
-fn nth_name(wished: &DeviceName, n: usize) -> DeviceName {
-    if n == 1 {
-        return wished.clone();
-    }
-    let suffix = format!("-{n}");
+fn nth_name(wished: &DeviceName, n: usize, device: DeviceId) -> DeviceName {
+    let suffix = match n {
+        1 => return wished.clone(),
+        NAME_TRIES => format!("-{:012x}", device.0.as_u128() & 0xffff_ffff_ffff),
+        n => format!("-{n}"),
+    };
     let keep: String = wished.as_str().chars().take(63 - suffix.len()).collect();
     format!("{}{suffix}", keep.trim_end_matches(['-', '.']))
         .parse()
@@ -118,8 +120,13 @@ impl Service {
     ) -> Result<DeviceId, ServiceError> {
         let token_stream = StreamName::Token(proved.token.id);
         let fresh = DeviceId(Uuid::now_v7());
-        let done: Result<(DeviceId, Option<String>), ServiceError> = until_appended!({
-            let token = self.load::<EnrollmentToken>(&request.project, &token_stream).await?;
+        let place = usize::from(proved.token.id.0.as_bytes()[15]) % self.enrolling.len();
+        let _turn = match self.enrolling.get(place) {
+            Some(place) => Some(place.lock().await),
+            None => None,
+        };
+        let done: Result<DeviceId, ServiceError> = until_appended!({
+            let token = self.load_token(&request.project, &token_stream).await?;
             let only = token.state.created.as_ref().and_then(|created| created.device);
             let device = only.unwrap_or(fresh);
             let secret = Hash::of(&proved.token.secret);
@@ -128,7 +135,6 @@ impl Service {
             let labels = token.state.created.map(|created| created.labels).unwrap_or_default();
             let stream = StreamName::Device(device);
             let loaded = self.load::<Device>(&request.project, &stream).await?;
-            let before = loaded.state.nats_key.clone();
             let mut parts = vec![(token_stream.clone(), token.version, used)];
             let (mut state, mut events) = (loaded.state, Vec::new());
             if !state.exists() && state.name.is_none() {
@@ -140,13 +146,24 @@ impl Service {
             }
             events.extend(state.decide(DeviceCommand::Enroll(Box::new(enrollment(proved))))?);
             parts.push((stream, loaded.version, events));
-            self.try_append(request, parts).await?.map(|_| (device, before))
+            self.try_append(request, parts).await?.map(|_| device)
         });
-        let (device, before) = done?;
-        if let Some(nats_key) = before.filter(|key| *key != proved.proof.nats_key) {
-            self.revoke(&nats_key).await?;
-        }
-        Ok(device)
+        // The keys that it had before, if any, were revoked by the append.
+        self.revoked.notify_one();
+        done
+    }
+
+    async fn load_token(
+        &self,
+        project: &ProjectId,
+        stream: &StreamName,
+    ) -> Result<Loaded<EnrollmentToken>, ServiceError> {
+        let Some((first, newest)) = self.log.read_stream_ends(project, stream).await? else {
+            return Ok(Loaded { state: EnrollmentToken::default(), version: 0 });
+        };
+        let version = newest.stream_version;
+        let state = EnrollmentToken::from_ends(&first.event()?, &newest.event()?, version);
+        Ok(Loaded { state, version })
     }
 
     /// The name that was asked for, or the first free one after the host's.
@@ -162,7 +179,7 @@ impl Service {
             device_name_from_host(proved.proof.hostname.as_deref().unwrap_or("device"))
         });
         for n in 1..=tries {
-            let name = nth_name(&base, n);
+            let name = nth_name(&base, n, device);
             let stream = StreamName::Name(name.clone());
             let held = self.load::<Name>(project, &stream).await?;
             if let Ok(reserved) = held.state.decide(NameCommand::Reserve(device)) {
@@ -226,9 +243,12 @@ mod tests {
     #[test]
     fn numbered_names_stay_within_their_rule() {
         let long: DeviceName = "x".repeat(63).parse().unwrap();
-        for n in [1, 2, 50] {
-            assert!(nth_name(&long, n).as_str().len() <= 63);
+        let device = DeviceId(Uuid::from_u128(0x0198_c0de_7000_7abc_8123_4567_89ab_cdef));
+        for n in [1, 2, NAME_TRIES] {
+            assert!(nth_name(&long, n, device).as_str().len() <= 63);
         }
-        assert_eq!(nth_name(&"robot".parse().unwrap(), 2).as_str(), "robot-2");
+        let robot = "robot".parse().unwrap();
+        assert_eq!(nth_name(&robot, 2, device).as_str(), "robot-2");
+        assert_eq!(nth_name(&robot, NAME_TRIES, device).as_str(), "robot-456789abcdef");
     }
 }

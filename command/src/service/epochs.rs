@@ -1,6 +1,10 @@
 //! Hello: a device says where it stands, and is told where the log stands; on request it may go on
 //! in a new epoch.
 
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
 use muster_schemas::cose::{Kind, Unverified};
 use muster_schemas::events::Cause;
 use muster_schemas::wire::{Hello, NewEpoch, Welcome};
@@ -9,6 +13,39 @@ use muster_schemas::{DeviceId, Event, Hash, ProjectId, StreamName, codec};
 use super::{Request, Service, ServiceError, TRIES, now, until_appended};
 use crate::domain::device::{Device, DeviceCommand, ForkPoint};
 use crate::domain::{Decider, Rejection};
+
+/// How far ahead of what is known here a device's epoch may be: by as much as it was given after
+/// the backup that this log was restored from.
+const AHEAD: u64 = 1_000_000;
+/// New epochs that a device may ask for in a row; then one a minute.
+const GRANTS: u32 = 20;
+/// How often a device gets one more.
+const GRANT_EVERY: Duration = Duration::from_secs(60);
+/// Devices that are remembered; the longest quiet are forgotten first.
+const REMEMBERED: usize = 10_000;
+
+/// Each new epoch is two events and a stream: nobody gets them without end. A token bucket a device.
+#[derive(Debug, Default)]
+pub(crate) struct EpochLimit(Mutex<HashMap<DeviceId, (Instant, f64)>>);
+
+impl EpochLimit {
+    /// May this device have another one now?
+    fn take(&self, device: DeviceId, now: Instant) -> bool {
+        let mut buckets = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let most = f64::from(GRANTS);
+        let refilled = |(then, left): (Instant, f64)| {
+            let gained = now.saturating_duration_since(then).div_duration_f64(GRANT_EVERY);
+            (left + gained).min(most)
+        };
+        if buckets.len() >= REMEMBERED {
+            buckets.retain(|_, bucket| refilled(*bucket) < most);
+        }
+        let left = buckets.get(&device).map_or(most, |bucket| refilled(*bucket));
+        let granted = left >= 1.0;
+        buckets.insert(device, (now, if granted { left - 1.0 } else { left }));
+        granted
+    }
+}
 
 impl Service {
     /// Answers a hello with a sealed welcome.
@@ -33,6 +70,10 @@ impl Service {
         let hello: Hello = codec::decode(&payload).map_err(|error| unproved(error.to_string()))?;
         if (&hello.project, hello.device) != (project, device) {
             return Err(unproved("the hello names another device".into()));
+        }
+        let newest = access.epochs.last().map_or(0, |epoch| epoch.epoch);
+        if !(1..=newest.saturating_add(AHEAD)).contains(&hello.epoch) {
+            return Err(unproved(format!("epoch {} was never given to it", hello.epoch)));
         }
         // An epoch that is not known here was given after the backup that this log was restored
         // from: the device is told of the newest one, and asks for another.
@@ -102,6 +143,13 @@ impl Service {
                 Rejection::Conflict("the request id was used before".into()).into()
             });
         }
+        if !self.epochs.take(device, Instant::now()) {
+            return Err(ServiceError::Unproved(
+                "it asks for new epochs too often; is its data folder or its disk image used by \
+                 several devices?"
+                    .into(),
+            ));
+        }
         let fork = (wish.cause == Cause::Fork).then_some(ForkPoint {
             seq: wish.seq,
             logged,
@@ -116,5 +164,22 @@ impl Service {
             let parts = vec![(stream.clone(), loaded.version, events)];
             self.try_append(&request, parts).await?.map(|_| epoch)
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_gets_a_few_epochs_at_once_and_then_one_a_minute() {
+        let limit = EpochLimit::default();
+        let (one, other) = (DeviceId(uuid::Uuid::from_u128(1)), DeviceId(uuid::Uuid::from_u128(2)));
+        let now = Instant::now();
+        let granted = (0..100).filter(|_| limit.take(one, now)).count();
+        assert_eq!(granted, GRANTS as usize);
+        assert!(limit.take(other, now));
+        assert!(!limit.take(one, now + Duration::from_secs(30)));
+        assert!(limit.take(one, now + Duration::from_secs(61)));
     }
 }

@@ -19,17 +19,20 @@ use muster_eventlog::{
 };
 use muster_schemas::events::EventError;
 use muster_schemas::{Event, ProjectId, StreamName, Timestamp};
+use tokio::sync::{Mutex, Notify};
 use uuid::Uuid;
 
 use crate::domain::{Decider, Rejection};
 use crate::keys::{KeyError, KeyStore};
+
+use epochs::EpochLimit;
 
 pub use credentials::InvalidNonce;
 pub use devices::DeviceChanges;
 pub use tokens::{NewApiToken, NewEnrollmentToken};
 
 /// How often a decision is made again when its streams had moved on.
-const TRIES: usize = 10;
+const TRIES: u32 = 12;
 
 /// How devices reach the broker.
 #[derive(Clone, Debug)]
@@ -101,6 +104,12 @@ pub struct Service {
     /// The system account, for revocations.
     pub(crate) system: async_nats::Client,
     pub(crate) broker: BrokerAccess,
+    /// Something was revoked: the broker is to be told.
+    pub(crate) revoked: Arc<Notify>,
+    /// Enrollments with one token take turns: they all append to its stream.
+    pub(crate) enrolling: Arc<[Mutex<()>; 64]>,
+    /// How often devices may ask for a new epoch.
+    pub(crate) epochs: Arc<EpochLimit>,
 }
 
 /// An aggregate as its stream has it.
@@ -112,14 +121,23 @@ pub(crate) struct Loaded<D> {
 impl Service {
     /// The write side on this log, these keys and these connections.
     #[must_use]
-    pub const fn new(
+    pub fn new(
         log: EventLog,
         keys: Arc<KeyStore>,
         nats: async_nats::Client,
         system: async_nats::Client,
         broker: BrokerAccess,
     ) -> Self {
-        Self { log, keys, nats, system, broker }
+        Self {
+            log,
+            keys,
+            nats,
+            system,
+            broker,
+            revoked: Arc::default(),
+            enrolling: Arc::new(std::array::from_fn(|_| Mutex::default())),
+            epochs: Arc::default(),
+        }
     }
 
     pub(crate) async fn load<D: Decider>(
@@ -195,6 +213,7 @@ macro_rules! until_appended {
                 break Ok(done);
             }
             tries += 1;
+            $crate::service::let_others(tries).await;
             if tries == TRIES {
                 break Err($crate::service::ServiceError::Rejected(
                     $crate::domain::Rejection::Conflict(
@@ -206,6 +225,13 @@ macro_rules! until_appended {
     }};
 }
 pub(crate) use until_appended;
+
+/// A wait that grows with each try and is another one each time, so that those who met do not meet
+/// again.
+pub(crate) async fn let_others(tries: u32) {
+    let most = 5_u64 << tries.min(6);
+    tokio::time::sleep(Duration::from_millis(rand::random_range(0..most))).await;
+}
 
 /// The wall clock.
 pub(crate) fn now() -> Timestamp {

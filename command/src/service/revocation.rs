@@ -1,40 +1,87 @@
 //! Keys that may no longer connect: told to the broker as a new claim of the account, which closes
 //! live connections and refuses new ones.
+//!
+//! What is revoked stands in the log's own tables, written by the append that ended a device's
+//! keys. Here one task a process carries it to the broker, until the broker has said that it took
+//! it: after each revocation of this process, after each reconnection, and now and then.
 
-use muster_schemas::Timestamp;
+use std::time::Duration;
 
-use super::{Service, ServiceError, now};
+use serde::Deserialize;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::{Service, ServiceError};
+
+/// How often the broker is told without any occasion: what another process revoked and could not
+/// tell gets there by this.
+const NOW_AND_THEN: Duration = Duration::from_secs(30);
+/// The wait before the broker is told again when it did not take it.
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// What the broker answers to a claim.
+#[derive(Deserialize)]
+struct ClaimAnswer {
+    error: Option<ClaimError>,
+}
+
+#[derive(Deserialize)]
+struct ClaimError {
+    description: String,
+}
 
 impl Service {
-    /// Revokes a NATS user key: what was issued to it until now is worth nothing.
-    ///
-    /// # Errors
-    /// When the store cannot be asked. A broker that is away gets the claim later, with the next
-    /// revocation or at the next start.
-    pub(crate) async fn revoke(&self, nats_key: &str) -> Result<(), ServiceError> {
-        self.log.revoke_nats_key(nats_key).await?;
-        self.push_account().await
+    /// Keeps the broker's claim of the account up to date until `stop`. `reconnected` counts the
+    /// connections to the broker's system account.
+    pub async fn keep_revocations(
+        &self,
+        mut reconnected: watch::Receiver<u64>,
+        stop: CancellationToken,
+    ) {
+        let mut told = String::new();
+        loop {
+            let wait = match self.push_account().await {
+                Ok(()) => {
+                    told.clear();
+                    NOW_AND_THEN
+                }
+                Err(error) => {
+                    let text = error.to_string();
+                    if text != told {
+                        tracing::warn!(error = %text, "the broker was not told which keys are revoked; trying again");
+                        told = text;
+                    }
+                    AGAIN
+                }
+            };
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = self.revoked.notified() => {}
+                Ok(()) = reconnected.changed() => {}
+                () = tokio::time::sleep(wait) => {}
+            }
+        }
     }
 
     /// Tells the broker the account's present claim. Revocations that are older than any JWT that
     /// could still be alive are left out.
     ///
     /// # Errors
-    /// When the store cannot be asked.
+    /// When the store cannot be asked, or the broker did not take the claim.
     pub async fn push_account(&self) -> Result<(), ServiceError> {
-        let life = self.broker.jwt_life + std::time::Duration::from_secs(120);
-        let revoked: Vec<(String, Timestamp)> = self.log.revoked_nats_keys(life).await?;
-        let jwt = self.keys.account_jwt(&revoked, now())?;
-        let answer = self.system.request("$SYS.REQ.CLAIMS.UPDATE", jwt.into()).await;
-        match answer {
-            Ok(message) => {
-                let text = String::from_utf8_lossy(&message.payload).into_owned();
-                tracing::debug!(answer = %text, "the account's claim was pushed");
-            }
-            Err(error) => {
-                tracing::warn!(%error, "the broker did not take the account's claim; it gets it at the next start");
-            }
+        let life = self.broker.jwt_life + Duration::from_secs(120);
+        let turn = self.log.claim_turn(&self.keys.account(), life).await?;
+        let jwt = self.keys.account_jwt(&turn.revoked, turn.issued_at)?;
+        let answer = self
+            .system
+            .request("$SYS.REQ.CLAIMS.UPDATE", jwt.into())
+            .await
+            .map_err(|error| ServiceError::Broker(error.to_string()))?;
+        let answer: ClaimAnswer = serde_json::from_slice(&answer.payload)
+            .map_err(|error| ServiceError::Broker(format!("its answer to a claim: {error}")))?;
+        if let Some(error) = answer.error {
+            return Err(ServiceError::Broker(format!("it refused a claim: {}", error.description)));
         }
-        Ok(())
+        Ok(turn.taken().await?)
     }
 }

@@ -51,7 +51,8 @@ impl Service {
         mac.finalize().into_bytes().into()
     }
 
-    /// The token that a request made when it was first sent, or a new id.
+    /// The token that a request made when it was first sent, or a new id. Asked again after the
+    /// append: the same request may have been quicker elsewhere.
     async fn token_id(
         &self,
         request: &Request,
@@ -91,7 +92,9 @@ impl Service {
         let token = EnrollmentTokenCreated { name, secret, expires_at, uses, labels, device };
         let created = EnrollmentToken::default()
             .decide(EnrollmentTokenCommand::Create { token, now: now() })?;
-        Ok((text, self.append_new_token(request, id, created).await?))
+        let written = self.append_new_token(request, id, created).await?;
+        let (id, _) = self.token_id(request).await?;
+        Ok((EnrollmentTokenText { id, ..text }, written))
     }
 
     /// Makes an API token; answers its text, which nobody can be shown again.
@@ -112,7 +115,9 @@ impl Service {
         let NewApiToken { name, role, expires_at } = new;
         let token = ApiTokenCreated { name, secret: Hash::of(&text.secret), role, expires_at };
         let created = ApiToken::default().decide(ApiTokenCommand::Create { token, now: now() })?;
-        Ok((text, self.append_new_token(request, id, created).await?))
+        let written = self.append_new_token(request, id, created).await?;
+        let (id, _) = self.token_id(request).await?;
+        Ok((ApiTokenText { id, ..text }, written))
     }
 
     async fn append_new_token(

@@ -1,7 +1,8 @@
 //! The appender: one task a project that commits waiting appends in groups.
 //!
 //! Work gathers while the last group commits; there is no linger. Small appends (an API write) go
-//! ahead of large batches (ingest), in a transaction of their own. A store failure is answered to
+//! ahead of large batches (ingest), in a transaction of their own; after one such, a batch that
+//! waits has its turn. A store failure is answered to
 //! everyone in the group: nobody's events are kept here, the callers still have them.
 
 mod plan;
@@ -39,6 +40,10 @@ impl Work {
     fn events(&self) -> usize {
         self.batch.appends.iter().map(Append::events).sum()
     }
+
+    fn is_small(&self) -> bool {
+        self.batch.offset.is_none() && self.events() <= SMALL
+    }
 }
 
 /// The way to a project's appender.
@@ -53,7 +58,8 @@ impl AppenderHandle {
     pub(crate) fn spawn(project: ProjectId, dialer: Arc<Dialer>, options: LogOptions) -> Self {
         let (small, small_queue) = mpsc::channel(WAITING);
         let (large, large_queue) = mpsc::channel(WAITING);
-        let queues = Queues { small: small_queue, large: large_queue, held: None };
+        let queues =
+            Queues { small: small_queue, large: large_queue, held: None, small_last: false };
         tokio::spawn(run(project, dialer, options, queues));
         Self { small, large }
     }
@@ -61,8 +67,7 @@ impl AppenderHandle {
     pub(crate) async fn submit(&self, batch: Batch) -> Answer {
         let (answer, receive) = oneshot::channel();
         let work = Work { batch, answer };
-        let small = work.batch.offset.is_none() && work.events() <= SMALL;
-        let queue = if small { &self.small } else { &self.large };
+        let queue = if work.is_small() { &self.small } else { &self.large };
         let gone = || AppendError::Store(StoreError::ShuttingDown);
         queue.send(work).await.map_err(|_| gone())?;
         receive.await.map_err(|_| gone())?
@@ -75,6 +80,8 @@ struct Queues {
     large: mpsc::Receiver<Work>,
     /// A work that did not fit the last group.
     held: Option<Work>,
+    /// The last group was of small ones alone.
+    small_last: bool,
 }
 
 impl Queues {
@@ -82,7 +89,12 @@ impl Queues {
     async fn gather(&mut self, max: usize) -> Option<Vec<Work>> {
         let mut group = Vec::new();
         let mut events = 0;
-        if let Ok(work) = self.small.try_recv() {
+        if self.small_last && self.held.is_none() {
+            self.held = self.large.try_recv().ok();
+        }
+        let turn = self.small_last && self.held.is_some();
+        if let Some(work) = (!turn).then(|| self.small.try_recv().ok()).flatten() {
+            events += work.events();
             group.push(work);
         } else if let Some(work) = self.held.take() {
             events += work.events();
@@ -105,7 +117,8 @@ impl Queues {
             }
         }
         // A group that began with a small append stays small: it shall not wait for a large COPY.
-        if group.first().is_some_and(|work| work.batch.offset.is_none() && work.events() <= SMALL) {
+        self.small_last = group.first().is_some_and(Work::is_small);
+        if self.small_last {
             return Some(group);
         }
         while events < max {
@@ -131,7 +144,7 @@ async fn run(project: ProjectId, dialer: Arc<Dialer>, options: LogOptions, mut q
             None => match Session::open(project.clone(), dialer.clone(), options.clone()).await {
                 Ok(open) => open,
                 Err(error) => {
-                    answer_all(group, &error);
+                    answer_all(group, error);
                     continue;
                 }
             },
@@ -139,16 +152,16 @@ async fn run(project: ProjectId, dialer: Arc<Dialer>, options: LogOptions, mut q
         match open.append(group).await {
             Ok(()) => session = Some(open),
             // The session is dropped: its connection may be in the middle of anything.
-            Err(error) => tracing::warn!(%project, error = %describe(&error), "an append failed"),
+            Err(error) => tracing::warn!(%project, error = %describe(&*error), "an append failed"),
         }
     }
 }
 
 /// Tells everyone in a group that the store failed.
-fn answer_all(group: Vec<Work>, error: &StoreError) {
-    let text = describe(error);
+fn answer_all(group: Vec<Work>, error: StoreError) {
+    let error = Arc::new(error);
     for work in group {
-        let _ = work.answer.send(Err(AppendError::Store(StoreError::Connect(text.clone().into()))));
+        let _ = work.answer.send(Err(AppendError::Store(StoreError::Shared(error.clone()))));
     }
 }
 

@@ -72,7 +72,7 @@ impl Session {
 
     /// Appends a group and answers everyone in it. On an error, everyone was told, and the session
     /// is not to be used again.
-    pub(crate) async fn append(&mut self, group: Vec<Work>) -> Result<(), StoreError> {
+    pub(crate) async fn append(&mut self, group: Vec<Work>) -> Result<(), Arc<StoreError>> {
         let (batches, answers): (Vec<_>, Vec<_>) =
             group.into_iter().map(|work| (work.batch, work.answer)).unzip();
         match self.transact(&batches).await {
@@ -84,9 +84,9 @@ impl Session {
                 Ok(())
             }
             Err(error) => {
-                let text = describe(&error);
+                let error = Arc::new(error);
                 for answer in answers {
-                    let shared = StoreError::Connect(text.clone().into());
+                    let shared = StoreError::Shared(error.clone());
                     let _ = answer.send(Err(AppendError::Store(shared)));
                 }
                 Err(error)

@@ -1,0 +1,117 @@
+//! What the other roles get out of the folder of keys: each a folder of its own, with its way into
+//! the broker and nothing by which anybody else could be let in.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use muster_schemas::Timestamp;
+
+use super::{Certificates, KeyError, KeyStore, RoleCredentials, files, unusable};
+
+const BROKER: &str = "nats.creds";
+const SYSTEM: &str = "system.creds";
+const ACCOUNT: &str = "nats-account.pub";
+const CA: &str = "ca.pem";
+const CHAIN: &str = "server.pem";
+const KEY: &str = "server.key";
+
+/// What a role needs to reach the broker, and to be reached.
+#[derive(Clone, Debug)]
+pub struct RoleKeys {
+    /// The CA's certificate.
+    pub ca: PathBuf,
+    /// The way into the account that the devices are in: a file of credentials, as text.
+    pub broker: RoleCredentials,
+    /// The way into the system account, for the roles that see connections or close them.
+    pub system: Option<RoleCredentials>,
+    /// The public key of the devices' account.
+    pub account: String,
+    /// The server's certificate and key, for the roles that listen.
+    pub certificates: Option<Certificates>,
+}
+
+impl RoleKeys {
+    /// Opens a role's folder: `dir` itself, or `dir/roles/<role>` when `dir` is the folder that all
+    /// keys are in.
+    ///
+    /// # Errors
+    /// When a file is missing or cannot be read.
+    pub fn open(dir: &Path, role: &str) -> Result<Self, KeyError> {
+        let inner = dir.join("roles").join(role);
+        let dir = if inner.is_dir() { inner } else { dir.to_owned() };
+        let read = |name: &str| {
+            let path = dir.join(name);
+            fs::read_to_string(&path).map_err(|source| match source.kind() {
+                std::io::ErrorKind::NotFound => unusable(
+                    &path,
+                    format!(
+                        "it is not there: `muster bootstrap` makes the keys of the role {role}"
+                    ),
+                ),
+                _ => KeyError::File { attempted: "read", path, source },
+            })
+        };
+        let system = dir.join(SYSTEM).exists().then(|| read(SYSTEM)).transpose()?;
+        let chain = dir.join(CHAIN);
+        Ok(Self {
+            ca: dir.join(CA),
+            broker: RoleCredentials(read(BROKER)?),
+            system: system.map(RoleCredentials),
+            account: read(ACCOUNT)?.trim().to_owned(),
+            certificates: chain.exists().then(|| Certificates {
+                ca: dir.join(CA),
+                key: dir.join(KEY),
+                chain,
+            }),
+        })
+    }
+}
+
+impl KeyStore {
+    /// A role's keys, for a role in the process that has all of them.
+    ///
+    /// # Errors
+    /// When a key cannot be read or made.
+    pub fn role_keys(&self, role: &str) -> Result<RoleKeys, KeyError> {
+        Ok(RoleKeys {
+            ca: self.dir.join(CA),
+            broker: self.role_credentials(role)?,
+            system: Some(self.system_credentials()?),
+            account: self.account(),
+            certificates: None,
+        })
+    }
+
+    /// Writes the folders `roles/ingest` and `roles/query`, each to be handed to the processes of
+    /// that role; the server's certificate in it is for these names. To be done again before a year
+    /// has passed: the certificate then is a new one of the same key.
+    ///
+    /// # Errors
+    /// When a file cannot be read or written.
+    pub fn hand_out(&self, names: &[String], now: Timestamp) -> Result<(), KeyError> {
+        let made = self.certificates(names, now)?;
+        let copy = |from: &Path, to: &Path| {
+            let bytes = fs::read(from).map_err(|source| KeyError::File {
+                attempted: "read",
+                path: from.to_owned(),
+                source,
+            })?;
+            files::write_private(to, &bytes)
+        };
+        for role in ["ingest", "query"] {
+            let dir = self.dir.join("roles").join(role);
+            files::make_private_dir(&dir)?;
+            let broker = self.role_credentials(role)?;
+            files::write_private(&dir.join(BROKER), broker.0.as_bytes())?;
+            files::write_private(&dir.join(ACCOUNT), self.account().as_bytes())?;
+            copy(&made.ca, &dir.join(CA))?;
+            if role == "ingest" {
+                let system = self.system_credentials()?;
+                files::write_private(&dir.join(SYSTEM), system.0.as_bytes())?;
+            }
+            copy(&made.chain, &dir.join(CHAIN))?;
+            copy(&made.key, &dir.join(KEY))?;
+        }
+        Ok(())
+    }
+}

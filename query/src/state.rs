@@ -1,19 +1,35 @@
 //! What the handlers of the read API share.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
 
 use axum::extract::FromRef;
 use muster_api::{ApiState, Problem};
 use muster_eventlog::projection::Progress;
 use muster_eventlog::{EventLog, Follower};
+use muster_schemas::{DeviceId, ProjectId};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::influx::InfluxClient;
 use crate::latest::LatestMetrics;
+use crate::projections::devices::Device;
 
 /// Looks into the past that are worked out at once; more wait.
 const TRAVELERS: usize = 2;
+/// Live streams that are served at once; more are refused.
+const STREAMS: usize = 1_000;
+
+/// All devices of a project as they were.
+#[derive(Clone, Debug)]
+pub struct Past {
+    /// The project.
+    pub project: ProjectId,
+    /// The position.
+    pub position: u64,
+    /// The devices.
+    pub devices: Arc<BTreeMap<DeviceId, Device>>,
+}
 
 /// How far the read models have come.
 #[derive(Clone, Debug, Default)]
@@ -31,6 +47,8 @@ pub struct ReadModels {
 pub struct QueryState {
     /// The log and the authenticator.
     pub api: ApiState,
+    /// The log for what people ask.
+    questions: EventLog,
     /// Wakes live streams.
     pub follower: Follower,
     /// How far the read models have come.
@@ -43,6 +61,10 @@ pub struct QueryState {
     pub stop: CancellationToken,
     /// Bounds the memory of time travel.
     pub travelers: Arc<Semaphore>,
+    /// The last look into the past: the next page of a list asks for the same.
+    pub past: Arc<Mutex<Option<Past>>>,
+    /// Bounds the live streams.
+    pub streams: Arc<Semaphore>,
 }
 
 impl QueryState {
@@ -57,6 +79,9 @@ impl QueryState {
         stop: CancellationToken,
     ) -> Self {
         Self {
+            questions: api.log.for_questions(),
+            streams: Arc::new(Semaphore::new(STREAMS)),
+            past: Arc::default(),
             api,
             follower,
             read_models,
@@ -70,7 +95,7 @@ impl QueryState {
     /// The event log.
     #[must_use]
     pub fn log(&self) -> &EventLog {
-        &self.api.log
+        &self.questions
     }
 
     /// The pool for read models.

@@ -49,18 +49,18 @@ pub fn is_about_tokens(kind: &str) -> bool {
     kind.starts_with("ApiToken") || kind.starts_with("EnrollmentToken")
 }
 
-/// All devices as they were at a position, deleted ones among them. Holds one chunk of events, and
-/// the devices, in memory.
+/// All devices as they were at a position, deleted ones among them; from nothing, or from how they
+/// were at an earlier position. Holds one chunk of events, and the devices, in memory.
 ///
 /// # Errors
 /// See [`TravelError`].
 pub async fn devices_at(
     log: &EventLog,
     project: &ProjectId,
+    (after, mut devices): (u64, BTreeMap<DeviceId, Device>),
     position: u64,
 ) -> Result<BTreeMap<DeviceId, Device>, TravelError> {
-    let mut devices = BTreeMap::new();
-    let mut filter = ReadFilter { after: 0, until: Some(position), kinds: device_kinds() };
+    let mut filter = ReadFilter { after, until: Some(position), kinds: device_kinds() };
     loop {
         let events = log.read(project, &filter, CHUNK).await?;
         let Some(last) = events.last() else {

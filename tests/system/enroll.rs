@@ -147,7 +147,11 @@ async fn a_lost_enrollment_answer_can_be_asked_for_again() {
     let first = open.post("/api/v1/device/enroll", &body).await;
     let second = open.post("/api/v1/device/enroll", &body).await;
     assert_eq!(first["device"], second["device"]);
-    assert_eq!(system.api.list("/api/v1/devices").await.len(), 1);
+    let devices = wait::until("the read model to know a device", PATIENCE, || async {
+        Some(system.api.list("/api/v1/devices").await).filter(|devices| !devices.is_empty())
+    })
+    .await;
+    assert_eq!(devices.len(), 1);
     let name = json!("robot");
     assert_eq!(second["name"], name);
 }

@@ -1,6 +1,7 @@
 //! Enrollment: one token, one request, one identity.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use data_encoding::BASE64URL_NOPAD;
 use muster_schemas::Hash;
@@ -12,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use url::Url;
 use uuid::Uuid;
 
+use crate::backoff::Backoff;
 use crate::clock::{Anchor, Moment};
 use crate::identity::{Credentials, DeviceKeys, Http, HttpError, Identity, to_pem};
 use crate::inventory;
@@ -164,6 +166,25 @@ fn pending(store: &Store, token: &EnrollmentTokenText) -> Result<Pending, Enroll
     Ok(pending)
 }
 
+/// Asks again while the server is busy, as it is when a whole fleet joins at once: for about ten
+/// minutes.
+async fn patiently<A, F: Future<Output = Result<A, HttpError>>>(
+    ask: impl Fn() -> F,
+) -> Result<A, HttpError> {
+    let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(30));
+    for _ in 0..25 {
+        match ask().await {
+            Err(error) if error.is_busy() => {
+                let wait = backoff.wait(rand::random());
+                tracing::warn!(%error, wait = ?wait, "the server is busy; trying again");
+                tokio::time::sleep(wait).await;
+            }
+            answered => return answered,
+        }
+    }
+    ask().await
+}
+
 async fn ask(
     options: &EnrollOptions,
     url: &Url,
@@ -189,7 +210,7 @@ async fn ask(
     };
     let verifier = Verifier::new(PinnedCa::Pin(options.token.pin));
     let http = Http::new(url, std::sync::Arc::clone(&verifier))?;
-    let answer: EnrollResponse = http.post("/api/v1/device/enroll", &request).await?;
+    let answer: EnrollResponse = patiently(|| http.post("/api/v1/device/enroll", &request)).await?;
     if answer.project != options.token.project {
         return Err(EnrollError::Project {
             given: answer.project,

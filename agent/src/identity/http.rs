@@ -53,6 +53,14 @@ pub enum HttpError {
     },
 }
 
+impl HttpError {
+    /// Does the server ask to be asked again?
+    #[must_use]
+    pub const fn is_busy(&self) -> bool {
+        matches!(self, Self::Refused { status: 429 | 503, .. })
+    }
+}
+
 /// A client that trusts one CA.
 #[derive(Debug)]
 pub struct Http {

@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
+use axum::middleware::from_fn_with_state;
 use axum::response::IntoResponse;
 use axum_server::Handle;
 use axum_server::tls_rustls::RustlsConfig;
@@ -20,15 +21,24 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_swagger_ui::SwaggerUi;
 
 use super::forward::Forward;
+use super::health::{self, Needs};
+use super::limits::{self, Limits};
 
 /// The largest body that is read.
 pub(super) const MAX_BODY: usize = 256 * 1024;
+
+/// How long a client may take to say what it wants, and may be silent on a connection in use.
+const PATIENCE: Duration = Duration::from_secs(15);
 
 /// What is behind the door.
 #[derive(Default)]
 pub(super) struct Door {
     routers: Vec<OpenApiRouter>,
     forward: Option<Forward>,
+    /// Asked after in `/readyz`, where no query role answers it.
+    needs: Option<Needs>,
+    /// Clients come to this door themselves, rather than through another.
+    front: bool,
 }
 
 /// The OpenAPI document of the whole API, without a server to serve it.
@@ -47,11 +57,16 @@ impl Door {
 
     pub(super) fn query(&mut self, router: OpenApiRouter) {
         self.routers.insert(0, router);
+        self.front = true;
     }
 
     /// What has no route here goes to this command role.
     pub(super) fn forward(&mut self, forward: Forward) {
         self.forward = Some(forward);
+    }
+
+    pub(super) fn needs(&mut self, needs: Needs) {
+        self.needs = Some(needs);
     }
 
     pub(super) fn is_wanted(&self) -> bool {
@@ -69,6 +84,9 @@ impl Door {
         for router in self.routers {
             routes = routes.merge(router.split_for_parts().0);
         }
+        if let Some(needs) = self.needs.filter(|_| !self.front) {
+            routes = routes.merge(health::router(needs));
+        }
         // The document is of the whole API, whatever part of it this process serves itself.
         routes = routes.merge(SwaggerUi::new("/docs").url("/openapi.json", openapi_document()));
         routes = match self.forward {
@@ -82,6 +100,9 @@ impl Door {
                 .fallback(fallback::not_found)
                 .method_not_allowed_fallback(fallback::method_not_allowed),
         };
+        if self.front {
+            routes = routes.layer(from_fn_with_state(Limits::new(), limits::limit));
+        }
         let app =
             routes.layer(DefaultBodyLimit::max(MAX_BODY)).layer(CatchPanicLayer::custom(panicked));
         let tls = RustlsConfig::from_pem_file(&certificates.chain, &certificates.key)
@@ -97,9 +118,13 @@ impl Door {
             stop.cancelled().await;
             stopping.graceful_shutdown(Some(Duration::from_secs(2)));
         });
-        let server = axum_server::from_tcp_rustls(listener, tls)?
+        let mut server = axum_server::from_tcp_rustls(listener, tls)?
             .handle(handle)
-            .serve(app.into_make_service_with_connect_info::<SocketAddr>());
+            .first_request_timeout(PATIENCE);
+        let http = server.http_builder();
+        http.http1().header_read_timeout(PATIENCE);
+        http.http2().keep_alive_interval(PATIENCE).max_concurrent_streams(100);
+        let server = server.serve(app.into_make_service_with_connect_info::<SocketAddr>());
         Ok(async move { server.await.context("the API stopped") })
     }
 }

@@ -5,8 +5,11 @@
 mod broker;
 mod door;
 mod forward;
+mod health;
+mod limits;
 mod options;
 
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
@@ -21,6 +24,9 @@ use tokio_util::sync::CancellationToken;
 
 pub use door::openapi_document;
 pub(crate) use options::{MetricStore, Role, Roles, ServeArgs, ServeOptions, certificate_names};
+
+/// Where the API is when nothing else is said.
+const USUAL_ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8443);
 
 /// How long a device's JWT works.
 const JWT_LIFE: std::time::Duration = std::time::Duration::from_secs(3600);
@@ -38,8 +44,7 @@ pub(crate) async fn run_until_signal(options: ServeOptions) -> Result<()> {
         }
         stopping.cancel();
     });
-    let listen = options.listen;
-    run(options, stop, move || tracing::info!(%listen, "ready")).await
+    run(options, stop, || tracing::info!("ready")).await
 }
 
 /// How long a server that is not there yet is waited for at start.
@@ -67,7 +72,7 @@ async fn open_log(connect: &ConnectOptions, stop: &CancellationToken) -> Result<
 }
 
 /// Is this address free to listen on? Asked before anything is started for it.
-pub(crate) fn check_free(listen: std::net::SocketAddr) -> Result<()> {
+pub(crate) fn check_free(listen: SocketAddr) -> Result<()> {
     std::net::TcpListener::bind(listen).map(drop).with_context(|| {
         format!("cannot listen on {listen}; choose another port with --port, or stop what uses it")
     })
@@ -100,6 +105,7 @@ pub(crate) async fn run(
         let keys = keys_of("ingest")?;
         let nats = broker::connect(&options, &keys, "ingest").await?;
         let (system, reconnected) = broker::connect_system(&options, &keys).await?;
+        door.needs(health::Needs { log: log.clone(), nats: nats.clone() });
         // Before query looks for them, when both are in one process.
         muster_ingest::streams::ensure(&nats).await.context("cannot open the broker's streams")?;
         let presence =
@@ -117,6 +123,7 @@ pub(crate) async fn run(
         let keys = store.role_keys("command")?;
         let nats = broker::connect(&options, &keys, "command").await?;
         let (system, reconnected) = broker::connect_system(&options, &keys).await?;
+        door.needs(health::Needs { log: log.clone(), nats: nats.clone() });
         let access = BrokerAccess { servers: options.device_servers.clone(), jwt_life: JWT_LIFE };
         let service = Service::new(log.clone(), store.clone(), nats, system, access);
         door.command(muster_command::http::router(api.clone(), service.clone()));
@@ -150,11 +157,10 @@ pub(crate) async fn run(
             Ok(())
         });
     }
-    if door.is_wanted() {
-        let listen = options.listen;
+    if let Some(listen) = options.listen.or(door.is_wanted().then_some(USUAL_ADDRESS)) {
         let certificates = match &store {
             Some(store) => options.certificates(store)?,
-            None => keys_of("query")?.certificates.context(
+            None => keys_of(if roles.has(Role::Query) { "query" } else { "ingest" })?.certificates.context(
                 "the role's folder holds no server.pem and server.key; `muster bootstrap` makes them",
             )?,
         };

@@ -81,7 +81,7 @@ pub(crate) struct ServeOptions {
     pub(crate) nats_url: String,
     pub(crate) metric_store: MetricStore,
     pub(crate) keys: PathBuf,
-    pub(crate) listen: SocketAddr,
+    pub(crate) listen: Option<SocketAddr>,
     /// The names that the server's certificate is for.
     pub(crate) names: Vec<String>,
     /// The addresses of the broker that devices are told.
@@ -133,9 +133,10 @@ pub(crate) struct ServeArgs {
     /// The folder of keys
     #[arg(long, env = "MUSTER_KEYS")]
     keys: PathBuf,
-    /// The address of the API
-    #[arg(long, env = "MUSTER_LISTEN", default_value = "127.0.0.1:8443")]
-    listen: SocketAddr,
+    /// The address of the API; 127.0.0.1:8443 for the roles that have one. The role ingest has only
+    /// /healthz, /readyz and /metrics, and listens when it is told where
+    #[arg(long, env = "MUSTER_LISTEN")]
+    listen: Option<SocketAddr>,
     /// Role query: the URL of a command role, to which it sends on what it does not serve itself
     #[arg(long, env = "MUSTER_COMMAND_URL")]
     command_url: Option<String>,
@@ -162,7 +163,7 @@ impl From<ServeArgs> for ServeOptions {
                 token: args.influx_token.map(|token| (args.influx_org, token)),
             },
             keys: args.keys,
-            names: certificate_names(args.listen, args.name),
+            names: certificate_names(args.listen.unwrap_or(super::USUAL_ADDRESS), args.name),
             listen: args.listen,
             device_servers,
             command_url: args.command_url,

@@ -90,7 +90,7 @@ async fn run_roles(
         nats_url: servers.nats_url(),
         metric_store: servers.metric_store(),
         keys: keys.dir().to_owned(),
-        listen,
+        listen: Some(listen),
         names,
         // Devices take the host by which they reach the API.
         device_servers: vec![format!("tls://0.0.0.0:{}", servers.nats_port())],

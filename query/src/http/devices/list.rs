@@ -87,9 +87,9 @@ pub(crate) async fn list_devices(
     let (position, (items, next)) = if let Some(position) = moment {
         let devices = past::devices(&state, project, position).await?;
         let placed = devices
-            .into_iter()
-            .filter(|(id, device)| filter.matches(*id, device))
-            .map(|(id, device)| (place(&live, query.sort, id, &device), device))
+            .iter()
+            .filter(|(id, device)| filter.matches(**id, device))
+            .map(|(id, device)| (place(&live, query.sort, *id, device), device.clone()))
             .collect();
         (position, page(placed, query.sort, after.as_ref(), limit))
     } else {

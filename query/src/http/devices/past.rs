@@ -1,5 +1,8 @@
 //! Devices as they were: at a position, or at a time.
 
+use std::collections::BTreeMap;
+use std::sync::{Arc, PoisonError};
+
 use muster_api::Problem;
 use muster_eventlog::Head;
 use muster_schemas::names::DeviceName;
@@ -7,7 +10,7 @@ use muster_schemas::{DeviceId, Event, ProjectId, StreamName, Timestamp};
 
 use super::resolve::unknown;
 use crate::projections::devices::Device;
-use crate::state::QueryState;
+use crate::state::{Past, QueryState};
 use crate::travel::{self, TravelError};
 
 /// The position that `position` or `at` mean; `None` for the present.
@@ -43,15 +46,26 @@ pub(super) async fn moment(
     }
 }
 
-/// All devices as they were.
+/// All devices as they were. The last look is remembered: the next page is about the same
+/// position, and the next step of a replay begins where it ended.
 pub(super) async fn devices(
     state: &QueryState,
     project: &ProjectId,
     position: u64,
-) -> Result<Vec<(DeviceId, Device)>, Problem> {
+) -> Result<Arc<BTreeMap<DeviceId, Device>>, Problem> {
     let _permit = state.travelers.acquire().await;
-    let devices = travel::devices_at(state.log(), project, position).await.map_err(problem)?;
-    Ok(devices.into_iter().collect())
+    let last = state.past.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let known = last.filter(|past| past.project == *project && past.position <= position);
+    let (after, devices) = match known {
+        Some(past) if past.position == position => return Ok(past.devices),
+        Some(past) => (past.position, Arc::unwrap_or_clone(past.devices)),
+        None => (0, BTreeMap::new()),
+    };
+    let devices = travel::devices_at(state.log(), project, (after, devices), position);
+    let devices = Arc::new(devices.await.map_err(problem)?);
+    let past = Past { project: project.clone(), position, devices: devices.clone() };
+    *state.past.lock().unwrap_or_else(PoisonError::into_inner) = Some(past);
+    Ok(devices)
 }
 
 /// One device as it was; `text` is its id, or the name that it had.

@@ -19,6 +19,7 @@ use muster_api::{Problem, Query, Scope};
 use muster_eventlog::ReadFilter;
 use muster_schemas::{DeviceId, ProjectId};
 use serde::Deserialize;
+use tokio::sync::OwnedSemaphorePermit;
 use utoipa::IntoParams;
 
 use super::types;
@@ -33,6 +34,8 @@ const STRETCH: u32 = 256;
 const HEARTBEAT: Duration = Duration::from_secs(15);
 /// A stream's token is looked at again this often: one that was revoked ends its streams.
 const CHECK: Duration = Duration::from_secs(10);
+/// What comes within this time comes together: one question to the log, not one a commit.
+const GATHER: Duration = Duration::from_millis(50);
 /// The wait after the log could not be read.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -79,6 +82,9 @@ pub(crate) async fn stream_events(
     Query(query): Query<StreamEvents>,
 ) -> Result<impl IntoResponse, Problem> {
     let kinds = types::wanted(query.kind.as_deref(), &scope.principal)?;
+    let place = state.streams.clone().try_acquire_owned().map_err(|_| {
+        Problem::unavailable("as many live streams are open as this server serves", 10)
+    })?;
     let device = match &query.device {
         Some(text) => Some(resolve(&state, &scope.project, text).await?),
         None => None,
@@ -97,6 +103,7 @@ pub(crate) async fn stream_events(
         ready: VecDeque::new(),
         token: bearer(&headers),
         checked: Instant::now(),
+        _place: place,
         project: scope.project,
         state,
     };
@@ -141,6 +148,7 @@ struct Reader {
     /// What the client showed, to look at it again.
     token: String,
     checked: Instant,
+    _place: OwnedSemaphorePermit,
 }
 
 /// Asked for the next event only when the client has taken the one before.
@@ -175,8 +183,8 @@ impl Reader {
     /// Reads the next stretch; false when there is none.
     async fn read(&mut self) -> Result<bool, muster_eventlog::StoreError> {
         let log = self.state.log();
-        // Asked before the events: up to here, nothing that fits is left out.
-        let head = log.head(&self.project).await?.map_or(0, |head| head.position);
+        // Known before the events are read: up to here, nothing that fits is left out.
+        let head = self.state.follower.head(&self.project);
         if head <= self.filter.after {
             return Ok(false);
         }
@@ -206,7 +214,9 @@ impl Reader {
         tokio::select! {
             () = self.state.stop.cancelled() => {}
             () = tokio::time::sleep(CHECK) => {}
-            _ = self.state.follower.wait_beyond(&self.project, self.filter.after) => {}
+            _ = self.state.follower.wait_beyond(&self.project, self.filter.after) => {
+                tokio::time::sleep(GATHER).await;
+            }
         }
     }
 

@@ -43,7 +43,7 @@ pub(crate) struct EventView {
     /// Does it claim a time that cannot be?
     pub(crate) odd_time: bool,
     /// What it says; the shape depends on the type. Null when this server cannot read it.
-    #[schema(value_type = Object)]
+    #[schema(value_type = Option<Object>)]
     pub(crate) data: serde_json::Value,
     /// Its exact bytes, base64; only with `include=record`.
     #[serde(skip_serializing_if = "Option::is_none")]

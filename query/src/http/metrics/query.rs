@@ -10,6 +10,8 @@ use muster_api::problem::ReadProblems;
 use muster_api::{Json, PathParam, Problem, Scope};
 use muster_schemas::{DeviceId, ProjectId, Timestamp};
 use serde::{Deserialize, Serialize};
+use serde_json::json;
+use utoipa::openapi::schema::{ObjectBuilder, Schema, SchemaType, Type};
 use utoipa::{IntoParams, ToSchema};
 
 use super::OWN_TAGS;
@@ -87,8 +89,18 @@ pub(crate) struct SeriesPoint {
     /// The beginning of its step.
     time: Timestamp,
     /// A number; for `last`, whatever the field holds.
-    #[schema(value_type = Object)]
+    #[schema(schema_with = any_value)]
     value: serde_json::Value,
+}
+
+/// What a field can hold.
+fn any_value() -> Schema {
+    let types = [Type::Number, Type::String, Type::Boolean];
+    ObjectBuilder::new()
+        .schema_type(SchemaType::from_iter(types))
+        .description(Some("A number; for `last`, whatever the field holds"))
+        .examples([json!(12.5)])
+        .into()
 }
 
 /// One field over time.

@@ -1,0 +1,32 @@
+//! `/healthz` and `/readyz` of a process without the query role, which has its own.
+
+use axum::Router;
+use axum::extract::State;
+use axum::routing::get;
+use muster_api::{Json, Problem};
+use muster_eventlog::EventLog;
+use muster_schemas::ProjectId;
+use serde_json::{Value, json};
+
+/// What a role cannot work without.
+#[derive(Clone, Debug)]
+pub(super) struct Needs {
+    pub(super) log: EventLog,
+    pub(super) nats: async_nats::Client,
+}
+
+/// The two routes.
+pub(super) fn router(needs: Needs) -> Router {
+    Router::new()
+        .route("/healthz", get(async || Json(json!({"status": "ok"}))))
+        .route("/readyz", get(ready))
+        .with_state(needs)
+}
+
+async fn ready(State(needs): State<Needs>) -> Result<Json<Value>, Problem> {
+    needs.log.head(&ProjectId::default_project()).await?;
+    match needs.nats.connection_state() {
+        async_nats::connection::State::Connected => Ok(Json(json!({"status": "ok"}))),
+        _ => Err(Problem::unavailable("the broker is away; its connection is being made again", 2)),
+    }
+}

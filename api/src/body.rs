@@ -56,6 +56,11 @@ fn is_json(headers: &HeaderMap) -> bool {
 /// # Errors
 /// A validation problem.
 pub fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
+    // Every body is an object; serde would take an array for one, its fields in order.
+    if bytes.trim_ascii_start().first() == Some(&b'[') {
+        let value = serde_json::from_slice(bytes).ok();
+        return Err(Problem::field("body", "must be an object", value));
+    }
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
     let parsed = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
         let inner = error.inner();

@@ -5,7 +5,8 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::client::Connection;
 use crate::commands::{
-    api_token, bootstrap, context, dead_letter, device, events, metrics, replay, status, token,
+    api_token, bootstrap, context, dead_letter, device, events, metrics, project, replay, status,
+    token,
 };
 use crate::serve::ServeArgs;
 use crate::up::UpArgs;
@@ -40,6 +41,9 @@ enum Command {
     Metrics(metrics::MetricsArgs),
     /// The fleet as it was at a position or time, from the log alone
     Replay(replay::ReplayArgs),
+    /// Projects: create, list, rename, archive, restore
+    #[command(subcommand, visible_alias = "projects")]
+    Project(project::ProjectCommand),
     /// Enrollment tokens: let devices join
     #[command(subcommand)]
     Token(token::TokenCommand),
@@ -78,6 +82,7 @@ pub(crate) async fn run(args: Args) -> Result<()> {
         Command::Events(command) => events::run(connection, command).await,
         Command::Metrics(command) => metrics::run(connection, command).await,
         Command::Replay(command) => replay::run(connection, command).await,
+        Command::Project(command) => project::run(connection, command).await,
         Command::Token(command) => token::run(connection, command).await,
         Command::ApiToken(command) => api_token::run(connection, command).await,
         Command::DeadLetter(command) => dead_letter::run(connection, command).await,

@@ -11,6 +11,7 @@ use crate::http;
 use crate::influx::{InfluxClient, InfluxError, InfluxQueryOptions};
 use crate::latest::{LatestMetrics, follow};
 use crate::projections::devices::{self, Devices};
+use crate::projections::projects::{self, Projects};
 use crate::projections::timeline::{self, Timeline};
 use crate::projections::tokens::{self, Tokens};
 use crate::state::{QueryState, ReadModels};
@@ -69,6 +70,7 @@ impl Query {
             devices: work.project(Devices::new(devices::TABLE)).await?,
             tokens: work.project(Tokens::new(tokens::TABLE)).await?,
             timeline: work.project(Timeline::new(timeline::TABLE)).await?,
+            projects: work.project(Projects::new(projects::TABLE)).await?,
         };
         let mut tasks = work.tasks;
         tasks.spawn(follow::run(nats, latest.clone(), stop.clone()));

@@ -40,6 +40,8 @@ pub struct ReadModels {
     pub tokens: Progress,
     /// The timeline.
     pub timeline: Progress,
+    /// The projects.
+    pub projects: Progress,
 }
 
 /// The state of the read API; cheap to clone.

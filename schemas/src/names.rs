@@ -119,7 +119,14 @@ checked_text! {
     /// What a person calls a token.
     TokenName,
     "is not a token name: use 1 to 80 printable characters, no space at either end",
-    "^\\S(.{0,78}\\S)?$", 80, "grafana read-only",
+    "^[^\\s\\u0000-\\u001f\\u007f-\\u009f]([^\\u0000-\\u001f\\u007f-\\u009f]{0,78}[^\\s\\u0000-\\u001f\\u007f-\\u009f])?$", 80, "grafana read-only",
+    |text| !text.is_empty() && text.trim() == text && !text.chars().any(char::is_control)
+}
+checked_text! {
+    /// What a person calls a project; its id stays.
+    ProjectTitle,
+    "is not a project's title: use 1 to 80 printable characters, no space at either end",
+    "^[^\\s\\u0000-\\u001f\\u007f-\\u009f]([^\\u0000-\\u001f\\u007f-\\u009f]{0,78}[^\\s\\u0000-\\u001f\\u007f-\\u009f])?$", 80, "Plant 7",
     |text| !text.is_empty() && text.trim() == text && !text.chars().any(char::is_control)
 }
 

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use crate::ids::{DeviceId, TokenId};
+use crate::ids::{DeviceId, ProjectId, TokenId};
 use crate::names::DeviceName;
 
 /// The stream that an event belongs to.
@@ -18,6 +18,8 @@ pub enum StreamName {
     DevicePresence(DeviceId),
     /// `token/<id>`: an enrollment token or an API token.
     Token(TokenId),
+    /// `project/<id>`: a project's life, in the log `system`.
+    Project(ProjectId),
     /// `name/<name>`: which device holds a name.
     Name(DeviceName),
 }
@@ -33,7 +35,7 @@ impl StreamName {
     pub const fn device(&self) -> Option<DeviceId> {
         match self {
             Self::Device(id) | Self::DeviceReport(id, _) | Self::DevicePresence(id) => Some(*id),
-            Self::Token(_) | Self::Name(_) => None,
+            Self::Token(_) | Self::Project(_) | Self::Name(_) => None,
         }
     }
 
@@ -51,6 +53,7 @@ impl fmt::Display for StreamName {
             Self::DeviceReport(id, epoch) => write!(f, "device-report/{id}/{epoch}"),
             Self::DevicePresence(id) => write!(f, "device-presence/{id}"),
             Self::Token(id) => write!(f, "token/{id}"),
+            Self::Project(id) => write!(f, "project/{id}"),
             Self::Name(name) => write!(f, "name/{name}"),
         }
     }
@@ -73,6 +76,7 @@ impl FromStr for StreamName {
             }
             "device-presence" => Self::DevicePresence(rest.parse().map_err(|_| invalid())?),
             "token" => Self::Token(rest.parse().map_err(|_| invalid())?),
+            "project" => Self::Project(rest.parse().map_err(|_| invalid())?),
             "name" => Self::Name(rest.parse().map_err(|_| invalid())?),
             _ => return Err(invalid()),
         };
@@ -92,6 +96,7 @@ mod tests {
             format!("device-report/{id}/3"),
             format!("device-presence/{id}"),
             format!("token/{id}"),
+            "project/plant-7".to_owned(),
             "name/robot-7".to_owned(),
         ] {
             assert_eq!(text.parse::<StreamName>().map(|s| s.to_string()), Ok(text));

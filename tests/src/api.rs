@@ -68,6 +68,39 @@ impl Api {
         sent.unwrap_or_else(|| panic!("nothing answered {method} {path}"))
     }
 
+    /// Sends a request with a body and headers.
+    ///
+    /// # Panics
+    /// When nothing answers.
+    pub async fn send_with(
+        &self,
+        method: Method,
+        path: &str,
+        body: &Value,
+        headers: &[(&str, &str)],
+    ) -> (u16, Value) {
+        let request = self.http.request(method, format!("{}{path}", self.url));
+        let mut request = request.bearer_auth(&self.token).json(body);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let response = request.send().await.expect("an answer");
+        let status = response.status().as_u16();
+        (status, response.json().await.unwrap_or_default())
+    }
+
+    /// The status with which a request for a stream is answered.
+    ///
+    /// # Panics
+    /// When nothing answers.
+    pub async fn status(&self, path: &str) -> u16 {
+        let mut request = self.http.get(format!("{}{path}", self.url));
+        if !self.token.is_empty() {
+            request = request.bearer_auth(&self.token);
+        }
+        request.send().await.expect("an answer").status().as_u16()
+    }
+
     /// Reads.
     ///
     /// # Panics

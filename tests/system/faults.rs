@@ -10,6 +10,7 @@ use std::time::Duration;
 use muster_eventlog::projection::{Runner, compare_tables};
 use muster_eventlog::{ConnectOptions, EventLog, LogOptions};
 use muster_query::projections::devices::{self, Devices};
+use muster_query::projections::projects::{self, Projects};
 use muster_query::projections::timeline::{self, Timeline};
 use muster_query::projections::tokens::{self, Tokens};
 use muster_schemas::Timestamp;
@@ -69,7 +70,9 @@ async fn assert_rebuild_equals_live(fleet: &Fleet) {
     let mut one = Runner::open(log.clone(), Devices::new("devices_rebuilt")).await.unwrap();
     let mut two = Runner::open(log.clone(), Tokens::new("tokens_rebuilt")).await.unwrap();
     let mut three = Runner::open(log.clone(), Timeline::new("timeline_rebuilt")).await.unwrap();
+    let mut four = Runner::open(log.clone(), Projects::new("projects_rebuilt")).await.unwrap();
     let pairs = [
+        (projects::TABLE, "projects_rebuilt"),
         (devices::TABLE, "devices_rebuilt"),
         (tokens::TABLE, "tokens_rebuilt"),
         (timeline::TABLE, "timeline_rebuilt"),
@@ -81,6 +84,7 @@ async fn assert_rebuild_equals_live(fleet: &Fleet) {
             one.catch_up().await.unwrap();
             two.catch_up().await.unwrap();
             three.catch_up().await.unwrap();
+            four.catch_up().await.unwrap();
         };
         futures::executor::block_on(caught_up);
         async move {

@@ -1,6 +1,7 @@
 //! System tests, one module a user story, in one binary. Everything in them is real.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on shall stop")]
 
+mod access;
 mod agents;
 mod architecture;
 mod enroll;
@@ -8,3 +9,4 @@ mod everyday;
 mod faults;
 mod hostile;
 mod openapi;
+mod projects;

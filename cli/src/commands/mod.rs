@@ -7,6 +7,7 @@ pub(crate) mod dead_letter;
 pub(crate) mod device;
 pub(crate) mod events;
 pub(crate) mod metrics;
+pub(crate) mod project;
 pub(crate) mod replay;
 pub(crate) mod status;
 pub(crate) mod token;

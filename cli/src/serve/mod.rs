@@ -126,6 +126,7 @@ pub(crate) async fn run(
         door.needs(health::Needs { log: log.clone(), nats: nats.clone() });
         let access = BrokerAccess { servers: options.device_servers.clone(), jwt_life: JWT_LIFE };
         let service = Service::new(log.clone(), store.clone(), nats, system, access);
+        service.ensure_default_project().await.context("cannot make the project 'default'")?;
         door.command(muster_command::http::router(api.clone(), service.clone()));
         let stop = stop.clone();
         parts.spawn(async move {

@@ -8,6 +8,7 @@ pub mod api_token;
 pub mod device;
 pub mod enrollment_token;
 pub mod name;
+pub mod project;
 
 use muster_schemas::Event;
 

@@ -4,6 +4,7 @@ mod dead_letters;
 mod device;
 mod devices;
 mod problems;
+mod projects;
 mod tokens;
 
 use axum::extract::FromRef;
@@ -88,6 +89,8 @@ fn routes() -> OpenApiRouter<CommandState> {
         .routes(routes!(tokens::revoke_enrollment_token))
         .routes(routes!(tokens::create_token))
         .routes(routes!(tokens::revoke_token))
+        .routes(routes!(projects::create_project))
+        .routes(routes!(projects::change_project))
         .routes(routes!(dead_letters::retry_dead_letter))
         .routes(routes!(device::enroll_device))
         .routes(routes!(device::create_nonce))

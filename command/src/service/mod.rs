@@ -8,6 +8,7 @@ mod dead_letters;
 mod devices;
 mod enrollment;
 mod epochs;
+mod projects;
 mod revocation;
 mod tokens;
 
@@ -186,6 +187,7 @@ impl Service {
             let head = self.log.head(&request.project).await?;
             return Ok(Some(head.map_or(0, |head| head.position)));
         }
+        self.check_not_archived(&request.project).await?;
         match self.log.append(&request.project, append).await {
             Ok(appended) => Ok(Some(appended.last)),
             Err(AppendError::Conflict { .. }) => Ok(None),

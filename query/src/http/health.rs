@@ -8,7 +8,7 @@ use muster_api::{Json, Problem};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::projections::{devices, timeline, tokens};
+use crate::projections::{devices, projects, timeline, tokens};
 use crate::state::{QueryState, sql_problem};
 
 /// A read model that is further behind than this many events is not ready.
@@ -47,7 +47,8 @@ pub(crate) async fn get_health() -> Json<Health> {
 pub(crate) async fn get_readiness(
     State(state): State<QueryState>,
 ) -> Result<Json<Health>, Problem> {
-    let names = [devices::TABLE, tokens::TABLE, timeline::TABLE].map(str::to_owned);
+    let names =
+        [devices::TABLE, tokens::TABLE, timeline::TABLE, projects::TABLE].map(str::to_owned);
     let furthest = sqlx::query_as::<_, (String, String, i64, Option<String>)>(
         "SELECT n.name, h.project, h.position - coalesce(c.position, 0) AS lag, c.failure
          FROM heads h CROSS JOIN unnest($1::text[]) AS n (name)

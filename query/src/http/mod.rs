@@ -11,6 +11,7 @@ mod fleet;
 mod health;
 mod log;
 mod metrics;
+mod projects;
 mod tokens;
 mod whoami;
 
@@ -36,6 +37,7 @@ use crate::state::QueryState;
     components(schemas(ProblemDocument, FieldError)),
     modifiers(&BearerTokens),
     tags(
+        (name = "projects", description = "Projects: each has its own devices, tokens and log"),
         (name = "devices", description = "Devices: their state, now and in the past"),
         (name = "metrics", description = "What devices measure"),
         (name = "events", description = "The event log"),
@@ -97,6 +99,8 @@ fn routes() -> OpenApiRouter<QueryState> {
         .routes(routes!(dead_letters::get_dead_letter))
         .routes(routes!(log::get_log_head))
         .routes(routes!(log::list_projections))
+        .routes(routes!(projects::list_projects))
+        .routes(routes!(projects::get_project))
         .routes(routes!(whoami::get_whoami))
         .routes(routes!(health::get_health))
         .routes(routes!(health::get_readiness))

@@ -5,6 +5,7 @@
 
 mod device;
 mod inventory;
+mod project;
 mod token;
 
 pub use device::{
@@ -14,6 +15,7 @@ pub use device::{
     DeviceNameReserved, DeviceRegistered, DeviceRenamed, DisconnectReason, LossCause,
 };
 pub use inventory::{DeviceInventoryReported, Interface};
+pub use project::{ProjectArchived, ProjectCreated, ProjectRenamed, ProjectRestored};
 pub use token::{
     ApiTokenCreated, ApiTokenRevoked, ApiTokenUsed, EnrollmentTokenCreated, EnrollmentTokenRevoked,
     EnrollmentTokenUsed, Role,
@@ -182,4 +184,12 @@ events! {
     ApiTokenUsed, 1, Server;
     /// An API token was revoked.
     ApiTokenRevoked, 1, Server;
+    /// A project was made.
+    ProjectCreated, 1, Server;
+    /// A project is called something else.
+    ProjectRenamed, 1, Server;
+    /// A project takes no more changes and devices.
+    ProjectArchived, 1, Server;
+    /// An archived project is at work again.
+    ProjectRestored, 1, Server;
 }

@@ -57,7 +57,7 @@ impl Device {
                     known.seq = stored.stream_version;
                 }
             }
-            StreamName::Token(_) | StreamName::Name(_) => {}
+            StreamName::Token(_) | StreamName::Project(_) | StreamName::Name(_) => {}
         }
     }
 
@@ -173,7 +173,11 @@ impl Device {
             | Event::EnrollmentTokenRevoked(_)
             | Event::ApiTokenCreated(_)
             | Event::ApiTokenUsed(_)
-            | Event::ApiTokenRevoked(_) => {}
+            | Event::ApiTokenRevoked(_)
+            | Event::ProjectCreated(_)
+            | Event::ProjectRenamed(_)
+            | Event::ProjectArchived(_)
+            | Event::ProjectRestored(_) => {}
         }
         Ok(())
     }

@@ -7,6 +7,7 @@ mod devices;
 mod diagnostic;
 mod message;
 mod older;
+mod projects;
 mod tokens;
 mod wire;
 
@@ -60,7 +61,7 @@ impl Sample {
 
 /// All of them.
 pub(crate) fn all() -> Vec<Sample> {
-    [devices::samples(), tokens::samples(), older::samples(), wire::samples()]
+    [devices::samples(), tokens::samples(), projects::samples(), older::samples(), wire::samples()]
         .into_iter()
         .flatten()
         .collect()

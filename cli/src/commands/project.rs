@@ -1,0 +1,85 @@
+//! `muster project`: projects, each with its own devices, tokens and log.
+
+use anyhow::Result;
+use clap::Subcommand;
+use serde_json::json;
+
+use crate::client::{Connection, segment};
+use crate::output::{self, line, table, text};
+
+#[derive(Subcommand, Debug)]
+pub(crate) enum ProjectCommand {
+    /// Make a project; its id stays for ever
+    Create {
+        /// Its id: 1 to 40 of a-z, 0-9 and -, starting with a letter
+        id: String,
+        /// What people call it; the id when left out
+        #[arg(long)]
+        title: Option<String>,
+    },
+    /// List the projects
+    List,
+    /// Call a project something else
+    Rename {
+        /// Its id
+        id: String,
+        /// What people shall call it
+        title: String,
+    },
+    /// Let a project take no more changes and no more devices; all of it can still be read
+    Archive {
+        /// Its id
+        id: String,
+    },
+    /// Take an archived project back to work
+    Restore {
+        /// Its id
+        id: String,
+    },
+}
+
+pub(crate) async fn run(connection: Connection, command: ProjectCommand) -> Result<()> {
+    let client = connection.client()?;
+    let place = |id: &str| format!("/api/v1/projects/{}", segment(id));
+    let (done, said) = match command {
+        ProjectCommand::List => {
+            let projects = client.list("/api/v1/projects", &[]).await?;
+            if connection.json {
+                return output::json(&projects);
+            }
+            let rows = projects
+                .iter()
+                .map(|project| {
+                    let of = |name: &str| text(&project[name]);
+                    vec![of("id"), of("title"), of("status"), of("position"), of("created_at")]
+                })
+                .collect();
+            table(&["id", "title", "status", "events", "created"], rows, "no projects");
+            return Ok(());
+        }
+        ProjectCommand::Create { id, title } => {
+            let mut body = json!({"id": id});
+            if let Some(title) = title {
+                body["title"] = title.into();
+            }
+            (client.post("/api/v1/projects", &body).await?, format!("made the project {id}"))
+        }
+        ProjectCommand::Rename { id, title } => {
+            let body = json!({"title": title});
+            (client.patch(&place(&id), &body).await?, format!("{id} is called '{title}' now"))
+        }
+        ProjectCommand::Archive { id } => {
+            let body = json!({"archived": true});
+            (client.patch(&place(&id), &body).await?, format!("{id} is archived"))
+        }
+        ProjectCommand::Restore { id } => {
+            let body = json!({"archived": false});
+            (client.patch(&place(&id), &body).await?, format!("{id} is at work again"))
+        }
+    };
+    if connection.json {
+        return output::json(&done);
+    }
+    line(said);
+    Ok(())
+}

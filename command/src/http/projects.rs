@@ -1,0 +1,117 @@
+//! Writing projects. Server-wide tokens make them; a project's own admins may rename and archive
+//! theirs.
+
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode};
+use muster_api::auth::{Administer, Allowed, Principal};
+use muster_api::etag::IfMatchParam;
+use muster_api::idempotency::IdempotencyParam;
+use muster_api::params::NoParams;
+use muster_api::problem::{Kind, WriteProblems};
+use muster_api::{IdempotencyKey, IfMatch, Json, PathParam, Problem, Query};
+use muster_schemas::ProjectId;
+use muster_schemas::names::ProjectTitle;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::{CommandState, WriteResult, headers, request};
+
+/// A project to be made.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(example = json!({"id": "plant-7", "title": "Plant 7"}))]
+pub(super) struct CreateProject {
+    /// Its id, for ever: 1 to 40 of a-z, 0-9 and -, starting with a letter, not ending with -.
+    id: ProjectId,
+    /// What people call it; the id when left out.
+    #[serde(default)]
+    title: Option<ProjectTitle>,
+}
+
+/// A project that was made.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(example = json!({"id": "plant-7", "version": 1, "position": 42}))]
+pub(super) struct ProjectMade {
+    /// Its id.
+    id: ProjectId,
+    #[serde(flatten)]
+    result: WriteResult,
+}
+
+/// What shall change about a project; what is left out stays.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(example = json!({"title": "Plant 7, north"}))]
+pub(super) struct ChangeProject {
+    /// What people shall call it.
+    #[serde(default)]
+    title: Option<ProjectTitle>,
+    /// Shall it be archived? An archived project takes no changes and no devices, and can be read.
+    #[serde(default)]
+    archived: Option<bool>,
+}
+
+/// Create a project
+///
+/// Needs a server-wide token. The position is one of the log `system`.
+#[utoipa::path(
+    post, path = "/api/v1/projects", tag = "projects",
+    params(IdempotencyParam),
+    request_body = CreateProject,
+    responses((status = 201, description = "Made", body = ProjectMade), WriteProblems),
+    security(("bearer" = [])),
+)]
+pub(super) async fn create_project(
+    State(state): State<CommandState>,
+    allowed: Allowed<Administer>,
+    Query(NoParams {}): Query<NoParams>,
+    key: IdempotencyKey,
+    Json(body): Json<CreateProject>,
+) -> Result<(StatusCode, HeaderMap, axum::Json<ProjectMade>), Problem> {
+    check(&allowed.principal, None)?;
+    let title = match body.title {
+        Some(title) => title,
+        None => body.id.as_str().parse().map_err(|error| Problem::internal(&error))?,
+    };
+    let request = request(&allowed.principal, ProjectId::system(), &key, &IfMatch::Absent);
+    let written = state.service.create_project(&request, body.id.clone(), title).await?;
+    let made = ProjectMade { id: body.id, result: written.into() };
+    Ok((StatusCode::CREATED, headers(written), axum::Json(made)))
+}
+
+/// Rename, archive or restore a project
+///
+/// The position is one of the log `system`.
+#[utoipa::path(
+    patch, path = "/api/v1/projects/{project}", tag = "projects",
+    params(("project" = ProjectId, Path, description = "Its id"), IfMatchParam, IdempotencyParam),
+    request_body = ChangeProject,
+    responses((status = 200, description = "Changed", body = WriteResult, example = json!({"version": 2, "position": 42})), WriteProblems),
+    security(("bearer" = [])),
+)]
+pub(super) async fn change_project(
+    State(state): State<CommandState>,
+    allowed: Allowed<Administer>,
+    PathParam(project): PathParam<ProjectId>,
+    Query(NoParams {}): Query<NoParams>,
+    if_match: IfMatch,
+    key: IdempotencyKey,
+    Json(body): Json<ChangeProject>,
+) -> Result<(HeaderMap, axum::Json<WriteResult>), Problem> {
+    check(&allowed.principal, Some(&project))?;
+    let request = request(&allowed.principal, ProjectId::system(), &key, &if_match);
+    let changed = state.service.change_project(&request, &project, body.title, body.archived);
+    let written = changed.await?;
+    Ok((headers(written), axum::Json(written.into())))
+}
+
+/// May it do this to this project? A token of a project reaches that project alone.
+fn check(principal: &Principal, project: Option<&ProjectId>) -> Result<(), Problem> {
+    match &principal.project {
+        Some(own) if Some(own) != project => Err(Problem::new(
+            Kind::Forbidden,
+            format!("the token is for project {own} alone; this needs a server-wide token"),
+        )),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,111 @@
+//! Projects: made, changed, and asked whether they take changes at all.
+
+use muster_schemas::names::ProjectTitle;
+use muster_schemas::{ProjectId, StreamName};
+use uuid::Uuid;
+
+use super::{Request, Service, ServiceError, TRIES, Written, until_appended};
+use crate::domain::project::{Project, ProjectCommand};
+use crate::domain::{Decider, Rejection};
+
+/// Projects that a server has at most: each has partitions of its own.
+const MAX_PROJECTS: usize = 1_000;
+
+impl Service {
+    /// Makes a project and its log.
+    ///
+    /// # Errors
+    /// When it exists, there are too many, or the log cannot be asked.
+    pub async fn create_project(
+        &self,
+        request: &Request,
+        project: ProjectId,
+        title: ProjectTitle,
+    ) -> Result<Written, ServiceError> {
+        let stream = StreamName::Project(project.clone());
+        if let Some(written) = self.written_before(request, &stream).await? {
+            return Ok(written);
+        }
+        if project.is_system() {
+            return Err(Rejection::Invalid {
+                field: "id",
+                rule: "is the name of the server's own log; choose another".to_owned(),
+                value: project.to_string(),
+            }
+            .into());
+        }
+        if self.log.projects().await?.len() > MAX_PROJECTS {
+            let rule = format!("the server has {MAX_PROJECTS} projects, and takes no more");
+            return Err(Rejection::Conflict(rule).into());
+        }
+        until_appended!({
+            let loaded = self.load::<Project>(&request.project, &stream).await?;
+            let events = loaded.state.decide(ProjectCommand::Create(title.clone()))?;
+            // First its log: a project that the log `system` names can be written to.
+            self.log.ensure_project(&project).await?;
+            let version = loaded.version + events.len() as u64;
+            let parts = vec![(stream.clone(), loaded.version, events)];
+            self.try_append(request, parts).await?.map(|position| Written { version, position })
+        })
+    }
+
+    /// Renames, archives or restores a project.
+    ///
+    /// # Errors
+    /// When there is no such project, or the log cannot be asked.
+    pub async fn change_project(
+        &self,
+        request: &Request,
+        project: &ProjectId,
+        title: Option<ProjectTitle>,
+        archived: Option<bool>,
+    ) -> Result<Written, ServiceError> {
+        let stream = StreamName::Project(project.clone());
+        if let Some(written) = self.written_before(request, &stream).await? {
+            return Ok(written);
+        }
+        until_appended!({
+            let loaded = self.load::<Project>(&request.project, &stream).await?;
+            let command = ProjectCommand::Change { title: title.clone(), archived };
+            let events = loaded.state.decide(command)?;
+            request.check_version(loaded.version)?;
+            let version = loaded.version + events.len() as u64;
+            let parts = vec![(stream.clone(), loaded.version, events)];
+            self.try_append(request, parts).await?.map(|position| Written { version, position })
+        })
+    }
+
+    /// Makes the project `default` known, which exists from the start.
+    ///
+    /// # Errors
+    /// When the log cannot be asked.
+    pub async fn ensure_default_project(&self) -> Result<(), ServiceError> {
+        let request = Request {
+            project: ProjectId::system(),
+            actor: "system".to_owned(),
+            append_id: Uuid::now_v7(),
+            versions: None,
+        };
+        let title = "Default".parse().map_err(|_| Rejection::NotFound("title"))?;
+        match self.create_project(&request, ProjectId::default_project(), title).await {
+            Ok(_) | Err(ServiceError::Rejected(Rejection::Conflict(_))) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Refuses what would change an archived project.
+    pub(crate) async fn check_not_archived(&self, project: &ProjectId) -> Result<(), ServiceError> {
+        if project.is_system() {
+            return Ok(());
+        }
+        let stream = StreamName::Project(project.clone());
+        let known = self.load::<Project>(&ProjectId::system(), &stream).await?;
+        if known.state.archived {
+            let words = format!(
+                "project {project} is archived; `muster project restore {project}` takes it back to work"
+            );
+            return Err(Rejection::Conflict(words).into());
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,153 @@
+//! `/projects`: the projects that the token reaches.
+
+use axum::extract::State;
+use axum::response::IntoResponse;
+use muster_api::auth::{Allowed, ReadDevices};
+use muster_api::params::NoParams;
+use muster_api::position::MinPositionParam;
+use muster_api::problem::ReadProblems;
+use muster_api::{Cursor, Json, Limit, MinPosition, Page, PathParam, Problem, Query, etag};
+use muster_schemas::names::ProjectTitle;
+use muster_schemas::{ProjectId, Timestamp};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use utoipa::{IntoParams, ToSchema};
+
+use crate::projections::projects::TABLE;
+use crate::state::{QueryState, sql_problem};
+
+/// Does it take changes?
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum ProjectStatus {
+    /// It does.
+    Active,
+    /// It takes no changes and no devices, and can be read.
+    Archived,
+}
+
+/// A project.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+pub(crate) struct Project {
+    /// Its id: it never changes.
+    id: ProjectId,
+    /// What people call it.
+    title: ProjectTitle,
+    /// Does it take changes?
+    status: ProjectStatus,
+    /// When it was made.
+    created_at: Timestamp,
+    /// The newest position of its log.
+    position: u64,
+    /// The version of the resource; also the `ETag`.
+    version: u64,
+}
+
+/// The parameters.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct ListProjects {
+    /// Items on a page.
+    #[serde(default)]
+    #[param(value_type = Option<u16>, minimum = 1, maximum = 1000, default = 100)]
+    limit: Limit,
+    /// The `next` of the page before.
+    cursor: Option<String>,
+}
+
+type Row = (String, String, bool, i64, i64, i64);
+
+/// The projects that the token reaches: its own, or all of them.
+#[utoipa::path(
+    get, path = "/api/v1/projects", tag = "projects", security(("bearer" = [])),
+    params(ListProjects, MinPositionParam),
+    responses(
+        (status = 200, description = "A page of projects, by id", body = Page<Project>,
+            example = json!({"items": [example()]})),
+        ReadProblems,
+    )
+)]
+pub(crate) async fn list_projects(
+    State(state): State<QueryState>,
+    allowed: Allowed<ReadDevices>,
+    min_position: MinPosition,
+    Query(query): Query<ListProjects>,
+) -> Result<Json<Page<Project>>, Problem> {
+    min_position.wait(state.log(), &state.read_models.projects, &ProjectId::system()).await?;
+    let after = Cursor::decode::<String>(query.cursor.as_deref())?.unwrap_or_default();
+    let limit = usize::from(query.limit.get());
+    let own = allowed.principal.project.as_ref();
+    let mut items = read(&state, own, &after, limit + 1).await?;
+    let more = items.len() > limit;
+    items.truncate(limit);
+    let next = items.last().filter(|_| more).map(|last| Cursor::encode(&last.id));
+    Ok(Json(Page { items, next }))
+}
+
+/// One project.
+#[utoipa::path(
+    get, path = "/api/v1/projects/{project}", tag = "projects", security(("bearer" = [])),
+    params(("project" = ProjectId, Path, description = "Its id"), MinPositionParam),
+    responses(
+        (status = 200, description = "The project", body = Project,
+            headers(("ETag" = String, description = "Its version")),
+            example = json!(example())),
+        ReadProblems,
+    )
+)]
+pub(crate) async fn get_project(
+    State(state): State<QueryState>,
+    allowed: Allowed<ReadDevices>,
+    min_position: MinPosition,
+    PathParam(project): PathParam<ProjectId>,
+    Query(NoParams {}): Query<NoParams>,
+) -> Result<impl IntoResponse, Problem> {
+    min_position.wait(state.log(), &state.read_models.projects, &ProjectId::system()).await?;
+    // A token of another project learns nothing, not even that it is there.
+    let reached = allowed.principal.project.as_ref().is_none_or(|own| *own == project);
+    let found = if reached { read(&state, Some(&project), "", 1).await?.pop() } else { None };
+    match found {
+        Some(project) => Ok(([etag(project.version)], Json(project))),
+        None => Err(Problem::not_found(format!("there is no project '{project}'"))),
+    }
+}
+
+async fn read(
+    state: &QueryState,
+    only: Option<&ProjectId>,
+    after: &str,
+    limit: usize,
+) -> Result<Vec<Project>, Problem> {
+    let sql = format!(
+        "SELECT p.id, p.title, p.archived, p.created_at, p.version, h.position
+         FROM {TABLE} p JOIN heads h ON h.project = p.id
+         WHERE ($1::text IS NULL OR p.id = $1) AND p.id > $2 ORDER BY p.id LIMIT $3"
+    );
+    let rows: Vec<Row> = sqlx::query_as(sqlx::AssertSqlSafe(sql))
+        .bind(only.map(ProjectId::as_str))
+        .bind(after)
+        .bind(i64::try_from(limit).unwrap_or(i64::MAX))
+        .fetch_all(state.sql())
+        .await
+        .map_err(sql_problem)?;
+    rows.into_iter()
+        .map(|(id, title, archived, created_at, version, position)| {
+            Ok(Project {
+                id: id.parse().map_err(|error| Problem::internal(&error))?,
+                title: title.parse().map_err(|error| Problem::internal(&error))?,
+                status: if archived { ProjectStatus::Archived } else { ProjectStatus::Active },
+                created_at: Timestamp(created_at),
+                position: position.unsigned_abs(),
+                version: version.unsigned_abs(),
+            })
+        })
+        .collect()
+}
+
+fn example() -> serde_json::Value {
+    json!({
+        "id": "plant-7", "title": "Plant 7", "status": "active",
+        "created_at": "2026-11-23T08:00:00Z", "position": 4211, "version": 1
+    })
+}

@@ -1,0 +1,100 @@
+//! The projects, from the log `system`. A handful of rows: each event is one statement.
+
+use async_trait::async_trait;
+use muster_eventlog::StoredEvent;
+use muster_eventlog::projection::{Projection, ProjectionError};
+use muster_schemas::{Event, ProjectId, StreamName};
+use tokio_postgres::Transaction;
+
+use super::as_i64;
+use super::devices::store;
+
+/// The live table.
+pub const TABLE: &str = "projects_v1";
+
+/// Fills the table of projects.
+#[derive(Debug)]
+pub struct Projects {
+    table: String,
+}
+
+impl Projects {
+    /// Fills a table of this name: the live one, or one beside it.
+    #[must_use]
+    pub fn new(table: impl Into<String>) -> Self {
+        Self { table: table.into() }
+    }
+
+    async fn write(
+        &self,
+        transaction: &Transaction<'_>,
+        id: &ProjectId,
+        stored: &StoredEvent,
+    ) -> Result<(), ProjectionError> {
+        let event = stored
+            .event()
+            .map_err(|error| ProjectionError::cannot_apply(&self.table, stored, error))?;
+        let (title, archived) = match event {
+            Event::ProjectCreated(event) => (Some(event.title.to_string()), None),
+            Event::ProjectRenamed(event) => (Some(event.title.to_string()), None),
+            Event::ProjectArchived(_) => (None, Some(true)),
+            Event::ProjectRestored(_) => (None, Some(false)),
+            _ => return Ok(()),
+        };
+        let sql = format!(
+            "INSERT INTO {} AS p (id, title, archived, created_at, version)
+             VALUES ($1, coalesce($2, ''), coalesce($3, false), $4, $5)
+             ON CONFLICT (id) DO UPDATE SET title = coalesce($2, p.title),
+                 archived = coalesce($3, p.archived), version = excluded.version",
+            self.table
+        );
+        let recorded_at = stored.recorded_at.micros();
+        transaction
+            .execute(
+                &sql,
+                &[&id.as_str(), &title, &archived, &recorded_at, &as_i64(stored.stream_version)],
+            )
+            .await
+            .map_err(store("write projects"))?;
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Projection for Projects {
+    fn name(&self) -> &str {
+        &self.table
+    }
+
+    fn tables(&self) -> String {
+        format!(
+            "CREATE TABLE IF NOT EXISTS {} (
+                 id         text COLLATE \"C\" PRIMARY KEY,
+                 title      text    NOT NULL,
+                 archived   boolean NOT NULL,
+                 created_at bigint  NOT NULL,  -- microseconds since 1970
+                 version    bigint  NOT NULL
+             )",
+            self.table
+        )
+    }
+
+    async fn apply(
+        &mut self,
+        transaction: &Transaction<'_>,
+        project: &ProjectId,
+        events: &[StoredEvent],
+    ) -> Result<(), ProjectionError> {
+        if !project.is_system() {
+            return Ok(());
+        }
+        for stored in events {
+            if let StreamName::Project(id) = &stored.stream {
+                self.write(transaction, id, stored).await?;
+            }
+        }
+        Ok(())
+    }
+
+    fn forget(&mut self) {}
+}

@@ -1,0 +1,172 @@
+//! Who may do what: every operation of the API, asked by everybody.
+
+use muster_tests::System;
+use reqwest::Method;
+use serde_json::{Value, json};
+
+/// What an operation needs, as the roles that have it.
+const EVERYBODY: &[&str] = &["viewer", "operator", "auditor", "admin"];
+const WRITERS: &[&str] = &["operator", "admin"];
+const ALL_READERS: &[&str] = &["auditor", "admin"];
+const ADMINS: &[&str] = &["admin"];
+
+/// Who may, for each operation that needs a token. One that is missing here fails the test.
+fn allowed(operation: &str) -> &'static [&'static str] {
+    match operation {
+        "list_devices" | "get_device" | "list_device_events" | "query_metrics"
+        | "list_metric_fields" | "get_latest_metrics" | "list_events" | "stream_events"
+        | "get_event" | "get_fleet_summary" | "get_log_head" | "list_projections"
+        | "get_whoami" | "list_projects" | "get_project" => EVERYBODY,
+        "register_device"
+        | "change_device"
+        | "delete_device"
+        | "set_device_config"
+        | "create_enrollment_token"
+        | "revoke_enrollment_token" => WRITERS,
+        "list_enrollment_tokens" | "list_api_tokens" => ALL_READERS,
+        "list_dead_letters" | "get_dead_letter" => ALL_READERS,
+        "create_token" | "revoke_token" | "retry_dead_letter" | "create_project"
+        | "change_project" => ADMINS,
+        other => panic!("say here who may do {other}"),
+    }
+}
+
+struct Operation {
+    id: String,
+    method: Method,
+    path: String,
+    in_project: bool,
+}
+
+fn operations() -> Vec<Operation> {
+    let document = serde_json::to_value(muster::openapi_document()).unwrap();
+    let mut found = Vec::new();
+    for (path, methods) in document["paths"].as_object().unwrap() {
+        for (method, operation) in methods.as_object().unwrap() {
+            if operation["security"] != json!([{"bearer": []}]) {
+                continue;
+            }
+            let parameters = operation["parameters"].as_array().cloned().unwrap_or_default();
+            found.push(Operation {
+                id: operation["operationId"].as_str().unwrap().to_owned(),
+                method: method.to_uppercase().parse().unwrap(),
+                path: filled(path),
+                in_project: parameters
+                    .iter()
+                    .any(|parameter| parameter["name"] == "project" && parameter["in"] == "query"),
+            });
+        }
+    }
+    found
+}
+
+/// A path with something in each place that exists nowhere.
+fn filled(path: &str) -> String {
+    let parts = path.split('/').map(|part| match part {
+        "{position}" | "{id}" => "999999999",
+        "{project}" => "nowhere",
+        part if part.starts_with('{') => "0198c0de-7000-7abc-8def-0123456789ab",
+        part => part,
+    });
+    parts.collect::<Vec<_>>().join("/")
+}
+
+async fn token(api: &muster_tests::Api, role: &str, project: &str) -> String {
+    let body = json!({"name": role, "role": role});
+    let made = api.post(&format!("/api/v1/tokens?project={project}"), &body).await;
+    made["token"].as_str().unwrap().to_owned()
+}
+
+/// Asks with a body that no operation takes: what is let in is refused for that, or finds nothing.
+async fn ask(api: &muster_tests::Api, operation: &Operation, query: &str) -> u16 {
+    let body = json!({"no such field": true});
+    let body: Option<&Value> = (operation.method != Method::GET).then_some(&body);
+    let path = format!("{}{query}", operation.path);
+    if operation.id == "stream_events" {
+        return api.status(&path).await;
+    }
+    api.send(operation.method.clone(), &path, body).await.0
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_operation_lets_in_whom_it_shall_and_nobody_else() {
+    let system = System::start().await;
+    let operations = operations();
+    assert!(operations.len() > 25);
+    let nobody = system.api.with_token("");
+    let made_up = format!("mst_default_0198c0de70007abc8def0123456789ab_{}", "A".repeat(43));
+    let stranger = system.api.with_token(&made_up);
+    for operation in &operations {
+        assert_eq!(ask(&nobody, operation, "").await, 401, "{} without a token", operation.id);
+        assert_eq!(
+            ask(&stranger, operation, "").await,
+            401,
+            "{} with a made-up token",
+            operation.id
+        );
+    }
+    for role in EVERYBODY {
+        let bearer = system.api.with_token(&token(&system.api, role, "default").await);
+        for operation in &operations {
+            let status = ask(&bearer, operation, "").await;
+            // What is not a project's own takes a server-wide token.
+            let server_wide = ["create_project", "change_project", "retry_dead_letter"];
+            let other_project = server_wide.contains(&operation.id.as_str());
+            if allowed(&operation.id).contains(role) && !other_project {
+                assert!(!matches!(status, 401 | 403), "{} as {role}: {status}", operation.id);
+            } else {
+                // Reading what was sent may come before asking who sent it.
+                assert!(matches!(status, 400 | 403), "{} as {role}: {status}", operation.id);
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_reaches_its_own_project_alone() {
+    let system = System::start().await;
+    for id in ["plant-a", "plant-b"] {
+        system.api.post("/api/v1/projects", &json!({"id": id})).await;
+    }
+    let admin = system.api.with_token(&token(&system.api, "admin", "plant-a").await);
+    for operation in operations().iter().filter(|operation| operation.in_project) {
+        let status = ask(&admin, operation, "?project=plant-b").await;
+        assert_eq!(status, 403, "{} in another project", operation.id);
+        let own = ask(&admin, operation, "?project=plant-a").await;
+        assert!(!matches!(own, 401 | 403), "{} in its own project: {own}", operation.id);
+    }
+    let (status, _) = admin.send(Method::GET, "/api/v1/projects/plant-b", None).await;
+    assert_eq!(status, 404, "it learns nothing of other projects");
+    let own = admin.list("/api/v1/projects").await;
+    assert_eq!(own.len(), 1, "{own:?}");
+    let change = json!({"archived": true});
+    let (status, _) = admin.send(Method::PATCH, "/api/v1/projects/plant-b", Some(&change)).await;
+    assert_eq!(status, 403);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_write_holds_to_the_version_that_was_seen_and_a_repeated_one_is_done_once() {
+    let system = System::start().await;
+    let made = system.api.post("/api/v1/devices", &json!({"name": "robot"})).await;
+    let path = format!("/api/v1/devices/{}", made["id"].as_str().unwrap());
+    let labels = |value: &str| json!({"labels": {"site": value}});
+    let (status, first) =
+        system.api.send_with(Method::PATCH, &path, &labels("a"), &[("if-match", "\"1\"")]).await;
+    assert_eq!(status, 200, "{first}");
+    let (status, stale) =
+        system.api.send_with(Method::PATCH, &path, &labels("b"), &[("if-match", "\"1\"")]).await;
+    assert_eq!(status, 412, "{stale}");
+
+    let key = [("idempotency-key", "once")];
+    let body = json!({"name": "second"});
+    let (_, one) = system.api.send_with(Method::POST, "/api/v1/devices", &body, &key).await;
+    let (status, two) = system.api.send_with(Method::POST, "/api/v1/devices", &body, &key).await;
+    assert_eq!((status, &one["id"]), (201, &two["id"]), "{two}");
+    // At the same moment, too.
+    let key = [("idempotency-key", "at-once")];
+    let body = json!({"name": "third"});
+    let send = || system.api.send_with(Method::POST, "/api/v1/devices", &body, &key);
+    let (one, two, three) = tokio::join!(send(), send(), send());
+    let ids = [&one.1["id"], &two.1["id"], &three.1["id"]];
+    assert!(ids.iter().all(|id| id.is_string() && *id == ids[0]), "{one:?} {two:?} {three:?}");
+}

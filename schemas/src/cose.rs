@@ -101,6 +101,8 @@ pub enum Kind {
     Config,
     /// The new key's agreement to a key rotation.
     Rotation,
+    /// The key of before says that the same device enrolls anew.
+    Continue,
 }
 
 impl Kind {
@@ -115,6 +117,7 @@ impl Kind {
             Self::Welcome => b"muster/welcome/v1",
             Self::Config => b"muster/config/v1",
             Self::Rotation => b"muster/rotation/v1",
+            Self::Continue => b"muster/continue/v1",
         }
     }
 }

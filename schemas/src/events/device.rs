@@ -19,6 +19,52 @@ pub struct DeviceRegistered {
     /// The labels that it starts with.
     #[serde(deserialize_with = "unique_map", default)]
     pub labels: Labels,
+    /// The thumbprint of the key that it will come with, when it was made known beforehand: whoever
+    /// enrolls with that key is this device.
+    pub fingerprint: Option<Hash>,
+}
+
+/// A machine wants to be a device, and waits for an operator. Stream `device/<id>`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct DeviceEnrollmentRequested {
+    /// The signing key, a COSE_Key.
+    #[serde(with = "serde_bytes")]
+    #[schema(value_type = Vec<u8>)]
+    pub signing_key: Vec<u8>,
+    /// The signing key's thumbprint (RFC 9679).
+    pub fingerprint: Hash,
+    /// The NATS user key, `U…`.
+    pub nats_key: String,
+    /// The enrollment token that was used.
+    pub token: Option<TokenId>,
+    /// The host's own name.
+    pub hostname: Option<String>,
+    /// SHA-256 of the machine id, under a prefix of muster's own.
+    pub machine: Option<Hash>,
+    /// The device that has the same machine id, if there is one.
+    pub like: Option<DeviceId>,
+}
+
+/// An operator let a waiting machine in. Stream `device/<id>` of the one that waited.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct DeviceEnrollmentAccepted {
+    /// The device that it is from now on, when it is one that was known already.
+    pub replaces: Option<DeviceId>,
+}
+
+/// An operator sent a waiting machine away. Stream `device/<id>`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct DeviceEnrollmentRejected {
+    /// Why, in the operator's words.
+    pub reason: Option<String>,
+}
+
+/// A device's keys are worth nothing any more; it stays, with its name and settings, until it
+/// enrolls again. Stream `device/<id>`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct DeviceRevoked {
+    /// Why, in the operator's words.
+    pub reason: Option<String>,
 }
 
 /// A device's keys were bound to it. Stream `device/<id>`.

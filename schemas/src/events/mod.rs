@@ -10,9 +10,11 @@ mod token;
 
 pub use device::{
     Cause, DeviceConfigApplied, DeviceConfigSet, DeviceConnected, DeviceDeleted,
-    DeviceDisconnected, DeviceEnrolled, DeviceEpochGranted, DeviceEventUnreadable, DeviceForked,
+    DeviceDisconnected, DeviceEnrolled, DeviceEnrollmentAccepted, DeviceEnrollmentRejected,
+    DeviceEnrollmentRequested, DeviceEpochGranted, DeviceEventUnreadable, DeviceForked,
     DeviceHistoryLost, DeviceKeyRotated, DeviceLabelsChanged, DeviceNameReleased,
-    DeviceNameReserved, DeviceRegistered, DeviceRenamed, DisconnectReason, LossCause,
+    DeviceNameReserved, DeviceRegistered, DeviceRenamed, DeviceRevoked, DisconnectReason,
+    LossCause,
 };
 pub use inventory::{DeviceInventoryReported, Interface};
 pub use project::{ProjectArchived, ProjectCreated, ProjectRenamed, ProjectRestored};
@@ -139,7 +141,15 @@ pub enum Author {
 
 events! {
     /// An operator, or an enrollment, made a device known.
-    DeviceRegistered, 1, Server;
+    DeviceRegistered, 2, Server;
+    /// A machine wants to be a device, and waits for an operator.
+    DeviceEnrollmentRequested, 1, Server;
+    /// An operator let a waiting machine in.
+    DeviceEnrollmentAccepted, 1, Server;
+    /// An operator sent a waiting machine away.
+    DeviceEnrollmentRejected, 1, Server;
+    /// A device's keys are worth nothing until it enrolls again.
+    DeviceRevoked, 1, Server;
     /// A device's keys were bound to it; a new epoch began.
     DeviceEnrolled, 1, Server;
     /// A device may go on in a new epoch.
@@ -173,7 +183,7 @@ events! {
     /// A name is free again.
     DeviceNameReleased, 1, Server;
     /// An enrollment token was made.
-    EnrollmentTokenCreated, 1, Server;
+    EnrollmentTokenCreated, 2, Server;
     /// A device enrolled with an enrollment token.
     EnrollmentTokenUsed, 1, Server;
     /// An enrollment token was revoked.

@@ -7,7 +7,6 @@ use crate::names::ProjectTitle;
 
 /// A project was made. Its id is the name of the stream.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
 pub struct ProjectCreated {
     /// What people call it.
     pub title: ProjectTitle,
@@ -15,7 +14,6 @@ pub struct ProjectCreated {
 
 /// A project is called something else now.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
 pub struct ProjectRenamed {
     /// What people call it now.
     pub title: ProjectTitle,
@@ -25,10 +23,8 @@ pub struct ProjectRenamed {
 
 /// A project takes no more changes and no more devices; all of it can still be read.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
 pub struct ProjectArchived {}
 
 /// An archived project is at work again.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
 pub struct ProjectRestored {}

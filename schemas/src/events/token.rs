@@ -79,6 +79,9 @@ pub struct EnrollmentTokenCreated {
     pub labels: Labels,
     /// The only device that may enroll with it, when it was made for one.
     pub device: Option<DeviceId>,
+    /// Does an operator have to accept each device that comes with it?
+    #[serde(default)]
+    pub approval: bool,
 }
 
 /// A device enrolled with an enrollment token. Stream `token/<id>`.

@@ -21,6 +21,22 @@ pub struct EnrollRequest {
     pub request: String,
     /// Signature of the NATS user key over the bytes of `request` (decoded); base64url.
     pub nats_proof: String,
+    /// COSE_Sign1 of kind `continue` by the signing key that the device has had until now, over
+    /// a continue proof; base64url. Whoever sends it goes on as that
+    /// device, with its name, labels, config and history.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub previous: Option<String>,
+}
+
+/// What a device signs with the key that it has had, to go on as the same device. CBOR.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContinueProof {
+    /// The project that the device belongs to.
+    pub project: ProjectId,
+    /// The device.
+    pub device: DeviceId,
+    /// SHA-256 of the sealed enroll proof that goes with this.
+    pub request: Hash,
 }
 
 /// What a device signs with its new signing key to enroll. CBOR.

@@ -9,8 +9,8 @@ mod session;
 mod token_text;
 
 pub use enrollment::{
-    CredentialsProof, CredentialsRequest, CredentialsResponse, EnrollProof, EnrollRequest,
-    EnrollResponse, NonceRequest, NonceResponse,
+    ContinueProof, CredentialsProof, CredentialsRequest, CredentialsResponse, EnrollProof,
+    EnrollRequest, EnrollResponse, NonceRequest, NonceResponse,
 };
 pub use session::{Ack, ConfigUpdate, Hello, NewEpoch, Welcome};
 pub use token_text::{ApiTokenText, EnrollmentTokenText, InvalidToken};

@@ -5,10 +5,11 @@ use std::collections::BTreeMap;
 use muster_schemas::cose::Kind;
 use muster_schemas::events::{
     Cause, DeviceConfigApplied, DeviceConfigSet, DeviceConnected, DeviceDeleted,
-    DeviceDisconnected, DeviceEnrolled, DeviceEpochGranted, DeviceEventUnreadable, DeviceForked,
+    DeviceDisconnected, DeviceEnrolled, DeviceEnrollmentAccepted, DeviceEnrollmentRejected,
+    DeviceEnrollmentRequested, DeviceEpochGranted, DeviceEventUnreadable, DeviceForked,
     DeviceHistoryLost, DeviceInventoryReported, DeviceKeyRotated, DeviceLabelsChanged,
-    DeviceNameReleased, DeviceNameReserved, DeviceRegistered, DeviceRenamed, DisconnectReason,
-    Interface, LossCause,
+    DeviceNameReleased, DeviceNameReserved, DeviceRegistered, DeviceRenamed, DeviceRevoked,
+    DisconnectReason, Interface, LossCause,
 };
 use muster_schemas::names::{ConfigValue, ConfigVars, Labels};
 use muster_schemas::{DeviceId, Timestamp, TokenId, codec};
@@ -41,7 +42,23 @@ pub(super) fn samples() -> Vec<Sample> {
 fn lifecycle() -> Vec<Sample> {
     let device = DeviceId(id(1));
     vec![
-        Sample::event(DeviceRegistered { name: text("robot-7"), labels: labels() }),
+        Sample::event(DeviceRegistered {
+            name: text("robot-7"),
+            labels: labels(),
+            fingerprint: Some(device_key().thumbprint()),
+        }),
+        Sample::event(DeviceEnrollmentRequested {
+            signing_key: device_key().public().to_cose_key(),
+            fingerprint: device_key().thumbprint(),
+            nats_key: NATS_KEY.into(),
+            token: Some(TokenId(id(2))),
+            hostname: Some("Robot 7".into()),
+            machine: Some(digest("machine")),
+            like: Some(DeviceId(id(3))),
+        }),
+        Sample::event(DeviceEnrollmentAccepted { replaces: Some(DeviceId(id(3))) }),
+        Sample::event(DeviceEnrollmentRejected { reason: Some("nobody ordered it".into()) }),
+        Sample::event(DeviceRevoked { reason: Some("stolen from the van".into()) }),
         Sample::event(DeviceEnrolled {
             epoch: 2,
             signing_key: device_key().public().to_cose_key(),

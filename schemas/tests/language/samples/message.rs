@@ -3,7 +3,9 @@
 use muster_schemas::codec::{decode, encode};
 use muster_schemas::cose::{Kind, open};
 use muster_schemas::metrics::MetricBatch;
-use muster_schemas::wire::{Ack, ConfigUpdate, CredentialsProof, EnrollProof, Hello, Welcome};
+use muster_schemas::wire::{
+    Ack, ConfigUpdate, ContinueProof, CredentialsProof, EnrollProof, Hello, Welcome,
+};
 use muster_schemas::{DeviceEnvelope, Event, SigningKey};
 
 use super::{device_key, operation_key};
@@ -17,6 +19,7 @@ pub(crate) enum Message {
     Batch(MetricBatch),
     Enroll(EnrollProof),
     Credentials(CredentialsProof),
+    Continue(ContinueProof),
     Hello(Hello),
     Welcome(Welcome),
     Config(ConfigUpdate),
@@ -33,6 +36,7 @@ impl Message {
             Self::Batch(batch) => batch.encode(),
             Self::Enroll(proof) => encode(proof),
             Self::Credentials(proof) => encode(proof),
+            Self::Continue(proof) => encode(proof),
             Self::Hello(hello) => encode(hello),
             Self::Welcome(welcome) => encode(welcome),
             Self::Config(config) => encode(config),
@@ -62,6 +66,7 @@ impl Message {
             }
             "EnrollProof" => read(bytes, Self::Enroll),
             "CredentialsProof" => read(bytes, Self::Credentials),
+            "ContinueProof" => read(bytes, Self::Continue),
             "Hello" => read(bytes, Self::Hello),
             "Welcome" => read(bytes, Self::Welcome),
             "ConfigUpdate" => read(bytes, Self::Config),
@@ -69,6 +74,7 @@ impl Message {
             "SealedEvent" => sealed(Kind::Event, "DeviceEnvelope"),
             "SealedEnrollProof" => sealed(Kind::Enroll, "EnrollProof"),
             "SealedCredentialsProof" => sealed(Kind::Credentials, "CredentialsProof"),
+            "SealedContinueProof" => sealed(Kind::Continue, "ContinueProof"),
             "SealedHello" => sealed(Kind::Hello, "Hello"),
             "SealedWelcome" => sealed(Kind::Welcome, "Welcome"),
             "SealedConfigUpdate" => sealed(Kind::Config, "ConfigUpdate"),

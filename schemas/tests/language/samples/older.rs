@@ -2,17 +2,32 @@
 //! together by hand, because no type of today writes them.
 
 use ciborium::Value;
-use muster_schemas::codec;
-use muster_schemas::events::DeviceLabelsChanged;
+use muster_schemas::events::{DeviceLabelsChanged, DeviceRegistered, EnrollmentTokenCreated};
+use muster_schemas::{DeviceId, Event, Timestamp, codec};
 
-use super::{Message, Sample, text};
+use super::{Message, Sample, devices, digest, id, text};
+
+/// Version 1 of a shape that got one more field in version 2.
+fn without(event: impl Into<Event>, field: &str) -> Sample {
+    let event = event.into();
+    let newest: Value = codec::decode(&event.encode()).expect("today's bytes");
+    let mut entries = newest.into_map().expect("a map");
+    entries.retain(|(key, _)| key.as_text() != Some(field));
+    Sample {
+        name: event.kind(),
+        version: 1,
+        bytes: codec::encode(&Value::Map(entries)),
+        message: Message::Event(event),
+        newest: false,
+    }
+}
 
 pub(super) fn samples() -> Vec<Sample> {
     let labels = [("env", "prod"), ("site", "berlin-2")];
     let map = |entries: &[(&str, &str)]| {
         Value::Map(entries.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect())
     };
-    vec![Sample {
+    let labels_changed = Sample {
         name: "DeviceLabelsChanged",
         version: 1,
         bytes: codec::encode(&Value::Map(vec![("labels".into(), map(&labels))])),
@@ -24,5 +39,28 @@ pub(super) fn samples() -> Vec<Sample> {
             .into(),
         ),
         newest: false,
-    }]
+    };
+    vec![
+        labels_changed,
+        without(
+            DeviceRegistered {
+                name: text("robot-7"),
+                labels: devices::labels(),
+                fingerprint: None,
+            },
+            "fingerprint",
+        ),
+        without(
+            EnrollmentTokenCreated {
+                name: text("line 3, first batch"),
+                secret: digest("secret"),
+                expires_at: Timestamp(1_795_507_200_000_000),
+                uses: 25,
+                labels: devices::labels(),
+                device: Some(DeviceId(id(1))),
+                approval: false,
+            },
+            "approval",
+        ),
+    ]
 }

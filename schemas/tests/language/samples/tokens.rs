@@ -17,6 +17,7 @@ pub(super) fn samples() -> Vec<Sample> {
             uses: 25,
             labels: devices::labels(),
             device: Some(DeviceId(id(1))),
+            approval: true,
         }),
         Sample::event(EnrollmentTokenUsed { device: DeviceId(id(1)) }),
         Sample::event(EnrollmentTokenRevoked {}),

@@ -3,7 +3,9 @@
 use muster_schemas::cose::Kind;
 use muster_schemas::events::{Cause, DeviceConfigApplied};
 use muster_schemas::metrics::{FieldValue, MetricBatch, Point};
-use muster_schemas::wire::{Ack, ConfigUpdate, CredentialsProof, EnrollProof, EnrollmentTokenText};
+use muster_schemas::wire::{
+    Ack, ConfigUpdate, ContinueProof, CredentialsProof, EnrollProof, EnrollmentTokenText,
+};
 use muster_schemas::wire::{Hello, NewEpoch, Welcome};
 use muster_schemas::{DeviceEnvelope, DeviceId, Event, Hash, ProjectId, Timestamp, TokenId};
 
@@ -83,6 +85,8 @@ pub(super) fn samples() -> Vec<Sample> {
     };
     let credentials =
         CredentialsProof { project: project(), device: device(), nonce: "q83vEjRWeJA".into() };
+    let request = digest("the sealed enroll proof");
+    let proof = ContinueProof { project: project(), device: device(), request };
     let hello = Hello {
         project: project(),
         device: device(),
@@ -124,6 +128,7 @@ pub(super) fn samples() -> Vec<Sample> {
         ("MetricBatch", Message::Batch(batch())),
         ("EnrollProof", Message::Enroll(enroll)),
         ("CredentialsProof", Message::Credentials(credentials)),
+        ("ContinueProof", Message::Continue(proof)),
         ("Hello", Message::Hello(hello)),
         ("Welcome", Message::Welcome(welcome)),
         ("ConfigUpdate", Message::Config(config)),
@@ -135,6 +140,7 @@ pub(super) fn samples() -> Vec<Sample> {
             let (sealed, kind) = match *name {
                 "DeviceEnvelope" => ("SealedEvent", Kind::Event),
                 "EnrollProof" => ("SealedEnrollProof", Kind::Enroll),
+                "ContinueProof" => ("SealedContinueProof", Kind::Continue),
                 "CredentialsProof" => ("SealedCredentialsProof", Kind::Credentials),
                 "Hello" => ("SealedHello", Kind::Hello),
                 "Welcome" => ("SealedWelcome", Kind::Welcome),

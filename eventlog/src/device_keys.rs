@@ -49,13 +49,15 @@ impl DeviceAccess {
 
 /// Must the append transaction act on this event?
 pub(crate) const fn has_effect(event: &Event) -> bool {
-    matches!(
-        event,
+    match event {
+        Event::DeviceRegistered(registered) => registered.fingerprint.is_some(),
         Event::DeviceEnrolled(_)
-            | Event::DeviceEpochGranted(_)
-            | Event::DeviceKeyRotated(_)
-            | Event::DeviceDeleted(_)
-    )
+        | Event::DeviceEpochGranted(_)
+        | Event::DeviceKeyRotated(_)
+        | Event::DeviceRevoked(_)
+        | Event::DeviceDeleted(_) => true,
+        _ => false,
+    }
 }
 
 /// Acts on an event in the transaction that appends it: `client` is in the middle of it.
@@ -69,7 +71,11 @@ pub(crate) async fn apply(
         return Ok(());
     };
     match event {
+        Event::DeviceRegistered(registered) => {
+            mark(client, project, device, "key", registered.fingerprint).await
+        }
         Event::DeviceEnrolled(enrolled) => {
+            mark(client, project, device, "machine", enrolled.machine).await?;
             close_epochs(client, project, device, &enrolled.nats_key).await?;
             bind_key(client, project, device, enrolled).await?;
             open_epoch(client, project, device, enrolled.epoch).await
@@ -86,9 +92,38 @@ pub(crate) async fn apply(
             rotate_key(client, project, device, key.thumbprint(), &rotated.signing_key, *epoch)
                 .await
         }
-        Event::DeviceDeleted(_) => close_epochs(client, project, device, "").await,
+        Event::DeviceRevoked(_) => close_epochs(client, project, device, "").await,
+        Event::DeviceDeleted(_) => {
+            client
+                .execute(
+                    "DELETE FROM device_marks WHERE project = $1 AND device = $2",
+                    &[&project, &device.0],
+                )
+                .await
+                .attempted("forget a device's marks")?;
+            close_epochs(client, project, device, "").await
+        }
         _ => Ok(()),
     }
+}
+
+async fn mark(
+    client: &Client,
+    project: &str,
+    device: DeviceId,
+    kind: &str,
+    mark: Option<Hash>,
+) -> Result<(), StoreError> {
+    let Some(mark) = mark else { return Ok(()) };
+    client
+        .execute(
+            "INSERT INTO device_marks (project, kind, mark, device) VALUES ($1, $2, $3, $4)
+             ON CONFLICT DO NOTHING",
+            &[&project, &kind, &mark.0.as_slice(), &device.0],
+        )
+        .await
+        .attempted("note a device's mark")?;
+    Ok(())
 }
 
 async fn bind_key(
@@ -273,6 +308,49 @@ impl EventLog {
             known.epochs.sort_by_key(|epoch| epoch.epoch);
         }
         Ok(access)
+    }
+
+    /// The device that was made known with this key, if one was: the first, if several were.
+    ///
+    /// # Errors
+    /// When PostgreSQL cannot be asked.
+    pub async fn device_expecting(
+        &self,
+        project: &ProjectId,
+        fingerprint: Hash,
+    ) -> Result<Option<DeviceId>, StoreError> {
+        self.marked(project, "key", fingerprint).await
+    }
+
+    /// The device that enrolled with this machine id, if one did and was not deleted: the first, if
+    /// several did.
+    ///
+    /// # Errors
+    /// When PostgreSQL cannot be asked.
+    pub async fn device_like(
+        &self,
+        project: &ProjectId,
+        machine: Hash,
+    ) -> Result<Option<DeviceId>, StoreError> {
+        self.marked(project, "machine", machine).await
+    }
+
+    async fn marked(
+        &self,
+        project: &ProjectId,
+        kind: &str,
+        mark: Hash,
+    ) -> Result<Option<DeviceId>, StoreError> {
+        let client = self.stores().pool.get().await?;
+        let row = client
+            .query_opt(
+                "SELECT device FROM device_marks WHERE project = $1 AND kind = $2 AND mark = $3
+                 ORDER BY device LIMIT 1",
+                &[&project.as_str(), &kind, &mark.0.as_slice()],
+            )
+            .await
+            .attempted("look for a device by its mark")?;
+        Ok(row.map(|row| DeviceId(row.get(0))))
     }
 
     /// The presence streams of a project: the device, the stream's version, and its tip, which is

@@ -1,16 +1,17 @@
-//! The device: registered, enrolled, named, labeled, configured, deleted.
+//! The device: registered, waiting, enrolled, named, labeled, configured, revoked, deleted.
 
 use std::collections::BTreeMap;
 
 use muster_schemas::events::{
-    Cause, DeviceConfigSet, DeviceDeleted, DeviceEnrolled, DeviceEpochGranted, DeviceForked,
-    DeviceLabelsChanged, DeviceRegistered, DeviceRenamed,
+    Cause, DeviceConfigSet, DeviceDeleted, DeviceEnrolled, DeviceEnrollmentAccepted,
+    DeviceEnrollmentRejected, DeviceEnrollmentRequested, DeviceEpochGranted, DeviceForked,
+    DeviceLabelsChanged, DeviceRegistered, DeviceRenamed, DeviceRevoked,
 };
 use muster_schemas::names::{
     ConfigKey, ConfigValue, ConfigVars, DeviceName, LabelKey, LabelValue, Labels, MAX_CONFIG_VARS,
     MAX_LABELS,
 };
-use muster_schemas::{Event, Hash, TokenId};
+use muster_schemas::{DeviceId, Event, Hash, TokenId};
 
 use super::{Decider, Decision, Rejection};
 
@@ -34,8 +35,23 @@ pub struct Device {
     pub fingerprint: Option<Hash>,
     /// The NATS user key that enrolled last.
     pub nats_key: Option<String>,
+    /// Are its keys worth nothing until it enrolls again?
+    pub revoked: bool,
+    /// What it waits with for an operator.
+    pub waiting: Option<Enrollment>,
+    /// What an operator said to its waiting.
+    pub verdict: Option<Verdict>,
     /// Was it deleted?
     pub deleted: bool,
+}
+
+/// What an operator said to a machine that waited.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It is this other device from then on.
+    Replaces(DeviceId),
+    /// It was sent away.
+    Rejected(Option<String>),
 }
 
 /// What can be asked of a device.
@@ -47,6 +63,31 @@ pub enum DeviceCommand {
         name: DeviceName,
         /// Its labels.
         labels: Labels,
+        /// The key that it will come with.
+        fingerprint: Option<Hash>,
+    },
+    /// Let it wait for an operator.
+    Wait {
+        /// The keys that it brings.
+        enrollment: Box<Enrollment>,
+        /// The device that it looks like.
+        like: Option<DeviceId>,
+    },
+    /// Let it in: as itself, or as a device that was known already. Then that one is to enroll with
+    /// what this one waited with.
+    Accept {
+        /// The device that it is from now on.
+        replaces: Option<DeviceId>,
+    },
+    /// Send it away.
+    Reject {
+        /// Why.
+        reason: Option<String>,
+    },
+    /// Make its keys worth nothing.
+    Revoke {
+        /// Why.
+        reason: Option<String>,
     },
     /// Bind keys to it, and begin a new epoch.
     Enroll(Box<Enrollment>),
@@ -70,7 +111,7 @@ pub enum DeviceCommand {
 }
 
 /// The keys that a device brings.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Enrollment {
     /// The signing key, a COSE_Key.
     pub signing_key: Vec<u8>,
@@ -111,12 +152,67 @@ impl Device {
         }
     }
 
-    fn register(&self, name: DeviceName, labels: Labels) -> Decision {
+    fn register(&self, name: DeviceName, labels: Labels, fingerprint: Option<Hash>) -> Decision {
         if self.name.is_some() {
             return Err(Rejection::Conflict("the device is registered already".to_owned()));
         }
         check_count("labels", labels.len(), MAX_LABELS)?;
-        Ok(vec![DeviceRegistered { name, labels }.into()])
+        Ok(vec![DeviceRegistered { name, labels, fingerprint }.into()])
+    }
+
+    fn wait(&self, enrollment: Enrollment, like: Option<DeviceId>) -> Decision {
+        self.existing_name()?;
+        if self.epoch > 0 || self.waiting.is_some() {
+            return Err(Rejection::Conflict("the device does not wait to be let in".to_owned()));
+        }
+        let Enrollment { signing_key, fingerprint, nats_key, token, hostname, machine } =
+            enrollment;
+        let requested = DeviceEnrollmentRequested {
+            signing_key,
+            fingerprint,
+            nats_key,
+            token,
+            hostname,
+            machine,
+            like,
+        };
+        Ok(vec![requested.into()])
+    }
+
+    fn waiting(&self) -> Result<(&DeviceName, &Enrollment), Rejection> {
+        let name = self.existing_name()?;
+        match &self.waiting {
+            Some(waiting) => Ok((name, waiting)),
+            None => Err(Rejection::Conflict(format!("{name} does not wait to be let in"))),
+        }
+    }
+
+    fn accept(&self, replaces: Option<DeviceId>) -> Decision {
+        let (name, waiting) = self.waiting()?;
+        let accepted = DeviceEnrollmentAccepted { replaces }.into();
+        let mut events = vec![accepted];
+        match replaces {
+            Some(_) => events.push(DeviceDeleted { name: name.clone() }.into()),
+            None => events.extend(self.enroll(waiting.clone())?),
+        }
+        Ok(events)
+    }
+
+    fn reject(&self, reason: Option<String>) -> Decision {
+        let (name, _) = self.waiting()?;
+        let name = name.clone();
+        Ok(vec![DeviceEnrollmentRejected { reason }.into(), DeviceDeleted { name }.into()])
+    }
+
+    fn revoke(&self, reason: Option<String>) -> Decision {
+        let name = self.existing_name()?;
+        if self.epoch == 0 {
+            return Err(Rejection::Conflict(format!("{name} has no keys: it never enrolled")));
+        }
+        if self.revoked {
+            return Ok(Vec::new());
+        }
+        Ok(vec![DeviceRevoked { reason }.into()])
     }
 
     fn enroll(&self, enrollment: Enrollment) -> Decision {
@@ -232,7 +328,13 @@ impl Decider for Device {
 
     fn decide(&self, command: DeviceCommand) -> Decision {
         match command {
-            DeviceCommand::Register { name, labels } => self.register(name, labels),
+            DeviceCommand::Register { name, labels, fingerprint } => {
+                self.register(name, labels, fingerprint)
+            }
+            DeviceCommand::Wait { enrollment, like } => self.wait(*enrollment, like),
+            DeviceCommand::Accept { replaces } => self.accept(replaces),
+            DeviceCommand::Reject { reason } => self.reject(reason),
+            DeviceCommand::Revoke { reason } => self.revoke(reason),
             DeviceCommand::Enroll(enrollment) => self.enroll(*enrollment),
             DeviceCommand::GrantEpoch { current, cause, fork } => {
                 self.grant_epoch(current, cause, fork)
@@ -250,7 +352,27 @@ impl Decider for Device {
                 self.name = Some(event.name.clone());
                 self.labels = event.labels.clone();
             }
+            Event::DeviceEnrollmentRequested(event) => {
+                self.waiting = Some(Enrollment {
+                    signing_key: event.signing_key.clone(),
+                    fingerprint: event.fingerprint,
+                    nats_key: event.nats_key.clone(),
+                    token: event.token,
+                    hostname: event.hostname.clone(),
+                    machine: event.machine,
+                });
+            }
+            Event::DeviceEnrollmentAccepted(event) => {
+                self.waiting = None;
+                self.verdict = event.replaces.map(Verdict::Replaces);
+            }
+            Event::DeviceEnrollmentRejected(event) => {
+                self.waiting = None;
+                self.verdict = Some(Verdict::Rejected(event.reason.clone()));
+            }
+            Event::DeviceRevoked(_) => self.revoked = true,
             Event::DeviceEnrolled(event) => {
+                self.revoked = false;
                 self.epoch = event.epoch;
                 self.fingerprint = Some(event.fingerprint);
                 self.nats_key = Some(event.nats_key.clone());

@@ -77,15 +77,19 @@ impl EnrollmentToken {
         Ok(vec![token.into()])
     }
 
-    fn use_by(&self, secret: Hash, device: DeviceId, now: Timestamp) -> Decision {
-        // Whoever does not know the secret learns nothing about the token.
-        let unknown = Rejection::TokenRefused(
+    /// Refuses whoever does not know the secret, who learns nothing about the token.
+    ///
+    /// # Errors
+    /// When the secret is another one, or the token is not known.
+    pub fn check_secret(&self, secret: Hash) -> Result<&EnrollmentTokenCreated, Rejection> {
+        let created = self.created.as_ref().filter(|created| created.secret == secret);
+        created.ok_or(Rejection::TokenRefused(
             "the enrollment token is not known here; check that it was copied whole, and that it is for this server",
-        );
-        let created = self.created.as_ref().ok_or(unknown.clone())?;
-        if created.secret != secret {
-            return Err(unknown);
-        }
+        ))
+    }
+
+    fn use_by(&self, secret: Hash, device: DeviceId, now: Timestamp) -> Decision {
+        let created = self.check_secret(secret)?;
         let refusal = if self.revoked {
             Some("the enrollment token was revoked; ask for a new one")
         } else if created.expires_at <= now {

@@ -34,6 +34,9 @@ pub enum Rejection {
     /// A token does not allow it.
     #[error("{0}")]
     TokenRefused(&'static str),
+    /// An operator does not allow it.
+    #[error("{0}")]
+    Refused(String),
 }
 
 /// What a decision gives.

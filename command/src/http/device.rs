@@ -2,20 +2,25 @@
 
 use axum::extract::State;
 use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
 use muster_api::params::NoParams;
 use muster_api::problem::OpenProblems;
 use muster_api::{Json, Problem, Query};
 use muster_schemas::wire::{
-    CredentialsRequest, CredentialsResponse, EnrollRequest, EnrollResponse, NonceRequest,
-    NonceResponse,
+    CredentialsRequest, CredentialsResponse, EnrollRequest, EnrollResponse, EnrollWaiting,
+    NonceRequest, NonceResponse,
 };
 
 use super::CommandState;
+use crate::service::EnrollAnswer;
 
 /// Enroll a device
 ///
 /// For agents. The request is COSE_Sign1 by the device's new signing key; docs/protocol.md tells
 /// how it is made. The same keys and nonce get the same device again.
+///
+/// A machine waits for an operator when its token says so, or when a device with the same machine id
+/// is there; then the answer is 202, and the same request gets the verdict when it is sent again.
 #[utoipa::path(
     post, path = "/api/v1/device/enroll", tag = "device",
     request_body(content = EnrollRequest, example = json!({"request": "0oRDoQEn…", "nats_proof": "c2ln…"})),
@@ -26,8 +31,12 @@ use super::CommandState;
             "credentials": {"jwt": "eyJ0eXAiOiJKV1Qi…", "expires_at": "2026-11-23T09:00:00Z",
                 "servers": ["tls://0.0.0.0:4222"], "server_time": "2026-11-23T08:00:00Z"}
         })),
+        (status = 202, description = "An operator has to decide; ask again", body = EnrollWaiting, example = json!({
+            "project": "default", "device": "0198c0de-7000-7abc-8def-0123456789ab", "name": "robot-7-2",
+            "like": "robot-7", "retry_after": 5
+        })),
         (status = 401, description = "A proof does not hold", body = muster_api::problem::ProblemDocument, content_type = "application/problem+json"),
-        (status = 403, description = "The token does not let it in", body = muster_api::problem::ProblemDocument, content_type = "application/problem+json"),
+        (status = 403, description = "The token or an operator does not let it in", body = muster_api::problem::ProblemDocument, content_type = "application/problem+json"),
         (status = 404, description = "There is no such device or project", body = muster_api::problem::ProblemDocument, content_type = "application/problem+json"),
         (status = 409, description = "The name is taken", body = muster_api::problem::ProblemDocument, content_type = "application/problem+json"),
         OpenProblems,
@@ -37,9 +46,11 @@ pub(super) async fn enroll_device(
     State(state): State<CommandState>,
     Query(NoParams {}): Query<NoParams>,
     Json(body): Json<EnrollRequest>,
-) -> Result<(StatusCode, axum::Json<EnrollResponse>), Problem> {
-    let enrolled = state.service.enroll_device(&body).await?;
-    Ok((StatusCode::CREATED, axum::Json(enrolled)))
+) -> Result<Response, Problem> {
+    Ok(match state.service.enroll_device(&body).await? {
+        EnrollAnswer::Joined(joined) => (StatusCode::CREATED, axum::Json(joined)).into_response(),
+        EnrollAnswer::Waits(waits) => (StatusCode::ACCEPTED, axum::Json(waits)).into_response(),
+    })
 }
 
 /// Get a nonce to sign

@@ -10,8 +10,8 @@ use muster_api::idempotency::IdempotencyParam;
 use muster_api::params::{NoParams, ProjectParam};
 use muster_api::problem::WriteProblems;
 use muster_api::{IdempotencyKey, IfMatch, Json, PathParam, Problem, Query};
-use muster_schemas::DeviceId;
 use muster_schemas::names::{ConfigKey, ConfigValue, DeviceName, LabelKey, LabelValue, Labels};
+use muster_schemas::{DeviceId, Hash};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -29,6 +29,10 @@ pub(super) struct RegisterDevice {
     #[serde(default)]
     #[schema(value_type = BTreeMap<LabelKey, LabelValue>)]
     labels: Labels,
+    /// The fingerprint of the key that it will enroll with, as `muster-agent fingerprint` shows it:
+    /// whoever comes with that key, and a token, is this device.
+    #[serde(default)]
+    fingerprint: Option<Hash>,
 }
 
 /// A device that was made known.
@@ -62,7 +66,9 @@ pub(super) async fn register_device(
     Json(body): Json<RegisterDevice>,
 ) -> Result<(StatusCode, HeaderMap, axum::Json<DeviceRegisteredResult>), Problem> {
     let request = request(&scope.principal, scope.project, &key, &IfMatch::Absent);
-    let (id, written) = state.service.register_device(&request, body.name, body.labels).await?;
+    let RegisterDevice { name, labels, fingerprint } = body;
+    let registered = state.service.register_device(&request, name, labels, fingerprint);
+    let (id, written) = registered.await?;
     let result = DeviceRegisteredResult { id, result: written.into() };
     Ok((StatusCode::CREATED, headers(written), axum::Json(result)))
 }

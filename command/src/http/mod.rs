@@ -3,6 +3,7 @@
 mod dead_letters;
 mod device;
 mod devices;
+mod joining;
 mod problems;
 mod projects;
 mod tokens;
@@ -85,6 +86,9 @@ fn routes() -> OpenApiRouter<CommandState> {
         .routes(routes!(devices::register_device))
         .routes(routes!(devices::change_device, devices::delete_device))
         .routes(routes!(devices::set_device_config))
+        .routes(routes!(joining::accept_device))
+        .routes(routes!(joining::reject_device))
+        .routes(routes!(joining::revoke_device))
         .routes(routes!(tokens::create_enrollment_token))
         .routes(routes!(tokens::revoke_enrollment_token))
         .routes(routes!(tokens::create_token))

@@ -35,6 +35,7 @@ impl From<Rejection> for Problem {
                 Self::field(field, rule, Some(value.into()))
             }
             Rejection::TokenRefused(why) => Self::new(Kind::Forbidden, why),
+            Rejection::Refused(why) => Self::new(Kind::Forbidden, why),
         }
     }
 }

@@ -41,6 +41,9 @@ pub(super) struct CreateEnrollmentToken {
     /// The only device that may enroll with it; one that is enrolled already gets new keys.
     #[serde(default)]
     device: Option<DeviceId>,
+    /// Does an operator have to accept each device that comes with it?
+    #[serde(default)]
+    approval: bool,
 }
 
 const fn one_hour() -> u32 {
@@ -96,6 +99,7 @@ pub(super) async fn create_enrollment_token(
         uses: body.uses,
         labels: body.labels,
         device: body.device,
+        approval: body.approval,
     };
     let (text, written) = state.service.create_enrollment_token(&request, new).await?;
     let created = TokenCreated {

@@ -3,7 +3,7 @@
 use muster_schemas::names::{ConfigKey, ConfigValue, DeviceName, LabelKey, LabelValue, Labels};
 use muster_schemas::subjects::DeviceSubjects;
 use muster_schemas::wire::ConfigUpdate;
-use muster_schemas::{DeviceId, ProjectId, StreamName, codec, cose};
+use muster_schemas::{DeviceId, Hash, ProjectId, StreamName, codec, cose};
 use uuid::Uuid;
 
 use super::{Request, Service, ServiceError, TRIES, Written, until_appended};
@@ -47,6 +47,7 @@ impl Service {
         request: &Request,
         name: DeviceName,
         labels: Labels,
+        fingerprint: Option<Hash>,
     ) -> Result<(DeviceId, Written), ServiceError> {
         if let Some((appended, events)) = self.first_result(request).await? {
             let device = events.iter().find_map(|event| event.stream.device());
@@ -58,8 +59,11 @@ impl Service {
         let position: Result<u64, ServiceError> = until_appended!({
             let held = self.load::<Name>(&request.project, &name_stream).await?;
             let reserved = held.state.decide(NameCommand::Reserve(fresh))?;
-            let registered = Device::default()
-                .decide(DeviceCommand::Register { name: name.clone(), labels: labels.clone() })?;
+            let registered = Device::default().decide(DeviceCommand::Register {
+                name: name.clone(),
+                labels: labels.clone(),
+                fingerprint,
+            })?;
             let parts = vec![
                 (StreamName::Device(fresh), 0, registered),
                 (name_stream.clone(), held.version, reserved),
@@ -199,12 +203,7 @@ impl Service {
             let events = loaded.state.decide(DeviceCommand::Delete)?;
             let version = loaded.version + events.len() as u64;
             let mut parts = vec![(stream.clone(), loaded.version, events)];
-            if let Some(name) = &loaded.state.name {
-                let stream = StreamName::Name(name.clone());
-                let held = self.load::<Name>(&request.project, &stream).await?;
-                let released = held.state.decide(NameCommand::Release(device))?;
-                parts.push((stream, held.version, released));
-            }
+            parts.extend(self.released(request, device, &loaded.state).await?);
             self.try_append(request, parts).await?.map(|position| Written { version, position })
         });
         self.revoked.notify_one();

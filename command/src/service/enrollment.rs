@@ -4,14 +4,16 @@
 use data_encoding::BASE64URL_NOPAD;
 use muster_schemas::cose::{Kind, Unverified};
 use muster_schemas::names::{DeviceName, Labels, device_name_from_host};
-use muster_schemas::wire::{EnrollProof, EnrollRequest, EnrollResponse, EnrollmentTokenText};
+use muster_schemas::wire::{
+    ContinueProof, EnrollProof, EnrollRequest, EnrollResponse, EnrollWaiting, EnrollmentTokenText,
+};
 use muster_schemas::{DeviceId, Event, Hash, ProjectId, PublicKey, StreamName, codec};
 use nkeys::{KeyPair, KeyPairType};
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use super::{Loaded, Request, Service, ServiceError, TRIES, now, until_appended};
-use crate::domain::device::{Device, DeviceCommand, Enrollment};
+use crate::domain::device::{Device, DeviceCommand, Enrollment, Verdict};
 use crate::domain::enrollment_token::{EnrollmentToken, EnrollmentTokenCommand};
 use crate::domain::name::{Name, NameCommand};
 use crate::domain::{Decider, Rejection};
@@ -20,11 +22,37 @@ use crate::domain::{Decider, Rejection};
 /// `robot-` and the end of the device's id.
 const NAME_TRIES: usize = 10;
 
+/// How often a device that waits for an operator asks again, in seconds.
+const RETRY_AFTER: u32 = 5;
+
 /// An enrollment request whose proofs hold.
 struct Proved {
     proof: EnrollProof,
     token: EnrollmentTokenText,
     fingerprint: Hash,
+    /// The hash of the sealed proof.
+    request: Hash,
+    /// What the key of before has sealed.
+    previous: Option<Vec<u8>>,
+}
+
+/// What a device gets that asks to join.
+#[derive(Clone, Debug)]
+pub enum EnrollAnswer {
+    /// It has joined.
+    Joined(Box<EnrollResponse>),
+    /// An operator has to decide.
+    Waits(EnrollWaiting),
+}
+
+/// Who a machine will be.
+enum Who {
+    /// A device that is known.
+    Known(DeviceId),
+    /// A new one.
+    New,
+    /// A new one that has to wait, and the device that it looks like.
+    Waiting(Option<DeviceId>),
 }
 
 /// Checks both proofs: the signing key has sealed the request, and the NATS key has signed it.
@@ -57,7 +85,9 @@ fn prove(request: &EnrollRequest) -> Result<Proved, ServiceError> {
             "this is no enrollment token (mse_…); check that it was copied whole",
         )
     })?;
-    Ok(Proved { fingerprint: key.thumbprint(), proof, token })
+    let previous = request.previous.as_deref().map(|text| decode("previous", text)).transpose()?;
+    let request = Hash::of(&sealed);
+    Ok(Proved { fingerprint: key.thumbprint(), proof, token, request, previous })
 }
 
 /// The append's id: a device that did not get its answer sends the same keys and nonce again.
@@ -95,7 +125,7 @@ impl Service {
     pub async fn enroll_device(
         &self,
         enroll: &EnrollRequest,
-    ) -> Result<EnrollResponse, ServiceError> {
+    ) -> Result<EnrollAnswer, ServiceError> {
         let proved = prove(enroll)?;
         let request = Request {
             project: proved.token.project.clone(),
@@ -127,9 +157,10 @@ impl Service {
         };
         let done: Result<DeviceId, ServiceError> = until_appended!({
             let token = self.load_token(&request.project, &token_stream).await?;
-            let only = token.state.created.as_ref().and_then(|created| created.device);
-            let device = only.unwrap_or(fresh);
             let secret = Hash::of(&proved.token.secret);
+            token.state.check_secret(secret)?;
+            let who = self.who(&token.state, proved).await?;
+            let device = if let Who::Known(device) = who { device } else { fresh };
             let used =
                 token.state.decide(EnrollmentTokenCommand::Use { secret, device, now: now() })?;
             let labels = token.state.created.map(|created| created.labels).unwrap_or_default();
@@ -141,16 +172,65 @@ impl Service {
                 let (name, part) = self.free_name(&request.project, device, proved).await?;
                 parts.extend(part);
                 let labels = merged(&proved.proof.labels, labels);
-                events = state.decide(DeviceCommand::Register { name, labels })?;
+                events =
+                    state.decide(DeviceCommand::Register { name, labels, fingerprint: None })?;
                 state = events.iter().fold(state, Device::evolve);
             }
-            events.extend(state.decide(DeviceCommand::Enroll(Box::new(enrollment(proved))))?);
+            let enrollment = Box::new(enrollment(proved));
+            events.extend(state.decide(match who {
+                Who::Waiting(like) => DeviceCommand::Wait { enrollment, like },
+                Who::Known(_) | Who::New => DeviceCommand::Enroll(enrollment),
+            })?);
             parts.push((stream, loaded.version, events));
             self.try_append(request, parts).await?.map(|_| device)
         });
         // The keys that it had before, if any, were revoked by the append.
         self.revoked.notify_one();
         done
+    }
+
+    /// Who the machine will be: whoever the token was made for; whoever its old key proves it to
+    /// be; whoever was made known with its key. Somebody new otherwise, who waits for an operator when
+    /// the token says so, or when a device with that machine id is there: no secret, so no proof.
+    async fn who(&self, token: &EnrollmentToken, proved: &Proved) -> Result<Who, ServiceError> {
+        let project = &proved.token.project;
+        let created = token.created.as_ref();
+        if let Some(device) = created.and_then(|created| created.device) {
+            return Ok(Who::Known(device));
+        }
+        if let Some(sealed) = &proved.previous {
+            return Ok(Who::Known(self.continued(proved, sealed).await?));
+        }
+        if let Some(device) = self.log.device_expecting(project, proved.fingerprint).await? {
+            return Ok(Who::Known(device));
+        }
+        let like = match proved.proof.machine {
+            Some(machine) => self.log.device_like(project, machine).await?,
+            None => None,
+        };
+        let approval = created.is_some_and(|created| created.approval);
+        Ok(if approval || like.is_some() { Who::Waiting(like) } else { Who::New })
+    }
+
+    /// The device whose key of until now says that it is this machine's.
+    async fn continued(&self, proved: &Proved, sealed: &[u8]) -> Result<DeviceId, ServiceError> {
+        let unproved = |what: String| ServiceError::Unproved(format!("previous: {what}"));
+        let message = Unverified::parse(sealed).map_err(|error| unproved(error.to_string()))?;
+        let claimed: ContinueProof =
+            codec::decode(message.payload()).map_err(|error| unproved(error.to_string()))?;
+        let access = self.log.device_access(&proved.token.project, &[claimed.device]).await?;
+        let key = access.get(&claimed.device).and_then(|access| access.key(&message.kid()));
+        let key = key.ok_or_else(|| {
+            unproved(format!(
+                "device {} has no such key any more; enroll as a new device, or with a token that was made for it",
+                claimed.device
+            ))
+        })?;
+        message.verify(Kind::Continue, key).map_err(|error| unproved(error.to_string()))?;
+        if (&claimed.project, claimed.request) != (&proved.token.project, proved.request) {
+            return Err(unproved("it was made for another request".to_owned()));
+        }
+        Ok(claimed.device)
     }
 
     async fn load_token(
@@ -195,8 +275,24 @@ impl Service {
         project: &ProjectId,
         device: DeviceId,
         proved: &Proved,
-    ) -> Result<EnrollResponse, ServiceError> {
-        let state = self.load::<Device>(project, &StreamName::Device(device)).await?.state;
+    ) -> Result<EnrollAnswer, ServiceError> {
+        let mut device = device;
+        let mut state = self.load::<Device>(project, &StreamName::Device(device)).await?.state;
+        if state.waiting.is_some() {
+            return self.waits(project, device, state, proved).await.map(EnrollAnswer::Waits);
+        }
+        match &state.verdict {
+            Some(Verdict::Rejected(reason)) => {
+                let reason = reason.as_deref().map(|why| format!(": {why}")).unwrap_or_default();
+                let words = format!("an operator has sent this device away{reason}");
+                return Err(Rejection::Refused(words).into());
+            }
+            Some(Verdict::Replaces(other)) => {
+                device = *other;
+                state = self.load::<Device>(project, &StreamName::Device(device)).await?.state;
+            }
+            None => {}
+        }
         if state.fingerprint != Some(proved.fingerprint) || !state.exists() {
             return Err(Rejection::Conflict(
                 "this enrollment is over: the device was deleted or has enrolled again since"
@@ -206,14 +302,34 @@ impl Service {
         }
         let name = state.name.ok_or(Rejection::NotFound("device"))?;
         let operation_key = self.keys.operation_key(project)?.public().to_cose_key();
-        Ok(EnrollResponse {
+        Ok(EnrollAnswer::Joined(Box::new(EnrollResponse {
             project: project.clone(),
             device,
             name,
             epoch: state.epoch,
             operation_key: BASE64URL_NOPAD.encode(&operation_key),
             credentials: self.issue_credentials(project, device, &proved.proof.nats_key)?,
-        })
+        })))
+    }
+
+    async fn waits(
+        &self,
+        project: &ProjectId,
+        device: DeviceId,
+        state: Device,
+        proved: &Proved,
+    ) -> Result<EnrollWaiting, ServiceError> {
+        let like = match proved.proof.machine {
+            Some(machine) => self.log.device_like(project, machine).await?,
+            None => None,
+        };
+        let like = match like {
+            Some(like) => self.load::<Device>(project, &StreamName::Device(like)).await?.state.name,
+            None => None,
+        };
+        let name = state.name.ok_or(Rejection::NotFound("device"))?;
+        let project = project.clone();
+        Ok(EnrollWaiting { project, device, name, like, retry_after: RETRY_AFTER })
     }
 }
 

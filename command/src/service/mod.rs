@@ -8,6 +8,7 @@ mod dead_letters;
 mod devices;
 mod enrollment;
 mod epochs;
+mod joining;
 mod projects;
 mod revocation;
 mod tokens;
@@ -30,6 +31,7 @@ use epochs::EpochLimit;
 
 pub use credentials::InvalidNonce;
 pub use devices::DeviceChanges;
+pub use enrollment::EnrollAnswer;
 pub use tokens::{NewApiToken, NewEnrollmentToken};
 
 /// How often a decision is made again when its streams had moved on.

@@ -26,6 +26,8 @@ pub struct NewEnrollmentToken {
     pub labels: Labels,
     /// The only device that may enroll with it.
     pub device: Option<DeviceId>,
+    /// Does an operator have to accept each device that comes with it?
+    pub approval: bool,
 }
 
 /// How an API token shall be.
@@ -87,9 +89,10 @@ impl Service {
         if let Some(written) = before {
             return Ok((text, written));
         }
-        let NewEnrollmentToken { name, expires_at, uses, labels, device } = new;
+        let NewEnrollmentToken { name, expires_at, uses, labels, device, approval } = new;
         let secret = Hash::of(&text.secret);
-        let token = EnrollmentTokenCreated { name, secret, expires_at, uses, labels, device };
+        let token =
+            EnrollmentTokenCreated { name, secret, expires_at, uses, labels, device, approval };
         let created = EnrollmentToken::default()
             .decide(EnrollmentTokenCommand::Create { token, now: now() })?;
         let written = self.append_new_token(request, id, created).await?;

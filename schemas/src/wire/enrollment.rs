@@ -79,6 +79,23 @@ pub struct EnrollResponse {
     pub credentials: CredentialsResponse,
 }
 
+/// Answer of `POST /api/v1/device/enroll` while an operator has to decide: the same request, sent
+/// again now and then, gets the verdict.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct EnrollWaiting {
+    /// The project.
+    pub project: ProjectId,
+    /// The id under which it waits.
+    pub device: DeviceId,
+    /// The name under which it waits.
+    pub name: DeviceName,
+    /// The name of the device that has the same machine id; absent when none has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub like: Option<DeviceName>,
+    /// Ask again after this many seconds.
+    pub retry_after: u32,
+}
+
 /// Body of `POST /api/v1/device/nonce`.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]

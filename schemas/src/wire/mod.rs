@@ -10,7 +10,7 @@ mod token_text;
 
 pub use enrollment::{
     ContinueProof, CredentialsProof, CredentialsRequest, CredentialsResponse, EnrollProof,
-    EnrollRequest, EnrollResponse, NonceRequest, NonceResponse,
+    EnrollRequest, EnrollResponse, EnrollWaiting, NonceRequest, NonceResponse,
 };
 pub use session::{Ack, ConfigUpdate, Hello, NewEpoch, Welcome};
 pub use token_text::{ApiTokenText, EnrollmentTokenText, InvalidToken};

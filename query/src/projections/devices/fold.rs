@@ -9,7 +9,7 @@ use muster_eventlog::StoredEvent;
 use muster_schemas::events::{Cause, author};
 use muster_schemas::{Event, PublicKey, StreamName, Timestamp};
 
-use super::state::{Device, Enrollment, Epoch, EpochCause, Loss, Presence};
+use super::state::{Device, Enrollment, Epoch, EpochCause, Loss, Presence, Waiting};
 
 /// A claimed time may be ahead of the server's clock by this much, in microseconds.
 const AHEAD: i64 = 300_000_000;
@@ -88,7 +88,21 @@ impl Device {
                 self.created_at = at;
                 self.created_position = stored.position;
             }
+            Event::DeviceEnrollmentRequested(requested) => {
+                self.waiting = Some(Waiting {
+                    since: at,
+                    fingerprint: requested.fingerprint,
+                    token: requested.token,
+                    hostname: requested.hostname,
+                    like: requested.like,
+                });
+            }
+            Event::DeviceEnrollmentAccepted(_) | Event::DeviceEnrollmentRejected(_) => {
+                self.waiting = None;
+            }
+            Event::DeviceRevoked(_) => self.revoked_at = Some(at),
             Event::DeviceEnrolled(enrolled) => {
+                self.revoked_at = None;
                 self.enrollment = Some(Enrollment {
                     enrolled_at: at,
                     fingerprint: enrolled.fingerprint,

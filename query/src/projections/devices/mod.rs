@@ -13,7 +13,7 @@ pub use table::{Devices, needed};
 pub(crate) use table::{search_text, store};
 
 /// The live table.
-pub const TABLE: &str = "devices_v1";
+pub const TABLE: &str = "devices_v2";
 
 #[cfg(test)]
 mod tests;

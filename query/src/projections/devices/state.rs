@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use muster_schemas::events::{DeviceInventoryReported, DisconnectReason, LossCause};
 use muster_schemas::names::{ConfigVars, DeviceName, Labels};
-use muster_schemas::{Hash, Timestamp, TokenId};
+use muster_schemas::{DeviceId, Hash, Timestamp, TokenId};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -20,6 +20,10 @@ pub struct Device {
     pub version: u64,
     /// Its keys, when it has enrolled.
     pub enrollment: Option<Enrollment>,
+    /// What it waits with for an operator.
+    pub waiting: Option<Waiting>,
+    /// When its keys were revoked; absent when they are good.
+    pub revoked_at: Option<Timestamp>,
     /// Its epochs, the newest last; at most [`Self::EPOCHS`].
     pub epochs: Vec<Epoch>,
     /// What it is made of.
@@ -55,6 +59,10 @@ impl Device {
     pub fn status(&self) -> Status {
         if self.deleted_at.is_some() {
             Status::Deleted
+        } else if self.waiting.is_some() {
+            Status::Pending
+        } else if self.revoked_at.is_some() {
+            Status::Revoked
         } else if self.enrollment.is_none() {
             Status::Registered
         } else if self.presence.as_ref().is_some_and(|presence| presence.online) {
@@ -78,10 +86,14 @@ impl Device {
 pub enum Status {
     /// An operator made it known; it never enrolled.
     Registered,
+    /// It waits for an operator to let it in.
+    Pending,
     /// It is connected.
     Online,
     /// It has enrolled and is not connected.
     Offline,
+    /// Its keys are worth nothing until it enrolls again.
+    Revoked,
     /// It was deleted; its history stays.
     Deleted,
 }
@@ -92,11 +104,28 @@ impl Status {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Registered => "registered",
+            Self::Pending => "pending",
+            Self::Revoked => "revoked",
             Self::Online => "online",
             Self::Offline => "offline",
             Self::Deleted => "deleted",
         }
     }
+}
+
+/// What a machine waits with for an operator.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Waiting {
+    /// Since when.
+    pub since: Timestamp,
+    /// The thumbprint (RFC 9679) of its key, to be compared with what the machine shows.
+    pub fingerprint: Hash,
+    /// The enrollment token that it came with.
+    pub token: Option<TokenId>,
+    /// The host's own name.
+    pub hostname: Option<String>,
+    /// The device that has the same machine id.
+    pub like: Option<DeviceId>,
 }
 
 /// The keys of a device.

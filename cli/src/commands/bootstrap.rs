@@ -5,8 +5,10 @@ use std::path::PathBuf;
 use anyhow::Result;
 use clap::Args;
 use muster_command::keys::KeyStore;
+use serde_json::json;
 
-use crate::output::line;
+use crate::client::Connection;
+use crate::output::{self, line};
 
 #[derive(Args, Debug)]
 pub(crate) struct BootstrapArgs {
@@ -19,8 +21,13 @@ pub(crate) struct BootstrapArgs {
 }
 
 /// Prints the token in `<keys>/admin-token`; makes one when there is none that lets in.
-pub(crate) async fn run(args: BootstrapArgs) -> Result<()> {
+pub(crate) async fn run(connection: &Connection, args: BootstrapArgs) -> Result<()> {
     let keys = KeyStore::open(&args.keys)?;
-    line(crate::up::admin_token(&args.postgres_url, &keys, &args.keys.join("admin-token")).await?);
+    let file = args.keys.join("admin-token");
+    let token = crate::up::admin_token(&args.postgres_url, &keys, &file).await?;
+    if connection.json {
+        return output::json(&json!({"token": token, "ca": keys.dir().join("ca.pem")}));
+    }
+    line(token);
     Ok(())
 }

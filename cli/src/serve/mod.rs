@@ -5,6 +5,7 @@
 mod broker;
 mod door;
 mod forward;
+mod names;
 mod options;
 
 use std::sync::Arc;
@@ -20,7 +21,8 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 pub use door::openapi_document;
-pub(crate) use options::{MetricStore, Role, Roles, ServeArgs, ServeOptions, certificate_names};
+pub(crate) use names::{address_for_others, certificate_names};
+pub(crate) use options::{DEFAULT_PORT, Listen, MetricStore, Role, Roles, ServeArgs, ServeOptions};
 
 /// How long a device's JWT works.
 const JWT_LIFE: std::time::Duration = std::time::Duration::from_secs(3600);
@@ -104,7 +106,7 @@ pub(crate) async fn run(
         let ingest = muster_ingest::IngestOptions {
             log: log.clone(),
             nats,
-            store: options.metric_store.store_settings(),
+            store: options.needed_metric_store()?.store_settings(),
             presence,
         };
         let stop = stop.clone();
@@ -127,7 +129,7 @@ pub(crate) async fn run(
         let query = muster_query::Query::start(muster_query::QueryOptions {
             log: log.clone(),
             nats,
-            influx: options.metric_store.query_options()?,
+            influx: options.needed_metric_store()?.query_options()?,
             stop: stop.clone(),
         })
         .await

@@ -8,3 +8,4 @@ mod everyday;
 mod faults;
 mod hostile;
 mod openapi;
+mod running;

@@ -114,22 +114,22 @@ fn print_json(target: &Target, mut answers: Vec<(&Named, Value)>) -> Result<()> 
     output::json(&answers)
 }
 
-fn print_fields(fields: &Value) {
-    let items = fields["items"].as_array().cloned().unwrap_or_default();
-    let names = |value: &Value, key: &str| {
-        value[key]
-            .as_array()
-            .into_iter()
-            .flatten()
-            .map(|item| if item.is_string() { text(item) } else { text(&item["name"]) })
-            .collect::<Vec<_>>()
-            .join(" ")
-    };
-    let rows = items
-        .iter()
-        .map(|item| vec![text(&item["measurement"]), names(item, "fields"), names(item, "tags")])
-        .collect();
-    table(&["measurement", "fields", "tags"], rows, "this device has no metrics yet");
+/// One row a field, named as it is asked for.
+fn print_fields(answer: &Value) {
+    table(&["field", "type", "tags"], field_rows(answer), "this device has no metrics yet");
+}
+
+fn field_rows(answer: &Value) -> Vec<Vec<String>> {
+    let mut rows = Vec::new();
+    for measurement in answer["items"].as_array().into_iter().flatten() {
+        let tags: Vec<String> =
+            measurement["tags"].as_array().into_iter().flatten().map(text).collect();
+        for (field, kind) in measurement["fields"].as_object().into_iter().flatten() {
+            let name = format!("{}.{field}", text(&measurement["name"]));
+            rows.push(vec![name, text(kind), tags.join(" ")]);
+        }
+    }
+    rows
 }
 
 /// One series as it is shown.
@@ -175,7 +175,19 @@ impl Series {
         self.points.iter().filter_map(|(_, value)| value.as_f64()).collect()
     }
 
-    /// Each point in its place of time, the mean where several share one: a gap stays a gap.
+    /// How much time lies between two points, as a rule, in microseconds.
+    fn cadence(&self) -> i64 {
+        let mut apart: Vec<i64> = self
+            .points
+            .windows(2)
+            .filter_map(|pair| Some(pair.last()?.0.micros() - pair.first()?.0.micros()))
+            .collect();
+        apart.sort_unstable();
+        apart.get(apart.len().saturating_sub(1) / 2).copied().unwrap_or(0).max(self.step)
+    }
+
+    /// Each point in its place of time, the mean where several share one. A value stands until the
+    /// next one is due; when that does not come, there is a gap.
     fn sparkline(&self, width: usize) -> String {
         // A step begins before the question when that begins within it.
         let begin = self.from.div_euclid(self.step) * self.step;
@@ -193,10 +205,18 @@ impl Series {
                 *count += 1;
             }
         }
-        let means: Vec<Option<f64>> = places
-            .into_iter()
-            .map(|(sum, count)| (count > 0).then(|| sum / f64::from(count)))
-            .collect();
+        // Nothing comes at the very moment: a little more than a cadence, where steps are shorter.
+        let cadence = self.cadence();
+        let due_within = cadence + (cadence / 4).min(cadence - self.step);
+        let mut means = Vec::with_capacity(places.len());
+        let mut before: Option<(i64, f64)> = None;
+        for (place, (sum, count)) in (0_i64..).zip(places) {
+            let time = begin + place * steps / columns * self.step;
+            if count > 0 {
+                before = Some((time, sum / f64::from(count)));
+            }
+            means.push(before.filter(|(at, _)| time < at + due_within).map(|(_, mean)| mean));
+        }
         sparkline(&means)
     }
 
@@ -279,6 +299,22 @@ mod tests {
         assert_eq!(series[0].sparkline(WIDTH), "▁▅  █");
         // Two steps share a column: the mean stands for both.
         assert_eq!(series[0].sparkline(3), "▁ █");
+    }
+
+    #[test]
+    fn a_value_stands_until_the_next_is_due() {
+        let mut answer = answer(&[(10, 0.0), (20, 1.0), (40, 2.0)]);
+        answer["step"] = "5s".into();
+        // From 5 to 45 s, in steps of 5 s: what was due at 30 s did not come.
+        assert_eq!(Series::of(&answer, "")[0].sparkline(WIDTH), " ▁▁▅▅▅ ██");
+    }
+
+    #[test]
+    fn fields_are_named_as_they_are_asked_for() {
+        let answer = json!({"items": [
+            {"name": "cpu", "fields": {"usage_user": "float"}, "tags": ["cpu"]},
+        ]});
+        assert_eq!(field_rows(&answer), [["cpu.usage_user", "float", "cpu"]]);
     }
 
     #[test]

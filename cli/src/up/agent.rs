@@ -21,11 +21,21 @@ use crate::exit::Refused;
 
 /// How often is asked whether this machine is still a device.
 const LOOK_AGAIN: Duration = Duration::from_secs(10);
+/// So many times in a row it may be found away before that is said.
+const LOOKS_AWAY: u32 = 6;
 
 #[derive(Debug)]
 pub(super) struct LocalAgent {
     child: Child,
+    agent: Program,
     device: Device,
+}
+
+/// The agent's binary, and its folder.
+#[derive(Clone, Debug)]
+struct Program {
+    path: PathBuf,
+    data: PathBuf,
 }
 
 /// Who this machine is.
@@ -53,12 +63,13 @@ impl LocalAgent {
         ca: &Path,
         say: &Say,
     ) -> Result<Option<Self>> {
-        let Some(program) = find_agent() else {
+        let Some(path) = find_agent() else {
             say.line("  -- muster-agent was found neither beside muster nor on PATH; this machine is no device");
             return Ok(None);
         };
         let doing = say.start("muster-agent (this machine)");
-        let started = Starting { folder, program: &program, client, ca, say }.run().await;
+        let agent = Program { path, data: folder.path().join("agent") };
+        let started = Starting { folder, agent: &agent, client, ca, say }.run().await;
         match started {
             Ok(agent) => {
                 doing.done();
@@ -80,21 +91,40 @@ impl LocalAgent {
 
     /// Says what becomes of it; never ends.
     pub(super) async fn report(&self, client: &Client, say: &Say) {
-        let deleted = async {
-            loop {
-                tokio::time::sleep(LOOK_AGAIN).await;
-                // A server that does not answer says nothing about the device.
-                if matches!(find(client, &self.device.id).await, Ok(None)) {
+        tokio::join!(report_child(&self.child, say), self.watch(client, say));
+    }
+
+    /// Says that the device was deleted, or is away although its agent runs.
+    async fn watch(&self, client: &Client, say: &Say) {
+        let name = &self.device.name;
+        let mut away = 0_u32;
+        loop {
+            tokio::time::sleep(LOOK_AGAIN).await;
+            // A server that does not answer says nothing about the device.
+            match find(client, &self.device.id).await {
+                Ok(Some(device)) if device["status"] == "online" => {
+                    if away >= LOOKS_AWAY {
+                        say.line(&format!("  ok this machine's device {name} is online again"));
+                    }
+                    away = 0;
+                }
+                Ok(Some(_)) => {
+                    away += 1;
+                    if away == LOOKS_AWAY {
+                        let why = self.agent.last_error().await;
+                        say.line(&format!("  !! this machine's device {name} is not online{why}"));
+                    }
+                }
+                Ok(None) => {
                     say.line(&format!(
-                        "  !! this machine's device {} was deleted; `muster up` makes it a new one \
-                         when it is started again, unless with --no-agent",
-                        self.device.name
+                        "  !! this machine's device {name} was deleted; `muster up` makes it a new \
+                         one when it is started again, unless with --no-agent"
                     ));
                     return;
                 }
+                Err(_) => {}
             }
-        };
-        tokio::join!(report_child(&self.child, say), deleted);
+        }
     }
 
     pub(super) async fn stop(self) {
@@ -104,13 +134,13 @@ impl LocalAgent {
     }
 }
 
-/// The name of a device that is known and not deleted, by all that the log holds now.
-async fn find(client: &Client, id: &str) -> Result<Option<String>> {
+/// A device that is known and not deleted, by all that the log holds now.
+async fn find(client: &Client, id: &str) -> Result<Option<Value>> {
     let head = client.get("/api/v1/log/head", &[]).await?;
     let path = format!("/api/v1/devices/{}", segment(id));
     match client.get_at(&path, &[], head["position"].as_u64()).await {
         Ok(device) if device["status"] == "deleted" => Ok(None),
-        Ok(device) => Ok(device["name"].as_str().map(str::to_owned)),
+        Ok(device) => Ok(Some(device)),
         Err(error) => match error.downcast_ref() {
             Some(Refused::Problem { status: 404, .. }) => Ok(None),
             _ => Err(error),
@@ -118,10 +148,46 @@ async fn find(client: &Client, id: &str) -> Result<Option<String>> {
     }
 }
 
+impl Program {
+    async fn run<'a>(&self, args: impl IntoIterator<Item = &'a OsStr>) -> Result<Output> {
+        tokio::process::Command::new(&self.path)
+            .arg("--data")
+            .arg(&self.data)
+            .args(args)
+            // What is set for another agent is not meant for this one.
+            .env_remove("MUSTER_ENROLL_TOKEN")
+            .stdin(Stdio::null())
+            .kill_on_drop(true)
+            .output()
+            .await
+            .with_context(|| format!("cannot run {}", self.path.display()))
+    }
+
+    /// What it says of itself; `None` when it is not enrolled, or in a way of which `enroll` will
+    /// have its own words.
+    async fn status(&self) -> Result<Option<Value>> {
+        let asked = self.run(["status", "--json"].map(OsStr::new)).await?;
+        if !asked.status.success() {
+            return Ok(None);
+        }
+        let status = serde_json::from_slice(&asked.stdout);
+        status
+            .map(Some)
+            .with_context(|| format!("{} status does not answer JSON", self.path.display()))
+    }
+
+    async fn last_error(&self) -> String {
+        let status = self.status().await.ok().flatten().unwrap_or_default();
+        status["last_error"][1]
+            .as_str()
+            .map_or_else(String::new, |error| format!("; its agent says: {error}"))
+    }
+}
+
 /// What it takes to start it.
 struct Starting<'a> {
     folder: &'a Folder,
-    program: &'a Path,
+    agent: &'a Program,
     client: &'a Client,
     ca: &'a Path,
     say: &'a Say,
@@ -129,61 +195,47 @@ struct Starting<'a> {
 
 impl Starting<'_> {
     async fn run(&self) -> Result<LocalAgent> {
-        let device = match self.identity().await? {
-            None => self.enroll(false).await?,
-            Some((device, ca)) => {
-                let known = find(self.client, &device.id).await;
-                match known.context("cannot ask whether this machine is a device")? {
-                    Some(name) if ca == std::fs::read_to_string(self.ca)?.trim() => {
-                        Device { name, ..device }
-                    }
-                    Some(_) => {
-                        self.say.line(
-                            "  -- the server has another CA now; enrolling this machine anew",
-                        );
-                        self.enroll(true).await?
-                    }
-                    None => {
-                        self.say.line(&format!(
-                            "  -- the server knows no device {} ({}); enrolling this machine anew",
-                            device.name, device.id
-                        ));
-                        self.enroll(true).await?
-                    }
-                }
-            }
-        };
-        let args = vec![
-            "--data".into(),
-            self.data().into(),
-            "run".into(),
-            "--url".into(),
-            self.client.url().into(),
-        ];
+        let device = self.device().await?;
+        let args = [OsStr::new("--data"), self.agent.data.as_os_str()]
+            .into_iter()
+            .chain(["run", "--url", self.client.url()].map(OsStr::new))
+            .map(OsStr::to_owned)
+            .collect();
         let spec = muster_backing::program::program(
             "muster-agent",
-            self.program.to_owned(),
+            self.agent.path.clone(),
             args,
             self.folder.path().join("agent-process"),
         );
-        Ok(LocalAgent { child: Child::start(spec).await?, device })
+        Ok(LocalAgent { child: Child::start(spec).await?, agent: self.agent.clone(), device })
     }
 
-    fn data(&self) -> PathBuf {
-        self.folder.path().join("agent")
+    /// The device that this machine is, or becomes now.
+    async fn device(&self) -> Result<Device> {
+        let Some((device, ca)) = self.identity().await? else {
+            return self.enroll(false).await;
+        };
+        let known = find(self.client, &device.id).await;
+        let known = known.context("cannot ask whether this machine is a device")?;
+        let reason = match known {
+            Some(known) if ca == std::fs::read_to_string(self.ca)?.trim() => {
+                let name = known["name"].as_str().map_or(device.name, str::to_owned);
+                return Ok(Device { name, ..device });
+            }
+            Some(_) => "the server has another CA now".to_owned(),
+            None => format!("the server knows no device {} ({})", device.name, device.id),
+        };
+        self.say.line(&format!("  -- {reason}; this machine is enrolled anew"));
+        self.enroll(true).await
     }
 
-    /// Who the agent's folder says it is, and the CA that it trusts; `None` when it is not enrolled.
+    /// Who the agent's folder says it is, and the CA that it trusts.
     async fn identity(&self) -> Result<Option<(Device, String)>> {
-        let asked = self.agent(["status".as_ref(), "--json".as_ref()]).await?;
-        if !asked.status.success() {
-            // Not enrolled, or in a way of which `enroll` will have its own words.
-            return Ok(None);
-        }
-        let status: Value = serde_json::from_slice(&asked.stdout)
-            .with_context(|| format!("{} status does not answer JSON", self.program.display()))?;
-        let text = |name: &str| status[name].as_str().unwrap_or_default().trim().to_owned();
-        Ok(Some((Device { id: text("device"), name: text("name") }, text("ca"))))
+        let status = self.agent.status().await?;
+        Ok(status.map(|status| {
+            let text = |name: &str| status[name].as_str().unwrap_or_default().trim().to_owned();
+            (Device { id: text("device"), name: text("name") }, text("ca"))
+        }))
     }
 
     async fn enroll(&self, anew: bool) -> Result<Device> {
@@ -196,7 +248,7 @@ impl Starting<'_> {
             ["enroll", "--url", self.client.url(), "--token-file"].map(OsStr::new).to_vec();
         args.push(file.as_os_str());
         args.extend(anew.then_some(OsStr::new("--force")));
-        let ran = self.agent(args).await;
+        let ran = self.agent.run(args).await;
         let _ = std::fs::remove_file(&file);
         let ran = ran?;
         if !ran.status.success() {
@@ -204,19 +256,5 @@ impl Starting<'_> {
         }
         let (device, _) = self.identity().await?.context("the agent enrolled and is no device")?;
         Ok(device)
-    }
-
-    async fn agent<'b>(&self, args: impl IntoIterator<Item = &'b OsStr>) -> Result<Output> {
-        tokio::process::Command::new(self.program)
-            .arg("--data")
-            .arg(self.data())
-            .args(args)
-            // What is set for another agent is not meant for this one.
-            .env_remove("MUSTER_ENROLL_TOKEN")
-            .stdin(Stdio::null())
-            .kill_on_drop(true)
-            .output()
-            .await
-            .with_context(|| format!("cannot run {}", self.program.display()))
     }
 }

@@ -88,6 +88,15 @@ async fn one_command_sees_what_the_one_before_did() {
     as_operator(&["token", "revoke", id]);
     assert!(as_operator(&["token", "show", id]).contains("revoked"));
 
+    // Contexts, as programs read them; a flag goes before the variables that are set here.
+    let add = ["context", "add", "other", "--url", "https://127.0.0.1:1", "--json"];
+    assert_eq!(json(&system, &add)["current"], false);
+    assert_eq!(json(&system, &["context", "use", "other", "--json"])["current"], true);
+    let (code, _, err) = system.muster(&["--context", "other", "status"]);
+    assert!(code == 5 && err.contains("127.0.0.1:1"), "{code} {err}");
+    assert_eq!(json(&system, &["context", "remove", "other", "--json"])["current"], false);
+    assert!(ok(&system, &["dead-letter", "list", "--everywhere"]).contains("no dead letters"));
+
     // All of them are gone through, whatever becomes of one.
     let gone = json(&system, &["device", "delete", "-l", "retired", "--yes", "--json"]);
     assert_eq!(gone.as_array().map(Vec::len), Some(5), "{gone}");

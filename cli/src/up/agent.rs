@@ -215,15 +215,21 @@ impl Starting<'_> {
         let Some((device, ca)) = self.identity().await? else {
             return self.enroll(false).await;
         };
-        let known = find(self.client, &device.id).await;
-        let known = known.context("cannot ask whether this machine is a device")?;
-        let reason = match known {
-            Some(known) if ca == std::fs::read_to_string(self.ca)?.trim() => {
-                let name = known["name"].as_str().map_or(device.name, str::to_owned);
-                return Ok(Device { name, ..device });
+        let reason = if ca == std::fs::read_to_string(self.ca)?.trim() {
+            match find(self.client, &device.id).await {
+                Ok(Some(known)) => {
+                    let name = known["name"].as_str().map_or(device.name, str::to_owned);
+                    return Ok(Device { name, ..device });
+                }
+                Ok(None) => format!("the server knows no device {} ({})", device.name, device.id),
+                // Read models that are being made anew say nothing about the device.
+                Err(error) => {
+                    tracing::debug!(error = format!("{error:#}"), "is this machine a device?");
+                    return Ok(device);
+                }
             }
-            Some(_) => "the server has another CA now".to_owned(),
-            None => format!("the server knows no device {} ({})", device.name, device.id),
+        } else {
+            "the server has another CA now".to_owned()
         };
         self.say.line(&format!("  -- {reason}; this machine is enrolled anew"));
         self.enroll(true).await

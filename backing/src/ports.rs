@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::fs;
 use std::io::ErrorKind;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr as UnixAddr, UnixListener};
 use std::sync::{Mutex, PoisonError};
@@ -55,6 +55,17 @@ pub fn free_port() -> Result<u16, NoFreePort> {
         }
     }
     Err(NoFreePort { from: FIRST, to: last })
+}
+
+/// Where this machine reaches a server that listens on `listen`: "all addresses" is an address to
+/// listen on, and none to dial.
+#[must_use]
+pub fn reachable(listen: IpAddr) -> IpAddr {
+    match listen {
+        IpAddr::V4(address) if address.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(address) if address.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        address => address,
+    }
 }
 
 /// Whether a server could bind `port` on 127.0.0.1 now.

@@ -76,8 +76,8 @@ pub(crate) async fn run(args: Args) -> Result<()> {
     let connection = args.connection;
     match args.command {
         Command::Up(up) => crate::up::run(up).await,
-        Command::Serve(serve) => crate::serve::run_until_signal(serve.into()).await,
-        Command::Bootstrap(command) => bootstrap::run(command).await,
+        Command::Serve(serve) => crate::serve::run_until_signal(serve.try_into()?).await,
+        Command::Bootstrap(command) => bootstrap::run(&connection, command).await,
         Command::Device(command) => device::run(connection, command).await,
         Command::Events(command) => events::run(connection, command).await,
         Command::Metrics(command) => metrics::run(connection, command).await,

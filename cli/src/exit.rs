@@ -24,9 +24,38 @@ pub(crate) enum Refused {
     },
 }
 
+/// A command line that cannot be meant.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct Misused(pub(crate) String);
+
+/// What was asked for is not there.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct NotFound(pub(crate) String);
+
+/// Some of several things could not be done; each was reported already.
+#[derive(Debug, thiserror::Error)]
+#[error("{failed} of {of} failed")]
+pub(crate) struct Partly {
+    pub(crate) failed: usize,
+    pub(crate) of: usize,
+    /// The exit code, when they all failed for the same reason.
+    pub(crate) code: u8,
+}
+
 /// 1 failed, 2 used wrongly (clap's), 3 not found, 4 not allowed, 5 unreachable or unavailable,
 /// 6 in conflict with the present state.
-fn code(error: &anyhow::Error) -> u8 {
+pub(crate) fn code(error: &anyhow::Error) -> u8 {
+    if error.is::<Misused>() {
+        return 2;
+    }
+    if error.is::<NotFound>() {
+        return 3;
+    }
+    if let Some(partly) = error.downcast_ref::<Partly>() {
+        return partly.code;
+    }
     match error.downcast_ref::<Refused>() {
         Some(Refused::Unreachable { .. }) => 5,
         Some(Refused::Problem { status, .. }) => match status {
@@ -38,6 +67,11 @@ fn code(error: &anyhow::Error) -> u8 {
         },
         None => 1,
     }
+}
+
+/// Does the failure pass by itself?
+pub(crate) fn is_passing(error: &anyhow::Error) -> bool {
+    code(error) == 5
 }
 
 /// Tells the error, and answers the exit code for it.

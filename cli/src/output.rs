@@ -13,6 +13,11 @@ pub(crate) fn line(text: impl AsRef<str>) {
     }
 }
 
+/// Says something to the person, beside the output proper.
+pub(crate) fn note(text: impl AsRef<str>) {
+    let _ = writeln!(std::io::stderr(), "{}", text.as_ref());
+}
+
 /// Prints JSON.
 pub(crate) fn json(value: &impl serde::Serialize) -> Result<()> {
     line(serde_json::to_string_pretty(value)?);

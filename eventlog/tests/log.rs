@@ -193,8 +193,12 @@ async fn enrollment_opens_an_epoch_and_deletion_closes_it() {
     let key = SigningKey::from_seed(&[1; 32]);
     let stream = StreamName::Device(device);
     let now = Timestamp(1);
-    let registered: Event =
-        DeviceRegistered { name: "robot-7".parse().unwrap(), labels: Default::default() }.into();
+    let registered: Event = DeviceRegistered {
+        name: "robot-7".parse().unwrap(),
+        labels: Default::default(),
+        fingerprint: None,
+    }
+    .into();
     let events =
         vec![NewEvent::server(&registered, now), NewEvent::server(&enrolled(1, &key), now)];
     log.append(&project, Append::by("test").stream(stream.clone(), Expected::Version(0), events))

@@ -88,6 +88,7 @@ async fn fill(log: &EventLog, project: &ProjectId) {
         let registered = DeviceRegistered {
             name: format!("robot-{number}").parse().unwrap(),
             labels: [("env".parse().unwrap(), "prod".parse().unwrap())].into(),
+            fingerprint: None,
         };
         let enrolled = DeviceEnrolled {
             epoch: 1,
@@ -206,7 +207,7 @@ async fn main() {
         after = last.position;
     }
     tell("reading alone", rows, start, Some(copy));
-    rebuild(&log, rows, copy, Devices::new("devices_v1_rebuild")).await;
+    rebuild(&log, rows, copy, Devices::new("devices_v2_rebuild")).await;
     rebuild(&log, rows, copy, Timeline::new("timeline_v1_rebuild")).await;
     rebuild(&log, rows, copy, Tokens::new("tokens_v1_rebuild")).await;
     postgres.stop().await.unwrap();

@@ -267,8 +267,6 @@ fn role(
         &postgres.connection_url(),
         "--nats-url",
         &format!("tls://127.0.0.1:{}", nats.port()),
-        "--influx-url",
-        &influx.url(),
         "--keys",
         &keys.display().to_string(),
         "--listen",
@@ -276,6 +274,10 @@ fn role(
     ]
     .map(str::to_owned)
     .to_vec();
+    // Command has nothing to do with metrics.
+    if role != "command" {
+        args.extend(["--influx-url".to_owned(), influx.url()]);
+    }
     if let Credentials::Password { user, password } = influx.credentials() {
         args.extend(["--influx-user", user, "--influx-password", password].map(str::to_owned));
     }

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 /// What an operation needs, as the roles that have it.
 const EVERYBODY: &[&str] = &["viewer", "operator", "auditor", "admin"];
 const WRITERS: &[&str] = &["operator", "admin"];
+const EVERYBODY_BUT_VIEWERS: &[&str] = &["operator", "auditor", "admin"];
 const ALL_READERS: &[&str] = &["auditor", "admin"];
 const ADMINS: &[&str] = &["admin"];
 
@@ -22,8 +23,13 @@ fn allowed(operation: &str) -> &'static [&'static str] {
         | "delete_device"
         | "set_device_config"
         | "create_enrollment_token"
-        | "revoke_enrollment_token" => WRITERS,
-        "list_enrollment_tokens" | "list_api_tokens" => ALL_READERS,
+        | "revoke_enrollment_token"
+        | "accept_device"
+        | "reject_device"
+        | "revoke_device"
+        | "rotate_device_key" => WRITERS,
+        "list_api_tokens" => ALL_READERS,
+        "list_enrollment_tokens" | "get_enrollment_token" => EVERYBODY_BUT_VIEWERS,
         "list_dead_letters" | "get_dead_letter" => ALL_READERS,
         "create_token" | "revoke_token" | "retry_dead_letter" | "create_project"
         | "change_project" => ADMINS,

@@ -48,6 +48,82 @@ async fn devices_are_named_labeled_configured_and_replayed() {
     drop(other);
 }
 
+fn json(system: &System, args: &[&str]) -> Value {
+    serde_json::from_str(&ok(system, args)).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_command_sees_what_the_one_before_did() {
+    let system = System::start().await;
+    for n in 0..5 {
+        let name = format!("robot-{n}");
+        ok(&system, &["device", "register", &name, "--label", "fleet=robots"]);
+        ok(&system, &["device", "label", &name, &format!("n={n}"), "retired="]);
+        assert!(ok(&system, &["device", "list", "-l", &format!("n={n}")]).contains(&name));
+    }
+    let changed = json(&system, &["device", "label", "robot-0", "x=y", "--json"]);
+    let shown = json(&system, &["device", "show", "robot-0", "--json"]);
+    assert_eq!(changed[0]["id"], shown["id"], "{changed}");
+
+    // A bare key is a selector with -l alone; everywhere.
+    assert_eq!(json(&system, &["device", "show", "-l", "retired", "--json"])[4]["name"], "robot-4");
+    ok(&system, &["device", "config", "-l", "retired", "greeting=hello"]);
+    let configs = json(&system, &["device", "config", "fleet=robots", "--json"]);
+    assert_eq!(configs.as_array().map(Vec::len), Some(5));
+    assert_eq!(configs[0]["config"]["vars"]["greeting"], "hello");
+    assert!(ok(&system, &["events", "-l", "n"]).contains("DeviceConfigSet"));
+    assert!(ok(&system, &["metrics", "-l", "n=1"]).contains("no metrics"));
+
+    // A token for one device, by its name; shown, listed and revoked by an operator.
+    let operator = ok(&system, &["api-token", "create", "me", "--role", "operator"]);
+    let as_operator = |args: &[&str]| {
+        let args: Vec<&str> = ["--token", operator.trim()].iter().chain(args).copied().collect();
+        ok(&system, &args)
+    };
+    let made = as_operator(&["token", "create", "--device", "robot-0", "--json"]);
+    let made: Value = serde_json::from_str(&made).unwrap();
+    let id = made["id"].as_str().unwrap();
+    assert!(as_operator(&["token", "list"]).contains(id));
+    assert!(as_operator(&["token", "show", id]).contains(shown["id"].as_str().unwrap()));
+    as_operator(&["token", "revoke", id]);
+    assert!(as_operator(&["token", "show", id]).contains("revoked"));
+
+    // Contexts, as programs read them; a flag goes before the variables that are set here.
+    let add = ["context", "add", "other", "--url", "https://127.0.0.1:1", "--json"];
+    assert_eq!(json(&system, &add)["current"], false);
+    assert_eq!(json(&system, &["context", "use", "other", "--json"])["current"], true);
+    let (code, _, err) = system.muster(&["--context", "other", "status"]);
+    assert!(code == 5 && err.contains("127.0.0.1:1"), "{code} {err}");
+    assert_eq!(json(&system, &["context", "remove", "other", "--json"])["current"], false);
+    assert!(ok(&system, &["dead-letter", "list", "--everywhere"]).contains("no dead letters"));
+
+    // All of them are gone through, whatever becomes of one.
+    let gone = json(&system, &["device", "delete", "-l", "retired", "--yes", "--json"]);
+    assert_eq!(gone.as_array().map(Vec::len), Some(5), "{gone}");
+    let (code, _, err) = system.muster(&["device", "delete", "-l", "retired", "--yes"]);
+    assert_eq!(code, 3, "{err}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_that_one_device_refuses_is_made_to_the_others() {
+    let system = System::start().await;
+    for name in ["full", "one", "two"] {
+        ok(&system, &["device", "register", name, "--label", "all=1"]);
+    }
+    // A device has 64 labels at most.
+    let many: Vec<String> = (0..63).map(|n| format!("l{n}=1")).collect();
+    let mut args = vec!["device", "label", "full"];
+    args.extend(many.iter().map(String::as_str));
+    ok(&system, &args);
+    let (code, out, err) = system.muster(&["device", "label", "-l", "all", "more=1", "--json"]);
+    assert_eq!(code, 1, "{err}");
+    let done: Value = serde_json::from_str(&out).unwrap();
+    assert!(done[0]["error"].is_string() && done[1]["version"].is_u64(), "{done}");
+    assert!(err.contains("full: failed") && err.contains("1 of 3 failed"), "{err}");
+    let list = ok(&system, &["device", "list", "-l", "more"]);
+    assert!(list.contains("one") && list.contains("two") && !list.contains("full"), "{list}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn mistakes_get_words_and_exit_codes() {
     let system = System::start().await;
@@ -59,6 +135,15 @@ async fn mistakes_get_words_and_exit_codes() {
         (&["replay", "--to-position", "999999"], 1, "position"),
         (&["device", "register", "Not A Name"], 1, "device name"),
         (&["nonsense"], 2, "nonsense"),
+        (&["device", "label", "vm"], 2, "at least one label"),
+        (&["device", "label", "env=none", "a=b"], 3, "matches"),
+        (&["device", "show"], 2, "-l"),
+        (&["device", "show", "vm", "-l", "env"], 2, "not both"),
+        (&["metrics", "-l", "env", "cpu.usage_user"], 3, "matches"),
+        (&["token", "create", "--device", "nobody"], 3, "nobody"),
+        (&["--context", "nowhere", "status"], 3, "nowhere"),
+        (&["context", "use", "nowhere"], 3, "nowhere"),
+        (&["serve", "--postgres-url", "x", "--nats-url", "x", "--keys", "x"], 2, "--influx-url"),
         (&["--url", "https://127.0.0.1:1", "status"], 5, "cannot reach"),
         (&["--token", "mst_x", "status"], 4, "token"),
     ] {

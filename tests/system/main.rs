@@ -8,5 +8,7 @@ mod enroll;
 mod everyday;
 mod faults;
 mod hostile;
+mod joining;
 mod openapi;
 mod projects;
+mod running;

@@ -1,7 +1,7 @@
 //! `muster-agent enroll`.
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
@@ -29,7 +29,8 @@ pub(super) struct EnrollArgs {
     /// A label that the device brings along; may be given several times.
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = label)]
     labels: Vec<(LabelKey, LabelValue)>,
-    /// Enroll although this device is enrolled; what was there is kept beside.
+    /// Enroll although this device is enrolled; what was there is kept beside. By its old key it stays
+    /// the same device, if the server knows that key.
     #[arg(long)]
     force: bool,
 }
@@ -40,6 +41,11 @@ fn label(text: &str) -> Result<(LabelKey, LabelValue), String> {
         key.parse().map_err(|error: muster_schemas::names::InvalidName| error.to_string())?,
         value.parse().map_err(|error: muster_schemas::names::InvalidName| error.to_string())?,
     ))
+}
+
+pub(super) fn fingerprint(data: &Path) -> anyhow::Result<ExitCode> {
+    writeln!(std::io::stdout(), "{}", muster_agent::enroll::fingerprint(data)?)?;
+    Ok(ExitCode::SUCCESS)
 }
 
 pub(super) async fn enroll(data: PathBuf, args: EnrollArgs) -> anyhow::Result<ExitCode> {

@@ -49,6 +49,9 @@ enum Command {
     /// The token holds the pin of the server's CA: nothing else is trusted. When the answer is
     /// lost on its way, run it again with the same token: it is the same device.
     Enroll(enroll::EnrollArgs),
+    /// Shows the fingerprint of the signing key, which is made now if there is none: for
+    /// `muster device register NAME --fingerprint …` before the machine enrolls.
+    Fingerprint,
     /// Runs the agent until it is stopped (SIGTERM or Ctrl-C).
     Run {
         /// Where the servers are now, when they have moved since the enrollment; it is kept. The
@@ -79,6 +82,7 @@ pub(crate) async fn main() -> anyhow::Result<ExitCode> {
     let data = cli.common.data;
     match cli.command {
         Command::Enroll(args) => enroll::enroll(data, args).await,
+        Command::Fingerprint => enroll::fingerprint(&data),
         Command::Run { url } => run::run(data, url, set_level).await,
         Command::Status { json } => status::status(&data, json).await,
         Command::Doctor { json } => doctor::doctor(&data, json).await,

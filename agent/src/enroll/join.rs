@@ -4,11 +4,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use data_encoding::BASE64URL_NOPAD;
-use muster_schemas::Hash;
 use muster_schemas::codec;
 use muster_schemas::cose::{CoseError, Kind, PublicKey};
 use muster_schemas::names::{DeviceName, Labels};
-use muster_schemas::wire::{EnrollProof, EnrollRequest, EnrollResponse, EnrollmentTokenText};
+use muster_schemas::wire::{
+    ContinueProof, EnrollProof, EnrollRequest, EnrollResponse, EnrollWaiting, EnrollmentTokenText,
+};
+use muster_schemas::{DeviceId, Hash, ProjectId};
 use serde::{Deserialize, Serialize};
 use url::Url;
 use uuid::Uuid;
@@ -94,6 +96,47 @@ struct Pending {
     token: Hash,
     keys: DeviceKeys,
     nonce: Uuid,
+    /// Who this machine has been: by that key it stays the same device.
+    #[serde(default)]
+    before: Option<Before>,
+}
+
+/// A device that this machine has been.
+#[derive(Serialize, Deserialize)]
+struct Before {
+    project: ProjectId,
+    device: DeviceId,
+    keys: DeviceKeys,
+}
+
+impl Before {
+    /// That device's word that it is the one who asks.
+    fn seal(&self, request: &[u8]) -> String {
+        let Self { project, device, keys } = self;
+        let request = Hash::of(request);
+        let proof = ContinueProof { project: project.clone(), device: *device, request };
+        BASE64URL_NOPAD.encode(&keys.signing().seal(Kind::Continue, codec::encode(&proof)))
+    }
+}
+
+/// What the server answers.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Answer {
+    Joined(Box<EnrollResponse>),
+    Waits(EnrollWaiting),
+}
+
+/// The fingerprint of the key that this machine will enroll with, or has: made now if there is none.
+///
+/// # Errors
+/// When the data folder fails.
+pub fn fingerprint(data: &Path) -> Result<Hash, EnrollError> {
+    let store = Store::open(Folder::open(data)?)?;
+    if let Some(identity) = store.get::<Identity>(key::IDENTITY)? {
+        return Ok(identity.keys.signing().thumbprint());
+    }
+    Ok(next_keys(&store)?.signing().thumbprint())
 }
 
 /// Enrolls this device; asked again after a lost answer, it is the same device.
@@ -109,18 +152,24 @@ pub async fn enroll(options: EnrollOptions) -> Result<Enrolled, EnrollError> {
     url.set_query(None);
     let mut store = Store::open(Folder::open(&options.data)?)?;
     let mut backup = None;
+    let mut before = None;
     if let Some(known) = store.get::<Identity>(key::IDENTITY)? {
         if !options.force {
             let Identity { name, device, project, url, .. } = known;
             let who = format!("{name} ({device}) in project {project} at {url}");
             return Err(EnrollError::AlreadyEnrolled { who });
         }
+        before = Some(Before {
+            project: known.project.clone(),
+            device: known.device,
+            keys: known.keys.clone(),
+        });
         let path = set_aside(store, &options.data)?;
         tracing::info!(backup = %path.display(), "the state of before was put aside");
         backup = Some(path);
         store = Store::open(Folder::open(&options.data)?)?;
     }
-    let pending = pending(&store, &options.token)?;
+    let pending = pending(&store, &options.token, before)?;
     let (identity, credentials) = ask(&options, &url, pending).await?;
     let anchor = Anchor {
         boot: credentials.boot,
@@ -132,6 +181,7 @@ pub async fn enroll(options: EnrollOptions) -> Result<Enrolled, EnrollError> {
         store::put(transaction, key::IDENTITY, &identity)?;
         store::put(transaction, key::CREDENTIALS, &credentials)?;
         store::put(transaction, key::ANCHOR, &anchor)?;
+        store::remove(transaction, key::NEXT_KEYS)?;
         store::remove(transaction, key::PENDING_ENROLLMENT)
     })?;
     Ok(Enrolled { identity, backup })
@@ -153,17 +203,33 @@ fn set_aside(store: Store, data: &Path) -> Result<PathBuf, StoreError> {
 }
 
 /// The keys and nonce of this enrollment: those of a try before with the same token, or new ones.
-fn pending(store: &Store, token: &EnrollmentTokenText) -> Result<Pending, EnrollError> {
+fn pending(
+    store: &Store,
+    token: &EnrollmentTokenText,
+    before: Option<Before>,
+) -> Result<Pending, EnrollError> {
     let token = Hash::of(token.to_string().as_bytes());
     if let Some(pending) = store.get::<Pending>(key::PENDING_ENROLLMENT)?
         && pending.token == token
     {
         return Ok(pending);
     }
-    let keys = DeviceKeys::generate().map_err(|error| EnrollError::Keys(error.to_string()))?;
-    let pending = Pending { token, keys, nonce: Uuid::new_v4() };
+    let keys = next_keys(store)?;
+    // Who it has been is not forgotten by a second try with another token.
+    let earlier = store.get::<Pending>(key::PENDING_ENROLLMENT)?.and_then(|pending| pending.before);
+    let pending = Pending { token, keys, nonce: Uuid::new_v4(), before: before.or(earlier) };
     store.put(key::PENDING_ENROLLMENT, &pending)?;
     Ok(pending)
+}
+
+/// The keys that this machine will enroll with.
+fn next_keys(store: &Store) -> Result<DeviceKeys, EnrollError> {
+    if let Some(keys) = store.get::<DeviceKeys>(key::NEXT_KEYS)? {
+        return Ok(keys);
+    }
+    let keys = DeviceKeys::generate().map_err(|error| EnrollError::Keys(error.to_string()))?;
+    store.put(key::NEXT_KEYS, &keys)?;
+    Ok(keys)
 }
 
 /// Asks again while the server is busy, as it is when a whole fleet joins at once: for about ten
@@ -183,6 +249,42 @@ async fn patiently<A, F: Future<Output = Result<A, HttpError>>>(
         }
     }
     ask().await
+}
+
+/// Asks until the answer is final; an operator may take hours.
+async fn join(
+    http: &Http,
+    mut request: EnrollRequest,
+    fingerprint: &Hash,
+) -> Result<EnrollResponse, HttpError> {
+    let mut told = false;
+    loop {
+        let answer = patiently(|| http.post("/api/v1/device/enroll", &request)).await;
+        match answer {
+            Ok(Answer::Joined(joined)) => return Ok(*joined),
+            Ok(Answer::Waits(EnrollWaiting { name, like, retry_after, .. })) => {
+                if !told {
+                    told = true;
+                    let like = like.map(|like| {
+                        format!("; it looks like '{like}', which has the same machine id")
+                    });
+                    tracing::warn!(
+                        "waiting for an operator to let this machine in as '{name}' (key {fingerprint}){}: muster device accept {name}",
+                        like.unwrap_or_default()
+                    );
+                }
+                tokio::time::sleep(Duration::from_secs(retry_after.clamp(1, 60).into())).await;
+            }
+            // The server knows nothing of who this machine has been: it is somebody new there.
+            Err(HttpError::Refused { status: 401, ref problem, .. })
+                if request.previous.is_some() && problem.contains("previous:") =>
+            {
+                tracing::warn!(%problem, "joining as a new device");
+                request.previous = None;
+            }
+            Err(error) => return Err(error),
+        }
+    }
 }
 
 async fn ask(
@@ -207,10 +309,11 @@ async fn ask(
     let request = EnrollRequest {
         request: BASE64URL_NOPAD.encode(&sealed),
         nats_proof: pending.keys.nats_proof(&sealed).map_err(|error| unusable(&error))?,
+        previous: pending.before.as_ref().map(|before| before.seal(&sealed)),
     };
     let verifier = Verifier::new(PinnedCa::Pin(options.token.pin));
     let http = Http::new(url, std::sync::Arc::clone(&verifier))?;
-    let answer: EnrollResponse = patiently(|| http.post("/api/v1/device/enroll", &request)).await?;
+    let answer = join(&http, request, &signing.thumbprint()).await?;
     if answer.project != options.token.project {
         return Err(EnrollError::Project {
             given: answer.project,

@@ -9,4 +9,4 @@ mod credentials;
 mod join;
 
 pub use credentials::{CredentialsError, fetch_credentials};
-pub use join::{CA_FILE, EnrollError, EnrollOptions, Enrolled, enroll};
+pub use join::{CA_FILE, EnrollError, EnrollOptions, Enrolled, enroll, fingerprint};

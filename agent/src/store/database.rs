@@ -36,6 +36,8 @@ pub mod key {
     pub const IDENTITY: &str = "identity";
     /// An enrollment that was asked for and not answered yet.
     pub const PENDING_ENROLLMENT: &str = "pending_enrollment";
+    /// The keys that the next enrollment will use.
+    pub const NEXT_KEYS: &str = "next_keys";
     /// The broker credentials.
     pub const CREDENTIALS: &str = "credentials";
     /// Where the outbox stands.

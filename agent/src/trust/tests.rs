@@ -70,6 +70,10 @@ fn the_pinned_ca_for_this_host_and_nobody_else_at_any_time() {
             let host = ServerName::try_from(host).unwrap();
             let outcome = verifier.verify_server_cert(leaf, &chain, &host, &[], now);
             assert_eq!(outcome.is_ok(), is_good, "{name}: {outcome:?}");
+            if name.ends_with("another host") {
+                let words = verifier.refusal().unwrap_or_default();
+                assert!(words.contains("--name other.example"), "{name}: {words}");
+            }
             if is_good {
                 assert_eq!(verifier.ca(), Some(der(&ours)), "{name}");
             }

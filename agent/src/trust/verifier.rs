@@ -96,7 +96,13 @@ fn in_words(error: &Error, ca: &PinnedCa, host: &ServerName<'_>) -> String {
                 CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
             ),
             _,
-        ) => format!("the server's certificate is not for {}", host.to_str()),
+        ) => {
+            let host = host.to_str();
+            format!(
+                "the server's certificate is not for {host}; use one of the server's other names in \
+                 --url, or start the server with --name {host}"
+            )
+        }
         _ => format!("the server's certificate is refused: {error}"),
     }
 }

@@ -46,6 +46,8 @@ pub enum Permission {
     ReadDevices,
     /// Change devices.
     WriteDevices,
+    /// Read enrollment tokens: those who make them, and those who read all.
+    ReadEnrollmentTokens,
     /// Read all: tokens, dead letters, every event.
     ReadAll,
     /// Change all: tokens, server settings.
@@ -59,6 +61,7 @@ impl Permission {
         match self {
             Self::ReadDevices => &[Role::Viewer, Role::Operator, Role::Admin, Role::Auditor],
             Self::WriteDevices => &[Role::Operator, Role::Admin],
+            Self::ReadEnrollmentTokens => &[Role::Operator, Role::Admin, Role::Auditor],
             Self::ReadAll => &[Role::Admin, Role::Auditor],
             Self::Administer => &[Role::Admin],
         }
@@ -87,6 +90,8 @@ needs! {
     ReadDevices,
     /// Needs [`Permission::WriteDevices`].
     WriteDevices,
+    /// Needs [`Permission::ReadEnrollmentTokens`].
+    ReadEnrollmentTokens,
     /// Needs [`Permission::ReadAll`].
     ReadAll,
     /// Needs [`Permission::Administer`].

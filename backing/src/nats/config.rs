@@ -9,6 +9,10 @@ use super::options::{Identity, NatsOptions, Tls};
 /// Major and minor version of a nats-server.
 pub(super) type Version = (u32, u32);
 
+/// Pings that may stay without an answer. A silent client is noticed at the ping after these, so
+/// the silence that is waited out is `ping_interval` × (`ping_max` + 1).
+const PING_MAX: u32 = 2;
+
 /// The oldest version whose configuration and JetStream muster's fits.
 pub(super) const OLDEST: Version = (2, 10);
 
@@ -26,9 +30,8 @@ pub(super) fn config(options: &NatsOptions, dir: &Path, ports: Ports, version: V
     set("server_name", json!(options.server_name));
     set("listen", json!(format_address(options, ports.client)));
     set("max_payload", json!(options.max_payload));
-    // A silent client is noticed after 40 to 60 s.
-    set("ping_interval", json!("20s"));
-    set("ping_max", json!(2));
+    set("ping_interval", json!(format!("{}ms", (options.silence / (PING_MAX + 1)).as_millis())));
+    set("ping_max", json!(PING_MAX));
     set("write_deadline", json!("10s"));
     set("logtime_utc", json!(true));
     set("jetstream", jetstream(options, dir, version));
@@ -122,6 +125,8 @@ mod tests {
             (2, 15),
         );
         assert_eq!(config["listen"], "127.0.0.1:4222");
+        assert_eq!(config["ping_interval"], "20000ms");
+        assert_eq!(config["ping_max"], 2);
         assert_eq!(config["jetstream"]["store_dir"], "/d/jetstream");
         assert_eq!(config["jetstream"]["max_buffered_msgs"], 1_000_000);
         for absent in ["tls", "websocket", "operator", "http", "http_port"] {

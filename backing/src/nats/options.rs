@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::{Map, Value};
 
@@ -82,6 +83,8 @@ pub struct NatsOptions {
     pub identity: Option<Identity>,
     /// JetStream's limits.
     pub jetstream: JetStream,
+    /// The silence after which a client's connection is given up.
+    pub silence: Duration,
     /// The server's name, which it tells everybody.
     pub server_name: String,
     /// The largest message, in bytes.
@@ -108,6 +111,7 @@ impl NatsOptions {
             tls: None,
             identity: None,
             jetstream: JetStream::default(),
+            silence: Duration::from_secs(60),
             server_name: "muster".into(),
             max_payload: 1 << 20,
             extra: Map::new(),

@@ -1,7 +1,7 @@
 //! A running nats-server.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf, absolute};
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use super::options::NatsOptions;
 use crate::child::{Check, Child, ChildError, ChildSpec, NotReady, OneShot, OneShotError};
 use crate::files;
 use crate::find::FindError;
-use crate::ports::{self, NoFreePort};
+use crate::ports::{self, NoFreePort, reachable};
 
 /// nats-server could not be started.
 #[derive(Debug, Error)]
@@ -156,15 +156,6 @@ impl NatsServer {
 
     fn address(&self, port: u16) -> SocketAddr {
         SocketAddr::new(reachable(self.listen), port)
-    }
-}
-
-/// "All addresses" is an address to listen on, and none to dial.
-fn reachable(listen: IpAddr) -> IpAddr {
-    match listen {
-        IpAddr::V4(address) if address.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
-        IpAddr::V6(address) if address.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
-        address => address,
     }
 }
 

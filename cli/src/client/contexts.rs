@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, bail};
 use serde::{Deserialize, Serialize};
 
+use crate::exit::NotFound;
+
 /// The name of what `muster up` leaves.
 pub(crate) const LOCAL: &str = "local";
 
@@ -63,17 +65,20 @@ impl Contexts {
                 "no server is known; start one with `muster up`, give --url and --token, or add one with `muster context add`"
             );
         };
-        self.contexts.get(name).cloned().with_context(|| {
-            format!("there is no context '{name}'; `muster context list` shows what there is")
+        self.contexts.get(name).cloned().ok_or_else(|| {
+            let words = "`muster context list` shows what there is";
+            NotFound(format!("there is no context '{name}'; {words}")).into()
         })
     }
 }
 
 /// Keeps what `muster up` runs as the context `local`, and makes it current unless another is.
-pub(crate) fn remember_local(url: &str, token: &str, ca: &Path) -> Result<()> {
+/// Answers whether it is current.
+pub(crate) fn remember_local(url: &str, token: &str, ca: &Path) -> Result<bool> {
     let mut contexts = load()?;
     let context = Context { url: url.to_owned(), token: token.to_owned(), ca: Some(ca.to_owned()) };
     contexts.contexts.insert(LOCAL.to_owned(), context);
-    contexts.current.get_or_insert_with(|| LOCAL.to_owned());
-    save(&contexts)
+    let is_current = contexts.current.get_or_insert_with(|| LOCAL.to_owned()) == LOCAL;
+    save(&contexts)?;
+    Ok(is_current)
 }

@@ -1,66 +1,21 @@
 //! The client side: one HTTPS connection to the API, by URL, token and CA.
 
+mod connection;
 pub(crate) mod contexts;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use clap::Args;
+use muster_api::position::MIN_POSITION;
 use reqwest::{Method, RequestBuilder, Response};
 use serde_json::Value;
 
 use crate::exit::Refused;
-use contexts::Context;
+pub(crate) use connection::Connection;
 
-/// Which server, and as whom.
-#[derive(Args, Debug, Clone)]
-pub(crate) struct Connection {
-    /// The server's URL
-    #[arg(long, global = true, env = "MUSTER_URL", help_heading = "Server")]
-    pub(crate) url: Option<String>,
-    /// The API token (mst_…)
-    #[arg(
-        long,
-        global = true,
-        env = "MUSTER_TOKEN",
-        hide_env_values = true,
-        help_heading = "Server"
-    )]
-    pub(crate) token: Option<String>,
-    /// The CA's certificate, PEM
-    #[arg(long, global = true, env = "MUSTER_CA", help_heading = "Server")]
-    pub(crate) ca: Option<PathBuf>,
-    /// A server that `muster context` knows; the current one when left out
-    #[arg(long, global = true, env = "MUSTER_CONTEXT", help_heading = "Server")]
-    pub(crate) context: Option<String>,
-    /// The project, for server-wide tokens
-    #[arg(long, global = true, env = "MUSTER_PROJECT", help_heading = "Server")]
-    pub(crate) project: Option<String>,
-    /// Print JSON, for programs
-    #[arg(long, global = true)]
-    pub(crate) json: bool,
-}
-
-impl Connection {
-    /// A client by flags, variables, or the context.
-    pub(crate) fn client(&self) -> Result<Client> {
-        let known = match (&self.url, &self.token) {
-            (Some(_), Some(_)) => None,
-            _ => Some(contexts::load()?.get(self.context.as_deref())?),
-        };
-        let pick = |own: &Option<String>, kept: fn(&Context) -> &String| {
-            own.clone().or_else(|| known.as_ref().map(|known| kept(known).clone()))
-        };
-        let url = pick(&self.url, |known| &known.url).context("no URL is known; give --url")?;
-        let token =
-            pick(&self.token, |known| &known.token).context("no token is known; give --token")?;
-        let ca = self.ca.clone().or_else(|| known.and_then(|known| known.ca));
-        let mut client = Client::new(&url, &token, ca.as_deref())?;
-        client.project.clone_from(&self.project);
-        Ok(client)
-    }
-}
+/// Items that the API puts on one page at most.
+const LARGEST_PAGE: u16 = 1000;
 
 /// The API of one server.
 #[derive(Clone, Debug)]
@@ -86,6 +41,11 @@ impl Client {
         let http = http.build().context("cannot set up HTTPS")?;
         let (url, token) = (url.trim_end_matches('/').to_owned(), token.to_owned());
         Ok(Self { http, url, token, project: None })
+    }
+
+    /// Where it is.
+    pub(crate) fn url(&self) -> &str {
+        &self.url
     }
 
     fn request(&self, method: Method, path: &str) -> RequestBuilder {
@@ -128,7 +88,32 @@ impl Client {
     }
 
     pub(crate) async fn get(&self, path: &str, query: &[(&str, String)]) -> Result<Value> {
-        self.json(self.request(Method::GET, path).query(query)).await
+        self.get_at(path, query, None).await
+    }
+
+    /// An answer that holds what this position of the log wrote.
+    pub(crate) async fn get_at(
+        &self,
+        path: &str,
+        query: &[(&str, String)],
+        position: Option<u64>,
+    ) -> Result<Value> {
+        let mut request = self.request(Method::GET, path).query(query);
+        if let Some(position) = position {
+            request = request.header(MIN_POSITION, position);
+        }
+        self.json(request).await
+    }
+
+    /// Waits until `list` shows what a write did, so that the next command sees it. One that does
+    /// not in time is no failure of the write.
+    pub(crate) async fn await_shown(&self, list: &str, position: &Value) {
+        if let Some(position) = position.as_u64() {
+            let one = [("limit", "1".to_owned())];
+            if let Err(error) = self.get_at(list, &one, Some(position)).await {
+                tracing::debug!(error = format!("{error:#}"), "the read model is behind");
+            }
+        }
     }
 
     pub(crate) async fn post(&self, path: &str, body: &Value) -> Result<Value> {
@@ -147,6 +132,7 @@ impl Client {
     pub(crate) async fn list(&self, path: &str, query: &[(&str, String)]) -> Result<Vec<Value>> {
         let mut items = Vec::new();
         let mut query = query.to_vec();
+        query.push(("limit", LARGEST_PAGE.to_string()));
         loop {
             let mut page = self.get(path, &query).await?;
             if let Value::Array(found) = page["items"].take() {

@@ -6,7 +6,9 @@ use serde_json::json;
 
 use super::seconds;
 use crate::client::{Connection, segment};
-use crate::output::{self, line, table, text};
+use crate::output::{self, line, note, table, text};
+
+const TOKENS: &str = "/api/v1/tokens";
 
 #[derive(Subcommand, Debug)]
 pub(crate) enum ApiTokenCommand {
@@ -40,15 +42,18 @@ pub(crate) async fn run(connection: Connection, command: ApiTokenCommand) -> Res
                 let expires_at = now.plus_micros(i64::from(ttl) * 1_000_000);
                 body["expires_at"] = expires_at.to_string().into();
             }
-            let created = client.post("/api/v1/tokens", &body).await?;
+            let created = client.post(TOKENS, &body).await?;
+            client.await_shown(TOKENS, &created["position"]).await;
             if connection.json {
                 return output::json(&created);
             }
+            // The token alone is the output, for scripts.
+            note(format!("id {}", text(&created["id"])));
             line(text(&created["token"]));
             Ok(())
         }
         ApiTokenCommand::List => {
-            let tokens = client.list("/api/v1/tokens", &[]).await?;
+            let tokens = client.list(TOKENS, &[]).await?;
             if connection.json {
                 return output::json(&tokens);
             }
@@ -65,7 +70,8 @@ pub(crate) async fn run(connection: Connection, command: ApiTokenCommand) -> Res
             Ok(())
         }
         ApiTokenCommand::Revoke { id } => {
-            let done = client.delete(&format!("/api/v1/tokens/{}", segment(&id))).await?;
+            let done = client.delete(&format!("{TOKENS}/{}", segment(&id))).await?;
+            client.await_shown(TOKENS, &done["position"]).await;
             if connection.json {
                 return output::json(&done);
             }

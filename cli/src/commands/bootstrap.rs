@@ -6,8 +6,10 @@ use std::path::PathBuf;
 use anyhow::Result;
 use clap::Args;
 use muster_command::keys::KeyStore;
+use serde_json::json;
 
-use crate::output::line;
+use crate::client::Connection;
+use crate::output::{self, line};
 
 #[derive(Args, Debug)]
 pub(crate) struct BootstrapArgs {
@@ -23,10 +25,15 @@ pub(crate) struct BootstrapArgs {
 }
 
 /// Hands out the roles' keys, and prints the token in `<keys>/admin-token`; makes one when there is none that lets in.
-pub(crate) async fn run(args: BootstrapArgs) -> Result<()> {
+pub(crate) async fn run(connection: &Connection, args: BootstrapArgs) -> Result<()> {
     let keys = KeyStore::open(&args.keys)?;
-    let names = crate::serve::certificate_names((Ipv4Addr::LOCALHOST, 0).into(), args.name);
+    let names = crate::serve::certificate_names((Ipv4Addr::UNSPECIFIED, 0).into(), args.name);
     keys.hand_out(&names, std::time::SystemTime::now().into())?;
-    line(crate::up::admin_token(&args.postgres_url, &keys, &args.keys.join("admin-token")).await?);
+    let file = args.keys.join("admin-token");
+    let token = crate::up::admin_token(&args.postgres_url, &keys, &file).await?;
+    if connection.json {
+        return output::json(&json!({"token": token, "ca": keys.dir().join("ca.pem")}));
+    }
+    line(token);
     Ok(())
 }

@@ -1,10 +1,11 @@
 //! `muster context`: the servers that this command line knows.
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use clap::Subcommand;
+use serde_json::json;
 
 use crate::client::Connection;
-use crate::client::contexts::{self, Context};
+use crate::client::contexts;
 use crate::output::{self, line, table};
 
 #[derive(Subcommand, Debug)]
@@ -30,7 +31,7 @@ pub(crate) enum ContextCommand {
 
 pub(crate) fn run(connection: &Connection, command: ContextCommand) -> Result<()> {
     let mut known = contexts::load()?;
-    match command {
+    let (name, done) = match command {
         ContextCommand::List => {
             if connection.json {
                 let names: Vec<_> = known
@@ -38,7 +39,7 @@ pub(crate) fn run(connection: &Connection, command: ContextCommand) -> Result<()
                     .iter()
                     .map(|(name, context)| {
                         let current = known.current.as_ref() == Some(name);
-                        serde_json::json!({"name": name, "url": context.url, "current": current})
+                        json!({"name": name, "url": context.url, "current": current})
                     })
                     .collect();
                 return output::json(&names);
@@ -56,18 +57,13 @@ pub(crate) fn run(connection: &Connection, command: ContextCommand) -> Result<()
         }
         ContextCommand::Use { name } => {
             known.get(Some(&name))?;
-            line(format!("{name} is current now"));
-            known.current = Some(name);
+            known.current = Some(name.clone());
+            (name, "is current now")
         }
         ContextCommand::Add { name } => {
-            let (Some(url), Some(token)) = (connection.url.clone(), connection.token.clone())
-            else {
-                bail!("give --url and --token (and --ca, when the server has a CA of its own)");
-            };
-            let ca = connection.ca.as_deref().map(std::path::absolute).transpose()?;
-            known.contexts.insert(name.clone(), Context { url, token, ca });
+            known.contexts.insert(name.clone(), connection.new_context()?);
             known.current.get_or_insert_with(|| name.clone());
-            line(format!("added {name}"));
+            (name, "added")
         }
         ContextCommand::Remove { name } => {
             known.get(Some(&name))?;
@@ -75,8 +71,15 @@ pub(crate) fn run(connection: &Connection, command: ContextCommand) -> Result<()
             if known.current.as_ref() == Some(&name) {
                 known.current = None;
             }
-            line(format!("removed {name}"));
+            (name, "removed")
         }
+    };
+    contexts::save(&known)?;
+    if connection.json {
+        let url = known.contexts.get(&name).map(|context| &context.url);
+        let current = known.current.as_ref() == Some(&name);
+        return output::json(&json!({"name": name, "url": url, "current": current}));
     }
-    contexts::save(&known)
+    line(format!("{name}: {done}"));
+    Ok(())
 }

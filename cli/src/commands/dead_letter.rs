@@ -10,7 +10,11 @@ use crate::output::{self, ago, line, table, text};
 #[derive(Subcommand, Debug)]
 pub(crate) enum DeadLetterCommand {
     /// List dead letters, the newest first
-    List,
+    List {
+        /// Those of all projects and of none, for server-wide tokens
+        #[arg(long)]
+        everywhere: bool,
+    },
     /// Show one with its bytes
     Show {
         /// Its number
@@ -26,8 +30,9 @@ pub(crate) enum DeadLetterCommand {
 pub(crate) async fn run(connection: Connection, command: DeadLetterCommand) -> Result<()> {
     let client = connection.client()?;
     match command {
-        DeadLetterCommand::List => {
-            let letters = client.list("/api/v1/dead-letters", &[]).await?;
+        DeadLetterCommand::List { everywhere } => {
+            let query = [("everywhere", everywhere.to_string())];
+            let letters = client.list("/api/v1/dead-letters", &query).await?;
             if connection.json {
                 return output::json(&letters);
             }

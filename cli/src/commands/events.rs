@@ -1,17 +1,29 @@
 //! `muster events`: the log, as it is and as it grows.
 
+use std::time::Duration;
+
 use anyhow::Result;
 use clap::Args;
 use futures::StreamExt;
 use serde_json::Value;
 
-use crate::client::{Client, Connection, segment};
+use super::target::{Named, Selected, Target};
+use crate::client::{Client, Connection};
+use crate::exit;
 use crate::output::{line, text};
+
+/// A live stream says at least every 15 s that it lives; one that does not is made again.
+const SILENCE: Duration = Duration::from_secs(45);
+/// The first wait before a lost stream is made again; the next ones are longer.
+const FIRST_WAIT: Duration = Duration::from_millis(500);
+const LAST_WAIT: Duration = Duration::from_secs(15);
 
 #[derive(Args, Debug)]
 pub(crate) struct EventsArgs {
-    /// Only this device's life: name or id
+    /// Only the life of this device: name, id, or a label selector such as env=prod
     device: Option<String>,
+    #[command(flatten)]
+    selected: Selected,
     /// Go on with what comes
     #[arg(short, long)]
     follow: bool,
@@ -19,46 +31,62 @@ pub(crate) struct EventsArgs {
     #[arg(long = "type", value_name = "TYPES")]
     types: Option<String>,
     /// How many of the newest events to show
-    #[arg(short = 'n', long, default_value_t = 50)]
+    #[arg(short = 'n', long, default_value_t = 50, value_parser = clap::value_parser!(u16).range(1..=1000))]
     limit: u16,
 }
 
 pub(crate) async fn run(connection: Connection, args: EventsArgs) -> Result<()> {
+    let target = if args.device.is_some() || args.selected.is_given() {
+        Some(args.selected.target_alone(args.device)?)
+    } else {
+        None
+    };
     let client = connection.client()?;
+    // By their ids: a name may be another's by the time that something comes.
+    let devices: Option<Vec<Named>> = match &target {
+        Some(Target::One(name)) if !args.follow => {
+            Some(vec![Named { key: name.clone(), name: name.clone() }])
+        }
+        Some(target) => Some(target.find(&client).await?.iter().map(Named::of).collect()),
+        None => None,
+    };
     let mut query: Vec<(&str, String)> =
         vec![("limit", args.limit.to_string()), ("order", "desc".to_owned())];
     query.extend(args.types.clone().map(|types| ("type", types)));
-    let path = match &args.device {
-        Some(device) => format!("/api/v1/devices/{}/events", segment(device)),
-        None => "/api/v1/events".to_owned(),
-    };
-    // The device's id, for what follows: a name may be another's by then.
-    let device = match &args.device {
-        Some(device) if args.follow => {
-            let found = client.get(&format!("/api/v1/devices/{}", segment(device)), &[]).await?;
-            Some(text(&found["id"]))
-        }
-        _ => None,
-    };
-    let mut page = client.get(&path, &query).await?;
-    let mut events = match page["items"].take() {
-        Value::Array(events) => events,
-        _ => Vec::new(),
-    };
-    events.reverse();
+    let head = client.get("/api/v1/log/head", &[]).await?;
+    let events = newest(&client, devices.as_deref(), &query, args.limit.into()).await?;
     for event in &events {
         print(event, connection.json)?;
     }
     if !args.follow {
         return Ok(());
     }
-    let head = client.get("/api/v1/log/head", &[]).await?;
-    let after = events
-        .last()
-        .and_then(|event| event["position"].as_u64())
-        .or_else(|| head["position"].as_u64())
-        .unwrap_or(0);
-    follow(&client, after, args.types, device, connection.json).await
+    // The head was asked for first: what came since is either shown above, or after it.
+    let after = [events.last(), Some(&head)].into_iter().flatten();
+    let after = after.filter_map(|one| one["position"].as_u64()).next().unwrap_or(0);
+    follow(&client, after, args.types, devices, connection.json).await
+}
+
+/// The newest events, in their order.
+async fn newest(
+    client: &Client,
+    devices: Option<&[Named]>,
+    query: &[(&str, String)],
+    limit: usize,
+) -> Result<Vec<Value>> {
+    let paths = match devices {
+        None => vec!["/api/v1/events".to_owned()],
+        Some(devices) => devices.iter().map(|device| format!("{}/events", device.path())).collect(),
+    };
+    let mut events = Vec::new();
+    for path in paths {
+        let mut page = client.get(&path, query).await?;
+        if let Value::Array(found) = page["items"].take() {
+            events.extend(found);
+        }
+    }
+    events.sort_by_key(|event| event["position"].as_u64());
+    Ok(events.split_off(events.len().saturating_sub(limit)))
 }
 
 /// Prints what comes; a connection that was lost is made again, from where it was.
@@ -66,39 +94,48 @@ async fn follow(
     client: &Client,
     mut after: u64,
     types: Option<String>,
-    device: Option<String>,
+    devices: Option<Vec<Named>>,
     json: bool,
 ) -> Result<()> {
+    let mut wait = FIRST_WAIT;
     loop {
         let mut query = vec![("after", after.to_string())];
         query.extend(types.clone().map(|types| ("type", types)));
-        let response = match client.stream("/api/v1/events/stream", &query).await {
-            Ok(response) => response,
-            Err(error)
-                if matches!(
-                    error.downcast_ref(),
-                    Some(crate::exit::Refused::Unreachable { .. })
-                ) =>
-            {
-                tokio::time::sleep(std::time::Duration::from_secs(1)).await;
-                continue;
-            }
-            Err(error) => return Err(error),
-        };
-        let mut stream = response.bytes_stream();
-        let mut buffer = Vec::new();
-        while let Some(Ok(chunk)) = stream.next().await {
-            buffer.extend_from_slice(&chunk);
-            while let Some(end) = buffer.windows(2).position(|pair| pair == b"\n\n") {
-                let message: Vec<u8> = buffer.drain(..end + 2).collect();
-                let Some(event) = data(&String::from_utf8_lossy(&message)) else { continue };
-                after = event["position"].as_u64().unwrap_or(after);
-                if device.as_ref().is_none_or(|id| text(&event["stream"]).contains(id)) {
-                    print(&event, json)?;
+        if let Some([one]) = devices.as_deref() {
+            query.push(("device", one.key.clone()));
+        }
+        match client.stream("/api/v1/events/stream", &query).await {
+            Ok(response) => {
+                let mut stream = response.bytes_stream();
+                let mut buffer = Vec::new();
+                while let Ok(Some(Ok(chunk))) = tokio::time::timeout(SILENCE, stream.next()).await {
+                    wait = FIRST_WAIT;
+                    buffer.extend_from_slice(&chunk);
+                    while let Some(end) = buffer.windows(2).position(|pair| pair == b"\n\n") {
+                        let message: Vec<u8> = buffer.drain(..end + 2).collect();
+                        let Some(event) = data(&String::from_utf8_lossy(&message)) else {
+                            continue;
+                        };
+                        after = event["position"].as_u64().unwrap_or(after);
+                        if is_about(&event, devices.as_deref()) {
+                            print(&event, json)?;
+                        }
+                    }
                 }
             }
+            Err(error) if exit::is_passing(&error) => {}
+            Err(error) => return Err(error),
         }
+        // Not all clients of a server that comes back at the same moment.
+        tokio::time::sleep(wait.mul_f64(rand::random_range(0.5..1.5))).await;
+        wait = (wait * 2).min(LAST_WAIT);
     }
+}
+
+/// Several devices are told apart here; the server does so for one.
+fn is_about(event: &Value, devices: Option<&[Named]>) -> bool {
+    let stream = text(&event["stream"]);
+    devices.is_none_or(|devices| devices.iter().any(|device| stream.contains(&device.key)))
 }
 
 /// The JSON in the `data:` lines of one server-sent event.

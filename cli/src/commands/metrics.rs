@@ -1,18 +1,29 @@
-//! `muster metrics`: a table and a sparkline of what a device measured.
+//! `muster metrics`: what devices measured, as figures and sparklines.
 
 use anyhow::{Context, Result};
 use clap::Args;
-use serde_json::Value;
+use muster_schemas::Timestamp;
+use serde_json::{Value, json};
 
-use crate::client::{Connection, segment};
+use super::seconds;
+use super::target::{Named, Selected, Target};
+use crate::client::{Client, Connection};
+use crate::exit::Misused;
 use crate::output::{self, line, pairs, sparkline, table, text};
+
+/// A sparkline is at most this wide.
+const WIDTH: usize = 120;
+/// And this wide when there are several below each other.
+const NARROW: usize = 40;
 
 #[derive(Args, Debug)]
 pub(crate) struct MetricsArgs {
-    /// Name or id
-    device: String,
+    /// Name, id, or a label selector such as env=prod
+    device: Option<String>,
     /// Measurement and field, such as cpu.usage_user; without it, what there is
     field: Option<String>,
+    #[command(flatten)]
+    selected: Selected,
     /// How far back: 90s, 10m, 1h, 7d
     #[arg(long, default_value = "1h")]
     since: String,
@@ -28,87 +39,288 @@ pub(crate) struct MetricsArgs {
     /// Only points with this tag: key=value
     #[arg(long = "tag", value_name = "KEY=VALUE")]
     tags: Vec<String>,
+    /// Every point of every series, not one line for each series
+    #[arg(long)]
+    points: bool,
 }
 
 pub(crate) async fn run(connection: Connection, args: MetricsArgs) -> Result<()> {
+    let mut rest = args.field.into_iter().collect();
+    let target = args.selected.target(args.device, &mut rest)?;
+    if let [_, more, ..] = rest.as_slice() {
+        return Err(Misused(format!("'{more}' is one field too many")).into());
+    }
     let client = connection.client()?;
-    let path = format!("/api/v1/devices/{}/metrics", segment(&args.device));
-    let Some(field) = args.field else {
-        let fields = client.get(&format!("{path}/fields"), &[]).await?;
+    let devices = match &target {
+        Target::One(name) => vec![Named { key: name.clone(), name: name.clone() }],
+        Target::Matching(_) => target.find(&client).await?.iter().map(Named::of).collect(),
+    };
+    let Some(field) = rest.pop() else {
+        let fields = ask(&client, &devices, "/fields", &[]).await?;
         if connection.json {
-            return output::json(&fields);
+            return print_json(&target, fields);
         }
-        return print_fields(&fields);
+        for (device, answer) in &fields {
+            if fields.len() > 1 {
+                line(format!("{}:", device.name));
+            }
+            print_fields(answer);
+        }
+        return Ok(());
     };
-    let mut query = vec![("field", field), ("since", args.since)];
+    let mut query = vec![("field".to_owned(), field), ("since".to_owned(), args.since)];
     for (name, value) in [("step", args.step), ("fn", args.function), ("group_by", args.group_by)] {
-        query.extend(value.map(|value| (name, value)));
+        query.extend(value.map(|value| (name.to_owned(), value)));
     }
-    let tags: Vec<(String, String)> = args
-        .tags
-        .iter()
-        .map(|tag| {
-            let (key, value) =
-                tag.split_once('=').with_context(|| format!("'{tag}' is not key=value"))?;
-            Ok((format!("tag.{key}"), value.to_owned()))
-        })
-        .collect::<Result<_>>()?;
-    query.extend(tags.iter().map(|(key, value)| (key.as_str(), value.clone())));
-    let answer = client.get(&path, &query).await?;
+    for tag in &args.tags {
+        let (key, value) =
+            tag.split_once('=').with_context(|| format!("'{tag}' is not key=value"))?;
+        query.push((format!("tag.{key}"), value.to_owned()));
+    }
+    let query: Vec<(&str, String)> =
+        query.iter().map(|(key, value)| (key.as_str(), value.clone())).collect();
+    let answers = ask(&client, &devices, "", &query).await?;
     if connection.json {
-        return output::json(&answer);
+        return print_json(&target, answers);
     }
-    print(&answer);
+    print(&answers, args.points);
     Ok(())
 }
 
-fn print_fields(fields: &Value) -> Result<()> {
-    let items = fields["items"].as_array().cloned().unwrap_or_default();
-    let names = |value: &Value, key: &str| {
-        value[key]
-            .as_array()
-            .into_iter()
-            .flatten()
-            .map(|item| if item.is_string() { text(item) } else { text(&item["name"]) })
-            .collect::<Vec<_>>()
-            .join(" ")
-    };
-    let rows = items
+/// What the API answers for each device.
+async fn ask<'a>(
+    client: &Client,
+    devices: &'a [Named],
+    path: &str,
+    query: &[(&str, String)],
+) -> Result<Vec<(&'a Named, Value)>> {
+    let mut answers = Vec::with_capacity(devices.len());
+    for device in devices {
+        let path = format!("{}/metrics{path}", device.path());
+        answers.push((device, client.get(&path, query).await?));
+    }
+    Ok(answers)
+}
+
+/// One device's answer as it is; those of several as a list that says whose they are.
+fn print_json(target: &Target, mut answers: Vec<(&Named, Value)>) -> Result<()> {
+    if let (Target::One(_), [(_, answer)]) = (target, answers.as_slice()) {
+        return output::json(answer);
+    }
+    for (device, answer) in &mut answers {
+        answer["device"] = json!({"id": device.key, "name": device.name});
+    }
+    let answers: Vec<&Value> = answers.iter().map(|(_, answer)| answer).collect();
+    output::json(&answers)
+}
+
+/// One row a field, named as it is asked for.
+fn print_fields(answer: &Value) {
+    table(&["field", "type", "tags"], field_rows(answer), "this device has no metrics yet");
+}
+
+fn field_rows(answer: &Value) -> Vec<Vec<String>> {
+    let mut rows = Vec::new();
+    for measurement in answer["items"].as_array().into_iter().flatten() {
+        let tags: Vec<String> =
+            measurement["tags"].as_array().into_iter().flatten().map(text).collect();
+        for (field, kind) in measurement["fields"].as_object().into_iter().flatten() {
+            let name = format!("{}.{field}", text(&measurement["name"]));
+            rows.push(vec![name, text(kind), tags.join(" ")]);
+        }
+    }
+    rows
+}
+
+/// One series as it is shown.
+struct Series {
+    /// Whose it is and which, where there are several.
+    title: String,
+    points: Vec<(Timestamp, Value)>,
+    /// When the question begins, and how long it goes on, in microseconds.
+    from: i64,
+    span: i64,
+    step: i64,
+}
+
+impl Series {
+    /// All that an answer holds.
+    fn of(answer: &Value, owner: &str) -> Vec<Self> {
+        let time = |value: &Value| value.as_str().and_then(|text| text.parse::<Timestamp>().ok());
+        let micros = |name: &str| time(&answer[name]).map_or(0, Timestamp::micros);
+        let (from, to) = (micros("from"), micros("to"));
+        let step = answer["step"].as_str().and_then(|text| seconds(text).ok()).unwrap_or(1);
+        let all = answer["series"].as_array().into_iter().flatten();
+        all.map(|one| {
+            let points = one["points"].as_array().into_iter().flatten();
+            let points = points
+                .filter_map(|point| Some((time(&point["time"])?, point["value"].clone())))
+                .filter(|(_, value)| !value.is_null())
+                .collect();
+            let tags = pairs(&one["tags"]);
+            let title = [owner, tags.as_str()].join(if owner.is_empty() { "" } else { "  " });
+            let title = title.trim().to_owned();
+            Self {
+                title,
+                points,
+                from,
+                span: (to - from).max(1),
+                step: i64::from(step) * 1_000_000,
+            }
+        })
+        .collect()
+    }
+
+    fn numbers(&self) -> Vec<f64> {
+        self.points.iter().filter_map(|(_, value)| value.as_f64()).collect()
+    }
+
+    /// How much time lies between two points, as a rule, in microseconds.
+    fn cadence(&self) -> i64 {
+        let mut apart: Vec<i64> = self
+            .points
+            .windows(2)
+            .filter_map(|pair| Some(pair.last()?.0.micros() - pair.first()?.0.micros()))
+            .collect();
+        apart.sort_unstable();
+        apart.get(apart.len().saturating_sub(1) / 2).copied().unwrap_or(0).max(self.step)
+    }
+
+    /// Each point in its place of time, the mean where several share one. A value stands until the
+    /// next one is due; when that does not come, there is a gap.
+    fn sparkline(&self, width: usize) -> String {
+        // A step begins before the question when that begins within it.
+        let begin = self.from.div_euclid(self.step) * self.step;
+        let end = self.from + self.span;
+        let steps = (end - begin).div_euclid(self.step) + 1;
+        let columns = steps.clamp(1, i64::try_from(width).unwrap_or(i64::MAX));
+        let mut places = vec![(0.0, 0_u32); usize::try_from(columns).unwrap_or(1)];
+        for (time, value) in &self.points {
+            let step = (time.micros() - begin).div_euclid(self.step).clamp(0, steps - 1);
+            let place = usize::try_from(step * columns / steps).ok();
+            if let Some((sum, count)) = place.and_then(|place| places.get_mut(place))
+                && let Some(value) = value.as_f64()
+            {
+                *sum += value;
+                *count += 1;
+            }
+        }
+        // Nothing comes at the very moment: a little more than a cadence, where steps are shorter.
+        let cadence = self.cadence();
+        let due_within = cadence + (cadence / 4).min(cadence - self.step);
+        let mut means = Vec::with_capacity(places.len());
+        let mut before: Option<(i64, f64)> = None;
+        for (place, (sum, count)) in (0_i64..).zip(places) {
+            let time = begin + place * steps / columns * self.step;
+            if count > 0 {
+                before = Some((time, sum / f64::from(count)));
+            }
+            means.push(before.filter(|(at, _)| time < at + due_within).map(|(_, mean)| mean));
+        }
+        sparkline(&means)
+    }
+
+    /// Its last, smallest, mean and largest value, and how it went.
+    fn row(&self) -> Vec<String> {
+        let numbers = self.numbers();
+        let last = self.points.last().map(|(_, value)| show(value)).unwrap_or_default();
+        let figure = |value: Option<f64>| value.map(|it| format!("{it:.2}")).unwrap_or_default();
+        let count = u32::try_from(numbers.len()).unwrap_or(u32::MAX);
+        let mean = (count > 0).then(|| numbers.iter().sum::<f64>() / f64::from(count));
+        vec![
+            self.title.clone(),
+            last,
+            figure(numbers.iter().copied().reduce(f64::min)),
+            figure(mean),
+            figure(numbers.iter().copied().reduce(f64::max)),
+            self.sparkline(NARROW),
+        ]
+    }
+
+    fn print_points(&self) {
+        if !self.title.is_empty() {
+            line(&self.title);
+        }
+        let rows = self.points.iter().map(|(time, value)| vec![time.to_string(), show(value)]);
+        table(&["time", "value"], rows.collect(), "no values in this time");
+        let numbers = self.numbers();
+        if let (Some(low), Some(high)) =
+            (numbers.iter().copied().reduce(f64::min), numbers.iter().copied().reduce(f64::max))
+        {
+            line(format!("{}  {low:.2} … {high:.2}", self.sparkline(WIDTH)));
+        }
+    }
+}
+
+fn show(value: &Value) -> String {
+    value.as_f64().map_or_else(|| text(value), |value| format!("{value:.2}"))
+}
+
+fn print(answers: &[(&Named, Value)], all_points: bool) {
+    let has_several = answers.len() > 1;
+    let series: Vec<Series> = answers
         .iter()
-        .map(|item| vec![text(&item["measurement"]), names(item, "fields"), names(item, "tags")])
+        .flat_map(|(device, answer)| {
+            Series::of(answer, if has_several { &device.name } else { "" })
+        })
         .collect();
-    table(&["measurement", "fields", "tags"], rows, "this device has no metrics yet");
-    Ok(())
-}
-
-fn print(answer: &Value) {
-    let series = answer["series"].as_array().cloned().unwrap_or_default();
     if series.is_empty() {
         line("no values in this time; `muster metrics DEVICE` shows what there is");
+    } else if series.len() == 1 || all_points {
+        for one in &series {
+            one.print_points();
+        }
+    } else {
+        let rows = series.iter().map(Series::row).collect();
+        table(&["series", "last", "min", "mean", "max", ""], rows, "");
     }
-    for one in &series {
-        let tags = pairs(&one["tags"]);
-        let points = one["points"].as_array().cloned().unwrap_or_default();
-        let values: Vec<Option<f64>> = points.iter().map(|point| point["value"].as_f64()).collect();
-        let rows = points
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answer(points: &[(u32, f64)]) -> Value {
+        let time = |second: u32| format!("2026-11-23T08:00:{second:02}Z");
+        let points: Vec<Value> = points
             .iter()
-            .filter(|point| !point["value"].is_null())
-            .map(|point| {
-                let value = point["value"]
-                    .as_f64()
-                    .map_or_else(|| text(&point["value"]), |value| format!("{value:.2}"));
-                vec![text(&point["time"]), value]
-            })
+            .map(|(second, value)| json!({"time": time(*second), "value": value}))
             .collect();
-        if !tags.is_empty() {
-            line(&tags);
-        }
-        table(&["time", "value"], rows, "no values in this time");
-        let known: Vec<f64> = values.iter().flatten().copied().collect();
-        if let (Some(low), Some(high)) =
-            (known.iter().copied().reduce(f64::min), known.iter().copied().reduce(f64::max))
-        {
-            line(format!("{}  {low:.2} … {high:.2}", sparkline(&values)));
-        }
+        json!({
+            "from": time(5), "to": time(45), "step": "10s",
+            "series": [{"tags": {"cpu": "cpu0"}, "points": points}],
+        })
+    }
+
+    #[test]
+    fn a_gap_in_time_is_a_gap_in_the_sparkline() {
+        let answer = answer(&[(0, 0.0), (10, 1.0), (40, 2.0)]);
+        let series = Series::of(&answer, "");
+        assert_eq!(series[0].sparkline(WIDTH), "▁▅  █");
+        // Two steps share a column: the mean stands for both.
+        assert_eq!(series[0].sparkline(3), "▁ █");
+    }
+
+    #[test]
+    fn a_value_stands_until_the_next_is_due() {
+        let mut answer = answer(&[(10, 0.0), (20, 1.0), (40, 2.0)]);
+        answer["step"] = "5s".into();
+        // From 5 to 45 s, in steps of 5 s: what was due at 30 s did not come.
+        assert_eq!(Series::of(&answer, "")[0].sparkline(WIDTH), " ▁▁▅▅▅ ██");
+    }
+
+    #[test]
+    fn fields_are_named_as_they_are_asked_for() {
+        let answer = json!({"items": [
+            {"name": "cpu", "fields": {"usage_user": "float"}, "tags": ["cpu"]},
+        ]});
+        assert_eq!(field_rows(&answer), [["cpu.usage_user", "float", "cpu"]]);
+    }
+
+    #[test]
+    fn a_series_is_one_line_of_figures() {
+        let answer = answer(&[(10, 1.0), (20, 2.0), (30, 6.0)]);
+        let row = Series::of(&answer, "vm").remove(0).row();
+        assert_eq!(row[..5], ["vm  cpu=cpu0", "6.00", "1.00", "3.00", "6.00"]);
     }
 }

@@ -4,9 +4,12 @@ use anyhow::Result;
 use clap::Subcommand;
 use serde_json::json;
 
+use super::target::Target;
 use super::{changes, seconds};
 use crate::client::{Connection, segment};
-use crate::output::{self, line, pairs, table, text};
+use crate::output::{self, facts, line, note, pairs, table, text};
+
+const TOKENS: &str = "/api/v1/enrollment-tokens";
 
 #[derive(Subcommand, Debug)]
 pub(crate) enum TokenCommand {
@@ -24,12 +27,20 @@ pub(crate) enum TokenCommand {
         /// Labels that the devices get: key=value
         #[arg(long = "label", value_name = "KEY=VALUE")]
         labels: Vec<String>,
-        /// The only device (its id) that may enroll with it; one that is enrolled gets new keys
-        #[arg(long)]
+        /// The only device (name or id) that may enroll with it; one that is enrolled gets new keys
+        #[arg(long, visible_alias = "replace")]
         device: Option<String>,
+        /// Let each device wait for `muster device accept`
+        #[arg(long)]
+        approval: bool,
     },
     /// List enrollment tokens
     List,
+    /// Show one
+    Show {
+        /// The token's id
+        id: String,
+    },
     /// Revoke a token; devices that enrolled with it stay
     Revoke {
         /// The token's id
@@ -40,23 +51,28 @@ pub(crate) enum TokenCommand {
 pub(crate) async fn run(connection: Connection, command: TokenCommand) -> Result<()> {
     let client = connection.client()?;
     match command {
-        TokenCommand::Create { name, ttl, uses, labels, device } => {
+        TokenCommand::Create { name, ttl, uses, labels, device, approval } => {
             let mut body = json!({
                 "name": name, "ttl_seconds": ttl, "uses": uses,
                 "labels": changes(&labels, |text| text.into())?,
+                "approval": approval,
             });
             if let Some(device) = device {
-                body["device"] = device.into();
+                body["device"] = Target::read(device).only_id(&client).await?.into();
             }
-            let created = client.post("/api/v1/enrollment-tokens", &body).await?;
+            let created = client.post(TOKENS, &body).await?;
+            client.await_shown(TOKENS, &created["position"]).await;
             if connection.json {
                 return output::json(&created);
             }
+            // The token alone is the output, for scripts.
+            let [id, end] = ["id", "expires_at"].map(|name| text(&created[name]));
+            note(format!("id {id}, works until {end}"));
             line(text(&created["token"]));
             Ok(())
         }
         TokenCommand::List => {
-            let tokens = client.list("/api/v1/enrollment-tokens", &[]).await?;
+            let tokens = client.list(TOKENS, &[]).await?;
             if connection.json {
                 return output::json(&tokens);
             }
@@ -77,9 +93,30 @@ pub(crate) async fn run(connection: Connection, command: TokenCommand) -> Result
             table(&header, rows, "no enrollment tokens; `muster token create` makes one");
             Ok(())
         }
+        TokenCommand::Show { id } => {
+            let token = client.get(&format!("{TOKENS}/{}", segment(&id)), &[]).await?;
+            if connection.json {
+                return output::json(&token);
+            }
+            let shown = |name: &'static str| (name, text(&token[name]));
+            facts(&[
+                shown("id"),
+                shown("name"),
+                shown("status"),
+                ("used", format!("{} of {}", token["used"], token["uses"])),
+                shown("last_used_at"),
+                shown("created_by"),
+                shown("created_at"),
+                shown("expires_at"),
+                shown("revoked_at"),
+                ("labels", pairs(&token["labels"])),
+                shown("device"),
+            ]);
+            Ok(())
+        }
         TokenCommand::Revoke { id } => {
-            let done =
-                client.delete(&format!("/api/v1/enrollment-tokens/{}", segment(&id))).await?;
+            let done = client.delete(&format!("{TOKENS}/{}", segment(&id))).await?;
+            client.await_shown(TOKENS, &done["position"]).await;
             if connection.json {
                 return output::json(&done);
             }

@@ -7,6 +7,7 @@ mod door;
 mod forward;
 mod health;
 mod limits;
+mod names;
 mod options;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -23,7 +24,8 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 pub use door::openapi_document;
-pub(crate) use options::{MetricStore, Role, Roles, ServeArgs, ServeOptions, certificate_names};
+pub(crate) use names::{address_for_others, certificate_names};
+pub(crate) use options::{DEFAULT_PORT, Listen, MetricStore, Role, Roles, ServeArgs, ServeOptions};
 
 /// Where the API is when nothing else is said.
 const USUAL_ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8443);
@@ -113,7 +115,7 @@ pub(crate) async fn run(
         let ingest = muster_ingest::IngestOptions {
             log: log.clone(),
             nats,
-            store: options.metric_store.store_settings(),
+            store: options.needed_metric_store()?.store_settings(),
             presence,
         };
         let stop = stop.clone();
@@ -141,7 +143,7 @@ pub(crate) async fn run(
         let query = muster_query::Query::start(muster_query::QueryOptions {
             log: log.clone(),
             nats,
-            influx: options.metric_store.query_options()?,
+            influx: options.needed_metric_store()?.query_options()?,
             stop: stop.clone(),
         })
         .await

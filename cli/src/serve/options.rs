@@ -1,13 +1,18 @@
 //! What a server must be told: by flags, by `MUSTER_*` variables, or by what `muster up` has made.
 
-use std::net::SocketAddr;
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 use muster_command::keys::{Certificates, KeyStore};
 use muster_ingest::metrics::StoreSettings;
 use muster_query::influx::{InfluxCredentials, InfluxQueryOptions};
+
+use super::names::certificate_names;
+use crate::exit::Misused;
 
 /// What a process does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -79,7 +84,8 @@ pub(crate) struct ServeOptions {
     pub(crate) roles: Roles,
     pub(crate) postgres_url: String,
     pub(crate) nats_url: String,
-    pub(crate) metric_store: MetricStore,
+    /// `None` when no role needs it.
+    pub(crate) metric_store: Option<MetricStore>,
     pub(crate) keys: PathBuf,
     pub(crate) listen: Option<SocketAddr>,
     /// The names that the server's certificate is for.
@@ -90,7 +96,52 @@ pub(crate) struct ServeOptions {
     pub(crate) command_url: Option<String>,
 }
 
+/// The port of the API when none is named.
+pub(crate) const DEFAULT_PORT: u16 = 8443;
+
+/// An address to listen on, with or without a port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Listen {
+    pub(crate) ip: IpAddr,
+    pub(crate) port: Option<u16>,
+}
+
+impl Listen {
+    pub(crate) fn with_port(self, default: u16) -> SocketAddr {
+        SocketAddr::new(self.ip, self.port.unwrap_or(default))
+    }
+}
+
+impl fmt::Display for Listen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.port {
+            Some(port) => write!(f, "{}", SocketAddr::new(self.ip, port)),
+            None => write!(f, "{}", self.ip),
+        }
+    }
+}
+
+impl FromStr for Listen {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if let Ok(ip) = text.trim_matches(['[', ']']).parse() {
+            return Ok(Self { ip, port: None });
+        }
+        text.parse::<SocketAddr>()
+            .map(|address| Self { ip: address.ip(), port: Some(address.port()) })
+            .map_err(|_| {
+                format!("'{text}' is no IP address; write for example 0.0.0.0 or 0.0.0.0:8443")
+            })
+    }
+}
+
 impl ServeOptions {
+    /// The metric store of a role that needs one.
+    pub(crate) fn needed_metric_store(&self) -> Result<&MetricStore> {
+        self.metric_store.as_ref().context("this role needs a metric store; give --influx-url")
+    }
+
     pub(crate) fn certificates(&self, keys: &KeyStore) -> Result<Certificates> {
         let now = std::time::SystemTime::now().into();
         Ok(keys.certificates(&self.names, now)?)
@@ -112,9 +163,9 @@ pub(crate) struct ServeArgs {
     /// The NATS server as devices reach it; the host 0.0.0.0 means the host of the API
     #[arg(long, env = "MUSTER_DEVICE_NATS_URL")]
     device_nats_url: Vec<String>,
-    /// InfluxDB: http://host:port
+    /// InfluxDB: http://host:port; the role command needs none
     #[arg(long, env = "MUSTER_INFLUX_URL")]
-    influx_url: String,
+    influx_url: Option<String>,
     /// InfluxDB's database (1.x) or bucket (2.x, 3.x)
     #[arg(long, env = "MUSTER_INFLUX_DATABASE", default_value = "muster")]
     influx_database: String,
@@ -133,10 +184,10 @@ pub(crate) struct ServeArgs {
     /// The folder of keys
     #[arg(long, env = "MUSTER_KEYS")]
     keys: PathBuf,
-    /// The address of the API; 127.0.0.1:8443 for the roles that have one. The role ingest has only
-    /// /healthz, /readyz and /metrics, and listens when it is told where
-    #[arg(long, env = "MUSTER_LISTEN")]
-    listen: Option<SocketAddr>,
+    /// The address of the API, port 8443 when it names none; 127.0.0.1:8443 for the roles that have
+    /// one. The role ingest has only /healthz, /readyz and /metrics, and listens when it is told where
+    #[arg(long, env = "MUSTER_LISTEN", value_name = "ADDRESS[:PORT]")]
+    listen: Option<Listen>,
     /// Role query: the URL of a command role, to which it sends on what it does not serve itself
     #[arg(long, env = "MUSTER_COMMAND_URL")]
     command_url: Option<String>,
@@ -145,44 +196,55 @@ pub(crate) struct ServeArgs {
     name: Vec<String>,
 }
 
-impl From<ServeArgs> for ServeOptions {
-    fn from(args: ServeArgs) -> Self {
+impl TryFrom<ServeArgs> for ServeOptions {
+    type Error = Misused;
+
+    fn try_from(args: ServeArgs) -> Result<Self, Misused> {
+        if args.influx_url.is_none() && args.role != Role::Command {
+            return Err(Misused("this role needs --influx-url http://host:port".to_owned()));
+        }
+        let listen = args.listen.map(|listen| listen.with_port(DEFAULT_PORT));
         let device_servers = if args.device_nats_url.is_empty() {
             vec![args.nats_url.clone()]
         } else {
             args.device_nats_url
         };
-        Self {
+        Ok(Self {
             roles: Roles(args.role),
             postgres_url: args.postgres_url,
             nats_url: args.nats_url,
-            metric_store: MetricStore {
-                url: args.influx_url,
+            metric_store: args.influx_url.map(|url| MetricStore {
+                url,
                 database: args.influx_database,
                 user: args.influx_user.zip(args.influx_password),
                 token: args.influx_token.map(|token| (args.influx_org, token)),
-            },
+            }),
             keys: args.keys,
-            names: certificate_names(args.listen.unwrap_or(super::USUAL_ADDRESS), args.name),
-            listen: args.listen,
+            names: certificate_names(listen.unwrap_or(super::USUAL_ADDRESS), args.name),
+            listen,
             device_servers,
             command_url: args.command_url,
-        }
+        })
     }
 }
 
-/// The names that a server at this address is known by.
-pub(crate) fn certificate_names(listen: SocketAddr, more: Vec<String>) -> Vec<String> {
-    let mut names = vec!["localhost".to_owned(), "127.0.0.1".to_owned(), "::1".to_owned()];
-    if !listen.ip().is_unspecified() {
-        names.push(listen.ip().to_string());
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_read_with_a_port_and_without() {
+        for (text, expected) in [
+            ("127.0.0.2", Some("127.0.0.2:1")),
+            ("0.0.0.0:99", Some("0.0.0.0:99")),
+            ("::1", Some("[::1]:1")),
+            ("[::1]", Some("[::1]:1")),
+            ("[::]:99", Some("[::]:99")),
+            ("localhost", None),
+            ("", None),
+        ] {
+            let found = text.parse::<Listen>().ok().map(|listen| listen.with_port(1).to_string());
+            assert_eq!(found.as_deref(), expected, "{text}");
+        }
     }
-    if let Ok(host) = nix::unistd::gethostname() {
-        names.push(host.to_string_lossy().into_owned());
-    }
-    names.extend(more);
-    names.sort();
-    names.dedup();
-    names.retain(|name| !name.is_empty());
-    names
 }

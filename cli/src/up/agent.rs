@@ -1,20 +1,49 @@
 //! The agent of this very machine: it enrolls through the same door as any other device, and is
 //! watched like the servers.
+//!
+//! Who it is stands in its own folder, and whether that is still a device is the server's to say:
+//! one that the server does not know is enrolled anew when `muster up` starts. When that folder was
+//! lost, the machine is the device again that it was: its id is noted beside it.
 
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{Output, Stdio};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use muster_backing::child::Child;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::folder::{Folder, write_private};
 use super::say::Say;
-use crate::client::Client;
+use super::servers::report_child;
+use crate::client::{Client, segment};
+use crate::exit::Refused;
+
+/// How often is asked whether this machine is still a device.
+const LOOK_AGAIN: Duration = Duration::from_secs(10);
+/// So many times in a row it may be found away before that is said.
+const LOOKS_AWAY: u32 = 6;
 
 #[derive(Debug)]
 pub(super) struct LocalAgent {
     child: Child,
+    agent: Program,
+    device: Device,
+}
+
+/// The agent's binary, and its folder.
+#[derive(Clone, Debug)]
+struct Program {
+    path: PathBuf,
+    data: PathBuf,
+}
+
+/// Who this machine is.
+#[derive(Clone, Debug)]
+struct Device {
+    id: String,
+    name: String,
 }
 
 /// `muster-agent`, beside this program or on PATH.
@@ -28,20 +57,20 @@ fn find_agent() -> Option<PathBuf> {
 }
 
 impl LocalAgent {
-    /// Enrolls this machine if it is not, and keeps its agent running.
+    /// Enrolls this machine if it is no device, and keeps its agent running.
     pub(super) async fn start(
         folder: &Folder,
-        url: &str,
-        token: &str,
+        client: &Client,
         ca: &Path,
         say: &Say,
     ) -> Result<Option<Self>> {
-        let Some(program) = find_agent() else {
+        let Some(path) = find_agent() else {
             say.line("  -- muster-agent was found neither beside muster nor on PATH; this machine is no device");
             return Ok(None);
         };
         let doing = say.start("muster-agent (this machine)");
-        let started = Self::enroll_and_run(folder, &program, url, token, ca).await;
+        let agent = Program { path, data: folder.path().join("agent") };
+        let started = Starting { folder, agent: &agent, client, ca, say }.run().await;
         match started {
             Ok(agent) => {
                 doing.done();
@@ -56,57 +85,189 @@ impl LocalAgent {
         }
     }
 
-    async fn enroll_and_run(
-        folder: &Folder,
-        program: &Path,
-        url: &str,
-        token: &str,
-        ca: &Path,
-    ) -> Result<Self> {
-        let data = folder.path().join("agent");
-        let marker = folder.path().join("agent-enrolled");
-        if !marker.exists() {
-            let client = Client::new(url, token, Some(ca))?;
-            let wish = json!({"name": "muster up", "ttl_seconds": 600});
-            let answer = client.post("/api/v1/enrollment-tokens", &wish).await?;
-            let text = answer["token"].as_str().context("the server gave no token")?;
-            let token_file = folder.path().join("enrollment-token");
-            write_private(&token_file, text.as_bytes())?;
-            let ran = tokio::process::Command::new(program)
-                .arg("--data")
-                .arg(&data)
-                .args(["enroll", "--url", url, "--token-file"])
-                .arg(&token_file)
-                .stdin(Stdio::null())
-                .output()
-                .await
-                .with_context(|| format!("cannot run {}", program.display()))?;
-            let _ = std::fs::remove_file(&token_file);
-            if !ran.status.success() {
-                bail!("{}", String::from_utf8_lossy(&ran.stderr).trim());
+    /// The device's name.
+    pub(super) fn name(&self) -> &str {
+        &self.device.name
+    }
+
+    /// Says what becomes of it; never ends.
+    pub(super) async fn report(&self, client: &Client, say: &Say) {
+        tokio::join!(report_child(&self.child, say), self.watch(client, say));
+    }
+
+    /// Says that the device was deleted, or is away although its agent runs.
+    async fn watch(&self, client: &Client, say: &Say) {
+        let name = &self.device.name;
+        let mut away = 0_u32;
+        loop {
+            tokio::time::sleep(LOOK_AGAIN).await;
+            // A server that does not answer says nothing about the device.
+            match find(client, &self.device.id).await {
+                Ok(Some(device)) if device["status"] == "online" => {
+                    if away >= LOOKS_AWAY {
+                        say.line(&format!("  ok this machine's device {name} is online again"));
+                    }
+                    away = 0;
+                }
+                Ok(Some(_)) => {
+                    away += 1;
+                    if away == LOOKS_AWAY {
+                        let why = self.agent.last_error().await;
+                        say.line(&format!("  !! this machine's device {name} is not online{why}"));
+                    }
+                }
+                Ok(None) => {
+                    say.line(&format!(
+                        "  !! this machine's device {name} was deleted; `muster up` makes it a new \
+                         one when it is started again, unless with --no-agent"
+                    ));
+                    return;
+                }
+                Err(_) => {}
             }
-            write_private(&marker, b"")?;
         }
-        let args = vec![
-            "--data".into(),
-            data.clone().into_os_string(),
-            "run".into(),
-            "--url".into(),
-            url.into(),
-        ];
-        let spec = muster_backing::program::program(
-            "muster-agent",
-            program.to_owned(),
-            args,
-            folder.path().join("agent-process"),
-        );
-        let child = Child::start(spec).await?;
-        Ok(Self { child })
     }
 
     pub(super) async fn stop(self) {
         if let Err(error) = self.child.shut_down().await {
             tracing::warn!(%error, "the agent did not stop in good order");
         }
+    }
+}
+
+/// A device that is known and not deleted, by all that the log holds now.
+async fn find(client: &Client, id: &str) -> Result<Option<Value>> {
+    let head = client.get("/api/v1/log/head", &[]).await?;
+    let path = format!("/api/v1/devices/{}", segment(id));
+    match client.get_at(&path, &[], head["position"].as_u64()).await {
+        Ok(device) if device["status"] == "deleted" => Ok(None),
+        Ok(device) => Ok(Some(device)),
+        Err(error) => match error.downcast_ref() {
+            Some(Refused::Problem { status: 404, .. }) => Ok(None),
+            _ => Err(error),
+        },
+    }
+}
+
+impl Program {
+    async fn run<'a>(&self, args: impl IntoIterator<Item = &'a OsStr>) -> Result<Output> {
+        tokio::process::Command::new(&self.path)
+            .arg("--data")
+            .arg(&self.data)
+            .args(args)
+            // What is set for another agent is not meant for this one.
+            .env_remove("MUSTER_ENROLL_TOKEN")
+            .stdin(Stdio::null())
+            .kill_on_drop(true)
+            .output()
+            .await
+            .with_context(|| format!("cannot run {}", self.path.display()))
+    }
+
+    /// What it says of itself; `None` when it is not enrolled, or in a way of which `enroll` will
+    /// have its own words.
+    async fn status(&self) -> Result<Option<Value>> {
+        let asked = self.run(["status", "--json"].map(OsStr::new)).await?;
+        if !asked.status.success() {
+            return Ok(None);
+        }
+        let status = serde_json::from_slice(&asked.stdout);
+        status
+            .map(Some)
+            .with_context(|| format!("{} status does not answer JSON", self.path.display()))
+    }
+
+    async fn last_error(&self) -> String {
+        let status = self.status().await.ok().flatten().unwrap_or_default();
+        status["last_error"][1]
+            .as_str()
+            .map_or_else(String::new, |error| format!("; its agent says: {error}"))
+    }
+}
+
+/// What it takes to start it.
+struct Starting<'a> {
+    folder: &'a Folder,
+    agent: &'a Program,
+    client: &'a Client,
+    ca: &'a Path,
+    say: &'a Say,
+}
+
+impl Starting<'_> {
+    async fn run(&self) -> Result<LocalAgent> {
+        let device = self.device().await?;
+        let args = [OsStr::new("--data"), self.agent.data.as_os_str()]
+            .into_iter()
+            .chain(["run", "--url", self.client.url()].map(OsStr::new))
+            .map(OsStr::to_owned)
+            .collect();
+        let spec = muster_backing::program::program(
+            "muster-agent",
+            self.agent.path.clone(),
+            args,
+            self.folder.path().join("agent-process"),
+        );
+        Ok(LocalAgent { child: Child::start(spec).await?, agent: self.agent.clone(), device })
+    }
+
+    /// The device that this machine is, or becomes now.
+    async fn device(&self) -> Result<Device> {
+        let Some((device, ca)) = self.identity().await? else {
+            return self.enroll(false).await;
+        };
+        let reason = if ca == std::fs::read_to_string(self.ca)?.trim() {
+            match find(self.client, &device.id).await {
+                Ok(Some(known)) => {
+                    let name = known["name"].as_str().map_or(device.name, str::to_owned);
+                    return Ok(Device { name, ..device });
+                }
+                Ok(None) => format!("the server knows no device {} ({})", device.name, device.id),
+                // Read models that are being made anew say nothing about the device.
+                Err(error) => {
+                    tracing::debug!(error = format!("{error:#}"), "is this machine a device?");
+                    return Ok(device);
+                }
+            }
+        } else {
+            "the server has another CA now".to_owned()
+        };
+        self.say.line(&format!("  -- {reason}; this machine is enrolled anew"));
+        self.enroll(true).await
+    }
+
+    /// Who the agent's folder says it is, and the CA that it trusts.
+    async fn identity(&self) -> Result<Option<(Device, String)>> {
+        let status = self.agent.status().await?;
+        Ok(status.map(|status| {
+            let text = |name: &str| status[name].as_str().unwrap_or_default().trim().to_owned();
+            (Device { id: text("device"), name: text("name") }, text("ca"))
+        }))
+    }
+
+    async fn enroll(&self, anew: bool) -> Result<Device> {
+        let mut wish = json!({"name": "muster up", "ttl_seconds": 600});
+        let noted = self.folder.path().join("this-device");
+        let was = std::fs::read_to_string(&noted).unwrap_or_default();
+        if !was.is_empty() && find(self.client, was.trim()).await?.is_some() {
+            wish["device"] = was.trim().into();
+        }
+        let answer = self.client.post("/api/v1/enrollment-tokens", &wish).await?;
+        let token = answer["token"].as_str().context("the server gave no token")?;
+        let file = self.folder.path().join("enrollment-token");
+        write_private(&file, token.as_bytes())?;
+        let mut args: Vec<&OsStr> =
+            ["enroll", "--url", self.client.url(), "--token-file"].map(OsStr::new).to_vec();
+        args.push(file.as_os_str());
+        args.extend(anew.then_some(OsStr::new("--force")));
+        let ran = self.agent.run(args).await;
+        let _ = std::fs::remove_file(&file);
+        let ran = ran?;
+        if !ran.status.success() {
+            bail!("{}", String::from_utf8_lossy(&ran.stderr).trim());
+        }
+        let (device, _) = self.identity().await?.context("the agent enrolled and is no device")?;
+        write_private(&noted, device.id.as_bytes())?;
+        Ok(device)
     }
 }

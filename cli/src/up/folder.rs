@@ -14,6 +14,8 @@ pub(super) struct Ports {
     pub(super) postgres: Option<u16>,
     pub(super) nats: Option<u16>,
     pub(super) influx: Option<u16>,
+    /// That of the API, when any free one would do.
+    pub(super) api: Option<u16>,
 }
 
 #[derive(Debug)]
@@ -43,7 +45,7 @@ impl Folder {
             bail!(
                 "another `muster up` uses {}; stop it, or choose another folder and port: muster up --data DIR --port {}",
                 path.display(),
-                port.saturating_add(1)
+                if port == 0 { 0 } else { port.saturating_add(1) }
             );
         }
         let folder = Self { path, _lock: file };

@@ -2,30 +2,39 @@
 //! machine as its first device. Everything is kept in one folder; Ctrl-C stops all of it.
 
 mod agent;
+mod asked;
 mod bootstrap;
 mod folder;
 mod say;
 mod servers;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
+use muster_backing::ports;
 use muster_command::keys::KeyStore;
 use tokio::sync::oneshot;
+use tokio::task::{JoinError, JoinHandle};
 use tokio_util::sync::CancellationToken;
 
-use crate::client::contexts;
-use crate::serve::{self, Role, Roles, ServeOptions};
+use crate::client::{Client, contexts};
+use crate::commands::seconds;
+use crate::serve::{self, DEFAULT_PORT, Listen, Role, Roles, ServeOptions};
 use agent::LocalAgent;
-use folder::Folder;
-use say::Say;
-use servers::Servers;
+use asked::Asked;
+use folder::{Folder, Ports};
+use say::{Ready, Say};
+use servers::{ServerOptions, Servers};
 
 pub(crate) use bootstrap::admin_token;
 pub(crate) use folder::write_private;
+
+/// Servers that still start when they are to stop are waited for this long: what is up stops in
+/// good order.
+const START_GRACE: Duration = Duration::from_secs(10);
 
 /// Runs the whole system on this machine, until Ctrl-C.
 #[derive(Args, Debug)]
@@ -33,36 +42,89 @@ pub(crate) struct UpArgs {
     /// The folder that everything is kept in
     #[arg(long, env = "MUSTER_DATA", default_value = "muster-data")]
     data: PathBuf,
-    /// The port of the API
-    #[arg(long, env = "MUSTER_PORT", default_value_t = 8443)]
-    port: u16,
+    /// The port of the API, 8443 when left out; 0 takes a free one, and the same the next time
+    #[arg(long, env = "MUSTER_PORT")]
+    port: Option<u16>,
     /// The address to listen on, for the API and for devices; loopback unless told otherwise
-    #[arg(long, env = "MUSTER_ADDRESS", default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
-    listen: IpAddr,
+    #[arg(
+        long,
+        env = "MUSTER_LISTEN",
+        default_value_t = Listen { ip: IpAddr::V4(Ipv4Addr::LOCALHOST), port: None },
+        value_name = "ADDRESS[:PORT]"
+    )]
+    listen: Listen,
     /// Further names of this machine for the server's certificate
-    #[arg(long, value_delimiter = ',')]
+    #[arg(long, env = "MUSTER_NAMES", value_delimiter = ',')]
     name: Vec<String>,
+    /// The silence after which a device counts as offline: 10s, 1m
+    #[arg(long, env = "MUSTER_OFFLINE_AFTER", default_value = "60s", value_parser = silence)]
+    offline_after: Duration,
     /// Do not make this machine a device
     #[arg(long)]
     no_agent: bool,
 }
 
+/// Three pings of the broker, of a second at least.
+fn silence(text: &str) -> Result<Duration, String> {
+    match seconds(text)? {
+        0..3 => Err("a device is given 3s at least".to_owned()),
+        enough => Ok(Duration::from_secs(enough.into())),
+    }
+}
+
+/// What the parts of it all need.
+struct Up<'a> {
+    folder: &'a Folder,
+    keys: &'a KeyStore,
+    servers: &'a Servers,
+    say: &'a Say,
+    asked: &'a Asked,
+    listen: SocketAddr,
+    names: Vec<String>,
+    with_agent: bool,
+    began: Instant,
+}
+
 /// Runs until a signal, or until something fails that cannot be mended.
 pub(crate) async fn run(args: UpArgs) -> Result<()> {
     let began = Instant::now();
+    let asked = Asked::listen()?;
     let say = Say::new();
-    let folder = Folder::open(&args.data, args.port)?;
-    let listen = SocketAddr::new(args.listen, args.port);
-    serve::check_free(listen)?;
+    let port = args.port.or(args.listen.port).unwrap_or(DEFAULT_PORT);
+    let folder = Folder::open(&args.data, port)?;
+    let listen = listen_on(args.listen.ip, port, &folder)?;
     say.line(&format!("muster {} in {}", env!("CARGO_PKG_VERSION"), folder.path().display()));
+    if port == 0 {
+        say.line(&format!("  the API is on port {}", listen.port()));
+    }
 
     let keys = KeyStore::open(&folder.path().join("keys"))?;
     let names = serve::certificate_names(listen, args.name);
     let certificates = keys.certificates(&names, std::time::SystemTime::now().into())?;
-    let servers = Servers::start(&folder, &keys, &certificates, args.listen, &say).await?;
-
-    let ended =
-        run_roles(args.no_agent, &folder, &keys, &servers, listen, names, &say, began).await;
+    let options = ServerOptions {
+        folder: &folder,
+        keys: &keys,
+        certificates: &certificates,
+        listen: listen.ip(),
+        silence: args.offline_after,
+        say: &say,
+    };
+    let Some(servers) = start_servers(options, &asked).await? else {
+        say.line("stopped before all of it had started");
+        return Ok(());
+    };
+    let up = Up {
+        folder: &folder,
+        keys: &keys,
+        servers: &servers,
+        say: &say,
+        asked: &asked,
+        listen,
+        names,
+        with_agent: !args.no_agent,
+        began,
+    };
+    let ended = up.run_roles().await;
     say.line("stopping …");
     servers.stop(&say).await;
     if ended.is_ok() {
@@ -71,75 +133,148 @@ pub(crate) async fn run(args: UpArgs) -> Result<()> {
     ended
 }
 
-#[expect(clippy::too_many_arguments, reason = "one call, which only splits a long function")]
-async fn run_roles(
-    no_agent: bool,
-    folder: &Folder,
-    keys: &KeyStore,
-    servers: &Servers,
-    listen: SocketAddr,
-    names: Vec<String>,
-    say: &Say,
-    began: Instant,
-) -> Result<()> {
-    let stop = CancellationToken::new();
-    let mut signals = Signals::new()?;
-    let options = ServeOptions {
-        roles: Roles(Role::All),
-        postgres_url: servers.postgres_url(),
-        nats_url: servers.nats_url(),
-        metric_store: servers.metric_store(),
-        keys: keys.dir().to_owned(),
-        listen: Some(listen),
-        names,
-        // Devices take the host by which they reach the API.
-        device_servers: vec![format!("tls://0.0.0.0:{}", servers.nats_port())],
-        command_url: None,
-    };
-    let token =
-        admin_token(&options.postgres_url, keys, &folder.path().join("admin-token")).await?;
+/// The address to listen on, which is free; port 0 becomes that of the last time, or a free one.
+fn listen_on(ip: IpAddr, port: u16, folder: &Folder) -> Result<SocketAddr> {
+    if port != 0 {
+        let listen = SocketAddr::new(ip, port);
+        return serve::check_free(listen).map(|()| listen);
+    }
+    let kept = folder.ports()?;
+    let is_free = |port: &u16| serve::check_free(SocketAddr::new(ip, *port)).is_ok();
+    let mut port = kept.api.filter(is_free);
+    for _ in 0..20 {
+        if port.is_none() {
+            port = Some(ports::free_port()?).filter(is_free);
+        }
+    }
+    let port = port.with_context(|| format!("no port of {ip} is free to listen on"))?;
+    folder.keep_ports(&Ports { api: Some(port), ..kept })?;
+    Ok(SocketAddr::new(ip, port))
+}
 
-    let starting = say.start("muster");
-    let (ready, is_ready) = oneshot::channel();
-    let mut roles = tokio::spawn(serve::run(options, stop.clone(), move || {
-        let _ = ready.send(());
-    }));
+/// The servers; `None` when it was asked to stop before all were up.
+async fn start_servers(options: ServerOptions<'_>, asked: &Asked) -> Result<Option<Servers>> {
+    let say = options.say;
+    let starting = Servers::start(options);
+    tokio::pin!(starting);
     tokio::select! {
-        _ = is_ready => starting.done(),
-        ended = &mut roles => {
-            starting.failed();
-            return ended.context("the roles panicked")?.and_then(|()| bail!("the roles ended"));
+        started = &mut starting => return started.map(Some),
+        () = asked.to_stop() => {}
+    }
+    say.line("stopping …");
+    tokio::select! {
+        started = tokio::time::timeout(START_GRACE, starting) => {
+            if let Ok(Ok(servers)) = started {
+                servers.stop(say).await;
+            }
         }
-        () = signals.received() => {
-            starting.failed();
-            stop.cancel();
-            return settle(roles).await;
+        () = asked.to_hurry() => {}
+    }
+    Ok(None)
+}
+
+impl Up<'_> {
+    async fn run_roles(&self) -> Result<()> {
+        let options = ServeOptions {
+            roles: Roles(Role::All),
+            postgres_url: self.servers.postgres_url(),
+            nats_url: self.servers.nats_url(),
+            metric_store: Some(self.servers.metric_store()),
+            keys: self.keys.dir().to_owned(),
+            listen: Some(self.listen),
+            names: self.names.clone(),
+            // Devices take the host by which they reach the API.
+            device_servers: vec![format!("tls://0.0.0.0:{}", self.servers.nats_port())],
+            command_url: None,
+        };
+        let file = self.folder.path().join("admin-token");
+        let token = admin_token(&options.postgres_url, self.keys, &file).await?;
+
+        let starting = self.say.start("muster");
+        let stop = CancellationToken::new();
+        let (ready, is_ready) = oneshot::channel();
+        let mut roles = tokio::spawn(serve::run(options, stop.clone(), move || {
+            let _ = ready.send(());
+        }));
+        tokio::select! {
+            Ok(()) = is_ready => starting.done(),
+            ended = &mut roles => {
+                starting.failed();
+                return roles_ended(ended);
+            }
+            () = self.asked.to_stop() => {
+                starting.failed();
+                stop.cancel();
+                return settle(roles).await;
+            }
         }
+        let mut agent = None;
+        let ended = tokio::select! {
+            ended = self.go_on(&token, &mut agent) => ended,
+            ended = &mut roles => roles_ended(ended),
+            () = self.asked.to_stop() => Ok(()),
+        };
+        self.folder.remove_ready();
+        if let Some(agent) = agent {
+            agent.stop().await;
+        }
+        stop.cancel();
+        if roles.is_finished() { ended } else { settle(roles).await.and(ended) }
     }
 
-    let url = reachable_url(listen);
-    let ca = keys.dir().join("ca.pem");
-    let agent =
-        if no_agent { None } else { LocalAgent::start(folder, &url, &token, &ca, say).await? };
-    contexts::remember_local(&url, &token, &ca)?;
-    folder.write_ready(&url, &token, &ca)?;
-    say.ready(&url, &token, agent.is_some(), began.elapsed());
-
-    let ended = tokio::select! {
-        () = signals.received() => Ok(()),
-        ended = &mut roles => ended.context("the roles panicked")?.context("muster stopped"),
-        () = servers.report(say) => Ok(()),
-    };
-    folder.remove_ready();
-    if let Some(agent) = agent {
-        agent.stop().await;
+    /// Makes this machine a device, tells everybody that all is ready, and then what becomes of
+    /// the children. It ends only with an error.
+    async fn go_on(&self, token: &str, agent: &mut Option<LocalAgent>) -> Result<()> {
+        let url = format!("https://{}", reachable(self.listen));
+        let ca = self.keys.dir().join("ca.pem");
+        let client = Client::new(&url, token, Some(&ca))?;
+        if self.with_agent {
+            *agent = LocalAgent::start(self.folder, &client, &ca, self.say).await?;
+        }
+        let is_current = self.remember(&url, token, &ca);
+        self.folder.write_ready(&url, token, &ca)?;
+        self.say.ready(&Ready {
+            url: &url,
+            token,
+            device: agent.as_ref().map(LocalAgent::name),
+            for_others: serve::address_for_others(self.listen.ip())
+                .map(|ip| SocketAddr::new(ip, self.listen.port())),
+            broker_port: self.servers.nats_port(),
+            is_current,
+            took: self.began.elapsed(),
+        });
+        match agent {
+            Some(agent) => {
+                tokio::join!(self.servers.report(self.say), agent.report(&client, self.say));
+            }
+            None => self.servers.report(self.say).await,
+        }
+        Ok(())
     }
-    stop.cancel();
-    if roles.is_finished() { ended } else { settle(roles).await.and(ended) }
+
+    /// Keeps the context `local`; answers whether it is the current one. It all runs without.
+    fn remember(&self, url: &str, token: &str, ca: &Path) -> bool {
+        match contexts::remember_local(url, token, ca) {
+            Ok(is_current) => is_current,
+            Err(error) => {
+                self.say.line(&format!(
+                    "  !! the context 'local' cannot be kept: {error:#}\n     \
+                     give --url, --token and --ca, which are in {}",
+                    self.folder.path().join("ready.json").display()
+                ));
+                true
+            }
+        }
+    }
+}
+
+fn roles_ended(ended: Result<Result<()>, JoinError>) -> Result<()> {
+    ended.context("the roles panicked")?.context("muster stopped")?;
+    bail!("the roles ended")
 }
 
 /// Lets the roles finish what they are at, for a while.
-async fn settle(roles: tokio::task::JoinHandle<Result<()>>) -> Result<()> {
+async fn settle(roles: JoinHandle<Result<()>>) -> Result<()> {
     match tokio::time::timeout(Duration::from_secs(10), roles).await {
         Ok(ended) => ended.context("the roles panicked")?,
         Err(_) => {
@@ -150,35 +285,6 @@ async fn settle(roles: tokio::task::JoinHandle<Result<()>>) -> Result<()> {
 }
 
 /// The address by which this machine reaches its own API.
-fn reachable_url(listen: SocketAddr) -> String {
-    match listen.ip() {
-        ip if ip.is_unspecified() || ip.is_loopback() => {
-            format!("https://127.0.0.1:{}", listen.port())
-        }
-        IpAddr::V6(ip) => format!("https://[{ip}]:{}", listen.port()),
-        ip => format!("https://{ip}:{}", listen.port()),
-    }
-}
-
-/// Ctrl-C, and what a service manager sends.
-struct Signals {
-    interrupt: tokio::signal::unix::Signal,
-    terminate: tokio::signal::unix::Signal,
-}
-
-impl Signals {
-    fn new() -> Result<Self> {
-        use tokio::signal::unix::{SignalKind, signal};
-        Ok(Self {
-            interrupt: signal(SignalKind::interrupt())?,
-            terminate: signal(SignalKind::terminate())?,
-        })
-    }
-
-    async fn received(&mut self) {
-        tokio::select! {
-            _ = self.interrupt.recv() => {}
-            _ = self.terminate.recv() => {}
-        }
-    }
+fn reachable(listen: SocketAddr) -> SocketAddr {
+    SocketAddr::new(ports::reachable(listen.ip()), listen.port())
 }

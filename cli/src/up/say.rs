@@ -1,6 +1,9 @@
 //! What `muster up` tells the person in front of it: spinners on a terminal, plain lines elsewhere.
 
+use std::ffi::OsStr;
 use std::io::{IsTerminal, Write};
+use std::net::SocketAddr;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
@@ -10,6 +13,60 @@ use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 pub(super) struct Say {
     bars: MultiProgress,
     is_terminal: bool,
+}
+
+/// What there is to be told when all is ready.
+#[derive(Debug)]
+pub(super) struct Ready<'a> {
+    pub(super) url: &'a str,
+    pub(super) token: &'a str,
+    /// The name of the device that this machine is.
+    pub(super) device: Option<&'a str>,
+    /// Where other machines reach the API; `None` when only this one does.
+    pub(super) for_others: Option<SocketAddr>,
+    pub(super) broker_port: u16,
+    /// Is what runs here what the command line means unless told otherwise?
+    pub(super) is_current: bool,
+    pub(super) took: Duration,
+}
+
+impl Ready<'_> {
+    fn in_words(&self, muster: &str) -> String {
+        let Self { url, token, .. } = self;
+        let context = if self.is_current { "" } else { " --context local" };
+        let agent = self.device.map_or("", |_| "This machine is the first device. ");
+        let others = self.for_others.map_or_else(String::new, |address| {
+            format!(
+                "\n  others       https://{address}   (let in TCP ports {} and {}, the broker's)",
+                address.port(),
+                self.broker_port
+            )
+        });
+        let show = self
+            .device
+            .map_or_else(String::new, |name| format!("\n  {muster}{context} device show {name}"));
+        format!(
+            "\nmuster is ready after {:.1} s. {agent}Ctrl-C stops all of it, and keeps all data.\n\n  \
+             URL          {url}   (API: {url}/docs){others}\n  \
+             admin token  {token}\n\n\
+             Try next, in another terminal:\n  \
+             {muster}{context} device list{show}\n  \
+             {muster}{context} events --follow\n",
+            self.took.as_secs_f64()
+        )
+    }
+}
+
+/// How this program is run from another terminal: by its name when PATH leads to it.
+fn runnable(program: &Path, path: &OsStr) -> String {
+    let found = std::env::split_paths(path).map(|dir| dir.join("muster")).find(|it| it.is_file());
+    let is_this = found.is_some_and(|it| it.canonicalize().ok() == program.canonicalize().ok());
+    if is_this {
+        return "muster".to_owned();
+    }
+    let text = program.display().to_string();
+    let is_plain = |c: char| c.is_alphanumeric() || "/._-+".contains(c);
+    if text.chars().all(is_plain) { text } else { format!("'{}'", text.replace('\'', "'\\''")) }
 }
 
 /// Something that takes a while.
@@ -46,18 +103,10 @@ impl Say {
     }
 
     /// The last words before it just runs.
-    pub(super) fn ready(&self, url: &str, token: &str, has_agent: bool, took: Duration) {
-        let agent = if has_agent { "This machine is the first device. " } else { "" };
-        self.line(&format!(
-            "\nmuster is ready after {:.1} s. {agent}Ctrl-C stops all of it, and keeps all data.\n\n  \
-             URL          {url}   (API: {url}/docs)\n  \
-             admin token  {token}\n\n\
-             Try next, in another terminal:\n  \
-             muster device list\n  \
-             muster device show $(hostname | tr A-Z a-z)\n  \
-             muster events --follow\n",
-            took.as_secs_f64()
-        ));
+    pub(super) fn ready(&self, ready: &Ready<'_>) {
+        let program = std::env::current_exe().unwrap_or_else(|_| "muster".into());
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        self.line(&ready.in_words(&runnable(&program, &path)));
     }
 }
 
@@ -76,5 +125,45 @@ impl Doing {
     pub(super) fn failed(&self) {
         self.bar.finish_and_clear();
         self.say.line(&format!("  -- {}", self.what));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_to_try_next_can_be_run_as_it_stands() {
+        let ready = Ready {
+            url: "https://127.0.0.1:1",
+            token: "mst_x",
+            device: Some("vm-2"),
+            for_others: Some(([10, 0, 0, 7], 1).into()),
+            broker_port: 2,
+            is_current: false,
+            took: Duration::ZERO,
+        };
+        let words = ready.in_words("/opt/muster");
+        for line in [
+            "/opt/muster --context local device show vm-2",
+            "https://10.0.0.7:1   (let in TCP ports 1 and 2",
+        ] {
+            assert!(words.contains(line), "{line} is missing: {words}");
+        }
+        let alone = Ready { device: None, for_others: None, is_current: true, ..ready };
+        let words = alone.in_words("muster");
+        assert!(words.contains("  muster device list\n  muster events"), "{words}");
+        assert!(!words.contains("others") && !words.contains("context"), "{words}");
+    }
+
+    #[test]
+    fn a_program_that_path_does_not_lead_to_is_named_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let program = dir.path().join("muster");
+        std::fs::write(&program, "").unwrap();
+        let text = program.display().to_string();
+        assert_eq!(runnable(&program, dir.path().as_os_str()), "muster");
+        assert_eq!(runnable(&program, OsStr::new("")), text);
+        assert_eq!(runnable(Path::new("/a b/muster"), OsStr::new("")), "'/a b/muster'");
     }
 }

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use muster_backing::child::{Child, ChildEvent, Progress};
@@ -21,6 +22,19 @@ pub(super) struct Servers {
     influx: InfluxDb,
 }
 
+/// What they are started with.
+#[derive(Clone, Copy)]
+pub(super) struct ServerOptions<'a> {
+    pub(super) folder: &'a Folder,
+    pub(super) keys: &'a KeyStore,
+    pub(super) certificates: &'a Certificates,
+    /// The address that devices reach the broker by.
+    pub(super) listen: IpAddr,
+    /// The silence after which the broker gives a device's connection up.
+    pub(super) silence: Duration,
+    pub(super) say: &'a Say,
+}
+
 type OnProgress = Arc<dyn Fn(Progress) + Send + Sync>;
 
 /// Shows a start that takes a while.
@@ -35,23 +49,19 @@ fn finish<T, E>(doing: &super::say::Doing, result: &Result<T, E>) {
 }
 
 impl Servers {
-    pub(super) async fn start(
-        folder: &Folder,
-        keys: &KeyStore,
-        certificates: &Certificates,
-        listen: IpAddr,
-        say: &Say,
-    ) -> Result<Self> {
+    pub(super) async fn start(options: ServerOptions<'_>) -> Result<Self> {
+        let (folder, say) = (options.folder, options.say);
         let ports = folder.ports()?;
         let (postgres, nats, influx) = tokio::try_join!(
             start_postgres(folder, ports, say),
-            start_nats(folder, ports, keys, certificates, listen, say),
+            start_nats(&options, ports),
             start_influx(folder, ports, say),
         )?;
         folder.keep_ports(&Ports {
             postgres: Some(postgres.port()),
             nats: Some(nats.port()),
             influx: Some(influx.port()),
+            ..ports
         })?;
         Ok(Self { postgres, nats, influx })
     }
@@ -61,7 +71,7 @@ impl Servers {
     }
 
     pub(super) fn nats_url(&self) -> String {
-        format!("tls://127.0.0.1:{}", self.nats.port())
+        self.nats.url()
     }
 
     pub(super) fn nats_port(&self) -> u16 {
@@ -120,14 +130,8 @@ async fn start_postgres(folder: &Folder, ports: Ports, say: &Say) -> Result<Post
     started.context("cannot start PostgreSQL")
 }
 
-async fn start_nats(
-    folder: &Folder,
-    ports: Ports,
-    keys: &KeyStore,
-    certificates: &Certificates,
-    listen: IpAddr,
-    say: &Say,
-) -> Result<NatsServer> {
+async fn start_nats(options: &ServerOptions<'_>, ports: Ports) -> Result<NatsServer> {
+    let ServerOptions { folder, keys, certificates, listen, silence, say } = *options;
     let identity = keys.broker_identity()?;
     let (doing, on_progress) = watched(say, "nats-server (broker)");
     let preload = vec![
@@ -137,6 +141,7 @@ async fn start_nats(
     let started = NatsServer::start(NatsOptions {
         port: ports.nats,
         listen,
+        silence,
         tls: Some(Tls {
             certificate: certificates.chain.clone(),
             key: certificates.key.clone(),
@@ -167,20 +172,37 @@ async fn start_influx(folder: &Folder, ports: Ports, say: &Say) -> Result<Influx
     started.context("cannot start InfluxDB")
 }
 
-/// Tells of crashes, and that they were mended.
+/// A child that ran this long has recovered: its next crash is a first one again.
+const RECOVERED_AFTER: Duration = Duration::from_secs(60);
+
+/// Tells of crashes, and that they were mended. Of a child that crashes again and again, the 1st,
+/// 2nd, 4th, 8th … time.
 pub(super) async fn report_child(child: &Child, say: &Say) {
     use tokio::sync::broadcast::error::RecvError;
     let mut events = child.events();
+    let (mut crashes, mut last) = (0_u32, Instant::now());
     loop {
         match events.recv().await {
             Ok(ChildEvent::Exited { asked: true, .. }) => {}
             Ok(ChildEvent::Exited { exit, .. }) => {
-                say.line(&format!("  !! {} ended ({exit}); starting it again", child.name()));
+                crashes = if last.elapsed() > RECOVERED_AFTER { 1 } else { crashes + 1 };
+                last = Instant::now();
+                let (name, log) = (child.name(), child.log().display());
+                match crashes {
+                    1 => say.line(&format!(
+                        "  !! {name} ended ({exit}); starting it again; its log: {log}"
+                    )),
+                    times if times.is_power_of_two() => say.line(&format!(
+                        "  !! {name} ended {times} times in a row ({exit}); its log: {log}"
+                    )),
+                    _ => {}
+                }
             }
-            Ok(ChildEvent::Restarted { down, .. }) => {
+            Ok(ChildEvent::Restarted { down, .. }) if crashes.is_power_of_two() => {
                 let down = down.as_secs_f64();
                 say.line(&format!("  ok {} is back after {down:.1} s", child.name()));
             }
+            Ok(ChildEvent::Restarted { .. }) => {}
             Ok(ChildEvent::RestartFailed { reason }) => {
                 say.line(&format!("  !! {} does not start: {reason}", child.name()));
             }

@@ -30,7 +30,11 @@ fn decide<D: Decider>(commands: impl IntoIterator<Item = D::Command>) -> Vec<Str
 }
 
 fn register(name: &str) -> DeviceCommand {
-    DeviceCommand::Register { name: name.parse().unwrap(), labels: BTreeMap::new() }
+    DeviceCommand::Register {
+        name: name.parse().unwrap(),
+        labels: BTreeMap::new(),
+        fingerprint: None,
+    }
 }
 
 fn enroll(seed: u8) -> DeviceCommand {
@@ -167,6 +171,7 @@ fn an_enrollment_token_lets_in_as_many_as_it_says_while_it_lives() {
             uses,
             labels: BTreeMap::new(),
             device,
+            approval: false,
         },
         now: Timestamp(10),
     };
@@ -243,4 +248,42 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn a_waiting_machine_is_let_in_once_or_sent_away_for_good() {
+    let enrollment = || {
+        Box::new(super::device::Enrollment {
+            signing_key: vec![1],
+            fingerprint: Hash::of(b"key"),
+            nats_key: "U".into(),
+            token: None,
+            hostname: None,
+            machine: None,
+        })
+    };
+    let fold = |state: Device, events: &[Event]| events.iter().fold(state, Device::evolve);
+    let known = fold(Device::default(), &Device::default().decide(register("robot")).unwrap());
+    let accept = || DeviceCommand::Accept { replaces: None };
+    assert!(matches!(known.decide(accept()), Err(Rejection::Conflict(_))), "it does not wait");
+
+    let wait = DeviceCommand::Wait { enrollment: enrollment(), like: None };
+    let waiting = fold(known.clone(), &known.decide(wait.clone()).unwrap());
+    assert!(matches!(waiting.decide(wait), Err(Rejection::Conflict(_))));
+    let accepted = waiting.decide(accept()).unwrap();
+    let joined = fold(waiting.clone(), &accepted);
+    assert_eq!((joined.epoch, joined.fingerprint), (1, Some(Hash::of(b"key"))));
+    assert!(matches!(joined.decide(accept()), Err(Rejection::Conflict(_))));
+
+    let reject = DeviceCommand::Reject { reason: None };
+    let rejected = fold(waiting.clone(), &waiting.decide(reject).unwrap());
+    assert!(rejected.deleted && !rejected.exists());
+
+    let revoke = || DeviceCommand::Revoke { reason: None };
+    assert!(matches!(known.decide(revoke()), Err(Rejection::Conflict(_))), "it has no keys");
+    let revoked = fold(joined.clone(), &joined.decide(revoke()).unwrap());
+    assert!(revoked.revoked && revoked.exists());
+    assert_eq!(revoked.decide(revoke()), Ok(Vec::new()));
+    let back = fold(revoked.clone(), &revoked.decide(DeviceCommand::Enroll(enrollment())).unwrap());
+    assert_eq!((back.revoked, back.epoch), (false, 2));
 }

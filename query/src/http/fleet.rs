@@ -23,7 +23,7 @@ const VALUES: i64 = 100;
 pub(crate) struct FleetSummary {
     /// All of them.
     total: i64,
-    /// By status: `registered`, `online`, `offline`.
+    /// By status: `registered`, `pending`, `online`, `offline`, `revoked`.
     status: BTreeMap<String, i64>,
     /// By operating system; the 100 most frequent.
     os: BTreeMap<String, i64>,

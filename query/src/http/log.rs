@@ -76,7 +76,7 @@ pub(crate) async fn get_log_head(
     responses(
         (status = 200, description = "All of them, in one page", body = Page<ProjectionState>,
             example = json!({
-                "items": [{"name": "devices_v1", "position": 42, "lag": 0, "failure": null}]
+                "items": [{"name": "devices_v2", "position": 42, "lag": 0, "failure": null}]
             })),
         ReadProblems,
     )

@@ -94,6 +94,7 @@ fn routes() -> OpenApiRouter<QueryState> {
         .routes(routes!(events::list::get_event))
         .routes(routes!(fleet::get_fleet_summary))
         .routes(routes!(tokens::list_enrollment_tokens))
+        .routes(routes!(tokens::get_enrollment_token))
         .routes(routes!(tokens::list_api_tokens))
         .routes(routes!(dead_letters::list_dead_letters))
         .routes(routes!(dead_letters::get_dead_letter))

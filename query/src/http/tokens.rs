@@ -1,13 +1,13 @@
-//! `GET /enrollment-tokens` and `GET /tokens`. Never a secret, nor its hash.
+//! `GET /enrollment-tokens`, `GET /enrollment-tokens/{token}` and `GET /tokens`. Never a secret, nor its hash.
 
 use std::time::SystemTime;
 
 use axum::extract::State;
-use muster_api::auth::ReadAll;
-use muster_api::params::ProjectParam;
+use muster_api::auth::{ReadAll, ReadEnrollmentTokens};
+use muster_api::params::{NoParams, ProjectParam};
 use muster_api::position::MinPositionParam;
 use muster_api::problem::ReadProblems;
-use muster_api::{Cursor, Json, Limit, MinPosition, Page, Problem, Query, Scope};
+use muster_api::{Cursor, Json, Limit, MinPosition, Page, PathParam, Problem, Query, Scope};
 use muster_schemas::events::Role;
 use muster_schemas::names::{Labels, TokenName};
 use muster_schemas::{DeviceId, ProjectId, Timestamp, TokenId};
@@ -120,7 +120,7 @@ pub(crate) struct ListTokens {
 )]
 pub(crate) async fn list_enrollment_tokens(
     State(state): State<QueryState>,
-    scope: Scope<ReadAll>,
+    scope: Scope<ReadEnrollmentTokens>,
     min_position: MinPosition,
     Query(query): Query<ListTokens>,
 ) -> Result<Json<Page<EnrollmentToken>>, Problem> {
@@ -128,6 +128,46 @@ pub(crate) async fn list_enrollment_tokens(
     let (tokens, next) = read(&state, &scope.project, "enrollment", &query).await?;
     let items = tokens.into_iter().filter_map(enrollment).collect();
     Ok(Json(Page { items, next }))
+}
+
+/// One enrollment token.
+#[utoipa::path(
+    get, path = "/api/v1/enrollment-tokens/{token}", tag = "tokens", security(("bearer" = [])),
+    params(
+        ("token" = TokenId, Path, description = "The token's id"), ProjectParam, MinPositionParam,
+    ),
+    responses(
+        (status = 200, description = "The token", body = EnrollmentToken,
+            example = json!(examples::enrollment_token())),
+        ReadProblems,
+    )
+)]
+pub(crate) async fn get_enrollment_token(
+    State(state): State<QueryState>,
+    scope: Scope<ReadEnrollmentTokens>,
+    min_position: MinPosition,
+    PathParam(token): PathParam<TokenId>,
+    Query(NoParams {}): Query<NoParams>,
+) -> Result<Json<EnrollmentToken>, Problem> {
+    min_position.wait(state.log(), &state.read_models.tokens, &scope.project).await?;
+    let sql = format!(
+        "SELECT state FROM {TABLE} WHERE project = $1 AND kind = 'enrollment' AND token = $2"
+    );
+    let found: Option<String> = sqlx::query_scalar(sqlx::AssertSqlSafe(sql))
+        .bind(scope.project.as_str())
+        .bind(token.0)
+        .fetch_optional(state.sql())
+        .await
+        .map_err(sql_problem)?;
+    let found: Option<Token> = found
+        .map(|text| serde_json::from_str(&text).map_err(|error| Problem::internal(&error)))
+        .transpose()?;
+    found.and_then(|state| enrollment((token, state))).map(Json).ok_or_else(|| {
+        Problem::not_found(format!(
+            "there is no enrollment token {token} in project {}",
+            scope.project
+        ))
+    })
 }
 
 /// API tokens, the newest first.

@@ -126,7 +126,7 @@ impl World {
             .iter()
             .map(|(key, value)| (key.parse().unwrap(), value.parse().unwrap()))
             .collect();
-        let registered = DeviceRegistered { name: name.clone(), labels };
+        let registered = DeviceRegistered { name: name.clone(), labels, fingerprint: None };
         self.server(StreamName::Device(id), registered).await;
         self.server(StreamName::Name(name), DeviceNameReserved { device: id }).await;
         id

@@ -9,7 +9,7 @@ use uuid::Uuid;
 use crate::support::{With, World, names};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn tokens_are_listed_for_admins_and_auditors() {
+async fn tokens_are_listed_for_those_who_may_know_of_them() {
     let world = World::new(With::default()).await;
     let viewer = world.token("default", Role::Viewer).await;
     let auditor = world.token("default", Role::Auditor).await;
@@ -23,6 +23,7 @@ async fn tokens_are_listed_for_admins_and_auditors() {
             uses: 1,
             labels: [("site".parse().unwrap(), "hall".parse().unwrap())].into(),
             device: None,
+            approval: false,
         };
         let id = if number == 3 { id } else { TokenId(Uuid::now_v7()) };
         world.server(StreamName::Token(id), created).await;
@@ -40,17 +41,34 @@ async fn tokens_are_listed_for_admins_and_auditors() {
     let second = world.show(&format!("/api/v1/enrollment-tokens?limit=2&cursor={next}")).await;
     assert_eq!(names(&second), ["hall 1"]);
 
+    let one = format!("/api/v1/enrollment-tokens/{id}");
+    assert_eq!(world.show(&one).await["name"], "hall 3");
+    let nobody = format!("/api/v1/enrollment-tokens/{}", Uuid::now_v7());
+    assert_eq!(world.get(&nobody).await.status, 404);
+
     let page = world.show("/api/v1/tokens").await;
     assert_eq!(page["items"][0]["role"], "auditor");
     assert_eq!(page["items"][1]["status"], "active");
     let id = viewer.parse::<ApiTokenText>().unwrap().id;
+    // An API token is no enrollment token, though it has an id.
+    assert_eq!(world.get(&format!("/api/v1/enrollment-tokens/{id}")).await.status, 404);
     world.server(StreamName::Token(id), ApiTokenRevoked {}).await;
     assert_eq!(world.show("/api/v1/tokens").await["items"][1]["status"], "revoked");
 
     let operator = world.token("default", Role::Operator).await;
-    for path in ["tokens", "enrollment-tokens", "dead-letters", "dead-letters/1"] {
+    let other_viewer = world.token("default", Role::Viewer).await;
+    let enrollment = one.trim_start_matches("/api/v1/");
+    // Operators make enrollment tokens, and so may see them.
+    for (path, for_operator) in [
+        ("tokens", 403),
+        ("enrollment-tokens", 200),
+        (enrollment, 200),
+        ("dead-letters", 403),
+        ("dead-letters/1", 403),
+    ] {
         let path = format!("/api/v1/{path}");
-        assert_eq!(world.get_with(&path, &operator, &[]).await.status, 403, "{path}");
+        assert_eq!(world.get_with(&path, &operator, &[]).await.status, for_operator, "{path}");
+        assert_eq!(world.get_with(&path, &other_viewer, &[]).await.status, 403, "{path}");
         assert_eq!(world.get_with(&path, &viewer, &[]).await.status, 401, "{path}");
         assert!(matches!(world.get_with(&path, &auditor, &[]).await.status, 200 | 404), "{path}");
     }
@@ -94,10 +112,10 @@ async fn the_server_says_how_it_is() {
     assert_eq!(head["root"].as_str().unwrap().len(), 64);
     let caught_up = |page: &serde_json::Value| {
         let items = page["items"].as_array().unwrap();
-        items.len() == 3 && items.iter().all(|item| item["lag"] == 0)
+        items.len() == 4 && items.iter().all(|item| item["lag"] == 0)
     };
     let page = world.wait("/api/v1/projections", caught_up).await;
-    assert_eq!(names(&page), ["devices_v1", "timeline_v1", "tokens_v1"]);
+    assert_eq!(names(&page), ["devices_v2", "projects_v1", "timeline_v1", "tokens_v1"]);
 
     for path in ["/healthz", "/readyz"] {
         let request = axum::http::Request::get(path).body(axum::body::Body::empty()).unwrap();

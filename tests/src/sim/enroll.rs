@@ -3,9 +3,9 @@
 use data_encoding::BASE64URL_NOPAD;
 use muster_schemas::cose::Kind;
 use muster_schemas::wire::{
-    CredentialsProof, EnrollProof, EnrollRequest, EnrollResponse, NonceResponse,
+    ContinueProof, CredentialsProof, EnrollProof, EnrollRequest, EnrollResponse, NonceResponse,
 };
-use muster_schemas::{DeviceId, ProjectId, SigningKey, codec};
+use muster_schemas::{DeviceId, Hash, ProjectId, SigningKey, codec};
 use nkeys::KeyPair;
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -30,29 +30,59 @@ impl std::fmt::Debug for Enrolled {
     }
 }
 
+/// A request to join, in all that tests vary of it.
+#[derive(Debug)]
+pub struct Joining<'a> {
+    /// The key that it will sign with.
+    pub key: &'a SigningKey,
+    /// The key for the broker.
+    pub nats_key: &'a KeyPair,
+    /// The enrollment token.
+    pub token: &'a str,
+    /// The host's own name.
+    pub hostname: &'a str,
+    /// The hash of the machine id.
+    pub machine: Option<Hash>,
+    /// The device that it has been, and its key.
+    pub previous: Option<(&'a SigningKey, &'a ProjectId, DeviceId)>,
+}
+
+impl Joining<'_> {
+    /// The body of the request.
+    ///
+    /// # Panics
+    /// Never: the keys can sign.
+    #[must_use]
+    pub fn body(&self) -> Value {
+        let proof = EnrollProof {
+            token: self.token.to_owned(),
+            signing_key: self.key.public().to_cose_key(),
+            nats_key: self.nats_key.public_key(),
+            name: None,
+            labels: Default::default(),
+            hostname: Some(self.hostname.to_owned()),
+            machine: self.machine,
+            nonce: Uuid::new_v4(),
+        };
+        let sealed = self.key.seal(Kind::Enroll, codec::encode(&proof));
+        let nats_proof = self.nats_key.sign(&sealed).expect("a key that can sign");
+        let request = Hash::of(&sealed);
+        let previous = self.previous.map(|(key, project, device)| {
+            let proof = ContinueProof { project: project.clone(), device, request };
+            BASE64URL_NOPAD.encode(&key.seal(Kind::Continue, codec::encode(&proof)))
+        });
+        json!(EnrollRequest {
+            request: BASE64URL_NOPAD.encode(&sealed),
+            nats_proof: BASE64URL_NOPAD.encode(&nats_proof),
+            previous,
+        })
+    }
+}
+
 /// The body that enrolls a device with these keys.
-///
-/// # Panics
-/// Never: the keys can sign.
 #[must_use]
 pub fn enroll_body(key: &SigningKey, nats_key: &KeyPair, token: &str, name: &str) -> Value {
-    let proof = EnrollProof {
-        token: token.to_owned(),
-        signing_key: key.public().to_cose_key(),
-        nats_key: nats_key.public_key(),
-        name: None,
-        labels: Default::default(),
-        hostname: Some(name.to_owned()),
-        machine: None,
-        nonce: Uuid::new_v4(),
-    };
-    let sealed = key.seal(Kind::Enroll, codec::encode(&proof));
-    let nats_proof = nats_key.sign(&sealed).expect("a key that can sign");
-    let request = EnrollRequest {
-        request: BASE64URL_NOPAD.encode(&sealed),
-        nats_proof: BASE64URL_NOPAD.encode(&nats_proof),
-    };
-    json!(request)
+    Joining { key, nats_key, token, hostname: name, machine: None, previous: None }.body()
 }
 
 /// Enrolls a new device.

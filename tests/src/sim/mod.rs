@@ -6,4 +6,4 @@ mod enroll;
 
 pub use chain::{Chain, Sealed};
 pub use connection::SimDevice;
-pub use enroll::{Enrolled, enroll, enroll_body, renew};
+pub use enroll::{Enrolled, Joining, enroll, enroll_body, renew};

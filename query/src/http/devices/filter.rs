@@ -7,7 +7,14 @@ use sqlx::{Postgres, QueryBuilder};
 
 use crate::projections::devices::{Device, Status, search_text};
 
-const STATUSES: &[Status] = &[Status::Registered, Status::Online, Status::Offline, Status::Deleted];
+const STATUSES: [Status; 6] = [
+    Status::Registered,
+    Status::Pending,
+    Status::Online,
+    Status::Offline,
+    Status::Revoked,
+    Status::Deleted,
+];
 
 /// What a list was asked for. Deleted devices are left out unless their status is asked for.
 #[derive(Clone, Debug, Default)]
@@ -33,12 +40,13 @@ impl Filter {
         for word in status.into_iter().flat_map(|words| words.split(',')) {
             let found = STATUSES.iter().find(|one| one.as_str() == word.trim());
             statuses.push(*found.ok_or_else(|| {
-                let rule = "is not a list of registered, online, offline, deleted";
+                let rule =
+                    "is not a list of registered, pending, online, offline, revoked, deleted";
                 Problem::field("status", rule, Some(word.into()))
             })?);
         }
         if statuses.is_empty() && !asks_for_deleted(&selector) {
-            statuses = vec![Status::Registered, Status::Online, Status::Offline];
+            statuses = STATUSES.into_iter().filter(|status| *status != Status::Deleted).collect();
         }
         let search = search.map(|text| text.trim().to_lowercase()).filter(|text| !text.is_empty());
         if search.as_ref().is_some_and(|text| text.len() > 200 || text.contains('\0')) {

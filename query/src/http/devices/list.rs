@@ -38,7 +38,7 @@ pub(crate) struct ListDevices {
     /// device's own.
     #[param(example = "env=prod,site in (a,b),!retired")]
     selector: Option<String>,
-    /// `registered`, `online`, `offline`, `deleted`, more than one with commas; all but `deleted`
+    /// `registered`, `pending`, `online`, `offline`, `revoked`, `deleted`, more than one with commas; all but `deleted`
     /// when left out.
     #[param(example = "online")]
     status: Option<String>,

@@ -8,7 +8,7 @@ use utoipa::ToSchema;
 
 use crate::latest::{LatestMetrics, MetricsSummary};
 use crate::projections::devices::{
-    Config, Device, Enrollment, Epoch, Flags, Presence, Status, StreamCounts,
+    Config, Device, Enrollment, Epoch, Flags, Presence, Status, StreamCounts, Waiting,
 };
 
 /// A device in a list.
@@ -50,6 +50,10 @@ pub(crate) struct DeviceDetail {
     pub(crate) summary: DeviceSummary,
     /// Its keys; absent before it enrolled.
     pub(crate) enrollment: Option<Enrollment>,
+    /// What it waits with for an operator; absent when it does not.
+    pub(crate) waiting: Option<Waiting>,
+    /// When its keys were revoked; absent when they are good.
+    pub(crate) revoked_at: Option<Timestamp>,
     /// Its epochs, the newest last.
     pub(crate) epochs: Vec<Epoch>,
     /// What it is made of.
@@ -106,6 +110,8 @@ impl Live<'_> {
         DeviceDetail {
             summary,
             enrollment: device.enrollment,
+            waiting: device.waiting,
+            revoked_at: device.revoked_at,
             epochs: device.epochs,
             inventory: device.inventory,
             inventory_at: device.inventory_at,

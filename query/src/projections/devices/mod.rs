@@ -8,6 +8,7 @@ pub(crate) use fold::is_odd;
 pub use fold::{CannotApply, is_replaced_by_next};
 pub use state::{
     Config, Device, Enrollment, Epoch, EpochCause, Flags, Loss, Presence, Status, StreamCounts,
+    Waiting,
 };
 pub use table::{Devices, needed};
 pub(crate) use table::{search_text, store};

@@ -36,6 +36,7 @@ fn registered() -> Event {
     DeviceRegistered {
         name: "robot".parse().unwrap(),
         labels: [("env".parse().unwrap(), "prod".parse().unwrap())].into(),
+        fingerprint: None,
     }
     .into()
 }

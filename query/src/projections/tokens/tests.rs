@@ -59,6 +59,7 @@ fn tokens_show_their_use_and_never_their_secret() {
             uses: 2,
             labels: [("site".parse().unwrap(), "hall-2".parse().unwrap())].into(),
             device: None,
+            approval: false,
         }
         .into(),
         EnrollmentTokenUsed { device: DeviceId(Uuid::nil()) }.into(),

@@ -1,0 +1,192 @@
+//! Which server a command means, and as whom: by flags, by variables, or by a context.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::Args;
+
+use super::Client;
+use super::contexts::{self, Context, Contexts};
+use crate::exit::Misused;
+
+/// Which server, and as whom.
+///
+/// What a flag says goes before all else; then what the context of `--context` says; then the
+/// variables; then the context that is current.
+#[derive(Args, Debug, Clone)]
+pub(crate) struct Connection {
+    /// The server's URL [env: MUSTER_URL]
+    #[arg(long, global = true, help_heading = "Server")]
+    url: Option<String>,
+    /// The API token, mst_… [env: MUSTER_TOKEN]
+    #[arg(long, global = true, help_heading = "Server")]
+    token: Option<String>,
+    /// The CA's certificate, PEM [env: MUSTER_CA]
+    #[arg(long, global = true, help_heading = "Server")]
+    ca: Option<PathBuf>,
+    /// A server that `muster context` knows; the current one when left out [env: MUSTER_CONTEXT]
+    #[arg(long, global = true, help_heading = "Server")]
+    context: Option<String>,
+    /// The project, for server-wide tokens
+    #[arg(long, global = true, env = "MUSTER_PROJECT", help_heading = "Server")]
+    project: Option<String>,
+    /// Print JSON, for programs
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+}
+
+/// What one source says.
+#[derive(Clone, Debug, Default)]
+struct Words {
+    url: Option<String>,
+    token: Option<String>,
+    ca: Option<PathBuf>,
+    context: Option<String>,
+}
+
+impl Words {
+    fn of_environment() -> Self {
+        let set = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
+        Self {
+            url: set("MUSTER_URL"),
+            token: set("MUSTER_TOKEN"),
+            ca: set("MUSTER_CA").map(PathBuf::from),
+            context: set("MUSTER_CONTEXT"),
+        }
+    }
+}
+
+impl Connection {
+    fn flags(&self) -> Words {
+        Words {
+            url: self.url.clone(),
+            token: self.token.clone(),
+            ca: self.ca.clone(),
+            context: self.context.clone(),
+        }
+    }
+
+    /// A client by flags, variables, or the context.
+    pub(crate) fn client(&self) -> Result<Client> {
+        let chosen = choose(self.flags(), Words::of_environment(), contexts::load)?;
+        let mut client = Client::new(&chosen.url, &chosen.token, chosen.ca.as_deref())?;
+        client.project.clone_from(&self.project);
+        Ok(client)
+    }
+
+    /// What flags and variables say, for a new context.
+    pub(crate) fn new_context(&self) -> Result<Context> {
+        let (flags, environment) = (self.flags(), Words::of_environment());
+        let (Some(url), Some(token)) =
+            (flags.url.or(environment.url), flags.token.or(environment.token))
+        else {
+            let wanted = "give --url and --token (and --ca, when the server has a CA of its own)";
+            return Err(Misused(wanted.to_owned()).into());
+        };
+        let ca = flags.ca.or(environment.ca).map(std::path::absolute).transpose()?;
+        Ok(Context { url, token, ca })
+    }
+}
+
+/// Invariant: a token goes to no server but the one that it was given or kept for.
+fn choose(
+    flags: Words,
+    environment: Words,
+    load: impl FnOnce() -> Result<Contexts>,
+) -> Result<Context> {
+    // A context that was named by a flag goes before all variables.
+    let environment = if flags.context.is_some() { Words::default() } else { environment };
+    let name = flags.context.or(environment.context);
+    let url = flags.url.or(environment.url);
+    let token = flags.token.or(environment.token);
+    let ca = flags.ca.or(environment.ca);
+    if let (Some(url), Some(token), None) = (&url, &token, &name) {
+        // The CA of a context is one for its own server alone; a broken file hinders nobody here.
+        let kept = load().ok().and_then(|known| known.get(None).ok());
+        let ca = ca.or_else(|| kept.filter(|kept| is_same(&kept.url, url))?.ca);
+        return Ok(Context { url: url.clone(), token: token.clone(), ca });
+    }
+    let known = load()?;
+    let kept = match (&name, &url) {
+        (None, Some(_)) => known.get(None).ok(),
+        _ => Some(known.get(name.as_deref())?),
+    };
+    let url = match (url, &kept) {
+        (Some(url), _) => url,
+        (None, Some(kept)) => kept.url.clone(),
+        (None, None) => return known.get(None),
+    };
+    let kept = kept.filter(|kept| is_same(&kept.url, &url));
+    let token =
+        token.or_else(|| kept.as_ref().map(|kept| kept.token.clone())).ok_or_else(|| {
+            Misused(format!(
+                "no token is known for {url}; give --token, or a --context of that server"
+            ))
+        })?;
+    Ok(Context { url, token, ca: ca.or_else(|| kept.and_then(|kept| kept.ca)) })
+}
+
+fn is_same(one: &str, other: &str) -> bool {
+    one.trim_end_matches('/') == other.trim_end_matches('/')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn known() -> Contexts {
+        let context = |name: &str| Context {
+            url: format!("https://{name}"),
+            token: format!("{name}-token"),
+            ca: Some(format!("/{name}").into()),
+        };
+        let contexts = ["a", "b"].map(|name| (name.to_owned(), context(name))).into();
+        Contexts { current: Some("a".to_owned()), contexts }
+    }
+
+    fn words(text: &str) -> Words {
+        let mut words = Words::default();
+        for word in text.split_whitespace() {
+            let (key, value) = word.split_once('=').unwrap();
+            let value = value.to_owned();
+            match key {
+                "url" => words.url = Some(value),
+                "token" => words.token = Some(value),
+                "ca" => words.ca = Some(value.into()),
+                _ => words.context = Some(value),
+            }
+        }
+        words
+    }
+
+    #[test]
+    fn flags_go_before_a_named_context_before_variables_before_the_current_one() {
+        for (flags, environment, expected) in [
+            ("", "", Some("https://a a-token /a")),
+            ("", "context=b", Some("https://b b-token /b")),
+            ("context=b", "url=https://x token=t ca=/c", Some("https://b b-token /b")),
+            ("context=b token=t", "url=https://x", Some("https://b t /b")),
+            ("", "url=https://x token=t", Some("https://x t -")),
+            ("", "url=https://x token=t ca=/c context=b", Some("https://x t /c")),
+            ("", "url=https://a/ token=t", Some("https://a/ t /a")),
+            ("url=https://a", "", Some("https://a a-token /a")),
+            ("url=https://b context=b", "", Some("https://b b-token /b")),
+            // A token of one server is not for another.
+            ("url=https://x", "", None),
+            ("url=https://b", "", None),
+            ("url=https://x context=b", "", None),
+            ("context=c", "url=https://x token=t", None),
+        ] {
+            let chosen = choose(words(flags), words(environment), || Ok(known())).ok();
+            let found = chosen.map(|chosen| {
+                let ca = chosen.ca.map_or("-".to_owned(), |ca| ca.display().to_string());
+                format!("{} {} {ca}", chosen.url, chosen.token)
+            });
+            assert_eq!(found.as_deref(), expected, "flags {flags:?}, variables {environment:?}");
+        }
+        let nothing = choose(words("url=https://x token=t"), Words::default(), || {
+            anyhow::bail!("HOME is not set")
+        });
+        assert_eq!(nothing.unwrap().url, "https://x");
+    }
+}

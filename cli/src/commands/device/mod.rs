@@ -1,0 +1,251 @@
+//! `muster device`: what there is, and what shall be.
+
+mod show;
+mod write;
+
+use anyhow::Result;
+use clap::{Args, Subcommand};
+use serde_json::{Value, json};
+
+use super::changes;
+use super::target::Selected;
+use crate::client::{Client, Connection};
+use crate::exit::Misused;
+use crate::output::{self, ago, pairs, percent, table, text};
+
+/// Where a device is told something, and what is said when it was.
+const ACCEPT: (&str, &str) = ("/accept", "accepted");
+const REJECT: (&str, &str) = ("/reject", "sent away");
+const REVOKE: (&str, &str) = ("/revoke", "revoked; a token made for it lets it in again");
+const ROTATE: (&str, &str) =
+    ("/rotate-key", "asked to make a new key; `device show` tells its fingerprint");
+
+#[derive(Subcommand, Debug)]
+pub(crate) enum DeviceCommand {
+    /// List devices
+    List(ListArgs),
+    /// Show all that is known of a device
+    Show {
+        /// Name, id, or a label selector such as env=prod
+        device: Option<String>,
+        #[command(flatten)]
+        selected: Selected,
+    },
+    /// Make a device known before it enrolls
+    Register {
+        /// Its name
+        name: String,
+        /// Labels: key=value
+        #[arg(long = "label", value_name = "KEY=VALUE")]
+        labels: Vec<String>,
+        /// The fingerprint of the key that it will enroll with: `muster-agent fingerprint` shows it
+        #[arg(long)]
+        fingerprint: Option<String>,
+    },
+    /// Let a waiting machine in
+    Accept {
+        /// Name, id, or a label selector
+        device: Option<String>,
+        /// The device (name or id) that it is from now on: that one keeps its name, labels, config
+        /// and history
+        #[arg(long, value_name = "DEVICE")]
+        replaces: Option<String>,
+        #[command(flatten)]
+        selected: Selected,
+    },
+    /// Send a waiting machine away
+    Reject {
+        /// Name, id, or a label selector
+        device: Option<String>,
+        /// Why, for whoever reads the log
+        #[arg(long)]
+        reason: Option<String>,
+        #[command(flatten)]
+        selected: Selected,
+    },
+    /// Make a device's keys worth nothing: it is out, until it enrolls again with a token for it
+    Revoke {
+        /// Name, id, or a label selector
+        device: Option<String>,
+        /// Why, for whoever reads the log
+        #[arg(long)]
+        reason: Option<String>,
+        #[command(flatten)]
+        selected: Selected,
+    },
+    /// Let a device make itself a new signing key
+    RotateKey {
+        /// Name, id, or a label selector
+        device: Option<String>,
+        #[command(flatten)]
+        selected: Selected,
+    },
+    /// Give a device another name
+    Rename {
+        /// Name, id, or a label selector that matches one device
+        device: Option<String>,
+        /// The new name
+        name: Option<String>,
+        #[command(flatten)]
+        selected: Selected,
+    },
+    /// Set labels (key=value) and remove them (key-)
+    Label {
+        /// Name, id, or a label selector such as env=prod
+        device: Option<String>,
+        /// key=value sets, key- removes
+        changes: Vec<String>,
+        #[command(flatten)]
+        selected: Selected,
+    },
+    /// Set config variables (key=value) and remove them (key-)
+    ///
+    /// A value is taken as a boolean, a whole number or a number when it reads as one; quotes make
+    /// it text: port='"80"'.
+    Config {
+        /// Name, id, or a label selector such as env=prod
+        device: Option<String>,
+        /// key=value sets, key- removes; without any, the variables are shown
+        changes: Vec<String>,
+        #[command(flatten)]
+        selected: Selected,
+    },
+    /// Delete a device; its history stays
+    Delete {
+        /// Name, id, or a label selector such as env=prod
+        device: Option<String>,
+        #[command(flatten)]
+        selected: Selected,
+        /// Do not ask
+        #[arg(long)]
+        yes: bool,
+    },
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct ListArgs {
+    /// Only devices that match, such as env=prod,site in (a,b),!retired
+    #[arg(short = 'l', long)]
+    selector: Option<String>,
+    /// Only devices with this status: registered, pending, online, offline, revoked, deleted
+    #[arg(long)]
+    status: Option<String>,
+    /// Only devices whose name, host name or labels hold this
+    #[arg(long)]
+    search: Option<String>,
+    /// By name, last_seen or created; - in front turns it round
+    #[arg(long, allow_hyphen_values = true)]
+    sort: Option<String>,
+}
+
+pub(crate) async fn run(connection: Connection, command: DeviceCommand) -> Result<()> {
+    let json = connection.json;
+    let client = || connection.client();
+    match command {
+        DeviceCommand::List(args) => list(&client()?, args, json).await,
+        DeviceCommand::Show { device, selected } => {
+            show::show(&client()?, &selected.target_alone(device)?, json).await
+        }
+        DeviceCommand::Register { name, labels, fingerprint } => {
+            let labels = changes(&labels, |text| text.into())?;
+            let body = json!({"name": name, "labels": labels, "fingerprint": fingerprint});
+            write::register(&client()?, &name, &body, json).await
+        }
+        DeviceCommand::Accept { device, replaces, selected } => {
+            let body = json!({"replaces": replaces});
+            write::tell(&client()?, &selected.target_alone(device)?, ACCEPT, &body, json).await
+        }
+        DeviceCommand::Reject { device, reason, selected } => {
+            let body = json!({"reason": reason});
+            write::tell(&client()?, &selected.target_alone(device)?, REJECT, &body, json).await
+        }
+        DeviceCommand::Revoke { device, reason, selected } => {
+            let body = json!({"reason": reason});
+            write::tell(&client()?, &selected.target_alone(device)?, REVOKE, &body, json).await
+        }
+        DeviceCommand::RotateKey { device, selected } => {
+            let target = selected.target_alone(device)?;
+            write::tell(&client()?, &target, ROTATE, &json!({}), json).await
+        }
+        DeviceCommand::Rename { device, name, selected } => {
+            let mut rest = name.into_iter().collect();
+            let target = selected.target(device, &mut rest)?;
+            let [name] = rest.as_slice() else {
+                return Err(Misused("give one device and its new name".to_owned()).into());
+            };
+            write::rename(&client()?, &target, name, json).await
+        }
+        DeviceCommand::Label { device, changes: mut words, selected } => {
+            let target = selected.target(device, &mut words)?;
+            if words.is_empty() {
+                let wanted = "give at least one label: key=value sets, key- removes";
+                return Err(Misused(wanted.to_owned()).into());
+            }
+            let body = json!({"labels": changes(&words, |text| text.into())?});
+            write::change(&client()?, &target, "", &body, json).await
+        }
+        DeviceCommand::Config { device, changes: mut words, selected } => {
+            let target = selected.target(device, &mut words)?;
+            if words.is_empty() {
+                return show::config(&client()?, &target, json).await;
+            }
+            let body = json!({"vars": changes(&words, typed)?});
+            write::change(&client()?, &target, "/config", &body, json).await
+        }
+        DeviceCommand::Delete { device, selected, yes } => {
+            write::delete(&client()?, &selected.target_alone(device)?, yes, json).await
+        }
+    }
+}
+
+/// A config value as it was written: a boolean, a number, or text.
+fn typed(text: &str) -> Value {
+    serde_json::from_str::<Value>(text)
+        .ok()
+        .filter(|value| value.is_boolean() || value.is_number() || value.is_string())
+        .unwrap_or_else(|| Value::from(text))
+}
+
+async fn list(client: &Client, args: ListArgs, json: bool) -> Result<()> {
+    let mut query: Vec<(&str, String)> = Vec::new();
+    for (name, value) in [
+        ("selector", args.selector),
+        ("status", args.status),
+        ("search", args.search),
+        ("sort", args.sort),
+    ] {
+        query.extend(value.map(|value| (name, value)));
+    }
+    let devices = client.list("/api/v1/devices", &query).await?;
+    if json {
+        return output::json(&devices);
+    }
+    print_devices(&devices);
+    Ok(())
+}
+
+/// The list as a person reads it.
+pub(crate) fn print_devices(devices: &[Value]) {
+    let rows = devices
+        .iter()
+        .map(|device| {
+            let metrics = &device["metrics"];
+            vec![
+                text(&device["name"]),
+                text(&device["status"]),
+                ago(&device["last_seen"]),
+                percent(&metrics["cpu_percent"]),
+                percent(&metrics["memory_percent"]),
+                percent(&metrics["disk_percent"]),
+                percent(&metrics["battery_percent"]),
+                text(&device["os"]),
+                text(&device["arch"]),
+                text(&device["agent_version"]),
+                pairs(&device["labels"]),
+            ]
+        })
+        .collect();
+    let header =
+        ["name", "status", "seen", "cpu", "mem", "disk", "batt", "os", "arch", "agent", "labels"];
+    table(&header, rows, "no devices; `muster token create` makes a token that lets one join");
+}

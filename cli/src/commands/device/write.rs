@@ -1,0 +1,163 @@
+//! What operators do with devices: to one, or to each that a selector matches.
+//!
+//! A write is reported as it is done, and then the read model is waited for once, so that the next
+//! command sees it.
+
+use anyhow::{Error, Result};
+use serde_json::{Value, json};
+
+use crate::client::{Client, segment};
+use crate::commands::target::{Named, Target};
+use crate::exit::{self, Misused, Partly};
+use crate::output::{self, line, note, text};
+
+const DEVICES: &str = "/api/v1/devices";
+
+pub(super) async fn register(client: &Client, name: &str, body: &Value, json: bool) -> Result<()> {
+    let done = client.post(DEVICES, body).await?;
+    client.await_shown(DEVICES, &done["position"]).await;
+    if json {
+        return output::json(&done);
+    }
+    line(format!("registered {name} as {}", text(&done["id"])));
+    Ok(())
+}
+
+pub(super) async fn rename(client: &Client, target: &Target, name: &str, json: bool) -> Result<()> {
+    let device = target.only(client).await?;
+    let done = client.patch(&device.path(), &json!({"name": name})).await?;
+    client.await_shown(DEVICES, &done["position"]).await;
+    if json {
+        return output::json(&done);
+    }
+    line(format!("{} is named {name} now", device.name));
+    Ok(())
+}
+
+/// Sends each device the same change.
+pub(super) async fn change(
+    client: &Client,
+    target: &Target,
+    path: &str,
+    body: &Value,
+    json: bool,
+) -> Result<()> {
+    let mut report = Report { json, ..Report::default() };
+    for device in target.to_write(client).await? {
+        let changed = client.patch(&format!("{}{path}", device.path()), body).await;
+        report.add(&device, changed, |done| format!("changed (version {})", done["version"]));
+    }
+    report.finish(client).await
+}
+
+/// Posts something to each device.
+pub(super) async fn tell(
+    client: &Client,
+    target: &Target,
+    (path, said): (&str, &str),
+    body: &Value,
+    json: bool,
+) -> Result<()> {
+    let mut report = Report { json, ..Report::default() };
+    for device in target.to_write(client).await? {
+        let told = client.post(&format!("{}{path}", device.path()), body).await;
+        report.add(&device, told, |_| said.to_owned());
+    }
+    report.finish(client).await
+}
+
+pub(super) async fn delete(client: &Client, target: &Target, yes: bool, json: bool) -> Result<()> {
+    // With its id, which finds its history when the name is another's. One that is not there yet
+    // is the server's to refuse.
+    let devices = match (target.find(client).await, target) {
+        (Ok(found), _) => found.iter().map(Named::of).collect(),
+        (Err(_), Target::One(_)) if yes => target.to_write(client).await?,
+        (Err(error), _) => return Err(error),
+    };
+    if !yes {
+        let names: Vec<&str> = devices.iter().map(|device| device.name.as_str()).collect();
+        let words =
+            format!("this deletes {} ({}); add --yes to do it", devices.len(), names.join(", "));
+        return Err(Misused(words).into());
+    }
+    let mut report = Report { json, ..Report::default() };
+    for device in devices {
+        let deleted = client.delete(&device.path()).await;
+        report.add(&device, deleted, |_| {
+            format!("deleted; its history stays: muster events {}", device.key)
+        });
+    }
+    report.finish(client).await
+}
+
+/// What became of each device.
+#[derive(Debug, Default)]
+struct Report {
+    json: bool,
+    items: Vec<Value>,
+    /// The newest position that was written.
+    position: u64,
+    failed: Vec<(String, Error)>,
+}
+
+impl Report {
+    fn add(&mut self, device: &Named, done: Result<Value>, words: impl Fn(&Value) -> String) {
+        match done {
+            Ok(done) => {
+                self.position = self.position.max(done["position"].as_u64().unwrap_or(0));
+                if !self.json {
+                    line(format!("{}: {}", device.name, words(&done)));
+                }
+                let [version, position] = [&done["version"], &done["position"]];
+                self.items.push(item(device, &json!({"version": version, "position": position})));
+            }
+            Err(error) => {
+                self.items.push(item(device, &json!({"error": format!("{error:#}")})));
+                self.failed.push((device.name.clone(), error));
+            }
+        }
+    }
+
+    async fn finish(mut self, client: &Client) -> Result<()> {
+        if let [item] = self.items.as_mut_slice() {
+            if let Some((_, error)) = self.failed.pop() {
+                return Err(error);
+            }
+            if item["id"].is_null() {
+                // Shown with its id, by a read that is waited for in any case.
+                let path = format!("{DEVICES}/{}", segment(&text(&item["name"])));
+                if let Ok(device) = client.get_at(&path, &[], Some(self.position)).await {
+                    item["id"] = device["id"].clone();
+                    item["name"] = device["name"].clone();
+                }
+            } else {
+                client.await_shown(DEVICES, &self.position.into()).await;
+            }
+        } else {
+            client.await_shown(DEVICES, &self.position.into()).await;
+        }
+        if self.json {
+            output::json(&self.items)?;
+        }
+        for (name, error) in &self.failed {
+            note(format!("{name}: failed: {error:#}"));
+        }
+        let Some((_, first)) = self.failed.first() else { return Ok(()) };
+        let code = exit::code(first);
+        let is_same = self.failed.iter().all(|(_, error)| exit::code(error) == code);
+        let code = if is_same { code } else { 1 };
+        Err(Partly { failed: self.failed.len(), of: self.items.len(), code }.into())
+    }
+}
+
+/// What is said of a device that was meant, as JSON.
+fn item(device: &Named, more: &Value) -> Value {
+    let mut item = json!({"name": device.name});
+    if device.key.parse::<muster_schemas::DeviceId>().is_ok() {
+        item["id"] = device.key.clone().into();
+    }
+    if let (Some(item), Some(more)) = (item.as_object_mut(), more.as_object()) {
+        item.extend(more.clone());
+    }
+    item
+}

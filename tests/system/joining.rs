@@ -1,0 +1,221 @@
+//! Joining in all its ways: waiting for an operator, looking like another device, coming back with
+//! the old key, being expected, being thrown out.
+
+use std::time::{Duration, Instant};
+
+use muster_schemas::wire::EnrollResponse;
+use muster_schemas::{Hash, SigningKey};
+use muster_tests::sim::{Enrolled, Joining, renew};
+use muster_tests::{Api, SimDevice, System, wait};
+use nkeys::KeyPair;
+use reqwest::Method;
+use serde_json::{Value, json};
+use std::sync::Arc;
+
+const PATIENCE: Duration = Duration::from_secs(30);
+const ENROLL: &str = "/api/v1/device/enroll";
+
+/// A machine that can ask to join.
+struct Machine {
+    key: SigningKey,
+    nats_key: KeyPair,
+    id: Option<Hash>,
+}
+
+impl Machine {
+    fn new(id: Option<&str>) -> Self {
+        Self {
+            key: SigningKey::from_seed(&rand::random()),
+            nats_key: KeyPair::new_user(),
+            id: id.map(|id| Hash::of(id.as_bytes())),
+        }
+    }
+
+    fn asks(&self, token: &str, previous: Option<&Enrolled>) -> Value {
+        let previous = previous
+            .map(|enrolled| (&enrolled.key, &enrolled.answer.project, enrolled.answer.device));
+        let Self { key, nats_key, id } = self;
+        Joining { key, nats_key, token, hostname: "robot", machine: *id, previous }.body()
+    }
+
+    fn joined(&self, answer: Value) -> Enrolled {
+        let nats_key = KeyPair::from_seed(&self.nats_key.seed().unwrap()).unwrap();
+        let answer: EnrollResponse = serde_json::from_value(answer).unwrap();
+        Enrolled { key: self.key.clone(), nats_key: Arc::new(nats_key), answer }
+    }
+}
+
+async fn ask(api: &Api, body: &Value) -> (u16, Value) {
+    api.with_token("").send(Method::POST, ENROLL, Some(body)).await
+}
+
+async fn token(api: &Api, more: Value) -> String {
+    let mut body = json!({"name": "test", "uses": 9});
+    body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    let made = api.post("/api/v1/enrollment-tokens", &body).await;
+    made["token"].as_str().unwrap().to_owned()
+}
+
+async fn status(api: &Api, device: &str, wanted: &str) -> Value {
+    wait::until(&format!("{device} to be {wanted}"), PATIENCE, || async {
+        let path = format!("/api/v1/devices/{device}");
+        // The read model may not know it yet.
+        let (_, found) = api.send(Method::GET, &path, None).await;
+        (found["status"] == wanted).then_some(found)
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_machine_waits_until_an_operator_has_decided() {
+    let system = System::start().await;
+    let api = &system.api;
+    let token = token(api, json!({"approval": true, "labels": {"site": "a"}})).await;
+    let (good, bad) = (Machine::new(None), Machine::new(None));
+    let (good_asks, bad_asks) = (good.asks(&token, None), bad.asks(&token, None));
+    let (code, waits) = ask(api, &good_asks).await;
+    assert_eq!((code, &waits["name"], &waits["like"]), (202, &json!("robot"), &Value::Null));
+    assert_eq!(ask(api, &bad_asks).await.0, 202);
+    assert_eq!(ask(api, &good_asks).await.1["device"], waits["device"], "asked again, it waits on");
+
+    let shown = status(api, "robot", "pending").await;
+    let fingerprint = json!(good.key.thumbprint());
+    assert_eq!(shown["waiting"]["fingerprint"], fingerprint, "to be compared with the machine's");
+    // Nothing is let in before.
+    let enrolled = json!({"project": "default", "device": waits["device"]});
+    let nonce = api.with_token("").post("/api/v1/device/nonce", &enrolled).await;
+    assert!(nonce["nonce"].is_string());
+    let device = waits["device"].as_str().unwrap().parse().unwrap();
+    let refused = renew(api, &good.key, &"default".parse().unwrap(), device).await;
+    assert_eq!(refused.0, 401, "{}", refused.1);
+
+    api.post("/api/v1/devices/robot/accept", &json!({})).await;
+    api.post("/api/v1/devices/robot-2/reject", &json!({"reason": "nobody ordered it"})).await;
+    let (code, joined) = ask(api, &good_asks).await;
+    assert_eq!((code, &joined["name"]), (201, &json!("robot")), "{joined}");
+    let device = SimDevice::connect(good.joined(joined), &system.ca()).await;
+    let online = status(api, "robot", "online").await;
+    assert_eq!(online["labels"], json!({"site": "a"}));
+    let (code, refused) = ask(api, &bad_asks).await;
+    assert_eq!(code, 403);
+    assert!(refused["detail"].as_str().unwrap().contains("nobody ordered it"), "{refused}");
+    let again = api.send(Method::POST, "/api/v1/devices/robot/accept", Some(&json!({}))).await;
+    assert_eq!(again.0, 409, "{}", again.1);
+    drop(device);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_likeness_proves_nothing_and_an_operator_may_say_that_it_is_the_same() {
+    let system = System::start().await;
+    let api = &system.api;
+    let any = token(api, json!({})).await;
+    let old = Machine::new(Some("machine 7"));
+    let (code, joined) = ask(api, &old.asks(&any, None)).await;
+    assert_eq!(code, 201);
+    let id = joined["device"].as_str().unwrap().to_owned();
+    let first = SimDevice::connect(old.joined(joined), &system.ca()).await;
+    api.patch(&format!("/api/v1/devices/{id}"), &json!({"labels": {"line": "3"}})).await;
+
+    let new = Machine::new(Some("machine 7"));
+    let asks = new.asks(&any, None);
+    let (code, waits) = ask(api, &asks).await;
+    assert_eq!((code, &waits["like"]), (202, &json!("robot")), "{waits}");
+    let waiting = waits["device"].as_str().unwrap();
+    let shown = status(api, waiting, "pending").await;
+    assert_eq!(shown["waiting"]["like"], json!(id));
+
+    let path = format!("/api/v1/devices/{waiting}/accept");
+    api.post(&path, &json!({"replaces": "robot"})).await;
+    let (code, joined) = ask(api, &asks).await;
+    assert_eq!((code, &joined["device"]), (201, &json!(id)), "{joined}");
+    assert!(joined["epoch"].as_u64() > Some(1));
+    // Whoever held the old key is out.
+    wait::until("the old connection to be closed", PATIENCE, || async {
+        let state = first.nats.connection_state();
+        (state != async_nats::connection::State::Connected).then_some(())
+    })
+    .await;
+    let mut second = SimDevice::connect(new.joined(joined), &system.ca()).await;
+    second.chain.record_many(2);
+    second.settle(PATIENCE).await;
+    let shown = status(api, &id, "online").await;
+    assert_eq!((&shown["name"], &shown["labels"]), (&json!("robot"), &json!({"line": "3"})));
+    assert_eq!(api.list("/api/v1/devices").await.len(), 1, "nothing is left of the waiting one");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_old_key_or_a_token_made_for_it_or_being_expected_makes_it_the_same_device() {
+    let system = System::start().await;
+    let api = &system.api;
+    let any = token(api, json!({})).await;
+    let machine = Machine::new(Some("machine 8"));
+    let (_, joined) = ask(api, &machine.asks(&any, None)).await;
+    let before = machine.joined(joined);
+    let id = json!(before.answer.device);
+
+    // The old key says so.
+    let fresh = Machine::new(Some("machine 8"));
+    let (code, joined) = ask(api, &fresh.asks(&any, Some(&before))).await;
+    assert_eq!((code, &joined["device"]), (201, &id), "{joined}");
+    // It has said so once: now the new key is the one.
+    let thief = Machine::new(Some("machine 8"));
+    let (code, refused) = ask(api, &thief.asks(&any, Some(&before))).await;
+    assert_eq!(code, 401, "{refused}");
+    assert!(refused["detail"].as_str().unwrap().contains("previous:"), "{refused}");
+    // A proof that was made for another request.
+    let mut stolen = fresh.asks(&any, Some(&fresh.joined(joined)));
+    stolen["request"] = thief.asks(&any, None)["request"].clone();
+    stolen["nats_proof"] = thief.asks(&any, None)["nats_proof"].clone();
+    assert_eq!(ask(api, &stolen).await.0, 401);
+
+    // A token that was made for the device.
+    let only = token(api, json!({"device": id, "uses": 1})).await;
+    let other = Machine::new(None);
+    let (code, joined) = ask(api, &other.asks(&only, None)).await;
+    assert_eq!((code, &joined["device"]), (201, &id), "{joined}");
+
+    // One that was made known beforehand, by name and key.
+    let expected = Machine::new(None);
+    let body = json!({"name": "gateway", "labels": {"site": "b"},
+        "fingerprint": expected.key.thumbprint()});
+    let known = api.post("/api/v1/devices", &body).await;
+    let (code, joined) = ask(api, &expected.asks(&any, None)).await;
+    assert_eq!((code, &joined["device"], &joined["name"]), (201, &known["id"], &json!("gateway")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revoked_device_is_out_within_seconds_and_its_name_and_settings_wait_for_it() {
+    let system = System::start().await;
+    let api = &system.api;
+    let any = token(api, json!({"labels": {"site": "a"}})).await;
+    let machine = Machine::new(None);
+    let (_, joined) = ask(api, &machine.asks(&any, None)).await;
+    let enrolled = machine.joined(joined);
+    let id = enrolled.answer.device.to_string();
+    let device = SimDevice::connect(enrolled, &system.ca()).await;
+    status(api, "robot", "online").await;
+
+    let began = Instant::now();
+    api.post("/api/v1/devices/robot/revoke", &json!({"reason": "stolen from the van"})).await;
+    wait::until("the connection to be closed", PATIENCE, || async {
+        let state = device.nats.connection_state();
+        (state != async_nats::connection::State::Connected).then_some(())
+    })
+    .await;
+    println!("the connection was closed {:?} after the revocation", began.elapsed());
+    let (key, answer) = (&device.enrolled.key, &device.enrolled.answer);
+    assert_eq!(renew(api, key, &answer.project, answer.device).await.0, 401);
+    let shown = status(api, &id, "revoked").await;
+    assert!(shown["revoked_at"].is_string());
+    // Neither the old key nor the device's own token of before lets it in again.
+    let back = Machine::new(None);
+    assert_eq!(ask(api, &back.asks(&any, Some(&device.enrolled))).await.0, 401);
+
+    let only = token(api, json!({"device": id, "uses": 1})).await;
+    let (code, joined) = ask(api, &back.asks(&only, None)).await;
+    assert_eq!((code, &joined["device"], &joined["name"]), (201, &json!(id), &json!("robot")));
+    let _again = SimDevice::connect(back.joined(joined), &system.ca()).await;
+    let shown = status(api, &id, "online").await;
+    assert_eq!(shown["labels"], json!({"site": "a"}));
+    assert!(shown["revoked_at"].is_null());
+}

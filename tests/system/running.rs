@@ -1,0 +1,152 @@
+//! `muster up` as a person runs it: on an address of their choice, stopped too early, in a home
+//! that cannot be written, with an agent that ends.
+
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use muster_tests::agent::AgentProcess;
+use muster_tests::binaries::binary;
+use muster_tests::system::signal;
+use muster_tests::{System, wait};
+use serde_json::Value;
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// This machine's device, once it is online; another than `but`.
+async fn own_device(system: &System, but: Option<&str>) -> Value {
+    wait::until("this machine's device", PATIENCE, || async {
+        let devices = system.api.list("/api/v1/devices?status=online").await;
+        devices.into_iter().find(|device| device["id"].as_str() != but)
+    })
+    .await
+}
+
+async fn said(system: &System, words: &str) {
+    wait::until(words, PATIENCE, || async { system.said().contains(words).then_some(()) }).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_runs_on_the_address_that_it_is_told() {
+    let mut system = System::start_with(&["--listen", "127.0.0.2"]).await;
+    assert!(system.api.url.contains("127.0.0.2"), "{}", system.api.url);
+    own_device(&system, None).await;
+    assert!(system.stop().await, "{}", system.said());
+
+    let on_six = System::start_with(&["--listen", "::1"]).await;
+    assert!(on_six.api.url.contains("[::1]"), "{}", on_six.api.url);
+    own_device(&on_six, None).await;
+}
+
+/// `muster up` with a port that it finds itself.
+fn up(dir: &Path, config: &Path) -> Child {
+    let said = std::fs::File::create(dir.join("said")).unwrap();
+    Command::new(binary("muster"))
+        .args(["up", "--no-agent", "--port", "0", "--data"])
+        .arg(dir.join("data"))
+        .env("XDG_CONFIG_HOME", config)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(said)
+        .spawn()
+        .unwrap()
+}
+
+async fn ends_well(mut child: Child) -> bool {
+    signal(child.id(), "INT");
+    wait::until("muster up to end", PATIENCE, || {
+        let status = child.try_wait().unwrap();
+        async move { status }
+    })
+    .await
+    .success()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_stops_while_it_starts_and_runs_without_a_home() {
+    let dir = tempfile::tempdir().unwrap();
+    let words = || std::fs::read_to_string(dir.path().join("said")).unwrap_or_default();
+    let wait_for = |file: &'static str| {
+        let path = dir.path().join("data").join(file);
+        wait::until(file, PATIENCE, move || {
+            let is_there = path.exists().then_some(());
+            async move { is_there }
+        })
+    };
+    // Before anything is up, and while PostgreSQL makes its folder.
+    for file in ["lock", "postgres"] {
+        let _ = std::fs::remove_dir_all(dir.path().join("data"));
+        let child = up(dir.path(), dir.path());
+        wait_for(file).await;
+        assert!(ends_well(child).await, "{}", words());
+        assert!(!dir.path().join("data/ready.json").exists(), "{}", words());
+    }
+    // It goes on from there, though no context can be kept, on a port that it keeps.
+    let mut ports = Vec::new();
+    for _ in 0..2 {
+        let child = up(dir.path(), &dir.path().join("said"));
+        wait_for("ready.json").await;
+        let ready = std::fs::read(dir.path().join("data/ready.json")).unwrap();
+        let ready: Value = serde_json::from_slice(&ready).unwrap();
+        let url = ready["url"].as_str().unwrap().to_owned();
+        assert!(!url.ends_with(":0"), "{url}");
+        ports.push(url);
+        assert!(ends_well(child).await, "{}", words());
+        assert!(words().contains("cannot be kept"), "{}", words());
+    }
+    assert_eq!(ports[0], ports[1]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn this_machines_agent_is_told_of_and_enrolls_again_when_it_must() {
+    let mut system = System::start_with(&[]).await;
+    let first = own_device(&system, None).await;
+    let id = first["id"].as_str().unwrap();
+
+    let pid = system.dir().join("agent-process/muster-agent.pid");
+    let pid = std::fs::read_to_string(pid).unwrap();
+    signal(pid.split_whitespace().next().unwrap().parse().unwrap(), "KILL");
+    said(&system, "!! muster-agent ended").await;
+    said(&system, "muster-agent is back").await;
+
+    // Deleted while it runs: said, and made good at the next start.
+    let (code, _, err) = system.muster(&["device", "delete", id, "--yes"]);
+    assert_eq!(code, 0, "{err}");
+    said(&system, "was deleted").await;
+    assert!(system.stop().await, "{}", system.said());
+    system.start_again().await;
+    let second = own_device(&system, Some(id)).await;
+    assert_eq!(second["name"], first["name"]);
+
+    // A folder that is gone is one that is not enrolled; the machine is the device that it was.
+    assert!(system.stop().await, "{}", system.said());
+    std::fs::remove_dir_all(system.dir().join("agent")).unwrap();
+    system.start_again().await;
+    let third = own_device(&system, None).await;
+    assert_eq!(third["id"], second["id"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_device_is_offline_after_the_silence_that_was_chosen() {
+    let system = System::start_with(&["--no-agent", "--offline-after", "3s"]).await;
+    let dir = tempfile::tempdir().unwrap();
+    let token = system.api.enrollment_token(1).await;
+    let mut agent = AgentProcess::enroll(dir.path(), &system.api.url, &token, "robot");
+    agent.start();
+    let status = |wanted: &'static str, within: u64| {
+        let api = system.api.clone();
+        async move {
+            wait::until(wanted, Duration::from_secs(within), || async {
+                let device = api.get("/api/v1/devices/robot").await;
+                (device["status"] == wanted).then_some(())
+            })
+            .await;
+        }
+    };
+    status("online", 30).await;
+    signal(agent.pid(), "STOP");
+    // The usual 40 to 60 s would be too long.
+    status("offline", 25).await;
+    signal(agent.pid(), "CONT");
+    status("online", 60).await;
+}

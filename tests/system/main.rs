@@ -8,6 +8,7 @@ mod enroll;
 mod everyday;
 mod faults;
 mod hostile;
+mod installer;
 mod joining;
 mod openapi;
 mod projects;

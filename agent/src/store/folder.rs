@@ -4,6 +4,7 @@ use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use super::error::StoreError;
 
@@ -19,6 +20,23 @@ fn failed<'a>(
     path: &'a Path,
 ) -> impl FnOnce(io::Error) -> StoreError + 'a {
     move |source| StoreError::File { attempted, path: path.to_owned(), source }
+}
+
+/// How long another's lock is waited for: `muster-agent status` holds it for a moment while no agent
+/// runs.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// Locks the file, or says why not.
+fn patiently_lock(file: &File) -> Result<(), TryLockError> {
+    let began = Instant::now();
+    loop {
+        match file.try_lock() {
+            Err(TryLockError::WouldBlock) if began.elapsed() < PATIENCE => {
+                std::thread::sleep(Duration::from_millis(50));
+            }
+            outcome => return outcome,
+        }
+    }
 }
 
 impl Folder {
@@ -42,7 +60,7 @@ impl Folder {
             .mode(0o600)
             .open(&lock)
             .map_err(failed("open", &lock))?;
-        match file.try_lock() {
+        match patiently_lock(&file) {
             Ok(()) => {
                 // Only the one who has the folder mends its mode: another one may be reading it.
                 std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o700))

@@ -30,6 +30,9 @@ pub(crate) enum TokenCommand {
         /// The only device (name or id) that may enroll with it; one that is enrolled gets new keys
         #[arg(long, visible_alias = "replace")]
         device: Option<String>,
+        /// Print the token alone, not the line that installs the agent with it
+        #[arg(long)]
+        token_only: bool,
         /// Let each device wait for `muster device accept`
         #[arg(long)]
         approval: bool,
@@ -51,7 +54,7 @@ pub(crate) enum TokenCommand {
 pub(crate) async fn run(connection: Connection, command: TokenCommand) -> Result<()> {
     let client = connection.client()?;
     match command {
-        TokenCommand::Create { name, ttl, uses, labels, device, approval } => {
+        TokenCommand::Create { name, ttl, uses, labels, device, approval, token_only } => {
             let mut body = json!({
                 "name": name, "ttl_seconds": ttl, "uses": uses,
                 "labels": changes(&labels, |text| text.into())?,
@@ -65,10 +68,17 @@ pub(crate) async fn run(connection: Connection, command: TokenCommand) -> Result
             if connection.json {
                 return output::json(&created);
             }
-            // The token alone is the output, for scripts.
             let [id, end] = ["id", "expires_at"].map(|name| text(&created[name]));
-            note(format!("id {id}, works until {end}"));
-            line(text(&created["token"]));
+            note(format!("id {id}, works until {end}; on each machine that shall join:"));
+            let token = text(&created["token"]);
+            line(if token_only {
+                token
+            } else {
+                let (url, pin) = (client.url(), text(&created["server_pin"]));
+                format!(
+                    "curl -fsSk --pinnedpubkey '{pin}' {url}/install.sh | sudo sh -s -- {token}"
+                )
+            });
             Ok(())
         }
         TokenCommand::List => {

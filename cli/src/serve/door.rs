@@ -22,6 +22,7 @@ use utoipa_swagger_ui::SwaggerUi;
 
 use super::forward::Forward;
 use super::health::{self, Needs};
+use super::install::Installer;
 use super::limits::{self, Limits};
 
 /// The largest body that is read.
@@ -35,6 +36,7 @@ const PATIENCE: Duration = Duration::from_secs(15);
 pub(super) struct Door {
     routers: Vec<OpenApiRouter>,
     forward: Option<Forward>,
+    installer: Option<Installer>,
     /// Asked after in `/readyz`, where no query role answers it.
     needs: Option<Needs>,
     /// Clients come to this door themselves, rather than through another.
@@ -65,6 +67,10 @@ impl Door {
         self.forward = Some(forward);
     }
 
+    pub(super) fn installer(&mut self, installer: Installer) {
+        self.installer = Some(installer);
+    }
+
     pub(super) fn needs(&mut self, needs: Needs) {
         self.needs = Some(needs);
     }
@@ -83,6 +89,9 @@ impl Door {
         let mut routes = Router::new();
         for router in self.routers {
             routes = routes.merge(router.split_for_parts().0);
+        }
+        if let Some(installer) = self.installer {
+            routes = routes.merge(installer.router());
         }
         if let Some(needs) = self.needs.filter(|_| !self.front) {
             routes = routes.merge(health::router(needs));

@@ -6,6 +6,7 @@ mod broker;
 mod door;
 mod forward;
 mod health;
+mod install;
 mod limits;
 mod names;
 mod options;
@@ -167,6 +168,12 @@ pub(crate) async fn run(
                 "the role's folder holds no server.pem and server.key; `muster bootstrap` makes them",
             )?,
         };
+        if roles.has(Role::Query) {
+            door.installer(install::Installer::new(
+                options.agents.as_deref(),
+                certificates.pin()?,
+            )?);
+        }
         let stop = stop.clone();
         parts.spawn(door.open(listen, certificates, stop).await?);
     }

@@ -94,6 +94,8 @@ pub(crate) struct ServeOptions {
     pub(crate) device_servers: Vec<String>,
     /// The command role, when it is in another process.
     pub(crate) command_url: Option<String>,
+    /// Agents for other architectures, for the installer.
+    pub(crate) agents: Option<PathBuf>,
 }
 
 /// The port of the API when none is named.
@@ -191,6 +193,10 @@ pub(crate) struct ServeArgs {
     /// Role query: the URL of a command role, to which it sends on what it does not serve itself
     #[arg(long, env = "MUSTER_COMMAND_URL")]
     command_url: Option<String>,
+    /// Role query: a folder with agents to be installed, `muster-agent-<architecture>` (as `uname -m`
+    /// names it); that of this machine is taken from beside this program
+    #[arg(long, env = "MUSTER_AGENTS")]
+    agents: Option<PathBuf>,
     /// Further names that the server's certificate is for
     #[arg(long, env = "MUSTER_NAMES", value_delimiter = ',')]
     name: Vec<String>,
@@ -224,6 +230,7 @@ impl TryFrom<ServeArgs> for ServeOptions {
             listen,
             device_servers,
             command_url: args.command_url,
+            agents: args.agents,
         })
     }
 }

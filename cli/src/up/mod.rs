@@ -62,6 +62,10 @@ pub(crate) struct UpArgs {
     /// Do not make this machine a device
     #[arg(long)]
     no_agent: bool,
+    /// A folder with agents to be installed on other machines, `muster-agent-<architecture>` (as
+    /// `uname -m` names it); that of this machine is taken from beside this program
+    #[arg(long, env = "MUSTER_AGENTS")]
+    agents: Option<PathBuf>,
 }
 
 /// Three pings of the broker, of a second at least.
@@ -82,6 +86,7 @@ struct Up<'a> {
     listen: SocketAddr,
     names: Vec<String>,
     with_agent: bool,
+    agents: Option<PathBuf>,
     began: Instant,
 }
 
@@ -122,6 +127,7 @@ pub(crate) async fn run(args: UpArgs) -> Result<()> {
         listen,
         names,
         with_agent: !args.no_agent,
+        agents: args.agents,
         began,
     };
     let ended = up.run_roles().await;
@@ -186,6 +192,7 @@ impl Up<'_> {
             // Devices take the host by which they reach the API.
             device_servers: vec![format!("tls://0.0.0.0:{}", self.servers.nats_port())],
             command_url: None,
+            agents: self.agents.clone(),
         };
         let file = self.folder.path().join("admin-token");
         let token = admin_token(&options.postgres_url, self.keys, &file).await?;

@@ -68,6 +68,10 @@ pub(super) struct TokenCreated {
     token: String,
     /// When it stops working; `null` when it does not.
     expires_at: Option<Timestamp>,
+    /// Of an enrollment token: the pin of the server's key, for the line that installs the agent:
+    /// `curl -fsSk --pinnedpubkey PIN URL/install.sh | sudo sh -s -- TOKEN`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    server_pin: Option<String>,
     #[serde(flatten)]
     result: WriteResult,
 }
@@ -106,6 +110,7 @@ pub(super) async fn create_enrollment_token(
         id: text.id,
         token: text.to_string(),
         expires_at: Some(expires_at),
+        server_pin: Some(state.service.server_pin()?),
         result: written.into(),
     };
     Ok((StatusCode::CREATED, headers(written), axum::Json(created)))
@@ -165,8 +170,13 @@ pub(super) async fn create_token(
     let expires_at = body.expires_at;
     let new = NewApiToken { name: body.name, role: body.role, expires_at };
     let (text, written) = state.service.create_api_token(&request, new).await?;
-    let created =
-        TokenCreated { id: text.id, token: text.to_string(), expires_at, result: written.into() };
+    let created = TokenCreated {
+        id: text.id,
+        token: text.to_string(),
+        expires_at,
+        server_pin: None,
+        result: written.into(),
+    };
     Ok((StatusCode::CREATED, headers(written), axum::Json(created)))
 }
 

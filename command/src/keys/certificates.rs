@@ -75,14 +75,28 @@ fn load_key(path: &Path) -> Result<KeyPair, KeyError> {
     KeyPair::from_pem(&text).map_err(|error| unusable(path, error.to_string()))
 }
 
+impl Certificates {
+    /// The pin of the server's key, as curl's `--pinnedpubkey` takes it. The key stays when its
+    /// certificate is made anew.
+    ///
+    /// # Errors
+    /// When the key cannot be read.
+    pub fn pin(&self) -> Result<String, KeyError> {
+        let pin = Hash::of(&read_key(&self.key)?.subject_public_key_info());
+        Ok(format!("sha256//{}", data_encoding::BASE64.encode(&pin.0)))
+    }
+}
+
 /// SHA-256 of the CA's SubjectPublicKeyInfo.
 pub(super) fn ca_pin(dir: &Path) -> Result<Hash, KeyError> {
-    let path = dir.join("ca.key");
-    let pem = fs::read_to_string(&path).map_err(|source| KeyError::File {
+    Ok(Hash::of(&read_key(&dir.join("ca.key"))?.subject_public_key_info()))
+}
+
+fn read_key(path: &Path) -> Result<KeyPair, KeyError> {
+    let pem = fs::read_to_string(path).map_err(|source| KeyError::File {
         attempted: "read",
-        path: path.clone(),
+        path: path.to_owned(),
         source,
     })?;
-    let key = KeyPair::from_pem(&pem).map_err(|error| unusable(&path, error.to_string()))?;
-    Ok(Hash::of(&key.subject_public_key_info()))
+    KeyPair::from_pem(&pem).map_err(|error| unusable(path, error.to_string()))
 }

@@ -225,6 +225,15 @@ impl KeyStore {
         make_certificates(&self.dir, names, now)
     }
 
+    /// The pin of the server's key, as curl's `--pinnedpubkey` takes it.
+    ///
+    /// # Errors
+    /// When the key cannot be read.
+    pub fn server_pin(&self) -> Result<String, KeyError> {
+        let at = |name: &str| self.dir.join(name);
+        Certificates { ca: at("ca.pem"), chain: at("server.pem"), key: at("server.key") }.pin()
+    }
+
     /// The pin that an enrollment token carries: SHA-256 of the CA's SubjectPublicKeyInfo.
     ///
     /// # Errors

@@ -53,6 +53,14 @@ impl Service {
         mac.finalize().into_bytes().into()
     }
 
+    /// The pin of the server's key, as curl's `--pinnedpubkey` takes it.
+    ///
+    /// # Errors
+    /// When the key cannot be read.
+    pub fn server_pin(&self) -> Result<String, ServiceError> {
+        Ok(self.keys.server_pin()?)
+    }
+
     /// The token that a request made when it was first sent, or a new id. Asked again after the
     /// append: the same request may have been quicker elsewhere.
     async fn token_id(

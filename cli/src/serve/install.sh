@@ -1,0 +1,209 @@
+#!/bin/sh
+# Makes this machine a device of the muster server at @URL@
+#
+#   curl -fsSk --pinnedpubkey @PIN@ @URL@/install.sh | sudo sh -s -- TOKEN
+#
+# What each error code means, and what to do: docs/joining.md.
+set -eu
+
+URL='@URL@'
+PIN='@PIN@'
+# One line an architecture: its name, the SHA-256 of the agent for it.
+AGENTS='@AGENTS@'
+
+usage() {
+    cat <<EOF
+usage: sh -s -- TOKEN [--name NAME] [--label KEY=VALUE]... [--force] [--no-start]
+
+  TOKEN        the enrollment token (mse_...); or set MUSTER_ENROLL_TOKEN
+  --name       the device's name; made from the host name otherwise
+  --label      a label that the device brings along
+  --force      enroll although this machine is a device already
+  --no-start   install and enroll, and start nothing
+
+MUSTER_PREFIX (/usr/local) is where the agent goes, MUSTER_AGENT_DATA
+(/var/lib/muster-agent) where it keeps its keys and its events.
+EOF
+}
+
+step() { printf '%s %s\n' "[$1/6]" "$2" >&2; }
+good() { printf '      %s\n' "$1" >&2; }
+fail() {
+    printf '\nerror %s: %s\n       %s\n       (%s in docs/joining.md)\n' "$1" "$2" "$3" "$1" >&2
+    exit 1
+}
+
+fetch() { # from, to
+    curl -fsSk --pinnedpubkey "$PIN" --connect-timeout 15 --retry 3 -o "$2" "$URL$1"
+}
+
+look() {
+    [ "$(uname -s)" = Linux ] || fail M01 "this is $(uname -s), not Linux" "the agent runs on Linux"
+    for tool in curl sha256sum mktemp uname; do
+        command -v "$tool" >/dev/null 2>&1 ||
+            fail M02 "$tool is missing" "install it with this system's package manager, and run the same line again"
+    done
+    mkdir -p "$PREFIX/bin" "$DATA" 2>/dev/null && [ -w "$PREFIX/bin" ] && [ -w "$DATA" ] ||
+        fail M03 "cannot write to $PREFIX/bin and $DATA" "run it as root: ... | sudo sh -s -- TOKEN"
+    arch=$(uname -m)
+    hash=$(printf '%s\n' "$AGENTS" | while read -r name sum; do
+        [ "$name" = "$arch" ] && printf '%s' "$sum"
+    done || true)
+    if [ -z "$hash" ]; then
+        have=$(printf '%s\n' "$AGENTS" | while read -r name sum; do printf '%s ' "$name"; done)
+        fail M04 "this server has no agent for $arch (it has: ${have:-none})" \
+            "build one, and put it beside the server as muster-agent-$arch: docs/joining.md tells how"
+    fi
+    good "$arch, $(. /etc/os-release 2>/dev/null && printf '%s' "${PRETTY_NAME:-Linux}" || printf Linux)"
+}
+
+download() {
+    new=$(mktemp "$PREFIX/bin/.muster-agent.XXXXXX")
+    trap 'rm -f "$new" "${secret:-}"' EXIT INT TERM
+    fetch "/agent/$arch" "$new" ||
+        fail M05 "the agent could not be downloaded from $URL" \
+            "is the server reachable from here, and is the line the one that it printed? A server with other keys is refused"
+}
+
+check() {
+    sum=$(sha256sum "$new" | cut -d' ' -f1)
+    [ "$sum" = "$hash" ] ||
+        fail M06 "the downloaded agent is not what the server announced ($sum, not $hash)" \
+            "run the same line again; if it stays so, something between here and the server changes what it carries"
+    good "$sum"
+}
+
+install_agent() {
+    chmod 755 "$new"
+    version=$("$new" --version 2>&1) ||
+        fail M07 "the agent does not run here: $version" \
+            "it needs Linux with glibc 2.23 or newer, and a file system that is not mounted noexec"
+    mv -f "$new" "$AGENT"
+    good "$AGENT ($version)"
+}
+
+enroll() {
+    if [ -z "$force" ] && known=$("$AGENT" --data "$DATA" status --json 2>/dev/null); then
+        name=$(printf '%s' "$known" | sed -n 's/^ *"name": *"\([^"]*\)".*/\1/p' | head -n 1)
+        good "this machine is the device ${name:-it was} already; its agent is renewed (--force enrolls it anew)"
+        return
+    fi
+    [ -n "$token" ] || fail M08 "no enrollment token was given" "make one: muster token create"
+    secret=$(mktemp "$DATA/.token.XXXXXX")
+    printf '%s' "$token" >"$secret"
+    "$AGENT" --data "$DATA" enroll --url "$URL" --token-file "$secret" "$@" >&2 ||
+        fail M09 "the server did not let this machine in" \
+            "the words above say why; a token that has expired or is used up: muster token create"
+    rm -f "$secret"
+}
+
+start() {
+    if [ -d /run/systemd/system ] && [ "$PREFIX" = /usr/local ]; then
+        cat >/etc/systemd/system/muster-agent.service <<EOF
+[Unit]
+Description=muster agent
+Documentation=$URL/docs
+Wants=network-online.target
+After=network-online.target
+
+[Service]
+ExecStart=$AGENT --data $DATA run
+Restart=always
+RestartSec=2
+KillMode=mixed
+
+[Install]
+WantedBy=multi-user.target
+EOF
+        systemctl daemon-reload && systemctl enable --quiet muster-agent.service &&
+            systemctl restart muster-agent.service ||
+            fail M10 "systemd could not start the agent" "look: systemctl status muster-agent; journalctl -u muster-agent"
+        good "systemd unit muster-agent.service"
+        return
+    fi
+    if [ -f "$DATA/agent.pid" ]; then
+        old=$(cat "$DATA/agent.pid")
+        # Only if that process is an agent: the number may be another's by now.
+        case $(cat "/proc/$old/cmdline" 2>/dev/null | tr '\0' ' ') in
+        *muster-agent*)
+            kill "$old" 2>/dev/null || true
+            # It has a few seconds to stop in good order; two agents cannot share a folder.
+            for _ in 1 2 3 4 5 6 7 8 9 10; do
+                kill -0 "$old" 2>/dev/null || break
+                sleep 1
+            done
+            kill -9 "$old" 2>/dev/null || true
+            ;;
+        esac
+    fi
+    nohup "$AGENT" --data "$DATA" run >>"$DATA/agent.log" 2>&1 </dev/null &
+    echo $! >"$DATA/agent.pid"
+    good "there is no systemd here: it runs in the background until the next reboot (log: $DATA/agent.log)"
+}
+
+wait_online() {
+    for _ in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25 26 27 28 29 30; do
+        case $("$AGENT" --data "$DATA" status --json 2>/dev/null | tr -d ' \n') in
+        *'"connected_since":"'*)
+            good "connected"
+            return
+            ;;
+        esac
+        sleep 1
+    done
+    fail M11 "the agent runs, and is not connected after 30 seconds" \
+        "ask it what is wrong: $AGENT --data $DATA doctor"
+}
+
+main() {
+    PREFIX=${MUSTER_PREFIX:-/usr/local}
+    DATA=${MUSTER_AGENT_DATA:-/var/lib/muster-agent}
+    AGENT=$PREFIX/bin/muster-agent
+    token=${MUSTER_ENROLL_TOKEN:-} force='' run=yes
+    umask 077
+    # The words for `enroll`, gathered behind the others.
+    count=$#
+    while [ "$count" -gt 0 ]; do
+        word=$1
+        shift
+        count=$((count - 1))
+        case $word in
+        -h | --help)
+            usage
+            exit 0
+            ;;
+        --force)
+            force=yes
+            set -- "$@" --force
+            ;;
+        --no-start) run='' ;;
+        --name | --label)
+            [ "$count" -gt 0 ] || fail M12 "$word needs a value" "see --help: ... | sh -s -- --help"
+            set -- "$@" "$word" "$1"
+            shift
+            count=$((count - 1))
+            ;;
+        mse_*) token=$word ;;
+        *) fail M12 "'$word' is neither a token (mse_...) nor an option" "see --help: ... | sh -s -- --help" ;;
+        esac
+    done
+    step 1 'looking at this machine'
+    look
+    step 2 "downloading the agent from $URL"
+    download
+    step 3 'checking it'
+    check
+    step 4 'installing it'
+    install_agent
+    step 5 'enrolling'
+    enroll "$@"
+    if [ -z "$run" ]; then
+        step 6 "not started, as was asked; start it with: $AGENT --data $DATA run"
+        return
+    fi
+    step 6 'starting it'
+    start
+    wait_online
+}
+
+main "$@"

@@ -1,0 +1,136 @@
+//! The line that `muster token create` prints, run as it stands.
+
+use std::path::Path;
+use std::process::{Command, Output};
+use std::time::Duration;
+
+use muster_tests::{System, wait};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A machine's own folders, and the agent that the line leaves running.
+struct Machine(tempfile::TempDir);
+
+impl Machine {
+    fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    fn path(&self, name: &str) -> std::path::PathBuf {
+        self.0.path().join(name)
+    }
+
+    /// Runs a line as root would, in folders of its own.
+    fn run(&self, line: &str) -> Output {
+        let line = line.replace("sudo sh", "sh");
+        Command::new("sh")
+            .args(["-c", &line])
+            .env("MUSTER_PREFIX", self.path("usr"))
+            .env("MUSTER_AGENT_DATA", self.path("data"))
+            .output()
+            .unwrap()
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        if let Ok(pid) = std::fs::read_to_string(self.path("data/agent.pid")) {
+            let _ = Command::new("kill").arg(pid.trim()).status();
+        }
+    }
+}
+
+fn words(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+fn line(system: &System, more: &[&str]) -> String {
+    let args = ["token", "create", "--ttl", "10m", "--uses", "3", "--label", "site=a"];
+    let (code, out, err) = system.muster(&[&args[..], more].concat());
+    assert_eq!(code, 0, "{err}");
+    assert_eq!(out.trim().lines().count(), 1, "one line to copy: {out}");
+    out.trim().to_owned()
+}
+
+async fn online(system: &System, name: &str) {
+    wait::until(&format!("{name} to be online"), PATIENCE, || async {
+        let path = format!("/api/v1/devices?status=online&search={name}");
+        let found = system.api.list(&path).await;
+        found.iter().any(|device| device["labels"]["site"] == "a").then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_line_makes_a_machine_a_device_and_may_be_run_again() {
+    let system = System::start_with(&["--no-agent"]).await;
+    let machine = Machine::new();
+    let line = line(&system, &[]);
+    // Killed half-way, wherever that is, the same line mends it.
+    for seconds in ["0.1", "0.3", "0.6"] {
+        let killed = Command::new("timeout")
+            .args(["-s", "KILL", seconds, "sh", "-c", &line.replace("sudo sh", "sh")])
+            .env("MUSTER_PREFIX", machine.path("usr"))
+            .env("MUSTER_AGENT_DATA", machine.path("data"))
+            .output()
+            .unwrap();
+        assert!(!killed.status.success());
+    }
+    let first = machine.run(&format!("{line} --name kiosk"));
+    assert!(first.status.success(), "{}", words(&first));
+    for step in ["[1/6]", "[6/6]", "connected"] {
+        assert!(words(&first).contains(step), "{}", words(&first));
+    }
+    online(&system, "kiosk").await;
+    let mode = |path: &Path| {
+        use std::os::unix::fs::PermissionsExt;
+        std::fs::metadata(path).unwrap().permissions().mode() & 0o777
+    };
+    assert_eq!(mode(&machine.path("usr/bin/muster-agent")), 0o755);
+    assert!(
+        !std::fs::read_dir(machine.path("data"))
+            .unwrap()
+            .flatten()
+            .any(|file| { file.file_name().to_string_lossy().starts_with(".token") })
+    );
+
+    // Again: the agent is renewed, the device stays, no use of the token is spent.
+    let second = machine.run(&line);
+    assert!(second.status.success(), "{}", words(&second));
+    assert!(words(&second).contains("is the device kiosk already"), "{}", words(&second));
+    let tokens = system.api.list("/api/v1/enrollment-tokens").await;
+    assert!(tokens.iter().any(|token| token["used"] == 1), "{tokens:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_goes_wrong_has_a_code_and_says_what_to_do() {
+    let system = System::start_with(&["--no-agent"]).await;
+    let line = line(&system, &[]);
+    let fails = |line: &str, code: &str| {
+        let machine = Machine::new();
+        let failed = machine.run(line);
+        assert!(!failed.status.success(), "{line}");
+        assert!(words(&failed).contains(code), "{code}: {}", words(&failed));
+    };
+    // Another server's key: nothing of it is run.
+    let pin = line.split('\'').nth(1).unwrap();
+    let other = format!("sha256//{}=", "A".repeat(43));
+    let machine = Machine::new();
+    let refused = machine.run(&line.replace(pin, &other));
+    assert!(!machine.path("data").exists(), "{}", words(&refused));
+
+    let token = line.rsplit(' ').next().unwrap();
+    fails(&line.replace(token, "nonsense"), "M12");
+    fails(&line.replace(token, ""), "M08");
+    fails(&line.replace(token, &format!("{}A", &token[..token.len() - 1])), "M09");
+    fails(&format!("{line} --label"), "M12");
+    let id =
+        system.api.list("/api/v1/enrollment-tokens").await[0]["id"].as_str().unwrap().to_owned();
+    let (code, _, err) = system.muster(&["token", "revoke", &id]);
+    assert_eq!(code, 0, "{err}");
+    fails(&line, "M09");
+
+    let (status, answer) = system.api.send(reqwest::Method::GET, "/agent/vax", None).await;
+    assert_eq!(status, 404);
+    assert!(answer["detail"].as_str().unwrap().contains(std::env::consts::ARCH), "{answer}");
+}

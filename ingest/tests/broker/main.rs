@@ -1,0 +1,5 @@
+//! Ingest against a real broker and a real PostgreSQL.
+#![cfg(test)]
+
+mod presence;
+mod support;

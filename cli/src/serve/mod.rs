@@ -25,6 +25,9 @@ pub(crate) use options::{MetricStore, Role, Roles, ServeArgs, ServeOptions, cert
 /// How long a device's JWT works.
 const JWT_LIFE: std::time::Duration = std::time::Duration::from_secs(3600);
 
+/// A device that was not heard for so long is offline, if nobody says otherwise.
+pub(crate) const OFFLINE_AFTER: std::time::Duration = std::time::Duration::from_secs(60);
+
 /// Runs the roles until Ctrl-C or SIGTERM.
 pub(crate) async fn run_until_signal(options: ServeOptions) -> Result<()> {
     use tokio::signal::unix::{SignalKind, signal};
@@ -95,11 +98,10 @@ pub(crate) async fn run(
         let nats = broker::connect(&options, &keys, "ingest").await?;
         // Before query looks for them, when both are in one process.
         muster_ingest::streams::ensure(&nats).await.context("cannot open the broker's streams")?;
+        let account = keys.broker_identity()?.account;
         let presence = PresenceOptions {
-            log: log.clone(),
-            system: system.clone(),
-            reconnected,
-            account: keys.broker_identity()?.account,
+            offline_after: options.offline_after,
+            ..PresenceOptions::new(log.clone(), system.clone(), reconnected, account)
         };
         let ingest = muster_ingest::IngestOptions {
             log: log.clone(),

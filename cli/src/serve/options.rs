@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
@@ -88,6 +89,8 @@ pub(crate) struct ServeOptions {
     pub(crate) device_servers: Vec<String>,
     /// The command role, when it is in another process.
     pub(crate) command_url: Option<String>,
+    /// A device that was not heard for so long is offline.
+    pub(crate) offline_after: Duration,
 }
 
 impl ServeOptions {
@@ -139,6 +142,10 @@ pub(crate) struct ServeArgs {
     /// Role query: the URL of a command role, to which it sends on what it does not serve itself
     #[arg(long, env = "MUSTER_COMMAND_URL")]
     command_url: Option<String>,
+    /// Role ingest: a device that was not heard for so many seconds is offline
+    #[arg(long, env = "MUSTER_OFFLINE_AFTER", value_name = "SECONDS", default_value = "60",
+        value_parser = clap::value_parser!(u64).range(5..))]
+    offline_after: u64,
     /// Further names that the server's certificate is for
     #[arg(long, env = "MUSTER_NAMES", value_delimiter = ',')]
     name: Vec<String>,
@@ -166,6 +173,7 @@ impl From<ServeArgs> for ServeOptions {
             listen: args.listen,
             device_servers,
             command_url: args.command_url,
+            offline_after: Duration::from_secs(args.offline_after),
         }
     }
 }

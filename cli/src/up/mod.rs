@@ -95,6 +95,7 @@ async fn run_roles(
         // Devices take the host by which they reach the API.
         device_servers: vec![format!("tls://0.0.0.0:{}", servers.nats_port())],
         command_url: None,
+        offline_after: serve::OFFLINE_AFTER,
     };
     let token =
         admin_token(&options.postgres_url, keys, &folder.path().join("admin-token")).await?;

@@ -83,6 +83,11 @@ impl Backing {
         self.connect(&self.system).await
     }
 
+    /// A connection to the devices' account that may do everything.
+    pub(crate) async fn role(&self) -> async_nats::Client {
+        self.connect(&self.account).await
+    }
+
     async fn connect(&self, account: &KeyPair) -> async_nats::Client {
         let user = Arc::new(KeyPair::new_user());
         let jwt = user_jwt(account, &user, json!([]));

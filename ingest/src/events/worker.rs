@@ -146,6 +146,9 @@ impl Worker {
             sequence,
             fence: lease.fence,
         };
+        // The append moves the offset: what was refused by then is kept before it. What the append
+        // itself refuses is kept before the broker may forget it.
+        self.keep(std::mem::take(&mut refused)).await?;
         let chains = self.append(devices, chains, &mut refused, &offset).await?;
         self.keep(refused).await?;
         acks::publish(&self.nats, chains.iter()).await;

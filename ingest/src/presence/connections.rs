@@ -89,7 +89,7 @@ impl ServerList {
             last: 0,
             next: None,
         };
-        list.add(data, 0);
+        list.add(data, None);
         Ok(list)
     }
 
@@ -112,19 +112,18 @@ impl ServerList {
         // the end of the one before has left nothing out.
         let follows = data.connections.first().is_some_and(|first| first.cid <= self.last);
         if server.id == self.server && follows {
-            let after = self.last;
-            self.add(data, after);
+            self.add(data, Some(self.last));
         }
         Ok(())
     }
 
-    fn add(&mut self, data: Data, after: u64) {
+    /// Adds a page; of a further one, what comes after the pages before.
+    fn add(&mut self, data: Data, after: Option<u64>) {
         let end = data.offset.saturating_add(data.connections.len());
         let is_empty = data.connections.is_empty();
-        let before = self.last;
         for entry in data.connections {
             self.last = self.last.max(entry.cid);
-            if entry.cid <= after {
+            if after.is_some_and(|after| entry.cid <= after) {
                 continue;
             }
             let listed = Connection::of(&self.server, entry.cid, entry.ip, &entry.tags);
@@ -135,8 +134,9 @@ impl ServerList {
             }));
         }
         self.is_whole = end >= data.total;
-        let is_moving = !is_empty && (self.last > before || before == 0);
-        self.next = (!self.is_whole && is_moving).then_some(end);
+        // A page that brings nothing new leads nowhere.
+        let is_news = !is_empty && after.is_none_or(|after| self.last > after);
+        self.next = (!self.is_whole && is_news).then_some(end);
     }
 }
 

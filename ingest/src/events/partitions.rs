@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::worker::{Worker, WorkerError};
+use crate::counters::Worked;
 
 /// How long a lease lasts without being renewed: the longest wait after a crash.
 const LIFE: Duration = Duration::from_secs(10);
@@ -120,6 +121,7 @@ async fn share(
 /// Starts the worker again whenever it fails, until another process has taken over: from then on
 /// the partition's consumer is that one's. A failure that repeats is told once.
 async fn keep_working(worker: Worker, lease: Lease) {
+    let _worked = Worked(worker.partition);
     let mut told = String::new();
     loop {
         let Err(error) = worker.run(&lease).await else { return };

@@ -19,7 +19,7 @@ use super::line_protocol::{Origin, encode};
 use super::names::{Name, Names, Who};
 use super::room;
 use super::sink::{Completion, MetricSink, Outcome};
-use crate::streams;
+use crate::{counters, streams};
 
 /// Messages that are read and not yet acknowledged, for all readers together.
 const MAX_PENDING: i64 = 8_192;
@@ -207,6 +207,7 @@ async fn refuse(
         detail,
         bytes: message.payload.to_vec(),
     };
+    counters::dead_letter(letter.source, cause);
     log.keep_dead_letters(&[letter]).await.map_err(|error| error.to_string())?;
     acknowledge(message).await
 }

@@ -11,6 +11,7 @@ use muster_schemas::subjects;
 use tokio_util::sync::CancellationToken;
 
 use super::reader::CONSUMER;
+use crate::counters;
 
 /// How often is looked.
 const CHECK: Duration = Duration::from_secs(2);
@@ -45,6 +46,8 @@ async fn make_room(jetstream: &jetstream::Context) -> Result<(), String> {
         limit: u64::try_from(info.config.max_bytes).unwrap_or(0),
         unconsumed: consumer.ack_floor.stream_sequence + 1,
     };
+    let waiting = consumer.num_pending + consumer.num_ack_pending as u64;
+    counters::metric_stream(waiting, fill.bytes, fill.limit);
     let oldest = i128::from(std::time::UNIX_EPOCH.elapsed().map_or(0, |now| now.as_secs()));
     let age = oldest - i128::from(info.state.first_timestamp.unix_timestamp());
     let mut end = fill.end_of_the_older_half();

@@ -13,6 +13,7 @@ use super::advisories::Advisory;
 use super::record::Recorder;
 use super::sweep::{self, Answers, Servers};
 use super::table::{Change, Table};
+use crate::counters;
 
 const LEASE: &str = "presence";
 const LIFE: Duration = Duration::from_secs(6);
@@ -86,6 +87,7 @@ pub async fn run(options: PresenceOptions, stop: CancellationToken) {
                 () = stop.cancelled() => Ok(()),
                 kept = keep(&options, holder) => kept,
             };
+            counters::online(0);
             if let Err(error) = kept {
                 let text = error.to_string();
                 if text != told {
@@ -130,7 +132,7 @@ async fn keep(options: &PresenceOptions, holder: Uuid) -> Result<(), KeeperError
                     return Err(KeeperError::LeaseLost);
                 }
             }
-            _ = reconnected.changed() => sweep_at = tokio::time::Instant::now(),
+            Ok(()) = reconnected.changed() => sweep_at = tokio::time::Instant::now(),
             () = tokio::time::sleep_until(sweep_at), if !is_sweeping => {
                 is_sweeping = true;
                 // Without another reason, the next one comes after this.
@@ -172,6 +174,7 @@ async fn keep(options: &PresenceOptions, holder: Uuid) -> Result<(), KeeperError
         for some in changes.chunks(CHANGES) {
             recorder.record(some).await?;
         }
+        counters::online(table.online());
     }
 }
 

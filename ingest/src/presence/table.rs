@@ -97,6 +97,11 @@ impl Table {
         }
     }
 
+    /// How many devices are online.
+    pub(super) fn online(&self) -> usize {
+        self.online.len()
+    }
+
     /// Does something have to be looked at again soon?
     pub(super) fn is_in_doubt(&self) -> bool {
         !self.unexplained.is_empty() || self.connections.values().any(|known| known.missed > 0)

@@ -22,12 +22,16 @@ async fn keep(
     backing: &Backing,
     choose: impl FnOnce(&mut PresenceOptions),
 ) -> tokio_util::sync::DropGuard {
-    let (_, reconnected) = tokio::sync::watch::channel(0);
+    let (connected, reconnected) = tokio::sync::watch::channel(0);
     let (log, system) = (backing.log.clone(), backing.system().await);
     let mut options = PresenceOptions::new(log, system, reconnected, backing.account());
     choose(&mut options);
     let stop = CancellationToken::new();
-    tokio::spawn(presence::run(options, stop.clone()));
+    let running = presence::run(options, stop.clone());
+    tokio::spawn(async move {
+        running.await;
+        drop(connected);
+    });
     stop.drop_guard()
 }
 

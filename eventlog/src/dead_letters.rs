@@ -169,7 +169,7 @@ fn from_row(row: &Row) -> DeadLetter {
 
 impl EventLog {
     /// Keeps dead letters, and deletes the oldest where they are too many. What a device sends
-    /// beyond its [`PER_MINUTE`] is counted in a letter without bytes.
+    /// beyond 20 a minute is counted in a letter without bytes.
     ///
     /// # Errors
     /// When PostgreSQL cannot be asked.

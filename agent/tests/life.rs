@@ -199,6 +199,47 @@ async fn a_lost_stream_loses_no_event() {
     running.stop().await;
 }
 
+/// The stream METRICS refuses what comes beyond so many messages.
+async fn set_room(server: &Server, max_messages: i64) {
+    let jetstream = async_nats::jetstream::new(server.client().await);
+    let mut stream = jetstream.get_stream("METRICS").await.unwrap();
+    let config = stream.info().await.unwrap().config.clone();
+    let config = async_nats::jetstream::stream::Config {
+        discard: async_nats::jetstream::stream::DiscardPolicy::New,
+        max_messages,
+        ..config
+    };
+    jetstream.update_stream(config).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_a_full_stream_refuses_is_kept_and_sent_when_there_is_room() {
+    let server = Server::start().await;
+    let interval = ("metrics.interval".parse().unwrap(), ConfigValue::Int(1));
+    server.known.lock().unwrap().config = (1, [interval].into());
+    let running = Running::start(&server).await;
+    server.until("the device is up", |known| !known.live.is_empty() && known.hellos > 0).await;
+    set_room(&server, 1).await;
+    let began = Instant::now();
+    while running.agent.status().backlog.batches < 10 {
+        assert!(began.elapsed() < Duration::from_secs(30), "{:?}", running.agent.status());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let kept = usize::try_from(running.agent.status().backlog.batches).unwrap();
+    // Every try is seen here, whatever the stream says to it.
+    let tried = server.known.lock().unwrap().backfilled.len();
+    eprintln!("{kept} batches are kept, {tried} tries in {:?}", began.elapsed());
+    assert!((1..=10).contains(&tried), "{tried} tries");
+    set_room(&server, -1).await;
+    server.until("the metrics are there", |known| known.backfilled.len() >= kept + tried).await;
+    let began = Instant::now();
+    while running.agent.status().backlog.batches > 0 {
+        assert!(began.elapsed() < Duration::from_secs(30), "{:?}", running.agent.status());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    running.stop().await;
+}
+
 #[tokio::test]
 async fn credentials_are_renewed_before_they_expire_and_the_connection_goes_on() {
     let server = Server::start().await;

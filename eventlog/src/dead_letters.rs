@@ -1,10 +1,13 @@
 //! Dead letters: what could not be attributed or written, kept with its cause.
 //!
-//! The same letter seen again is counted, not kept twice. A letter's bytes are cut at
-//! 64 KiB, and the oldest letters go when there are more than [`MAX_LETTERS`], so that a
-//! hostile sender cannot fill the disk.
+//! The same letter seen again is counted, not kept twice. A letter's bytes are cut at 64 KiB, of
+//! one device at most [`PER_MINUTE`] a minute are kept and the others only counted, and the oldest
+//! go when there are more than [`MAX_LETTERS`], so that a hostile sender cannot fill the disk.
 
-use muster_schemas::{Hash, Timestamp};
+use std::collections::{BTreeMap, HashMap};
+use std::time::{Duration, Instant};
+
+use muster_schemas::{Hash, Timestamp, subjects};
 use serde::Serialize;
 use tokio_postgres::Row;
 
@@ -16,8 +19,62 @@ pub(crate) const MAX_BYTES: usize = 64 * 1024;
 /// The most letters that are kept.
 pub(crate) const MAX_LETTERS: i64 = 100_000;
 
+/// Letters of one device that are kept within a minute, by one process.
+pub(crate) const PER_MINUTE: u32 = 20;
+/// Letters that one statement keeps: 8 MiB at most.
+const AT_ONCE: usize = 128;
+/// After so many letters the oldest are looked for.
+const PRUNE_AFTER: usize = 1_000;
+/// Senders that are remembered at most.
+const SENDERS: usize = 50_000;
+
+/// How many letters of each sender are still kept in the running minute.
+#[derive(Debug, Default)]
+pub(crate) struct Allowance {
+    senders: HashMap<(DeadLetterSource, String), (Instant, u32)>,
+    /// Letters since the oldest were last looked for.
+    since_pruned: usize,
+}
+
+impl Allowance {
+    /// May another letter of this sender be kept?
+    fn take(&mut self, source: DeadLetterSource, sender: &str, now: Instant) -> bool {
+        const MINUTE: Duration = Duration::from_secs(60);
+        let is_over = |began: Instant| now.saturating_duration_since(began) >= MINUTE;
+        if self.senders.len() >= SENDERS {
+            self.senders.retain(|_, (began, _)| !is_over(*began));
+        }
+        if self.senders.len() >= SENDERS {
+            return false;
+        }
+        let (began, kept) = self.senders.entry((source, sender.to_owned())).or_insert((now, 0));
+        if is_over(*began) {
+            (*began, *kept) = (now, 0);
+        }
+        *kept += 1;
+        *kept <= PER_MINUTE
+    }
+}
+
+/// Who sent it: the device in the subject, which the broker vouches for.
+fn sender(subject: &str) -> String {
+    match subjects::parse_stored(subject) {
+        Some(_) => subject.splitn(5, '.').take(4).collect::<Vec<_>>().join("."),
+        None => subject.to_owned(),
+    }
+}
+
+/// A row to be written; equal ones in a batch are one.
+struct NewRow<'a> {
+    project: Option<&'a str>,
+    detail: String,
+    bytes: &'a [u8],
+    size: i64,
+    seen: i64,
+}
+
 /// Where a dead letter was found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum DeadLetterSource {
     /// Among the devices' events.
@@ -88,6 +145,11 @@ const COLUMNS: &str = "id, source, project, subject, cause, detail, bytes, size,
      (extract(epoch FROM last_seen) * 1000000)::bigint, seen, \
      (extract(epoch FROM retried_at) * 1000000)::bigint";
 
+/// PostgreSQL's text cannot hold a NUL.
+fn text(text: &str) -> String {
+    text.replace('\0', "\u{fffd}").chars().take(1000).collect()
+}
+
 fn from_row(row: &Row) -> DeadLetter {
     DeadLetter {
         id: row.get(0),
@@ -106,49 +168,88 @@ fn from_row(row: &Row) -> DeadLetter {
 }
 
 impl EventLog {
-    /// Keeps dead letters.
+    /// Keeps dead letters, and deletes the oldest where they are too many. What a device sends
+    /// beyond 20 a minute is counted in a letter without bytes.
     ///
     /// # Errors
     /// When PostgreSQL cannot be asked.
     pub async fn keep_dead_letters(&self, letters: &[NewDeadLetter]) -> Result<(), StoreError> {
-        if letters.is_empty() {
-            return Ok(());
+        for some in letters.chunks(AT_ONCE) {
+            self.keep_some(some).await?;
         }
+        let is_due = {
+            let mut allowance = self.letters();
+            allowance.since_pruned += letters.len();
+            let is_due = allowance.since_pruned >= PRUNE_AFTER;
+            if is_due {
+                allowance.since_pruned = 0;
+            }
+            is_due
+        };
+        if is_due {
+            self.prune_dead_letters().await?;
+        }
+        Ok(())
+    }
+
+    async fn keep_some(&self, letters: &[NewDeadLetter]) -> Result<(), StoreError> {
+        // In one order, so that two processes do not wait for each other.
+        let mut rows: BTreeMap<(&str, Hash, String, &str), NewRow<'_>> = BTreeMap::new();
+        let now = Instant::now();
+        for letter in letters {
+            let sender = sender(&letter.subject);
+            let is_kept = self.letters().take(letter.source, &sender, now);
+            let (subject, bytes, detail) = if is_kept {
+                let kept = letter.bytes.get(..MAX_BYTES).unwrap_or(&letter.bytes);
+                (&letter.subject, kept, letter.detail.as_str())
+            } else {
+                (&sender, &[][..], "too many of this device: counted, and not kept")
+            };
+            let hash = Hash::of(if is_kept { &letter.bytes } else { &[] });
+            let size = if is_kept { letter.bytes.len() } else { 0 };
+            rows.entry((letter.source.as_str(), hash, text(subject), letter.cause))
+                .or_insert_with(|| NewRow {
+                    project: letter.project.as_deref(),
+                    detail: text(detail),
+                    bytes,
+                    size: i64::try_from(size).unwrap_or(i64::MAX),
+                    seen: 0,
+                })
+                .seen += 1;
+        }
+        let (keys, rows): (Vec<_>, Vec<_>) = rows.into_iter().unzip();
+        let column = |of: fn(&NewRow<'_>) -> i64| rows.iter().map(of).collect::<Vec<i64>>();
+        let (sizes, seen) = (column(|row| row.size), column(|row| row.seen));
+        let sources: Vec<&str> = keys.iter().map(|key| key.0).collect();
+        let hashes: Vec<&[u8]> = keys.iter().map(|key| key.1.0.as_slice()).collect();
+        let subjects: Vec<&str> = keys.iter().map(|key| key.2.as_str()).collect();
+        let causes: Vec<&str> = keys.iter().map(|key| key.3).collect();
+        let projects: Vec<Option<&str>> = rows.iter().map(|row| row.project).collect();
+        let details: Vec<&str> = rows.iter().map(|row| row.detail.as_str()).collect();
+        let bytes: Vec<&[u8]> = rows.iter().map(|row| row.bytes).collect();
         let client = self.stores().pool.get().await?;
         let statement = client
             .prepare_cached(
                 "INSERT INTO dead_letters AS d
-                     (source, project, subject, cause, detail, hash, bytes, size)
-                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
-                 ON CONFLICT (source, hash, subject, cause) DO UPDATE SET seen = d.seen + 1,
-                     last_seen = clock_timestamp(), detail = excluded.detail",
+                     (source, project, subject, cause, detail, hash, bytes, size, seen)
+                 SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[],
+                     $6::bytea[], $7::bytea[], $8::bigint[], $9::bigint[])
+                 ON CONFLICT (source, hash, subject, cause) DO UPDATE
+                     SET seen = d.seen + excluded.seen, last_seen = clock_timestamp(),
+                         detail = excluded.detail",
             )
             .await
-            .attempted("prepare to keep a dead letter")?;
-        for letter in letters {
-            let kept = letter.bytes.get(..MAX_BYTES).unwrap_or(&letter.bytes);
-            let size = i64::try_from(letter.bytes.len()).unwrap_or(i64::MAX);
-            let hash = Hash::of(&letter.bytes);
-            // PostgreSQL's text cannot hold a NUL.
-            let text = |text: &str| text.replace('\0', "\u{fffd}").chars().take(1000).collect();
-            let (subject, detail): (String, String) = (text(&letter.subject), text(&letter.detail));
-            client
-                .execute(
-                    &statement,
-                    &[
-                        &letter.source.as_str(),
-                        &letter.project,
-                        &subject,
-                        &letter.cause,
-                        &detail,
-                        &hash.0.as_slice(),
-                        &kept,
-                        &size,
-                    ],
-                )
-                .await
-                .attempted("keep a dead letter")?;
-        }
+            .attempted("prepare to keep dead letters")?;
+        client
+            .execute(
+                &statement,
+                &[
+                    &sources, &projects, &subjects, &causes, &details, &hashes, &bytes, &sizes,
+                    &seen,
+                ],
+            )
+            .await
+            .attempted("keep dead letters")?;
         Ok(())
     }
 
@@ -213,5 +314,28 @@ impl EventLog {
             )
             .await
             .attempted("delete old dead letters")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_has_an_allowance_whatever_its_subjects() {
+        let device = "0198c0de-7000-7abc-8def-0123456789ab";
+        let live = sender(&format!("met.3.default.{device}.live.host"));
+        assert_eq!(live, format!("met.3.default.{device}"));
+        assert_eq!(sender(&format!("met.3.default.{device}.backfill")), live);
+        assert_eq!(sender("something.else"), "something.else");
+
+        let (mut allowance, now) = (Allowance::default(), Instant::now());
+        let source = DeadLetterSource::Metrics;
+        let kept = (0..100).filter(|_| allowance.take(source, &live, now)).count();
+        assert_eq!(kept, PER_MINUTE as usize);
+        assert!(allowance.take(source, "another", now));
+        assert!(allowance.take(DeadLetterSource::Events, &live, now));
+        assert!(!allowance.take(source, &live, now + Duration::from_secs(59)));
+        assert!(allowance.take(source, &live, now + Duration::from_secs(60)));
     }
 }

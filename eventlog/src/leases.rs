@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
+use crate::append::AppendError;
 use crate::error::{Attempted, StoreError};
 use crate::log::EventLog;
 
@@ -134,18 +135,21 @@ impl EventLog {
     /// Where a reader goes on, and from now on only under this lease.
     ///
     /// # Errors
-    /// When PostgreSQL cannot be asked.
-    pub async fn take_over_offset(&self, lease: &Lease) -> Result<Offset, StoreError> {
-        let client = self.stores().pool.get().await?;
+    /// [`AppendError::Fenced`] when a later lease has taken over already; else when PostgreSQL
+    /// cannot be asked.
+    pub async fn take_over_offset(&self, lease: &Lease) -> Result<Offset, AppendError> {
+        let client = self.stores().pool.get().await.map_err(StoreError::from)?;
         let row = client
-            .query_one(
+            .query_opt(
                 "INSERT INTO offsets AS o (name, fence) VALUES ($1, $2)
-                 ON CONFLICT (name) DO UPDATE SET fence = greatest(o.fence, excluded.fence)
+                 ON CONFLICT (name) DO UPDATE SET fence = excluded.fence
+                 WHERE o.fence <= excluded.fence
                  RETURNING incarnation, sequence",
                 &[&lease.name, &lease.fence],
             )
             .await
-            .attempted("take over a reader's offset")?;
+            .attempted("take over a reader's offset")?
+            .ok_or_else(|| AppendError::Fenced(lease.name.clone()))?;
         Ok(Offset { incarnation: row.get(0), sequence: row.get::<_, i64>(1).unsigned_abs() })
     }
 }

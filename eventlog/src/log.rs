@@ -1,7 +1,7 @@
 //! The log's front: open it, append to it, ask where it ends.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use muster_schemas::{Hash, ProjectId, Timestamp};
 use uuid::Uuid;
@@ -9,6 +9,7 @@ use uuid::Uuid;
 use crate::append::{Append, AppendError, Appended, Batch};
 use crate::appender::AppenderHandle;
 use crate::connect::{ConnectOptions, Stores};
+use crate::dead_letters::Allowance;
 use crate::error::{Attempted, StoreError};
 use crate::merkle::Frontier;
 use crate::partitions;
@@ -51,6 +52,7 @@ struct Inner {
     stores: Stores,
     options: LogOptions,
     appenders: Mutex<HashMap<ProjectId, AppenderHandle>>,
+    letters: Mutex<Allowance>,
 }
 
 impl EventLog {
@@ -61,7 +63,8 @@ impl EventLog {
     pub async fn open(connect: &ConnectOptions, options: LogOptions) -> Result<Self, StoreError> {
         let stores = Stores::new(connect)?;
         sqlx::migrate!("./migrations").run(&stores.sql).await?;
-        let inner = Inner { stores, options, appenders: Mutex::default() };
+        let inner =
+            Inner { stores, options, appenders: Mutex::default(), letters: Mutex::default() };
         Ok(Self { inner: Arc::new(inner), careful: false })
     }
 
@@ -81,6 +84,11 @@ impl EventLog {
     /// Connections for reading.
     pub(crate) fn readers(&self) -> &deadpool_postgres::Pool {
         if self.careful { &self.inner.stores.readers } else { &self.inner.stores.pool }
+    }
+
+    /// How many dead letters of each sender are still kept.
+    pub(crate) fn letters(&self) -> MutexGuard<'_, Allowance> {
+        self.inner.letters.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn options(&self) -> &LogOptions {

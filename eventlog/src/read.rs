@@ -224,6 +224,26 @@ impl EventLog {
         Ok(newest.map(|newest| (ends.pop().unwrap_or_else(|| newest.clone()), newest)))
     }
 
+    /// The events of some types in many such streams, each stream's oldest first.
+    ///
+    /// # Errors
+    /// When PostgreSQL cannot be asked.
+    pub async fn read_streams(
+        &self,
+        project: &ProjectId,
+        streams: &[StreamName],
+        kinds: &[&str],
+    ) -> Result<Vec<StoredEvent>, StoreError> {
+        let streams: Vec<String> = streams.iter().map(ToString::to_string).collect();
+        let sql = format!(
+            "SELECT {COLUMNS} FROM events
+             WHERE project = $1 AND stream = ANY($2) AND left(stream, 7) <> 'device-'
+               AND type = ANY($3)
+             ORDER BY stream, stream_version"
+        );
+        self.select(&sql, &[&project.as_str(), &streams, &kinds]).await
+    }
+
     /// The newest version of a stream; 0 when it does not exist.
     ///
     /// # Errors

@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use muster_eventlog::merkle::Frontier;
 use muster_eventlog::{
-    Append, AppendError, Batch, EventLog, Expected, Follower, NewEvent, OffsetMove, ReadFilter,
+    Append, AppendError, Batch, DeadLetterSource, EventLog, Expected, Follower, NewDeadLetter,
+    NewEvent, OffsetMove, ReadFilter,
 };
 use muster_schemas::events::{DeviceDeleted, DeviceEnrolled, DeviceNameReserved, DeviceRegistered};
 use muster_schemas::{DeviceId, Event, Hash, ProjectId, SigningKey, StreamName, Timestamp};
@@ -164,6 +165,8 @@ async fn a_reader_that_lost_its_lease_cannot_append() {
     let offset = log.take_over_offset(&new).await.unwrap();
     assert_eq!((offset.sequence, offset.incarnation.as_str()), (7, "x"));
     assert!(log.acquire_lease("evt-1", one, life).await.unwrap().is_none());
+    let back = log.take_over_offset(&old).await;
+    assert!(matches!(back, Err(AppendError::Fenced(_))), "{back:?}");
     let refused = log.append_batch(&project, batch(old.fence, 9)).await;
     assert!(matches!(refused, Err(AppendError::Fenced(_))), "{refused:?}");
     log.append_batch(&project, batch(new.fence, 9)).await.unwrap()[0].as_ref().unwrap();
@@ -340,4 +343,30 @@ async fn a_dump_restored_elsewhere_reads_the_same() {
     // And it goes on from there.
     copy.append(&ProjectId::default_project(), append("s0", Expected::Any, 1)).await.unwrap();
     assert_sound(&copy).await;
+}
+
+#[tokio::test]
+async fn of_a_hostile_device_a_few_letters_are_kept_and_all_are_counted() {
+    let database = database().await;
+    let log = database.open().await;
+    let letter = |device: u128, content: String| NewDeadLetter {
+        source: DeadLetterSource::Events,
+        project: Some("default".into()),
+        subject: format!("evt.3.default.{}", Uuid::from_u128(device)),
+        cause: "bad_signature",
+        detail: "no\0t good".into(),
+        bytes: content.into_bytes(),
+    };
+    let mut batch: Vec<_> = (0..500).map(|n| letter(1, format!("garbage {n}"))).collect();
+    batch.push(letter(2, "the same".into()));
+    batch.push(letter(2, "the same".into()));
+    log.keep_dead_letters(&batch).await.unwrap();
+    log.keep_dead_letters(&batch).await.unwrap();
+    let kept = log.list_dead_letters(Some("default"), i64::MAX, 100).await.unwrap();
+    let of = |n| kept.iter().filter(move |l| l.subject.ends_with(&Uuid::from_u128(n).to_string()));
+    assert_eq!(of(1).count(), 21);
+    assert_eq!(of(1).map(|letter| letter.seen).sum::<u64>(), 1000);
+    assert_eq!(of(1).filter(|letter| letter.bytes.is_empty()).map(|l| l.seen).sum::<u64>(), 980);
+    assert_eq!(of(2).map(|letter| letter.seen).collect::<Vec<_>>(), [4]);
+    assert_eq!(of(2).next().unwrap().detail, "no\u{fffd}t good");
 }

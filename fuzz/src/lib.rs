@@ -5,12 +5,14 @@
 
 use muster_api::Cursor;
 use muster_ingest::metrics::{Origin, encode as to_lines};
+use muster_ingest::presence::{Advisory, ServerList};
 use muster_schemas::cose::{Kind, PublicKey, Unverified};
 use muster_schemas::envelope::{DeviceEnvelope, parse_sealed};
 use muster_schemas::metrics::MetricBatch;
 use muster_schemas::selector::Selector;
 use muster_schemas::wire::{
-    ApiTokenText, CredentialsProof, EnrollProof, EnrollmentTokenText, Hello,
+    Ack, ApiTokenText, ConfigUpdate, CredentialsProof, EnrollProof, EnrollmentTokenText, Hello,
+    Welcome,
 };
 use muster_schemas::{DeviceId, Event, ProjectId, SigningKey, StreamName, codec, subjects};
 use serde::de::DeserializeOwned;
@@ -31,7 +33,23 @@ pub const TARGETS: &[(&str, Body)] = &[
     ("selector", selector),
     ("line_protocol", line_protocol),
     ("query_string", query_string),
+    ("ack", ack),
+    ("welcome", welcome),
+    ("config_update", config_update),
+    ("advisory", advisory),
+    ("connections", connections),
 ];
+
+/// What a broker says of a connection that was closed, cut to what is read.
+const ADVISORY: &[u8] = br#"{"type":"io.nats.server.advisory.v1.client_disconnect","server":
+{"name":"muster","id":"NDEVGVRK"},"client":{"id":9,"host":"10.0.0.7","tags":["project:default",
+"device:0198c0de-7000-7abc-8def-0123456789ab"]},"reason":"Stale Connection"}"#;
+
+/// What a broker answers when it is asked for its connections, cut likewise.
+const CONNECTIONS: &[u8] = br#"{"server":{"name":"muster","id":"NDEVGVRK"},"data":{
+"now":"2026-11-24T04:13:54.415915981Z","total":2,"offset":0,"connections":[{"cid":9,"ip":"10.0.0.7",
+"last_activity":"2026-11-24T04:13:50Z","rtt":"68\u00b5s","tags":["project:default",
+"device:0198c0de-7000-7abc-8def-0123456789ab"]},{"cid":10,"last_activity":"2026-11-24T04:13:50Z"}]}}"#;
 
 /// A target's own seeds: the golden files, as they are or with what chooses the event type.
 #[must_use]
@@ -48,6 +66,8 @@ pub fn seeds(target: &str, golden: &[(String, Vec<u8>)]) -> Vec<Vec<u8>> {
                     .to_vec(),
             ]
         }
+        "advisory" => vec![ADVISORY.to_vec()],
+        "connections" => vec![CONNECTIONS.to_vec()],
         "event_data" => golden
             .iter()
             .filter_map(|(stem, bytes)| {
@@ -179,4 +199,38 @@ pub fn query_string(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     let _ = muster_api::params::parse::<Parameters>(text);
     let _ = Cursor::decode::<(String, u64)>(Some(text));
+}
+
+/// How far the log has come, as a device reads it.
+pub fn ack(bytes: &[u8]) {
+    reads_back::<Ack>(bytes);
+}
+
+/// The answer to a hello, sealed or bare, as a device reads it.
+pub fn welcome(bytes: &[u8]) {
+    sealed::<Welcome>(Kind::Welcome, bytes);
+}
+
+/// A new config, sealed or bare, as a device reads it.
+pub fn config_update(bytes: &[u8]) {
+    sealed::<ConfigUpdate>(Kind::Config, bytes);
+}
+
+/// What the broker says of a connection: opened is told by nobody but a device's own tags.
+pub fn advisory(bytes: &[u8]) {
+    let parse = |verb| Advisory::parse(&format!("$SYS.ACCOUNT.A.{verb}"), bytes);
+    assert_eq!(parse("OTHER").ok(), Some(None));
+    let opened = parse("CONNECT");
+    assert!(!matches!(opened, Ok(Some(Advisory::Closed { .. }))));
+    let closed = parse("DISCONNECT");
+    assert_eq!(opened.is_ok(), closed.is_ok());
+    assert!(!matches!(closed, Ok(None | Some(Advisory::Opened(_)))));
+}
+
+/// The broker's list, read as its first page and as a further one.
+pub fn connections(bytes: &[u8]) {
+    let Ok(mut list) = ServerList::parse(bytes) else { return };
+    let _ = list.parse_page(bytes);
+    // The same again brings nothing new, and must not be asked for without end.
+    assert_eq!(list.next_page(1), None);
 }

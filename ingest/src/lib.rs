@@ -4,6 +4,7 @@
 //! time-series store, and what can do neither is kept as a dead letter with its cause. A message is
 //! acknowledged only after that.
 
+mod counters;
 pub mod events;
 pub mod metrics;
 pub mod presence;
@@ -41,9 +42,11 @@ pub async fn run(
     stop: CancellationToken,
 ) -> Result<(), metrics::ClientError> {
     let IngestOptions { log, nats, store, presence } = options;
+    counters::describe();
     let client = Arc::new(metrics::InfluxClient::new(store)?);
     let (sink, sink_task) = metrics::MetricSink::start(client, metrics::SinkSettings::default());
     let mut parts = JoinSet::new();
+    parts.spawn(counters::pass_on(sink.clone(), stop.clone()));
     parts.spawn(events::run(log.clone(), nats.clone(), stop.clone()));
     parts.spawn(metrics::reader::run(log.clone(), nats, sink, stop.clone()));
     parts.spawn(presence::run(presence, stop.clone()));

@@ -1,5 +1,5 @@
 //! The two JetStream streams: made when they are missing, so that a broker that lost its disk
-//! works again by itself.
+//! works again by itself, and brought up to date when an older release has made them.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use muster_schemas::subjects;
 
 type StreamError = async_nats::error::Error<jetstream::context::CreateStreamErrorKind>;
 
-/// Makes both streams, if they are missing.
+/// Makes both streams, if they are missing, and brings them up to date.
 ///
 /// # Errors
 /// When the broker does not answer, or refuses.
@@ -64,9 +64,10 @@ pub async fn ensure_metrics(
                 source: subjects::ALL_METRICS.to_owned(),
                 destination: subjects::METRICS_TRANSFORM.to_owned(),
             }),
-            max_age: Duration::from_secs(72 * 3600),
+            // What a device was told is stored stays until it is consumed: a full stream refuses,
+            // and the device keeps its batch. `metrics::room` deletes what was consumed.
             max_bytes: 4 << 30,
-            discard: stream::DiscardPolicy::Old,
+            discard: stream::DiscardPolicy::New,
             ..Default::default()
         },
     )
@@ -75,9 +76,24 @@ pub async fn ensure_metrics(
 
 async fn open(
     jetstream: &jetstream::Context,
-    config: stream::Config,
+    wanted: stream::Config,
 ) -> Result<(stream::Stream, String), StreamError> {
-    let stream = jetstream.get_or_create_stream(config).await?;
+    let stream = jetstream.get_or_create_stream(wanted.clone()).await?;
+    let found = &stream.cached_info().config;
+    // Its size, and how many copies there are, may have been chosen by an operator.
+    let config = stream::Config {
+        description: wanted.description,
+        subjects: wanted.subjects,
+        subject_transform: wanted.subject_transform,
+        max_age: wanted.max_age,
+        discard: wanted.discard,
+        duplicate_window: wanted.duplicate_window.max(found.duplicate_window),
+        ..found.clone()
+    };
+    if config != *found {
+        jetstream.create_or_update_stream(config).await?;
+        tracing::info!(stream = %stream.cached_info().config.name, "an older stream was updated");
+    }
     let incarnation = stream.cached_info().created.unix_timestamp_nanos().to_string();
     Ok((stream, incarnation))
 }

@@ -87,5 +87,5 @@ macro_rules! storms {
 
 storms! {
     sealed_event event_data metric_batch hello enroll_proof credentials_proof token_text selector
-    line_protocol query_string
+    line_protocol query_string ack welcome config_update advisory connections
 }

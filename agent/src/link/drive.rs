@@ -38,6 +38,9 @@ pub(super) enum End {
 
 /// With nothing to do it still looks this often.
 const IDLE: Duration = Duration::from_secs(3600);
+/// So often something is said that the servers can see: pings are seen by the broker alone, and who
+/// is not heard for a minute counts as offline, however rarely it measures.
+const SIGN_OF_LIFE: Duration = Duration::from_secs(20);
 /// A renewal that failed is tried again after this.
 const RENEW_AGAIN: Duration = Duration::from_secs(60);
 
@@ -86,6 +89,8 @@ impl Driver<'_> {
         let mut hello: Option<Boxed<'static, HelloAnswer>> = None;
         let mut renewal_at = tokio::time::Instant::now() + renewal_after(credentials);
         let mut renewal: Option<Boxed<'_, Result<Credentials, String>>> = None;
+        let mut sign_of_life = tokio::time::interval(SIGN_OF_LIFE);
+        sign_of_life.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let shared = self.shared;
         loop {
             let now = Instant::now();
@@ -119,6 +124,10 @@ impl Driver<'_> {
                     self.on_answer(answer);
                 }
                 () = shared.recorded.notified() => {}
+                _ = sign_of_life.tick() => {
+                    // A subscription that is given up at once costs nobody anything.
+                    drop(self.client.subscribe(self.client.new_inbox()).await.map_err(words)?);
+                }
                 () = tokio::time::sleep_until(wake.into()) => {}
                 () = tokio::time::sleep_until(renewal_at), if renewal.is_none() => {
                     renewal = Some(Box::pin(renew(shared)));

@@ -26,7 +26,9 @@ use tokio_util::sync::CancellationToken;
 
 pub use door::openapi_document;
 pub(crate) use names::{address_for_others, certificate_names};
-pub(crate) use options::{DEFAULT_PORT, Listen, MetricStore, Role, Roles, ServeArgs, ServeOptions};
+pub(crate) use options::{
+    DEFAULT_PORT, Listen, MetricStore, Role, Roles, ServeArgs, ServeOptions, silence,
+};
 
 /// Where the API is when nothing else is said.
 const USUAL_ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8443);
@@ -111,8 +113,10 @@ pub(crate) async fn run(
         door.needs(health::Needs { log: log.clone(), nats: nats.clone() });
         // Before query looks for them, when both are in one process.
         muster_ingest::streams::ensure(&nats).await.context("cannot open the broker's streams")?;
-        let presence =
-            PresenceOptions { log: log.clone(), system, reconnected, account: keys.account };
+        let presence = PresenceOptions {
+            offline_after: options.offline_after,
+            ..PresenceOptions::new(log.clone(), system, reconnected, keys.account)
+        };
         let ingest = muster_ingest::IngestOptions {
             log: log.clone(),
             nats,

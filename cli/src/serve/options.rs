@@ -4,7 +4,9 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::Duration;
 
+use crate::commands::seconds;
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 use muster_command::keys::{Certificates, KeyStore};
@@ -94,6 +96,8 @@ pub(crate) struct ServeOptions {
     pub(crate) device_servers: Vec<String>,
     /// The command role, when it is in another process.
     pub(crate) command_url: Option<String>,
+    /// A device that was not heard for so long is offline.
+    pub(crate) offline_after: Duration,
     /// Agents for other architectures, for the installer.
     pub(crate) agents: Option<PathBuf>,
 }
@@ -135,6 +139,14 @@ impl FromStr for Listen {
             .map_err(|_| {
                 format!("'{text}' is no IP address; write for example 0.0.0.0 or 0.0.0.0:8443")
             })
+    }
+}
+
+/// A silence after which a device is offline: three pings of the broker, of a second at least.
+pub(crate) fn silence(text: &str) -> Result<Duration, String> {
+    match seconds(text)? {
+        0..3 => Err("a device is given 3s at least".to_owned()),
+        enough => Ok(Duration::from_secs(enough.into())),
     }
 }
 
@@ -197,6 +209,9 @@ pub(crate) struct ServeArgs {
     /// names it); that of this machine is taken from beside this program
     #[arg(long, env = "MUSTER_AGENTS")]
     agents: Option<PathBuf>,
+    /// Role ingest: a device that was not heard for so long is offline
+    #[arg(long, env = "MUSTER_OFFLINE_AFTER", default_value = "60s", value_parser = silence)]
+    offline_after: Duration,
     /// Further names that the server's certificate is for
     #[arg(long, env = "MUSTER_NAMES", value_delimiter = ',')]
     name: Vec<String>,
@@ -231,6 +246,7 @@ impl TryFrom<ServeArgs> for ServeOptions {
             device_servers,
             command_url: args.command_url,
             agents: args.agents,
+            offline_after: args.offline_after,
         })
     }
 }

@@ -21,7 +21,6 @@ use tokio::task::{JoinError, JoinHandle};
 use tokio_util::sync::CancellationToken;
 
 use crate::client::{Client, contexts};
-use crate::commands::seconds;
 use crate::serve::{self, DEFAULT_PORT, Listen, Role, Roles, ServeOptions};
 use agent::LocalAgent;
 use asked::Asked;
@@ -57,7 +56,7 @@ pub(crate) struct UpArgs {
     #[arg(long, env = "MUSTER_NAMES", value_delimiter = ',')]
     name: Vec<String>,
     /// The silence after which a device counts as offline: 10s, 1m
-    #[arg(long, env = "MUSTER_OFFLINE_AFTER", default_value = "60s", value_parser = silence)]
+    #[arg(long, env = "MUSTER_OFFLINE_AFTER", default_value = "60s", value_parser = serve::silence)]
     offline_after: Duration,
     /// Do not make this machine a device
     #[arg(long)]
@@ -66,14 +65,6 @@ pub(crate) struct UpArgs {
     /// `uname -m` names it); that of this machine is taken from beside this program
     #[arg(long, env = "MUSTER_AGENTS")]
     agents: Option<PathBuf>,
-}
-
-/// Three pings of the broker, of a second at least.
-fn silence(text: &str) -> Result<Duration, String> {
-    match seconds(text)? {
-        0..3 => Err("a device is given 3s at least".to_owned()),
-        enough => Ok(Duration::from_secs(enough.into())),
-    }
 }
 
 /// What the parts of it all need.
@@ -86,6 +77,7 @@ struct Up<'a> {
     listen: SocketAddr,
     names: Vec<String>,
     with_agent: bool,
+    offline_after: Duration,
     agents: Option<PathBuf>,
     began: Instant,
 }
@@ -127,6 +119,7 @@ pub(crate) async fn run(args: UpArgs) -> Result<()> {
         listen,
         names,
         with_agent: !args.no_agent,
+        offline_after: args.offline_after,
         agents: args.agents,
         began,
     };
@@ -193,6 +186,7 @@ impl Up<'_> {
             device_servers: vec![format!("tls://0.0.0.0:{}", self.servers.nats_port())],
             command_url: None,
             agents: self.agents.clone(),
+            offline_after: self.offline_after,
         };
         let file = self.folder.path().join("admin-token");
         let token = admin_token(&options.postgres_url, self.keys, &file).await?;

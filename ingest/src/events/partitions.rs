@@ -3,13 +3,14 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use muster_eventlog::{EventLog, Lease};
+use muster_eventlog::{AppendError, EventLog, Lease, StoreError};
 use muster_schemas::subjects::PARTITIONS;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::worker::Worker;
+use super::worker::{Worker, WorkerError};
+use crate::counters::Worked;
 
 /// How long a lease lasts without being renewed: the longest wait after a crash.
 const LIFE: Duration = Duration::from_secs(10);
@@ -38,6 +39,18 @@ pub async fn run(log: EventLog, nats: async_nats::Client, stop: CancellationToke
         tokio::select! {
             () = stop.cancelled() => break,
             _ = beat.tick() => {}
+        }
+        // A worker ends by itself when another process has taken over; what it held goes back.
+        let ended: Vec<String> = working
+            .iter()
+            .filter(|(_, task)| task.is_finished())
+            .map(|(name, _)| name.clone())
+            .collect();
+        for name in ended {
+            working.remove(&name);
+            if let Err(error) = log.release_lease(&name, holder).await {
+                tracing::debug!(%error, "a lease could not be given back");
+            }
         }
         let names: Vec<String> = working.keys().cloned().collect();
         match log.renew_leases(holder, &names, LIFE).await {
@@ -74,7 +87,7 @@ async fn share(
     nats: &async_nats::Client,
     holder: Uuid,
     working: &mut HashMap<String, JoinHandle<()>>,
-) -> Result<(), muster_eventlog::StoreError> {
+) -> Result<(), StoreError> {
     // A process that holds nothing yet says that it is there by this lease of its own.
     let own = format!("ingest-{holder}");
     if log.renew_leases(holder, std::slice::from_ref(&own), LIFE).await?.is_empty() {
@@ -105,11 +118,17 @@ async fn share(
     Ok(())
 }
 
-/// Starts the worker again whenever it fails. A failure that repeats is told once.
+/// Starts the worker again whenever it fails, until another process has taken over: from then on
+/// the partition's consumer is that one's. A failure that repeats is told once.
 async fn keep_working(worker: Worker, lease: Lease) {
+    let _worked = Worked(worker.partition);
     let mut told = String::new();
     loop {
         let Err(error) = worker.run(&lease).await else { return };
+        if is_over(&error) {
+            tracing::info!(partition = worker.partition, "another process works this partition");
+            return;
+        }
         let text = error.to_string();
         if text != told {
             tracing::warn!(partition = worker.partition, error = %text, "a partition stopped; trying again");
@@ -117,6 +136,11 @@ async fn keep_working(worker: Worker, lease: Lease) {
         }
         tokio::time::sleep(RETRY).await;
     }
+}
+
+/// Does the error say that somebody else holds the lease?
+fn is_over(error: &WorkerError) -> bool {
+    matches!(error, WorkerError::Append(AppendError::Fenced(_)))
 }
 
 #[cfg(test)]

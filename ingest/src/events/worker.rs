@@ -2,7 +2,7 @@
 //! fails. Whoever runs it starts it again.
 
 use std::collections::HashMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_nats::jetstream::{self, AckKind, consumer};
 use futures::StreamExt;
@@ -14,7 +14,7 @@ use muster_schemas::{ProjectId, subjects};
 use super::devices::Devices;
 use super::intake::{Arrival, Cause, Chain, Refused, judge, sort};
 use super::{acks, intake};
-use crate::streams;
+use crate::{counters, streams};
 
 /// Messages that are judged and appended together.
 const BATCH: usize = 512;
@@ -111,10 +111,10 @@ impl Worker {
         chunk: Vec<jetstream::Message>,
     ) -> Result<(), WorkerError> {
         let Some(last) = chunk.last() else { return Ok(()) };
-        let sequence = last
+        let place = last
             .info()
-            .map_err(|error| broker("read a message's place in its stream")(error.to_string()))?
-            .stream_sequence;
+            .map_err(|error| broker("read a message's place in its stream")(error.to_string()))?;
+        let (sequence, waiting, messages) = (place.stream_sequence, place.pending, chunk.len());
         let arrivals = chunk
             .iter()
             .map(|message| Arrival {
@@ -146,7 +146,12 @@ impl Worker {
             sequence,
             fence: lease.fence,
         };
+        // The append moves the offset: what was refused by then is kept before it. What the append
+        // itself refuses is kept before the broker may forget it.
+        self.keep(std::mem::take(&mut refused)).await?;
+        let began = Instant::now();
         let chains = self.append(devices, chains, &mut refused, &offset).await?;
+        let append = began.elapsed();
         self.keep(refused).await?;
         acks::publish(&self.nats, chains.iter()).await;
         if let Some(last) = chunk.last() {
@@ -154,6 +159,7 @@ impl Worker {
                 .await
                 .map_err(|error| broker("acknowledge a batch")(error.to_string()))?;
         }
+        counters::batch_done(self.partition, messages, waiting, append);
         Ok(())
     }
 
@@ -270,6 +276,9 @@ impl Worker {
                 bytes: arrival.bytes.to_vec(),
             })
             .collect();
+        for letter in &letters {
+            counters::dead_letter(letter.source, letter.cause);
+        }
         self.log.keep_dead_letters(&letters).await
     }
 }

@@ -16,7 +16,9 @@ mod blame;
 mod client;
 mod counters;
 mod line_protocol;
+mod names;
 pub mod reader;
+mod room;
 mod sink;
 mod writer;
 

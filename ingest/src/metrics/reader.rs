@@ -3,22 +3,23 @@
 //! A batch is acknowledged when the store has it, or when it is kept as a dead letter. Writing a
 //! batch twice changes nothing, so nothing here has to be exactly once.
 
-use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use async_nats::jetstream::{self, consumer};
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
-use muster_eventlog::{DeadLetterSource, EventLog, NewDeadLetter, StoreError};
+use muster_eventlog::{DeadLetterSource, EventLog, NewDeadLetter};
 use muster_schemas::metrics::MetricBatch;
 use muster_schemas::names::DeviceName;
-use muster_schemas::{DeviceId, Event, ProjectId, StreamName, subjects};
+use muster_schemas::subjects;
 use tokio_util::sync::CancellationToken;
 
 use super::line_protocol::{Origin, encode};
+use super::names::{Name, Names, Who};
+use super::room;
 use super::sink::{Completion, MetricSink, Outcome};
-use crate::streams;
+use crate::{counters, streams};
 
 /// Messages that are read and not yet acknowledged, for all readers together.
 const MAX_PENDING: i64 = 8_192;
@@ -26,22 +27,28 @@ const MAX_PENDING: i64 = 8_192;
 const IN_HAND: usize = 2_048;
 /// Bytes that the broker may send ahead.
 const BYTES_AHEAD: usize = 8 << 20;
-/// How long a device's name is remembered; a renamed device keeps its old `host` tag for so long.
-const NAME_LIFE: Duration = Duration::from_secs(30);
-/// Names that are remembered at most.
-const NAMES: usize = 100_000;
+/// Messages that wait for their device's name; others are read meanwhile.
+const NAMELESS: usize = 512;
+/// The durable consumer, which all readers share.
+pub(super) const CONSUMER: &str = "metrics";
 const RETRY: Duration = Duration::from_millis(500);
 
-/// Reads metric batches until `stop`; starts again whenever something fails.
+/// Reads metric batches until `stop`, and makes room where they come from.
 pub async fn run(
     log: EventLog,
     nats: async_nats::Client,
     sink: MetricSink,
     stop: CancellationToken,
 ) {
+    tokio::join!(read(log, nats.clone(), sink, &stop), room::run(nats, stop.clone()));
+}
+
+/// Starts again whenever something fails.
+async fn read(log: EventLog, nats: async_nats::Client, sink: MetricSink, stop: &CancellationToken) {
     let mut told = String::new();
+    let names = Names::start(log.clone());
     while !stop.is_cancelled() {
-        let mut reader = Reader { log: &log, sink: &sink, names: Names::default() };
+        let reader = Reader { log: &log, sink: &sink, names: &names };
         let ended = tokio::select! {
             () = stop.cancelled() => return,
             ended = reader.run(&nats) => ended,
@@ -59,19 +66,19 @@ pub async fn run(
 struct Reader<'a> {
     log: &'a EventLog,
     sink: &'a MetricSink,
-    names: Names,
+    names: &'a Names,
 }
 
 impl Reader<'_> {
-    async fn run(&mut self, nats: &async_nats::Client) -> Result<(), String> {
+    async fn run(&self, nats: &async_nats::Client) -> Result<(), String> {
         let jetstream = jetstream::new(nats.clone());
         let (stream, _) =
             streams::ensure_metrics(&jetstream).await.map_err(|error| error.to_string())?;
         let consumer = stream
             .get_or_create_consumer(
-                "metrics",
+                CONSUMER,
                 consumer::pull::Config {
-                    durable_name: Some("metrics".to_owned()),
+                    durable_name: Some(CONSUMER.to_owned()),
                     ack_policy: consumer::AckPolicy::Explicit,
                     ack_wait: Duration::from_secs(60),
                     max_ack_pending: MAX_PENDING,
@@ -89,35 +96,57 @@ impl Reader<'_> {
             .messages()
             .await
             .map_err(|error| error.to_string())?;
+        let mut naming = FuturesUnordered::new();
         let mut writing = FuturesUnordered::new();
         loop {
-            tokio::select! {
-                Some(done) = writing.next() => finish(self.log, done).await?,
-                next = messages.next(), if writing.len() < IN_HAND => {
+            let (message, who, name) = tokio::select! {
+                Some(done) = writing.next() => {
+                    finish(self.log, done).await?;
+                    continue;
+                }
+                Some(named) = naming.next() => {
+                    let (message, who, name): (Arc<jetstream::Message>, Who, Result<_, _>) = named;
+                    (message, who, name.map_err(|_| "names are not read any more".to_owned())?)
+                }
+                next = messages.next(), if writing.len() < IN_HAND && naming.len() < NAMELESS => {
                     let Some(message) = next else { return Err("the subscription ended".to_owned()) };
                     let message = Arc::new(message.map_err(|error| error.to_string())?);
-                    match self.take(&message).await? {
-                        Taken::Writing(completion) => {
-                            writing.push(async move { (message, completion.await) });
+                    let Some((project, device, _)) = subjects::parse_stored(&message.subject) else {
+                        let detail = "no device's subject".to_owned();
+                        refuse(self.log, &message, "foreign_subject", detail).await?;
+                        continue;
+                    };
+                    let who = (project, device);
+                    match self.names.of(&who) {
+                        Name::Known(name) => (message, who, name),
+                        Name::Awaited(name) => {
+                            naming.push(async move { (message, who, name.await) });
+                            continue;
                         }
-                        Taken::Refused(cause, detail) => {
-                            keep(self.log, &message, cause, detail).await?;
-                            acknowledge(&message).await?;
-                        }
-                        Taken::Empty => acknowledge(&message).await?,
                     }
                 }
+            };
+            match self.take(&message, &who, name).await? {
+                Taken::Writing(completion) => {
+                    writing.push(async move { (message, completion.await) });
+                }
+                Taken::Refused(cause, detail) => {
+                    refuse(self.log, &message, cause, detail).await?;
+                }
+                Taken::Empty => acknowledge(&message).await?,
             }
         }
     }
 
     /// Hands a message's lines to the sink; waits there while the sink is full.
-    async fn take(&mut self, message: &jetstream::Message) -> Result<Taken, String> {
-        let Some((project, device, _)) = subjects::parse_stored(&message.subject) else {
-            return Ok(Taken::Refused("foreign_subject", "no device's subject".to_owned()));
-        };
-        let name = self.names.of(self.log, &project, device).await;
-        let Some(name) = name.map_err(|error| error.to_string())? else {
+    async fn take(
+        &self,
+        message: &jetstream::Message,
+        (project, device): &Who,
+        name: Option<DeviceName>,
+    ) -> Result<Taken, String> {
+        let device = *device;
+        let Some(name) = name else {
             let detail = format!("device {device} is not known, or was deleted");
             return Ok(Taken::Refused("unknown_device", detail));
         };
@@ -125,7 +154,7 @@ impl Reader<'_> {
             Ok(batch) => batch,
             Err(error) => return Ok(Taken::Refused("unreadable_batch", error.to_string())),
         };
-        let lines = encode(&batch, &Origin { project: &project, device, name: name.as_str() });
+        let lines = encode(&batch, &Origin { project, device, name: name.as_str() });
         if lines.count() == 0 {
             return Ok(Taken::Empty);
         }
@@ -153,8 +182,7 @@ async fn finish(
                 .map(|line| format!("{}: {}", line.reason, line.line))
                 .collect::<Vec<_>>()
                 .join("; ");
-            keep(log, &message, "refused_by_store", detail).await?;
-            acknowledge(&message).await
+            refuse(log, &message, "refused_by_store", detail).await
         }
         Outcome::Abandoned => Ok(()),
     }
@@ -164,7 +192,8 @@ async fn acknowledge(message: &jetstream::Message) -> Result<(), String> {
     message.ack().await.map_err(|error| error.to_string())
 }
 
-async fn keep(
+/// Keeps a message as a dead letter, then acknowledges it.
+async fn refuse(
     log: &EventLog,
     message: &jetstream::Message,
     cause: &'static str,
@@ -178,41 +207,7 @@ async fn keep(
         detail,
         bytes: message.payload.to_vec(),
     };
-    log.keep_dead_letters(&[letter]).await.map_err(|error| error.to_string())
-}
-
-/// The devices' names, remembered for a while. `None` for a device that is not there.
-#[derive(Default)]
-struct Names {
-    known: HashMap<(ProjectId, DeviceId), (Option<DeviceName>, Instant)>,
-}
-
-impl Names {
-    async fn of(
-        &mut self,
-        log: &EventLog,
-        project: &ProjectId,
-        device: DeviceId,
-    ) -> Result<Option<DeviceName>, StoreError> {
-        let key = (project.clone(), device);
-        if let Some((name, read_at)) = self.known.get(&key)
-            && read_at.elapsed() < NAME_LIFE
-        {
-            return Ok(name.clone());
-        }
-        if self.known.len() >= NAMES {
-            self.known.clear();
-        }
-        let mut name = None;
-        for stored in log.read_stream(project, &StreamName::Device(device)).await? {
-            match stored.event() {
-                Ok(Event::DeviceRegistered(event)) => name = Some(event.name),
-                Ok(Event::DeviceRenamed(event)) => name = Some(event.name),
-                Ok(Event::DeviceDeleted(_)) => name = None,
-                _ => {}
-            }
-        }
-        self.known.insert(key, (name.clone(), Instant::now()));
-        Ok(name)
-    }
+    counters::dead_letter(letter.source, cause);
+    log.keep_dead_letters(&[letter]).await.map_err(|error| error.to_string())?;
+    acknowledge(message).await
 }

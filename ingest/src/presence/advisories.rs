@@ -1,18 +1,34 @@
-//! What the broker says of connections: advisories on the system account, and its own list.
+//! What the broker says of a connection, in an advisory on the system account. Pure.
 //!
-//! Source: the server's `system_events` (`$SYS.ACCOUNT.<account>.CONNECT` and `.DISCONNECT`) and
-//! `CONNZ` over `$SYS.REQ.SERVER.PING`.
+//! Source: the server's `system_events`: `$SYS.ACCOUNT.<account>.CONNECT` and `.DISCONNECT`.
 
+use muster_schemas::events::DisconnectReason;
 use serde::Deserialize;
 
 use super::table::Connection;
 
+/// What an advisory says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Advisory {
+    /// A device's connection was opened.
+    Opened(Connection),
+    /// A connection was closed; whose it was, only the table knows.
+    Closed {
+        /// The broker's name of the connection.
+        id: String,
+        /// Closed, or closed because nothing was heard.
+        reason: DisconnectReason,
+        /// The broker's own words.
+        detail: Option<String>,
+    },
+}
+
 #[derive(Debug, Deserialize)]
-pub(super) struct Advisory {
+struct Told {
     server: Server,
     client: Client,
     #[serde(default)]
-    pub(super) reason: Option<String>,
+    reason: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -29,88 +45,77 @@ struct Client {
     tags: Vec<String>,
 }
 
+/// How the broker calls a connection that did not answer its pings.
+const STALE: &str = "Stale Connection";
+
 impl Advisory {
-    /// The connection, if it is a device's.
-    pub(super) fn connection(&self) -> Option<Connection> {
-        connection(&self.server.id, self.client.id, self.client.host.clone(), &self.client.tags)
-    }
-
-    /// The broker's name of the connection, whoever's it is.
-    pub(super) fn id(&self) -> String {
-        connection_id(&self.server.id, self.client.id)
-    }
-}
-
-/// The answer of one server to `CONNZ`.
-#[derive(Debug, Deserialize)]
-pub(super) struct Connz {
-    server: Server,
-    #[serde(default)]
-    data: Option<ConnzData>,
-}
-
-#[derive(Debug, Deserialize)]
-struct ConnzData {
-    #[serde(default)]
-    total: usize,
-    #[serde(default)]
-    connections: Vec<ConnzEntry>,
-}
-
-#[derive(Debug, Deserialize)]
-struct ConnzEntry {
-    cid: u64,
-    #[serde(default)]
-    ip: Option<String>,
-    #[serde(default)]
-    tags: Vec<String>,
-}
-
-impl Connz {
-    /// The devices' connections on this page.
-    pub(super) fn connections(&self) -> Vec<Connection> {
-        self.entries()
-            .iter()
-            .filter_map(|entry| {
-                connection(&self.server.id, entry.cid, entry.ip.clone(), &entry.tags)
-            })
-            .collect()
-    }
-
-    fn entries(&self) -> &[ConnzEntry] {
-        self.data.as_ref().map_or(&[], |data| &data.connections)
-    }
-
-    /// Is there more than this page holds, after `offset` entries before it?
-    pub(super) fn has_more(&self, offset: usize) -> bool {
-        let total = self.data.as_ref().map_or(0, |data| data.total);
-        !self.entries().is_empty() && offset + self.entries().len() < total
-    }
-
-    /// The server that answered.
-    pub(super) fn server_id(&self) -> &str {
-        &self.server.id
-    }
-
-    /// Entries on this page, devices or not.
-    pub(super) fn len(&self) -> usize {
-        self.entries().len()
+    /// Reads an advisory; `None` when it is about nothing that is kept here.
+    ///
+    /// # Errors
+    /// When it is not what a broker says.
+    pub fn parse(subject: &str, payload: &[u8]) -> Result<Option<Self>, serde_json::Error> {
+        let is_open = match subject.rsplit('.').next() {
+            Some("CONNECT") => true,
+            Some("DISCONNECT") => false,
+            _ => return Ok(None),
+        };
+        let Told { server, client, reason } = serde_json::from_slice(payload)?;
+        if is_open {
+            let connection = Connection::of(&server.id, client.id, client.host, &client.tags);
+            return Ok(connection.map(Self::Opened));
+        }
+        let is_stale = reason.as_deref() == Some(STALE);
+        Ok(Some(Self::Closed {
+            id: Connection::id_of(&server.id, client.id),
+            reason: if is_stale { DisconnectReason::Silent } else { DisconnectReason::Closed },
+            detail: reason,
+        }))
     }
 }
 
-fn connection_id(server: &str, client: u64) -> String {
-    format!("{server}/{client}")
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-/// A connection whose JWT has a device's tags.
-fn connection(
-    server: &str,
-    client: u64,
-    address: Option<String>,
-    tags: &[String],
-) -> Option<Connection> {
-    let tag = |name: &str| tags.iter().find_map(|tag| tag.strip_prefix(name)?.strip_prefix(':'));
-    let project = tag("project")?.parse().ok()?;
-    let device = tag("device")?.parse().ok()?;
-    Some(Connection { id: connection_id(server, client), who: (project, device), address })
+    const SUBJECT: &str = "$SYS.ACCOUNT.AB.";
+
+    fn parse(verb: &str, payload: &str) -> Option<Advisory> {
+        Advisory::parse(&format!("{SUBJECT}{verb}"), payload.as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn a_device_is_told_by_its_tags_and_by_nothing_else() {
+        let device = uuid::Uuid::from_u128(7);
+        let told = |tags: &str| {
+            format!(
+                r#"{{"server":{{"id":"S"}},"client":{{"id":3,"host":"10.0.0.1","name":"device:x","tags":[{tags}]}}}}"#
+            )
+        };
+        let ours = told(&format!(r#""project:default","device:{device}""#));
+        let Some(Advisory::Opened(connection)) = parse("CONNECT", &ours) else {
+            panic!("not opened")
+        };
+        assert_eq!((connection.id.as_str(), connection.server()), ("S/3", "S"));
+        assert_eq!(connection.who.1.0, device);
+        for foreign in ["", r#""project:default""#, r#""project:default","device:x""#] {
+            assert_eq!(parse("CONNECT", &told(foreign)), None);
+        }
+        assert_eq!(parse("SOMETHING", &ours), None);
+        assert!(Advisory::parse("$SYS.ACCOUNT.AB.CONNECT", b"{}").is_err());
+    }
+
+    #[test]
+    fn a_connection_that_did_not_answer_pings_was_silent() {
+        for (words, expected) in [
+            ("Stale Connection", DisconnectReason::Silent),
+            ("Client Closed", DisconnectReason::Closed),
+        ] {
+            let told =
+                format!(r#"{{"server":{{"id":"S"}},"client":{{"id":3}},"reason":"{words}"}}"#);
+            let Some(Advisory::Closed { id, reason, detail }) = parse("DISCONNECT", &told) else {
+                panic!("not closed")
+            };
+            assert_eq!((id.as_str(), reason, detail.as_deref()), ("S/3", expected, Some(words)));
+        }
+    }
 }

@@ -17,6 +17,10 @@ const GROUPS: usize = 16;
 /// The largest batch whose bytes are kept; of a larger one, only the summary is.
 const LARGEST: usize = 64 * 1024;
 
+/// A batch cannot be newer than so much after it was received, in microseconds: a clock that was
+/// wrong once shall not keep out what comes after it was set right.
+const AHEAD: i64 = 300 * 1_000_000;
+
 /// The newest metrics of all devices; cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub struct LatestMetrics {
@@ -31,6 +35,7 @@ struct Latest {
 
 #[derive(Clone, Debug)]
 struct Group {
+    /// The batch's own time, or a little after it was received when that is earlier.
     time: Timestamp,
     received_at: Timestamp,
     summary: MetricsSummary,
@@ -50,7 +55,7 @@ pub struct LatestGroup {
 
 impl LatestMetrics {
     /// Takes a batch as it came. The newest by its own time stays, whatever the order in which
-    /// they come.
+    /// they come; a time that is to come counts as shortly after it was received.
     ///
     /// # Errors
     /// When it cannot be read.
@@ -70,9 +75,10 @@ impl LatestMetrics {
         let mut devices = self.write();
         let latest = devices.entry((project.clone(), device)).or_default();
         latest.received_at = latest.received_at.max(received_at);
-        let is_newest = latest.groups.get(group).is_none_or(|known| known.time <= batch.time);
+        let time = batch.time.min(received_at.plus_micros(AHEAD));
+        let is_newest = latest.groups.get(group).is_none_or(|known| known.time <= time);
         if is_newest && (latest.groups.len() < GROUPS || latest.groups.contains_key(group)) {
-            let group_state = Group { time: batch.time, received_at, summary, payload };
+            let group_state = Group { time, received_at, summary, payload };
             latest.groups.insert(group.to_owned(), group_state);
         }
         Ok(())

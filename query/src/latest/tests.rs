@@ -50,6 +50,24 @@ fn the_newest_stays_whatever_the_order() {
 }
 
 #[test]
+fn a_batch_from_the_future_gives_way_once_the_clock_is_right() {
+    const MINUTE: i64 = 60_000_000;
+    let (latest, project) = (LatestMetrics::default(), ProjectId::default_project());
+    let device = DeviceId(Uuid::from_u128(1));
+    let after = |time, idle, received| {
+        let payload = batch(time, vec![cpu(idle)]);
+        latest.update(&project, device, "host", payload, Timestamp(received)).unwrap();
+        latest.summary(&project, device).and_then(|summary| summary.cpu_percent)
+    };
+    assert_eq!(after(i64::MAX, 90.0, 0), Some(10.0));
+    assert_eq!(after(MINUTE, 80.0, MINUTE), Some(10.0));
+    assert_eq!(after(5 * MINUTE, 70.0, 5 * MINUTE), Some(30.0));
+    // A little ahead is no matter.
+    assert_eq!(after(8 * MINUTE, 60.0, 6 * MINUTE), Some(40.0));
+    assert_eq!(after(7 * MINUTE, 50.0, 7 * MINUTE), Some(40.0));
+}
+
+#[test]
 fn figures_come_from_the_right_points() {
     let points = vec![
         Point::new("cpu").tag("cpu", "cpu0").field("usage_idle", 1.0),

@@ -1,0 +1,170 @@
+//! What ingest counts of itself, told to whatever recorder the process has installed (the facade
+//! `metrics`); without one it costs next to nothing.
+//!
+//! Serves nothing: how the figures are read is decided where the process is put together.
+
+use std::time::Duration;
+
+use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
+use muster_eventlog::DeadLetterSource;
+use tokio_util::sync::CancellationToken;
+
+use crate::metrics::{MetricSink, SinkSnapshot};
+
+const EVENTS_WAITING: &str = "muster_ingest_events_waiting";
+const EVENT_BATCH: &str = "muster_ingest_event_batch_messages";
+const APPEND: &str = "muster_ingest_append_seconds";
+const EVENTS_DONE: &str = "muster_ingest_event_messages_total";
+const DEAD_LETTERS: &str = "muster_ingest_dead_letters_total";
+const METRICS_WAITING: &str = "muster_ingest_metric_batches_waiting";
+const METRICS_FILL: &str = "muster_ingest_metric_stream_fill_ratio";
+const POINTS: &str = "muster_ingest_points_total";
+const REQUESTS: &str = "muster_ingest_store_requests_total";
+const RETRIES: &str = "muster_ingest_store_retries_total";
+const HELD: &str = "muster_ingest_points_held_bytes";
+const ONLINE: &str = "muster_ingest_devices_online";
+
+/// How often the sink's own counters are handed on.
+const PASS_ON: Duration = Duration::from_secs(5);
+
+/// Says what the figures are; after the recorder was installed.
+pub(crate) fn describe() {
+    describe_gauge!(EVENTS_WAITING, "messages of a partition that are not fetched yet");
+    describe_histogram!(EVENT_BATCH, "messages that were judged and appended together");
+    describe_histogram!(APPEND, "how long the append of a batch took");
+    describe_counter!(EVENTS_DONE, "messages of devices whose fate is committed");
+    describe_counter!(DEAD_LETTERS, "messages that became dead letters, by source and cause");
+    describe_gauge!(METRICS_WAITING, "metric batches that are not consumed yet");
+    describe_gauge!(METRICS_FILL, "how full the stream of metric batches is; at 1 it refuses");
+    describe_counter!(POINTS, "points by what the metric store did with them");
+    describe_counter!(REQUESTS, "requests to the metric store");
+    describe_counter!(RETRIES, "requests to the metric store that had to be sent again");
+    describe_gauge!(HELD, "bytes of points whose fate is open");
+    describe_gauge!(ONLINE, "devices that are online, where this process keeps presence; else 0");
+}
+
+/// A batch of events is done.
+pub(crate) fn batch_done(partition: u32, messages: usize, waiting: u64, append: Duration) {
+    histogram!(EVENT_BATCH).record(float(messages as u64));
+    histogram!(APPEND).record(append.as_secs_f64());
+    counter!(EVENTS_DONE).increment(messages as u64);
+    gauge!(EVENTS_WAITING, "partition" => partition.to_string()).set(float(waiting));
+}
+
+/// A partition is worked here while this lives; after it, nothing waits here.
+#[derive(Debug)]
+pub(crate) struct Worked(pub(crate) u32);
+
+impl Drop for Worked {
+    fn drop(&mut self) {
+        gauge!(EVENTS_WAITING, "partition" => self.0.to_string()).set(0.0);
+    }
+}
+
+/// A dead letter was kept, or counted.
+pub(crate) fn dead_letter(source: DeadLetterSource, cause: &'static str) {
+    counter!(DEAD_LETTERS, "source" => source.as_str(), "cause" => cause).increment(1);
+}
+
+/// How the stream of metric batches stands; `limit` 0 is none.
+pub(crate) fn metric_stream(waiting: u64, bytes: u64, limit: u64) {
+    gauge!(METRICS_WAITING).set(float(waiting));
+    gauge!(METRICS_FILL).set(if limit == 0 { 0.0 } else { float(bytes) / float(limit) });
+}
+
+/// So many devices are online.
+pub(crate) fn online(devices: usize) {
+    gauge!(ONLINE).set(float(devices as u64));
+}
+
+/// Hands on what the sink counts, until `stop`.
+pub(crate) async fn pass_on(sink: MetricSink, stop: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(PASS_ON) => {}
+        }
+        let SinkSnapshot { lines_written, lines_rejected, requests, retries, bytes_held, .. } =
+            sink.counters().snapshot();
+        counter!(POINTS, "outcome" => "written").absolute(lines_written);
+        counter!(POINTS, "outcome" => "refused").absolute(lines_rejected);
+        counter!(REQUESTS).absolute(requests);
+        counter!(RETRIES).absolute(retries);
+        gauge!(HELD).set(float(bytes_held));
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a figure to look at")]
+const fn float(number: u64) -> f64 {
+    number as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::sync::atomic::{AtomicU64, Ordering};
+    use std::sync::{Arc, Mutex};
+
+    use metrics::{
+        Counter, Gauge, Histogram, Key, KeyName, Metadata, Recorder, SharedString, Unit,
+    };
+
+    use super::*;
+
+    /// Keeps counters and gauges; a gauge as the bits of its float.
+    #[derive(Default)]
+    struct Seen(Mutex<BTreeMap<String, Arc<AtomicU64>>>);
+
+    impl Seen {
+        fn cell(&self, key: &Key) -> Arc<AtomicU64> {
+            let labels = key.labels().map(|label| format!(" {}={}", label.key(), label.value()));
+            let name = format!("{}{}", key.name(), labels.collect::<String>());
+            self.0.lock().unwrap().entry(name).or_default().clone()
+        }
+
+        fn counter(&self, name: &str) -> u64 {
+            self.0.lock().unwrap()[name].load(Ordering::Relaxed)
+        }
+
+        fn gauge(&self, name: &str) -> f64 {
+            f64::from_bits(self.counter(name))
+        }
+    }
+
+    impl Recorder for Seen {
+        fn describe_counter(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+        fn describe_gauge(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+        fn describe_histogram(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+        fn register_counter(&self, key: &Key, _: &Metadata<'_>) -> Counter {
+            Counter::from_arc(self.cell(key))
+        }
+        fn register_gauge(&self, key: &Key, _: &Metadata<'_>) -> Gauge {
+            Gauge::from_arc(self.cell(key))
+        }
+        fn register_histogram(&self, _: &Key, _: &Metadata<'_>) -> Histogram {
+            Histogram::noop()
+        }
+    }
+
+    #[test]
+    fn an_installed_recorder_is_told() {
+        let seen = Seen::default();
+        metrics::with_local_recorder(&seen, || {
+            describe();
+            let worked = Worked(3);
+            batch_done(3, 512, 40, Duration::from_millis(7));
+            batch_done(3, 8, 2, Duration::from_millis(7));
+            assert_eq!(seen.gauge("muster_ingest_events_waiting partition=3"), 2.0);
+            drop(worked);
+            dead_letter(DeadLetterSource::Events, "fork");
+            metric_stream(9, 50, 200);
+            online(7);
+        });
+        assert_eq!(seen.counter("muster_ingest_event_messages_total"), 520);
+        assert_eq!(seen.gauge("muster_ingest_events_waiting partition=3"), 0.0);
+        let letters = "muster_ingest_dead_letters_total source=events cause=fork";
+        assert_eq!(seen.counter(letters), 1);
+        assert_eq!(seen.gauge("muster_ingest_metric_stream_fill_ratio"), 0.25);
+        assert_eq!(seen.gauge("muster_ingest_devices_online"), 7.0);
+    }
+}

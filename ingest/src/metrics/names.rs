@@ -1,0 +1,148 @@
+//! The devices' names, read from the log many at a time, beside the reader's loop.
+//!
+//! A name that is known is used at once and read again when it is old: a renamed device keeps its
+//! old `host` tag for a few seconds.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use muster_eventlog::EventLog;
+use muster_schemas::names::DeviceName;
+use muster_schemas::{DeviceId, Event, ProjectId, StreamName};
+use tokio::sync::{mpsc, oneshot};
+
+/// A device in its project.
+pub(super) type Who = (ProjectId, DeviceId);
+
+/// How old a name may become before it is read again.
+const FRESH: Duration = Duration::from_secs(30);
+/// How long a device that is not there is not looked for again.
+const ABSENT: Duration = Duration::from_secs(2);
+/// Names that are remembered at most.
+const NAMES: usize = 100_000;
+/// Devices that one query asks for.
+const AT_ONCE: usize = 1_000;
+/// The wait before the log is asked again after it could not be.
+const RETRY: Duration = Duration::from_millis(500);
+
+struct Entry {
+    name: Option<DeviceName>,
+    read_at: Instant,
+    /// Is it being read again?
+    is_wanted: bool,
+}
+
+type Wanted = (Who, Option<oneshot::Sender<Option<DeviceName>>>);
+
+/// The names; the task that reads them ends with this.
+pub(super) struct Names {
+    known: Arc<Mutex<HashMap<Who, Entry>>>,
+    wanted: mpsc::UnboundedSender<Wanted>,
+}
+
+/// A name, or the wait for it.
+pub(super) enum Name {
+    /// Known; `None` for a device that is not there.
+    Known(Option<DeviceName>),
+    /// Being read; closed when the reading task has ended.
+    Awaited(oneshot::Receiver<Option<DeviceName>>),
+}
+
+impl Names {
+    /// Starts to read names.
+    pub(super) fn start(log: EventLog) -> Self {
+        let known = Arc::new(Mutex::new(HashMap::new()));
+        let (wanted, receiver) = mpsc::unbounded_channel();
+        tokio::spawn(serve(log, known.clone(), receiver));
+        Self { known, wanted }
+    }
+
+    /// The name of a device.
+    pub(super) fn of(&self, who: &Who) -> Name {
+        if let Some(entry) = lock(&self.known).get_mut(who) {
+            let age = entry.read_at.elapsed();
+            if entry.name.is_some() && age >= FRESH && !entry.is_wanted {
+                entry.is_wanted = self.wanted.send((who.clone(), None)).is_ok();
+            }
+            if entry.name.is_some() || age < ABSENT {
+                return Name::Known(entry.name.clone());
+            }
+        }
+        let (done, awaited) = oneshot::channel();
+        // When the task is gone, the waiting side is told by the dropped sender.
+        let _ = self.wanted.send((who.clone(), Some(done)));
+        Name::Awaited(awaited)
+    }
+}
+
+fn lock(known: &Mutex<HashMap<Who, Entry>>) -> MutexGuard<'_, HashMap<Who, Entry>> {
+    known.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Reads what is wanted until nobody can want anything any more.
+async fn serve(
+    log: EventLog,
+    known: Arc<Mutex<HashMap<Who, Entry>>>,
+    mut wanted: mpsc::UnboundedReceiver<Wanted>,
+) {
+    let mut some = Vec::new();
+    while wanted.recv_many(&mut some, AT_ONCE).await > 0 {
+        let mut by_project: HashMap<ProjectId, HashSet<DeviceId>> = HashMap::new();
+        for ((project, device), _) in &some {
+            by_project.entry(project.clone()).or_default().insert(*device);
+        }
+        for (project, devices) in by_project {
+            let names = read(&log, &project, &devices).await;
+            let mut known = lock(&known);
+            if known.len() + names.len() > NAMES {
+                known.clear();
+            }
+            let read_at = Instant::now();
+            known.extend(names.into_iter().map(|(device, name)| {
+                ((project.clone(), device), Entry { name, read_at, is_wanted: false })
+            }));
+        }
+        for (who, done) in some.drain(..) {
+            if let Some(done) = done {
+                let name = lock(&known).get(&who).and_then(|entry| entry.name.clone());
+                // The message may have been given up meanwhile.
+                let _ = done.send(name);
+            }
+        }
+    }
+}
+
+/// Reads names until the log answers. A failure is told once.
+async fn read(
+    log: &EventLog,
+    project: &ProjectId,
+    devices: &HashSet<DeviceId>,
+) -> HashMap<DeviceId, Option<DeviceName>> {
+    let streams: Vec<StreamName> = devices.iter().copied().map(StreamName::Device).collect();
+    let kinds = ["DeviceRegistered", "DeviceRenamed", "DeviceDeleted"];
+    let mut is_told = false;
+    let stored = loop {
+        match log.read_streams(project, &streams, &kinds).await {
+            Ok(stored) => break stored,
+            Err(error) if !is_told => {
+                is_told = true;
+                tracing::warn!(%error, "the names of devices cannot be read; trying again");
+            }
+            Err(_) => {}
+        }
+        tokio::time::sleep(RETRY).await;
+    };
+    let mut names: HashMap<DeviceId, Option<DeviceName>> =
+        devices.iter().map(|device| (*device, None)).collect();
+    for stored in stored {
+        let StreamName::Device(device) = stored.stream else { continue };
+        match stored.event() {
+            Ok(Event::DeviceRegistered(event)) => names.insert(device, Some(event.name)),
+            Ok(Event::DeviceRenamed(event)) => names.insert(device, Some(event.name)),
+            Ok(Event::DeviceDeleted(_)) => names.insert(device, None),
+            _ => None,
+        };
+    }
+    names
+}

@@ -1,0 +1,126 @@
+//! Room in the stream of metric batches: what was consumed is deleted here, and by nobody else.
+//!
+//! The stream is never full of consumed batches, and never drops one that was not: when it is full
+//! of those, it refuses, and devices keep their batches. What was consumed stays for a while,
+//! because the query role finds each device's newest batch there.
+
+use std::time::Duration;
+
+use async_nats::jetstream::{self, stream};
+use muster_schemas::subjects;
+use tokio_util::sync::CancellationToken;
+
+use super::reader::CONSUMER;
+use crate::counters;
+
+/// How often is looked.
+const CHECK: Duration = Duration::from_secs(2);
+/// So long a consumed batch stays, if there is room.
+const KEEP: Duration = Duration::from_secs(72 * 3600);
+/// Old batches are deleted an hour's worth at a time.
+const SLACK: Duration = Duration::from_secs(3600);
+
+/// Makes room until `stop`.
+pub(super) async fn run(nats: async_nats::Client, stop: CancellationToken) {
+    let jetstream = jetstream::new(nats);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(CHECK) => {}
+        }
+        if let Err(problem) = make_room(&jetstream).await {
+            tracing::debug!(problem, "no room was made in the stream of metrics");
+        }
+    }
+}
+
+async fn make_room(jetstream: &jetstream::Context) -> Result<(), String> {
+    let words = |error: &dyn std::error::Error| error.to_string();
+    let stream = jetstream.get_stream(subjects::METRICS_STREAM).await.map_err(|e| words(&e))?;
+    let consumer = stream.consumer_info(CONSUMER).await.map_err(|e| words(&e))?;
+    let info = stream.cached_info();
+    let fill = Fill {
+        first: info.state.first_sequence,
+        last: info.state.last_sequence,
+        bytes: info.state.bytes,
+        limit: u64::try_from(info.config.max_bytes).unwrap_or(0),
+        unconsumed: consumer.ack_floor.stream_sequence + 1,
+    };
+    let waiting = consumer.num_pending + consumer.num_ack_pending as u64;
+    counters::metric_stream(waiting, fill.bytes, fill.limit);
+    let oldest = i128::from(std::time::UNIX_EPOCH.elapsed().map_or(0, |now| now.as_secs()));
+    let age = oldest - i128::from(info.state.first_timestamp.unix_timestamp());
+    let mut end = fill.end_of_the_older_half();
+    if fill.has_consumed() && age > i128::from((KEEP + SLACK).as_secs()) {
+        end = end.max(end_of_the_aged(&stream, &fill).await);
+    }
+    if let Some(end) = end {
+        let purged = stream.purge().sequence(end).await.map_err(|e| words(&e))?;
+        tracing::debug!(purged = purged.purged, "consumed batches were deleted");
+    }
+    Ok(())
+}
+
+/// How full the stream is; sequences.
+#[derive(Clone, Copy, Debug)]
+struct Fill {
+    first: u64,
+    last: u64,
+    bytes: u64,
+    /// 0 when there is none.
+    limit: u64,
+    /// The first that is not known to be consumed.
+    unconsumed: u64,
+}
+
+impl Fill {
+    fn has_consumed(&self) -> bool {
+        self.unconsumed > self.first
+    }
+
+    /// When the stream is more than half full: up to where its older half goes, as far as that was
+    /// consumed.
+    fn end_of_the_older_half(&self) -> Option<u64> {
+        let is_filling = self.limit > 0 && self.bytes > self.limit / 2;
+        let half = self.first + (self.last + 1).saturating_sub(self.first).div_ceil(2);
+        (is_filling && self.has_consumed()).then(|| half.min(self.unconsumed))
+    }
+}
+
+/// Up to where the consumed batches are too old: found by halving, because the sequences have no
+/// gaps worth mentioning.
+async fn end_of_the_aged(stream: &stream::Stream, fill: &Fill) -> Option<u64> {
+    let (mut old, mut young) = (fill.first, fill.unconsumed);
+    let now = i128::from(std::time::UNIX_EPOCH.elapsed().map_or(0, |now| now.as_secs()));
+    while old < young {
+        let middle = old + (young - old) / 2;
+        let message = stream.get_raw_message(middle).await.ok()?;
+        if now - i128::from(message.time.unix_timestamp()) > i128::from(KEEP.as_secs()) {
+            old = middle + 1;
+        } else {
+            young = middle;
+        }
+    }
+    (old > fill.first).then_some(old)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_consumed_batches_go_and_only_when_room_is_wanted() {
+        let end = |bytes, unconsumed| {
+            Fill { first: 101, last: 200, bytes, limit: 1000, unconsumed }.end_of_the_older_half()
+        };
+        assert_eq!(end(500, 201), None);
+        assert_eq!(end(501, 201), Some(151));
+        assert_eq!(end(1000, 120), Some(120));
+        assert_eq!(end(1000, 101), None);
+        assert_eq!(end(1000, 1), None);
+        let one = Fill { first: 7, last: 7, bytes: 9, limit: 10, unconsumed: 8 };
+        assert_eq!(one.end_of_the_older_half(), Some(8));
+        let unlimited = Fill { limit: 0, ..one };
+        assert_eq!(unlimited.end_of_the_older_half(), None);
+    }
+}

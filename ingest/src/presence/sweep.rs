@@ -1,0 +1,188 @@
+//! Asks the broker for its whole list of connections, and says how much of it was answered.
+//!
+//! Declares nothing: that is the table's affair.
+
+use std::collections::{HashMap, HashSet};
+use std::time::{Duration, Instant};
+
+use async_nats::Client;
+use futures::StreamExt;
+use muster_schemas::Timestamp;
+use serde_json::{Value, json};
+
+use super::connections::{Listed, ServerList};
+
+/// How long an answer is waited for.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How long after the last answer another server's is waited for, when nothing says how many there
+/// are.
+const QUIET: Duration = Duration::from_millis(500);
+
+/// What was answered, and what was not.
+#[derive(Debug, Default)]
+pub(super) struct Sweep {
+    pub(super) listed: Vec<(Timestamp, Listed)>,
+    /// The servers whose list is whole.
+    pub(super) whole: HashSet<String>,
+    /// The servers that are gone, and their connections with them.
+    pub(super) lost: HashSet<String>,
+    /// Did every server that there is answer its whole list?
+    pub(super) is_whole: bool,
+}
+
+/// The servers that have answered before.
+#[derive(Debug, Default)]
+pub(super) struct Servers {
+    seen: HashMap<String, (String, Instant)>,
+}
+
+impl Servers {
+    /// Puts the answers together. A server that has answered before and does not now counts as
+    /// gone when another one has its name, or after `patience`.
+    pub(super) fn gather(&mut self, answers: Answers, now: Instant, patience: Duration) -> Sweep {
+        let Answers { lists, servers } = answers;
+        let names: HashMap<String, String> =
+            lists.iter().map(|list| (list.server.clone(), list.name.clone())).collect();
+        for (id, name) in &names {
+            self.seen.insert(id.clone(), (name.clone(), now));
+        }
+        let is_gone = |id: &str, name: &str, answered: Instant| {
+            let is_replaced =
+                !name.is_empty() && names.iter().any(|(other, known)| other != id && known == name);
+            !names.contains_key(id)
+                && (is_replaced || now.saturating_duration_since(answered) > patience)
+        };
+        let lost: HashSet<String> = self
+            .seen
+            .iter()
+            .filter(|(id, (name, answered))| is_gone(id, name, *answered))
+            .map(|(id, _)| id.clone())
+            .collect();
+        self.seen.retain(|id, _| !lost.contains(id));
+        let whole: HashSet<String> =
+            lists.iter().filter(|list| list.is_whole).map(|list| list.server.clone()).collect();
+        let missing: Vec<&String> = self.seen.keys().filter(|id| !whole.contains(*id)).collect();
+        let is_whole = missing.is_empty() && whole.len() >= servers;
+        if !is_whole {
+            tracing::warn!(
+                ?missing,
+                servers,
+                answered = whole.len(),
+                "the broker's list of connections is incomplete; nobody is declared offline by what is missing"
+            );
+        }
+        let listed = lists
+            .into_iter()
+            .flat_map(|list| list.devices.into_iter().map(move |listed| (list.now, listed)))
+            .collect();
+        Sweep { listed, whole, lost, is_whole }
+    }
+
+    /// Those that have answered before.
+    pub(super) fn known(&self) -> HashSet<String> {
+        self.seen.keys().cloned().collect()
+    }
+}
+
+/// What the servers have answered.
+#[derive(Debug, Default)]
+pub(super) struct Answers {
+    pub(super) lists: Vec<ServerList>,
+    /// How many servers there are; 0 when that was not said.
+    pub(super) servers: usize,
+}
+
+/// Asks every server for all its connections; `None` when none answered.
+pub(super) async fn ask(
+    system: &Client,
+    account: &str,
+    page: usize,
+    known: &HashSet<String>,
+) -> Option<Answers> {
+    let request = |offset: usize| {
+        json!({"acc": account, "auth": true, "sort": "cid", "limit": page, "offset": offset})
+            .to_string()
+    };
+    let inbox = system.new_inbox();
+    let mut replies = system.subscribe(inbox.clone()).await.ok()?;
+    let began = tokio::time::Instant::now();
+    system.publish_with_reply("$SYS.REQ.SERVER.PING.CONNZ", inbox, request(0).into()).await.ok()?;
+    let servers = count_servers(system).await;
+    let mut lists: Vec<ServerList> = Vec::new();
+    loop {
+        let is_expected = known.iter().all(|id| lists.iter().any(|list| list.server == *id));
+        if !lists.is_empty() && servers > 0 && is_expected && lists.len() >= servers {
+            break;
+        }
+        let may_be_all = !lists.is_empty() && is_expected && servers == 0;
+        let until = if may_be_all { tokio::time::Instant::now() + QUIET } else { began + PATIENCE };
+        match tokio::time::timeout_at(until, replies.next()).await {
+            Ok(Some(message)) => match ServerList::parse(&message.payload) {
+                Ok(list) => lists.push(list),
+                Err(error) => tracing::warn!(%error, "the broker's list could not be read"),
+            },
+            Ok(None) | Err(_) => break,
+        }
+    }
+    drop(replies);
+    for list in &mut lists {
+        // Each further page is asked of that server alone.
+        while let Some(offset) = list.next_page((page / 4).max(1)) {
+            let subject = format!("$SYS.REQ.SERVER.{}.CONNZ", list.server);
+            let Some(answer) = answer(system, subject, request(offset)).await else { break };
+            if let Err(error) = list.parse_page(&answer) {
+                tracing::warn!(%error, "a page of the broker's list could not be read");
+                break;
+            }
+        }
+    }
+    (!lists.is_empty()).then_some(Answers { lists, servers })
+}
+
+/// How many servers there are, by the word of the first that answers; 0 when none does.
+async fn count_servers(system: &Client) -> usize {
+    let answer = answer(system, "$SYS.REQ.SERVER.PING.STATSZ".to_owned(), String::new()).await;
+    answer
+        .and_then(|answer| serde_json::from_slice::<Value>(&answer).ok())
+        .and_then(|answer| answer.pointer("/statsz/active_servers")?.as_u64())
+        .and_then(|servers| usize::try_from(servers).ok())
+        .unwrap_or(0)
+}
+
+async fn answer(system: &Client, subject: String, request: String) -> Option<bytes::Bytes> {
+    let answer = tokio::time::timeout(PATIENCE, system.request(subject, request.into())).await;
+    Some(answer.ok()?.ok()?.payload)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn list(server: &str, name: &str, total: usize) -> ServerList {
+        let answer = json!({"server": {"id": server, "name": name},
+            "data": {"now": "2026-11-23T08:00:01Z", "total": total}});
+        ServerList::parse(answer.to_string().as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn a_server_that_does_not_answer_makes_the_list_incomplete_until_it_counts_as_gone() {
+        let mut servers = Servers::default();
+        let (start, patience) = (Instant::now(), Duration::from_secs(60));
+        let mut gather = |lists: Vec<ServerList>, servers_told, after| {
+            let answers = Answers { lists, servers: servers_told };
+            let sweep = servers.gather(answers, start + Duration::from_secs(after), patience);
+            let mut lost: Vec<String> = sweep.lost.into_iter().collect();
+            lost.sort();
+            (sweep.is_whole, lost)
+        };
+        assert_eq!(gather(vec![list("A", "a", 0)], 2, 0), (false, vec![]));
+        assert_eq!(gather(vec![list("A", "a", 0), list("B", "b", 0)], 2, 1), (true, vec![]));
+        // B is late, then it has answered a part only, then it is back.
+        assert_eq!(gather(vec![list("A", "a", 0)], 1, 30), (false, vec![]));
+        assert_eq!(gather(vec![list("A", "a", 0), list("B", "b", 9)], 2, 40), (false, vec![]));
+        assert_eq!(gather(vec![list("A", "a", 0), list("B", "b", 0)], 2, 50), (true, vec![]));
+        // A was started anew; B is away for good.
+        assert_eq!(gather(vec![list("C", "a", 0)], 1, 60), (false, vec!["A".to_owned()]));
+        assert_eq!(gather(vec![list("C", "a", 0)], 1, 111), (true, vec!["B".to_owned()]));
+    }
+}

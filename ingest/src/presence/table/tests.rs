@@ -1,0 +1,179 @@
+//! Presence by advisories, by lists whole and incomplete, and by silence.
+
+use uuid::Uuid;
+
+use super::*;
+
+const LIMIT: Duration = Duration::from_secs(60);
+
+fn who(n: u128) -> Who {
+    (ProjectId::default_project(), DeviceId(Uuid::from_u128(n)))
+}
+
+fn connection(id: &str, n: u128) -> Connection {
+    Connection { id: id.into(), who: who(n), address: None }
+}
+
+fn opened(id: &str, n: u128) -> Advisory {
+    Advisory::Opened(connection(id, n))
+}
+
+fn closed(id: &str) -> Advisory {
+    Advisory::Closed { id: id.into(), reason: DisconnectReason::Closed, detail: None }
+}
+
+/// What changed: the device, and `+` or the reason.
+fn told(changes: impl IntoIterator<Item = Change>) -> Vec<(u128, &'static str)> {
+    let word = |event: &Event| match event {
+        Event::DeviceConnected(_) => "+",
+        Event::DeviceDisconnected(gone) => match gone.reason {
+            DisconnectReason::Closed => "closed",
+            DisconnectReason::Silent => "silent",
+            DisconnectReason::Gone => "gone",
+        },
+        _ => "?",
+    };
+    let mut told: Vec<_> =
+        changes.into_iter().map(|change| (change.who.1.0.as_u128(), word(&change.event))).collect();
+    told.sort_unstable();
+    told
+}
+
+fn at(seconds: i64) -> Timestamp {
+    Timestamp(seconds * 1_000_000)
+}
+
+/// A whole list of server `s` at a second; entries are id, device, last activity, round trip.
+fn list_at(now: i64, entries: &[(&str, u128, i64, &str)]) -> Sweep {
+    let listed = entries.iter().map(|(id, n, active, rtt)| {
+        let connection = connection(id, *n);
+        (at(now), Listed { connection, active: at(*active), rtt: (*rtt).to_owned() })
+    });
+    Sweep {
+        listed: listed.collect(),
+        whole: ["s".to_owned()].into(),
+        lost: HashSet::new(),
+        is_whole: true,
+    }
+}
+
+fn list(entries: &[(&str, u128)]) -> Sweep {
+    let entries: Vec<_> = entries.iter().map(|(id, n)| (*id, *n, 0, "1µs")).collect();
+    list_at(0, &entries)
+}
+
+#[test]
+fn a_device_is_online_while_it_has_any_connection() {
+    let mut table = Table::new(LIMIT, []);
+    assert_eq!(told(table.told(opened("s/1", 1))), [(1, "+")]);
+    assert_eq!(told(table.told(opened("s/2", 1))), []);
+    assert_eq!(told(table.told(closed("s/1"))), []);
+    assert_eq!(told(table.told(closed("s/1"))), []);
+    assert_eq!(told(table.told(closed("s/2"))), [(1, "closed")]);
+}
+
+#[test]
+fn two_lists_must_agree_before_somebody_is_gone() {
+    let mut table = Table::new(LIMIT, [who(1), who(2)]);
+    // 1 is still connected, 2 went and 3 came while nobody kept the table.
+    let now = [("s/1", 1), ("s/3", 3)];
+    assert_eq!(told(table.swept(list(&now))), [(3, "+")]);
+    assert!(table.is_in_doubt());
+    assert_eq!(told(table.swept(list(&now))), [(2, "gone")]);
+    assert!(!table.is_in_doubt());
+    // 3 reconnected unseen: it was online all the time, as far as anybody can tell.
+    let now = [("s/1", 1), ("s/4", 3)];
+    assert_eq!(told(table.swept(list(&now))), []);
+    assert_eq!(told(table.swept(list(&now))), []);
+    // A list that leaves somebody out once is a list with an error.
+    assert_eq!(told(table.swept(list(&[("s/1", 1)]))), []);
+    assert_eq!(told(table.swept(list(&now))), []);
+    assert_eq!(told(table.swept(list(&[]))), []);
+    assert_eq!(told(table.swept(list(&[]))), [(1, "gone"), (3, "gone")]);
+    assert_eq!(told(table.swept(list(&[]))), []);
+}
+
+#[test]
+fn an_incomplete_list_declares_nobody_gone() {
+    let mut table = Table::new(LIMIT, [who(9)]);
+    table.told(opened("s/1", 1));
+    table.told(opened("t/2", 2));
+    for _ in 0..5 {
+        // Of s a page is missing, and t does not answer.
+        let sweep = Sweep { whole: HashSet::new(), is_whole: false, ..list(&[]) };
+        assert_eq!(told(table.swept(sweep)), []);
+    }
+    // The list of s is whole now; who is on t, and who is unknown, is untouched.
+    for expected in [vec![], vec![(1, "gone")], vec![], vec![]] {
+        assert_eq!(told(table.swept(Sweep { is_whole: false, ..list(&[]) })), expected);
+    }
+    let lost = Sweep { lost: ["t".to_owned()].into(), ..list(&[]) };
+    assert_eq!(told(table.swept(lost)), [(2, "gone")]);
+    assert_eq!(told(table.swept(list(&[]))), [(9, "gone")]);
+}
+
+#[test]
+fn a_list_does_not_overrule_what_was_told_while_it_was_made() {
+    let mut table = Table::new(LIMIT, []);
+    table.told(opened("s/1", 1));
+    table.told(opened("s/2", 2));
+    for _ in 0..3 {
+        table.sweep_begins();
+        assert_eq!(told(table.told(closed("s/1"))), [(1, "closed")]);
+        assert_eq!(told(table.told(opened("s/3", 3))), [(3, "+")]);
+        // The list is older: it has 1, and 3 is not on it yet.
+        assert_eq!(told(table.swept(list(&[("s/1", 1), ("s/2", 2)]))), []);
+        assert!(!table.is_in_doubt());
+        table.told(closed("s/3"));
+        table.told(opened("s/1", 1));
+    }
+    // A sweep that failed leaves nothing behind.
+    table.sweep_begins();
+    table.told(closed("s/1"));
+    table.sweep_failed();
+    assert_eq!(told(table.swept(list(&[("s/1", 1), ("s/2", 2)]))), [(1, "+")]);
+}
+
+#[test]
+fn a_connection_on_which_nothing_is_heard_is_silent_until_it_speaks() {
+    let mut table = Table::new(LIMIT, []);
+    table.told(opened("s/1", 1));
+    let mut swept =
+        |now, active, rtt: &str| told(table.swept(list_at(now, &[("s/1", 1, active, rtt)])));
+    assert_eq!(swept(10, 0, ""), []);
+    assert_eq!(swept(60, 0, ""), []);
+    assert_eq!(swept(61, 0, ""), [(1, "silent")]);
+    assert_eq!(swept(90, 0, ""), []);
+    assert_eq!(swept(95, 94, ""), [(1, "+")]);
+    // It says nothing, and answers the broker's pings.
+    assert_eq!(swept(150, 94, "5µs"), []);
+    assert_eq!(swept(200, 94, "5µs"), []);
+    assert_eq!(swept(210, 94, "6µs"), []);
+    assert_eq!(swept(270, 94, "6µs"), []);
+    assert_eq!(swept(271, 94, "6µs"), [(1, "silent")]);
+    // It reconnects; the old connection is closed at last.
+    assert_eq!(told(table.told(opened("s/2", 1))), [(1, "+")]);
+    assert_eq!(told(table.told(closed("s/1"))), []);
+    assert_eq!(told(table.told(closed("s/2"))), [(1, "closed")]);
+}
+
+#[test]
+fn another_connection_that_speaks_keeps_a_device_online() {
+    let mut table = Table::new(LIMIT, []);
+    table.told(opened("s/1", 1));
+    let both = |now| list_at(now, &[("s/1", 1, 0, ""), ("s/2", 1, now, "")]);
+    assert_eq!(told(table.swept(both(70))), []);
+    // The one that spoke is closed: what is left is silent.
+    assert_eq!(told(table.told(closed("s/2"))), [(1, "closed")]);
+}
+
+#[test]
+fn a_new_keeper_believes_the_log_about_quiet_connections_until_it_has_watched_them() {
+    let mut table = Table::new(LIMIT, [who(1)]);
+    let mut swept =
+        |now| told(table.swept(list_at(now, &[("s/1", 1, 0, "5µs"), ("s/2", 2, 0, "7µs")])));
+    assert_eq!(swept(1000), []);
+    assert_eq!(swept(1060), []);
+    assert_eq!(swept(1061), [(1, "silent")]);
+    assert_eq!(told(table.swept(list_at(1070, &[("s/2", 2, 0, "8µs")]))), [(2, "+")]);
+}

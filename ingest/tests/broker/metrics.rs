@@ -1,0 +1,144 @@
+//! What a device was told is stored reaches the metric store, however long that is away.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use async_nats::jetstream::{self, stream};
+use muster_backing::influx::{Credentials, InfluxDb, InfluxOptions};
+use muster_eventlog::{Append, Expected, NewEvent};
+use muster_ingest::metrics::{InfluxClient, MetricSink, SinkSettings, StoreSettings, reader};
+use muster_ingest::streams;
+use muster_schemas::events::DeviceRegistered;
+use muster_schemas::metrics::{MetricBatch, Point};
+use muster_schemas::subjects::{ALL_METRICS, DeviceSubjects, METRICS_STREAM, METRICS_TRANSFORM};
+use muster_schemas::{DeviceId, ProjectId, StreamName, Timestamp};
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::support::Backing;
+
+const SMALL: i64 = 200_000;
+
+/// The stream as an older release has made it.
+async fn make_older_stream(jetstream: &jetstream::Context) {
+    let config = stream::Config {
+        name: METRICS_STREAM.into(),
+        subjects: vec![ALL_METRICS.into()],
+        subject_transform: Some(stream::SubjectTransform {
+            source: ALL_METRICS.into(),
+            destination: METRICS_TRANSFORM.into(),
+        }),
+        max_age: Duration::from_secs(72 * 3600),
+        max_bytes: SMALL,
+        discard: stream::DiscardPolicy::Old,
+        ..Default::default()
+    };
+    jetstream.create_stream(config).await.unwrap();
+}
+
+async fn register(backing: &Backing, n: u128) -> DeviceId {
+    let device = DeviceId(Uuid::from_u128(n));
+    let name = format!("robot-{n}").parse().unwrap();
+    let event = DeviceRegistered { name, labels: Default::default() }.into();
+    let event = NewEvent::server(&event, Timestamp(0));
+    let append =
+        Append::by("test").stream(StreamName::Device(device), Expected::Version(0), vec![event]);
+    backing.log.append(&ProjectId::default_project(), append).await.unwrap();
+    device
+}
+
+fn store_settings(influx: &InfluxDb) -> StoreSettings {
+    let mut settings = StoreSettings::new(&influx.url(), influx.database());
+    if let Credentials::Password { user, password } = influx.credentials() {
+        settings.user = Some(user.clone());
+        settings.password = Some(password.clone());
+    }
+    settings
+}
+
+/// How many values of the field `n` the store has.
+async fn count(influx: &InfluxDb) -> u64 {
+    let settings = store_settings(influx);
+    let mut query = vec![("db", influx.database()), ("q", "SELECT count(n) FROM sim")];
+    if let (Some(user), Some(password)) = (&settings.user, &settings.password) {
+        query.extend([("u", user.as_str()), ("p", password.as_str())]);
+    }
+    let url = reqwest::Url::parse_with_params(&format!("{}/query", influx.url()), query).unwrap();
+    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    let answer: serde_json::Value = client.get(url).send().await.unwrap().json().await.unwrap();
+    answer.pointer("/results/0/series/0/values/0/1").and_then(|n| n.as_u64()).unwrap_or(0)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_stream_refuses_and_nothing_that_it_took_is_lost() {
+    let backing = Backing::start(json!({})).await;
+    let dir = tempfile::tempdir().unwrap();
+    let influx = InfluxDb::start(InfluxOptions::new(dir.path())).await.unwrap();
+    let nats = backing.role().await;
+    let jetstream = jetstream::new(nats.clone());
+    make_older_stream(&jetstream).await;
+    streams::ensure(&nats).await.unwrap();
+    let config = jetstream.get_stream(METRICS_STREAM).await.unwrap().cached_info().config.clone();
+    assert_eq!(config.discard, stream::DiscardPolicy::New);
+    assert_eq!((config.max_age, config.max_bytes), (Duration::ZERO, SMALL));
+
+    let devices = [register(&backing, 1).await, register(&backing, 2).await];
+    let client = Arc::new(InfluxClient::new(store_settings(&influx)).unwrap());
+    let settings = SinkSettings {
+        longest_wait: Duration::from_millis(500),
+        max_held: 16 * 1024,
+        ..SinkSettings::default()
+    };
+    let (sink, _task) = MetricSink::start(client, settings);
+    let stop = CancellationToken::new();
+    let _guard = stop.clone().drop_guard();
+    tokio::spawn(reader::run(backing.log.clone(), nats.clone(), sink, stop));
+
+    // As the agent does: a batch is let go when its PubAck has come.
+    let publish = async |number: i64| {
+        let device = devices[usize::try_from(number % 2).unwrap()];
+        let subjects = DeviceSubjects::new(&ProjectId::default_project(), device);
+        let text = muster_schemas::metrics::FieldValue::Text("x".repeat(300));
+        let point = Point::new("sim").field("n", number).field("text", text);
+        let time = Timestamp(1_795_420_800_000_000 + number);
+        let batch = MetricBatch { time, points: vec![point] }.encode();
+        match jetstream.publish(subjects.live_metrics("host"), batch.into()).await {
+            Ok(ack) => ack.await.map(drop).map_err(|error| error.to_string()),
+            Err(error) => Err(error.to_string()),
+        }
+    };
+    for number in 0..100 {
+        publish(number).await.unwrap();
+    }
+    influx.child().stop().await.unwrap();
+    let mut next = 100;
+    let refusal = loop {
+        match publish(next).await {
+            Ok(()) => next += 1,
+            Err(refusal) => break refusal,
+        }
+        assert!(next < 5_000, "the stream takes for ever");
+    };
+    eprintln!("after {next} batches: {refusal}");
+    assert!(refusal.contains("maximum bytes"), "{refusal}");
+
+    influx.child().start_again().await.unwrap();
+    let began = Instant::now();
+    while next < 1_000 {
+        match publish(next).await {
+            Ok(()) => next += 1,
+            Err(_) => tokio::time::sleep(Duration::from_millis(200)).await,
+        }
+        assert!(began.elapsed() < Duration::from_secs(60), "refused for ever, after {next}");
+    }
+    while count(&influx).await < next.unsigned_abs() {
+        assert!(began.elapsed() < Duration::from_secs(60), "{} of {next}", count(&influx).await);
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    assert_eq!(count(&influx).await, next.unsigned_abs());
+    eprintln!("all {next} were there {:?} after the store was back", began.elapsed());
+    // The newest of each device is there for the query role.
+    let stream = jetstream.get_stream(METRICS_STREAM).await.unwrap();
+    assert!(stream.cached_info().state.messages >= 2);
+}

@@ -1,0 +1,205 @@
+//! Who is online: in time, whatever the number of connections, and when nothing is heard.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use muster_eventlog::{EventLog, ReadFilter};
+use muster_ingest::presence::{self, PresenceOptions};
+use muster_schemas::events::DisconnectReason;
+use muster_schemas::{DeviceId, Event, ProjectId};
+use serde_json::json;
+use tokio::io::BufReader;
+use tokio::net::TcpStream;
+use tokio_util::sync::CancellationToken;
+
+use crate::support::{Backing, say};
+
+/// No sweep happens in a test, but for the first.
+const NEVER: Duration = Duration::from_secs(3600);
+
+/// Starts a keeper; it ends with the guard.
+async fn keep(
+    backing: &Backing,
+    choose: impl FnOnce(&mut PresenceOptions),
+) -> tokio_util::sync::DropGuard {
+    let (connected, reconnected) = tokio::sync::watch::channel(0);
+    let (log, system) = (backing.log.clone(), backing.system().await);
+    let mut options = PresenceOptions::new(log, system, reconnected, backing.account());
+    choose(&mut options);
+    let stop = CancellationToken::new();
+    let running = presence::run(options, stop.clone());
+    tokio::spawn(async move {
+        running.await;
+        drop(connected);
+    });
+    stop.drop_guard()
+}
+
+/// Every presence event in the log, in its order: the device, and the reason when it went.
+async fn history(log: &EventLog) -> Vec<(DeviceId, Option<DisconnectReason>)> {
+    let mut found = Vec::new();
+    let mut filter = ReadFilter::default();
+    loop {
+        let page = log.read(&ProjectId::default_project(), &filter, 1000).await.unwrap();
+        let Some(last) = page.last() else { return found };
+        filter.after = last.position;
+        for stored in page {
+            let muster_schemas::StreamName::DevicePresence(device) = stored.stream else {
+                continue;
+            };
+            found.push(match stored.event().unwrap() {
+                Event::DeviceConnected(_) => (device, None),
+                Event::DeviceDisconnected(gone) => (device, Some(gone.reason)),
+                other => panic!("{} among presence", other.kind()),
+            });
+        }
+    }
+}
+
+/// Waits until the log's word on a device is this; answers how long it took.
+async fn until(log: &EventLog, device: DeviceId, expected: Option<DisconnectReason>) -> Duration {
+    let began = Instant::now();
+    loop {
+        let newest = history(log).await.into_iter().rev().find(|(who, _)| *who == device);
+        if newest == Some((device, expected)) {
+            return began.elapsed();
+        }
+        assert!(began.elapsed() < Duration::from_secs(20), "{expected:?} never came: {newest:?}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn advisories_alone_tell_in_time_who_comes_and_who_goes() {
+    let backing = Backing::start(json!({})).await;
+    let _keeper = keep(&backing, |options| options.sweep = NEVER).await;
+    let badge = backing.device(1);
+    // The keeper is there when it has noticed somebody.
+    let first = badge.connect(backing.nats.port()).await;
+    until(&backing.log, badge.device, None).await;
+    drop(first);
+    until(&backing.log, badge.device, Some(DisconnectReason::Closed)).await;
+    let (mut online, mut offline) = (Duration::ZERO, Duration::ZERO);
+    for _ in 0..10 {
+        let connection = badge.connect(backing.nats.port()).await;
+        online = online.max(until(&backing.log, badge.device, None).await);
+        drop(connection);
+        let closed = Some(DisconnectReason::Closed);
+        offline = offline.max(until(&backing.log, badge.device, closed).await);
+    }
+    eprintln!("of 10, the slowest: online after {online:?}, offline after {offline:?}");
+    assert!(online < Duration::from_secs(1) && offline < Duration::from_secs(2));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_that_answers_no_ping_ends_in_silence() {
+    let backing = Backing::start(json!({ "ping_interval": "1s", "ping_max": 1 })).await;
+    let _keeper = keep(&backing, |options| options.sweep = NEVER).await;
+    let badge = backing.device(1);
+    let _frozen = badge.connect(backing.nats.port()).await;
+    until(&backing.log, badge.device, None).await;
+    let took = until(&backing.log, badge.device, Some(DisconnectReason::Silent)).await;
+    eprintln!("silent after {took:?} at a ping each second");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_that_stands_and_says_nothing_is_offline_until_it_speaks() {
+    let backing = Backing::start(json!({ "ping_interval": "2m" })).await;
+    let _keeper = keep(&backing, |options| {
+        options.offline_after = Duration::from_secs(2);
+        options.sweep = Duration::from_millis(200);
+    })
+    .await;
+    let (quiet, lively) = (backing.device(1), backing.device(2));
+    let mut frozen = quiet.connect(backing.nats.port()).await;
+    let mut talks = lively.connect(backing.nats.port()).await;
+    tokio::spawn(async move {
+        loop {
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            say(&mut talks, "PUB x 1\r\n.\r\n").await;
+        }
+    });
+    until(&backing.log, quiet.device, None).await;
+    let took = until(&backing.log, quiet.device, Some(DisconnectReason::Silent)).await;
+    eprintln!("silent after {took:?} of 2 s");
+    assert!(took > Duration::from_millis(1500));
+    // A ping is seen by nobody but the broker; a message is, and a subscription.
+    say(&mut frozen, "PING\r\n").await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(history(&backing.log).await.len(), 3);
+    say(&mut frozen, "SUB y 1\r\n").await;
+    let took = until(&backing.log, quiet.device, None).await;
+    eprintln!("online again {took:?} after it spoke");
+    until(&backing.log, quiet.device, Some(DisconnectReason::Silent)).await;
+    drop(frozen);
+    let of_lively: Vec<_> =
+        history(&backing.log).await.into_iter().filter(|(who, _)| *who == lively.device).collect();
+    assert_eq!(of_lively, [(lively.device, None)]);
+}
+
+/// Connects in the order of the devices, so that a lost page would be a lost device.
+async fn crowd(backing: &Backing, devices: u128, each: usize) -> Vec<BufReader<TcpStream>> {
+    let mut connections = Vec::new();
+    for n in 0..devices {
+        let badge = backing.device(n);
+        let made = (0..each).map(|_| badge.connect(backing.nats.port()));
+        connections.extend(futures::future::join_all(made).await);
+    }
+    connections
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_is_declared_gone_for_the_number_of_connections() {
+    const DEVICES: usize = 90;
+    const EACH: usize = 50;
+    let backing = Backing::start(json!({ "ping_interval": "2m" })).await;
+    let mut connections = crowd(&backing, DEVICES as u128, EACH).await;
+    // Asked at once, and in pages of which five are needed, while connections come and go.
+    for page in [20_000, 1_000] {
+        let keeper = keep(&backing, |options| {
+            options.sweep = Duration::from_millis(200);
+            options.page = page;
+        })
+        .await;
+        let began = Instant::now();
+        while began.elapsed() < Duration::from_secs(4) {
+            let gone = connections.len() - 1 - (began.elapsed().as_millis() as usize * 7) % 4000;
+            drop(connections.swap_remove(gone));
+            let badge = backing.device((gone / EACH % DEVICES) as u128);
+            connections.push(badge.connect(backing.nats.port()).await);
+        }
+        drop(keeper);
+        // It gives its lease back.
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    let mut events: HashMap<DeviceId, usize> = HashMap::new();
+    for (device, went) in history(&backing.log).await {
+        assert_eq!(went, None, "{device} was declared gone");
+        *events.entry(device).or_default() += 1;
+    }
+    assert_eq!(events.len(), DEVICES);
+    assert!(events.values().all(|count| *count == 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_that_was_killed_takes_with_it_who_does_not_come_back() {
+    let backing = Backing::start(json!({})).await;
+    let (stays, goes) = (backing.device(1), backing.device(2));
+    let _keeper = keep(&backing, |options| options.sweep = Duration::from_millis(300)).await;
+    let _first =
+        (stays.connect(backing.nats.port()).await, goes.connect(backing.nats.port()).await);
+    until(&backing.log, stays.device, None).await;
+    until(&backing.log, goes.device, None).await;
+    let pid = backing.nats.child().pid();
+    backing.nats.child().kill9().unwrap();
+    while backing.nats.child().pid() == pid
+        || TcpStream::connect(("127.0.0.1", backing.nats.port())).await.is_err()
+    {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let _second = stays.connect(backing.nats.port()).await;
+    until(&backing.log, goes.device, Some(DisconnectReason::Gone)).await;
+    let of_stays: Vec<_> =
+        history(&backing.log).await.into_iter().filter(|(who, _)| *who == stays.device).collect();
+    assert_eq!(of_stays, [(stays.device, None)]);
+}

@@ -6,7 +6,6 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use crate::commands::seconds;
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 use muster_command::keys::{Certificates, KeyStore};
@@ -14,6 +13,7 @@ use muster_ingest::metrics::StoreSettings;
 use muster_query::influx::{InfluxCredentials, InfluxQueryOptions};
 
 use super::names::certificate_names;
+use crate::commands::seconds;
 use crate::exit::Misused;
 
 /// What a process does.

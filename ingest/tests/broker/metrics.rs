@@ -40,7 +40,7 @@ async fn make_older_stream(jetstream: &jetstream::Context) {
 async fn register(backing: &Backing, n: u128) -> DeviceId {
     let device = DeviceId(Uuid::from_u128(n));
     let name = format!("robot-{n}").parse().unwrap();
-    let event = DeviceRegistered { name, labels: Default::default() }.into();
+    let event = DeviceRegistered { name, labels: Default::default(), fingerprint: None }.into();
     let event = NewEvent::server(&event, Timestamp(0));
     let append =
         Append::by("test").stream(StreamName::Device(device), Expected::Version(0), vec![event]);

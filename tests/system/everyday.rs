@@ -16,7 +16,8 @@ fn ok(system: &System, args: &[&str]) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn devices_are_named_labeled_configured_and_replayed() {
     let system = System::start().await;
-    let token = ok(&system, &["token", "create", "--uses", "2", "--label", "site=a"]);
+    let token =
+        ok(&system, &["token", "create", "--uses", "2", "--label", "site=a", "--token-only"]);
     let token = token.trim();
     let device = SimDevice::join(&system.api, &system.ca(), token, "one").await;
     let other = SimDevice::join(&system.api, &system.ca(), token, "two").await;

@@ -228,7 +228,9 @@ impl Table {
             let server = known.connection.server();
             if lost.contains(server) {
                 gone.push((id.clone(), Some("its broker is gone".to_owned())));
-            } else if whole.contains(server) {
+            } else if is_whole || whole.contains(server) {
+                // Of a server that answers, or of one that nobody has: a broker that was killed before
+                // it was ever listed.
                 known.missed += 1;
                 if known.missed >= AGREED {
                     gone.push((id.clone(), None));

@@ -177,3 +177,14 @@ fn a_new_keeper_believes_the_log_about_quiet_connections_until_it_has_watched_th
     assert_eq!(swept(1061), [(1, "silent")]);
     assert_eq!(told(table.swept(list_at(1070, &[("s/2", 2, 0, "8µs")]))), [(2, "+")]);
 }
+
+#[test]
+fn a_broker_that_was_killed_before_it_was_ever_listed_takes_its_connections_with_it() {
+    let mut table = Table::new(LIMIT, []);
+    assert_eq!(told(table.told(opened("old/1", 1))), [(1, "+")]);
+    // Only its successor answers, twice and whole.
+    table.sweep_begins();
+    assert_eq!(told(table.swept(list(&[]))), []);
+    table.sweep_begins();
+    assert_eq!(told(table.swept(list(&[]))), [(1, "gone")]);
+}

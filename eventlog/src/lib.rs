@@ -29,6 +29,6 @@ pub use device_keys::{DeviceAccess, DeviceEpoch};
 pub use error::StoreError;
 pub use follow::Follower;
 pub use leases::{Lease, Offset};
-pub use log::{EventLog, Head, LogOptions};
+pub use log::{EventLog, Head, LogOptions, Standing};
 pub use read::{ReadFilter, StoredEvent};
 pub use revocations::ClaimTurn;

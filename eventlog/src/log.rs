@@ -40,6 +40,15 @@ pub struct Head {
     pub root: Hash,
 }
 
+/// How far everything has come.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Standing {
+    /// Each project's newest position.
+    pub heads: HashMap<String, u64>,
+    /// Each projection's position in each project.
+    pub projections: Vec<(String, String, u64)>,
+}
+
 /// The event log; cheap to clone.
 #[derive(Clone, Debug)]
 pub struct EventLog {
@@ -133,6 +142,31 @@ impl EventLog {
                     .map_err(|error| StoreError::Corrupt(format!("heads: {error}")))
             })
             .collect()
+    }
+
+    /// Where each log ends, and how far each projection has come in it: for whoever watches the
+    /// server.
+    ///
+    /// # Errors
+    /// When PostgreSQL cannot be asked.
+    pub async fn standing(&self) -> Result<Standing, StoreError> {
+        let client = self.stores().pool.get().await?;
+        let heads = client
+            .query("SELECT project, position FROM heads", &[])
+            .await
+            .attempted("read the heads of the logs")?;
+        let checkpoints = client
+            .query("SELECT projection, project, position FROM checkpoints", &[])
+            .await
+            .attempted("read how far the projections have come")?;
+        let place = |row: &tokio_postgres::Row, at| row.get::<_, i64>(at).unsigned_abs();
+        Ok(Standing {
+            heads: heads.iter().map(|row| (row.get(0), place(row, 1))).collect(),
+            projections: checkpoints
+                .iter()
+                .map(|row| (row.get(0), row.get(1), place(row, 2)))
+                .collect(),
+        })
     }
 
     /// Where a project's log ends; `None` when there is no such project.

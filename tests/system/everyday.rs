@@ -184,3 +184,24 @@ async fn two_cannot_use_one_folder() {
     assert_eq!(code, 1);
     assert!(err.contains("another `muster up` uses"), "{err}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn prometheus_reads_what_the_server_counts_of_itself() {
+    let system = System::start().await;
+    assert_eq!(system.api.with_token("").status("/metrics").await, 401);
+    system.api.get("/api/v1/devices").await;
+    let (status, text) = system.api.send(reqwest::Method::GET, "/metrics", None).await;
+    assert_eq!(status, 200);
+    let text = text.as_str().unwrap();
+    for name in [
+        "muster_http_requests_total{",
+        "route=\"/api/v1/devices\"",
+        "muster_http_request_seconds_bucket{",
+        "muster_projection_lag_events{",
+        "muster_log_position{project=\"default\"}",
+        "muster_ingest_",
+        "process_resident_memory_bytes",
+    ] {
+        assert!(text.contains(name), "{name} is not in:\n{text}");
+    }
+}

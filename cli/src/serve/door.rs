@@ -8,11 +8,11 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
-use axum::middleware::from_fn_with_state;
+use axum::middleware::{from_fn, from_fn_with_state};
 use axum::response::IntoResponse;
 use axum_server::Handle;
 use axum_server::tls_rustls::RustlsConfig;
-use muster_api::fallback;
+use muster_api::{ApiState, fallback};
 use muster_command::keys::Certificates;
 use tokio_util::sync::CancellationToken;
 use tower_http::catch_panic::CatchPanicLayer;
@@ -24,6 +24,7 @@ use super::forward::Forward;
 use super::health::{self, Needs};
 use super::install::Installer;
 use super::limits::{self, Limits};
+use super::prometheus::{self, Figures};
 
 /// The largest body that is read.
 pub(super) const MAX_BODY: usize = 256 * 1024;
@@ -37,6 +38,7 @@ pub(super) struct Door {
     routers: Vec<OpenApiRouter>,
     forward: Option<Forward>,
     installer: Option<Installer>,
+    figures: Option<(Figures, ApiState)>,
     /// Asked after in `/readyz`, where no query role answers it.
     needs: Option<Needs>,
     /// Clients come to this door themselves, rather than through another.
@@ -71,6 +73,11 @@ impl Door {
         self.installer = Some(installer);
     }
 
+    /// What this process counts, for `/metrics`.
+    pub(super) fn figures(&mut self, figures: Figures, api: ApiState) {
+        self.figures = Some((figures, api));
+    }
+
     pub(super) fn needs(&mut self, needs: Needs) {
         self.needs = Some(needs);
     }
@@ -93,6 +100,9 @@ impl Door {
         if let Some(installer) = self.installer {
             routes = routes.merge(installer.router());
         }
+        if let Some((figures, api)) = self.figures {
+            routes = routes.merge(figures.router(api));
+        }
         if let Some(needs) = self.needs.filter(|_| !self.front) {
             routes = routes.merge(health::router(needs));
         }
@@ -109,6 +119,7 @@ impl Door {
                 .fallback(fallback::not_found)
                 .method_not_allowed_fallback(fallback::method_not_allowed),
         };
+        routes = routes.layer(from_fn(prometheus::count));
         if self.front {
             routes = routes.layer(from_fn_with_state(Limits::new(), limits::limit));
         }

@@ -10,6 +10,7 @@ mod install;
 mod limits;
 mod names;
 mod options;
+mod prometheus;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -106,6 +107,7 @@ pub(crate) async fn run(
     let mut parts: JoinSet<Result<()>> = JoinSet::new();
 
     let mut door = door::Door::default();
+    door.figures(prometheus::Figures::install(stop.clone())?, api.clone());
     if roles.has(Role::Ingest) {
         let keys = keys_of("ingest")?;
         let nats = broker::connect(&options, &keys, "ingest").await?;

@@ -1,0 +1,121 @@
+//! `/metrics`: what this process counts of itself, as Prometheus reads it. Asks for a token like all
+//! else: Prometheus sends one with `authorization: {credentials_file: …}`.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use axum::extract::{MatchedPath, Request, State};
+use axum::http::header;
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Extension, Router};
+use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use metrics_process::Collector;
+use muster_api::auth::{Allowed, ReadDevices};
+use muster_api::{ApiState, Problem};
+use muster_eventlog::{EventLog, StoreError};
+use tokio_util::sync::CancellationToken;
+
+const REQUESTS: &str = "muster_http_requests_total";
+const SECONDS: &str = "muster_http_request_seconds";
+const LAG: &str = "muster_projection_lag_events";
+const POSITION: &str = "muster_log_position";
+/// How often what was recorded is gathered, so that memory stays bounded when nobody asks.
+const UPKEEP: Duration = Duration::from_secs(5);
+/// Bounds of what is counted in seconds.
+const TIMES: [f64; 11] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0];
+/// Bounds of what is counted in messages.
+const SIZES: [f64; 9] = [1.0, 5.0, 10.0, 50.0, 100.0, 250.0, 500.0, 1000.0, 5000.0];
+
+/// What this process has recorded.
+#[derive(Clone, Debug)]
+pub(super) struct Figures {
+    handle: PrometheusHandle,
+    process: Collector,
+}
+
+impl Figures {
+    /// Takes what every part of this process counts, from now on. Once a process.
+    pub(super) fn install(stop: CancellationToken) -> Result<Self> {
+        let handle = PrometheusBuilder::new()
+            .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &TIMES)?
+            .set_buckets_for_metric(Matcher::Suffix("_messages".to_owned()), &SIZES)?
+            .install_recorder()
+            .context("something else counts in this process already")?;
+        describe_counter!(REQUESTS, "requests to the API, by method, route and status");
+        describe_histogram!(SECONDS, "how long the API took to answer, by route");
+        describe_gauge!(
+            LAG,
+            "events that a projection has not applied yet, by projection and project"
+        );
+        describe_gauge!(POSITION, "the newest position of a project's log");
+        let process = Collector::default();
+        process.describe();
+        let figures = Self { handle: handle.clone(), process };
+        tokio::spawn(async move {
+            let mut due = tokio::time::interval(UPKEEP);
+            loop {
+                tokio::select! {
+                    () = stop.cancelled() => return,
+                    _ = due.tick() => handle.run_upkeep(),
+                }
+            }
+        });
+        Ok(figures)
+    }
+
+    /// The route.
+    pub(super) fn router(self, api: ApiState) -> Router {
+        Router::new().route("/metrics", get(figures)).with_state(api).layer(Extension(self))
+    }
+}
+
+async fn figures(
+    State(api): State<ApiState>,
+    Extension(figures): Extension<Figures>,
+    _: Allowed<ReadDevices>,
+) -> Result<Response, Problem> {
+    figures.process.collect();
+    // Without PostgreSQL the other figures are worth the more.
+    if let Err(error) = look_at_log(&api.log).await {
+        tracing::debug!(%error, "the projections' lag cannot be told");
+    }
+    let kind = [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];
+    Ok((kind, figures.handle.render()).into_response())
+}
+
+/// Where each log ends, and how far each projection is behind it.
+async fn look_at_log(log: &EventLog) -> Result<(), StoreError> {
+    let standing = log.standing().await?;
+    for (projection, project, position) in &standing.projections {
+        let head = standing.heads.get(project).copied().unwrap_or_default();
+        let labels = [("projection", projection.clone()), ("project", project.clone())];
+        gauge!(LAG, &labels).set(float(head.saturating_sub(*position)));
+    }
+    for (project, position) in standing.heads {
+        gauge!(POSITION, "project" => project).set(float(position));
+    }
+    Ok(())
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a figure for a graph")]
+const fn float(number: u64) -> f64 {
+    number as f64
+}
+
+/// The middleware that counts requests. By their route, not by their path: there are few of these.
+pub(super) async fn count(request: Request, next: Next) -> Response {
+    let route = request
+        .extensions()
+        .get::<MatchedPath>()
+        .map_or_else(|| "other".to_owned(), |path| path.as_str().to_owned());
+    let method = request.method().to_string();
+    let began = Instant::now();
+    let response = next.run(request).await;
+    histogram!(SECONDS, "route" => route.clone()).record(began.elapsed().as_secs_f64());
+    let status = response.status().as_u16().to_string();
+    counter!(REQUESTS, "method" => method, "route" => route, "status" => status).increment(1);
+    response
+}

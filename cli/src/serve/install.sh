@@ -77,7 +77,7 @@ install_agent() {
     chmod 755 "$new"
     version=$("$new" --version 2>&1) ||
         fail M07 "the agent does not run here: $version" \
-            "it needs Linux with glibc 2.23 or newer, and a file system that is not mounted noexec"
+            "it needs the C library that it was linked with or a newer one, and a file system that is not mounted noexec"
     mv -f "$new" "$AGENT"
     good "$AGENT ($version)"
 }

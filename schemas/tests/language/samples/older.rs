@@ -8,6 +8,7 @@ use muster_schemas::{DeviceId, Event, Timestamp, codec};
 use super::{Message, Sample, devices, digest, id, text};
 
 /// Version 1 of a shape that got one more field in version 2.
+#[expect(clippy::expect_used, reason = "bytes that were written a line before")]
 fn without(event: impl Into<Event>, field: &str) -> Sample {
     let event = event.into();
     let newest: Value = codec::decode(&event.encode()).expect("today's bytes");

@@ -8,6 +8,7 @@ pub mod enroll;
 pub mod identity;
 pub mod inventory;
 pub mod link;
+pub mod local;
 pub mod metrics;
 pub mod outbox;
 pub mod report;

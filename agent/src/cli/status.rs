@@ -72,6 +72,7 @@ fn in_words(status: &Status) -> String {
                 backlog.batches, backlog.bytes, backlog.dropped
             ),
         ),
+        ("applications", applications(&status.local)),
         ("last ack", time(status.last_ack)),
         ("last hello", time(status.last_hello)),
         ("clock skew", skew),
@@ -81,4 +82,15 @@ fn in_words(status: &Status) -> String {
     .iter()
     .map(|(name, value)| format!("{name:<18} {value}\n"))
     .collect()
+}
+
+fn applications(local: &muster_agent::run::LocalStatus) -> String {
+    let mut words = vec![format!("{} points of {} series", local.points, local.series)];
+    words.extend(local.dropped.iter().map(|(cause, count)| format!("{count} dropped ({cause})")));
+    if local.tags_left_out > 0 {
+        words.push(format!("{} tags left out", local.tags_left_out));
+    }
+    words.extend(local.listening.iter().map(|place| format!("listening on {place}")));
+    words.extend(local.problems.iter().map(|(name, problem)| format!("{name}: {problem}")));
+    words.join("; ")
 }

@@ -33,6 +33,7 @@ fn status(url: &str) -> Status {
             dropped: 3,
         },
         backlog: BacklogStatus { batches: 0, bytes: 0, dropped: 0 },
+        local: Default::default(),
         last_error: None,
         ca: String::new(),
     }

@@ -80,6 +80,7 @@ impl Collectors {
                 .collect(&mut self.files, agent, self.sample_us)
                 .map(|point| points.push(point));
             note(&mut self.failing, Group::MusterAgent, outcome);
+            points.extend(super::own::local(&agent.local));
         }
         self.sample_us = u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX);
         points

@@ -149,9 +149,20 @@ impl FromIterator<Group> for GroupSet {
 impl FromStr for GroupSet {
     type Err = UnknownGroup;
 
-    /// Reads `cpu,mem,disk`; an empty text is the empty set.
+    /// Reads `cpu,mem,disk`, or `-disk,-temp` for all but those; an empty text is the empty set.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        text.split(',').map(str::trim).filter(|name| !name.is_empty()).map(str::parse).collect()
+        let mut names = text.split(',').map(str::trim).filter(|name| !name.is_empty()).peekable();
+        let from = if names.peek().is_some_and(|name| name.starts_with('-')) {
+            Self::ALL
+        } else {
+            Self::NONE
+        };
+        names.try_fold(from, |set, name| {
+            Ok(match name.strip_prefix('-') {
+                Some(name) => set.without(name.parse()?),
+                None => set.with(name.parse()?),
+            })
+        })
     }
 }
 

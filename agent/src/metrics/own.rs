@@ -11,6 +11,7 @@ use nix::sys::time::TimeValLike;
 use super::source::{CollectError, Files};
 use super::swap::page_size;
 use super::value::hundredths;
+use crate::local::{Cause, Counts};
 
 const STATM: &str = "proc/self/statm";
 
@@ -45,6 +46,8 @@ pub struct AgentCounters {
     pub bytes_in: u64,
     /// The last round trip to the broker, in microseconds; 0 while not known.
     pub rtt_us: u64,
+    /// What applications wrote.
+    pub local: Counts,
 }
 
 /// Remembers nothing.
@@ -101,4 +104,21 @@ impl Own {
         }
         Ok(point)
     }
+}
+
+/// `muster_agent_local`: what applications wrote, and what of it was dropped and why; `None` while
+/// nobody has written anything.
+pub(super) fn local(counts: &Counts) -> Option<Point> {
+    if counts.taken == 0 && counts.dropped_in_all() == 0 {
+        return None;
+    }
+    let point = Point::new("muster_agent_local")
+        .field("points", counts.taken)
+        .field("series", counts.series)
+        .field("tags_left_out", counts.left_out);
+    Some(
+        Cause::ALL
+            .into_iter()
+            .fold(point, |point, cause| point.field(cause.as_field(), counts.dropped_for(cause))),
+    )
 }

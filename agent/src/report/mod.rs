@@ -5,6 +5,7 @@
 
 mod backfill;
 mod backlog;
+mod rhythm;
 mod sampler;
 #[cfg(test)]
 mod tests;

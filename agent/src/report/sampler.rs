@@ -11,8 +11,9 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::backlog::Queued;
+use super::rhythm::Rhythm;
 use crate::clock::Moment;
-use crate::metrics::Collectors;
+use crate::metrics::{Collectors, GroupSet};
 use crate::run::Shared;
 
 /// More batches than this do not wait for the broker at once; the rest goes to the backlog.
@@ -20,6 +21,12 @@ const IN_FLIGHT: usize = 4;
 
 /// The first round comes this long after the start.
 const FIRST: Duration = Duration::from_millis(1500);
+
+/// What applications wrote waits at most this long for a round.
+const LOCAL: Duration = Duration::from_secs(10);
+
+/// With no group to sample it is looked at the settings this often; a change comes at once.
+const IDLE: Duration = Duration::from_secs(3600);
 
 /// Samples and sends until it is told to stop; what is then still on its way is kept.
 pub(crate) async fn sample_and_send(shared: &Shared, stop: &CancellationToken) {
@@ -30,18 +37,28 @@ pub(crate) async fn sample_and_send(shared: &Shared, stop: &CancellationToken) {
     let mut waiting: Vec<(u64, Queued)> = Vec::new();
     let mut acks = FuturesUnordered::new();
     let mut number = 0_u64;
+    let mut current = *settings.borrow_and_update();
     // A first reading, for what is measured as a difference; the first round follows as soon as the
     // broker can have been reached, so that a device that has just joined shows its figures.
-    drop(sample(shared, &mut collectors, settings.borrow().groups));
-    let mut next = Instant::now() + FIRST;
+    drop(sample(shared, &mut collectors, current.groups));
+    let (start, mut rhythm) = (Instant::now() + FIRST, Rhythm::default());
+    let mut local_at: Option<Instant> = None;
     // The sender lives in `shared`, so the channel is never closed.
     loop {
-        let current = *settings.borrow_and_update();
-        tokio::select! {
+        let round = rhythm.next(&current, Instant::now().duration_since(start).as_secs());
+        let round_at = round.map(|second| start + Duration::from_secs(second));
+        let wake = round_at.into_iter().chain(local_at).min();
+        let groups = tokio::select! {
             () = stop.cancelled() => break,
             _ = settings.changed() => {
-                next = next.min(Instant::now() + settings.borrow().interval);
-                continue;
+                let before = std::mem::replace(&mut current, *settings.borrow_and_update());
+                // What was not sampled until now is shown at once.
+                let new: GroupSet =
+                    current.groups.iter().filter(|group| !before.groups.contains(*group)).collect();
+                if new == GroupSet::NONE {
+                    continue;
+                }
+                new
             }
             Some((sent, is_stored)) = acks.next(), if !acks.is_empty() => {
                 if let Some(index) = waiting.iter().position(|(number, _)| *number == sent) {
@@ -54,10 +71,22 @@ pub(crate) async fn sample_and_send(shared: &Shared, stop: &CancellationToken) {
                 }
                 continue;
             }
-            () = sleep_until(next) => {}
-        }
-        next = following(next, current.interval);
-        let queued = sample(shared, &mut collectors, current.groups);
+            () = shared.intake.arrived() => {
+                if !shared.intake.is_pressing() {
+                    local_at = local_at.or_else(|| Some(Instant::now() + LOCAL));
+                    continue;
+                }
+                GroupSet::NONE
+            }
+            () = sleep_until(wake.unwrap_or_else(|| Instant::now() + IDLE)) => match round {
+                Some(second) if round_at.is_some_and(|at| at <= Instant::now()) => {
+                    rhythm.round(&current, second)
+                }
+                _ => GroupSet::NONE,
+            },
+        };
+        local_at = None;
+        let Some(queued) = sample(shared, &mut collectors, groups) else { continue };
         let link = shared.link.borrow().clone();
         match link {
             Some(context) if waiting.len() < IN_FLIGHT => {
@@ -79,27 +108,30 @@ pub(crate) async fn sample_and_send(shared: &Shared, stop: &CancellationToken) {
     for (_, queued) in waiting {
         shared.keep(&queued);
     }
+    // What applications wrote a moment ago.
+    if let Some(queued) = sample(shared, &mut collectors, GroupSet::NONE) {
+        shared.keep(&queued);
+    }
 }
 
-/// The next round; rounds that were slept through (a suspended machine) are left out.
-fn following(last: Instant, interval: Duration) -> Instant {
-    let (next, now) = (last + interval, Instant::now());
-    if next > now { next } else { now + interval }
-}
-
-fn sample(
-    shared: &Shared,
-    collectors: &mut Collectors,
-    groups: crate::metrics::GroupSet,
-) -> Queued {
+/// These groups as they are now, and what applications wrote; `None` when that is nothing.
+fn sample(shared: &Shared, collectors: &mut Collectors, groups: GroupSet) -> Option<Queued> {
     let at = Moment::now();
-    let points = collectors.sample(groups, &shared.agent_counters(&at));
+    let mut points = if groups == GroupSet::NONE {
+        Vec::new()
+    } else {
+        collectors.sample(groups, &shared.agent_counters(&at))
+    };
+    points.extend(shared.intake.drain(&at));
+    if points.is_empty() {
+        return None;
+    }
     let server_time = shared.server_time(&at);
     let batch = MetricBatch { time: server_time.unwrap_or(at.wall), points };
-    Queued {
+    Some(Queued {
         boot: at.boot,
         mono: at.mono,
         is_corrected: server_time.is_some(),
         batch: batch.encode(),
-    }
+    })
 }

@@ -12,6 +12,7 @@ use super::status::{Status, answer_status, socket_path};
 use super::upkeep::keep_house;
 use crate::identity::Identity;
 use crate::link::keep_connected;
+use crate::local::listen_locally;
 use crate::outbox::{Limits, Outbox, RecordError};
 use crate::report::{Backlog, sample_and_send, send_backlog};
 use crate::store::{Folder, Store, StoreError, key, put, remove};
@@ -170,6 +171,7 @@ impl Agent {
                 report_inventory(shared),
                 keep_house(shared),
                 answer_status(shared),
+                listen_locally(shared),
             )
         };
         tokio::join!(
@@ -182,6 +184,7 @@ impl Agent {
             sample_and_send(shared, &stop),
         );
         shared.link.send_replace(None);
+        shared.doors.close(shared.store.folder().path());
         // What was written relaxed goes down with this one.
         shared.store.write(|_| Ok(()))?;
         let _ = std::fs::remove_file(socket_path(shared.store.folder().path()));

@@ -13,5 +13,7 @@ mod upkeep;
 
 pub use agent::{Agent, AgentError, AgentOptions, Recorder, run};
 pub use settings::Settings;
+#[cfg(test)]
+pub(crate) use settings::read as read_settings;
 pub(crate) use shared::Shared;
-pub use status::{BacklogStatus, OutboxStatus, Status, ask_status, socket_path};
+pub use status::{BacklogStatus, LocalStatus, OutboxStatus, Status, ask_status, socket_path};

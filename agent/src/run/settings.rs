@@ -1,34 +1,57 @@
-//! What config variables mean to the agent.
+//! What config variables mean to the agent: the list is in `docs/agent.md`.
 //!
-//! Known are `metrics.interval` (seconds, 1 to 3600), `metrics.groups` (`cpu,mem,…`; empty for
-//! none) and `log.level`. All others are the applications' own: they are handed on in
-//! `config.json` and never judged here.
+//! Variables that are not known here are the applications' own: they are handed on in
+//! `config.json` and never judged, but for those of `metrics.`, where a mistake would be silent.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use muster_schemas::names::{ConfigValue, ConfigVars};
 
-use crate::metrics::GroupSet;
+use crate::local::{DoorsWanted, Quota};
+use crate::metrics::{Group, GroupSet};
 
 /// What the agent works by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// The time between two rounds of samples.
+    /// The time between two rounds of samples, in whole seconds.
     pub interval: Duration,
     /// The groups that are sampled.
     pub groups: GroupSet,
+    /// Groups that have an interval of their own.
+    own_intervals: [Option<Duration>; Group::ALL.len()],
+    /// How much applications may write.
+    pub quota: Quota,
+    /// Where they may.
+    pub(crate) doors: DoorsWanted,
+    /// How often a new signing key was asked for.
+    pub(crate) key_generation: u64,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { interval: Duration::from_secs(10), groups: GroupSet::ALL }
+        Self {
+            interval: Duration::from_secs(10),
+            groups: GroupSet::ALL,
+            own_intervals: [None; Group::ALL.len()],
+            quota: Quota::default(),
+            doors: DoorsWanted::default(),
+            key_generation: 0,
+        }
+    }
+}
+
+impl Settings {
+    /// The time between two samples of a group.
+    #[must_use]
+    pub fn interval_of(&self, group: Group) -> Duration {
+        self.own_intervals.get(group as usize).copied().flatten().unwrap_or(self.interval)
     }
 }
 
 /// The settings by these variables, the log level, and what could not be applied and why. A
 /// variable that cannot be applied leaves the default.
-pub(super) fn read(
+pub(crate) fn read(
     vars: &ConfigVars,
     levels: &dyn Fn(&str) -> Result<(), String>,
 ) -> (Settings, BTreeMap<String, String>) {
@@ -39,6 +62,28 @@ pub(super) fn read(
         let outcome = match key.as_str() {
             "metrics.interval" => interval(value).map(|interval| settings.interval = interval),
             "metrics.groups" => groups(value).map(|groups| settings.groups = groups),
+            "metrics.udp" => port(value).map(|port| settings.doors.udp = port.or_default(8094)),
+            "metrics.json" => port(value).map(|port| settings.doors.json = port.or_default(8092)),
+            "metrics.socket" => match value {
+                ConfigValue::Bool(is) => {
+                    settings.doors.sockets = *is;
+                    Ok(())
+                }
+                other => Err(format!("'{other}' is not true or false")),
+            },
+            "metrics.series" => {
+                number(value, 1, 100_000).map(|series| settings.quota.series = series)
+            }
+            "metrics.rate" => number(value, 1, 10_000).map(|rate| settings.quota.rate = rate),
+            "agent.key_generation" => match value {
+                ConfigValue::Int(generation) if *generation >= 0 => {
+                    settings.key_generation = generation.unsigned_abs();
+                    Ok(())
+                }
+                other => Err(format!(
+                    "'{other}' is not a whole number; `muster device rotate-key` sets it"
+                )),
+            },
             "log.level" => match value {
                 ConfigValue::Text(text) => {
                     level = text;
@@ -46,7 +91,10 @@ pub(super) fn read(
                 }
                 _ => Err("is not text".to_owned()),
             },
-            _ => Ok(()),
+            other => match other.strip_prefix("metrics.") {
+                Some(rest) => of_group(&mut settings, rest, value),
+                None => Ok(()),
+            },
         };
         if let Err(error) = outcome {
             errors.insert(key.to_string(), error);
@@ -56,6 +104,58 @@ pub(super) fn read(
         errors.insert("log.level".to_owned(), error);
     }
     (settings, errors)
+}
+
+/// `interval.<group>`, what is left of the variables that begin with `metrics.`.
+fn of_group(settings: &mut Settings, rest: &str, value: &ConfigValue) -> Result<(), String> {
+    let Some(name) = rest.strip_prefix("interval.") else {
+        return Err("is not known; use metrics.interval, metrics.interval.GROUP, metrics.groups, \
+             metrics.udp, metrics.json, metrics.socket, metrics.series or metrics.rate"
+            .to_owned());
+    };
+    let group: Group =
+        name.parse().map_err(|error: crate::metrics::UnknownGroup| error.to_string())?;
+    let own = interval(value)?;
+    if let Some(place) = settings.own_intervals.get_mut(group as usize) {
+        *place = Some(own);
+    }
+    Ok(())
+}
+
+/// A port that is given, or one that is open or not.
+enum Port {
+    Given(u16),
+    Is(bool),
+}
+
+impl Port {
+    const fn or_default(self, default: u16) -> Option<u16> {
+        match self {
+            Self::Given(port) => Some(port),
+            Self::Is(true) => Some(default),
+            Self::Is(false) => None,
+        }
+    }
+}
+
+fn port(value: &ConfigValue) -> Result<Port, String> {
+    let port = match value {
+        ConfigValue::Bool(is) => return Ok(Port::Is(*is)),
+        ConfigValue::Int(port) => u16::try_from(*port).ok().filter(|port| *port > 0),
+        _ => None,
+    };
+    port.map(Port::Given)
+        .ok_or_else(|| format!("'{value}' is not a port (1 to 65535), true or false"))
+}
+
+fn number(value: &ConfigValue, least: u32, most: u32) -> Result<u32, String> {
+    let number = match value {
+        ConfigValue::Int(number) => u32::try_from(*number).ok(),
+        _ => None,
+    };
+    number
+        .filter(|number| (least..=most).contains(number))
+        .ok_or_else(|| format!("'{value}' is not a whole number from {least} to {most}"))
 }
 
 fn interval(value: &ConfigValue) -> Result<Duration, String> {
@@ -101,9 +201,53 @@ mod tests {
                     ("metrics.interval", ConfigValue::Int(30)),
                     ("metrics.groups", text("cpu, mem")),
                 ],
-                Settings { interval: Duration::from_secs(30), groups: two },
+                Settings { interval: Duration::from_secs(30), groups: two, ..default },
                 vec![],
             ),
+            (
+                vec![
+                    ("metrics.groups", text("-disk,-temp")),
+                    ("metrics.interval.cpu", ConfigValue::Int(1)),
+                ],
+                Settings {
+                    groups: GroupSet::ALL.without(Group::Disk).without(Group::Temp),
+                    own_intervals: {
+                        let mut own = default.own_intervals;
+                        own[Group::Cpu as usize] = Some(Duration::from_secs(1));
+                        own
+                    },
+                    ..default
+                },
+                vec![],
+            ),
+            (
+                vec![
+                    ("metrics.udp", ConfigValue::Bool(false)),
+                    ("metrics.json", ConfigValue::Int(9092)),
+                    ("metrics.socket", ConfigValue::Bool(false)),
+                    ("metrics.series", ConfigValue::Int(5)),
+                    ("metrics.rate", ConfigValue::Int(50)),
+                    ("agent.key_generation", ConfigValue::Int(2)),
+                ],
+                Settings {
+                    doors: DoorsWanted { udp: None, json: Some(9092), sockets: false },
+                    quota: Quota { series: 5, rate: 50 },
+                    key_generation: 2,
+                    ..default
+                },
+                vec![],
+            ),
+            (vec![("metrics.udp", ConfigValue::Int(0))], default, vec!["metrics.udp"]),
+            (vec![("metrics.json", text("8092"))], default, vec!["metrics.json"]),
+            (vec![("metrics.socket", ConfigValue::Int(1))], default, vec!["metrics.socket"]),
+            (vec![("metrics.rate", ConfigValue::Int(-1))], default, vec!["metrics.rate"]),
+            (vec![("metrics.intervall", ConfigValue::Int(1))], default, vec!["metrics.intervall"]),
+            (
+                vec![("metrics.interval.gpu", ConfigValue::Int(1))],
+                default,
+                vec!["metrics.interval.gpu"],
+            ),
+            (vec![("agent.key_generation", text("x"))], default, vec!["agent.key_generation"]),
             (vec![("metrics.interval", ConfigValue::Int(0))], default, vec!["metrics.interval"]),
             (vec![("metrics.interval", text("5"))], default, vec!["metrics.interval"]),
             (vec![("metrics.groups", text("gpu"))], default, vec!["metrics.groups"]),

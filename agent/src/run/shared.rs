@@ -14,6 +14,7 @@ use super::counters::Counters;
 use super::settings::{self, Settings};
 use crate::clock::{Anchor, Moment};
 use crate::identity::Identity;
+use crate::local::{Doors, Intake};
 use crate::metrics::AgentCounters;
 use crate::outbox::{Outbox, RecordError};
 use crate::report::{Backlog, Queued};
@@ -47,6 +48,10 @@ pub(crate) struct Shared {
     pub(crate) root: PathBuf,
     pub(crate) counters: Counters,
     pub(crate) settings: watch::Sender<Settings>,
+    /// What applications write.
+    pub(crate) intake: Intake,
+    /// Where they do.
+    pub(crate) doors: Doors,
     /// The broker, while there is a connection.
     pub(crate) link: watch::Sender<Option<jetstream::Context>>,
     /// An event was recorded.
@@ -71,6 +76,8 @@ impl Shared {
         let config: Config = store.get(key::CONFIG)?.unwrap_or_default();
         let anchor = store.get(key::ANCHOR)?;
         let (settings, _) = settings::read(&config.vars, &*set_level);
+        let intake = Intake::default();
+        intake.set(settings.quota, settings.groups);
         Ok(Self {
             identity,
             store,
@@ -79,6 +86,8 @@ impl Shared {
             root,
             counters: Counters::default(),
             settings: watch::Sender::new(settings),
+            intake,
+            doors: Doors::default(),
             link: watch::Sender::new(None),
             recorded: Notify::new(),
             backlog_grew: Notify::new(),
@@ -132,7 +141,15 @@ impl Shared {
         if version <= self.config_version() {
             return Ok(());
         }
-        let (settings, errors) = settings::read(vars, &*self.set_level);
+        let (settings, mut errors) = settings::read(vars, &*self.set_level);
+        self.intake.set(settings.quota, settings.groups);
+        for (variable, problem) in self.doors.set(settings.doors, self.store.folder().path()) {
+            tracing::warn!(variable, problem, "applications cannot write metrics there");
+            // What nobody asked for is told by the status alone.
+            if vars.keys().any(|key| key.as_str() == variable) {
+                errors.entry(variable).or_insert(problem);
+            }
+        }
         let config = Config { version, vars: vars.clone() };
         // For the applications: they read the file, and see it replaced whole.
         let json = serde_json::json!({"version": version, "vars": vars}).to_string();
@@ -173,6 +190,7 @@ impl Shared {
             backlog_batches: backlog.batches,
             backlog_bytes: backlog.bytes,
             backlog_dropped: backlog.dropped,
+            local: self.intake.counts(),
             clock_skew_us: self.anchor().and_then(|anchor| anchor.skew(at)).unwrap_or(0),
             connected_seconds: link.connected.map_or(0, |(since, _, _)| since.elapsed().as_secs()),
             ..AgentCounters::default()

@@ -3,7 +3,9 @@
 //! A running agent answers on a socket in its data folder: that costs nothing while nobody asks,
 //! where a file would be written to flash every few seconds.
 
+use std::collections::BTreeMap;
 use std::io;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -14,6 +16,7 @@ use tokio::net::{UnixListener, UnixStream};
 
 use super::shared::Shared;
 use crate::clock::Moment;
+use crate::local::Cause;
 
 /// A peer that does not take or give the few bytes in this time is left.
 const LIMIT: Duration = Duration::from_secs(2);
@@ -44,6 +47,39 @@ pub struct BacklogStatus {
     pub bytes: u64,
     /// Batches that were dropped since the start.
     pub dropped: u64,
+}
+
+/// What applications on this machine wrote.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LocalStatus {
+    /// Where they can write.
+    pub listening: Vec<String>,
+    /// What cannot be listened to, by config variable.
+    pub problems: BTreeMap<String, String>,
+    /// Points that were taken since the start.
+    pub points: u64,
+    /// Different series that are known.
+    pub series: u64,
+    /// Points that were dropped since the start, by cause.
+    pub dropped: BTreeMap<String, u64>,
+    /// Tags and fields that were left out, because the servers say them.
+    pub tags_left_out: u64,
+}
+
+impl LocalStatus {
+    fn of(shared: &Shared) -> Self {
+        let counts = shared.intake.counts();
+        let dropped =
+            Cause::ALL.map(|cause| (cause.as_str().to_owned(), counts.dropped_for(cause)));
+        Self {
+            listening: shared.doors.places(),
+            problems: shared.doors.problems(),
+            points: counts.taken,
+            series: counts.series,
+            dropped: dropped.into_iter().filter(|(_, count)| *count > 0).collect(),
+            tags_left_out: counts.left_out,
+        }
+    }
 }
 
 /// What is known of a device, running or not.
@@ -83,6 +119,9 @@ pub struct Status {
     pub outbox: OutboxStatus,
     /// The backlog.
     pub backlog: BacklogStatus,
+    /// What applications wrote.
+    #[serde(default)]
+    pub local: LocalStatus,
     /// The last failure, and when.
     pub last_error: Option<(Timestamp, String)>,
     /// The pinned CA, PEM: public.
@@ -125,6 +164,7 @@ impl Status {
                 bytes: backlog.bytes,
                 dropped: backlog.dropped,
             },
+            local: LocalStatus::of(shared),
             last_error: link.last_error,
             ca: crate::identity::to_pem(&identity.ca),
         }
@@ -171,6 +211,10 @@ pub(super) async fn answer_status(shared: &Shared) {
             return;
         }
     };
+    // Others may go through the folder to where they write metrics.
+    if let Err(error) = std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)) {
+        tracing::warn!(%error, path = %path.display(), "its mode could not be set");
+    }
     loop {
         let Ok((mut stream, _)) = listener.accept().await else {
             // Out of file descriptors, say.

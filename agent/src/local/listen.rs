@@ -1,0 +1,199 @@
+//! Reading the doors: datagrams and streams, for ever, at a pace that a flood does not change.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt;
+use futures::future::BoxFuture;
+use futures::stream::FuturesUnordered;
+use tokio::io::AsyncReadExt;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::time::{Instant, sleep, sleep_until};
+
+use super::intake::{Counts, Intake};
+use super::point::{Cause, MAX_LINE};
+use super::read::Format;
+use super::sockets::Door;
+use crate::clock::Moment;
+use crate::run::Shared;
+
+/// One byte more than any datagram that is taken.
+const DATAGRAM: usize = 64 * 1024 + 1;
+/// Streams that are open at once; more are closed as they come.
+const STREAMS: usize = 32;
+/// After so many pieces in a row of which nothing could be taken …
+const REFUSED: u32 = 32;
+/// … nothing is read for this long: the kernel drops what a flood brings, at no cost.
+const PAUSE: Duration = Duration::from_millis(10);
+/// What was dropped is looked at this often …
+const LOOK: Duration = Duration::from_secs(5);
+/// … and told at most this often; a door that could not be opened is tried again as often.
+const TELL_EVERY: Duration = Duration::from_secs(60);
+
+/// Takes what applications write, until it is dropped.
+pub(crate) async fn listen_locally(shared: &Shared) {
+    let folder = shared.store.folder().path();
+    let wanted = || shared.settings.borrow().doors;
+    for (variable, problem) in shared.doors.set(wanted(), folder) {
+        tracing::warn!(variable, problem, "applications cannot write metrics there");
+    }
+    let mut told = (Counts::default(), Instant::now() - TELL_EVERY);
+    let mut tried = Instant::now();
+    loop {
+        let mut readers: FuturesUnordered<BoxFuture<'_, ()>> =
+            shared.doors.open().into_iter().map(|door| serve(&shared.intake, door)).collect();
+        loop {
+            tokio::select! {
+                // No reader ever ends.
+                Some(()) = readers.next() => {}
+                () = shared.doors.changed() => break,
+                () = sleep(LOOK) => {
+                    tell(&shared.intake, &mut told);
+                    if tried.elapsed() >= TELL_EVERY {
+                        tried = Instant::now();
+                        shared.doors.set(wanted(), folder);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Says what was dropped since it was last said.
+fn tell(intake: &Intake, told: &mut (Counts, Instant)) {
+    let counts = intake.counts();
+    if counts.dropped == told.0.dropped || told.1.elapsed() < TELL_EVERY {
+        return;
+    }
+    let since: Vec<String> = Cause::ALL
+        .into_iter()
+        .map(|cause| (cause, counts.dropped_for(cause) - told.0.dropped_for(cause)))
+        .filter(|(_, count)| *count > 0)
+        .map(|(cause, count)| format!("{} {count}", cause.as_str()))
+        .collect();
+    tracing::warn!(dropped = since.join(", "), "metrics of applications were dropped");
+    *told = (counts, Instant::now());
+}
+
+fn serve(intake: &Intake, door: Arc<Door>) -> BoxFuture<'_, ()> {
+    Box::pin(async move {
+        match &*door {
+            Door::Udp(socket, format) => {
+                datagrams(intake, *format, |bytes| socket.try_recv(bytes), || socket.readable())
+                    .await
+            }
+            Door::Datagrams(socket) => {
+                datagrams(
+                    intake,
+                    Format::Lines,
+                    |bytes| socket.try_recv(bytes),
+                    || socket.readable(),
+                )
+                .await
+            }
+            Door::Stream(listener) => streams(intake, listener).await,
+        }
+    })
+}
+
+/// Slows down when nothing of what comes can be taken.
+#[derive(Default)]
+struct Pace(u32);
+
+impl Pace {
+    async fn after(&mut self, was_read: bool) {
+        self.0 = if was_read { 0 } else { self.0 + 1 };
+        if self.0 >= REFUSED {
+            self.0 = 0;
+            sleep(PAUSE).await;
+        }
+    }
+}
+
+async fn datagrams<F: Future<Output = std::io::Result<()>>>(
+    intake: &Intake,
+    format: Format,
+    receive: impl Fn(&mut [u8]) -> std::io::Result<usize>,
+    readable: impl Fn() -> F,
+) {
+    let mut bytes = vec![0; DATAGRAM];
+    let mut pace = Pace::default();
+    loop {
+        if readable().await.is_err() {
+            sleep(LOOK).await;
+            continue;
+        }
+        let length = match receive(&mut bytes) {
+            Ok(length) => length,
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => continue,
+            Err(_) => {
+                pace.after(false).await;
+                continue;
+            }
+        };
+        let was_read = if length == DATAGRAM {
+            intake.drop_one(Cause::TooLong);
+            false
+        } else {
+            intake.take(format, bytes.get(..length).unwrap_or_default(), &Moment::now())
+        };
+        pace.after(was_read).await;
+    }
+}
+
+async fn streams(intake: &Intake, listener: &UnixListener) {
+    let mut open: FuturesUnordered<BoxFuture<'_, ()>> = FuturesUnordered::new();
+    let mut accept_at = Instant::now();
+    loop {
+        tokio::select! {
+            Some(()) = open.next(), if !open.is_empty() => {}
+            accepted = async {
+                sleep_until(accept_at).await;
+                listener.accept().await
+            } => match accepted {
+                Ok((stream, _)) if open.len() < STREAMS => open.push(Box::pin(lines(intake, stream))),
+                Ok(_) => {}
+                // Out of file descriptors, say.
+                Err(_) => accept_at = Instant::now() + LOOK,
+            }
+        }
+    }
+}
+
+/// Reads a stream's lines until it ends.
+async fn lines(intake: &Intake, mut stream: UnixStream) {
+    let mut held = Vec::new();
+    let mut is_skipping = false;
+    let mut pace = Pace::default();
+    loop {
+        held.reserve(2 * MAX_LINE);
+        let length = match stream.read_buf(&mut held).await {
+            Ok(length) if length > 0 => length,
+            _ => break,
+        };
+        let is_new = held.len() - length;
+        let end =
+            held.iter().skip(is_new).rposition(|byte| *byte == b'\n').map(|at| is_new + at + 1);
+        let mut was_read = false;
+        if let Some(end) = end {
+            let mut whole: Vec<u8> = held.drain(..end).collect();
+            if std::mem::take(&mut is_skipping) {
+                let from = whole.iter().position(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+                whole.drain(..from);
+            }
+            was_read = intake.take(Format::Lines, &whole, &Moment::now());
+        }
+        if held.len() > MAX_LINE {
+            held.clear();
+            if !std::mem::replace(&mut is_skipping, true) {
+                intake.drop_one(Cause::TooLong);
+            }
+        } else if is_skipping && end.is_none() {
+            held.clear();
+        }
+        pace.after(was_read).await;
+    }
+    if !is_skipping && !held.is_empty() {
+        intake.take(Format::Lines, &held, &Moment::now());
+    }
+}

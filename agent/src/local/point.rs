@@ -1,0 +1,167 @@
+//! What one point of an application may be: its sizes, its names, and what is not its to say.
+
+use muster_schemas::Timestamp;
+use muster_schemas::metrics::{FieldValue, MAX_TEXT, Point};
+
+use super::read::{Claim, name_of};
+
+/// A line is at most this many bytes long.
+pub(super) const MAX_LINE: usize = 8 * 1024;
+/// A point has at most this many tags …
+const MAX_TAGS: usize = 32;
+/// … and this many fields.
+const MAX_FIELDS: usize = 64;
+/// A name of a measurement, tag or field is at most this many bytes long.
+const MAX_NAME: usize = 128;
+/// A tag's value is at most this many bytes long: each different one is a series.
+const MAX_TAG_VALUE: usize = 256;
+
+/// The servers say these of every point; an application that says them too is not believed.
+const THE_SERVERS: [&str; 4] = ["host", "device", "device_id", "project"];
+
+/// Why a point was dropped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Cause {
+    /// It cannot be read.
+    Malformed,
+    /// A line of over 8 KiB, a name of over 128 bytes, a tag of over 256, a text of over 1,024.
+    TooLong,
+    /// Over 32 tags or 64 fields.
+    TooMany,
+    /// A name that no store takes, or the agent's own measurement.
+    Name,
+    /// A time that is not near now.
+    Time,
+    /// One series more than may be.
+    Series,
+    /// More points a second than may be.
+    Rate,
+    /// More than waits to be sent at once.
+    Full,
+}
+
+impl Cause {
+    /// All causes.
+    pub const ALL: [Self; 8] = [
+        Self::Malformed,
+        Self::TooLong,
+        Self::TooMany,
+        Self::Name,
+        Self::Time,
+        Self::Series,
+        Self::Rate,
+        Self::Full,
+    ];
+
+    /// Its name, as a field and in the status.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Malformed => "malformed",
+            Self::TooLong => "too_long",
+            Self::TooMany => "too_many",
+            Self::Name => "name",
+            Self::Time => "time",
+            Self::Series => "series",
+            Self::Rate => "rate",
+            Self::Full => "full",
+        }
+    }
+
+    /// The field that counts it.
+    pub(crate) const fn as_field(self) -> &'static str {
+        match self {
+            Self::Malformed => "dropped_malformed",
+            Self::TooLong => "dropped_too_long",
+            Self::TooMany => "dropped_too_many",
+            Self::Name => "dropped_name",
+            Self::Time => "dropped_time",
+            Self::Series => "dropped_series",
+            Self::Rate => "dropped_rate",
+            Self::Full => "dropped_full",
+        }
+    }
+}
+
+/// A point that is being read.
+pub(super) struct Building {
+    point: Point,
+    left_out: u64,
+}
+
+impl Building {
+    pub(super) fn new(measurement: &str) -> Result<Self, Cause> {
+        check_name(measurement)?;
+        let measurement = name_of(measurement);
+        Ok(Self { point: Point { measurement, ..Point::new("") }, left_out: 0 })
+    }
+
+    pub(super) fn tag(&mut self, name: &str, value: &str) -> Result<(), Cause> {
+        check_name(name)?;
+        if THE_SERVERS.contains(&name) {
+            self.left_out += 1;
+            return Ok(());
+        }
+        if value.len() > MAX_TAG_VALUE {
+            return Err(Cause::TooLong);
+        }
+        if value.chars().any(char::is_control) {
+            return Err(Cause::Name);
+        }
+        // No store holds an empty tag.
+        if !value.is_empty() {
+            self.point.tags.insert(name_of(name), value.to_owned());
+        }
+        if self.point.tags.len() > MAX_TAGS { Err(Cause::TooMany) } else { Ok(()) }
+    }
+
+    pub(super) fn field(&mut self, name: &str, value: FieldValue) -> Result<(), Cause> {
+        check_name(name)?;
+        // A field that is called as a tag could not be asked for.
+        if THE_SERVERS.contains(&name) {
+            self.left_out += 1;
+            return Ok(());
+        }
+        match &value {
+            FieldValue::Float(number) if !number.is_finite() => return Err(Cause::Malformed),
+            FieldValue::Text(text) if text.len() > MAX_TEXT => return Err(Cause::TooLong),
+            _ => {}
+        }
+        self.point.fields.insert(name_of(name), value);
+        if self.point.fields.len() > MAX_FIELDS { Err(Cause::TooMany) } else { Ok(()) }
+    }
+
+    pub(super) fn finish(self, time: Option<Timestamp>) -> Result<Claim, Cause> {
+        let Self { point, left_out } = self;
+        if point.fields.is_empty() {
+            return Err(Cause::Malformed);
+        }
+        Ok(Claim { point, time, left_out })
+    }
+}
+
+fn check_name(name: &str) -> Result<(), Cause> {
+    if name.len() > MAX_NAME {
+        return Err(Cause::TooLong);
+    }
+    // InfluxDB keeps `time`, and names with an underscore before them, for itself.
+    let is_fit = !name.is_empty()
+        && name != "time"
+        && !name.starts_with('_')
+        && !name.chars().any(char::is_control);
+    if is_fit { Ok(()) } else { Err(Cause::Name) }
+}
+
+/// At most what a point takes on the wire, in bytes.
+pub(super) fn size_of(point: &Point) -> usize {
+    let tags = point.tags.iter().map(|(name, value)| name.as_str().len() + value.len() + 6);
+    let fields = point.fields.iter().map(|(name, value)| {
+        let value = match value {
+            FieldValue::Text(text) => text.len() + 3,
+            _ => 9,
+        };
+        name.as_str().len() + 3 + value
+    });
+    point.measurement.as_str().len() + 20 + tags.sum::<usize>() + fields.sum::<usize>()
+}

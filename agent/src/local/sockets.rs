@@ -1,0 +1,196 @@
+//! The doors that applications write to: opened, kept, closed as the config says.
+//!
+//! Reads nothing from them. A door that cannot be opened is a problem that is told, never the
+//! agent's end, and is tried again later.
+
+use std::collections::BTreeMap;
+use std::fs::{Permissions, remove_file, set_permissions};
+use std::io;
+use std::net::Ipv4Addr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::net::{UdpSocket, UnixDatagram, UnixListener};
+use tokio::sync::Notify;
+
+use super::read::Format;
+
+/// The doors that shall be open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct DoorsWanted {
+    /// The UDP port for line protocol, on the loopback.
+    pub(crate) udp: Option<u16>,
+    /// The UDP port for JSON, on the loopback.
+    pub(crate) json: Option<u16>,
+    /// The sockets in the data folder.
+    pub(crate) sockets: bool,
+}
+
+impl Default for DoorsWanted {
+    fn default() -> Self {
+        Self { udp: Some(8094), json: Some(8092), sockets: true }
+    }
+}
+
+/// The config variable that governs a door.
+pub(super) type Variable = &'static str;
+
+/// Where a door is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Place {
+    Udp(u16, Format),
+    Stream(PathBuf),
+    Datagrams(PathBuf),
+}
+
+/// An open door.
+#[derive(Debug)]
+pub(super) enum Door {
+    Udp(UdpSocket, Format),
+    Stream(UnixListener),
+    Datagrams(UnixDatagram),
+}
+
+#[derive(Debug)]
+struct Kept {
+    variable: Variable,
+    place: Place,
+    door: Result<Arc<Door>, String>,
+}
+
+/// All doors.
+#[derive(Debug, Default)]
+pub(crate) struct Doors {
+    kept: Mutex<Vec<Kept>>,
+    changed: Notify,
+}
+
+impl Doors {
+    fn kept(&self) -> MutexGuard<'_, Vec<Kept>> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Opens and closes doors, until these and no others are open; those that are open already
+    /// stay. Answers what could not be opened, by config variable.
+    pub(crate) fn set(&self, wanted: DoorsWanted, data: &Path) -> BTreeMap<String, String> {
+        let mut kept = self.kept();
+        let places = places(wanted, data);
+        let before = std::mem::take(&mut *kept);
+        let (mut stay, closed): (Vec<Kept>, Vec<Kept>) = before.into_iter().partition(|known| {
+            known.door.is_ok() && places.iter().any(|(_, place)| *place == known.place)
+        });
+        let mut has_changed = closed.iter().any(|known| known.door.is_ok());
+        // Closed before another one is opened, which may take its port.
+        for known in closed {
+            if let (Ok(_), Place::Stream(path) | Place::Datagrams(path)) =
+                (&known.door, &known.place)
+            {
+                let _ = remove_file(path);
+            }
+        }
+        if wanted.sockets
+            != (std::fs::metadata(data)
+                .is_ok_and(|folder| folder.permissions().mode() & 0o011 != 0))
+        {
+            // Others may go through the folder to its sockets, and see or read nothing in it.
+            let mode = if wanted.sockets { 0o711 } else { 0o700 };
+            if let Err(error) = set_permissions(data, Permissions::from_mode(mode)) {
+                tracing::warn!(%error, "applications of other users may not reach the metric sockets");
+            }
+        }
+        for (variable, place) in places {
+            if stay.iter().any(|known| known.place == place) {
+                continue;
+            }
+            let door = place.open().map(Arc::new).map_err(|error| format!("{place}: {error}"));
+            has_changed |= door.is_ok();
+            stay.push(Kept { variable, place, door });
+        }
+        *kept = stay;
+        if has_changed {
+            self.changed.notify_one();
+        }
+        problems(&kept)
+    }
+
+    /// Closes all of them.
+    pub(crate) fn close(&self, data: &Path) {
+        self.set(DoorsWanted { udp: None, json: None, sockets: false }, data);
+    }
+
+    pub(super) async fn changed(&self) {
+        self.changed.notified().await;
+    }
+
+    pub(super) fn open(&self) -> Vec<Arc<Door>> {
+        self.kept().iter().filter_map(|known| known.door.as_ref().ok().map(Arc::clone)).collect()
+    }
+
+    /// What could not be opened, by config variable.
+    pub(crate) fn problems(&self) -> BTreeMap<String, String> {
+        problems(&self.kept())
+    }
+
+    /// Where applications can write.
+    pub(crate) fn places(&self) -> Vec<String> {
+        let kept = self.kept();
+        kept.iter()
+            .filter(|known| known.door.is_ok())
+            .map(|known| known.place.to_string())
+            .collect()
+    }
+}
+
+fn problems(kept: &[Kept]) -> BTreeMap<String, String> {
+    let failed =
+        |known: &Kept| Some((known.variable.to_owned(), known.door.as_ref().err()?.clone()));
+    kept.iter().filter_map(failed).collect()
+}
+
+fn places(wanted: DoorsWanted, data: &Path) -> Vec<(Variable, Place)> {
+    let mut places = Vec::new();
+    places.extend(wanted.udp.map(|port| ("metrics.udp", Place::Udp(port, Format::Lines))));
+    places.extend(wanted.json.map(|port| ("metrics.json", Place::Udp(port, Format::Json))));
+    if wanted.sockets {
+        places.push(("metrics.socket", Place::Stream(data.join("metrics.sock"))));
+        places.push(("metrics.socket", Place::Datagrams(data.join("metrics-datagram.sock"))));
+    }
+    places
+}
+
+impl std::fmt::Display for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Udp(port, Format::Lines) => write!(f, "UDP 127.0.0.1:{port} (line protocol)"),
+            Self::Udp(port, Format::Json) => write!(f, "UDP 127.0.0.1:{port} (JSON)"),
+            Self::Stream(path) => write!(f, "{} (line protocol, a stream)", path.display()),
+            Self::Datagrams(path) => write!(f, "{} (line protocol, datagrams)", path.display()),
+        }
+    }
+}
+
+impl Place {
+    fn open(&self) -> io::Result<Door> {
+        match self {
+            Self::Udp(port, format) => {
+                let socket = std::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, *port))?;
+                socket.set_nonblocking(true)?;
+                Ok(Door::Udp(UdpSocket::from_std(socket)?, *format))
+            }
+            Self::Stream(path) => {
+                // The folder is locked, so whoever left this one is gone.
+                let _ = remove_file(path);
+                let listener = UnixListener::bind(path)?;
+                set_permissions(path, Permissions::from_mode(0o666))?;
+                Ok(Door::Stream(listener))
+            }
+            Self::Datagrams(path) => {
+                let _ = remove_file(path);
+                let socket = UnixDatagram::bind(path)?;
+                set_permissions(path, Permissions::from_mode(0o666))?;
+                Ok(Door::Datagrams(socket))
+            }
+        }
+    }
+}

@@ -24,8 +24,6 @@ pub struct Settings {
     pub quota: Quota,
     /// Where they may.
     pub(crate) doors: DoorsWanted,
-    /// How often a new signing key was asked for.
-    pub(crate) key_generation: u64,
 }
 
 impl Default for Settings {
@@ -36,7 +34,6 @@ impl Default for Settings {
             own_intervals: [None; Group::ALL.len()],
             quota: Quota::default(),
             doors: DoorsWanted::default(),
-            key_generation: 0,
         }
     }
 }
@@ -75,15 +72,6 @@ pub(crate) fn read(
                 number(value, 1, 100_000).map(|series| settings.quota.series = series)
             }
             "metrics.rate" => number(value, 1, 10_000).map(|rate| settings.quota.rate = rate),
-            "agent.key_generation" => match value {
-                ConfigValue::Int(generation) if *generation >= 0 => {
-                    settings.key_generation = generation.unsigned_abs();
-                    Ok(())
-                }
-                other => Err(format!(
-                    "'{other}' is not a whole number; `muster device rotate-key` sets it"
-                )),
-            },
             "log.level" => match value {
                 ConfigValue::Text(text) => {
                     level = text;
@@ -227,12 +215,10 @@ mod tests {
                     ("metrics.socket", ConfigValue::Bool(false)),
                     ("metrics.series", ConfigValue::Int(5)),
                     ("metrics.rate", ConfigValue::Int(50)),
-                    ("agent.key_generation", ConfigValue::Int(2)),
                 ],
                 Settings {
                     doors: DoorsWanted { udp: None, json: Some(9092), sockets: false },
                     quota: Quota { series: 5, rate: 50 },
-                    key_generation: 2,
                     ..default
                 },
                 vec![],
@@ -247,7 +233,6 @@ mod tests {
                 default,
                 vec!["metrics.interval.gpu"],
             ),
-            (vec![("agent.key_generation", text("x"))], default, vec!["agent.key_generation"]),
             (vec![("metrics.interval", ConfigValue::Int(0))], default, vec!["metrics.interval"]),
             (vec![("metrics.interval", text("5"))], default, vec!["metrics.interval"]),
             (vec![("metrics.groups", text("gpu"))], default, vec!["metrics.groups"]),

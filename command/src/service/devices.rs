@@ -11,9 +11,6 @@ use crate::domain::device::{Changes, Device, DeviceCommand};
 use crate::domain::name::{Name, NameCommand};
 use crate::domain::{Decider, Rejection};
 
-/// The config variable that counts how often a new signing key was asked for.
-const KEY_GENERATION: &str = "agent.key_generation";
-
 /// What shall change about a device.
 #[derive(Clone, Debug, Default)]
 pub struct DeviceChanges {
@@ -161,33 +158,6 @@ impl Service {
         let written = written?;
         self.send_config(&request.project, device).await?;
         Ok(written)
-    }
-
-    /// Asks a device for a new signing key: a config variable counts the requests, so that one that is
-    /// away finds it when it is back, and does it once.
-    ///
-    /// # Errors
-    /// When there is no such device, it never enrolled, or the log cannot be asked.
-    pub async fn rotate_device_key(
-        &self,
-        request: &Request,
-        device: DeviceId,
-    ) -> Result<Written, ServiceError> {
-        let state = self.load::<Device>(&request.project, &StreamName::Device(device)).await?.state;
-        existing(&state)?;
-        if state.epoch == 0 {
-            return Err(
-                Rejection::Conflict("the device has no key: it never enrolled".into()).into()
-            );
-        }
-        let key: ConfigKey =
-            KEY_GENERATION.parse().map_err(|_| Rejection::NotFound("config variable"))?;
-        let generation = match state.config.get(&key) {
-            Some(ConfigValue::Int(generation)) => *generation,
-            _ => 0,
-        };
-        let next = ConfigValue::Int(generation.saturating_add(1));
-        self.set_config(request, device, [(key, Some(next))].into()).await
     }
 
     /// Sends a device its config. When it does not arrive, the next hello brings it.

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::body::Bytes;
 use axum::extract::{Request, State};
@@ -16,16 +16,15 @@ use cddl_cat::cbor::validate_cbor;
 use cddl_cat::context::BasicContext;
 use cddl_cat::flatten::flatten_from_str;
 use ciborium::Value;
-use data_encoding::BASE64;
+use data_encoding::BASE64URL_NOPAD;
 use futures::StreamExt;
 use muster_schemas::{DeviceEnvelope, codec};
 use muster_tests::agent::AgentProcess;
 use muster_tests::binaries::binary;
 use muster_tests::fleet::Fleet;
-use muster_tests::wait;
 use serde_json::json;
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The rules, and which of them were met.
 struct Language {
@@ -91,7 +90,7 @@ impl Language {
     fn check_request(&self, path: &str, body: &[u8]) {
         let body: serde_json::Value = serde_json::from_slice(body).unwrap_or_default();
         let sealed = |field: &str| {
-            body[field].as_str().and_then(|text| BASE64.decode(text.as_bytes()).ok())
+            body[field].as_str().map(|text| BASE64URL_NOPAD.decode(text.as_bytes()).unwrap_or_default())
         };
         let proofs = match path {
             "/api/v1/device/enroll" => {
@@ -107,9 +106,20 @@ impl Language {
         }
     }
 
-    fn has_met(&self, rules: &[&str]) -> bool {
-        let met = lock(&self.met);
-        rules.iter().all(|rule| met.contains(*rule))
+}
+
+/// Waits until each of these was met, and none was broken.
+async fn met(language: &Language, rules: &[&str]) {
+    let began = Instant::now();
+    loop {
+        assert_eq!(*lock(&language.broken), Vec::<String>::new());
+        let mut missing = rules.to_vec();
+        missing.retain(|rule| !lock(&language.met).contains(*rule));
+        if missing.is_empty() {
+            return;
+        }
+        assert!(began.elapsed() < PATIENCE, "never on the wire: {missing:?}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
 
@@ -185,7 +195,7 @@ async fn everything_on_the_wire_follows_the_published_language() {
     assert!(again.status.success(), "{}", String::from_utf8_lossy(&again.stderr));
     agent.start_with(&["--url", &format!("https://localhost:{port}")]);
 
-    let vars = json!({"vars": {"metrics.interval": "1s", "n": 1, "ratio": 0.5, "on": true}});
+    let vars = json!({"vars": {"metrics.interval": 1, "n": 1, "ratio": 0.5, "on": true}});
     fleet.api.patch("/api/v1/devices/robot/config", &vars).await;
     let online = [
         "SealedEnrollProof",
@@ -199,23 +209,13 @@ async fn everything_on_the_wire_follows_the_published_language() {
         "Ack",
         "MetricBatch",
     ];
-    let missing = || -> Vec<&str> {
-        online.iter().copied().filter(|rule| !language.has_met(&[rule])).collect()
-    };
-    wait::until("a device at work", PATIENCE, || async { missing().is_empty().then_some(()) }).await;
+    met(&language, &online).await;
     fleet.api.patch("/api/v1/devices/robot/config", &json!({"vars": {"n": 2}})).await;
-    wait::until("a config update on the wire", PATIENCE, || async {
-        language.has_met(&["SealedConfigUpdate"]).then_some(())
-    })
-    .await;
+    met(&language, &["SealedConfigUpdate"]).await;
 
     // Away for some samples, which come later.
     fleet.nats.child().stop().await.unwrap();
     tokio::time::sleep(Duration::from_secs(3)).await;
     fleet.nats.child().start_again().await.unwrap();
-    wait::until("the backlog of metrics", PATIENCE, || async {
-        language.has_met(&["met.backfill"]).then_some(())
-    })
-    .await;
-    assert_eq!(*lock(&language.broken), Vec::<String>::new());
+    met(&language, &["met.backfill"]).await;
 }

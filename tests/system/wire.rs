@@ -90,7 +90,9 @@ impl Language {
     fn check_request(&self, path: &str, body: &[u8]) {
         let body: serde_json::Value = serde_json::from_slice(body).unwrap_or_default();
         let sealed = |field: &str| {
-            body[field].as_str().map(|text| BASE64URL_NOPAD.decode(text.as_bytes()).unwrap_or_default())
+            body[field]
+                .as_str()
+                .map(|text| BASE64URL_NOPAD.decode(text.as_bytes()).unwrap_or_default())
         };
         let proofs = match path {
             "/api/v1/device/enroll" => {
@@ -105,7 +107,6 @@ impl Language {
             }
         }
     }
-
 }
 
 /// Waits until each of these was met, and none was broken.

@@ -9,6 +9,7 @@ pub(crate) mod events;
 pub(crate) mod metrics;
 pub(crate) mod project;
 pub(crate) mod replay;
+pub(crate) mod simulate;
 pub(crate) mod status;
 pub(crate) mod target;
 pub(crate) mod token;

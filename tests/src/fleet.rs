@@ -22,6 +22,7 @@ pub struct RoleProcess {
     /// `ingest`, `command` or `query`.
     pub role: &'static str,
     args: Vec<String>,
+    variables: Vec<(String, String)>,
     said: PathBuf,
     child: Option<Child>,
 }
@@ -33,12 +34,19 @@ impl RoleProcess {
         let child = Command::new(binary("muster"))
             .args(&self.args)
             .env("RUST_LOG", "warn,muster=info")
+            .envs(self.variables.iter().cloned())
             .stdin(Stdio::null())
             .stdout(said.try_clone().expect("a file"))
             .stderr(said)
             .spawn()
             .expect("muster serve starts");
         self.child = Some(child);
+    }
+
+    /// The process id.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child.as_ref().map_or(0, Child::id)
     }
 
     /// kill -9, and start again at once.
@@ -123,14 +131,14 @@ impl Fleet {
     /// # Panics
     /// When something does not start.
     pub async fn start() -> Self {
-        Self::start_tuned(Tuning::Small).await
+        Self::start_with(Tuning::Small, &[]).await
     }
 
-    /// Starts all of it, PostgreSQL with these settings.
+    /// Starts all of it, PostgreSQL with these settings, the roles with these variables.
     ///
     /// # Panics
     /// When something does not start.
-    pub async fn start_tuned(tuning: Tuning) -> Self {
+    pub async fn start_with(tuning: Tuning, variables: &[(&str, &str)]) -> Self {
         let dir = tempfile::tempdir().expect("a folder");
         let path = dir.path();
         let keys = KeyStore::open(&path.join("keys")).expect("keys");
@@ -183,9 +191,13 @@ impl Fleet {
         let (door, command_port) = (free_port(), free_port());
         let command_url = format!("https://127.0.0.1:{command_port}");
         let servers = (&postgres, &nats, &influx);
-        let ingest = role("ingest", path, servers, free_port(), None);
-        let command = role("command", path, servers, command_port, None);
-        let query = role("query", path, servers, door, Some(&command_url));
+        let mut ingest = role("ingest", path, servers, free_port(), None);
+        let mut command = role("command", path, servers, command_port, None);
+        let mut query = role("query", path, servers, door, Some(&command_url));
+        for role in [&mut ingest, &mut command, &mut query] {
+            role.variables = variables.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect();
+            role.start();
+        }
         let api =
             Api::new(&format!("https://127.0.0.1:{door}"), &token, &keys.dir().join("ca.pem"));
         let fleet = Self { ingest, command, query, nats, postgres, influx, api, keys, dir };
@@ -233,7 +245,9 @@ impl Fleet {
     #[must_use]
     pub fn another(&self, name: &'static str) -> RoleProcess {
         let servers = (&self.postgres, &self.nats, &self.influx);
-        role(name, self.dir(), servers, free_port(), None)
+        let mut another = role(name, self.dir(), servers, free_port(), None);
+        another.start();
+        another
     }
 
     /// The keys.
@@ -287,7 +301,5 @@ fn role(
         args.extend(["--command-url".to_owned(), url.to_owned()]);
     }
     let said = dir.join(format!("{role}.said"));
-    let mut process = RoleProcess { role, args, said, child: None };
-    process.start();
-    process
+    RoleProcess { role, args, variables: Vec::new(), said, child: None }
 }

@@ -35,7 +35,7 @@ pub(crate) type Message = (String, Bytes);
 
 impl Field {
     pub(crate) async fn start() -> Self {
-        let fleet = Fleet::start_tuned(Tuning::Production).await;
+        let fleet = Fleet::start_with(Tuning::Production, &[]).await;
         let token = fleet.api.enrollment_token(DEVICES as u32 + 1).await;
         let chains = futures::stream::iter(0..DEVICES)
             .map(|number| {

@@ -22,6 +22,7 @@ mod pairs;
 mod process;
 mod rebuild;
 mod report;
+mod scale;
 mod signed;
 
 use std::time::Instant;
@@ -73,6 +74,10 @@ async fn main() {
     if wants('f') {
         say("(f) the agent");
         agent::measure(&mut report).await;
+    }
+    if wants('g') || wants('h') || wants('i') {
+        say("(g) (h) (i) ten thousand devices");
+        scale::measure(&mut report, &say).await;
     }
     say("done");
     if is_markdown {

@@ -11,10 +11,25 @@ pub(crate) fn resident_mb(pid: u32) -> f64 {
     kib * 1024.0 / 1e6
 }
 
+/// Memory in megabytes (10⁶ bytes), what is shared with other processes counted by its share.
+pub(crate) fn proportional_mb(pid: u32) -> f64 {
+    // A process that ends meanwhile holds nothing.
+    let text = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix("Pss:")).unwrap_or("0 kB");
+    let kib: f64 = line.split_ascii_whitespace().next().unwrap().parse().unwrap();
+    kib * 1024.0 / 1e6
+}
+
+/// The processes that it started.
+pub(crate) fn children(pid: u32) -> Vec<u32> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
+    text.unwrap_or_default().split_ascii_whitespace().filter_map(|pid| pid.parse().ok()).collect()
+}
+
 /// CPU seconds of all its threads, to the nanosecond.
 pub(crate) fn cpu_seconds(pid: u32) -> f64 {
-    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
-    let nanoseconds = threads.filter_map(|thread| {
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task"));
+    let nanoseconds = threads.into_iter().flatten().filter_map(|thread| {
         let text = std::fs::read_to_string(thread.ok()?.path().join("schedstat")).ok()?;
         text.split_ascii_whitespace().next()?.parse::<u64>().ok()
     });

@@ -1,0 +1,218 @@
+//! (g) to (i) Ten thousand devices with a TLS connection each: what the servers need for it, a
+//! storm of all reconnecting at once, events and metrics of all of them together.
+//!
+//! The devices live in this process, on the same cores as the servers: their own CPU is said beside.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use async_nats::jetstream;
+use muster_backing::postgres::Tuning;
+use muster_schemas::subjects::{EVENTS_STREAM, METRICS_STREAM};
+use muster_simulate::{Counters, Enrolled, Fleet as Devices, FleetOptions, Profile};
+use muster_tests::fleet::Fleet;
+
+use crate::process;
+use crate::report::{Report, Row, thousands};
+
+/// Connected devices, the smaller number first.
+const SIZES: [usize; 2] = [1_000, 10_000];
+/// How long the silent fleet is looked at.
+const IDLE: Duration = Duration::from_secs(30);
+/// How long all of it reports.
+const BUSY: Duration = Duration::from_secs(60);
+/// How long is waited for anything.
+const PATIENCE: Duration = Duration::from_secs(300);
+
+fn options(fleet: &Fleet, token: &str, profile: &str) -> FleetOptions {
+    FleetOptions {
+        url: fleet.api.url.clone(),
+        ca: Some(fleet.ca()),
+        token: token.to_owned(),
+        devices: SIZES[1],
+        prefix: "sim".to_owned(),
+        profile: profile.parse::<Profile>().unwrap(),
+    }
+}
+
+/// Measures all of it.
+pub(crate) async fn measure(report: &mut Report, say: &impl Fn(&str)) {
+    // One address joins with all of them.
+    let more = [("MUSTER_JOINS_PER_SECOND", "100000")];
+    let fleet = Fleet::start_with(Tuning::Production, &more).await;
+    let token = fleet.api.enrollment_token(u32::try_from(SIZES[1]).unwrap()).await;
+    let idle = options(&fleet, &token, "idle");
+    let counters = Arc::new(Counters::default());
+    say("(g) enrolling 10 000 devices");
+    let began = Instant::now();
+    let enrolled = Devices::enroll(&idle, &counters).await.unwrap();
+    joined(report, began.elapsed());
+
+    let mut consumers = Vec::new();
+    for size in SIZES {
+        say(&format!("(g) {size} silent devices"));
+        let devices = enrolled[..size].to_vec();
+        let (running, counters) = connected(&idle, devices).await;
+        consumers.push(silent(report, &fleet, size).await);
+        if size == SIZES[1] {
+            say("(h) a storm");
+            storm(report, &fleet, &running, &counters).await;
+        }
+        running.finish(Duration::from_secs(30)).await;
+    }
+    report.add(Row {
+        what: "(g) JetStream consumers, 10 000 devices beside 1 000".to_owned(),
+        value: consumers[1].to_string(),
+        peer: consumers[0].to_string(),
+        ratio: None,
+        target: "the same".to_owned(),
+        is_met: Some(consumers[0] == consumers[1]),
+    });
+    say("(i) 10 000 busy devices");
+    busy(report, &fleet, &options(&fleet, &token, "busy"), enrolled).await;
+}
+
+fn joined(report: &mut Report, took: Duration) {
+    let rate = SIZES[1] as f64 / took.as_secs_f64();
+    report.add(Row {
+        what: "(g) devices joining, one address".to_owned(),
+        value: format!("{}/s", thousands(rate)),
+        peer: String::new(),
+        ratio: None,
+        target: String::new(),
+        is_met: None,
+    });
+}
+
+/// Starts devices, and waits until all are online.
+async fn connected(options: &FleetOptions, devices: Vec<Enrolled>) -> (Devices, Arc<Counters>) {
+    let counters = Arc::new(Counters::default());
+    let count = devices.len() as u64;
+    let running = Devices::start(options, devices, Arc::clone(&counters)).unwrap();
+    all_online(&counters, count).await;
+    (running, counters)
+}
+
+async fn all_online(counters: &Counters, count: u64) {
+    let began = Instant::now();
+    while counters.figures().online < count {
+        let figures = counters.figures();
+        assert!(began.elapsed() < PATIENCE, "{} of {count}: {:?}", figures.online, figures.errors);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// The servers' processes by name.
+fn servers(fleet: &Fleet) -> Vec<(&'static str, Vec<u32>)> {
+    let child = |pid: Option<u32>| pid.into_iter().collect::<Vec<_>>();
+    let postgres = fleet.postgres.child().pid();
+    let mut postgres_all = child(postgres);
+    postgres_all.extend(postgres.map(process::children).unwrap_or_default());
+    vec![
+        ("nats-server", child(fleet.nats.child().pid())),
+        ("ingest", vec![fleet.ingest.pid()]),
+        ("command", vec![fleet.command.pid()]),
+        ("query", vec![fleet.query.pid()]),
+        ("PostgreSQL", postgres_all),
+        ("InfluxDB", child(fleet.influx.child().pid())),
+    ]
+}
+
+/// What each server holds and burns while nothing happens; answers the number of consumers.
+async fn silent(report: &mut Report, fleet: &Fleet, size: usize) -> usize {
+    // Presence and welcomes have been dealt with.
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    let servers = servers(fleet);
+    let cpu = || -> Vec<f64> {
+        servers
+            .iter()
+            .map(|(_, pids)| pids.iter().map(|pid| process::cpu_seconds(*pid)).sum())
+            .collect()
+    };
+    let (before, began) = (cpu(), Instant::now());
+    tokio::time::sleep(IDLE).await;
+    let (after, seconds) = (cpu(), began.elapsed().as_secs_f64());
+    let mut words = Vec::new();
+    let mut total = 0.0;
+    for ((name, pids), (before, after)) in servers.iter().zip(before.iter().zip(after)) {
+        let memory: f64 = pids.iter().map(|pid| process::proportional_mb(*pid)).sum();
+        total += memory;
+        words.push(format!("{name} {memory:.0} MB, {:.1} %", 100.0 * (after - before) / seconds));
+    }
+    report.add(Row {
+        what: format!("(g) servers, {} silent devices", thousands(size as f64)),
+        value: format!("{total:.0} MB; CPU of a core: {}", words.join("; ")),
+        peer: String::new(),
+        ratio: None,
+        target: String::new(),
+        is_met: None,
+    });
+    let jetstream = jetstream::new(fleet.broker().await);
+    let mut consumers = 0;
+    for stream in [EVENTS_STREAM, METRICS_STREAM] {
+        let mut stream = jetstream.get_stream(stream).await.unwrap();
+        consumers += stream.info().await.unwrap().state.consumer_count;
+    }
+    consumers
+}
+
+async fn storm(report: &mut Report, fleet: &Fleet, running: &Devices, counters: &Counters) {
+    let before = counters.figures().connects;
+    let began = Instant::now();
+    running.storm();
+    let count = SIZES[1] as u64;
+    while counters.figures().connects < before + count {
+        assert!(began.elapsed() < PATIENCE, "the storm does not end");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    all_online(counters, count).await;
+    let devices = began.elapsed();
+    // What an operator sees.
+    loop {
+        let summary = fleet.api.get("/api/v1/fleet/summary").await;
+        if summary["status"]["online"].as_u64() == Some(count) {
+            break;
+        }
+        assert!(began.elapsed() < PATIENCE, "{summary}");
+        tokio::time::sleep(Duration::from_millis(250)).await;
+    }
+    report.add(Row {
+        what: "(h) 10 000 devices reconnect at once".to_owned(),
+        value: format!(
+            "all welcomed again after {:.1} s, all shown online after {:.1} s",
+            devices.as_secs_f64(),
+            began.elapsed().as_secs_f64()
+        ),
+        peer: String::new(),
+        ratio: None,
+        target: String::new(),
+        is_met: None,
+    });
+}
+
+async fn busy(report: &mut Report, fleet: &Fleet, options: &FleetOptions, enrolled: Vec<Enrolled>) {
+    let (running, counters) = connected(options, enrolled).await;
+    let (before, began) = (counters.figures(), Instant::now());
+    tokio::time::sleep(BUSY).await;
+    let (after, seconds) = (counters.figures(), began.elapsed().as_secs_f64());
+    let memory: f64 = servers(fleet)
+        .iter()
+        .flat_map(|(_, pids)| pids.clone())
+        .map(process::proportional_mb)
+        .sum();
+    running.finish(Duration::from_secs(120)).await;
+    let end = counters.figures();
+    let rate = |after: u64, before: u64| thousands((after - before) as f64 / seconds);
+    report.add(Row {
+        what: "(i) 10 000 devices, an event and a batch each every 10 s".to_owned(),
+        value: format!(
+            "{} events/s in the log and {} points/s at the broker together; servers {memory:.0} MB",
+            rate(after.committed, before.committed),
+            rate(after.points, before.points)
+        ),
+        peer: format!("{} events/s recorded", rate(after.events, before.events)),
+        ratio: None,
+        target: "nothing lost".to_owned(),
+        is_met: Some(end.committed == end.events && end.differing == 0),
+    });
+}

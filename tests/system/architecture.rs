@@ -16,6 +16,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("muster-eventlog", &["muster-schemas"]),
     ("muster-api", &["muster-eventlog", "muster-schemas"]),
     ("muster-agent", &["muster-schemas"]),
+    ("muster-simulate", &["muster-schemas"]),
     ("muster-ingest", &["muster-eventlog", "muster-schemas"]),
     ("muster-command", &["muster-api", "muster-eventlog", "muster-schemas"]),
     ("muster-query", &["muster-api", "muster-eventlog", "muster-schemas"]),

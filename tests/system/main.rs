@@ -14,4 +14,5 @@ mod openapi;
 mod outbox;
 mod projects;
 mod running;
+mod simulate;
 mod wire;

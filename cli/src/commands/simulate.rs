@@ -38,7 +38,7 @@ log. The exit code is 1 when the log does not have every event that was recorded
 #[command(after_help = AFTER)]
 pub(crate) struct SimulateArgs {
     /// How many
-    #[arg(long, default_value_t = 100)]
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     devices: u32,
     /// What they do
     #[arg(long, default_value = "steady")]

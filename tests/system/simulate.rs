@@ -1,0 +1,54 @@
+//! `muster simulate`: a fleet comes, lives, and goes, and the log has all of it.
+
+use std::process::{Command, Output};
+
+use muster_tests::System;
+use muster_tests::binaries::binary;
+use serde_json::Value;
+
+fn simulate(system: &System, args: &[&str]) -> Output {
+    Command::new(binary("muster"))
+        .args(["simulate", "--url", &system.api.url, "--token", &system.api.token, "--ca"])
+        .arg(system.ca())
+        .args(args)
+        .output()
+        .unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_simulated_fleet_lives_and_leaves_only_its_history() {
+    let system = System::start().await;
+    let output = simulate(
+        &system,
+        &["--devices", "20", "--profile", "busy", "--for", "12s", "--prefix", "ghost", "--json"],
+    );
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{said}");
+    let told: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((&told["joined"], &told["differing"]), (&20.into(), &0.into()), "{told}");
+    assert_eq!(told["errors"], serde_json::json!({}), "{told}");
+    let events = told["events"].as_u64().unwrap();
+    assert!(events >= 10 && told["committed"] == events, "{told}");
+    assert!(told["points"].as_u64() >= Some(20 * 12), "{told}");
+
+    let logged = system.api.list("/api/v1/events?type=DeviceConfigApplied").await;
+    assert_eq!(logged.len() as u64, events);
+    let left = system.api.list("/api/v1/devices?selector=name!=vm").await;
+    let ghosts = left.iter().filter(|one| one["name"].to_string().contains("ghost")).count();
+    assert_eq!(ghosts, 0, "{left:?}");
+    assert!(system.api.list("/api/v1/dead-letters").await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_simulated_is_said() {
+    let system = System::start().await;
+    for (args, code, words) in [
+        (&["--devices", "0"][..], 2, "1..=100000"),
+        (&["--profile", "lazy"], 2, "idle, steady, busy, churn or storm"),
+    ] {
+        let output = simulate(&system, args);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(code), "{args:?}: {said}");
+        assert!(said.contains(words), "{args:?}: {said}");
+    }
+}

@@ -1,13 +1,19 @@
-//! The label selector language: `env=prod,site in (a,b),!retired`.
+//! The selector language: `env=prod,site in (a,b),!retired,online,mem.available>500Mi`.
 //!
-//! Requirements are joined by `,` and must all hold. A requirement is `key`, `!key`, `key=value`
-//! (or `==`), `key!=value`, `key in (a,b)` or `key notin (a,b)`; as in Kubernetes, `!=` and `notin`
-//! also hold where the key is absent. The keys `name`, `id` and `status` mean the device's own.
+//! Requirements are joined by `,` and must all hold. On labels, a requirement is `key`, `!key`,
+//! `key=value` (or `==`), `key!=value`, `key in (a,b)` or `key notin (a,b)`; as in Kubernetes, `!=`
+//! and `notin` also hold where the key is absent. The keys `name`, `id` and `status` mean the
+//! device's own; `online` and `!online` say whether it is connected.
+//!
+//! `measurement.field` compared with a number by `<`, `<=`, `>` or `>=` means the newest value that
+//! the device has reported, whatever its age; where there are several series (disks, interfaces),
+//! one that fits is enough, and `cpu` means the total. A number may have a unit: Ki, Mi, Gi, Ti are
+//! powers of 1024, k, M, G, T of 1000, and % is for the eye.
 
 use std::fmt;
 use std::str::FromStr;
 
-use crate::names::{LabelKey, LabelValue, Labels};
+use crate::names::{LabelKey, LabelValue};
 
 /// At most this many requirements in one selector.
 pub const MAX_REQUIREMENTS: usize = 32;
@@ -15,11 +21,11 @@ pub const MAX_REQUIREMENTS: usize = 32;
 pub const MAX_VALUES: usize = 256;
 
 /// Requirements that must all hold; an empty selector selects everything.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Selector(pub Vec<Requirement>);
 
 /// One condition on one key.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Requirement {
     /// The label's key, or `name`, `id`, `status`.
     pub key: LabelKey,
@@ -28,7 +34,7 @@ pub struct Requirement {
 }
 
 /// What must be true of a key.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Test {
     /// The key is there.
     Exists,
@@ -38,7 +44,55 @@ pub enum Test {
     In(Vec<LabelValue>),
     /// The key is absent or has none of these values.
     NotIn(Vec<LabelValue>),
+    /// The newest value of the metric `measurement.field` compares so with a number.
+    Measured(Comparison, f64),
 }
+
+/// How a metric compares with a number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Comparison {
+    /// `<`
+    Below,
+    /// `<=`
+    AtMost,
+    /// `>`
+    Above,
+    /// `>=`
+    AtLeast,
+}
+
+impl Comparison {
+    const ALL: [(&'static str, Self); 4] =
+        [("<=", Self::AtMost), ("<", Self::Below), (">=", Self::AtLeast), (">", Self::Above)];
+
+    /// Does it hold?
+    #[must_use]
+    pub fn holds(self, value: f64, limit: f64) -> bool {
+        match self {
+            Self::Below => value < limit,
+            Self::AtMost => value <= limit,
+            Self::Above => value > limit,
+            Self::AtLeast => value >= limit,
+        }
+    }
+
+    fn as_str(self) -> &'static str {
+        Self::ALL.into_iter().find(|(_, one)| *one == self).map_or("", |(text, _)| text)
+    }
+}
+
+/// What numbers may be written with, and what it is worth.
+const UNITS: [(&str, f64); 9] = [
+    ("Ki", 1024.0),
+    ("Mi", 1024.0 * 1024.0),
+    ("Gi", 1024.0 * 1024.0 * 1024.0),
+    ("Ti", 1024.0 * 1024.0 * 1024.0 * 1024.0),
+    ("k", 1e3),
+    ("M", 1e6),
+    ("G", 1e9),
+    ("T", 1e12),
+    ("%", 1.0),
+];
 
 /// A selector could not be read; names the place.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -51,40 +105,47 @@ pub struct InvalidSelector {
     at: usize,
 }
 
+impl Requirement {
+    /// The measurement and the field, when it is about a metric.
+    #[must_use]
+    pub fn metric(&self) -> Option<(&str, &str)> {
+        match self.test {
+            Test::Measured(..) => self.key.as_str().rsplit_once('.'),
+            _ => None,
+        }
+    }
+
+    /// Does a key with this value, or none, fit? Metrics are not asked after here.
+    #[must_use]
+    pub fn holds(&self, value: Option<&str>) -> bool {
+        let one_of = |values: &[LabelValue]| {
+            value.is_some_and(|value| values.iter().any(|one| one.as_str() == value))
+        };
+        match &self.test {
+            Test::Exists => value.is_some(),
+            Test::Absent => value.is_none(),
+            Test::In(values) => one_of(values),
+            Test::NotIn(values) => !one_of(values),
+            Test::Measured(..) => false,
+        }
+    }
+}
+
 impl Selector {
-    /// Does a device with these labels and own attributes match?
-    ///
-    /// `attribute` answers for `name`, `id` and `status`.
-    pub fn matches<'a>(
-        &self,
-        labels: &'a Labels,
-        attribute: impl Fn(&str) -> Option<&'a str>,
-    ) -> bool {
-        self.0.iter().all(|requirement| {
-            let key = requirement.key.as_str();
-            let value = if is_attribute(key) {
-                attribute(key)
-            } else {
-                labels.get(&requirement.key).map(LabelValue::as_str)
-            };
-            let one_of = |values: &[LabelValue]| {
-                value.is_some_and(|value| values.iter().any(|one| one.as_str() == value))
-            };
-            match &requirement.test {
-                Test::Exists => value.is_some(),
-                Test::Absent => value.is_none(),
-                Test::In(values) => one_of(values),
-                Test::NotIn(values) => !one_of(values),
-            }
-        })
+    /// The requirements about metrics.
+    pub fn measured(&self) -> impl Iterator<Item = &Requirement> {
+        self.0.iter().filter(|requirement| requirement.metric().is_some())
     }
 }
 
 /// Is this key one of the device's own attributes rather than a label?
 #[must_use]
 pub fn is_attribute(key: &str) -> bool {
-    matches!(key, "name" | "id" | "status")
+    matches!(key, "name" | "id" | "status" | ONLINE)
 }
+
+/// The key that says whether a device is connected; it has no value.
+pub const ONLINE: &str = "online";
 
 impl FromStr for Selector {
     type Err = InvalidSelector;
@@ -118,6 +179,9 @@ impl fmt::Display for Selector {
                     [one] => write!(f, "{key}!={one}")?,
                     many => write!(f, "{key} notin ({})", list(many))?,
                 },
+                Test::Measured(comparison, limit) => {
+                    write!(f, "{key}{}{limit}", comparison.as_str())?;
+                }
             }
         }
         Ok(())
@@ -161,7 +225,7 @@ impl<'a> Parser<'a> {
         let start = self.at;
         let rest = self.rest();
         let end =
-            rest.find(|c: char| c.is_whitespace() || "=!,()".contains(c)).unwrap_or(rest.len());
+            rest.find(|c: char| c.is_whitespace() || "=!,()<>".contains(c)).unwrap_or(rest.len());
         self.at += end;
         (rest.get(..end).unwrap_or_default(), start)
     }
@@ -177,6 +241,24 @@ impl<'a> Parser<'a> {
     fn value(&mut self) -> Parsed<LabelValue> {
         let (word, start) = self.word();
         word.parse().map_err(|error: crate::names::InvalidName| (error.to_string(), start))
+    }
+
+    fn number(&mut self) -> Parsed<f64> {
+        let (word, start) = self.word();
+        let unit = UNITS.iter().find(|(unit, _)| word.ends_with(unit));
+        let (digits, worth) =
+            unit.map_or((word, 1.0), |(unit, worth)| (word.trim_end_matches(unit), *worth));
+        let is_plain = digits.bytes().all(|byte| byte.is_ascii_digit() || b".-e".contains(&byte));
+        let number = digits.parse::<f64>().ok().filter(|number| is_plain && number.is_finite());
+        number.map(|number| number * worth).filter(|number| number.is_finite()).ok_or_else(|| {
+            (format!("'{word}' is no number; write for example 20, 0.5, 500Mi, 80%"), start)
+        })
+    }
+
+    /// Does a value come next, rather than the next requirement or the end?
+    fn takes_value(&mut self) -> bool {
+        self.skip_spaces();
+        !(self.rest().is_empty() || self.rest().starts_with(','))
     }
 
     fn values(&mut self) -> Parsed<Vec<LabelValue>> {
@@ -201,7 +283,17 @@ impl<'a> Parser<'a> {
             return Ok(Requirement { key: self.key()?, test: Test::Absent });
         }
         let key = self.key()?;
-        let test = if self.take("!=") {
+        let comparison = Comparison::ALL.into_iter().find(|(text, _)| self.take(text));
+        let test = if let Some((_, comparison)) = comparison {
+            if !key.as_str().contains('.') {
+                return self.fail(format!(
+                    "'{key}' is no metric; numbers are compared with one, such as mem.available"
+                ));
+            }
+            Test::Measured(comparison, self.number()?)
+        } else if key.as_str() == ONLINE && self.takes_value() {
+            return self.fail("'online' stands alone, or as '!online'");
+        } else if self.take("!=") {
             Test::NotIn(vec![self.value()?])
         } else if self.take("==") || self.take("=") {
             Test::In(vec![self.value()?])
@@ -212,7 +304,10 @@ impl<'a> Parser<'a> {
                 "notin" => Test::NotIn(self.values()?),
                 "" => Test::Exists,
                 other => {
-                    return Err((format!("'{other}' is no operator (=, !=, in, notin)"), before));
+                    return Err((
+                        format!("'{other}' is no operator (=, !=, in, notin, <, <=, >, >=)"),
+                        before,
+                    ));
                 }
             }
         };

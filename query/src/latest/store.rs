@@ -8,9 +8,11 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use bytes::Bytes;
 use muster_schemas::metrics::{InvalidBatch, MetricBatch};
+use muster_schemas::selector::Requirement;
 use muster_schemas::{DeviceId, ProjectId, Timestamp};
 
 use super::MetricsSummary;
+use super::summary::measured;
 
 /// Groups that are kept of one device at most.
 const GROUPS: usize = 16;
@@ -102,6 +104,25 @@ impl LatestMetrics {
         let summary =
             groups.iter().fold(MetricsSummary::default(), |sum, group| sum.or(group.summary));
         (!summary.is_empty()).then_some(summary)
+    }
+
+    /// The devices of a project whose newest metrics fit all of these requirements.
+    #[must_use]
+    pub fn fitting(&self, project: &ProjectId, requirements: &[&Requirement]) -> Vec<DeviceId> {
+        let candidates: Vec<(DeviceId, Vec<Bytes>)> = {
+            let devices = self.read();
+            let own = devices.iter().filter(|((of, _), _)| of == project);
+            own.map(|((_, device), latest)| {
+                (*device, latest.groups.values().map(|group| group.payload.clone()).collect())
+            })
+            .collect()
+        };
+        let fits = |payloads: &[Bytes]| {
+            let batches: Vec<MetricBatch> =
+                payloads.iter().filter_map(|bytes| MetricBatch::decode(bytes).ok()).collect();
+            requirements.iter().all(|requirement| measured(requirement, &batches))
+        };
+        candidates.into_iter().filter(|(_, all)| fits(all)).map(|(device, _)| device).collect()
     }
 
     /// The newest batch of each group of a device.

@@ -1,6 +1,7 @@
 //! A device's state of health in a few numbers, out of a metric batch. Pure.
 
 use muster_schemas::metrics::{FieldValue, MetricBatch, Point};
+use muster_schemas::selector::{Requirement, Test};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -77,6 +78,21 @@ impl MetricsSummary {
     }
 }
 
+/// Does one of the series that a requirement is about fit it? Of `cpu` the total alone is asked.
+pub(super) fn measured(requirement: &Requirement, batches: &[MetricBatch]) -> bool {
+    let (Some((measurement, field)), Test::Measured(comparison, limit)) =
+        (requirement.metric(), &requirement.test)
+    else {
+        return false;
+    };
+    let points = batches.iter().flat_map(|batch| &batch.points);
+    points
+        .filter(|point| point.measurement.as_str() == measurement)
+        .filter(|point| measurement != "cpu" || is_tagged(point, "cpu", "cpu-total"))
+        .filter_map(|point| number(point, field))
+        .any(|value| comparison.holds(value, *limit))
+}
+
 fn is_tagged(point: &Point, name: &str, value: &str) -> bool {
     point.tags.iter().any(|(key, found)| key.as_str() == name && found == value)
 }
@@ -89,7 +105,7 @@ fn field<'a>(point: &'a Point, name: &str) -> Option<&'a FieldValue> {
 fn number(point: &Point, name: &str) -> Option<f64> {
     match field(point, name)? {
         FieldValue::Float(number) => Some(*number),
-        #[expect(clippy::cast_precision_loss, reason = "a percentage")]
+        #[expect(clippy::cast_precision_loss, reason = "nobody compares that finely")]
         FieldValue::Int(number) => Some(*number as f64),
         FieldValue::Bool(_) | FieldValue::Text(_) => None,
     }

@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::names::Labels;
 
 fn labels(pairs: &[(&str, &str)]) -> Labels {
     pairs.iter().filter_map(|(k, v)| Some((k.parse().ok()?, v.parse().ok()?))).collect()
@@ -11,7 +12,13 @@ fn labels(pairs: &[(&str, &str)]) -> Labels {
 fn matches(selector: &str, pairs: &[(&str, &str)]) -> bool {
     let own = |key: &str| (key == "name").then_some("robot-7");
     let labels = labels(pairs);
-    selector.parse::<Selector>().is_ok_and(|selector| selector.matches(&labels, own))
+    selector.parse::<Selector>().is_ok_and(|selector| {
+        selector.0.iter().all(|requirement| {
+            let key = &requirement.key;
+            let label = || labels.get(key).map(LabelValue::as_str);
+            requirement.holds(if is_attribute(key.as_str()) { own(key.as_str()) } else { label() })
+        })
+    })
 }
 
 #[test]
@@ -50,15 +57,46 @@ fn garbage_is_refused_and_its_place_named() {
         ("env like prod", "character 5"),
         ("ä=1", "character 1"),
         ("env=prod site=a", "character 10"),
+        ("available > 5", "character 12"),
+        ("mem.available > lots", "character 17"),
+        ("mem.available > 5Qi", "character 17"),
+        ("mem.available > inf", "character 17"),
+        ("online=yes", "character 7"),
+        ("online in (a)", "character 8"),
     ] {
         let error = bad.parse::<Selector>().map_err(|error| error.to_string());
         assert!(error.as_ref().is_err_and(|text| text.contains(at)), "{bad:?}: {error:?}");
     }
 }
 
+#[test]
+fn a_metric_is_compared_with_a_number_and_its_unit() {
+    for (text, metric, comparison, limit) in [
+        ("mem.available > 500Mi", ("mem", "available"), Comparison::Above, 524_288_000.0),
+        ("battery.percent<20", ("battery", "percent"), Comparison::Below, 20.0),
+        ("disk.used_percent >= 80%", ("disk", "used_percent"), Comparison::AtLeast, 80.0),
+        ("net.bytes_recv<=1.5G", ("net", "bytes_recv"), Comparison::AtMost, 1.5e9),
+        ("temp.temp > -5", ("temp", "temp"), Comparison::Above, -5.0),
+    ] {
+        let selector: Selector = text.parse().unwrap_or_default();
+        let [requirement] = selector.0.as_slice() else { panic!("{text}: {selector}") };
+        assert_eq!(requirement.metric(), Some(metric), "{text}");
+        assert_eq!(requirement.test, Test::Measured(comparison, limit), "{text}");
+    }
+    let holds = |comparison: Comparison| [1.0, 2.0, 3.0].map(|value| comparison.holds(value, 2.0));
+    assert_eq!(holds(Comparison::Below), [true, false, false]);
+    assert_eq!(holds(Comparison::AtMost), [true, true, false]);
+    assert_eq!(holds(Comparison::Above), [false, false, true]);
+    assert_eq!(holds(Comparison::AtLeast), [false, true, true]);
+    for (text, test) in [("online", Test::Exists), ("!online", Test::Absent)] {
+        let selector: Selector = text.parse().unwrap_or_default();
+        assert_eq!(selector.0.first().map(|one| one.test.clone()), Some(test), "{text}");
+    }
+}
+
 proptest! {
     #[test]
-    fn nothing_panics_and_what_reads_reads_back(text in "[a-c=!(), inot\u{e9}]{0,40}") {
+    fn nothing_panics_and_what_reads_reads_back(text in "[a-c=!(), inot<>.0-9M\u{e9}]{0,40}") {
         if let Ok(selector) = text.parse::<Selector>() {
             prop_assert_eq!(selector.to_string().parse::<Selector>(), Ok(selector));
         }

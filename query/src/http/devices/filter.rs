@@ -1,10 +1,13 @@
 //! Which devices a list holds: once as SQL, once in memory (for the past). Both say the same.
 
 use muster_api::Problem;
-use muster_schemas::DeviceId;
-use muster_schemas::selector::{Requirement, Selector, Test, is_attribute};
+use muster_schemas::names::LabelValue;
+use muster_schemas::selector::{ONLINE, Requirement, Selector, Test, is_attribute};
+use muster_schemas::{DeviceId, ProjectId};
 use sqlx::{Postgres, QueryBuilder};
+use uuid::Uuid;
 
+use crate::latest::LatestMetrics;
 use crate::projections::devices::{Device, Status, search_text};
 
 const STATUSES: [Status; 6] = [
@@ -22,6 +25,8 @@ pub(super) struct Filter {
     selector: Selector,
     statuses: Vec<Status>,
     search: Option<String>,
+    /// The devices whose newest metrics fit, when metrics were asked for.
+    fitting: Option<Vec<Uuid>>,
 }
 
 impl Filter {
@@ -53,7 +58,7 @@ impl Filter {
             let rule = "is longer than 200 bytes, or holds a NUL";
             return Err(Problem::field("search", rule, None));
         }
-        Ok(Self { selector, statuses, search })
+        Ok(Self { selector, statuses, search, fitting: None })
     }
 
     /// Does a device belong to the list?
@@ -68,13 +73,13 @@ impl Filter {
             || self.search.as_ref().is_none_or(|text| search_text(device).contains(text.as_str()));
         fits_status
             && self.selector.0.iter().all(|requirement| {
-                let one = Selector(vec![requirement.clone()]);
-                match requirement.key.as_str() {
-                    "name" => holds(&requirement.test, name.as_str()),
-                    "id" => holds(&requirement.test, &id),
-                    "status" => holds(&requirement.test, status.as_str()),
-                    _ => one.matches(&device.labels, |_| None),
-                }
+                requirement.holds(match requirement.key.as_str() {
+                    "name" => Some(name.as_str()),
+                    "id" => Some(&id),
+                    "status" => Some(status.as_str()),
+                    ONLINE => (status == Status::Online).then_some(ONLINE),
+                    _ => device.labels.get(&requirement.key).map(LabelValue::as_str),
+                })
             })
             && fits_search()
     }
@@ -89,22 +94,34 @@ impl Filter {
         if let Some(text) = &self.search {
             query.push(" AND strpos(search, ").push_bind(text.clone()).push(") > 0");
         }
-        for requirement in &self.selector.0 {
+        for requirement in self.selector.0.iter().filter(|one| one.metric().is_none()) {
             query.push(" AND ");
             push_requirement(query, requirement);
         }
+        if let Some(fitting) = &self.fitting {
+            query.push(" AND device = ANY(").push_bind(fitting.clone()).push(")");
+        }
     }
-}
 
-fn holds(test: &Test, value: &str) -> bool {
-    let one_of = |values: &[muster_schemas::names::LabelValue]| {
-        values.iter().any(|one| one.as_str() == value)
-    };
-    match test {
-        Test::Exists => true,
-        Test::Absent => false,
-        Test::In(values) => one_of(values),
-        Test::NotIn(values) => !one_of(values),
+    /// What the log does not know: the newest metrics.
+    pub(super) fn ask_metrics(&mut self, latest: &LatestMetrics, project: &ProjectId) {
+        let measured: Vec<&Requirement> = self.selector.measured().collect();
+        if !measured.is_empty() {
+            let fitting = latest.fitting(project, &measured);
+            self.fitting = Some(fitting.into_iter().map(|id| id.0).collect());
+        }
+    }
+
+    /// The past knows no metrics.
+    pub(super) fn check_past(&self) -> Result<(), Problem> {
+        match self.selector.measured().next() {
+            None => Ok(()),
+            Some(requirement) => {
+                let rule = "is about the newest metrics, which have no past; leave it out, or \
+                            leave out position and at";
+                Err(Problem::field("selector", rule, Some(requirement.key.as_str().into())))
+            }
+        }
     }
 }
 
@@ -130,6 +147,8 @@ fn push_requirement(query: &mut QueryBuilder<Postgres>, requirement: &Requiremen
         values.iter().map(|value| value.as_str().to_owned()).collect()
     };
     match &requirement.test {
+        Test::Exists if key == ONLINE => drop(query.push("status = 'online'")),
+        Test::Absent if key == ONLINE => drop(query.push("status <> 'online'")),
         Test::Exists if own => drop(query.push("TRUE")),
         Test::Absent if own => drop(query.push("FALSE")),
         Test::Exists => {
@@ -148,5 +167,7 @@ fn push_requirement(query: &mut QueryBuilder<Postgres>, requirement: &Requiremen
             push_value(query);
             query.push(") = ANY(").push_bind(words(values)).push(")) IS NOT TRUE");
         }
+        // Asked of memory, before.
+        Test::Measured(..) => drop(query.push("TRUE")),
     }
 }

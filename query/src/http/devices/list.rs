@@ -35,7 +35,8 @@ pub(crate) struct ListDevices {
     /// The `next` of the page before.
     cursor: Option<String>,
     /// Labels that must fit: `env=prod,site in (a,b),!retired`; `name`, `id` and `status` are the
-    /// device's own.
+    /// device's own. `online` or `!online`; metrics by their newest value: `mem.available>500Mi`,
+    /// `battery.percent<20`.
     #[param(example = "env=prod,site in (a,b),!retired")]
     selector: Option<String>,
     /// `registered`, `pending`, `online`, `offline`, `revoked`, `deleted`, more than one with commas; all but `deleted`
@@ -78,13 +79,14 @@ pub(crate) async fn list_devices(
     Query(query): Query<ListDevices>,
 ) -> Result<impl IntoResponse, Problem> {
     let project = &scope.project;
-    let filter =
+    let mut filter =
         Filter::read(query.selector.as_deref(), query.status.as_deref(), query.search.as_deref())?;
     let after = Place::read(query.cursor.as_deref(), query.sort)?;
     let moment = past::moment(&state, project, query.position, query.at).await?;
     let limit = usize::from(query.limit.get());
     let live = Live { latest: moment.is_none().then_some(&state.latest), project };
     let (position, (items, next)) = if let Some(position) = moment {
+        filter.check_past()?;
         let devices = past::devices(&state, project, position).await?;
         let placed = devices
             .iter()
@@ -96,6 +98,7 @@ pub(crate) async fn list_devices(
         let progress = &state.read_models.devices;
         min_position.wait(state.log(), progress, project).await?;
         let position = progress.position(project);
+        filter.ask_metrics(&state.latest, project);
         let list = List {
             state: &state,
             live: &live,

@@ -109,16 +109,24 @@ impl Scene {
     }
 }
 
-/// A minute of what a device with all sorts of hardware measures.
+/// A minute of what a device with all sorts of hardware measures; it is hot, full and almost empty.
 async fn measure(cart: &SimDevice) {
     let time = Timestamp::from(SystemTime::now());
+    let data = |used: f64| {
+        let point = Point::new("disk").tag("path", "/data").tag("mode", "rw");
+        point.field("used_percent", used)
+    };
+    let hours_ago = time.plus_micros(-5 * 3_600_000_000);
+    cart.measure(&MetricBatch { time: hours_ago, points: vec![data(60.0)] }).await;
     for n in 0..7_i64 {
         let points = vec![
             Point::new("battery")
                 .tag("name", "BAT0")
-                .field("percent", 80.0 - n as f64)
+                .field("percent", 10.0)
                 .field("energy_rate", 9.5),
-            Point::new("temp").tag("sensor", "cpu").field("temp", 50.0 + n as f64),
+            Point::new("temp").tag("sensor", "cpu").field("temp", 91.0),
+            Point::new("mem").field("used_percent", 95.0),
+            data(97.0),
             Point::new("wireless").tag("interface", "wlan0").field("level", -60 - n),
             Point::new("diskio")
                 .tag("name", "sda")
@@ -168,7 +176,7 @@ async fn every_query_of_every_dashboard_and_rule_finds_rows() {
     }
     let any = scene.choice(true, &["robot"]);
     let rules = rules(&provisioning.join("alerting/muster.yaml"));
-    open.extend(rules.into_iter().map(|question| (question, vec![any.clone()])));
+    open.extend(rules.into_iter().map(|rule| (rule.question, vec![any.clone()])));
     assert!(open.len() > 70, "only {} queries were found", open.len());
 
     // What needs a while (a rate needs two points) is asked again.
@@ -191,7 +199,32 @@ async fn every_query_of_every_dashboard_and_rule_finds_rows() {
             tokio::time::sleep(Duration::from_millis(500)).await;
         }
     }
+    the_right_rules_fire(&scene, &stores, &provisioning).await;
     grafana_may_read_its_views_and_nothing_else(&stores).await;
+}
+
+/// The rules whose threshold is crossed are those of what is wrong, and no others.
+async fn the_right_rules_fire(scene: &Scene, stores: &Stores, provisioning: &Path) {
+    let choice = scene.choice(true, &["robot"]);
+    let mut firing = BTreeSet::new();
+    for rule in rules(&provisioning.join("alerting/muster.yaml")) {
+        let query = choice.fill(&rule.question, now());
+        for row in stores.ask(rule.question.store, &query).await.unwrap() {
+            let value: f64 = row.last().unwrap().parse().unwrap();
+            if rule.is_crossed_by(value) {
+                firing.insert(rule.title.clone());
+            }
+        }
+    }
+    let expected = [
+        "Battery low",
+        "Dead letters",
+        "Disk almost full",
+        "Disk filling",
+        "Memory short",
+        "Too hot",
+    ];
+    assert_eq!(firing.iter().map(String::as_str).collect::<Vec<_>>(), expected);
 }
 
 async fn finds_rows(
@@ -367,6 +400,18 @@ fn dashboards_are_well_formed() {
     assert!(fleet.contains(
         "/d/muster-device/device?var-project=${project}&var-device=${__data.fields.device}"
     ));
+}
+
+/// A label that a rule's words name is one that its query gives.
+#[test]
+fn rules_speak_of_labels_that_they_have() {
+    for rule in rules(&folder().join("provisioning/alerting/muster.yaml")) {
+        for label in rule.words.split(".Labels.").skip(1) {
+            let label = label.split(' ').next().unwrap();
+            assert!(rule.question.text.contains(label), "{}: .Labels.{label}", rule.title);
+        }
+        assert!(!rule.words.contains('$'), "{}: Grafana takes $ for a variable", rule.title);
+    }
 }
 
 #[test]

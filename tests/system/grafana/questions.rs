@@ -83,24 +83,53 @@ impl Dashboard {
 /// The time that a dashboard shows in the test.
 const SPAN: u64 = 900;
 
-/// The queries of alert rules, without Grafana's own expressions.
-pub(super) fn rules(path: &Path) -> Vec<Question> {
-    let text = fs::read_to_string(path).unwrap();
-    let file: Value = serde_norway::from_str(&text).unwrap();
-    let mut found = Vec::new();
-    for rule in
-        file["groups"].as_array().unwrap().iter().flat_map(|it| it["rules"].as_array().unwrap())
-    {
-        let place = format!("rule {}", rule["title"]);
-        for query in rule["data"].as_array().unwrap() {
-            if query["datasourceUid"] != "__expr__" {
-                let span = query["relativeTimeRange"]["from"].as_u64().unwrap();
-                assert_eq!(query["datasourceUid"], query["model"]["datasource"]["uid"], "{place}");
-                found.push(question(&place, &query["model"], span));
-            }
+/// An alert rule.
+#[derive(Debug)]
+pub(super) struct Rule {
+    pub(super) title: String,
+    pub(super) question: Question,
+    /// What it tells a person.
+    pub(super) words: String,
+    /// `gt` or `lt`, and the number.
+    threshold: (String, f64),
+}
+
+impl Rule {
+    pub(super) fn is_crossed_by(&self, value: f64) -> bool {
+        match self.threshold.0.as_str() {
+            "gt" => value > self.threshold.1,
+            "lt" => value < self.threshold.1,
+            other => panic!("{}: what is {other}?", self.title),
         }
     }
-    found
+}
+
+/// The rules of a file; each asks one query and ends in a threshold.
+pub(super) fn rules(path: &Path) -> Vec<Rule> {
+    let text = fs::read_to_string(path).unwrap();
+    let file: Value = serde_norway::from_str(&text).unwrap();
+    let groups = file["groups"].as_array().unwrap();
+    groups.iter().flat_map(|group| group["rules"].as_array().unwrap()).map(rule).collect()
+}
+
+fn rule(rule: &Value) -> Rule {
+    let title = rule["title"].as_str().unwrap().to_owned();
+    let data = rule["data"].as_array().unwrap();
+    let query = &data[0];
+    assert_eq!(query["datasourceUid"], query["model"]["datasource"]["uid"], "{title}");
+    let span = query["relativeTimeRange"]["from"].as_u64().unwrap();
+    let last = &data[data.len() - 1];
+    assert_eq!(rule["condition"], last["refId"], "{title}");
+    let evaluator = &last["model"]["conditions"][0]["evaluator"];
+    Rule {
+        question: question(&format!("rule '{title}'"), &query["model"], span),
+        words: rule["annotations"].to_string(),
+        threshold: (
+            evaluator["type"].as_str().unwrap().to_owned(),
+            evaluator["params"][0].as_f64().unwrap(),
+        ),
+        title,
+    }
 }
 
 /// A query as it stands in a panel, an annotation or a rule.

@@ -4,7 +4,8 @@ use muster_backing::postgres::{Postgres, PostgresOptions, Tuning};
 use muster_eventlog::projection::Runner;
 use muster_eventlog::{ConnectOptions, EventLog, LogOptions};
 use muster_query::grafana::{self, LetIn};
-use muster_query::projections::devices::{Devices, TABLE};
+use muster_query::projections::devices::{self, Devices};
+use muster_query::projections::timeline::{self, Timeline};
 use tokio_postgres::{Client, Config, NoTls};
 
 async fn connect(url: &str, user: Option<(&str, &str)>) -> Result<Client, tokio_postgres::Error> {
@@ -19,7 +20,8 @@ async fn connect(url: &str, user: Option<(&str, &str)>) -> Result<Client, tokio_
 
 /// As the read side does at its start.
 async fn read_side(log: &EventLog) {
-    Runner::open(log.clone(), Devices::new(TABLE)).await.unwrap();
+    Runner::open(log.clone(), Devices::new(devices::TABLE)).await.unwrap();
+    Runner::open(log.clone(), Timeline::new(timeline::TABLE)).await.unwrap();
     grafana::publish(log).await.unwrap();
 }
 
@@ -41,9 +43,16 @@ async fn a_role_that_may_make_others_makes_grafanas() {
     assert_eq!(grafana::let_in(&log, odd).await.unwrap(), LetIn::Done);
     assert!(connect(&url, Some((grafana::ROLE, "first"))).await.is_err());
     let client = connect(&url, Some((grafana::ROLE, odd))).await.unwrap();
-    for view in
-        ["projects", "events", "dead_letters", "read_models", "work", "devices", "device_labels"]
-    {
+    for view in [
+        "projects",
+        "events",
+        "dead_letters",
+        "read_models",
+        "work",
+        "devices",
+        "device_labels",
+        "device_events",
+    ] {
         client.query(&format!("SELECT * FROM grafana.{view}"), &[]).await.unwrap();
     }
     client.query("SELECT * FROM heads", &[]).await.unwrap_err();

@@ -29,16 +29,6 @@ CREATE VIEW grafana.dead_letters AS
 SELECT id, source, project, subject, cause, size, first_seen, last_seen, seen, retried_at
 FROM dead_letters;
 
--- How far each read model is behind its log.
-CREATE VIEW grafana.read_models AS
-SELECT c.projection,
-       c.project,
-       c.position,
-       h.position - c.position AS lag,
-       c.failure,
-       c.updated_at
-FROM checkpoints c JOIN heads h USING (project);
-
 -- Who is at work: a lease that is held has a process behind it.
 CREATE VIEW grafana.work AS
 SELECT name,

@@ -56,6 +56,12 @@ async fn a_role_that_may_make_others_makes_grafanas() {
         client.query(&format!("SELECT * FROM grafana.{view}"), &[]).await.unwrap();
     }
     client.query("SELECT * FROM heads", &[]).await.unwrap_err();
+    // A read model of an earlier release lags for ever, and nobody is called for it.
+    let old = "INSERT INTO checkpoints (projection, project) VALUES ('devices_v0', 'default')";
+    connect(&url, None).await.unwrap().execute(old, &[]).await.unwrap();
+    log.ensure_project(&"default".parse().unwrap()).await.unwrap();
+    let models = "SELECT 1 FROM grafana.read_models WHERE projection = 'devices_v0'";
+    assert!(client.query(models, &[]).await.unwrap().is_empty());
     // Again, while somebody reads.
     read_side(&log).await;
     client.query("SELECT * FROM grafana.devices", &[]).await.unwrap();

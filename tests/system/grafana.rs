@@ -402,6 +402,21 @@ fn dashboards_are_well_formed() {
     ));
 }
 
+#[test]
+fn the_variables_of_the_files_are_documented() {
+    let docs = std::fs::read_to_string(folder().join("../docs/grafana.md")).unwrap();
+    for file in ["datasources/muster.yaml", "dashboards/muster.yaml"] {
+        let text = std::fs::read_to_string(folder().join("provisioning").join(file)).unwrap();
+        for variable in text.split("${").skip(1) {
+            let name = variable.split('}').next().unwrap();
+            assert!(
+                docs.contains(&format!("`{name}`")),
+                "{file}: {name} is not in docs/grafana.md"
+            );
+        }
+    }
+}
+
 /// A label that a rule's words name is one that its query gives.
 #[test]
 fn rules_speak_of_labels_that_they_have() {

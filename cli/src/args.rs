@@ -6,7 +6,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 use crate::client::Connection;
 use crate::commands::{
     api_token, bootstrap, context, dead_letter, device, events, grafana, metrics, project, replay,
-    status, token,
+    simulate, status, token,
 };
 use crate::serve::ServeArgs;
 use crate::up::UpArgs;
@@ -58,6 +58,8 @@ enum Command {
     /// Grafana: let it in, write its data sources, dashboards and alert rules, check rules
     #[command(subcommand)]
     Grafana(grafana::GrafanaCommand),
+    /// Simulate devices, to see what a server holds
+    Simulate(simulate::SimulateArgs),
     /// Servers that this command line knows
     #[command(subcommand)]
     Context(context::ContextCommand),
@@ -91,6 +93,7 @@ pub(crate) async fn run(args: Args) -> Result<()> {
         Command::DeadLetter(command) => dead_letter::run(connection, command).await,
         Command::Status => status::run(connection).await,
         Command::Grafana(command) => grafana::run(&connection, command).await,
+        Command::Simulate(command) => simulate::run(connection, command).await,
         Command::Context(command) => context::run(&connection, command),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Args::command(), "muster", &mut std::io::stdout());

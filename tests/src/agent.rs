@@ -50,6 +50,14 @@ impl AgentProcess {
     /// # Panics
     /// When it does not start.
     pub fn start(&mut self) {
+        self.start_with(&[]);
+    }
+
+    /// Runs it with further arguments.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub fn start_with(&mut self, args: &[&str]) {
         let said = std::fs::OpenOptions::new()
             .create(true)
             .append(true)
@@ -59,6 +67,7 @@ impl AgentProcess {
             .arg("--data")
             .arg(&self.data)
             .arg("run")
+            .args(args)
             .stdin(Stdio::null())
             .stdout(said.try_clone().expect("a file"))
             .stderr(said)

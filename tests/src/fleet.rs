@@ -222,6 +222,8 @@ impl Fleet {
             .expect("credentials")
             .add_root_certificates(self.ca())
             .require_tls(true)
+            // A listener shall miss little when the broker comes back.
+            .reconnect_delay_callback(|_| Duration::from_millis(50))
             .connect(format!("tls://127.0.0.1:{}", self.nats.port()))
             .await
             .expect("a connection to the broker")

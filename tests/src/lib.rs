@@ -15,10 +15,12 @@ pub mod agent;
 pub mod api;
 pub mod binaries;
 pub mod fleet;
+pub mod inside;
 pub mod sim;
 pub mod system;
 pub mod wait;
 
 pub use api::Api;
+pub use inside::AgentInside;
 pub use sim::SimDevice;
 pub use system::System;

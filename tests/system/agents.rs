@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use muster_schemas::StreamName;
+use muster_schemas::{StreamName, Timestamp};
 use muster_tests::agent::AgentProcess;
 use muster_tests::{System, wait};
 use serde_json::{Value, json};
@@ -84,6 +84,53 @@ async fn an_agent_that_is_killed_again_and_again_loses_and_doubles_nothing() {
     assert_eq!(device["flags"]["unreadable"], 0, "{device}");
     let letters: Vec<Value> = system.api.list("/api/v1/dead-letters").await;
     assert!(letters.is_empty(), "{letters:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_is_killed_under_load_loses_no_metrics_but_those_of_the_moment() {
+    const KILLS: usize = 4;
+    let system = System::start().await;
+    let dir = tempfile::tempdir().unwrap();
+    let token = system.api.enrollment_token(1).await;
+    let mut agent = AgentProcess::enroll(dir.path(), &system.api.url, &token, "robot");
+    let vars = json!({"vars": {"metrics.interval": 1}});
+    system.api.patch("/api/v1/devices/robot/config", &vars).await;
+    for n in 0..=KILLS {
+        agent.start();
+        // It samples from one and a half seconds after its start on.
+        for load in 0..50 {
+            let vars = json!({"vars": {"n": n * 100 + load}});
+            system.api.patch("/api/v1/devices/robot/config", &vars).await;
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        if n < KILLS {
+            agent.kill9();
+        }
+    }
+    let path = "/api/v1/devices/robot/metrics?field=mem.used_percent&since=5m&step=1s&fn=count";
+    // Seconds of the last run have come, so all before them had the time to.
+    let newest = time::OffsetDateTime::now_utc().unix_timestamp();
+    let seconds = wait::until("the newest metrics", PATIENCE, || async {
+        let answer = system.api.get(path).await;
+        let points = answer["series"][0]["points"].as_array().cloned().unwrap_or_default();
+        let has_one = |point: &&Value| point["value"].as_f64().is_some_and(|count| count > 0.0);
+        let at = |point: &Value| point["time"].as_str()?.parse::<Timestamp>().ok();
+        let seconds: Vec<i64> = points
+            .iter()
+            .filter(has_one)
+            .filter_map(|point| Some(at(point)?.micros() / 1_000_000))
+            .collect();
+        seconds.last().is_some_and(|last| *last >= newest).then_some(seconds)
+    })
+    .await;
+    // A hole at each kill: the rest of a second, the start, the second and a half until the first.
+    let holes: Vec<i64> =
+        seconds.windows(2).map(|pair| pair[1] - pair[0]).filter(|s| *s > 2).collect();
+    assert!(
+        holes.len() <= KILLS && holes.iter().all(|hole| *hole <= 6),
+        "{holes:?} in {seconds:?}"
+    );
+    assert!(seconds.len() >= 3 * (KILLS + 1), "{seconds:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

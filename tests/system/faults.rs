@@ -3,6 +3,7 @@
 //! the read models equal a rebuild row for row.
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -64,7 +65,7 @@ async fn assert_complete(fleet: &Fleet, devices: &[SimDevice]) {
 }
 
 /// The live tables equal tables that are filled from the log anew.
-async fn assert_rebuild_equals_live(fleet: &Fleet) {
+pub(crate) async fn assert_rebuild_equals_live(fleet: &Fleet) {
     let connect = ConnectOptions::new(fleet.postgres.connection_url());
     let log = EventLog::open(&connect, LogOptions::default()).await.unwrap();
     let mut one = Runner::open(log.clone(), Devices::new("devices_rebuilt")).await.unwrap();
@@ -188,7 +189,7 @@ async fn the_stream_of_events_may_be_lost_whole() {
     assert_rebuild_equals_live(&fleet).await;
 }
 
-async fn delete_events_stream(fleet: &Fleet) {
+pub(crate) async fn delete_events_stream(fleet: &Fleet) {
     let credentials = fleet.keys().role_credentials("ingest").unwrap();
     let nats = async_nats::ConnectOptions::with_credentials(&credentials.0)
         .unwrap()
@@ -210,28 +211,12 @@ async fn an_older_backup_is_filled_up_by_the_devices() {
         device.chain.record_many(30);
         device.settle(PATIENCE).await;
     }
-    let dump = fleet.dir().join("dump.sql");
-    let bin = fleet.postgres.bin().to_owned();
-    let url = fleet.postgres.connection_url();
-    run(bin.join("pg_dump").to_str().unwrap(), &["-f", dump.to_str().unwrap(), &url]);
+    let dump = dump(&fleet);
     for device in &mut devices {
         device.chain.record_many(30);
         device.settle(PATIENCE).await;
     }
-    for role in [&mut fleet.ingest, &mut fleet.command, &mut fleet.query] {
-        role.kill9();
-    }
-    let psql = bin.join("psql");
-    let psql = psql.to_str().unwrap();
-    // As docs/operations.md tells it: an empty database, then the dump.
-    let server = fleet.postgres.connection_url_of("postgres");
-    run(psql, &["-q", "-c", "DROP DATABASE muster WITH (FORCE)", &server]);
-    run(psql, &["-q", "-c", "CREATE DATABASE muster", &server]);
-    run(psql, &["-q", "-v", "ON_ERROR_STOP=1", "-f", dump.to_str().unwrap(), &url]);
-    for role in [&mut fleet.ingest, &mut fleet.command, &mut fleet.query] {
-        role.kill9_and_restart();
-    }
-    fleet.answers().await;
+    restore(&mut fleet, &dump).await;
     for device in &mut devices {
         device.chain.record_many(30);
         device.settle(PATIENCE).await;
@@ -240,9 +225,34 @@ async fn an_older_backup_is_filled_up_by_the_devices() {
     assert_rebuild_equals_live(&fleet).await;
 }
 
-fn run(program: &str, args: &[&str]) {
+fn run(program: &Path, args: &[&str]) {
     let output = std::process::Command::new(program).args(args).output().unwrap();
-    assert!(output.status.success(), "{program}: {}", String::from_utf8_lossy(&output.stderr));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{}: {said}", program.display());
+}
+
+/// A backup of the log's database.
+pub(crate) fn dump(fleet: &Fleet) -> PathBuf {
+    let dump = fleet.dir().join("dump.sql");
+    let (bin, url) = (fleet.postgres.bin(), fleet.postgres.connection_url());
+    run(&bin.join("pg_dump"), &["-f", dump.to_str().unwrap(), &url]);
+    dump
+}
+
+/// Goes back to it as docs/operations.md tells it: an empty database, then the dump.
+pub(crate) async fn restore(fleet: &mut Fleet, dump: &Path) {
+    for role in [&mut fleet.ingest, &mut fleet.command, &mut fleet.query] {
+        role.kill9();
+    }
+    let (psql, url) = (fleet.postgres.bin().join("psql"), fleet.postgres.connection_url());
+    let server = fleet.postgres.connection_url_of("postgres");
+    run(&psql, &["-q", "-c", "DROP DATABASE muster WITH (FORCE)", &server]);
+    run(&psql, &["-q", "-c", "CREATE DATABASE muster", &server]);
+    run(&psql, &["-q", "-v", "ON_ERROR_STOP=1", "-f", dump.to_str().unwrap(), &url]);
+    for role in [&mut fleet.ingest, &mut fleet.command, &mut fleet.query] {
+        role.kill9_and_restart();
+    }
+    fleet.answers().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

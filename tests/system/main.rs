@@ -12,5 +12,7 @@ mod hostile;
 mod installer;
 mod joining;
 mod openapi;
+mod outbox;
 mod projects;
 mod running;
+mod wire;

@@ -30,6 +30,7 @@ fn status(url: &str) -> Status {
             confirmed: 2,
             unconfirmed: 7,
             unconfirmed_bytes: 700,
+            kept_bytes: 0,
             dropped: 3,
         },
         backlog: BacklogStatus { batches: 0, bytes: 0, dropped: 0 },

@@ -34,6 +34,9 @@ pub struct OutboxStatus {
     pub unconfirmed: u64,
     /// Their size.
     pub unconfirmed_bytes: u64,
+    /// Events that the log has and that are kept a while, in bytes.
+    #[serde(default)]
+    pub kept_bytes: u64,
     /// Events that could not be recorded and are not declared yet.
     pub dropped: u64,
 }
@@ -157,6 +160,7 @@ impl Status {
                 confirmed: outbox.confirmed,
                 unconfirmed: outbox.unconfirmed(),
                 unconfirmed_bytes: outbox.unconfirmed_bytes,
+                kept_bytes: outbox.kept_bytes,
                 dropped: outbox.dropped,
             },
             backlog: BacklogStatus {

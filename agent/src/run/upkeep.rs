@@ -14,24 +14,27 @@ const LOOK: Duration = Duration::from_secs(60);
 /// Between two rounds of a large outbox others get their turn.
 const BREATH: Duration = Duration::from_millis(20);
 
-/// Prunes the outbox once an hour, and when it holds too much.
+/// Prunes the outbox at the start, once an hour, and when it holds too much.
 pub(super) async fn keep_house(shared: &Shared) {
     let mut due = Instant::now();
     loop {
-        sleep(LOOK).await;
-        if Instant::now() < due && !shared.outbox.is_overfull() {
-            continue;
+        if Instant::now() >= due || shared.outbox.is_overfull() {
+            due = Instant::now() + EVERY;
+            prune(shared).await;
         }
-        due = Instant::now() + EVERY;
-        loop {
-            let at = Moment::now();
-            match shared.outbox.prune(shared.time(&at)) {
-                Ok(true) => sleep(BREATH).await,
-                Ok(false) => break,
-                Err(error) => {
-                    tracing::warn!(%error, "old events could not be let go");
-                    break;
-                }
+        sleep(LOOK).await;
+    }
+}
+
+async fn prune(shared: &Shared) {
+    loop {
+        let at = Moment::now();
+        match shared.outbox.prune(shared.time(&at)) {
+            Ok(true) => sleep(BREATH).await,
+            Ok(false) => return,
+            Err(error) => {
+                tracing::warn!(%error, "old events could not be let go");
+                return;
             }
         }
     }

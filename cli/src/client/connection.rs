@@ -66,9 +66,14 @@ impl Connection {
         }
     }
 
+    /// The server that is meant, the token and the CA.
+    pub(crate) fn server(&self) -> Result<Context> {
+        choose(self.flags(), Words::of_environment(), contexts::load)
+    }
+
     /// A client by flags, variables, or the context.
     pub(crate) fn client(&self) -> Result<Client> {
-        let chosen = choose(self.flags(), Words::of_environment(), contexts::load)?;
+        let chosen = self.server()?;
         let mut client = Client::new(&chosen.url, &chosen.token, chosen.ca.as_deref())?;
         client.project.clone_from(&self.project);
         Ok(client)

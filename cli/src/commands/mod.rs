@@ -10,6 +10,7 @@ pub(crate) mod grafana;
 pub(crate) mod metrics;
 pub(crate) mod project;
 pub(crate) mod replay;
+pub(crate) mod simulate;
 pub(crate) mod status;
 pub(crate) mod target;
 pub(crate) mod token;

@@ -41,8 +41,8 @@ pub(super) struct Door {
     figures: Option<(Figures, ApiState)>,
     /// Asked after in `/readyz`, where no query role answers it.
     needs: Option<Needs>,
-    /// Clients come to this door themselves, rather than through another.
-    front: bool,
+    /// What is held to at the front door.
+    limits: Option<Limits>,
 }
 
 /// The OpenAPI document of the whole API, without a server to serve it.
@@ -59,9 +59,10 @@ impl Door {
         self.routers.push(router);
     }
 
-    pub(super) fn query(&mut self, router: OpenApiRouter) {
+    /// Clients come to this door themselves, rather than through another.
+    pub(super) fn query(&mut self, router: OpenApiRouter, limits: Limits) {
         self.routers.insert(0, router);
-        self.front = true;
+        self.limits = Some(limits);
     }
 
     /// What has no route here goes to this command role.
@@ -103,7 +104,7 @@ impl Door {
         if let Some((figures, api)) = self.figures {
             routes = routes.merge(figures.router(api));
         }
-        if let Some(needs) = self.needs.filter(|_| !self.front) {
+        if let Some(needs) = self.needs.filter(|_| self.limits.is_none()) {
             routes = routes.merge(health::router(needs));
         }
         // The document is of the whole API, whatever part of it this process serves itself.
@@ -120,8 +121,8 @@ impl Door {
                 .method_not_allowed_fallback(fallback::method_not_allowed),
         };
         routes = routes.layer(from_fn(prometheus::count));
-        if self.front {
-            routes = routes.layer(from_fn_with_state(Limits::new(), limits::limit));
+        if let Some(limits) = self.limits {
+            routes = routes.layer(from_fn_with_state(limits, limits::limit));
         }
         let app =
             routes.layer(DefaultBodyLimit::max(MAX_BODY)).layer(CatchPanicLayer::custom(panicked));

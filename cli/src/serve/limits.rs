@@ -10,6 +10,7 @@ use std::sync::Arc;
 use axum::extract::{ConnectInfo, Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use clap::Args;
 use governor::clock::{Clock, DefaultClock};
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 use muster_api::Problem;
@@ -18,14 +19,21 @@ use tokio::sync::Semaphore;
 
 /// Where devices ask before they have a token.
 const OPEN: &str = "/api/v1/device/";
-/// Requests that an address may make at once.
-const BURST: NonZeroU32 = NonZeroU32::new(400).unwrap();
-/// Requests that an address gets again, a second.
-const PER_SECOND: NonZeroU32 = NonZeroU32::new(40).unwrap();
+/// Requests that an address may make at once, in seconds of its rate.
+const BURST: u32 = 10;
 /// Such requests that are worked on at once; signatures are checked in each.
 const AT_ONCE: usize = 64;
 /// Addresses that are remembered before those that were quiet are forgotten.
 const REMEMBERED: usize = 10_000;
+
+/// How fast devices may ask to join.
+#[derive(Args, Clone, Copy, Debug)]
+pub(crate) struct JoinRate {
+    /// Requests to join, or for credentials, that one address may make a second; ten times as many
+    /// at once. Raise it where more than a few hundred devices come from one address together
+    #[arg(long, env = "MUSTER_JOINS_PER_SECOND", default_value = "40", value_name = "N")]
+    pub(crate) joins_per_second: NonZeroU32,
+}
 
 /// The buckets; cheap to clone.
 #[derive(Clone, Debug)]
@@ -35,8 +43,9 @@ pub(super) struct Limits {
 }
 
 impl Limits {
-    pub(super) fn new() -> Self {
-        let quota = Quota::per_second(PER_SECOND).allow_burst(BURST);
+    pub(super) fn new(per_second: NonZeroU32) -> Self {
+        let burst = per_second.saturating_mul(NonZeroU32::MIN.saturating_add(BURST - 1));
+        let quota = Quota::per_second(per_second).allow_burst(burst);
         Self {
             addresses: Arc::new(RateLimiter::keyed(quota)),
             places: Arc::new(Semaphore::new(AT_ONCE)),
@@ -83,7 +92,7 @@ mod tests {
 
     #[test]
     fn one_address_is_held_back_and_no_other() {
-        let limits = Limits::new();
+        let limits = Limits::new(NonZeroU32::new(40).unwrap());
         let (loud, quiet) = (IpAddr::from([192, 0, 2, 1]), IpAddr::from([192, 0, 2, 2]));
         let passed = (0..1_000).filter(|_| limits.check(loud).is_ok()).count();
         assert!((400..500).contains(&passed), "{passed}");

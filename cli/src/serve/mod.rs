@@ -26,6 +26,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 pub use door::openapi_document;
+pub(crate) use limits::JoinRate;
 pub(crate) use names::{address_for_others, certificate_names};
 pub(crate) use options::{
     DEFAULT_PORT, Listen, MetricStore, Role, Roles, ServeArgs, ServeOptions, silence,
@@ -155,7 +156,7 @@ pub(crate) async fn run(
         })
         .await
         .context("cannot start the query role")?;
-        door.query(query.router());
+        door.query(query.router(), limits::Limits::new(options.joins));
         if let Some(url) = options.command_url.as_ref().filter(|_| !roles.has(Role::Command)) {
             door.forward(forward::Forward::new(url, &keys.ca)?);
         }

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -12,6 +13,7 @@ use muster_command::keys::{Certificates, KeyStore};
 use muster_ingest::metrics::StoreSettings;
 use muster_query::influx::{InfluxCredentials, InfluxQueryOptions};
 
+use super::limits::JoinRate;
 use super::names::certificate_names;
 use crate::commands::seconds;
 use crate::exit::Misused;
@@ -98,6 +100,8 @@ pub(crate) struct ServeOptions {
     pub(crate) command_url: Option<String>,
     /// A device that was not heard for so long is offline.
     pub(crate) offline_after: Duration,
+    /// What an address may ask for without a token, a second.
+    pub(crate) joins: NonZeroU32,
     /// Agents for other architectures, for the installer.
     pub(crate) agents: Option<PathBuf>,
 }
@@ -212,6 +216,8 @@ pub(crate) struct ServeArgs {
     /// Role ingest: a device that was not heard for so long is offline
     #[arg(long, env = "MUSTER_OFFLINE_AFTER", default_value = "60s", value_parser = silence)]
     offline_after: Duration,
+    #[command(flatten)]
+    joins: JoinRate,
     /// Further names that the server's certificate is for
     #[arg(long, env = "MUSTER_NAMES", value_delimiter = ',')]
     name: Vec<String>,
@@ -247,6 +253,7 @@ impl TryFrom<ServeArgs> for ServeOptions {
             command_url: args.command_url,
             agents: args.agents,
             offline_after: args.offline_after,
+            joins: args.joins.joins_per_second,
         })
     }
 }

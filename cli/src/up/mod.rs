@@ -10,6 +10,7 @@ mod say;
 mod servers;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -22,7 +23,7 @@ use tokio::task::{JoinError, JoinHandle};
 use tokio_util::sync::CancellationToken;
 
 use crate::client::{Client, contexts};
-use crate::serve::{self, DEFAULT_PORT, Listen, Role, Roles, ServeOptions};
+use crate::serve::{self, DEFAULT_PORT, JoinRate, Listen, Role, Roles, ServeOptions};
 use agent::LocalAgent;
 use asked::Asked;
 use folder::{Folder, Ports};
@@ -60,6 +61,8 @@ pub(crate) struct UpArgs {
     /// The silence after which a device counts as offline: 10s, 1m
     #[arg(long, env = "MUSTER_OFFLINE_AFTER", default_value = "60s", value_parser = serve::silence)]
     offline_after: Duration,
+    #[command(flatten)]
+    joins: JoinRate,
     /// Do not make this machine a device
     #[arg(long)]
     no_agent: bool,
@@ -80,6 +83,7 @@ struct Up<'a> {
     names: Vec<String>,
     with_agent: bool,
     offline_after: Duration,
+    joins: NonZeroU32,
     agents: Option<PathBuf>,
     began: Instant,
 }
@@ -122,6 +126,7 @@ pub(crate) async fn run(args: UpArgs) -> Result<()> {
         names,
         with_agent: !args.no_agent,
         offline_after: args.offline_after,
+        joins: args.joins.joins_per_second,
         agents: args.agents,
         began,
     };
@@ -189,6 +194,7 @@ impl Up<'_> {
             command_url: None,
             agents: self.agents.clone(),
             offline_after: self.offline_after,
+            joins: self.joins,
         };
         let file = self.folder.path().join("admin-token");
         let token = admin_token(&options.postgres_url, self.keys, &file).await?;

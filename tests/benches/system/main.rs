@@ -22,7 +22,6 @@ mod pairs;
 mod process;
 mod rebuild;
 mod report;
-mod samples;
 mod signed;
 
 use std::time::Instant;

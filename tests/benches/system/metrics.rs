@@ -18,7 +18,7 @@ use muster_schemas::{ProjectId, Timestamp};
 use crate::field::{DEVICES, Field, drain_rate};
 use crate::pairs::{PAIRS, Pairs};
 use crate::report::Report;
-use crate::samples::{POINTS, batch};
+use muster_simulate::samples::{POINTS, batch};
 
 /// Batches of each device in a round.
 const ROUNDS: usize = 100;

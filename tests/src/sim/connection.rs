@@ -13,10 +13,10 @@ use muster_schemas::subjects::DeviceSubjects;
 use muster_schemas::wire::Ack;
 use tokio::sync::watch;
 
-use super::chain::Chain;
-use super::enroll::{Enrolled, enroll};
+use super::enroll::enroll;
 use crate::api::Api;
 use crate::wait;
+use muster_simulate::{Chain, Enrolled};
 
 /// Events that are published before their PubAcks are waited for.
 const WINDOW: usize = 64;

@@ -1,9 +1,8 @@
-//! A simulated device: real keys, real enrollment, real broker, events kept in memory.
+//! Simulated devices for tests: those of `muster-simulate`, with each step in the test's hand.
 
-mod chain;
 mod connection;
 mod enroll;
 
-pub use chain::{Chain, Sealed};
 pub use connection::SimDevice;
-pub use enroll::{Enrolled, Joining, enroll, enroll_body, renew};
+pub use enroll::{enroll, enroll_body, renew};
+pub use muster_simulate::{Chain, Enrolled, Joining, Sealed};

@@ -51,10 +51,11 @@ const NET: [&str; 8] = [
 ];
 
 /// Points in a batch.
-pub(crate) const POINTS: u64 = 12;
+pub const POINTS: u64 = 12;
 
 /// The batch of a device in a round: values that move, as real ones do.
-pub(crate) fn batch(device: usize, round: usize, time: Timestamp) -> MetricBatch {
+#[must_use]
+pub fn batch(device: usize, round: usize, time: Timestamp) -> MetricBatch {
     let value = |n: usize| ((round * 7919 + device * 104_729 + n * 31) % 10_000) as f64 / 100.0;
     let whole = |n: usize| (value(n) * 1e5) as i64 + round as i64 * 1000;
     let whole_fields = |mut point: Point, names: &[&'static str]| {

@@ -1,0 +1,299 @@
+//! `muster simulate`: a fleet of simulated devices that speak the real protocol.
+
+use std::os::unix::process::CommandExt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+use clap::Args;
+use futures::StreamExt;
+use indicatif::{ProgressBar, ProgressStyle};
+use muster_simulate::{Counters, Figures, Fleet, FleetOptions, Profile};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use serde_json::{Value, json};
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::seconds;
+use crate::client::{Client, Connection};
+use crate::output::{self, facts, note};
+
+/// The log is given this long to take what is still on its way.
+const PATIENCE: Duration = Duration::from_secs(120);
+/// Devices that are deleted at the same time.
+const DELETING: usize = 16;
+/// Open files that are needed beside a connection each.
+const FILES: u64 = 256;
+
+const AFTER: &str = "Profiles:
+  idle    connected, and silent
+  steady  metrics every 10 s, an event in ten minutes: as the agent by default
+  busy    metrics every 10 s, an event every 10 s
+  churn   metrics every 10 s, an event a minute, away for up to a minute every 5 minutes
+  storm   metrics every 10 s, an event a minute, all connections broken at once every minute
+
+The devices have the label simulated=RUN and are deleted at the end; their history stays in the
+log. The exit code is 1 when the log does not have every event that was recorded.";
+
+#[derive(Args, Debug)]
+#[command(after_help = AFTER)]
+pub(crate) struct SimulateArgs {
+    /// How many
+    #[arg(long, default_value_t = 100)]
+    devices: u32,
+    /// What they do
+    #[arg(long, default_value = "steady")]
+    profile: Profile,
+    /// How long: 90s, 10m, 2h; until Ctrl-C when left out
+    #[arg(long = "for", value_name = "TIME", value_parser = seconds)]
+    time: Option<u32>,
+    /// Their names begin with it
+    #[arg(long, default_value = "sim")]
+    prefix: String,
+    /// Leave the devices there at the end
+    #[arg(long)]
+    keep: bool,
+}
+
+pub(crate) async fn run(connection: Connection, args: SimulateArgs) -> Result<()> {
+    let server = connection.server()?;
+    start_over(&server);
+    allow_files(u64::from(args.devices) + FILES)?;
+    let client = connection.client()?;
+    let run = uuid::Uuid::new_v4().simple().to_string().chars().take(8).collect::<String>();
+    let token = client
+        .post(
+            "/api/v1/enrollment-tokens",
+            &json!({
+                "name": format!("simulation {run}"), "ttl_seconds": 3600, "uses": args.devices,
+                "labels": {"simulated": run},
+            }),
+        )
+        .await?;
+    let options = FleetOptions {
+        url: client.url().to_owned(),
+        ca: server.ca,
+        token: output::text(&token["token"]),
+        devices: usize::try_from(args.devices)?,
+        prefix: args.prefix.clone(),
+        profile: args.profile,
+    };
+    let mut interrupt = signal(SignalKind::interrupt()).context("failed to listen for Ctrl-C")?;
+    let twice = async {
+        interrupt.recv().await;
+        note("ending: what is on its way is waited for; Ctrl-C again to leave at once");
+        interrupt.recv().await;
+    };
+    let lived = tokio::select! {
+        lived = live(&options, args.time, &connection) => lived,
+        () = twice => bail!("left; the devices with the label simulated={run} are still there"),
+    };
+    let deleted = if args.keep { Ok(()) } else { delete(&client, &run).await };
+    lived?;
+    deleted
+}
+
+/// async-nats reads all of the system's CAs at each connection; with one file it is the one that is
+/// needed. A process cannot safely change its own environment.
+fn start_over(server: &crate::client::contexts::Context) {
+    let Some(ca) = &server.ca else { return };
+    if std::env::var_os("SSL_CERT_FILE").is_some_and(|file| file == *ca) {
+        return;
+    }
+    let Ok(program) = std::env::current_exe() else { return };
+    let error = std::process::Command::new(program)
+        .args(std::env::args_os().skip(1))
+        .env("SSL_CERT_FILE", ca)
+        .env_remove("SSL_CERT_DIR")
+        .exec();
+    // It works all the same.
+    tracing::debug!(%error, "the process could not start over");
+}
+
+/// A connection is an open file.
+fn allow_files(needed: u64) -> Result<()> {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).context("cannot read the file limit")?;
+    if soft >= needed {
+        return Ok(());
+    }
+    if hard < needed {
+        bail!(
+            "{needed} open files are needed, and this process may have {hard}; raise the limit \
+             (`ulimit -n {needed}` as root), or simulate fewer devices"
+        );
+    }
+    setrlimit(Resource::RLIMIT_NOFILE, needed, hard).context("cannot raise the file limit")
+}
+
+async fn live(options: &FleetOptions, time: Option<u32>, connection: &Connection) -> Result<()> {
+    let counters = Arc::new(Counters::default());
+    let began = Instant::now();
+    let bar = ProgressBar::new_spinner();
+    bar.set_style(ProgressStyle::with_template("{spinner} {msg}")?);
+    bar.enable_steady_tick(Duration::from_millis(200));
+
+    let all = options.devices as u64;
+    let enrolling = Fleet::enroll(options, &counters);
+    let enrolled =
+        watch(&bar, enrolling, || format!("{} of {all} joined", counters.figures().joined));
+    let mut stop = signal(SignalKind::terminate()).context("failed to listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("failed to listen for Ctrl-C")?;
+    let enrolled = tokio::select! {
+        enrolled = enrolled => enrolled?,
+        _ = interrupt.recv() => bail!("stopped before all had joined"),
+    };
+    let joined = began.elapsed();
+    let fleet = Fleet::start(options, enrolled, Arc::clone(&counters))?;
+    let online = async {
+        while counters.figures().online < all {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    let is_over = async {
+        match time {
+            Some(seconds) => tokio::time::sleep(Duration::from_secs(seconds.into())).await,
+            None => std::future::pending().await,
+        }
+    };
+    let connecting = Instant::now();
+    let mut connected = None;
+    let mut rates = Rates::default();
+    let say = || format!("{} of {all} online", counters.figures().online);
+    let lives = async {
+        tokio::pin!(is_over);
+        tokio::select! {
+            () = watch(&bar, online, say) => connected = Some(connecting.elapsed()),
+            () = &mut is_over => return,
+        }
+        watch(&bar, is_over, || rates.line(&counters.figures(), began.elapsed())).await;
+    };
+    tokio::select! {
+        () = lives => {}
+        _ = stop.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    let lived = began.elapsed();
+    watch(&bar, fleet.finish(PATIENCE), || {
+        let figures = counters.figures();
+        format!("ending: the log has {} of {} events", figures.committed, figures.events)
+    })
+    .await;
+    bar.finish_and_clear();
+    tell(&counters.figures(), joined, connected, lived, connection)
+}
+
+/// Shows how it goes while something is done; a line every ten seconds where there is no terminal.
+async fn watch<T>(
+    bar: &ProgressBar,
+    work: impl Future<Output = T>,
+    mut say: impl FnMut() -> String,
+) -> T {
+    tokio::pin!(work);
+    let mut beats = 0_u64;
+    loop {
+        tokio::select! {
+            done = &mut work => return done,
+            () = tokio::time::sleep(Duration::from_secs(1)) => {
+                let words = say();
+                beats += 1;
+                if bar.is_hidden() && beats.is_multiple_of(10) {
+                    note(&words);
+                }
+                bar.set_message(words);
+            }
+        }
+    }
+}
+
+/// What was done since the line before.
+#[derive(Default)]
+struct Rates {
+    before: Option<(Duration, Figures)>,
+}
+
+impl Rates {
+    fn line(&mut self, now: &Figures, at: Duration) -> String {
+        let (then, before) = self.before.take().unwrap_or_default();
+        let seconds = (at.saturating_sub(then)).as_secs_f64().max(0.001);
+        #[expect(clippy::cast_precision_loss, reason = "a rate to look at")]
+        let rate = |now: u64, before: u64| now.saturating_sub(before) as f64 / seconds;
+        let words = format!(
+            "{} online · {:.0} events/s · {:.0} points/s · {} events wait for the log · {} errors",
+            now.online,
+            rate(now.committed, before.committed),
+            rate(now.points, before.points),
+            now.events - now.committed,
+            now.errors.values().sum::<u64>(),
+        );
+        self.before = Some((at, now.clone()));
+        words
+    }
+}
+
+fn tell(
+    figures: &Figures,
+    joined: Duration,
+    connected: Option<Duration>,
+    lived: Duration,
+    connection: &Connection,
+) -> Result<()> {
+    let lost = figures.events - figures.committed;
+    if connection.json {
+        output::json(&json!({
+            "joined": figures.joined, "joined_seconds": joined.as_secs_f64(),
+            "online_seconds": connected.map(|time| time.as_secs_f64()),
+            "seconds": lived.as_secs_f64(), "connections": figures.connects,
+            "events": figures.events, "committed": figures.committed, "resent": figures.resent,
+            "batches": figures.batches, "batches_taken": figures.batches_taken,
+            "points": figures.points, "differing": figures.differing, "errors": figures.errors,
+        }))?;
+    } else {
+        let online = connected
+            .map_or("never all at once".to_owned(), |time| format!("all after {time:.1?}"));
+        facts(&[
+            ("joined", format!("{} in {joined:.1?}", figures.joined)),
+            ("online", online),
+            ("connections", figures.connects.to_string()),
+            ("events", format!("{}, of which the log has {}", figures.events, figures.committed)),
+            ("sent again", figures.resent.to_string()),
+            (
+                "metrics",
+                format!(
+                    "{} points in {} batches; {} batches went under with a connection",
+                    figures.points,
+                    figures.batches_taken,
+                    figures.batches - figures.batches_taken
+                ),
+            ),
+        ]);
+        for (words, count) in &figures.errors {
+            note(format!("{count} × {words}"));
+        }
+    }
+    if lost > 0 || figures.differing > 0 {
+        bail!(
+            "the log does not have {lost} of the events, and named {} others at their place",
+            figures.differing
+        );
+    }
+    Ok(())
+}
+
+/// Deletes the devices of this run.
+async fn delete(client: &Client, run: &str) -> Result<()> {
+    let query = [("selector", format!("simulated={run}"))];
+    let devices = client.list("/api/v1/devices", &query).await?;
+    let bar = ProgressBar::new(devices.len() as u64);
+    bar.set_style(ProgressStyle::with_template("deleting {pos} of {len} devices")?);
+    let mut deleting = futures::stream::iter(devices)
+        .map(|device: Value| async move {
+            let id = output::text(&device["id"]);
+            client.delete(&format!("/api/v1/devices/{id}")).await
+        })
+        .buffer_unordered(DELETING);
+    while let Some(deleted) = deleting.next().await {
+        deleted?;
+        bar.inc(1);
+    }
+    bar.finish_and_clear();
+    Ok(())
+}

@@ -1,0 +1,366 @@
+//! One simulated device: connects, says hello, reports, resends, goes away and comes back.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, SystemTime};
+
+use async_nats::{Client, Subscriber, jetstream};
+use data_encoding::BASE64URL_NOPAD;
+use futures::StreamExt;
+use muster_schemas::cose::{self, Kind};
+use muster_schemas::events::DeviceConfigApplied;
+use muster_schemas::subjects::DeviceSubjects;
+use muster_schemas::wire::{Ack, ConfigUpdate, CredentialsResponse, Hello, Welcome};
+use muster_schemas::{PublicKey, Timestamp, codec};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, sleep_until};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::connection::{self, Access};
+use crate::counters::add;
+use crate::fleet::Shared;
+use crate::joining::Enrolled;
+use crate::outbox::{Confirmed, Outbox};
+use crate::samples;
+
+/// What the log has not confirmed in this time is sent again.
+const RESEND: Duration = Duration::from_secs(5);
+/// Credentials are renewed when less than this is left of them.
+const RENEW: Duration = Duration::from_secs(120);
+/// An answer is waited for this long.
+const LIMIT: Duration = Duration::from_secs(30);
+/// Between two tries to connect, at first and at most.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
+/// As good as never.
+const NEVER: Duration = Duration::from_secs(10 * 365 * 86_400);
+
+/// Why a connection was given up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Left {
+    /// It is gone: connect again after a while.
+    Lost,
+    /// The profile says so: be away for a while.
+    Away,
+    /// All do, at once.
+    Storm,
+    /// The simulation ends, and the log has everything.
+    Done,
+}
+
+/// The times of what comes next.
+struct Plan {
+    event: Instant,
+    metrics: Instant,
+    leave: Instant,
+    resend: Instant,
+}
+
+pub(crate) struct Device {
+    number: usize,
+    enrolled: Enrolled,
+    credentials: CredentialsResponse,
+    operation_key: PublicKey,
+    subjects: DeviceSubjects,
+    outbox: Outbox,
+    config_version: u64,
+    round: usize,
+    began: Instant,
+    shared: Arc<Shared>,
+}
+
+fn now() -> Timestamp {
+    SystemTime::now().into()
+}
+
+/// A time to wait that is this long on average.
+fn about(mean: Option<Duration>) -> Duration {
+    mean.map_or(NEVER, |mean| mean.mul_f64(0.5 + rand::random::<f64>()))
+}
+
+impl Device {
+    /// `None` when the server's operation key cannot be read.
+    pub(crate) fn new(number: usize, enrolled: Enrolled, shared: Arc<Shared>) -> Option<Self> {
+        let answer = &enrolled.answer;
+        let operation_key = BASE64URL_NOPAD.decode(answer.operation_key.as_bytes()).ok()?;
+        let operation_key = PublicKey::from_cose_key(&operation_key).ok()?;
+        Some(Self {
+            number,
+            credentials: answer.credentials.clone(),
+            operation_key,
+            subjects: DeviceSubjects::new(&answer.project, answer.device),
+            outbox: Outbox::new(
+                answer.project.clone(),
+                answer.device,
+                answer.epoch,
+                enrolled.key.clone(),
+            ),
+            enrolled,
+            config_version: 0,
+            round: 0,
+            began: Instant::now(),
+            shared,
+        })
+    }
+
+    /// Lives until the simulation ends and the log has everything, or it is stopped for good.
+    pub(crate) async fn run(mut self) {
+        let mut wait = BACKOFF.0;
+        let mut storms = self.shared.storms.subscribe();
+        let first = self.shared.profile.metrics_every.unwrap_or_default();
+        // A fleet does not measure in step.
+        let mut metrics_at = Instant::now() + first.mul_f64(rand::random());
+        loop {
+            if self.shared.ending.is_cancelled() && self.outbox.is_empty() {
+                return;
+            }
+            storms.borrow_and_update();
+            let left = match self.connect().await {
+                Ok((client, gone)) => {
+                    let left = self.work(&client, gone, &mut storms, &mut metrics_at).await;
+                    let welcomed = left.is_ok();
+                    let left = left.unwrap_or_else(|error| {
+                        self.shared.counters.error(&error);
+                        Left::Lost
+                    });
+                    if welcomed {
+                        wait = BACKOFF.0;
+                    }
+                    // Its tasks end with it.
+                    let _ = client.drain().await;
+                    left
+                }
+                Err(error) => {
+                    self.shared.counters.error(&error);
+                    Left::Lost
+                }
+            };
+            match left {
+                Left::Done => return,
+                Left::Storm => {}
+                Left::Away => {
+                    let away = self.shared.profile.away_for.mul_f64(rand::random());
+                    tokio::select! {
+                        () = sleep(away) => {}
+                        () = self.shared.ending.cancelled() => {}
+                    }
+                }
+                Left::Lost => {
+                    sleep(wait.mul_f64(0.5 + rand::random::<f64>())).await;
+                    wait = (wait * 2).min(BACKOFF.1);
+                }
+            }
+        }
+    }
+
+    async fn connect(&mut self) -> Result<(Client, CancellationToken), String> {
+        let left = self.credentials.expires_at.micros() - now().micros();
+        if u128::try_from(left).unwrap_or(0) < RENEW.as_micros() {
+            let answer = &self.enrolled.answer;
+            let (key, device) = (&self.enrolled.key, answer.device);
+            let renewed = self.shared.door.credentials(key, &answer.project, device).await;
+            self.credentials = renewed.map_err(|error| error.to_string())?;
+        }
+        let servers: Vec<String> = self
+            .credentials
+            .servers
+            .iter()
+            .map(|server| server.replace("0.0.0.0", &self.shared.host))
+            .collect();
+        let access = Access {
+            servers: &servers,
+            jwt: &self.credentials.jwt,
+            key: &self.enrolled.nats_key,
+            subjects: &self.subjects,
+            tls: &self.shared.tls,
+        };
+        // Where TLS is set up for thousands at once, each of them only gets slower.
+        let _place = self.shared.connecting.acquire().await;
+        let made = connection::connect(access).await.map_err(|error| error.to_string())?;
+        add(&self.shared.counters.connects, 1);
+        Ok(made)
+    }
+
+    /// One connection's life.
+    async fn work(
+        &mut self,
+        client: &Client,
+        gone: CancellationToken,
+        storms: &mut watch::Receiver<u64>,
+        metrics_at: &mut Instant,
+    ) -> Result<Left, String> {
+        let subscribe = |subject: String| async {
+            client.subscribe(subject).await.map_err(|error| error.to_string())
+        };
+        let acks = subscribe(self.subjects.acks()).await?;
+        let commands = subscribe(self.subjects.commands()).await?;
+        self.say_hello(client).await?;
+        add(&self.shared.counters.online, 1);
+        let left = self.report(client, (acks, commands), &gone, storms, metrics_at).await;
+        self.shared.counters.online.fetch_sub(1, Ordering::Relaxed);
+        left
+    }
+
+    async fn say_hello(&mut self, client: &Client) -> Result<(), String> {
+        let answer = &self.enrolled.answer;
+        let hello = Hello {
+            project: answer.project.clone(),
+            device: answer.device,
+            epoch: answer.epoch,
+            nonce: Uuid::new_v4(),
+            last_seq: self.outbox.last_seq(),
+            time: now(),
+            agent_version: concat!("simulated-", env!("CARGO_PKG_VERSION")).to_owned(),
+            config_version: self.config_version,
+            new_epoch: None,
+        };
+        let nonce = hello.nonce;
+        let sealed = self.enrolled.key.seal(Kind::Hello, codec::encode(&hello));
+        let asked = client.request(self.subjects.request("hello"), sealed.into());
+        let message = tokio::time::timeout(LIMIT, asked)
+            .await
+            .map_err(|_| "no welcome in time".to_owned())?
+            .map_err(|error| format!("no welcome: {error}"))?;
+        let welcome = cose::open(&message.payload, Kind::Welcome, &self.operation_key)
+            .map_err(|error| format!("the welcome is not the server's: {error}"))?;
+        let welcome: Welcome = codec::decode(&welcome).map_err(|error| error.to_string())?;
+        if welcome.nonce != nonce {
+            return Err("the welcome answers another hello".to_owned());
+        }
+        if welcome.committed_seq > 0 {
+            self.confirm(welcome.committed_seq, welcome.committed_hash);
+        }
+        self.apply(welcome.config_version);
+        self.send_waiting(client).await
+    }
+
+    async fn report(
+        &mut self,
+        client: &Client,
+        (mut acks, mut commands): (Subscriber, Subscriber),
+        gone: &CancellationToken,
+        storms: &mut watch::Receiver<u64>,
+        metrics_at: &mut Instant,
+    ) -> Result<Left, String> {
+        let shared = Arc::clone(&self.shared);
+        let profile = shared.profile;
+        let start = Instant::now();
+        let mut plan = Plan {
+            event: start + about(profile.event_every),
+            metrics: profile.metrics_every.map_or(start + NEVER, |_| *metrics_at),
+            leave: start + about(profile.online_for),
+            resend: start + RESEND,
+        };
+        loop {
+            let is_ending = shared.ending.is_cancelled();
+            if is_ending && self.outbox.is_empty() {
+                return Ok(Left::Done);
+            }
+            tokio::select! {
+                () = gone.cancelled() => return Ok(Left::Lost),
+                () = shared.ending.cancelled(), if !is_ending => {}
+                _ = storms.changed(), if !is_ending => return Ok(Left::Storm),
+                () = sleep_until(plan.leave), if !is_ending => return Ok(Left::Away),
+                message = acks.next() => {
+                    let Some(message) = message else { return Ok(Left::Lost) };
+                    let Ok(ack) = codec::decode::<Ack>(&message.payload) else { continue };
+                    if ack.epoch == self.enrolled.answer.epoch && ack.seq > 0 {
+                        self.confirm(ack.seq, ack.hash);
+                    }
+                    plan.resend = Instant::now() + RESEND;
+                }
+                message = commands.next() => {
+                    let Some(message) = message else { return Ok(Left::Lost) };
+                    let opened = cose::open(&message.payload, Kind::Config, &self.operation_key);
+                    let update = opened.ok().and_then(|bytes| codec::decode::<ConfigUpdate>(&bytes).ok());
+                    if let Some(update) = update && self.apply(update.version) {
+                        self.send_newest(client).await?;
+                    }
+                }
+                () = sleep_until(plan.event), if !is_ending => {
+                    plan.event = Instant::now() + about(profile.event_every);
+                    self.record();
+                    self.send_newest(client).await?;
+                }
+                () = sleep_until(plan.metrics), if !is_ending => {
+                    let every = profile.metrics_every.unwrap_or(NEVER);
+                    plan.metrics = (plan.metrics + every).max(Instant::now());
+                    *metrics_at = plan.metrics;
+                    self.measure(client).await?;
+                }
+                () = sleep_until(plan.resend) => {
+                    plan.resend = Instant::now() + RESEND;
+                    if !self.outbox.is_empty() {
+                        add(&shared.counters.resent, self.outbox.waiting().count() as u64);
+                        self.send_waiting(client).await?;
+                    }
+                }
+            }
+        }
+    }
+
+    fn confirm(&mut self, seq: u64, hash: muster_schemas::Hash) {
+        match self.outbox.confirm(seq, hash) {
+            Confirmed::New(count) => add(&self.shared.counters.committed, count),
+            Confirmed::Differs => add(&self.shared.counters.differing, 1),
+            // An ack that was overtaken by a welcome, or a log that was restored.
+            Confirmed::Behind => {}
+        }
+    }
+
+    /// True when there is a new event for it.
+    fn apply(&mut self, version: u64) -> bool {
+        let is_newer = version > self.config_version;
+        if is_newer {
+            self.config_version = version;
+            self.record();
+        }
+        is_newer
+    }
+
+    fn record(&mut self) {
+        let event =
+            DeviceConfigApplied { version: self.config_version, errors: Default::default() };
+        let mono = u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX);
+        self.outbox.record(&event.into(), now(), mono);
+        add(&self.shared.counters.events, 1);
+    }
+
+    async fn send_newest(&self, client: &Client) -> Result<(), String> {
+        match self.outbox.waiting().last() {
+            Some(bytes) => self.send(client, bytes).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn send_waiting(&self, client: &Client) -> Result<(), String> {
+        for bytes in self.outbox.waiting() {
+            self.send(client, bytes).await?;
+        }
+        Ok(())
+    }
+
+    /// Publishes an event, and waits until the broker has it.
+    async fn send(&self, client: &Client, bytes: bytes::Bytes) -> Result<(), String> {
+        stored(client, self.subjects.events(), bytes).await
+    }
+
+    async fn measure(&mut self, client: &Client) -> Result<(), String> {
+        self.round += 1;
+        let batch = samples::batch(self.number, self.round, now());
+        let counters = &self.shared.counters;
+        add(&counters.batches, 1);
+        stored(client, self.subjects.live_metrics("host"), batch.encode().into()).await?;
+        add(&counters.batches_taken, 1);
+        add(&counters.points, samples::POINTS);
+        Ok(())
+    }
+}
+
+/// Publishes, and waits for the PubAck.
+async fn stored(client: &Client, subject: String, bytes: bytes::Bytes) -> Result<(), String> {
+    let mut context = jetstream::new(client.clone());
+    context.set_timeout(LIMIT);
+    let sent = context.publish(subject, bytes).await.map_err(|error| error.to_string())?;
+    sent.await.map(drop).map_err(|error| format!("the broker did not take it: {error}"))
+}

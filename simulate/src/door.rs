@@ -1,0 +1,177 @@
+//! The server's door, as devices use it: joining and credentials, with patience when it is busy.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use muster_schemas::wire::{CredentialsResponse, EnrollResponse, NonceResponse};
+use muster_schemas::{DeviceId, ProjectId, SigningKey};
+use nkeys::KeyPair;
+use serde_json::{Value, json};
+
+use crate::joining::{self, Enrolled, Joining};
+
+/// So often a request is repeated while the door is busy or away.
+const TRIES: u32 = 120;
+/// No answer is waited for longer.
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// A request was not answered as wanted.
+#[derive(Debug, thiserror::Error)]
+pub enum DoorError {
+    /// The CA cannot be used.
+    #[error("the CA in {0} cannot be used: {1}")]
+    Ca(String, String),
+    /// Nothing answers.
+    #[error("the server at {url} does not answer: {problem}")]
+    Away {
+        /// Where.
+        url: String,
+        /// Why not.
+        problem: String,
+    },
+    /// It says no.
+    #[error("the server refuses {path}: {status} {detail}")]
+    Refused {
+        /// What was asked.
+        path: &'static str,
+        /// The HTTP status.
+        status: u16,
+        /// Its words.
+        detail: String,
+    },
+    /// It waits for an operator's yes.
+    #[error(
+        "the server lets this token's devices wait for an operator; use one without --approval"
+    )]
+    Waiting,
+    /// Its answer cannot be read.
+    #[error("the answer to {0} cannot be read: {1}")]
+    Unreadable(&'static str, String),
+}
+
+/// The door of one server; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Door {
+    http: reqwest::Client,
+    url: String,
+}
+
+impl Door {
+    /// The door at a URL, whose CA is in a file.
+    ///
+    /// # Errors
+    /// When the CA cannot be used.
+    pub fn new(url: &str, ca: Option<&Path>) -> Result<Self, DoorError> {
+        let mut http = reqwest::Client::builder().timeout(LIMIT);
+        if let Some(ca) = ca {
+            let broken = |problem: String| DoorError::Ca(ca.display().to_string(), problem);
+            let pem = std::fs::read(ca).map_err(|error| broken(error.to_string()))?;
+            let certificates = reqwest::Certificate::from_pem_bundle(&pem)
+                .map_err(|error| broken(error.to_string()))?;
+            http = http.tls_certs_only(certificates);
+        }
+        let url = url.trim_end_matches('/').to_owned();
+        let http = http
+            .build()
+            .map_err(|error| DoorError::Away { url: url.clone(), problem: error.to_string() })?;
+        Ok(Self { http, url })
+    }
+
+    /// Enrolls a new device.
+    ///
+    /// # Errors
+    /// When it is refused, or nothing answers for long.
+    pub async fn enroll(&self, token: &str, name: &str) -> Result<Enrolled, DoorError> {
+        const PATH: &str = "/api/v1/device/enroll";
+        let key = SigningKey::from_seed(&rand::random());
+        let nats_key = KeyPair::new_user();
+        let asks = Joining {
+            key: &key,
+            nats_key: &nats_key,
+            token,
+            hostname: name,
+            machine: None,
+            previous: None,
+        };
+        let (status, answer) = self.post(PATH, &asks.body()).await?;
+        if status == 202 {
+            return Err(DoorError::Waiting);
+        }
+        let answer: EnrollResponse = read(PATH, answer)?;
+        Ok(Enrolled { key, nats_key: Arc::new(nats_key), answer })
+    }
+
+    /// Fresh broker credentials for a device.
+    ///
+    /// # Errors
+    /// When it is refused, or nothing answers for long.
+    pub async fn credentials(
+        &self,
+        key: &SigningKey,
+        project: &ProjectId,
+        device: DeviceId,
+    ) -> Result<CredentialsResponse, DoorError> {
+        const NONCE: &str = "/api/v1/device/nonce";
+        const PATH: &str = "/api/v1/device/credentials";
+        let (_, answer) = self.post(NONCE, &json!({"project": project, "device": device})).await?;
+        let nonce: NonceResponse = read(NONCE, answer)?;
+        let body = joining::credentials_body(key, project, device, nonce.nonce);
+        let (_, answer) = self.post(PATH, &body).await?;
+        read(PATH, answer)
+    }
+
+    async fn post(&self, path: &'static str, body: &Value) -> Result<(u16, Value), DoorError> {
+        let mut last = None;
+        for _ in 0..TRIES {
+            let sent = self.http.post(format!("{}{path}", self.url)).json(body).send().await;
+            match sent {
+                Ok(response) => {
+                    let status = response.status().as_u16();
+                    let wait = response
+                        .headers()
+                        .get(reqwest::header::RETRY_AFTER)
+                        .and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+                    let answer: Value = response.json().await.unwrap_or_default();
+                    if (200..300).contains(&status) {
+                        return Ok((status, answer));
+                    }
+                    let detail = answer["detail"].as_str().unwrap_or_default().to_owned();
+                    let refused = DoorError::Refused { path, status, detail };
+                    // Too many at once, or a part of the server is away: agents wait, and so do these.
+                    if status != 429 && status < 500 {
+                        return Err(refused);
+                    }
+                    last = Some(refused);
+                    pause(Duration::from_secs(wait.unwrap_or(1).min(10))).await;
+                }
+                Err(error) => {
+                    let problem = cause(&error);
+                    last = Some(DoorError::Away { url: self.url.clone(), problem });
+                    pause(Duration::from_secs(1)).await;
+                }
+            }
+        }
+        Err(last.unwrap_or(DoorError::Waiting))
+    }
+}
+
+/// About this long: those who were sent away together do not come back together.
+async fn pause(about: Duration) {
+    tokio::time::sleep(about.mul_f64(0.5 + rand::random::<f64>())).await;
+}
+
+fn read<T: serde::de::DeserializeOwned>(path: &'static str, answer: Value) -> Result<T, DoorError> {
+    serde_json::from_value(answer).map_err(|error| DoorError::Unreadable(path, error.to_string()))
+}
+
+/// The innermost words: they say what happened.
+fn cause(error: &dyn std::error::Error) -> String {
+    let mut words = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        words = error.to_string();
+        source = error.source();
+    }
+    words
+}

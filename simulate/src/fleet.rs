@@ -1,0 +1,176 @@
+//! Many simulated devices: all join, then live as their profile says until they are to end.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt;
+use futures::stream::{self, FuturesUnordered};
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::counters::{Counters, add};
+use crate::device::Device;
+use crate::door::{Door, DoorError};
+use crate::joining::Enrolled;
+use crate::profile::Profile;
+
+/// Devices that ask to join at the same time.
+const JOINING: usize = 32;
+/// Devices that set up TLS at the same time.
+const CONNECTING: usize = 256;
+
+/// How a fleet is to be.
+#[derive(Clone, Debug)]
+pub struct FleetOptions {
+    /// Where the server is.
+    pub url: String,
+    /// Its CA.
+    pub ca: Option<PathBuf>,
+    /// An enrollment token for all of them.
+    pub token: String,
+    /// How many.
+    pub devices: usize,
+    /// The host names begin with it; a number follows.
+    pub prefix: String,
+    /// What they do.
+    pub profile: Profile,
+}
+
+/// The fleet cannot be simulated.
+#[derive(Debug, thiserror::Error)]
+pub enum FleetError {
+    /// A device could not join.
+    #[error(transparent)]
+    Door(#[from] DoorError),
+    /// The CA cannot be used for the broker.
+    #[error("the CA cannot be used: {0}")]
+    Tls(String),
+    /// The server's answer is not usable.
+    #[error("the server's operation key cannot be read")]
+    OperationKey,
+}
+
+/// What all devices share.
+pub(crate) struct Shared {
+    pub(crate) door: Door,
+    pub(crate) host: String,
+    pub(crate) tls: rustls::ClientConfig,
+    pub(crate) profile: Profile,
+    pub(crate) counters: Arc<Counters>,
+    pub(crate) connecting: Semaphore,
+    pub(crate) storms: watch::Sender<u64>,
+    /// Nothing new is recorded; what the log does not have is still sent.
+    pub(crate) ending: CancellationToken,
+}
+
+/// A running fleet.
+pub struct Fleet {
+    shared: Arc<Shared>,
+    devices: Vec<JoinHandle<()>>,
+    storms: Option<JoinHandle<()>>,
+}
+
+impl Fleet {
+    /// Enrolls all of them. Counts while it does; nothing is connected yet.
+    ///
+    /// # Errors
+    /// When one is refused.
+    pub async fn enroll(
+        options: &FleetOptions,
+        counters: &Counters,
+    ) -> Result<Vec<Enrolled>, FleetError> {
+        let door = Door::new(&options.url, options.ca.as_deref())?;
+        let mut joining = stream::iter(0..options.devices)
+            .map(|number| {
+                let (door, token) = (door.clone(), options.token.clone());
+                let name = format!("{}-{number}", options.prefix);
+                async move { door.enroll(&token, &name).await }
+            })
+            .buffer_unordered(JOINING);
+        let mut enrolled = Vec::with_capacity(options.devices);
+        while let Some(one) = joining.next().await {
+            enrolled.push(one?);
+            add(&counters.joined, 1);
+        }
+        Ok(enrolled)
+    }
+
+    /// Lets devices that have enrolled live.
+    ///
+    /// # Errors
+    /// When the CA or a server's answer cannot be used.
+    pub fn start(
+        options: &FleetOptions,
+        enrolled: Vec<Enrolled>,
+        counters: Arc<Counters>,
+    ) -> Result<Self, FleetError> {
+        let host = reqwest::Url::parse(&options.url).ok();
+        let host = host.and_then(|url| url.host_str().map(str::to_owned)).unwrap_or_default();
+        let shared = Arc::new(Shared {
+            door: Door::new(&options.url, options.ca.as_deref())?,
+            host,
+            tls: tls(options)?,
+            profile: options.profile,
+            counters,
+            connecting: Semaphore::new(CONNECTING),
+            storms: watch::Sender::new(0),
+            ending: CancellationToken::new(),
+        });
+        let mut devices = Vec::with_capacity(enrolled.len());
+        for (number, enrolled) in enrolled.into_iter().enumerate() {
+            let device = Device::new(number, enrolled, Arc::clone(&shared))
+                .ok_or(FleetError::OperationKey)?;
+            devices.push(tokio::spawn(device.run()));
+        }
+        let storms = options.profile.storm_every.map(|every| {
+            let shared = Arc::clone(&shared);
+            tokio::spawn(async move {
+                loop {
+                    tokio::time::sleep(every).await;
+                    shared.storms.send_modify(|storm| *storm += 1);
+                }
+            })
+        });
+        Ok(Self { shared, devices, storms })
+    }
+
+    /// All devices break their connections now, and come back at once.
+    pub fn storm(&self) {
+        self.shared.storms.send_modify(|storm| *storm += 1);
+    }
+
+    /// Ends: nothing new is recorded, and the log is given this long to take the rest.
+    pub async fn finish(self, patience: Duration) {
+        if let Some(storms) = &self.storms {
+            storms.abort();
+        }
+        self.shared.ending.cancel();
+        let stops: Vec<_> = self.devices.iter().map(JoinHandle::abort_handle).collect();
+        let mut left: FuturesUnordered<_> = self.devices.into_iter().collect();
+        let all = async { while left.next().await.is_some() {} };
+        if tokio::time::timeout(patience, all).await.is_err() {
+            for stop in stops {
+                stop.abort();
+            }
+        }
+    }
+}
+
+fn tls(options: &FleetOptions) -> Result<rustls::ClientConfig, FleetError> {
+    use rustls::pki_types::CertificateDer;
+    use rustls::pki_types::pem::PemObject;
+    let broken = |error: String| FleetError::Tls(error);
+    let Some(ca) = &options.ca else {
+        return Err(broken("name it with --ca: the broker is known by it".to_owned()));
+    };
+    let mut roots = rustls::RootCertStore::empty();
+    let certificates =
+        CertificateDer::pem_file_iter(ca).map_err(|error| broken(error.to_string()))?;
+    for certificate in certificates {
+        let certificate = certificate.map_err(|error| broken(error.to_string()))?;
+        roots.add(certificate).map_err(|error| broken(error.to_string()))?;
+    }
+    Ok(rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth())
+}

@@ -1,0 +1,121 @@
+//! A simulated device's outbox: what the log does not have, in memory.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+use muster_schemas::{DeviceEnvelope, DeviceId, Event, Hash, ProjectId, SigningKey, Timestamp};
+use uuid::Uuid;
+
+use crate::chain::Sealed;
+
+/// What an ack said of this device's events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Confirmed {
+    /// So many more are in the log.
+    New(u64),
+    /// The log has something else at this place: never, or two devices have one key.
+    Differs,
+    /// The log is behind what it had confirmed: it was restored.
+    Behind,
+}
+
+/// The events of one epoch that the log does not have.
+#[derive(Debug)]
+pub(crate) struct Outbox {
+    project: ProjectId,
+    device: DeviceId,
+    epoch: u64,
+    key: SigningKey,
+    boot: Uuid,
+    tip: Hash,
+    confirmed: u64,
+    waiting: VecDeque<Sealed>,
+}
+
+impl Outbox {
+    pub(crate) fn new(project: ProjectId, device: DeviceId, epoch: u64, key: SigningKey) -> Self {
+        Self {
+            project,
+            device,
+            epoch,
+            key,
+            boot: Uuid::new_v4(),
+            tip: Hash::ZERO,
+            confirmed: 0,
+            waiting: VecDeque::new(),
+        }
+    }
+
+    pub(crate) fn last_seq(&self) -> u64 {
+        self.confirmed + self.waiting.len() as u64
+    }
+
+    /// Seals an event as the next one.
+    pub(crate) fn record(&mut self, event: &Event, time: Timestamp, mono: u64) -> Bytes {
+        let envelope = DeviceEnvelope {
+            project: self.project.clone(),
+            device: self.device,
+            epoch: self.epoch,
+            seq: self.last_seq() + 1,
+            prev: self.tip,
+            boot: self.boot,
+            mono,
+            time,
+            kind: event.kind().to_owned(),
+            version: event.version(),
+            data: event.encode(),
+        };
+        let bytes: Bytes = envelope.seal(&self.key).into();
+        let sealed = Sealed { seq: envelope.seq, hash: Hash::of(&bytes), bytes: bytes.clone() };
+        self.tip = sealed.hash;
+        self.waiting.push_back(sealed);
+        bytes
+    }
+
+    /// The log has everything up to `seq`, and this hash there.
+    pub(crate) fn confirm(&mut self, seq: u64, hash: Hash) -> Confirmed {
+        let Some(new) = seq.checked_sub(self.confirmed) else { return Confirmed::Behind };
+        let count = usize::try_from(new).unwrap_or(usize::MAX);
+        let newest = count.checked_sub(1).map(|place| self.waiting.get(place));
+        if newest.is_some_and(|newest| newest.is_none_or(|newest| newest.hash != hash)) {
+            return Confirmed::Differs;
+        }
+        self.waiting.drain(..count);
+        self.confirmed = seq;
+        Confirmed::New(new)
+    }
+
+    /// What the log does not have, in order.
+    pub(crate) fn waiting(&self) -> impl Iterator<Item = Bytes> + '_ {
+        self.waiting.iter().map(|sealed| sealed.bytes.clone())
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use muster_schemas::events::DeviceConfigApplied;
+
+    use super::*;
+
+    #[test]
+    fn only_what_the_log_has_is_let_go() {
+        let key = SigningKey::from_seed(&[1; 32]);
+        let device = DeviceId(Uuid::from_u128(7));
+        let mut outbox = Outbox::new(ProjectId::default_project(), device, 1, key);
+        let event = DeviceConfigApplied { version: 1, errors: Default::default() }.into();
+        let sealed: Vec<Bytes> =
+            (0..3).map(|n| outbox.record(&event, Timestamp::default(), n)).collect();
+        let second = Hash::of(&sealed[1]);
+        assert_eq!(outbox.confirm(2, Hash::of(b"another")), Confirmed::Differs);
+        assert_eq!(outbox.confirm(2, second), Confirmed::New(2));
+        assert_eq!(outbox.waiting().collect::<Vec<_>>(), sealed[2..]);
+        assert_eq!(outbox.confirm(2, second), Confirmed::New(0));
+        assert_eq!(outbox.confirm(1, second), Confirmed::Behind);
+        assert_eq!(outbox.confirm(9, second), Confirmed::Differs);
+        assert_eq!((outbox.last_seq(), outbox.is_empty()), (3, true));
+    }
+}

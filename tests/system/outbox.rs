@@ -1,0 +1,185 @@
+//! The real agent's outbox against servers that are away, that forget, that come back older than
+//! they were: every event that was recorded is in the log once and in order, and what nobody has
+//! any more is declared.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use muster_agent::outbox::{Limits, RecordError};
+use muster_schemas::stream::StreamName;
+use muster_tests::fleet::Fleet;
+use muster_tests::{AgentInside, wait};
+use serde_json::Value;
+
+use crate::faults::{assert_rebuild_equals_live, delete_events_stream, dump, restore};
+
+const PATIENCE: Duration = Duration::from_secs(90);
+
+/// What the log has of a device: by epoch, what it said there.
+type Told = BTreeMap<u64, Vec<Value>>;
+
+async fn join(fleet: &Fleet, limits: Limits) -> AgentInside {
+    let token = fleet.api.enrollment_token(1).await;
+    AgentInside::join(fleet.dir(), &fleet.api.url, &token, "robot", limits).await
+}
+
+/// Reads it, and checks that no place of an epoch is missing or taken twice.
+async fn told(fleet: &Fleet) -> Told {
+    let mut told = Told::new();
+    for event in fleet.api.list("/api/v1/devices/robot/events?order=asc").await {
+        let stream = event["stream"].as_str().unwrap_or_default().parse();
+        let Ok(StreamName::DeviceReport(_, epoch)) = stream else { continue };
+        let place = event["version"].as_u64();
+        let said = told.entry(epoch).or_default();
+        said.push(event);
+        assert_eq!(place, Some(said.len() as u64), "{:?}", said.last());
+    }
+    told
+}
+
+/// The numbered events, in the order of the log.
+fn numbers(told: &Told) -> Vec<u64> {
+    let all = told.values().flatten();
+    let numbered = all.filter(|event| event["type"] == "DeviceConfigApplied");
+    numbered.map(|event| event["data"]["version"].as_u64().unwrap()).collect()
+}
+
+fn losses(told: &Told) -> Vec<Value> {
+    let all = told.values().flatten();
+    let lost = all.filter(|event| event["type"] == "DeviceHistoryLost");
+    lost.map(|event| event["data"].clone()).collect()
+}
+
+/// Waits until the log has the newest numbered event.
+async fn settled(fleet: &Fleet, agent: &AgentInside) -> Told {
+    let newest = agent.recorded();
+    let path = "/api/v1/devices/robot/events?type=DeviceConfigApplied&order=desc&limit=1";
+    wait::until("the newest event to be in the log", PATIENCE, || async {
+        let (_, newest_logged) = fleet.api.try_send(reqwest::Method::GET, path, None).await?;
+        (newest_logged["items"][0]["data"]["version"].as_u64() == Some(newest)).then_some(())
+    })
+    .await;
+    told(fleet).await
+}
+
+fn all(count: u64) -> Vec<u64> {
+    (1..=count).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_outbox_keeps_what_it_has_and_says_what_it_dropped() {
+    let fleet = Fleet::start().await;
+    let limits = Limits { unconfirmed_bytes: 20_000, ..Limits::default() };
+    let mut agent = join(&fleet, limits).await;
+    agent.record_many(5);
+    settled(&fleet, &agent).await;
+    fleet.nats.child().stop().await.unwrap();
+    let mut dropped = 0;
+    // It goes on dropping, and does not tire of saying why.
+    while dropped < 20 {
+        match agent.record() {
+            Ok(()) => assert_eq!(dropped, 0, "recorded although it is full"),
+            Err(RecordError::Full { limit: 20_000, .. }) => dropped += 1,
+            Err(error) => panic!("{error}"),
+        }
+    }
+    let recorded = agent.recorded();
+    assert!((30..200).contains(&recorded), "20 kB hold {recorded} events");
+    // A restart forgets neither what is there nor what was dropped.
+    agent.stop();
+    agent.start();
+    fleet.nats.child().start_again().await.unwrap();
+    settled(&fleet, &agent).await;
+    let said = wait::until("the loss to be declared", PATIENCE, || async {
+        let said = told(&fleet).await;
+        (!losses(&said).is_empty()).then_some(said)
+    })
+    .await;
+    assert_eq!(said.len(), 1, "no new epoch is needed for it");
+    let lost = losses(&said);
+    assert_eq!(lost.len(), 1, "{lost:?}");
+    assert_eq!(lost[0]["cause"], "outbox_full");
+    assert_eq!(lost[0]["count"], dropped);
+    agent.record_many(5);
+    let said = settled(&fleet, &agent).await;
+    assert_eq!(numbers(&said), all(agent.recorded()));
+    let device = fleet.api.get("/api/v1/devices/robot").await;
+    assert_eq!(device["flags"]["losses"], 1, "{device}");
+    assert_rebuild_equals_live(&fleet).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_that_is_lost_whole_is_sent_again() {
+    let fleet = Fleet::start().await;
+    let mut agent = join(&fleet, Limits::default()).await;
+    agent.record_many(50);
+    settled(&fleet, &agent).await;
+    fleet.postgres.child().stop().await.unwrap();
+    // These are in the stream, and in no log.
+    agent.record_many(50);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    delete_events_stream(&fleet).await;
+    fleet.postgres.child().start_again().await.unwrap();
+    agent.record_many(50);
+    let said = settled(&fleet, &agent).await;
+    assert_eq!((said.len(), numbers(&said)), (1, all(150)));
+    assert_eq!(losses(&said), Vec::<Value>::new());
+    assert_rebuild_equals_live(&fleet).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_was_restored_from_a_backup_is_filled_up() {
+    let mut fleet = Fleet::start().await;
+    let mut agent = join(&fleet, Limits::default()).await;
+    agent.record_many(40);
+    settled(&fleet, &agent).await;
+    let dump = dump(&fleet);
+    agent.record_many(40);
+    settled(&fleet, &agent).await;
+    restore(&mut fleet, &dump).await;
+    agent.record_many(40);
+    let said = settled(&fleet, &agent).await;
+    assert_eq!((said.len(), numbers(&said)), (1, all(120)));
+    assert_eq!(losses(&said), Vec::<Value>::new());
+    // What operators decide reaches it as before, although its config is as old as the backup.
+    let vars = serde_json::json!({"vars": {"n": 1}});
+    fleet.api.patch("/api/v1/devices/robot/config", &vars).await;
+    assert_rebuild_equals_live(&fleet).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_device_has_let_go_and_the_log_lost_is_declared() {
+    let mut fleet = Fleet::start().await;
+    let limits = Limits { kept_bytes: 4_000, ..Limits::default() };
+    let mut agent = join(&fleet, limits).await;
+    agent.record_many(10);
+    settled(&fleet, &agent).await;
+    let dump = dump(&fleet);
+    agent.record_many(100);
+    settled(&fleet, &agent).await;
+    // Opening prunes: it need not wait for the hour.
+    agent.stop();
+    agent.start();
+    wait::until("the outbox to let go", PATIENCE, || async {
+        (agent.kept_bytes() <= 4_000).then_some(())
+    })
+    .await;
+    // The stream would fill the log up by itself.
+    delete_events_stream(&fleet).await;
+    restore(&mut fleet, &dump).await;
+    agent.record_many(10);
+    let said = settled(&fleet, &agent).await;
+    assert_eq!(said.len(), 2, "a new epoch");
+    let lost = losses(&said);
+    assert_eq!(lost.len(), 1, "{lost:?}");
+    assert_eq!(lost[0]["cause"], "pruned");
+    let numbers = numbers(&said);
+    let gap = lost[0]["count"].as_u64().unwrap();
+    assert!(gap > 50, "{lost:?}");
+    let first = numbers[10];
+    let expected: Vec<u64> = (1..=10).chain(first..=agent.recorded()).collect();
+    assert_eq!(numbers, expected, "what it still has comes again, once");
+    // Other events of the agent's own may be among the lost: never fewer than the numbers say.
+    assert!(gap >= first - 11, "{gap} declared, {} numbers missing", first - 11);
+    assert_rebuild_equals_live(&fleet).await;
+}

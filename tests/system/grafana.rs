@@ -417,14 +417,18 @@ fn the_variables_of_the_files_are_documented() {
     }
 }
 
-/// A label that a rule's words name is one that its query gives.
+/// A label that a rule's words name is one that its query gives, and its panel is there.
 #[test]
-fn rules_speak_of_labels_that_they_have() {
+fn rules_speak_of_what_is_there() {
+    let dashboards = Dashboard::all(&folder().join("dashboards"));
     for rule in rules(&folder().join("provisioning/alerting/muster.yaml")) {
         for label in rule.words.split(".Labels.").skip(1) {
             let label = label.split(' ').next().unwrap();
             assert!(rule.question.text.contains(label), "{}: .Labels.{label}", rule.title);
         }
+        let shown = dashboards.iter().find(|it| it.json["uid"] == rule.panel.0).unwrap();
+        let is_there = shown.panels().iter().any(|panel| panel["id"] == rule.panel.1);
+        assert!(is_there, "{}: the panel {:?} is not there", rule.title, rule.panel);
         assert!(!rule.words.contains('$'), "{}: Grafana takes $ for a variable", rule.title);
     }
 }

@@ -90,6 +90,8 @@ pub(super) struct Rule {
     pub(super) question: Question,
     /// What it tells a person.
     pub(super) words: String,
+    /// The dashboard's uid and the panel's id that show what it is about.
+    pub(super) panel: (String, u64),
     /// `gt` or `lt`, and the number.
     threshold: (String, f64),
 }
@@ -124,6 +126,10 @@ fn rule(rule: &Value) -> Rule {
     Rule {
         question: question(&format!("rule '{title}'"), &query["model"], span),
         words: rule["annotations"].to_string(),
+        panel: (
+            rule["dashboardUid"].as_str().unwrap().to_owned(),
+            rule["panelId"].as_u64().unwrap(),
+        ),
         threshold: (
             evaluator["type"].as_str().unwrap().to_owned(),
             evaluator["params"][0].as_f64().unwrap(),

@@ -170,6 +170,9 @@ impl Checker {
         self.duration(at, rule, "keepFiringFor", false);
         self.one_of(at, rule, "noDataState", &["NoData", "Alerting", "OK", "KeepLast"]);
         self.one_of(at, rule, "execErrState", &["Error", "Alerting", "OK", "KeepLast"]);
+        if rule.get("dashboardUid").is_some() != rule.get("panelId").is_some() {
+            self.wrong(at, "panelId", "and dashboardUid go together");
+        }
         match rule.get("data").and_then(Value::as_sequence) {
             Some(data) if !data.is_empty() => self.data(at, rule, data),
             _ => self.wrong(at, "data", "must be a list with at least one query"),

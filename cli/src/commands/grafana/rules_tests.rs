@@ -74,6 +74,11 @@ fn a_mistake_is_named_with_file_rule_and_key() {
             "datasourceUid: shop",
             "data[0].datasourceUid: no data source has the uid 'shop'; known: store",
         ),
+        (
+            "for: 1h30m",
+            "dashboardUid: x",
+            "a.yaml: rule 'One': panelId: and dashboardUid go together",
+        ),
         ("from: 600", "from: 0", "a.yaml: rule 'One': data[0].relativeTimeRange:"),
         ("query: SELECT 1", "query: ''", "a.yaml: rule 'One': data[0].model: has no query"),
         (

@@ -5,8 +5,8 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::client::Connection;
 use crate::commands::{
-    api_token, bootstrap, context, dead_letter, device, events, metrics, project, replay, simulate,
-    status, token,
+    api_token, bootstrap, context, dead_letter, device, events, grafana, metrics, project, replay,
+    simulate, status, token,
 };
 use crate::serve::ServeArgs;
 use crate::up::UpArgs;
@@ -55,6 +55,9 @@ enum Command {
     DeadLetter(dead_letter::DeadLetterCommand),
     /// The fleet and the server at a glance
     Status,
+    /// Grafana: let it in, write its data sources, dashboards and alert rules, check rules
+    #[command(subcommand)]
+    Grafana(grafana::GrafanaCommand),
     /// Simulate devices, to see what a server holds
     Simulate(simulate::SimulateArgs),
     /// Servers that this command line knows
@@ -89,6 +92,7 @@ pub(crate) async fn run(args: Args) -> Result<()> {
         Command::ApiToken(command) => api_token::run(connection, command).await,
         Command::DeadLetter(command) => dead_letter::run(connection, command).await,
         Command::Status => status::run(connection).await,
+        Command::Grafana(command) => grafana::run(&connection, command).await,
         Command::Simulate(command) => simulate::run(connection, command).await,
         Command::Context(command) => context::run(&connection, command),
         Command::Completions { shell } => {

@@ -71,7 +71,10 @@ impl EventLog {
     /// When PostgreSQL cannot be reached, or a migration fails.
     pub async fn open(connect: &ConnectOptions, options: LogOptions) -> Result<Self, StoreError> {
         let stores = Stores::new(connect)?;
-        sqlx::migrate!("./migrations").run(&stores.sql).await?;
+        let mut migrations = sqlx::migrate!("./migrations");
+        // A newer release may have added some; this one works beside it.
+        migrations.set_ignore_missing(true);
+        migrations.run(&stores.sql).await?;
         let inner =
             Inner { stores, options, appenders: Mutex::default(), letters: Mutex::default() };
         Ok(Self { inner: Arc::new(inner), careful: false })

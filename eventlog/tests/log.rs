@@ -298,6 +298,19 @@ async fn many_processes_may_open_a_new_database_at_once() {
 }
 
 #[tokio::test]
+async fn a_database_that_a_newer_release_has_migrated_is_opened() {
+    let database = database().await;
+    database.open().await;
+    database
+        .execute(
+            "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time)
+             VALUES (9999, 'newer', true, '', 0)",
+        )
+        .await;
+    database.open().await;
+}
+
+#[tokio::test]
 async fn a_project_that_is_not_there_is_named() {
     let database = database().await;
     let log = database.open().await;

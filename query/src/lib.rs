@@ -6,6 +6,7 @@
 //! Invariant: nothing here decides anything or appends an event. Read models are written by
 //! projections alone.
 
+pub mod grafana;
 mod http;
 pub mod influx;
 pub mod latest;

@@ -7,6 +7,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use utoipa_axum::router::OpenApiRouter;
 
+use crate::grafana;
 use crate::http;
 use crate::influx::{InfluxClient, InfluxError, InfluxQueryOptions};
 use crate::latest::{LatestMetrics, follow};
@@ -72,6 +73,10 @@ impl Query {
             timeline: work.project(Timeline::new(timeline::TABLE)).await?,
             projects: work.project(Projects::new(projects::TABLE)).await?,
         };
+        // Whoever looks at graphs waits; the read side does not.
+        if let Err(error) = grafana::publish(&log).await {
+            tracing::warn!(%error, "Grafana's views could not be made; its tables may be old");
+        }
         let mut tasks = work.tasks;
         tasks.spawn(follow::run(nats, latest.clone(), stop.clone()));
         tasks.spawn(follow::prune(log.clone(), latest.clone(), stop.clone()));

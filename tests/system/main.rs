@@ -7,6 +7,7 @@ mod architecture;
 mod enroll;
 mod everyday;
 mod faults;
+mod grafana;
 mod hostile;
 mod installer;
 mod joining;

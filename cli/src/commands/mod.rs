@@ -6,6 +6,7 @@ pub(crate) mod context;
 pub(crate) mod dead_letter;
 pub(crate) mod device;
 pub(crate) mod events;
+pub(crate) mod grafana;
 pub(crate) mod metrics;
 pub(crate) mod project;
 pub(crate) mod replay;

@@ -5,6 +5,7 @@ mod agent;
 mod asked;
 mod bootstrap;
 mod folder;
+mod kept;
 mod say;
 mod servers;
 
@@ -31,6 +32,7 @@ use servers::{ServerOptions, Servers};
 
 pub(crate) use bootstrap::admin_token;
 pub(crate) use folder::write_private;
+pub(crate) use kept::servers_in;
 
 /// Servers that still start when they are to stop are waited for this long: what is up stops in
 /// good order.

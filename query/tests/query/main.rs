@@ -4,6 +4,7 @@
 mod devices;
 mod document;
 mod events;
+mod grafana;
 mod live_metrics;
 mod metrics;
 mod projections;

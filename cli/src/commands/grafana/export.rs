@@ -1,0 +1,102 @@
+//! Writes Grafana's provisioning folder, so that Grafana can read it and others cannot read the
+//! passwords in it.
+
+use std::fs::{self, DirBuilder, OpenOptions, Permissions};
+use std::io::Write;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown};
+use std::path::{Path, PathBuf, absolute};
+
+use anyhow::{Context, Result};
+
+use super::files::{DASHBOARDS, RULES, TEMPLATES, Values, filled};
+
+/// Writes all files below `dir`; answers which.
+pub(super) fn write(dir: &Path, values: &Values) -> Result<Vec<PathBuf>> {
+    let dir = absolute(dir)?;
+    make_dir(&dir, None)?;
+    // The group of Grafana's own folder is the one that it reads its files by.
+    let group = fs::metadata(&dir).with_context(|| format!("cannot look at {}", dir.display()))?;
+    let group = group.gid();
+    let dashboards = dir.join("dashboards/muster");
+    let mut values = values.clone();
+    values.insert("MUSTER_GRAFANA_DASHBOARDS", dashboards.display().to_string());
+
+    let mut written = Vec::new();
+    let mut write = |path: PathBuf, text: &str| -> Result<()> {
+        if let Some(folder) = path.parent() {
+            make_dir(folder, Some(group))?;
+        }
+        write_file(&path, text, group)
+            .with_context(|| format!("cannot write {}", path.display()))?;
+        written.push(path);
+        Ok(())
+    };
+    for (name, template) in TEMPLATES {
+        let name = name.trim_start_matches("provisioning/");
+        write(dir.join(name), &filled(template, &values).context(name)?)?;
+    }
+    for (name, text) in RULES {
+        write(dir.join(name.trim_start_matches("provisioning/")), text)?;
+    }
+    for (name, text) in DASHBOARDS {
+        write(dashboards.join(name.trim_start_matches("dashboards/")), text)?;
+    }
+    Ok(written)
+}
+
+fn make_dir(dir: &Path, group: Option<u32>) -> Result<()> {
+    if dir.is_dir() {
+        return Ok(());
+    }
+    if let Some(parent) = dir.parent() {
+        make_dir(parent, group)?;
+    }
+    DirBuilder::new()
+        .mode(0o750)
+        .create(dir)
+        .with_context(|| format!("cannot make the folder {}", dir.display()))?;
+    let _ = chown(dir, None, group);
+    Ok(())
+}
+
+fn write_file(path: &Path, text: &str, group: u32) -> std::io::Result<()> {
+    let mut file =
+        OpenOptions::new().write(true).create(true).truncate(true).mode(0o640).open(path)?;
+    // A file of an earlier time may be open to more.
+    file.set_permissions(Permissions::from_mode(0o640))?;
+    // Who may not give a file away keeps it.
+    let _ = chown(path, None, Some(group));
+    file.write_all(text.as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_files_are_written_filled_and_closed_to_others() {
+        let dir = tempfile::tempdir().unwrap();
+        let names = [
+            "MUSTER_INFLUX_URL",
+            "MUSTER_INFLUX_DATABASE",
+            "MUSTER_GRAFANA_INFLUX_USER",
+            "MUSTER_GRAFANA_INFLUX_PASSWORD",
+            "MUSTER_GRAFANA_INFLUX_HEADER",
+            "MUSTER_GRAFANA_INFLUX_HEADER_VALUE",
+            "MUSTER_GRAFANA_POSTGRES",
+            "MUSTER_GRAFANA_POSTGRES_DATABASE",
+            "MUSTER_GRAFANA_POSTGRES_SSLMODE",
+            "MUSTER_GRAFANA_POSTGRES_PASSWORD",
+        ];
+        let values: Values = names.map(|name| (name, name.to_lowercase())).into();
+        let written = write(&dir.path().join("provisioning"), &values).unwrap();
+        assert_eq!(written.len(), 7);
+        for path in &written {
+            assert_eq!(fs::metadata(path).unwrap().mode() & 0o777, 0o640, "{}", path.display());
+        }
+        let sources = fs::read_to_string(&written[0]).unwrap();
+        assert!(sources.contains("password: muster_grafana_postgres_password"), "{sources}");
+        assert!(!sources.contains('$'), "{sources}");
+        super::super::check::check(&dir.path().join("provisioning")).unwrap();
+    }
+}

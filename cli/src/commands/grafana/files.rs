@@ -1,0 +1,72 @@
+//! The files of `grafana/`, as they are in this program, and the variables in them. Pure.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context, Result, bail};
+use serde_norway::Value;
+
+/// What a variable stands for.
+pub(super) type Values = BTreeMap<&'static str, String>;
+
+macro_rules! files {
+    ($($path:literal),* $(,)?) => {
+        &[$(($path, include_str!(concat!("../../../../grafana/", $path)))),*]
+    };
+}
+
+/// With variables in them.
+pub(super) const TEMPLATES: &[(&str, &str)] =
+    files!["provisioning/datasources/muster.yaml", "provisioning/dashboards/muster.yaml"];
+
+/// Taken as they are.
+pub(super) const RULES: &[(&str, &str)] = files!["provisioning/alerting/muster.yaml"];
+
+/// Taken as they are.
+pub(super) const DASHBOARDS: &[(&str, &str)] = files![
+    "dashboards/fleet.json",
+    "dashboards/device.json",
+    "dashboards/applications.json",
+    "dashboards/pipeline.json",
+];
+
+/// A template with its variables filled in.
+pub(super) fn filled(template: &str, values: &Values) -> Result<String> {
+    let mut document: Value = serde_norway::from_str(template).context("the template")?;
+    fill(&mut document, values)?;
+    Ok(serde_norway::to_string(&document)?)
+}
+
+fn fill(value: &mut Value, values: &Values) -> Result<()> {
+    match value {
+        Value::String(text) => *text = replaced(text, values)?,
+        Value::Sequence(items) => items.iter_mut().try_for_each(|item| fill(item, values))?,
+        Value::Mapping(items) => {
+            items.iter_mut().try_for_each(|(_, item)| fill(item, values))?;
+        }
+        _ => {}
+    }
+    Ok(())
+}
+
+/// `${NAME}` becomes its value. A dollar of a value is doubled: Grafana looks for variables too.
+fn replaced(text: &str, values: &Values) -> Result<String> {
+    let Some((before, rest)) = text.split_once("${") else { return Ok(text.to_owned()) };
+    let Some((name, after)) = rest.split_once('}') else { bail!("a variable has no end: {text}") };
+    let value = values.get(name).with_context(|| format!("nothing is known of ${{{name}}}"))?;
+    Ok(format!("{before}{}{}", value.replace('$', "$$"), replaced(after, values)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn variables_are_filled_in_and_what_is_unknown_is_named() {
+        let values = Values::from([("A", "x$y: '\"".to_owned()), ("B", String::new())]);
+        let text = filled("a: 'Token ${A}'\nb: [{c: '${B}'}]\n", &values).unwrap();
+        let read: Value = serde_norway::from_str(&text).unwrap();
+        assert_eq!(read["a"], Value::from("Token x$$y: '\""));
+        assert_eq!(read["b"][0]["c"], Value::from(""));
+        assert!(filled("a: ${C}", &values).unwrap_err().to_string().contains("${C}"));
+    }
+}

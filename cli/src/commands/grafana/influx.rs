@@ -1,0 +1,60 @@
+//! A user of InfluxDB 1.x that may read one database. In 2.x and 3.x tokens do that, and a person
+//! makes them there.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use reqwest::Url;
+use reqwest::header::CONTENT_TYPE;
+use serde_json::Value;
+
+use crate::serve::MetricStore;
+
+/// The user's name.
+pub(super) const USER: &str = "muster_grafana";
+
+/// Makes the user with this password, or gives it this one, and lets it read the database.
+pub(super) async fn let_in(
+    store: &MetricStore,
+    administrator: (&str, &str),
+    password: &str,
+) -> Result<()> {
+    let http = reqwest::Client::builder().timeout(Duration::from_secs(15)).build()?;
+    let quoted = password.replace('\\', "\\\\").replace('\'', "\\'");
+    let database = store.database.replace('\\', "\\\\").replace('"', "\\\"");
+    let ask = async |statement: String| -> Result<Option<String>> {
+        let response = http
+            .post(format!("{}/query", store.url.trim_end_matches('/')))
+            .basic_auth(administrator.0, Some(administrator.1))
+            .header(CONTENT_TYPE, "application/x-www-form-urlencoded")
+            .body(form(&statement))
+            .send()
+            .await
+            .with_context(|| format!("cannot ask InfluxDB at {}", store.url))?;
+        let status = response.status();
+        let body: Value = response.json().await.unwrap_or_default();
+        let error = body["results"][0]["error"].as_str().or_else(|| body["error"].as_str());
+        match error {
+            Some(error) => Ok(Some(error.to_owned())),
+            None if status.is_success() => Ok(None),
+            None => Ok(Some(status.to_string())),
+        }
+    };
+    // The one makes it, the other serves where it is there already.
+    let made = ask(format!("CREATE USER {USER} WITH PASSWORD '{quoted}'")).await?;
+    if made.is_some()
+        && let Some(error) = ask(format!("SET PASSWORD FOR {USER} = '{quoted}'")).await?
+    {
+        bail!("InfluxDB refuses to make the user {USER}: {error}");
+    }
+    if let Some(error) = ask(format!("GRANT READ ON \"{database}\" TO {USER}")).await? {
+        bail!("InfluxDB refuses to let {USER} read {}: {error}", store.database);
+    }
+    Ok(())
+}
+
+/// The statement as the body of a form; in a URL, servers on the way would log it.
+fn form(statement: &str) -> String {
+    let url = Url::parse_with_params("http://form", [("q", statement)]);
+    url.ok().and_then(|url| url.query().map(str::to_owned)).unwrap_or_default()
+}

@@ -1,0 +1,346 @@
+//! What an alert rule file must hold, or Grafana refuses it, or the rule never fires. Pure: texts in,
+//! mistakes out. Whether a query finds rows is tested against real stores (`tests/system/grafana.rs`).
+//!
+//! Source: Grafana's provisioning of alerting resources, file format version 1.
+
+use std::collections::BTreeSet;
+use std::fmt;
+
+use serde_norway::Value;
+
+/// Expressions of Grafana's own come from this data source.
+const EXPRESSIONS: &str = "__expr__";
+
+/// All keys of a rule. A key beside these is a misspelled one: Grafana would not say so.
+const KEYS: &[&str] = &[
+    "uid",
+    "title",
+    "condition",
+    "data",
+    "dashboardUid",
+    "panelId",
+    "noDataState",
+    "execErrState",
+    "for",
+    "keepFiringFor",
+    "missing_series_evals_to_resolve",
+    "annotations",
+    "labels",
+    "isPaused",
+    "notification_settings",
+    "record",
+];
+
+/// A mistake, and where it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Wrong {
+    file: String,
+    /// The group or rule; empty when it is the file as a whole.
+    rule: String,
+    key: String,
+    what: String,
+}
+
+impl fmt::Display for Wrong {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { file, rule, key, what } = self;
+        match (rule.is_empty(), key.is_empty()) {
+            (true, true) => write!(f, "{file}: {what}"),
+            (true, false) => write!(f, "{file}: {key}: {what}"),
+            (false, _) => write!(f, "{file}: {rule}: {key}: {what}"),
+        }
+    }
+}
+
+/// Checks file after file; uids must be different in all of them.
+#[derive(Debug)]
+pub(super) struct Checker {
+    /// The data sources that there are; any will do when none is known.
+    sources: BTreeSet<String>,
+    uids: BTreeSet<String>,
+    titles: BTreeSet<(String, String)>,
+    wrong: Vec<Wrong>,
+    rules: usize,
+}
+
+/// Where in the files the checker is.
+#[derive(Clone, Copy)]
+struct Place<'a> {
+    file: &'a str,
+    rule: &'a str,
+}
+
+impl Checker {
+    pub(super) fn new(sources: BTreeSet<String>) -> Self {
+        Self {
+            sources,
+            uids: BTreeSet::new(),
+            titles: BTreeSet::new(),
+            wrong: Vec::new(),
+            rules: 0,
+        }
+    }
+
+    /// How many rules there were, and what is wrong with them.
+    pub(super) fn end(self) -> (usize, Vec<Wrong>) {
+        (self.rules, self.wrong)
+    }
+
+    fn wrong(&mut self, at: Place<'_>, key: impl Into<String>, what: impl Into<String>) {
+        self.wrong.push(Wrong {
+            file: at.file.to_owned(),
+            rule: at.rule.to_owned(),
+            key: key.into(),
+            what: what.into(),
+        });
+    }
+
+    /// Checks a file of this name. One without rules (contact points, policies) need only be YAML.
+    pub(super) fn file(&mut self, name: &str, text: &str) {
+        let at = Place { file: name, rule: "" };
+        let document: Value = match serde_norway::from_str(text) {
+            Ok(document) => document,
+            Err(error) => return self.wrong(at, "", format!("is not YAML: {error}")),
+        };
+        if document.get("apiVersion").and_then(Value::as_u64) != Some(1) {
+            self.wrong(at, "apiVersion", "must be 1");
+        }
+        let Some(groups) = document.get("groups") else { return };
+        let Some(groups) = groups.as_sequence() else {
+            return self.wrong(at, "groups", "must be a list");
+        };
+        for (index, group) in groups.iter().enumerate() {
+            self.group(name, index, group);
+        }
+    }
+
+    fn group(&mut self, file: &str, index: usize, group: &Value) {
+        let called = group.get("name").and_then(Value::as_str).unwrap_or_default();
+        let rule = if called.is_empty() {
+            format!("group {}", index + 1)
+        } else {
+            format!("group '{called}'")
+        };
+        let at = Place { file, rule: &rule };
+        for key in ["name", "folder"] {
+            self.text(at, group, key);
+        }
+        self.duration(at, group, "interval", true);
+        let folder = group.get("folder").and_then(Value::as_str).unwrap_or_default();
+        match group.get("rules").and_then(Value::as_sequence) {
+            Some(rules) if !rules.is_empty() => {
+                for (index, rule) in rules.iter().enumerate() {
+                    self.rule(file, folder, index, rule);
+                }
+            }
+            _ => self.wrong(at, "rules", "must be a list with at least one rule"),
+        }
+    }
+
+    fn rule(&mut self, file: &str, folder: &str, index: usize, rule: &Value) {
+        self.rules += 1;
+        let title = rule.get("title").and_then(Value::as_str).unwrap_or_default().to_owned();
+        let uid = rule.get("uid").and_then(Value::as_str).unwrap_or_default().to_owned();
+        let called = match (title.is_empty(), uid.is_empty()) {
+            (false, _) => format!("rule '{title}'"),
+            (true, false) => format!("rule '{uid}'"),
+            (true, true) => format!("rule {}", index + 1),
+        };
+        let at = Place { file, rule: &called };
+        let Some(keys) = rule.as_mapping() else {
+            return self.wrong(at, "", "must be a mapping");
+        };
+        for key in keys.keys().filter_map(Value::as_str).filter(|key| !KEYS.contains(key)) {
+            self.wrong(at, key, "is no key of an alert rule");
+        }
+        for key in ["uid", "title", "condition"] {
+            self.text(at, rule, key);
+        }
+        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
+        if uid.len() > 40 || !uid.chars().all(plain) {
+            self.wrong(at, "uid", "has at most 40 letters, digits, - and _");
+        }
+        if !uid.is_empty() && !self.uids.insert(uid.clone()) {
+            self.wrong(at, "uid", format!("'{uid}' is the uid of another rule, too"));
+        }
+        if !title.is_empty() && !self.titles.insert((folder.to_owned(), title)) {
+            self.wrong(at, "title", "another rule of this folder has it, too");
+        }
+        self.duration(at, rule, "for", false);
+        self.duration(at, rule, "keepFiringFor", false);
+        self.one_of(at, rule, "noDataState", &["NoData", "Alerting", "OK", "KeepLast"]);
+        self.one_of(at, rule, "execErrState", &["Error", "Alerting", "OK", "KeepLast"]);
+        if rule.get("dashboardUid").is_some() != rule.get("panelId").is_some() {
+            self.wrong(at, "panelId", "and dashboardUid go together");
+        }
+        match rule.get("data").and_then(Value::as_sequence) {
+            Some(data) if !data.is_empty() => self.data(at, rule, data),
+            _ => self.wrong(at, "data", "must be a list with at least one query"),
+        }
+    }
+
+    fn data(&mut self, at: Place<'_>, rule: &Value, data: &[Value]) {
+        let mut known = BTreeSet::new();
+        for (index, query) in data.iter().enumerate() {
+            let key = format!("data[{index}]");
+            match query.get("refId").and_then(Value::as_str) {
+                Some(id) if !id.is_empty() => {
+                    if !known.insert(id) {
+                        self.wrong(at, format!("{key}.refId"), format!("'{id}' is there twice"));
+                    }
+                    let inner = query.get("model").and_then(|model| model.get("refId"));
+                    if inner.is_some_and(|inner| inner.as_str() != Some(id)) {
+                        self.wrong(
+                            at,
+                            format!("{key}.model.refId"),
+                            format!("must be '{id}', too"),
+                        );
+                    }
+                }
+                _ => self.wrong(at, format!("{key}.refId"), "is missing"),
+            }
+        }
+        for (index, query) in data.iter().enumerate() {
+            self.query(at, &format!("data[{index}]"), query, &known);
+        }
+        if let Some(condition) = rule.get("condition").and_then(Value::as_str)
+            && !condition.is_empty()
+            && !known.contains(condition)
+        {
+            self.wrong(at, "condition", format!("no query has the refId '{condition}'"));
+        }
+    }
+
+    fn query(&mut self, at: Place<'_>, key: &str, query: &Value, known: &BTreeSet<&str>) {
+        let source = query.get("datasourceUid").and_then(Value::as_str).unwrap_or_default();
+        let Some(model) = query.get("model").filter(|model| model.is_mapping()) else {
+            return self.wrong(at, format!("{key}.model"), "is missing");
+        };
+        if source == EXPRESSIONS {
+            return self.expression(at, &format!("{key}.model"), model, known);
+        }
+        if source.is_empty() {
+            self.wrong(at, format!("{key}.datasourceUid"), "is missing");
+        } else if !self.sources.is_empty() && !self.sources.contains(source) {
+            let known: Vec<&str> = self.sources.iter().map(String::as_str).collect();
+            let what =
+                format!("no data source has the uid '{source}'; known: {}", known.join(", "));
+            self.wrong(at, format!("{key}.datasourceUid"), what);
+        }
+        let seconds = |name| query.get("relativeTimeRange")?.get(name)?.as_u64();
+        if !matches!((seconds("from"), seconds("to").or(Some(0))), (Some(from), Some(to)) if from > to)
+        {
+            let what = "must have 'from' and 'to' in seconds before now, from the larger one";
+            self.wrong(at, format!("{key}.relativeTimeRange"), what);
+        }
+        let text = |name| model.get(name).and_then(Value::as_str).unwrap_or_default();
+        if ["rawSql", "query", "expr"].iter().all(|name| text(name).trim().is_empty()) {
+            self.wrong(at, format!("{key}.model"), "has no query (rawSql, query or expr)");
+        }
+    }
+
+    fn expression(&mut self, at: Place<'_>, key: &str, model: &Value, known: &BTreeSet<&str>) {
+        let kind = model.get("type").and_then(Value::as_str).unwrap_or_default();
+        let used = model.get("expression").and_then(Value::as_str).unwrap_or_default();
+        match kind {
+            "reduce" | "threshold" | "resample" => {
+                if !known.contains(used.trim_start_matches('$')) {
+                    let what = format!("no query has the refId '{used}'");
+                    self.wrong(at, format!("{key}.expression"), what);
+                }
+            }
+            "math" => {
+                for name in variables(used).filter(|name| !known.contains(name)) {
+                    let what = format!("no query has the refId '{name}'");
+                    self.wrong(at, format!("{key}.expression"), what);
+                }
+            }
+            "classic_conditions" | "sql" => {}
+            _ => {
+                let what = format!(
+                    "'{kind}' is none of reduce, threshold, math, resample, classic_conditions, sql"
+                );
+                self.wrong(at, format!("{key}.type"), what);
+            }
+        }
+        let reducer = model.get("reducer").and_then(Value::as_str).unwrap_or_default();
+        if kind == "reduce" && reducer.is_empty() {
+            self.wrong(
+                at,
+                format!("{key}.reducer"),
+                "is missing (last, mean, min, max, sum, count)",
+            );
+        }
+        if kind == "threshold" && !model.get("conditions").is_some_and(has_evaluator) {
+            let what = "needs an evaluator with a type (gt, lt …) and numbers as params";
+            self.wrong(at, format!("{key}.conditions"), what);
+        }
+    }
+
+    fn text(&mut self, at: Place<'_>, map: &Value, key: &str) {
+        match map.get(key) {
+            Some(Value::String(text)) if !text.trim().is_empty() => {}
+            None => self.wrong(at, key, "is missing"),
+            Some(_) => self.wrong(at, key, "must be a text, and not empty"),
+        }
+    }
+
+    fn duration(&mut self, at: Place<'_>, map: &Value, key: &str, is_needed: bool) {
+        match map.get(key) {
+            Some(Value::String(text)) if is_duration(text) || text.contains('$') => {}
+            None if !is_needed => {}
+            None => self.wrong(at, key, "is missing"),
+            Some(_) => self.wrong(at, key, "must be a length of time: 30s, 5m, 1h30m"),
+        }
+    }
+
+    fn one_of(&mut self, at: Place<'_>, map: &Value, key: &str, words: &[&str]) {
+        if let Some(value) = map.get(key)
+            && !value.as_str().is_some_and(|word| words.contains(&word))
+        {
+            self.wrong(at, key, format!("must be one of {}", words.join(", ")));
+        }
+    }
+}
+
+/// Prometheus' lengths of time, which Grafana takes here: `1h30m`, `10s`, `0s`.
+fn is_duration(text: &str) -> bool {
+    let mut rest = text;
+    while !rest.is_empty() {
+        let unit = rest.trim_start_matches(|c: char| c.is_ascii_digit());
+        if unit.len() == rest.len() {
+            return false;
+        }
+        let Some(after) =
+            ["ms", "y", "w", "d", "h", "m", "s"].iter().find_map(|word| unit.strip_prefix(word))
+        else {
+            return false;
+        };
+        rest = after;
+    }
+    !text.is_empty()
+}
+
+fn has_evaluator(conditions: &Value) -> bool {
+    let Some(conditions) = conditions.as_sequence() else { return false };
+    let is_good = |condition: &Value| {
+        let evaluator = condition.get("evaluator");
+        let kind = evaluator.and_then(|it| it.get("type")).and_then(Value::as_str);
+        let params = evaluator.and_then(|it| it.get("params")).and_then(Value::as_sequence);
+        kind.is_some() && params.is_some_and(|it| !it.is_empty() && it.iter().all(Value::is_number))
+    };
+    !conditions.is_empty() && conditions.iter().all(is_good)
+}
+
+/// The names after `$` in a math expression: `$A`, `${B}`.
+fn variables(expression: &str) -> impl Iterator<Item = &str> {
+    expression.split('$').skip(1).map(|rest| {
+        let rest = rest.trim_start_matches('{');
+        let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        &rest[..rest.find(|c| !is_name(c)).unwrap_or(rest.len())]
+    })
+}
+
+#[cfg(test)]
+#[path = "rules_tests.rs"]
+mod tests;

@@ -1,0 +1,157 @@
+//! Which server Grafana is to show, and letting it in there.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use muster_eventlog::{ConnectOptions, EventLog, LogOptions};
+use muster_query::grafana::{self, LetIn};
+use reqwest::Url;
+use uuid::Uuid;
+
+use super::files::Values;
+use super::influx;
+use crate::exit::Misused;
+use crate::serve::MetricStore;
+
+/// The folder of a running `muster up`, or the servers that `muster serve` works with.
+#[derive(Args, Debug)]
+pub(crate) struct ServerArgs {
+    /// The folder of `muster up`, which must run; not with --postgres-url
+    #[arg(long, env = "MUSTER_DATA", default_value = "muster-data")]
+    data: PathBuf,
+    /// PostgreSQL, as muster signs in: postgres://user:password@host:port/database
+    #[arg(long, env = "MUSTER_POSTGRES_URL", hide_env_values = true, requires = "influx_url")]
+    postgres_url: Option<String>,
+    /// InfluxDB: http://host:port
+    #[arg(long, env = "MUSTER_INFLUX_URL")]
+    influx_url: Option<String>,
+    /// InfluxDB's database (1.x) or bucket (2.x, 3.x)
+    #[arg(long, env = "MUSTER_INFLUX_DATABASE", default_value = "muster")]
+    influx_database: String,
+    /// InfluxDB 1.x: an administrator; none when it asks nobody
+    #[arg(long, env = "MUSTER_INFLUX_USER", requires = "influx_password")]
+    influx_user: Option<String>,
+    /// InfluxDB 1.x: the administrator's password
+    #[arg(long, env = "MUSTER_INFLUX_PASSWORD", hide_env_values = true)]
+    influx_password: Option<String>,
+    /// InfluxDB 2.x and 3.x: the token that Grafana reads with; one that may only read is best
+    #[arg(long, env = "MUSTER_INFLUX_TOKEN", hide_env_values = true)]
+    influx_token: Option<String>,
+    /// The password of Grafana's users in PostgreSQL and InfluxDB; a new one when left out
+    #[arg(long, env = "MUSTER_GRAFANA_PASSWORD", hide_env_values = true)]
+    password: Option<String>,
+}
+
+impl ServerArgs {
+    /// Lets Grafana's users in; answers the variables of the data sources.
+    pub(super) async fn let_in(self) -> Result<Values> {
+        let (postgres_url, store) = match self.postgres_url {
+            Some(url) => {
+                let influx_url = self.influx_url.ok_or_else(|| {
+                    Misused("--postgres-url goes with --influx-url http://host:port".to_owned())
+                })?;
+                let store = MetricStore {
+                    url: influx_url,
+                    database: self.influx_database,
+                    user: self.influx_user.zip(self.influx_password),
+                    token: self.influx_token.map(|token| (String::new(), token)),
+                };
+                (url, store)
+            }
+            None => crate::up::servers_in(&self.data)?,
+        };
+        let given = self.password.is_some();
+        let password = self
+            .password
+            .unwrap_or_else(|| format!("{}{}", Uuid::new_v4().simple(), Uuid::new_v4().simple()));
+        let connect = ConnectOptions { connections: 2, ..ConnectOptions::new(&postgres_url) };
+        let log = EventLog::open(&connect, LogOptions::default())
+            .await
+            .context("cannot open the event log in PostgreSQL; does the server run?")?;
+        match grafana::let_in(&log, &password)
+            .await
+            .context("cannot let Grafana into PostgreSQL")?
+        {
+            LetIn::Done => {}
+            LetIn::PasswordUnchanged if given => {}
+            LetIn::PasswordUnchanged => bail!(
+                "the role {role} is there, and muster's own may not set its password; give it: --password …, or MUSTER_GRAFANA_PASSWORD",
+                role = grafana::ROLE
+            ),
+            LetIn::NoRole => bail!(
+                "muster's own role may make no other; let an administrator of PostgreSQL run\n  \
+                 CREATE ROLE {role} LOGIN PASSWORD '…';\n  \
+                 ALTER ROLE {role} SET default_transaction_read_only = on;\n\
+                 and do this again with that --password",
+                role = grafana::ROLE
+            ),
+        }
+        if let Some((user, administrator_password)) = &store.user {
+            influx::let_in(&store, (user, administrator_password), &password).await?;
+        }
+        values(&postgres_url, &store, &password)
+    }
+}
+
+/// What the variables in the data sources stand for.
+fn values(postgres_url: &str, store: &MetricStore, password: &str) -> Result<Values> {
+    let postgres = Url::parse(postgres_url).context("the URL of PostgreSQL")?;
+    let host = postgres.host_str().unwrap_or("localhost");
+    let port = postgres.port().unwrap_or(5432);
+    let asked = postgres.query_pairs().find(|(key, _)| key == "sslmode");
+    let sslmode = match asked.as_ref().map(|(_, value)| value.as_ref()) {
+        Some(mode @ ("disable" | "require" | "verify-ca" | "verify-full")) => mode,
+        // Grafana knows no "prefer".
+        _ if matches!(host, "localhost" | "127.0.0.1" | "[::1]") => "disable",
+        _ => "require",
+    };
+    let (user, influx_password) = match &store.user {
+        Some(_) => (influx::USER, password),
+        None => ("", ""),
+    };
+    let (header, header_value) = match &store.token {
+        Some((_, token)) => ("Authorization", format!("Token {token}")),
+        None => ("", String::new()),
+    };
+    Ok(Values::from([
+        ("MUSTER_INFLUX_URL", store.url.clone()),
+        ("MUSTER_INFLUX_DATABASE", store.database.clone()),
+        ("MUSTER_GRAFANA_INFLUX_USER", user.to_owned()),
+        ("MUSTER_GRAFANA_INFLUX_PASSWORD", influx_password.to_owned()),
+        ("MUSTER_GRAFANA_INFLUX_HEADER", header.to_owned()),
+        ("MUSTER_GRAFANA_INFLUX_HEADER_VALUE", header_value),
+        ("MUSTER_GRAFANA_POSTGRES", format!("{host}:{port}")),
+        ("MUSTER_GRAFANA_POSTGRES_DATABASE", postgres.path().trim_start_matches('/').to_owned()),
+        ("MUSTER_GRAFANA_POSTGRES_SSLMODE", sslmode.to_owned()),
+        ("MUSTER_GRAFANA_POSTGRES_PASSWORD", password.to_owned()),
+    ]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn store(user: Option<(String, String)>, token: Option<(String, String)>) -> MetricStore {
+        MetricStore { url: "http://i:8086".into(), database: "m".into(), user, token }
+    }
+
+    #[test]
+    fn the_variables_follow_from_the_urls() {
+        let user = Some(("admin".to_owned(), "secret".to_owned()));
+        let one = values("postgres://m:p@127.0.0.1:5433/muster", &store(user, None), "pw").unwrap();
+        assert_eq!(one["MUSTER_GRAFANA_POSTGRES"], "127.0.0.1:5433");
+        assert_eq!(one["MUSTER_GRAFANA_POSTGRES_DATABASE"], "muster");
+        assert_eq!(one["MUSTER_GRAFANA_POSTGRES_SSLMODE"], "disable");
+        assert_eq!(one["MUSTER_GRAFANA_INFLUX_USER"], "muster_grafana");
+        assert_eq!(one["MUSTER_GRAFANA_INFLUX_PASSWORD"], "pw");
+        assert!(one.values().all(|value| !value.contains("secret")), "{one:?}");
+        let token = Some((String::new(), "t".to_owned()));
+        let two = values("postgres://m:p@db/x?sslmode=verify-full", &store(None, token), "pw");
+        let two = two.unwrap();
+        assert_eq!(two["MUSTER_GRAFANA_POSTGRES"], "db:5432");
+        assert_eq!(two["MUSTER_GRAFANA_POSTGRES_SSLMODE"], "verify-full");
+        assert_eq!(two["MUSTER_GRAFANA_INFLUX_USER"], "");
+        assert_eq!(two["MUSTER_GRAFANA_INFLUX_HEADER_VALUE"], "Token t");
+    }
+}

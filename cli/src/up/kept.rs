@@ -1,0 +1,46 @@
+//! The servers of a `muster up` that runs elsewhere, from what its folder keeps.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+
+use super::folder::Ports;
+use crate::serve::MetricStore;
+
+/// PostgreSQL's URL and the metric store of the `muster up` in this folder.
+pub(crate) fn servers_in(dir: &Path) -> Result<(String, MetricStore)> {
+    let path = dir.join("ports.json");
+    let ports: Ports = fs::read(&path)
+        .map_err(anyhow::Error::new)
+        .and_then(|bytes| Ok(serde_json::from_slice(&bytes)?))
+        .with_context(|| {
+            format!(
+                "{} cannot be read; give the folder of `muster up` with --data DIR, or --postgres-url",
+                path.display()
+            )
+        })?;
+    let (Some(postgres), Some(influx)) = (ports.postgres, ports.influx) else {
+        anyhow::bail!("{} names no servers: start `muster up` once", path.display());
+    };
+    let password = secret(&dir.join("postgres/password"))?;
+    // InfluxDB 2.x has a token beside its password, 1.x has none.
+    let token = secret(&dir.join("influx/token")).ok();
+    let user = match &token {
+        Some(_) => None,
+        None => Some(("muster".to_owned(), secret(&dir.join("influx/password"))?)),
+    };
+    let store = MetricStore {
+        url: format!("http://127.0.0.1:{influx}"),
+        database: "muster".to_owned(),
+        user,
+        token: token.map(|token| ("muster".to_owned(), token)),
+    };
+    Ok((format!("postgres://muster:{password}@127.0.0.1:{postgres}/muster"), store))
+}
+
+fn secret(path: &Path) -> Result<String> {
+    let text =
+        fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    Ok(text.trim().to_owned())
+}

@@ -1,0 +1,144 @@
+//! What Grafana reads of PostgreSQL: views on the read models beside those on the log
+//! (`eventlog/migrations/0004_grafana.sql`), and the role that may read them and nothing else.
+//!
+//! A read model's table is named after its fold's version, so its views are made here, for the
+//! table that is live. Nothing here makes a role unless it is asked to: a managed PostgreSQL may
+//! not let us.
+
+use muster_eventlog::EventLog;
+use sqlx::AssertSqlSafe;
+
+use crate::projections::{devices, projects, timeline, tokens};
+
+/// The role that Grafana signs in as.
+pub const ROLE: &str = "muster_grafana";
+
+/// Two processes that replace one view at once disturb each other; this lock queues them.
+const LOCK: i64 = 0x006d_7573_7465_7204;
+
+/// The views on the live tables. Their columns are for ever, as those of the migration.
+fn views() -> String {
+    let table = devices::TABLE;
+    let timeline = timeline::TABLE;
+    // Those of an earlier fold stay where they were, and are nobody's concern.
+    let live = [table, timeline, tokens::TABLE, projects::TABLE].join("', '");
+    format!(
+        "CREATE OR REPLACE VIEW grafana.devices AS
+         SELECT project,
+                device::text AS device,
+                name,
+                status,
+                (SELECT string_agg(l.key || '=' || l.value, ', ' ORDER BY l.key)
+                 FROM jsonb_each_text(labels) AS l) AS labels,
+                os,
+                arch,
+                agent_version,
+                to_timestamp(heard_at / 1e6) AS heard_at,
+                CASE WHEN status = 'offline'
+                     THEN extract(epoch FROM clock_timestamp())::double precision - heard_at / 1e6
+                     ELSE 0 END AS offline_seconds
+         FROM {table} WHERE status <> 'deleted';
+
+         CREATE OR REPLACE VIEW grafana.device_labels AS
+         SELECT project, device::text AS device, l.key || '=' || l.value AS label
+         FROM {table}, jsonb_each_text(labels) AS l WHERE status <> 'deleted';
+
+         -- By the timeline's index: one device's events are found without reading all others.
+         CREATE OR REPLACE VIEW grafana.device_events AS
+         SELECT t.project, t.device, t.position, e.type, e.actor, e.recorded_at
+         FROM {timeline} t JOIN events e ON e.project = t.project AND e.position = t.position;
+
+         CREATE OR REPLACE VIEW grafana.read_models AS
+         SELECT c.projection,
+                c.project,
+                c.position,
+                h.position - c.position AS lag,
+                c.failure,
+                c.updated_at
+         FROM checkpoints c JOIN heads h USING (project) WHERE c.projection IN ('{live}')"
+    )
+}
+
+/// What the role may do, once it is there.
+const GRANTS: &str = "
+    DO $$ BEGIN
+        IF EXISTS (SELECT FROM pg_roles WHERE rolname = 'muster_grafana') THEN
+            GRANT USAGE ON SCHEMA grafana TO muster_grafana;
+            GRANT SELECT ON ALL TABLES IN SCHEMA grafana TO muster_grafana;
+        END IF;
+    END $$";
+
+/// Makes the views on the live read models, and lets [`ROLE`] read all views where it exists.
+///
+/// # Errors
+/// When PostgreSQL does not answer, or somebody holds a view for longer than 5 s.
+pub async fn publish(log: &EventLog) -> Result<(), sqlx::Error> {
+    // One message with several statements is one transaction.
+    let views = views();
+    run(
+        log,
+        format!(
+            "SET LOCAL lock_timeout = '5s'; SELECT pg_advisory_xact_lock({LOCK}); {views}; {GRANTS}"
+        ),
+    )
+    .await
+}
+
+async fn run(log: &EventLog, sql: String) -> Result<(), sqlx::Error> {
+    sqlx::raw_sql(AssertSqlSafe(sql)).execute(&log.stores().sql).await.map(drop)
+}
+
+/// What became of [`let_in`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LetIn {
+    /// The role exists, has the password, and may read the views.
+    Done,
+    /// The role exists and may read the views; its password is for somebody else to set.
+    PasswordUnchanged,
+    /// There is no such role, and we may not make it.
+    NoRole,
+}
+
+/// Makes the role [`ROLE`] with this password, or gives it this one, and lets it read the views.
+///
+/// # Errors
+/// When PostgreSQL does not answer, or refuses for another reason than missing rights.
+pub async fn let_in(log: &EventLog, password: &str) -> Result<LetIn, sqlx::Error> {
+    let exists: bool =
+        sqlx::query_scalar("SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = $1)")
+            .bind(ROLE)
+            .fetch_one(&log.stores().sql)
+            .await?;
+    let verb = if exists { "ALTER" } else { "CREATE" };
+    let password = password.replace('\\', "\\\\").replace('\'', "''");
+    let made = run(
+        log,
+        format!(
+            "{verb} ROLE {ROLE} LOGIN CONNECTION LIMIT 20 PASSWORD E'{password}';
+             ALTER ROLE {ROLE} SET default_transaction_read_only = on;
+             ALTER ROLE {ROLE} SET statement_timeout = '30s'"
+        ),
+    )
+    .await;
+    let outcome = match made {
+        Ok(()) => LetIn::Done,
+        Err(error) if is_forbidden(&error) => {
+            if exists {
+                LetIn::PasswordUnchanged
+            } else {
+                LetIn::NoRole
+            }
+        }
+        Err(error) => return Err(error),
+    };
+    if outcome != LetIn::NoRole {
+        // PostgreSQL 14 lets everybody make tables in `public`. Only its owner may change that.
+        let _ = run(log, "REVOKE CREATE ON SCHEMA public FROM PUBLIC".to_owned()).await;
+        run(log, GRANTS.to_owned()).await?;
+    }
+    Ok(outcome)
+}
+
+fn is_forbidden(error: &sqlx::Error) -> bool {
+    error.as_database_error().and_then(|error| error.code()).as_deref() == Some("42501")
+}

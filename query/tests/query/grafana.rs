@@ -1,0 +1,88 @@
+//! Letting Grafana in: with a role that may make others, and with one that may not.
+
+use muster_backing::postgres::{Postgres, PostgresOptions, Tuning};
+use muster_eventlog::projection::Runner;
+use muster_eventlog::{ConnectOptions, EventLog, LogOptions};
+use muster_query::grafana::{self, LetIn};
+use muster_query::projections::devices::{self, Devices};
+use muster_query::projections::timeline::{self, Timeline};
+use tokio_postgres::{Client, Config, NoTls};
+
+async fn connect(url: &str, user: Option<(&str, &str)>) -> Result<Client, tokio_postgres::Error> {
+    let mut config: Config = url.parse()?;
+    if let Some((user, password)) = user {
+        config.user(user).password(password);
+    }
+    let (client, connection) = config.connect(NoTls).await?;
+    tokio::spawn(connection);
+    Ok(client)
+}
+
+/// As the read side does at its start.
+async fn read_side(log: &EventLog) {
+    Runner::open(log.clone(), Devices::new(devices::TABLE)).await.unwrap();
+    Runner::open(log.clone(), Timeline::new(timeline::TABLE)).await.unwrap();
+    grafana::publish(log).await.unwrap();
+}
+
+async fn server() -> (Postgres, tempfile::TempDir) {
+    let dir = tempfile::tempdir().unwrap();
+    let options = PostgresOptions { tuning: Tuning::Throwaway, ..PostgresOptions::new(dir.path()) };
+    (Postgres::start(options).await.unwrap(), dir)
+}
+
+#[tokio::test]
+async fn a_role_that_may_make_others_makes_grafanas() {
+    let (postgres, _dir) = server().await;
+    let url = postgres.connection_url();
+    let log = EventLog::open(&ConnectOptions::new(&url), LogOptions::default()).await.unwrap();
+    // Before and after the read side has started for the first time.
+    assert_eq!(grafana::let_in(&log, "first").await.unwrap(), LetIn::Done);
+    read_side(&log).await;
+    let odd = r"it's \ odd; --";
+    assert_eq!(grafana::let_in(&log, odd).await.unwrap(), LetIn::Done);
+    assert!(connect(&url, Some((grafana::ROLE, "first"))).await.is_err());
+    let client = connect(&url, Some((grafana::ROLE, odd))).await.unwrap();
+    for view in [
+        "projects",
+        "events",
+        "dead_letters",
+        "read_models",
+        "work",
+        "devices",
+        "device_labels",
+        "device_events",
+    ] {
+        client.query(&format!("SELECT * FROM grafana.{view}"), &[]).await.unwrap();
+    }
+    client.query("SELECT * FROM heads", &[]).await.unwrap_err();
+    // A read model of an earlier release lags for ever, and nobody is called for it.
+    let old = "INSERT INTO checkpoints (projection, project) VALUES ('devices_v0', 'default')";
+    connect(&url, None).await.unwrap().execute(old, &[]).await.unwrap();
+    log.ensure_project(&"default".parse().unwrap()).await.unwrap();
+    let models = "SELECT 1 FROM grafana.read_models WHERE projection = 'devices_v0'";
+    assert!(client.query(models, &[]).await.unwrap().is_empty());
+    // Again, while somebody reads.
+    read_side(&log).await;
+    client.query("SELECT * FROM grafana.devices", &[]).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_role_that_may_not_says_so_and_grants_what_is_there() {
+    let (postgres, _dir) = server().await;
+    let admin = connect(&postgres.connection_url(), None).await.unwrap();
+    admin.batch_execute("CREATE ROLE plain LOGIN PASSWORD 'plain'").await.unwrap();
+    admin.batch_execute("CREATE DATABASE managed OWNER plain").await.unwrap();
+    let url = postgres.connection_url_of("managed");
+    let plain = url.split_once('@').map(|(_, rest)| format!("postgres://plain:plain@{rest}"));
+    let plain = ConnectOptions::new(plain.unwrap());
+    let log = EventLog::open(&plain, LogOptions::default()).await.unwrap();
+    read_side(&log).await;
+    assert_eq!(grafana::let_in(&log, "unused").await.unwrap(), LetIn::NoRole);
+    // An administrator does what muster may not.
+    admin.batch_execute("CREATE ROLE muster_grafana LOGIN PASSWORD 'given'").await.unwrap();
+    assert_eq!(grafana::let_in(&log, "other").await.unwrap(), LetIn::PasswordUnchanged);
+    let client = connect(&url, Some((grafana::ROLE, "given"))).await.unwrap();
+    client.query("SELECT * FROM grafana.devices", &[]).await.unwrap();
+    client.query("SELECT * FROM events", &[]).await.unwrap_err();
+}

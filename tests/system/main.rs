@@ -12,4 +12,5 @@ mod installer;
 mod joining;
 mod openapi;
 mod projects;
+mod rotation;
 mod running;

@@ -121,7 +121,7 @@ fn up(shared: &Shared, client: &Client, broker: &str) {
 
 /// Fresh credentials, stored.
 pub(super) async fn renew(shared: &Shared) -> Result<Credentials, String> {
-    let new = fetch_credentials(&shared.identity)
+    let new = fetch_credentials(&shared.identity, &shared.outbox.proving_keys())
         .await
         .map_err(|error| format!("{error}: {}", error.source))?;
     let server = new.response.server_time;

@@ -17,6 +17,8 @@ use crate::output::{self, ago, pairs, percent, table, text};
 const ACCEPT: (&str, &str) = ("/accept", "accepted");
 const REJECT: (&str, &str) = ("/reject", "sent away");
 const REVOKE: (&str, &str) = ("/revoke", "revoked; a token made for it lets it in again");
+const ROTATE: (&str, &str) =
+    ("/rotate-key", "asked to make a new key; `device show` tells its fingerprint");
 
 #[derive(Subcommand, Debug)]
 pub(crate) enum DeviceCommand {
@@ -68,6 +70,13 @@ pub(crate) enum DeviceCommand {
         /// Why, for whoever reads the log
         #[arg(long)]
         reason: Option<String>,
+        #[command(flatten)]
+        selected: Selected,
+    },
+    /// Let a device make itself a new signing key
+    RotateKey {
+        /// Name, id, or a label selector
+        device: Option<String>,
         #[command(flatten)]
         selected: Selected,
     },
@@ -153,6 +162,10 @@ pub(crate) async fn run(connection: Connection, command: DeviceCommand) -> Resul
         DeviceCommand::Revoke { device, reason, selected } => {
             let body = json!({"reason": reason});
             write::tell(&client()?, &selected.target_alone(device)?, REVOKE, &body, json).await
+        }
+        DeviceCommand::RotateKey { device, selected } => {
+            let target = selected.target_alone(device)?;
+            write::tell(&client()?, &target, ROTATE, &json!({}), json).await
         }
         DeviceCommand::Rename { device, name, selected } => {
             let mut rest = name.into_iter().collect();

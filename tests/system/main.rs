@@ -3,6 +3,7 @@
 
 mod access;
 mod agents;
+mod applications;
 mod architecture;
 mod enroll;
 mod everyday;

@@ -161,12 +161,28 @@ fn number(value: &ConfigValue, least: u32, most: u32) -> Result<u32, String> {
 fn interval(value: &ConfigValue) -> Result<Duration, String> {
     let seconds = match value {
         ConfigValue::Int(seconds) => u64::try_from(*seconds).ok(),
+        ConfigValue::Text(text) => in_words(text),
         _ => None,
     };
-    seconds
-        .filter(|seconds| (1..=3600).contains(seconds))
-        .map(Duration::from_secs)
-        .ok_or_else(|| format!("'{value}' is not a whole number of seconds from 1 to 3600"))
+    seconds.filter(|seconds| (1..=3600).contains(seconds)).map(Duration::from_secs).ok_or_else(
+        || {
+            format!(
+                "'{value}' is not a whole number of seconds from 1 to 3600, such as 30, 30s or 5m"
+            )
+        },
+    )
+}
+
+/// `90s`, `5m` or `1h` in seconds.
+fn in_words(text: &str) -> Option<u64> {
+    let (number, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    let seconds = match unit {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        _ => return None,
+    };
+    number.parse::<u64>().ok()?.checked_mul(seconds)
 }
 
 fn groups(value: &ConfigValue) -> Result<GroupSet, String> {
@@ -249,6 +265,13 @@ mod tests {
             ),
             (vec![("agent.key_generation", text("x"))], default, vec!["agent.key_generation"]),
             (vec![("metrics.interval", ConfigValue::Int(0))], default, vec!["metrics.interval"]),
+            (
+                vec![("metrics.interval", text("2m"))],
+                Settings { interval: Duration::from_secs(120), ..default },
+                vec![],
+            ),
+            (vec![("metrics.interval", text("2h"))], default, vec!["metrics.interval"]),
+            (vec![("metrics.interval", text("é"))], default, vec!["metrics.interval"]),
             (vec![("metrics.interval", text("5"))], default, vec!["metrics.interval"]),
             (vec![("metrics.groups", text("gpu"))], default, vec!["metrics.groups"]),
             (vec![("log.level", text("loud"))], default, vec!["log.level"]),

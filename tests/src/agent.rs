@@ -12,6 +12,7 @@ use crate::binaries::binary;
 pub struct AgentProcess {
     /// Its data folder.
     pub data: PathBuf,
+    env: Vec<(String, String)>,
     child: Option<Child>,
 }
 
@@ -22,15 +23,33 @@ impl AgentProcess {
     /// When it is refused.
     #[must_use]
     pub fn enroll(dir: &Path, url: &str, token: &str, name: &str) -> Self {
+        Self::enroll_with(dir, url, token, name, &[])
+    }
+
+    /// Enrolls in a folder under `dir`, and ever after runs with these variables in its environment.
+    ///
+    /// # Panics
+    /// When it is refused.
+    #[must_use]
+    pub fn enroll_with(
+        dir: &Path,
+        url: &str,
+        token: &str,
+        name: &str,
+        env: &[(&str, &str)],
+    ) -> Self {
+        let env: Vec<(String, String)> =
+            env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         let data = dir.join(name);
         let output = Command::new(binary("muster-agent"))
             .arg("--data")
             .arg(&data)
             .args(["enroll", "--url", url, "--name", name, token])
+            .envs(env.clone())
             .output()
             .expect("muster-agent runs");
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        Self { data, child: None }
+        Self { data, env, child: None }
     }
 
     /// An agent on a copy of this one's folder: a cloned card.
@@ -42,7 +61,7 @@ impl AgentProcess {
         let data = self.data.with_file_name(name);
         let copied = Command::new("cp").arg("-a").arg(&self.data).arg(&data).status();
         assert!(copied.is_ok_and(|status| status.success()), "the folder was not copied");
-        Self { data, child: None }
+        Self { data, env: self.env.clone(), child: None }
     }
 
     /// Runs it.
@@ -59,6 +78,7 @@ impl AgentProcess {
             .arg("--data")
             .arg(&self.data)
             .arg("run")
+            .envs(self.env.clone())
             .stdin(Stdio::null())
             .stdout(said.try_clone().expect("a file"))
             .stderr(said)
@@ -79,6 +99,22 @@ impl AgentProcess {
             let _ = child.kill();
             let _ = child.wait();
         }
+    }
+
+    /// What `muster-agent doctor` says, and whether all is well.
+    ///
+    /// # Panics
+    /// When it does not run.
+    #[must_use]
+    pub fn doctor(&self) -> (bool, String) {
+        let output = Command::new(binary("muster-agent"))
+            .arg("--data")
+            .arg(&self.data)
+            .arg("doctor")
+            .envs(self.env.clone())
+            .output()
+            .expect("muster-agent runs");
+        (output.status.success(), String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
     /// What `muster-agent status --json` says.

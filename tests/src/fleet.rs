@@ -131,6 +131,14 @@ impl Fleet {
     /// # Panics
     /// When something does not start.
     pub async fn start_tuned(tuning: Tuning) -> Self {
+        Self::start_with(tuning, None).await
+    }
+
+    /// Starts all of it; devices are told that the broker is there.
+    ///
+    /// # Panics
+    /// When something does not start.
+    pub async fn start_with(tuning: Tuning, broker: Option<&str>) -> Self {
         let dir = tempfile::tempdir().expect("a folder");
         let path = dir.path();
         let keys = KeyStore::open(&path.join("keys")).expect("keys");
@@ -184,8 +192,14 @@ impl Fleet {
         let command_url = format!("https://127.0.0.1:{command_port}");
         let servers = (&postgres, &nats, &influx);
         let ingest = role("ingest", path, servers, free_port(), None);
-        let command = role("command", path, servers, command_port, None);
-        let query = role("query", path, servers, door, Some(&command_url));
+        let command = role(
+            "command",
+            path,
+            servers,
+            command_port,
+            broker.map(|url| ("--device-nats-url", url)),
+        );
+        let query = role("query", path, servers, door, Some(("--command-url", &command_url)));
         let api =
             Api::new(&format!("https://127.0.0.1:{door}"), &token, &keys.dir().join("ca.pem"));
         let fleet = Self { ingest, command, query, nats, postgres, influx, api, keys, dir };
@@ -252,7 +266,7 @@ fn role(
     dir: &Path,
     (postgres, nats, influx): (&Postgres, &NatsServer, &InfluxDb),
     port: u16,
-    command_url: Option<&str>,
+    more: Option<(&str, &str)>,
 ) -> RoleProcess {
     // Command alone gets the folder of keys.
     let keys = match role {
@@ -281,8 +295,8 @@ fn role(
     if let Credentials::Password { user, password } = influx.credentials() {
         args.extend(["--influx-user", user, "--influx-password", password].map(str::to_owned));
     }
-    if let Some(url) = command_url {
-        args.extend(["--command-url".to_owned(), url.to_owned()]);
+    if let Some((flag, value)) = more {
+        args.extend([flag.to_owned(), value.to_owned()]);
     }
     let said = dir.join(format!("{role}.said"));
     let mut process = RoleProcess { role, args, said, child: None };

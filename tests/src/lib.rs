@@ -15,6 +15,7 @@ pub mod agent;
 pub mod api;
 pub mod binaries;
 pub mod fleet;
+pub mod network;
 pub mod sim;
 pub mod system;
 pub mod wait;

@@ -11,6 +11,7 @@ mod faults;
 mod hostile;
 mod installer;
 mod joining;
+mod narrow;
 mod openapi;
 mod projects;
 mod rotation;

@@ -174,6 +174,26 @@ async fn an_interval_by_label_is_at_work_soon_and_stays() {
     assert_eq!(config(&system, "two").await["vars"]["metrics.interval.cpu"], "1s");
     assert_eq!(config(&system, "other").await["vars"], json!({}));
 
+    // Who joins later gets it from the token.
+    let (code, token, problem) = system.muster(&[
+        "token",
+        "create",
+        "--token-only",
+        "--label",
+        "site=a",
+        "--config",
+        "metrics.interval.cpu=1s",
+    ]);
+    assert_eq!(code, 0, "{problem}");
+    muster_tests::sim::enroll(&system.api, token.trim(), "later").await;
+    wait::until("the new device to be shown", PATIENCE, || async {
+        let later =
+            system.api.try_send(reqwest::Method::GET, "/api/v1/devices/later", None).await?.1;
+        let vars = &later["config"]["vars"];
+        (vars["metrics.interval.cpu"] == "1s" && later["labels"]["site"] == "a").then_some(())
+    })
+    .await;
+
     // The agent starts again, and the servers.
     agent.kill9();
     agent.start();

@@ -196,6 +196,7 @@ fn an_enrollment_token_lets_in_as_many_as_it_says_while_it_lives() {
             labels: BTreeMap::new(),
             device,
             approval: false,
+            config: Default::default(),
         },
         now: Timestamp(10),
     };

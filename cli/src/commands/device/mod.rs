@@ -7,8 +7,8 @@ use anyhow::Result;
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
-use super::changes;
 use super::target::Selected;
+use super::{changes, typed};
 use crate::client::{Client, Connection};
 use crate::exit::Misused;
 use crate::output::{self, ago, pairs, percent, table, text};
@@ -196,14 +196,6 @@ pub(crate) async fn run(connection: Connection, command: DeviceCommand) -> Resul
             write::delete(&client()?, &selected.target_alone(device)?, yes, json).await
         }
     }
-}
-
-/// A config value as it was written: a boolean, a number, or text.
-fn typed(text: &str) -> Value {
-    serde_json::from_str::<Value>(text)
-        .ok()
-        .filter(|value| value.is_boolean() || value.is_number() || value.is_string())
-        .unwrap_or_else(|| Value::from(text))
 }
 
 async fn list(client: &Client, args: ListArgs, json: bool) -> Result<()> {

@@ -6,10 +6,12 @@ mod support;
 
 use std::time::{Duration, Instant};
 
+use muster_agent::doctor::examine;
 use muster_agent::enroll::{EnrollError, enroll};
-use muster_agent::run::ask_status;
+use muster_agent::run::{Status, ask_status};
 use muster_agent::{Agent, AgentError, AgentOptions};
 use muster_schemas::Event;
+use muster_schemas::Timestamp;
 use muster_schemas::events::DeviceConfigApplied;
 use muster_schemas::names::ConfigValue;
 use tokio::task::JoinHandle;
@@ -250,5 +252,41 @@ async fn credentials_are_renewed_before_they_expire_and_the_connection_goes_on()
         .await;
     running.record(1);
     server.until("events go on", |known| told(&known.events) == [1]).await;
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn the_doctor_says_what_is_wrong_and_what_to_do() {
+    let (server, other) = (Server::start().await, Server::start().await);
+    let running = Running::start(&server).await;
+    server.until("the device is up", |known| known.hellos > 0).await;
+    let data = server.path("device");
+    let well = ask_status(&data).await.unwrap().unwrap();
+    let checks = examine(&data, Ok(well.clone())).await;
+    assert!(checks.iter().all(|check| check.is_ok()), "{checks:?}");
+
+    let other_ca = std::fs::read_to_string(other.path("ca.pem")).unwrap();
+    let with = |change: &dyn Fn(&mut Status)| {
+        let mut status = well.clone();
+        change(&mut status);
+        status
+    };
+    for (status, name, words) in [
+        (with(&|it| it.url = "https://nowhere.invalid/".into()), "server", "resolv.conf"),
+        (with(&|it| it.url = "https://127.0.0.1:1/".into()), "server", "firewall"),
+        (with(&|it| it.ca = other_ca.clone()), "TLS", "another CA"),
+        (with(&|it| it.ca = "x".into()), "TLS", "--force"),
+        (with(&|it| it.brokers = vec!["tls://127.0.0.1:1".into()]), "broker", "port 1"),
+        (with(&|it| it.credentials_until = Some(Timestamp(1))), "credentials", "renews"),
+        (with(&|it| it.broker = None), "agent", "below"),
+        (with(&|it| it.outbox.dropped = 1), "outbox", "online"),
+    ] {
+        let checks = examine(&data, Ok(status)).await;
+        let remedy = checks.iter().filter(|check| check.name == name).find_map(|check| {
+            let remedy = check.remedy.clone()?;
+            remedy.contains(words).then_some(remedy)
+        });
+        assert!(remedy.is_some(), "{name} with '{words}' in {checks:?}");
+    }
     running.stop().await;
 }

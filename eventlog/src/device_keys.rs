@@ -310,6 +310,30 @@ impl EventLog {
         Ok(access)
     }
 
+    /// A key that the device had once and that is worth nothing any more.
+    ///
+    /// # Errors
+    /// When PostgreSQL cannot be asked.
+    pub async fn former_key(
+        &self,
+        project: &ProjectId,
+        device: DeviceId,
+        fingerprint: Hash,
+    ) -> Result<Option<PublicKey>, StoreError> {
+        let client = self.stores().pool.get().await?;
+        let row = client
+            .query_opt(
+                "SELECT public_key FROM device_keys
+                 WHERE project = $1 AND device = $2 AND fingerprint = $3 AND revoked",
+                &[&project.as_str(), &device.0, &fingerprint.0.as_slice()],
+            )
+            .await
+            .attempted("look for a device's former key")?;
+        row.map(|row| PublicKey::from_cose_key(row.get(0)))
+            .transpose()
+            .map_err(|error| corrupt(device, &error.to_string()))
+    }
+
     /// The device that was made known with this key, if one was: the first, if several were.
     ///
     /// # Errors

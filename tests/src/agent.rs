@@ -112,6 +112,22 @@ impl AgentProcess {
         }
     }
 
+    /// What `muster-agent doctor` says, and whether all is well.
+    ///
+    /// # Panics
+    /// When it does not run.
+    #[must_use]
+    pub fn doctor(&self) -> (bool, String) {
+        let output = Command::new(binary("muster-agent"))
+            .envs(self.variables.iter().cloned())
+            .arg("--data")
+            .arg(&self.data)
+            .arg("doctor")
+            .output()
+            .expect("muster-agent runs");
+        (output.status.success(), String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
     /// What `muster-agent status --json` says.
     #[must_use]
     pub fn status(&self) -> Value {

@@ -3,6 +3,7 @@
 
 mod access;
 mod agents;
+mod applications;
 mod architecture;
 mod enroll;
 mod everyday;
@@ -11,9 +12,11 @@ mod grafana;
 mod hostile;
 mod installer;
 mod joining;
+mod narrow;
 mod openapi;
 mod outbox;
 mod projects;
+mod rotation;
 mod running;
 mod simulate;
 mod wire;

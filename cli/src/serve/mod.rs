@@ -11,6 +11,7 @@ mod limits;
 mod names;
 mod options;
 mod prometheus;
+mod tunnel;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -180,6 +181,7 @@ pub(crate) async fn run(
                 options.agents.as_deref(),
                 certificates.pin()?,
             )?);
+            door.tunnel(tunnel::Tunnel::new(&options.nats_url, stop.clone()));
         }
         let stop = stop.clone();
         parts.spawn(door.open(listen, certificates, stop).await?);

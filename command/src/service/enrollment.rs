@@ -163,7 +163,11 @@ impl Service {
             let device = if let Who::Known(device) = who { device } else { fresh };
             let used =
                 token.state.decide(EnrollmentTokenCommand::Use { secret, device, now: now() })?;
-            let labels = token.state.created.map(|created| created.labels).unwrap_or_default();
+            let (labels, config) = token
+                .state
+                .created
+                .map(|created| (created.labels, created.config))
+                .unwrap_or_default();
             let stream = StreamName::Device(device);
             let loaded = self.load::<Device>(&request.project, &stream).await?;
             let mut parts = vec![(token_stream.clone(), token.version, used)];
@@ -175,6 +179,10 @@ impl Service {
                 events =
                     state.decide(DeviceCommand::Register { name, labels, fingerprint: None })?;
                 state = events.iter().fold(state, Device::evolve);
+                let config = config.into_iter().map(|(key, value)| (key, Some(value))).collect();
+                let config = state.decide(DeviceCommand::SetConfig(config))?;
+                state = config.iter().fold(state, Device::evolve);
+                events.extend(config);
             }
             let enrollment = Box::new(enrollment(proved));
             events.extend(state.decide(match who {

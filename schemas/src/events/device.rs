@@ -121,7 +121,8 @@ pub struct DeviceForked {
     pub logged: Option<Hash>,
     /// The hash of the event that the other branch has there; absent when it has none.
     pub other: Option<Hash>,
-    /// The epoch in which the other branch goes on.
+    /// The epoch in which the other branch goes on. The same as `epoch` when it does not: it was an
+    /// old copy, with a key that is worth nothing any more.
     pub continues_in: u64,
 }
 

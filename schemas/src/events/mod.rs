@@ -183,7 +183,7 @@ events! {
     /// A name is free again.
     DeviceNameReleased, 1, Server;
     /// An enrollment token was made.
-    EnrollmentTokenCreated, 2, Server;
+    EnrollmentTokenCreated, 3, Server;
     /// A device enrolled with an enrollment token.
     EnrollmentTokenUsed, 1, Server;
     /// An enrollment token was revoked.

@@ -1,6 +1,8 @@
 //! Samples of shapes that are no longer written, but are in the log for ever. Their bytes are put
 //! together by hand, because no type of today writes them.
 
+use std::collections::BTreeMap;
+
 use ciborium::Value;
 use muster_schemas::events::{DeviceLabelsChanged, DeviceRegistered, EnrollmentTokenCreated};
 use muster_schemas::{DeviceId, Event, Timestamp, codec};
@@ -9,14 +11,14 @@ use super::{Message, Sample, devices, digest, id, text};
 
 /// Version 1 of a shape that got one more field in version 2.
 #[expect(clippy::expect_used, reason = "bytes that were written a line before")]
-fn without(event: impl Into<Event>, field: &str) -> Sample {
+fn without(event: impl Into<Event>, version: u16, field: &str) -> Sample {
     let event = event.into();
     let newest: Value = codec::decode(&event.encode()).expect("today's bytes");
     let mut entries = newest.into_map().expect("a map");
     entries.retain(|(key, _)| key.as_text() != Some(field));
     Sample {
         name: event.kind(),
-        version: 1,
+        version,
         bytes: codec::encode(&Value::Map(entries)),
         message: Message::Event(event),
         newest: false,
@@ -49,6 +51,7 @@ pub(super) fn samples() -> Vec<Sample> {
                 labels: devices::labels(),
                 fingerprint: None,
             },
+            1,
             "fingerprint",
         ),
         without(
@@ -60,8 +63,24 @@ pub(super) fn samples() -> Vec<Sample> {
                 labels: devices::labels(),
                 device: Some(DeviceId(id(1))),
                 approval: false,
+                config: BTreeMap::new(),
             },
+            1,
             "approval",
+        ),
+        without(
+            EnrollmentTokenCreated {
+                name: text("line 3, first batch"),
+                secret: digest("secret"),
+                expires_at: Timestamp(1_795_507_200_000_000),
+                uses: 25,
+                labels: devices::labels(),
+                device: Some(DeviceId(id(1))),
+                approval: true,
+                config: BTreeMap::new(),
+            },
+            2,
+            "config",
         ),
     ]
 }

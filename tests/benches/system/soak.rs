@@ -159,8 +159,8 @@ pub(crate) async fn measure(report: &mut Report, minutes: u64, say: &impl Fn(&st
     let port = system.api.url.rsplit(':').next().unwrap().to_owned();
     for (number, agent) in (1..).zip(&mut agents) {
         // Two agents of one machine look like each other, unless the token is made for one.
-        system.api.post("/api/v1/devices", &json!({"name": agent.name})).await;
-        let asks = json!({"name": agent.name, "uses": 1, "device": agent.name});
+        let known = system.api.post("/api/v1/devices", &json!({"name": agent.name})).await;
+        let asks = json!({"name": agent.name, "uses": 1, "device": known["id"]});
         let token = system.api.post("/api/v1/enrollment-tokens", &asks).await;
         let url = format!("https://10.200.{number}.1:{port}");
         agent.enroll(&url, token["token"].as_str().unwrap());

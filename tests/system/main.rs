@@ -5,6 +5,7 @@ mod access;
 mod agents;
 mod applications;
 mod architecture;
+mod cluster;
 mod enroll;
 mod everyday;
 mod faults;

@@ -77,8 +77,8 @@ impl Door {
     }
 
     /// The broker behind this door.
-    pub(super) fn tunnel(&mut self, tunnel: Option<Tunnel>) {
-        self.tunnel = tunnel;
+    pub(super) fn tunnel(&mut self, tunnel: Tunnel) {
+        self.tunnel = Some(tunnel);
     }
 
     /// What this process counts, for `/metrics`.

@@ -30,19 +30,27 @@ const MOST: usize = 10_000;
 /// The way to the broker.
 #[derive(Clone, Debug)]
 pub(super) struct Tunnel {
-    broker: Arc<(String, u16)>,
+    brokers: Arc<Vec<(String, u16)>>,
     places: Arc<Semaphore>,
     stop: CancellationToken,
 }
 
 impl Tunnel {
-    /// To the broker that this process uses itself; `None` when its address has no host.
-    pub(super) fn new(broker: &str, stop: CancellationToken) -> Option<Self> {
-        Some(Self {
-            broker: Arc::new(address(broker)?),
-            places: Arc::new(Semaphore::new(MOST)),
-            stop,
-        })
+    /// To the brokers that this process uses itself.
+    pub(super) fn new(brokers: &[String], stop: CancellationToken) -> Self {
+        let brokers = brokers.iter().filter_map(|broker| address(broker)).collect();
+        Self { brokers: Arc::new(brokers), places: Arc::new(Semaphore::new(MOST)), stop }
+    }
+
+    /// A connection to the first that takes one.
+    async fn connect(&self) -> Option<TcpStream> {
+        for (host, port) in &*self.brokers {
+            let connected = timeout(LIMIT, TcpStream::connect((host.as_str(), *port))).await;
+            if let Ok(Ok(broker)) = connected {
+                return Some(broker);
+            }
+        }
+        None
     }
 
     pub(super) fn router(self) -> Router {
@@ -50,9 +58,9 @@ impl Tunnel {
     }
 }
 
-/// Host and port of the first of the broker's addresses.
+/// Host and port of a broker's address.
 fn address(broker: &str) -> Option<(String, u16)> {
-    let url: Url = broker.split(',').next()?.trim().parse().ok()?;
+    let url: Url = broker.trim().parse().ok()?;
     let host = url.host_str()?.trim_matches(['[', ']']).to_owned();
     (!host.is_empty()).then_some((host, url.port().unwrap_or(4222)))
 }
@@ -66,9 +74,7 @@ async fn open(State(tunnel): State<Tunnel>, mut request: Request) -> Response {
     let Ok(place) = Arc::clone(&tunnel.places).try_acquire_owned() else {
         return Problem::unavailable("too many devices come this way", 30).into_response();
     };
-    let (host, port) = &*tunnel.broker;
-    let connected = timeout(LIMIT, TcpStream::connect((host.as_str(), *port))).await;
-    let Ok(Ok(mut broker)) = connected else {
+    let Some(mut broker) = tunnel.connect().await else {
         return Problem::unavailable("the broker is away; try again", 2).into_response();
     };
     let upgrade = hyper::upgrade::on(&mut request);
@@ -93,10 +99,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_broker_is_the_first_address() {
+    fn a_broker_has_a_host_and_a_port() {
         for (broker, expected) in [
             ("tls://127.0.0.1:4333", Some(("127.0.0.1", 4333))),
-            ("tls://one, tls://two:1", Some(("one", 4222))),
+            (" tls://one", Some(("one", 4222))),
             ("nats://[::1]:7", Some(("::1", 7))),
             ("", None),
             ("tls://", None),

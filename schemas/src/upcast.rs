@@ -18,9 +18,14 @@ fn upcaster(kind: &str, version: u16) -> Option<Upcaster> {
     match (kind, version) {
         ("DeviceLabelsChanged", 1) => Some(device_labels_changed_1),
         // The next version has one more field, which is absent where the one before was written.
-        ("DeviceRegistered" | "EnrollmentTokenCreated", 1) | ("EnrollmentTokenCreated", 2) => {
-            Some(Ok)
-        }
+        (
+            "DeviceRegistered"
+            | "DeviceEnrollmentRequested"
+            | "DeviceEnrolled"
+            | "EnrollmentTokenCreated",
+            1,
+        )
+        | ("EnrollmentTokenCreated", 2) => Some(Ok),
         _ => None,
     }
 }

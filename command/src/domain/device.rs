@@ -137,6 +137,8 @@ pub struct Enrollment {
     pub hostname: Option<String>,
     /// The hash of its machine id.
     pub machine: Option<Hash>,
+    /// The hashes of its network cards' addresses.
+    pub macs: Vec<Hash>,
 }
 
 /// Where two branches of a history part.
@@ -177,7 +179,7 @@ impl Device {
         if self.epoch > 0 || self.waiting.is_some() {
             return Err(Rejection::Conflict("the device does not wait to be let in".to_owned()));
         }
-        let Enrollment { signing_key, fingerprint, nats_key, token, hostname, machine } =
+        let Enrollment { signing_key, fingerprint, nats_key, token, hostname, machine, macs } =
             enrollment;
         let requested = DeviceEnrollmentRequested {
             signing_key,
@@ -186,6 +188,7 @@ impl Device {
             token,
             hostname,
             machine,
+            macs,
             like,
         };
         Ok(vec![requested.into()])
@@ -229,13 +232,20 @@ impl Device {
 
     fn enroll(&self, enrollment: Enrollment) -> Decision {
         self.existing_name()?;
-        let Enrollment { signing_key, fingerprint, nats_key, token, hostname, machine } =
+        let Enrollment { signing_key, fingerprint, nats_key, token, hostname, machine, macs } =
             enrollment;
         let epoch = self.epoch + 1;
-        Ok(vec![
-            DeviceEnrolled { epoch, signing_key, fingerprint, nats_key, token, hostname, machine }
-                .into(),
-        ])
+        let enrolled = DeviceEnrolled {
+            epoch,
+            signing_key,
+            fingerprint,
+            nats_key,
+            token,
+            hostname,
+            machine,
+            macs,
+        };
+        Ok(vec![enrolled.into()])
     }
 
     fn grant_epoch(&self, current: u64, cause: Cause, fork: Option<ForkPoint>) -> Decision {
@@ -391,6 +401,7 @@ impl Decider for Device {
                     token: event.token,
                     hostname: event.hostname.clone(),
                     machine: event.machine,
+                    macs: event.macs.clone(),
                 });
             }
             Event::DeviceEnrollmentAccepted(event) => {

@@ -45,6 +45,7 @@ fn enroll(seed: u8) -> DeviceCommand {
         token: None,
         hostname: None,
         machine: None,
+        macs: Vec::new(),
     }))
 }
 
@@ -285,6 +286,7 @@ fn a_waiting_machine_is_let_in_once_or_sent_away_for_good() {
             token: None,
             hostname: None,
             machine: None,
+            macs: Vec::new(),
         })
     };
     let fold = |state: Device, events: &[Event]| events.iter().fold(state, Device::evolve);

@@ -41,7 +41,10 @@ pub struct DeviceEnrollmentRequested {
     pub hostname: Option<String>,
     /// SHA-256 of the machine id, under a prefix of muster's own.
     pub machine: Option<Hash>,
-    /// The device that has the same machine id, if there is one.
+    /// SHA-256 of each network card's address, under a prefix of muster's own.
+    #[serde(default)]
+    pub macs: Vec<Hash>,
+    /// The device that has the same machine id or network card, if there is one.
     pub like: Option<DeviceId>,
 }
 
@@ -86,6 +89,9 @@ pub struct DeviceEnrolled {
     pub hostname: Option<String>,
     /// SHA-256 of the machine id, under a prefix of muster's own; tells likeness, proves nothing.
     pub machine: Option<Hash>,
+    /// SHA-256 of each network card's address, under a prefix of muster's own; likewise.
+    #[serde(default)]
+    pub macs: Vec<Hash>,
 }
 
 /// Why a device went on in a new epoch.

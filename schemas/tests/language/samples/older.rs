@@ -4,10 +4,13 @@
 use std::collections::BTreeMap;
 
 use ciborium::Value;
-use muster_schemas::events::{DeviceLabelsChanged, DeviceRegistered, EnrollmentTokenCreated};
-use muster_schemas::{DeviceId, Event, Timestamp, codec};
+use muster_schemas::events::{
+    DeviceEnrolled, DeviceEnrollmentRequested, DeviceLabelsChanged, DeviceRegistered,
+    EnrollmentTokenCreated,
+};
+use muster_schemas::{DeviceId, Event, Timestamp, TokenId, codec};
 
-use super::{Message, Sample, devices, digest, id, text};
+use super::{Message, NATS_KEY, Sample, device_key, devices, digest, id, text};
 
 /// Version 1 of a shape that got one more field in version 2.
 #[expect(clippy::expect_used, reason = "bytes that were written a line before")]
@@ -53,6 +56,34 @@ pub(super) fn samples() -> Vec<Sample> {
             },
             1,
             "fingerprint",
+        ),
+        without(
+            DeviceEnrollmentRequested {
+                signing_key: device_key().public().to_cose_key(),
+                fingerprint: device_key().thumbprint(),
+                nats_key: NATS_KEY.into(),
+                token: Some(TokenId(id(2))),
+                hostname: Some("Robot 7".into()),
+                machine: Some(digest("machine")),
+                macs: Vec::new(),
+                like: Some(DeviceId(id(3))),
+            },
+            1,
+            "macs",
+        ),
+        without(
+            DeviceEnrolled {
+                epoch: 2,
+                signing_key: device_key().public().to_cose_key(),
+                fingerprint: device_key().thumbprint(),
+                nats_key: NATS_KEY.into(),
+                token: Some(TokenId(id(2))),
+                hostname: Some("Robot 7".into()),
+                machine: Some(digest("machine")),
+                macs: Vec::new(),
+            },
+            1,
+            "macs",
         ),
         without(
             EnrollmentTokenCreated {

@@ -73,6 +73,8 @@ async fn main() {
         if let Some(rate) = rate.filter(|_| wants('d')) {
             say("(d) latency");
             latency::measure(&mut field, rate, &mut report).await;
+            say("(d) presence");
+            latency::presence(&field, &mut report).await;
         }
     }
     if wants('f') {

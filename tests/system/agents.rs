@@ -189,11 +189,11 @@ fn at_another_time(offset: &str) -> Vec<(String, String)> {
         let caches = set("XDG_CACHE_HOME").or_else(|| Some(set("HOME")?.join(".cache")));
         caches.unwrap().join("muster")
     });
-    let library = std::fs::read_dir(cache.join("libfaketime/usr/lib"))
-        .expect("run scripts/deps test first")
+    let folders = std::fs::read_dir(cache.join("libfaketime/usr/lib")).into_iter().flatten();
+    let library = folders
         .filter_map(|folder| Some(folder.ok()?.path().join("faketime/libfaketime.so.1")))
-        .find(|library| library.is_file())
-        .expect("libfaketime.so.1");
+        .find(|library| library.is_file());
+    let library = library.unwrap_or_else(|| panic!("run `scripts/deps test` first"));
     [
         ("LD_PRELOAD", library.to_str().unwrap()),
         ("FAKETIME", offset),

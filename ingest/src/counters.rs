@@ -66,6 +66,13 @@ pub(crate) fn dead_letter(source: DeadLetterSource, cause: &'static str) {
     counter!(DEAD_LETTERS, "source" => source.as_str(), "cause" => cause).increment(1);
 }
 
+/// Points of a device that has too many series.
+pub(crate) fn points_over_limit(points: usize) {
+    if points > 0 {
+        counter!(POINTS, "outcome" => "too_many_series").increment(points as u64);
+    }
+}
+
 /// How the stream of metric batches stands; `limit` 0 is none.
 pub(crate) fn metric_stream(waiting: u64, bytes: u64, limit: u64) {
     gauge!(METRICS_WAITING).set(float(waiting));

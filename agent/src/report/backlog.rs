@@ -55,7 +55,10 @@ impl Queued {
 
 /// Batches as one, in which each point keeps its time; and how many of them it holds.
 #[must_use]
-pub(super) fn together(batches: &[Queued], anchor: Option<&Anchor>) -> (Option<MetricBatch>, usize) {
+pub(super) fn together(
+    batches: &[Queued],
+    anchor: Option<&Anchor>,
+) -> (Option<MetricBatch>, usize) {
     let mut whole: Option<MetricBatch> = None;
     for (taken, queued) in batches.iter().enumerate() {
         let Some(batch) = queued.batch(anchor) else { continue };

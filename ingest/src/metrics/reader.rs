@@ -3,8 +3,8 @@
 //! A batch is acknowledged when the store has it, or when it is kept as a dead letter. Writing a
 //! batch twice changes nothing, so nothing here has to be exactly once.
 
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use async_nats::jetstream::{self, consumer};
 use futures::StreamExt;
@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use super::line_protocol::{Origin, encode};
 use super::names::{Name, Names, Who};
 use super::room;
+use super::series::SeriesGuard;
 use super::sink::{Completion, MetricSink, Outcome};
 use crate::{counters, streams};
 
@@ -27,6 +28,8 @@ const MAX_PENDING: i64 = 8_192;
 const IN_HAND: usize = 2_048;
 /// Bytes that the broker may send ahead.
 const BYTES_AHEAD: usize = 8 << 20;
+/// Series that a device may have; the agent holds applications to a tenth of it.
+const SERIES: usize = 10_000;
 /// Messages that wait for their device's name; others are read meanwhile.
 const NAMELESS: usize = 512;
 /// The durable consumer, which all readers share.
@@ -53,8 +56,9 @@ async fn read(
 ) {
     let mut told = String::new();
     let names = Names::start(log.clone());
+    let series = Mutex::new(SeriesGuard::new(SERIES));
     while !stop.is_cancelled() {
-        let reader = Reader { log: &log, sink: &sink, names: &names, copies };
+        let reader = Reader { log: &log, sink: &sink, names: &names, series: &series, copies };
         let ended = tokio::select! {
             () = stop.cancelled() => return,
             ended = reader.run(&nats) => ended,
@@ -73,6 +77,7 @@ struct Reader<'a> {
     log: &'a EventLog,
     sink: &'a MetricSink,
     names: &'a Names,
+    series: &'a Mutex<SeriesGuard>,
     copies: streams::Copies,
 }
 
@@ -158,10 +163,21 @@ impl Reader<'_> {
             let detail = format!("device {device} is not known, or was deleted");
             return Ok(Taken::Refused("unknown_device", detail));
         };
-        let batch = match MetricBatch::decode(&message.payload) {
+        let mut batch = match MetricBatch::decode(&message.payload) {
             Ok(batch) => batch,
             Err(error) => return Ok(Taken::Refused("unreadable_batch", error.to_string())),
         };
+        let kept = {
+            let mut series = self.series.lock().unwrap_or_else(PoisonError::into_inner);
+            series.hold(&(project.clone(), device), &mut batch, Instant::now())
+        };
+        counters::points_over_limit(kept.dropped);
+        if kept.is_news {
+            tracing::warn!(
+                %project, %device, name = name.as_str(),
+                "the device has more than {SERIES} series of metrics; points of new ones are dropped for a day"
+            );
+        }
         let lines = encode(&batch, &Origin { project, device, name: name.as_str() });
         if lines.count() == 0 {
             return Ok(Taken::Empty);

@@ -1,0 +1,141 @@
+//! How many series one device may have: a metric store keeps an index of all that ever came, so one
+//! device that makes up names could fill it for everybody.
+//!
+//! A series is a measurement with its tags and the names of its fields. What a device has been seen
+//! with is remembered for a day, as hashes. Pure, but for the hasher's secret.
+
+use std::collections::{HashMap, HashSet};
+use std::hash::{BuildHasher, RandomState};
+use std::time::{Duration, Instant};
+
+use muster_schemas::metrics::{MetricBatch, Point};
+use muster_schemas::{DeviceId, ProjectId};
+
+/// What a device was seen with is forgotten after this.
+const DAY: Duration = Duration::from_secs(24 * 3600);
+/// Series of all devices that are remembered; beyond it a device gets [`SCARCE`] alone.
+const MOST: usize = 4_000_000;
+/// What every device may have, however many there are.
+const SCARCE: usize = 200;
+
+/// Remembers, per device, the series that it was seen with.
+#[derive(Debug)]
+pub(super) struct SeriesGuard {
+    limit: usize,
+    hasher: RandomState,
+    devices: HashMap<(ProjectId, DeviceId), Known>,
+    total: usize,
+}
+
+#[derive(Debug)]
+struct Known {
+    since: Instant,
+    series: HashSet<u64>,
+    was_told: bool,
+}
+
+/// What became of a batch's points.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Kept {
+    /// Points that were left out.
+    pub(super) dropped: usize,
+    /// Is it the first time today that something of this device is left out?
+    pub(super) is_news: bool,
+}
+
+impl SeriesGuard {
+    /// Lets each device have so many.
+    pub(super) fn new(limit: usize) -> Self {
+        Self { limit, hasher: RandomState::new(), devices: HashMap::new(), total: 0 }
+    }
+
+    /// Leaves out the points of new series of a device that has too many; its known ones go on.
+    pub(super) fn hold(
+        &mut self,
+        who: &(ProjectId, DeviceId),
+        batch: &mut MetricBatch,
+        now: Instant,
+    ) -> Kept {
+        if !self.devices.contains_key(who) {
+            let known = Known { since: now, series: HashSet::new(), was_told: false };
+            self.devices.insert(who.clone(), known);
+        }
+        let Some(known) = self.devices.get_mut(who) else { return Kept::default() };
+        if now.duration_since(known.since) > DAY {
+            self.total -= known.series.len();
+            *known = Known { since: now, series: HashSet::new(), was_told: false };
+        }
+        let before = batch.points.len();
+        batch.points.retain(|point| {
+            let series = key(&self.hasher, point);
+            if known.series.contains(&series) {
+                return true;
+            }
+            let limit = if self.total < MOST { self.limit } else { self.limit.min(SCARCE) };
+            let has_room = known.series.len() < limit;
+            if has_room {
+                known.series.insert(series);
+                self.total += 1;
+            }
+            has_room
+        });
+        let dropped = before - batch.points.len();
+        let is_news = dropped > 0 && !std::mem::replace(&mut known.was_told, dropped > 0);
+        Kept { dropped, is_news }
+    }
+}
+
+fn key(hasher: &RandomState, point: &Point) -> u64 {
+    let names = || point.fields.keys().map(muster_schemas::metrics::MetricName::as_str);
+    hasher.hash_one((
+        point.measurement.as_str(),
+        point.tags.iter().collect::<Vec<_>>(),
+        names().collect::<Vec<_>>(),
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use muster_schemas::Timestamp;
+    use uuid::Uuid;
+
+    use super::*;
+
+    fn who(number: u128) -> (ProjectId, DeviceId) {
+        (ProjectId::default_project(), DeviceId(Uuid::from_u128(number)))
+    }
+
+    fn batch(names: std::ops::Range<u32>) -> MetricBatch {
+        let point = |n: u32| Point::new("app").tag("n", n.to_string()).field("v", 1_i64);
+        MetricBatch { time: Timestamp(0), points: names.map(point).collect() }
+    }
+
+    #[test]
+    fn known_series_go_on_and_new_ones_wait_for_the_next_day() {
+        let (mut guard, now) = (SeriesGuard::new(10), Instant::now());
+        let mut hold = |device, names, now| {
+            let mut batch = batch(names);
+            let kept = guard.hold(&who(device), &mut batch, now);
+            (batch.points.len(), kept.dropped, kept.is_news)
+        };
+        assert_eq!(hold(1, 0..8, now), (8, 0, false));
+        assert_eq!(hold(1, 4..14, now), (6, 4, true));
+        assert_eq!(hold(1, 0..20, now), (10, 10, false), "told once");
+        assert_eq!(hold(2, 0..10, now), (10, 0, false), "another device has its own");
+        let tomorrow = now + DAY + Duration::from_secs(1);
+        assert_eq!(hold(1, 100..120, tomorrow), (10, 10, true));
+        // A field more is another series to the store.
+        let more = Point::new("app").tag("n", "0").field("v", 1_i64).field("w", 1_i64);
+        let mut batch = MetricBatch { time: Timestamp(0), points: vec![more] };
+        assert_eq!(guard.hold(&who(2), &mut batch, now).dropped, 1);
+    }
+
+    #[test]
+    fn all_devices_together_are_bounded() {
+        let (mut guard, now) = (SeriesGuard::new(1_000), Instant::now());
+        guard.total = MOST;
+        let mut batch = batch(0..300);
+        let kept = guard.hold(&who(1), &mut batch, now);
+        assert_eq!((batch.points.len(), kept.dropped), (SCARCE, 100));
+    }
+}

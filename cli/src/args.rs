@@ -5,8 +5,8 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::client::Connection;
 use crate::commands::{
-    api_token, bootstrap, context, dead_letter, device, events, grafana, metrics, project, replay,
-    simulate, status, token,
+    api_token, bootstrap, context, dead_letter, device, events, grafana, health, metrics, prepare,
+    project, replay, simulate, status, token,
 };
 use crate::serve::ServeArgs;
 use crate::up::UpArgs;
@@ -32,6 +32,10 @@ enum Command {
     Serve(ServeArgs),
     /// Make the first admin token of a server (needs its database and keys)
     Bootstrap(bootstrap::BootstrapArgs),
+    /// Make keys, passwords and configuration for servers in containers (docker-compose.yml runs it)
+    Prepare(prepare::PrepareArgs),
+    /// Is a role ready? Exit code 0 when it is; for health checks
+    Health(health::HealthArgs),
     /// Devices: list, show, register, rename, label, configure, delete
     #[command(subcommand, visible_alias = "devices")]
     Device(device::DeviceCommand),
@@ -83,6 +87,8 @@ pub(crate) async fn run(args: Args) -> Result<()> {
         Command::Up(up) => crate::up::run(up).await,
         Command::Serve(serve) => crate::serve::run_until_signal(serve.try_into()?).await,
         Command::Bootstrap(command) => bootstrap::run(&connection, command).await,
+        Command::Prepare(command) => prepare::run(&command),
+        Command::Health(command) => health::run(command).await,
         Command::Device(command) => device::run(connection, command).await,
         Command::Events(command) => events::run(connection, command).await,
         Command::Metrics(command) => metrics::run(connection, command).await,

@@ -5,6 +5,7 @@
 mod args;
 mod client;
 mod commands;
+mod environment;
 mod exit;
 mod output;
 mod serve;
@@ -24,6 +25,9 @@ pub fn main() -> ExitCode {
     // One crypto provider for all, chosen before the first handshake.
     if rustls::crypto::aws_lc_rs::default_provider().install_default().is_err() {
         return exit::report(&anyhow::anyhow!("another crypto provider is installed already"));
+    }
+    if let Err(error) = environment::read_files() {
+        return exit::report(&error);
     }
     let args = args::Args::parse();
     start_logs(args.is_server());

@@ -179,7 +179,7 @@ pub(crate) struct ServeArgs {
     #[arg(long, env = "MUSTER_NATS_URL")]
     nats_url: String,
     /// The NATS server as devices reach it; the host 0.0.0.0 means the host of the API
-    #[arg(long, env = "MUSTER_DEVICE_NATS_URL")]
+    #[arg(long, env = "MUSTER_DEVICE_NATS_URL", value_delimiter = ',')]
     device_nats_url: Vec<String>,
     /// InfluxDB: http://host:port; the role command needs none
     #[arg(long, env = "MUSTER_INFLUX_URL")]

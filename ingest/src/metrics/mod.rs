@@ -19,6 +19,7 @@ mod line_protocol;
 mod names;
 pub mod reader;
 mod room;
+mod setup;
 mod sink;
 mod writer;
 

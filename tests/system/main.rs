@@ -4,6 +4,7 @@
 mod access;
 mod agents;
 mod architecture;
+mod compose;
 mod enroll;
 mod everyday;
 mod faults;

@@ -28,4 +28,6 @@ COPY . .
 RUN cargo build --locked --profile dist -p muster -p muster-agent
 
 FROM base AS muster
+# For an InfluxDB elsewhere, by HTTPS with a certificate of a public CA.
+COPY --from=build /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/
 COPY --from=build /src/target/dist/muster /src/target/dist/muster-agent /usr/local/bin/

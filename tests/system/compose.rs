@@ -46,6 +46,15 @@ fn every_container_is_pinned_watched_and_held_down() {
     assert_eq!(published, ["4222:4222", "8443:8443", "127.0.0.1:3000:3000"]);
 }
 
+async fn demo_is_online(composition: &Composition) {
+    wait::until("the demo agent to be online", PATIENCE, || async {
+        let path = "/api/v1/devices/demo";
+        let (_, device) = composition.api.try_send(reqwest::Method::GET, path, None).await?;
+        (device["status"] == "online").then_some(())
+    })
+    .await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn of_two_containers_a_role_one_may_die_under_load_and_nothing_is_lost_or_doubled() {
     let mut composition = Composition::up().await;
@@ -54,10 +63,14 @@ async fn of_two_containers_a_role_one_may_die_under_load_and_nothing_is_lost_or_
     let go_on = Arc::new(AtomicBool::new(true));
     let mut loads = Vec::new();
     for n in 0..4 {
-        let device =
-            SimDevice::join(&composition.api, &ca, &token, &format!("sim-{n}")).await;
+        let device = SimDevice::join(&composition.api, &ca, &token, &format!("sim-{n}")).await;
         loads.push(tokio::spawn(load(device, go_on.clone())));
     }
+    demo_is_online(&composition).await;
+    assert!(composition.dir().join("grafana/provisioning/dashboards/muster/fleet.json").exists());
+    // Started again it stays the device that it is: its token works once.
+    composition.agent.kill9();
+    composition.agent.start();
     for (first, second) in &mut composition.roles {
         tokio::time::sleep(Duration::from_secs(2)).await;
         first.kill9();
@@ -93,6 +106,7 @@ async fn of_two_containers_a_role_one_may_die_under_load_and_nothing_is_lost_or_
         assert_metrics_complete(&composition.api, device, times).await;
     }
     assert_rebuilt(composition.postgres.connection_url()).await;
+    demo_is_online(&composition).await;
     // No command was decided twice, no message refused.
     let labeled = composition.api.list("/api/v1/events?type=DeviceLabelsChanged").await;
     assert_eq!(labeled.len(), 1, "{labeled:?}");

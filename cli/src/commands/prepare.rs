@@ -55,7 +55,8 @@ pub(crate) fn run(args: &PrepareArgs) -> Result<()> {
         make_dir(&folder)?;
     }
     let keys = KeyStore::open(&at("keys"))?;
-    let names = crate::serve::certificate_names((Ipv4Addr::UNSPECIFIED, 0).into(), args.name.clone());
+    let names =
+        crate::serve::certificate_names((Ipv4Addr::UNSPECIFIED, 0).into(), args.name.clone());
     keys.hand_out(&names, SystemTime::now().into())?;
     // Before two processes of the role command look for it at once.
     keys.operation_key(&ProjectId::default_project())?;

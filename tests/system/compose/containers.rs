@@ -100,8 +100,18 @@ impl Engine {
         let base = "BASE_IMAGE=muster-base:test";
         let (file, context) = (file.to_str().unwrap(), context.to_str().unwrap());
         self.succeeds(&[
-            "build", "--network", "none", "--target", "prebuilt", "--build-arg", base, "--tag",
-            IMAGE, "--file", file, context,
+            "build",
+            "--network",
+            "none",
+            "--target",
+            "prebuilt",
+            "--build-arg",
+            base,
+            "--tag",
+            IMAGE,
+            "--file",
+            file,
+            context,
         ]);
     }
 
@@ -216,7 +226,8 @@ async fn a_container_takes_over(engine: &Engine, file: &File) {
         writeln!(variables, "{name}={value}").unwrap();
     }
     if let Credentials::Password { user, password } = fleet.influx.credentials() {
-        writeln!(variables, "MUSTER_INFLUX_USER={user}\nMUSTER_INFLUX_PASSWORD={password}").unwrap();
+        writeln!(variables, "MUSTER_INFLUX_USER={user}\nMUSTER_INFLUX_PASSWORD={password}")
+            .unwrap();
     }
     let env_file = fleet.dir().join("environment");
     std::fs::write(&env_file, variables).unwrap();
@@ -224,14 +235,24 @@ async fn a_container_takes_over(engine: &Engine, file: &File) {
     let command: Vec<&str> = service.command.iter().map(String::as_str).collect();
     let started = engine.run(
         &[
-            "--detach", "--name", "ingest", "--network", "host", "--volume", &mount,
-            "--env-file", env_file.to_str().unwrap(),
+            "--detach",
+            "--name",
+            "ingest",
+            "--network",
+            "host",
+            "--volume",
+            &mount,
+            "--env-file",
+            env_file.to_str().unwrap(),
         ],
         &command,
     );
     assert!(started.status.success(), "{}", text(&started));
     wait::until("the container to be healthy", Duration::from_secs(60), || async {
         let health = engine.docker(&["exec", "ingest", "muster", "health"]).unwrap();
+        if !health.status.success() {
+            eprintln!("{}{}", text(&health), text(&engine.docker(&["logs", "ingest"]).unwrap()));
+        }
         health.status.success().then_some(())
     })
     .await;

@@ -66,11 +66,16 @@ impl Container {
     fn command(&self) -> Command {
         let program = match self.service.command[0].as_str() {
             "nats-server" => Places::from_env().nats_server().unwrap(),
+            "sh" => "sh".into(),
             own => binary(own),
         };
         let said = OpenOptions::new().create(true).append(true).open(&self.said).unwrap();
+        let mut path = binary("muster").parent().unwrap().as_os_str().to_owned();
+        path.push(":");
+        path.push(std::env::var_os("PATH").unwrap_or_default());
         let mut command = Command::new(program);
         command
+            .env("PATH", path)
             .args(&self.service.command[1..])
             .envs(&self.service.environment)
             .env("RUST_LOG", "warn,muster=info")
@@ -126,6 +131,7 @@ impl Drop for Container {
 /// All of it, two of each role.
 pub(super) struct Composition {
     pub(super) roles: Vec<(Container, Container)>,
+    pub(super) agent: Container,
     pub(super) api: Api,
     pub(super) postgres: Postgres,
     _influx: InfluxDb,
@@ -169,7 +175,8 @@ impl Composition {
                 && service.environment.contains_key("MUSTER_INFLUX_URL")
             {
                 service.environment.retain(|name, _| {
-                    name != "MUSTER_INFLUX_TOKEN_FILE" && name != "MUSTER_INFLUX_SETUP_PASSWORD_FILE"
+                    name != "MUSTER_INFLUX_TOKEN_FILE"
+                        && name != "MUSTER_INFLUX_SETUP_PASSWORD_FILE"
                 });
                 service.environment.insert("MUSTER_INFLUX_USER".into(), user.clone());
                 service.environment.insert("MUSTER_INFLUX_PASSWORD".into(), password.clone());
@@ -214,18 +221,21 @@ impl Composition {
             };
             (role(one), role(two))
         };
-        let roles =
-            vec![pair("ingest", ingest), pair("command", command), pair("query", query)];
+        let roles = vec![pair("ingest", ingest), pair("command", command), pair("query", query)];
         for role in roles.iter().flat_map(|(one, two)| [one, two]) {
             wait::until(&role.name, Duration::from_secs(60), || async {
                 role.is_healthy().then_some(())
             })
             .await;
         }
+        container("grafana-setup", &[], credentials).complete();
+        container("invite", &[], None).complete();
+        let mut agent = container("agent", &[], None);
+        agent.start();
         let ca = dir.path().join("keys/ca.pem");
         let token = std::fs::read_to_string(dir.path().join("keys/admin-token")).unwrap();
         let api = Api::new(&format!("https://127.0.0.1:{}", query_name.port), token.trim(), &ca);
-        Self { roles, api, postgres, _influx: influx, _nats: nats, dir }
+        Self { roles, agent, api, postgres, _influx: influx, _nats: nats, dir }
     }
 
     pub(super) fn dir(&self) -> &Path {

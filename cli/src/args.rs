@@ -5,8 +5,8 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::client::Connection;
 use crate::commands::{
-    api_token, bootstrap, context, dead_letter, device, events, grafana, health, metrics, prepare,
-    project, replay, simulate, status, token,
+    api_token, bootstrap, context, dead_letter, device, doctor, events, grafana, health, metrics,
+    prepare, project, replay, simulate, status, token,
 };
 use crate::serve::ServeArgs;
 use crate::up::UpArgs;
@@ -34,6 +34,8 @@ enum Command {
     Bootstrap(bootstrap::BootstrapArgs),
     /// Make keys, passwords and configuration for servers in containers (docker-compose.yml runs it)
     Prepare(prepare::PrepareArgs),
+    /// Examine a server: what it needs, what is in its way, and what to do about it
+    Doctor(doctor::DoctorArgs),
     /// Is a role ready? Exit code 0 when it is; for health checks
     Health(health::HealthArgs),
     /// Devices: list, show, register, rename, label, configure, delete
@@ -88,6 +90,7 @@ pub(crate) async fn run(args: Args) -> Result<()> {
         Command::Serve(serve) => crate::serve::run_until_signal(serve.try_into()?).await,
         Command::Bootstrap(command) => bootstrap::run(&connection, command).await,
         Command::Prepare(command) => prepare::run(&command),
+        Command::Doctor(command) => doctor::run(&connection, command).await,
         Command::Health(command) => health::run(command).await,
         Command::Device(command) => device::run(connection, command).await,
         Command::Events(command) => events::run(connection, command).await,

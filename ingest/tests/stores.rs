@@ -64,6 +64,8 @@ async fn victoria_metrics_takes_the_v2_write_api() -> Result<(), Failure> {
         let export = format!("{url}/api/v1/export?match=m_v%7Bgzip=%22{gzip}%22%7D");
         let mut values = Vec::new();
         for _ in 0..100 {
+            // It keeps new points to itself for some seconds otherwise.
+            http.get(format!("{url}/internal/force_flush")).send().await?;
             let text = http.get(&export).send().await?.text().await?;
             values = text
                 .lines()

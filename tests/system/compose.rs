@@ -67,6 +67,9 @@ async fn of_two_containers_a_role_one_may_die_under_load_and_nothing_is_lost_or_
         loads.push(tokio::spawn(load(device, go_on.clone())));
     }
     demo_is_online(&composition).await;
+    for (role, _) in &composition.roles {
+        assert_eq!(role.complaint(), None);
+    }
     assert!(composition.dir().join("grafana/provisioning/dashboards/muster/fleet.json").exists());
     // Started again it stays the device that it is: its token works once.
     composition.agent.kill9();

@@ -5,6 +5,7 @@ mod access;
 mod agents;
 mod architecture;
 mod compose;
+mod doctor;
 mod enroll;
 mod everyday;
 mod faults;

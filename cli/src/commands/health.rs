@@ -1,6 +1,6 @@
 //! `muster health`: asks a role whether it is ready, for health checks where there is no curl.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -23,8 +23,15 @@ pub(crate) struct HealthArgs {
 /// Says ok, or why not.
 pub(crate) async fn run(args: HealthArgs) -> Result<()> {
     let port = args.listen.and_then(|listen| listen.port).unwrap_or(DEFAULT_PORT);
+    ask(port, &args.keys).await?;
+    line("ok");
+    Ok(())
+}
+
+/// Asks a role on this machine whether it is ready.
+pub(super) async fn ask(port: u16, keys: &Path) -> Result<()> {
     let url = format!("https://localhost:{port}/readyz");
-    let ca = args.keys.join("ca.pem");
+    let ca = keys.join("ca.pem");
     let pem = std::fs::read(&ca).with_context(|| format!("cannot read {}", ca.display()))?;
     let http = reqwest::Client::builder()
         .tls_certs_only(reqwest::Certificate::from_pem_bundle(&pem)?)
@@ -37,7 +44,6 @@ pub(crate) async fn run(args: HealthArgs) -> Result<()> {
     })?;
     let status = answer.status();
     if status.is_success() {
-        line("ok");
         return Ok(());
     }
     let body: serde_json::Value = answer.json().await.unwrap_or_default();

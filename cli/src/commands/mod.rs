@@ -5,6 +5,7 @@ pub(crate) mod bootstrap;
 pub(crate) mod context;
 pub(crate) mod dead_letter;
 pub(crate) mod device;
+pub(crate) mod doctor;
 pub(crate) mod events;
 pub(crate) mod grafana;
 pub(crate) mod health;

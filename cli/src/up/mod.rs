@@ -32,7 +32,7 @@ use servers::{ServerOptions, Servers};
 
 pub(crate) use bootstrap::admin_token;
 pub(crate) use folder::write_private;
-pub(crate) use kept::servers_in;
+pub(crate) use kept::{ports_in, servers_in};
 
 /// Servers that still start when they are to stop are waited for this long: what is up stops in
 /// good order.

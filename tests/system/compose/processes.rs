@@ -2,6 +2,7 @@
 //! addresses of this machine stand for the names that a container network knows.
 
 use std::fs::OpenOptions;
+use std::io::Write;
 use std::net::TcpListener as Port;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -109,6 +110,14 @@ impl Container {
         check.stdout(Stdio::null()).stderr(Stdio::null()).status().unwrap().success()
     }
 
+    /// What `muster doctor` says in it, when something is wrong.
+    pub(super) fn complaint(&self) -> Option<String> {
+        let mut doctor = Command::new(binary("muster"));
+        let output = doctor.arg("doctor").envs(&self.service.environment).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        (!output.status.success()).then_some(said)
+    }
+
     pub(super) fn said(&self) -> String {
         std::fs::read_to_string(&self.said).unwrap_or_default()
     }
@@ -120,9 +129,9 @@ impl Drop for Container {
         if std::thread::panicking() {
             let said = self.said();
             let tail: Vec<&str> = said.lines().rev().take(10).collect();
-            eprintln!("{} said last:", self.name);
+            let _ = writeln!(std::io::stderr(), "{} said last:", self.name);
             for line in tail.into_iter().rev() {
-                eprintln!("  {line}");
+                let _ = writeln!(std::io::stderr(), "  {line}");
             }
         }
     }

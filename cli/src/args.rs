@@ -77,6 +77,15 @@ enum Command {
 }
 
 impl Args {
+    /// Where a server's spans go.
+    pub(crate) fn otlp_url(&self) -> Option<&str> {
+        match &self.command {
+            Command::Up(up) => up.otlp.otlp_url.as_deref(),
+            Command::Serve(serve) => serve.otlp.otlp_url.as_deref(),
+            _ => None,
+        }
+    }
+
     /// Does it run a server, whose log is wanted?
     pub(crate) const fn is_server(&self) -> bool {
         matches!(self.command, Command::Up(_) | Command::Serve(_))

@@ -20,6 +20,7 @@ mod partitions;
 pub mod projection;
 mod read;
 mod revocations;
+pub mod traces;
 
 pub use append::{
     Append, AppendError, Appended, Batch, Expected, NewEvent, OffsetMove, StreamAppend,

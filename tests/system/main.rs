@@ -18,4 +18,5 @@ mod outbox;
 mod projects;
 mod running;
 mod simulate;
+mod traces;
 mod wire;

@@ -23,6 +23,7 @@ use tokio::task::{JoinError, JoinHandle};
 use tokio_util::sync::CancellationToken;
 
 use crate::client::{Client, contexts};
+use crate::otlp::OtlpArgs;
 use crate::serve::{self, DEFAULT_PORT, JoinRate, Listen, Role, Roles, ServeOptions};
 use agent::LocalAgent;
 use asked::Asked;
@@ -41,6 +42,8 @@ const START_GRACE: Duration = Duration::from_secs(10);
 /// Runs the whole system on this machine, until Ctrl-C.
 #[derive(Args, Debug)]
 pub(crate) struct UpArgs {
+    #[command(flatten)]
+    pub(crate) otlp: OtlpArgs,
     /// The folder that everything is kept in
     #[arg(long, env = "MUSTER_DATA", default_value = "muster-data")]
     data: PathBuf,

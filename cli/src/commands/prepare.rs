@@ -51,8 +51,9 @@ pub(crate) fn run(args: &PrepareArgs) -> Result<()> {
     let dir = std::path::absolute(&args.dir)?;
     let at = |name: &str| dir.join(name);
     let folders = ["keys", "ingest", "query", "nats", "postgres", "influxdb", "grafana", "agent"];
-    for folder in folders.map(at) {
-        make_dir(&folder)?;
+    // Grafana's script wants these two to be there.
+    for folder in folders.into_iter().chain(["grafana/data", "grafana/plugins"]) {
+        make_dir(&at(folder))?;
     }
     let keys = KeyStore::open(&at("keys"))?;
     let names =

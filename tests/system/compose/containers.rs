@@ -44,7 +44,9 @@ impl Engine {
         let dir = tempfile::tempdir().unwrap();
         let at = |name: &str| dir.path().join(name);
         let said = std::fs::File::create(at("said")).unwrap();
-        let dockerd = Command::new("dockerd")
+        // It ends with this test, however that ends.
+        let dockerd = Command::new("setpriv")
+            .args(["--pdeathsig", "TERM", "--", "dockerd"])
             .arg(format!("--host=unix://{}", at("docker.sock").display()))
             .arg(format!("--data-root={}", at("data").display()))
             .arg(format!("--exec-root={}", at("exec").display()))
@@ -134,9 +136,11 @@ impl Drop for Engine {
         }
         muster_tests::system::signal(self.dockerd.id(), "TERM");
         let _ = self.dockerd.wait();
-        // What an overlay left mounted would keep the folder.
-        let data = self.dir.path().join("data");
-        let _ = Command::new("umount").args(["-q", "-l"]).arg(data).output();
+        // What is still mounted would keep the folder.
+        for mounted in ["exec/netns/default", "data"] {
+            let path = self.dir.path().join(mounted);
+            let _ = Command::new("umount").args(["-q", "-l"]).arg(path).output();
+        }
     }
 }
 

@@ -10,7 +10,7 @@ export PATH := $(PATH):$(CACHE)/bin:$(CACHE)/tools/bin
 
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: help deps up test check bench agents clean
+.PHONY: help deps up test check bench soak agents clean
 
 help: ## say what there is
 	@printf 'muster: manages fleets of Linux devices\n\n'
@@ -46,6 +46,11 @@ bench: ## measure, and compare with other tools
 	@mkdir -p $(TARGET)/measured
 	@cp $(TARGET)/release/muster $(TARGET)/release/muster-backing $(TARGET)/dist/muster-agent $(TARGET)/measured
 	MUSTER_TEST_BIN=$(abspath $(TARGET))/measured cargo bench -p muster -p muster-agent -p muster-tests --bench system -- $(ARGS)
+
+soak: ## an hour of churn (MINUTES=60) with simulated devices and two agents; needs root
+	@scripts/deps bench
+	cargo build --release --workspace --bins
+	MUSTER_TEST_BIN=$(abspath $(TARGET))/release cargo bench -p muster-tests --bench system -- soak=$(or $(MINUTES),60)
 
 agents: ## build agents for older machines (glibc 2.23) into target/agents; ARGS="DIR ARCH..." for others
 	@scripts/deps agents

@@ -76,6 +76,9 @@ pub(crate) async fn apply(
         }
         Event::DeviceEnrolled(enrolled) => {
             mark(client, project, device, "machine", enrolled.machine).await?;
+            for mac in &enrolled.macs {
+                mark(client, project, device, "mac", Some(*mac)).await?;
+            }
             close_epochs(client, project, device, &enrolled.nats_key).await?;
             bind_key(client, project, device, enrolled).await?;
             open_epoch(client, project, device, enrolled.epoch).await
@@ -310,6 +313,30 @@ impl EventLog {
         Ok(access)
     }
 
+    /// A key that the device had once and that is worth nothing any more.
+    ///
+    /// # Errors
+    /// When PostgreSQL cannot be asked.
+    pub async fn former_key(
+        &self,
+        project: &ProjectId,
+        device: DeviceId,
+        fingerprint: Hash,
+    ) -> Result<Option<PublicKey>, StoreError> {
+        let client = self.stores().pool.get().await?;
+        let row = client
+            .query_opt(
+                "SELECT public_key FROM device_keys
+                 WHERE project = $1 AND device = $2 AND fingerprint = $3 AND revoked",
+                &[&project.as_str(), &device.0, &fingerprint.0.as_slice()],
+            )
+            .await
+            .attempted("look for a device's former key")?;
+        row.map(|row| PublicKey::from_cose_key(row.get(0)))
+            .transpose()
+            .map_err(|error| corrupt(device, &error.to_string()))
+    }
+
     /// The device that was made known with this key, if one was: the first, if several were.
     ///
     /// # Errors
@@ -323,16 +350,23 @@ impl EventLog {
     }
 
     /// The device that enrolled with this machine id, if one did and was not deleted: the first, if
-    /// several did.
+    /// several did. Else the first that enrolled with one of these network cards.
     ///
     /// # Errors
     /// When PostgreSQL cannot be asked.
     pub async fn device_like(
         &self,
         project: &ProjectId,
-        machine: Hash,
+        machine: Option<Hash>,
+        macs: &[Hash],
     ) -> Result<Option<DeviceId>, StoreError> {
-        self.marked(project, "machine", machine).await
+        let marks = machine.map(|machine| ("machine", machine));
+        for (kind, mark) in marks.into_iter().chain(macs.iter().map(|mac| ("mac", *mac))) {
+            if let Some(device) = self.marked(project, kind, mark).await? {
+                return Ok(Some(device));
+            }
+        }
+        Ok(None)
     }
 
     async fn marked(

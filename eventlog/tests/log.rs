@@ -183,6 +183,7 @@ fn enrolled(epoch: u64, key: &SigningKey) -> Event {
         token: None,
         hostname: None,
         machine: None,
+        macs: Vec::new(),
     }
     .into()
 }

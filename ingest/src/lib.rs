@@ -28,6 +28,8 @@ pub struct IngestOptions {
     pub store: metrics::StoreSettings,
     /// How presence is learned.
     pub presence: presence::PresenceOptions,
+    /// How many of the broker's servers hold each stream.
+    pub copies: streams::Copies,
 }
 
 /// How often what is kept for a while is tidied up.
@@ -41,14 +43,14 @@ pub async fn run(
     options: IngestOptions,
     stop: CancellationToken,
 ) -> Result<(), metrics::ClientError> {
-    let IngestOptions { log, nats, store, presence } = options;
+    let IngestOptions { log, nats, store, presence, copies } = options;
     counters::describe();
     let client = Arc::new(metrics::InfluxClient::new(store)?);
     let (sink, sink_task) = metrics::MetricSink::start(client, metrics::SinkSettings::default());
     let mut parts = JoinSet::new();
     parts.spawn(counters::pass_on(sink.clone(), stop.clone()));
-    parts.spawn(events::run(log.clone(), nats.clone(), stop.clone()));
-    parts.spawn(metrics::reader::run(log.clone(), nats, sink, stop.clone()));
+    parts.spawn(events::run(log.clone(), nats.clone(), copies, stop.clone()));
+    parts.spawn(metrics::reader::run(log.clone(), nats, sink, copies, stop.clone()));
     parts.spawn(presence::run(presence, stop.clone()));
     parts.spawn(tidy(log, stop));
     while let Some(ended) = parts.join_next().await {

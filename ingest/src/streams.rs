@@ -12,12 +12,16 @@ type StreamError = async_nats::error::Error<jetstream::context::CreateStreamErro
 ///
 /// # Errors
 /// When the broker does not answer, or refuses.
-pub async fn ensure(nats: &async_nats::Client) -> Result<(), StreamError> {
+pub async fn ensure(nats: &async_nats::Client, copies: Copies) -> Result<(), StreamError> {
     let jetstream = jetstream::new(nats.clone());
-    ensure_events(&jetstream).await?;
-    ensure_metrics(&jetstream).await?;
+    ensure_events(&jetstream, copies).await?;
+    ensure_metrics(&jetstream, copies).await?;
     Ok(())
 }
+
+/// How many servers of a cluster hold each stream: 1, 3 or 5.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Copies(pub usize);
 
 /// Opens EVENTS; answers it with its incarnation, which is another one after it was lost.
 ///
@@ -25,10 +29,12 @@ pub async fn ensure(nats: &async_nats::Client) -> Result<(), StreamError> {
 /// When the broker does not answer, or refuses.
 pub async fn ensure_events(
     jetstream: &jetstream::Context,
+    copies: Copies,
 ) -> Result<(stream::Stream, String), StreamError> {
     open(
         jetstream,
         stream::Config {
+            num_replicas: copies.0,
             name: subjects::EVENTS_STREAM.to_owned(),
             description: Some("signed events of devices, on their way into the log".to_owned()),
             subjects: vec![subjects::ALL_EVENTS.to_owned()],
@@ -53,10 +59,12 @@ pub async fn ensure_events(
 /// When the broker does not answer, or refuses.
 pub async fn ensure_metrics(
     jetstream: &jetstream::Context,
+    copies: Copies,
 ) -> Result<(stream::Stream, String), StreamError> {
     open(
         jetstream,
         stream::Config {
+            num_replicas: copies.0,
             name: subjects::METRICS_STREAM.to_owned(),
             description: Some("metric batches of devices, on their way into the store".to_owned()),
             subjects: vec![subjects::ALL_METRICS.to_owned()],
@@ -80,13 +88,14 @@ async fn open(
 ) -> Result<(stream::Stream, String), StreamError> {
     let stream = jetstream.get_or_create_stream(wanted.clone()).await?;
     let found = &stream.cached_info().config;
-    // Its size, and how many copies there are, may have been chosen by an operator.
+    // Its size, and more copies than are asked for, may have been chosen by an operator.
     let config = stream::Config {
         description: wanted.description,
         subjects: wanted.subjects,
         subject_transform: wanted.subject_transform,
         max_age: wanted.max_age,
         discard: wanted.discard,
+        num_replicas: wanted.num_replicas.max(found.num_replicas),
         duplicate_window: wanted.duplicate_window.max(found.duplicate_window),
         ..found.clone()
     };

@@ -98,6 +98,7 @@ async fn fill(log: &EventLog, project: &ProjectId) {
             token: None,
             hostname: Some("robot".into()),
             machine: None,
+            macs: Vec::new(),
         };
         for event in [Event::from(registered), enrolled.into()] {
             appends.push(append(StreamName::Device(id), NewEvent::server(&event, time)));

@@ -8,6 +8,7 @@
 //! ([`upcast`]), and each shape that was ever stored has a golden file in `schemas/golden/`.
 
 pub mod codec;
+pub mod compress;
 pub mod cose;
 pub mod envelope;
 pub mod events;

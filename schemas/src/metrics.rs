@@ -3,8 +3,8 @@
 //! A batch is positional CBOR, `[1, time, [* point]]`, and a point is
 //! `[measurement, tags, fields]` or, when it was taken at another moment than its batch,
 //! `[measurement, tags, fields, offset]`. Names of Telegraf's vocabulary travel as small integers
-//! ([`crate::metric_names`]), any other name as text, so a batch needs neither a compressor nor
-//! state on either side.
+//! ([`crate::metric_names`]), any other name as text, so a batch needs no state on
+//! either side. A batch may come compressed ([`crate::compress`]), as those that waited do.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -16,6 +16,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::Timestamp;
 use crate::codec::{self, DecodeError};
+use crate::compress;
 use crate::metric_names;
 
 /// The version of the batch's shape that this code writes.
@@ -24,6 +25,8 @@ pub const BATCH_VERSION: u8 = 1;
 pub const MAX_POINTS: usize = 10_000;
 /// A point holds at most this many tags, and this many fields.
 pub const MAX_ENTRIES: usize = 256;
+/// A compressed batch is at most this many bytes large when it is inflated.
+pub const MAX_INFLATED: usize = 4 << 20;
 /// A name or a text value is at most this many bytes long.
 pub const MAX_TEXT: usize = 1024;
 
@@ -143,12 +146,26 @@ impl MetricBatch {
         codec::encode(self)
     }
 
-    /// Reads a batch and holds it to the limits of this module.
+    /// The same in fewer bytes, where that can be.
+    #[must_use]
+    pub fn encode_compressed(&self) -> Vec<u8> {
+        compress::compress(self.encode())
+    }
+
+    /// Reads a batch, compressed or not, and holds it to the limits of this module.
     ///
     /// # Errors
     /// When the bytes are no batch, or a limit is broken.
     pub fn decode(bytes: &[u8]) -> Result<Self, InvalidBatch> {
-        let batch: Self = codec::decode(bytes)?;
+        let batch: Self = if compress::is_compressed(bytes) {
+            let whole = compress::decompress(bytes, MAX_INFLATED).ok_or_else(|| {
+                let problem = "neither a batch nor a compressed one of at most 4 MiB";
+                DecodeError::Malformed(problem.to_owned())
+            })?;
+            codec::decode(&whole)?
+        } else {
+            codec::decode(bytes)?
+        };
         if batch.points.len() > MAX_POINTS {
             return Err(InvalidBatch::TooManyPoints(batch.points.len()));
         }
@@ -430,56 +447,4 @@ impl<'de> Deserialize<'de> for MetricBatch {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn batch() -> MetricBatch {
-        MetricBatch {
-            time: Timestamp(1_795_420_800_000_000),
-            points: vec![
-                Point::new("cpu")
-                    .tag("cpu", "cpu-total")
-                    .field("usage_user", 12.5)
-                    .field("usage_idle", 87.5),
-                Point {
-                    offset: -5,
-                    ..Point::new("my_app").field("queue", 3_i64).field("ok", true)
-                },
-            ],
-        }
-    }
-
-    #[test]
-    fn a_batch_reads_back_and_known_names_are_numbers() {
-        let bytes = batch().encode();
-        assert_eq!(MetricBatch::decode(&bytes), Ok(batch()));
-        let text = String::from_utf8_lossy(&bytes);
-        assert!(!text.contains("usage_user") && text.contains("my_app"));
-    }
-
-    #[test]
-    fn limits_are_named() {
-        let mut no_field = batch();
-        no_field.points[1].fields.clear();
-        let error = MetricBatch::decode(&no_field.encode()).map(|_| ()).map_err(|e| e.to_string());
-        assert_eq!(error, Err("no field in point 1".to_owned()));
-    }
-
-    #[test]
-    fn a_name_written_as_number_and_as_text_is_a_duplicate() {
-        let number = metric_names::number("usage_user").unwrap_or_default();
-        let bytes = codec::encode(&(
-            1,
-            0,
-            vec![(
-                "cpu",
-                BTreeMap::<u8, u8>::new(),
-                ciborium::Value::Map(vec![
-                    (ciborium::Value::Integer(number.into()), ciborium::Value::Float(1.0)),
-                    (ciborium::Value::Text("usage_user".into()), ciborium::Value::Float(2.0)),
-                ]),
-            )],
-        ));
-        assert!(MetricBatch::decode(&bytes).is_err());
-    }
-}
+mod tests;

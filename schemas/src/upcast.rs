@@ -17,8 +17,15 @@ type Upcaster = fn(Value) -> Result<Value, DecodeError>;
 fn upcaster(kind: &str, version: u16) -> Option<Upcaster> {
     match (kind, version) {
         ("DeviceLabelsChanged", 1) => Some(device_labels_changed_1),
-        // Version 2 has one more field, which is absent where version 1 was written.
-        ("DeviceRegistered" | "EnrollmentTokenCreated", 1) => Some(Ok),
+        // The next version has one more field, which is absent where the one before was written.
+        (
+            "DeviceRegistered"
+            | "DeviceEnrollmentRequested"
+            | "DeviceEnrolled"
+            | "EnrollmentTokenCreated",
+            1,
+        )
+        | ("EnrollmentTokenCreated", 2) => Some(Ok),
         _ => None,
     }
 }

@@ -92,6 +92,7 @@ impl Door {
             token,
             hostname: name,
             machine: None,
+            macs: Vec::new(),
             previous: None,
         };
         let (status, answer) = self.post(PATH, &asks.body()).await?;

@@ -42,6 +42,8 @@ pub struct Joining<'a> {
     pub hostname: &'a str,
     /// The hash of the machine id.
     pub machine: Option<Hash>,
+    /// The hashes of the network cards' addresses.
+    pub macs: Vec<Hash>,
     /// The device that it has been, and its key.
     pub previous: Option<(&'a SigningKey, &'a ProjectId, DeviceId)>,
 }
@@ -58,6 +60,7 @@ impl Joining<'_> {
             labels: Default::default(),
             hostname: Some(self.hostname.to_owned()),
             machine: self.machine,
+            macs: self.macs.clone(),
             nonce: Uuid::new_v4(),
         };
         let sealed = self.key.seal(Kind::Enroll, codec::encode(&proof));

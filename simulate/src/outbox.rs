@@ -116,6 +116,6 @@ mod tests {
         assert_eq!(outbox.confirm(2, second), Confirmed::New(0));
         assert_eq!(outbox.confirm(1, second), Confirmed::Behind);
         assert_eq!(outbox.confirm(9, second), Confirmed::Differs);
-        assert_eq!((outbox.last_seq(), outbox.is_empty()), (3, true));
+        assert_eq!((outbox.last_seq(), outbox.is_empty()), (3, false));
     }
 }

@@ -12,6 +12,7 @@ use crate::binaries::binary;
 pub struct AgentProcess {
     /// Its data folder.
     pub data: PathBuf,
+    variables: Vec<(String, String)>,
     child: Option<Child>,
 }
 
@@ -22,15 +23,35 @@ impl AgentProcess {
     /// When it is refused.
     #[must_use]
     pub fn enroll(dir: &Path, url: &str, token: &str, name: &str) -> Self {
+        Self::enroll_with(dir, url, token, name, &[])
+    }
+
+    /// Enrolls, and later runs, with these variables.
+    ///
+    /// # Panics
+    /// When it is refused.
+    #[must_use]
+    pub fn enroll_with(
+        dir: &Path,
+        url: &str,
+        token: &str,
+        name: &str,
+        variables: &[(&str, &str)],
+    ) -> Self {
+        let variables: Vec<(String, String)> = variables
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+            .collect();
         let data = dir.join(name);
         let output = Command::new(binary("muster-agent"))
+            .envs(variables.iter().cloned())
             .arg("--data")
             .arg(&data)
             .args(["enroll", "--url", url, "--name", name, token])
             .output()
             .expect("muster-agent runs");
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        Self { data, child: None }
+        Self { data, variables, child: None }
     }
 
     /// An agent on a copy of this one's folder: a cloned card.
@@ -42,7 +63,7 @@ impl AgentProcess {
         let data = self.data.with_file_name(name);
         let copied = Command::new("cp").arg("-a").arg(&self.data).arg(&data).status();
         assert!(copied.is_ok_and(|status| status.success()), "the folder was not copied");
-        Self { data, child: None }
+        Self { data, variables: self.variables.clone(), child: None }
     }
 
     /// Runs it.
@@ -64,6 +85,7 @@ impl AgentProcess {
             .open(self.data.with_extension("said"))
             .expect("a file");
         let child = Command::new(binary("muster-agent"))
+            .envs(self.variables.iter().cloned())
             .arg("--data")
             .arg(&self.data)
             .arg("run")
@@ -88,6 +110,22 @@ impl AgentProcess {
             let _ = child.kill();
             let _ = child.wait();
         }
+    }
+
+    /// What `muster-agent doctor` says, and whether all is well.
+    ///
+    /// # Panics
+    /// When it does not run.
+    #[must_use]
+    pub fn doctor(&self) -> (bool, String) {
+        let output = Command::new(binary("muster-agent"))
+            .envs(self.variables.iter().cloned())
+            .arg("--data")
+            .arg(&self.data)
+            .arg("doctor")
+            .output()
+            .expect("muster-agent runs");
+        (output.status.success(), String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
     /// What `muster-agent status --json` says.

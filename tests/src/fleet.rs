@@ -110,6 +110,8 @@ pub struct Fleet {
     pub query: RoleProcess,
     /// The broker.
     pub nats: NatsServer,
+    /// The other brokers of a cluster.
+    pub more_brokers: Vec<NatsServer>,
     /// The event log's server.
     pub postgres: Postgres,
     /// The metric store.
@@ -139,6 +141,18 @@ impl Fleet {
     /// # Panics
     /// When something does not start.
     pub async fn start_with(tuning: Tuning, variables: &[(&str, &str)]) -> Self {
+        Self::start_all(tuning, variables, 1).await
+    }
+
+    /// Starts all of it with a cluster of three brokers, each of which holds every stream.
+    ///
+    /// # Panics
+    /// When something does not start.
+    pub async fn start_clustered() -> Self {
+        Self::start_all(Tuning::Small, &[("MUSTER_STREAM_COPIES", "3")], 3).await
+    }
+
+    async fn start_all(tuning: Tuning, variables: &[(&str, &str)], brokers: usize) -> Self {
         let dir = tempfile::tempdir().expect("a folder");
         let path = dir.path();
         let keys = KeyStore::open(&path.join("keys")).expect("keys");
@@ -150,29 +164,34 @@ impl Fleet {
             Preload { account: identity.system_account.clone(), jwt: identity.system_jwt },
             Preload { account: identity.account, jwt: identity.account_jwt },
         ];
-        let (postgres, nats, influx) = tokio::try_join!(
+        let routes: Vec<u16> = (0..brokers).map(|_| free_port()).collect();
+        let identity = Identity {
+            operator: identity.operator_jwt,
+            system_account: identity.system_account,
+            preload,
+        };
+        let tls = Tls {
+            certificate: certificates.chain.clone(),
+            key: certificates.key.clone(),
+            client_ca: None,
+        };
+        let nodes = (0..brokers).map(|node| {
+            let options = NatsOptions {
+                listen: Ipv4Addr::LOCALHOST.into(),
+                tls: Some(tls.clone()),
+                identity: Some(identity.clone()),
+                ..node_options(path, node, &routes)
+            };
+            async { NatsServer::start(options).await.map_err(|error| error.to_string()) }
+        });
+        let (postgres, mut brokers, influx) = tokio::try_join!(
             async {
                 let options =
                     PostgresOptions { tuning, ..PostgresOptions::new(path.join("postgres")) };
                 Postgres::start(options).await.map_err(|error| error.to_string())
             },
-            async {
-                let options = NatsOptions {
-                    listen: Ipv4Addr::LOCALHOST.into(),
-                    tls: Some(Tls {
-                        certificate: certificates.chain.clone(),
-                        key: certificates.key.clone(),
-                        client_ca: None,
-                    }),
-                    identity: Some(Identity {
-                        operator: identity.operator_jwt,
-                        system_account: identity.system_account,
-                        preload,
-                    }),
-                    ..NatsOptions::new(path.join("nats"))
-                };
-                NatsServer::start(options).await.map_err(|error| error.to_string())
-            },
+            // A cluster's servers wait for each other.
+            futures::future::try_join_all(nodes),
             async {
                 let options = InfluxOptions::new(path.join("influx"));
                 InfluxDb::start(options).await.map_err(|error| error.to_string())
@@ -190,17 +209,22 @@ impl Fleet {
 
         let (door, command_port) = (free_port(), free_port());
         let command_url = format!("https://127.0.0.1:{command_port}");
-        let servers = (&postgres, &nats, &influx);
-        let mut ingest = role("ingest", path, servers, free_port(), None);
-        let mut command = role("command", path, servers, command_port, None);
-        let mut query = role("query", path, servers, door, Some(&command_url));
+        let broker_urls: Vec<String> =
+            brokers.iter().map(|nats| format!("tls://127.0.0.1:{}", nats.port())).collect();
+        let nats = brokers.remove(0);
+        let servers = (&postgres, broker_urls.join(","), &influx);
+        let mut ingest = role("ingest", path, &servers, free_port(), None);
+        let mut command = role("command", path, &servers, command_port, None);
+        let mut query = role("query", path, &servers, door, Some(&command_url));
         for role in [&mut ingest, &mut command, &mut query] {
             role.variables = variables.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect();
             role.start();
         }
         let api =
             Api::new(&format!("https://127.0.0.1:{door}"), &token, &keys.dir().join("ca.pem"));
-        let fleet = Self { ingest, command, query, nats, postgres, influx, api, keys, dir };
+        let more_brokers = brokers;
+        let fleet =
+            Self { ingest, command, query, nats, more_brokers, postgres, influx, api, keys, dir };
         fleet.answers().await;
         fleet
     }
@@ -236,7 +260,7 @@ impl Fleet {
             .require_tls(true)
             // A listener shall miss little when the broker comes back.
             .reconnect_delay_callback(|_| Duration::from_millis(50))
-            .connect(format!("tls://127.0.0.1:{}", self.nats.port()))
+            .connect(self.broker_urls())
             .await
             .expect("a connection to the broker")
     }
@@ -244,10 +268,17 @@ impl Fleet {
     /// A second process of a role, beside the first.
     #[must_use]
     pub fn another(&self, name: &'static str) -> RoleProcess {
-        let servers = (&self.postgres, &self.nats, &self.influx);
-        let mut another = role(name, self.dir(), servers, free_port(), None);
+        let servers = (&self.postgres, self.broker_urls().join(","), &self.influx);
+        let mut another = role(name, self.dir(), &servers, free_port(), None);
         another.start();
         another
+    }
+
+    /// Where the brokers are.
+    #[must_use]
+    pub fn broker_urls(&self) -> Vec<String> {
+        let all = std::iter::once(&self.nats).chain(&self.more_brokers);
+        all.map(|nats| format!("tls://127.0.0.1:{}", nats.port())).collect()
     }
 
     /// The keys.
@@ -263,10 +294,25 @@ impl Fleet {
     }
 }
 
+/// One of the brokers that hold together by these ports; alone when there is but one.
+fn node_options(path: &Path, node: usize, routes: &[u16]) -> NatsOptions {
+    if routes.len() == 1 {
+        return NatsOptions::new(path.join("nats"));
+    }
+    let mut options = NatsOptions::new(path.join(format!("nats-{node}")));
+    options.server_name = format!("muster-{node}");
+    let urls: Vec<String> = routes.iter().map(|port| format!("nats://127.0.0.1:{port}")).collect();
+    let cluster = serde_json::json!({
+        "name": "muster", "listen": format!("127.0.0.1:{}", routes[node]), "routes": urls,
+    });
+    options.extra.insert("cluster".to_owned(), cluster);
+    options
+}
+
 fn role(
     role: &'static str,
     dir: &Path,
-    (postgres, nats, influx): (&Postgres, &NatsServer, &InfluxDb),
+    (postgres, broker_urls, influx): &(&Postgres, String, &InfluxDb),
     port: u16,
     command_url: Option<&str>,
 ) -> RoleProcess {
@@ -282,7 +328,7 @@ fn role(
         "--postgres-url",
         &postgres.connection_url(),
         "--nats-url",
-        &format!("tls://127.0.0.1:{}", nats.port()),
+        broker_urls,
         "--keys",
         &keys.display().to_string(),
         "--listen",

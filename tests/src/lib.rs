@@ -16,6 +16,7 @@ pub mod api;
 pub mod binaries;
 pub mod fleet;
 pub mod inside;
+pub mod network;
 pub mod sim;
 pub mod system;
 pub mod wait;

@@ -26,7 +26,8 @@ fn allowed(operation: &str) -> &'static [&'static str] {
         | "revoke_enrollment_token"
         | "accept_device"
         | "reject_device"
-        | "revoke_device" => WRITERS,
+        | "revoke_device"
+        | "rotate_device_key" => WRITERS,
         "list_api_tokens" => ALL_READERS,
         "list_enrollment_tokens" | "get_enrollment_token" => EVERYBODY_BUT_VIEWERS,
         "list_dead_letters" | "get_dead_letter" => ALL_READERS,

@@ -181,3 +181,108 @@ async fn a_cloned_data_folder_is_noticed_and_both_branches_are_kept() {
     set(4).await;
     applied(4).await;
 }
+
+/// What makes a process believe in another time, by the library that `scripts/deps test` unpacks.
+fn at_another_time(offset: &str) -> Vec<(String, String)> {
+    let set = |name| std::env::var_os(name).map(std::path::PathBuf::from);
+    let cache = set("MUSTER_CACHE").unwrap_or_else(|| {
+        let caches = set("XDG_CACHE_HOME").or_else(|| Some(set("HOME")?.join(".cache")));
+        caches.unwrap().join("muster")
+    });
+    let folders = std::fs::read_dir(cache.join("libfaketime/usr/lib")).into_iter().flatten();
+    let library = folders
+        .filter_map(|folder| Some(folder.ok()?.path().join("faketime/libfaketime.so.1")))
+        .find(|library| library.is_file());
+    let library = library.unwrap_or_else(|| panic!("run `scripts/deps test` first"));
+    [
+        ("LD_PRELOAD", library.to_str().unwrap()),
+        ("FAKETIME", offset),
+        // Only the wall clock of a device is ever wrong.
+        ("FAKETIME_DONT_FAKE_MONOTONIC", "1"),
+    ]
+    .map(|(name, value)| (name.to_owned(), value.to_owned()))
+    .to_vec()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clock_that_is_wrong_by_years_still_gets_in_and_is_shown() {
+    const YEAR: f64 = 365.0 * 86_400.0 * 1e6;
+    for (name, offset, years) in [("past", "-9y", -9.0), ("future", "+30y", 30.0)] {
+        // Two agents of one machine in one project would look like each other.
+        let system = System::start().await;
+        let dir = tempfile::tempdir().unwrap();
+        let token = system.api.enrollment_token(1).await;
+        let variables = at_another_time(offset);
+        let variables: Vec<(&str, &str)> =
+            variables.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        let url = &system.api.url;
+        let mut agent = AgentProcess::enroll_with(dir.path(), url, &token, name, &variables);
+        agent.start();
+        let path = format!("/api/v1/devices/{name}");
+        let shown = wait::until("its figures, and how wrong its clock is", PATIENCE, || async {
+            let shown = system.api.get(&path).await;
+            let is_known = shown["metrics"]["clock_skew_us"].is_number();
+            (shown["status"] == "online" && is_known).then_some(shown)
+        })
+        .await;
+        let skew = shown["metrics"]["clock_skew_us"].as_f64().unwrap();
+        assert!((skew / YEAR - years).abs() < 0.1, "{name}: {skew} µs");
+        // Its samples are where the server's time puts them.
+        let path = format!("{path}/metrics?field=mem.used_percent&since=5m");
+        wait::until("metrics of now", PATIENCE, || async {
+            let answer = system.api.get(&path).await;
+            let points = answer["series"][0]["points"].as_array().cloned().unwrap_or_default();
+            points.iter().any(|point| point["value"].is_number()).then_some(())
+        })
+        .await;
+        // Renewed credentials are of the server's time, too.
+        let vars = json!({"vars": {"n": 1}});
+        system.api.patch(&format!("/api/v1/devices/{name}/config"), &vars).await;
+        wait::until("its config", PATIENCE, || async {
+            let shown = system.api.get(&format!("/api/v1/devices/{name}")).await;
+            (shown["config"]["applied_version"] == 1).then_some(())
+        })
+        .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_card_that_was_cloned_to_twenty_devices_is_noticed_and_nothing_of_them_is_lost() {
+    const CLONES: u64 = 20;
+    let system = System::start().await;
+    let dir = tempfile::tempdir().unwrap();
+    let token = system.api.enrollment_token(1).await;
+    let mut one = AgentProcess::enroll(dir.path(), &system.api.url, &token, "robot");
+    one.start();
+    let path = "/api/v1/devices/robot";
+    wait::until("the first inventory", PATIENCE, || async {
+        system.api.get(path).await["inventory"].is_object().then_some(())
+    })
+    .await;
+    one.kill9();
+    let mut clones: Vec<AgentProcess> =
+        (0..CLONES).map(|n| one.cloned(&format!("clone-{n}"))).collect();
+    // One after the other, as cards are put in: each says something of its own.
+    for (n, clone) in (1..).zip(&mut clones) {
+        system.api.patch("/api/v1/devices/robot/config", &json!({"vars": {"n": n}})).await;
+        clone.start();
+        wait::until("a clone to work by the new config", PATIENCE, || async {
+            (system.api.get(path).await["config"]["applied_version"] == n).then_some(())
+        })
+        .await;
+        clone.kill9();
+    }
+    let device = system.api.get(path).await;
+    assert!(device["flags"]["forks"].as_u64() >= Some(CLONES - 1), "{device}");
+    let reports = reports(&system, device["id"].as_str().unwrap()).await;
+    assert!(reports.len() as u64 >= CLONES, "each went on in an epoch of its own: {reports:?}");
+    for versions in reports.values() {
+        assert_eq!(*versions, (1..=versions.len() as u64).collect::<Vec<_>>());
+    }
+    let applied = system.api.list(&format!("{path}/events?type=DeviceConfigApplied")).await;
+    let mut told: Vec<u64> =
+        applied.iter().map(|event| event["data"]["version"].as_u64().unwrap()).collect();
+    told.sort_unstable();
+    told.dedup();
+    assert_eq!(told, (1..=CLONES).collect::<Vec<_>>());
+}

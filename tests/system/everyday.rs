@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use muster_schemas::metrics::{MetricBatch, Point};
 use muster_tests::{SimDevice, System, wait};
 use serde_json::Value;
 
@@ -47,6 +48,61 @@ async fn devices_are_named_labeled_configured_and_replayed() {
         assert!(life.contains(kind), "{kind} is missing: {life}");
     }
     drop(other);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn devices_are_selected_by_what_they_measure_now() {
+    let system = System::start().await;
+    let token = ok(&system, &["token", "create", "--uses", "3", "--token-only"]);
+    let mut devices = Vec::new();
+    for (name, free, battery) in [("full", 900, 90.0), ("low", 300, 15.0), ("gone", 900, 10.0)] {
+        let device = SimDevice::join(&system.api, &system.ca(), token.trim(), name).await;
+        let points = vec![
+            Point::new("mem").field("available", free * 1024_i64 * 1024),
+            Point::new("battery").tag("battery", "BAT0").field("percent", battery),
+            // One core that is busy does not make the machine so.
+            Point::new("cpu").tag("cpu", "cpu0").field("usage_active", 99.0),
+            Point::new("cpu").tag("cpu", "cpu-total").field("usage_active", battery),
+        ];
+        let time = std::time::SystemTime::now().into();
+        device.measure(&MetricBatch { time, points }).await;
+        devices.push(device);
+    }
+    let gone = devices.pop().unwrap();
+    gone.nats.drain().await.unwrap();
+    for (selector, expected) in [
+        ("!online", vec!["gone"]),
+        ("online", vec!["full", "low"]),
+        ("mem.available > 500Mi", vec!["full", "gone"]),
+        ("mem.available>500Mi,online", vec!["full"]),
+        ("battery.percent < 20%", vec!["gone", "low"]),
+        ("battery.percent<20,name!=low", vec!["gone"]),
+        ("cpu.usage_active >= 90", vec!["full"]),
+        ("mem.nonsense > 0", vec![]),
+    ] {
+        let names = wait::until(selector, PATIENCE, || async {
+            let path = format!("/api/v1/devices?selector={}", escape(selector));
+            let found = system.api.list(&path).await;
+            let names: Vec<String> =
+                found.iter().map(|one| one["name"].as_str().unwrap().to_owned()).collect();
+            (names == expected).then_some(names)
+        });
+        assert_eq!(names.await, expected);
+    }
+    // A command's target is one such selector, too; the past has no metrics, and says so.
+    ok(&system, &["device", "label", "battery.percent<20", "charge=me"]);
+    let labeled = ok(&system, &["device", "list", "-l", "charge=me"]);
+    assert!(labeled.contains("low") && labeled.contains("gone"), "{labeled}");
+    let path = "/api/v1/devices?position=5&selector=mem.available%3E1";
+    let (status, problem) = system.api.send(reqwest::Method::GET, path, None).await;
+    assert_eq!(status, 400, "{problem}");
+    assert!(problem.to_string().contains("no past"), "{problem}");
+    let (code, _, err) = system.muster(&["device", "list", "-l", "mem.available > much"]);
+    assert!(code == 1 && err.contains("500Mi"), "{code}: {err}");
+}
+
+fn escape(text: &str) -> String {
+    text.bytes().map(|byte| format!("%{byte:02X}")).collect()
 }
 
 fn json(system: &System, args: &[&str]) -> Value {

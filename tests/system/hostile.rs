@@ -90,38 +90,125 @@ async fn whatever_a_device_signs_is_appended_and_the_odd_is_flagged() {
     assert_eq!(events.iter().filter(|event| event["odd_time"] == true).count(), 3);
 }
 
+/// A device's own credentials in the hands of somebody who is curious; answers what the broker
+/// refused him.
+async fn curious(system: &System, device: &SimDevice) -> (async_nats::Client, Refusals) {
+    let refusals = Refusals::default();
+    let heard = refusals.clone();
+    let key = device.enrolled.nats_key.clone();
+    let answer = &device.enrolled.answer.credentials;
+    let servers: Vec<String> =
+        answer.servers.iter().map(|server| server.replace("0.0.0.0", "127.0.0.1")).collect();
+    let client = async_nats::ConnectOptions::with_jwt(answer.jwt.clone(), move |nonce| {
+        let key = key.clone();
+        async move { key.sign(&nonce).map_err(async_nats::AuthError::new) }
+    })
+    .add_root_certificates(system.ca())
+    .require_tls(true)
+    .event_callback(move |event| {
+        let heard = heard.clone();
+        async move { heard.lock().unwrap().push(event.to_string()) }
+    })
+    .connect(servers)
+    .await
+    .unwrap();
+    (client, refusals)
+}
+
+type Refusals = std::sync::Arc<std::sync::Mutex<Vec<String>>>;
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_device_reaches_no_subject_but_its_own() {
     let system = System::start().await;
     let token = system.api.enrollment_token(2).await;
-    let one = SimDevice::join(&system.api, &system.ca(), &token, "one").await;
+    system.api.post("/api/v1/projects", &serde_json::json!({"id": "other"})).await;
+    let mut one = SimDevice::join(&system.api, &system.ca(), &token, "one").await;
     let two = SimDevice::join(&system.api, &system.ca(), &token, "two").await;
-    let victim = two.id();
+    let (own, victim) = (one.id(), two.id());
     let mut forged = two.chain.clone();
     forged.record_many(1);
-    let before = system.api.get("/api/v1/log/head").await["position"].as_u64();
-    for subject in [
-        format!("muster.default.{victim}.evt"),
-        format!("muster.default.{victim}.met.live.host"),
-        format!("muster.default.{victim}.ack"),
-        format!("muster.default.{victim}.cmd"),
+    let (client, refusals) = curious(&system, &one).await;
+
+    let mut published = vec![
         format!("evt.0.default.{victim}"),
+        format!("met.0.default.{victim}.live.host"),
+        format!("_INBOX.muster.default.{victim}.x"),
+        format!("muster.default.{own}"),
+        format!("muster.default.{own}.ack"),
+        format!("muster.default.{own}.cmd"),
+        format!("muster.default.{own}.ch.1.down"),
+        format!("muster.other.{own}.evt"),
+        format!("muster.other.{victim}.evt"),
         "$JS.API.STREAM.DELETE.EVENTS".to_owned(),
+        "$JS.API.STREAM.PURGE.METRICS".to_owned(),
+        "$JS.API.CONSUMER.CREATE.EVENTS".to_owned(),
+        "$JS.ACK.EVENTS.evt-0.1.1.1.1.1".to_owned(),
         "$SYS.REQ.SERVER.PING".to_owned(),
-    ] {
-        one.nats.publish(subject, forged.events[0].bytes.clone()).await.unwrap();
+        "$SYS.REQ.CLAIMS.UPDATE".to_owned(),
+        "anything".to_owned(),
+    ];
+    for what in ["evt", "met.live.host", "met.backfill", "req.hello", "ch.1.up", "ack", "cmd"] {
+        published.push(format!("muster.default.{victim}.{what}"));
     }
-    one.nats.flush().await.unwrap();
-    // Its own still works, and afterwards nothing of the above has arrived anywhere.
-    let mut one = one;
+    let mut heard = vec![
+        ">".to_owned(),
+        "*".to_owned(),
+        "muster.>".to_owned(),
+        "muster.default.*.cmd".to_owned(),
+        "muster.*.*.evt".to_owned(),
+        "evt.>".to_owned(),
+        "met.>".to_owned(),
+        "_INBOX.>".to_owned(),
+        "_INBOX.muster.>".to_owned(),
+        format!("_INBOX.muster.default.{victim}.>"),
+        format!("muster.default.{own}.>"),
+        format!("muster.default.{own}.evt"),
+        "$JS.>".to_owned(),
+        "$SYS.>".to_owned(),
+    ];
+    for what in ["cmd", "ack", "ch.*.down", "evt", ">"] {
+        heard.push(format!("muster.default.{victim}.{what}"));
+    }
+    let before = system.api.get("/api/v1/log/head").await["position"].as_u64();
+    for subject in &published {
+        client.publish(subject.clone(), forged.events[0].bytes.clone()).await.unwrap();
+    }
+    let mut subscriptions = Vec::new();
+    for subject in &heard {
+        subscriptions.push(client.subscribe(subject.clone()).await.unwrap());
+        let queue = client.queue_subscribe(subject.clone(), "command".to_owned()).await;
+        subscriptions.push(queue.unwrap());
+    }
+    client.flush().await.unwrap();
+    // Each of them was refused, by name.
+    wait::until("every refusal", PATIENCE, || async {
+        let refusals = refusals.lock().unwrap().join("\n").to_lowercase();
+        let missing = |kind: &str, subject: &String| {
+            !refusals.contains(&format!("{kind} to \"{}\"", subject.to_lowercase()))
+        };
+        let publish = published.iter().filter(|subject| missing("publish", subject));
+        let hear = heard.iter().filter(|subject| missing("subscription", subject));
+        let open: Vec<&String> = publish.chain(hear).collect();
+        if !open.is_empty() && refusals.len() > 10_000 {
+            eprintln!("not refused yet: {open:?}");
+        }
+        open.is_empty().then_some(())
+    })
+    .await;
+
+    // Its own still works, and nothing of the above has arrived anywhere.
     one.chain.record_many(1);
     one.settle(PATIENCE).await;
     let after = system.api.get("/api/v1/log/head").await["position"].as_u64();
-    let events = system.api.list("/api/v1/events?order=asc").await;
     assert!(before < after);
+    let events = system.api.list("/api/v1/events?order=asc").await;
     assert!(!events.iter().any(|event| {
         event["stream"].as_str().is_some_and(|stream| stream.contains(&victim))
             && event["sealed"] == true
     }));
     assert!(two.ack().is_none());
+    for mut subscription in subscriptions {
+        let came = futures::FutureExt::now_or_never(futures::StreamExt::next(&mut subscription));
+        assert!(!matches!(came, Some(Some(_))), "{came:?}");
+    }
 }

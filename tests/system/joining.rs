@@ -20,6 +20,7 @@ struct Machine {
     key: SigningKey,
     nats_key: KeyPair,
     id: Option<Hash>,
+    macs: Vec<Hash>,
 }
 
 impl Machine {
@@ -28,14 +29,16 @@ impl Machine {
             key: SigningKey::from_seed(&rand::random()),
             nats_key: KeyPair::new_user(),
             id: id.map(|id| Hash::of(id.as_bytes())),
+            macs: Vec::new(),
         }
     }
 
     fn asks(&self, token: &str, previous: Option<&Enrolled>) -> Value {
         let previous = previous
             .map(|enrolled| (&enrolled.key, &enrolled.answer.project, enrolled.answer.device));
-        let Self { key, nats_key, id } = self;
-        Joining { key, nats_key, token, hostname: "robot", machine: *id, previous }.body()
+        let Self { key, nats_key, id, macs } = self;
+        let macs = macs.clone();
+        Joining { key, nats_key, token, hostname: "robot", machine: *id, macs, previous }.body()
     }
 
     fn joined(&self, answer: Value) -> Enrolled {
@@ -141,6 +144,34 @@ async fn a_likeness_proves_nothing_and_an_operator_may_say_that_it_is_the_same()
     let shown = status(api, &id, "online").await;
     assert_eq!((&shown["name"], &shown["labels"]), (&json!("robot"), &json!({"line": "3"})));
     assert_eq!(api.list("/api/v1/devices").await.len(), 1, "nothing is left of the waiting one");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_card_that_was_written_anew_is_known_by_its_network_card() {
+    let system = System::start().await;
+    let api = &system.api;
+    let any = token(api, json!({})).await;
+    let with = |id: &str, macs: &[&str]| {
+        let macs = macs.iter().map(|mac| Hash::of(mac.as_bytes())).collect();
+        Machine { macs, ..Machine::new(Some(id)) }
+    };
+    let (code, first) = ask(api, &with("before", &["eth0", "wlan0"]).asks(&any, None)).await;
+    assert_eq!(code, 201, "{first}");
+    // A new image has a new machine id; the network cards are the same.
+    let (code, waits) = ask(api, &with("after", &["usb0", "wlan0"]).asks(&any, None)).await;
+    assert_eq!((code, &waits["like"]), (202, &json!("robot")), "{waits}");
+    let (code, other) = ask(api, &with("another", &["eth1"]).asks(&any, None)).await;
+    assert_eq!(code, 201, "{other}");
+    // A million cards of one machine are no more than a few, and no delay.
+    let many: Vec<String> = (0..1_000).map(|n| n.to_string()).collect();
+    let many: Vec<&str> = many.iter().map(String::as_str).chain(["eth0"]).collect();
+    let (code, liar) = ask(api, &with("liar", &many).asks(&any, None)).await;
+    assert_eq!(code, 201, "{liar}");
+    // What was deleted is forgotten.
+    let id = first["device"].as_str().unwrap();
+    api.send(Method::DELETE, &format!("/api/v1/devices/{id}"), None).await;
+    let (code, again) = ask(api, &with("anew", &["eth0"]).asks(&any, None)).await;
+    assert_eq!(code, 201, "{again}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

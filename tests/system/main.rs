@@ -3,7 +3,9 @@
 
 mod access;
 mod agents;
+mod applications;
 mod architecture;
+mod cluster;
 mod compose;
 mod doctor;
 mod enroll;
@@ -13,9 +15,11 @@ mod grafana;
 mod hostile;
 mod installer;
 mod joining;
+mod narrow;
 mod openapi;
 mod outbox;
 mod projects;
+mod rotation;
 mod running;
 mod simulate;
 mod traces;

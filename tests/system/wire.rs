@@ -18,7 +18,7 @@ use cddl_cat::flatten::flatten_from_str;
 use ciborium::Value;
 use data_encoding::BASE64URL_NOPAD;
 use futures::StreamExt;
-use muster_schemas::{DeviceEnvelope, codec};
+use muster_schemas::{DeviceEnvelope, codec, compress};
 use muster_tests::agent::AgentProcess;
 use muster_tests::binaries::binary;
 use muster_tests::fleet::Fleet;
@@ -46,7 +46,11 @@ impl Language {
 
     fn check(&self, rule: &str, bytes: &[u8]) {
         let follows = || {
-            let value = match codec::decode(bytes).map_err(|error| error.to_string())? {
+            let whole = match compress::is_compressed(bytes) {
+                true => compress::decompress(bytes, 4 << 20).ok_or("it does not inflate")?,
+                false => bytes.to_vec(),
+            };
+            let value = match codec::decode(&whole).map_err(|error| error.to_string())? {
                 // The validator does not know the tag of a COSE_Sign1.
                 Value::Tag(18, inner) => *inner,
                 value => value,

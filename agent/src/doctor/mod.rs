@@ -1,9 +1,10 @@
-//! An examination of everything that the agent needs: folder, disk, names, ports, trust, clock,
-//! credentials.
+//! An examination of everything that the agent needs: folder, disk, names, ports, proxy, trust,
+//! clock, credentials.
 //!
 //! Mends nothing; each check that fails says what to do.
 
 mod checks;
+mod network;
 #[cfg(test)]
 mod tests;
 
@@ -56,8 +57,8 @@ pub async fn examine(data: &Path, status: Result<Status, String>) -> Vec<Check> 
         }
     };
     checks.push(checks::running(&status));
-    checks.extend(checks::server(&status).await);
-    checks.extend(checks::brokers(&status).await);
+    checks.extend(network::server(&status).await);
+    checks.extend(network::brokers(&status).await);
     checks.push(checks::credentials(&status));
     checks.push(checks::outbox(&status));
     checks

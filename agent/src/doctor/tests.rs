@@ -48,9 +48,33 @@ async fn every_trouble_has_a_remedy() {
     let checks = examine(dir.path(), Ok(status("https://127.0.0.1:1/"))).await;
     let failed: Vec<&str> =
         checks.iter().filter(|check| !check.is_ok()).map(|check| check.name).collect();
-    assert_eq!(failed, ["data folder", "agent", "server", "broker", "credentials", "outbox"]);
+    assert_eq!(
+        failed,
+        ["data folder", "agent", "server", "broker", "broker", "credentials", "outbox"]
+    );
 
     let checks = examine(&dir.path().join("none"), Err("not enrolled".into())).await;
     assert!(checks.iter().all(|check| !check.is_ok()), "{checks:?}");
     assert_eq!(checks.last().map(|check| check.name), Some("identity"));
+}
+
+#[test]
+fn a_clock_that_is_far_off_is_named() {
+    let moment =
+        |micros| crate::clock::Moment { boot: uuid::Uuid::nil(), mono: 0, wall: Timestamp(micros) };
+    for (skew, is_ok) in [(0, true), (50, true), (-50, true), (70, false), (-1_000_000_000, false)]
+    {
+        let server = 1_700_000_000_000_000;
+        let check = network::clock(&moment(server + skew * 1_000_000), Timestamp(server));
+        assert_eq!(check.is_ok(), is_ok, "{check:?}");
+    }
+}
+
+#[test]
+fn a_device_that_is_refused_is_told_why() {
+    let mut refused = status("https://127.0.0.1:1/");
+    refused.is_running = true;
+    refused.last_error = Some((Timestamp(0), "https://x refuses (401): Not proved".into()));
+    let remedy = checks::running(&refused).remedy.unwrap();
+    assert!(remedy.contains("deleted or revoked") && remedy.contains("old copy"), "{remedy}");
 }

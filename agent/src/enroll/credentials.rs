@@ -1,6 +1,7 @@
 //! Fresh broker credentials, for whoever holds the signing key.
 
 use data_encoding::BASE64URL_NOPAD;
+use muster_schemas::SigningKey;
 use muster_schemas::codec;
 use muster_schemas::cose::Kind;
 use muster_schemas::wire::{
@@ -24,26 +25,50 @@ pub struct CredentialsError {
     pub source: HttpError,
 }
 
-/// Asks for a nonce, signs it, and gets credentials for it.
+/// Asks for a nonce, signs it, and gets credentials for it: by the first of these keys that the
+/// server knows. There are two while a new key is on its way.
 ///
 /// # Errors
 /// When the server is not reached, or refuses: a deleted device gets none.
-pub async fn fetch_credentials(identity: &Identity) -> Result<Credentials, CredentialsError> {
-    ask(identity).await.map_err(|source| CredentialsError {
+pub async fn fetch_credentials(
+    identity: &Identity,
+    keys: &[SigningKey],
+) -> Result<Credentials, CredentialsError> {
+    ask(identity, keys).await.map_err(|source| CredentialsError {
         device: identity.device,
         project: identity.project.clone(),
         source,
     })
 }
 
-async fn ask(identity: &Identity) -> Result<Credentials, HttpError> {
+async fn ask(identity: &Identity, keys: &[SigningKey]) -> Result<Credentials, HttpError> {
     let http = Http::new(&identity.url, Verifier::new(identity.pinned_ca()))?;
+    let mut refused = None;
+    for key in keys {
+        match ask_by(&http, identity, key).await {
+            Err(error @ HttpError::Refused { status: 401, .. }) => {
+                refused = refused.or(Some(error));
+            }
+            answered => return answered,
+        }
+    }
+    Err(refused.unwrap_or_else(|| HttpError::Unreachable {
+        url: identity.url.to_string(),
+        problem: "there is no key to ask with".to_owned(),
+    }))
+}
+
+async fn ask_by(
+    http: &Http,
+    identity: &Identity,
+    key: &SigningKey,
+) -> Result<Credentials, HttpError> {
     let (project, device) = (identity.project.clone(), identity.device);
     let nonce: NonceResponse = http
         .post("/api/v1/device/nonce", &NonceRequest { project: project.clone(), device })
         .await?;
     let proof = CredentialsProof { project, device, nonce: nonce.nonce };
-    let sealed = identity.keys.signing().seal(Kind::Credentials, codec::encode(&proof));
+    let sealed = key.seal(Kind::Credentials, codec::encode(&proof));
     let request = CredentialsRequest { request: BASE64URL_NOPAD.encode(&sealed) };
     let response: CredentialsResponse = http.post("/api/v1/device/credentials", &request).await?;
     Ok(Credentials::new(response, &Moment::now()))

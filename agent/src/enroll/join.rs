@@ -266,7 +266,7 @@ async fn join(
                 if !told {
                     told = true;
                     let like = like.map(|like| {
-                        format!("; it looks like '{like}', which has the same machine id")
+                        format!("; it looks like '{like}', which has the same machine id or network card")
                     });
                     tracing::warn!(
                         "waiting for an operator to let this machine in as '{name}' (key {fingerprint}){}: muster device accept {name}",
@@ -293,6 +293,7 @@ async fn ask(
     pending: Pending,
 ) -> Result<(Identity, Credentials), EnrollError> {
     let (hostname, machine) = inventory::host_identity(Path::new("/"));
+    let macs = inventory::network_cards();
     let unusable = |error: &dyn std::fmt::Display| EnrollError::Keys(error.to_string());
     let signing = pending.keys.signing();
     let proof = EnrollProof {
@@ -303,6 +304,7 @@ async fn ask(
         labels: options.labels.clone(),
         hostname,
         machine,
+        macs,
         nonce: pending.nonce,
     };
     let sealed = signing.seal(Kind::Enroll, codec::encode(&proof));

@@ -89,6 +89,8 @@ impl Http {
         let client = reqwest::Client::builder()
             .tls_backend_preconfigured(trust::client_config(Arc::clone(&verifier))?)
             .https_only(true)
+            // What is asked seldom needs no HTTP/2, and an upgrade has none.
+            .http1_only()
             .redirect(Policy::none())
             .timeout(LIMIT)
             .connect_timeout(LIMIT / 2)
@@ -97,6 +99,37 @@ impl Http {
             .build()
             .map_err(|error| unreachable(base, &error))?;
         Ok(Self { client, base: base.clone(), verifier })
+    }
+
+    /// Asks for another protocol on the connection, which is then the caller's.
+    ///
+    /// # Errors
+    /// [`HttpError`].
+    pub async fn upgrade(
+        &self,
+        path: &str,
+        protocol: &'static str,
+    ) -> Result<reqwest::Upgraded, HttpError> {
+        let mut url = self.base.clone();
+        url.set_path(path);
+        let asked = self
+            .client
+            .get(url.clone())
+            .header("Connection", "upgrade")
+            .header("Upgrade", protocol)
+            .send()
+            .await;
+        let response = asked.map_err(|error| match self.verifier.refusal() {
+            Some(problem) => HttpError::Unreachable { url: url.to_string(), problem },
+            None => unreachable(&url, &error),
+        })?;
+        let status = response.status();
+        if status != reqwest::StatusCode::SWITCHING_PROTOCOLS {
+            let problem = status.canonical_reason().unwrap_or("no reason given").to_owned();
+            let status = status.as_u16();
+            return Err(HttpError::Refused { url: url.into(), status, kind: None, problem });
+        }
+        response.upgrade().await.map_err(|error| unreachable(&url, &error))
     }
 
     /// Posts JSON to a path and reads the JSON that comes back.

@@ -37,6 +37,12 @@ impl DeviceKeys {
         Ok(Self { signing: rand::random(), nats })
     }
 
+    /// The same broker key with a new signing key.
+    #[must_use]
+    pub fn with_new_signing_key(&self) -> Self {
+        Self { signing: rand::random(), nats: self.nats.clone() }
+    }
+
     /// The key that signs events.
     #[must_use]
     pub fn signing(&self) -> SigningKey {

@@ -2,14 +2,16 @@
 //!
 //! Counts no traffic: that is `metrics::net`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use nix::ifaddrs::getifaddrs;
 use nix::net::if_::InterfaceFlags;
 use nix::sys::socket::{SockaddrLike as _, SockaddrStorage};
 
+use muster_schemas::Hash;
 use muster_schemas::events::Interface;
+use sha2::{Digest, Sha256};
 
 /// All but loopback, sorted by name; empty when the kernel does not tell.
 #[must_use]
@@ -43,6 +45,29 @@ pub fn interfaces() -> Vec<Interface> {
     interfaces
 }
 
+/// The hashes of the network cards' own addresses: those that a vendor has given, and no other machine
+/// has. What is made up (containers, bridges, privacy) is left out.
+#[must_use]
+pub fn network_cards() -> Vec<Hash> {
+    let macs: BTreeSet<String> = interfaces()
+        .into_iter()
+        .filter_map(|one| one.mac)
+        .filter(|mac| is_a_vendors(mac))
+        .collect();
+    macs.iter()
+        .map(|mac| {
+            let digest = Sha256::new().chain_update("muster/mac/v1").chain_update(mac).finalize();
+            Hash(digest.into())
+        })
+        .collect()
+}
+
+/// Bit 1 of the first byte says that an address was made up, bit 0 that it is a group's.
+fn is_a_vendors(mac: &str) -> bool {
+    let first = mac.get(..2).and_then(|byte| u8::from_str_radix(byte, 16).ok());
+    first.is_some_and(|byte| byte & 0b11 == 0)
+}
+
 fn ip_of(address: &SockaddrStorage) -> Option<IpAddr> {
     address.family()?;
     let v4 = address.as_sockaddr_in().map(|v4| IpAddr::V4(v4.ip()));
@@ -63,6 +88,20 @@ fn with_prefix(ip: IpAddr, mask: Option<IpAddr>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_a_vendors_address_tells_a_machine() {
+        for (mac, expected) in [
+            ("b8:27:eb:01:02:03", true),
+            ("00:00:5e:00:53:01", true),
+            ("02:42:ac:11:00:02", false),
+            ("a2:a0:8b:aa:26:e3", false),
+            ("33:33:00:00:00:01", false),
+            ("", false),
+        ] {
+            assert_eq!(is_a_vendors(mac), expected, "{mac}");
+        }
+    }
 
     #[test]
     fn addresses_have_their_prefix() {

@@ -9,7 +9,7 @@ mod system;
 #[cfg(test)]
 mod tests;
 
-pub use interfaces::interfaces;
+pub use interfaces::{interfaces, network_cards};
 
 use std::path::Path;
 

@@ -13,6 +13,7 @@ use muster_schemas::subjects::DeviceSubjects;
 use tokio::sync::mpsc;
 use url::Url;
 
+use super::tunnel::{host_and_port, proxy_for, shown, through_door, through_proxy};
 use crate::identity::{Credentials, Identity};
 use crate::trust::{self, TrustError, Verifier};
 
@@ -37,6 +38,14 @@ pub enum ConnectError {
     /// TLS cannot be set up.
     #[error(transparent)]
     Trust(#[from] TrustError),
+    /// Neither by its port nor through the door.
+    #[error("{straight}; and not through the server's HTTPS port either: {door}")]
+    NoWay {
+        /// What became of the last port.
+        straight: String,
+        /// What became of the door.
+        door: String,
+    },
     /// The broker was not reached, was not trusted, or refuses.
     #[error("failed to connect to the broker {address}: {problem}")]
     Broker {
@@ -71,26 +80,65 @@ pub fn broker_addresses(servers: &[String], url: &Url) -> Result<Vec<Url>, Conne
     if addresses.is_empty() { Err(ConnectError::NoAddress) } else { Ok(addresses) }
 }
 
-/// Connects; what happens to the connection comes out of the channel.
+/// How a broker is come to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Way {
+    /// By its own port; through the proxy, where the environment names one.
+    Port,
+    /// Through the server's HTTPS door.
+    Door,
+}
+
+/// Connects; what happens to the connection comes out of the channel. The text says which way was
+/// taken, for people.
 pub(super) async fn connect(
     identity: &Identity,
     credentials: &Credentials,
     address: &Url,
-) -> Result<(Client, mpsc::Receiver<Event>), ConnectError> {
+    way: Way,
+) -> Result<(Client, String, mpsc::Receiver<Event>), ConnectError> {
+    let refused = |name: &str, problem: String| ConnectError::Broker {
+        address: name.to_owned(),
+        problem,
+        is_denied: false,
+    };
+    let proxy = (way == Way::Port).then(|| proxy_for(address)).flatten();
+    let (name, port) = match (way, &proxy) {
+        (Way::Port, None) => (address.to_string(), None),
+        (Way::Port, Some(proxy)) => {
+            let name = format!("{address} through the proxy {}", shown(proxy));
+            let made = through_proxy(proxy, address).await;
+            let port = made.map_err(|problem| refused(&name, problem))?;
+            (name, Some(port))
+        }
+        (Way::Door, _) => {
+            let name = format!("{address} through {}", identity.url);
+            let made = through_door(identity).await;
+            let port = made.map_err(|problem| refused(&name, problem))?;
+            (name, Some(port))
+        }
+    };
+    let (verifier, target) = match port {
+        None => (Verifier::new(identity.pinned_ca()), address.to_string()),
+        Some(port) => {
+            let (host, _) = host_and_port(address);
+            let verifier = Verifier::for_host(identity.pinned_ca(), &host)?;
+            (verifier, format!("tls://127.0.0.1:{port}"))
+        }
+    };
     let (events_in, events) = mpsc::channel(16);
-    let verifier = Verifier::new(identity.pinned_ca());
     let tls = trust::client_config(Arc::clone(&verifier))?;
     let made = options(identity, credentials, events_in.clone())
         .tls_client_config(tls)
-        .connect(address.as_str())
+        .connect(target)
         .await;
     let client = made.map_err(|error| {
         let problem = verifier.refusal().unwrap_or_else(|| last_cause(&error));
         let is_denied =
             error.kind() == ConnectErrorKind::AuthorizationViolation || is_denial(&problem);
-        ConnectError::Broker { address: address.to_string(), problem, is_denied }
+        ConnectError::Broker { address: name.clone(), problem, is_denied }
     })?;
-    Ok((client, events))
+    Ok((client, name, events))
 }
 
 fn options(

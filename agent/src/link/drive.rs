@@ -179,7 +179,7 @@ impl Driver<'_> {
         let at = Moment::now();
         let version = self.shared.config_version();
         let hello = self.session.next_hello(now, &at, version, Uuid::new_v4())?;
-        let sealed = self.shared.identity.keys.signing().seal(Kind::Hello, codec::encode(&hello));
+        let sealed = self.session.proving_key().seal(Kind::Hello, codec::encode(&hello));
         let (client, subject) = (self.client.clone(), self.subjects.request("hello"));
         Some(Box::pin(async move {
             let answer = client.request(subject, sealed.into()).await;
@@ -220,6 +220,7 @@ impl Driver<'_> {
         if let Err(error) = self.shared.apply_config(welcome.config_version, &welcome.config) {
             tracing::warn!(error = tell(&error), "the config could not be applied");
         }
+        self.shared.rotate_if_asked();
     }
 
     fn on_ack(&mut self, payload: &[u8]) -> Result<(), StoreError> {
@@ -246,6 +247,8 @@ impl Driver<'_> {
                 if let Err(error) = self.shared.outbox.settle_dropped(at) {
                     tracing::warn!(error = tell(&error), "what was dropped is not declared yet");
                 }
+                // A rotation may have waited for the one before it.
+                self.shared.rotate_if_asked();
             }
             Effect::Odd => tracing::info!("the log stands elsewhere than expected; asking again"),
             Effect::SentAgain => {

@@ -7,7 +7,7 @@ use async_nats::jetstream::context::ContextBuilder;
 use rand::seq::SliceRandom;
 use tokio::time::sleep;
 
-use super::connect::{ConnectError, broker_addresses, connect};
+use super::connect::{ConnectError, Way, broker_addresses, connect};
 use super::drive::{End, drive};
 use crate::backoff::Backoff;
 use crate::clock::{Anchor, Moment};
@@ -95,13 +95,25 @@ async fn reach(
     let mut addresses = broker_addresses(&credentials.response.servers, &identity.url)?;
     addresses.shuffle(&mut rand::rng());
     let mut last = ConnectError::NoAddress;
-    for address in addresses {
-        match connect(identity, credentials, &address).await {
-            Ok((client, events)) => return Ok((client, address.to_string(), events)),
+    for address in &addresses {
+        match connect(identity, credentials, address, Way::Port).await {
+            Ok(made) => return Ok(made),
             Err(error) => last = error,
         }
     }
-    Err(last)
+    // A broker that answered is not behind another door. Each time the port comes first, so that
+    // the short way is taken again as soon as it is open.
+    let (Some(address), ConnectError::Broker { is_denied: false, .. }) = (addresses.first(), &last)
+    else {
+        return Err(last);
+    };
+    tracing::info!(error = %last, "trying the server's HTTPS port");
+    connect(identity, credentials, address, Way::Door).await.map_err(|error| match error {
+        ConnectError::Broker { is_denied: false, problem, .. } => {
+            ConnectError::NoWay { straight: last.to_string(), door: problem }
+        }
+        denied => denied,
+    })
 }
 
 fn up(shared: &Shared, client: &Client, broker: &str) {
@@ -121,7 +133,7 @@ fn up(shared: &Shared, client: &Client, broker: &str) {
 
 /// Fresh credentials, stored.
 pub(super) async fn renew(shared: &Shared) -> Result<Credentials, String> {
-    let new = fetch_credentials(&shared.identity)
+    let new = fetch_credentials(&shared.identity, &shared.outbox.proving_keys())
         .await
         .map_err(|error| format!("{error}: {}", error.source))?;
     let server = new.response.server_time;

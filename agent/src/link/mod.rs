@@ -5,6 +5,8 @@
 mod connect;
 mod drive;
 mod keep;
+mod tunnel;
 
 pub use connect::{ConnectError, broker_addresses};
 pub(crate) use keep::keep_connected;
+pub(crate) use tunnel::{open_door, open_proxy, proxy_for, shown as shown_proxy};

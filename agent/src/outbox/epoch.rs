@@ -12,6 +12,7 @@ use muster_schemas::{Hash, Timestamp};
 use redb::{ReadableTable, WriteTransaction};
 use uuid::Uuid;
 
+use super::keys::{Prover, ROTATED};
 use super::record::{self, Content};
 use super::state::{Pending, State};
 use super::{Outbox, confirm};
@@ -73,9 +74,12 @@ impl Outbox {
     /// The new epoch is granted: seals what the log does not have in it, after saying what is
     /// lost. False when no new epoch was asked for, or this is none.
     ///
+    /// `by` is the key that the server knew this device by. When it is the one before, the new epoch
+    /// begins with the rotation: its proof names the epoch, so the event of before would not do.
+    ///
     /// # Errors
     /// When it cannot be stored; then everything is as before.
-    pub fn enter_epoch(&self, epoch: u64, at: Moment) -> Result<bool, StoreError> {
+    pub fn enter_epoch(&self, epoch: u64, at: Moment, by: Prover) -> Result<bool, StoreError> {
         let mut state = self.state();
         let Some(pending) = state.pending.clone() else { return Ok(false) };
         if epoch <= state.epoch {
@@ -84,54 +88,141 @@ impl Outbox {
         let mut next = State::new(epoch);
         next.dropped = state.dropped;
         next.before = epochs_before(&state, pending.common);
-        self.store.write(|transaction| {
+        let keys = self.store.write(|transaction| {
+            let keys = match by {
+                Prover::Before => self.rotate_again(transaction, &mut next, at)?,
+                Prover::Current => None,
+            };
             if pending.ask.cause == Cause::HistoryLost {
-                for (lost, first, last) in gaps(transaction, &state, pending.common)? {
-                    let event = pruned(lost, first, last);
-                    self.append(transaction, &mut next, Content::of(&event, at))?;
+                for run in gaps(transaction, &state, pending.common)? {
+                    self.declare(transaction, &mut next, LossCause::Pruned, run, at)?;
                 }
             }
-            self.seal_again(transaction, &mut next, pending.common)?;
+            self.seal_again(transaction, &mut next, (&state, pending.common), at)?;
             next.kept_bytes = kept(transaction, epoch)?;
             confirm::unmark(transaction, pending.common)?;
-            store::put(transaction, key::OUTBOX, &next)
+            store::put(transaction, key::OUTBOX, &next)?;
+            Ok(keys)
         })?;
+        if let Some(keys) = keys {
+            self.set_keys(keys);
+        }
         *state = next;
         Ok(true)
     }
 
-    /// Moves what comes after `common`, in its order, into the new epoch.
+    /// Moves what comes after `common`, in its order, into the new epoch. What is damaged or missing
+    /// on the way is declared where it was.
     fn seal_again(
         &self,
         transaction: &WriteTransaction,
         next: &mut State,
-        common: (u64, u64),
+        (old, common): (&State, (u64, u64)),
+        at: Moment,
     ) -> Result<(), StoreError> {
-        let open = || transaction.open_table(EVENTS).map_err(StoreError::database("open a table"));
-        let new = next.epoch;
-        loop {
-            // One at a time: an outbox may be larger than the memory that the agent may use.
-            let taken = {
-                let mut events = open()?;
-                let place = events
-                    .range((common.0, common.1.saturating_add(1))..(new, 0))
-                    .map_err(StoreError::database("read events"))?
-                    .next()
-                    .transpose()
-                    .map_err(StoreError::database("read events"))?
-                    .map(|(place, _)| place.value());
-                let Some(place) = place else { return Ok(()) };
-                let removed =
-                    events.remove(place).map_err(StoreError::database("move an event"))?;
-                removed.map(|bytes| bytes.value().to_vec())
-            };
-            let Some(bytes) = taken else { return Ok(()) };
+        let keys = self.keys();
+        let mut losses = Losses::default();
+        // One at a time: an outbox may be larger than the memory that the agent may use.
+        while let Some((place, bytes)) = take_after(transaction, common, next.epoch)? {
+            let is_intact = keys.is_intact(place, &bytes);
+            if let Some(run) = losses.came(place, is_intact) {
+                self.declare(transaction, next, LossCause::Damaged, run, at)?;
+            }
+            if !is_intact {
+                continue;
+            }
             let envelope = record::open(&bytes)?;
+            // The log has it, or the new epoch began with another one.
+            if envelope.kind == ROTATED {
+                continue;
+            }
             let at = Moment { boot: envelope.boot, mono: envelope.mono, wall: envelope.time };
             let (kind, version, data) = (envelope.kind.as_str(), envelope.version, envelope.data);
-            self.append(transaction, next, Content { kind, version, data, at })?;
+            let content = Content { kind, version, data, at };
+            self.append(transaction, next, keys.current(), content)?;
+        }
+        match losses.ended((old.epoch, old.last_seq)) {
+            Some(run) => self.declare(transaction, next, LossCause::Damaged, run, at),
+            None => Ok(()),
         }
     }
+
+    fn declare(
+        &self,
+        transaction: &WriteTransaction,
+        next: &mut State,
+        cause: LossCause,
+        run: Run,
+        at: Moment,
+    ) -> Result<(), StoreError> {
+        let event = lost(cause, run);
+        self.append(transaction, next, self.keys().current(), Content::of(&event, at))
+    }
+}
+
+/// Places that follow each other: epoch, first and last.
+type Run = (u64, u64, u64);
+
+/// Finds what is damaged or missing among events that come in their order.
+#[derive(Debug, Default)]
+struct Losses {
+    /// The place before.
+    last: Option<(u64, u64)>,
+    /// The damaged ones that were not told of yet.
+    run: Option<Run>,
+}
+
+impl Losses {
+    /// The event at a place came. The run that ended before it, if one did.
+    fn came(&mut self, (epoch, seq): (u64, u64), is_intact: bool) -> Option<Run> {
+        let before = self.last.replace((epoch, seq));
+        let (ended, first) = match (self.run.take(), before) {
+            (Some(run), _) if run.0 == epoch => (None, run.1),
+            (run, Some(last)) if last.0 == epoch => (run, last.1 + 1),
+            (run, _) => (run, seq),
+        };
+        if is_intact {
+            ended.or_else(|| (first < seq).then(|| (epoch, first, seq - 1)))
+        } else {
+            self.run = Some((epoch, first, seq));
+            ended
+        }
+    }
+
+    /// No more come, and the newest that was ever recorded is this one.
+    fn ended(self, newest: (u64, u64)) -> Option<Run> {
+        match (self.run, self.last) {
+            (Some(run), _) if run.0 == newest.0 => Some((run.0, run.1, newest.1)),
+            (Some(run), _) => Some(run),
+            (None, Some(last)) if last.0 == newest.0 && last.1 < newest.1 => {
+                Some((last.0, last.1 + 1, newest.1))
+            }
+            _ => None,
+        }
+    }
+}
+
+/// A place, and the bytes that were there.
+type Taken = ((u64, u64), Vec<u8>);
+
+/// Takes the first event after a place and before an epoch.
+fn take_after(
+    transaction: &WriteTransaction,
+    common: (u64, u64),
+    new: u64,
+) -> Result<Option<Taken>, StoreError> {
+    let mut events =
+        transaction.open_table(EVENTS).map_err(StoreError::database("open a table"))?;
+    let place = events
+        .range((common.0, common.1.saturating_add(1))..(new, 0))
+        .map_err(StoreError::database("read events"))?
+        .next()
+        .transpose()
+        .map_err(StoreError::database("read events"))?
+        .map(|(place, _)| place.value());
+    let Some(place) = place else { return Ok(None) };
+    let removed = events.remove(place).map_err(StoreError::database("move an event"))?;
+    Ok(removed.map(|bytes| (place, bytes.value().to_vec())))
 }
 
 /// The epochs that the log has a part of, up to the common place.
@@ -149,7 +240,7 @@ fn gaps(
     transaction: &WriteTransaction,
     state: &State,
     common: (u64, u64),
-) -> Result<Vec<(u64, u64, u64)>, StoreError> {
+) -> Result<Vec<Run>, StoreError> {
     let events = transaction.open_table(EVENTS).map_err(StoreError::database("open a table"))?;
     let known = state.before.iter().copied().chain([(state.epoch, state.last_seq)]);
     let mut gaps = Vec::new();
@@ -181,9 +272,9 @@ fn kept(transaction: &WriteTransaction, epoch: u64) -> Result<u64, StoreError> {
     Ok(bytes)
 }
 
-fn pruned(epoch: u64, first: u64, last: u64) -> Event {
+fn lost(cause: LossCause, (epoch, first, last): Run) -> Event {
     DeviceHistoryLost {
-        cause: LossCause::Pruned,
+        cause,
         epoch,
         first_seq: Some(first),
         last_seq: Some(last),

@@ -11,7 +11,10 @@
 mod confirm;
 mod epoch;
 mod judge;
+mod keys;
 mod record;
+#[cfg(test)]
+mod rotation_tests;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -21,9 +24,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use muster_schemas::{DeviceId, Hash, ProjectId, SigningKey};
 
 pub use judge::{Verdict, judge};
+pub use keys::Prover;
 pub use record::RecordError;
 pub use state::{Dropped, Pending, View};
 
+use self::keys::Keys;
 use self::state::State;
 use crate::store::{EVENTS, Store, StoreError, key};
 
@@ -53,7 +58,8 @@ impl Default for Limits {
 #[derive(Debug)]
 pub struct Outbox {
     store: Arc<Store>,
-    key: SigningKey,
+    /// Changed only while the state is held.
+    keys: Mutex<Arc<Keys>>,
     project: ProjectId,
     device: DeviceId,
     limits: Limits,
@@ -74,12 +80,21 @@ impl Outbox {
         limits: Limits,
     ) -> Result<Self, StoreError> {
         let state = store.get(key::OUTBOX)?.unwrap_or_else(|| State::new(epoch));
-        Ok(Self { store, key, project, device, limits, state: Mutex::new(state) })
+        let keys = Mutex::new(Arc::new(Keys::new(key, store.get(key::ROTATION)?)));
+        Ok(Self { store, keys, project, device, limits, state: Mutex::new(state) })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         // The state changes only after its transaction was committed, so it is whole.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn keys(&self) -> Arc<Keys> {
+        Arc::clone(&self.keys.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn set_keys(&self, keys: Keys) {
+        *self.keys.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(keys);
     }
 
     /// Is more kept than may be?
@@ -94,16 +109,38 @@ impl Outbox {
         View::of(&self.state())
     }
 
-    /// The sealed bytes of an event of the current epoch; `None` when it was let go or never was.
+    /// The sealed bytes of an event of the current epoch; `None` when it was let go, never was, or is
+    /// damaged.
     ///
     /// # Errors
     /// When the database cannot be read.
     pub fn sealed(&self, seq: u64) -> Result<Option<Vec<u8>>, StoreError> {
         let epoch = self.state().epoch;
-        self.sealed_in(epoch, seq)
+        self.intact(epoch, seq)
     }
 
-    fn sealed_in(&self, epoch: u64, seq: u64) -> Result<Option<Vec<u8>>, StoreError> {
+    fn intact(&self, epoch: u64, seq: u64) -> Result<Option<Vec<u8>>, StoreError> {
+        let Some(bytes) = self.stored(epoch, seq)? else { return Ok(None) };
+        // The chain says so at the cost of a hash; a signature costs more, and is asked where the
+        // next event is gone or damaged itself.
+        let is_chained = self.chained(epoch, seq)? == Some(Hash::of(&bytes));
+        let is_intact = is_chained || self.keys().is_intact((epoch, seq), &bytes);
+        Ok(is_intact.then_some(bytes))
+    }
+
+    /// The hash that an event must have by what was recorded after it.
+    fn chained(&self, epoch: u64, seq: u64) -> Result<Option<Hash>, StoreError> {
+        {
+            let state = self.state();
+            if epoch == state.epoch && seq == state.last_seq {
+                return Ok(Some(state.tip));
+            }
+        }
+        let next = self.stored(epoch, seq + 1)?;
+        Ok(next.and_then(|bytes| record::open(&bytes).ok()).map(|envelope| envelope.prev))
+    }
+
+    fn stored(&self, epoch: u64, seq: u64) -> Result<Option<Vec<u8>>, StoreError> {
         self.store.read(|transaction| {
             let table =
                 transaction.open_table(EVENTS).map_err(StoreError::database("open a table"))?;
@@ -126,11 +163,11 @@ impl Outbox {
                 return Ok(Some(state.tip));
             }
         }
-        if let Some(bytes) = self.sealed_in(epoch, seq)? {
+        if let Some(bytes) = self.intact(epoch, seq)? {
             return Ok(Some(Hash::of(&bytes)));
         }
-        // It was let go, but the one after it names its hash.
-        let next = self.sealed_in(epoch, seq + 1)?;
+        // It was let go, or is damaged; but the one after it names its hash.
+        let next = self.intact(epoch, seq + 1)?;
         next.map(|bytes| record::open(&bytes).map(|envelope| envelope.prev)).transpose()
     }
 

@@ -2,7 +2,7 @@
 
 use muster_schemas::envelope::MAX_EVENT_BYTES;
 use muster_schemas::events::{DeviceHistoryLost, LossCause};
-use muster_schemas::{DeviceEnvelope, Event, Hash, Timestamp};
+use muster_schemas::{DeviceEnvelope, Event, Hash, SigningKey, Timestamp};
 use redb::WriteTransaction;
 use serde::Serialize;
 
@@ -86,6 +86,7 @@ impl Outbox {
     ) -> Result<u64, RecordError> {
         let kind = event.kind();
         let mut state = self.state();
+        let keys = self.keys();
         let mut next = state.clone();
         let outcome = self.store.write(|transaction| {
             let room = self.limits.unconfirmed_bytes;
@@ -93,10 +94,10 @@ impl Outbox {
                 && next.unconfirmed_bytes < room
             {
                 let lost = outbox_full(next.epoch, dropped);
-                self.append(transaction, &mut next, Content::of(&lost, at))?;
+                self.append(transaction, &mut next, keys.current(), Content::of(&lost, at))?;
                 next.dropped = None;
             }
-            let sealed = self.seal(&next, Content::of(event, at));
+            let sealed = self.seal(&next, keys.current(), Content::of(event, at));
             if sealed.len() > MAX_EVENT_BYTES {
                 return Ok(Err(RecordError::TooLarge { kind, bytes: sealed.len() }));
             }
@@ -141,7 +142,7 @@ impl Outbox {
         let mut next = state.clone();
         let lost = outbox_full(next.epoch, dropped);
         self.store.write(|transaction| {
-            self.append(transaction, &mut next, Content::of(&lost, at))?;
+            self.append(transaction, &mut next, self.keys().current(), Content::of(&lost, at))?;
             next.dropped = None;
             store::put(transaction, key::OUTBOX, &next)
         })?;
@@ -161,7 +162,7 @@ impl Outbox {
     }
 
     /// Seals at the next place.
-    fn seal(&self, state: &State, content: Content<'_>) -> Vec<u8> {
+    fn seal(&self, state: &State, key: &SigningKey, content: Content<'_>) -> Vec<u8> {
         DeviceEnvelope {
             project: self.project.clone(),
             device: self.device,
@@ -175,7 +176,7 @@ impl Outbox {
             version: content.version,
             data: content.data,
         }
-        .seal(&self.key)
+        .seal(key)
     }
 
     /// Seals at the next place and stores, whatever the limit.
@@ -183,9 +184,10 @@ impl Outbox {
         &self,
         transaction: &WriteTransaction,
         state: &mut State,
+        key: &SigningKey,
         content: Content<'_>,
     ) -> Result<(), StoreError> {
-        let sealed = self.seal(state, content);
+        let sealed = self.seal(state, key, content);
         insert(transaction, state, &sealed)
     }
 }

@@ -28,6 +28,26 @@ fn at(time: i64) -> Moment {
     Moment { boot: Uuid::from_u128(2), mono: 5, wall: Timestamp(time) }
 }
 
+impl Outbox {
+    /// The disk changes a byte of an event, or loses the event.
+    pub(crate) fn damage(&self, seq: u64, is_lost: bool) {
+        let place = (self.view().epoch, seq);
+        let mut bytes = self.stored(place.0, place.1).unwrap().unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 0x10;
+        let changed = self.store.write(|transaction| {
+            let mut events = transaction.open_table(EVENTS).unwrap();
+            if is_lost {
+                events.remove(place).unwrap();
+            } else {
+                events.insert(place, bytes.as_slice()).unwrap();
+            }
+            Ok(())
+        });
+        changed.unwrap();
+    }
+}
+
 #[test]
 fn events_are_chained_signed_and_there_after_a_restart() {
     let dir = tempfile::tempdir().unwrap();

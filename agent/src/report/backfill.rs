@@ -1,16 +1,17 @@
-//! Sending what was kept: one batch after the other, at a pace, each gone when the broker has it.
+//! Sending what was kept: some batches together, compressed, at a pace, gone when the broker has them.
 
 use std::time::Duration;
 
 use muster_schemas::subjects::DeviceSubjects;
 use tokio::time::sleep;
 
+use super::backlog::together;
 use crate::backoff::Backoff;
 use crate::run::Shared;
 
 /// Up to this long after a reconnect nothing is sent: a fleet comes back in one moment.
 const SPREAD: Duration = Duration::from_secs(5);
-/// The mean time between two batches.
+/// The mean time between two messages.
 const PACE: Duration = Duration::from_millis(50);
 
 /// Sends the backlog whenever there is one and a connection.
@@ -26,34 +27,40 @@ pub(crate) async fn send_backlog(shared: &Shared) {
         loop {
             let context = link.borrow_and_update().clone();
             let Some(context) = context else { break };
-            let (place, queued) = match shared.backlog.first() {
-                Ok(Some(first)) => first,
-                Ok(None) => {
+            let (places, batches) = match shared.backlog.oldest() {
+                Ok((places, _)) if places.is_empty() => {
                     tokio::select! {
                         () = shared.backlog_grew.notified() => {}
                         _ = link.changed() => {}
                     }
                     continue;
                 }
+                Ok(oldest) => oldest,
                 Err(error) => {
                     tracing::warn!(%error, "the backlog of metrics cannot be read");
                     sleep(backoff.wait(rand::random())).await;
                     continue;
                 }
             };
-            let bytes = queued.to_wire(shared.anchor().as_ref());
-            let is_stored = match context.publish(subject.clone(), bytes.into()).await {
-                Ok(ack) => ack.await.is_ok(),
-                Err(_) => false,
-            };
-            if !is_stored {
-                sleep(backoff.wait(rand::random())).await;
-                continue;
+            let (whole, taken) = together(&batches, shared.anchor().as_ref());
+            if let Some(whole) = whole {
+                let bytes = whole.encode_compressed();
+                let is_stored = match context.publish(subject.clone(), bytes.into()).await {
+                    Ok(ack) => ack.await.is_ok(),
+                    Err(_) => false,
+                };
+                if !is_stored {
+                    sleep(backoff.wait(rand::random())).await;
+                    continue;
+                }
+                backoff.reset();
+                shared.counters.batches_sent();
             }
-            backoff.reset();
-            shared.counters.batches_sent();
-            if let Err(error) = shared.backlog.remove(place) {
-                tracing::warn!(%error, "a sent batch cannot be taken out of the backlog");
+            // One that cannot be read has no use; it goes with those around it.
+            let sent = if taken == batches.len() { places.len() } else { taken };
+            if let Err(error) = shared.backlog.remove(places.get(..sent).unwrap_or(&places)) {
+                tracing::warn!(%error, "sent batches cannot be taken out of the backlog");
+                sleep(backoff.wait(rand::random())).await;
             }
             sleep(PACE.mul_f64(0.5 + rand::random::<f64>())).await;
         }

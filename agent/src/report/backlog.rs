@@ -1,11 +1,12 @@
 //! Metric batches that were not stored by the broker: bounded, the oldest go first.
 //!
-//! Sends nothing. Kept with relaxed durability: a crash may cost the last minute of them.
+//! Sends nothing. Each is compressed. Kept with relaxed durability: a crash may cost the last minute of
+//! them.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use muster_schemas::codec;
-use muster_schemas::metrics::MetricBatch;
+use muster_schemas::metrics::{MAX_POINTS, MetricBatch, Point};
+use muster_schemas::{codec, compress};
 use redb::{ReadableTable, WriteTransaction};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -19,6 +20,11 @@ const RESERVE: u64 = 16 << 20;
 
 /// Every so many batches one write goes down to the disk: once a minute by default.
 const SYNC_EVERY: u64 = 6;
+
+/// So many batches go into one message at most, and so many compressed bytes of them: a device may
+/// send half a megabyte at once.
+const TOGETHER: usize = 60;
+const TOGETHER_BYTES: usize = 96 << 10;
 
 /// A batch in the backlog.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,18 +41,44 @@ pub struct Queued {
 }
 
 impl Queued {
-    /// The bytes to send: a time that was never corrected is, when the clock is known by now.
-    #[must_use]
-    pub fn to_wire(&self, anchor: Option<&Anchor>) -> Vec<u8> {
+    /// The batch to send: a time that was never corrected is, when the clock is known by now. `None`
+    /// when it cannot be read.
+    fn batch(&self, anchor: Option<&Anchor>) -> Option<MetricBatch> {
+        let batch = MetricBatch::decode(&self.batch).ok()?;
         let time = anchor.and_then(|anchor| anchor.server_time_at(self.boot, self.mono));
-        match time {
-            Some(time) if !self.is_corrected => MetricBatch::decode(&self.batch).map_or_else(
-                |_| self.batch.clone(),
-                |batch| MetricBatch { time, ..batch }.encode(),
-            ),
-            _ => self.batch.clone(),
-        }
+        Some(match time {
+            Some(time) if !self.is_corrected => MetricBatch { time, ..batch },
+            _ => batch,
+        })
     }
+}
+
+/// Batches as one, in which each point keeps its time; and how many of them it holds.
+#[must_use]
+pub(super) fn together(
+    batches: &[Queued],
+    anchor: Option<&Anchor>,
+) -> (Option<MetricBatch>, usize) {
+    let mut whole: Option<MetricBatch> = None;
+    for (taken, queued) in batches.iter().enumerate() {
+        let Some(batch) = queued.batch(anchor) else { continue };
+        let whole = match &mut whole {
+            None => {
+                whole = Some(batch);
+                continue;
+            }
+            Some(whole) => whole,
+        };
+        if whole.points.len() + batch.points.len() > MAX_POINTS {
+            return (Some(whole.clone()), taken);
+        }
+        let later = batch.time.micros().saturating_sub(whole.time.micros());
+        whole.points.extend(batch.points.into_iter().map(|point| {
+            let offset = point.offset.saturating_add(later);
+            Point { offset, ..point }
+        }));
+    }
+    (whole, batches.len())
 }
 
 /// How full the backlog is.
@@ -118,7 +150,8 @@ impl Backlog {
             self.make_room(&mut state);
             return;
         }
-        let bytes = codec::encode(queued);
+        let batch = compress::compress(queued.batch.clone());
+        let bytes = codec::encode(&Queued { batch, ..queued.clone() });
         let (before, limit) = (state.view, self.limit);
         let (mut view, place) = (before, state.next);
         state.unsynced += 1;
@@ -171,42 +204,48 @@ impl Backlog {
         }
     }
 
-    /// The oldest batch and its place.
+    /// The oldest batches and their places, as many as go into one message; what cannot be read is
+    /// passed over, and goes with the others.
     ///
     /// # Errors
-    /// When it cannot be read.
-    pub fn first(&self) -> Result<Option<(u64, Queued)>, StoreError> {
+    /// When the database cannot be read.
+    pub fn oldest(&self) -> Result<(Vec<u64>, Vec<Queued>), StoreError> {
         self.store.read(|transaction| {
             let table =
                 transaction.open_table(BACKLOG).map_err(StoreError::database("open a table"))?;
-            let first = table.first().map_err(StoreError::database("read the backlog"))?;
-            first
-                .map(|(place, value)| {
-                    let queued = codec::decode(value.value()).map_err(|error| {
-                        StoreError::Damaged { what: "a batch", problem: error.to_string() }
-                    })?;
-                    Ok((place.value(), queued))
-                })
-                .transpose()
+            let (mut places, mut batches, mut bytes) = (Vec::new(), Vec::new(), 0);
+            for entry in table.iter().map_err(StoreError::database("read the backlog"))? {
+                let (place, value) = entry.map_err(StoreError::database("read the backlog"))?;
+                bytes += value.value().len();
+                if !places.is_empty() && (places.len() == TOGETHER || bytes > TOGETHER_BYTES) {
+                    break;
+                }
+                places.push(place.value());
+                batches.extend(codec::decode::<Queued>(value.value()));
+            }
+            Ok((places, batches))
         })
     }
 
-    /// Takes a batch out: the broker has it, or it cannot be read.
+    /// Takes batches out: the broker has them.
     ///
     /// # Errors
     /// When it cannot be written.
-    pub fn remove(&self, place: u64) -> Result<(), StoreError> {
+    pub fn remove(&self, places: &[u64]) -> Result<(), StoreError> {
         let mut state = self.state();
-        let removed = self.store.write_relaxed(|transaction| {
+        let (mut batches, mut bytes) = (0, 0);
+        self.store.write_relaxed(|transaction| {
             let mut table =
                 transaction.open_table(BACKLOG).map_err(StoreError::database("open a table"))?;
-            let removed = table.remove(place).map_err(StoreError::database("drop a batch"))?;
-            Ok(removed.map(|bytes| bytes.value().len() as u64))
+            for place in places {
+                let removed = table.remove(*place).map_err(StoreError::database("drop a batch"))?;
+                batches += u64::from(removed.is_some());
+                bytes += removed.map_or(0, |value| value.value().len() as u64);
+            }
+            Ok(())
         })?;
-        if let Some(bytes) = removed {
-            state.view.batches = state.view.batches.saturating_sub(1);
-            state.view.bytes = state.view.bytes.saturating_sub(bytes);
-        }
+        state.view.batches = state.view.batches.saturating_sub(batches);
+        state.view.bytes = state.view.bytes.saturating_sub(bytes);
         Ok(())
     }
 }

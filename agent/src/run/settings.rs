@@ -24,6 +24,8 @@ pub struct Settings {
     pub quota: Quota,
     /// Where they may.
     pub(crate) doors: DoorsWanted,
+    /// The newest request for a new signing key: a number that never comes again.
+    pub(crate) key_request: Option<i64>,
 }
 
 impl Default for Settings {
@@ -34,6 +36,7 @@ impl Default for Settings {
             own_intervals: [None; Group::ALL.len()],
             quota: Quota::default(),
             doors: DoorsWanted::default(),
+            key_request: None,
         }
     }
 }
@@ -72,6 +75,15 @@ pub(crate) fn read(
                 number(value, 1, 100_000).map(|series| settings.quota.series = series)
             }
             "metrics.rate" => number(value, 1, 10_000).map(|rate| settings.quota.rate = rate),
+            "agent.key_generation" => match value {
+                ConfigValue::Int(request) => {
+                    settings.key_request = Some(*request);
+                    Ok(())
+                }
+                other => Err(format!(
+                    "'{other}' is not a whole number; `muster device rotate-key` sets it"
+                )),
+            },
             "log.level" => match value {
                 ConfigValue::Text(text) => {
                     level = text;
@@ -149,12 +161,28 @@ fn number(value: &ConfigValue, least: u32, most: u32) -> Result<u32, String> {
 fn interval(value: &ConfigValue) -> Result<Duration, String> {
     let seconds = match value {
         ConfigValue::Int(seconds) => u64::try_from(*seconds).ok(),
+        ConfigValue::Text(text) => in_words(text),
         _ => None,
     };
-    seconds
-        .filter(|seconds| (1..=3600).contains(seconds))
-        .map(Duration::from_secs)
-        .ok_or_else(|| format!("'{value}' is not a whole number of seconds from 1 to 3600"))
+    seconds.filter(|seconds| (1..=3600).contains(seconds)).map(Duration::from_secs).ok_or_else(
+        || {
+            format!(
+                "'{value}' is not a whole number of seconds from 1 to 3600, such as 30, 30s or 5m"
+            )
+        },
+    )
+}
+
+/// `90s`, `5m` or `1h` in seconds.
+fn in_words(text: &str) -> Option<u64> {
+    let (number, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    let seconds = match unit {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        _ => return None,
+    };
+    number.parse::<u64>().ok()?.checked_mul(seconds)
 }
 
 fn groups(value: &ConfigValue) -> Result<GroupSet, String> {
@@ -215,10 +243,12 @@ mod tests {
                     ("metrics.socket", ConfigValue::Bool(false)),
                     ("metrics.series", ConfigValue::Int(5)),
                     ("metrics.rate", ConfigValue::Int(50)),
+                    ("agent.key_generation", ConfigValue::Int(2)),
                 ],
                 Settings {
                     doors: DoorsWanted { udp: None, json: Some(9092), sockets: false },
                     quota: Quota { series: 5, rate: 50 },
+                    key_request: Some(2),
                     ..default
                 },
                 vec![],
@@ -233,7 +263,15 @@ mod tests {
                 default,
                 vec!["metrics.interval.gpu"],
             ),
+            (vec![("agent.key_generation", text("x"))], default, vec!["agent.key_generation"]),
             (vec![("metrics.interval", ConfigValue::Int(0))], default, vec!["metrics.interval"]),
+            (
+                vec![("metrics.interval", text("2m"))],
+                Settings { interval: Duration::from_secs(120), ..default },
+                vec![],
+            ),
+            (vec![("metrics.interval", text("2h"))], default, vec!["metrics.interval"]),
+            (vec![("metrics.interval", text("é"))], default, vec!["metrics.interval"]),
             (vec![("metrics.interval", text("5"))], default, vec!["metrics.interval"]),
             (vec![("metrics.groups", text("gpu"))], default, vec!["metrics.groups"]),
             (vec![("log.level", text("loud"))], default, vec!["log.level"]),

@@ -164,7 +164,22 @@ impl Shared {
         self.settings.send_replace(settings);
         self.recorded.notify_one();
         tracing::info!(version, "new config variables are applied");
+        self.rotate_if_asked();
         Ok(())
+    }
+
+    /// Makes a new signing key, when one is asked for and it can be now.
+    pub(crate) fn rotate_if_asked(&self) {
+        let Some(request) = self.settings.borrow().key_request else { return };
+        match self.outbox.rotate(request, Moment::now()) {
+            Ok(true) => {
+                tracing::info!("the device has a new signing key");
+                self.recorded.notify_one();
+            }
+            Ok(false) => {}
+            // Asked again by the next welcome, ack or config.
+            Err(error) => tracing::warn!(%error, "no new signing key could be made"),
+        }
     }
 
     pub(crate) fn link_state(&self) -> LinkState {

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use muster_schemas::wire::Hello;
 
 use crate::backoff::Backoff;
+use crate::outbox::Prover;
 
 /// Hellos without a reason are this far apart.
 const EVERY: Duration = Duration::from_secs(15 * 60);
@@ -16,6 +17,8 @@ const GAP: Duration = Duration::from_secs(2);
 pub struct Asked {
     /// What was said.
     pub hello: Hello,
+    /// By which key it was proved.
+    pub by: Prover,
     /// The newest event that the device knew the log to have.
     pub confirmed: u64,
 }
@@ -26,13 +29,15 @@ pub(super) struct Rhythm {
     due: Option<Instant>,
     said: Option<Instant>,
     failures: Backoff,
+    /// Hellos in a row that were not answered.
+    pub(super) unanswered: u32,
     pub(super) asked: Option<Asked>,
 }
 
 impl Default for Rhythm {
     fn default() -> Self {
         let failures = Backoff::new(Duration::from_secs(1), Duration::from_secs(60));
-        Self { due: None, said: None, failures, asked: None }
+        Self { due: None, said: None, failures, unanswered: 0, asked: None }
     }
 }
 
@@ -43,6 +48,7 @@ impl Rhythm {
         self.said = None;
         self.asked = None;
         self.failures.reset();
+        self.unanswered = 0;
     }
 
     /// There is a reason to say hello, `after` this long at the earliest.
@@ -64,6 +70,7 @@ impl Rhythm {
     pub(super) fn answered(&mut self, now: Instant, chance: f64) {
         self.asked = None;
         self.failures.reset();
+        self.unanswered = 0;
         // A fleet that connected in one moment spreads out.
         let next = now + EVERY.mul_f64(0.9 + chance / 5.0);
         self.due = Some(self.due.map_or(next, |due| due.min(next)));
@@ -71,6 +78,7 @@ impl Rhythm {
 
     pub(super) fn failed(&mut self, now: Instant, chance: f64) {
         self.asked = None;
+        self.unanswered = self.unanswered.saturating_add(1);
         self.due = Some(now + self.failures.wait(chance));
     }
 

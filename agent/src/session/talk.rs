@@ -4,13 +4,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use muster_schemas::wire::{Ack, Hello, Welcome};
-use muster_schemas::{DeviceId, Hash, ProjectId, Timestamp};
+use muster_schemas::{DeviceId, Hash, ProjectId, SigningKey, Timestamp};
 use uuid::Uuid;
 
 use super::hello::{Asked, Rhythm};
 use super::pacer::Pacer;
 use crate::clock::Moment;
-use crate::outbox::{Outbox, Verdict, judge};
+use crate::outbox::{Outbox, Prover, Verdict, judge};
 use crate::store::StoreError;
 
 /// A log that seems to have lost what this device cannot send again may still be reading it from
@@ -80,6 +80,8 @@ pub struct Session {
     /// What the log seems to miss, and since when.
     suspect: Option<((u64, u64), Instant)>,
     settle: Duration,
+    /// The event that is to be sent next and cannot be read.
+    damaged: Option<u64>,
 }
 
 impl Session {
@@ -94,6 +96,7 @@ impl Session {
             hello: Rhythm::default(),
             suspect: None,
             settle: SETTLE,
+            damaged: None,
         }
     }
 
@@ -101,6 +104,7 @@ impl Session {
     pub fn connected(&mut self, now: Instant) {
         self.pacer.start(&self.outbox.view());
         self.hello.start(now);
+        self.damaged = None;
     }
 
     /// Something is to be said that the server should answer with a welcome: its config, say.
@@ -108,7 +112,8 @@ impl Session {
         self.hello.hasten(now, Duration::ZERO);
     }
 
-    /// The next event to publish now; hand it to [`Self::settled`] when the broker answered.
+    /// The next event to publish now; hand it to [`Self::settled`] when the broker answered. One
+    /// that cannot be read is waited at until the next welcome: then it is declared lost.
     ///
     /// # Errors
     /// When it cannot be read.
@@ -116,10 +121,12 @@ impl Session {
         let view = self.outbox.view();
         let Some(seq) = self.pacer.due(&view, now) else { return Ok(None) };
         let Some(bytes) = self.outbox.sealed(seq)? else {
-            return Err(StoreError::Damaged {
-                what: "an event",
-                problem: format!("event {seq} of epoch {} is missing", view.epoch),
-            });
+            // What comes before it may still be confirmed. Then the log is asked whether it has it.
+            if seq == view.confirmed + 1 && self.damaged != Some(seq) {
+                self.damaged = Some(seq);
+                self.hello.hasten(now, Duration::ZERO);
+            }
+            return Ok(None);
         };
         self.pacer.sent(now);
         // Half a hash: the stream's ids are those of all devices, so a place would not do.
@@ -209,8 +216,16 @@ impl Session {
             config_version,
             new_epoch: self.outbox.pending_epoch(),
         };
-        self.hello.said(Asked { hello: hello.clone(), confirmed: view.confirmed }, now);
+        let by = self.outbox.prover(self.hello.unanswered);
+        self.hello.said(Asked { hello: hello.clone(), by, confirmed: view.confirmed }, now);
         Some(hello)
+    }
+
+    /// The key that proves the hello that was said last.
+    #[must_use]
+    pub fn proving_key(&self) -> SigningKey {
+        let by = self.hello.asked.as_ref().map_or(Prover::Current, |asked| asked.by);
+        self.outbox.proving_key(by)
     }
 
     /// The hello was not answered.
@@ -268,8 +283,8 @@ impl Session {
     ) -> Result<Effect, Ignored> {
         let current = self.outbox.view().epoch;
         if welcome.epoch > asked.hello.epoch {
-            let is_granted =
-                asked.hello.new_epoch.is_some() && self.outbox.enter_epoch(welcome.epoch, at)?;
+            let is_granted = asked.hello.new_epoch.is_some()
+                && self.outbox.enter_epoch(welcome.epoch, at, asked.by)?;
             if !is_granted {
                 return Err(Ignored::Epoch { offered: welcome.epoch, current });
             }
@@ -287,7 +302,8 @@ impl Session {
             Verdict::Known | Verdict::NewerEpoch => {}
             Verdict::Confirmed => {
                 self.suspect = None;
-                return Ok(self.confirm(seq, now, welcome.time)?);
+                let effect = self.confirm(seq, now, welcome.time)?;
+                return Ok(self.give_up_damaged(request)?.unwrap_or(effect));
             }
             // What was confirmed while the answer was on its way is not lost.
             Verdict::Lower | Verdict::Pruned if !is_behind => {}
@@ -319,6 +335,18 @@ impl Session {
             }
         }
         self.suspect = None;
-        Ok(Effect::Nothing)
+        Ok(self.give_up_damaged(request)?.unwrap_or(Effect::Nothing))
+    }
+
+    /// The log does not have the event that cannot be read: the device goes on without it.
+    fn give_up_damaged(&mut self, request: Uuid) -> Result<Option<Effect>, StoreError> {
+        let (Some(damaged), view) = (self.damaged.take(), self.outbox.view()) else {
+            return Ok(None);
+        };
+        if damaged != view.confirmed + 1 || view.is_waiting_for_epoch {
+            return Ok(None);
+        }
+        self.outbox.ask_after_loss(view.epoch, view.confirmed, request)?;
+        Ok(Some(Effect::NeedsEpoch))
     }
 }

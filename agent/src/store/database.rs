@@ -34,6 +34,8 @@ pub(crate) const BACKLOG: TableDefinition<'_, u64, &[u8]> = TableDefinition::new
 pub mod key {
     /// Who the device is.
     pub const IDENTITY: &str = "identity";
+    /// The newest rotation of the signing key.
+    pub const ROTATION: &str = "rotation";
     /// An enrollment that was asked for and not answered yet.
     pub const PENDING_ENROLLMENT: &str = "pending_enrollment";
     /// The keys that the next enrollment will use.

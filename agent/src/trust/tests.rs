@@ -70,6 +70,11 @@ fn the_pinned_ca_for_this_host_and_nobody_else_at_any_time() {
             let host = ServerName::try_from(host).unwrap();
             let outcome = verifier.verify_server_cert(leaf, &chain, &host, &[], now);
             assert_eq!(outcome.is_ok(), is_good, "{name}: {outcome:?}");
+            // The same by way of somebody else: what is connected to is a port on the loopback.
+            let by_way = Verifier::for_host(ca.clone(), &host.to_str()).unwrap();
+            let near = ServerName::try_from("127.0.0.1").unwrap();
+            let outcome = by_way.verify_server_cert(leaf, &chain, &near, &[], now);
+            assert_eq!(outcome.is_ok(), is_good, "{name}, by way of another: {outcome:?}");
             if name.ends_with("another host") {
                 let words = verifier.refusal().unwrap_or_default();
                 assert!(words.contains("--name other.example"), "{name}: {words}");

@@ -16,6 +16,9 @@ pub enum TrustError {
     /// The stored CA is no certificate.
     #[error("the pinned CA certificate cannot be used; enroll again with --force")]
     UnusableCa(#[source] Error),
+    /// The host cannot stand in a certificate.
+    #[error("'{0}' is neither a host's name nor an address")]
+    Host(String),
     /// rustls offers no protocol version.
     #[error("failed to set up TLS")]
     Protocol(#[source] Error),
@@ -34,6 +37,8 @@ pub enum PinnedCa {
 #[derive(Debug)]
 pub struct Verifier {
     ca: PinnedCa,
+    /// Whose certificate it must be, when the connection is made by way of somebody else.
+    host: Option<ServerName<'static>>,
     /// The CA's certificate, as soon as a server has shown it and was verified by it.
     shown: Mutex<Option<CertificateDer<'static>>>,
     /// Why the last server was not trusted, in words: rustls has only names for it.
@@ -44,7 +49,21 @@ impl Verifier {
     /// Trusts this CA alone.
     #[must_use]
     pub fn new(ca: PinnedCa) -> Arc<Self> {
-        Arc::new(Self { ca, shown: Mutex::new(None), refusal: Mutex::new(None) })
+        Self::with(ca, None)
+    }
+
+    /// Trusts this CA alone, for this host: the address that is connected to is only a way to it.
+    ///
+    /// # Errors
+    /// When the host is neither a name nor an address.
+    pub fn for_host(ca: PinnedCa, host: &str) -> Result<Arc<Self>, TrustError> {
+        let host =
+            ServerName::try_from(host.to_owned()).map_err(|_| TrustError::Host(host.to_owned()))?;
+        Ok(Self::with(ca, Some(host)))
+    }
+
+    fn with(ca: PinnedCa, host: Option<ServerName<'static>>) -> Arc<Self> {
+        Arc::new(Self { ca, host, shown: Mutex::new(None), refusal: Mutex::new(None) })
     }
 
     /// The CA's certificate, when a server was verified by it.
@@ -173,6 +192,7 @@ impl ServerCertVerifier for Verifier {
         ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
+        let server_name = self.host.as_ref().unwrap_or(server_name);
         let outcome = self.verify(end_entity, intermediates, server_name, ocsp_response, now);
         let words = outcome.as_ref().err().map(|error| in_words(error, &self.ca, server_name));
         *self.refusal.lock().unwrap_or_else(PoisonError::into_inner) = words;

@@ -21,6 +21,14 @@ pub(crate) mod token;
 use anyhow::{Result, bail};
 use serde_json::{Map, Value};
 
+/// A config value as it was written: a boolean, a number, or text.
+pub(crate) fn typed(text: &str) -> Value {
+    serde_json::from_str::<Value>(text)
+        .ok()
+        .filter(|value| value.is_boolean() || value.is_number() || value.is_string())
+        .unwrap_or_else(|| Value::from(text))
+}
+
 /// `key=value` sets, `key-` removes: as a JSON merge patch.
 pub(crate) fn changes(
     words: &[String],

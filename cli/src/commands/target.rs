@@ -62,7 +62,7 @@ impl Selected {
 impl Target {
     /// What no name and no id can hold makes it a selector.
     pub(crate) fn read(word: String) -> Self {
-        let is_selector = word.contains(['=', '!', ',', '(', ' ']);
+        let is_selector = word.contains(['=', '!', '<', '>', ',', '(', ' ']);
         if is_selector { Self::Matching(word) } else { Self::One(word) }
     }
 

@@ -5,7 +5,7 @@ use clap::Subcommand;
 use serde_json::json;
 
 use super::target::Target;
-use super::{changes, seconds};
+use super::{changes, seconds, typed};
 use crate::client::{Connection, segment};
 use crate::output::{self, facts, line, note, pairs, table, text};
 
@@ -27,6 +27,9 @@ pub(crate) enum TokenCommand {
         /// Labels that the devices get: key=value
         #[arg(long = "label", value_name = "KEY=VALUE")]
         labels: Vec<String>,
+        /// Config variables that new devices start with: key=value, as `muster device config` takes them
+        #[arg(long = "config", value_name = "KEY=VALUE")]
+        config: Vec<String>,
         /// The only device (name or id) that may enroll with it; one that is enrolled gets new keys
         #[arg(long, visible_alias = "replace")]
         device: Option<String>,
@@ -54,10 +57,11 @@ pub(crate) enum TokenCommand {
 pub(crate) async fn run(connection: Connection, command: TokenCommand) -> Result<()> {
     let client = connection.client()?;
     match command {
-        TokenCommand::Create { name, ttl, uses, labels, device, approval, token_only } => {
+        TokenCommand::Create { name, ttl, uses, labels, config, device, approval, token_only } => {
             let mut body = json!({
                 "name": name, "ttl_seconds": ttl, "uses": uses,
                 "labels": changes(&labels, |text| text.into())?,
+                "config": changes(&config, typed)?,
                 "approval": approval,
             });
             if let Some(device) = device {

@@ -40,7 +40,7 @@ async fn open(
         .context("a role's credentials for the broker are not usable")?
         .name(format!("muster {name}"))
         .add_root_certificates(ca.to_owned())
-        .require_tls(options.nats_url.starts_with("tls"))
+        .require_tls(options.nats_urls.iter().any(|url| url.starts_with("tls")))
         .ping_interval(std::time::Duration::from_secs(10))
         .connection_timeout(std::time::Duration::from_secs(5))
         .max_reconnects(None)
@@ -63,8 +63,7 @@ async fn open(
                 }
             }
         });
-    connect
-        .connect(&options.nats_url)
-        .await
-        .with_context(|| format!("cannot connect to the broker at {}", options.nats_url))
+    connect.connect(&options.nats_urls).await.with_context(|| {
+        format!("cannot connect to the broker at {}", options.nats_urls.join(", "))
+    })
 }

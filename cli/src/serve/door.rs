@@ -25,6 +25,7 @@ use super::health::{self, Needs};
 use super::install::Installer;
 use super::limits::{self, Limits};
 use super::prometheus::{self, Figures};
+use super::tunnel::Tunnel;
 
 /// The largest body that is read.
 pub(super) const MAX_BODY: usize = 256 * 1024;
@@ -38,6 +39,7 @@ pub(super) struct Door {
     routers: Vec<OpenApiRouter>,
     forward: Option<Forward>,
     installer: Option<Installer>,
+    tunnel: Option<Tunnel>,
     figures: Option<(Figures, ApiState)>,
     /// Asked after in `/readyz`, where no query role answers it.
     needs: Option<Needs>,
@@ -74,6 +76,11 @@ impl Door {
         self.installer = Some(installer);
     }
 
+    /// The broker behind this door.
+    pub(super) fn tunnel(&mut self, tunnel: Tunnel) {
+        self.tunnel = Some(tunnel);
+    }
+
     /// What this process counts, for `/metrics`.
     pub(super) fn figures(&mut self, figures: Figures, api: ApiState) {
         self.figures = Some((figures, api));
@@ -100,6 +107,9 @@ impl Door {
         }
         if let Some(installer) = self.installer {
             routes = routes.merge(installer.router());
+        }
+        if let Some(tunnel) = self.tunnel {
+            routes = routes.merge(tunnel.router());
         }
         if let Some((figures, api)) = self.figures {
             routes = routes.merge(figures.router(api));

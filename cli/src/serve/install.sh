@@ -97,6 +97,15 @@ enroll() {
     rm -f "$secret"
 }
 
+# The proxy that this machine goes out by, for the unit.
+proxies() {
+    for name in HTTPS_PROXY https_proxy ALL_PROXY all_proxy NO_PROXY no_proxy; do
+        eval "value=\${$name:-}"
+        # systemd would read % in it.
+        [ -z "$value" ] || printf 'Environment="%s=%s"\n' "$name" "$value" | sed 's/%/%%/g'
+    done
+}
+
 start() {
     if [ -d /run/systemd/system ] && [ "$PREFIX" = /usr/local ]; then
         cat >/etc/systemd/system/muster-agent.service <<EOF
@@ -108,6 +117,7 @@ After=network-online.target
 
 [Service]
 ExecStart=$AGENT --data $DATA run
+$(proxies)
 Restart=always
 RestartSec=2
 KillMode=mixed
@@ -115,6 +125,8 @@ KillMode=mixed
 [Install]
 WantedBy=multi-user.target
 EOF
+        # It may hold the proxy's password.
+        chmod 600 /etc/systemd/system/muster-agent.service
         systemctl daemon-reload && systemctl enable --quiet muster-agent.service &&
             systemctl restart muster-agent.service ||
             fail M10 "systemd could not start the agent" "look: systemctl status muster-agent; journalctl -u muster-agent"

@@ -11,6 +11,7 @@ mod limits;
 mod names;
 mod options;
 mod prometheus;
+mod tunnel;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -115,7 +116,9 @@ pub(crate) async fn run(
         let (system, reconnected) = broker::connect_system(&options, &keys).await?;
         door.needs(health::Needs { log: log.clone(), nats: nats.clone() });
         // Before query looks for them, when both are in one process.
-        muster_ingest::streams::ensure(&nats).await.context("cannot open the broker's streams")?;
+        muster_ingest::streams::ensure(&nats, options.copies)
+            .await
+            .context("cannot open the broker's streams")?;
         let presence = PresenceOptions {
             offline_after: options.offline_after,
             ..PresenceOptions::new(log.clone(), system, reconnected, keys.account)
@@ -125,6 +128,7 @@ pub(crate) async fn run(
             nats,
             store: options.needed_metric_store()?.store_settings(),
             presence,
+            copies: options.copies,
         };
         let stop = stop.clone();
         parts.spawn(async move { Ok(muster_ingest::run(ingest, stop).await?) });
@@ -180,6 +184,7 @@ pub(crate) async fn run(
                 options.agents.as_deref(),
                 certificates.pin()?,
             )?);
+            door.tunnel(tunnel::Tunnel::new(&options.nats_urls, stop.clone()));
         }
         let stop = stop.clone();
         parts.spawn(door.open(listen, certificates, stop).await?);

@@ -11,6 +11,7 @@ use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 use muster_command::keys::{Certificates, KeyStore};
 use muster_ingest::metrics::StoreSettings;
+use muster_ingest::streams::Copies;
 use muster_query::influx::{InfluxCredentials, InfluxQueryOptions};
 
 use super::limits::JoinRate;
@@ -88,7 +89,9 @@ impl MetricStore {
 pub(crate) struct ServeOptions {
     pub(crate) roles: Roles,
     pub(crate) postgres_url: String,
-    pub(crate) nats_url: String,
+    pub(crate) nats_urls: Vec<String>,
+    /// How many of the broker's servers hold each stream.
+    pub(crate) copies: Copies,
     /// `None` when no role needs it.
     pub(crate) metric_store: Option<MetricStore>,
     pub(crate) keys: PathBuf,
@@ -176,12 +179,15 @@ pub(crate) struct ServeArgs {
     /// PostgreSQL: postgres://user:password@host:port/database
     #[arg(long, env = "MUSTER_POSTGRES_URL", hide_env_values = true)]
     postgres_url: String,
-    /// The NATS server: tls://host:port
-    #[arg(long, env = "MUSTER_NATS_URL")]
-    nats_url: String,
-    /// The NATS server as devices reach it; the host 0.0.0.0 means the host of the API
+    /// The NATS server: tls://host:port; those of a cluster with commas
+    #[arg(long, env = "MUSTER_NATS_URL", value_delimiter = ',', required = true)]
+    nats_url: Vec<String>,
+    /// The NATS servers as devices reach them; the host 0.0.0.0 means the host of the API
     #[arg(long, env = "MUSTER_DEVICE_NATS_URL", value_delimiter = ',')]
     device_nats_url: Vec<String>,
+    /// Role ingest: how many servers of a NATS cluster hold each stream, 1, 3 or 5
+    #[arg(long, env = "MUSTER_STREAM_COPIES", default_value = "1", value_parser = copies)]
+    stream_copies: usize,
     /// InfluxDB: http://host:port; the role command needs none
     #[arg(long, env = "MUSTER_INFLUX_URL")]
     influx_url: Option<String>,
@@ -226,6 +232,15 @@ pub(crate) struct ServeArgs {
     pub(crate) otlp: OtlpArgs,
 }
 
+fn copies(text: &str) -> Result<usize, String> {
+    match text {
+        "1" => Ok(1),
+        "3" => Ok(3),
+        "5" => Ok(5),
+        _ => Err("use 1, 3 or 5: half of them and one more must be there".to_owned()),
+    }
+}
+
 impl TryFrom<ServeArgs> for ServeOptions {
     type Error = Misused;
 
@@ -235,14 +250,15 @@ impl TryFrom<ServeArgs> for ServeOptions {
         }
         let listen = args.listen.map(|listen| listen.with_port(DEFAULT_PORT));
         let device_servers = if args.device_nats_url.is_empty() {
-            vec![args.nats_url.clone()]
+            args.nats_url.clone()
         } else {
             args.device_nats_url
         };
         Ok(Self {
             roles: Roles(args.role),
             postgres_url: args.postgres_url,
-            nats_url: args.nats_url,
+            nats_urls: args.nats_url,
+            copies: Copies(args.stream_copies),
             metric_store: args.influx_url.map(|url| MetricStore {
                 url,
                 database: args.influx_database,

@@ -187,7 +187,8 @@ impl Up<'_> {
         let options = ServeOptions {
             roles: Roles(Role::All),
             postgres_url: self.servers.postgres_url(),
-            nats_url: self.servers.nats_url(),
+            nats_urls: vec![self.servers.nats_url()],
+            copies: muster_ingest::streams::Copies(1),
             metric_store: Some(self.servers.metric_store()),
             keys: self.keys.dir().to_owned(),
             listen: Some(self.listen),

@@ -15,6 +15,9 @@ use muster_schemas::{DeviceId, Event, Hash, TokenId};
 
 use super::{Decider, Decision, Rejection};
 
+/// The config variable that asks a device for a new signing key.
+const KEY_REQUEST: &str = "agent.key_generation";
+
 /// A change of some entries: a value sets, `None` removes.
 pub type Changes<K, V> = BTreeMap<K, Option<V>>;
 
@@ -100,12 +103,21 @@ pub enum DeviceCommand {
         /// For a fork: where the branches part, with the log's hash and the other branch's.
         fork: Option<ForkPoint>,
     },
+    /// Note that an old copy of it is in use, whose key is worth nothing any more.
+    NameCopy {
+        /// The epoch that the copy is in.
+        epoch: u64,
+        /// The first place that the log has and the copy has not.
+        seq: u64,
+    },
     /// Give it another name.
     Rename(DeviceName),
     /// Set and remove labels.
     ChangeLabels(Changes<LabelKey, LabelValue>),
     /// Set and remove config variables.
     SetConfig(Changes<ConfigKey, ConfigValue>),
+    /// Ask it for a new signing key.
+    RotateKey,
     /// Delete it; its history stays.
     Delete,
 }
@@ -125,6 +137,8 @@ pub struct Enrollment {
     pub hostname: Option<String>,
     /// The hash of its machine id.
     pub machine: Option<Hash>,
+    /// The hashes of its network cards' addresses.
+    pub macs: Vec<Hash>,
 }
 
 /// Where two branches of a history part.
@@ -165,7 +179,7 @@ impl Device {
         if self.epoch > 0 || self.waiting.is_some() {
             return Err(Rejection::Conflict("the device does not wait to be let in".to_owned()));
         }
-        let Enrollment { signing_key, fingerprint, nats_key, token, hostname, machine } =
+        let Enrollment { signing_key, fingerprint, nats_key, token, hostname, machine, macs } =
             enrollment;
         let requested = DeviceEnrollmentRequested {
             signing_key,
@@ -174,6 +188,7 @@ impl Device {
             token,
             hostname,
             machine,
+            macs,
             like,
         };
         Ok(vec![requested.into()])
@@ -217,13 +232,20 @@ impl Device {
 
     fn enroll(&self, enrollment: Enrollment) -> Decision {
         self.existing_name()?;
-        let Enrollment { signing_key, fingerprint, nats_key, token, hostname, machine } =
+        let Enrollment { signing_key, fingerprint, nats_key, token, hostname, machine, macs } =
             enrollment;
         let epoch = self.epoch + 1;
-        Ok(vec![
-            DeviceEnrolled { epoch, signing_key, fingerprint, nats_key, token, hostname, machine }
-                .into(),
-        ])
+        let enrolled = DeviceEnrolled {
+            epoch,
+            signing_key,
+            fingerprint,
+            nats_key,
+            token,
+            hostname,
+            machine,
+            macs,
+        };
+        Ok(vec![enrolled.into()])
     }
 
     fn grant_epoch(&self, current: u64, cause: Cause, fork: Option<ForkPoint>) -> Decision {
@@ -277,6 +299,19 @@ impl Device {
         }
         let version = self.config_version + 1;
         Ok(vec![DeviceConfigSet { version, set, removed }.into()])
+    }
+
+    /// The request is a config variable, so that a device that is away finds it when it is back. Its
+    /// value is the config's version, which never comes again: so each request is carried out once.
+    fn rotate_key(&self) -> Decision {
+        self.existing_name()?;
+        if self.revoked || self.fingerprint.is_none() {
+            let problem = "the device has no key to rotate: it never enrolled, or it was revoked";
+            return Err(Rejection::Conflict(problem.into()));
+        }
+        let key = KEY_REQUEST.parse().map_err(|_| Rejection::NotFound("config variable"))?;
+        let version = i64::try_from(self.config_version + 1).unwrap_or(i64::MAX);
+        self.set_config([(key, Some(ConfigValue::Int(version)))].into())
     }
 
     fn delete(&self) -> Decision {
@@ -339,9 +374,15 @@ impl Decider for Device {
             DeviceCommand::GrantEpoch { current, cause, fork } => {
                 self.grant_epoch(current, cause, fork)
             }
+            DeviceCommand::NameCopy { epoch, seq } => {
+                self.existing_name()?;
+                let (logged, other) = (None, None);
+                Ok(vec![DeviceForked { epoch, seq, logged, other, continues_in: epoch }.into()])
+            }
             DeviceCommand::Rename(name) => self.rename(name),
             DeviceCommand::ChangeLabels(changes) => self.change_labels(changes),
             DeviceCommand::SetConfig(changes) => self.set_config(changes),
+            DeviceCommand::RotateKey => self.rotate_key(),
             DeviceCommand::Delete => self.delete(),
         }
     }
@@ -360,6 +401,7 @@ impl Decider for Device {
                     token: event.token,
                     hostname: event.hostname.clone(),
                     machine: event.machine,
+                    macs: event.macs.clone(),
                 });
             }
             Event::DeviceEnrollmentAccepted(event) => {

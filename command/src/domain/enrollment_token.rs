@@ -1,6 +1,7 @@
 //! The enrollment token: lets some devices in, for a while.
 
 use muster_schemas::events::{EnrollmentTokenCreated, EnrollmentTokenRevoked, EnrollmentTokenUsed};
+use muster_schemas::names::MAX_CONFIG_VARS;
 use muster_schemas::{DeviceId, Event, Hash, Timestamp};
 
 use super::{Decider, Decision, Rejection};
@@ -9,7 +10,7 @@ use super::{Decider, Decision, Rejection};
 pub const MAX_USES: u32 = 100_000;
 
 /// What is known of an enrollment token.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct EnrollmentToken {
     /// How it was made; `None` when it is no enrollment token.
     pub created: Option<EnrollmentTokenCreated>,
@@ -73,6 +74,22 @@ impl EnrollmentToken {
                 rule: format!("a token lets in from 1 to {MAX_USES} devices"),
                 value: token.uses.to_string(),
             });
+        }
+        if token.config.len() > MAX_CONFIG_VARS {
+            return Err(Rejection::Invalid {
+                field: "config",
+                rule: format!("a device has at most {MAX_CONFIG_VARS} of them"),
+                value: token.config.len().to_string(),
+            });
+        }
+        for (key, value) in &token.config {
+            if let Err(error) = value.check() {
+                return Err(Rejection::Invalid {
+                    field: "config",
+                    rule: format!("the value of {key} {}", error.rule),
+                    value: error.value,
+                });
+            }
         }
         Ok(vec![token.into()])
     }

@@ -45,6 +45,7 @@ fn enroll(seed: u8) -> DeviceCommand {
         token: None,
         hostname: None,
         machine: None,
+        macs: Vec::new(),
     }))
 }
 
@@ -113,6 +114,30 @@ fn epochs_only_go_up() {
 }
 
 #[test]
+fn each_request_for_a_new_key_has_a_number_of_its_own() {
+    let ask = || DeviceCommand::RotateKey;
+    let key = "agent.key_generation".parse::<muster_schemas::names::ConfigKey>().unwrap();
+    let forget = DeviceCommand::SetConfig(Changes::from([(key.clone(), None)]));
+    let mut device = Device::default();
+    let mut asked = Vec::new();
+    for command in [register("a"), enroll(1), ask(), ask(), forget, ask()] {
+        let events = device.decide(command).unwrap();
+        device = events.iter().fold(device, Device::evolve);
+        asked.extend(device.config.get(&key).cloned());
+    }
+    assert_eq!(asked, [1, 2, 4].map(ConfigValue::Int));
+    let told = decide::<Device>([
+        register("a"),
+        ask(),
+        enroll(1),
+        DeviceCommand::Revoke { reason: None },
+        ask(),
+    ]);
+    let refused = "the device has no key to rotate: it never enrolled, or it was revoked";
+    assert_eq!(told, ["DeviceRegistered", refused, "DeviceEnrolled", "DeviceRevoked", refused]);
+}
+
+#[test]
 fn config_is_held_to_its_limits() {
     let text = |length| Some(ConfigValue::Text("x".repeat(length)));
     let set = |value| DeviceCommand::SetConfig(Changes::from([("k".parse().unwrap(), value)]));
@@ -172,6 +197,7 @@ fn an_enrollment_token_lets_in_as_many_as_it_says_while_it_lives() {
             labels: BTreeMap::new(),
             device,
             approval: false,
+            config: Default::default(),
         },
         now: Timestamp(10),
     };
@@ -260,6 +286,7 @@ fn a_waiting_machine_is_let_in_once_or_sent_away_for_good() {
             token: None,
             hostname: None,
             machine: None,
+            macs: Vec::new(),
         })
     };
     let fold = |state: Device, events: &[Event]| events.iter().fold(state, Device::evolve);

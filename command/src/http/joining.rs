@@ -38,6 +38,12 @@ pub(super) struct KeepOut {
     reason: Option<String>,
 }
 
+/// Nothing needs to be said.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(example = json!({}))]
+pub(super) struct RotateKey {}
+
 impl KeepOut {
     fn checked(self) -> Result<Option<String>, Problem> {
         match self.reason {
@@ -108,6 +114,37 @@ pub(super) async fn reject_device(
     let device = state.service.resolve_device(&scope.project, &device).await?;
     let request = request(&scope.principal, scope.project, &key, &if_match);
     let written = state.service.reject_device(&request, device, reason).await?;
+    Ok((headers(written), axum::Json(written.into())))
+}
+
+/// Ask a device for a new signing key
+///
+/// The device answers with `DeviceKeyRotated`, sealed by both keys; then the old one is worth nothing.
+/// One that is away does it when it is back, once, however often it was asked meanwhile.
+#[utoipa::path(
+    post, path = "/api/v1/devices/{device}/rotate-key", tag = "devices",
+    params(
+        ProjectParam,
+        ("device" = String, Path, description = "Id or name", example = "robot-7"),
+        IfMatchParam,
+        IdempotencyParam,
+    ),
+    request_body = RotateKey,
+    responses((status = 200, description = "It is asked", body = WriteResult, example = json!({"version": 4, "position": 42})), WriteProblems),
+    security(("bearer" = [])),
+)]
+pub(super) async fn rotate_device_key(
+    State(state): State<CommandState>,
+    scope: Scope<WriteDevices>,
+    PathParam(device): PathParam<String>,
+    Query(NoParams {}): Query<NoParams>,
+    key: IdempotencyKey,
+    if_match: IfMatch,
+    Json(RotateKey {}): Json<RotateKey>,
+) -> Result<(HeaderMap, axum::Json<WriteResult>), Problem> {
+    let device = state.service.resolve_device(&scope.project, &device).await?;
+    let request = request(&scope.principal, scope.project, &key, &if_match);
+    let written = state.service.rotate_device_key(&request, device).await?;
     Ok((headers(written), axum::Json(written.into())))
 }
 

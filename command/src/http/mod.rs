@@ -89,6 +89,7 @@ fn routes() -> OpenApiRouter<CommandState> {
         .routes(routes!(joining::accept_device))
         .routes(routes!(joining::reject_device))
         .routes(routes!(joining::revoke_device))
+        .routes(routes!(joining::rotate_device_key))
         .routes(routes!(tokens::create_enrollment_token))
         .routes(routes!(tokens::revoke_enrollment_token))
         .routes(routes!(tokens::create_token))

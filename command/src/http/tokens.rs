@@ -8,7 +8,7 @@ use muster_api::params::{NoParams, ProjectParam};
 use muster_api::problem::WriteProblems;
 use muster_api::{IdempotencyKey, IfMatch, Json, PathParam, Problem, Query};
 use muster_schemas::events::Role;
-use muster_schemas::names::{Labels, TokenName};
+use muster_schemas::names::{ConfigVars, Labels, TokenName};
 use muster_schemas::{DeviceId, Timestamp, TokenId};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -22,7 +22,7 @@ const MAX_TTL: u32 = 365 * 24 * 3600;
 /// How an enrollment token shall be.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-#[schema(example = json!({"name": "plant 7", "ttl_seconds": 600, "uses": 20, "labels": {"site": "a"}}))]
+#[schema(example = json!({"name": "plant 7", "ttl_seconds": 600, "uses": 20, "labels": {"site": "a"}, "config": {"metrics.interval": 30}}))]
 pub(super) struct CreateEnrollmentToken {
     /// What people call it.
     name: TokenName,
@@ -38,6 +38,10 @@ pub(super) struct CreateEnrollmentToken {
     #[serde(default)]
     #[schema(value_type = BTreeMap<muster_schemas::names::LabelKey, muster_schemas::names::LabelValue>)]
     labels: Labels,
+    /// The config variables that a new device starts with; one that was known before keeps its own.
+    #[serde(default)]
+    #[schema(value_type = BTreeMap<muster_schemas::names::ConfigKey, muster_schemas::names::ConfigValue>)]
+    config: ConfigVars,
     /// The only device that may enroll with it; one that is enrolled already gets new keys.
     #[serde(default)]
     device: Option<DeviceId>,
@@ -102,6 +106,7 @@ pub(super) async fn create_enrollment_token(
         expires_at,
         uses: body.uses,
         labels: body.labels,
+        config: body.config,
         device: body.device,
         approval: body.approval,
     };

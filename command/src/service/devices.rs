@@ -142,6 +142,15 @@ impl Service {
         device: DeviceId,
         changes: Changes<ConfigKey, ConfigValue>,
     ) -> Result<Written, ServiceError> {
+        self.change_config(request, device, DeviceCommand::SetConfig(changes)).await
+    }
+
+    async fn change_config(
+        &self,
+        request: &Request,
+        device: DeviceId,
+        command: DeviceCommand,
+    ) -> Result<Written, ServiceError> {
         let stream = StreamName::Device(device);
         if let Some(written) = self.written_before(request, &stream).await? {
             return Ok(written);
@@ -150,7 +159,7 @@ impl Service {
             let loaded = self.load::<Device>(&request.project, &stream).await?;
             existing(&loaded.state)?;
             request.check_version(loaded.version)?;
-            let events = loaded.state.decide(DeviceCommand::SetConfig(changes.clone()))?;
+            let events = loaded.state.decide(command.clone())?;
             let version = loaded.version + events.len() as u64;
             let parts = vec![(stream.clone(), loaded.version, events)];
             self.try_append(request, parts).await?.map(|position| Written { version, position })
@@ -158,6 +167,18 @@ impl Service {
         let written = written?;
         self.send_config(&request.project, device).await?;
         Ok(written)
+    }
+
+    /// Asks a device for a new signing key. One that is away finds the request when it is back.
+    ///
+    /// # Errors
+    /// When there is no such device, it has no key, or the log cannot be asked.
+    pub async fn rotate_device_key(
+        &self,
+        request: &Request,
+        device: DeviceId,
+    ) -> Result<Written, ServiceError> {
+        self.change_config(request, device, DeviceCommand::RotateKey).await
     }
 
     /// Sends a device its config. When it does not arrive, the next hello brings it.

@@ -163,7 +163,11 @@ impl Service {
             let device = if let Who::Known(device) = who { device } else { fresh };
             let used =
                 token.state.decide(EnrollmentTokenCommand::Use { secret, device, now: now() })?;
-            let labels = token.state.created.map(|created| created.labels).unwrap_or_default();
+            let (labels, config) = token
+                .state
+                .created
+                .map(|created| (created.labels, created.config))
+                .unwrap_or_default();
             let stream = StreamName::Device(device);
             let loaded = self.load::<Device>(&request.project, &stream).await?;
             let mut parts = vec![(token_stream.clone(), token.version, used)];
@@ -175,6 +179,10 @@ impl Service {
                 events =
                     state.decide(DeviceCommand::Register { name, labels, fingerprint: None })?;
                 state = events.iter().fold(state, Device::evolve);
+                let config = config.into_iter().map(|(key, value)| (key, Some(value))).collect();
+                let config = state.decide(DeviceCommand::SetConfig(config))?;
+                state = config.iter().fold(state, Device::evolve);
+                events.extend(config);
             }
             let enrollment = Box::new(enrollment(proved));
             events.extend(state.decide(match who {
@@ -191,7 +199,8 @@ impl Service {
 
     /// Who the machine will be: whoever the token was made for; whoever its old key proves it to
     /// be; whoever was made known with its key. Somebody new otherwise, who waits for an operator when
-    /// the token says so, or when a device with that machine id is there: no secret, so no proof.
+    /// the token says so, or when a device with that machine id or network card is there: no secret,
+    /// so no proof.
     async fn who(&self, token: &EnrollmentToken, proved: &Proved) -> Result<Who, ServiceError> {
         let project = &proved.token.project;
         let created = token.created.as_ref();
@@ -204,12 +213,16 @@ impl Service {
         if let Some(device) = self.log.device_expecting(project, proved.fingerprint).await? {
             return Ok(Who::Known(device));
         }
-        let like = match proved.proof.machine {
-            Some(machine) => self.log.device_like(project, machine).await?,
-            None => None,
-        };
+        let like = self.like(proved).await?;
         let approval = created.is_some_and(|created| created.approval);
         Ok(if approval || like.is_some() { Who::Waiting(like) } else { Who::New })
+    }
+
+    /// The device that this machine looks like.
+    async fn like(&self, proved: &Proved) -> Result<Option<DeviceId>, ServiceError> {
+        let EnrollProof { machine, macs, .. } = &proved.proof;
+        let macs = macs.get(..MAX_MACS).unwrap_or(macs);
+        Ok(self.log.device_like(&proved.token.project, *machine, macs).await?)
     }
 
     /// The device whose key of until now says that it is this machine's.
@@ -319,10 +332,7 @@ impl Service {
         state: Device,
         proved: &Proved,
     ) -> Result<EnrollWaiting, ServiceError> {
-        let like = match proved.proof.machine {
-            Some(machine) => self.log.device_like(project, machine).await?,
-            None => None,
-        };
+        let like = self.like(proved).await?;
         let like = match like {
             Some(like) => self.load::<Device>(project, &StreamName::Device(like)).await?.state.name,
             None => None,
@@ -333,6 +343,9 @@ impl Service {
     }
 }
 
+/// More network cards of one machine are not looked at.
+const MAX_MACS: usize = 16;
+
 /// The labels that the device brings, under those of the token.
 fn merged(own: &Labels, token: Labels) -> Labels {
     let mut labels = own.clone();
@@ -341,7 +354,7 @@ fn merged(own: &Labels, token: Labels) -> Labels {
 }
 
 fn enrollment(proved: &Proved) -> Enrollment {
-    let EnrollProof { signing_key, nats_key, hostname, machine, .. } = &proved.proof;
+    let EnrollProof { signing_key, nats_key, hostname, machine, macs, .. } = &proved.proof;
     Enrollment {
         signing_key: signing_key.clone(),
         fingerprint: proved.fingerprint,
@@ -349,6 +362,7 @@ fn enrollment(proved: &Proved) -> Enrollment {
         token: Some(proved.token.id),
         hostname: hostname.as_ref().map(|host| host.chars().take(255).collect()),
         machine: *machine,
+        macs: macs.iter().copied().take(MAX_MACS).collect(),
     }
 }
 

@@ -5,10 +5,12 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
+use muster_eventlog::DeviceAccess;
 use muster_schemas::cose::{Kind, Unverified};
 use muster_schemas::events::Cause;
 use muster_schemas::wire::{Hello, NewEpoch, Welcome};
 use muster_schemas::{DeviceId, Event, Hash, ProjectId, StreamName, codec};
+use uuid::Uuid;
 
 use super::{Request, Service, ServiceError, TRIES, now, until_appended};
 use crate::domain::device::{Device, DeviceCommand, ForkPoint};
@@ -60,9 +62,9 @@ impl Service {
         let message = Unverified::parse(sealed).map_err(|error| unproved(error.to_string()))?;
         let access = self.log.device_access(project, &[device]).await?;
         let access = access.get(&device).ok_or(Rejection::NotFound("device"))?;
-        let key = access
-            .key(&message.kid())
-            .ok_or_else(|| unproved("the device has no such key".into()))?;
+        let Some(key) = access.key(&message.kid()) else {
+            return Err(self.unknown_key(project, device, message, access).await?);
+        };
         let payload =
             message.verify(Kind::Hello, key).map_err(|error| unproved(error.to_string()))?;
         let hello: Hello = codec::decode(&payload).map_err(|error| unproved(error.to_string()))?;
@@ -109,6 +111,54 @@ impl Service {
         };
         let key = self.keys.operation_key(project)?;
         Ok(key.seal(Kind::Welcome, codec::encode(&welcome)))
+    }
+
+    /// A hello by a key that the device does not have (any more). When it is a former one, and whoever
+    /// says it is behind the log, it is an old copy of the device's folder: that is told, once a key.
+    async fn unknown_key(
+        &self,
+        project: &ProjectId,
+        device: DeviceId,
+        message: Unverified,
+        access: &DeviceAccess,
+    ) -> Result<ServiceError, ServiceError> {
+        let kid = message.kid();
+        let unproved = ServiceError::Unproved("the device has no such key".into());
+        let Some(key) = self.log.former_key(project, device, kid).await? else {
+            return Ok(unproved);
+        };
+        let hello = message.verify(Kind::Hello, &key).ok();
+        let Some(hello) = hello.and_then(|bytes| codec::decode::<Hello>(&bytes).ok()) else {
+            return Ok(unproved);
+        };
+        // The device itself may use the former key for a moment longer. But it has what the log has.
+        let is_behind = access
+            .epoch(hello.epoch)
+            .is_some_and(|epoch| !epoch.closed && hello.last_seq < epoch.seq);
+        if (&hello.project, hello.device) != (project, device) || !is_behind {
+            return Ok(unproved);
+        }
+        let request = Request {
+            project: project.clone(),
+            actor: format!("device:{device}"),
+            append_id: copy_id(device, kid),
+            versions: None,
+        };
+        if self.first_result(&request).await?.is_none() {
+            let stream = StreamName::Device(device);
+            let appended: Result<u64, ServiceError> = until_appended!({
+                let loaded = self.load::<Device>(project, &stream).await?;
+                let command =
+                    DeviceCommand::NameCopy { epoch: hello.epoch, seq: hello.last_seq + 1 };
+                let events = loaded.state.decide(command)?;
+                let parts = vec![(stream.clone(), loaded.version, events)];
+                self.try_append(&request, parts).await?
+            });
+            appended?;
+        }
+        Ok(ServiceError::Unproved(format!(
+            "it says hello with a former key of the device, {kid}; is an old copy of its folder in use?"
+        )))
     }
 
     /// Grants a new epoch, the same one each time the same request comes.
@@ -163,6 +213,13 @@ impl Service {
             self.try_append(&request, parts).await?.map(|_| epoch)
         })
     }
+}
+
+/// The same for each hello by the same former key, so that it is told once.
+fn copy_id(device: DeviceId, kid: Hash) -> Uuid {
+    let Hash(hash) = Hash::of(&codec::encode(&("muster/copy/v1", device, kid)));
+    let [first, ..] = hash.as_chunks::<16>().0 else { return device.0 };
+    uuid::Builder::from_random_bytes(*first).into_uuid()
 }
 
 #[cfg(test)]

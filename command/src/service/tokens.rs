@@ -2,7 +2,7 @@
 
 use hmac::{Hmac, Mac};
 use muster_schemas::events::{ApiTokenCreated, EnrollmentTokenCreated, Role};
-use muster_schemas::names::{Labels, TokenName};
+use muster_schemas::names::{ConfigVars, Labels, TokenName};
 use muster_schemas::wire::{ApiTokenText, EnrollmentTokenText};
 use muster_schemas::{DeviceId, Event, Hash, StreamName, Timestamp, TokenId};
 use sha2::Sha256;
@@ -24,6 +24,8 @@ pub struct NewEnrollmentToken {
     pub uses: u32,
     /// The labels that a device gets.
     pub labels: Labels,
+    /// The config variables that a new device starts with.
+    pub config: ConfigVars,
     /// The only device that may enroll with it.
     pub device: Option<DeviceId>,
     /// Does an operator have to accept each device that comes with it?
@@ -97,10 +99,18 @@ impl Service {
         if let Some(written) = before {
             return Ok((text, written));
         }
-        let NewEnrollmentToken { name, expires_at, uses, labels, device, approval } = new;
+        let NewEnrollmentToken { name, expires_at, uses, labels, config, device, approval } = new;
         let secret = Hash::of(&text.secret);
-        let token =
-            EnrollmentTokenCreated { name, secret, expires_at, uses, labels, device, approval };
+        let token = EnrollmentTokenCreated {
+            name,
+            secret,
+            expires_at,
+            uses,
+            labels,
+            device,
+            approval,
+            config,
+        };
         let created = EnrollmentToken::default()
             .decide(EnrollmentTokenCommand::Create { token, now: now() })?;
         let written = self.append_new_token(request, id, created).await?;

@@ -186,7 +186,10 @@ pub(crate) fn judge(
         };
         let kid = message.kid();
         let Some((_, public)) = keys.iter().find(|(fingerprint, _)| *fingerprint == kid) else {
-            refuse(arrival, Cause::UnknownKey, format!("the device has no key {kid}"));
+            let detail = format!(
+                "the device has no key {kid} (any more); is an old copy of its folder in use?"
+            );
+            refuse(arrival, Cause::UnknownKey, detail);
             continue;
         };
         if let Err(error) = message.verify(Kind::Event, public) {

@@ -11,6 +11,7 @@ use uuid::Uuid;
 
 use super::worker::{Worker, WorkerError};
 use crate::counters::Worked;
+use crate::streams::Copies;
 
 /// How long a lease lasts without being renewed: the longest wait after a crash.
 const LIFE: Duration = Duration::from_secs(10);
@@ -30,7 +31,7 @@ fn fair_share(holders: usize) -> usize {
 }
 
 /// Works as many partitions as this process can get, until `stop`; then gives them back.
-pub async fn run(log: EventLog, nats: async_nats::Client, stop: CancellationToken) {
+pub async fn run(log: EventLog, nats: async_nats::Client, copies: Copies, stop: CancellationToken) {
     let holder = Uuid::new_v4();
     let mut working: HashMap<String, JoinHandle<()>> = HashMap::new();
     let mut beat = tokio::time::interval(BEAT);
@@ -69,7 +70,7 @@ pub async fn run(log: EventLog, nats: async_nats::Client, stop: CancellationToke
                 continue;
             }
         }
-        if let Err(error) = share(&log, &nats, holder, &mut working).await {
+        if let Err(error) = share(&log, (&nats, copies), holder, &mut working).await {
             tracing::debug!(%error, "free partitions could not be looked for");
         }
     }
@@ -84,7 +85,7 @@ pub async fn run(log: EventLog, nats: async_nats::Client, stop: CancellationToke
 /// Takes free partitions, and gives one back when this process holds more than its share.
 async fn share(
     log: &EventLog,
-    nats: &async_nats::Client,
+    (nats, copies): (&async_nats::Client, Copies),
     holder: Uuid,
     working: &mut HashMap<String, JoinHandle<()>>,
 ) -> Result<(), StoreError> {
@@ -104,7 +105,7 @@ async fn share(
             continue;
         }
         if let Some(lease) = log.acquire_lease(&name, holder, LIFE).await? {
-            let worker = Worker { log: log.clone(), nats: nats.clone(), partition };
+            let worker = Worker { log: log.clone(), nats: nats.clone(), partition, copies };
             working.insert(name, tokio::spawn(keep_working(worker, lease)));
         }
     }

@@ -53,13 +53,14 @@ pub(super) struct Worker {
     pub(super) log: EventLog,
     pub(super) nats: async_nats::Client,
     pub(super) partition: u32,
+    pub(super) copies: streams::Copies,
 }
 
 impl Worker {
     /// Works under a lease until something fails.
     pub(super) async fn run(&self, lease: &Lease) -> Result<(), WorkerError> {
         let jetstream = jetstream::new(self.nats.clone());
-        let (stream, incarnation) = streams::ensure_events(&jetstream)
+        let (stream, incarnation) = streams::ensure_events(&jetstream, self.copies)
             .await
             .map_err(|error| broker("open the stream of events")(error.to_string()))?;
         let offset = self.log.take_over_offset(lease).await?;

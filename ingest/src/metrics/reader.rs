@@ -38,17 +38,23 @@ pub async fn run(
     log: EventLog,
     nats: async_nats::Client,
     sink: MetricSink,
+    copies: streams::Copies,
     stop: CancellationToken,
 ) {
-    tokio::join!(read(log, nats.clone(), sink, &stop), room::run(nats, stop.clone()));
+    tokio::join!(read(log, nats.clone(), (sink, copies), &stop), room::run(nats, stop.clone()));
 }
 
 /// Starts again whenever something fails.
-async fn read(log: EventLog, nats: async_nats::Client, sink: MetricSink, stop: &CancellationToken) {
+async fn read(
+    log: EventLog,
+    nats: async_nats::Client,
+    (sink, copies): (MetricSink, streams::Copies),
+    stop: &CancellationToken,
+) {
     let mut told = String::new();
     let names = Names::start(log.clone());
     while !stop.is_cancelled() {
-        let reader = Reader { log: &log, sink: &sink, names: &names };
+        let reader = Reader { log: &log, sink: &sink, names: &names, copies };
         let ended = tokio::select! {
             () = stop.cancelled() => return,
             ended = reader.run(&nats) => ended,
@@ -67,13 +73,15 @@ struct Reader<'a> {
     log: &'a EventLog,
     sink: &'a MetricSink,
     names: &'a Names,
+    copies: streams::Copies,
 }
 
 impl Reader<'_> {
     async fn run(&self, nats: &async_nats::Client) -> Result<(), String> {
         let jetstream = jetstream::new(nats.clone());
-        let (stream, _) =
-            streams::ensure_metrics(&jetstream).await.map_err(|error| error.to_string())?;
+        let (stream, _) = streams::ensure_metrics(&jetstream, self.copies)
+            .await
+            .map_err(|error| error.to_string())?;
         let consumer = stream
             .get_or_create_consumer(
                 CONSUMER,

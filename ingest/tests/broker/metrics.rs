@@ -78,7 +78,7 @@ async fn a_full_stream_refuses_and_nothing_that_it_took_is_lost() {
     let nats = backing.role().await;
     let jetstream = jetstream::new(nats.clone());
     make_older_stream(&jetstream).await;
-    streams::ensure(&nats).await.unwrap();
+    streams::ensure(&nats, muster_ingest::streams::Copies(1)).await.unwrap();
     let config = jetstream.get_stream(METRICS_STREAM).await.unwrap().cached_info().config.clone();
     assert_eq!(config.discard, stream::DiscardPolicy::New);
     assert_eq!((config.max_age, config.max_bytes), (Duration::ZERO, SMALL));
@@ -93,7 +93,13 @@ async fn a_full_stream_refuses_and_nothing_that_it_took_is_lost() {
     let (sink, _task) = MetricSink::start(client, settings);
     let stop = CancellationToken::new();
     let _guard = stop.clone().drop_guard();
-    tokio::spawn(reader::run(backing.log.clone(), nats.clone(), sink, stop));
+    tokio::spawn(reader::run(
+        backing.log.clone(),
+        nats.clone(),
+        sink,
+        muster_ingest::streams::Copies(1),
+        stop,
+    ));
 
     // As the agent does: a batch is let go when its PubAck has come.
     let publish = async |number: i64| {

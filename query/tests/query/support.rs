@@ -142,6 +142,7 @@ impl World {
             token: None,
             hostname: Some("host".into()),
             machine: None,
+            macs: Vec::new(),
         };
         self.server(StreamName::Device(id), enrolled).await
     }

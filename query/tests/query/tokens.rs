@@ -24,6 +24,7 @@ async fn tokens_are_listed_for_those_who_may_know_of_them() {
             labels: [("site".parse().unwrap(), "hall".parse().unwrap())].into(),
             device: None,
             approval: false,
+            config: Default::default(),
         };
         let id = if number == 3 { id } else { TokenId(Uuid::now_v7()) };
         world.server(StreamName::Token(id), created).await;

@@ -41,7 +41,10 @@ pub struct DeviceEnrollmentRequested {
     pub hostname: Option<String>,
     /// SHA-256 of the machine id, under a prefix of muster's own.
     pub machine: Option<Hash>,
-    /// The device that has the same machine id, if there is one.
+    /// SHA-256 of each network card's address, under a prefix of muster's own.
+    #[serde(default)]
+    pub macs: Vec<Hash>,
+    /// The device that has the same machine id or network card, if there is one.
     pub like: Option<DeviceId>,
 }
 
@@ -86,6 +89,9 @@ pub struct DeviceEnrolled {
     pub hostname: Option<String>,
     /// SHA-256 of the machine id, under a prefix of muster's own; tells likeness, proves nothing.
     pub machine: Option<Hash>,
+    /// SHA-256 of each network card's address, under a prefix of muster's own; likewise.
+    #[serde(default)]
+    pub macs: Vec<Hash>,
 }
 
 /// Why a device went on in a new epoch.
@@ -121,7 +127,8 @@ pub struct DeviceForked {
     pub logged: Option<Hash>,
     /// The hash of the event that the other branch has there; absent when it has none.
     pub other: Option<Hash>,
-    /// The epoch in which the other branch goes on.
+    /// The epoch in which the other branch goes on. The same as `epoch` when it does not: it was an
+    /// old copy, with a key that is worth nothing any more.
     pub continues_in: u64,
 }
 

@@ -143,7 +143,7 @@ events! {
     /// An operator, or an enrollment, made a device known.
     DeviceRegistered, 2, Server;
     /// A machine wants to be a device, and waits for an operator.
-    DeviceEnrollmentRequested, 1, Server;
+    DeviceEnrollmentRequested, 2, Server;
     /// An operator let a waiting machine in.
     DeviceEnrollmentAccepted, 1, Server;
     /// An operator sent a waiting machine away.
@@ -151,7 +151,7 @@ events! {
     /// A device's keys are worth nothing until it enrolls again.
     DeviceRevoked, 1, Server;
     /// A device's keys were bound to it; a new epoch began.
-    DeviceEnrolled, 1, Server;
+    DeviceEnrolled, 2, Server;
     /// A device may go on in a new epoch.
     DeviceEpochGranted, 1, Server;
     /// A device has a new name.
@@ -183,7 +183,7 @@ events! {
     /// A name is free again.
     DeviceNameReleased, 1, Server;
     /// An enrollment token was made.
-    EnrollmentTokenCreated, 2, Server;
+    EnrollmentTokenCreated, 3, Server;
     /// A device enrolled with an enrollment token.
     EnrollmentTokenUsed, 1, Server;
     /// An enrollment token was revoked.

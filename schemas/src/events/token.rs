@@ -3,6 +3,7 @@
 //! The secrets are never in an event, only their SHA-256: they are 256 random bits, so a slow hash
 //! would add nothing.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
@@ -12,7 +13,7 @@ use utoipa::ToSchema;
 use crate::codec::unique_map;
 use crate::cose::Hash;
 use crate::ids::DeviceId;
-use crate::names::{Labels, TokenName};
+use crate::names::{ConfigVars, Labels, TokenName};
 use crate::timestamp::Timestamp;
 
 /// What the bearer of an API token may do.
@@ -64,7 +65,7 @@ impl FromStr for Role {
 }
 
 /// An enrollment token was made. Stream `token/<id>`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct EnrollmentTokenCreated {
     /// What people call it.
     pub name: TokenName,
@@ -82,6 +83,9 @@ pub struct EnrollmentTokenCreated {
     /// Does an operator have to accept each device that comes with it?
     #[serde(default)]
     pub approval: bool,
+    /// The config variables that a new device starts with.
+    #[serde(deserialize_with = "unique_map", default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub config: ConfigVars,
 }
 
 /// A device enrolled with an enrollment token. Stream `token/<id>`.

@@ -58,6 +58,9 @@ pub struct EnrollProof {
     pub hostname: Option<String>,
     /// SHA-256 of the machine id, under a prefix of muster's own.
     pub machine: Option<Hash>,
+    /// SHA-256 of each network card's address, under a prefix of muster's own; at most 16 count.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub macs: Vec<Hash>,
     /// Random; makes a lost answer safe to ask for again: the same nonce gets the same device.
     pub nonce: Uuid,
 }

@@ -15,6 +15,8 @@ use crate::process;
 use crate::report::{Report, Row};
 
 const DURATION: Duration = Duration::from_secs(80);
+/// How long the agent is looked at that has nothing to report: pings are 20 s apart.
+const SILENT: Duration = Duration::from_secs(120);
 /// The agent's default, and how often the exporter is scraped.
 const INTERVAL: Duration = Duration::from_secs(10);
 
@@ -122,8 +124,45 @@ pub(crate) async fn measure(report: &mut Report) {
         bytes_an_hour: Some(an_hour(scraped)),
         stripped_mb: process::stripped_mb(&exporter.program),
     });
+    let silent = connection_alone(&system, pid).await;
     system.stop().await;
     tell(report, &agent, peer.as_ref());
+    if let Some((silent, measuring)) = silent.zip(agent.bytes_an_hour) {
+        traffic(report, silent, measuring);
+    }
+}
+
+/// Bytes an hour with nothing to report: pings, and TLS around them.
+async fn connection_alone(system: &System, pid: u32) -> Option<f64> {
+    let name = system.api.list("/api/v1/devices").await[0]["name"].as_str()?.to_owned();
+    let path = format!("/api/v1/devices/{name}/config");
+    system.api.patch(&path, &serde_json::json!({"vars": {"metrics.groups": ""}})).await;
+    tokio::time::sleep(Duration::from_secs(15)).await;
+    let (before, start) = (process::tcp_bytes(pid)?, Instant::now());
+    tokio::time::sleep(SILENT).await;
+    let bytes = process::tcp_bytes(pid)? - before;
+    Some(bytes as f64 * 3600.0 / start.elapsed().as_secs_f64())
+}
+
+/// What a cellular contract is about. The peer's figures are those that balena publishes for its
+/// own agent: a connection that does nothing, and its metrics of the device.
+fn traffic(report: &mut Report, silent: f64, measuring: f64) {
+    let a_month = |bytes_an_hour: f64| bytes_an_hour * 24.0 * 30.0 / 1e6;
+    let metrics = measuring - silent;
+    for (what, bytes, peer) in [
+        ("the connection alone", silent, 80.0),
+        ("metrics every 10 s", metrics, 72.0),
+        ("metrics every 60 s", metrics * 10.0 / 60.0, 72.0),
+    ] {
+        report.add(Row {
+            what: format!("(f) a month on the wire: {what}"),
+            value: format!("{:.0} MB", a_month(bytes)),
+            peer: format!("balena, published: {peer:.0} MB"),
+            ratio: Some(a_month(bytes) / peer),
+            target: String::new(),
+            is_met: None,
+        });
+    }
 }
 
 /// The program as it is shipped, when it was built so; else as it runs here.

@@ -58,6 +58,7 @@ impl Reports {
                 token: None,
                 hostname: None,
                 machine: None,
+                macs: Vec::new(),
             }
             .into();
             Append::by("bench").stream(

@@ -51,6 +51,44 @@ pub(crate) async fn measure(field: &mut Field, rate: f64, report: &mut Report) {
     }
 }
 
+/// How soon an operator sees a device come and go, while nothing else happens.
+pub(crate) async fn presence(field: &Field, report: &mut Report) {
+    const ROUNDS: usize = 15;
+    let fleet = &field.fleet;
+    let token = fleet.api.enrollment_token(1).await;
+    let mut device = SimDevice::join(&fleet.api, &fleet.ca(), &token, "bench-coming").await;
+    let path = format!("/api/v1/devices/{}", device.id());
+    let until = async |status: &str| {
+        let start = Instant::now();
+        while fleet.api.get(&path).await["status"] != status {
+            assert!(start.elapsed() < Duration::from_secs(30), "never {status}");
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        start.elapsed().as_secs_f64() * 1000.0
+    };
+    until("online").await;
+    let (mut came, mut went) = (Vec::new(), Vec::new());
+    for _ in 0..ROUNDS {
+        let SimDevice { enrolled, nats, .. } = device;
+        nats.drain().await.unwrap();
+        drop(nats);
+        went.push(until("offline").await);
+        device = SimDevice::connect(enrolled, &fleet.ca()).await;
+        came.push(until("online").await);
+    }
+    for (what, taken, limit) in [("online", came, 1000.0), ("offline", went, 2000.0)] {
+        let (p50, worst) = (percentile(taken.clone(), 0.5), percentile(taken, 1.0));
+        report.add(Row {
+            what: format!("(d) a connection that opens or closes is shown {what}"),
+            value: format!("p50 {p50:.0} ms, longest {worst:.0} ms"),
+            peer: format!("{ROUNDS} times"),
+            ratio: None,
+            target: format!("≤ {limit:.0} ms"),
+            is_met: Some(worst <= limit),
+        });
+    }
+}
+
 /// Publishes one event and asks until the device shows it; answers milliseconds.
 async fn probe(field: &Field, device: &mut SimDevice) -> f64 {
     let version = device.chain.events.len() as u64 + 1;

@@ -2,7 +2,7 @@
 //! do. Prints one table; proves nothing, and no test waits for it.
 //!
 //! Arguments: `--markdown` prints the table as docs/performance.md holds it; letters (`a c`) run
-//! only those measurements.
+//! only those measurements; `soak=60` runs the hour of churn alone, or as many minutes.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -24,6 +24,7 @@ mod rebuild;
 mod report;
 mod scale;
 mod signed;
+mod soak;
 
 use std::time::Instant;
 
@@ -33,15 +34,18 @@ use report::Report;
 #[tokio::main]
 async fn main() {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    let (mut is_markdown, mut wanted) = (false, String::new());
+    let (mut is_markdown, mut wanted, mut minutes) = (false, String::new(), 0_u64);
     for argument in std::env::args().skip(1) {
         match argument.as_str() {
             "--markdown" => is_markdown = true,
             "--bench" => {}
+            soak if soak.starts_with("soak=") => {
+                minutes = soak.trim_start_matches("soak=").parse().expect("soak=MINUTES");
+            }
             letters => wanted.push_str(letters),
         }
     }
-    let wants = |part: char| wanted.is_empty() || wanted.contains(part);
+    let wants = |part: char| minutes == 0 && (wanted.is_empty() || wanted.contains(part));
     let began = Instant::now();
     let mut report = Report::default();
     let say = |what: &str| eprintln!("{:>5.0} s  {what}", began.elapsed().as_secs_f64());
@@ -69,6 +73,8 @@ async fn main() {
         if let Some(rate) = rate.filter(|_| wants('d')) {
             say("(d) latency");
             latency::measure(&mut field, rate, &mut report).await;
+            say("(d) presence");
+            latency::presence(&field, &mut report).await;
         }
     }
     if wants('f') {
@@ -78,6 +84,10 @@ async fn main() {
     if wants('g') || wants('h') || wants('i') {
         say("(g) (h) (i) ten thousand devices");
         scale::measure(&mut report, &say).await;
+    }
+    if minutes > 0 {
+        say("(s) churn");
+        soak::measure(&mut report, minutes, &say).await;
     }
     say("done");
     if is_markdown {

@@ -121,6 +121,7 @@ async fn fill(log: &EventLog, project: &ProjectId) {
             token: None,
             hostname: Some("robot".into()),
             machine: None,
+            macs: Vec::new(),
         };
         for event in [Event::from(registered), enrolled.into()] {
             let event = NewEvent::server(&event, TIME);

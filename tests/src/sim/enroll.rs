@@ -13,7 +13,16 @@ use crate::api::Api;
 /// The body that enrolls a device with these keys.
 #[must_use]
 pub fn enroll_body(key: &SigningKey, nats_key: &KeyPair, token: &str, name: &str) -> Value {
-    Joining { key, nats_key, token, hostname: name, machine: None, previous: None }.body()
+    Joining {
+        key,
+        nats_key,
+        token,
+        hostname: name,
+        machine: None,
+        macs: Vec::new(),
+        previous: None,
+    }
+    .body()
 }
 
 /// Enrolls a new device.

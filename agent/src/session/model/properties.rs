@@ -81,6 +81,45 @@ fn a_log_that_forgot_the_epoch_gets_everything_after_what_it_has() {
     assert_eq!(world.server.lost(LossCause::Pruned), 1 + 4);
 }
 
+#[test]
+fn what_cannot_be_read_back_is_declared_lost_and_the_rest_goes_on() {
+    // Which of ten events are damaged or gone, and which of them the log has had before.
+    for (damaged, gone, had, told, lost) in [
+        (&[6][..], &[][..], 5, &[1, 2, 3, 4, 5, 7, 8, 9, 10][..], 1),
+        (&[7, 8], &[], 5, &[1, 2, 3, 4, 5, 6, 9, 10], 2),
+        (&[], &[7], 5, &[1, 2, 3, 4, 5, 6, 8, 9, 10], 1),
+        (&[6, 8], &[7], 5, &[1, 2, 3, 4, 5, 9, 10], 3),
+        (&[9, 10], &[], 5, &[1, 2, 3, 4, 5, 6, 7, 8], 2),
+        (&[8], &[9, 10], 5, &[1, 2, 3, 4, 5, 6, 7], 3),
+        // Nobody needs it any more.
+        (&[3], &[], 5, &[1, 2, 3, 4, 5, 6, 7, 8, 9, 10], 0),
+        (&[5], &[], 5, &[1, 2, 3, 4, 5, 6, 7, 8, 9, 10], 0),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut world = World::new();
+        let mut device = Device::new(dir.path(), limits(1 << 20, 1 << 20));
+        for _ in 0..had {
+            device = world.step(device, &Step::Record(1));
+        }
+        let mut devices = [device];
+        world.settle(&mut devices);
+        let [mut device] = devices;
+        device = world.step(device, &Step::Record(10 - had));
+        for (seqs, is_gone) in [(damaged, false), (gone, true)] {
+            for seq in seqs {
+                device.outbox.damage(*seq, is_gone);
+            }
+        }
+        let mut devices = [device.crash(world.now)];
+        world.settle(&mut devices);
+        assert_eq!(world.server.told(), told, "{damaged:?}, {gone:?}");
+        let declared = world.server.lost(LossCause::Damaged) + world.server.lost(LossCause::Pruned);
+        assert_eq!(declared, lost, "{damaged:?}, {gone:?}");
+        let epochs = if lost == 0 { 1 } else { 2 };
+        assert_eq!(devices[0].outbox.view().epoch, epochs);
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
 

@@ -7,8 +7,8 @@ use anyhow::Result;
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
-use super::changes;
 use super::target::Selected;
+use super::{changes, typed};
 use crate::client::{Client, Connection};
 use crate::exit::Misused;
 use crate::output::{self, ago, pairs, percent, table, text};
@@ -17,6 +17,8 @@ use crate::output::{self, ago, pairs, percent, table, text};
 const ACCEPT: (&str, &str) = ("/accept", "accepted");
 const REJECT: (&str, &str) = ("/reject", "sent away");
 const REVOKE: (&str, &str) = ("/revoke", "revoked; a token made for it lets it in again");
+const ROTATE: (&str, &str) =
+    ("/rotate-key", "asked to make a new key; `device show` tells its fingerprint");
 
 #[derive(Subcommand, Debug)]
 pub(crate) enum DeviceCommand {
@@ -68,6 +70,13 @@ pub(crate) enum DeviceCommand {
         /// Why, for whoever reads the log
         #[arg(long)]
         reason: Option<String>,
+        #[command(flatten)]
+        selected: Selected,
+    },
+    /// Let a device make itself a new signing key
+    RotateKey {
+        /// Name, id, or a label selector
+        device: Option<String>,
         #[command(flatten)]
         selected: Selected,
     },
@@ -154,6 +163,10 @@ pub(crate) async fn run(connection: Connection, command: DeviceCommand) -> Resul
             let body = json!({"reason": reason});
             write::tell(&client()?, &selected.target_alone(device)?, REVOKE, &body, json).await
         }
+        DeviceCommand::RotateKey { device, selected } => {
+            let target = selected.target_alone(device)?;
+            write::tell(&client()?, &target, ROTATE, &json!({}), json).await
+        }
         DeviceCommand::Rename { device, name, selected } => {
             let mut rest = name.into_iter().collect();
             let target = selected.target(device, &mut rest)?;
@@ -183,14 +196,6 @@ pub(crate) async fn run(connection: Connection, command: DeviceCommand) -> Resul
             write::delete(&client()?, &selected.target_alone(device)?, yes, json).await
         }
     }
-}
-
-/// A config value as it was written: a boolean, a number, or text.
-fn typed(text: &str) -> Value {
-    serde_json::from_str::<Value>(text)
-        .ok()
-        .filter(|value| value.is_boolean() || value.is_number() || value.is_string())
-        .unwrap_or_else(|| Value::from(text))
 }
 
 async fn list(client: &Client, args: ListArgs, json: bool) -> Result<()> {

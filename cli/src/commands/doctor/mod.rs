@@ -50,9 +50,9 @@ pub(crate) struct DoctorArgs {
     /// PostgreSQL: postgres://user:password@host:port/database
     #[arg(long, env = "MUSTER_POSTGRES_URL", hide_env_values = true, requires = "keys")]
     postgres_url: Option<String>,
-    /// The NATS server: tls://host:port
-    #[arg(long, env = "MUSTER_NATS_URL")]
-    nats_url: Option<String>,
+    /// The NATS server: tls://host:port; those of a cluster with commas
+    #[arg(long, env = "MUSTER_NATS_URL", value_delimiter = ',')]
+    nats_url: Vec<String>,
     /// InfluxDB: http://host:port
     #[arg(long, env = "MUSTER_INFLUX_URL")]
     influx_url: Option<String>,
@@ -82,7 +82,7 @@ pub(crate) struct DoctorArgs {
 /// What is to be examined.
 struct Subject {
     postgres_url: String,
-    nats_url: Option<String>,
+    nats_urls: Vec<String>,
     store: Option<MetricStore>,
     keys: PathBuf,
     /// Where data is written on this machine.
@@ -97,7 +97,10 @@ impl DoctorArgs {
             let ports = crate::up::ports_in(&self.data);
             return Ok(Subject {
                 postgres_url,
-                nats_url: ports.map(|(nats, _)| format!("tls://127.0.0.1:{nats}")),
+                nats_urls: ports
+                    .map(|(nats, _)| format!("tls://127.0.0.1:{nats}"))
+                    .into_iter()
+                    .collect(),
                 store: Some(store),
                 keys: self.data.join("keys"),
                 api_port: ports.and_then(|(_, api)| api),
@@ -106,7 +109,7 @@ impl DoctorArgs {
         };
         Ok(Subject {
             postgres_url,
-            nats_url: self.nats_url,
+            nats_urls: self.nats_url,
             store: self.influx_url.map(|url| MetricStore {
                 url,
                 database: self.influx_database,
@@ -127,7 +130,7 @@ pub(crate) async fn run(connection: &Connection, args: DoctorArgs) -> Result<()>
     checks.extend(files::certificates(&subject.keys));
     checks.push(files::disk(subject.data.as_deref().unwrap_or(&subject.keys)));
     checks.extend(stores::postgres(&subject.postgres_url).await);
-    if let Some(url) = &subject.nats_url {
+    for url in &subject.nats_urls {
         checks.extend(broker::examine(url, &subject.keys).await);
     }
     if let Some(store) = &subject.store {

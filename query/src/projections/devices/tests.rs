@@ -28,6 +28,7 @@ fn enrolled(epoch: u64) -> Event {
         token: None,
         hostname: Some("host".into()),
         machine: None,
+        macs: Vec::new(),
     }
     .into()
 }

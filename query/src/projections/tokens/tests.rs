@@ -60,6 +60,7 @@ fn tokens_show_their_use_and_never_their_secret() {
             labels: [("site".parse().unwrap(), "hall-2".parse().unwrap())].into(),
             device: None,
             approval: false,
+            config: Default::default(),
         }
         .into(),
         EnrollmentTokenUsed { device: DeviceId(Uuid::nil()) }.into(),

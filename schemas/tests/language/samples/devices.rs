@@ -54,6 +54,7 @@ fn lifecycle() -> Vec<Sample> {
             token: Some(TokenId(id(2))),
             hostname: Some("Robot 7".into()),
             machine: Some(digest("machine")),
+            macs: vec![digest("eth0"), digest("wlan0")],
             like: Some(DeviceId(id(3))),
         }),
         Sample::event(DeviceEnrollmentAccepted { replaces: Some(DeviceId(id(3))) }),
@@ -67,6 +68,7 @@ fn lifecycle() -> Vec<Sample> {
             token: Some(TokenId(id(2))),
             hostname: Some("Robot 7".into()),
             machine: Some(digest("machine")),
+            macs: vec![digest("eth0"), digest("wlan0")],
         }),
         Sample::event(DeviceEpochGranted { epoch: 3, previous: 2, cause: Cause::Fork }),
         Sample::event(DeviceForked {

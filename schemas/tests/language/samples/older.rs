@@ -1,22 +1,27 @@
 //! Samples of shapes that are no longer written, but are in the log for ever. Their bytes are put
 //! together by hand, because no type of today writes them.
 
-use ciborium::Value;
-use muster_schemas::events::{DeviceLabelsChanged, DeviceRegistered, EnrollmentTokenCreated};
-use muster_schemas::{DeviceId, Event, Timestamp, codec};
+use std::collections::BTreeMap;
 
-use super::{Message, Sample, devices, digest, id, text};
+use ciborium::Value;
+use muster_schemas::events::{
+    DeviceEnrolled, DeviceEnrollmentRequested, DeviceLabelsChanged, DeviceRegistered,
+    EnrollmentTokenCreated,
+};
+use muster_schemas::{DeviceId, Event, Timestamp, TokenId, codec};
+
+use super::{Message, NATS_KEY, Sample, device_key, devices, digest, id, text};
 
 /// Version 1 of a shape that got one more field in version 2.
 #[expect(clippy::expect_used, reason = "bytes that were written a line before")]
-fn without(event: impl Into<Event>, field: &str) -> Sample {
+fn without(event: impl Into<Event>, version: u16, field: &str) -> Sample {
     let event = event.into();
     let newest: Value = codec::decode(&event.encode()).expect("today's bytes");
     let mut entries = newest.into_map().expect("a map");
     entries.retain(|(key, _)| key.as_text() != Some(field));
     Sample {
         name: event.kind(),
-        version: 1,
+        version,
         bytes: codec::encode(&Value::Map(entries)),
         message: Message::Event(event),
         newest: false,
@@ -49,7 +54,36 @@ pub(super) fn samples() -> Vec<Sample> {
                 labels: devices::labels(),
                 fingerprint: None,
             },
+            1,
             "fingerprint",
+        ),
+        without(
+            DeviceEnrollmentRequested {
+                signing_key: device_key().public().to_cose_key(),
+                fingerprint: device_key().thumbprint(),
+                nats_key: NATS_KEY.into(),
+                token: Some(TokenId(id(2))),
+                hostname: Some("Robot 7".into()),
+                machine: Some(digest("machine")),
+                macs: Vec::new(),
+                like: Some(DeviceId(id(3))),
+            },
+            1,
+            "macs",
+        ),
+        without(
+            DeviceEnrolled {
+                epoch: 2,
+                signing_key: device_key().public().to_cose_key(),
+                fingerprint: device_key().thumbprint(),
+                nats_key: NATS_KEY.into(),
+                token: Some(TokenId(id(2))),
+                hostname: Some("Robot 7".into()),
+                machine: Some(digest("machine")),
+                macs: Vec::new(),
+            },
+            1,
+            "macs",
         ),
         without(
             EnrollmentTokenCreated {
@@ -60,8 +94,24 @@ pub(super) fn samples() -> Vec<Sample> {
                 labels: devices::labels(),
                 device: Some(DeviceId(id(1))),
                 approval: false,
+                config: BTreeMap::new(),
             },
+            1,
             "approval",
+        ),
+        without(
+            EnrollmentTokenCreated {
+                name: text("line 3, first batch"),
+                secret: digest("secret"),
+                expires_at: Timestamp(1_795_507_200_000_000),
+                uses: 25,
+                labels: devices::labels(),
+                device: Some(DeviceId(id(1))),
+                approval: true,
+                config: BTreeMap::new(),
+            },
+            2,
+            "config",
         ),
     ]
 }

@@ -18,6 +18,7 @@ pub(super) fn samples() -> Vec<Sample> {
             labels: devices::labels(),
             device: Some(DeviceId(id(1))),
             approval: true,
+            config: devices::config(),
         }),
         Sample::event(EnrollmentTokenUsed { device: DeviceId(id(1)) }),
         Sample::event(EnrollmentTokenRevoked {}),

@@ -81,6 +81,7 @@ pub(super) fn samples() -> Vec<Sample> {
         labels: devices::labels(),
         hostname: Some("Robot 7".into()),
         machine: Some(digest("machine")),
+        macs: Vec::new(),
         nonce: id(10),
     };
     let credentials =

@@ -1,0 +1,202 @@
+//! What is looked at on the way to the servers: names, ports, proxy, trust, clock.
+
+use std::time::Duration;
+
+use hyper_util::client::proxy::matcher::Intercept;
+use muster_schemas::Timestamp;
+use muster_schemas::wire::{NonceRequest, NonceResponse};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use url::Url;
+
+use super::Check;
+use crate::clock::Moment;
+use crate::identity::{Http, HttpError};
+use crate::link::{broker_addresses, open_door, open_proxy, proxy_for, shown_proxy};
+use crate::run::Status;
+use crate::trust::{PinnedCa, Verifier};
+
+/// A clock that is further off confuses whoever reads local logs beside muster's; microseconds.
+const SKEW: i64 = 60 * 1_000_000;
+const LIMIT: Duration = Duration::from_secs(5);
+
+/// The server: its name, its port or the proxy, its certificate, and the time there.
+pub(super) async fn server(status: &Status) -> Vec<Check> {
+    let Ok(url) = status.url.parse::<Url>() else {
+        let remedy = "enroll again with --force";
+        return vec![Check::bad("server", format!("'{}' is no URL", status.url), remedy)];
+    };
+    let proxy = proxy_for(&url);
+    let mut checks = vec![match &proxy {
+        Some(proxy) => proxy_itself(proxy).await,
+        None => reach("server", &url, 443).await,
+    }];
+    if checks.iter().all(Check::is_ok) {
+        checks.extend(ask(status, &url, proxy.as_ref()).await);
+    }
+    checks
+}
+
+/// Asks the server something that it answers to everybody.
+async fn ask(status: &Status, url: &Url, proxy: Option<&Intercept>) -> Vec<Check> {
+    let enroll = "enroll again with --force";
+    let (Ok(project), Ok(device)) = (status.project.parse(), status.device.parse()) else {
+        return vec![Check::bad("identity", "project or id cannot be read", enroll)];
+    };
+    let ca = match pinned_ca(status) {
+        Ok(ca) => ca,
+        Err(problem) => return vec![Check::bad("TLS", problem, enroll)],
+    };
+    let verifier = Verifier::new(ca);
+    let http = match Http::new(url, std::sync::Arc::clone(&verifier)) {
+        Ok(http) => http,
+        Err(error) => return vec![Check::bad("TLS", error.to_string(), enroll)],
+    };
+    let sent = Moment::now();
+    let request = NonceRequest { project, device };
+    let answer: Result<NonceResponse, HttpError> =
+        http.post("/api/v1/device/nonce", &request).await;
+    let trusted = || Check::good("TLS", "the server's certificate is by the pinned CA");
+    match answer {
+        Ok(nonce) => vec![trusted(), clock(&sent, nonce.server_time)],
+        Err(HttpError::Refused { status, problem, .. }) => {
+            let found = format!("refuses ({status}): {problem}");
+            vec![trusted(), Check::bad("server", found, "look at the server's log")]
+        }
+        Err(error) if verifier.refusal().is_some() => {
+            let remedy = "is something between this device and the server that opens TLS, or has the server another CA now? then enroll again with a new token";
+            vec![Check::bad("TLS", error.to_string(), remedy)]
+        }
+        Err(error) => vec![match proxy {
+            Some(proxy) => {
+                let found = format!("{error} (through the proxy {})", shown_proxy(proxy));
+                Check::bad(
+                    "server",
+                    found,
+                    "does the proxy let this device through to the server's port? else set NO_PROXY",
+                )
+            }
+            None => Check::bad(
+                "server",
+                error.to_string(),
+                "is this URL that of a muster server, and is nothing in between?",
+            ),
+        }],
+    }
+}
+
+fn pinned_ca(status: &Status) -> Result<PinnedCa, String> {
+    CertificateDer::from_pem_slice(status.ca.as_bytes())
+        .map(PinnedCa::Certificate)
+        .map_err(|error| format!("the pinned CA cannot be read: {error}"))
+}
+
+/// The proxy that the environment names.
+async fn proxy_itself(proxy: &Intercept) -> Check {
+    let found = shown_proxy(proxy);
+    let Ok(url) = format!("http://{found}").parse::<Url>() else {
+        let remedy = "set HTTPS_PROXY to http://HOST:PORT";
+        return Check::bad("proxy", format!("'{found}' is no proxy"), remedy);
+    };
+    let mut check = reach("proxy", &url, 80).await;
+    if !check.is_ok() {
+        check.remedy = Some("is HTTPS_PROXY right, and does the proxy run?".to_owned());
+    }
+    check
+}
+
+pub(super) fn clock(at: &Moment, server: Timestamp) -> Check {
+    let skew = at.wall.micros().saturating_sub(server.micros());
+    let found = format!("{:.1} s off the server's", skew as f64 / 1e6);
+    if skew.abs() > SKEW {
+        let remedy = "set the clock (timedatectl set-ntp true); muster corrects for it, other programs do not";
+        Check::bad("clock", found, remedy)
+    } else {
+        Check::good("clock", found)
+    }
+}
+
+/// The brokers' ports, and the server's HTTPS port where none of them is open.
+pub(super) async fn brokers(status: &Status) -> Vec<Check> {
+    let Ok(url) = status.url.parse::<Url>() else { return Vec::new() };
+    let addresses = match broker_addresses(&status.brokers, &url) {
+        Ok(addresses) => addresses,
+        Err(error) => {
+            let remedy = "the agent asks again when it runs";
+            return vec![Check::bad("broker", error.to_string(), remedy)];
+        }
+    };
+    let mut checks = Vec::new();
+    for address in addresses {
+        checks.push(match proxy_for(&address) {
+            Some(proxy) => broker_by_proxy(&proxy, &address).await,
+            None => reach("broker", &address, 4222).await,
+        });
+    }
+    if checks.iter().any(Check::is_ok) {
+        return checks;
+    }
+    let door = match pinned_ca(status) {
+        Ok(ca) => open_door(&url, ca).await,
+        Err(problem) => Err(problem),
+    };
+    match (door, checks.as_slice()) {
+        (Ok(_), [first, ..]) => {
+            let found = format!("reached through the server's HTTPS port ({})", first.found);
+            vec![Check::good("broker", found)]
+        }
+        (Ok(_), []) => checks,
+        (Err(problem), _) => {
+            let found = format!("not through the server's HTTPS port either: {problem}");
+            let remedy = "one of the two is needed: let this device out to the broker's port, or to the server's";
+            checks.push(Check::bad("broker", found, remedy));
+            checks
+        }
+    }
+}
+
+async fn broker_by_proxy(proxy: &Intercept, address: &Url) -> Check {
+    match open_proxy(proxy, address).await {
+        Ok(_) => Check::good(
+            "broker",
+            format!("{address} reached through the proxy {}", shown_proxy(proxy)),
+        ),
+        Err(problem) => {
+            let remedy = "let the proxy through to the broker's port (CONNECT), or set NO_PROXY";
+            Check::bad("broker", format!("{address} is not reached: {problem}"), remedy)
+        }
+    }
+}
+
+/// The name and the port of an address.
+async fn reach(name: &'static str, url: &Url, default: u16) -> Check {
+    let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']).to_owned();
+    let port = url.port_or_known_default().unwrap_or(default);
+    let looked_up = timeout(LIMIT, tokio::net::lookup_host((host.as_str(), port))).await;
+    let addresses: Vec<_> = match looked_up {
+        Ok(Ok(addresses)) => addresses.collect(),
+        Ok(Err(error)) => {
+            let remedy = "check the name and /etc/resolv.conf";
+            return Check::bad(name, format!("{host} is not found: {error}"), remedy);
+        }
+        Err(_) => {
+            let found = format!("{host}: no answer from the name server in 5 s");
+            return Check::bad(name, found, "check the network and /etc/resolv.conf");
+        }
+    };
+    let mut problem = "it has no address".to_owned();
+    for address in addresses {
+        match timeout(LIMIT, TcpStream::connect(address)).await {
+            Ok(Ok(_)) => {
+                return Check::good(name, format!("{host}:{port} is {address}, reached"));
+            }
+            Ok(Err(error)) => problem = format!("{address}: {error}"),
+            Err(_) => problem = format!("{address}: no answer in 5 s"),
+        }
+    }
+    let remedy =
+        format!("does a firewall let this device out to port {port}? does the server run?");
+    Check::bad(name, format!("{host}:{port} is not reached: {problem}"), remedy)
+}

@@ -1,0 +1,163 @@
+//! Ways to the broker that are no plain TCP connection to it: through an HTTP proxy, and through the
+//! server's HTTPS door.
+//!
+//! async-nats makes its connections itself, so it is given a port on the loopback, behind which is
+//! the real way; it is taken once. Its TLS goes all the way to the broker.
+
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use http::Uri;
+use hyper_util::client::proxy::matcher::{Intercept, Matcher};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, copy_bidirectional};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::timeout;
+use url::Url;
+
+use crate::identity::{Http, Identity};
+use crate::trust::{PinnedCa, Verifier};
+
+/// Where the server's door leads to the broker.
+const DOOR: &str = "/nats";
+/// The protocol's name there.
+const PROTOCOL: &str = "nats";
+/// Each step takes at most this long.
+const LIMIT: Duration = Duration::from_secs(10);
+/// A proxy that says more than this before it lets us through is none; in bytes.
+const MAX_ANSWER: usize = 8 * 1024;
+
+/// Host and port of a broker's address.
+pub(super) fn host_and_port(address: &Url) -> (String, u16) {
+    let host = address.host_str().unwrap_or_default().trim_matches(['[', ']']).to_owned();
+    (host, address.port().unwrap_or(4222))
+}
+
+/// The proxy for this address, by `HTTPS_PROXY`, `ALL_PROXY` and `NO_PROXY`.
+pub(crate) fn proxy_for(address: &Url) -> Option<Intercept> {
+    let host = address.host_str()?;
+    let port = address.port_or_known_default().unwrap_or(4222);
+    let uri: Uri = format!("https://{host}:{port}").parse().ok()?;
+    Matcher::from_env().intercept(&uri)
+}
+
+/// The proxy's host and port, for people: what it is asked with is nobody's business.
+pub(crate) fn shown(proxy: &Intercept) -> String {
+    let uri = proxy.uri();
+    let port = uri.port_u16().unwrap_or(80);
+    format!("{}:{port}", uri.host().unwrap_or_default())
+}
+
+/// Through an HTTP proxy (CONNECT, RFC 9110 §9.3.6). The port on the loopback.
+pub(super) async fn through_proxy(proxy: &Intercept, address: &Url) -> Result<u16, String> {
+    let far = open_proxy(proxy, address).await?;
+    lead_to(far).await
+}
+
+/// The far end behind a proxy.
+pub(crate) async fn open_proxy(proxy: &Intercept, address: &Url) -> Result<TcpStream, String> {
+    timeout(LIMIT, connect(proxy, address))
+        .await
+        .unwrap_or_else(|_| Err(format!("no answer in {} s", LIMIT.as_secs())))
+        .map_err(|problem| format!("the proxy {}: {problem}", shown(proxy)))
+}
+
+async fn connect(proxy: &Intercept, address: &Url) -> Result<TcpStream, String> {
+    let uri = proxy.uri();
+    if uri.scheme_str() != Some("http") {
+        let scheme = uri.scheme_str().unwrap_or_default();
+        return Err(format!("'{scheme}' is not supported for the broker; use an http:// proxy"));
+    }
+    let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
+    let mut stream = TcpStream::connect((host, uri.port_u16().unwrap_or(80)))
+        .await
+        .map_err(|error| error.to_string())?;
+    let target =
+        format!("{}:{}", address.host_str().unwrap_or_default(), address.port().unwrap_or(4222));
+    let mut request = format!("CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n").into_bytes();
+    if let Some(password) = proxy.basic_auth() {
+        request.extend_from_slice(b"Proxy-Authorization: ");
+        request.extend_from_slice(password.as_bytes());
+        request.extend_from_slice(b"\r\n");
+    }
+    request.extend_from_slice(b"\r\n");
+    stream.write_all(&request).await.map_err(|error| error.to_string())?;
+    let mut answer = Vec::new();
+    // One at a time: what follows the answer is the broker's.
+    while !answer.ends_with(b"\r\n\r\n") {
+        if answer.len() == MAX_ANSWER {
+            return Err("it does not answer as an HTTP proxy does".to_owned());
+        }
+        answer.push(stream.read_u8().await.map_err(|error| error.to_string())?);
+    }
+    judge(&answer).map(|()| stream)
+}
+
+/// Does the proxy let us through?
+fn judge(answer: &[u8]) -> Result<(), String> {
+    let line = answer.split(|byte| *byte == b'\r').next().unwrap_or_default();
+    let line = String::from_utf8_lossy(line);
+    let mut words = line.splitn(3, ' ');
+    match (words.next(), words.next()) {
+        (Some("HTTP/1.1" | "HTTP/1.0"), Some(status)) if status.starts_with('2') => Ok(()),
+        (Some("HTTP/1.1" | "HTTP/1.0"), Some("407")) => {
+            Err("it wants a user and password: http://USER:PASSWORD@HOST:PORT".to_owned())
+        }
+        (Some("HTTP/1.1" | "HTTP/1.0"), Some(status)) => {
+            let reason = words.next().unwrap_or_default();
+            Err(format!("it does not let us through ({status} {reason})"))
+        }
+        _ => Err("it does not answer as an HTTP proxy does".to_owned()),
+    }
+}
+
+/// Through the server's HTTPS door, which an HTTP proxy may be before. The port on the loopback.
+pub(super) async fn through_door(identity: &Identity) -> Result<u16, String> {
+    let far = open_door(&identity.url, identity.pinned_ca()).await?;
+    lead_to(far).await
+}
+
+/// The broker's end behind a server's HTTPS door.
+pub(crate) async fn open_door(url: &Url, ca: PinnedCa) -> Result<reqwest::Upgraded, String> {
+    let http = Http::new(url, Verifier::new(ca)).map_err(|error| error.to_string())?;
+    http.upgrade(DOOR, PROTOCOL).await.map_err(|error| error.to_string())
+}
+
+/// A port on the loopback that leads to the far end, once.
+async fn lead_to(
+    mut far: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+) -> Result<u16, String> {
+    let listen = async {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+        let port = listener.local_addr()?.port();
+        Ok::<_, std::io::Error>((listener, port))
+    };
+    let (listener, port) =
+        listen.await.map_err(|error| format!("no port on the loopback: {error}"))?;
+    tokio::spawn(async move {
+        let Ok(Ok((mut near, _))) = timeout(LIMIT, listener.accept()).await else { return };
+        drop(listener);
+        // Ends with either side; the client notices by itself.
+        let _ = copy_bidirectional(&mut near, &mut far).await;
+    });
+    Ok(port)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_proxys_answer_is_told_in_words() {
+        for (answer, expected) in [
+            (&b"HTTP/1.1 200 Connection established\r\nVia: x\r\n\r\n"[..], ""),
+            (b"HTTP/1.0 204 \r\n\r\n", ""),
+            (b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n", "user and password"),
+            (b"HTTP/1.1 403 Forbidden\r\n\r\n", "(403 Forbidden)"),
+            (b"SSH-2.0-OpenSSH\r\n\r\n", "as an HTTP proxy"),
+            (b"\r\n\r\n", "as an HTTP proxy"),
+        ] {
+            let words = judge(answer).err().unwrap_or_default();
+            assert!(words.contains(expected) && words.is_empty() == expected.is_empty(), "{words}");
+        }
+    }
+}

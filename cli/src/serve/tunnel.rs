@@ -1,0 +1,114 @@
+//! `GET /nats`: the broker behind the front door, for devices that are let out to this port alone.
+//!
+//! After the upgrade (`Upgrade: nats`, RFC 9110 §7.8) the connection is the broker's own, byte for byte.
+//! So the device's TLS and its JWT are the broker's to check, and nothing is read here.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use hyper_util::rt::TokioIo;
+use muster_api::Problem;
+use tokio::io::copy_bidirectional;
+use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use url::Url;
+
+/// The protocol's name in `Upgrade`.
+const PROTOCOL: &str = "nats";
+/// The broker is on this machine or near it.
+const LIMIT: Duration = Duration::from_secs(5);
+/// Devices that come this way at once, in one process.
+const MOST: usize = 10_000;
+
+/// The way to the broker.
+#[derive(Clone, Debug)]
+pub(super) struct Tunnel {
+    brokers: Arc<Vec<(String, u16)>>,
+    places: Arc<Semaphore>,
+    stop: CancellationToken,
+}
+
+impl Tunnel {
+    /// To the brokers that this process uses itself.
+    pub(super) fn new(brokers: &[String], stop: CancellationToken) -> Self {
+        let brokers = brokers.iter().filter_map(|broker| address(broker)).collect();
+        Self { brokers: Arc::new(brokers), places: Arc::new(Semaphore::new(MOST)), stop }
+    }
+
+    /// A connection to the first that takes one.
+    async fn connect(&self) -> Option<TcpStream> {
+        for (host, port) in &*self.brokers {
+            let connected = timeout(LIMIT, TcpStream::connect((host.as_str(), *port))).await;
+            if let Ok(Ok(broker)) = connected {
+                return Some(broker);
+            }
+        }
+        None
+    }
+
+    pub(super) fn router(self) -> Router {
+        Router::new().route("/nats", get(open)).with_state(self)
+    }
+}
+
+/// Host and port of a broker's address.
+fn address(broker: &str) -> Option<(String, u16)> {
+    let url: Url = broker.trim().parse().ok()?;
+    let host = url.host_str()?.trim_matches(['[', ']']).to_owned();
+    (!host.is_empty()).then_some((host, url.port().unwrap_or(4222)))
+}
+
+async fn open(State(tunnel): State<Tunnel>, mut request: Request) -> Response {
+    let wish = request.headers().get(header::UPGRADE).and_then(|value| value.to_str().ok());
+    if !wish.is_some_and(|wish| wish.eq_ignore_ascii_case(PROTOCOL)) {
+        let headers = [(header::UPGRADE, PROTOCOL), (header::CONNECTION, "upgrade")];
+        return (StatusCode::UPGRADE_REQUIRED, headers).into_response();
+    }
+    let Ok(place) = Arc::clone(&tunnel.places).try_acquire_owned() else {
+        return Problem::unavailable("too many devices come this way", 30).into_response();
+    };
+    let Some(mut broker) = tunnel.connect().await else {
+        return Problem::unavailable("the broker is away; try again", 2).into_response();
+    };
+    let upgrade = hyper::upgrade::on(&mut request);
+    tokio::spawn(async move {
+        let _place = place;
+        let Ok(device) = upgrade.await else { return };
+        let mut device = TokioIo::new(device);
+        tokio::select! {
+            () = tunnel.stop.cancelled() => {}
+            _ = copy_bidirectional(&mut device, &mut broker) => {}
+        }
+    });
+    let mut response = StatusCode::SWITCHING_PROTOCOLS.into_response();
+    let headers = response.headers_mut();
+    headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+    headers.insert(header::UPGRADE, HeaderValue::from_static(PROTOCOL));
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_broker_has_a_host_and_a_port() {
+        for (broker, expected) in [
+            ("tls://127.0.0.1:4333", Some(("127.0.0.1", 4333))),
+            (" tls://one", Some(("one", 4222))),
+            ("nats://[::1]:7", Some(("::1", 7))),
+            ("", None),
+            ("tls://", None),
+        ] {
+            let found = address(broker);
+            assert_eq!(found.as_ref().map(|(host, port)| (host.as_str(), *port)), expected);
+        }
+    }
+}

@@ -1,0 +1,85 @@
+//! Compression of what waits long or comes in bulk: zlib (RFC 1950), in memory, bounded.
+//!
+//! A compressed message is told by its first byte, which no CBOR message of ours begins with.
+
+use std::io::Write;
+
+use flate2::Compression;
+use flate2::write::{ZlibDecoder, ZlibEncoder};
+
+/// What a zlib stream with the usual window begins with; in CBOR a text of 24 bytes or more, which no
+/// message of ours is.
+const FIRST: u8 = 0x78;
+
+/// Is this compressed?
+#[must_use]
+pub fn is_compressed(bytes: &[u8]) -> bool {
+    bytes.first() == Some(&FIRST)
+}
+
+/// Compressed, when that is smaller; the same bytes otherwise.
+#[must_use]
+pub fn compress(bytes: Vec<u8>) -> Vec<u8> {
+    let mut encoder = ZlibEncoder::new(Vec::new(), Compression::default());
+    let compressed = encoder.write_all(&bytes).and_then(|()| encoder.finish());
+    match compressed {
+        Ok(compressed) if compressed.len() < bytes.len() => compressed,
+        // Memory does not fail to be written to; then it stays as it is.
+        _ => bytes,
+    }
+}
+
+/// What was compressed; `None` when it is broken, or would be larger than `limit`.
+#[must_use]
+pub fn decompress(bytes: &[u8], limit: usize) -> Option<Vec<u8>> {
+    let mut decoder = ZlibDecoder::new(Bounded { bytes: Vec::new(), limit });
+    decoder.write_all(bytes).ok()?;
+    let whole = decoder.finish().ok()?;
+    Some(whole.bytes)
+}
+
+/// Takes so many bytes and no more: a few kilobytes can be made to inflate to gigabytes.
+struct Bounded {
+    bytes: Vec<u8>,
+    limit: usize,
+}
+
+impl Write for Bounded {
+    fn write(&mut self, more: &[u8]) -> std::io::Result<usize> {
+        if self.bytes.len() + more.len() > self.limit {
+            return Err(std::io::ErrorKind::FileTooLarge.into());
+        }
+        self.bytes.extend_from_slice(more);
+        Ok(more.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_smaller_is_compressed_and_comes_back() {
+        let long = b"cpu ".repeat(1000);
+        let small = compress(long.clone());
+        assert!(is_compressed(&small) && small.len() < 100, "{}", small.len());
+        assert_eq!(decompress(&small, long.len()), Some(long));
+        assert_eq!(compress(b"x".to_vec()), b"x");
+    }
+
+    #[test]
+    fn a_bomb_and_broken_bytes_are_refused() {
+        let bomb = compress(vec![0; 10_000_000]);
+        assert!(bomb.len() < 20_000);
+        assert_eq!(decompress(&bomb, 1_000_000), None);
+        let mut cut = compress(b"cpu ".repeat(1000));
+        cut.truncate(cut.len() - 6);
+        assert_eq!(decompress(&cut, 1_000_000), None);
+        assert_eq!(decompress(b"x no zlib", 1_000_000), None);
+        assert_eq!(decompress(b"", 1_000_000), None);
+    }
+}

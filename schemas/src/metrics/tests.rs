@@ -1,0 +1,55 @@
+//! Batches read back, compressed or not; limits are held to.
+
+use super::*;
+
+fn batch() -> MetricBatch {
+    MetricBatch {
+        time: Timestamp(1_795_420_800_000_000),
+        points: vec![
+            Point::new("cpu")
+                .tag("cpu", "cpu-total")
+                .field("usage_user", 12.5)
+                .field("usage_idle", 87.5),
+            Point { offset: -5, ..Point::new("my_app").field("queue", 3_i64).field("ok", true) },
+        ],
+    }
+}
+
+#[test]
+fn a_batch_reads_back_and_known_names_are_numbers() {
+    let bytes = batch().encode();
+    assert_eq!(MetricBatch::decode(&bytes), Ok(batch()));
+    let many = MetricBatch { points: vec![batch().points[0].clone(); 100], ..batch() };
+    let small = many.encode_compressed();
+    assert!(small.len() < many.encode().len() / 4);
+    assert_eq!(MetricBatch::decode(&small), Ok(many));
+    assert!(MetricBatch::decode(&small[..20]).is_err());
+    let text = String::from_utf8_lossy(&bytes);
+    assert!(!text.contains("usage_user") && text.contains("my_app"));
+}
+
+#[test]
+fn limits_are_named() {
+    let mut no_field = batch();
+    no_field.points[1].fields.clear();
+    let error = MetricBatch::decode(&no_field.encode()).map(|_| ()).map_err(|e| e.to_string());
+    assert_eq!(error, Err("no field in point 1".to_owned()));
+}
+
+#[test]
+fn a_name_written_as_number_and_as_text_is_a_duplicate() {
+    let number = metric_names::number("usage_user").unwrap_or_default();
+    let bytes = codec::encode(&(
+        1,
+        0,
+        vec![(
+            "cpu",
+            BTreeMap::<u8, u8>::new(),
+            ciborium::Value::Map(vec![
+                (ciborium::Value::Integer(number.into()), ciborium::Value::Float(1.0)),
+                (ciborium::Value::Text("usage_user".into()), ciborium::Value::Float(2.0)),
+            ]),
+        )],
+    ));
+    assert!(MetricBatch::decode(&bytes).is_err());
+}

@@ -1,0 +1,281 @@
+//! (s) An hour of churn, only when asked for (`make soak`): simulated devices that come and go, and
+//! two real agents in network namespaces of their own, which are killed and whose cables are
+//! pulled. At the end nothing may be lost, and the memory of every process must have stayed flat.
+//!
+//! Needs root, for the namespaces.
+
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use muster_simulate::{Counters, Fleet, FleetOptions};
+use muster_tests::System;
+use muster_tests::binaries::binary;
+use serde_json::{Value, json};
+
+use crate::process;
+use crate::report::{Report, Row};
+
+/// Simulated devices.
+const DEVICES: usize = 300;
+/// Something happens to an agent this often.
+const TROUBLE: Duration = Duration::from_secs(20);
+/// Memory counts from here on: caches have filled.
+const SETTLED: f64 = 0.25;
+/// What a process may have grown since then.
+const GROWTH: f64 = 1.25;
+
+/// A real agent behind a cable of its own.
+struct Agent {
+    name: &'static str,
+    namespace: String,
+    cable: String,
+    data: std::path::PathBuf,
+    child: Option<Child>,
+}
+
+fn ip(args: &[&str]) {
+    let done = Command::new("ip").args(args).output().expect("ip, of iproute2");
+    let said = String::from_utf8_lossy(&done.stderr);
+    assert!(done.status.success(), "ip {}: {said}(root is needed)", args.join(" "));
+}
+
+impl Agent {
+    /// Lays the cable; the server's end has the address 10.200.`number`.1.
+    fn new(number: u8, name: &'static str, dir: &Path) -> Self {
+        let (namespace, cable) = (format!("muster-{number}"), format!("muster{number}"));
+        let _ = Command::new("ip").args(["netns", "del", &namespace]).output();
+        let _ = Command::new("ip").args(["link", "del", &cable]).output();
+        ip(&["netns", "add", &namespace]);
+        ip(&["link", "add", &cable, "type", "veth", "peer", "name", "eth0", "netns", &namespace]);
+        ip(&["addr", "add", &format!("10.200.{number}.1/24"), "dev", &cable]);
+        ip(&["link", "set", &cable, "up"]);
+        let inside = |args: &[&str]| ip(&[&["-n", namespace.as_str()], args].concat());
+        inside(&["addr", "add", &format!("10.200.{number}.2/24"), "dev", "eth0"]);
+        inside(&["link", "set", "eth0", "up"]);
+        inside(&["link", "set", "lo", "up"]);
+        Self { name, namespace, cable, data: dir.join(name), child: None }
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &self.namespace]).arg(binary("muster-agent"));
+        command.arg("--data").arg(&self.data).args(args).stdin(Stdio::null());
+        command
+    }
+
+    fn enroll(&self, url: &str, token: &str) {
+        let done = self.command(&["enroll", "--url", url, "--name", self.name, token]).output();
+        let done = done.expect("the agent runs");
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    }
+
+    fn start(&mut self) {
+        let said = std::fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(self.data.with_extension("said"))
+            .expect("a file");
+        let child = self.command(&["run"]).stdout(Stdio::null()).stderr(said).spawn();
+        self.child = Some(child.expect("the agent runs"));
+    }
+
+    fn pid(&self) -> u32 {
+        self.child.as_ref().map_or(0, Child::id)
+    }
+
+    fn kill9(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+
+    fn cable(&self, is_in: bool) {
+        ip(&["link", "set", &self.cable, if is_in { "up" } else { "down" }]);
+    }
+
+    fn status(&self) -> Value {
+        let output = self.command(&["status", "--json"]).output().expect("the agent runs");
+        serde_json::from_slice(&output.stdout).unwrap_or_default()
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        self.kill9();
+        let _ = Command::new("ip").args(["netns", "del", &self.namespace]).output();
+        let _ = Command::new("ip").args(["link", "del", &self.cable]).output();
+    }
+}
+
+/// Memory of each process, in megabytes, over time.
+#[derive(Default)]
+struct Memory(Vec<(f64, Vec<(String, f64)>)>);
+
+impl Memory {
+    fn take(&mut self, share: f64, system: &System, agents: &[Agent]) {
+        let mut now: Vec<(String, f64)> = Vec::new();
+        let mut note = |name: String, pid: u32| now.push((name, process::proportional_mb(pid)));
+        note("muster".to_owned(), system.pid());
+        for name in ["nats-server", "influxd"] {
+            if let Some(pid) = process::find(name, &system.dir()) {
+                note(name.to_owned(), pid);
+            }
+        }
+        for agent in agents {
+            note(format!("agent {}", agent.name), agent.pid());
+        }
+        self.0.push((share, now));
+    }
+
+    /// Per process: how much it has on average in the second quarter, and at the end.
+    fn growth(&self) -> Vec<(String, f64, f64)> {
+        let mean = |name: &str, from: f64, to: f64| {
+            let all = self.0.iter().filter(|(share, _)| (from..to).contains(share));
+            let of = all.flat_map(|(_, now)| now).filter(|(one, mb)| one == name && *mb > 0.0);
+            let (count, sum) = of.fold((0.0, 0.0), |(count, sum), (_, mb)| (count + 1.0, sum + mb));
+            if count > 0.0 { sum / count } else { 0.0 }
+        };
+        let names = self.0.first().map(|(_, now)| now.clone()).unwrap_or_default();
+        names
+            .into_iter()
+            .map(|(name, _)| {
+                let early = mean(&name, SETTLED, 0.5);
+                let late = mean(&name, 0.9, 2.0);
+                (name, early, late)
+            })
+            .collect()
+    }
+}
+
+/// Lives through it.
+pub(crate) async fn measure(report: &mut Report, minutes: u64, say: &impl Fn(&str)) {
+    let lasts = Duration::from_secs(60 * minutes);
+    let dir = tempfile::tempdir().unwrap();
+    let mut agents = vec![Agent::new(1, "left", dir.path()), Agent::new(2, "right", dir.path())];
+    let system = System::start_with(&["--no-agent", "--listen", "0.0.0.0"]).await;
+    let port = system.api.url.rsplit(':').next().unwrap().to_owned();
+    for (number, agent) in (1..).zip(&mut agents) {
+        // Two agents of one machine look like each other, unless the token is made for one.
+        let known = system.api.post("/api/v1/devices", &json!({"name": agent.name})).await;
+        let asks = json!({"name": agent.name, "uses": 1, "device": known["id"]});
+        let token = system.api.post("/api/v1/enrollment-tokens", &asks).await;
+        let url = format!("https://10.200.{number}.1:{port}");
+        agent.enroll(&url, token["token"].as_str().unwrap());
+        agent.start();
+    }
+    let options = FleetOptions {
+        url: system.api.url.clone(),
+        ca: Some(system.ca()),
+        token: system.api.enrollment_token(u32::try_from(DEVICES).unwrap()).await,
+        devices: DEVICES,
+        prefix: "sim".to_owned(),
+        profile: "churn".parse().unwrap(),
+    };
+    let counters = Arc::new(Counters::default());
+    let enrolled = Fleet::enroll(&options, &counters).await.unwrap();
+    let fleet = Fleet::start(&options, enrolled, Arc::clone(&counters)).unwrap();
+
+    let (began, mut memory, mut set) = (Instant::now(), Memory::default(), 0_u64);
+    let mut turn = 0_usize;
+    while began.elapsed() < lasts {
+        tokio::time::sleep(TROUBLE).await;
+        turn += 1;
+        let share = began.elapsed().as_secs_f64() / lasts.as_secs_f64();
+        memory.take(share, &system, &agents);
+        for agent in &agents {
+            set += 1;
+            let path = format!("/api/v1/devices/{}/config", agent.name);
+            system.api.patch(&path, &json!({"vars": {"n": set}})).await;
+        }
+        let agent = &mut agents[turn % 2];
+        match (turn / 2) % 4 {
+            0 => agent.cable(false),
+            1 => agent.cable(true),
+            2 => agent.kill9(),
+            _ => agent.start(),
+        }
+        if turn.is_multiple_of(15) {
+            let figures = counters.figures();
+            say(&format!(
+                "(s) {:.0} %: {} of {} events",
+                100.0 * share,
+                figures.committed,
+                figures.events
+            ));
+        }
+    }
+    for agent in &mut agents {
+        agent.cable(true);
+        agent.kill9();
+        agent.start();
+    }
+    fleet.finish(Duration::from_secs(120)).await;
+    let figures = counters.figures();
+    let real = settled(&system, &agents).await;
+    tell(report, minutes, &figures, real, &memory);
+}
+
+/// Waits until the log has what the agents have; answers how many events of theirs stand in it,
+/// without a gap, and how many are lost.
+async fn settled(system: &System, agents: &[Agent]) -> (u64, u64) {
+    let (mut events, mut lost) = (0, 0);
+    for agent in agents {
+        let began = Instant::now();
+        let outbox = loop {
+            let outbox = agent.status()["outbox"].clone();
+            let done = outbox["unconfirmed"] == 0 && outbox["last_seq"].as_u64() > Some(1);
+            if done || began.elapsed() > Duration::from_secs(120) {
+                break outbox;
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        };
+        let path = format!("/api/v1/devices/{}/events?order=asc", agent.name);
+        let told = system.api.list(&path).await;
+        let own: Vec<u64> = told
+            .iter()
+            .filter(|event| event["stream"].to_string().contains("device-report/"))
+            .map(|event| event["version"].as_u64().unwrap())
+            .collect();
+        let newest = outbox["last_seq"].as_u64().unwrap_or_default();
+        let missing = (1..=newest).filter(|seq| own.get((*seq - 1) as usize) != Some(seq)).count();
+        events += own.len() as u64;
+        lost += missing as u64 + outbox["dropped"].as_u64().unwrap_or_default();
+    }
+    (events, lost)
+}
+
+fn tell(
+    report: &mut Report,
+    minutes: u64,
+    figures: &muster_simulate::Figures,
+    (real, real_lost): (u64, u64),
+    memory: &Memory,
+) {
+    let lost = figures.events - figures.committed + figures.differing + real_lost;
+    report.add(Row {
+        what: format!("(s) {minutes} minutes of churn: {DEVICES} simulated devices, two agents"),
+        value: format!(
+            "{} events in the log ({real} of the agents'), {} connections, {} points; {lost} lost",
+            figures.committed + real,
+            figures.connects,
+            figures.points
+        ),
+        peer: String::new(),
+        ratio: None,
+        target: "nothing lost".to_owned(),
+        is_met: Some(lost == 0),
+    });
+    for (name, early, late) in memory.growth() {
+        report.add(Row {
+            what: format!("(s) memory of {name} at the end"),
+            value: format!("{late:.1} MB"),
+            peer: format!("in the second quarter: {early:.1} MB"),
+            ratio: Some(late / early),
+            target: format!("≤ {:.0} %", 100.0 * GROWTH),
+            is_met: Some(late <= early * GROWTH),
+        });
+    }
+}

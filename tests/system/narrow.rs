@@ -1,0 +1,103 @@
+//! Devices that are let out to the HTTPS port alone, or through a proxy.
+
+use std::net::TcpListener;
+use std::time::Duration;
+
+use muster_backing::postgres::Tuning;
+use muster_tests::agent::AgentProcess;
+use muster_tests::fleet::Fleet;
+use muster_tests::network::{Port, Proxy};
+use muster_tests::wait;
+use serde_json::json;
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+fn port_of(url: &str) -> u16 {
+    url.rsplit(':').next().unwrap().parse().unwrap()
+}
+
+async fn applied(fleet: &Fleet, n: u64) {
+    let vars = json!({"vars": {"n": n}});
+    fleet.api.patch("/api/v1/devices/robot/config", &vars).await;
+    wait::until("a config to be applied", PATIENCE, || async {
+        let device = fleet.api.get("/api/v1/devices/robot").await;
+        (device["config"]["applied_version"] == device["config"]["version"]
+            && device["status"] == "online")
+            .then_some(())
+    })
+    .await;
+}
+
+async fn connected(agent: &AgentProcess, is_so: impl Fn(&str) -> bool) {
+    wait::until("the agent to be connected this way", PATIENCE, || async {
+        let status = agent.status();
+        status["broker"].as_str().filter(|broker| is_so(broker)).map(drop)
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_https_port_is_enough_and_the_brokers_is_taken_when_it_opens() {
+    let port = free_port();
+    let broker = format!("tls://127.0.0.1:{port}");
+    let fleet = Fleet::start_with(Tuning::Small, &[("MUSTER_DEVICE_NATS_URL", &broker)]).await;
+    let dir = tempfile::tempdir().unwrap();
+    let token = fleet.api.enrollment_token(1).await;
+    let mut agent = AgentProcess::enroll(dir.path(), &fleet.api.url, &token, "robot");
+    agent.start();
+    connected(&agent, |broker| broker.contains("through https://")).await;
+    applied(&fleet, 1).await;
+    let (is_well, said) = agent.doctor();
+    assert!(is_well && said.contains("through the server's HTTPS port"), "{said}");
+
+    // What asks for something else there is told so, and the broker itself is not reached.
+    let (status, _) = fleet.api.send(reqwest::Method::GET, "/nats", None).await;
+    assert_eq!(status, 426);
+
+    // The way opens: the next connection takes it.
+    let open = Port::open(port, fleet.nats.port()).await;
+    applied(&fleet, 2).await;
+    fleet.nats.child().stop().await.unwrap();
+    fleet.nats.child().start_again().await.unwrap();
+    connected(&agent, |broker| !broker.contains("through")).await;
+    applied(&fleet, 3).await;
+    drop(open);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_proxy_is_the_way_out_for_https_and_for_the_broker() {
+    let fleet = Fleet::start().await;
+    let (door, broker) = (port_of(&fleet.api.url), fleet.nats.port());
+    let proxy = Proxy::start().await;
+    // It lets nobody through to the broker's port.
+    proxy.refuse(Some(broker));
+    let dir = tempfile::tempdir().unwrap();
+    let token = fleet.api.enrollment_token(1).await;
+    let env = [("HTTPS_PROXY", proxy.url()), ("NO_PROXY", String::new())];
+    let env = env.each_ref().map(|(name, value)| (*name, value.as_str()));
+    let mut agent = AgentProcess::enroll_with(dir.path(), &fleet.api.url, &token, "robot", &env);
+    assert_eq!(proxy.through(), [door], "it enrolled through the proxy");
+    agent.start();
+    connected(&agent, |broker| broker.contains("through https://")).await;
+    applied(&fleet, 1).await;
+    assert!(proxy.through().iter().all(|port| *port == door), "{:?}", proxy.through());
+
+    proxy.refuse(None);
+    agent.kill9();
+    agent.start();
+    connected(&agent, |broker| broker.contains("through the proxy")).await;
+    applied(&fleet, 2).await;
+    assert!(proxy.through().contains(&broker), "{:?}", proxy.through());
+    let shown = agent.status().to_string();
+    assert!(!shown.contains("u:p"), "the proxy's password is nobody's business: {shown}");
+
+    // A proxy that lets nothing through is named.
+    proxy.refuse(Some(door));
+    let (is_well, said) = agent.doctor();
+    assert!(!is_well && said.contains("proxy"), "{said}");
+    assert!(proxy.asked() > 3);
+}

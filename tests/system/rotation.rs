@@ -1,0 +1,124 @@
+//! A device gets a new signing key when an operator asks for it: once, whatever happens meanwhile.
+
+use std::time::Duration;
+
+use muster_tests::agent::AgentProcess;
+use muster_tests::{System, wait};
+use serde_json::json;
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+async fn fingerprint(system: &System) -> String {
+    let device = system.api.get("/api/v1/devices/robot").await;
+    device["enrollment"]["fingerprint"].as_str().unwrap_or_default().to_owned()
+}
+
+fn ask(system: &System) {
+    let (code, said, problem) = system.muster(&["device", "rotate-key", "robot"]);
+    assert_eq!(code, 0, "{said}{problem}");
+}
+
+async fn changed(system: &System, before: &str) -> String {
+    wait::until("the new key", PATIENCE, || async {
+        Some(fingerprint(system).await).filter(|now| now != before && !now.is_empty())
+    })
+    .await
+}
+
+async fn rotations(system: &System) -> usize {
+    system.api.list("/api/v1/devices/robot/events?type=DeviceKeyRotated").await.len()
+}
+
+async fn applied(system: &System, n: u64) {
+    let vars = json!({"vars": {"n": n}});
+    system.api.patch("/api/v1/devices/robot/config", &vars).await;
+    wait::until("a config to be applied", PATIENCE, || async {
+        let config = system.api.get("/api/v1/devices/robot").await["config"].clone();
+        (config["applied_version"] == config["version"]).then_some(())
+    })
+    .await;
+}
+
+async fn start() -> (System, tempfile::TempDir, AgentProcess) {
+    let system = System::start().await;
+    let dir = tempfile::tempdir().unwrap();
+    let token = system.api.enrollment_token(1).await;
+    let mut agent = AgentProcess::enroll(dir.path(), &system.api.url, &token, "robot");
+    agent.start();
+    applied(&system, 0).await;
+    (system, dir, agent)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_is_made_anew_once_for_each_request_whenever_the_agent_is_killed() {
+    let (system, _dir, mut agent) = start().await;
+    let mut key = fingerprint(&system).await;
+    for n in 1..=6_u64 {
+        ask(&system);
+        // Killed before it hears of it, while it stores the key, before and after the log has it.
+        tokio::time::sleep(Duration::from_millis(12 * n * (n - 1))).await;
+        agent.kill9();
+        agent.start();
+        key = changed(&system, &key).await;
+        applied(&system, n).await;
+    }
+    assert_eq!(rotations(&system).await, 6);
+
+    // One that is away hears of it when it is back; two requests need no second key then.
+    agent.kill9();
+    ask(&system);
+    ask(&system);
+    agent.start();
+    key = changed(&system, &key).await;
+    applied(&system, 7).await;
+    assert_eq!(rotations(&system).await, 7);
+
+    let (code, shown, _) = system.muster(&["device", "show", "robot"]);
+    assert!(code == 0 && shown.contains(&key), "{shown}");
+    let device = system.api.get("/api/v1/devices/robot").await;
+    assert_eq!(device["flags"]["unreadable"], 0, "{device}");
+    assert_eq!(device["flags"]["forks"], 0, "{device}");
+    let letters = system.api.list("/api/v1/dead-letters").await;
+    assert!(letters.is_empty(), "{letters:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_with_the_old_key_is_refused_and_named() {
+    let (system, _dir, mut agent) = start().await;
+    agent.kill9();
+    let mut copy = agent.cloned("copy");
+    agent.start();
+    let key = fingerprint(&system).await;
+    ask(&system);
+    changed(&system, &key).await;
+    applied(&system, 1).await;
+    agent.kill9();
+
+    copy.start();
+    let fork = wait::until("the copy to be named", PATIENCE, || async {
+        let events = system.api.list("/api/v1/devices/robot/events?type=DeviceForked").await;
+        events.into_iter().next()
+    })
+    .await;
+    assert_eq!(fork["data"]["epoch"], fork["data"]["continues_in"], "{fork}");
+    let vars = json!({"vars": {"n": 2}});
+    system.api.patch("/api/v1/devices/robot/config", &vars).await;
+    wait::until("the copy to get that", PATIENCE, || async {
+        (copy.status()["config_version"].as_u64() >= Some(4)).then_some(())
+    })
+    .await;
+    // Not a word of it is taken, however long it goes on.
+    for _ in 0..20 {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let config = system.api.get("/api/v1/devices/robot").await["config"].clone();
+        assert_ne!(config["applied_version"], config["version"], "{config}");
+    }
+    assert_eq!(rotations(&system).await, 1);
+
+    // The device itself goes on.
+    copy.kill9();
+    agent.start();
+    applied(&system, 3).await;
+    let forks = system.api.list("/api/v1/devices/robot/events?type=DeviceForked").await;
+    assert_eq!(forks.len(), 1, "told once: {forks:?}");
+}

@@ -10,7 +10,7 @@ export PATH := $(PATH):$(CACHE)/bin:$(CACHE)/tools/bin
 
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: help deps up test check bench soak clean
+.PHONY: help deps up test check bench soak agents clean
 
 help: ## say what there is
 	@printf 'muster: manages fleets of Linux devices\n\n'
@@ -51,6 +51,10 @@ soak: ## an hour of churn (MINUTES=60) with simulated devices and two agents; ne
 	@scripts/deps bench
 	cargo build --release --workspace --bins
 	MUSTER_TEST_BIN=$(abspath $(TARGET))/release cargo bench -p muster-tests --bench system -- soak=$(or $(MINUTES),60)
+
+agents: ## build agents for older machines (glibc 2.23) into target/agents; ARGS="DIR ARCH..." for others
+	@scripts/deps agents
+	@scripts/agents $(ARGS)
 
 clean: ## remove what was built (not the data of `make up`, not the cache)
 	cargo clean

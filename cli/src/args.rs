@@ -5,8 +5,8 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::client::Connection;
 use crate::commands::{
-    api_token, bootstrap, context, dead_letter, device, events, grafana, metrics, project, replay,
-    simulate, status, token,
+    api_token, bootstrap, context, dead_letter, device, doctor, events, grafana, health, metrics,
+    prepare, project, replay, simulate, status, token,
 };
 use crate::serve::ServeArgs;
 use crate::up::UpArgs;
@@ -32,6 +32,12 @@ enum Command {
     Serve(ServeArgs),
     /// Make the first admin token of a server (needs its database and keys)
     Bootstrap(bootstrap::BootstrapArgs),
+    /// Make keys, passwords and configuration for servers in containers (docker-compose.yml runs it)
+    Prepare(prepare::PrepareArgs),
+    /// Examine a server: what it needs, what is in its way, and what to do about it
+    Doctor(doctor::DoctorArgs),
+    /// Is a role ready? Exit code 0 when it is; for health checks
+    Health(health::HealthArgs),
     /// Devices: list, show, register, rename, label, configure, delete
     #[command(subcommand, visible_alias = "devices")]
     Device(device::DeviceCommand),
@@ -71,6 +77,15 @@ enum Command {
 }
 
 impl Args {
+    /// Where a server's spans go.
+    pub(crate) fn otlp_url(&self) -> Option<&str> {
+        match &self.command {
+            Command::Up(up) => up.otlp.otlp_url.as_deref(),
+            Command::Serve(serve) => serve.otlp.otlp_url.as_deref(),
+            _ => None,
+        }
+    }
+
     /// Does it run a server, whose log is wanted?
     pub(crate) const fn is_server(&self) -> bool {
         matches!(self.command, Command::Up(_) | Command::Serve(_))
@@ -83,6 +98,9 @@ pub(crate) async fn run(args: Args) -> Result<()> {
         Command::Up(up) => crate::up::run(up).await,
         Command::Serve(serve) => crate::serve::run_until_signal(serve.try_into()?).await,
         Command::Bootstrap(command) => bootstrap::run(&connection, command).await,
+        Command::Prepare(command) => prepare::run(&command),
+        Command::Doctor(command) => doctor::run(&connection, command).await,
+        Command::Health(command) => health::run(command).await,
         Command::Device(command) => device::run(connection, command).await,
         Command::Events(command) => events::run(connection, command).await,
         Command::Metrics(command) => metrics::run(connection, command).await,

@@ -11,6 +11,7 @@ mod connect;
 mod dead_letters;
 mod device_keys;
 mod error;
+mod examine;
 mod follow;
 mod leases;
 mod log;
@@ -19,6 +20,7 @@ mod partitions;
 pub mod projection;
 mod read;
 mod revocations;
+pub mod traces;
 
 pub use append::{
     Append, AppendError, Appended, Batch, Expected, NewEvent, OffsetMove, StreamAppend,
@@ -27,6 +29,7 @@ pub use connect::{ConnectOptions, Stores};
 pub use dead_letters::{DeadLetter, DeadLetterSource, NewDeadLetter};
 pub use device_keys::{DeviceAccess, DeviceEpoch};
 pub use error::StoreError;
+pub use examine::{Examination, examine};
 pub use follow::Follower;
 pub use leases::{Lease, Offset};
 pub use log::{EventLog, Head, LogOptions, Standing};

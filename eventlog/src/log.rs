@@ -13,6 +13,7 @@ use crate::dead_letters::Allowance;
 use crate::error::{Attempted, StoreError};
 use crate::merkle::Frontier;
 use crate::partitions;
+use crate::traces;
 
 /// How a log is kept.
 #[derive(Clone, Debug)]
@@ -232,7 +233,12 @@ impl EventLog {
                 })
                 .clone()
         };
-        appender.submit(batch).await
+        let appending = traces::Appending::of(&batch);
+        let results = appender.submit(batch).await?;
+        if let Some(appending) = appending {
+            appending.tell(project, &results);
+        }
+        Ok(results)
     }
 
     /// What an append with this id got, if it was committed.

@@ -17,13 +17,13 @@ use muster_query::projections::tokens::{self, Tokens};
 use muster_schemas::Timestamp;
 use muster_schemas::metrics::{MetricBatch, Point};
 use muster_tests::fleet::Fleet;
-use muster_tests::{SimDevice, wait};
+use muster_tests::{Api, SimDevice, wait};
 use serde_json::Value;
 
 const PATIENCE: Duration = Duration::from_secs(90);
 
 /// A device under load: records and publishes until it is told to stop.
-async fn load(mut device: SimDevice, go_on: Arc<AtomicBool>) -> (SimDevice, Vec<i64>) {
+pub(crate) async fn load(mut device: SimDevice, go_on: Arc<AtomicBool>) -> (SimDevice, Vec<i64>) {
     let mut times = Vec::new();
     while go_on.load(Ordering::Relaxed) {
         device.chain.record_many(5);
@@ -48,9 +48,9 @@ async fn devices(fleet: &Fleet, count: u32) -> Vec<SimDevice> {
 }
 
 /// The log holds each device's chain exactly once and in order.
-async fn assert_complete(fleet: &Fleet, devices: &[SimDevice]) {
+pub(crate) async fn assert_complete(api: &Api, devices: &[SimDevice]) {
     let mut logged: BTreeMap<String, Vec<(u64, u64)>> = BTreeMap::new();
-    for event in fleet.api.list("/api/v1/events?order=asc&type=DeviceConfigApplied").await {
+    for event in api.list("/api/v1/events?order=asc&type=DeviceConfigApplied").await {
         let stream = event["stream"].as_str().unwrap_or_default().to_owned();
         let place =
             (event["version"].as_u64().unwrap(), event["data"]["version"].as_u64().unwrap());
@@ -66,7 +66,12 @@ async fn assert_complete(fleet: &Fleet, devices: &[SimDevice]) {
 
 /// The live tables equal tables that are filled from the log anew.
 pub(crate) async fn assert_rebuild_equals_live(fleet: &Fleet) {
-    let connect = ConnectOptions::new(fleet.postgres.connection_url());
+    assert_rebuilt(fleet.postgres.connection_url()).await;
+}
+
+/// The same, of any database.
+pub(crate) async fn assert_rebuilt(postgres_url: String) {
+    let connect = ConnectOptions::new(postgres_url);
     let log = EventLog::open(&connect, LogOptions::default()).await.unwrap();
     let mut one = Runner::open(log.clone(), Devices::new("devices_rebuilt")).await.unwrap();
     let mut two = Runner::open(log.clone(), Tokens::new("tokens_rebuilt")).await.unwrap();
@@ -100,13 +105,13 @@ pub(crate) async fn assert_rebuild_equals_live(fleet: &Fleet) {
 }
 
 /// Every batch that was measured is in the metric store.
-async fn assert_metrics_complete(fleet: &Fleet, device: &SimDevice, times: &[i64]) {
+pub(crate) async fn assert_metrics_complete(api: &Api, device: &SimDevice, times: &[i64]) {
     let path = format!(
         "/api/v1/devices/{}/metrics?field=sim.n&since=1h&step=1h&fn=count&group_by=",
         device.id()
     );
     wait::until("the metrics to be complete", PATIENCE, || async {
-        let answer = fleet.api.get(&path).await;
+        let answer = api.get(&path).await;
         let count: f64 = answer["series"]
             .as_array()
             .into_iter()
@@ -156,9 +161,9 @@ async fn kill_nine_of_each_process_in_turn_loses_and_doubles_nothing() {
         device.settle(PATIENCE).await;
     }
     let (devices, times): (Vec<_>, Vec<_>) = done.into_iter().unzip();
-    assert_complete(&fleet, &devices).await;
+    assert_complete(&fleet.api, &devices).await;
     for (device, times) in devices.iter().zip(&times) {
-        assert_metrics_complete(&fleet, device, times).await;
+        assert_metrics_complete(&fleet.api, device, times).await;
     }
     assert_rebuild_equals_live(&fleet).await;
 }
@@ -185,7 +190,7 @@ async fn the_stream_of_events_may_be_lost_whole() {
         device.settle(PATIENCE).await;
     }
     fleet.answers().await;
-    assert_complete(&fleet, &devices).await;
+    assert_complete(&fleet.api, &devices).await;
     assert_rebuild_equals_live(&fleet).await;
 }
 
@@ -221,7 +226,7 @@ async fn an_older_backup_is_filled_up_by_the_devices() {
         device.chain.record_many(30);
         device.settle(PATIENCE).await;
     }
-    assert_complete(&fleet, &devices).await;
+    assert_complete(&fleet.api, &devices).await;
     assert_rebuild_equals_live(&fleet).await;
 }
 
@@ -272,7 +277,7 @@ async fn a_metric_store_that_was_away_gets_everything() {
     fleet.influx.child().start_again().await.unwrap();
     go_on.store(false, Ordering::Relaxed);
     let (device, times) = load.await.unwrap();
-    assert_metrics_complete(&fleet, &device, &times).await;
+    assert_metrics_complete(&fleet.api, &device, &times).await;
     let letters: Vec<Value> = fleet.api.list("/api/v1/dead-letters").await;
     assert!(letters.is_empty(), "{letters:?}");
 }
@@ -298,6 +303,6 @@ async fn two_of_each_role_do_no_double_work() {
     for device in &devices {
         device.settle(PATIENCE).await;
     }
-    assert_complete(&fleet, &devices).await;
+    assert_complete(&fleet.api, &devices).await;
     assert_rebuild_equals_live(&fleet).await;
 }

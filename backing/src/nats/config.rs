@@ -23,6 +23,15 @@ pub(super) struct Ports {
     pub(super) websocket: Option<u16>,
 }
 
+/// What a nats-server that somebody else starts is to be given, as its configuration file: all that
+/// is in the options, for a server of at least 2.11.
+#[must_use]
+pub fn configuration(options: &NatsOptions, port: u16) -> String {
+    let websocket = options.websocket.as_ref().and_then(|websocket| websocket.port);
+    let config = config(options, &options.dir, Ports { client: port, websocket }, (2, 11));
+    format!("{config:#}\n")
+}
+
 /// The whole configuration.
 pub(super) fn config(options: &NatsOptions, dir: &Path, ports: Ports, version: Version) -> Value {
     let mut config = Map::new();

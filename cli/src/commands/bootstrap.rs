@@ -1,15 +1,18 @@
-//! `muster bootstrap`: the keys and the first admin token of a server that `muster serve` runs.
+//! `muster bootstrap`: the keys and the first admin token of a server that `muster serve` runs, and
+//! the set-up of a new InfluxDB 2.x.
 
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
-use anyhow::Result;
+use anyhow::{Result, anyhow};
 use clap::Args;
 use muster_command::keys::KeyStore;
+use muster_ingest::metrics::InfluxClient;
 use serde_json::json;
 
 use crate::client::Connection;
 use crate::output::{self, line};
+use crate::serve::MetricStore;
 
 #[derive(Args, Debug)]
 pub(crate) struct BootstrapArgs {
@@ -22,18 +25,69 @@ pub(crate) struct BootstrapArgs {
     /// Names and addresses that the front door is reached by, beside localhost and this host's name
     #[arg(long, env = "MUSTER_NAMES", value_delimiter = ',')]
     name: Vec<String>,
+    /// InfluxDB: http://host:port; its database or bucket is made when it is missing
+    #[arg(long, env = "MUSTER_INFLUX_URL")]
+    influx_url: Option<String>,
+    /// InfluxDB's database (1.x) or bucket (2.x, 3.x)
+    #[arg(long, env = "MUSTER_INFLUX_DATABASE", default_value = "muster")]
+    influx_database: String,
+    /// InfluxDB 1.x: the user
+    #[arg(long, env = "MUSTER_INFLUX_USER", requires = "influx_password")]
+    influx_user: Option<String>,
+    /// InfluxDB 1.x: the user's password
+    #[arg(long, env = "MUSTER_INFLUX_PASSWORD", hide_env_values = true)]
+    influx_password: Option<String>,
+    /// InfluxDB 2.x and 3.x: the organization
+    #[arg(long, env = "MUSTER_INFLUX_ORG", default_value = "muster")]
+    influx_org: String,
+    /// InfluxDB 2.x and 3.x: the token
+    #[arg(long, env = "MUSTER_INFLUX_TOKEN", hide_env_values = true)]
+    influx_token: Option<String>,
+    /// An InfluxDB 2.x that nobody has set up yet is set up: its user muster gets this password, and
+    /// --influx-token may do everything from then on
+    #[arg(long, env = "MUSTER_INFLUX_SETUP_PASSWORD", hide_env_values = true, requires_all = ["influx_url", "influx_token"])]
+    influx_setup_password: Option<String>,
+    /// Do not print the admin token; it stands in `admin-token` in the folder of keys
+    #[arg(long)]
+    quiet: bool,
 }
 
 /// Hands out the roles' keys, and prints the token in `<keys>/admin-token`; makes one when there is none that lets in.
 pub(crate) async fn run(connection: &Connection, args: BootstrapArgs) -> Result<()> {
     let keys = KeyStore::open(&args.keys)?;
-    let names = crate::serve::certificate_names((Ipv4Addr::UNSPECIFIED, 0).into(), args.name);
+    let names =
+        crate::serve::certificate_names((Ipv4Addr::UNSPECIFIED, 0).into(), args.name.clone());
     keys.hand_out(&names, std::time::SystemTime::now().into())?;
     let file = args.keys.join("admin-token");
+    prepare_store(&args).await?;
     let token = crate::up::admin_token(&args.postgres_url, &keys, &file).await?;
     if connection.json {
         return output::json(&json!({"token": token, "ca": keys.dir().join("ca.pem")}));
     }
-    line(token);
+    if !args.quiet {
+        line(token);
+    }
     Ok(())
+}
+
+/// The metric store's database or bucket, when a store is named.
+async fn prepare_store(args: &BootstrapArgs) -> Result<()> {
+    let Some(url) = args.influx_url.clone() else { return Ok(()) };
+    let store = MetricStore {
+        url: url.clone(),
+        database: args.influx_database.clone(),
+        user: args.influx_user.clone().zip(args.influx_password.clone()),
+        token: args.influx_token.clone().map(|token| (args.influx_org.clone(), token)),
+    };
+    let client = InfluxClient::new(store.store_settings())?;
+    if let Some(password) = &args.influx_setup_password {
+        client
+            .set_up(password)
+            .await
+            .map_err(|words| anyhow!("cannot set up InfluxDB at {url}: {words}"))?;
+    }
+    client
+        .create_database()
+        .await
+        .map_err(|words| anyhow!("cannot make '{}' in InfluxDB at {url}: {words}", store.database))
 }

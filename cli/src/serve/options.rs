@@ -18,6 +18,7 @@ use super::limits::JoinRate;
 use super::names::certificate_names;
 use crate::commands::seconds;
 use crate::exit::Misused;
+use crate::otlp::OtlpArgs;
 
 /// What a process does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -227,6 +228,8 @@ pub(crate) struct ServeArgs {
     /// Further names that the server's certificate is for
     #[arg(long, env = "MUSTER_NAMES", value_delimiter = ',')]
     name: Vec<String>,
+    #[command(flatten)]
+    pub(crate) otlp: OtlpArgs,
 }
 
 fn copies(text: &str) -> Result<usize, String> {

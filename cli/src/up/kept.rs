@@ -39,6 +39,15 @@ pub(crate) fn servers_in(dir: &Path) -> Result<(String, MetricStore)> {
     Ok((format!("postgres://muster:{password}@127.0.0.1:{postgres}/muster"), store))
 }
 
+/// The ports that its broker and its API listen on.
+pub(crate) fn ports_in(dir: &Path) -> Option<(u16, Option<u16>)> {
+    let ports: Ports = serde_json::from_slice(&fs::read(dir.join("ports.json")).ok()?).ok()?;
+    let ready: serde_json::Value =
+        serde_json::from_slice(&fs::read(dir.join("ready.json")).ok()?).unwrap_or_default();
+    let api = ready["url"].as_str().and_then(|url| url.parse::<reqwest::Url>().ok());
+    Some((ports.nats?, api.and_then(|url| url.port_or_known_default())))
+}
+
 fn secret(path: &Path) -> Result<String> {
     let text =
         fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;

@@ -23,6 +23,7 @@ use tokio::task::{JoinError, JoinHandle};
 use tokio_util::sync::CancellationToken;
 
 use crate::client::{Client, contexts};
+use crate::otlp::OtlpArgs;
 use crate::serve::{self, DEFAULT_PORT, JoinRate, Listen, Role, Roles, ServeOptions};
 use agent::LocalAgent;
 use asked::Asked;
@@ -32,7 +33,7 @@ use servers::{ServerOptions, Servers};
 
 pub(crate) use bootstrap::admin_token;
 pub(crate) use folder::write_private;
-pub(crate) use kept::servers_in;
+pub(crate) use kept::{ports_in, servers_in};
 
 /// Servers that still start when they are to stop are waited for this long: what is up stops in
 /// good order.
@@ -41,6 +42,8 @@ const START_GRACE: Duration = Duration::from_secs(10);
 /// Runs the whole system on this machine, until Ctrl-C.
 #[derive(Args, Debug)]
 pub(crate) struct UpArgs {
+    #[command(flatten)]
+    pub(crate) otlp: OtlpArgs,
     /// The folder that everything is kept in
     #[arg(long, env = "MUSTER_DATA", default_value = "muster-data")]
     data: PathBuf,

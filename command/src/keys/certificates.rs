@@ -75,6 +75,23 @@ fn load_key(path: &Path) -> Result<KeyPair, KeyError> {
     KeyPair::from_pem(&text).map_err(|error| unusable(path, error.to_string()))
 }
 
+/// Until when a certificate is good; the first one of a PEM file.
+///
+/// # Errors
+/// When the file cannot be read, or holds none.
+pub fn certificate_expiry(path: &Path) -> Result<Timestamp, KeyError> {
+    let bytes = fs::read(path).map_err(|source| KeyError::File {
+        attempted: "read",
+        path: path.to_owned(),
+        source,
+    })?;
+    let no_certificate = |problem: String| unusable(path, format!("no certificate: {problem}"));
+    let (_, pem) = x509_parser::pem::parse_x509_pem(&bytes)
+        .map_err(|error| no_certificate(error.to_string()))?;
+    let certificate = pem.parse_x509().map_err(|error| no_certificate(error.to_string()))?;
+    Ok(Timestamp(certificate.validity().not_after.timestamp().saturating_mul(1_000_000)))
+}
+
 impl Certificates {
     /// The pin of the server's key, as curl's `--pinnedpubkey` takes it. The key stays when its
     /// certificate is made anew.

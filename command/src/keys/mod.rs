@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use muster_schemas::{Hash, ProjectId, SigningKey, Timestamp};
 use nkeys::{KeyPair, KeyPairType};
 
-pub use certificates::{Certificates, make_certificates};
+pub use certificates::{Certificates, certificate_expiry, make_certificates};
 pub use roles::RoleKeys;
 
 /// A key could not be read or made.

@@ -15,6 +15,7 @@ use crate::error::{Attempted, StoreError};
 use crate::follow::Follower;
 use crate::log::EventLog;
 use crate::read::{ReadFilter, StoredEvent};
+use crate::traces;
 
 /// Events in one transaction.
 const BATCH: u32 = 5_000;
@@ -149,8 +150,10 @@ impl<P: Projection> Runner<P> {
             self.notice_restore(project, position).await?;
             return Ok(0);
         };
+        let began = traces::now();
         match self.commit(project, position, last, &events).await {
             Ok(true) => {
+                traces::projected(project, self.projection.name(), began, &events);
                 self.checkpoints.insert(project.clone(), last);
                 self.progress.set(project, last);
                 Ok(events.len())

@@ -8,8 +8,9 @@ use async_nats::jetstream::{self, AckKind, consumer};
 use futures::StreamExt;
 use muster_eventlog::{
     AppendError, Batch, DeadLetterSource, EventLog, Lease, NewDeadLetter, OffsetMove, StoreError,
+    traces,
 };
-use muster_schemas::{ProjectId, subjects};
+use muster_schemas::{ProjectId, StreamName, Timestamp, subjects};
 
 use super::devices::Devices;
 use super::intake::{Arrival, Cause, Chain, Refused, judge, sort};
@@ -112,6 +113,7 @@ impl Worker {
         chunk: Vec<jetstream::Message>,
     ) -> Result<(), WorkerError> {
         let Some(last) = chunk.last() else { return Ok(()) };
+        let arrived = traces::now();
         let place = last
             .info()
             .map_err(|error| broker("read a message's place in its stream")(error.to_string()))?;
@@ -155,6 +157,7 @@ impl Worker {
         let append = began.elapsed();
         self.keep(refused).await?;
         acks::publish(&self.nats, chains.iter()).await;
+        self.trace(&chains, arrived);
         if let Some(last) = chunk.last() {
             last.ack_with(AckKind::Ack)
                 .await
@@ -162,6 +165,23 @@ impl Worker {
         }
         counters::batch_done(self.partition, messages, waiting, append);
         Ok(())
+    }
+
+    /// Tells of each event how long it was in here: judged, appended, acknowledged.
+    fn trace(&self, chains: &[Chain], arrived: Timestamp) {
+        if !traces::is_wanted() {
+            return;
+        }
+        let partition = format!("partition {}", self.partition);
+        let span =
+            traces::Span { name: "ingest", start: arrived, end: traces::now(), detail: &partition };
+        for chain in chains {
+            let stream = StreamName::DeviceReport(chain.key.1, chain.ack.epoch);
+            let first = chain.ack.seq.saturating_sub(chain.taken.len() as u64) + 1;
+            for seq in first..=chain.ack.seq {
+                span.tell(&chain.key.0, &stream, seq);
+            }
+        }
     }
 
     /// Appends the chains; one whose watermark was stale is judged again by what the log says.

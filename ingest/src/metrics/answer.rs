@@ -39,7 +39,7 @@ pub enum Answer {
     },
     /// The store cannot be reached, takes too long, or fails (5xx).
     Unavailable(String),
-    /// The database does not exist, and the store has an API to create it (v1).
+    /// The database (v1) or bucket (v2) does not exist; the store has an API to create it.
     DatabaseMissing(String),
     /// The store does not let us write: credentials, organization, bucket or path are wrong.
     Misconfigured(String),
@@ -68,11 +68,17 @@ pub(super) async fn answer_of(api: Api, response: Response) -> Answer {
         StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
             Answer::Busy { after, words }
         }
-        StatusCode::NOT_FOUND if api == Api::V1 && words.contains("database not found") => {
-            Answer::DatabaseMissing(words)
-        }
+        StatusCode::NOT_FOUND if is_database_missing(api, &words) => Answer::DatabaseMissing(words),
         _ if status.is_server_error() => Answer::Unavailable(format!("{status}: {words}")),
         _ => Answer::Misconfigured(format!("{status}: {words}")),
+    }
+}
+
+/// 1.x: `database not found: "x"`; 2.x: `bucket "x" not found`. An unknown organization is not ours to make.
+fn is_database_missing(api: Api, words: &str) -> bool {
+    match api {
+        Api::V1 => words.contains("database not found"),
+        _ => words.contains("bucket") && words.contains("not found"),
     }
 }
 

@@ -1,7 +1,7 @@
 //! A small InfluxDB client: writes line protocol through the v1 or the v2 API.
 //!
-//! One request, one [`Answer`]: retrying and splitting are [`super::writer`]'s. Queries are made
-//! by the query role, not here.
+//! One request, one [`Answer`]: retrying and splitting are [`super::writer`]'s, making what is
+//! missing is in `setup`. Queries are made by the query role, not here.
 //!
 //! The process must have a rustls crypto provider installed before a client is made, even for
 //! `http://`.
@@ -16,7 +16,7 @@ use reqwest::Url;
 use reqwest::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE};
 use tokio::sync::OnceCell;
 
-use super::answer::{Answer, Version, answer_of, describe, parse_version, text_of, words_of};
+use super::answer::{Answer, Version, answer_of, describe, parse_version, text_of};
 
 /// Which write API a store speaks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -118,7 +118,7 @@ pub enum ClientError {
 pub struct InfluxClient {
     http: reqwest::Client,
     base: Url,
-    settings: StoreSettings,
+    pub(super) settings: StoreSettings,
     api: OnceCell<Api>,
 }
 
@@ -141,7 +141,10 @@ impl InfluxClient {
             .tcp_nodelay(true)
             .connect_timeout(settings.timeout.min(Duration::from_secs(5)))
             .timeout(settings.timeout);
-        if let Some(pem) = &settings.ca_pem {
+        if base.scheme() == "http" {
+            // A small container has no CAs, and needs none here.
+            builder = builder.tls_certs_only([]);
+        } else if let Some(pem) = &settings.ca_pem {
             let trusted = reqwest::Certificate::from_pem_bundle(pem)
                 .map_err(|source| ClientError::Certificates { url: url.clone(), source })?;
             builder = builder.tls_certs_merge(trusted);
@@ -216,32 +219,7 @@ impl InfluxClient {
         packed.unwrap_or_default().into()
     }
 
-    /// Creates the database of a v1 store.
-    ///
-    /// # Errors
-    /// The store's words when it does not.
-    pub async fn create_database(&self) -> Result<(), String> {
-        let name = self.settings.database.replace('\\', "\\\\").replace('"', "\\\"");
-        let response = self
-            .request(
-                reqwest::Method::POST,
-                "query",
-                &[("q", &format!("CREATE DATABASE \"{name}\""))],
-            )?
-            .send()
-            .await
-            .map_err(|error| describe(&error))?;
-        let status = response.status();
-        let words = words_of(&text_of(response).await);
-        // InfluxQL reports some errors with status 200.
-        if status.is_success() && !words.contains("\"error\"") {
-            Ok(())
-        } else {
-            Err(format!("{status}: {words}"))
-        }
-    }
-
-    async fn api(&self) -> Result<Api, String> {
+    pub(super) async fn api(&self) -> Result<Api, String> {
         if self.settings.api != Api::Detect {
             return Ok(self.settings.api);
         }
@@ -274,7 +252,7 @@ impl InfluxClient {
         }
     }
 
-    fn request(
+    pub(super) fn request(
         &self,
         method: reqwest::Method,
         path: &str,

@@ -20,6 +20,7 @@ mod names;
 pub mod reader;
 mod room;
 mod series;
+mod setup;
 mod sink;
 mod writer;
 

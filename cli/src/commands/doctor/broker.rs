@@ -1,0 +1,86 @@
+//! The broker: is it there, does it let the role in, is there room in its streams?
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use muster_command::keys::{KeyStore, RoleKeys};
+use muster_schemas::subjects::{EVENTS_STREAM, METRICS_STREAM};
+use tokio::time::timeout;
+
+use super::Check;
+
+const NAME: &str = "broker";
+const LIMIT: Duration = Duration::from_secs(10);
+/// A stream that is fuller, in percent, will soon refuse what devices send.
+const FULL: u64 = 80;
+
+/// Connects as a role does, and looks at the streams.
+pub(super) async fn examine(url: &str, keys: &Path) -> Vec<Check> {
+    let client = match timeout(LIMIT, connect(url, keys)).await {
+        Ok(Ok(client)) => client,
+        Ok(Err(error)) => return vec![away(url, &format!("{error:#}"))],
+        Err(_) => return vec![away(url, "it does not answer within 10 s")],
+    };
+    let version = client.server_info().version;
+    let mut checks = vec![Check::good(NAME, format!("{url}, nats-server {version}"))];
+    let context = async_nats::jetstream::new(client);
+    for (name, stream) in [("events", EVENTS_STREAM), ("metrics", METRICS_STREAM)] {
+        checks.push(match timeout(LIMIT, context.get_stream(stream)).await {
+            Ok(Ok(stream)) => {
+                let info = stream.cached_info();
+                room(name, info.state.messages, info.state.bytes, info.config.max_bytes)
+            }
+            Ok(Err(error)) => {
+                let remedy =
+                    "a role ingest makes the stream at its start: start one, or see its log";
+                Check::bad(name, format!("the stream {stream}: {error}"), remedy)
+            }
+            Err(_) => {
+                let remedy =
+                    "see the log of nats-server: JetStream may be recovering, or its disk be full";
+                Check::bad(name, format!("the stream {stream}: no answer within 10 s"), remedy)
+            }
+        });
+    }
+    checks
+}
+
+pub(super) fn room(name: &'static str, messages: u64, bytes: u64, most: i64) -> Check {
+    let found = format!("{messages} messages, {} MiB in the broker", bytes >> 20);
+    let most = u64::try_from(most).unwrap_or_default();
+    if most > 0 && bytes.saturating_mul(100) > most.saturating_mul(FULL) {
+        let remedy = "a role ingest is missing, or its store (PostgreSQL, InfluxDB) is away or slow; when it is full, devices keep what they have";
+        return Check::bad(name, format!("{found}, of {} MiB", most >> 20), remedy);
+    }
+    Check::good(name, found)
+}
+
+fn away(url: &str, problem: &str) -> Check {
+    let remedy = "is nats-server started, does its port answer from here, has it the operator of these keys? Devices look for it for ever, and keep what they record";
+    Check::bad(NAME, format!("{url}: {problem}"), remedy)
+}
+
+async fn connect(url: &str, keys: &Path) -> Result<async_nats::Client> {
+    // Command's folder has no way in of its own; where nothing was handed out, it is made of the keys.
+    let role = RoleKeys::open(keys, "ingest").or_else(|error| {
+        if keys.join("nats-role-ingest.seed").exists() {
+            KeyStore::open(keys)?.role_keys("ingest")
+        } else {
+            Err(error)
+        }
+    })?;
+    let mut failure = String::new();
+    let connected = async_nats::ConnectOptions::with_credentials(&role.broker.0)
+        .context("the role's credentials for the broker are not usable")?
+        .name("muster doctor")
+        .add_root_certificates(role.ca)
+        .require_tls(url.starts_with("tls"))
+        .connection_timeout(Duration::from_secs(5))
+        .connect(url)
+        .await;
+    connected.map_err(|error| {
+        failure = muster_api::problem::describe(&error);
+        anyhow::anyhow!("{failure}")
+    })
+}

@@ -1,0 +1,95 @@
+//! Keys, certificates, disk.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::time::SystemTime;
+
+use muster_command::keys::certificate_expiry;
+use muster_schemas::Timestamp;
+
+use super::Check;
+
+/// Less free space than this is too little, in bytes: PostgreSQL, the broker and logs need room.
+const ENOUGH: u64 = 1 << 30;
+const DAY: i64 = 86_400 * 1_000_000;
+/// A certificate is renewed in good time.
+const SOON: i64 = 30;
+
+/// The folder of keys is there, and for its owner alone.
+pub(super) fn keys(dir: &Path) -> Vec<Check> {
+    let name = "keys";
+    let shown = dir.display();
+    let entries = match std::fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(error) => {
+            let remedy = "run as the server's own user; `muster bootstrap` makes a new server's keys, a backup brings back lost ones";
+            return vec![Check::bad(name, format!("{shown} cannot be read: {error}"), remedy)];
+        }
+    };
+    let mode =
+        |path: &Path| std::fs::metadata(path).map(|found| found.permissions().mode() & 0o777);
+    let mut open = Vec::new();
+    // What is in a folder that nobody else may enter is safe, whatever its own mode is.
+    if mode(dir).is_ok_and(|mode| mode & 0o077 != 0) {
+        for path in entries.flatten().map(|entry| entry.path()) {
+            let is_secret =
+                path.extension().is_none_or(|ending| ending != "pem" && ending != "pub");
+            if path.is_file() && is_secret && mode(&path).is_ok_and(|mode| mode & 0o077 != 0) {
+                open.push(path.display().to_string());
+            }
+        }
+        if open.is_empty() && mode(dir).is_ok_and(|mode| mode & 0o022 != 0) {
+            open.push(shown.to_string());
+        }
+    }
+    if open.is_empty() {
+        return vec![Check::good(name, format!("{shown}, for its owner alone"))];
+    }
+    let found = format!("others can read {}", open.join(", "));
+    let remedy = format!(
+        "chmod -R go= {shown}; if somebody else may have read them, this server's devices are no longer safe"
+    );
+    vec![Check::bad(name, found, remedy)]
+}
+
+/// How long the certificates are good for.
+pub(super) fn certificates(dir: &Path) -> Vec<Check> {
+    let now = Timestamp::from(SystemTime::now());
+    [("certificate", "server.pem"), ("CA", "ca.pem")]
+        .into_iter()
+        .map(|(name, file)| match certificate_expiry(&dir.join(file)) {
+            Ok(expiry) => certificate(name, expiry, now),
+            Err(error) => Check::bad(
+                name,
+                muster_api::problem::describe(&error),
+                "`muster bootstrap` makes it anew; `muster up` does so at each start",
+            ),
+        })
+        .collect()
+}
+
+pub(super) fn certificate(name: &'static str, expiry: Timestamp, now: Timestamp) -> Check {
+    let days = expiry.micros().saturating_sub(now.micros()).div_euclid(DAY);
+    let remedy = "run `muster bootstrap` again and start the roles anew (`muster up`: start it again; containers: docker compose up -d --force-recreate)";
+    match days {
+        ..0 => Check::bad(name, format!("expired {} days ago", -days), remedy),
+        0..SOON => Check::bad(name, format!("expires in {days} days"), remedy),
+        _ => Check::good(name, format!("good for {days} days")),
+    }
+}
+
+/// Is there room where the data is?
+pub(super) fn disk(path: &Path) -> Check {
+    let name = "disk";
+    let Ok(stat) = nix::sys::statvfs::statvfs(path) else {
+        let found = format!("{} cannot be asked for its free space", path.display());
+        return Check::bad(name, found, "check the mount");
+    };
+    #[allow(clippy::useless_conversion, reason = "both are 32 bits wide on some machines")]
+    let free = u64::from(stat.blocks_available()).saturating_mul(u64::from(stat.fragment_size()));
+    let found = format!("{} MiB free at {}", free >> 20, path.display());
+    if free < ENOUGH {
+        return Check::bad(name, found, "make room: PostgreSQL and the broker stop on a full disk");
+    }
+    Check::good(name, found)
+}

@@ -1,0 +1,170 @@
+//! `muster doctor`: an examination of everything that a server needs. It mends nothing and makes
+//! nothing; each check that fails says what to do, and the exit code is 1 when one does.
+
+mod broker;
+mod files;
+mod stores;
+#[cfg(test)]
+mod tests;
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::Args;
+use serde::Serialize;
+
+use super::health;
+use crate::client::Connection;
+use crate::exit::Partly;
+use crate::output::{self, line};
+use crate::serve::{Listen, MetricStore};
+
+/// What was looked at, and how it is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+struct Check {
+    /// What.
+    name: &'static str,
+    /// What was found.
+    found: String,
+    /// What to do, when it is not as it should be.
+    remedy: Option<String>,
+}
+
+impl Check {
+    fn good(name: &'static str, found: impl Into<String>) -> Self {
+        Self { name, found: found.into(), remedy: None }
+    }
+
+    fn bad(name: &'static str, found: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self { name, found: found.into(), remedy: Some(remedy.into()) }
+    }
+}
+
+/// The folder of a `muster up`, or what `muster serve` is run with. In a container of
+/// docker-compose.yml all of it is in the environment already.
+#[derive(Args, Debug)]
+pub(crate) struct DoctorArgs {
+    /// The folder of `muster up`; not with --postgres-url
+    #[arg(long, env = "MUSTER_DATA", default_value = "muster-data")]
+    data: PathBuf,
+    /// PostgreSQL: postgres://user:password@host:port/database
+    #[arg(long, env = "MUSTER_POSTGRES_URL", hide_env_values = true, requires = "keys")]
+    postgres_url: Option<String>,
+    /// The NATS server: tls://host:port; those of a cluster with commas
+    #[arg(long, env = "MUSTER_NATS_URL", value_delimiter = ',')]
+    nats_url: Vec<String>,
+    /// InfluxDB: http://host:port
+    #[arg(long, env = "MUSTER_INFLUX_URL")]
+    influx_url: Option<String>,
+    /// InfluxDB's database (1.x) or bucket (2.x, 3.x)
+    #[arg(long, env = "MUSTER_INFLUX_DATABASE", default_value = "muster")]
+    influx_database: String,
+    /// InfluxDB 1.x: the user
+    #[arg(long, env = "MUSTER_INFLUX_USER", requires = "influx_password")]
+    influx_user: Option<String>,
+    /// InfluxDB 1.x: the user's password
+    #[arg(long, env = "MUSTER_INFLUX_PASSWORD", hide_env_values = true)]
+    influx_password: Option<String>,
+    /// InfluxDB 2.x and 3.x: the organization
+    #[arg(long, env = "MUSTER_INFLUX_ORG", default_value = "muster")]
+    influx_org: String,
+    /// InfluxDB 2.x and 3.x: the token
+    #[arg(long, env = "MUSTER_INFLUX_TOKEN", hide_env_values = true)]
+    influx_token: Option<String>,
+    /// The folder of keys
+    #[arg(long, env = "MUSTER_KEYS")]
+    keys: Option<PathBuf>,
+    /// The address that the role on this machine listens on
+    #[arg(long, env = "MUSTER_LISTEN", value_name = "ADDRESS[:PORT]")]
+    listen: Option<Listen>,
+}
+
+/// What is to be examined.
+struct Subject {
+    postgres_url: String,
+    nats_urls: Vec<String>,
+    store: Option<MetricStore>,
+    keys: PathBuf,
+    /// Where data is written on this machine.
+    data: Option<PathBuf>,
+    api_port: Option<u16>,
+}
+
+impl DoctorArgs {
+    fn subject(self) -> Result<Subject> {
+        let (Some(postgres_url), Some(keys)) = (self.postgres_url, self.keys) else {
+            let (postgres_url, store) = crate::up::servers_in(&self.data)?;
+            let ports = crate::up::ports_in(&self.data);
+            return Ok(Subject {
+                postgres_url,
+                nats_urls: ports
+                    .map(|(nats, _)| format!("tls://127.0.0.1:{nats}"))
+                    .into_iter()
+                    .collect(),
+                store: Some(store),
+                keys: self.data.join("keys"),
+                api_port: ports.and_then(|(_, api)| api),
+                data: Some(self.data),
+            });
+        };
+        Ok(Subject {
+            postgres_url,
+            nats_urls: self.nats_url,
+            store: self.influx_url.map(|url| MetricStore {
+                url,
+                database: self.influx_database,
+                user: self.influx_user.zip(self.influx_password),
+                token: self.influx_token.map(|token| (self.influx_org, token)),
+            }),
+            keys,
+            data: None,
+            api_port: self.listen.map(|listen| listen.port.unwrap_or(crate::serve::DEFAULT_PORT)),
+        })
+    }
+}
+
+/// Examines, and tells.
+pub(crate) async fn run(connection: &Connection, args: DoctorArgs) -> Result<()> {
+    let subject = args.subject()?;
+    let mut checks = files::keys(&subject.keys);
+    checks.extend(files::certificates(&subject.keys));
+    checks.push(files::disk(subject.data.as_deref().unwrap_or(&subject.keys)));
+    checks.extend(stores::postgres(&subject.postgres_url).await);
+    for url in &subject.nats_urls {
+        checks.extend(broker::examine(url, &subject.keys).await);
+    }
+    if let Some(store) = &subject.store {
+        checks.push(stores::influx(store).await);
+    }
+    if let Some(port) = subject.api_port {
+        checks.push(api(port, &subject).await);
+    }
+    let failed = checks.iter().filter(|check| check.remedy.is_some()).count();
+    if connection.json {
+        output::json(&serde_json::to_value(&checks)?)?;
+    } else {
+        for check in &checks {
+            let mark = if check.remedy.is_none() { "ok  " } else { "FAIL" };
+            line(format!("{mark} {:<12} {}", check.name, check.found));
+            if let Some(remedy) = &check.remedy {
+                line(format!("     {:<12} → {remedy}", ""));
+            }
+        }
+    }
+    if failed > 0 {
+        return Err(Partly { failed, of: checks.len(), code: 1 }.into());
+    }
+    Ok(())
+}
+
+/// Is the role on this machine ready?
+async fn api(port: u16, subject: &Subject) -> Check {
+    match health::ask(port, &subject.keys).await {
+        Ok(()) => Check::good("API", format!("https://localhost:{port} is ready")),
+        Err(error) => Check::bad(
+            "API",
+            format!("{error:#}"),
+            "does the role run? its log says why not; what fails above keeps it from getting ready",
+        ),
+    }
+}

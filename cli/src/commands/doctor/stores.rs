@@ -1,0 +1,137 @@
+//! PostgreSQL with what is in it, and InfluxDB.
+
+use std::time::{Duration, SystemTime};
+
+use muster_eventlog::{ConnectOptions, Examination, examine};
+use muster_ingest::metrics::{Answer, InfluxClient};
+use muster_query::projections::{devices, projects, timeline, tokens};
+use muster_schemas::Timestamp;
+use tokio::time::timeout;
+
+use super::Check;
+use crate::serve::MetricStore;
+
+const LIMIT: Duration = Duration::from_secs(10);
+/// A clock that is further off makes nonces and tokens expire early or late; microseconds.
+const SKEW: i64 = 5 * 1_000_000;
+/// A read model that is further behind is no longer catching up with a busy moment.
+const FAR_BEHIND: u64 = 5_000;
+
+/// Everything that PostgreSQL tells.
+pub(super) async fn postgres(url: &str) -> Vec<Check> {
+    let connect = ConnectOptions { connections: 1, ..ConnectOptions::new(url) };
+    let found = match timeout(LIMIT, examine(&connect)).await {
+        Ok(Ok(found)) => found,
+        Ok(Err(error)) => return vec![away(&muster_api::problem::describe(&error))],
+        Err(_) => return vec![away("it does not answer within 10 s")],
+    };
+    judged(&found, Timestamp::from(SystemTime::now()))
+}
+
+fn away(problem: &str) -> Check {
+    let remedy = "is it started, does its port answer from here, are user and password right? Meanwhile devices keep what they record";
+    Check::bad("PostgreSQL", problem, remedy)
+}
+
+/// What is right and wrong with it.
+pub(super) fn judged(found: &Examination, now: Timestamp) -> Vec<Check> {
+    let (used, allowed) = found.connections;
+    let text = format!("version {}, {used} of {allowed} connections", found.version);
+    let mut checks = vec![if used * 10 > allowed * 9 {
+        let remedy = "raise max_connections: each role takes up to 40, or run fewer copies";
+        Check::bad("PostgreSQL", text, remedy)
+    } else {
+        Check::good("PostgreSQL", text)
+    }];
+    let skew = now.micros().saturating_sub(found.now.micros());
+    #[expect(clippy::cast_precision_loss, reason = "seconds for a person")]
+    let text = format!("{:.1} s off PostgreSQL's", skew as f64 / 1e6);
+    checks.push(if skew.abs() > SKEW {
+        let remedy = "set the clocks of both machines (timedatectl set-ntp true)";
+        Check::bad("clock", text, remedy)
+    } else {
+        Check::good("clock", text)
+    });
+    if found.missing > 0 {
+        let text = format!("{} migrations are not in the database yet", found.missing);
+        checks.push(Check::bad(
+            "tables",
+            text,
+            "start a role of this release: it migrates at its start",
+        ));
+        return checks;
+    }
+    checks.push(Check::good("tables", "as this release makes them"));
+    checks.extend(read_models(found));
+    let letters = found.dead_letters;
+    checks.push(if letters > 0 {
+        let text = format!("{letters} within the last day");
+        let remedy =
+            "muster dead-letter list says from whom and why; docs/operations.md what to do";
+        Check::bad("dead letters", text, remedy)
+    } else {
+        Check::good("dead letters", "none within the last day")
+    });
+    checks
+}
+
+fn read_models(found: &Examination) -> Vec<Check> {
+    let name = "read models";
+    let live = [devices::TABLE, timeline::TABLE, tokens::TABLE, projects::TABLE];
+    let mut checks = Vec::new();
+    for (model, project, lag, failure) in &found.read_models {
+        if !live.contains(&model.as_str()) {
+            continue;
+        }
+        if let Some(failure) = failure {
+            let text = format!("{model} of {project} stopped: {failure}");
+            let remedy = "a newer release mends it; nothing is skipped or lost meanwhile";
+            checks.push(Check::bad(name, text, remedy));
+        } else if *lag > FAR_BEHIND {
+            let text = format!("{model} of {project} is {lag} events behind");
+            let remedy =
+                "does a role query run? its log, and PostgreSQL's load, say what holds it up";
+            checks.push(Check::bad(name, text, remedy));
+        }
+    }
+    if checks.is_empty() {
+        checks.push(Check::good(name, "keep up with the log"));
+    }
+    checks
+}
+
+/// Is the metric store there, and does it take metrics from us? Nothing is written.
+pub(super) async fn influx(store: &MetricStore) -> Check {
+    let name = "InfluxDB";
+    let url = &store.url;
+    let remedy = "is it started, does its port answer from here? Meanwhile metrics wait in the broker and on devices";
+    let mut settings = store.store_settings();
+    settings.timeout = LIMIT;
+    settings.gzip = false;
+    let client = match InfluxClient::new(settings) {
+        Ok(client) => client,
+        Err(error) => return Check::bad(name, error.to_string(), "mend --influx-url"),
+    };
+    let version = match client.version().await {
+        Ok(version) => version.text,
+        Err(problem) => return Check::bad(name, format!("{url}: {problem}"), remedy),
+    };
+    match client.write(client.pack(b"\n".to_vec())).await {
+        // It has nothing against us, only against an empty body.
+        Answer::Written | Answer::Refused(_) | Answer::TooLarge(_) => {
+            Check::good(name, format!("version {version} takes metrics into '{}'", store.database))
+        }
+        Answer::DatabaseMissing(_) => Check::good(
+            name,
+            format!("version {version}; '{}' is made with the first metrics", store.database),
+        ),
+        Answer::Misconfigured(words) => {
+            let remedy =
+                "mend user and password (1.x), or organization, bucket and token (2.x, 3.x)";
+            Check::bad(name, format!("version {version} refuses us: {words}"), remedy)
+        }
+        Answer::Busy { words, .. } | Answer::Unavailable(words) => {
+            Check::bad(name, format!("version {version}: {words}"), remedy)
+        }
+    }
+}

@@ -1,0 +1,84 @@
+//! What is judged without a server.
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+
+use muster_eventlog::Examination;
+use muster_schemas::Timestamp;
+
+use super::{Check, broker, files, stores};
+
+const NOW: i64 = 1_795_420_800_000_000;
+const DAY: i64 = 86_400 * 1_000_000;
+
+fn wrong(checks: &[Check]) -> Vec<&str> {
+    checks.iter().filter(|check| check.remedy.is_some()).map(|check| check.name).collect()
+}
+
+fn healthy() -> Examination {
+    Examination {
+        version: "17.5".into(),
+        now: Timestamp(NOW),
+        missing: 0,
+        read_models: vec![("devices_v0".into(), "default".into(), 1_000_000, None)],
+        dead_letters: 0,
+        connections: (10, 100),
+    }
+}
+
+#[test]
+fn a_certificate_is_complained_about_in_good_time() {
+    let check = |days: i64| files::certificate("CA", Timestamp(NOW + days * DAY), Timestamp(NOW));
+    assert!(check(30).remedy.is_none());
+    assert!(check(29).remedy.is_some());
+    assert_eq!(check(-2).found, "expired 2 days ago");
+}
+
+#[test]
+fn keys_that_others_can_read_are_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let (key, public) = (dir.path().join("x.seed"), dir.path().join("ca.pem"));
+    fs::write(&key, "x").unwrap();
+    fs::write(&public, "x").unwrap();
+    fs::set_permissions(&key, Permissions::from_mode(0o644)).unwrap();
+    fs::set_permissions(dir.path(), Permissions::from_mode(0o755)).unwrap();
+    let checks = files::keys(dir.path());
+    assert_eq!(wrong(&checks), ["keys"]);
+    assert!(checks[0].found.ends_with("x.seed"), "{checks:?}");
+    fs::set_permissions(dir.path(), Permissions::from_mode(0o700)).unwrap();
+    assert!(wrong(&files::keys(dir.path())).is_empty());
+    assert_eq!(wrong(&files::keys(&dir.path().join("away"))), ["keys"]);
+}
+
+#[test]
+fn what_is_wrong_with_the_database_is_told_apart() {
+    let judge = |found: Examination| {
+        let checks = stores::judged(&found, Timestamp(NOW));
+        wrong(&checks).into_iter().map(str::to_owned).collect::<Vec<_>>()
+    };
+    // A read model of an earlier release stays behind, and that is right.
+    assert!(judge(healthy()).is_empty());
+    let model = |lag, failure: Option<&str>| {
+        let table = muster_query::projections::devices::TABLE.to_owned();
+        vec![(table, "default".to_owned(), lag, failure.map(str::to_owned))]
+    };
+    assert_eq!(judge(Examination { missing: 2, ..healthy() }), ["tables"]);
+    assert_eq!(judge(Examination { dead_letters: 1, ..healthy() }), ["dead letters"]);
+    assert_eq!(judge(Examination { connections: (95, 100), ..healthy() }), ["PostgreSQL"]);
+    assert_eq!(judge(Examination { now: Timestamp(NOW - 9_000_000), ..healthy() }), ["clock"]);
+    assert_eq!(
+        judge(Examination { read_models: model(9_999, None), ..healthy() }),
+        ["read models"]
+    );
+    assert_eq!(
+        judge(Examination { read_models: model(0, Some("x")), ..healthy() }),
+        ["read models"]
+    );
+}
+
+#[test]
+fn a_stream_without_room_is_named() {
+    assert!(broker::room("metrics", 1, 79, 100).remedy.is_none());
+    assert!(broker::room("metrics", 1, 81, 100).remedy.is_some());
+    assert!(broker::room("metrics", 1, 81, -1).remedy.is_none());
+}

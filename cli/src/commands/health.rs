@@ -1,0 +1,52 @@
+//! `muster health`: asks a role whether it is ready, for health checks where there is no curl.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use clap::Args;
+
+use crate::exit::Refused;
+use crate::output::line;
+use crate::serve::{DEFAULT_PORT, Listen};
+
+#[derive(Args, Debug)]
+pub(crate) struct HealthArgs {
+    /// The role's own address, as it was told to listen; it is asked on localhost
+    #[arg(long, env = "MUSTER_LISTEN", value_name = "ADDRESS[:PORT]")]
+    listen: Option<Listen>,
+    /// The role's folder of keys, in which ca.pem is
+    #[arg(long, env = "MUSTER_KEYS")]
+    keys: PathBuf,
+}
+
+/// Says ok, or why not.
+pub(crate) async fn run(args: HealthArgs) -> Result<()> {
+    let port = args.listen.and_then(|listen| listen.port).unwrap_or(DEFAULT_PORT);
+    ask(port, &args.keys).await?;
+    line("ok");
+    Ok(())
+}
+
+/// Asks a role on this machine whether it is ready.
+pub(super) async fn ask(port: u16, keys: &Path) -> Result<()> {
+    let url = format!("https://localhost:{port}/readyz");
+    let ca = keys.join("ca.pem");
+    let pem = std::fs::read(&ca).with_context(|| format!("cannot read {}", ca.display()))?;
+    let http = reqwest::Client::builder()
+        .tls_certs_only(reqwest::Certificate::from_pem_bundle(&pem)?)
+        .no_proxy()
+        .timeout(Duration::from_secs(5))
+        .build()?;
+    let answer = http.get(&url).send().await.map_err(|error| Refused::Unreachable {
+        url: url.clone(),
+        problem: muster_api::problem::describe(&error),
+    })?;
+    let status = answer.status();
+    if status.is_success() {
+        return Ok(());
+    }
+    let body: serde_json::Value = answer.json().await.unwrap_or_default();
+    let detail = body["detail"].as_str().map_or_else(|| status.to_string(), str::to_owned);
+    Err(Refused::Problem { status: status.as_u16(), detail }.into())
+}

@@ -1,0 +1,208 @@
+//! `muster prepare`: everything that must be there before the first server starts, in a folder for
+//! each of them. It starts nothing, asks nobody, keeps what is there, and may be run at any time.
+//!
+//! `docker-compose.yml` mounts each of these folders where its server finds it, under the same path.
+
+use std::fs::{self, DirBuilder};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use anyhow::{Context, Result};
+use clap::Args;
+use muster_backing::nats::{Identity, NatsOptions, Preload, Tls, configuration};
+use muster_command::keys::KeyStore;
+use muster_schemas::ProjectId;
+use reqwest::Url;
+use uuid::Uuid;
+
+use crate::exit::Misused;
+use crate::serve::silence;
+use crate::up::write_private;
+
+#[derive(Args, Debug)]
+pub(crate) struct PrepareArgs {
+    /// The folder; one folder a server is made in it
+    dir: PathBuf,
+    /// PostgreSQL as the roles reach it, without a password: one is made
+    #[arg(
+        long,
+        env = "MUSTER_PREPARE_POSTGRES_URL",
+        default_value = "postgres://muster@postgres:5432/muster?sslmode=require"
+    )]
+    postgres_url: Url,
+    /// The address that nats-server listens on
+    #[arg(long, env = "MUSTER_PREPARE_NATS_LISTEN", default_value = "0.0.0.0:4222")]
+    nats_listen: SocketAddr,
+    /// The address at which nats-server says how it is
+    #[arg(long, env = "MUSTER_PREPARE_NATS_MONITOR", default_value = "127.0.0.1:8222")]
+    nats_monitor: SocketAddr,
+    /// A device that was not heard for so long is offline
+    #[arg(long, env = "MUSTER_OFFLINE_AFTER", default_value = "60s", value_parser = silence)]
+    offline_after: Duration,
+    /// Names and addresses that the servers are reached by, beside localhost
+    #[arg(long, env = "MUSTER_NAMES", value_delimiter = ',')]
+    name: Vec<String>,
+}
+
+/// Makes what is missing.
+pub(crate) fn run(args: &PrepareArgs) -> Result<()> {
+    let dir = std::path::absolute(&args.dir)?;
+    let at = |name: &str| dir.join(name);
+    let folders = ["keys", "ingest", "query", "nats", "postgres", "influxdb", "grafana", "agent"];
+    // Grafana's script wants these two to be there.
+    for folder in folders.into_iter().chain(["grafana/data", "grafana/plugins"]) {
+        make_dir(&at(folder))?;
+    }
+    let keys = KeyStore::open(&at("keys"))?;
+    let names =
+        crate::serve::certificate_names((Ipv4Addr::UNSPECIFIED, 0).into(), args.name.clone());
+    keys.hand_out(&names, SystemTime::now().into())?;
+    // Before two processes of the role command look for it at once.
+    keys.operation_key(&ProjectId::default_project())?;
+
+    let url = postgres_url(&args.postgres_url, &secret(&at("postgres/password"))?)?;
+    let token = secret(&at("keys/influx-token"))?;
+    secret(&at("keys/influx-password"))?;
+    secret(&at("grafana/admin-password"))?;
+    for role in ["ingest", "query"] {
+        copy_all(&at("keys/roles").join(role), &at(role))?;
+        write(&at(role).join("influx-token"), &token)?;
+    }
+    for role in ["keys", "ingest", "query"] {
+        write(&at(role).join("postgres-url"), &url)?;
+    }
+    for server in ["nats", "postgres"] {
+        for file in ["server.pem", "server.key"] {
+            copy(&at("keys").join(file), &at(server).join(file))?;
+        }
+    }
+    write(&at("nats/nats-server.conf"), &nats(args, &keys, &at("nats"))?)
+}
+
+/// What nats-server is to read.
+fn nats(args: &PrepareArgs, keys: &KeyStore, dir: &Path) -> Result<String> {
+    let identity = keys.broker_identity()?;
+    let preload = vec![
+        Preload { account: identity.system_account.clone(), jwt: identity.system_jwt },
+        Preload { account: identity.account, jwt: identity.account_jwt },
+    ];
+    let mut options = NatsOptions {
+        listen: args.nats_listen.ip(),
+        silence: args.offline_after,
+        tls: Some(Tls {
+            certificate: dir.join("server.pem"),
+            key: dir.join("server.key"),
+            client_ca: None,
+        }),
+        identity: Some(Identity {
+            operator: identity.operator_jwt,
+            system_account: identity.system_account,
+            preload,
+        }),
+        ..NatsOptions::new(dir)
+    };
+    options.extra.insert("http".into(), args.nats_monitor.to_string().into());
+    Ok(configuration(&options, args.nats_listen.port()))
+}
+
+fn postgres_url(url: &Url, password: &str) -> Result<String> {
+    let mut url = url.clone();
+    if url.username().is_empty() || url.set_password(Some(password)).is_err() {
+        let words = format!("'{url}' names no user; write postgres://USER@HOST:PORT/DATABASE");
+        return Err(Misused(words).into());
+    }
+    Ok(url.to_string())
+}
+
+fn make_dir(dir: &Path) -> Result<()> {
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(dir)
+        .with_context(|| format!("cannot make the folder {}", dir.display()))
+}
+
+/// The secret in a file; made once.
+fn secret(path: &Path) -> Result<String> {
+    if path.exists() {
+        return read(path);
+    }
+    let secret = format!("{}{}", Uuid::new_v4().simple(), Uuid::new_v4().simple());
+    write_private(path, secret.as_bytes())?;
+    Ok(secret)
+}
+
+fn copy_all(from: &Path, to: &Path) -> Result<()> {
+    let entries = fs::read_dir(from).with_context(|| format!("cannot read {}", from.display()))?;
+    for entry in entries {
+        let entry = entry?;
+        copy(&entry.path(), &to.join(entry.file_name()))?;
+    }
+    Ok(())
+}
+
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    write(to, &read(from)?)
+}
+
+fn read(path: &Path) -> Result<String> {
+    fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
+}
+
+/// Writes a file unless it is as it should be already.
+fn write(path: &Path, text: &str) -> Result<()> {
+    if fs::read(path).is_ok_and(|there| there == text.as_bytes()) {
+        return Ok(());
+    }
+    write_private(path, text.as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    fn args(dir: &Path) -> PrepareArgs {
+        PrepareArgs {
+            dir: dir.to_owned(),
+            postgres_url: "postgres://m@db:5432/d?sslmode=require".parse().unwrap(),
+            nats_listen: "0.0.0.0:4222".parse().unwrap(),
+            nats_monitor: "127.0.0.1:8222".parse().unwrap(),
+            offline_after: Duration::from_secs(60),
+            name: vec!["nats".into()],
+        }
+    }
+
+    #[test]
+    fn each_server_finds_what_it_needs_and_a_second_time_changes_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        run(&args(dir.path())).unwrap();
+        let text = |name: &str| fs::read_to_string(dir.path().join(name)).unwrap();
+        let url = text("query/postgres-url");
+        let password = text("postgres/password");
+        assert_eq!(url, format!("postgres://m:{password}@db:5432/d?sslmode=require"));
+        assert_eq!(url, text("keys/postgres-url"));
+        assert_eq!(text("ingest/influx-token"), text("keys/influx-token"));
+        let config: serde_json::Value =
+            serde_json::from_str(&text("nats/nats-server.conf")).unwrap();
+        assert_eq!(config["listen"], "0.0.0.0:4222");
+        assert_eq!(config["http"], "127.0.0.1:8222");
+        let key = dir.path().join("nats/server.key");
+        assert_eq!(config["tls"]["key_file"], key.to_str().unwrap());
+        assert_eq!(fs::metadata(&key).unwrap().permissions().mode() & 0o777, 0o600);
+        assert!(!dir.path().join("query/nats-operator.seed").exists());
+        let before = [url, text("nats/nats-server.conf"), text("grafana/admin-password")];
+        run(&args(dir.path())).unwrap();
+        let after = ["query/postgres-url", "nats/nats-server.conf", "grafana/admin-password"];
+        assert_eq!(before, after.map(text));
+    }
+
+    #[test]
+    fn a_url_without_a_user_is_named() {
+        let url = "postgres://db/d".parse().unwrap();
+        assert!(postgres_url(&url, "x").unwrap_err().to_string().contains("names no user"));
+    }
+}

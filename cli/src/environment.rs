@@ -1,0 +1,62 @@
+//! Secrets from files: `MUSTER_X_FILE=PATH` stands for `MUSTER_X` with what is in the file, for every
+//! variable. So containers and service managers hand secrets over that no list of processes shows.
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+use anyhow::{Context, Result};
+
+use crate::exit::Misused;
+
+const PREFIX: &str = "MUSTER_";
+const SUFFIX: &str = "_FILE";
+
+/// Starts this program over with the contents in the place of the files, when there are any: a
+/// process cannot safely change its own environment.
+pub(crate) fn read_files() -> Result<()> {
+    let files: Vec<(String, OsString)> = std::env::vars_os()
+        .filter_map(|(name, path)| Some((variable(&name)?, path)))
+        .filter(|(_, path)| !path.is_empty())
+        .collect();
+    if files.is_empty() {
+        return Ok(());
+    }
+    let program = std::env::current_exe().context("cannot find this program")?;
+    let mut again = Command::new(program);
+    again.args(std::env::args_os().skip(1));
+    for (name, path) in files {
+        if std::env::var_os(&name).is_some() {
+            let words = format!("{name} and {name}{SUFFIX} are both set; unset one of them");
+            return Err(Misused(words).into());
+        }
+        let text = std::fs::read_to_string(&path).with_context(|| {
+            format!("cannot read {}, which {name}{SUFFIX} names", path.display())
+        })?;
+        again.env(&name, text.trim()).env_remove(format!("{name}{SUFFIX}"));
+    }
+    Err(again.exec()).context("cannot start over with what the files of the environment say")
+}
+
+/// `MUSTER_TOKEN_FILE` → `MUSTER_TOKEN`.
+fn variable(name: &OsStr) -> Option<String> {
+    let name = name.to_str()?.strip_suffix(SUFFIX)?;
+    (name.len() > PREFIX.len() && name.starts_with(PREFIX)).then(|| name.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_our_own_variables_are_read_from_files() {
+        for (name, expected) in [
+            ("MUSTER_TOKEN_FILE", Some("MUSTER_TOKEN")),
+            ("MUSTER_TOKEN", None),
+            ("MUSTER__FILE", None),
+            ("SSL_CERT_FILE", None),
+        ] {
+            assert_eq!(variable(OsStr::new(name)).as_deref(), expected, "{name}");
+        }
+    }
+}

@@ -1,0 +1,211 @@
+//! Spans to a collector, by OTLP over HTTP with JSON: optional, and never in the way. When the
+//! collector is away or slow, spans are dropped and counted; nothing else waits for them.
+//!
+//! Source: OpenTelemetry protocol specification 1.x, `POST /v1/traces`. What a span is of, and the
+//! ids of traces, `muster_eventlog::traces` says.
+
+use std::fmt::Debug;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use clap::Args;
+use muster_eventlog::traces::ROOT;
+use reqwest::Url;
+use serde_json::{Map, Value, json};
+use tokio::sync::mpsc::{Receiver, Sender, channel};
+use tracing::field::{Field, Visit};
+use tracing::{Event, Subscriber};
+use tracing_subscriber::Layer;
+use tracing_subscriber::layer::Context as LayerContext;
+
+use crate::exit::Misused;
+
+/// Spans that may wait.
+const WAITING: usize = 16_384;
+/// Spans that are sent together at most.
+const BATCH: usize = 2_000;
+/// How long spans are gathered before they are sent.
+const LINGER: Duration = Duration::from_millis(500);
+
+/// Where spans go.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct OtlpArgs {
+    /// An OpenTelemetry collector (OTLP over HTTP): http://host:4318; each event's way is told to it as a trace
+    #[arg(long, env = "MUSTER_OTLP_URL")]
+    pub(crate) otlp_url: Option<String>,
+}
+
+/// Takes spans out of what is told to `tracing`.
+pub(crate) struct Spans {
+    sender: Sender<Value>,
+    dropped: Arc<AtomicU64>,
+}
+
+/// Sends them on.
+pub(crate) struct Exporter {
+    receiver: Receiver<Value>,
+    dropped: Arc<AtomicU64>,
+    http: reqwest::Client,
+    url: Url,
+}
+
+impl Exporter {
+    /// The two ends.
+    pub(crate) fn new(url: &str) -> Result<(Spans, Self)> {
+        let wrong = || Misused(format!("'{url}' is no collector; write http://host:4318"));
+        let base: Url = url.trim_end_matches('/').parse().map_err(|_| wrong())?;
+        if !matches!(base.scheme(), "http" | "https") {
+            return Err(wrong().into());
+        }
+        let mut http = reqwest::Client::builder().timeout(Duration::from_secs(10));
+        if base.scheme() == "http" {
+            http = http.tls_certs_only([]);
+        }
+        let http = http.build().context("cannot set up HTTP to the collector")?;
+        let url = format!("{}/v1/traces", base.as_str().trim_end_matches('/')).parse()?;
+        let (sender, receiver) = channel(WAITING);
+        let dropped = Arc::new(AtomicU64::new(0));
+        Ok((Spans { sender, dropped: dropped.clone() }, Self { receiver, dropped, http, url }))
+    }
+
+    /// Sends what comes, for ever.
+    pub(crate) async fn run(mut self) {
+        let mut is_away = false;
+        let mut spans = Vec::new();
+        while self.receiver.recv_many(&mut spans, BATCH).await > 0 {
+            tokio::time::sleep(LINGER).await;
+            while spans.len() < BATCH
+                && let Ok(span) = self.receiver.try_recv()
+            {
+                spans.push(span);
+            }
+            let count = spans.len() as u64;
+            let sent = self.http.post(self.url.clone()).json(&request(std::mem::take(&mut spans)));
+            match sent.send().await.and_then(reqwest::Response::error_for_status) {
+                Ok(_) => {
+                    let dropped = self.dropped.swap(0, Ordering::Relaxed);
+                    if is_away || dropped > 0 {
+                        tracing::info!(dropped, "the collector of spans takes them again");
+                    }
+                    is_away = false;
+                }
+                Err(error) => {
+                    self.dropped.fetch_add(count, Ordering::Relaxed);
+                    if !is_away {
+                        let error = muster_api::problem::describe(&error);
+                        tracing::warn!(%error, "the collector of spans is away; spans are dropped");
+                    }
+                    is_away = true;
+                }
+            }
+        }
+    }
+}
+
+fn request(spans: Vec<Value>) -> Value {
+    let service = attribute("service.name", "muster");
+    let version = attribute("service.version", env!("CARGO_PKG_VERSION"));
+    json!({"resourceSpans": [{
+        "resource": {"attributes": [service, version]},
+        "scopeSpans": [{"scope": {"name": "muster"}, "spans": spans}],
+    }]})
+}
+
+fn attribute(key: &str, value: &str) -> Value {
+    json!({"key": key, "value": {"stringValue": value}})
+}
+
+impl<S: Subscriber> Layer<S> for Spans {
+    fn on_event(&self, event: &Event<'_>, _: LayerContext<'_, S>) {
+        let mut told = Told::default();
+        event.record(&mut told);
+        if self.sender.try_send(span(&told.0)).is_err() {
+            self.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// The fields of what was told.
+#[derive(Default)]
+struct Told(Map<String, Value>);
+
+impl Visit for Told {
+    fn record_i64(&mut self, field: &Field, value: i64) {
+        self.0.insert(field.name().to_owned(), value.into());
+    }
+
+    fn record_u64(&mut self, field: &Field, value: u64) {
+        self.0.insert(field.name().to_owned(), value.into());
+    }
+
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.0.insert(field.name().to_owned(), value.into());
+    }
+
+    fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
+        self.0.insert(field.name().to_owned(), format!("{value:?}").into());
+    }
+}
+
+/// A span as OTLP has it.
+fn span(told: &Map<String, Value>) -> Value {
+    let text = |name: &str| told.get(name).and_then(Value::as_str).unwrap_or_default();
+    let nanos = |name: &str| {
+        let micros = told.get(name).and_then(Value::as_i64).unwrap_or_default();
+        (i128::from(micros) * 1000).to_string()
+    };
+    let (trace, name) = (text("trace"), text("name"));
+    // The root's id follows from the trace's, so that every process knows it. What is done twice has
+    // two ids.
+    let root = trace.get(..16).unwrap_or_default();
+    let (id, parent) = if name == ROOT {
+        (root.to_owned(), String::new())
+    } else {
+        (format!("{:016x}", rand::random::<u64>() | 1), root.to_owned())
+    };
+    let detail = text("detail");
+    let name = if name == "project" { format!("project {detail}") } else { name.to_owned() };
+    json!({
+        "traceId": trace,
+        "spanId": id,
+        "parentSpanId": parent,
+        "name": name,
+        "kind": 1,
+        "startTimeUnixNano": nanos("start"),
+        "endTimeUnixNano": nanos("end"),
+        "attributes": [
+            attribute("muster.project", text("project")),
+            attribute("muster.stream", text("stream")),
+            attribute("muster.detail", detail),
+            {"key": "muster.version", "value": {"intValue": told.get("version").map(Value::to_string)}},
+        ],
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_spans_of_an_event_hang_on_its_root() {
+        let told = |name: &str| {
+            let told = json!({"trace": "0af7651916cd43dd8448eb211c80319c", "name": name, "start": 1,
+                "end": 2, "detail": "x", "project": "default", "stream": "device/1", "version": 3});
+            span(told.as_object().unwrap())
+        };
+        let (root, child) = (told(ROOT), told("append"));
+        assert_eq!(root["spanId"], "0af7651916cd43dd");
+        assert_eq!(root["parentSpanId"], "");
+        assert_eq!(child["parentSpanId"], root["spanId"]);
+        assert_eq!(child["startTimeUnixNano"], "1000");
+        assert_eq!(child["attributes"][3]["value"]["intValue"], "3");
+    }
+
+    #[test]
+    fn a_url_that_is_none_is_named() {
+        assert!(Exporter::new("collector:4318").is_err());
+        assert!(Exporter::new("what").is_err());
+    }
+}

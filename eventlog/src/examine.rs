@@ -1,0 +1,94 @@
+//! An examination of the database, for `muster doctor`: it migrates nothing and changes nothing.
+
+use muster_schemas::Timestamp;
+use sqlx::Row;
+
+use crate::connect::{ConnectOptions, Stores};
+use crate::error::StoreError;
+
+/// What was found.
+#[derive(Clone, Debug)]
+pub struct Examination {
+    /// PostgreSQL's version, as it says it.
+    pub version: String,
+    /// PostgreSQL's clock.
+    pub now: Timestamp,
+    /// The migrations that this release knows and the database does not have.
+    pub missing: usize,
+    /// Each read model, also those of earlier releases, which nobody keeps up: name, project, events behind, the failure that stopped it.
+    pub read_models: Vec<(String, String, u64, Option<String>)>,
+    /// Dead letters of the last day that nobody has sent on their way again.
+    pub dead_letters: u64,
+    /// Connections in use, and how many there may be.
+    pub connections: (u64, u64),
+}
+
+/// Looks at a database.
+///
+/// # Errors
+/// When it cannot be reached or asked.
+pub async fn examine(connect: &ConnectOptions) -> Result<Examination, StoreError> {
+    let stores = Stores::new(connect)?;
+    looked(&stores.sql).await.map_err(|error| StoreError::Connect(Box::new(error)))
+}
+
+async fn looked(pool: &sqlx::PgPool) -> Result<Examination, sqlx::Error> {
+    let row = sqlx::query(
+        "SELECT current_setting('server_version') AS version,
+                (extract(epoch FROM clock_timestamp()) * 1000000)::bigint AS now,
+                to_regclass('_sqlx_migrations') IS NOT NULL AS migrated,
+                (SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend') AS used,
+                current_setting('max_connections')::bigint AS allowed",
+    )
+    .fetch_one(pool)
+    .await?;
+    let mut found = Examination {
+        version: row.try_get("version")?,
+        now: Timestamp(row.try_get("now")?),
+        missing: sqlx::migrate!("./migrations").iter().count(),
+        read_models: Vec::new(),
+        dead_letters: 0,
+        connections: (
+            row.try_get::<i64, _>("used")?.unsigned_abs(),
+            row.try_get::<i64, _>("allowed")?.unsigned_abs(),
+        ),
+    };
+    if !row.try_get::<bool, _>("migrated")? {
+        return Ok(found);
+    }
+    let applied: Vec<i64> =
+        sqlx::query_scalar("SELECT version FROM _sqlx_migrations WHERE success")
+            .fetch_all(pool)
+            .await?;
+    found.missing = sqlx::migrate!("./migrations")
+        .iter()
+        .filter(|known| !applied.contains(&known.version))
+        .count();
+    if found.missing > 0 {
+        return Ok(found);
+    }
+    let rows = sqlx::query(
+        "SELECT c.projection, c.project, h.position - c.position AS lag, c.failure
+         FROM checkpoints c JOIN heads h USING (project)
+         ORDER BY 1, 2",
+    )
+    .fetch_all(pool)
+    .await?;
+    for row in rows {
+        let lag = row.try_get::<i64, _>("lag")?;
+        found.read_models.push((
+            row.try_get("projection")?,
+            row.try_get("project")?,
+            u64::try_from(lag).unwrap_or_default(),
+            row.try_get("failure")?,
+        ));
+    }
+    let letters: i64 = sqlx::query_scalar(
+        "SELECT count(*) FROM dead_letters
+         WHERE last_seen > clock_timestamp() - interval '1 day' AND retried_at IS NULL",
+    )
+    .fetch_one(pool)
+    .await?;
+    found.dead_letters = letters.unsigned_abs();
+    Ok(found)
+}

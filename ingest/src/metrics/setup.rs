@@ -1,0 +1,97 @@
+//! Makes what a metric store lacks, where it lets us: the database of 1.x, the bucket of 2.x, and the
+//! whole set-up of a 2.x that is new. InfluxDB 3 makes a database when it is first written to.
+//!
+//! Safe to repeat: what is there stays as it is.
+
+use reqwest::{Method, StatusCode};
+use serde_json::{Value, json};
+
+use super::answer::{describe, text_of, words_of};
+use super::client::{Api, InfluxClient};
+
+/// The administrator of a store that we set up.
+const USER: &str = "muster";
+
+impl InfluxClient {
+    /// Makes the database (1.x) or bucket (2.x), unless it is there.
+    ///
+    /// # Errors
+    /// The store's words when it does not.
+    pub async fn create_database(&self) -> Result<(), String> {
+        if self.api().await? == Api::V1 { self.create_v1().await } else { self.create_v2().await }
+    }
+
+    async fn create_v1(&self) -> Result<(), String> {
+        let name = self.settings.database.replace('\\', "\\\\").replace('"', "\\\"");
+        let statement = format!("CREATE DATABASE \"{name}\"");
+        let request = self.request(Method::POST, "query", &[("q", &statement)])?;
+        let (status, body) = sent(request).await?;
+        // InfluxQL reports some errors with status 200.
+        if status.is_success() && !body.contains("\"error\"") {
+            Ok(())
+        } else {
+            Err(format!("{status}: {}", words_of(&body)))
+        }
+    }
+
+    async fn create_v2(&self) -> Result<(), String> {
+        let Some(org) = self.settings.org.as_deref() else { return Ok(()) };
+        let found = self.request(Method::GET, "api/v2/orgs", &[("org", org)])?;
+        let (status, body) = sent(found).await?;
+        // InfluxDB 3, VictoriaMetrics: no organizations, and nothing to be made.
+        if matches!(status, StatusCode::NOT_FOUND | StatusCode::BAD_REQUEST)
+            && !body.contains("organization")
+        {
+            return Ok(());
+        }
+        let orgs: Value = serde_json::from_str(&body).unwrap_or_default();
+        let Some(id) = orgs["orgs"][0]["id"].as_str() else {
+            return Err(format!("the organization '{org}': {status}: {}", words_of(&body)));
+        };
+        let bucket = json!({"orgID": id, "name": self.settings.database, "retentionRules": []});
+        let made = self.request(Method::POST, "api/v2/buckets", &[])?.json(&bucket);
+        let (status, body) = sent(made).await?;
+        // 422: one of this name is there.
+        if status.is_success() || status == StatusCode::UNPROCESSABLE_ENTITY {
+            Ok(())
+        } else {
+            Err(format!("{status}: {}", words_of(&body)))
+        }
+    }
+
+    /// Sets up an InfluxDB 2.x that nobody has set up yet: a user, the organization, the bucket and
+    /// our token, which may do everything. Does nothing to any other store.
+    ///
+    /// # Errors
+    /// The store's words when it does not.
+    pub async fn set_up(&self, password: &str) -> Result<(), String> {
+        let settings = &self.settings;
+        if self.api().await? == Api::V1 {
+            return Ok(());
+        }
+        let (status, body) = sent(self.request(Method::GET, "api/v2/setup", &[])?).await?;
+        let state: Value = serde_json::from_str(&body).unwrap_or_default();
+        if !status.is_success() || state["allowed"] != true {
+            return Ok(());
+        }
+        let wanted = json!({
+            "username": USER,
+            "password": password,
+            "org": settings.org,
+            "bucket": settings.database,
+            "token": settings.token,
+        });
+        let (status, body) =
+            sent(self.request(Method::POST, "api/v2/setup", &[])?.json(&wanted)).await?;
+        if status == StatusCode::CREATED {
+            Ok(())
+        } else {
+            Err(format!("{status}: {}", words_of(&body)))
+        }
+    }
+}
+
+async fn sent(request: reqwest::RequestBuilder) -> Result<(StatusCode, String), String> {
+    let response = request.send().await.map_err(|error| describe(&error))?;
+    Ok((response.status(), text_of(response).await))
+}

@@ -1,0 +1,203 @@
+//! Metric stores of every generation: 2.x's write API at a real foreign server (VictoriaMetrics), the
+//! making of what a 2.x lacks at a fake one, and any store at all that `MUSTER_TEST_INFLUX_URL` names,
+//! with `MUSTER_TEST_INFLUX_DATABASE`, `…_ORG` and `…_TOKEN`, or `…_USER` and `…_PASSWORD`.
+
+#[expect(dead_code, reason = "the other tests read more")]
+mod support;
+
+use std::net::TcpListener;
+use std::process::Stdio;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use axum::http::{Method, StatusCode, Uri};
+use axum::{Json, Router};
+use muster_ingest::metrics::{
+    Answer, Api, InfluxClient, Lines, MetricSink, Outcome, SinkSettings, StoreSettings,
+};
+use serde_json::{Value, json};
+use support::Failure;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn victoria_metrics_takes_the_v2_write_api() -> Result<(), Failure> {
+    support::install_crypto();
+    let folder = tempfile::tempdir()?;
+    let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+    let program =
+        std::env::var_os("MUSTER_VICTORIA_METRICS").unwrap_or_else(|| "victoria-metrics".into());
+    let _server = tokio::process::Command::new(program)
+        .arg(format!("-httpListenAddr=127.0.0.1:{port}"))
+        .arg(format!("-storageDataPath={}", folder.path().display()))
+        .args(["-search.latencyOffset=0s", "-retentionPeriod=100y"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .kill_on_drop(true)
+        .spawn()
+        .map_err(|error| format!("cannot start victoria-metrics: {error}; scripts/deps test"))?;
+    let url = format!("http://127.0.0.1:{port}");
+    let http = reqwest::Client::builder().no_proxy().build()?;
+    let mut tries = 0;
+    while http.get(format!("{url}/health")).send().await.is_err() {
+        tries += 1;
+        assert!(tries < 200, "it does not answer");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+
+    for gzip in [false, true] {
+        let store = StoreSettings {
+            api: Api::V2,
+            org: Some("muster".to_owned()),
+            token: Some("secret".to_owned()),
+            gzip,
+            ..StoreSettings::new(&url, "metrics")
+        };
+        let client = Arc::new(InfluxClient::new(store)?);
+        // It has no setup and no buckets, and needs none.
+        client.set_up("password").await?;
+        client.create_database().await?;
+        let (sink, _task) = MetricSink::start(client, SinkSettings::default());
+        let lines = (1..=1000)
+            .map(|n| format!("m,gzip={gzip} v={n} {}\n", 1_795_420_800_000_000_i64 + n * 1000))
+            .collect();
+        assert_eq!(sink.submit(Lines::from_text(lines)).await?.await, Outcome::Written);
+        let export = format!("{url}/api/v1/export?match=m_v%7Bgzip=%22{gzip}%22%7D");
+        let mut values = Vec::new();
+        for _ in 0..100 {
+            // It keeps new points to itself for some seconds otherwise.
+            http.get(format!("{url}/internal/force_flush")).send().await?;
+            let text = http.get(&export).send().await?.text().await?;
+            values = text
+                .lines()
+                .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+                .flat_map(|series| series["values"].as_array().cloned().unwrap_or_default())
+                .collect();
+            if values.len() >= 1000 {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        values.sort_by_key(Value::as_i64);
+        let expected: Vec<Value> = (1..=1000).map(Value::from).collect();
+        assert_eq!(values, expected, "gzip={gzip}");
+    }
+    Ok(())
+}
+
+/// What a fake InfluxDB 2.x was asked.
+type Asked = Arc<Mutex<Vec<(String, Value)>>>;
+
+/// An InfluxDB 2.x that nobody has set up, as its API reference describes it.
+async fn new_v2() -> Result<(String, Asked), Failure> {
+    let asked = Asked::default();
+    let kept = asked.clone();
+    let app =
+        Router::new().fallback(async move |method: Method, uri: Uri, body: axum::body::Bytes| {
+            let body: Value = serde_json::from_slice(&body).unwrap_or_default();
+            let mut asked = kept.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            let has = |text: &str| asked.iter().any(|(asked, _)| asked == text);
+            let is_set_up = has("POST /api/v2/setup");
+            let has_bucket = has("POST /api/v2/buckets");
+            let request = format!("{method} {}", uri.path());
+            let answer = match request.as_str() {
+                "GET /ping" => (StatusCode::OK, json!({"version": "2.7.11"})),
+                "GET /api/v2/setup" => (StatusCode::OK, json!({"allowed": !is_set_up})),
+                "POST /api/v2/setup" => (StatusCode::CREATED, json!({})),
+                "GET /api/v2/orgs" => (StatusCode::OK, json!({"orgs": [{"id": "0a1b"}]})),
+                "POST /api/v2/buckets" if has_bucket => {
+                    (StatusCode::UNPROCESSABLE_ENTITY, json!({"message": "bucket exists"}))
+                }
+                "POST /api/v2/buckets" => (StatusCode::CREATED, json!({})),
+                "POST /api/v2/write" if has_bucket => (StatusCode::NO_CONTENT, json!({})),
+                _ => (StatusCode::NOT_FOUND, json!({"message": "bucket \"metrics\" not found"})),
+            };
+            asked.push((request, body));
+            (answer.0, Json(answer.1))
+        });
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+    let url = format!("http://{}", listener.local_addr()?);
+    tokio::spawn(async move { axum::serve(listener, app).await });
+    Ok((url, asked))
+}
+
+fn v2_client(url: &str) -> Result<InfluxClient, Failure> {
+    support::install_crypto();
+    Ok(InfluxClient::new(StoreSettings {
+        org: Some("plant".to_owned()),
+        token: Some("secret".to_owned()),
+        ..StoreSettings::new(url, "metrics")
+    })?)
+}
+
+#[tokio::test]
+async fn a_new_v2_is_set_up_once() -> Result<(), Failure> {
+    let (url, asked) = new_v2().await?;
+    let client = v2_client(&url)?;
+    client.set_up("long password").await?;
+    client.set_up("long password").await?;
+    let asked = asked.lock().map_err(|_| "poisoned")?;
+    let setups: Vec<_> = asked.iter().filter(|(asked, _)| asked == "POST /api/v2/setup").collect();
+    let expected = json!({"username": "muster", "password": "long password", "org": "plant",
+        "bucket": "metrics", "token": "secret"});
+    assert_eq!(setups.len(), 1);
+    assert_eq!(setups[0].1, expected);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_missing_bucket_is_made_when_it_is_first_written_to() -> Result<(), Failure> {
+    let (url, asked) = new_v2().await?;
+    let client = Arc::new(v2_client(&url)?);
+    let body = client.pack(b"m v=1 1\n".to_vec());
+    assert!(matches!(client.write(body).await, Answer::DatabaseMissing(_)));
+    let (sink, _task) = MetricSink::start(client, SinkSettings::default());
+    assert_eq!(sink.submit(Lines::from_text("m v=1 1\n".into())).await?.await, Outcome::Written);
+    let asked = asked.lock().map_err(|_| "poisoned")?;
+    let made: Vec<_> = asked.iter().filter(|(asked, _)| asked == "POST /api/v2/buckets").collect();
+    let expected = json!({"orgID": "0a1b", "name": "metrics", "retentionRules": []});
+    assert_eq!(made.len(), 1);
+    assert_eq!(made[0].1, expected);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn any_store_keeps_what_is_written_and_answers_in_influxql() -> Result<(), Failure> {
+    support::install_crypto();
+    let variable = |name: &str| std::env::var(format!("MUSTER_TEST_INFLUX_{name}")).ok();
+    // Without one that is named, Debian's InfluxDB 1.6.
+    let own =
+        if variable("URL").is_none() { Some(support::Influx::start("").await?) } else { None };
+    let url =
+        variable("URL").or_else(|| own.as_ref().map(support::Influx::url)).unwrap_or_default();
+    let database = variable("DATABASE").unwrap_or_else(|| "muster_test".to_owned());
+    let store = StoreSettings {
+        org: variable("ORG").or_else(|| Some("muster".to_owned())),
+        token: variable("TOKEN"),
+        user: variable("USER"),
+        password: variable("PASSWORD"),
+        ..StoreSettings::new(&url, &database)
+    };
+    let client = Arc::new(InfluxClient::new(store.clone())?);
+    client.create_database().await?;
+    let (sink, _task) = MetricSink::start(client, SinkSettings::default());
+    let measurement = format!("muster_test_{}", uuid::Uuid::now_v7().simple());
+    let lines = format!("{measurement},place=a f=1.5,i=7i,b=true,t=\"x\" 1795420800000001\n");
+    assert_eq!(sink.submit(Lines::from_text(lines)).await?.await, Outcome::Written);
+
+    let query = format!("SELECT f, i, b, t, place FROM {measurement}");
+    let http = reqwest::Client::builder().no_proxy().build()?;
+    let mut request = http.get(format!("{}/query", url.trim_end_matches('/'))).query(&[
+        ("db", database.as_str()),
+        ("epoch", "u"),
+        ("q", &query),
+    ]);
+    if let Some(token) = &store.token {
+        request = request.header("authorization", format!("Token {token}"));
+    } else if let Some(user) = &store.user {
+        request = request.basic_auth(user, store.password.as_ref());
+    }
+    let answer: Value = request.send().await?.json().await?;
+    let expected = json!([[1_795_420_800_000_001_i64, 1.5, 7, true, "x", "a"]]);
+    assert_eq!(answer["results"][0]["series"][0]["values"], expected, "{answer}");
+    Ok(())
+}

@@ -1,0 +1,117 @@
+//! docker-compose.yml: that it is what it says, that its roles really are separable, and that its
+//! image runs as it is run there.
+
+mod containers;
+mod file;
+mod processes;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use muster_tests::{SimDevice, wait};
+
+use crate::faults::{assert_complete, assert_metrics_complete, assert_rebuilt, load};
+use file::{File, with_defaults};
+use processes::Composition;
+
+const PATIENCE: Duration = Duration::from_secs(90);
+
+/// How long it takes until another copy has taken over the work of a dead one, at most.
+const TAKEN_OVER: Duration = Duration::from_secs(15);
+
+#[test]
+fn every_container_is_pinned_watched_and_held_down() {
+    let file = File::read();
+    let mut published = Vec::new();
+    for (name, service) in file.services() {
+        let image = with_defaults(service["image"].as_str().unwrap());
+        let (_, tag) = image.rsplit_once(':').unwrap();
+        assert!(tag != "latest" && !tag.is_empty(), "{name}: {image} is not pinned");
+        assert_eq!(service["user"].as_str(), Some("10001:10001"), "{name}");
+        assert_eq!(service["read_only"].as_bool(), Some(true), "{name}");
+        assert_eq!(service["cap_drop"][0].as_str(), Some("ALL"), "{name}");
+        assert_eq!(service["security_opt"][0].as_str(), Some("no-new-privileges:true"), "{name}");
+        let is_step = service["restart"].as_str() == Some("no");
+        assert!(is_step || service["healthcheck"]["test"].is_sequence(), "{name} is not watched");
+        for port in service["ports"].as_sequence().into_iter().flatten() {
+            published.push(with_defaults(port.as_str().unwrap()));
+        }
+        for (key, value) in service["environment"].as_mapping().into_iter().flatten() {
+            let (key, value) = (key.as_str().unwrap(), value.as_str().unwrap());
+            let is_secret = ["PASSWORD", "TOKEN", "SECRET"].iter().any(|word| key.contains(word));
+            assert!(!is_secret || value.starts_with("/var/lib/muster/"), "{name}: {key}={value}");
+        }
+    }
+    assert_eq!(published, ["4222:4222", "8443:8443", "127.0.0.1:3000:3000"]);
+}
+
+async fn demo_is_online(composition: &Composition) {
+    wait::until("the demo agent to be online", PATIENCE, || async {
+        let path = "/api/v1/devices/demo";
+        let (_, device) = composition.api.try_send(reqwest::Method::GET, path, None).await?;
+        (device["status"] == "online").then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_containers_a_role_one_may_die_under_load_and_nothing_is_lost_or_doubled() {
+    let mut composition = Composition::up().await;
+    let ca = composition.dir().join("keys/ca.pem");
+    let token = composition.api.enrollment_token(4).await;
+    let go_on = Arc::new(AtomicBool::new(true));
+    let mut loads = Vec::new();
+    for n in 0..4 {
+        let device = SimDevice::join(&composition.api, &ca, &token, &format!("sim-{n}")).await;
+        loads.push(tokio::spawn(load(device, go_on.clone())));
+    }
+    demo_is_online(&composition).await;
+    for (role, _) in &composition.roles {
+        assert_eq!(role.complaint(), None);
+    }
+    assert!(composition.dir().join("grafana/provisioning/dashboards/muster/fleet.json").exists());
+    // Started again it stays the device that it is: its token works once.
+    composition.agent.kill9();
+    composition.agent.start();
+    for (first, second) in &mut composition.roles {
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        first.kill9();
+        // The other one is enough: it answers, and takes the dead one's work over.
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        assert!(second.is_healthy(), "{}", second.said());
+    }
+    // Decided by the command role that is left, asked for at the query role that is left.
+    wait::until("a change to be taken", TAKEN_OVER, || async {
+        let patch = serde_json::json!({"labels": {"site": "a"}});
+        let (status, _) = composition
+            .api
+            .try_send(reqwest::Method::PATCH, "/api/v1/devices/sim-0", Some(&patch))
+            .await?;
+        (status == 200).then_some(())
+    })
+    .await;
+    for (first, _) in &mut composition.roles {
+        first.start();
+    }
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    go_on.store(false, Ordering::Relaxed);
+    let mut done = Vec::new();
+    for load in loads {
+        done.push(load.await.unwrap());
+    }
+    for (device, _) in &done {
+        device.settle(PATIENCE).await;
+    }
+    let (devices, times): (Vec<_>, Vec<_>) = done.into_iter().unzip();
+    assert_complete(&composition.api, &devices).await;
+    for (device, times) in devices.iter().zip(&times) {
+        assert_metrics_complete(&composition.api, device, times).await;
+    }
+    assert_rebuilt(composition.postgres.connection_url()).await;
+    demo_is_online(&composition).await;
+    // No command was decided twice, no message refused.
+    let labeled = composition.api.list("/api/v1/events?type=DeviceLabelsChanged").await;
+    assert_eq!(labeled.len(), 1, "{labeled:?}");
+    assert!(composition.api.list("/api/v1/dead-letters").await.is_empty());
+}

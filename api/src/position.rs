@@ -67,6 +67,23 @@ impl MinPosition {
         )
         .retry_after(1))
     }
+
+    /// Waits until a read model holds all that the log holds now, up to position `until`: for a
+    /// history, in which a missing piece is not seen.
+    ///
+    /// # Errors
+    /// As [`Self::wait`].
+    pub async fn wait_for_all(
+        self,
+        log: &EventLog,
+        progress: &Progress,
+        project: &ProjectId,
+        until: u64,
+    ) -> Result<(), Problem> {
+        self.wait(log, progress, project).await?;
+        let end = log.head(project).await?.map_or(0, |head| head.position);
+        Self(Some(end.min(until))).wait(log, progress, project).await
+    }
 }
 
 impl<S: Send + Sync> FromRequestParts<S> for MinPosition {

@@ -103,6 +103,10 @@ pub enum Kind {
     Rotation,
     /// The key of before says that the same device enrolls anew.
     Continue,
+    /// An order to do something.
+    Run,
+    /// An order to end a run.
+    Cancel,
 }
 
 impl Kind {
@@ -118,6 +122,8 @@ impl Kind {
             Self::Config => b"muster/config/v1",
             Self::Rotation => b"muster/rotation/v1",
             Self::Continue => b"muster/continue/v1",
+            Self::Run => b"muster/run/v1",
+            Self::Cancel => b"muster/cancel/v1",
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Ids: of projects, devices and tokens.
+//! Ids: of projects, devices, tokens and operations.
 //!
 //! Making new ones needs randomness and a clock, so that is left to the callers.
 
@@ -142,6 +142,10 @@ uuid_id! {
 uuid_id! {
     /// An enrollment token or an API token.
     TokenId, "0198c0de-7001-7abc-8def-0123456789ab"
+}
+uuid_id! {
+    /// An operation: something that was asked of devices. A UUIDv7.
+    OperationId, "0198c0de-7002-7abc-8def-0123456789ab"
 }
 
 #[cfg(test)]

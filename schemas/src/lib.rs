@@ -26,6 +26,6 @@ pub mod wire;
 pub use cose::{Hash, PublicKey, SigningKey};
 pub use envelope::DeviceEnvelope;
 pub use events::Event;
-pub use ids::{DeviceId, ProjectId, TokenId};
+pub use ids::{DeviceId, OperationId, ProjectId, TokenId};
 pub use stream::StreamName;
 pub use timestamp::Timestamp;

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use crate::ids::{DeviceId, ProjectId, TokenId};
+use crate::ids::{DeviceId, OperationId, ProjectId, TokenId};
 use crate::names::DeviceName;
 
 /// The stream that an event belongs to.
@@ -20,6 +20,10 @@ pub enum StreamName {
     Token(TokenId),
     /// `project/<id>`: a project's life, in the log `system`.
     Project(ProjectId),
+    /// `operation/<id>`: something that was asked of devices.
+    Operation(OperationId),
+    /// `run/<operation>/<device>`: one device's share of an operation; what the server decides.
+    Run(OperationId, DeviceId),
     /// `name/<name>`: which device holds a name.
     Name(DeviceName),
 }
@@ -34,8 +38,11 @@ impl StreamName {
     #[must_use]
     pub const fn device(&self) -> Option<DeviceId> {
         match self {
-            Self::Device(id) | Self::DeviceReport(id, _) | Self::DevicePresence(id) => Some(*id),
-            Self::Token(_) | Self::Project(_) | Self::Name(_) => None,
+            Self::Device(id)
+            | Self::DeviceReport(id, _)
+            | Self::DevicePresence(id)
+            | Self::Run(_, id) => Some(*id),
+            Self::Token(_) | Self::Project(_) | Self::Operation(_) | Self::Name(_) => None,
         }
     }
 
@@ -54,6 +61,8 @@ impl fmt::Display for StreamName {
             Self::DevicePresence(id) => write!(f, "device-presence/{id}"),
             Self::Token(id) => write!(f, "token/{id}"),
             Self::Project(id) => write!(f, "project/{id}"),
+            Self::Operation(id) => write!(f, "operation/{id}"),
+            Self::Run(operation, device) => write!(f, "run/{operation}/{device}"),
             Self::Name(name) => write!(f, "name/{name}"),
         }
     }
@@ -77,6 +86,14 @@ impl FromStr for StreamName {
             "device-presence" => Self::DevicePresence(rest.parse().map_err(|_| invalid())?),
             "token" => Self::Token(rest.parse().map_err(|_| invalid())?),
             "project" => Self::Project(rest.parse().map_err(|_| invalid())?),
+            "operation" => Self::Operation(rest.parse().map_err(|_| invalid())?),
+            "run" => {
+                let (operation, device) = rest.split_once('/').ok_or_else(invalid)?;
+                Self::Run(
+                    operation.parse().map_err(|_| invalid())?,
+                    device.parse().map_err(|_| invalid())?,
+                )
+            }
             "name" => Self::Name(rest.parse().map_err(|_| invalid())?),
             _ => return Err(invalid()),
         };
@@ -97,11 +114,13 @@ mod tests {
             format!("device-presence/{id}"),
             format!("token/{id}"),
             "project/plant-7".to_owned(),
+            format!("operation/{id}"),
+            format!("run/{id}/{id}"),
             "name/robot-7".to_owned(),
         ] {
             assert_eq!(text.parse::<StreamName>().map(|s| s.to_string()), Ok(text));
         }
-        for bad in ["", "device", "device/x", "device-report/x/1", "nope/1"] {
+        for bad in ["", "device", "device/x", "device-report/x/1", "run/x", "nope/1"] {
             assert!(bad.parse::<StreamName>().is_err(), "{bad:?} was taken");
         }
     }

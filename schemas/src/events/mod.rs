@@ -5,6 +5,7 @@
 
 mod device;
 mod inventory;
+mod operation;
 mod project;
 mod token;
 
@@ -17,6 +18,12 @@ pub use device::{
     LossCause,
 };
 pub use inventory::{DeviceInventoryReported, Interface};
+pub use operation::{
+    AbortCause, Action, ClosedState, Exec, OperationAborted, OperationPaused, OperationRequested,
+    OperationResumed, OutputSummary, PrivatePart, Program, RefusalCause, RunAccepted,
+    RunCancelRequested, RunCanceled, RunClosed, RunDispatched, RunExpired, RunFailed,
+    RunInterrupted, RunRejected, RunReport, RunRequested, RunStarted, RunSucceeded, RunTimedOut,
+};
 pub use project::{ProjectArchived, ProjectCreated, ProjectRenamed, ProjectRestored};
 pub use token::{
     ApiTokenCreated, ApiTokenRevoked, ApiTokenUsed, EnrollmentTokenCreated, EnrollmentTokenRevoked,
@@ -202,4 +209,38 @@ events! {
     ProjectArchived, 1, Server;
     /// An archived project is at work again.
     ProjectRestored, 1, Server;
+    /// Something was asked of devices.
+    OperationRequested, 1, Server;
+    /// No further run of an operation is begun for now.
+    OperationPaused, 1, Server;
+    /// Runs of an operation are begun again.
+    OperationResumed, 1, Server;
+    /// No further run of an operation is begun, and those at work are canceled.
+    OperationAborted, 1, Server;
+    /// A device has its share of an operation.
+    RunRequested, 1, Server;
+    /// The order for a device was signed, and is sent until the device answers.
+    RunDispatched, 1, Server;
+    /// A run is to be ended.
+    RunCancelRequested, 1, Server;
+    /// The server no longer waits for a device's word on a run.
+    RunClosed, 1, Server;
+    /// A device has taken a run.
+    RunAccepted, 1, Device;
+    /// A run's program runs.
+    RunStarted, 1, Device;
+    /// A run did what was asked.
+    RunSucceeded, 1, Device;
+    /// A run's program failed, or could not be started.
+    RunFailed, 1, Device;
+    /// A run took longer than it may, and was ended.
+    RunTimedOut, 1, Device;
+    /// A run was ended because somebody asked for it.
+    RunCanceled, 1, Device;
+    /// The agent was gone while the run was at work; its end is not known.
+    RunInterrupted, 1, Device;
+    /// A device refuses a run; nothing was done.
+    RunRejected, 1, Device;
+    /// An order came too late; nothing was done.
+    RunExpired, 1, Device;
 }

@@ -1,16 +1,21 @@
 //! Messages between devices and servers that are not events: enrollment, credentials, hello,
-//! acks, config.
+//! acks, config, operations.
 //!
 //! Whatever makes the agent act is sealed by the project's operation key ([`Welcome`],
-//! [`ConfigUpdate`]); whatever proves a device is sealed by its signing key.
+//! [`ConfigUpdate`], [`RunOrder`], [`CancelOrder`]); whatever proves a device is sealed by its signing key.
 
 mod enrollment;
+mod operation;
 mod session;
 mod token_text;
 
 pub use enrollment::{
     ContinueProof, CredentialsProof, CredentialsRequest, CredentialsResponse, EnrollProof,
     EnrollRequest, EnrollResponse, EnrollWaiting, NonceRequest, NonceResponse,
+};
+pub use operation::{
+    CancelOrder, KIND_HEADER, MAX_OUTPUT_BYTES, MAX_PIECE_BYTES, MAX_PRIVATE_BYTES, OutputPiece,
+    OutputStream, OutputTaken, PrivateInput, RunDelivery, RunOrder, output_hash,
 };
 pub use session::{Ack, ConfigUpdate, Hello, NewEpoch, Welcome};
 pub use token_text::{ApiTokenText, EnrollmentTokenText, InvalidToken};

@@ -4,7 +4,8 @@ use muster_schemas::codec::{decode, encode};
 use muster_schemas::cose::{Kind, open};
 use muster_schemas::metrics::MetricBatch;
 use muster_schemas::wire::{
-    Ack, ConfigUpdate, ContinueProof, CredentialsProof, EnrollProof, Hello, Welcome,
+    Ack, CancelOrder, ConfigUpdate, ContinueProof, CredentialsProof, EnrollProof, Hello,
+    OutputPiece, OutputTaken, PrivateInput, RunDelivery, RunOrder, Welcome,
 };
 use muster_schemas::{DeviceEnvelope, Event, SigningKey};
 
@@ -24,6 +25,12 @@ pub(crate) enum Message {
     Welcome(Welcome),
     Config(ConfigUpdate),
     Ack(Ack),
+    RunOrder(RunOrder),
+    RunDelivery(RunDelivery),
+    PrivateInput(PrivateInput),
+    CancelOrder(CancelOrder),
+    OutputPiece(OutputPiece),
+    OutputTaken(OutputTaken),
     Sealed(Kind, Box<Message>),
 }
 
@@ -41,6 +48,12 @@ impl Message {
             Self::Welcome(welcome) => encode(welcome),
             Self::Config(config) => encode(config),
             Self::Ack(ack) => encode(ack),
+            Self::RunOrder(order) => encode(order),
+            Self::RunDelivery(delivery) => encode(delivery),
+            Self::PrivateInput(input) => encode(input),
+            Self::CancelOrder(order) => encode(order),
+            Self::OutputPiece(piece) => encode(piece),
+            Self::OutputTaken(taken) => encode(taken),
             Self::Sealed(kind, message) => signer(*kind).seal(*kind, message.encode()),
         }
     }
@@ -71,6 +84,14 @@ impl Message {
             "Welcome" => read(bytes, Self::Welcome),
             "ConfigUpdate" => read(bytes, Self::Config),
             "Ack" => read(bytes, Self::Ack),
+            "RunOrder" => read(bytes, Self::RunOrder),
+            "RunDelivery" => read(bytes, Self::RunDelivery),
+            "PrivateInput" => read(bytes, Self::PrivateInput),
+            "CancelOrder" => read(bytes, Self::CancelOrder),
+            "OutputPiece" => read(bytes, Self::OutputPiece),
+            "OutputTaken" => read(bytes, Self::OutputTaken),
+            "SealedRunOrder" => sealed(Kind::Run, "RunOrder"),
+            "SealedCancelOrder" => sealed(Kind::Cancel, "CancelOrder"),
             "SealedEvent" => sealed(Kind::Event, "DeviceEnvelope"),
             "SealedEnrollProof" => sealed(Kind::Enroll, "EnrollProof"),
             "SealedCredentialsProof" => sealed(Kind::Credentials, "CredentialsProof"),
@@ -87,7 +108,7 @@ impl Message {
 
 fn signer(kind: Kind) -> SigningKey {
     match kind {
-        Kind::Welcome | Kind::Config => operation_key(),
+        Kind::Welcome | Kind::Config | Kind::Run | Kind::Cancel => operation_key(),
         _ => device_key(),
     }
 }

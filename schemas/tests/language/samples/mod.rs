@@ -7,6 +7,7 @@ mod devices;
 mod diagnostic;
 mod message;
 mod older;
+mod operations;
 mod projects;
 mod tokens;
 mod wire;
@@ -61,10 +62,17 @@ impl Sample {
 
 /// All of them.
 pub(crate) fn all() -> Vec<Sample> {
-    [devices::samples(), tokens::samples(), projects::samples(), older::samples(), wire::samples()]
-        .into_iter()
-        .flatten()
-        .collect()
+    [
+        devices::samples(),
+        tokens::samples(),
+        projects::samples(),
+        operations::samples(),
+        older::samples(),
+        wire::samples(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
 }
 
 /// The key of the device in the samples.

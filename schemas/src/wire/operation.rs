@@ -1,0 +1,166 @@
+//! What is sent about operations: orders to devices, and the output of programs back.
+//!
+//! Orders come on `.cmd` with the header [`KIND_HEADER`], sealed by the project's operation key.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::codec::unique_map;
+use crate::cose::Hash;
+use crate::events::{Action, PrivatePart};
+use crate::ids::{DeviceId, OperationId, ProjectId};
+use crate::timestamp::Timestamp;
+
+/// The header of a message on `.cmd` that names the sealing kind of its body: `run`, `cancel`,
+/// `open`; a message without it is of kind `config`.
+pub const KIND_HEADER: &str = "Muster-Kind";
+
+/// The largest private part, in bytes.
+pub const MAX_PRIVATE_BYTES: usize = 384 * 1024;
+/// The most bytes that are kept of each of a program's two outputs.
+pub const MAX_OUTPUT_BYTES: u64 = 4 << 20;
+/// The most bytes of output in one message, before they are compressed.
+pub const MAX_PIECE_BYTES: usize = 128 * 1024;
+
+/// Do this; sealed by the operation key, kind `run`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunOrder {
+    /// The project that the device belongs to.
+    pub project: ProjectId,
+    /// The device.
+    pub device: DeviceId,
+    /// The epoch that the device is in.
+    pub epoch: u64,
+    /// The operation. A device does each operation once, whatever else the order says.
+    pub operation: OperationId,
+    /// When it was signed, by the server's clock.
+    pub issued_at: Timestamp,
+    /// Not to be begun after this, by the server's clock.
+    pub expires_at: Timestamp,
+    /// To be ended after this long, in milliseconds.
+    pub timeout_ms: u64,
+    /// Who asked: `token:<id>`.
+    pub actor: String,
+    /// What to do.
+    pub action: Action,
+    /// The private part that belongs to it.
+    #[serde(default)]
+    pub private: Option<PrivatePart>,
+}
+
+/// A message of kind `run` on `.cmd`: the sealed order, and beside it what is private.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunDelivery {
+    /// COSE_Sign1 of kind `run` over a [`RunOrder`].
+    #[serde(with = "serde_bytes")]
+    pub order: Vec<u8>,
+    /// A [`PrivateInput`], encoded; its SHA-256 stands in the order.
+    #[serde(default, with = "serde_bytes")]
+    pub private: Option<Vec<u8>>,
+}
+
+/// What only the device shall see of an order. CBOR.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PrivateInput {
+    /// Random, so that the hash tells nothing of what can be guessed.
+    #[serde(with = "serde_bytes")]
+    pub salt: Vec<u8>,
+    /// Environment variables.
+    #[serde(deserialize_with = "unique_map", default)]
+    pub env: BTreeMap<String, String>,
+    /// Standard input; closed at once when empty.
+    #[serde(with = "serde_bytes", default)]
+    pub stdin: Vec<u8>,
+}
+
+impl std::fmt::Debug for PrivateInput {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PrivateInput")
+            .field("env", &self.env.keys())
+            .field("stdin_bytes", &self.stdin.len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// End a run; sealed by the operation key, kind `cancel`. A run that is not known here will never
+/// start: the device writes that into its journal.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CancelOrder {
+    /// The project that the device belongs to.
+    pub project: ProjectId,
+    /// The device.
+    pub device: DeviceId,
+    /// The epoch that the device is in.
+    pub epoch: u64,
+    /// The operation.
+    pub operation: OperationId,
+    /// When it was signed, by the server's clock.
+    pub issued_at: Timestamp,
+}
+
+/// Which of a program's outputs.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, utoipa::ToSchema,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum OutputStream {
+    /// Standard output.
+    Stdout,
+    /// Standard error.
+    Stderr,
+}
+
+impl OutputStream {
+    /// Its name.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Stdout => "stdout",
+            Self::Stderr => "stderr",
+        }
+    }
+}
+
+/// A piece of a program's output: a request on `.req.output`, answered by [`OutputTaken`]. Not
+/// sealed: the run's signed end holds the hash of all of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OutputPiece {
+    /// The operation.
+    pub operation: OperationId,
+    /// Which output.
+    pub stream: OutputStream,
+    /// Where in the output the piece begins.
+    pub offset: u64,
+    /// How many bytes it is.
+    pub bytes: u32,
+    /// The bytes, compressed by zlib where that makes them fewer.
+    #[serde(with = "serde_bytes")]
+    pub data: Vec<u8>,
+    /// True when `data` is compressed.
+    #[serde(default)]
+    pub compressed: bool,
+    /// Nothing comes after this piece.
+    #[serde(default)]
+    pub last: bool,
+    /// With the first piece: the salt of the output's hash, 16 bytes.
+    #[serde(default, with = "serde_bytes")]
+    pub salt: Option<Vec<u8>>,
+}
+
+/// How much of an output the server has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OutputTaken {
+    /// Send from here on.
+    pub next: u64,
+}
+
+/// The salted hash of an output.
+#[must_use]
+pub fn output_hash(salt: &[u8], kept: &[u8]) -> Hash {
+    use sha2::Digest as _;
+    let mut hasher = sha2::Sha256::new();
+    hasher.update(salt);
+    hasher.update(kept);
+    Hash(hasher.finalize().into())
+}

@@ -5,6 +5,7 @@
 //! tokens and the names of projects.
 
 pub mod auth;
+pub mod blobs;
 pub mod body;
 pub mod cursor;
 pub mod etag;

@@ -5,8 +5,8 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::client::Connection;
 use crate::commands::{
-    api_token, bootstrap, context, dead_letter, device, doctor, events, grafana, health, metrics,
-    prepare, project, replay, simulate, status, token,
+    api_token, bootstrap, context, dead_letter, device, doctor, events, exec, grafana, health,
+    metrics, operation, prepare, project, replay, simulate, status, token,
 };
 use crate::serve::ServeArgs;
 use crate::up::UpArgs;
@@ -41,6 +41,11 @@ enum Command {
     /// Devices: list, show, register, rename, label, configure, delete
     #[command(subcommand, visible_alias = "devices")]
     Device(device::DeviceCommand),
+    /// Run a program on devices
+    Exec(exec::ExecArgs),
+    /// Operations, which is what was asked of devices: list, show, explain, pause, abort
+    #[command(subcommand, visible_alias = "operations")]
+    Operation(operation::OperationCommand),
     /// The event log: all of it, or one device's life
     Events(events::EventsArgs),
     /// What a device measures
@@ -102,6 +107,8 @@ pub(crate) async fn run(args: Args) -> Result<()> {
         Command::Doctor(command) => doctor::run(&connection, command).await,
         Command::Health(command) => health::run(command).await,
         Command::Device(command) => device::run(connection, command).await,
+        Command::Exec(command) => exec::run(connection, command).await,
+        Command::Operation(command) => operation::run(connection, command).await,
         Command::Events(command) => events::run(connection, command).await,
         Command::Metrics(command) => metrics::run(connection, command).await,
         Command::Replay(command) => replay::run(connection, command).await,

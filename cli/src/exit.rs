@@ -44,6 +44,11 @@ pub(crate) struct Partly {
     pub(crate) code: u8,
 }
 
+/// The exit code of a program that ran elsewhere; what there was to say was said.
+#[derive(Debug, thiserror::Error)]
+#[error("exit code {0}")]
+pub(crate) struct Exited(pub(crate) u8);
+
 /// 1 failed, 2 used wrongly (clap's), 3 not found, 4 not allowed, 5 unreachable or unavailable,
 /// 6 in conflict with the present state.
 pub(crate) fn code(error: &anyhow::Error) -> u8 {
@@ -52,6 +57,9 @@ pub(crate) fn code(error: &anyhow::Error) -> u8 {
     }
     if error.is::<NotFound>() {
         return 3;
+    }
+    if let Some(Exited(code)) = error.downcast_ref::<Exited>() {
+        return *code;
     }
     if let Some(partly) = error.downcast_ref::<Partly>() {
         return partly.code;
@@ -76,6 +84,8 @@ pub(crate) fn is_passing(error: &anyhow::Error) -> bool {
 
 /// Tells the error, and answers the exit code for it.
 pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
-    let _ = writeln!(std::io::stderr(), "error: {error:#}");
+    if !error.is::<Exited>() {
+        let _ = writeln!(std::io::stderr(), "error: {error:#}");
+    }
     ExitCode::from(code(error))
 }

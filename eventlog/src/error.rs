@@ -15,6 +15,15 @@ pub enum StoreError {
         #[source]
         source: tokio_postgres::Error,
     },
+    /// A table of a role's own could not be asked.
+    #[error("failed to {attempted}")]
+    Ask {
+        /// What was being done.
+        attempted: &'static str,
+        /// PostgreSQL's own words.
+        #[source]
+        source: sqlx::Error,
+    },
     /// A migration failed.
     #[error("failed to migrate the database")]
     Migrate(#[from] sqlx::migrate::MigrateError),

@@ -13,6 +13,7 @@ pub mod latest;
 pub mod projections;
 mod start;
 mod state;
+mod targets;
 mod timeline;
 pub mod travel;
 

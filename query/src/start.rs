@@ -1,6 +1,7 @@
 //! Starts the read side: projections, live metrics, the read API.
 
 use muster_api::ApiState;
+use muster_api::blobs::Blobs;
 use muster_eventlog::projection::{Progress, Projection, Runner};
 use muster_eventlog::{EventLog, Follower, StoreError};
 use tokio::task::JoinSet;
@@ -12,10 +13,12 @@ use crate::http;
 use crate::influx::{InfluxClient, InfluxError, InfluxQueryOptions};
 use crate::latest::{LatestMetrics, follow};
 use crate::projections::devices::{self, Devices};
+use crate::projections::operations::{self, Operations};
 use crate::projections::projects::{self, Projects};
 use crate::projections::timeline::{self, Timeline};
 use crate::projections::tokens::{self, Tokens};
 use crate::state::{QueryState, ReadModels};
+use crate::targets;
 
 /// What the read side needs.
 #[derive(Debug)]
@@ -24,6 +27,8 @@ pub struct QueryOptions {
     pub log: EventLog,
     /// The broker, for the newest metrics; signed in as a server.
     pub nats: async_nats::Client,
+    /// What is too large or too private for events.
+    pub blobs: Blobs,
     /// Where metrics are.
     pub influx: InfluxQueryOptions,
     /// Ends everything.
@@ -57,7 +62,7 @@ impl Query {
     /// # Errors
     /// When the tables cannot be made, or there is no TLS provider.
     pub async fn start(options: QueryOptions) -> Result<Self, StartError> {
-        let QueryOptions { log, nats, influx, stop } = options;
+        let QueryOptions { log, nats, blobs, influx, stop } = options;
         let influx = InfluxClient::new(influx)?;
         let follower = Follower::start(&log, stop.clone());
         let latest = LatestMetrics::default();
@@ -72,16 +77,20 @@ impl Query {
             tokens: work.project(Tokens::new(tokens::TABLE)).await?,
             timeline: work.project(Timeline::new(timeline::TABLE)).await?,
             projects: work.project(Projects::new(projects::TABLE)).await?,
+            operations: work.project(Operations::new(operations::TABLE)).await?,
         };
         // Whoever looks at graphs waits; the read side does not.
         if let Err(error) = grafana::publish(&log).await {
             tracing::warn!(%error, "Grafana's views could not be made; its tables may be old");
         }
         let mut tasks = work.tasks;
-        tasks.spawn(follow::run(nats, latest.clone(), stop.clone()));
+        tasks.spawn(follow::run(nats.clone(), latest.clone(), stop.clone()));
         tasks.spawn(follow::prune(log.clone(), latest.clone(), stop.clone()));
         let api = ApiState::new(log);
-        let state = QueryState::new(api, follower, read_models, latest, influx, stop);
+        let parts = (nats, blobs);
+        let state =
+            QueryState::new(api, follower, read_models, latest, influx, parts, stop.clone());
+        tasks.spawn(targets::run(state.clone(), stop));
         Ok(Self { state, tasks })
     }
 

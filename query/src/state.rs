@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use axum::extract::FromRef;
+use muster_api::blobs::Blobs;
 use muster_api::{ApiState, Problem};
 use muster_eventlog::projection::Progress;
 use muster_eventlog::{EventLog, Follower};
@@ -42,6 +43,8 @@ pub struct ReadModels {
     pub timeline: Progress,
     /// The projects.
     pub projects: Progress,
+    /// The operations and their runs.
+    pub operations: Progress,
 }
 
 /// The state of the read API; cheap to clone.
@@ -59,6 +62,10 @@ pub struct QueryState {
     pub latest: LatestMetrics,
     /// Metrics over time.
     pub influx: InfluxClient,
+    /// The broker, to answer other roles and to be told of new output.
+    pub nats: async_nats::Client,
+    /// What is too large or too private for events.
+    pub blobs: Blobs,
     /// Ends live streams.
     pub stop: CancellationToken,
     /// Bounds the memory of time travel.
@@ -78,6 +85,7 @@ impl QueryState {
         read_models: ReadModels,
         latest: LatestMetrics,
         influx: InfluxClient,
+        (nats, blobs): (async_nats::Client, Blobs),
         stop: CancellationToken,
     ) -> Self {
         Self {
@@ -89,6 +97,8 @@ impl QueryState {
             read_models,
             latest,
             influx,
+            nats,
+            blobs,
             stop,
             travelers: Arc::new(Semaphore::new(TRAVELERS)),
         }

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use muster_eventlog::{EventLog, ReadFilter, StoreError, StoredEvent};
 use muster_schemas::{DeviceId, Event, ProjectId};
 
-use crate::projections::devices::{CannotApply, Device, needed};
+use crate::projections::devices::{CannotApply, Device, changed_device, needed};
 use crate::timeline;
 
 /// Events that are read at once.
@@ -102,7 +102,7 @@ fn fold(
     events: &[StoredEvent],
 ) -> Result<(), TravelError> {
     for (stored, needed) in events.iter().zip(needed(events)) {
-        let Some(id) = stored.stream.device() else {
+        let Some(id) = changed_device(stored) else {
             continue;
         };
         let device = devices.entry(id).or_default();

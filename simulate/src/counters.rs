@@ -20,6 +20,7 @@ pub struct Counters {
     pub(crate) batches_taken: AtomicU64,
     pub(crate) points: AtomicU64,
     pub(crate) differing: AtomicU64,
+    pub(crate) runs: AtomicU64,
     errors: Mutex<BTreeMap<String, u64>>,
 }
 
@@ -46,6 +47,8 @@ pub struct Figures {
     pub points: u64,
     /// Acks that named another event than the device's own: a defect of the server.
     pub differing: u64,
+    /// Runs that devices were asked for and have done.
+    pub runs: u64,
     /// What went wrong, and how often; devices try again.
     pub errors: BTreeMap<String, u64>,
 }
@@ -80,6 +83,7 @@ impl Counters {
             batches_taken: read(&self.batches_taken),
             points: read(&self.points),
             differing: read(&self.differing),
+            runs: read(&self.runs),
             errors: self.errors.lock().unwrap_or_else(PoisonError::into_inner).clone(),
         }
     }

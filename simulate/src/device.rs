@@ -1,5 +1,6 @@
 //! One simulated device: connects, says hello, reports, resends, goes away and comes back.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
@@ -8,10 +9,14 @@ use async_nats::{Client, Subscriber, jetstream};
 use data_encoding::BASE64URL_NOPAD;
 use futures::StreamExt;
 use muster_schemas::cose::{self, Kind};
-use muster_schemas::events::DeviceConfigApplied;
+use muster_schemas::events::{
+    DeviceConfigApplied, OutputSummary, RunAccepted, RunReport, RunStarted, RunSucceeded,
+};
 use muster_schemas::subjects::DeviceSubjects;
-use muster_schemas::wire::{Ack, ConfigUpdate, CredentialsResponse, Hello, Welcome};
-use muster_schemas::{PublicKey, Timestamp, codec};
+use muster_schemas::wire::{
+    Ack, ConfigUpdate, CredentialsResponse, Hello, KIND_HEADER, RunDelivery, RunOrder, Welcome,
+};
+use muster_schemas::{Event, Hash, OperationId, PublicKey, Timestamp, codec};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -64,6 +69,8 @@ pub(crate) struct Device {
     subjects: DeviceSubjects,
     outbox: Outbox,
     config_version: u64,
+    /// What it was asked and has done.
+    operations: HashSet<OperationId>,
     round: usize,
     began: Instant,
     shared: Arc<Shared>,
@@ -97,6 +104,7 @@ impl Device {
             ),
             enrolled,
             config_version: 0,
+            operations: HashSet::new(),
             round: 0,
             began: Instant::now(),
             shared,
@@ -271,10 +279,8 @@ impl Device {
                 }
                 message = commands.next() => {
                     let Some(message) = message else { return Ok(Left::Lost) };
-                    let opened = cose::open(&message.payload, Kind::Config, &self.operation_key);
-                    let update = opened.ok().and_then(|bytes| codec::decode::<ConfigUpdate>(&bytes).ok());
-                    if let Some(update) = update && self.apply(update.version) {
-                        self.send_newest(client).await?;
+                    if self.obey(&message) {
+                        self.send_waiting(client).await?;
                     }
                 }
                 () = sleep_until(plan.event), if !is_ending => {
@@ -308,6 +314,57 @@ impl Device {
         }
     }
 
+    /// Does what a command says; true when there are new events for it.
+    fn obey(&mut self, message: &async_nats::Message) -> bool {
+        let kind = message.headers.as_ref().and_then(|headers| headers.get(KIND_HEADER));
+        match kind.map(async_nats::HeaderValue::as_str) {
+            None => {
+                let opened = cose::open(&message.payload, Kind::Config, &self.operation_key);
+                let update =
+                    opened.ok().and_then(|bytes| codec::decode::<ConfigUpdate>(&bytes).ok());
+                update.is_some_and(|update| self.apply(update.version))
+            }
+            Some("run") => {
+                let delivery = codec::decode::<RunDelivery>(&message.payload).ok();
+                delivery.is_some_and(|delivery| self.take_order(&delivery.order))
+            }
+            // Whatever it was asked is done already.
+            Some(_) => false,
+        }
+    }
+
+    /// Takes an order, once; what it asks for is done at once, and well.
+    fn take_order(&mut self, sealed: &[u8]) -> bool {
+        let opened = cose::open(sealed, Kind::Run, &self.operation_key).ok();
+        let Some(order) = opened.and_then(|bytes| codec::decode::<RunOrder>(&bytes).ok()) else {
+            return false;
+        };
+        let answer = &self.enrolled.answer;
+        let is_ours = order.device == answer.device && order.epoch == answer.epoch;
+        if !is_ours || !self.operations.insert(order.operation) {
+            return false;
+        }
+        let operation = order.operation;
+        let report = RunReport {
+            operation,
+            exit_code: Some(0),
+            signal: None,
+            problem: None,
+            started_at: Some(now()),
+            ended_at: Some(now()),
+            user_us: 0,
+            system_us: 0,
+            peak_memory: 0,
+            stdout: OutputSummary::default(),
+            stderr: OutputSummary::default(),
+        };
+        self.tell(&RunAccepted { operation, order: Hash::of(sealed) }.into());
+        self.tell(&RunStarted { operation, pid: None, user: None }.into());
+        self.tell(&RunSucceeded(report).into());
+        add(&self.shared.counters.runs, 1);
+        true
+    }
+
     /// True when there is a new event for it.
     fn apply(&mut self, version: u64) -> bool {
         let is_newer = version > self.config_version;
@@ -321,8 +378,12 @@ impl Device {
     fn record(&mut self) {
         let event =
             DeviceConfigApplied { version: self.config_version, errors: Default::default() };
+        self.tell(&event.into());
+    }
+
+    fn tell(&mut self, event: &Event) {
         let mono = u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX);
-        self.outbox.record(&event.into(), now(), mono);
+        self.outbox.record(event, now(), mono);
         add(&self.shared.counters.events, 1);
     }
 

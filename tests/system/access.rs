@@ -17,7 +17,8 @@ fn allowed(operation: &str) -> &'static [&'static str] {
         "list_devices" | "get_device" | "list_device_events" | "query_metrics"
         | "list_metric_fields" | "get_latest_metrics" | "list_events" | "stream_events"
         | "get_event" | "get_fleet_summary" | "get_log_head" | "list_projections"
-        | "get_whoami" | "list_projects" | "get_project" => EVERYBODY,
+        | "get_whoami" | "list_projects" | "get_project" | "list_operations" | "get_operation"
+        | "list_runs" | "get_run" => EVERYBODY,
         "register_device"
         | "change_device"
         | "delete_device"
@@ -27,9 +28,16 @@ fn allowed(operation: &str) -> &'static [&'static str] {
         | "accept_device"
         | "reject_device"
         | "revoke_device"
-        | "rotate_device_key" => WRITERS,
+        | "rotate_device_key"
+        | "request_operation"
+        | "pause_operation"
+        | "resume_operation"
+        | "abort_operation"
+        | "cancel_run" => WRITERS,
         "list_api_tokens" => ALL_READERS,
-        "list_enrollment_tokens" | "get_enrollment_token" => EVERYBODY_BUT_VIEWERS,
+        "list_enrollment_tokens" | "get_enrollment_token" | "get_run_output" => {
+            EVERYBODY_BUT_VIEWERS
+        }
         "list_dead_letters" | "get_dead_letter" => ALL_READERS,
         "create_token" | "revoke_token" | "retry_dead_letter" | "create_project"
         | "change_project" => ADMINS,

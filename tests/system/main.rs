@@ -17,6 +17,7 @@ mod installer;
 mod joining;
 mod narrow;
 mod openapi;
+mod operations;
 mod outbox;
 mod projects;
 mod rotation;

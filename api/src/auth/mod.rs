@@ -46,6 +46,10 @@ pub enum Permission {
     ReadDevices,
     /// Change devices.
     WriteDevices,
+    /// Ask something of devices: run programs on them, and end those.
+    RunOperations,
+    /// Read what programs wrote on devices.
+    ReadOutput,
     /// Read enrollment tokens: those who make them, and those who read all.
     ReadEnrollmentTokens,
     /// Read all: tokens, dead letters, every event.
@@ -60,7 +64,8 @@ impl Permission {
     pub const fn roles(self) -> &'static [Role] {
         match self {
             Self::ReadDevices => &[Role::Viewer, Role::Operator, Role::Admin, Role::Auditor],
-            Self::WriteDevices => &[Role::Operator, Role::Admin],
+            Self::WriteDevices | Self::RunOperations => &[Role::Operator, Role::Admin],
+            Self::ReadOutput => &[Role::Operator, Role::Admin, Role::Auditor],
             Self::ReadEnrollmentTokens => &[Role::Operator, Role::Admin, Role::Auditor],
             Self::ReadAll => &[Role::Admin, Role::Auditor],
             Self::Administer => &[Role::Admin],
@@ -90,6 +95,10 @@ needs! {
     ReadDevices,
     /// Needs [`Permission::WriteDevices`].
     WriteDevices,
+    /// Needs [`Permission::RunOperations`].
+    RunOperations,
+    /// Needs [`Permission::ReadOutput`].
+    ReadOutput,
     /// Needs [`Permission::ReadEnrollmentTokens`].
     ReadEnrollmentTokens,
     /// Needs [`Permission::ReadAll`].

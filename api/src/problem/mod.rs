@@ -236,6 +236,12 @@ impl Problem {
         self
     }
 
+    /// What is wrong, in words.
+    #[must_use]
+    pub fn detail(&self) -> &str {
+        &self.detail
+    }
+
     /// Its kind.
     #[must_use]
     pub const fn kind(&self) -> Kind {

@@ -144,6 +144,20 @@ impl Client {
         }
     }
 
+    /// Bytes, as they come; of an answer that holds what this position of the log wrote.
+    pub(crate) async fn bytes(
+        &self,
+        path: &str,
+        query: &[(&str, String)],
+        position: Option<u64>,
+    ) -> Result<Response> {
+        let mut request = self.request(Method::GET, path).query(query);
+        if let Some(position) = position {
+            request = request.header(MIN_POSITION, position);
+        }
+        self.send(request).await
+    }
+
     /// A stream of server-sent events, as it comes.
     pub(crate) async fn stream(&self, path: &str, query: &[(&str, String)]) -> Result<Response> {
         let request = self.request(Method::GET, path).query(query);

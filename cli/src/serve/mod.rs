@@ -18,6 +18,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use muster_api::ApiState;
+use muster_api::blobs::Blobs;
 use muster_command::keys::{KeyStore, RoleKeys};
 use muster_command::service::{BrokerAccess, Service};
 use muster_eventlog::{ConnectOptions, EventLog, LogOptions};
@@ -139,13 +140,17 @@ pub(crate) async fn run(
         let (system, reconnected) = broker::connect_system(&options, &keys).await?;
         door.needs(health::Needs { log: log.clone(), nats: nats.clone() });
         let access = BrokerAccess { servers: options.device_servers.clone(), jwt_life: JWT_LIFE };
-        let service = Service::new(log.clone(), store.clone(), nats, system, access);
+        let blobs = Blobs::open(&options.blobs)?;
+        let service = Service::new(log.clone(), store.clone(), nats, system, access, blobs);
         service.ensure_default_project().await.context("cannot make the project 'default'")?;
         door.command(muster_command::http::router(api.clone(), service.clone()));
+        let dispatching = muster_command::dispatch::start(service.clone(), stop.clone());
+        let dispatching = dispatching.await.context("cannot make the list of open runs")?;
         let stop = stop.clone();
         parts.spawn(async move {
             let revocations = service.keep_revocations(reconnected, stop.clone());
-            tokio::join!(muster_command::link::run(service.clone(), stop.clone()), revocations);
+            let link = muster_command::link::run(service.clone(), stop.clone());
+            tokio::join!(link, revocations, dispatching);
             Ok(())
         });
     }
@@ -155,6 +160,7 @@ pub(crate) async fn run(
         let query = muster_query::Query::start(muster_query::QueryOptions {
             log: log.clone(),
             nats,
+            blobs: Blobs::open(&options.blobs)?,
             influx: options.needed_metric_store()?.query_options()?,
             stop: stop.clone(),
         })

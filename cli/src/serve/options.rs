@@ -3,12 +3,13 @@
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU32;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
+use muster_api::blobs::BlobPlace;
 use muster_command::keys::{Certificates, KeyStore};
 use muster_ingest::metrics::StoreSettings;
 use muster_ingest::streams::Copies;
@@ -95,6 +96,8 @@ pub(crate) struct ServeOptions {
     /// `None` when no role needs it.
     pub(crate) metric_store: Option<MetricStore>,
     pub(crate) keys: PathBuf,
+    /// What is too large or too private for events.
+    pub(crate) blobs: BlobPlace,
     pub(crate) listen: Option<SocketAddr>,
     /// The names that the server's certificate is for.
     pub(crate) names: Vec<String>,
@@ -209,6 +212,11 @@ pub(crate) struct ServeArgs {
     /// The folder of keys
     #[arg(long, env = "MUSTER_KEYS")]
     keys: PathBuf,
+    /// Roles command and query: where the output of programs and what is private of operations is
+    /// kept: a folder that both share, or s3://BUCKET/PREFIX with the usual AWS_* variables;
+    /// `blobs` beside the folder of keys when left out
+    #[arg(long, env = "MUSTER_BLOBS", value_name = "PLACE")]
+    blobs: Option<BlobPlace>,
     /// The address of the API, port 8443 when it names none; 127.0.0.1:8443 for the roles that have
     /// one. The role ingest has only /healthz, /readyz and /metrics, and listens when it is told where
     #[arg(long, env = "MUSTER_LISTEN", value_name = "ADDRESS[:PORT]")]
@@ -230,6 +238,11 @@ pub(crate) struct ServeArgs {
     name: Vec<String>,
     #[command(flatten)]
     pub(crate) otlp: OtlpArgs,
+}
+
+/// Where blobs are when nothing is said.
+fn beside(keys: &Path) -> BlobPlace {
+    BlobPlace::Folder(keys.parent().unwrap_or(keys).join("blobs"))
 }
 
 fn copies(text: &str) -> Result<usize, String> {
@@ -265,6 +278,7 @@ impl TryFrom<ServeArgs> for ServeOptions {
                 user: args.influx_user.zip(args.influx_password),
                 token: args.influx_token.map(|token| (args.influx_org, token)),
             }),
+            blobs: args.blobs.unwrap_or_else(|| beside(&args.keys)),
             keys: args.keys,
             names: certificate_names(listen.unwrap_or(super::USUAL_ADDRESS), args.name),
             listen,

@@ -191,6 +191,7 @@ impl Up<'_> {
             copies: muster_ingest::streams::Copies(1),
             metric_store: Some(self.servers.metric_store()),
             keys: self.keys.dir().to_owned(),
+            blobs: muster_api::blobs::BlobPlace::Folder(self.folder.path().join("blobs")),
             listen: Some(self.listen),
             names: self.names.clone(),
             // Devices take the host by which they reach the API.

@@ -8,7 +8,9 @@ pub mod api_token;
 pub mod device;
 pub mod enrollment_token;
 pub mod name;
+pub mod operation;
 pub mod project;
+pub mod run;
 
 use muster_schemas::Event;
 

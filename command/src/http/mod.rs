@@ -4,6 +4,7 @@ mod dead_letters;
 mod device;
 mod devices;
 mod joining;
+mod operations;
 mod problems;
 mod projects;
 mod tokens;
@@ -90,6 +91,11 @@ fn routes() -> OpenApiRouter<CommandState> {
         .routes(routes!(joining::reject_device))
         .routes(routes!(joining::revoke_device))
         .routes(routes!(joining::rotate_device_key))
+        .routes(routes!(operations::request_operation))
+        .routes(routes!(operations::pause_operation))
+        .routes(routes!(operations::resume_operation))
+        .routes(routes!(operations::abort_operation))
+        .routes(routes!(operations::cancel_run))
         .routes(routes!(tokens::create_enrollment_token))
         .routes(routes!(tokens::revoke_enrollment_token))
         .routes(routes!(tokens::create_token))

@@ -20,6 +20,10 @@ impl From<ServiceError> for Problem {
             ServiceError::Store(error) => error.into(),
             ServiceError::Append(error) => error.into(),
             ServiceError::Stored(error) => Self::internal(&error),
+            ServiceError::Blob(error) => {
+                tracing::warn!(error = %muster_api::problem::describe(&error), "the blob store fails");
+                Self::unavailable("the blob store cannot be used; see the server's log", 10)
+            }
             ServiceError::Key(error) => Self::internal(&error),
             ServiceError::Broker(_) => Self::unavailable(format!("{error}; try again"), 2),
         }

@@ -190,9 +190,13 @@ pub fn role(
         "query" => json!({"allow": READING}),
         _ => json!({}),
     };
-    let nats = json!({
+    let mut nats = json!({
         "type": "user", "version": 2, "pub": publish, "sub": {}, "subs": -1, "data": -1,
         "payload": -1,
     });
+    if name == "query" {
+        // It answers what other roles ask it.
+        nats["resp"] = json!({"max": 1, "ttl": 60_000_000_000_u64});
+    }
     sign(account, user, name, issued_at, None, nats)
 }

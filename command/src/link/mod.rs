@@ -57,6 +57,7 @@ async fn answer(service: &Service, message: async_nats::Message) {
     }
     let answered = match what {
         "req.hello" => service.welcome(&project, device, &message.payload).await,
+        "req.output" => service.take_output(&project, device, &message.payload).await,
         other => {
             tracing::debug!(%device, request = other, "a request that is not known here");
             return;
@@ -66,6 +67,12 @@ async fn answer(service: &Service, message: async_nats::Message) {
         Ok(sealed) => {
             if let Err(error) = service.nats.publish(reply, sealed.into()).await {
                 tracing::debug!(%device, %error, "a request could not be answered");
+            }
+            // It listens now, and knows the time.
+            if what == "req.hello"
+                && let Err(error) = service.deliver_due(&project, device).await
+            {
+                tracing::warn!(%project, %device, %error, "a device is not sent what is due");
             }
         }
         Err(ServiceError::Unproved(problem)) => {

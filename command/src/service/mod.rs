@@ -9,6 +9,8 @@ mod devices;
 mod enrollment;
 mod epochs;
 mod joining;
+mod operations;
+mod output;
 mod projects;
 mod revocation;
 mod tokens;
@@ -16,6 +18,7 @@ mod tokens;
 use std::sync::Arc;
 use std::time::Duration;
 
+use muster_api::blobs::{BlobError, Blobs};
 use muster_eventlog::{
     Append, AppendError, Appended, EventLog, Expected, NewEvent, StoreError, StoredEvent,
 };
@@ -32,6 +35,7 @@ use epochs::EpochLimit;
 pub use credentials::InvalidNonce;
 pub use devices::DeviceChanges;
 pub use enrollment::EnrollAnswer;
+pub use operations::{NewOperation, OperationMade, Target};
 pub use tokens::{NewApiToken, NewEnrollmentToken};
 
 /// How often a decision is made again when its streams had moved on.
@@ -67,6 +71,9 @@ pub enum ServiceError {
     /// A stored event cannot be read.
     #[error("a stored event cannot be read")]
     Stored(#[from] EventError),
+    /// The blobs could not be read or written.
+    #[error(transparent)]
+    Blob(#[from] BlobError),
     /// A key could not be used.
     #[error(transparent)]
     Key(#[from] KeyError),
@@ -107,6 +114,10 @@ pub struct Service {
     /// The system account, for revocations.
     pub(crate) system: async_nats::Client,
     pub(crate) broker: BrokerAccess,
+    /// What is too large or too private for events.
+    pub(crate) blobs: Blobs,
+    /// How much of each output is there already.
+    pub(crate) outputs: Arc<output::Outputs>,
     /// Something was revoked: the broker is to be told.
     pub(crate) revoked: Arc<Notify>,
     /// Enrollments with one token take turns: they all append to its stream.
@@ -130,8 +141,11 @@ impl Service {
         nats: async_nats::Client,
         system: async_nats::Client,
         broker: BrokerAccess,
+        blobs: Blobs,
     ) -> Self {
         Self {
+            blobs,
+            outputs: Arc::default(),
             log,
             keys,
             nats,

@@ -60,6 +60,12 @@ pub trait Projection: Send + 'static {
     /// `CREATE TABLE IF NOT EXISTS …` for its tables; run at each start.
     fn tables(&self) -> String;
 
+    /// The types that it names, when they are few and rare: then it is handed no others, and a log
+    /// full of others costs it next to nothing. All types when empty.
+    fn kinds(&self) -> &[&'static str] {
+        &[]
+    }
+
     /// Applies events in order. Types that it does not name are ignored. What it remembers of rows
     /// between batches holds only until [`Projection::forget`].
     async fn apply(

@@ -19,6 +19,8 @@ use crate::traces;
 
 /// Events in one transaction.
 const BATCH: u32 = 5_000;
+/// A projection of few types that met none of them stores its checkpoint after so many others.
+const PASSED_OVER: u64 = 50_000;
 /// The wait after a failure of the store.
 const RETRY: Duration = Duration::from_millis(500);
 /// The wait after an event that cannot be applied; a new release mends that, not time.
@@ -70,7 +72,10 @@ pub struct Runner<P> {
     log: EventLog,
     projection: P,
     progress: Progress,
-    /// Where this runner left each project's checkpoint.
+    /// How far each project's log was looked through.
+    reached: HashMap<ProjectId, u64>,
+    /// Where this runner left each project's checkpoint; behind `reached` where nothing that the
+    /// projection names came since.
     checkpoints: HashMap<ProjectId, u64>,
 }
 
@@ -89,7 +94,13 @@ impl<P: Projection> Runner<P> {
         );
         client.batch_execute(&script).await.attempted("make a projection's tables")?;
         drop(client);
-        Ok(Self { log, projection, progress: Progress::default(), checkpoints: HashMap::new() })
+        Ok(Self {
+            log,
+            projection,
+            progress: Progress::default(),
+            reached: HashMap::new(),
+            checkpoints: HashMap::new(),
+        })
     }
 
     /// How far it has come.
@@ -105,7 +116,7 @@ impl<P: Projection> Runner<P> {
             let wait = match self.catch_up().await {
                 Ok(()) => {
                     complained.clear();
-                    let projects = self.checkpoints.clone();
+                    let projects = self.reached.clone();
                     tokio::select! {
                         () = stop.cancelled() => return,
                         () = follower.wait_until_differs(&projects) => continue,
@@ -138,35 +149,57 @@ impl<P: Projection> Runner<P> {
         Ok(())
     }
 
-    /// Applies one batch; answers how many events it held.
-    async fn step(&mut self, project: &ProjectId) -> Result<usize, ProjectionError> {
-        let position = match self.checkpoints.get(project) {
+    /// Applies one batch; answers how many positions it went on.
+    async fn step(&mut self, project: &ProjectId) -> Result<u64, ProjectionError> {
+        let position = match self.reached.get(project) {
             Some(position) => *position,
             None => self.load_checkpoint(project).await?,
         };
-        let filter = ReadFilter { after: position, ..ReadFilter::default() };
-        let events = self.log.read(project, &filter, BATCH).await?;
-        let Some(last) = events.last().map(|event| event.position) else {
+        let kinds: Vec<String> =
+            self.projection.kinds().iter().map(|kind| (*kind).into()).collect();
+        let until = match kinds.is_empty() {
+            true => None,
+            // Known before the events are read: up to here, none that it names is left out.
+            false => Some(self.log.head(project).await?.map_or(0, |head| head.position)),
+        };
+        let events = if until.is_some_and(|until| until <= position) {
+            Vec::new()
+        } else {
+            let filter = ReadFilter { after: position, until, kinds };
+            self.log.read(project, &filter, BATCH).await?
+        };
+        let newest = events.last().map(|event| event.position);
+        let last = match until {
+            Some(until) if events.len() < BATCH as usize => until,
+            _ => newest.unwrap_or(position),
+        };
+        if last <= position {
             self.notice_restore(project, position).await?;
             return Ok(0);
-        };
+        }
+        let stored = self.checkpoints.get(project).copied().unwrap_or(position);
+        if events.is_empty() && last - stored < PASSED_OVER {
+            self.reach(project, last);
+            return Ok(last - position);
+        }
         let began = traces::now();
-        match self.commit(project, position, last, &events).await {
+        match self.commit(project, stored, last, &events).await {
             Ok(true) => {
                 traces::projected(project, self.projection.name(), began, &events);
                 self.checkpoints.insert(project.clone(), last);
-                self.progress.set(project, last);
-                Ok(events.len())
+                self.reach(project, last);
+                Ok(last - position)
             }
             Ok(false) => {
                 // Another runner of this projection was quicker: go on from where it is.
                 self.projection.forget();
                 self.load_checkpoint(project).await?;
-                Ok(events.len())
+                Ok(last - position)
             }
             Err(error) => {
                 self.projection.forget();
                 self.checkpoints.remove(project);
+                self.reached.remove(project);
                 if let ProjectionError::CannotApply { .. } = &error {
                     self.note_failure(project, &error).await;
                 }
@@ -215,8 +248,13 @@ impl<P: Projection> Runner<P> {
             .attempted("read a projection's checkpoint")?;
         let position = row.get::<_, i64>(0).unsigned_abs();
         self.checkpoints.insert(project.clone(), position);
-        self.progress.set(project, position);
+        self.reach(project, position);
         Ok(position)
+    }
+
+    fn reach(&mut self, project: &ProjectId, position: u64) {
+        self.reached.insert(project.clone(), position);
+        self.progress.set(project, position);
     }
 
     /// When the log ends before the checkpoint, the database was restored under us: what is cached

@@ -11,6 +11,7 @@ mod fleet;
 mod health;
 mod log;
 mod metrics;
+mod operations;
 mod projects;
 mod tokens;
 mod whoami;
@@ -21,6 +22,8 @@ use utoipa::OpenApi;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
+
+pub(crate) use devices::select_devices;
 
 use crate::state::QueryState;
 
@@ -39,6 +42,7 @@ use crate::state::QueryState;
     tags(
         (name = "projects", description = "Projects: each has its own devices, tokens and log"),
         (name = "devices", description = "Devices: their state, now and in the past"),
+        (name = "operations", description = "What is asked of devices, and what became of it on each"),
         (name = "metrics", description = "What devices measure"),
         (name = "events", description = "The event log"),
         (name = "tokens", description = "Enrollment tokens and API tokens"),
@@ -86,6 +90,11 @@ fn routes() -> OpenApiRouter<QueryState> {
         .routes(routes!(devices::list::list_devices))
         .routes(routes!(devices::get::get_device))
         .routes(routes!(events::list::list_device_events))
+        .routes(routes!(operations::get::list_operations))
+        .routes(routes!(operations::get::get_operation))
+        .routes(routes!(operations::runs::list_runs))
+        .routes(routes!(operations::runs::get_run))
+        .routes(routes!(operations::output::get_run_output))
         .routes(routes!(metrics::query::query_metrics))
         .routes(routes!(metrics::latest::get_latest_metrics))
         .routes(routes!(metrics::fields::list_metric_fields))

@@ -6,6 +6,7 @@
 //! rebuild fills its own beside the live one.
 
 pub mod devices;
+pub mod operations;
 pub mod projects;
 pub mod timeline;
 pub mod tokens;

@@ -5,6 +5,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Body;
 use axum::http::{Request, Response, header};
+use muster_api::blobs::{BlobPlace, Blobs};
 use muster_backing::postgres::{Postgres, PostgresOptions, Tuning};
 use muster_eventlog::{
     Append, ConnectOptions, EventLog, Expected, LogOptions, NewEvent, StreamAppend,
@@ -73,6 +74,7 @@ impl World {
         let query = Query::start(QueryOptions {
             log: log.clone(),
             nats,
+            blobs: Blobs::open(&BlobPlace::Folder(dir.path().join("blobs"))).unwrap(),
             influx: with.influx.unwrap_or(InfluxQueryOptions {
                 url: "http://127.0.0.1:1".parse().unwrap(),
                 database: "muster".into(),

@@ -5,6 +5,7 @@
 //! [`ConfigUpdate`], [`RunOrder`], [`CancelOrder`]); whatever proves a device is sealed by its signing key.
 
 mod enrollment;
+pub mod internal;
 mod operation;
 mod session;
 mod token_text;

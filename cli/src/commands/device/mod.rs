@@ -1,5 +1,6 @@
 //! `muster device`: what there is, and what shall be.
 
+mod ask;
 mod show;
 mod write;
 
@@ -110,6 +111,8 @@ pub(crate) enum DeviceCommand {
         #[command(flatten)]
         selected: Selected,
     },
+    #[command(flatten)]
+    Ask(ask::Ask),
     /// Delete a device; its history stays
     Delete {
         /// Name, id, or a label selector such as env=prod
@@ -142,6 +145,7 @@ pub(crate) async fn run(connection: Connection, command: DeviceCommand) -> Resul
     let json = connection.json;
     let client = || connection.client();
     match command {
+        DeviceCommand::Ask(asked) => ask::run(connection, asked).await,
         DeviceCommand::List(args) => list(&client()?, args, json).await,
         DeviceCommand::Show { device, selected } => {
             show::show(&client()?, &selected.target_alone(device)?, json).await

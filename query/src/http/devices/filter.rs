@@ -10,15 +10,6 @@ use uuid::Uuid;
 use crate::latest::LatestMetrics;
 use crate::projections::devices::{Device, Status, search_text};
 
-const STATUSES: [Status; 6] = [
-    Status::Registered,
-    Status::Pending,
-    Status::Online,
-    Status::Offline,
-    Status::Revoked,
-    Status::Deleted,
-];
-
 /// What a list was asked for. Deleted devices are left out unless their status is asked for.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Filter {
@@ -43,7 +34,7 @@ impl Filter {
         )?;
         let mut statuses = Vec::new();
         for word in status.into_iter().flat_map(|words| words.split(',')) {
-            let found = STATUSES.iter().find(|one| one.as_str() == word.trim());
+            let found = Status::ALL.iter().find(|one| one.as_str() == word.trim());
             statuses.push(*found.ok_or_else(|| {
                 let rule =
                     "is not a list of registered, pending, online, offline, revoked, deleted";
@@ -51,7 +42,8 @@ impl Filter {
             })?);
         }
         if statuses.is_empty() && !asks_for_deleted(&selector) {
-            statuses = STATUSES.into_iter().filter(|status| *status != Status::Deleted).collect();
+            statuses =
+                Status::ALL.into_iter().filter(|status| *status != Status::Deleted).collect();
         }
         let search = search.map(|text| text.trim().to_lowercase()).filter(|text| !text.is_empty());
         if search.as_ref().is_some_and(|text| text.len() > 200 || text.contains('\0')) {

@@ -6,6 +6,8 @@ pub(crate) mod list;
 mod order;
 mod past;
 mod resolve;
+mod select;
 mod view;
 
 pub(crate) use resolve::resolve;
+pub(crate) use select::select_devices;

@@ -7,7 +7,7 @@
 
 use muster_eventlog::StoredEvent;
 use muster_schemas::events::{Cause, author};
-use muster_schemas::{Event, PublicKey, StreamName, Timestamp};
+use muster_schemas::{DeviceId, Event, PublicKey, StreamName, Timestamp};
 
 use super::state::{Device, Enrollment, Epoch, EpochCause, Loss, Presence, Waiting};
 
@@ -18,6 +18,15 @@ const AHEAD: i64 = 300_000_000;
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct CannotApply(pub String);
+
+/// The device whose row an event changes: runs have rows of their own.
+#[must_use]
+pub fn changed_device(stored: &StoredEvent) -> Option<DeviceId> {
+    match &stored.stream {
+        StreamName::Run(..) => None,
+        stream => stream.device(),
+    }
+}
 
 /// Is what this type of event says replaced whole by the next one of its type?
 #[must_use]
@@ -57,7 +66,11 @@ impl Device {
                     known.seq = stored.stream_version;
                 }
             }
-            StreamName::Token(_) | StreamName::Project(_) | StreamName::Name(_) => {}
+            StreamName::Token(_)
+            | StreamName::Project(_)
+            | StreamName::Operation(_)
+            | StreamName::Run(..)
+            | StreamName::Name(_) => {}
         }
     }
 
@@ -178,7 +191,7 @@ impl Device {
                 }
             }
             Event::DeviceDeleted(_) => self.deleted_at = Some(at),
-            // Not about a device, or counted by `apply` already.
+            // Not about a device's own state, or counted by `apply` already.
             Event::DeviceEventUnreadable(_)
             | Event::DeviceNameReserved(_)
             | Event::DeviceNameReleased(_)
@@ -191,7 +204,24 @@ impl Device {
             | Event::ProjectCreated(_)
             | Event::ProjectRenamed(_)
             | Event::ProjectArchived(_)
-            | Event::ProjectRestored(_) => {}
+            | Event::ProjectRestored(_)
+            | Event::OperationRequested(_)
+            | Event::OperationPaused(_)
+            | Event::OperationResumed(_)
+            | Event::OperationAborted(_)
+            | Event::RunRequested(_)
+            | Event::RunDispatched(_)
+            | Event::RunCancelRequested(_)
+            | Event::RunClosed(_)
+            | Event::RunAccepted(_)
+            | Event::RunStarted(_)
+            | Event::RunSucceeded(_)
+            | Event::RunFailed(_)
+            | Event::RunTimedOut(_)
+            | Event::RunCanceled(_)
+            | Event::RunInterrupted(_)
+            | Event::RunRejected(_)
+            | Event::RunExpired(_) => {}
         }
         Ok(())
     }

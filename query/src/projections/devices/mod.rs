@@ -5,7 +5,7 @@ mod state;
 mod table;
 
 pub(crate) use fold::is_odd;
-pub use fold::{CannotApply, is_replaced_by_next};
+pub use fold::{CannotApply, changed_device, is_replaced_by_next};
 pub use state::{
     Config, Device, Enrollment, Epoch, EpochCause, Flags, Loss, Presence, Status, StreamCounts,
     Waiting,

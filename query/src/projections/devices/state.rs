@@ -99,6 +99,16 @@ pub enum Status {
 }
 
 impl Status {
+    /// All of them.
+    pub const ALL: [Self; 6] = [
+        Self::Registered,
+        Self::Pending,
+        Self::Online,
+        Self::Offline,
+        Self::Revoked,
+        Self::Deleted,
+    ];
+
     /// As it stands in the table and in selectors.
     #[must_use]
     pub const fn as_str(self) -> &'static str {

@@ -12,7 +12,7 @@ use muster_schemas::{DeviceId, ProjectId};
 use tokio_postgres::Transaction;
 use uuid::Uuid;
 
-use super::fold::is_replaced_by_next;
+use super::fold::{changed_device, is_replaced_by_next};
 use super::state::Device;
 use crate::projections::{as_i64, storable};
 
@@ -195,8 +195,7 @@ impl Projection for Devices {
         project: &ProjectId,
         events: &[StoredEvent],
     ) -> Result<(), ProjectionError> {
-        let touched: HashSet<DeviceId> =
-            events.iter().filter_map(|event| event.stream.device()).collect();
+        let touched: HashSet<DeviceId> = events.iter().filter_map(changed_device).collect();
         if touched.is_empty() {
             return Ok(());
         }
@@ -206,7 +205,7 @@ impl Projection for Devices {
         let new = self.load(transaction, project, &touched).await?;
         let needed = needed(events);
         for (stored, needed) in events.iter().zip(needed) {
-            let Some(id) = stored.stream.device() else {
+            let Some(id) = changed_device(stored) else {
                 continue;
             };
             let device = self.known.entry((project.clone(), id)).or_default();
@@ -233,7 +232,7 @@ pub fn needed(events: &[StoredEvent]) -> Vec<bool> {
     let mut needed: Vec<bool> = events
         .iter()
         .rev()
-        .map(|event| match event.stream.device() {
+        .map(|event| match changed_device(event) {
             Some(device) if is_replaced_by_next(&event.kind) => {
                 replaced.insert((device, event.kind.as_str()))
             }

@@ -1,0 +1,318 @@
+//! Blobs: bytes too large or too private for an event, in a folder or in an S3 bucket. The events
+//! hold their lengths and salted hashes; erasing a blob touches no event.
+//!
+//! Names are made here ([`key`]), so that both roles find what the other one has put there.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::TryStreamExt;
+use object_store::aws::AmazonS3Builder;
+use object_store::local::LocalFileSystem;
+use object_store::path::Path;
+use object_store::{ObjectStore, ObjectStoreExt, PutPayload};
+
+/// Where blobs are, as people write it: a folder, or `s3://BUCKET/PREFIX` (with the usual `AWS_*`
+/// variables).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum BlobPlace {
+    /// A folder of this machine, shared by all processes of the roles command and query.
+    Folder(PathBuf),
+    /// A bucket, and the beginning of all names in it.
+    Bucket {
+        /// `s3://BUCKET`.
+        url: String,
+        /// The prefix; may be empty.
+        prefix: String,
+    },
+}
+
+impl FromStr for BlobPlace {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if let Some(rest) = text.strip_prefix("s3://") {
+            let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
+            if bucket.is_empty() {
+                return Err(format!("'{text}' names no bucket; write s3://BUCKET/PREFIX"));
+            }
+            let prefix = prefix.trim_matches('/').to_owned();
+            return Ok(Self::Bucket { url: format!("s3://{bucket}"), prefix });
+        }
+        if text.contains("://") {
+            return Err(format!("'{text}' is neither a folder nor s3://BUCKET/PREFIX"));
+        }
+        Ok(Self::Folder(text.into()))
+    }
+}
+
+/// Blobs could not be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum BlobError {
+    /// The folder cannot be made.
+    #[error("failed to make the folder of blobs {}", path.display())]
+    Folder {
+        /// The folder.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The store refuses.
+    #[error("failed to {attempted} the blob {name}")]
+    Store {
+        /// What was being done.
+        attempted: &'static str,
+        /// The blob, or the beginning of names.
+        name: String,
+        /// Why.
+        source: object_store::Error,
+    },
+}
+
+/// The blobs; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Blobs {
+    store: Arc<dyn ObjectStore>,
+    prefix: Path,
+}
+
+/// A blob that is there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// The last part of its name.
+    pub name: String,
+    /// How many bytes it is.
+    pub bytes: u64,
+}
+
+impl Blobs {
+    /// Opens the place; a folder is made when it is missing, for this user alone.
+    ///
+    /// # Errors
+    /// When the folder cannot be made, or the bucket's settings make no sense.
+    pub fn open(place: &BlobPlace) -> Result<Self, BlobError> {
+        match place {
+            BlobPlace::Folder(path) => {
+                make_private(path)
+                    .map_err(|source| BlobError::Folder { path: path.clone(), source })?;
+                let store = LocalFileSystem::new_with_prefix(path)
+                    .map_err(failed("open", &path.display().to_string()))?;
+                // A process that was killed half-way leaves at most a part beside a whole one.
+                Ok(Self {
+                    store: Arc::new(store.with_automatic_cleanup(true)),
+                    prefix: Path::default(),
+                })
+            }
+            BlobPlace::Bucket { url, prefix } => {
+                let store = AmazonS3Builder::from_env()
+                    .with_url(url)
+                    .build()
+                    .map_err(failed("open", url))?;
+                Ok(Self { store: Arc::new(store), prefix: Path::from(prefix.as_str()) })
+            }
+        }
+    }
+
+    fn path(&self, name: &str) -> Path {
+        self.prefix.parts().chain(Path::from(name).parts()).collect()
+    }
+
+    /// Writes a blob whole.
+    ///
+    /// # Errors
+    /// When the store refuses.
+    pub async fn put(&self, name: &str, bytes: Bytes) -> Result<(), BlobError> {
+        let put = self.store.put(&self.path(name), PutPayload::from_bytes(bytes)).await;
+        put.map(drop).map_err(failed("write", name))
+    }
+
+    /// A blob's bytes; `None` when there is none.
+    ///
+    /// # Errors
+    /// When the store refuses.
+    pub async fn get(&self, name: &str) -> Result<Option<Bytes>, BlobError> {
+        match self.store.get(&self.path(name)).await {
+            Ok(found) => found.bytes().await.map(Some).map_err(failed("read", name)),
+            Err(object_store::Error::NotFound { .. }) => Ok(None),
+            Err(error) => Err(failed("read", name)(error)),
+        }
+    }
+
+    /// Erases a blob; one that is not there is fine.
+    ///
+    /// # Errors
+    /// When the store refuses.
+    pub async fn erase(&self, name: &str) -> Result<(), BlobError> {
+        match self.store.delete(&self.path(name)).await {
+            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+            Err(error) => Err(failed("erase", name)(error)),
+        }
+    }
+
+    /// What is directly in a folder of names, sorted by name.
+    ///
+    /// # Errors
+    /// When the store refuses.
+    pub async fn list(&self, folder: &str) -> Result<Vec<Found>, BlobError> {
+        let path = self.path(folder);
+        let mut found: Vec<Found> = self
+            .store
+            .list(Some(&path))
+            .map_ok(|meta| Found {
+                name: meta.location.filename().unwrap_or_default().to_owned(),
+                bytes: meta.size,
+            })
+            .try_collect()
+            .await
+            .map_err(failed("list", folder))?;
+        found.sort_by(|one, other| one.name.cmp(&other.name));
+        Ok(found)
+    }
+}
+
+fn failed<'a>(
+    attempted: &'static str,
+    name: &'a str,
+) -> impl FnOnce(object_store::Error) -> BlobError + 'a {
+    move |source| BlobError::Store { attempted, name: name.to_owned(), source }
+}
+
+fn make_private(path: &std::path::Path) -> std::io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
+
+/// The names of blobs.
+pub mod key {
+    use muster_schemas::wire::OutputStream;
+    use muster_schemas::{DeviceId, OperationId, ProjectId};
+
+    /// What is private of an operation.
+    #[must_use]
+    pub fn private(project: &ProjectId, operation: OperationId) -> String {
+        format!("{project}/operations/{operation}/private")
+    }
+
+    /// The folder of one output of a run.
+    #[must_use]
+    pub fn output(
+        project: &ProjectId,
+        operation: OperationId,
+        device: DeviceId,
+        stream: OutputStream,
+    ) -> String {
+        format!("{project}/runs/{operation}/{device}/{}", stream.as_str())
+    }
+
+    /// A piece of an output: where it begins, how many bytes it is, whether it is compressed.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub struct Piece {
+        /// Where in the output it begins.
+        pub offset: u64,
+        /// How many bytes of the output it is.
+        pub bytes: u64,
+        /// Is it compressed by zlib?
+        pub compressed: bool,
+    }
+
+    impl Piece {
+        /// Where the next piece begins.
+        #[must_use]
+        pub const fn end(self) -> u64 {
+            self.offset + self.bytes
+        }
+
+        /// The last part of its name; names sort as the pieces do.
+        #[must_use]
+        pub fn name(self) -> String {
+            let kind = if self.compressed { "zlib" } else { "raw" };
+            format!("{:012}-{}.{kind}", self.offset, self.bytes)
+        }
+
+        /// Reads the last part of a name; `None` when it is no piece.
+        #[must_use]
+        pub fn read(name: &str) -> Option<Self> {
+            let (numbers, kind) = name.split_once('.')?;
+            let (offset, bytes) = numbers.split_once('-')?;
+            Some(Self {
+                offset: offset.parse().ok()?,
+                bytes: bytes.parse().ok()?,
+                compressed: match kind {
+                    "zlib" => true,
+                    "raw" => false,
+                    _ => return None,
+                },
+            })
+        }
+    }
+
+    /// The last part of the name of an output's salt.
+    pub const SALT: &str = "salt";
+
+    /// The pieces that follow each other without a gap from the beginning on. Where two processes
+    /// took the same piece, or a longer one, the longer one counts.
+    #[must_use]
+    pub fn whole(names: &[super::Found]) -> Vec<Piece> {
+        let mut pieces: Vec<Piece> =
+            names.iter().filter_map(|found| Piece::read(&found.name)).collect();
+        pieces.sort_by_key(|piece| (piece.offset, std::cmp::Reverse(piece.bytes)));
+        let mut end = 0;
+        pieces.retain(|piece| {
+            let follows = piece.offset == end;
+            if follows {
+                end = piece.end();
+            }
+            follows
+        });
+        pieces
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::key::{Piece, whole};
+    use super::*;
+
+    #[test]
+    fn a_place_is_a_folder_or_a_bucket() {
+        assert_eq!("/var/lib/b".parse(), Ok(BlobPlace::Folder("/var/lib/b".into())));
+        let bucket = BlobPlace::Bucket { url: "s3://fleet".into(), prefix: "muster/a".into() };
+        assert_eq!("s3://fleet/muster/a/".parse(), Ok(bucket));
+        for bad in ["s3://", "gs://x", "http://x"] {
+            assert!(bad.parse::<BlobPlace>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn pieces_are_put_together_without_gaps_and_doubles() {
+        let piece = |offset, bytes, compressed| Piece { offset, bytes, compressed };
+        let pieces =
+            [piece(0, 5, false), piece(0, 3, true), piece(5, 7, true), piece(20, 1, false)];
+        for piece in pieces {
+            assert_eq!(Piece::read(&piece.name()), Some(piece));
+        }
+        let mut names: Vec<Found> =
+            pieces.iter().map(|piece| Found { name: piece.name(), bytes: 1 }).collect();
+        names.push(Found { name: "salt".into(), bytes: 16 });
+        assert_eq!(whole(&names), [piece(0, 5, false), piece(5, 7, true)]);
+    }
+
+    #[tokio::test]
+    async fn blobs_are_written_listed_and_erased() {
+        let dir = tempfile::tempdir().unwrap();
+        let blobs = Blobs::open(&BlobPlace::Folder(dir.path().join("blobs"))).unwrap();
+        assert_eq!(blobs.get("a/b").await.unwrap(), None);
+        blobs.put("a/b", Bytes::from_static(b"one")).await.unwrap();
+        blobs.put("a/a", Bytes::from_static(b"two")).await.unwrap();
+        assert_eq!(blobs.get("a/b").await.unwrap().unwrap(), "one");
+        let names: Vec<String> =
+            blobs.list("a").await.unwrap().into_iter().map(|found| found.name).collect();
+        assert_eq!(names, ["a", "b"]);
+        blobs.erase("a/b").await.unwrap();
+        blobs.erase("a/b").await.unwrap();
+        assert_eq!(blobs.get("a/b").await.unwrap(), None);
+        assert!(blobs.list("nothing").await.unwrap().is_empty());
+    }
+}

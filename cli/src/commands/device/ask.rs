@@ -1,0 +1,101 @@
+//! What devices are asked beside programs: to restart, to tell how they are, to log more.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use clap::Subcommand;
+use serde_json::{Value, json};
+
+use crate::client::Connection;
+use crate::commands::exec::{Limits, ask_before_many};
+use crate::commands::operation::{self, Asked};
+use crate::commands::target::Selected;
+use crate::exit::Misused;
+use crate::output::note;
+
+#[derive(Subcommand, Debug)]
+pub(crate) enum Ask {
+    /// Restart the agent
+    RestartAgent(Common),
+    /// Restart the machine
+    Reboot(Common),
+    /// Collect what helps to find a fault, as a gzipped tar archive
+    Diagnostics {
+        #[command(flatten)]
+        common: Common,
+        /// Where the archive goes; NAME-diagnostics.tar.gz when left out
+        #[arg(short, long, value_name = "FILE")]
+        output: Option<PathBuf>,
+    },
+    /// Log more, or less
+    LogLevel {
+        /// error, warn, info, debug or trace
+        level: String,
+        #[command(flatten)]
+        common: Common,
+        /// For this long; for good when left out
+        #[arg(long = "for", value_name = "TIME", value_parser = crate::commands::seconds)]
+        seconds: Option<u32>,
+    },
+}
+
+#[derive(clap::Args, Debug)]
+pub(crate) struct Common {
+    /// Name, id, or a label selector such as env=prod
+    device: Option<String>,
+    #[command(flatten)]
+    selected: Selected,
+    #[command(flatten)]
+    limits: Limits,
+    /// Print the operation's id, and do not wait
+    #[arg(short, long)]
+    detach: bool,
+    /// Do not ask, however many devices are meant
+    #[arg(short, long)]
+    yes: bool,
+}
+
+pub(crate) async fn run(connection: Connection, ask: Ask) -> Result<()> {
+    let (action, common, archive) = match ask {
+        Ask::RestartAgent(common) => (json!({"kind": "restart_agent"}), common, None),
+        Ask::Reboot(common) => (json!({"kind": "reboot"}), common, None),
+        Ask::Diagnostics { common, output } => {
+            (json!({"kind": "diagnostics"}), common, Some(output))
+        }
+        Ask::LogLevel { level, common, seconds } => {
+            (json!({"kind": "log_level", "level": level, "seconds": seconds}), common, None)
+        }
+    };
+    let target = common.selected.target_alone(common.device)?;
+    let client = connection.client()?;
+    if !common.yes {
+        ask_before_many(&client, &target).await?;
+    }
+    if let Some(output) = archive {
+        let device = target.only(&client).await?;
+        let path = output.unwrap_or_else(|| format!("{}-diagnostics.tar.gz", device.name).into());
+        if path.exists() {
+            let words = format!("{} is there already; name another file with -o", path.display());
+            return Err(Misused(words).into());
+        }
+        return collect(&client, &common.limits.request(&target, action), &path).await;
+    }
+    let asked = Asked::new(&client, &common.limits.request(&target, action)).await?;
+    if common.detach {
+        return asked.tell(connection.json);
+    }
+    operation::follow(&client, &asked, connection.json).await
+}
+
+async fn collect(
+    client: &crate::client::Client,
+    request: &Value,
+    path: &std::path::Path,
+) -> Result<()> {
+    let asked = Asked::new(client, request).await?;
+    let mut bytes = Vec::new();
+    operation::collect(client, &asked, &mut bytes).await?;
+    std::fs::write(path, &bytes).with_context(|| format!("cannot write {}", path.display()))?;
+    note(format!("{} ({} bytes)", path.display(), bytes.len()));
+    Ok(())
+}

@@ -1,0 +1,190 @@
+//! `muster exec`: a program on one device, as if it ran here; or on all that a selector means.
+
+use std::io::{IsTerminal, Read, Write};
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use data_encoding::BASE64;
+use serde_json::{Map, Value, json};
+
+use super::operation::{self, Asked};
+use super::seconds;
+use super::target::{Selected, Target};
+use crate::client::Connection;
+use crate::exit::Misused;
+use crate::output::note;
+
+/// How many devices a selector may mean without being asked about.
+const WITHOUT_ASKING: usize = 10;
+
+/// Run a program on devices
+///
+/// On one device, its output and its exit code are those of this command. On several, progress is
+/// shown, then what became of each.
+///
+///   muster exec robot-7 -- uname -a
+///   muster exec robot-7 --shell 'df -h / | tail -1'
+///   muster exec env=dev,online --at-once 10 --stop-after 3 -- systemctl restart app
+#[derive(Args, Debug)]
+#[command(verbatim_doc_comment)]
+pub(crate) struct ExecArgs {
+    /// Name, id, or a label selector such as env=prod
+    device: Option<String>,
+    #[command(flatten)]
+    selected: Selected,
+    /// A line for the device's shell, in place of a program
+    #[arg(long, value_name = "LINE")]
+    shell: Option<String>,
+    /// The user that it runs as; the agent's own when left out
+    #[arg(short, long)]
+    user: Option<String>,
+    /// The folder that it starts in
+    #[arg(long, value_name = "FOLDER")]
+    cwd: Option<String>,
+    /// An environment variable, KEY=VALUE; with KEY alone, the one of this command
+    #[arg(short, long, value_name = "KEY=VALUE")]
+    env: Vec<String>,
+    /// Hand it the standard input of this command
+    #[arg(short = 'i', long)]
+    stdin: bool,
+    /// End as soon as it was started; it goes on by itself, and its output is not kept
+    #[arg(long)]
+    background: bool,
+    #[command(flatten)]
+    limits: Limits,
+    /// Print the operation's id, and do not wait
+    #[arg(short, long)]
+    detach: bool,
+    /// Do not ask, however many devices are meant
+    #[arg(short, long)]
+    yes: bool,
+    /// The program and its arguments, after --
+    #[arg(last = true)]
+    argv: Vec<String>,
+}
+
+/// How long, and how many at once.
+#[derive(Args, Debug)]
+pub(crate) struct Limits {
+    /// A run that takes longer is ended
+    #[arg(long, default_value = "5m", value_parser = seconds)]
+    timeout: u32,
+    /// A device that is offline gets it when it comes back within this time
+    #[arg(long, default_value = "24h", value_parser = seconds)]
+    expires: u32,
+    /// How many devices work at it at once
+    #[arg(long, default_value_t = 100, value_name = "N")]
+    at_once: u32,
+    /// After so many runs that did not succeed, begin no further one
+    #[arg(long, value_name = "N")]
+    stop_after: Option<u32>,
+}
+
+impl Limits {
+    /// The body of the request: `action` for `target`.
+    pub(crate) fn request(&self, target: &Target, action: Value) -> Value {
+        let target = match target {
+            Target::One(name) => json!({"devices": [name]}),
+            Target::Matching(selector) => json!({"selector": selector}),
+        };
+        json!({
+            "target": target,
+            "action": action,
+            "timeout_seconds": self.timeout,
+            "expires_in_seconds": self.expires,
+            "at_once": self.at_once,
+            "stop_after": self.stop_after,
+        })
+    }
+}
+
+pub(crate) async fn run(connection: Connection, args: ExecArgs) -> Result<()> {
+    let action = action(&args)?;
+    let mut rest = Vec::new();
+    let target = args.selected.target(args.device, &mut rest)?;
+    if let Some(word) = rest.first() {
+        let words = format!("give '{word}' or -l, not both; the program comes after --");
+        return Err(Misused(words).into());
+    }
+    let client = connection.client()?;
+    if !args.yes {
+        ask_before_many(&client, &target).await?;
+    }
+    let request = args.limits.request(&target, action);
+    let asked = Asked::new(&client, &request).await?;
+    if args.detach {
+        return asked.tell(connection.json);
+    }
+    operation::follow(&client, &asked, connection.json).await
+}
+
+/// What is done on each device, as the API takes it.
+fn action(args: &ExecArgs) -> Result<Value> {
+    let mut action = Map::new();
+    action.insert("kind".to_owned(), "exec".into());
+    match (&args.shell, args.argv.is_empty()) {
+        (Some(line), true) => drop(action.insert("shell".to_owned(), line.clone().into())),
+        (None, false) => drop(action.insert("argv".to_owned(), args.argv.clone().into())),
+        (Some(_), false) => {
+            return Err(Misused("give --shell LINE or a program after --, not both".into()).into());
+        }
+        (None, true) => {
+            let words =
+                "name a program: muster exec DEVICE -- PROGRAM [ARGUMENT…], or --shell LINE";
+            return Err(Misused(words.to_owned()).into());
+        }
+    }
+    for (name, value) in [("user", &args.user), ("cwd", &args.cwd)] {
+        if let Some(value) = value {
+            action.insert(name.to_owned(), value.clone().into());
+        }
+    }
+    if !args.env.is_empty() {
+        action.insert("env".to_owned(), variables(&args.env)?.into());
+    }
+    if args.background {
+        action.insert("background".to_owned(), true.into());
+    }
+    if args.stdin {
+        let mut bytes = Vec::new();
+        std::io::stdin().lock().read_to_end(&mut bytes).context("cannot read standard input")?;
+        action.insert("stdin_base64".to_owned(), BASE64.encode(&bytes).into());
+    }
+    Ok(action.into())
+}
+
+fn variables(words: &[String]) -> Result<Map<String, Value>> {
+    let mut variables = Map::new();
+    for word in words {
+        let (name, value) = match word.split_once('=') {
+            Some((name, value)) => (name, value.to_owned()),
+            None => match std::env::var(word) {
+                Ok(value) => (word.as_str(), value),
+                Err(_) => bail!(Misused(format!("--env {word}: no such variable is set here"))),
+            },
+        };
+        variables.insert(name.to_owned(), value.into());
+    }
+    Ok(variables)
+}
+
+/// A selector may mean more devices than whoever wrote it believes.
+pub(crate) async fn ask_before_many(client: &crate::client::Client, target: &Target) -> Result<()> {
+    let Target::Matching(selector) = target else { return Ok(()) };
+    let found = target.find(client).await?;
+    if found.len() <= WITHOUT_ASKING {
+        return Ok(());
+    }
+    let words = format!("{} devices match '{selector}'", found.len());
+    if !std::io::stdin().is_terminal() {
+        return Err(Misused(format!("{words}; add --yes to do it on all of them")).into());
+    }
+    note(format!("{words}. On all of them? [y/N]"));
+    std::io::stderr().flush()?;
+    let mut answer = String::new();
+    std::io::stdin().read_line(&mut answer)?;
+    if answer.trim().eq_ignore_ascii_case("y") {
+        return Ok(());
+    }
+    Err(Misused("nothing was done".to_owned()).into())
+}

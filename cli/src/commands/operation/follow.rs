@@ -1,0 +1,255 @@
+//! Waits for an operation: one run as if its program ran here, several with their progress.
+
+use std::io::Write;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use futures::StreamExt;
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::{Value, json};
+
+use super::show::{states, summary};
+use super::{Asked, device_of, path};
+use crate::client::{Client, segment};
+use crate::exit::{Exited, Misused};
+use crate::output::{self, line, note, text};
+
+/// How often an operation on several devices is looked at.
+const LOOK: Duration = Duration::from_millis(300);
+/// The outputs of so many devices are shown; of more, it is said how to see them.
+const SHOWN: u64 = 20;
+
+/// One output of one run.
+pub(super) struct Source<'a> {
+    pub(super) id: &'a str,
+    pub(super) device: &'a str,
+    pub(super) stream: &'static str,
+    pub(super) position: Option<u64>,
+}
+
+/// Waits until an operation is over; its outcome is the exit code.
+pub(crate) async fn follow(client: &Client, asked: &Asked, json: bool) -> Result<()> {
+    let waiting = async {
+        if asked.devices == 1 {
+            one(client, asked, json).await
+        } else {
+            many(client, asked, json).await
+        }
+    };
+    tokio::pin!(waiting);
+    let mut interrupted = false;
+    loop {
+        tokio::select! {
+            done = &mut waiting => return done,
+            _ = tokio::signal::ctrl_c() => {
+                if interrupted {
+                    note(format!("it is not waited for; muster operation show {}", asked.id));
+                    return Err(Exited(130).into());
+                }
+                interrupted = true;
+                note("it is being aborted; Ctrl-C again does not wait for that");
+                client.post(&format!("{}/abort", path(&asked.id)), &json!({})).await?;
+            }
+        }
+    }
+}
+
+/// The only device of an operation.
+pub(super) async fn only_device(client: &Client, id: &str) -> Result<String> {
+    let page = client.get(&format!("{}/runs", path(id)), &[("limit", "2".to_owned())]).await?;
+    match page["items"].as_array().map(Vec::as_slice) {
+        Some([run]) => Ok(text(&run["device"])),
+        _ => {
+            let words = format!("it is for several devices; name one: muster operation runs {id}");
+            Err(Misused(words).into())
+        }
+    }
+}
+
+/// Copies an output, as it comes; a connection that was lost is made again, from where it was.
+pub(super) async fn copy(
+    client: &Client,
+    source: &Source<'_>,
+    follow: bool,
+    sink: &mut (impl Write + ?Sized),
+) -> Result<()> {
+    let path = format!("{}/runs/{}/output", path(source.id), segment(source.device));
+    let mut from = 0_u64;
+    let mut failures = 0;
+    loop {
+        let query = [
+            ("stream", source.stream.to_owned()),
+            ("from", from.to_string()),
+            ("follow", follow.to_string()),
+        ];
+        let broken = match client.bytes(&path, &query, source.position).await {
+            Ok(response) => {
+                let mut stream = response.bytes_stream();
+                loop {
+                    match stream.next().await {
+                        Some(Ok(bytes)) => {
+                            failures = 0;
+                            from += bytes.len() as u64;
+                            sink.write_all(&bytes)?;
+                            sink.flush()?;
+                        }
+                        None => return Ok(()),
+                        Some(Err(error)) => break anyhow::Error::from(error),
+                    }
+                }
+            }
+            Err(error) if crate::exit::is_passing(&error) => error,
+            Err(error) => return Err(error),
+        };
+        failures += 1;
+        if failures > 30 {
+            return Err(broken).context("the output cannot be followed");
+        }
+        tokio::time::sleep(LOOK * failures).await;
+    }
+}
+
+/// The run, once it is over.
+async fn ended(client: &Client, asked: &Asked, device: &str) -> Result<Value> {
+    let path = format!("{}/runs/{}", path(&asked.id), segment(device));
+    loop {
+        let run = client.get_at(&path, &[], asked.position).await?;
+        let is_open = ["requested", "dispatched", "accepted", "running"];
+        if !is_open.contains(&run["state"].as_str().unwrap_or_default()) {
+            return Ok(run);
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+async fn one(client: &Client, asked: &Asked, json: bool) -> Result<()> {
+    let found = client
+        .get_at(&format!("{}/runs", path(&asked.id)), &[("limit", "1".into())], asked.position)
+        .await?;
+    let run = &found["items"][0];
+    let device = text(&run["device"]);
+    if !json && run["state"] == "requested" {
+        tell_if_away(client, &device).await;
+    }
+    let source =
+        |stream| Source { id: &asked.id, device: &device, stream, position: asked.position };
+    if json {
+        let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
+        let (out, err) = (source("stdout"), source("stderr"));
+        tokio::try_join!(
+            copy(client, &out, true, &mut stdout),
+            copy(client, &err, true, &mut stderr)
+        )?;
+        let run = ended(client, asked, &device).await?;
+        output::json(&json!({
+            "run": run,
+            "stdout": String::from_utf8_lossy(&stdout),
+            "stderr": String::from_utf8_lossy(&stderr),
+        }))?;
+        return outcome(&run, false);
+    }
+    let (out, err) = (source("stdout"), source("stderr"));
+    let (mut stdout, mut stderr) = (std::io::stdout(), std::io::stderr());
+    tokio::try_join!(copy(client, &out, true, &mut stdout), copy(client, &err, true, &mut stderr))?;
+    let run = ended(client, asked, &device).await?;
+    for stream in ["stdout", "stderr"] {
+        let (bytes, kept) = (&run[stream]["bytes"], &run[stream]["kept"]);
+        if bytes.as_u64() > kept.as_u64() {
+            note(format!("{stream}: {bytes} bytes were written, the first {kept} are kept"));
+        }
+    }
+    outcome(&run, true)
+}
+
+/// Waits for the only run, and takes its standard output; fails as it does.
+pub(crate) async fn collect(client: &Client, asked: &Asked, sink: &mut Vec<u8>) -> Result<()> {
+    let found = client
+        .get_at(&format!("{}/runs", path(&asked.id)), &[("limit", "1".into())], asked.position)
+        .await?;
+    let device = text(&found["items"][0]["device"]);
+    let position = asked.position;
+    let source = Source { id: &asked.id, device: &device, stream: "stdout", position };
+    copy(client, &source, true, sink).await?;
+    outcome(&ended(client, asked, &device).await?, true)
+}
+
+/// Who waits for a device that is not there shall know.
+async fn tell_if_away(client: &Client, device: &str) {
+    let Ok(device) = client.get(&format!("/api/v1/devices/{}", segment(device)), &[]).await else {
+        return;
+    };
+    if device["status"] != "online" {
+        note(format!(
+            "{} is {}; it gets this when it comes back. Ctrl-C aborts it",
+            text(&device["name"]),
+            text(&device["status"])
+        ));
+    }
+}
+
+/// The program's exit code is this command's; what is no exit code is said.
+fn outcome(run: &Value, tells: bool) -> Result<()> {
+    let exit = run["exit_code"].as_i64().and_then(|code| u8::try_from(code & 0xff).ok());
+    match (run["state"].as_str().unwrap_or_default(), exit) {
+        ("succeeded", _) => Ok(()),
+        ("failed", Some(code)) if code != 0 => Err(Exited(code).into()),
+        (state, _) => {
+            if tells {
+                let words = text(&run["explanation"]);
+                note(format!("{}: {state}. {words}", device_of(run)));
+            }
+            let signal = run["signal"].as_u64().and_then(|signal| u8::try_from(signal).ok());
+            let code = match (state, signal) {
+                (_, Some(signal)) if state == "failed" => 128_u8.saturating_add(signal),
+                ("timed_out", _) => 124,
+                _ => 125,
+            };
+            Err(Exited(code).into())
+        }
+    }
+}
+
+async fn many(client: &Client, asked: &Asked, json: bool) -> Result<()> {
+    let bar = ProgressBar::new(asked.devices);
+    let style = "{bar:30} {pos}/{len} devices  {elapsed}  {msg}";
+    bar.set_style(ProgressStyle::with_template(style)?);
+    note(format!("operation {}", asked.id));
+    let found = loop {
+        let found = client.get_at(&path(&asked.id), &[], asked.position).await?;
+        bar.set_position(found["finished"].as_u64().unwrap_or(0));
+        bar.set_message(states(&found["runs"]));
+        if matches!(found["status"].as_str(), Some("finished" | "aborted")) {
+            break found;
+        }
+        tokio::time::sleep(LOOK).await;
+    };
+    bar.finish_and_clear();
+    if json {
+        output::json(&found)?;
+    } else {
+        if asked.devices <= SHOWN {
+            outputs(client, asked).await?;
+        } else {
+            note(format!("muster operation output {} DEVICE shows what a device said", asked.id));
+        }
+        line(format!("{}: {}", text(&found["status"]), states(&found["runs"])));
+        summary(&found);
+    }
+    let succeeded = found["runs"]["succeeded"].as_u64().unwrap_or(0);
+    if succeeded == asked.devices { Ok(()) } else { Err(Exited(1).into()) }
+}
+
+/// What each device said, under its name.
+async fn outputs(client: &Client, asked: &Asked) -> Result<()> {
+    for run in client.list(&format!("{}/runs", path(&asked.id)), &[]).await? {
+        let device = text(&run["device"]);
+        line(format!("── {} ({})", device_of(&run), text(&run["state"])));
+        for stream in ["stdout", "stderr"] {
+            if run[stream]["kept"].as_u64().unwrap_or(0) > 0 {
+                let source = Source { id: &asked.id, device: &device, stream, position: None };
+                copy(client, &source, true, &mut std::io::stdout()).await?;
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,173 @@
+//! `muster operation`: what was asked of devices, and what became of it.
+
+mod follow;
+mod show;
+
+use anyhow::{Context, Result};
+use clap::{Args, Subcommand};
+use serde_json::{Value, json};
+
+use crate::client::{Client, Connection, segment};
+use crate::output::{self, line, text};
+
+pub(crate) use follow::{collect, follow};
+
+const OPERATIONS: &str = "/api/v1/operations";
+
+#[derive(Subcommand, Debug)]
+pub(crate) enum OperationCommand {
+    /// List operations, the newest first
+    List {
+        /// Only those of this device: name or id
+        #[arg(long)]
+        device: Option<String>,
+        /// How many
+        #[arg(short = 'n', long, default_value_t = 20, value_parser = clap::value_parser!(u16).range(1..=1000))]
+        limit: u16,
+    },
+    /// Show an operation: its progress, equal failures together, the slowest runs
+    Show {
+        /// Its id
+        id: String,
+    },
+    /// List the runs of an operation
+    Runs {
+        /// The operation's id
+        id: String,
+        /// Only those in these states, such as failed,timed_out
+        #[arg(long)]
+        state: Option<String>,
+    },
+    /// Print what a run wrote; while it runs, as it comes
+    Output(OutputArgs),
+    /// Why did this not run here? For each run that did not succeed, or for one
+    Explain {
+        /// The operation's id
+        id: String,
+        /// Only for this device: name or id
+        device: Option<String>,
+    },
+    /// Wait for an operation, with its output and its exit code, as `muster exec` does
+    Wait {
+        /// Its id
+        id: String,
+    },
+    /// Begin no further run for now
+    Pause {
+        /// The operation's id
+        id: String,
+    },
+    /// Begin runs again
+    Resume {
+        /// The operation's id
+        id: String,
+    },
+    /// Begin no further run, and end those at work
+    Abort {
+        /// The operation's id
+        id: String,
+    },
+    /// End one run
+    Cancel {
+        /// The operation's id
+        id: String,
+        /// The device: name or id
+        device: String,
+    },
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct OutputArgs {
+    /// The operation's id
+    id: String,
+    /// The device, name or id; may be left out when the operation is for one device
+    device: Option<String>,
+    /// Standard error instead of standard output
+    #[arg(long)]
+    stderr: bool,
+    /// End with what is there now
+    #[arg(long)]
+    no_follow: bool,
+}
+
+pub(crate) async fn run(connection: Connection, command: OperationCommand) -> Result<()> {
+    let (client, json) = (connection.client()?, connection.json);
+    match command {
+        OperationCommand::List { device, limit } => show::list(&client, device, limit, json).await,
+        OperationCommand::Show { id } => show::one(&client, &id, json).await,
+        OperationCommand::Runs { id, state } => show::runs(&client, &id, state, json).await,
+        OperationCommand::Explain { id, device } => show::explain(&client, &id, device, json).await,
+        OperationCommand::Output(args) => {
+            let device = match args.device {
+                Some(device) => device,
+                None => follow::only_device(&client, &args.id).await?,
+            };
+            let stream = if args.stderr { "stderr" } else { "stdout" };
+            let source = follow::Source { id: &args.id, device: &device, stream, position: None };
+            follow::copy(&client, &source, !args.no_follow, &mut std::io::stdout()).await
+        }
+        OperationCommand::Wait { id } => {
+            let found = client.get(&path(&id), &[]).await?;
+            let asked =
+                Asked { id, devices: found["devices"].as_u64().unwrap_or(0), position: None };
+            follow(&client, &asked, json).await
+        }
+        OperationCommand::Pause { id } => change(&client, &id, ("pause", "paused"), json).await,
+        OperationCommand::Resume { id } => change(&client, &id, ("resume", "resumed"), json).await,
+        OperationCommand::Abort { id } => change(&client, &id, ("abort", "aborted"), json).await,
+        OperationCommand::Cancel { id, device } => {
+            let verb = format!("runs/{}/cancel", segment(&device));
+            change(&client, &id, (&verb, "to be ended"), json).await
+        }
+    }
+}
+
+fn path(id: &str) -> String {
+    format!("{OPERATIONS}/{}", segment(id))
+}
+
+async fn change(client: &Client, id: &str, (verb, said): (&str, &str), json: bool) -> Result<()> {
+    let done = client.post(&format!("{}/{verb}", path(id)), &json!({})).await?;
+    client.await_shown(OPERATIONS, &done["position"]).await;
+    if json {
+        return output::json(&done);
+    }
+    line(said);
+    Ok(())
+}
+
+/// An operation that was asked for.
+#[derive(Clone, Debug)]
+pub(crate) struct Asked {
+    pub(super) id: String,
+    pub(super) devices: u64,
+    /// Where it stands in the log: reads that must see it wait for this.
+    pub(super) position: Option<u64>,
+}
+
+impl Asked {
+    /// Asks for it.
+    pub(crate) async fn new(client: &Client, request: &Value) -> Result<Self> {
+        let made = client.post(OPERATIONS, request).await?;
+        Ok(Self {
+            id: made["id"].as_str().context("the server names no operation")?.to_owned(),
+            devices: made["devices"].as_u64().unwrap_or(0),
+            position: made["position"].as_u64(),
+        })
+    }
+
+    /// Tells its id, and how to go on.
+    pub(crate) fn tell(&self, json: bool) -> Result<()> {
+        if json {
+            return output::json(&json!({"id": self.id, "devices": self.devices}));
+        }
+        line(&self.id);
+        output::note(format!("for {} devices; muster operation show {}", self.devices, self.id));
+        Ok(())
+    }
+}
+
+/// The name of a run's device, or its id.
+fn device_of(run: &Value) -> String {
+    if run["name"].is_string() { text(&run["name"]) } else { text(&run["device"]) }
+}

@@ -1,0 +1,279 @@
+//! Carries out what the rules say, in one process at a time.
+
+use std::collections::{HashMap, HashSet};
+use std::time::{Duration, Instant};
+
+use muster_eventlog::projection::Progress;
+use muster_eventlog::{Append, AppendError, Batch, Expected, NewEvent};
+use muster_schemas::{DeviceId, Event, OperationId, ProjectId, StreamName};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use super::list::{List, OpenOperation, OpenRun, Which};
+use super::rules::{self, Step};
+use super::send::PrivateParts;
+use crate::domain::Decider;
+use crate::domain::operation::OperationCommand;
+use crate::domain::run::{Run, RunCommand};
+use crate::service::{Service, ServiceError, now};
+
+/// Who appends what is decided here.
+const ACTOR: &str = "role:command";
+/// The right to dispatch.
+const LEASE: &str = "dispatch";
+/// How long the lease lasts without being renewed: the longest wait after a crash.
+const LIFE: Duration = Duration::from_secs(6);
+/// How often it is renewed, and the list looked at whatever happens.
+const BEAT: Duration = Duration::from_secs(1);
+/// An order, or a cancel, that was not answered is sent again after this.
+const AGAIN: Duration = Duration::from_secs(5);
+/// Runs that are looked at at once.
+const STRETCH: u32 = 500;
+
+/// Dispatches while this process has the right to, until `stop`. `progress` is that of the list.
+pub(super) async fn run(service: Service, progress: Progress, stop: CancellationToken) {
+    let holder = Uuid::new_v4();
+    let mut dispatcher = Dispatcher {
+        list: List::new(service.log.clone()),
+        service,
+        sent: HashMap::new(),
+        private: PrivateParts::default(),
+        open: HashSet::new(),
+    };
+    let mut has_lease = false;
+    let mut renewed: Option<Instant> = None;
+    let mut changed = progress.subscribe();
+    while !stop.is_cancelled() {
+        if renewed.is_none_or(|at| at.elapsed() >= BEAT) {
+            has_lease = dispatcher.hold_lease(holder, has_lease).await;
+            renewed = Some(Instant::now());
+        }
+        let began = Instant::now();
+        if has_lease && let Err(error) = dispatcher.round().await {
+            tracing::warn!(%error, "operations are not dispatched; trying again");
+        }
+        // A long list is not looked at without end.
+        let breath = began.elapsed().saturating_sub(Duration::from_millis(10)).min(BEAT / 2);
+        tokio::time::sleep(breath).await;
+        tokio::select! {
+            () = stop.cancelled() => break,
+            () = tokio::time::sleep(BEAT) => {}
+            told = changed.changed(), if has_lease => {
+                // The list's projection has ended: so does this process.
+                if told.is_err() {
+                    tokio::time::sleep(BEAT).await;
+                }
+            }
+        }
+    }
+    if let Err(error) = dispatcher.service.log.release_lease(LEASE, holder).await {
+        tracing::debug!(%error, "the lease on dispatching could not be given back");
+    }
+}
+
+struct Dispatcher {
+    service: Service,
+    list: List,
+    /// When each order, or cancel, was sent last.
+    sent: HashMap<(OperationId, DeviceId), Instant>,
+    private: PrivateParts,
+    /// The operations that were open when it was looked last.
+    open: HashSet<(ProjectId, OperationId)>,
+}
+
+/// An append of one run, and what follows when it is in.
+struct Planned {
+    append: Append,
+    send: Option<(DeviceId, Vec<u8>)>,
+}
+
+impl Dispatcher {
+    async fn hold_lease(&self, holder: Uuid, has_lease: bool) -> bool {
+        let log = &self.service.log;
+        let held = if has_lease {
+            log.renew_leases(holder, &[LEASE.to_owned()], LIFE).await.map(|held| !held.is_empty())
+        } else {
+            log.acquire_lease(LEASE, holder, LIFE).await.map(|lease| lease.is_some())
+        };
+        held.unwrap_or_else(|error| {
+            tracing::debug!(%error, "the lease on dispatching could not be asked for");
+            false
+        })
+    }
+
+    async fn round(&mut self) -> Result<(), ServiceError> {
+        let operations = self.list.operations().await?;
+        let open: HashSet<(ProjectId, OperationId)> =
+            operations.iter().map(|(project, operation)| (project.clone(), operation.id)).collect();
+        let over: Vec<_> = self.open.difference(&open).cloned().collect();
+        for (project, operation) in over {
+            self.service.erase_private(&project, operation).await;
+        }
+        self.private.keep_only(|id| open.iter().any(|(_, operation)| *operation == id));
+        self.sent.retain(|_, at| at.elapsed() < AGAIN);
+        self.open = open;
+        for (project, operation) in operations {
+            if let Err(error) = self.work(&project, &operation).await {
+                tracing::warn!(%project, operation = %operation.id, %error, "an operation waits");
+            }
+        }
+        Ok(())
+    }
+
+    async fn work(
+        &mut self,
+        project: &ProjectId,
+        operation: &OpenOperation,
+    ) -> Result<(), ServiceError> {
+        let now = now();
+        if let Some(cause) = rules::abort(operation) {
+            return self
+                .service
+                .change_operation(project, operation.id, ACTOR, OperationCommand::Abort(cause))
+                .await
+                .map(drop);
+        }
+        let mut planned = Vec::new();
+        if operation.aborted {
+            for run in self.runs(project, operation, Which::NotCanceled).await? {
+                planned.extend(plan(&run, RunCommand::Cancel));
+            }
+        }
+        for run in self.runs(project, operation, Which::Gone).await? {
+            planned.extend(close(&run, muster_schemas::events::ClosedState::Unknown, GONE));
+        }
+        if rules::is_expired(operation, now) {
+            for run in self.runs(project, operation, Which::Waiting).await? {
+                let state = muster_schemas::events::ClosedState::Expired;
+                planned.extend(close(&run, state, "its device was not there in time"));
+            }
+        }
+        let places = rules::places(operation, now).min(STRETCH);
+        if places > 0 {
+            let ready = self.list.runs(project, operation.id, Which::Ready, places).await?;
+            for run in ready {
+                planned.extend(self.dispatch(project, operation, &run)?);
+            }
+        }
+        let before = rules::look_before(operation, now);
+        for run in self.runs(project, operation, Which::Sent { before }).await? {
+            match rules::sent(operation, &run, now) {
+                None => {}
+                Some(Step::Dispatch) => planned.extend(self.dispatch(project, operation, &run)?),
+                Some(Step::Close(state, reason)) => planned.extend(close(&run, state, reason)),
+                Some(Step::SendCancel) => {
+                    if self.is_due(&run) {
+                        self.service.send_cancel(project, &run).await?;
+                    }
+                }
+                Some(Step::SendOrder) => {
+                    if let Some(order) = run.order.clone().filter(|_| self.is_due(&run)) {
+                        self.send(project, operation.id, run.device, order).await?;
+                    }
+                }
+            }
+        }
+        self.append(project, operation, planned).await
+    }
+
+    async fn runs(
+        &self,
+        project: &ProjectId,
+        operation: &OpenOperation,
+        which: Which,
+    ) -> Result<Vec<OpenRun>, ServiceError> {
+        Ok(self.list.runs(project, operation.id, which, STRETCH).await?)
+    }
+
+    /// Was it not sent for a while?
+    fn is_due(&mut self, run: &OpenRun) -> bool {
+        let place = (run.operation, run.device);
+        if self.sent.contains_key(&place) {
+            return false;
+        }
+        self.sent.insert(place, Instant::now());
+        true
+    }
+
+    fn dispatch(
+        &self,
+        project: &ProjectId,
+        operation: &OpenOperation,
+        run: &OpenRun,
+    ) -> Result<Option<Planned>, ServiceError> {
+        let order = self.service.seal_order(project, operation, run)?;
+        let command = RunCommand::Dispatch { epoch: run.device_epoch, order: order.clone() };
+        let planned = plan(run, command);
+        Ok(planned.map(|planned| Planned { send: Some((run.device, order)), ..planned }))
+    }
+
+    async fn send(
+        &mut self,
+        project: &ProjectId,
+        operation: OperationId,
+        device: DeviceId,
+        order: Vec<u8>,
+    ) -> Result<(), ServiceError> {
+        let private = self.private.of(&self.service, project, operation).await?;
+        self.service.send_order(project, device, order, private.as_deref()).await;
+        Ok(())
+    }
+
+    /// Appends what was planned, each run for itself; sends the orders that are in.
+    async fn append(
+        &mut self,
+        project: &ProjectId,
+        operation: &OpenOperation,
+        planned: Vec<Planned>,
+    ) -> Result<(), ServiceError> {
+        if planned.is_empty() {
+            return Ok(());
+        }
+        let (appends, sends): (Vec<Append>, Vec<_>) =
+            planned.into_iter().map(|planned| (planned.append, planned.send)).unzip();
+        let results =
+            self.service.log.append_batch(project, Batch { appends, offset: None }).await?;
+        for (result, send) in results.into_iter().zip(sends) {
+            match (result, send) {
+                (Ok(_), Some((device, order))) => {
+                    self.sent.insert((operation.id, device), Instant::now());
+                    self.send(project, operation.id, device, order).await?;
+                }
+                // The list is behind the log: what was decided is decided again.
+                (Ok(_), None) | (Err(AppendError::Conflict { .. }), _) => {}
+                (Err(error), _) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+}
+
+const GONE: &str = "the device was revoked or deleted";
+
+fn close(
+    run: &OpenRun,
+    state: muster_schemas::events::ClosedState,
+    reason: &str,
+) -> Option<Planned> {
+    plan(run, RunCommand::Close { state, reason: reason.to_owned() })
+}
+
+/// The append that a decision leads to; `None` when nothing has to change.
+fn plan(run: &OpenRun, command: RunCommand) -> Option<Planned> {
+    let state = Run {
+        requested: true,
+        dispatched: (run.epoch > 0).then_some(run.epoch),
+        canceled: run.canceled,
+        closed: false,
+    };
+    let events: Vec<Event> = state.decide(command).ok()?;
+    if events.is_empty() {
+        return None;
+    }
+    let at = now();
+    let events = events.iter().map(|event| NewEvent::server(event, at)).collect();
+    let stream = StreamName::Run(run.operation, run.device);
+    let append = Append { correlation: Some(run.operation.0), ..Append::by(ACTOR) };
+    let append = append.stream(stream, Expected::Version(run.version), events);
+    Some(Planned { append, send: None })
+}

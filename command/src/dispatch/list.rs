@@ -1,0 +1,249 @@
+//! The rows of the list of what is open, and the questions that are asked of it.
+
+use muster_eventlog::{EventLog, StoreError};
+use muster_schemas::events::OperationRequested;
+use muster_schemas::{DeviceId, OperationId, ProjectId, Timestamp, codec};
+use sqlx::AssertSqlSafe;
+use uuid::Uuid;
+
+use super::todo::NAME;
+
+/// How far a run has come that is not over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RunState {
+    /// It waits for its turn, or for its device.
+    Requested,
+    /// Its order is sent until the device answers.
+    Dispatched,
+    /// The device has it in its journal.
+    Accepted,
+    /// Its program runs.
+    Running,
+}
+
+impl RunState {
+    /// The word for it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Requested => "requested",
+            Self::Dispatched => "dispatched",
+            Self::Accepted => "accepted",
+            Self::Running => "running",
+        }
+    }
+
+    fn read(text: &str) -> Self {
+        match text {
+            "dispatched" => Self::Dispatched,
+            "accepted" => Self::Accepted,
+            "running" => Self::Running,
+            _ => Self::Requested,
+        }
+    }
+}
+
+/// An operation of which not all runs are over.
+#[derive(Clone, Debug, PartialEq)]
+pub struct OpenOperation {
+    /// Its id.
+    pub id: OperationId,
+    /// Who asked.
+    pub actor: String,
+    /// What for.
+    pub requested: OperationRequested,
+    /// Is no further run begun for now?
+    pub paused: bool,
+    /// Is no further run begun at all?
+    pub aborted: bool,
+    /// How many runs did not succeed.
+    pub failures: u32,
+    /// Runs that a device is at.
+    pub active: u32,
+}
+
+/// A run that is not over.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OpenRun {
+    /// The operation.
+    pub operation: OperationId,
+    /// The device.
+    pub device: DeviceId,
+    /// How far it has come.
+    pub state: RunState,
+    /// The version of its stream.
+    pub version: u64,
+    /// The epoch that its newest order is for; 0 when there is none.
+    pub epoch: u64,
+    /// That order.
+    pub order: Option<Vec<u8>>,
+    /// Is it to be ended?
+    pub canceled: bool,
+    /// When it came into its state.
+    pub since: Timestamp,
+    /// The epoch that the device is in; 0 when it never enrolled.
+    pub device_epoch: u64,
+    /// Is the device online?
+    pub online: bool,
+    /// Is the device gone for good?
+    pub gone: bool,
+}
+
+const RUN_COLUMNS: &str = "r.operation, r.device, r.state, r.version, r.epoch, r.sealed, \
+     r.canceled, r.since, coalesce(d.epoch, 0), coalesce(d.online, false), coalesce(d.gone, false)";
+
+type RunRow = (Uuid, Uuid, String, i64, i64, Option<Vec<u8>>, bool, i64, i64, bool, bool);
+
+fn run(row: RunRow) -> OpenRun {
+    OpenRun {
+        operation: OperationId(row.0),
+        device: DeviceId(row.1),
+        state: RunState::read(&row.2),
+        version: row.3.unsigned_abs(),
+        epoch: row.4.unsigned_abs(),
+        order: row.5,
+        canceled: row.6,
+        since: Timestamp(row.7),
+        device_epoch: row.8.unsigned_abs(),
+        online: row.9,
+        gone: row.10,
+    }
+}
+
+/// Which of an operation's runs are asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Which {
+    /// Those that wait and whose device is there, in the order in which they were asked for.
+    Ready,
+    /// Those that wait, whether their device is there or not.
+    Waiting,
+    /// Those of devices that are gone for good.
+    Gone,
+    /// Those that a device was sent and that are to be sent again, or that came into their state
+    /// before some time.
+    Sent {
+        /// That time.
+        before: Timestamp,
+    },
+    /// Those that are to be ended once their operation is aborted.
+    NotCanceled,
+}
+
+impl Which {
+    const fn condition(self) -> &'static str {
+        match self {
+            Self::Ready => "r.state = 'requested' AND NOT r.canceled AND d.online AND NOT d.gone",
+            Self::Waiting => "r.state = 'requested'",
+            Self::Gone => "d.gone",
+            Self::Sent { .. } => {
+                "r.state <> 'requested' AND (r.since < $4
+                     OR (d.online AND (r.state = 'dispatched' OR r.canceled)))"
+            }
+            Self::NotCanceled => "NOT r.canceled",
+        }
+    }
+
+    const fn before(self) -> Timestamp {
+        match self {
+            Self::Sent { before } => before,
+            _ => Timestamp(0),
+        }
+    }
+}
+
+fn failed(source: sqlx::Error) -> StoreError {
+    StoreError::Ask { attempted: "read the list of open runs", source }
+}
+
+/// Asks the list.
+#[derive(Clone, Debug)]
+pub(crate) struct List {
+    log: EventLog,
+}
+
+impl List {
+    pub(crate) const fn new(log: EventLog) -> Self {
+        Self { log }
+    }
+
+    /// The open operations of all projects, the oldest first.
+    pub(crate) async fn operations(&self) -> Result<Vec<(ProjectId, OpenOperation)>, StoreError> {
+        let sql = format!(
+            "SELECT o.project, o.operation, o.actor, o.requested, o.paused, o.aborted, o.failures,
+                 (SELECT count(*) FROM {NAME}_runs r
+                  LEFT JOIN {NAME}_devices d ON d.project = r.project AND d.device = r.device
+                  WHERE r.project = o.project AND r.operation = o.operation
+                    AND r.state <> 'requested' AND coalesce(d.online, false))
+             FROM {NAME}_operations o ORDER BY o.project, o.operation"
+        );
+        type Row = (String, Uuid, String, Vec<u8>, bool, bool, i64, i64);
+        let rows: Vec<Row> = sqlx::query_as(AssertSqlSafe(sql))
+            .fetch_all(&self.log.stores().sql)
+            .await
+            .map_err(failed)?;
+        rows.into_iter()
+            .map(|(project, id, actor, requested, paused, aborted, failures, active)| {
+                let corrupt = |what: String| StoreError::Corrupt(format!("open operation: {what}"));
+                let operation = OpenOperation {
+                    id: OperationId(id),
+                    actor,
+                    requested: codec::decode(&requested).map_err(|e| corrupt(e.to_string()))?,
+                    paused,
+                    aborted,
+                    failures: failures.try_into().unwrap_or(u32::MAX),
+                    active: active.try_into().unwrap_or(u32::MAX),
+                };
+                let project = project.parse().map_err(|_| corrupt(format!("of '{project}'")))?;
+                Ok((project, operation))
+            })
+            .collect()
+    }
+
+    /// Some of an operation's runs, at most `limit`.
+    pub(crate) async fn runs(
+        &self,
+        project: &ProjectId,
+        operation: OperationId,
+        which: Which,
+        limit: u32,
+    ) -> Result<Vec<OpenRun>, StoreError> {
+        let sql = format!(
+            "SELECT {RUN_COLUMNS} FROM {NAME}_runs r
+             LEFT JOIN {NAME}_devices d ON d.project = r.project AND d.device = r.device
+             WHERE r.project = $1 AND r.operation = $2 AND $4::bigint IS NOT NULL AND {}
+             ORDER BY r.since, r.device LIMIT $3",
+            which.condition()
+        );
+        let (limit, before) = (i64::from(limit), which.before().micros());
+        let rows: Vec<RunRow> = sqlx::query_as(AssertSqlSafe(sql))
+            .bind(project.as_str())
+            .bind(operation.0)
+            .bind(limit)
+            .bind(before)
+            .fetch_all(&self.log.stores().sql)
+            .await
+            .map_err(failed)?;
+        Ok(rows.into_iter().map(run).collect())
+    }
+
+    /// What a device was sent and is not through with, in the order in which it was asked for.
+    pub(crate) async fn of_device(
+        &self,
+        project: &ProjectId,
+        device: DeviceId,
+    ) -> Result<Vec<OpenRun>, StoreError> {
+        let sql = format!(
+            "SELECT {RUN_COLUMNS} FROM {NAME}_runs r
+             LEFT JOIN {NAME}_devices d ON d.project = r.project AND d.device = r.device
+             WHERE r.project = $1 AND r.device = $2 AND r.state <> 'requested'
+             ORDER BY r.operation LIMIT 200"
+        );
+        let rows: Vec<RunRow> = sqlx::query_as(AssertSqlSafe(sql))
+            .bind(project.as_str())
+            .bind(device.0)
+            .fetch_all(&self.log.stores().sql)
+            .await
+            .map_err(failed)?;
+        Ok(rows.into_iter().map(run).collect())
+    }
+}

@@ -1,0 +1,217 @@
+//! What is to be done about an operation and its runs: pure functions of what is on the list, and
+//! of the time.
+
+use muster_schemas::Timestamp;
+use muster_schemas::events::{AbortCause, ClosedState};
+
+use super::list::{OpenOperation, OpenRun, RunState};
+
+/// A device's word may come so much later than it is due, in microseconds, before it is not waited
+/// for any more: its clock, its way here, its last attempt to end the program.
+const GRACE: i64 = 60_000_000;
+
+/// What is to be done about a run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// Sign an order for the epoch that the device is in, and send it.
+    Dispatch,
+    /// Send its order again.
+    SendOrder,
+    /// Tell the device to end it.
+    SendCancel,
+    /// Wait no longer.
+    Close(ClosedState, &'static str),
+}
+
+/// Has an operation to be stopped by itself?
+#[must_use]
+pub(crate) fn abort(operation: &OpenOperation) -> Option<AbortCause> {
+    let limit = operation.requested.stop_after?;
+    (!operation.aborted && operation.failures >= limit).then_some(AbortCause::Failures)
+}
+
+/// Is it too late to begin a run of it?
+#[must_use]
+pub(crate) fn is_expired(operation: &OpenOperation, now: Timestamp) -> bool {
+    now >= operation.requested.expires_at
+}
+
+/// How many further runs may be begun now.
+#[must_use]
+pub(crate) fn places(operation: &OpenOperation, now: Timestamp) -> u32 {
+    if operation.paused || operation.aborted || is_expired(operation, now) {
+        return 0;
+    }
+    operation.requested.at_once.saturating_sub(operation.active)
+}
+
+/// Runs that came into their state before this time may be overdue.
+#[must_use]
+pub(crate) fn look_before(operation: &OpenOperation, now: Timestamp) -> Timestamp {
+    let expires = operation.requested.expires_at.micros();
+    if now.micros() > expires.saturating_add(GRACE) {
+        return now;
+    }
+    now.plus_micros(-allowed(operation))
+}
+
+/// How long a run may be at work before it is not waited for any more, in microseconds.
+fn allowed(operation: &OpenOperation) -> i64 {
+    let timeout = i64::try_from(operation.requested.timeout_ms).unwrap_or(i64::MAX / 2_000);
+    timeout.saturating_mul(1_000).saturating_add(GRACE)
+}
+
+/// What is to be done about a run that its device was sent.
+#[must_use]
+pub(crate) fn sent(operation: &OpenOperation, run: &OpenRun, now: Timestamp) -> Option<Step> {
+    if run.gone {
+        return Some(Step::Close(ClosedState::Unknown, "the device was revoked or deleted"));
+    }
+    let expires = operation.requested.expires_at;
+    let since = match run.state {
+        RunState::Requested => return None,
+        RunState::Dispatched => {
+            if now.micros() > expires.micros().saturating_add(GRACE) {
+                return Some(if run.canceled {
+                    Step::Close(ClosedState::Canceled, "it was canceled, and no device took it")
+                } else {
+                    Step::Close(ClosedState::Expired, "no device took it in time")
+                });
+            }
+            if !run.online {
+                return None;
+            }
+            return Some(match run.canceled {
+                true => Step::SendCancel,
+                false if run.device_epoch > run.epoch => Step::Dispatch,
+                false => Step::SendOrder,
+            });
+        }
+        // The device may let it wait until it expires.
+        RunState::Accepted => run.since.max(expires),
+        RunState::Running => run.since,
+    };
+    if now.micros() > since.micros().saturating_add(allowed(operation)) {
+        let reason = "the device took it, and did not say in time how it ended";
+        return Some(Step::Close(ClosedState::TimedOut, reason));
+    }
+    (run.canceled && run.online).then_some(Step::SendCancel)
+}
+
+#[cfg(test)]
+mod tests {
+    use muster_schemas::events::{Action, OperationRequested};
+    use muster_schemas::{DeviceId, OperationId};
+    use uuid::Uuid;
+
+    use super::*;
+
+    const NOW: Timestamp = Timestamp(1_795_420_800_000_000);
+    const SECOND: i64 = 1_000_000;
+
+    fn operation() -> OpenOperation {
+        OpenOperation {
+            id: OperationId(Uuid::from_u128(1)),
+            actor: "token:x".into(),
+            requested: OperationRequested {
+                action: Action::Reboot,
+                target: "all".into(),
+                devices: 10,
+                private: None,
+                timeout_ms: 10_000,
+                expires_at: NOW.plus_micros(3600 * SECOND),
+                at_once: 4,
+                stop_after: Some(2),
+            },
+            paused: false,
+            aborted: false,
+            failures: 0,
+            active: 1,
+        }
+    }
+
+    fn run(state: RunState) -> OpenRun {
+        OpenRun {
+            operation: OperationId(Uuid::from_u128(1)),
+            device: DeviceId(Uuid::from_u128(2)),
+            state,
+            version: 2,
+            epoch: 1,
+            order: Some(vec![1]),
+            canceled: false,
+            since: NOW,
+            device_epoch: 1,
+            online: true,
+            gone: false,
+        }
+    }
+
+    fn after(seconds: i64) -> Timestamp {
+        NOW.plus_micros(seconds * SECOND)
+    }
+
+    #[test]
+    fn only_so_many_are_begun_at_once_and_none_when_it_is_held_or_too_late() {
+        let open = operation();
+        assert_eq!(places(&open, NOW), 3);
+        assert_eq!(places(&OpenOperation { active: 9, ..open.clone() }, NOW), 0);
+        assert_eq!(places(&OpenOperation { paused: true, ..open.clone() }, NOW), 0);
+        assert_eq!(places(&OpenOperation { aborted: true, ..open.clone() }, NOW), 0);
+        assert_eq!(places(&open, after(3600)), 0);
+    }
+
+    #[test]
+    fn enough_failures_stop_it_once() {
+        let open = operation();
+        assert_eq!(abort(&OpenOperation { failures: 1, ..open.clone() }), None);
+        let failed = OpenOperation { failures: 2, ..open };
+        assert_eq!(abort(&failed), Some(AbortCause::Failures));
+        assert_eq!(abort(&OpenOperation { aborted: true, ..failed }), None);
+    }
+
+    #[test]
+    fn an_order_is_sent_again_until_it_expires_and_signed_anew_for_a_new_epoch() {
+        let (open, waits) = (operation(), run(RunState::Dispatched));
+        assert_eq!(sent(&open, &waits, NOW), Some(Step::SendOrder));
+        let away = OpenRun { online: false, ..waits.clone() };
+        assert_eq!(sent(&open, &away, after(3599)), None);
+        assert_eq!(
+            sent(&open, &away, after(3661)),
+            Some(Step::Close(ClosedState::Expired, "no device took it in time"))
+        );
+        let elsewhere = OpenRun { device_epoch: 2, ..waits.clone() };
+        assert_eq!(sent(&open, &elsewhere, NOW), Some(Step::Dispatch));
+        let canceled = OpenRun { canceled: true, ..elsewhere };
+        assert_eq!(sent(&open, &canceled, NOW), Some(Step::SendCancel));
+    }
+
+    #[test]
+    fn every_state_has_an_end() {
+        let open = operation();
+        let closed = |state: RunState, at: i64| match sent(&open, &run(state), after(at)) {
+            Some(Step::Close(state, _)) => Some(state),
+            _ => None,
+        };
+        assert_eq!(closed(RunState::Running, 70), None);
+        assert_eq!(closed(RunState::Running, 71), Some(ClosedState::TimedOut));
+        assert_eq!(closed(RunState::Accepted, 3670), None);
+        assert_eq!(closed(RunState::Accepted, 3671), Some(ClosedState::TimedOut));
+        assert_eq!(closed(RunState::Dispatched, 3661), Some(ClosedState::Expired));
+        for state in [RunState::Dispatched, RunState::Accepted, RunState::Running] {
+            let gone = OpenRun { gone: true, ..run(state) };
+            assert!(matches!(sent(&open, &gone, NOW), Some(Step::Close(ClosedState::Unknown, _))));
+        }
+    }
+
+    #[test]
+    fn whatever_is_overdue_is_looked_at() {
+        let open = operation();
+        for (state, late) in
+            [(RunState::Running, 71), (RunState::Accepted, 3671), (RunState::Dispatched, 3661)]
+        {
+            let now = after(late);
+            assert!(run(state).since < look_before(&open, now), "{state:?}");
+        }
+        assert!(look_before(&open, after(60)) < NOW);
+    }
+}

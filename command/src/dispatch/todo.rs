@@ -1,0 +1,392 @@
+//! The list of what is open: a projection of the log into tables of its own, for the dispatcher alone.
+//!
+//! A run that is over leaves the list; an operation leaves it with its last run.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use async_trait::async_trait;
+use muster_eventlog::projection::{Projection, ProjectionError};
+use muster_eventlog::{StoreError, StoredEvent};
+use muster_schemas::{DeviceId, Event, OperationId, ProjectId, StreamName, codec};
+use tokio_postgres::Transaction;
+use tokio_postgres::types::ToSql;
+use uuid::Uuid;
+
+/// The projection's name, and the beginning of its tables' names.
+pub const NAME: &str = "dispatch_v1";
+
+const KINDS: &[&str] = &[
+    "OperationRequested",
+    "OperationPaused",
+    "OperationResumed",
+    "OperationAborted",
+    "RunRequested",
+    "RunDispatched",
+    "RunCancelRequested",
+    "RunClosed",
+    "RunAccepted",
+    "RunStarted",
+    "RunSucceeded",
+    "RunFailed",
+    "RunTimedOut",
+    "RunCanceled",
+    "RunInterrupted",
+    "RunRejected",
+    "RunExpired",
+    "DeviceEnrolled",
+    "DeviceEpochGranted",
+    "DeviceConnected",
+    "DeviceDisconnected",
+    "DeviceRevoked",
+    "DeviceDeleted",
+];
+
+/// Fills the list.
+#[derive(Debug)]
+pub struct Todo;
+
+/// What a batch does to one run.
+#[derive(Debug, Default)]
+struct RunChange {
+    is_new: bool,
+    state: Option<&'static str>,
+    version: Option<u64>,
+    dispatched: Option<(u64, Vec<u8>)>,
+    canceled: bool,
+    since: i64,
+    /// It is over; true when it did not succeed.
+    over: Option<bool>,
+}
+
+/// What a batch does to one device.
+#[derive(Debug, Default)]
+struct DeviceChange {
+    epoch: Option<u64>,
+    online: Option<bool>,
+    gone: Option<bool>,
+}
+
+#[derive(Debug, Default)]
+struct Changes {
+    runs: BTreeMap<(OperationId, DeviceId), RunChange>,
+    devices: BTreeMap<DeviceId, DeviceChange>,
+}
+
+#[async_trait]
+impl Projection for Todo {
+    fn name(&self) -> &str {
+        NAME
+    }
+
+    fn kinds(&self) -> &[&'static str] {
+        KINDS
+    }
+
+    fn tables(&self) -> String {
+        format!(
+            "CREATE TABLE IF NOT EXISTS {NAME}_operations (
+                 project   text COLLATE \"C\" NOT NULL,
+                 operation uuid    NOT NULL,
+                 actor     text    NOT NULL,
+                 requested bytea   NOT NULL,   -- OperationRequested, CBOR
+                 paused    boolean NOT NULL DEFAULT false,
+                 aborted   boolean NOT NULL DEFAULT false,
+                 failures  bigint  NOT NULL DEFAULT 0,
+                 PRIMARY KEY (project, operation)
+             );
+             CREATE TABLE IF NOT EXISTS {NAME}_runs (
+                 project   text COLLATE \"C\" NOT NULL,
+                 operation uuid    NOT NULL,
+                 device    uuid    NOT NULL,
+                 state     text COLLATE \"C\" NOT NULL,
+                 version   bigint  NOT NULL,
+                 epoch     bigint  NOT NULL DEFAULT 0,
+                 sealed    bytea,
+                 canceled  boolean NOT NULL DEFAULT false,
+                 since     bigint  NOT NULL,   -- microseconds since 1970
+                 PRIMARY KEY (project, operation, device)
+             );
+             CREATE INDEX IF NOT EXISTS {NAME}_runs_device ON {NAME}_runs (project, device);
+             CREATE TABLE IF NOT EXISTS {NAME}_devices (
+                 project   text COLLATE \"C\" NOT NULL,
+                 device    uuid    NOT NULL,
+                 epoch     bigint  NOT NULL DEFAULT 0,
+                 online    boolean NOT NULL DEFAULT false,
+                 gone      boolean NOT NULL DEFAULT false,
+                 PRIMARY KEY (project, device)
+             )"
+        )
+    }
+
+    async fn apply(
+        &mut self,
+        transaction: &Transaction<'_>,
+        project: &ProjectId,
+        events: &[StoredEvent],
+    ) -> Result<(), ProjectionError> {
+        let mut changes = Changes::default();
+        for stored in events {
+            let event = stored
+                .event()
+                .map_err(|error| ProjectionError::cannot_apply(NAME, stored, error))?;
+            match &stored.stream {
+                StreamName::Operation(id) => {
+                    operation(transaction, project, *id, &event, stored).await?;
+                }
+                StreamName::Run(id, device) => {
+                    changes.server_said((*id, *device), &event, stored);
+                }
+                stream => {
+                    if let Some(device) = stream.device() {
+                        changes.about_device(device, &event, stored);
+                    }
+                }
+            }
+        }
+        changes.write(transaction, project).await
+    }
+
+    fn forget(&mut self) {}
+}
+
+impl Changes {
+    fn server_said(&mut self, run: (OperationId, DeviceId), event: &Event, stored: &StoredEvent) {
+        let change = self.runs.entry(run).or_default();
+        change.version = Some(stored.stream_version);
+        match event {
+            Event::RunRequested(_) => {
+                change.is_new = true;
+                change.state = Some("requested");
+                change.since = stored.recorded_at.micros();
+            }
+            Event::RunDispatched(event) => {
+                change.state = Some("dispatched");
+                change.dispatched = Some((event.epoch, event.order.clone()));
+                change.since = stored.recorded_at.micros();
+            }
+            Event::RunCancelRequested(_) => change.canceled = true,
+            Event::RunClosed(_) => change.over = Some(true),
+            _ => {}
+        }
+    }
+
+    fn about_device(&mut self, device: DeviceId, event: &Event, stored: &StoredEvent) {
+        let mut at = |operation: OperationId, state: Option<&'static str>, over: Option<bool>| {
+            let change = self.runs.entry((operation, device)).or_default();
+            change.state = state.or(change.state);
+            change.over = change.over.or(over);
+            change.since = stored.recorded_at.micros();
+        };
+        match event {
+            Event::RunAccepted(event) => at(event.operation, Some("accepted"), None),
+            Event::RunStarted(event) => at(event.operation, Some("running"), None),
+            Event::RunSucceeded(event) => at(event.0.operation, None, Some(false)),
+            Event::RunFailed(event) => at(event.0.operation, None, Some(true)),
+            Event::RunTimedOut(event) => at(event.0.operation, None, Some(true)),
+            Event::RunCanceled(event) => at(event.0.operation, None, Some(true)),
+            Event::RunInterrupted(event) => at(event.0.operation, None, Some(true)),
+            Event::RunRejected(event) => at(event.operation, None, Some(true)),
+            Event::RunExpired(event) => at(event.operation, None, Some(true)),
+            event => {
+                let change = self.devices.entry(device).or_default();
+                match event {
+                    Event::DeviceEnrolled(event) => {
+                        change.epoch = Some(event.epoch);
+                        change.gone = Some(false);
+                    }
+                    Event::DeviceEpochGranted(event) => change.epoch = Some(event.epoch),
+                    Event::DeviceConnected(_) => change.online = Some(true),
+                    Event::DeviceDisconnected(_) => change.online = Some(false),
+                    Event::DeviceRevoked(_) | Event::DeviceDeleted(_) => change.gone = Some(true),
+                    _ => {}
+                }
+            }
+        }
+    }
+
+    async fn write(
+        self,
+        transaction: &Transaction<'_>,
+        project: &ProjectId,
+    ) -> Result<(), ProjectionError> {
+        write_devices(transaction, project, &self.devices).await?;
+        write_runs(transaction, project, &self.runs).await
+    }
+}
+
+async fn execute(
+    transaction: &Transaction<'_>,
+    sql: String,
+    parameters: &[&(dyn ToSql + Sync)],
+) -> Result<u64, StoreError> {
+    transaction
+        .execute(&sql, parameters)
+        .await
+        .map_err(|source| StoreError::Query { attempted: "write the list of open runs", source })
+}
+
+async fn operation(
+    transaction: &Transaction<'_>,
+    project: &ProjectId,
+    id: OperationId,
+    event: &Event,
+    stored: &StoredEvent,
+) -> Result<(), StoreError> {
+    let (project, id) = (project.as_str(), id.0);
+    let set = match event {
+        Event::OperationRequested(requested) => {
+            let sql = format!(
+                "INSERT INTO {NAME}_operations (project, operation, actor, requested)
+                 VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING"
+            );
+            let requested = codec::encode(requested);
+            let parameters: [&(dyn ToSql + Sync); 4] = [&project, &id, &stored.actor, &requested];
+            return execute(transaction, sql, &parameters).await.map(drop);
+        }
+        Event::OperationPaused(_) => "paused = true",
+        Event::OperationResumed(_) => "paused = false",
+        Event::OperationAborted(_) => "aborted = true",
+        _ => return Ok(()),
+    };
+    let sql = format!("UPDATE {NAME}_operations SET {set} WHERE project = $1 AND operation = $2");
+    execute(transaction, sql, &[&project, &id]).await.map(drop)
+}
+
+async fn write_devices(
+    transaction: &Transaction<'_>,
+    project: &ProjectId,
+    changes: &BTreeMap<DeviceId, DeviceChange>,
+) -> Result<(), StoreError> {
+    if changes.is_empty() {
+        return Ok(());
+    }
+    let devices: Vec<Uuid> = changes.keys().map(|device| device.0).collect();
+    let epochs: Vec<Option<i64>> =
+        changes.values().map(|change| change.epoch.map(|epoch| epoch.cast_signed())).collect();
+    let online: Vec<Option<bool>> = changes.values().map(|change| change.online).collect();
+    let gone: Vec<Option<bool>> = changes.values().map(|change| change.gone).collect();
+    let sql = format!(
+        "INSERT INTO {NAME}_devices AS d (project, device, epoch, online, gone)
+         SELECT $1, n.device, coalesce(n.epoch, 0), coalesce(n.online, false),
+                coalesce(n.gone, false)
+         FROM unnest($2::uuid[], $3::bigint[], $4::boolean[], $5::boolean[])
+              AS n (device, epoch, online, gone)
+         ON CONFLICT (project, device) DO UPDATE SET
+             epoch = greatest(d.epoch, excluded.epoch),
+             online = coalesce((SELECT u.online FROM unnest($2::uuid[], $4::boolean[])
+                                AS u (device, online) WHERE u.device = d.device), d.online),
+             gone = coalesce((SELECT u.gone FROM unnest($2::uuid[], $5::boolean[])
+                              AS u (device, gone) WHERE u.device = d.device), d.gone)"
+    );
+    let parameters: [&(dyn ToSql + Sync); 5] =
+        [&project.as_str(), &devices, &epochs, &online, &gone];
+    execute(transaction, sql, &parameters).await.map(drop)
+}
+
+async fn write_runs(
+    transaction: &Transaction<'_>,
+    project: &ProjectId,
+    changes: &BTreeMap<(OperationId, DeviceId), RunChange>,
+) -> Result<(), ProjectionError> {
+    let project = project.as_str();
+    let new: Vec<_> = changes.iter().filter(|(_, change)| change.is_new).collect();
+    if !new.is_empty() {
+        let sql = format!(
+            "INSERT INTO {NAME}_runs (project, operation, device, state, version, since)
+             SELECT $1, n.operation, n.device, 'requested', 1, n.since
+             FROM unnest($2::uuid[], $3::uuid[], $4::bigint[]) AS n (operation, device, since)
+             ON CONFLICT DO NOTHING"
+        );
+        let operations: Vec<Uuid> = new.iter().map(|((operation, _), _)| operation.0).collect();
+        let devices: Vec<Uuid> = new.iter().map(|((_, device), _)| device.0).collect();
+        let since: Vec<i64> = new.iter().map(|(_, change)| change.since).collect();
+        let parameters: [&(dyn ToSql + Sync); 4] = [&project, &operations, &devices, &since];
+        execute(transaction, sql, &parameters).await?;
+    }
+    let is_only_new = |change: &RunChange| {
+        change.is_new && change.version == Some(1) && change.state == Some("requested")
+    };
+    let moved: Vec<_> = changes
+        .iter()
+        .filter(|(_, change)| change.over.is_none() && !is_only_new(change))
+        .collect();
+    if !moved.is_empty() {
+        update_runs(transaction, project, &moved).await?;
+    }
+    let over: Vec<_> =
+        changes.iter().filter_map(|(run, change)| Some((*run, change.over?))).collect();
+    if !over.is_empty() {
+        close_runs(transaction, project, &over).await?;
+    }
+    Ok(())
+}
+
+async fn update_runs(
+    transaction: &Transaction<'_>,
+    project: &str,
+    moved: &[(&(OperationId, DeviceId), &RunChange)],
+) -> Result<(), StoreError> {
+    let sql = format!(
+        "UPDATE {NAME}_runs AS r SET
+             state = CASE WHEN r.state = 'running' THEN r.state ELSE coalesce(n.state, r.state) END,
+             version = coalesce(n.version, r.version),
+             epoch = coalesce(n.epoch, r.epoch),
+             sealed = coalesce(n.sealed, r.sealed),
+             canceled = r.canceled OR n.canceled,
+             since = CASE WHEN n.state IS NULL THEN r.since ELSE n.since END
+         FROM unnest($2::uuid[], $3::uuid[], $4::text[], $5::bigint[], $6::bigint[], $7::bytea[],
+                     $8::boolean[], $9::bigint[])
+              AS n (operation, device, state, version, epoch, sealed, canceled, since)
+         WHERE r.project = $1 AND r.operation = n.operation AND r.device = n.device"
+    );
+    let operations: Vec<Uuid> = moved.iter().map(|((operation, _), _)| operation.0).collect();
+    let devices: Vec<Uuid> = moved.iter().map(|((_, device), _)| device.0).collect();
+    let states: Vec<Option<&str>> = moved.iter().map(|(_, change)| change.state).collect();
+    let number = |number: Option<u64>| number.map(u64::cast_signed);
+    let versions: Vec<Option<i64>> =
+        moved.iter().map(|(_, change)| number(change.version)).collect();
+    let order = |change: &&RunChange| change.dispatched.clone();
+    let epochs: Vec<Option<i64>> =
+        moved.iter().map(|(_, change)| number(order(change).map(|order| order.0))).collect();
+    let sealed: Vec<Option<Vec<u8>>> =
+        moved.iter().map(|(_, change)| order(change).map(|order| order.1)).collect();
+    let canceled: Vec<bool> = moved.iter().map(|(_, change)| change.canceled).collect();
+    let since: Vec<i64> = moved.iter().map(|(_, change)| change.since).collect();
+    let parameters: [&(dyn ToSql + Sync); 9] =
+        [&project, &operations, &devices, &states, &versions, &epochs, &sealed, &canceled, &since];
+    execute(transaction, sql, &parameters).await.map(drop)
+}
+
+/// Takes runs that are over off the list; counts those that did not succeed; an operation that has
+/// no run left goes too.
+async fn close_runs(
+    transaction: &Transaction<'_>,
+    project: &str,
+    over: &[((OperationId, DeviceId), bool)],
+) -> Result<(), StoreError> {
+    let operations: Vec<Uuid> = over.iter().map(|((operation, _), _)| operation.0).collect();
+    let devices: Vec<Uuid> = over.iter().map(|((_, device), _)| device.0).collect();
+    let failed: Vec<bool> = over.iter().map(|(_, failed)| *failed).collect();
+    let sql = format!(
+        "WITH over AS (
+             DELETE FROM {NAME}_runs r
+             USING unnest($2::uuid[], $3::uuid[], $4::boolean[]) AS n (operation, device, failed)
+             WHERE r.project = $1 AND r.operation = n.operation AND r.device = n.device
+             RETURNING r.operation, n.failed
+         ), counted AS (
+             SELECT operation, count(*) FILTER (WHERE failed) AS failures FROM over GROUP BY 1
+         )
+         UPDATE {NAME}_operations o SET failures = o.failures + c.failures
+         FROM counted c WHERE o.project = $1 AND o.operation = c.operation AND c.failures > 0"
+    );
+    let parameters: [&(dyn ToSql + Sync); 4] = [&project, &operations, &devices, &failed];
+    execute(transaction, sql, &parameters).await?;
+    let touched: BTreeSet<Uuid> = operations.into_iter().collect();
+    let touched: Vec<Uuid> = touched.into_iter().collect();
+    let sql = format!(
+        "DELETE FROM {NAME}_operations o WHERE o.project = $1 AND o.operation = ANY($2)
+           AND NOT EXISTS (SELECT FROM {NAME}_runs r
+                           WHERE r.project = o.project AND r.operation = o.operation)"
+    );
+    execute(transaction, sql, &[&project, &touched]).await.map(drop)
+}

@@ -1,0 +1,177 @@
+//! The operation: something that is asked of devices; it can be paused, resumed and aborted.
+
+use muster_schemas::Event;
+use muster_schemas::events::{
+    AbortCause, Action, Exec, OperationAborted, OperationPaused, OperationRequested,
+    OperationResumed, Program,
+};
+
+use super::{Decider, Decision, Rejection};
+
+/// The longest that a run may take, in milliseconds: a day.
+pub const MAX_TIMEOUT_MS: u64 = 24 * 3600 * 1000;
+/// The most arguments of a program.
+pub const MAX_ARGUMENTS: usize = 1_000;
+/// The most bytes of a program's arguments, or of a shell line.
+pub const MAX_ARGUMENT_BYTES: usize = 16 * 1024;
+/// The most environment variables.
+pub const MAX_VARIABLES: usize = 256;
+
+/// What is known of an operation.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Operation {
+    /// How it was asked for; `None` when it does not exist.
+    pub requested: Option<OperationRequested>,
+    /// Is no further run begun for now?
+    pub paused: bool,
+    /// Is no further run begun at all?
+    pub aborted: bool,
+}
+
+/// What can be asked of an operation.
+#[derive(Clone, Debug)]
+pub enum OperationCommand {
+    /// Ask something of devices.
+    Request(Box<OperationRequested>),
+    /// Begin no further run for now.
+    Pause,
+    /// Begin runs again.
+    Resume,
+    /// Begin no further run, and cancel those at work.
+    Abort(AbortCause),
+}
+
+impl Decider for Operation {
+    type Command = OperationCommand;
+
+    fn decide(&self, command: OperationCommand) -> Decision {
+        if let OperationCommand::Request(requested) = command {
+            if self.requested.is_some() {
+                return Err(Rejection::Conflict("the operation exists already".to_owned()));
+            }
+            check(&requested)?;
+            return Ok(vec![(*requested).into()]);
+        }
+        if self.requested.is_none() {
+            return Err(Rejection::NotFound("operation"));
+        }
+        let once = |done: bool, event: Event| if done { Vec::new() } else { vec![event] };
+        match command {
+            OperationCommand::Request(_) => Ok(Vec::new()),
+            OperationCommand::Abort(cause) => {
+                Ok(once(self.aborted, OperationAborted { cause }.into()))
+            }
+            OperationCommand::Pause | OperationCommand::Resume if self.aborted => {
+                Err(Rejection::Conflict("the operation was aborted".to_owned()))
+            }
+            OperationCommand::Pause => Ok(once(self.paused, OperationPaused {}.into())),
+            OperationCommand::Resume => Ok(once(!self.paused, OperationResumed {}.into())),
+        }
+    }
+
+    fn evolve(mut self, event: &Event) -> Self {
+        match event {
+            Event::OperationRequested(event) => self.requested = Some(event.clone()),
+            Event::OperationPaused(_) => self.paused = true,
+            Event::OperationResumed(_) => self.paused = false,
+            Event::OperationAborted(_) => self.aborted = true,
+            _ => {}
+        }
+        self
+    }
+}
+
+fn invalid(field: &'static str, rule: impl Into<String>, value: impl Into<String>) -> Rejection {
+    Rejection::Invalid { field, rule: rule.into(), value: value.into() }
+}
+
+fn check(requested: &OperationRequested) -> Result<(), Rejection> {
+    if requested.devices == 0 {
+        return Err(invalid("target", "no device is meant by it", requested.target.clone()));
+    }
+    if !(1..=MAX_TIMEOUT_MS).contains(&requested.timeout_ms) {
+        let value = requested.timeout_ms.to_string();
+        return Err(invalid("timeout_ms", format!("must be from 1 to {MAX_TIMEOUT_MS}"), value));
+    }
+    if requested.at_once == 0 {
+        return Err(invalid("at_once", "must be 1 at least", "0"));
+    }
+    if requested.stop_after == Some(0) {
+        return Err(invalid("stop_after", "must be 1 at least", "0"));
+    }
+    match &requested.action {
+        Action::Exec(exec) => check_exec(exec),
+        Action::LogLevel { level, .. } => {
+            let known = ["error", "warn", "info", "debug", "trace"];
+            if known.contains(&level.as_str()) {
+                Ok(())
+            } else {
+                let rule = "must be error, warn, info, debug or trace";
+                Err(invalid("action.level", rule, level.clone()))
+            }
+        }
+        Action::RestartAgent | Action::Reboot | Action::Diagnostics => Ok(()),
+    }
+}
+
+fn check_exec(exec: &Exec) -> Result<(), Rejection> {
+    let shown = |text: &str| text.chars().take(80).collect::<String>();
+    let words: Vec<(&'static str, &str)> = match &exec.program {
+        Program::Argv(argv) => argv.iter().map(|word| ("action.program.argv", &**word)).collect(),
+        Program::Shell(line) => vec![("action.program.shell", line)],
+    };
+    if words.first().is_none_or(|(_, word)| word.trim().is_empty()) {
+        return Err(invalid("action.program", "names no program", ""));
+    }
+    if words.len() > MAX_ARGUMENTS {
+        let rule = format!("has more than {MAX_ARGUMENTS} arguments");
+        return Err(invalid("action.program.argv", rule, words.len().to_string()));
+    }
+    let bytes: usize = words.iter().map(|(_, word)| word.len()).sum();
+    if bytes > MAX_ARGUMENT_BYTES {
+        let rule = format!(
+            "is longer than {MAX_ARGUMENT_BYTES} bytes; send what is long as standard input"
+        );
+        return Err(invalid("action.program", rule, bytes.to_string()));
+    }
+    let named = [("action.cwd", exec.cwd.as_deref()), ("action.user", exec.user.as_deref())];
+    let named = named.into_iter().filter_map(|(field, text)| Some((field, text?)));
+    for (field, text) in words.iter().copied().chain(named) {
+        if text.contains('\0') {
+            return Err(invalid(field, "holds a NUL, which no program can be given", shown(text)));
+        }
+    }
+    if exec.user.as_ref().is_some_and(|user| user.is_empty() || user.len() > 64) {
+        let user = exec.user.clone().unwrap_or_default();
+        return Err(invalid("action.user", "must be a user's name", shown(&user)));
+    }
+    if exec.cwd.as_ref().is_some_and(|cwd| !cwd.starts_with('/') || cwd.len() > 4096) {
+        let cwd = exec.cwd.clone().unwrap_or_default();
+        return Err(invalid("action.cwd", "must be an absolute path", shown(&cwd)));
+    }
+    check_variables(&exec.env)
+}
+
+fn check_variables(names: &[String]) -> Result<(), Rejection> {
+    if names.len() > MAX_VARIABLES {
+        let rule = format!("has more than {MAX_VARIABLES} variables");
+        return Err(invalid("env", rule, names.len().to_string()));
+    }
+    let is_name = |name: &&String| {
+        !name.is_empty()
+            && name.len() <= 256
+            && !name.starts_with(|c: char| c.is_ascii_digit())
+            && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+    };
+    match names.iter().find(|name| !is_name(name)) {
+        Some(name) => {
+            let shown = name.chars().take(80).collect::<String>();
+            Err(invalid(
+                "env",
+                "a name is letters, digits and '_', not beginning with a digit",
+                shown,
+            ))
+        }
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,354 @@
+//! Asking something of devices.
+
+use std::collections::BTreeMap;
+
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode};
+use data_encoding::BASE64;
+use muster_api::auth::{RunOperations, Scope};
+use muster_api::idempotency::IdempotencyParam;
+use muster_api::params::{NoParams, ProjectParam};
+use muster_api::problem::WriteProblems;
+use muster_api::{IdempotencyKey, IfMatch, Json, PathParam, Problem, Query};
+use muster_schemas::OperationId;
+use muster_schemas::events::{AbortCause, Action, Exec, Program};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::{CommandState, WriteResult, headers, request};
+use crate::domain::operation::OperationCommand;
+use crate::service::{NewOperation, Target};
+
+/// The longest that an operation waits for its devices, in seconds: 30 days.
+const MAX_EXPIRY: u32 = 30 * 24 * 3600;
+/// The longest that a run may take, in seconds: a day.
+const MAX_TIMEOUT: u32 = 24 * 3600;
+/// The most devices that work at an operation at once.
+const MAX_AT_ONCE: u32 = 1_000;
+
+/// Which devices are meant: `devices` or `selector`.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct OperationTarget {
+    /// Names or ids.
+    #[serde(default)]
+    #[schema(max_items = 1000)]
+    devices: Option<Vec<String>>,
+    /// A selector, as in `GET /devices`. An empty one means all devices of the project.
+    #[serde(default)]
+    #[schema(example = "env=dev,online")]
+    selector: Option<String>,
+}
+
+/// A program: `argv` or `shell`.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ExecRequest {
+    /// The program and its arguments; no shell sees them.
+    #[serde(default)]
+    argv: Option<Vec<String>>,
+    /// A line for `/bin/sh -c`.
+    #[serde(default)]
+    shell: Option<String>,
+    /// The folder that it starts in; the user's home when left out.
+    #[serde(default)]
+    cwd: Option<String>,
+    /// The user that it runs as; the agent's own when left out.
+    #[serde(default)]
+    user: Option<String>,
+    /// Environment variables. The log holds their names alone.
+    #[serde(default)]
+    env: BTreeMap<String, String>,
+    /// Standard input, as text. The log holds its length alone.
+    #[serde(default)]
+    stdin: Option<String>,
+    /// Standard input, as base64.
+    #[serde(default)]
+    stdin_base64: Option<String>,
+    /// Ends as soon as the program was started; it goes on by itself, and its output is not kept.
+    #[serde(default)]
+    background: bool,
+}
+
+/// Nothing further is to be said.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Plain {}
+
+/// How much is to be logged.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct LogLevelRequest {
+    /// `error`, `warn`, `info`, `debug` or `trace`.
+    level: String,
+    /// Seconds after which it is what the config says again; for good when left out.
+    #[serde(default)]
+    #[schema(minimum = 1)]
+    seconds: Option<u32>,
+}
+
+/// What is to be done on each device.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub(super) enum ActionRequest {
+    /// Run a program.
+    Exec(ExecRequest),
+    /// End the agent, so that it is started again.
+    RestartAgent(Plain),
+    /// Restart the machine.
+    Reboot(Plain),
+    /// Collect what helps to find a fault: a gzipped tar archive, as standard output.
+    Diagnostics(Plain),
+    /// Log more, or less.
+    LogLevel(LogLevelRequest),
+}
+
+/// What is asked of devices.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(example = json!({
+    "target": {"selector": "env=dev"}, "action": {"kind": "exec", "argv": ["uname", "-a"]},
+    "timeout_seconds": 60, "at_once": 10, "stop_after": 3
+}))]
+pub(super) struct RequestOperation {
+    /// Which devices.
+    target: OperationTarget,
+    /// What.
+    action: ActionRequest,
+    /// How long a run may take; 300 when left out.
+    #[serde(default = "five_minutes")]
+    #[schema(minimum = 1, maximum = 86_400)]
+    timeout_seconds: u32,
+    /// How long it waits for devices that are offline, or for their turn; a day when left out.
+    #[serde(default = "a_day")]
+    #[schema(minimum = 1, maximum = 2_592_000)]
+    expires_in_seconds: u32,
+    /// How many devices work at it at once; 100 when left out.
+    #[serde(default = "a_hundred")]
+    #[schema(minimum = 1, maximum = 1000)]
+    at_once: u32,
+    /// After so many runs that did not succeed, it is aborted.
+    #[serde(default)]
+    #[schema(minimum = 1)]
+    stop_after: Option<u32>,
+}
+
+const fn five_minutes() -> u32 {
+    300
+}
+
+const fn a_day() -> u32 {
+    24 * 3600
+}
+
+const fn a_hundred() -> u32 {
+    100
+}
+
+/// An operation that was asked for.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(example = json!({
+    "id": "0198c0de-7002-7abc-8def-0123456789ab", "devices": 12, "version": 1, "position": 42
+}))]
+pub(super) struct OperationRequestedResult {
+    /// Its id.
+    id: OperationId,
+    /// How many devices it is for.
+    devices: u64,
+    #[serde(flatten)]
+    result: WriteResult,
+}
+
+/// Ask something of devices
+///
+/// It is durable when this answers. Devices that are online are told at once, others when they come
+/// back, until it expires. Each device does it once.
+#[utoipa::path(
+    post, path = "/api/v1/operations", tag = "operations",
+    params(ProjectParam, IdempotencyParam),
+    request_body = RequestOperation,
+    responses((status = 201, description = "It was asked for", body = OperationRequestedResult), WriteProblems),
+    security(("bearer" = [])),
+)]
+pub(super) async fn request_operation(
+    State(state): State<CommandState>,
+    scope: Scope<RunOperations>,
+    Query(NoParams {}): Query<NoParams>,
+    key: IdempotencyKey,
+    Json(body): Json<RequestOperation>,
+) -> Result<(StatusCode, HeaderMap, axum::Json<OperationRequestedResult>), Problem> {
+    let request = request(&scope.principal, scope.project, &key, &IfMatch::Absent);
+    let new = read(body)?;
+    let made = state.service.request_operation(&request, new).await?;
+    let result = OperationRequestedResult {
+        id: made.id,
+        devices: made.devices,
+        result: made.written.into(),
+    };
+    Ok((StatusCode::CREATED, headers(made.written), axum::Json(result)))
+}
+
+fn within(field: &'static str, value: u32, max: u32) -> Result<(), Problem> {
+    if (1..=max).contains(&value) {
+        return Ok(());
+    }
+    Err(Problem::field(field, format!("must be from 1 to {max}"), Some(value.into())))
+}
+
+fn read(body: RequestOperation) -> Result<NewOperation, Problem> {
+    within("timeout_seconds", body.timeout_seconds, MAX_TIMEOUT)?;
+    within("expires_in_seconds", body.expires_in_seconds, MAX_EXPIRY)?;
+    within("at_once", body.at_once, MAX_AT_ONCE)?;
+    if let Some(stop_after) = body.stop_after {
+        within("stop_after", stop_after, u32::MAX)?;
+    }
+    let target = match (body.target.devices, body.target.selector) {
+        (Some(devices), None) if devices.len() <= 1_000 => Target::Devices(devices),
+        (Some(devices), None) => {
+            let rule = "names more than 1000 devices; use a selector";
+            return Err(Problem::field("target.devices", rule, Some(devices.len().into())));
+        }
+        (None, Some(selector)) => Target::Selector(selector),
+        _ => return Err(Problem::field("target", "give either devices or selector", None)),
+    };
+    let (action, env, stdin) = action(body.action)?;
+    let expires = i64::from(body.expires_in_seconds) * 1_000_000;
+    Ok(NewOperation {
+        target,
+        action,
+        env,
+        stdin,
+        timeout_ms: u64::from(body.timeout_seconds) * 1_000,
+        expires_at: crate::service::now().plus_micros(expires),
+        at_once: body.at_once,
+        stop_after: body.stop_after,
+    })
+}
+
+type ActionParts = (Action, BTreeMap<String, String>, Vec<u8>);
+
+fn action(action: ActionRequest) -> Result<ActionParts, Problem> {
+    let plain = |action: Action| (action, BTreeMap::new(), Vec::new());
+    let exec = match action {
+        ActionRequest::RestartAgent(Plain {}) => return Ok(plain(Action::RestartAgent)),
+        ActionRequest::Reboot(Plain {}) => return Ok(plain(Action::Reboot)),
+        ActionRequest::Diagnostics(Plain {}) => return Ok(plain(Action::Diagnostics)),
+        ActionRequest::LogLevel(LogLevelRequest { level, seconds }) => {
+            return Ok(plain(Action::LogLevel { level, seconds }));
+        }
+        ActionRequest::Exec(exec) => exec,
+    };
+    let mut exec = exec;
+    let program = match (exec.argv.take(), exec.shell.take()) {
+        (Some(argv), None) => Program::Argv(argv),
+        (None, Some(line)) => Program::Shell(line),
+        _ => return Err(Problem::field("action", "give either argv or shell", None)),
+    };
+    let stdin = match (exec.stdin.take(), exec.stdin_base64.take()) {
+        (None, None) => Vec::new(),
+        (Some(text), None) => text.into_bytes(),
+        (None, Some(text)) => BASE64.decode(text.as_bytes()).map_err(|error| {
+            Problem::field("action.stdin_base64", format!("is not base64: {error}"), None)
+        })?,
+        (Some(_), Some(_)) => {
+            let rule = "give either stdin or stdin_base64";
+            return Err(Problem::field("action.stdin", rule, None));
+        }
+    };
+    let ExecRequest { cwd, user, env, background, .. } = exec;
+    // The decider puts the variables' names in.
+    let exec = Exec { program, cwd, user, env: Vec::new(), background };
+    Ok((Action::Exec(exec), env, stdin))
+}
+
+/// Pause an operation
+///
+/// No further run of it is begun; those that devices have go on.
+#[utoipa::path(
+    post, path = "/api/v1/operations/{operation}/pause", tag = "operations",
+    params(ProjectParam, ("operation" = OperationId, Path, description = "The operation's id")),
+    responses((status = 200, description = "Paused", body = WriteResult, example = json!({"version": 2, "position": 42})), WriteProblems),
+    security(("bearer" = [])),
+)]
+pub(super) async fn pause_operation(
+    State(state): State<CommandState>,
+    scope: Scope<RunOperations>,
+    PathParam(operation): PathParam<OperationId>,
+    Query(NoParams {}): Query<NoParams>,
+) -> Result<(HeaderMap, axum::Json<WriteResult>), Problem> {
+    change(&state, scope, operation, OperationCommand::Pause).await
+}
+
+/// Resume an operation
+#[utoipa::path(
+    post, path = "/api/v1/operations/{operation}/resume", tag = "operations",
+    params(ProjectParam, ("operation" = OperationId, Path, description = "The operation's id")),
+    responses((status = 200, description = "Resumed", body = WriteResult, example = json!({"version": 3, "position": 42})), WriteProblems),
+    security(("bearer" = [])),
+)]
+pub(super) async fn resume_operation(
+    State(state): State<CommandState>,
+    scope: Scope<RunOperations>,
+    PathParam(operation): PathParam<OperationId>,
+    Query(NoParams {}): Query<NoParams>,
+) -> Result<(HeaderMap, axum::Json<WriteResult>), Problem> {
+    change(&state, scope, operation, OperationCommand::Resume).await
+}
+
+/// Abort an operation
+///
+/// No further run of it is begun; those that devices have are canceled.
+#[utoipa::path(
+    post, path = "/api/v1/operations/{operation}/abort", tag = "operations",
+    params(ProjectParam, ("operation" = OperationId, Path, description = "The operation's id")),
+    responses((status = 200, description = "Aborted", body = WriteResult, example = json!({"version": 2, "position": 42})), WriteProblems),
+    security(("bearer" = [])),
+)]
+pub(super) async fn abort_operation(
+    State(state): State<CommandState>,
+    scope: Scope<RunOperations>,
+    PathParam(operation): PathParam<OperationId>,
+    Query(NoParams {}): Query<NoParams>,
+) -> Result<(HeaderMap, axum::Json<WriteResult>), Problem> {
+    change(&state, scope, operation, OperationCommand::Abort(AbortCause::Asked)).await
+}
+
+async fn change(
+    state: &CommandState,
+    scope: Scope<RunOperations>,
+    operation: OperationId,
+    command: OperationCommand,
+) -> Result<(HeaderMap, axum::Json<WriteResult>), Problem> {
+    let actor = scope.principal.actor();
+    let service = &state.service;
+    let written = service.change_operation(&scope.project, operation, &actor, command).await?;
+    Ok((headers(written), axum::Json(written.into())))
+}
+
+/// Cancel a run
+///
+/// Its processes get SIGTERM, then SIGKILL; the device says when they have ended. One that no device
+/// has is over at once.
+#[utoipa::path(
+    post, path = "/api/v1/operations/{operation}/runs/{device}/cancel", tag = "operations",
+    params(
+        ProjectParam,
+        ("operation" = OperationId, Path, description = "The operation's id"),
+        ("device" = String, Path, description = "The device's id or name", example = "robot-7"),
+        IdempotencyParam,
+    ),
+    responses((status = 200, description = "It is to be ended", body = WriteResult, example = json!({"version": 3, "position": 42})), WriteProblems),
+    security(("bearer" = [])),
+)]
+pub(super) async fn cancel_run(
+    State(state): State<CommandState>,
+    scope: Scope<RunOperations>,
+    PathParam((operation, device)): PathParam<(OperationId, String)>,
+    Query(NoParams {}): Query<NoParams>,
+    key: IdempotencyKey,
+) -> Result<(HeaderMap, axum::Json<WriteResult>), Problem> {
+    let device = state.service.resolve_device(&scope.project, &device).await?;
+    let request = request(&scope.principal, scope.project, &key, &IfMatch::Absent);
+    let written = state.service.cancel_run(&request, operation, device).await?;
+    Ok((headers(written), axum::Json(written.into())))
+}

@@ -1,0 +1,336 @@
+//! Operations: asked for, paused, resumed, aborted; runs: canceled.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use muster_api::blobs::key;
+use muster_eventlog::{Append, Expected, NewEvent};
+use muster_schemas::events::{Action, OperationRequested, PrivatePart};
+use muster_schemas::wire::internal::{FindTargets, TARGETS_SUBJECT, Targets};
+use muster_schemas::wire::{MAX_PRIVATE_BYTES, PrivateInput};
+use muster_schemas::{DeviceId, Event, Hash, OperationId, ProjectId, StreamName, Timestamp, codec};
+use uuid::Uuid;
+
+use super::{Request, Service, ServiceError, TRIES, Written, now, until_appended};
+use crate::domain::device::Device;
+use crate::domain::operation::{Operation, OperationCommand};
+use crate::domain::run::{Run, RunCommand};
+use crate::domain::{Decider, Rejection};
+
+/// The most devices of one operation.
+pub(crate) const MAX_DEVICES: usize = 20_000;
+
+/// Which devices are meant.
+#[derive(Clone, Debug)]
+pub enum Target {
+    /// Those with these names or ids.
+    Devices(Vec<String>),
+    /// Those that a selector means.
+    Selector(String),
+}
+
+/// What is asked of devices.
+#[derive(Clone, Debug)]
+pub struct NewOperation {
+    /// Which.
+    pub target: Target,
+    /// What.
+    pub action: Action,
+    /// Environment variables of a program.
+    pub env: BTreeMap<String, String>,
+    /// Standard input of a program.
+    pub stdin: Vec<u8>,
+    /// How long a run may take, in milliseconds.
+    pub timeout_ms: u64,
+    /// When a run that was not begun has expired.
+    pub expires_at: Timestamp,
+    /// How many devices work at it at once.
+    pub at_once: u32,
+    /// After how many runs that did not succeed it is stopped.
+    pub stop_after: Option<u32>,
+}
+
+/// An operation that was asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OperationMade {
+    /// Its id.
+    pub id: OperationId,
+    /// How many devices it is for.
+    pub devices: u64,
+    /// Where it stands in the log.
+    pub written: Written,
+}
+
+impl Target {
+    fn words(&self) -> String {
+        match self {
+            Self::Selector(selector) => selector.clone(),
+            Self::Devices(devices) if devices.len() <= 20 => devices.join(","),
+            Self::Devices(devices) => {
+                format!("{},… ({} devices)", devices[..20].join(","), devices.len())
+            }
+        }
+    }
+}
+
+impl Service {
+    /// Asks something of devices. The same request again gets the same operation.
+    ///
+    /// # Errors
+    /// When no device is meant, one that is named does not exist, a rule is broken, or the log or
+    /// the blob store cannot be used.
+    pub async fn request_operation(
+        &self,
+        request: &Request,
+        new: NewOperation,
+    ) -> Result<OperationMade, ServiceError> {
+        if let Some(made) = self.made_before(request).await? {
+            return Ok(made);
+        }
+        let devices = self.targets(&request.project, &new.target).await?;
+        let id = OperationId(Uuid::now_v7());
+        let input = private_input(&new)?;
+        let private = input.as_ref().map(|bytes| PrivatePart {
+            hash: Hash::of(bytes),
+            bytes: bytes.len() as u64,
+            stdin_bytes: new.stdin.len() as u64,
+        });
+        let requested = OperationRequested {
+            action: named(new.action, &new.env),
+            target: new.target.words(),
+            devices: devices.len() as u64,
+            private,
+            timeout_ms: new.timeout_ms,
+            expires_at: new.expires_at,
+            at_once: new.at_once,
+            stop_after: new.stop_after,
+        };
+        let command = OperationCommand::Request(Box::new(requested));
+        let asked = Operation::default().decide(command)?;
+        // What the events speak of is there before they are.
+        if let Some(bytes) = input {
+            self.blobs.put(&key::private(&request.project, id), bytes.into()).await?;
+        }
+        let appended = self.append_operation(request, id, &asked, &devices).await;
+        if appended.is_err() {
+            self.erase_private(&request.project, id).await;
+        }
+        appended?;
+        self.made_before(request).await?.ok_or_else(|| Rejection::NotFound("operation").into())
+    }
+
+    async fn append_operation(
+        &self,
+        request: &Request,
+        id: OperationId,
+        asked: &[Event],
+        devices: &BTreeSet<DeviceId>,
+    ) -> Result<(), ServiceError> {
+        self.check_not_archived(&request.project).await?;
+        let at = now();
+        let facts =
+            |events: &[Event]| events.iter().map(|event| NewEvent::server(event, at)).collect();
+        let mut append = Append {
+            append_id: Some(request.append_id),
+            correlation: Some(id.0),
+            ..Append::by(request.actor.clone())
+        };
+        append = append.stream(StreamName::Operation(id), Expected::Version(0), facts(asked));
+        let share = Run::default().decide(RunCommand::Request)?;
+        for device in devices {
+            let stream = StreamName::Run(id, *device);
+            append = append.stream(stream, Expected::Version(0), facts(&share));
+        }
+        self.log.append(&request.project, append).await?;
+        Ok(())
+    }
+
+    /// The operation that this request made when it was first sent.
+    async fn made_before(&self, request: &Request) -> Result<Option<OperationMade>, ServiceError> {
+        let Some(appended) = self.log.appended(&request.project, request.append_id).await? else {
+            return Ok(None);
+        };
+        let first = self.log.read_positions(&request.project, &[appended.first]).await?;
+        let made = first.first().map(|stored| (stored.stream.clone(), stored.event()));
+        match made {
+            Some((StreamName::Operation(id), Ok(Event::OperationRequested(requested)))) => {
+                Ok(Some(OperationMade {
+                    id,
+                    devices: requested.devices,
+                    written: Written { version: 1, position: appended.last },
+                }))
+            }
+            _ => Err(Rejection::Conflict(
+                "the Idempotency-Key was used for another request; choose another one".to_owned(),
+            )
+            .into()),
+        }
+    }
+
+    /// The devices that are meant; all of them exist.
+    async fn targets(
+        &self,
+        project: &ProjectId,
+        target: &Target,
+    ) -> Result<BTreeSet<DeviceId>, ServiceError> {
+        match target {
+            Target::Selector(selector) => self.selected(project, selector).await,
+            Target::Devices(names) => {
+                let mut devices = BTreeSet::new();
+                for name in names {
+                    let no_such = || Rejection::Invalid {
+                        field: "target.devices",
+                        rule: "there is no such device".to_owned(),
+                        value: name.chars().take(80).collect(),
+                    };
+                    let device = match self.resolve_device(project, name).await {
+                        Err(ServiceError::Rejected(Rejection::NotFound(_))) => {
+                            return Err(no_such().into());
+                        }
+                        device => device?,
+                    };
+                    let state = self.load::<Device>(project, &StreamName::Device(device)).await?;
+                    if !state.state.exists() {
+                        return Err(no_such().into());
+                    }
+                    devices.insert(device);
+                }
+                Ok(devices)
+            }
+        }
+    }
+
+    /// Asks the query role, which knows labels, presence and the newest metrics.
+    async fn selected(
+        &self,
+        project: &ProjectId,
+        selector: &str,
+    ) -> Result<BTreeSet<DeviceId>, ServiceError> {
+        let mut devices = BTreeSet::new();
+        loop {
+            let question = FindTargets {
+                project: project.clone(),
+                selector: selector.to_owned(),
+                after: devices.last().copied(),
+            };
+            let answer = self.nats.request(TARGETS_SUBJECT, codec::encode(&question).into()).await;
+            let answer = answer.map_err(|error| {
+                ServiceError::Broker(format!("the query role does not answer: {error}"))
+            })?;
+            let answer = codec::decode::<Targets>(&answer.payload).map_err(|error| {
+                ServiceError::Broker(format!("the query role answers: {error}"))
+            })?;
+            let refused = |rule: String| Rejection::Invalid {
+                field: "target.selector",
+                rule,
+                value: selector.chars().take(200).collect(),
+            };
+            match answer {
+                Targets::Refused(why) => return Err(refused(why).into()),
+                Targets::Found { devices: found, more } => {
+                    let is_more = more && !found.is_empty();
+                    devices.extend(found);
+                    if devices.len() > MAX_DEVICES {
+                        let rule = format!("it means more than {MAX_DEVICES} devices");
+                        return Err(refused(rule).into());
+                    }
+                    if !is_more {
+                        return Ok(devices);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Pauses, resumes or aborts an operation.
+    ///
+    /// # Errors
+    /// When there is no such operation, or the log cannot be asked.
+    pub async fn change_operation(
+        &self,
+        project: &ProjectId,
+        operation: OperationId,
+        actor: &str,
+        command: OperationCommand,
+    ) -> Result<Written, ServiceError> {
+        let request = Request {
+            project: project.clone(),
+            actor: actor.to_owned(),
+            append_id: Uuid::new_v4(),
+            versions: None,
+        };
+        let stream = StreamName::Operation(operation);
+        until_appended!({
+            let loaded = self.load::<Operation>(project, &stream).await?;
+            let events = loaded.state.decide(command.clone())?;
+            let version = loaded.version + events.len() as u64;
+            let parts = vec![(stream.clone(), loaded.version, events)];
+            self.try_append(&request, parts).await?.map(|position| Written { version, position })
+        })
+    }
+
+    /// Cancels one run.
+    ///
+    /// # Errors
+    /// When there is no such run, or the log cannot be asked.
+    pub async fn cancel_run(
+        &self,
+        request: &Request,
+        operation: OperationId,
+        device: DeviceId,
+    ) -> Result<Written, ServiceError> {
+        let stream = StreamName::Run(operation, device);
+        until_appended!({
+            let loaded = self.load::<Run>(&request.project, &stream).await?;
+            let events = loaded.state.decide(RunCommand::Cancel)?;
+            let version = loaded.version + events.len() as u64;
+            let parts = vec![(stream.clone(), loaded.version, events)];
+            self.try_append(request, parts).await?.map(|position| Written { version, position })
+        })
+    }
+
+    /// Erases what is private of an operation that nobody will be sent any more.
+    pub(crate) async fn erase_private(&self, project: &ProjectId, operation: OperationId) {
+        if let Err(error) = self.blobs.erase(&key::private(project, operation)).await {
+            tracing::warn!(%project, %operation, %error, "what is private of an operation stays");
+        }
+    }
+}
+
+/// A program's action names the variables that are set for it.
+fn named(action: Action, env: &BTreeMap<String, String>) -> Action {
+    match action {
+        Action::Exec(mut exec) => {
+            exec.env = env.keys().cloned().collect();
+            Action::Exec(exec)
+        }
+        action => action,
+    }
+}
+
+/// The private part, encoded; `None` when nothing is private.
+fn private_input(new: &NewOperation) -> Result<Option<Vec<u8>>, Rejection> {
+    if new.env.is_empty() && new.stdin.is_empty() {
+        return Ok(None);
+    }
+    let invalid = |field: &'static str, rule: String, value: String| {
+        Err(Rejection::Invalid { field, rule, value })
+    };
+    if !matches!(new.action, Action::Exec(_)) {
+        let rule = "only a program takes variables and standard input".to_owned();
+        return invalid("action", rule, new.action.name().to_owned());
+    }
+    if let Some((name, _)) = new.env.iter().find(|(_, value)| value.contains('\0')) {
+        return invalid("env", "its value holds a NUL".to_owned(), name.clone());
+    }
+    let salt: [u8; 32] = rand::random();
+    let input =
+        PrivateInput { salt: salt.to_vec(), env: new.env.clone(), stdin: new.stdin.clone() };
+    let bytes = codec::encode(&input);
+    if bytes.len() > MAX_PRIVATE_BYTES {
+        let rule = format!(
+            "variables and standard input are more than {MAX_PRIVATE_BYTES} bytes; copy a file instead"
+        );
+        return invalid("stdin", rule, bytes.len().to_string());
+    }
+    Ok(Some(bytes))
+}

@@ -1,0 +1,30 @@
+//! Which devices a selector means now: those that are enrolled, by their ids.
+
+use muster_api::Problem;
+use muster_schemas::{DeviceId, ProjectId};
+use sqlx::QueryBuilder;
+use uuid::Uuid;
+
+use super::filter::Filter;
+use crate::projections::devices::TABLE;
+use crate::state::{QueryState, sql_problem};
+
+/// At most `limit` devices whose id is higher than `after`.
+pub(crate) async fn select_devices(
+    state: &QueryState,
+    project: &ProjectId,
+    selector: &str,
+    after: Option<DeviceId>,
+    limit: usize,
+) -> Result<Vec<DeviceId>, Problem> {
+    let mut filter = Filter::read(Some(selector), Some("online,offline"), None)?;
+    filter.ask_metrics(&state.latest, project);
+    let mut sql = QueryBuilder::new(format!("SELECT device FROM {TABLE} WHERE project = "));
+    sql.push_bind(project.as_str().to_owned());
+    filter.push(&mut sql);
+    sql.push(" AND device > ").push_bind(after.map_or(Uuid::nil(), |device| device.0));
+    sql.push(" ORDER BY device LIMIT ").push_bind(i64::try_from(limit).unwrap_or(i64::MAX));
+    let devices: Vec<Uuid> =
+        sql.build_query_scalar().fetch_all(state.sql()).await.map_err(sql_problem)?;
+    Ok(devices.into_iter().map(DeviceId).collect())
+}

@@ -1,0 +1,222 @@
+//! `GET /operations`, `GET /operations/{id}`.
+
+use std::collections::BTreeMap;
+
+use axum::extract::State;
+use axum::response::IntoResponse;
+use muster_api::auth::ReadDevices;
+use muster_api::params::{NoParams, ProjectParam};
+use muster_api::position::MinPositionParam;
+use muster_api::problem::ReadProblems;
+use muster_api::{Cursor, Json, Limit, MinPosition, Page, PathParam, Problem, Query, Scope, etag};
+use muster_schemas::{OperationId, ProjectId};
+use serde::Deserialize;
+use sqlx::{AssertSqlSafe, QueryBuilder};
+use utoipa::IntoParams;
+use uuid::Uuid;
+
+use super::view::{Failure, OperationDetail, OperationView, Slow, detail_example, example};
+use crate::http::devices::resolve;
+use crate::projections::operations::{Operation, RunState, TABLE};
+use crate::projections::{as_i64, devices};
+use crate::state::{QueryState, sql_problem};
+
+/// The parameters.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct ListOperations {
+    /// Items on a page.
+    #[serde(default)]
+    #[param(value_type = Option<u16>, minimum = 1, maximum = 1000, default = 100)]
+    limit: Limit,
+    /// The `next` of the page before.
+    cursor: Option<String>,
+    /// Only those that this device has a run of: its id or name.
+    #[param(example = "robot-7")]
+    device: Option<String>,
+}
+
+/// Operations, the newest first.
+#[utoipa::path(
+    get, path = "/api/v1/operations", tag = "operations", security(("bearer" = [])),
+    params(ListOperations, ProjectParam, MinPositionParam),
+    responses(
+        (status = 200, description = "A page of operations", body = Page<OperationView>,
+            example = json!({"items": [example()]})),
+        ReadProblems,
+    )
+)]
+pub(crate) async fn list_operations(
+    State(state): State<QueryState>,
+    scope: Scope<ReadDevices>,
+    min_position: MinPosition,
+    Query(query): Query<ListOperations>,
+) -> Result<Json<Page<OperationView>>, Problem> {
+    let project = &scope.project;
+    min_position.wait(state.log(), &state.read_models.operations, project).await?;
+    let before = Cursor::decode::<u64>(query.cursor.as_deref())?.unwrap_or(u64::MAX);
+    let limit = usize::from(query.limit.get());
+    let mut sql = QueryBuilder::new(format!(
+        "SELECT operation, created_position, state FROM {TABLE} o WHERE project = "
+    ));
+    sql.push_bind(project.as_str().to_owned());
+    sql.push(" AND created_position < ").push_bind(as_i64(before));
+    if let Some(device) = &query.device {
+        let device = resolve(&state, project, device).await?;
+        sql.push(format!(
+            " AND EXISTS (SELECT FROM {TABLE}_runs r WHERE r.project = o.project
+              AND r.operation = o.operation AND r.device = "
+        ));
+        sql.push_bind(device.0).push(")");
+    }
+    sql.push(" ORDER BY created_position DESC LIMIT ");
+    sql.push_bind(i64::try_from(limit + 1).unwrap_or(i64::MAX));
+    let mut rows: Vec<(Uuid, i64, String)> =
+        sql.build_query_as().fetch_all(state.sql()).await.map_err(sql_problem)?;
+    let more = rows.len() > limit;
+    rows.truncate(limit);
+    let next = rows.last().filter(|_| more).map(|(_, position, _)| Cursor::encode(position));
+    let ids: Vec<Uuid> = rows.iter().map(|(id, ..)| *id).collect();
+    let mut counts = counts(&state, project, &ids).await?;
+    let mut items = Vec::with_capacity(rows.len());
+    for (id, _, text) in rows {
+        let operation = read(&text)?;
+        let runs = counts.remove(&id).unwrap_or_default();
+        items.extend(OperationView::new(OperationId(id), operation, runs));
+    }
+    Ok(Json(Page { items, next }))
+}
+
+/// One operation, with a summary of its runs.
+#[utoipa::path(
+    get, path = "/api/v1/operations/{operation}", tag = "operations", security(("bearer" = [])),
+    params(
+        ("operation" = OperationId, Path, description = "Its id"), ProjectParam, MinPositionParam,
+    ),
+    responses(
+        (status = 200, description = "The operation", body = OperationDetail,
+            headers(("ETag" = String, description = "The version of its stream")),
+            example = json!(detail_example())),
+        ReadProblems,
+    )
+)]
+pub(crate) async fn get_operation(
+    State(state): State<QueryState>,
+    scope: Scope<ReadDevices>,
+    min_position: MinPosition,
+    PathParam(id): PathParam<OperationId>,
+    Query(NoParams {}): Query<NoParams>,
+) -> Result<impl IntoResponse, Problem> {
+    let project = &scope.project;
+    min_position.wait(state.log(), &state.read_models.operations, project).await?;
+    let operation = find(&state, project, id).await?;
+    let mut counts = counts(&state, project, &[id.0]).await?;
+    let runs = counts.remove(&id.0).unwrap_or_default();
+    let operation = OperationView::new(id, operation, runs).ok_or_else(|| unknown(project, id))?;
+    let version = operation.version;
+    let detail = OperationDetail {
+        operation,
+        failures: failures(&state, project, id).await?,
+        slowest: slowest(&state, project, id).await?,
+    };
+    Ok(([etag(version)], Json(detail)))
+}
+
+pub(super) fn read(text: &str) -> Result<Operation, Problem> {
+    serde_json::from_str(text).map_err(|error| Problem::internal(&error))
+}
+
+fn unknown(project: &ProjectId, id: OperationId) -> Problem {
+    Problem::not_found(format!("there is no operation {id} in project {project}"))
+}
+
+pub(super) async fn find(
+    state: &QueryState,
+    project: &ProjectId,
+    id: OperationId,
+) -> Result<Operation, Problem> {
+    let sql = format!("SELECT state FROM {TABLE} WHERE project = $1 AND operation = $2");
+    let found: Option<String> = sqlx::query_scalar(AssertSqlSafe(sql))
+        .bind(project.as_str())
+        .bind(id.0)
+        .fetch_optional(state.sql())
+        .await
+        .map_err(sql_problem)?;
+    read(&found.ok_or_else(|| unknown(project, id))?)
+}
+
+type Counts = BTreeMap<Uuid, BTreeMap<RunState, u64>>;
+
+async fn counts(state: &QueryState, project: &ProjectId, ids: &[Uuid]) -> Result<Counts, Problem> {
+    let sql = format!(
+        "SELECT operation, status, count(*) FROM {TABLE}_runs
+         WHERE project = $1 AND operation = ANY($2) GROUP BY 1, 2"
+    );
+    let rows: Vec<(Uuid, String, i64)> = sqlx::query_as(AssertSqlSafe(sql))
+        .bind(project.as_str())
+        .bind(ids)
+        .fetch_all(state.sql())
+        .await
+        .map_err(sql_problem)?;
+    let mut counts = Counts::new();
+    for (id, word, count) in rows {
+        let known = RunState::ALL.into_iter().find(|state| state.as_str() == word);
+        if let Some(known) = known {
+            counts.entry(id).or_default().insert(known, count.unsigned_abs());
+        }
+    }
+    Ok(counts)
+}
+
+async fn failures(
+    state: &QueryState,
+    project: &ProjectId,
+    id: OperationId,
+) -> Result<Vec<Failure>, Problem> {
+    let sql = format!(
+        "SELECT r.failure, count(*), (array_agg(coalesce(d.name, r.device::text)))[1:5]
+         FROM {TABLE}_runs r
+         LEFT JOIN {} d ON d.project = r.project AND d.device = r.device
+         WHERE r.project = $1 AND r.operation = $2 AND r.failure IS NOT NULL
+         GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT 20",
+        devices::TABLE
+    );
+    let rows: Vec<(String, i64, Vec<String>)> = sqlx::query_as(AssertSqlSafe(sql))
+        .bind(project.as_str())
+        .bind(id.0)
+        .fetch_all(state.sql())
+        .await
+        .map_err(sql_problem)?;
+    let failure = |(reason, count, devices): (String, i64, Vec<String>)| Failure {
+        reason,
+        count: count.unsigned_abs(),
+        devices,
+    };
+    Ok(rows.into_iter().map(failure).collect())
+}
+
+async fn slowest(
+    state: &QueryState,
+    project: &ProjectId,
+    id: OperationId,
+) -> Result<Vec<Slow>, Problem> {
+    let sql = format!(
+        "SELECT coalesce(d.name, r.device::text), r.duration FROM {TABLE}_runs r
+         LEFT JOIN {} d ON d.project = r.project AND d.device = r.device
+         WHERE r.project = $1 AND r.operation = $2 AND r.duration IS NOT NULL
+         ORDER BY r.duration DESC, r.device LIMIT 5",
+        devices::TABLE
+    );
+    let rows: Vec<(String, i64)> = sqlx::query_as(AssertSqlSafe(sql))
+        .bind(project.as_str())
+        .bind(id.0)
+        .fetch_all(state.sql())
+        .await
+        .map_err(sql_problem)?;
+    let slow = |(device, micros): (String, i64)| Slow {
+        device,
+        duration_ms: micros.unsigned_abs() / 1_000,
+    };
+    Ok(rows.into_iter().map(slow).collect())
+}

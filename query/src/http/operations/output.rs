@@ -1,0 +1,228 @@
+//! `GET /operations/{id}/runs/{device}/output`: what a program wrote, as it was, and as it comes.
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use async_nats::Subscriber;
+use axum::body::{Body, Bytes};
+use axum::extract::State;
+use axum::http::header;
+use axum::response::{IntoResponse, Response};
+use futures::StreamExt;
+use muster_api::auth::ReadOutput;
+use muster_api::blobs::key::{self, Piece};
+use muster_api::params::ProjectParam;
+use muster_api::position::MinPositionParam;
+use muster_api::problem::{ReadProblems, describe};
+use muster_api::{MinPosition, PathParam, Problem, Query, Scope};
+use muster_schemas::wire::internal::output_subject;
+use muster_schemas::wire::{MAX_PIECE_BYTES, OutputStream};
+use muster_schemas::{DeviceId, OperationId, ProjectId, compress};
+use serde::Deserialize;
+use tokio::sync::OwnedSemaphorePermit;
+use utoipa::IntoParams;
+
+use super::runs::find_run;
+use crate::http::devices::resolve;
+use crate::state::QueryState;
+
+/// With nobody to tell of more, it is looked for this often.
+const LOOK: Duration = Duration::from_secs(1);
+/// A log that grows without end is not looked at more often than this.
+const BREATH: Duration = Duration::from_millis(5);
+/// After its end, what is still on its way from the device is waited for this long.
+const LINGER: Duration = Duration::from_secs(30);
+
+/// The parameters.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct GetOutput {
+    /// Which of the two outputs; `stdout` when left out.
+    #[serde(default = "stdout")]
+    #[param(inline, value_type = Option<OutputStream>)]
+    stream: OutputStream,
+    /// Only from this byte on.
+    #[serde(default)]
+    #[param(value_type = Option<u64>, minimum = 0)]
+    from: u64,
+    /// Goes on until the run is over, and all that is kept of the output is there.
+    #[serde(default)]
+    #[param(value_type = Option<bool>)]
+    follow: bool,
+}
+
+const fn stdout() -> OutputStream {
+    OutputStream::Stdout
+}
+
+/// What a program wrote.
+///
+/// The bytes as they were written, the first 4 MiB of each output; the run says how many there were.
+/// With `follow` the answer goes on while the program runs.
+#[utoipa::path(
+    get, path = "/api/v1/operations/{operation}/runs/{device}/output", tag = "operations",
+    security(("bearer" = [])),
+    params(
+        ("operation" = OperationId, Path, description = "The operation's id"),
+        ("device" = String, Path, description = "The device's id or name", example = "robot-7"),
+        GetOutput, ProjectParam, MinPositionParam,
+    ),
+    responses(
+        (status = 200, description = "The output", body = String,
+            content_type = "application/octet-stream", example = "Linux robot-7 6.1.0\n"),
+        ReadProblems,
+    )
+)]
+pub(crate) async fn get_run_output(
+    State(state): State<QueryState>,
+    scope: Scope<ReadOutput>,
+    min_position: MinPosition,
+    PathParam((operation, device)): PathParam<(OperationId, String)>,
+    Query(query): Query<GetOutput>,
+) -> Result<Response, Problem> {
+    let project = scope.project;
+    min_position.wait(state.log(), &state.read_models.operations, &project).await?;
+    let device = resolve(&state, &project, &device).await?;
+    find_run(&state, &project, operation, device).await?;
+    let place = state.streams.clone().try_acquire_owned().map_err(|_| {
+        Problem::unavailable("as many live streams are open as this server serves", 10)
+    })?;
+    let told = match query.follow {
+        true => {
+            let subject = output_subject(&project, operation, device);
+            state.nats.subscribe(subject).await.ok()
+        }
+        false => None,
+    };
+    let reader = Reader {
+        folder: key::output(&project, operation, device, query.stream),
+        ready: Vec::new(),
+        end: query.from,
+        ended: None,
+        told,
+        query,
+        project,
+        operation,
+        device,
+        state,
+        _place: place,
+    };
+    let body = futures::stream::unfold(reader, |mut reader| async move {
+        let bytes = reader.next().await?;
+        Some((Ok::<_, Infallible>(bytes), reader))
+    });
+    let headers = [
+        (header::CONTENT_TYPE, "application/octet-stream"),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::HeaderName::from_static("x-accel-buffering"), "no"),
+    ];
+    Ok((headers, Body::from_stream(body)).into_response())
+}
+
+/// Where a reader of an output stands.
+struct Reader {
+    state: QueryState,
+    project: ProjectId,
+    operation: OperationId,
+    device: DeviceId,
+    query: GetOutput,
+    folder: String,
+    /// Pieces that are known and not read yet, the last one first.
+    ready: Vec<Piece>,
+    /// How far the output was read.
+    end: u64,
+    /// When the run was found to be over.
+    ended: Option<tokio::time::Instant>,
+    told: Option<Subscriber>,
+    _place: OwnedSemaphorePermit,
+}
+
+impl Reader {
+    /// The next bytes; `None` at the end.
+    async fn next(&mut self) -> Option<Bytes> {
+        loop {
+            while let Some(piece) = self.ready.pop() {
+                match self.read(piece).await {
+                    Ok(bytes) if bytes.is_empty() => {}
+                    Ok(bytes) => return Some(bytes),
+                    Err(problem) => {
+                        tracing::warn!(folder = self.folder, problem, "an output cannot be read");
+                        return None;
+                    }
+                }
+            }
+            // Asked before the pieces are listed: what it has said by its end is then listed.
+            let is_complete = self.query.follow && self.is_complete().await;
+            let known = self.state.blobs.list(&self.folder).await;
+            let pieces = match known {
+                Ok(found) => key::whole(&found),
+                Err(error) => {
+                    tracing::warn!(error = %describe(&error), "an output cannot be listed");
+                    return None;
+                }
+            };
+            self.ready = pieces.into_iter().filter(|piece| piece.end() > self.end).rev().collect();
+            if self.ready.is_empty() {
+                if !self.query.follow || is_complete || self.state.stop.is_cancelled() {
+                    return None;
+                }
+                self.wait().await;
+            }
+        }
+    }
+
+    /// The part of a piece that was not read yet.
+    async fn read(&mut self, piece: Piece) -> Result<Bytes, String> {
+        let name = format!("{}/{}", self.folder, piece.name());
+        let found = self.state.blobs.get(&name).await.map_err(|error| describe(&error))?;
+        let bytes = found.ok_or_else(|| format!("{name} is gone"))?;
+        let bytes = if piece.compressed {
+            let whole = compress::decompress(&bytes, MAX_PIECE_BYTES);
+            Bytes::from(whole.ok_or_else(|| format!("{name} is damaged"))?)
+        } else {
+            bytes
+        };
+        let skipped = usize::try_from(self.end.saturating_sub(piece.offset)).unwrap_or(usize::MAX);
+        self.end = piece.end().max(self.end);
+        Ok(bytes.slice(skipped.min(bytes.len())..))
+    }
+
+    /// Is the run over, and all of the output here that will ever be?
+    async fn is_complete(&mut self) -> bool {
+        let run = find_run(&self.state, &self.project, self.operation, self.device).await;
+        let Ok((_, _, run)) = run else { return true };
+        if !run.state.is_final() {
+            return false;
+        }
+        let ended = *self.ended.get_or_insert_with(tokio::time::Instant::now);
+        let kept = run.report.map(|report| match self.query.stream {
+            OutputStream::Stdout => report.stdout.kept,
+            OutputStream::Stderr => report.stderr.kept,
+        });
+        self.end >= kept.unwrap_or(0) || ended.elapsed() > LINGER
+    }
+
+    async fn wait(&mut self) {
+        let told = async {
+            match &mut self.told {
+                Some(told) => drop(told.next().await),
+                None => std::future::pending().await,
+            }
+        };
+        let mut progress = self.state.read_models.operations.subscribe();
+        progress.mark_unchanged();
+        let moved = async {
+            if progress.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+            tokio::time::sleep(BREATH).await;
+        };
+        tokio::select! {
+            () = told => {}
+            () = moved => {}
+            () = tokio::time::sleep(LOOK) => {}
+            () = self.state.stop.cancelled() => {}
+        }
+    }
+}

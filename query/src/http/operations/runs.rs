@@ -1,0 +1,172 @@
+//! `GET /operations/{id}/runs`, `GET /operations/{id}/runs/{device}`.
+
+use std::time::SystemTime;
+
+use axum::extract::State;
+use axum::response::IntoResponse;
+use muster_api::auth::ReadDevices;
+use muster_api::params::{NoParams, ProjectParam};
+use muster_api::position::MinPositionParam;
+use muster_api::problem::ReadProblems;
+use muster_api::{Cursor, Json, Limit, MinPosition, Page, PathParam, Problem, Query, Scope, etag};
+use muster_schemas::{DeviceId, OperationId, ProjectId};
+use serde::Deserialize;
+use sqlx::QueryBuilder;
+use utoipa::IntoParams;
+use uuid::Uuid;
+
+use super::get::find;
+use super::view::{RunView, run_example};
+use crate::http::devices::resolve;
+use crate::projections::devices::{self, Status};
+use crate::projections::operations::{Run, RunState, TABLE, explain};
+use crate::state::{QueryState, sql_problem};
+
+/// The parameters.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct ListRuns {
+    /// Items on a page.
+    #[serde(default)]
+    #[param(value_type = Option<u16>, minimum = 1, maximum = 1000, default = 100)]
+    limit: Limit,
+    /// The `next` of the page before.
+    cursor: Option<String>,
+    /// Only those in these states, with commas.
+    #[param(example = "failed,timed_out")]
+    state: Option<String>,
+}
+
+/// The runs of an operation.
+#[utoipa::path(
+    get, path = "/api/v1/operations/{operation}/runs", tag = "operations", security(("bearer" = [])),
+    params(
+        ("operation" = OperationId, Path, description = "The operation's id"),
+        ListRuns, ProjectParam, MinPositionParam,
+    ),
+    responses(
+        (status = 200, description = "A page of runs", body = Page<RunView>,
+            example = json!({"items": [run_example()]})),
+        ReadProblems,
+    )
+)]
+pub(crate) async fn list_runs(
+    State(state): State<QueryState>,
+    scope: Scope<ReadDevices>,
+    min_position: MinPosition,
+    PathParam(operation): PathParam<OperationId>,
+    Query(query): Query<ListRuns>,
+) -> Result<Json<Page<RunView>>, Problem> {
+    let project = &scope.project;
+    min_position.wait(state.log(), &state.read_models.operations, project).await?;
+    let states = states(query.state.as_deref())?;
+    let after = Cursor::decode::<Uuid>(query.cursor.as_deref())?;
+    find(&state, project, operation).await?;
+    let limit = usize::from(query.limit.get());
+    let mut sql = select();
+    sql.push_bind(project.as_str().to_owned());
+    sql.push(" AND r.operation = ").push_bind(operation.0);
+    if let Some(after) = after {
+        sql.push(" AND r.device > ").push_bind(after);
+    }
+    if !states.is_empty() {
+        let words: Vec<String> = states.iter().map(|state| state.as_str().to_owned()).collect();
+        sql.push(" AND r.status = ANY(").push_bind(words).push(")");
+    }
+    sql.push(" ORDER BY r.device LIMIT ");
+    sql.push_bind(i64::try_from(limit + 1).unwrap_or(i64::MAX));
+    let mut rows: Vec<Row> =
+        sql.build_query_as().fetch_all(state.sql()).await.map_err(sql_problem)?;
+    let more = rows.len() > limit;
+    rows.truncate(limit);
+    let next = rows.last().filter(|_| more).map(|(device, ..)| Cursor::encode(device));
+    let mut items = Vec::with_capacity(rows.len());
+    for (device, name, _, text) in rows {
+        items.push(RunView::new((operation, DeviceId(device)), name, read(&text)?));
+    }
+    Ok(Json(Page { items, next }))
+}
+
+/// One run, and why it is where it is.
+#[utoipa::path(
+    get, path = "/api/v1/operations/{operation}/runs/{device}", tag = "operations",
+    security(("bearer" = [])),
+    params(
+        ("operation" = OperationId, Path, description = "The operation's id"),
+        ("device" = String, Path, description = "The device's id or name", example = "robot-7"),
+        ProjectParam, MinPositionParam,
+    ),
+    responses(
+        (status = 200, description = "The run", body = RunView,
+            headers(("ETag" = String, description = "The version of its stream")),
+            example = json!(run_example())),
+        ReadProblems,
+    )
+)]
+pub(crate) async fn get_run(
+    State(state): State<QueryState>,
+    scope: Scope<ReadDevices>,
+    min_position: MinPosition,
+    PathParam((operation, device)): PathParam<(OperationId, String)>,
+    Query(NoParams {}): Query<NoParams>,
+) -> Result<impl IntoResponse, Problem> {
+    let project = &scope.project;
+    min_position.wait(state.log(), &state.read_models.operations, project).await?;
+    let asked = find(&state, project, operation).await?;
+    let device = resolve(&state, project, &device).await?;
+    let (name, status, run) = find_run(&state, project, operation, device).await?;
+    let words = explain(&asked, &run, status, SystemTime::now().into());
+    let mut view = RunView::new((operation, device), name, run);
+    view.explanation = Some(words);
+    Ok(([etag(view.version)], Json(view)))
+}
+
+/// Device, its name and status, the run's state.
+type Row = (Uuid, Option<String>, Option<String>, String);
+
+fn select() -> QueryBuilder<sqlx::Postgres> {
+    QueryBuilder::new(format!(
+        "SELECT r.device, d.name, d.status, r.state FROM {TABLE}_runs r
+         LEFT JOIN {} d ON d.project = r.project AND d.device = r.device WHERE r.project = ",
+        devices::TABLE
+    ))
+}
+
+fn read(text: &str) -> Result<Run, Problem> {
+    serde_json::from_str(text).map_err(|error| Problem::internal(&error))
+}
+
+/// A run, with the name and the status of its device.
+pub(super) async fn find_run(
+    state: &QueryState,
+    project: &ProjectId,
+    operation: OperationId,
+    device: DeviceId,
+) -> Result<(Option<String>, Option<Status>, Run), Problem> {
+    let mut sql = select();
+    sql.push_bind(project.as_str().to_owned());
+    sql.push(" AND r.operation = ").push_bind(operation.0);
+    sql.push(" AND r.device = ").push_bind(device.0);
+    let row: Option<Row> =
+        sql.build_query_as().fetch_optional(state.sql()).await.map_err(sql_problem)?;
+    let (_, name, word, text) = row.ok_or_else(|| {
+        Problem::not_found(format!("device {device} has no run of operation {operation}"))
+    })?;
+    let status = word.and_then(|word| Status::ALL.into_iter().find(|one| one.as_str() == word));
+    Ok((name, status, read(&text)?))
+}
+
+fn states(words: Option<&str>) -> Result<Vec<RunState>, Problem> {
+    let words = words.into_iter().flat_map(|words| words.split(','));
+    words
+        .map(|word| {
+            let found = RunState::ALL.into_iter().find(|state| state.as_str() == word.trim());
+            found.ok_or_else(|| {
+                let all: Vec<&str> = RunState::ALL.iter().map(|state| state.as_str()).collect();
+                let rule = format!("is not one of {}", all.join(", "));
+                Problem::field("state", rule, Some(word.into()))
+            })
+        })
+        .collect()
+}

@@ -1,0 +1,172 @@
+//! The fold: whatever comes in whatever order, a device's word counts, and every state has words.
+
+use bytes::Bytes;
+use muster_eventlog::StoredEvent;
+use muster_schemas::events::{
+    Action, ClosedState, OperationRequested, RefusalCause, RunAccepted, RunClosed, RunDispatched,
+    RunFailed, RunInterrupted, RunRejected, RunReport, RunRequested, RunStarted, RunSucceeded,
+};
+use muster_schemas::{DeviceId, Event, Hash, OperationId, StreamName, Timestamp};
+use uuid::Uuid;
+
+use super::*;
+use crate::projections::devices::Status;
+
+const NOW: Timestamp = Timestamp(1_795_420_800_000_000);
+
+fn ids() -> (OperationId, DeviceId) {
+    (OperationId(Uuid::from_u128(1)), DeviceId(Uuid::from_u128(2)))
+}
+
+fn report() -> RunReport {
+    RunReport {
+        operation: ids().0,
+        exit_code: Some(3),
+        signal: None,
+        problem: None,
+        started_at: Some(NOW),
+        ended_at: Some(NOW.plus_micros(2_000_000)),
+        user_us: 1,
+        system_us: 2,
+        peak_memory: 3,
+        stdout: Default::default(),
+        stderr: Default::default(),
+    }
+}
+
+fn stored(event: &Event, position: u64) -> StoredEvent {
+    let (operation, device) = ids();
+    StoredEvent {
+        position,
+        stream: StreamName::Run(operation, device),
+        stream_version: position,
+        kind: event.kind().into(),
+        schema_version: event.version(),
+        occurred_at: NOW,
+        recorded_at: NOW.plus_micros(i64::try_from(position).unwrap()),
+        actor: "test".into(),
+        correlation: None,
+        causation: None,
+        record: Bytes::from(event.encode()),
+        salt: Bytes::new(),
+    }
+}
+
+fn fold(events: &[Event]) -> Run {
+    let mut run = Run::default();
+    for (position, event) in (1..).zip(events) {
+        run.evolve(&stored(event, position), event);
+    }
+    run
+}
+
+fn requested() -> Event {
+    RunRequested {}.into()
+}
+
+fn dispatched() -> Event {
+    RunDispatched { epoch: 1, order: vec![1] }.into()
+}
+
+fn accepted() -> Event {
+    RunAccepted { operation: ids().0, order: Hash::ZERO }.into()
+}
+
+fn started() -> Event {
+    RunStarted { operation: ids().0, pid: Some(7), user: Some("robot".into()) }.into()
+}
+
+fn closed(state: ClosedState) -> Event {
+    RunClosed { state, reason: "no device took it in time".into() }.into()
+}
+
+#[test]
+fn a_run_goes_its_way() {
+    let mut events = vec![requested()];
+    assert_eq!(fold(&events).state, RunState::Requested);
+    for (event, state) in [
+        (dispatched(), RunState::Dispatched),
+        (accepted(), RunState::Accepted),
+        (started(), RunState::Running),
+        (RunFailed(report()).into(), RunState::Failed),
+    ] {
+        events.push(event);
+        assert_eq!(fold(&events).state, state);
+    }
+    let run = fold(&events);
+    assert_eq!((run.pid, run.user.as_deref(), run.late), (Some(7), Some("robot"), false));
+    assert_eq!(
+        (run.duration(), run.failure()),
+        (Some(2_000_000), Some("failed: exit code 3".into()))
+    );
+}
+
+#[test]
+fn an_order_that_is_signed_anew_takes_nothing_back() {
+    assert_eq!(
+        fold(&[requested(), dispatched(), accepted(), dispatched()]).state,
+        RunState::Accepted
+    );
+    let over = [requested(), dispatched(), RunSucceeded(report()).into(), dispatched()];
+    assert_eq!(fold(&over).state, RunState::Succeeded);
+}
+
+#[test]
+fn a_devices_late_word_replaces_what_was_assumed() {
+    let assumed = [requested(), dispatched(), closed(ClosedState::Expired)];
+    assert_eq!((fold(&assumed).state, fold(&assumed).late), (RunState::Expired, false));
+    let mut late = assumed.to_vec();
+    late.push(accepted());
+    assert_eq!(fold(&late).state, RunState::Expired, "it is not over for the device");
+    late.push(RunSucceeded(report()).into());
+    let run = fold(&late);
+    assert_eq!((run.state, run.late, run.failure()), (RunState::Succeeded, true, None));
+    // The other way round, the device's word stays.
+    let early = [requested(), RunSucceeded(report()).into(), closed(ClosedState::TimedOut)];
+    assert_eq!((fold(&early).state, fold(&early).late), (RunState::Succeeded, false));
+}
+
+#[test]
+fn every_state_is_explained() {
+    let operation = Operation {
+        requested: Some(OperationRequested {
+            action: Action::Reboot,
+            target: "robot".into(),
+            devices: 1,
+            private: None,
+            timeout_ms: 1,
+            expires_at: NOW.plus_micros(1_000_000),
+            at_once: 1,
+            stop_after: None,
+        }),
+        ..Operation::default()
+    };
+    let refused = |cause| {
+        let reason = "exec.allow of /etc/muster/policy.toml".to_owned();
+        Event::from(RunRejected { operation: ids().0, cause, reason })
+    };
+    let interrupted = RunReport { problem: Some("the agent was killed".into()), ..report() };
+    for (events, device, words) in [
+        (vec![requested()], Some(Status::Offline), "comes back before"),
+        (vec![requested()], Some(Status::Online), "waits for its turn"),
+        (vec![requested()], Some(Status::Revoked), "revoked"),
+        (vec![requested()], Some(Status::Registered), "never been enrolled"),
+        (vec![requested()], None, "deleted"),
+        (vec![requested(), dispatched()], Some(Status::Online), "not answered yet"),
+        (vec![requested(), dispatched()], Some(Status::Offline), "not online now"),
+        (vec![requested(), accepted()], None, "journal"),
+        (vec![requested(), started()], None, "runs"),
+        (vec![requested(), closed(ClosedState::Expired)], None, "no device took it in time"),
+        (vec![requested(), refused(RefusalCause::Policy)], None, "policy.toml"),
+        (vec![requested(), refused(RefusalCause::Busy)], None, "Try again later"),
+        (vec![requested(), RunFailed(report()).into()], None, "exit code 3"),
+        (vec![requested(), RunInterrupted(interrupted).into()], None, "the agent was killed"),
+    ] {
+        let found = explain(&operation, &fold(&events), device, NOW);
+        assert!(found.contains(words), "{found:?} does not say {words:?}");
+    }
+    let paused = Operation { paused: true, ..operation.clone() };
+    assert!(explain(&paused, &fold(&[requested()]), None, NOW).contains("paused"));
+    let late = explain(&operation, &fold(&[requested()]), None, NOW.plus_micros(2_000_000));
+    assert!(late.contains("expired"), "{late}");
+}

@@ -1,0 +1,237 @@
+//! Something is asked of devices: of one, of many, of those that are away; it is paused, resumed,
+//! aborted, and refused when it makes no sense. The devices here are simulated; what the real agent
+//! does with an order is told in `remote.rs`.
+
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use muster_tests::binaries::binary;
+use muster_tests::{SimDevice, System, wait};
+use reqwest::Method;
+use serde_json::{Value, json};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+const OPERATIONS: &str = "/api/v1/operations";
+
+/// A simulated fleet at work; it ends with this.
+struct Fleet(Child);
+
+impl Fleet {
+    async fn start(system: &System, devices: u32) -> Self {
+        let child = Command::new(binary("muster"))
+            .args(["simulate", "--profile", "idle", "--for", "10m", "--prefix", "sim"])
+            .args(["--devices", &devices.to_string()])
+            .args(["--url", &system.api.url, "--token", &system.api.token, "--ca"])
+            .arg(system.ca())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let fleet = Self(child);
+        wait::until("the fleet to be online", PATIENCE, || async {
+            let online = system.api.list("/api/v1/devices?selector=online").await;
+            (online.len() == devices as usize).then_some(())
+        })
+        .await;
+        fleet
+    }
+}
+
+impl Drop for Fleet {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn exec(target: Value) -> Value {
+    json!({"target": target, "action": {"kind": "exec", "argv": ["true"]}})
+}
+
+fn with(mut body: Value, more: Value) -> Value {
+    body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    body
+}
+
+/// The operation, once it says what is waited for.
+async fn when(system: &System, id: &str, what: &str, is_so: impl Fn(&Value) -> bool) -> Value {
+    let path = format!("{OPERATIONS}/{id}");
+    wait::until(what, PATIENCE, || async {
+        let (status, found) = system.api.send(Method::GET, &path, None).await;
+        (status == 200 && is_so(&found)).then_some(found)
+    })
+    .await
+}
+
+async fn asked(system: &System, body: &Value) -> String {
+    system.api.post(OPERATIONS, body).await["id"].as_str().unwrap().to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_devices_are_asked_a_few_at_once_and_each_does_it_once() {
+    let system = System::start().await;
+    let _fleet = Fleet::start(&system, 60).await;
+    let body = with(exec(json!({"selector": "online"})), json!({"at_once": 7}));
+    let id = asked(&system, &body).await;
+    let done = when(&system, &id, "all to be through", |one| one["status"] == "finished").await;
+    assert_eq!(done["runs"], json!({"succeeded": 60}), "{done}");
+    assert_eq!((&done["devices"], &done["finished"]), (&60.into(), &60.into()));
+    assert_eq!(done["failures"], json!([]));
+    // Once each, and never more than seven between order and end.
+    let events = system.api.list("/api/v1/events?order=asc&type=RunDispatched,RunSucceeded").await;
+    let (mut at_work, mut most) = (0_i32, 0);
+    for event in &events {
+        at_work += if event["type"] == "RunDispatched" { 1 } else { -1 };
+        most = most.max(at_work);
+    }
+    assert_eq!((events.len(), at_work), (120, 0));
+    assert!((1..=7).contains(&most), "{most} at once");
+
+    let (code, out, err) = system.muster(&["exec", "name!=nobody", "--", "true"]);
+    assert_eq!(code, 2, "{out}{err}");
+    assert!(err.contains("60 devices match") && err.contains("--yes"), "{err}");
+    let (code, out, err) = system.muster(&["exec", "name!=nobody", "--yes", "--", "true"]);
+    assert_eq!(code, 0, "{err}");
+    assert!(out.contains("finished: 60 succeeded"), "{out}");
+    let (code, out, _) = system.muster(&["operation", "list"]);
+    assert!(code == 0 && out.contains("60 succeeded") && out.contains("true"), "{out}");
+}
+
+async fn wait_for_status(system: &System, status: &str) {
+    wait::until(status, PATIENCE, || async {
+        (system.api.get("/api/v1/devices/away").await["status"] == status).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_asked_of_a_device_that_is_away_waits_and_expires_and_says_why() {
+    let system = System::start().await;
+    let token = system.api.enrollment_token(2).await;
+    let away = SimDevice::join(&system.api, &system.ca(), &token, "away").await;
+    wait_for_status(&system, "online").await;
+    drop(away);
+    wait_for_status(&system, "offline").await;
+    let target = || exec(json!({"devices": ["away"]}));
+    let id = asked(&system, &with(target(), json!({"expires_in_seconds": 8}))).await;
+    let path = format!("{OPERATIONS}/{id}/runs/away");
+    wait::until("it to wait for the device", PATIENCE, || async {
+        let run = system.api.send(Method::GET, &path, None).await.1;
+        let words = run["explanation"].to_string();
+        (run["state"] == "requested" && words.contains("offline")).then_some(())
+    })
+    .await;
+    let done = when(&system, &id, "it to expire", |one| one["status"] == "finished").await;
+    assert_eq!(done["runs"], json!({"expired": 1}), "{done}");
+    assert_eq!(done["failures"][0]["devices"], json!(["away"]), "{done}");
+    let run = system.api.get(&path).await;
+    assert!(run["explanation"].to_string().contains("longer expiry"), "{run}");
+    let (code, out, _) = system.muster(&["operation", "explain", &id]);
+    assert!(code == 0 && out.contains("away: expired"), "{out}");
+
+    // One that is canceled before it was sent is over at once.
+    let id = asked(&system, &target()).await;
+    system.api.post(&format!("{OPERATIONS}/{id}/runs/away/cancel"), &json!({})).await;
+    let done = when(&system, &id, "it to be canceled", |one| one["status"] == "finished").await;
+    assert_eq!(done["runs"], json!({"canceled": 1}));
+
+    // And so is one whose device is revoked.
+    let id = asked(&system, &target()).await;
+    system.api.post("/api/v1/devices/away/revoke", &json!({"reason": "stolen"})).await;
+    let done = when(&system, &id, "it to be given up", |one| one["status"] == "finished").await;
+    assert_eq!(done["runs"], json!({"unknown": 1}), "{done}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operation_is_paused_resumed_and_aborted() {
+    let system = System::start().await;
+    let token = system.api.enrollment_token(20).await;
+    // These are online, and answer nothing: their runs stay where they are.
+    let mut devices = Vec::new();
+    for number in 0..6 {
+        let name = format!("quiet-{number}");
+        devices.push(SimDevice::join(&system.api, &system.ca(), &token, &name).await);
+    }
+    wait::until("them to be online", PATIENCE, || async {
+        let online = system.api.list("/api/v1/devices?selector=online").await;
+        (online.len() == 6).then_some(())
+    })
+    .await;
+    let body = with(exec(json!({"selector": "online"})), json!({"at_once": 2}));
+    let id = asked(&system, &body).await;
+    let two = |one: &Value| one["runs"] == json!({"dispatched": 2, "requested": 4});
+    when(&system, &id, "two to be sent", two).await;
+    let change = |verb: &str| format!("{OPERATIONS}/{id}/{verb}");
+    system.api.post(&change("pause"), &json!({})).await;
+    when(&system, &id, "it to be paused", |one| one["status"] == "paused").await;
+    system.api.post(&change("resume"), &json!({})).await;
+    when(&system, &id, "it to go on", |one| one["status"] == "running").await;
+    system.api.post(&change("abort"), &json!({})).await;
+    let aborting = when(&system, &id, "the rest to be canceled", |one| {
+        one["runs"] == json!({"canceled": 4, "dispatched": 2})
+    })
+    .await;
+    assert_eq!((&aborting["status"], &aborting["aborted"]), (&"aborting".into(), &"asked".into()));
+    let (status, said) = system.api.send(Method::POST, &change("pause"), Some(&json!({}))).await;
+    assert_eq!(status, 409, "{said}");
+    let nowhere = format!("{OPERATIONS}/0198c0de-7000-7abc-8def-0123456789ab/pause");
+    assert_eq!(system.api.send(Method::POST, &nowhere, Some(&json!({}))).await.0, 404);
+    drop(devices);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_makes_no_sense_is_refused_by_name() {
+    let system = System::start().await;
+    let token = system.api.enrollment_token(1).await;
+    let _device = SimDevice::join(&system.api, &system.ca(), &token, "robot").await;
+    let robot = json!({"devices": ["robot"]});
+    let argv = |argv: Value| json!({"target": robot, "action": {"kind": "exec", "argv": argv}});
+    let act = |more: Value| {
+        let action = with(json!({"kind": "exec", "argv": ["true"]}), more);
+        json!({"target": robot, "action": action})
+    };
+    let many: serde_json::Map<String, Value> =
+        (0..10_000).map(|n| (format!("V{n}"), Value::from("x"))).collect();
+    for (body, field) in [
+        (exec(json!({})), "target"),
+        (exec(json!({"devices": ["robot"], "selector": "a=b"})), "target"),
+        (exec(json!({"devices": ["nobody"]})), "target.devices"),
+        (exec(json!({"selector": "env=nowhere"})), "target"),
+        (exec(json!({"selector": "((("})), "target.selector"),
+        (argv(json!([])), "action.program"),
+        (argv(json!([" "])), "action.program"),
+        (argv(json!(["echo", "a\0b"])), "action.program.argv"),
+        (argv(json!(vec!["x"; 2_000])), "action.program.argv"),
+        (act(json!({"shell": "true"})), "action"),
+        (act(json!({"user": ""})), "action.user"),
+        (act(json!({"cwd": "tmp"})), "action.cwd"),
+        (act(json!({"env": {"A=B": "c"}})), "env"),
+        (act(json!({"env": {"A": "c\0d"}})), "env"),
+        (act(json!({"env": many})), "env"),
+        (act(json!({"stdin": "a", "stdin_base64": "YQ=="})), "action.stdin"),
+        (act(json!({"stdin_base64": "?"})), "action.stdin_base64"),
+        (with(exec(robot.clone()), json!({"timeout_seconds": 0})), "timeout_seconds"),
+        (with(exec(robot.clone()), json!({"at_once": 5000})), "at_once"),
+        (with(exec(robot.clone()), json!({"stop_after": 0})), "stop_after"),
+        (with(exec(robot.clone()), json!({"nonsense": 1})), "nonsense"),
+        (
+            json!({"target": robot, "action": {"kind": "log_level", "level": "loud"}}),
+            "action.level",
+        ),
+    ] {
+        let (status, said) = system.api.send(Method::POST, OPERATIONS, Some(&body)).await;
+        assert_eq!(status, 400, "{body}: {said}");
+        assert_eq!(said["errors"][0]["field"], field, "{said}");
+    }
+    let body = json!({"target": robot, "action": {"kind": "dance"}});
+    assert_eq!(system.api.send(Method::POST, OPERATIONS, Some(&body)).await.0, 400);
+    assert_eq!(system.api.list(OPERATIONS).await.len(), 0, "nothing of it was asked for");
+
+    // The same request again is the same operation; another one with its key is refused.
+    let key = [("Idempotency-Key", "once")];
+    let first = system.api.send_with(Method::POST, OPERATIONS, &exec(robot.clone()), &key).await;
+    let again = system.api.send_with(Method::POST, OPERATIONS, &exec(robot), &key).await;
+    assert_eq!((first.0, &first.1["id"]), (201, &again.1["id"]));
+    assert_eq!(system.api.list(OPERATIONS).await.len(), 1);
+}

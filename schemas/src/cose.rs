@@ -107,6 +107,10 @@ pub enum Kind {
     Run,
     /// An order to end a run.
     Cancel,
+    /// An order to open a channel.
+    Open,
+    /// A device's answer to that.
+    Opened,
 }
 
 impl Kind {
@@ -124,6 +128,8 @@ impl Kind {
             Self::Continue => b"muster/continue/v1",
             Self::Run => b"muster/run/v1",
             Self::Cancel => b"muster/cancel/v1",
+            Self::Open => b"muster/open/v1",
+            Self::Opened => b"muster/opened/v1",
         }
     }
 }

@@ -147,6 +147,14 @@ uuid_id! {
     /// An operation: something that was asked of devices. A UUIDv7.
     OperationId, "0198c0de-7002-7abc-8def-0123456789ab"
 }
+uuid_id! {
+    /// A shell session on a device; it outlives the channels that are attached to it. A UUIDv7.
+    SessionId, "0198c0de-7003-7abc-8def-0123456789ab"
+}
+uuid_id! {
+    /// A channel: one sealed stream of bytes between a server and an agent.
+    ChannelId, "0198c0de-7004-7abc-8def-0123456789ab"
+}
 
 #[cfg(test)]
 mod tests {

@@ -26,6 +26,6 @@ pub mod wire;
 pub use cose::{Hash, PublicKey, SigningKey};
 pub use envelope::DeviceEnvelope;
 pub use events::Event;
-pub use ids::{DeviceId, OperationId, ProjectId, TokenId};
+pub use ids::{ChannelId, DeviceId, OperationId, ProjectId, SessionId, TokenId};
 pub use stream::StreamName;
 pub use timestamp::Timestamp;

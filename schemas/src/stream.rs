@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use crate::ids::{DeviceId, OperationId, ProjectId, TokenId};
+use crate::ids::{DeviceId, OperationId, ProjectId, SessionId, TokenId};
 use crate::names::DeviceName;
 
 /// The stream that an event belongs to.
@@ -24,6 +24,8 @@ pub enum StreamName {
     Operation(OperationId),
     /// `run/<operation>/<device>`: one device's share of an operation; what the server decides.
     Run(OperationId, DeviceId),
+    /// `session/<id>/<device>`: a shell session, or a connection, on a device.
+    Session(SessionId, DeviceId),
     /// `name/<name>`: which device holds a name.
     Name(DeviceName),
 }
@@ -41,7 +43,8 @@ impl StreamName {
             Self::Device(id)
             | Self::DeviceReport(id, _)
             | Self::DevicePresence(id)
-            | Self::Run(_, id) => Some(*id),
+            | Self::Run(_, id)
+            | Self::Session(_, id) => Some(*id),
             Self::Token(_) | Self::Project(_) | Self::Operation(_) | Self::Name(_) => None,
         }
     }
@@ -63,6 +66,7 @@ impl fmt::Display for StreamName {
             Self::Project(id) => write!(f, "project/{id}"),
             Self::Operation(id) => write!(f, "operation/{id}"),
             Self::Run(operation, device) => write!(f, "run/{operation}/{device}"),
+            Self::Session(id, device) => write!(f, "session/{id}/{device}"),
             Self::Name(name) => write!(f, "name/{name}"),
         }
     }
@@ -94,6 +98,13 @@ impl FromStr for StreamName {
                     device.parse().map_err(|_| invalid())?,
                 )
             }
+            "session" => {
+                let (session, device) = rest.split_once('/').ok_or_else(invalid)?;
+                Self::Session(
+                    session.parse().map_err(|_| invalid())?,
+                    device.parse().map_err(|_| invalid())?,
+                )
+            }
             "name" => Self::Name(rest.parse().map_err(|_| invalid())?),
             _ => return Err(invalid()),
         };
@@ -116,6 +127,7 @@ mod tests {
             "project/plant-7".to_owned(),
             format!("operation/{id}"),
             format!("run/{id}/{id}"),
+            format!("session/{id}/{id}"),
             "name/robot-7".to_owned(),
         ] {
             assert_eq!(text.parse::<StreamName>().map(|s| s.to_string()), Ok(text));

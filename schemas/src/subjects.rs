@@ -1,6 +1,6 @@
 //! NATS subjects: `muster.<project>.<device>.<what>`, and their stored, partitioned forms.
 
-use crate::ids::{DeviceId, ProjectId};
+use crate::ids::{ChannelId, DeviceId, ProjectId};
 
 /// The JetStream stream of signed events.
 pub const EVENTS_STREAM: &str = "EVENTS";
@@ -62,6 +62,18 @@ impl DeviceSubjects {
     #[must_use]
     pub fn commands(&self) -> String {
         format!("{}.cmd", self.prefix)
+    }
+
+    /// What the device says on a channel.
+    #[must_use]
+    pub fn channel_up(&self, channel: ChannelId) -> String {
+        format!("{}.ch.{channel}.up", self.prefix)
+    }
+
+    /// What the server says on a channel.
+    #[must_use]
+    pub fn channel_down(&self, channel: ChannelId) -> String {
+        format!("{}.ch.{channel}.down", self.prefix)
     }
 
     /// How far the log has committed this device's events.

@@ -13,6 +13,7 @@ use serde_json::Value;
 const ARROWS: &[(&str, &[&str])] = &[
     ("muster-schemas", &[]),
     ("muster-backing", &[]),
+    ("muster-channel", &["muster-schemas"]),
     ("muster-eventlog", &["muster-schemas"]),
     ("muster-api", &["muster-eventlog", "muster-schemas"]),
     ("muster-agent", &["muster-schemas"]),

@@ -7,6 +7,7 @@ mod device;
 mod inventory;
 mod operation;
 mod project;
+mod session;
 mod token;
 
 pub use device::{
@@ -25,6 +26,10 @@ pub use operation::{
     RunInterrupted, RunRejected, RunReport, RunRequested, RunStarted, RunSucceeded, RunTimedOut,
 };
 pub use project::{ProjectArchived, ProjectCreated, ProjectRenamed, ProjectRestored};
+pub use session::{
+    SessionAttached, SessionDetached, SessionEnded, SessionKind, SessionRecorded, SessionRefused,
+    SessionRequested,
+};
 pub use token::{
     ApiTokenCreated, ApiTokenRevoked, ApiTokenUsed, EnrollmentTokenCreated, EnrollmentTokenRevoked,
     EnrollmentTokenUsed, Role,
@@ -243,4 +248,16 @@ events! {
     RunRejected, 1, Device;
     /// An order came too late; nothing was done.
     RunExpired, 1, Device;
+    /// Somebody wants a shell, or a connection, on a device.
+    SessionRequested, 1, Server;
+    /// Somebody attaches to a session.
+    SessionAttached, 1, Server;
+    /// Somebody is not attached to a session any more.
+    SessionDetached, 1, Server;
+    /// A device did not open a session, or a connection.
+    SessionRefused, 1, Server;
+    /// A piece of a session's recording.
+    SessionRecorded, 1, Server;
+    /// A session, or a connection, is over.
+    SessionEnded, 1, Server;
 }

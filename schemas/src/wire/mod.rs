@@ -4,12 +4,16 @@
 //! Whatever makes the agent act is sealed by the project's operation key ([`Welcome`],
 //! [`ConfigUpdate`], [`RunOrder`], [`CancelOrder`]); whatever proves a device is sealed by its signing key.
 
+mod channel;
 mod enrollment;
 pub mod internal;
 mod operation;
 mod session;
 mod token_text;
 
+pub use channel::{
+    ChannelAnswer, ChannelOpen, ChannelRefusal, ChannelRefusalCause, Purpose, TerminalSize,
+};
 pub use enrollment::{
     ContinueProof, CredentialsProof, CredentialsRequest, CredentialsResponse, EnrollProof,
     EnrollRequest, EnrollResponse, EnrollWaiting, NonceRequest, NonceResponse,

@@ -23,7 +23,7 @@ pub struct CannotApply(pub String);
 #[must_use]
 pub fn changed_device(stored: &StoredEvent) -> Option<DeviceId> {
     match &stored.stream {
-        StreamName::Run(..) => None,
+        StreamName::Run(..) | StreamName::Session(..) => None,
         stream => stream.device(),
     }
 }
@@ -70,6 +70,7 @@ impl Device {
             | StreamName::Project(_)
             | StreamName::Operation(_)
             | StreamName::Run(..)
+            | StreamName::Session(..)
             | StreamName::Name(_) => {}
         }
     }
@@ -221,7 +222,13 @@ impl Device {
             | Event::RunCanceled(_)
             | Event::RunInterrupted(_)
             | Event::RunRejected(_)
-            | Event::RunExpired(_) => {}
+            | Event::RunExpired(_)
+            | Event::SessionRequested(_)
+            | Event::SessionAttached(_)
+            | Event::SessionDetached(_)
+            | Event::SessionRefused(_)
+            | Event::SessionRecorded(_)
+            | Event::SessionEnded(_) => {}
         }
         Ok(())
     }

@@ -4,8 +4,8 @@ use muster_schemas::codec::{decode, encode};
 use muster_schemas::cose::{Kind, open};
 use muster_schemas::metrics::MetricBatch;
 use muster_schemas::wire::{
-    Ack, CancelOrder, ConfigUpdate, ContinueProof, CredentialsProof, EnrollProof, Hello,
-    OutputPiece, OutputTaken, PrivateInput, RunDelivery, RunOrder, Welcome,
+    Ack, CancelOrder, ChannelAnswer, ChannelOpen, ConfigUpdate, ContinueProof, CredentialsProof,
+    EnrollProof, Hello, OutputPiece, OutputTaken, PrivateInput, RunDelivery, RunOrder, Welcome,
 };
 use muster_schemas::{DeviceEnvelope, Event, SigningKey};
 
@@ -31,6 +31,8 @@ pub(crate) enum Message {
     CancelOrder(CancelOrder),
     OutputPiece(OutputPiece),
     OutputTaken(OutputTaken),
+    ChannelOpen(ChannelOpen),
+    ChannelAnswer(ChannelAnswer),
     Sealed(Kind, Box<Message>),
 }
 
@@ -54,6 +56,8 @@ impl Message {
             Self::CancelOrder(order) => encode(order),
             Self::OutputPiece(piece) => encode(piece),
             Self::OutputTaken(taken) => encode(taken),
+            Self::ChannelOpen(open) => encode(open),
+            Self::ChannelAnswer(answer) => encode(answer),
             Self::Sealed(kind, message) => signer(*kind).seal(*kind, message.encode()),
         }
     }
@@ -90,6 +94,10 @@ impl Message {
             "CancelOrder" => read(bytes, Self::CancelOrder),
             "OutputPiece" => read(bytes, Self::OutputPiece),
             "OutputTaken" => read(bytes, Self::OutputTaken),
+            "ChannelOpen" => read(bytes, Self::ChannelOpen),
+            "ChannelAnswer" => read(bytes, Self::ChannelAnswer),
+            "SealedChannelOpen" => sealed(Kind::Open, "ChannelOpen"),
+            "SealedChannelAnswer" => sealed(Kind::Opened, "ChannelAnswer"),
             "SealedRunOrder" => sealed(Kind::Run, "RunOrder"),
             "SealedCancelOrder" => sealed(Kind::Cancel, "CancelOrder"),
             "SealedEvent" => sealed(Kind::Event, "DeviceEnvelope"),
@@ -108,7 +116,7 @@ impl Message {
 
 fn signer(kind: Kind) -> SigningKey {
     match kind {
-        Kind::Welcome | Kind::Config | Kind::Run | Kind::Cancel => operation_key(),
+        Kind::Welcome | Kind::Config | Kind::Run | Kind::Cancel | Kind::Open => operation_key(),
         _ => device_key(),
     }
 }

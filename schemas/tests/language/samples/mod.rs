@@ -9,6 +9,7 @@ mod message;
 mod older;
 mod operations;
 mod projects;
+mod sessions;
 mod tokens;
 mod wire;
 
@@ -67,6 +68,7 @@ pub(crate) fn all() -> Vec<Sample> {
         tokens::samples(),
         projects::samples(),
         operations::samples(),
+        sessions::samples(),
         older::samples(),
         wire::samples(),
     ]

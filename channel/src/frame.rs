@@ -1,0 +1,108 @@
+//! What is said on a channel: a byte that names the frame, then its content.
+
+use bytes::Bytes;
+use muster_schemas::codec;
+use muster_schemas::wire::TerminalSize;
+use serde::{Deserialize, Serialize};
+
+/// The most bytes of a frame that is not data.
+const MOST: usize = 256 * 1024;
+
+/// What one side says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Frame {
+    /// Bytes of the stream; they use up credit.
+    Data(Bytes),
+    /// So many bytes were taken: as many more may come.
+    Credit(u32),
+    /// No more bytes come from this side.
+    Eof,
+    /// This side is through with the channel; why, in words.
+    Close(String),
+    /// This side lives.
+    Ping,
+    /// The terminal has another size.
+    Resize(TerminalSize),
+    /// The program behind the channel has ended.
+    Exit(Exit),
+    /// What makes an empty terminal look like that of the session; uses up no credit.
+    Screen(Bytes),
+    /// How many are attached to the session.
+    Attached(Attached),
+}
+
+/// How a program ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Exit {
+    /// Its exit code, when it ended by itself.
+    pub code: Option<i32>,
+    /// The signal that ended it, or what else is known.
+    pub reason: Option<String>,
+}
+
+/// Who is attached to a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attached {
+    /// Those that may type.
+    pub shared: u32,
+    /// Those that look on.
+    pub watching: u32,
+}
+
+/// Not a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not a frame of a channel: {0}")]
+pub struct FrameError(&'static str);
+
+impl Frame {
+    /// The bytes that are sealed.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let with = |kind: u8, content: &[u8]| {
+            let mut bytes = Vec::with_capacity(1 + content.len());
+            bytes.push(kind);
+            bytes.extend_from_slice(content);
+            bytes
+        };
+        match self {
+            Self::Data(bytes) => with(0, bytes),
+            Self::Credit(count) => with(1, &count.to_be_bytes()),
+            Self::Eof => vec![2],
+            Self::Close(reason) => with(3, reason.as_bytes()),
+            Self::Ping => vec![4],
+            Self::Resize(size) => with(5, &codec::encode(size)),
+            Self::Exit(exit) => with(6, &codec::encode(exit)),
+            Self::Screen(bytes) => with(7, bytes),
+            Self::Attached(attached) => with(8, &codec::encode(attached)),
+        }
+    }
+
+    /// Reads a frame.
+    ///
+    /// # Errors
+    /// When it is none.
+    pub fn decode(bytes: &[u8]) -> Result<Self, FrameError> {
+        fn read<T: serde::de::DeserializeOwned>(content: &[u8]) -> Result<T, FrameError> {
+            codec::decode(content).map_err(|_| FrameError("its content cannot be read"))
+        }
+        let (kind, content) = bytes.split_first().ok_or(FrameError("it is empty"))?;
+        if content.len() > MOST {
+            return Err(FrameError("it is too large"));
+        }
+        Ok(match kind {
+            0 => Self::Data(Bytes::copy_from_slice(content)),
+            1 => {
+                let count = content.try_into().map_err(|_| FrameError("a credit is 4 bytes"))?;
+                Self::Credit(u32::from_be_bytes(count))
+            }
+            2 if content.is_empty() => Self::Eof,
+            3 => Self::Close(String::from_utf8_lossy(content).chars().take(500).collect()),
+            4 if content.is_empty() => Self::Ping,
+            5 => Self::Resize(read(content)?),
+            6 => Self::Exit(read(content)?),
+            7 => Self::Screen(Bytes::copy_from_slice(content)),
+            8 => Self::Attached(read(content)?),
+            _ => return Err(FrameError("its kind is not known")),
+        })
+    }
+}

@@ -1,0 +1,27 @@
+//! Channels: one sealed, flow-controlled stream of bytes in each direction between a server and an
+//! agent, over two subjects of the broker.
+//!
+//! [`seal`] is the cryptography: X25519 halves from the signed open and its answer, ChaCha20-Poly1305
+//! with a counter, so that the broker sees only ciphertext, and a message that is lost, doubled,
+//! moved or changed ends the channel. [`frame`] is what is sealed. [`link`] carries both over NATS:
+//! credits in both directions, signs of life, an end that both sides notice.
+//!
+//! Invariant: neither side ever holds more than [`WINDOW`] bytes that the other has sent and nobody
+//! has taken.
+//! Invariant: this crate knows nothing of shells, files or ports; it carries bytes.
+
+pub mod frame;
+pub mod link;
+pub mod seal;
+
+pub use frame::Frame;
+pub use link::{Channel, Gone, Receiver, Sender};
+pub use seal::{Half, Keys, SealError, Side};
+
+/// How many bytes may be on their way in one direction.
+pub const WINDOW: u32 = 256 * 1024;
+/// The most bytes in one message.
+pub const CHUNK: usize = 32 * 1024;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,190 @@
+//! The cryptography of a channel.
+//!
+//! Each side makes an X25519 key for this channel alone. The shared secret goes through HKDF-SHA256
+//! (RFC 5869), salted with the hash of the signed open, to one ChaCha20-Poly1305 key (RFC 8439) for
+//! each direction; the info names the direction and both public keys. A message is an 8-byte counter
+//! and the ciphertext; the nonce is 4 zero bytes and the counter, which starts at 0 and never skips.
+
+use aws_lc_rs::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
+use aws_lc_rs::agreement::{self, EphemeralPrivateKey, UnparsedPublicKey, X25519};
+use aws_lc_rs::hkdf::{HKDF_SHA256, Salt};
+use aws_lc_rs::rand::SystemRandom;
+use muster_schemas::Hash;
+
+/// Bytes that sealing adds.
+pub const OVERHEAD: usize = COUNTER + 16;
+const COUNTER: usize = 8;
+
+/// A channel's keys cannot be made, or a message is not the next one that the other side sealed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SealError {
+    /// No key can be made.
+    #[error("no key can be made for a channel")]
+    Key,
+    /// The other side's key is no X25519 key.
+    #[error("the other side's key of the channel is not usable")]
+    OtherKey,
+    /// Too short.
+    #[error("a message of a channel is too short")]
+    Short,
+    /// Another message than the next one: one was lost, or came twice.
+    #[error("message {found} of a channel came in place of message {expected}")]
+    Order {
+        /// The one that is next.
+        expected: u64,
+        /// The one that came.
+        found: u64,
+    },
+    /// Not sealed by the other side.
+    #[error("a message of a channel is not what the other side sealed")]
+    Forged,
+}
+
+/// Which side of a channel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// The server, which sends on `.down`.
+    Server,
+    /// The device, which sends on `.up`.
+    Device,
+}
+
+/// One side's half of a channel's keys, before the other one is known.
+pub struct Half {
+    private: EphemeralPrivateKey,
+    public: Vec<u8>,
+}
+
+impl std::fmt::Debug for Half {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Half").finish_non_exhaustive()
+    }
+}
+
+/// The keys of one side of a channel.
+#[derive(Debug)]
+pub struct Keys {
+    /// For what this side says.
+    pub seal: Sealer,
+    /// For what the other side says.
+    pub open: Opener,
+}
+
+impl Half {
+    /// Makes a key.
+    ///
+    /// # Errors
+    /// When the system gives no randomness.
+    pub fn new() -> Result<Self, SealError> {
+        let private = EphemeralPrivateKey::generate(&X25519, &SystemRandom::new())
+            .map_err(|_| SealError::Key)?;
+        let public = private.compute_public_key().map_err(|_| SealError::Key)?.as_ref().to_vec();
+        Ok(Self { private, public })
+    }
+
+    /// The public key, 32 bytes.
+    #[must_use]
+    pub fn public(&self) -> &[u8] {
+        &self.public
+    }
+
+    /// Makes the channel's keys, with the other side's public key and the hash of the sealed open.
+    ///
+    /// # Errors
+    /// When the other key is not usable.
+    pub fn agree(self, side: Side, other: &[u8], open: &Hash) -> Result<Keys, SealError> {
+        let (server, device) = match side {
+            Side::Server => (self.public.as_slice(), other),
+            Side::Device => (other, self.public.as_slice()),
+        };
+        let peer = UnparsedPublicKey::new(&X25519, other);
+        let derive = |secret: &[u8]| {
+            let secret = Salt::new(HKDF_SHA256, &open.0).extract(secret);
+            let key = |direction: &'static [u8]| {
+                let info = [b"muster/channel/v1/".as_slice(), direction, server, device];
+                let mut bytes = [0_u8; 32];
+                secret
+                    .expand(&info, HKDF_SHA256)
+                    .and_then(|okm| okm.fill(&mut bytes))
+                    .map_err(|_| SealError::Key)?;
+                let key =
+                    UnboundKey::new(&CHACHA20_POLY1305, &bytes).map_err(|_| SealError::Key)?;
+                Ok(LessSafeKey::new(key))
+            };
+            Ok((key(b"down")?, key(b"up")?))
+        };
+        let (down, up) =
+            agreement::agree_ephemeral(self.private, peer, SealError::OtherKey, derive)?;
+        let (seal, open) = match side {
+            Side::Server => (down, up),
+            Side::Device => (up, down),
+        };
+        Ok(Keys { seal: Sealer { key: seal, next: 0 }, open: Opener { key: open, next: 0 } })
+    }
+}
+
+fn nonce(counter: u64) -> Nonce {
+    let mut bytes = [0_u8; 12];
+    let (_, tail) = bytes.split_at_mut(4);
+    tail.copy_from_slice(&counter.to_be_bytes());
+    Nonce::assume_unique_for_key(bytes)
+}
+
+/// Seals what this side says.
+#[derive(Debug)]
+pub struct Sealer {
+    key: LessSafeKey,
+    next: u64,
+}
+
+impl Sealer {
+    /// Seals the next message.
+    ///
+    /// # Errors
+    /// When it is too large to be sealed.
+    pub fn seal(&mut self, plain: &[u8]) -> Result<Vec<u8>, SealError> {
+        let counter = self.next.to_be_bytes();
+        let mut sealed = Vec::with_capacity(plain.len() + OVERHEAD);
+        sealed.extend_from_slice(plain);
+        let tag = self
+            .key
+            .seal_in_place_separate_tag(nonce(self.next), Aad::from(&counter), &mut sealed)
+            .map_err(|_| SealError::Key)?;
+        sealed.extend_from_slice(tag.as_ref());
+        let mut message = Vec::with_capacity(sealed.len() + COUNTER);
+        message.extend_from_slice(&counter);
+        message.append(&mut sealed);
+        self.next += 1;
+        Ok(message)
+    }
+}
+
+/// Opens what the other side says.
+#[derive(Debug)]
+pub struct Opener {
+    key: LessSafeKey,
+    next: u64,
+}
+
+impl Opener {
+    /// Opens the next message.
+    ///
+    /// # Errors
+    /// When it is not the next one, or not sealed by the other side.
+    pub fn open(&mut self, message: &[u8]) -> Result<Vec<u8>, SealError> {
+        let (counter, sealed) = message.split_first_chunk::<COUNTER>().ok_or(SealError::Short)?;
+        let found = u64::from_be_bytes(*counter);
+        if found != self.next {
+            return Err(SealError::Order { expected: self.next, found });
+        }
+        let mut plain = sealed.to_vec();
+        let length = self
+            .key
+            .open_in_place(nonce(found), Aad::from(counter), &mut plain)
+            .map_err(|_| SealError::Forged)?
+            .len();
+        plain.truncate(length);
+        self.next += 1;
+        Ok(plain)
+    }
+}

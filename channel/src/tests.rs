@@ -1,0 +1,191 @@
+//! Sealing against what may happen to messages, frames against anything, and the flow of bytes over a
+//! real broker.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use muster_backing::nats::{NatsOptions, NatsServer};
+use muster_schemas::Hash;
+use muster_schemas::wire::TerminalSize;
+use proptest::prelude::*;
+
+use super::frame::{Attached, Exit};
+use super::*;
+
+fn pair() -> (Keys, Keys) {
+    let (server, device) = (Half::new().unwrap(), Half::new().unwrap());
+    let (ours, theirs) = (server.public().to_vec(), device.public().to_vec());
+    let open = Hash::of(b"the sealed open");
+    let server = server.agree(Side::Server, &theirs, &open).unwrap();
+    (server, device.agree(Side::Device, &ours, &open).unwrap())
+}
+
+#[test]
+fn each_side_opens_what_the_other_sealed_in_order_and_nothing_else() {
+    let (mut server, mut device) = pair();
+    let messages: Vec<Vec<u8>> = [b"one".as_slice(), b"", b"three"]
+        .iter()
+        .map(|text| server.seal.seal(text).unwrap())
+        .collect();
+    assert_eq!(device.open.open(&messages[0]).unwrap(), b"one");
+    assert_eq!(device.open.open(&messages[0]), Err(SealError::Order { expected: 1, found: 0 }));
+    assert_eq!(device.open.open(&messages[2]), Err(SealError::Order { expected: 1, found: 2 }));
+    let mut bent = messages[1].clone();
+    *bent.last_mut().unwrap() ^= 1;
+    assert_eq!(device.open.open(&bent), Err(SealError::Forged));
+    assert_eq!(device.open.open(b"short"), Err(SealError::Short));
+    assert_eq!(device.open.open(&messages[1]).unwrap(), b"");
+    assert_eq!(device.open.open(&messages[2]).unwrap(), b"three");
+    // What a side sealed it cannot be told as if the other had.
+    assert_eq!(server.open.open(&messages[0]), Err(SealError::Forged));
+    assert!(!messages[0].windows(3).any(|part| part == b"one"), "it is readable");
+}
+
+#[test]
+fn another_open_or_another_key_gives_other_keys() {
+    let (server, device) = (Half::new().unwrap(), Half::new().unwrap());
+    let (ours, theirs) = (server.public().to_vec(), device.public().to_vec());
+    let mut server = server.agree(Side::Server, &theirs, &Hash::of(b"one")).unwrap();
+    let mut device = device.agree(Side::Device, &ours, &Hash::of(b"two")).unwrap();
+    let sealed = server.seal.seal(b"secret").unwrap();
+    assert_eq!(device.open.open(&sealed), Err(SealError::Forged));
+    for bad in [&[][..], &[0; 32], &[1; 31]] {
+        let half = Half::new().unwrap();
+        assert!(half.agree(Side::Device, bad, &Hash::ZERO).is_err(), "{bad:?} was taken");
+    }
+}
+
+#[test]
+fn frames_read_back() {
+    for frame in [
+        Frame::Data(Bytes::from_static(b"bytes")),
+        Frame::Credit(77),
+        Frame::Eof,
+        Frame::Close("for a reason".into()),
+        Frame::Ping,
+        Frame::Resize(TerminalSize { cols: 80, rows: 24 }),
+        Frame::Exit(Exit { code: Some(3), reason: None }),
+        Frame::Screen(Bytes::from_static(b"\x1b[2J")),
+        Frame::Attached(Attached { shared: 1, watching: 2 }),
+    ] {
+        assert_eq!(Frame::decode(&frame.encode()), Ok(frame));
+    }
+    for bad in [&[][..], &[1, 2], &[2, 0], &[9], &[5, 0xff]] {
+        assert!(Frame::decode(bad).is_err(), "{bad:?} was taken");
+    }
+}
+
+proptest! {
+    #[test]
+    fn nothing_panics_a_frame(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+        if let Ok(frame) = Frame::decode(&bytes) {
+            prop_assert_eq!(Frame::decode(&frame.encode()), Ok(frame));
+        }
+    }
+}
+
+/// Two ends of a channel over a real broker.
+async fn channels(nats: &NatsServer) -> (Channel, Channel, async_nats::Client) {
+    let connect = || async { async_nats::connect(nats.url()).await.unwrap() };
+    let (one, other, spy) = (connect().await, connect().await, connect().await);
+    let (server, device) = pair();
+    let up = one.subscribe("up").await.unwrap();
+    let down = other.subscribe("down").await.unwrap();
+    one.flush().await.unwrap();
+    other.flush().await.unwrap();
+    let server = Channel::start(one, "down".into(), up, server);
+    (server, Channel::start(other, "up".into(), down, device), spy)
+}
+
+async fn broker() -> (NatsServer, tempfile::TempDir) {
+    let dir = tempfile::tempdir().unwrap();
+    let nats = NatsServer::start(NatsOptions::new(dir.path())).await.unwrap();
+    (nats, dir)
+}
+
+async fn next(receiver: &mut Receiver) -> Result<Frame, Gone> {
+    tokio::time::timeout(Duration::from_secs(30), receiver.next()).await.expect("in time")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn megabytes_go_both_ways_in_order() {
+    let (nats, _dir) = broker().await;
+    let (server, device, _) = channels(&nats).await;
+    const BYTES: usize = 8 << 20;
+    let pump = |channel: Channel| async move {
+        let Channel { sender, mut receiver } = channel;
+        let saying = tokio::spawn(async move {
+            let bytes: Vec<u8> = (0..BYTES).map(|at| (at / 7) as u8).collect();
+            sender.data(bytes.into()).await.unwrap();
+            sender.say(Frame::Eof).await.unwrap();
+            sender
+        });
+        let mut heard = 0_usize;
+        loop {
+            match next(&mut receiver).await.unwrap() {
+                Frame::Data(bytes) => {
+                    for byte in bytes {
+                        assert_eq!(byte, (heard / 7) as u8, "at {heard}");
+                        heard += 1;
+                    }
+                }
+                Frame::Eof => break,
+                other => panic!("{other:?}"),
+            }
+        }
+        assert_eq!(heard, BYTES);
+        (saying.await.unwrap(), receiver)
+    };
+    let (one, two) = tokio::join!(pump(server), pump(device));
+    drop((one, two));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_that_stalls_holds_the_writer_and_control_still_passes() {
+    let (nats, _dir) = broker().await;
+    let (server, mut device, _) = channels(&nats).await;
+    let sender = server.sender.clone();
+    let writing = tokio::spawn(async move { sender.data(vec![7; 4 << 20].into()).await });
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert!(!writing.is_finished(), "nobody reads, and yet all of it was taken");
+    assert!(!server.sender.has_credit());
+    // The other way round, nothing is held up.
+    device.sender.data(Bytes::from_static(b"\x03")).await.unwrap();
+    let mut receiver = server.receiver;
+    assert_eq!(next(&mut receiver).await, Ok(Frame::Data(Bytes::from_static(b"\x03"))));
+    let mut taken = 0;
+    while taken < 4 << 20 {
+        let Frame::Data(bytes) = next(&mut device.receiver).await.unwrap() else { panic!() };
+        taken += bytes.len();
+    }
+    writing.await.unwrap().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_end_is_told_and_what_came_before_is_heard() {
+    let (nats, _dir) = broker().await;
+    let (server, mut device, _) = channels(&nats).await;
+    server.sender.data(Bytes::from_static(b"last words")).await.unwrap();
+    server.sender.close("enough").await;
+    assert_eq!(
+        next(&mut device.receiver).await,
+        Ok(Frame::Data(Bytes::from_static(b"last words")))
+    );
+    assert_eq!(next(&mut device.receiver).await, Err(Gone("enough".into())));
+    assert_eq!(device.sender.data(Bytes::from_static(b"x")).await, Err(Gone("enough".into())));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_forged_message_ends_the_channel_and_silence_does() {
+    let (nats, _dir) = broker().await;
+    let (mut server, mut device, spy) = channels(&nats).await;
+    spy.publish("down", Bytes::from_static(b"\0\0\0\0\0\0\0\0forged and long enough"))
+        .await
+        .unwrap();
+    spy.flush().await.unwrap();
+    let Err(Gone(why)) = next(&mut device.receiver).await else { panic!("it was taken") };
+    assert!(why.contains("not what the other side sealed"), "{why}");
+    // The server hears nothing any more.
+    let Err(Gone(why)) = next(&mut server.receiver).await else { panic!("who speaks?") };
+    assert!(why.contains("silent"), "{why}");
+}

@@ -1,8 +1,9 @@
 //! What is left of the runs of an agent that is gone: each gets its end, once.
 
 use futures::future::join_all;
-use muster_schemas::OperationId;
 use muster_schemas::events::{Action, RunReport};
+use muster_schemas::{Event, OperationId};
+use uuid::Uuid;
 
 use super::group;
 use super::journal::{self, Entry, Phase};
@@ -33,29 +34,54 @@ pub(super) async fn recover(shared: &Shared) -> Vec<(OperationId, Entry)> {
         if let Some(process) = entry.process {
             operations.watch(process.pid);
         }
-        if entry.phase != Phase::Begun {
-            continue;
-        }
-        if let Some(end) = &entry.end {
-            operations.keep_end(id, *end.clone());
-            continue;
-        }
-        match entry.order.as_ref().map(|order| &order.action) {
-            Some(Action::Reboot) if is_this_boot(&entry) => {
+        match fate(&entry, Moment::now().boot) {
+            Fate::Over => {}
+            Fate::EndKept(end) => operations.keep_end(id, *end),
+            Fate::GoesOn => {
                 operations.resume(id, entry.ticket, &Action::Reboot);
                 goes_on.push((id, entry));
             }
-            Some(Action::Reboot | Action::RestartAgent) => {
+            Fate::Done => {
                 let report = RunReport { ended_at: now(), ..so_far(shared, id, &entry) };
                 record::end(shared, id, entry, Outcome::Succeeded.event(report));
             }
-            _ => lost.push((id, entry)),
+            Fate::Lost => lost.push((id, entry)),
         }
     }
     // An end may have been a child of this process, when the agent started over in place.
     operations.reap();
     join_all(lost.into_iter().map(|(id, entry)| give_up(shared, id, entry))).await;
     goes_on
+}
+
+/// What is to be done about an entry that an agent before this one wrote.
+#[derive(Debug, PartialEq)]
+enum Fate {
+    /// Nothing, or not yet: it has ended, or waits.
+    Over,
+    /// Its end is known and not recorded.
+    EndKept(Box<Event>),
+    /// The machine was to restart, and has not yet.
+    GoesOn,
+    /// It was done by what ended the agent.
+    Done,
+    /// Nobody attended its end.
+    Lost,
+}
+
+fn fate(entry: &Entry, boot: Uuid) -> Fate {
+    if entry.phase != Phase::Begun {
+        return Fate::Over;
+    }
+    if let Some(end) = &entry.end {
+        return Fate::EndKept(end.clone());
+    }
+    let is_this_boot = entry.begun.is_some_and(|begun| begun.boot == boot);
+    match entry.order.as_ref().map(|order| &order.action) {
+        Some(Action::Reboot) if is_this_boot => Fate::GoesOn,
+        Some(Action::Reboot | Action::RestartAgent) => Fate::Done,
+        _ => Fate::Lost,
+    }
 }
 
 fn now() -> Option<muster_schemas::Timestamp> {
@@ -105,5 +131,52 @@ pub(crate) fn interrupt(shared: &Shared) {
         let report =
             RunReport { problem: Some(problem), ended_at: now(), ..so_far(shared, id, &entry) };
         record::end(shared, id, entry, Outcome::Interrupted.event(report));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use muster_schemas::events::RunExpired;
+    use muster_schemas::wire::RunOrder;
+    use muster_schemas::{DeviceId, ProjectId, Timestamp};
+
+    use super::super::journal::Begun;
+    use super::*;
+
+    #[test]
+    fn what_becomes_of_a_run_depends_on_what_it_was_and_on_the_boot() {
+        let (boot, other) = (Uuid::from_u128(1), Uuid::from_u128(2));
+        let id = OperationId(Uuid::from_u128(3));
+        let entry = |phase, action: Action| Entry {
+            order: Some(Box::new(RunOrder {
+                project: ProjectId::default_project(),
+                device: DeviceId(Uuid::from_u128(4)),
+                epoch: 1,
+                operation: id,
+                issued_at: Timestamp(1),
+                expires_at: Timestamp(2),
+                timeout_ms: 1,
+                actor: String::new(),
+                action,
+                private: None,
+            })),
+            begun: Some(Begun { boot, mono: 1, at: Timestamp(1) }),
+            ..Entry::new(1, phase, Timestamp(2))
+        };
+        for (phase, action, now, expected) in [
+            (Phase::Accepted, Action::Diagnostics, boot, Fate::Over),
+            (Phase::Ended, Action::Reboot, other, Fate::Over),
+            (Phase::Begun, Action::Diagnostics, boot, Fate::Lost),
+            (Phase::Begun, Action::Diagnostics, other, Fate::Lost),
+            (Phase::Begun, Action::Reboot, boot, Fate::GoesOn),
+            (Phase::Begun, Action::Reboot, other, Fate::Done),
+            (Phase::Begun, Action::RestartAgent, boot, Fate::Done),
+        ] {
+            assert_eq!(fate(&entry(phase, action), now), expected);
+        }
+        let end: Event = RunExpired { operation: id }.into();
+        let kept =
+            Entry { end: Some(Box::new(end.clone())), ..entry(Phase::Begun, Action::Diagnostics) };
+        assert_eq!(fate(&kept, boot), Fate::EndKept(Box::new(end)));
     }
 }

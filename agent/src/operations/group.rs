@@ -17,7 +17,7 @@ use super::journal::Process;
 pub(super) const OPERATION_VARIABLE: &str = "MUSTER_OPERATION";
 
 /// Processes are looked for this often while they end.
-const LOOK: Duration = Duration::from_millis(50);
+const LOOK: Duration = Duration::from_millis(100);
 /// What was killed may take so long to be gone.
 const GONE: Duration = Duration::from_secs(2);
 
@@ -55,12 +55,11 @@ fn is_alive(stat: &procfs::process::Stat) -> bool {
 }
 
 /// The processes that are alive and belong to a run: those in its group, and when `with_strays`
-/// those that were started by it and are in another.
-fn members(operation: OperationId, group: Option<Pid>, with_strays: bool) -> Vec<Pid> {
+/// those that were started by it and are in another. `None` when the kernel does not tell.
+fn members(operation: OperationId, group: Option<Pid>, with_strays: bool) -> Option<Vec<Pid>> {
     let mark = format!("{OPERATION_VARIABLE}={operation}");
-    let Ok(processes) = procfs::process::all_processes() else { return Vec::new() };
     let own = std::process::id();
-    let ours = processes.flatten().filter_map(|process| {
+    let ours = procfs::process::all_processes().ok()?.flatten().filter_map(|process| {
         let stat = process.stat().ok()?;
         if !is_alive(&stat) || u32::try_from(stat.pid) == Ok(own) {
             return None;
@@ -69,7 +68,7 @@ fn members(operation: OperationId, group: Option<Pid>, with_strays: bool) -> Vec
         let is_ours = is_in_group || (with_strays && carries(stat.pid, mark.as_bytes()));
         is_ours.then(|| Pid::from_raw(stat.pid))
     });
-    ours.collect()
+    Some(ours.collect())
 }
 
 fn carries(pid: i32, mark: &[u8]) -> bool {
@@ -101,12 +100,12 @@ pub(super) async fn end(
     patience: Duration,
 ) -> bool {
     let look = || members(operation, group, with_strays);
-    signal_all(None, &strays(&look(), group), Signal::SIGTERM);
+    signal_all(None, &strays(&look().unwrap_or_default(), group), Signal::SIGTERM);
     signal_all(group, &[], Signal::SIGTERM);
     if gone(&look, patience).await {
         return true;
     }
-    signal_all(group, &look(), Signal::SIGKILL);
+    signal_all(group, &look().unwrap_or_default(), Signal::SIGKILL);
     gone(&look, GONE).await
 }
 
@@ -118,10 +117,11 @@ fn strays(members: &[Pid], group: Option<Pid>) -> Vec<Pid> {
     members.iter().copied().filter(|pid| !reached(pid)).collect()
 }
 
-async fn gone(look: &impl Fn() -> Vec<Pid>, patience: Duration) -> bool {
+async fn gone(look: &impl Fn() -> Option<Vec<Pid>>, patience: Duration) -> bool {
     let until = Instant::now() + patience;
     loop {
-        if look().is_empty() {
+        // What cannot be looked at is not taken for gone.
+        if look().is_some_and(|left| left.is_empty()) {
             return true;
         }
         if Instant::now() >= until {
@@ -141,7 +141,7 @@ pub(super) async fn end_leftovers(
     let group = process
         .filter(|process| identify(process.pid) == Some(*process))
         .map(|process| pid_of(process.pid));
-    if members(operation, group, true).is_empty() {
+    if members(operation, group, true).is_none_or(|left| left.is_empty()) {
         return false;
     }
     let _ = timeout(patience + GONE * 2, end(operation, group, true, patience)).await;

@@ -15,10 +15,10 @@ use tokio::time::sleep_until;
 use tokio_util::sync::CancellationToken;
 
 use super::journal::{self, Entry, Phase};
-use super::policy::Policy;
 use super::queue::AGAIN;
 use super::record::{expired, record_kept_ends, rejected, tell};
-use super::{builtins, diagnostics, exec, prepare, recover};
+use super::take::allowed;
+use super::{builtins, diagnostics, exec, recover};
 use crate::run::Shared;
 
 type Run<'a> = Pin<Box<dyn Future<Output = ()> + Send + 'a>>;
@@ -87,7 +87,7 @@ async fn begin(shared: &Shared, id: OperationId, cancel: CancellationToken) {
     };
     let Some(order) = entry.order.clone() else { return operations.close(id) };
     // The owner may have changed the policy since the order came.
-    if let Err(reason) = allowed(shared, &order) {
+    if let Err(reason) = allowed(shared, &order.action) {
         let event = rejected(id, RefusalCause::Policy, &reason);
         return match tell(shared, id, &entry.ended(), &event) {
             Ok(_) => operations.close(id),
@@ -112,19 +112,6 @@ async fn carry_out(
         Action::LogLevel { level, seconds } => {
             builtins::set_level(shared, id, entry, level, *seconds);
         }
-    }
-}
-
-fn allowed(shared: &Shared, order: &RunOrder) -> Result<(), String> {
-    let wanted = match &order.action {
-        Action::Exec(exec) => exec.user.as_deref(),
-        _ => None,
-    };
-    let policy = Policy::load(&shared.operations.options.policy)?;
-    // A user that is gone by now is told when the program is started.
-    match prepare::run_as(wanted) {
-        Ok(user) => policy.allows(&order.action, &user.name),
-        Err(_) => policy.allows(&order.action, wanted.unwrap_or_default()),
     }
 }
 

@@ -27,7 +27,7 @@ pub(super) const AGAIN: Duration = Duration::from_secs(5);
 struct Open {
     ticket: u64,
     is_waiting: bool,
-    /// Does it count among those that work at the same time? Programs do.
+    /// Does it count among those that work at the same time?
     takes_place: bool,
     cancel: CancellationToken,
 }
@@ -226,12 +226,18 @@ impl Operations {
     }
 }
 
+/// Does it count among what works at the same time, and wait for that? What is done at once, or
+/// must not be held up by programs that hang, does not.
+pub(super) const fn takes_place(action: &Action) -> bool {
+    matches!(action, Action::Exec(_) | Action::Diagnostics)
+}
+
 impl Open {
     fn new(ticket: u64, action: &Action) -> Self {
         Self {
             ticket,
             is_waiting: true,
-            takes_place: matches!(action, Action::Exec(_)),
+            takes_place: takes_place(action),
             cancel: CancellationToken::new(),
         }
     }
@@ -268,7 +274,7 @@ mod tests {
         operations.on_hello(Anchor { boot: at.boot, mono: at.mono, server: Timestamp(5) });
         assert!(operations.server_time().is_some());
         assert_eq!((next(2), next(2), next(2)), (Some(9), Some(5), None));
-        operations.wait(id(1), operations.next_ticket(), &Action::Diagnostics);
+        operations.wait(id(1), operations.next_ticket(), &Action::RestartAgent);
         assert_eq!(next(2), Some(1), "takes no place");
         operations.close(id(9));
         operations.keep_end(id(9), muster_schemas::events::RunExpired { operation: id(9) }.into());

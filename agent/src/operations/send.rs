@@ -80,8 +80,8 @@ async fn send(shared: &Shared, spool: Arc<Spool>) -> OperationId {
         let client = connected(&mut link).await;
         match ask(&client, &subject, spool.operation, &piece).await {
             Ok(next) => {
-                let is_further = next > piece.offset || (piece.is_last && piece.data.is_empty());
-                // A server that is content with less than all says so: it names the end itself.
+                let is_further =
+                    next > piece.offset || (piece.data.is_empty() && next == piece.offset);
                 spool.taken(piece.stream, next, piece.is_last);
                 before = Some(piece.stream);
                 if is_further {

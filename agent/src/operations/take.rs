@@ -10,7 +10,7 @@ use super::check::{Address, Ignored, Me, check_address, check_private, is_expire
 use super::journal::{self, Entry, Phase};
 use super::policy::Policy;
 use super::prepare;
-use super::queue::Standing;
+use super::queue::{MOST_WAITING, Standing, takes_place};
 use super::record::{Outcome, blank, expired, rejected, tell};
 use crate::clock::Moment;
 use crate::run::{Shared, in_words};
@@ -83,6 +83,27 @@ fn address(shared: &Shared, opened: &[u8]) -> Result<Address, String> {
     Ok(address)
 }
 
+/// Does the device's policy allow it, as it is now?
+///
+/// # Errors
+/// The rule that forbids it, in words.
+pub(super) fn allowed(shared: &Shared, action: &Action) -> Result<(), String> {
+    let policy = Policy::load(&shared.operations.options.policy)?;
+    let wanted = wanted_user(action);
+    // That there is no such user is for later: it is not told to whom it is none of his business.
+    match prepare::run_as(wanted) {
+        Ok(user) => policy.allows(action, &user.name),
+        Err(_) => policy.allows(action, wanted.unwrap_or_default()),
+    }
+}
+
+fn wanted_user(action: &Action) -> Option<&str> {
+    match action {
+        Action::Exec(exec) => exec.user.as_deref(),
+        _ => None,
+    }
+}
+
 /// May it be done, and can it?
 fn judge(
     shared: &Shared,
@@ -90,26 +111,19 @@ fn judge(
     private: Option<&[u8]>,
 ) -> Result<(), (RefusalCause, String)> {
     let invalid = |reason| (RefusalCause::Invalid, reason);
-    let wanted = match &order.action {
-        Action::Exec(exec) => exec.user.as_deref(),
-        _ => None,
-    };
-    let policy = Policy::load(&shared.operations.options.policy)
-        .map_err(|problem| (RefusalCause::Policy, problem))?;
-    let user = prepare::run_as(wanted).map_err(invalid)?;
-    policy.allows(&order.action, &user.name).map_err(|reason| (RefusalCause::Policy, reason))?;
+    allowed(shared, &order.action).map_err(|reason| (RefusalCause::Policy, reason))?;
     let input = check_private(&order.action, order.private.as_ref(), private)
         .map_err(|reason| (RefusalCause::PrivatePart, reason))?;
     if let Action::Exec(exec) = &order.action {
         let env = input.map(|input: PrivateInput| input.env).unwrap_or_default();
+        prepare::run_as(wanted_user(&order.action)).map_err(invalid)?;
         prepare::check(exec, &env).map_err(invalid)?;
-        if shared.operations.is_busy() {
-            let reason = format!(
-                "{} runs wait on this device already; runs.at_once in its config says how many work at the same time",
-                super::queue::MOST_WAITING
-            );
-            return Err((RefusalCause::Busy, reason));
-        }
+    }
+    if takes_place(&order.action) && shared.operations.is_busy() {
+        let reason = format!(
+            "{MOST_WAITING} runs wait on this device already; runs.at_once in its config says how many work at the same time"
+        );
+        return Err((RefusalCause::Busy, reason));
     }
     Ok(())
 }

@@ -42,13 +42,14 @@ async fn an_order_that_comes_again_is_done_once() {
     is_told(&server, id(2), &all).await;
     is_told(&server, id(1), &all).await;
     assert_eq!(std::fs::read_to_string(file).unwrap(), "x\n");
-    let known = server.known.lock().unwrap();
-    let accepted = known.events.iter().find_map(|event| match event {
-        Event::RunAccepted(it) if it.operation == id(1) => Some(it.order),
-        _ => None,
-    });
-    assert_eq!(accepted, Some(Hash::of(&sealed(&mark))));
-    drop(known);
+    let accepted = |known: &Known| {
+        known.events.iter().find_map(|event| match event {
+            Event::RunAccepted(it) if it.operation == id(1) => Some(it.order),
+            _ => None,
+        })
+    };
+    let taken = Hash::of(&sealed(&mark));
+    assert_eq!(accepted(&server.known.lock().unwrap()), Some(taken));
     running.stop().await;
 }
 

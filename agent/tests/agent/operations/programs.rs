@@ -86,10 +86,8 @@ async fn a_program_runs_as_another_user_with_that_users_groups() {
         assert_eq!(end(&server, id(1)).await.exit_code, Some(0));
         let out = output(&server, id(1), OutputStream::Stdout).await;
         assert!(out.starts_with("nobody\n") && out.ends_with(" nobody\n"), "{out}");
-        let known = server.known.lock().unwrap();
-        assert!(known.events.iter().any(|event| {
-            matches!(event, Event::RunStarted(it) if it.user.as_deref() == Some("nobody"))
-        }));
+        let is_told = |event: &Event| matches!(event, Event::RunStarted(it) if it.user.as_deref() == Some("nobody"));
+        assert!(server.known.lock().unwrap().events.iter().any(is_told));
     } else {
         is_told(&server, id(1), &["RunRejected"]).await;
     }
@@ -141,12 +139,13 @@ async fn a_program_in_the_background_outlives_its_run() {
     until_there(&file).await;
     assert_eq!(std::fs::read_to_string(&file).unwrap(), "late");
     assert!(lives("7301"));
-    let known = server.known.lock().unwrap();
-    let pid = known.events.iter().find_map(|event| match event {
-        Event::RunStarted(it) => it.pid,
-        _ => None,
-    });
-    drop(known);
+    let pid = |known: &Known| {
+        known.events.iter().find_map(|event| match event {
+            Event::RunStarted(it) => it.pid,
+            _ => None,
+        })
+    };
+    let pid = pid(&server.known.lock().unwrap());
     running.stop().await;
     assert!(lives("7301"), "it outlives the agent, too");
     let group = nix::unistd::Pid::from_raw(i32::try_from(pid.unwrap()).unwrap());

@@ -104,11 +104,11 @@ async fn with_a_full_outbox_nothing_begins_and_no_end_is_lost() {
     deliver(&server, &run(id(1), waiting_for(&server, "a")), None).await;
     is_told(&server, id(1), &["RunAccepted", "RunStarted"]).await;
     server.known.lock().unwrap().is_deaf = true;
-    let fill = muster_schemas::events::DeviceConfigApplied {
-        version: 1,
-        errors: [("x".to_owned(), "y".repeat(500))].into(),
-    };
-    while running.agent.recorder().record(&fill.clone().into()).is_ok() {}
+    for length in [500, 0] {
+        let errors = [("x".to_owned(), "y".repeat(length))].into();
+        let fill: Event = muster_schemas::events::DeviceConfigApplied { version: 1, errors }.into();
+        while running.agent.recorder().record(&fill).is_ok() {}
+    }
     let dropped = running.agent.status().outbox.dropped;
     // Not taken: there is no room to tell of it.
     deliver(&server, &run(id(2), argv(&["true"])), None).await;

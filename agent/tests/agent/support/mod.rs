@@ -292,12 +292,12 @@ fn take_piece(known: &Mutex<Known>, payload: &[u8]) -> Option<u64> {
 
 fn welcome(known: &Mutex<Known>, payload: &[u8]) -> Option<Vec<u8>> {
     let mut known = known.lock().unwrap();
+    known.hellos += 1;
     if known.is_silent {
         return None;
     }
     let opened = cose::open(payload, Kind::Hello, &known.key.unwrap()).unwrap();
     let hello: Hello = codec::decode(&opened).unwrap();
-    known.hellos += 1;
     let welcome = Welcome {
         project: hello.project,
         device: hello.device,

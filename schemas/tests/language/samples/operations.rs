@@ -130,10 +130,8 @@ pub(super) fn samples() -> Vec<Sample> {
     };
     let (run, cancel) = (Message::RunOrder(order()), Message::CancelOrder(cancel));
     let sealed = Message::Sealed(Kind::Run, Box::new(run.clone()));
-    let delivery = RunDelivery {
-        order: sealed.encode(),
-        private: Some(codec::encode(&private_input())),
-    };
+    let delivery =
+        RunDelivery { order: sealed.encode(), private: Some(codec::encode(&private_input())) };
     let piece = OutputPiece {
         operation: operation(),
         stream: OutputStream::Stderr,

@@ -17,6 +17,7 @@ use tokio::net::unix::pipe;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 use wait4::Wait4;
 
 use super::journal::{self, Entry};
@@ -40,13 +41,14 @@ const REST: Duration = Duration::from_secs(1);
 struct Leader {
     child: Child,
     pid: Pid,
+    mark: Uuid,
     is_armed: bool,
 }
 
 impl Drop for Leader {
     fn drop(&mut self) {
         if self.is_armed {
-            group::kill_group(self.pid);
+            group::kill_run(self.mark, self.pid);
         }
     }
 }
@@ -84,9 +86,10 @@ pub(super) async fn run(
     };
     let input = input.and_then(|bytes| codec::decode::<PrivateInput>(&bytes).ok());
     let (env, stdin) = input.map(|input| (input.env, input.stdin)).unwrap_or_default();
+    let mark = entry.begun.map(|begun| begun.mark).unwrap_or_default();
     let signals = signal(SignalKind::child());
     let spawned = prepare::run_as(exec.user.as_deref()).and_then(|user| {
-        let mut command = prepare::command(exec, &user, &env, id)?;
+        let mut command = prepare::command(exec, &user, &env, id, mark)?;
         if exec.background {
             let stdin = file_with(shared, id, &stdin).map_err(|error| {
                 format!("its standard input could not be written to the disk: {error}")
@@ -107,7 +110,7 @@ pub(super) async fn run(
         }
     };
     let pid = group::pid_of(child.id());
-    let mut leader = Leader { child, pid, is_armed: !exec.background };
+    let mut leader = Leader { child, pid, mark, is_armed: !exec.background };
     let started_at = now();
     record::started(shared, id, &mut entry, group::identify(leader.child.id()), Some(user));
     if exec.background {
@@ -197,7 +200,7 @@ async fn attend(
     }
     if why != Why::Itself || !is_heard {
         let with_strays = why != Why::Itself;
-        let end = group::end(operation, Some(pid), with_strays, options.kill_after);
+        let end = group::end(leader.mark, Some(pid), with_strays, options.kill_after);
         tokio::pin!(end);
         let is_gone = loop {
             tokio::select! {

@@ -5,16 +5,16 @@
 
 use std::time::Duration;
 
-use muster_schemas::OperationId;
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
 use nix::unistd::Pid;
 use tokio::time::{Instant, sleep, timeout};
+use uuid::Uuid;
 
 use super::journal::Process;
 
-/// Every program finds its operation in this variable; so those that left its group are found.
-pub(super) const OPERATION_VARIABLE: &str = "MUSTER_OPERATION";
+/// Every program carries its run's mark in this variable; so those that left its group are found.
+pub(super) const MARK_VARIABLE: &str = "MUSTER_RUN";
 
 /// Processes are looked for this often while they end.
 const LOOK: Duration = Duration::from_millis(100);
@@ -56,8 +56,8 @@ fn is_alive(stat: &procfs::process::Stat) -> bool {
 
 /// The processes that are alive and belong to a run: those in its group, and when `with_strays`
 /// those that were started by it and are in another. `None` when the kernel does not tell.
-fn members(operation: OperationId, group: Option<Pid>, with_strays: bool) -> Option<Vec<Pid>> {
-    let mark = format!("{OPERATION_VARIABLE}={operation}");
+fn members(mark: Uuid, group: Option<Pid>, with_strays: bool) -> Option<Vec<Pid>> {
+    let mark = format!("{MARK_VARIABLE}={mark}");
     let own = std::process::id();
     let ours = procfs::process::all_processes().ok()?.flatten().filter_map(|process| {
         let stat = process.stat().ok()?;
@@ -91,15 +91,20 @@ pub(super) fn kill_group(group: Pid) {
     let _ = killpg(group, Signal::SIGKILL);
 }
 
+/// Kills at once what belongs to a run.
+pub(super) fn kill_run(mark: Uuid, group: Pid) {
+    signal_all(Some(group), &members(mark, None, true).unwrap_or_default(), Signal::SIGKILL);
+}
+
 /// Ends what belongs to a run: SIGTERM, and SIGKILL for what is left after `patience`. True when
 /// nothing is left. `group` must be known to be the run's.
 pub(super) async fn end(
-    operation: OperationId,
+    mark: Uuid,
     group: Option<Pid>,
     with_strays: bool,
     patience: Duration,
 ) -> bool {
-    let look = || members(operation, group, with_strays);
+    let look = || members(mark, group, with_strays);
     signal_all(None, &strays(&look().unwrap_or_default(), group), Signal::SIGTERM);
     signal_all(group, &[], Signal::SIGTERM);
     if gone(&look, patience).await {
@@ -133,7 +138,7 @@ async fn gone(look: &impl Fn() -> Option<Vec<Pid>>, patience: Duration) -> bool 
 
 /// Ends what an agent before this one left behind of a run; true when there was something.
 pub(super) async fn end_leftovers(
-    operation: OperationId,
+    mark: Uuid,
     process: Option<Process>,
     patience: Duration,
 ) -> bool {
@@ -141,9 +146,9 @@ pub(super) async fn end_leftovers(
     let group = process
         .filter(|process| identify(process.pid) == Some(*process))
         .map(|process| pid_of(process.pid));
-    if members(operation, group, true).is_none_or(|left| left.is_empty()) {
+    if members(mark, group, true).is_none_or(|left| left.is_empty()) {
         return false;
     }
-    let _ = timeout(patience + GONE * 2, end(operation, group, true, patience)).await;
+    let _ = timeout(patience + GONE * 2, end(mark, group, true, patience)).await;
     true
 }

@@ -55,6 +55,8 @@ pub(super) struct Begun {
     pub(super) mono: u64,
     /// When, by the device's wall clock.
     pub(super) at: Timestamp,
+    /// Random: by it are found all processes of this run, and of no other agent's.
+    pub(super) mark: Uuid,
 }
 
 /// One operation.

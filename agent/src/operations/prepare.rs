@@ -11,8 +11,9 @@ use std::process::Command;
 use muster_schemas::OperationId;
 use muster_schemas::events::{Exec, Program};
 use nix::unistd::{Uid, User, geteuid};
+use uuid::Uuid;
 
-use super::group::OPERATION_VARIABLE;
+use super::group::MARK_VARIABLE;
 
 /// Where programs are looked for unless the order says otherwise.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -116,6 +117,7 @@ pub(super) fn command(
     user: &RunAs,
     env: &BTreeMap<String, String>,
     operation: OperationId,
+    mark: Uuid,
 ) -> Result<Command, String> {
     let cwd = match &exec.cwd {
         Some(cwd) => PathBuf::from(cwd),
@@ -142,7 +144,8 @@ pub(super) fn command(
         .env("SHELL", &user.shell)
         .env("LANG", std::env::var_os("LANG").as_deref().unwrap_or(OsStr::new("C.UTF-8")))
         .envs(env)
-        .env(OPERATION_VARIABLE, operation.to_string())
+        .env("MUSTER_OPERATION", operation.to_string())
+        .env(MARK_VARIABLE, mark.to_string())
         .process_group(0);
     Ok(command)
 }
@@ -238,15 +241,26 @@ mod tests {
         let user = run_as(None).unwrap();
         let same = run_as(Some(&user.name)).unwrap();
         assert!(user.ids.is_none() && same.ids.is_none());
-        let operation = OperationId(uuid::Uuid::from_u128(1));
+        let operation = OperationId(Uuid::from_u128(1));
         let env = BTreeMap::from([("APP".to_owned(), "1".to_owned())]);
-        let command = command(&argv(&["sh", "-c", "true"]), &user, &env, operation).unwrap();
+        let command =
+            command(&argv(&["sh", "-c", "true"]), &user, &env, operation, Uuid::nil()).unwrap();
         assert!(command.get_program().to_string_lossy().ends_with("/sh"));
         let names: Vec<_> =
             command.get_envs().map(|(name, _)| name.to_string_lossy().into_owned()).collect();
         assert_eq!(
             names,
-            ["APP", "HOME", "LANG", "LOGNAME", "MUSTER_OPERATION", "PATH", "SHELL", "USER"]
+            [
+                "APP",
+                "HOME",
+                "LANG",
+                "LOGNAME",
+                "MUSTER_OPERATION",
+                "MUSTER_RUN",
+                "PATH",
+                "SHELL",
+                "USER"
+            ]
         );
     }
 

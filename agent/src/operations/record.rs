@@ -6,6 +6,7 @@ use muster_schemas::events::{
 };
 use muster_schemas::{Event, OperationId};
 use serde_bytes::ByteArray;
+use uuid::Uuid;
 
 use super::journal::{self, Begun, Entry, Phase, Process, Salts};
 use crate::clock::Moment;
@@ -89,7 +90,7 @@ pub(super) fn begin(shared: &Shared, id: OperationId, entry: Entry) -> Result<En
     let at = Moment::now();
     let entry = Entry {
         phase: Phase::Begun,
-        begun: Some(Begun { boot: at.boot, mono: at.mono, at: at.wall }),
+        begun: Some(Begun { boot: at.boot, mono: at.mono, at: at.wall, mark: Uuid::new_v4() }),
         salts: Some(Salts {
             stdout: ByteArray::new(rand::random()),
             stderr: ByteArray::new(rand::random()),

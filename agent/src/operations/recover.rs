@@ -88,10 +88,6 @@ fn now() -> Option<muster_schemas::Timestamp> {
     Some(Moment::now().wall)
 }
 
-fn is_this_boot(entry: &Entry) -> bool {
-    entry.begun.is_some_and(|begun| begun.boot == Moment::now().boot)
-}
-
 /// What is known of a run that nobody attends any more.
 fn so_far(shared: &Shared, id: OperationId, entry: &Entry) -> RunReport {
     let [stdout, stderr] =
@@ -102,9 +98,9 @@ fn so_far(shared: &Shared, id: OperationId, entry: &Entry) -> RunReport {
 
 async fn give_up(shared: &Shared, id: OperationId, entry: Entry) {
     let mut problem = "the agent was gone while the run was at work".to_owned();
-    if is_this_boot(&entry) {
+    if let Some(begun) = entry.begun.filter(|begun| begun.boot == Moment::now().boot) {
         let patience = shared.operations.options.kill_after;
-        if group::end_leftovers(id, entry.process, patience).await {
+        if group::end_leftovers(begun.mark, entry.process, patience).await {
             problem.push_str("; what was left of it was ended");
         }
     } else {
@@ -160,7 +156,7 @@ mod tests {
                 action,
                 private: None,
             })),
-            begun: Some(Begun { boot, mono: 1, at: Timestamp(1) }),
+            begun: Some(Begun { boot, mono: 1, at: Timestamp(1), mark: Uuid::nil() }),
             ..Entry::new(1, phase, Timestamp(2))
         };
         for (phase, action, now, expected) in [

@@ -118,7 +118,8 @@ async fn children_that_hold_the_outputs_do_not_hold_up_the_run() {
     let report = end(&server, id(1)).await;
     assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
     assert_eq!(report.exit_code, Some(0));
-    assert!(report.problem.is_some_and(|problem| problem.contains("held its outputs open")));
+    let problem = report.problem.unwrap();
+    assert!(problem.contains("held its outputs open"), "{problem}");
     assert_eq!(output(&server, id(1), OutputStream::Stdout).await, "done\n");
     assert!(!lives("7201"));
     running.stop().await;

@@ -115,6 +115,8 @@ pub(super) fn started(
     let event = RunStarted { operation: id, pid, user }.into();
     if let Err(error) = tell(shared, id, entry, &event) {
         tracing::warn!(%error, operation = %id, "that a run started could not be told");
+        // Not tried again: it is counted as dropped, unless there is room by now.
+        let _ = shared.record(&event);
         if let Err(error) = shared.store.write(|transaction| journal::put(transaction, id, entry)) {
             tracing::warn!(%error, operation = %id, "the journal could not be written");
         }

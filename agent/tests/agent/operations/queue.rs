@@ -103,6 +103,10 @@ async fn with_a_full_outbox_nothing_begins_and_no_end_is_lost() {
     until_greeted(&running).await;
     deliver(&server, &run(id(1), waiting_for(&server, "a")), None).await;
     is_told(&server, id(1), &["RunAccepted", "RunStarted"]).await;
+    // No ack is on its way that would make room.
+    while running.agent.status().outbox.unconfirmed > 0 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
     server.known.lock().unwrap().is_deaf = true;
     for length in [500, 0] {
         let errors = [("x".to_owned(), "y".repeat(length))].into();
@@ -116,8 +120,11 @@ async fn with_a_full_outbox_nothing_begins_and_no_end_is_lost() {
     // The end is tried again meanwhile; each try would count.
     tokio::time::sleep(Duration::from_secs(6)).await;
     assert_eq!(running.agent.status().outbox.dropped, dropped);
+    // The next agent finds it, as it was.
+    running.stop().await;
     server.known.lock().unwrap().is_deaf = false;
-    end(&server, id(1)).await;
+    let running = greet(&server).await;
+    assert_eq!(end(&server, id(1)).await.exit_code, Some(0));
     is_told(&server, id(1), &["RunAccepted", "RunStarted", "RunSucceeded"]).await;
     assert_eq!(told(&server.known.lock().unwrap(), id(2)), [""; 0]);
     running.stop().await;

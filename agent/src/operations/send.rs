@@ -12,7 +12,7 @@ use futures::stream::FuturesUnordered;
 use muster_schemas::subjects::DeviceSubjects;
 use muster_schemas::wire::{MAX_PIECE_BYTES, OutputPiece, OutputStream, OutputTaken};
 use muster_schemas::{OperationId, codec, compress};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::time::{sleep, timeout};
 
 use super::spool::{Piece, Spool};
@@ -21,32 +21,24 @@ use crate::run::Shared;
 
 /// What is written is gathered for so long before it is sent.
 const GATHER: Duration = Duration::from_millis(100);
-/// So many runs that are over send at the same time; those that work all do.
-const OVER_AT_ONCE: usize = 4;
+/// So many requests are on their way at the same time. One that is not answered keeps its place for
+/// a while and then stands back, so an output that no server wants holds up no other.
+const AT_ONCE: usize = 4;
 /// An answer is waited for this long.
 const ANSWER: Duration = Duration::from_secs(10);
 
 /// Sends outputs, for ever.
 pub(crate) async fn send_outputs(shared: &Shared) {
     let spools = &shared.operations.spools;
+    // Before those that borrow it.
+    let asking = Semaphore::new(AT_ONCE);
     let mut sending = FuturesUnordered::new();
     let mut busy: BTreeSet<OperationId> = BTreeSet::new();
     loop {
-        let all = spools.list();
-        let over = all.iter().filter(|it| it.is_ended() && busy.contains(&it.operation)).count();
-        let mut room = OVER_AT_ONCE.saturating_sub(over);
-        for spool in all {
-            if busy.contains(&spool.operation) {
-                continue;
+        for spool in spools.list() {
+            if busy.insert(spool.operation) {
+                sending.push(send(shared, spool, &asking));
             }
-            if spool.is_ended() {
-                if room == 0 {
-                    continue;
-                }
-                room -= 1;
-            }
-            busy.insert(spool.operation);
-            sending.push(send(shared, spool));
         }
         tokio::select! {
             Some(id) = sending.next(), if !sending.is_empty() => drop(busy.remove(&id)),
@@ -56,7 +48,7 @@ pub(crate) async fn send_outputs(shared: &Shared) {
 }
 
 /// Sends one run's outputs until the server has them.
-async fn send(shared: &Shared, spool: Arc<Spool>) -> OperationId {
+async fn send(shared: &Shared, spool: Arc<Spool>, asking: &Semaphore) -> OperationId {
     let spools = &shared.operations.spools;
     let subjects = DeviceSubjects::new(&shared.identity.project, shared.identity.device);
     let subject = subjects.request("output");
@@ -65,11 +57,14 @@ async fn send(shared: &Shared, spool: Arc<Spool>) -> OperationId {
     let mut before = None;
     while !spool.is_done() {
         gather(&spool).await;
+        let client = connected(&mut link).await;
+        let permit = asking.acquire().await;
         let piece = match spools.next_piece(&spool, before) {
             Ok(Some(piece)) => piece,
             Ok(None) => continue,
             Err(error) => {
                 tracing::warn!(%error, operation = %spool.operation, "an output is lost");
+                drop(permit);
                 // What is written from now on finds no file either; its end tells the length.
                 while !spool.is_ended() {
                     spool.grew.notified().await;
@@ -77,7 +72,6 @@ async fn send(shared: &Shared, spool: Arc<Spool>) -> OperationId {
                 break;
             }
         };
-        let client = connected(&mut link).await;
         match ask(&client, &subject, spool.operation, &piece).await {
             Ok(next) => {
                 let is_further =
@@ -93,6 +87,7 @@ async fn send(shared: &Shared, spool: Arc<Spool>) -> OperationId {
                 tracing::debug!(problem, operation = %spool.operation, "an output is not sent yet");
             }
         }
+        drop((piece, permit));
         let wait = backoff.wait(rand::random());
         tokio::select! {
             () = sleep(wait) => {}

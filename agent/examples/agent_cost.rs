@@ -4,7 +4,7 @@
 //! runs it for 120 s at the default interval (10 s). A benchmark; asserts nothing.
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a benchmark by hand")]
 
-#[path = "../tests/support/mod.rs"]
+#[path = "../tests/agent/support/mod.rs"]
 #[allow(dead_code, reason = "the tests need more of it")]
 mod support;
 

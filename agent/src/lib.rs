@@ -10,6 +10,7 @@ pub mod inventory;
 pub mod link;
 pub mod local;
 pub mod metrics;
+pub mod operations;
 pub mod outbox;
 pub mod report;
 pub mod run;

@@ -58,6 +58,15 @@ enum Command {
         /// pinned CA stays.
         #[arg(long, value_name = "https://HOST:PORT")]
         url: Option<url::Url>,
+        /// What this device's owner lets the project do; a file that is not there allows all, one
+        /// that is wrong allows nothing.
+        #[arg(
+            long,
+            env = "MUSTER_AGENT_POLICY",
+            default_value = muster_agent::operations::POLICY_FILE,
+            value_name = "FILE"
+        )]
+        policy: PathBuf,
     },
     /// Says how the agent is: its identity, connection, outbox, last error.
     Status {
@@ -83,7 +92,7 @@ pub(crate) async fn main() -> anyhow::Result<ExitCode> {
     match cli.command {
         Command::Enroll(args) => enroll::enroll(data, args).await,
         Command::Fingerprint => enroll::fingerprint(&data),
-        Command::Run { url } => run::run(data, url, set_level).await,
+        Command::Run { url, policy } => run::run(data, url, policy, set_level).await,
         Command::Status { json } => status::status(&data, json).await,
         Command::Doctor { json } => doctor::doctor(&data, json).await,
     }

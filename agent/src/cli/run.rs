@@ -1,16 +1,21 @@
 //! `muster-agent run`.
 
+use std::io;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 use anyhow::Context;
 use muster_agent::enroll::CA_FILE;
+use muster_agent::operations::OperationOptions;
 use muster_agent::{Agent, AgentOptions};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use super::logs::SetLevel;
+
+/// The exit code that asks a supervisor to start the agent again (EX_TEMPFAIL).
+const START_AGAIN: u8 = 75;
 
 /// Starts over with the pinned CA as the system's only one.
 ///
@@ -22,35 +27,59 @@ fn start_over(data: &Path) {
     if !ca.is_file() || std::env::var_os("SSL_CERT_FILE").is_some_and(|file| file == ca) {
         return;
     }
-    let Ok(program) = std::env::current_exe() else { return };
-    let error = Command::new(program)
-        .args(std::env::args_os().skip(1))
-        .env("SSL_CERT_FILE", &ca)
-        .env_remove("SSL_CERT_DIR")
-        .exec();
+    let error = become_new(|command| {
+        command.env("SSL_CERT_FILE", &ca).env_remove("SSL_CERT_DIR");
+    });
     // It works all the same.
     tracing::debug!(%error, "the process could not start over");
+}
+
+/// Becomes a new process with the same id and arguments; returns only when that fails.
+fn become_new(change: impl FnOnce(&mut Command)) -> io::Error {
+    let program = match std::env::current_exe() {
+        Ok(program) => program,
+        Err(error) => return error,
+    };
+    // The kernel says this of a file that was replaced: the new one is meant.
+    let name = program.to_string_lossy();
+    let program = name.strip_suffix(" (deleted)").map_or(program.clone(), PathBuf::from);
+    let mut command = Command::new(program);
+    command.args(std::env::args_os().skip(1));
+    change(&mut command);
+    command.exec()
 }
 
 pub(super) async fn run(
     data: PathBuf,
     url: Option<url::Url>,
+    policy: PathBuf,
     set_level: SetLevel,
 ) -> anyhow::Result<ExitCode> {
     start_over(&data);
-    let agent = Agent::open(AgentOptions { url, set_level, ..AgentOptions::new(data) })?;
+    let operations = OperationOptions { policy, ..OperationOptions::default() };
+    let agent =
+        Agent::open(AgentOptions { url, set_level, operations, ..AgentOptions::new(data) })?;
     let mut terminate = signal(SignalKind::terminate()).context("failed to listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("failed to listen for SIGINT")?;
     let stop = CancellationToken::new();
-    let stopping = stop.clone();
-    let asked = async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
+    let running = agent.clone().run(stop.clone());
+    tokio::pin!(running);
+    tokio::select! {
+        outcome = &mut running => outcome?,
+        _ = terminate.recv() => {
+            stop.cancel();
+            running.await?;
         }
-        stopping.cancel();
-    };
-    let (outcome, ()) = tokio::join!(agent.run(stop), asked);
-    outcome?;
+        _ = interrupt.recv() => {
+            stop.cancel();
+            running.await?;
+        }
+    }
+    if agent.wants_restart() && !stop.is_cancelled() {
+        // In place: that works under any supervisor, and where there is none.
+        let error = become_new(|_| {});
+        tracing::error!(%error, "the agent could not start again; its supervisor has to");
+        return Ok(ExitCode::from(START_AGAIN));
+    }
     Ok(ExitCode::SUCCESS)
 }

@@ -11,7 +11,7 @@ use futures::stream::FuturesUnordered;
 use muster_schemas::codec;
 use muster_schemas::cose::{self, Kind};
 use muster_schemas::subjects::DeviceSubjects;
-use muster_schemas::wire::{Ack, ConfigUpdate, Welcome};
+use muster_schemas::wire::{Ack, ConfigUpdate, KIND_HEADER, Welcome};
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
@@ -19,7 +19,8 @@ use super::connect::is_denial;
 use super::keep::renew;
 use crate::clock::{Anchor, Moment};
 use crate::identity::Credentials;
-use crate::run::Shared;
+use crate::operations::{take_cancel, take_order};
+use crate::run::{Shared, in_words};
 use crate::session::{Effect, Outgoing, Session};
 use crate::store::StoreError;
 
@@ -57,6 +58,8 @@ struct Driver<'a> {
     subjects: DeviceSubjects,
     /// Why the broker said that it ends the connection.
     farewell: Option<String>,
+    /// Was a hello of this connection answered? Before that no order is taken.
+    is_greeted: bool,
 }
 
 /// Drives a connection until it ends.
@@ -72,7 +75,8 @@ pub(super) async fn drive(
     let Some(context) = context else { return lost("the connection is gone".to_owned()) };
     let subjects = DeviceSubjects::new(&shared.identity.project, shared.identity.device);
     session.connected(Instant::now());
-    let driver = Driver { shared, session, client, context, subjects, farewell: None };
+    let driver =
+        Driver { shared, session, client, context, subjects, farewell: None, is_greeted: false };
     driver.run(events, credentials).await.unwrap_or_else(lost)
 }
 
@@ -95,7 +99,7 @@ impl Driver<'_> {
         loop {
             let now = Instant::now();
             self.session.tick(now, rand::random());
-            while let Some(outgoing) = self.session.next_event(now).map_err(|e| tell(&e))? {
+            while let Some(outgoing) = self.session.next_event(now).map_err(|e| in_words(&e))? {
                 published.push(publish(self.context.clone(), self.subjects.events(), outgoing));
             }
             if hello.is_none() {
@@ -109,11 +113,11 @@ impl Driver<'_> {
                     }
                 }
                 message = acks.next() => match message {
-                    Some(message) => self.on_ack(&message.payload).map_err(|e| tell(&e))?,
+                    Some(message) => self.on_ack(&message.payload).map_err(|e| in_words(&e))?,
                     None => return Err(self.farewell()),
                 },
                 message = commands.next() => match message {
-                    Some(message) => self.on_command(&message.payload),
+                    Some(message) => self.on_command(&message),
                     None => return Err(self.farewell()),
                 },
                 Some((epoch, seq, is_stored)) = published.next(), if !published.is_empty() => {
@@ -206,7 +210,7 @@ impl Driver<'_> {
         match outcome {
             Ok(effect) => self.after(effect),
             Err(error) => {
-                let error = tell(&error);
+                let error = in_words(&error);
                 tracing::warn!(error, "a welcome was not acted on");
                 return;
             }
@@ -215,10 +219,13 @@ impl Driver<'_> {
         let rtt = u64::try_from((now - sent).as_micros()).unwrap_or(u64::MAX);
         self.shared.counters.rtt(rtt);
         let mono = asked.mono.saturating_add(at.mono.saturating_sub(asked.mono) / 2);
-        self.shared.set_anchor(Anchor { boot: at.boot, mono, server: welcome.time });
+        let anchor = Anchor { boot: at.boot, mono, server: welcome.time };
+        self.shared.set_anchor(anchor);
+        self.shared.operations.on_hello(anchor);
+        self.is_greeted = true;
         self.shared.with_link_state(|state| state.last_hello = Some(at.wall));
         if let Err(error) = self.shared.apply_config(welcome.config_version, &welcome.config) {
-            tracing::warn!(error = tell(&error), "the config could not be applied");
+            tracing::warn!(error = in_words(&error), "the config could not be applied");
         }
         self.shared.rotate_if_asked();
     }
@@ -245,7 +252,10 @@ impl Driver<'_> {
                 self.shared.counters.events_acked(count);
                 self.shared.with_link_state(|state| state.last_ack = Some(at.wall));
                 if let Err(error) = self.shared.outbox.settle_dropped(at) {
-                    tracing::warn!(error = tell(&error), "what was dropped is not declared yet");
+                    tracing::warn!(
+                        error = in_words(&error),
+                        "what was dropped is not declared yet"
+                    );
                 }
                 // A rotation may have waited for the one before it.
                 self.shared.rotate_if_asked();
@@ -265,21 +275,31 @@ impl Driver<'_> {
         }
     }
 
-    fn on_command(&mut self, payload: &[u8]) {
-        let identity = &self.shared.identity;
-        let outcome = self.open::<ConfigUpdate>(payload, Kind::Config).and_then(|update| {
-            let epoch = self.shared.outbox.view().epoch;
-            let is_ours = update.project == identity.project
-                && update.device == identity.device
-                && update.epoch == epoch;
-            if !is_ours {
-                return Err("it is for another device or epoch".to_owned());
-            }
-            self.shared.apply_config(update.version, &update.vars).map_err(|error| tell(&error))
-        });
+    fn on_command(&mut self, message: &Message) {
+        let headers = message.headers.as_ref();
+        let kind = headers.and_then(|headers| headers.get(KIND_HEADER)).map(|kind| kind.as_str());
+        let outcome = match kind {
+            None | Some("config") => self.on_config(&message.payload),
+            Some("run") => take_order(self.shared, &message.payload, self.is_greeted),
+            Some("cancel") => take_cancel(self.shared, &message.payload),
+            Some(_) => Err("this agent does not know its kind".to_owned()),
+        };
         if let Err(problem) = outcome {
-            tracing::warn!(problem, "a command was ignored");
+            tracing::warn!(kind = kind.unwrap_or("config"), problem, "a command was ignored");
         }
+    }
+
+    fn on_config(&self, payload: &[u8]) -> Result<(), String> {
+        let identity = &self.shared.identity;
+        let update = self.open::<ConfigUpdate>(payload, Kind::Config)?;
+        let epoch = self.shared.outbox.view().epoch;
+        let is_ours = update.project == identity.project
+            && update.device == identity.device
+            && update.epoch == epoch;
+        if !is_ours {
+            return Err("it is for another device or epoch".to_owned());
+        }
+        self.shared.apply_config(update.version, &update.vars).map_err(|error| in_words(&error))
     }
 
     /// Opens what the project's operation key sealed.
@@ -327,15 +347,4 @@ async fn wait_for<F: Future + Unpin>(waiting: &mut Option<F>) -> F::Output {
         Some(future) => future.await,
         None => std::future::pending().await,
     }
-}
-
-/// An error with its causes, in one line.
-fn tell(error: &dyn std::error::Error) -> String {
-    let mut words = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        words = format!("{words}: {error}");
-        cause = error.source();
-    }
-    words
 }

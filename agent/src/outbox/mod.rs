@@ -32,6 +32,9 @@ use self::keys::Keys;
 use self::state::State;
 use crate::store::{EVENTS, Store, StoreError, key};
 
+/// What the events of a run take at most, with some to spare, in bytes.
+const ROOM: u64 = 16 * 1024;
+
 /// How much the outbox holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
@@ -101,6 +104,12 @@ impl Outbox {
     #[must_use]
     pub fn is_overfull(&self) -> bool {
         self.state().kept_bytes > self.limits.kept_bytes
+    }
+
+    /// Is there room for the few events of one more run?
+    #[must_use]
+    pub fn has_room(&self) -> bool {
+        self.state().unconfirmed_bytes.saturating_add(ROOM) <= self.limits.unconfirmed_bytes
     }
 
     /// Where the outbox stands.

@@ -84,12 +84,41 @@ impl Outbox {
         at: Moment,
         beside: Option<(&'static str, &T)>,
     ) -> Result<u64, RecordError> {
+        let outcome = self.record_beside(event, at, |transaction| match beside {
+            Some((name, value)) => store::put(transaction, name, value),
+            None => Ok(()),
+        });
+        // One that is too large will never be recorded; its author has to say so.
+        if let Err(RecordError::Full { .. } | RecordError::Store { .. }) = &outcome {
+            self.count_dropped(&mut self.state(), at.wall);
+        }
+        outcome
+    }
+
+    /// Records an event and whatever `beside` writes, in one transaction. An event that is not
+    /// recorded is not counted as dropped: it is for whoever will try again, or has not acted yet.
+    ///
+    /// # Errors
+    /// When there is no room, or the disk does not take it; then nothing of either is there.
+    pub(crate) fn record_beside(
+        &self,
+        event: &Event,
+        at: Moment,
+        beside: impl FnOnce(&WriteTransaction) -> Result<(), StoreError>,
+    ) -> Result<u64, RecordError> {
         let kind = event.kind();
         let mut state = self.state();
         let keys = self.keys();
         let mut next = state.clone();
+        let room = self.limits.unconfirmed_bytes;
+        // Near the limit a refusal is no write: who tries again and again would wear out the flash.
+        if next.unconfirmed_bytes.saturating_add(MAX_EVENT_BYTES as u64) > room {
+            let bytes = len(&self.seal(&next, keys.current(), Content::of(event, at)));
+            if next.unconfirmed_bytes.saturating_add(bytes) > room {
+                return Err(RecordError::Full { kind, limit: room });
+            }
+        }
         let outcome = self.store.write(|transaction| {
-            let room = self.limits.unconfirmed_bytes;
             if let Some(dropped) = next.dropped
                 && next.unconfirmed_bytes < room
             {
@@ -106,9 +135,7 @@ impl Outbox {
             }
             insert(transaction, &mut next, &sealed)?;
             store::put(transaction, key::OUTBOX, &next)?;
-            if let Some((name, value)) = beside {
-                store::put(transaction, name, value)?;
-            }
+            beside(transaction)?;
             Ok(Ok(next.last_seq))
         });
         match outcome {
@@ -116,15 +143,8 @@ impl Outbox {
                 *state = next;
                 Ok(seq)
             }
-            Ok(Err(error @ RecordError::TooLarge { .. })) => Err(error),
-            Ok(Err(error)) => {
-                self.count_dropped(&mut state, at.wall);
-                Err(error)
-            }
-            Err(source) => {
-                self.count_dropped(&mut state, at.wall);
-                Err(RecordError::Store { kind, source })
-            }
+            Ok(Err(error)) => Err(error),
+            Err(source) => Err(RecordError::Store { kind, source }),
         }
     }
 

@@ -13,6 +13,7 @@ use super::upkeep::keep_house;
 use crate::identity::Identity;
 use crate::link::keep_connected;
 use crate::local::listen_locally;
+use crate::operations::{OperationOptions, Operations, interrupt, perform, send_outputs};
 use crate::outbox::{Limits, Outbox, RecordError};
 use crate::report::{Backlog, sample_and_send, send_backlog};
 use crate::store::{Folder, Store, StoreError, key, put, remove};
@@ -32,6 +33,8 @@ pub struct AgentOptions {
     pub backlog_bytes: u64,
     /// Sets the log level when the config variable `log.level` says so.
     pub set_level: SetLevel,
+    /// How operations are carried out.
+    pub operations: OperationOptions,
 }
 
 impl AgentOptions {
@@ -44,6 +47,7 @@ impl AgentOptions {
             limits: Limits::default(),
             backlog_bytes: 32 << 20,
             set_level: Arc::new(|_| Ok(())),
+            operations: OperationOptions::default(),
         }
     }
 }
@@ -123,6 +127,7 @@ impl Agent {
             options.limits,
         )?;
         let backlog = Backlog::open(Arc::clone(&store), options.backlog_bytes)?;
+        let operations = Operations::open(&store, options.operations)?;
         let shared = Shared::new(
             identity,
             store,
@@ -130,6 +135,7 @@ impl Agent {
             backlog,
             options.root,
             options.set_level,
+            operations,
         )?;
         Ok(Self { shared: Arc::new(shared) })
     }
@@ -152,7 +158,13 @@ impl Agent {
         Status::of(&self.shared, self.shared.link.receiver_count() > 0)
     }
 
-    /// Runs until it is told to stop; then what is on its way is kept, and all is on the disk.
+    /// Did it end because it was ordered to, and shall be started again?
+    #[must_use]
+    pub fn wants_restart(&self) -> bool {
+        self.shared.operations.restart.is_cancelled()
+    }
+
+    /// Runs until it is told to stop, or ordered to start again; then what is on its way is kept, and all is on the disk.
     ///
     /// # Errors
     /// When the last write fails.
@@ -172,17 +184,23 @@ impl Agent {
                 keep_house(shared),
                 answer_status(shared),
                 listen_locally(shared),
+                perform(shared),
+                send_outputs(shared),
             )
         };
+        let ending = stop.child_token();
         tokio::join!(
             async {
                 tokio::select! {
                     () = stop.cancelled() => {}
+                    () = shared.operations.restart.cancelled() => {}
                     _ = forever => {}
                 }
+                ending.cancel();
             },
-            sample_and_send(shared, &stop),
+            sample_and_send(shared, &ending),
         );
+        interrupt(shared);
         shared.link.send_replace(None);
         shared.doors.close(shared.store.folder().path());
         // What was written relaxed goes down with this one.

@@ -10,6 +10,7 @@ mod settings;
 mod shared;
 mod status;
 mod upkeep;
+mod words;
 
 pub use agent::{Agent, AgentError, AgentOptions, Recorder, run};
 pub use settings::Settings;
@@ -17,3 +18,4 @@ pub use settings::Settings;
 pub(crate) use settings::read as read_settings;
 pub(crate) use shared::Shared;
 pub use status::{BacklogStatus, LocalStatus, OutboxStatus, Status, ask_status, socket_path};
+pub(crate) use words::in_words;

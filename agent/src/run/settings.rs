@@ -24,6 +24,8 @@ pub struct Settings {
     pub quota: Quota,
     /// Where they may.
     pub(crate) doors: DoorsWanted,
+    /// How many programs that were asked for work at the same time.
+    pub runs_at_once: usize,
     /// The newest request for a new signing key: a number that never comes again.
     pub(crate) key_request: Option<i64>,
 }
@@ -36,6 +38,7 @@ impl Default for Settings {
             own_intervals: [None; Group::ALL.len()],
             quota: Quota::default(),
             doors: DoorsWanted::default(),
+            runs_at_once: 4,
             key_request: None,
         }
     }
@@ -75,6 +78,9 @@ pub(crate) fn read(
                 number(value, 1, 100_000).map(|series| settings.quota.series = series)
             }
             "metrics.rate" => number(value, 1, 10_000).map(|rate| settings.quota.rate = rate),
+            "runs.at_once" => {
+                number(value, 1, 64).map(|number| settings.runs_at_once = number as usize)
+            }
             "agent.key_generation" => match value {
                 ConfigValue::Int(request) => {
                     settings.key_request = Some(*request);
@@ -244,8 +250,10 @@ mod tests {
                     ("metrics.series", ConfigValue::Int(5)),
                     ("metrics.rate", ConfigValue::Int(50)),
                     ("agent.key_generation", ConfigValue::Int(2)),
+                    ("runs.at_once", ConfigValue::Int(2)),
                 ],
                 Settings {
+                    runs_at_once: 2,
                     doors: DoorsWanted { udp: None, json: Some(9092), sockets: false },
                     quota: Quota { series: 5, rate: 50 },
                     key_request: Some(2),
@@ -256,6 +264,7 @@ mod tests {
             (vec![("metrics.udp", ConfigValue::Int(0))], default, vec!["metrics.udp"]),
             (vec![("metrics.json", text("8092"))], default, vec!["metrics.json"]),
             (vec![("metrics.socket", ConfigValue::Int(1))], default, vec!["metrics.socket"]),
+            (vec![("runs.at_once", ConfigValue::Int(0))], default, vec!["runs.at_once"]),
             (vec![("metrics.rate", ConfigValue::Int(-1))], default, vec!["metrics.rate"]),
             (vec![("metrics.intervall", ConfigValue::Int(1))], default, vec!["metrics.intervall"]),
             (

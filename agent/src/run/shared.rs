@@ -16,6 +16,7 @@ use crate::clock::{Anchor, Moment};
 use crate::identity::Identity;
 use crate::local::{Doors, Intake};
 use crate::metrics::AgentCounters;
+use crate::operations::Operations;
 use crate::outbox::{Outbox, RecordError};
 use crate::report::{Backlog, Queued};
 use crate::store::{Store, StoreError, key, write_private};
@@ -59,6 +60,8 @@ pub(crate) struct Shared {
     /// A batch was put into the backlog.
     pub(crate) backlog_grew: Notify,
     pub(crate) set_level: SetLevel,
+    /// What is to be done here, and is being done.
+    pub(crate) operations: Operations,
     anchor: Mutex<Option<Anchor>>,
     config: Mutex<Config>,
     link_state: Mutex<LinkState>,
@@ -72,6 +75,7 @@ impl Shared {
         backlog: Backlog,
         root: PathBuf,
         set_level: SetLevel,
+        operations: Operations,
     ) -> Result<Self, StoreError> {
         let config: Config = store.get(key::CONFIG)?.unwrap_or_default();
         let anchor = store.get(key::ANCHOR)?;
@@ -92,6 +96,7 @@ impl Shared {
             recorded: Notify::new(),
             backlog_grew: Notify::new(),
             set_level,
+            operations,
             anchor: Mutex::new(anchor),
             config: Mutex::new(config),
             link_state: Mutex::new(LinkState::default()),
@@ -136,6 +141,10 @@ impl Shared {
         self.config.lock().unwrap_or_else(PoisonError::into_inner).version
     }
 
+    pub(crate) fn config_vars(&self) -> ConfigVars {
+        self.config.lock().unwrap_or_else(PoisonError::into_inner).vars.clone()
+    }
+
     /// Works by these config variables from now on, unless they are not newer.
     pub(crate) fn apply_config(&self, version: u64, vars: &ConfigVars) -> Result<(), StoreError> {
         if version <= self.config_version() {
@@ -166,6 +175,11 @@ impl Shared {
         tracing::info!(version, "new config variables are applied");
         self.rotate_if_asked();
         Ok(())
+    }
+
+    /// Logs as the config says, after another level was set for a while.
+    pub(crate) fn reset_level(&self) {
+        let _ = settings::read(&self.config_vars(), &*self.set_level);
     }
 
     /// Makes a new signing key, when one is asked for and it can be now.

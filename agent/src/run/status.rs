@@ -132,7 +132,7 @@ pub struct Status {
 }
 
 impl Status {
-    pub(super) fn of(shared: &Shared, is_running: bool) -> Self {
+    pub(crate) fn of(shared: &Shared, is_running: bool) -> Self {
         let (identity, outbox, backlog) =
             (&shared.identity, shared.outbox.view(), shared.backlog.view());
         let (link, at) = (shared.link_state(), Moment::now());

@@ -6,6 +6,7 @@ use tokio::time::{Instant, sleep};
 
 use super::shared::Shared;
 use crate::clock::Moment;
+use crate::operations::prune_journal;
 
 /// By age, events are let go this often.
 const EVERY: Duration = Duration::from_secs(3600);
@@ -14,13 +15,14 @@ const LOOK: Duration = Duration::from_secs(60);
 /// Between two rounds of a large outbox others get their turn.
 const BREATH: Duration = Duration::from_millis(20);
 
-/// Prunes the outbox at the start, once an hour, and when it holds too much.
+/// Prunes outbox and journal at the start, once an hour, and when it holds too much.
 pub(super) async fn keep_house(shared: &Shared) {
     let mut due = Instant::now();
     loop {
         if Instant::now() >= due || shared.outbox.is_overfull() {
             due = Instant::now() + EVERY;
             prune(shared).await;
+            prune_journal(shared);
         }
         sleep(LOOK).await;
     }

@@ -30,6 +30,11 @@ pub(crate) const MARKS: TableDefinition<'_, i64, (u64, u64)> = TableDefinition::
 /// Metric batches that wait to be sent, by their place in the queue.
 pub(crate) const BACKLOG: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("backlog");
 
+/// The journal of runs, by operation.
+pub(crate) const RUNS: TableDefinition<'_, u128, &[u8]> = TableDefinition::new("runs");
+/// What is private of runs that were not begun yet, by operation.
+pub(crate) const RUN_INPUTS: TableDefinition<'_, u128, &[u8]> = TableDefinition::new("run_inputs");
+
 /// The names of the small things.
 pub mod key {
     /// Who the device is.
@@ -97,9 +102,14 @@ impl Store {
             let found: Option<u32> = get(transaction, key::FORMAT)?;
             if found.is_none() {
                 put(transaction, key::FORMAT, &FORMAT)?;
+            }
+            // An older database gets the tables that came later; an older agent leaves them alone.
+            if found.unwrap_or(FORMAT) <= FORMAT {
                 transaction.open_table(EVENTS).map_err(StoreError::database("make a table"))?;
                 transaction.open_table(MARKS).map_err(StoreError::database("make a table"))?;
                 transaction.open_table(BACKLOG).map_err(StoreError::database("make a table"))?;
+                transaction.open_table(RUNS).map_err(StoreError::database("make a table"))?;
+                transaction.open_table(RUN_INPUTS).map_err(StoreError::database("make a table"))?;
             }
             Ok(found.unwrap_or(FORMAT))
         })?;

@@ -1,9 +1,5 @@
 //! An agent's life with a real broker: joining, reporting, losing and finding its server again.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by it, in its own helpers too")]
-
-mod support;
-
 use std::time::{Duration, Instant};
 
 use muster_agent::doctor::examine;
@@ -12,45 +8,11 @@ use muster_agent::run::{Status, ask_status};
 use muster_agent::{Agent, AgentError, AgentOptions};
 use muster_schemas::Event;
 use muster_schemas::Timestamp;
-use muster_schemas::events::DeviceConfigApplied;
 use muster_schemas::metrics::MetricBatch;
 use muster_schemas::names::ConfigValue;
-use tokio::task::JoinHandle;
-use tokio_util::sync::CancellationToken;
 
-use support::Server;
-
-struct Running {
-    agent: Agent,
-    stop: CancellationToken,
-    task: JoinHandle<Result<(), AgentError>>,
-}
-
-impl Running {
-    async fn start(server: &Server) -> Self {
-        let data = server.path("device");
-        if !data.exists() {
-            enroll(server.enroll_options(&data)).await.unwrap();
-        }
-        let agent = Agent::open(AgentOptions::new(data)).unwrap();
-        let stop = CancellationToken::new();
-        let task = tokio::spawn(agent.clone().run(stop.clone()));
-        Self { agent, stop, task }
-    }
-
-    /// Stops in less than two seconds, as a system's shutdown wants it.
-    async fn stop(self) {
-        let asked = Instant::now();
-        self.stop.cancel();
-        self.task.await.unwrap().unwrap();
-        assert!(asked.elapsed() < Duration::from_secs(2), "{:?}", asked.elapsed());
-    }
-
-    fn record(&self, version: u64) {
-        let event = DeviceConfigApplied { version, errors: Default::default() }.into();
-        self.agent.recorder().record(&event).unwrap();
-    }
-}
+use crate::running::Running;
+use crate::support::{self, Server};
 
 /// How many rounds of samples are in these batches: each has a time of its own.
 fn rounds(batches: &[MetricBatch]) -> usize {

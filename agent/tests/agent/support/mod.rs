@@ -26,9 +26,12 @@ use muster_schemas::subjects::{
 };
 use muster_schemas::wire::{
     Ack, CredentialsProof, CredentialsRequest, CredentialsResponse, EnrollProof, EnrollRequest,
-    EnrollResponse, EnrollmentTokenText, Hello, NonceRequest, NonceResponse, Welcome,
+    EnrollResponse, EnrollmentTokenText, Hello, KIND_HEADER, MAX_PIECE_BYTES, NonceRequest,
+    NonceResponse, OutputPiece, OutputStream, OutputTaken, Welcome,
 };
-use muster_schemas::{DeviceId, Event, Hash, ProjectId, SigningKey, Timestamp, TokenId, codec};
+use muster_schemas::{
+    DeviceId, Event, Hash, OperationId, ProjectId, SigningKey, Timestamp, TokenId, codec, compress,
+};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, PublicKeyData};
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -60,6 +63,22 @@ pub(crate) struct Known {
     pub(crate) hellos: usize,
     /// Credentials requests so far.
     pub(crate) credentials: usize,
+    /// Hellos get no answer.
+    pub(crate) is_silent: bool,
+    /// What programs wrote, as it was taken.
+    pub(crate) outputs: BTreeMap<(OperationId, OutputStream), Taken>,
+    /// The server takes no output.
+    pub(crate) takes_no_output: bool,
+}
+
+/// What the server has of an output.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Taken {
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) salt: Vec<u8>,
+    pub(crate) is_whole: bool,
+    pub(crate) pieces: usize,
+    pub(crate) compressed: usize,
 }
 
 /// The server.
@@ -82,11 +101,11 @@ pub(crate) fn device() -> DeviceId {
     DeviceId(Uuid::from_u128(0x0198_c0de_7000_7abc_8def_0123_4567_89ab))
 }
 
-fn operation_key() -> SigningKey {
+pub(crate) fn operation_key() -> SigningKey {
     SigningKey::from_seed(&[3; 32])
 }
 
-fn now() -> Timestamp {
+pub(crate) fn now() -> Timestamp {
     std::time::SystemTime::now().into()
 }
 
@@ -170,6 +189,7 @@ impl Server {
         let mut events = client.subscribe(ALL_EVENTS).await.unwrap();
         let mut metrics = client.subscribe(ALL_METRICS).await.unwrap();
         let mut hellos = client.subscribe(subjects.request("hello")).await.unwrap();
+        let mut outputs = client.subscribe(subjects.request("output")).await.unwrap();
         client.flush().await.unwrap();
         tokio::spawn(async move {
             loop {
@@ -190,13 +210,28 @@ impl Server {
                         }
                     }
                     Some(message) = hellos.next() => {
-                        let answer = welcome(&known, &message.payload);
+                        let Some(answer) = welcome(&known, &message.payload) else { continue };
+                        client.publish(message.reply.unwrap(), answer.into()).await.ok();
+                    }
+                    Some(message) = outputs.next() => {
+                        let Some(next) = take_piece(&known, &message.payload) else { continue };
+                        let answer = codec::encode(&OutputTaken { next });
                         client.publish(message.reply.unwrap(), answer.into()).await.ok();
                     }
                     else => break,
                 }
             }
         });
+    }
+
+    /// Says something to the device on `.cmd`.
+    pub(crate) async fn command(&self, kind: &str, body: Vec<u8>) {
+        let client = self.client().await;
+        let subjects = DeviceSubjects::new(&ProjectId::default_project(), device());
+        let mut headers = async_nats::HeaderMap::new();
+        headers.insert(KIND_HEADER, kind);
+        client.publish_with_headers(subjects.commands(), headers, body.into()).await.unwrap();
+        client.flush().await.unwrap();
     }
 
     /// Waits until the server knows something.
@@ -229,11 +264,40 @@ fn append(known: &Mutex<Known>, bytes: &[u8]) -> Option<Ack> {
     Some(Ack { epoch: 1, seq, hash, resend: !is_next && envelope.seq > seq })
 }
 
-fn welcome(known: &Mutex<Known>, payload: &[u8]) -> Vec<u8> {
+fn take_piece(known: &Mutex<Known>, payload: &[u8]) -> Option<u64> {
     let mut known = known.lock().unwrap();
+    if known.takes_no_output {
+        return None;
+    }
+    let piece: OutputPiece = codec::decode(payload).unwrap();
+    let taken = known.outputs.entry((piece.operation, piece.stream)).or_default();
+    taken.pieces += 1;
+    let have = taken.bytes.len() as u64;
+    if piece.offset == have {
+        let data = if piece.compressed {
+            taken.compressed += 1;
+            compress::decompress(&piece.data, MAX_PIECE_BYTES).unwrap()
+        } else {
+            piece.data
+        };
+        assert_eq!(data.len(), piece.bytes as usize);
+        taken.bytes.extend_from_slice(&data);
+        taken.is_whole |= piece.last;
+        if let Some(salt) = piece.salt {
+            taken.salt = salt;
+        }
+    }
+    Some(taken.bytes.len() as u64)
+}
+
+fn welcome(known: &Mutex<Known>, payload: &[u8]) -> Option<Vec<u8>> {
+    let mut known = known.lock().unwrap();
+    known.hellos += 1;
+    if known.is_silent {
+        return None;
+    }
     let opened = cose::open(payload, Kind::Hello, &known.key.unwrap()).unwrap();
     let hello: Hello = codec::decode(&opened).unwrap();
-    known.hellos += 1;
     let welcome = Welcome {
         project: hello.project,
         device: hello.device,
@@ -245,7 +309,7 @@ fn welcome(known: &Mutex<Known>, payload: &[u8]) -> Vec<u8> {
         config_version: known.config.0,
         config: known.config.1.clone(),
     };
-    operation_key().seal(Kind::Welcome, codec::encode(&welcome))
+    Some(operation_key().seal(Kind::Welcome, codec::encode(&welcome)))
 }
 
 async fn enroll(

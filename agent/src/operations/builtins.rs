@@ -1,0 +1,130 @@
+//! What the agent does itself: start again, restart the machine, log more or less.
+
+use std::time::{Duration, Instant};
+
+use muster_schemas::events::RunReport;
+use muster_schemas::{Event, OperationId};
+use tokio::time::{sleep, timeout};
+
+use super::capture::run_quietly;
+use super::journal::Entry;
+use super::record::{self, Outcome, blank, short};
+use crate::clock::Moment;
+use crate::run::Shared;
+
+/// So long the log is given to take what was recorded before the agent or the machine goes down.
+const FAREWELL: Duration = Duration::from_secs(3);
+/// A program that restarts the machine answers in this time.
+const ANSWER: Duration = Duration::from_secs(60);
+const LOOK: Duration = Duration::from_millis(50);
+
+fn begin(shared: &Shared, id: OperationId, entry: Entry) -> Option<Entry> {
+    match record::begin(shared, id, entry) {
+        Ok(mut entry) => {
+            record::started(shared, id, &mut entry, None, None);
+            Some(entry)
+        }
+        Err(error) => {
+            tracing::warn!(%error, operation = %id, "a run cannot begin yet");
+            shared.operations.put_back(id);
+            None
+        }
+    }
+}
+
+fn ended(id: OperationId, entry: &Entry, outcome: Outcome, problem: Option<&str>) -> Event {
+    outcome.event(RunReport {
+        problem: problem.map(short),
+        started_at: entry.begun.map(|begun| begun.at),
+        ended_at: Some(Moment::now().wall),
+        ..blank(id)
+    })
+}
+
+/// Gives the log a moment to take what was recorded; what it does not take stays in the outbox.
+async fn say_farewell(shared: &Shared) {
+    let newest = shared.outbox.view().last_seq;
+    let taken = async {
+        while shared.outbox.view().confirmed < newest {
+            sleep(LOOK).await;
+        }
+    };
+    let _ = timeout(FAREWELL, taken).await;
+}
+
+/// Ends the agent, to be started again. Its success is told before.
+pub(super) async fn restart(shared: &Shared, id: OperationId, entry: Entry) {
+    let Some(entry) = begin(shared, id, entry) else { return };
+    let event = ended(id, &entry, Outcome::Succeeded, None);
+    record::end(shared, id, entry, event);
+    say_farewell(shared).await;
+    tracing::info!("starting again, as ordered");
+    shared.operations.restart.cancel();
+}
+
+/// Restarts the machine. Its success is told after that, by the agent of the next boot.
+pub(super) async fn reboot(shared: &Shared, id: OperationId, entry: Entry) {
+    let Some(entry) = begin(shared, id, entry) else { return };
+    say_farewell(shared).await;
+    tracing::warn!("restarting the machine, as ordered");
+    let mut problems = Vec::new();
+    let mut is_under_way = false;
+    for words in &shared.operations.options.reboot {
+        match run_quietly(words, ANSWER).await {
+            Ok(()) => {
+                is_under_way = true;
+                break;
+            }
+            Err(problem) => problems.push(format!("{}: {problem}", words.join(" "))),
+        }
+    }
+    if !is_under_way {
+        let problem = format!("the machine could not be restarted: {}", problems.join("; "));
+        let event = ended(id, &entry, Outcome::Failed, Some(&problem));
+        return record::end(shared, id, entry, event);
+    }
+    wait_for_reboot(shared, id, entry).await;
+}
+
+/// Waits for the machine to go down; that it does not is told when the run's time is over.
+pub(super) async fn wait_for_reboot(shared: &Shared, id: OperationId, entry: Entry) {
+    let limit = entry.order.as_ref().map_or(0, |order| order.timeout_ms);
+    let begun = entry.begun.map_or(0, |begun| begun.mono);
+    let gone_by = Duration::from_micros(Moment::now().mono.saturating_sub(begun));
+    let limit = Duration::from_millis(limit).min(Duration::from_secs(u64::from(u32::MAX)));
+    sleep(limit.saturating_sub(gone_by)).await;
+    let problem = format!("the machine was not restarted within {} s", limit.as_secs_f32());
+    let event = ended(id, &entry, Outcome::Failed, Some(&problem));
+    record::end(shared, id, entry, event);
+}
+
+/// Logs at this level from now on, for so many seconds.
+pub(super) fn set_level(
+    shared: &Shared,
+    id: OperationId,
+    entry: Entry,
+    level: &str,
+    seconds: Option<u32>,
+) {
+    let Some(entry) = begin(shared, id, entry) else { return };
+    let event = match (shared.set_level)(level) {
+        Ok(()) => {
+            let until = seconds
+                .and_then(|it| Instant::now().checked_add(Duration::from_secs(u64::from(it))));
+            shared.operations.set_level_until(until);
+            tracing::info!(level, ?seconds, "another log level, as ordered");
+            ended(id, &entry, Outcome::Succeeded, None)
+        }
+        Err(problem) => ended(id, &entry, Outcome::Failed, Some(&problem)),
+    };
+    record::end(shared, id, entry, event);
+}
+
+/// Logs as the config says again, when the time is over.
+pub(super) fn reset_level_if_due(shared: &Shared) {
+    if shared.operations.level_until().is_some_and(|until| Instant::now() >= until) {
+        shared.operations.set_level_until(None);
+        shared.reset_level();
+        tracing::info!("the log level is what the config says again");
+    }
+}

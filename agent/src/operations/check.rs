@@ -1,0 +1,176 @@
+//! Is an order for this device, now? Is its private part the one that was signed? Pure.
+
+use std::collections::BTreeSet;
+
+use muster_schemas::events::{Action, PrivatePart};
+use muster_schemas::wire::PrivateInput;
+use muster_schemas::{DeviceId, Hash, OperationId, ProjectId, Timestamp, codec};
+use serde::Deserialize;
+
+/// What every order says, whatever it asks for: so an order for something that this agent does not
+/// know can be refused by name.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub(super) struct Address {
+    pub(super) project: ProjectId,
+    pub(super) device: DeviceId,
+    pub(super) epoch: u64,
+    pub(super) operation: OperationId,
+    /// Absent in orders to cancel.
+    #[serde(default)]
+    pub(super) expires_at: Option<Timestamp>,
+}
+
+/// Who this device is at the moment.
+#[derive(Clone, Debug)]
+pub(super) struct Me<'a> {
+    pub(super) project: &'a ProjectId,
+    pub(super) device: DeviceId,
+    pub(super) epoch: u64,
+}
+
+/// An order that is not for this device, or cannot be judged now: the server sends it again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Ignored {
+    #[error("it is for another project")]
+    Project,
+    #[error("it is for another device")]
+    Device,
+    #[error("it is for epoch {asked}, and the device is in epoch {current}")]
+    Epoch { asked: u64, current: u64 },
+    #[error("no hello was answered yet, so whether it has expired is not known")]
+    NoHello,
+}
+
+/// Is it for this device, as it is now?
+pub(super) fn check_address(order: &Address, me: &Me<'_>) -> Result<(), Ignored> {
+    if order.project != *me.project {
+        return Err(Ignored::Project);
+    }
+    if order.device != me.device {
+        return Err(Ignored::Device);
+    }
+    if order.epoch != me.epoch {
+        return Err(Ignored::Epoch { asked: order.epoch, current: me.epoch });
+    }
+    Ok(())
+}
+
+/// Has it expired, by the server's time of the newest hello?
+pub(super) fn is_expired(
+    expires_at: Timestamp,
+    server_time: Option<Timestamp>,
+) -> Result<bool, Ignored> {
+    server_time.map(|now| now > expires_at).ok_or(Ignored::NoHello)
+}
+
+/// Opens the private part and compares it with what was signed; nothing in the words tells of what
+/// is in it.
+pub(super) fn check_private(
+    action: &Action,
+    signed: Option<&PrivatePart>,
+    bytes: Option<&[u8]>,
+) -> Result<Option<PrivateInput>, String> {
+    let wanted: BTreeSet<&str> = match action {
+        Action::Exec(exec) => exec.env.iter().map(String::as_str).collect(),
+        _ => BTreeSet::new(),
+    };
+    let Some(signed) = signed else {
+        // What was not signed is not used.
+        return if wanted.is_empty() {
+            Ok(None)
+        } else {
+            Err("the order names environment variables and has no private part".to_owned())
+        };
+    };
+    let bytes = bytes.ok_or("the private part did not come with the order")?;
+    if bytes.len() as u64 != signed.bytes || Hash::of(bytes) != signed.hash {
+        return Err("the private part is not the one that was signed".to_owned());
+    }
+    let input: PrivateInput =
+        codec::decode(bytes).map_err(|_| "the private part cannot be read".to_owned())?;
+    if input.stdin.len() as u64 != signed.stdin_bytes {
+        return Err("the standard input has another length than was signed".to_owned());
+    }
+    if !input.env.keys().map(String::as_str).eq(wanted) {
+        return Err(
+            "the private part holds other environment variables than were signed".to_owned()
+        );
+    }
+    Ok(Some(input))
+}
+
+#[cfg(test)]
+mod tests {
+    use muster_schemas::events::{Exec, Program};
+    use uuid::Uuid;
+
+    use super::*;
+
+    #[test]
+    fn an_order_is_for_one_device_in_one_epoch() {
+        let (project, device) = (ProjectId::default_project(), DeviceId(Uuid::from_u128(1)));
+        let me = Me { project: &project, device, epoch: 3 };
+        let order = Address {
+            project: project.clone(),
+            device,
+            epoch: 3,
+            operation: OperationId(Uuid::from_u128(2)),
+            expires_at: Some(Timestamp(100)),
+        };
+        assert_eq!(check_address(&order, &me), Ok(()));
+        let other = Address { project: ProjectId::system(), ..order.clone() };
+        assert_eq!(check_address(&other, &me), Err(Ignored::Project));
+        let other = Address { device: DeviceId(Uuid::from_u128(9)), ..order.clone() };
+        assert_eq!(check_address(&other, &me), Err(Ignored::Device));
+        for epoch in [2, 4] {
+            let other = Address { epoch, ..order.clone() };
+            let ignored = Ignored::Epoch { asked: epoch, current: 3 };
+            assert_eq!(check_address(&other, &me), Err(ignored));
+        }
+    }
+
+    #[test]
+    fn an_order_expires_by_the_servers_time_alone() {
+        let expires = Timestamp(100);
+        assert_eq!(is_expired(expires, None), Err(Ignored::NoHello));
+        assert_eq!(is_expired(expires, Some(Timestamp(100))), Ok(false));
+        assert_eq!(is_expired(expires, Some(Timestamp(101))), Ok(true));
+    }
+
+    #[test]
+    fn the_private_part_is_the_one_that_was_signed() {
+        let exec = |env: &[&str]| {
+            Action::Exec(Exec {
+                program: Program::Shell("true".into()),
+                cwd: None,
+                user: None,
+                env: env.iter().map(|&name| name.to_owned()).collect(),
+                background: false,
+            })
+        };
+        let input = PrivateInput {
+            salt: vec![7; 16],
+            env: [("A".to_owned(), "secret".to_owned())].into(),
+            stdin: b"in".to_vec(),
+        };
+        let bytes = codec::encode(&input);
+        let signed =
+            PrivatePart { hash: Hash::of(&bytes), bytes: bytes.len() as u64, stdin_bytes: 2 };
+        let check = |action: &Action, signed: Option<&PrivatePart>, bytes: Option<&[u8]>| {
+            check_private(action, signed, bytes)
+        };
+        assert_eq!(check(&exec(&["A"]), Some(&signed), Some(&bytes)), Ok(Some(input)));
+        assert_eq!(check(&exec(&[]), None, Some(&bytes)), Ok(None), "not signed, not used");
+        for (action, signed, given) in [
+            (exec(&["A"]), Some(signed), None),
+            (exec(&["A"]), Some(signed), Some(&b"other"[..])),
+            (exec(&["A"]), None, Some(&bytes[..])),
+            (exec(&[]), Some(signed), Some(&bytes[..])),
+            (exec(&["A", "B"]), Some(signed), Some(&bytes[..])),
+            (exec(&["A"]), Some(PrivatePart { stdin_bytes: 3, ..signed }), Some(&bytes[..])),
+        ] {
+            let refusal = check(&action, signed.as_ref(), given).unwrap_err();
+            assert!(!refusal.contains("secret"), "{refusal}");
+        }
+    }
+}

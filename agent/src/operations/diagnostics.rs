@@ -1,0 +1,217 @@
+//! What helps to find a fault, as one archive: the agent's status, the doctor's findings, config,
+//! inventory, log, and the kernel's basics.
+//!
+//! Holds no key and no credential: what it packs is public, or has its secrets left out.
+
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::path::Path;
+use std::time::Duration;
+
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use muster_schemas::OperationId;
+use muster_schemas::events::RunReport;
+use muster_schemas::wire::{OutputStream, RunOrder};
+use serde_json::{Value, json};
+use tar::{Builder, Header};
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::capture::said_by;
+use super::journal::Entry;
+use super::record::{self, Outcome, blank};
+use crate::clock::Moment;
+use crate::doctor::examine;
+use crate::inventory;
+use crate::run::{Shared, Status};
+
+/// No file in the archive is larger, in bytes.
+const LARGEST: usize = 256 * 1024;
+/// What asks others (the doctor, the journal of systemd) is left after this.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// What the kernel says of the machine.
+const KERNEL: &[&str] =
+    &["loadavg", "meminfo", "mounts", "net/dev", "stat", "uptime", "version", "pressure/memory"];
+/// The value of a variable whose name holds one of these is left out.
+const SECRET: &[&str] = &["secret", "password", "passwd", "token", "key", "credential", "private"];
+
+/// Collects, and writes the archive to the run's standard output.
+pub(super) async fn run(
+    shared: &Shared,
+    id: OperationId,
+    entry: Entry,
+    order: &RunOrder,
+    cancel: &CancellationToken,
+) {
+    let mut entry = match record::begin(shared, id, entry) {
+        Ok(entry) => entry,
+        Err(error) => {
+            tracing::warn!(%error, operation = %id, "a run cannot begin yet");
+            return shared.operations.put_back(id);
+        }
+    };
+    record::started(shared, id, &mut entry, None, None);
+    let Some(salts) = entry.salts else { return };
+    let limit = Duration::from_millis(order.timeout_ms).min(Duration::from_secs(3600));
+    let (outcome, problem) = tokio::select! {
+        archive = collect(shared) => match archive {
+            Ok(archive) => {
+                let spool = shared.operations.spools.begin(id, &salts);
+                shared.operations.spools.write(&spool, OutputStream::Stdout, &archive);
+                (Outcome::Succeeded, None)
+            }
+            Err(error) => (Outcome::Failed, Some(format!("the archive could not be made: {error}"))),
+        },
+        () = sleep(limit) => (Outcome::TimedOut, None),
+        () = cancel.cancelled() => (Outcome::Canceled, None),
+    };
+    let spool = shared.operations.spools.get(id);
+    let [stdout, stderr] = spool.map(|spool| spool.summaries()).unwrap_or_default();
+    let report = RunReport {
+        problem,
+        started_at: entry.begun.map(|begun| begun.at),
+        ended_at: Some(Moment::now().wall),
+        stdout,
+        stderr,
+        ..blank(id)
+    };
+    record::end(shared, id, entry, outcome.event(report));
+}
+
+async fn collect(shared: &Shared) -> io::Result<Vec<u8>> {
+    let status = Status::of(shared, true);
+    let data = shared.store.folder().path();
+    let root = shared.root.clone();
+    let (checks, found, log) = tokio::join!(
+        timeout(PATIENCE, examine(data, Ok(status.clone()))),
+        timeout(PATIENCE, tokio::task::spawn_blocking(move || inventory::collect(&root))),
+        log(data),
+    );
+    let doctor = checks.map_or_else(|_| json!("the doctor did not come to an end"), |it| json!(it));
+    let mut archive = Archive::new();
+    archive.json("status.json", &json!(status))?;
+    archive.json("doctor.json", &doctor)?;
+    archive.json("config.json", &shown_config(&shared.config_vars()))?;
+    if let Ok(Ok(found)) = found {
+        archive.json("inventory.json", &json!(found))?;
+    }
+    if let Some(log) = log {
+        archive.add("agent.log", &log)?;
+    }
+    for name in KERNEL {
+        if let Ok(text) = head(&Path::new("/proc").join(name)) {
+            archive.add(&format!("proc/{name}"), &text)?;
+        }
+    }
+    if let Ok(uname) = nix::sys::utsname::uname() {
+        let words = [uname.sysname(), uname.release(), uname.version(), uname.machine()];
+        let line = words.map(|word| word.to_string_lossy().into_owned()).join(" ");
+        archive.add("uname", line.as_bytes())?;
+    }
+    archive.finish()
+}
+
+/// The config variables; the values of those that look like secrets are left out.
+fn shown_config(vars: &muster_schemas::names::ConfigVars) -> Value {
+    let shown = vars.iter().map(|(key, value)| {
+        let name = key.as_str();
+        let is_secret = SECRET.iter().any(|word| name.to_lowercase().contains(word));
+        (name.to_owned(), if is_secret { json!("left out") } else { json!(value) })
+    });
+    Value::Object(shown.collect())
+}
+
+/// The newest lines of the agent's log: its file, where the installer made one, or systemd's.
+async fn log(data: &Path) -> Option<Vec<u8>> {
+    if let Ok(tail) = tail(&data.join("agent.log")) {
+        return Some(tail);
+    }
+    let words =
+        ["journalctl", "-u", "muster-agent.service", "-n", "1000", "--no-pager", "-o", "short-iso"];
+    said_by(&words.map(str::to_owned), LARGEST, PATIENCE).await
+}
+
+fn head(path: &Path) -> io::Result<Vec<u8>> {
+    let mut text = Vec::new();
+    File::open(path)?.take(LARGEST as u64).read_to_end(&mut text)?;
+    Ok(text)
+}
+
+fn tail(path: &Path) -> io::Result<Vec<u8>> {
+    let mut file = File::open(path)?;
+    let length = file.metadata()?.len();
+    file.seek(SeekFrom::Start(length.saturating_sub(LARGEST as u64)))?;
+    let mut text = Vec::new();
+    file.take(LARGEST as u64).read_to_end(&mut text)?;
+    Ok(text)
+}
+
+struct Archive {
+    builder: Builder<GzEncoder<Vec<u8>>>,
+    now: u64,
+}
+
+impl Archive {
+    fn new() -> Self {
+        let seconds = Moment::now().wall.micros() / 1_000_000;
+        Self {
+            builder: Builder::new(GzEncoder::new(Vec::new(), Compression::default())),
+            now: u64::try_from(seconds).unwrap_or(0),
+        }
+    }
+
+    fn json(&mut self, name: &str, value: &Value) -> io::Result<()> {
+        self.add(name, serde_json::to_string_pretty(value)?.as_bytes())
+    }
+
+    fn add(&mut self, name: &str, content: &[u8]) -> io::Result<()> {
+        let content = &content[..content.len().min(LARGEST)];
+        let mut header = Header::new_gnu();
+        header.set_size(content.len() as u64);
+        header.set_mode(0o600);
+        header.set_mtime(self.now);
+        self.builder.append_data(&mut header, format!("muster-diagnostics/{name}"), content)
+    }
+
+    fn finish(self) -> io::Result<Vec<u8>> {
+        let mut encoder = self.builder.into_inner()?;
+        encoder.flush()?;
+        encoder.finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use muster_schemas::names::ConfigValue;
+
+    use super::*;
+
+    #[test]
+    fn secrets_are_left_out_of_the_config() {
+        let text = |text: &str| ConfigValue::Text(text.to_owned());
+        let vars = [("app.color", "blue"), ("app.api_Token", "hush"), ("wifi.password", "hush")];
+        let vars = vars.map(|(key, value)| (key.to_lowercase().parse().unwrap(), text(value)));
+        let shown = shown_config(&vars.into()).to_string();
+        assert!(shown.contains("blue") && !shown.contains("hush"), "{shown}");
+    }
+
+    #[test]
+    fn no_file_of_the_archive_is_large() {
+        let mut archive = Archive::new();
+        archive.add("large", &vec![b'x'; LARGEST + 10]).unwrap();
+        archive.json("small.json", &json!({"a": 1})).unwrap();
+        let bytes = archive.finish().unwrap();
+        let mut found = tar::Archive::new(flate2::read::GzDecoder::new(bytes.as_slice()));
+        let sizes: Vec<_> = found
+            .entries()
+            .unwrap()
+            .map(|entry| {
+                let entry = entry.unwrap();
+                (entry.path().unwrap().display().to_string(), entry.size())
+            })
+            .collect();
+        assert_eq!(sizes[0], ("muster-diagnostics/large".to_owned(), LARGEST as u64));
+        assert_eq!(sizes.len(), 2);
+    }
+}

@@ -1,0 +1,295 @@
+//! One program: started in a group of its own, fed, listened to, and ended.
+//!
+//! No thread of its own: pipes and the end of the child wake the agent's one thread.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Child, Stdio};
+use std::time::Duration;
+
+use muster_schemas::events::{Exec, RunReport};
+use muster_schemas::wire::{OutputStream, PrivateInput, RunOrder};
+use muster_schemas::{OperationId, codec};
+use nix::unistd::Pid;
+use tokio::io::AsyncWriteExt;
+use tokio::net::unix::pipe;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+use wait4::Wait4;
+
+use super::journal::{self, Entry};
+use super::record::{self, Outcome, blank, short};
+use super::spool::Spool;
+use super::{group, prepare};
+use crate::clock::Moment;
+use crate::run::Shared;
+
+/// What is read of an output at once.
+const CHUNK: usize = 32 * 1024;
+/// A program that writes what is not kept is read this much slower, so that it does not keep the
+/// agent from everything else.
+const BRAKE: Duration = Duration::from_millis(1);
+/// Should the signal that a child has ended be lost, it is found after this.
+const LOOK: Duration = Duration::from_secs(5);
+/// Outputs are read to their end for this long after everything was ended.
+const REST: Duration = Duration::from_secs(1);
+
+/// A program that was started. Dropped, everything of it is killed.
+struct Leader {
+    child: Child,
+    pid: Pid,
+    mark: Uuid,
+    is_armed: bool,
+}
+
+impl Drop for Leader {
+    fn drop(&mut self) {
+        if self.is_armed {
+            group::kill_run(self.mark, self.pid);
+        }
+    }
+}
+
+/// Why it is over.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Why {
+    Itself,
+    TimedOut,
+    Canceled,
+}
+
+/// Runs a program and records its start and end.
+pub(super) async fn run(
+    shared: &Shared,
+    id: OperationId,
+    entry: Entry,
+    order: &RunOrder,
+    exec: &Exec,
+    cancel: &CancellationToken,
+) {
+    let input = match journal::read_input(&shared.store, id) {
+        Ok(bytes) => bytes,
+        Err(error) => {
+            tracing::warn!(%error, operation = %id, "a run cannot begin yet");
+            return shared.operations.put_back(id);
+        }
+    };
+    let mut entry = match record::begin(shared, id, entry) {
+        Ok(entry) => entry,
+        Err(error) => {
+            tracing::warn!(%error, operation = %id, "a run cannot begin yet");
+            return shared.operations.put_back(id);
+        }
+    };
+    let input = input.and_then(|bytes| codec::decode::<PrivateInput>(&bytes).ok());
+    let (env, stdin) = input.map(|input| (input.env, input.stdin)).unwrap_or_default();
+    let mark = entry.begun.map(|begun| begun.mark).unwrap_or_default();
+    let signals = signal(SignalKind::child());
+    let spawned = prepare::run_as(exec.user.as_deref()).and_then(|user| {
+        let mut command = prepare::command(exec, &user, &env, id, mark)?;
+        if exec.background {
+            let stdin = file_with(shared, id, &stdin).map_err(|error| {
+                format!("its standard input could not be written to the disk: {error}")
+            })?;
+            command.stdin(stdin).stdout(Stdio::null()).stderr(Stdio::null());
+        } else {
+            command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        }
+        let child = command.spawn().map_err(|error| start_failed(&error))?;
+        Ok((child, user.name))
+    });
+    drop(env);
+    let (child, user) = match spawned {
+        Ok(spawned) => spawned,
+        Err(problem) => {
+            let report = RunReport { problem: Some(short(&problem)), ended_at: now(), ..blank(id) };
+            return record::end(shared, id, entry, Outcome::Failed.event(report));
+        }
+    };
+    let pid = group::pid_of(child.id());
+    let mut leader = Leader { child, pid, mark, is_armed: !exec.background };
+    let started_at = now();
+    record::started(shared, id, &mut entry, group::identify(leader.child.id()), Some(user));
+    if exec.background {
+        let report = RunReport { started_at, ended_at: now(), ..blank(id) };
+        record::end(shared, id, entry, Outcome::Succeeded.event(report));
+        shared.operations.watch(leader.child.id());
+        return;
+    }
+    let Some(salts) = entry.salts else { return };
+    let spool = shared.operations.spools.begin(id, &salts);
+    let limit = Duration::from_millis(order.timeout_ms);
+    let over = attend(shared, &spool, &mut leader, stdin, limit, cancel, signals.ok()).await;
+    let (outcome, report) = over;
+    let [stdout, stderr] = spool.summaries();
+    let report = RunReport { started_at, ended_at: now(), stdout, stderr, ..report };
+    record::end(shared, id, entry, outcome.event(report));
+}
+
+fn now() -> Option<muster_schemas::Timestamp> {
+    Some(Moment::now().wall)
+}
+
+fn start_failed(error: &io::Error) -> String {
+    let why = match error.raw_os_error().map(nix::errno::Errno::from_raw) {
+        Some(nix::errno::Errno::E2BIG) => {
+            "its arguments and environment are longer than this system takes".to_owned()
+        }
+        _ => error.to_string(),
+    };
+    format!("the program could not be started: {why}")
+}
+
+/// A file that only the program that gets it can read: it has no name any more.
+fn file_with(shared: &Shared, id: OperationId, bytes: &[u8]) -> io::Result<Stdio> {
+    if bytes.is_empty() {
+        return Ok(Stdio::null());
+    }
+    let path = shared.operations.spools.folder()?.join(format!("{id}.stdin"));
+    crate::store::write_private(&path, bytes).map_err(io::Error::other)?;
+    let file = std::fs::File::open(&path);
+    std::fs::remove_file(&path)?;
+    Ok(file?.into())
+}
+
+/// Feeds a program and listens to it until all of it is over.
+async fn attend(
+    shared: &Shared,
+    spool: &Spool,
+    leader: &mut Leader,
+    stdin: Vec<u8>,
+    limit: Duration,
+    cancel: &CancellationToken,
+    mut signals: Option<Signal>,
+) -> (Outcome, RunReport) {
+    let (operation, pid) = (spool.operation, leader.pid);
+    let options = &shared.operations.options;
+    let deadline = Instant::now() + limit.min(Duration::from_secs(u64::from(u32::MAX)));
+    let feed = feed(leader.child.stdin.take().map(OwnedFd::from), stdin);
+    let (out, err) = (leader.child.stdout.take(), leader.child.stderr.take());
+    let listen = async {
+        tokio::join!(
+            pump(shared, spool, OutputStream::Stdout, out.map(OwnedFd::from)),
+            pump(shared, spool, OutputStream::Stderr, err.map(OwnedFd::from)),
+        )
+    };
+    tokio::pin!(feed, listen);
+    let (mut is_fed, mut is_heard) = (false, false);
+    let why = loop {
+        tokio::select! {
+            () = ended(pid, &mut signals) => break Why::Itself,
+            () = sleep_until(deadline) => break Why::TimedOut,
+            () = cancel.cancelled() => break Why::Canceled,
+            () = &mut feed, if !is_fed => is_fed = true,
+            _ = &mut listen, if !is_heard => is_heard = true,
+        }
+    };
+    let mut problem = None;
+    if why == Why::Itself {
+        if !is_heard {
+            is_heard = timeout(options.grace, &mut listen).await.is_ok();
+        }
+        if !is_heard {
+            problem = Some(
+                "processes that it left behind held its outputs open; they were ended".to_owned(),
+            );
+        }
+    }
+    if why != Why::Itself || !is_heard {
+        let with_strays = why != Why::Itself;
+        let end = group::end(leader.mark, Some(pid), with_strays, options.kill_after);
+        tokio::pin!(end);
+        let is_gone = loop {
+            tokio::select! {
+                is_gone = &mut end => break is_gone,
+                _ = &mut listen, if !is_heard => is_heard = true,
+            }
+        };
+        if !is_gone {
+            problem = Some("not all of its processes could be ended".to_owned());
+        }
+        if !is_heard {
+            let _ = timeout(REST, &mut listen).await;
+        }
+    }
+    leader.is_armed = false;
+    let report = RunReport { problem, ..blank(operation) };
+    if !group::has_ended(pid) {
+        // In the kernel's hands for good, on a dead disk say.
+        return (outcome(why, false), report);
+    }
+    match leader.child.wait4() {
+        Ok(used) => {
+            let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+            let report = RunReport {
+                exit_code: used.status.code(),
+                signal: used.status.signal(),
+                user_us: micros(used.rusage.utime),
+                system_us: micros(used.rusage.stime),
+                peak_memory: used.rusage.maxrss,
+                ..report
+            };
+            (outcome(why, used.status.success()), report)
+        }
+        Err(error) => {
+            let problem = format!("how it ended is not known: {error}");
+            (outcome(why, false), RunReport { problem: Some(problem), ..report })
+        }
+    }
+}
+
+const fn outcome(why: Why, is_success: bool) -> Outcome {
+    match why {
+        Why::Itself if is_success => Outcome::Succeeded,
+        Why::Itself => Outcome::Failed,
+        Why::TimedOut => Outcome::TimedOut,
+        Why::Canceled => Outcome::Canceled,
+    }
+}
+
+/// Returns when the child has ended; it stays to be waited for.
+async fn ended(pid: Pid, signals: &mut Option<Signal>) {
+    while !group::has_ended(pid) {
+        match signals {
+            Some(signals) => {
+                tokio::select! {
+                    _ = signals.recv() => {}
+                    () = sleep(LOOK) => {}
+                }
+            }
+            None => sleep(LOOK / 50).await,
+        }
+    }
+}
+
+/// Writes a program's input and closes it; a program that does not want it is no error.
+async fn feed(pipe: Option<OwnedFd>, bytes: Vec<u8>) {
+    let Some(mut pipe) = pipe.and_then(|fd| pipe::Sender::from_owned_fd(fd).ok()) else { return };
+    let _ = pipe.write_all(&bytes).await;
+}
+
+/// Keeps what comes out of a pipe until its end.
+async fn pump(shared: &Shared, spool: &Spool, stream: OutputStream, pipe: Option<OwnedFd>) {
+    let Some(pipe) = pipe.and_then(|fd| pipe::Receiver::from_owned_fd(fd).ok()) else { return };
+    while pipe.readable().await.is_ok() {
+        // Only while there is something: a program that is silent costs no memory.
+        let mut buffer = vec![0; CHUNK];
+        match pipe.try_read(&mut buffer) {
+            Ok(0) => return,
+            Ok(count) => {
+                let is_cut = shared.operations.spools.write(spool, stream, &buffer[..count]);
+                drop(buffer);
+                if is_cut && count == CHUNK {
+                    sleep(BRAKE).await;
+                } else {
+                    tokio::task::yield_now().await;
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(_) => return,
+        }
+    }
+}

@@ -1,0 +1,154 @@
+//! Processes that belong to a run: its group, and those that left the group.
+//!
+//! The leader is not waited for until its group was dealt with: as long as it is not, no other
+//! process can get its id, so what is signaled is the run's.
+
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill, killpg};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
+use nix::unistd::Pid;
+use tokio::time::{Instant, sleep, timeout};
+use uuid::Uuid;
+
+use super::journal::Process;
+
+/// Every program carries its run's mark in this variable; so those that left its group are found.
+pub(super) const MARK_VARIABLE: &str = "MUSTER_RUN";
+
+/// Processes are looked for this often while they end.
+const LOOK: Duration = Duration::from_millis(100);
+/// What was killed may take so long to be gone.
+const GONE: Duration = Duration::from_secs(2);
+
+pub(super) fn pid_of(pid: u32) -> Pid {
+    Pid::from_raw(i32::try_from(pid).unwrap_or(i32::MAX))
+}
+
+/// The process, with what tells it from a later one with the same id.
+pub(super) fn identify(pid: u32) -> Option<Process> {
+    let stat = stat(i32::try_from(pid).ok()?)?;
+    Some(Process { pid, ticks: stat.starttime })
+}
+
+fn stat(pid: i32) -> Option<procfs::process::Stat> {
+    procfs::process::Process::new(pid).ok()?.stat().ok()
+}
+
+/// Has our child ended? It stays to be waited for.
+pub(super) fn has_ended(pid: Pid) -> bool {
+    let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+    match waitid(Id::Pid(pid), flags) {
+        Ok(WaitStatus::StillAlive) => false,
+        // No child any more: somebody else waited for it.
+        Ok(_) | Err(_) => true,
+    }
+}
+
+/// Waits for our child if it has ended; true when there is nothing more to wait for.
+pub(super) fn reap(pid: u32) -> bool {
+    !matches!(waitpid(pid_of(pid), Some(WaitPidFlag::WNOHANG)), Ok(WaitStatus::StillAlive))
+}
+
+fn is_alive(stat: &procfs::process::Stat) -> bool {
+    !matches!(stat.state, 'Z' | 'X' | 'x')
+}
+
+/// The processes that are alive and belong to a run: those in its group, and when `with_strays`
+/// those that were started by it and are in another. `None` when the kernel does not tell.
+fn members(mark: Uuid, group: Option<Pid>, with_strays: bool) -> Option<Vec<Pid>> {
+    let mark = format!("{MARK_VARIABLE}={mark}");
+    let own = std::process::id();
+    let ours = procfs::process::all_processes().ok()?.flatten().filter_map(|process| {
+        let stat = process.stat().ok()?;
+        if !is_alive(&stat) || u32::try_from(stat.pid) == Ok(own) {
+            return None;
+        }
+        let is_in_group = group.is_some_and(|group| stat.pgrp == group.as_raw());
+        let is_ours = is_in_group || (with_strays && carries(stat.pid, mark.as_bytes()));
+        is_ours.then(|| Pid::from_raw(stat.pid))
+    });
+    Some(ours.collect())
+}
+
+fn carries(pid: i32, mark: &[u8]) -> bool {
+    let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+    environment.split(|byte| *byte == 0).any(|variable| variable == mark)
+}
+
+fn signal_all(group: Option<Pid>, members: &[Pid], signal: Signal) {
+    if let Some(group) = group {
+        // Gone already, perhaps.
+        let _ = killpg(group, signal);
+    }
+    for pid in members {
+        let _ = kill(*pid, signal);
+    }
+}
+
+/// Kills a group at once.
+pub(super) fn kill_group(group: Pid) {
+    let _ = killpg(group, Signal::SIGKILL);
+}
+
+/// Kills at once what belongs to a run.
+pub(super) fn kill_run(mark: Uuid, group: Pid) {
+    signal_all(Some(group), &members(mark, None, true).unwrap_or_default(), Signal::SIGKILL);
+}
+
+/// Ends what belongs to a run: SIGTERM, and SIGKILL for what is left after `patience`. True when
+/// nothing is left. `group` must be known to be the run's.
+pub(super) async fn end(
+    mark: Uuid,
+    group: Option<Pid>,
+    with_strays: bool,
+    patience: Duration,
+) -> bool {
+    let look = || members(mark, group, with_strays);
+    signal_all(None, &strays(&look().unwrap_or_default(), group), Signal::SIGTERM);
+    signal_all(group, &[], Signal::SIGTERM);
+    if gone(&look, patience).await {
+        return true;
+    }
+    signal_all(group, &look().unwrap_or_default(), Signal::SIGKILL);
+    gone(&look, GONE).await
+}
+
+/// Those that a signal to the group does not reach.
+fn strays(members: &[Pid], group: Option<Pid>) -> Vec<Pid> {
+    let reached = |pid: &Pid| {
+        group.is_some_and(|group| stat(pid.as_raw()).is_some_and(|it| it.pgrp == group.as_raw()))
+    };
+    members.iter().copied().filter(|pid| !reached(pid)).collect()
+}
+
+async fn gone(look: &impl Fn() -> Option<Vec<Pid>>, patience: Duration) -> bool {
+    let until = Instant::now() + patience;
+    loop {
+        // What cannot be looked at is not taken for gone.
+        if look().is_some_and(|left| left.is_empty()) {
+            return true;
+        }
+        if Instant::now() >= until {
+            return false;
+        }
+        sleep(LOOK).await;
+    }
+}
+
+/// Ends what an agent before this one left behind of a run; true when there was something.
+pub(super) async fn end_leftovers(
+    mark: Uuid,
+    process: Option<Process>,
+    patience: Duration,
+) -> bool {
+    // A group whose leader is gone may be another's by now: then only the mark counts.
+    let group = process
+        .filter(|process| identify(process.pid) == Some(*process))
+        .map(|process| pid_of(process.pid));
+    if members(mark, group, true).is_none_or(|left| left.is_empty()) {
+        return false;
+    }
+    let _ = timeout(patience + GONE * 2, end(mark, group, true, patience)).await;
+    true
+}

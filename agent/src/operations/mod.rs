@@ -1,0 +1,40 @@
+//! Operations: what the project asks of this device, done once or not at all, and told.
+//!
+//! | file | is |
+//! |---|---|
+//! | `take` | orders come in: checked (`check`, `policy`, `prepare`), then written into the `journal` |
+//! | `queue`, `perform` | what is open; the loop that begins what may begin |
+//! | `exec`, `group` | one program, and all processes that belong to it |
+//! | `builtins`, `diagnostics`, `capture` | what the agent does itself |
+//! | `record`, `recover` | a run's facts; what an agent before this one left open |
+//! | `spool`, `send` | what programs write, kept and sent |
+//!
+//! Invariant: nothing starts that is not in the journal as begun, on the disk.
+//! Invariant: a run that is in the journal has one end, recorded in the transaction that closes it.
+
+mod builtins;
+mod capture;
+mod check;
+mod diagnostics;
+mod exec;
+mod group;
+mod journal;
+mod options;
+mod pattern;
+mod perform;
+mod policy;
+mod prepare;
+mod queue;
+mod record;
+mod recover;
+mod send;
+mod spool;
+mod take;
+
+pub use options::OperationOptions;
+pub(crate) use perform::{perform, prune_journal};
+pub use policy::{POLICY_FILE, Policy};
+pub(crate) use queue::Operations;
+pub(crate) use recover::interrupt;
+pub(crate) use send::send_outputs;
+pub(crate) use take::{take_cancel, take_order};

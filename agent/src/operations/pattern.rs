@@ -1,0 +1,75 @@
+//! Patterns of the policy: words in which `*` stands for anything. Pure.
+
+/// Does a pattern fit a text? `*` stands for any characters, also none.
+pub(super) fn fits(pattern: &str, text: &str) -> bool {
+    let mut parts = pattern.split('*');
+    let Some(mut rest) = parts.next().and_then(|first| text.strip_prefix(first)) else {
+        return false;
+    };
+    let mut parts: Vec<&str> = parts.collect();
+    let Some(last) = parts.pop() else { return rest.is_empty() };
+    for part in parts {
+        // The first place will do: what comes later has then the most room.
+        let Some(place) = rest.find(part) else { return false };
+        rest = &rest[place + part.len()..];
+    }
+    rest.ends_with(last)
+}
+
+/// Does a pattern fit a program and its arguments? Word by word, so that no argument with spaces
+/// passes for several; a `*` at the end stands for any further arguments.
+pub(super) fn fits_words(pattern: &str, argv: &[String]) -> bool {
+    let mut words: Vec<&str> = pattern.split_whitespace().collect();
+    let is_open = words.last() == Some(&"*");
+    if is_open {
+        words.pop();
+    }
+    let length_fits = if is_open { argv.len() >= words.len() } else { argv.len() == words.len() };
+    length_fits && words.iter().zip(argv).all(|(word, argument)| fits(word, argument))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_star_stands_for_any_characters() {
+        for (pattern, text, expected) in [
+            ("uptime", "uptime", true),
+            ("uptime", "uptimes", false),
+            ("uptime", "/bin/uptime", false),
+            ("*", "", true),
+            ("a*", "abc", true),
+            ("*c", "abc", true),
+            ("a*c", "abc", true),
+            ("a*c", "ac", true),
+            ("a*a", "a", false),
+            ("a*b*c", "a-b-b-c", true),
+            ("a*b*c", "a-c-b", false),
+            ("", "", true),
+            ("", "a", false),
+        ] {
+            assert_eq!(fits(pattern, text), expected, "{pattern} {text}");
+        }
+    }
+
+    #[test]
+    fn programs_fit_word_by_word() {
+        for (pattern, argv, expected) in [
+            ("/usr/bin/uptime", &["/usr/bin/uptime"][..], true),
+            ("/usr/bin/uptime", &["/usr/bin/uptime", "-p"], false),
+            ("systemctl status *", &["systemctl", "status", "ssh"], true),
+            ("systemctl status *", &["systemctl", "status"], true),
+            ("systemctl status *", &["systemctl", "stop", "ssh"], false),
+            ("systemctl status *", &["systemctl status ssh"], false),
+            ("systemctl restart app-*", &["systemctl", "restart", "app-1"], true),
+            ("systemctl restart app-*", &["systemctl", "restart", "app-1", "ssh"], false),
+            ("*", &["anything"], true),
+            ("*", &["anything", "else"], true),
+            ("", &[], true),
+        ] {
+            let argv: Vec<String> = argv.iter().map(|&word| word.to_owned()).collect();
+            assert_eq!(fits_words(pattern, &argv), expected, "{pattern} {argv:?}");
+        }
+    }
+}

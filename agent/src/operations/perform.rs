@@ -1,0 +1,127 @@
+//! The loop that begins what may begin, ends what has expired, and tells later what could not be
+//! told.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::time::Instant;
+
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
+use muster_schemas::OperationId;
+use muster_schemas::events::{Action, RefusalCause};
+use muster_schemas::wire::RunOrder;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::sleep_until;
+use tokio_util::sync::CancellationToken;
+
+use super::journal::{self, Entry, Phase};
+use super::queue::AGAIN;
+use super::record::{expired, record_kept_ends, rejected, tell};
+use super::take::allowed;
+use super::{builtins, diagnostics, exec, recover};
+use crate::run::Shared;
+
+type Run<'a> = Pin<Box<dyn Future<Output = ()> + Send + 'a>>;
+
+/// Carries out operations, for ever.
+pub(crate) async fn perform(shared: &Shared) {
+    let operations = &shared.operations;
+    let mut running: FuturesUnordered<Run<'_>> = FuturesUnordered::new();
+    for (id, entry) in recover::recover(shared).await {
+        running.push(Box::pin(builtins::wait_for_reboot(shared, id, entry)));
+    }
+    let mut settings = shared.settings.subscribe();
+    let mut children = signal(SignalKind::child()).ok();
+    loop {
+        record_kept_ends(shared);
+        expire_waiting(shared);
+        operations.reap();
+        let at_once = settings.borrow_and_update().runs_at_once;
+        while shared.outbox.has_room()
+            && let Some((id, cancel)) = operations.next(at_once)
+        {
+            running.push(Box::pin(begin(shared, id, cancel)));
+        }
+        let again = operations.is_impatient().then(|| Instant::now() + AGAIN);
+        let wake = [again, operations.level_until()].into_iter().flatten().min();
+        tokio::select! {
+            Some(()) = running.next(), if !running.is_empty() => {}
+            () = operations.changed.notified() => {}
+            _ = settings.changed() => {}
+            () = child_ended(&mut children) => {}
+            () = sleep_until(wake.unwrap_or_else(Instant::now).into()), if wake.is_some() => {
+                builtins::reset_level_if_due(shared);
+            }
+        }
+    }
+}
+
+async fn child_ended(children: &mut Option<Signal>) {
+    match children {
+        Some(children) => drop(children.recv().await),
+        None => std::future::pending().await,
+    }
+}
+
+/// Records as expired what waited too long for its turn.
+fn expire_waiting(shared: &Shared) {
+    let Some(now) = shared.operations.server_time() else { return };
+    for id in shared.operations.waiting() {
+        let Ok(Some(entry)) = journal::read(&shared.store, id) else { continue };
+        if now > entry.expires_at && tell(shared, id, &entry.ended(), &expired(id)).is_ok() {
+            shared.operations.close(id);
+        }
+    }
+}
+
+/// Begins a run whose turn it is, and stays with it until its end.
+async fn begin(shared: &Shared, id: OperationId, cancel: CancellationToken) {
+    let operations = &shared.operations;
+    let entry = match journal::read(&shared.store, id) {
+        Ok(Some(entry)) if entry.phase == Phase::Accepted => entry,
+        Ok(_) => return operations.close(id),
+        Err(error) => {
+            tracing::warn!(%error, operation = %id, "a run cannot begin yet");
+            return operations.put_back(id);
+        }
+    };
+    let Some(order) = entry.order.clone() else { return operations.close(id) };
+    // The owner may have changed the policy since the order came.
+    if let Err(reason) = allowed(shared, &order.action) {
+        let event = rejected(id, RefusalCause::Policy, &reason);
+        return match tell(shared, id, &entry.ended(), &event) {
+            Ok(_) => operations.close(id),
+            Err(_) => operations.put_back(id),
+        };
+    }
+    carry_out(shared, id, entry, &order, &cancel).await;
+}
+
+async fn carry_out(
+    shared: &Shared,
+    id: OperationId,
+    entry: Entry,
+    order: &RunOrder,
+    cancel: &CancellationToken,
+) {
+    match &order.action {
+        Action::Exec(program) => exec::run(shared, id, entry, order, program, cancel).await,
+        Action::RestartAgent => builtins::restart(shared, id, entry).await,
+        Action::Reboot => builtins::reboot(shared, id, entry).await,
+        Action::Diagnostics => diagnostics::run(shared, id, entry, order, cancel).await,
+        Action::LogLevel { level, seconds } => {
+            builtins::set_level(shared, id, entry, level, *seconds);
+        }
+    }
+}
+
+/// Lets go of what the journal holds of runs that are long over.
+pub(crate) fn prune_journal(shared: &Shared) {
+    let Some(now) = shared.operations.server_time() else { return };
+    let is_needed = |id| shared.operations.spools.get(id).is_some();
+    match journal::prune(&shared.store, now, is_needed) {
+        Ok(0) => {}
+        Ok(count) => tracing::debug!(count, "runs of long ago were let go"),
+        Err(error) => tracing::warn!(%error, "runs of long ago could not be let go"),
+    }
+}

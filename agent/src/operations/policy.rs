@@ -1,0 +1,225 @@
+//! The device's policy: what its owner lets the project do, whatever the project's operators ask.
+//!
+//! A file that is not there allows everything; one that cannot be read or understood allows
+//! nothing. What the file does not mention is allowed.
+
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use muster_schemas::events::{Action, Exec, Program};
+use serde::Deserialize;
+
+use super::pattern::{fits, fits_words};
+
+/// Where the policy is unless told otherwise.
+pub const POLICY_FILE: &str = "/etc/muster/policy.toml";
+/// A larger file is no policy.
+const LARGEST: u64 = 256 * 1024;
+
+/// What a device's owner allows.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Policy {
+    /// Where it was read; empty when there is none.
+    #[serde(skip)]
+    pub(super) file: PathBuf,
+    exec: ExecRules,
+    shell: ShellRules,
+    files: FileRules,
+    ports: PortRules,
+    power: PowerRules,
+    agent: AgentRules,
+}
+
+/// Programs.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct ExecRules {
+    enabled: bool,
+    /// Which programs, with which arguments; any when absent.
+    allow: Option<Vec<String>>,
+    /// As which users; as any when absent.
+    users: Option<Vec<String>>,
+    /// Lines for `/bin/sh`; not, when `allow` is there.
+    shell_lines: Option<bool>,
+    /// Which environment variables may be set; any when absent, none when `allow` is there.
+    env: Option<Vec<String>>,
+}
+
+/// Interactive shells: reserved, and checked as the rest of the file is.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct ShellRules {
+    enabled: bool,
+    users: Option<Vec<String>>,
+}
+
+/// Files: reserved.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct FileRules {
+    roots: Option<Vec<PathBuf>>,
+}
+
+/// Ports: reserved.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct PortRules {
+    allow: Option<Vec<u16>>,
+}
+
+/// Ending and starting again.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct PowerRules {
+    reboot: bool,
+    restart: bool,
+}
+
+/// The agent itself.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct AgentRules {
+    diagnostics: bool,
+    log_level: bool,
+}
+
+impl Default for ExecRules {
+    fn default() -> Self {
+        Self { enabled: true, allow: None, users: None, shell_lines: None, env: None }
+    }
+}
+
+impl Default for ShellRules {
+    fn default() -> Self {
+        Self { enabled: true, users: None }
+    }
+}
+
+impl Default for PowerRules {
+    fn default() -> Self {
+        Self { reboot: true, restart: true }
+    }
+}
+
+impl Default for AgentRules {
+    fn default() -> Self {
+        Self { diagnostics: true, log_level: true }
+    }
+}
+
+impl Policy {
+    /// Reads the policy as it is now.
+    ///
+    /// # Errors
+    /// When it is there and cannot be read or understood, in words: then nothing is allowed.
+    pub fn load(file: &Path) -> Result<Self, String> {
+        let shown = file.display();
+        let text = match read(file) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Self::default()),
+            Err(error) => {
+                return Err(format!(
+                    "the policy {shown} cannot be read ({error}), so everything is refused"
+                ));
+            }
+        };
+        let policy: Self = toml::from_str(&text).map_err(|error| {
+            let line = error.span().map(|span| text[..span.start].lines().count().max(1));
+            let place = line.map_or_else(String::new, |line| format!(", line {line}"));
+            let message = error.message();
+            format!("the policy {shown} is wrong{place} ({message}), so everything is refused")
+        })?;
+        Ok(Self { file: file.to_owned(), ..policy })
+    }
+
+    /// May this be done, as this user? `user` is the one that a program would run as.
+    ///
+    /// # Errors
+    /// The rule that forbids it, and the file where it stands, in words.
+    pub fn allows(&self, action: &Action, user: &str) -> Result<(), String> {
+        match action {
+            Action::Exec(exec) => self.allows_exec(exec, user),
+            Action::Reboot => self.switch(self.power.reboot, "[power] reboot = false"),
+            Action::RestartAgent => self.switch(self.power.restart, "[power] restart = false"),
+            Action::Diagnostics => {
+                self.switch(self.agent.diagnostics, "[agent] diagnostics = false")
+            }
+            Action::LogLevel { .. } => {
+                self.switch(self.agent.log_level, "[agent] log_level = false")
+            }
+        }
+    }
+
+    fn allows_exec(&self, exec: &Exec, user: &str) -> Result<(), String> {
+        let rules = &self.exec;
+        self.switch(rules.enabled, "[exec] enabled = false")?;
+        if let Some(users) = &rules.users
+            && !users.iter().any(|allowed| allowed == user)
+        {
+            return Err(self.refusal(&format!("[exec] users does not name '{user}'")));
+        }
+        match &exec.program {
+            Program::Shell(_) if rules.shell_lines == Some(false) => {
+                return Err(self.refusal("[exec] shell_lines = false"));
+            }
+            Program::Shell(_) if rules.shell_lines.is_none() && rules.allow.is_some() => {
+                return Err(self.refusal("[exec] allow is there, and shell_lines = true is not"));
+            }
+            Program::Argv(argv) => {
+                if let Some(allow) = &rules.allow
+                    && !allow.iter().any(|pattern| fits_words(pattern, argv))
+                {
+                    let shown = shown(argv);
+                    return Err(self.refusal(&format!("[exec] allow does not name '{shown}'")));
+                }
+            }
+            Program::Shell(_) => {}
+        }
+        // A variable such as LD_PRELOAD or PATH would make another program of an allowed one.
+        let none = Vec::new();
+        let names = rules.env.as_ref().or_else(|| rules.allow.is_some().then_some(&none));
+        if let Some(names) = names
+            && let Some(name) = exec.env.iter().find(|name| !names.iter().any(|p| fits(p, name)))
+        {
+            return Err(self.refusal(&format!("[exec] env does not name '{name}'")));
+        }
+        Ok(())
+    }
+
+    fn switch(&self, is_on: bool, rule: &str) -> Result<(), String> {
+        if is_on { Ok(()) } else { Err(self.refusal(rule)) }
+    }
+
+    fn refusal(&self, rule: &str) -> String {
+        format!("the device's policy forbids it: {rule} in {}", self.file.display())
+    }
+}
+
+/// What was asked, short enough for an event.
+fn shown(argv: &[String]) -> String {
+    let text = argv.join(" ");
+    if text.chars().count() <= 200 {
+        return text;
+    }
+    let mut short: String = text.chars().take(200).collect();
+    short.push('…');
+    short
+}
+
+fn read(file: &Path) -> io::Result<String> {
+    let opened = std::fs::File::open(file)?;
+    if !opened.metadata()?.is_file() {
+        return Err(io::Error::other("it is no file"));
+    }
+    let mut text = String::new();
+    opened.take(LARGEST + 1).read_to_string(&mut text)?;
+    if text.len() as u64 > LARGEST {
+        return Err(io::Error::other("it is larger than 256 KiB"));
+    }
+    Ok(text)
+}
+
+#[cfg(test)]
+#[path = "policy_tests.rs"]
+mod tests;

@@ -1,0 +1,112 @@
+//! What a policy allows, and what a broken one does not.
+
+use super::*;
+
+fn policy(text: &str) -> Result<Policy, String> {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("policy.toml");
+    std::fs::write(&file, text).unwrap();
+    Policy::load(&file)
+}
+
+fn exec(program: Program, env: &[&str]) -> Action {
+    let env = env.iter().map(|&name| name.to_owned()).collect();
+    Action::Exec(Exec { program, cwd: None, user: None, env, background: false })
+}
+
+fn argv(words: &[&str]) -> Action {
+    exec(Program::Argv(words.iter().map(|&word| word.to_owned()).collect()), &[])
+}
+
+fn line(text: &str) -> Action {
+    exec(Program::Shell(text.to_owned()), &[])
+}
+
+#[test]
+fn no_file_allows_everything() {
+    let policy = Policy::load(Path::new("/no/such/folder/policy.toml")).unwrap();
+    for action in [argv(&["x"]), line("x"), Action::Reboot, Action::RestartAgent] {
+        assert_eq!(policy.allows(&action, "root"), Ok(()));
+    }
+}
+
+#[test]
+fn a_file_that_is_wrong_allows_nothing_and_says_why() {
+    for (text, words) in [
+        ("[exec]\nenabled = \"yes\"", "line 2"),
+        ("[exek]", "exek"),
+        ("[exec]\nalow = []", "alow"),
+        ("[power", "line 1"),
+    ] {
+        let problem = policy(text).unwrap_err();
+        assert!(problem.contains(words) && problem.contains("policy.toml"), "{problem}");
+        assert!(problem.contains("everything is refused"), "{problem}");
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let problem = Policy::load(dir.path()).unwrap_err();
+    assert!(problem.contains("cannot be read"), "{problem}");
+    let large = policy(&"#".repeat(300_000)).unwrap_err();
+    assert!(large.contains("256 KiB"), "{large}");
+}
+
+#[test]
+fn each_rule_refuses_by_its_name() {
+    let given = policy(
+        r#"
+        [exec]
+        allow = ["/usr/bin/uptime", "systemctl status *"]
+        users = ["robot"]
+        [shell]
+        enabled = false
+        [files]
+        roots = ["/data"]
+        [ports]
+        allow = [80]
+        [power]
+        reboot = false
+        restart = true
+        [agent]
+        diagnostics = false
+        "#,
+    )
+    .unwrap();
+    for (action, user, refusal) in [
+        (argv(&["/usr/bin/uptime"]), "robot", None),
+        (argv(&["systemctl", "status", "ssh"]), "robot", None),
+        (argv(&["systemctl", "stop", "ssh"]), "robot", Some("allow does not name 'systemctl stop")),
+        (argv(&["/usr/bin/uptime"]), "root", Some("[exec] users does not name 'root'")),
+        (line("uptime"), "robot", Some("shell_lines")),
+        (
+            exec(Program::Argv(vec!["/usr/bin/uptime".into()]), &["LD_PRELOAD"]),
+            "robot",
+            Some("[exec] env does not name 'LD_PRELOAD'"),
+        ),
+        (Action::Reboot, "root", Some("[power] reboot = false")),
+        (Action::RestartAgent, "root", None),
+        (Action::Diagnostics, "root", Some("[agent] diagnostics = false")),
+        (Action::LogLevel { level: "debug".into(), seconds: None }, "root", None),
+    ] {
+        let outcome = given.allows(&action, user);
+        match refusal {
+            None => assert_eq!(outcome, Ok(()), "{action:?}"),
+            Some(words) => {
+                let told = outcome.unwrap_err();
+                assert!(told.contains(words) && told.contains("policy.toml"), "{told}");
+            }
+        }
+    }
+}
+
+#[test]
+fn programs_can_be_forbidden_altogether_or_left_alone() {
+    let none = policy("[exec]\nenabled = false").unwrap();
+    assert!(none.allows(&argv(&["x"]), "root").unwrap_err().contains("enabled = false"));
+    let lines = policy("[exec]\nshell_lines = false").unwrap();
+    assert!(lines.allows(&line("x"), "root").is_err());
+    assert_eq!(lines.allows(&argv(&["x"]), "root"), Ok(()));
+    let both = policy("[exec]\nallow = [\"x\"]\nshell_lines = true\nenv = [\"APP_*\"]").unwrap();
+    assert_eq!(both.allows(&line("y"), "root"), Ok(()));
+    let x = |name| exec(Program::Argv(vec!["x".into()]), &[name]);
+    assert_eq!(both.allows(&x("APP_MODE"), "root"), Ok(()));
+    assert!(both.allows(&x("PATH"), "root").is_err());
+}

@@ -1,0 +1,294 @@
+//! What is open on this device: which runs wait, which are at work, and what may start now.
+//!
+//! In memory; the journal is what outlives the agent.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use muster_schemas::events::Action;
+use muster_schemas::{Event, OperationId, Timestamp};
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use super::journal::{self, Phase};
+use super::options::OperationOptions;
+use super::spool::Spools;
+use crate::clock::{Anchor, Moment};
+use crate::store::{Store, StoreError};
+
+/// At most this many accepted runs wait for their turn.
+pub(super) const MOST_WAITING: usize = 100;
+/// What could not be stored is tried again after this.
+pub(super) const AGAIN: Duration = Duration::from_secs(5);
+
+/// A run that has not ended.
+#[derive(Clone, Debug)]
+struct Open {
+    ticket: u64,
+    is_waiting: bool,
+    /// Does it count among those that work at the same time?
+    takes_place: bool,
+    cancel: CancellationToken,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    open: BTreeMap<OperationId, Open>,
+    next_ticket: u64,
+    hello: Option<Anchor>,
+    /// Ends for whose events there is no room yet.
+    ends: BTreeMap<OperationId, Event>,
+    paused_until: Option<Instant>,
+    level_until: Option<Instant>,
+    /// Programs in the background: they are waited for when they end.
+    background: Vec<u32>,
+}
+
+/// The operations of a running agent.
+#[derive(Debug)]
+pub(crate) struct Operations {
+    pub(super) options: OperationOptions,
+    pub(super) spools: Spools,
+    /// Something came, ended, or may start.
+    pub(super) changed: Notify,
+    /// The agent shall end, and be started again.
+    pub(crate) restart: CancellationToken,
+    known: Mutex<Known>,
+}
+
+/// What a cancel meets.
+#[derive(Debug)]
+pub(super) enum Standing {
+    /// Nothing that is open.
+    NotOpen,
+    Waiting,
+    Running,
+}
+
+impl Operations {
+    /// What the journal says is open. Records nothing.
+    pub(crate) fn open(store: &Store, options: OperationOptions) -> Result<Self, StoreError> {
+        let mut known = Known::default();
+        for (id, entry) in journal::read_all(store)? {
+            known.next_ticket = known.next_ticket.max(entry.ticket + 1);
+            if let (Phase::Accepted, Some(order)) = (entry.phase, &entry.order) {
+                known.open.insert(id, Open::new(entry.ticket, &order.action));
+            }
+        }
+        Ok(Self {
+            spools: Spools::new(store.folder().path(), options.spool_bytes),
+            options,
+            changed: Notify::new(),
+            restart: CancellationToken::new(),
+            known: Mutex::new(known),
+        })
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A hello of this process was answered: the server's time is known.
+    pub(crate) fn on_hello(&self, anchor: Anchor) {
+        self.known().hello = Some(anchor);
+        self.changed.notify_one();
+    }
+
+    /// The server's time by the newest hello of this process and the monotonic clock.
+    pub(super) fn server_time(&self) -> Option<Timestamp> {
+        self.known().hello?.server_time(&Moment::now())
+    }
+
+    pub(super) fn next_ticket(&self) -> u64 {
+        let mut known = self.known();
+        known.next_ticket += 1;
+        known.next_ticket - 1
+    }
+
+    /// Do as many wait as may?
+    pub(super) fn is_busy(&self) -> bool {
+        let known = self.known();
+        let waiting = known.open.values().filter(|open| open.is_waiting && open.takes_place);
+        waiting.count() >= MOST_WAITING
+    }
+
+    /// A run is in the journal and waits.
+    pub(super) fn wait(&self, id: OperationId, ticket: u64, action: &Action) {
+        self.known().open.insert(id, Open::new(ticket, action));
+        self.changed.notify_one();
+    }
+
+    /// A run goes on that an agent before this one began.
+    pub(super) fn resume(&self, id: OperationId, ticket: u64, action: &Action) {
+        let open = Open { is_waiting: false, ..Open::new(ticket, action) };
+        self.known().open.insert(id, open);
+    }
+
+    /// Those that wait, in their order.
+    pub(super) fn waiting(&self) -> Vec<OperationId> {
+        let known = self.known();
+        let waiting = known.open.iter().filter(|(_, open)| open.is_waiting);
+        let mut waiting: Vec<_> = waiting.map(|(id, open)| (open.ticket, *id)).collect();
+        waiting.sort_unstable();
+        waiting.into_iter().map(|(_, id)| id).collect()
+    }
+
+    /// The next run that may begin, which then counts as running; and what cancels it. Without a
+    /// hello none may, nor while an end waits for room.
+    pub(super) fn next(&self, at_once: usize) -> Option<(OperationId, CancellationToken)> {
+        let mut known = self.known();
+        let is_paused = known.paused_until.is_some_and(|until| Instant::now() < until);
+        if known.hello.is_none() || !known.ends.is_empty() || is_paused {
+            return None;
+        }
+        let working = known.open.values().filter(|it| !it.is_waiting && it.takes_place).count();
+        let (id, open) = known
+            .open
+            .iter_mut()
+            .filter(|(_, open)| open.is_waiting && (!open.takes_place || working < at_once))
+            .min_by_key(|(_, open)| open.ticket)?;
+        open.is_waiting = false;
+        Some((*id, open.cancel.clone()))
+    }
+
+    /// A run could not begin: the disk took nothing. All wait a while.
+    pub(super) fn put_back(&self, id: OperationId) {
+        let mut known = self.known();
+        known.paused_until = Some(Instant::now() + AGAIN);
+        if let Some(open) = known.open.get_mut(&id) {
+            open.is_waiting = true;
+        }
+    }
+
+    /// A run is over.
+    pub(super) fn close(&self, id: OperationId) {
+        self.known().open.remove(&id);
+        self.changed.notify_one();
+    }
+
+    /// How a run stands, for who wants to cancel it; one that runs is told.
+    pub(super) fn cancel(&self, id: OperationId) -> Standing {
+        match self.known().open.get(&id) {
+            None => Standing::NotOpen,
+            Some(open) if open.is_waiting => Standing::Waiting,
+            Some(open) => {
+                open.cancel.cancel();
+                Standing::Running
+            }
+        }
+    }
+
+    /// Those that are at work.
+    pub(super) fn running(&self) -> Vec<OperationId> {
+        let known = self.known();
+        known.open.iter().filter(|(_, open)| !open.is_waiting).map(|(id, _)| *id).collect()
+    }
+
+    /// An end waits for room.
+    pub(super) fn keep_end(&self, id: OperationId, event: Event) {
+        self.known().ends.insert(id, event);
+    }
+
+    /// The ends that wait for room.
+    pub(super) fn ends(&self) -> Vec<(OperationId, Event)> {
+        self.known().ends.iter().map(|(id, event)| (*id, event.clone())).collect()
+    }
+
+    pub(super) fn end_is_recorded(&self, id: OperationId) {
+        self.known().ends.remove(&id);
+    }
+
+    /// Is there something to be looked at again before long?
+    pub(super) fn is_impatient(&self) -> bool {
+        let known = self.known();
+        !known.ends.is_empty() || known.open.values().any(|open| open.is_waiting)
+    }
+
+    /// A program goes on in the background; somebody has to wait for its end.
+    pub(super) fn watch(&self, pid: u32) {
+        self.known().background.push(pid);
+    }
+
+    /// Waits for those in the background that have ended.
+    pub(super) fn reap(&self) {
+        self.known().background.retain(|pid| !super::group::reap(*pid));
+    }
+
+    /// Until when the log level is another than the config's.
+    pub(super) fn level_until(&self) -> Option<Instant> {
+        self.known().level_until
+    }
+
+    pub(super) fn set_level_until(&self, until: Option<Instant>) {
+        self.known().level_until = until;
+        self.changed.notify_one();
+    }
+}
+
+/// Does it count among what works at the same time, and wait for that? What is done at once, or
+/// must not be held up by programs that hang, does not.
+pub(super) const fn takes_place(action: &Action) -> bool {
+    matches!(action, Action::Exec(_) | Action::Diagnostics)
+}
+
+impl Open {
+    fn new(ticket: u64, action: &Action) -> Self {
+        Self {
+            ticket,
+            is_waiting: true,
+            takes_place: takes_place(action),
+            cancel: CancellationToken::new(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use muster_schemas::events::{Exec, Program};
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::store::Folder;
+
+    #[test]
+    fn runs_begin_in_their_order_so_many_at_once_and_only_after_a_hello() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(Folder::open(dir.path()).unwrap()).unwrap();
+        let operations = Operations::open(&store, OperationOptions::default()).unwrap();
+        let id = |n: u128| OperationId(Uuid::from_u128(n));
+        let exec = Action::Exec(Exec {
+            program: Program::Shell("true".into()),
+            cwd: None,
+            user: None,
+            env: Vec::new(),
+            background: false,
+        });
+        for number in [9, 5, 7] {
+            operations.wait(id(number), operations.next_ticket(), &exec);
+        }
+        let next = |at_once| operations.next(at_once).map(|(id, _)| id.0.as_u128());
+        assert_eq!(next(2), None, "no hello yet");
+        assert_eq!(operations.server_time(), None);
+        let at = Moment::now();
+        operations.on_hello(Anchor { boot: at.boot, mono: at.mono, server: Timestamp(5) });
+        assert!(operations.server_time().is_some());
+        assert_eq!((next(2), next(2), next(2)), (Some(9), Some(5), None));
+        operations.wait(id(1), operations.next_ticket(), &Action::RestartAgent);
+        assert_eq!(next(2), Some(1), "takes no place");
+        operations.close(id(9));
+        operations.keep_end(id(9), muster_schemas::events::RunExpired { operation: id(9) }.into());
+        assert_eq!(next(2), None, "an end waits");
+        operations.end_is_recorded(id(9));
+        operations.put_back(id(5));
+        assert_eq!(next(2), None, "paused");
+        assert_eq!(operations.waiting(), [id(5), id(7)]);
+        assert!(matches!(operations.cancel(id(7)), Standing::Waiting));
+        assert!(matches!(operations.cancel(id(1)), Standing::Running));
+        assert!(matches!(operations.cancel(id(9)), Standing::NotOpen));
+        for number in 100..200 {
+            assert_eq!(operations.is_busy(), number >= 198);
+            operations.wait(id(number), operations.next_ticket(), &exec);
+        }
+    }
+}

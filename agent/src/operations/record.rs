@@ -1,0 +1,169 @@
+//! A run's facts, each recorded together with what the journal then says.
+
+use muster_schemas::events::{
+    RefusalCause, RunCanceled, RunExpired, RunFailed, RunInterrupted, RunRejected, RunReport,
+    RunStarted, RunSucceeded, RunTimedOut,
+};
+use muster_schemas::{Event, OperationId};
+use serde_bytes::ByteArray;
+use uuid::Uuid;
+
+use super::journal::{self, Begun, Entry, Phase, Process, Salts};
+use crate::clock::Moment;
+use crate::outbox::RecordError;
+use crate::run::Shared;
+use crate::store::StoreError;
+
+/// Words in an event are cut after this many characters.
+const LONGEST_WORDS: usize = 1000;
+
+/// Words, short enough for an event.
+pub(super) fn short(words: &str) -> String {
+    words.chars().take(LONGEST_WORDS).collect()
+}
+
+/// A report that says nothing yet.
+pub(super) fn blank(operation: OperationId) -> RunReport {
+    RunReport {
+        operation,
+        exit_code: None,
+        signal: None,
+        problem: None,
+        started_at: None,
+        ended_at: None,
+        user_us: 0,
+        system_us: 0,
+        peak_memory: 0,
+        stdout: Default::default(),
+        stderr: Default::default(),
+    }
+}
+
+/// What a run ended as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Outcome {
+    Succeeded,
+    Failed,
+    TimedOut,
+    Canceled,
+    Interrupted,
+}
+
+impl Outcome {
+    pub(super) fn event(self, report: RunReport) -> Event {
+        match self {
+            Self::Succeeded => RunSucceeded(report).into(),
+            Self::Failed => RunFailed(report).into(),
+            Self::TimedOut => RunTimedOut(report).into(),
+            Self::Canceled => RunCanceled(report).into(),
+            Self::Interrupted => RunInterrupted(report).into(),
+        }
+    }
+}
+
+/// The device refuses.
+pub(super) fn rejected(operation: OperationId, cause: RefusalCause, reason: &str) -> Event {
+    RunRejected { operation, cause, reason: short(reason) }.into()
+}
+
+/// It came too late.
+pub(super) fn expired(operation: OperationId) -> Event {
+    RunExpired { operation }.into()
+}
+
+/// Records a fact, and in the same transaction what the journal then says.
+pub(super) fn tell(
+    shared: &Shared,
+    id: OperationId,
+    entry: &Entry,
+    event: &Event,
+) -> Result<u64, RecordError> {
+    let seq = shared
+        .outbox
+        .record_beside(event, Moment::now(), |transaction| journal::put(transaction, id, entry))?;
+    shared.recorded.notify_one();
+    Ok(seq)
+}
+
+/// Writes down that a run begins, before anything starts. From here on it never starts again.
+pub(super) fn begin(shared: &Shared, id: OperationId, entry: Entry) -> Result<Entry, StoreError> {
+    let at = Moment::now();
+    let entry = Entry {
+        phase: Phase::Begun,
+        begun: Some(Begun { boot: at.boot, mono: at.mono, at: at.wall, mark: Uuid::new_v4() }),
+        salts: Some(Salts {
+            stdout: ByteArray::new(rand::random()),
+            stderr: ByteArray::new(rand::random()),
+        }),
+        ..entry
+    };
+    shared.store.write(|transaction| journal::put(transaction, id, &entry))?;
+    Ok(entry)
+}
+
+/// Tells that the program runs. When there is no room for that, the process is written down all
+/// the same: an agent after this one may have to find it.
+pub(super) fn started(
+    shared: &Shared,
+    id: OperationId,
+    entry: &mut Entry,
+    process: Option<Process>,
+    user: Option<String>,
+) {
+    entry.process = process;
+    let pid = process.map(|process| process.pid);
+    let event = RunStarted { operation: id, pid, user }.into();
+    if let Err(error) = tell(shared, id, entry, &event) {
+        tracing::warn!(%error, operation = %id, "that a run started could not be told");
+        // Not tried again: it is counted as dropped, unless there is room by now.
+        let _ = shared.record(&event);
+        if let Err(error) = shared.store.write(|transaction| journal::put(transaction, id, entry)) {
+            tracing::warn!(%error, operation = %id, "the journal could not be written");
+        }
+    }
+}
+
+/// Records a run's end. When there is no room, the end is kept and recorded later, by
+/// [`record_kept_ends`]: it is never lost, nor counted as dropped.
+pub(super) fn end(shared: &Shared, id: OperationId, entry: Entry, event: Event) {
+    tracing::info!(operation = %id, event = event.kind(), "a run is over");
+    if let Some(spool) = shared.operations.spools.get(id) {
+        spool.end();
+    }
+    let ended = entry.clone().ended();
+    if let Err(error) = tell(shared, id, &ended, &event) {
+        tracing::warn!(%error, operation = %id, "a run's end is kept until it can be recorded");
+        let kept = Entry { phase: Phase::Begun, end: Some(Box::new(event.clone())), ..entry };
+        // When the disk takes nothing, memory is what is left.
+        if let Err(error) = shared.store.write(|transaction| journal::put(transaction, id, &kept)) {
+            tracing::warn!(%error, operation = %id, "the journal could not be written");
+        }
+        shared.operations.keep_end(id, event);
+    }
+    shared.operations.close(id);
+}
+
+/// Tries again to record the ends for which there was no room.
+pub(super) fn record_kept_ends(shared: &Shared) {
+    for (id, event) in shared.operations.ends() {
+        let entry = match journal::read(&shared.store, id) {
+            Ok(Some(entry)) => entry.ended(),
+            Ok(None) => Entry::new(0, Phase::Ended, Moment::now().wall),
+            Err(error) => {
+                tracing::debug!(%error, operation = %id, "the journal cannot be read");
+                return;
+            }
+        };
+        match tell(shared, id, &entry, &event) {
+            Ok(_) => shared.operations.end_is_recorded(id),
+            Err(RecordError::TooLarge { .. }) => {
+                tracing::error!(operation = %id, "a run's end is too large to be recorded");
+                shared.operations.end_is_recorded(id);
+            }
+            Err(error) => {
+                tracing::debug!(%error, operation = %id, "a run's end still waits");
+                return;
+            }
+        }
+    }
+}

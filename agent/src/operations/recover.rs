@@ -1,0 +1,178 @@
+//! What is left of the runs of an agent that is gone: each gets its end, once.
+
+use futures::future::join_all;
+use muster_schemas::events::{Action, RunReport};
+use muster_schemas::{Event, OperationId};
+use uuid::Uuid;
+
+use super::group;
+use super::journal::{self, Entry, Phase};
+use super::record::{self, Outcome, blank};
+use crate::clock::Moment;
+use crate::run::Shared;
+
+/// Looks through the journal when the agent starts. Answers what goes on: a machine that was to
+/// restart, and has not yet.
+pub(super) async fn recover(shared: &Shared) -> Vec<(OperationId, Entry)> {
+    let operations = &shared.operations;
+    let all = match journal::read_all(&shared.store) {
+        Ok(all) => all,
+        Err(error) => {
+            tracing::error!(%error, "the runs of before cannot be read");
+            return Vec::new();
+        }
+    };
+    // Sorted by their ids, as the journal is.
+    operations
+        .spools
+        .sweep(|id| all.binary_search_by_key(&id.0.as_u128(), |it| it.0.0.as_u128()).is_ok());
+    let (mut goes_on, mut lost) = (Vec::new(), Vec::new());
+    for (id, entry) in all {
+        if let Some(salts) = &entry.salts {
+            operations.spools.restore(id, salts);
+        }
+        if let Some(process) = entry.process {
+            operations.watch(process.pid);
+        }
+        match fate(&entry, Moment::now().boot) {
+            Fate::Over => {}
+            Fate::EndKept(end) => operations.keep_end(id, *end),
+            Fate::GoesOn => {
+                operations.resume(id, entry.ticket, &Action::Reboot);
+                goes_on.push((id, entry));
+            }
+            Fate::Done => {
+                let report = RunReport { ended_at: now(), ..so_far(shared, id, &entry) };
+                record::end(shared, id, entry, Outcome::Succeeded.event(report));
+            }
+            Fate::Lost => lost.push((id, entry)),
+        }
+    }
+    // An end may have been a child of this process, when the agent started over in place.
+    operations.reap();
+    join_all(lost.into_iter().map(|(id, entry)| give_up(shared, id, entry))).await;
+    goes_on
+}
+
+/// What is to be done about an entry that an agent before this one wrote.
+#[derive(Debug, PartialEq)]
+enum Fate {
+    /// Nothing, or not yet: it has ended, or waits.
+    Over,
+    /// Its end is known and not recorded.
+    EndKept(Box<Event>),
+    /// The machine was to restart, and has not yet.
+    GoesOn,
+    /// It was done by what ended the agent.
+    Done,
+    /// Nobody attended its end.
+    Lost,
+}
+
+fn fate(entry: &Entry, boot: Uuid) -> Fate {
+    if entry.phase != Phase::Begun {
+        return Fate::Over;
+    }
+    if let Some(end) = &entry.end {
+        return Fate::EndKept(end.clone());
+    }
+    let is_this_boot = entry.begun.is_some_and(|begun| begun.boot == boot);
+    match entry.order.as_ref().map(|order| &order.action) {
+        Some(Action::Reboot) if is_this_boot => Fate::GoesOn,
+        Some(Action::Reboot | Action::RestartAgent) => Fate::Done,
+        _ => Fate::Lost,
+    }
+}
+
+fn now() -> Option<muster_schemas::Timestamp> {
+    Some(Moment::now().wall)
+}
+
+/// What is known of a run that nobody attends any more.
+fn so_far(shared: &Shared, id: OperationId, entry: &Entry) -> RunReport {
+    let [stdout, stderr] =
+        shared.operations.spools.get(id).map(|spool| spool.summaries()).unwrap_or_default();
+    let started_at = entry.begun.map(|begun| begun.at);
+    RunReport { started_at, stdout, stderr, ..blank(id) }
+}
+
+async fn give_up(shared: &Shared, id: OperationId, entry: Entry) {
+    let mut problem = "the agent was gone while the run was at work".to_owned();
+    if let Some(begun) = entry.begun.filter(|begun| begun.boot == Moment::now().boot) {
+        let patience = shared.operations.options.kill_after;
+        if group::end_leftovers(begun.mark, entry.process, patience).await {
+            problem.push_str("; what was left of it was ended");
+        }
+    } else {
+        problem.push_str("; the machine was started again");
+    }
+    if entry.process.is_none() {
+        problem.push_str("; whether its program was started is not known");
+    }
+    let report = RunReport { problem: Some(problem), ..so_far(shared, id, &entry) };
+    record::end(shared, id, entry, Outcome::Interrupted.event(report));
+}
+
+/// The agent stops: what is at work was killed, and is recorded as interrupted. A machine that was
+/// to restart is what stops it, perhaps.
+pub(crate) fn interrupt(shared: &Shared) {
+    for id in shared.operations.running() {
+        let Ok(Some(entry)) = journal::read(&shared.store, id) else { continue };
+        let is_reboot =
+            entry.order.as_ref().is_some_and(|order| matches!(order.action, Action::Reboot));
+        if entry.phase != Phase::Begun || is_reboot {
+            continue;
+        }
+        let problem = "the agent was stopped while the run was at work; it was ended".to_owned();
+        let report =
+            RunReport { problem: Some(problem), ended_at: now(), ..so_far(shared, id, &entry) };
+        record::end(shared, id, entry, Outcome::Interrupted.event(report));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use muster_schemas::events::RunExpired;
+    use muster_schemas::wire::RunOrder;
+    use muster_schemas::{DeviceId, ProjectId, Timestamp};
+
+    use super::super::journal::Begun;
+    use super::*;
+
+    #[test]
+    fn what_becomes_of_a_run_depends_on_what_it_was_and_on_the_boot() {
+        let (boot, other) = (Uuid::from_u128(1), Uuid::from_u128(2));
+        let id = OperationId(Uuid::from_u128(3));
+        let entry = |phase, action: Action| Entry {
+            order: Some(Box::new(RunOrder {
+                project: ProjectId::default_project(),
+                device: DeviceId(Uuid::from_u128(4)),
+                epoch: 1,
+                operation: id,
+                issued_at: Timestamp(1),
+                expires_at: Timestamp(2),
+                timeout_ms: 1,
+                actor: String::new(),
+                action,
+                private: None,
+            })),
+            begun: Some(Begun { boot, mono: 1, at: Timestamp(1), mark: Uuid::nil() }),
+            ..Entry::new(1, phase, Timestamp(2))
+        };
+        for (phase, action, now, expected) in [
+            (Phase::Accepted, Action::Diagnostics, boot, Fate::Over),
+            (Phase::Ended, Action::Reboot, other, Fate::Over),
+            (Phase::Begun, Action::Diagnostics, boot, Fate::Lost),
+            (Phase::Begun, Action::Diagnostics, other, Fate::Lost),
+            (Phase::Begun, Action::Reboot, boot, Fate::GoesOn),
+            (Phase::Begun, Action::Reboot, other, Fate::Done),
+            (Phase::Begun, Action::RestartAgent, boot, Fate::Done),
+        ] {
+            assert_eq!(fate(&entry(phase, action), now), expected);
+        }
+        let end: Event = RunExpired { operation: id }.into();
+        let kept =
+            Entry { end: Some(Box::new(end.clone())), ..entry(Phase::Begun, Action::Diagnostics) };
+        assert_eq!(fate(&kept, boot), Fate::EndKept(Box::new(end)));
+    }
+}

@@ -1,0 +1,157 @@
+//! Sends what programs write, while they do and afterwards, until the server has it. One request
+//! of a run is on its way at a time.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::Client;
+use async_nats::jetstream::Context;
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
+use muster_schemas::subjects::DeviceSubjects;
+use muster_schemas::wire::{MAX_PIECE_BYTES, OutputPiece, OutputStream, OutputTaken};
+use muster_schemas::{OperationId, codec, compress};
+use tokio::sync::{Semaphore, watch};
+use tokio::time::{sleep, timeout};
+
+use super::spool::{Piece, Spool};
+use crate::backoff::Backoff;
+use crate::run::Shared;
+
+/// What is written is gathered for so long before it is sent.
+const GATHER: Duration = Duration::from_millis(100);
+/// So many requests are on their way at the same time. One that is not answered keeps its place for
+/// a while and then stands back, so an output that no server wants holds up no other.
+const AT_ONCE: usize = 4;
+/// An answer is waited for this long.
+const ANSWER: Duration = Duration::from_secs(10);
+
+/// Sends outputs, for ever.
+pub(crate) async fn send_outputs(shared: &Shared) {
+    let spools = &shared.operations.spools;
+    // Before those that borrow it.
+    let asking = Semaphore::new(AT_ONCE);
+    let mut sending = FuturesUnordered::new();
+    let mut busy: BTreeSet<OperationId> = BTreeSet::new();
+    loop {
+        for spool in spools.list() {
+            if busy.insert(spool.operation) {
+                sending.push(send(shared, spool, &asking));
+            }
+        }
+        tokio::select! {
+            Some(id) = sending.next(), if !sending.is_empty() => drop(busy.remove(&id)),
+            () = spools.added.notified() => {}
+        }
+    }
+}
+
+/// Sends one run's outputs until the server has them.
+async fn send(shared: &Shared, spool: Arc<Spool>, asking: &Semaphore) -> OperationId {
+    let spools = &shared.operations.spools;
+    let subjects = DeviceSubjects::new(&shared.identity.project, shared.identity.device);
+    let subject = subjects.request("output");
+    let mut link = shared.link.subscribe();
+    let mut backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(30));
+    let mut before = None;
+    while !spool.is_done() {
+        gather(&spool).await;
+        let client = connected(&mut link).await;
+        let permit = asking.acquire().await;
+        let piece = match spools.next_piece(&spool, before) {
+            Ok(Some(piece)) => piece,
+            Ok(None) => continue,
+            Err(error) => {
+                tracing::warn!(%error, operation = %spool.operation, "an output is lost");
+                drop(permit);
+                // What is written from now on finds no file either; its end tells the length.
+                while !spool.is_ended() {
+                    spool.grew.notified().await;
+                }
+                break;
+            }
+        };
+        match ask(&client, &subject, spool.operation, &piece).await {
+            Ok(next) => {
+                let is_further =
+                    next > piece.offset || (piece.data.is_empty() && next == piece.offset);
+                spool.taken(piece.stream, next, piece.is_last);
+                before = Some(piece.stream);
+                if is_further {
+                    backoff.reset();
+                    continue;
+                }
+            }
+            Err(problem) => {
+                tracing::debug!(problem, operation = %spool.operation, "an output is not sent yet");
+            }
+        }
+        drop((piece, permit));
+        let wait = backoff.wait(rand::random());
+        tokio::select! {
+            () = sleep(wait) => {}
+            // A new connection is a new chance.
+            _ = link.changed() => {}
+        }
+    }
+    spools.remove(&spool);
+    spool.operation
+}
+
+/// Waits until there is something worth sending.
+async fn gather(spool: &Spool) {
+    while spool.waiting() == 0 && !spool.is_ended() {
+        spool.grew.notified().await;
+    }
+    let filled = async {
+        while spool.waiting() < MAX_PIECE_BYTES as u64 && !spool.is_ended() {
+            spool.grew.notified().await;
+        }
+    };
+    let _ = timeout(GATHER, filled).await;
+}
+
+async fn connected(link: &mut watch::Receiver<Option<Context>>) -> Client {
+    match link
+        .wait_for(Option::is_some)
+        .await
+        .ok()
+        .and_then(|link| link.as_ref().map(Context::client))
+    {
+        Some(client) => client,
+        // The agent is gone; so will this be.
+        None => std::future::pending().await,
+    }
+}
+
+async fn ask(
+    client: &Client,
+    subject: &str,
+    operation: OperationId,
+    piece: &Piece,
+) -> Result<u64, String> {
+    let message = encode(operation, piece.stream, piece);
+    let request = client.request(subject.to_owned(), message.into());
+    let answer = timeout(ANSWER, request)
+        .await
+        .map_err(|_| "no answer came".to_owned())?
+        .map_err(|error| error.to_string())?;
+    let taken: OutputTaken = codec::decode(&answer.payload).map_err(|error| error.to_string())?;
+    Ok(taken.next)
+}
+
+fn encode(operation: OperationId, stream: OutputStream, piece: &Piece) -> Vec<u8> {
+    let bytes = piece.data.len();
+    let data = compress::compress(piece.data.clone());
+    codec::encode(&OutputPiece {
+        operation,
+        stream,
+        offset: piece.offset,
+        bytes: u32::try_from(bytes).unwrap_or(u32::MAX),
+        compressed: data.len() < bytes,
+        data,
+        last: piece.is_last,
+        salt: piece.salt.map(|salt| salt.to_vec()),
+    })
+}

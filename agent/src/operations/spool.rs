@@ -1,0 +1,444 @@
+//! What programs write, kept in files until the server has it: the first bytes of each output, up
+//! to a limit each and one for all of them. What is beyond is counted and not kept.
+//!
+//! Sends nothing: `super::send` does.
+
+use std::collections::BTreeMap;
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use muster_schemas::events::OutputSummary;
+use muster_schemas::wire::{MAX_OUTPUT_BYTES, MAX_PIECE_BYTES, OutputStream};
+use muster_schemas::{Hash, OperationId};
+use sha2::{Digest, Sha256};
+use tokio::sync::Notify;
+
+use super::journal::Salts;
+
+/// Both outputs.
+pub(super) const STREAMS: [OutputStream; 2] = [OutputStream::Stdout, OutputStream::Stderr];
+
+/// A piece to send.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Piece {
+    pub(super) stream: OutputStream,
+    pub(super) offset: u64,
+    pub(super) data: Vec<u8>,
+    pub(super) is_last: bool,
+    pub(super) salt: Option<[u8; 16]>,
+}
+
+/// One output of one run.
+#[derive(Debug)]
+struct Output {
+    salt: [u8; 16],
+    hasher: Sha256,
+    file: Option<File>,
+    /// Written by the program.
+    bytes: u64,
+    /// Kept of it.
+    kept: u64,
+    is_cut: bool,
+    /// What the server has.
+    taken: u64,
+    is_last_taken: bool,
+}
+
+impl Output {
+    fn new(salt: [u8; 16]) -> Self {
+        Self {
+            salt,
+            hasher: Sha256::new_with_prefix(salt),
+            file: None,
+            bytes: 0,
+            kept: 0,
+            is_cut: false,
+            taken: 0,
+            is_last_taken: false,
+        }
+    }
+
+    fn summary(&self) -> OutputSummary {
+        let hash = (self.kept > 0).then(|| Hash(self.hasher.clone().finalize().into()));
+        OutputSummary { bytes: self.bytes, kept: self.kept, hash }
+    }
+}
+
+#[derive(Debug)]
+struct Outputs {
+    each: [Output; 2],
+    is_ended: bool,
+}
+
+/// What one run wrote.
+#[derive(Debug)]
+pub(super) struct Spool {
+    pub(super) operation: OperationId,
+    outputs: Mutex<Outputs>,
+    /// There is more to send, or nothing more will come.
+    pub(super) grew: Notify,
+}
+
+/// What all runs wrote.
+#[derive(Debug)]
+pub(crate) struct Spools {
+    folder: PathBuf,
+    limit: u64,
+    used: AtomicU64,
+    all: Mutex<BTreeMap<OperationId, Arc<Spool>>>,
+    /// There is a new one.
+    pub(super) added: Notify,
+}
+
+impl Spool {
+    fn outputs(&self) -> MutexGuard<'_, Outputs> {
+        self.outputs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What was written to stdout and to stderr.
+    pub(super) fn summaries(&self) -> [OutputSummary; 2] {
+        let outputs = self.outputs();
+        [outputs.each[0].summary(), outputs.each[1].summary()]
+    }
+
+    /// Nothing more is written; what is kept is on the disk.
+    pub(super) fn end(&self) {
+        let mut outputs = self.outputs();
+        outputs.is_ended = true;
+        for output in &mut outputs.each {
+            if let Some(file) = output.file.take()
+                && let Err(error) = file.sync_data()
+            {
+                tracing::warn!(%error, operation = %self.operation, "an output may not be on the disk");
+            }
+        }
+        self.grew.notify_one();
+    }
+
+    /// Will nothing more be written?
+    pub(super) fn is_ended(&self) -> bool {
+        self.outputs().is_ended
+    }
+
+    /// Has the server all that there will ever be?
+    pub(super) fn is_done(&self) -> bool {
+        let outputs = self.outputs();
+        outputs.is_ended && outputs.each.iter().all(|it| it.kept == 0 || it.is_last_taken)
+    }
+
+    /// How much waits to be sent.
+    pub(super) fn waiting(&self) -> u64 {
+        self.outputs().each.iter().map(|it| it.kept - it.taken).sum()
+    }
+
+    /// The server has this much of an output.
+    pub(super) fn taken(&self, stream: OutputStream, next: u64, is_last: bool) {
+        let mut outputs = self.outputs();
+        let output = &mut outputs.each[stream as usize];
+        output.taken = next.min(output.kept);
+        output.is_last_taken = is_last && output.taken == output.kept;
+    }
+}
+
+impl Spools {
+    /// The spools in a data folder.
+    pub(super) fn new(data: &Path, limit: u64) -> Self {
+        let folder = data.join("runs");
+        let used = AtomicU64::new(0);
+        Self { folder, limit, used, all: Mutex::default(), added: Notify::new() }
+    }
+
+    fn all(&self) -> MutexGuard<'_, BTreeMap<OperationId, Arc<Spool>>> {
+        self.all.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The spools that there are.
+    pub(super) fn list(&self) -> Vec<Arc<Spool>> {
+        self.all().values().cloned().collect()
+    }
+
+    pub(super) fn get(&self, operation: OperationId) -> Option<Arc<Spool>> {
+        self.all().get(&operation).cloned()
+    }
+
+    pub(super) fn path(&self, operation: OperationId, stream: OutputStream) -> PathBuf {
+        self.folder.join(format!("{operation}.{}", stream.as_str()))
+    }
+
+    /// The folder; it is made when it is missing.
+    pub(super) fn folder(&self) -> io::Result<&Path> {
+        DirBuilder::new().recursive(true).mode(0o700).create(&self.folder)?;
+        Ok(&self.folder)
+    }
+
+    fn add(&self, operation: OperationId, each: [Output; 2], is_ended: bool) -> Arc<Spool> {
+        let outputs = Mutex::new(Outputs { each, is_ended });
+        let spool = Arc::new(Spool { operation, outputs, grew: Notify::new() });
+        self.all().insert(operation, Arc::clone(&spool));
+        self.added.notify_one();
+        spool
+    }
+
+    /// A spool for a run that begins.
+    pub(super) fn begin(&self, operation: OperationId, salts: &Salts) -> Arc<Spool> {
+        let each = [*salts.stdout, *salts.stderr].map(Output::new);
+        self.add(operation, each, false)
+    }
+
+    /// The spool of a run that an agent before this one had at work; `None` when nothing is kept.
+    pub(super) fn restore(&self, operation: OperationId, salts: &Salts) -> Option<Arc<Spool>> {
+        let mut each = [*salts.stdout, *salts.stderr].map(Output::new);
+        for (stream, output) in STREAMS.into_iter().zip(&mut each) {
+            if let Err(error) = reread(&self.path(operation, stream), output)
+                && error.kind() != io::ErrorKind::NotFound
+            {
+                tracing::warn!(%error, %operation, "an output of before cannot be read");
+            }
+        }
+        let kept: u64 = each.iter().map(|output| output.kept).sum();
+        if kept == 0 {
+            self.delete(operation);
+            return None;
+        }
+        self.used.fetch_add(kept, Ordering::Relaxed);
+        Some(self.add(operation, each, true))
+    }
+
+    /// Keeps what a program wrote, as far as there is room; true when some of it was cut.
+    pub(super) fn write(&self, spool: &Spool, stream: OutputStream, bytes: &[u8]) -> bool {
+        let mut outputs = spool.outputs();
+        let output = &mut outputs.each[stream as usize];
+        output.bytes += bytes.len() as u64;
+        if !output.is_cut {
+            let room = (MAX_OUTPUT_BYTES - output.kept)
+                .min(self.limit.saturating_sub(self.used.load(Ordering::Relaxed)));
+            let fitting = usize::try_from(room).unwrap_or(usize::MAX).min(bytes.len());
+            let written = self.append(spool.operation, stream, output, &bytes[..fitting]);
+            output.is_cut = written < bytes.len();
+            spool.grew.notify_one();
+        }
+        output.is_cut
+    }
+
+    /// Appends to the file; how much of it went in.
+    fn append(
+        &self,
+        operation: OperationId,
+        stream: OutputStream,
+        output: &mut Output,
+        bytes: &[u8],
+    ) -> usize {
+        let mut written = 0;
+        let outcome = self.file(operation, stream, &mut output.file).and_then(|file| {
+            // By hand: of a write that fails half way, as on a full disk, the first half is there.
+            while written < bytes.len() {
+                match file.write(&bytes[written..]) {
+                    Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                    Ok(count) => written += count,
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            Ok(())
+        });
+        if let Err(error) = outcome {
+            tracing::warn!(%error, %operation, "an output is cut: it cannot be written");
+        }
+        output.hasher.update(&bytes[..written]);
+        output.kept += written as u64;
+        self.used.fetch_add(written as u64, Ordering::Relaxed);
+        written
+    }
+
+    fn file<'a>(
+        &self,
+        operation: OperationId,
+        stream: OutputStream,
+        file: &'a mut Option<File>,
+    ) -> io::Result<&'a mut File> {
+        let opened = match file.take() {
+            Some(opened) => opened,
+            None => {
+                self.folder()?;
+                let path = self.path(operation, stream);
+                OpenOptions::new().create(true).append(true).mode(0o600).open(path)?
+            }
+        };
+        Ok(file.insert(opened))
+    }
+
+    /// The next piece to send, if there is one. After `before` the other output comes first.
+    pub(super) fn next_piece(
+        &self,
+        spool: &Spool,
+        before: Option<OutputStream>,
+    ) -> io::Result<Option<Piece>> {
+        let outputs = spool.outputs();
+        let mut order = STREAMS;
+        if before == Some(OutputStream::Stdout) {
+            order.reverse();
+        }
+        for stream in order {
+            let output = &outputs.each[stream as usize];
+            let waiting = output.kept - output.taken;
+            let wants_last = outputs.is_ended && output.kept > 0 && !output.is_last_taken;
+            if waiting == 0 && !wants_last {
+                continue;
+            }
+            let length = usize::try_from(waiting).unwrap_or(usize::MAX).min(MAX_PIECE_BYTES);
+            let mut data = vec![0; length];
+            if length > 0 {
+                File::open(self.path(spool.operation, stream))?
+                    .read_exact_at(&mut data, output.taken)?;
+            }
+            return Ok(Some(Piece {
+                stream,
+                offset: output.taken,
+                data,
+                is_last: outputs.is_ended && length as u64 == waiting,
+                salt: (output.taken == 0).then_some(output.salt),
+            }));
+        }
+        Ok(None)
+    }
+
+    /// Lets go of what a run wrote.
+    pub(super) fn remove(&self, spool: &Spool) {
+        let kept: u64 = spool.outputs().each.iter().map(|output| output.kept).sum();
+        self.used.fetch_sub(kept, Ordering::Relaxed);
+        self.all().remove(&spool.operation);
+        self.delete(spool.operation);
+    }
+
+    fn delete(&self, operation: OperationId) {
+        for stream in STREAMS {
+            let path = self.path(operation, stream);
+            if let Err(error) = std::fs::remove_file(&path)
+                && error.kind() != io::ErrorKind::NotFound
+            {
+                tracing::warn!(%error, path = %path.display(), "an output could not be let go");
+            }
+        }
+    }
+
+    /// Removes files that belong to no run that is known.
+    pub(super) fn sweep(&self, is_known: impl Fn(OperationId) -> bool) {
+        let Ok(files) = std::fs::read_dir(&self.folder) else { return };
+        for file in files.flatten() {
+            let name = file.file_name();
+            let stem = name.to_str().and_then(|name| name.split('.').next());
+            let is_ours = stem.and_then(|stem| stem.parse().ok()).is_some_and(&is_known);
+            if !is_ours {
+                let _ = std::fs::remove_file(file.path());
+            }
+        }
+    }
+}
+
+fn reread(path: &Path, output: &mut Output) -> io::Result<()> {
+    let mut file = File::open(path)?;
+    let mut buffer = vec![0; 64 * 1024];
+    loop {
+        let count = file.read(&mut buffer)?;
+        if count == 0 {
+            return Ok(());
+        }
+        output.hasher.update(&buffer[..count]);
+        output.kept += count as u64;
+        output.bytes = output.kept;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use muster_schemas::wire::output_hash;
+    use serde_bytes::ByteArray;
+    use uuid::Uuid;
+
+    use super::*;
+
+    const SALTS: Salts = Salts { stdout: ByteArray::new([1; 16]), stderr: ByteArray::new([2; 16]) };
+
+    fn id(number: u128) -> OperationId {
+        OperationId(Uuid::from_u128(number))
+    }
+
+    #[test]
+    fn outputs_are_kept_sent_in_order_and_let_go() {
+        use OutputStream::{Stderr, Stdout};
+        let dir = tempfile::tempdir().unwrap();
+        let spools = Spools::new(dir.path(), 1 << 20);
+        let spool = spools.begin(id(1), &SALTS);
+        assert_eq!(spools.next_piece(&spool, None).unwrap(), None);
+        assert!(!spools.write(&spool, Stdout, b"hello"));
+        assert!(!spools.write(&spool, Stderr, &[0, 255]));
+        let [out, err] = spool.summaries();
+        assert_eq!((out.bytes, out.kept), (5, 5));
+        assert_eq!(out.hash, Some(output_hash(&[1; 16], b"hello")));
+        assert_eq!(err.hash, Some(output_hash(&[2; 16], &[0, 255])));
+        let first = spools.next_piece(&spool, None).unwrap().unwrap();
+        assert_eq!((first.offset, first.is_last, first.salt), (0, false, Some([1; 16])));
+        spool.taken(Stdout, 5, false);
+        let other = spools.next_piece(&spool, Some(Stdout)).unwrap().unwrap();
+        assert_eq!((other.stream, other.data.as_slice()), (Stderr, &[0, 255][..]));
+        spool.end();
+        let last = spools.next_piece(&spool, Some(Stderr)).unwrap().unwrap();
+        assert_eq!((last.offset, last.data.len(), last.is_last, last.salt), (5, 0, true, None));
+        spool.taken(Stdout, 5, true);
+        spool.taken(Stderr, 2, true);
+        assert!(spool.is_done());
+        assert!(spools.path(id(1), Stdout).exists());
+        spools.remove(&spool);
+        assert!(!spools.path(id(1), Stdout).exists());
+        assert_eq!(spools.used.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn the_first_bytes_are_kept_and_the_rest_is_counted() {
+        let dir = tempfile::tempdir().unwrap();
+        let spools = Spools::new(dir.path(), 10);
+        let spool = spools.begin(id(1), &SALTS);
+        assert!(!spools.write(&spool, OutputStream::Stdout, b"12345678"));
+        assert!(spools.write(&spool, OutputStream::Stdout, b"9abcd"));
+        assert!(spools.write(&spool, OutputStream::Stderr, b"x"), "one limit for all");
+        let [out, err] = spool.summaries();
+        assert_eq!((out.bytes, out.kept), (13, 10));
+        assert_eq!((err.bytes, err.kept, err.hash), (1, 0, None));
+        spools.remove(&spool);
+        let spool = spools.begin(id(2), &SALTS);
+        assert!(!spools.write(&spool, OutputStream::Stdout, b"there is"), "room again");
+    }
+
+    #[test]
+    fn what_is_kept_outlives_the_agent_and_strangers_are_swept() {
+        let dir = tempfile::tempdir().unwrap();
+        let spools = Spools::new(dir.path(), 1 << 20);
+        let spool = spools.begin(id(1), &SALTS);
+        spools.write(&spool, OutputStream::Stdout, b"hello");
+        let before = spool.summaries();
+        let stranger = spools.path(id(2), OutputStream::Stdout);
+        std::fs::write(&stranger, b"x").unwrap();
+        let spools = Spools::new(dir.path(), 1 << 20);
+        spools.sweep(|operation| operation == id(1));
+        assert!(!stranger.exists());
+        let spool = spools.restore(id(1), &SALTS).unwrap();
+        assert_eq!(spool.summaries(), before);
+        let piece = spools.next_piece(&spool, None).unwrap().unwrap();
+        assert_eq!((piece.data.as_slice(), piece.is_last), (&b"hello"[..], true));
+        assert!(spools.restore(id(2), &SALTS).is_none());
+    }
+
+    #[test]
+    fn what_cannot_be_written_is_cut() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("runs"), b"in the way").unwrap();
+        let spools = Spools::new(dir.path(), 1 << 20);
+        let spool = spools.begin(id(1), &SALTS);
+        assert!(spools.write(&spool, OutputStream::Stdout, b"hello"));
+        assert_eq!(spool.summaries()[0], OutputSummary { bytes: 5, kept: 0, hash: None });
+    }
+}

@@ -1,0 +1,202 @@
+//! Orders come in: to run something, to cancel it. What is decided about them is in the journal
+//! when these functions return.
+
+use muster_schemas::cose::{self, Kind};
+use muster_schemas::events::{Action, RefusalCause, RunAccepted};
+use muster_schemas::wire::{CancelOrder, PrivateInput, RunDelivery, RunOrder};
+use muster_schemas::{Event, Hash, OperationId, Timestamp, codec};
+
+use super::check::{Address, Ignored, Me, check_address, check_private, is_expired};
+use super::journal::{self, Entry, Phase};
+use super::policy::Policy;
+use super::prepare;
+use super::queue::{MOST_WAITING, Standing, takes_place};
+use super::record::{Outcome, blank, expired, rejected, tell};
+use crate::clock::Moment;
+use crate::run::{Shared, in_words};
+
+/// How long a cancel is remembered whose order has not come, in microseconds: longer than any
+/// order is good for.
+const BARRED: i64 = 90 * 24 * 3600 * 1_000_000;
+
+/// An order to run something. `is_greeted`: was a hello of this connection answered?
+///
+/// # Errors
+/// Why it was ignored, in words. The server sends an order again until it is answered.
+pub(crate) fn take_order(shared: &Shared, message: &[u8], is_greeted: bool) -> Result<(), String> {
+    let delivery: RunDelivery = codec::decode(message).map_err(|error| error.to_string())?;
+    let opened = open(shared, &delivery.order, Kind::Run)?;
+    let address = address(shared, &opened)?;
+    let id = address.operation;
+    match journal::read(&shared.store, id).map_err(|error| in_words(&error))? {
+        Some(entry) if entry.phase == Phase::Barred => {
+            let report = blank(id);
+            return refuse(shared, id, entry.expires_at, &Outcome::Canceled.event(report));
+        }
+        Some(_) => {
+            tracing::debug!(operation = %id, "an order that is known already");
+            return Ok(());
+        }
+        None => {}
+    }
+    if !is_greeted {
+        return Err(Ignored::NoHello.to_string());
+    }
+    let expires_at = address.expires_at.ok_or("it does not say when it expires")?;
+    let server_time = shared.operations.server_time();
+    if is_expired(expires_at, server_time).map_err(|error| error.to_string())? {
+        return refuse(shared, id, expires_at, &expired(id));
+    }
+    let order: RunOrder = match codec::decode(&opened) {
+        Ok(order) => order,
+        Err(error) => {
+            let reason =
+                format!("muster-agent {} cannot do this: {error}", env!("CARGO_PKG_VERSION"));
+            let event = rejected(id, RefusalCause::Unsupported, &reason);
+            return refuse(shared, id, expires_at, &event);
+        }
+    };
+    match judge(shared, &order, delivery.private.as_deref()) {
+        Ok(()) => accept(shared, order, &delivery),
+        Err((cause, reason)) => {
+            tracing::info!(operation = %id, ?cause, reason, "an order is refused");
+            refuse(shared, id, expires_at, &rejected(id, cause, &reason))
+        }
+    }
+}
+
+/// Opens what the project's operation key sealed.
+fn open(shared: &Shared, sealed: &[u8], kind: Kind) -> Result<Vec<u8>, String> {
+    let key = shared.identity.operation_key().map_err(|error| error.to_string())?;
+    cose::open(sealed, kind, &key).map_err(|error| error.to_string())
+}
+
+/// For whom an order is; an error when it is not for this device as it is now.
+fn address(shared: &Shared, opened: &[u8]) -> Result<Address, String> {
+    let address: Address = codec::decode(opened).map_err(|error| error.to_string())?;
+    let me = Me {
+        project: &shared.identity.project,
+        device: shared.identity.device,
+        epoch: shared.outbox.view().epoch,
+    };
+    check_address(&address, &me).map_err(|error| error.to_string())?;
+    Ok(address)
+}
+
+/// Does the device's policy allow it, as it is now?
+///
+/// # Errors
+/// The rule that forbids it, in words.
+pub(super) fn allowed(shared: &Shared, action: &Action) -> Result<(), String> {
+    let policy = Policy::load(&shared.operations.options.policy)?;
+    let wanted = wanted_user(action);
+    // That there is no such user is for later: it is not told to whom it is none of his business.
+    match prepare::run_as(wanted) {
+        Ok(user) => policy.allows(action, &user.name),
+        Err(_) => policy.allows(action, wanted.unwrap_or_default()),
+    }
+}
+
+fn wanted_user(action: &Action) -> Option<&str> {
+    match action {
+        Action::Exec(exec) => exec.user.as_deref(),
+        _ => None,
+    }
+}
+
+/// May it be done, and can it?
+fn judge(
+    shared: &Shared,
+    order: &RunOrder,
+    private: Option<&[u8]>,
+) -> Result<(), (RefusalCause, String)> {
+    let invalid = |reason| (RefusalCause::Invalid, reason);
+    allowed(shared, &order.action).map_err(|reason| (RefusalCause::Policy, reason))?;
+    let input = check_private(&order.action, order.private.as_ref(), private)
+        .map_err(|reason| (RefusalCause::PrivatePart, reason))?;
+    if let Action::Exec(exec) = &order.action {
+        let env = input.map(|input: PrivateInput| input.env).unwrap_or_default();
+        prepare::run_as(wanted_user(&order.action)).map_err(invalid)?;
+        prepare::check(exec, &env).map_err(invalid)?;
+    }
+    if takes_place(&order.action) && shared.operations.is_busy() {
+        let reason = format!(
+            "{MOST_WAITING} runs wait on this device already; runs.at_once in its config says how many work at the same time"
+        );
+        return Err((RefusalCause::Busy, reason));
+    }
+    Ok(())
+}
+
+fn accept(shared: &Shared, order: RunOrder, delivery: &RunDelivery) -> Result<(), String> {
+    let (id, action) = (order.operation, order.action.clone());
+    // There must be room to tell of its start and its end, too.
+    if !shared.outbox.has_room() {
+        return Err("the outbox is full; it is taken when there is room".to_owned());
+    }
+    let event: Event = RunAccepted { operation: id, order: Hash::of(&delivery.order) }.into();
+    let ticket = shared.operations.next_ticket();
+    let input = delivery.private.as_deref().filter(|_| order.private.is_some());
+    let entry = Entry::new(ticket, Phase::Accepted, order.expires_at);
+    let entry = Entry { order: Some(Box::new(order)), ..entry };
+    let recorded = shared.outbox.record_beside(&event, Moment::now(), |transaction| {
+        journal::put(transaction, id, &entry)?;
+        input.map_or(Ok(()), |input| journal::put_input(transaction, id, input))
+    });
+    recorded.map_err(|error| in_words(&error))?;
+    shared.recorded.notify_one();
+    tracing::info!(operation = %id, action = action.name(), "an order is accepted");
+    shared.operations.wait(id, ticket, &action);
+    Ok(())
+}
+
+/// Says no, once: the operation is in the journal then, and never taken again.
+fn refuse(
+    shared: &Shared,
+    id: OperationId,
+    expires_at: Timestamp,
+    event: &Event,
+) -> Result<(), String> {
+    let entry = Entry::new(shared.operations.next_ticket(), Phase::Ended, expires_at);
+    tell(shared, id, &entry, event).map(drop).map_err(|error| in_words(&error))
+}
+
+/// An order to cancel.
+///
+/// # Errors
+/// Why it was ignored, in words.
+pub(crate) fn take_cancel(shared: &Shared, message: &[u8]) -> Result<(), String> {
+    let opened = open(shared, message, Kind::Cancel)?;
+    let id = address(shared, &opened)?.operation;
+    let order: CancelOrder = codec::decode(&opened).map_err(|error| error.to_string())?;
+    match shared.operations.cancel(id) {
+        Standing::Running => {
+            tracing::info!(operation = %id, "a run is canceled");
+            return Ok(());
+        }
+        Standing::Waiting => return cancel_waiting(shared, id),
+        Standing::NotOpen => {}
+    }
+    let found = journal::read(&shared.store, id).map_err(|error| error.to_string())?;
+    if found.is_some() {
+        return Ok(());
+    }
+    let expires_at = order.issued_at.plus_micros(BARRED);
+    let entry = Entry::new(shared.operations.next_ticket(), Phase::Barred, expires_at);
+    tracing::info!(operation = %id, "canceled before its order came: it will never start");
+    shared
+        .store
+        .write(|transaction| journal::put(transaction, id, &entry))
+        .map_err(|error| in_words(&error))
+}
+
+fn cancel_waiting(shared: &Shared, id: OperationId) -> Result<(), String> {
+    let found = journal::read(&shared.store, id).map_err(|error| error.to_string())?;
+    let Some(entry) = found else { return Ok(()) };
+    let event = Outcome::Canceled.event(blank(id));
+    // Not recorded, it still waits, and the cancel comes again.
+    tell(shared, id, &entry.ended(), &event).map_err(|error| in_words(&error))?;
+    shared.operations.close(id);
+    tracing::info!(operation = %id, "a run that waited is canceled");
+    Ok(())
+}

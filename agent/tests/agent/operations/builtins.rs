@@ -1,0 +1,113 @@
+//! What the agent does itself.
+
+use std::sync::{Arc, Mutex};
+
+use muster_schemas::wire::OutputStream;
+
+use super::*;
+use crate::process::Process;
+
+const DONE: [&str; 3] = ["RunAccepted", "RunStarted", "RunSucceeded"];
+
+#[tokio::test]
+async fn an_agent_starts_again_in_place_and_has_told_it_before() {
+    let server = Server::start().await;
+    let mut agent = Process::start(&server).await;
+    server.until("the device is up", |known| known.hellos > 0 && !known.live.is_empty()).await;
+    let hellos = server.known.lock().unwrap().hellos;
+    deliver(&server, &order(id(1), Action::RestartAgent), None).await;
+    is_told(&server, id(1), &DONE).await;
+    server.until("it says hello again", |known| known.hellos > hellos).await;
+    assert!(agent.is_alive(), "the process is the same one");
+    is_told(&server, id(1), &DONE).await;
+}
+
+#[tokio::test]
+async fn a_machine_that_does_not_restart_is_told() {
+    let server = Server::start().await;
+    let with = |words: &'static [&'static str]| {
+        let words: Vec<String> = words.iter().map(|&word| word.to_owned()).collect();
+        Running::start_with(&server, |options| options.operations.reboot = vec![words])
+    };
+    let running = with(&["/bin/sh", "-c", "echo not now; false"]).await;
+    until_greeted(&running).await;
+    deliver(&server, &order(id(1), Action::Reboot), None).await;
+    let problem = end(&server, id(1)).await.problem.unwrap();
+    assert!(problem.contains("not now"), "{problem}");
+    is_told(&server, id(1), &["RunAccepted", "RunStarted", "RunFailed"]).await;
+    running.stop().await;
+
+    let running = with(&["true"]).await;
+    until_greeted(&running).await;
+    let patient = RunOrder { timeout_ms: 6_000, ..order(id(2), Action::Reboot) };
+    deliver(&server, &patient, None).await;
+    is_told(&server, id(2), &["RunAccepted", "RunStarted"]).await;
+    // The agent goes and comes; the machine was not restarted by that.
+    running.stop().await;
+    let running = with(&["true"]).await;
+    let problem = end(&server, id(2)).await.problem.unwrap();
+    assert!(problem.contains("was not restarted within 6 s"), "{problem}");
+    is_told(&server, id(2), &["RunAccepted", "RunStarted", "RunFailed"]).await;
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn diagnostics_are_an_archive_without_keys() {
+    let (server, running) = greeted().await;
+    deliver(&server, &order(id(1), Action::Diagnostics), None).await;
+    is_told(&server, id(1), &DONE).await;
+    let key = (id(1), OutputStream::Stdout);
+    server
+        .until("it is there", |known| known.outputs.get(&key).is_some_and(|it| it.is_whole))
+        .await;
+    let bytes = server.known.lock().unwrap().outputs[&key].bytes.clone();
+    let mut archive = tar::Archive::new(flate2::read::GzDecoder::new(bytes.as_slice()));
+    let mut names = Vec::new();
+    for entry in archive.entries().unwrap() {
+        let mut entry = entry.unwrap();
+        let name = entry.path().unwrap().display().to_string();
+        let mut text = String::new();
+        std::io::Read::read_to_string(&mut entry, &mut text).unwrap();
+        assert!(!text.contains("PRIVATE KEY") && !text.contains("not.checked.here"), "{name}");
+        names.push(name.trim_start_matches("muster-diagnostics/").to_owned());
+    }
+    for wanted in ["status.json", "doctor.json", "config.json", "inventory.json", "uname"] {
+        assert!(names.iter().any(|name| name == wanted), "{wanted} in {names:?}");
+    }
+    for wanted in ["proc/meminfo", "proc/mounts", "proc/net/dev", "proc/loadavg"] {
+        assert!(names.iter().any(|name| name == wanted), "{wanted} in {names:?}");
+    }
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn the_log_level_is_another_for_a_while() {
+    let server = Server::start().await;
+    let levels: Arc<Mutex<Vec<String>>> = Arc::default();
+    let seen = Arc::clone(&levels);
+    let running = Running::start_with(&server, |options| {
+        options.set_level = Arc::new(move |level| {
+            if level == "loud" {
+                return Err("no such level".to_owned());
+            }
+            seen.lock().unwrap().push(level.to_owned());
+            Ok(())
+        });
+    })
+    .await;
+    until_greeted(&running).await;
+    let level = |level: &str| Action::LogLevel { level: level.to_owned(), seconds: Some(1) };
+    deliver(&server, &order(id(1), level("loud")), None).await;
+    assert_eq!(end(&server, id(1)).await.problem.as_deref(), Some("no such level"));
+    deliver(&server, &order(id(2), level("debug")), None).await;
+    is_told(&server, id(2), &DONE).await;
+    assert!(levels.lock().unwrap().iter().any(|level| level == "debug"));
+    for _ in 0..200 {
+        if levels.lock().unwrap().last().is_some_and(|level| level == "info") {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(levels.lock().unwrap().last().unwrap(), "info");
+    running.stop().await;
+}

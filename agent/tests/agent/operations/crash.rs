@@ -1,0 +1,84 @@
+//! kill -9 of the agent: before a run begins, while it is at work, and after.
+
+use muster_schemas::names::ConfigValue;
+use muster_schemas::wire::{OutputStream, output_hash};
+
+use super::*;
+use crate::process::Process;
+
+#[tokio::test]
+async fn a_killed_agent_interrupts_what_ran_and_begins_what_waited_once() {
+    let server = Server::start().await;
+    let one = ("runs.at_once".parse().unwrap(), ConfigValue::Int(1));
+    server.known.lock().unwrap().config = (1, [one].into());
+    let agent = Process::start(&server).await;
+    server
+        .until("the config is applied", |known| {
+            known.events.iter().any(|event| matches!(event, Event::DeviceConfigApplied(_)))
+        })
+        .await;
+    deliver(&server, &run(id(1), argv(&["true"])), None).await;
+    end(&server, id(1)).await;
+    let file = server.path("marks");
+    let mark = |what: &str| format!("echo {what} >> {}", file.display());
+    let hung = format!("echo said; {}; sleep 7401", mark("two"));
+    deliver(&server, &run(id(2), line(&hung)), None).await;
+    let key = (id(2), OutputStream::Stdout);
+    server.until("two runs", |known| known.outputs.contains_key(&key)).await;
+    let waits = run(id(3), line(&mark("three")));
+    deliver(&server, &waits, None).await;
+    is_told(&server, id(3), &["RunAccepted"]).await;
+    agent.kill();
+    assert!(lives("7401"));
+
+    // Nobody has told the new one the time: what waited still waits.
+    server.known.lock().unwrap().is_silent = true;
+    let agent = Process::start(&server).await;
+    let interrupted = ["RunAccepted", "RunStarted", "RunInterrupted"];
+    is_told(&server, id(2), &interrupted).await;
+    assert!(!lives("7401"), "what was left of it was ended");
+    let report = end(&server, id(2)).await;
+    let problem = report.problem.unwrap();
+    assert!(problem.contains("agent was gone") && problem.contains("was ended"), "{problem}");
+    assert!(report.started_at.is_some());
+    let said = server.known.lock().unwrap().outputs[&key].clone();
+    assert_eq!(report.stdout.hash, Some(output_hash(&said.salt, b"said\n")));
+    is_told(&server, id(3), &["RunAccepted"]).await;
+    server.known.lock().unwrap().is_silent = false;
+    end(&server, id(3)).await;
+    agent.kill();
+
+    // Everything has ended: nothing more is told, however often the agent and the orders come.
+    let mut agent = Process::start(&server).await;
+    let hellos = server.known.lock().unwrap().hellos;
+    server.until("it is greeted", |known| known.hellos > hellos).await;
+    deliver(&server, &waits, None).await;
+    // Orders come again until they are answered.
+    for _ in 0..100 {
+        deliver(&server, &run(id(4), argv(&["true"])), None).await;
+        if !told(&server.known.lock().unwrap(), id(4)).is_empty() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    end(&server, id(4)).await;
+    is_told(&server, id(1), &["RunAccepted", "RunStarted", "RunSucceeded"]).await;
+    is_told(&server, id(2), &interrupted).await;
+    is_told(&server, id(3), &["RunAccepted", "RunStarted", "RunSucceeded"]).await;
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), "two\nthree\n");
+    assert!(agent.is_alive());
+}
+
+#[tokio::test]
+async fn an_agent_that_stops_ends_what_runs_and_tells() {
+    let (server, running) = greeted().await;
+    deliver(&server, &run(id(1), line("sleep 7501")), None).await;
+    is_told(&server, id(1), &["RunAccepted", "RunStarted"]).await;
+    running.stop().await;
+    until_gone("7501").await;
+    let running = greet(&server).await;
+    let problem = end(&server, id(1)).await.problem.unwrap();
+    assert!(problem.contains("the agent was stopped"), "{problem}");
+    is_told(&server, id(1), &["RunAccepted", "RunStarted", "RunInterrupted"]).await;
+    running.stop().await;
+}

@@ -1,0 +1,184 @@
+//! Operations on a device: orders in, facts and outputs out.
+
+mod builtins;
+mod crash;
+mod orders;
+mod output;
+mod programs;
+mod queue;
+
+use std::path::Path;
+use std::time::Duration;
+
+use muster_schemas::cose::Kind;
+use muster_schemas::events::{Action, Exec, PrivatePart, Program, RunReport};
+use muster_schemas::wire::{CancelOrder, PrivateInput, RunDelivery, RunOrder};
+use muster_schemas::{Event, Hash, OperationId, ProjectId, codec};
+use uuid::Uuid;
+
+use crate::running::Running;
+use crate::support::{Known, Server, device, now, operation_key};
+
+fn id(number: u128) -> OperationId {
+    OperationId(Uuid::from_u128(number))
+}
+
+fn exec(program: Program) -> Exec {
+    Exec { program, cwd: None, user: None, env: Vec::new(), background: false }
+}
+
+fn argv(words: &[&str]) -> Exec {
+    exec(Program::Argv(words.iter().map(|&word| word.to_owned()).collect()))
+}
+
+fn line(text: &str) -> Exec {
+    exec(Program::Shell(text.to_owned()))
+}
+
+fn order(operation: OperationId, action: Action) -> RunOrder {
+    RunOrder {
+        project: ProjectId::default_project(),
+        device: device(),
+        epoch: 1,
+        operation,
+        issued_at: now(),
+        expires_at: now().plus_micros(60_000_000),
+        timeout_ms: 20_000,
+        actor: "token:test".to_owned(),
+        action,
+        private: None,
+    }
+}
+
+fn run(operation: OperationId, exec: Exec) -> RunOrder {
+    order(operation, Action::Exec(exec))
+}
+
+fn input(env: &[(&str, &str)], stdin: &[u8]) -> (PrivatePart, Vec<u8>) {
+    let env = env.iter().map(|&(name, value)| (name.to_owned(), value.to_owned())).collect();
+    let bytes = codec::encode(&PrivateInput { salt: vec![5; 16], env, stdin: stdin.to_vec() });
+    let (hash, length, stdin_bytes) = (Hash::of(&bytes), bytes.len() as u64, stdin.len() as u64);
+    (PrivatePart { hash, bytes: length, stdin_bytes }, bytes)
+}
+
+fn sealed(order: &RunOrder) -> Vec<u8> {
+    operation_key().seal(Kind::Run, codec::encode(order))
+}
+
+async fn deliver(server: &Server, order: &RunOrder, private: Option<Vec<u8>>) {
+    let delivery = RunDelivery { order: sealed(order), private };
+    server.command("run", codec::encode(&delivery)).await;
+}
+
+async fn cancel(server: &Server, operation: OperationId) {
+    let order = CancelOrder {
+        project: ProjectId::default_project(),
+        device: device(),
+        epoch: 1,
+        operation,
+        issued_at: now(),
+    };
+    server.command("cancel", operation_key().seal(Kind::Cancel, codec::encode(&order))).await;
+}
+
+/// A server and an agent that was greeted. What is waited for is shorter than on devices.
+async fn greeted() -> (Server, Running) {
+    let server = Server::start().await;
+    let running = greet(&server).await;
+    (server, running)
+}
+
+async fn greet(server: &Server) -> Running {
+    let before = server.known.lock().unwrap().hellos;
+    let running = Running::start_with(server, |options| {
+        options.operations.kill_after = Duration::from_secs(1);
+        options.operations.grace = Duration::from_millis(300);
+    })
+    .await;
+    // Orders come again until they are answered; here they come once, so after the welcome.
+    server.until("the device was greeted", |known| known.hellos > before).await;
+    until_greeted(&running).await;
+    running
+}
+
+async fn until_greeted(running: &Running) {
+    while running.agent.status().last_hello.is_none() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// What was told of an operation, by the events' types.
+fn told(known: &Known, operation: OperationId) -> Vec<&'static str> {
+    let of = |event: &&Event| operation_of(event) == Some(operation);
+    known.events.iter().filter(of).map(Event::kind).collect()
+}
+
+fn operation_of(event: &Event) -> Option<OperationId> {
+    match event {
+        Event::RunAccepted(it) => Some(it.operation),
+        Event::RunStarted(it) => Some(it.operation),
+        Event::RunRejected(it) => Some(it.operation),
+        Event::RunExpired(it) => Some(it.operation),
+        other => report_of(other).map(|report| report.operation),
+    }
+}
+
+fn report_of(event: &Event) -> Option<&RunReport> {
+    match event {
+        Event::RunSucceeded(it) => Some(&it.0),
+        Event::RunFailed(it) => Some(&it.0),
+        Event::RunTimedOut(it) => Some(&it.0),
+        Event::RunCanceled(it) => Some(&it.0),
+        Event::RunInterrupted(it) => Some(&it.0),
+        _ => None,
+    }
+}
+
+/// Waits for an operation's end.
+async fn end(server: &Server, operation: OperationId) -> RunReport {
+    let find = |known: &Known| {
+        known.events.iter().filter_map(report_of).find(|it| it.operation == operation).cloned()
+    };
+    server.until(&format!("{operation} ends"), |known| find(known).is_some()).await;
+    let known = server.known.lock().unwrap();
+    find(&known).unwrap()
+}
+
+/// Waits until this was told of an operation, and nothing else.
+async fn is_told(server: &Server, operation: OperationId, expected: &[&str]) {
+    server
+        .until(&format!("of {operation} is told {expected:?}"), |known| {
+            told(known, operation).len() >= expected.len()
+        })
+        .await;
+    assert_eq!(told(&server.known.lock().unwrap(), operation), expected);
+}
+
+/// Waits until a file is there.
+async fn until_there(file: &Path) {
+    for _ in 0..600 {
+        if file.exists() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    panic!("{} did not come", file.display());
+}
+
+/// Does a process that was started with this in its command line live?
+fn lives(mark: &str) -> bool {
+    procfs::process::all_processes().unwrap().flatten().any(|process| {
+        let is_alive = process.stat().is_ok_and(|stat| stat.state != 'Z');
+        is_alive && process.cmdline().is_ok_and(|words| words.iter().any(|word| word == mark))
+    })
+}
+
+async fn until_gone(mark: &str) {
+    for _ in 0..200 {
+        if !lives(mark) {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    panic!("{mark} still lives");
+}

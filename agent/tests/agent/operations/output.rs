@@ -1,0 +1,127 @@
+//! What programs write: as it was, as much as is kept, whatever happens on its way.
+
+use muster_schemas::wire::{MAX_OUTPUT_BYTES, OutputStream, output_hash};
+
+use super::*;
+use crate::process::Process;
+use crate::support::Taken;
+
+async fn whole(server: &Server, operation: OperationId) -> Taken {
+    let key = (operation, OutputStream::Stdout);
+    server
+        .until("its output is there", |known| known.outputs.get(&key).is_some_and(|it| it.is_whole))
+        .await;
+    server.known.lock().unwrap().outputs[&key].clone()
+}
+
+/// What is kept on the device is let go in the end.
+async fn until_let_go(server: &Server) {
+    let folder = server.path("device").join("runs");
+    for _ in 0..200 {
+        if std::fs::read_dir(&folder).is_ok_and(|files| files.count() == 0) {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    panic!("something is left in {}", folder.display());
+}
+
+#[tokio::test]
+async fn any_bytes_arrive_as_they_were_and_are_let_go() {
+    let (server, running) = greeted().await;
+    let copy = server.path("copy");
+    let text = format!("head -c 700000 /dev/urandom | tee {}", copy.display());
+    deliver(&server, &run(id(1), line(&text)), None).await;
+    let report = end(&server, id(1)).await;
+    let taken = whole(&server, id(1)).await;
+    assert!(taken.bytes == std::fs::read(copy).unwrap());
+    assert_eq!((report.stdout.bytes, report.stdout.kept), (700_000, 700_000));
+    assert_eq!(report.stdout.hash, Some(output_hash(&taken.salt, &taken.bytes)));
+    assert_eq!((taken.salt.len(), taken.compressed), (16, 0));
+    assert_eq!((report.stderr.bytes, report.stderr.hash), (0, None));
+    assert!(!server.known.lock().unwrap().outputs.contains_key(&(id(1), OutputStream::Stderr)));
+    deliver(&server, &run(id(2), line("seq 100000")), None).await;
+    assert!(whole(&server, id(2)).await.compressed > 0);
+    until_let_go(&server).await;
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn output_comes_while_the_program_runs() {
+    let (server, running) = greeted().await;
+    let file = server.path("go").display().to_string();
+    let text = format!("echo one; while [ ! -e {file} ]; do sleep 0.05; done; echo two");
+    deliver(&server, &run(id(1), line(&text)), None).await;
+    let key = (id(1), OutputStream::Stdout);
+    server
+        .until("the first line is there", |known| {
+            known.outputs.get(&key).is_some_and(|it| it.bytes == b"one\n")
+        })
+        .await;
+    std::fs::write(file, "").unwrap();
+    assert_eq!(whole(&server, id(1)).await.bytes, b"one\ntwo\n");
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn endless_output_is_cut_and_memory_stays_flat() {
+    let server = Server::start().await;
+    let agent = Process::start(&server).await;
+    server.until("the device is up", |known| known.hellos > 0 && !known.live.is_empty()).await;
+    deliver(&server, &run(id(1), argv(&["true"])), None).await;
+    end(&server, id(1)).await;
+    let before = agent.memory();
+    let order = RunOrder { timeout_ms: 4_000, ..run(id(2), argv(&["yes"])) };
+    deliver(&server, &order, None).await;
+    let mut most = 0;
+    while told(&server.known.lock().unwrap(), id(2)).len() < 3 {
+        most = most.max(agent.memory());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let report = end(&server, id(2)).await;
+    eprintln!("{before} bytes before, {most} at most, {} written", report.stdout.bytes);
+    assert_eq!(report.stdout.kept, MAX_OUTPUT_BYTES);
+    assert!(report.stdout.bytes > 2 * MAX_OUTPUT_BYTES, "{report:?}");
+    assert!(most < before + (8 << 20), "{before} grew to {most}");
+    let taken = whole(&server, id(2)).await;
+    assert_eq!(taken.bytes.len() as u64, MAX_OUTPUT_BYTES);
+    assert_eq!(report.stdout.hash, Some(output_hash(&taken.salt, &taken.bytes)));
+    is_told(&server, id(2), &["RunAccepted", "RunStarted", "RunTimedOut"]).await;
+}
+
+#[tokio::test]
+async fn output_goes_on_where_it_was_after_the_broker_was_away() {
+    let (server, running) = greeted().await;
+    let (go, wrote) = (server.path("go"), server.path("wrote"));
+    let text = format!(
+        "seq 20000; while [ ! -e {} ]; do sleep 0.05; done; seq 20001 40000; touch {}",
+        go.display(),
+        wrote.display()
+    );
+    deliver(&server, &run(id(1), line(&text)), None).await;
+    let key = (id(1), OutputStream::Stdout);
+    server.until("some is there", |known| known.outputs.contains_key(&key)).await;
+    server.nats.child().stop().await.unwrap();
+    std::fs::write(go, "").unwrap();
+    until_there(&wrote).await;
+    server.nats.child().start_again().await.unwrap();
+    let expected: String = (1..=40_000).map(|number| format!("{number}\n")).collect();
+    assert!(whole(&server, id(1)).await.bytes == expected.as_bytes());
+    assert_eq!(end(&server, id(1)).await.stdout.bytes, expected.len() as u64);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn output_that_was_not_sent_is_sent_by_the_next_agent() {
+    let (server, running) = greeted().await;
+    server.known.lock().unwrap().takes_no_output = true;
+    deliver(&server, &run(id(1), line("seq 1000")), None).await;
+    let report = end(&server, id(1)).await;
+    running.stop().await;
+    server.known.lock().unwrap().takes_no_output = false;
+    let running = greet(&server).await;
+    let taken = whole(&server, id(1)).await;
+    assert_eq!(report.stdout.hash, Some(output_hash(&taken.salt, &taken.bytes)));
+    until_let_go(&server).await;
+    running.stop().await;
+}

@@ -52,7 +52,16 @@ impl Service {
         let refused = |what: String| ServiceError::Unproved(what);
         let piece: OutputPiece =
             codec::decode(payload).map_err(|error| refused(error.to_string()))?;
-        check(&piece).map_err(refused)?;
+        // What is not wanted is not asked for again: a device lets go of what it was answered.
+        let not_wanted = |why: String| {
+            tracing::warn!(%project, %device, operation = %piece.operation, why, "output is not kept");
+            Ok(codec::encode(&OutputTaken {
+                next: piece.offset.saturating_add(u64::from(piece.bytes)),
+            }))
+        };
+        if let Err(why) = check(&piece) {
+            return not_wanted(why);
+        }
         let place = (project.clone(), piece.operation, device, piece.stream);
         let folder = key::output(project, piece.operation, device, piece.stream);
         let known = match self.outputs.known(&place) {
@@ -60,10 +69,7 @@ impl Service {
             None => {
                 let stream = StreamName::Run(piece.operation, device);
                 if self.log.stream_version(project, &stream).await? == 0 {
-                    return Err(refused(format!(
-                        "output of operation {}, which this device was never asked for",
-                        piece.operation
-                    )));
+                    return not_wanted("this device was never asked for it".to_owned());
                 }
                 self.output_end(&folder).await?
             }

@@ -17,7 +17,9 @@ pub use device::{
     LossCause,
 };
 pub use inventory::{DeviceInventoryReported, Interface};
-pub use project::{ProjectArchived, ProjectCreated, ProjectRenamed, ProjectRestored};
+pub use project::{
+    ProjectArchived, ProjectCreated, ProjectRenamed, ProjectRestored, ProjectRetentionSet,
+};
 pub use token::{
     ApiTokenCreated, ApiTokenRevoked, ApiTokenUsed, EnrollmentTokenCreated, EnrollmentTokenRevoked,
     EnrollmentTokenUsed, Role,
@@ -202,4 +204,6 @@ events! {
     ProjectArchived, 1, Server;
     /// An archived project is at work again.
     ProjectRestored, 1, Server;
+    /// A project's metrics are kept for another time.
+    ProjectRetentionSet, 1, Server;
 }

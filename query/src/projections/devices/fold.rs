@@ -191,7 +191,8 @@ impl Device {
             | Event::ProjectCreated(_)
             | Event::ProjectRenamed(_)
             | Event::ProjectArchived(_)
-            | Event::ProjectRestored(_) => {}
+            | Event::ProjectRestored(_)
+            | Event::ProjectRetentionSet(_) => {}
         }
         Ok(())
     }

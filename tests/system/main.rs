@@ -19,6 +19,7 @@ mod narrow;
 mod openapi;
 mod outbox;
 mod projects;
+mod retention;
 mod rotation;
 mod running;
 mod simulate;

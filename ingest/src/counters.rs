@@ -21,6 +21,7 @@ const METRICS_FILL: &str = "muster_ingest_metric_stream_fill_ratio";
 const POINTS: &str = "muster_ingest_points_total";
 const REQUESTS: &str = "muster_ingest_store_requests_total";
 const RETRIES: &str = "muster_ingest_store_retries_total";
+const RETENTIONS: &str = "muster_ingest_project_retentions";
 const HELD: &str = "muster_ingest_points_held_bytes";
 const ONLINE: &str = "muster_ingest_devices_online";
 
@@ -39,6 +40,10 @@ pub(crate) fn describe() {
     describe_counter!(POINTS, "points by what the metric store did with them");
     describe_counter!(REQUESTS, "requests to the metric store");
     describe_counter!(RETRIES, "requests to the metric store that had to be sent again");
+    describe_gauge!(
+        RETENTIONS,
+        "projects that ever had a retention of their own: kept, refused or awaited by the metric store"
+    );
     describe_gauge!(HELD, "bytes of points whose fate is open");
     describe_gauge!(ONLINE, "devices that are online, where this process keeps presence; else 0");
 }
@@ -70,6 +75,20 @@ pub(crate) fn dead_letter(source: DeadLetterSource, cause: &'static str) {
 pub(crate) fn points_over_limit(points: usize) {
     if points > 0 {
         counter!(POINTS, "outcome" => "too_many_series").increment(points as u64);
+    }
+}
+
+/// Points that are older than their project's metrics are kept.
+pub(crate) fn past_retention(points: usize) {
+    if points > 0 {
+        counter!(POINTS, "outcome" => "past_retention").increment(points as u64);
+    }
+}
+
+/// How many projects have a retention of their own, by how far it has come in the metric store.
+pub(crate) fn project_retentions(states: [(&'static str, usize); 3]) {
+    for (state, projects) in states {
+        gauge!(RETENTIONS, "state" => state).set(float(projects as u64));
     }
 }
 

@@ -46,11 +46,12 @@ pub async fn run(
     let IngestOptions { log, nats, store, presence, copies } = options;
     counters::describe();
     let client = Arc::new(metrics::InfluxClient::new(store)?);
+    let places = metrics::Places::follow(log.clone(), client.clone(), stop.clone());
     let (sink, sink_task) = metrics::MetricSink::start(client, metrics::SinkSettings::default());
     let mut parts = JoinSet::new();
     parts.spawn(counters::pass_on(sink.clone(), stop.clone()));
     parts.spawn(events::run(log.clone(), nats.clone(), copies, stop.clone()));
-    parts.spawn(metrics::reader::run(log.clone(), nats, sink, copies, stop.clone()));
+    parts.spawn(metrics::reader::run(log.clone(), nats, (sink, places), copies, stop.clone()));
     parts.spawn(presence::run(presence, stop.clone()));
     parts.spawn(tidy(log, stop));
     while let Some(ended) = parts.join_next().await {

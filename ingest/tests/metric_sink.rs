@@ -5,17 +5,17 @@ mod support;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use axum::Router;
 use axum::http::{HeaderMap, StatusCode};
 use axum::routing::{get, post};
 use muster_ingest::metrics::{
-    Answer, Api, InfluxClient, Lines, MetricSink, Origin, Outcome, SinkSettings, SinkTask,
+    Answer, Api, InfluxClient, Lines, MetricSink, Origin, Outcome, Place, SinkSettings, SinkTask,
     StoreSettings, encode,
 };
-use muster_schemas::Timestamp;
 use muster_schemas::metrics::{FieldValue, MetricBatch, Point};
+use muster_schemas::{ProjectId, Retention, Timestamp};
 use support::{Failure, Influx};
 
 fn sink(url: &str, gzip: bool, settings: SinkSettings) -> Result<(MetricSink, SinkTask), Failure> {
@@ -229,6 +229,58 @@ async fn what_is_too_large_is_split() -> Result<(), Failure> {
         (huge.as_str(), "Request Entity Too Large")
     );
     assert_eq!(store.count("m", "v").await?, 1002);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_project_has_a_place_of_its_own() -> Result<(), Failure> {
+    let store = Influx::start("").await?;
+    let (sink, _task) = sink(&store.url(), true, quick())?;
+    let client = InfluxClient::new(StoreSettings::new(&store.url(), "metrics"))?;
+    let policies = async || -> Result<serde_json::Value, Failure> {
+        Ok(serde_json::to_value(store.rows("SHOW RETENTION POLICIES").await?)?)
+    };
+    let shared = serde_json::json!(["autogen", "0s", "168h0m0s", 1, true]);
+    let own =
+        |duration, shard| serde_json::json!([shared, ["project-a", duration, shard, 1, false]]);
+    // For one that never had any, nothing is made but the database.
+    client.keep("project-a", Retention::Default).await?;
+    assert_eq!(policies().await?, serde_json::json!([shared]));
+    for (days, duration, shard) in [
+        (30, "720h0m0s", "24h0m0s"),
+        (30, "720h0m0s", "24h0m0s"),
+        (1, "24h0m0s", "1h0m0s"),
+        (365, "8760h0m0s", "168h0m0s"),
+        (9_999, "239976h0m0s", "168h0m0s"),
+        (30, "720h0m0s", "24h0m0s"),
+    ] {
+        client.keep("project-a", Retention::Days(days)).await?;
+        assert_eq!(policies().await?, own(duration, shard), "{days} days");
+    }
+
+    // One batch for two places; what is older than the policy lets stay is no bad line.
+    let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_micros();
+    let old = now - 40 * 86_400 * 1_000_000;
+    let mixed = format!("m,id=a v=1 {old}\nm,id=a v=2 {now}\nm,id=a v=3i {now}\n");
+    let place = Place::own(&"a".parse::<ProjectId>()?, 30);
+    let first = sink.submit_to(place.clone(), Lines::from_text(mixed)).await?;
+    let other = sink.submit(lines(0, 2)).await?;
+    let Outcome::Rejected(rejected) = first.await else { return Err("none is rejected".into()) };
+    assert_eq!(other.await, Outcome::Written);
+    assert_eq!(rejected.len(), 1, "{rejected:?}");
+    assert!(rejected[0].line.contains("3i"), "{rejected:?}");
+    assert_eq!(store.count("\"project-a\".m", "v").await?, 1);
+    assert_eq!(store.count("m", "v").await?, 2);
+
+    // Somebody has dropped it: it is made again, and nothing is lost.
+    store.rows("DROP RETENTION POLICY \"project-a\" ON metrics").await?;
+    let line = Lines::from_text(format!("m,id=a v=4 {now}\n"));
+    assert_eq!(sink.submit_to(place, line).await?.await, Outcome::Written);
+    assert_eq!(policies().await?, own("720h0m0s", "24h0m0s"));
+
+    // Back to what is for all projects: what is there stays as long as theirs.
+    client.keep("project-a", Retention::Default).await?;
+    assert_eq!(policies().await?, own("0s", "168h0m0s"));
     Ok(())
 }
 

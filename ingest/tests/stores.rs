@@ -13,8 +13,10 @@ use std::time::Duration;
 use axum::http::{Method, StatusCode, Uri};
 use axum::{Json, Router};
 use muster_ingest::metrics::{
-    Answer, Api, InfluxClient, Lines, MetricSink, Outcome, SinkSettings, StoreSettings,
+    Answer, Api, InfluxClient, Lines, MetricSink, Outcome, Place, PlaceError, SinkSettings,
+    StoreSettings,
 };
+use muster_schemas::{ProjectId, Retention};
 use serde_json::{Value, json};
 use support::Failure;
 
@@ -56,6 +58,9 @@ async fn victoria_metrics_takes_the_v2_write_api() -> Result<(), Failure> {
         // It has no setup and no buckets, and needs none.
         client.set_up("password").await?;
         client.create_database().await?;
+        // Nor has it retentions that could be set.
+        let kept = client.keep("project-x", Retention::Days(30)).await;
+        assert!(matches!(kept, Err(PlaceError::Refused(words)) if words.contains("no buckets")));
         let (sink, _task) = MetricSink::start(client, SinkSettings::default());
         let lines = (1..=1000)
             .map(|n| format!("m,gzip={gzip} v={n} {}\n", 1_795_420_800_000_000_i64 + n * 1000))
@@ -157,6 +162,198 @@ async fn a_missing_bucket_is_made_when_it_is_first_written_to() -> Result<(), Fa
     let expected = json!({"orgID": "0a1b", "name": "metrics", "retentionRules": []});
     assert_eq!(made.len(), 1);
     assert_eq!(made[0].1, expected);
+    Ok(())
+}
+
+/// An InfluxDB 2.x with the bucket `metrics`, as far as its API reference tells of buckets and of
+/// mappings for InfluxQL, and its `dbrp/service.go` of those that it makes up.
+async fn v2_with_buckets() -> Result<(String, Arc<Mutex<Buckets>>), Failure> {
+    let state = Arc::new(Mutex::new(Buckets::default()));
+    let kept = state.clone();
+    let app =
+        Router::new().fallback(async move |method: Method, uri: Uri, body: axum::body::Bytes| {
+            let mut state = kept.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            let url = reqwest::Url::parse(&format!("http://x{uri}"));
+            let query = |name: &str| {
+                let pair = url.as_ref().ok()?.query_pairs().find(|(key, _)| key == name)?;
+                Some(pair.1.into_owned())
+            };
+            let text = String::from_utf8_lossy(&body).into_owned();
+            let body: Value = serde_json::from_str(&text).unwrap_or_default();
+            let path = uri.path().trim_start_matches("/api/v2/");
+            let answer = match (method.as_str(), path) {
+                ("GET", "/ping") => (StatusCode::OK, json!({"version": "2.7.11"})),
+                ("GET", "orgs") => (StatusCode::OK, json!({"orgs": [{"id": "0a1b"}]})),
+                ("GET", "buckets") => {
+                    let name = query("name").unwrap_or_default();
+                    let found: Vec<_> =
+                        state.buckets.iter().filter(|it| it["name"] == name.as_str()).collect();
+                    (StatusCode::OK, json!({ "buckets": found }))
+                }
+                ("POST", "buckets") => {
+                    let mut bucket = body;
+                    bucket["id"] = format!("b{}", state.buckets.len()).into();
+                    state.buckets.push(bucket.clone());
+                    (StatusCode::CREATED, bucket)
+                }
+                ("PATCH", path) => {
+                    let id = path.trim_start_matches("buckets/");
+                    if let Some(bucket) = state.buckets.iter_mut().find(|it| it["id"] == id) {
+                        bucket["retentionRules"] = body["retentionRules"].clone();
+                    }
+                    (StatusCode::OK, json!({}))
+                }
+                ("GET", "dbrps") => {
+                    let found = state.mapped(&query("db").unwrap_or_default(), None, false);
+                    (StatusCode::OK, json!({ "content": found }))
+                }
+                ("POST", "dbrps") => {
+                    let mut mapping = body;
+                    let is_first =
+                        !state.mappings.iter().any(|it| it["database"] == mapping["database"]);
+                    if is_first {
+                        mapping["default"] = true.into();
+                    }
+                    state.mappings.push(mapping);
+                    (StatusCode::CREATED, json!({}))
+                }
+                ("POST", "write") => {
+                    let bucket = query("bucket").unwrap_or_default();
+                    if state.buckets.iter().any(|it| it["name"] == bucket.as_str()) {
+                        state.written.push((bucket, text.trim().to_owned()));
+                        (StatusCode::NO_CONTENT, json!({}))
+                    } else {
+                        let words = format!("bucket \"{bucket}\" not found");
+                        (StatusCode::NOT_FOUND, json!({ "message": words }))
+                    }
+                }
+                _ => (StatusCode::NOT_FOUND, json!({"message": "no such path"})),
+            };
+            (answer.0, Json(answer.1))
+        });
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+    let url = format!("http://{}", listener.local_addr()?);
+    tokio::spawn(async move { axum::serve(listener, app).await });
+    Ok((url, state))
+}
+
+#[derive(Default)]
+struct Buckets {
+    buckets: Vec<Value>,
+    mappings: Vec<Value>,
+    /// Bucket and lines.
+    written: Vec<(String, String)>,
+}
+
+impl Buckets {
+    /// The mappings of a database: those that were made, the first of which is the default, and one for
+    /// each bucket by its name, which is a default unless another that was found is for the same bucket.
+    fn mapped(&self, database: &str, policy: Option<&str>, only_default: bool) -> Vec<Value> {
+        let fits = |it: &Value| {
+            it["database"] == database
+                && policy.is_none_or(|policy| it["retention_policy"] == policy)
+                && (!only_default || it["default"] == true)
+        };
+        let mut found: Vec<Value> = self.mappings.iter().filter(|it| fits(it)).cloned().collect();
+        for bucket in &self.buckets {
+            let name = bucket["name"].as_str().unwrap_or_default();
+            let (database, policy) = name.split_once('/').unwrap_or((name, "autogen"));
+            let is_default = !found.iter().any(|it| it["bucketID"] == bucket["id"]);
+            let made_up = json!({"database": database, "retention_policy": policy, "virtual": true,
+                "bucketID": bucket["id"], "default": is_default});
+            if fits(&made_up) {
+                found.push(made_up);
+            }
+        }
+        found
+    }
+}
+
+#[tokio::test]
+async fn in_v2_a_project_gets_a_bucket_that_influxql_finds() -> Result<(), Failure> {
+    let (url, state) = v2_with_buckets().await?;
+    let client = Arc::new(v2_client(&url)?);
+    // Nothing is made for a project that never had a retention of its own.
+    client.create_database().await?;
+    client.keep("project-a", Retention::Default).await?;
+    assert_eq!(state.lock().map_err(|_| "poisoned")?.buckets.len(), 1);
+
+    for _ in 0..2 {
+        client.keep("project-a", Retention::Days(30)).await?;
+    }
+    let (sink, _task) = MetricSink::start(client.clone(), SinkSettings::default());
+    let own = Place::own(&"a".parse::<ProjectId>()?, 30);
+    // A place that is not there any more is made again, with what goes to it.
+    let gone = Place::own(&"b".parse::<ProjectId>()?, 7);
+    let waiting = [
+        sink.submit(Lines::from_text("m v=1 1\n".into())).await?,
+        sink.submit_to(own, Lines::from_text("m v=2 2\n".into())).await?,
+        sink.submit_to(gone, Lines::from_text("m v=3 3\n".into())).await?,
+    ];
+    for completion in waiting {
+        assert_eq!(completion.await, Outcome::Written);
+    }
+    client.keep("project-a", Retention::Days(90)).await?;
+    client.keep("project-b", Retention::Default).await?;
+
+    let state = state.lock().map_err(|_| "poisoned")?;
+    let rule = |bucket: &Value| bucket["retentionRules"][0]["everySeconds"].as_u64();
+    let buckets: Vec<_> = state
+        .buckets
+        .iter()
+        .map(|it| (it["name"].as_str().unwrap_or_default(), rule(it)))
+        .collect();
+    assert_eq!(
+        buckets,
+        [
+            ("metrics", None),
+            ("metrics-project-a", Some(90 * 86_400)),
+            ("metrics-project-b", Some(0))
+        ]
+    );
+    let mut written = state.written.clone();
+    written.sort();
+    let line = |bucket: &str, line: &str| (bucket.to_owned(), line.to_owned());
+    assert_eq!(
+        written,
+        [
+            line("metrics", "m v=1 1"),
+            line("metrics-project-a", "m v=2 2"),
+            line("metrics-project-b", "m v=3 3")
+        ]
+    );
+    let mappings: Vec<_> = state
+        .mappings
+        .iter()
+        .map(|it| {
+            let text = |name: &str| it[name].as_str().unwrap_or_default();
+            (text("database"), text("retention_policy"), text("bucketID"), it["default"] == true)
+        })
+        .collect();
+    assert_eq!(
+        mappings,
+        [
+            ("metrics", "all-projects", "b0", true),
+            ("metrics", "project-a", "b1", false),
+            ("metrics", "project-b", "b2", false),
+        ]
+    );
+    // InfluxQL asks for the default where no policy is named, then for the policy, and wants one each.
+    for (database, named, bucket) in [
+        ("metrics", None, "b0"),
+        ("metrics", Some("autogen"), "b0"),
+        ("metrics", Some("project-a"), "b1"),
+        ("metrics-project-a", None, "b1"),
+    ] {
+        let one = |found: Vec<Value>| {
+            assert_eq!(found.len(), 1, "{database} {named:?}: {found:?}");
+            found.into_iter().next().unwrap_or_default()
+        };
+        let default = || one(state.mapped(database, None, true))["retention_policy"].clone();
+        let policy = named.map_or_else(default, Value::from);
+        let found = one(state.mapped(database, policy.as_str(), false));
+        assert_eq!(found["bucketID"], bucket, "{database} {named:?}");
+    }
     Ok(())
 }
 

@@ -43,8 +43,18 @@ struct Scene {
 }
 
 impl Scene {
-    async fn set() -> Self {
+    async fn set(retention: Option<&str>) -> Self {
         let system = System::start().await;
+        if let Some(retention) = retention {
+            let (code, _, err) =
+                system.muster(&["project", "set", "default", "--retention", retention]);
+            assert_eq!(code, 0, "{err}");
+            // What is measured below goes there, all of it.
+            wait::until("the store to follow", PATIENCE, || async {
+                system.said().contains("keeps the project's metrics so long").then_some(())
+            })
+            .await;
+        }
         let dir = tempfile::tempdir().unwrap();
         let token = system.api.enrollment_token(3).await;
         let mut agent = AgentProcess::enroll(dir.path(), &system.api.url, &token, "robot");
@@ -149,7 +159,17 @@ async fn measure(cart: &SimDevice) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_query_of_every_dashboard_and_rule_finds_rows() {
-    let scene = Scene::set().await;
+    every_query_finds_rows(None).await;
+}
+
+/// Then metrics go to a place of the project's own, and Grafana looks there too.
+#[tokio::test(flavor = "multi_thread")]
+async fn every_query_finds_rows_of_a_project_with_a_retention_of_its_own() {
+    every_query_finds_rows(Some("30d")).await;
+}
+
+async fn every_query_finds_rows(retention: Option<&str>) {
+    let scene = Scene::set(retention).await;
     let target = tempfile::tempdir().unwrap();
     let provisioning = target.path().join("provisioning");
     let data = scene.system.dir();
@@ -163,6 +183,8 @@ async fn every_query_of_every_dashboard_and_rule_finds_rows() {
     assert_eq!(code, 0, "{err}");
     assert!(out.contains("Restart Grafana"), "{out}");
     let stores = Stores::open(&provisioning.join("datasources/muster.yaml")).await;
+    let shared = stores.ask(Store::Influx, "SELECT * FROM \"cpu\" LIMIT 1").await.unwrap();
+    assert_eq!(shared.is_empty(), retention.is_some(), "{shared:?}");
 
     let dashboards = Dashboard::all(&provisioning.join("dashboards/muster"));
     assert_eq!(dashboards.len(), 4);

@@ -2,6 +2,7 @@
 
 use anyhow::Result;
 use clap::Subcommand;
+use muster_schemas::Retention;
 use serde_json::json;
 
 use crate::client::{Connection, segment};
@@ -16,6 +17,10 @@ pub(crate) enum ProjectCommand {
         /// What people call it; the id when left out
         #[arg(long)]
         title: Option<String>,
+        /// How long its metrics are kept: 30d, 2w …; as long as the metric store keeps those of all
+        /// projects when left out
+        #[arg(long)]
+        retention: Option<Retention>,
     },
     /// List the projects
     List,
@@ -25,6 +30,14 @@ pub(crate) enum ProjectCommand {
         id: String,
         /// What people shall call it
         title: String,
+    },
+    /// Set how long a project's metrics are kept
+    Set {
+        /// Its id
+        id: String,
+        /// 30d, 2w …; `default`: as long as the metric store keeps those of all projects
+        #[arg(long)]
+        retention: Retention,
     },
     /// Let a project take no more changes and no more devices; all of it can still be read
     Archive {
@@ -51,22 +64,46 @@ pub(crate) async fn run(connection: Connection, command: ProjectCommand) -> Resu
                 .iter()
                 .map(|project| {
                     let of = |name: &str| text(&project[name]);
-                    vec![of("id"), of("title"), of("status"), of("position"), of("created_at")]
+                    vec![
+                        of("id"),
+                        of("title"),
+                        of("status"),
+                        of("retention"),
+                        of("position"),
+                        of("created_at"),
+                    ]
                 })
                 .collect();
-            table(&["id", "title", "status", "events", "created"], rows, "no projects");
+            table(
+                &["id", "title", "status", "metrics kept", "events", "created"],
+                rows,
+                "no projects",
+            );
             return Ok(());
         }
-        ProjectCommand::Create { id, title } => {
+        ProjectCommand::Create { id, title, retention } => {
             let mut body = json!({"id": id});
             if let Some(title) = title {
                 body["title"] = title.into();
+            }
+            if let Some(retention) = retention {
+                body["retention"] = retention.to_string().into();
             }
             (client.post("/api/v1/projects", &body).await?, format!("made the project {id}"))
         }
         ProjectCommand::Rename { id, title } => {
             let body = json!({"title": title});
             (client.patch(&place(&id), &body).await?, format!("{id} is called '{title}' now"))
+        }
+        ProjectCommand::Set { id, retention } => {
+            let body = json!({"retention": retention});
+            let said = match retention.days() {
+                Some(days) => format!(
+                    "new metrics of {id} are kept for {days} days; for Grafana, run `muster grafana export` again"
+                ),
+                None => format!("new metrics of {id} are kept as long as those of all projects"),
+            };
+            (client.patch(&place(&id), &body).await?, said)
         }
         ProjectCommand::Archive { id } => {
             let body = json!({"archived": true});

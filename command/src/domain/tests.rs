@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 
 use muster_schemas::events::{Cause, EnrollmentTokenCreated};
 use muster_schemas::names::ConfigValue;
-use muster_schemas::{DeviceId, Event, Hash, Timestamp};
+use muster_schemas::{DeviceId, Event, Hash, Retention, Timestamp};
 use proptest::prelude::*;
 use uuid::Uuid;
 
 use super::device::{Changes, Device, DeviceCommand, Enrollment};
 use super::enrollment_token::{EnrollmentToken, EnrollmentTokenCommand};
 use super::name::{Name, NameCommand};
+use super::project::{Project, ProjectCommand};
 use super::*;
 
 /// Decides commands one after the other; answers the types of the events, or the refusal.
@@ -93,6 +94,47 @@ fn a_device_lives_from_registration_to_deletion() {
             "there is no such device",
         ]
     );
+}
+
+#[test]
+fn a_project_keeps_its_metrics_as_long_as_it_was_told_last() {
+    let create = |retention| ProjectCommand::Create { title: "A".parse().unwrap(), retention };
+    let keep = |retention| ProjectCommand::Change {
+        title: None,
+        archived: None,
+        retention: Some(retention),
+    };
+    let (default, month) = (Retention::Default, Retention::Days(30));
+    let told = decide::<Project>([
+        keep(month),
+        create(month),
+        keep(month),
+        keep(Retention::Days(7)),
+        keep(default),
+        keep(default),
+        ProjectCommand::Change {
+            title: Some("B".parse().unwrap()),
+            archived: Some(true),
+            retention: Some(month),
+        },
+    ]);
+    assert_eq!(
+        told,
+        [
+            "there is no such project",
+            "ProjectCreated+ProjectRetentionSet",
+            "",
+            "ProjectRetentionSet",
+            "ProjectRetentionSet",
+            "",
+            "ProjectRenamed+ProjectArchived+ProjectRetentionSet",
+        ]
+    );
+    assert_eq!(decide::<Project>([create(default)]), ["ProjectCreated"]);
+    let set = Project::default().decide(create(month)).unwrap();
+    let last = Project::fold(&set).decide(keep(default)).unwrap();
+    let Event::ProjectRetentionSet(event) = &last[0] else { panic!("{last:?}") };
+    assert_eq!((event.retention, event.previous), (default, month));
 }
 
 #[test]

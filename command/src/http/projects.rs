@@ -1,5 +1,5 @@
 //! Writing projects. Server-wide tokens make them; a project's own admins may rename and archive
-//! theirs.
+//! theirs, and say how long its metrics are kept.
 
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
@@ -9,8 +9,8 @@ use muster_api::idempotency::IdempotencyParam;
 use muster_api::params::NoParams;
 use muster_api::problem::{Kind, WriteProblems};
 use muster_api::{IdempotencyKey, IfMatch, Json, PathParam, Problem, Query};
-use muster_schemas::ProjectId;
 use muster_schemas::names::ProjectTitle;
+use muster_schemas::{ProjectId, Retention};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -19,13 +19,16 @@ use super::{CommandState, WriteResult, headers, request};
 /// A project to be made.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-#[schema(example = json!({"id": "plant-7", "title": "Plant 7"}))]
+#[schema(example = json!({"id": "plant-7", "title": "Plant 7", "retention": "90d"}))]
 pub(super) struct CreateProject {
     /// Its id, for ever: 1 to 40 of a-z, 0-9 and -, starting with a letter, not ending with -.
     id: ProjectId,
     /// What people call it; the id when left out.
     #[serde(default)]
     title: Option<ProjectTitle>,
+    /// How long its metrics are kept; `default` when left out.
+    #[serde(default)]
+    retention: Option<Retention>,
 }
 
 /// A project that was made.
@@ -41,7 +44,7 @@ pub(super) struct ProjectMade {
 /// What shall change about a project; what is left out stays.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-#[schema(example = json!({"title": "Plant 7, north"}))]
+#[schema(example = json!({"title": "Plant 7, north", "retention": "30d"}))]
 pub(super) struct ChangeProject {
     /// What people shall call it.
     #[serde(default)]
@@ -49,6 +52,11 @@ pub(super) struct ChangeProject {
     /// Shall it be archived? An archived project takes no changes and no devices, and can be read.
     #[serde(default)]
     archived: Option<bool>,
+    /// How long its metrics are kept: `30d`, `2w`, or `default`. What was measured before the first
+    /// retention of its own stays in the place of all projects; a change of days is for all points
+    /// since then.
+    #[serde(default)]
+    retention: Option<Retention>,
 }
 
 /// Create a project
@@ -74,13 +82,17 @@ pub(super) async fn create_project(
         None => body.id.as_str().parse().map_err(|error| Problem::internal(&error))?,
     };
     let request = request(&allowed.principal, ProjectId::system(), &key, &IfMatch::Absent);
-    let written = state.service.create_project(&request, body.id.clone(), title).await?;
+    let written = {
+        let retention = body.retention.unwrap_or_default();
+        state.service.create_project(&request, body.id.clone(), title, retention).await?
+    };
     let made = ProjectMade { id: body.id, result: written.into() };
     Ok((StatusCode::CREATED, headers(written), axum::Json(made)))
 }
 
-/// Rename, archive or restore a project
+/// Rename, archive or restore a project, or keep its metrics for another time
 ///
+/// The metric store follows a new retention within seconds.
 /// The position is one of the log `system`.
 #[utoipa::path(
     patch, path = "/api/v1/projects/{project}", tag = "projects",
@@ -100,7 +112,8 @@ pub(super) async fn change_project(
 ) -> Result<(HeaderMap, axum::Json<WriteResult>), Problem> {
     check(&allowed.principal, Some(&project))?;
     let request = request(&allowed.principal, ProjectId::system(), &key, &if_match);
-    let changed = state.service.change_project(&request, &project, body.title, body.archived);
+    let ChangeProject { title, archived, retention } = body;
+    let changed = state.service.change_project(&request, &project, title, archived, retention);
     let written = changed.await?;
     Ok((headers(written), axum::Json(written.into())))
 }

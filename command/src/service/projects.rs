@@ -1,7 +1,7 @@
 //! Projects: made, changed, and asked whether they take changes at all.
 
 use muster_schemas::names::ProjectTitle;
-use muster_schemas::{ProjectId, StreamName};
+use muster_schemas::{ProjectId, Retention, StreamName};
 use uuid::Uuid;
 
 use super::{Request, Service, ServiceError, TRIES, Written, until_appended};
@@ -21,6 +21,7 @@ impl Service {
         request: &Request,
         project: ProjectId,
         title: ProjectTitle,
+        retention: Retention,
     ) -> Result<Written, ServiceError> {
         let stream = StreamName::Project(project.clone());
         if let Some(written) = self.written_before(request, &stream).await? {
@@ -40,7 +41,8 @@ impl Service {
         }
         until_appended!({
             let loaded = self.load::<Project>(&request.project, &stream).await?;
-            let events = loaded.state.decide(ProjectCommand::Create(title.clone()))?;
+            let command = ProjectCommand::Create { title: title.clone(), retention };
+            let events = loaded.state.decide(command)?;
             // First its log: a project that the log `system` names can be written to.
             self.log.ensure_project(&project).await?;
             let version = loaded.version + events.len() as u64;
@@ -49,7 +51,7 @@ impl Service {
         })
     }
 
-    /// Renames, archives or restores a project.
+    /// Renames, archives or restores a project, or keeps its metrics for another time.
     ///
     /// # Errors
     /// When there is no such project, or the log cannot be asked.
@@ -59,6 +61,7 @@ impl Service {
         project: &ProjectId,
         title: Option<ProjectTitle>,
         archived: Option<bool>,
+        retention: Option<Retention>,
     ) -> Result<Written, ServiceError> {
         let stream = StreamName::Project(project.clone());
         if let Some(written) = self.written_before(request, &stream).await? {
@@ -66,7 +69,7 @@ impl Service {
         }
         until_appended!({
             let loaded = self.load::<Project>(&request.project, &stream).await?;
-            let command = ProjectCommand::Change { title: title.clone(), archived };
+            let command = ProjectCommand::Change { title: title.clone(), archived, retention };
             let events = loaded.state.decide(command)?;
             request.check_version(loaded.version)?;
             let version = loaded.version + events.len() as u64;
@@ -87,7 +90,8 @@ impl Service {
             versions: None,
         };
         let title = "Default".parse().map_err(|_| Rejection::NotFound("title"))?;
-        match self.create_project(&request, ProjectId::default_project(), title).await {
+        let (project, retention) = (ProjectId::default_project(), Retention::Default);
+        match self.create_project(&request, project, title, retention).await {
             Ok(_) | Err(ServiceError::Rejected(Rejection::Conflict(_))) => Ok(()),
             Err(error) => Err(error),
         }

@@ -10,11 +10,13 @@ use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use super::line_protocol::Lines;
+use super::places::Place;
 use super::sink::{Held, Outcome, SinkSettings};
 use super::writer::Writer;
 
 /// The lines of one message, and who waits for their fate.
 pub(super) struct Entry {
+    pub(super) place: Place,
     pub(super) lines: Lines,
     pub(super) done: oneshot::Sender<Outcome>,
     /// Let go when the fate is known.
@@ -33,6 +35,23 @@ impl Batch {
         self.lines += entry.lines.count();
         self.bytes += entry.lines.bytes();
         self.entries.push(entry);
+    }
+
+    /// Parts the batch by where its lines go: a request has one place. Nearly always there is one.
+    pub(super) fn by_place(self) -> Vec<(Place, Self)> {
+        let mut parts: Vec<(Place, Self)> = Vec::with_capacity(1);
+        for entry in self.entries {
+            match parts.iter_mut().find(|(place, _)| *place == entry.place) {
+                Some((_, part)) => part.push(entry),
+                None => {
+                    let mut part = Self::default();
+                    let place = entry.place.clone();
+                    part.push(entry);
+                    parts.push((place, part));
+                }
+            }
+        }
+        parts
     }
 
     fn is_full(&self, settings: &SinkSettings) -> bool {

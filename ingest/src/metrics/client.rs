@@ -6,17 +6,20 @@
 //! The process must have a rustls crypto provider installed before a client is made, even for
 //! `http://`.
 
+use std::borrow::Cow;
 use std::io::Write as _;
 use std::time::Duration;
 
 use bytes::Bytes;
 use flate2::Compression;
 use flate2::write::GzEncoder;
+use muster_schemas::retention::own_bucket;
 use reqwest::Url;
 use reqwest::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE};
 use tokio::sync::OnceCell;
 
 use super::answer::{Answer, Version, answer_of, describe, parse_version, text_of};
+use super::places::Place;
 
 /// Which write API a store speaks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -113,6 +116,9 @@ pub enum ClientError {
     },
 }
 
+/// A request without parameters.
+pub(super) const NO_QUERY: &[(&str, &str)] = &[];
+
 /// A connection pool to one store.
 #[derive(Debug)]
 pub struct InfluxClient {
@@ -165,7 +171,7 @@ impl InfluxClient {
     /// The reason when the store cannot be reached or does not say what it is.
     pub async fn version(&self) -> Result<Version, String> {
         for path in ["ping", "health"] {
-            let response = self.request(reqwest::Method::GET, path, &[])?.send().await;
+            let response = self.request(reqwest::Method::GET, path, NO_QUERY)?.send().await;
             let response = response.map_err(|error| describe(&error))?;
             let header = response
                 .headers()
@@ -186,14 +192,19 @@ impl InfluxClient {
         Err("it does not say which version it is; set the API to v1 or v2".to_owned())
     }
 
-    /// Writes a body as [`Self::pack`] makes it.
+    /// Writes a body as [`Self::pack`] makes it, where the metrics of all projects go.
     pub async fn write(&self, body: Bytes) -> Answer {
+        self.write_to(&Place::Shared, body).await
+    }
+
+    /// Writes a body to a place. [`Answer::DatabaseMissing`] also says that the place is.
+    pub async fn write_to(&self, place: &Place, body: Bytes) -> Answer {
         let api = match self.api().await {
             Ok(api) => api,
             Err(words) => return Answer::Unavailable(words),
         };
         let path = if api == Api::V1 { "write" } else { "api/v2/write" };
-        let mut request = match self.request(reqwest::Method::POST, path, &self.query(api)) {
+        let mut request = match self.request(reqwest::Method::POST, path, &self.query(api, place)) {
             Ok(request) => request.header(CONTENT_TYPE, "text/plain; charset=utf-8"),
             Err(words) => return Answer::Misconfigured(words),
         };
@@ -201,7 +212,15 @@ impl InfluxClient {
             request = request.header(CONTENT_ENCODING, "gzip");
         }
         match request.body(body).send().await {
-            Ok(response) => answer_of(api, response).await,
+            Ok(response) => match answer_of(api, response).await {
+                // 1.x says so with status 500.
+                Answer::Unavailable(words)
+                    if *place != Place::Shared && words.contains("retention policy not found") =>
+                {
+                    Answer::DatabaseMissing(words)
+                }
+                answer => answer,
+            },
             Err(error) => Answer::Unavailable(describe(&error)),
         }
     }
@@ -235,20 +254,23 @@ impl InfluxClient {
         self.api.get_or_try_init(detect).await.copied()
     }
 
-    fn query(&self, api: Api) -> Vec<(&'static str, &str)> {
+    fn query<'a>(&'a self, api: Api, place: &'a Place) -> Vec<(&'static str, Cow<'a, str>)> {
         let settings = &self.settings;
+        let database = settings.database.as_str();
         if api == Api::V1 {
-            let policy = settings.retention_policy.as_deref().map(|policy| ("rp", policy));
-            [("db", settings.database.as_str()), ("precision", "u")]
-                .into_iter()
-                .chain(policy)
-                .collect()
+            let policy = match place {
+                Place::Shared => settings.retention_policy.as_deref(),
+                Place::Own { policy, .. } => Some(&**policy),
+            };
+            let policy = policy.map(|policy| ("rp", policy.into()));
+            [("db", database.into()), ("precision", "u".into())].into_iter().chain(policy).collect()
         } else {
-            let org = settings.org.as_deref().map(|org| ("org", org));
-            [("bucket", settings.database.as_str()), ("precision", "us")]
-                .into_iter()
-                .chain(org)
-                .collect()
+            let bucket = match place {
+                Place::Shared => database.into(),
+                Place::Own { policy, .. } => own_bucket(database, policy).into(),
+            };
+            let org = settings.org.as_deref().map(|org| ("org", org.into()));
+            [("bucket", bucket), ("precision", "us".into())].into_iter().chain(org).collect()
         }
     }
 
@@ -256,7 +278,7 @@ impl InfluxClient {
         &self,
         method: reqwest::Method,
         path: &str,
-        query: &[(&str, &str)],
+        query: &[(&str, impl AsRef<str>)],
     ) -> Result<reqwest::RequestBuilder, String> {
         let mut url =
             self.base.join(path).map_err(|error| format!("its URL cannot be used: {error}"))?;

@@ -4,7 +4,7 @@
 //! batch twice changes nothing, so nothing here has to be exactly once.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use async_nats::jetstream::{self, consumer};
 use futures::StreamExt;
@@ -12,11 +12,12 @@ use futures::stream::FuturesUnordered;
 use muster_eventlog::{DeadLetterSource, EventLog, NewDeadLetter};
 use muster_schemas::metrics::MetricBatch;
 use muster_schemas::names::DeviceName;
-use muster_schemas::subjects;
+use muster_schemas::{Timestamp, subjects};
 use tokio_util::sync::CancellationToken;
 
 use super::line_protocol::{Origin, encode};
 use super::names::{Name, Names, Who};
+use super::places::{Place, Places};
 use super::room;
 use super::series::SeriesGuard;
 use super::sink::{Completion, MetricSink, Outcome};
@@ -40,25 +41,37 @@ const RETRY: Duration = Duration::from_millis(500);
 pub async fn run(
     log: EventLog,
     nats: async_nats::Client,
-    sink: MetricSink,
+    (sink, places): (MetricSink, Places),
     copies: streams::Copies,
     stop: CancellationToken,
 ) {
-    tokio::join!(read(log, nats.clone(), (sink, copies), &stop), room::run(nats, stop.clone()));
+    let reading = read(log, nats.clone(), (sink, places, copies), &stop);
+    tokio::join!(reading, room::run(nats, stop.clone()));
 }
 
 /// Starts again whenever something fails.
 async fn read(
     log: EventLog,
     nats: async_nats::Client,
-    (sink, copies): (MetricSink, streams::Copies),
+    (sink, places, copies): (MetricSink, Places, streams::Copies),
     stop: &CancellationToken,
 ) {
+    tokio::select! {
+        () = stop.cancelled() => return,
+        () = places.known() => {}
+    }
     let mut told = String::new();
     let names = Names::start(log.clone());
     let series = Mutex::new(SeriesGuard::new(SERIES));
     while !stop.is_cancelled() {
-        let reader = Reader { log: &log, sink: &sink, names: &names, series: &series, copies };
+        let reader = Reader {
+            log: &log,
+            sink: &sink,
+            places: &places,
+            names: &names,
+            series: &series,
+            copies,
+        };
         let ended = tokio::select! {
             () = stop.cancelled() => return,
             ended = reader.run(&nats) => ended,
@@ -76,6 +89,7 @@ async fn read(
 struct Reader<'a> {
     log: &'a EventLog,
     sink: &'a MetricSink,
+    places: &'a Places,
     names: &'a Names,
     series: &'a Mutex<SeriesGuard>,
     copies: streams::Copies,
@@ -167,6 +181,10 @@ impl Reader<'_> {
             Ok(batch) => batch,
             Err(error) => return Ok(Taken::Refused("unreadable_batch", error.to_string())),
         };
+        let place = self.places.of(project);
+        if let Place::Own { days, .. } = place {
+            counters::past_retention(leave_out_past(&mut batch, days, SystemTime::now().into()));
+        }
         let kept = {
             let mut series = self.series.lock().unwrap_or_else(PoisonError::into_inner);
             series.hold(&(project.clone(), device), &mut batch, Instant::now())
@@ -182,9 +200,19 @@ impl Reader<'_> {
         if lines.count() == 0 {
             return Ok(Taken::Empty);
         }
-        let completion = self.sink.submit(lines).await.map_err(|error| error.to_string())?;
+        let completion =
+            self.sink.submit_to(place, lines).await.map_err(|error| error.to_string())?;
         Ok(Taken::Writing(completion))
     }
+}
+
+/// Leaves out what the store would let go at once, and says so as a refusal: points of a device that
+/// was away for longer than its project's metrics are kept. Answers how many.
+fn leave_out_past(batch: &mut MetricBatch, days: u16, now: Timestamp) -> usize {
+    let oldest = now.plus_micros(-i64::from(days) * 86_400_000_000);
+    let (time, before) = (batch.time, batch.points.len());
+    batch.points.retain(|point| time.plus_micros(point.offset) >= oldest);
+    before - batch.points.len()
 }
 
 enum Taken {

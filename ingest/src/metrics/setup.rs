@@ -7,7 +7,7 @@ use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
 use super::answer::{describe, text_of, words_of};
-use super::client::{Api, InfluxClient};
+use super::client::{Api, InfluxClient, NO_QUERY};
 
 /// The administrator of a store that we set up.
 const USER: &str = "muster";
@@ -35,27 +35,33 @@ impl InfluxClient {
     }
 
     async fn create_v2(&self) -> Result<(), String> {
-        let Some(org) = self.settings.org.as_deref() else { return Ok(()) };
-        let found = self.request(Method::GET, "api/v2/orgs", &[("org", org)])?;
-        let (status, body) = sent(found).await?;
-        // InfluxDB 3, VictoriaMetrics: no organizations, and nothing to be made.
-        if matches!(status, StatusCode::NOT_FOUND | StatusCode::BAD_REQUEST)
-            && !body.contains("organization")
-        {
-            return Ok(());
-        }
-        let orgs: Value = serde_json::from_str(&body).unwrap_or_default();
-        let Some(id) = orgs["orgs"][0]["id"].as_str() else {
-            return Err(format!("the organization '{org}': {status}: {}", words_of(&body)));
-        };
+        let Some(id) = self.org_id().await? else { return Ok(()) };
         let bucket = json!({"orgID": id, "name": self.settings.database, "retentionRules": []});
-        let made = self.request(Method::POST, "api/v2/buckets", &[])?.json(&bucket);
+        let made = self.request(Method::POST, "api/v2/buckets", NO_QUERY)?.json(&bucket);
         let (status, body) = sent(made).await?;
         // 422: one of this name is there.
         if status.is_success() || status == StatusCode::UNPROCESSABLE_ENTITY {
             Ok(())
         } else {
             Err(format!("{status}: {}", words_of(&body)))
+        }
+    }
+
+    /// The id of our organization in an InfluxDB 2.x; `None` when there is nothing of that kind: no
+    /// organization is set, or the store is an InfluxDB 3 or a VictoriaMetrics.
+    pub(super) async fn org_id(&self) -> Result<Option<String>, String> {
+        let Some(org) = self.settings.org.as_deref() else { return Ok(None) };
+        let found = self.request(Method::GET, "api/v2/orgs", &[("org", org)])?;
+        let (status, body) = sent(found).await?;
+        if matches!(status, StatusCode::NOT_FOUND | StatusCode::BAD_REQUEST)
+            && !body.contains("organization")
+        {
+            return Ok(None);
+        }
+        let orgs: Value = serde_json::from_str(&body).unwrap_or_default();
+        match orgs["orgs"][0]["id"].as_str() {
+            Some(id) => Ok(Some(id.to_owned())),
+            None => Err(format!("the organization '{org}': {status}: {}", words_of(&body))),
         }
     }
 
@@ -69,7 +75,7 @@ impl InfluxClient {
         if self.api().await? == Api::V1 {
             return Ok(());
         }
-        let (status, body) = sent(self.request(Method::GET, "api/v2/setup", &[])?).await?;
+        let (status, body) = sent(self.request(Method::GET, "api/v2/setup", NO_QUERY)?).await?;
         let state: Value = serde_json::from_str(&body).unwrap_or_default();
         if !status.is_success() || state["allowed"] != true {
             return Ok(());
@@ -82,7 +88,7 @@ impl InfluxClient {
             "token": settings.token,
         });
         let (status, body) =
-            sent(self.request(Method::POST, "api/v2/setup", &[])?.json(&wanted)).await?;
+            sent(self.request(Method::POST, "api/v2/setup", NO_QUERY)?.json(&wanted)).await?;
         if status == StatusCode::CREATED {
             Ok(())
         } else {
@@ -91,7 +97,7 @@ impl InfluxClient {
     }
 }
 
-async fn sent(request: reqwest::RequestBuilder) -> Result<(StatusCode, String), String> {
+pub(super) async fn sent(request: reqwest::RequestBuilder) -> Result<(StatusCode, String), String> {
     let response = request.send().await.map_err(|error| describe(&error))?;
     Ok((response.status(), text_of(response).await))
 }

@@ -17,6 +17,7 @@ use super::batcher::{self, Entry};
 use super::client::InfluxClient;
 use super::counters::{SinkCounters, add, sub};
 use super::line_protocol::Lines;
+use super::places::Place;
 use super::writer::Writer;
 
 /// Messages that may wait in the batcher's queue; their bytes are bounded apart.
@@ -144,13 +145,22 @@ impl MetricSink {
         (Self { queue, room, max_held, counters }, SinkTask { task, close, abandon })
     }
 
-    /// Hands in the lines of one message. Waits while as much is held as may be: stop reading
+    /// Hands in the lines of one message, for where those of all projects go; see
+    /// [`Self::submit_to`].
+    ///
+    /// # Errors
+    /// When the sink is stopping. The lines were not taken.
+    pub async fn submit(&self, lines: Lines) -> Result<Completion, SinkClosed> {
+        self.submit_to(Place::Shared, lines).await
+    }
+
+    /// Hands in the lines of one message for a place. Waits while as much is held as may be: stop reading
     /// from the broker meanwhile. A message larger than all that may be held waits until it is
     /// alone.
     ///
     /// # Errors
     /// When the sink is stopping. The lines were not taken.
-    pub async fn submit(&self, lines: Lines) -> Result<Completion, SinkClosed> {
+    pub async fn submit_to(&self, place: Place, lines: Lines) -> Result<Completion, SinkClosed> {
         let (done, completion) = oneshot::channel();
         if lines.count() == 0 {
             // Nobody waits for the other side yet, and a message without lines is done.
@@ -167,7 +177,7 @@ impl MetricSink {
         let bytes = u64::from(permits);
         add(&self.counters.bytes_held, bytes);
         let held = Held { _permit: permit, bytes, counters: Arc::clone(&self.counters) };
-        self.queue.send(Entry { lines, done, held }).await.map_err(|_| SinkClosed)?;
+        self.queue.send(Entry { place, lines, done, held }).await.map_err(|_| SinkClosed)?;
         Ok(Completion(completion))
     }
 

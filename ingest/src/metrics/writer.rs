@@ -9,11 +9,16 @@
 //! | 413 | sent in halves; a single line that is too large is rejected |
 //! | 400, 422 | the bad lines are isolated and rejected, the others are written |
 //!
+//! | 400 of a project's own place: older than its retention | left out and counted; the store has taken the others |
+//!
 //! Lines are sent again without fear: a point that is written twice is one point.
 
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
+
+use futures::future::join_all;
+use muster_schemas::Retention;
 
 use super::answer::Answer;
 use super::backoff::Backoff;
@@ -21,7 +26,9 @@ use super::batcher::{Batch, Entry};
 use super::blame::{self, Blame};
 use super::client::InfluxClient;
 use super::counters::{SinkCounters, add, sub};
+use super::places::Place;
 use super::sink::{Outcome, RejectedLine, SinkSettings};
+use crate::counters::past_retention;
 
 /// A store that cannot be written to is complained about once in this time, by all writers.
 const COMPLAIN_EVERY: Duration = Duration::from_secs(30);
@@ -66,19 +73,25 @@ impl Writer {
         }
     }
 
-    /// Writes a batch and tells everyone who waits what became of their lines.
+    /// Writes a batch and tells everyone who waits what became of their lines. What goes to one place
+    /// does not wait for what goes to another.
     pub(super) async fn write(&self, batch: Batch) {
         let _flight = Flight::new(&self.counters);
+        let parts = batch.by_place();
+        join_all(parts.into_iter().map(|(place, part)| self.write_part(place, part))).await;
+    }
+
+    async fn write_part(&self, place: Place, batch: Batch) {
         let mut body = Vec::with_capacity(batch.bytes);
         for entry in &batch.entries {
             body.extend_from_slice(entry.lines.as_str().as_bytes());
         }
         let mut rejected: Vec<Vec<RejectedLine>> = Vec::new();
-        match self.deliver(body).await {
+        match self.deliver(&place, body).await {
             Verdict::Written => {}
             verdict => {
                 rejected.resize_with(batch.entries.len(), Vec::new);
-                self.isolate(&batch.entries, verdict, &mut rejected).await;
+                self.isolate(&place, &batch.entries, verdict, &mut rejected).await;
             }
         }
         let mut rejected = rejected.into_iter();
@@ -104,7 +117,13 @@ impl Writer {
     }
 
     /// Sends the lines in ever smaller parts until each one is written or rejected.
-    async fn isolate(&self, entries: &[Entry], first: Verdict, rejected: &mut [Vec<RejectedLine>]) {
+    async fn isolate(
+        &self,
+        place: &Place,
+        entries: &[Entry],
+        first: Verdict,
+        rejected: &mut [Vec<RejectedLine>],
+    ) {
         let all: Vec<Line<'_>> = entries
             .iter()
             .enumerate()
@@ -115,7 +134,7 @@ impl Writer {
         while let Some((lines, verdict)) = open.pop() {
             let verdict = match verdict {
                 Some(verdict) => verdict,
-                None => self.deliver(body_of(&lines)).await,
+                None => self.deliver(place, body_of(&lines)).await,
             };
             let (words, halve) = match verdict {
                 Verdict::Written => continue,
@@ -156,6 +175,11 @@ impl Writer {
     }
 }
 
+/// Does a store say that points are older than it keeps them? It has taken the others then.
+fn is_past(words: &str) -> bool {
+    words.contains("beyond retention policy") || words.contains("outside retention policy")
+}
+
 /// Parts lines by a rule on their index: those that fit it, and the others.
 fn part(lines: Vec<Line<'_>>, fits: impl Fn(usize) -> bool) -> (Vec<Line<'_>>, Vec<Line<'_>>) {
     let (left, right): (Vec<_>, Vec<_>) =
@@ -180,7 +204,7 @@ fn body_of(lines: &[Line<'_>]) -> Vec<u8> {
 
 impl Writer {
     /// Sends a body until the store gives a verdict on it. Does not end while there is none.
-    async fn deliver(&self, body: Vec<u8>) -> Verdict {
+    async fn deliver(&self, place: &Place, body: Vec<u8>) -> Verdict {
         let client = Arc::clone(&self.client);
         // Compression is CPU-bound. The task cannot be canceled, and a panic in it is a bug.
         let packed = tokio::task::spawn_blocking(move || client.pack(body)).await;
@@ -188,23 +212,34 @@ impl Writer {
             return Verdict::Refused("the lines could not be compressed".to_owned());
         };
         let mut backoff = Backoff::new(self.first_wait, self.longest_wait);
+        let mut is_made = false;
         loop {
             add(&self.counters.requests, 1);
             add(&self.counters.bytes_sent, body.len() as u64);
-            let (asked, words) = match self.client.write(body.clone()).await {
+            let (asked, words) = match self.client.write_to(place, body.clone()).await {
                 Answer::Written => {
                     self.recovered();
                     return Verdict::Written;
                 }
                 Answer::TooLarge(words) => return Verdict::TooLarge(words),
+                Answer::Refused(words) if *place != Place::Shared && is_past(&words) => {
+                    past_retention(blame::dropped(&words).unwrap_or(0));
+                    self.recovered();
+                    return Verdict::Written;
+                }
                 Answer::Refused(words) => return Verdict::Refused(words),
                 Answer::Busy { after, words } => (after, words),
                 Answer::Unavailable(words) => (None, words),
-                Answer::DatabaseMissing(words) => match self.client.create_database().await {
-                    Ok(()) => {
-                        tracing::info!(store = self.client.address(), "created the database");
+                Answer::DatabaseMissing(words) => match self.make(place).await {
+                    Ok(()) if !std::mem::replace(&mut is_made, true) => {
+                        tracing::info!(
+                            store = self.client.address(),
+                            ?place,
+                            "made what was missing"
+                        );
                         continue;
                     }
+                    Ok(()) => (None, words),
                     Err(why) => (None, format!("{words}; creating it failed: {why}")),
                 },
                 Answer::Misconfigured(words) => {
@@ -214,6 +249,17 @@ impl Writer {
             self.complain(&words);
             add(&self.counters.retries, 1);
             tokio::time::sleep(backoff.wait(asked, rand::random())).await;
+        }
+    }
+
+    /// Makes a place that is not there (any more).
+    async fn make(&self, place: &Place) -> Result<(), String> {
+        match place {
+            Place::Shared => self.client.create_database().await,
+            Place::Own { policy, days } => {
+                let kept = self.client.keep(policy, Retention::Days(*days)).await;
+                kept.map_err(|error| error.to_string())
+            }
         }
     }
 

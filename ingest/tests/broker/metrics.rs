@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 use async_nats::jetstream::{self, stream};
 use muster_backing::influx::{Credentials, InfluxDb, InfluxOptions};
 use muster_eventlog::{Append, Expected, NewEvent};
-use muster_ingest::metrics::{InfluxClient, MetricSink, SinkSettings, StoreSettings, reader};
+use muster_ingest::metrics::{
+    InfluxClient, MetricSink, Places, SinkSettings, StoreSettings, reader,
+};
 use muster_ingest::streams;
 use muster_schemas::events::DeviceRegistered;
 use muster_schemas::metrics::{MetricBatch, Point};
@@ -96,7 +98,7 @@ async fn a_full_stream_refuses_and_nothing_that_it_took_is_lost() {
     tokio::spawn(reader::run(
         backing.log.clone(),
         nats.clone(),
-        sink,
+        (sink, Places::shared()),
         muster_ingest::streams::Copies(1),
         stop,
     ));

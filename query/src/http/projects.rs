@@ -8,7 +8,7 @@ use muster_api::position::MinPositionParam;
 use muster_api::problem::ReadProblems;
 use muster_api::{Cursor, Json, Limit, MinPosition, Page, PathParam, Problem, Query, etag};
 use muster_schemas::names::ProjectTitle;
-use muster_schemas::{ProjectId, Timestamp};
+use muster_schemas::{ProjectId, Retention, Timestamp};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use utoipa::{IntoParams, ToSchema};
@@ -35,6 +35,8 @@ pub(crate) struct Project {
     title: ProjectTitle,
     /// Does it take changes?
     status: ProjectStatus,
+    /// How long its metrics are kept.
+    retention: Retention,
     /// When it was made.
     created_at: Timestamp,
     /// The newest position of its log.
@@ -56,7 +58,7 @@ pub(crate) struct ListProjects {
     cursor: Option<String>,
 }
 
-type Row = (String, String, bool, i64, i64, i64);
+type Row = (String, String, bool, String, i64, i64, i64);
 
 /// The projects that the token reaches: its own, or all of them.
 #[utoipa::path(
@@ -120,7 +122,7 @@ async fn read(
     limit: usize,
 ) -> Result<Vec<Project>, Problem> {
     let sql = format!(
-        "SELECT p.id, p.title, p.archived, p.created_at, p.version, h.position
+        "SELECT p.id, p.title, p.archived, p.retention, p.created_at, p.version, h.position
          FROM {TABLE} p JOIN heads h ON h.project = p.id
          WHERE ($1::text IS NULL OR p.id = $1) AND p.id > $2 ORDER BY p.id LIMIT $3"
     );
@@ -132,11 +134,12 @@ async fn read(
         .await
         .map_err(sql_problem)?;
     rows.into_iter()
-        .map(|(id, title, archived, created_at, version, position)| {
+        .map(|(id, title, archived, retention, created_at, version, position)| {
             Ok(Project {
                 id: id.parse().map_err(|error| Problem::internal(&error))?,
                 title: title.parse().map_err(|error| Problem::internal(&error))?,
                 status: if archived { ProjectStatus::Archived } else { ProjectStatus::Active },
+                retention: retention.parse().map_err(|error| Problem::internal(&error))?,
                 created_at: Timestamp(created_at),
                 position: position.unsigned_abs(),
                 version: version.unsigned_abs(),
@@ -147,7 +150,7 @@ async fn read(
 
 fn example() -> serde_json::Value {
     json!({
-        "id": "plant-7", "title": "Plant 7", "status": "active",
+        "id": "plant-7", "title": "Plant 7", "status": "active", "retention": "90d",
         "created_at": "2026-11-23T08:00:00Z", "position": 4211, "version": 1
     })
 }

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+use super::places::{Heard, Places};
+
 /// The longest wait for an answer.
 const TIMEOUT: Duration = Duration::from_secs(15);
 /// The largest answer that is read.
@@ -105,7 +107,8 @@ struct Statement {
 #[derive(Clone, Debug)]
 pub struct InfluxClient {
     http: reqwest::Client,
-    options: InfluxQueryOptions,
+    pub(super) options: InfluxQueryOptions,
+    pub(super) policies: Heard,
 }
 
 impl InfluxClient {
@@ -121,7 +124,7 @@ impl InfluxClient {
             http = http.tls_certs_only([]);
         }
         let http = http.build().map_err(InfluxError::Client)?;
-        Ok(Self { http, options })
+        Ok(Self { http, options, policies: Heard::default() })
     }
 
     /// Asks one question; the series of the answer, times in microseconds.
@@ -129,10 +132,31 @@ impl InfluxClient {
     /// # Errors
     /// See [`InfluxError`].
     pub async fn ask(&self, influxql: &str) -> Result<Vec<Row>, InfluxError> {
+        self.ask_of(&self.options.database, influxql).await.map(|(rows, _)| rows)
+    }
+
+    /// Asks a `SHOW` of all places of a project; the answers of all, one after the other.
+    ///
+    /// # Errors
+    /// See [`InfluxError`].
+    pub async fn ask_all(&self, places: &Places, show: &str) -> Result<Vec<Row>, InfluxError> {
+        let mut all = Vec::new();
+        for database in places.databases(&self.options.database) {
+            all.extend(self.ask_of(database, show).await?.0);
+        }
+        Ok(all)
+    }
+
+    /// Asks one question of a database; also answers the store's version, empty when it does not say.
+    pub(super) async fn ask_of(
+        &self,
+        database: &str,
+        influxql: &str,
+    ) -> Result<(Vec<Row>, String), InfluxError> {
         let mut url = self.options.url.clone();
         url.set_path(&format!("{}/query", url.path().trim_end_matches('/')));
         url.query_pairs_mut()
-            .append_pair("db", &self.options.database)
+            .append_pair("db", database)
             .append_pair("epoch", "u")
             .append_pair("q", influxql);
         let request = self.http.get(url);
@@ -147,6 +171,8 @@ impl InfluxClient {
         };
         let mut response = request.send().await.map_err(InfluxError::Away)?;
         let status = response.status();
+        let version = response.headers().get("x-influxdb-version");
+        let version = version.and_then(|it| it.to_str().ok()).unwrap_or_default().to_owned();
         if status.is_server_error() || status.as_u16() == 429 {
             return Err(InfluxError::Busy(status));
         }
@@ -169,7 +195,7 @@ impl InfluxClient {
         let statement = answer.results.into_iter().next().unwrap_or_default();
         match answer.error.or(statement.error) {
             Some(why) => Err(InfluxError::Refused(why)),
-            None => Ok(statement.series),
+            None => Ok((statement.series, version)),
         }
     }
 }

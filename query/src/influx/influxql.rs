@@ -9,6 +9,8 @@ use muster_schemas::{DeviceId, ProjectId, Timestamp};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::places::Places;
+
 /// What becomes of the values of one step.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
@@ -37,6 +39,8 @@ pub struct Question<'a> {
     pub project: &'a ProjectId,
     /// The device.
     pub device: DeviceId,
+    /// Where its points may be.
+    pub places: &'a Places,
     /// Such as `cpu`.
     pub measurement: &'a str,
     /// Such as `usage_user`.
@@ -71,7 +75,7 @@ impl Question<'_> {
         };
         let mut text = format!(
             "SELECT {value} AS \"value\" FROM {} WHERE {}",
-            identifier(self.measurement),
+            self.places.sources(self.measurement),
             of_device(self.project, self.device),
         );
         for (tag, wanted) in self.filters {
@@ -97,8 +101,9 @@ pub fn measurements(project: &ProjectId, device: DeviceId) -> String {
 /// Which fields some measurements have, with their types. InfluxQL cannot restrict fields to some
 /// series: what other devices have in the same measurement is named too.
 #[must_use]
-pub fn field_keys(measurements: &[String]) -> String {
-    format!("SHOW FIELD KEYS FROM {}", list(measurements))
+pub fn field_keys(places: &Places, measurements: &[String]) -> String {
+    let sources: Vec<String> = measurements.iter().map(|name| places.sources(name)).collect();
+    format!("SHOW FIELD KEYS FROM {}", sources.join(", "))
 }
 
 /// Which tags a device's series have in some measurements.
@@ -122,7 +127,7 @@ fn of_device(project: &ProjectId, device: DeviceId) -> String {
 }
 
 /// A name in double quotes.
-fn identifier(name: &str) -> String {
+pub(super) fn identifier(name: &str) -> String {
     quoted(name, '"')
 }
 

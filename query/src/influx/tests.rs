@@ -6,18 +6,19 @@ use uuid::Uuid;
 
 use super::influxql::string;
 use super::plan::{MAX_POINTS, Range, parse_duration, show_duration, too_many_points};
-use super::{Function, Question};
+use super::{Function, Places, Question, field_keys};
 
 fn question<'a>(
     measurement: &'a str,
     field: &'a str,
     group_by: &'a [String],
     filters: &'a [(String, String)],
-    project: &'a ProjectId,
+    (project, places): (&'a ProjectId, &'a Places),
 ) -> Question<'a> {
     Question {
         project,
         device: DeviceId(Uuid::from_u128(1)),
+        places,
         measurement,
         field,
         from: Timestamp(1_000_000),
@@ -35,7 +36,7 @@ fn a_question_is_written_out() {
     let group = ["cpu".to_owned()];
     let filters = [("cpu".to_owned(), "cpu0".to_owned())];
     assert_eq!(
-        question("cpu", "usage_user", &group, &filters, &project).influxql(),
+        question("cpu", "usage_user", &group, &filters, (&project, &Places::default())).influxql(),
         "SELECT percentile(\"usage_user\", 95) AS \"value\" FROM \"cpu\" \
          WHERE \"project\" = 'default' \
          AND \"device_id\" = '00000000-0000-0000-0000-000000000001' \
@@ -50,10 +51,28 @@ fn nothing_gets_out_of_its_quotes() {
     for evil in ["'", "\"", "\\", "\\'", "' OR 1=1 --", "\"; DROP DATABASE x", "a\nb", "\\\\\""] {
         let group = [evil.to_owned()];
         let filters = [(evil.to_owned(), evil.to_owned())];
-        let text = question(evil, evil, &group, &filters, &project).influxql();
+        let places = Places { own: Some(evil.to_owned()), own_database: None };
+        let text = question(evil, evil, &group, &filters, (&project, &places)).influxql();
         assert!(is_closed(&text), "{text}");
     }
     assert_eq!(string("a'b\\c"), "'a\\'b\\\\c'");
+}
+
+#[test]
+fn a_project_with_a_place_of_its_own_is_looked_for_in_both() {
+    let project = ProjectId::default_project();
+    let places = Places {
+        own: Some("project-default".to_owned()),
+        own_database: Some("muster-project-default".to_owned()),
+    };
+    let text = question("cpu", "v", &[], &[], (&project, &places)).influxql();
+    assert!(text.contains(" FROM \"cpu\", \"project-default\".\"cpu\" WHERE "), "{text}");
+    assert_eq!(
+        field_keys(&places, &["cpu".to_owned(), "mem".to_owned()]),
+        "SHOW FIELD KEYS FROM \"cpu\", \"project-default\".\"cpu\", \"mem\", \"project-default\".\"mem\""
+    );
+    let databases: Vec<_> = places.databases("muster").collect();
+    assert_eq!(databases, ["muster", "muster-project-default"]);
 }
 
 /// Outside of quotes, does a query hold nothing but what our own template holds?

@@ -3,14 +3,14 @@
 use async_trait::async_trait;
 use muster_eventlog::StoredEvent;
 use muster_eventlog::projection::{Projection, ProjectionError};
-use muster_schemas::{Event, ProjectId, StreamName};
+use muster_schemas::{Event, ProjectId, Retention, StreamName};
 use tokio_postgres::Transaction;
 
 use super::as_i64;
 use super::devices::store;
 
 /// The live table.
-pub const TABLE: &str = "projects_v1";
+pub const TABLE: &str = "projects_v2";
 
 /// Fills the table of projects.
 #[derive(Debug)]
@@ -34,25 +34,35 @@ impl Projects {
         let event = stored
             .event()
             .map_err(|error| ProjectionError::cannot_apply(&self.table, stored, error))?;
-        let (title, archived) = match event {
-            Event::ProjectCreated(event) => (Some(event.title.to_string()), None),
-            Event::ProjectRenamed(event) => (Some(event.title.to_string()), None),
-            Event::ProjectArchived(_) => (None, Some(true)),
-            Event::ProjectRestored(_) => (None, Some(false)),
+        let (title, archived, retention) = match event {
+            Event::ProjectCreated(event) => (Some(event.title.to_string()), None, None),
+            Event::ProjectRenamed(event) => (Some(event.title.to_string()), None, None),
+            Event::ProjectArchived(_) => (None, Some(true), None),
+            Event::ProjectRestored(_) => (None, Some(false), None),
+            Event::ProjectRetentionSet(event) => (None, None, Some(event.retention.to_string())),
             _ => return Ok(()),
         };
         let sql = format!(
-            "INSERT INTO {} AS p (id, title, archived, created_at, version)
-             VALUES ($1, coalesce($2, ''), coalesce($3, false), $4, $5)
+            "INSERT INTO {} AS p (id, title, archived, retention, created_at, version)
+             VALUES ($1, coalesce($2, ''), coalesce($3, false), coalesce($4, '{}'), $5, $6)
              ON CONFLICT (id) DO UPDATE SET title = coalesce($2, p.title),
-                 archived = coalesce($3, p.archived), version = excluded.version",
-            self.table
+                 archived = coalesce($3, p.archived), retention = coalesce($4, p.retention),
+                 version = excluded.version",
+            self.table,
+            Retention::Default
         );
         let recorded_at = stored.recorded_at.micros();
         transaction
             .execute(
                 &sql,
-                &[&id.as_str(), &title, &archived, &recorded_at, &as_i64(stored.stream_version)],
+                &[
+                    &id.as_str(),
+                    &title,
+                    &archived,
+                    &retention,
+                    &recorded_at,
+                    &as_i64(stored.stream_version),
+                ],
             )
             .await
             .map_err(store("write projects"))?;
@@ -72,6 +82,7 @@ impl Projection for Projects {
                  id         text COLLATE \"C\" PRIMARY KEY,
                  title      text    NOT NULL,
                  archived   boolean NOT NULL,
+                 retention  text    NOT NULL,
                  created_at bigint  NOT NULL,  -- microseconds since 1970
                  version    bigint  NOT NULL
              )",

@@ -25,7 +25,9 @@ pub use operation::{
     RunCancelRequested, RunCanceled, RunClosed, RunDispatched, RunExpired, RunFailed,
     RunInterrupted, RunRejected, RunReport, RunRequested, RunStarted, RunSucceeded, RunTimedOut,
 };
-pub use project::{ProjectArchived, ProjectCreated, ProjectRenamed, ProjectRestored};
+pub use project::{
+    ProjectArchived, ProjectCreated, ProjectRenamed, ProjectRestored, ProjectRetentionSet,
+};
 pub use session::{
     SessionAttached, SessionDetached, SessionEnded, SessionKind, SessionRecorded, SessionRefused,
     SessionRequested,
@@ -214,6 +216,8 @@ events! {
     ProjectArchived, 1, Server;
     /// An archived project is at work again.
     ProjectRestored, 1, Server;
+    /// A project's metrics are kept for another time.
+    ProjectRetentionSet, 1, Server;
     /// Something was asked of devices.
     OperationRequested, 1, Server;
     /// No further run of an operation is begun for now.

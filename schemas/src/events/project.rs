@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::names::ProjectTitle;
+use crate::retention::Retention;
 
 /// A project was made. Its id is the name of the stream.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -28,3 +29,12 @@ pub struct ProjectArchived {}
 /// An archived project is at work again.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ProjectRestored {}
+
+/// A project's metrics are kept for another time from now on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ProjectRetentionSet {
+    /// How long they are kept now.
+    pub retention: Retention,
+    /// How long they were kept before.
+    pub previous: Retention,
+}

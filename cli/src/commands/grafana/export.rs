@@ -9,9 +9,11 @@ use std::path::{Path, PathBuf, absolute};
 use anyhow::{Context, Result};
 
 use super::files::{DASHBOARDS, RULES, TEMPLATES, Values, filled};
+use super::policies::{widen_json, widen_yaml};
 
-/// Writes all files below `dir`; answers which.
-pub(super) fn write(dir: &Path, values: &Values) -> Result<Vec<PathBuf>> {
+/// Writes all files below `dir`, with queries that look into these retention policies too; answers
+/// which.
+pub(super) fn write(dir: &Path, values: &Values, policies: &[String]) -> Result<Vec<PathBuf>> {
     let dir = absolute(dir)?;
     make_dir(&dir, None)?;
     // The group of Grafana's own folder is the one that it reads its files by.
@@ -36,10 +38,20 @@ pub(super) fn write(dir: &Path, values: &Values) -> Result<Vec<PathBuf>> {
         write(dir.join(name), &filled(template, &values).context(name)?)?;
     }
     for (name, text) in RULES {
-        write(dir.join(name.trim_start_matches("provisioning/")), text)?;
+        let path = dir.join(name.trim_start_matches("provisioning/"));
+        if policies.is_empty() {
+            write(path, text)?;
+        } else {
+            write(path, &widen_yaml(text, policies).context(name)?)?;
+        }
     }
     for (name, text) in DASHBOARDS {
-        write(dashboards.join(name.trim_start_matches("dashboards/")), text)?;
+        let path = dashboards.join(name.trim_start_matches("dashboards/"));
+        if policies.is_empty() {
+            write(path, text)?;
+        } else {
+            write(path, &widen_json(text, policies).context(name)?)?;
+        }
     }
     Ok(written)
 }
@@ -89,7 +101,8 @@ mod tests {
             "MUSTER_GRAFANA_POSTGRES_PASSWORD",
         ];
         let values: Values = names.map(|name| (name, name.to_lowercase())).into();
-        let written = write(&dir.path().join("provisioning"), &values).unwrap();
+        let own = ["project-a".to_owned()];
+        let written = write(&dir.path().join("provisioning"), &values, &own).unwrap();
         assert_eq!(written.len(), 7);
         for path in &written {
             assert_eq!(fs::metadata(path).unwrap().mode() & 0o777, 0o640, "{}", path.display());

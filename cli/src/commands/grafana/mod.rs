@@ -5,6 +5,7 @@ mod check;
 mod export;
 mod files;
 mod influx;
+mod policies;
 mod rules;
 mod server;
 
@@ -15,7 +16,7 @@ use clap::Subcommand;
 use serde_json::json;
 
 use crate::client::Connection;
-use crate::output::{self, line};
+use crate::output::{self, line, note};
 use server::ServerArgs;
 
 #[derive(Subcommand, Debug)]
@@ -23,7 +24,8 @@ pub(crate) enum GrafanaCommand {
     /// Let Grafana in, and write its data sources, dashboards and alert rules into a folder
     ///
     /// On the machine of Grafana's Debian package the folder is /etc/grafana/provisioning; restart
-    /// Grafana after it. Files that are not muster's stay as they are.
+    /// Grafana after it. Files that are not muster's stay as they are. Do it again when a project got a
+    /// retention of its own: before that, Grafana does not look where its metrics go.
     Export {
         /// Grafana's provisioning folder
         dir: PathBuf,
@@ -45,8 +47,17 @@ pub(crate) enum GrafanaCommand {
 pub(crate) async fn run(connection: &Connection, command: GrafanaCommand) -> Result<()> {
     match command {
         GrafanaCommand::Export { dir, server } => {
-            let values = server.let_in().await?;
-            let written = export::write(&dir, &values)?;
+            let (values, store) = server.let_in().await?;
+            let policies = match policies::of(&store).await {
+                Ok(policies) => policies,
+                Err(error) => {
+                    note(format!(
+                        "{error:#}; projects with a retention of their own are not shown before this is done again"
+                    ));
+                    Vec::new()
+                }
+            };
+            let written = export::write(&dir, &values, &policies)?;
             if connection.json {
                 output::json(&json!({ "written": written }))?;
             } else {
@@ -60,7 +71,7 @@ pub(crate) async fn run(connection: &Connection, command: GrafanaCommand) -> Res
             check::check(&dir).map(drop)
         }
         GrafanaCommand::User { server } => {
-            let values = server.let_in().await?;
+            let (values, _) = server.let_in().await?;
             if connection.json {
                 return output::json(&values);
             }

@@ -44,8 +44,8 @@ pub(crate) struct ServerArgs {
 }
 
 impl ServerArgs {
-    /// Lets Grafana's users in; answers the variables of the data sources.
-    pub(super) async fn let_in(self) -> Result<Values> {
+    /// Lets Grafana's users in; answers the variables of the data sources, and the metric store.
+    pub(super) async fn let_in(self) -> Result<(Values, MetricStore)> {
         let (postgres_url, store) = match self.postgres_url {
             Some(url) => {
                 let influx_url = self.influx_url.ok_or_else(|| {
@@ -90,7 +90,7 @@ impl ServerArgs {
         if let Some((user, administrator_password)) = &store.user {
             influx::let_in(&store, (user, administrator_password), &password).await?;
         }
-        values(&postgres_url, &store, &password)
+        Ok((values(&postgres_url, &store, &password)?, store))
     }
 }
 

@@ -1,6 +1,6 @@
 //! `GET /devices/{device}/metrics/fields`: what there is to ask for.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use axum::extract::State;
 use muster_api::auth::ReadDevices;
@@ -53,8 +53,9 @@ pub(crate) async fn list_metric_fields(
 ) -> Result<Json<Page<Measurement>>, Problem> {
     let project = &scope.project;
     let device = resolve(&state, project, &device).await?;
-    let ask = async |query: String| state.influx.ask(&query).await.map_err(problem);
-    let names: Vec<String> = ask(influx::measurements(project, device))
+    let places = state.influx.places(project).await.map_err(problem)?;
+    let show = async |query: String| state.influx.ask_all(&places, &query).await.map_err(problem);
+    let names: BTreeSet<String> = show(influx::measurements(project, device))
         .await?
         .iter()
         .flat_map(|row| &row.values)
@@ -64,8 +65,10 @@ pub(crate) async fn list_metric_fields(
         let items = Vec::new();
         return Ok(Json(Page { items, next: None }));
     }
-    let fields = ask(influx::field_keys(&names)).await?;
-    let tags = ask(influx::tag_keys(project, device, &names)).await?;
+    let names: Vec<String> = names.into_iter().collect();
+    let fields = influx::field_keys(&places, &names);
+    let fields = state.influx.ask(&fields).await.map_err(problem)?;
+    let tags = show(influx::tag_keys(project, device, &names)).await?;
     let items = gather(fields, tags);
     Ok(Json(Page { items, next: None }))
 }
@@ -84,6 +87,9 @@ fn gather(fields: Vec<Row>, tags: Vec<Row>) -> Vec<Measurement> {
         let entry = found.entry(row.name).or_default();
         let names = row.values.iter().filter_map(|value| text(value, 0));
         entry.tags.extend(names.filter(|tag| !OWN_TAGS.contains(&tag.as_str())));
+        // Several places may have it.
+        entry.tags.sort();
+        entry.tags.dedup();
     }
     found.into_iter().map(|(name, measurement)| Measurement { name, ..measurement }).collect()
 }

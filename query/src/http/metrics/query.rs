@@ -1,6 +1,6 @@
 //! `GET /devices/{device}/metrics`: one field over time.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::SystemTime;
 
 use axum::extract::{RawQuery, State};
@@ -18,7 +18,7 @@ use super::OWN_TAGS;
 use super::problem::{problem, too_many_points, too_many_series};
 use crate::http::devices::resolve;
 use crate::http::examples;
-use crate::influx::{self, Function, MAX_SERIES, Question, Range, Row};
+use crate::influx::{self, Function, MAX_SERIES, Places, Question, Range, Row};
 use crate::state::QueryState;
 
 /// How far back a question goes that names no time.
@@ -136,13 +136,15 @@ pub(crate) async fn query_metrics(
     }
     let project = &scope.project;
     let device = resolve(&state, project, &device).await?;
+    let places = state.influx.places(project).await.map_err(problem)?;
     let group_by = match &query.group_by {
         Some(tags) => tag_list(tags)?,
-        None => all_tags(&state, project, device, measurement).await?,
+        None => all_tags(&state, &places, (project, device), measurement).await?,
     };
     let question = Question {
         project,
         device,
+        places: &places,
         measurement,
         field,
         from: range.from,
@@ -256,19 +258,20 @@ fn tag_list(text: &str) -> Result<Vec<String>, Problem> {
 /// All tags that tell a device's series of one measurement apart.
 async fn all_tags(
     state: &QueryState,
-    project: &ProjectId,
-    device: DeviceId,
+    places: &Places,
+    (project, device): (&ProjectId, DeviceId),
     measurement: &str,
 ) -> Result<Vec<String>, Problem> {
     let query = influx::tag_keys(project, device, &[measurement.to_owned()]);
-    let rows = state.influx.ask(&query).await.map_err(problem)?;
-    Ok(rows
+    let rows = state.influx.ask_all(places, &query).await.map_err(problem)?;
+    let tags: BTreeSet<String> = rows
         .iter()
         .flat_map(|row| &row.values)
         .filter_map(|value| value.first()?.as_str())
         .filter(|tag| !OWN_TAGS.contains(tag))
         .map(str::to_owned)
-        .collect())
+        .collect();
+    Ok(tags.into_iter().collect())
 }
 
 fn series(row: Row) -> Series {

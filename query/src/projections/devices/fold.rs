@@ -206,6 +206,7 @@ impl Device {
             | Event::ProjectRenamed(_)
             | Event::ProjectArchived(_)
             | Event::ProjectRestored(_)
+            | Event::ProjectRetentionSet(_)
             | Event::OperationRequested(_)
             | Event::OperationPaused(_)
             | Event::OperationResumed(_)

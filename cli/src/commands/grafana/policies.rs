@@ -1,0 +1,138 @@
+//! The retention policies that projects have of their own, and dashboards and alert rules that look
+//! into them too: Grafana asks InfluxDB itself, and InfluxQL looks into no policy that is not named.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use muster_schemas::retention::OWN_POLICY;
+use serde_json::Value;
+
+use crate::serve::MetricStore;
+
+/// The names of those that the store has; none in a store that knows no policies.
+pub(super) async fn of(store: &MetricStore) -> Result<Vec<String>> {
+    let mut http = reqwest::Client::builder().timeout(Duration::from_secs(15));
+    if store.url.starts_with("http://") {
+        // A small container has no CAs, and needs none here.
+        http = http.tls_certs_only([]);
+    }
+    let url = format!("{}/query", store.url.trim_end_matches('/'));
+    let query = [("db", store.database.as_str()), ("q", "SHOW RETENTION POLICIES")];
+    let mut request = http.build()?.get(url).query(&query);
+    if let Some((_, token)) = &store.token {
+        request = request.header("Authorization", format!("Token {token}"));
+    } else if let Some((user, password)) = &store.user {
+        request = request.basic_auth(user, Some(password));
+    }
+    let asked = || format!("cannot ask InfluxDB at {} for its retention policies", store.url);
+    let response = request.send().await.with_context(asked)?;
+    let status = response.status();
+    if matches!(status.as_u16(), 401 | 403) || status.is_server_error() {
+        bail!("{}: it answers {status}", asked());
+    }
+    let answer: Value = response.json().await.unwrap_or_default();
+    let rows = answer["results"][0]["series"][0]["values"].as_array().into_iter().flatten();
+    let names = rows.filter_map(|row| row[0].as_str()).map(str::to_owned);
+    Ok(names.filter(|name| name.starts_with(OWN_POLICY)).collect())
+}
+
+/// A query that looks into these policies too: each `FROM "m"` becomes `FROM "m", "policy"."m"`. What
+/// has no such place, such as a query in SQL, stays as it is. Pure.
+pub(super) fn widened(query: &str, policies: &[String]) -> String {
+    const FROM: &str = "FROM \"";
+    let mut text = String::with_capacity(query.len());
+    let mut rest = query;
+    while let Some((before, after)) = rest.split_once(FROM) {
+        let Some((name, after)) = after.split_once('"') else { break };
+        text.push_str(before);
+        text.push_str(FROM);
+        text.push_str(name);
+        text.push('"');
+        for policy in policies {
+            text.push_str(&format!(", \"{policy}\".\"{name}\""));
+        }
+        rest = after;
+    }
+    text.push_str(rest);
+    text
+}
+
+/// Widens all queries in a dashboard.
+pub(super) fn widen_json(text: &str, policies: &[String]) -> Result<String> {
+    let mut document: Value = serde_json::from_str(text)?;
+    in_json(&mut document, policies);
+    Ok(serde_json::to_string_pretty(&document)? + "\n")
+}
+
+/// Widens all queries in a file of alert rules.
+pub(super) fn widen_yaml(text: &str, policies: &[String]) -> Result<String> {
+    let mut document: serde_norway::Value = serde_norway::from_str(text)?;
+    in_yaml(&mut document, policies);
+    Ok(serde_norway::to_string(&document)?)
+}
+
+fn in_json(value: &mut Value, policies: &[String]) {
+    match value {
+        Value::String(text) => *text = widened(text, policies),
+        Value::Array(items) => items.iter_mut().for_each(|item| in_json(item, policies)),
+        Value::Object(items) => items.values_mut().for_each(|item| in_json(item, policies)),
+        _ => {}
+    }
+}
+
+fn in_yaml(value: &mut serde_norway::Value, policies: &[String]) {
+    use serde_norway::Value;
+    match value {
+        Value::String(text) => *text = widened(text, policies),
+        Value::Sequence(items) => items.iter_mut().for_each(|item| in_yaml(item, policies)),
+        Value::Mapping(items) => items.iter_mut().for_each(|(_, item)| in_yaml(item, policies)),
+        _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::files::{DASHBOARDS, RULES};
+    use super::*;
+
+    #[test]
+    fn a_query_looks_into_the_policies_too() {
+        let policies = ["project-a".to_owned(), "project-b".to_owned()];
+        for (query, expected) in [
+            (
+                "SELECT max(\"v\") FROM (SELECT last(\"v\") AS \"v\" FROM \"cpu\" WHERE x) WHERE y",
+                "SELECT max(\"v\") FROM (SELECT last(\"v\") AS \"v\" FROM \"cpu\", \
+                 \"project-a\".\"cpu\", \"project-b\".\"cpu\" WHERE x) WHERE y",
+            ),
+            (
+                "SHOW FIELD KEYS FROM \"$measurement\"",
+                "SHOW FIELD KEYS FROM \"$measurement\", \"project-a\".\"$measurement\", \
+                 \"project-b\".\"$measurement\"",
+            ),
+            ("SELECT 1 FROM grafana.devices", "SELECT 1 FROM grafana.devices"),
+            ("FROM \"", "FROM \""),
+        ] {
+            assert_eq!(widened(query, &policies), expected);
+            assert_eq!(widened(query, &[]), query);
+        }
+    }
+
+    /// Only what asks InfluxDB is touched, all of it, and the files stay what they are besides.
+    #[test]
+    fn the_files_are_widened() {
+        let policies = ["project-a".to_owned()];
+        for (path, text) in DASHBOARDS {
+            let same: Value = serde_json::from_str(&widen_json(text, &[]).unwrap()).unwrap();
+            assert_eq!(same, serde_json::from_str::<Value>(text).unwrap(), "{path}");
+            let widened = widen_json(text, &policies).unwrap();
+            let added = widened.matches(", \\\"project-a\\\".\\\"").count();
+            assert_eq!(added, text.matches("FROM \\\"").count(), "{path}");
+            assert!(added > 4, "{path}");
+        }
+        for (path, text) in RULES {
+            let widened = widen_yaml(text, &policies).unwrap();
+            let added = widened.matches(", \"project-a\".\"").count();
+            assert!(added >= 4, "{path}: {widened}");
+        }
+    }
+}

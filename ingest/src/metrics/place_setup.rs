@@ -1,0 +1,326 @@
+//! Has a metric store keep a project's metrics for a time of their own: by a retention policy of the
+//! database in InfluxDB 1.x, by a bucket in 2.x. Others cannot, and that is said.
+//!
+//! Safe to repeat, and by several processes at once: what is as wanted stays as it is.
+
+use std::time::Duration;
+
+use muster_schemas::Retention;
+use muster_schemas::retention::{OWN_POLICY, own_bucket};
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use super::answer::words_of;
+use super::client::{Api, InfluxClient, NO_QUERY};
+use super::setup::sent;
+
+/// The wait before a store is asked again for what it has refused.
+const AGAIN: Duration = Duration::from_millis(200);
+const HOUR: u64 = 3600;
+const DAY: u64 = 24 * HOUR;
+
+/// Why a store does not keep a project's metrics as wanted.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PlaceError {
+    /// It cannot, or does not let us.
+    #[error("{0}")]
+    Refused(String),
+    /// It cannot be asked now.
+    #[error("{0}")]
+    Away(String),
+}
+
+impl InfluxClient {
+    /// Makes the place `policy` with this retention, or changes its retention. With
+    /// [`Retention::Default`] a place that is there gets the retention of the place of all projects,
+    /// and none is made.
+    ///
+    /// # Errors
+    /// See [`PlaceError`].
+    pub async fn keep(&self, policy: &str, retention: Retention) -> Result<(), PlaceError> {
+        match self.keep_once(policy, retention).await {
+            // Another process may have been faster; then nothing is left to do.
+            Err(PlaceError::Refused(_)) => {
+                tokio::time::sleep(AGAIN).await;
+                self.keep_once(policy, retention).await
+            }
+            done => done,
+        }
+    }
+
+    async fn keep_once(&self, policy: &str, retention: Retention) -> Result<(), PlaceError> {
+        match self.api().await.map_err(PlaceError::Away)? {
+            Api::V1 => self.keep_v1(policy, retention).await,
+            _ => self.keep_v2(policy, retention).await,
+        }
+    }
+
+    async fn keep_v1(&self, policy: &str, retention: Retention) -> Result<(), PlaceError> {
+        let database = quoted(&self.settings.database);
+        let show = format!("SHOW RETENTION POLICIES ON {database}");
+        let policies = match self.influxql(&show).await {
+            Err(PlaceError::Refused(words)) if words.contains("database not found") => {
+                self.create_database().await.map_err(PlaceError::Refused)?;
+                self.influxql(&show).await?
+            }
+            found => found?,
+        };
+        let policies = policies_of(&policies);
+        let own = policies.iter().find(|it| it.name == policy);
+        let seconds = match retention {
+            Retention::Days(days) => u64::from(days) * DAY,
+            Retention::Default if own.is_none() => return Ok(()),
+            Retention::Default => {
+                let named = self.settings.retention_policy.as_deref();
+                let is_shared = |it: &&Policy| named.map_or(it.is_default, |name| it.name == name);
+                policies.iter().find(is_shared).map_or(0, |it| it.seconds)
+            }
+        };
+        let shard = shard_of(seconds);
+        let (verb, ending) = match own {
+            Some(own) if (own.seconds, own.shard) == (seconds, shard) => return Ok(()),
+            Some(_) => ("ALTER", ""),
+            None => ("CREATE", " REPLICATION 1"),
+        };
+        let duration = if seconds == 0 { "INF".to_owned() } else { format!("{seconds}s") };
+        let statement = format!(
+            "{verb} RETENTION POLICY {} ON {database} DURATION {duration}{ending} SHARD DURATION {shard}s",
+            quoted(policy)
+        );
+        self.influxql(&statement).await.map(drop)
+    }
+
+    /// One statement; the answer of a store that has carried it out.
+    async fn influxql(&self, statement: &str) -> Result<Value, PlaceError> {
+        let request = self.request(Method::POST, "query", &[("q", statement)]);
+        let (status, body) =
+            sent(request.map_err(PlaceError::Refused)?).await.map_err(PlaceError::Away)?;
+        let answer: Value = serde_json::from_str(&body).unwrap_or_default();
+        // InfluxQL reports some errors with status 200.
+        let error = answer["results"][0]["error"].as_str().or_else(|| answer["error"].as_str());
+        match error {
+            _ if status.is_server_error() => Err(PlaceError::Away(words_of(&body))),
+            Some(error) => Err(PlaceError::Refused(error.to_owned())),
+            None if status.is_success() => Ok(answer),
+            None => Err(PlaceError::Refused(format!("{status}: {}", words_of(&body)))),
+        }
+    }
+
+    async fn keep_v2(&self, policy: &str, retention: Retention) -> Result<(), PlaceError> {
+        let Some(org) = self.org_id().await.map_err(PlaceError::Away)? else {
+            let words =
+                "it has no buckets of InfluxDB 2.x; set the retention of its database there";
+            return Err(PlaceError::Refused(words.to_owned()));
+        };
+        let database = &self.settings.database;
+        let name = own_bucket(database, policy);
+        let shared = match self.bucket(&org, database).await? {
+            Some(shared) => shared,
+            None => {
+                self.create_database().await.map_err(PlaceError::Refused)?;
+                let lacking = || PlaceError::Away(format!("the bucket '{database}' is not there"));
+                self.bucket(&org, database).await?.ok_or_else(lacking)?
+            }
+        };
+        let own = self.bucket(&org, &name).await?;
+        let seconds = match retention {
+            Retention::Days(days) => u64::from(days) * DAY,
+            Retention::Default if own.is_none() => return Ok(()),
+            Retention::Default => shared.seconds,
+        };
+        // 0 is for ever.
+        let rules = json!([{"type": "expire", "everySeconds": seconds,
+            "shardGroupDurationSeconds": shard_of(seconds)}]);
+        let id = match own {
+            Some(own) => {
+                if own.seconds != seconds {
+                    let path = format!("api/v2/buckets/{}", own.id);
+                    let change = json!({"retentionRules": rules});
+                    self.json(Method::PATCH, &path, NO_QUERY, Some(&change)).await?;
+                }
+                own.id
+            }
+            None => {
+                let bucket = json!({"orgID": org, "name": name, "retentionRules": rules});
+                let made =
+                    self.json(Method::POST, "api/v2/buckets", NO_QUERY, Some(&bucket)).await?;
+                made["id"].as_str().unwrap_or_default().to_owned()
+            }
+        };
+        // For InfluxQL the bucket is a retention policy of the database, beside its default one; and a
+        // database of its own for `SHOW`, which looks into one bucket at a time. The first mapping of a
+        // database becomes its default, so that of the shared bucket must be there first, in writing:
+        // one that 2.x makes up from a bucket's name does not count. That one is called autogen, and two
+        // of one name would be an error, so ours is called something else.
+        let is_default = |it: &Value| it["virtual"] != true && it["default"] == true;
+        self.map(&org, (database, "all-projects", &shared.id), is_default).await?;
+        let is_own = |it: &Value| it["virtual"] != true && it["retention_policy"] == policy;
+        self.map(&org, (database, policy, &id), is_own).await?;
+        self.map(&org, (&name, "autogen", &id), |it| it["bucketID"] == id.as_str()).await
+    }
+
+    /// Lets InfluxQL find a bucket by a database and a policy, unless one of the database's mappings
+    /// does what is wanted.
+    async fn map(
+        &self,
+        org: &str,
+        (database, policy, bucket): (&str, &str, &str),
+        does_it: impl Fn(&Value) -> bool,
+    ) -> Result<(), PlaceError> {
+        let query = [("orgID", org), ("db", database)];
+        let mapped = self.json(Method::GET, "api/v2/dbrps", &query, None).await?;
+        if mapped["content"].as_array().into_iter().flatten().any(does_it) {
+            return Ok(());
+        }
+        let mapping = json!({"orgID": org, "bucketID": bucket, "database": database,
+            "retention_policy": policy, "default": !policy.starts_with(OWN_POLICY)});
+        self.json(Method::POST, "api/v2/dbrps", NO_QUERY, Some(&mapping)).await.map(drop)
+    }
+
+    async fn bucket(&self, org: &str, name: &str) -> Result<Option<Bucket>, PlaceError> {
+        let query = [("orgID", org), ("name", name)];
+        let request = self.request(Method::GET, "api/v2/buckets", &query);
+        let (status, body) =
+            sent(request.map_err(PlaceError::Refused)?).await.map_err(PlaceError::Away)?;
+        // 2.x says "not found" of a name that is not there.
+        if status == reqwest::StatusCode::NOT_FOUND {
+            return Ok(None);
+        }
+        let found: Value = judged(status, &body)?;
+        let mut buckets = found["buckets"].as_array().into_iter().flatten();
+        Ok(buckets.find(|bucket| bucket["name"] == name).map(|bucket| Bucket {
+            id: bucket["id"].as_str().unwrap_or_default().to_owned(),
+            seconds: bucket["retentionRules"][0]["everySeconds"].as_u64().unwrap_or(0),
+        }))
+    }
+
+    async fn json(
+        &self,
+        method: Method,
+        path: &str,
+        query: &[(&str, &str)],
+        body: Option<&Value>,
+    ) -> Result<Value, PlaceError> {
+        let mut request = self.request(method, path, query).map_err(PlaceError::Refused)?;
+        if let Some(body) = body {
+            request = request.json(body);
+        }
+        let (status, body) = sent(request).await.map_err(PlaceError::Away)?;
+        judged(status, &body)
+    }
+}
+
+struct Bucket {
+    id: String,
+    /// 0 is for ever.
+    seconds: u64,
+}
+
+fn judged(status: reqwest::StatusCode, body: &str) -> Result<Value, PlaceError> {
+    let words = || format!("{status}: {}", words_of(body));
+    if status.is_success() {
+        Ok(serde_json::from_str(body).unwrap_or_default())
+    } else if status.is_server_error() || status == reqwest::StatusCode::TOO_MANY_REQUESTS {
+        Err(PlaceError::Away(words()))
+    } else {
+        Err(PlaceError::Refused(words()))
+    }
+}
+
+/// A retention policy as `SHOW RETENTION POLICIES` names it; 0 seconds are for ever.
+#[derive(Debug, PartialEq, Eq)]
+struct Policy {
+    name: String,
+    seconds: u64,
+    shard: u64,
+    is_default: bool,
+}
+
+fn policies_of(answer: &Value) -> Vec<Policy> {
+    let series = &answer["results"][0]["series"][0];
+    let columns: Vec<&str> =
+        series["columns"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    let rows = series["values"].as_array().into_iter().flatten();
+    rows.map(|row| {
+        let of = |column: &str| {
+            let index = columns.iter().position(|it| *it == column);
+            index.map(|index| &row[index]).unwrap_or(&Value::Null)
+        };
+        let seconds = |column: &str| duration(of(column).as_str().unwrap_or_default()).as_secs();
+        Policy {
+            name: of("name").as_str().unwrap_or_default().to_owned(),
+            seconds: seconds("duration"),
+            shard: seconds("shardGroupDuration"),
+            is_default: of("default") == &Value::Bool(true),
+        }
+    })
+    .collect()
+}
+
+/// A duration as Go writes it, `720h0m0s`.
+fn duration(text: &str) -> Duration {
+    let mut seconds = 0;
+    let mut number = 0_u64;
+    for c in text.chars() {
+        if let Some(digit) = c.to_digit(10) {
+            number = number.saturating_mul(10).saturating_add(digit.into());
+        } else {
+            let unit = match c {
+                'h' => HOUR,
+                'm' => 60,
+                _ => 1,
+            };
+            seconds += number.saturating_mul(unit);
+            number = 0;
+        }
+    }
+    Duration::from_secs(seconds)
+}
+
+/// How much time one shard holds, in seconds: what InfluxDB chooses itself for such a retention.
+/// Points go a whole shard at a time, up to so much later.
+fn shard_of(seconds: u64) -> u64 {
+    match seconds {
+        0 => 7 * DAY,
+        short if short < 2 * DAY => HOUR,
+        medium if medium <= 180 * DAY => DAY,
+        _ => 7 * DAY,
+    }
+}
+
+/// A name in InfluxQL.
+fn quoted(name: &str) -> String {
+    format!("\"{}\"", name.replace('\\', "\\\\").replace('"', "\\\""))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn policies_are_read() {
+        let answer = json!({"results": [{"statement_id": 0, "series": [{
+            "columns": ["name", "duration", "shardGroupDuration", "replicaN", "default"],
+            "values": [["autogen", "0s", "168h0m0s", 1, true], ["week", "168h0m0s", "24h0m0s", 1, false]]
+        }]}]});
+        let policy = |name: &str, seconds, shard, is_default| Policy {
+            name: name.to_owned(),
+            seconds,
+            shard,
+            is_default,
+        };
+        assert_eq!(
+            policies_of(&answer),
+            [policy("autogen", 0, 7 * DAY, true), policy("week", 7 * DAY, DAY, false)]
+        );
+        assert_eq!(policies_of(&json!({})), []);
+        assert_eq!(duration("1h30m5s").as_secs(), 5405);
+    }
+
+    #[test]
+    fn shards_fit_the_retention() {
+        for (days, hours) in [(0, 168), (1, 1), (2, 24), (180, 24), (181, 168), (9_999, 168)] {
+            assert_eq!(shard_of(days * DAY), hours * HOUR, "{days}");
+        }
+    }
+}

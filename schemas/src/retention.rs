@@ -1,0 +1,157 @@
+//! How long a project's metrics are kept, and the name of the place in the metric store that keeps
+//! them so long. Making that place is ingest's affair, reading it query's.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use utoipa::openapi::schema::{ObjectBuilder, Type};
+use utoipa::openapi::{RefOr, Schema};
+use utoipa::{PartialSchema, ToSchema};
+
+use crate::ids::ProjectId;
+use crate::names::InvalidName;
+
+/// What is written for [`Retention::Default`].
+const DEFAULT: &str = "default";
+/// Days that can be asked for at most: 27 years.
+const MOST: u16 = 9_999;
+/// Weeks that can be asked for at most.
+const MOST_WEEKS: u16 = 999;
+/// What can be written, as a regular expression.
+const PATTERN: &str = "^(default|[1-9][0-9]{0,3}d|[1-9][0-9]{0,2}w)$";
+
+/// How long a project's metrics are kept. Written as `default`, or as days, `30d`; weeks, `2w`, are
+/// read too.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Retention {
+    /// As long as the metric store keeps those of all projects.
+    #[default]
+    Default,
+    /// So many days, from 1 to 9,999.
+    Days(u16),
+}
+
+impl Retention {
+    /// What it must be, as a sentence that follows the value.
+    pub const RULE: &'static str =
+        "is not a retention: use days from 1d to 9999d, weeks from 1w to 999w, or default";
+
+    /// The days; `None` for the store's default.
+    #[must_use]
+    pub const fn days(self) -> Option<u16> {
+        match self {
+            Self::Default => None,
+            Self::Days(days) => Some(days),
+        }
+    }
+}
+
+/// The name of a project's own place in the metric store: a retention policy of the database. In
+/// InfluxDB 2.x that is a bucket, [`own_bucket`], mapped to this name for InfluxQL.
+#[must_use]
+pub fn own_policy(project: &ProjectId) -> String {
+    format!("{OWN_POLICY}{project}")
+}
+
+/// The bucket that is the policy of a database in InfluxDB 2.x. Not `DATABASE/POLICY`: 2.x takes that
+/// for a second default policy of the database by itself, and then refuses what names no policy.
+#[must_use]
+pub fn own_bucket(database: &str, policy: &str) -> String {
+    format!("{database}-{policy}")
+}
+
+/// How the names of all projects' own places begin.
+pub const OWN_POLICY: &str = "project-";
+
+impl FromStr for Retention {
+    type Err = InvalidName;
+
+    fn from_str(text: &str) -> Result<Self, InvalidName> {
+        let number = |digits: &str, most: u16| {
+            let is_plain = !digits.starts_with('0') && digits.bytes().all(|b| b.is_ascii_digit());
+            digits.parse::<u16>().ok().filter(|number| is_plain && *number <= most)
+        };
+        let days = if text == DEFAULT {
+            return Ok(Self::Default);
+        } else if let Some(digits) = text.strip_suffix('d') {
+            number(digits, MOST)
+        } else if let Some(digits) = text.strip_suffix('w') {
+            number(digits, MOST_WEEKS).map(|weeks| weeks * 7)
+        } else {
+            None
+        };
+        let invalid = || InvalidName { value: text.chars().take(80).collect(), rule: Self::RULE };
+        days.map(Self::Days).ok_or_else(invalid)
+    }
+}
+
+impl fmt::Display for Retention {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Default => f.write_str(DEFAULT),
+            Self::Days(days) => write!(f, "{days}d"),
+        }
+    }
+}
+
+impl Serialize for Retention {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Retention {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
+    }
+}
+
+impl PartialSchema for Retention {
+    fn schema() -> RefOr<Schema> {
+        ObjectBuilder::new()
+            .schema_type(Type::String)
+            .description(Some(
+                "How long metrics are kept: days (`30d`), weeks (`2w`), or `default`: as long as the \
+                 metric store keeps those of all projects. Given back as days or `default`.",
+            ))
+            .pattern(Some(PATTERN))
+            .examples(["90d"])
+            .into()
+    }
+}
+
+impl ToSchema for Retention {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn retentions_are_read_and_written() {
+        for (text, shown) in [
+            ("default", "default"),
+            ("1d", "1d"),
+            ("30d", "30d"),
+            ("9999d", "9999d"),
+            ("2w", "14d"),
+            ("999w", "6993d"),
+        ] {
+            let read = text.parse::<Retention>().map(|retention| retention.to_string());
+            assert_eq!(read.ok().as_deref(), Some(shown), "{text}");
+        }
+        for wrong in [
+            "", "0d", "01d", "1", "d", "w", "-1d", "+1d", "1dd", "2ww", "10000d", "1000w", "1h",
+            "30 d", "Default", "default ", "forever", "1.5d", "٣d",
+        ] {
+            assert!(wrong.parse::<Retention>().is_err(), "{wrong:?} was taken");
+        }
+    }
+
+    #[test]
+    fn a_project_has_a_place_of_its_own() {
+        let project = "plant-7".parse::<ProjectId>().unwrap();
+        assert_eq!(own_policy(&project), "project-plant-7");
+        assert_eq!(own_bucket("muster", &own_policy(&project)), "muster-project-plant-7");
+    }
+}

@@ -1,0 +1,233 @@
+//! A project keeps its metrics for a time of its own: in the store itself, from the first point on or
+//! later, and whoever asks finds what was measured before and since.
+
+use std::time::{Duration, SystemTime};
+
+use muster_schemas::Timestamp;
+use muster_schemas::metrics::{MetricBatch, Point};
+use muster_tests::{Api, SimDevice, System, wait};
+use reqwest::Method;
+use serde_json::{Value, json};
+
+const PATIENCE: Duration = Duration::from_secs(30);
+const DAY: i64 = 86_400_000_000;
+
+/// The InfluxDB of a `muster up`, asked as its administrator.
+struct Store {
+    http: reqwest::Client,
+    url: String,
+    password: String,
+}
+
+impl Store {
+    fn of(system: &System) -> Self {
+        let ports = std::fs::read(system.dir().join("ports.json")).unwrap();
+        let ports: Value = serde_json::from_slice(&ports).unwrap();
+        let password = std::fs::read_to_string(system.dir().join("influx/password")).unwrap();
+        Self {
+            http: reqwest::Client::builder().no_proxy().build().unwrap(),
+            url: format!("http://127.0.0.1:{}/query", ports["influx"]),
+            password: password.trim().to_owned(),
+        }
+    }
+
+    /// The values of all series.
+    async fn ask(&self, query: &str) -> Vec<Value> {
+        // It may be starting again.
+        let answer: Value = wait::until("InfluxDB", PATIENCE, || async {
+            let request = self.http.post(&self.url).query(&[("db", "muster"), ("q", query)]);
+            let request = request.basic_auth("muster", Some(&self.password));
+            let response = request.send().await.ok()?;
+            if response.status().is_success() { response.json().await.ok() } else { None }
+        })
+        .await;
+        let series = answer["results"][0]["series"].as_array().cloned().unwrap_or_default();
+        series.iter().flat_map(|it| it["values"].as_array().unwrap().clone()).collect()
+    }
+
+    /// How many points of `sim` a policy has; all projects' without one.
+    async fn count(&self, policy: &str) -> u64 {
+        let rows = self.ask(&format!("SELECT count(n) FROM {policy}\"sim\"")).await;
+        rows.first().and_then(|row| row[1].as_u64()).unwrap_or(0)
+    }
+
+    /// Waits until a policy has this duration.
+    async fn keeps(&self, policy: &str, duration: &str) {
+        wait::until(&format!("{policy} of {duration}"), PATIENCE, || async {
+            let policies = self.ask("SHOW RETENTION POLICIES").await;
+            let is_so = |row: &&Value| row[0] == policy && row[1] == duration && row[4] == false;
+            policies.iter().find(is_so).map(drop)
+        })
+        .await;
+    }
+}
+
+/// A project's only device.
+struct Robot<'a> {
+    project: &'a str,
+    device: SimDevice,
+    sent: i64,
+}
+
+impl<'a> Robot<'a> {
+    async fn join(system: &System, project: &'a str) -> Self {
+        let path = format!("/api/v1/enrollment-tokens?project={project}");
+        let made = system.api.post(&path, &json!({"name": "test", "uses": 1})).await;
+        let token = made["token"].as_str().unwrap();
+        let device = SimDevice::join(&system.api, &system.ca(), token, "robot").await;
+        Self { project, device, sent: 0 }
+    }
+
+    /// Measures one point, tagged with its number's last digit.
+    async fn measure(&mut self, time: Timestamp) {
+        self.sent += 1;
+        let point = Point::new("sim").tag("digit", (self.sent % 10).to_string());
+        let points = vec![point.field("n", self.sent)];
+        self.device.measure(&MetricBatch { time, points }).await;
+    }
+
+    /// What the API gives, as values by their tag.
+    async fn read(&self, api: &Api) -> Vec<(String, i64)> {
+        let path = format!(
+            "/api/v1/devices/robot/metrics?project={}&field=sim.n&fn=sum&since=1h&step=1h",
+            self.project
+        );
+        let answer = api.try_send(Method::GET, &path, None).await.unwrap_or_default().1;
+        let mut found: Vec<(String, i64)> = answer["series"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .map(|series| {
+                let points = series["points"].as_array().unwrap();
+                let tag = series["tags"]["digit"].as_str().unwrap_or_default();
+                (tag.to_owned(), points.iter().filter_map(|it| it["value"].as_i64()).sum())
+            })
+            .collect();
+        found.sort();
+        found
+    }
+
+    /// Waits until the API gives all points, each in the series of its tag.
+    async fn is_read(&self, api: &Api) {
+        let expected: Vec<(String, i64)> =
+            (1..=self.sent).map(|n| ((n % 10).to_string(), n)).collect();
+        wait::until(&format!("all points of {}", self.project), PATIENCE, || async {
+            (self.read(api).await == expected).then_some(())
+        })
+        .await;
+    }
+}
+
+fn now() -> Timestamp {
+    SystemTime::now().into()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_project_keeps_its_metrics_as_long_as_it_is_told() {
+    let mut system = System::start().await;
+    let api = system.api.clone();
+    let store = Store::of(&system);
+    let (code, out, err) = system.muster(&["project", "create", "short", "--retention", "30d"]);
+    assert_eq!(code, 0, "{out}{err}");
+    api.post("/api/v1/projects", &json!({"id": "plain"})).await;
+    store.keeps("project-short", "720h0m0s").await;
+
+    // Two projects, two places, and each is read where it is.
+    let mut short = Robot::join(&system, "short").await;
+    let mut plain = Robot::join(&system, "plain").await;
+    for robot in [&mut short, &mut plain] {
+        robot.measure(now()).await;
+        robot.measure(now()).await;
+    }
+    for robot in [&short, &plain] {
+        robot.is_read(&api).await;
+    }
+    assert_eq!((store.count("").await, store.count("\"project-short\".").await), (2, 2));
+    let fields = api.get("/api/v1/devices/robot/metrics/fields?project=short").await;
+    let sim = fields["items"].as_array().unwrap().iter().find(|it| it["name"] == "sim").unwrap();
+    assert_eq!((&sim["fields"]["n"], &sim["tags"]), (&json!("integer"), &json!(["digit"])));
+
+    // What is older than that is left out, and what came with it is not.
+    let old = now().plus_micros(-40 * DAY);
+    let points = vec![Point::new("sim").tag("digit", "old").field("n", 1_000_i64)];
+    short.device.measure(&MetricBatch { time: old, points }).await;
+    short.measure(now()).await;
+    short.is_read(&api).await;
+    assert_eq!(store.count("\"project-short\".").await, 3);
+    assert!(api.list("/api/v1/dead-letters?project=short").await.is_empty());
+
+    // Changed, it is changed in the store.
+    api.patch("/api/v1/projects/short", &json!({"retention": "13w"})).await;
+    store.keeps("project-short", "2184h0m0s").await;
+    wait::until("the project to show it", PATIENCE, || async {
+        (api.get("/api/v1/projects/short").await["retention"] == "91d").then_some(())
+    })
+    .await;
+    let (_, out, _) = system.muster(&["project", "list"]);
+    assert!(out.contains("91d") && out.contains("default"), "{out}");
+
+    // A project that had none: what was measured before is read with what is measured since.
+    let (code, out, err) = system.muster(&["project", "set", "plain", "--retention", "1d"]);
+    assert_eq!(code, 0, "{out}{err}");
+    store.keeps("project-plain", "24h0m0s").await;
+    until_new_points_go_to(&store, &mut plain, "\"project-plain\".").await;
+    plain.is_read(&api).await;
+    assert!(store.count("").await >= 2, "what was measured before stays where it is");
+
+    // It is known again after a power failure, before the first metrics are taken.
+    system.kill();
+    system.start_again().await;
+    let store = Store::of(&system);
+    let shared = store.count("").await;
+    short.measure(now()).await;
+    short.is_read(&system.api).await;
+    assert_eq!(store.count("").await, shared);
+
+    // And back: nothing of it goes any more, and new points go where all go.
+    system.api.patch("/api/v1/projects/plain", &json!({"retention": "default"})).await;
+    store.keeps("project-plain", "0s").await;
+    until_new_points_go_to(&store, &mut plain, "").await;
+    plain.is_read(&system.api).await;
+    let types = system.api.list("/api/v1/events?project=system&type=ProjectRetentionSet").await;
+    assert_eq!(types.len(), 4, "{types:?}");
+}
+
+/// The store has the policy a moment before ingest uses it: measures until a point goes there.
+async fn until_new_points_go_to(store: &Store, robot: &mut Robot<'_>, policy: &str) {
+    let before = store.count(policy).await;
+    for _ in 0..8 {
+        robot.measure(now()).await;
+        for _ in 0..10 {
+            if store.count(policy).await > before {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+    panic!("no point of {} goes to '{policy}'", robot.project);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_retention_that_makes_no_sense_is_refused() {
+    let system = System::start().await;
+    let api = &system.api;
+    for wrong in [json!("0d"), json!("1h"), json!("10000d"), json!(""), json!(30), json!("forever")]
+    {
+        let body = json!({"id": "x", "retention": wrong});
+        let (status, problem) = api.send(Method::POST, "/api/v1/projects", Some(&body)).await;
+        assert_eq!(status, 400, "{wrong}: {problem}");
+        let body = json!({"retention": wrong});
+        let path = "/api/v1/projects/default";
+        let (status, problem) = api.send(Method::PATCH, path, Some(&body)).await;
+        assert_eq!(status, 400, "{wrong}: {problem}");
+        assert!(problem.to_string().contains("retention"), "{problem}");
+    }
+    let (code, _, err) = system.muster(&["project", "set", "default", "--retention", "0d"]);
+    assert!(code == 2 && err.contains("1d to 9999d"), "{code}: {err}");
+    let (code, _, err) = system.muster(&["project", "set", "nowhere", "--retention", "2d"]);
+    assert!(code != 0 && err.contains("no such project"), "{code}: {err}");
+    // What does not change it is no event; the version stays.
+    let before = api.get("/api/v1/projects/default").await;
+    api.patch("/api/v1/projects/default", &json!({"retention": "default"})).await;
+    assert_eq!(api.get("/api/v1/projects/default").await["version"], before["version"]);
+}

@@ -20,6 +20,7 @@ mod openapi;
 mod operations;
 mod outbox;
 mod projects;
+mod remote;
 mod retention;
 mod rotation;
 mod running;

@@ -1,0 +1,277 @@
+//! Commands on the real agent, through the real servers, as an operator runs them.
+
+use std::io::Write;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use muster_tests::agent::AgentProcess;
+use muster_tests::binaries::binary;
+use muster_tests::fleet::Fleet;
+use muster_tests::{System, wait};
+use serde_json::{Value, json};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+const OPERATIONS: &str = "/api/v1/operations";
+
+/// A system with one agent, `robot`, that may do what `policy` says.
+async fn start(policy: &str) -> (System, AgentProcess, tempfile::TempDir) {
+    let system = System::start().await;
+    let dir = tempfile::tempdir().unwrap();
+    let token = system.api.enrollment_token(1).await;
+    let file = dir.path().join("policy.toml");
+    std::fs::write(&file, policy).unwrap();
+    let variables = [("MUSTER_AGENT_POLICY", file.to_str().unwrap())];
+    let mut agent =
+        AgentProcess::enroll_with(dir.path(), &system.api.url, &token, "robot", &variables);
+    agent.start();
+    online(&system).await;
+    (system, agent, dir)
+}
+
+async fn online(system: &System) {
+    wait::until("the agent to be online", PATIENCE, || async {
+        (system.api.get("/api/v1/devices/robot").await["status"] == "online").then_some(())
+    })
+    .await;
+}
+
+async fn run(system: &System, id: &str, what: &str, is_so: impl Fn(&Value) -> bool) -> Value {
+    let path = format!("{OPERATIONS}/{id}/runs/robot");
+    wait::until(what, PATIENCE, || async {
+        let (status, found) = system.api.send(reqwest::Method::GET, &path, None).await;
+        (status == 200 && is_so(&found)).then_some(found)
+    })
+    .await
+}
+
+fn shell(line: &str) -> Value {
+    json!({"target": {"devices": ["robot"]}, "action": {"kind": "exec", "shell": line}})
+}
+
+async fn asked(system: &System, body: &Value) -> String {
+    system.api.post(OPERATIONS, body).await["id"].as_str().unwrap().to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_program_runs_on_the_device_as_if_it_ran_here() {
+    let (system, _agent, _dir) = start("").await;
+    let (code, out, err) = system.muster(&["exec", "robot", "--", "echo", "hello  world"]);
+    assert_eq!((code, out.as_str(), err.as_str()), (0, "hello  world\n", ""));
+    let line = "echo out; echo err >&2; exit 3";
+    let (code, out, err) = system.muster(&["exec", "robot", "--shell", line]);
+    assert_eq!((code, out.as_str(), err.as_str()), (3, "out\n", "err\n"));
+    let args = ["exec", "robot", "-e", "WORD=süß", "--cwd", "/tmp", "--shell", "pwd; echo $WORD"];
+    let (code, out, _) = system.muster(&args);
+    assert_eq!((code, out.as_str()), (0, "/tmp\nsüß\n"));
+    let (code, _, err) = system.muster(&["exec", "robot", "--", "/no/such/program"]);
+    assert!(code == 125 && err.contains("/no/such/program"), "{code}: {err}");
+    let (code, _, err) = system.muster(&["exec", "robot", "-u", "nobody-here", "--", "true"]);
+    assert!(code == 125 && err.contains("nobody-here"), "{code}: {err}");
+    let (code, _, _) = system.muster(&["exec", "robot", "--shell", "kill -9 $$"]);
+    assert_eq!(code, 128 + 9);
+    let (code, _, _) = system.muster(&["exec", "robot", "--timeout", "1s", "--", "sleep", "60"]);
+    assert_eq!(code, 124);
+    let (code, out, _) = system.muster(&["exec", "robot", "--json", "--", "echo", "x"]);
+    let told: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(
+        (code, &told["stdout"], &told["run"]["state"]),
+        (0, &"x\n".into(), &"succeeded".into())
+    );
+    for (name, least) in [("peak_memory", 1000), ("user_us", 0), ("system_us", 0)] {
+        assert!(told["run"][name].as_u64() >= Some(least), "{told}");
+    }
+
+    // Standard input, and none of it in the log.
+    let mut child = Command::new(binary("muster"))
+        .args(["--url", &system.api.url, "--token", &system.api.token, "--ca"])
+        .arg(system.ca())
+        .args(["exec", "robot", "-i", "-e", "TOKEN=verysecret", "--", "cat"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(b"binary\0\xff and secret").unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.stdout, b"binary\0\xff and secret");
+    for event in system.api.list("/api/v1/events?include=record").await {
+        let text = event.to_string();
+        assert!(!text.contains("verysecret") && !text.contains("and secret"), "{text}");
+    }
+    // It is erased with the operation's end.
+    let blobs = system.dir().join("blobs/default/operations");
+    wait::until("what is private to be erased", PATIENCE, || async {
+        let left = walk(&blobs).into_iter().filter(|path| path.ends_with("private")).count();
+        (left == 0).then_some(())
+    })
+    .await;
+}
+
+fn walk(dir: &std::path::Path) -> Vec<std::path::PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+        if entry.path().is_dir() {
+            found.extend(walk(&entry.path()));
+        } else {
+            found.push(entry.path());
+        }
+    }
+    found
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn output_comes_while_the_program_runs_and_is_kept_as_far_as_is_said() {
+    let (system, _agent, _dir) = start("").await;
+    let id = asked(&system, &shell("echo first; sleep 20; echo last")).await;
+    run(&system, &id, "it to run", |run| run["state"] == "running").await;
+    let path = format!("{OPERATIONS}/{id}/runs/robot/output");
+    wait::until("the first line while it runs", Duration::from_secs(10), || async {
+        let (_, text) = system.api.send(reqwest::Method::GET, &path, None).await;
+        (text == "first\n").then_some(())
+    })
+    .await;
+    system.api.post(&format!("{OPERATIONS}/{id}/abort"), &json!({})).await;
+    let ended = run(&system, &id, "it to be ended", |run| run["state"] == "canceled").await;
+    assert!(ended["explanation"].to_string().contains("ended its processes"), "{ended}");
+
+    // Six megabytes of two outputs at once: the first four of each are kept, the rest is counted.
+    let line = "head -c 6000000 /dev/zero; head -c 6000000 /dev/zero >&2";
+    let id = asked(&system, &shell(line)).await;
+    let ended = run(&system, &id, "it to end", |run| run["state"] == "succeeded").await;
+    for stream in ["stdout", "stderr"] {
+        assert_eq!(ended[stream]["bytes"], 6_000_000, "{ended}");
+        assert_eq!(ended[stream]["kept"], 4 << 20, "{ended}");
+        let args =
+            ["operation", "output", &id, if stream == "stderr" { "--stderr" } else { "robot" }];
+        let (code, out, err) = system.muster(&args);
+        assert_eq!((code, out.len()), (0, 4 << 20), "{err}");
+    }
+    // Zeros are compressed where they lie.
+    let bytes: u64 = walk(&system.dir().join("blobs/default/runs").join(&id))
+        .iter()
+        .map(|path| path.metadata().unwrap().len())
+        .sum();
+    assert!(bytes < 1 << 20, "{bytes} bytes on the disk");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_devices_policy_has_the_last_word_and_says_why() {
+    let policy = "[exec]\nallow = [\"echo *\"]\n[power]\nreboot = false\n";
+    let (system, _agent, dir) = start(policy).await;
+    let (code, out, _) = system.muster(&["exec", "robot", "--", "echo", "allowed"]);
+    assert_eq!((code, out.as_str()), (0, "allowed\n"));
+    let file = dir.path().join("policy.toml");
+    for args in [
+        &["exec", "robot", "--", "cat", "/etc/passwd"][..],
+        &["exec", "robot", "--shell", "echo allowed"],
+        &["device", "reboot", "robot"],
+    ] {
+        let (code, _, err) = system.muster(args);
+        assert_eq!(code, 125, "{args:?}: {err}");
+        assert!(err.contains("rejected") && err.contains(file.to_str().unwrap()), "{err}");
+    }
+    let refused = system.api.list("/api/v1/events?type=RunRejected").await;
+    assert_eq!(refused.len(), 3);
+    assert_eq!(refused[0]["data"]["cause"], "policy", "{refused:?}");
+    // A policy that cannot be read allows nothing.
+    std::fs::write(&file, "[exec\n").unwrap();
+    let (code, _, err) = system.muster(&["exec", "robot", "--", "echo", "allowed"]);
+    assert!(code == 125 && err.contains("policy.toml"), "{err}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_is_killed_tells_what_it_knows_and_runs_nothing_twice() {
+    let (system, mut agent, dir) = start("").await;
+    let mark = dir.path().join("mark");
+    let line = format!("echo once >> {}; sleep 60", mark.display());
+    let id = asked(&system, &shell(&line)).await;
+    run(&system, &id, "it to run", |run| run["state"] == "running").await;
+    wait::until("it to begin", PATIENCE, || async { mark.exists().then_some(()) }).await;
+    agent.kill9();
+    // What comes while it is away waits.
+    let later = dir.path().join("later");
+    let next = asked(&system, &shell(&format!("echo done >> {}", later.display()))).await;
+    agent.start();
+    let ended = run(&system, &id, "the end to be told", |run| run["state"] == "unknown").await;
+    assert!(ended["explanation"].to_string().contains("agent was gone"), "{ended}");
+    run(&system, &next, "what waited to be done", |run| run["state"] == "succeeded").await;
+    assert_eq!(std::fs::read_to_string(&mark).unwrap(), "once\n");
+    assert_eq!(std::fs::read_to_string(&later).unwrap(), "done\n");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_built_in_requests_do_what_they_say() {
+    let (system, agent, dir) = start("").await;
+    let pid = agent.pid();
+    let (code, _, err) = system.muster(&["device", "log-level", "debug", "robot", "--for", "1m"]);
+    assert_eq!(code, 0, "{err}");
+    let archive = dir.path().join("told.tar.gz");
+    let (code, _, err) =
+        system.muster(&["device", "diagnostics", "robot", "-o", archive.to_str().unwrap()]);
+    assert_eq!(code, 0, "{err}");
+    let listed = Command::new("tar").arg("tzf").arg(&archive).output().unwrap();
+    let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
+    assert!(listed.contains("status.json") && listed.contains("meminfo"), "{listed}");
+    let (code, _, err) = system.muster(&["device", "restart-agent", "robot"]);
+    assert_eq!(code, 0, "{err}");
+    online(&system).await;
+    let (code, out, _) = system.muster(&["exec", "robot", "--", "echo", "back"]);
+    assert_eq!((code, out.as_str()), (0, "back\n"));
+    assert_eq!(agent.pid(), pid);
+}
+
+async fn post(fleet: &Fleet, body: &Value) -> String {
+    fleet.api.post(OPERATIONS, body).await["id"].as_str().unwrap().to_owned()
+}
+
+async fn finished(fleet: &Fleet, ids: &[String]) {
+    for id in ids {
+        let path = format!("{OPERATIONS}/{id}");
+        wait::until("every operation to be over", PATIENCE * 2, || async {
+            let (status, found) = fleet.api.send(reqwest::Method::GET, &path, None).await;
+            (status == 200 && found["status"] == "finished").then_some(())
+        })
+        .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn operations_survive_the_death_of_every_role_and_server() {
+    let mut fleet = Fleet::start().await;
+    let dir = tempfile::tempdir().unwrap();
+    let token = fleet.api.enrollment_token(1).await;
+    let mut agent = AgentProcess::enroll(dir.path(), &fleet.api.url, &token, "robot");
+    agent.start();
+    wait::until("it to be online", PATIENCE, || async {
+        (fleet.api.get("/api/v1/devices/robot").await["status"] == "online").then_some(())
+    })
+    .await;
+    let counted = dir.path().join("counted");
+    let line = format!("echo x >> {}; sleep 1; echo said", counted.display());
+    let mut ids: Vec<String> = Vec::new();
+    for round in 0..4 {
+        ids.push(post(&fleet, &shell(&line)).await);
+        match round {
+            0 => fleet.command.kill9_and_restart(),
+            1 => fleet.query.kill9_and_restart(),
+            2 => fleet.ingest.kill9_and_restart(),
+            _ => {
+                fleet.nats.child().stop().await.unwrap();
+                fleet.nats.child().start_again().await.unwrap();
+            }
+        }
+        fleet.answers().await;
+    }
+    finished(&fleet, &ids).await;
+    ids.push(post(&fleet, &shell(&line)).await);
+    agent.kill9();
+    agent.start();
+    finished(&fleet, &ids).await;
+    let times = std::fs::read_to_string(&counted).unwrap_or_default().lines().count();
+    assert!(times <= ids.len(), "{times} times for {} operations", ids.len());
+    for id in &ids[..4] {
+        let run = fleet.api.get(&format!("{OPERATIONS}/{id}/runs/robot")).await;
+        assert_eq!(run["state"], "succeeded", "{run}");
+        let path = format!("{OPERATIONS}/{id}/runs/robot/output?follow=true");
+        assert_eq!(fleet.api.send(reqwest::Method::GET, &path, None).await.1, "said\n");
+    }
+}

@@ -187,7 +187,7 @@ fn make_private(path: &std::path::Path) -> std::io::Result<()> {
 /// The names of blobs.
 pub mod key {
     use muster_schemas::wire::OutputStream;
-    use muster_schemas::{DeviceId, OperationId, ProjectId};
+    use muster_schemas::{DeviceId, OperationId, ProjectId, SessionId};
 
     /// What is private of an operation.
     #[must_use]
@@ -204,6 +204,12 @@ pub mod key {
         stream: OutputStream,
     ) -> String {
         format!("{project}/runs/{operation}/{device}/{}", stream.as_str())
+    }
+
+    /// A chunk of a recording: its salt, then its lines.
+    #[must_use]
+    pub fn recording(project: &ProjectId, session: SessionId, recording: u32, chunk: u32) -> String {
+        format!("{project}/sessions/{session}/{recording:06}-{chunk:06}.cast")
     }
 
     /// A piece of an output: where it begins, how many bytes it is, whether it is compressed.

@@ -5,8 +5,8 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::client::Connection;
 use crate::commands::{
-    api_token, bootstrap, context, dead_letter, device, doctor, events, exec, grafana, health,
-    metrics, operation, prepare, project, replay, simulate, status, token,
+    api_token, bootstrap, connect, context, dead_letter, device, doctor, events, exec, grafana, health,
+    metrics, operation, prepare, project, replay, shell, simulate, status, token,
 };
 use crate::serve::ServeArgs;
 use crate::up::UpArgs;
@@ -43,6 +43,12 @@ enum Command {
     Device(device::DeviceCommand),
     /// Run a program on devices
     Exec(exec::ExecArgs),
+    /// Open a shell on a device; list, attach to, end and play sessions
+    Shell(shell::ShellArgs),
+    /// Connect standard input and output with a port of a device, for ssh and scp
+    Connect(connect::ConnectArgs),
+    /// Make a port of a device a port of this machine
+    Forward(connect::ForwardArgs),
     /// Operations, which is what was asked of devices: list, show, explain, pause, abort
     #[command(subcommand, visible_alias = "operations")]
     Operation(operation::OperationCommand),
@@ -108,6 +114,9 @@ pub(crate) async fn run(args: Args) -> Result<()> {
         Command::Health(command) => health::run(command).await,
         Command::Device(command) => device::run(connection, command).await,
         Command::Exec(command) => exec::run(connection, command).await,
+        Command::Shell(command) => shell::run(connection, command).await,
+        Command::Connect(command) => connect::connect(connection, command).await,
+        Command::Forward(command) => connect::forwards(connection, command).await,
         Command::Operation(command) => operation::run(connection, command).await,
         Command::Events(command) => events::run(connection, command).await,
         Command::Metrics(command) => metrics::run(connection, command).await,

@@ -4,6 +4,7 @@
 //! model and never reads one: what it must know, it folds from the streams that it is about to
 //! append to.
 
+pub mod channels;
 pub mod dispatch;
 pub mod domain;
 pub mod http;

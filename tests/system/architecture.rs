@@ -19,7 +19,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("muster-agent", &["muster-schemas"]),
     ("muster-simulate", &["muster-schemas"]),
     ("muster-ingest", &["muster-eventlog", "muster-schemas"]),
-    ("muster-command", &["muster-api", "muster-eventlog", "muster-schemas"]),
+    ("muster-command", &["muster-api", "muster-channel", "muster-eventlog", "muster-schemas"]),
     ("muster-query", &["muster-api", "muster-eventlog", "muster-schemas"]),
 ];
 /// These two put everything together and may know all.

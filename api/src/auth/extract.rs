@@ -83,6 +83,14 @@ fn bearer(parts: &Parts) -> Result<&str, Problem> {
             "no token came with the request; send the header Authorization: Bearer mst_…",
         )
     };
+    // A browser's websocket can set no header but the names of protocols.
+    let protocols = parts.headers.get(header::SEC_WEBSOCKET_PROTOCOL);
+    let named = protocols.and_then(|value| value.to_str().ok()).and_then(|names| {
+        names.split(',').map(str::trim).find(|name| name.starts_with("mst_"))
+    });
+    if let (Some(token), None) = (named, parts.headers.get(header::AUTHORIZATION)) {
+        return Ok(token);
+    }
     let value = parts.headers.get(header::AUTHORIZATION).ok_or_else(missing)?;
     let (scheme, token) =
         value.to_str().ok().and_then(|text| text.split_once(' ')).ok_or_else(missing)?;

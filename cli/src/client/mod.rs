@@ -2,6 +2,7 @@
 
 mod connection;
 pub(crate) mod contexts;
+mod socket;
 
 use std::path::Path;
 use std::time::Duration;
@@ -12,6 +13,7 @@ use reqwest::{Method, RequestBuilder, Response};
 use serde_json::Value;
 
 use crate::exit::Refused;
+pub(crate) use socket::Socket;
 pub(crate) use connection::Connection;
 
 /// Items that the API puts on one page at most.
@@ -21,6 +23,8 @@ const LARGEST_PAGE: u16 = 1000;
 #[derive(Clone, Debug)]
 pub(crate) struct Client {
     http: reqwest::Client,
+    /// For websockets, which are HTTP/1.1's.
+    upgrading: reqwest::Client,
     url: String,
     token: String,
     project: Option<String>,
@@ -28,19 +32,24 @@ pub(crate) struct Client {
 
 impl Client {
     pub(crate) fn new(url: &str, token: &str, ca: Option<&Path>) -> Result<Self> {
-        let mut http = reqwest::Client::builder()
-            .connect_timeout(Duration::from_secs(10))
-            .user_agent(concat!("muster/", env!("CARGO_PKG_VERSION")));
+        let builder = || {
+            reqwest::Client::builder()
+                .connect_timeout(Duration::from_secs(10))
+                .user_agent(concat!("muster/", env!("CARGO_PKG_VERSION")))
+        };
+        let (mut http, mut upgrading) = (builder(), builder().http1_only());
         if let Some(path) = ca {
             let pem = std::fs::read(path)
                 .with_context(|| format!("cannot read the CA in {}", path.display()))?;
             let certificates = reqwest::Certificate::from_pem_bundle(&pem)
                 .with_context(|| format!("{} holds no certificate", path.display()))?;
-            http = http.tls_certs_only(certificates);
+            http = http.tls_certs_only(certificates.clone());
+            upgrading = upgrading.tls_certs_only(certificates);
         }
         let http = http.build().context("cannot set up HTTPS")?;
+        let upgrading = upgrading.build().context("cannot set up HTTPS")?;
         let (url, token) = (url.trim_end_matches('/').to_owned(), token.to_owned());
-        Ok(Self { http, url, token, project: None })
+        Ok(Self { http, upgrading, url, token, project: None })
     }
 
     /// Where it is.
@@ -59,7 +68,7 @@ impl Client {
 
     async fn send(&self, request: RequestBuilder) -> Result<Response> {
         let response = request.send().await.map_err(|error| self.unreachable(&error))?;
-        if response.status().is_success() {
+        if response.status().is_success() || response.status().as_u16() == 101 {
             return Ok(response);
         }
         let status = response.status().as_u16();

@@ -2,6 +2,7 @@
 
 pub(crate) mod api_token;
 pub(crate) mod bootstrap;
+pub(crate) mod connect;
 pub(crate) mod context;
 pub(crate) mod dead_letter;
 pub(crate) mod device;
@@ -15,6 +16,7 @@ pub(crate) mod operation;
 pub(crate) mod prepare;
 pub(crate) mod project;
 pub(crate) mod replay;
+pub(crate) mod shell;
 pub(crate) mod simulate;
 pub(crate) mod status;
 pub(crate) mod target;

@@ -7,6 +7,7 @@ mod joining;
 mod operations;
 mod problems;
 mod projects;
+mod sessions;
 mod tokens;
 
 use axum::extract::FromRef;
@@ -96,6 +97,10 @@ fn routes() -> OpenApiRouter<CommandState> {
         .routes(routes!(operations::resume_operation))
         .routes(routes!(operations::abort_operation))
         .routes(routes!(operations::cancel_run))
+        .routes(routes!(sessions::open_shell))
+        .routes(routes!(sessions::attach_session))
+        .routes(routes!(sessions::end_session))
+        .routes(routes!(sessions::open_tcp))
         .routes(routes!(tokens::create_enrollment_token))
         .routes(routes!(tokens::revoke_enrollment_token))
         .routes(routes!(tokens::create_token))

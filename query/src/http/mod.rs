@@ -43,6 +43,7 @@ use crate::state::QueryState;
         (name = "projects", description = "Projects: each has its own devices, tokens and log"),
         (name = "devices", description = "Devices: their state, now and in the past"),
         (name = "operations", description = "What is asked of devices, and what became of it on each"),
+        (name = "sessions", description = "Shells on devices, and connections from them"),
         (name = "metrics", description = "What devices measure"),
         (name = "events", description = "The event log"),
         (name = "tokens", description = "Enrollment tokens and API tokens"),

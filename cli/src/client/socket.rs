@@ -1,0 +1,36 @@
+//! Websockets to the server, over the same trust as all else.
+
+use anyhow::{Context, Result};
+use data_encoding::BASE64;
+use reqwest::header;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::protocol::Role;
+
+use super::Client;
+
+/// A websocket.
+pub(crate) type Socket = WebSocketStream<reqwest::Upgraded>;
+
+impl Client {
+    /// Opens a websocket. What the server says against it is an error as of any request.
+    pub(crate) async fn socket(&self, path: &str, query: &[(&str, String)]) -> Result<Socket> {
+        let url = format!("{}{path}", self.url);
+        let key: [u8; 16] = rand::random();
+        let mut request = self
+            .upgrading
+            .get(url)
+            .bearer_auth(&self.token)
+            .query(query)
+            .header(header::CONNECTION, "Upgrade")
+            .header(header::UPGRADE, "websocket")
+            .header(header::SEC_WEBSOCKET_VERSION, "13")
+            .header(header::SEC_WEBSOCKET_KEY, BASE64.encode(&key))
+            .header(header::SEC_WEBSOCKET_PROTOCOL, "muster.v1");
+        if let Some(project) = &self.project {
+            request = request.query(&[("project", project)]);
+        }
+        let response = self.send(request).await?;
+        let upgraded = response.upgrade().await.context("the server opens no websocket")?;
+        Ok(WebSocketStream::from_raw_socket(upgraded, Role::Client, None).await)
+    }
+}

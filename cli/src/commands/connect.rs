@@ -1,0 +1,210 @@
+//! `muster connect` and `muster forward`: TCP connections that a device makes, here.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use futures::{SinkExt, StreamExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpListener;
+use tokio_tungstenite::tungstenite::Message;
+
+use crate::client::{Client, Connection, Socket, segment};
+use crate::exit::Misused;
+use crate::output::{line, note};
+
+/// This side says so often that it lives.
+const PING: Duration = Duration::from_secs(3);
+
+/// Connect standard input and output with a port of a device
+///
+/// For OpenSSH, and all that goes through it:
+///
+///   ssh -o ProxyCommand='muster connect %h %p' robot-7
+#[derive(Args, Debug)]
+#[command(verbatim_doc_comment)]
+pub(crate) struct ConnectArgs {
+    /// Name or id of a device
+    device: String,
+    /// PORT, or HOST:PORT as the device knows it
+    target: String,
+}
+
+/// Make a port of a device a port of this machine
+///
+///   muster forward robot-7 8080:localhost:80
+#[derive(Args, Debug)]
+#[command(verbatim_doc_comment)]
+pub(crate) struct ForwardArgs {
+    /// Name or id of a device
+    device: String,
+    /// [[ADDRESS:]PORT:]HOST:PORT: the port here, and where the device connects to
+    #[arg(required = true)]
+    forwards: Vec<String>,
+}
+
+/// `PORT` or `HOST:PORT`.
+fn target(text: &str) -> Result<(String, u16), Misused> {
+    let wrong = || Misused(format!("'{text}' is neither PORT nor HOST:PORT"));
+    let (host, port) = text.rsplit_once(':').unwrap_or(("localhost", text));
+    let port = port.parse().ok().filter(|port| *port != 0).ok_or_else(wrong)?;
+    let host = host.trim_matches(['[', ']']);
+    if host.is_empty() {
+        return Err(wrong());
+    }
+    Ok((host.to_owned(), port))
+}
+
+/// `[[ADDRESS:]PORT:]HOST:PORT`: where to listen, and where to connect to.
+fn forward(text: &str) -> Result<((String, u16), (String, u16)), Misused> {
+    let wrong = || Misused(format!("'{text}' is not [[ADDRESS:]PORT:]HOST:PORT"));
+    let parts: Vec<&str> = text.split(':').collect();
+    let port = |text: &str| text.parse::<u16>().map_err(|_| wrong());
+    let (address, here, host, there) = match parts.as_slice() {
+        [host, there] => ("127.0.0.1", *there, *host, *there),
+        [here, host, there] => ("127.0.0.1", *here, *host, *there),
+        [address, here, host, there] => (*address, *here, *host, *there),
+        _ => return Err(wrong()),
+    };
+    let there = port(there)?;
+    if host.is_empty() || there == 0 {
+        return Err(wrong());
+    }
+    Ok(((address.to_owned(), port(here)?), (host.to_owned(), there)))
+}
+
+async fn open(client: &Client, device: &str, (host, port): &(String, u16)) -> Result<Socket> {
+    let path = format!("/api/v1/devices/{}/tcp", segment(device));
+    client.socket(&path, &[("host", host.clone()), ("port", port.to_string())]).await
+}
+
+pub(crate) async fn connect(connection: Connection, args: ConnectArgs) -> Result<()> {
+    let target = target(&args.target)?;
+    let socket = open(&connection.client()?, &args.device, &target).await?;
+    carry(socket, tokio::io::stdin(), tokio::io::stdout()).await?;
+    // A thread still waits for input, and would hold the program.
+    std::process::exit(0);
+}
+
+pub(crate) async fn forwards(connection: Connection, args: ForwardArgs) -> Result<()> {
+    let client = connection.client()?;
+    let mut listeners = tokio::task::JoinSet::new();
+    for text in &args.forwards {
+        let (here, there) = forward(text)?;
+        let listener = TcpListener::bind((here.0.as_str(), here.1))
+            .await
+            .with_context(|| format!("cannot listen on {}:{}", here.0, here.1))?;
+        let address = listener.local_addr()?;
+        line(format!("{address} is {}:{} of {}", there.0, there.1, args.device));
+        listeners.spawn(serve(client.clone(), args.device.clone(), there, listener));
+    }
+    note("Ctrl-C ends it");
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => Ok(()),
+        ended = listeners.join_next() => match ended {
+            Some(Ok(ended)) => ended,
+            _ => bail!("nothing listens any more"),
+        },
+    }
+}
+
+async fn serve(
+    client: Client,
+    device: String,
+    there: (String, u16),
+    listener: TcpListener,
+) -> Result<()> {
+    loop {
+        let (stream, _) = listener.accept().await.context("cannot take a connection")?;
+        let (client, device, there) = (client.clone(), device.clone(), there.clone());
+        tokio::spawn(async move {
+            let _ = stream.set_nodelay(true);
+            let (read, write) = stream.into_split();
+            let carried = match open(&client, &device, &there).await {
+                Ok(socket) => carry(socket, read, write).await,
+                Err(error) => Err(error),
+            };
+            if let Err(error) = carried {
+                note(format!("{}:{} of {device}: {error:#}", there.0, there.1));
+            }
+        });
+    }
+}
+
+/// Carries bytes until both directions have ended, or the connection is gone.
+async fn carry(
+    socket: Socket,
+    mut read: impl AsyncRead + Unpin,
+    mut write: impl AsyncWrite + Unpin,
+) -> Result<()> {
+    let (mut sink, mut stream) = socket.split();
+    let up = async {
+        let mut ping = tokio::time::interval(PING);
+        let mut buffer = vec![0; 32 * 1024];
+        let mut open = true;
+        loop {
+            let message = tokio::select! {
+                count = read.read(&mut buffer), if open => match count {
+                    Ok(0) | Err(_) => {
+                        open = false;
+                        Message::Text(r#"{"type":"eof"}"#.into())
+                    }
+                    Ok(count) => Message::Binary(buffer[..count].to_vec().into()),
+                },
+                _ = ping.tick() => Message::Text(r#"{"type":"ping"}"#.into()),
+            };
+            if sink.send(message).await.is_err() {
+                // What came before the end is still told.
+                std::future::pending::<()>().await;
+            }
+        }
+    };
+    let down = async {
+        while let Some(message) = stream.next().await {
+            match message {
+                Ok(Message::Binary(bytes)) => {
+                    write.write_all(&bytes).await?;
+                    write.flush().await?;
+                }
+                Ok(Message::Text(words)) if words.contains("\"eof\"") => {
+                    let _ = write.shutdown().await;
+                }
+                Ok(Message::Close(_)) => return Ok(()),
+                Ok(_) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        bail!("the connection is lost")
+    };
+    tokio::select! {
+        () = up => Ok(()),
+        ended = down => ended,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn targets_and_forwards_read_as_written() {
+        let words = |text: &str| target(text).ok();
+        assert_eq!(words("22"), Some(("localhost".to_owned(), 22)));
+        assert_eq!(words("db:5432"), Some(("db".to_owned(), 5432)));
+        assert_eq!(words("[::1]:80"), Some(("::1".to_owned(), 80)));
+        for bad in ["", "x", "0", ":22", "a:b"] {
+            assert!(words(bad).is_none(), "{bad}");
+        }
+        let place = |host: &str, port| (host.to_owned(), port);
+        for (text, here, there) in [
+            ("localhost:80", place("127.0.0.1", 80), place("localhost", 80)),
+            ("8080:localhost:80", place("127.0.0.1", 8080), place("localhost", 80)),
+            ("0.0.0.0:8080:db:80", place("0.0.0.0", 8080), place("db", 80)),
+        ] {
+            assert_eq!(forward(text).ok(), Some((here, there)), "{text}");
+        }
+        for bad in ["80", "a:b:c", "1:2:3:4:5", "8080::80", "x:0"] {
+            assert!(forward(bad).is_err(), "{bad}");
+        }
+    }
+}

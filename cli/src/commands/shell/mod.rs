@@ -1,0 +1,170 @@
+//! `muster shell`: a terminal on a device; sessions that stay; recordings.
+
+mod play;
+mod terminal;
+mod work;
+
+use anyhow::Result;
+use clap::{Args, Subcommand};
+use serde_json::{Value, json};
+
+use crate::client::{Client, Connection, segment};
+use crate::exit::{Misused, NotFound};
+use crate::output::{self, ago, line, table, text};
+
+const SESSIONS: &str = "/api/v1/sessions";
+
+/// Open a shell on a device
+///
+/// When the connection is lost, the session stays on the device for a while, and is attached to again.
+/// Enter, ~ and . leave it there; Enter, ~ and ? tell what else there is.
+#[derive(Args, Debug)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+pub(crate) struct ShellArgs {
+    #[command(subcommand)]
+    command: Option<ShellCommand>,
+    /// Name or id of a device
+    #[arg(required = true)]
+    device: Option<String>,
+    /// The user that it runs as; the agent's own when left out
+    #[arg(short, long)]
+    user: Option<String>,
+    /// How long the session stays when nobody is attached
+    #[arg(long, default_value = "10m", value_parser = super::seconds)]
+    grace: u32,
+    /// Do not record what it shows (for admins)
+    #[arg(long)]
+    no_record: bool,
+    /// A line for the shell, in place of an interactive one
+    #[arg(last = true)]
+    line: Vec<String>,
+}
+
+#[derive(Subcommand, Debug)]
+enum ShellCommand {
+    /// List sessions, the newest first
+    List {
+        /// Those that are over, too
+        #[arg(short, long)]
+        all: bool,
+        /// Only those of this device: name or id
+        #[arg(long)]
+        device: Option<String>,
+    },
+    /// Attach to a session, as you left it; several may be attached
+    Attach {
+        /// The session's id
+        id: String,
+        /// Only look on
+        #[arg(long)]
+        watch: bool,
+    },
+    /// End a session
+    End {
+        /// The session's id
+        id: String,
+    },
+    /// Play a recording
+    Play {
+        /// The session's id
+        id: String,
+        /// So many times as fast
+        #[arg(long, default_value_t = 1.0)]
+        speed: f64,
+        /// Pauses are at most this long, in seconds
+        #[arg(long, default_value_t = 2.0)]
+        idle: f64,
+        /// Print the recording itself, asciicast v2
+        #[arg(long)]
+        cast: bool,
+    },
+    /// Look for text in recordings
+    Search {
+        /// The text
+        text: String,
+        /// Only in those of this device: name or id
+        #[arg(long)]
+        device: Option<String>,
+    },
+}
+
+pub(crate) async fn run(connection: Connection, args: ShellArgs) -> Result<()> {
+    let (client, json) = (connection.client()?, connection.json);
+    match args.command {
+        None => {}
+        Some(ShellCommand::List { all, device }) => return list(&client, all, device, json).await,
+        Some(ShellCommand::Attach { id, watch }) => {
+            let session = find(&client, &id).await?;
+            let place = work::Place { device: text(&session["device"]), session: Some(id), watch };
+            return work::work(&client, place, Vec::new()).await;
+        }
+        Some(ShellCommand::End { id }) => {
+            let session = find(&client, &id).await?;
+            let device = text(&session["device"]);
+            let path =
+                format!("/api/v1/devices/{}/sessions/{}/end", segment(&device), segment(&id));
+            client.post(&path, &json!({})).await?;
+            line("ended");
+            return Ok(());
+        }
+        Some(ShellCommand::Play { id, speed, idle, cast }) => {
+            return play::play(&client, &id, speed, idle, cast).await;
+        }
+        Some(ShellCommand::Search { text, device }) => {
+            return play::search(&client, &text, device, json).await;
+        }
+    }
+    let device = args.device.ok_or_else(|| Misused("name a device".to_owned()))?;
+    let mut query = vec![("grace", args.grace.to_string())];
+    query.extend(args.user.map(|user| ("user", user)));
+    query.extend(args.no_record.then(|| ("record", "false".to_owned())));
+    if !args.line.is_empty() {
+        query.push(("command", args.line.join(" ")));
+    }
+    let place = work::Place { device, session: None, watch: false };
+    work::work(&client, place, query).await
+}
+
+async fn find(client: &Client, id: &str) -> Result<Value> {
+    client.get(&format!("{SESSIONS}/{}", segment(id)), &[]).await
+}
+
+async fn list(client: &Client, all: bool, device: Option<String>, json: bool) -> Result<()> {
+    let mut query = vec![("limit", "100".to_owned())];
+    query.extend((!all).then(|| ("state", "open".to_owned())));
+    query.extend(device.map(|device| ("device", device)));
+    let page = client.get(SESSIONS, &query).await?;
+    if json {
+        return output::json(&page["items"]);
+    }
+    let items = page["items"].as_array().cloned().unwrap_or_default();
+    let rows = items.iter().map(|one| {
+        let what = match one["session"]["kind"].as_str() {
+            Some("tcp") => {
+                format!("tcp {}:{}", text(&one["session"]["host"]), text(&one["session"]["port"]))
+            }
+            _ => match one["session"]["command"].as_str() {
+                Some(command) => format!("shell: {command}"),
+                None => "shell".to_owned(),
+            },
+        };
+        vec![
+            text(&one["id"]),
+            if one["name"].is_string() { text(&one["name"]) } else { text(&one["device"]) },
+            text(&one["state"]),
+            what,
+            ago(&one["opened_at"]),
+            text(&one["attached"]),
+            if one["recorded"] == true { "yes".to_owned() } else { String::new() },
+            text(&one["actor"]),
+        ]
+    });
+    let header = ["id", "device", "state", "what", "opened", "attached", "recorded", "by"];
+    table(&header, rows.collect(), "no session is open");
+    Ok(())
+}
+
+/// There is nothing to play.
+fn no_recording(id: &str) -> anyhow::Error {
+    NotFound(format!("session {id} has no recording")).into()
+}

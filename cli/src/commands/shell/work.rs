@@ -1,0 +1,287 @@
+//! Works in a session: what is typed goes there, what it shows comes here; a connection that is lost is
+//! made again, to the same session.
+
+use std::io::Write;
+use std::time::Duration;
+
+use anyhow::{Result, anyhow};
+use futures::{SinkExt, StreamExt};
+use serde_json::Value;
+use tokio::io::AsyncReadExt;
+use tokio::sync::mpsc;
+use tokio_tungstenite::tungstenite::Message;
+
+use super::terminal::{Escape, Escapes, Raw, size};
+use crate::client::{Client, Socket, segment};
+use crate::exit::{self, Exited};
+use crate::output::note;
+
+/// This side says so often that it lives.
+const PING: Duration = Duration::from_secs(3);
+/// A server that says nothing for so long is gone.
+const SILENCE: Duration = Duration::from_secs(10);
+/// A lost connection is made again after this, so many times.
+const AGAIN: Duration = Duration::from_secs(1);
+const TRIES: u32 = 600;
+
+/// Where to work.
+pub(super) struct Place {
+    /// The device's name or id.
+    pub(super) device: String,
+    /// The session that is there already.
+    pub(super) session: Option<String>,
+    /// Only look on.
+    pub(super) watch: bool,
+}
+
+/// How one connection ended.
+enum Left {
+    /// The shell ended with this code.
+    Exit(Option<i64>),
+    /// The person left.
+    Person,
+    /// The server said that it is over.
+    Over(String),
+    /// It was lost.
+    Lost,
+}
+
+enum Typed {
+    Bytes(Vec<u8>),
+    Escape(Escape),
+    End,
+}
+
+/// Works until the shell ends, or the person leaves.
+pub(super) async fn work(
+    client: &Client,
+    mut place: Place,
+    query: Vec<(&'static str, String)>,
+) -> Result<()> {
+    let mut socket = open(client, &place, &query).await?;
+    let raw = Raw::new();
+    let mut typed = read_keys(raw.is_some());
+    let say = |words: &str| {
+        // A raw terminal needs the carriage's return.
+        note(format!("\r\n[muster] {words}\r"));
+    };
+    let left = loop {
+        match carry(socket, &mut place, &mut typed, &say).await {
+            Left::Lost => {}
+            left => break left,
+        }
+        let Some(session) = place.session.clone() else {
+            break Left::Over("the connection was lost before the shell was open".to_owned());
+        };
+        say("the connection is lost; the session stays, trying again (Ctrl-C ends this)");
+        socket = match again(client, &place, &mut typed).await {
+            Ok(socket) => socket,
+            Err(error) => {
+                drop(raw);
+                note(format!("muster shell attach {session} goes on in it"));
+                return Err(error);
+            }
+        };
+        say("connected again");
+    };
+    drop(raw);
+    let code = match left {
+        Left::Exit(code) => code.and_then(|code| u8::try_from(code & 0xff).ok()).unwrap_or(125),
+        Left::Person => {
+            let session = place.session.unwrap_or_default();
+            note(format!("\nleft; the session stays: muster shell attach {session}"));
+            0
+        }
+        Left::Over(why) => {
+            note(format!("\nover: {why}"));
+            125
+        }
+        Left::Lost => 125,
+    };
+    let _ = std::io::stdout().flush();
+    // A thread still waits for a key, and would hold the program.
+    if code == 0 {
+        std::process::exit(0);
+    }
+    Err(Exited(code).into())
+}
+
+async fn open(
+    client: &Client,
+    place: &Place,
+    query: &[(&'static str, String)],
+) -> Result<Socket> {
+    let (cols, rows) = size();
+    let mut query = query.to_vec();
+    query.extend([("cols", cols.to_string()), ("rows", rows.to_string())]);
+    let device = segment(&place.device);
+    let path = match &place.session {
+        Some(session) => {
+            query.retain(|(name, _)| ["cols", "rows"].contains(name));
+            query.push(("watch", place.watch.to_string()));
+            format!("/api/v1/devices/{device}/sessions/{}/attach", segment(session))
+        }
+        None => {
+            let term = std::env::var("TERM").ok().filter(|term| !term.is_empty());
+            query.extend(term.map(|term| ("term", term)));
+            format!("/api/v1/devices/{device}/shell")
+        }
+    };
+    client.socket(&path, &query).await
+}
+
+/// Attaches again, for as long as there is hope.
+async fn again(
+    client: &Client,
+    place: &Place,
+    typed: &mut mpsc::Receiver<Typed>,
+) -> Result<Socket> {
+    let mut last = anyhow!("it was not tried");
+    for _ in 0..TRIES {
+        let wait = tokio::time::sleep(AGAIN);
+        tokio::pin!(wait);
+        loop {
+            tokio::select! {
+                () = &mut wait => break,
+                key = typed.recv() => match key {
+                    Some(Typed::Bytes(bytes)) if !bytes.contains(&3) => {}
+                    _ => return Err(anyhow!("given up")),
+                },
+            }
+        }
+        match open(client, place, &[]).await {
+            Ok(socket) => return Ok(socket),
+            Err(error) if exit::is_passing(&error) => last = error,
+            Err(error) => return Err(error),
+        }
+    }
+    Err(last)
+}
+
+/// Reads what is typed, in a thread of its own.
+fn read_keys(with_escapes: bool) -> mpsc::Receiver<Typed> {
+    let (sender, receiver) = mpsc::channel(16);
+    tokio::spawn(async move {
+        let (mut stdin, mut escapes) = (tokio::io::stdin(), Escapes::default());
+        let mut buffer = vec![0; 16 * 1024];
+        loop {
+            let typed = match stdin.read(&mut buffer).await {
+                Ok(0) | Err(_) => Typed::End,
+                Ok(count) if !with_escapes => Typed::Bytes(buffer[..count].to_vec()),
+                Ok(count) => {
+                    let (bytes, escape) = escapes.feed(&buffer[..count]);
+                    if !bytes.is_empty() && sender.send(Typed::Bytes(bytes)).await.is_err() {
+                        return;
+                    }
+                    let Some(escape) = escape else { continue };
+                    Typed::Escape(escape)
+                }
+            };
+            let is_end = matches!(typed, Typed::End);
+            if sender.send(typed).await.is_err() || is_end {
+                return;
+            }
+        }
+    });
+    receiver
+}
+
+/// One connection.
+async fn carry(
+    socket: Socket,
+    place: &mut Place,
+    typed: &mut mpsc::Receiver<Typed>,
+    say: &impl Fn(&str),
+) -> Left {
+    let (mut sink, mut stream) = socket.split();
+    let mut ping = tokio::time::interval(PING);
+    let mut resized =
+        tokio::signal::unix::signal(tokio::signal::unix::SignalKind::window_change()).ok();
+    let mut heard = tokio::time::Instant::now();
+    let mut input_ended = false;
+    loop {
+        let resize = async {
+            match &mut resized {
+                Some(resized) => resized.recv().await,
+                None => std::future::pending().await,
+            }
+        };
+        let said = tokio::select! {
+            message = stream.next() => {
+                heard = tokio::time::Instant::now();
+                match message {
+                    Some(Ok(Message::Binary(bytes))) => {
+                        let mut stdout = std::io::stdout().lock();
+                        if stdout.write_all(&bytes).and_then(|()| stdout.flush()).is_err() {
+                            return Left::Person;
+                        }
+                        continue;
+                    }
+                    Some(Ok(Message::Text(words))) => match told(&words, place, say) {
+                        Some(left) => return left,
+                        None => continue,
+                    },
+                    Some(Ok(Message::Close(frame))) => {
+                        let why = frame.map(|frame| frame.reason.to_string()).unwrap_or_default();
+                        // What the server lost is there on the device; what it ended is not.
+                        return if is_lost(&why) { Left::Lost } else { Left::Over(why) };
+                    }
+                    Some(Ok(_)) => continue,
+                    Some(Err(_)) | None => return Left::Lost,
+                }
+            }
+            key = typed.recv(), if !input_ended => match key {
+                Some(Typed::Bytes(bytes)) => Message::Binary(bytes.into()),
+                Some(Typed::Escape(Escape::Leave)) => return Left::Person,
+                Some(Typed::Escape(Escape::Help)) => {
+                    say("~. leaves the session, which stays; ~~ is a ~");
+                    continue;
+                }
+                Some(Typed::End) | None => {
+                    input_ended = true;
+                    // A program that reads to the end sees it, as on a terminal.
+                    Message::Binary(vec![4].into())
+                }
+            },
+            _ = resize => {
+                let (cols, rows) = size();
+                let told = serde_json::json!({"type": "resize", "cols": cols, "rows": rows});
+                Message::Text(told.to_string().into())
+            }
+            _ = ping.tick() => {
+                if heard.elapsed() > SILENCE {
+                    return Left::Lost;
+                }
+                Message::Text(r#"{"type":"ping"}"#.into())
+            }
+        };
+        if sink.send(said).await.is_err() {
+            return Left::Lost;
+        }
+    }
+}
+
+fn is_lost(why: &str) -> bool {
+    why.is_empty() || ["broker", "silent", "message of a channel"].iter().any(|word| why.contains(word))
+}
+
+/// What the server tells of the session.
+fn told(words: &str, place: &mut Place, say: &impl Fn(&str)) -> Option<Left> {
+    let told: Value = serde_json::from_str(words).ok()?;
+    match told["type"].as_str()? {
+        "opened" => {
+            place.session = told["session"].as_str().map(str::to_owned);
+            place.device = told["device"].as_str().unwrap_or(&place.device).to_owned();
+            None
+        }
+        "attached" => {
+            let count = |name: &str| told[name].as_u64().unwrap_or(0);
+            if count("shared") + count("watching") > 1 {
+                say(&format!("attached: {}, watching: {}", count("shared"), count("watching")));
+            }
+            None
+        }
+        "exit" => Some(Left::Exit(told["code"].as_i64())),
+        _ => None,
+    }
+}

@@ -1,0 +1,87 @@
+//! Sessions in the log: who opened, attached, watched, from where, and how it ended.
+
+use muster_eventlog::{Append, Expected, NewEvent};
+use muster_schemas::events::SessionKind;
+use muster_schemas::{DeviceId, Event, ProjectId, SessionId, StreamName};
+
+use crate::domain::Rejection;
+use crate::service::{Service, ServiceError, now};
+
+/// One session's stream, as one person writes to it.
+#[derive(Clone, Debug)]
+pub struct Session {
+    service: Service,
+    /// The project.
+    pub project: ProjectId,
+    /// The device.
+    pub device: DeviceId,
+    /// The session.
+    pub id: SessionId,
+    /// Who: `token:<id>`.
+    pub actor: String,
+}
+
+impl Service {
+    /// Is a session one that is recorded?
+    ///
+    /// # Errors
+    /// When there is no such session, or it is no shell.
+    pub(crate) async fn is_recorded(&self, session: &Session) -> Result<bool, ServiceError> {
+        let stored = self.log.read_stream(&session.project, &session.stream()).await?;
+        let first = stored.first().ok_or(Rejection::NotFound("session"))?;
+        match first.event()? {
+            Event::SessionRequested(asked) if matches!(asked.session, SessionKind::Shell { .. }) => {
+                Ok(asked.recorded)
+            }
+            _ => Err(Rejection::NotFound("session").into()),
+        }
+    }
+}
+
+impl Session {
+    /// A session on a device.
+    #[must_use]
+    pub const fn new(
+        service: Service,
+        project: ProjectId,
+        device: DeviceId,
+        id: SessionId,
+        actor: String,
+    ) -> Self {
+        Self { service, project, device, id, actor }
+    }
+
+    /// The write side.
+    #[must_use]
+    pub const fn service(&self) -> &Service {
+        &self.service
+    }
+
+    /// The session's stream.
+    #[must_use]
+    pub const fn stream(&self) -> StreamName {
+        StreamName::Session(self.id, self.device)
+    }
+
+    /// Appends a fact; answers its version in the stream.
+    ///
+    /// # Errors
+    /// When it is not in the log.
+    pub async fn record(&self, event: impl Into<Event> + Send) -> Result<u64, ServiceError> {
+        let event: Event = event.into();
+        self.service.check_not_archived(&self.project).await?;
+        let append = Append { correlation: Some(self.id.0), ..Append::by(self.actor.clone()) };
+        let events = vec![NewEvent::server(&event, now())];
+        let append = append.stream(self.stream(), Expected::Any, events);
+        self.service.log.append(&self.project, append).await?;
+        Ok(self.service.log.stream_version(&self.project, &self.stream()).await?)
+    }
+
+    /// Appends a fact that changes nothing for whoever waits; one that is not in the log is told in
+    /// ours.
+    pub async fn note(&self, event: impl Into<Event> + Send) {
+        if let Err(error) = self.record(event).await {
+            tracing::warn!(session = %self.id, %error, "a fact about a session is not in the log");
+        }
+    }
+}

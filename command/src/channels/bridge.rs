@@ -1,0 +1,246 @@
+//! Carries bytes between a websocket and a channel: binary messages are bytes, text messages are
+//! JSON about them. A side that does not take them holds the other one; nothing is gathered here.
+
+use std::time::Duration;
+
+use axum::extract::ws::{CloseFrame, Message, WebSocket};
+use bytes::Bytes;
+use futures::stream::{SplitSink, SplitStream};
+use futures::{SinkExt, StreamExt};
+use muster_channel::{Channel, Frame, Receiver, Sender};
+use muster_schemas::events::{SessionDetached, SessionEnded};
+use muster_schemas::wire::TerminalSize;
+use serde::Deserialize;
+use serde_json::json;
+use tokio::time::Instant;
+
+use super::audit::Session;
+use super::record::Recorder;
+
+/// A client is asked so often whether it lives.
+const PING: Duration = Duration::from_secs(3);
+/// A client that says nothing for so long is gone.
+const SILENCE: Duration = Duration::from_secs(10);
+/// The most bytes of one message of a client.
+pub(crate) const LARGEST: usize = 1 << 20;
+
+type Sink = SplitSink<WebSocket, Message>;
+type Stream = SplitStream<WebSocket>;
+
+/// What a client says of its terminal.
+#[derive(Debug, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
+enum Said {
+    /// It has another size.
+    Resize { cols: u16, rows: u16 },
+    /// It lives.
+    Ping {},
+    /// No more input comes.
+    Eof {},
+}
+
+/// How a bridge ended.
+#[derive(Debug, Default)]
+struct Outcome {
+    reason: String,
+    /// The program behind the channel has ended, with this code.
+    ended: Option<Option<i32>>,
+    bytes_in: u64,
+    bytes_out: u64,
+}
+
+fn text(value: &serde_json::Value) -> Message {
+    Message::Text(value.to_string().into())
+}
+
+/// Carries a shell until one of both sides is gone; the session is noted as detached, or ended.
+pub async fn bridge_shell(
+    socket: WebSocket,
+    channel: Channel,
+    session: Session,
+    recorder: Option<Recorder>,
+    watch: bool,
+) {
+    let opened = json!({"type": "opened", "session": session.id, "device": session.device});
+    let outcome = carry(socket, channel, &opened, recorder, watch).await;
+    match outcome.ended {
+        Some(exit_code) => {
+            let Outcome { reason, bytes_in, bytes_out, .. } = outcome;
+            session.note(SessionEnded { exit_code, reason, bytes_in, bytes_out }).await;
+        }
+        None => session.note(SessionDetached { reason: outcome.reason }).await,
+    }
+}
+
+/// Carries a connection until one of both sides is gone.
+pub async fn bridge_tcp(socket: WebSocket, channel: Channel, session: Session) {
+    let opened = json!({"type": "opened", "session": session.id, "device": session.device});
+    let outcome = carry(socket, channel, &opened, None, false).await;
+    let Outcome { reason, bytes_in, bytes_out, .. } = outcome;
+    session.note(SessionEnded { exit_code: None, reason, bytes_in, bytes_out }).await;
+}
+
+async fn carry(
+    socket: WebSocket,
+    channel: Channel,
+    opened: &serde_json::Value,
+    recorder: Option<Recorder>,
+    watch: bool,
+) -> Outcome {
+    let Channel { sender, receiver } = channel;
+    let (mut sink, stream) = socket.split();
+    let mut outcome = Outcome::default();
+    let (mut bytes_in, mut bytes_out) = (0, 0);
+    if sink.send(text(opened)).await.is_err() {
+        "the client is gone".clone_into(&mut outcome.reason);
+    } else {
+        let (resized, sizes) = tokio::sync::mpsc::channel(8);
+        let up = hear_client(stream, &sender, &mut bytes_in, resized, watch);
+        let down = tell_client(&mut sink, receiver, recorder, sizes, &mut bytes_out);
+        tokio::select! {
+            reason = up => outcome.reason = reason,
+            (reason, ended) = down => {
+                outcome.reason = reason;
+                outcome.ended = ended;
+            }
+        }
+    }
+    (outcome.bytes_in, outcome.bytes_out) = (bytes_in, bytes_out);
+    sender.close(&outcome.reason).await;
+    // What does not fit into a close frame is cut.
+    let reason: String = outcome.reason.chars().take(100).collect();
+    let frame = CloseFrame { code: 1000, reason: reason.into() };
+    let closing = sink.send(Message::Close(Some(frame)));
+    let _ = tokio::time::timeout(Duration::from_secs(2), closing).await;
+    outcome
+}
+
+/// From the client to the device; answers why it ended.
+async fn hear_client(
+    mut stream: Stream,
+    sender: &Sender,
+    bytes_in: &mut u64,
+    resized: tokio::sync::mpsc::Sender<TerminalSize>,
+    watch: bool,
+) -> String {
+    loop {
+        let message = tokio::select! {
+            message = tokio::time::timeout(SILENCE, stream.next()) => message,
+            () = sender.closed() => {
+                // What the device has said before its end is still told.
+                std::future::pending::<()>().await;
+                return String::new();
+            }
+        };
+        let message = match message {
+            Err(_) => return "the client is silent".to_owned(),
+            Ok(None) => return "the client is gone".to_owned(),
+            Ok(Some(Err(error))) => return format!("the client is gone: {error}"),
+            Ok(Some(Ok(message))) => message,
+        };
+        let said = match message {
+            Message::Close(_) => return "the client has left".to_owned(),
+            Message::Ping(_) | Message::Pong(_) => continue,
+            Message::Binary(_) if watch => continue,
+            Message::Binary(bytes) => {
+                *bytes_in += bytes.len() as u64;
+                sender.data(bytes).await
+            }
+            Message::Text(words) => match serde_json::from_str::<Said>(&words) {
+                Ok(Said::Ping {}) => continue,
+                Ok(Said::Eof {}) => sender.say(Frame::Eof).await,
+                Ok(Said::Resize { .. }) if watch => continue,
+                Ok(Said::Resize { cols, rows }) => {
+                    let size = TerminalSize { cols, rows };
+                    let _ = resized.try_send(size);
+                    sender.say(Frame::Resize(size)).await
+                }
+                Err(error) => return format!("the client said what nobody understands: {error}"),
+            },
+        };
+        if said.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+/// From the device to the client; answers why it ended, and how the program did.
+async fn tell_client(
+    sink: &mut Sink,
+    mut receiver: Receiver,
+    mut recorder: Option<Recorder>,
+    mut sizes: tokio::sync::mpsc::Receiver<TerminalSize>,
+    bytes_out: &mut u64,
+) -> (String, Option<Option<i32>>) {
+    let mut ping = tokio::time::interval(PING);
+    ping.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let not_recorded = |error: &dyn std::fmt::Display| {
+        tracing::warn!(%error, "a recording cannot be written: the shell ends");
+        ("its recording could not be written".to_owned(), None)
+    };
+    loop {
+        let due = recorder.as_ref().and_then(Recorder::due);
+        let write_at = async {
+            match due {
+                Some(due) => tokio::time::sleep_until(Instant::from_std(due)).await,
+                None => std::future::pending().await,
+            }
+        };
+        let message = tokio::select! {
+            () = write_at => {
+                if let Some(recorder) = &mut recorder
+                    && let Err(error) = recorder.write().await
+                {
+                    return not_recorded(&error);
+                }
+                continue;
+            }
+            Some(size) = sizes.recv() => {
+                if let Some(recorder) = &mut recorder {
+                    recorder.resized(size);
+                }
+                continue;
+            }
+            _ = ping.tick() => Message::Ping(Bytes::new()),
+            frame = receiver.next() => match frame {
+                Ok(Frame::Data(bytes) | Frame::Screen(bytes)) => {
+                    *bytes_out += bytes.len() as u64;
+                    if let Some(recorder) = &mut recorder
+                        && let Err(error) = recorder.output(&bytes).await
+                    {
+                        return not_recorded(&error);
+                    }
+                    Message::Binary(bytes)
+                }
+                Ok(Frame::Eof) => text(&json!({"type": "eof"})),
+                Ok(Frame::Attached(attached)) => text(&json!({
+                    "type": "attached", "shared": attached.shared, "watching": attached.watching
+                })),
+                Ok(Frame::Exit(exit)) => {
+                    if let Some(recorder) = &mut recorder
+                        && let Err(error) = recorder.write().await
+                    {
+                        tracing::warn!(%error, "the end of a recording cannot be written");
+                    }
+                    let told = json!({"type": "exit", "code": exit.code, "reason": exit.reason});
+                    let _ = sink.send(text(&told)).await;
+                    let reason = exit.reason.unwrap_or_else(|| "the program ended".to_owned());
+                    return (reason, Some(exit.code));
+                }
+                Ok(_) => continue,
+                Err(gone) => {
+                    if let Some(recorder) = &mut recorder {
+                        let _ = recorder.write().await;
+                    }
+                    return (gone.0, None);
+                }
+            },
+        };
+        if let Err(error) = sink.send(message).await {
+            if let Some(recorder) = &mut recorder {
+                let _ = recorder.write().await;
+            }
+            return (format!("the client is gone: {error}"), None);
+        }
+    }
+}

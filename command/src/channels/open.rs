@@ -1,0 +1,117 @@
+//! Opens a channel: a signed order to the device, its signed answer, and keys that only both have.
+
+use std::time::Duration;
+
+use futures::StreamExt;
+use muster_channel::{Channel, Half, SealError, Side};
+use muster_schemas::cose::{Kind, Unverified};
+use muster_schemas::subjects::DeviceSubjects;
+use muster_schemas::wire::{ChannelAnswer, ChannelOpen, KIND_HEADER, Purpose};
+use muster_schemas::{ChannelId, DeviceId, Hash, ProjectId, StreamName, codec};
+use uuid::Uuid;
+
+use crate::domain::Rejection;
+use crate::domain::device::Device;
+use crate::service::{Service, ServiceError, now};
+
+/// A device that is there answers in this time; connecting on from it may take as long.
+const PATIENCE: Duration = Duration::from_secs(15);
+/// An order to open a channel is good for so long, in microseconds.
+const LIFE: i64 = 30_000_000;
+
+/// A channel could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The log, the keys or the broker.
+    #[error(transparent)]
+    Service(#[from] ServiceError),
+    /// The device refuses.
+    #[error("the device refuses: {0}")]
+    Refused(String),
+    /// Nothing came from the device.
+    #[error("the device did not answer within {} s; is it online?", PATIENCE.as_secs())]
+    Silent,
+    /// What came is not this device's answer.
+    #[error("the answer is not the device's: {0}")]
+    Answer(String),
+    /// Keys could not be made.
+    #[error(transparent)]
+    Seal(#[from] SealError),
+}
+
+impl Service {
+    /// Opens a channel to a device.
+    ///
+    /// # Errors
+    /// When there is no such device, it is away, it refuses, or its answer is not its own.
+    pub async fn open_channel(
+        &self,
+        project: &ProjectId,
+        device: DeviceId,
+        actor: &str,
+        purpose: Purpose,
+    ) -> Result<Channel, OpenError> {
+        let stream = StreamName::Device(device);
+        let state = self.load::<Device>(project, &stream).await?.state;
+        if !state.exists() {
+            return Err(ServiceError::from(Rejection::NotFound("device")).into());
+        }
+        let subjects = DeviceSubjects::new(project, device);
+        let channel = ChannelId(Uuid::new_v4());
+        let away = |error: String| OpenError::from(ServiceError::Broker(error));
+        let half = Half::new()?;
+        let issued_at = now();
+        let open = ChannelOpen {
+            project: project.clone(),
+            device,
+            epoch: state.epoch,
+            channel,
+            issued_at,
+            expires_at: issued_at.plus_micros(LIFE),
+            actor: actor.to_owned(),
+            key: half.public().to_vec(),
+            purpose,
+        };
+        let key = self.keys.operation_key(project).map_err(ServiceError::from)?;
+        let sealed = key.seal(Kind::Open, codec::encode(&open));
+        let hash = Hash::of(&sealed);
+        let subject = subjects.channel_up(channel);
+        let mut up = self.nats.subscribe(subject).await.map_err(|error| away(error.to_string()))?;
+        let mut headers = async_nats::HeaderMap::new();
+        headers.insert(KIND_HEADER, "open");
+        let commands = subjects.commands();
+        let sent = self.nats.publish_with_headers(commands, headers, sealed.into()).await;
+        sent.map_err(|error| away(error.to_string()))?;
+        let answer = tokio::time::timeout(PATIENCE, up.next()).await;
+        let answer = answer.map_err(|_| OpenError::Silent)?.ok_or(OpenError::Silent)?;
+        let answer = self.check_answer(project, device, (channel, hash), &answer.payload).await?;
+        if let Some(refusal) = answer.refused {
+            return Err(OpenError::Refused(refusal.reason));
+        }
+        let keys = half.agree(Side::Server, &answer.key, &hash)?;
+        let down = subjects.channel_down(channel);
+        Ok(Channel::start(self.nats.clone(), down, up, keys))
+    }
+
+    /// The device's answer, if it is its own, and to this open.
+    async fn check_answer(
+        &self,
+        project: &ProjectId,
+        device: DeviceId,
+        (channel, open): (ChannelId, Hash),
+        sealed: &[u8],
+    ) -> Result<ChannelAnswer, OpenError> {
+        let wrong = |what: &dyn std::fmt::Display| OpenError::Answer(what.to_string());
+        let message = Unverified::parse(sealed).map_err(|error| wrong(&error))?;
+        let access =
+            self.log.device_access(project, &[device]).await.map_err(ServiceError::from)?;
+        let key = access.get(&device).and_then(|access| access.key(&message.kid()));
+        let key = key.ok_or_else(|| wrong(&"it is signed by a key that the device does not have"))?;
+        let payload = message.verify(Kind::Opened, key).map_err(|error| wrong(&error))?;
+        let answer: ChannelAnswer = codec::decode(&payload).map_err(|error| wrong(&error))?;
+        if (answer.channel, answer.open) != (channel, open) {
+            return Err(wrong(&"it answers another order"));
+        }
+        Ok(answer)
+    }
+}

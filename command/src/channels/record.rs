@@ -1,0 +1,148 @@
+//! Recordings of shells: asciicast v2 in chunks, each a blob with its hash in the log.
+//!
+//! The first line of the first chunk is the header; then come lines `[seconds, "o", text]`, and
+//! `[seconds, "r", "COLSxROWS"]`. What is typed is not recorded: it holds passwords.
+
+use std::time::{Duration, Instant};
+
+use muster_api::blobs::key;
+use muster_schemas::events::SessionRecorded;
+use muster_schemas::wire::{TerminalSize, output_hash};
+use serde_json::json;
+
+use super::audit::Session;
+use crate::service::ServiceError;
+
+/// A chunk is written when it holds so many bytes …
+const CHUNK: usize = 64 * 1024;
+/// … or when its first line is so old.
+const AGE: Duration = Duration::from_secs(5);
+
+/// Writes one recording.
+#[derive(Debug)]
+pub struct Recorder {
+    session: Session,
+    recording: u32,
+    began: Instant,
+    lines: Vec<u8>,
+    oldest: Option<Instant>,
+    chunk: u32,
+    /// The beginning of a character whose rest has not come yet.
+    partial: Vec<u8>,
+}
+
+impl Recorder {
+    /// Begins a recording.
+    #[must_use]
+    pub fn new(session: Session, recording: u32, size: TerminalSize, term: &str) -> Self {
+        let header = json!({
+            "version": 2,
+            "width": size.cols,
+            "height": size.rows,
+            "timestamp": crate::service::now().micros().div_euclid(1_000_000),
+            "env": {"TERM": term},
+        });
+        let mut lines = header.to_string().into_bytes();
+        lines.push(b'\n');
+        let (began, partial) = (Instant::now(), Vec::new());
+        Self { session, recording, began, lines, oldest: None, chunk: 0, partial }
+    }
+
+    fn line(&mut self, kind: &str, text: &str) {
+        let seconds = (self.began.elapsed().as_secs_f64() * 1e6).round() / 1e6;
+        let line = json!([seconds, kind, text]).to_string();
+        self.lines.extend_from_slice(line.as_bytes());
+        self.lines.push(b'\n');
+        self.oldest.get_or_insert_with(Instant::now);
+    }
+
+    /// What the shell shows.
+    ///
+    /// # Errors
+    /// When a chunk is full and cannot be written.
+    pub async fn output(&mut self, bytes: &[u8]) -> Result<(), ServiceError> {
+        self.partial.extend_from_slice(bytes);
+        let whole = whole_characters(&self.partial);
+        let rest = self.partial.split_off(whole);
+        let text = String::from_utf8_lossy(&std::mem::replace(&mut self.partial, rest)).into_owned();
+        if !text.is_empty() {
+            self.line("o", &text);
+        }
+        if self.lines.len() >= CHUNK { self.write().await } else { Ok(()) }
+    }
+
+    /// The terminal has another size.
+    pub fn resized(&mut self, size: TerminalSize) {
+        self.line("r", &format!("{}x{}", size.cols, size.rows));
+    }
+
+    /// When the chunk is to be written, however few bytes it holds.
+    #[must_use]
+    pub fn due(&self) -> Option<Instant> {
+        self.oldest.map(|oldest| oldest + AGE)
+    }
+
+    /// Writes what there is: first the blob, then its hash into the log.
+    ///
+    /// # Errors
+    /// When either cannot be written.
+    pub async fn write(&mut self) -> Result<(), ServiceError> {
+        if self.lines.is_empty() {
+            return Ok(());
+        }
+        let salt: [u8; 16] = rand::random();
+        let hash = output_hash(&salt, &self.lines);
+        let event = SessionRecorded {
+            recording: self.recording,
+            chunk: self.chunk,
+            bytes: self.lines.len() as u64,
+            hash,
+        };
+        let name = key::recording(&self.session.project, self.session.id, self.recording, self.chunk);
+        let mut blob = salt.to_vec();
+        blob.append(&mut self.lines);
+        self.session.service().blobs.put(&name, blob.into()).await?;
+        self.session.record(event).await?;
+        self.chunk += 1;
+        self.oldest = None;
+        Ok(())
+    }
+}
+
+/// How many bytes are not the beginning of a character that is not there whole.
+fn whole_characters(bytes: &[u8]) -> usize {
+    match std::str::from_utf8(bytes) {
+        Ok(_) => bytes.len(),
+        Err(error) if error.error_len().is_none() => error.valid_up_to(),
+        Err(_) => {
+            // Something in it is no text at all: only what may still become a character waits.
+            let tail = bytes.len().saturating_sub(3);
+            let begins = |byte: &u8| byte & 0xc0 == 0xc0;
+            let start = bytes.iter().skip(tail).position(begins).map(|at| tail + at);
+            match start {
+                Some(start) if matches!(std::str::from_utf8(&bytes[start..]), Err(e) if e.error_len().is_none()) => start,
+                _ => bytes.len(),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_character_that_is_cut_waits_for_its_rest() {
+        for (bytes, whole) in [
+            (b"abc".as_slice(), 3),
+            ("aü".as_bytes(), 3),
+            (&"aü".as_bytes()[..2], 1),
+            (&"a€".as_bytes()[..3], 1),
+            (b"\xff\xfe", 2),
+            (b"\xffa\xe2\x82", 2),
+            (b"", 0),
+        ] {
+            assert_eq!(whole_characters(bytes), whole, "{bytes:?}");
+        }
+    }
+}

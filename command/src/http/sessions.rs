@@ -1,0 +1,389 @@
+//! Shells and connections: websockets that lead to a device.
+
+use axum::extract::ws::WebSocketUpgrade;
+use axum::extract::{FromRequestParts, State};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, header};
+use axum::response::Response;
+use muster_api::auth::{RunOperations, Scope};
+use muster_api::params::{NoParams, ProjectParam};
+use muster_api::problem::{Kind, WriteProblems};
+use muster_api::{PathParam, Problem, Query};
+use muster_schemas::events::{Role, SessionAttached, SessionKind, SessionRefused, SessionRequested};
+use muster_schemas::wire::{Purpose, TerminalSize};
+use muster_schemas::{DeviceId, SessionId};
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+use uuid::Uuid;
+
+use super::CommandState;
+use crate::channels::{OpenError, Recorder, Session, bridge_shell, bridge_tcp};
+
+/// The websocket protocol that clients name; browsers name their token behind it, since they can set
+/// no header.
+const PROTOCOL: &str = "muster.v1";
+/// The longest that a session stays when nobody is attached, in seconds: a day.
+const MAX_GRACE: u32 = 24 * 3600;
+
+/// From where a request comes: the client's address.
+pub(super) struct ClientAddress(Option<String>);
+
+impl<S: Send + Sync> FromRequestParts<S> for ClientAddress {
+    type Rejection = std::convert::Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Self::Rejection> {
+        let info = parts.extensions.get::<axum::extract::ConnectInfo<std::net::SocketAddr>>();
+        Ok(Self(info.map(|info| info.0.ip().to_string())))
+    }
+}
+
+/// A page of another origin may not use this browser's way here.
+fn check_origin(headers: &HeaderMap) -> Result<(), Problem> {
+    let Some(origin) = headers.get(header::ORIGIN) else { return Ok(()) };
+    let origin = origin.to_str().unwrap_or_default();
+    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+    let of_origin = origin.split_once("://").map_or("", |(_, host)| host);
+    if !of_origin.is_empty() && of_origin == host {
+        return Ok(());
+    }
+    let words = format!("the origin '{origin}' is not this server's");
+    Err(Problem::new(Kind::Forbidden, words))
+}
+
+impl From<OpenError> for Problem {
+    fn from(error: OpenError) -> Self {
+        match error {
+            OpenError::Service(error) => error.into(),
+            OpenError::Refused(_) => Self::new(Kind::Forbidden, error.to_string()),
+            OpenError::Silent => Self::new(Kind::NotYet, error.to_string()).retry_after(5),
+            OpenError::Answer(_) => {
+                tracing::warn!(%error, "a channel is not opened");
+                Self::unavailable(error.to_string(), 5)
+            }
+            OpenError::Seal(_) => Self::internal(&error),
+        }
+    }
+}
+
+/// The parameters.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct OpenShell {
+    /// The user that it runs as; the agent's own when left out.
+    #[param(max_length = 64)]
+    user: Option<String>,
+    /// A line for the shell, in place of an interactive one.
+    #[param(max_length = 16384)]
+    command: Option<String>,
+    /// The terminal's name, for `TERM`.
+    #[serde(default = "xterm")]
+    #[param(value_type = Option<String>, max_length = 64, example = "xterm-256color")]
+    term: String,
+    /// Columns of the terminal.
+    #[serde(default = "eighty")]
+    #[param(value_type = Option<u16>, minimum = 1, maximum = 1000)]
+    cols: u16,
+    /// Rows of the terminal.
+    #[serde(default = "twenty_four")]
+    #[param(value_type = Option<u16>, minimum = 1, maximum = 1000)]
+    rows: u16,
+    /// How long it stays when nobody is attached, in seconds; 10 minutes when left out.
+    #[serde(default = "ten_minutes")]
+    #[param(value_type = Option<u32>, minimum = 1, maximum = 86400)]
+    grace: u32,
+    /// Is what it shows recorded? It is, unless an admin says false.
+    #[serde(default = "yes")]
+    #[param(value_type = Option<bool>)]
+    record: bool,
+}
+
+fn xterm() -> String {
+    "xterm-256color".to_owned()
+}
+
+const fn eighty() -> u16 {
+    80
+}
+
+const fn twenty_four() -> u16 {
+    24
+}
+
+const fn ten_minutes() -> u32 {
+    600
+}
+
+const fn yes() -> bool {
+    true
+}
+
+fn size(cols: u16, rows: u16) -> Result<TerminalSize, Problem> {
+    for (name, value) in [("cols", cols), ("rows", rows)] {
+        if !(1..=1000).contains(&value) {
+            return Err(Problem::field(name, "must be from 1 to 1000", Some(value.into())));
+        }
+    }
+    Ok(TerminalSize { cols, rows })
+}
+
+fn short(field: &str, text: Option<&str>, most: usize) -> Result<(), Problem> {
+    match text {
+        Some(text) if text.is_empty() || text.len() > most || text.contains('\0') => {
+            let rule = format!("must be 1 to {most} bytes without a NUL");
+            Err(Problem::field(field, rule, Some(text.chars().take(80).collect::<String>().into())))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Open a shell
+///
+/// A websocket. Binary messages are what is typed and shown; text messages are JSON: the client says
+/// `{"type":"resize","cols":80,"rows":24}`, the server `{"type":"opened","session":…}`,
+/// `{"type":"attached",…}` and `{"type":"exit","code":0}`. Each side says something at least every
+/// 10 s. When the websocket is lost, the session stays, to be attached to again.
+#[utoipa::path(
+    get, path = "/api/v1/devices/{device}/shell", tag = "sessions",
+    params(
+        ("device" = String, Path, description = "Id or name", example = "robot-7"),
+        OpenShell, ProjectParam,
+    ),
+    responses((status = 101, description = "The shell is open", body = String, content_type = "application/octet-stream", example = ""), WriteProblems),
+    security(("bearer" = [])),
+)]
+pub(super) async fn open_shell(
+    State(state): State<CommandState>,
+    scope: Scope<RunOperations>,
+    ClientAddress(address): ClientAddress,
+    headers: HeaderMap,
+    PathParam(device): PathParam<String>,
+    Query(asked): Query<OpenShell>,
+    upgrade: Result<WebSocketUpgrade, axum::extract::ws::rejection::WebSocketUpgradeRejection>,
+) -> Result<Response, Problem> {
+    check_origin(&headers)?;
+    let size = size(asked.cols, asked.rows)?;
+    short("user", asked.user.as_deref(), 64)?;
+    short("command", asked.command.as_deref(), 16 * 1024)?;
+    short("term", Some(&asked.term), 64)?;
+    if !(1..=MAX_GRACE).contains(&asked.grace) {
+        let rule = format!("must be from 1 to {MAX_GRACE}");
+        return Err(Problem::field("grace", rule, Some(asked.grace.into())));
+    }
+    if !asked.record && scope.principal.role != Role::Admin {
+        let words = "shells of this token's role are recorded; leave record out";
+        return Err(Problem::new(Kind::Forbidden, words));
+    }
+    let upgrade = upgrade.map_err(not_a_websocket)?;
+    let device = state.service.resolve_device(&scope.project, &device).await?;
+    let (project, actor) = (scope.project, scope.principal.actor());
+    let id = SessionId(Uuid::now_v7());
+    let session = Session::new(state.service, project, device, id, actor);
+    let kind =
+        SessionKind::Shell { user: asked.user.clone(), command: asked.command.clone() };
+    let requested = SessionRequested { session: kind, address, recorded: asked.record };
+    let version = session.record(requested).await?;
+    let purpose = Purpose::Shell {
+        session: id,
+        user: asked.user,
+        command: asked.command,
+        term: asked.term.clone(),
+        size,
+        grace_seconds: asked.grace,
+    };
+    let channel = open(&session, purpose).await?;
+    let recorder = asked
+        .record
+        .then(|| Recorder::new(session.clone(), recording(version), size, &asked.term));
+    Ok(accept(upgrade, move |socket| bridge_shell(socket, channel, session, recorder, false)))
+}
+
+/// A recording's number: the place of the event that began it.
+fn recording(version: u64) -> u32 {
+    u32::try_from(version).unwrap_or(u32::MAX)
+}
+
+/// Opens a channel; that a device refuses is a fact.
+async fn open(session: &Session, purpose: Purpose) -> Result<muster_channel::Channel, Problem> {
+    let Session { project, device, actor, .. } = session;
+    let opened = session.service().open_channel(project, *device, actor, purpose).await;
+    match opened {
+        Ok(channel) => Ok(channel),
+        Err(error) => {
+            session.note(SessionRefused { reason: error.to_string() }).await;
+            Err(error.into())
+        }
+    }
+}
+
+fn not_a_websocket(
+    rejection: axum::extract::ws::rejection::WebSocketUpgradeRejection,
+) -> Problem {
+    Problem::field("Upgrade", format!("this is a websocket: {rejection}"), None)
+}
+
+fn accept<F, W>(upgrade: WebSocketUpgrade, work: F) -> Response
+where
+    F: FnOnce(axum::extract::ws::WebSocket) -> W + Send + 'static,
+    W: Future<Output = ()> + Send + 'static,
+{
+    upgrade
+        .protocols([PROTOCOL])
+        .max_message_size(crate::channels::LARGEST)
+        .on_upgrade(work)
+}
+
+/// The parameters.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct AttachSession {
+    /// Only look on.
+    #[serde(default)]
+    #[param(value_type = Option<bool>)]
+    watch: bool,
+    /// Columns of the terminal.
+    #[serde(default = "eighty")]
+    #[param(value_type = Option<u16>, minimum = 1, maximum = 1000)]
+    cols: u16,
+    /// Rows of the terminal.
+    #[serde(default = "twenty_four")]
+    #[param(value_type = Option<u16>, minimum = 1, maximum = 1000)]
+    rows: u16,
+}
+
+/// Attach to a session
+///
+/// A websocket, as that of the shell. What the terminal shows comes first.
+#[utoipa::path(
+    get, path = "/api/v1/devices/{device}/sessions/{session}/attach", tag = "sessions",
+    params(
+        ("device" = String, Path, description = "Id or name", example = "robot-7"),
+        ("session" = SessionId, Path, description = "The session's id"),
+        AttachSession, ProjectParam,
+    ),
+    responses((status = 101, description = "Attached", body = String, content_type = "application/octet-stream", example = ""), WriteProblems),
+    security(("bearer" = [])),
+)]
+pub(super) async fn attach_session(
+    State(state): State<CommandState>,
+    scope: Scope<RunOperations>,
+    ClientAddress(address): ClientAddress,
+    headers: HeaderMap,
+    PathParam((device, id)): PathParam<(String, SessionId)>,
+    Query(asked): Query<AttachSession>,
+    upgrade: Result<WebSocketUpgrade, axum::extract::ws::rejection::WebSocketUpgradeRejection>,
+) -> Result<Response, Problem> {
+    check_origin(&headers)?;
+    let size = size(asked.cols, asked.rows)?;
+    let upgrade = upgrade.map_err(not_a_websocket)?;
+    let device = state.service.resolve_device(&scope.project, &device).await?;
+    let (project, actor) = (scope.project, scope.principal.actor());
+    let session = Session::new(state.service, project, device, id, actor);
+    let is_recorded = session.service().is_recorded(&session).await?;
+    let version =
+        session.record(SessionAttached { address, watch: asked.watch }).await?;
+    let purpose = Purpose::Attach { session: id, watch: asked.watch, size };
+    let channel = open(&session, purpose).await?;
+    let recorder = (is_recorded && !asked.watch)
+        .then(|| Recorder::new(session.clone(), recording(version), size, "xterm-256color"));
+    let watch = asked.watch;
+    Ok(accept(upgrade, move |socket| bridge_shell(socket, channel, session, recorder, watch)))
+}
+
+/// A session that was ended.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(example = json!({"ended": true}))]
+pub(super) struct SessionEndedResult {
+    /// It was.
+    ended: bool,
+}
+
+/// End a session
+#[utoipa::path(
+    post, path = "/api/v1/devices/{device}/sessions/{session}/end", tag = "sessions",
+    params(
+        ("device" = String, Path, description = "Id or name", example = "robot-7"),
+        ("session" = SessionId, Path, description = "The session's id"),
+        ProjectParam,
+    ),
+    responses((status = 200, description = "Ended", body = SessionEndedResult), WriteProblems),
+    security(("bearer" = [])),
+)]
+pub(super) async fn end_session(
+    State(state): State<CommandState>,
+    scope: Scope<RunOperations>,
+    PathParam((device, id)): PathParam<(String, SessionId)>,
+    Query(NoParams {}): Query<NoParams>,
+) -> Result<axum::Json<SessionEndedResult>, Problem> {
+    let device: DeviceId = state.service.resolve_device(&scope.project, &device).await?;
+    let (project, actor) = (scope.project, scope.principal.actor());
+    let session = Session::new(state.service, project, device, id, actor);
+    session.service().is_recorded(&session).await?;
+    let Session { project, actor, .. } = &session;
+    let purpose = Purpose::End { session: id };
+    let channel = session.service().open_channel(project, device, actor, purpose).await?;
+    channel.sender.close("the session was ended").await;
+    let reason = "somebody ended it".to_owned();
+    let (bytes_in, bytes_out, exit_code) = (0, 0, None);
+    session
+        .note(muster_schemas::events::SessionEnded { exit_code, reason, bytes_in, bytes_out })
+        .await;
+    Ok(axum::Json(SessionEndedResult { ended: true }))
+}
+
+/// The parameters.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct OpenTcp {
+    /// The host, as the device knows it.
+    #[serde(default = "localhost")]
+    #[param(value_type = Option<String>, max_length = 253, example = "localhost")]
+    host: String,
+    /// The port.
+    #[param(minimum = 1, maximum = 65535, example = 22)]
+    port: u16,
+}
+
+fn localhost() -> String {
+    "localhost".to_owned()
+}
+
+/// Open a connection
+///
+/// A websocket whose binary messages are the bytes of a TCP connection that the device makes. A text
+/// message `{"type":"eof"}` ends one direction.
+#[utoipa::path(
+    get, path = "/api/v1/devices/{device}/tcp", tag = "sessions",
+    params(
+        ("device" = String, Path, description = "Id or name", example = "robot-7"),
+        OpenTcp, ProjectParam,
+    ),
+    responses((status = 101, description = "Connected", body = String, content_type = "application/octet-stream", example = ""), WriteProblems),
+    security(("bearer" = [])),
+)]
+pub(super) async fn open_tcp(
+    State(state): State<CommandState>,
+    scope: Scope<RunOperations>,
+    ClientAddress(address): ClientAddress,
+    headers: HeaderMap,
+    PathParam(device): PathParam<String>,
+    Query(asked): Query<OpenTcp>,
+    upgrade: Result<WebSocketUpgrade, axum::extract::ws::rejection::WebSocketUpgradeRejection>,
+) -> Result<Response, Problem> {
+    check_origin(&headers)?;
+    short("host", Some(&asked.host), 253)?;
+    if asked.port == 0 {
+        return Err(Problem::field("port", "must be from 1 to 65535", Some(0.into())));
+    }
+    let upgrade = upgrade.map_err(not_a_websocket)?;
+    let device = state.service.resolve_device(&scope.project, &device).await?;
+    let (project, actor) = (scope.project, scope.principal.actor());
+    let id = SessionId(Uuid::now_v7());
+    let session = Session::new(state.service, project, device, id, actor);
+    let kind = SessionKind::Tcp { host: asked.host.clone(), port: asked.port };
+    session.record(SessionRequested { session: kind, address, recorded: false }).await?;
+    let channel = open(&session, Purpose::Tcp { host: asked.host, port: asked.port }).await?;
+    Ok(accept(upgrade, move |socket| bridge_tcp(socket, channel, session)))
+}

@@ -208,7 +208,12 @@ pub mod key {
 
     /// A chunk of a recording: its salt, then its lines.
     #[must_use]
-    pub fn recording(project: &ProjectId, session: SessionId, recording: u32, chunk: u32) -> String {
+    pub fn recording(
+        project: &ProjectId,
+        session: SessionId,
+        recording: u32,
+        chunk: u32,
+    ) -> String {
         format!("{project}/sessions/{session}/{recording:06}-{chunk:06}.cast")
     }
 

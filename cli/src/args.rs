@@ -5,8 +5,8 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::client::Connection;
 use crate::commands::{
-    api_token, bootstrap, connect, context, dead_letter, device, doctor, events, exec, grafana, health,
-    metrics, operation, prepare, project, replay, shell, simulate, status, token,
+    api_token, bootstrap, connect, context, dead_letter, device, doctor, events, exec, grafana,
+    health, metrics, operation, prepare, project, replay, shell, simulate, status, token,
 };
 use crate::serve::ServeArgs;
 use crate::up::UpArgs;

@@ -15,6 +15,7 @@ use crate::latest::{LatestMetrics, follow};
 use crate::projections::devices::{self, Devices};
 use crate::projections::operations::{self, Operations};
 use crate::projections::projects::{self, Projects};
+use crate::projections::sessions::{self, Sessions};
 use crate::projections::timeline::{self, Timeline};
 use crate::projections::tokens::{self, Tokens};
 use crate::state::{QueryState, ReadModels};
@@ -78,6 +79,7 @@ impl Query {
             timeline: work.project(Timeline::new(timeline::TABLE)).await?,
             projects: work.project(Projects::new(projects::TABLE)).await?,
             operations: work.project(Operations::new(operations::TABLE)).await?,
+            sessions: work.project(Sessions::new(sessions::TABLE)).await?,
         };
         // Whoever looks at graphs waits; the read side does not.
         if let Err(error) = grafana::publish(&log).await {

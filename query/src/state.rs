@@ -45,6 +45,8 @@ pub struct ReadModels {
     pub projects: Progress,
     /// The operations and their runs.
     pub operations: Progress,
+    /// The sessions.
+    pub sessions: Progress,
 }
 
 /// The state of the read API; cheap to clone.

@@ -18,7 +18,7 @@ fn allowed(operation: &str) -> &'static [&'static str] {
         | "list_metric_fields" | "get_latest_metrics" | "list_events" | "stream_events"
         | "get_event" | "get_fleet_summary" | "get_log_head" | "list_projections"
         | "get_whoami" | "list_projects" | "get_project" | "list_operations" | "get_operation"
-        | "list_runs" | "get_run" => EVERYBODY,
+        | "list_runs" | "get_run" | "list_sessions" | "get_session" => EVERYBODY,
         "register_device"
         | "change_device"
         | "delete_device"
@@ -33,11 +33,16 @@ fn allowed(operation: &str) -> &'static [&'static str] {
         | "pause_operation"
         | "resume_operation"
         | "abort_operation"
-        | "cancel_run" => WRITERS,
+        | "cancel_run"
+        | "open_shell"
+        | "attach_session"
+        | "end_session"
+        | "open_tcp" => WRITERS,
         "list_api_tokens" => ALL_READERS,
-        "list_enrollment_tokens" | "get_enrollment_token" | "get_run_output" => {
-            EVERYBODY_BUT_VIEWERS
-        }
+        "list_enrollment_tokens"
+        | "get_enrollment_token"
+        | "get_run_output"
+        | "get_session_recording" => EVERYBODY_BUT_VIEWERS,
         "list_dead_letters" | "get_dead_letter" => ALL_READERS,
         "create_token" | "revoke_token" | "retry_dead_letter" | "create_project"
         | "change_project" => ADMINS,

@@ -85,9 +85,9 @@ fn bearer(parts: &Parts) -> Result<&str, Problem> {
     };
     // A browser's websocket can set no header but the names of protocols.
     let protocols = parts.headers.get(header::SEC_WEBSOCKET_PROTOCOL);
-    let named = protocols.and_then(|value| value.to_str().ok()).and_then(|names| {
-        names.split(',').map(str::trim).find(|name| name.starts_with("mst_"))
-    });
+    let named = protocols
+        .and_then(|value| value.to_str().ok())
+        .and_then(|names| names.split(',').map(str::trim).find(|name| name.starts_with("mst_")));
     if let (Some(token), None) = (named, parts.headers.get(header::AUTHORIZATION)) {
         return Ok(token);
     }

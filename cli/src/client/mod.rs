@@ -13,8 +13,8 @@ use reqwest::{Method, RequestBuilder, Response};
 use serde_json::Value;
 
 use crate::exit::Refused;
-pub(crate) use socket::Socket;
 pub(crate) use connection::Connection;
+pub(crate) use socket::Socket;
 
 /// Items that the API puts on one page at most.
 const LARGEST_PAGE: u16 = 1000;

@@ -7,8 +7,9 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use axum::body::{Body, to_bytes};
 use axum::extract::Request;
-use axum::http::{HeaderMap, HeaderName, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use hyper_util::rt::TokioIo;
 use muster_api::Problem;
 
 use super::door::MAX_BODY;
@@ -27,18 +28,24 @@ const NOT_FORWARDED: [HeaderName; 6] = [
 #[derive(Clone, Debug)]
 pub(super) struct Forward {
     http: reqwest::Client,
+    /// For websockets, which are HTTP/1.1's.
+    upgrading: reqwest::Client,
     url: String,
 }
 
 impl Forward {
     pub(super) fn new(url: &str, ca: &Path) -> Result<Self> {
         let pem = std::fs::read(ca).with_context(|| format!("cannot read {}", ca.display()))?;
-        let http = reqwest::Client::builder()
-            .tls_certs_only(reqwest::Certificate::from_pem_bundle(&pem)?)
-            .connect_timeout(Duration::from_secs(5))
-            .build()
-            .context("cannot set up HTTPS to the command role")?;
-        Ok(Self { http, url: url.trim_end_matches('/').to_owned() })
+        let certificates = reqwest::Certificate::from_pem_bundle(&pem)?;
+        let builder = || {
+            reqwest::Client::builder()
+                .tls_certs_only(certificates.clone())
+                .connect_timeout(Duration::from_secs(5))
+        };
+        let wrong = "cannot set up HTTPS to the command role";
+        let http = builder().build().context(wrong)?;
+        let upgrading = builder().http1_only().build().context(wrong)?;
+        Ok(Self { http, upgrading, url: url.trim_end_matches('/').to_owned() })
     }
 
     /// Sends a request on, and its answer back.
@@ -47,6 +54,9 @@ impl Forward {
     }
 
     async fn try_send(self, request: Request) -> Result<Response, Problem> {
+        if request.headers().contains_key(header::UPGRADE) {
+            return self.upgrade(request).await;
+        }
         let (parts, body) = request.into_parts();
         let body = to_bytes(body, MAX_BODY).await.map_err(|_| {
             let detail = format!("the body is larger than {MAX_BODY} bytes");
@@ -68,6 +78,40 @@ impl Forward {
         *response.status_mut() = answer.status();
         *response.headers_mut() = kept(answer.headers());
         *response.body_mut() = Body::from_stream(answer.bytes_stream());
+        Ok(response)
+    }
+
+    /// A websocket: what follows the upgrade is copied as it is.
+    async fn upgrade(self, mut request: Request) -> Result<Response, Problem> {
+        let client = hyper::upgrade::on(&mut request);
+        let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
+        let mut headers = kept(request.headers());
+        headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+        for name in [header::UPGRADE, header::HOST] {
+            if let Some(value) = request.headers().get(&name) {
+                headers.insert(name, value.clone());
+            }
+        }
+        let asked = self.upgrading.get(format!("{}{path}", self.url)).headers(headers);
+        let answer = asked.send().await.map_err(|error| {
+            tracing::warn!(%error, "the command role is away");
+            Problem::unavailable("the command role is away; try again", 2)
+        })?;
+        let mut response = Response::new(Body::empty());
+        *response.status_mut() = answer.status();
+        if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
+            *response.headers_mut() = kept(answer.headers());
+            *response.body_mut() = Body::from_stream(answer.bytes_stream());
+            return Ok(response);
+        }
+        *response.headers_mut() = answer.headers().clone();
+        tokio::spawn(async move {
+            let (Ok(client), Ok(mut command)) = (client.await, answer.upgrade().await) else {
+                return;
+            };
+            let mut client = TokioIo::new(client);
+            let _ = tokio::io::copy_bidirectional(&mut client, &mut command).await;
+        });
         Ok(response)
     }
 }

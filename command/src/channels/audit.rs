@@ -30,7 +30,9 @@ impl Service {
         let stored = self.log.read_stream(&session.project, &session.stream()).await?;
         let first = stored.first().ok_or(Rejection::NotFound("session"))?;
         match first.event()? {
-            Event::SessionRequested(asked) if matches!(asked.session, SessionKind::Shell { .. }) => {
+            Event::SessionRequested(asked)
+                if matches!(asked.session, SessionKind::Shell { .. }) =>
+            {
                 Ok(asked.recorded)
             }
             _ => Err(Rejection::NotFound("session").into()),

@@ -106,7 +106,8 @@ impl Service {
         let access =
             self.log.device_access(project, &[device]).await.map_err(ServiceError::from)?;
         let key = access.get(&device).and_then(|access| access.key(&message.kid()));
-        let key = key.ok_or_else(|| wrong(&"it is signed by a key that the device does not have"))?;
+        let key =
+            key.ok_or_else(|| wrong(&"it is signed by a key that the device does not have"))?;
         let payload = message.verify(Kind::Opened, key).map_err(|error| wrong(&error))?;
         let answer: ChannelAnswer = codec::decode(&payload).map_err(|error| wrong(&error))?;
         if (answer.channel, answer.open) != (channel, open) {

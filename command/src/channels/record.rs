@@ -64,7 +64,8 @@ impl Recorder {
         self.partial.extend_from_slice(bytes);
         let whole = whole_characters(&self.partial);
         let rest = self.partial.split_off(whole);
-        let text = String::from_utf8_lossy(&std::mem::replace(&mut self.partial, rest)).into_owned();
+        let text =
+            String::from_utf8_lossy(&std::mem::replace(&mut self.partial, rest)).into_owned();
         if !text.is_empty() {
             self.line("o", &text);
         }
@@ -98,7 +99,8 @@ impl Recorder {
             bytes: self.lines.len() as u64,
             hash,
         };
-        let name = key::recording(&self.session.project, self.session.id, self.recording, self.chunk);
+        let name =
+            key::recording(&self.session.project, self.session.id, self.recording, self.chunk);
         let mut blob = salt.to_vec();
         blob.append(&mut self.lines);
         self.session.service().blobs.put(&name, blob.into()).await?;
@@ -120,7 +122,9 @@ fn whole_characters(bytes: &[u8]) -> usize {
             let begins = |byte: &u8| byte & 0xc0 == 0xc0;
             let start = bytes.iter().skip(tail).position(begins).map(|at| tail + at);
             match start {
-                Some(start) if matches!(std::str::from_utf8(&bytes[start..]), Err(e) if e.error_len().is_none()) => start,
+                Some(start) if matches!(std::str::from_utf8(&bytes[start..]), Err(e) if e.error_len().is_none()) => {
+                    start
+                }
                 _ => bytes.len(),
             }
         }

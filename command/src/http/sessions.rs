@@ -9,7 +9,9 @@ use muster_api::auth::{RunOperations, Scope};
 use muster_api::params::{NoParams, ProjectParam};
 use muster_api::problem::{Kind, WriteProblems};
 use muster_api::{PathParam, Problem, Query};
-use muster_schemas::events::{Role, SessionAttached, SessionKind, SessionRefused, SessionRequested};
+use muster_schemas::events::{
+    Role, SessionAttached, SessionKind, SessionRefused, SessionRequested,
+};
 use muster_schemas::wire::{Purpose, TerminalSize};
 use muster_schemas::{DeviceId, SessionId};
 use serde::{Deserialize, Serialize};
@@ -179,8 +181,7 @@ pub(super) async fn open_shell(
     let (project, actor) = (scope.project, scope.principal.actor());
     let id = SessionId(Uuid::now_v7());
     let session = Session::new(state.service, project, device, id, actor);
-    let kind =
-        SessionKind::Shell { user: asked.user.clone(), command: asked.command.clone() };
+    let kind = SessionKind::Shell { user: asked.user.clone(), command: asked.command.clone() };
     let requested = SessionRequested { session: kind, address, recorded: asked.record };
     let version = session.record(requested).await?;
     let purpose = Purpose::Shell {
@@ -192,9 +193,8 @@ pub(super) async fn open_shell(
         grace_seconds: asked.grace,
     };
     let channel = open(&session, purpose).await?;
-    let recorder = asked
-        .record
-        .then(|| Recorder::new(session.clone(), recording(version), size, &asked.term));
+    let recorder =
+        asked.record.then(|| Recorder::new(session.clone(), recording(version), size, &asked.term));
     Ok(accept(upgrade, move |socket| bridge_shell(socket, channel, session, recorder, false)))
 }
 
@@ -216,9 +216,7 @@ async fn open(session: &Session, purpose: Purpose) -> Result<muster_channel::Cha
     }
 }
 
-fn not_a_websocket(
-    rejection: axum::extract::ws::rejection::WebSocketUpgradeRejection,
-) -> Problem {
+fn not_a_websocket(rejection: axum::extract::ws::rejection::WebSocketUpgradeRejection) -> Problem {
     Problem::field("Upgrade", format!("this is a websocket: {rejection}"), None)
 }
 
@@ -227,10 +225,7 @@ where
     F: FnOnce(axum::extract::ws::WebSocket) -> W + Send + 'static,
     W: Future<Output = ()> + Send + 'static,
 {
-    upgrade
-        .protocols([PROTOCOL])
-        .max_message_size(crate::channels::LARGEST)
-        .on_upgrade(work)
+    upgrade.protocols([PROTOCOL]).max_message_size(crate::channels::LARGEST).on_upgrade(work)
 }
 
 /// The parameters.
@@ -281,8 +276,7 @@ pub(super) async fn attach_session(
     let (project, actor) = (scope.project, scope.principal.actor());
     let session = Session::new(state.service, project, device, id, actor);
     let is_recorded = session.service().is_recorded(&session).await?;
-    let version =
-        session.record(SessionAttached { address, watch: asked.watch }).await?;
+    let version = session.record(SessionAttached { address, watch: asked.watch }).await?;
     let purpose = Purpose::Attach { session: id, watch: asked.watch, size };
     let channel = open(&session, purpose).await?;
     let recorder = (is_recorded && !asked.watch)

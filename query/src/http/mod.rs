@@ -13,6 +13,7 @@ mod log;
 mod metrics;
 mod operations;
 mod projects;
+mod sessions;
 mod tokens;
 mod whoami;
 
@@ -96,6 +97,9 @@ fn routes() -> OpenApiRouter<QueryState> {
         .routes(routes!(operations::runs::list_runs))
         .routes(routes!(operations::runs::get_run))
         .routes(routes!(operations::output::get_run_output))
+        .routes(routes!(sessions::list_sessions))
+        .routes(routes!(sessions::get_session))
+        .routes(routes!(sessions::get_session_recording))
         .routes(routes!(metrics::query::query_metrics))
         .routes(routes!(metrics::latest::get_latest_metrics))
         .routes(routes!(metrics::fields::list_metric_fields))

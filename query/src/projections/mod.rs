@@ -8,6 +8,7 @@
 pub mod devices;
 pub mod operations;
 pub mod projects;
+pub mod sessions;
 pub mod timeline;
 pub mod tokens;
 

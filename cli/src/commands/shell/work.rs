@@ -106,11 +106,7 @@ pub(super) async fn work(
     Err(Exited(code).into())
 }
 
-async fn open(
-    client: &Client,
-    place: &Place,
-    query: &[(&'static str, String)],
-) -> Result<Socket> {
+async fn open(client: &Client, place: &Place, query: &[(&'static str, String)]) -> Result<Socket> {
     let (cols, rows) = size();
     let mut query = query.to_vec();
     query.extend([("cols", cols.to_string()), ("rows", rows.to_string())]);
@@ -262,7 +258,8 @@ async fn carry(
 }
 
 fn is_lost(why: &str) -> bool {
-    why.is_empty() || ["broker", "silent", "message of a channel"].iter().any(|word| why.contains(word))
+    why.is_empty()
+        || ["broker", "silent", "message of a channel"].iter().any(|word| why.contains(word))
 }
 
 /// What the server tells of the session.

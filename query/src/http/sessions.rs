@@ -1,0 +1,265 @@
+//! `GET /sessions`, `GET /sessions/{id}`, `GET /sessions/{id}/recording`.
+
+use axum::extract::State;
+use axum::http::header;
+use axum::response::IntoResponse;
+use muster_api::auth::{ReadDevices, ReadOutput};
+use muster_api::blobs::key;
+use muster_api::params::{NoParams, ProjectParam};
+use muster_api::position::MinPositionParam;
+use muster_api::problem::ReadProblems;
+use muster_api::{Cursor, Json, Limit, MinPosition, Page, PathParam, Problem, Query, Scope};
+use muster_schemas::events::SessionKind;
+use muster_schemas::names::DeviceName;
+use muster_schemas::wire::output_hash;
+use muster_schemas::{DeviceId, ProjectId, SessionId, Timestamp};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use sqlx::QueryBuilder;
+use utoipa::{IntoParams, ToSchema};
+use uuid::Uuid;
+
+use super::devices::resolve;
+use crate::projections::sessions::{Session, SessionState, TABLE};
+use crate::projections::{as_i64, devices};
+use crate::state::{QueryState, sql_problem};
+
+/// The largest recording that is handed out, in bytes.
+const LARGEST: u64 = 256 << 20;
+/// The bytes of a salt, with which each piece begins.
+const SALT: usize = 16;
+
+/// A shell on a device, or a connection from it.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub(crate) struct SessionView {
+    /// Its id.
+    id: SessionId,
+    /// The device.
+    device: DeviceId,
+    /// The device's name.
+    #[schema(value_type = Option<DeviceName>)]
+    name: Option<String>,
+    /// Where it stands.
+    state: SessionState,
+    /// What it is.
+    session: SessionKind,
+    /// Who opened it.
+    actor: String,
+    /// From which address.
+    address: Option<String>,
+    /// When.
+    opened_at: Timestamp,
+    /// How many are attached now.
+    attached: u64,
+    /// How many were attached in all.
+    attachments: u64,
+    /// Is what it shows recorded?
+    recorded: bool,
+    /// How many bytes the recording is.
+    recording_bytes: u64,
+    /// When it ended.
+    ended_at: Option<Timestamp>,
+    /// How it ended, or why it was refused.
+    reason: Option<String>,
+    /// The shell's exit code.
+    exit_code: Option<i32>,
+}
+
+/// The parameters.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct ListSessions {
+    /// Items on a page.
+    #[serde(default)]
+    #[param(value_type = Option<u16>, minimum = 1, maximum = 1000, default = 100)]
+    limit: Limit,
+    /// The `next` of the page before.
+    cursor: Option<String>,
+    /// Only those in this state.
+    #[param(inline)]
+    state: Option<SessionState>,
+    /// Only those on this device: its id or name.
+    #[param(example = "robot-7")]
+    device: Option<String>,
+}
+
+fn example() -> Value {
+    json!({
+        "id": "0198c0de-7003-7abc-8def-0123456789ab",
+        "device": "0198c0de-7000-7abc-8def-0123456789ab", "name": "robot-7", "state": "open",
+        "session": {"kind": "shell", "user": "robot", "command": null},
+        "actor": "token:0198c0de-7001-7abc-8def-0123456789ab", "address": "192.0.2.7",
+        "opened_at": "2026-11-25T09:00:00Z", "attached": 1, "attachments": 2, "recorded": true,
+        "recording_bytes": 4096, "ended_at": null, "reason": null, "exit_code": null
+    })
+}
+
+type Row = (Uuid, Uuid, Option<String>, i64, String);
+
+fn select() -> QueryBuilder<sqlx::Postgres> {
+    QueryBuilder::new(format!(
+        "SELECT s.session, s.device, d.name, s.created_position, s.state FROM {TABLE} s
+         LEFT JOIN {} d ON d.project = s.project AND d.device = s.device WHERE s.project = ",
+        devices::TABLE
+    ))
+}
+
+fn read(text: &str) -> Result<Session, Problem> {
+    serde_json::from_str(text).map_err(|error| Problem::internal(&error))
+}
+
+fn view((id, device, name, _, text): Row) -> Result<Option<SessionView>, Problem> {
+    let session = read(&text)?;
+    let (attached, recording_bytes) =
+        (session.attached(), session.chunks.iter().map(|chunk| chunk.bytes).sum());
+    let Some(kind) = session.session else { return Ok(None) };
+    Ok(Some(SessionView {
+        id: SessionId(id),
+        device: DeviceId(device),
+        name,
+        state: session.state,
+        session: kind,
+        actor: session.actor,
+        address: session.address,
+        opened_at: session.opened_at,
+        attached,
+        attachments: session.attachments,
+        recorded: session.recorded,
+        recording_bytes,
+        ended_at: session.ended_at,
+        reason: session.reason,
+        exit_code: session.exit_code,
+    }))
+}
+
+/// Sessions, the newest first.
+#[utoipa::path(
+    get, path = "/api/v1/sessions", tag = "sessions", security(("bearer" = [])),
+    params(ListSessions, ProjectParam, MinPositionParam),
+    responses(
+        (status = 200, description = "A page of sessions", body = Page<SessionView>,
+            example = json!({"items": [example()]})),
+        ReadProblems,
+    )
+)]
+pub(crate) async fn list_sessions(
+    State(state): State<QueryState>,
+    scope: Scope<ReadDevices>,
+    min_position: MinPosition,
+    Query(query): Query<ListSessions>,
+) -> Result<Json<Page<SessionView>>, Problem> {
+    let project = &scope.project;
+    min_position.wait(state.log(), &state.read_models.sessions, project).await?;
+    let before = Cursor::decode::<u64>(query.cursor.as_deref())?.unwrap_or(u64::MAX);
+    let limit = usize::from(query.limit.get());
+    let mut sql = select();
+    sql.push_bind(project.as_str().to_owned());
+    sql.push(" AND s.created_position < ").push_bind(as_i64(before));
+    if let Some(wanted) = query.state {
+        sql.push(" AND s.status = ").push_bind(wanted.as_str());
+    }
+    if let Some(device) = &query.device {
+        let device = resolve(&state, project, device).await?;
+        sql.push(" AND s.device = ").push_bind(device.0);
+    }
+    sql.push(" ORDER BY s.created_position DESC LIMIT ");
+    sql.push_bind(i64::try_from(limit + 1).unwrap_or(i64::MAX));
+    let mut rows: Vec<Row> =
+        sql.build_query_as().fetch_all(state.sql()).await.map_err(sql_problem)?;
+    let more = rows.len() > limit;
+    rows.truncate(limit);
+    let next = rows.last().filter(|_| more).map(|row| Cursor::encode(&row.3));
+    let mut items = Vec::with_capacity(rows.len());
+    for row in rows {
+        items.extend(view(row)?);
+    }
+    Ok(Json(Page { items, next }))
+}
+
+async fn find(state: &QueryState, project: &ProjectId, id: SessionId) -> Result<Row, Problem> {
+    let mut sql = select();
+    sql.push_bind(project.as_str().to_owned());
+    sql.push(" AND s.session = ").push_bind(id.0);
+    let row: Option<Row> =
+        sql.build_query_as().fetch_optional(state.sql()).await.map_err(sql_problem)?;
+    row.ok_or_else(|| Problem::not_found(format!("there is no session {id} in project {project}")))
+}
+
+/// One session.
+#[utoipa::path(
+    get, path = "/api/v1/sessions/{session}", tag = "sessions", security(("bearer" = [])),
+    params(("session" = SessionId, Path, description = "Its id"), ProjectParam, MinPositionParam),
+    responses(
+        (status = 200, description = "The session", body = SessionView, example = json!(example())),
+        ReadProblems,
+    )
+)]
+pub(crate) async fn get_session(
+    State(state): State<QueryState>,
+    scope: Scope<ReadDevices>,
+    min_position: MinPosition,
+    PathParam(id): PathParam<SessionId>,
+    Query(NoParams {}): Query<NoParams>,
+) -> Result<Json<SessionView>, Problem> {
+    let project = &scope.project;
+    min_position.wait(state.log(), &state.read_models.sessions, project).await?;
+    let row = find(&state, project, id).await?;
+    let unknown = || Problem::not_found(format!("there is no session {id} in project {project}"));
+    view(row)?.map(Json).ok_or_else(unknown)
+}
+
+/// What a shell has shown.
+///
+/// asciicast v2, as far as it was written: at most 5 s late. Each piece is held to the hash that the
+/// log has of it; where one is missing or was changed, the answer is an error that names it. One who
+/// attached again begins a recording of their own, which follows the one before.
+#[utoipa::path(
+    get, path = "/api/v1/sessions/{session}/recording", tag = "sessions",
+    security(("bearer" = [])),
+    params(("session" = SessionId, Path, description = "Its id"), ProjectParam, MinPositionParam),
+    responses(
+        (status = 200, description = "The recording", body = String,
+            content_type = "application/x-asciicast", example = "{\"version\": 2}"),
+        ReadProblems,
+    )
+)]
+pub(crate) async fn get_session_recording(
+    State(state): State<QueryState>,
+    scope: Scope<ReadOutput>,
+    min_position: MinPosition,
+    PathParam(id): PathParam<SessionId>,
+    Query(NoParams {}): Query<NoParams>,
+) -> Result<impl IntoResponse, Problem> {
+    let project = &scope.project;
+    min_position.wait(state.log(), &state.read_models.sessions, project).await?;
+    let (.., text) = find(&state, project, id).await?;
+    let mut chunks = read(&text)?.chunks;
+    chunks.sort_by_key(|chunk| (chunk.recording, chunk.chunk));
+    let total: u64 = chunks.iter().map(|chunk| chunk.bytes).sum();
+    if total > LARGEST {
+        let words = format!("the recording is {total} bytes, more than {LARGEST}");
+        return Err(Problem::new(muster_api::problem::Kind::TooMuch, words));
+    }
+    let mut cast = Vec::with_capacity(usize::try_from(total).unwrap_or_default());
+    for chunk in chunks {
+        let name = key::recording(project, id, chunk.recording, chunk.chunk);
+        let damaged = |what: &str| {
+            let place = format!("piece {} of recording {}", chunk.chunk, chunk.recording);
+            let words = format!("{place} of session {id} {what}: somebody has touched the blobs");
+            Problem::new(muster_api::problem::Kind::Gone, words)
+        };
+        let found = state.blobs.get(&name).await.map_err(|error| {
+            tracing::warn!(error = %muster_api::problem::describe(&error), "the blob store fails");
+            Problem::unavailable("the blob store cannot be used; see the server's log", 10)
+        })?;
+        let bytes = found.ok_or_else(|| damaged("is missing"))?;
+        let (salt, lines) =
+            bytes.split_at_checked(SALT).ok_or_else(|| damaged("is not what was recorded"))?;
+        if output_hash(salt, lines) != chunk.hash {
+            return Err(damaged("is not what was recorded"));
+        }
+        cast.extend_from_slice(lines);
+    }
+    Ok(([(header::CONTENT_TYPE, "application/x-asciicast")], cast))
+}

@@ -1,0 +1,119 @@
+//! The table of sessions. Few events: each batch reads and writes the rows that it touches.
+
+use std::collections::BTreeMap;
+
+use async_trait::async_trait;
+use muster_eventlog::projection::{Projection, ProjectionError};
+use muster_eventlog::{StoreError, StoredEvent};
+use muster_schemas::{ProjectId, StreamName};
+use tokio_postgres::Transaction;
+use tokio_postgres::types::ToSql;
+use uuid::Uuid;
+
+use super::fold::Session;
+use crate::projections::as_i64;
+use crate::projections::devices::store;
+
+const KINDS: &[&str] = &[
+    "SessionRequested",
+    "SessionAttached",
+    "SessionDetached",
+    "SessionRefused",
+    "SessionRecorded",
+    "SessionEnded",
+];
+
+/// Fills the table of sessions.
+#[derive(Debug)]
+pub struct Sessions {
+    table: String,
+}
+
+impl Sessions {
+    /// Fills a table of this name: the live one, or one beside it.
+    #[must_use]
+    pub fn new(table: impl Into<String>) -> Self {
+        Self { table: table.into() }
+    }
+}
+
+#[async_trait]
+impl Projection for Sessions {
+    fn name(&self) -> &str {
+        &self.table
+    }
+
+    fn kinds(&self) -> &[&'static str] {
+        KINDS
+    }
+
+    fn tables(&self) -> String {
+        format!(
+            "CREATE TABLE IF NOT EXISTS {} (
+                 project          text COLLATE \"C\" NOT NULL,
+                 session          uuid   NOT NULL,
+                 device           uuid   NOT NULL,
+                 status           text COLLATE \"C\" NOT NULL,
+                 created_position bigint NOT NULL,
+                 state            text   NOT NULL,
+                 PRIMARY KEY (project, session)
+             )",
+            self.table
+        )
+    }
+
+    async fn apply(
+        &mut self,
+        transaction: &Transaction<'_>,
+        project: &ProjectId,
+        events: &[StoredEvent],
+    ) -> Result<(), ProjectionError> {
+        let mut ids: Vec<Uuid> = Vec::new();
+        for stored in events {
+            if let StreamName::Session(id, _) = stored.stream {
+                ids.push(id.0);
+            }
+        }
+        let sql = format!(
+            "SELECT session, device, state FROM {} WHERE project = $1 AND session = ANY($2)",
+            self.table
+        );
+        let rows = transaction
+            .query(&sql, &[&project.as_str(), &ids])
+            .await
+            .map_err(store("read sessions"))?;
+        let mut sessions: BTreeMap<Uuid, (Uuid, Session)> = BTreeMap::new();
+        for row in rows {
+            let session = serde_json::from_str(row.get(2))
+                .map_err(|error| StoreError::Corrupt(format!("{}: {error}", self.table)))?;
+            sessions.insert(row.get(0), (row.get(1), session));
+        }
+        for stored in events {
+            let StreamName::Session(id, device) = stored.stream else { continue };
+            let event = stored
+                .event()
+                .map_err(|error| ProjectionError::cannot_apply(&self.table, stored, error))?;
+            let entry = sessions.entry(id.0).or_insert_with(|| (device.0, Session::default()));
+            entry.1.evolve(stored, event);
+        }
+        let sql = format!(
+            "INSERT INTO {} (project, session, device, status, created_position, state)
+             VALUES ($1, $2, $3, $4, $5, $6)
+             ON CONFLICT (project, session) DO UPDATE SET status = excluded.status,
+                 state = excluded.state",
+            self.table
+        );
+        for (id, (device, session)) in sessions {
+            let state = serde_json::to_string(&session)
+                .map_err(|error| StoreError::Corrupt(error.to_string()))?;
+            let position = as_i64(session.created_position);
+            let (project, status) = (project.as_str(), session.state.as_str());
+            let parameters: [&(dyn ToSql + Sync); 6] =
+                [&project, &id, &device, &status, &position, &state];
+            transaction.execute(&sql, &parameters).await.map_err(store("write sessions"))?;
+        }
+        Ok(())
+    }
+
+    fn forget(&mut self) {}
+}

@@ -111,7 +111,7 @@ async fn what_is_asked_of_a_device_that_is_away_waits_and_expires_and_says_why()
     let token = system.api.enrollment_token(2).await;
     let away = SimDevice::join(&system.api, &system.ca(), &token, "away").await;
     wait_for_status(&system, "online").await;
-    drop(away);
+    away.nats.drain().await.unwrap();
     wait_for_status(&system, "offline").await;
     let target = || exec(json!({"devices": ["away"]}));
     let id = asked(&system, &with(target(), json!({"expires_in_seconds": 8}))).await;
@@ -233,5 +233,8 @@ async fn what_makes_no_sense_is_refused_by_name() {
     let first = system.api.send_with(Method::POST, OPERATIONS, &exec(robot.clone()), &key).await;
     let again = system.api.send_with(Method::POST, OPERATIONS, &exec(robot), &key).await;
     assert_eq!((first.0, &first.1["id"]), (201, &again.1["id"]));
-    assert_eq!(system.api.list(OPERATIONS).await.len(), 1);
+    wait::until("the one operation to be listed", PATIENCE, || async {
+        (system.api.list(OPERATIONS).await.len() == 1).then_some(())
+    })
+    .await;
 }

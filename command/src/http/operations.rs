@@ -40,67 +40,53 @@ pub(super) struct OperationTarget {
     selector: Option<String>,
 }
 
-/// A program: `argv` or `shell`.
-#[derive(Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub(super) struct ExecRequest {
-    /// The program and its arguments; no shell sees them.
-    #[serde(default)]
-    argv: Option<Vec<String>>,
-    /// A line for `/bin/sh -c`.
-    #[serde(default)]
-    shell: Option<String>,
-    /// The folder that it starts in; the user's home when left out.
-    #[serde(default)]
-    cwd: Option<String>,
-    /// The user that it runs as; the agent's own when left out.
-    #[serde(default)]
-    user: Option<String>,
-    /// Environment variables. The log holds their names alone.
-    #[serde(default)]
-    env: BTreeMap<String, String>,
-    /// Standard input, as text. The log holds its length alone.
-    #[serde(default)]
-    stdin: Option<String>,
-    /// Standard input, as base64.
-    #[serde(default)]
-    stdin_base64: Option<String>,
-    /// Ends as soon as the program was started; it goes on by itself, and its output is not kept.
-    #[serde(default)]
-    background: bool,
-}
-
-/// Nothing further is to be said.
-#[derive(Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Plain {}
-
-/// How much is to be logged.
-#[derive(Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub(super) struct LogLevelRequest {
-    /// `error`, `warn`, `info`, `debug` or `trace`.
-    level: String,
-    /// Seconds after which it is what the config says again; for good when left out.
-    #[serde(default)]
-    #[schema(minimum = 1)]
-    seconds: Option<u32>,
-}
-
 /// What is to be done on each device.
 #[derive(Debug, Deserialize, ToSchema)]
-#[serde(tag = "kind", rename_all = "snake_case")]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub(super) enum ActionRequest {
-    /// Run a program.
-    Exec(ExecRequest),
+    /// Run a program: `argv` or `shell`.
+    Exec {
+        /// The program and its arguments; no shell sees them.
+        #[serde(default)]
+        argv: Option<Vec<String>>,
+        /// A line for `/bin/sh -c`.
+        #[serde(default)]
+        shell: Option<String>,
+        /// The folder that it starts in; the user's home when left out.
+        #[serde(default)]
+        cwd: Option<String>,
+        /// The user that it runs as; the agent's own when left out.
+        #[serde(default)]
+        user: Option<String>,
+        /// Environment variables. The log holds their names alone.
+        #[serde(default)]
+        env: BTreeMap<String, String>,
+        /// Standard input, as text. The log holds its length alone.
+        #[serde(default)]
+        stdin: Option<String>,
+        /// Standard input, as base64.
+        #[serde(default)]
+        stdin_base64: Option<String>,
+        /// Ends as soon as the program was started; it goes on by itself, and its output is not
+        /// kept.
+        #[serde(default)]
+        background: bool,
+    },
     /// End the agent, so that it is started again.
-    RestartAgent(Plain),
+    RestartAgent {},
     /// Restart the machine.
-    Reboot(Plain),
+    Reboot {},
     /// Collect what helps to find a fault: a gzipped tar archive, as standard output.
-    Diagnostics(Plain),
+    Diagnostics {},
     /// Log more, or less.
-    LogLevel(LogLevelRequest),
+    LogLevel {
+        /// `error`, `warn`, `info`, `debug` or `trace`.
+        level: String,
+        /// Seconds after which it is what the config says again; for good when left out.
+        #[serde(default)]
+        #[schema(minimum = 1)]
+        seconds: Option<u32>,
+    },
 }
 
 /// What is asked of devices.
@@ -228,37 +214,39 @@ fn read(body: RequestOperation) -> Result<NewOperation, Problem> {
 type ActionParts = (Action, BTreeMap<String, String>, Vec<u8>);
 
 fn action(action: ActionRequest) -> Result<ActionParts, Problem> {
-    let plain = |action: Action| (action, BTreeMap::new(), Vec::new());
-    let exec = match action {
-        ActionRequest::RestartAgent(Plain {}) => return Ok(plain(Action::RestartAgent)),
-        ActionRequest::Reboot(Plain {}) => return Ok(plain(Action::Reboot)),
-        ActionRequest::Diagnostics(Plain {}) => return Ok(plain(Action::Diagnostics)),
-        ActionRequest::LogLevel(LogLevelRequest { level, seconds }) => {
-            return Ok(plain(Action::LogLevel { level, seconds }));
+    let plain = |action: Action| Ok((action, BTreeMap::new(), Vec::new()));
+    match action {
+        ActionRequest::RestartAgent {} => plain(Action::RestartAgent),
+        ActionRequest::Reboot {} => plain(Action::Reboot),
+        ActionRequest::Diagnostics {} => plain(Action::Diagnostics),
+        ActionRequest::LogLevel { level, seconds } => plain(Action::LogLevel { level, seconds }),
+        ActionRequest::Exec { argv, shell, cwd, user, env, stdin, stdin_base64, background } => {
+            let program = match (argv, shell) {
+                (Some(argv), None) => Program::Argv(argv),
+                (None, Some(line)) => Program::Shell(line),
+                _ => return Err(Problem::field("action", "give either argv or shell", None)),
+            };
+            let stdin = input(stdin, stdin_base64)?;
+            // The decider puts the variables' names in.
+            let exec = Exec { program, cwd, user, env: Vec::new(), background };
+            Ok((Action::Exec(exec), env, stdin))
         }
-        ActionRequest::Exec(exec) => exec,
-    };
-    let mut exec = exec;
-    let program = match (exec.argv.take(), exec.shell.take()) {
-        (Some(argv), None) => Program::Argv(argv),
-        (None, Some(line)) => Program::Shell(line),
-        _ => return Err(Problem::field("action", "give either argv or shell", None)),
-    };
-    let stdin = match (exec.stdin.take(), exec.stdin_base64.take()) {
-        (None, None) => Vec::new(),
-        (Some(text), None) => text.into_bytes(),
+    }
+}
+
+/// Standard input, in whichever form it came.
+fn input(text: Option<String>, base64: Option<String>) -> Result<Vec<u8>, Problem> {
+    match (text, base64) {
+        (None, None) => Ok(Vec::new()),
+        (Some(text), None) => Ok(text.into_bytes()),
         (None, Some(text)) => BASE64.decode(text.as_bytes()).map_err(|error| {
             Problem::field("action.stdin_base64", format!("is not base64: {error}"), None)
-        })?,
+        }),
         (Some(_), Some(_)) => {
             let rule = "give either stdin or stdin_base64";
-            return Err(Problem::field("action.stdin", rule, None));
+            Err(Problem::field("action.stdin", rule, None))
         }
-    };
-    let ExecRequest { cwd, user, env, background, .. } = exec;
-    // The decider puts the variables' names in.
-    let exec = Exec { program, cwd, user, env: Vec::new(), background };
-    Ok((Action::Exec(exec), env, stdin))
+    }
 }
 
 /// Pause an operation

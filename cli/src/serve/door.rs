@@ -20,6 +20,7 @@ use utoipa::openapi::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_swagger_ui::SwaggerUi;
 
+use super::body;
 use super::forward::Forward;
 use super::health::{self, Needs};
 use super::install::Installer;
@@ -134,8 +135,10 @@ impl Door {
         if let Some(limits) = self.limits {
             routes = routes.layer(from_fn_with_state(limits, limits::limit));
         }
-        let app =
-            routes.layer(DefaultBodyLimit::max(MAX_BODY)).layer(CatchPanicLayer::custom(panicked));
+        let app = routes
+            .layer(DefaultBodyLimit::max(MAX_BODY))
+            .layer(from_fn(body::gather))
+            .layer(CatchPanicLayer::custom(panicked));
         let tls = RustlsConfig::from_pem_file(&certificates.chain, &certificates.key)
             .await
             .context("the server's certificate is not usable")?;

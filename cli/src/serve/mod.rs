@@ -2,6 +2,7 @@
 //!
 //! `muster up` runs the same code on servers that it has started itself.
 
+mod body;
 mod broker;
 mod door;
 mod forward;

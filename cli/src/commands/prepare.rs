@@ -50,7 +50,8 @@ pub(crate) struct PrepareArgs {
 pub(crate) fn run(args: &PrepareArgs) -> Result<()> {
     let dir = std::path::absolute(&args.dir)?;
     let at = |name: &str| dir.join(name);
-    let folders = ["keys", "ingest", "query", "nats", "postgres", "influxdb", "grafana", "agent"];
+    let folders =
+        ["keys", "ingest", "query", "nats", "postgres", "influxdb", "grafana", "agent", "blobs"];
     // Grafana's script wants these two to be there.
     for folder in folders.into_iter().chain(["grafana/data", "grafana/plugins"]) {
         make_dir(&at(folder))?;

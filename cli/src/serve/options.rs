@@ -240,9 +240,12 @@ pub(crate) struct ServeArgs {
     pub(crate) otlp: OtlpArgs,
 }
 
-/// Where blobs are when nothing is said.
+/// Where blobs are when nothing is said: beside the folder of all keys, of which a role's own may be
+/// `roles/<role>`.
 fn beside(keys: &Path) -> BlobPlace {
-    BlobPlace::Folder(keys.parent().unwrap_or(keys).join("blobs"))
+    let is_roles = |parent: &&Path| parent.file_name().is_some_and(|name| name == "roles");
+    let all = keys.parent().filter(is_roles).and_then(Path::parent).unwrap_or(keys);
+    BlobPlace::Folder(all.parent().unwrap_or(all).join("blobs"))
 }
 
 fn copies(text: &str) -> Result<usize, String> {
@@ -294,6 +297,17 @@ impl TryFrom<ServeArgs> for ServeOptions {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_roles_of_one_machine_share_a_folder_of_blobs() {
+        for (keys, blobs) in [
+            ("/srv/keys", "/srv/blobs"),
+            ("/srv/keys/roles/query", "/srv/blobs"),
+            ("/var/lib/muster/query", "/var/lib/muster/blobs"),
+        ] {
+            assert_eq!(beside(Path::new(keys)), BlobPlace::Folder(blobs.into()), "{keys}");
+        }
+    }
 
     #[test]
     fn an_address_is_read_with_a_port_and_without() {

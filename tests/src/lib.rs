@@ -18,6 +18,7 @@ pub mod fleet;
 pub mod inside;
 pub mod network;
 pub mod sim;
+pub mod socket;
 pub mod system;
 pub mod wait;
 

@@ -1,0 +1,122 @@
+//! Websockets of the API, as a browser or the command line opens them.
+
+use std::path::Path;
+use std::time::Duration;
+
+use data_encoding::BASE64;
+use futures::{SinkExt, StreamExt};
+use serde_json::Value;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::protocol::Role;
+
+use crate::api::Api;
+
+/// Everything that is waited for comes within this time.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A websocket, and what came on it.
+#[derive(Debug)]
+pub struct Socket {
+    stream: WebSocketStream<reqwest::Upgraded>,
+    /// All binary messages.
+    pub shown: Vec<u8>,
+    /// All text messages.
+    pub told: Vec<Value>,
+}
+
+impl Socket {
+    /// Opens one; answers status and problem when it is refused.
+    ///
+    /// # Errors
+    /// When the server refuses.
+    ///
+    /// # Panics
+    /// When nothing answers.
+    pub async fn open(
+        api: &Api,
+        ca: &Path,
+        path: &str,
+        headers: &[(&str, &str)],
+    ) -> Result<Self, (u16, Value)> {
+        let pem = std::fs::read(ca).expect("the CA");
+        let http = reqwest::Client::builder()
+            .tls_certs_only(reqwest::Certificate::from_pem_bundle(&pem).expect("a certificate"))
+            .http1_only()
+            .build()
+            .expect("a client");
+        let key: [u8; 16] = rand::random();
+        let mut request = http
+            .get(format!("{}{path}", api.url))
+            .header("connection", "Upgrade")
+            .header("upgrade", "websocket")
+            .header("sec-websocket-version", "13")
+            .header("sec-websocket-key", BASE64.encode(&key));
+        if !api.token.is_empty() {
+            request = request.bearer_auth(&api.token);
+        }
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let response = request.send().await.expect("an answer");
+        let status = response.status().as_u16();
+        if status != 101 {
+            return Err((status, response.json().await.unwrap_or_default()));
+        }
+        let upgraded = response.upgrade().await.expect("a websocket");
+        let stream = WebSocketStream::from_raw_socket(upgraded, Role::Client, None).await;
+        Ok(Self { stream, shown: Vec::new(), told: Vec::new() })
+    }
+
+    /// Types.
+    ///
+    /// # Panics
+    /// When the websocket is gone.
+    pub async fn send(&mut self, text: &str) {
+        let message = Message::Binary(text.as_bytes().to_vec().into());
+        self.stream.send(message).await.expect("a websocket");
+    }
+
+    /// The next message; false when the websocket has ended.
+    ///
+    /// # Panics
+    /// When nothing comes in time.
+    pub async fn next(&mut self) -> bool {
+        let next = tokio::time::timeout(PATIENCE, self.stream.next()).await;
+        match next.expect("something in time") {
+            Some(Ok(Message::Binary(bytes))) => self.shown.extend_from_slice(&bytes),
+            Some(Ok(Message::Text(words))) => {
+                self.told.push(serde_json::from_str(&words).expect("JSON"));
+            }
+            Some(Ok(Message::Close(_)) | Err(_)) | None => return false,
+            Some(Ok(_)) => {}
+        }
+        true
+    }
+
+    /// Waits until this is shown.
+    ///
+    /// # Panics
+    /// When it is not in time, or the websocket ends before.
+    pub async fn until_shown(&mut self, text: &str) {
+        let began = std::time::Instant::now();
+        while !String::from_utf8_lossy(&self.shown).contains(text) {
+            let shown = String::from_utf8_lossy(&self.shown).into_owned();
+            assert!(began.elapsed() < PATIENCE, "waited for {text:?}: {shown}");
+            assert!(self.next().await, "it ended before {text:?}: {shown} {:?}", self.told);
+        }
+    }
+
+    /// Waits until something of this type is told.
+    ///
+    /// # Panics
+    /// When it is not in time, or the websocket ends before.
+    pub async fn until_told(&mut self, kind: &str) -> Value {
+        loop {
+            if let Some(told) = self.told.iter().find(|told| told["type"] == kind) {
+                return told.clone();
+            }
+            assert!(self.next().await, "it ended before it told {kind}: {:?}", self.told);
+        }
+    }
+}

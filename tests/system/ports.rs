@@ -1,0 +1,219 @@
+//! Plain OpenSSH through a device: ssh, scp and rsync reach its sshd by `muster connect`, and any
+//! program a port by `muster forward`.
+
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
+
+use muster_tests::agent::AgentProcess;
+use muster_tests::binaries::binary;
+use muster_tests::{System, wait};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// An sshd of the test's own, which lets one key in.
+struct Sshd {
+    child: Child,
+    port: u16,
+    dir: PathBuf,
+}
+
+impl Sshd {
+    fn start(dir: &Path) -> Self {
+        let dir = dir.join("ssh");
+        std::fs::create_dir(&dir).unwrap();
+        for name in ["host", "client"] {
+            let made = Command::new("ssh-keygen")
+                .args(["-q", "-t", "ed25519", "-N", "", "-f"])
+                .arg(dir.join(name))
+                .status()
+                .unwrap();
+            assert!(made.success());
+        }
+        std::fs::copy(dir.join("client.pub"), dir.join("authorized")).unwrap();
+        let port = free_port();
+        let config = format!(
+            "Port {port}\nListenAddress 127.0.0.1\nHostKey {0}/host\nPidFile none\nUsePAM no\n\
+             AuthorizedKeysFile {0}/authorized\nStrictModes no\nPasswordAuthentication no\n\
+             Subsystem sftp internal-sftp\n",
+            dir.display()
+        );
+        std::fs::write(dir.join("config"), config).unwrap();
+        // It wants this folder, and to be called by its whole path.
+        let _ = std::fs::create_dir_all("/run/sshd");
+        let child = Command::new("/usr/sbin/sshd")
+            .args(["-D", "-e", "-f"])
+            .arg(dir.join("config"))
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        Self { child, port, dir }
+    }
+
+    /// What every client of OpenSSH is told.
+    fn options(&self, system: &System) -> Vec<String> {
+        let proxy = format!(
+            "ProxyCommand={} --url {} --token {} --ca {} connect robot {}",
+            binary("muster").display(),
+            system.api.url,
+            system.api.token,
+            system.ca().display(),
+            self.port
+        );
+        let known = format!("UserKnownHostsFile={}", self.dir.join("known").display());
+        let key = format!("IdentityFile={}", self.dir.join("client").display());
+        let others = ["StrictHostKeyChecking=accept-new", "IdentitiesOnly=yes", "BatchMode=yes"];
+        [proxy, known, key]
+            .into_iter()
+            .chain(others.map(str::to_owned))
+            .flat_map(|option| ["-o".to_owned(), option])
+            .collect()
+    }
+}
+
+impl Drop for Sshd {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn which(program: &str) -> Option<PathBuf> {
+    std::env::split_paths(&std::env::var_os("PATH")?)
+        .map(|folder| folder.join(program))
+        .find(|path| path.exists())
+}
+
+fn ran(output: &Output) -> String {
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{said}");
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+async fn start(dir: &Path) -> (System, AgentProcess) {
+    let system = System::start().await;
+    let token = system.api.enrollment_token(1).await;
+    let mut agent = AgentProcess::enroll(dir, &system.api.url, &token, "robot");
+    agent.start();
+    wait::until("the agent to be online", PATIENCE, || async {
+        (system.api.get("/api/v1/devices/robot").await["status"] == "online").then_some(())
+    })
+    .await;
+    (system, agent)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ssh_scp_and_rsync_reach_a_devices_own_sshd() {
+    if !Path::new("/usr/sbin/sshd").exists() || which("rsync").is_none() {
+        eprintln!("skipped: there is no sshd or no rsync; as root: scripts/deps test");
+        return;
+    }
+    let me = Command::new("id").arg("-un").output().unwrap();
+    let me = String::from_utf8_lossy(&me.stdout).trim().to_owned();
+    let dir = tempfile::tempdir().unwrap();
+    let (system, _agent) = start(dir.path()).await;
+    let sshd = Sshd::start(dir.path());
+    let options = sshd.options(&system);
+    let output = Command::new("ssh").args(&options).args([format!("{me}@robot"), "echo it-is-$((1+1))".to_owned()]);
+    assert_eq!(ran(&{ output }.output().unwrap()), "it-is-2\n");
+    // An interactive session: a terminal there, keys from here.
+    let mut ssh = Command::new("ssh")
+        .args(&options)
+        .args(["-tt", &format!("{me}@robot")])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    ssh.stdin.take().unwrap().write_all(b"tty; echo typed-$((2+3)); exit 7\n").unwrap();
+    let mut shown = String::new();
+    ssh.stdout.take().unwrap().read_to_string(&mut shown).unwrap();
+    assert_eq!(ssh.wait().unwrap().code(), Some(7), "{shown}");
+    assert!(shown.contains("typed-5") && shown.contains("/dev/pts/"), "{shown}");
+
+    // 200 MB, there and back.
+    let (file, there, back) =
+        (dir.path().join("file"), dir.path().join("there"), dir.path().join("back"));
+    let bytes: Vec<u8> = (0..200_000_000_u32).map(|at| (at.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    std::fs::write(&file, &bytes).unwrap();
+    let scp = |from: &str, to: &str| {
+        ran(&Command::new("scp").args(&options).args([from, to]).output().unwrap());
+    };
+    let remote = format!("{me}@robot:{}", there.display());
+    scp(file.to_str().unwrap(), &remote);
+    assert!(std::fs::read(&there).unwrap() == bytes, "it is not what was sent");
+    scp(&remote, back.to_str().unwrap());
+    assert!(std::fs::read(&back).unwrap() == bytes, "it is not what came back");
+
+    let folder = dir.path().join("folder");
+    std::fs::create_dir_all(folder.join("inner")).unwrap();
+    std::fs::write(folder.join("inner/one"), "1").unwrap();
+    std::fs::write(folder.join("two"), "22").unwrap();
+    let shell = format!(
+        "ssh {}",
+        options.iter().map(|word| format!("'{word}'")).collect::<Vec<_>>().join(" ")
+    );
+    let to = format!("{me}@robot:{}/", dir.path().join("synced").display());
+    let from = format!("{}/", folder.display());
+    ran(&Command::new("rsync").args(["-a", "-e", &shell, &from, &to]).output().unwrap());
+    let inner = std::fs::read_to_string(dir.path().join("synced/inner/one")).unwrap();
+    assert_eq!(inner, "1");
+    let ended = system.api.list("/api/v1/sessions?state=ended").await;
+    assert!(ended.len() >= 5, "{ended:?}");
+    assert!(ended.iter().all(|one| one["session"]["kind"] == "tcp"), "{ended:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_port_of_a_device_is_a_port_here() {
+    let dir = tempfile::tempdir().unwrap();
+    let (system, _agent) = start(dir.path()).await;
+    let echo = TcpListener::bind("127.0.0.1:0").unwrap();
+    let there = echo.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for stream in echo.incoming().flatten() {
+            std::thread::spawn(move || {
+                let mut stream = stream;
+                let mut all = Vec::new();
+                // Answers only when the other side has said all that it will: half a connection.
+                let _ = stream.read_to_end(&mut all);
+                all.reverse();
+                let _ = stream.write_all(&all);
+            });
+        }
+    });
+    let here = free_port();
+    let mut forward = Command::new(binary("muster"))
+        .args(["--url", &system.api.url, "--token", &system.api.token, "--ca"])
+        .arg(system.ca())
+        .args(["forward", "robot", &format!("{here}:localhost:{there}")])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let stream = wait::until("the port to be open", PATIENCE, || async {
+        TcpStream::connect(("127.0.0.1", here)).ok()
+    })
+    .await;
+    let mut said = vec![b'x'; 1_000_000];
+    said.push(b'!');
+    let (mut write, mut read) = (stream.try_clone().unwrap(), stream);
+    read.set_read_timeout(Some(PATIENCE)).unwrap();
+    write.write_all(&said).unwrap();
+    write.shutdown(std::net::Shutdown::Write).unwrap();
+    let mut heard = Vec::new();
+    read.read_to_end(&mut heard).unwrap();
+    said.reverse();
+    assert!(heard == said, "{} bytes came back", heard.len());
+    let _ = forward.kill();
+    let _ = forward.wait();
+    // Where nobody listens, that is said.
+    let closed = free_port();
+    let (code, _, err) = system.muster(&["connect", "robot", &closed.to_string()]);
+    assert!(code == 4 && err.contains("refuse"), "{code}: {err}");
+}

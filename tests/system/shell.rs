@@ -1,0 +1,197 @@
+//! A shell on the real agent: by the command line and by websockets, left and found again, watched,
+//! recorded, refused; and nothing of it readable on the broker.
+
+use std::time::Duration;
+
+use futures::StreamExt;
+use muster_tests::agent::AgentProcess;
+use muster_tests::fleet::Fleet;
+use muster_tests::socket::Socket;
+use muster_tests::{System, wait};
+use serde_json::{Value, json};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+const SHELL: &str = "/api/v1/devices/robot/shell?cols=100&rows=30";
+
+async fn start(policy: &str) -> (System, AgentProcess, tempfile::TempDir) {
+    let system = System::start().await;
+    let dir = tempfile::tempdir().unwrap();
+    let token = system.api.enrollment_token(1).await;
+    let file = dir.path().join("policy.toml");
+    std::fs::write(&file, policy).unwrap();
+    let variables = [("MUSTER_AGENT_POLICY", file.to_str().unwrap())];
+    let mut agent =
+        AgentProcess::enroll_with(dir.path(), &system.api.url, &token, "robot", &variables);
+    agent.start();
+    wait::until("the agent to be online", PATIENCE, || async {
+        (system.api.get("/api/v1/devices/robot").await["status"] == "online").then_some(())
+    })
+    .await;
+    (system, agent, dir)
+}
+
+async fn session(system: &System, id: &str, what: &str, is_so: impl Fn(&Value) -> bool) -> Value {
+    let path = format!("/api/v1/sessions/{id}");
+    wait::until(what, PATIENCE, || async {
+        let (status, found) = system.api.send(reqwest::Method::GET, &path, None).await;
+        (status == 200 && is_so(&found)).then_some(found)
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shell_by_the_command_line_is_recorded_and_played() {
+    let (system, _agent, _dir) = start("").await;
+    let (code, out, err) = system.muster(&["shell", "robot", "--", "echo $((6*7)) süß; exit 5"]);
+    assert_eq!(code, 5, "{out}{err}");
+    assert!(out.contains("42 süß"), "{out}");
+    let listed = system.api.list("/api/v1/sessions").await;
+    let id = listed[0]["id"].as_str().unwrap().to_owned();
+    let ended = session(&system, &id, "it to be ended", |one| one["state"] == "ended").await;
+    assert_eq!((&ended["exit_code"], &ended["recorded"]), (&5.into(), &true.into()), "{ended}");
+    let (code, cast, err) = system.muster(&["shell", "play", &id, "--cast"]);
+    assert_eq!(code, 0, "{err}");
+    let header: Value = serde_json::from_str(cast.lines().next().unwrap()).unwrap();
+    assert_eq!(header["version"], 2);
+    assert!(cast.contains("42 süß"), "{cast}");
+    let (code, out, _) = system.muster(&["shell", "play", &id, "--speed", "100"]);
+    assert!(code == 0 && out.contains("42 süß"), "{out}");
+    let (_, out, _) = system.muster(&["shell", "search", "42 s"]);
+    assert!(out.contains(&id), "{out}");
+    for kind in ["SessionRequested", "SessionRecorded", "SessionEnded"] {
+        assert!(!system.api.list(&format!("/api/v1/events?type={kind}")).await.is_empty(), "{kind}");
+    }
+
+    // A piece that was altered is named, and so is one that is missing.
+    let folder = system.dir().join("blobs/default/sessions").join(&id);
+    let piece = std::fs::read_dir(&folder).unwrap().next().unwrap().unwrap().path();
+    let mut bytes = std::fs::read(&piece).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    std::fs::write(&piece, &bytes).unwrap();
+    let (code, _, err) = system.muster(&["shell", "play", &id]);
+    assert!(code != 0 && err.contains("not what was recorded"), "{err}");
+    std::fs::remove_file(&piece).unwrap();
+    let (code, _, err) = system.muster(&["shell", "play", &id]);
+    assert!(code != 0 && err.contains("is missing"), "{err}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_outlives_its_websocket_and_is_shared_and_watched() {
+    let (system, _agent, _dir) = start("").await;
+    let (api, ca) = (&system.api, system.ca());
+    let mut first = Socket::open(api, &ca, SHELL, &[]).await.unwrap();
+    let id = first.until_told("opened").await["session"].as_str().unwrap().to_owned();
+    first.send("stty size; echo mark-$((40+2))\r").await;
+    first.until_shown("mark-42").await;
+    first.until_shown("30 100").await;
+    // The cable is pulled.
+    drop(first);
+    session(&system, &id, "it to be left", |one| one["attached"] == 0).await;
+    let attach = format!("/api/v1/devices/robot/sessions/{id}/attach?cols=100&rows=30");
+    let mut second = Socket::open(api, &ca, &attach, &[]).await.unwrap();
+    second.until_shown("mark-42").await;
+    let mut watching = Socket::open(api, &ca, &format!("{attach}&watch=true"), &[]).await.unwrap();
+    watching.until_shown("mark-42").await;
+    watching.send("echo not-typed\r").await;
+    second.send("echo both-$((1+1))\r").await;
+    second.until_shown("both-2").await;
+    watching.until_shown("both-2").await;
+    assert!(!String::from_utf8_lossy(&second.shown).contains("not-typed"));
+    let open = session(&system, &id, "two to be attached", |one| one["attached"] == 2).await;
+    assert_eq!(open["attachments"], 3);
+    let (code, out, _) = system.muster(&["shell", "list"]);
+    assert!(code == 0 && out.contains(&id) && out.contains("open"), "{out}");
+
+    // Ctrl-C answers at once, whatever is shown.
+    second.send("yes\r").await;
+    second.until_shown("y\r\ny\r\ny").await;
+    second.send("\x03").await;
+    second.send("echo after-$((2+2))\r").await;
+    second.until_shown("after-4").await;
+    let (code, _, err) = system.muster(&["shell", "end", &id]);
+    assert_eq!(code, 0, "{err}");
+    while second.next().await {}
+    session(&system, &id, "it to be ended", |one| one["state"] == "ended").await;
+    let again = Socket::open(api, &ca, &attach, &[]).await.unwrap_err();
+    assert_eq!(again.0, 403, "{again:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_may_not_is_refused_and_the_refusal_is_a_fact() {
+    let (system, _agent, _dir) = start("[shell]\nenabled = false\n[ports]\nallow = []\n").await;
+    let ca = system.ca();
+    let refused = Socket::open(&system.api, &ca, SHELL, &[]).await.unwrap_err();
+    assert_eq!(refused.0, 403);
+    assert!(refused.1["detail"].to_string().contains("policy.toml"), "{refused:?}");
+    let told = system.api.list("/api/v1/events?type=SessionRefused").await;
+    assert_eq!(told.len(), 1, "{told:?}");
+    let tcp = "/api/v1/devices/robot/tcp?port=22";
+    assert_eq!(Socket::open(&system.api, &ca, tcp, &[]).await.unwrap_err().0, 403);
+
+    let origin = [("origin", "https://evil.example")];
+    let refused = Socket::open(&system.api, &ca, SHELL, &origin).await.unwrap_err();
+    assert!(refused.1["detail"].to_string().contains("evil.example"), "{refused:?}");
+    let nobody = system.api.with_token("");
+    assert_eq!(Socket::open(&nobody, &ca, SHELL, &[]).await.unwrap_err().0, 401);
+    let made = system.api.post("/api/v1/tokens", &json!({"name": "v", "role": "viewer"})).await;
+    let viewer = system.api.with_token(made["token"].as_str().unwrap());
+    assert_eq!(Socket::open(&viewer, &ca, SHELL, &[]).await.unwrap_err().0, 403);
+    let made = system.api.post("/api/v1/tokens", &json!({"name": "o", "role": "operator"})).await;
+    let operator = system.api.with_token(made["token"].as_str().unwrap());
+    let unrecorded = format!("{SHELL}&record=false");
+    let refused = Socket::open(&operator, &ca, &unrecorded, &[]).await.unwrap_err();
+    assert!(refused.1["detail"].to_string().contains("recorded"), "{refused:?}");
+    for (path, field) in [
+        ("/api/v1/devices/robot/shell?cols=0", "cols"),
+        ("/api/v1/devices/robot/shell?grace=0", "grace"),
+        ("/api/v1/devices/robot/tcp?port=0", "port"),
+    ] {
+        let refused = Socket::open(&system.api, &ca, path, &[]).await.unwrap_err();
+        assert_eq!((refused.0, &refused.1["errors"][0]["field"]), (400, &field.into()), "{path}");
+    }
+    let id = "0198c0de-7003-7abc-8def-0123456789ab";
+    let nowhere = format!("/api/v1/devices/robot/sessions/{id}/attach");
+    assert_eq!(Socket::open(&system.api, &ca, &nowhere, &[]).await.unwrap_err().0, 404);
+    assert_eq!(system.api.status(SHELL).await, 400, "without an upgrade");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_broker_sees_nothing_of_a_shell_and_a_role_may_die() {
+    let mut fleet = Fleet::start().await;
+    let dir = tempfile::tempdir().unwrap();
+    let token = fleet.api.enrollment_token(1).await;
+    let mut agent = AgentProcess::enroll(dir.path(), &fleet.api.url, &token, "robot");
+    agent.start();
+    wait::until("it to be online", PATIENCE, || async {
+        (fleet.api.get("/api/v1/devices/robot").await["status"] == "online").then_some(())
+    })
+    .await;
+    // Whoever has the broker hears all of it.
+    let spy = fleet.broker().await;
+    let mut heard = spy.subscribe("muster.>").await.unwrap();
+    spy.flush().await.unwrap();
+    let ca = fleet.ca();
+    // Through the front door, which is another process than the write side.
+    let mut shell = Socket::open(&fleet.api, &ca, SHELL, &[]).await.unwrap();
+    let id = shell.until_told("opened").await["session"].as_str().unwrap().to_owned();
+    shell.send("echo very-$((0))-secret\r").await;
+    shell.until_shown("very-0-secret").await;
+    let mut messages = 0;
+    while let Ok(Some(message)) =
+        tokio::time::timeout(Duration::from_millis(500), heard.next()).await
+    {
+        messages += usize::from(message.subject.contains(".ch."));
+        let text = String::from_utf8_lossy(&message.payload).into_owned();
+        assert!(!text.contains("secret") && !text.contains("very-"), "{}: {text}", message.subject);
+    }
+    assert!(messages > 2, "nothing was heard of it at all");
+
+    fleet.command.kill9_and_restart();
+    while shell.next().await {}
+    fleet.answers().await;
+    let attach = format!("/api/v1/devices/robot/sessions/{id}/attach?cols=100&rows=30");
+    let mut again = Socket::open(&fleet.api, &ca, &attach, &[]).await.unwrap();
+    again.until_shown("very-0-secret").await;
+    again.send("echo still-$((1))-here\r").await;
+    again.until_shown("still-1-here").await;
+}

@@ -120,7 +120,9 @@ async fn ssh_scp_and_rsync_reach_a_devices_own_sshd() {
     let (system, _agent) = start(dir.path()).await;
     let sshd = Sshd::start(dir.path());
     let options = sshd.options(&system);
-    let output = Command::new("ssh").args(&options).args([format!("{me}@robot"), "echo it-is-$((1+1))".to_owned()]);
+    let output = Command::new("ssh")
+        .args(&options)
+        .args([format!("{me}@robot"), "echo it-is-$((1+1))".to_owned()]);
     assert_eq!(ran(&{ output }.output().unwrap()), "it-is-2\n");
     // An interactive session: a terminal there, keys from here.
     let mut ssh = Command::new("ssh")
@@ -140,7 +142,8 @@ async fn ssh_scp_and_rsync_reach_a_devices_own_sshd() {
     // 200 MB, there and back.
     let (file, there, back) =
         (dir.path().join("file"), dir.path().join("there"), dir.path().join("back"));
-    let bytes: Vec<u8> = (0..200_000_000_u32).map(|at| (at.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    let bytes: Vec<u8> =
+        (0..200_000_000_u32).map(|at| (at.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
     std::fs::write(&file, &bytes).unwrap();
     let scp = |from: &str, to: &str| {
         ran(&Command::new("scp").args(&options).args([from, to]).output().unwrap());

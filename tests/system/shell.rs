@@ -59,7 +59,10 @@ async fn a_shell_by_the_command_line_is_recorded_and_played() {
     let (_, out, _) = system.muster(&["shell", "search", "42 s"]);
     assert!(out.contains(&id), "{out}");
     for kind in ["SessionRequested", "SessionRecorded", "SessionEnded"] {
-        assert!(!system.api.list(&format!("/api/v1/events?type={kind}")).await.is_empty(), "{kind}");
+        assert!(
+            !system.api.list(&format!("/api/v1/events?type={kind}")).await.is_empty(),
+            "{kind}"
+        );
     }
 
     // A piece that was altered is named, and so is one that is missing.

@@ -161,11 +161,8 @@ impl Dispatcher {
                 None => {}
                 Some(Step::Dispatch) => planned.extend(self.dispatch(project, operation, &run)?),
                 Some(Step::Close(state, reason)) => planned.extend(close(&run, state, reason)),
-                Some(Step::SendCancel) => {
-                    if self.is_due(&run) {
-                        self.service.send_cancel(project, &run).await?;
-                    }
-                }
+                Some(Step::SendCancel) if !self.is_due(&run) => {}
+                Some(Step::SendCancel) => self.service.send_cancel(project, &run).await?,
                 Some(Step::SendOrder) => {
                     if let Some(order) = run.order.clone().filter(|_| self.is_due(&run)) {
                         self.send(project, operation.id, run.device, order).await?;

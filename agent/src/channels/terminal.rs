@@ -2,7 +2,7 @@
 //! blocking, and ended with all that belongs to it.
 
 use std::io;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -10,12 +10,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use filedescriptor::FileDescriptor;
 use muster_schemas::wire::TerminalSize;
+use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::sys::termios::{InputFlags, SetArg, tcgetattr, tcsetattr};
 use nix::unistd::{AccessFlags, Pid, access};
 use portable_pty::{Child, CommandBuilder, ExitStatus, MasterPty, PtySize, native_pty_system};
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
+use tokio::net::unix::pipe;
 use tokio::time::{Instant, sleep};
 
 use crate::operations::{PATH, RunAs, SHELL, has_ended, pid_of, setpriv};
@@ -27,7 +27,9 @@ const LOOK: Duration = Duration::from_millis(100);
 
 /// A program and its terminal. Dropped, the program is killed.
 pub(super) struct Terminal {
-    io: AsyncFd<FileDescriptor>,
+    /// Both are the terminal: tokio makes no difference between it and a pipe.
+    from: pipe::Receiver,
+    to: pipe::Sender,
     /// Resizes, and knows who is in the foreground.
     master: Mutex<Box<dyn MasterPty + Send>>,
     child: Box<dyn Child + Send + Sync>,
@@ -121,11 +123,16 @@ impl Terminal {
             modes.input_flags |= InputFlags::IUTF8;
             let _ = tcsetattr(&own, SetArg::TCSANOW, &modes);
         }
-        let io = AsyncFd::register(own).map_err(|error| failed("use the pseudo-terminal", &error))?;
+        let ends = || {
+            let end = || own.as_fd().try_clone_to_owned();
+            let from = pipe::Receiver::from_owned_fd_unchecked(end()?)?;
+            Ok::<_, io::Error>((from, pipe::Sender::from_owned_fd_unchecked(end()?)?))
+        };
+        let (from, to) = ends().map_err(|error| failed("use the pseudo-terminal", &error))?;
         let child =
             pair.slave.spawn_command(command).map_err(|error| failed("start a shell", &error))?;
         let pid = child.process_id().map(pid_of).ok_or("the shell has no process id")?;
-        Ok(Self { io, master: Mutex::new(pair.master), child, pid, has_ended: false })
+        Ok(Self { from, to, master: Mutex::new(pair.master), child, pid, has_ended: false })
     }
 
     /// The program's process, which leads its session.
@@ -135,36 +142,46 @@ impl Terminal {
 
     /// What the program wrote; nothing when nobody holds the terminal any more.
     pub(super) async fn read(&self) -> io::Result<Bytes> {
-        let read = |fd: &FileDescriptor| {
-            let (mut buffer, mut length) = ([0_u8; CHUNK], 0);
-            while let Some(room) = buffer.get_mut(length..).filter(|room| !room.is_empty()) {
-                match nix::unistd::read(fd, room) {
-                    Ok(0) => break,
+        loop {
+            self.from.readable().await?;
+            // Only while there is something: a program that is silent costs no memory.
+            let (mut buffer, mut length) = (vec![0_u8; CHUNK], 0);
+            let end = loop {
+                match self.from.try_read(buffer.get_mut(length..).unwrap_or_default()) {
+                    Ok(0) => break None,
                     Ok(count) => length += count,
-                    Err(nix::errno::Errno::EINTR) => {}
-                    Err(_) if length > 0 => break,
-                    // Nobody has it open any more.
-                    Err(nix::errno::Errno::EIO) => break,
-                    Err(error) => return Err(error.into()),
+                    Err(error) => break Some(error),
+                }
+            };
+            match end.filter(|_| length == 0) {
+                Some(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                // Nobody has it open any more.
+                Some(error) if error.raw_os_error() == Some(Errno::EIO as i32) => {
+                    return Ok(Bytes::new());
+                }
+                Some(error) => return Err(error),
+                None => {
+                    buffer.truncate(length);
+                    return Ok(Bytes::copy_from_slice(&buffer));
                 }
             }
-            Ok(Bytes::copy_from_slice(buffer.get(..length).unwrap_or_default()))
-        };
-        self.io.async_io(Interest::READABLE, read).await
+        }
     }
 
     /// Writes some of these bytes; says how many.
     pub(super) async fn write(&self, bytes: &[u8]) -> io::Result<usize> {
-        let write = |fd: &FileDescriptor| match nix::unistd::write(fd, bytes) {
-            Err(nix::errno::Errno::EINTR) => Ok(0),
-            written => Ok(written?),
-        };
-        self.io.async_io(Interest::WRITABLE, write).await
+        loop {
+            self.to.writable().await?;
+            match self.to.try_write(bytes) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                written => return written,
+            }
+        }
     }
 
     /// As [`Self::write`], whether the kernel has said that there is room or not.
     pub(super) fn write_now(&self, bytes: &[u8]) -> usize {
-        nix::unistd::write(self.io.get_ref(), bytes).unwrap_or(0)
+        nix::unistd::write(&self.to, bytes).unwrap_or(0)
     }
 
     pub(super) fn resize(&self, size: TerminalSize) {

@@ -147,14 +147,26 @@ impl Seen {
         self.channel.sender.data(Bytes::copy_from_slice(text.as_bytes())).await.unwrap();
     }
 
-    /// Takes one frame; false when the channel is over.
+    /// The newest of what was seen, for people.
+    fn newest(&self) -> &str {
+        let start = self.text.len().saturating_sub(1000);
+        let start = (start..).find(|at| self.text.is_char_boundary(*at)).unwrap();
+        &self.text[start..]
+    }
+
+    /// Takes one frame; an error when the channel is over.
     async fn take(&mut self) -> Result<(), String> {
         let next = tokio::time::timeout(LIMIT, self.channel.receiver.next()).await;
-        match next.unwrap_or_else(|_| panic!("nothing more came after {:?}", self.text)) {
+        match next.unwrap_or_else(|_| panic!("nothing more came after {:?}", self.newest())) {
             Ok(Frame::Data(bytes)) => {
                 self.rest.extend_from_slice(&bytes);
-                let rest = std::mem::take(&mut self.rest);
-                self.text.push_str(&String::from_utf8_lossy(&rest));
+                // A character may come in two pieces.
+                let whole = match std::str::from_utf8(&self.rest) {
+                    Err(error) if error.error_len().is_none() => error.valid_up_to(),
+                    _ => self.rest.len(),
+                };
+                let bytes: Vec<u8> = self.rest.drain(..whole).collect();
+                self.text.push_str(&String::from_utf8_lossy(&bytes));
             }
             Ok(Frame::Screen(bytes)) => {
                 self.screens.push(String::from_utf8(bytes.to_vec()).unwrap());
@@ -172,9 +184,9 @@ impl Seen {
         let deadline = tokio::time::Instant::now() + LIMIT;
         while !holds(self) {
             if let Err(why) = self.take().await {
-                panic!("{what} did not come ({why}); seen: {:?}", self.text);
+                panic!("{what} did not come ({why}); seen: {:?}", self.newest());
             }
-            assert!(tokio::time::Instant::now() < deadline, "{what}: {:?}", self.text);
+            assert!(tokio::time::Instant::now() < deadline, "{what}: {:?}", self.newest());
         }
     }
 

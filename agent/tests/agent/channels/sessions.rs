@@ -127,13 +127,14 @@ async fn an_end_ends_what_does_not_want_to_also() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn sessions_end_with_the_agent_and_outlive_the_broker() {
-    let (mut server, running) = greeted().await;
+    let (server, running) = greeted().await;
     let mark = "31415926.3";
     let mut seen = open(&server, shell(1)).await;
     seen.type_in("echo be''fore\n").await;
     seen.sees("before").await;
     let before = server.known.lock().unwrap().hellos;
-    server.restart_broker().await;
+    server.nats.child().stop().await.unwrap();
+    server.nats.child().start_again().await.unwrap();
     assert!(!seen.end().await.is_empty());
     server.until("the device is back", |known| known.hellos > before).await;
     let mut tries = 0;

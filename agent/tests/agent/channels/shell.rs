@@ -15,7 +15,8 @@ async fn a_shell_answers_knows_its_size_and_tells_its_end() {
     seen.channel.sender.say(Frame::Resize(TerminalSize { cols: 132, rows: 43 })).await.unwrap();
     seen.type_in("stty size; stty -a | grep -c ' iutf8'\n").await;
     seen.sees("43 132\r\n1\r\n").await;
-    seen.type_in("printf '\\303\\251\\342\\202\\254 = é€\\n'; echo $TERM:$LANG:$USER:$HOME\n").await;
+    seen.type_in("printf '\\303\\251\\342\\202\\254 = é€\\n'; echo $TERM:$LANG:$USER:$HOME\n")
+        .await;
     seen.sees("é€ = é€\r\nxterm:").await;
     assert!(seen.text.to_ascii_lowercase().contains("utf-8"), "{}", seen.text);
     seen.type_in("exit 7\n").await;
@@ -41,13 +42,15 @@ async fn a_shell_answers_knows_its_size_and_tells_its_end() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_login_shell_of_the_agents_user_is_the_default() {
     let (server, running) = greeted().await;
-    let Purpose::Shell { session, user, term, size, grace_seconds, .. } = shell(1) else { panic!() };
+    let Purpose::Shell { session, user, term, size, grace_seconds, .. } = shell(1) else {
+        panic!()
+    };
     let purpose = Purpose::Shell { session, user, command: None, term, size, grace_seconds };
     let mut seen = open(&server, purpose).await;
     seen.type_in("echo \"<$0>\" \"$SHELL\" $((6*7)); pwd\n").await;
     seen.until("a name with a dash", |seen| seen.text.contains("<-")).await;
     seen.sees(" 42\r\n").await;
-    seen.type_in("\x04").await;
+    seen.type_in("exit 0\n").await;
     seen.end().await;
     assert_eq!(seen.exit.as_ref().and_then(|exit| exit.code), Some(0));
     running.stop().await;
@@ -117,11 +120,23 @@ async fn another_user_only_for_root_and_only_one_that_is_there() {
     };
     let told = refusal(&server, as_user(1, "no-such-user")).await;
     causes(&told, ChannelRefusalCause::Invalid, "no user 'no-such-user'");
+    let passwd = std::fs::read_to_string("/etc/passwd").unwrap();
+    let with_a_shell = passwd.lines().filter(|line| line.ends_with("sh")).find_map(|line| {
+        let mut words = line.split(':');
+        let name = words.next()?;
+        (words.nth(1)? != "0").then_some(name)
+    });
     if nix::unistd::geteuid().is_root() {
-        let mut seen = open(&server, as_user(2, "nobody")).await;
-        seen.sees("nobody\r\n").await;
-        seen.sees("/dev/pts/").await;
+        let mut seen = open(&server, as_user(2, with_a_shell.unwrap_or("nobody"))).await;
         seen.end().await;
+        match with_a_shell {
+            Some(name) => {
+                assert!(seen.text.starts_with(&format!("{name}\r\n")), "{}", seen.text);
+                assert!(seen.text.contains("/dev/pts/"), "{}", seen.text);
+            }
+            // Who has no shell gets none.
+            None => assert_eq!(seen.exit.unwrap().code, Some(1), "{}", seen.text),
+        }
     } else {
         let told = refusal(&server, as_user(2, "root")).await;
         causes(&told, ChannelRefusalCause::Invalid, "only root");

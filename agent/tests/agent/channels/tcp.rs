@@ -27,7 +27,8 @@ async fn twenty_megabytes_go_both_ways_and_each_half_closes_by_itself() {
     let saying = tokio::spawn(async move {
         let mut hash = Sha256::new();
         for at in 0..BYTES / (64 * 1024) {
-            let piece: Vec<u8> = (0..64 * 1024_usize).map(|i| ((i * 31 + at * 7) % 251) as u8).collect();
+            let piece: Vec<u8> =
+                (0..64 * 1024_usize).map(|i| ((i * 31 + at * 7) % 251) as u8).collect();
             hash.update(&piece);
             sender.data(Bytes::from(piece)).await.unwrap();
         }

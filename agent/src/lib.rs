@@ -2,6 +2,7 @@
 //! project that it pinned.
 
 pub mod backoff;
+pub mod channels;
 pub mod clock;
 pub mod doctor;
 pub mod enroll;

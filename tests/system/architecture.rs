@@ -16,7 +16,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("muster-channel", &["muster-schemas"]),
     ("muster-eventlog", &["muster-schemas"]),
     ("muster-api", &["muster-eventlog", "muster-schemas"]),
-    ("muster-agent", &["muster-schemas"]),
+    ("muster-agent", &["muster-channel", "muster-schemas"]),
     ("muster-simulate", &["muster-schemas"]),
     ("muster-ingest", &["muster-eventlog", "muster-schemas"]),
     ("muster-command", &["muster-api", "muster-channel", "muster-eventlog", "muster-schemas"]),

@@ -21,8 +21,9 @@ use crate::trust::{self, TrustError, Verifier};
 const PING: Duration = Duration::from_secs(25);
 /// A connection that takes longer to make has failed.
 const LIMIT: Duration = Duration::from_secs(10);
-/// Messages that wait to be read, per subscription.
-const UNREAD: usize = 256;
+/// Messages that wait to be read, per subscription: all that a channel's window may hold in small
+/// pieces. It costs nothing while there are none.
+const UNREAD: usize = 4096;
 /// Messages that wait to be written.
 const UNWRITTEN: usize = 64;
 

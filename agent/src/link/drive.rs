@@ -17,6 +17,7 @@ use uuid::Uuid;
 
 use super::connect::is_denial;
 use super::keep::renew;
+use crate::channels::take_open;
 use crate::clock::{Anchor, Moment};
 use crate::identity::Credentials;
 use crate::operations::{take_cancel, take_order};
@@ -282,6 +283,10 @@ impl Driver<'_> {
             None | Some("config") => self.on_config(&message.payload),
             Some("run") => take_order(self.shared, &message.payload, self.is_greeted),
             Some("cancel") => take_cancel(self.shared, &message.payload),
+            Some("open") => {
+                let key = self.session.proving_key();
+                take_open(self.shared, self.client, key, &message.payload, self.is_greeted)
+            }
             Some(_) => Err("this agent does not know its kind".to_owned()),
         };
         if let Err(problem) = outcome {

@@ -22,15 +22,15 @@ pub(super) struct Address {
 
 /// Who this device is at the moment.
 #[derive(Clone, Debug)]
-pub(super) struct Me<'a> {
-    pub(super) project: &'a ProjectId,
-    pub(super) device: DeviceId,
-    pub(super) epoch: u64,
+pub(crate) struct Me<'a> {
+    pub(crate) project: &'a ProjectId,
+    pub(crate) device: DeviceId,
+    pub(crate) epoch: u64,
 }
 
 /// An order that is not for this device, or cannot be judged now: the server sends it again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum Ignored {
+pub(crate) enum Ignored {
     #[error("it is for another project")]
     Project,
     #[error("it is for another device")]
@@ -43,20 +43,30 @@ pub(super) enum Ignored {
 
 /// Is it for this device, as it is now?
 pub(super) fn check_address(order: &Address, me: &Me<'_>) -> Result<(), Ignored> {
-    if order.project != *me.project {
+    is_for(me, &order.project, order.device, order.epoch)
+}
+
+/// Is what names these for this device, as it is now?
+pub(crate) fn is_for(
+    me: &Me<'_>,
+    project: &ProjectId,
+    device: DeviceId,
+    epoch: u64,
+) -> Result<(), Ignored> {
+    if project != me.project {
         return Err(Ignored::Project);
     }
-    if order.device != me.device {
+    if device != me.device {
         return Err(Ignored::Device);
     }
-    if order.epoch != me.epoch {
-        return Err(Ignored::Epoch { asked: order.epoch, current: me.epoch });
+    if epoch != me.epoch {
+        return Err(Ignored::Epoch { asked: epoch, current: me.epoch });
     }
     Ok(())
 }
 
 /// Has it expired, by the server's time of the newest hello?
-pub(super) fn is_expired(
+pub(crate) fn is_expired(
     expires_at: Timestamp,
     server_time: Option<Timestamp>,
 ) -> Result<bool, Ignored> {

@@ -251,7 +251,7 @@ const fn outcome(why: Why, is_success: bool) -> Outcome {
 }
 
 /// Returns when the child has ended; it stays to be waited for.
-async fn ended(pid: Pid, signals: &mut Option<Signal>) {
+pub(crate) async fn ended(pid: Pid, signals: &mut Option<Signal>) {
     while !group::has_ended(pid) {
         match signals {
             Some(signals) => {

@@ -21,7 +21,7 @@ const LOOK: Duration = Duration::from_millis(100);
 /// What was killed may take so long to be gone.
 const GONE: Duration = Duration::from_secs(2);
 
-pub(super) fn pid_of(pid: u32) -> Pid {
+pub(crate) fn pid_of(pid: u32) -> Pid {
     Pid::from_raw(i32::try_from(pid).unwrap_or(i32::MAX))
 }
 
@@ -36,7 +36,7 @@ fn stat(pid: i32) -> Option<procfs::process::Stat> {
 }
 
 /// Has our child ended? It stays to be waited for.
-pub(super) fn has_ended(pid: Pid) -> bool {
+pub(crate) fn has_ended(pid: Pid) -> bool {
     let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
     match waitid(Id::Pid(pid), flags) {
         Ok(WaitStatus::StillAlive) => false,

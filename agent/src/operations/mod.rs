@@ -5,6 +5,7 @@
 //! | `take` | orders come in: checked (`check`, `policy`, `prepare`), then written into the `journal` |
 //! | `queue`, `perform` | what is open; the loop that begins what may begin |
 //! | `exec`, `group` | one program, and all processes that belong to it |
+//! | `policy`, `ports`, `pattern` | what the device's owner allows |
 //! | `builtins`, `diagnostics`, `capture` | what the agent does itself |
 //! | `record`, `recover` | a run's facts; what an agent before this one left open |
 //! | `spool`, `send` | what programs write, kept and sent |
@@ -23,6 +24,7 @@ mod options;
 mod pattern;
 mod perform;
 mod policy;
+mod ports;
 mod prepare;
 mod queue;
 mod record;
@@ -31,9 +33,13 @@ mod send;
 mod spool;
 mod take;
 
+pub(crate) use check::{Ignored, Me, is_expired, is_for};
+pub(crate) use exec::ended;
+pub(crate) use group::{has_ended, pid_of};
 pub use options::OperationOptions;
 pub(crate) use perform::{perform, prune_journal};
 pub use policy::{POLICY_FILE, Policy};
+pub(crate) use prepare::{PATH, RunAs, SHELL, run_as, setpriv};
 pub(crate) use queue::Operations;
 pub(crate) use recover::interrupt;
 pub(crate) use send::send_outputs;

@@ -10,6 +10,7 @@ use muster_schemas::events::{Action, Exec, Program};
 use serde::Deserialize;
 
 use super::pattern::{fits, fits_words};
+use super::ports::Place;
 
 /// Where the policy is unless told otherwise.
 pub const POLICY_FILE: &str = "/etc/muster/policy.toml";
@@ -46,11 +47,14 @@ struct ExecRules {
     env: Option<Vec<String>>,
 }
 
-/// Interactive shells: reserved, and checked as the rest of the file is.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+/// Interactive shells. What is left out here is as narrow as it is for programs: whoever may not
+/// run any line shall not get it by a shell.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct ShellRules {
-    enabled: bool,
+    /// Only where programs and lines are free, when absent.
+    enabled: Option<bool>,
+    /// As which users; those of `[exec]` when absent.
     users: Option<Vec<String>>,
 }
 
@@ -61,11 +65,12 @@ struct FileRules {
     roots: Option<Vec<PathBuf>>,
 }
 
-/// Ports: reserved.
+/// Ports that people may reach through the device.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct PortRules {
-    allow: Option<Vec<u16>>,
+    /// Which; any when absent.
+    allow: Option<Vec<Place>>,
 }
 
 /// Ending and starting again.
@@ -87,12 +92,6 @@ struct AgentRules {
 impl Default for ExecRules {
     fn default() -> Self {
         Self { enabled: true, allow: None, users: None, shell_lines: None, env: None }
-    }
-}
-
-impl Default for ShellRules {
-    fn default() -> Self {
-        Self { enabled: true, users: None }
     }
 }
 
@@ -149,6 +148,44 @@ impl Policy {
                 self.switch(self.agent.log_level, "[agent] log_level = false")
             }
         }
+    }
+
+    /// May people have a shell as this user?
+    ///
+    /// # Errors
+    /// As [`Self::allows`].
+    pub fn allows_shell(&self, user: &str) -> Result<(), String> {
+        let (rules, exec) = (&self.shell, &self.exec);
+        match rules.enabled {
+            Some(is_on) => self.switch(is_on, "[shell] enabled = false")?,
+            None => {
+                let unless = |rule| format!("{rule}, and [shell] enabled = true is not there");
+                self.switch(exec.enabled, &unless("[exec] enabled = false"))?;
+                self.switch(
+                    exec.shell_lines != Some(false),
+                    &unless("[exec] shell_lines = false"),
+                )?;
+                let is_free = exec.allow.is_none() || exec.shell_lines == Some(true);
+                self.switch(is_free, &unless("[exec] allow is there"))?;
+            }
+        }
+        let (users, section) = match (&rules.users, &exec.users) {
+            (Some(users), _) => (users, "shell"),
+            (None, Some(users)) => (users, "exec"),
+            (None, None) => return Ok(()),
+        };
+        let is_named = users.iter().any(|allowed| allowed == user);
+        self.switch(is_named, &format!("[{section}] users does not name '{user}'"))
+    }
+
+    /// May people reach this port through the device?
+    ///
+    /// # Errors
+    /// As [`Self::allows`].
+    pub fn allows_port(&self, host: &str, port: u16) -> Result<(), String> {
+        let Some(allow) = &self.ports.allow else { return Ok(()) };
+        let is_named = allow.iter().any(|place| place.fits(host, port));
+        self.switch(is_named, &format!("[ports] allow does not name '{host}:{port}'"))
     }
 
     fn allows_exec(&self, exec: &Exec, user: &str) -> Result<(), String> {

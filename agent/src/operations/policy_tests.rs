@@ -110,3 +110,46 @@ fn programs_can_be_forbidden_altogether_or_left_alone() {
     assert_eq!(both.allows(&x("APP_MODE"), "root"), Ok(()));
     assert!(both.allows(&x("PATH"), "root").is_err());
 }
+
+#[test]
+fn a_shell_is_no_way_around_what_is_said_of_programs() {
+    for (text, user, refusal) in [
+        ("", "root", None),
+        ("[power]\nreboot = false", "root", None),
+        ("[shell]\nenabled = false", "root", Some("[shell] enabled = false")),
+        ("[shell]\nusers = [\"robot\"]", "robot", None),
+        ("[shell]\nusers = [\"robot\"]", "root", Some("[shell] users does not name 'root'")),
+        ("[exec]\nenabled = false", "root", Some("[exec] enabled = false")),
+        ("[exec]\nallow = [\"uptime\"]", "root", Some("[exec] allow is there")),
+        ("[exec]\nshell_lines = false", "root", Some("[exec] shell_lines = false")),
+        ("[exec]\nallow = []\nshell_lines = true", "root", None),
+        ("[exec]\nenabled = false\n[shell]\nenabled = true", "root", None),
+        ("[exec]\nusers = [\"robot\"]", "root", Some("[exec] users does not name 'root'")),
+        ("[exec]\nusers = [\"robot\"]\n[shell]\nusers = [\"root\"]", "root", None),
+    ] {
+        let told = policy(text).unwrap().allows_shell(user);
+        match refusal {
+            None => assert_eq!(told, Ok(()), "{text}"),
+            Some(words) => {
+                let told = told.unwrap_err();
+                assert!(told.contains(words) && told.contains("policy.toml"), "{told}");
+            }
+        }
+    }
+}
+
+#[test]
+fn ports_are_those_that_are_named() {
+    assert_eq!(policy("").unwrap().allows_port("camera", 80), Ok(()));
+    let some = policy("[ports]\nallow = [22, \"camera:*\"]").unwrap();
+    assert_eq!(some.allows_port("localhost", 22), Ok(()));
+    assert_eq!(some.allows_port("camera", 80), Ok(()));
+    let told = some.allows_port("door", 80).unwrap_err();
+    assert!(told.contains("[ports] allow does not name 'door:80'"), "{told}");
+    assert!(policy("[ports]\nallow = []").unwrap().allows_port("localhost", 22).is_err());
+    for wrong in ["[ports]\nallow = [\"camera\"]", "[ports]\nallow = [0]", "[ports]\nallow = [1.5]"]
+    {
+        let told = policy(wrong).unwrap_err();
+        assert!(told.contains("line 2") && told.contains("everything is refused"), "{told}");
+    }
+}

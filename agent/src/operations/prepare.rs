@@ -16,24 +16,24 @@ use uuid::Uuid;
 use super::group::MARK_VARIABLE;
 
 /// Where programs are looked for unless the order says otherwise.
-const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-const SHELL: &str = "/bin/sh";
+pub(crate) const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+pub(crate) const SHELL: &str = "/bin/sh";
 
 /// The user that a program runs as.
 #[derive(Clone, Debug)]
-pub(super) struct RunAs {
-    pub(super) name: String,
-    home: PathBuf,
-    shell: PathBuf,
+pub(crate) struct RunAs {
+    pub(crate) name: String,
+    pub(crate) home: PathBuf,
+    pub(crate) shell: PathBuf,
     /// When it is not the agent's own.
-    ids: Option<(u32, u32)>,
+    pub(crate) ids: Option<(u32, u32)>,
 }
 
 /// The user that a program would run as.
 ///
 /// # Errors
 /// When there is no such user, or this agent cannot run programs as it.
-pub(super) fn run_as(wanted: Option<&str>) -> Result<RunAs, String> {
+pub(crate) fn run_as(wanted: Option<&str>) -> Result<RunAs, String> {
     let own = geteuid();
     let of = |user: User| {
         let is_other = user.uid != own;
@@ -169,7 +169,7 @@ fn become_user(program: &Path, user: &RunAs) -> Command {
 }
 
 /// util-linux's setpriv; busybox has one too, which cannot change users.
-fn setpriv() -> Option<PathBuf> {
+pub(crate) fn setpriv() -> Option<PathBuf> {
     use std::sync::OnceLock;
     static FOUND: OnceLock<Option<PathBuf>> = OnceLock::new();
     let find = || {

@@ -48,7 +48,7 @@ struct Known {
 /// The operations of a running agent.
 #[derive(Debug)]
 pub(crate) struct Operations {
-    pub(super) options: OperationOptions,
+    pub(crate) options: OperationOptions,
     pub(super) spools: Spools,
     /// Something came, ended, or may start.
     pub(super) changed: Notify,
@@ -96,7 +96,7 @@ impl Operations {
     }
 
     /// The server's time by the newest hello of this process and the monotonic clock.
-    pub(super) fn server_time(&self) -> Option<Timestamp> {
+    pub(crate) fn server_time(&self) -> Option<Timestamp> {
         self.known().hello?.server_time(&Moment::now())
     }
 

@@ -10,6 +10,7 @@ use super::inventory::report_inventory;
 use super::shared::{SetLevel, Shared};
 use super::status::{Status, answer_status, socket_path};
 use super::upkeep::keep_house;
+use crate::channels::{ChannelOptions, Channels};
 use crate::identity::Identity;
 use crate::link::keep_connected;
 use crate::local::listen_locally;
@@ -35,6 +36,8 @@ pub struct AgentOptions {
     pub set_level: SetLevel,
     /// How operations are carried out.
     pub operations: OperationOptions,
+    /// How channels are carried.
+    pub channels: ChannelOptions,
 }
 
 impl AgentOptions {
@@ -48,6 +51,7 @@ impl AgentOptions {
             backlog_bytes: 32 << 20,
             set_level: Arc::new(|_| Ok(())),
             operations: OperationOptions::default(),
+            channels: ChannelOptions::default(),
         }
     }
 }
@@ -127,6 +131,7 @@ impl Agent {
             options.limits,
         )?;
         let backlog = Backlog::open(Arc::clone(&store), options.backlog_bytes)?;
+        let channels = Channels::new(options.operations.policy.clone(), options.channels);
         let operations = Operations::open(&store, options.operations)?;
         let shared = Shared::new(
             identity,
@@ -135,7 +140,7 @@ impl Agent {
             backlog,
             options.root,
             options.set_level,
-            operations,
+            (operations, channels),
         )?;
         Ok(Self { shared: Arc::new(shared) })
     }
@@ -199,6 +204,10 @@ impl Agent {
                 ending.cancel();
             },
             sample_and_send(shared, &ending),
+            async {
+                ending.cancelled().await;
+                shared.channels.close().await;
+            },
         );
         interrupt(shared);
         shared.link.send_replace(None);

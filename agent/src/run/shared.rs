@@ -12,6 +12,7 @@ use tokio::sync::{Notify, watch};
 
 use super::counters::Counters;
 use super::settings::{self, Settings};
+use crate::channels::Channels;
 use crate::clock::{Anchor, Moment};
 use crate::identity::Identity;
 use crate::local::{Doors, Intake};
@@ -62,6 +63,8 @@ pub(crate) struct Shared {
     pub(crate) set_level: SetLevel,
     /// What is to be done here, and is being done.
     pub(crate) operations: Operations,
+    /// Shells and connections that people have open here.
+    pub(crate) channels: Arc<Channels>,
     anchor: Mutex<Option<Anchor>>,
     config: Mutex<Config>,
     link_state: Mutex<LinkState>,
@@ -75,7 +78,7 @@ impl Shared {
         backlog: Backlog,
         root: PathBuf,
         set_level: SetLevel,
-        operations: Operations,
+        (operations, channels): (Operations, Arc<Channels>),
     ) -> Result<Self, StoreError> {
         let config: Config = store.get(key::CONFIG)?.unwrap_or_default();
         let anchor = store.get(key::ANCHOR)?;
@@ -97,6 +100,7 @@ impl Shared {
             backlog_grew: Notify::new(),
             set_level,
             operations,
+            channels,
             anchor: Mutex::new(anchor),
             config: Mutex::new(config),
             link_state: Mutex::new(LinkState::default()),

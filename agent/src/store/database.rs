@@ -35,6 +35,9 @@ pub(crate) const RUNS: TableDefinition<'_, u128, &[u8]> = TableDefinition::new("
 /// What is private of runs that were not begun yet, by operation.
 pub(crate) const RUN_INPUTS: TableDefinition<'_, u128, &[u8]> = TableDefinition::new("run_inputs");
 
+/// When the opens of channels expire that were taken, in the server's microseconds, by channel.
+pub(crate) const OPENED: TableDefinition<'_, u128, i64> = TableDefinition::new("opened");
+
 /// The names of the small things.
 pub mod key {
     /// Who the device is.
@@ -110,6 +113,7 @@ impl Store {
                 transaction.open_table(BACKLOG).map_err(StoreError::database("make a table"))?;
                 transaction.open_table(RUNS).map_err(StoreError::database("make a table"))?;
                 transaction.open_table(RUN_INPUTS).map_err(StoreError::database("make a table"))?;
+                transaction.open_table(OPENED).map_err(StoreError::database("make a table"))?;
             }
             Ok(found.unwrap_or(FORMAT))
         })?;

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by it, in its own helpers too")]
 
+mod channels;
 mod life;
 mod operations;
 mod process;

@@ -1,0 +1,65 @@
+//! The answer to an open: a refusal, or the device's half of the keys and then the channel itself.
+
+use async_nats::{Client, HeaderMap};
+use muster_channel::{Channel, Half, Side};
+use muster_schemas::cose::Kind;
+use muster_schemas::subjects::DeviceSubjects;
+use muster_schemas::wire::{ChannelAnswer, ChannelRefusal, ChannelRefusalCause, KIND_HEADER};
+use muster_schemas::{ChannelId, Hash, SigningKey, codec};
+
+/// An open that was not answered yet.
+pub(super) struct Opening {
+    pub(super) client: Client,
+    pub(super) subjects: DeviceSubjects,
+    /// What the answer is sealed by.
+    pub(super) key: SigningKey,
+    pub(super) channel: ChannelId,
+    /// SHA-256 of the sealed open.
+    pub(super) open: Hash,
+    /// The server's key of the channel.
+    pub(super) other: Vec<u8>,
+}
+
+impl Opening {
+    /// Says no.
+    pub(super) async fn refuse(self, cause: ChannelRefusalCause, reason: String) {
+        tracing::info!(channel = %self.channel, ?cause, reason, "a channel is refused");
+        let refused = Some(ChannelRefusal { cause, reason });
+        if let Err(problem) = self.answer(Vec::new(), refused).await {
+            tracing::warn!(channel = %self.channel, problem, "a refusal could not be sent");
+        }
+    }
+
+    /// Says yes. When this returns, the server may speak.
+    ///
+    /// # Errors
+    /// When no channel came about, in words; what can be said of it is said.
+    pub(super) async fn accept(self) -> Result<Channel, String> {
+        let half = Half::new().map_err(|error| error.to_string())?;
+        let ours = half.public().to_vec();
+        let keys = match half.agree(Side::Device, &self.other, &self.open) {
+            Ok(keys) => keys,
+            Err(error) => {
+                self.refuse(ChannelRefusalCause::Invalid, error.to_string()).await;
+                return Err(error.to_string());
+            }
+        };
+        // Before the answer: what the server says then must find somebody who listens.
+        let (down, up) =
+            (self.subjects.channel_down(self.channel), self.subjects.channel_up(self.channel));
+        let heard = self.client.subscribe(down).await.map_err(|error| error.to_string())?;
+        self.client.flush().await.map_err(|error| error.to_string())?;
+        self.answer(ours, None).await?;
+        Ok(Channel::start(self.client, up, heard, keys))
+    }
+
+    async fn answer(&self, key: Vec<u8>, refused: Option<ChannelRefusal>) -> Result<(), String> {
+        let answer = ChannelAnswer { channel: self.channel, open: self.open, key, refused };
+        let sealed = self.key.seal(Kind::Opened, codec::encode(&answer));
+        let mut headers = HeaderMap::new();
+        headers.insert(KIND_HEADER, "opened");
+        let subject = self.subjects.channel_up(self.channel);
+        let sent = self.client.publish_with_headers(subject, headers, sealed.into()).await;
+        sent.map_err(|error| error.to_string())
+    }
+}

@@ -1,0 +1,67 @@
+//! Which channels were opened: each is once, also by an agent that was started again.
+
+use muster_schemas::{ChannelId, Timestamp};
+use redb::ReadableTable;
+
+use crate::store::{OPENED, Store, StoreError};
+
+/// Notes that a channel is opened; false when it was before. It is known until its open has
+/// expired, by the server's time. `is_lasting`: on the disk when this returns; otherwise a crash
+/// may forget it.
+pub(super) fn note(
+    store: &Store,
+    channel: ChannelId,
+    expires_at: Timestamp,
+    now: Timestamp,
+    is_lasting: bool,
+) -> Result<bool, StoreError> {
+    let key = channel.0.as_u128();
+    let write = |transaction: &redb::WriteTransaction| {
+        const NOTE: &str = "note a channel";
+        let mut table = transaction.open_table(OPENED).map_err(StoreError::database(NOTE))?;
+        let mut old = Vec::new();
+        for row in table.iter().map_err(StoreError::database(NOTE))? {
+            let (other, expires) = row.map_err(StoreError::database(NOTE))?;
+            if other.value() == key {
+                return Ok(false);
+            }
+            if now.micros() > expires.value() {
+                old.push(other.value());
+            }
+        }
+        for other in old {
+            table.remove(other).map_err(StoreError::database(NOTE))?;
+        }
+        table.insert(key, expires_at.micros()).map_err(StoreError::database(NOTE))?;
+        Ok(true)
+    };
+    if is_lasting { store.write(write) } else { store.write_relaxed(write) }
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::store::Folder;
+
+    #[test]
+    fn a_channel_is_opened_once_until_its_open_has_expired() {
+        let dir = tempfile::tempdir().unwrap();
+        let id = |number| ChannelId(Uuid::from_u128(number));
+        let note = |store: &Store, number, now, is_lasting| {
+            note(store, id(number), Timestamp(100), Timestamp(now), is_lasting).unwrap()
+        };
+        let store = Store::open(Folder::open(dir.path()).unwrap()).unwrap();
+        assert!(note(&store, 1, 0, true));
+        assert!(!note(&store, 1, 50, false));
+        assert!(note(&store, 2, 50, false));
+        assert!(!note(&store, 2, 100, true));
+        drop(store);
+        let store = Store::open(Folder::open(dir.path()).unwrap()).unwrap();
+        assert!(!note(&store, 1, 100, true), "started again, it knows");
+        // What has expired is refused by its time, and forgotten here.
+        assert!(note(&store, 3, 101, true));
+        assert!(note(&store, 1, 101, true));
+    }
+}

@@ -1,0 +1,142 @@
+//! Opens of sessions: a new one, one more channel for it, its end.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use muster_schemas::SessionId;
+use muster_schemas::wire::{ChannelRefusalCause, TerminalSize};
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio::time::timeout;
+
+use super::answer::Opening;
+use super::options::MOST_SESSIONS;
+use super::registry::{Channels, NoPlace};
+use super::screen::sane;
+use super::session::{Ask, Attach, Session};
+use super::terminal::Terminal;
+use crate::operations::run_as;
+
+/// What has not ended this long after it was killed never does.
+const GIVEN_UP: Duration = Duration::from_secs(5);
+
+/// A new session, as it was asked for.
+pub(super) struct Wanted {
+    pub(super) session: SessionId,
+    pub(super) user: Option<String>,
+    pub(super) command: Option<String>,
+    pub(super) term: String,
+    pub(super) size: TerminalSize,
+    pub(super) grace_seconds: u32,
+}
+
+/// Can a terminal be called so? It becomes a variable, and part of a file's name.
+fn is_term(name: &str) -> bool {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-+._".contains(c);
+    !name.is_empty() && name.len() <= 64 && name.chars().all(plain)
+}
+
+/// A new session, with its first channel; stays with it until its end.
+pub(super) async fn open(
+    channels: Arc<Channels>,
+    opening: Opening,
+    place: OwnedSemaphorePermit,
+    wanted: Wanted,
+) {
+    let found = run_as(wanted.user.as_deref());
+    // That there is no such user is not told to whom it is none of his business.
+    let name = match &found {
+        Ok(user) => user.name.clone(),
+        Err(_) => wanted.user.clone().unwrap_or_default(),
+    };
+    if let Err(reason) = channels.policy().and_then(|policy| policy.allows_shell(&name)) {
+        return opening.refuse(ChannelRefusalCause::Policy, reason).await;
+    }
+    let user = match found {
+        Ok(user) => user,
+        Err(reason) => return opening.refuse(ChannelRefusalCause::Invalid, reason).await,
+    };
+    let term = if wanted.term.is_empty() { "xterm-256color" } else { wanted.term.as_str() };
+    let line = wanted.command.as_deref();
+    if !is_term(term) || line.is_some_and(|line| line.contains('\0')) {
+        let reason = "the terminal's name or the line holds what it cannot".to_owned();
+        return opening.refuse(ChannelRefusalCause::Invalid, reason).await;
+    }
+    let (reserved, asks) = match channels.reserve(wanted.session, &user.name) {
+        Ok(made) => made,
+        Err(NoPlace::Taken) => {
+            let reason = format!("there is a session {} already", wanted.session);
+            return opening.refuse(ChannelRefusalCause::Invalid, reason).await;
+        }
+        Err(NoPlace::Busy) => {
+            let reason = format!("{MOST_SESSIONS} sessions are open on this device already");
+            return opening.refuse(ChannelRefusalCause::Busy, reason).await;
+        }
+    };
+    let size = sane(wanted.size);
+    let terminal = match Terminal::open(&user, line, term, size) {
+        Ok(terminal) => terminal,
+        Err(reason) => return opening.refuse(ChannelRefusalCause::Failed, reason).await,
+    };
+    let id = opening.channel;
+    let channel = match opening.accept().await {
+        Ok(channel) => channel,
+        Err(problem) => {
+            tracing::warn!(channel = %id, problem, "a channel did not come about");
+            return;
+        }
+    };
+    let grace = Duration::from_secs(u64::from(wanted.grace_seconds));
+    let first = Attach { channel, place, watches: false, size };
+    Session::new(channels, reserved, asks, terminal, size, grace).run(first).await;
+}
+
+fn unknown(session: SessionId) -> String {
+    format!("there is no session {session} on this device (any more)")
+}
+
+/// One more channel for a session.
+pub(super) async fn attach(
+    channels: Arc<Channels>,
+    opening: Opening,
+    place: OwnedSemaphorePermit,
+    session: SessionId,
+    watches: bool,
+    size: TerminalSize,
+) {
+    let Some(known) = channels.find(session) else {
+        return opening.refuse(ChannelRefusalCause::Invalid, unknown(session)).await;
+    };
+    if let Err(reason) = channels.policy().and_then(|policy| policy.allows_shell(&known.user)) {
+        return opening.refuse(ChannelRefusalCause::Policy, reason).await;
+    }
+    let id = opening.channel;
+    match opening.accept().await {
+        Ok(channel) => {
+            let attach = Attach { channel, place, watches, size: sane(size) };
+            if let Err(unheard) = known.asks.send(Ask::Attach(attach)).await {
+                unheard.0.decline().await;
+            }
+        }
+        Err(problem) => {
+            tracing::warn!(channel = %id, problem, "a channel did not come about");
+        }
+    }
+}
+
+/// Ends a session. The channel ends when it has.
+pub(super) async fn end(
+    channels: Arc<Channels>,
+    opening: Opening,
+    _place: OwnedSemaphorePermit,
+    session: SessionId,
+) {
+    let Some(known) = channels.find(session) else {
+        return opening.refuse(ChannelRefusalCause::Invalid, unknown(session)).await;
+    };
+    let Ok(channel) = opening.accept().await else { return };
+    let (done, ended) = oneshot::channel();
+    // Not heard, it is over.
+    let _ = known.asks.send(Ask::End(done)).await;
+    let _ = timeout(channels.options.kill_after + GIVEN_UP, ended).await;
+    channel.sender.close("the session was ended").await;
+}

@@ -1,0 +1,114 @@
+//! Opens of channels come in.
+
+use std::sync::Arc;
+
+use async_nats::Client;
+use muster_schemas::cose::{self, Kind};
+use muster_schemas::subjects::DeviceSubjects;
+use muster_schemas::wire::{ChannelOpen, ChannelRefusalCause, Purpose};
+use muster_schemas::{ChannelId, DeviceId, Hash, ProjectId, SigningKey, Timestamp, codec};
+use serde::Deserialize;
+
+use super::answer::Opening;
+use super::options::MOST_CHANNELS;
+use super::{opened, shell, tcp};
+use crate::operations::{Ignored, Me, is_expired, is_for};
+use crate::run::{Shared, in_words};
+
+/// What every open says, whatever it is for: so one for something that this agent does not know
+/// can be refused by name.
+#[derive(Deserialize)]
+struct Address {
+    project: ProjectId,
+    device: DeviceId,
+    epoch: u64,
+    channel: ChannelId,
+    expires_at: Timestamp,
+    #[serde(with = "serde_bytes")]
+    key: Vec<u8>,
+}
+
+/// An open of a channel; its answer will be sealed by `key`. `is_greeted`: was a hello of this
+/// connection answered?
+///
+/// # Errors
+/// Why it was ignored, in words.
+pub(crate) fn take_open(
+    shared: &Shared,
+    client: &Client,
+    key: SigningKey,
+    message: &[u8],
+    is_greeted: bool,
+) -> Result<(), String> {
+    let operation_key = shared.identity.operation_key().map_err(|error| error.to_string())?;
+    let plain = cose::open(message, Kind::Open, &operation_key).map_err(|e| e.to_string())?;
+    let address: Address = codec::decode(&plain).map_err(|error| error.to_string())?;
+    let identity = &shared.identity;
+    let epoch = shared.outbox.view().epoch;
+    let me = Me { project: &identity.project, device: identity.device, epoch };
+    let ignored = |ignored: Ignored| ignored.to_string();
+    is_for(&me, &address.project, address.device, address.epoch).map_err(ignored)?;
+    let now = shared.operations.server_time().filter(|_| is_greeted);
+    let now = now.ok_or_else(|| Ignored::NoHello.to_string())?;
+    if is_expired(address.expires_at, Some(now)).map_err(ignored)? {
+        return Err("it has expired".to_owned());
+    }
+    let open = codec::decode::<ChannelOpen>(&plain);
+    // What a shell does may not be done twice; a connection that nobody speaks on is harmless.
+    let is_lasting = matches!(&open, Ok(open) if matches!(open.purpose, Purpose::Shell { .. }));
+    let noted = opened::note(&shared.store, address.channel, address.expires_at, now, is_lasting);
+    if !noted.map_err(|error| in_words(&error))? {
+        return Err("its channel was opened before".to_owned());
+    }
+    let opening = Opening {
+        client: client.clone(),
+        subjects: DeviceSubjects::new(&identity.project, identity.device),
+        key,
+        channel: address.channel,
+        open: Hash::of(message),
+        other: address.key,
+    };
+    begin(shared, opening, open.map_err(|error| error.to_string()));
+    Ok(())
+}
+
+/// Goes on with an open that is to be answered.
+fn begin(shared: &Shared, opening: Opening, open: Result<ChannelOpen, String>) {
+    let channels = Arc::clone(&shared.channels);
+    let tasks = channels.tasks.clone();
+    let no = |opening: Opening, cause, reason| {
+        tasks.spawn(opening.refuse(cause, reason));
+    };
+    let open = match open {
+        Ok(open) => open,
+        Err(error) => {
+            let reason =
+                format!("muster-agent {} cannot do this: {error}", env!("CARGO_PKG_VERSION"));
+            return no(opening, ChannelRefusalCause::Unsupported, reason);
+        }
+    };
+    let Some(place) = channels.place() else {
+        let reason = format!("{MOST_CHANNELS} channels are open on this device already");
+        return no(opening, ChannelRefusalCause::Busy, reason);
+    };
+    let (channel, actor) = (open.channel, open.actor);
+    match open.purpose {
+        Purpose::Tcp { host, port } => {
+            tracing::info!(%channel, actor, host, port, "a connection is asked for");
+            tasks.spawn(tcp::open(channels, opening, place, host, port));
+        }
+        Purpose::Shell { session, user, command, term, size, grace_seconds } => {
+            tracing::info!(%channel, actor, %session, user, "a shell is asked for");
+            let wanted = shell::Wanted { session, user, command, term, size, grace_seconds };
+            tasks.spawn(shell::open(channels, opening, place, wanted));
+        }
+        Purpose::Attach { session, watch, size } => {
+            tracing::info!(%channel, actor, %session, watch, "somebody attaches to a session");
+            tasks.spawn(shell::attach(channels, opening, place, session, watch, size));
+        }
+        Purpose::End { session } => {
+            tracing::info!(%channel, actor, %session, "the end of a session is asked for");
+            tasks.spawn(shell::end(channels, opening, place, session));
+        }
+    }
+}

@@ -1,0 +1,123 @@
+//! A TCP connection from the device, and the bytes in both directions.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use muster_channel::{CHUNK, Channel, Frame, Receiver, Sender};
+use muster_schemas::wire::ChannelRefusalCause;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::{sleep, timeout};
+
+use super::answer::Opening;
+use super::registry::Channels;
+
+/// What came before the end of a channel is written for so long.
+const LAST: Duration = Duration::from_secs(10);
+
+/// Connects, answers, and carries bytes until either side is through.
+pub(super) async fn open(
+    channels: Arc<Channels>,
+    opening: Opening,
+    _place: OwnedSemaphorePermit,
+    host: String,
+    port: u16,
+) {
+    let allowed = channels.policy().and_then(|policy| policy.allows_port(&host, port));
+    if let Err(reason) = allowed {
+        return opening.refuse(ChannelRefusalCause::Policy, reason).await;
+    }
+    if host.is_empty() || host.contains(char::is_whitespace) || port == 0 {
+        let reason = format!("'{}:{port}' is no host and port", host.escape_debug());
+        return opening.refuse(ChannelRefusalCause::Invalid, reason).await;
+    }
+    let made = tokio::select! {
+        made = timeout(channels.options.connect, TcpStream::connect((host.as_str(), port))) => made,
+        () = channels.stop.cancelled() => return,
+    };
+    let stream = match made {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => {
+            let reason = format!("failed to connect to {host}:{port}: {error}");
+            return opening.refuse(ChannelRefusalCause::Failed, reason).await;
+        }
+        Err(_) => {
+            let seconds = channels.options.connect.as_secs();
+            let reason =
+                format!("failed to connect to {host}:{port}: no answer within {seconds} s");
+            return opening.refuse(ChannelRefusalCause::Failed, reason).await;
+        }
+    };
+    // Somebody waits for each key that is typed.
+    let _ = stream.set_nodelay(true);
+    let id = opening.channel;
+    let Channel { sender, mut receiver } = match opening.accept().await {
+        Ok(channel) => channel,
+        Err(problem) => {
+            tracing::warn!(channel = %id, problem, "a channel did not come about");
+            return;
+        }
+    };
+    let (from, mut to) = stream.into_split();
+    let both = async { tokio::try_join!(up(&sender, from), down(&mut receiver, &mut to)) };
+    let why = tokio::select! {
+        done = both => done.err(),
+        () = last(&sender) => Some(sender.why()),
+        () = channels.stop.cancelled() => Some("the agent stops".to_owned()),
+    };
+    tracing::info!(channel = %id, why, "a connection is over");
+    sender.close(why.as_deref().unwrap_or("the connection has ended")).await;
+}
+
+/// The channel has been over for a while: what came before its end had time to be written.
+async fn last(sender: &Sender) {
+    sender.closed().await;
+    sleep(LAST).await;
+}
+
+/// From the device's side to the server, until its end, or the channel's.
+async fn up(sender: &Sender, from: OwnedReadHalf) -> Result<(), String> {
+    loop {
+        let ready = tokio::select! {
+            ready = from.readable() => ready,
+            () = sender.closed() => return Ok(()),
+        };
+        ready.map_err(|error| broken(&error))?;
+        // Only while there is something: a connection that is silent costs no memory.
+        let mut buffer = vec![0; CHUNK];
+        match from.try_read(&mut buffer) {
+            Ok(0) => break,
+            Ok(count) => {
+                buffer.truncate(count);
+                if sender.data(Bytes::from(buffer)).await.is_err() {
+                    return Ok(());
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(broken(&error)),
+        }
+    }
+    let _ = sender.say(Frame::Eof).await;
+    Ok(())
+}
+
+/// From the server to the device's side, until its end.
+async fn down(receiver: &mut Receiver, to: &mut OwnedWriteHalf) -> Result<(), String> {
+    loop {
+        match receiver.next().await.map_err(|gone| gone.0)? {
+            Frame::Data(bytes) => to.write_all(&bytes).await.map_err(|error| broken(&error))?,
+            Frame::Eof => break,
+            // Nothing else is about a connection.
+            _ => {}
+        }
+    }
+    to.shutdown().await.map_err(|error| broken(&error))
+}
+
+fn broken(error: &io::Error) -> String {
+    format!("the connection broke: {error}")
+}

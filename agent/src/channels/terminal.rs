@@ -1,0 +1,260 @@
+//! A program behind a pseudo-terminal: started as a login shell is, read and written without
+//! blocking, and ended with all that belongs to it.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use filedescriptor::FileDescriptor;
+use muster_schemas::wire::TerminalSize;
+use nix::errno::Errno;
+use nix::sys::signal::{Signal, kill, killpg};
+use nix::sys::termios::{InputFlags, SetArg, tcgetattr, tcsetattr};
+use nix::unistd::{AccessFlags, Pid, access};
+use portable_pty::{Child, CommandBuilder, ExitStatus, MasterPty, PtySize, native_pty_system};
+use tokio::net::unix::pipe;
+use tokio::time::{Instant, sleep};
+
+use crate::operations::{PATH, RunAs, SHELL, has_ended, pid_of, setpriv};
+
+/// The most that is read at once.
+const CHUNK: usize = 16 * 1024;
+/// Processes are looked for this often while they end.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// A program and its terminal. Dropped, the program is killed.
+pub(super) struct Terminal {
+    /// Both are the terminal: tokio makes no difference between it and a pipe.
+    from: pipe::Receiver,
+    to: pipe::Sender,
+    /// Resizes, and knows who is in the foreground.
+    master: Mutex<Box<dyn MasterPty + Send>>,
+    child: Box<dyn Child + Send + Sync>,
+    pid: Pid,
+    has_ended: bool,
+}
+
+/// A descriptor that somebody else owns.
+struct Borrowed(RawFd);
+
+impl AsRawFd for Borrowed {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0
+    }
+}
+
+fn pty_size(size: TerminalSize) -> PtySize {
+    PtySize { rows: size.rows, cols: size.cols, pixel_width: 0, pixel_height: 0 }
+}
+
+/// The locale: the agent's own if it is one of UTF-8.
+fn lang() -> String {
+    let own = std::env::var("LANG").unwrap_or_default();
+    let lower = own.to_ascii_lowercase();
+    if lower.contains("utf-8") || lower.contains("utf8") { own } else { "C.UTF-8".to_owned() }
+}
+
+/// The command for a shell of this user, or a line for it.
+fn command(user: &RunAs, line: Option<&str>, term: &str) -> Result<CommandBuilder, String> {
+    let is_program = |file: &Path| file.is_file() && access(file, AccessFlags::X_OK).is_ok();
+    let shell = if is_program(&user.shell) { user.shell.as_path() } else { Path::new(SHELL) };
+    if !is_program(shell) {
+        return Err(format!("there is no shell {} on this device", shell.display()));
+    }
+    let mut command = match user.ids {
+        // Named with a dash before it, as login does.
+        None if line.is_none() => CommandBuilder::new_default_prog(),
+        None => CommandBuilder::new(shell),
+        Some((uid, gid)) => {
+            let setpriv = setpriv().ok_or_else(|| {
+                format!("a shell as '{}' needs util-linux's setpriv on this device", user.name)
+            })?;
+            let mut command = CommandBuilder::new(setpriv);
+            command.args([&format!("--reuid={uid}"), &format!("--regid={gid}")]);
+            command.args(["--init-groups", "--"]);
+            command.arg(shell);
+            if line.is_none() {
+                command.arg("-l");
+            }
+            command
+        }
+    };
+    if let Some(line) = line {
+        command.args(["-c", line]);
+    }
+    command.env_clear();
+    command.env("PATH", PATH);
+    command.env("HOME", &user.home);
+    command.env("USER", &user.name);
+    command.env("LOGNAME", &user.name);
+    command.env("SHELL", shell);
+    command.env("LANG", lang());
+    command.env("TERM", term);
+    command.cwd(if user.home.is_dir() { user.home.as_path() } else { Path::new("/") });
+    Ok(command)
+}
+
+impl Terminal {
+    /// Starts a shell as this user, or a line for it.
+    ///
+    /// # Errors
+    /// Why not, in words.
+    pub(super) fn open(
+        user: &RunAs,
+        line: Option<&str>,
+        term: &str,
+        size: TerminalSize,
+    ) -> Result<Self, String> {
+        let command = command(user, line, term)?;
+        let failed =
+            |what: &str, error: &dyn std::fmt::Display| format!("failed to {what}: {error}");
+        let pair = native_pty_system()
+            .openpty(pty_size(size))
+            .map_err(|error| failed("open a pseudo-terminal", &error))?;
+        let raw = pair.master.as_raw_fd().ok_or("the pseudo-terminal has no descriptor")?;
+        let mut own = FileDescriptor::dup(&Borrowed(raw))
+            .map_err(|error| failed("use the pseudo-terminal", &error))?;
+        own.set_non_blocking(true).map_err(|error| failed("use the pseudo-terminal", &error))?;
+        // A character of several bytes is erased as one.
+        if let Ok(mut modes) = tcgetattr(&own) {
+            modes.input_flags |= InputFlags::IUTF8;
+            let _ = tcsetattr(&own, SetArg::TCSANOW, &modes);
+        }
+        let ends = || {
+            let end = || own.as_fd().try_clone_to_owned();
+            let from = pipe::Receiver::from_owned_fd_unchecked(end()?)?;
+            Ok::<_, io::Error>((from, pipe::Sender::from_owned_fd_unchecked(end()?)?))
+        };
+        let (from, to) = ends().map_err(|error| failed("use the pseudo-terminal", &error))?;
+        let child =
+            pair.slave.spawn_command(command).map_err(|error| failed("start a shell", &error))?;
+        let pid = child.process_id().map(pid_of).ok_or("the shell has no process id")?;
+        Ok(Self { from, to, master: Mutex::new(pair.master), child, pid, has_ended: false })
+    }
+
+    /// The program's process, which leads its session.
+    pub(super) const fn pid(&self) -> Pid {
+        self.pid
+    }
+
+    /// What the program wrote; nothing when nobody holds the terminal any more.
+    pub(super) async fn read(&self) -> io::Result<Bytes> {
+        loop {
+            self.from.readable().await?;
+            // Only while there is something: a program that is silent costs no memory.
+            let (mut buffer, mut length) = (vec![0_u8; CHUNK], 0);
+            let end = loop {
+                match self.from.try_read(buffer.get_mut(length..).unwrap_or_default()) {
+                    Ok(0) => break None,
+                    Ok(count) => length += count,
+                    Err(error) => break Some(error),
+                }
+            };
+            match end.filter(|_| length == 0) {
+                Some(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                // Nobody has it open any more.
+                Some(error) if error.raw_os_error() == Some(Errno::EIO as i32) => {
+                    return Ok(Bytes::new());
+                }
+                Some(error) => return Err(error),
+                None => {
+                    buffer.truncate(length);
+                    return Ok(Bytes::copy_from_slice(&buffer));
+                }
+            }
+        }
+    }
+
+    /// Writes some of these bytes; says how many.
+    pub(super) async fn write(&self, bytes: &[u8]) -> io::Result<usize> {
+        loop {
+            self.to.writable().await?;
+            match self.to.try_write(bytes) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                written => return written,
+            }
+        }
+    }
+
+    /// As [`Self::write`], whether the kernel has said that there is room or not.
+    pub(super) fn write_now(&self, bytes: &[u8]) -> usize {
+        nix::unistd::write(&self.to, bytes).unwrap_or(0)
+    }
+
+    pub(super) fn resize(&self, size: TerminalSize) {
+        let master = self.master.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Err(error) = master.resize(pty_size(size)) {
+            tracing::debug!(%error, "a terminal could not be resized");
+        }
+    }
+
+    /// The groups that a signal to the session is for: the shell's, and the one in the foreground.
+    fn groups(&self) -> Vec<Pid> {
+        let master = self.master.lock().unwrap_or_else(PoisonError::into_inner);
+        let front = master.process_group_leader().map(Pid::from_raw);
+        let mut groups = vec![self.pid];
+        groups.extend(front.filter(|front| *front != self.pid));
+        groups
+    }
+
+    /// Tells the program and what is in the foreground that the terminal is gone.
+    pub(super) fn hang_up(&self) -> Vec<Pid> {
+        let groups = self.groups();
+        for group in &groups {
+            // Gone already, perhaps. One that is stopped has to go on to hear it.
+            let _ = killpg(*group, Signal::SIGHUP);
+            let _ = killpg(*group, Signal::SIGCONT);
+        }
+        groups
+    }
+
+    /// Kills what is left of these groups.
+    pub(super) fn kill(&self, groups: &[Pid]) {
+        for pid in self.members(groups) {
+            let _ = kill(pid, Signal::SIGKILL);
+        }
+    }
+
+    /// Waits until nothing is left of these groups; kills what is, at a time.
+    pub(super) async fn clear(&self, groups: &[Pid], kill_at: Instant) {
+        while !self.members(groups).is_empty() {
+            if Instant::now() >= kill_at {
+                return self.kill(groups);
+            }
+            sleep(LOOK).await;
+        }
+    }
+
+    /// Those that are alive in this session and one of these groups. The program is not waited
+    /// for until its end, so its session's number is nobody else's.
+    fn members(&self, groups: &[Pid]) -> Vec<Pid> {
+        let Ok(all) = procfs::process::all_processes() else { return Vec::new() };
+        all.flatten()
+            .filter_map(|process| process.stat().ok())
+            .filter(|stat| stat.session == self.pid.as_raw() && !matches!(stat.state, 'Z' | 'X'))
+            .filter(|stat| groups.iter().any(|group| group.as_raw() == stat.pgrp))
+            .map(|stat| Pid::from_raw(stat.pid))
+            .collect()
+    }
+
+    /// How the program ended, if it has.
+    pub(super) fn reap(&mut self) -> Option<ExitStatus> {
+        if !has_ended(self.pid) {
+            return None;
+        }
+        let status = self.child.try_wait().ok().flatten();
+        self.has_ended = true;
+        status
+    }
+}
+
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        if !self.has_ended {
+            self.kill(&self.groups());
+        }
+    }
+}

@@ -1,0 +1,109 @@
+//! Which ports a policy lets people reach through the device: `HOST:PORT`. Pure.
+
+use std::net::IpAddr;
+
+use serde::Deserialize;
+
+use super::pattern::fits;
+
+/// Hosts and ports that a rule names.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "Written")]
+pub(super) struct Place {
+    host: String,
+    /// Any when absent.
+    port: Option<u16>,
+}
+
+/// As it stands in the file; a bare number is a port of the device itself.
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "neither a port nor text such as \"localhost:22\"")]
+enum Written {
+    Port(u16),
+    Place(String),
+}
+
+impl TryFrom<Written> for Place {
+    type Error = String;
+
+    fn try_from(written: Written) -> Result<Self, String> {
+        let text = match written {
+            Written::Port(port) => format!("localhost:{port}"),
+            Written::Place(text) => text,
+        };
+        let wrong = || format!("'{text}' is not HOST:PORT, such as localhost:22, *:80 or [::1]:*");
+        let (host, port) = text.rsplit_once(':').ok_or_else(wrong)?;
+        let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+        if host.is_empty() || (bare.is_none() && host.contains([':', ' '])) {
+            return Err(wrong());
+        }
+        let port = match port {
+            "*" => None,
+            port => Some(port.parse().ok().filter(|port| *port > 0).ok_or_else(wrong)?),
+        };
+        Ok(Self { host: plain(bare.unwrap_or(host)), port })
+    }
+}
+
+/// A host's name as it is compared.
+fn plain(host: &str) -> String {
+    host.trim_end_matches('.').to_ascii_lowercase()
+}
+
+/// The device itself, by one of its usual names?
+fn is_itself(host: &str) -> bool {
+    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+impl Place {
+    /// Does it name this host and port?
+    pub(super) fn fits(&self, host: &str, port: u16) -> bool {
+        if self.port.is_some_and(|own| own != port) {
+            return false;
+        }
+        let host = plain(host);
+        if is_itself(&self.host) {
+            return is_itself(&host);
+        }
+        // A pattern of addresses means addresses: `10.0.0.*` is not `10.0.0.9.example.com`.
+        let is_numeric = self.host.contains(|c: char| c.is_ascii_digit())
+            && self.host.chars().all(|c| c.is_ascii_digit() || ".*".contains(c));
+        fits(&self.host, &host) && (!is_numeric || host.parse::<IpAddr>().is_ok())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_are_compared_as_they_are_asked() {
+        let place = |text: &str| Place::try_from(Written::Place(text.to_owned())).unwrap();
+        for (rule, host, port, expected) in [
+            ("localhost:22", "localhost", 22, true),
+            ("localhost:22", "127.0.0.1", 22, true),
+            ("localhost:22", "::1", 22, true),
+            ("127.0.0.1:22", "LOCALHOST.", 22, true),
+            ("localhost:22", "localhost", 23, false),
+            ("localhost:22", "localhost.example.com", 22, false),
+            ("*:80", "camera.local", 80, true),
+            ("*:80", "camera.local", 81, false),
+            ("*.local:*", "Camera.LOCAL", 8080, true),
+            ("*.local:*", "camera.local.example.com", 8080, false),
+            ("10.0.0.*:80", "10.0.0.9", 80, true),
+            ("10.0.0.*:80", "10.0.0.9.example.com", 80, false),
+            ("[fe80::1]:80", "fe80::1", 80, true),
+            ("*:*", "anything", 1, true),
+        ] {
+            assert_eq!(place(rule).fits(host, port), expected, "{rule} {host}:{port}");
+        }
+        let own = Place::try_from(Written::Port(80)).unwrap();
+        assert!(own.fits("localhost", 80) && !own.fits("camera", 80));
+        for bad in
+            ["", "localhost", ":22", "localhost:", "localhost:0", "a:70000", "::1:22", "a b:1"]
+        {
+            assert!(Place::try_from(Written::Place(bad.to_owned())).is_err(), "{bad:?}");
+        }
+        assert!(Place::try_from(Written::Port(0)).is_err());
+    }
+}

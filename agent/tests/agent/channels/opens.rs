@@ -1,0 +1,149 @@
+//! Opens that are not taken, and those that are refused.
+
+use super::*;
+
+/// Nothing is answered to this; an open behind it on the same subject is.
+async fn is_ignored(server: &Server, bytes: Vec<u8>, channel: ChannelId) {
+    let client = server.client().await;
+    let mut up = client.subscribe(subjects().channel_up(channel)).await.unwrap();
+    client.flush().await.unwrap();
+    server.command("open", bytes).await;
+    let unknown = Purpose::End { session: session(999) };
+    causes(&refusal(server, unknown).await, ChannelRefusalCause::Invalid, "no session");
+    let came = tokio::time::timeout(Duration::from_millis(200), up.next()).await;
+    assert!(came.is_err(), "it was answered");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_forged_late_foreign_or_known_is_ignored() {
+    let (server, running) = greeted().await;
+    let file = server.path("never");
+    let purpose = || line(1, &format!("touch {}", file.display()));
+    let Opening { open, .. } = opening(purpose());
+    let forged = muster_schemas::SigningKey::from_seed(&[9; 32]);
+    let mut bent = sealed(&open);
+    let middle = bent.len() / 2;
+    bent[middle] ^= 1;
+    let late = ChannelOpen { expires_at: now().plus_micros(-1_000_000), ..open.clone() };
+    for bytes in [
+        forged.seal(Kind::Open, codec::encode(&open)),
+        operation_key().seal(Kind::Run, codec::encode(&open)),
+        bent,
+        b"nothing".to_vec(),
+        sealed(&ChannelOpen { epoch: 2, ..open.clone() }),
+        sealed(&ChannelOpen { project: ProjectId::system(), ..open.clone() }),
+        sealed(&ChannelOpen {
+            device: muster_schemas::DeviceId(Uuid::from_u128(1)),
+            ..open.clone()
+        }),
+        sealed(&late),
+    ] {
+        is_ignored(&server, bytes, open.channel).await;
+    }
+    assert!(!file.exists());
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_channel_is_opened_once_also_by_the_next_agent() {
+    let (server, running) = greeted().await;
+    let file = server.path("count");
+    let Opening { open, .. } = opening(line(1, &format!("echo x >> {}", file.display())));
+    let client = server.client().await;
+    let mut up = send(&server, &client, &open).await;
+    tokio::time::timeout(LIMIT, up.next()).await.unwrap().unwrap();
+    while !file.exists() {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    is_ignored(&server, sealed(&open), open.channel).await;
+    running.stop().await;
+    let running = greet(&server).await;
+    is_ignored(&server, sealed(&open), open.channel).await;
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), "x\n");
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_policy_and_limits_refuse_in_words() {
+    let (server, running) = greeted().await;
+    let mut first = open(&server, shell(1)).await;
+    first.is_attached(1, 0).await;
+    let told = refusal(&server, shell(1)).await;
+    causes(&told, ChannelRefusalCause::Invalid, "already");
+    for (policy, words) in [
+        ("[shell]\nenabled = false\n", "[shell] enabled = false"),
+        ("[shell]\nusers = [\"robot\"]\n", "[shell] users does not name"),
+        ("[exec]\nallow = [\"uptime\"]\n", "[exec] allow is there"),
+        ("[exec]\nusers = [\"robot\"]\n", "[exec] users does not name"),
+        ("[shel]\n", "everything is refused"),
+    ] {
+        std::fs::write(server.path("policy.toml"), policy).unwrap();
+        for purpose in [shell(2), attach(1, true)] {
+            let told = refusal(&server, purpose).await;
+            causes(&told, ChannelRefusalCause::Policy, words);
+            assert!(told.reason.contains("policy.toml"), "{told:?}");
+        }
+    }
+    std::fs::remove_file(server.path("policy.toml")).unwrap();
+    let mut others = Vec::new();
+    for number in 2..=32 {
+        others.push(open(&server, line(number, "sleep 100")).await);
+    }
+    causes(&refusal(&server, shell(33)).await, ChannelRefusalCause::Busy, "32 sessions");
+    for _ in 32..128 {
+        others.push(open(&server, attach(1, true)).await);
+    }
+    causes(&refusal(&server, attach(1, true)).await, ChannelRefusalCause::Busy, "128 channels");
+    // Somebody who leaves makes room.
+    others.pop().unwrap().channel.sender.close("enough").await;
+    let mut tries = 0;
+    while try_open(&server, attach(1, true)).await.is_err() {
+        tries += 1;
+        assert!(tries < 100);
+    }
+    let told = refusal(&server, attach(77, false)).await;
+    assert!(matches!(told.cause, ChannelRefusalCause::Invalid | ChannelRefusalCause::Busy));
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_this_agent_does_not_know_is_refused_by_name() {
+    let (server, running) = greeted().await;
+    let Opening { open, .. } = opening(shell(1));
+    let mut value: std::collections::BTreeMap<String, serde_json::Value> =
+        serde_json::from_value(serde_json::to_value(&open.purpose).unwrap()).unwrap();
+    value.insert("kind".to_owned(), "teleport".into());
+    #[derive(serde::Serialize)]
+    struct Later<'a> {
+        project: &'a ProjectId,
+        device: muster_schemas::DeviceId,
+        epoch: u64,
+        channel: ChannelId,
+        issued_at: muster_schemas::Timestamp,
+        expires_at: muster_schemas::Timestamp,
+        actor: &'a str,
+        key: serde_bytes::ByteBuf,
+        purpose: std::collections::BTreeMap<&'a str, &'a str>,
+    }
+    let later = Later {
+        project: &open.project,
+        device: open.device,
+        epoch: 1,
+        channel: open.channel,
+        issued_at: open.issued_at,
+        expires_at: open.expires_at,
+        actor: "token:test",
+        key: serde_bytes::ByteBuf::from(open.key.clone()),
+        purpose: [("kind", "teleport")].into(),
+    };
+    let client = server.client().await;
+    let mut up = client.subscribe(subjects().channel_up(open.channel)).await.unwrap();
+    client.flush().await.unwrap();
+    server.command("open", operation_key().seal(Kind::Open, codec::encode(&later))).await;
+    let message = tokio::time::timeout(LIMIT, up.next()).await.unwrap().unwrap();
+    let key = server.known.lock().unwrap().key.unwrap();
+    let opened = cose::open(&message.payload, Kind::Opened, &key).unwrap();
+    let answer: ChannelAnswer = codec::decode(&opened).unwrap();
+    causes(&answer.refused.unwrap(), ChannelRefusalCause::Unsupported, "muster-agent");
+    running.stop().await;
+}

@@ -1,0 +1,174 @@
+//! Sessions outlive channels: attached again, shared, watched, ended.
+
+use super::*;
+use crate::process::Process;
+
+fn lives(mark: &str) -> bool {
+    procfs::process::all_processes().unwrap().flatten().any(|process| {
+        let is_alive = process.stat().is_ok_and(|stat| stat.state != 'Z');
+        is_alive && process.cmdline().is_ok_and(|words| words.iter().any(|word| word == mark))
+    })
+}
+
+async fn until_gone(mark: &str) {
+    for _ in 0..600 {
+        if !lives(mark) {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    panic!("{mark} still lives");
+}
+
+fn with_grace(number: u128, text: &str, grace_seconds: u32) -> Purpose {
+    let Purpose::Shell { session, user, command, term, size, .. } = line(number, text) else {
+        unreachable!()
+    };
+    Purpose::Shell { session, user, command, term, size, grace_seconds }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn attached_again_the_screen_is_there_and_the_program_went_on() {
+    let (server, running) = greeted().await;
+    let mut seen = open(&server, shell(1)).await;
+    seen.type_in("echo be''fore; (sleep 1; echo mean''while) & read x; echo got $x\n").await;
+    seen.sees("before").await;
+    seen.channel.sender.close("the window was shut").await;
+    drop(seen);
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    let mut seen = open(&server, attach(1, false)).await;
+    seen.until("a screen", |seen| !seen.screens.is_empty()).await;
+    let screen = &seen.screens[0];
+    assert!(screen.contains("before") && screen.contains("meanwhile"), "{screen}");
+    seen.is_attached(1, 0).await;
+    seen.type_in("text\n").await;
+    seen.sees("got text").await;
+    // A full-screen program, with its modes.
+    seen.type_in("printf '\\033[?1049h\\033[?2004h\\033[?1h\\033[HFULL'\n").await;
+    seen.sees("FULL").await;
+    drop(seen);
+    let mut seen = open(&server, attach(1, false)).await;
+    seen.until("a screen", |seen| !seen.screens.is_empty()).await;
+    for part in ["\x1b[?1049h", "\x1b[?2004h", "\x1b[?1h", "FULL"] {
+        assert!(seen.screens[0].contains(part), "{part:?} is not in {:?}", seen.screens[0]);
+    }
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn several_share_a_session_and_who_watches_cannot_type() {
+    let (server, running) = greeted().await;
+    let mut one = open(&server, shell(1)).await;
+    let mut two = open(&server, attach(1, false)).await;
+    one.is_attached(2, 0).await;
+    let mut third = open(&server, attach(1, true)).await;
+    for seen in [&mut one, &mut two, &mut third] {
+        seen.is_attached(2, 1).await;
+    }
+    third.type_in("echo for''bidden\n").await;
+    third.channel.sender.say(Frame::Resize(TerminalSize { cols: 9, rows: 9 })).await.unwrap();
+    // Behind it on its channel comes nothing that could be waited for; the others' words do.
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    two.type_in("echo from''two; stty size\n").await;
+    for seen in [&mut one, &mut two, &mut third] {
+        seen.sees("fromtwo\r\n24 80").await;
+        assert!(!seen.text.contains("forbidden") && !seen.text.contains("9 9"), "{}", seen.text);
+    }
+    // The last size counts.
+    one.channel.sender.say(Frame::Resize(TerminalSize { cols: 100, rows: 30 })).await.unwrap();
+    one.type_in("stty size\n").await;
+    two.sees("30 100").await;
+    third.channel.sender.close("enough").await;
+    one.is_attached(2, 0).await;
+    drop(two);
+    one.is_attached(1, 0).await;
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_that_nobody_attaches_to_is_ended_after_its_grace() {
+    let (server, running) = greeted().await;
+    let mark = "31415926.1";
+    let mut seen = open(&server, with_grace(1, &format!("sleep {mark}; :"), 1)).await;
+    seen.is_attached(1, 0).await;
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    assert!(lives(mark), "somebody is attached");
+    drop(seen);
+    until_gone(mark).await;
+    loop {
+        // It is told as soon as its end was dealt with.
+        match try_open(&server, attach(1, false)).await {
+            Err(told) => {
+                causes(&told, ChannelRefusalCause::Invalid, "no session");
+                break;
+            }
+            Ok(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+        }
+    }
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_end_ends_what_does_not_want_to_also() {
+    let (server, running) = greeted().await;
+    let mark = "31415926.2";
+    let mut seen = open(&server, shell(1)).await;
+    let text = format!("trap '' HUP; echo re''ady; sleep {mark}; sleep {mark}; sleep {mark}\n");
+    seen.type_in(&text).await;
+    seen.sees("ready\r\n").await;
+    let mut ending = open(&server, Purpose::End { session: session(1) }).await;
+    assert_eq!(seen.end().await, "the session has ended");
+    let exit = seen.exit.unwrap();
+    assert_eq!((exit.code, exit.reason.as_deref()), (None, Some("the session was ended")));
+    assert_eq!(ending.end().await, "the session was ended");
+    until_gone(mark).await;
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sessions_end_with_the_agent_and_outlive_the_broker() {
+    let (server, running) = greeted().await;
+    let mark = "31415926.3";
+    let mut seen = open(&server, shell(1)).await;
+    seen.type_in("echo be''fore\n").await;
+    seen.sees("before").await;
+    let before = server.known.lock().unwrap().hellos;
+    server.nats.child().stop().await.unwrap();
+    server.nats.child().start_again().await.unwrap();
+    assert!(!seen.end().await.is_empty());
+    server.until("the device is back", |known| known.hellos > before).await;
+    let mut tries = 0;
+    let mut seen = loop {
+        // Opens are taken after the welcome.
+        tries += 1;
+        assert!(tries < 50);
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        match try_open(&server, attach(1, false)).await {
+            Ok(channel) => break Seen::new(channel),
+            Err(told) => panic!("{told:?}"),
+        }
+    };
+    seen.until("a screen", |seen| !seen.screens.is_empty()).await;
+    assert!(seen.screens[0].contains("before"), "{:?}", seen.screens);
+    seen.type_in(&format!("trap '' HUP; echo re''ady; sleep {mark}\n")).await;
+    seen.sees("ready\r\n").await;
+    running.stop().await;
+    assert_eq!(seen.end().await, "the session has ended");
+    until_gone(mark).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_killed_agent_leaves_loses_its_terminal() {
+    let server = Server::start().await;
+    let process = Process::start(&server).await;
+    server.until("the device was greeted", |known| known.hellos > 0).await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let mark = "31415926.4";
+    let seen = open(&server, line(1, &format!("sleep {mark}; :"))).await;
+    while !lives(mark) {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    process.kill();
+    until_gone(mark).await;
+    drop(seen);
+}

@@ -1,0 +1,145 @@
+//! Shells: what is typed, what is seen, how they end.
+
+use super::*;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shell_answers_knows_its_size_and_tells_its_end() {
+    let (server, running) = greeted().await;
+    let spy = server.client().await;
+    let mut traffic = spy.subscribe(">").await.unwrap();
+    spy.flush().await.unwrap();
+    let mut seen = open(&server, shell(1)).await;
+    seen.is_attached(1, 0).await;
+    seen.type_in("echo hid''den; stty size\n").await;
+    seen.sees("hidden\r\n24 80\r\n").await;
+    seen.channel.sender.say(Frame::Resize(TerminalSize { cols: 132, rows: 43 })).await.unwrap();
+    seen.type_in("stty size; stty -a | grep -c ' iutf8'\n").await;
+    seen.sees("43 132\r\n1\r\n").await;
+    seen.type_in("printf '\\303\\251\\342\\202\\254 = é€\\n'; echo $TERM:$LANG:$USER:$HOME\n")
+        .await;
+    seen.sees("é€ = é€\r\nxterm:").await;
+    assert!(seen.text.to_ascii_lowercase().contains("utf-8"), "{}", seen.text);
+    seen.type_in("exit 7\n").await;
+    assert_eq!(seen.end().await, "the session has ended");
+    assert_eq!(seen.exit, Some(Exit { code: Some(7), reason: None }));
+    // The broker has seen none of it.
+    spy.flush().await.unwrap();
+    let (mut messages, mut bytes) = (0, 0);
+    while let Ok(Some(message)) =
+        tokio::time::timeout(Duration::from_millis(300), traffic.next()).await
+    {
+        messages += 1;
+        bytes += message.payload.len();
+        for word in [&b"hidden"[..], b"hid''den", b"stty", b"xterm:", b"43 132"] {
+            let is_in = message.payload.windows(word.len()).any(|part| part == word);
+            assert!(!is_in, "{} holds what was typed", message.subject);
+        }
+    }
+    assert!(messages > 10 && bytes > 500, "{messages} {bytes}");
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_login_shell_of_the_agents_user_is_the_default() {
+    let (server, running) = greeted().await;
+    let Purpose::Shell { session, user, term, size, grace_seconds, .. } = shell(1) else {
+        panic!()
+    };
+    let purpose = Purpose::Shell { session, user, command: None, term, size, grace_seconds };
+    let mut seen = open(&server, purpose).await;
+    seen.type_in("echo \"<$0>\" \"$SHELL\" $((6*7)); pwd\n").await;
+    seen.until("a name with a dash", |seen| seen.text.contains("<-")).await;
+    seen.sees(" 42\r\n").await;
+    seen.type_in("exit 0\n").await;
+    seen.end().await;
+    assert_eq!(seen.exit.as_ref().and_then(|exit| exit.code), Some(0));
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_line_runs_in_place_of_a_shell_and_all_its_output_comes() {
+    let (server, running) = greeted().await;
+    let mut seen = open(&server, line(1, "echo one; seq 1 20000; exit 3")).await;
+    assert_eq!(seen.end().await, "the session has ended");
+    assert!(seen.text.starts_with("one\r\n") && seen.text.ends_with("\r\n20000\r\n"));
+    assert_eq!(seen.text.lines().count(), 20001);
+    assert_eq!(seen.exit, Some(Exit { code: Some(3), reason: None }));
+    let mut seen = open(&server, line(2, "kill -9 $$")).await;
+    seen.end().await;
+    assert_eq!(seen.exit.unwrap().reason.as_deref(), Some("Killed"));
+    // The end of what is typed is the end of the input.
+    let mut seen = open(&server, line(3, "stty -echo; echo ready; cat; echo done")).await;
+    seen.sees("ready").await;
+    seen.type_in("text\n").await;
+    seen.channel.sender.say(Frame::Eof).await.unwrap();
+    seen.sees("text\r\ndone\r\n").await;
+    seen.end().await;
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_paste_arrives_whole() {
+    let (server, running) = greeted().await;
+    let file = server.path("pasted");
+    let mut seen = open(&server, shell(1)).await;
+    seen.type_in(&format!("stty -echo; echo re''ady; cat > {}\n", file.display())).await;
+    seen.sees("ready").await;
+    let text: String = (0..20_000).map(|at| format!("{at:>50}é\n")).collect();
+    assert!(text.len() > 1_000_000);
+    seen.type_in(&text).await;
+    seen.type_in("\x04echo wr''itten\n").await;
+    seen.sees("written").await;
+    assert!(std::fs::read_to_string(&file).unwrap() == text, "it is not what was pasted");
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ctrl_c_ends_what_floods_the_terminal() {
+    let (server, running) = greeted().await;
+    let mut seen = open(&server, shell(1)).await;
+    seen.type_in("yes flood\n").await;
+    seen.until("a flood", |seen| seen.text.len() > 2_000_000).await;
+    let asked = std::time::Instant::now();
+    seen.type_in("\x03").await;
+    seen.type_in("echo ca''lm\n").await;
+    seen.text.clear();
+    seen.sees("calm\r\n").await;
+    assert!(asked.elapsed() < Duration::from_secs(2), "{:?}", asked.elapsed());
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_user_only_for_root_and_only_one_that_is_there() {
+    let (server, running) = greeted().await;
+    let as_user = |number, name: &str| {
+        let Purpose::Shell { session, term, size, grace_seconds, .. } = shell(number) else {
+            unreachable!()
+        };
+        let (user, command) = (Some(name.to_owned()), Some("id -un; id -Gn; tty".to_owned()));
+        Purpose::Shell { session, user, command, term, size, grace_seconds }
+    };
+    let told = refusal(&server, as_user(1, "no-such-user")).await;
+    causes(&told, ChannelRefusalCause::Invalid, "no user 'no-such-user'");
+    let passwd = std::fs::read_to_string("/etc/passwd").unwrap();
+    let with_a_shell = passwd.lines().filter(|line| line.ends_with("sh")).find_map(|line| {
+        let mut words = line.split(':');
+        let name = words.next()?;
+        (words.nth(1)? != "0").then_some(name)
+    });
+    if nix::unistd::geteuid().is_root() {
+        let mut seen = open(&server, as_user(2, with_a_shell.unwrap_or("nobody"))).await;
+        seen.end().await;
+        match with_a_shell {
+            Some(name) => {
+                assert!(seen.text.starts_with(&format!("{name}\r\n")), "{}", seen.text);
+                assert!(seen.text.contains("/dev/pts/"), "{}", seen.text);
+            }
+            // Who has no shell gets none.
+            None => assert_eq!(seen.exit.unwrap().code, Some(1), "{}", seen.text),
+        }
+    } else {
+        let told = refusal(&server, as_user(2, "root")).await;
+        causes(&told, ChannelRefusalCause::Invalid, "only root");
+    }
+    running.stop().await;
+}

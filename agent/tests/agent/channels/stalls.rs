@@ -1,0 +1,75 @@
+//! Those who do not take what is written to them.
+
+use super::*;
+use crate::process::Process;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_types_and_takes_nothing_is_detached_and_holds_up_nobody() {
+    let (server, running) = greeted().await;
+    let mut stalled = open(&server, shell(1)).await;
+    stalled.is_attached(1, 0).await;
+    stalled.type_in("yes\n").await;
+    // Not taken for longer than the agent is patient.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let mut other = open(&server, attach(1, false)).await;
+    other.until("a screen", |seen| !seen.screens.is_empty()).await;
+    other.is_attached(1, 0).await;
+    let before = other.text.len();
+    other.until("more", |seen| seen.text.len() > before + 1_000_000).await;
+    assert_eq!(stalled.end().await, "no output was taken for 2 s");
+    other.type_in("\x03").await;
+    other.type_in("echo ca''lm\n").await;
+    other.sees("calm\r\n").await;
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_watches_and_takes_nothing_misses_output_and_is_shown_the_screen_then() {
+    let (server, running) = greeted().await;
+    let mut one = open(&server, shell(1)).await;
+    let mut watcher = open(&server, attach(1, true)).await;
+    one.is_attached(1, 1).await;
+    one.type_in("seq 1 400000; echo the''end\n").await;
+    one.sees("theend\r\n").await;
+    // It comes back, and is shown what is there.
+    watcher.until("two screens", |seen| seen.screens.len() >= 2).await;
+    let is_there = |seen: &Seen| {
+        seen.screens.last().is_some_and(|screen| screen.contains("400000"))
+            || seen.text.contains("theend")
+    };
+    watcher.until("the end", is_there).await;
+    assert!(watcher.text.len() < 2_000_000, "{}", watcher.text.len());
+    one.type_in("echo go''on\n").await;
+    watcher.sees("goon").await;
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flood_leaves_memory_flat_seen_or_not() {
+    let server = Server::start().await;
+    let process = Process::start(&server).await;
+    server.until("the device was greeted", |known| known.hellos > 0).await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let idle = process.memory();
+    let mut seen = open(&server, shell(1)).await;
+    seen.type_in("yes 'a line of some length, so that there is much of it'\n").await;
+    seen.until("a flood", |seen| seen.text.len() > 4 << 20).await;
+    seen.text.clear();
+    let early = process.memory();
+    let stalled = open(&server, attach(1, true)).await;
+    seen.until("a larger flood", |seen| seen.text.len() > 16 << 20).await;
+    seen.text.clear();
+    let late = process.memory();
+    assert!(late < early + (6 << 20), "from {early} to {late} bytes");
+    assert!(early < idle + (16 << 20), "from {idle} to {early} bytes");
+    // With nobody attached it runs on.
+    stalled.channel.sender.close("enough").await;
+    drop((seen, stalled));
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert!(process.memory() < late + (4 << 20));
+    let mut seen = open(&server, attach(1, false)).await;
+    seen.type_in("\x03").await;
+    seen.type_in("echo ca''lm\n").await;
+    seen.sees("calm\r\n").await;
+    process.kill();
+}

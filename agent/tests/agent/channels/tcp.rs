@@ -1,0 +1,93 @@
+//! TCP connections from the device.
+
+use sha2::{Digest, Sha256};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+
+use super::*;
+
+fn tcp(port: u16) -> Purpose {
+    Purpose::Tcp { host: "127.0.0.1".to_owned(), port }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn twenty_megabytes_go_both_ways_and_each_half_closes_by_itself() {
+    const BYTES: usize = 20 << 20;
+    let (server, running) = greeted().await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    // Echoes, and says something after it has heard the end.
+    let echo = tokio::spawn(async move {
+        let (stream, _) = listener.accept().await.unwrap();
+        let (mut from, mut to) = stream.into_split();
+        tokio::io::copy(&mut from, &mut to).await.unwrap();
+        to.write_all(b"the end was heard").await.unwrap();
+    });
+    let Channel { sender, mut receiver } = try_open(&server, tcp(port)).await.unwrap();
+    let saying = tokio::spawn(async move {
+        let mut hash = Sha256::new();
+        for at in 0..BYTES / (64 * 1024) {
+            let piece: Vec<u8> =
+                (0..64 * 1024_usize).map(|i| ((i * 31 + at * 7) % 251) as u8).collect();
+            hash.update(&piece);
+            sender.data(Bytes::from(piece)).await.unwrap();
+        }
+        sender.say(Frame::Eof).await.unwrap();
+        hash.update(b"the end was heard");
+        (hash.finalize(), sender)
+    });
+    let (mut hash, mut heard) = (Sha256::new(), 0);
+    loop {
+        match tokio::time::timeout(LIMIT, receiver.next()).await.unwrap().unwrap() {
+            Frame::Data(bytes) => {
+                heard += bytes.len();
+                hash.update(&bytes);
+            }
+            Frame::Eof => break,
+            other => panic!("{other:?}"),
+        }
+    }
+    let (said, _sender) = saying.await.unwrap();
+    assert_eq!(heard, BYTES + 17);
+    assert_eq!(hash.finalize(), said);
+    echo.await.unwrap();
+    assert_eq!(receiver.next().await.unwrap_err().0, "the connection has ended");
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_port_that_nobody_listens_on_is_refused_in_words() {
+    let (server, running) = greeted().await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    drop(listener);
+    let told = refusal(&server, tcp(port)).await;
+    causes(&told, ChannelRefusalCause::Failed, "refused");
+    let told = refusal(&server, tcp(0)).await;
+    causes(&told, ChannelRefusalCause::Invalid, "no host and port");
+    std::fs::write(server.path("policy.toml"), "[ports]\nallow = [\"localhost:1\"]\n").unwrap();
+    let told = refusal(&server, tcp(port)).await;
+    causes(&told, ChannelRefusalCause::Policy, "[ports] allow does not name '127.0.0.1:");
+    assert!(told.reason.contains("policy.toml"), "{told:?}");
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_side_that_goes_away_ends_the_other() {
+    let (server, running) = greeted().await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let channel = try_open(&server, tcp(port)).await.unwrap();
+    let (mut stream, _) = listener.accept().await.unwrap();
+    channel.sender.data(Bytes::from_static(b"last words")).await.unwrap();
+    channel.sender.close("enough").await;
+    let mut heard = Vec::new();
+    tokio::time::timeout(LIMIT, stream.read_to_end(&mut heard)).await.unwrap().unwrap();
+    assert_eq!(heard, b"last words");
+    // And when the agent stops.
+    let mut channel = try_open(&server, tcp(port)).await.unwrap();
+    let (_stream, _) = listener.accept().await.unwrap();
+    running.stop().await;
+    let gone = tokio::time::timeout(LIMIT, channel.receiver.next()).await.unwrap().unwrap_err();
+    assert_eq!(gone.0, "the agent stops");
+}

@@ -122,8 +122,10 @@ async fn ssh_scp_and_rsync_reach_a_devices_own_sshd() {
     let options = sshd.options(&system);
     let output = Command::new("ssh")
         .args(&options)
-        .args([format!("{me}@robot"), "echo it-is-$((1+1))".to_owned()]);
-    assert_eq!(ran(&{ output }.output().unwrap()), "it-is-2\n");
+        .args([format!("{me}@robot"), "echo it-is-$((1+1))".to_owned()])
+        .output()
+        .unwrap();
+    assert_eq!(ran(&output), "it-is-2\n");
     // An interactive session: a terminal there, keys from here.
     let mut ssh = Command::new("ssh")
         .args(&options)
@@ -167,9 +169,14 @@ async fn ssh_scp_and_rsync_reach_a_devices_own_sshd() {
     ran(&Command::new("rsync").args(["-a", "-e", &shell, &from, &to]).output().unwrap());
     let inner = std::fs::read_to_string(dir.path().join("synced/inner/one")).unwrap();
     assert_eq!(inner, "1");
-    let ended = system.api.list("/api/v1/sessions?state=ended").await;
-    assert!(ended.len() >= 5, "{ended:?}");
-    assert!(ended.iter().all(|one| one["session"]["kind"] == "tcp"), "{ended:?}");
+    // Each of them is a session that has ended.
+    wait::until("all connections to be told as ended", PATIENCE, || async {
+        let sessions = system.api.list("/api/v1/sessions").await;
+        let is_over =
+            |one: &serde_json::Value| one["state"] == "ended" && one["session"]["kind"] == "tcp";
+        (sessions.len() == 5 && sessions.iter().all(is_over)).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -82,7 +82,7 @@ pub(super) async fn open(
         Ok(channel) => channel,
         Err(problem) => {
             tracing::warn!(channel = %id, problem, "a channel did not come about");
-            return;
+            return terminal.abandon().await;
         }
     };
     let grace = Duration::from_secs(u64::from(wanted.grace_seconds));

@@ -240,6 +240,18 @@ impl Terminal {
             .collect()
     }
 
+    /// Kills the program, and waits for it a while.
+    pub(super) async fn abandon(mut self) {
+        self.kill(&self.groups());
+        for _ in 0..20 {
+            self.reap();
+            if self.has_ended {
+                return;
+            }
+            sleep(LOOK).await;
+        }
+    }
+
     /// How the program ended, if it has.
     pub(super) fn reap(&mut self) -> Option<ExitStatus> {
         if !has_ended(self.pid) {

@@ -98,7 +98,7 @@ async fn try_open(server: &Server, purpose: Purpose) -> Result<Channel, ChannelR
     let Opening { open, half } = opening(purpose);
     let client = server.client().await;
     let mut up = send(server, &client, &open).await;
-    let message = tokio::time::timeout(LIMIT, up.next()).await.expect("an answer").unwrap();
+    let message = tokio::time::timeout(LIMIT, up.next()).await.unwrap().unwrap();
     assert_eq!(message.headers.unwrap().get(KIND_HEADER).unwrap().as_str(), "opened");
     let key = server.known.lock().unwrap().key.unwrap();
     let answer: ChannelAnswer =

@@ -96,13 +96,11 @@ async fn the_policy_and_limits_refuse_in_words() {
     causes(&refusal(&server, attach(1, true)).await, ChannelRefusalCause::Busy, "128 channels");
     // Somebody who leaves makes room.
     others.pop().unwrap().channel.sender.close("enough").await;
-    let mut tries = 0;
+    let deadline = tokio::time::Instant::now() + LIMIT;
     while try_open(&server, attach(1, true)).await.is_err() {
-        tries += 1;
-        assert!(tries < 100);
+        assert!(tokio::time::Instant::now() < deadline);
+        tokio::time::sleep(Duration::from_millis(200)).await;
     }
-    let told = refusal(&server, attach(77, false)).await;
-    assert!(matches!(told.cause, ChannelRefusalCause::Invalid | ChannelRefusalCause::Busy));
     running.stop().await;
 }
 
@@ -110,9 +108,6 @@ async fn the_policy_and_limits_refuse_in_words() {
 async fn what_this_agent_does_not_know_is_refused_by_name() {
     let (server, running) = greeted().await;
     let Opening { open, .. } = opening(shell(1));
-    let mut value: std::collections::BTreeMap<String, serde_json::Value> =
-        serde_json::from_value(serde_json::to_value(&open.purpose).unwrap()).unwrap();
-    value.insert("kind".to_owned(), "teleport".into());
     #[derive(serde::Serialize)]
     struct Later<'a> {
         project: &'a ProjectId,

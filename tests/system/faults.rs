@@ -11,7 +11,9 @@ use std::time::Duration;
 use muster_eventlog::projection::{Runner, compare_tables};
 use muster_eventlog::{ConnectOptions, EventLog, LogOptions};
 use muster_query::projections::devices::{self, Devices};
+use muster_query::projections::operations::{self, Operations};
 use muster_query::projections::projects::{self, Projects};
+use muster_query::projections::sessions::{self, Sessions};
 use muster_query::projections::timeline::{self, Timeline};
 use muster_query::projections::tokens::{self, Tokens};
 use muster_schemas::Timestamp;
@@ -77,7 +79,12 @@ pub(crate) async fn assert_rebuilt(postgres_url: String) {
     let mut two = Runner::open(log.clone(), Tokens::new("tokens_rebuilt")).await.unwrap();
     let mut three = Runner::open(log.clone(), Timeline::new("timeline_rebuilt")).await.unwrap();
     let mut four = Runner::open(log.clone(), Projects::new("projects_rebuilt")).await.unwrap();
+    let mut five = Runner::open(log.clone(), Operations::new("operations_rebuilt")).await.unwrap();
+    let mut six = Runner::open(log.clone(), Sessions::new("sessions_rebuilt")).await.unwrap();
     let pairs = [
+        (operations::TABLE, "operations_rebuilt"),
+        ("operations_v1_runs", "operations_rebuilt_runs"),
+        (sessions::TABLE, "sessions_rebuilt"),
         (projects::TABLE, "projects_rebuilt"),
         (devices::TABLE, "devices_rebuilt"),
         (tokens::TABLE, "tokens_rebuilt"),
@@ -91,6 +98,8 @@ pub(crate) async fn assert_rebuilt(postgres_url: String) {
             two.catch_up().await.unwrap();
             three.catch_up().await.unwrap();
             four.catch_up().await.unwrap();
+            five.catch_up().await.unwrap();
+            six.catch_up().await.unwrap();
         };
         futures::executor::block_on(caught_up);
         async move {

@@ -29,7 +29,7 @@ fn answer(connection: &mut Connection) -> (String, String) {
     let mut head = Vec::new();
     let mut byte = [0];
     while !head.ends_with(b"\r\n\r\n") {
-        connection.read_exact(&mut byte).expect("an answer, not the end of the connection");
+        connection.read_exact(&mut byte).unwrap();
         head.push(byte[0]);
     }
     let head = String::from_utf8(head).unwrap().to_lowercase();
@@ -61,8 +61,8 @@ async fn an_answer_reaches_a_client_that_is_still_sending_its_body() {
         connection.flush().unwrap();
         std::thread::sleep(Duration::from_millis(300));
         for part in body.as_bytes().chunks(4_000) {
-            connection.write_all(part).expect("the connection to be there still");
-            connection.flush().expect("the connection to be there still");
+            connection.write_all(part).unwrap();
+            connection.flush().unwrap();
             std::thread::sleep(Duration::from_millis(20));
         }
         let (head, body) = answer(&mut connection);

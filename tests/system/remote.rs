@@ -266,6 +266,7 @@ async fn operations_survive_the_death_of_every_role_and_server() {
     agent.kill9();
     agent.start();
     finished(&fleet, &ids).await;
+    crate::faults::assert_rebuild_equals_live(&fleet).await;
     let times = std::fs::read_to_string(&counted).unwrap_or_default().lines().count();
     assert!(times <= ids.len(), "{times} times for {} operations", ids.len());
     for id in &ids[..4] {

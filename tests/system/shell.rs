@@ -116,7 +116,7 @@ async fn a_session_outlives_its_websocket_and_is_shared_and_watched() {
     while second.next().await {}
     session(&system, &id, "it to be ended", |one| one["state"] == "ended").await;
     let again = Socket::open(api, &ca, &attach, &[]).await.unwrap_err();
-    assert_eq!(again.0, 403, "{again:?}");
+    assert_eq!(again.0, 410, "{again:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

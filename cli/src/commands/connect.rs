@@ -43,8 +43,11 @@ pub(crate) struct ForwardArgs {
     forwards: Vec<String>,
 }
 
+/// A host and a port.
+type Address = (String, u16);
+
 /// `PORT` or `HOST:PORT`.
-fn target(text: &str) -> Result<(String, u16), Misused> {
+fn target(text: &str) -> Result<Address, Misused> {
     let wrong = || Misused(format!("'{text}' is neither PORT nor HOST:PORT"));
     let (host, port) = text.rsplit_once(':').unwrap_or(("localhost", text));
     let port = port.parse().ok().filter(|port| *port != 0).ok_or_else(wrong)?;
@@ -56,7 +59,7 @@ fn target(text: &str) -> Result<(String, u16), Misused> {
 }
 
 /// `[[ADDRESS:]PORT:]HOST:PORT`: where to listen, and where to connect to.
-fn forward(text: &str) -> Result<((String, u16), (String, u16)), Misused> {
+fn forward(text: &str) -> Result<(Address, Address), Misused> {
     let wrong = || Misused(format!("'{text}' is not [[ADDRESS:]PORT:]HOST:PORT"));
     let parts: Vec<&str> = text.split(':').collect();
     let port = |text: &str| text.parse::<u16>().map_err(|_| wrong());
@@ -73,7 +76,7 @@ fn forward(text: &str) -> Result<((String, u16), (String, u16)), Misused> {
     Ok(((address.to_owned(), port(here)?), (host.to_owned(), there)))
 }
 
-async fn open(client: &Client, device: &str, (host, port): &(String, u16)) -> Result<Socket> {
+async fn open(client: &Client, device: &str, (host, port): &Address) -> Result<Socket> {
     let path = format!("/api/v1/devices/{}/tcp", segment(device));
     client.socket(&path, &[("host", host.clone()), ("port", port.to_string())]).await
 }
@@ -111,7 +114,7 @@ pub(crate) async fn forwards(connection: Connection, args: ForwardArgs) -> Resul
 async fn serve(
     client: Client,
     device: String,
-    there: (String, u16),
+    there: Address,
     listener: TcpListener,
 ) -> Result<()> {
     loop {

@@ -1,7 +1,7 @@
 //! Channels to devices: opened by a signed order, sealed end to end, bridged to websockets.
 //!
-//! [`open`] finds the device and agrees on keys; [`bridge`] carries bytes between a websocket and the
-//! channel; [`record`] keeps what a shell shows; [`audit`] writes who did what into the log.
+//! `open` finds the device and agrees on keys; `bridge` carries bytes between a websocket and the
+//! channel; `record` keeps what a shell shows; `audit` writes who did what into the log.
 //!
 //! Invariant: what is done on a device is in the log before the device is asked.
 //! Invariant: a shell that is to be recorded ends when its recording cannot be written.

@@ -6,7 +6,7 @@ use futures::StreamExt;
 use muster_channel::{Channel, Half, SealError, Side};
 use muster_schemas::cose::{Kind, Unverified};
 use muster_schemas::subjects::DeviceSubjects;
-use muster_schemas::wire::{ChannelAnswer, ChannelOpen, KIND_HEADER, Purpose};
+use muster_schemas::wire::{ChannelAnswer, ChannelOpen, ChannelRefusalCause, KIND_HEADER, Purpose};
 use muster_schemas::{ChannelId, DeviceId, Hash, ProjectId, StreamName, codec};
 use uuid::Uuid;
 
@@ -28,6 +28,9 @@ pub enum OpenError {
     /// The device refuses.
     #[error("the device refuses: {0}")]
     Refused(String),
+    /// The device has no such session any more.
+    #[error("the session is over: {0}")]
+    Over(String),
     /// Nothing came from the device.
     #[error("the device did not answer within {} s; is it online?", PATIENCE.as_secs())]
     Silent,
@@ -60,6 +63,7 @@ impl Service {
         let channel = ChannelId(Uuid::new_v4());
         let away = |error: String| OpenError::from(ServiceError::Broker(error));
         let half = Half::new()?;
+        let is_there = matches!(purpose, Purpose::Attach { .. } | Purpose::End { .. });
         let issued_at = now();
         let open = ChannelOpen {
             project: project.clone(),
@@ -86,7 +90,9 @@ impl Service {
         let answer = answer.map_err(|_| OpenError::Silent)?.ok_or(OpenError::Silent)?;
         let answer = self.check_answer(project, device, (channel, hash), &answer.payload).await?;
         if let Some(refusal) = answer.refused {
-            return Err(OpenError::Refused(refusal.reason));
+            let is_gone = is_there && refusal.cause == ChannelRefusalCause::Invalid;
+            let error = if is_gone { OpenError::Over } else { OpenError::Refused };
+            return Err(error(refusal.reason));
         }
         let keys = half.agree(Side::Server, &answer.key, &hash)?;
         let down = subjects.channel_down(channel);

@@ -1,7 +1,7 @@
 //! Operations on their way: what is open, who gets an order now, and what is closed.
 //!
-//! [`todo`] is a projection: the list of what is open, filled from the log. [`rules`] decides, purely,
-//! what is to be done about it; [`dispatcher`] does it, in one process at a time; [`send`] seals and
+//! `todo` is a projection: the list of what is open, filled from the log. `rules` decides, purely,
+//! what is to be done about it; `dispatcher` does it, in one process at a time; `send` seals and
 //! sends orders, in any process.
 //!
 //! Invariant: an order is sent only after the event that holds it is in the log, and that event only

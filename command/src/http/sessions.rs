@@ -10,7 +10,7 @@ use muster_api::params::{NoParams, ProjectParam};
 use muster_api::problem::{Kind, WriteProblems};
 use muster_api::{PathParam, Problem, Query};
 use muster_schemas::events::{
-    Role, SessionAttached, SessionKind, SessionRefused, SessionRequested,
+    Role, SessionAttached, SessionEnded, SessionKind, SessionRefused, SessionRequested,
 };
 use muster_schemas::wire::{Purpose, TerminalSize};
 use muster_schemas::{DeviceId, SessionId};
@@ -57,6 +57,7 @@ impl From<OpenError> for Problem {
         match error {
             OpenError::Service(error) => error.into(),
             OpenError::Refused(_) => Self::new(Kind::Forbidden, error.to_string()),
+            OpenError::Over(_) => Self::new(Kind::Gone, error.to_string()),
             OpenError::Silent => Self::new(Kind::NotYet, error.to_string()).retry_after(5),
             OpenError::Answer(_) => {
                 tracing::warn!(%error, "a channel is not opened");
@@ -209,11 +210,20 @@ async fn open(session: &Session, purpose: Purpose) -> Result<muster_channel::Cha
     let opened = session.service().open_channel(project, *device, actor, purpose).await;
     match opened {
         Ok(channel) => Ok(channel),
+        Err(OpenError::Over(reason)) => {
+            session.note(ended(reason.clone())).await;
+            Err(OpenError::Over(reason).into())
+        }
         Err(error) => {
             session.note(SessionRefused { reason: error.to_string() }).await;
             Err(error.into())
         }
     }
+}
+
+/// A session of which only this is known: it is over.
+const fn ended(reason: String) -> SessionEnded {
+    SessionEnded { exit_code: None, reason, bytes_in: 0, bytes_out: 0 }
 }
 
 fn not_a_websocket(rejection: axum::extract::ws::rejection::WebSocketUpgradeRejection) -> Problem {
@@ -314,15 +324,15 @@ pub(super) async fn end_session(
     let (project, actor) = (scope.project, scope.principal.actor());
     let session = Session::new(state.service, project, device, id, actor);
     session.service().is_recorded(&session).await?;
-    let Session { project, actor, .. } = &session;
+    let Session { project, device, actor, .. } = &session;
     let purpose = Purpose::End { session: id };
-    let channel = session.service().open_channel(project, device, actor, purpose).await?;
-    channel.sender.close("the session was ended").await;
-    let reason = "somebody ended it".to_owned();
-    let (bytes_in, bytes_out, exit_code) = (0, 0, None);
-    session
-        .note(muster_schemas::events::SessionEnded { exit_code, reason, bytes_in, bytes_out })
-        .await;
+    match session.service().open_channel(project, *device, actor, purpose).await {
+        Ok(channel) => channel.sender.close("the session was ended").await,
+        // It was over already: the log shall know.
+        Err(OpenError::Over(_)) => {}
+        Err(error) => return Err(error.into()),
+    }
+    session.note(ended("somebody ended it".to_owned())).await;
     Ok(axum::Json(SessionEndedResult { ended: true }))
 }
 

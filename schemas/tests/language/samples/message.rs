@@ -13,7 +13,6 @@ use super::{device_key, operation_key};
 
 /// A value of any of the shapes.
 #[derive(Clone, Debug, PartialEq)]
-#[expect(clippy::large_enum_variant, reason = "there are forty of them")]
 pub(crate) enum Message {
     Event(Event),
     Envelope(DeviceEnvelope),

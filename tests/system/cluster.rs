@@ -62,7 +62,10 @@ async fn one_broker_of_three_may_go_and_nothing_is_lost() {
     let mut two = SimDevice::join(&fleet.api, &fleet.ca(), &token, "two").await;
     let jetstream = async_nats::jetstream::new(fleet.broker().await);
     for stream in [EVENTS_STREAM, METRICS_STREAM] {
-        let stream = jetstream.get_stream(stream).await.unwrap();
+        let stream = wait::until("the stream to be made", PATIENCE, || async {
+            jetstream.get_stream(stream).await.ok()
+        })
+        .await;
         assert_eq!(stream.cached_info().config.num_replicas, 3, "{stream:?}");
     }
     for device in [&mut one, &mut two] {

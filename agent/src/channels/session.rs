@@ -71,7 +71,7 @@ impl Ask {
 /// It is being ended.
 struct Ending {
     why: String,
-    groups: Vec<Pid>,
+    background: Vec<Pid>,
     kill_at: Instant,
     is_killed: bool,
 }
@@ -255,7 +255,7 @@ impl Session {
             && !ending.is_killed
         {
             ending.is_killed = true;
-            self.terminal.kill(&ending.groups);
+            self.terminal.kill(&ending.background);
         }
     }
 
@@ -264,9 +264,9 @@ impl Session {
             return;
         }
         tracing::info!(session = %self.reserved.id, why, "a session is ended");
-        let groups = self.terminal.hang_up();
+        let background = self.terminal.hang_up();
         let kill_at = Instant::now() + patience;
-        self.ending = Some(Ending { why: why.to_owned(), groups, kill_at, is_killed: false });
+        self.ending = Some(Ending { why: why.to_owned(), background, kill_at, is_killed: false });
     }
 
     /// Is there nothing more to come?
@@ -386,7 +386,7 @@ impl Session {
     /// Tells everybody how it ended.
     async fn finish(mut self) {
         if let Some(ending) = &self.ending {
-            self.terminal.clear(&ending.groups, ending.kill_at).await;
+            self.terminal.clear(&ending.background, ending.kill_at).await;
         }
         let is_gone = has_ended(self.terminal.pid());
         let status = self.terminal.reap();

@@ -200,49 +200,62 @@ impl Terminal {
         groups
     }
 
-    /// Tells the program and what is in the foreground that the terminal is gone.
+    /// Tells the program and what is in the foreground that the terminal is gone; answers what was
+    /// put into the background before, and is left alone.
     pub(super) fn hang_up(&self) -> Vec<Pid> {
-        let groups = self.groups();
-        for group in &groups {
+        let background = self.background();
+        for group in &self.groups() {
             // Gone already, perhaps. One that is stopped has to go on to hear it.
             let _ = killpg(*group, Signal::SIGHUP);
             let _ = killpg(*group, Signal::SIGCONT);
         }
-        groups
+        background
     }
 
-    /// Kills what is left of these groups.
-    pub(super) fn kill(&self, groups: &[Pid]) {
-        for pid in self.members(groups) {
-            let _ = kill(pid, Signal::SIGKILL);
+    /// Kills what is left of the session, but for these groups.
+    pub(super) fn kill(&self, spared: &[Pid]) {
+        // A shell that is about to begin something is gone first, and then what it has begun.
+        for _ in 0..2 {
+            for (pid, _) in self.members(spared) {
+                let _ = kill(pid, Signal::SIGKILL);
+            }
         }
     }
 
-    /// Waits until nothing is left of these groups; kills what is, at a time.
-    pub(super) async fn clear(&self, groups: &[Pid], kill_at: Instant) {
-        while !self.members(groups).is_empty() {
+    /// Waits until nothing is left of the session, but for these groups; kills what is, at a time.
+    pub(super) async fn clear(&self, spared: &[Pid], kill_at: Instant) {
+        while !self.members(spared).is_empty() {
             if Instant::now() >= kill_at {
-                return self.kill(groups);
+                return self.kill(spared);
             }
             sleep(LOOK).await;
         }
     }
 
-    /// Those that are alive in this session and one of these groups. The program is not waited
-    /// for until its end, so its session's number is nobody else's.
-    fn members(&self, groups: &[Pid]) -> Vec<Pid> {
+    /// The groups of this session that are neither the program's nor in the foreground.
+    fn background(&self) -> Vec<Pid> {
+        let front = self.groups();
+        let all = self.members(&[]).into_iter().map(|(_, group)| group);
+        all.filter(|group| !front.contains(group)).collect()
+    }
+
+    /// Those that are alive in this session, each with its group, but for groups that are spared and
+    /// not in the foreground by now. The program is not waited for until its end, so its session's
+    /// number is nobody else's.
+    fn members(&self, spared: &[Pid]) -> Vec<(Pid, Pid)> {
         let Ok(all) = procfs::process::all_processes() else { return Vec::new() };
+        let front = self.groups();
         all.flatten()
             .filter_map(|process| process.stat().ok())
             .filter(|stat| stat.session == self.pid.as_raw() && !matches!(stat.state, 'Z' | 'X'))
-            .filter(|stat| groups.iter().any(|group| group.as_raw() == stat.pgrp))
-            .map(|stat| Pid::from_raw(stat.pid))
+            .map(|stat| (Pid::from_raw(stat.pid), Pid::from_raw(stat.pgrp)))
+            .filter(|(_, group)| front.contains(group) || !spared.contains(group))
             .collect()
     }
 
     /// Kills the program, and waits for it a while.
     pub(super) async fn abandon(mut self) {
-        self.kill(&self.groups());
+        self.kill(&self.background());
         for _ in 0..20 {
             self.reap();
             if self.has_ended {
@@ -266,7 +279,7 @@ impl Terminal {
 impl Drop for Terminal {
     fn drop(&mut self) {
         if !self.has_ended {
-            self.kill(&self.groups());
+            self.kill(&self.background());
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use muster_schemas::ProjectId;
 use tokio::sync::watch;
@@ -19,8 +19,9 @@ use crate::traces;
 
 /// Events in one transaction.
 const BATCH: u32 = 5_000;
-/// A projection of few types that met none of them stores its checkpoint after so many others.
-const PASSED_OVER: u64 = 50_000;
+/// A projection of few types that meets none of them stores its checkpoint this often, not with each
+/// commit of the log.
+const STORE: Duration = Duration::from_secs(1);
 /// The wait after a failure of the store.
 const RETRY: Duration = Duration::from_millis(500);
 /// The wait after an event that cannot be applied; a new release mends that, not time.
@@ -77,6 +78,8 @@ pub struct Runner<P> {
     /// Where this runner left each project's checkpoint; behind `reached` where nothing that the
     /// projection names came since.
     checkpoints: HashMap<ProjectId, u64>,
+    /// When each checkpoint was stored last.
+    stored: HashMap<ProjectId, Instant>,
 }
 
 impl<P: Projection> Runner<P> {
@@ -99,6 +102,7 @@ impl<P: Projection> Runner<P> {
             projection,
             progress: Progress::default(),
             reached: HashMap::new(),
+            stored: HashMap::new(),
             checkpoints: HashMap::new(),
         })
     }
@@ -117,8 +121,10 @@ impl<P: Projection> Runner<P> {
                 Ok(()) => {
                     complained.clear();
                     let projects = self.reached.clone();
+                    let is_stored = self.reached == self.checkpoints;
                     tokio::select! {
                         () = stop.cancelled() => return,
+                        () = tokio::time::sleep(STORE), if !is_stored => continue,
                         () = follower.wait_until_differs(&projects) => continue,
                     }
                 }
@@ -173,20 +179,23 @@ impl<P: Projection> Runner<P> {
             Some(until) if events.len() < BATCH as usize => until,
             _ => newest.unwrap_or(position),
         };
-        if last <= position {
+        let stored = self.checkpoints.get(project).copied().unwrap_or(position);
+        let is_early = self.stored.get(project).is_some_and(|at| at.elapsed() < STORE);
+        if last <= position && (stored >= position || is_early) {
             self.notice_restore(project, position).await?;
             return Ok(0);
         }
-        let stored = self.checkpoints.get(project).copied().unwrap_or(position);
-        if events.is_empty() && last - stored < PASSED_OVER {
+        if events.is_empty() && is_early {
             self.reach(project, last);
             return Ok(last - position);
         }
+        let last = last.max(position);
         let began = traces::now();
         match self.commit(project, stored, last, &events).await {
             Ok(true) => {
                 traces::projected(project, self.projection.name(), began, &events);
                 self.checkpoints.insert(project.clone(), last);
+                self.stored.insert(project.clone(), Instant::now());
                 self.reach(project, last);
                 Ok(last - position)
             }
@@ -230,7 +239,9 @@ impl<P: Projection> Runner<P> {
         if moved == 0 {
             return Ok(false);
         }
-        self.projection.apply(&transaction, project, events).await?;
+        if !events.is_empty() {
+            self.projection.apply(&transaction, project, events).await?;
+        }
         transaction.commit().await.attempted("commit a projection's batch")?;
         Ok(true)
     }

@@ -116,7 +116,10 @@ async fn the_server_says_how_it_is() {
         items.len() == 4 && items.iter().all(|item| item["lag"] == 0)
     };
     let page = world.wait("/api/v1/projections", caught_up).await;
-    assert_eq!(names(&page), ["devices_v2", "projects_v2", "timeline_v1", "tokens_v1"]);
+    assert_eq!(
+        names(&page),
+        ["devices_v2", "operations_v1", "projects_v2", "sessions_v1", "timeline_v1", "tokens_v1"]
+    );
 
     for path in ["/healthz", "/readyz"] {
         let request = axum::http::Request::get(path).body(axum::body::Body::empty()).unwrap();

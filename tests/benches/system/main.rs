@@ -21,6 +21,7 @@ mod metrics;
 mod pairs;
 mod process;
 mod rebuild;
+mod remote;
 mod report;
 mod scale;
 mod signed;
@@ -84,6 +85,10 @@ async fn main() {
     if wants('g') || wants('h') || wants('i') {
         say("(g) (h) (i) ten thousand devices");
         scale::measure(&mut report, &say).await;
+    }
+    if wants('k') || wants('l') || wants('m') {
+        say("(k) (l) (m) programs, keys and bytes, beside ssh");
+        remote::measure(&mut report).await;
     }
     if minutes > 0 {
         say("(s) churn");

@@ -1,0 +1,269 @@
+//! (k) A program on a device and back, (l) a key and its echo, (m) many bytes: through muster, and
+//! through OpenSSH on the same machine in the same run.
+
+use std::io::{Read, Write};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use futures::StreamExt;
+use muster_tests::agent::AgentProcess;
+use muster_tests::fleet::Fleet;
+use muster_tests::socket::Socket;
+use muster_tests::wait;
+use reqwest::Method;
+use serde_json::json;
+
+use crate::pairs::percentile;
+use crate::report::{Report, Row};
+
+const ROUNDS: usize = 100;
+const KEYS: usize = 300;
+const BULK: usize = 100_000_000;
+
+/// Measures all three.
+pub(crate) async fn measure(report: &mut Report) {
+    let fleet = Fleet::start().await;
+    let dir = tempfile::tempdir().unwrap();
+    let token = fleet.api.enrollment_token(1).await;
+    let mut agent = AgentProcess::enroll(dir.path(), &fleet.api.url, &token, "robot");
+    agent.start();
+    wait::until("it to be online", Duration::from_secs(60), || async {
+        (fleet.api.get("/api/v1/devices/robot").await["status"] == "online").then_some(())
+    })
+    .await;
+    let ssh = Ssh::start(dir.path());
+    programs(&fleet, ssh.as_ref(), report).await;
+    keys(&fleet, ssh.as_ref(), report).await;
+    bulk(&fleet, ssh.as_ref(), report).await;
+}
+
+fn ms(began: Instant) -> f64 {
+    began.elapsed().as_secs_f64() * 1000.0
+}
+
+fn both(taken: &[f64]) -> String {
+    let (p50, p99) = (percentile(taken.to_vec(), 0.5), percentile(taken.to_vec(), 0.99));
+    format!("p50 {p50:.1} ms, p99 {p99:.1} ms")
+}
+
+async fn programs(fleet: &Fleet, ssh: Option<&Ssh>, report: &mut Report) {
+    let body = json!({"target": {"devices": ["robot"]},
+        "action": {"kind": "exec", "argv": ["true"]}});
+    let mut ours = Vec::new();
+    for _ in 0..ROUNDS {
+        let began = Instant::now();
+        let made = fleet.api.post("/api/v1/operations", &body).await;
+        let id = made["id"].as_str().unwrap();
+        let position = made["position"].to_string();
+        // The end of the output is the end of the run: what `muster exec` waits for.
+        let path = format!("/api/v1/operations/{id}/runs/robot/output?follow=true");
+        let headers = [("muster-min-position", position.as_str())];
+        fleet.api.send_with(Method::GET, &path, &json!({}), &headers).await;
+        ours.push(ms(began));
+    }
+    let mut start = Vec::new();
+    for _ in 0..ROUNDS {
+        let began = Instant::now();
+        Command::new("true").status().unwrap();
+        start.push(ms(began));
+    }
+    let bare = bare_request(fleet).await;
+    let limit = 2.5 * percentile(bare.clone(), 0.5) + percentile(start, 0.5);
+    let p50 = percentile(ours.clone(), 0.5);
+    report.add(Row {
+        what: "(k) exec of `true`, asked to answered".to_owned(),
+        value: both(&ours),
+        peer: format!("a bare NATS request: {}", both(&bare)),
+        ratio: None,
+        target: format!("p50 ≤ {limit:.1} ms"),
+        is_met: Some(p50 <= limit),
+    });
+    let Some(ssh) = ssh else { return };
+    let mut theirs = Vec::new();
+    for _ in 0..ROUNDS {
+        let began = Instant::now();
+        assert!(ssh.command(&["true"]).status().unwrap().success());
+        theirs.push(ms(began));
+    }
+    let is_faster = p50 <= percentile(theirs.clone(), 0.5);
+    report.add(Row {
+        what: "(k) the same, beside ssh".to_owned(),
+        value: both(&ours),
+        peer: format!("ssh over a warm ControlMaster: {}", both(&theirs)),
+        ratio: Some(p50 / percentile(theirs, 0.5)),
+        target: "≤ 100 %".to_owned(),
+        is_met: Some(is_faster),
+    });
+}
+
+/// A request and its answer, between two clients of the same broker.
+async fn bare_request(fleet: &Fleet) -> Vec<f64> {
+    let (asking, answering) = (fleet.broker().await, fleet.broker().await);
+    let mut questions = answering.subscribe("svc.bench").await.unwrap();
+    answering.flush().await.unwrap();
+    let answers = tokio::spawn(async move {
+        while let Some(question) = questions.next().await {
+            let reply = question.reply.unwrap();
+            answering.publish(reply, question.payload).await.unwrap();
+        }
+    });
+    let mut taken = Vec::new();
+    for _ in 0..ROUNDS {
+        let began = Instant::now();
+        asking.request("svc.bench", "x".into()).await.unwrap();
+        taken.push(ms(began));
+    }
+    answers.abort();
+    taken
+}
+
+const SHELL: &str = "/api/v1/devices/robot/shell?cols=100&rows=30";
+
+async fn keys(fleet: &Fleet, ssh: Option<&Ssh>, report: &mut Report) {
+    let mut shell = Socket::open(&fleet.api, &fleet.ca(), SHELL, &[]).await.unwrap();
+    shell.send("exec cat\r").await;
+    shell.until_shown("exec cat\r\n").await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let mut ours = Vec::new();
+    for _ in 0..KEYS {
+        let before = shell.shown.len();
+        let began = Instant::now();
+        shell.send("x").await;
+        while shell.shown.len() == before {
+            assert!(shell.next().await);
+        }
+        ours.push(ms(began));
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let theirs = ssh.map(|ssh| {
+        let mut child = ssh.piped(&["-tt"], "cat");
+        let (mut write, mut read) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
+        std::thread::sleep(Duration::from_millis(500));
+        let mut taken = Vec::new();
+        for _ in 0..KEYS {
+            let began = Instant::now();
+            write.write_all(b"x").unwrap();
+            read.read_exact(&mut [0]).unwrap();
+            taken.push(ms(began));
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let _ = child.kill();
+        let _ = child.wait();
+        taken
+    });
+    let ratio = theirs
+        .as_ref()
+        .map(|theirs| percentile(ours.clone(), 0.5) / percentile(theirs.clone(), 0.5));
+    report.add(Row {
+        what: "(l) a key and its echo".to_owned(),
+        value: both(&ours),
+        peer: theirs.map_or("no ssh here".to_owned(), |theirs| format!("ssh: {}", both(&theirs))),
+        ratio,
+        target: "≤ 120 %".to_owned(),
+        is_met: ratio.map(|ratio| ratio <= 1.2),
+    });
+}
+
+async fn bulk(fleet: &Fleet, ssh: Option<&Ssh>, report: &mut Report) {
+    let path = format!("{SHELL}&record=false&command=head%20-c%20{BULK}%20/dev/zero");
+    let began = Instant::now();
+    let mut shell = Socket::open(&fleet.api, &fleet.ca(), &path, &[]).await.unwrap();
+    while shell.next().await {}
+    assert!(shell.shown.len() >= BULK, "{} bytes came", shell.shown.len());
+    let ours = BULK as f64 / 1e6 / began.elapsed().as_secs_f64();
+    let theirs = ssh.map(|ssh| {
+        let began = Instant::now();
+        let mut child = ssh.piped(&["-tt"], &format!("head -c {BULK} /dev/zero"));
+        let mut all = Vec::with_capacity(BULK);
+        child.stdout.take().unwrap().read_to_end(&mut all).unwrap();
+        let _ = child.wait();
+        BULK as f64 / 1e6 / began.elapsed().as_secs_f64()
+    });
+    let ratio = theirs.map(|theirs| ours / theirs);
+    report.add(Row {
+        what: "(m) output of a terminal".to_owned(),
+        value: format!("{ours:.0} MB/s"),
+        peer: theirs.map_or("no ssh here".to_owned(), |theirs| format!("ssh: {theirs:.0} MB/s")),
+        ratio,
+        target: "≥ 80 %".to_owned(),
+        is_met: ratio.map(|ratio| ratio >= 0.8),
+    });
+}
+
+/// An sshd of the benchmark's own, with a warm connection to it.
+struct Ssh {
+    server: Child,
+    options: Vec<String>,
+}
+
+impl Ssh {
+    /// `None` where there is no sshd.
+    fn start(dir: &Path) -> Option<Self> {
+        if !Path::new("/usr/sbin/sshd").exists() {
+            return None;
+        }
+        let dir = dir.join("ssh");
+        std::fs::create_dir(&dir).ok()?;
+        for name in ["host", "client"] {
+            let path = dir.join(name);
+            let args = ["-q", "-t", "ed25519", "-N", "", "-f"];
+            assert!(Command::new("ssh-keygen").args(args).arg(path).status().ok()?.success());
+        }
+        std::fs::copy(dir.join("client.pub"), dir.join("authorized")).ok()?;
+        let port = std::net::TcpListener::bind("127.0.0.1:0").ok()?.local_addr().ok()?.port();
+        let config = format!(
+            "Port {port}\nListenAddress 127.0.0.1\nHostKey {0}/host\nPidFile none\nUsePAM no\n\
+             AuthorizedKeysFile {0}/authorized\nStrictModes no\n",
+            dir.display()
+        );
+        std::fs::write(dir.join("config"), config).ok()?;
+        let _ = std::fs::create_dir_all("/run/sshd");
+        let server = Command::new("/usr/sbin/sshd")
+            .args(["-D", "-e", "-f"])
+            .arg(dir.join("config"))
+            .stderr(Stdio::null())
+            .spawn()
+            .ok()?;
+        let options = [
+            format!("UserKnownHostsFile={}/known", dir.display()),
+            format!("IdentityFile={}/client", dir.display()),
+            format!("ControlPath={}/master", dir.display()),
+            format!("Port={port}"),
+            "ControlMaster=auto".to_owned(),
+            "ControlPersist=60".to_owned(),
+            "StrictHostKeyChecking=accept-new".to_owned(),
+            "BatchMode=yes".to_owned(),
+            "LogLevel=QUIET".to_owned(),
+        ];
+        let options = options.into_iter().flat_map(|option| ["-o".to_owned(), option]).collect();
+        let ssh = Self { server, options };
+        std::thread::sleep(Duration::from_millis(500));
+        ssh.command(&["true"]).status().ok()?.success().then_some(ssh)
+    }
+
+    fn command(&self, words: &[&str]) -> Command {
+        let mut command = Command::new("ssh");
+        command.args(&self.options).arg("127.0.0.1").args(words).stdin(Stdio::null());
+        command
+    }
+
+    fn piped(&self, flags: &[&str], words: &str) -> Child {
+        Command::new("ssh")
+            .args(&self.options)
+            .args(flags)
+            .args(["127.0.0.1", words])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap()
+    }
+}
+
+impl Drop for Ssh {
+    fn drop(&mut self) {
+        let _ = Command::new("ssh").args(&self.options).args(["-O", "exit", "127.0.0.1"]).status();
+        let _ = self.server.kill();
+        let _ = self.server.wait();
+    }
+}

@@ -91,8 +91,10 @@ async fn channels(nats: &NatsServer) -> (Channel, Channel, async_nats::Client) {
     let (server, device) = pair();
     let up = one.subscribe("up").await.unwrap();
     let down = other.subscribe("down").await.unwrap();
-    one.flush().await.unwrap();
-    other.flush().await.unwrap();
+    // A request comes back from the broker only after what went there before it.
+    for client in [&one, &other] {
+        assert!(client.request("nobody", Bytes::new()).await.is_err());
+    }
     let server = Channel::start(one, "down".into(), up, server);
     (server, Channel::start(other, "up".into(), down, device), spy)
 }

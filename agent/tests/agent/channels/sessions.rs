@@ -3,6 +3,11 @@
 use super::*;
 use crate::process::Process;
 
+/// What a program of this run of the tests is known by: one that another run left is not meant.
+fn mark(number: u32) -> String {
+    format!("31415926{number}.{}", std::process::id())
+}
+
 fn lives(mark: &str) -> bool {
     procfs::process::all_processes().unwrap().flatten().any(|process| {
         let is_alive = process.stat().is_ok_and(|stat| stat.state != 'Z');
@@ -88,7 +93,7 @@ async fn several_share_a_session_and_who_watches_cannot_type() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_session_that_nobody_attaches_to_is_ended_after_its_grace() {
     let (server, running) = greeted().await;
-    let mark = "31415926.1";
+    let mark = &mark(1);
     let mut seen = open(&server, with_grace(1, &format!("sleep {mark}; :"), 1)).await;
     seen.is_attached(1, 0).await;
     tokio::time::sleep(Duration::from_millis(1500)).await;
@@ -111,7 +116,7 @@ async fn a_session_that_nobody_attaches_to_is_ended_after_its_grace() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_end_ends_what_does_not_want_to_also() {
     let (server, running) = greeted().await;
-    let mark = "31415926.2";
+    let mark = &mark(2);
     let mut seen = open(&server, shell(1)).await;
     let text = format!("trap '' HUP; echo re''ady; sleep {mark}; sleep {mark}; sleep {mark}\n");
     seen.type_in(&text).await;
@@ -128,7 +133,7 @@ async fn an_end_ends_what_does_not_want_to_also() {
 #[tokio::test(flavor = "multi_thread")]
 async fn sessions_end_with_the_agent_and_outlive_the_broker() {
     let (server, running) = greeted().await;
-    let mark = "31415926.3";
+    let mark = &mark(3);
     let mut seen = open(&server, shell(1)).await;
     seen.type_in("echo be''fore\n").await;
     seen.sees("before").await;
@@ -156,7 +161,7 @@ async fn what_a_killed_agent_leaves_loses_its_terminal() {
     let process = Process::start(&server).await;
     server.until("the device was greeted", |known| known.hellos > 0).await;
     tokio::time::sleep(Duration::from_millis(500)).await;
-    let mark = "31415926.4";
+    let mark = &mark(4);
     let seen = open(&server, line(1, &format!("sleep {mark}; :"))).await;
     while !lives(mark) {
         tokio::time::sleep(Duration::from_millis(20)).await;

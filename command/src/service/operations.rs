@@ -179,7 +179,10 @@ impl Service {
                 for name in names {
                     let no_such = || Rejection::Invalid {
                         field: "target.devices",
-                        rule: "there is no such device".to_owned(),
+                        rule: format!(
+                            "there is no device '{}'; `muster device list` shows what there is",
+                            name.chars().take(80).collect::<String>()
+                        ),
                         value: name.chars().take(80).collect(),
                     };
                     let device = match self.resolve_device(project, name).await {

@@ -150,7 +150,8 @@ impl Dispatcher {
         }
         let places = rules::places(operation, now).min(STRETCH);
         if places > 0 {
-            let ready = self.list.runs(project, operation.id, Which::Ready, places).await?;
+            let which = Which::Ready { at_once: operation.requested.at_once };
+            let ready = self.list.runs(project, operation.id, which, places).await?;
             for run in ready {
                 planned.extend(self.dispatch(project, operation, &run)?);
             }

@@ -113,8 +113,12 @@ fn run(row: RunRow) -> OpenRun {
 /// Which of an operation's runs are asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Which {
-    /// Those that wait and whose device is there, in the order in which they were asked for.
-    Ready,
+    /// Those that wait and whose device is there, in the order in which they were asked for: as many
+    /// as there are places left.
+    Ready {
+        /// How many devices may be at work at once.
+        at_once: u32,
+    },
     /// Those that wait, whether their device is there or not.
     Waiting,
     /// Those of devices that are gone for good.
@@ -132,7 +136,9 @@ pub(crate) enum Which {
 impl Which {
     const fn condition(self) -> &'static str {
         match self {
-            Self::Ready => "r.state = 'requested' AND NOT r.canceled AND d.online AND NOT d.gone",
+            Self::Ready { .. } => {
+                "r.state = 'requested' AND NOT r.canceled AND d.online AND NOT d.gone"
+            }
             Self::Waiting => "r.state = 'requested'",
             Self::Gone => "d.gone",
             Self::Sent { .. } => {
@@ -143,10 +149,27 @@ impl Which {
         }
     }
 
-    const fn before(self) -> Timestamp {
+    /// What its condition, or its limit, is told beside the rest.
+    fn number(self) -> i64 {
         match self {
-            Self::Sent { before } => before,
-            _ => Timestamp(0),
+            Self::Sent { before } => before.micros(),
+            Self::Ready { at_once } => at_once.into(),
+            _ => 0,
+        }
+    }
+
+    /// How many. Places are counted in the same look at the list as those who get them: what was
+    /// dispatched between two looks would count as a place that is free.
+    fn limit(self) -> String {
+        match self {
+            Self::Ready { .. } => format!(
+                "least($3, greatest(0, $4 - (
+                     SELECT count(*) FROM {NAME}_runs a
+                     JOIN {NAME}_devices b ON b.project = a.project AND b.device = a.device
+                     WHERE a.project = $1 AND a.operation = $2 AND a.state <> 'requested'
+                       AND b.online)))"
+            ),
+            _ => "$3".to_owned(),
         }
     }
 }
@@ -211,15 +234,16 @@ impl List {
             "SELECT {RUN_COLUMNS} FROM {NAME}_runs r
              LEFT JOIN {NAME}_devices d ON d.project = r.project AND d.device = r.device
              WHERE r.project = $1 AND r.operation = $2 AND $4::bigint IS NOT NULL AND {}
-             ORDER BY r.since, r.device LIMIT $3",
-            which.condition()
+             ORDER BY r.since, r.device LIMIT {}",
+            which.condition(),
+            which.limit()
         );
-        let (limit, before) = (i64::from(limit), which.before().micros());
+        let (limit, number) = (i64::from(limit), which.number());
         let rows: Vec<RunRow> = sqlx::query_as(AssertSqlSafe(sql))
             .bind(project.as_str())
             .bind(operation.0)
             .bind(limit)
-            .bind(before)
+            .bind(number)
             .fetch_all(&self.log.stores().sql)
             .await
             .map_err(failed)?;

@@ -7,7 +7,7 @@ use muster_api::auth::{ReadDevices, ReadOutput};
 use muster_api::blobs::key;
 use muster_api::params::{NoParams, ProjectParam};
 use muster_api::position::MinPositionParam;
-use muster_api::problem::ReadProblems;
+use muster_api::problem::{ProblemDocument, ReadProblems};
 use muster_api::{Cursor, Json, Limit, MinPosition, Page, PathParam, Problem, Query, Scope};
 use muster_schemas::events::SessionKind;
 use muster_schemas::names::DeviceName;
@@ -221,6 +221,10 @@ pub(crate) async fn get_session(
     responses(
         (status = 200, description = "The recording", body = String,
             content_type = "application/x-asciicast", example = "{\"version\": 2}"),
+        (status = 410, description = "A piece is missing, or is not what was recorded",
+            body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 422, description = "The recording is larger than 256 MiB",
+            body = ProblemDocument, content_type = "application/problem+json"),
         ReadProblems,
     )
 )]

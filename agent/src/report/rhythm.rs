@@ -18,25 +18,28 @@ fn seconds(settings: &Settings, group: Group) -> u64 {
 }
 
 impl Rhythm {
-    /// The second of the next round, when `now` seconds have passed; `None` when no group is
-    /// sampled. Rounds that were slept through are left out.
-    pub(super) fn next(&self, settings: &Settings, now: u64) -> Option<u64> {
+    /// The second of the next round; `None` when no group is sampled. It stays the same until that
+    /// round was taken, however late that is.
+    pub(super) fn next(&self, settings: &Settings) -> Option<u64> {
         let Some(last) = self.last else { return Some(0) };
-        let from = last.max(now);
         settings
             .groups
             .iter()
-            .map(|group| (from / seconds(settings, group) + 1) * seconds(settings, group))
+            .map(|group| (last / seconds(settings, group) + 1) * seconds(settings, group))
             .min()
     }
 
-    /// The groups that are due in the round of this second.
-    pub(super) fn round(&mut self, settings: &Settings, second: u64) -> GroupSet {
-        self.last = Some(second);
+    /// The groups that have come due since the newest round, at `now` seconds. Rounds that were
+    /// slept through become one.
+    pub(super) fn round(&mut self, settings: &Settings, now: u64) -> GroupSet {
+        let last = self.last.replace(now);
         settings
             .groups
             .iter()
-            .filter(|group| second.is_multiple_of(seconds(settings, *group)))
+            .filter(|group| {
+                let round_of = |second: u64| second / seconds(settings, *group);
+                last.is_none_or(|last| round_of(now) > round_of(last))
+            })
             .collect()
     }
 }
@@ -66,19 +69,24 @@ mod tests {
         ]);
         let mut rhythm = Rhythm::default();
         let mut said = Vec::new();
-        let mut second = 0;
         for _ in 0..6 {
-            let next = rhythm.next(&now, second).unwrap();
+            let next = rhythm.next(&now).unwrap();
+            assert_eq!(rhythm.next(&now), Some(next), "a round waits until it is taken");
             said.push(format!("{next}: {}", rhythm.round(&now, next)));
-            second = next;
         }
         assert_eq!(
             said,
             ["0: cpu,mem,disk", "2: cpu", "4: cpu,mem", "6: cpu,disk", "8: cpu,mem", "10: cpu"]
         );
-        assert_eq!(rhythm.next(&now, 1001), Some(1002));
+        // Late by a second: what is due is taken, and the next comes at its own time.
+        assert_eq!(rhythm.next(&now), Some(12));
+        assert_eq!(rhythm.round(&now, 13).to_string(), "cpu,mem,disk");
+        assert_eq!(rhythm.next(&now), Some(14));
+        // Minutes were slept through: one round, at once.
+        assert_eq!(rhythm.round(&now, 1001).to_string(), "cpu,mem,disk");
+        assert_eq!(rhythm.next(&now), Some(1002));
         let faster = settings(&[("metrics.interval", "1"), ("metrics.groups", r#""mem""#)]);
-        assert_eq!(rhythm.next(&faster, 10), Some(11));
-        assert_eq!(rhythm.next(&settings(&[("metrics.groups", r#""""#)]), 10), None);
+        assert_eq!(rhythm.next(&faster), Some(1002));
+        assert_eq!(rhythm.next(&settings(&[("metrics.groups", r#""""#)])), None);
     }
 }

@@ -45,8 +45,7 @@ pub(crate) async fn sample_and_send(shared: &Shared, stop: &CancellationToken) {
     let mut local_at: Option<Instant> = None;
     // The sender lives in `shared`, so the channel is never closed.
     loop {
-        let round = rhythm.next(&current, Instant::now().duration_since(start).as_secs());
-        let round_at = round.map(|second| start + Duration::from_secs(second));
+        let round_at = rhythm.next(&current).map(|second| start + Duration::from_secs(second));
         let wake = round_at.into_iter().chain(local_at).min();
         let groups = tokio::select! {
             () = stop.cancelled() => break,
@@ -78,12 +77,14 @@ pub(crate) async fn sample_and_send(shared: &Shared, stop: &CancellationToken) {
                 }
                 GroupSet::NONE
             }
-            () = sleep_until(wake.unwrap_or_else(|| Instant::now() + IDLE)) => match round {
-                Some(second) if round_at.is_some_and(|at| at <= Instant::now()) => {
-                    rhythm.round(&current, second)
+            () = sleep_until(wake.unwrap_or_else(|| Instant::now() + IDLE)) => {
+                let now = Instant::now();
+                if round_at.is_some_and(|at| at <= now) {
+                    rhythm.round(&current, now.duration_since(start).as_secs())
+                } else {
+                    GroupSet::NONE
                 }
-                _ => GroupSet::NONE,
-            },
+            }
         };
         local_at = None;
         let Some(queued) = sample(shared, &mut collectors, groups) else { continue };

@@ -6,6 +6,7 @@ pub mod channels;
 pub mod clock;
 pub mod doctor;
 pub mod enroll;
+mod files;
 pub mod identity;
 pub mod inventory;
 pub mod link;

@@ -1,10 +1,11 @@
-//! Channels: shells and connections that people open on this device, sealed end to end.
+//! Channels: shells, connections and files that people open on this device, sealed end to end.
 //!
 //! | file | is |
 //! |---|---|
 //! | `take` | opens come in: checked, once each (`opened`), allowed by the policy |
 //! | `answer` | the answer: refused, or the keys and the channel |
 //! | `tcp` | a TCP connection from the device |
+//! | `files` | the device's files, by SFTP |
 //! | `shell` | opens of sessions: a new one, one more attached, its end |
 //! | `session`, `member` | a session, which outlives its channels; those who are attached |
 //! | `terminal`, `screen` | a program behind a pseudo-terminal; what its terminal looks like |
@@ -16,6 +17,7 @@
 //! Invariant: a terminal's output is read only as fast as those who type take it.
 
 mod answer;
+mod files;
 mod member;
 mod opened;
 mod options;

@@ -11,7 +11,7 @@ use serde::Deserialize;
 
 use super::answer::Opening;
 use super::options::MOST_CHANNELS;
-use super::{opened, shell, tcp};
+use super::{files, opened, shell, tcp};
 use crate::operations::{Ignored, Me, is_expired, is_for};
 use crate::run::{Shared, in_words};
 
@@ -96,6 +96,10 @@ fn begin(shared: &Shared, opening: Opening, open: Result<ChannelOpen, String>) {
         Purpose::Tcp { host, port } => {
             tracing::info!(%channel, actor, host, port, "a connection is asked for");
             tasks.spawn(tcp::open(channels, opening, place, host, port));
+        }
+        Purpose::Files { path, write } => {
+            tracing::info!(%channel, actor, path, write, "files are asked for");
+            tasks.spawn(files::open(channels, opening, place, path, write));
         }
         Purpose::Shell { session, user, command, term, size, grace_seconds } => {
             tracing::info!(%channel, actor, %session, user, "a shell is asked for");

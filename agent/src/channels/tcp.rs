@@ -7,9 +7,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use muster_channel::{CHUNK, Channel, Frame, Receiver, Sender};
 use muster_schemas::wire::ChannelRefusalCause;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::tcp::OwnedReadHalf;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{sleep, timeout};
 
@@ -74,7 +74,7 @@ pub(super) async fn open(
 }
 
 /// The channel has been over for a while: what came before its end had time to be written.
-async fn last(sender: &Sender) {
+pub(super) async fn last(sender: &Sender) {
     sender.closed().await;
     sleep(LAST).await;
 }
@@ -106,7 +106,10 @@ async fn up(sender: &Sender, from: OwnedReadHalf) -> Result<(), String> {
 }
 
 /// From the server to the device's side, until its end.
-async fn down(receiver: &mut Receiver, to: &mut OwnedWriteHalf) -> Result<(), String> {
+pub(super) async fn down(
+    receiver: &mut Receiver,
+    to: &mut (impl AsyncWrite + Unpin),
+) -> Result<(), String> {
     loop {
         match receiver.next().await.map_err(|gone| gone.0)? {
             Frame::Data(bytes) => to.write_all(&bytes).await.map_err(|error| broken(&error))?,
@@ -118,6 +121,6 @@ async fn down(receiver: &mut Receiver, to: &mut OwnedWriteHalf) -> Result<(), St
     to.shutdown().await.map_err(|error| broken(&error))
 }
 
-fn broken(error: &io::Error) -> String {
+pub(super) fn broken(error: &io::Error) -> String {
     format!("the connection broke: {error}")
 }

@@ -58,11 +58,17 @@ struct ShellRules {
     users: Option<Vec<String>>,
 }
 
-/// Files: reserved.
+/// Files. What is left out here is as narrow as it is for programs, too: a file that is written can
+/// be a program.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct FileRules {
+    /// Where `roots` is there, or else where programs and lines are free, when absent.
+    enabled: Option<bool>,
+    /// The folders that may be reached, with all that is in them; all when absent.
     roots: Option<Vec<PathBuf>>,
+    /// May they be written to? Yes, when absent.
+    write: Option<bool>,
 }
 
 /// Ports that people may reach through the device.
@@ -129,6 +135,14 @@ impl Policy {
             let message = error.message();
             format!("the policy {shown} is wrong{place} ({message}), so everything is refused")
         })?;
+        let roots = policy.files.roots.iter().flatten();
+        if let Some(root) = roots.into_iter().find(|root| !root.is_absolute()) {
+            let root = root.display();
+            return Err(format!(
+                "the policy {shown} is wrong ([files] roots: '{root}' does not begin with /), so \
+                 everything is refused"
+            ));
+        }
         Ok(Self { file: file.to_owned(), ..policy })
     }
 
@@ -158,16 +172,7 @@ impl Policy {
         let (rules, exec) = (&self.shell, &self.exec);
         match rules.enabled {
             Some(is_on) => self.switch(is_on, "[shell] enabled = false")?,
-            None => {
-                let unless = |rule| format!("{rule}, and [shell] enabled = true is not there");
-                self.switch(exec.enabled, &unless("[exec] enabled = false"))?;
-                self.switch(
-                    exec.shell_lines != Some(false),
-                    &unless("[exec] shell_lines = false"),
-                )?;
-                let is_free = exec.allow.is_none() || exec.shell_lines == Some(true);
-                self.switch(is_free, &unless("[exec] allow is there"))?;
-            }
+            None => self.is_free("[shell] enabled = true")?,
         }
         let (users, section) = match (&rules.users, &exec.users) {
             (Some(users), _) => (users, "shell"),
@@ -176,6 +181,45 @@ impl Policy {
         };
         let is_named = users.iter().any(|allowed| allowed == user);
         self.switch(is_named, &format!("[{section}] users does not name '{user}'"))
+    }
+
+    /// May files be read, or written, too? Answers the folders that may be reached; all when `None`.
+    /// `user` is the one that the agent runs as.
+    ///
+    /// # Errors
+    /// As [`Self::allows`].
+    pub fn allows_files(&self, user: &str, write: bool) -> Result<Option<&[PathBuf]>, String> {
+        let rules = &self.files;
+        match rules.enabled {
+            Some(is_on) => self.switch(is_on, "[files] enabled = false")?,
+            None if rules.roots.is_some() => {}
+            None => {
+                self.is_free("[files] enabled = true")?;
+                if let Some(users) = &self.exec.users {
+                    let rule = format!(
+                        "[exec] users does not name '{user}', and [files] enabled = true is not there"
+                    );
+                    self.switch(users.iter().any(|allowed| allowed == user), &rule)?;
+                }
+            }
+        }
+        self.switch(!write || rules.write != Some(false), "[files] write = false")?;
+        Ok(rules.roots.as_deref())
+    }
+
+    /// Are all programs and lines allowed? `unless` is what would open the door all the same.
+    fn is_free(&self, unless: &str) -> Result<(), String> {
+        let exec = &self.exec;
+        let unless = |rule| format!("{rule}, and {unless} is not there");
+        self.switch(exec.enabled, &unless("[exec] enabled = false"))?;
+        self.switch(exec.shell_lines != Some(false), &unless("[exec] shell_lines = false"))?;
+        let is_free = exec.allow.is_none() || exec.shell_lines == Some(true);
+        self.switch(is_free, &unless("[exec] allow is there"))
+    }
+
+    /// The refusal of a path that is in none of the roots.
+    pub(crate) fn out_of_roots(&self, path: &Path) -> String {
+        self.refusal(&format!("[files] roots holds no folder with {}", path.display()))
     }
 
     /// May people reach this port through the device?

@@ -25,6 +25,13 @@ pub enum SessionKind {
         /// The port.
         port: u16,
     },
+    /// Files of the device.
+    Files {
+        /// A file, or a folder with all that is in it; nothing else could be reached.
+        path: String,
+        /// Could they be changed?
+        write: bool,
+    },
 }
 
 /// Somebody wants a shell, or a connection; the order goes to the device after this. Stream

@@ -19,6 +19,17 @@ pub struct TerminalSize {
     pub rows: u16,
 }
 
+/// What a file that is being written is called until it is whole: its name, and this.
+pub const FILE_PART_SUFFIX: &str = ".muster-part";
+/// The most bytes of one read or write of files.
+pub const MAX_SFTP_IO_BYTES: u32 = 128 * 1024;
+/// The most bytes of a file that are hashed by one request.
+pub const MAX_SFTP_HASH_BYTES: u64 = 64 << 20;
+/// The name of an extension of SFTP: the SHA-256 of a part of an open file. Asked with the handle
+/// (a string), an offset and a length (each eight bytes, big-endian); answered with how many bytes
+/// there are of it (the same) and the 32 bytes of the hash.
+pub const SFTP_SHA256: &str = "muster-sha256";
+
 /// What a channel is for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
@@ -60,6 +71,13 @@ pub enum Purpose {
         host: String,
         /// The port.
         port: u16,
+    },
+    /// Files of the device, by SFTP (version 3).
+    Files {
+        /// What it is about: a file, or a folder with all that is in it. Nothing else is reached.
+        path: String,
+        /// Are they to be changed?
+        write: bool,
     },
 }
 

@@ -1,0 +1,457 @@
+//! The SFTP server: each request within the bounds of the order that the channel was opened for.
+//!
+//! Beside version 3 of the protocol it knows OpenSSH's `posix-rename`, `fsync` and `limits`, and
+//! [`SFTP_SHA256`], by which a copy is compared with what is really on the disk.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs::{DirEntry, File, Metadata, OpenOptions, Permissions, ReadDir};
+use std::io;
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use muster_schemas::wire::{MAX_SFTP_HASH_BYTES, MAX_SFTP_IO_BYTES, SFTP_SHA256};
+use russh_sftp::protocol::{
+    Attrs, Data, ExtendedReply, File as Named, FileAttributes, Handle, Name, OpenFlags, Packet,
+    Status, StatusCode, Version,
+};
+use russh_sftp::server::Handler;
+use rustix::fs::{AtFlags, Mode, OFlags};
+use sha2::{Digest, Sha256};
+
+use super::bounds::{Bounds, Failure};
+
+/// The most files and folders that are open at once.
+const MOST_HANDLES: usize = 64;
+/// The most names in one answer.
+const NAMES: usize = 128;
+/// The largest packet: the data of one write, and what says where it goes.
+pub(crate) const MAX_PACKET: u32 = MAX_SFTP_IO_BYTES + 8192;
+
+const RENAME: &str = "posix-rename@openssh.com";
+const FSYNC: &str = "fsync@openssh.com";
+const LIMITS: &str = "limits@openssh.com";
+
+type Answer<T> = Result<T, Failure>;
+
+/// One client's requests.
+#[derive(Debug)]
+pub(crate) struct Server {
+    bounds: Arc<Bounds>,
+    handles: BTreeMap<String, Opened>,
+    next: u64,
+}
+
+#[derive(Debug)]
+enum Opened {
+    File(Arc<File>),
+    Folder(Option<ReadDir>),
+}
+
+/// Does what may take its time where nobody else waits for it.
+async fn apart<T: Send + 'static>(work: impl FnOnce() -> Answer<T> + Send + 'static) -> Answer<T> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(error) => Err(io::Error::other(error).into()),
+    }
+}
+
+fn done(id: u32) -> Status {
+    Status {
+        id,
+        status_code: StatusCode::Ok,
+        error_message: String::new(),
+        language_tag: String::new(),
+    }
+}
+
+fn attributes(metadata: &Metadata) -> FileAttributes {
+    let seconds = |time: i64| u32::try_from(time.max(0)).unwrap_or(u32::MAX);
+    FileAttributes {
+        size: Some(metadata.size()),
+        uid: Some(metadata.uid()),
+        gid: Some(metadata.gid()),
+        permissions: Some(metadata.mode()),
+        atime: Some(seconds(metadata.atime())),
+        mtime: Some(seconds(metadata.mtime())),
+        ..FileAttributes::default()
+    }
+}
+
+fn mode(attrs: &FileAttributes, otherwise: u32) -> u32 {
+    attrs.permissions.map_or(otherwise, |mode| mode & 0o7777)
+}
+
+/// Changes what is said of the file that this path leads to.
+fn set(path: &Path, attrs: &FileAttributes) -> Answer<()> {
+    if let Some(size) = attrs.size {
+        OpenOptions::new().write(true).open(path)?.set_len(size)?;
+    }
+    // Before the mode: a new owner takes set-user-id away.
+    if attrs.uid.is_some() || attrs.gid.is_some() {
+        std::os::unix::fs::chown(path, attrs.uid, attrs.gid)?;
+    }
+    if attrs.permissions.is_some() {
+        std::fs::set_permissions(path, Permissions::from_mode(mode(attrs, 0)))?;
+    }
+    if let (Some(atime), Some(mtime)) = (attrs.atime, attrs.mtime) {
+        let at = |seconds: u32| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds.into());
+        let times = std::fs::FileTimes::new().set_accessed(at(atime)).set_modified(at(mtime));
+        // Folders, too, have times; they are not opened for writing.
+        File::open(path)?.set_times(times)?;
+    }
+    Ok(())
+}
+
+fn open(bounds: &Bounds, name: &str, flags: OpenFlags, attrs: &FileAttributes) -> Answer<File> {
+    let write = flags.intersects(OpenFlags::WRITE | OpenFlags::APPEND);
+    if !write {
+        return bounds.open(name);
+    }
+    bounds.check_write()?;
+    let read = flags.contains(OpenFlags::READ);
+    match bounds.find(name, true) {
+        Ok(_) if flags.contains(OpenFlags::EXCLUDE) => {
+            Err(io::Error::from(io::ErrorKind::AlreadyExists).into())
+        }
+        Ok(found) => {
+            let append = flags.contains(OpenFlags::APPEND);
+            let mut options = OpenOptions::new();
+            let file = found.reopen(options.read(read).write(!append).append(append))?;
+            if flags.contains(OpenFlags::TRUNCATE) {
+                file.set_len(0)?;
+            }
+            Ok(file)
+        }
+        Err(Failure::Io(error))
+            if error.kind() == io::ErrorKind::NotFound && flags.contains(OpenFlags::CREATE) =>
+        {
+            let place = bounds.place(name)?;
+            let access = if read { OFlags::RDWR } else { OFlags::WRONLY };
+            let flags = access | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+            let mode = Mode::from_raw_mode(mode(attrs, 0o644));
+            Ok(rustix::fs::openat(place.folder, &place.name, flags, mode)?.into())
+        }
+        Err(failure) => Err(failure),
+    }
+}
+
+/// The hash of a part of a file, after how many bytes that is.
+fn hash(file: &File, offset: u64, length: u64) -> Answer<Vec<u8>> {
+    let mut hasher = Sha256::new();
+    let mut buffer = vec![0; 128 * 1024];
+    let mut counted = 0;
+    while counted < length {
+        let most = usize::try_from(length - counted).unwrap_or(usize::MAX).min(buffer.len());
+        let count = file.read_at(&mut buffer[..most], offset + counted)?;
+        if count == 0 {
+            break;
+        }
+        hasher.update(&buffer[..count]);
+        counted += count as u64;
+    }
+    let mut answer = counted.to_be_bytes().to_vec();
+    answer.extend(hasher.finalize());
+    Ok(answer)
+}
+
+fn named(entry: &DirEntry) -> Option<Named> {
+    // One that was removed meanwhile is not there.
+    let metadata = entry.metadata().ok()?;
+    // A name that is no UTF-8 cannot be said in full; whoever asks for it is told that it is not
+    // there.
+    Some(Named::new(entry.file_name().to_string_lossy(), attributes(&metadata)))
+}
+
+/// Reads the parts of a request that the library hands on as bytes.
+struct Parts<'a>(&'a [u8]);
+
+impl Parts<'_> {
+    fn take<const N: usize>(&mut self) -> Answer<[u8; N]> {
+        let wrong = || Failure::Invalid("the request is too short".to_owned());
+        let (taken, rest) = self.0.split_first_chunk().ok_or_else(wrong)?;
+        self.0 = rest;
+        Ok(*taken)
+    }
+
+    fn text(&mut self) -> Answer<String> {
+        let length = u32::from_be_bytes(self.take()?) as usize;
+        let wrong = || Failure::Invalid("the request holds no text where one belongs".to_owned());
+        let (text, rest) = self.0.split_at_checked(length).ok_or_else(wrong)?;
+        self.0 = rest;
+        String::from_utf8(text.to_vec()).map_err(|_| wrong())
+    }
+
+    fn number(&mut self) -> Answer<u64> {
+        Ok(u64::from_be_bytes(self.take()?))
+    }
+}
+
+impl Server {
+    pub(crate) fn new(bounds: Bounds) -> Self {
+        Self { bounds: Arc::new(bounds), handles: BTreeMap::new(), next: 0 }
+    }
+
+    fn keep(&mut self, opened: Opened) -> Answer<String> {
+        if self.handles.len() >= MOST_HANDLES {
+            let words = format!("{MOST_HANDLES} files are open already");
+            return Err(Failure::Invalid(words));
+        }
+        self.next += 1;
+        let handle = self.next.to_string();
+        self.handles.insert(handle.clone(), opened);
+        Ok(handle)
+    }
+
+    fn file(&self, handle: &str) -> Answer<Arc<File>> {
+        match self.handles.get(handle) {
+            Some(Opened::File(file)) => Ok(Arc::clone(file)),
+            _ => Err(Failure::Invalid("no such file is open".to_owned())),
+        }
+    }
+
+    /// Does something within the bounds.
+    async fn within<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Bounds) -> Answer<T> + Send + 'static,
+    ) -> Answer<T> {
+        let bounds = Arc::clone(&self.bounds);
+        apart(move || work(&bounds)).await
+    }
+
+    /// Changes something within the bounds.
+    async fn change(
+        &self,
+        id: u32,
+        work: impl FnOnce(&Bounds) -> Answer<()> + Send + 'static,
+    ) -> Answer<Status> {
+        self.bounds.check_write()?;
+        self.within(work).await.map(|()| done(id))
+    }
+
+    async fn metadata(&self, id: u32, path: String, follow: bool) -> Answer<Attrs> {
+        let attrs =
+            self.within(move |bounds| Ok(attributes(&bounds.find(&path, follow)?.metadata()?)));
+        Ok(Attrs { id, attrs: attrs.await? })
+    }
+
+    /// `replace`: may something be at the new place already?
+    async fn moved(&self, id: u32, from: String, to: String, replace: bool) -> Answer<Status> {
+        self.change(id, move |bounds| {
+            let (from, to) = (bounds.place(&from)?, bounds.place(&to)?);
+            if replace {
+                rustix::fs::renameat(from.folder, &from.name, to.folder, &to.name)?;
+            } else {
+                let flags = rustix::fs::RenameFlags::NOREPLACE;
+                rustix::fs::renameat_with(from.folder, &from.name, to.folder, &to.name, flags)?;
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    async fn removed(&self, id: u32, path: String, flags: AtFlags) -> Answer<Status> {
+        self.change(id, move |bounds| {
+            let place = bounds.place(&path)?;
+            Ok(rustix::fs::unlinkat(place.folder, &place.name, flags)?)
+        })
+        .await
+    }
+}
+
+impl Handler for Server {
+    type Error = Failure;
+
+    fn unimplemented(&self) -> Failure {
+        Failure::Io(io::ErrorKind::Unsupported.into())
+    }
+
+    async fn init(&mut self, _: u32, _: HashMap<String, String>) -> Answer<Version> {
+        let mut version = Version::new();
+        for name in [RENAME, FSYNC, LIMITS, SFTP_SHA256] {
+            version.extensions.insert(name.to_owned(), "1".to_owned());
+        }
+        Ok(version)
+    }
+
+    async fn open(
+        &mut self,
+        id: u32,
+        filename: String,
+        pflags: OpenFlags,
+        attrs: FileAttributes,
+    ) -> Answer<Handle> {
+        let file = self.within(move |bounds| open(bounds, &filename, pflags, &attrs)).await?;
+        Ok(Handle { id, handle: self.keep(Opened::File(Arc::new(file)))? })
+    }
+
+    async fn close(&mut self, id: u32, handle: String) -> Answer<Status> {
+        let closed = self.handles.remove(&handle);
+        closed.ok_or_else(|| Failure::Invalid("no such file is open".to_owned()))?;
+        Ok(done(id))
+    }
+
+    async fn read(&mut self, id: u32, handle: String, offset: u64, len: u32) -> Answer<Data> {
+        let file = self.file(&handle)?;
+        let data = apart(move || {
+            let mut data = vec![0; len.min(MAX_SFTP_IO_BYTES) as usize];
+            let count = file.read_at(&mut data, offset)?;
+            if count == 0 && len > 0 {
+                return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
+            }
+            data.truncate(count);
+            Ok(data)
+        });
+        Ok(Data { id, data: data.await? })
+    }
+
+    async fn write(
+        &mut self,
+        id: u32,
+        handle: String,
+        offset: u64,
+        data: Vec<u8>,
+    ) -> Answer<Status> {
+        let file = self.file(&handle)?;
+        apart(move || Ok(file.write_all_at(&data, offset)?)).await?;
+        Ok(done(id))
+    }
+
+    async fn lstat(&mut self, id: u32, path: String) -> Answer<Attrs> {
+        self.metadata(id, path, false).await
+    }
+
+    async fn stat(&mut self, id: u32, path: String) -> Answer<Attrs> {
+        self.metadata(id, path, true).await
+    }
+
+    async fn fstat(&mut self, id: u32, handle: String) -> Answer<Attrs> {
+        let file = self.file(&handle)?;
+        let attrs = apart(move || Ok(attributes(&file.metadata()?)));
+        Ok(Attrs { id, attrs: attrs.await? })
+    }
+
+    async fn setstat(&mut self, id: u32, path: String, attrs: FileAttributes) -> Answer<Status> {
+        self.change(id, move |bounds| set(&bounds.find(&path, true)?.path(), &attrs)).await
+    }
+
+    async fn fsetstat(&mut self, id: u32, handle: String, attrs: FileAttributes) -> Answer<Status> {
+        use std::os::fd::AsRawFd;
+        let file = self.file(&handle)?;
+        self.change(id, move |_| {
+            set(Path::new(&format!("/proc/self/fd/{}", file.as_raw_fd())), &attrs)
+        })
+        .await
+    }
+
+    async fn opendir(&mut self, id: u32, path: String) -> Answer<Handle> {
+        let names =
+            self.within(move |bounds| Ok(std::fs::read_dir(bounds.find(&path, true)?.path())?));
+        let names = names.await?;
+        Ok(Handle { id, handle: self.keep(Opened::Folder(Some(names)))? })
+    }
+
+    async fn readdir(&mut self, id: u32, handle: String) -> Answer<Name> {
+        let Some(Opened::Folder(kept)) = self.handles.get_mut(&handle) else {
+            return Err(Failure::Invalid("no such folder is open".to_owned()));
+        };
+        let Some(mut names) = kept.take() else {
+            return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
+        };
+        let (files, rest) = apart(move || {
+            let mut files = Vec::new();
+            let mut is_end = true;
+            for entry in names.by_ref() {
+                files.extend(named(&entry?));
+                if files.len() >= NAMES {
+                    is_end = false;
+                    break;
+                }
+            }
+            Ok((files, (!is_end).then_some(names)))
+        })
+        .await?;
+        if files.is_empty() {
+            return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
+        }
+        *kept = rest;
+        Ok(Name { id, files })
+    }
+
+    async fn remove(&mut self, id: u32, filename: String) -> Answer<Status> {
+        self.removed(id, filename, AtFlags::empty()).await
+    }
+
+    async fn rmdir(&mut self, id: u32, path: String) -> Answer<Status> {
+        self.removed(id, path, AtFlags::REMOVEDIR).await
+    }
+
+    async fn mkdir(&mut self, id: u32, path: String, attrs: FileAttributes) -> Answer<Status> {
+        self.change(id, move |bounds| {
+            let place = bounds.place(&path)?;
+            let mode = Mode::from_raw_mode(mode(&attrs, 0o755));
+            Ok(rustix::fs::mkdirat(place.folder, &place.name, mode)?)
+        })
+        .await
+    }
+
+    async fn realpath(&mut self, id: u32, path: String) -> Answer<Name> {
+        let real = self.within(move |bounds| bounds.real(&path));
+        let real = real.await?.to_string_lossy().into_owned();
+        Ok(Name { id, files: vec![Named::dummy(real)] })
+    }
+
+    async fn rename(&mut self, id: u32, oldpath: String, newpath: String) -> Answer<Status> {
+        self.moved(id, oldpath, newpath, false).await
+    }
+
+    async fn readlink(&mut self, id: u32, path: String) -> Answer<Name> {
+        let target = self.within(move |bounds| {
+            let place = bounds.place(&path)?;
+            Ok(rustix::fs::readlinkat(place.folder, &place.name, Vec::new())?)
+        });
+        let target = target.await?.to_string_lossy().into_owned();
+        Ok(Name { id, files: vec![Named::dummy(target)] })
+    }
+
+    /// As OpenSSH means it: what the link leads to comes first.
+    async fn symlink(&mut self, id: u32, target: String, link: String) -> Answer<Status> {
+        self.change(id, move |bounds| {
+            let place = bounds.place(&link)?;
+            Ok(rustix::fs::symlinkat(target.as_str(), place.folder, &place.name)?)
+        })
+        .await
+    }
+
+    async fn extended(&mut self, id: u32, request: String, data: Vec<u8>) -> Answer<Packet> {
+        let mut parts = Parts(&data);
+        let reply = |data| Packet::ExtendedReply(ExtendedReply { id, data });
+        match request.as_str() {
+            RENAME => {
+                let (from, to) = (parts.text()?, parts.text()?);
+                Ok(self.moved(id, from, to, true).await?.into())
+            }
+            FSYNC => {
+                let file = self.file(&parts.text()?)?;
+                apart(move || Ok(file.sync_all()?)).await?;
+                Ok(done(id).into())
+            }
+            LIMITS => {
+                let most = u64::from(MAX_SFTP_IO_BYTES);
+                let limits = [u64::from(MAX_PACKET), most, most, MOST_HANDLES as u64];
+                Ok(reply(limits.iter().flat_map(|limit| limit.to_be_bytes()).collect()))
+            }
+            SFTP_SHA256 => {
+                let file = self.file(&parts.text()?)?;
+                let (offset, length) = (parts.number()?, parts.number()?);
+                if length > MAX_SFTP_HASH_BYTES {
+                    let words = format!("at most {MAX_SFTP_HASH_BYTES} bytes are hashed at once");
+                    return Err(Failure::Invalid(words));
+                }
+                Ok(reply(apart(move || hash(&file, offset, length)).await?))
+            }
+            _ => Err(self.unimplemented()),
+        }
+    }
+}

@@ -5,7 +5,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::client::Connection;
 use crate::commands::{
-    api_token, bootstrap, connect, context, dead_letter, device, doctor, events, exec, grafana,
+    api_token, bootstrap, connect, context, cp, dead_letter, device, doctor, events, exec, grafana,
     health, metrics, operation, prepare, project, replay, shell, simulate, status, token,
 };
 use crate::serve::ServeArgs;
@@ -45,6 +45,10 @@ enum Command {
     Exec(exec::ExecArgs),
     /// Open a shell on a device; list, attach to, end and play sessions
     Shell(shell::ShellArgs),
+    /// Copy files and folders to a device, or from it
+    Cp(cp::CpArgs),
+    /// Speak SFTP with a device, for OpenSSH's sftp
+    Sftp(cp::SftpArgs),
     /// Connect standard input and output with a port of a device, for ssh and scp
     Connect(connect::ConnectArgs),
     /// Make a port of a device a port of this machine
@@ -115,6 +119,8 @@ pub(crate) async fn run(args: Args) -> Result<()> {
         Command::Device(command) => device::run(connection, command).await,
         Command::Exec(command) => exec::run(connection, command).await,
         Command::Shell(command) => shell::run(connection, command).await,
+        Command::Cp(command) => cp::cp(connection, command).await,
+        Command::Sftp(command) => cp::sftp(connection, command).await,
         Command::Connect(command) => connect::connect(connection, command).await,
         Command::Forward(command) => connect::forwards(connection, command).await,
         Command::Operation(command) => operation::run(connection, command).await,

@@ -17,6 +17,7 @@ pub mod binaries;
 pub mod fleet;
 pub mod inside;
 pub mod network;
+pub mod robot;
 pub mod sim;
 pub mod socket;
 pub mod system;
@@ -24,5 +25,6 @@ pub mod wait;
 
 pub use api::Api;
 pub use inside::AgentInside;
+pub use robot::Robot;
 pub use sim::SimDevice;
 pub use system::System;

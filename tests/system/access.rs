@@ -37,7 +37,8 @@ fn allowed(operation: &str) -> &'static [&'static str] {
         | "open_shell"
         | "attach_session"
         | "end_session"
-        | "open_tcp" => WRITERS,
+        | "open_tcp"
+        | "open_files" => WRITERS,
         "list_api_tokens" => ALL_READERS,
         "list_enrollment_tokens"
         | "get_enrollment_token"

@@ -11,6 +11,7 @@ mod doctor;
 mod enroll;
 mod everyday;
 mod faults;
+mod files;
 mod front_door;
 mod grafana;
 mod hostile;

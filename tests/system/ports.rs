@@ -7,9 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
-use muster_tests::agent::AgentProcess;
 use muster_tests::binaries::binary;
-use muster_tests::{System, wait};
+use muster_tests::{Robot, System, wait};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -96,18 +95,6 @@ fn ran(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-async fn start(dir: &Path) -> (System, AgentProcess) {
-    let system = System::start().await;
-    let token = system.api.enrollment_token(1).await;
-    let mut agent = AgentProcess::enroll(dir, &system.api.url, &token, "robot");
-    agent.start();
-    wait::until("the agent to be online", PATIENCE, || async {
-        (system.api.get("/api/v1/devices/robot").await["status"] == "online").then_some(())
-    })
-    .await;
-    (system, agent)
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn ssh_scp_and_rsync_reach_a_devices_own_sshd() {
     if !Path::new("/usr/sbin/sshd").exists() || which("rsync").is_none() {
@@ -116,8 +103,7 @@ async fn ssh_scp_and_rsync_reach_a_devices_own_sshd() {
     }
     let me = Command::new("id").arg("-un").output().unwrap();
     let me = String::from_utf8_lossy(&me.stdout).trim().to_owned();
-    let dir = tempfile::tempdir().unwrap();
-    let (system, _agent) = start(dir.path()).await;
+    let Robot { system, agent: _agent, dir } = Robot::start("").await;
     let sshd = Sshd::start(dir.path());
     let options = sshd.options(&system);
     let output = Command::new("ssh")
@@ -181,8 +167,7 @@ async fn ssh_scp_and_rsync_reach_a_devices_own_sshd() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_port_of_a_device_is_a_port_here() {
-    let dir = tempfile::tempdir().unwrap();
-    let (system, _agent) = start(dir.path()).await;
+    let Robot { system, agent: _agent, dir: _dir } = Robot::start("").await;
     let echo = TcpListener::bind("127.0.0.1:0").unwrap();
     let there = echo.local_addr().unwrap().port();
     std::thread::spawn(move || {

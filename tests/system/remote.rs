@@ -7,33 +7,12 @@ use std::time::Duration;
 use muster_tests::agent::AgentProcess;
 use muster_tests::binaries::binary;
 use muster_tests::fleet::Fleet;
-use muster_tests::{System, wait};
+use muster_tests::robot::online;
+use muster_tests::{Robot, System, wait};
 use serde_json::{Value, json};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 const OPERATIONS: &str = "/api/v1/operations";
-
-/// A system with one agent, `robot`, that may do what `policy` says.
-async fn start(policy: &str) -> (System, AgentProcess, tempfile::TempDir) {
-    let system = System::start().await;
-    let dir = tempfile::tempdir().unwrap();
-    let token = system.api.enrollment_token(1).await;
-    let file = dir.path().join("policy.toml");
-    std::fs::write(&file, policy).unwrap();
-    let variables = [("MUSTER_AGENT_POLICY", file.to_str().unwrap())];
-    let mut agent =
-        AgentProcess::enroll_with(dir.path(), &system.api.url, &token, "robot", &variables);
-    agent.start();
-    online(&system).await;
-    (system, agent, dir)
-}
-
-async fn online(system: &System) {
-    wait::until("the agent to be online", PATIENCE, || async {
-        (system.api.get("/api/v1/devices/robot").await["status"] == "online").then_some(())
-    })
-    .await;
-}
 
 async fn run(system: &System, id: &str, what: &str, is_so: impl Fn(&Value) -> bool) -> Value {
     let path = format!("{OPERATIONS}/{id}/runs/robot");
@@ -54,7 +33,7 @@ async fn asked(system: &System, body: &Value) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_program_runs_on_the_device_as_if_it_ran_here() {
-    let (system, _agent, _dir) = start("").await;
+    let Robot { system, agent: _agent, dir: _dir } = Robot::start("").await;
     let (code, out, err) = system.muster(&["exec", "robot", "--", "echo", "hello  world"]);
     assert_eq!((code, out.as_str(), err.as_str()), (0, "hello  world\n", ""));
     let line = "echo out; echo err >&2; exit 3";
@@ -120,7 +99,7 @@ fn walk(dir: &std::path::Path) -> Vec<std::path::PathBuf> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn output_comes_while_the_program_runs_and_is_kept_as_far_as_is_said() {
-    let (system, _agent, _dir) = start("").await;
+    let Robot { system, agent: _agent, dir: _dir } = Robot::start("").await;
     let id = asked(&system, &shell("echo first; sleep 20; echo last")).await;
     run(&system, &id, "it to run", |run| run["state"] == "running").await;
     let path = format!("{OPERATIONS}/{id}/runs/robot/output");
@@ -156,7 +135,7 @@ async fn output_comes_while_the_program_runs_and_is_kept_as_far_as_is_said() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_devices_policy_has_the_last_word_and_says_why() {
     let policy = "[exec]\nallow = [\"echo *\"]\n[power]\nreboot = false\n";
-    let (system, _agent, dir) = start(policy).await;
+    let Robot { system, agent: _agent, dir } = Robot::start(policy).await;
     let (code, out, _) = system.muster(&["exec", "robot", "--", "echo", "allowed"]);
     assert_eq!((code, out.as_str()), (0, "allowed\n"));
     let file = dir.path().join("policy.toml");
@@ -180,7 +159,7 @@ async fn the_devices_policy_has_the_last_word_and_says_why() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_agent_that_is_killed_tells_what_it_knows_and_runs_nothing_twice() {
-    let (system, mut agent, dir) = start("").await;
+    let Robot { system, mut agent, dir } = Robot::start("").await;
     let mark = dir.path().join("mark");
     let line = format!("echo once >> {}; sleep 60", mark.display());
     let id = asked(&system, &shell(&line)).await;
@@ -200,7 +179,7 @@ async fn an_agent_that_is_killed_tells_what_it_knows_and_runs_nothing_twice() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_built_in_requests_do_what_they_say() {
-    let (system, agent, dir) = start("").await;
+    let Robot { system, agent, dir } = Robot::start("").await;
     let pid = agent.pid();
     let (code, _, err) = system.muster(&["device", "log-level", "debug", "robot", "--for", "1m"]);
     assert_eq!(code, 0, "{err}");

@@ -7,28 +7,11 @@ use futures::StreamExt;
 use muster_tests::agent::AgentProcess;
 use muster_tests::fleet::Fleet;
 use muster_tests::socket::Socket;
-use muster_tests::{System, wait};
+use muster_tests::{Robot, System, wait};
 use serde_json::{Value, json};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 const SHELL: &str = "/api/v1/devices/robot/shell?cols=100&rows=30";
-
-async fn start(policy: &str) -> (System, AgentProcess, tempfile::TempDir) {
-    let system = System::start().await;
-    let dir = tempfile::tempdir().unwrap();
-    let token = system.api.enrollment_token(1).await;
-    let file = dir.path().join("policy.toml");
-    std::fs::write(&file, policy).unwrap();
-    let variables = [("MUSTER_AGENT_POLICY", file.to_str().unwrap())];
-    let mut agent =
-        AgentProcess::enroll_with(dir.path(), &system.api.url, &token, "robot", &variables);
-    agent.start();
-    wait::until("the agent to be online", PATIENCE, || async {
-        (system.api.get("/api/v1/devices/robot").await["status"] == "online").then_some(())
-    })
-    .await;
-    (system, agent, dir)
-}
 
 async fn session(system: &System, id: &str, what: &str, is_so: impl Fn(&Value) -> bool) -> Value {
     let path = format!("/api/v1/sessions/{id}");
@@ -41,7 +24,7 @@ async fn session(system: &System, id: &str, what: &str, is_so: impl Fn(&Value) -
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_shell_by_the_command_line_is_recorded_and_played() {
-    let (system, _agent, _dir) = start("").await;
+    let Robot { system, agent: _agent, dir: _dir } = Robot::start("").await;
     let (code, out, err) = system.muster(&["shell", "robot", "--", "echo $((6*7)) süß; exit 5"]);
     assert_eq!(code, 5, "{out}{err}");
     assert!(out.contains("42 süß"), "{out}");
@@ -80,7 +63,7 @@ async fn a_shell_by_the_command_line_is_recorded_and_played() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_session_outlives_its_websocket_and_is_shared_and_watched() {
-    let (system, _agent, _dir) = start("").await;
+    let Robot { system, agent: _agent, dir: _dir } = Robot::start("").await;
     let (api, ca) = (&system.api, system.ca());
     let mut first = Socket::open(api, &ca, SHELL, &[]).await.unwrap();
     let id = first.until_told("opened").await["session"].as_str().unwrap().to_owned();
@@ -121,7 +104,8 @@ async fn a_session_outlives_its_websocket_and_is_shared_and_watched() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn who_may_not_is_refused_and_the_refusal_is_a_fact() {
-    let (system, _agent, _dir) = start("[shell]\nenabled = false\n[ports]\nallow = []\n").await;
+    let Robot { system, agent: _agent, dir: _dir } =
+        Robot::start("[shell]\nenabled = false\n[ports]\nallow = []\n").await;
     let ca = system.ca();
     let refused = Socket::open(&system.api, &ca, SHELL, &[]).await.unwrap_err();
     assert_eq!(refused.0, 403);

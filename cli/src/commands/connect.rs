@@ -135,7 +135,7 @@ async fn serve(
 }
 
 /// Carries bytes until both directions have ended, or the connection is gone.
-async fn carry(
+pub(crate) async fn carry(
     socket: Socket,
     mut read: impl AsyncRead + Unpin,
     mut write: impl AsyncWrite + Unpin,

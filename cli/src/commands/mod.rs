@@ -4,6 +4,7 @@ pub(crate) mod api_token;
 pub(crate) mod bootstrap;
 pub(crate) mod connect;
 pub(crate) mod context;
+pub(crate) mod cp;
 pub(crate) mod dead_letter;
 pub(crate) mod device;
 pub(crate) mod doctor;

@@ -72,8 +72,8 @@ pub async fn bridge_shell(
     }
 }
 
-/// Carries a connection until one of both sides is gone.
-pub async fn bridge_tcp(socket: WebSocket, channel: Channel, session: Session) {
+/// Carries bytes that are nobody's terminal until one of both sides is gone.
+pub async fn bridge_bytes(socket: WebSocket, channel: Channel, session: Session) {
     let opened = json!({"type": "opened", "session": session.id, "device": session.device});
     let outcome = carry(socket, channel, &opened, None, false).await;
     let Outcome { reason, bytes_in, bytes_out, .. } = outcome;

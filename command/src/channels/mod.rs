@@ -13,6 +13,6 @@ mod record;
 
 pub use audit::Session;
 pub(crate) use bridge::LARGEST;
-pub use bridge::{bridge_shell, bridge_tcp};
+pub use bridge::{bridge_bytes, bridge_shell};
 pub use open::OpenError;
 pub use record::Recorder;

@@ -101,6 +101,7 @@ fn routes() -> OpenApiRouter<CommandState> {
         .routes(routes!(sessions::attach_session))
         .routes(routes!(sessions::end_session))
         .routes(routes!(sessions::open_tcp))
+        .routes(routes!(sessions::open_files))
         .routes(routes!(tokens::create_enrollment_token))
         .routes(routes!(tokens::revoke_enrollment_token))
         .routes(routes!(tokens::create_token))

@@ -1,4 +1,4 @@
-//! Shells and connections: websockets that lead to a device.
+//! Shells, connections and files: websockets that lead to a device.
 
 use axum::extract::ws::WebSocketUpgrade;
 use axum::extract::{FromRequestParts, State};
@@ -19,7 +19,7 @@ use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
 use super::CommandState;
-use crate::channels::{OpenError, Recorder, Session, bridge_shell, bridge_tcp};
+use crate::channels::{OpenError, Recorder, Session, bridge_bytes, bridge_shell};
 
 /// The websocket protocol that clients name; browsers name their token behind it, since they can set
 /// no header.
@@ -389,5 +389,55 @@ pub(super) async fn open_tcp(
     let kind = SessionKind::Tcp { host: asked.host.clone(), port: asked.port };
     session.record(SessionRequested { session: kind, address, recorded: false }).await?;
     let channel = open(&session, Purpose::Tcp { host: asked.host, port: asked.port }).await?;
-    Ok(accept(upgrade, move |socket| bridge_tcp(socket, channel, session)))
+    Ok(accept(upgrade, move |socket| bridge_bytes(socket, channel, session)))
+}
+
+/// The parameters.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct OpenFiles {
+    /// A file, or a folder with all that is in it: nothing else can be reached. A path that does not
+    /// begin with `/` begins where the agent's user is at home.
+    #[param(max_length = 4096, example = "/var/log/app")]
+    path: String,
+    /// Are they to be changed?
+    #[serde(default)]
+    #[param(value_type = Option<bool>)]
+    write: bool,
+}
+
+/// Open files
+///
+/// A websocket whose binary messages are SFTP (version 3), spoken with the device. The extension
+/// `muster-sha256` compares what was copied.
+#[utoipa::path(
+    get, path = "/api/v1/devices/{device}/files", tag = "sessions",
+    params(
+        ("device" = String, Path, description = "Id or name", example = "robot-7"),
+        OpenFiles, ProjectParam,
+    ),
+    responses((status = 101, description = "Connected", body = String, content_type = "application/octet-stream", example = ""), WriteProblems),
+    security(("bearer" = [])),
+)]
+pub(super) async fn open_files(
+    State(state): State<CommandState>,
+    scope: Scope<RunOperations>,
+    ClientAddress(address): ClientAddress,
+    headers: HeaderMap,
+    PathParam(device): PathParam<String>,
+    Query(OpenFiles { path, write }): Query<OpenFiles>,
+    upgrade: Result<WebSocketUpgrade, axum::extract::ws::rejection::WebSocketUpgradeRejection>,
+) -> Result<Response, Problem> {
+    check_origin(&headers)?;
+    short("path", Some(&path), 4096)?;
+    let upgrade = upgrade.map_err(not_a_websocket)?;
+    let device = state.service.resolve_device(&scope.project, &device).await?;
+    let (project, actor) = (scope.project, scope.principal.actor());
+    let id = SessionId(Uuid::now_v7());
+    let session = Session::new(state.service, project, device, id, actor);
+    let kind = SessionKind::Files { path: path.clone(), write };
+    session.record(SessionRequested { session: kind, address, recorded: false }).await?;
+    let channel = open(&session, Purpose::Files { path, write }).await?;
+    Ok(accept(upgrade, move |socket| bridge_bytes(socket, channel, session)))
 }

@@ -143,6 +143,10 @@ async fn list(client: &Client, all: bool, device: Option<String>, json: bool) ->
             Some("tcp") => {
                 format!("tcp {}:{}", text(&one["session"]["host"]), text(&one["session"]["port"]))
             }
+            Some("files") => {
+                let way = if one["session"]["write"] == true { "write" } else { "read" };
+                format!("files: {way} {}", text(&one["session"]["path"]))
+            }
             _ => match one["session"]["command"].as_str() {
                 Some(command) => format!("shell: {command}"),
                 None => "shell".to_owned(),

@@ -1,0 +1,229 @@
+//! A file is copied block by block, and each block is compared with what really is on the other
+//! side's disk. What was there of it before is compared first, and stays.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+
+use anyhow::{Context, anyhow};
+use futures::{StreamExt, TryStreamExt};
+use muster_schemas::wire::MAX_SFTP_IO_BYTES;
+use sha2::{Digest, Sha256};
+
+use super::link::{Session, Trouble};
+use super::pace::Pace;
+use super::progress::Progress;
+
+/// What is compared at once, in bytes; the device hashes 64 MiB at most.
+const BLOCK: u64 = 16 << 20;
+/// Requests that are on their way at the same time: 2 MiB.
+const AHEAD: usize = 16;
+/// How often a block is copied until it is what is on the other side.
+const TRIES: u32 = 3;
+
+/// One file, open on both sides.
+pub(super) struct Both<'a> {
+    pub(super) session: &'a Session,
+    /// The file on the device.
+    pub(super) handle: &'a str,
+    /// The file on this machine.
+    pub(super) file: &'a File,
+    pub(super) size: u64,
+    pub(super) pace: &'a Pace,
+    pub(super) counted: Counted,
+}
+
+/// How much of a file is there. What does not become whole is taken back.
+pub(super) struct Counted {
+    progress: Progress,
+    bytes: u64,
+    pub(super) is_whole: bool,
+}
+
+impl Counted {
+    pub(super) fn new(progress: &Progress) -> Self {
+        Self { progress: progress.clone(), bytes: 0, is_whole: false }
+    }
+
+    pub(super) fn step(&mut self, bytes: u64) {
+        self.bytes += bytes;
+        self.progress.step(bytes);
+    }
+
+    fn back(&mut self, bytes: u64) {
+        self.bytes -= bytes;
+        self.progress.back(bytes);
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        if !self.is_whole {
+            self.progress.back(self.bytes);
+        }
+    }
+}
+
+/// Which way a file goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Way {
+    /// To the device.
+    Send,
+    /// From the device.
+    Fetch,
+}
+
+/// A part of a file: where it begins, and how many bytes it is.
+type Part = (u64, u32);
+
+/// The parts of a block, as they are asked for.
+fn parts(from: u64, to: u64) -> impl Iterator<Item = Part> {
+    let step = u64::from(MAX_SFTP_IO_BYTES);
+    (0..(to - from).div_ceil(step)).map(move |index| {
+        let at = from + index * step;
+        (at, u32::try_from(step.min(to - at)).unwrap_or(MAX_SFTP_IO_BYTES))
+    })
+}
+
+fn hash(file: &File, from: u64, to: u64) -> io::Result<[u8; 32]> {
+    let mut hasher = Sha256::new();
+    let mut buffer = vec![0; MAX_SFTP_IO_BYTES as usize];
+    for (at, length) in parts(from, to) {
+        file.read_exact_at(&mut buffer[..length as usize], at)?;
+        hasher.update(&buffer[..length as usize]);
+    }
+    Ok(hasher.finalize().into())
+}
+
+impl Both<'_> {
+    /// How much of what is there of `there` bytes is as it should be.
+    ///
+    /// # Errors
+    /// When one of the sides cannot be read.
+    pub(super) async fn kept(&mut self, there: u64) -> Result<u64, Trouble> {
+        let there = there.min(self.size);
+        let mut at = 0;
+        while at < there {
+            let end = there.min(at + BLOCK);
+            let ours = hash(self.file, at, end).context("cannot be read here")?;
+            if !self.is_there(at, end, ours).await? {
+                break;
+            }
+            self.counted.step(end - at);
+            at = end;
+        }
+        Ok(at)
+    }
+
+    async fn is_there(&self, from: u64, to: u64, ours: [u8; 32]) -> Result<bool, Trouble> {
+        let (bytes, theirs) = self.session.hash(self.handle, from, to - from).await?;
+        Ok(bytes == to - from && theirs == ours)
+    }
+
+    /// Copies what follows. Answers how many bytes went over the wire.
+    ///
+    /// # Errors
+    /// When one of the sides fails, or what is read is never what is there.
+    pub(super) async fn copy(&mut self, mut at: u64, way: Way) -> Result<u64, Trouble> {
+        let mut moved = 0;
+        let mut tries = 0;
+        while at < self.size {
+            let end = self.size.min(at + BLOCK);
+            let ours = match way {
+                Way::Send => self.send(at, end).await?,
+                Way::Fetch => self.fetch(at, end).await?,
+            };
+            moved += end - at;
+            if self.is_there(at, end, ours).await? {
+                (at, tries) = (end, 0);
+                continue;
+            }
+            self.counted.back(end - at);
+            tries += 1;
+            if tries >= TRIES {
+                return Err(anyhow!("it changes while it is copied, or the disk is damaged").into());
+            }
+        }
+        Ok(moved)
+    }
+
+    async fn send(&mut self, from: u64, to: u64) -> Result<[u8; 32], Trouble> {
+        let (session, handle, file, pace) = (self.session, self.handle, self.file, self.pace);
+        let mut hasher = Sha256::new();
+        let mut written = futures::stream::iter(parts(from, to))
+            .map(|(at, length)| {
+                let mut bytes = vec![0; length as usize];
+                let read = file.read_exact_at(&mut bytes, at).context("cannot be read here");
+                if read.is_ok() {
+                    hasher.update(&bytes);
+                }
+                async move {
+                    read?;
+                    pace.take(bytes.len()).await;
+                    let write = session.sftp.write(handle, at, bytes);
+                    session.need("failed to write", write).await?;
+                    Ok::<_, Trouble>(length)
+                }
+            })
+            .buffered(AHEAD);
+        while let Some(length) = written.try_next().await? {
+            self.counted.step(length.into());
+        }
+        drop(written);
+        Ok(hasher.finalize().into())
+    }
+
+    async fn fetch(&mut self, from: u64, to: u64) -> Result<[u8; 32], Trouble> {
+        let (session, handle, pace) = (self.session, self.handle, self.pace);
+        let mut hasher = Sha256::new();
+        let mut read = futures::stream::iter(parts(from, to))
+            .map(async |(at, length)| {
+                pace.take(length as usize).await;
+                Ok::<_, Trouble>((at, length, whole(session, handle, at, length).await?))
+            })
+            .buffered(AHEAD);
+        while let Some((at, length, bytes)) = read.try_next().await? {
+            if bytes.len() < length as usize {
+                return Err(anyhow!("it became shorter while it was copied").into());
+            }
+            self.file.write_all_at(&bytes, at).context("cannot be written here")?;
+            hasher.update(&bytes);
+            self.counted.step(length.into());
+        }
+        drop(read);
+        Ok(hasher.finalize().into())
+    }
+
+    /// Copies a file that says of itself that it is empty, as those of `/proc` do, to its end. It
+    /// may be another one each time it is read: nothing is compared.
+    ///
+    /// # Errors
+    /// When one of the sides fails.
+    pub(super) async fn fetch_to_end(&mut self) -> Result<u64, Trouble> {
+        let mut at = 0;
+        loop {
+            let bytes = self.session.read(self.handle, at, MAX_SFTP_IO_BYTES).await?;
+            if bytes.is_empty() {
+                return Ok(at);
+            }
+            self.pace.take(bytes.len()).await;
+            self.file.write_all_at(&bytes, at).context("cannot be written here")?;
+            at += bytes.len() as u64;
+        }
+    }
+}
+
+/// All bytes of a part, or those until the file's end.
+async fn whole(session: &Session, handle: &str, at: u64, length: u32) -> Result<Vec<u8>, Trouble> {
+    let mut bytes = session.read(handle, at, length).await?;
+    while bytes.len() < length as usize {
+        let done = bytes.len() as u64;
+        let rest = u32::try_from(u64::from(length) - done).unwrap_or(length);
+        let more = session.read(handle, at + done, rest).await?;
+        if more.is_empty() {
+            break;
+        }
+        bytes.extend(more);
+    }
+    Ok(bytes)
+}

@@ -1,0 +1,180 @@
+//! From the device.
+
+use std::fs::{File, OpenOptions, Permissions};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use anyhow::{Context, Result, bail};
+use muster_schemas::wire::FILE_PART_SUFFIX;
+use russh_sftp::protocol::{FileAttributes, OpenFlags};
+use rustix::fs::OFlags;
+
+use super::blocks::{Both, Counted, Way};
+use super::link::{Session, Trouble};
+use super::progress::Copied;
+use super::tree::{Entry, Facts, Kind, there};
+use super::{Done, Work};
+
+/// Copies all that is at `from` to `target`, or into it where that is a folder. `several`: more is
+/// copied there, so it has to be one.
+pub(super) async fn all(
+    work: &Work,
+    from: &str,
+    target: &Path,
+    several: bool,
+) -> Result<Vec<Done>> {
+    let listed = work.link.lasting(&work.progress, async |session| there(session, from).await);
+    let entries = listed.await.with_context(|| format!("{}:{from}", work.link.device))?;
+    let is_folder =
+        several || target.is_dir() || target.as_os_str().as_encoded_bytes().ends_with(b"/");
+    if is_folder {
+        let wrong = || format!("cannot make the folder {}", target.display());
+        std::fs::create_dir_all(target).with_context(wrong)?;
+    }
+    let root = match Path::new(from).file_name() {
+        Some(name) if is_folder => target.join(name),
+        _ => target.to_owned(),
+    };
+    let place = |entry: &Entry| match entry.path.as_str() {
+        "" => root.clone(),
+        path => root.join(path),
+    };
+    let of = |kind| entries.iter().filter(move |entry| entry.facts.kind == kind);
+    for folder in of(Kind::Folder) {
+        make_folder(&place(folder))?;
+    }
+    let files: Vec<&Entry> = of(Kind::File).collect();
+    work.progress.expect(files.iter().map(|entry| entry.facts.size).sum());
+    let mut done = work
+        .each(files, async |entry: &Entry| {
+            let (path, to) = (entry.below(from), place(entry));
+            let copied = work.link.lasting(&work.progress, async |session| {
+                file(work, session, &path, &entry.facts, &to).await
+            });
+            copied.await.with_context(|| format!("{}:{path}", work.link.device))
+        })
+        .await?;
+    // After all files: none of them is written through one.
+    for entry in of(Kind::Link) {
+        let path = entry.below(from);
+        let target = work.link.lasting(&work.progress, async |session| {
+            let read = session.sftp.readlink(&path);
+            session.need("failed to read a link", read).await
+        });
+        let made = match target.await {
+            Ok(target) => {
+                make_link(target.files.first().map(|file| &*file.filename), &place(entry))
+            }
+            Err(error) => Err(error),
+        };
+        done.push(made.with_context(|| format!("{}:{path}", work.link.device)));
+    }
+    for entry in of(Kind::Other) {
+        work.progress.say(format!("{} is no file, folder or link: left out", entry.below(from)));
+    }
+    // The innermost first: a folder may become one that cannot be written to.
+    for folder in entries.iter().rev().filter(|entry| entry.facts.kind == Kind::Folder) {
+        finish(&File::open(place(folder))?, &folder.facts)?;
+    }
+    Ok(done)
+}
+
+fn make_folder(path: &Path) -> Result<()> {
+    match std::fs::DirBuilder::new().mode(0o700).create(path) {
+        // A link to a folder is somebody's own affair.
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
+        made => made.with_context(|| format!("cannot make the folder {}", path.display())),
+    }
+}
+
+fn make_link(target: Option<&str>, at: &Path) -> Done {
+    let target = target.context("the device does not say where it leads")?;
+    match std::fs::read_link(at) {
+        Ok(there) if there == Path::new(target) => return Ok(Copied::Same),
+        Ok(_) => std::fs::remove_file(at)?,
+        Err(_) if at.exists() => bail!("{} is there and is no link", at.display()),
+        Err(_) => {}
+    }
+    std::os::unix::fs::symlink(target, at)?;
+    Ok(Copied::Whole { bytes: 0 })
+}
+
+/// Rights and times as they were.
+fn finish(file: &File, facts: &Facts) -> Result<()> {
+    file.set_permissions(Permissions::from_mode(facts.rights)).context("cannot set its mode")?;
+    let changed = SystemTime::UNIX_EPOCH + Duration::from_secs(facts.changed.into());
+    let times = std::fs::FileTimes::new().set_accessed(changed).set_modified(changed);
+    file.set_times(times).context("cannot set its time")
+}
+
+/// The name of a file that is not whole yet.
+fn part_of(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(FILE_PART_SUFFIX);
+    name.into()
+}
+
+async fn file(
+    work: &Work,
+    session: &Session,
+    from: &str,
+    facts: &Facts,
+    to: &Path,
+) -> Result<Copied, Trouble> {
+    work.progress.name(from);
+    let mut counted = Counted::new(&work.progress);
+    if !work.again
+        && let Ok(there) = std::fs::metadata(to)
+        && Facts::from(&there).is_like(facts)
+    {
+        counted.step(facts.size);
+        counted.is_whole = true;
+        return Ok(Copied::Same);
+    }
+    let open = session.sftp.open(from, OpenFlags::READ, FileAttributes::empty());
+    let handle = session.need("failed to open it", open).await?.handle;
+    let (part_path, shown) = (part_of(to), to.display());
+    let part = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .custom_flags(OFlags::NOFOLLOW.bits().cast_signed())
+        .open(&part_path)
+        .with_context(|| format!("cannot write {shown}"))?;
+    let there = part.metadata().map(|metadata| metadata.len()).unwrap_or(0);
+    let (handle_of, pace) = (handle.as_str(), &work.pace);
+    let size = facts.size;
+    let mut both = Both { session, handle: handle_of, file: &part, size, pace, counted };
+    let copied = async {
+        let at = both.kept(there).await?;
+        part.set_len(at).context("cannot be written here")?;
+        match size {
+            0 => both.fetch_to_end().await,
+            _ => both.copy(at, Way::Fetch).await,
+        }
+    };
+    let copied = copied.await;
+    let now = session.find("failed to look at it", session.sftp.fstat(&handle)).await;
+    let _ = session.find("failed to close it", session.sftp.close(&handle)).await;
+    let bytes = match copied {
+        Ok(bytes) => bytes,
+        Err(Trouble::Lost) => return Err(Trouble::Lost),
+        Err(failed) => {
+            // Nothing is left behind on what may be a full disk.
+            let _ = std::fs::remove_file(&part_path);
+            return Err(failed);
+        }
+    };
+    if let Some(now) = now?
+        && !Facts::from(&now.attrs).is_like(facts)
+    {
+        work.progress.say(format!("{from} was changed while it was copied"));
+    }
+    finish(&part, facts)?;
+    std::fs::rename(&part_path, to).with_context(|| format!("cannot give {shown} its name"))?;
+    both.counted.is_whole = true;
+    Ok(Copied::Whole { bytes })
+}

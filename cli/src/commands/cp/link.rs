@@ -1,0 +1,273 @@
+//! A device's files: an SFTP session over a websocket, made anew when it is lost.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, bail};
+use muster_schemas::wire::SFTP_SHA256;
+use russh_sftp::client::RawSftpSession;
+use russh_sftp::client::error::Error as Sftp;
+use russh_sftp::client::rawsession::SftpResult;
+use russh_sftp::protocol::{Packet, StatusCode};
+use tokio::sync::Mutex;
+use tokio_util::sync::CancellationToken;
+
+use super::files;
+use super::progress::Progress;
+use crate::client::Client;
+use crate::commands::connect::carry;
+use crate::exit::Refused;
+
+/// Bytes between the session and the websocket, each way.
+const BETWEEN: usize = 256 * 1024;
+/// A request that is not answered for so long has failed, in seconds: disks sleep.
+const PATIENCE: u64 = 120;
+/// How long a lost connection is tried to be made again: 1, 2, 4, 8, then every 10 s.
+const TRIES: u32 = 30;
+
+/// Renames over what is there.
+const RENAME: &str = "posix-rename@openssh.com";
+
+/// What went wrong while files were copied.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Trouble {
+    /// The connection is lost; with a new one it may go on.
+    #[error("the connection to the device is lost")]
+    Lost,
+    /// This file cannot be copied.
+    #[error(transparent)]
+    Failed(#[from] anyhow::Error),
+}
+
+/// One SFTP session.
+pub(super) struct Session {
+    pub(super) sftp: RawSftpSession,
+    lost: CancellationToken,
+}
+
+impl std::fmt::Debug for Session {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Session")
+            .field("is_lost", &self.lost.is_cancelled())
+            .finish_non_exhaustive()
+    }
+}
+
+/// The way to one device's files.
+#[derive(Debug)]
+pub(super) struct Link {
+    client: Client,
+    /// The device's name, as it was written.
+    pub(super) device: String,
+    path: String,
+    write: bool,
+    session: Mutex<Arc<Session>>,
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        let _ = self.sftp.close_session();
+    }
+}
+
+impl Session {
+    async fn open(client: &Client, device: &str, path: &str, write: bool) -> Result<Self, Trouble> {
+        let query = [("path", path.to_owned()), ("write", write.to_string())];
+        let socket = client.socket(&files(device), &query).await?;
+        let (ours, theirs) = tokio::io::duplex(BETWEEN);
+        let lost = CancellationToken::new();
+        let guard = lost.clone().drop_guard();
+        tokio::spawn(async move {
+            let (read, write) = tokio::io::split(theirs);
+            if let Err(error) = carry(socket, read, write).await {
+                tracing::debug!(error = format!("{error:#}"), "a connection to files is over");
+            }
+            drop(guard);
+        });
+        let sftp = RawSftpSession::new(ours);
+        sftp.set_timeout(PATIENCE);
+        let session = Self { sftp, lost };
+        let version = session.need("failed to begin", session.sftp.init()).await?;
+        if !version.extensions.contains_key(SFTP_SHA256) {
+            return Err(anyhow!("the device's agent does not know {SFTP_SHA256}").into());
+        }
+        Ok(session)
+    }
+
+    /// The answer to one request.
+    async fn ask<T>(
+        &self,
+        request: impl Future<Output = SftpResult<T>>,
+    ) -> Result<Result<T, Sftp>, Trouble> {
+        let answer = tokio::select! {
+            answer = request => answer,
+            () = self.lost.cancelled() => return Err(Trouble::Lost),
+        };
+        match answer {
+            Err(Sftp::Status(status)) => Ok(Err(Sftp::Status(status))),
+            // The answers to what is on its way cannot be told apart any more.
+            Err(error) if !self.lost.is_cancelled() => Err(Trouble::Failed(said(error))),
+            Err(_) => Err(Trouble::Lost),
+            Ok(answer) => Ok(Ok(answer)),
+        }
+    }
+
+    /// Asks, and takes a refusal as a failure of what was tried.
+    pub(super) async fn need<T>(
+        &self,
+        attempted: &'static str,
+        request: impl Future<Output = SftpResult<T>>,
+    ) -> Result<T, Trouble> {
+        let answer = self.ask(request).await?;
+        Ok(answer.map_err(said).context(attempted)?)
+    }
+
+    /// As [`Self::need`]; `None` where there is no such file, or nothing more.
+    pub(super) async fn find<T>(
+        &self,
+        attempted: &'static str,
+        request: impl Future<Output = SftpResult<T>>,
+    ) -> Result<Option<T>, Trouble> {
+        match self.ask(request).await? {
+            Ok(found) => Ok(Some(found)),
+            Err(Sftp::Status(status))
+                if matches!(status.status_code, StatusCode::NoSuchFile | StatusCode::Eof) =>
+            {
+                Ok(None)
+            }
+            Err(error) => Err(Trouble::Failed(said(error).context(attempted))),
+        }
+    }
+
+    /// Bytes of an open file; none at its end.
+    pub(super) async fn read(
+        &self,
+        handle: &str,
+        offset: u64,
+        most: u32,
+    ) -> Result<Vec<u8>, Trouble> {
+        let read = self.find("failed to read", self.sftp.read(handle, offset, most)).await?;
+        Ok(read.map(|data| data.data).unwrap_or_default())
+    }
+
+    /// How many bytes there are of a part of an open file, and their hash.
+    pub(super) async fn hash(
+        &self,
+        handle: &str,
+        offset: u64,
+        length: u64,
+    ) -> Result<(u64, [u8; 32]), Trouble> {
+        let mut asked = text(handle);
+        asked.extend(offset.to_be_bytes());
+        asked.extend(length.to_be_bytes());
+        let request = self.sftp.extended(SFTP_SHA256, asked);
+        let wrong = || anyhow!("the device answered what is no hash");
+        let Packet::ExtendedReply(reply) = self.need("failed to compare", request).await? else {
+            return Err(wrong().into());
+        };
+        let (bytes, hash) = reply.data.split_first_chunk::<8>().ok_or_else(wrong)?;
+        let hash = hash.try_into().map_err(|_| wrong())?;
+        Ok((u64::from_be_bytes(*bytes), hash))
+    }
+
+    /// Gives a file its name, whatever had it before.
+    pub(super) async fn rename(&self, from: &str, to: &str) -> Result<(), Trouble> {
+        let mut names = text(from);
+        names.extend(text(to));
+        let request = self.sftp.extended(RENAME, names);
+        self.need("failed to give it its name", request).await.map(drop)
+    }
+}
+
+/// A string, as requests hold it.
+fn text(text: &str) -> Vec<u8> {
+    let mut bytes = u32::try_from(text.len()).unwrap_or(u32::MAX).to_be_bytes().to_vec();
+    bytes.extend(text.as_bytes());
+    bytes
+}
+
+/// What the device says, without what the protocol says around it.
+fn said(error: Sftp) -> anyhow::Error {
+    match error {
+        Sftp::Status(status) if !status.error_message.is_empty() => anyhow!(status.error_message),
+        other => anyhow!("{other}"),
+    }
+}
+
+impl Link {
+    /// Connects to the files of a device; `write`: to change them.
+    pub(super) async fn open(
+        client: &Client,
+        device: &str,
+        path: &str,
+        write: bool,
+    ) -> Result<Self> {
+        let session = match Session::open(client, device, path, write).await {
+            Ok(session) => session,
+            Err(Trouble::Failed(error)) => return Err(error),
+            Err(lost @ Trouble::Lost) => return Err(lost.into()),
+        };
+        Ok(Self {
+            client: client.clone(),
+            device: device.to_owned(),
+            path: path.to_owned(),
+            write,
+            session: Mutex::new(Arc::new(session)),
+        })
+    }
+
+    /// The session as it is, or a new one where it is lost.
+    async fn session(&self, progress: &Progress) -> Result<Arc<Session>> {
+        let mut session = self.session.lock().await;
+        let mut wait = Duration::from_secs(1);
+        for attempt in 1.. {
+            if !session.lost.is_cancelled() {
+                break;
+            }
+            match Session::open(&self.client, &self.device, &self.path, self.write).await {
+                Ok(new) => {
+                    progress.say("connected again; it goes on where it was");
+                    *session = Arc::new(new);
+                }
+                Err(Trouble::Failed(error)) if attempt >= TRIES || !may_pass(&error) => {
+                    return Err(error);
+                }
+                Err(trouble) => {
+                    if attempt == 1 {
+                        progress.say(format!("{trouble}; it is tried again for some minutes"));
+                    }
+                    tokio::time::sleep(wait).await;
+                    wait = (wait * 2).min(Duration::from_secs(10));
+                }
+            }
+        }
+        Ok(Arc::clone(&session))
+    }
+
+    /// Does something over a session, and once more over a new one whenever it is lost.
+    pub(super) async fn lasting<T>(
+        &self,
+        progress: &Progress,
+        work: impl AsyncFn(&Session) -> Result<T, Trouble>,
+    ) -> Result<T> {
+        for _ in 0..TRIES {
+            let session = self.session(progress).await?;
+            match work(&session).await {
+                Ok(done) => return Ok(done),
+                Err(Trouble::Failed(error)) => return Err(error),
+                Err(Trouble::Lost) => {}
+            }
+        }
+        bail!("the connection to {} breaks again and again", self.device)
+    }
+}
+
+/// May a new connection come about later?
+fn may_pass(error: &anyhow::Error) -> bool {
+    match error.downcast_ref::<Refused>() {
+        Some(Refused::Unreachable { .. }) => true,
+        // The device is away, or one of the servers.
+        Some(Refused::Problem { status, .. }) => matches!(status, 409 | 425 | 429 | 500..=599),
+        None => false,
+    }
+}

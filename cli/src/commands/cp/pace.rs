@@ -1,0 +1,58 @@
+//! Not faster than allowed: all files together.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Mutex;
+use tokio::time::{Instant, sleep_until};
+
+/// What was not used up for a while is not made up for beyond this.
+const BURST: Duration = Duration::from_millis(100);
+
+/// A limit in bytes per second, shared by all who copy.
+#[derive(Clone, Debug)]
+pub(super) struct Pace {
+    rate: Option<u64>,
+    /// When the next byte may go.
+    next: Arc<Mutex<Instant>>,
+}
+
+impl Pace {
+    pub(super) fn new(rate: Option<u64>) -> Self {
+        Self { rate, next: Arc::new(Mutex::new(Instant::now())) }
+    }
+
+    /// Waits until so many bytes may go.
+    pub(super) async fn take(&self, bytes: usize) {
+        let Some(rate) = self.rate else { return };
+        let at = {
+            let mut next = self.next.lock().await;
+            let at = (*next).max(Instant::now().checked_sub(BURST).unwrap_or(*next));
+            *next = at + Duration::from_secs_f64(bytes as f64 / rate as f64);
+            at
+        };
+        sleep_until(at).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn bytes_go_at_their_rate_and_no_debt_is_gathered() {
+        let pace = Pace::new(Some(1000));
+        let began = Instant::now();
+        for _ in 0..11 {
+            pace.take(100).await;
+        }
+        assert!((900..=1010).contains(&began.elapsed().as_millis()), "{:?}", began.elapsed());
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        let began = Instant::now();
+        for _ in 0..11 {
+            pace.take(100).await;
+        }
+        assert!(began.elapsed() >= Duration::from_millis(890), "{:?}", began.elapsed());
+        Pace::new(None).take(usize::MAX).await;
+    }
+}

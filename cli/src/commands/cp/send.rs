@@ -1,0 +1,185 @@
+//! To the device.
+
+use std::fs::File;
+use std::path::Path;
+
+use anyhow::{Context, Result, anyhow};
+use muster_schemas::wire::FILE_PART_SUFFIX;
+use russh_sftp::protocol::{FileAttributes, OpenFlags};
+
+use super::blocks::{Both, Counted, Way};
+use super::link::{Session, Trouble};
+use super::progress::Copied;
+use super::tree::{Entry, Facts, Kind, facts_there, here};
+use super::{Done, Work};
+
+/// Copies all of `sources` to `target`, or into it where that is a folder.
+pub(super) async fn all(work: &Work, sources: &[&Path], target: &str) -> Result<Vec<Done>> {
+    let device = &work.link.device;
+    let wants_folder = sources.len() > 1 || target.ends_with('/');
+    let is_folder = work.link.lasting(&work.progress, async |session| {
+        match facts_there(session, target).await? {
+            Some(facts) => Ok(facts.kind == Kind::Folder),
+            None if wants_folder => make_folder(session, target).await.map(|()| true),
+            None => Ok(false),
+        }
+    });
+    let is_folder = is_folder.await.with_context(|| format!("{device}:{target}"))?;
+    if wants_folder && !is_folder {
+        return Err(anyhow!("{device}:{target} is no folder"));
+    }
+    let mut done = Vec::new();
+    for source in sources {
+        let entries = here(source)?;
+        let root = match source.file_name().and_then(|name| name.to_str()) {
+            Some(name) if is_folder => format!("{}/{name}", target.trim_end_matches('/')),
+            Some(_) => target.to_owned(),
+            // `.` and `..`: what is in them.
+            None => target.to_owned(),
+        };
+        done.extend(tree(work, source, &entries, &root).await?);
+    }
+    Ok(done)
+}
+
+async fn tree(work: &Work, source: &Path, entries: &[Entry], root: &str) -> Result<Vec<Done>> {
+    let link = &work.link;
+    let of = |kind| entries.iter().filter(move |entry| entry.facts.kind == kind);
+    let place = |entry: &Entry| match entry.path.as_str() {
+        "" => source.to_owned(),
+        path => source.join(path),
+    };
+    let there = |entry: &Entry| format!("{}:{}", link.device, entry.below(root));
+    for folder in of(Kind::Folder) {
+        let path = folder.below(root);
+        let made = link.lasting(&work.progress, async |session| make_folder(session, &path).await);
+        made.await.with_context(|| there(folder))?;
+    }
+    let files: Vec<&Entry> = of(Kind::File).collect();
+    work.progress.expect(files.iter().map(|entry| entry.facts.size).sum());
+    let mut done = work
+        .each(files, async |entry: &Entry| {
+            let (from, to) = (place(entry), entry.below(root));
+            let copied =
+                link.lasting(&work.progress, async |session| file(work, session, &from, &to).await);
+            copied.await.with_context(|| there(entry))
+        })
+        .await?;
+    for entry in of(Kind::Link) {
+        let path = entry.below(root);
+        let made = match std::fs::read_link(place(entry)) {
+            Ok(target) => {
+                let target = target.to_string_lossy();
+                link.lasting(&work.progress, async |session| {
+                    make_link(session, &target, &path).await
+                })
+                .await
+            }
+            Err(error) => Err(error.into()),
+        };
+        done.push(made.with_context(|| there(entry)));
+    }
+    for entry in of(Kind::Other) {
+        let path = place(entry);
+        work.progress.say(format!("{} is no file, folder or link: left out", path.display()));
+    }
+    for folder in entries.iter().rev().filter(|entry| entry.facts.kind == Kind::Folder) {
+        let (path, facts) = (folder.below(root), &folder.facts);
+        let set = link.lasting(&work.progress, async |session| {
+            let set = session.sftp.setstat(&path, facts.attributes());
+            session.need("failed to set its mode", set).await
+        });
+        set.await.with_context(|| there(folder))?;
+    }
+    Ok(done)
+}
+
+/// A folder, if it is not there yet. Its mode is set when all is in it.
+async fn make_folder(session: &Session, path: &str) -> Result<(), Trouble> {
+    match facts_there(session, path).await? {
+        Some(facts) if facts.kind == Kind::Folder => Ok(()),
+        Some(_) => Err(anyhow!("it is there, and is no folder").into()),
+        None => {
+            let attrs = FileAttributes { permissions: Some(0o700), ..FileAttributes::empty() };
+            session.need("failed to make the folder", session.sftp.mkdir(path, attrs)).await?;
+            Ok(())
+        }
+    }
+}
+
+async fn make_link(session: &Session, target: &str, path: &str) -> Result<Copied, Trouble> {
+    let there = session.find("failed to look at it", session.sftp.lstat(path)).await?;
+    match there.map(|there| Facts::from(&there.attrs).kind) {
+        Some(Kind::Link) => {
+            let read = session.need("failed to read a link", session.sftp.readlink(path)).await?;
+            if read.files.first().is_some_and(|file| file.filename == target) {
+                return Ok(Copied::Same);
+            }
+            session.need("failed to remove a link", session.sftp.remove(path)).await?;
+        }
+        Some(_) => return Err(anyhow!("it is there, and is no link").into()),
+        None => {}
+    }
+    // OpenSSH's order: what it leads to comes first.
+    session.need("failed to make a link", session.sftp.symlink(target, path)).await?;
+    Ok(Copied::Whole { bytes: 0 })
+}
+
+async fn file(work: &Work, session: &Session, from: &Path, to: &str) -> Result<Copied, Trouble> {
+    work.progress.name(to);
+    let file = File::open(from).with_context(|| format!("cannot read {}", from.display()))?;
+    let metadata = file.metadata().context("cannot look at it")?;
+    let facts = Facts::from(&metadata);
+    let mut counted = Counted::new(&work.progress);
+    match facts_there(session, to).await? {
+        Some(there) if there.kind == Kind::Folder => {
+            return Err(anyhow!("it is there, and is a folder").into());
+        }
+        Some(there) if !work.again && there.is_like(&facts) => {
+            counted.step(facts.size);
+            counted.is_whole = true;
+            return Ok(Copied::Same);
+        }
+        _ => {}
+    }
+    let part = format!("{to}{FILE_PART_SUFFIX}");
+    let flags = OpenFlags::READ | OpenFlags::WRITE | OpenFlags::CREATE;
+    let attrs = FileAttributes { permissions: Some(0o600), ..FileAttributes::empty() };
+    let open = session.sftp.open(&part, flags, attrs);
+    let handle = session.need("failed to open it", open).await?.handle;
+    let (handle_of, pace, size) = (handle.as_str(), &work.pace, facts.size);
+    let mut both = Both { session, handle: handle_of, file: &file, size, pace, counted };
+    let copied = write(&mut both, &facts).await;
+    let closed = session.need("failed to close it", session.sftp.close(&handle)).await;
+    let bytes = match copied {
+        Ok(bytes) => bytes,
+        Err(Trouble::Lost) => return Err(Trouble::Lost),
+        Err(failed) => {
+            // Nothing is left behind on what may be a full disk.
+            let _ = session.find("failed to remove it", session.sftp.remove(&part)).await;
+            return Err(failed);
+        }
+    };
+    closed?;
+    session.rename(&part, to).await?;
+    if !file.metadata().is_ok_and(|now| Facts::from(&now).is_like(&facts)) {
+        work.progress.say(format!("{} was changed while it was copied", from.display()));
+    }
+    both.counted.is_whole = true;
+    Ok(Copied::Whole { bytes })
+}
+
+/// Writes what is not there yet; on the disk when this returns.
+async fn write(both: &mut Both<'_>, facts: &Facts) -> Result<u64, Trouble> {
+    let Both { session, handle, .. } = *both;
+    let there = session.need("failed to look at it", session.sftp.fstat(handle)).await?;
+    let at = both.kept(there.attrs.size.unwrap_or(0)).await?;
+    let cut = FileAttributes { size: Some(at), ..FileAttributes::empty() };
+    session.need("failed to write", session.sftp.fsetstat(handle, cut)).await?;
+    let bytes = both.copy(at, Way::Send).await?;
+    session.need("failed to write", session.sftp.fsync(handle)).await?;
+    session
+        .need("failed to set its mode", session.sftp.fsetstat(handle, facts.attributes()))
+        .await?;
+    Ok(bytes)
+}

@@ -1,0 +1,202 @@
+//! What there is to copy, on either side: folders before what is in them.
+
+use std::fs::Metadata;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use anyhow::{Context, Result, anyhow, bail};
+use russh_sftp::protocol::FileAttributes;
+
+use super::link::{Session, Trouble};
+
+/// The bits of a mode that say what a file is.
+const KIND: u32 = 0o170_000;
+/// The bits that say who may do what.
+const RIGHTS: u32 = 0o7777;
+
+/// What a file is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// Bytes.
+    File,
+    /// A folder.
+    Folder,
+    /// A symbolic link.
+    Link,
+    /// A device, a pipe, a socket: nothing to copy.
+    Other,
+}
+
+/// What is said of a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Facts {
+    pub(super) kind: Kind,
+    /// In bytes.
+    pub(super) size: u64,
+    /// Who may do what.
+    pub(super) rights: u32,
+    /// When it was changed, in whole seconds since 1970.
+    pub(super) changed: u32,
+}
+
+impl Facts {
+    fn new(mode: u32, size: u64, changed: u32) -> Self {
+        let kind = match mode & KIND {
+            0o100_000 => Kind::File,
+            0o040_000 => Kind::Folder,
+            0o120_000 => Kind::Link,
+            _ => Kind::Other,
+        };
+        Self { kind, size, rights: mode & RIGHTS, changed }
+    }
+
+    /// Was it changed since?
+    pub(super) fn is_like(&self, other: &Self) -> bool {
+        (self.kind, self.size, self.changed) == (other.kind, other.size, other.changed)
+    }
+
+    /// As they are set on the device.
+    pub(super) fn attributes(&self) -> FileAttributes {
+        FileAttributes {
+            permissions: Some(self.rights),
+            atime: Some(self.changed),
+            mtime: Some(self.changed),
+            ..FileAttributes::default()
+        }
+    }
+}
+
+impl From<&FileAttributes> for Facts {
+    fn from(attrs: &FileAttributes) -> Self {
+        let mode = attrs.permissions.unwrap_or_default();
+        Self::new(mode, attrs.size.unwrap_or_default(), attrs.mtime.unwrap_or_default())
+    }
+}
+
+impl From<&Metadata> for Facts {
+    fn from(metadata: &Metadata) -> Self {
+        let changed = u32::try_from(metadata.mtime().max(0)).unwrap_or(u32::MAX);
+        Self::new(metadata.mode(), metadata.len(), changed)
+    }
+}
+
+/// A file in a tree.
+#[derive(Clone, Debug)]
+pub(super) struct Entry {
+    /// Where it is in the tree, by `/`; empty for the tree itself.
+    pub(super) path: String,
+    pub(super) facts: Facts,
+}
+
+impl Entry {
+    /// Its place below this one.
+    pub(super) fn below(&self, root: &str) -> String {
+        match self.path.as_str() {
+            "" => root.to_owned(),
+            path => format!("{}/{path}", root.trim_end_matches('/')),
+        }
+    }
+}
+
+/// A name that may be used as one here, whoever sent it.
+fn is_name(name: &str) -> bool {
+    !matches!(name, "" | "." | "..") && !name.contains(['/', '\0'])
+}
+
+fn join(folder: &str, name: &str) -> String {
+    if folder.is_empty() { name.to_owned() } else { format!("{folder}/{name}") }
+}
+
+/// What is at this path of the device, links followed.
+pub(super) async fn facts_there(session: &Session, path: &str) -> Result<Option<Facts>, Trouble> {
+    let found = session.find("failed to look at it", session.sftp.stat(path)).await?;
+    Ok(found.map(|found| Facts::from(&found.attrs)))
+}
+
+/// All that is at this path of the device.
+pub(super) async fn there(session: &Session, root: &str) -> Result<Vec<Entry>, Trouble> {
+    let facts = facts_there(session, root).await?;
+    let facts = facts.ok_or_else(|| anyhow!("there is no {root} on the device"))?;
+    let mut all = vec![Entry { path: String::new(), facts }];
+    let mut at = 0;
+    while let Some(folder) = all.get(at).cloned() {
+        at += 1;
+        if folder.facts.kind != Kind::Folder {
+            continue;
+        }
+        let path = folder.below(root);
+        let opened = session.need("failed to open a folder", session.sftp.opendir(path)).await?;
+        loop {
+            let names =
+                session.find("failed to read a folder", session.sftp.readdir(&opened.handle));
+            let Some(names) = names.await? else { break };
+            for file in names.files {
+                if matches!(file.filename.as_str(), "." | "..") {
+                    continue;
+                }
+                if !is_name(&file.filename) {
+                    let words =
+                        format!("the device names a file '{}'", file.filename.escape_debug());
+                    return Err(anyhow!(words).into());
+                }
+                let path = join(&folder.path, &file.filename);
+                all.push(Entry { path, facts: Facts::from(&file.attrs) });
+            }
+        }
+        session.need("failed to close a folder", session.sftp.close(&opened.handle)).await?;
+    }
+    Ok(all)
+}
+
+/// All that is at this path of this machine.
+pub(super) fn here(root: &Path) -> Result<Vec<Entry>> {
+    let shown = root.display();
+    let metadata = std::fs::metadata(root).with_context(|| format!("cannot look at {shown}"))?;
+    let mut all = vec![Entry { path: String::new(), facts: Facts::from(&metadata) }];
+    let mut at = 0;
+    while let Some(folder) = all.get(at).cloned() {
+        at += 1;
+        if folder.facts.kind != Kind::Folder {
+            continue;
+        }
+        let path = root.join(&folder.path);
+        let wrong = || format!("cannot read the folder {}", path.display());
+        for entry in std::fs::read_dir(&path).with_context(wrong)? {
+            let entry = entry.with_context(wrong)?;
+            let name = entry.file_name();
+            let Some(name) = name.to_str() else {
+                bail!("{} has a name that is no UTF-8", entry.path().display());
+            };
+            let facts = Facts::from(&entry.metadata().with_context(wrong)?);
+            all.push(Entry { path: join(&folder.path, name), facts });
+        }
+    }
+    Ok(all)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tree_is_listed_with_folders_before_their_files() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(dir.path().join("a/b")).unwrap();
+        std::fs::write(dir.path().join("a/b/c"), "12345").unwrap();
+        std::os::unix::fs::symlink("nowhere", dir.path().join("a/l")).unwrap();
+        let all = here(dir.path()).unwrap();
+        let place = |path: &str| all.iter().position(|entry| entry.path == path).unwrap();
+        assert!(
+            place("") < place("a") && place("a") < place("a/b") && place("a/b") < place("a/b/c")
+        );
+        assert_eq!(all[place("a/b/c")].facts.size, 5);
+        assert_eq!(all[place("a/l")].facts.kind, Kind::Link);
+        assert_eq!(all[place("a/b/c")].below("/x/"), "/x/a/b/c");
+        assert_eq!(all[0].below("/x"), "/x");
+        assert!(here(&dir.path().join("none")).is_err());
+        for bad in ["", ".", "..", "a/b", "a\0"] {
+            assert!(!is_name(bad), "{bad:?}");
+        }
+        assert!(is_name("a b") && is_name("..a"));
+    }
+}

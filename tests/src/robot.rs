@@ -1,0 +1,61 @@
+//! A system with one device: the real agent on this machine, called `robot`.
+
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+use crate::agent::AgentProcess;
+use crate::system::System;
+use crate::wait;
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A system, its device `robot`, and the folder of both the agent and the test.
+#[derive(Debug)]
+pub struct Robot {
+    /// The servers.
+    pub system: System,
+    /// The agent.
+    pub agent: AgentProcess,
+    /// A folder; `policy.toml` in it is the agent's policy.
+    pub dir: TempDir,
+}
+
+impl Robot {
+    /// Starts all of it; the device may do what `policy` says.
+    ///
+    /// # Panics
+    /// When anything does not start.
+    pub async fn start(policy: &str) -> Self {
+        let system = System::start().await;
+        let dir = tempfile::tempdir().expect("a folder");
+        let token = system.api.enrollment_token(1).await;
+        let file = dir.path().join("policy.toml");
+        std::fs::write(&file, policy).expect("a policy");
+        let variables = [("MUSTER_AGENT_POLICY", file.to_str().expect("a name"))];
+        let url = &system.api.url;
+        let mut agent = AgentProcess::enroll_with(dir.path(), url, &token, "robot", &variables);
+        agent.start();
+        online(&system).await;
+        Self { system, agent, dir }
+    }
+
+    /// Gives the device another policy.
+    ///
+    /// # Panics
+    /// When it cannot be written.
+    pub fn policy(&self, text: &str) {
+        std::fs::write(self.dir.path().join("policy.toml"), text).expect("a policy");
+    }
+}
+
+/// Waits until the device is online.
+///
+/// # Panics
+/// When it never is.
+pub async fn online(system: &System) {
+    wait::until("the agent to be online", PATIENCE, || async {
+        (system.api.get("/api/v1/devices/robot").await["status"] == "online").then_some(())
+    })
+    .await;
+}

@@ -1,0 +1,360 @@
+//! Files and folders between an operator and the real agent: `muster cp`, and OpenSSH's own sftp.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use muster_tests::agent::AgentProcess;
+use muster_tests::binaries::binary;
+use muster_tests::fleet::Fleet;
+use muster_tests::{Robot, System, wait};
+use sha2::{Digest, Sha256};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Bytes that do not repeat.
+fn bytes(count: usize, seed: u64) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(2).wrapping_add(1);
+    let mut bytes = Vec::with_capacity(count + 8);
+    while bytes.len() < count {
+        state =
+            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        bytes.extend(state.to_be_bytes());
+    }
+    bytes.truncate(count);
+    bytes
+}
+
+/// All that is in a folder: mode, time and content of each.
+fn all_of(root: &Path) -> BTreeMap<String, String> {
+    let mut found = BTreeMap::new();
+    let mut folders = vec![root.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(&folder).unwrap() {
+            let path = entry.unwrap().path();
+            let metadata = path.symlink_metadata().unwrap();
+            let name = path.strip_prefix(root).unwrap().to_str().unwrap().to_owned();
+            let what = if metadata.is_symlink() {
+                format!("to {}", std::fs::read_link(&path).unwrap().display())
+            } else {
+                let content = if metadata.is_dir() {
+                    folders.push(path.clone());
+                    String::new()
+                } else {
+                    format!("{:x}", Sha256::digest(std::fs::read(&path).unwrap()))
+                };
+                format!("{:o} {} {content}", metadata.mode() & 0o7777, metadata.mtime())
+            };
+            found.insert(name, what);
+        }
+    }
+    found
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+fn mode(path: &Path, mode: u32) {
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_folder_goes_there_and_back_as_it_was() {
+    let Robot { system, agent: _agent, dir } = Robot::start("").await;
+    let at = |name: &str| dir.path().join(name);
+    let from = at("from");
+    std::fs::create_dir_all(from.join("deep/er")).unwrap();
+    std::fs::write(from.join("empty"), "").unwrap();
+    std::fs::write(from.join("large"), bytes(20_000_000, 1)).unwrap();
+    std::fs::write(from.join("deep/er/süß und salzig"), "x").unwrap();
+    for n in 0..300 {
+        std::fs::write(from.join(format!("deep/{n}")), bytes(n * 7, n as u64)).unwrap();
+    }
+    symlink("../large", from.join("deep/link")).unwrap();
+    symlink("/no/where", from.join("dangling")).unwrap();
+    mode(&from.join("deep/er/süß und salzig"), 0o4750);
+    mode(&from.join("large"), 0o600);
+    mode(&from.join("deep/er"), 0o555);
+    std::fs::create_dir(at("device")).unwrap();
+    let there = format!("robot:{}", at("device").display());
+    let (code, _, err) = system.muster(&["cp", text(&from), &there]);
+    assert_eq!(code, 0, "{err}");
+    assert!(err.contains("305 files"), "{err}");
+    assert_eq!(all_of(&at("device/from")), all_of(&from));
+    let back = format!("{there}/from");
+    let (code, _, err) = system.muster(&["cp", "-j", "8", &back, text(&at("back"))]);
+    assert_eq!(code, 0, "{err}");
+    assert_eq!(all_of(&at("back")), all_of(&from));
+    // Once more: all is there; then one file is another.
+    let (code, _, err) = system.muster(&["cp", text(&from), &there]);
+    assert!(code == 0 && err.contains("0 files") && err.contains("305 there already"), "{err}");
+    std::fs::write(from.join("deep/7"), "new").unwrap();
+    let (code, _, err) = system.muster(&["cp", text(&from), &there]);
+    assert!(code == 0 && err.contains("1 file,") && err.contains("304 there already"), "{err}");
+    assert_eq!(std::fs::read_to_string(at("device/from/deep/7")).unwrap(), "new");
+    // One file, by another name; several into a folder that is not there; a file of /proc.
+    let one = format!("{there}/renamed");
+    let (code, _, err) = system.muster(&["cp", text(&from.join("large")), &one]);
+    assert_eq!(code, 0, "{err}");
+    assert_eq!(std::fs::read(at("device/renamed")).unwrap(), bytes(20_000_000, 1));
+    let two = [format!("{there}/renamed"), format!("{there}/from/deep/7")];
+    let (code, _, err) = system.muster(&["cp", &two[0], &two[1], text(&at("several"))]);
+    assert_eq!(code, 0, "{err}");
+    assert_eq!(std::fs::read_to_string(at("several/7")).unwrap(), "new");
+    let (code, _, err) = system.muster(&["cp", "robot:/proc/version", text(&at("version"))]);
+    assert_eq!(code, 0, "{err}");
+    let version = std::fs::read_to_string("/proc/version").unwrap();
+    assert_eq!(std::fs::read_to_string(at("version")).unwrap(), version);
+    // And it stands in the log: who, which files, to write or to read.
+    let sessions = system.api.list("/api/v1/sessions").await;
+    let is_there = |path: &str, write: bool| {
+        sessions.iter().any(|one| {
+            let what = &one["session"];
+            what["kind"] == "files" && what["path"] == path && what["write"] == write
+        })
+    };
+    assert!(is_there("/proc/version", false), "{sessions:?}");
+    assert!(is_there(text(&at("device")), true), "{sessions:?}");
+    mode(&from.join("deep/er"), 0o755);
+}
+
+/// `muster cp` as a process that can be killed.
+fn copying(url: &str, token: &str, ca: &Path, args: &[&str]) -> Child {
+    Command::new(binary("muster"))
+        .arg("cp")
+        .args(args)
+        .env("MUSTER_URL", url)
+        .env("MUSTER_TOKEN", token)
+        .env("MUSTER_CA", ca)
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap()
+}
+
+async fn grown(path: &Path, to: u64) {
+    wait::until("a part of the file to be there", PATIENCE, || async {
+        std::fs::metadata(path).is_ok_and(|part| part.len() >= to).then_some(())
+    })
+    .await;
+}
+
+/// How much of a copy went over the wire, as its last line says.
+fn moved(said: &str) -> f64 {
+    let words = said.lines().last().unwrap().split_whitespace().collect::<Vec<_>>();
+    assert_eq!((words[1], words[3]), ("file,", "MiB"), "{said}");
+    words[2].parse().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_that_was_killed_goes_on_where_it_was() {
+    let Robot { system, agent: _agent, dir } = Robot::start("").await;
+    let at = |name: &str| dir.path().join(name);
+    let content = bytes(40 << 20, 2);
+    std::fs::write(at("large"), &content).unwrap();
+    for (from, to) in [
+        (text(&at("large")).to_owned(), format!("robot:{}", at("there").display())),
+        (format!("robot:{}", at("large").display()), text(&at("back")).to_owned()),
+    ] {
+        let target = at(to.rsplit('/').next().unwrap());
+        let mut part = target.clone().into_os_string();
+        part.push(".muster-part");
+        let args = ["--limit", "10MiB", &from, &to];
+        let api = &system.api;
+        let mut child = copying(&api.url, &api.token, &system.ca(), &args);
+        grown(Path::new(&part), 20 << 20).await;
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(!target.exists(), "a file has its name when it is whole");
+        // What was written last is not what it should be.
+        let file = std::fs::OpenOptions::new().append(true).open(&part).unwrap();
+        (&file).write_all(b"not of this file").unwrap();
+        let (code, _, err) = system.muster(&["cp", &from, &to]);
+        assert_eq!(code, 0, "{err}");
+        assert!(std::fs::read(&target).unwrap() == content, "equal bytes");
+        assert!(moved(&err) < 30.0, "{err}");
+        assert!(!Path::new(&part).exists());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_outlives_its_agent_and_its_server() {
+    let mut fleet = Fleet::start().await;
+    let dir = tempfile::tempdir().unwrap();
+    let token = fleet.api.enrollment_token(1).await;
+    let mut agent = AgentProcess::enroll(dir.path(), &fleet.api.url, &token, "robot");
+    agent.start();
+    wait::until("the agent to be online", PATIENCE, || async {
+        (fleet.api.get("/api/v1/devices/robot").await["status"] == "online").then_some(())
+    })
+    .await;
+    let content = bytes(40 << 20, 3);
+    std::fs::write(dir.path().join("large"), &content).unwrap();
+    let target = dir.path().join("there");
+    let part = dir.path().join("there.muster-part");
+    let (from, to) = (dir.path().join("large"), format!("robot:{}", target.display()));
+    let args = ["--limit", "8MiB", text(&from), &to];
+    let child = copying(&fleet.api.url, &fleet.api.token, &fleet.ca(), &args);
+    grown(&part, 4 << 20).await;
+    fleet.command.kill9_and_restart();
+    grown(&part, 16 << 20).await;
+    agent.kill9();
+    agent.start();
+    let output = child.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    assert_eq!(said.matches("goes on where it was").count(), 2, "{said}");
+    assert!(std::fs::read(&target).unwrap() == content, "equal bytes");
+}
+
+fn fails(system: &System, args: &[&str], words: &str) {
+    let mut all = vec!["cp"];
+    all.extend(args);
+    let (code, _, err) = system.muster(&all);
+    assert!(code != 0 && err.contains(words), "{args:?}: {code}, {err}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_devices_owner_does_not_allow_is_not_reached() {
+    let robot = Robot::start("").await;
+    let at = |name: &str| robot.dir.path().join(name);
+    std::fs::create_dir_all(at("data/sub")).unwrap();
+    std::fs::write(at("data/ok"), "ok").unwrap();
+    std::fs::write(at("secret"), "secret").unwrap();
+    symlink(at("secret"), at("data/out")).unwrap();
+    symlink("/", at("data/root")).unwrap();
+    let data = format!("robot:{}", at("data").display());
+    let here = text(&at("here")).to_owned();
+    robot.policy(&format!("[files]\nroots = ['{}']\n", at("data").display()));
+    let system = &robot.system;
+    let refused = |path: String, words: &str| fails(system, &[&path, &here], words);
+    refused(format!("robot:{}", at("secret").display()), "[files] roots");
+    refused("robot:/etc/shadow".to_owned(), "[files] roots");
+    refused(format!("{data}/out"), "[files] roots");
+    refused(format!("{data}/root/etc/shadow"), "[files] roots");
+    refused(format!("{data}/../secret"), "[files] roots");
+    refused(format!("{data}/none"), "there is no");
+    fails(system, &["/etc/hostname", &format!("robot:{}", at("new").display())], "[files] roots");
+    fails(system, &["/etc/hostname", &format!("{data}/root/tmp/")], "[files] roots");
+    assert!(!at("here").exists() && !at("new").exists());
+    // A link in a folder is copied as a link; nothing behind it is.
+    let (code, _, err) = system.muster(&["cp", &data, text(&at("copy"))]);
+    assert_eq!(code, 0, "{err}");
+    assert_eq!(std::fs::read_link(at("copy/out")).unwrap(), at("secret"));
+    robot.policy("[files]\nwrite = false\n");
+    fails(system, &["/etc/hostname", &format!("{data}/new")], "[files] write = false");
+    let (code, _, err) = system.muster(&["cp", "--again", &format!("{data}/ok"), &here]);
+    assert_eq!(code, 0, "{err}");
+    // Who may not run any program shall not write one.
+    robot.policy("[exec]\nallow = ['uptime']\n");
+    fails(system, &[&format!("{data}/ok"), &here], "[files] enabled = true is not there");
+    robot.policy("[files]\nenabled = false\n");
+    fails(system, &[&format!("{data}/ok"), &here], "[files] enabled = false");
+    // And it stands in the log.
+    let events = system.api.list("/api/v1/devices/robot/events?type=SessionRefused").await;
+    assert!(events.len() >= 10, "{}", events.len());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_typed_wrongly_is_named() {
+    let Robot { system, agent: _agent, dir } = Robot::start("").await;
+    let at = |name: &str| text(&dir.path().join(name)).to_owned();
+    std::fs::create_dir(at("folder")).unwrap();
+    std::fs::write(at("file"), "x").unwrap();
+    fails(&system, &["a", "b"], "DEVICE:PATH");
+    fails(&system, &["robot:a", "robot:b"], "from device to device");
+    fails(&system, &[":/a", "b"], "names no device");
+    fails(&system, &["nobody:/a", "b"], "nobody");
+    fails(&system, &[&at("none"), "robot:/tmp/x"], "none");
+    fails(&system, &["--limit", "fast", "robot:/a", "b"], "500KiB");
+    fails(&system, &["-j", "0", "robot:/a", "b"], "0");
+    fails(&system, &["robot:/dev/zero", &at("zero")], "/dev/zero is no file");
+    fails(&system, &[&at("file"), &format!("robot:{}/file/x", dir.path().display())], "");
+    fails(&system, &[&at("file"), &at("file"), &format!("robot:{}", at("file"))], "no folder");
+    fails(&system, &["robot:a\nb", &at("x")], "there is no");
+    // Of several, those that can be copied are.
+    std::fs::write(at("folder/a"), "a").unwrap();
+    std::fs::create_dir_all(at("there/folder/a")).unwrap();
+    std::fs::write(at("folder/b"), "b").unwrap();
+    let (code, _, err) = system.muster(&["cp", &at("folder"), &format!("robot:{}", at("there"))]);
+    assert!(code != 0 && err.contains("1 of 2 failed") && err.contains("is a folder"), "{err}");
+    assert_eq!(std::fs::read_to_string(at("there/folder/b")).unwrap(), "b");
+}
+
+/// A disk of a megabyte.
+struct SmallDisk<'a>(&'a Path);
+
+impl<'a> SmallDisk<'a> {
+    fn mount(at: &'a Path) -> Self {
+        std::fs::create_dir(at).unwrap();
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", "size=1m", "none"]).arg(at);
+        assert!(mount.status().unwrap().success(), "this test mounts a small disk: it needs root");
+        Self(at)
+    }
+}
+
+impl Drop for SmallDisk<'_> {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(self.0).status();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_is_named_and_left_as_it_was() {
+    let Robot { system, agent: _agent, dir } = Robot::start("").await;
+    let large = dir.path().join("large");
+    std::fs::write(&large, bytes(3_000_000, 4)).unwrap();
+    let small = dir.path().join("small");
+    let _disk = SmallDisk::mount(&small);
+    let there = format!("robot:{}/", small.display());
+    fails(&system, &[text(&large), &there], "No space left on device");
+    fails(
+        &system,
+        &[&format!("robot:{}", large.display()), text(&small)],
+        "No space left on device",
+    );
+    assert_eq!(std::fs::read_dir(&small).unwrap().count(), 0);
+    std::fs::write(dir.path().join("little"), "x").unwrap();
+    let (code, _, err) = system.muster(&["cp", text(&dir.path().join("little")), &there]);
+    assert_eq!(code, 0, "{err}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn opensshs_sftp_speaks_with_a_device() {
+    let Robot { system, agent: _agent, dir } = Robot::start("").await;
+    let at = |name: &str| dir.path().join(name);
+    std::fs::create_dir(at("there")).unwrap();
+    std::fs::write(at("large"), bytes(5_000_000, 5)).unwrap();
+    let batch = format!(
+        "cd {there}\nput {large} a\nchmod 640 a\nmkdir sub\nrename a sub/b\nln -s b sub/l\nls -l sub\n\
+         get sub/b {back}\nput {large} c\nrm c\npwd\n",
+        there = at("there").display(),
+        large = at("large").display(),
+        back = at("back").display(),
+    );
+    std::fs::write(at("batch"), batch).unwrap();
+    let run = |words: &str| {
+        let server = format!("{} sftp {words} robot", binary("muster").display());
+        Command::new("sftp")
+            .args(["-D", &server, "-b", text(&at("batch"))])
+            .env("MUSTER_URL", &system.api.url)
+            .env("MUSTER_TOKEN", &system.api.token)
+            .env("MUSTER_CA", system.ca())
+            .output()
+            .unwrap()
+    };
+    let output = run("");
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
+    assert!(said.contains("-rw-r-----"), "{said}");
+    assert!(std::fs::read(at("back")).unwrap() == bytes(5_000_000, 5), "equal bytes");
+    assert_eq!(std::fs::read_link(at("there/sub/l")).unwrap(), Path::new("b"));
+    assert!(!at("there/c").exists());
+    let output = run("--read-only");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && said.contains("ermission denied"), "{said}");
+}

@@ -41,17 +41,11 @@ enum Command {
     /// Devices: list, show, register, rename, label, configure, delete
     #[command(subcommand, visible_alias = "devices")]
     Device(device::DeviceCommand),
-    /// Run a program on devices
     Exec(exec::ExecArgs),
-    /// Open a shell on a device; list, attach to, end and play sessions
     Shell(shell::ShellArgs),
-    /// Copy files and folders to a device, or from it
     Cp(cp::CpArgs),
-    /// Speak SFTP with a device, for OpenSSH's sftp
     Sftp(cp::SftpArgs),
-    /// Connect standard input and output with a port of a device, for ssh and scp
     Connect(connect::ConnectArgs),
-    /// Make a port of a device a port of this machine
     Forward(connect::ForwardArgs),
     /// Operations, which is what was asked of devices: list, show, explain, pause, abort
     #[command(subcommand, visible_alias = "operations")]

@@ -20,6 +20,14 @@ pub enum Rejection {
     /// The aggregate does not exist, or was deleted.
     #[error("there is no such {0}")]
     NotFound(&'static str),
+    /// Nothing has this name.
+    #[error("there is no {what} '{name}'")]
+    Unnamed {
+        /// What was looked for.
+        what: &'static str,
+        /// The name that was given.
+        name: String,
+    },
     /// What was asked for is taken, or already there.
     #[error("{0}")]
     Conflict(String),

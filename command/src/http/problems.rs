@@ -34,6 +34,7 @@ impl From<Rejection> for Problem {
     fn from(rejection: Rejection) -> Self {
         match rejection {
             Rejection::NotFound(what) => Self::not_found(format!("there is no such {what}")),
+            Rejection::Unnamed { .. } => Self::not_found(rejection.to_string()),
             Rejection::Conflict(why) => Self::conflict(why),
             Rejection::Invalid { field, rule, value } => {
                 Self::field(field, rule, Some(value.into()))

@@ -33,9 +33,14 @@ impl Service {
         if let Ok(id) = name_or_id.parse() {
             return Ok(id);
         }
-        let name: DeviceName = name_or_id.parse().map_err(|_| Rejection::NotFound("device"))?;
+        let unnamed = || {
+            // Long enough to see what was meant.
+            let name = name_or_id.chars().take(100).collect();
+            Rejection::Unnamed { what: "device", name }
+        };
+        let name: DeviceName = name_or_id.parse().map_err(|_| unnamed())?;
         let name = self.load::<Name>(project, &StreamName::Name(name)).await?;
-        Ok(name.state.holder.ok_or(Rejection::NotFound("device"))?)
+        Ok(name.state.holder.ok_or_else(unnamed)?)
     }
 
     /// Makes a device known before it enrolls.

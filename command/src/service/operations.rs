@@ -186,7 +186,9 @@ impl Service {
                         value: name.chars().take(80).collect(),
                     };
                     let device = match self.resolve_device(project, name).await {
-                        Err(ServiceError::Rejected(Rejection::NotFound(_))) => {
+                        Err(ServiceError::Rejected(
+                            Rejection::NotFound(_) | Rejection::Unnamed { .. },
+                        )) => {
                             return Err(no_such().into());
                         }
                         device => device?,

@@ -44,7 +44,7 @@ use crate::output::note;
 /// compared with its original; until it is whole, it is called NAME.muster-part. Files that are
 /// there already, with the same size and time, are left as they are.
 #[derive(Args, Debug)]
-#[command(verbatim_doc_comment)]
+#[command(verbatim_doc_comment, override_usage = "muster cp [OPTIONS] SOURCE... TARGET")]
 pub(crate) struct CpArgs {
     /// What to copy, then where to: paths here, or DEVICE:PATH
     #[arg(required = true, num_args = 2.., value_name = "PATH")]
@@ -111,8 +111,9 @@ pub(crate) async fn cp(connection: Connection, args: CpArgs) -> Result<()> {
         bail!(Misused("nothing to copy is named".to_owned()));
     };
     let client = connection.client()?;
+    let json = connection.json;
     let copied = tokio::select! {
-        copied = copy(&client, &args, sources, target) => copied,
+        copied = copy(&client, &args, sources, target, json) => copied,
         _ = tokio::signal::ctrl_c() => {
             note("stopped; the same command goes on where it was");
             std::process::exit(130);
@@ -121,7 +122,13 @@ pub(crate) async fn cp(connection: Connection, args: CpArgs) -> Result<()> {
     copied
 }
 
-async fn copy(client: &Client, args: &CpArgs, sources: &[Place], target: &Place) -> Result<()> {
+async fn copy(
+    client: &Client,
+    args: &CpArgs,
+    sources: &[Place],
+    target: &Place,
+    json: bool,
+) -> Result<()> {
     let pace = Pace::new(args.limit);
     let progress = Progress::new();
     let work = |link| Work {
@@ -157,7 +164,7 @@ async fn copy(client: &Client, args: &CpArgs, sources: &[Place], target: &Place)
             }
         }
     }
-    progress.end(&done);
+    progress.end(&done, json)?;
     let failed = done.iter().filter(|copied| copied.is_err()).count();
     for problem in done.iter().filter_map(|copied| copied.as_ref().err()) {
         note(format!("{problem:#}"));

@@ -5,8 +5,11 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tokio::time::Instant;
 
+use anyhow::Result;
+use serde_json::json;
+
 use super::Done;
-use crate::output::note;
+use crate::output::{self, note};
 
 /// What became of one file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,8 +67,11 @@ impl Progress {
         self.bar.suspend(|| note(words));
     }
 
-    /// Says what it came to.
-    pub(super) fn end(&self, done: &[Done]) {
+    /// Says what it came to, on standard output for a program.
+    ///
+    /// # Errors
+    /// When JSON cannot be made of it.
+    pub(super) fn end(&self, done: &[Done], json: bool) -> Result<()> {
         self.bar.finish_and_clear();
         let (mut files, mut bytes, mut same) = (0_u64, 0_u64, 0_u64);
         for copied in done.iter().flatten() {
@@ -78,6 +84,16 @@ impl Progress {
             }
         }
         let seconds = self.began.elapsed().as_secs_f64().max(0.001);
+        if json {
+            let problems: Vec<String> = done
+                .iter()
+                .filter_map(|copied| Some(format!("{:#}", copied.as_ref().err()?)))
+                .collect();
+            return output::json(&json!({
+                "files": files, "bytes": bytes, "same": same, "seconds": seconds,
+                "problems": problems,
+            }));
+        }
         let rate = indicatif::HumanBytes((bytes as f64 / seconds) as u64);
         let bytes = indicatif::HumanBytes(bytes);
         let plural = if files == 1 { "file" } else { "files" };
@@ -86,5 +102,6 @@ impl Progress {
             words.push_str(&format!("; {same} there already"));
         }
         note(words);
+        Ok(())
     }
 }

@@ -4,6 +4,7 @@
 //! written and read again as the same. `tests/decoders` runs the same functions on stable.
 
 use muster_api::Cursor;
+use muster_channel::{Frame, Half, Side};
 use muster_ingest::metrics::{Origin, encode as to_lines};
 use muster_ingest::presence::{Advisory, ServerList};
 use muster_schemas::cose::{Kind, PublicKey, Unverified};
@@ -11,10 +12,13 @@ use muster_schemas::envelope::{DeviceEnvelope, parse_sealed};
 use muster_schemas::metrics::MetricBatch;
 use muster_schemas::selector::Selector;
 use muster_schemas::wire::{
-    Ack, ApiTokenText, ConfigUpdate, CredentialsProof, EnrollProof, EnrollmentTokenText, Hello,
-    Welcome,
+    Ack, ApiTokenText, CancelOrder, ChannelAnswer, ChannelOpen, ConfigUpdate, CredentialsProof,
+    EnrollProof, EnrollmentTokenText, Hello, MAX_PIECE_BYTES, OutputPiece, OutputTaken,
+    PrivateInput, RunDelivery, RunOrder, Welcome,
 };
-use muster_schemas::{DeviceId, Event, ProjectId, SigningKey, StreamName, codec, subjects};
+use muster_schemas::{
+    DeviceId, Event, Hash, ProjectId, SigningKey, StreamName, codec, compress, subjects,
+};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -38,6 +42,11 @@ pub const TARGETS: &[(&str, Body)] = &[
     ("config_update", config_update),
     ("advisory", advisory),
     ("connections", connections),
+    ("run_order", run_order),
+    ("output_piece", output_piece),
+    ("channel_open", channel_open),
+    ("channel_frame", channel_frame),
+    ("channel_message", channel_message),
 ];
 
 /// What a broker says of a connection that was closed, cut to what is read.
@@ -68,6 +77,15 @@ pub fn seeds(target: &str, golden: &[(String, Vec<u8>)]) -> Vec<Vec<u8>> {
         }
         "advisory" => vec![ADVISORY.to_vec()],
         "connections" => vec![CONNECTIONS.to_vec()],
+        "channel_frame" => {
+            let kinds = 0..=8_u8;
+            let golden = golden.iter().flat_map(|(_, bytes)| {
+                kinds.clone().map(move |kind| [&[kind], bytes.as_slice()].concat())
+            });
+            golden.chain([vec![1, 0, 4, 0, 0], vec![2], b"\x03done".to_vec(), vec![4]]).collect()
+        }
+        // An opened channel for each: few are enough.
+        "channel_message" => vec![vec![0; 8 + 16], vec![7; 100]],
         "event_data" => golden
             .iter()
             .filter_map(|(stem, bytes)| {
@@ -233,4 +251,55 @@ pub fn connections(bytes: &[u8]) {
     let _ = list.parse_page(bytes);
     // The same again brings nothing new, and must not be asked for without end.
     assert_eq!(list.next_page(1), None);
+}
+
+/// An order to do something, its cancellation, and what is private of it, as a device reads them.
+pub fn run_order(bytes: &[u8]) {
+    reads_back::<RunDelivery>(bytes);
+    reads_back::<PrivateInput>(bytes);
+    sealed::<RunOrder>(Kind::Run, bytes);
+    sealed::<CancelOrder>(Kind::Cancel, bytes);
+}
+
+/// A piece of a program's output, as a server reads it: no piece becomes more than one may be.
+pub fn output_piece(bytes: &[u8]) {
+    reads_back::<OutputPiece>(bytes);
+    reads_back::<OutputTaken>(bytes);
+    if let Ok(piece) = codec::decode::<OutputPiece>(bytes)
+        && let Some(whole) = compress::decompress(&piece.data, MAX_PIECE_BYTES)
+    {
+        assert!(whole.len() <= MAX_PIECE_BYTES);
+    }
+}
+
+/// A channel's open, as a device reads it, and its answer, as a server does.
+pub fn channel_open(bytes: &[u8]) {
+    sealed::<ChannelOpen>(Kind::Open, bytes);
+    sealed::<ChannelAnswer>(Kind::Opened, bytes);
+}
+
+/// What is said on a channel, once it was opened.
+pub fn channel_frame(bytes: &[u8]) {
+    if let Ok(frame) = Frame::decode(bytes) {
+        assert_eq!(Frame::decode(&frame.encode()).as_ref(), Ok(&frame));
+    }
+}
+
+/// A message on a channel: nothing that the other side did not seal is opened, and what it sealed
+/// is, after all of that.
+pub fn channel_message(bytes: &[u8]) {
+    let (Ok(server), Ok(device)) = (Half::new(), Half::new()) else { return };
+    // A key that came with an open is anybody's bytes.
+    if let Ok(other) = Half::new() {
+        let _ = other.agree(Side::Device, bytes, &Hash([1; 32]));
+    }
+    let (of_server, of_device) = (server.public().to_vec(), device.public().to_vec());
+    let server = server.agree(Side::Server, &of_device, &Hash([1; 32]));
+    let device = device.agree(Side::Device, &of_server, &Hash([1; 32]));
+    let (Ok(mut server), Ok(mut device)) = (server, device) else {
+        panic!("two halves agree");
+    };
+    assert!(device.open.open(bytes).is_err());
+    let message = server.seal.seal(bytes);
+    assert_eq!(message.and_then(|message| device.open.open(&message)).as_deref(), Ok(bytes));
 }

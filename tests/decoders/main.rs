@@ -88,4 +88,5 @@ macro_rules! storms {
 storms! {
     sealed_event event_data metric_batch hello enroll_proof credentials_proof token_text selector
     line_protocol query_string ack welcome config_update advisory connections
+    run_order output_piece channel_open channel_frame channel_message
 }

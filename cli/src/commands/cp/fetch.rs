@@ -26,6 +26,9 @@ pub(super) async fn all(
 ) -> Result<Vec<Done>> {
     let listed = work.link.lasting(&work.progress, async |session| there(session, from).await);
     let entries = listed.await.with_context(|| format!("{}:{from}", work.link.device))?;
+    if entries.first().is_some_and(|entry| entry.facts.kind == Kind::Other) {
+        bail!("{}:{from} is no file and no folder", work.link.device);
+    }
     let is_folder =
         several || target.is_dir() || target.as_os_str().as_encoded_bytes().ends_with(b"/");
     if is_folder {

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::path::Path;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, bail};
 use muster_schemas::wire::FILE_PART_SUFFIX;
 use russh_sftp::protocol::{FileAttributes, OpenFlags};
 
@@ -31,6 +31,9 @@ pub(super) async fn all(work: &Work, sources: &[&Path], target: &str) -> Result<
     let mut done = Vec::new();
     for source in sources {
         let entries = here(source)?;
+        if entries.first().is_some_and(|entry| entry.facts.kind == Kind::Other) {
+            bail!("{} is no file and no folder", source.display());
+        }
         let root = match source.file_name().and_then(|name| name.to_str()) {
             Some(name) if is_folder => format!("{}/{name}", target.trim_end_matches('/')),
             Some(_) => target.to_owned(),

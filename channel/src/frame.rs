@@ -19,8 +19,10 @@ pub enum Frame {
     Eof,
     /// This side is through with the channel; why, in words.
     Close(String),
-    /// This side lives.
-    Ping,
+    /// This side lives, and has heard all messages before this one.
+    Heard(u64),
+    /// This side misses this message and all that came after it.
+    Again(u64),
     /// The terminal has another size.
     Resize(TerminalSize),
     /// The program behind the channel has ended.
@@ -69,7 +71,8 @@ impl Frame {
             Self::Credit(count) => with(1, &count.to_be_bytes()),
             Self::Eof => vec![2],
             Self::Close(reason) => with(3, reason.as_bytes()),
-            Self::Ping => vec![4],
+            Self::Heard(next) => with(4, &next.to_be_bytes()),
+            Self::Again(next) => with(9, &next.to_be_bytes()),
             Self::Resize(size) => with(5, &codec::encode(size)),
             Self::Exit(exit) => with(6, &codec::encode(exit)),
             Self::Screen(bytes) => with(7, bytes),
@@ -85,6 +88,10 @@ impl Frame {
         fn read<T: serde::de::DeserializeOwned>(content: &[u8]) -> Result<T, FrameError> {
             codec::decode(content).map_err(|_| FrameError("its content cannot be read"))
         }
+        fn counter(content: &[u8]) -> Result<u64, FrameError> {
+            let bytes = content.try_into().map_err(|_| FrameError("a counter is 8 bytes"))?;
+            Ok(u64::from_be_bytes(bytes))
+        }
         let (kind, content) = bytes.split_first().ok_or(FrameError("it is empty"))?;
         if content.len() > MOST {
             return Err(FrameError("it is too large"));
@@ -97,7 +104,8 @@ impl Frame {
             }
             2 if content.is_empty() => Self::Eof,
             3 => Self::Close(String::from_utf8_lossy(content).chars().take(500).collect()),
-            4 if content.is_empty() => Self::Ping,
+            4 => Self::Heard(counter(content)?),
+            9 => Self::Again(counter(content)?),
             5 => Self::Resize(read(content)?),
             6 => Self::Exit(read(content)?),
             7 => Self::Screen(Bytes::copy_from_slice(content)),

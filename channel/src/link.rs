@@ -1,5 +1,8 @@
 //! A channel over the broker: what is said is sealed and published, what is heard is opened, counted
 //! against the credit, and handed on.
+//!
+//! What was said is kept until the other side has heard it. So a message that is lost on the way, as
+//! when one of both connects anew, is said again: who misses one asks for it.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex as Lock, PoisonError};
@@ -8,12 +11,12 @@ use std::time::Duration;
 use async_nats::{Client, Subscriber};
 use bytes::Bytes;
 use futures::StreamExt;
-use tokio::sync::{Mutex, Notify, Semaphore};
-use tokio::time::Instant;
+use tokio::sync::{Mutex, Notify, Semaphore, mpsc};
+use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use crate::frame::Frame;
-use crate::seal::{Keys, Opener, Sealer};
+use crate::seal::{Keys, Opener, SealError, Sealer};
 use crate::{CHUNK, WINDOW};
 
 /// A side that has nothing to say says so often that it lives.
@@ -22,6 +25,14 @@ const PING: Duration = Duration::from_secs(3);
 const SILENCE: Duration = Duration::from_secs(9);
 /// Frames other than data that may wait to be taken; a side that says more is given up.
 const WAITING: usize = 256;
+/// What was heard is confirmed after so many messages, or bytes.
+const CONFIRMED: (u64, usize) = (32, 64 * 1024);
+/// Bytes that may wait to be confirmed: what may be said without credit, and what has credit.
+const UNCONFIRMED: usize = 4 << 20;
+/// What was lost is said again no more often than this.
+const AGAIN: Duration = Duration::from_millis(50);
+/// What is missing is asked for after this, then after twice as long, and so on up to a second.
+const ASK: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
 
 /// The channel is over.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -39,9 +50,10 @@ pub struct Channel {
 
 #[derive(Debug)]
 struct Inner {
-    client: Client,
     subject: String,
-    sealer: Mutex<Sealer>,
+    outgoing: Mutex<Outgoing>,
+    /// Connections that take the place of the one before.
+    carriers: mpsc::UnboundedSender<(Client, Subscriber)>,
     /// How many bytes may still be said.
     credit: Semaphore,
     /// What was heard and not taken.
@@ -52,6 +64,35 @@ struct Inner {
     ended: CancellationToken,
     /// When this side said something last.
     said: Lock<Instant>,
+}
+
+/// What is said, in its order.
+#[derive(Debug)]
+struct Outgoing {
+    client: Client,
+    sealer: Sealer,
+    /// Sealed messages that the other side has not confirmed, the oldest first.
+    sent: VecDeque<Bytes>,
+    /// How many bytes they are.
+    bytes: usize,
+    /// When they were said again.
+    again: Option<Instant>,
+}
+
+impl Outgoing {
+    /// The counter of the oldest message that is kept.
+    fn oldest(&self) -> u64 {
+        self.sealer.next() - self.sent.len() as u64
+    }
+
+    /// Everything before this message was heard.
+    fn confirm(&mut self, next: u64) {
+        while self.oldest() < next
+            && let Some(message) = self.sent.pop_front()
+        {
+            self.bytes -= message.len();
+        }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -82,10 +123,13 @@ impl Channel {
     /// was said by the other.
     #[must_use]
     pub fn start(client: Client, subject: String, subscriber: Subscriber, keys: Keys) -> Self {
+        let (carriers, others) = mpsc::unbounded_channel();
+        let outgoing =
+            Outgoing { client, sealer: keys.seal, sent: VecDeque::new(), bytes: 0, again: None };
         let inner = Arc::new(Inner {
-            client,
             subject,
-            sealer: Mutex::new(keys.seal),
+            outgoing: Mutex::new(outgoing),
+            carriers,
             credit: Semaphore::new(WINDOW as usize),
             heard: Lock::default(),
             news: Notify::new(),
@@ -93,7 +137,7 @@ impl Channel {
             ended: CancellationToken::new(),
             said: Lock::new(Instant::now()),
         });
-        tokio::spawn(listen(Arc::clone(&inner), subscriber, keys.open));
+        tokio::spawn(listen(Arc::clone(&inner), subscriber, others, keys.open));
         Self { sender: Sender(Arc::clone(&inner)), receiver: Receiver { inner, taken: 0 } }
     }
 }
@@ -115,15 +159,43 @@ impl Inner {
             return Err(self.gone());
         }
         // Held until it is handed over, so that messages go out in the order of their counters.
-        let mut sealer = self.sealer.lock().await;
-        let sealed = sealer.seal(&frame.encode()).map_err(|error| Gone(error.to_string()))?;
+        let mut outgoing = self.outgoing.lock().await;
+        let sealed = outgoing.sealer.seal(&frame.encode());
+        let sealed = Bytes::from(sealed.map_err(|error| Gone(error.to_string()))?);
+        outgoing.bytes += sealed.len();
+        outgoing.sent.push_back(sealed.clone());
+        if outgoing.bytes > UNCONFIRMED {
+            self.end("the other side confirms nothing");
+            return Err(self.gone());
+        }
         *lock(&self.said) = Instant::now();
-        let sent = self.client.publish(self.subject.clone(), sealed.into()).await;
-        drop(sealer);
-        sent.map_err(|error| {
-            self.end(&format!("the broker is away: {error}"));
-            self.gone()
-        })
+        // What this connection does not take any more, the next one will.
+        let sent = outgoing.client.publish(self.subject.clone(), sealed).await;
+        if let Err(error) = sent {
+            tracing::debug!(%error, "a message of a channel waits for another connection");
+        }
+        Ok(())
+    }
+
+    /// The other side has heard everything before this message.
+    async fn confirm(&self, next: u64) {
+        self.outgoing.lock().await.confirm(next);
+    }
+
+    /// Says again what the other side misses.
+    async fn again(&self, next: u64) {
+        let mut outgoing = self.outgoing.lock().await;
+        outgoing.confirm(next);
+        if outgoing.again.is_some_and(|last| last.elapsed() < AGAIN) {
+            return;
+        }
+        for message in &outgoing.sent {
+            let sent = outgoing.client.publish(self.subject.clone(), message.clone()).await;
+            if sent.is_err() {
+                break;
+            }
+        }
+        outgoing.again = Some(Instant::now());
     }
 }
 
@@ -159,6 +231,13 @@ impl Sender {
     #[must_use]
     pub fn has_credit(&self) -> bool {
         self.0.credit.available_permits() >= CHUNK
+    }
+
+    /// Goes on over another connection: from now on, messages are published by `client` and come on
+    /// `subscriber`. What was lost between the two is said again, in both directions.
+    pub fn carry_on(&self, client: Client, subscriber: Subscriber) {
+        // When nobody takes it, the channel is over.
+        let _ = self.0.carriers.send((client, subscriber));
     }
 
     /// Ends the channel, and tells the other side why.
@@ -229,46 +308,151 @@ impl Drop for Receiver {
     }
 }
 
+/// The next message, if there is anybody who brings it.
+async fn next(subscriber: &mut Option<Subscriber>) -> Option<async_nats::Message> {
+    match subscriber {
+        Some(subscriber) => subscriber.next().await,
+        None => std::future::pending().await,
+    }
+}
+
 /// Hears, until the channel is over.
-async fn listen(inner: Arc<Inner>, mut subscriber: Subscriber, mut opener: Opener) {
+async fn listen(
+    inner: Arc<Inner>,
+    subscriber: Subscriber,
+    mut others: mpsc::UnboundedReceiver<(Client, Subscriber)>,
+    opener: Opener,
+) {
+    let mut subscriber = Some(subscriber);
+    let mut ear =
+        Ear { opener, confirmed: 0, bytes: 0, is_missing: false, asked: None, wait: ASK.0 };
     let mut last = Instant::now();
     let mut beat = tokio::time::interval(Duration::from_secs(1));
     beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
-        tokio::select! {
+        let said = tokio::select! {
             () = inner.ended.cancelled() => break,
-            message = subscriber.next() => {
-                let Some(message) = message else {
-                    inner.end("the broker is away");
-                    break;
-                };
-                last = Instant::now();
-                if let Err(reason) = hear(&inner, &mut opener, &message.payload) {
-                    inner.end(&reason);
-                    break;
+            message = next(&mut subscriber) => match message {
+                Some(message) => {
+                    last = Instant::now();
+                    ear.hear(&inner, &message.payload).await
                 }
+                // This connection is gone; there may be another.
+                None => {
+                    subscriber = None;
+                    Ok(())
+                }
+            },
+            Some((client, other)) = others.recv() => {
+                inner.outgoing.lock().await.client = client;
+                subscriber = Some(other);
+                // What the other side has said meanwhile.
+                (ear.is_missing, ear.asked) = (true, None);
+                ear.ask(&inner).await;
+                Ok(())
+            }
+            () = sleep_until(ear.ask_at()), if ear.is_missing => {
+                ear.ask(&inner).await;
+                Ok(())
             }
             _ = beat.tick() => {
                 if last.elapsed() > SILENCE {
-                    inner.end("the other side is silent");
-                    break;
-                }
-                let is_quiet = lock(&inner.said).elapsed() >= PING;
-                if is_quiet && inner.say(&Frame::Ping).await.is_err() {
-                    break;
+                    Err("the other side is silent".to_owned())
+                } else {
+                    if lock(&inner.said).elapsed() >= PING {
+                        ear.confirm(&inner).await;
+                    }
+                    Ok(())
                 }
             }
+        };
+        if let Err(reason) = said {
+            inner.end(&reason);
+            break;
         }
     }
-    let _ = subscriber.unsubscribe().await;
+    if let Some(mut subscriber) = subscriber {
+        let _ = subscriber.unsubscribe().await;
+    }
 }
 
-/// Takes one message; says why the channel cannot go on.
-fn hear(inner: &Inner, opener: &mut Opener, message: &[u8]) -> Result<(), String> {
-    let plain = opener.open(message).map_err(|error| error.to_string())?;
-    let frame = Frame::decode(&plain).map_err(|error| error.to_string())?;
+/// What was heard, as the other side is told.
+struct Ear {
+    opener: Opener,
+    /// All before this message was confirmed.
+    confirmed: u64,
+    /// How many bytes came since.
+    bytes: usize,
+    /// A message was lost, or may have been.
+    is_missing: bool,
+    /// When it was asked for.
+    asked: Option<Instant>,
+    /// How long that waits for an answer.
+    wait: Duration,
+}
+
+impl Ear {
+    /// Tells how much was heard.
+    async fn confirm(&mut self, inner: &Inner) {
+        (self.confirmed, self.bytes) = (self.opener.next(), 0);
+        let _ = inner.say(&Frame::Heard(self.confirmed)).await;
+    }
+
+    /// When to ask for what is missing.
+    fn ask_at(&self) -> Instant {
+        self.asked.map_or_else(Instant::now, |asked| asked + self.wait)
+    }
+
+    /// Asks for what is missing.
+    async fn ask(&mut self, inner: &Inner) {
+        if self.asked.is_some() {
+            self.wait = (self.wait * 2).min(ASK.1);
+        }
+        self.asked = Some(Instant::now());
+        let _ = inner.say(&Frame::Again(self.opener.next())).await;
+    }
+
+    /// A message before this one is missing. What it says of messages themselves is heard at once:
+    /// both sides may miss some.
+    async fn hear_ahead(&mut self, inner: &Inner, message: &[u8]) -> Result<(), String> {
+        let plain = self.opener.look_ahead(message).map_err(|error| error.to_string())?;
+        match Frame::decode(&plain) {
+            Ok(Frame::Heard(next)) => inner.confirm(next).await,
+            Ok(Frame::Again(next)) => inner.again(next).await,
+            Ok(_) => {}
+            Err(error) => return Err(error.to_string()),
+        }
+        self.is_missing = true;
+        Ok(())
+    }
+
+    /// Takes one message; says why the channel cannot go on.
+    async fn hear(&mut self, inner: &Inner, message: &[u8]) -> Result<(), String> {
+        let plain = match self.opener.open(message) {
+            Ok(plain) => plain,
+            // Said again, and not needed.
+            Err(SealError::Order { expected, found }) if found < expected => return Ok(()),
+            Err(SealError::Order { .. }) => return self.hear_ahead(inner, message).await,
+            Err(error) => return Err(error.to_string()),
+        };
+        (self.is_missing, self.wait) = (false, ASK.0);
+        let frame = Frame::decode(&plain).map_err(|error| error.to_string())?;
+        match frame {
+            Frame::Heard(next) => inner.confirm(next).await,
+            Frame::Again(next) => inner.again(next).await,
+            frame => take(inner, frame)?,
+        }
+        self.bytes += message.len();
+        if self.opener.next() - self.confirmed >= CONFIRMED.0 || self.bytes >= CONFIRMED.1 {
+            self.confirm(inner).await;
+        }
+        Ok(())
+    }
+}
+
+/// Takes what is not about messages themselves; says why the channel cannot go on.
+fn take(inner: &Inner, frame: Frame) -> Result<(), String> {
     match frame {
-        Frame::Ping => {}
         Frame::Credit(count) => {
             let most = (WINDOW as usize).saturating_sub(inner.credit.available_permits());
             inner.credit.add_permits((count as usize).min(most));

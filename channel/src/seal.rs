@@ -138,6 +138,12 @@ pub struct Sealer {
 }
 
 impl Sealer {
+    /// The counter of the next message.
+    #[must_use]
+    pub const fn next(&self) -> u64 {
+        self.next
+    }
+
     /// Seals the next message.
     ///
     /// # Errors
@@ -167,14 +173,38 @@ pub struct Opener {
 }
 
 impl Opener {
+    /// The counter of the message that is to come.
+    #[must_use]
+    pub const fn next(&self) -> u64 {
+        self.next
+    }
+
     /// Opens the next message.
     ///
     /// # Errors
     /// When it is not the next one, or not sealed by the other side.
     pub fn open(&mut self, message: &[u8]) -> Result<Vec<u8>, SealError> {
+        let (found, plain) = self.unseal(message, |found, next| found == next)?;
+        self.next = found + 1;
+        Ok(plain)
+    }
+
+    /// Looks into a message that is not due yet. It stays to come.
+    ///
+    /// # Errors
+    /// When it is the next one, or an earlier one, or not sealed by the other side.
+    pub fn look_ahead(&self, message: &[u8]) -> Result<Vec<u8>, SealError> {
+        self.unseal(message, |found, next| found > next).map(|(_, plain)| plain)
+    }
+
+    fn unseal(
+        &self,
+        message: &[u8],
+        fits: impl Fn(u64, u64) -> bool,
+    ) -> Result<(u64, Vec<u8>), SealError> {
         let (counter, sealed) = message.split_first_chunk::<COUNTER>().ok_or(SealError::Short)?;
         let found = u64::from_be_bytes(*counter);
-        if found != self.next {
+        if !fits(found, self.next) {
             return Err(SealError::Order { expected: self.next, found });
         }
         let mut plain = sealed.to_vec();
@@ -184,7 +214,6 @@ impl Opener {
             .map_err(|_| SealError::Forged)?
             .len();
         plain.truncate(length);
-        self.next += 1;
-        Ok(plain)
+        Ok((found, plain))
     }
 }

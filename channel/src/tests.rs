@@ -62,7 +62,8 @@ fn frames_read_back() {
         Frame::Credit(77),
         Frame::Eof,
         Frame::Close("for a reason".into()),
-        Frame::Ping,
+        Frame::Heard(7),
+        Frame::Again(1 << 40),
         Frame::Resize(TerminalSize { cols: 80, rows: 24 }),
         Frame::Exit(Exit { code: Some(3), reason: None }),
         Frame::Screen(Bytes::from_static(b"\x1b[2J")),
@@ -70,7 +71,7 @@ fn frames_read_back() {
     ] {
         assert_eq!(Frame::decode(&frame.encode()), Ok(frame));
     }
-    for bad in [&[][..], &[1, 2], &[2, 0], &[9], &[5, 0xff]] {
+    for bad in [&[][..], &[1, 2], &[2, 0], &[9], &[10], &[5, 0xff]] {
         assert!(Frame::decode(bad).is_err(), "{bad:?} was taken");
     }
 }
@@ -190,4 +191,126 @@ async fn a_forged_message_ends_the_channel_and_silence_does() {
     // The server hears nothing any more.
     let Err(Gone(why)) = next(&mut server.receiver).await else { panic!("who speaks?") };
     assert!(why.contains("silent"), "{why}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_comes_again_is_taken_once() {
+    let (nats, _dir) = broker().await;
+    let (server, mut device, spy) = channels(&nats).await;
+    // A broker that says everything twice, and out of order.
+    let mut heard = spy.subscribe("down").await.unwrap();
+    spy.flush().await.unwrap();
+    server.sender.data(Bytes::from_static(b"one")).await.unwrap();
+    server.sender.data(Bytes::from_static(b"two")).await.unwrap();
+    let mut messages = Vec::new();
+    for _ in 0..2 {
+        messages.push(futures::StreamExt::next(&mut heard).await.unwrap().payload);
+    }
+    for message in messages.iter().rev().chain(&messages) {
+        spy.publish("down", message.clone()).await.unwrap();
+    }
+    spy.flush().await.unwrap();
+    server.sender.data(Bytes::from_static(b"three")).await.unwrap();
+    for expected in ["one", "two", "three"] {
+        assert_eq!(next(&mut device.receiver).await, Ok(Frame::Data(expected.into())));
+    }
+}
+
+/// Two ends over a broker that is the test's own: it forwards what it likes.
+async fn lossy(
+    nats: &NatsServer,
+    loses: impl Fn(&str, u64) -> bool + Send + Clone + 'static,
+) -> (Channel, Channel) {
+    let connect = || async { async_nats::connect(nats.url()).await.unwrap() };
+    let (one, other) = (connect().await, connect().await);
+    for (from, to) in [("server.said", "device.hears"), ("device.said", "server.hears")] {
+        let middle = connect().await;
+        let mut messages = middle.subscribe(from).await.unwrap();
+        middle.flush().await.unwrap();
+        let loses = loses.clone();
+        tokio::spawn(async move {
+            let mut count = 0;
+            while let Some(message) = futures::StreamExt::next(&mut messages).await {
+                count += 1;
+                if !loses(from, count) {
+                    middle.publish(to, message.payload).await.unwrap();
+                }
+            }
+        });
+    }
+    let (server, device) = pair();
+    let up = one.subscribe("server.hears").await.unwrap();
+    let down = other.subscribe("device.hears").await.unwrap();
+    one.flush().await.unwrap();
+    other.flush().await.unwrap();
+    let server = Channel::start(one, "server.said".into(), up, server);
+    (server, Channel::start(other, "device.said".into(), down, device))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_lost_is_said_again() {
+    const BYTES: usize = 2 << 20;
+    let (nats, _dir) = broker().await;
+    // Every seventh message of both, and a run of twenty of one.
+    let loses =
+        |from: &str, count| count % 7 == 3 || (from == "server.said" && (20..40).contains(&count));
+    let (server, mut device) = lossy(&nats, loses).await;
+    let Channel { sender, receiver: mut kept } = server;
+    let saying = tokio::spawn(async move {
+        let bytes: Vec<u8> = (0..BYTES).map(|at| (at / 7) as u8).collect();
+        sender.data(bytes.into()).await.unwrap();
+        sender.say(Frame::Eof).await.unwrap();
+        // Until the other side has it all.
+        assert_eq!(next(&mut kept).await, Ok(Frame::Eof));
+    });
+    let mut heard = 0;
+    loop {
+        match next(&mut device.receiver).await.unwrap() {
+            Frame::Data(bytes) => {
+                for byte in bytes {
+                    assert_eq!(byte, (heard / 7) as u8, "at {heard}");
+                    heard += 1;
+                }
+            }
+            Frame::Eof => break,
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(heard, BYTES);
+    device.sender.say(Frame::Eof).await.unwrap();
+    saying.await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_channel_goes_on_over_another_connection() {
+    let (nats, _dir) = broker().await;
+    let connect = || async { async_nats::connect(nats.url()).await.unwrap() };
+    let (one, mut of_device) = (connect().await, connect().await);
+    let (server, device) = pair();
+    let up = one.subscribe("up").await.unwrap();
+    let down = of_device.subscribe("down").await.unwrap();
+    one.flush().await.unwrap();
+    of_device.flush().await.unwrap();
+    let mut server = Channel::start(one, "down".into(), up, server);
+    let mut device = Channel::start(of_device.clone(), "up".into(), down, device);
+    for round in 0..5_u8 {
+        of_device.drain().await.unwrap();
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        // Nobody listens to the one, and the other is not connected.
+        let said = Bytes::from(vec![round; 100_000]);
+        server.sender.data(said.clone()).await.unwrap();
+        device.sender.data(said.clone()).await.unwrap();
+        of_device = connect().await;
+        let heard = of_device.subscribe("down").await.unwrap();
+        of_device.flush().await.unwrap();
+        device.sender.carry_on(of_device.clone(), heard);
+        for receiver in [&mut device.receiver, &mut server.receiver] {
+            let mut taken = Vec::new();
+            while taken.len() < said.len() {
+                let Frame::Data(bytes) = next(receiver).await.unwrap() else { panic!() };
+                taken.extend(bytes);
+            }
+            assert!(taken == said, "round {round}");
+        }
+    }
 }

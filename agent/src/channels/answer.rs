@@ -1,15 +1,19 @@
 //! The answer to an open: a refusal, or the device's half of the keys and then the channel itself.
 
+use async_nats::jetstream::Context;
 use async_nats::{Client, HeaderMap};
-use muster_channel::{Channel, Half, Side};
+use muster_channel::{Channel, Half, Sender, Side};
 use muster_schemas::cose::Kind;
 use muster_schemas::subjects::DeviceSubjects;
 use muster_schemas::wire::{ChannelAnswer, ChannelRefusal, ChannelRefusalCause, KIND_HEADER};
 use muster_schemas::{ChannelId, Hash, SigningKey, codec};
+use tokio::sync::watch;
 
 /// An open that was not answered yet.
 pub(super) struct Opening {
     pub(super) client: Client,
+    /// The connection as it is now, for as long as there is an agent.
+    pub(super) link: watch::Receiver<Option<Context>>,
     pub(super) subjects: DeviceSubjects,
     /// What the answer is sealed by.
     pub(super) key: SigningKey,
@@ -50,7 +54,10 @@ impl Opening {
         let heard = self.client.subscribe(down).await.map_err(|error| error.to_string())?;
         self.client.flush().await.map_err(|error| error.to_string())?;
         self.answer(ours, None).await?;
-        Ok(Channel::start(self.client, up, heard, keys))
+        let channel = Channel::start(self.client, up, heard, keys);
+        let down = self.subjects.channel_down(self.channel);
+        tokio::spawn(follow(self.link, channel.sender.clone(), down));
+        Ok(channel)
     }
 
     async fn answer(&self, key: Vec<u8>, refused: Option<ChannelRefusal>) -> Result<(), String> {
@@ -61,5 +68,27 @@ impl Opening {
         let subject = self.subjects.channel_up(self.channel);
         let sent = self.client.publish_with_headers(subject, headers, sealed.into()).await;
         sent.map_err(|error| error.to_string())
+    }
+}
+
+/// Takes a channel along when the agent connects anew, until it is over.
+async fn follow(mut link: watch::Receiver<Option<Context>>, sender: Sender, down: String) {
+    loop {
+        tokio::select! {
+            () = sender.closed() => return,
+            changed = link.changed() => if changed.is_err() {
+                return;
+            },
+        }
+        let Some(client) = link.borrow_and_update().as_ref().map(Context::client) else { continue };
+        let heard = match client.subscribe(down.clone()).await {
+            Ok(heard) => client.flush().await.map(|()| heard).map_err(|error| error.to_string()),
+            Err(error) => Err(error.to_string()),
+        };
+        match heard {
+            Ok(heard) => sender.carry_on(client, heard),
+            // Gone again already; or the channel ends in silence.
+            Err(error) => tracing::debug!(error, "a channel was not taken along"),
+        }
     }
 }

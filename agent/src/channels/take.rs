@@ -62,6 +62,7 @@ pub(crate) fn take_open(
     }
     let opening = Opening {
         client: client.clone(),
+        link: shared.link.subscribe(),
         subjects: DeviceSubjects::new(&identity.project, identity.device),
         key,
         channel: address.channel,

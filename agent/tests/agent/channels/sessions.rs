@@ -131,7 +131,7 @@ async fn an_end_ends_what_does_not_want_to_also() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn sessions_end_with_the_agent_and_outlive_the_broker() {
+async fn sessions_and_their_channels_outlive_the_broker_and_end_with_the_agent() {
     let (server, running) = greeted().await;
     let mark = &mark(3);
     let mut seen = open(&server, shell(1)).await;
@@ -140,11 +140,14 @@ async fn sessions_end_with_the_agent_and_outlive_the_broker() {
     let greeted_at = running.agent.status().last_hello;
     server.nats.child().stop().await.unwrap();
     server.nats.child().start_again().await.unwrap();
-    assert!(!seen.end().await.is_empty());
+    // The channel goes on, and what was typed meanwhile is not lost.
+    seen.type_in("echo mean''while\n").await;
+    seen.sees("meanwhile").await;
     // Opens are taken after the welcome.
     while running.agent.status().last_hello <= greeted_at {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+    drop(seen);
     let mut seen = open(&server, attach(1, false)).await;
     seen.until("a screen", |seen| !seen.screens.is_empty()).await;
     assert!(seen.screens[0].contains("before"), "{:?}", seen.screens);

@@ -4,10 +4,15 @@
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+use crate::wait;
 
 /// A port that leads to another one.
 #[derive(Debug)]
@@ -32,6 +37,78 @@ impl Port {
         });
         Self { task }
     }
+}
+
+/// How bad a network is.
+#[derive(Clone, Copy, Debug)]
+pub struct Weather {
+    /// All takes this long, one way.
+    pub delay: Duration,
+    /// Each so-many-th piece is lost, which TCP makes a pause of.
+    pub loses: usize,
+    /// A piece that was lost comes so much later, and all that follows it.
+    pub pause: Duration,
+}
+
+impl Port {
+    /// Opens `port` on the loopback, which leads to `to` through such a network.
+    ///
+    /// # Panics
+    /// When it is taken.
+    pub async fn open_in(port: u16, to: u16, weather: Weather) -> Self {
+        // One that was closed a moment ago is being let go.
+        let listener = wait::until("the port to be free", Duration::from_secs(10), || async {
+            TcpListener::bind(("127.0.0.1", port)).await.ok()
+        })
+        .await;
+        let task = tokio::spawn(async move {
+            // Dropped with this task, and so is all that goes through.
+            let mut through = tokio::task::JoinSet::new();
+            while let Ok((near, _)) = listener.accept().await {
+                through.spawn(async move {
+                    let Ok(far) = TcpStream::connect(("127.0.0.1", to)).await else { return };
+                    let _ = far.set_nodelay(true);
+                    let _ = near.set_nodelay(true);
+                    let (near, far) = (near.into_split(), far.into_split());
+                    // One that ends takes the other direction with it.
+                    tokio::select! {
+                        () = slowly(near.0, far.1, weather) => {}
+                        () = slowly(far.0, near.1, weather) => {}
+                    }
+                });
+            }
+        });
+        Self { task }
+    }
+}
+
+/// Carries bytes through bad weather.
+async fn slowly(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, weather: Weather) {
+    // As much may be under way as in a network with a lot of room.
+    let (sender, mut arriving) = tokio::sync::mpsc::channel::<(Instant, Vec<u8>)>(64);
+    let reading = async move {
+        let mut due = Instant::now();
+        let mut buffer = vec![0; 16 * 1024];
+        for count in 1_usize.. {
+            let Ok(length @ 1..) = from.read(&mut buffer).await else { return };
+            due = due.max(Instant::now() + weather.delay);
+            if count.is_multiple_of(weather.loses) {
+                due += weather.pause;
+            }
+            if sender.send((due, buffer[..length].to_vec())).await.is_err() {
+                return;
+            }
+        }
+    };
+    let writing = async {
+        while let Some((due, bytes)) = arriving.recv().await {
+            tokio::time::sleep_until(due).await;
+            if to.write_all(&bytes).await.is_err() {
+                return;
+            }
+        }
+    };
+    tokio::join!(reading, writing);
 }
 
 impl Drop for Port {

@@ -30,4 +30,5 @@ mod running;
 mod shell;
 mod simulate;
 mod traces;
+mod weather;
 mod wire;

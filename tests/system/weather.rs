@@ -1,0 +1,112 @@
+//! Shells and files over a bad network: everything late, some of it lost, and the connection cut.
+//!
+//! This kernel knows no netem, so a proxy of the tests' own does what it would: it delays, pauses
+//! as TCP does when packets are lost, and cuts.
+
+use std::net::TcpListener;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use muster_backing::postgres::Tuning;
+use muster_tests::agent::AgentProcess;
+use muster_tests::binaries::binary;
+use muster_tests::fleet::Fleet;
+use muster_tests::network::{Port, Weather};
+use muster_tests::socket::Socket;
+use muster_tests::wait;
+
+const PATIENCE: Duration = Duration::from_secs(60);
+const STORM: Weather =
+    Weather { delay: Duration::from_millis(60), loses: 25, pause: Duration::from_millis(250) };
+const SHELL: &str = "/api/v1/devices/robot/shell?cols=100&rows=30";
+
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// Servers, and a device far away from their broker.
+async fn far(port: u16, dir: &std::path::Path) -> (Fleet, Port, AgentProcess) {
+    let broker = format!("tls://127.0.0.1:{port}");
+    let fleet = Fleet::start_with(Tuning::Small, &[("MUSTER_DEVICE_NATS_URL", &broker)]).await;
+    let way = Port::open_in(port, fleet.nats.port(), STORM).await;
+    let token = fleet.api.enrollment_token(1).await;
+    let mut agent = AgentProcess::enroll(dir, &fleet.api.url, &token, "robot");
+    agent.start();
+    wait::until("the agent to be online, by this way", PATIENCE, || async {
+        let is_online = fleet.api.get("/api/v1/devices/robot").await["status"] == "online";
+        let status = agent.status();
+        let is_here = status["broker"].as_str().is_some_and(|way| !way.contains("through"));
+        (is_online && is_here).then_some(())
+    })
+    .await;
+    (fleet, way, agent)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shell_goes_on_through_delay_loss_and_cuts() {
+    let dir = tempfile::tempdir().unwrap();
+    let port = free_port();
+    let (fleet, mut way, _agent) = far(port, dir.path()).await;
+    let mut shell = Socket::open(&fleet.api, &fleet.ca(), SHELL, &[]).await.unwrap();
+    shell.send("stty -echo\r").await;
+    shell.send("for i in $(seq 1 60); do echo number $i.; sleep 0.25; done; echo do''ne\r").await;
+    shell.until_shown("number 5.").await;
+    // Cut in the middle of it, and typed on while there is no connection.
+    for word in ["first", "second"] {
+        drop(way);
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        way = Port::open_in(port, fleet.nats.port(), STORM).await;
+        shell.send(&format!("echo {word} wo''rd\r")).await;
+        tokio::time::sleep(Duration::from_secs(4)).await;
+    }
+    shell.until_shown("second word").await;
+    // One websocket, one channel; and nothing is missing, doubled or out of order.
+    let shown = String::from_utf8_lossy(&shell.shown).into_owned();
+    let mut rest = shown.as_str();
+    for number in 1..=60 {
+        let words = format!("number {number}.");
+        let at = rest.find(&words).unwrap_or_else(|| panic!("{words} is missing in {shown}"));
+        rest = &rest[at + words.len()..];
+        assert_eq!(shown.matches(&words).count(), 1, "{words} in {shown}");
+    }
+    let attached = shell.told.iter().filter(|told| told["type"] == "attached").count();
+    assert_eq!(attached, 1, "{:?}", shell.told);
+    // Ctrl-C goes past everything that is under way.
+    shell.send("yes\r").await;
+    shell.until_shown("y\r\ny\r\n").await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let began = Instant::now();
+    shell.send("\x03").await;
+    shell.send("echo qu''iet\r").await;
+    shell.until_shown("quiet").await;
+    assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_is_copied_through_delay_loss_and_cuts() {
+    let dir = tempfile::tempdir().unwrap();
+    let port = free_port();
+    let (fleet, mut way, _agent) = far(port, dir.path()).await;
+    let content: Vec<u8> =
+        (0..6_000_000_u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+    let (from, to) = (dir.path().join("from"), dir.path().join("to"));
+    std::fs::write(&from, &content).unwrap();
+    let child = Command::new(binary("muster"))
+        .args(["cp", from.to_str().unwrap(), &format!("robot:{}", to.display())])
+        .env("MUSTER_URL", &fleet.api.url)
+        .env("MUSTER_TOKEN", &fleet.api.token)
+        .env("MUSTER_CA", fleet.ca())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    for _ in 0..2 {
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        drop(way);
+        way = Port::open_in(port, fleet.nats.port(), STORM).await;
+    }
+    let output = child.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    assert!(std::fs::read(&to).unwrap() == content, "equal bytes");
+    drop(way);
+}

@@ -182,3 +182,28 @@ async fn the_broker_sees_nothing_of_a_shell_and_a_role_may_die() {
     again.send("echo still-$((1))-here\r").await;
     again.until_shown("still-1-here").await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_end_that_nobody_saw_is_known() {
+    let Robot { system, mut agent, dir: _dir } = Robot::start("").await;
+    let opened = async |line: &str| {
+        let mut shell = Socket::open(&system.api, &system.ca(), SHELL, &[]).await.unwrap();
+        shell.send(line).await;
+        shell.until_shown("ready").await;
+        shell.told[0]["session"].as_str().unwrap().to_owned()
+    };
+    let is_ended = |one: &Value| one["state"] == "ended";
+    // The program ends, and nobody is attached any more.
+    let id = opened("echo rea''dy; sleep 2; exit 4\r").await;
+    let ended = session(&system, &id, "it to be ended", is_ended).await;
+    assert_eq!((&ended["exit_code"], &ended["attached"]), (&4.into(), &0.into()), "{ended}");
+    // The agent dies, and with it the shell.
+    let id = opened("echo rea''dy\r").await;
+    session(&system, &id, "it to be left", |one| one["attached"] == 0).await;
+    agent.kill9();
+    agent.start();
+    let ended = session(&system, &id, "it to be ended", is_ended).await;
+    assert!(ended["reason"].as_str().unwrap().contains("killed"), "{ended}");
+    let (code, out, _) = system.muster(&["shell", "list"]);
+    assert!(code == 0 && out.contains("no session is open"), "{out}");
+}

@@ -8,6 +8,7 @@
 //! | `files` | the device's files, by SFTP |
 //! | `shell` | opens of sessions: a new one, one more attached, its end |
 //! | `session`, `member` | a session, which outlives its channels; those who are attached |
+//! | `ends` | how sessions ended, as the log is told |
 //! | `terminal`, `screen` | a program behind a pseudo-terminal; what its terminal looks like |
 //! | `registry`, `options` | what is open, and how much may be |
 //!
@@ -17,6 +18,7 @@
 //! Invariant: a terminal's output is read only as fast as those who type take it.
 
 mod answer;
+mod ends;
 mod files;
 mod member;
 mod opened;
@@ -29,6 +31,7 @@ mod take;
 mod tcp;
 mod terminal;
 
+pub(crate) use ends::{end_lost_sessions, record_ends, record_ends_now};
 pub use options::ChannelOptions;
 pub(crate) use registry::Channels;
 pub(crate) use take::take_open;

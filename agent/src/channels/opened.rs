@@ -1,19 +1,19 @@
 //! Which channels were opened: each is once, also by an agent that was started again.
 
-use muster_schemas::{ChannelId, Timestamp};
+use muster_schemas::{ChannelId, SessionId, Timestamp};
 use redb::ReadableTable;
 
-use crate::store::{OPENED, Store, StoreError};
+use crate::store::{OPENED, SESSIONS, Store, StoreError};
 
 /// Notes that a channel is opened; false when it was before. It is known until its open has
-/// expired, by the server's time. `is_lasting`: on the disk when this returns; otherwise a crash
-/// may forget it.
+/// expired, by the server's time. With a session, that is noted as open, and on the disk when this
+/// returns; otherwise a crash may forget it.
 pub(super) fn note(
     store: &Store,
     channel: ChannelId,
     expires_at: Timestamp,
     now: Timestamp,
-    is_lasting: bool,
+    session: Option<SessionId>,
 ) -> Result<bool, StoreError> {
     let key = channel.0.as_u128();
     let write = |transaction: &redb::WriteTransaction| {
@@ -33,9 +33,14 @@ pub(super) fn note(
             table.remove(other).map_err(StoreError::database(NOTE))?;
         }
         table.insert(key, expires_at.micros()).map_err(StoreError::database(NOTE))?;
+        if let Some(session) = session {
+            let mut sessions =
+                transaction.open_table(SESSIONS).map_err(StoreError::database(NOTE))?;
+            sessions.insert(session.0.as_u128(), ()).map_err(StoreError::database(NOTE))?;
+        }
         Ok(true)
     };
-    if is_lasting { store.write(write) } else { store.write_relaxed(write) }
+    if session.is_some() { store.write(write) } else { store.write_relaxed(write) }
 }
 
 #[cfg(test)]
@@ -49,8 +54,9 @@ mod tests {
     fn a_channel_is_opened_once_until_its_open_has_expired() {
         let dir = tempfile::tempdir().unwrap();
         let id = |number| ChannelId(Uuid::from_u128(number));
-        let note = |store: &Store, number, now, is_lasting| {
-            note(store, id(number), Timestamp(100), Timestamp(now), is_lasting).unwrap()
+        let note = |store: &Store, number, now, is_shell: bool| {
+            let session = is_shell.then(|| SessionId(Uuid::from_u128(number)));
+            note(store, id(number), Timestamp(100), Timestamp(now), session).unwrap()
         };
         let store = Store::open(Folder::open(dir.path()).unwrap()).unwrap();
         assert!(note(&store, 1, 0, true));

@@ -11,6 +11,7 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::ends::Ends;
 use super::options::{ChannelOptions, MOST_CHANNELS, MOST_SESSIONS};
 use super::session::Ask;
 use crate::operations::Policy;
@@ -28,6 +29,8 @@ pub(crate) struct Channels {
     policy: PathBuf,
     pub(super) options: ChannelOptions,
     sessions: Mutex<BTreeMap<SessionId, Known>>,
+    /// Ends that are to be told.
+    pub(super) ends: Ends,
     places: Arc<Semaphore>,
     pub(super) tasks: TaskTracker,
     /// The agent stops.
@@ -57,6 +60,7 @@ impl Channels {
             policy,
             options,
             sessions: Mutex::default(),
+            ends: Ends::default(),
             places: Arc::new(Semaphore::new(MOST_CHANNELS)),
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),

@@ -153,8 +153,8 @@ impl Session {
         }
     }
 
-    /// Runs until the program has ended.
-    pub(super) async fn run(mut self, first: Attach) {
+    /// Runs until the program has ended; answers how.
+    pub(super) async fn run(mut self, first: Attach) -> Exit {
         self.attach(first, true);
         loop {
             self.look_after_members();
@@ -164,7 +164,7 @@ impl Session {
             let news = self.news().await;
             self.on(news).await;
         }
-        self.finish().await;
+        self.finish().await
     }
 
     /// The next thing that happens.
@@ -384,7 +384,7 @@ impl Session {
     }
 
     /// Tells everybody how it ended.
-    async fn finish(mut self) {
+    async fn finish(mut self) -> Exit {
         if let Some(ending) = &self.ending {
             self.terminal.clear(&ending.background, ending.kill_at).await;
         }
@@ -418,6 +418,7 @@ impl Session {
         for done in self.enders {
             let _ = done.send(());
         }
+        exit
     }
 }
 

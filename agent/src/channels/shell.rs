@@ -42,6 +42,8 @@ pub(super) async fn open(
     place: OwnedSemaphorePermit,
     wanted: Wanted,
 ) {
+    // Whatever becomes of it, it is not open any more when this returns.
+    let mut pending = channels.ends.pending(wanted.session);
     let found = run_as(wanted.user.as_deref());
     // That there is no such user is not told to whom it is none of his business.
     let name = match &found {
@@ -87,7 +89,8 @@ pub(super) async fn open(
     };
     let grace = Duration::from_secs(u64::from(wanted.grace_seconds));
     let first = Attach { channel, place, watches: false, size };
-    Session::new(channels, reserved, asks, terminal, size, grace).run(first).await;
+    let session = Session::new(Arc::clone(&channels), reserved, asks, terminal, size, grace);
+    pending.exit = Some(session.run(first).await);
 }
 
 fn unknown(session: SessionId) -> String {

@@ -55,8 +55,11 @@ pub(crate) fn take_open(
     }
     let open = codec::decode::<ChannelOpen>(&plain);
     // What a shell does may not be done twice; a connection that nobody speaks on is harmless.
-    let is_lasting = matches!(&open, Ok(open) if matches!(open.purpose, Purpose::Shell { .. }));
-    let noted = opened::note(&shared.store, address.channel, address.expires_at, now, is_lasting);
+    let session = match &open {
+        Ok(ChannelOpen { purpose: Purpose::Shell { session, .. }, .. }) => Some(*session),
+        _ => None,
+    };
+    let noted = opened::note(&shared.store, address.channel, address.expires_at, now, session);
     if !noted.map_err(|error| in_words(&error))? {
         return Err("its channel was opened before".to_owned());
     }

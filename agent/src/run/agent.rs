@@ -10,7 +10,7 @@ use super::inventory::report_inventory;
 use super::shared::{SetLevel, Shared};
 use super::status::{Status, answer_status, socket_path};
 use super::upkeep::keep_house;
-use crate::channels::{ChannelOptions, Channels};
+use crate::channels::{ChannelOptions, Channels, end_lost_sessions, record_ends, record_ends_now};
 use crate::identity::Identity;
 use crate::link::keep_connected;
 use crate::local::listen_locally;
@@ -181,6 +181,7 @@ impl Agent {
             url = %shared.identity.url,
             "the agent runs"
         );
+        end_lost_sessions(shared);
         let forever = async {
             tokio::join!(
                 keep_connected(shared),
@@ -191,6 +192,7 @@ impl Agent {
                 listen_locally(shared),
                 perform(shared),
                 send_outputs(shared),
+                record_ends(shared),
             )
         };
         let ending = stop.child_token();
@@ -210,6 +212,7 @@ impl Agent {
             },
         );
         interrupt(shared);
+        record_ends_now(shared);
         shared.link.send_replace(None);
         shared.doors.close(shared.store.folder().path());
         // What was written relaxed goes down with this one.

@@ -38,6 +38,9 @@ pub(crate) const RUN_INPUTS: TableDefinition<'_, u128, &[u8]> = TableDefinition:
 /// When the opens of channels expire that were taken, in the server's microseconds, by channel.
 pub(crate) const OPENED: TableDefinition<'_, u128, i64> = TableDefinition::new("opened");
 
+/// Shells that are open, by session.
+pub(crate) const SESSIONS: TableDefinition<'_, u128, ()> = TableDefinition::new("sessions");
+
 /// The names of the small things.
 pub mod key {
     /// Who the device is.
@@ -114,6 +117,7 @@ impl Store {
                 transaction.open_table(RUNS).map_err(StoreError::database("make a table"))?;
                 transaction.open_table(RUN_INPUTS).map_err(StoreError::database("make a table"))?;
                 transaction.open_table(OPENED).map_err(StoreError::database("make a table"))?;
+                transaction.open_table(SESSIONS).map_err(StoreError::database("make a table"))?;
             }
             Ok(found.unwrap_or(FORMAT))
         })?;

@@ -12,7 +12,9 @@ mod folder;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use database::{BACKLOG, EVENTS, MARKS, OPENED, RUN_INPUTS, RUNS, get, put, remove};
+pub(crate) use database::{
+    BACKLOG, EVENTS, MARKS, OPENED, RUN_INPUTS, RUNS, SESSIONS, get, put, remove,
+};
 pub use database::{FORMAT, Store, key};
 pub use error::StoreError;
 pub(crate) use folder::free_bytes;

@@ -30,7 +30,7 @@ pub use project::{
 };
 pub use session::{
     SessionAttached, SessionDetached, SessionEnded, SessionKind, SessionRecorded, SessionRefused,
-    SessionRequested,
+    SessionRequested, ShellEnded,
 };
 pub use token::{
     ApiTokenCreated, ApiTokenRevoked, ApiTokenUsed, EnrollmentTokenCreated, EnrollmentTokenRevoked,
@@ -264,4 +264,6 @@ events! {
     SessionRecorded, 1, Server;
     /// A session, or a connection, is over.
     SessionEnded, 1, Server;
+    /// A shell has ended on its device.
+    ShellEnded, 1, Device;
 }

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::cose::Hash;
+use crate::ids::SessionId;
 
 /// What a session is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -82,6 +83,18 @@ pub struct SessionRecorded {
     pub bytes: u64,
     /// SHA-256 of a salt, which is kept beside the bytes, and the bytes.
     pub hash: Hash,
+}
+
+/// A shell has ended on its device, whoever was attached. In the device's reports.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ShellEnded {
+    /// The session.
+    pub session: SessionId,
+    /// The exit code, when the program ended by itself.
+    #[serde(default)]
+    pub exit_code: Option<i32>,
+    /// Why, in words.
+    pub reason: String,
 }
 
 /// A session, or a connection, is over. Stream `session/<id>/<device>`.

@@ -229,7 +229,8 @@ impl Device {
             | Event::SessionDetached(_)
             | Event::SessionRefused(_)
             | Event::SessionRecorded(_)
-            | Event::SessionEnded(_) => {}
+            | Event::SessionEnded(_)
+            | Event::ShellEnded(_) => {}
         }
         Ok(())
     }

@@ -10,7 +10,7 @@ use utoipa::ToSchema;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum SessionState {
-    /// It was asked for, and is open unless the device ended it without anybody attached.
+    /// It was asked for, and is not over.
     #[default]
     Open,
     /// The device refused it.
@@ -114,6 +114,13 @@ impl Session {
                 hash: piece.hash,
             }),
             Event::SessionEnded(ended) => {
+                self.detachments = self.attachments;
+                self.state = SessionState::Ended;
+                self.ended_at.get_or_insert(stored.recorded_at);
+                self.exit_code = ended.exit_code.or(self.exit_code);
+                self.reason.get_or_insert(ended.reason);
+            }
+            Event::ShellEnded(ended) => {
                 self.detachments = self.attachments;
                 self.state = SessionState::Ended;
                 self.ended_at.get_or_insert(stored.recorded_at);

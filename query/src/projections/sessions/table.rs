@@ -1,11 +1,12 @@
 //! The table of sessions. Few events: each batch reads and writes the rows that it touches.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 use async_trait::async_trait;
 use muster_eventlog::projection::{Projection, ProjectionError};
 use muster_eventlog::{StoreError, StoredEvent};
-use muster_schemas::{ProjectId, StreamName};
+use muster_schemas::{Event, ProjectId, StreamName};
 use tokio_postgres::Transaction;
 use tokio_postgres::types::ToSql;
 use uuid::Uuid;
@@ -21,6 +22,7 @@ const KINDS: &[&str] = &[
     "SessionRefused",
     "SessionRecorded",
     "SessionEnded",
+    "ShellEnded",
 ];
 
 /// Fills the table of sessions.
@@ -68,12 +70,20 @@ impl Projection for Sessions {
         project: &ProjectId,
         events: &[StoredEvent],
     ) -> Result<(), ProjectionError> {
-        let mut ids: Vec<Uuid> = Vec::new();
+        let mut all: Vec<(Uuid, Uuid, &StoredEvent, Event)> = Vec::new();
         for stored in events {
-            if let StreamName::Session(id, _) = stored.stream {
-                ids.push(id.0);
+            let event = stored
+                .event()
+                .map_err(|error| ProjectionError::cannot_apply(&self.table, stored, error))?;
+            match (&stored.stream, &event) {
+                (StreamName::Session(id, device), _) => all.push((id.0, device.0, stored, event)),
+                (StreamName::DeviceReport(device, _), Event::ShellEnded(ended)) => {
+                    all.push((ended.session.0, device.0, stored, event));
+                }
+                _ => {}
             }
         }
+        let ids: Vec<Uuid> = all.iter().map(|(id, ..)| *id).collect();
         let sql = format!(
             "SELECT session, device, state FROM {} WHERE project = $1 AND session = ANY($2)",
             self.table
@@ -88,13 +98,15 @@ impl Projection for Sessions {
                 .map_err(|error| StoreError::Corrupt(format!("{}: {error}", self.table)))?;
             sessions.insert(row.get(0), (row.get(1), session));
         }
-        for stored in events {
-            let StreamName::Session(id, device) = stored.stream else { continue };
-            let event = stored
-                .event()
-                .map_err(|error| ProjectionError::cannot_apply(&self.table, stored, error))?;
-            let entry = sessions.entry(id.0).or_insert_with(|| (device.0, Session::default()));
-            entry.1.evolve(stored, event);
+        for (id, device, stored, event) in all {
+            let is_devices_word = matches!(event, Event::ShellEnded(_));
+            let known = match sessions.entry(id) {
+                // A device has a word on its own sessions, and makes none.
+                Entry::Vacant(_) if is_devices_word => continue,
+                Entry::Occupied(known) if is_devices_word && known.get().0 != device => continue,
+                entry => entry.or_insert_with(|| (device, Session::default())),
+            };
+            known.1.evolve(stored, event);
         }
         let sql = format!(
             "INSERT INTO {} (project, session, device, status, created_position, state)

@@ -3,7 +3,7 @@
 use muster_schemas::cose::Kind;
 use muster_schemas::events::{
     SessionAttached, SessionDetached, SessionEnded, SessionKind, SessionRecorded, SessionRefused,
-    SessionRequested,
+    SessionRequested, ShellEnded,
 };
 use muster_schemas::wire::{
     ChannelAnswer, ChannelOpen, ChannelRefusal, ChannelRefusalCause, Purpose, TerminalSize,
@@ -38,6 +38,11 @@ fn events() -> Vec<Sample> {
             reason: "the shell ended".into(),
             bytes_in: 120,
             bytes_out: 4096,
+        }),
+        Sample::event(ShellEnded {
+            session: SessionId(id(31)),
+            exit_code: None,
+            reason: "nobody was attached for 600 s".into(),
         }),
     ]
 }

@@ -1,0 +1,120 @@
+//! How sessions ended, as the log is told: also when nobody was attached, and also those that a
+//! killed agent left.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use muster_channel::frame::Exit;
+use muster_schemas::SessionId;
+use muster_schemas::events::ShellEnded;
+use redb::ReadableTable;
+use tokio::sync::Notify;
+use uuid::Uuid;
+
+use crate::run::{Shared, in_words};
+use crate::store::{SESSIONS, Store, StoreError};
+
+/// Ends that were not told yet.
+#[derive(Debug, Default)]
+pub(super) struct Ends {
+    waiting: Mutex<Vec<End>>,
+    added: Notify,
+}
+
+/// A session that is not open any more; one without an exit never was.
+#[derive(Debug)]
+struct End {
+    session: SessionId,
+    exit: Option<Exit>,
+}
+
+/// A session from its open on; dropped, it has ended.
+#[derive(Debug)]
+pub(super) struct Pending<'a> {
+    ends: &'a Ends,
+    session: SessionId,
+    pub(super) exit: Option<Exit>,
+}
+
+impl Ends {
+    fn waiting(&self) -> MutexGuard<'_, Vec<End>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) const fn pending(&self, session: SessionId) -> Pending<'_> {
+        Pending { ends: self, session, exit: None }
+    }
+}
+
+impl Drop for Pending<'_> {
+    fn drop(&mut self) {
+        self.ends.waiting().push(End { session: self.session, exit: self.exit.take() });
+        self.ends.added.notify_one();
+    }
+}
+
+/// Records ends, for ever.
+pub(crate) async fn record_ends(shared: &Shared) {
+    loop {
+        shared.channels.ends.added.notified().await;
+        record_ends_now(shared);
+    }
+}
+
+/// Records the ends that are known.
+pub(crate) fn record_ends_now(shared: &Shared) {
+    let ends = std::mem::take(&mut *shared.channels.ends.waiting());
+    for End { session, exit } in ends {
+        if let Some(exit) = exit {
+            let reason = exit.reason.unwrap_or_else(|| "the program ended".to_owned());
+            record(shared, ShellEnded { session, exit_code: exit.code, reason });
+        }
+        forget(shared, session);
+    }
+}
+
+/// Records the ends of sessions that an agent before this one left: they did not outlive it.
+pub(crate) fn end_lost_sessions(shared: &Shared) {
+    match open_sessions(&shared.store) {
+        Ok(sessions) => {
+            for session in sessions {
+                let reason = "the agent was killed".to_owned();
+                record(shared, ShellEnded { session, exit_code: None, reason });
+                forget(shared, session);
+            }
+        }
+        Err(error) => tracing::warn!(error = in_words(&error), "open sessions cannot be read"),
+    }
+}
+
+fn open_sessions(store: &Store) -> Result<Vec<SessionId>, StoreError> {
+    const READ: &str = "read the open sessions";
+    store.read(|transaction| {
+        let table = transaction.open_table(SESSIONS).map_err(StoreError::database(READ))?;
+        let mut sessions = Vec::new();
+        for row in table.iter().map_err(StoreError::database(READ))? {
+            let (session, _) = row.map_err(StoreError::database(READ))?;
+            sessions.push(SessionId(Uuid::from_u128(session.value())));
+        }
+        Ok(sessions)
+    })
+}
+
+/// Told twice does no harm; not told would.
+fn record(shared: &Shared, ended: ShellEnded) {
+    let session = ended.session;
+    if let Err(error) = shared.record(&ended.into()) {
+        tracing::warn!(%session, error = in_words(&error), "the end of a session is not recorded");
+    }
+}
+
+fn forget(shared: &Shared, session: SessionId) {
+    const FORGET: &str = "forget a session";
+    let forgotten = shared.store.write_relaxed(|transaction| {
+        let mut table = transaction.open_table(SESSIONS).map_err(StoreError::database(FORGET))?;
+        table.remove(session.0.as_u128()).map_err(StoreError::database(FORGET))?;
+        Ok(())
+    });
+    if let Err(error) = forgotten {
+        tracing::warn!(%session, error = in_words(&error), "an ended session is still noted");
+    }
+}

@@ -207,3 +207,35 @@ async fn an_end_that_nobody_saw_is_known() {
     let (code, out, _) = system.muster(&["shell", "list"]);
     assert!(code == 0 && out.contains("no session is open"), "{out}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_typed_is_recorded_when_it_is_asked_for() {
+    let Robot { system, agent: _agent, dir: _dir } = Robot::start("").await;
+    let mut ids = Vec::new();
+    for more in ["", "&record_input=true"] {
+        let path = format!("{SHELL}{more}");
+        let mut shell = Socket::open(&system.api, &system.ca(), &path, &[]).await.unwrap();
+        let line = "stty -echo; read word; stty echo; echo got $word | tr a-z A-Z; exit\r";
+        shell.send(line).await;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        shell.send("geheim süß\r").await;
+        shell.until_shown("GOT GEHEIM").await;
+        ids.push(shell.told[0]["session"].as_str().unwrap().to_owned());
+    }
+    for (id, is_there) in ids.iter().zip([false, true]) {
+        let ended = session(&system, id, "it to be ended", |one| one["state"] == "ended").await;
+        assert_eq!(ended["input_recorded"], is_there, "{ended}");
+        let (_, cast, _) = system.muster(&["shell", "play", id, "--cast"]);
+        let typed: String = cast
+            .lines()
+            .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+            .filter(|event| event[1] == "i")
+            .map(|event| event[2].as_str().unwrap().to_owned())
+            .collect();
+        assert_eq!(typed.contains("geheim süß\r"), is_there, "{cast}");
+        assert_eq!(cast.contains("geheim"), is_there, "{cast}");
+    }
+    let path = format!("{SHELL}&record=false&record_input=true");
+    let refused = Socket::open(&system.api, &system.ca(), &path, &[]).await.unwrap_err();
+    assert_eq!(refused.0, 400, "{refused:?}");
+}

@@ -4,6 +4,7 @@ use muster_eventlog::{Append, Expected, NewEvent};
 use muster_schemas::events::SessionKind;
 use muster_schemas::{DeviceId, Event, ProjectId, SessionId, StreamName};
 
+use super::record::Recorded;
 use crate::domain::Rejection;
 use crate::service::{Service, ServiceError, now};
 
@@ -22,18 +23,18 @@ pub struct Session {
 }
 
 impl Service {
-    /// Is a session one that is recorded?
+    /// What of a session is recorded?
     ///
     /// # Errors
     /// When there is no such session, or it is no shell.
-    pub(crate) async fn is_recorded(&self, session: &Session) -> Result<bool, ServiceError> {
+    pub(crate) async fn recorded(&self, session: &Session) -> Result<Recorded, ServiceError> {
         let stored = self.log.read_stream(&session.project, &session.stream()).await?;
         let first = stored.first().ok_or(Rejection::NotFound("session"))?;
         match first.event()? {
             Event::SessionRequested(asked)
                 if matches!(asked.session, SessionKind::Shell { .. }) =>
             {
-                Ok(asked.recorded)
+                Ok(Recorded { output: asked.recorded, input: asked.input_recorded })
             }
             _ => Err(Rejection::NotFound("session").into()),
         }

@@ -12,6 +12,7 @@ use muster_schemas::events::{SessionDetached, SessionEnded};
 use muster_schemas::wire::TerminalSize;
 use serde::Deserialize;
 use serde_json::json;
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::audit::Session;
@@ -37,6 +38,22 @@ enum Said {
     Ping {},
     /// No more input comes.
     Eof {},
+}
+
+/// What a client did that its recording may hold.
+#[derive(Debug)]
+enum Note {
+    Resized(TerminalSize),
+    Typed(Bytes),
+}
+
+/// How a client is heard.
+struct Ear {
+    notes: mpsc::Sender<Note>,
+    /// Is what is typed recorded?
+    hears: bool,
+    /// It only looks on.
+    watch: bool,
 }
 
 /// How a bridge ended.
@@ -94,9 +111,11 @@ async fn carry(
     if sink.send(text(opened)).await.is_err() {
         "the client is gone".clone_into(&mut outcome.reason);
     } else {
-        let (resized, sizes) = tokio::sync::mpsc::channel(8);
-        let up = hear_client(stream, &sender, &mut bytes_in, resized, watch);
-        let down = tell_client(&mut sink, receiver, recorder, sizes, &mut bytes_out);
+        let (notes, noted) = mpsc::channel(64);
+        let hears = recorder.as_ref().is_some_and(Recorder::hears);
+        let ear = Ear { notes, hears, watch };
+        let up = hear_client(stream, &sender, &mut bytes_in, &ear);
+        let down = tell_client(&mut sink, receiver, recorder, noted, &mut bytes_out);
         tokio::select! {
             reason = up => outcome.reason = reason,
             (reason, ended) = down => {
@@ -116,13 +135,9 @@ async fn carry(
 }
 
 /// From the client to the device; answers why it ended.
-async fn hear_client(
-    mut stream: Stream,
-    sender: &Sender,
-    bytes_in: &mut u64,
-    resized: tokio::sync::mpsc::Sender<TerminalSize>,
-    watch: bool,
-) -> String {
+async fn hear_client(mut stream: Stream, sender: &Sender, bytes_in: &mut u64, ear: &Ear) -> String {
+    let Ear { notes, hears, watch } = ear;
+    let (hears, watch) = (*hears, *watch);
     loop {
         let message = tokio::select! {
             message = tokio::time::timeout(SILENCE, stream.next()) => message,
@@ -144,6 +159,13 @@ async fn hear_client(
             Message::Binary(_) if watch => continue,
             Message::Binary(bytes) => {
                 *bytes_in += bytes.len() as u64;
+                // Before the device has it: what is typed without being recorded has no effect.
+                if hears {
+                    let noted = notes.send_timeout(Note::Typed(bytes.clone()), SILENCE).await;
+                    if noted.is_err() {
+                        return "what is typed cannot be recorded".to_owned();
+                    }
+                }
                 sender.data(bytes).await
             }
             Message::Text(words) => match serde_json::from_str::<Said>(&words) {
@@ -152,7 +174,7 @@ async fn hear_client(
                 Ok(Said::Resize { .. }) if watch => continue,
                 Ok(Said::Resize { cols, rows }) => {
                     let size = TerminalSize { cols, rows };
-                    let _ = resized.try_send(size);
+                    let _ = notes.try_send(Note::Resized(size));
                     sender.say(Frame::Resize(size)).await
                 }
                 Err(error) => return format!("the client said what nobody understands: {error}"),
@@ -169,7 +191,7 @@ async fn tell_client(
     sink: &mut Sink,
     mut receiver: Receiver,
     mut recorder: Option<Recorder>,
-    mut sizes: tokio::sync::mpsc::Receiver<TerminalSize>,
+    mut noted: mpsc::Receiver<Note>,
     bytes_out: &mut u64,
 ) -> (String, Option<Option<i32>>) {
     let mut ping = tokio::time::interval(PING);
@@ -195,9 +217,15 @@ async fn tell_client(
                 }
                 continue;
             }
-            Some(size) = sizes.recv() => {
-                if let Some(recorder) = &mut recorder {
-                    recorder.resized(size);
+            Some(note) = noted.recv() => {
+                match (&mut recorder, note) {
+                    (Some(recorder), Note::Resized(size)) => recorder.resized(size),
+                    (Some(recorder), Note::Typed(bytes)) => {
+                        if let Err(error) = recorder.input(&bytes).await {
+                            return not_recorded(&error);
+                        }
+                    }
+                    (None, _) => {}
                 }
                 continue;
             }

@@ -15,4 +15,4 @@ pub use audit::Session;
 pub(crate) use bridge::LARGEST;
 pub use bridge::{bridge_bytes, bridge_shell};
 pub use open::OpenError;
-pub use record::Recorder;
+pub use record::{Recorded, Recorder};

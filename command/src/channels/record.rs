@@ -1,7 +1,8 @@
 //! Recordings of shells: asciicast v2 in chunks, each a blob with its hash in the log.
 //!
-//! The first line of the first chunk is the header; then come lines `[seconds, "o", text]`, and
-//! `[seconds, "r", "COLSxROWS"]`. What is typed is not recorded: it holds passwords.
+//! The first line of the first chunk is the header; then come lines `[seconds, "o", text]`,
+//! `[seconds, "r", "COLSxROWS"]` and, only when it is asked for, since it holds passwords,
+//! `[seconds, "i", text]`: what is typed.
 
 use std::time::{Duration, Instant};
 
@@ -18,6 +19,30 @@ const CHUNK: usize = 64 * 1024;
 /// … or when its first line is so old.
 const AGE: Duration = Duration::from_secs(5);
 
+/// What of a session is recorded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Recorded {
+    /// What it shows.
+    pub output: bool,
+    /// What is typed.
+    pub input: bool,
+}
+
+impl Recorded {
+    /// Begins a recording, if there is to be one.
+    #[must_use]
+    pub fn recorder(
+        self,
+        session: &Session,
+        recording: u32,
+        size: TerminalSize,
+        term: &str,
+    ) -> Option<Recorder> {
+        let begin = || Recorder::new(session.clone(), recording, size, term, self.input);
+        self.output.then(begin)
+    }
+}
+
 /// Writes one recording.
 #[derive(Debug)]
 pub struct Recorder {
@@ -27,14 +52,36 @@ pub struct Recorder {
     lines: Vec<u8>,
     oldest: Option<Instant>,
     chunk: u32,
+    /// Of what is shown, and of what is typed where that is recorded.
+    shown: Text,
+    typed: Option<Text>,
+}
+
+/// Bytes that become text.
+#[derive(Debug, Default)]
+struct Text {
     /// The beginning of a character whose rest has not come yet.
     partial: Vec<u8>,
 }
 
+impl Text {
+    /// The characters that are whole now.
+    fn take(&mut self, bytes: &[u8]) -> String {
+        self.partial.extend_from_slice(bytes);
+        let whole = whole_characters(&self.partial);
+        let rest = self.partial.split_off(whole);
+        String::from_utf8_lossy(&std::mem::replace(&mut self.partial, rest)).into_owned()
+    }
+}
+
 impl Recorder {
-    /// Begins a recording.
-    #[must_use]
-    pub fn new(session: Session, recording: u32, size: TerminalSize, term: &str) -> Self {
+    fn new(
+        session: Session,
+        recording: u32,
+        size: TerminalSize,
+        term: &str,
+        with_input: bool,
+    ) -> Self {
         let header = json!({
             "version": 2,
             "width": size.cols,
@@ -44,8 +91,9 @@ impl Recorder {
         });
         let mut lines = header.to_string().into_bytes();
         lines.push(b'\n');
-        let (began, partial) = (Instant::now(), Vec::new());
-        Self { session, recording, began, lines, oldest: None, chunk: 0, partial }
+        let (began, shown) = (Instant::now(), Text::default());
+        let typed = with_input.then(Text::default);
+        Self { session, recording, began, lines, oldest: None, chunk: 0, shown, typed }
     }
 
     fn line(&mut self, kind: &str, text: &str) {
@@ -61,13 +109,27 @@ impl Recorder {
     /// # Errors
     /// When a chunk is full and cannot be written.
     pub async fn output(&mut self, bytes: &[u8]) -> Result<(), ServiceError> {
-        self.partial.extend_from_slice(bytes);
-        let whole = whole_characters(&self.partial);
-        let rest = self.partial.split_off(whole);
-        let text =
-            String::from_utf8_lossy(&std::mem::replace(&mut self.partial, rest)).into_owned();
+        let text = self.shown.take(bytes);
         if !text.is_empty() {
             self.line("o", &text);
+        }
+        if self.lines.len() >= CHUNK { self.write().await } else { Ok(()) }
+    }
+
+    /// Is what is typed recorded?
+    #[must_use]
+    pub const fn hears(&self) -> bool {
+        self.typed.is_some()
+    }
+
+    /// What is typed; nothing, unless it is recorded.
+    ///
+    /// # Errors
+    /// When a chunk is full and cannot be written.
+    pub async fn input(&mut self, bytes: &[u8]) -> Result<(), ServiceError> {
+        let text = self.typed.as_mut().map(|typed| typed.take(bytes)).unwrap_or_default();
+        if !text.is_empty() {
+            self.line("i", &text);
         }
         if self.lines.len() >= CHUNK { self.write().await } else { Ok(()) }
     }

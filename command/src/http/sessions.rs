@@ -19,7 +19,7 @@ use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
 use super::CommandState;
-use crate::channels::{OpenError, Recorder, Session, bridge_bytes, bridge_shell};
+use crate::channels::{OpenError, Recorded, Session, bridge_bytes, bridge_shell};
 
 /// The websocket protocol that clients name; browsers name their token behind it, since they can set
 /// no header.
@@ -99,6 +99,10 @@ pub(super) struct OpenShell {
     #[serde(default = "yes")]
     #[param(value_type = Option<bool>)]
     record: bool,
+    /// And what is typed? Passwords, too; so only when it is asked for.
+    #[serde(default)]
+    #[param(value_type = Option<bool>)]
+    record_input: bool,
 }
 
 fn xterm() -> String {
@@ -177,13 +181,22 @@ pub(super) async fn open_shell(
         let words = "shells of this token's role are recorded; leave record out";
         return Err(Problem::new(Kind::Forbidden, words));
     }
+    if asked.record_input && !asked.record {
+        let rule = "must be left out where nothing is recorded";
+        return Err(Problem::field("record_input", rule, Some(true.into())));
+    }
     let upgrade = upgrade.map_err(not_a_websocket)?;
     let device = state.service.resolve_device(&scope.project, &device).await?;
     let (project, actor) = (scope.project, scope.principal.actor());
     let id = SessionId(Uuid::now_v7());
     let session = Session::new(state.service, project, device, id, actor);
     let kind = SessionKind::Shell { user: asked.user.clone(), command: asked.command.clone() };
-    let requested = SessionRequested { session: kind, address, recorded: asked.record };
+    let requested = SessionRequested {
+        session: kind,
+        address,
+        recorded: asked.record,
+        input_recorded: asked.record_input,
+    };
     let version = session.record(requested).await?;
     let purpose = Purpose::Shell {
         session: id,
@@ -194,8 +207,8 @@ pub(super) async fn open_shell(
         grace_seconds: asked.grace,
     };
     let channel = open(&session, purpose).await?;
-    let recorder =
-        asked.record.then(|| Recorder::new(session.clone(), recording(version), size, &asked.term));
+    let wanted = Recorded { output: asked.record, input: asked.record_input };
+    let recorder = wanted.recorder(&session, recording(version), size, &asked.term);
     Ok(accept(upgrade, move |socket| bridge_shell(socket, channel, session, recorder, false)))
 }
 
@@ -219,6 +232,11 @@ async fn open(session: &Session, purpose: Purpose) -> Result<muster_channel::Cha
             Err(error.into())
         }
     }
+}
+
+/// A request of what is nobody's terminal.
+const fn unrecorded(session: SessionKind, address: Option<String>) -> SessionRequested {
+    SessionRequested { session, address, recorded: false, input_recorded: false }
 }
 
 /// A session of which only this is known: it is over.
@@ -285,12 +303,12 @@ pub(super) async fn attach_session(
     let device = state.service.resolve_device(&scope.project, &device).await?;
     let (project, actor) = (scope.project, scope.principal.actor());
     let session = Session::new(state.service, project, device, id, actor);
-    let is_recorded = session.service().is_recorded(&session).await?;
+    let wanted = session.service().recorded(&session).await?;
     let version = session.record(SessionAttached { address, watch: asked.watch }).await?;
     let purpose = Purpose::Attach { session: id, watch: asked.watch, size };
     let channel = open(&session, purpose).await?;
-    let recorder = (is_recorded && !asked.watch)
-        .then(|| Recorder::new(session.clone(), recording(version), size, "xterm-256color"));
+    let wanted = if asked.watch { Recorded::default() } else { wanted };
+    let recorder = wanted.recorder(&session, recording(version), size, "xterm-256color");
     let watch = asked.watch;
     Ok(accept(upgrade, move |socket| bridge_shell(socket, channel, session, recorder, watch)))
 }
@@ -323,7 +341,7 @@ pub(super) async fn end_session(
     let device: DeviceId = state.service.resolve_device(&scope.project, &device).await?;
     let (project, actor) = (scope.project, scope.principal.actor());
     let session = Session::new(state.service, project, device, id, actor);
-    session.service().is_recorded(&session).await?;
+    session.service().recorded(&session).await?;
     let Session { project, device, actor, .. } = &session;
     let purpose = Purpose::End { session: id };
     match session.service().open_channel(project, *device, actor, purpose).await {
@@ -387,7 +405,7 @@ pub(super) async fn open_tcp(
     let id = SessionId(Uuid::now_v7());
     let session = Session::new(state.service, project, device, id, actor);
     let kind = SessionKind::Tcp { host: asked.host.clone(), port: asked.port };
-    session.record(SessionRequested { session: kind, address, recorded: false }).await?;
+    session.record(unrecorded(kind, address)).await?;
     let channel = open(&session, Purpose::Tcp { host: asked.host, port: asked.port }).await?;
     Ok(accept(upgrade, move |socket| bridge_bytes(socket, channel, session)))
 }
@@ -437,7 +455,7 @@ pub(super) async fn open_files(
     let id = SessionId(Uuid::now_v7());
     let session = Session::new(state.service, project, device, id, actor);
     let kind = SessionKind::Files { path: path.clone(), write };
-    session.record(SessionRequested { session: kind, address, recorded: false }).await?;
+    session.record(unrecorded(kind, address)).await?;
     let channel = open(&session, Purpose::Files { path, write }).await?;
     Ok(accept(upgrade, move |socket| bridge_bytes(socket, channel, session)))
 }

@@ -55,6 +55,8 @@ pub(crate) struct SessionView {
     attachments: u64,
     /// Is what it shows recorded?
     recorded: bool,
+    /// And what is typed?
+    input_recorded: bool,
     /// How many bytes the recording is.
     recording_bytes: u64,
     /// When it ended.
@@ -91,6 +93,7 @@ fn example() -> Value {
         "session": {"kind": "shell", "user": "robot", "command": null},
         "actor": "token:0198c0de-7001-7abc-8def-0123456789ab", "address": "192.0.2.7",
         "opened_at": "2026-11-25T09:00:00Z", "attached": 1, "attachments": 2, "recorded": true,
+        "input_recorded": false,
         "recording_bytes": 4096, "ended_at": null, "reason": null, "exit_code": null
     })
 }
@@ -126,6 +129,7 @@ fn view((id, device, name, _, text): Row) -> Result<Option<SessionView>, Problem
         attached,
         attachments: session.attachments,
         recorded: session.recorded,
+        input_recorded: session.input_recorded,
         recording_bytes,
         ended_at: session.ended_at,
         reason: session.reason,

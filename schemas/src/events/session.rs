@@ -46,6 +46,9 @@ pub struct SessionRequested {
     pub address: Option<String>,
     /// Is its output recorded?
     pub recorded: bool,
+    /// And what is typed?
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub input_recorded: bool,
 }
 
 /// Somebody attaches to a session. Stream `session/<id>/<device>`.

@@ -35,6 +35,9 @@ pub(crate) struct ShellArgs {
     /// Do not record what it shows (for admins)
     #[arg(long)]
     no_record: bool,
+    /// Record what is typed, too: passwords with it
+    #[arg(long, conflicts_with = "no_record")]
+    record_input: bool,
     /// A line for the shell, in place of an interactive one
     #[arg(last = true)]
     line: Vec<String>,
@@ -118,6 +121,7 @@ pub(crate) async fn run(connection: Connection, args: ShellArgs) -> Result<()> {
     let mut query = vec![("grace", args.grace.to_string())];
     query.extend(args.user.map(|user| ("user", user)));
     query.extend(args.no_record.then(|| ("record", "false".to_owned())));
+    query.extend(args.record_input.then(|| ("record_input", "true".to_owned())));
     if !args.line.is_empty() {
         query.push(("command", args.line.join(" ")));
     }
@@ -159,7 +163,11 @@ async fn list(client: &Client, all: bool, device: Option<String>, json: bool) ->
             what,
             ago(&one["opened_at"]),
             text(&one["attached"]),
-            if one["recorded"] == true { "yes".to_owned() } else { String::new() },
+            match (one["recorded"] == true, one["input_recorded"] == true) {
+                (true, true) => "with input".to_owned(),
+                (true, false) => "yes".to_owned(),
+                _ => String::new(),
+            },
             text(&one["actor"]),
         ]
     });

@@ -62,6 +62,8 @@ pub struct Session {
     pub created_position: u64,
     /// Is what it shows recorded?
     pub recorded: bool,
+    /// And what is typed?
+    pub input_recorded: bool,
     /// How many were attached, whoever opened it among them.
     pub attachments: u64,
     /// How many have left.
@@ -89,6 +91,7 @@ impl Session {
                 self.opened_at = stored.recorded_at;
                 self.created_position = stored.position;
                 self.recorded = asked.recorded;
+                self.input_recorded = asked.input_recorded;
                 self.attachments = 1;
             }
             Event::SessionAttached(_) => self.attachments += 1,

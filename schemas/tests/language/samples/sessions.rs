@@ -21,6 +21,7 @@ fn events() -> Vec<Sample> {
             session: shell,
             address: Some("192.0.2.7".into()),
             recorded: true,
+            input_recorded: false,
         }),
         Sample::event(SessionAttached { address: Some("192.0.2.8".into()), watch: true }),
         Sample::event(SessionDetached { reason: "the connection was lost".into() }),

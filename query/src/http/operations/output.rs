@@ -199,6 +199,8 @@ impl Reader {
         let kept = run.report.map(|report| match self.query.stream {
             OutputStream::Stdout => report.stdout.kept,
             OutputStream::Stderr => report.stderr.kept,
+            // Not asked for here.
+            OutputStream::File => 0,
         });
         self.end >= kept.unwrap_or(0) || ended.elapsed() > LINGER
     }

@@ -31,6 +31,7 @@ fn report() -> RunReport {
         peak_memory: 3,
         stdout: Default::default(),
         stderr: Default::default(),
+        file: None,
     }
 }
 

@@ -87,12 +87,12 @@ impl Message {
             "Welcome" => read(bytes, Self::Welcome),
             "ConfigUpdate" => read(bytes, Self::Config),
             "Ack" => read(bytes, Self::Ack),
-            "RunOrder" => read(bytes, Self::RunOrder),
+            "RunOrder" | "UploadOrder" => read(bytes, Self::RunOrder),
             "RunDelivery" => read(bytes, Self::RunDelivery),
             "PrivateInput" => read(bytes, Self::PrivateInput),
             "CancelOrder" => read(bytes, Self::CancelOrder),
-            "OutputPiece" => read(bytes, Self::OutputPiece),
-            "OutputTaken" => read(bytes, Self::OutputTaken),
+            "OutputPiece" | "FilePiece" => read(bytes, Self::OutputPiece),
+            "OutputTaken" | "FileRefused" => read(bytes, Self::OutputTaken),
             "ChannelOpen" => read(bytes, Self::ChannelOpen),
             "ChannelAnswer" => read(bytes, Self::ChannelAnswer),
             "SealedChannelOpen" => sealed(Kind::Open, "ChannelOpen"),
@@ -106,6 +106,7 @@ impl Message {
             "SealedHello" => sealed(Kind::Hello, "Hello"),
             "SealedWelcome" => sealed(Kind::Welcome, "Welcome"),
             "SealedConfigUpdate" => sealed(Kind::Config, "ConfigUpdate"),
+            "UploadReport" => Self::decode("RunSucceeded", version, bytes),
             event => {
                 Event::decode(event, version, bytes).map(Self::Event).map_err(|e| e.to_string())
             }

@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 
 use muster_schemas::cose::Kind;
 use muster_schemas::events::{
-    AbortCause, Action, ClosedState, Exec, OperationAborted, OperationPaused, OperationRequested,
+    AbortCause, Action, ClosedState, DownloadLinkMade, EraseCause, Exec, FileSummary, OperationAborted, OperationPaused, OperationRequested,
     OperationResumed, OutputSummary, PrivatePart, Program, RefusalCause, RunAccepted,
     RunCancelRequested, RunCanceled, RunClosed, RunDispatched, RunExpired, RunFailed,
     RunInterrupted, RunRejected, RunReport, RunRequested, RunStarted, RunSucceeded, RunTimedOut,
+    Upload, UploadErased, UploadStalled,
 };
 use muster_schemas::wire::{
     CancelOrder, OutputPiece, OutputStream, OutputTaken, PrivateInput, RunDelivery, RunOrder,
@@ -29,6 +30,17 @@ fn exec() -> Action {
         user: Some("robot".into()),
         env: vec!["LANG".into(), "TOKEN".into()],
         background: true,
+    })
+}
+
+fn upload() -> Action {
+    Action::Upload(Upload {
+        path: "/var/log/app".into(),
+        remove_source: true,
+        replace: true,
+        keep_seconds: Some(2_592_000),
+        max_bytes: Some(64 << 30),
+        bytes_per_second: Some(1 << 20),
     })
 }
 
@@ -58,6 +70,7 @@ fn report() -> RunReport {
         peak_memory: 3 << 20,
         stdout: OutputSummary { bytes: 5 << 20, kept: 4 << 20, hash: Some(digest("output")) },
         stderr: OutputSummary::default(),
+        file: None,
     }
 }
 
@@ -117,6 +130,9 @@ fn events() -> Vec<Sample> {
             reason: "exec of /usr/bin/tee is not in exec.allow of /etc/muster/policy.toml".into(),
         }),
         Sample::event(RunExpired { operation: operation() }),
+        Sample::event(UploadErased { cause: EraseCause::Replaced }),
+        Sample::event(UploadStalled { bytes: 7 << 20, reason: "the disk is full".into() }),
+        Sample::event(DownloadLinkMade { secret: digest("secret"), expires_at: order().expires_at }),
     ]
 }
 
@@ -141,7 +157,29 @@ pub(super) fn samples() -> Vec<Sample> {
         compressed: false,
         last: true,
         salt: Some(vec![6; 16]),
+        total: None,
     };
+    let file = OutputPiece {
+        stream: OutputStream::File,
+        last: false,
+        total: Some(52_428_800),
+        ..piece.clone()
+    };
+    let upload = RunOrder { action: upload(), private: None, ..order() };
+    let stored = RunReport {
+        exit_code: None,
+        signal: None,
+        problem: None,
+        stdout: OutputSummary::default(),
+        file: Some(FileSummary {
+            name: "logs.tar.gz".into(),
+            bytes: 52_428_800,
+            hash: digest("file"),
+            is_folder: true,
+        }),
+        ..report()
+    };
+    let refused = OutputTaken { next: 0, refused: Some("it was erased".into()) };
     let messages = [
         ("RunOrder", run),
         ("SealedRunOrder", sealed),
@@ -150,7 +188,11 @@ pub(super) fn samples() -> Vec<Sample> {
         ("SealedCancelOrder", Message::Sealed(Kind::Cancel, Box::new(cancel.clone()))),
         ("CancelOrder", cancel),
         ("OutputPiece", Message::OutputPiece(piece)),
-        ("OutputTaken", Message::OutputTaken(OutputTaken { next: 6 })),
+        ("OutputTaken", Message::OutputTaken(OutputTaken { next: 6, refused: None })),
+        ("UploadOrder", Message::RunOrder(upload)),
+        ("UploadReport", Message::Event(RunSucceeded(stored).into())),
+        ("FilePiece", Message::OutputPiece(file)),
+        ("FileRefused", Message::OutputTaken(refused)),
     ];
     let messages = messages.into_iter().map(|(name, message)| Sample::newest(name, message));
     events().into_iter().chain(messages).collect()

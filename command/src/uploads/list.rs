@@ -35,6 +35,8 @@ const KINDS: &[&str] = &[
 const USELESS_AFTER: i64 = 60_000_000;
 /// A run that only the server has given up may still succeed: what came of it is kept for a week.
 const GIVEN_UP_AFTER: i64 = 7 * 24 * 3600 * 1_000_000;
+/// What was to be gone longer ago is. In microseconds.
+const LOOKED_BACK: i64 = 90 * 24 * 3600 * 1_000_000;
 
 /// Fills the list.
 #[derive(Debug, Default)]
@@ -274,10 +276,9 @@ impl Which {
                        AND n.replaces AND n.stored_at > f.stored_at
                        AND n.operation <> f.operation)"
             ),
-            // What was to be gone long ago is: each round of each process has erased it.
             Self::Gone => format!(
-                "(f.erased_at BETWEEN $1 - {GIVEN_UP_AFTER} AND $1 - {USELESS_AFTER})
-                 OR (f.useless_at BETWEEN $1 - {GIVEN_UP_AFTER} AND $1)"
+                "(f.erased_at BETWEEN $1 - {LOOKED_BACK} AND $1 - {USELESS_AFTER})
+                 OR (f.useless_at BETWEEN $1 - {LOOKED_BACK} AND $1)"
             ),
         }
     }

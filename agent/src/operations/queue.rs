@@ -150,9 +150,8 @@ impl Operations {
         if known.hello.is_none() || !known.ends.is_empty() || is_paused {
             return None;
         }
-        let working = |lane| {
-            known.open.values().filter(|open| !open.is_waiting && open.lane == lane).count()
-        };
+        let working =
+            |lane| known.open.values().filter(|open| !open.is_waiting && open.lane == lane).count();
         let has_program_place = working(Lane::Programs) < at_once;
         let has_file_place = working(Lane::Files) < UPLOADS_AT_ONCE;
         let (id, open) = known
@@ -266,12 +265,7 @@ impl Lane {
 
 impl Open {
     fn new(ticket: u64, action: &Action) -> Self {
-        Self {
-            ticket,
-            is_waiting: true,
-            lane: Lane::of(action),
-            cancel: CancellationToken::new(),
-        }
+        Self { ticket, is_waiting: true, lane: Lane::of(action), cancel: CancellationToken::new() }
     }
 }
 

@@ -3,11 +3,11 @@
 //! What the device says of it stands in the device's own reports; the dispatcher knows both, and
 //! asks here only for what the server may still do.
 
-use muster_schemas::{Event, Hash, Timestamp};
 use muster_schemas::events::{
     ClosedState, DownloadLinkMade, EraseCause, RunCancelRequested, RunClosed, RunDispatched,
     RunRequested, UploadErased, UploadStalled,
 };
+use muster_schemas::{Event, Hash, Timestamp};
 
 use super::{Decider, Decision, Rejection};
 

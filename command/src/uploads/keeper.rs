@@ -46,8 +46,7 @@ pub(super) async fn run(service: Service, stop: CancellationToken) {
 }
 
 async fn round(service: &Service, gone: &mut BTreeSet<File>) -> Result<(), ServiceError> {
-    for (which, cause) in
-        [(Which::Kept, EraseCause::Kept), (Which::Replaced, EraseCause::Replaced)]
+    for (which, cause) in [(Which::Kept, EraseCause::Kept), (Which::Replaced, EraseCause::Replaced)]
     {
         for (project, operation, device) in files(&service.log, which, now()).await? {
             let request = Service::own_request(&project);

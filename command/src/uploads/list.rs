@@ -244,9 +244,8 @@ async fn change(
         Change::Useless(at) => ("useless_at = CASE WHEN stored_at IS NULL THEN $4 END", at),
         Change::Erased(at) => ("erased_at = coalesce(erased_at, $4)", at),
     };
-    let sql = format!(
-        "UPDATE {NAME} SET {set} WHERE project = $1 AND operation = $2 AND device = $3"
-    );
+    let sql =
+        format!("UPDATE {NAME} SET {set} WHERE project = $1 AND operation = $2 AND device = $3");
     let parameters: [&(dyn ToSql + Sync); 4] = [&project.as_str(), &id.0, &device.0, &at];
     transaction.execute(&sql, &parameters).await.map(drop).map_err(failed)
 }

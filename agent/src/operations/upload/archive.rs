@@ -76,7 +76,8 @@ impl Write for Bounded<'_> {
         }
         self.written += bytes.len() as u64;
         if self.written > limits.most {
-            let words = format!("its archive is larger than the {} bytes that are asked for", limits.most);
+            let words =
+                format!("its archive is larger than the {} bytes that are asked for", limits.most);
             return Err(io::Error::new(io::ErrorKind::FileTooLarge, words));
         }
         if self.written >= self.looked {

@@ -95,7 +95,8 @@ pub(super) async fn send(
         let source_of = source.clone();
         let (packed, again) = blocking(move || piece.pack(&source_of, hashed, tries)).await?;
         hashed = again;
-        incompressible = tries && packed.bytes > 0 && !packed.is_smaller || (!tries && incompressible);
+        incompressible =
+            tries && packed.bytes > 0 && !packed.is_smaller || (!tries && incompressible);
         pace.wait(packed.message.len()).await;
         let began = Instant::now();
         let answer = request(&client, &subject, packed.message).await;
@@ -168,7 +169,11 @@ impl Piece {
             hashed.to += bytes.len() as u64;
         }
         let bytes = source.read(self.at, self.length)?;
-        if is_last { source.check_place()? } else { source.check()? }
+        if is_last {
+            source.check_place()?
+        } else {
+            source.check()?
+        }
         if hashed.to == self.at {
             hashed.hasher.update(&bytes);
             hashed.to += bytes.len() as u64;

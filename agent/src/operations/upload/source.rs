@@ -53,8 +53,7 @@ pub(super) struct Source {
     place: Option<(Bounds, String)>,
 }
 
-const CHANGED: &str =
-    "it was changed while it was sent: nothing of it is kept; copy what is written to all the time \
+const CHANGED: &str = "it was changed while it was sent: nothing of it is kept; copy what is written to all the time \
      first";
 
 impl Source {
@@ -83,7 +82,8 @@ impl Source {
         if upload.remove_source {
             let itself = bounds.find(path, false).and_then(|it| Ok(it.metadata()?));
             if itself.map_err(|error| failed(&error))?.is_symlink() {
-                let words = "is a symbolic link; the source is removed only where the file itself is";
+                let words =
+                    "is a symbolic link; the source is removed only where the file itself is";
                 return Err(format!("{path} {words}"));
             }
         }

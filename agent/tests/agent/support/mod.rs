@@ -26,7 +26,7 @@ use muster_schemas::subjects::{
 };
 use muster_schemas::wire::{
     Ack, CredentialsProof, CredentialsRequest, CredentialsResponse, EnrollProof, EnrollRequest,
-    EnrollResponse, EnrollmentTokenText, Hello, KIND_HEADER, MAX_PIECE_BYTES, NonceRequest,
+    EnrollResponse, EnrollmentTokenText, Hello, KIND_HEADER, MAX_FILE_PIECE_BYTES, NonceRequest,
     NonceResponse, OutputPiece, OutputStream, OutputTaken, Welcome,
 };
 use muster_schemas::{
@@ -69,6 +69,10 @@ pub(crate) struct Known {
     pub(crate) outputs: BTreeMap<(OperationId, OutputStream), Taken>,
     /// The server takes no output.
     pub(crate) takes_no_output: bool,
+    /// The server takes no more of an output than this.
+    pub(crate) takes_at_most: Option<usize>,
+    /// Why the server takes no file.
+    pub(crate) refuses_files: Option<String>,
 }
 
 /// What the server has of an output.
@@ -215,7 +219,8 @@ impl Server {
                     }
                     Some(message) = outputs.next() => {
                         let Some(next) = take_piece(&known, &message.payload) else { continue };
-                        let answer = codec::encode(&OutputTaken { next });
+                        let refused = known.lock().unwrap().refuses_files.clone();
+                        let answer = codec::encode(&OutputTaken { next, refused });
                         client.publish(message.reply.unwrap(), answer.into()).await.ok();
                     }
                     else => break,
@@ -270,13 +275,17 @@ fn take_piece(known: &Mutex<Known>, payload: &[u8]) -> Option<u64> {
         return None;
     }
     let piece: OutputPiece = codec::decode(payload).unwrap();
+    let at_most = known.takes_at_most;
     let taken = known.outputs.entry((piece.operation, piece.stream)).or_default();
     taken.pieces += 1;
     let have = taken.bytes.len() as u64;
+    if at_most.is_some_and(|most| taken.bytes.len() >= most) {
+        return None;
+    }
     if piece.offset == have {
         let data = if piece.compressed {
             taken.compressed += 1;
-            compress::decompress(&piece.data, MAX_PIECE_BYTES).unwrap()
+            compress::decompress(&piece.data, MAX_FILE_PIECE_BYTES).unwrap()
         } else {
             piece.data
         };

@@ -22,9 +22,9 @@ use uuid::Uuid;
 use super::view::{UploadState, UploadView, example};
 use crate::http::devices::resolve;
 use crate::http::sessions::blob_problem;
+use crate::projections::as_i64;
 use crate::projections::devices::{self, Status};
 use crate::projections::operations::{Operation, Run, TABLE, explain};
-use crate::projections::as_i64;
 use crate::state::{QueryState, sql_problem};
 
 /// What is still on its way is counted where it lies: so many at the same time.

@@ -62,7 +62,9 @@ pub(super) async fn answer(
         Problem::unavailable("as many live streams are open as this server serves", 10)
     })?;
     let damaged = |what: String| {
-        let words = format!("{what} of upload {operation} of device {device} is missing: somebody has touched the blobs");
+        let words = format!(
+            "{what} of upload {operation} of device {device} is missing: somebody has touched the blobs"
+        );
         Problem::new(Kind::Gone, words)
     };
     let folder = key::output(project, operation, device, OutputStream::File);
@@ -93,9 +95,10 @@ pub(super) async fn answer(
         part,
         _place: place,
     };
-    *answer.body_mut() = Body::from_stream(futures::stream::try_unfold(reader, |mut reader| {
-        async move { Ok::<_, io::Error>(reader.next().await?.map(|bytes| (bytes, reader))) }
-    }));
+    *answer.body_mut() =
+        Body::from_stream(futures::stream::try_unfold(reader, |mut reader| async move {
+            Ok::<_, io::Error>(reader.next().await?.map(|bytes| (bytes, reader)))
+        }));
     Ok(answer)
 }
 

@@ -2,7 +2,8 @@
 
 use muster_eventlog::StoredEvent;
 use muster_schemas::events::{
-    AbortCause, Action, ClosedState, EraseCause, OperationRequested, RefusalCause, RunReport, Upload,
+    AbortCause, Action, ClosedState, EraseCause, OperationRequested, RefusalCause, RunReport,
+    Upload,
 };
 use muster_schemas::{Event, Timestamp};
 use serde::{Deserialize, Serialize};

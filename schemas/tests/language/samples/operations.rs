@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 
 use muster_schemas::cose::Kind;
 use muster_schemas::events::{
-    AbortCause, Action, ClosedState, DownloadLinkMade, EraseCause, Exec, FileSummary, OperationAborted, OperationPaused, OperationRequested,
-    OperationResumed, OutputSummary, PrivatePart, Program, RefusalCause, RunAccepted,
-    RunCancelRequested, RunCanceled, RunClosed, RunDispatched, RunExpired, RunFailed,
-    RunInterrupted, RunRejected, RunReport, RunRequested, RunStarted, RunSucceeded, RunTimedOut,
-    Upload, UploadErased, UploadStalled,
+    AbortCause, Action, ClosedState, DownloadLinkMade, EraseCause, Exec, FileSummary,
+    OperationAborted, OperationPaused, OperationRequested, OperationResumed, OutputSummary,
+    PrivatePart, Program, RefusalCause, RunAccepted, RunCancelRequested, RunCanceled, RunClosed,
+    RunDispatched, RunExpired, RunFailed, RunInterrupted, RunRejected, RunReport, RunRequested,
+    RunStarted, RunSucceeded, RunTimedOut, Upload, UploadErased, UploadStalled,
 };
 use muster_schemas::wire::{
     CancelOrder, OutputPiece, OutputStream, OutputTaken, PrivateInput, RunDelivery, RunOrder,
@@ -132,7 +132,10 @@ fn events() -> Vec<Sample> {
         Sample::event(RunExpired { operation: operation() }),
         Sample::event(UploadErased { cause: EraseCause::Replaced }),
         Sample::event(UploadStalled { bytes: 7 << 20, reason: "the disk is full".into() }),
-        Sample::event(DownloadLinkMade { secret: digest("secret"), expires_at: order().expires_at }),
+        Sample::event(DownloadLinkMade {
+            secret: digest("secret"),
+            expires_at: order().expires_at,
+        }),
     ]
 }
 

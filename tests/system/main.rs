@@ -29,4 +29,5 @@ mod running;
 mod shell;
 mod simulate;
 mod traces;
+mod uploads;
 mod wire;

@@ -78,7 +78,8 @@ impl Service {
         let not_wanted = |why: String| {
             tracing::warn!(%project, %device, operation = %piece.operation, why, "output is not kept");
             let next = piece.offset.saturating_add(u64::from(piece.bytes));
-            Ok(codec::encode(&OutputTaken { next, refused: is_file.then_some(why) }))
+            let refused = is_file.then_some(why);
+            Ok(codec::encode(&OutputTaken { next, refused, receipt: None }))
         };
         if let Err(why) = check(&piece) {
             return not_wanted(why);
@@ -105,7 +106,7 @@ impl Service {
         let is_end = is_file && piece.last && piece.bytes == 0;
         if piece.offset != next || (piece.bytes == 0 && !is_end) {
             self.outputs.set(place, Known { next, ..known });
-            return Ok(codec::encode(&OutputTaken { next, refused: None }));
+            return Ok(codec::encode(&OutputTaken { next, refused: None, receipt: None }));
         }
         let next = match self.keep_piece(&folder, &piece).await {
             Ok(next) => next,
@@ -121,7 +122,11 @@ impl Service {
         if let Err(error) = self.nats.publish(subject, Bytes::new()).await {
             tracing::debug!(%error, "who waits for output is not told; it looks by itself");
         }
-        Ok(codec::encode(&OutputTaken { next, refused: None }))
+        let receipt = match is_end {
+            true => Some(self.file_receipt(project, piece.operation, device, next)?),
+            false => None,
+        };
+        Ok(codec::encode(&OutputTaken { next, refused: None, receipt }))
     }
 
     /// Was the device asked for this output, and how much of it is taken? Why not, in words.

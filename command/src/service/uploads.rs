@@ -1,9 +1,10 @@
 //! The files that devices have sent: are they wanted, erased, handed out by a link?
 
 use muster_api::blobs::{BlobError, key};
+use muster_schemas::cose::Kind;
 use muster_schemas::events::{Action, EraseCause, Upload};
-use muster_schemas::wire::{DownloadText, OutputStream};
-use muster_schemas::{DeviceId, Event, Hash, OperationId, ProjectId, StreamName, Timestamp};
+use muster_schemas::wire::{DownloadText, FileStored, OutputStream};
+use muster_schemas::{DeviceId, Event, Hash, OperationId, ProjectId, StreamName, Timestamp, codec};
 use uuid::Uuid;
 
 use super::{Request, Service, ServiceError, TRIES, Written, until_appended};
@@ -55,6 +56,19 @@ impl Service {
             (true, true) => Err("it was erased at the server"),
             (true, false) => Ok(upload.limit()),
         })
+    }
+
+    /// The server's word, signed, that it has all of a file.
+    pub(super) fn file_receipt(
+        &self,
+        project: &ProjectId,
+        operation: OperationId,
+        device: DeviceId,
+        bytes: u64,
+    ) -> Result<Vec<u8>, ServiceError> {
+        let stored = FileStored { project: project.clone(), device, operation, bytes };
+        let key = self.keys.operation_key(project)?;
+        Ok(key.seal(Kind::Stored, codec::encode(&stored)))
     }
 
     async fn change_file(

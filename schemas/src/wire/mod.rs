@@ -20,7 +20,7 @@ pub use enrollment::{
     EnrollRequest, EnrollResponse, EnrollWaiting, NonceRequest, NonceResponse,
 };
 pub use operation::{
-    CancelOrder, KIND_HEADER, MAX_FILE_PIECE_BYTES, MAX_OUTPUT_BYTES, MAX_PIECE_BYTES,
+    CancelOrder, FileStored, KIND_HEADER, MAX_FILE_PIECE_BYTES, MAX_OUTPUT_BYTES, MAX_PIECE_BYTES,
     MAX_PRIVATE_BYTES, MAX_UPLOAD_BYTES, OutputPiece, OutputStream, OutputTaken, PrivateInput,
     RunDelivery, RunOrder, USUAL_UPLOAD_BYTES, output_hash,
 };

@@ -180,6 +180,24 @@ pub struct OutputTaken {
     /// Why no more of the file is taken, whatever is sent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refused: Option<String>,
+    /// To the last piece of a file: COSE_Sign1 of kind `stored` over a [`FileStored`]. Without it a
+    /// device believes nobody that its file is safe, and removes none.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "serde_bytes")]
+    pub receipt: Option<Vec<u8>>,
+}
+
+/// The server has all of a file, safe from a power failure; sealed by the operation key, kind
+/// `stored`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileStored {
+    /// The project that the device belongs to.
+    pub project: ProjectId,
+    /// The device.
+    pub device: DeviceId,
+    /// The operation that asked for it.
+    pub operation: OperationId,
+    /// How many bytes it is.
+    pub bytes: u64,
 }
 
 /// The salted hash of an output.

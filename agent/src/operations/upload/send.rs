@@ -5,8 +5,9 @@
 
 use std::time::{Duration, Instant};
 
+use muster_schemas::cose::{self, Kind};
 use muster_schemas::subjects::DeviceSubjects;
-use muster_schemas::wire::{MAX_FILE_PIECE_BYTES, OutputPiece, OutputStream};
+use muster_schemas::wire::{FileStored, MAX_FILE_PIECE_BYTES, OutputPiece, OutputStream};
 use muster_schemas::{Hash, OperationId, codec, compress};
 use sha2::{Digest, Sha256};
 use tokio::time::{sleep, sleep_until};
@@ -109,7 +110,8 @@ pub(super) async fn send(
                     return Err("the server has more of it than there is".to_owned());
                 }
                 let was_at = next.replace(taken.next);
-                if was_at == Some(total) && taken.next == total {
+                if let Some(receipt) = taken.receipt.filter(|_| was_at == Some(total)) {
+                    check_receipt(shared, id, total, &receipt)?;
                     return Ok(Hash(hashed.hasher.finalize().into()));
                 }
                 if was_at.is_none_or(|at| taken.next > at) {
@@ -129,6 +131,26 @@ pub(super) async fn send(
             // A new connection is a new chance.
             _ = link.changed() => {}
         }
+    }
+}
+
+/// Is it the server that says it has all of this file? Its broker could say anything.
+fn check_receipt(
+    shared: &Shared,
+    id: OperationId,
+    total: u64,
+    receipt: &[u8],
+) -> Result<(), String> {
+    let key = shared.identity.operation_key().map_err(|error| error.to_string())?;
+    let opened = cose::open(receipt, Kind::Stored, &key).map_err(|error| error.to_string());
+    let stored = opened
+        .and_then(|bytes| codec::decode::<FileStored>(&bytes).map_err(|error| error.to_string()));
+    let (project, device) = (shared.identity.project.clone(), shared.identity.device);
+    let expected = FileStored { project, device, operation: id, bytes: total };
+    match stored {
+        Ok(stored) if stored == expected => Ok(()),
+        Ok(_) => Err("what the server has signed is about another file".to_owned()),
+        Err(why) => Err(format!("that the server has it is not signed by the server: {why}")),
     }
 }
 

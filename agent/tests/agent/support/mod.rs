@@ -26,8 +26,8 @@ use muster_schemas::subjects::{
 };
 use muster_schemas::wire::{
     Ack, CredentialsProof, CredentialsRequest, CredentialsResponse, EnrollProof, EnrollRequest,
-    EnrollResponse, EnrollmentTokenText, Hello, KIND_HEADER, MAX_FILE_PIECE_BYTES, NonceRequest,
-    NonceResponse, OutputPiece, OutputStream, OutputTaken, Welcome,
+    EnrollResponse, EnrollmentTokenText, FileStored, Hello, KIND_HEADER, MAX_FILE_PIECE_BYTES,
+    NonceRequest, NonceResponse, OutputPiece, OutputStream, OutputTaken, Welcome,
 };
 use muster_schemas::{
     DeviceId, Event, Hash, OperationId, ProjectId, SigningKey, Timestamp, TokenId, codec, compress,
@@ -71,6 +71,8 @@ pub(crate) struct Known {
     pub(crate) takes_no_output: bool,
     /// The server takes no more of an output than this.
     pub(crate) takes_at_most: Option<usize>,
+    /// The server says that it has so many bytes more of a file than it has.
+    pub(crate) lies_by: u64,
     /// Why the server takes no file.
     pub(crate) refuses_files: Option<String>,
 }
@@ -219,8 +221,7 @@ impl Server {
                     }
                     Some(message) = outputs.next() => {
                         let Some(next) = take_piece(&known, &message.payload) else { continue };
-                        let refused = known.lock().unwrap().refuses_files.clone();
-                        let answer = codec::encode(&OutputTaken { next, refused });
+                        let answer = codec::encode(&taken(&known, &message.payload, next));
                         client.publish(message.reply.unwrap(), answer.into()).await.ok();
                     }
                     else => break,
@@ -269,6 +270,23 @@ fn append(known: &Mutex<Known>, bytes: &[u8]) -> Option<Ack> {
     Some(Ack { epoch: 1, seq, hash, resend: !is_next && envelope.seq > seq })
 }
 
+/// The answer to a piece, after which the server has this much.
+fn taken(known: &Mutex<Known>, payload: &[u8], next: u64) -> OutputTaken {
+    let piece: OutputPiece = codec::decode(payload).unwrap();
+    let known = known.lock().unwrap();
+    let is_end = piece.stream == OutputStream::File && piece.last;
+    let receipt = is_end.then(|| {
+        let stored = FileStored {
+            project: ProjectId::default_project(),
+            device: device(),
+            operation: piece.operation,
+            bytes: next + known.lies_by,
+        };
+        operation_key().seal(Kind::Stored, codec::encode(&stored))
+    });
+    OutputTaken { next, refused: known.refuses_files.clone(), receipt }
+}
+
 fn take_piece(known: &Mutex<Known>, payload: &[u8]) -> Option<u64> {
     let mut known = known.lock().unwrap();
     if known.takes_no_output {
@@ -280,7 +298,7 @@ fn take_piece(known: &Mutex<Known>, payload: &[u8]) -> Option<u64> {
     taken.pieces += 1;
     let have = taken.bytes.len() as u64;
     if at_most.is_some_and(|most| taken.bytes.len() >= most) {
-        return None;
+        return Some(have);
     }
     if piece.offset == have {
         let data = if piece.compressed {

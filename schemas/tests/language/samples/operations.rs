@@ -11,7 +11,8 @@ use muster_schemas::events::{
     RunStarted, RunSucceeded, RunTimedOut, Upload, UploadErased, UploadStalled,
 };
 use muster_schemas::wire::{
-    CancelOrder, OutputPiece, OutputStream, OutputTaken, PrivateInput, RunDelivery, RunOrder,
+    CancelOrder, FileStored, OutputPiece, OutputStream, OutputTaken, PrivateInput, RunDelivery,
+    RunOrder,
 };
 use muster_schemas::{DeviceId, Hash, OperationId, ProjectId, Timestamp, codec};
 
@@ -182,7 +183,15 @@ pub(super) fn samples() -> Vec<Sample> {
         }),
         ..report()
     };
-    let refused = OutputTaken { next: 0, refused: Some("it was erased".into()) };
+    let refused = OutputTaken { next: 0, refused: Some("it was erased".into()), receipt: None };
+    let all = FileStored {
+        project: ProjectId::default_project(),
+        device: DeviceId(id(1)),
+        operation: operation(),
+        bytes: 52_428_800,
+    };
+    let receipt = Message::Sealed(Kind::Stored, Box::new(Message::FileStored(all.clone())));
+    let whole = OutputTaken { next: all.bytes, refused: None, receipt: Some(receipt.encode()) };
     let messages = [
         ("RunOrder", run),
         ("SealedRunOrder", sealed),
@@ -191,11 +200,17 @@ pub(super) fn samples() -> Vec<Sample> {
         ("SealedCancelOrder", Message::Sealed(Kind::Cancel, Box::new(cancel.clone()))),
         ("CancelOrder", cancel),
         ("OutputPiece", Message::OutputPiece(piece)),
-        ("OutputTaken", Message::OutputTaken(OutputTaken { next: 6, refused: None })),
+        (
+            "OutputTaken",
+            Message::OutputTaken(OutputTaken { next: 6, refused: None, receipt: None }),
+        ),
         ("UploadOrder", Message::RunOrder(upload)),
         ("UploadReport", Message::Event(RunSucceeded(stored).into())),
         ("FilePiece", Message::OutputPiece(file)),
         ("FileRefused", Message::OutputTaken(refused)),
+        ("FileStored", Message::FileStored(all)),
+        ("SealedFileStored", receipt),
+        ("FileTaken", Message::OutputTaken(whole)),
     ];
     let messages = messages.into_iter().map(|(name, message)| Sample::newest(name, message));
     events().into_iter().chain(messages).collect()

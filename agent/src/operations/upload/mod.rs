@@ -21,7 +21,7 @@ use std::time::Duration;
 use muster_schemas::OperationId;
 use muster_schemas::events::{Action, FileSummary, RefusalCause, RunReport, Upload};
 use muster_schemas::wire::{OutputStream, RunOrder};
-use tokio::task::spawn_blocking;
+use tokio::sync::oneshot;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
@@ -34,6 +34,9 @@ use crate::files::{Bounds, Failure};
 use crate::run::Shared;
 
 pub(super) use self::source::Sent;
+
+/// A thread's stack, in bytes: compression takes a good part of it.
+const STACK: usize = 1 << 20;
 
 /// May it be done, by the policy as it is now? What it may reach.
 ///
@@ -198,11 +201,16 @@ async fn remove(shared: &Shared, upload: &Upload, sent: Sent) -> Result<(), Stri
     removed.map_err(|why| format!("the server has it, but the source could not be removed: {why}"))
 }
 
-/// Where files are is for the kernel to know: a dead disk holds up nothing else.
+/// Works on files in a thread of its own: those of the runtime are few, and what looks up names must
+/// not wait for a folder that is packed, or a disk that is dead.
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, String> + Send + 'static,
 ) -> Result<T, String> {
-    spawn_blocking(work).await.unwrap_or_else(|error| Err(error.to_string()))
+    let (done, waiting) = oneshot::channel();
+    let thread = std::thread::Builder::new().name("upload".to_owned()).stack_size(STACK);
+    let started = thread.spawn(move || drop(done.send(work())));
+    started.map_err(|error| format!("no thread can be started: {error}"))?;
+    waiting.await.unwrap_or_else(|_| Err("it failed, and did not say why".to_owned()))
 }
 
 /// The last part of a path, for people.

@@ -241,7 +241,7 @@ async fn change(
     let (set, at) = match change {
         Change::Stored(at) => ("stored_at = $4, useless_at = NULL", at),
         // A device's word stays.
-        Change::Useless(at) => ("useless_at = CASE WHEN stored_at IS NULL THEN $4 END", at),
+        Change::Useless(at) => ("useless_at = CASE WHEN stored_at IS NULL THEN $4::bigint END", at),
         Change::Erased(at) => ("erased_at = coalesce(erased_at, $4)", at),
     };
     let sql =

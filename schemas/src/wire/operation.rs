@@ -23,8 +23,9 @@ pub const MAX_OUTPUT_BYTES: u64 = 4 << 20;
 /// The most bytes of output in one message, before they are compressed.
 pub const MAX_PIECE_BYTES: usize = 128 * 1024;
 
-/// The most bytes of a file in one message, before they are compressed.
-pub const MAX_FILE_PIECE_BYTES: usize = 512 * 1024;
+/// The most bytes of a file in one message, before they are compressed: with what is around them, no
+/// more than a device may say at once (512 KiB).
+pub const MAX_FILE_PIECE_BYTES: usize = 384 * 1024;
 /// The most bytes of an upload that does not say how many may be taken: 1 GiB.
 pub const USUAL_UPLOAD_BYTES: u64 = 1 << 30;
 /// The most bytes that an upload may be allowed to be: 64 GiB.

@@ -32,7 +32,7 @@ const KINDS: &[&str] = &[
 
 /// What came of a run that a device has ended without success is useless after this: a piece may
 /// still be on its way. In microseconds.
-const USELESS_AFTER: i64 = 60_000_000;
+const USELESS_AFTER: i64 = 20_000_000;
 /// A run that only the server has given up may still succeed: what came of it is kept for a week.
 const GIVEN_UP_AFTER: i64 = 7 * 24 * 3600 * 1_000_000;
 /// What was to be gone longer ago is. In microseconds.

@@ -78,10 +78,6 @@ macro_rules! events {
         /// Any event.
         #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
         #[serde(tag = "type", content = "data")]
-        #[expect(
-            clippy::large_enum_variant,
-            reason = "events live one at a time, in a batch of their own making; a box would cost each reader an allocation"
-        )]
         pub enum Event {
             $( $(#[$doc])* $name($name), )+
         }

@@ -145,3 +145,56 @@ impl Run {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn kinds(commands: Vec<RunCommand>) -> Vec<&'static str> {
+        let mut run = Run::default();
+        let mut kinds = Vec::new();
+        for command in commands {
+            match run.decide(command) {
+                Ok(events) => {
+                    kinds.extend(events.iter().map(Event::kind));
+                    run = events.iter().fold(run, Run::evolve);
+                }
+                Err(_) => kinds.push("no"),
+            }
+        }
+        kinds
+    }
+
+    #[test]
+    fn a_file_is_erased_once_and_not_linked_to_afterwards() {
+        let link = || RunCommand::MakeLink { secret: Hash::ZERO, expires_at: Timestamp(1) };
+        let stall = |bytes| RunCommand::Stall { bytes, reason: "full".into() };
+        let erase = || RunCommand::Erase(EraseCause::Asked);
+        let close = RunCommand::Close { state: ClosedState::TimedOut, reason: "late".into() };
+        assert_eq!(kinds(vec![erase(), link(), stall(0)]), ["no", "no", "no"]);
+        let commands = vec![
+            RunCommand::Request,
+            stall(0),
+            stall(0),
+            stall(7),
+            close,
+            link(),
+            erase(),
+            erase(),
+            stall(9),
+            link(),
+        ];
+        assert_eq!(
+            kinds(commands),
+            [
+                "RunRequested",
+                "UploadStalled",
+                "UploadStalled",
+                "RunClosed",
+                "DownloadLinkMade",
+                "UploadErased",
+                "no"
+            ]
+        );
+    }
+}

@@ -1,13 +1,13 @@
 //! The files that devices have sent: are they wanted, erased, handed out by a link?
 
 use muster_api::blobs::{BlobError, key};
+use muster_eventlog::{Append, AppendError, Expected, NewEvent};
 use muster_schemas::cose::Kind;
 use muster_schemas::events::{Action, EraseCause, Upload};
 use muster_schemas::wire::{DownloadText, FileStored, OutputStream};
 use muster_schemas::{DeviceId, Event, Hash, OperationId, ProjectId, StreamName, Timestamp, codec};
-use uuid::Uuid;
 
-use super::{Request, Service, ServiceError, TRIES, Written, until_appended};
+use super::{Request, Service, ServiceError, TRIES, Written, now, until_appended};
 use crate::domain::operation::Operation;
 use crate::domain::run::{Run, RunCommand};
 use crate::domain::{Decider, Rejection};
@@ -105,13 +105,33 @@ impl Service {
     ) -> Result<Written, ServiceError> {
         let command = RunCommand::Erase(cause);
         let written = self.change_file(request, operation, device, command).await?;
-        // First in the log: from then on no piece of it is taken.
-        self.outputs.forget(&request.project, operation, device);
-        if let Err(error) = self.erase_file(&request.project, operation, device).await {
+        self.erase_now(&request.project, operation, device).await;
+        Ok(written)
+    }
+
+    /// Erases a stored file because nobody wants it any more, also in an archived project.
+    ///
+    /// # Errors
+    /// When the log cannot be asked.
+    pub(crate) async fn erase_by_itself(
+        &self,
+        project: &ProjectId,
+        operation: OperationId,
+        device: DeviceId,
+        cause: EraseCause,
+    ) -> Result<(), ServiceError> {
+        self.append_own(project, operation, device, RunCommand::Erase(cause)).await?;
+        self.erase_now(project, operation, device).await;
+        Ok(())
+    }
+
+    /// That it is erased is in the log: from now on no piece of it is taken.
+    async fn erase_now(&self, project: &ProjectId, operation: OperationId, device: DeviceId) {
+        self.outputs.forget(project, operation, device);
+        if let Err(error) = self.erase_file(project, operation, device).await {
             let error = muster_api::problem::describe(&error);
             tracing::warn!(%operation, %device, error, "a file is erased later");
         }
-        Ok(written)
     }
 
     pub(crate) async fn erase_file(
@@ -124,14 +144,31 @@ impl Service {
         self.blobs.erase_all(&folder).await
     }
 
-    /// A request that no person makes.
-    pub(crate) fn own_request(project: &ProjectId) -> Request {
-        Request {
-            project: project.clone(),
-            actor: ACTOR.to_owned(),
-            append_id: Uuid::new_v4(),
-            versions: None,
-        }
+    /// Appends what no person asked for.
+    async fn append_own(
+        &self,
+        project: &ProjectId,
+        operation: OperationId,
+        device: DeviceId,
+        command: RunCommand,
+    ) -> Result<(), ServiceError> {
+        let stream = StreamName::Run(operation, device);
+        until_appended!({
+            let loaded = self.load::<Run>(project, &stream).await?;
+            let at = now();
+            let events = loaded.state.decide(command.clone())?;
+            let events: Vec<_> = events.iter().map(|event| NewEvent::server(event, at)).collect();
+            if events.is_empty() {
+                return Ok(());
+            }
+            let append = Append { correlation: Some(operation.0), ..Append::by(ACTOR) };
+            let append = append.stream(stream.clone(), Expected::Version(loaded.version), events);
+            match self.log.append(project, append).await {
+                Ok(_) => Some(()),
+                Err(AppendError::Conflict { .. }) => None,
+                Err(error) => return Err(error.into()),
+            }
+        })
     }
 
     /// Makes a link by which a file can be downloaded until `expires_at`. The same request again gets
@@ -190,8 +227,7 @@ impl Service {
     ) {
         let reason = format!("the server's blob store takes nothing: {}", root_cause(error));
         let command = RunCommand::Stall { bytes, reason };
-        let request = Self::own_request(project);
-        if let Err(error) = self.change_file(&request, operation, device, command).await {
+        if let Err(error) = self.append_own(project, operation, device, command).await {
             tracing::debug!(%operation, %device, %error, "that a file stalls is not recorded");
         }
     }

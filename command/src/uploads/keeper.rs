@@ -49,8 +49,7 @@ async fn round(service: &Service, gone: &mut BTreeSet<File>) -> Result<(), Servi
     for (which, cause) in [(Which::Kept, EraseCause::Kept), (Which::Replaced, EraseCause::Replaced)]
     {
         for (project, operation, device) in files(&service.log, which, now()).await? {
-            let request = Service::own_request(&project);
-            service.erase_upload(&request, operation, device, cause).await?;
+            service.erase_by_itself(&project, operation, device, cause).await?;
             tracing::info!(%project, %operation, %device, ?cause, "a stored file is erased");
         }
     }

@@ -106,7 +106,7 @@ impl UploadState {
 
     /// May the server have some of it that is not all?
     pub(super) const fn is_partial(self) -> bool {
-        matches!(self, Self::Waiting | Self::Sending)
+        matches!(self, Self::Sending)
     }
 }
 

@@ -8,11 +8,14 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures::TryStreamExt;
+use futures::{StreamExt, TryStreamExt};
 use object_store::aws::AmazonS3Builder;
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt, PutPayload};
+
+/// Of a folder of names, so many blobs are erased at the same time.
+const ERASED_AT_ONCE: usize = 16;
 
 /// Where blobs are, as people write it: a folder, or `s3://BUCKET/PREFIX` (with the usual `AWS_*`
 /// variables).
@@ -59,6 +62,14 @@ pub enum BlobError {
         /// Why.
         source: std::io::Error,
     },
+    /// What was written may not be on the disk.
+    #[error("failed to sync the folder of blobs {}", path.display())]
+    Settle {
+        /// The folder.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
     /// The store refuses.
     #[error("failed to {attempted} the blob {name}")]
     Store {
@@ -76,6 +87,8 @@ pub enum BlobError {
 pub struct Blobs {
     store: Arc<dyn ObjectStore>,
     prefix: Path,
+    /// Where they are, when that is a folder.
+    folder: Option<PathBuf>,
 }
 
 /// A blob that is there.
@@ -103,6 +116,7 @@ impl Blobs {
                 Ok(Self {
                     store: Arc::new(store.with_automatic_cleanup(true)),
                     prefix: Path::default(),
+                    folder: Some(path.clone()),
                 })
             }
             BlobPlace::Bucket { url, prefix } => {
@@ -110,7 +124,8 @@ impl Blobs {
                     .with_url(url)
                     .build()
                     .map_err(failed("open", url))?;
-                Ok(Self { store: Arc::new(store), prefix: Path::from(prefix.as_str()) })
+                let prefix = Path::from(prefix.as_str());
+                Ok(Self { store: Arc::new(store), prefix, folder: None })
             }
         }
     }
@@ -149,6 +164,35 @@ impl Blobs {
             Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
             Err(error) => Err(failed("erase", name)(error)),
         }
+    }
+
+    /// Erases all blobs in a folder of names.
+    ///
+    /// # Errors
+    /// When the store refuses; some are erased then.
+    pub async fn erase_all(&self, folder: &str) -> Result<(), BlobError> {
+        let found = self.list(folder).await?;
+        let names = found.into_iter().map(|found| format!("{folder}/{}", found.name));
+        futures::stream::iter(names)
+            .map(|name| async move { self.erase(&name).await })
+            .buffer_unordered(ERASED_AT_ONCE)
+            .try_collect()
+            .await
+    }
+
+    /// Waits until what was written is safe from a power failure. A bucket keeps that promise with
+    /// each write.
+    ///
+    /// # Errors
+    /// When the disk cannot keep it.
+    pub async fn settle(&self) -> Result<(), BlobError> {
+        let Some(path) = self.folder.clone() else { return Ok(()) };
+        let synced = tokio::task::spawn_blocking({
+            let path = path.clone();
+            move || std::fs::File::open(path).and_then(|it| Ok(rustix::fs::syncfs(it)?))
+        });
+        let synced = synced.await.unwrap_or_else(|error| Err(std::io::Error::other(error)));
+        synced.map_err(|source| BlobError::Settle { path, source })
     }
 
     /// What is directly in a folder of names, sorted by name.
@@ -262,6 +306,18 @@ pub mod key {
     /// The last part of the name of an output's salt.
     pub const SALT: &str = "salt";
 
+    /// The last part of the name of an empty blob that says how many bytes a file will be.
+    #[must_use]
+    pub fn size(bytes: u64) -> String {
+        format!("size-{bytes}")
+    }
+
+    /// How many bytes a file will be, by the names in its folder.
+    #[must_use]
+    pub fn size_in(names: &[super::Found]) -> Option<u64> {
+        names.iter().find_map(|found| found.name.strip_prefix("size-")?.parse().ok())
+    }
+
     /// The pieces that follow each other without a gap from the beginning on. Where two processes
     /// took the same piece, or a longer one, the longer one counts.
     #[must_use]
@@ -307,7 +363,9 @@ mod tests {
         let mut names: Vec<Found> =
             pieces.iter().map(|piece| Found { name: piece.name(), bytes: 1 }).collect();
         names.push(Found { name: "salt".into(), bytes: 16 });
+        names.push(Found { name: super::key::size(21), bytes: 0 });
         assert_eq!(whole(&names), [piece(0, 5, false), piece(5, 7, true)]);
+        assert_eq!(super::key::size_in(&names), Some(21));
     }
 
     #[tokio::test]
@@ -325,5 +383,13 @@ mod tests {
         blobs.erase("a/b").await.unwrap();
         assert_eq!(blobs.get("a/b").await.unwrap(), None);
         assert!(blobs.list("nothing").await.unwrap().is_empty());
+        for name in ["f/a", "f/b", "other"] {
+            blobs.put(name, Bytes::new()).await.unwrap();
+        }
+        blobs.settle().await.unwrap();
+        blobs.erase_all("f").await.unwrap();
+        blobs.erase_all("f").await.unwrap();
+        assert!(blobs.list("f").await.unwrap().is_empty());
+        assert!(blobs.get("other").await.unwrap().is_some());
     }
 }

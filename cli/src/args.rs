@@ -6,7 +6,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 use crate::client::Connection;
 use crate::commands::{
     api_token, bootstrap, connect, context, cp, dead_letter, device, doctor, events, exec, grafana,
-    health, metrics, operation, prepare, project, replay, shell, simulate, status, token,
+    health, metrics, operation, prepare, project, replay, shell, simulate, status, token, upload,
 };
 use crate::serve::ServeArgs;
 use crate::up::UpArgs;
@@ -50,6 +50,9 @@ enum Command {
     /// Operations, which is what was asked of devices: list, show, explain, pause, abort
     #[command(subcommand, visible_alias = "operations")]
     Operation(operation::OperationCommand),
+    /// Files that are pulled from devices to the server: start, list, get, link, delete
+    #[command(subcommand, visible_alias = "uploads")]
+    Upload(upload::UploadCommand),
     /// The event log: all of it, or one device's life
     Events(events::EventsArgs),
     /// What a device measures
@@ -118,6 +121,7 @@ pub(crate) async fn run(args: Args) -> Result<()> {
         Command::Connect(command) => connect::connect(connection, command).await,
         Command::Forward(command) => connect::forwards(connection, command).await,
         Command::Operation(command) => operation::run(connection, command).await,
+        Command::Upload(command) => upload::run(connection, command).await,
         Command::Events(command) => events::run(connection, command).await,
         Command::Metrics(command) => metrics::run(connection, command).await,
         Command::Replay(command) => replay::run(connection, command).await,

@@ -11,3 +11,4 @@ pub mod http;
 pub mod keys;
 pub mod link;
 pub mod service;
+pub mod uploads;

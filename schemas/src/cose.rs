@@ -105,6 +105,8 @@ pub enum Kind {
     Continue,
     /// An order to do something.
     Run,
+    /// The server's word that it has all of a file.
+    Stored,
     /// An order to end a run.
     Cancel,
     /// An order to open a channel.
@@ -130,6 +132,7 @@ impl Kind {
             Self::Cancel => b"muster/cancel/v1",
             Self::Open => b"muster/open/v1",
             Self::Opened => b"muster/opened/v1",
+            Self::Stored => b"muster/stored/v1",
         }
     }
 }

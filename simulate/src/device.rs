@@ -10,7 +10,8 @@ use data_encoding::BASE64URL_NOPAD;
 use futures::StreamExt;
 use muster_schemas::cose::{self, Kind};
 use muster_schemas::events::{
-    DeviceConfigApplied, OutputSummary, RunAccepted, RunReport, RunStarted, RunSucceeded,
+    Action, DeviceConfigApplied, OutputSummary, RefusalCause, RunAccepted, RunRejected, RunReport,
+    RunStarted, RunSucceeded,
 };
 use muster_schemas::subjects::DeviceSubjects;
 use muster_schemas::wire::{
@@ -345,6 +346,12 @@ impl Device {
             return false;
         }
         let operation = order.operation;
+        if matches!(order.action, Action::Upload(_)) {
+            let reason = "a simulated device has no files".to_owned();
+            let cause = RefusalCause::Unsupported;
+            self.tell(&RunRejected { operation, cause, reason }.into());
+            return true;
+        }
         let report = RunReport {
             operation,
             exit_code: Some(0),
@@ -357,6 +364,7 @@ impl Device {
             peak_memory: 0,
             stdout: OutputSummary::default(),
             stderr: OutputSummary::default(),
+            file: None,
         };
         self.tell(&RunAccepted { operation, order: Hash::of(sealed) }.into());
         self.tell(&RunStarted { operation, pid: None, user: None }.into());

@@ -89,6 +89,31 @@ impl Api {
         (status, response.json().await.unwrap_or_default())
     }
 
+    /// What is behind a path, as it is: status, headers, and as much of the body as comes.
+    ///
+    /// # Panics
+    /// When nothing answers.
+    pub async fn raw(
+        &self,
+        path: &str,
+        headers: &[(&str, &str)],
+    ) -> (u16, reqwest::header::HeaderMap, Vec<u8>) {
+        let mut request = self.http.get(format!("{}{path}", self.url));
+        if !self.token.is_empty() {
+            request = request.bearer_auth(&self.token);
+        }
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let mut response = request.send().await.expect("an answer");
+        let (status, headers) = (response.status().as_u16(), response.headers().clone());
+        let mut body = Vec::new();
+        while let Ok(Some(bytes)) = response.chunk().await {
+            body.extend_from_slice(&bytes);
+        }
+        (status, headers, body)
+    }
+
     /// The status with which a request for a stream is answered.
     ///
     /// # Panics

@@ -18,7 +18,8 @@ fn allowed(operation: &str) -> &'static [&'static str] {
         | "list_metric_fields" | "get_latest_metrics" | "list_events" | "stream_events"
         | "get_event" | "get_fleet_summary" | "get_log_head" | "list_projections"
         | "get_whoami" | "list_projects" | "get_project" | "list_operations" | "get_operation"
-        | "list_runs" | "get_run" | "list_sessions" | "get_session" => EVERYBODY,
+        | "list_runs" | "get_run" | "list_uploads" | "get_upload" | "list_sessions"
+        | "get_session" => EVERYBODY,
         "register_device"
         | "change_device"
         | "delete_device"
@@ -34,6 +35,9 @@ fn allowed(operation: &str) -> &'static [&'static str] {
         | "resume_operation"
         | "abort_operation"
         | "cancel_run"
+        | "get_upload_content"
+        | "delete_upload"
+        | "create_download_link"
         | "open_shell"
         | "attach_session"
         | "end_session"

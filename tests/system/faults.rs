@@ -84,6 +84,7 @@ pub(crate) async fn assert_rebuilt(postgres_url: String) {
     let pairs = [
         (operations::TABLE, "operations_rebuilt"),
         ("operations_v1_runs", "operations_rebuilt_runs"),
+        ("operations_v1_uploads", "operations_rebuilt_uploads"),
         (sessions::TABLE, "sessions_rebuilt"),
         (projects::TABLE, "projects_rebuilt"),
         (devices::TABLE, "devices_rebuilt"),

@@ -30,5 +30,6 @@ mod running;
 mod shell;
 mod simulate;
 mod traces;
+mod uploads;
 mod weather;
 mod wire;

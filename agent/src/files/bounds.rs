@@ -8,11 +8,12 @@ use std::ffi::{OsStr, OsString};
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Component, Path, PathBuf};
 
 use muster_schemas::wire::FILE_PART_SUFFIX;
-use rustix::fs::{CWD, Mode, OFlags};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 
 use crate::operations::{Policy, run_as};
 
@@ -157,6 +158,25 @@ impl Bounds {
         Ok(Place { folder, name: name.to_owned() })
     }
 
+    /// Removes a file, not what a link at its place leads to, when `is_it` knows it.
+    ///
+    /// # Errors
+    /// When this is for reading alone, it is not there, may not be reached, or is another file.
+    pub(crate) fn remove_file(
+        &self,
+        path: &str,
+        is_it: impl FnOnce(&std::fs::Metadata) -> bool,
+    ) -> Result<(), Failure> {
+        self.check_write()?;
+        let place = self.place(path)?;
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let fd = rustix::fs::openat(&place.folder, &place.name, flags, Mode::empty())?;
+        if !is_it(&File::from(fd).metadata()?) {
+            return Err(Failure::Invalid(format!("{path} is another file now")));
+        }
+        Ok(rustix::fs::unlinkat(&place.folder, &place.name, AtFlags::empty())?)
+    }
+
     /// Where a path really leads, as far as it is there.
     ///
     /// # Errors
@@ -184,6 +204,15 @@ impl Found {
     pub(crate) fn metadata(&self) -> io::Result<std::fs::Metadata> {
         // Says what the descriptor is, be it a link.
         File::from(self.fd.try_clone()?).metadata()
+    }
+
+    /// Where a symbolic link leads, as it is written.
+    ///
+    /// # Errors
+    /// The system's, also when it is no link.
+    pub(crate) fn target(&self) -> io::Result<PathBuf> {
+        let target = rustix::fs::readlinkat(&self.fd, "", Vec::new())?;
+        Ok(OsString::from_vec(target.into_bytes()).into())
     }
 
     /// The way to it that cannot be exchanged.

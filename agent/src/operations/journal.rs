@@ -4,6 +4,7 @@
 //! Invariant: an operation that is here is never taken again. An entry is written before anything
 //! starts, in the transaction of the event that tells of it, and outlives the order.
 
+use muster_schemas::events::FileSummary;
 use muster_schemas::wire::RunOrder;
 use muster_schemas::{Event, OperationId, Timestamp, codec};
 use redb::{ReadableTable, WriteTransaction};
@@ -11,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_bytes::ByteArray;
 use uuid::Uuid;
 
+use super::upload::Sent;
 use crate::store::{RUN_INPUTS, RUNS, Store, StoreError};
 
 /// How long an entry is kept after its order has expired, in microseconds.
@@ -76,6 +78,12 @@ pub(super) struct Entry {
     pub(super) process: Option<Process>,
     #[serde(default)]
     pub(super) salts: Option<Salts>,
+    /// What an upload sends, since it is known.
+    #[serde(default)]
+    pub(super) sent: Option<Sent>,
+    /// What the server has, once it has all of it.
+    #[serde(default)]
+    pub(super) file: Option<FileSummary>,
     /// The end, while there is no room for its event.
     #[serde(default)]
     pub(super) end: Option<Box<Event>>,
@@ -92,13 +100,15 @@ impl Entry {
             begun: None,
             process: None,
             salts: None,
+            sent: None,
+            file: None,
             end: None,
         }
     }
 
     /// As it is kept when the run has ended.
     pub(super) fn ended(self) -> Self {
-        Self { phase: Phase::Ended, order: None, end: None, ..self }
+        Self { phase: Phase::Ended, order: None, sent: None, file: None, end: None, ..self }
     }
 }
 

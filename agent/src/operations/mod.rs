@@ -7,6 +7,7 @@
 //! | `exec`, `group` | one program, and all processes that belong to it |
 //! | `policy`, `ports`, `pattern` | what the device's owner allows |
 //! | `builtins`, `diagnostics`, `capture` | what the agent does itself |
+//! | `upload` | a file that is sent to the server |
 //! | `record`, `recover` | a run's facts; what an agent before this one left open |
 //! | `spool`, `send` | what programs write, kept and sent |
 //!
@@ -32,6 +33,7 @@ mod recover;
 mod send;
 mod spool;
 mod take;
+mod upload;
 
 pub(crate) use check::{Ignored, Me, is_expired, is_for};
 pub(crate) use exec::ended;

@@ -18,7 +18,7 @@ use super::journal::{self, Entry, Phase};
 use super::queue::AGAIN;
 use super::record::{expired, record_kept_ends, rejected, tell};
 use super::take::allowed;
-use super::{builtins, diagnostics, exec, recover};
+use super::{builtins, diagnostics, exec, recover, upload};
 use crate::run::Shared;
 
 type Run<'a> = Pin<Box<dyn Future<Output = ()> + Send + 'a>>;
@@ -27,8 +27,8 @@ type Run<'a> = Pin<Box<dyn Future<Output = ()> + Send + 'a>>;
 pub(crate) async fn perform(shared: &Shared) {
     let operations = &shared.operations;
     let mut running: FuturesUnordered<Run<'_>> = FuturesUnordered::new();
-    for (id, entry) in recover::recover(shared).await {
-        running.push(Box::pin(builtins::wait_for_reboot(shared, id, entry)));
+    for (id, entry, cancel) in recover::recover(shared).await {
+        running.push(Box::pin(go_on(shared, id, entry, cancel)));
     }
     let mut settings = shared.settings.subscribe();
     let mut children = signal(SignalKind::child()).ok();
@@ -97,6 +97,14 @@ async fn begin(shared: &Shared, id: OperationId, cancel: CancellationToken) {
     carry_out(shared, id, entry, &order, &cancel).await;
 }
 
+/// Stays with a run that an agent before this one began.
+async fn go_on(shared: &Shared, id: OperationId, entry: Entry, cancel: CancellationToken) {
+    match entry.order.as_ref().map(|order| &order.action) {
+        Some(Action::Upload(_)) => upload::go_on(shared, id, entry, &cancel).await,
+        _ => builtins::wait_for_reboot(shared, id, entry).await,
+    }
+}
+
 async fn carry_out(
     shared: &Shared,
     id: OperationId,
@@ -112,6 +120,7 @@ async fn carry_out(
         Action::LogLevel { level, seconds } => {
             builtins::set_level(shared, id, entry, level, *seconds);
         }
+        Action::Upload(_) => upload::run(shared, id, entry, cancel).await,
     }
 }
 

@@ -158,6 +158,7 @@ impl Policy {
             Action::Diagnostics => {
                 self.switch(self.agent.diagnostics, "[agent] diagnostics = false")
             }
+            Action::Upload(upload) => self.allows_files(user, upload.remove_source).map(drop),
             Action::LogLevel { .. } => {
                 self.switch(self.agent.log_level, "[agent] log_level = false")
             }

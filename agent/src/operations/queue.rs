@@ -19,6 +19,8 @@ use crate::store::{Store, StoreError};
 
 /// At most this many accepted runs wait for their turn.
 pub(super) const MOST_WAITING: usize = 100;
+/// So many files are sent at the same time; more wait.
+const UPLOADS_AT_ONCE: usize = 2;
 /// What could not be stored is tried again after this.
 pub(super) const AGAIN: Duration = Duration::from_secs(5);
 
@@ -27,8 +29,7 @@ pub(super) const AGAIN: Duration = Duration::from_secs(5);
 struct Open {
     ticket: u64,
     is_waiting: bool,
-    /// Does it count among those that work at the same time?
-    takes_place: bool,
+    lane: Lane,
     cancel: CancellationToken,
 }
 
@@ -106,11 +107,11 @@ impl Operations {
         known.next_ticket - 1
     }
 
-    /// Do as many wait as may?
-    pub(super) fn is_busy(&self) -> bool {
+    /// Do as many wait in a lane as may?
+    pub(super) fn is_busy(&self, lane: Lane) -> bool {
         let known = self.known();
-        let waiting = known.open.values().filter(|open| open.is_waiting && open.takes_place);
-        waiting.count() >= MOST_WAITING
+        let waiting = known.open.values().filter(|open| open.is_waiting && open.lane == lane);
+        lane != Lane::Free && waiting.count() >= MOST_WAITING
     }
 
     /// A run is in the journal and waits.
@@ -119,10 +120,17 @@ impl Operations {
         self.changed.notify_one();
     }
 
-    /// A run goes on that an agent before this one began.
-    pub(super) fn resume(&self, id: OperationId, ticket: u64, action: &Action) {
+    /// A run goes on that an agent before this one began; what cancels it.
+    pub(super) fn resume(
+        &self,
+        id: OperationId,
+        ticket: u64,
+        action: &Action,
+    ) -> CancellationToken {
         let open = Open { is_waiting: false, ..Open::new(ticket, action) };
+        let cancel = open.cancel.clone();
         self.known().open.insert(id, open);
+        cancel
     }
 
     /// Those that wait, in their order.
@@ -142,11 +150,19 @@ impl Operations {
         if known.hello.is_none() || !known.ends.is_empty() || is_paused {
             return None;
         }
-        let working = known.open.values().filter(|it| !it.is_waiting && it.takes_place).count();
+        let working =
+            |lane| known.open.values().filter(|open| !open.is_waiting && open.lane == lane).count();
+        let has_program_place = working(Lane::Programs) < at_once;
+        let has_file_place = working(Lane::Files) < UPLOADS_AT_ONCE;
         let (id, open) = known
             .open
             .iter_mut()
-            .filter(|(_, open)| open.is_waiting && (!open.takes_place || working < at_once))
+            .filter(|(_, open)| open.is_waiting)
+            .filter(|(_, open)| match open.lane {
+                Lane::Free => true,
+                Lane::Programs => has_program_place,
+                Lane::Files => has_file_place,
+            })
             .min_by_key(|(_, open)| open.ticket)?;
         open.is_waiting = false;
         Some((*id, open.cancel.clone()))
@@ -226,20 +242,30 @@ impl Operations {
     }
 }
 
-/// Does it count among what works at the same time, and wait for that? What is done at once, or
-/// must not be held up by programs that hang, does not.
-pub(super) const fn takes_place(action: &Action) -> bool {
-    matches!(action, Action::Exec(_) | Action::Diagnostics)
+/// With what a run waits for its turn: with others of its kind alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Lane {
+    /// With nothing: it is done at once, or must not be held up by programs that hang.
+    Free,
+    /// Programs: `runs.at_once` of them work at the same time.
+    Programs,
+    /// Files that are sent, perhaps for hours.
+    Files,
+}
+
+impl Lane {
+    pub(super) const fn of(action: &Action) -> Self {
+        match action {
+            Action::Exec(_) | Action::Diagnostics => Self::Programs,
+            Action::Upload(_) => Self::Files,
+            Action::RestartAgent | Action::Reboot | Action::LogLevel { .. } => Self::Free,
+        }
+    }
 }
 
 impl Open {
     fn new(ticket: u64, action: &Action) -> Self {
-        Self {
-            ticket,
-            is_waiting: true,
-            takes_place: takes_place(action),
-            cancel: CancellationToken::new(),
-        }
+        Self { ticket, is_waiting: true, lane: Lane::of(action), cancel: CancellationToken::new() }
     }
 }
 
@@ -287,7 +313,7 @@ mod tests {
         assert!(matches!(operations.cancel(id(1)), Standing::Running));
         assert!(matches!(operations.cancel(id(9)), Standing::NotOpen));
         for number in 100..200 {
-            assert_eq!(operations.is_busy(), number >= 198);
+            assert_eq!(operations.is_busy(Lane::Programs), number >= 198);
             operations.wait(id(number), operations.next_ticket(), &exec);
         }
     }

@@ -36,6 +36,7 @@ pub(super) fn blank(operation: OperationId) -> RunReport {
         peak_memory: 0,
         stdout: Default::default(),
         stderr: Default::default(),
+        file: None,
     }
 }
 

@@ -3,6 +3,7 @@
 use futures::future::join_all;
 use muster_schemas::events::{Action, RunReport};
 use muster_schemas::{Event, OperationId};
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::group;
@@ -11,9 +12,9 @@ use super::record::{self, Outcome, blank};
 use crate::clock::Moment;
 use crate::run::Shared;
 
-/// Looks through the journal when the agent starts. Answers what goes on: a machine that was to
-/// restart, and has not yet.
-pub(super) async fn recover(shared: &Shared) -> Vec<(OperationId, Entry)> {
+/// Looks through the journal when the agent starts. Answers what goes on, and what cancels it: files
+/// that are sent, a machine that was to restart, and has not yet.
+pub(super) async fn recover(shared: &Shared) -> Vec<(OperationId, Entry, CancellationToken)> {
     let operations = &shared.operations;
     let all = match journal::read_all(&shared.store) {
         Ok(all) => all,
@@ -30,6 +31,9 @@ pub(super) async fn recover(shared: &Shared) -> Vec<(OperationId, Entry)> {
     for (id, entry) in all {
         if let Some(salts) = &entry.salts {
             operations.spools.restore(id, salts);
+            if entry.phase != Phase::Begun {
+                operations.spools.delete_archive(id);
+            }
         }
         if let Some(process) = entry.process {
             operations.watch(process.pid);
@@ -38,8 +42,9 @@ pub(super) async fn recover(shared: &Shared) -> Vec<(OperationId, Entry)> {
             Fate::Over => {}
             Fate::EndKept(end) => operations.keep_end(id, *end),
             Fate::GoesOn => {
-                operations.resume(id, entry.ticket, &Action::Reboot);
-                goes_on.push((id, entry));
+                let action = entry.order.as_ref().map_or(&Action::Reboot, |order| &order.action);
+                let cancel = operations.resume(id, entry.ticket, action);
+                goes_on.push((id, entry, cancel));
             }
             Fate::Done => {
                 let report = RunReport { ended_at: now(), ..so_far(shared, id, &entry) };
@@ -61,7 +66,7 @@ enum Fate {
     Over,
     /// Its end is known and not recorded.
     EndKept(Box<Event>),
-    /// The machine was to restart, and has not yet.
+    /// The machine was to restart, and has not yet; or it is a file, which is only read.
     GoesOn,
     /// It was done by what ended the agent.
     Done,
@@ -78,6 +83,7 @@ fn fate(entry: &Entry, boot: Uuid) -> Fate {
     }
     let is_this_boot = entry.begun.is_some_and(|begun| begun.boot == boot);
     match entry.order.as_ref().map(|order| &order.action) {
+        Some(Action::Upload(_)) => Fate::GoesOn,
         Some(Action::Reboot) if is_this_boot => Fate::GoesOn,
         Some(Action::Reboot | Action::RestartAgent) => Fate::Done,
         _ => Fate::Lost,
@@ -114,13 +120,15 @@ async fn give_up(shared: &Shared, id: OperationId, entry: Entry) {
 }
 
 /// The agent stops: what is at work was killed, and is recorded as interrupted. A machine that was
-/// to restart is what stops it, perhaps.
+/// to restart is what stops it, perhaps; and a file is sent on by the next agent.
 pub(crate) fn interrupt(shared: &Shared) {
     for id in shared.operations.running() {
         let Ok(Some(entry)) = journal::read(&shared.store, id) else { continue };
-        let is_reboot =
-            entry.order.as_ref().is_some_and(|order| matches!(order.action, Action::Reboot));
-        if entry.phase != Phase::Begun || is_reboot {
+        let goes_on = entry
+            .order
+            .as_ref()
+            .is_some_and(|order| matches!(order.action, Action::Reboot | Action::Upload(_)));
+        if entry.phase != Phase::Begun || goes_on {
             continue;
         }
         let problem = "the agent was stopped while the run was at work; it was ended".to_owned();
@@ -132,7 +140,7 @@ pub(crate) fn interrupt(shared: &Shared) {
 
 #[cfg(test)]
 mod tests {
-    use muster_schemas::events::RunExpired;
+    use muster_schemas::events::{RunExpired, Upload};
     use muster_schemas::wire::RunOrder;
     use muster_schemas::{DeviceId, ProjectId, Timestamp};
 
@@ -143,6 +151,16 @@ mod tests {
     fn what_becomes_of_a_run_depends_on_what_it_was_and_on_the_boot() {
         let (boot, other) = (Uuid::from_u128(1), Uuid::from_u128(2));
         let id = OperationId(Uuid::from_u128(3));
+        let upload = || {
+            Action::Upload(Upload {
+                path: "/x".into(),
+                remove_source: false,
+                replace: false,
+                keep_seconds: None,
+                max_bytes: None,
+                bytes_per_second: None,
+            })
+        };
         let entry = |phase, action: Action| Entry {
             order: Some(Box::new(RunOrder {
                 project: ProjectId::default_project(),
@@ -167,6 +185,8 @@ mod tests {
             (Phase::Begun, Action::Reboot, boot, Fate::GoesOn),
             (Phase::Begun, Action::Reboot, other, Fate::Done),
             (Phase::Begun, Action::RestartAgent, boot, Fate::Done),
+            (Phase::Begun, upload(), boot, Fate::GoesOn),
+            (Phase::Begun, upload(), other, Fate::GoesOn),
         ] {
             assert_eq!(fate(&entry(phase, action), now), expected);
         }

@@ -112,7 +112,7 @@ async fn gather(spool: &Spool) {
     let _ = timeout(GATHER, filled).await;
 }
 
-async fn connected(link: &mut watch::Receiver<Option<Context>>) -> Client {
+pub(super) async fn connected(link: &mut watch::Receiver<Option<Context>>) -> Client {
     match link
         .wait_for(Option::is_some)
         .await
@@ -132,13 +132,21 @@ async fn ask(
     piece: &Piece,
 ) -> Result<u64, String> {
     let message = encode(operation, piece.stream, piece);
+    Ok(request(client, subject, message).await?.next)
+}
+
+/// Sends a piece, and waits for what the server says to it.
+pub(super) async fn request(
+    client: &Client,
+    subject: &str,
+    message: Vec<u8>,
+) -> Result<OutputTaken, String> {
     let request = client.request(subject.to_owned(), message.into());
     let answer = timeout(ANSWER, request)
         .await
         .map_err(|_| "no answer came".to_owned())?
         .map_err(|error| error.to_string())?;
-    let taken: OutputTaken = codec::decode(&answer.payload).map_err(|error| error.to_string())?;
-    Ok(taken.next)
+    codec::decode(&answer.payload).map_err(|error| error.to_string())
 }
 
 fn encode(operation: OperationId, stream: OutputStream, piece: &Piece) -> Vec<u8> {
@@ -153,5 +161,6 @@ fn encode(operation: OperationId, stream: OutputStream, piece: &Piece) -> Vec<u8
         data,
         last: piece.is_last,
         salt: piece.salt.map(|salt| salt.to_vec()),
+        total: None,
     })
 }

@@ -325,6 +325,16 @@ impl Spools {
         }
     }
 
+    /// Lets go of the archive of a folder that an upload sent.
+    pub(super) fn delete_archive(&self, operation: OperationId) {
+        let path = self.path(operation, OutputStream::File);
+        if let Err(error) = std::fs::remove_file(&path)
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            tracing::warn!(%error, path = %path.display(), "an archive could not be let go");
+        }
+    }
+
     /// Removes files that belong to no run that is known.
     pub(super) fn sweep(&self, is_known: impl Fn(OperationId) -> bool) {
         let Ok(files) = std::fs::read_dir(&self.folder) else { return };

@@ -10,8 +10,9 @@ use super::check::{Address, Ignored, Me, check_address, check_private, is_expire
 use super::journal::{self, Entry, Phase};
 use super::policy::Policy;
 use super::prepare;
-use super::queue::{MOST_WAITING, Standing, takes_place};
+use super::queue::{Lane, MOST_WAITING, Standing};
 use super::record::{Outcome, blank, expired, rejected, tell};
+use super::upload;
 use crate::clock::Moment;
 use crate::run::{Shared, in_words};
 
@@ -119,9 +120,12 @@ fn judge(
         prepare::run_as(wanted_user(&order.action)).map_err(invalid)?;
         prepare::check(exec, &env).map_err(invalid)?;
     }
-    if takes_place(&order.action) && shared.operations.is_busy() {
+    if let Action::Upload(upload) = &order.action {
+        upload::judge(shared, upload)?;
+    }
+    if shared.operations.is_busy(Lane::of(&order.action)) {
         let reason = format!(
-            "{MOST_WAITING} runs wait on this device already; runs.at_once in its config says how many work at the same time"
+            "{MOST_WAITING} runs wait on this device already; runs.at_once in its config says how many programs work at the same time"
         );
         return Err((RefusalCause::Busy, reason));
     }

@@ -167,6 +167,15 @@ impl Client {
         self.send(request).await
     }
 
+    /// Bytes from a place on, as they come.
+    pub(crate) async fn bytes_from(&self, path: &str, from: u64) -> Result<Response> {
+        let mut request = self.request(Method::GET, path);
+        if from > 0 {
+            request = request.header("range", format!("bytes={from}-"));
+        }
+        self.send(request).await
+    }
+
     /// A stream of server-sent events, as it comes.
     pub(crate) async fn stream(&self, path: &str, query: &[(&str, String)]) -> Result<Response> {
         let request = self.request(Method::GET, path).query(query);

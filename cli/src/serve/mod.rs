@@ -147,11 +147,13 @@ pub(crate) async fn run(
         door.command(muster_command::http::router(api.clone(), service.clone()));
         let dispatching = muster_command::dispatch::start(service.clone(), stop.clone());
         let dispatching = dispatching.await.context("cannot make the list of open runs")?;
+        let keeping = muster_command::uploads::start(service.clone(), stop.clone());
+        let keeping = keeping.await.context("cannot make the list of files")?;
         let stop = stop.clone();
         parts.spawn(async move {
             let revocations = service.keep_revocations(reconnected, stop.clone());
             let link = muster_command::link::run(service.clone(), stop.clone());
-            tokio::join!(link, revocations, dispatching);
+            tokio::join!(link, revocations, dispatching, keeping);
             Ok(())
         });
     }

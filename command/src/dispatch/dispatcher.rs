@@ -262,7 +262,7 @@ fn plan(run: &OpenRun, command: RunCommand) -> Option<Planned> {
         requested: true,
         dispatched: (run.epoch > 0).then_some(run.epoch),
         canceled: run.canceled,
-        closed: false,
+        ..Run::default()
     };
     let events: Vec<Event> = state.decide(command).ok()?;
     if events.is_empty() {

@@ -33,6 +33,10 @@ const KINDS: &[&str] = &[
     "RunInterrupted",
     "RunRejected",
     "RunExpired",
+    // They change nothing here but the version of a run's stream.
+    "UploadErased",
+    "UploadStalled",
+    "DownloadLinkMade",
     "DeviceEnrolled",
     "DeviceEpochGranted",
     "DeviceConnected",

@@ -3,13 +3,20 @@
 use muster_schemas::Event;
 use muster_schemas::events::{
     AbortCause, Action, Exec, OperationAborted, OperationPaused, OperationRequested,
-    OperationResumed, Program,
+    OperationResumed, Program, Upload,
 };
+use muster_schemas::wire::MAX_UPLOAD_BYTES;
 
 use super::{Decider, Decision, Rejection};
 
 /// The longest that a run may take, in milliseconds: a day.
 pub const MAX_TIMEOUT_MS: u64 = 24 * 3600 * 1000;
+/// The longest that an upload may take, in milliseconds: 30 days.
+pub const MAX_UPLOAD_TIMEOUT_MS: u64 = 30 * MAX_TIMEOUT_MS;
+/// The longest path, in bytes.
+const MAX_PATH_BYTES: usize = 4096;
+/// An upload is not slowed down to less, in bytes per second.
+const LEAST_BYTES_PER_SECOND: u64 = 1024;
 /// The most arguments of a program.
 pub const MAX_ARGUMENTS: usize = 1_000;
 /// The most bytes of a program's arguments, or of a shell line.
@@ -89,9 +96,13 @@ fn check(requested: &OperationRequested) -> Result<(), Rejection> {
     if requested.devices == 0 {
         return Err(invalid("target", "no device is meant by it", requested.target.clone()));
     }
-    if !(1..=MAX_TIMEOUT_MS).contains(&requested.timeout_ms) {
+    let longest = match requested.action {
+        Action::Upload(_) => MAX_UPLOAD_TIMEOUT_MS,
+        _ => MAX_TIMEOUT_MS,
+    };
+    if !(1..=longest).contains(&requested.timeout_ms) {
         let value = requested.timeout_ms.to_string();
-        return Err(invalid("timeout_ms", format!("must be from 1 to {MAX_TIMEOUT_MS}"), value));
+        return Err(invalid("timeout_ms", format!("must be from 1 to {longest}"), value));
     }
     if requested.at_once == 0 {
         return Err(invalid("at_once", "must be 1 at least", "0"));
@@ -110,7 +121,31 @@ fn check(requested: &OperationRequested) -> Result<(), Rejection> {
                 Err(invalid("action.level", rule, level.clone()))
             }
         }
+        Action::Upload(upload) => check_upload(upload),
         Action::RestartAgent | Action::Reboot | Action::Diagnostics => Ok(()),
+    }
+}
+
+fn check_upload(upload: &Upload) -> Result<(), Rejection> {
+    let path = &upload.path;
+    if path.is_empty() || path.len() > MAX_PATH_BYTES || path.contains('\0') {
+        let rule = format!("must be 1 to {MAX_PATH_BYTES} bytes without a NUL");
+        let shown = path.chars().take(80).collect::<String>();
+        return Err(invalid("action.path", rule, shown));
+    }
+    if upload.keep_seconds == Some(0) {
+        return Err(invalid("action.keep_seconds", "must be 1 at least", "0"));
+    }
+    if !(1..=MAX_UPLOAD_BYTES).contains(&upload.limit()) {
+        let rule = format!("must be from 1 to {MAX_UPLOAD_BYTES}");
+        return Err(invalid("action.max_bytes", rule, upload.limit().to_string()));
+    }
+    match upload.bytes_per_second {
+        Some(speed) if speed < LEAST_BYTES_PER_SECOND => {
+            let rule = format!("must be {LEAST_BYTES_PER_SECOND} at least");
+            Err(invalid("action.bytes_per_second", rule, speed.to_string()))
+        }
+        _ => Ok(()),
     }
 }
 

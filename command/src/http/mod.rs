@@ -9,6 +9,7 @@ mod problems;
 mod projects;
 mod sessions;
 mod tokens;
+mod uploads;
 
 use axum::extract::FromRef;
 use axum::http::HeaderMap;
@@ -97,6 +98,8 @@ fn routes() -> OpenApiRouter<CommandState> {
         .routes(routes!(operations::resume_operation))
         .routes(routes!(operations::abort_operation))
         .routes(routes!(operations::cancel_run))
+        .routes(routes!(uploads::delete_upload))
+        .routes(routes!(uploads::create_download_link))
         .routes(routes!(sessions::open_shell))
         .routes(routes!(sessions::attach_session))
         .routes(routes!(sessions::end_session))

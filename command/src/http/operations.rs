@@ -11,7 +11,7 @@ use muster_api::params::{NoParams, ProjectParam};
 use muster_api::problem::WriteProblems;
 use muster_api::{IdempotencyKey, IfMatch, Json, PathParam, Problem, Query};
 use muster_schemas::OperationId;
-use muster_schemas::events::{AbortCause, Action, Exec, Program};
+use muster_schemas::events::{AbortCause, Action, Exec, Program, Upload};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -23,6 +23,10 @@ use crate::service::{NewOperation, Target};
 const MAX_EXPIRY: u32 = 30 * 24 * 3600;
 /// The longest that a run may take, in seconds: a day.
 const MAX_TIMEOUT: u32 = 24 * 3600;
+/// The longest that an upload may take, in seconds: 30 days.
+const MAX_UPLOAD_TIMEOUT: u32 = 30 * MAX_TIMEOUT;
+/// How long a run may take when nothing is said, in seconds.
+const FIVE_MINUTES: u32 = 300;
 /// The most devices that work at an operation at once.
 const MAX_AT_ONCE: u32 = 1_000;
 
@@ -87,6 +91,31 @@ pub(super) enum ActionRequest {
         #[schema(minimum = 1)]
         seconds: Option<u32>,
     },
+    /// Pull a file, or a folder, to the server, which keeps it: `GET /uploads`.
+    Upload {
+        /// Which: absolute, or from the home of the agent's user on. A folder becomes a tar archive,
+        /// compressed by gzip.
+        #[schema(min_length = 1, max_length = 4096, example = "/var/log/app.log")]
+        path: String,
+        /// The device removes the file once the server has all of it. Not for folders.
+        #[serde(default)]
+        remove_source: bool,
+        /// Erase what was stored before from the same path of the same device, once this is stored.
+        #[serde(default)]
+        replace: bool,
+        /// Erase the stored copy so many seconds after it was stored; never when left out.
+        #[serde(default)]
+        #[schema(minimum = 1)]
+        keep_seconds: Option<u32>,
+        /// Take no more bytes; 1 GiB when left out.
+        #[serde(default)]
+        #[schema(minimum = 1, maximum = 68_719_476_736_u64)]
+        max_bytes: Option<u64>,
+        /// Send no faster, in bytes per second; as fast as it goes when left out.
+        #[serde(default)]
+        #[schema(minimum = 1024)]
+        bytes_per_second: Option<u64>,
+    },
 }
 
 /// What is asked of devices.
@@ -101,10 +130,11 @@ pub(super) struct RequestOperation {
     target: OperationTarget,
     /// What.
     action: ActionRequest,
-    /// How long a run may take; 300 when left out.
-    #[serde(default = "five_minutes")]
-    #[schema(minimum = 1, maximum = 86_400)]
-    timeout_seconds: u32,
+    /// How long a run may take; 300 when left out, of an upload a day. A day at most, of an upload
+    /// 30.
+    #[serde(default)]
+    #[schema(minimum = 1, maximum = 2_592_000)]
+    timeout_seconds: Option<u32>,
     /// How long it waits for devices that are offline, or for their turn; a day when left out.
     #[serde(default = "a_day")]
     #[schema(minimum = 1, maximum = 2_592_000)]
@@ -117,10 +147,6 @@ pub(super) struct RequestOperation {
     #[serde(default)]
     #[schema(minimum = 1)]
     stop_after: Option<u32>,
-}
-
-const fn five_minutes() -> u32 {
-    300
 }
 
 const fn a_day() -> u32 {
@@ -182,7 +208,12 @@ fn within(field: &'static str, value: u32, max: u32) -> Result<(), Problem> {
 }
 
 fn read(body: RequestOperation) -> Result<NewOperation, Problem> {
-    within("timeout_seconds", body.timeout_seconds, MAX_TIMEOUT)?;
+    let (usual, longest) = match body.action {
+        ActionRequest::Upload { .. } => (MAX_TIMEOUT, MAX_UPLOAD_TIMEOUT),
+        _ => (FIVE_MINUTES, MAX_TIMEOUT),
+    };
+    let timeout_seconds = body.timeout_seconds.unwrap_or(usual);
+    within("timeout_seconds", timeout_seconds, longest)?;
     within("expires_in_seconds", body.expires_in_seconds, MAX_EXPIRY)?;
     within("at_once", body.at_once, MAX_AT_ONCE)?;
     if let Some(stop_after) = body.stop_after {
@@ -204,7 +235,7 @@ fn read(body: RequestOperation) -> Result<NewOperation, Problem> {
         action,
         env,
         stdin,
-        timeout_ms: u64::from(body.timeout_seconds) * 1_000,
+        timeout_ms: u64::from(timeout_seconds) * 1_000,
         expires_at: crate::service::now().plus_micros(expires),
         at_once: body.at_once,
         stop_after: body.stop_after,
@@ -220,6 +251,21 @@ fn action(action: ActionRequest) -> Result<ActionParts, Problem> {
         ActionRequest::Reboot {} => plain(Action::Reboot),
         ActionRequest::Diagnostics {} => plain(Action::Diagnostics),
         ActionRequest::LogLevel { level, seconds } => plain(Action::LogLevel { level, seconds }),
+        ActionRequest::Upload {
+            path,
+            remove_source,
+            replace,
+            keep_seconds,
+            max_bytes,
+            bytes_per_second,
+        } => plain(Action::Upload(Upload {
+            path,
+            remove_source,
+            replace,
+            keep_seconds,
+            max_bytes,
+            bytes_per_second,
+        })),
         ActionRequest::Exec { argv, shell, cwd, user, env, stdin, stdin_base64, background } => {
             let program = match (argv, shell) {
                 (Some(argv), None) => Program::Argv(argv),

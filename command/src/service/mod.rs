@@ -14,6 +14,7 @@ mod output;
 mod projects;
 mod revocation;
 mod tokens;
+mod uploads;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -37,6 +38,7 @@ pub use devices::DeviceChanges;
 pub use enrollment::EnrollAnswer;
 pub use operations::{NewOperation, OperationMade, Target};
 pub use tokens::{NewApiToken, NewEnrollmentToken};
+pub use uploads::LinkMade;
 
 /// How often a decision is made again when its streams had moved on.
 const TRIES: u32 = 12;

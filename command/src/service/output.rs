@@ -1,14 +1,16 @@
-//! The output of programs: taken from devices piece by piece, and kept as blobs.
+//! The output of programs, and the files of uploads: taken from devices piece by piece, and kept as
+//! blobs.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use muster_api::blobs::key;
 use muster_api::blobs::key::Piece;
+use muster_api::blobs::{BlobError, key};
 use muster_schemas::wire::internal::output_subject;
 use muster_schemas::wire::{
-    MAX_OUTPUT_BYTES, MAX_PIECE_BYTES, OutputPiece, OutputStream, OutputTaken,
+    MAX_FILE_PIECE_BYTES, MAX_OUTPUT_BYTES, MAX_PIECE_BYTES, OutputPiece, OutputStream, OutputTaken,
 };
 use muster_schemas::{DeviceId, OperationId, ProjectId, StreamName, codec, compress};
 
@@ -16,33 +18,52 @@ use super::{Service, ServiceError};
 
 /// Outputs that are remembered at most; beyond it, all are forgotten and looked up again.
 const REMEMBERED: usize = 20_000;
+/// Whether a file is still wanted is looked up again after this: another process may have erased it.
+const BELIEVED: Duration = Duration::from_secs(60);
 
 type Place = (ProjectId, OperationId, DeviceId, OutputStream);
 
+/// What this process knows of an output.
+#[derive(Clone, Copy, Debug)]
+struct Known {
+    /// How much of it is there.
+    next: u64,
+    /// How much of it is taken at most.
+    limit: u64,
+    /// When it was looked up.
+    at: Instant,
+}
+
 /// How much of each output is there already, as far as this process knows.
 #[derive(Debug, Default)]
-pub(crate) struct Outputs(Mutex<HashMap<Place, u64>>);
+pub(crate) struct Outputs(Mutex<HashMap<Place, Known>>);
 
 impl Outputs {
-    fn known(&self, place: &Place) -> Option<u64> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(place).copied()
+    fn known(&self, place: &Place) -> Option<Known> {
+        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner).get(place).copied();
+        known.filter(|known| place.3 != OutputStream::File || known.at.elapsed() < BELIEVED)
     }
 
-    fn set(&self, place: Place, next: u64) {
+    fn set(&self, place: Place, value: Known) {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if known.len() >= REMEMBERED {
             known.clear();
         }
-        known.insert(place, next);
+        known.insert(place, value);
+    }
+
+    /// Nothing is known any more of the file of a run.
+    pub(super) fn forget(&self, project: &ProjectId, operation: OperationId, device: DeviceId) {
+        let place = (project.clone(), operation, device, OutputStream::File);
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&place);
     }
 }
 
 impl Service {
-    /// Takes a piece of a run's output; answers where the next one begins.
+    /// Takes a piece of a run's output, or of its file; answers where the next one begins.
     ///
     /// # Errors
-    /// When it is no piece, of a run that this device does not have, or larger than may be; when
-    /// the log or the blob store cannot be used.
+    /// When it is no piece, or the log or the blob store cannot be used: the device sends it again.
     pub(crate) async fn take_output(
         &self,
         project: &ProjectId,
@@ -52,12 +73,13 @@ impl Service {
         let refused = |what: String| ServiceError::Unproved(what);
         let piece: OutputPiece =
             codec::decode(payload).map_err(|error| refused(error.to_string()))?;
+        let is_file = piece.stream == OutputStream::File;
         // What is not wanted is not asked for again: a device lets go of what it was answered.
         let not_wanted = |why: String| {
             tracing::warn!(%project, %device, operation = %piece.operation, why, "output is not kept");
-            Ok(codec::encode(&OutputTaken {
-                next: piece.offset.saturating_add(u64::from(piece.bytes)),
-            }))
+            let next = piece.offset.saturating_add(u64::from(piece.bytes));
+            let refused = is_file.then_some(why);
+            Ok(codec::encode(&OutputTaken { next, refused, receipt: None }))
         };
         if let Err(why) = check(&piece) {
             return not_wanted(why);
@@ -65,24 +87,78 @@ impl Service {
         let place = (project.clone(), piece.operation, device, piece.stream);
         let folder = key::output(project, piece.operation, device, piece.stream);
         let known = match self.outputs.known(&place) {
-            Some(next) => next,
-            None => {
-                let stream = StreamName::Run(piece.operation, device);
-                if self.log.stream_version(project, &stream).await? == 0 {
-                    return not_wanted("this device was never asked for it".to_owned());
+            Some(known) => known,
+            None => match self.wanted(project, device, &piece).await? {
+                Ok(limit) => {
+                    Known { next: self.output_end(&folder).await?, limit, at: Instant::now() }
                 }
-                self.output_end(&folder).await?
+                Err(why) => return not_wanted(why.to_owned()),
+            },
+        };
+        if piece.offset.saturating_add(u64::from(piece.bytes)) > known.limit
+            || piece.total.is_some_and(|total| total > known.limit)
+        {
+            return not_wanted(format!("more than {} bytes", known.limit));
+        }
+        // Another process may have taken what came in between.
+        let next =
+            if piece.offset > known.next { self.output_end(&folder).await? } else { known.next };
+        let is_end = is_file && piece.last && piece.bytes == 0;
+        if piece.offset != next || (piece.bytes == 0 && !is_end) {
+            self.outputs.set(place, Known { next, ..known });
+            return Ok(codec::encode(&OutputTaken { next, refused: None, receipt: None }));
+        }
+        let next = match self.keep_piece(&folder, &piece).await {
+            Ok(next) => next,
+            Err(error) => {
+                if is_file {
+                    self.note_stall(project, piece.operation, device, next, &error).await;
+                }
+                return Err(error.into());
             }
         };
-        // Another process may have taken what came in between.
-        let next = if piece.offset > known { self.output_end(&folder).await? } else { known };
-        if piece.offset != next || piece.bytes == 0 {
-            self.outputs.set(place, next);
-            return Ok(codec::encode(&OutputTaken { next }));
+        self.outputs.set(place, Known { next, ..known });
+        let subject = output_subject(project, piece.operation, device);
+        if let Err(error) = self.nats.publish(subject, Bytes::new()).await {
+            tracing::debug!(%error, "who waits for output is not told; it looks by itself");
         }
+        let receipt = match is_end {
+            true => Some(self.file_receipt(project, piece.operation, device, next)?),
+            false => None,
+        };
+        Ok(codec::encode(&OutputTaken { next, refused: None, receipt }))
+    }
+
+    /// Was the device asked for this output, and how much of it is taken? Why not, in words.
+    async fn wanted(
+        &self,
+        project: &ProjectId,
+        device: DeviceId,
+        piece: &OutputPiece,
+    ) -> Result<Result<u64, &'static str>, ServiceError> {
+        if piece.stream == OutputStream::File {
+            return self.wanted_file(project, piece.operation, device).await;
+        }
+        let stream = StreamName::Run(piece.operation, device);
+        Ok(match self.log.stream_version(project, &stream).await? {
+            0 => Err("this device was never asked for it"),
+            _ => Ok(MAX_OUTPUT_BYTES),
+        })
+    }
+
+    /// Keeps a piece that follows what is there; answers where the next one begins.
+    async fn keep_piece(&self, folder: &str, piece: &OutputPiece) -> Result<u64, BlobError> {
         if let Some(salt) = &piece.salt {
             let name = format!("{folder}/{}", key::SALT);
             self.blobs.put(&name, Bytes::from(salt.clone())).await?;
+            if let Some(total) = piece.total {
+                let name = format!("{folder}/{}", key::size(total));
+                self.blobs.put(&name, Bytes::new()).await?;
+            }
+        }
+        if piece.bytes == 0 {
+            self.blobs.settle().await?;
+            return Ok(piece.offset);
         }
         let stored = Piece {
             offset: piece.offset,
@@ -90,13 +166,8 @@ impl Service {
             compressed: piece.compressed,
         };
         let name = format!("{folder}/{}", stored.name());
-        self.blobs.put(&name, Bytes::from(piece.data)).await?;
-        self.outputs.set(place, stored.end());
-        let subject = output_subject(project, piece.operation, device);
-        if let Err(error) = self.nats.publish(subject, Bytes::new()).await {
-            tracing::debug!(%error, "who waits for output is not told; it looks by itself");
-        }
-        Ok(codec::encode(&OutputTaken { next: stored.end() }))
+        self.blobs.put(&name, Bytes::from(piece.data.clone())).await?;
+        Ok(stored.end())
     }
 
     async fn output_end(&self, folder: &str) -> Result<u64, ServiceError> {
@@ -107,18 +178,19 @@ impl Service {
 
 /// Is it a piece that can be kept?
 fn check(piece: &OutputPiece) -> Result<(), String> {
+    let most = match piece.stream {
+        OutputStream::File => MAX_FILE_PIECE_BYTES,
+        OutputStream::Stdout | OutputStream::Stderr => MAX_PIECE_BYTES,
+    };
     let bytes = piece.bytes as usize;
-    if bytes > MAX_PIECE_BYTES {
-        return Err(format!("a piece of {bytes} bytes; at most {MAX_PIECE_BYTES} are taken"));
-    }
-    if piece.offset.saturating_add(bytes as u64) > MAX_OUTPUT_BYTES {
-        return Err(format!("output beyond {MAX_OUTPUT_BYTES} bytes"));
+    if bytes > most {
+        return Err(format!("a piece of {bytes} bytes; at most {most} are taken"));
     }
     if piece.salt.as_ref().is_some_and(|salt| salt.len() > 64) {
         return Err("a salt of more than 64 bytes".to_owned());
     }
     let length = if piece.compressed {
-        let whole = compress::decompress(&piece.data, MAX_PIECE_BYTES);
+        let whole = compress::decompress(&piece.data, most);
         whole.ok_or_else(|| "a piece that cannot be decompressed".to_owned())?.len()
     } else {
         piece.data.len()

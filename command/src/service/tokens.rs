@@ -46,7 +46,7 @@ pub struct NewApiToken {
 impl Service {
     /// The secret of the token that a request makes: a retry gets the same one, and it is kept
     /// nowhere.
-    fn secret(&self, request: &Request) -> [u8; 32] {
+    pub(super) fn secret(&self, request: &Request) -> [u8; 32] {
         #[expect(clippy::expect_used, reason = "HMAC takes a key of any length")]
         let mut mac =
             Hmac::<Sha256>::new_from_slice(self.keys.nonce_key()).expect("a key of any length");

@@ -15,6 +15,7 @@ mod operations;
 mod projects;
 mod sessions;
 mod tokens;
+mod uploads;
 mod whoami;
 
 use axum::extract::DefaultBodyLimit;
@@ -44,6 +45,7 @@ use crate::state::QueryState;
         (name = "projects", description = "Projects: each has its own devices, tokens and log"),
         (name = "devices", description = "Devices: their state, now and in the past"),
         (name = "operations", description = "What is asked of devices, and what became of it on each"),
+        (name = "uploads", description = "Files that were pulled from devices, and are kept here"),
         (name = "sessions", description = "Shells on devices, and connections from them"),
         (name = "metrics", description = "What devices measure"),
         (name = "events", description = "The event log"),
@@ -97,6 +99,10 @@ fn routes() -> OpenApiRouter<QueryState> {
         .routes(routes!(operations::runs::list_runs))
         .routes(routes!(operations::runs::get_run))
         .routes(routes!(operations::output::get_run_output))
+        .routes(routes!(uploads::list::list_uploads))
+        .routes(routes!(uploads::list::get_upload))
+        .routes(routes!(uploads::content::get_upload_content))
+        .routes(routes!(uploads::download::download_file))
         .routes(routes!(sessions::list_sessions))
         .routes(routes!(sessions::get_session))
         .routes(routes!(sessions::get_session_recording))

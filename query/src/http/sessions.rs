@@ -4,7 +4,7 @@ use axum::extract::State;
 use axum::http::header;
 use axum::response::IntoResponse;
 use muster_api::auth::{ReadDevices, ReadOutput};
-use muster_api::blobs::key;
+use muster_api::blobs::{BlobError, key};
 use muster_api::params::{NoParams, ProjectParam};
 use muster_api::position::MinPositionParam;
 use muster_api::problem::{ProblemDocument, ReadProblems};
@@ -181,6 +181,12 @@ pub(crate) async fn list_sessions(
     Ok(Json(Page { items, next }))
 }
 
+/// The blobs could not be read.
+pub(crate) fn blob_problem(error: &BlobError) -> Problem {
+    tracing::warn!(error = %muster_api::problem::describe(error), "the blob store fails");
+    Problem::unavailable("the blob store cannot be used; see the server's log", 10)
+}
+
 async fn find(state: &QueryState, project: &ProjectId, id: SessionId) -> Result<Row, Problem> {
     let mut sql = select();
     sql.push_bind(project.as_str().to_owned());
@@ -257,10 +263,7 @@ pub(crate) async fn get_session_recording(
             let words = format!("{place} of session {id} {what}: somebody has touched the blobs");
             Problem::new(muster_api::problem::Kind::Gone, words)
         };
-        let found = state.blobs.get(&name).await.map_err(|error| {
-            tracing::warn!(error = %muster_api::problem::describe(&error), "the blob store fails");
-            Problem::unavailable("the blob store cannot be used; see the server's log", 10)
-        })?;
+        let found = state.blobs.get(&name).await.map_err(|error| blob_problem(&error))?;
         let bytes = found.ok_or_else(|| damaged("is missing"))?;
         let (salt, lines) =
             bytes.split_at_checked(SALT).ok_or_else(|| damaged("is not what was recorded"))?;

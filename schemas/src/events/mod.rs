@@ -9,6 +9,7 @@ mod operation;
 mod project;
 mod session;
 mod token;
+mod upload;
 
 pub use device::{
     Cause, DeviceConfigApplied, DeviceConfigSet, DeviceConnected, DeviceDeleted,
@@ -20,10 +21,11 @@ pub use device::{
 };
 pub use inventory::{DeviceInventoryReported, Interface};
 pub use operation::{
-    AbortCause, Action, ClosedState, Exec, OperationAborted, OperationPaused, OperationRequested,
-    OperationResumed, OutputSummary, PrivatePart, Program, RefusalCause, RunAccepted,
-    RunCancelRequested, RunCanceled, RunClosed, RunDispatched, RunExpired, RunFailed,
+    AbortCause, Action, ClosedState, Exec, FileSummary, OperationAborted, OperationPaused,
+    OperationRequested, OperationResumed, OutputSummary, PrivatePart, Program, RefusalCause,
+    RunAccepted, RunCancelRequested, RunCanceled, RunClosed, RunDispatched, RunExpired, RunFailed,
     RunInterrupted, RunRejected, RunReport, RunRequested, RunStarted, RunSucceeded, RunTimedOut,
+    Upload,
 };
 pub use project::{
     ProjectArchived, ProjectCreated, ProjectRenamed, ProjectRestored, ProjectRetentionSet,
@@ -36,6 +38,7 @@ pub use token::{
     ApiTokenCreated, ApiTokenRevoked, ApiTokenUsed, EnrollmentTokenCreated, EnrollmentTokenRevoked,
     EnrollmentTokenUsed, Role,
 };
+pub use upload::{DownloadLinkMade, EraseCause, UploadErased, UploadStalled};
 
 use serde::{Deserialize, Serialize};
 
@@ -75,10 +78,6 @@ macro_rules! events {
         /// Any event.
         #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
         #[serde(tag = "type", content = "data")]
-        #[expect(
-            clippy::large_enum_variant,
-            reason = "events live one at a time, in a batch of their own making; a box would cost each reader an allocation"
-        )]
         pub enum Event {
             $( $(#[$doc])* $name($name), )+
         }
@@ -252,6 +251,12 @@ events! {
     RunRejected, 1, Device;
     /// An order came too late; nothing was done.
     RunExpired, 1, Device;
+    /// A file that a device has sent is not kept any more.
+    UploadErased, 1, Server;
+    /// The server cannot keep what a device sends.
+    UploadStalled, 1, Server;
+    /// Somebody made a link by which a file can be downloaded.
+    DownloadLinkMade, 1, Server;
     /// Somebody wants a shell, or a connection, on a device.
     SessionRequested, 1, Server;
     /// Somebody attaches to a session.

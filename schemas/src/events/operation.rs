@@ -41,6 +41,37 @@ pub struct Exec {
     pub background: bool,
 }
 
+/// A file, or a folder, that is pulled to the server and kept there.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Upload {
+    /// Which: absolute, or from the home of the agent's user on. A folder becomes a tar archive,
+    /// compressed by gzip.
+    pub path: String,
+    /// The device removes the file once the server has all of it. Not for folders.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub remove_source: bool,
+    /// What was stored before from the same path of the same device is erased once this is stored.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub replace: bool,
+    /// The stored copy is erased so many seconds after it was stored; never when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keep_seconds: Option<u32>,
+    /// More bytes are not taken; [`crate::wire::USUAL_UPLOAD_BYTES`] when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_bytes: Option<u64>,
+    /// Sent no faster than this, in bytes per second; as fast as it goes when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes_per_second: Option<u64>,
+}
+
+impl Upload {
+    /// How many bytes are taken at most.
+    #[must_use]
+    pub fn limit(&self) -> u64 {
+        self.max_bytes.unwrap_or(crate::wire::USUAL_UPLOAD_BYTES)
+    }
+}
+
 /// What is to be done on a device.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(tag = "kind", rename_all = "snake_case")]
@@ -61,6 +92,8 @@ pub enum Action {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         seconds: Option<u32>,
     },
+    /// Pull a file to the server.
+    Upload(Upload),
 }
 
 impl Action {
@@ -73,6 +106,7 @@ impl Action {
             Self::Reboot => "reboot",
             Self::Diagnostics => "diagnostics",
             Self::LogLevel { .. } => "log_level",
+            Self::Upload(_) => "upload",
         }
     }
 }
@@ -217,6 +251,20 @@ pub struct OutputSummary {
     pub hash: Option<Hash>,
 }
 
+/// A file that the server has whole.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct FileSummary {
+    /// What it is called: the last part of its path, with `.tar.gz` behind for a folder.
+    pub name: String,
+    /// How many bytes it is.
+    pub bytes: u64,
+    /// SHA-256 of a salt, which is kept beside the file, and the bytes.
+    pub hash: Hash,
+    /// Is it the archive of a folder?
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_folder: bool,
+}
+
 /// How a run went.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct RunReport {
@@ -252,6 +300,9 @@ pub struct RunReport {
     /// Standard error.
     #[serde(default)]
     pub stderr: OutputSummary,
+    /// The file, of an upload that was stored.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file: Option<FileSummary>,
 }
 
 /// The run did what was asked: its program ended with 0. In the device's reports.

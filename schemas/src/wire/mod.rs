@@ -20,8 +20,9 @@ pub use enrollment::{
     EnrollRequest, EnrollResponse, EnrollWaiting, NonceRequest, NonceResponse,
 };
 pub use operation::{
-    CancelOrder, KIND_HEADER, MAX_OUTPUT_BYTES, MAX_PIECE_BYTES, MAX_PRIVATE_BYTES, OutputPiece,
-    OutputStream, OutputTaken, PrivateInput, RunDelivery, RunOrder, output_hash,
+    CancelOrder, FileStored, KIND_HEADER, MAX_FILE_PIECE_BYTES, MAX_OUTPUT_BYTES, MAX_PIECE_BYTES,
+    MAX_PRIVATE_BYTES, MAX_UPLOAD_BYTES, OutputPiece, OutputStream, OutputTaken, PrivateInput,
+    RunDelivery, RunOrder, USUAL_UPLOAD_BYTES, output_hash,
 };
 pub use session::{Ack, ConfigUpdate, Hello, NewEpoch, Welcome};
-pub use token_text::{ApiTokenText, EnrollmentTokenText, InvalidToken};
+pub use token_text::{ApiTokenText, DownloadText, EnrollmentTokenText, InvalidToken};

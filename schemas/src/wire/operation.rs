@@ -23,6 +23,14 @@ pub const MAX_OUTPUT_BYTES: u64 = 4 << 20;
 /// The most bytes of output in one message, before they are compressed.
 pub const MAX_PIECE_BYTES: usize = 128 * 1024;
 
+/// The most bytes of a file in one message, before they are compressed: with what is around them, no
+/// more than a device may say at once (512 KiB).
+pub const MAX_FILE_PIECE_BYTES: usize = 384 * 1024;
+/// The most bytes of an upload that does not say how many may be taken: 1 GiB.
+pub const USUAL_UPLOAD_BYTES: u64 = 1 << 30;
+/// The most bytes that an upload may be allowed to be: 64 GiB.
+pub const MAX_UPLOAD_BYTES: u64 = 64 << 30;
+
 /// Do this; sealed by the operation key, kind `run`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RunOrder {
@@ -119,6 +127,8 @@ pub enum OutputStream {
     Stdout,
     /// Standard error.
     Stderr,
+    /// The file of an upload.
+    File,
 }
 
 impl OutputStream {
@@ -128,11 +138,12 @@ impl OutputStream {
         match self {
             Self::Stdout => "stdout",
             Self::Stderr => "stderr",
+            Self::File => "file",
         }
     }
 }
 
-/// A piece of a program's output: a request on `.req.output`, answered by [`OutputTaken`]. Not
+/// A piece of a program's output, or of a file: a request on `.req.output`, answered by [`OutputTaken`]. Not
 /// sealed: the run's signed end holds the hash of all of it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OutputPiece {
@@ -150,19 +161,44 @@ pub struct OutputPiece {
     /// True when `data` is compressed.
     #[serde(default)]
     pub compressed: bool,
-    /// Nothing comes after this piece.
+    /// Nothing comes after this piece. Of a file, the last piece is an empty one at its end: its
+    /// answer says that all of it is kept safe.
     #[serde(default)]
     pub last: bool,
     /// With the first piece: the salt of the output's hash, 16 bytes.
     #[serde(default, with = "serde_bytes")]
     pub salt: Option<Vec<u8>>,
+    /// How many bytes the whole file is; not of other outputs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub total: Option<u64>,
 }
 
 /// How much of an output the server has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OutputTaken {
     /// Send from here on.
     pub next: u64,
+    /// Why no more of the file is taken, whatever is sent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refused: Option<String>,
+    /// To the last piece of a file: COSE_Sign1 of kind `stored` over a [`FileStored`]. Without it a
+    /// device believes nobody that its file is safe, and removes none.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "serde_bytes")]
+    pub receipt: Option<Vec<u8>>,
+}
+
+/// The server has all of a file, safe from a power failure; sealed by the operation key, kind
+/// `stored`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileStored {
+    /// The project that the device belongs to.
+    pub project: ProjectId,
+    /// The device.
+    pub device: DeviceId,
+    /// The operation that asked for it.
+    pub operation: OperationId,
+    /// How many bytes it is.
+    pub bytes: u64,
 }
 
 /// The salted hash of an output.

@@ -3,6 +3,9 @@
 //! `mst_<project>_<id>_<secret>` is an API token, `mse_<project>_<id>_<secret>_<pin>` an enrollment
 //! token. The id is a UUID of 32 hexadecimal digits; secret and pin are 32 bytes in base32, lower
 //! case, unpadded (52 characters). The pin is the SHA-256 of the CA's SubjectPublicKeyInfo.
+//!
+//! `msd_<project>_<operation>_<device>_<secret>` stands in a link by which a file of an upload can be
+//! downloaded.
 
 use std::fmt;
 use std::str::FromStr;
@@ -11,7 +14,7 @@ use data_encoding::BASE32_NOPAD;
 use uuid::Uuid;
 
 use crate::cose::Hash;
-use crate::ids::{ProjectId, TokenId};
+use crate::ids::{DeviceId, OperationId, ProjectId, TokenId};
 
 /// Not the text of a token.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -40,6 +43,19 @@ pub struct EnrollmentTokenText {
     pub secret: [u8; 32],
     /// SHA-256 of the CA's SubjectPublicKeyInfo.
     pub pin: Hash,
+}
+
+/// What opens the download of one file. `Debug` does not show the secret.
+#[derive(Clone, PartialEq, Eq)]
+pub struct DownloadText {
+    /// The project.
+    pub project: ProjectId,
+    /// The upload's operation.
+    pub operation: OperationId,
+    /// The upload's device.
+    pub device: DeviceId,
+    /// The secret.
+    pub secret: [u8; 32],
 }
 
 fn base32(bytes: &[u8; 32]) -> String {
@@ -87,6 +103,40 @@ impl FromStr for EnrollmentTokenText {
         let (project, id, secret, pin) = split(text, "mse").ok_or_else(|| invalid.clone())?;
         let pin = pin.and_then(|pin| from_base32(&pin)).ok_or(invalid)?;
         Ok(Self { project, id, secret, pin: Hash(pin) })
+    }
+}
+
+impl FromStr for DownloadText {
+    type Err = InvalidToken;
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let id = |text: &str| {
+            let is_simple = text.len() == 32 && !text.bytes().any(|byte| byte.is_ascii_uppercase());
+            is_simple.then(|| Uuid::try_parse(text).ok()).flatten()
+        };
+        let read = || {
+            let mut parts = text.strip_prefix("msd_")?.split('_');
+            let read = Self {
+                project: parts.next()?.parse().ok()?,
+                operation: OperationId(id(parts.next()?)?),
+                device: DeviceId(id(parts.next()?)?),
+                secret: from_base32(parts.next()?)?,
+            };
+            parts.next().is_none().then_some(read)
+        };
+        read().ok_or(InvalidToken("a download link's token (msd_…)"))
+    }
+}
+
+impl fmt::Display for DownloadText {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (operation, device) = (self.operation.0.simple(), self.device.0.simple());
+        write!(f, "msd_{}_{operation}_{device}_{}", self.project, base32(&self.secret))
+    }
+}
+
+impl fmt::Debug for DownloadText {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Download({} of {} in {})", self.operation, self.device, self.project)
     }
 }
 
@@ -138,6 +188,18 @@ mod tests {
         assert_eq!(enroll.to_string().parse(), Ok(enroll.clone()));
         assert!(enroll.to_string().parse::<ApiTokenText>().is_err());
         assert!(api.to_string().parse::<EnrollmentTokenText>().is_err());
+        let download = DownloadText {
+            project: ProjectId::default_project(),
+            operation: OperationId(Uuid::from_u128(9)),
+            device: DeviceId(Uuid::from_u128(10)),
+            secret: [3; 32],
+        };
+        let text = download.to_string();
+        assert_eq!(text.parse(), Ok(download.clone()));
+        assert!(!format!("{download:?}").contains(&base32(&download.secret)));
+        for bad in ["msd_", &text[..text.len() - 1], &format!("{text}_"), &text.to_uppercase()] {
+            assert!(bad.parse::<DownloadText>().is_err(), "{bad:?} was taken");
+        }
         for bad in ["", "mst", "mst_default", "mst___", "mst_default_x_y", &format!("{api}_")] {
             assert!(bad.parse::<ApiTokenText>().is_err(), "{bad:?} was taken");
         }

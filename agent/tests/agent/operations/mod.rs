@@ -6,6 +6,7 @@ mod orders;
 mod output;
 mod programs;
 mod queue;
+mod uploads;
 
 use std::path::Path;
 use std::time::Duration;

@@ -26,8 +26,8 @@ use muster_schemas::subjects::{
 };
 use muster_schemas::wire::{
     Ack, CredentialsProof, CredentialsRequest, CredentialsResponse, EnrollProof, EnrollRequest,
-    EnrollResponse, EnrollmentTokenText, Hello, KIND_HEADER, MAX_PIECE_BYTES, NonceRequest,
-    NonceResponse, OutputPiece, OutputStream, OutputTaken, Welcome,
+    EnrollResponse, EnrollmentTokenText, FileStored, Hello, KIND_HEADER, MAX_FILE_PIECE_BYTES,
+    NonceRequest, NonceResponse, OutputPiece, OutputStream, OutputTaken, Welcome,
 };
 use muster_schemas::{
     DeviceId, Event, Hash, OperationId, ProjectId, SigningKey, Timestamp, TokenId, codec, compress,
@@ -69,6 +69,12 @@ pub(crate) struct Known {
     pub(crate) outputs: BTreeMap<(OperationId, OutputStream), Taken>,
     /// The server takes no output.
     pub(crate) takes_no_output: bool,
+    /// The server takes no more of an output than this.
+    pub(crate) takes_at_most: Option<usize>,
+    /// The server says that it has so many bytes more of a file than it has.
+    pub(crate) lies_by: u64,
+    /// Why the server takes no file.
+    pub(crate) refuses_files: Option<String>,
 }
 
 /// What the server has of an output.
@@ -215,7 +221,7 @@ impl Server {
                     }
                     Some(message) = outputs.next() => {
                         let Some(next) = take_piece(&known, &message.payload) else { continue };
-                        let answer = codec::encode(&OutputTaken { next });
+                        let answer = codec::encode(&taken(&known, &message.payload, next));
                         client.publish(message.reply.unwrap(), answer.into()).await.ok();
                     }
                     else => break,
@@ -264,19 +270,40 @@ fn append(known: &Mutex<Known>, bytes: &[u8]) -> Option<Ack> {
     Some(Ack { epoch: 1, seq, hash, resend: !is_next && envelope.seq > seq })
 }
 
+/// The answer to a piece, after which the server has this much.
+fn taken(known: &Mutex<Known>, payload: &[u8], next: u64) -> OutputTaken {
+    let piece: OutputPiece = codec::decode(payload).unwrap();
+    let known = known.lock().unwrap();
+    let is_end = piece.stream == OutputStream::File && piece.last;
+    let receipt = is_end.then(|| {
+        let stored = FileStored {
+            project: ProjectId::default_project(),
+            device: device(),
+            operation: piece.operation,
+            bytes: next + known.lies_by,
+        };
+        operation_key().seal(Kind::Stored, codec::encode(&stored))
+    });
+    OutputTaken { next, refused: known.refuses_files.clone(), receipt }
+}
+
 fn take_piece(known: &Mutex<Known>, payload: &[u8]) -> Option<u64> {
     let mut known = known.lock().unwrap();
     if known.takes_no_output {
         return None;
     }
     let piece: OutputPiece = codec::decode(payload).unwrap();
+    let at_most = known.takes_at_most;
     let taken = known.outputs.entry((piece.operation, piece.stream)).or_default();
     taken.pieces += 1;
     let have = taken.bytes.len() as u64;
+    if at_most.is_some_and(|most| taken.bytes.len() >= most) {
+        return Some(have);
+    }
     if piece.offset == have {
         let data = if piece.compressed {
             taken.compressed += 1;
-            compress::decompress(&piece.data, MAX_PIECE_BYTES).unwrap()
+            compress::decompress(&piece.data, MAX_FILE_PIECE_BYTES).unwrap()
         } else {
             piece.data
         };

@@ -16,6 +16,7 @@ pub(super) fn action(action: &Value) -> String {
             }
             (_, shell) => text(shell),
         },
+        "upload" => format!("upload {}", quoted(&text(&action["path"]))),
         "log_level" => format!("log level {}", text(&action["level"])),
         other => other.replace('_', " "),
     }

@@ -20,7 +20,7 @@ use muster_schemas::wire::{MAX_PIECE_BYTES, OutputStream};
 use muster_schemas::{DeviceId, OperationId, ProjectId, compress};
 use serde::Deserialize;
 use tokio::sync::OwnedSemaphorePermit;
-use utoipa::IntoParams;
+use utoipa::{IntoParams, ToSchema};
 
 use super::runs::find_run;
 use crate::http::devices::resolve;
@@ -39,9 +39,9 @@ const LINGER: Duration = Duration::from_secs(30);
 #[into_params(parameter_in = Query)]
 pub(crate) struct GetOutput {
     /// Which of the two outputs; `stdout` when left out.
-    #[serde(default = "stdout")]
-    #[param(inline, value_type = Option<OutputStream>)]
-    stream: OutputStream,
+    #[serde(default)]
+    #[param(inline, value_type = Option<OutputName>)]
+    stream: OutputName,
     /// Only from this byte on.
     #[serde(default)]
     #[param(value_type = Option<u64>, minimum = 0)]
@@ -52,8 +52,24 @@ pub(crate) struct GetOutput {
     follow: bool,
 }
 
-const fn stdout() -> OutputStream {
-    OutputStream::Stdout
+/// An output of a program.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum OutputName {
+    /// Standard output.
+    #[default]
+    Stdout,
+    /// Standard error.
+    Stderr,
+}
+
+impl From<OutputName> for OutputStream {
+    fn from(name: OutputName) -> Self {
+        match name {
+            OutputName::Stdout => Self::Stdout,
+            OutputName::Stderr => Self::Stderr,
+        }
+    }
 }
 
 /// What a program wrote.
@@ -96,7 +112,7 @@ pub(crate) async fn get_run_output(
         false => None,
     };
     let reader = Reader {
-        folder: key::output(&project, operation, device, query.stream),
+        folder: key::output(&project, operation, device, query.stream.into()),
         ready: Vec::new(),
         end: query.from,
         ended: None,
@@ -197,8 +213,8 @@ impl Reader {
         }
         let ended = *self.ended.get_or_insert_with(tokio::time::Instant::now);
         let kept = run.report.map(|report| match self.query.stream {
-            OutputStream::Stdout => report.stdout.kept,
-            OutputStream::Stderr => report.stderr.kept,
+            OutputName::Stdout => report.stdout.kept,
+            OutputName::Stderr => report.stderr.kept,
         });
         self.end >= kept.unwrap_or(0) || ended.elapsed() > LINGER
     }

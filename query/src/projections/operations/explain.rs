@@ -1,7 +1,7 @@
 //! Why a run is where it is, in words for a person, and what can be done about it. Pure.
 
 use muster_schemas::Timestamp;
-use muster_schemas::events::{AbortCause, RefusalCause};
+use muster_schemas::events::{AbortCause, EraseCause, RefusalCause};
 
 use super::fold::{Operation, Run, RunState};
 use crate::projections::devices::Status;
@@ -15,6 +15,7 @@ pub fn explain(operation: &Operation, run: &Run, device: Option<Status>, now: Ti
     } else {
         ""
     };
+    let is_upload = operation.upload().is_some();
     let words = match run.state {
         RunState::Requested => waits(operation, device, expires, now),
         RunState::Dispatched => match device {
@@ -34,8 +35,20 @@ pub fn explain(operation: &Operation, run: &Run, device: Option<Status>, now: Ti
              with others (`runs.at_once` is how many it works at), or waits for its next hello."
                 .to_owned()
         }
+        RunState::Running if is_upload => match &run.stalled {
+            Some(stalled) => format!(
+                "The device sends its file. At {} bytes it had to wait: {}.",
+                stalled.bytes, stalled.reason
+            ),
+            None => "The device sends its file.".to_owned(),
+        },
         RunState::Running => "Its program runs.".to_owned(),
+        RunState::Succeeded if is_upload => stored(run),
         RunState::Succeeded => "It did what was asked.".to_owned(),
+        RunState::Failed if is_upload => {
+            let problem = run.report.as_ref().and_then(|report| report.problem.as_deref());
+            format!("The file is not here: {}.", problem.unwrap_or("the device does not say why"))
+        }
         RunState::Failed => failed(run),
         RunState::TimedOut => match &run.report {
             Some(_) => {
@@ -44,6 +57,9 @@ pub fn explain(operation: &Operation, run: &Run, device: Option<Status>, now: Ti
             None => closed(run),
         },
         RunState::Canceled => match &run.report {
+            Some(report) if report.started_at.is_some() && is_upload => {
+                "Somebody canceled it; the device has stopped sending.".to_owned()
+            }
             Some(report) if report.started_at.is_some() => {
                 "Somebody canceled it; the device has ended its processes.".to_owned()
             }
@@ -112,6 +128,22 @@ fn waits(
             format!("The device is offline. It gets the order when it comes back before {expires}.")
         }
     }
+}
+
+fn stored(run: &Run) -> String {
+    let problem = run.report.as_ref().and_then(|report| report.problem.as_deref());
+    let problem = problem.map(|problem| format!(" But: {problem}.")).unwrap_or_default();
+    let words = match run.erased.map(|erased| erased.cause) {
+        None => "The server has the file.",
+        Some(EraseCause::Asked) => "The server had the file; somebody erased it.",
+        Some(EraseCause::Kept) => {
+            "The server had the file, and kept it for as long as was asked (keep_seconds)."
+        }
+        Some(EraseCause::Replaced) => {
+            "The server had the file; a later one of the same path has replaced it."
+        }
+    };
+    format!("{words}{problem}")
 }
 
 fn failed(run: &Run) -> String {

@@ -2,7 +2,8 @@
 
 use muster_eventlog::StoredEvent;
 use muster_schemas::events::{
-    AbortCause, ClosedState, OperationRequested, RefusalCause, RunReport,
+    AbortCause, Action, ClosedState, EraseCause, OperationRequested, RefusalCause, RunReport,
+    Upload,
 };
 use muster_schemas::{Event, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -45,6 +46,35 @@ impl Operation {
             _ => {}
         }
     }
+}
+
+impl Operation {
+    /// The file that is asked for, when it is an upload.
+    #[must_use]
+    pub fn upload(&self) -> Option<&Upload> {
+        match self.requested.as_ref().map(|requested| &requested.action) {
+            Some(Action::Upload(upload)) => Some(upload),
+            _ => None,
+        }
+    }
+}
+
+/// That a file is not kept any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Erased {
+    /// Why.
+    pub cause: EraseCause,
+    /// When.
+    pub at: Timestamp,
+}
+
+/// That the server could not keep what a device sends.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stalled {
+    /// How many bytes it had.
+    pub bytes: u64,
+    /// Why.
+    pub reason: String,
 }
 
 /// How far a run has come.
@@ -158,6 +188,12 @@ pub struct Run {
     pub refused: Option<(RefusalCause, String)>,
     /// That the server waits no longer.
     pub closed: Option<Closed>,
+    /// That the file of an upload is not kept any more.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub erased: Option<Erased>,
+    /// Where the file of an upload could not be kept last.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stalled: Option<Stalled>,
     /// The device's word came after the server had stopped waiting for it.
     pub late: bool,
     /// The version of its stream.
@@ -209,6 +245,13 @@ impl Run {
                 self.end(RunState::Rejected, None, at);
             }
             Event::RunExpired(_) => self.end(RunState::Expired, None, at),
+            Event::UploadErased(event) => {
+                self.erased.get_or_insert(Erased { cause: event.cause, at });
+            }
+            Event::UploadStalled(event) => {
+                self.stalled = Some(Stalled { bytes: event.bytes, reason: event.reason.clone() });
+            }
+            Event::DownloadLinkMade(_) => {}
             _ => return,
         }
         if matches!(stored.stream, muster_schemas::StreamName::Run(..)) {

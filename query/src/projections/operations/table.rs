@@ -11,6 +11,7 @@ use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
 use super::fold::{Operation, Run};
+use super::uploads;
 use crate::projections::devices::store;
 use crate::projections::{as_i64, storable};
 
@@ -32,6 +33,9 @@ const KINDS: &[&str] = &[
     "RunInterrupted",
     "RunRejected",
     "RunExpired",
+    "UploadErased",
+    "UploadStalled",
+    "DownloadLinkMade",
 ];
 
 /// Fills the tables.
@@ -206,7 +210,9 @@ impl Projection for Operations {
                  PRIMARY KEY (project, operation, device)
              );
              CREATE INDEX IF NOT EXISTS {table}_runs_device
-                 ON {table}_runs (project, device, operation)"
+                 ON {table}_runs (project, device, operation);
+             {}",
+            uploads::tables(table)
         )
     }
 
@@ -249,7 +255,28 @@ impl Projection for Operations {
             }
         }
         self.write_operations(transaction, project, &operations).await?;
-        self.write_runs(transaction, project, &runs).await
+        self.write_runs(transaction, project, &runs).await?;
+        let mut begun: BTreeMap<OperationId, Vec<(DeviceId, u64)>> = BTreeMap::new();
+        let mut erased: Vec<RunKey> = Vec::new();
+        for (stored, event) in &read {
+            if let StreamName::Run(operation, device) = stored.stream {
+                match event {
+                    Event::RunRequested(_) => {
+                        begun.entry(operation).or_default().push((device, stored.position));
+                    }
+                    Event::UploadErased(_) => erased.push((operation, device)),
+                    _ => {}
+                }
+            }
+        }
+        let ids: Vec<Uuid> = begun.keys().map(|id| id.0).collect();
+        let asked = self.load_operations(transaction, project, &ids).await?;
+        for (id, runs) in begun {
+            if let Some(upload) = asked.get(&id).and_then(Operation::upload) {
+                uploads::add(&self.table, transaction, project, (id, &upload.path), &runs).await?;
+            }
+        }
+        uploads::erase(&self.table, transaction, project, &erased).await
     }
 
     fn forget(&mut self) {}

@@ -3,8 +3,9 @@
 use bytes::Bytes;
 use muster_eventlog::StoredEvent;
 use muster_schemas::events::{
-    Action, ClosedState, OperationRequested, RefusalCause, RunAccepted, RunClosed, RunDispatched,
-    RunFailed, RunInterrupted, RunRejected, RunReport, RunRequested, RunStarted, RunSucceeded,
+    Action, ClosedState, EraseCause, FileSummary, OperationRequested, RefusalCause, RunAccepted,
+    RunClosed, RunDispatched, RunFailed, RunInterrupted, RunRejected, RunReport, RunRequested,
+    RunStarted, RunSucceeded, Upload, UploadErased, UploadStalled,
 };
 use muster_schemas::{DeviceId, Event, Hash, OperationId, StreamName, Timestamp};
 use uuid::Uuid;
@@ -31,6 +32,7 @@ fn report() -> RunReport {
         peak_memory: 3,
         stdout: Default::default(),
         stderr: Default::default(),
+        file: None,
     }
 }
 
@@ -169,4 +171,52 @@ fn every_state_is_explained() {
     assert!(explain(&paused, &fold(&[requested()]), None, NOW).contains("paused"));
     let late = explain(&operation, &fold(&[requested()]), None, NOW.plus_micros(2_000_000));
     assert!(late.contains("expired"), "{late}");
+}
+
+#[test]
+fn an_upload_is_told_of_as_what_it_is() {
+    let upload = Upload {
+        path: "/var/log/app.log".into(),
+        remove_source: false,
+        replace: false,
+        keep_seconds: None,
+        max_bytes: None,
+        bytes_per_second: None,
+    };
+    let operation = Operation {
+        requested: Some(OperationRequested {
+            action: Action::Upload(upload),
+            target: "robot".into(),
+            devices: 1,
+            private: None,
+            timeout_ms: 1,
+            expires_at: NOW.plus_micros(1_000_000),
+            at_once: 1,
+            stop_after: None,
+        }),
+        ..Operation::default()
+    };
+    let file = FileSummary { name: "app.log".into(), bytes: 9, hash: Hash::ZERO, is_folder: false };
+    let problem = Some("it was changed".to_owned());
+    let failed = RunReport { problem, exit_code: None, ..report() };
+    let stored = RunReport { file: Some(file), exit_code: None, ..report() };
+    let erased = |cause| Event::from(UploadErased { cause });
+    let stalled = UploadStalled { bytes: 7, reason: "the disk is full".into() };
+    let done =
+        |more: Vec<Event>| [vec![requested(), RunSucceeded(stored.clone()).into()], more].concat();
+    for (events, words) in [
+        (vec![requested(), started()], "sends its file"),
+        (
+            vec![requested(), started(), stalled.into()],
+            "At 7 bytes it had to wait: the disk is full",
+        ),
+        (vec![requested(), RunFailed(failed).into()], "not here: it was changed"),
+        (done(vec![]), "The server has the file."),
+        (done(vec![erased(EraseCause::Asked)]), "somebody erased it"),
+        (done(vec![erased(EraseCause::Kept)]), "keep_seconds"),
+        (done(vec![erased(EraseCause::Replaced), erased(EraseCause::Kept)]), "has replaced it"),
+    ] {
+        let found = explain(&operation, &fold(&events), Some(Status::Online), NOW);
+        assert!(found.contains(words), "{found:?} does not say {words:?}");
+    }
 }

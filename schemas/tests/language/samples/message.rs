@@ -5,7 +5,8 @@ use muster_schemas::cose::{Kind, open};
 use muster_schemas::metrics::MetricBatch;
 use muster_schemas::wire::{
     Ack, CancelOrder, ChannelAnswer, ChannelOpen, ConfigUpdate, ContinueProof, CredentialsProof,
-    EnrollProof, Hello, OutputPiece, OutputTaken, PrivateInput, RunDelivery, RunOrder, Welcome,
+    EnrollProof, FileStored, Hello, OutputPiece, OutputTaken, PrivateInput, RunDelivery, RunOrder,
+    Welcome,
 };
 use muster_schemas::{DeviceEnvelope, Event, SigningKey};
 
@@ -30,6 +31,7 @@ pub(crate) enum Message {
     CancelOrder(CancelOrder),
     OutputPiece(OutputPiece),
     OutputTaken(OutputTaken),
+    FileStored(FileStored),
     ChannelOpen(ChannelOpen),
     ChannelAnswer(ChannelAnswer),
     Sealed(Kind, Box<Message>),
@@ -55,6 +57,7 @@ impl Message {
             Self::CancelOrder(order) => encode(order),
             Self::OutputPiece(piece) => encode(piece),
             Self::OutputTaken(taken) => encode(taken),
+            Self::FileStored(stored) => encode(stored),
             Self::ChannelOpen(open) => encode(open),
             Self::ChannelAnswer(answer) => encode(answer),
             Self::Sealed(kind, message) => signer(*kind).seal(*kind, message.encode()),
@@ -87,12 +90,14 @@ impl Message {
             "Welcome" => read(bytes, Self::Welcome),
             "ConfigUpdate" => read(bytes, Self::Config),
             "Ack" => read(bytes, Self::Ack),
-            "RunOrder" => read(bytes, Self::RunOrder),
+            "RunOrder" | "UploadOrder" => read(bytes, Self::RunOrder),
             "RunDelivery" => read(bytes, Self::RunDelivery),
             "PrivateInput" => read(bytes, Self::PrivateInput),
             "CancelOrder" => read(bytes, Self::CancelOrder),
-            "OutputPiece" => read(bytes, Self::OutputPiece),
-            "OutputTaken" => read(bytes, Self::OutputTaken),
+            "OutputPiece" | "FilePiece" => read(bytes, Self::OutputPiece),
+            "FileStored" => read(bytes, Self::FileStored),
+            "SealedFileStored" => sealed(Kind::Stored, "FileStored"),
+            "OutputTaken" | "FileRefused" | "FileTaken" => read(bytes, Self::OutputTaken),
             "ChannelOpen" => read(bytes, Self::ChannelOpen),
             "ChannelAnswer" => read(bytes, Self::ChannelAnswer),
             "SealedChannelOpen" => sealed(Kind::Open, "ChannelOpen"),
@@ -106,6 +111,7 @@ impl Message {
             "SealedHello" => sealed(Kind::Hello, "Hello"),
             "SealedWelcome" => sealed(Kind::Welcome, "Welcome"),
             "SealedConfigUpdate" => sealed(Kind::Config, "ConfigUpdate"),
+            "UploadReport" => Self::decode("RunSucceeded", version, bytes),
             event => {
                 Event::decode(event, version, bytes).map(Self::Event).map_err(|e| e.to_string())
             }
@@ -115,7 +121,9 @@ impl Message {
 
 fn signer(kind: Kind) -> SigningKey {
     match kind {
-        Kind::Welcome | Kind::Config | Kind::Run | Kind::Cancel | Kind::Open => operation_key(),
+        Kind::Welcome | Kind::Config | Kind::Run | Kind::Cancel | Kind::Open | Kind::Stored => {
+            operation_key()
+        }
         _ => device_key(),
     }
 }

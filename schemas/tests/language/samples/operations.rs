@@ -4,13 +4,15 @@ use std::collections::BTreeMap;
 
 use muster_schemas::cose::Kind;
 use muster_schemas::events::{
-    AbortCause, Action, ClosedState, Exec, OperationAborted, OperationPaused, OperationRequested,
-    OperationResumed, OutputSummary, PrivatePart, Program, RefusalCause, RunAccepted,
-    RunCancelRequested, RunCanceled, RunClosed, RunDispatched, RunExpired, RunFailed,
-    RunInterrupted, RunRejected, RunReport, RunRequested, RunStarted, RunSucceeded, RunTimedOut,
+    AbortCause, Action, ClosedState, DownloadLinkMade, EraseCause, Exec, FileSummary,
+    OperationAborted, OperationPaused, OperationRequested, OperationResumed, OutputSummary,
+    PrivatePart, Program, RefusalCause, RunAccepted, RunCancelRequested, RunCanceled, RunClosed,
+    RunDispatched, RunExpired, RunFailed, RunInterrupted, RunRejected, RunReport, RunRequested,
+    RunStarted, RunSucceeded, RunTimedOut, Upload, UploadErased, UploadStalled,
 };
 use muster_schemas::wire::{
-    CancelOrder, OutputPiece, OutputStream, OutputTaken, PrivateInput, RunDelivery, RunOrder,
+    CancelOrder, FileStored, OutputPiece, OutputStream, OutputTaken, PrivateInput, RunDelivery,
+    RunOrder,
 };
 use muster_schemas::{DeviceId, Hash, OperationId, ProjectId, Timestamp, codec};
 
@@ -29,6 +31,17 @@ fn exec() -> Action {
         user: Some("robot".into()),
         env: vec!["LANG".into(), "TOKEN".into()],
         background: true,
+    })
+}
+
+fn upload() -> Action {
+    Action::Upload(Upload {
+        path: "/var/log/app".into(),
+        remove_source: true,
+        replace: true,
+        keep_seconds: Some(2_592_000),
+        max_bytes: Some(64 << 30),
+        bytes_per_second: Some(1 << 20),
     })
 }
 
@@ -58,6 +71,7 @@ fn report() -> RunReport {
         peak_memory: 3 << 20,
         stdout: OutputSummary { bytes: 5 << 20, kept: 4 << 20, hash: Some(digest("output")) },
         stderr: OutputSummary::default(),
+        file: None,
     }
 }
 
@@ -117,6 +131,12 @@ fn events() -> Vec<Sample> {
             reason: "exec of /usr/bin/tee is not in exec.allow of /etc/muster/policy.toml".into(),
         }),
         Sample::event(RunExpired { operation: operation() }),
+        Sample::event(UploadErased { cause: EraseCause::Replaced }),
+        Sample::event(UploadStalled { bytes: 7 << 20, reason: "the disk is full".into() }),
+        Sample::event(DownloadLinkMade {
+            secret: digest("secret"),
+            expires_at: order().expires_at,
+        }),
     ]
 }
 
@@ -141,7 +161,37 @@ pub(super) fn samples() -> Vec<Sample> {
         compressed: false,
         last: true,
         salt: Some(vec![6; 16]),
+        total: None,
     };
+    let file = OutputPiece {
+        stream: OutputStream::File,
+        last: false,
+        total: Some(52_428_800),
+        ..piece.clone()
+    };
+    let upload = RunOrder { action: upload(), private: None, ..order() };
+    let stored = RunReport {
+        exit_code: None,
+        signal: None,
+        problem: None,
+        stdout: OutputSummary::default(),
+        file: Some(FileSummary {
+            name: "logs.tar.gz".into(),
+            bytes: 52_428_800,
+            hash: digest("file"),
+            is_folder: true,
+        }),
+        ..report()
+    };
+    let refused = OutputTaken { next: 0, refused: Some("it was erased".into()), receipt: None };
+    let all = FileStored {
+        project: ProjectId::default_project(),
+        device: DeviceId(id(1)),
+        operation: operation(),
+        bytes: 52_428_800,
+    };
+    let receipt = Message::Sealed(Kind::Stored, Box::new(Message::FileStored(all.clone())));
+    let whole = OutputTaken { next: all.bytes, refused: None, receipt: Some(receipt.encode()) };
     let messages = [
         ("RunOrder", run),
         ("SealedRunOrder", sealed),
@@ -150,7 +200,17 @@ pub(super) fn samples() -> Vec<Sample> {
         ("SealedCancelOrder", Message::Sealed(Kind::Cancel, Box::new(cancel.clone()))),
         ("CancelOrder", cancel),
         ("OutputPiece", Message::OutputPiece(piece)),
-        ("OutputTaken", Message::OutputTaken(OutputTaken { next: 6 })),
+        (
+            "OutputTaken",
+            Message::OutputTaken(OutputTaken { next: 6, refused: None, receipt: None }),
+        ),
+        ("UploadOrder", Message::RunOrder(upload)),
+        ("UploadReport", Message::Event(RunSucceeded(stored).into())),
+        ("FilePiece", Message::OutputPiece(file)),
+        ("FileRefused", Message::OutputTaken(refused)),
+        ("FileStored", Message::FileStored(all)),
+        ("SealedFileStored", receipt),
+        ("FileTaken", Message::OutputTaken(whole)),
     ];
     let messages = messages.into_iter().map(|(name, message)| Sample::newest(name, message));
     events().into_iter().chain(messages).collect()

@@ -1,0 +1,257 @@
+//! The pieces of a file, one after the other, until the server has all of them.
+//!
+//! Where the server is, the server says: a piece that it has is not sent again, whoever has sent it.
+//! These requests are beside those of programs' outputs, and so hold up none of them.
+
+use std::time::{Duration, Instant};
+
+use muster_schemas::cose::{self, Kind};
+use muster_schemas::subjects::DeviceSubjects;
+use muster_schemas::wire::{FileStored, MAX_FILE_PIECE_BYTES, OutputPiece, OutputStream};
+use muster_schemas::{Hash, OperationId, codec, compress};
+use sha2::{Digest, Sha256};
+use tokio::time::{sleep, sleep_until};
+
+use super::blocking;
+use super::source::Source;
+use crate::backoff::Backoff;
+use crate::operations::send::{connected, request};
+use crate::run::Shared;
+
+/// No piece is made smaller, in bytes, however slow the connection.
+const SMALLEST: usize = 16 * 1024;
+/// The size of the first piece.
+const FIRST: usize = 64 * 1024;
+/// A piece that takes longer makes the next ones smaller: others use the connection, too.
+const SLOW: Duration = Duration::from_secs(1);
+/// One that is answered sooner makes them larger.
+const QUICK: Duration = Duration::from_millis(250);
+/// Of what does not become smaller when it is compressed, one piece in so many is tried again.
+const TRIED: u64 = 16;
+
+/// The hash of what was sent, as far as it was read.
+struct Hashed {
+    hasher: Sha256,
+    to: u64,
+}
+
+/// A message, ready to be sent.
+struct Packed {
+    bytes: u64,
+    message: Vec<u8>,
+    is_smaller: bool,
+}
+
+/// Sends no faster than is allowed.
+struct Pace {
+    bytes_per_second: Option<u64>,
+    free_at: Instant,
+}
+
+impl Pace {
+    fn new(bytes_per_second: Option<u64>) -> Self {
+        Self { bytes_per_second, free_at: Instant::now() }
+    }
+
+    /// The largest piece that takes no longer than a second.
+    fn most(&self) -> usize {
+        let most = self.bytes_per_second.unwrap_or(u64::MAX);
+        usize::try_from(most).unwrap_or(usize::MAX).clamp(4096, MAX_FILE_PIECE_BYTES)
+    }
+
+    async fn wait(&mut self, bytes: usize) {
+        let Some(speed) = self.bytes_per_second else { return };
+        sleep_until(self.free_at.into()).await;
+        let takes = Duration::from_secs_f64(bytes as f64 / speed.max(1) as f64);
+        self.free_at = self.free_at.max(Instant::now()) + takes;
+    }
+}
+
+/// Sends a file until the server has all of it; answers its salted hash.
+///
+/// # Errors
+/// When it cannot be read, was changed, or the server refuses it, in words.
+pub(super) async fn send(
+    shared: &Shared,
+    id: OperationId,
+    salt: [u8; 16],
+    source: Source,
+    bytes_per_second: Option<u64>,
+) -> Result<Hash, String> {
+    let subjects = DeviceSubjects::new(&shared.identity.project, shared.identity.device);
+    let subject = subjects.request("output");
+    let mut link = shared.link.subscribe();
+    let mut backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(30));
+    let mut pace = Pace::new(bytes_per_second);
+    let mut hashed = Hashed { hasher: Sha256::new_with_prefix(salt), to: 0 };
+    let (mut size, mut sent, mut incompressible) = (FIRST, 0_u64, false);
+    let total = source.sent.bytes;
+    // Where the server is; not known before it was asked.
+    let mut next = None;
+    loop {
+        let client = connected(&mut link).await;
+        let length = if next.is_some() { size.min(pace.most()) } else { 0 };
+        let piece = Piece { id, salt, length, at: next.unwrap_or(0), is_asking: next.is_none() };
+        let tries = !incompressible || sent.is_multiple_of(TRIED);
+        let source_of = source.clone();
+        let (packed, again) = blocking(move || piece.pack(&source_of, hashed, tries)).await?;
+        hashed = again;
+        incompressible =
+            tries && packed.bytes > 0 && !packed.is_smaller || (!tries && incompressible);
+        pace.wait(packed.message.len()).await;
+        let began = Instant::now();
+        let answer = request(&client, &subject, packed.message).await;
+        let problem = match answer {
+            Ok(taken) => {
+                if let Some(why) = taken.refused {
+                    return Err(format!("the server does not take it: {why}"));
+                }
+                if taken.next > total {
+                    return Err("the server has more of it than there is".to_owned());
+                }
+                let was_at = next.replace(taken.next);
+                if let Some(receipt) = taken.receipt.filter(|_| was_at == Some(total)) {
+                    check_receipt(shared, id, total, &receipt)?;
+                    return Ok(Hash(hashed.hasher.finalize().into()));
+                }
+                if was_at.is_none_or(|at| taken.next > at) {
+                    backoff.reset();
+                    sent += 1;
+                    size = resized(size, began.elapsed());
+                    continue;
+                }
+                "the server is not further".to_owned()
+            }
+            Err(problem) => problem,
+        };
+        tracing::debug!(problem, operation = %id, "a file is not sent yet");
+        size = (size / 2).max(SMALLEST);
+        tokio::select! {
+            () = sleep(backoff.wait(rand::random())) => {}
+            // A new connection is a new chance.
+            _ = link.changed() => {}
+        }
+    }
+}
+
+/// Is it the server that says it has all of this file? Its broker could say anything.
+fn check_receipt(
+    shared: &Shared,
+    id: OperationId,
+    total: u64,
+    receipt: &[u8],
+) -> Result<(), String> {
+    let key = shared.identity.operation_key().map_err(|error| error.to_string())?;
+    let opened = cose::open(receipt, Kind::Stored, &key).map_err(|error| error.to_string());
+    let stored = opened
+        .and_then(|bytes| codec::decode::<FileStored>(&bytes).map_err(|error| error.to_string()));
+    let (project, device) = (shared.identity.project.clone(), shared.identity.device);
+    let expected = FileStored { project, device, operation: id, bytes: total };
+    match stored {
+        Ok(stored) if stored == expected => Ok(()),
+        Ok(_) => Err("what the server has signed is about another file".to_owned()),
+        Err(why) => Err(format!("that the server has it is not signed by the server: {why}")),
+    }
+}
+
+fn resized(size: usize, took: Duration) -> usize {
+    if took > SLOW {
+        (size / 2).max(SMALLEST)
+    } else if took < QUICK {
+        (size * 2).min(MAX_FILE_PIECE_BYTES)
+    } else {
+        size
+    }
+}
+
+/// What is sent next.
+struct Piece {
+    id: OperationId,
+    salt: [u8; 16],
+    at: u64,
+    length: usize,
+    /// Only asks where the server is.
+    is_asking: bool,
+}
+
+impl Piece {
+    /// Reads it, and what the hash does not know yet of what is before it.
+    fn pack(
+        self,
+        source: &Source,
+        mut hashed: Hashed,
+        compresses: bool,
+    ) -> Result<(Packed, Hashed), String> {
+        let total = source.sent.bytes;
+        let is_last = !self.is_asking && self.at == total;
+        while hashed.to < self.at {
+            let gap = usize::try_from(self.at - hashed.to).unwrap_or(usize::MAX);
+            let bytes = source.read(hashed.to, gap.min(MAX_FILE_PIECE_BYTES))?;
+            hashed.hasher.update(&bytes);
+            hashed.to += bytes.len() as u64;
+        }
+        let bytes = source.read(self.at, self.length)?;
+        if is_last {
+            source.check_place()?
+        } else {
+            source.check()?
+        }
+        if hashed.to == self.at {
+            hashed.hasher.update(&bytes);
+            hashed.to += bytes.len() as u64;
+        }
+        let length = bytes.len();
+        let data = if compresses { compress::compress(bytes) } else { bytes };
+        let is_first = !self.is_asking && self.at == 0;
+        let piece = OutputPiece {
+            operation: self.id,
+            stream: OutputStream::File,
+            offset: self.at,
+            bytes: u32::try_from(length).unwrap_or(u32::MAX),
+            compressed: data.len() < length,
+            data,
+            last: is_last,
+            salt: is_first.then(|| self.salt.to_vec()),
+            total: Some(total),
+        };
+        let is_smaller = piece.compressed;
+        let message = codec::encode(&piece);
+        Ok((Packed { bytes: length as u64, message, is_smaller }, hashed))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pieces_grow_on_a_quick_line_and_shrink_on_a_slow_one() {
+        let mut size = FIRST;
+        for _ in 0..10 {
+            size = resized(size, Duration::from_millis(10));
+        }
+        assert_eq!(size, MAX_FILE_PIECE_BYTES);
+        assert_eq!(resized(size, Duration::from_millis(500)), size);
+        for _ in 0..10 {
+            size = resized(size, Duration::from_secs(2));
+        }
+        assert_eq!(size, SMALLEST);
+        for (speed, most) in [(None, MAX_FILE_PIECE_BYTES), (Some(9_000), 9_000), (Some(1), 4096)] {
+            assert_eq!(Pace::new(speed).most(), most);
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_sent_takes_as_long_as_is_allowed() {
+        let mut pace = Pace::new(Some(10_000));
+        let began = Instant::now();
+        for _ in 0..5 {
+            pace.wait(1_000).await;
+        }
+        let took = began.elapsed();
+        assert!(took >= Duration::from_millis(400), "{took:?}");
+        let mut pace = Pace::new(None);
+        pace.wait(1 << 30).await;
+        assert!(began.elapsed() < took + Duration::from_secs(1));
+    }
+}

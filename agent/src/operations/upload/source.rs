@@ -1,0 +1,150 @@
+//! What is sent: a file, opened within the policy's bounds, or the archive of a folder.
+
+use std::fs::{File, Metadata};
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::Path;
+use std::sync::Arc;
+
+use muster_schemas::events::Upload;
+use serde::{Deserialize, Serialize};
+
+use super::archive::{self, Limits};
+use super::name_of;
+use crate::files::Bounds;
+
+/// What a file was when it was begun to be sent; in the journal.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(in crate::operations) struct Sent {
+    device: u64,
+    inode: u64,
+    /// When it was changed last, in seconds and nanoseconds.
+    changed: (i64, i64),
+    pub(super) bytes: u64,
+    /// What the server calls it.
+    pub(super) name: String,
+    /// Is it the archive of a folder?
+    pub(super) is_folder: bool,
+}
+
+impl Sent {
+    fn new(found: &Metadata, name: String, is_folder: bool) -> Self {
+        Self {
+            device: found.dev(),
+            inode: found.ino(),
+            changed: (found.mtime(), found.mtime_nsec()),
+            bytes: found.len(),
+            name,
+            is_folder,
+        }
+    }
+
+    /// Is this the file, as it was?
+    pub(super) fn is(&self, found: &Metadata) -> bool {
+        *self == Self::new(found, self.name.clone(), self.is_folder)
+    }
+}
+
+/// A file that is open, and what it was.
+#[derive(Clone, Debug)]
+pub(super) struct Source {
+    pub(super) sent: Sent,
+    file: Arc<File>,
+    /// Where it is looked for in the end; not when it is an archive of the agent's own.
+    place: Option<(Bounds, String)>,
+}
+
+const CHANGED: &str = "it was changed while it was sent: nothing of it is kept; copy what is written to all the time \
+     first";
+
+impl Source {
+    /// Opens what is asked for. A folder is packed into `archive`.
+    pub(super) fn open(
+        bounds: &Bounds,
+        upload: &Upload,
+        archive: &Path,
+        limits: &Limits,
+    ) -> Result<Self, String> {
+        let path = &upload.path;
+        let failed = |error: &dyn std::fmt::Display| format!("{path} cannot be read: {error}");
+        let found = bounds.find(path, true).map_err(|error| failed(&error))?;
+        let is_folder = found.metadata().map_err(|error| failed(&error))?.is_dir();
+        if is_folder {
+            if upload.remove_source {
+                return Err(format!("{path} is a folder; only a file's source can be removed"));
+            }
+            let name = name_of(path, "home");
+            archive::pack(bounds, path, &name, archive, limits)?;
+            let file = File::open(archive).map_err(|error| failed(&error))?;
+            let found = file.metadata().map_err(|error| failed(&error))?;
+            let sent = Sent::new(&found, format!("{name}.tar.gz"), true);
+            return Ok(Self { sent, file: Arc::new(file), place: None });
+        }
+        if upload.remove_source {
+            let itself = bounds.find(path, false).and_then(|it| Ok(it.metadata()?));
+            if itself.map_err(|error| failed(&error))?.is_symlink() {
+                let words =
+                    "is a symbolic link; the source is removed only where the file itself is";
+                return Err(format!("{path} {words}"));
+            }
+        }
+        let file = bounds.open(path).map_err(|error| failed(&error))?;
+        let found = file.metadata().map_err(|error| failed(&error))?;
+        let sent = Sent::new(&found, name_of(path, "file"), false);
+        if sent.bytes > upload.limit() {
+            let (bytes, limit) = (sent.bytes, upload.limit());
+            return Err(format!("{path} is {bytes} bytes, and at most {limit} are asked for"));
+        }
+        let place = Some((bounds.clone(), path.clone()));
+        Ok(Self { sent, file: Arc::new(file), place })
+    }
+
+    /// Opens what an agent before this one has begun to send.
+    pub(super) fn open_again(
+        bounds: &Bounds,
+        path: &str,
+        archive: &Path,
+        sent: Sent,
+    ) -> Result<Self, String> {
+        let failed = |error: &dyn std::fmt::Display| format!("{path} cannot be read: {error}");
+        let (file, place) = if sent.is_folder {
+            (File::open(archive).map_err(|error| failed(&error))?, None)
+        } else {
+            let file = bounds.open(path).map_err(|error| failed(&error))?;
+            (file, Some((bounds.clone(), path.to_owned())))
+        };
+        let source = Self { sent, file: Arc::new(file), place };
+        source.check()?;
+        Ok(source)
+    }
+
+    /// Is the open file still what it was?
+    pub(super) fn check(&self) -> Result<(), String> {
+        let found = self.file.metadata().map_err(|error| error.to_string())?;
+        if self.sent.is(&found) { Ok(()) } else { Err(CHANGED.to_owned()) }
+    }
+
+    /// Is it still what the path leads to, too?
+    pub(super) fn check_place(&self) -> Result<(), String> {
+        self.check()?;
+        let Some((bounds, path)) = &self.place else { return Ok(()) };
+        let found = bounds.find(path, true).and_then(|it| Ok(it.metadata()?));
+        match found {
+            Ok(found) if self.sent.is(&found) => Ok(()),
+            _ => Err(CHANGED.to_owned()),
+        }
+    }
+
+    /// Some of its bytes: as many as `length`, or as there are.
+    pub(super) fn read(&self, offset: u64, length: usize) -> Result<Vec<u8>, String> {
+        let left = self.sent.bytes.saturating_sub(offset);
+        let length = usize::try_from(left).unwrap_or(usize::MAX).min(length);
+        let mut bytes = vec![0; length];
+        match self.file.read_exact_at(&mut bytes, offset) {
+            Ok(()) => Ok(bytes),
+            Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
+                Err(CHANGED.to_owned())
+            }
+            Err(error) => Err(format!("it cannot be read: {error}")),
+        }
+    }
+}

@@ -1,0 +1,128 @@
+//! Waits for the uploads of an operation, with their progress.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use indicatif::{BinaryBytes, ProgressBar, ProgressStyle};
+use serde_json::{Value, json};
+
+use super::UPLOADS;
+use super::show::device_of;
+use crate::client::{Client, segment};
+use crate::commands::operation::Asked;
+use crate::exit::Exited;
+use crate::output::{self, line, note, text};
+
+/// How often it is looked.
+const LOOK: Duration = Duration::from_millis(300);
+/// Of so many devices the bytes are shown; of more, how many devices are through.
+const COUNTED: u64 = 20;
+
+/// Waits until all of them are over; whether all are stored is the exit code.
+pub(super) async fn follow(client: &Client, asked: &Asked, json: bool) -> Result<()> {
+    let waiting = wait(client, asked, json);
+    tokio::pin!(waiting);
+    let mut interrupted = false;
+    loop {
+        tokio::select! {
+            done = &mut waiting => return done,
+            _ = tokio::signal::ctrl_c() => {
+                if interrupted {
+                    note(format!("it is not waited for; muster operation show {}", asked.id));
+                    return Err(Exited(130).into());
+                }
+                interrupted = true;
+                note("it is being aborted; Ctrl-C again does not wait for that");
+                let path = format!("/api/v1/operations/{}/abort", segment(&asked.id));
+                client.post(&path, &json!({})).await?;
+            }
+        }
+    }
+}
+
+async fn wait(client: &Client, asked: &Asked, json: bool) -> Result<()> {
+    note(format!("upload {}", asked.id));
+    let bar = ProgressBar::new(0);
+    let path = format!("/api/v1/operations/{}", segment(&asked.id));
+    let mut is_told = false;
+    loop {
+        let found = client.get_at(&path, &[], asked.position).await?;
+        if asked.devices <= COUNTED {
+            let uploads = uploads(client, &asked.id).await?;
+            show_bytes(&bar, &uploads)?;
+            if !json && !is_told && asked.devices == 1 {
+                is_told = tell_if_away(client, &uploads).await;
+            }
+        } else {
+            let style = "{bar:30} {pos}/{len} devices  {elapsed}  {msg}";
+            bar.set_style(ProgressStyle::with_template(style)?);
+            bar.set_length(asked.devices);
+            bar.set_position(found["finished"].as_u64().unwrap_or(0));
+        }
+        if matches!(found["status"].as_str(), Some("finished" | "aborted")) {
+            break;
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+    bar.finish_and_clear();
+    let uploads = uploads(client, &asked.id).await?;
+    let stored = uploads.iter().filter(|upload| upload["state"] == "stored").count();
+    if json {
+        output::json(&uploads)?;
+    } else {
+        for upload in &uploads {
+            tell(upload);
+        }
+    }
+    match (stored as u64 == asked.devices, asked.devices) {
+        (true, _) => Ok(()),
+        (false, 1) => Err(Exited(125).into()),
+        (false, _) => Err(Exited(1).into()),
+    }
+}
+
+async fn uploads(client: &Client, id: &str) -> Result<Vec<Value>> {
+    client.list(UPLOADS, &[("operation", id.to_owned())]).await
+}
+
+fn show_bytes(bar: &ProgressBar, uploads: &[Value]) -> Result<()> {
+    let sum = |name: &str| uploads.iter().filter_map(|it| it[name].as_u64()).sum::<u64>();
+    let style = "{bar:30} {binary_bytes}/{binary_total_bytes}  {binary_bytes_per_sec}  {elapsed}  {wide_msg}";
+    bar.set_style(ProgressStyle::with_template(style)?);
+    bar.set_length(sum("bytes"));
+    bar.set_position(sum("bytes_done"));
+    let problem = uploads.iter().find_map(|it| it["problem"].as_str());
+    bar.set_message(problem.unwrap_or_default().to_owned());
+    Ok(())
+}
+
+/// Who waits for a device that is not there shall know.
+async fn tell_if_away(client: &Client, uploads: &[Value]) -> bool {
+    let Some(upload) = uploads.first() else { return false };
+    if upload["state"] == "waiting" {
+        let path = format!("/api/v1/devices/{}", segment(&text(&upload["device"])));
+        if let Ok(device) = client.get(&path, &[]).await
+            && device["status"] != "online"
+        {
+            let (name, status) = (text(&device["name"]), text(&device["status"]));
+            note(format!("{name} is {status}; it sends it when it comes back. Ctrl-C aborts it"));
+        }
+    }
+    true
+}
+
+/// What became of one.
+fn tell(upload: &Value) {
+    let (device, state) = (device_of(upload), text(&upload["state"]));
+    let problem = text(&upload["problem"]);
+    if state == "stored" {
+        let (name, bytes) = (text(&upload["name"]), upload["bytes"].as_u64().unwrap_or(0));
+        line(format!("{device}: stored, {name} ({})", BinaryBytes(bytes)));
+        note(format!("muster upload get {} {device}", text(&upload["operation"])));
+        if !problem.is_empty() {
+            note(format!("{device}: {problem}"));
+        }
+    } else {
+        note(format!("{device}: {problem}"));
+    }
+}

@@ -1,0 +1,110 @@
+//! Copies a stored file to here.
+
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use futures::StreamExt;
+use indicatif::{BinaryBytes, ProgressBar, ProgressStyle};
+use serde_json::json;
+
+use crate::client::Client;
+use crate::exit::Misused;
+use crate::output::{self, note, text};
+
+/// What breaks off is gone on with; after so many times without another byte it is not.
+const TRIES: u32 = 6;
+const BREATH: Duration = Duration::from_millis(300);
+
+/// Copies the file of the upload at `path` in the API.
+pub(super) async fn get(
+    client: &Client,
+    path: &str,
+    output: Option<PathBuf>,
+    json: bool,
+) -> Result<()> {
+    let found = client.get(path, &[]).await?;
+    // What the device calls it is a name, and no way to another folder.
+    let name = text(&found["name"]);
+    let name = Path::new(&name).file_name().map(PathBuf::from);
+    let total = found["bytes"].as_u64().unwrap_or(0);
+    let content = format!("{path}/content");
+    if output.as_deref() == Some(Path::new("-")) {
+        return copy(client, &content, total, &mut std::io::stdout()).await;
+    }
+    let file = output.or(name).context("the file is not stored; muster upload show tells why")?;
+    if file.exists() {
+        let words = format!("{} is there already; name another file with -o", file.display());
+        return Err(Misused(words).into());
+    }
+    let mut part = file.clone().into_os_string();
+    part.push(".part");
+    let part = PathBuf::from(part);
+    let mut sink = create(&part)?;
+    if let Err(error) = copy(client, &content, total, &mut sink).await {
+        let _ = std::fs::remove_file(&part);
+        return Err(error);
+    }
+    sink.sync_all().with_context(|| format!("cannot write {}", part.display()))?;
+    std::fs::rename(&part, &file).with_context(|| format!("cannot write {}", file.display()))?;
+    if json {
+        return output::json(&json!({"file": file, "bytes": total}));
+    }
+    note(format!("{} ({})", file.display(), BinaryBytes(total)));
+    Ok(())
+}
+
+fn create(path: &Path) -> Result<File> {
+    let opened = OpenOptions::new().create(true).write(true).truncate(true).open(path);
+    opened.with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// Copies all bytes; a connection that was lost is made again, from where it was.
+async fn copy(client: &Client, path: &str, total: u64, sink: &mut dyn Write) -> Result<()> {
+    let bar = ProgressBar::new(total);
+    let style = "{bar:30} {binary_bytes}/{binary_total_bytes}  {binary_bytes_per_sec}  {eta}";
+    bar.set_style(ProgressStyle::with_template(style)?);
+    let mut at = 0_u64;
+    let mut failures = 0;
+    loop {
+        let broken = match client.bytes_from(path, at).await {
+            Ok(response) => {
+                let mut stream = response.bytes_stream();
+                loop {
+                    match stream.next().await {
+                        Some(Ok(bytes)) => {
+                            failures = 0;
+                            at += bytes.len() as u64;
+                            sink.write_all(&bytes).context("cannot write the file")?;
+                            bar.set_position(at);
+                        }
+                        None => break None,
+                        Some(Err(error)) => break Some(anyhow::Error::from(error)),
+                    }
+                }
+            }
+            Err(error) if crate::exit::is_passing(&error) => Some(error),
+            Err(error) => return Err(error),
+        };
+        if at == total && broken.is_none() {
+            bar.finish_and_clear();
+            sink.flush().context("cannot write the file")?;
+            return Ok(());
+        }
+        failures += 1;
+        if failures >= TRIES || at > total {
+            bar.finish_and_clear();
+            let words = format!(
+                "the file breaks off at {at} of {total} bytes: it may be damaged at the server, \
+                 whose log tells"
+            );
+            match broken {
+                Some(error) => return Err(error.context(words)),
+                None => bail!(words),
+            }
+        }
+        tokio::time::sleep(BREATH * failures).await;
+    }
+}

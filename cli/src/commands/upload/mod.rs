@@ -1,0 +1,229 @@
+//! `muster upload`: files that are pulled from devices to the server, and kept there.
+
+mod follow;
+mod get;
+mod show;
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::{Args, Subcommand};
+use serde_json::{Map, Value, json};
+
+use super::operation::Asked;
+use super::target::{Selected, Target};
+use super::{bytes, seconds};
+use crate::client::{Client, Connection, segment};
+use crate::commands::exec::ask_before_many;
+use crate::exit::{Misused, NotFound};
+use crate::output::{self, line, text};
+
+const UPLOADS: &str = "/api/v1/uploads";
+
+#[derive(Subcommand, Debug)]
+pub(crate) enum UploadCommand {
+    /// Pull a file, or a folder as a tar.gz, from devices to the server
+    ///
+    /// A device that is offline sends it when it comes back; one that loses its connection goes on
+    /// where it was.
+    ///
+    ///   muster upload start robot-7 /var/log/app.log
+    ///   muster upload start env=dev /var/log/app --keep 30d --replace --limit 1MiB
+    #[command(verbatim_doc_comment)]
+    Start(StartArgs),
+    /// List uploads, the newest first
+    List {
+        /// Only those of this device: name or id
+        #[arg(long)]
+        device: Option<String>,
+        /// Only those in these states, such as sending,stored
+        #[arg(long)]
+        state: Option<String>,
+        /// Only those of this path, as it was asked for
+        #[arg(long)]
+        path: Option<String>,
+        /// How many
+        #[arg(short = 'n', long, default_value_t = 20, value_parser = clap::value_parser!(u16).range(1..=1000))]
+        limit: u16,
+    },
+    /// Show an upload: how far it is, and why
+    Show(One),
+    /// Copy a stored file to here; what is damaged at the server is told
+    Get {
+        #[command(flatten)]
+        one: One,
+        /// Where it goes, - for standard output; its own name in this folder when left out
+        #[arg(short, long, value_name = "FILE")]
+        output: Option<PathBuf>,
+    },
+    /// Make a link by which anybody can download a stored file
+    Link {
+        #[command(flatten)]
+        one: One,
+        /// How long it works; 7 days at most
+        #[arg(long, default_value = "1d", value_parser = seconds)]
+        expires: u32,
+    },
+    /// End an upload that is not over
+    Cancel(One),
+    /// Erase a stored file, and let its links lead nowhere
+    Delete(One),
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct StartArgs {
+    /// Name, id, or a label selector such as env=prod
+    device: Option<String>,
+    /// The path on the device: absolute, or from the home of the agent's user on
+    path: Vec<String>,
+    #[command(flatten)]
+    selected: Selected,
+    /// The device removes the file once the server has all of it; not for folders
+    #[arg(long)]
+    remove_source: bool,
+    /// Erase what was stored before from the same path, once this is stored
+    #[arg(long)]
+    replace: bool,
+    /// Erase the stored copy after this time; kept until it is deleted when left out
+    #[arg(long, value_name = "TIME", value_parser = seconds)]
+    keep: Option<u32>,
+    /// Take no more than this; 64GiB at most
+    #[arg(long, value_name = "SIZE", default_value = "1GiB", value_parser = bytes)]
+    max_size: u64,
+    /// Send no more than this in a second
+    #[arg(long, value_name = "SIZE", value_parser = bytes)]
+    limit: Option<u64>,
+    /// An upload that takes longer is ended; 30 days at most
+    #[arg(long, default_value = "1d", value_parser = seconds)]
+    timeout: u32,
+    /// A device that is offline gets it when it comes back within this time
+    #[arg(long, default_value = "7d", value_parser = seconds)]
+    expires: u32,
+    /// How many devices work at it at once
+    #[arg(long, default_value_t = 100, value_name = "N")]
+    at_once: u32,
+    /// Print the operation's id, and do not wait
+    #[arg(short, long)]
+    detach: bool,
+    /// Do not ask, however many devices are meant
+    #[arg(short, long)]
+    yes: bool,
+}
+
+/// One upload: an operation, and a device of it.
+#[derive(Args, Debug)]
+pub(crate) struct One {
+    /// The operation's id
+    id: String,
+    /// The device, name or id; may be left out when the operation is for one device
+    device: Option<String>,
+}
+
+impl One {
+    /// Its path in the API.
+    async fn path(&self, client: &Client) -> Result<String> {
+        let device = self.device(client).await?;
+        Ok(format!("{UPLOADS}/{}/{}", segment(&self.id), segment(&device)))
+    }
+
+    async fn device(&self, client: &Client) -> Result<String> {
+        if let Some(device) = &self.device {
+            return Ok(device.clone());
+        }
+        let query = [("operation", self.id.clone()), ("limit", "2".to_owned())];
+        let page = client.get(UPLOADS, &query).await?;
+        match page["items"].as_array().map(Vec::as_slice) {
+            Some([one]) => Ok(text(&one["device"])),
+            Some([]) | None => Err(NotFound(format!("there is no upload {}", self.id)).into()),
+            Some(_) => {
+                let words = "it is for several devices; name one: muster operation runs ";
+                Err(Misused(format!("{words}{}", self.id)).into())
+            }
+        }
+    }
+}
+
+pub(crate) async fn run(connection: Connection, command: UploadCommand) -> Result<()> {
+    let (client, json) = (connection.client()?, connection.json);
+    match command {
+        UploadCommand::Start(args) => start(&client, args, json).await,
+        UploadCommand::List { device, state, path, limit } => {
+            let named = [("device", device), ("state", state), ("path", path)];
+            let mut query = vec![("limit", limit.to_string())];
+            query.extend(named.into_iter().filter_map(|(name, value)| Some((name, value?))));
+            show::list(&client, &query, json).await
+        }
+        UploadCommand::Show(one) => show::one(&client, &one.path(&client).await?, json).await,
+        UploadCommand::Get { one, output } => {
+            get::get(&client, &one.path(&client).await?, output, json).await
+        }
+        UploadCommand::Link { one, expires } => {
+            let path = format!("{}/link", one.path(&client).await?);
+            let mut made = client.post(&path, &json!({"expires_in": expires})).await?;
+            let url = format!("{}{}", client.url(), text(&made["url"]));
+            if json {
+                made["url"] = url.into();
+                return output::json(&made);
+            }
+            line(url);
+            output::note(format!("it works until {}", text(&made["expires_at"])));
+            Ok(())
+        }
+        UploadCommand::Cancel(one) => {
+            let device = one.device(&client).await?;
+            let (id, device) = (segment(&one.id), segment(&device));
+            let path = format!("/api/v1/operations/{id}/runs/{device}/cancel");
+            let done = client.post(&path, &json!({})).await?;
+            tell(&client, &done, "to be ended", json).await
+        }
+        UploadCommand::Delete(one) => {
+            let done = client.delete(&one.path(&client).await?).await?;
+            tell(&client, &done, "erased", json).await
+        }
+    }
+}
+
+async fn tell(client: &Client, done: &Value, said: &str, json: bool) -> Result<()> {
+    client.await_shown(UPLOADS, &done["position"]).await;
+    if json {
+        return output::json(done);
+    }
+    line(said);
+    Ok(())
+}
+
+async fn start(client: &Client, args: StartArgs, json: bool) -> Result<()> {
+    let mut rest = args.path.clone();
+    let target = args.selected.target(args.device, &mut rest)?;
+    let [path] = rest.as_slice() else {
+        let words = "name one path on the device: muster upload start DEVICE PATH";
+        return Err(Misused(words.to_owned()).into());
+    };
+    let mut action = Map::new();
+    action.insert("kind".to_owned(), "upload".into());
+    action.insert("path".to_owned(), path.clone().into());
+    action.insert("remove_source".to_owned(), args.remove_source.into());
+    action.insert("replace".to_owned(), args.replace.into());
+    action.insert("keep_seconds".to_owned(), args.keep.into());
+    action.insert("max_bytes".to_owned(), args.max_size.into());
+    action.insert("bytes_per_second".to_owned(), args.limit.into());
+    if !args.yes {
+        ask_before_many(client, &target).await?;
+    }
+    let target = match target {
+        Target::One(name) => json!({"devices": [name]}),
+        Target::Matching(selector) => json!({"selector": selector}),
+    };
+    let request = json!({
+        "target": target,
+        "action": action,
+        "timeout_seconds": args.timeout,
+        "expires_in_seconds": args.expires,
+        "at_once": args.at_once,
+    });
+    let asked = Asked::new(client, &request).await?;
+    if args.detach {
+        return asked.tell(json);
+    }
+    follow::follow(client, &asked, json).await
+}

@@ -1,0 +1,86 @@
+//! Uploads as tables and facts.
+
+use anyhow::Result;
+use indicatif::BinaryBytes;
+use serde_json::Value;
+
+use super::UPLOADS;
+use crate::client::Client;
+use crate::output::{self, ago, facts, table, text};
+
+/// The name of an upload's device, or its id.
+pub(super) fn device_of(upload: &Value) -> String {
+    let name = &upload["device_name"];
+    if name.is_string() { text(name) } else { text(&upload["device"]) }
+}
+
+/// `12.0 MiB of 50.0 MiB`, or the whole when it is there.
+fn size(upload: &Value) -> String {
+    let (done, total) = (upload["bytes_done"].as_u64().unwrap_or(0), upload["bytes"].as_u64());
+    match total {
+        Some(total) if done == total || upload["state"] == "erased" => {
+            BinaryBytes(total).to_string()
+        }
+        Some(total) => format!("{} of {}", BinaryBytes(done), BinaryBytes(total)),
+        None => String::new(),
+    }
+}
+
+pub(super) async fn list(client: &Client, query: &[(&str, String)], json: bool) -> Result<()> {
+    let page = client.get(UPLOADS, query).await?;
+    if json {
+        return output::json(&page["items"]);
+    }
+    let items = page["items"].as_array().cloned().unwrap_or_default();
+    let rows = items.iter().map(|one| {
+        vec![
+            text(&one["operation"]),
+            device_of(one),
+            ago(&one["requested_at"]),
+            text(&one["state"]),
+            size(one),
+            text(&one["path"]),
+            text(&one["problem"]),
+        ]
+    });
+    table(
+        &["id", "device", "asked", "state", "size", "path", "problem"],
+        rows.collect(),
+        "no upload is there; muster upload start DEVICE PATH asks for one",
+    );
+    Ok(())
+}
+
+pub(super) async fn one(client: &Client, path: &str, json: bool) -> Result<()> {
+    let found = client.get(path, &[]).await?;
+    if json {
+        return output::json(&found);
+    }
+    let speed = found["bytes_per_second"].as_u64();
+    let yes = |name: &str| if found[name] == true { "yes" } else { "" }.to_owned();
+    facts(&[
+        ("id", text(&found["operation"])),
+        ("device", device_of(&found)),
+        ("path", text(&found["path"])),
+        ("state", text(&found["state"])),
+        ("", text(&found["explanation"])),
+        ("problem", text(&found["problem"])),
+        ("name", text(&found["name"])),
+        ("size", size(&found)),
+        ("asked by", text(&found["actor"])),
+        ("asked", text(&found["requested_at"])),
+        ("begun", text(&found["started_at"])),
+        ("stored", text(&found["stored_at"])),
+        ("erased at", text(&found["erase_at"])),
+        ("was erased", text(&found["erased_at"])),
+        ("because", text(&found["erased"])),
+        ("removes source", yes("remove_source")),
+        ("replaces", yes("replace")),
+        (
+            "at most",
+            found["max_bytes"].as_u64().map(|n| BinaryBytes(n).to_string()).unwrap_or_default(),
+        ),
+        ("speed", speed.map(|speed| format!("{}/s", BinaryBytes(speed))).unwrap_or_default()),
+    ]);
+    Ok(())
+}

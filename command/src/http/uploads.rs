@@ -1,0 +1,111 @@
+//! Stored files of uploads: erased, handed out by a link. They are asked for as operations.
+
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode};
+use muster_api::auth::{RunOperations, Scope};
+use muster_api::idempotency::IdempotencyParam;
+use muster_api::params::{NoParams, ProjectParam};
+use muster_api::problem::WriteProblems;
+use muster_api::{IdempotencyKey, IfMatch, Json, PathParam, Problem, Query};
+use muster_schemas::events::EraseCause;
+use muster_schemas::{OperationId, Timestamp};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::{CommandState, WriteResult, headers, request};
+
+/// The longest that a link works, in seconds: 7 days.
+const MAX_LINK: u32 = 7 * 24 * 3600;
+
+/// Erase a stored file
+///
+/// The bytes are gone, and links to it lead nowhere. What is still on its way is not taken any more,
+/// and its run fails.
+#[utoipa::path(
+    delete, path = "/api/v1/uploads/{operation}/{device}", tag = "uploads",
+    params(
+        ProjectParam,
+        ("operation" = OperationId, Path, description = "The operation's id"),
+        ("device" = String, Path, description = "The device's id or name", example = "robot-7"),
+        IdempotencyParam,
+    ),
+    responses((status = 200, description = "Erased", body = WriteResult, example = json!({"version": 3, "position": 42})), WriteProblems),
+    security(("bearer" = [])),
+)]
+pub(super) async fn delete_upload(
+    State(state): State<CommandState>,
+    scope: Scope<RunOperations>,
+    PathParam((operation, device)): PathParam<(OperationId, String)>,
+    Query(NoParams {}): Query<NoParams>,
+    key: IdempotencyKey,
+) -> Result<(HeaderMap, axum::Json<WriteResult>), Problem> {
+    let device = state.service.resolve_device(&scope.project, &device).await?;
+    let request = request(&scope.principal, scope.project, &key, &IfMatch::Absent);
+    let erased = state.service.erase_upload(&request, operation, device, EraseCause::Asked);
+    let written = erased.await?;
+    Ok((headers(written), axum::Json(written.into())))
+}
+
+/// How a link shall be.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(example = json!({"expires_in": 3600}))]
+pub(super) struct CreateDownloadLink {
+    /// How long it works, in seconds.
+    #[schema(minimum = 1, maximum = 604_800)]
+    expires_in: u32,
+}
+
+/// A link that was made.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(example = json!({
+    "url": "/api/v1/downloads/msd_default_0198c0de70027abc8def0123456789ab_0198c0de70007abc8def0123456789ab_…",
+    "expires_at": "2026-11-26T09:00:00Z", "version": 3, "position": 42
+}))]
+pub(super) struct DownloadLinkCreated {
+    /// Where the file is, from this server's address on. It cannot be shown again.
+    url: String,
+    /// When it stops working.
+    expires_at: Timestamp,
+    #[serde(flatten)]
+    result: WriteResult,
+}
+
+/// Make a link to a stored file
+///
+/// Whoever has it may download the file without a token, until it expires or the file is erased.
+#[utoipa::path(
+    post, path = "/api/v1/uploads/{operation}/{device}/link", tag = "uploads",
+    params(
+        ProjectParam,
+        ("operation" = OperationId, Path, description = "The operation's id"),
+        ("device" = String, Path, description = "The device's id or name", example = "robot-7"),
+        IdempotencyParam,
+    ),
+    request_body = CreateDownloadLink,
+    responses((status = 201, description = "The link", body = DownloadLinkCreated), WriteProblems),
+    security(("bearer" = [])),
+)]
+pub(super) async fn create_download_link(
+    State(state): State<CommandState>,
+    scope: Scope<RunOperations>,
+    PathParam((operation, device)): PathParam<(OperationId, String)>,
+    Query(NoParams {}): Query<NoParams>,
+    key: IdempotencyKey,
+    Json(body): Json<CreateDownloadLink>,
+) -> Result<(StatusCode, HeaderMap, axum::Json<DownloadLinkCreated>), Problem> {
+    if !(1..=MAX_LINK).contains(&body.expires_in) {
+        let rule = format!("must be from 1 to {MAX_LINK}");
+        return Err(Problem::field("expires_in", rule, Some(body.expires_in.into())));
+    }
+    let device = state.service.resolve_device(&scope.project, &device).await?;
+    let request = request(&scope.principal, scope.project, &key, &IfMatch::Absent);
+    let expires_at = crate::service::now().plus_micros(i64::from(body.expires_in) * 1_000_000);
+    let made = state.service.make_link(&request, operation, device, expires_at).await?;
+    let link = DownloadLinkCreated {
+        url: format!("/api/v1/downloads/{}", made.text),
+        expires_at: made.expires_at,
+        result: made.written.into(),
+    };
+    Ok((StatusCode::CREATED, headers(made.written), axum::Json(link)))
+}

@@ -1,0 +1,243 @@
+//! The files that devices have sent: are they wanted, erased, handed out by a link?
+
+use muster_api::blobs::{BlobError, key};
+use muster_eventlog::{Append, AppendError, Expected, NewEvent};
+use muster_schemas::cose::Kind;
+use muster_schemas::events::{Action, EraseCause, Upload};
+use muster_schemas::wire::{DownloadText, FileStored, OutputStream};
+use muster_schemas::{DeviceId, Event, Hash, OperationId, ProjectId, StreamName, Timestamp, codec};
+
+use super::{Request, Service, ServiceError, TRIES, Written, now, until_appended};
+use crate::domain::operation::Operation;
+use crate::domain::run::{Run, RunCommand};
+use crate::domain::{Decider, Rejection};
+
+/// Who appends what no person asked for.
+const ACTOR: &str = "role:command";
+
+/// A link by which a file can be downloaded.
+#[derive(Clone, Debug)]
+pub struct LinkMade {
+    /// What stands in it.
+    pub text: DownloadText,
+    /// When it expires.
+    pub expires_at: Timestamp,
+    /// Where it stands in the log.
+    pub written: Written,
+}
+
+impl Service {
+    /// What was asked of a device's upload; `None` when the operation is none.
+    async fn asked_upload(
+        &self,
+        project: &ProjectId,
+        operation: OperationId,
+    ) -> Result<Option<Upload>, ServiceError> {
+        let found = self.load::<Operation>(project, &StreamName::Operation(operation)).await?;
+        Ok(found.state.requested.and_then(|requested| match requested.action {
+            Action::Upload(upload) => Some(upload),
+            _ => None,
+        }))
+    }
+
+    /// Is this device's file wanted, and how many bytes of it? Why not, in words.
+    pub(super) async fn wanted_file(
+        &self,
+        project: &ProjectId,
+        operation: OperationId,
+        device: DeviceId,
+    ) -> Result<Result<u64, &'static str>, ServiceError> {
+        let Some(upload) = self.asked_upload(project, operation).await? else {
+            return Ok(Err("the operation asks for no file"));
+        };
+        let run = self.load::<Run>(project, &StreamName::Run(operation, device)).await?.state;
+        Ok(match (run.requested, run.erased) {
+            (false, _) => Err("this device was never asked for it"),
+            (true, true) => Err("it was erased at the server"),
+            (true, false) => Ok(upload.limit()),
+        })
+    }
+
+    /// The server's word, signed, that it has all of a file.
+    pub(super) fn file_receipt(
+        &self,
+        project: &ProjectId,
+        operation: OperationId,
+        device: DeviceId,
+        bytes: u64,
+    ) -> Result<Vec<u8>, ServiceError> {
+        let stored = FileStored { project: project.clone(), device, operation, bytes };
+        let key = self.keys.operation_key(project)?;
+        Ok(key.seal(Kind::Stored, codec::encode(&stored)))
+    }
+
+    async fn change_file(
+        &self,
+        request: &Request,
+        operation: OperationId,
+        device: DeviceId,
+        command: RunCommand,
+    ) -> Result<Written, ServiceError> {
+        if self.asked_upload(&request.project, operation).await?.is_none() {
+            return Err(Rejection::NotFound("upload").into());
+        }
+        let stream = StreamName::Run(operation, device);
+        until_appended!({
+            let loaded = self.load::<Run>(&request.project, &stream).await?;
+            let events = loaded.state.decide(command.clone())?;
+            let version = loaded.version + events.len() as u64;
+            let parts = vec![(stream.clone(), loaded.version, events)];
+            self.try_append(request, parts).await?.map(|position| Written { version, position })
+        })
+    }
+
+    /// Erases a stored file; one that is still on its way is not taken. What cannot be erased now,
+    /// the keeper erases later.
+    ///
+    /// # Errors
+    /// When there is no such upload, or the log cannot be asked.
+    pub async fn erase_upload(
+        &self,
+        request: &Request,
+        operation: OperationId,
+        device: DeviceId,
+        cause: EraseCause,
+    ) -> Result<Written, ServiceError> {
+        let command = RunCommand::Erase(cause);
+        let written = self.change_file(request, operation, device, command).await?;
+        self.erase_now(&request.project, operation, device).await;
+        Ok(written)
+    }
+
+    /// Erases a stored file because nobody wants it any more, also in an archived project.
+    ///
+    /// # Errors
+    /// When the log cannot be asked.
+    pub(crate) async fn erase_by_itself(
+        &self,
+        project: &ProjectId,
+        operation: OperationId,
+        device: DeviceId,
+        cause: EraseCause,
+    ) -> Result<(), ServiceError> {
+        self.append_own(project, operation, device, RunCommand::Erase(cause)).await?;
+        self.erase_now(project, operation, device).await;
+        Ok(())
+    }
+
+    /// That it is erased is in the log: from now on no piece of it is taken.
+    async fn erase_now(&self, project: &ProjectId, operation: OperationId, device: DeviceId) {
+        self.outputs.forget(project, operation, device);
+        if let Err(error) = self.erase_file(project, operation, device).await {
+            let error = muster_api::problem::describe(&error);
+            tracing::warn!(%operation, %device, error, "a file is erased later");
+        }
+    }
+
+    pub(crate) async fn erase_file(
+        &self,
+        project: &ProjectId,
+        operation: OperationId,
+        device: DeviceId,
+    ) -> Result<(), BlobError> {
+        let folder = key::output(project, operation, device, OutputStream::File);
+        self.blobs.erase_all(&folder).await
+    }
+
+    /// Appends what no person asked for.
+    async fn append_own(
+        &self,
+        project: &ProjectId,
+        operation: OperationId,
+        device: DeviceId,
+        command: RunCommand,
+    ) -> Result<(), ServiceError> {
+        let stream = StreamName::Run(operation, device);
+        until_appended!({
+            let loaded = self.load::<Run>(project, &stream).await?;
+            let at = now();
+            let events = loaded.state.decide(command.clone())?;
+            let events: Vec<_> = events.iter().map(|event| NewEvent::server(event, at)).collect();
+            if events.is_empty() {
+                return Ok(());
+            }
+            let append = Append { correlation: Some(operation.0), ..Append::by(ACTOR) };
+            let append = append.stream(stream.clone(), Expected::Version(loaded.version), events);
+            match self.log.append(project, append).await {
+                Ok(_) => Some(()),
+                Err(AppendError::Conflict { .. }) => None,
+                Err(error) => return Err(error.into()),
+            }
+        })
+    }
+
+    /// Makes a link by which a file can be downloaded until `expires_at`. The same request again gets
+    /// the same link.
+    ///
+    /// # Errors
+    /// When there is no such upload, it was erased, or the log cannot be asked.
+    pub async fn make_link(
+        &self,
+        request: &Request,
+        operation: OperationId,
+        device: DeviceId,
+        expires_at: Timestamp,
+    ) -> Result<LinkMade, ServiceError> {
+        let secret = self.secret(request);
+        let text = DownloadText { project: request.project.clone(), operation, device, secret };
+        if let Some(made) = self.link_before(request, &text).await? {
+            return Ok(made);
+        }
+        let command = RunCommand::MakeLink { secret: Hash::of(&secret), expires_at };
+        self.change_file(request, operation, device, command).await?;
+        // The same request may have been quicker elsewhere.
+        self.link_before(request, &text).await?.ok_or_else(|| Rejection::NotFound("link").into())
+    }
+
+    async fn link_before(
+        &self,
+        request: &Request,
+        text: &DownloadText,
+    ) -> Result<Option<LinkMade>, ServiceError> {
+        let Some((appended, events)) = self.first_result(request).await? else { return Ok(None) };
+        let stream = StreamName::Run(text.operation, text.device);
+        let made = events.iter().filter(|event| event.stream == stream).find_map(|stored| {
+            match stored.event() {
+                Ok(Event::DownloadLinkMade(made)) => Some((stored.stream_version, made.expires_at)),
+                _ => None,
+            }
+        });
+        let (version, expires_at) = made.ok_or_else(|| {
+            let why = "the Idempotency-Key was used for another request; choose another one";
+            Rejection::Conflict(why.to_owned())
+        })?;
+        let written = Written { version, position: appended.last };
+        Ok(Some(LinkMade { text: text.clone(), expires_at, written }))
+    }
+
+    /// Records that the blob store does not take what a device sends. What cannot be recorded is only
+    /// logged: it is tried with each piece.
+    pub(super) async fn note_stall(
+        &self,
+        project: &ProjectId,
+        operation: OperationId,
+        device: DeviceId,
+        bytes: u64,
+        error: &BlobError,
+    ) {
+        let reason = format!("the server's blob store takes nothing: {}", root_cause(error));
+        let command = RunCommand::Stall { bytes, reason };
+        if let Err(error) = self.append_own(project, operation, device, command).await {
+            tracing::debug!(%operation, %device, %error, "that a file stalls is not recorded");
+        }
+    }
+}
+
+/// The innermost cause: it names no place of the server.
+fn root_cause(error: &BlobError) -> String {
+    let mut cause: &dyn std::error::Error = error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    cause.to_string()
+}

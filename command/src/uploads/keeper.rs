@@ -1,0 +1,66 @@
+//! Erases files whose time is over, in one process at a time.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use muster_schemas::events::EraseCause;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use super::list::{File, Which, files};
+use crate::service::{Service, ServiceError, now};
+
+/// The right to erase.
+const LEASE: &str = "files";
+/// How long the lease lasts without being renewed.
+const LIFE: Duration = Duration::from_secs(10);
+/// How often the list is looked through.
+const BEAT: Duration = Duration::from_secs(2);
+
+/// Keeps house while this process has the right to, until `stop`.
+pub(super) async fn run(service: Service, stop: CancellationToken) {
+    let holder = Uuid::new_v4();
+    let mut has_lease = false;
+    // What is gone is not looked for again by this process.
+    let mut gone: BTreeSet<File> = BTreeSet::new();
+    while !stop.is_cancelled() {
+        let held = if has_lease {
+            let held = service.log.renew_leases(holder, &[LEASE.to_owned()], LIFE).await;
+            held.map(|held| !held.is_empty())
+        } else {
+            service.log.acquire_lease(LEASE, holder, LIFE).await.map(|lease| lease.is_some())
+        };
+        has_lease = held.unwrap_or(false);
+        if has_lease && let Err(error) = round(&service, &mut gone).await {
+            let error = muster_api::problem::describe(&error);
+            tracing::warn!(error, "files whose time is over stay; trying again");
+        }
+        tokio::select! {
+            () = stop.cancelled() => break,
+            () = tokio::time::sleep(BEAT) => {}
+        }
+    }
+    if let Err(error) = service.log.release_lease(LEASE, holder).await {
+        tracing::debug!(%error, "the lease on files could not be given back");
+    }
+}
+
+async fn round(service: &Service, gone: &mut BTreeSet<File>) -> Result<(), ServiceError> {
+    for (which, cause) in [(Which::Kept, EraseCause::Kept), (Which::Replaced, EraseCause::Replaced)]
+    {
+        for (project, operation, device) in files(&service.log, which, now()).await? {
+            service.erase_by_itself(&project, operation, device, cause).await?;
+            tracing::info!(%project, %operation, %device, ?cause, "a stored file is erased");
+        }
+    }
+    let wanted: BTreeSet<File> =
+        files(&service.log, Which::Gone, now()).await?.into_iter().collect();
+    gone.retain(|file| wanted.contains(file));
+    for file in wanted {
+        if !gone.contains(&file) {
+            service.erase_file(&file.0, file.1, file.2).await?;
+            gone.insert(file);
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,312 @@
+//! The list of the files of uploads: a projection of the log into a table of its own, for the keeper
+//! alone.
+
+use std::collections::BTreeMap;
+
+use async_trait::async_trait;
+use muster_eventlog::projection::{Projection, ProjectionError};
+use muster_eventlog::{EventLog, StoreError, StoredEvent};
+use muster_schemas::events::{Action, Upload};
+use muster_schemas::{DeviceId, Event, OperationId, ProjectId, StreamName, Timestamp};
+use sqlx::AssertSqlSafe;
+use tokio_postgres::Transaction;
+use tokio_postgres::types::ToSql;
+use uuid::Uuid;
+
+/// The projection's name, and the beginning of its tables' names.
+pub const NAME: &str = "files_v1";
+
+const KINDS: &[&str] = &[
+    "OperationRequested",
+    "RunRequested",
+    "RunClosed",
+    "RunSucceeded",
+    "RunFailed",
+    "RunTimedOut",
+    "RunCanceled",
+    "RunInterrupted",
+    "RunRejected",
+    "RunExpired",
+    "UploadErased",
+];
+
+/// What came of a run that a device has ended without success is useless after this: a piece may
+/// still be on its way. In microseconds.
+const USELESS_AFTER: i64 = 20_000_000;
+/// A run that only the server has given up may still succeed: what came of it is kept for a week.
+const GIVEN_UP_AFTER: i64 = 7 * 24 * 3600 * 1_000_000;
+/// What was to be gone longer ago is. In microseconds.
+const LOOKED_BACK: i64 = 90 * 24 * 3600 * 1_000_000;
+
+/// Fills the list.
+#[derive(Debug, Default)]
+pub struct Files {
+    /// Operations that were found to be uploads, or not to be.
+    known: BTreeMap<(ProjectId, OperationId), bool>,
+}
+
+/// Operations that are remembered at most.
+const REMEMBERED: usize = 10_000;
+
+/// What an event does to a file.
+enum Change {
+    /// It is stored, since then.
+    Stored(i64),
+    /// Its bytes are to go at this time, unless it is stored after all.
+    Useless(i64),
+    /// It was erased at this time.
+    Erased(i64),
+}
+
+fn failed(source: tokio_postgres::Error) -> StoreError {
+    StoreError::Query { attempted: "write the list of files", source }
+}
+
+#[async_trait]
+impl Projection for Files {
+    fn name(&self) -> &str {
+        NAME
+    }
+
+    fn kinds(&self) -> &[&'static str] {
+        KINDS
+    }
+
+    fn tables(&self) -> String {
+        format!(
+            "CREATE TABLE IF NOT EXISTS {NAME}_asked (
+                 project   text COLLATE \"C\" NOT NULL,
+                 operation uuid    NOT NULL,
+                 path      text    NOT NULL,
+                 replaces  boolean NOT NULL,
+                 keep      bigint,            -- microseconds
+                 PRIMARY KEY (project, operation)
+             );
+             CREATE TABLE IF NOT EXISTS {NAME} (
+                 project    text COLLATE \"C\" NOT NULL,
+                 operation  uuid    NOT NULL,
+                 device     uuid    NOT NULL,
+                 path       text    NOT NULL,
+                 replaces   boolean NOT NULL,
+                 keep       bigint,
+                 stored_at  bigint,           -- microseconds since 1970, as those below
+                 useless_at bigint,
+                 erased_at  bigint,
+                 PRIMARY KEY (project, operation, device)
+             );
+             CREATE INDEX IF NOT EXISTS {NAME}_stored ON {NAME} (project, device, path)
+                 WHERE stored_at IS NOT NULL AND erased_at IS NULL;
+             CREATE INDEX IF NOT EXISTS {NAME}_erased ON {NAME} (erased_at);
+             CREATE INDEX IF NOT EXISTS {NAME}_useless ON {NAME} (useless_at)"
+        )
+    }
+
+    async fn apply(
+        &mut self,
+        transaction: &Transaction<'_>,
+        project: &ProjectId,
+        events: &[StoredEvent],
+    ) -> Result<(), ProjectionError> {
+        for stored in events {
+            let event = stored
+                .event()
+                .map_err(|error| ProjectionError::cannot_apply(NAME, stored, error))?;
+            let at = stored.recorded_at.micros();
+            match (&stored.stream, &event) {
+                (StreamName::Operation(id), Event::OperationRequested(requested)) => {
+                    let upload = match &requested.action {
+                        Action::Upload(upload) => Some(upload),
+                        _ => None,
+                    };
+                    self.remember(project, *id, upload.is_some());
+                    if let Some(upload) = upload {
+                        ask(transaction, project, *id, upload).await?;
+                    }
+                }
+                (StreamName::Run(id, device), event) => {
+                    if self.is_upload(transaction, project, *id).await? {
+                        let run = (project, *id, *device);
+                        match event {
+                            Event::RunRequested(_) => add(transaction, run).await?,
+                            Event::RunClosed(_) => {
+                                change(transaction, run, Change::Useless(at + GIVEN_UP_AFTER))
+                                    .await?;
+                            }
+                            Event::UploadErased(_) => {
+                                change(transaction, run, Change::Erased(at)).await?;
+                            }
+                            _ => {}
+                        }
+                    }
+                }
+                (stream, event) => {
+                    let (Some(device), Some((id, is_stored))) = (stream.device(), end_of(event))
+                    else {
+                        continue;
+                    };
+                    if self.is_upload(transaction, project, id).await? {
+                        let what = if is_stored {
+                            Change::Stored(at)
+                        } else {
+                            Change::Useless(at + USELESS_AFTER)
+                        };
+                        change(transaction, (project, id, device), what).await?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn forget(&mut self) {
+        self.known.clear();
+    }
+}
+
+/// The operation whose run has ended by this, and whether its file is stored.
+fn end_of(event: &Event) -> Option<(OperationId, bool)> {
+    Some(match event {
+        Event::RunSucceeded(event) => (event.0.operation, event.0.file.is_some()),
+        Event::RunFailed(event) => (event.0.operation, false),
+        Event::RunTimedOut(event) => (event.0.operation, false),
+        Event::RunCanceled(event) => (event.0.operation, false),
+        Event::RunInterrupted(event) => (event.0.operation, false),
+        Event::RunRejected(event) => (event.operation, false),
+        Event::RunExpired(event) => (event.operation, false),
+        _ => return None,
+    })
+}
+
+impl Files {
+    fn remember(&mut self, project: &ProjectId, id: OperationId, is_upload: bool) {
+        if self.known.len() >= REMEMBERED {
+            self.known.clear();
+        }
+        self.known.insert((project.clone(), id), is_upload);
+    }
+
+    async fn is_upload(
+        &mut self,
+        transaction: &Transaction<'_>,
+        project: &ProjectId,
+        id: OperationId,
+    ) -> Result<bool, StoreError> {
+        if let Some(known) = self.known.get(&(project.clone(), id)) {
+            return Ok(*known);
+        }
+        let sql = format!("SELECT FROM {NAME}_asked WHERE project = $1 AND operation = $2");
+        let parameters: [&(dyn ToSql + Sync); 2] = [&project.as_str(), &id.0];
+        let found = transaction.query_opt(&sql, &parameters).await.map_err(failed)?.is_some();
+        self.remember(project, id, found);
+        Ok(found)
+    }
+}
+
+async fn ask(
+    transaction: &Transaction<'_>,
+    project: &ProjectId,
+    id: OperationId,
+    upload: &Upload,
+) -> Result<(), StoreError> {
+    let sql = format!(
+        "INSERT INTO {NAME}_asked (project, operation, path, replaces, keep)
+         VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING"
+    );
+    let keep = upload.keep_seconds.map(|seconds| i64::from(seconds) * 1_000_000);
+    let parameters: [&(dyn ToSql + Sync); 5] =
+        [&project.as_str(), &id.0, &upload.path, &upload.replace, &keep];
+    transaction.execute(&sql, &parameters).await.map(drop).map_err(failed)
+}
+
+type Run<'a> = (&'a ProjectId, OperationId, DeviceId);
+
+async fn add(
+    transaction: &Transaction<'_>,
+    (project, id, device): Run<'_>,
+) -> Result<(), StoreError> {
+    let sql = format!(
+        "INSERT INTO {NAME} (project, operation, device, path, replaces, keep)
+         SELECT project, operation, $3, path, replaces, keep FROM {NAME}_asked
+         WHERE project = $1 AND operation = $2 ON CONFLICT DO NOTHING"
+    );
+    let parameters: [&(dyn ToSql + Sync); 3] = [&project.as_str(), &id.0, &device.0];
+    transaction.execute(&sql, &parameters).await.map(drop).map_err(failed)
+}
+
+async fn change(
+    transaction: &Transaction<'_>,
+    (project, id, device): Run<'_>,
+    change: Change,
+) -> Result<(), StoreError> {
+    let (set, at) = match change {
+        Change::Stored(at) => ("stored_at = $4, useless_at = NULL", at),
+        // A device's word stays.
+        Change::Useless(at) => ("useless_at = CASE WHEN stored_at IS NULL THEN $4::bigint END", at),
+        Change::Erased(at) => ("erased_at = coalesce(erased_at, $4)", at),
+    };
+    let sql =
+        format!("UPDATE {NAME} SET {set} WHERE project = $1 AND operation = $2 AND device = $3");
+    let parameters: [&(dyn ToSql + Sync); 4] = [&project.as_str(), &id.0, &device.0, &at];
+    transaction.execute(&sql, &parameters).await.map(drop).map_err(failed)
+}
+
+/// Which files are asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Which {
+    /// Stored ones whose time is over.
+    Kept,
+    /// Stored ones of which a later one was stored that replaces them.
+    Replaced,
+    /// Those whose bytes are to be gone: they were erased, or are of no use.
+    Gone,
+}
+
+impl Which {
+    fn condition(self) -> String {
+        match self {
+            Self::Kept => {
+                "f.stored_at IS NOT NULL AND f.erased_at IS NULL AND f.stored_at + f.keep <= $1"
+                    .to_owned()
+            }
+            Self::Replaced => format!(
+                "f.stored_at < $1 AND f.erased_at IS NULL AND EXISTS (
+                     SELECT FROM {NAME} n
+                     WHERE n.project = f.project AND n.device = f.device AND n.path = f.path
+                       AND n.replaces AND n.stored_at > f.stored_at
+                       AND n.operation <> f.operation)"
+            ),
+            Self::Gone => format!(
+                "(f.erased_at BETWEEN $1 - {LOOKED_BACK} AND $1 - {USELESS_AFTER})
+                 OR (f.useless_at BETWEEN $1 - {LOOKED_BACK} AND $1)"
+            ),
+        }
+    }
+}
+
+/// A file: whose, of which operation, by which device.
+pub(super) type File = (ProjectId, OperationId, DeviceId);
+
+/// Asks the list for files, at this time.
+pub(super) async fn files(
+    log: &EventLog,
+    which: Which,
+    now: Timestamp,
+) -> Result<Vec<File>, StoreError> {
+    let sql = format!(
+        "SELECT f.project, f.operation, f.device FROM {NAME} f WHERE {}
+         ORDER BY f.project, f.operation, f.device",
+        which.condition()
+    );
+    let rows: Vec<(String, Uuid, Uuid)> = sqlx::query_as(AssertSqlSafe(sql))
+        .bind(now.micros())
+        .fetch_all(&log.stores().sql)
+        .await
+        .map_err(|source| StoreError::Ask { attempted: "read the list of files", source })?;
+    rows.into_iter()
+        .map(|(project, operation, device)| {
+            let corrupt = |_| StoreError::Corrupt(format!("a file of '{project}'"));
+            let project = project.parse().map_err(corrupt)?;
+            Ok((project, OperationId(operation), DeviceId(device)))
+        })
+        .collect()
+}

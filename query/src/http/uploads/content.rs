@@ -1,0 +1,56 @@
+//! `GET /uploads/{operation}/{device}/content`.
+
+use axum::extract::State;
+use axum::http::HeaderMap;
+use axum::response::Response;
+use muster_api::auth::RunOperations;
+use muster_api::params::{NoParams, ProjectParam};
+use muster_api::position::MinPositionParam;
+use muster_api::problem::{ProblemDocument, ReadProblems};
+use muster_api::{MinPosition, PathParam, Problem, Query, Scope};
+use muster_schemas::OperationId;
+
+use super::list::find;
+use super::stored::answer;
+use crate::http::devices::resolve;
+use crate::state::QueryState;
+
+/// A stored file.
+///
+/// All of it is held to the hash that the device has signed: of a damaged one the answer breaks off
+/// before its end. `Range` with one part is heeded; a part that does not reach the end is not held to
+/// the hash.
+#[utoipa::path(
+    get, path = "/api/v1/uploads/{operation}/{device}/content", tag = "uploads",
+    security(("bearer" = [])),
+    params(
+        ("operation" = OperationId, Path, description = "The operation's id"),
+        ("device" = String, Path, description = "The device's id or name", example = "robot-7"),
+        ProjectParam, MinPositionParam,
+    ),
+    responses(
+        (status = 200, description = "The file", body = String,
+            content_type = "application/octet-stream", example = "2026-11-25 started\n"),
+        (status = 206, description = "A part of the file", body = String,
+            content_type = "application/octet-stream", example = "started\n"),
+        (status = 409, description = "The file is not stored (yet)",
+            body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 410, description = "The file was erased, or some of it is missing",
+            body = ProblemDocument, content_type = "application/problem+json"),
+        ReadProblems,
+    )
+)]
+pub(crate) async fn get_upload_content(
+    State(state): State<QueryState>,
+    scope: Scope<RunOperations>,
+    min_position: MinPosition,
+    PathParam((operation, device)): PathParam<(OperationId, String)>,
+    Query(NoParams {}): Query<NoParams>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let project = &scope.project;
+    min_position.wait(state.log(), &state.read_models.operations, project).await?;
+    let device = resolve(&state, project, &device).await?;
+    let found = find(&state, project, (operation, device)).await?;
+    answer(&state, project, found, &headers).await
+}

@@ -1,0 +1,227 @@
+//! `GET /uploads`, `GET /uploads/{operation}/{device}`.
+
+use std::time::SystemTime;
+
+use axum::extract::State;
+use axum::response::IntoResponse;
+use futures::StreamExt;
+use muster_api::auth::ReadDevices;
+use muster_api::blobs::key;
+use muster_api::params::{NoParams, ProjectParam};
+use muster_api::position::MinPositionParam;
+use muster_api::problem::ReadProblems;
+use muster_api::{Cursor, Json, Limit, MinPosition, Page, PathParam, Problem, Query, Scope, etag};
+use muster_schemas::wire::OutputStream;
+use muster_schemas::{DeviceId, OperationId, ProjectId};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use sqlx::QueryBuilder;
+use utoipa::IntoParams;
+use uuid::Uuid;
+
+use super::view::{UploadState, UploadView, example};
+use crate::http::devices::resolve;
+use crate::http::sessions::blob_problem;
+use crate::projections::as_i64;
+use crate::projections::devices::{self, Status};
+use crate::projections::operations::{Operation, Run, TABLE, explain};
+use crate::state::{QueryState, sql_problem};
+
+/// What is still on its way is counted where it lies: so many at the same time.
+const COUNTED_AT_ONCE: usize = 8;
+
+/// The parameters.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct ListUploads {
+    /// Items on a page.
+    #[serde(default)]
+    #[param(value_type = Option<u16>, minimum = 1, maximum = 1000, default = 100)]
+    limit: Limit,
+    /// The `next` of the page before.
+    cursor: Option<String>,
+    /// Only those of this device: its id or name.
+    #[param(example = "robot-7")]
+    device: Option<String>,
+    /// Only those of this operation.
+    operation: Option<OperationId>,
+    /// Only those in these states, with commas.
+    #[param(example = "sending,stored")]
+    state: Option<String>,
+    /// Only those of this path, as it was asked for.
+    #[param(example = "/var/log/app.log")]
+    path: Option<String>,
+}
+
+/// Operation, device, position, the device's name and status; the states of the operation and of the
+/// run.
+type Row = (Uuid, Uuid, i64, Option<String>, Option<String>, String, String);
+
+fn select() -> QueryBuilder<sqlx::Postgres> {
+    QueryBuilder::new(format!(
+        "SELECT u.operation, u.device, u.position, d.name, d.status, o.state, r.state
+         FROM {TABLE}_uploads u
+         JOIN {TABLE} o ON o.project = u.project AND o.operation = u.operation
+         JOIN {TABLE}_runs r ON r.project = u.project AND r.operation = u.operation
+              AND r.device = u.device
+         LEFT JOIN {} d ON d.project = u.project AND d.device = u.device
+         WHERE u.project = ",
+        devices::TABLE
+    ))
+}
+
+fn read<T: DeserializeOwned>(text: &str) -> Result<T, Problem> {
+    serde_json::from_str(text).map_err(|error| Problem::internal(&error))
+}
+
+/// An upload as the read model has it.
+pub(super) struct Found {
+    pub(super) key: (OperationId, DeviceId),
+    pub(super) asked: Operation,
+    pub(super) run: Run,
+    name: Option<String>,
+    status: Option<Status>,
+}
+
+impl Found {
+    fn new(row: Row) -> Result<Self, Problem> {
+        let (operation, device, _, name, word, asked, run) = row;
+        let status = word.and_then(|word| Status::ALL.into_iter().find(|it| it.as_str() == word));
+        let key = (OperationId(operation), DeviceId(device));
+        Ok(Self { key, asked: read(&asked)?, run: read(&run)?, name, status })
+    }
+
+    /// As it is shown; what is on its way is counted.
+    async fn view(self, state: &QueryState, project: &ProjectId) -> Result<UploadView, Problem> {
+        let shown = UploadView::new(self.key, self.name, &self.asked, &self.run);
+        let mut view = shown.ok_or_else(|| unknown(project, self.key))?;
+        if view.state.is_partial() {
+            let folder = key::output(project, self.key.0, self.key.1, OutputStream::File);
+            let found = state.blobs.list(&folder).await.map_err(|error| blob_problem(&error))?;
+            let done = key::whole(&found).last().map_or(0, |piece| piece.end());
+            view.has(done, key::size_in(&found), &self.run);
+        }
+        Ok(view)
+    }
+}
+
+fn unknown(project: &ProjectId, (operation, device): (OperationId, DeviceId)) -> Problem {
+    Problem::not_found(format!(
+        "there is no upload {operation} of device {device} in project {project}"
+    ))
+}
+
+/// Uploads, the newest first.
+#[utoipa::path(
+    get, path = "/api/v1/uploads", tag = "uploads", security(("bearer" = [])),
+    params(ListUploads, ProjectParam, MinPositionParam),
+    responses(
+        (status = 200, description = "A page of uploads", body = Page<UploadView>,
+            example = json!({"items": [example()]})),
+        ReadProblems,
+    )
+)]
+pub(crate) async fn list_uploads(
+    State(state): State<QueryState>,
+    scope: Scope<ReadDevices>,
+    min_position: MinPosition,
+    Query(query): Query<ListUploads>,
+) -> Result<Json<Page<UploadView>>, Problem> {
+    let project = &scope.project;
+    min_position.wait(state.log(), &state.read_models.operations, project).await?;
+    let before = Cursor::decode::<u64>(query.cursor.as_deref())?.unwrap_or(u64::MAX);
+    let limit = usize::from(query.limit.get());
+    let states = states(query.state.as_deref())?;
+    let mut sql = select();
+    sql.push_bind(project.as_str().to_owned());
+    sql.push(" AND u.position < ").push_bind(as_i64(before));
+    if let Some(device) = &query.device {
+        let device = resolve(&state, project, device).await?;
+        sql.push(" AND u.device = ").push_bind(device.0);
+    }
+    if let Some(operation) = query.operation {
+        sql.push(" AND u.operation = ").push_bind(operation.0);
+    }
+    if let Some(path) = query.path {
+        sql.push(" AND u.path = ").push_bind(crate::projections::storable(&path));
+    }
+    if !states.is_empty() {
+        let conditions: Vec<_> = states.into_iter().map(UploadState::condition).collect();
+        sql.push(format!(" AND ({})", conditions.join(" OR ")));
+    }
+    sql.push(" ORDER BY u.position DESC LIMIT ");
+    sql.push_bind(i64::try_from(limit + 1).unwrap_or(i64::MAX));
+    let mut rows: Vec<Row> =
+        sql.build_query_as().fetch_all(state.sql()).await.map_err(sql_problem)?;
+    let more = rows.len() > limit;
+    rows.truncate(limit);
+    let next = rows.last().filter(|_| more).map(|row| Cursor::encode(&row.2));
+    let found = rows.into_iter().map(Found::new).collect::<Result<Vec<_>, _>>()?;
+    let shown: Vec<Result<UploadView, Problem>> = futures::stream::iter(found)
+        .map(|found| found.view(&state, project))
+        .buffered(COUNTED_AT_ONCE)
+        .collect()
+        .await;
+    let items = shown.into_iter().collect::<Result<_, _>>()?;
+    Ok(Json(Page { items, next }))
+}
+
+/// One upload, and why it is where it is.
+#[utoipa::path(
+    get, path = "/api/v1/uploads/{operation}/{device}", tag = "uploads", security(("bearer" = [])),
+    params(
+        ("operation" = OperationId, Path, description = "The operation's id"),
+        ("device" = String, Path, description = "The device's id or name", example = "robot-7"),
+        ProjectParam, MinPositionParam,
+    ),
+    responses(
+        (status = 200, description = "The upload", body = UploadView,
+            headers(("ETag" = String, description = "The version of its run's stream")),
+            example = json!(example())),
+        ReadProblems,
+    )
+)]
+pub(crate) async fn get_upload(
+    State(state): State<QueryState>,
+    scope: Scope<ReadDevices>,
+    min_position: MinPosition,
+    PathParam((operation, device)): PathParam<(OperationId, String)>,
+    Query(NoParams {}): Query<NoParams>,
+) -> Result<impl IntoResponse, Problem> {
+    let project = &scope.project;
+    min_position.wait(state.log(), &state.read_models.operations, project).await?;
+    let device = resolve(&state, project, &device).await?;
+    let found = find(&state, project, (operation, device)).await?;
+    let words = explain(&found.asked, &found.run, found.status, SystemTime::now().into());
+    let mut view = found.view(&state, project).await?;
+    view.explanation = Some(words);
+    Ok(([etag(view.version)], Json(view)))
+}
+
+/// An upload.
+pub(super) async fn find(
+    state: &QueryState,
+    project: &ProjectId,
+    key: (OperationId, DeviceId),
+) -> Result<Found, Problem> {
+    let mut sql = select();
+    sql.push_bind(project.as_str().to_owned());
+    sql.push(" AND u.operation = ").push_bind(key.0.0);
+    sql.push(" AND u.device = ").push_bind(key.1.0);
+    let row: Option<Row> =
+        sql.build_query_as().fetch_optional(state.sql()).await.map_err(sql_problem)?;
+    Found::new(row.ok_or_else(|| unknown(project, key))?)
+}
+
+fn states(words: Option<&str>) -> Result<Vec<UploadState>, Problem> {
+    let words = words.into_iter().flat_map(|words| words.split(','));
+    words
+        .map(|word| {
+            UploadState::read(word.trim()).ok_or_else(|| {
+                let rule = format!("is not one of {}", UploadState::words());
+                Problem::field("state", rule, Some(word.into()))
+            })
+        })
+        .collect()
+}

@@ -1,0 +1,207 @@
+//! A stored file as an answer: its bytes, piece by piece, held to the hash that the device has signed.
+//!
+//! Holds one piece in memory, however large the file is. The last piece is held back until the hash
+//! of all of it is known to be right: of a damaged file the answer breaks off.
+
+use std::io;
+
+use axum::body::{Body, Bytes};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use muster_api::Problem;
+use muster_api::blobs::Blobs;
+use muster_api::blobs::key::{self, Piece};
+use muster_api::problem::{Kind, describe};
+use muster_schemas::events::FileSummary;
+use muster_schemas::wire::{MAX_FILE_PIECE_BYTES, OutputStream};
+use muster_schemas::{Hash, ProjectId, compress};
+use sha2::{Digest, Sha256};
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::list::Found;
+use super::range::{Part, part};
+use super::view::UploadState;
+use crate::http::sessions::blob_problem;
+use crate::state::QueryState;
+
+/// Reads a stored file.
+struct Reader {
+    blobs: Blobs,
+    folder: String,
+    /// Those that are not read yet, the last one first.
+    pieces: Vec<Piece>,
+    file: FileSummary,
+    hasher: Sha256,
+    /// How far it was read.
+    at: u64,
+    part: Part,
+    _place: OwnedSemaphorePermit,
+}
+
+/// The answer with a stored file, or the part of it that the request's headers ask for.
+pub(super) async fn answer(
+    state: &QueryState,
+    project: &ProjectId,
+    found: Found,
+    headers: &HeaderMap,
+) -> Result<Response, Problem> {
+    let (operation, device) = found.key;
+    match UploadState::of(&found.run) {
+        UploadState::Stored => {}
+        UploadState::Erased => {
+            return Err(Problem::new(Kind::Gone, "the file was erased"));
+        }
+        other => {
+            let words = format!("the file is not stored; its upload is {}", other.as_str());
+            return Err(Problem::conflict(words));
+        }
+    }
+    let file = found.run.report.and_then(|report| report.file);
+    let file = file.ok_or_else(|| Problem::not_found("the upload has brought no file"))?;
+    let place = state.streams.clone().try_acquire_owned().map_err(|_| {
+        Problem::unavailable("as many live streams are open as this server serves", 10)
+    })?;
+    let damaged = |what: String| {
+        let words = format!(
+            "{what} of upload {operation} of device {device} is missing: somebody has touched the blobs"
+        );
+        Problem::new(Kind::Gone, words)
+    };
+    let folder = key::output(project, operation, device, OutputStream::File);
+    let names = state.blobs.list(&folder).await.map_err(|error| blob_problem(&error))?;
+    let mut pieces = key::whole(&names);
+    let end = pieces.last().map_or(0, |piece| piece.end());
+    if end < file.bytes {
+        return Err(damaged(format!("what follows byte {end}")));
+    }
+    let salt = state.blobs.get(&format!("{folder}/{}", key::SALT)).await;
+    let salt = salt.map_err(|error| blob_problem(&error))?;
+    let salt = salt.ok_or_else(|| damaged("the salt".to_owned()))?;
+    let asked = headers.get(header::RANGE).and_then(|value| value.to_str().ok());
+    let asked = part(asked, file.bytes);
+    let part = asked.unwrap_or(Part { from: 0, to: file.bytes });
+    if part.to < file.bytes {
+        // Not all of it is read, so nothing can be said of its hash.
+        pieces.retain(|piece| piece.end() > part.from && piece.offset < part.to);
+    }
+    let mut answer = described(&file, part, asked.is_some());
+    let reader = Reader {
+        blobs: state.blobs.clone(),
+        folder,
+        at: pieces.first().map_or(0, |piece| piece.offset),
+        pieces: pieces.into_iter().rev().collect(),
+        file,
+        hasher: Sha256::new_with_prefix(&salt),
+        part,
+        _place: place,
+    };
+    *answer.body_mut() =
+        Body::from_stream(futures::stream::try_unfold(reader, |mut reader| async move {
+            Ok::<_, io::Error>(reader.next().await?.map(|bytes| (bytes, reader)))
+        }));
+    Ok(answer)
+}
+
+/// An answer without its body.
+fn described(file: &FileSummary, part: Part, is_part: bool) -> Response {
+    let mut headers = HeaderMap::new();
+    let mut set = |name, value: String| {
+        if let Ok(value) = HeaderValue::from_str(&value) {
+            headers.insert(name, value);
+        }
+    };
+    set(header::CONTENT_TYPE, "application/octet-stream".to_owned());
+    set(header::X_CONTENT_TYPE_OPTIONS, "nosniff".to_owned());
+    set(header::ACCEPT_RANGES, "bytes".to_owned());
+    set(header::CACHE_CONTROL, "private, no-store".to_owned());
+    set(header::CONTENT_LENGTH, (part.to - part.from).to_string());
+    set(header::CONTENT_DISPOSITION, disposition(&file.name));
+    if is_part {
+        let last = part.to.saturating_sub(1);
+        set(header::CONTENT_RANGE, format!("bytes {}-{last}/{}", part.from, file.bytes));
+    }
+    let status = if is_part { StatusCode::PARTIAL_CONTENT } else { StatusCode::OK };
+    (status, headers).into_response()
+}
+
+/// A file's name in a header (RFC 6266): plain, and whole in UTF-8.
+fn disposition(name: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_. ".contains(c);
+    let plain: String = name.chars().map(|c| if is_plain(c) { c } else { '_' }).collect();
+    let mut whole = String::new();
+    for byte in name.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-_.".contains(&byte) {
+            whole.push(char::from(byte));
+        } else {
+            whole.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    format!("attachment; filename=\"{plain}\"; filename*=UTF-8''{whole}")
+}
+
+impl Reader {
+    /// The next bytes of the part; `None` at its end.
+    async fn next(&mut self) -> io::Result<Option<Bytes>> {
+        while let Some(piece) = self.pieces.pop() {
+            if piece.offset >= self.part.to {
+                return Ok(None);
+            }
+            let bytes = self.read(piece).await.map_err(|problem| {
+                tracing::error!(folder = self.folder, problem, "a stored file cannot be read");
+                io::Error::other(problem)
+            })?;
+            if !bytes.is_empty() {
+                return Ok(Some(bytes));
+            }
+        }
+        Ok(None)
+    }
+
+    /// What a piece has of the part.
+    async fn read(&mut self, piece: Piece) -> Result<Bytes, String> {
+        let name = format!("{}/{}", self.folder, piece.name());
+        let found = self.blobs.get(&name).await.map_err(|error| describe(&error))?;
+        let bytes = found.ok_or_else(|| format!("{name} is missing"))?;
+        let bytes = if piece.compressed {
+            let whole = compress::decompress(&bytes, MAX_FILE_PIECE_BYTES);
+            Bytes::from(whole.ok_or_else(|| format!("{name} is damaged"))?)
+        } else {
+            bytes
+        };
+        if bytes.len() as u64 != piece.bytes {
+            return Err(format!("{name} is {} bytes", bytes.len()));
+        }
+        let place = |at: u64| {
+            let within = at.saturating_sub(self.at).min(piece.bytes);
+            usize::try_from(within).unwrap_or(usize::MAX)
+        };
+        let (ends, from, to) = (place(self.file.bytes), place(self.part.from), place(self.part.to));
+        let is_all = self.part.to == self.file.bytes;
+        if is_all {
+            self.hasher.update(bytes.get(..ends).unwrap_or_default());
+        }
+        self.at = piece.end();
+        if is_all && self.at >= self.file.bytes {
+            let hash = Hash(self.hasher.clone().finalize().into());
+            if hash != self.file.hash {
+                return Err(format!("what is in {} is not what the device has sent", self.folder));
+            }
+        }
+        Ok(bytes.slice(from.min(to)..to))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_cannot_break_out_of_a_header() {
+        let shown = disposition("a \"b\"\r\nX: ü/.log");
+        assert_eq!(
+            shown,
+            "attachment; filename=\"a _b___X_ __.log\"; \
+             filename*=UTF-8''a%20%22b%22%0D%0AX%3A%20%C3%BC%2F.log"
+        );
+    }
+}

@@ -1,0 +1,361 @@
+//! Files are pulled from devices to the server: the real agent, the real servers, an operator's words.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use muster_tests::agent::AgentProcess;
+use muster_tests::api::Api;
+use muster_tests::fleet::Fleet;
+use muster_tests::{System, wait};
+use reqwest::Method;
+use serde_json::{Value, json};
+
+const PATIENCE: Duration = Duration::from_secs(90);
+const UPLOADS: &str = "/api/v1/uploads";
+
+/// A system with one agent, `robot`, that may do what `policy` says.
+async fn start(policy: &str) -> (System, AgentProcess, tempfile::TempDir) {
+    let system = System::start().await;
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("policy.toml");
+    std::fs::write(&file, policy).unwrap();
+    let token = system.api.enrollment_token(1).await;
+    let variables = [("MUSTER_AGENT_POLICY", file.to_str().unwrap())];
+    let mut agent =
+        AgentProcess::enroll_with(dir.path(), &system.api.url, &token, "robot", &variables);
+    agent.start();
+    online(&system.api).await;
+    (system, agent, dir)
+}
+
+async fn online(api: &Api) {
+    wait::until("the agent to be online", PATIENCE, || async {
+        (api.get("/api/v1/devices/robot").await["status"] == "online").then_some(())
+    })
+    .await;
+}
+
+async fn asked(api: &Api, path: &Path, more: Value) -> String {
+    let mut action = json!({"kind": "upload", "path": path});
+    action.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    let body = json!({"target": {"devices": ["robot"]}, "action": action});
+    api.post("/api/v1/operations", &body).await["id"].as_str().unwrap().to_owned()
+}
+
+fn at(id: &str) -> String {
+    format!("{UPLOADS}/{id}/robot")
+}
+
+/// The upload, once it is so.
+async fn until(api: &Api, id: &str, what: &str, is_so: impl Fn(&Value) -> bool) -> Value {
+    wait::until(what, PATIENCE, || async {
+        let (status, found) = api.try_send(Method::GET, &at(id), None).await?;
+        (status == 200 && is_so(&found)).then_some(found)
+    })
+    .await
+}
+
+async fn stored(api: &Api, id: &str) -> Value {
+    until(api, id, "it to be stored", |it| it["state"] == "stored").await
+}
+
+/// Bytes that do not become smaller.
+fn noise(length: usize) -> Vec<u8> {
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut bytes = Vec::with_capacity(length + 8);
+    while bytes.len() < length {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        bytes.extend_from_slice(&state.to_le_bytes());
+    }
+    bytes.truncate(length);
+    bytes
+}
+
+fn file(dir: &tempfile::TempDir, name: &str, bytes: &[u8]) -> PathBuf {
+    let path = dir.path().join(name);
+    std::fs::write(&path, bytes).unwrap();
+    path
+}
+
+/// The blobs of an upload.
+fn blobs(system: &System, id: &str) -> usize {
+    let runs = system.dir().join("blobs/default/runs").join(id);
+    let devices = std::fs::read_dir(runs).into_iter().flatten().flatten();
+    devices
+        .flat_map(|device| std::fs::read_dir(device.path().join("file")).into_iter().flatten())
+        .count()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_and_a_folder_are_pulled_listed_and_fetched() {
+    let (system, _agent, dir) = start("").await;
+    let bytes = noise(3_000_000);
+    let path = file(&dir, "app log.bin", &bytes);
+    let path = path.to_str().unwrap();
+    let (code, out, err) = system.muster(&["upload", "start", "robot", path, "--keep", "30d"]);
+    assert_eq!(code, 0, "{err}");
+    assert!(out.contains("robot: stored, app log.bin"), "{out}");
+    let listed = system.api.list(&format!("{UPLOADS}?device=robot&state=stored")).await;
+    assert_eq!(listed.len(), 1, "{listed:?}");
+    let id = listed[0]["operation"].as_str().unwrap().to_owned();
+    assert!(err.contains(&id), "{err}");
+    assert_eq!(listed[0]["bytes_done"], 3_000_000);
+    assert!(listed[0]["erase_at"].is_string());
+    for (filter, count) in [("state=sending", 0), ("path=/nowhere", 0), ("state=stored,erased", 1)]
+    {
+        assert_eq!(system.api.list(&format!("{UPLOADS}?{filter}")).await.len(), count, "{filter}");
+    }
+    let (code, out, err) = system.muster(&["upload", "list"]);
+    assert!(code == 0 && out.contains("stored") && out.contains("2.86 MiB"), "{out}{err}");
+    let (code, out, _) = system.muster(&["upload", "show", &id]);
+    assert!(code == 0 && out.contains("The server has the file."), "{out}");
+    let copy = dir.path().join("copy");
+    let copied = copy.to_str().unwrap();
+    let (code, _, err) = system.muster(&["upload", "get", &id, "robot", "-o", copied]);
+    assert_eq!(code, 0, "{err}");
+    assert!(std::fs::read(&copy).unwrap() == bytes);
+    let (code, _, err) = system.muster(&["upload", "get", &id, "-o", copied]);
+    assert!(code == 2 && err.contains("is there already"), "{err}");
+
+    let content = format!("{}/content", at(&id));
+    let (status, headers, body) = system.api.raw(&content, &[]).await;
+    assert_eq!((status, body.len()), (200, 3_000_000));
+    assert_eq!(headers["content-length"], "3000000");
+    let named = headers["content-disposition"].to_str().unwrap();
+    assert!(named.contains("filename=\"app log.bin\""), "{named}");
+    let (status, headers, body) = system.api.raw(&content, &[("range", "bytes=1000-2000")]).await;
+    assert_eq!((status, body.as_slice()), (206, &bytes[1000..=2000]));
+    assert_eq!(headers["content-range"], "bytes 1000-2000/3000000");
+    let (status, _, body) = system.api.raw(&content, &[("range", "bytes=2999000-")]).await;
+    assert_eq!((status, body.as_slice()), (206, &bytes[2_999_000..]));
+
+    let folder = dir.path().join("logs");
+    std::fs::create_dir_all(folder.join("old")).unwrap();
+    std::fs::write(folder.join("old/a.log"), "aaa").unwrap();
+    let (code, out, err) = system.muster(&["upload", "start", "robot", folder.to_str().unwrap()]);
+    assert!(code == 0 && out.contains("logs.tar.gz"), "{out}{err}");
+    let id = system.api.list(UPLOADS).await[0]["operation"].as_str().unwrap().to_owned();
+    let archive = dir.path().join("logs.tar.gz");
+    let (code, _, err) = system.muster(&["upload", "get", &id, "-o", archive.to_str().unwrap()]);
+    assert_eq!(code, 0, "{err}");
+    let listed = std::process::Command::new("tar").arg("tzf").arg(&archive).output().unwrap();
+    assert!(String::from_utf8_lossy(&listed.stdout).contains("logs/old/a.log"));
+    let (code, _, err) = system.muster(&["upload", "start", "robot", "/no/such/file"]);
+    assert!(code == 125 && err.contains("No such file"), "{err}");
+
+    // A damaged file is not handed out whole.
+    let device = system.api.get("/api/v1/devices/robot").await["id"].as_str().unwrap().to_owned();
+    let listed = system.api.list(&format!("{UPLOADS}?path={}", encoded(path))).await;
+    let id = listed[0]["operation"].as_str().unwrap();
+    let pieces = system.dir().join("blobs/default/runs").join(id).join(device).join("file");
+    let mut files = std::fs::read_dir(&pieces).unwrap().flatten().map(|entry| entry.path());
+    let first = files.find(|path| path.to_str().unwrap().contains("000000000000-")).unwrap();
+    let length = std::fs::metadata(&first).unwrap().len();
+    let mut damaged = std::fs::OpenOptions::new().write(true).open(&first).unwrap();
+    damaged.write_all(b"damaged").unwrap();
+    assert_eq!(std::fs::metadata(&first).unwrap().len(), length);
+    let (_, _, body) = system.api.raw(&content, &[]).await;
+    assert!(body.len() < 3_000_000, "{}", body.len());
+    std::fs::remove_file(&first).unwrap();
+    assert_eq!(system.api.status(&content).await, 410);
+}
+
+fn encoded(path: &str) -> String {
+    path.replace('/', "%2F").replace(' ', "%20")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_policy_is_kept_and_an_upload_is_canceled() {
+    let policy = tempfile::tempdir().unwrap();
+    let inside = policy.path().join("inside");
+    std::fs::create_dir(&inside).unwrap();
+    let rules = format!("[files]\nroots = ['{}']\n", inside.display());
+    let (system, _agent, dir) = start(&rules).await;
+    let secret = file(&dir, "secret", b"hush");
+    std::os::unix::fs::symlink(&secret, inside.join("link")).unwrap();
+    for path in [&secret, &inside.join("link")] {
+        let (code, _, err) = system.muster(&["upload", "start", "robot", path.to_str().unwrap()]);
+        assert!(code == 125 && err.contains("[files] roots"), "{code}: {err}");
+    }
+    let large = inside.join("large");
+    std::fs::write(&large, noise(400_000)).unwrap();
+    let id = asked(&system.api, &large, json!({"bytes_per_second": 20_000})).await;
+    let some = until(&system.api, &id, "some of it to be there", |it| {
+        it["state"] == "sending" && it["bytes_done"].as_u64() > Some(0)
+    })
+    .await;
+    assert_eq!(some["bytes"], 400_000);
+    assert_eq!(system.api.status(&format!("{}/content", at(&id))).await, 409);
+    let (code, out, err) = system.muster(&["upload", "cancel", &id]);
+    assert_eq!((code, out.as_str()), (0, "to be ended\n"), "{err}");
+    until(&system.api, &id, "it to be canceled", |it| it["state"] == "canceled").await;
+    let (_, out, _) = system.muster(&["upload", "show", &id]);
+    assert!(out.contains("stopped sending"), "{out}");
+    // What came of it is of no use.
+    wait::until("its blobs to be erased", PATIENCE, || async {
+        (blobs(&system, &id) == 0).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn stored_files_are_replaced_kept_for_a_while_and_deleted() {
+    let (system, _agent, dir) = start("").await;
+    let api = &system.api;
+    let path = file(&dir, "state", b"one");
+    let first = asked(api, &path, json!({})).await;
+    stored(api, &first).await;
+    std::fs::write(&path, "two").unwrap();
+    let second = asked(api, &path, json!({"replace": true})).await;
+    stored(api, &second).await;
+    let erased = until(api, &first, "it to be replaced", |it| it["state"] == "erased").await;
+    assert_eq!(erased["erased"], "replaced");
+    assert_eq!(blobs(&system, &first), 0);
+    assert_eq!(api.status(&format!("{}/content", at(&first))).await, 410);
+    let third = asked(api, &path, json!({"keep_seconds": 1})).await;
+    let erased = until(api, &third, "its time to be over", |it| it["state"] == "erased").await;
+    assert_eq!(erased["erased"], "kept");
+    assert!(blobs(&system, &second) > 0);
+    let (code, out, err) = system.muster(&["upload", "delete", &second]);
+    assert_eq!((code, out.as_str()), (0, "erased\n"), "{err}");
+    assert_eq!(blobs(&system, &second), 0);
+    let erased = until(api, &second, "it to be erased", |it| it["state"] == "erased").await;
+    assert_eq!(erased["erased"], "asked");
+    let gone = asked(api, &path, json!({"remove_source": true})).await;
+    stored(api, &gone).await;
+    assert!(!path.exists());
+    // What was never asked for is not there, nor what is no upload.
+    let nowhere = format!("{UPLOADS}/0198c0de-7000-7abc-8def-0123456789ab/robot");
+    for method in [Method::GET, Method::DELETE] {
+        assert_eq!(api.send(method, &nowhere, None).await.0, 404);
+    }
+    let body =
+        json!({"target": {"devices": ["robot"]}, "action": {"kind": "exec", "argv": ["true"]}});
+    let exec = api.post("/api/v1/operations", &body).await["id"].as_str().unwrap().to_owned();
+    assert_eq!(api.send(Method::DELETE, &at(&exec), None).await.0, 404);
+    for (action, field) in [
+        (json!({"kind": "upload", "path": ""}), "action.path"),
+        (json!({"kind": "upload", "path": "/x", "max_bytes": 0}), "action.max_bytes"),
+        (json!({"kind": "upload", "path": "/x", "keep_seconds": 0}), "action.keep_seconds"),
+        (json!({"kind": "upload", "path": "/x", "bytes_per_second": 1}), "action.bytes_per_second"),
+    ] {
+        let body = json!({"target": {"devices": ["robot"]}, "action": action});
+        let (status, said) = api.send(Method::POST, "/api/v1/operations", Some(&body)).await;
+        assert_eq!((status, &said["errors"][0]["field"]), (400, &field.into()), "{said}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_link_needs_nothing_else_and_works_for_its_time_and_file_alone() {
+    let (system, mut agent, dir) = start("").await;
+    let api = &system.api;
+    // The device is away: it sends the file when it is back.
+    agent.kill9();
+    wait::until("the device to be offline", PATIENCE, || async {
+        (api.get("/api/v1/devices/robot").await["status"] == "offline").then_some(())
+    })
+    .await;
+    let path = file(&dir, "report", b"the report");
+    let id = asked(api, &path, json!({})).await;
+    let waits = until(api, &id, "it to be listed", |it| it["state"] == "waiting").await;
+    assert!(waits["explanation"].to_string().contains("offline"), "{waits}");
+    let link = format!("{}/link", at(&id));
+    let made = api.post(&link, &json!({"expires_in": 600})).await;
+    let url = made["url"].as_str().unwrap();
+    let nobody = api.with_token("");
+    assert_eq!(nobody.status(url).await, 409, "it is not stored yet");
+    // The server cannot keep it for now: something is in the way.
+    let device = waits["device"].as_str().unwrap();
+    let folder = system.dir().join("blobs/default/runs").join(&id).join(device).join("file");
+    std::fs::create_dir_all(folder.join("salt")).unwrap();
+    agent.start();
+    let stalled = until(api, &id, "it to stall", |it| it["problem"].is_string()).await;
+    assert!(stalled["problem"].to_string().contains("blob store takes nothing"), "{stalled}");
+    std::fs::remove_dir(folder.join("salt")).unwrap();
+    stored(api, &id).await;
+    assert_eq!(api.list("/api/v1/events?type=UploadStalled").await.len(), 1);
+    let (status, _, body) = nobody.raw(url, &[]).await;
+    assert_eq!((status, body.as_slice()), (200, &b"the report"[..]));
+    let (status, _, body) = nobody.raw(url, &[("range", "bytes=4-")]).await;
+    assert_eq!((status, body.as_slice()), (206, &b"report"[..]));
+
+    let other = asked(api, &path, json!({})).await;
+    stored(api, &other).await;
+    let simple = |id: &str| id.replace('-', "");
+    for tampered in [
+        url.replace(&simple(&id), &simple(&other)),
+        format!("{}a", &url[..url.len() - 1]),
+        format!("{url}a"),
+        "/api/v1/downloads/msd_default".to_owned(),
+    ] {
+        if tampered != url {
+            assert_eq!(nobody.status(&tampered).await, 404, "{tampered}");
+        }
+    }
+    let (status, _) = api.send(Method::POST, &link, Some(&json!({"expires_in": 604_801}))).await;
+    assert_eq!(status, 400);
+    let short = api.post(&link, &json!({"expires_in": 1})).await;
+    wait::until("the link to expire", PATIENCE, || async {
+        (nobody.status(short["url"].as_str().unwrap()).await == 410).then_some(())
+    })
+    .await;
+    // Who made it is in the log, the secret is not.
+    let events = api.list("/api/v1/events?type=DownloadLinkMade&include=record").await;
+    assert_eq!(events.len(), 2);
+    assert!(events[0]["actor"].as_str().unwrap().starts_with("token:"), "{events:?}");
+    let secret = url.rsplit('_').next().unwrap();
+    assert!(!json!(events).to_string().contains(secret));
+    let (code, out, err) = system.muster(&["upload", "link", &id, "--expires", "1h"]);
+    assert!(
+        code == 0 && out.starts_with(&api.url) && out.contains("/downloads/msd_"),
+        "{out}{err}"
+    );
+    assert_eq!(nobody.status(url).await, 200);
+    assert_eq!(api.send(Method::DELETE, &at(&id), None).await.0, 200);
+    assert_eq!(nobody.status(url).await, 410);
+    assert_eq!(api.send(Method::POST, &link, Some(&json!({"expires_in": 60}))).await.0, 409);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fifty_megabytes_survive_the_death_of_the_agent_and_of_every_role() {
+    let mut fleet = Fleet::start().await;
+    let dir = tempfile::tempdir().unwrap();
+    let token = fleet.api.enrollment_token(1).await;
+    let mut agent = AgentProcess::enroll(dir.path(), &fleet.api.url, &token, "robot");
+    agent.start();
+    online(&fleet.api).await;
+    let bytes = noise(50_000_000);
+    let path = file(&dir, "large", &bytes);
+    let id = asked(&fleet.api, &path, json!({"bytes_per_second": 8_000_000})).await;
+    let beyond = async |fleet: &Fleet, least: u64| {
+        until(&fleet.api, &id, "some more of it to be there", |it| {
+            it["bytes_done"].as_u64().is_some_and(|bytes| bytes >= least)
+        })
+        .await
+    };
+    beyond(&fleet, 1_000_000).await;
+    agent.kill9();
+    agent.start();
+    beyond(&fleet, 10_000_000).await;
+    fleet.command.kill9_and_restart();
+    beyond(&fleet, 20_000_000).await;
+    fleet.query.kill9_and_restart();
+    fleet.answers().await;
+    fleet.nats.child().stop().await.unwrap();
+    fleet.nats.child().start_again().await.unwrap();
+    stored(&fleet.api, &id).await;
+    let (status, _, body) = fleet.api.raw(&format!("{}/content", at(&id)), &[]).await;
+    assert_eq!(status, 200);
+    assert!(body == bytes, "{} bytes", body.len());
+    let events = fleet.api.list("/api/v1/events?type=RunStarted,RunSucceeded").await;
+    assert_eq!(events.len(), 2, "{events:?}");
+    // The front door of another process hands links on, too.
+    let made = fleet.api.post(&format!("{}/link", at(&id)), &json!({"expires_in": 60})).await;
+    let nobody = fleet.api.with_token("");
+    let (status, _, body) = nobody.raw(made["url"].as_str().unwrap(), &[]).await;
+    assert!(status == 200 && body == bytes);
+    crate::faults::assert_rebuild_equals_live(&fleet).await;
+}

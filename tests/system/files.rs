@@ -269,7 +269,7 @@ async fn what_is_typed_wrongly_is_named() {
     fails(&system, &[":/a", "b"], "names no device");
     fails(&system, &["nobody:/a", "b"], "nobody");
     fails(&system, &[&at("none"), "robot:/tmp/x"], "none");
-    fails(&system, &["--limit", "fast", "robot:/a", "b"], "500KiB");
+    fails(&system, &["--limit", "fast", "robot:/a", "b"], "512KiB");
     fails(&system, &["-j", "0", "robot:/a", "b"], "0");
     fails(&system, &["robot:/dev/zero", &at("zero")], "/dev/zero is no file");
     fails(&system, &[&at("file"), &format!("robot:{}/file/x", dir.path().display())], "");

@@ -27,8 +27,9 @@ use futures::{StreamExt, TryStreamExt};
 
 use self::link::Link;
 use self::pace::Pace;
-use self::place::{Place, size};
+use self::place::Place;
 use self::progress::Progress;
+use super::bytes;
 use super::connect::carry;
 use crate::client::{Client, Connection, segment};
 use crate::exit::{Misused, Partly};
@@ -53,7 +54,7 @@ pub(crate) struct CpArgs {
     #[arg(short, long, default_value_t = 4, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=32))]
     jobs: u8,
     /// At most so many bytes in a second, such as 500KiB
-    #[arg(long, value_name = "SIZE", value_parser = size)]
+    #[arg(long, value_name = "SIZE", value_parser = bytes)]
     limit: Option<u64>,
     /// Copy files, too, that are there already with the same size and time
     #[arg(long)]

@@ -38,31 +38,12 @@ impl Place {
     }
 }
 
-/// A number of bytes as people write it: `4096`, `500KiB`, `1MiB`, `2GB`.
-pub(crate) fn size(text: &str) -> Result<u64, String> {
-    let wrong = || format!("'{text}' is not a size; write for example 500KiB, 10MiB or 2GB");
-    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    let (number, unit) = text.split_at(digits);
-    let factor: u64 = match unit {
-        "" | "B" => 1,
-        "K" | "KiB" => 1 << 10,
-        "M" | "MiB" => 1 << 20,
-        "G" | "GiB" => 1 << 30,
-        "kB" | "KB" => 1000,
-        "MB" => 1_000_000,
-        "GB" => 1_000_000_000,
-        _ => return Err(wrong()),
-    };
-    let number: u64 = number.parse().map_err(|_| wrong())?;
-    number.checked_mul(factor).filter(|bytes| *bytes > 0).ok_or_else(wrong)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn places_and_sizes_read_as_written() {
+    fn places_read_as_written() {
         let there = |device: &str, path: &str| Place::Device {
             device: device.to_owned(),
             path: path.to_owned(),
@@ -79,11 +60,5 @@ mod tests {
         }
         assert!(Place::read(":/a").is_err());
         assert!(Place::read("").is_err());
-        for (text, bytes) in [("1", 1), ("2K", 2048), ("3MB", 3_000_000), ("1GiB", 1 << 30)] {
-            assert_eq!(size(text), Ok(bytes));
-        }
-        for bad in ["", "0", "x", "1.5M", "1TB", "99999999999999999999", "-1"] {
-            assert!(size(bad).is_err(), "{bad}");
-        }
     }
 }

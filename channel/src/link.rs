@@ -272,6 +272,8 @@ impl Receiver {
     pub async fn next(&mut self) -> Result<Frame, Gone> {
         loop {
             let news = self.inner.news.notified();
+            // Asked first: whatever was heard before the end is there by then.
+            let is_over = self.inner.ended.is_cancelled();
             let frame = {
                 let mut heard = lock(&self.inner.heard);
                 let frame = heard.frames.pop_front();
@@ -291,7 +293,7 @@ impl Receiver {
                     return Ok(Frame::Data(bytes));
                 }
                 Some(frame) => return Ok(frame),
-                None if self.inner.ended.is_cancelled() => return Err(self.inner.gone()),
+                None if is_over => return Err(self.inner.gone()),
                 None => {}
             }
             tokio::select! {

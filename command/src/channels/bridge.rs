@@ -17,6 +17,7 @@ use tokio::time::Instant;
 
 use super::audit::Session;
 use super::record::Recorder;
+use crate::service::ServiceError;
 
 /// A client is asked so often whether it lives.
 const PING: Duration = Duration::from_secs(3);
@@ -101,7 +102,7 @@ async fn carry(
     socket: WebSocket,
     channel: Channel,
     opened: &serde_json::Value,
-    recorder: Option<Recorder>,
+    mut recorder: Option<Recorder>,
     watch: bool,
 ) -> Outcome {
     let Channel { sender, receiver } = channel;
@@ -111,17 +112,23 @@ async fn carry(
     if sink.send(text(opened)).await.is_err() {
         "the client is gone".clone_into(&mut outcome.reason);
     } else {
-        let (notes, noted) = mpsc::channel(64);
+        let (notes, mut noted) = mpsc::channel(64);
         let hears = recorder.as_ref().is_some_and(Recorder::hears);
         let ear = Ear { notes, hears, watch };
         let up = hear_client(stream, &sender, &mut bytes_in, &ear);
-        let down = tell_client(&mut sink, receiver, recorder, noted, &mut bytes_out);
+        let down = tell_client(&mut sink, receiver, &mut recorder, &mut noted, &mut bytes_out);
         tokio::select! {
             reason = up => outcome.reason = reason,
             (reason, ended) = down => {
                 outcome.reason = reason;
                 outcome.ended = ended;
             }
+        }
+        // Whoever left first: what was typed and shown until then is in the recording.
+        if let Some(recorder) = &mut recorder
+            && let Err(error) = rest(recorder, &mut noted).await
+        {
+            tracing::warn!(%error, "the end of a recording cannot be written");
         }
     }
     (outcome.bytes_in, outcome.bytes_out) = (bytes_in, bytes_out);
@@ -132,6 +139,26 @@ async fn carry(
     let closing = sink.send(Message::Close(Some(frame)));
     let _ = tokio::time::timeout(Duration::from_secs(2), closing).await;
     outcome
+}
+
+/// Takes one note into a recording.
+async fn note(recorder: &mut Recorder, note: Note) -> Result<(), ServiceError> {
+    match note {
+        Note::Resized(size) => recorder.resized(size),
+        Note::Typed(bytes) => recorder.input(&bytes).await?,
+    }
+    Ok(())
+}
+
+/// Writes what is left of a recording.
+async fn rest(
+    recorder: &mut Recorder,
+    noted: &mut mpsc::Receiver<Note>,
+) -> Result<(), ServiceError> {
+    while let Ok(left) = noted.try_recv() {
+        note(recorder, left).await?;
+    }
+    recorder.write().await
 }
 
 /// From the client to the device; answers why it ended.
@@ -190,8 +217,8 @@ async fn hear_client(mut stream: Stream, sender: &Sender, bytes_in: &mut u64, ea
 async fn tell_client(
     sink: &mut Sink,
     mut receiver: Receiver,
-    mut recorder: Option<Recorder>,
-    mut noted: mpsc::Receiver<Note>,
+    recorder: &mut Option<Recorder>,
+    noted: &mut mpsc::Receiver<Note>,
     bytes_out: &mut u64,
 ) -> (String, Option<Option<i32>>) {
     let mut ping = tokio::time::interval(PING);
@@ -210,22 +237,18 @@ async fn tell_client(
         };
         let message = tokio::select! {
             () = write_at => {
-                if let Some(recorder) = &mut recorder
+                if let Some(recorder) = recorder
                     && let Err(error) = recorder.write().await
                 {
                     return not_recorded(&error);
                 }
                 continue;
             }
-            Some(note) = noted.recv() => {
-                match (&mut recorder, note) {
-                    (Some(recorder), Note::Resized(size)) => recorder.resized(size),
-                    (Some(recorder), Note::Typed(bytes)) => {
-                        if let Err(error) = recorder.input(&bytes).await {
-                            return not_recorded(&error);
-                        }
-                    }
-                    (None, _) => {}
+            Some(new) = noted.recv() => {
+                if let Some(recorder) = recorder
+                    && let Err(error) = note(recorder, new).await
+                {
+                    return not_recorded(&error);
                 }
                 continue;
             }
@@ -233,7 +256,7 @@ async fn tell_client(
             frame = receiver.next() => match frame {
                 Ok(Frame::Data(bytes) | Frame::Screen(bytes)) => {
                     *bytes_out += bytes.len() as u64;
-                    if let Some(recorder) = &mut recorder
+                    if let Some(recorder) = recorder
                         && let Err(error) = recorder.output(&bytes).await
                     {
                         return not_recorded(&error);
@@ -245,29 +268,16 @@ async fn tell_client(
                     "type": "attached", "shared": attached.shared, "watching": attached.watching
                 })),
                 Ok(Frame::Exit(exit)) => {
-                    if let Some(recorder) = &mut recorder
-                        && let Err(error) = recorder.write().await
-                    {
-                        tracing::warn!(%error, "the end of a recording cannot be written");
-                    }
                     let told = json!({"type": "exit", "code": exit.code, "reason": exit.reason});
                     let _ = sink.send(text(&told)).await;
                     let reason = exit.reason.unwrap_or_else(|| "the program ended".to_owned());
                     return (reason, Some(exit.code));
                 }
                 Ok(_) => continue,
-                Err(gone) => {
-                    if let Some(recorder) = &mut recorder {
-                        let _ = recorder.write().await;
-                    }
-                    return (gone.0, None);
-                }
+                Err(gone) => return (gone.0, None),
             },
         };
         if let Err(error) = sink.send(message).await {
-            if let Some(recorder) = &mut recorder {
-                let _ = recorder.write().await;
-            }
             return (format!("the client is gone: {error}"), None);
         }
     }

@@ -10,6 +10,7 @@ use muster_api::blobs::key;
 use muster_schemas::events::SessionRecorded;
 use muster_schemas::wire::{TerminalSize, output_hash};
 use serde_json::json;
+use tokio::task::JoinHandle;
 
 use super::audit::Session;
 use crate::service::ServiceError;
@@ -52,6 +53,8 @@ pub struct Recorder {
     lines: Vec<u8>,
     oldest: Option<Instant>,
     chunk: u32,
+    /// A chunk that is being written.
+    writing: Option<JoinHandle<Result<(), ServiceError>>>,
     /// Of what is shown, and of what is typed where that is recorded.
     shown: Text,
     typed: Option<Text>,
@@ -93,7 +96,17 @@ impl Recorder {
         lines.push(b'\n');
         let (began, shown) = (Instant::now(), Text::default());
         let typed = with_input.then(Text::default);
-        Self { session, recording, began, lines, oldest: None, chunk: 0, shown, typed }
+        Self {
+            session,
+            recording,
+            began,
+            lines,
+            oldest: None,
+            chunk: 0,
+            writing: None,
+            shown,
+            typed,
+        }
     }
 
     fn line(&mut self, kind: &str, text: &str) {
@@ -145,32 +158,49 @@ impl Recorder {
         self.oldest.map(|oldest| oldest + AGE)
     }
 
-    /// Writes what there is: first the blob, then its hash into the log.
+    /// Writes what there is. Left in the middle, it goes on by itself, and the next one waits for it:
+    /// no chunk is written twice or lost.
     ///
     /// # Errors
-    /// When either cannot be written.
+    /// When it cannot be written.
     pub async fn write(&mut self) -> Result<(), ServiceError> {
+        self.written().await?;
         if self.lines.is_empty() {
             return Ok(());
         }
-        let salt: [u8; 16] = rand::random();
-        let hash = output_hash(&salt, &self.lines);
-        let event = SessionRecorded {
-            recording: self.recording,
-            chunk: self.chunk,
-            bytes: self.lines.len() as u64,
-            hash,
-        };
-        let name =
-            key::recording(&self.session.project, self.session.id, self.recording, self.chunk);
-        let mut blob = salt.to_vec();
-        blob.append(&mut self.lines);
-        self.session.service().blobs.put(&name, blob.into()).await?;
-        self.session.record(event).await?;
+        let lines = std::mem::take(&mut self.lines);
+        let chunk = write(self.session.clone(), self.recording, self.chunk, lines);
+        self.writing = Some(tokio::spawn(chunk));
         self.chunk += 1;
         self.oldest = None;
-        Ok(())
+        self.written().await
     }
+
+    /// What is being written is written.
+    async fn written(&mut self) -> Result<(), ServiceError> {
+        let Some(writing) = &mut self.writing else { return Ok(()) };
+        let written = writing.await;
+        self.writing = None;
+        // Only a panic ends it otherwise.
+        written.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
+    }
+}
+
+/// Writes a chunk: first the blob, then its hash into the log.
+async fn write(
+    session: Session,
+    recording: u32,
+    chunk: u32,
+    lines: Vec<u8>,
+) -> Result<(), ServiceError> {
+    let salt: [u8; 16] = rand::random();
+    let hash = output_hash(&salt, &lines);
+    let event = SessionRecorded { recording, chunk, bytes: lines.len() as u64, hash };
+    let name = key::recording(&session.project, session.id, recording, chunk);
+    let blob = [&salt[..], &lines].concat();
+    session.service().blobs.put(&name, blob.into()).await?;
+    session.record(event).await?;
+    Ok(())
 }
 
 /// How many bytes are not the beginning of a character that is not there whole.

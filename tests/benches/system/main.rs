@@ -82,8 +82,8 @@ async fn main() {
         say("(f) the agent");
         agent::measure(&mut report).await;
     }
-    if wants('g') || wants('h') || wants('i') {
-        say("(g) (h) (i) ten thousand devices");
+    if wants('g') || wants('h') || wants('i') || wants('n') {
+        say("(g) (h) (i) (n) ten thousand devices");
         scale::measure(&mut report, &say).await;
     }
     if wants('k') || wants('l') || wants('m') {

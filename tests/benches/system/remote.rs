@@ -36,6 +36,7 @@ pub(crate) async fn measure(report: &mut Report) {
     programs(&fleet, ssh.as_ref(), report).await;
     keys(&fleet, ssh.as_ref(), report).await;
     bulk(&fleet, ssh.as_ref(), report).await;
+    files(&fleet, ssh.as_ref(), dir.path(), report);
 }
 
 fn ms(began: Instant) -> f64 {
@@ -191,6 +192,54 @@ async fn bulk(fleet: &Fleet, ssh: Option<&Ssh>, report: &mut Report) {
     });
 }
 
+/// A file there and back: by `muster cp`, which compares what it has copied, and by scp.
+fn files(fleet: &Fleet, ssh: Option<&Ssh>, dir: &Path, report: &mut Report) {
+    let here = dir.join("file");
+    // Nothing that could be compressed.
+    let mut bytes = vec![0; BULK];
+    std::fs::File::open("/dev/urandom").unwrap().read_exact(&mut bytes).unwrap();
+    std::fs::write(&here, &bytes).unwrap();
+    let rate = |command: &mut Command| {
+        let began = Instant::now();
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        BULK as f64 / 1e6 / began.elapsed().as_secs_f64()
+    };
+    let text = |path: &Path| path.to_str().unwrap().to_owned();
+    let (there, back) = (text(&dir.join("there")), text(&dir.join("back")));
+    let ways = [("to a device", text(&here), None), ("from a device", there.clone(), Some(back))];
+    for (what, from, to) in ways {
+        let (from_there, target) = (to.is_some(), to.unwrap_or_else(|| there.clone()));
+        let pair = |device: &str| {
+            let remote = |path: &str| format!("{device}:{path}");
+            if from_there {
+                [remote(&from), target.clone()]
+            } else {
+                [from.clone(), remote(&target)]
+            }
+        };
+        let mut ours = Command::new(muster_tests::binaries::binary("muster"));
+        ours.arg("cp").arg("--again").args(pair("robot"));
+        ours.env("MUSTER_URL", &fleet.api.url).env("MUSTER_TOKEN", &fleet.api.token);
+        let ours = rate(ours.env("MUSTER_CA", fleet.ca()));
+        assert!(std::fs::read(&target).unwrap() == bytes, "equal bytes");
+        let theirs = ssh.map(|ssh| {
+            let mut scp = Command::new("scp");
+            rate(scp.arg("-q").args(&ssh.options).args(pair("127.0.0.1")))
+        });
+        let ratio = theirs.map(|theirs| ours / theirs);
+        report.add(Row {
+            what: format!("(m) a file {what}, compared"),
+            value: format!("{ours:.0} MB/s"),
+            peer: theirs
+                .map_or("no ssh here".to_owned(), |theirs| format!("scp: {theirs:.0} MB/s")),
+            ratio,
+            target: "≥ 80 %".to_owned(),
+            is_met: ratio.map(|ratio| ratio >= 0.8),
+        });
+    }
+}
+
 /// An sshd of the benchmark's own, with a warm connection to it.
 struct Ssh {
     server: Child,
@@ -235,6 +284,9 @@ impl Ssh {
             "StrictHostKeyChecking=accept-new".to_owned(),
             "BatchMode=yes".to_owned(),
             "LogLevel=QUIET".to_owned(),
+            // Older ones do not know it, and hide no keys.
+            "IgnoreUnknown=ObscureKeystrokeTiming".to_owned(),
+            "ObscureKeystrokeTiming=no".to_owned(),
         ];
         let options = options.into_iter().flat_map(|option| ["-o".to_owned(), option]).collect();
         let ssh = Self { server, options };

@@ -11,6 +11,7 @@ use muster_backing::postgres::Tuning;
 use muster_schemas::subjects::{EVENTS_STREAM, METRICS_STREAM};
 use muster_simulate::{Counters, Enrolled, Fleet as Devices, FleetOptions, Profile};
 use muster_tests::fleet::Fleet;
+use serde_json::json;
 
 use crate::process;
 use crate::report::{Report, Row, thousands};
@@ -57,6 +58,8 @@ pub(crate) async fn measure(report: &mut Report, say: &impl Fn(&str)) {
         if size == SIZES[1] {
             say("(h) a storm");
             storm(report, &fleet, &running, &counters).await;
+            say("(n) a command on all of them");
+            command(report, &fleet).await;
         }
         running.finish(Duration::from_secs(30)).await;
     }
@@ -187,6 +190,50 @@ async fn storm(report: &mut Report, fleet: &Fleet, running: &Devices, counters: 
         ratio: None,
         target: String::new(),
         is_met: None,
+    });
+}
+
+/// One operation on all devices: each answers at once that it has run.
+async fn command(report: &mut Report, fleet: &Fleet) {
+    let count = SIZES[1] as u64;
+    let memory = || -> f64 {
+        servers(fleet).iter().flat_map(|(_, pids)| pids.clone()).map(process::proportional_mb).sum()
+    };
+    let before = memory();
+    let began = Instant::now();
+    let body = json!({"target": {"selector": "!none"}, "at_once": 1000,
+        "action": {"kind": "exec", "argv": ["true"]}});
+    let asked = fleet.api.post("/api/v1/operations", &body).await;
+    let accepted = began.elapsed().as_secs_f64();
+    assert_eq!(asked["devices"].as_u64(), Some(count), "{asked}");
+    let path = format!("/api/v1/operations/{}", asked["id"].as_str().unwrap());
+    let (mut most, mut half) = (before, None);
+    loop {
+        let (status, found) = fleet.api.send(reqwest::Method::GET, &path, None).await;
+        let finished = found["finished"].as_u64().unwrap_or(0);
+        if finished >= count / 2 {
+            half.get_or_insert(began.elapsed().as_secs_f64());
+        }
+        most = most.max(memory());
+        if status == 200 && found["status"] == "finished" {
+            assert_eq!(found["runs"]["succeeded"].as_u64(), Some(count), "{found}");
+            break;
+        }
+        assert!(began.elapsed() < PATIENCE, "{found}");
+        tokio::time::sleep(Duration::from_millis(250)).await;
+    }
+    let took = began.elapsed().as_secs_f64();
+    report.add(Row {
+        what: "(n) exec on 10 000 devices".to_owned(),
+        value: format!(
+            "asked for in {accepted:.1} s, half of it done after {:.1} s, all after {took:.1} s: {}/s",
+            half.unwrap_or(took),
+            thousands(count as f64 / took)
+        ),
+        peer: format!("servers {before:.0} MB before, {most:.0} MB at most"),
+        ratio: None,
+        target: "each succeeded".to_owned(),
+        is_met: Some(true),
     });
 }
 

@@ -195,6 +195,17 @@ impl Blobs {
         synced.map_err(|source| BlobError::Settle { path, source })
     }
 
+    /// The folders that are directly in a folder of names.
+    ///
+    /// # Errors
+    /// When the store refuses.
+    pub async fn folders(&self, folder: &str) -> Result<Vec<String>, BlobError> {
+        let listed = self.store.list_with_delimiter(Some(&self.path(folder))).await;
+        let listed = listed.map_err(failed("list", folder))?;
+        let name = |path: &Path| path.filename().map(str::to_owned);
+        Ok(listed.common_prefixes.iter().filter_map(name).collect())
+    }
+
     /// What is directly in a folder of names, sorted by name.
     ///
     /// # Errors
@@ -233,10 +244,16 @@ pub mod key {
     use muster_schemas::wire::OutputStream;
     use muster_schemas::{DeviceId, OperationId, ProjectId, SessionId};
 
+    /// The folder of the operations of a project, a folder each.
+    #[must_use]
+    pub fn operations(project: &ProjectId) -> String {
+        format!("{project}/operations")
+    }
+
     /// What is private of an operation.
     #[must_use]
     pub fn private(project: &ProjectId, operation: OperationId) -> String {
-        format!("{project}/operations/{operation}/private")
+        format!("{}/{operation}/private", operations(project))
     }
 
     /// The folder of one output of a run.

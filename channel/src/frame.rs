@@ -5,6 +5,8 @@ use muster_schemas::codec;
 use muster_schemas::wire::TerminalSize;
 use serde::{Deserialize, Serialize};
 
+use crate::CHUNK;
+
 /// The most bytes of a frame that is not data.
 const MOST: usize = 256 * 1024;
 
@@ -97,7 +99,9 @@ impl Frame {
             return Err(FrameError("it is too large"));
         }
         Ok(match kind {
-            0 => Self::Data(Bytes::copy_from_slice(content)),
+            0 if (1..=CHUNK).contains(&content.len()) => {
+                Self::Data(Bytes::copy_from_slice(content))
+            }
             1 => {
                 let count = content.try_into().map_err(|_| FrameError("a credit is 4 bytes"))?;
                 Self::Credit(u32::from_be_bytes(count))

@@ -5,6 +5,7 @@
 //! when one of both connects anew, is said again: who misses one asks for it.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex as Lock, PoisonError};
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use async_nats::{Client, Subscriber};
 use bytes::Bytes;
 use futures::StreamExt;
 use tokio::sync::{Mutex, Notify, Semaphore, mpsc};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::frame::Frame;
@@ -23,8 +24,11 @@ use crate::{CHUNK, WINDOW};
 const PING: Duration = Duration::from_secs(3);
 /// A side that was not heard for so long is gone.
 const SILENCE: Duration = Duration::from_secs(9);
-/// Frames other than data that may wait to be taken; a side that says more is given up.
-const WAITING: usize = 256;
+/// Frames other than data that may wait to be taken, and screens, which are large; a side that says
+/// more is given up.
+const WAITING: (usize, usize) = (256, 8);
+/// Little pieces of data are put together up to this size while they wait.
+const TOGETHER: usize = 4096;
 /// What was heard is confirmed after so many messages, or bytes.
 const CONFIRMED: (u64, usize) = (32, 64 * 1024);
 /// Bytes that may wait to be confirmed: what may be said without credit, and what has credit.
@@ -59,6 +63,11 @@ struct Inner {
     /// What was heard and not taken.
     heard: Lock<Heard>,
     news: Notify,
+    /// Bytes that were taken and not credited yet.
+    taken: AtomicU32,
+    credit_due: Notify,
+    /// This side has ended it, and told so.
+    is_closed: AtomicBool,
     /// Why the channel is over.
     over: Lock<Option<String>>,
     ended: CancellationToken,
@@ -100,6 +109,45 @@ struct Heard {
     frames: VecDeque<Frame>,
     /// Bytes of data in it.
     bytes: usize,
+    /// Frames other than data in it, and how many of them are screens.
+    others: usize,
+    screens: usize,
+}
+
+impl Heard {
+    fn push(&mut self, frame: Frame) -> Result<(), String> {
+        match &frame {
+            Frame::Data(bytes) => self.bytes += bytes.len(),
+            other => {
+                self.others += 1;
+                self.screens += usize::from(matches!(other, Frame::Screen(_)));
+            }
+        }
+        let (others, screens) = WAITING;
+        if self.bytes > WINDOW as usize || self.others > others || self.screens > screens {
+            return Err("the other side says more than it may".to_owned());
+        }
+        if let (Some(Frame::Data(last)), Frame::Data(bytes)) = (self.frames.back_mut(), &frame)
+            && last.len() + bytes.len() <= TOGETHER
+        {
+            *last = [&last[..], bytes].concat().into();
+        } else {
+            self.frames.push_back(frame);
+        }
+        Ok(())
+    }
+
+    fn pop(&mut self) -> Option<Frame> {
+        let frame = self.frames.pop_front()?;
+        match &frame {
+            Frame::Data(bytes) => self.bytes -= bytes.len(),
+            other => {
+                self.others -= 1;
+                self.screens -= usize::from(matches!(other, Frame::Screen(_)));
+            }
+        }
+        Some(frame)
+    }
 }
 
 /// Says things on a channel; cheap to clone.
@@ -110,8 +158,6 @@ pub struct Sender(Arc<Inner>);
 #[derive(Debug)]
 pub struct Receiver {
     inner: Arc<Inner>,
-    /// Bytes that were taken and not credited yet.
-    taken: u32,
 }
 
 fn lock<T>(of: &Lock<T>) -> std::sync::MutexGuard<'_, T> {
@@ -133,12 +179,15 @@ impl Channel {
             credit: Semaphore::new(WINDOW as usize),
             heard: Lock::default(),
             news: Notify::new(),
+            taken: AtomicU32::new(0),
+            credit_due: Notify::new(),
+            is_closed: AtomicBool::new(false),
             over: Lock::default(),
             ended: CancellationToken::new(),
             said: Lock::new(Instant::now()),
         });
         tokio::spawn(listen(Arc::clone(&inner), subscriber, others, keys.open));
-        Self { sender: Sender(Arc::clone(&inner)), receiver: Receiver { inner, taken: 0 } }
+        Self { sender: Sender(Arc::clone(&inner)), receiver: Receiver { inner } }
     }
 }
 
@@ -242,7 +291,9 @@ impl Sender {
 
     /// Ends the channel, and tells the other side why.
     pub async fn close(&self, reason: &str) {
-        let _ = self.0.say(&Frame::Close(reason.to_owned())).await;
+        if self.0.say(&Frame::Close(reason.to_owned())).await.is_ok() {
+            self.0.is_closed.store(true, Ordering::Relaxed);
+        }
         self.0.end(reason);
     }
 
@@ -274,21 +325,14 @@ impl Receiver {
             let news = self.inner.news.notified();
             // Asked first: whatever was heard before the end is there by then.
             let is_over = self.inner.ended.is_cancelled();
-            let frame = {
-                let mut heard = lock(&self.inner.heard);
-                let frame = heard.frames.pop_front();
-                if let Some(Frame::Data(bytes)) = &frame {
-                    heard.bytes -= bytes.len();
-                }
-                frame
-            };
+            let frame = lock(&self.inner.heard).pop();
             match frame {
                 Some(Frame::Data(bytes)) => {
-                    self.taken += u32::try_from(bytes.len()).unwrap_or(u32::MAX);
-                    if self.taken >= WINDOW / 4 && !self.inner.ended.is_cancelled() {
-                        let credit = Frame::Credit(std::mem::take(&mut self.taken));
-                        // One that cannot be said ends the channel; what was heard stays.
-                        let _ = self.inner.say(&credit).await;
+                    // Said by whoever listens: what is waited for here may be left at any time.
+                    let count = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+                    let before = self.inner.taken.fetch_add(count, Ordering::Relaxed);
+                    if before + count >= WINDOW / 4 {
+                        self.inner.credit_due.notify_one();
                     }
                     return Ok(Frame::Data(bytes));
                 }
@@ -357,6 +401,13 @@ async fn listen(
                 ear.ask(&inner).await;
                 Ok(())
             }
+            () = inner.credit_due.notified() => {
+                let count = inner.taken.swap(0, Ordering::Relaxed);
+                if count > 0 {
+                    let _ = inner.say(&Frame::Credit(count)).await;
+                }
+                Ok(())
+            }
             _ = beat.tick() => {
                 if last.elapsed() > SILENCE {
                     Err("the other side is silent".to_owned())
@@ -373,8 +424,38 @@ async fn listen(
             break;
         }
     }
+    if inner.is_closed.load(Ordering::Relaxed) {
+        let _ = timeout(SILENCE, linger(&inner, &mut subscriber, &mut others, &mut ear)).await;
+    }
     if let Some(mut subscriber) = subscriber {
         let _ = subscriber.unsubscribe().await;
+    }
+}
+
+/// What this side has said last is said until the other side has heard it.
+async fn linger(
+    inner: &Inner,
+    subscriber: &mut Option<Subscriber>,
+    others: &mut mpsc::UnboundedReceiver<(Client, Subscriber)>,
+    ear: &mut Ear,
+) {
+    while !inner.outgoing.lock().await.sent.is_empty() {
+        tokio::select! {
+            message = next(subscriber) => match message {
+                Some(message) => match ear.opener.open_any(&message.payload).map(|it| Frame::decode(&it)) {
+                    Ok(Ok(Frame::Heard(next))) => inner.confirm(next).await,
+                    Ok(Ok(Frame::Again(next))) => inner.again(next).await,
+                    Ok(Ok(Frame::Close(_))) => return,
+                    _ => {}
+                },
+                None => *subscriber = None,
+            },
+            Some((client, other)) = others.recv() => {
+                inner.outgoing.lock().await.client = client;
+                *subscriber = Some(other);
+                inner.again(0).await;
+            }
+        }
     }
 }
 
@@ -442,6 +523,11 @@ impl Ear {
         match frame {
             Frame::Heard(next) => inner.confirm(next).await,
             Frame::Again(next) => inner.again(next).await,
+            Frame::Close(reason) => {
+                // Whoever says it waits until it was heard.
+                self.confirm(inner).await;
+                return Err(reason);
+            }
             frame => take(inner, frame)?,
         }
         self.bytes += message.len();
@@ -459,18 +545,8 @@ fn take(inner: &Inner, frame: Frame) -> Result<(), String> {
             let most = (WINDOW as usize).saturating_sub(inner.credit.available_permits());
             inner.credit.add_permits((count as usize).min(most));
         }
-        Frame::Close(reason) => return Err(reason),
         frame => {
-            let mut heard = lock(&inner.heard);
-            if let Frame::Data(bytes) = &frame {
-                heard.bytes += bytes.len();
-            }
-            let others = heard.frames.iter().filter(|one| !matches!(one, Frame::Data(_))).count();
-            if heard.bytes > WINDOW as usize || others > WAITING {
-                return Err("the other side says more than it may".to_owned());
-            }
-            heard.frames.push_back(frame);
-            drop(heard);
+            lock(&inner.heard).push(frame)?;
             inner.news.notify_one();
         }
     }

@@ -64,11 +64,13 @@ pub(crate) async fn record_ends(shared: &Shared) {
 pub(crate) fn record_ends_now(shared: &Shared) {
     let ends = std::mem::take(&mut *shared.channels.ends.waiting());
     for End { session, exit } in ends {
-        if let Some(exit) = exit {
+        let is_told = exit.is_none_or(|exit| {
             let reason = exit.reason.unwrap_or_else(|| "the program ended".to_owned());
-            record(shared, ShellEnded { session, exit_code: exit.code, reason });
+            record(shared, ShellEnded { session, exit_code: exit.code, reason })
+        });
+        if is_told {
+            forget(shared, session);
         }
-        forget(shared, session);
     }
 }
 
@@ -77,9 +79,10 @@ pub(crate) fn end_lost_sessions(shared: &Shared) {
     match open_sessions(&shared.store) {
         Ok(sessions) => {
             for session in sessions {
-                let reason = "the agent was killed".to_owned();
-                record(shared, ShellEnded { session, exit_code: None, reason });
-                forget(shared, session);
+                let reason = "the agent was killed, or could not tell how it ended".to_owned();
+                if record(shared, ShellEnded { session, exit_code: None, reason }) {
+                    forget(shared, session);
+                }
             }
         }
         Err(error) => tracing::warn!(error = in_words(&error), "open sessions cannot be read"),
@@ -99,12 +102,14 @@ fn open_sessions(store: &Store) -> Result<Vec<SessionId>, StoreError> {
     })
 }
 
-/// Told twice does no harm; not told would.
-fn record(shared: &Shared, ended: ShellEnded) {
+/// Told twice does no harm; not told would: it is tried again by the next agent.
+fn record(shared: &Shared, ended: ShellEnded) -> bool {
     let session = ended.session;
-    if let Err(error) = shared.record(&ended.into()) {
-        tracing::warn!(%session, error = in_words(&error), "the end of a session is not recorded");
+    let recorded = shared.record(&ended.into());
+    if let Err(error) = &recorded {
+        tracing::warn!(%session, error = in_words(error), "the end of a session is not recorded");
     }
+    recorded.is_ok()
 }
 
 fn forget(shared: &Shared, session: SessionId) {

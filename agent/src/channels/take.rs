@@ -8,6 +8,7 @@ use muster_schemas::subjects::DeviceSubjects;
 use muster_schemas::wire::{ChannelOpen, ChannelRefusalCause, Purpose};
 use muster_schemas::{ChannelId, DeviceId, Hash, ProjectId, SigningKey, Timestamp, codec};
 use serde::Deserialize;
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::answer::Opening;
 use super::options::MOST_CHANNELS;
@@ -59,6 +60,9 @@ pub(crate) fn take_open(
         Ok(ChannelOpen { purpose: Purpose::Shell { session, .. }, .. }) => Some(*session),
         _ => None,
     };
+    // A shell that has no place never was, and is not noted as one that is open.
+    let place = shared.channels.place();
+    let session = session.filter(|_| place.is_some());
     let noted = opened::note(&shared.store, address.channel, address.expires_at, now, session);
     if !noted.map_err(|error| in_words(&error))? {
         return Err("its channel was opened before".to_owned());
@@ -72,12 +76,17 @@ pub(crate) fn take_open(
         open: Hash::of(message),
         other: address.key,
     };
-    begin(shared, opening, open.map_err(|error| error.to_string()));
+    begin(shared, opening, open.map_err(|error| error.to_string()), place);
     Ok(())
 }
 
 /// Goes on with an open that is to be answered.
-fn begin(shared: &Shared, opening: Opening, open: Result<ChannelOpen, String>) {
+fn begin(
+    shared: &Shared,
+    opening: Opening,
+    open: Result<ChannelOpen, String>,
+    place: Option<OwnedSemaphorePermit>,
+) {
     let channels = Arc::clone(&shared.channels);
     let tasks = channels.tasks.clone();
     let no = |opening: Opening, cause, reason| {
@@ -91,7 +100,7 @@ fn begin(shared: &Shared, opening: Opening, open: Result<ChannelOpen, String>) {
             return no(opening, ChannelRefusalCause::Unsupported, reason);
         }
     };
-    let Some(place) = channels.place() else {
+    let Some(place) = place else {
         let reason = format!("{MOST_CHANNELS} channels are open on this device already");
         return no(opening, ChannelRefusalCause::Busy, reason);
     };

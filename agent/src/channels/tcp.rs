@@ -63,7 +63,11 @@ pub(super) async fn open(
         }
     };
     let (from, mut to) = stream.into_split();
-    let both = async { tokio::try_join!(up(&sender, from), down(&mut receiver, &mut to)) };
+    // One that takes nothing more may still have something to say.
+    let both = async {
+        let (up, down) = tokio::join!(up(&sender, from), down(&mut receiver, &mut to));
+        up.and(down)
+    };
     let why = tokio::select! {
         done = both => done.err(),
         () = last(&sender) => Some(sender.why()),

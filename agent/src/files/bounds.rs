@@ -46,8 +46,9 @@ pub(crate) struct Bounds {
     policy: Policy,
     /// Where the roots of the policy really are; no limit when absent.
     roots: Option<Vec<PathBuf>>,
-    /// The file, or the folder with all that is in it, that was asked for.
-    grant: PathBuf,
+    /// The file, or the folder with all that is in it, that was asked for: where it really is, and
+    /// the place that was named, which may be a link to it.
+    grants: Vec<PathBuf>,
     write: bool,
     /// Where paths begin that do not begin with `/`.
     home: PathBuf,
@@ -81,13 +82,21 @@ impl Bounds {
             let words = format!("a path is 1 to {LONGEST} bytes without a NUL");
             return Err(Failure::Invalid(words));
         }
-        let grant = really(&own.home.join(path));
-        if grant.components().any(|part| matches!(part, Component::ParentDir)) {
+        let named = own.home.join(path);
+        let real = really(&named);
+        if real.components().any(|part| matches!(part, Component::ParentDir)) {
             let words = format!("'{path}' leads through folders that are not there");
             return Err(Failure::Invalid(words));
         }
-        let bounds = Self { policy, roots, grant, write, home: own.home };
-        bounds.check_roots(&bounds.grant)?;
+        let place = match (named.parent(), named.components().next_back()) {
+            (Some(folder), Some(Component::Normal(name))) => Some(really(folder).join(name)),
+            _ => None,
+        };
+        let mut bounds = Self { policy, roots, grants: Vec::new(), write, home: own.home };
+        bounds.check_roots(&real)?;
+        let is_allowed = |place: &PathBuf| *place != real && bounds.check_roots(place).is_ok();
+        let place = place.filter(is_allowed);
+        bounds.grants = [Some(real), place].into_iter().flatten().collect();
         Ok(bounds)
     }
 
@@ -107,11 +116,15 @@ impl Bounds {
 
     /// May what really is here be reached?
     fn check(&self, real: &Path) -> Result<(), Failure> {
-        // What is being written stands beside its place until it is whole.
-        let mut part = self.grant.clone().into_os_string();
-        part.push(FILE_PART_SUFFIX);
-        if !real.starts_with(&self.grant) && real != Path::new(&part) {
-            let (real, grant) = (real.display(), self.grant.display());
+        let is_granted = |grant: &PathBuf| {
+            // What is being written stands beside its place until it is whole.
+            let mut part = grant.clone().into_os_string();
+            part.push(FILE_PART_SUFFIX);
+            real.starts_with(grant) || real == Path::new(&part)
+        };
+        if !self.grants.iter().any(is_granted) {
+            let (real, grant) = (real.display(), self.grants.first().map(|grant| grant.display()));
+            let grant = grant.map(|grant| grant.to_string()).unwrap_or_default();
             let words = format!("{real} is not in {grant}, which this order is about");
             return Err(Failure::Denied(words));
         }

@@ -9,7 +9,6 @@ use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
 
 use muster_schemas::wire::{MAX_SFTP_HASH_BYTES, MAX_SFTP_IO_BYTES, SFTP_SHA256};
 use russh_sftp::protocol::{
@@ -17,7 +16,7 @@ use russh_sftp::protocol::{
     Status, StatusCode, Version,
 };
 use russh_sftp::server::Handler;
-use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, Timespec, Timestamps};
 use sha2::{Digest, Sha256};
 
 use super::bounds::{Bounds, Failure};
@@ -83,11 +82,9 @@ fn mode(attrs: &FileAttributes, otherwise: u32) -> u32 {
     attrs.permissions.map_or(otherwise, |mode| mode & 0o7777)
 }
 
-/// Changes what is said of the file that this path leads to.
+/// Changes what is said of the file that this path leads to, but for its size. Opens nothing: that
+/// could do something, or never come back.
 fn set(path: &Path, attrs: &FileAttributes) -> Answer<()> {
-    if let Some(size) = attrs.size {
-        OpenOptions::new().write(true).open(path)?.set_len(size)?;
-    }
     // Before the mode: a new owner takes set-user-id away.
     if attrs.uid.is_some() || attrs.gid.is_some() {
         std::os::unix::fs::chown(path, attrs.uid, attrs.gid)?;
@@ -96,10 +93,9 @@ fn set(path: &Path, attrs: &FileAttributes) -> Answer<()> {
         std::fs::set_permissions(path, Permissions::from_mode(mode(attrs, 0)))?;
     }
     if let (Some(atime), Some(mtime)) = (attrs.atime, attrs.mtime) {
-        let at = |seconds: u32| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds.into());
-        let times = std::fs::FileTimes::new().set_accessed(at(atime)).set_modified(at(mtime));
-        // Folders, too, have times; they are not opened for writing.
-        File::open(path)?.set_times(times)?;
+        let at = |seconds: u32| Timespec { tv_sec: seconds.into(), tv_nsec: 0 };
+        let times = Timestamps { last_access: at(atime), last_modification: at(mtime) };
+        rustix::fs::utimensat(CWD, path, &times, AtFlags::empty())?;
     }
     Ok(())
 }
@@ -333,13 +329,23 @@ impl Handler for Server {
     }
 
     async fn setstat(&mut self, id: u32, path: String, attrs: FileAttributes) -> Answer<Status> {
-        self.change(id, move |bounds| set(&bounds.find(&path, true)?.path(), &attrs)).await
+        self.change(id, move |bounds| {
+            let found = bounds.find(&path, true)?;
+            if let Some(size) = attrs.size {
+                found.reopen(OpenOptions::new().write(true))?.set_len(size)?;
+            }
+            set(&found.path(), &attrs)
+        })
+        .await
     }
 
     async fn fsetstat(&mut self, id: u32, handle: String, attrs: FileAttributes) -> Answer<Status> {
         use std::os::fd::AsRawFd;
         let file = self.file(&handle)?;
         self.change(id, move |_| {
+            if let Some(size) = attrs.size {
+                file.set_len(size)?;
+            }
             set(Path::new(&format!("/proc/self/fd/{}", file.as_raw_fd())), &attrs)
         })
         .await

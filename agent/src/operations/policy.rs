@@ -4,7 +4,7 @@
 //! nothing. What the file does not mention is allowed.
 
 use std::io::{self, Read};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use muster_schemas::events::{Action, Exec, Program};
 use serde::Deserialize;
@@ -122,7 +122,12 @@ impl Policy {
         let shown = file.display();
         let text = match read(file) {
             Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Self::default()),
+            // A link that leads nowhere is there, and cannot be read.
+            Err(error)
+                if error.kind() == io::ErrorKind::NotFound && file.symlink_metadata().is_err() =>
+            {
+                return Ok(Self::default());
+            }
             Err(error) => {
                 return Err(format!(
                     "the policy {shown} cannot be read ({error}), so everything is refused"
@@ -249,8 +254,11 @@ impl Policy {
                 return Err(self.refusal("[exec] allow is there, and shell_lines = true is not"));
             }
             Program::Argv(argv) => {
+                let climbs = argv.first().is_some_and(|program| {
+                    Path::new(program).components().any(|part| part == Component::ParentDir)
+                });
                 if let Some(allow) = &rules.allow
-                    && !allow.iter().any(|pattern| fits_words(pattern, argv))
+                    && (climbs || !allow.iter().any(|pattern| fits_words(pattern, argv)))
                 {
                     let shown = shown(argv);
                     return Err(self.refusal(&format!("[exec] allow does not name '{shown}'")));

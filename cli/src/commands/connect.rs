@@ -43,6 +43,9 @@ pub(crate) struct ForwardArgs {
     forwards: Vec<String>,
 }
 
+/// How a connection ends when nothing went wrong.
+const ENDS: [&str; 3] = ["", "the connection has ended", "all was said"];
+
 /// A host and a port.
 type Address = (String, u16);
 
@@ -172,7 +175,13 @@ pub(crate) async fn carry(
                 Ok(Message::Text(words)) if words.contains("\"eof\"") => {
                     let _ = write.shutdown().await;
                 }
-                Ok(Message::Close(_)) => return Ok(()),
+                Ok(Message::Close(frame)) => {
+                    let reason = frame.map(|frame| frame.reason.to_string()).unwrap_or_default();
+                    if ENDS.contains(&reason.as_str()) {
+                        return Ok(());
+                    }
+                    bail!("the connection is lost: {reason}");
+                }
                 Ok(_) => {}
                 Err(error) => return Err(error.into()),
             }

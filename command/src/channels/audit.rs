@@ -1,12 +1,12 @@
 //! Sessions in the log: who opened, attached, watched, from where, and how it ended.
 
-use muster_eventlog::{Append, Expected, NewEvent};
+use muster_eventlog::{Append, AppendError, Expected, NewEvent};
 use muster_schemas::events::SessionKind;
 use muster_schemas::{DeviceId, Event, ProjectId, SessionId, StreamName};
 
 use super::record::Recorded;
 use crate::domain::Rejection;
-use crate::service::{Service, ServiceError, now};
+use crate::service::{Service, ServiceError, TRIES, now, until_appended};
 
 /// One session's stream, as one person writes to it.
 #[derive(Clone, Debug)]
@@ -73,11 +73,18 @@ impl Session {
     pub async fn record(&self, event: impl Into<Event> + Send) -> Result<u64, ServiceError> {
         let event: Event = event.into();
         self.service.check_not_archived(&self.project).await?;
-        let append = Append { correlation: Some(self.id.0), ..Append::by(self.actor.clone()) };
-        let events = vec![NewEvent::server(&event, now())];
-        let append = append.stream(self.stream(), Expected::Any, events);
-        self.service.log.append(&self.project, append).await?;
-        Ok(self.service.log.stream_version(&self.project, &self.stream()).await?)
+        let (service, stream) = (&self.service, self.stream());
+        until_appended!({
+            let version = service.log.stream_version(&self.project, &stream).await?;
+            let append = Append { correlation: Some(self.id.0), ..Append::by(self.actor.clone()) };
+            let events = vec![NewEvent::server(&event, now())];
+            let append = append.stream(stream.clone(), Expected::Version(version), events);
+            match service.log.append(&self.project, append).await {
+                Ok(_) => Some(version + 1),
+                Err(AppendError::Conflict { .. }) => None,
+                Err(error) => return Err(error.into()),
+            }
+        })
     }
 
     /// Appends a fact that changes nothing for whoever waits; one that is not in the log is told in

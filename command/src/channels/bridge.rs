@@ -9,7 +9,7 @@ use futures::stream::{SplitSink, SplitStream};
 use futures::{SinkExt, StreamExt};
 use muster_channel::{Channel, Frame, Receiver, Sender};
 use muster_schemas::events::{SessionDetached, SessionEnded};
-use muster_schemas::wire::TerminalSize;
+use muster_schemas::wire::{Purpose, TerminalSize};
 use serde::Deserialize;
 use serde_json::json;
 use tokio::sync::mpsc;
@@ -25,6 +25,9 @@ const PING: Duration = Duration::from_secs(3);
 const SILENCE: Duration = Duration::from_secs(10);
 /// The most bytes of one message of a client.
 pub(crate) const LARGEST: usize = 1 << 20;
+
+/// Why a shell ends that is to be recorded and cannot be.
+const UNRECORDED: &str = "its recording could not be written";
 
 type Sink = SplitSink<WebSocket, Message>;
 type Stream = SplitStream<WebSocket>;
@@ -65,6 +68,8 @@ struct Outcome {
     ended: Option<Option<i32>>,
     bytes_in: u64,
     bytes_out: u64,
+    /// What it did could not be recorded.
+    is_unrecorded: bool,
 }
 
 fn text(value: &serde_json::Value) -> Message {
@@ -81,6 +86,14 @@ pub async fn bridge_shell(
 ) {
     let opened = json!({"type": "opened", "session": session.id, "device": session.device});
     let outcome = carry(socket, channel, &opened, recorder, watch).await;
+    if outcome.is_unrecorded {
+        // Nobody goes on in it unseen.
+        let Session { project, device, actor, .. } = &session;
+        let end = Purpose::End { session: session.id };
+        if let Err(error) = session.service().open_channel(project, *device, actor, end).await {
+            tracing::warn!(session = %session.id, %error, "a shell that is not recorded goes on");
+        }
+    }
     match outcome.ended {
         Some(exit_code) => {
             let Outcome { reason, bytes_in, bytes_out, .. } = outcome;
@@ -120,6 +133,7 @@ async fn carry(
         tokio::select! {
             reason = up => outcome.reason = reason,
             (reason, ended) = down => {
+                outcome.is_unrecorded = reason == UNRECORDED;
                 outcome.reason = reason;
                 outcome.ended = ended;
             }
@@ -129,6 +143,7 @@ async fn carry(
             && let Err(error) = rest(recorder, &mut noted).await
         {
             tracing::warn!(%error, "the end of a recording cannot be written");
+            outcome.is_unrecorded = true;
         }
     }
     (outcome.bytes_in, outcome.bytes_out) = (bytes_in, bytes_out);
@@ -225,7 +240,7 @@ async fn tell_client(
     ping.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let not_recorded = |error: &dyn std::fmt::Display| {
         tracing::warn!(%error, "a recording cannot be written: the shell ends");
-        ("its recording could not be written".to_owned(), None)
+        (UNRECORDED.to_owned(), None)
     };
     loop {
         let due = recorder.as_ref().and_then(Recorder::due);

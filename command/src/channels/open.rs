@@ -16,8 +16,8 @@ use crate::service::{Service, ServiceError, now};
 
 /// A device that is there answers in this time; connecting on from it may take as long.
 const PATIENCE: Duration = Duration::from_secs(15);
-/// An order to open a channel is good for so long, in microseconds.
-const LIFE: i64 = 30_000_000;
+/// An order to open a channel is good for as long as its answer is waited for, in microseconds.
+const LIFE: i64 = 15_000_000;
 
 /// A channel could not be opened.
 #[derive(Debug, thiserror::Error)]

@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
+use muster_api::blobs::key;
 use muster_eventlog::projection::Progress;
 use muster_eventlog::{Append, AppendError, Batch, Expected, NewEvent};
 use muster_schemas::{DeviceId, Event, OperationId, ProjectId, StreamName};
@@ -27,6 +28,11 @@ const LIFE: Duration = Duration::from_secs(6);
 const BEAT: Duration = Duration::from_secs(1);
 /// An order, or a cancel, that was not answered is sent again after this.
 const AGAIN: Duration = Duration::from_secs(5);
+/// What is private of operations that are over is looked for this often: what could not be erased
+/// when they ended, because this process was not there or the store was away.
+const SWEEP: Duration = Duration::from_secs(900);
+/// An operation this young may not be on the list yet, in milliseconds.
+const YOUNG: u64 = 3_600_000;
 /// Runs that are looked at at once.
 const STRETCH: u32 = 500;
 
@@ -39,6 +45,7 @@ pub(super) async fn run(service: Service, progress: Progress, stop: Cancellation
         sent: HashMap::new(),
         private: PrivateParts::default(),
         open: HashSet::new(),
+        swept: None,
     };
     let mut has_lease = false;
     let mut renewed: Option<Instant> = None;
@@ -79,6 +86,8 @@ struct Dispatcher {
     private: PrivateParts,
     /// The operations that were open when it was looked last.
     open: HashSet<(ProjectId, OperationId)>,
+    /// When what is private was looked for last.
+    swept: Option<Instant>,
 }
 
 /// An append of one run, and what follows when it is in.
@@ -112,9 +121,30 @@ impl Dispatcher {
         self.private.keep_only(|id| open.iter().any(|(_, operation)| *operation == id));
         self.sent.retain(|_, at| at.elapsed() < AGAIN);
         self.open = open;
+        if self.swept.is_none_or(|at| at.elapsed() >= SWEEP) {
+            self.swept = Some(Instant::now());
+            if let Err(error) = self.sweep().await {
+                tracing::warn!(%error, "what is private of ended operations may still be kept");
+            }
+        }
         for (project, operation) in operations {
             if let Err(error) = self.work(&project, &operation).await {
                 tracing::warn!(%project, operation = %operation.id, %error, "an operation waits");
+            }
+        }
+        Ok(())
+    }
+
+    /// Erases what is private of operations that are not on the list any more.
+    async fn sweep(&self) -> Result<(), ServiceError> {
+        let now = now().micros().unsigned_abs() / 1000;
+        for project in self.service.log.projects().await? {
+            for name in self.service.blobs.folders(&key::operations(&project)).await? {
+                let Ok(operation) = name.parse::<OperationId>() else { continue };
+                let is_young = made_at(operation).is_none_or(|at| now < at + YOUNG);
+                if !is_young && !self.open.contains(&(project.clone(), operation)) {
+                    self.service.erase_private(&project, operation).await;
+                }
             }
         }
         Ok(())
@@ -156,6 +186,7 @@ impl Dispatcher {
                 planned.extend(self.dispatch(project, operation, &run)?);
             }
         }
+        let mut due = Vec::new();
         let before = rules::look_before(operation, now);
         for run in self.runs(project, operation, Which::Sent { before }).await? {
             match rules::sent(operation, &run, now) {
@@ -166,12 +197,17 @@ impl Dispatcher {
                 Some(Step::SendCancel) => self.service.send_cancel(project, &run).await?,
                 Some(Step::SendOrder) => {
                     if let Some(order) = run.order.clone().filter(|_| self.is_due(&run)) {
-                        self.send(project, operation.id, run.device, order).await?;
+                        due.push((run.device, order));
                     }
                 }
             }
         }
-        self.append(project, operation, planned).await
+        // What is decided comes before what is sent: that needs the blob store, too.
+        self.append(project, operation, planned).await?;
+        for (device, order) in due {
+            self.send(project, operation, device, order).await;
+        }
+        Ok(())
     }
 
     async fn runs(
@@ -205,16 +241,26 @@ impl Dispatcher {
         Ok(planned.map(|planned| Planned { send: Some((run.device, order)), ..planned }))
     }
 
+    /// Sends an order. One that cannot be sent now is sent again, as one that was lost is.
     async fn send(
         &mut self,
         project: &ProjectId,
-        operation: OperationId,
+        operation: &OpenOperation,
         device: DeviceId,
         order: Vec<u8>,
-    ) -> Result<(), ServiceError> {
-        let private = self.private.of(&self.service, project, operation).await?;
-        self.service.send_order(project, device, order, private.as_deref()).await;
-        Ok(())
+    ) {
+        let private = match operation.requested.private {
+            Some(_) => self.private.of(&self.service, project, operation.id).await,
+            None => Ok(None),
+        };
+        match private {
+            Ok(private) => {
+                self.service.send_order(project, device, order, private.as_deref()).await;
+            }
+            Err(error) => {
+                tracing::warn!(%project, operation = %operation.id, %device, %error, "an order waits");
+            }
+        }
     }
 
     /// Appends what was planned, each run for itself; sends the orders that are in.
@@ -235,7 +281,7 @@ impl Dispatcher {
             match (result, send) {
                 (Ok(_), Some((device, order))) => {
                     self.sent.insert((operation.id, device), Instant::now());
-                    self.send(project, operation.id, device, order).await?;
+                    self.send(project, operation, device, order).await;
                 }
                 // The list is behind the log: what was decided is decided again.
                 (Ok(_), None) | (Err(AppendError::Conflict { .. }), _) => {}
@@ -244,6 +290,12 @@ impl Dispatcher {
         }
         Ok(())
     }
+}
+
+/// When an operation was asked for, in milliseconds since 1970: its id says so.
+fn made_at(operation: OperationId) -> Option<u64> {
+    let (seconds, nanos) = operation.0.get_timestamp()?.to_unix();
+    Some(seconds * 1000 + u64::from(nanos / 1_000_000))
 }
 
 const GONE: &str = "the device was revoked or deleted";

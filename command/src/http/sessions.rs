@@ -19,7 +19,7 @@ use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
 use super::CommandState;
-use crate::channels::{OpenError, Recorded, Session, bridge_bytes, bridge_shell};
+use crate::channels::{OpenError, Recorded, Recorder, Session, bridge_bytes, bridge_shell};
 
 /// The websocket protocol that clients name; browsers name their token behind it, since they can set
 /// no header.
@@ -206,15 +206,26 @@ pub(super) async fn open_shell(
         size,
         grace_seconds: asked.grace,
     };
-    let channel = open(&session, purpose).await?;
     let wanted = Recorded { output: asked.record, input: asked.record_input };
     let recorder = wanted.recorder(&session, recording(version), size, &asked.term);
+    let recorder = begun(&session, recorder).await?;
+    let channel = open(&session, purpose).await?;
     Ok(accept(upgrade, move |socket| bridge_shell(socket, channel, session, recorder, false)))
 }
 
 /// A recording's number: the place of the event that began it.
 fn recording(version: u64) -> u32 {
     u32::try_from(version).unwrap_or(u32::MAX)
+}
+
+/// No recorder, no shell: the beginning of a recording is written before the device is asked.
+async fn begun(session: &Session, recorder: Option<Recorder>) -> Result<Option<Recorder>, Problem> {
+    let Some(mut recorder) = recorder else { return Ok(None) };
+    if let Err(error) = recorder.write().await {
+        session.note(SessionRefused { reason: "its recording cannot be written".to_owned() }).await;
+        return Err(error.into());
+    }
+    Ok(Some(recorder))
 }
 
 /// Opens a channel; that a device refuses is a fact.
@@ -304,11 +315,17 @@ pub(super) async fn attach_session(
     let (project, actor) = (scope.project, scope.principal.actor());
     let session = Session::new(state.service, project, device, id, actor);
     let wanted = session.service().recorded(&session).await?;
+    if !asked.watch && !wanted.output && scope.principal.role != Role::Admin {
+        let words =
+            "this shell is not recorded, and shells of this token's role are; watch it instead";
+        return Err(Problem::new(Kind::Forbidden, words));
+    }
     let version = session.record(SessionAttached { address, watch: asked.watch }).await?;
     let purpose = Purpose::Attach { session: id, watch: asked.watch, size };
-    let channel = open(&session, purpose).await?;
     let wanted = if asked.watch { Recorded::default() } else { wanted };
     let recorder = wanted.recorder(&session, recording(version), size, "xterm-256color");
+    let recorder = begun(&session, recorder).await?;
+    let channel = open(&session, purpose).await?;
     let watch = asked.watch;
     Ok(accept(upgrade, move |socket| bridge_shell(socket, channel, session, recorder, watch)))
 }

@@ -160,8 +160,7 @@ impl Both<'_> {
                 async move {
                     read?;
                     pace.take(bytes.len()).await;
-                    let write = session.sftp.write(handle, at, bytes);
-                    session.need("failed to write", write).await?;
+                    session.write(handle, at, bytes).await?;
                     Ok::<_, Trouble>(length)
                 }
             })

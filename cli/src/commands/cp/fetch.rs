@@ -13,7 +13,7 @@ use rustix::fs::OFlags;
 use super::blocks::{Both, Counted, Way};
 use super::link::{Session, Trouble};
 use super::progress::Copied;
-use super::tree::{Entry, Facts, Kind, there};
+use super::tree::{Entry, Facts, Kind, is_part, there};
 use super::{Done, Work};
 
 /// Copies all that is at `from` to `target`, or into it where that is a folder. `several`: more is
@@ -43,9 +43,14 @@ pub(super) async fn all(
         "" => root.clone(),
         path => root.join(path),
     };
-    let of = |kind| entries.iter().filter(move |entry| entry.facts.kind == kind);
+    let is_of = |kind| move |entry: &&Entry| entry.facts.kind == kind && !is_part(entry);
+    let of = |kind| entries.iter().filter(is_of(kind));
+    for left in entries.iter().filter(|entry| is_part(entry)) {
+        let path = left.below(from);
+        work.progress.say(format!("{path} is what a broken copy has left: left out"));
+    }
     for folder in of(Kind::Folder) {
-        make_folder(&place(folder))?;
+        make_folder(&place(folder), folder.path.is_empty())?;
     }
     let files: Vec<&Entry> = of(Kind::File).collect();
     work.progress.expect(files.iter().map(|entry| entry.facts.size).sum());
@@ -83,10 +88,17 @@ pub(super) async fn all(
     Ok(done)
 }
 
-fn make_folder(path: &Path) -> Result<()> {
+/// A folder, if it is not there yet. `is_root`: it is what was named on the command line, be it a
+/// link; further in, a link is what a device has sent, and is not followed.
+fn make_folder(path: &Path, is_root: bool) -> Result<()> {
     match std::fs::DirBuilder::new().mode(0o700).create(path) {
-        // A link to a folder is somebody's own affair.
-        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
+            let there = if is_root { path.metadata() } else { path.symlink_metadata() };
+            match there {
+                Ok(there) if there.is_dir() => Ok(()),
+                _ => bail!("{} is there and is no folder", path.display()),
+            }
+        }
         made => made.with_context(|| format!("cannot make the folder {}", path.display())),
     }
 }
@@ -177,6 +189,8 @@ async fn file(
         work.progress.say(format!("{from} was changed while it was copied"));
     }
     finish(&part, facts)?;
+    // It gets its name when it is on the disk: what has the right size and time is not copied again.
+    part.sync_all().with_context(|| format!("cannot write {shown}"))?;
     std::fs::rename(&part_path, to).with_context(|| format!("cannot give {shown} its name"))?;
     both.counted.is_whole = true;
     Ok(Copied::Whole { bytes })

@@ -9,7 +9,7 @@ use russh_sftp::client::RawSftpSession;
 use russh_sftp::client::error::Error as Sftp;
 use russh_sftp::client::rawsession::SftpResult;
 use russh_sftp::protocol::{Packet, StatusCode};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use super::files;
@@ -20,8 +20,10 @@ use crate::exit::Refused;
 
 /// Bytes between the session and the websocket, each way.
 const BETWEEN: usize = 256 * 1024;
-/// A request that is not answered for so long has failed, in seconds: disks sleep.
-const PATIENCE: u64 = 120;
+/// A request that is not answered for so long is lost with its connection, in seconds: lines are slow.
+const PATIENCE: u64 = 300;
+/// Reads and writes of all files that are on their way at the same time: 2 MiB.
+const AHEAD: usize = 16;
 /// How long a lost connection is tried to be made again: 1, 2, 4, 8, then every 10 s.
 const TRIES: u32 = 30;
 
@@ -43,6 +45,7 @@ pub(super) enum Trouble {
 pub(super) struct Session {
     pub(super) sftp: RawSftpSession,
     lost: CancellationToken,
+    ahead: Semaphore,
 }
 
 impl std::fmt::Debug for Session {
@@ -86,7 +89,7 @@ impl Session {
         });
         let sftp = RawSftpSession::new(ours);
         sftp.set_timeout(PATIENCE);
-        let session = Self { sftp, lost };
+        let session = Self { sftp, lost, ahead: Semaphore::new(AHEAD) };
         let version = session.need("failed to begin", session.sftp.init()).await?;
         if !version.extensions.contains_key(SFTP_SHA256) {
             return Err(anyhow!("the device's agent does not know {SFTP_SHA256}").into());
@@ -105,7 +108,10 @@ impl Session {
         };
         match answer {
             Err(Sftp::Status(status)) => Ok(Err(Sftp::Status(status))),
-            // The answers to what is on its way cannot be told apart any more.
+            Err(Sftp::Timeout) => {
+                self.lost.cancel();
+                Err(Trouble::Lost)
+            }
             Err(error) if !self.lost.is_cancelled() => Err(Trouble::Failed(said(error))),
             Err(_) => Err(Trouble::Lost),
             Ok(answer) => Ok(Ok(answer)),
@@ -146,8 +152,21 @@ impl Session {
         offset: u64,
         most: u32,
     ) -> Result<Vec<u8>, Trouble> {
+        let _place = self.ahead.acquire().await;
         let read = self.find("failed to read", self.sftp.read(handle, offset, most)).await?;
         Ok(read.map(|data| data.data).unwrap_or_default())
+    }
+
+    /// Writes bytes of an open file.
+    pub(super) async fn write(
+        &self,
+        handle: &str,
+        offset: u64,
+        bytes: Vec<u8>,
+    ) -> Result<(), Trouble> {
+        let _place = self.ahead.acquire().await;
+        let write = self.sftp.write(handle, offset, bytes);
+        self.need("failed to write", write).await.map(drop)
     }
 
     /// How many bytes there are of a part of an open file, and their hash.

@@ -10,7 +10,7 @@ use russh_sftp::protocol::{FileAttributes, OpenFlags};
 use super::blocks::{Both, Counted, Way};
 use super::link::{Session, Trouble};
 use super::progress::Copied;
-use super::tree::{Entry, Facts, Kind, facts_there, here};
+use super::tree::{Entry, Facts, Kind, facts_there, here, is_part};
 use super::{Done, Work};
 
 /// Copies all of `sources` to `target`, or into it where that is a folder.
@@ -47,7 +47,12 @@ pub(super) async fn all(work: &Work, sources: &[&Path], target: &str) -> Result<
 
 async fn tree(work: &Work, source: &Path, entries: &[Entry], root: &str) -> Result<Vec<Done>> {
     let link = &work.link;
-    let of = |kind| entries.iter().filter(move |entry| entry.facts.kind == kind);
+    let is_of = |kind| move |entry: &&Entry| entry.facts.kind == kind && !is_part(entry);
+    let of = |kind| entries.iter().filter(is_of(kind));
+    for left in entries.iter().filter(|entry| is_part(entry)) {
+        let path = left.below(root);
+        work.progress.say(format!("{path} is what a broken copy has left: left out"));
+    }
     let place = |entry: &Entry| match entry.path.as_str() {
         "" => source.to_owned(),
         path => source.join(path),

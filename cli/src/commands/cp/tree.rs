@@ -5,6 +5,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use anyhow::{Context, Result, anyhow, bail};
+use muster_schemas::wire::FILE_PART_SUFFIX;
 use russh_sftp::protocol::FileAttributes;
 
 use super::link::{Session, Trouble};
@@ -96,6 +97,11 @@ impl Entry {
             path => format!("{}/{path}", root.trim_end_matches('/')),
         }
     }
+}
+
+/// Is it a file that a copy was broken off in?
+pub(super) fn is_part(entry: &Entry) -> bool {
+    entry.facts.kind == Kind::File && entry.path.ends_with(FILE_PART_SUFFIX)
 }
 
 /// A name that may be used as one here, whoever sent it.

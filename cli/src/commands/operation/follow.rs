@@ -109,11 +109,28 @@ pub(super) async fn copy(
     }
 }
 
+/// An answer; a server that is away for a moment is waited for.
+async fn patiently(
+    client: &Client,
+    path: &str,
+    query: &[(&str, String)],
+    position: Option<u64>,
+) -> Result<Value> {
+    let mut failures = 0;
+    loop {
+        match client.get_at(path, query, position).await {
+            Err(error) if failures < 30 && crate::exit::is_passing(&error) => failures += 1,
+            answer => return answer,
+        }
+        tokio::time::sleep(LOOK * failures).await;
+    }
+}
+
 /// The run, once it is over.
 async fn ended(client: &Client, asked: &Asked, device: &str) -> Result<Value> {
     let path = format!("{}/runs/{}", path(&asked.id), segment(device));
     loop {
-        let run = client.get_at(&path, &[], asked.position).await?;
+        let run = patiently(client, &path, &[], asked.position).await?;
         let is_open = ["requested", "dispatched", "accepted", "running"];
         if !is_open.contains(&run["state"].as_str().unwrap_or_default()) {
             return Ok(run);
@@ -123,9 +140,8 @@ async fn ended(client: &Client, asked: &Asked, device: &str) -> Result<Value> {
 }
 
 async fn one(client: &Client, asked: &Asked, json: bool) -> Result<()> {
-    let found = client
-        .get_at(&format!("{}/runs", path(&asked.id)), &[("limit", "1".into())], asked.position)
-        .await?;
+    let runs = format!("{}/runs", path(&asked.id));
+    let found = patiently(client, &runs, &[("limit", "1".into())], asked.position).await?;
     let run = &found["items"][0];
     let device = text(&run["device"]);
     if !json && run["state"] == "requested" {
@@ -163,9 +179,8 @@ async fn one(client: &Client, asked: &Asked, json: bool) -> Result<()> {
 
 /// Waits for the only run, and takes its standard output; fails as it does.
 pub(crate) async fn collect(client: &Client, asked: &Asked, sink: &mut Vec<u8>) -> Result<()> {
-    let found = client
-        .get_at(&format!("{}/runs", path(&asked.id)), &[("limit", "1".into())], asked.position)
-        .await?;
+    let runs = format!("{}/runs", path(&asked.id));
+    let found = patiently(client, &runs, &[("limit", "1".into())], asked.position).await?;
     let device = text(&found["items"][0]["device"]);
     let position = asked.position;
     let source = Source { id: &asked.id, device: &device, stream: "stdout", position };
@@ -215,7 +230,7 @@ async fn many(client: &Client, asked: &Asked, json: bool) -> Result<()> {
     bar.set_style(ProgressStyle::with_template(style)?);
     note(format!("operation {}", asked.id));
     let found = loop {
-        let found = client.get_at(&path(&asked.id), &[], asked.position).await?;
+        let found = patiently(client, &path(&asked.id), &[], asked.position).await?;
         bar.set_position(found["finished"].as_u64().unwrap_or(0));
         bar.set_message(states(&found["runs"]));
         if matches!(found["status"].as_str(), Some("finished" | "aborted")) {

@@ -87,32 +87,45 @@ pub(super) async fn search(
 ) -> Result<()> {
     let mut query: Vec<(&str, String)> = Vec::new();
     query.extend(device.map(|device| ("device", device)));
-    let mut found = Vec::new();
+    let (mut found, mut read, mut unread) = (Vec::new(), 0, 0);
     for session in client.list(SESSIONS, &query).await? {
         if session["recorded"] != true {
             continue;
         }
         let id = text(&session["id"]);
-        let Ok(cast) = recording(client, &id).await else { continue };
+        let cast = match recording(client, &id).await {
+            Ok(cast) => cast,
+            Err(error) => {
+                note(format!("the recording of session {id} cannot be searched: {error:#}"));
+                unread += 1;
+                continue;
+            }
+        };
+        read += 1;
         let shown: String =
             events(&cast).into_iter().filter(|event| event.1 == "o").map(|event| event.2).collect();
         for hit in plain(&shown).lines().filter(|line| line.contains(wanted)) {
             found.push(json!({"session": id, "name": session["name"], "line": hit.trim()}));
         }
     }
+    let whole = || match unread {
+        0 => Ok(()),
+        failed => Err(Partly { failed, of: read + failed, code: 1 }.into()),
+    };
     if json {
-        return output::json(&found);
+        output::json(&found)?;
+        return whole();
     }
     if found.is_empty() {
-        line(format!("'{wanted}' is in no recording"));
-        return Ok(());
+        line(format!("'{wanted}' is in no recording that could be read"));
+        return whole();
     }
     let rows = found
         .iter()
         .map(|hit| vec![text(&hit["session"]), text(&hit["name"]), text(&hit["line"])])
         .collect();
     table(&["session", "device", "line"], rows, "");
-    Ok(())
+    whole()
 }
 
 #[cfg(test)]

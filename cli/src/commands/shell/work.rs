@@ -74,7 +74,7 @@ pub(super) async fn work(
             break Left::Over("the connection was lost before the shell was open".to_owned());
         };
         say("the connection is lost; the session stays, trying again (Ctrl-C ends this)");
-        socket = match again(client, &place, &mut typed).await {
+        socket = match again(client, &place, raw.is_some().then_some(&mut typed)).await {
             Ok(socket) => socket,
             Err(error) => {
                 drop(raw);
@@ -126,11 +126,20 @@ async fn open(client: &Client, place: &Place, query: &[(&'static str, String)]) 
     client.socket(&path, &query).await
 }
 
-/// Attaches again, for as long as there is hope.
+/// The next key of a person, if there is one.
+async fn key(typed: &mut Option<&mut mpsc::Receiver<Typed>>) -> Option<Typed> {
+    match typed {
+        Some(typed) => typed.recv().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Attaches again, for as long as there is hope. `typed` are a person's keys: Ctrl-C ends it. What a
+/// program has to say waits until then.
 async fn again(
     client: &Client,
     place: &Place,
-    typed: &mut mpsc::Receiver<Typed>,
+    mut typed: Option<&mut mpsc::Receiver<Typed>>,
 ) -> Result<Socket> {
     let mut last = anyhow!("it was not tried");
     for _ in 0..TRIES {
@@ -139,9 +148,10 @@ async fn again(
         loop {
             tokio::select! {
                 () = &mut wait => break,
-                key = typed.recv() => match key {
+                key = key(&mut typed) => match key {
                     Some(Typed::Bytes(bytes)) if !bytes.contains(&3) => {}
-                    _ => return Err(anyhow!("given up")),
+                    Some(Typed::End) | None => typed = None,
+                    Some(_) => return Err(anyhow!("given up")),
                 },
             }
         }

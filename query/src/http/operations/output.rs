@@ -1,6 +1,6 @@
 //! `GET /operations/{id}/runs/{device}/output`: what a program wrote, as it was, and as it comes.
 
-use std::convert::Infallible;
+use std::io;
 use std::time::Duration;
 
 use async_nats::Subscriber;
@@ -124,9 +124,12 @@ pub(crate) async fn get_run_output(
         state,
         _place: place,
     };
-    let body = futures::stream::unfold(reader, |mut reader| async move {
-        let bytes = reader.next().await?;
-        Some((Ok::<_, Infallible>(bytes), reader))
+    let body = futures::stream::try_unfold(reader, |mut reader| async move {
+        let bytes = reader.next().await.map_err(|problem| {
+            tracing::warn!(folder = reader.folder, problem, "an output breaks off");
+            io::Error::other(problem)
+        })?;
+        Ok::<_, io::Error>(bytes.map(|bytes| (bytes, reader)))
     });
     let headers = [
         (header::CONTENT_TYPE, "application/octet-stream"),
@@ -155,33 +158,27 @@ struct Reader {
 }
 
 impl Reader {
-    /// The next bytes; `None` at the end.
-    async fn next(&mut self) -> Option<Bytes> {
+    /// The next bytes; `None` at the end. An answer that breaks off is not taken for a whole one: who
+    /// asked goes on from where it was.
+    async fn next(&mut self) -> Result<Option<Bytes>, String> {
         loop {
             while let Some(piece) = self.ready.pop() {
-                match self.read(piece).await {
-                    Ok(bytes) if bytes.is_empty() => {}
-                    Ok(bytes) => return Some(bytes),
-                    Err(problem) => {
-                        tracing::warn!(folder = self.folder, problem, "an output cannot be read");
-                        return None;
-                    }
+                let bytes = self.read(piece).await?;
+                if !bytes.is_empty() {
+                    return Ok(Some(bytes));
                 }
             }
             // Asked before the pieces are listed: what it has said by its end is then listed.
-            let is_complete = self.query.follow && self.is_complete().await;
-            let known = self.state.blobs.list(&self.folder).await;
-            let pieces = match known {
-                Ok(found) => key::whole(&found),
-                Err(error) => {
-                    tracing::warn!(error = %describe(&error), "an output cannot be listed");
-                    return None;
-                }
-            };
+            let is_complete = self.query.follow && self.is_complete().await?;
+            let found = self.state.blobs.list(&self.folder).await;
+            let pieces = key::whole(&found.map_err(|error| describe(&error))?);
             self.ready = pieces.into_iter().filter(|piece| piece.end() > self.end).rev().collect();
             if self.ready.is_empty() {
-                if !self.query.follow || is_complete || self.state.stop.is_cancelled() {
-                    return None;
+                if !self.query.follow || is_complete {
+                    return Ok(None);
+                }
+                if self.state.stop.is_cancelled() {
+                    return Err("this server stops".to_owned());
                 }
                 self.wait().await;
             }
@@ -205,18 +202,18 @@ impl Reader {
     }
 
     /// Is the run over, and all of the output here that will ever be?
-    async fn is_complete(&mut self) -> bool {
+    async fn is_complete(&mut self) -> Result<bool, String> {
         let run = find_run(&self.state, &self.project, self.operation, self.device).await;
-        let Ok((_, _, run)) = run else { return true };
+        let (_, _, run) = run.map_err(|problem| format!("{problem:?}"))?;
         if !run.state.is_final() {
-            return false;
+            return Ok(false);
         }
         let ended = *self.ended.get_or_insert_with(tokio::time::Instant::now);
         let kept = run.report.map(|report| match self.query.stream {
             OutputName::Stdout => report.stdout.kept,
             OutputName::Stderr => report.stderr.kept,
         });
-        self.end >= kept.unwrap_or(0) || ended.elapsed() > LINGER
+        Ok(self.end >= kept.unwrap_or(0) || ended.elapsed() > LINGER)
     }
 
     async fn wait(&mut self) {

@@ -100,10 +100,7 @@ impl Session {
                 self.left_at = Some(stored.recorded_at);
             }
             // One that attached and was refused leaves an open session open.
-            Event::SessionRefused(refused) if self.attachments > 1 => {
-                self.detachments += 1;
-                self.reason = Some(refused.reason);
-            }
+            Event::SessionRefused(_) if self.attachments > 1 => self.detachments += 1,
             Event::SessionRefused(refused) => {
                 self.detachments = self.attachments;
                 self.state = SessionState::Refused;

@@ -86,6 +86,7 @@ pub(crate) async fn assert_rebuilt(postgres_url: String) {
         ("operations_v1_runs", "operations_rebuilt_runs"),
         ("operations_v1_uploads", "operations_rebuilt_uploads"),
         (sessions::TABLE, "sessions_rebuilt"),
+        ("sessions_v2_pieces", "sessions_rebuilt_pieces"),
         (projects::TABLE, "projects_rebuilt"),
         (devices::TABLE, "devices_rebuilt"),
         (tokens::TABLE, "tokens_rebuilt"),

@@ -272,9 +272,37 @@ async fn what_is_typed_wrongly_is_named() {
     fails(&system, &["--limit", "fast", "robot:/a", "b"], "512KiB");
     fails(&system, &["-j", "0", "robot:/a", "b"], "0");
     fails(&system, &["robot:/dev/zero", &at("zero")], "/dev/zero is no file");
-    fails(&system, &[&at("file"), &format!("robot:{}/file/x", dir.path().display())], "");
+    let below = format!("robot:{}/file/x", dir.path().display());
+    fails(&system, &[&at("file"), &below], "Not a directory");
     fails(&system, &[&at("file"), &at("file"), &format!("robot:{}", at("file"))], "no folder");
     fails(&system, &["robot:a\nb", &at("x")], "there is no");
+    // What a broken copy has left is no file of a folder, and takes no other's place.
+    std::fs::create_dir(at("left")).unwrap();
+    std::fs::write(at("left/x"), "whole").unwrap();
+    std::fs::write(at("left/x.muster-part"), "half").unwrap();
+    let copy = format!("{}-copy", at("left"));
+    let (code, _, err) = system.muster(&["cp", &format!("robot:{}", at("left")), &copy]);
+    assert!(code == 0 && err.contains("x.muster-part is what a broken copy has left"), "{err}");
+    assert_eq!(std::fs::read_to_string(format!("{copy}/x")).unwrap(), "whole");
+    assert_eq!(std::fs::read_dir(&copy).unwrap().count(), 1);
+    // A link that a device sent is no way out of the folder.
+    std::fs::remove_dir_all(&copy).unwrap();
+    std::fs::create_dir(&copy).unwrap();
+    std::fs::create_dir(at("elsewhere")).unwrap();
+    symlink(at("elsewhere"), format!("{copy}/sub")).unwrap();
+    std::fs::create_dir(at("left/sub")).unwrap();
+    std::fs::write(at("left/sub/y"), "y").unwrap();
+    std::fs::rename(&copy, at("into")).unwrap();
+    std::fs::create_dir(&copy).unwrap();
+    std::fs::rename(at("into"), format!("{copy}/left")).unwrap();
+    fails(&system, &[&format!("robot:{}", at("left")), &copy], "sub is there and is no folder");
+    assert_eq!(std::fs::read_dir(at("elsewhere")).unwrap().count(), 0);
+    // A link is written through when it is what was named.
+    std::fs::write(at("target"), "old").unwrap();
+    symlink("target", at("named")).unwrap();
+    let (code, _, err) = system.muster(&["cp", &at("file"), &format!("robot:{}", at("named"))]);
+    assert_eq!(code, 0, "{err}");
+    assert_eq!(std::fs::read_to_string(at("named")).unwrap(), "x");
     // Of several, those that can be copied are.
     std::fs::write(at("folder/a"), "a").unwrap();
     std::fs::create_dir_all(at("there/folder/a")).unwrap();

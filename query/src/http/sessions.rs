@@ -114,8 +114,7 @@ fn read(text: &str) -> Result<Session, Problem> {
 
 fn view((id, device, name, _, text): Row) -> Result<Option<SessionView>, Problem> {
     let session = read(&text)?;
-    let (attached, recording_bytes) =
-        (session.attached(), session.chunks.iter().map(|chunk| chunk.bytes).sum());
+    let (attached, recording_bytes) = (session.attached(), session.recording_bytes);
     let Some(kind) = session.session else { return Ok(None) };
     Ok(Some(SessionView {
         id: SessionId(id),
@@ -196,6 +195,23 @@ async fn find(state: &QueryState, project: &ProjectId, id: SessionId) -> Result<
     row.ok_or_else(|| Problem::not_found(format!("there is no session {id} in project {project}")))
 }
 
+/// The pieces of a session's recordings, in their order: recording, piece, hash.
+async fn pieces(
+    state: &QueryState,
+    project: &ProjectId,
+    id: SessionId,
+) -> Result<Vec<(u32, u32, Vec<u8>)>, Problem> {
+    let mut sql = QueryBuilder::<sqlx::Postgres>::new(format!(
+        "SELECT recording, chunk, hash FROM {TABLE}_pieces WHERE project = "
+    ));
+    sql.push_bind(project.as_str().to_owned()).push(" AND session = ").push_bind(id.0);
+    sql.push(" ORDER BY recording, chunk");
+    let rows: Vec<(i64, i64, Vec<u8>)> =
+        sql.build_query_as().fetch_all(state.sql()).await.map_err(sql_problem)?;
+    let number = |number: i64| u32::try_from(number).unwrap_or(u32::MAX);
+    Ok(rows.into_iter().map(|row| (number(row.0), number(row.1), row.2)).collect())
+}
+
 /// One session.
 #[utoipa::path(
     get, path = "/api/v1/sessions/{session}", tag = "sessions", security(("bearer" = [])),
@@ -248,18 +264,20 @@ pub(crate) async fn get_session_recording(
     let project = &scope.project;
     min_position.wait(state.log(), &state.read_models.sessions, project).await?;
     let (.., text) = find(&state, project, id).await?;
-    let mut chunks = read(&text)?.chunks;
-    chunks.sort_by_key(|chunk| (chunk.recording, chunk.chunk));
-    let total: u64 = chunks.iter().map(|chunk| chunk.bytes).sum();
+    let total = read(&text)?.recording_bytes;
     if total > LARGEST {
         let words = format!("the recording is {total} bytes, more than {LARGEST}");
         return Err(Problem::new(muster_api::problem::Kind::TooMuch, words));
     }
+    // It is in memory whole.
+    let _place = state.streams.clone().try_acquire_owned().map_err(|_| {
+        Problem::unavailable("as many live streams are open as this server serves", 10)
+    })?;
     let mut cast = Vec::with_capacity(usize::try_from(total).unwrap_or_default());
-    for chunk in chunks {
-        let name = key::recording(project, id, chunk.recording, chunk.chunk);
+    for (recording, chunk, hash) in pieces(&state, project, id).await? {
+        let name = key::recording(project, id, recording, chunk);
         let damaged = |what: &str| {
-            let place = format!("piece {} of recording {}", chunk.chunk, chunk.recording);
+            let place = format!("piece {chunk} of recording {recording}");
             let words = format!("{place} of session {id} {what}: somebody has touched the blobs");
             Problem::new(muster_api::problem::Kind::Gone, words)
         };
@@ -267,7 +285,7 @@ pub(crate) async fn get_session_recording(
         let bytes = found.ok_or_else(|| damaged("is missing"))?;
         let (salt, lines) =
             bytes.split_at_checked(SALT).ok_or_else(|| damaged("is not what was recorded"))?;
-        if output_hash(salt, lines) != chunk.hash {
+        if output_hash(salt, lines).0 != hash[..] {
             return Err(damaged("is not what was recorded"));
         }
         cast.extend_from_slice(lines);

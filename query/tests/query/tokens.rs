@@ -118,7 +118,7 @@ async fn the_server_says_how_it_is() {
     let page = world.wait("/api/v1/projections", caught_up).await;
     assert_eq!(
         names(&page),
-        ["devices_v2", "operations_v1", "projects_v2", "sessions_v1", "timeline_v1", "tokens_v1"]
+        ["devices_v2", "operations_v1", "projects_v2", "sessions_v2", "timeline_v1", "tokens_v1"]
     );
 
     for path in ["/healthz", "/readyz"] {

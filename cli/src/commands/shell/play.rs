@@ -8,7 +8,8 @@ use serde_json::{Value, json};
 
 use super::{SESSIONS, no_recording};
 use crate::client::{Client, segment};
-use crate::output::{self, line, table, text};
+use crate::exit::Partly;
+use crate::output::{self, line, note, table, text};
 
 async fn recording(client: &Client, id: &str) -> Result<String> {
     let path = format!("{SESSIONS}/{}/recording", segment(id));
@@ -89,7 +90,7 @@ pub(super) async fn search(
     query.extend(device.map(|device| ("device", device)));
     let (mut found, mut read, mut unread) = (Vec::new(), 0, 0);
     for session in client.list(SESSIONS, &query).await? {
-        if session["recorded"] != true {
+        if session["recording_bytes"].as_u64().unwrap_or(0) == 0 {
             continue;
         }
         let id = text(&session["id"]);

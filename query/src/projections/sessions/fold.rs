@@ -2,7 +2,7 @@
 
 use muster_eventlog::StoredEvent;
 use muster_schemas::events::SessionKind;
-use muster_schemas::{Event, Hash, Timestamp};
+use muster_schemas::{Event, Timestamp};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -29,19 +29,6 @@ impl SessionState {
             Self::Ended => "ended",
         }
     }
-}
-
-/// A piece of a recording, as the log names it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Chunk {
-    /// The recording.
-    pub recording: u32,
-    /// Its place in it.
-    pub chunk: u32,
-    /// How many bytes it is.
-    pub bytes: u64,
-    /// Its salted hash.
-    pub hash: Hash,
 }
 
 /// Everything that the log says of a session.
@@ -76,8 +63,8 @@ pub struct Session {
     pub reason: Option<String>,
     /// The shell's exit code.
     pub exit_code: Option<i32>,
-    /// The pieces of its recording.
-    pub chunks: Vec<Chunk>,
+    /// How many bytes its recording is; the pieces are in a table of their own.
+    pub recording_bytes: u64,
 }
 
 impl Session {
@@ -107,12 +94,7 @@ impl Session {
                 self.ended_at = Some(stored.recorded_at);
                 self.reason = Some(refused.reason);
             }
-            Event::SessionRecorded(piece) => self.chunks.push(Chunk {
-                recording: piece.recording,
-                chunk: piece.chunk,
-                bytes: piece.bytes,
-                hash: piece.hash,
-            }),
+            Event::SessionRecorded(piece) => self.recording_bytes += piece.bytes,
             Event::SessionEnded(ended) => {
                 self.detachments = self.attachments;
                 self.state = SessionState::Ended;

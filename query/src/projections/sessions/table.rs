@@ -6,6 +6,7 @@ use std::collections::btree_map::Entry;
 use async_trait::async_trait;
 use muster_eventlog::projection::{Projection, ProjectionError};
 use muster_eventlog::{StoreError, StoredEvent};
+use muster_schemas::events::SessionRecorded;
 use muster_schemas::{Event, ProjectId, StreamName};
 use tokio_postgres::Transaction;
 use tokio_postgres::types::ToSql;
@@ -39,6 +40,29 @@ impl Sessions {
     }
 }
 
+impl Sessions {
+    async fn write_piece(
+        &self,
+        transaction: &Transaction<'_>,
+        project: &ProjectId,
+        session: Uuid,
+        piece: &SessionRecorded,
+    ) -> Result<(), ProjectionError> {
+        let sql = format!(
+            "INSERT INTO {}_pieces (project, session, recording, chunk, bytes, hash)
+             VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT DO NOTHING",
+            self.table
+        );
+        let (project, hash) = (project.as_str(), piece.hash.0.as_slice());
+        let (recording, chunk) = (i64::from(piece.recording), i64::from(piece.chunk));
+        let bytes = as_i64(piece.bytes);
+        let parameters: [&(dyn ToSql + Sync); 6] =
+            [&project, &session, &recording, &chunk, &bytes, &hash];
+        transaction.execute(&sql, &parameters).await.map_err(store("write a piece"))?;
+        Ok(())
+    }
+}
+
 #[async_trait]
 impl Projection for Sessions {
     fn name(&self) -> &str {
@@ -51,7 +75,7 @@ impl Projection for Sessions {
 
     fn tables(&self) -> String {
         format!(
-            "CREATE TABLE IF NOT EXISTS {} (
+            "CREATE TABLE IF NOT EXISTS {0} (
                  project          text COLLATE \"C\" NOT NULL,
                  session          uuid   NOT NULL,
                  device           uuid   NOT NULL,
@@ -59,6 +83,15 @@ impl Projection for Sessions {
                  created_position bigint NOT NULL,
                  state            text   NOT NULL,
                  PRIMARY KEY (project, session)
+             );
+             CREATE TABLE IF NOT EXISTS {0}_pieces (
+                 project   text COLLATE \"C\" NOT NULL,
+                 session   uuid   NOT NULL,
+                 recording bigint NOT NULL,
+                 chunk     bigint NOT NULL,
+                 bytes     bigint NOT NULL,
+                 hash      bytea  NOT NULL,
+                 PRIMARY KEY (project, session, recording, chunk)
              )",
             self.table
         )
@@ -99,6 +132,9 @@ impl Projection for Sessions {
             sessions.insert(row.get(0), (row.get(1), session));
         }
         for (id, device, stored, event) in all {
+            if let Event::SessionRecorded(piece) = &event {
+                self.write_piece(transaction, project, id, piece).await?;
+            }
             let is_devices_word = matches!(event, Event::ShellEnded(_));
             let known = match sessions.entry(id) {
                 // A device has a word on its own sessions, and makes none.

@@ -297,12 +297,13 @@ async fn what_is_typed_wrongly_is_named() {
     std::fs::rename(at("into"), format!("{copy}/left")).unwrap();
     fails(&system, &[&format!("robot:{}", at("left")), &copy], "sub is there and is no folder");
     assert_eq!(std::fs::read_dir(at("elsewhere")).unwrap().count(), 0);
-    // A link is written through when it is what was named.
+    // What a link that was named leads to is written, and the link stays.
     std::fs::write(at("target"), "old").unwrap();
     symlink("target", at("named")).unwrap();
     let (code, _, err) = system.muster(&["cp", &at("file"), &format!("robot:{}", at("named"))]);
     assert_eq!(code, 0, "{err}");
-    assert_eq!(std::fs::read_to_string(at("named")).unwrap(), "x");
+    assert_eq!(std::fs::read_to_string(at("target")).unwrap(), "x");
+    assert_eq!(std::fs::read_link(at("named")).unwrap(), Path::new("target"));
     // Of several, those that can be copied are.
     std::fs::write(at("folder/a"), "a").unwrap();
     std::fs::create_dir_all(at("there/folder/a")).unwrap();

@@ -17,14 +17,18 @@ use super::{Done, Work};
 pub(super) async fn all(work: &Work, sources: &[&Path], target: &str) -> Result<Vec<Done>> {
     let device = &work.link.device;
     let wants_folder = sources.len() > 1 || target.ends_with('/');
-    let is_folder = work.link.lasting(&work.progress, async |session| {
-        match facts_there(session, target).await? {
-            Some(facts) => Ok(facts.kind == Kind::Folder),
-            None if wants_folder => make_folder(session, target).await.map(|()| true),
-            None => Ok(false),
-        }
+    let found = work.link.lasting(&work.progress, async |session| {
+        let is_folder = match facts_there(session, target).await? {
+            Some(facts) => facts.kind == Kind::Folder,
+            None if wants_folder => make_folder(session, target).await.map(|()| true)?,
+            None => false,
+        };
+        // Through a link to what it leads to: the link stays.
+        let real = session.need("failed to find it", session.sftp.realpath(target)).await?;
+        let real = real.files.into_iter().next().map(|file| file.filename);
+        Ok((is_folder, real.ok_or_else(|| anyhow!("the device does not say where it is"))?))
     });
-    let is_folder = is_folder.await.with_context(|| format!("{device}:{target}"))?;
+    let (is_folder, real) = found.await.with_context(|| format!("{device}:{target}"))?;
     if wants_folder && !is_folder {
         return Err(anyhow!("{device}:{target} is no folder"));
     }
@@ -35,10 +39,9 @@ pub(super) async fn all(work: &Work, sources: &[&Path], target: &str) -> Result<
             bail!("{} is no file and no folder", source.display());
         }
         let root = match source.file_name().and_then(|name| name.to_str()) {
-            Some(name) if is_folder => format!("{}/{name}", target.trim_end_matches('/')),
-            Some(_) => target.to_owned(),
-            // `.` and `..`: what is in them.
-            None => target.to_owned(),
+            Some(name) if is_folder => format!("{}/{name}", real.trim_end_matches('/')),
+            // Also of `.` and `..`: what is in them.
+            _ => real.clone(),
         };
         done.extend(tree(work, source, &entries, &root).await?);
     }

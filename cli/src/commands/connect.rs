@@ -43,6 +43,9 @@ pub(crate) struct ForwardArgs {
     forwards: Vec<String>,
 }
 
+/// A server that says nothing for so long is gone.
+const SILENCE: Duration = Duration::from_secs(10);
+
 /// How a connection ends when nothing went wrong.
 const ENDS: [&str; 3] = ["", "the connection has ended", "all was said"];
 
@@ -166,7 +169,9 @@ pub(crate) async fn carry(
         }
     };
     let down = async {
-        while let Some(message) = stream.next().await {
+        // The server says so often that it lives.
+        while let Ok(message) = tokio::time::timeout(SILENCE, stream.next()).await {
+            let Some(message) = message else { bail!("the connection is lost") };
             match message {
                 Ok(Message::Binary(bytes)) => {
                     write.write_all(&bytes).await?;
@@ -186,7 +191,7 @@ pub(crate) async fn carry(
                 Err(error) => return Err(error.into()),
             }
         }
-        bail!("the connection is lost")
+        bail!("the connection is lost: the server is silent")
     };
     tokio::select! {
         () = up => Ok(()),

@@ -153,7 +153,8 @@ pub(crate) async fn run(
         parts.spawn(async move {
             let revocations = service.keep_revocations(reconnected, stop.clone());
             let link = muster_command::link::run(service.clone(), stop.clone());
-            tokio::join!(link, revocations, dispatching, keeping);
+            let bridges = service.keep_bridges(stop.clone());
+            tokio::join!(link, revocations, dispatching, keeping, bridges);
             Ok(())
         });
     }

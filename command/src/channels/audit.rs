@@ -1,9 +1,12 @@
 //! Sessions in the log: who opened, attached, watched, from where, and how it ended.
 
+use std::sync::Arc;
+
 use muster_eventlog::{Append, AppendError, Expected, NewEvent};
 use muster_schemas::events::SessionKind;
 use muster_schemas::{DeviceId, Event, ProjectId, SessionId, StreamName};
 
+use super::bridges::Bridges;
 use super::record::Recorded;
 use crate::domain::Rejection;
 use crate::service::{Service, ServiceError, TRIES, now, until_appended};
@@ -58,6 +61,12 @@ impl Session {
     #[must_use]
     pub const fn service(&self) -> &Service {
         &self.service
+    }
+
+    /// The bridges of this process.
+    #[must_use]
+    pub fn bridges(&self) -> Arc<Bridges> {
+        Arc::clone(&self.service.bridges)
     }
 
     /// The session's stream.

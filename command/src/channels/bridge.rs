@@ -85,7 +85,7 @@ pub async fn bridge_shell(
     watch: bool,
 ) {
     let opened = json!({"type": "opened", "session": session.id, "device": session.device});
-    let outcome = carry(socket, channel, &opened, recorder, watch).await;
+    let outcome = carry(socket, channel, &opened, recorder, watch, &session).await;
     if outcome.is_unrecorded {
         // Nobody goes on in it unseen.
         let Session { project, device, actor, .. } = &session;
@@ -106,7 +106,7 @@ pub async fn bridge_shell(
 /// Carries bytes that are nobody's terminal until one of both sides is gone.
 pub async fn bridge_bytes(socket: WebSocket, channel: Channel, session: Session) {
     let opened = json!({"type": "opened", "session": session.id, "device": session.device});
-    let outcome = carry(socket, channel, &opened, None, false).await;
+    let outcome = carry(socket, channel, &opened, None, false, &session).await;
     let Outcome { reason, bytes_in, bytes_out, .. } = outcome;
     session.note(SessionEnded { exit_code: None, reason, bytes_in, bytes_out }).await;
 }
@@ -117,8 +117,10 @@ async fn carry(
     opened: &serde_json::Value,
     mut recorder: Option<Recorder>,
     watch: bool,
+    session: &Session,
 ) -> Outcome {
     let Channel { sender, receiver } = channel;
+    let bridges = session.bridges();
     let (mut sink, stream) = socket.split();
     let mut outcome = Outcome::default();
     let (mut bytes_in, mut bytes_out) = (0, 0);
@@ -132,6 +134,7 @@ async fn carry(
         let down = tell_client(&mut sink, receiver, &mut recorder, &mut noted, &mut bytes_out);
         tokio::select! {
             reason = up => outcome.reason = reason,
+            () = bridges.stop.cancelled() => "the server stops".clone_into(&mut outcome.reason),
             (reason, ended) = down => {
                 outcome.is_unrecorded = reason == UNRECORDED;
                 outcome.reason = reason;
@@ -176,13 +179,48 @@ async fn rest(
     recorder.write().await
 }
 
+/// The next message of a client, the one that waits before all others; or why there is none.
+async fn heard(stream: &mut Stream, waiting: Option<Message>) -> Result<Message, String> {
+    if let Some(message) = waiting {
+        return Ok(message);
+    }
+    match tokio::time::timeout(SILENCE, stream.next()).await {
+        Err(_) => Err("the client is silent".to_owned()),
+        Ok(None) => Err("the client is gone".to_owned()),
+        Ok(Some(Err(error))) => Err(format!("the client is gone: {error}")),
+        Ok(Some(Ok(message))) => Ok(message),
+    }
+}
+
+/// While what a client said is held by the device, it is heard whether the client lives. One more
+/// message of it may wait.
+async fn while_held<T>(
+    stream: &mut Stream,
+    waiting: &mut Option<Message>,
+    work: impl Future<Output = T>,
+) -> Result<T, String> {
+    tokio::pin!(work);
+    loop {
+        tokio::select! {
+            biased;
+            done = &mut work => return Ok(done),
+            message = heard(stream, None), if waiting.is_none() => match message? {
+                Message::Ping(_) | Message::Pong(_) => {}
+                Message::Text(words) if words.contains("\"ping\"") => {}
+                message => *waiting = Some(message),
+            },
+        }
+    }
+}
+
 /// From the client to the device; answers why it ended.
 async fn hear_client(mut stream: Stream, sender: &Sender, bytes_in: &mut u64, ear: &Ear) -> String {
+    let mut waiting = None;
     let Ear { notes, hears, watch } = ear;
     let (hears, watch) = (*hears, *watch);
     loop {
         let message = tokio::select! {
-            message = tokio::time::timeout(SILENCE, stream.next()) => message,
+            message = heard(&mut stream, waiting.take()) => message,
             () = sender.closed() => {
                 // What the device has said before its end is still told.
                 std::future::pending::<()>().await;
@@ -190,10 +228,8 @@ async fn hear_client(mut stream: Stream, sender: &Sender, bytes_in: &mut u64, ea
             }
         };
         let message = match message {
-            Err(_) => return "the client is silent".to_owned(),
-            Ok(None) => return "the client is gone".to_owned(),
-            Ok(Some(Err(error))) => return format!("the client is gone: {error}"),
-            Ok(Some(Ok(message))) => message,
+            Ok(message) => message,
+            Err(reason) => return reason,
         };
         let said = match message {
             Message::Close(_) => return "the client has left".to_owned(),
@@ -208,7 +244,10 @@ async fn hear_client(mut stream: Stream, sender: &Sender, bytes_in: &mut u64, ea
                         return "what is typed cannot be recorded".to_owned();
                     }
                 }
-                sender.data(bytes).await
+                match while_held(&mut stream, &mut waiting, sender.data(bytes)).await {
+                    Ok(said) => said,
+                    Err(reason) => return reason,
+                }
             }
             Message::Text(words) => match serde_json::from_str::<Said>(&words) {
                 Ok(Said::Ping {}) => continue,

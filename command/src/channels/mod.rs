@@ -1,18 +1,20 @@
 //! Channels to devices: opened by a signed order, sealed end to end, bridged to websockets.
 //!
 //! `open` finds the device and agrees on keys; `bridge` carries bytes between a websocket and the
-//! channel; `record` keeps what a shell shows; `audit` writes who did what into the log.
+//! channel, until the process stops (`bridges`); `record` keeps what a shell shows; `audit` writes who did what into the log.
 //!
 //! Invariant: what is done on a device is in the log before the device is asked.
 //! Invariant: a shell that is to be recorded ends when its recording cannot be written.
 
 mod audit;
 mod bridge;
+mod bridges;
 mod open;
 mod record;
 
 pub use audit::Session;
 pub(crate) use bridge::LARGEST;
 pub use bridge::{bridge_bytes, bridge_shell};
+pub use bridges::{Bridges, Opening};
 pub use open::OpenError;
 pub use record::{Recorded, Recorder};

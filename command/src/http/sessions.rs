@@ -10,7 +10,8 @@ use muster_api::params::{NoParams, ProjectParam};
 use muster_api::problem::{Kind, WriteProblems};
 use muster_api::{PathParam, Problem, Query};
 use muster_schemas::events::{
-    Role, SessionAttached, SessionEnded, SessionKind, SessionRefused, SessionRequested,
+    Role, SessionAttached, SessionDetached, SessionEnded, SessionKind, SessionRefused,
+    SessionRequested,
 };
 use muster_schemas::wire::{Purpose, TerminalSize};
 use muster_schemas::{DeviceId, SessionId};
@@ -19,7 +20,9 @@ use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
 use super::CommandState;
-use crate::channels::{OpenError, Recorded, Recorder, Session, bridge_bytes, bridge_shell};
+use crate::channels::{
+    OpenError, Opening, Recorded, Recorder, Session, bridge_bytes, bridge_shell,
+};
 
 /// The websocket protocol that clients name; browsers name their token behind it, since they can set
 /// no header.
@@ -209,8 +212,11 @@ pub(super) async fn open_shell(
     let wanted = Recorded { output: asked.record, input: asked.record_input };
     let recorder = wanted.recorder(&session, recording(version), size, &asked.term);
     let recorder = begun(&session, recorder).await?;
-    let channel = open(&session, purpose).await?;
-    Ok(accept(upgrade, move |socket| bridge_shell(socket, channel, session, recorder, false)))
+    let opening = Opening::new(&session, detached());
+    let (channel, opening) = open(&session, opening, purpose).await?;
+    Ok(accept(upgrade, opening, &session.clone(), move |socket| {
+        bridge_shell(socket, channel, session, recorder, false)
+    }))
 }
 
 /// A recording's number: the place of the event that began it.
@@ -229,20 +235,30 @@ async fn begun(session: &Session, recorder: Option<Recorder>) -> Result<Option<R
 }
 
 /// Opens a channel; that a device refuses is a fact.
-async fn open(session: &Session, purpose: Purpose) -> Result<muster_channel::Channel, Problem> {
+async fn open(
+    session: &Session,
+    mut opening: Opening,
+    purpose: Purpose,
+) -> Result<(muster_channel::Channel, Opening), Problem> {
     let Session { project, device, actor, .. } = session;
     let opened = session.service().open_channel(project, *device, actor, purpose).await;
-    match opened {
-        Ok(channel) => Ok(channel),
-        Err(OpenError::Over(reason)) => {
-            session.note(ended(reason.clone())).await;
-            Err(OpenError::Over(reason).into())
-        }
-        Err(error) => {
-            session.note(SessionRefused { reason: error.to_string() }).await;
-            Err(error.into())
-        }
+    let error = match opened {
+        Ok(channel) => return Ok((channel, opening)),
+        Err(error) => error,
+    };
+    opening.done();
+    match &error {
+        OpenError::Over(reason) => session.note(ended(reason.clone())).await,
+        error => session.note(SessionRefused { reason: error.to_string() }).await,
     }
+    Err(error.into())
+}
+
+/// Why a session ended that nobody was there for.
+const LEFT: &str = "the client left before it was open";
+
+fn detached() -> SessionDetached {
+    SessionDetached { reason: LEFT.to_owned() }
 }
 
 /// A request of what is nobody's terminal.
@@ -259,12 +275,23 @@ fn not_a_websocket(rejection: axum::extract::ws::rejection::WebSocketUpgradeReje
     Problem::field("Upgrade", format!("this is a websocket: {rejection}"), None)
 }
 
-fn accept<F, W>(upgrade: WebSocketUpgrade, work: F) -> Response
+/// Answers with a websocket, which is then carried; `opening` is over when it is.
+fn accept<F, W>(
+    upgrade: WebSocketUpgrade,
+    mut opening: Opening,
+    session: &Session,
+    work: F,
+) -> Response
 where
     F: FnOnce(axum::extract::ws::WebSocket) -> W + Send + 'static,
     W: Future<Output = ()> + Send + 'static,
 {
-    upgrade.protocols([PROTOCOL]).max_message_size(crate::channels::LARGEST).on_upgrade(work)
+    let bridges = session.bridges();
+    let largest = crate::channels::LARGEST;
+    upgrade.protocols([PROTOCOL]).max_message_size(largest).on_upgrade(move |socket| {
+        opening.done();
+        bridges.track(work(socket))
+    })
 }
 
 /// The parameters.
@@ -325,9 +352,12 @@ pub(super) async fn attach_session(
     let wanted = if asked.watch { Recorded::default() } else { wanted };
     let recorder = wanted.recorder(&session, recording(version), size, "xterm-256color");
     let recorder = begun(&session, recorder).await?;
-    let channel = open(&session, purpose).await?;
+    let opening = Opening::new(&session, detached());
+    let (channel, opening) = open(&session, opening, purpose).await?;
     let watch = asked.watch;
-    Ok(accept(upgrade, move |socket| bridge_shell(socket, channel, session, recorder, watch)))
+    Ok(accept(upgrade, opening, &session.clone(), move |socket| {
+        bridge_shell(socket, channel, session, recorder, watch)
+    }))
 }
 
 /// A session that was ended.
@@ -423,8 +453,12 @@ pub(super) async fn open_tcp(
     let session = Session::new(state.service, project, device, id, actor);
     let kind = SessionKind::Tcp { host: asked.host.clone(), port: asked.port };
     session.record(unrecorded(kind, address)).await?;
-    let channel = open(&session, Purpose::Tcp { host: asked.host, port: asked.port }).await?;
-    Ok(accept(upgrade, move |socket| bridge_bytes(socket, channel, session)))
+    let opening = Opening::new(&session, ended(LEFT.to_owned()));
+    let purpose = Purpose::Tcp { host: asked.host, port: asked.port };
+    let (channel, opening) = open(&session, opening, purpose).await?;
+    Ok(accept(upgrade, opening, &session.clone(), move |socket| {
+        bridge_bytes(socket, channel, session)
+    }))
 }
 
 /// The parameters.
@@ -473,6 +507,10 @@ pub(super) async fn open_files(
     let session = Session::new(state.service, project, device, id, actor);
     let kind = SessionKind::Files { path: path.clone(), write };
     session.record(unrecorded(kind, address)).await?;
-    let channel = open(&session, Purpose::Files { path, write }).await?;
-    Ok(accept(upgrade, move |socket| bridge_bytes(socket, channel, session)))
+    let opening = Opening::new(&session, ended(LEFT.to_owned()));
+    let purpose = Purpose::Files { path, write };
+    let (channel, opening) = open(&session, opening, purpose).await?;
+    Ok(accept(upgrade, opening, &session.clone(), move |socket| {
+        bridge_bytes(socket, channel, session)
+    }))
 }

@@ -28,6 +28,7 @@ use muster_schemas::{Event, ProjectId, StreamName, Timestamp};
 use tokio::sync::{Mutex, Notify};
 use uuid::Uuid;
 
+use crate::channels::Bridges;
 use crate::domain::{Decider, Rejection};
 use crate::keys::{KeyError, KeyStore};
 
@@ -126,6 +127,8 @@ pub struct Service {
     pub(crate) enrolling: Arc<[Mutex<()>; 64]>,
     /// How often devices may ask for a new epoch.
     pub(crate) epochs: Arc<EpochLimit>,
+    /// The websockets that lead to devices.
+    pub(crate) bridges: Arc<Bridges>,
 }
 
 /// An aggregate as its stream has it.
@@ -156,6 +159,7 @@ impl Service {
             revoked: Arc::default(),
             enrolling: Arc::new(std::array::from_fn(|_| Mutex::default())),
             epochs: Arc::default(),
+            bridges: Arc::default(),
         }
     }
 

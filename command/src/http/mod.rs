@@ -1,5 +1,6 @@
 //! The write side's doors: HTTP in, the service's words out. Nothing is decided here.
 
+mod connections;
 mod dead_letters;
 mod device;
 mod devices;
@@ -103,8 +104,8 @@ fn routes() -> OpenApiRouter<CommandState> {
         .routes(routes!(sessions::open_shell))
         .routes(routes!(sessions::attach_session))
         .routes(routes!(sessions::end_session))
-        .routes(routes!(sessions::open_tcp))
-        .routes(routes!(sessions::open_files))
+        .routes(routes!(connections::open_tcp))
+        .routes(routes!(connections::open_files))
         .routes(routes!(tokens::create_enrollment_token))
         .routes(routes!(tokens::revoke_enrollment_token))
         .routes(routes!(tokens::create_token))

@@ -1,4 +1,4 @@
-//! Shells, connections and files: websockets that lead to a device.
+//! Shells: websockets that lead to a terminal on a device; and what all such websockets share.
 
 use axum::extract::ws::WebSocketUpgrade;
 use axum::extract::{FromRequestParts, State};
@@ -20,9 +20,7 @@ use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
 use super::CommandState;
-use crate::channels::{
-    OpenError, Opening, Recorded, Recorder, Session, bridge_bytes, bridge_shell,
-};
+use crate::channels::{OpenError, Opening, Recorded, Recorder, Session, bridge_shell};
 
 /// The websocket protocol that clients name; browsers name their token behind it, since they can set
 /// no header.
@@ -31,7 +29,7 @@ const PROTOCOL: &str = "muster.v1";
 const MAX_GRACE: u32 = 24 * 3600;
 
 /// From where a request comes: the client's address.
-pub(super) struct ClientAddress(Option<String>);
+pub(super) struct ClientAddress(pub(super) Option<String>);
 
 impl<S: Send + Sync> FromRequestParts<S> for ClientAddress {
     type Rejection = std::convert::Infallible;
@@ -43,7 +41,7 @@ impl<S: Send + Sync> FromRequestParts<S> for ClientAddress {
 }
 
 /// A page of another origin may not use this browser's way here.
-fn check_origin(headers: &HeaderMap) -> Result<(), Problem> {
+pub(super) fn check_origin(headers: &HeaderMap) -> Result<(), Problem> {
     let Some(origin) = headers.get(header::ORIGIN) else { return Ok(()) };
     let origin = origin.to_str().unwrap_or_default();
     let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
@@ -137,7 +135,7 @@ fn size(cols: u16, rows: u16) -> Result<TerminalSize, Problem> {
     Ok(TerminalSize { cols, rows })
 }
 
-fn short(field: &str, text: Option<&str>, most: usize) -> Result<(), Problem> {
+pub(super) fn short(field: &str, text: Option<&str>, most: usize) -> Result<(), Problem> {
     match text {
         Some(text) if text.is_empty() || text.len() > most || text.contains('\0') => {
             let rule = format!("must be 1 to {most} bytes without a NUL");
@@ -235,7 +233,7 @@ async fn begun(session: &Session, recorder: Option<Recorder>) -> Result<Option<R
 }
 
 /// Opens a channel; that a device refuses is a fact.
-async fn open(
+pub(super) async fn open(
     session: &Session,
     mut opening: Opening,
     purpose: Purpose,
@@ -255,28 +253,25 @@ async fn open(
 }
 
 /// Why a session ended that nobody was there for.
-const LEFT: &str = "the client left before it was open";
+pub(super) const LEFT: &str = "the client left before it was open";
 
 fn detached() -> SessionDetached {
     SessionDetached { reason: LEFT.to_owned() }
 }
 
-/// A request of what is nobody's terminal.
-const fn unrecorded(session: SessionKind, address: Option<String>) -> SessionRequested {
-    SessionRequested { session, address, recorded: false, input_recorded: false }
-}
-
 /// A session of which only this is known: it is over.
-const fn ended(reason: String) -> SessionEnded {
+pub(super) const fn ended(reason: String) -> SessionEnded {
     SessionEnded { exit_code: None, reason, bytes_in: 0, bytes_out: 0 }
 }
 
-fn not_a_websocket(rejection: axum::extract::ws::rejection::WebSocketUpgradeRejection) -> Problem {
+pub(super) fn not_a_websocket(
+    rejection: axum::extract::ws::rejection::WebSocketUpgradeRejection,
+) -> Problem {
     Problem::field("Upgrade", format!("this is a websocket: {rejection}"), None)
 }
 
 /// Answers with a websocket, which is then carried; `opening` is over when it is.
-fn accept<F, W>(
+pub(super) fn accept<F, W>(
     upgrade: WebSocketUpgrade,
     mut opening: Opening,
     session: &Session,
@@ -399,118 +394,4 @@ pub(super) async fn end_session(
     }
     session.note(ended("somebody ended it".to_owned())).await;
     Ok(axum::Json(SessionEndedResult { ended: true }))
-}
-
-/// The parameters.
-#[derive(Debug, Deserialize, IntoParams)]
-#[serde(deny_unknown_fields)]
-#[into_params(parameter_in = Query)]
-pub(super) struct OpenTcp {
-    /// The host, as the device knows it.
-    #[serde(default = "localhost")]
-    #[param(value_type = Option<String>, max_length = 253, example = "localhost")]
-    host: String,
-    /// The port.
-    #[param(minimum = 1, maximum = 65535, example = 22)]
-    port: u16,
-}
-
-fn localhost() -> String {
-    "localhost".to_owned()
-}
-
-/// Open a connection
-///
-/// A websocket whose binary messages are the bytes of a TCP connection that the device makes. A text
-/// message `{"type":"eof"}` ends one direction.
-#[utoipa::path(
-    get, path = "/api/v1/devices/{device}/tcp", tag = "sessions",
-    params(
-        ("device" = String, Path, description = "Id or name", example = "robot-7"),
-        OpenTcp, ProjectParam,
-    ),
-    responses((status = 101, description = "Connected", body = String, content_type = "application/octet-stream", example = ""), WriteProblems),
-    security(("bearer" = [])),
-)]
-pub(super) async fn open_tcp(
-    State(state): State<CommandState>,
-    scope: Scope<RunOperations>,
-    ClientAddress(address): ClientAddress,
-    headers: HeaderMap,
-    PathParam(device): PathParam<String>,
-    Query(asked): Query<OpenTcp>,
-    upgrade: Result<WebSocketUpgrade, axum::extract::ws::rejection::WebSocketUpgradeRejection>,
-) -> Result<Response, Problem> {
-    check_origin(&headers)?;
-    short("host", Some(&asked.host), 253)?;
-    if asked.port == 0 {
-        return Err(Problem::field("port", "must be from 1 to 65535", Some(0.into())));
-    }
-    let upgrade = upgrade.map_err(not_a_websocket)?;
-    let device = state.service.resolve_device(&scope.project, &device).await?;
-    let (project, actor) = (scope.project, scope.principal.actor());
-    let id = SessionId(Uuid::now_v7());
-    let session = Session::new(state.service, project, device, id, actor);
-    let kind = SessionKind::Tcp { host: asked.host.clone(), port: asked.port };
-    session.record(unrecorded(kind, address)).await?;
-    let opening = Opening::new(&session, ended(LEFT.to_owned()));
-    let purpose = Purpose::Tcp { host: asked.host, port: asked.port };
-    let (channel, opening) = open(&session, opening, purpose).await?;
-    Ok(accept(upgrade, opening, &session.clone(), move |socket| {
-        bridge_bytes(socket, channel, session)
-    }))
-}
-
-/// The parameters.
-#[derive(Debug, Deserialize, IntoParams)]
-#[serde(deny_unknown_fields)]
-#[into_params(parameter_in = Query)]
-pub(super) struct OpenFiles {
-    /// A file, or a folder with all that is in it: nothing else can be reached. A path that does not
-    /// begin with `/` begins where the agent's user is at home.
-    #[param(max_length = 4096, example = "/var/log/app")]
-    path: String,
-    /// Are they to be changed?
-    #[serde(default)]
-    #[param(value_type = Option<bool>)]
-    write: bool,
-}
-
-/// Open files
-///
-/// A websocket whose binary messages are SFTP (version 3), spoken with the device. The extension
-/// `muster-sha256` compares what was copied.
-#[utoipa::path(
-    get, path = "/api/v1/devices/{device}/files", tag = "sessions",
-    params(
-        ("device" = String, Path, description = "Id or name", example = "robot-7"),
-        OpenFiles, ProjectParam,
-    ),
-    responses((status = 101, description = "Connected", body = String, content_type = "application/octet-stream", example = ""), WriteProblems),
-    security(("bearer" = [])),
-)]
-pub(super) async fn open_files(
-    State(state): State<CommandState>,
-    scope: Scope<RunOperations>,
-    ClientAddress(address): ClientAddress,
-    headers: HeaderMap,
-    PathParam(device): PathParam<String>,
-    Query(OpenFiles { path, write }): Query<OpenFiles>,
-    upgrade: Result<WebSocketUpgrade, axum::extract::ws::rejection::WebSocketUpgradeRejection>,
-) -> Result<Response, Problem> {
-    check_origin(&headers)?;
-    short("path", Some(&path), 4096)?;
-    let upgrade = upgrade.map_err(not_a_websocket)?;
-    let device = state.service.resolve_device(&scope.project, &device).await?;
-    let (project, actor) = (scope.project, scope.principal.actor());
-    let id = SessionId(Uuid::now_v7());
-    let session = Session::new(state.service, project, device, id, actor);
-    let kind = SessionKind::Files { path: path.clone(), write };
-    session.record(unrecorded(kind, address)).await?;
-    let opening = Opening::new(&session, ended(LEFT.to_owned()));
-    let purpose = Purpose::Files { path, write };
-    let (channel, opening) = open(&session, opening, purpose).await?;
-    Ok(accept(upgrade, opening, &session.clone(), move |socket| {
-        bridge_bytes(socket, channel, session)
-    }))
 }

@@ -1,0 +1,141 @@
+//! Connections and files: websockets that lead to a port of a device, or to its files.
+
+use axum::extract::State;
+use axum::extract::ws::WebSocketUpgrade;
+use axum::http::HeaderMap;
+use axum::response::Response;
+use muster_api::auth::{RunOperations, Scope};
+use muster_api::params::ProjectParam;
+use muster_api::problem::WriteProblems;
+use muster_api::{PathParam, Problem, Query};
+use muster_schemas::SessionId;
+use muster_schemas::events::{SessionKind, SessionRequested};
+use muster_schemas::wire::Purpose;
+use serde::Deserialize;
+use utoipa::IntoParams;
+use uuid::Uuid;
+
+use super::CommandState;
+use super::sessions::{
+    ClientAddress, LEFT, accept, check_origin, ended, not_a_websocket, open, short,
+};
+use crate::channels::{Opening, Session, bridge_bytes};
+
+/// A request of what is nobody's terminal.
+const fn unrecorded(session: SessionKind, address: Option<String>) -> SessionRequested {
+    SessionRequested { session, address, recorded: false, input_recorded: false }
+}
+
+/// The parameters.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct OpenTcp {
+    /// The host, as the device knows it.
+    #[serde(default = "localhost")]
+    #[param(value_type = Option<String>, max_length = 253, example = "localhost")]
+    host: String,
+    /// The port.
+    #[param(minimum = 1, maximum = 65535, example = 22)]
+    port: u16,
+}
+
+fn localhost() -> String {
+    "localhost".to_owned()
+}
+
+/// Open a connection
+///
+/// A websocket whose binary messages are the bytes of a TCP connection that the device makes. A text
+/// message `{"type":"eof"}` ends one direction.
+#[utoipa::path(
+    get, path = "/api/v1/devices/{device}/tcp", tag = "sessions",
+    params(
+        ("device" = String, Path, description = "Id or name", example = "robot-7"),
+        OpenTcp, ProjectParam,
+    ),
+    responses((status = 101, description = "Connected", body = String, content_type = "application/octet-stream", example = ""), WriteProblems),
+    security(("bearer" = [])),
+)]
+pub(super) async fn open_tcp(
+    State(state): State<CommandState>,
+    scope: Scope<RunOperations>,
+    ClientAddress(address): ClientAddress,
+    headers: HeaderMap,
+    PathParam(device): PathParam<String>,
+    Query(asked): Query<OpenTcp>,
+    upgrade: Result<WebSocketUpgrade, axum::extract::ws::rejection::WebSocketUpgradeRejection>,
+) -> Result<Response, Problem> {
+    check_origin(&headers)?;
+    short("host", Some(&asked.host), 253)?;
+    if asked.port == 0 {
+        return Err(Problem::field("port", "must be from 1 to 65535", Some(0.into())));
+    }
+    let upgrade = upgrade.map_err(not_a_websocket)?;
+    let device = state.service.resolve_device(&scope.project, &device).await?;
+    let (project, actor) = (scope.project, scope.principal.actor());
+    let id = SessionId(Uuid::now_v7());
+    let session = Session::new(state.service, project, device, id, actor);
+    let kind = SessionKind::Tcp { host: asked.host.clone(), port: asked.port };
+    session.record(unrecorded(kind, address)).await?;
+    let opening = Opening::new(&session, ended(LEFT.to_owned()));
+    let purpose = Purpose::Tcp { host: asked.host, port: asked.port };
+    let (channel, opening) = open(&session, opening, purpose).await?;
+    Ok(accept(upgrade, opening, &session.clone(), move |socket| {
+        bridge_bytes(socket, channel, session)
+    }))
+}
+
+/// The parameters.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct OpenFiles {
+    /// A file, or a folder with all that is in it: nothing else can be reached. A path that does not
+    /// begin with `/` begins where the agent's user is at home.
+    #[param(max_length = 4096, example = "/var/log/app")]
+    path: String,
+    /// Are they to be changed?
+    #[serde(default)]
+    #[param(value_type = Option<bool>)]
+    write: bool,
+}
+
+/// Open files
+///
+/// A websocket whose binary messages are SFTP (version 3), spoken with the device. The extension
+/// `muster-sha256` compares what was copied.
+#[utoipa::path(
+    get, path = "/api/v1/devices/{device}/files", tag = "sessions",
+    params(
+        ("device" = String, Path, description = "Id or name", example = "robot-7"),
+        OpenFiles, ProjectParam,
+    ),
+    responses((status = 101, description = "Connected", body = String, content_type = "application/octet-stream", example = ""), WriteProblems),
+    security(("bearer" = [])),
+)]
+pub(super) async fn open_files(
+    State(state): State<CommandState>,
+    scope: Scope<RunOperations>,
+    ClientAddress(address): ClientAddress,
+    headers: HeaderMap,
+    PathParam(device): PathParam<String>,
+    Query(OpenFiles { path, write }): Query<OpenFiles>,
+    upgrade: Result<WebSocketUpgrade, axum::extract::ws::rejection::WebSocketUpgradeRejection>,
+) -> Result<Response, Problem> {
+    check_origin(&headers)?;
+    short("path", Some(&path), 4096)?;
+    let upgrade = upgrade.map_err(not_a_websocket)?;
+    let device = state.service.resolve_device(&scope.project, &device).await?;
+    let (project, actor) = (scope.project, scope.principal.actor());
+    let id = SessionId(Uuid::now_v7());
+    let session = Session::new(state.service, project, device, id, actor);
+    let kind = SessionKind::Files { path: path.clone(), write };
+    session.record(unrecorded(kind, address)).await?;
+    let opening = Opening::new(&session, ended(LEFT.to_owned()));
+    let purpose = Purpose::Files { path, write };
+    let (channel, opening) = open(&session, opening, purpose).await?;
+    Ok(accept(upgrade, opening, &session.clone(), move |socket| {
+        bridge_bytes(socket, channel, session)
+    }))
+}

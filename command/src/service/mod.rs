@@ -42,7 +42,7 @@ pub use tokens::{NewApiToken, NewEnrollmentToken};
 pub use uploads::LinkMade;
 
 /// How often a decision is made again when its streams had moved on.
-const TRIES: u32 = 12;
+pub(crate) const TRIES: u32 = 12;
 
 /// How devices reach the broker.
 #[derive(Clone, Debug)]

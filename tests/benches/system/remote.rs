@@ -263,7 +263,7 @@ impl Ssh {
         let port = std::net::TcpListener::bind("127.0.0.1:0").ok()?.local_addr().ok()?.port();
         let config = format!(
             "Port {port}\nListenAddress 127.0.0.1\nHostKey {0}/host\nPidFile none\nUsePAM no\n\
-             AuthorizedKeysFile {0}/authorized\nStrictModes no\n",
+             AuthorizedKeysFile {0}/authorized\nStrictModes no\nSubsystem sftp internal-sftp\n",
             dir.display()
         );
         std::fs::write(dir.join("config"), config).ok()?;

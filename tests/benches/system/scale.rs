@@ -58,8 +58,6 @@ pub(crate) async fn measure(report: &mut Report, say: &impl Fn(&str)) {
         if size == SIZES[1] {
             say("(h) a storm");
             storm(report, &fleet, &running, &counters).await;
-            say("(n) a command on all of them");
-            command(report, &fleet).await;
         }
         running.finish(Duration::from_secs(30)).await;
     }
@@ -72,7 +70,7 @@ pub(crate) async fn measure(report: &mut Report, say: &impl Fn(&str)) {
         is_met: Some(consumers[0] == consumers[1]),
     });
     say("(i) 10 000 busy devices");
-    busy(report, &fleet, &options(&fleet, &token, "busy"), enrolled).await;
+    busy(report, &fleet, &options(&fleet, &token, "busy"), enrolled, say).await;
 }
 
 fn joined(report: &mut Report, took: Duration) {
@@ -224,7 +222,7 @@ async fn command(report: &mut Report, fleet: &Fleet) {
     }
     let took = began.elapsed().as_secs_f64();
     report.add(Row {
-        what: "(n) exec on 10 000 devices".to_owned(),
+        what: "(n) exec on those devices".to_owned(),
         value: format!(
             "asked for in {accepted:.1} s, half of it done after {:.1} s, all after {took:.1} s: {}/s",
             half.unwrap_or(took),
@@ -237,7 +235,13 @@ async fn command(report: &mut Report, fleet: &Fleet) {
     });
 }
 
-async fn busy(report: &mut Report, fleet: &Fleet, options: &FleetOptions, enrolled: Vec<Enrolled>) {
+async fn busy(
+    report: &mut Report,
+    fleet: &Fleet,
+    options: &FleetOptions,
+    enrolled: Vec<Enrolled>,
+    say: &impl Fn(&str),
+) {
     let (running, counters) = connected(options, enrolled).await;
     let (before, began) = (counters.figures(), Instant::now());
     tokio::time::sleep(BUSY).await;
@@ -247,6 +251,8 @@ async fn busy(report: &mut Report, fleet: &Fleet, options: &FleetOptions, enroll
         .flat_map(|(_, pids)| pids.clone())
         .map(process::proportional_mb)
         .sum();
+    say("(n) a command on all of them");
+    command(report, fleet).await;
     running.finish(Duration::from_secs(120)).await;
     let end = counters.figures();
     let rate = |after: u64, before: u64| thousands((after - before) as f64 / seconds);

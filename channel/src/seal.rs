@@ -150,16 +150,15 @@ impl Sealer {
     /// When it is too large to be sealed.
     pub fn seal(&mut self, plain: &[u8]) -> Result<Vec<u8>, SealError> {
         let counter = self.next.to_be_bytes();
-        let mut sealed = Vec::with_capacity(plain.len() + OVERHEAD);
-        sealed.extend_from_slice(plain);
+        let mut message = Vec::with_capacity(plain.len() + OVERHEAD);
+        message.extend_from_slice(&counter);
+        message.extend_from_slice(plain);
+        let body = message.get_mut(COUNTER..).unwrap_or_default();
         let tag = self
             .key
-            .seal_in_place_separate_tag(nonce(self.next), Aad::from(&counter), &mut sealed)
+            .seal_in_place_separate_tag(nonce(self.next), Aad::from(&counter), body)
             .map_err(|_| SealError::Key)?;
-        sealed.extend_from_slice(tag.as_ref());
-        let mut message = Vec::with_capacity(sealed.len() + COUNTER);
-        message.extend_from_slice(&counter);
-        message.append(&mut sealed);
+        message.extend_from_slice(tag.as_ref());
         self.next += 1;
         Ok(message)
     }

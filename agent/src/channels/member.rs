@@ -9,13 +9,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use muster_channel::frame::Attached;
-use muster_channel::{Channel, Frame, Receiver, Sender};
+use muster_channel::{CHUNK, Channel, Frame, Receiver, Sender};
 use tokio::sync::{Notify, OwnedSemaphorePermit, mpsc};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
-/// Pieces of output that may wait for a channel.
-const PIECES: usize = 2;
+/// Bytes of output that may wait for a channel, with those that are being said.
+const OUTPUT: usize = 2 * CHUNK;
 /// What was said last may take so long to be taken.
 const LAST: Duration = Duration::from_secs(10);
 
@@ -48,8 +48,8 @@ pub(super) struct Outlet {
 #[derive(Debug, Default)]
 struct Queue {
     frames: VecDeque<Frame>,
-    /// Pieces of output that were not taken yet, with the one that is being said.
-    pieces: usize,
+    /// Bytes of output that were not taken yet, with those that are being said.
+    output: usize,
     why: Option<String>,
 }
 
@@ -71,8 +71,14 @@ impl Outlet {
     /// Says a piece of output.
     pub(super) fn output(&self, bytes: Bytes) {
         let mut queue = self.queue();
-        queue.pieces += 1;
-        queue.frames.push_back(Frame::Data(bytes));
+        queue.output += bytes.len();
+        // A terminal gives little at a time; what waits goes together, which is much cheaper.
+        match queue.frames.back_mut() {
+            Some(Frame::Data(last)) if last.len() + bytes.len() <= CHUNK => {
+                *last = [&last[..], &bytes].concat().into();
+            }
+            _ => queue.frames.push_back(Frame::Data(bytes)),
+        }
         drop(queue);
         self.news.notify_one();
     }
@@ -91,12 +97,12 @@ impl Outlet {
 
     /// May output be said?
     pub(super) fn is_free(&self) -> bool {
-        self.queue().pieces < PIECES
+        self.queue().output < OUTPUT
     }
 
     /// Was all output taken?
     pub(super) fn is_drained(&self) -> bool {
-        self.queue().pieces == 0
+        self.queue().output == 0
     }
 
     /// Nothing more will be said; then the channel ends.
@@ -120,8 +126,8 @@ impl Outlet {
         self.queue().frames.pop_front()
     }
 
-    fn was_taken(&self) {
-        self.queue().pieces -= 1;
+    fn was_taken(&self, count: usize) {
+        self.queue().output -= count;
         self.taken.notify_one();
     }
 
@@ -130,8 +136,9 @@ impl Outlet {
         loop {
             match self.next() {
                 Some(Frame::Data(bytes)) => {
+                    let count = bytes.len();
                     sender.data(bytes).await.map_err(|gone| gone.0)?;
-                    self.was_taken();
+                    self.was_taken(count);
                 }
                 Some(frame) => sender.say(frame).await.map_err(|gone| gone.0)?,
                 None if self.ends.is_cancelled() => return Ok(()),

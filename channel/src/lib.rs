@@ -12,6 +12,7 @@
 
 pub mod frame;
 pub mod link;
+mod listen;
 pub mod seal;
 
 pub use frame::Frame;

@@ -11,32 +11,24 @@ use std::time::Duration;
 
 use async_nats::{Client, Subscriber};
 use bytes::Bytes;
-use futures::StreamExt;
 use tokio::sync::{Mutex, Notify, Semaphore, mpsc};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::frame::Frame;
-use crate::seal::{Keys, Opener, SealError, Sealer};
+use crate::listen::listen;
+use crate::seal::{Keys, Sealer};
 use crate::{CHUNK, WINDOW};
 
-/// A side that has nothing to say says so often that it lives.
-const PING: Duration = Duration::from_secs(3);
-/// A side that was not heard for so long is gone.
-const SILENCE: Duration = Duration::from_secs(9);
 /// Frames other than data that may wait to be taken, and screens, which are large; a side that says
 /// more is given up.
 const WAITING: (usize, usize) = (256, 8);
 /// Little pieces of data are put together up to this size while they wait.
 const TOGETHER: usize = 4096;
-/// What was heard is confirmed after so many messages, or bytes.
-const CONFIRMED: (u64, usize) = (32, 64 * 1024);
 /// Bytes that may wait to be confirmed: what may be said without credit, and what has credit.
 const UNCONFIRMED: usize = 4 << 20;
 /// What was lost is said again no more often than this.
 const AGAIN: Duration = Duration::from_millis(50);
-/// What is missing is asked for after this, then after twice as long, and so on up to a second.
-const ASK: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
 
 /// The channel is over.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -53,39 +45,39 @@ pub struct Channel {
 }
 
 #[derive(Debug)]
-struct Inner {
-    subject: String,
-    outgoing: Mutex<Outgoing>,
+pub(crate) struct Inner {
+    pub(crate) subject: String,
+    pub(crate) outgoing: Mutex<Outgoing>,
     /// Connections that take the place of the one before.
-    carriers: mpsc::UnboundedSender<(Client, Subscriber)>,
+    pub(crate) carriers: mpsc::UnboundedSender<(Client, Subscriber)>,
     /// How many bytes may still be said.
-    credit: Semaphore,
+    pub(crate) credit: Semaphore,
     /// What was heard and not taken.
-    heard: Lock<Heard>,
-    news: Notify,
+    pub(crate) heard: Lock<Heard>,
+    pub(crate) news: Notify,
     /// Bytes that were taken and not credited yet.
-    taken: AtomicU32,
-    credit_due: Notify,
+    pub(crate) taken: AtomicU32,
+    pub(crate) credit_due: Notify,
     /// This side has ended it, and told so.
-    is_closed: AtomicBool,
+    pub(crate) is_closed: AtomicBool,
     /// Why the channel is over.
-    over: Lock<Option<String>>,
-    ended: CancellationToken,
+    pub(crate) over: Lock<Option<String>>,
+    pub(crate) ended: CancellationToken,
     /// When this side said something last.
-    said: Lock<Instant>,
+    pub(crate) said: Lock<Instant>,
 }
 
 /// What is said, in its order.
 #[derive(Debug)]
-struct Outgoing {
-    client: Client,
-    sealer: Sealer,
+pub(crate) struct Outgoing {
+    pub(crate) client: Client,
+    pub(crate) sealer: Sealer,
     /// Sealed messages that the other side has not confirmed, the oldest first.
-    sent: VecDeque<Bytes>,
+    pub(crate) sent: VecDeque<Bytes>,
     /// How many bytes they are.
-    bytes: usize,
+    pub(crate) bytes: usize,
     /// When they were said again.
-    again: Option<Instant>,
+    pub(crate) again: Option<Instant>,
 }
 
 impl Outgoing {
@@ -105,7 +97,7 @@ impl Outgoing {
 }
 
 #[derive(Debug, Default)]
-struct Heard {
+pub(crate) struct Heard {
     frames: VecDeque<Frame>,
     /// Bytes of data in it.
     bytes: usize,
@@ -115,7 +107,7 @@ struct Heard {
 }
 
 impl Heard {
-    fn push(&mut self, frame: Frame) -> Result<(), String> {
+    pub(crate) fn push(&mut self, frame: Frame) -> Result<(), String> {
         match &frame {
             Frame::Data(bytes) => self.bytes += bytes.len(),
             other => {
@@ -160,7 +152,7 @@ pub struct Receiver {
     inner: Arc<Inner>,
 }
 
-fn lock<T>(of: &Lock<T>) -> std::sync::MutexGuard<'_, T> {
+pub(crate) fn lock<T>(of: &Lock<T>) -> std::sync::MutexGuard<'_, T> {
     of.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -192,7 +184,7 @@ impl Channel {
 }
 
 impl Inner {
-    fn end(&self, reason: &str) {
+    pub(crate) fn end(&self, reason: &str) {
         lock(&self.over).get_or_insert_with(|| reason.to_owned());
         self.ended.cancel();
         self.news.notify_waiters();
@@ -203,7 +195,7 @@ impl Inner {
         Gone(reason.unwrap_or_else(|| "the channel was closed".to_owned()))
     }
 
-    async fn say(&self, frame: &Frame) -> Result<(), Gone> {
+    pub(crate) async fn say(&self, frame: &Frame) -> Result<(), Gone> {
         if self.ended.is_cancelled() {
             return Err(self.gone());
         }
@@ -227,12 +219,12 @@ impl Inner {
     }
 
     /// The other side has heard everything before this message.
-    async fn confirm(&self, next: u64) {
+    pub(crate) async fn confirm(&self, next: u64) {
         self.outgoing.lock().await.confirm(next);
     }
 
     /// Says again what the other side misses.
-    async fn again(&self, next: u64) {
+    pub(crate) async fn again(&self, next: u64) {
         let mut outgoing = self.outgoing.lock().await;
         outgoing.confirm(next);
         if outgoing.again.is_some_and(|last| last.elapsed() < AGAIN) {
@@ -352,203 +344,4 @@ impl Drop for Receiver {
     fn drop(&mut self) {
         self.inner.end("nobody listens any more");
     }
-}
-
-/// The next message, if there is anybody who brings it.
-async fn next(subscriber: &mut Option<Subscriber>) -> Option<async_nats::Message> {
-    match subscriber {
-        Some(subscriber) => subscriber.next().await,
-        None => std::future::pending().await,
-    }
-}
-
-/// Hears, until the channel is over.
-async fn listen(
-    inner: Arc<Inner>,
-    subscriber: Subscriber,
-    mut others: mpsc::UnboundedReceiver<(Client, Subscriber)>,
-    opener: Opener,
-) {
-    let mut subscriber = Some(subscriber);
-    let mut ear =
-        Ear { opener, confirmed: 0, bytes: 0, is_missing: false, asked: None, wait: ASK.0 };
-    let mut last = Instant::now();
-    let mut beat = tokio::time::interval(Duration::from_secs(1));
-    beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        let said = tokio::select! {
-            () = inner.ended.cancelled() => break,
-            message = next(&mut subscriber) => match message {
-                Some(message) => {
-                    last = Instant::now();
-                    ear.hear(&inner, &message.payload).await
-                }
-                // This connection is gone; there may be another.
-                None => {
-                    subscriber = None;
-                    Ok(())
-                }
-            },
-            Some((client, other)) = others.recv() => {
-                inner.outgoing.lock().await.client = client;
-                subscriber = Some(other);
-                // What the other side has said meanwhile.
-                (ear.is_missing, ear.asked) = (true, None);
-                ear.ask(&inner).await;
-                Ok(())
-            }
-            () = sleep_until(ear.ask_at()), if ear.is_missing => {
-                ear.ask(&inner).await;
-                Ok(())
-            }
-            () = inner.credit_due.notified() => {
-                let count = inner.taken.swap(0, Ordering::Relaxed);
-                if count > 0 {
-                    let _ = inner.say(&Frame::Credit(count)).await;
-                }
-                Ok(())
-            }
-            _ = beat.tick() => {
-                if last.elapsed() > SILENCE {
-                    Err("the other side is silent".to_owned())
-                } else {
-                    if lock(&inner.said).elapsed() >= PING {
-                        ear.confirm(&inner).await;
-                    }
-                    Ok(())
-                }
-            }
-        };
-        if let Err(reason) = said {
-            inner.end(&reason);
-            break;
-        }
-    }
-    if inner.is_closed.load(Ordering::Relaxed) {
-        let _ = timeout(SILENCE, linger(&inner, &mut subscriber, &mut others, &mut ear)).await;
-    }
-    if let Some(mut subscriber) = subscriber {
-        let _ = subscriber.unsubscribe().await;
-    }
-}
-
-/// What this side has said last is said until the other side has heard it.
-async fn linger(
-    inner: &Inner,
-    subscriber: &mut Option<Subscriber>,
-    others: &mut mpsc::UnboundedReceiver<(Client, Subscriber)>,
-    ear: &mut Ear,
-) {
-    while !inner.outgoing.lock().await.sent.is_empty() {
-        tokio::select! {
-            message = next(subscriber) => match message {
-                Some(message) => match ear.opener.open_any(&message.payload).map(|it| Frame::decode(&it)) {
-                    Ok(Ok(Frame::Heard(next))) => inner.confirm(next).await,
-                    Ok(Ok(Frame::Again(next))) => inner.again(next).await,
-                    Ok(Ok(Frame::Close(_))) => return,
-                    _ => {}
-                },
-                None => *subscriber = None,
-            },
-            Some((client, other)) = others.recv() => {
-                inner.outgoing.lock().await.client = client;
-                *subscriber = Some(other);
-                inner.again(0).await;
-            }
-        }
-    }
-}
-
-/// What was heard, as the other side is told.
-struct Ear {
-    opener: Opener,
-    /// All before this message was confirmed.
-    confirmed: u64,
-    /// How many bytes came since.
-    bytes: usize,
-    /// A message was lost, or may have been.
-    is_missing: bool,
-    /// When it was asked for.
-    asked: Option<Instant>,
-    /// How long that waits for an answer.
-    wait: Duration,
-}
-
-impl Ear {
-    /// Tells how much was heard.
-    async fn confirm(&mut self, inner: &Inner) {
-        (self.confirmed, self.bytes) = (self.opener.next(), 0);
-        let _ = inner.say(&Frame::Heard(self.confirmed)).await;
-    }
-
-    /// When to ask for what is missing.
-    fn ask_at(&self) -> Instant {
-        self.asked.map_or_else(Instant::now, |asked| asked + self.wait)
-    }
-
-    /// Asks for what is missing.
-    async fn ask(&mut self, inner: &Inner) {
-        if self.asked.is_some() {
-            self.wait = (self.wait * 2).min(ASK.1);
-        }
-        self.asked = Some(Instant::now());
-        let _ = inner.say(&Frame::Again(self.opener.next())).await;
-    }
-
-    /// A message before this one is missing. What it says of messages themselves is heard at once:
-    /// both sides may miss some.
-    async fn hear_ahead(&mut self, inner: &Inner, message: &[u8]) -> Result<(), String> {
-        let plain = self.opener.look_ahead(message).map_err(|error| error.to_string())?;
-        match Frame::decode(&plain) {
-            Ok(Frame::Heard(next)) => inner.confirm(next).await,
-            Ok(Frame::Again(next)) => inner.again(next).await,
-            Ok(_) => {}
-            Err(error) => return Err(error.to_string()),
-        }
-        self.is_missing = true;
-        Ok(())
-    }
-
-    /// Takes one message; says why the channel cannot go on.
-    async fn hear(&mut self, inner: &Inner, message: &[u8]) -> Result<(), String> {
-        let plain = match self.opener.open(message) {
-            Ok(plain) => plain,
-            // Said again, and not needed.
-            Err(SealError::Order { expected, found }) if found < expected => return Ok(()),
-            Err(SealError::Order { .. }) => return self.hear_ahead(inner, message).await,
-            Err(error) => return Err(error.to_string()),
-        };
-        (self.is_missing, self.wait) = (false, ASK.0);
-        let frame = Frame::decode(&plain).map_err(|error| error.to_string())?;
-        match frame {
-            Frame::Heard(next) => inner.confirm(next).await,
-            Frame::Again(next) => inner.again(next).await,
-            Frame::Close(reason) => {
-                // Whoever says it waits until it was heard.
-                self.confirm(inner).await;
-                return Err(reason);
-            }
-            frame => take(inner, frame)?,
-        }
-        self.bytes += message.len();
-        if self.opener.next() - self.confirmed >= CONFIRMED.0 || self.bytes >= CONFIRMED.1 {
-            self.confirm(inner).await;
-        }
-        Ok(())
-    }
-}
-
-/// Takes what is not about messages themselves; says why the channel cannot go on.
-fn take(inner: &Inner, frame: Frame) -> Result<(), String> {
-    match frame {
-        Frame::Credit(count) => {
-            let most = (WINDOW as usize).saturating_sub(inner.credit.available_permits());
-            inner.credit.add_permits((count as usize).min(most));
-        }
-        frame => {
-            lock(&inner.heard).push(frame)?;
-            inner.news.notify_one();
-        }
-    }
-    Ok(())
 }

@@ -1,13 +1,18 @@
 //! Connections to the broker, one a role, with the role's own credentials.
 
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use async_nats::{Client, ConnectOptions, Event};
+use async_nats::{Client, ConnectErrorKind, ConnectOptions, Event};
 use muster_command::keys::{RoleCredentials, RoleKeys};
 use tokio::sync::watch;
 
 use super::ServeOptions;
+
+/// How long a broker that is not there yet is waited for at start, and how often it is asked.
+const PATIENCE: Duration = Duration::from_secs(30);
+const AGAIN: Duration = Duration::from_millis(500);
 
 /// A role's connection to the account that the devices are in.
 pub(super) async fn connect(
@@ -29,6 +34,7 @@ pub(super) async fn connect_system(
     Ok((client, receiver))
 }
 
+/// Connects; waits for a broker that is still starting, or that goes away at this moment.
 async fn open(
     options: &ServeOptions,
     ca: &Path,
@@ -36,16 +42,40 @@ async fn open(
     name: &'static str,
     connected: watch::Sender<u64>,
 ) -> Result<Client> {
-    let connect = ConnectOptions::with_credentials(&credentials.0)
+    let began = Instant::now();
+    loop {
+        let settings = settings(options, ca, credentials, name, connected.clone())?;
+        let error = match settings.connect(&options.nats_urls).await {
+            Ok(client) => return Ok(client),
+            Err(error) => error,
+        };
+        let is_refused = error.kind() == ConnectErrorKind::AuthorizationViolation;
+        if is_refused || began.elapsed() > PATIENCE {
+            let urls = options.nats_urls.join(", ");
+            return Err(error).with_context(|| format!("cannot connect to the broker at {urls}"));
+        }
+        tracing::warn!(role = name, %error, "the broker is not there yet; waiting for it");
+        tokio::time::sleep(AGAIN).await;
+    }
+}
+
+fn settings(
+    options: &ServeOptions,
+    ca: &Path,
+    credentials: &RoleCredentials,
+    name: &'static str,
+    connected: watch::Sender<u64>,
+) -> Result<ConnectOptions> {
+    Ok(ConnectOptions::with_credentials(&credentials.0)
         .context("a role's credentials for the broker are not usable")?
         .name(format!("muster {name}"))
         .add_root_certificates(ca.to_owned())
         .require_tls(options.nats_urls.iter().any(|url| url.starts_with("tls")))
-        .ping_interval(std::time::Duration::from_secs(10))
-        .connection_timeout(std::time::Duration::from_secs(5))
+        .ping_interval(Duration::from_secs(10))
+        .connection_timeout(Duration::from_secs(5))
         .max_reconnects(None)
         .reconnect_delay_callback(|attempts| {
-            std::time::Duration::from_millis(u64::try_from(attempts).unwrap_or(20).min(20) * 50)
+            Duration::from_millis(u64::try_from(attempts).unwrap_or(20).min(20) * 50)
         })
         .event_callback(move |event| {
             let connected = connected.clone();
@@ -62,8 +92,5 @@ async fn open(
                     other => tracing::debug!(role = name, event = %other, "the broker says"),
                 }
             }
-        });
-    connect.connect(&options.nats_urls).await.with_context(|| {
-        format!("cannot connect to the broker at {}", options.nats_urls.join(", "))
-    })
+        }))
 }

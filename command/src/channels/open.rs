@@ -16,6 +16,9 @@ use crate::service::{Service, ServiceError, now};
 
 /// A device that is there answers in this time; connecting on from it may take as long.
 const PATIENCE: Duration = Duration::from_secs(15);
+/// A device that does not answer may have connected a moment ago, and takes nothing before its hello
+/// was answered: it is asked again after this. It opens a channel once, however often it is asked.
+const AGAIN: Duration = Duration::from_secs(2);
 /// An order to open a channel is good for as long as its answer is waited for, in microseconds.
 const LIFE: i64 = 15_000_000;
 
@@ -83,11 +86,19 @@ impl Service {
         let mut up = self.nats.subscribe(subject).await.map_err(|error| away(error.to_string()))?;
         let mut headers = async_nats::HeaderMap::new();
         headers.insert(KIND_HEADER, "open");
-        let commands = subjects.commands();
-        let sent = self.nats.publish_with_headers(commands, headers, sealed.into()).await;
-        sent.map_err(|error| away(error.to_string()))?;
-        let answer = tokio::time::timeout(PATIENCE, up.next()).await;
-        let answer = answer.map_err(|_| OpenError::Silent)?.ok_or(OpenError::Silent)?;
+        let (commands, sealed) = (subjects.commands(), bytes::Bytes::from(sealed));
+        let asking = async {
+            loop {
+                let (commands, headers) = (commands.clone(), headers.clone());
+                let sent = self.nats.publish_with_headers(commands, headers, sealed.clone()).await;
+                sent.map_err(|error| away(error.to_string()))?;
+                if let Ok(answer) = tokio::time::timeout(AGAIN, up.next()).await {
+                    return answer.ok_or(OpenError::Silent);
+                }
+            }
+        };
+        let answer = tokio::time::timeout(PATIENCE, asking).await;
+        let answer = answer.map_err(|_| OpenError::Silent)??;
         let answer = self.check_answer(project, device, (channel, hash), &answer.payload).await?;
         if let Some(refusal) = answer.refused {
             let is_gone = is_there && refusal.cause == ChannelRefusalCause::Invalid;

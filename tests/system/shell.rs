@@ -215,9 +215,10 @@ async fn what_is_typed_is_recorded_when_it_is_asked_for() {
     for more in ["", "&record_input=true"] {
         let path = format!("{SHELL}{more}");
         let mut shell = Socket::open(&system.api, &system.ca(), &path, &[]).await.unwrap();
-        let line = "stty -echo; read word; stty echo; echo got $word | tr a-z A-Z; exit\r";
+        let line =
+            "stty -echo; echo rea''dy; read word; stty echo; echo got $word | tr a-z A-Z; exit\r";
         shell.send(line).await;
-        tokio::time::sleep(Duration::from_secs(1)).await;
+        shell.until_shown("ready").await;
         shell.send("geheim süß\r").await;
         shell.until_shown("GOT GEHEIM").await;
         ids.push(shell.told[0]["session"].as_str().unwrap().to_owned());

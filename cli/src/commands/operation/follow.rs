@@ -36,6 +36,15 @@ pub(crate) async fn follow(client: &Client, asked: &Asked, json: bool) -> Result
             many(client, asked, json).await
         }
     };
+    or_abort(client, asked, waiting).await
+}
+
+/// Waits for what is told of an operation; Ctrl-C aborts it, and a second one does not wait for that.
+pub(crate) async fn or_abort(
+    client: &Client,
+    asked: &Asked,
+    waiting: impl Future<Output = Result<()>>,
+) -> Result<()> {
     tokio::pin!(waiting);
     let mut interrupted = false;
     loop {
@@ -110,7 +119,7 @@ pub(super) async fn copy(
 }
 
 /// An answer; a server that is away for a moment is waited for.
-async fn patiently(
+pub(crate) async fn patiently(
     client: &Client,
     path: &str,
     query: &[(&str, String)],

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::client::{Client, Connection, segment};
 use crate::output::{self, line, text};
 
-pub(crate) use follow::{collect, follow};
+pub(crate) use follow::{collect, follow, or_abort, patiently};
 
 const OPERATIONS: &str = "/api/v1/operations";
 

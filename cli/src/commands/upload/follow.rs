@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use anyhow::Result;
 use indicatif::{BinaryBytes, ProgressBar, ProgressStyle};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::UPLOADS;
 use super::show::device_of;
 use crate::client::{Client, segment};
-use crate::commands::operation::Asked;
+use crate::commands::operation::{Asked, or_abort, patiently};
 use crate::exit::Exited;
 use crate::output::{self, line, note, text};
 
@@ -20,24 +20,7 @@ const COUNTED: u64 = 20;
 
 /// Waits until all of them are over; whether all are stored is the exit code.
 pub(super) async fn follow(client: &Client, asked: &Asked, json: bool) -> Result<()> {
-    let waiting = wait(client, asked, json);
-    tokio::pin!(waiting);
-    let mut interrupted = false;
-    loop {
-        tokio::select! {
-            done = &mut waiting => return done,
-            _ = tokio::signal::ctrl_c() => {
-                if interrupted {
-                    note(format!("it is not waited for; muster operation show {}", asked.id));
-                    return Err(Exited(130).into());
-                }
-                interrupted = true;
-                note("it is being aborted; Ctrl-C again does not wait for that");
-                let path = format!("/api/v1/operations/{}/abort", segment(&asked.id));
-                client.post(&path, &json!({})).await?;
-            }
-        }
-    }
+    or_abort(client, asked, wait(client, asked, json)).await
 }
 
 async fn wait(client: &Client, asked: &Asked, json: bool) -> Result<()> {
@@ -46,9 +29,13 @@ async fn wait(client: &Client, asked: &Asked, json: bool) -> Result<()> {
     let path = format!("/api/v1/operations/{}", segment(&asked.id));
     let mut is_told = false;
     loop {
-        let found = client.get_at(&path, &[], asked.position).await?;
+        let found = patiently(client, &path, &[], asked.position).await?;
         if asked.devices <= COUNTED {
-            let uploads = uploads(client, &asked.id).await?;
+            let uploads = match uploads(client, &asked.id).await {
+                // Whether it stays away is found out above.
+                Err(error) if crate::exit::is_passing(&error) => continue,
+                uploads => uploads?,
+            };
             show_bytes(&bar, &uploads)?;
             if !json && !is_told && asked.devices == 1 {
                 is_told = tell_if_away(client, &uploads).await;

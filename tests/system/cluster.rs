@@ -85,7 +85,19 @@ async fn one_broker_of_three_may_go_and_nothing_is_lost() {
         }
         child.start_again().await.unwrap();
     }
+    // With two of three away nobody leads: a role that starts waits, and goes on when they are back.
+    for broker in &fleet.more_brokers {
+        broker.child().stop().await.unwrap();
+    }
+    let before = fleet.ingest.said().len();
     fleet.ingest.kill9_and_restart();
+    wait::until("ingest to find no leader", PATIENCE, || async {
+        fleet.ingest.said()[before..].contains("trying again").then_some(())
+    })
+    .await;
+    for broker in &fleet.more_brokers {
+        broker.child().start_again().await.unwrap();
+    }
     for device in [&mut one, &mut two] {
         device.chain.record_many(20);
         device.settle(PATIENCE).await;

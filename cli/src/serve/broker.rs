@@ -1,36 +1,35 @@
 //! Connections to the broker, one a role, with the role's own credentials.
 
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
-use async_nats::{Client, ConnectErrorKind, ConnectOptions, Event};
+use async_nats::{Client, ConnectError, ConnectErrorKind, ConnectOptions, Event};
 use muster_command::keys::{RoleCredentials, RoleKeys};
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
-use super::ServeOptions;
-
-/// How long a broker that is not there yet is waited for at start, and how often it is asked.
-const PATIENCE: Duration = Duration::from_secs(30);
-const AGAIN: Duration = Duration::from_millis(500);
+use super::{ServeOptions, patience};
 
 /// A role's connection to the account that the devices are in.
 pub(super) async fn connect(
     options: &ServeOptions,
     keys: &RoleKeys,
     role: &'static str,
+    stop: &CancellationToken,
 ) -> Result<Client> {
-    open(options, &keys.ca, &keys.broker, role, watch::Sender::new(0)).await
+    open(options, &keys.ca, &keys.broker, (role, watch::Sender::new(0)), stop).await
 }
 
 /// A connection to the system account, and a counter of how often it was made.
 pub(super) async fn connect_system(
     options: &ServeOptions,
     keys: &RoleKeys,
+    stop: &CancellationToken,
 ) -> Result<(Client, watch::Receiver<u64>)> {
     let (connected, receiver) = watch::channel(0);
     let credentials = keys.system.as_ref().context("the role has no system.creds")?;
-    let client = open(options, &keys.ca, credentials, "system", connected).await?;
+    let client = open(options, &keys.ca, credentials, ("system", connected), stop).await?;
     Ok((client, receiver))
 }
 
@@ -39,24 +38,15 @@ async fn open(
     options: &ServeOptions,
     ca: &Path,
     credentials: &RoleCredentials,
-    name: &'static str,
-    connected: watch::Sender<u64>,
+    (name, connected): (&'static str, watch::Sender<u64>),
+    stop: &CancellationToken,
 ) -> Result<Client> {
-    let began = Instant::now();
-    loop {
-        let settings = settings(options, ca, credentials, name, connected.clone())?;
-        let error = match settings.connect(&options.nats_urls).await {
-            Ok(client) => return Ok(client),
-            Err(error) => error,
-        };
-        let is_refused = error.kind() == ConnectErrorKind::AuthorizationViolation;
-        if is_refused || began.elapsed() > PATIENCE {
-            let urls = options.nats_urls.join(", ");
-            return Err(error).with_context(|| format!("cannot connect to the broker at {urls}"));
-        }
-        tracing::warn!(role = name, %error, "the broker is not there yet; waiting for it");
-        tokio::time::sleep(AGAIN).await;
-    }
+    let settings = settings(options, ca, credentials, name, connected)?;
+    let refused = |error: &ConnectError| error.kind() == ConnectErrorKind::AuthorizationViolation;
+    let connect = || settings.clone().connect(&options.nats_urls);
+    patience::until_it_works("the broker", stop, refused, connect).await.with_context(|| {
+        format!("cannot connect to the broker at {}", options.nats_urls.join(", "))
+    })
 }
 
 fn settings(

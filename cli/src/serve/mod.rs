@@ -11,6 +11,7 @@ mod install;
 mod limits;
 mod names;
 mod options;
+mod patience;
 mod prometheus;
 mod tunnel;
 
@@ -57,28 +58,11 @@ pub(crate) async fn run_until_signal(options: ServeOptions) -> Result<()> {
     run(options, stop, || tracing::info!("ready")).await
 }
 
-/// How long a server that is not there yet is waited for at start.
-const PATIENCE: std::time::Duration = std::time::Duration::from_secs(60);
-
 /// Opens the log; waits for a PostgreSQL that is still starting.
 async fn open_log(connect: &ConnectOptions, stop: &CancellationToken) -> Result<EventLog> {
-    let began = std::time::Instant::now();
-    let mut told = String::new();
-    loop {
-        let error = match EventLog::open(connect, LogOptions::default()).await {
-            Ok(log) => return Ok(log),
-            Err(error) => error,
-        };
-        if began.elapsed() > PATIENCE || stop.is_cancelled() {
-            return Err(error).context("cannot open the event log in PostgreSQL");
-        }
-        let text = muster_api::problem::describe(&error);
-        if text != told {
-            tracing::warn!(error = %text, "PostgreSQL is not there yet; waiting for it");
-            told = text;
-        }
-        tokio::time::sleep(std::time::Duration::from_millis(500)).await;
-    }
+    let open = || EventLog::open(connect, LogOptions::default());
+    let opened = patience::until_it_works("the event log in PostgreSQL", stop, |_| false, open);
+    opened.await.context("cannot open the event log in PostgreSQL")
 }
 
 /// Is this address free to listen on? Asked before anything is started for it.
@@ -114,11 +98,13 @@ pub(crate) async fn run(
     door.figures(prometheus::Figures::install(stop.clone())?, api.clone());
     if roles.has(Role::Ingest) {
         let keys = keys_of("ingest")?;
-        let nats = broker::connect(&options, &keys, "ingest").await?;
-        let (system, reconnected) = broker::connect_system(&options, &keys).await?;
+        let nats = broker::connect(&options, &keys, "ingest", &stop).await?;
+        let (system, reconnected) = broker::connect_system(&options, &keys, &stop).await?;
         door.needs(health::Needs { log: log.clone(), nats: nats.clone() });
-        // Before query looks for them, when both are in one process.
-        muster_ingest::streams::ensure(&nats, options.copies)
+        // Before query looks for them, when both are in one process. A cluster that has just
+        // started has no leader yet, and answers nobody.
+        let ensure = || muster_ingest::streams::ensure(&nats, options.copies);
+        patience::until_it_works("the broker's streams", &stop, |_| false, ensure)
             .await
             .context("cannot open the broker's streams")?;
         let presence = PresenceOptions {
@@ -137,8 +123,8 @@ pub(crate) async fn run(
     }
     if let Some(store) = &store {
         let keys = store.role_keys("command")?;
-        let nats = broker::connect(&options, &keys, "command").await?;
-        let (system, reconnected) = broker::connect_system(&options, &keys).await?;
+        let nats = broker::connect(&options, &keys, "command", &stop).await?;
+        let (system, reconnected) = broker::connect_system(&options, &keys, &stop).await?;
         door.needs(health::Needs { log: log.clone(), nats: nats.clone() });
         let access = BrokerAccess { servers: options.device_servers.clone(), jwt_life: JWT_LIFE };
         let blobs = Blobs::open(&options.blobs)?;
@@ -160,7 +146,7 @@ pub(crate) async fn run(
     }
     if roles.has(Role::Query) {
         let keys = keys_of("query")?;
-        let nats = broker::connect(&options, &keys, "query").await?;
+        let nats = broker::connect(&options, &keys, "query", &stop).await?;
         let query = muster_query::Query::start(muster_query::QueryOptions {
             log: log.clone(),
             nats,

@@ -20,38 +20,56 @@ const POLL: Duration = Duration::from_secs(1);
 /// Knows where every project's log ends; shared by all who wait for new events.
 #[derive(Clone, Debug)]
 pub struct Follower {
-    heads: Arc<watch::Sender<HashMap<ProjectId, u64>>>,
+    known: Arc<watch::Sender<Known>>,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    heads: HashMap<ProjectId, u64>,
+    /// Which connection to PostgreSQL says so, counted.
+    connection: u64,
 }
 
 impl Follower {
     /// Starts to follow all logs, until `stop`.
     #[must_use]
     pub fn start(log: &EventLog, stop: CancellationToken) -> Self {
-        let heads = Arc::new(watch::Sender::new(HashMap::new()));
+        let known = Arc::new(watch::Sender::new(Known::default()));
         let stores = log.stores().clone();
-        let sender = heads.clone();
+        let sender = known.clone();
         tokio::spawn(async move {
             tokio::select! {
                 () = stop.cancelled() => {}
                 () = follow(&stores, &sender) => {}
             }
         });
-        Self { heads }
+        Self { known }
     }
 
     /// Where a project's log ends, as far as is known here.
     #[must_use]
     pub fn head(&self, project: &ProjectId) -> u64 {
-        self.heads.borrow().get(project).copied().unwrap_or(0)
+        self.known.borrow().heads.get(project).copied().unwrap_or(0)
+    }
+
+    /// Where all logs end, as far as is known here.
+    pub(crate) fn heads(&self) -> HashMap<ProjectId, u64> {
+        self.known.borrow().heads.clone()
+    }
+
+    /// Which connection to PostgreSQL is listened on, counted: after another one, PostgreSQL may have
+    /// been started anew.
+    pub(crate) fn connection(&self) -> u64 {
+        self.known.borrow().connection
     }
 
     /// Waits until a project's log goes beyond a position; answers where it ends.
     pub async fn wait_beyond(&self, project: &ProjectId, position: u64) -> u64 {
-        let mut receiver = self.heads.subscribe();
+        let mut receiver = self.known.subscribe();
         let found = receiver
-            .wait_for(|heads| heads.get(project).is_some_and(|head| *head > position))
+            .wait_for(|known| known.heads.get(project).is_some_and(|head| *head > position))
             .await
-            .map(|heads| heads.get(project).copied().unwrap_or(position));
+            .map(|known| known.heads.get(project).copied().unwrap_or(position));
         match found {
             Ok(head) => head,
             // The sender lives as long as `self`; this cannot be reached.
@@ -59,11 +77,17 @@ impl Follower {
         }
     }
 
-    /// Waits until any project's log ends elsewhere than given here.
-    pub(crate) async fn wait_until_differs(&self, positions: &HashMap<ProjectId, u64>) {
-        let mut receiver = self.heads.subscribe();
-        let differs = receiver.wait_for(|heads| {
-            heads.iter().any(|(project, head)| positions.get(project).copied() != Some(*head))
+    /// Waits until any project's log ends elsewhere than given here, or another connection says so.
+    pub(crate) async fn wait_until_differs(
+        &self,
+        positions: &HashMap<ProjectId, u64>,
+        connection: u64,
+    ) {
+        let mut receiver = self.known.subscribe();
+        let differs = receiver.wait_for(|known| {
+            let mut heads = known.heads.iter();
+            known.connection != connection
+                || heads.any(|(project, head)| positions.get(project).copied() != Some(*head))
         });
         if differs.await.is_err() {
             std::future::pending::<()>().await;
@@ -72,10 +96,10 @@ impl Follower {
 }
 
 /// Listens, and polls; starts again when either fails.
-async fn follow(stores: &Stores, heads: &watch::Sender<HashMap<ProjectId, u64>>) {
+async fn follow(stores: &Stores, known: &watch::Sender<Known>) {
     let mut failing = false;
     loop {
-        let Err(error) = listen(stores, heads, &mut failing).await;
+        let Err(error) = listen(stores, known, &mut failing).await;
         if !failing {
             failing = true;
             tracing::warn!(error = %crate::appender::describe(&error), "cannot follow the log; trying again");
@@ -86,13 +110,14 @@ async fn follow(stores: &Stores, heads: &watch::Sender<HashMap<ProjectId, u64>>)
 
 async fn listen(
     stores: &Stores,
-    heads: &watch::Sender<HashMap<ProjectId, u64>>,
+    known: &watch::Sender<Known>,
     failing: &mut bool,
 ) -> Result<std::convert::Infallible, StoreError> {
     let mut listener = PgListener::connect_with(&stores.sql).await.map_err(StoreError::Listen)?;
     listener.listen(CHANNEL).await.map_err(StoreError::Listen)?;
+    known.send_modify(|known| known.connection += 1);
     loop {
-        poll(stores, heads).await?;
+        poll(stores, known).await?;
         *failing = false;
         // Until the poll is due, notifications alone move the heads.
         let due = tokio::time::sleep(POLL);
@@ -100,10 +125,15 @@ async fn listen(
         loop {
             tokio::select! {
                 () = &mut due => break,
-                notification = listener.recv() => {
+                notification = listener.try_recv() => {
                     let notification = notification.map_err(StoreError::Listen)?;
+                    // The connection was lost, and is made again with the next call.
+                    let Some(notification) = notification else {
+                        known.send_modify(|known| known.connection += 1);
+                        break;
+                    };
                     if let Some((project, position)) = parse(notification.payload()) {
-                        advance(heads, project, position);
+                        advance(known, project, position);
                     }
                 }
             }
@@ -117,21 +147,18 @@ fn parse(payload: &str) -> Option<(ProjectId, u64)> {
 }
 
 /// A position that differs is news, even a smaller one: the database may have been restored.
-fn advance(heads: &watch::Sender<HashMap<ProjectId, u64>>, project: ProjectId, position: u64) {
-    heads.send_if_modified(|heads| heads.insert(project, position) != Some(position));
+fn advance(known: &watch::Sender<Known>, project: ProjectId, position: u64) {
+    known.send_if_modified(|known| known.heads.insert(project, position) != Some(position));
 }
 
-async fn poll(
-    stores: &Stores,
-    heads: &watch::Sender<HashMap<ProjectId, u64>>,
-) -> Result<(), StoreError> {
+async fn poll(stores: &Stores, known: &watch::Sender<Known>) -> Result<(), StoreError> {
     let rows: Vec<(String, i64)> = sqlx::query_as("SELECT project, position FROM heads")
         .fetch_all(&stores.sql)
         .await
         .map_err(StoreError::Listen)?;
     for (project, position) in rows {
         if let Ok(project) = project.parse() {
-            advance(heads, project, position.unsigned_abs());
+            advance(known, project, position.unsigned_abs());
         }
     }
     Ok(())

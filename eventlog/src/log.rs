@@ -134,16 +134,28 @@ impl EventLog {
     /// # Errors
     /// When PostgreSQL cannot be asked.
     pub async fn projects(&self) -> Result<Vec<ProjectId>, StoreError> {
+        let mut projects: Vec<_> = self.heads().await?.into_keys().collect();
+        projects.sort_unstable();
+        Ok(projects)
+    }
+
+    /// The newest position of each project's log.
+    ///
+    /// # Errors
+    /// When PostgreSQL cannot be asked.
+    pub async fn heads(&self) -> Result<HashMap<ProjectId, u64>, StoreError> {
         let client = self.stores().pool.get().await?;
         let rows = client
-            .query("SELECT project FROM heads ORDER BY project", &[])
+            .query("SELECT project, position FROM heads", &[])
             .await
             .attempted("list the projects")?;
         rows.iter()
             .map(|row| {
-                row.get::<_, &str>(0)
+                let project = row
+                    .get::<_, &str>(0)
                     .parse()
-                    .map_err(|error| StoreError::Corrupt(format!("heads: {error}")))
+                    .map_err(|error| StoreError::Corrupt(format!("heads: {error}")))?;
+                Ok((project, row.get::<_, i64>(1).unsigned_abs()))
             })
             .collect()
     }

@@ -173,6 +173,9 @@ async fn the_broker_sees_nothing_of_a_shell_and_a_role_may_die() {
     }
     assert!(messages > 2, "nothing was heard of it at all");
 
+    let path = "/api/v1/devices/robot/files?path=/tmp";
+    let mut files = Socket::open(&fleet.api, &ca, path, &[]).await.unwrap();
+    let files = files.until_told("opened").await["session"].as_str().unwrap().to_owned();
     fleet.command.kill9_and_restart();
     while shell.next().await {}
     fleet.answers().await;
@@ -181,6 +184,20 @@ async fn the_broker_sees_nothing_of_a_shell_and_a_role_may_die() {
     again.until_shown("very-0-secret").await;
     again.send("echo still-$((1))-here\r").await;
     again.until_shown("still-1-here").await;
+
+    // What the killed process carried is known to be over.
+    let known = async |id: &str, what: &str, is_so: fn(&Value) -> bool| {
+        let path = format!("/api/v1/sessions/{id}");
+        wait::until(what, PATIENCE, || async {
+            let one = fleet.api.get(&path).await;
+            is_so(&one).then_some(one)
+        })
+        .await
+    };
+    let files = known(&files, "the files to be closed", |one| one["state"] == "ended").await;
+    assert_eq!(files["reason"], "the server that carried it is gone", "{files}");
+    let shell = known(&id, "one to be attached", |one| one["attached"] == 1).await;
+    assert_eq!((&shell["state"], &shell["attachments"]), (&"open".into(), &2.into()), "{shell}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -5,10 +5,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use async_trait::async_trait;
-use muster_eventlog::projection::{Projection, ProjectionError};
+use muster_eventlog::projection::{Projection, ProjectionError, Transaction};
 use muster_eventlog::{StoreError, StoredEvent};
 use muster_schemas::{DeviceId, Event, OperationId, ProjectId, StreamName, codec};
-use tokio_postgres::Transaction;
 use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 

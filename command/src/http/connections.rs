@@ -77,8 +77,8 @@ pub(super) async fn open_tcp(
     let id = SessionId(Uuid::now_v7());
     let session = Session::new(state.service, project, device, id, actor);
     let kind = SessionKind::Tcp { host: asked.host.clone(), port: asked.port };
-    session.record(unrecorded(kind, address)).await?;
-    let opening = Opening::new(&session, ended(LEFT.to_owned()));
+    let requested = unrecorded(kind, address);
+    let (opening, _) = Opening::ask(&session, requested, ended(LEFT.to_owned())).await?;
     let purpose = Purpose::Tcp { host: asked.host, port: asked.port };
     let (channel, opening) = open(&session, opening, purpose).await?;
     Ok(accept(upgrade, opening, &session.clone(), move |socket| {
@@ -131,8 +131,8 @@ pub(super) async fn open_files(
     let id = SessionId(Uuid::now_v7());
     let session = Session::new(state.service, project, device, id, actor);
     let kind = SessionKind::Files { path: path.clone(), write };
-    session.record(unrecorded(kind, address)).await?;
-    let opening = Opening::new(&session, ended(LEFT.to_owned()));
+    let requested = unrecorded(kind, address);
+    let (opening, _) = Opening::ask(&session, requested, ended(LEFT.to_owned())).await?;
     let purpose = Purpose::Files { path, write };
     let (channel, opening) = open(&session, opening, purpose).await?;
     Ok(accept(upgrade, opening, &session.clone(), move |socket| {

@@ -198,7 +198,7 @@ pub(super) async fn open_shell(
         recorded: asked.record,
         input_recorded: asked.record_input,
     };
-    let version = session.record(requested).await?;
+    let (opening, version) = Opening::ask(&session, requested, detached()).await?;
     let purpose = Purpose::Shell {
         session: id,
         user: asked.user,
@@ -209,8 +209,7 @@ pub(super) async fn open_shell(
     };
     let wanted = Recorded { output: asked.record, input: asked.record_input };
     let recorder = wanted.recorder(&session, recording(version), size, &asked.term);
-    let recorder = begun(&session, recorder).await?;
-    let opening = Opening::new(&session, detached());
+    let (recorder, opening) = begun(&session, opening, recorder).await?;
     let (channel, opening) = open(&session, opening, purpose).await?;
     Ok(accept(upgrade, opening, &session.clone(), move |socket| {
         bridge_shell(socket, channel, session, recorder, false)
@@ -223,13 +222,18 @@ fn recording(version: u64) -> u32 {
 }
 
 /// No recorder, no shell: the beginning of a recording is written before the device is asked.
-async fn begun(session: &Session, recorder: Option<Recorder>) -> Result<Option<Recorder>, Problem> {
-    let Some(mut recorder) = recorder else { return Ok(None) };
+async fn begun(
+    session: &Session,
+    mut opening: Opening,
+    recorder: Option<Recorder>,
+) -> Result<(Option<Recorder>, Opening), Problem> {
+    let Some(mut recorder) = recorder else { return Ok((None, opening)) };
     if let Err(error) = recorder.write().await {
+        opening.done();
         session.note(SessionRefused { reason: "its recording cannot be written".to_owned() }).await;
         return Err(error.into());
     }
-    Ok(Some(recorder))
+    Ok((Some(recorder), opening))
 }
 
 /// Opens a channel; that a device refuses is a fact.
@@ -270,7 +274,7 @@ pub(super) fn not_a_websocket(
     Problem::field("Upgrade", format!("this is a websocket: {rejection}"), None)
 }
 
-/// Answers with a websocket, which is then carried; `opening` is over when it is.
+/// Answers with a websocket, which is then carried by `work` until its end is in the log.
 pub(super) fn accept<F, W>(
     upgrade: WebSocketUpgrade,
     mut opening: Opening,
@@ -285,7 +289,10 @@ where
     let largest = crate::channels::LARGEST;
     upgrade.protocols([PROTOCOL]).max_message_size(largest).on_upgrade(move |socket| {
         opening.done();
-        bridges.track(work(socket))
+        bridges.track(async move {
+            work(socket).await;
+            opening.over().await;
+        })
     })
 }
 
@@ -342,12 +349,12 @@ pub(super) async fn attach_session(
             "this shell is not recorded, and shells of this token's role are; watch it instead";
         return Err(Problem::new(Kind::Forbidden, words));
     }
-    let version = session.record(SessionAttached { address, watch: asked.watch }).await?;
+    let attached = SessionAttached { address, watch: asked.watch };
+    let (opening, version) = Opening::ask(&session, attached, detached()).await?;
     let purpose = Purpose::Attach { session: id, watch: asked.watch, size };
     let wanted = if asked.watch { Recorded::default() } else { wanted };
     let recorder = wanted.recorder(&session, recording(version), size, "xterm-256color");
-    let recorder = begun(&session, recorder).await?;
-    let opening = Opening::new(&session, detached());
+    let (recorder, opening) = begun(&session, opening, recorder).await?;
     let (channel, opening) = open(&session, opening, purpose).await?;
     let watch = asked.watch;
     Ok(accept(upgrade, opening, &session.clone(), move |socket| {

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use muster_api::blobs::key;
-use muster_eventlog::{Append, Expected, NewEvent};
+use muster_eventlog::{Append, Appended, Expected, NewEvent};
 use muster_schemas::events::{Action, OperationRequested, PrivatePart};
 use muster_schemas::wire::internal::{FindTargets, TARGETS_SUBJECT, Targets};
 use muster_schemas::wire::{MAX_PRIVATE_BYTES, PrivateInput};
@@ -114,8 +114,8 @@ impl Service {
         if appended.is_err() {
             self.erase_private(&request.project, id).await;
         }
-        appended?;
-        self.made_before(request).await?.ok_or_else(|| Rejection::NotFound("operation").into())
+        // Not this one, when the same request came twice at once.
+        self.made(&request.project, appended?).await
     }
 
     async fn append_operation(
@@ -124,7 +124,7 @@ impl Service {
         id: OperationId,
         asked: &[Event],
         devices: &BTreeSet<DeviceId>,
-    ) -> Result<(), ServiceError> {
+    ) -> Result<Appended, ServiceError> {
         self.check_not_archived(&request.project).await?;
         let at = now();
         let facts =
@@ -140,24 +140,32 @@ impl Service {
             let stream = StreamName::Run(id, *device);
             append = append.stream(stream, Expected::Version(0), facts(&share));
         }
-        self.log.append(&request.project, append).await?;
-        Ok(())
+        Ok(self.log.append(&request.project, append).await?)
     }
 
     /// The operation that this request made when it was first sent.
     async fn made_before(&self, request: &Request) -> Result<Option<OperationMade>, ServiceError> {
-        let Some(appended) = self.log.appended(&request.project, request.append_id).await? else {
-            return Ok(None);
-        };
-        let first = self.log.read_positions(&request.project, &[appended.first]).await?;
+        match self.log.appended(&request.project, request.append_id).await? {
+            Some(appended) => self.made(&request.project, appended).await.map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// The operation that an append made.
+    async fn made(
+        &self,
+        project: &ProjectId,
+        appended: Appended,
+    ) -> Result<OperationMade, ServiceError> {
+        let first = self.log.read_positions(project, &[appended.first]).await?;
         let made = first.first().map(|stored| (stored.stream.clone(), stored.event()));
         match made {
             Some((StreamName::Operation(id), Ok(Event::OperationRequested(requested)))) => {
-                Ok(Some(OperationMade {
+                Ok(OperationMade {
                     id,
                     devices: requested.devices,
                     written: Written { version: 1, position: appended.last },
-                }))
+                })
             }
             _ => Err(Rejection::Conflict(
                 "the Idempotency-Key was used for another request; choose another one".to_owned(),

@@ -4,12 +4,11 @@
 use std::collections::BTreeMap;
 
 use async_trait::async_trait;
-use muster_eventlog::projection::{Projection, ProjectionError};
+use muster_eventlog::projection::{Projection, ProjectionError, Transaction};
 use muster_eventlog::{EventLog, StoreError, StoredEvent};
 use muster_schemas::events::{Action, Upload};
 use muster_schemas::{DeviceId, Event, OperationId, ProjectId, StreamName, Timestamp};
 use sqlx::AssertSqlSafe;
-use tokio_postgres::Transaction;
 use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 

@@ -5,15 +5,16 @@
 //! crash at any point repeats nothing.
 
 mod runner;
+mod transaction;
 
 use async_trait::async_trait;
 use muster_schemas::ProjectId;
-use tokio_postgres::Transaction;
 
 use crate::error::StoreError;
 use crate::read::StoredEvent;
 
 pub use runner::{Progress, Runner, compare_tables};
+pub use transaction::Transaction;
 
 /// Why a projection cannot go on.
 #[derive(Debug, thiserror::Error)]

@@ -6,9 +6,10 @@ use std::time::{Duration, Instant};
 
 use muster_schemas::ProjectId;
 use tokio::sync::watch;
+use tokio_postgres::types::ToSql;
 use tokio_util::sync::CancellationToken;
 
-use super::{Projection, ProjectionError};
+use super::{Projection, ProjectionError, Transaction};
 use crate::appender::describe;
 use crate::device_keys::as_i64;
 use crate::error::{Attempted, StoreError};
@@ -26,6 +27,10 @@ const STORE: Duration = Duration::from_secs(1);
 const RETRY: Duration = Duration::from_millis(500);
 /// The wait after an event that cannot be applied; a new release mends that, not time.
 const STUCK: Duration = Duration::from_secs(30);
+
+const MOVE_CHECKPOINT: &str = "UPDATE checkpoints
+     SET position = $4, failure = NULL, updated_at = clock_timestamp()
+     WHERE projection = $1 AND project = $2 AND position = $3";
 
 /// How far a projection has come in each project; for those who wait for it.
 #[derive(Clone, Debug)]
@@ -116,8 +121,14 @@ impl<P: Projection> Runner<P> {
     /// Follows the log until `stop`.
     pub async fn run(mut self, follower: Follower, stop: CancellationToken) {
         let mut complained = String::new();
+        let mut connection = follower.connection();
         while !stop.is_cancelled() {
-            let wait = match self.catch_up().await {
+            if connection != follower.connection() {
+                connection = follower.connection();
+                self.look_again();
+            }
+            let heads = follower.heads();
+            let wait = match self.catch_up_to(&heads).await {
                 Ok(()) => {
                     complained.clear();
                     let projects = self.reached.clone();
@@ -125,7 +136,7 @@ impl<P: Projection> Runner<P> {
                     tokio::select! {
                         () = stop.cancelled() => return,
                         () = tokio::time::sleep(STORE), if !is_stored => continue,
-                        () = follower.wait_until_differs(&projects) => continue,
+                        () = follower.wait_until_differs(&projects, connection) => continue,
                     }
                 }
                 Err(error) => {
@@ -144,52 +155,60 @@ impl<P: Projection> Runner<P> {
         }
     }
 
+    /// PostgreSQL was away, and may have forgotten the newest rows and checkpoints, together.
+    fn look_again(&mut self) {
+        self.projection.forget();
+        self.reached.clear();
+        self.checkpoints.clear();
+    }
+
     /// Applies all that is in the logs now.
     ///
     /// # Errors
     /// When an event cannot be applied, or PostgreSQL cannot be asked.
     pub async fn catch_up(&mut self) -> Result<(), ProjectionError> {
-        for project in self.log.projects().await? {
-            while self.step(&project).await? > 0 {}
+        let heads = self.log.heads().await?;
+        self.catch_up_to(&heads).await
+    }
+
+    async fn catch_up_to(
+        &mut self,
+        heads: &HashMap<ProjectId, u64>,
+    ) -> Result<(), ProjectionError> {
+        for (project, head) in heads {
+            while self.step(project, *head).await? {}
         }
         Ok(())
     }
 
-    /// Applies one batch; answers how many positions it went on.
-    async fn step(&mut self, project: &ProjectId) -> Result<u64, ProjectionError> {
+    /// Applies one batch of a log that goes to `head`, or further; answers whether there is more.
+    async fn step(&mut self, project: &ProjectId, head: u64) -> Result<bool, ProjectionError> {
         let position = match self.reached.get(project) {
             Some(position) => *position,
             None => self.load_checkpoint(project).await?,
         };
+        if head < position {
+            self.notice_restore(project, position).await?;
+            return Ok(false);
+        }
         let kinds: Vec<String> =
             self.projection.kinds().iter().map(|kind| (*kind).into()).collect();
-        let until = match kinds.is_empty() {
-            true => None,
-            // Known before the events are read: up to here, none that it names is left out.
-            false => Some(self.log.head(project).await?.map_or(0, |head| head.position)),
-        };
-        let events = if until.is_some_and(|until| until <= position) {
+        let events = if head == position {
             Vec::new()
         } else {
-            let filter = ReadFilter { after: position, until, kinds };
+            // Up to here, none that it names is left out.
+            let filter = ReadFilter { after: position, until: Some(head), kinds };
             self.log.read(project, &filter, BATCH).await?
         };
+        let is_full = events.len() == BATCH as usize;
         let newest = events.last().map(|event| event.position);
-        let last = match until {
-            Some(until) if events.len() < BATCH as usize => until,
-            _ => newest.unwrap_or(position),
-        };
+        let last = newest.filter(|_| is_full).unwrap_or(head);
         let stored = self.checkpoints.get(project).copied().unwrap_or(position);
         let is_early = self.stored.get(project).is_some_and(|at| at.elapsed() < STORE);
-        if last <= position && (stored >= position || is_early) {
-            self.notice_restore(project, position).await?;
-            return Ok(0);
-        }
-        if events.is_empty() && is_early {
+        if events.is_empty() && (is_early || stored == last) {
             self.reach(project, last);
-            return Ok(last - position);
+            return Ok(false);
         }
-        let last = last.max(position);
         let began = traces::now();
         match self.commit(project, stored, last, &events).await {
             Ok(true) => {
@@ -197,13 +216,12 @@ impl<P: Projection> Runner<P> {
                 self.checkpoints.insert(project.clone(), last);
                 self.stored.insert(project.clone(), Instant::now());
                 self.reach(project, last);
-                Ok(last - position)
+                Ok(is_full)
             }
             Ok(false) => {
                 // Another runner of this projection was quicker: go on from where it is.
                 self.projection.forget();
-                self.load_checkpoint(project).await?;
-                Ok(last - position)
+                Ok(self.load_checkpoint(project).await? < head)
             }
             Err(error) => {
                 self.projection.forget();
@@ -227,15 +245,15 @@ impl<P: Projection> Runner<P> {
     ) -> Result<bool, ProjectionError> {
         let mut client = self.log.stores().pool.get().await.map_err(StoreError::from)?;
         let transaction = client.transaction().await.attempted("begin a projection's batch")?;
-        let moved = transaction
-            .execute(
-                "UPDATE checkpoints
-                 SET position = $4, failure = NULL, updated_at = clock_timestamp()
-                 WHERE projection = $1 AND project = $2 AND position = $3",
-                &[&self.projection.name(), &project.as_str(), &as_i64(from), &as_i64(to)],
-            )
-            .await
-            .attempted("move a projection's checkpoint")?;
+        let transaction = Transaction::new(transaction);
+        let (name, from, to) = (self.projection.name(), as_i64(from), as_i64(to));
+        let parameters: [&(dyn ToSql + Sync); 4] = [&name, &project.as_str(), &from, &to];
+        let (_, moved) = tokio::try_join!(
+            biased;
+            transaction.does_not_wait_for_the_disk(),
+            transaction.execute(MOVE_CHECKPOINT, &parameters),
+        )
+        .attempted("move a projection's checkpoint")?;
         if moved == 0 {
             return Ok(false);
         }

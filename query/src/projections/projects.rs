@@ -2,15 +2,22 @@
 
 use async_trait::async_trait;
 use muster_eventlog::StoredEvent;
-use muster_eventlog::projection::{Projection, ProjectionError};
+use muster_eventlog::projection::{Projection, ProjectionError, Transaction};
 use muster_schemas::{Event, ProjectId, Retention, StreamName};
-use tokio_postgres::Transaction;
 
 use super::as_i64;
 use super::devices::store;
 
 /// The live table.
 pub const TABLE: &str = "projects_v2";
+
+const KINDS: &[&str] = &[
+    "ProjectCreated",
+    "ProjectRenamed",
+    "ProjectArchived",
+    "ProjectRestored",
+    "ProjectRetentionSet",
+];
 
 /// Fills the table of projects.
 #[derive(Debug)]
@@ -74,6 +81,10 @@ impl Projects {
 impl Projection for Projects {
     fn name(&self) -> &str {
         &self.table
+    }
+
+    fn kinds(&self) -> &[&'static str] {
+        KINDS
     }
 
     fn tables(&self) -> String {

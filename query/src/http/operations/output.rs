@@ -1,5 +1,6 @@
 //! `GET /operations/{id}/runs/{device}/output`: what a program wrote, as it was, and as it comes.
 
+use std::collections::HashMap;
 use std::io;
 use std::time::Duration;
 
@@ -19,7 +20,8 @@ use muster_schemas::wire::internal::output_subject;
 use muster_schemas::wire::{MAX_PIECE_BYTES, OutputStream};
 use muster_schemas::{DeviceId, OperationId, ProjectId, compress};
 use serde::Deserialize;
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{OwnedSemaphorePermit, watch};
+use tokio::time::Instant;
 use utoipa::{IntoParams, ToSchema};
 
 use super::runs::find_run;
@@ -117,6 +119,8 @@ pub(crate) async fn get_run_output(
         end: query.from,
         ended: None,
         told,
+        looked: Instant::now(),
+        progress: state.read_models.operations.subscribe(),
         query,
         project,
         operation,
@@ -152,8 +156,12 @@ struct Reader {
     /// How far the output was read.
     end: u64,
     /// When the run was found to be over.
-    ended: Option<tokio::time::Instant>,
+    ended: Option<Instant>,
     told: Option<Subscriber>,
+    /// When it was looked for more last.
+    looked: Instant,
+    /// Tells when the read model moves.
+    progress: watch::Receiver<HashMap<ProjectId, u64>>,
     _place: OwnedSemaphorePermit,
 }
 
@@ -168,6 +176,9 @@ impl Reader {
                     return Ok(Some(bytes));
                 }
             }
+            // From here on every move counts, also one while this looks.
+            self.progress.mark_unchanged();
+            self.looked = Instant::now();
             // Asked before the pieces are listed: what it has said by its end is then listed.
             let is_complete = self.query.follow && self.is_complete().await?;
             let found = self.state.blobs.list(&self.folder).await;
@@ -208,7 +219,7 @@ impl Reader {
         if !run.state.is_final() {
             return Ok(false);
         }
-        let ended = *self.ended.get_or_insert_with(tokio::time::Instant::now);
+        let ended = *self.ended.get_or_insert_with(Instant::now);
         let kept = run.report.map(|report| match self.query.stream {
             OutputName::Stdout => report.stdout.kept,
             OutputName::Stderr => report.stderr.kept,
@@ -223,13 +234,12 @@ impl Reader {
                 None => std::future::pending().await,
             }
         };
-        let mut progress = self.state.read_models.operations.subscribe();
-        progress.mark_unchanged();
+        let looked = self.looked;
         let moved = async {
-            if progress.changed().await.is_err() {
+            if self.progress.changed().await.is_err() {
                 std::future::pending::<()>().await;
             }
-            tokio::time::sleep(BREATH).await;
+            tokio::time::sleep_until(looked + BREATH).await;
         };
         tokio::select! {
             () = told => {}

@@ -6,10 +6,9 @@
 use std::collections::{HashMap, HashSet};
 
 use async_trait::async_trait;
-use muster_eventlog::projection::{Projection, ProjectionError};
+use muster_eventlog::projection::{Projection, ProjectionError, Transaction};
 use muster_eventlog::{StoreError, StoredEvent};
 use muster_schemas::{DeviceId, ProjectId};
-use tokio_postgres::Transaction;
 use uuid::Uuid;
 
 use super::fold::{changed_device, is_replaced_by_next};
@@ -100,9 +99,8 @@ impl Devices {
             return Ok(missing);
         }
         let ids: Vec<Uuid> = missing.iter().map(|device| device.0).collect();
-        let statement = prepare(transaction, &self.select).await?;
         let rows = transaction
-            .query(&statement, &[&project.as_str(), &ids])
+            .query(&self.select, &[&project.as_str(), &ids])
             .await
             .map_err(store("read devices"))?;
         for row in rows {
@@ -133,10 +131,9 @@ impl Devices {
         if columns.device.is_empty() {
             return Ok(());
         }
-        let statement = prepare(transaction, sql).await?;
         transaction
             .execute(
-                &statement,
+                sql,
                 &[
                     &project.as_str(),
                     &columns.device,
@@ -299,13 +296,6 @@ pub(crate) fn search_text(device: &Device) -> String {
         text.push_str(value.as_str());
     }
     text.to_lowercase()
-}
-
-async fn prepare(
-    transaction: &Transaction<'_>,
-    sql: &str,
-) -> Result<tokio_postgres::Statement, StoreError> {
-    transaction.prepare(sql).await.map_err(store("prepare a projection's statement"))
 }
 
 pub(crate) fn store(attempted: &'static str) -> impl FnOnce(tokio_postgres::Error) -> StoreError {

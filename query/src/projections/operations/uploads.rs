@@ -1,8 +1,7 @@
 //! The table of the runs that bring a file: where they stand in the log, and of which path.
 
-use muster_eventlog::projection::ProjectionError;
+use muster_eventlog::projection::{ProjectionError, Transaction};
 use muster_schemas::{DeviceId, OperationId};
-use tokio_postgres::Transaction;
 use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 

@@ -5,9 +5,8 @@
 
 use async_trait::async_trait;
 use muster_eventlog::StoredEvent;
-use muster_eventlog::projection::{Projection, ProjectionError};
+use muster_eventlog::projection::{Projection, ProjectionError, Transaction};
 use muster_schemas::ProjectId;
-use tokio_postgres::Transaction;
 use tokio_postgres::binary_copy::BinaryCopyInWriter;
 use tokio_postgres::types::Type;
 

@@ -3,15 +3,23 @@
 use std::collections::BTreeMap;
 
 use async_trait::async_trait;
-use muster_eventlog::projection::{Projection, ProjectionError};
+use muster_eventlog::projection::{Projection, ProjectionError, Transaction};
 use muster_eventlog::{StoreError, StoredEvent};
 use muster_schemas::{ProjectId, StreamName, TokenId};
-use tokio_postgres::Transaction;
 use uuid::Uuid;
 
 use super::fold::{Token, TokenKind};
 use crate::projections::as_i64;
 use crate::projections::devices::store;
+
+const KINDS: &[&str] = &[
+    "EnrollmentTokenCreated",
+    "EnrollmentTokenUsed",
+    "EnrollmentTokenRevoked",
+    "ApiTokenCreated",
+    "ApiTokenUsed",
+    "ApiTokenRevoked",
+];
 
 /// Fills the table of tokens.
 #[derive(Debug)]
@@ -66,6 +74,10 @@ impl Projection for Tokens {
         &self.table
     }
 
+    fn kinds(&self) -> &[&'static str] {
+        KINDS
+    }
+
     fn tables(&self) -> String {
         format!(
             "CREATE TABLE IF NOT EXISTS {} (
@@ -110,15 +122,13 @@ impl Projection for Tokens {
                  created_position = excluded.created_position, state = excluded.state",
             self.table
         );
-        let statement =
-            transaction.prepare(&sql).await.map_err(store("prepare to write tokens"))?;
         for (id, token) in &tokens {
             let state = serde_json::to_string(token)
                 .map_err(|error| StoreError::Corrupt(format!("token {id}: {error}")))?;
             let kind = token.kind.as_ref().map(TokenKind::as_str);
             let created = as_i64(token.created_position);
             transaction
-                .execute(&statement, &[&project.as_str(), id, &kind, &created, &state])
+                .execute(&sql, &[&project.as_str(), id, &kind, &created, &state])
                 .await
                 .map_err(store("write tokens"))?;
         }

@@ -1,0 +1,44 @@
+//! Waiting for servers that are not there yet, at the start of a role.
+
+use std::error::Error;
+use std::time::{Duration, Instant};
+
+use tokio_util::sync::CancellationToken;
+
+/// How long a server is waited for, and how often it is asked.
+const PATIENCE: Duration = Duration::from_secs(60);
+const AGAIN: Duration = Duration::from_millis(500);
+
+/// Tries until it works; says once what each problem is. Gives up with the last error: after 60 s,
+/// when `is_final` says that waiting does not help, or when the process stops.
+pub(super) async fn until_it_works<
+    T,
+    E: Error + 'static,
+    Attempt: Future<Output = Result<T, E>>,
+>(
+    what: &'static str,
+    stop: &CancellationToken,
+    is_final: impl Fn(&E) -> bool,
+    attempt: impl Fn() -> Attempt,
+) -> Result<T, E> {
+    let began = Instant::now();
+    let mut told = String::new();
+    loop {
+        let error = match attempt().await {
+            Ok(done) => return Ok(done),
+            Err(error) => error,
+        };
+        if began.elapsed() > PATIENCE || stop.is_cancelled() || is_final(&error) {
+            return Err(error);
+        }
+        let text = muster_api::problem::describe(&error);
+        if text != told {
+            tracing::warn!(error = %text, "{what} cannot be used yet; trying again");
+            told = text;
+        }
+        tokio::select! {
+            () = tokio::time::sleep(AGAIN) => {}
+            () = stop.cancelled() => {}
+        }
+    }
+}

@@ -6,9 +6,13 @@ use muster_schemas::wire::TerminalSize;
 use serde::{Deserialize, Serialize};
 
 use crate::CHUNK;
+use crate::pack::{Packer, unpack};
 
 /// The most bytes of a frame that is not data.
 const MOST: usize = 256 * 1024;
+
+/// Data that was packed.
+const PACKED: u8 = 10;
 
 /// What one side says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -82,6 +86,15 @@ impl Frame {
         }
     }
 
+    /// As [`Self::encode`], with data packed where that is worth it.
+    pub(crate) fn encode_packed(&self, packer: &mut Packer) -> Vec<u8> {
+        let packed = match self {
+            Self::Data(bytes) => packer.pack(bytes),
+            _ => None,
+        };
+        packed.map_or_else(|| self.encode(), |packed| [&[PACKED], packed.as_slice()].concat())
+    }
+
     /// Reads a frame.
     ///
     /// # Errors
@@ -98,10 +111,11 @@ impl Frame {
         if content.len() > MOST {
             return Err(FrameError("it is too large"));
         }
-        Ok(match kind {
+        Ok(match *kind {
             0 if (1..=CHUNK).contains(&content.len()) => {
                 Self::Data(Bytes::copy_from_slice(content))
             }
+            PACKED => Self::Data(unpack(content).ok_or(FrameError("its data cannot be unpacked"))?),
             1 => {
                 let count = content.try_into().map_err(|_| FrameError("a credit is 4 bytes"))?;
                 Self::Credit(u32::from_be_bytes(count))

@@ -3,7 +3,7 @@
 //!
 //! [`seal`] is the cryptography: X25519 halves from the signed open and its answer, ChaCha20-Poly1305
 //! with a counter, so that the broker sees only ciphertext, and nothing is taken but the next message that the other
-//! side sealed. [`frame`] is what is sealed. [`link`] carries both over NATS: credits in both
+//! side sealed. [`frame`] is what is sealed, packed where that is worth it. [`link`] carries both over NATS: credits in both
 //! directions, messages that were lost said again, signs of life, an end that both sides notice.
 //!
 //! Invariant: neither side ever holds more than [`WINDOW`] bytes that the other has sent and nobody
@@ -13,6 +13,7 @@
 pub mod frame;
 pub mod link;
 mod listen;
+mod pack;
 pub mod seal;
 
 pub use frame::Frame;

@@ -17,7 +17,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::frame::Frame;
 use crate::listen::listen;
-use crate::seal::{Keys, Sealer};
+use crate::pack::Packer;
+use crate::seal::{Keys, SealError, Sealer};
 use crate::{CHUNK, WINDOW};
 
 /// Frames other than data that may wait to be taken, and screens, which are large; a side that says
@@ -72,6 +73,7 @@ pub(crate) struct Inner {
 pub(crate) struct Outgoing {
     pub(crate) client: Client,
     pub(crate) sealer: Sealer,
+    pub(crate) packer: Packer,
     /// Sealed messages that the other side has not confirmed, the oldest first.
     pub(crate) sent: VecDeque<Bytes>,
     /// How many bytes they are.
@@ -81,6 +83,11 @@ pub(crate) struct Outgoing {
 }
 
 impl Outgoing {
+    fn seal(&mut self, frame: &Frame) -> Result<Vec<u8>, SealError> {
+        let plain = frame.encode_packed(&mut self.packer);
+        self.sealer.seal(&plain)
+    }
+
     /// The counter of the oldest message that is kept.
     fn oldest(&self) -> u64 {
         self.sealer.next() - self.sent.len() as u64
@@ -162,8 +169,14 @@ impl Channel {
     #[must_use]
     pub fn start(client: Client, subject: String, subscriber: Subscriber, keys: Keys) -> Self {
         let (carriers, others) = mpsc::unbounded_channel();
-        let outgoing =
-            Outgoing { client, sealer: keys.seal, sent: VecDeque::new(), bytes: 0, again: None };
+        let outgoing = Outgoing {
+            client,
+            sealer: keys.seal,
+            packer: Packer::default(),
+            sent: VecDeque::new(),
+            bytes: 0,
+            again: None,
+        };
         let inner = Arc::new(Inner {
             subject,
             outgoing: Mutex::new(outgoing),
@@ -201,7 +214,7 @@ impl Inner {
         }
         // Held until it is handed over, so that messages go out in the order of their counters.
         let mut outgoing = self.outgoing.lock().await;
-        let sealed = outgoing.sealer.seal(&frame.encode());
+        let sealed = outgoing.seal(frame);
         let sealed = Bytes::from(sealed.map_err(|error| Gone(error.to_string()))?);
         outgoing.bytes += sealed.len();
         outgoing.sent.push_back(sealed.clone());

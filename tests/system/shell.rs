@@ -196,7 +196,8 @@ async fn the_broker_sees_nothing_of_a_shell_and_a_role_may_die() {
     };
     let files = known(&files, "the files to be closed", |one| one["state"] == "ended").await;
     assert_eq!(files["reason"], "the server that carried it is gone", "{files}");
-    let shell = known(&id, "one to be attached", |one| one["attached"] == 1).await;
+    drop(again);
+    let shell = known(&id, "nobody to be attached", |one| one["attached"] == 0).await;
     assert_eq!((&shell["state"], &shell["attachments"]), (&"open".into(), &2.into()), "{shell}");
 }
 

@@ -3,6 +3,7 @@
 
 use std::fmt::Write;
 use std::num::NonZeroU16;
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use bytes::Bytes;
@@ -26,10 +27,86 @@ pub(super) fn sane(size: TerminalSize) -> TerminalSize {
     TerminalSize { cols: one(size.cols, 80, LARGEST.cols), rows: one(size.rows, 24, LARGEST.rows) }
 }
 
+/// Output of this length at once is looked at later, together with what follows: of much text, only
+/// the end is ever seen again.
+const BULK: usize = 2 * 1024;
+/// So many bytes of it wait at most.
+const WAITING: usize = 1 << 20;
+
 /// The screen of a session.
 pub(super) struct Screen {
     parser: Parser,
     size: TerminalSize,
+    waiting: Vec<u8>,
+    margins: Margins,
+}
+
+/// Did a program set the rows that scroll? Then text may do anything to the others. Taken back by a
+/// reset alone: each of both screens has its own.
+#[derive(Debug, Default)]
+struct Margins {
+    are_set: bool,
+    state: Sequence,
+}
+
+/// Where in an escape sequence.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Sequence {
+    #[default]
+    None,
+    Escape,
+    Control,
+}
+
+impl Margins {
+    fn look(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.state = match (self.state, byte) {
+                (_, b'\x1b') => Sequence::Escape,
+                (Sequence::None, _) => Sequence::None,
+                (Sequence::Escape, b'[') => Sequence::Control,
+                (Sequence::Escape, b'c') => {
+                    self.are_set = false;
+                    Sequence::None
+                }
+                // Final bytes; others are parameters, or executed within.
+                (Sequence::Control, b'@'..=b'~') => {
+                    self.are_set |= *byte == b'r';
+                    Sequence::None
+                }
+                (state, 0..b'0' | b'0'..=b'?') => state,
+                (..) => Sequence::None,
+            };
+        }
+    }
+}
+
+/// Which bytes do nothing but write, or begin a line. 0xc2 begins controls of two bytes.
+const PLAIN: [bool; 256] = {
+    let mut plain = [false; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        let is_control = byte < 0x20 || byte == 0x7f || byte == 0xc2;
+        plain[byte] = !is_control || byte == 9 || byte == 10 || byte == 13;
+        byte += 1;
+    }
+    plain
+};
+
+/// Where the plain text begins that is at the end.
+fn plain_from(bytes: &[u8]) -> usize {
+    bytes.iter().rposition(|byte| !PLAIN[usize::from(*byte)]).map_or(0, |at| at + 1)
+}
+
+/// Which part of a plain text leaves no trace, since so many lines follow it.
+fn without_trace(text: &[u8], lines: usize) -> Range<usize> {
+    let ends = |at: &usize| *at > 0 && text.get(at - 1..=*at) == Some(b"\r\n");
+    let start = (0..text.len()).find(ends);
+    let end = (0..text.len()).rev().filter(ends).nth(lines);
+    match (start, end) {
+        (Some(start), Some(end)) if start < end => start + 1..end + 1,
+        _ => 0..0,
+    }
 }
 
 fn parser(size: TerminalSize) -> Parser {
@@ -39,7 +116,7 @@ fn parser(size: TerminalSize) -> Parser {
 
 impl Screen {
     pub(super) fn new(size: TerminalSize) -> Self {
-        Self { parser: parser(size), size }
+        Self { parser: parser(size), size, waiting: Vec::new(), margins: Margins::default() }
     }
 
     /// The parser is somebody else's, and programs write anything: should it fail, the screen is
@@ -53,10 +130,33 @@ impl Screen {
 
     /// Takes what the program wrote.
     pub(super) fn feed(&mut self, bytes: &[u8]) {
-        self.guarded(|parser| parser.process(bytes));
+        self.waiting.extend_from_slice(bytes);
+        if bytes.len() < BULK || self.waiting.len() >= WAITING {
+            self.settle();
+        }
+    }
+
+    /// Looks at what waits.
+    fn settle(&mut self) {
+        let waiting = std::mem::take(&mut self.waiting);
+        let (others, text) = waiting.split_at(plain_from(&waiting));
+        self.margins.look(others);
+        let lines = HISTORY + usize::from(self.size.rows) + 1;
+        let skipped = match &self.margins {
+            Margins { are_set: false, state: Sequence::None } => without_trace(text, lines),
+            _ => {
+                self.margins.look(text);
+                0..0
+            }
+        };
+        let (before, after) = (text.get(..skipped.start), text.get(skipped.end..));
+        for part in [Some(others), before, after].into_iter().flatten() {
+            self.guarded(|parser| parser.process(part));
+        }
     }
 
     pub(super) fn resize(&mut self, size: TerminalSize) {
+        self.settle();
         self.size = size;
         let of = |length: u16| NonZeroU16::new(length).unwrap_or(NonZeroU16::MIN);
         self.guarded(|parser| parser.set_size(of(size.rows), of(size.cols)));
@@ -65,6 +165,7 @@ impl Screen {
     /// What makes any terminal of this size look like this one. `with_history`: also what has left
     /// the screen.
     pub(super) fn restored(&mut self, with_history: bool) -> Bytes {
+        self.settle();
         let mut text = String::new();
         self.guarded(|parser| text = restored(parser.screen(), with_history));
         Bytes::from(text)
@@ -135,6 +236,7 @@ mod tests {
     fn pair(output: &[u8]) -> (Screen, Screen) {
         let (mut one, mut other) = (Screen::new(SIZE), Screen::new(SIZE));
         one.feed(output);
+        one.settle();
         other.feed(b"\x1b[?1049hsomething else\x1b[31m");
         let restored = one.restored(true);
         other.feed(&restored);
@@ -157,6 +259,64 @@ mod tests {
             assert_eq!(one.alternate_screen(), other.alternate_screen());
             assert_eq!(one.input_mode_formatted(), other.input_mode_formatted());
         }
+    }
+
+    #[test]
+    fn what_is_left_out_leaves_no_trace() {
+        let words = [
+            "a line",
+            "\x1b[31mred",
+            "\x1b[m",
+            "\x1b[2",
+            "m",
+            "\ttab",
+            "é€",
+            "\u{9b}4m",
+            "\x1b[2;4r",
+            "\x1b[5;1H",
+            "\x1b[?1049h",
+            "\x1b[?1049l",
+            "\x1bc",
+            "\r",
+            "\n",
+            "\x08",
+            "\x1b]0;title",
+        ];
+        let mut seed = 1_u64;
+        let mut random = |below: usize| {
+            seed = seed
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
+            usize::try_from(seed >> 33).unwrap() % below
+        };
+        let mut is_skipped = false;
+        for _ in 0..20 {
+            let (mut whole, mut screen) = (Screen::new(SIZE), Screen::new(SIZE));
+            for _ in 0..6 {
+                let mut output = String::new();
+                for _ in 0..random(12) {
+                    output.push_str(words[random(words.len())]);
+                }
+                // Much text, in the middle of whatever came before.
+                for at in 0..random(4) * 1500 {
+                    output.push_str(&format!("{at}{}\r\n", "x".repeat(random(30))));
+                }
+                for _ in 0..random(3) {
+                    output.push_str(words[random(words.len())]);
+                }
+                let text = output.as_bytes().split_at(plain_from(output.as_bytes())).1;
+                is_skipped |= !without_trace(text, HISTORY + 6).is_empty();
+                whole.parser.process(output.as_bytes());
+                for piece in output.as_bytes().chunks(random(BULK * 3) + 1) {
+                    screen.feed(piece);
+                }
+                screen.settle();
+                let (one, other) = (whole.parser.screen(), screen.parser.screen());
+                assert_eq!(one.state_formatted(), other.state_formatted());
+                assert_eq!(restored(one, true), restored(other, true));
+            }
+        }
+        assert!(is_skipped);
     }
 
     #[test]

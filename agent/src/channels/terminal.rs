@@ -21,7 +21,7 @@ use tokio::time::{Instant, sleep};
 use crate::operations::{PATH, RunAs, SHELL, has_ended, pid_of, setpriv};
 
 /// The most that is read at once.
-const CHUNK: usize = 16 * 1024;
+const CHUNK: usize = 32 * 1024;
 /// Processes are looked for this often while they end.
 const LOOK: Duration = Duration::from_millis(100);
 

@@ -71,6 +71,7 @@ async fn connect(proxy: &Intercept, address: &Url) -> Result<TcpStream, String> 
     let mut stream = TcpStream::connect((host, uri.port_u16().unwrap_or(80)))
         .await
         .map_err(|error| error.to_string())?;
+    let _ = stream.set_nodelay(true);
     let target =
         format!("{}:{}", address.host_str().unwrap_or_default(), address.port().unwrap_or(4222));
     let mut request = format!("CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n").into_bytes();
@@ -135,6 +136,7 @@ async fn lead_to(
         listen.await.map_err(|error| format!("no port on the loopback: {error}"))?;
     tokio::spawn(async move {
         let Ok(Ok((mut near, _))) = timeout(LIMIT, listener.accept()).await else { return };
+        let _ = near.set_nodelay(true);
         drop(listener);
         // Ends with either side; the client notices by itself.
         let _ = copy_bidirectional(&mut near, &mut far).await;

@@ -47,6 +47,7 @@ impl Tunnel {
         for (host, port) in &*self.brokers {
             let connected = timeout(LIMIT, TcpStream::connect((host.as_str(), *port))).await;
             if let Ok(Ok(broker)) = connected {
+                let _ = broker.set_nodelay(true);
                 return Some(broker);
             }
         }

@@ -35,7 +35,7 @@ pub(crate) async fn measure(report: &mut Report) {
     let ssh = Ssh::start(dir.path());
     programs(&fleet, ssh.as_ref(), report).await;
     keys(&fleet, ssh.as_ref(), report).await;
-    bulk(&fleet, ssh.as_ref(), report).await;
+    bulk(&fleet, ssh.as_ref(), dir.path(), report).await;
     files(&fleet, ssh.as_ref(), dir.path(), report);
 }
 
@@ -166,30 +166,58 @@ async fn keys(fleet: &Fleet, ssh: Option<&Ssh>, report: &mut Report) {
     });
 }
 
-async fn bulk(fleet: &Fleet, ssh: Option<&Ssh>, report: &mut Report) {
-    let path = format!("{SHELL}&record=false&command=head%20-c%20{BULK}%20/dev/zero");
-    let began = Instant::now();
-    let mut shell = Socket::open(&fleet.api, &fleet.ca(), &path, &[]).await.unwrap();
-    while shell.next().await {}
-    assert!(shell.shown.len() >= BULK, "{} bytes came", shell.shown.len());
-    let ours = BULK as f64 / 1e6 / began.elapsed().as_secs_f64();
-    let theirs = ssh.map(|ssh| {
+/// A log, as programs write it; and what nothing makes smaller.
+async fn bulk(fleet: &Fleet, ssh: Option<&Ssh>, dir: &Path, report: &mut Report) {
+    let mut log = String::with_capacity(BULK);
+    for at in 0_usize.. {
+        let (levels, parts) = (["INFO", "WARN", "DEBUG"], ["link", "outbox", "sampler", "shell"]);
+        let number = at.wrapping_mul(2_654_435_761) % 1_000_003;
+        let (level, part) = (levels[number % 3], parts[number % 4]);
+        log.push_str(&format!(
+            "2026-11-25T08:{:02}:{:02}.{number:06}Z {level} {part}: request {at} took {} us\n",
+            at / 60 % 60,
+            at % 60,
+            number % 977
+        ));
+        if log.len() >= BULK {
+            break;
+        }
+    }
+    let noise: Vec<u8> = (0..BULK).map(|at| if at % 77 == 76 { b'\n' } else { letter() }).collect();
+    for (what, bytes) in [("a log", log.into_bytes()), ("random letters", noise)] {
+        let file = dir.join("shown");
+        std::fs::write(&file, &bytes).unwrap();
+        let line = format!("cat {}", file.display());
+        let path = format!("{SHELL}&record=false&command={}", line.replace(' ', "%20"));
         let began = Instant::now();
-        let mut child = ssh.piped(&["-tt"], &format!("head -c {BULK} /dev/zero"));
-        let mut all = Vec::with_capacity(BULK);
-        child.stdout.take().unwrap().read_to_end(&mut all).unwrap();
-        let _ = child.wait();
-        BULK as f64 / 1e6 / began.elapsed().as_secs_f64()
-    });
-    let ratio = theirs.map(|theirs| ours / theirs);
-    report.add(Row {
-        what: "(m) output of a terminal".to_owned(),
-        value: format!("{ours:.0} MB/s"),
-        peer: theirs.map_or("no ssh here".to_owned(), |theirs| format!("ssh: {theirs:.0} MB/s")),
-        ratio,
-        target: "≥ 80 %".to_owned(),
-        is_met: ratio.map(|ratio| ratio >= 0.8),
-    });
+        let mut shell = Socket::open(&fleet.api, &fleet.ca(), &path, &[]).await.unwrap();
+        while shell.next().await {}
+        assert!(shell.shown.len() >= bytes.len(), "{} bytes came", shell.shown.len());
+        let ours = bytes.len() as f64 / 1e6 / began.elapsed().as_secs_f64();
+        let theirs = ssh.map(|ssh| {
+            let began = Instant::now();
+            let mut child = ssh.piped(&["-tt"], &line);
+            let mut all = Vec::with_capacity(bytes.len());
+            child.stdout.take().unwrap().read_to_end(&mut all).unwrap();
+            let _ = child.wait();
+            bytes.len() as f64 / 1e6 / began.elapsed().as_secs_f64()
+        });
+        let ratio = theirs.map(|theirs| ours / theirs);
+        report.add(Row {
+            what: format!("(m) {what}, shown by a terminal"),
+            value: format!("{ours:.0} MB/s"),
+            peer: theirs
+                .map_or("no ssh here".to_owned(), |theirs| format!("ssh: {theirs:.0} MB/s")),
+            ratio,
+            target: "≥ 80 %".to_owned(),
+            is_met: ratio.map(|ratio| ratio >= 0.8),
+        });
+    }
+}
+
+fn letter() -> u8 {
+    const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    LETTERS[rand::random::<u8>() as usize % 64]
 }
 
 /// A file there and back: by `muster cp`, which compares what it has copied, and by scp.

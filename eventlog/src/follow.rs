@@ -115,10 +115,15 @@ async fn listen(
 ) -> Result<std::convert::Infallible, StoreError> {
     let mut listener = PgListener::connect_with(&stores.sql).await.map_err(StoreError::Listen)?;
     listener.listen(CHANNEL).await.map_err(StoreError::Listen)?;
-    known.send_modify(|known| known.connection += 1);
+    // A loss is told before a new connection is made.
+    listener.eager_reconnect(false);
+    let mut is_new = true;
     loop {
         poll(stores, known).await?;
         *failing = false;
+        if std::mem::take(&mut is_new) {
+            known.send_modify(|known| known.connection += 1);
+        }
         // Until the poll is due, notifications alone move the heads.
         let due = tokio::time::sleep(POLL);
         tokio::pin!(due);
@@ -129,7 +134,7 @@ async fn listen(
                     let notification = notification.map_err(StoreError::Listen)?;
                     // The connection was lost, and is made again with the next call.
                     let Some(notification) = notification else {
-                        known.send_modify(|known| known.connection += 1);
+                        is_new = true;
                         break;
                     };
                     if let Some((project, position)) = parse(notification.payload()) {
@@ -146,20 +151,30 @@ fn parse(payload: &str) -> Option<(ProjectId, u64)> {
     Some((project.parse().ok()?, position.parse().ok()?))
 }
 
-/// A position that differs is news, even a smaller one: the database may have been restored.
+/// A notification that is behind what is known waited in a queue.
 fn advance(known: &watch::Sender<Known>, project: ProjectId, position: u64) {
-    known.send_if_modified(|known| known.heads.insert(project, position) != Some(position));
+    known.send_if_modified(|known| {
+        let head = known.heads.entry(project).or_default();
+        let is_further = position > *head;
+        *head = position.max(*head);
+        is_further
+    });
 }
 
+/// A position that differs is news, even a smaller one: the database may have been restored.
 async fn poll(stores: &Stores, known: &watch::Sender<Known>) -> Result<(), StoreError> {
     let rows: Vec<(String, i64)> = sqlx::query_as("SELECT project, position FROM heads")
         .fetch_all(&stores.sql)
         .await
         .map_err(StoreError::Listen)?;
-    for (project, position) in rows {
-        if let Ok(project) = project.parse() {
-            advance(known, project, position.unsigned_abs());
-        }
-    }
+    let heads: HashMap<ProjectId, u64> = rows
+        .into_iter()
+        .filter_map(|(project, position)| Some((project.parse().ok()?, position.unsigned_abs())))
+        .collect();
+    known.send_if_modified(|known| {
+        let is_news = known.heads != heads;
+        known.heads = heads;
+        is_news
+    });
     Ok(())
 }

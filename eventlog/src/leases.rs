@@ -115,65 +115,6 @@ impl EventLog {
         Ok(())
     }
 
-    /// Takes leases that nobody else holds, or keeps them for another while, also such as have run
-    /// out in the meantime: for work that goes on whether PostgreSQL was there or not.
-    ///
-    /// # Errors
-    /// When PostgreSQL cannot be asked.
-    pub async fn hold_leases(
-        &self,
-        holder: Uuid,
-        names: &[String],
-        life: Duration,
-    ) -> Result<(), StoreError> {
-        let client = self.stores().pool.get().await?;
-        let seconds = life.as_secs_f64();
-        client
-            .execute(
-                "INSERT INTO leases AS l (name, holder, fence, expires_at)
-                 SELECT n.name, $1, 1, clock_timestamp() + $3 * interval '1 second'
-                 FROM unnest($2::text[]) AS n (name) ORDER BY n.name
-                 ON CONFLICT (name) DO UPDATE SET expires_at = excluded.expires_at
-                 WHERE l.holder = excluded.holder",
-                &[&holder, &names, &seconds],
-            )
-            .await
-            .attempted("hold leases")?;
-        Ok(())
-    }
-
-    /// Which leases have run out and were neither given back nor dropped; names beginning with
-    /// `prefix`, at most `limit`.
-    ///
-    /// # Errors
-    /// When PostgreSQL cannot be asked.
-    pub async fn stale_leases(&self, prefix: &str, limit: u32) -> Result<Vec<String>, StoreError> {
-        let client = self.stores().pool.get().await?;
-        let rows = client
-            .query(
-                "SELECT name FROM leases
-                 WHERE starts_with(name, $1) AND expires_at < clock_timestamp()
-                 ORDER BY expires_at LIMIT $2",
-                &[&prefix, &i64::from(limit)],
-            )
-            .await
-            .attempted("list leases that ran out")?;
-        Ok(rows.iter().map(|row| row.get(0)).collect())
-    }
-
-    /// Drops leases on work that will never be done again, whoever holds them.
-    ///
-    /// # Errors
-    /// When PostgreSQL cannot be asked.
-    pub async fn drop_leases(&self, names: &[String]) -> Result<(), StoreError> {
-        let client = self.stores().pool.get().await?;
-        client
-            .execute("DELETE FROM leases WHERE name = ANY($1)", &[&names])
-            .await
-            .attempted("drop leases")?;
-        Ok(())
-    }
-
     /// Who holds which lease now; names beginning with `prefix`.
     ///
     /// # Errors

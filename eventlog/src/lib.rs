@@ -7,6 +7,7 @@
 
 mod append;
 mod appender;
+mod bridges;
 mod connect;
 mod dead_letters;
 mod device_keys;
@@ -25,6 +26,7 @@ pub mod traces;
 pub use append::{
     Append, AppendError, Appended, Batch, Expected, NewEvent, OffsetMove, StreamAppend,
 };
+pub use bridges::Bridge;
 pub use connect::{ConnectOptions, Stores};
 pub use dead_letters::{DeadLetter, DeadLetterSource, NewDeadLetter};
 pub use device_keys::{DeviceAccess, DeviceEpoch};

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use futures::StreamExt;
+use muster_backing::postgres::Tuning;
 use muster_tests::agent::AgentProcess;
 use muster_tests::fleet::Fleet;
 use muster_tests::socket::Socket;
@@ -144,7 +145,8 @@ async fn who_may_not_is_refused_and_the_refusal_is_a_fact() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_broker_sees_nothing_of_a_shell_and_a_role_may_die() {
-    let mut fleet = Fleet::start().await;
+    let recorded = [("MUSTER_RECORD_SHELLS", "everyone")];
+    let mut fleet = Fleet::start_with(Tuning::Small, &recorded).await;
     let dir = tempfile::tempdir().unwrap();
     let token = fleet.api.enrollment_token(1).await;
     let mut agent = AgentProcess::enroll(dir.path(), &fleet.api.url, &token, "robot");
@@ -158,6 +160,9 @@ async fn the_broker_sees_nothing_of_a_shell_and_a_role_may_die() {
     let mut heard = spy.subscribe("muster.>").await.unwrap();
     spy.flush().await.unwrap();
     let ca = fleet.ca();
+    // Here even an admin's shell is recorded.
+    let unrecorded = format!("{SHELL}&record=false");
+    assert_eq!(Socket::open(&fleet.api, &ca, &unrecorded, &[]).await.unwrap_err().0, 403);
     // Through the front door, which is another process than the write side.
     let mut shell = Socket::open(&fleet.api, &ca, SHELL, &[]).await.unwrap();
     let id = shell.until_told("opened").await["session"].as_str().unwrap().to_owned();

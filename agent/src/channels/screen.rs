@@ -69,13 +69,15 @@ impl Margins {
                     self.are_set = false;
                     Sequence::None
                 }
-                // Final bytes; others are parameters, or executed within.
+                // Cancel, substitute.
+                (_, 0x18 | 0x1a) => Sequence::None,
                 (Sequence::Control, b'@'..=b'~') => {
                     self.are_set |= *byte == b'r';
                     Sequence::None
                 }
-                (state, 0..b'0' | b'0'..=b'?') => state,
-                (..) => Sequence::None,
+                // Parameters, or executed within.
+                (Sequence::Control, _) | (Sequence::Escape, 0..b'0') => self.state,
+                (Sequence::Escape, _) => Sequence::None,
             };
         }
     }
@@ -141,7 +143,8 @@ impl Screen {
         let waiting = std::mem::take(&mut self.waiting);
         let (others, text) = waiting.split_at(plain_from(&waiting));
         self.margins.look(others);
-        let lines = HISTORY + usize::from(self.size.rows) + 1;
+        // The first ones may be written over what is on the screen.
+        let lines = HISTORY + 2 * usize::from(self.size.rows) + 1;
         let skipped = match &self.margins {
             Margins { are_set: false, state: Sequence::None } => without_trace(text, lines),
             _ => {
@@ -274,6 +277,8 @@ mod tests {
             "\u{9b}4m",
             "\x1b[2;4r",
             "\x1b[5;1H",
+            "\x1b[H",
+            "\x1b7",
             "\x1b[?1049h",
             "\x1b[?1049l",
             "\x1bc",
@@ -305,7 +310,7 @@ mod tests {
                     output.push_str(words[random(words.len())]);
                 }
                 let text = output.as_bytes().split_at(plain_from(output.as_bytes())).1;
-                is_skipped |= !without_trace(text, HISTORY + 6).is_empty();
+                is_skipped |= !without_trace(text, HISTORY + 11).is_empty();
                 whole.parser.process(output.as_bytes());
                 for piece in output.as_bytes().chunks(random(BULK * 3) + 1) {
                     screen.feed(piece);

@@ -33,7 +33,7 @@ pub use door::openapi_document;
 pub(crate) use limits::JoinRate;
 pub(crate) use names::{address_for_others, certificate_names};
 pub(crate) use options::{
-    DEFAULT_PORT, Listen, MetricStore, Role, Roles, ServeArgs, ServeOptions, silence,
+    DEFAULT_PORT, Listen, MetricStore, RecordShells, Role, Roles, ServeArgs, ServeOptions, silence,
 };
 
 /// Where the API is when nothing else is said.
@@ -128,7 +128,8 @@ pub(crate) async fn run(
         door.needs(health::Needs { log: log.clone(), nats: nats.clone() });
         let access = BrokerAccess { servers: options.device_servers.clone(), jwt_life: JWT_LIFE };
         let blobs = Blobs::open(&options.blobs)?;
-        let service = Service::new(log.clone(), store.clone(), nats, system, access, blobs);
+        let service = Service::new(log.clone(), store.clone(), nats, system, access, blobs)
+            .with_recording(options.recording);
         service.ensure_default_project().await.context("cannot make the project 'default'")?;
         door.command(muster_command::http::router(api.clone(), service.clone()));
         let dispatching = muster_command::dispatch::start(service.clone(), stop.clone());

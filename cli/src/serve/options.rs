@@ -11,6 +11,7 @@ use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 use muster_api::blobs::BlobPlace;
 use muster_command::keys::{Certificates, KeyStore};
+use muster_command::service::Recording;
 use muster_ingest::metrics::StoreSettings;
 use muster_ingest::streams::Copies;
 use muster_query::influx::{InfluxCredentials, InfluxQueryOptions};
@@ -109,8 +110,36 @@ pub(crate) struct ServeOptions {
     pub(crate) offline_after: Duration,
     /// What an address may ask for without a token, a second.
     pub(crate) joins: NonZeroU32,
+    /// Whose shells are recorded.
+    pub(crate) recording: Recording,
     /// Agents for other architectures, for the installer.
     pub(crate) agents: Option<PathBuf>,
+}
+
+/// Whose shells are recorded.
+#[derive(Args, Clone, Copy, Debug)]
+pub(crate) struct RecordShells {
+    /// Whose shells are recorded whether they want it or not; nobody's without a recorder
+    #[arg(long, env = "MUSTER_RECORD_SHELLS", default_value = "operators", value_name = "OF")]
+    pub(crate) record_shells: RecordedRoles,
+}
+
+/// The roles whose shells are recorded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum RecordedRoles {
+    /// Those of operators; admins may say --no-record
+    Operators,
+    /// Those of all, admins too
+    Everyone,
+}
+
+impl From<RecordedRoles> for Recording {
+    fn from(roles: RecordedRoles) -> Self {
+        match roles {
+            RecordedRoles::Operators => Self::Operators,
+            RecordedRoles::Everyone => Self::Everyone,
+        }
+    }
 }
 
 /// The port of the API when none is named.
@@ -233,6 +262,8 @@ pub(crate) struct ServeArgs {
     offline_after: Duration,
     #[command(flatten)]
     joins: JoinRate,
+    #[command(flatten)]
+    record: RecordShells,
     /// Further names that the server's certificate is for
     #[arg(long, env = "MUSTER_NAMES", value_delimiter = ',')]
     name: Vec<String>,
@@ -290,6 +321,7 @@ impl TryFrom<ServeArgs> for ServeOptions {
             agents: args.agents,
             offline_after: args.offline_after,
             joins: args.joins.joins_per_second,
+            recording: args.record.record_shells.into(),
         })
     }
 }

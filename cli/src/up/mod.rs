@@ -18,13 +18,14 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use muster_backing::ports;
 use muster_command::keys::KeyStore;
+use muster_command::service::Recording;
 use tokio::sync::oneshot;
 use tokio::task::{JoinError, JoinHandle};
 use tokio_util::sync::CancellationToken;
 
 use crate::client::{Client, contexts};
 use crate::otlp::OtlpArgs;
-use crate::serve::{self, DEFAULT_PORT, JoinRate, Listen, Role, Roles, ServeOptions};
+use crate::serve::{self, DEFAULT_PORT, JoinRate, Listen, RecordShells, Role, Roles, ServeOptions};
 use agent::LocalAgent;
 use asked::Asked;
 use folder::{Folder, Ports};
@@ -66,6 +67,8 @@ pub(crate) struct UpArgs {
     offline_after: Duration,
     #[command(flatten)]
     joins: JoinRate,
+    #[command(flatten)]
+    record: RecordShells,
     /// Do not make this machine a device
     #[arg(long)]
     no_agent: bool,
@@ -87,6 +90,7 @@ struct Up<'a> {
     with_agent: bool,
     offline_after: Duration,
     joins: NonZeroU32,
+    recording: Recording,
     agents: Option<PathBuf>,
     began: Instant,
 }
@@ -130,6 +134,7 @@ pub(crate) async fn run(args: UpArgs) -> Result<()> {
         with_agent: !args.no_agent,
         offline_after: args.offline_after,
         joins: args.joins.joins_per_second,
+        recording: args.record.record_shells.into(),
         agents: args.agents,
         began,
     };
@@ -200,6 +205,7 @@ impl Up<'_> {
             agents: self.agents.clone(),
             offline_after: self.offline_after,
             joins: self.joins,
+            recording: self.recording,
         };
         let file = self.folder.path().join("admin-token");
         let token = admin_token(&options.postgres_url, self.keys, &file).await?;

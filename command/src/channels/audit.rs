@@ -97,10 +97,12 @@ impl Session {
     }
 
     /// Appends a fact that changes nothing for whoever waits; one that is not in the log is told in
-    /// ours.
-    pub async fn note(&self, event: impl Into<Event> + Send) {
-        if let Err(error) = self.record(event).await {
+    /// ours. Is it in the log?
+    pub async fn note(&self, event: impl Into<Event> + Send) -> bool {
+        let recorded = self.record(event).await;
+        if let Err(error) = &recorded {
             tracing::warn!(session = %self.id, %error, "a fact about a session is not in the log");
         }
+        recorded.is_ok()
     }
 }

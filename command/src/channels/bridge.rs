@@ -76,14 +76,15 @@ fn text(value: &serde_json::Value) -> Message {
     Message::Text(value.to_string().into())
 }
 
-/// Carries a shell until one of both sides is gone; the session is noted as detached, or ended.
+/// Carries a shell until one of both sides is gone; the session is noted as detached, or ended. Is
+/// that in the log?
 pub async fn bridge_shell(
     socket: WebSocket,
     channel: Channel,
     session: Session,
     recorder: Option<Recorder>,
     watch: bool,
-) {
+) -> bool {
     let opened = json!({"type": "opened", "session": session.id, "device": session.device});
     let outcome = carry(socket, channel, &opened, recorder, watch, &session).await;
     if outcome.is_unrecorded {
@@ -97,18 +98,18 @@ pub async fn bridge_shell(
     match outcome.ended {
         Some(exit_code) => {
             let Outcome { reason, bytes_in, bytes_out, .. } = outcome;
-            session.note(SessionEnded { exit_code, reason, bytes_in, bytes_out }).await;
+            session.note(SessionEnded { exit_code, reason, bytes_in, bytes_out }).await
         }
         None => session.note(SessionDetached { reason: outcome.reason }).await,
     }
 }
 
-/// Carries bytes that are nobody's terminal until one of both sides is gone.
-pub async fn bridge_bytes(socket: WebSocket, channel: Channel, session: Session) {
+/// Carries bytes that are nobody's terminal until one of both sides is gone. Is that in the log?
+pub async fn bridge_bytes(socket: WebSocket, channel: Channel, session: Session) -> bool {
     let opened = json!({"type": "opened", "session": session.id, "device": session.device});
     let outcome = carry(socket, channel, &opened, None, false, &session).await;
     let Outcome { reason, bytes_in, bytes_out, .. } = outcome;
-    session.note(SessionEnded { exit_code: None, reason, bytes_in, bytes_out }).await;
+    session.note(SessionEnded { exit_code: None, reason, bytes_in, bytes_out }).await
 }
 
 async fn carry(

@@ -1,15 +1,16 @@
 //! All bridges of this process: they end with it, and what is to be said of them is said. Of those of
 //! a process that was killed, another one says it.
 //!
-//! Each bridge has a lease in PostgreSQL that its process keeps. One that has run out belongs to a
-//! process that is not there any more.
+//! PostgreSQL has a row for each bridge, which its process keeps. One that has run out belongs to a
+//! process that is not there any more, or could not say how the bridge ended.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use muster_eventlog::{Bridge, StoredEvent};
+use muster_schemas::Event;
 use muster_schemas::events::{SessionDetached, SessionEnded};
-use muster_schemas::{DeviceId, Event, ProjectId, SessionId};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -20,15 +21,13 @@ use crate::service::{Service, ServiceError};
 
 /// When the process stops, its bridges have so long to write down how they ended.
 const LAST: Duration = Duration::from_secs(5);
-/// Leases are kept this often.
+/// Bridges are kept this often.
 const BEAT: Duration = Duration::from_secs(3);
-/// So long they last. One that has run out is looked at for as long again: its process may have been
-/// without PostgreSQL, as this one.
+/// For so long they are kept. One that has run out is looked at for as long again: its process may
+/// have been without PostgreSQL, as this one.
 const LIFE: Duration = Duration::from_secs(10);
 /// Bridges that are looked at at once.
 const STRETCH: u32 = 200;
-/// What the names of their leases begin with.
-const PREFIX: &str = "bridge/";
 /// The right to speak for processes that are gone.
 const REAPER: &str = "reap-bridges";
 /// What is said of a bridge whose process is gone.
@@ -41,7 +40,7 @@ pub struct Bridges {
     pub(super) stop: CancellationToken,
     tasks: TaskTracker,
     process: Uuid,
-    held: Mutex<BTreeSet<String>>,
+    held: Mutex<BTreeSet<Uuid>>,
 }
 
 impl Default for Bridges {
@@ -61,13 +60,13 @@ impl Bridges {
         self.tasks.track_future(work)
     }
 
-    fn held(&self) -> MutexGuard<'_, BTreeSet<String>> {
+    fn held(&self) -> MutexGuard<'_, BTreeSet<Uuid>> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Service {
-    /// Keeps the leases of this process's bridges and speaks for those of others, until `stop`; then
+    /// Keeps this process's bridges and speaks for those that nobody keeps, until `stop`; then
     /// ends all bridges: recordings are written to their end, and the log has who is not attached
     /// any more.
     pub async fn keep_bridges(&self, stop: CancellationToken) {
@@ -78,7 +77,7 @@ impl Service {
                 () = tokio::time::sleep(BEAT) => {}
             }
             if let Err(error) = self.beat(&mut gone).await {
-                tracing::debug!(%error, "the leases of bridges are not kept; trying again");
+                tracing::debug!(%error, "bridges are not kept; trying again");
             }
         }
         self.bridges.stop.cancel();
@@ -89,35 +88,48 @@ impl Service {
     }
 
     async fn beat(&self, gone: &mut Gone) -> Result<(), ServiceError> {
-        let held: Vec<String> = self.bridges.held().iter().cloned().collect();
+        let held: Vec<Uuid> = self.bridges.held().iter().copied().collect();
         if !held.is_empty() {
-            self.log.hold_leases(self.bridges.process, &held, LIFE).await?;
+            self.log.keep_bridges(&held, LIFE).await?;
         }
-        let stale = self.log.stale_leases(PREFIX, STRETCH).await?;
-        let due = gone.due(stale, Instant::now());
+        let stale = self.log.stale_bridges(STRETCH).await?;
+        let due = gone.due(&stale, Instant::now());
         if due.is_empty() {
             return Ok(());
         }
-        let (process, life) = (self.bridges.process, LIFE * 3);
-        if self.log.acquire_lease(REAPER, process, life).await?.is_none() {
-            return Ok(());
+        let process = self.bridges.process;
+        if self.log.acquire_lease(REAPER, process, LIFE * 3).await?.is_some() {
+            let spoken = self.speak_for_all(&due).await;
+            self.log.release_lease(REAPER, process).await?;
+            spoken?;
         }
-        for name in due {
-            if let Some(bridge) = Bridge::parse(&name) {
-                self.speak_for(bridge).await?;
+        Ok(())
+    }
+
+    async fn speak_for_all(&self, due: &BTreeSet<Uuid>) -> Result<(), ServiceError> {
+        // Another one may have done some of it until now.
+        for bridge in self.log.stale_bridges(STRETCH).await? {
+            if !due.contains(&bridge.id) {
+                continue;
             }
-            self.log.drop_leases(&[name]).await?;
+            let id = bridge.id;
+            match self.speak_for(bridge).await {
+                Ok(()) => self.log.drop_bridge(id).await?,
+                Err(error) => {
+                    tracing::warn!(bridge = %id, %error, "how a session stands is not in the log yet");
+                }
+            }
         }
-        Ok(self.log.release_lease(REAPER, process).await?)
+        Ok(())
     }
 
     /// Writes down that a bridge is gone, unless that is known.
     async fn speak_for(&self, bridge: Bridge) -> Result<(), ServiceError> {
-        let Bridge { project, device, session, is_shell, actor } = bridge;
+        let Bridge { project, device, session, is_shell, actor, .. } = bridge;
         let session = Session::new(self.clone(), project, device, session, actor);
         let stored = self.log.read_stream(&session.project, &session.stream()).await?;
-        let is_over = stored.iter().any(|event| event.kind == "SessionEnded");
-        if stored.is_empty() || is_over {
+        // Of those that are attached, each has a bridge. One that is too many is this one.
+        if attached(&stored) < self.log.bridges_of(session.id).await? {
             return Ok(());
         }
         tracing::info!(session = %session.id, "a session's server is gone; that is noted");
@@ -135,46 +147,33 @@ impl Service {
     }
 }
 
-/// Since when leases are known to have run out.
+/// How many are attached, by the session's stream.
+fn attached(stored: &[StoredEvent]) -> u64 {
+    let (mut all, mut left) = (0_u64, 0);
+    for event in stored {
+        match event.kind.as_str() {
+            "SessionRequested" | "SessionAttached" => all += 1,
+            "SessionDetached" | "SessionRefused" => left += 1,
+            "SessionEnded" => left = all,
+            _ => {}
+        }
+    }
+    all.saturating_sub(left)
+}
+
+/// Since when bridges are known to have run out.
 #[derive(Debug, Default)]
-struct Gone(HashMap<String, Instant>);
+struct Gone(HashMap<Uuid, Instant>);
 
 impl Gone {
     /// Those whose processes had time enough to keep them.
-    fn due(&mut self, stale: Vec<String>, now: Instant) -> Vec<String> {
-        self.0.retain(|name, _| stale.contains(name));
-        for name in stale {
-            self.0.entry(name).or_insert(now);
+    fn due(&mut self, stale: &[Bridge], now: Instant) -> BTreeSet<Uuid> {
+        self.0.retain(|id, _| stale.iter().any(|bridge| bridge.id == *id));
+        for bridge in stale {
+            self.0.entry(bridge.id).or_insert(now);
         }
         let is_due = |since: &Instant| now.duration_since(*since) >= LIFE;
-        self.0.iter().filter(|(_, since)| is_due(since)).map(|(name, _)| name.clone()).collect()
-    }
-}
-
-/// What a lease's name says: enough to speak for the bridge.
-#[derive(Debug, PartialEq, Eq)]
-struct Bridge {
-    project: ProjectId,
-    device: DeviceId,
-    session: SessionId,
-    is_shell: bool,
-    actor: String,
-}
-
-impl Bridge {
-    /// A name of its own, also where one person is attached twice.
-    fn name(&self) -> String {
-        let Self { project, device, session, is_shell, actor } = self;
-        let kind = if *is_shell { "shell" } else { "bytes" };
-        format!("{PREFIX}{project}/{device}/{session}/{kind}/{}/{actor}", Uuid::new_v4())
-    }
-
-    fn parse(name: &str) -> Option<Self> {
-        let mut parts = name.strip_prefix(PREFIX)?.splitn(6, '/');
-        let (project, device) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
-        let (session, kind) = (parts.next()?.parse().ok()?, parts.next()?);
-        let actor = parts.nth(1)?.to_owned();
-        Some(Self { project, device, session, is_shell: kind == "shell", actor })
+        self.0.iter().filter(|(_, since)| is_due(since)).map(|(id, _)| *id).collect()
     }
 }
 
@@ -183,8 +182,10 @@ impl Bridge {
 #[derive(Debug)]
 pub struct Opening {
     session: Session,
+    /// What is written down when nothing comes of it.
     left: Option<Event>,
-    lease: Option<String>,
+    /// The bridge, while it is to be kept.
+    bridge: Option<Uuid>,
 }
 
 impl Opening {
@@ -200,88 +201,76 @@ impl Opening {
     ) -> Result<(Self, u64), ServiceError> {
         let left = left.into();
         let bridge = Bridge {
+            id: Uuid::new_v4(),
             project: session.project.clone(),
             device: session.device,
             session: session.id,
             is_shell: matches!(left, Event::SessionDetached(_)),
             actor: session.actor.clone(),
         };
-        let name = bridge.name();
         let (bridges, log) = (session.bridges(), &session.service().log);
-        log.hold_leases(bridges.process, std::slice::from_ref(&name), LIFE).await?;
-        bridges.held().insert(name.clone());
-        let mut opening = Self { session: session.clone(), left: None, lease: Some(name) };
+        log.put_bridge(bridges.process, &bridge, LIFE).await?;
+        bridges.held().insert(bridge.id);
+        let bridge = Some(bridge.id);
+        let mut opening = Self { session: session.clone(), left: None, bridge };
         let version = session.record(asked).await?;
         opening.left = Some(left);
         Ok((opening, version))
     }
 
-    /// Something came of it, or it is known why not.
-    pub fn done(&mut self) {
+    /// It is known why nothing came of it; or the bridge is over. `is_known`: that is in the log.
+    pub async fn over(mut self, is_known: bool) {
         self.left = None;
-    }
-
-    /// The bridge is over, and that is in the log.
-    pub async fn over(mut self) {
-        self.done();
-        if let Some(lease) = self.lease.take() {
-            give_back(&self.session, lease).await;
+        if let Some(bridge) = self.bridge.take() {
+            let_go(&self.session, bridge, is_known).await;
         }
     }
 }
 
-async fn give_back(session: &Session, lease: String) {
-    session.bridges().held().remove(&lease);
-    if let Err(error) = session.service().log.drop_leases(&[lease]).await {
-        // It runs out, and then it is found that nothing is to be said.
-        tracing::debug!(%error, "a bridge's lease is not given back");
+/// Keeps a bridge no longer. What is not known of it is found when it has run out.
+async fn let_go(session: &Session, bridge: Uuid, is_known: bool) {
+    session.bridges().held().remove(&bridge);
+    if is_known && let Err(error) = session.service().log.drop_bridge(bridge).await {
+        tracing::debug!(%error, "a bridge is forgotten later");
     }
 }
 
 impl Drop for Opening {
     fn drop(&mut self) {
-        let (left, lease) = (self.left.take(), self.lease.take());
-        if left.is_none() && lease.is_none() {
-            return;
-        }
-        let session = self.session.clone();
+        let Some(bridge) = self.bridge.take() else { return };
+        let (session, left) = (self.session.clone(), self.left.take());
         tokio::spawn(async move {
-            if let Some(left) = left {
-                session.note(left).await;
-            }
-            if let Some(lease) = lease {
-                give_back(&session, lease).await;
-            }
+            let is_known = match left {
+                Some(left) => session.note(left).await,
+                None => false,
+            };
+            let_go(&session, bridge, is_known).await;
         });
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use muster_schemas::{DeviceId, ProjectId, SessionId};
+
     use super::*;
 
     #[test]
-    fn a_name_says_enough_to_speak_for_a_bridge() {
-        let bridge = Bridge {
-            project: ProjectId::default_project(),
-            device: DeviceId(Uuid::new_v4()),
-            session: SessionId(Uuid::new_v4()),
-            is_shell: true,
-            actor: "token:a/b".to_owned(),
-        };
-        assert_eq!(Bridge::parse(&bridge.name()), Some(bridge));
-        assert_eq!(Bridge::parse("bridge/default/x"), None);
-        assert_eq!(Bridge::parse("events/3"), None);
-    }
-
-    #[test]
-    fn a_lease_that_ran_out_is_given_as_long_again() {
+    fn a_bridge_that_ran_out_is_given_as_long_again() {
         let (mut gone, now) = (Gone::default(), Instant::now());
-        let names = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>();
-        assert_eq!(gone.due(names(&["a", "b"]), now), names(&[]));
+        let bridge = |id| Bridge {
+            id: Uuid::from_u128(id),
+            project: ProjectId::default_project(),
+            device: DeviceId(Uuid::nil()),
+            session: SessionId(Uuid::nil()),
+            is_shell: true,
+            actor: "token:x".to_owned(),
+        };
+        let (one, two) = (bridge(1), bridge(2));
+        assert!(gone.due(&[one.clone(), two.clone()], now).is_empty());
         let later = now + LIFE / 2;
-        assert_eq!(gone.due(names(&["b"]), later), names(&[]), "a was kept in the meantime");
-        assert_eq!(gone.due(names(&["a", "b"]), now + LIFE), names(&["b"]));
-        assert_eq!(gone.due(names(&[]), now + LIFE * 2), names(&[]));
+        assert!(gone.due(std::slice::from_ref(&two), later).is_empty(), "the other was kept");
+        assert_eq!(gone.due(&[one, two.clone()], now + LIFE), BTreeSet::from([two.id]));
+        assert!(gone.due(&[], now + LIFE * 2).is_empty());
     }
 }

@@ -10,8 +10,7 @@ use muster_api::params::{NoParams, ProjectParam};
 use muster_api::problem::{Kind, WriteProblems};
 use muster_api::{PathParam, Problem, Query};
 use muster_schemas::events::{
-    Role, SessionAttached, SessionDetached, SessionEnded, SessionKind, SessionRefused,
-    SessionRequested,
+    SessionAttached, SessionDetached, SessionEnded, SessionKind, SessionRefused, SessionRequested,
 };
 use muster_schemas::wire::{Purpose, TerminalSize};
 use muster_schemas::{DeviceId, SessionId};
@@ -96,7 +95,7 @@ pub(super) struct OpenShell {
     #[serde(default = "ten_minutes")]
     #[param(value_type = Option<u32>, minimum = 1, maximum = 86400)]
     grace: u32,
-    /// Is what it shows recorded? It is, unless an admin says false.
+    /// Is what it shows recorded? It is, unless an admin says false, where admins may.
     #[serde(default = "yes")]
     #[param(value_type = Option<bool>)]
     record: bool,
@@ -178,7 +177,7 @@ pub(super) async fn open_shell(
         let rule = format!("must be from 1 to {MAX_GRACE}");
         return Err(Problem::field("grace", rule, Some(asked.grace.into())));
     }
-    if !asked.record && scope.principal.role != Role::Admin {
+    if !asked.record && state.service.recording.is_asked_of(scope.principal.role) {
         let words = "shells of this token's role are recorded; leave record out";
         return Err(Problem::new(Kind::Forbidden, words));
     }
@@ -224,13 +223,13 @@ fn recording(version: u64) -> u32 {
 /// No recorder, no shell: the beginning of a recording is written before the device is asked.
 async fn begun(
     session: &Session,
-    mut opening: Opening,
+    opening: Opening,
     recorder: Option<Recorder>,
 ) -> Result<(Option<Recorder>, Opening), Problem> {
     let Some(mut recorder) = recorder else { return Ok((None, opening)) };
     if let Err(error) = recorder.write().await {
-        opening.done();
-        session.note(SessionRefused { reason: "its recording cannot be written".to_owned() }).await;
+        let refused = SessionRefused { reason: "its recording cannot be written".to_owned() };
+        opening.over(session.note(refused).await).await;
         return Err(error.into());
     }
     Ok((Some(recorder), opening))
@@ -239,7 +238,7 @@ async fn begun(
 /// Opens a channel; that a device refuses is a fact.
 pub(super) async fn open(
     session: &Session,
-    mut opening: Opening,
+    opening: Opening,
     purpose: Purpose,
 ) -> Result<(muster_channel::Channel, Opening), Problem> {
     let Session { project, device, actor, .. } = session;
@@ -248,11 +247,11 @@ pub(super) async fn open(
         Ok(channel) => return Ok((channel, opening)),
         Err(error) => error,
     };
-    opening.done();
-    match &error {
+    let is_known = match &error {
         OpenError::Over(reason) => session.note(ended(reason.clone())).await,
         error => session.note(SessionRefused { reason: error.to_string() }).await,
-    }
+    };
+    opening.over(is_known).await;
     Err(error.into())
 }
 
@@ -277,21 +276,20 @@ pub(super) fn not_a_websocket(
 /// Answers with a websocket, which is then carried by `work` until its end is in the log.
 pub(super) fn accept<F, W>(
     upgrade: WebSocketUpgrade,
-    mut opening: Opening,
+    opening: Opening,
     session: &Session,
     work: F,
 ) -> Response
 where
     F: FnOnce(axum::extract::ws::WebSocket) -> W + Send + 'static,
-    W: Future<Output = ()> + Send + 'static,
+    W: Future<Output = bool> + Send + 'static,
 {
     let bridges = session.bridges();
     let largest = crate::channels::LARGEST;
     upgrade.protocols([PROTOCOL]).max_message_size(largest).on_upgrade(move |socket| {
-        opening.done();
         bridges.track(async move {
-            work(socket).await;
-            opening.over().await;
+            let is_known = work(socket).await;
+            opening.over(is_known).await;
         })
     })
 }
@@ -344,7 +342,8 @@ pub(super) async fn attach_session(
     let (project, actor) = (scope.project, scope.principal.actor());
     let session = Session::new(state.service, project, device, id, actor);
     let wanted = session.service().recorded(&session).await?;
-    if !asked.watch && !wanted.output && scope.principal.role != Role::Admin {
+    let is_asked = session.service().recording.is_asked_of(scope.principal.role);
+    if !asked.watch && !wanted.output && is_asked {
         let words =
             "this shell is not recorded, and shells of this token's role are; watch it instead";
         return Err(Problem::new(Kind::Forbidden, words));

@@ -23,7 +23,7 @@ use muster_api::blobs::{BlobError, Blobs};
 use muster_eventlog::{
     Append, AppendError, Appended, EventLog, Expected, NewEvent, StoreError, StoredEvent,
 };
-use muster_schemas::events::EventError;
+use muster_schemas::events::{EventError, Role};
 use muster_schemas::{Event, ProjectId, StreamName, Timestamp};
 use tokio::sync::{Mutex, Notify};
 use uuid::Uuid;
@@ -129,6 +129,25 @@ pub struct Service {
     pub(crate) epochs: Arc<EpochLimit>,
     /// The websockets that lead to devices.
     pub(crate) bridges: Arc<Bridges>,
+    /// Whose shells are recorded.
+    pub(crate) recording: Recording,
+}
+
+/// Whose shells are recorded, whether they want it or not.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Recording {
+    /// Those of operators; an admin may say no.
+    #[default]
+    Operators,
+    /// Those of all.
+    Everyone,
+}
+
+impl Recording {
+    /// Is it asked of this role?
+    pub(crate) fn is_asked_of(self, role: Role) -> bool {
+        self == Self::Everyone || role != Role::Admin
+    }
 }
 
 /// An aggregate as its stream has it.
@@ -160,7 +179,14 @@ impl Service {
             enrolling: Arc::new(std::array::from_fn(|_| Mutex::default())),
             epochs: Arc::default(),
             bridges: Arc::default(),
+            recording: Recording::default(),
         }
+    }
+
+    /// The same, with a rule on whose shells are recorded.
+    #[must_use]
+    pub fn with_recording(self, recording: Recording) -> Self {
+        Self { recording, ..self }
     }
 
     pub(crate) async fn load<D: Decider>(

@@ -25,12 +25,15 @@ const BATCH: u32 = 5_000;
 const STORE: Duration = Duration::from_secs(1);
 /// The wait after a failure of the store.
 const RETRY: Duration = Duration::from_millis(500);
+/// The wait for our own connection to tell what another process knows already.
+const AHEAD: Duration = Duration::from_millis(20);
 /// The wait after an event that cannot be applied; a new release mends that, not time.
 const STUCK: Duration = Duration::from_secs(30);
 
 const MOVE_CHECKPOINT: &str = "UPDATE checkpoints
      SET position = $4, failure = NULL, updated_at = clock_timestamp()
-     WHERE projection = $1 AND project = $2 AND position = $3";
+     WHERE projection = $1 AND project = $2 AND position = $3
+       AND $4 <= (SELECT position FROM heads WHERE project = $2)";
 
 /// How far a projection has come in each project; for those who wait for it.
 #[derive(Clone, Debug)]
@@ -133,10 +136,14 @@ impl<P: Projection> Runner<P> {
                     complained.clear();
                     let projects = self.reached.clone();
                     let is_stored = self.reached == self.checkpoints;
+                    let is_ahead = projects
+                        .iter()
+                        .any(|(project, at)| heads.get(project).is_some_and(|head| at > head));
                     tokio::select! {
                         () = stop.cancelled() => return,
                         () = tokio::time::sleep(STORE), if !is_stored => continue,
-                        () = follower.wait_until_differs(&projects, connection) => continue,
+                        () = tokio::time::sleep(AHEAD), if is_ahead => continue,
+                        () = follower.wait_until_differs(&projects, connection), if !is_ahead => continue,
                     }
                 }
                 Err(error) => {
@@ -188,8 +195,13 @@ impl<P: Projection> Runner<P> {
             None => self.load_checkpoint(project).await?,
         };
         if head < position {
-            self.notice_restore(project, position).await?;
-            return Ok(false);
+            // Another process knows more of the log and was quicker; or the database was restored
+            // under us, with rows and a checkpoint that fit: then what is cached is worth nothing.
+            let checkpoint = self.load_checkpoint(project).await?;
+            if checkpoint < position {
+                self.projection.forget();
+            }
+            return Ok(checkpoint < head);
         }
         let kinds: Vec<String> =
             self.projection.kinds().iter().map(|kind| (*kind).into()).collect();
@@ -219,9 +231,11 @@ impl<P: Projection> Runner<P> {
                 Ok(is_full)
             }
             Ok(false) => {
-                // Another runner of this projection was quicker: go on from where it is.
+                // Another runner of this projection was quicker: go on from where it is. Or the log
+                // ends before `head` by now: then it was restored, and is looked at anew.
                 self.projection.forget();
-                Ok(self.load_checkpoint(project).await? < head)
+                let is_moved = self.load_checkpoint(project).await? != stored;
+                if is_moved { Ok(true) } else { Err(restored(project)) }
             }
             Err(error) => {
                 self.projection.forget();
@@ -286,21 +300,6 @@ impl<P: Projection> Runner<P> {
         self.progress.set(project, position);
     }
 
-    /// When the log ends before the checkpoint, the database was restored under us: what is cached
-    /// is worth nothing. (The restored database holds the checkpoint and rows that fit it.)
-    async fn notice_restore(
-        &mut self,
-        project: &ProjectId,
-        position: u64,
-    ) -> Result<(), StoreError> {
-        let head = self.log.head(project).await?.map_or(0, |head| head.position);
-        if head < position {
-            self.projection.forget();
-            self.load_checkpoint(project).await?;
-        }
-        Ok(())
-    }
-
     /// So that an operator sees it without reading logs.
     async fn note_failure(&self, project: &ProjectId, error: &ProjectionError) {
         let Ok(client) = self.log.stores().pool.get().await else {
@@ -317,6 +316,11 @@ impl<P: Projection> Runner<P> {
             tracing::debug!(%error, "a projection's failure could not be noted");
         }
     }
+}
+
+fn restored(project: &ProjectId) -> ProjectionError {
+    let words = format!("the log of {project} ends before where it did; was it restored?");
+    StoreError::Corrupt(words).into()
 }
 
 /// Do two tables of one shape hold the same rows? Answers the rows that are in only one of them,

@@ -1,0 +1,137 @@
+//! Bridges: websockets to devices, and that a process still carries them. Like leases they run out;
+//! unlike those they are never taken over, only spoken for.
+
+use std::time::Duration;
+
+use muster_schemas::{DeviceId, ProjectId, SessionId};
+use uuid::Uuid;
+
+use crate::error::{Attempted, StoreError};
+use crate::log::EventLog;
+
+/// A websocket to a device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Bridge {
+    /// Its id.
+    pub id: Uuid,
+    /// The project.
+    pub project: ProjectId,
+    /// The device.
+    pub device: DeviceId,
+    /// The session that it is a part of.
+    pub session: SessionId,
+    /// Is somebody attached to a shell by it? Otherwise the session ends with it.
+    pub is_shell: bool,
+    /// Whose it is.
+    pub actor: String,
+}
+
+impl EventLog {
+    /// Notes a bridge that a process carries, for a while.
+    ///
+    /// # Errors
+    /// When PostgreSQL cannot be asked.
+    pub async fn put_bridge(
+        &self,
+        process: Uuid,
+        bridge: &Bridge,
+        life: Duration,
+    ) -> Result<(), StoreError> {
+        let client = self.stores().pool.get().await?;
+        let Bridge { id, project, device, session, is_shell, actor } = bridge;
+        client
+            .execute(
+                "INSERT INTO bridges (id, process, project, device, session, is_shell, actor,
+                     expires_at)
+                 VALUES ($1, $2, $3, $4, $5, $6, $7,
+                     clock_timestamp() + $8 * interval '1 second')",
+                &[
+                    id,
+                    &process,
+                    &project.as_str(),
+                    &device.0,
+                    &session.0,
+                    is_shell,
+                    actor,
+                    &life.as_secs_f64(),
+                ],
+            )
+            .await
+            .attempted("note a bridge")?;
+        Ok(())
+    }
+
+    /// Keeps a process's bridges for another while, also those that have run out meanwhile.
+    ///
+    /// # Errors
+    /// When PostgreSQL cannot be asked.
+    pub async fn keep_bridges(&self, ids: &[Uuid], life: Duration) -> Result<(), StoreError> {
+        let client = self.stores().pool.get().await?;
+        client
+            .execute(
+                "UPDATE bridges SET expires_at = clock_timestamp() + $2 * interval '1 second'
+                 WHERE id = ANY($1)",
+                &[&ids, &life.as_secs_f64()],
+            )
+            .await
+            .attempted("keep bridges")?;
+        Ok(())
+    }
+
+    /// Bridges that nobody keeps any more, at most `limit`.
+    ///
+    /// # Errors
+    /// When PostgreSQL cannot be asked.
+    pub async fn stale_bridges(&self, limit: u32) -> Result<Vec<Bridge>, StoreError> {
+        let client = self.stores().pool.get().await?;
+        let rows = client
+            .query(
+                "SELECT id, project, device, session, is_shell, actor FROM bridges
+                 WHERE expires_at < clock_timestamp() ORDER BY expires_at LIMIT $1",
+                &[&i64::from(limit)],
+            )
+            .await
+            .attempted("list bridges that are gone")?;
+        rows.iter()
+            .map(|row| {
+                let project: &str = row.get(1);
+                Ok(Bridge {
+                    id: row.get(0),
+                    project: project
+                        .parse()
+                        .map_err(|error| StoreError::Corrupt(format!("bridges: {error}")))?,
+                    device: DeviceId(row.get(2)),
+                    session: SessionId(row.get(3)),
+                    is_shell: row.get(4),
+                    actor: row.get(5),
+                })
+            })
+            .collect()
+    }
+
+    /// How many bridges a session has, kept or not.
+    ///
+    /// # Errors
+    /// When PostgreSQL cannot be asked.
+    pub async fn bridges_of(&self, session: SessionId) -> Result<u64, StoreError> {
+        let client = self.stores().pool.get().await?;
+        let row = client
+            .query_one("SELECT count(*) FROM bridges WHERE session = $1", &[&session.0])
+            .await
+            .attempted("count a session's bridges")?;
+        Ok(row.get::<_, i64>(0).unsigned_abs())
+    }
+
+    /// Forgets a bridge.
+    ///
+    /// # Errors
+    /// When PostgreSQL cannot be asked.
+    pub async fn drop_bridge(&self, id: Uuid) -> Result<(), StoreError> {
+        let client = self.stores().pool.get().await?;
+        client
+            .execute("DELETE FROM bridges WHERE id = $1", &[&id])
+            .await
+            .attempted("forget a bridge")?;
+        Ok(())
+    }
+}

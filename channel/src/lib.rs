@@ -3,8 +3,8 @@
 //!
 //! [`seal`] is the cryptography: X25519 halves from the signed open and its answer, ChaCha20-Poly1305
 //! with a counter, so that the broker sees only ciphertext, and nothing is taken but the next message that the other
-//! side sealed. [`frame`] is what is sealed, packed where that is worth it. [`link`] carries both over NATS: credits in both
-//! directions, messages that were lost said again, signs of life, an end that both sides notice.
+//! side sealed. [`frame`] is what is sealed, packed where that is worth it. [`link`] carries both over
+//! NATS: credits in both directions, messages that were lost said again, signs of life, an end that both sides notice.
 //!
 //! Invariant: neither side ever holds more than [`WINDOW`] bytes that the other has sent and nobody
 //! has taken.

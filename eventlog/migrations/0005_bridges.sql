@@ -2,7 +2,6 @@
 -- that is gone, and another one writes down how its session stands.
 CREATE TABLE bridges (
     id         uuid        PRIMARY KEY,
-    process    uuid        NOT NULL,
     project    text COLLATE "C" NOT NULL,
     device     uuid        NOT NULL,
     session    uuid        NOT NULL,

@@ -27,27 +27,19 @@ pub struct Bridge {
 }
 
 impl EventLog {
-    /// Notes a bridge that a process carries, for a while.
+    /// Notes a bridge that this process carries, for a while.
     ///
     /// # Errors
     /// When PostgreSQL cannot be asked.
-    pub async fn put_bridge(
-        &self,
-        process: Uuid,
-        bridge: &Bridge,
-        life: Duration,
-    ) -> Result<(), StoreError> {
+    pub async fn put_bridge(&self, bridge: &Bridge, life: Duration) -> Result<(), StoreError> {
         let client = self.stores().pool.get().await?;
         let Bridge { id, project, device, session, is_shell, actor } = bridge;
         client
             .execute(
-                "INSERT INTO bridges (id, process, project, device, session, is_shell, actor,
-                     expires_at)
-                 VALUES ($1, $2, $3, $4, $5, $6, $7,
-                     clock_timestamp() + $8 * interval '1 second')",
+                "INSERT INTO bridges (id, project, device, session, is_shell, actor, expires_at)
+                 VALUES ($1, $2, $3, $4, $5, $6, clock_timestamp() + $7 * interval '1 second')",
                 &[
                     id,
-                    &process,
                     &project.as_str(),
                     &device.0,
                     &session.0,
@@ -61,7 +53,7 @@ impl EventLog {
         Ok(())
     }
 
-    /// Keeps a process's bridges for another while, also those that have run out meanwhile.
+    /// Keeps bridges for another while, also those that have run out meanwhile.
     ///
     /// # Errors
     /// When PostgreSQL cannot be asked.

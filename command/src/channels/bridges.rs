@@ -209,7 +209,7 @@ impl Opening {
             actor: session.actor.clone(),
         };
         let (bridges, log) = (session.bridges(), &session.service().log);
-        log.put_bridge(bridges.process, &bridge, LIFE).await?;
+        log.put_bridge(&bridge, LIFE).await?;
         bridges.held().insert(bridge.id);
         let bridge = Some(bridge.id);
         let mut opening = Self { session: session.clone(), left: None, bridge };

@@ -7,10 +7,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::CHUNK;
 use crate::pack::{Packer, unpack};
+use crate::seal::OVERHEAD;
 
 /// The most bytes of a frame that is not data.
 const MOST: usize = 256 * 1024;
 
+/// Data as it is.
+const DATA: u8 = 0;
 /// Data that was packed.
 const PACKED: u8 = 10;
 
@@ -73,7 +76,7 @@ impl Frame {
             bytes
         };
         match self {
-            Self::Data(bytes) => with(0, bytes),
+            Self::Data(bytes) => with(DATA, bytes),
             Self::Credit(count) => with(1, &count.to_be_bytes()),
             Self::Eof => vec![2],
             Self::Close(reason) => with(3, reason.as_bytes()),
@@ -86,20 +89,27 @@ impl Frame {
         }
     }
 
-    /// As [`Self::encode`], with data packed where that is worth it.
-    pub(crate) fn encode_packed(&self, packer: &mut Packer) -> Vec<u8> {
-        let packed = match self {
-            Self::Data(bytes) => packer.pack(bytes),
-            _ => None,
+    /// Writes what [`Self::encode`] answers, with data packed where that is worth it.
+    pub(crate) fn write(&self, packer: &mut Packer, to: &mut Vec<u8>) {
+        let mut put = |kind: &[u8], content: &[u8]| {
+            to.reserve(kind.len() + content.len() + OVERHEAD);
+            to.extend_from_slice(kind);
+            to.extend_from_slice(content);
         };
-        packed.map_or_else(|| self.encode(), |packed| [&[PACKED], packed.as_slice()].concat())
+        match self {
+            Self::Data(bytes) => match packer.pack(bytes) {
+                Some(packed) => put(&[PACKED], &packed),
+                None => put(&[DATA], bytes),
+            },
+            other => put(&[], &other.encode()),
+        }
     }
 
     /// Reads a frame.
     ///
     /// # Errors
     /// When it is none.
-    pub fn decode(bytes: &[u8]) -> Result<Self, FrameError> {
+    pub fn decode(bytes: Bytes) -> Result<Self, FrameError> {
         fn read<T: serde::de::DeserializeOwned>(content: &[u8]) -> Result<T, FrameError> {
             codec::decode(content).map_err(|_| FrameError("its content cannot be read"))
         }
@@ -112,9 +122,7 @@ impl Frame {
             return Err(FrameError("it is too large"));
         }
         Ok(match *kind {
-            0 if (1..=CHUNK).contains(&content.len()) => {
-                Self::Data(Bytes::copy_from_slice(content))
-            }
+            DATA if (1..=CHUNK).contains(&content.len()) => Self::Data(bytes.slice_ref(content)),
             PACKED => Self::Data(unpack(content).ok_or(FrameError("its data cannot be unpacked"))?),
             1 => {
                 let count = content.try_into().map_err(|_| FrameError("a credit is 4 bytes"))?;
@@ -126,7 +134,7 @@ impl Frame {
             9 => Self::Again(counter(content)?),
             5 => Self::Resize(read(content)?),
             6 => Self::Exit(read(content)?),
-            7 => Self::Screen(Bytes::copy_from_slice(content)),
+            7 => Self::Screen(bytes.slice_ref(content)),
             8 => Self::Attached(read(content)?),
             _ => return Err(FrameError("its kind is not known")),
         })

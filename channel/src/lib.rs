@@ -15,15 +15,18 @@ pub mod link;
 mod listen;
 mod pack;
 pub mod seal;
+mod window;
 
 pub use frame::Frame;
 pub use link::{Channel, Gone, Receiver, Sender};
 pub use seal::{Half, Keys, SealError, Side};
 
-/// How many bytes may be on their way in one direction.
-pub const WINDOW: u32 = 256 * 1024;
+/// How many bytes may be on their way in one direction at most.
+pub const WINDOW: u32 = 1 << 20;
+/// How many may be at first, and whatever the line.
+pub const LEAST: u32 = 256 * 1024;
 /// The most bytes in one message.
-pub const CHUNK: usize = 32 * 1024;
+pub const CHUNK: usize = 64 * 1024;
 
 #[cfg(test)]
 mod tests;

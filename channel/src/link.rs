@@ -19,7 +19,8 @@ use crate::frame::Frame;
 use crate::listen::listen;
 use crate::pack::Packer;
 use crate::seal::{Keys, SealError, Sealer};
-use crate::{CHUNK, WINDOW};
+use crate::window::Window;
+use crate::{CHUNK, LEAST, WINDOW};
 
 /// Frames other than data that may wait to be taken, and screens, which are large; a side that says
 /// more is given up.
@@ -58,6 +59,8 @@ pub(crate) struct Inner {
     pub(crate) news: Notify,
     /// Bytes that were taken and not credited yet.
     pub(crate) taken: AtomicU32,
+    /// As many are credited.
+    pub(crate) due: AtomicU32,
     pub(crate) credit_due: Notify,
     /// This side has ended it, and told so.
     pub(crate) is_closed: AtomicBool,
@@ -84,8 +87,8 @@ pub(crate) struct Outgoing {
 
 impl Outgoing {
     fn seal(&mut self, frame: &Frame) -> Result<Vec<u8>, SealError> {
-        let plain = frame.encode_packed(&mut self.packer);
-        self.sealer.seal(&plain)
+        let Self { sealer, packer, .. } = self;
+        sealer.seal(|message| frame.write(packer, message))
     }
 
     /// The counter of the oldest message that is kept.
@@ -177,21 +180,23 @@ impl Channel {
             bytes: 0,
             again: None,
         };
+        let window = Window::new(Instant::now().into_std());
         let inner = Arc::new(Inner {
             subject,
             outgoing: Mutex::new(outgoing),
             carriers,
-            credit: Semaphore::new(WINDOW as usize),
+            credit: Semaphore::new(LEAST as usize),
             heard: Lock::default(),
             news: Notify::new(),
             taken: AtomicU32::new(0),
+            due: AtomicU32::new(window.due()),
             credit_due: Notify::new(),
             is_closed: AtomicBool::new(false),
             over: Lock::default(),
             ended: CancellationToken::new(),
             said: Lock::new(Instant::now()),
         });
-        tokio::spawn(listen(Arc::clone(&inner), subscriber, others, keys.open));
+        tokio::spawn(listen(Arc::clone(&inner), subscriber, others, keys.open, window));
         Self { sender: Sender(Arc::clone(&inner)), receiver: Receiver { inner } }
     }
 }
@@ -336,7 +341,7 @@ impl Receiver {
                     // Said by whoever listens: what is waited for here may be left at any time.
                     let count = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
                     let before = self.inner.taken.fetch_add(count, Ordering::Relaxed);
-                    if before + count >= WINDOW / 4 {
+                    if before + count >= self.inner.due.load(Ordering::Relaxed) {
                         self.inner.credit_due.notify_one();
                     }
                     return Ok(Frame::Data(bytes));

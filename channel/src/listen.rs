@@ -14,13 +14,14 @@ use crate::WINDOW;
 use crate::frame::Frame;
 use crate::link::{Inner, lock};
 use crate::seal::{Opener, SealError};
+use crate::window::Window;
 
 /// A side that has nothing to say says so often that it lives.
 const PING: Duration = Duration::from_secs(3);
 /// A side that was not heard for so long is gone.
 const SILENCE: Duration = Duration::from_secs(9);
 /// What was heard is confirmed after so many messages, or bytes.
-const CONFIRMED: (u64, usize) = (32, 64 * 1024);
+const CONFIRMED: (u64, usize) = (32, 256 * 1024);
 /// What is missing is asked for after this, then after twice as long, and so on up to a second.
 const ASK: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
 
@@ -38,6 +39,7 @@ pub(crate) async fn listen(
     subscriber: Subscriber,
     mut others: mpsc::UnboundedReceiver<(Client, Subscriber)>,
     opener: Opener,
+    mut window: Window,
 ) {
     let mut subscriber = Some(subscriber);
     let mut ear =
@@ -73,8 +75,10 @@ pub(crate) async fn listen(
             }
             () = inner.credit_due.notified() => {
                 let count = inner.taken.swap(0, Ordering::Relaxed);
-                if count > 0 {
-                    let _ = inner.say(&Frame::Credit(count)).await;
+                let credit = window.credit(count, Instant::now().into_std());
+                inner.due.store(window.due(), Ordering::Relaxed);
+                if credit > 0 {
+                    let _ = inner.say(&Frame::Credit(credit)).await;
                 }
                 Ok(())
             }
@@ -112,7 +116,7 @@ async fn linger(
     while !inner.outgoing.lock().await.sent.is_empty() {
         tokio::select! {
             message = next(subscriber) => match message {
-                Some(message) => match ear.opener.open_any(&message.payload).map(|it| Frame::decode(&it)) {
+                Some(message) => match ear.opener.open_any(&message.payload).map(Frame::decode) {
                     Ok(Ok(Frame::Heard(next))) => inner.confirm(next).await,
                     Ok(Ok(Frame::Again(next))) => inner.again(next).await,
                     Ok(Ok(Frame::Close(_))) => return,
@@ -169,7 +173,7 @@ impl Ear {
     /// both sides may miss some.
     async fn hear_ahead(&mut self, inner: &Inner, message: &[u8]) -> Result<(), String> {
         let plain = self.opener.look_ahead(message).map_err(|error| error.to_string())?;
-        match Frame::decode(&plain) {
+        match Frame::decode(plain) {
             Ok(Frame::Heard(next)) => inner.confirm(next).await,
             Ok(Frame::Again(next)) => inner.again(next).await,
             Ok(_) => {}
@@ -189,7 +193,7 @@ impl Ear {
             Err(error) => return Err(error.to_string()),
         };
         (self.is_missing, self.wait) = (false, ASK.0);
-        let frame = Frame::decode(&plain).map_err(|error| error.to_string())?;
+        let frame = Frame::decode(plain).map_err(|error| error.to_string())?;
         match frame {
             Frame::Heard(next) => inner.confirm(next).await,
             Frame::Again(next) => inner.again(next).await,

@@ -9,6 +9,7 @@ use aws_lc_rs::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
 use aws_lc_rs::agreement::{self, EphemeralPrivateKey, UnparsedPublicKey, X25519};
 use aws_lc_rs::hkdf::{HKDF_SHA256, Salt};
 use aws_lc_rs::rand::SystemRandom;
+use bytes::Bytes;
 use muster_schemas::Hash;
 
 /// Bytes that sealing adds.
@@ -144,15 +145,14 @@ impl Sealer {
         self.next
     }
 
-    /// Seals the next message.
+    /// Seals the next message, which is what `write` appends.
     ///
     /// # Errors
     /// When it is too large to be sealed.
-    pub fn seal(&mut self, plain: &[u8]) -> Result<Vec<u8>, SealError> {
+    pub fn seal(&mut self, write: impl FnOnce(&mut Vec<u8>)) -> Result<Vec<u8>, SealError> {
         let counter = self.next.to_be_bytes();
-        let mut message = Vec::with_capacity(plain.len() + OVERHEAD);
-        message.extend_from_slice(&counter);
-        message.extend_from_slice(plain);
+        let mut message = counter.to_vec();
+        write(&mut message);
         let body = message.get_mut(COUNTER..).unwrap_or_default();
         let tag = self
             .key
@@ -182,7 +182,7 @@ impl Opener {
     ///
     /// # Errors
     /// When it is not the next one, or not sealed by the other side.
-    pub fn open(&mut self, message: &[u8]) -> Result<Vec<u8>, SealError> {
+    pub fn open(&mut self, message: &[u8]) -> Result<Bytes, SealError> {
         let (found, plain) = self.unseal(message, |found, next| found == next)?;
         self.next = found + 1;
         Ok(plain)
@@ -192,7 +192,7 @@ impl Opener {
     ///
     /// # Errors
     /// When it is not sealed by the other side.
-    pub(crate) fn open_any(&self, message: &[u8]) -> Result<Vec<u8>, SealError> {
+    pub(crate) fn open_any(&self, message: &[u8]) -> Result<Bytes, SealError> {
         self.unseal(message, |_, _| true).map(|(_, plain)| plain)
     }
 
@@ -200,7 +200,7 @@ impl Opener {
     ///
     /// # Errors
     /// When it is the next one, or an earlier one, or not sealed by the other side.
-    pub fn look_ahead(&self, message: &[u8]) -> Result<Vec<u8>, SealError> {
+    pub fn look_ahead(&self, message: &[u8]) -> Result<Bytes, SealError> {
         self.unseal(message, |found, next| found > next).map(|(_, plain)| plain)
     }
 
@@ -208,7 +208,7 @@ impl Opener {
         &self,
         message: &[u8],
         fits: impl Fn(u64, u64) -> bool,
-    ) -> Result<(u64, Vec<u8>), SealError> {
+    ) -> Result<(u64, Bytes), SealError> {
         let (counter, sealed) = message.split_first_chunk::<COUNTER>().ok_or(SealError::Short)?;
         let found = u64::from_be_bytes(*counter);
         if !fits(found, self.next) {
@@ -221,6 +221,6 @@ impl Opener {
             .map_err(|_| SealError::Forged)?
             .len();
         plain.truncate(length);
-        Ok((found, plain))
+        Ok((found, plain.into()))
     }
 }

@@ -271,6 +271,67 @@ pub(crate) async fn restore(fleet: &mut Fleet, dump: &Path) {
     fleet.answers().await;
 }
 
+/// A read model's commits do not wait for the disk: what PostgreSQL forgets of them is read again,
+/// also where no event follows.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_postgresql_forgets_of_a_read_model_comes_back_by_itself() {
+    let fleet = Fleet::start().await;
+    let mut devices = devices(&fleet, 1).await;
+    for _ in 0..3 {
+        devices[0].chain.record_many(20);
+        devices[0].settle(PATIENCE).await;
+        let expected = devices[0].chain.events.len();
+        wait::until("the events to be shown", PATIENCE, || async {
+            let path = "/api/v1/events?order=asc&type=DeviceConfigApplied";
+            (fleet.api.list(path).await.len() == expected).then_some(())
+        })
+        .await;
+        fleet.postgres.child().kill9().unwrap();
+        fleet.answers().await;
+        assert_rebuild_equals_live(&fleet).await;
+        assert_complete(&fleet.api, &devices).await;
+    }
+}
+
+/// The database is exchanged for an older one while everything runs: positions go back.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_older_database_may_take_the_place_of_a_newer_one_under_running_roles() {
+    let fleet = Fleet::start().await;
+    let mut devices = devices(&fleet, 2).await;
+    for device in &mut devices {
+        device.chain.record_many(30);
+        device.settle(PATIENCE).await;
+    }
+    let dump = dump(&fleet);
+    for device in &mut devices {
+        device.chain.record_many(300);
+        device.settle(PATIENCE).await;
+    }
+    let psql = fleet.postgres.bin().join("psql");
+    let server = fleet.postgres.connection_url_of("postgres");
+    run(&psql, &["-q", "-c", "CREATE DATABASE older", &server]);
+    let older = fleet.postgres.connection_url_of("older");
+    run(&psql, &["-q", "-v", "ON_ERROR_STOP=1", "-f", dump.to_str().unwrap(), &older]);
+    // A database that somebody uses cannot be renamed; whoever lost it may be back in between.
+    let exchange = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'muster'; \
+                    ALTER DATABASE muster RENAME TO newer; ALTER DATABASE older RENAME TO muster";
+    wait::until("the databases to be exchanged", PATIENCE, || async {
+        let exchanged = std::process::Command::new(&psql)
+            .args(["-q", "-1", "-v", "ON_ERROR_STOP=1", "-c", exchange, &server])
+            .output()
+            .unwrap();
+        exchanged.status.success().then_some(())
+    })
+    .await;
+    fleet.answers().await;
+    for device in &mut devices {
+        device.chain.record_many(30);
+        device.settle(PATIENCE).await;
+    }
+    assert_rebuild_equals_live(&fleet).await;
+    assert_complete(&fleet.api, &devices).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_metric_store_that_was_away_gets_everything() {
     let fleet = Fleet::start().await;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
+use bytes::BytesMut;
 use muster_channel::{CHUNK, Channel, Frame, Sender};
 use muster_schemas::wire::ChannelRefusalCause;
 use russh_sftp::server::{Config, run_with_config};
@@ -14,8 +14,8 @@ use super::registry::Channels;
 use super::tcp::{broken, down, last};
 use crate::files::{Bounds, Failure, MAX_PACKET, Server};
 
-/// What is said and not heard yet, in each direction, in bytes.
-const BETWEEN: usize = 64 * 1024;
+/// What is said and not heard yet, in each direction, in bytes: one answer, and the next.
+const BETWEEN: usize = 256 * 1024;
 
 /// Answers, and serves until either side is through.
 pub(super) async fn open(
@@ -64,16 +64,17 @@ pub(super) async fn open(
 
 /// From the SFTP server to whoever asked, until its end, or the channel's.
 async fn up(sender: &Sender, mut from: impl AsyncRead + Unpin) -> Result<(), String> {
-    let mut buffer = vec![0; CHUNK];
+    let mut buffer = BytesMut::new();
     loop {
+        buffer.reserve(CHUNK);
         let count = tokio::select! {
-            read = from.read(&mut buffer) => read.map_err(|error| broken(&error))?,
+            read = from.read_buf(&mut buffer) => read.map_err(|error| broken(&error))?,
             () = sender.closed() => return Ok(()),
         };
         if count == 0 {
             break;
         }
-        if sender.data(Bytes::copy_from_slice(&buffer[..count])).await.is_err() {
+        if sender.data(buffer.split().freeze()).await.is_err() {
             return Ok(());
         }
     }

@@ -157,7 +157,6 @@ fn options(
         .request_timeout(Some(LIMIT))
         .subscription_capacity(UNREAD)
         .client_capacity(UNWRITTEN)
-        .read_buffer_capacity(4096)
         .ignore_discovered_servers()
         .max_reconnects(1)
         .event_callback(move |event| {

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use bytes::BytesMut;
 use clap::Args;
 use futures::{SinkExt, StreamExt};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -13,6 +14,8 @@ use crate::client::{Client, Connection, Socket, segment};
 use crate::exit::Misused;
 use crate::output::{line, note};
 
+/// The most bytes of one message.
+const AT_ONCE: usize = 128 * 1024;
 /// This side says so often that it lives.
 const PING: Duration = Duration::from_secs(3);
 
@@ -149,16 +152,17 @@ pub(crate) async fn carry(
     let (mut sink, mut stream) = socket.split();
     let up = async {
         let mut ping = tokio::time::interval(PING);
-        let mut buffer = vec![0; 32 * 1024];
+        let mut buffer = BytesMut::new();
         let mut open = true;
         loop {
+            buffer.reserve(AT_ONCE);
             let message = tokio::select! {
-                count = read.read(&mut buffer), if open => match count {
+                count = read.read_buf(&mut buffer), if open => match count {
                     Ok(0) | Err(_) => {
                         open = false;
                         Message::Text(r#"{"type":"eof"}"#.into())
                     }
-                    Ok(count) => Message::Binary(buffer[..count].to_vec().into()),
+                    Ok(_) => Message::Binary(buffer.split().freeze()),
                 },
                 _ = ping.tick() => Message::Text(r#"{"type":"ping"}"#.into()),
             };

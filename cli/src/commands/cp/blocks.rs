@@ -76,6 +76,20 @@ pub(super) enum Way {
 /// A part of a file: where it begins, and how many bytes it is.
 type Part = (u64, u32);
 
+/// A block, and the hash of what it is on this side.
+struct Block {
+    from: u64,
+    to: u64,
+    hash: [u8; 32],
+}
+
+/// Is a block on the device what it is here?
+async fn is_there(session: &Session, handle: &str, block: &Block) -> Result<bool, Trouble> {
+    let length = block.to - block.from;
+    let (bytes, theirs) = session.hash(handle, block.from, length).await?;
+    Ok(bytes == length && theirs == block.hash)
+}
+
 /// The parts of a block, as they are asked for.
 fn parts(from: u64, to: u64) -> impl Iterator<Item = Part> {
     let step = u64::from(MAX_SFTP_IO_BYTES);
@@ -106,7 +120,8 @@ impl Both<'_> {
         while at < there {
             let end = there.min(at + BLOCK);
             let ours = hash(self.file, at, end).context("cannot be read here")?;
-            if !self.is_there(at, end, ours).await? {
+            let block = Block { from: at, to: end, hash: ours };
+            if !is_there(self.session, self.handle, &block).await? {
                 break;
             }
             self.counted.step(end - at);
@@ -115,30 +130,47 @@ impl Both<'_> {
         Ok(at)
     }
 
-    async fn is_there(&self, from: u64, to: u64, ours: [u8; 32]) -> Result<bool, Trouble> {
-        let (bytes, theirs) = self.session.hash(self.handle, from, to - from).await?;
-        Ok(bytes == to - from && theirs == ours)
-    }
-
     /// Copies what follows. Answers how many bytes went over the wire.
+    ///
+    /// While a block is on its way, the one before is compared.
     ///
     /// # Errors
     /// When one of the sides fails, or what is read is never what is there.
     pub(super) async fn copy(&mut self, mut at: u64, way: Way) -> Result<u64, Trouble> {
+        let (session, handle) = (self.session, self.handle);
         let mut moved = 0;
         let mut tries = 0;
-        while at < self.size {
+        let mut before: Option<Block> = None;
+        while at < self.size || before.is_some() {
             let end = self.size.min(at + BLOCK);
-            let ours = match way {
-                Way::Send => self.send(at, end).await?,
-                Way::Fetch => self.fetch(at, end).await?,
+            let compared = async {
+                match &before {
+                    Some(block) => is_there(session, handle, block).await,
+                    None => Ok(true),
+                }
             };
+            let copied = async {
+                Ok(match way {
+                    _ if at == end => None,
+                    Way::Send => Some(self.send(at, end).await?),
+                    Way::Fetch => Some(self.fetch(at, end).await?),
+                })
+            };
+            // In this order: the device has to compare before it writes what follows.
+            let (is_there, hash) = tokio::try_join!(biased; compared, copied)?;
             moved += end - at;
-            if self.is_there(at, end, ours).await? {
-                (at, tries) = (end, 0);
+            let began = before.as_ref().map_or(at, |block| block.from);
+            if is_there {
+                if before.is_some() {
+                    tries = 0;
+                }
+                before = hash.map(|hash| Block { from: at, to: end, hash });
+                at = end;
                 continue;
             }
-            self.counted.back(end - at);
+            // Both once more.
+            self.counted.back(end - began);
+            (at, before) = (began, None);
             tries += 1;
             if tries >= TRIES {
                 return Err(anyhow!("it changes while it is copied, or the disk is damaged").into());

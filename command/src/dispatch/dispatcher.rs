@@ -235,7 +235,7 @@ impl Dispatcher {
         operation: &OpenOperation,
         run: &OpenRun,
     ) -> Result<Option<Planned>, ServiceError> {
-        let order = self.service.seal_order(project, operation, run)?;
+        let order = self.service.seal_order(project, operation, run.device, run.device_epoch)?;
         let command = RunCommand::Dispatch { epoch: run.device_epoch, order: order.clone() };
         let planned = plan(run, command);
         Ok(planned.map(|planned| Planned { send: Some((run.device, order)), ..planned }))

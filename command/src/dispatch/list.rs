@@ -1,5 +1,7 @@
 //! The rows of the list of what is open, and the questions that are asked of it.
 
+use std::collections::BTreeSet;
+
 use muster_eventlog::{EventLog, StoreError};
 use muster_schemas::events::OperationRequested;
 use muster_schemas::{DeviceId, OperationId, ProjectId, Timestamp, codec};
@@ -248,6 +250,32 @@ impl List {
             .await
             .map_err(failed)?;
         Ok(rows.into_iter().map(run).collect())
+    }
+
+    /// Of these devices those that are online and that nothing waits for, at most `limit`, each with
+    /// the epoch that it is in.
+    pub(crate) async fn free(
+        &self,
+        project: &ProjectId,
+        devices: &BTreeSet<DeviceId>,
+        limit: u32,
+    ) -> Result<Vec<(DeviceId, u64)>, StoreError> {
+        let sql = format!(
+            "SELECT d.device, d.epoch FROM {NAME}_devices d
+             WHERE d.project = $1 AND d.device = ANY($2) AND d.online AND NOT d.gone AND d.epoch > 0
+               AND NOT EXISTS (SELECT FROM {NAME}_runs r WHERE r.project = $1
+                               AND r.device = d.device AND r.state = 'requested')
+             ORDER BY d.device LIMIT $3"
+        );
+        let devices: Vec<Uuid> = devices.iter().map(|device| device.0).collect();
+        let rows: Vec<(Uuid, i64)> = sqlx::query_as(AssertSqlSafe(sql))
+            .bind(project.as_str())
+            .bind(devices)
+            .bind(i64::from(limit))
+            .fetch_all(&self.log.stores().sql)
+            .await
+            .map_err(failed)?;
+        Ok(rows.into_iter().map(|(id, epoch)| (DeviceId(id), epoch.unsigned_abs())).collect())
     }
 
     /// What a device was sent and is not through with, in the order in which it was asked for.

@@ -10,6 +10,9 @@ use super::list::{OpenOperation, OpenRun, RunState};
 /// for any more: its clock, its way here, its last attempt to end the program.
 const GRACE: i64 = 60_000_000;
 
+/// A device answers an order in this time, in microseconds; then it is sent again.
+const ANSWER: i64 = 5_000_000;
+
 /// What is to be done about a run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Step {
@@ -84,6 +87,8 @@ pub(crate) fn sent(operation: &OpenOperation, run: &OpenRun, now: Timestamp) -> 
             return Some(match run.canceled {
                 true => Step::SendCancel,
                 false if run.device_epoch > run.epoch => Step::Dispatch,
+                // Whoever put it into the log has sent it.
+                false if (0..ANSWER).contains(&(now.micros() - run.since.micros())) => return None,
                 false => Step::SendOrder,
             });
         }
@@ -172,7 +177,9 @@ mod tests {
     #[test]
     fn an_order_is_sent_again_until_it_expires_and_signed_anew_for_a_new_epoch() {
         let (open, waits) = (operation(), run(RunState::Dispatched));
-        assert_eq!(sent(&open, &waits, NOW), Some(Step::SendOrder));
+        assert_eq!(sent(&open, &waits, NOW), None, "it was sent just now");
+        assert_eq!(sent(&open, &waits, after(5)), Some(Step::SendOrder));
+        assert_eq!(sent(&open, &waits, after(-1)), Some(Step::SendOrder), "by another clock");
         let away = OpenRun { online: false, ..waits.clone() };
         assert_eq!(sent(&open, &away, after(3599)), None);
         assert_eq!(

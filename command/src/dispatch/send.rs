@@ -40,18 +40,19 @@ impl PrivateParts {
 }
 
 impl Service {
-    /// Seals a run's order for the epoch that its device is in.
+    /// Seals a run's order for an epoch of its device.
     pub(super) fn seal_order(
         &self,
         project: &ProjectId,
         operation: &OpenOperation,
-        run: &OpenRun,
+        device: DeviceId,
+        epoch: u64,
     ) -> Result<Vec<u8>, ServiceError> {
         let requested = &operation.requested;
         let order = RunOrder {
             project: project.clone(),
-            device: run.device,
-            epoch: run.device_epoch,
+            device,
+            epoch,
             operation: operation.id,
             issued_at: now(),
             expires_at: requested.expires_at,
@@ -74,7 +75,7 @@ impl Service {
     }
 
     /// Sends a sealed order. When it does not arrive, it is sent again.
-    pub(super) async fn send_order(
+    pub(crate) async fn send_order(
         &self,
         project: &ProjectId,
         device: DeviceId,

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use bytes::Bytes;
 use muster_api::blobs::key;
 use muster_eventlog::{Append, Appended, Expected, NewEvent};
 use muster_schemas::events::{Action, OperationRequested, PrivatePart};
@@ -15,6 +16,7 @@ use crate::domain::device::Device;
 use crate::domain::operation::{Operation, OperationCommand};
 use crate::domain::run::{Run, RunCommand};
 use crate::domain::{Decider, Rejection};
+use crate::dispatch::{Begun, OpenOperation};
 
 /// The most devices of one operation.
 pub(crate) const MAX_DEVICES: usize = 20_000;
@@ -88,7 +90,7 @@ impl Service {
         }
         let devices = self.targets(&request.project, &new.target).await?;
         let id = OperationId(Uuid::now_v7());
-        let input = private_input(&new)?;
+        let input = private_input(&new)?.map(Bytes::from);
         let private = input.as_ref().map(|bytes| PrivatePart {
             hash: Hash::of(bytes),
             bytes: bytes.len() as u64,
@@ -104,18 +106,34 @@ impl Service {
             at_once: new.at_once,
             stop_after: new.stop_after,
         };
-        let command = OperationCommand::Request(Box::new(requested));
+        let command = OperationCommand::Request(Box::new(requested.clone()));
         let asked = Operation::default().decide(command)?;
         // What the events speak of is there before they are.
-        if let Some(bytes) = input {
-            self.blobs.put(&key::private(&request.project, id), bytes.into()).await?;
+        if let Some(bytes) = &input {
+            self.blobs.put(&key::private(&request.project, id), bytes.clone()).await?;
         }
-        let appended = self.append_operation(request, id, &asked, &devices).await;
+        let open = OpenOperation {
+            id,
+            actor: request.actor.clone(),
+            requested,
+            paused: false,
+            aborted: false,
+            failures: 0,
+            active: 0,
+        };
+        let begun = self.begin(&request.project, &open, &devices, now()).await;
+        let appended = self.append_operation(request, id, &asked, &devices, &begun).await;
         if appended.is_err() {
             self.erase_private(&request.project, id).await;
         }
         // Not this one, when the same request came twice at once.
-        self.made(&request.project, appended?).await
+        let made = self.made(&request.project, appended?).await?;
+        if made.id == id {
+            for Begun { device, order, .. } in begun {
+                self.send_order(&request.project, device, order, input.as_ref()).await;
+            }
+        }
+        Ok(made)
     }
 
     async fn append_operation(
@@ -124,6 +142,7 @@ impl Service {
         id: OperationId,
         asked: &[Event],
         devices: &BTreeSet<DeviceId>,
+        begun: &[Begun],
     ) -> Result<Appended, ServiceError> {
         self.check_not_archived(&request.project).await?;
         let at = now();
@@ -136,7 +155,15 @@ impl Service {
         };
         append = append.stream(StreamName::Operation(id), Expected::Version(0), facts(asked));
         let share = Run::default().decide(RunCommand::Request)?;
-        for device in devices {
+        let waiting = share.iter().fold(Run::default(), Run::evolve);
+        // Those first: whoever has read some of this knows how many places are taken.
+        for Begun { device, epoch, order } in begun {
+            let command = RunCommand::Dispatch { epoch: *epoch, order: order.clone() };
+            let events = [&share[..], &waiting.decide(command)?].concat();
+            append = append.stream(StreamName::Run(id, *device), Expected::Version(0), facts(&events));
+        }
+        let is_begun = |device: &&DeviceId| begun.iter().any(|begun| begun.device == **device);
+        for device in devices.iter().filter(|device| !is_begun(device)) {
             let stream = StreamName::Run(id, *device);
             append = append.stream(stream, Expected::Version(0), facts(&share));
         }

@@ -1,0 +1,52 @@
+//! What needs no place on the list: the runs of a small operation whose devices are there get their
+//! orders in the commit that asks for them. All else the dispatcher begins, as it ends all.
+
+use std::collections::BTreeSet;
+
+use muster_schemas::{DeviceId, ProjectId, Timestamp};
+
+use super::list::{List, OpenOperation};
+use super::rules;
+use crate::service::Service;
+
+/// An operation of more devices is begun by the dispatcher alone.
+const SMALL: usize = 32;
+
+/// An order that can be given at once.
+#[derive(Debug)]
+pub(crate) struct Begun {
+    pub(crate) device: DeviceId,
+    /// The epoch that the device is in.
+    pub(crate) epoch: u64,
+    /// Sealed.
+    pub(crate) order: Vec<u8>,
+}
+
+impl Service {
+    /// The orders of a new operation that can be given at once. What is not here waits for the
+    /// dispatcher, so that nothing is an error.
+    pub(crate) async fn begin(
+        &self,
+        project: &ProjectId,
+        operation: &OpenOperation,
+        devices: &BTreeSet<DeviceId>,
+        now: Timestamp,
+    ) -> Vec<Begun> {
+        let places = rules::places(operation, now);
+        if devices.len() > SMALL || places == 0 {
+            return Vec::new();
+        }
+        let free = match List::new(self.log.clone()).free(project, devices, places).await {
+            Ok(free) => free,
+            Err(error) => {
+                tracing::debug!(%error, "an operation waits for the dispatcher");
+                return Vec::new();
+            }
+        };
+        let order = |(device, epoch)| {
+            let order = self.seal_order(project, operation, device, epoch).ok()?;
+            Some(Begun { device, epoch, order })
+        };
+        free.into_iter().filter_map(order).collect()
+    }
+}

@@ -11,9 +11,10 @@ use tracing_subscriber::{EnvFilter, Layer, Registry, fmt, reload};
 /// Sets the level that the config variable `log.level` names.
 pub(super) type SetLevel = Arc<dyn Fn(&str) -> Result<(), String> + Send + Sync>;
 
-/// Other crates only say what is wrong; async-nats not even that, because the agent says it.
+/// Other crates only say what is wrong; async-nats and the SFTP server not even that, because the
+/// agent says it.
 fn filter(level: &str) -> String {
-    format!("warn,async_nats=off,muster_agent={level}")
+    format!("warn,async_nats=off,russh_sftp=off,muster_agent={level}")
 }
 
 /// Starts logging. A filter from the command line wins over the config variable.

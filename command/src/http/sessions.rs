@@ -178,7 +178,7 @@ pub(super) async fn open_shell(
         return Err(Problem::field("grace", rule, Some(asked.grace.into())));
     }
     if !asked.record && state.service.recording.is_asked_of(scope.principal.role) {
-        let words = "shells of this token's role are recorded; leave record out";
+        let words = "shells of this token's role are recorded; leave out --no-record (in the API: record=false)";
         return Err(Problem::new(Kind::Forbidden, words));
     }
     if asked.record_input && !asked.record {

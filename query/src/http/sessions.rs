@@ -1,10 +1,15 @@
 //! `GET /sessions`, `GET /sessions/{id}`, `GET /sessions/{id}/recording`.
 
+use std::io;
+use std::sync::Arc;
+
+use axum::body::{Body, Bytes};
 use axum::extract::State;
 use axum::http::header;
 use axum::response::IntoResponse;
+use futures::{StreamExt, stream};
 use muster_api::auth::{ReadDevices, ReadOutput};
-use muster_api::blobs::{BlobError, key};
+use muster_api::blobs::{BlobError, Blobs, key};
 use muster_api::params::{NoParams, ProjectParam};
 use muster_api::position::MinPositionParam;
 use muster_api::problem::{ProblemDocument, ReadProblems};
@@ -24,8 +29,6 @@ use crate::projections::sessions::{Session, SessionState, TABLE};
 use crate::projections::{as_i64, devices};
 use crate::state::{QueryState, sql_problem};
 
-/// The largest recording that is handed out, in bytes.
-const LARGEST: u64 = 256 << 20;
 /// The bytes of a salt, with which each piece begins.
 const SALT: usize = 16;
 
@@ -238,8 +241,9 @@ pub(crate) async fn get_session(
 /// What a shell has shown.
 ///
 /// asciicast v2, as far as it was written: at most 5 s late. Each piece is held to the hash that the
-/// log has of it; where one is missing or was changed, the answer is an error that names it. One who
-/// attached again begins a recording of their own, which follows the one before.
+/// log has of it, before the answer begins and once more as it is sent; where one is missing or was
+/// changed, the answer is an error that names it. One who attached again begins a recording of their
+/// own, which follows the one before.
 #[utoipa::path(
     get, path = "/api/v1/sessions/{session}/recording", tag = "sessions",
     security(("bearer" = [])),
@@ -248,8 +252,6 @@ pub(crate) async fn get_session(
         (status = 200, description = "The recording", body = String,
             content_type = "application/x-asciicast", example = "{\"version\": 2}"),
         (status = 410, description = "A piece is missing, or is not what was recorded",
-            body = ProblemDocument, content_type = "application/problem+json"),
-        (status = 422, description = "The recording is larger than 256 MiB",
             body = ProblemDocument, content_type = "application/problem+json"),
         ReadProblems,
     )
@@ -263,32 +265,49 @@ pub(crate) async fn get_session_recording(
 ) -> Result<impl IntoResponse, Problem> {
     let project = &scope.project;
     min_position.wait(state.log(), &state.read_models.sessions, project).await?;
-    let (.., text) = find(&state, project, id).await?;
-    let total = read(&text)?.recording_bytes;
-    if total > LARGEST {
-        let words = format!("the recording is {total} bytes, more than {LARGEST}");
-        return Err(Problem::new(muster_api::problem::Kind::TooMuch, words));
-    }
-    // It is in memory whole.
-    let _place = state.streams.clone().try_acquire_owned().map_err(|_| {
+    find(&state, project, id).await?;
+    let place = state.streams.clone().try_acquire_owned().map_err(|_| {
         Problem::unavailable("as many live streams are open as this server serves", 10)
     })?;
-    let mut cast = Vec::with_capacity(usize::try_from(total).unwrap_or_default());
-    for (recording, chunk, hash) in pieces(&state, project, id).await? {
-        let name = key::recording(project, id, recording, chunk);
-        let damaged = |what: &str| {
-            let place = format!("piece {chunk} of recording {recording}");
-            let words = format!("{place} of session {id} {what}: somebody has touched the blobs");
-            Problem::new(muster_api::problem::Kind::Gone, words)
-        };
-        let found = state.blobs.get(&name).await.map_err(|error| blob_problem(&error))?;
-        let bytes = found.ok_or_else(|| damaged("is missing"))?;
-        let (salt, lines) =
-            bytes.split_at_checked(SALT).ok_or_else(|| damaged("is not what was recorded"))?;
-        if output_hash(salt, lines).0 != hash[..] {
-            return Err(damaged("is not what was recorded"));
-        }
-        cast.extend_from_slice(lines);
+    let place = Arc::new(place);
+    let pieces = pieces(&state, project, id).await?;
+    for piece in &pieces {
+        lines(&state.blobs, project, id, piece).await?;
     }
-    Ok(([(header::CONTENT_TYPE, "application/x-asciicast")], cast))
+    let (blobs, project) = (state.blobs.clone(), project.clone());
+    let body = stream::iter(pieces).then(move |piece| {
+        let (blobs, project, place) = (blobs.clone(), project.clone(), Arc::clone(&place));
+        async move {
+            let lines = lines(&blobs, &project, id, &piece).await;
+            drop(place);
+            lines.map_err(|problem| {
+                tracing::error!(session = %id, %problem, "a recording breaks off");
+                io::Error::other(problem.detail)
+            })
+        }
+    });
+    Ok(([(header::CONTENT_TYPE, "application/x-asciicast")], Body::from_stream(body)))
+}
+
+/// The lines of a piece, held to its hash.
+async fn lines(
+    blobs: &Blobs,
+    project: &ProjectId,
+    id: SessionId,
+    (recording, chunk, hash): &(u32, u32, Vec<u8>),
+) -> Result<Bytes, Problem> {
+    let damaged = |what: &str| {
+        let place = format!("piece {chunk} of recording {recording}");
+        let words = format!("{place} of session {id} {what}: somebody has touched the blobs");
+        Problem::new(muster_api::problem::Kind::Gone, words)
+    };
+    let name = key::recording(project, id, *recording, *chunk);
+    let found = blobs.get(&name).await.map_err(|error| blob_problem(&error))?;
+    let bytes = found.ok_or_else(|| damaged("is missing"))?;
+    let (salt, lines) =
+        bytes.split_at_checked(SALT).ok_or_else(|| damaged("is not what was recorded"))?;
+    if output_hash(salt, lines).0 != hash[..] {
+        return Err(damaged("is not what was recorded"));
+    }
+    Ok(bytes.slice_ref(lines))
 }

@@ -1,9 +1,11 @@
 //! Recordings: played as they were made, and searched.
 
-use std::io::Write;
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Seek, Write};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use futures::StreamExt;
 use serde_json::{Value, json};
 
 use super::{SESSIONS, no_recording};
@@ -11,20 +13,33 @@ use crate::client::{Client, segment};
 use crate::exit::Partly;
 use crate::output::{self, line, note, table, text};
 
-async fn recording(client: &Client, id: &str) -> Result<String> {
+/// A text that goes on for longer without a new line is searched as if there were one, in bytes.
+const LONGEST: usize = 1 << 20;
+
+/// A recording, in a temporary file: it may be larger than this machine's memory.
+async fn recording(client: &Client, id: &str) -> Result<File> {
     let path = format!("{SESSIONS}/{}/recording", segment(id));
-    let response = client.bytes(&path, &[], None).await?;
-    response.text().await.context("the recording broke off")
+    let mut stream = client.bytes(&path, &[], None).await?.bytes_stream();
+    let mut file = tempfile::tempfile().context("cannot make a temporary file")?;
+    while let Some(bytes) = stream.next().await {
+        let bytes = bytes.context("the recording broke off")?;
+        file.write_all(&bytes).context("cannot write a temporary file")?;
+    }
+    file.rewind().context("cannot read a temporary file")?;
+    Ok(file)
 }
 
 /// The events of a recording: when, of which kind, what.
-fn events(cast: &str) -> Vec<(f64, String, String)> {
-    cast.lines()
-        .filter_map(|line| {
-            let event: Value = serde_json::from_str(line).ok()?;
-            Some((event[0].as_f64()?, event[1].as_str()?.to_owned(), event[2].as_str()?.to_owned()))
-        })
-        .collect()
+fn events(recording: File) -> impl Iterator<Item = io::Result<(f64, String, String)>> {
+    BufReader::new(recording).lines().filter_map(|line| match line {
+        Ok(line) => event(&line).map(Ok),
+        Err(error) => Some(Err(error)),
+    })
+}
+
+fn event(line: &str) -> Option<(f64, String, String)> {
+    let event: Value = serde_json::from_str(line).ok()?;
+    Some((event[0].as_f64()?, event[1].as_str()?.to_owned(), event[2].as_str()?.to_owned()))
 }
 
 pub(super) async fn play(
@@ -34,19 +49,20 @@ pub(super) async fn play(
     idle: f64,
     cast: bool,
 ) -> Result<()> {
-    let recording = recording(client, id).await?;
+    let mut recording = recording(client, id).await?;
     if cast {
-        std::io::stdout().write_all(recording.as_bytes())?;
+        io::copy(&mut recording, &mut io::stdout())?;
         return Ok(());
     }
-    let events = events(&recording);
-    if events.is_empty() {
+    let mut events = events(recording).peekable();
+    if events.peek().is_none() {
         return Err(no_recording(id));
     }
     let speed = if speed.is_finite() && speed > 0.0 { speed } else { 1.0 };
     let mut before = 0.0;
-    let mut stdout = std::io::stdout();
-    for (at, kind, shown) in events {
+    let mut stdout = io::stdout();
+    for event in events {
+        let (at, kind, shown) = event.context("cannot read a temporary file")?;
         // A recording that was gone on with begins at 0 again.
         let pause = ((at - before).max(0.0) / speed).min(idle.max(0.0));
         before = at;
@@ -80,6 +96,33 @@ fn plain(shown: &str) -> String {
     plain
 }
 
+/// The lines of a recording that hold a text.
+fn hits(recording: File, wanted: &str) -> Result<Vec<String>> {
+    let mut hits = Vec::new();
+    let mut look = |shown: &str| {
+        let plain = plain(shown);
+        let found = plain.lines().filter(|line| line.contains(wanted));
+        hits.extend(found.map(|line| line.trim().to_owned()));
+    };
+    let mut waiting = String::new();
+    for event in events(recording) {
+        let (_, kind, shown) = event.context("cannot read a temporary file")?;
+        if kind != "o" {
+            continue;
+        }
+        waiting.push_str(&shown);
+        let whole = match waiting.rfind('\n') {
+            Some(at) => at + 1,
+            None if waiting.len() > LONGEST => waiting.len(),
+            None => continue,
+        };
+        let rest = waiting.split_off(whole);
+        look(&std::mem::replace(&mut waiting, rest));
+    }
+    look(&waiting);
+    Ok(hits)
+}
+
 pub(super) async fn search(
     client: &Client,
     wanted: &str,
@@ -94,8 +137,8 @@ pub(super) async fn search(
             continue;
         }
         let id = text(&session["id"]);
-        let cast = match recording(client, &id).await {
-            Ok(cast) => cast,
+        let lines = match recording(client, &id).await.and_then(|cast| hits(cast, wanted)) {
+            Ok(lines) => lines,
             Err(error) => {
                 note(format!("the recording of session {id} cannot be searched: {error:#}"));
                 unread += 1;
@@ -103,10 +146,8 @@ pub(super) async fn search(
             }
         };
         read += 1;
-        let shown: String =
-            events(&cast).into_iter().filter(|event| event.1 == "o").map(|event| event.2).collect();
-        for hit in plain(&shown).lines().filter(|line| line.contains(wanted)) {
-            found.push(json!({"session": id, "name": session["name"], "line": hit.trim()}));
+        for line in lines {
+            found.push(json!({"session": id, "name": session["name"], "line": line}));
         }
     }
     let whole = || match unread {
@@ -132,6 +173,19 @@ pub(super) async fn search(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn lines_are_found_across_the_events_that_hold_them() {
+        let mut file = tempfile::tempfile().unwrap();
+        let said = ["one sec", "ret\r\ntwo\r\n\x1b[1msec\x1b[0m", "rets", " end"];
+        writeln!(file, "{}", json!({"version": 2})).unwrap();
+        for (at, shown) in said.iter().enumerate() {
+            writeln!(file, "{}", json!([at, "o", shown])).unwrap();
+            writeln!(file, "{}", json!([at, "i", "secret"])).unwrap();
+        }
+        file.rewind().unwrap();
+        assert_eq!(hits(file, "secret").unwrap(), ["one secret", "secrets end"]);
+    }
 
     #[test]
     fn what_was_shown_is_found_without_its_colors() {

@@ -5,10 +5,14 @@ use std::net::TcpStream;
 use std::sync::Arc;
 use std::time::Duration;
 
-use muster_tests::System;
+use muster_backing::postgres::Tuning;
+use muster_tests::fleet::Fleet;
+use muster_tests::{System, wait};
+use reqwest::Method;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+use serde_json::{Value, json};
 
 type Connection = StreamOwned<ClientConnection, TcpStream>;
 
@@ -67,5 +71,40 @@ async fn an_answer_reaches_a_client_that_is_still_sending_its_body() {
         }
         let (head, body) = answer(&mut connection);
         assert!(head.starts_with(&format!("http/1.1 {status}")), "{path}: {head}{body}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_log_says_from_where_a_request_came_through_proxies() {
+    let trusted = [("MUSTER_TRUSTED_PROXIES", "127.0.0.1,10.0.0.0/8")];
+    let fleet = Fleet::start_with(Tuning::Small, &trusted).await;
+    // Served by the door itself, and by the command role behind it.
+    let routes =
+        ["/api/v1/devices", "/api/v1/operations/0198c0de-7000-7abc-8def-0123456789ab/pause"];
+    for (at, (said, client)) in [
+        ("", "127.0.0.1"),
+        ("203.0.113.9", "203.0.113.9"),
+        ("203.0.113.66, 203.0.113.9, 10.1.2.3", "203.0.113.9"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        for (route, method) in routes.into_iter().zip([Method::GET, Method::POST]) {
+            let body = json!({"name": format!("{method} {at}"), "role": "operator"});
+            let made = fleet.api.post("/api/v1/tokens", &body).await;
+            let user = fleet.api.with_token(made["token"].as_str().unwrap());
+            let headers = [("x-forwarded-for", said)];
+            let sent = if said.is_empty() { &headers[..0] } else { &headers[..] };
+            let (status, answer) = user.send_with(method.clone(), route, &json!({}), sent).await;
+            assert!(matches!(status, 200 | 404), "{answer}");
+            let id = made["id"].as_str().unwrap();
+            let path = format!("/api/v1/events?type=ApiTokenUsed&stream=token/{id}");
+            let used = wait::until("the use to be in the log", Duration::from_secs(30), || async {
+                let used: Vec<Value> = fleet.api.list(&path).await;
+                used.into_iter().next()
+            })
+            .await;
+            assert_eq!(used["data"]["address"], client, "{method} {route} of '{said}'");
+        }
     }
 }

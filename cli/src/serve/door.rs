@@ -3,6 +3,7 @@
 
 use std::future::Future;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -27,6 +28,7 @@ use super::health::{self, Needs};
 use super::install::Installer;
 use super::limits::{self, Limits};
 use super::prometheus::{self, Figures};
+use super::proxies::{self, TrustedProxies};
 use super::tunnel::Tunnel;
 
 /// The largest body that is read.
@@ -101,6 +103,7 @@ impl Door {
         self,
         listen: SocketAddr,
         certificates: Certificates,
+        proxies: TrustedProxies,
         stop: CancellationToken,
     ) -> Result<impl Future<Output = Result<()>> + Send + 'static> {
         let mut routes = Router::new();
@@ -137,6 +140,7 @@ impl Door {
             routes = routes.layer(from_fn_with_state(limits, limits::limit));
         }
         let app = routes
+            .layer(from_fn_with_state(Arc::new(proxies), proxies::look_through))
             .layer(DefaultBodyLimit::max(MAX_BODY))
             .layer(from_fn(body::gather))
             .layer(CatchPanicLayer::custom(panicked));

@@ -1,18 +1,21 @@
 //! The front door's way to a command role in another process: what query has no route for goes
 //! there, and so clients see one origin.
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use axum::body::{Body, to_bytes};
-use axum::extract::Request;
+use axum::extract::{ConnectInfo, Request};
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use hyper_util::rt::TokioIo;
 use muster_api::Problem;
 
 use super::door::MAX_BODY;
+use super::proxies::FORWARDED_FOR;
 
 /// Headers that are between two neighbors only (RFC 9110 §7.6.1), or made anew.
 const NOT_FORWARDED: [HeaderName; 6] = [
@@ -66,7 +69,7 @@ impl Forward {
         let answer = self
             .http
             .request(parts.method, format!("{}{path}", self.url))
-            .headers(kept(&parts.headers))
+            .headers(of_request(&parts))
             .body(body)
             .send()
             .await
@@ -84,11 +87,12 @@ impl Forward {
     /// A websocket: what follows the upgrade is copied as it is.
     async fn upgrade(self, mut request: Request) -> Result<Response, Problem> {
         let client = hyper::upgrade::on(&mut request);
-        let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
-        let mut headers = kept(request.headers());
+        let (parts, _) = request.into_parts();
+        let path = parts.uri.path_and_query().map_or("/", |path| path.as_str());
+        let mut headers = of_request(&parts);
         headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
         for name in [header::UPGRADE, header::HOST] {
-            if let Some(value) = request.headers().get(&name) {
+            if let Some(value) = parts.headers.get(&name) {
                 headers.insert(name, value.clone());
             }
         }
@@ -114,6 +118,19 @@ impl Forward {
         });
         Ok(response)
     }
+}
+
+/// What is sent on of a request: with whose it is, whatever it says itself.
+fn of_request(parts: &Parts) -> HeaderMap {
+    let mut headers = kept(&parts.headers);
+    headers.remove(FORWARDED_FOR);
+    let client = parts.extensions.get::<ConnectInfo<SocketAddr>>();
+    if let Some(ConnectInfo(client)) = client
+        && let Ok(client) = HeaderValue::from_str(&client.ip().to_canonical().to_string())
+    {
+        headers.insert(FORWARDED_FOR, client);
+    }
+    headers
 }
 
 fn kept(headers: &HeaderMap) -> HeaderMap {

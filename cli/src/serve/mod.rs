@@ -13,6 +13,7 @@ mod names;
 mod options;
 mod patience;
 mod prometheus;
+mod proxies;
 mod tunnel;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -31,6 +32,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use door::openapi_document;
 pub(crate) use limits::JoinRate;
+pub(crate) use proxies::TrustedProxies;
 pub(crate) use names::{address_for_others, certificate_names};
 pub(crate) use options::{
     DEFAULT_PORT, Listen, MetricStore, RecordShells, Role, Roles, ServeArgs, ServeOptions, silence,
@@ -184,7 +186,7 @@ pub(crate) async fn run(
             door.tunnel(tunnel::Tunnel::new(&options.nats_urls, stop.clone()));
         }
         let stop = stop.clone();
-        parts.spawn(door.open(listen, certificates, stop).await?);
+        parts.spawn(door.open(listen, certificates, options.proxies, stop).await?);
     }
     ready();
     while let Some(ended) = parts.join_next().await {

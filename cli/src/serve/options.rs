@@ -18,6 +18,7 @@ use muster_query::influx::{InfluxCredentials, InfluxQueryOptions};
 
 use super::limits::JoinRate;
 use super::names::certificate_names;
+use super::proxies::TrustedProxies;
 use crate::commands::seconds;
 use crate::exit::Misused;
 use crate::otlp::OtlpArgs;
@@ -110,6 +111,8 @@ pub(crate) struct ServeOptions {
     pub(crate) offline_after: Duration,
     /// What an address may ask for without a token, a second.
     pub(crate) joins: NonZeroU32,
+    /// Whose word on whose request it is is taken.
+    pub(crate) proxies: TrustedProxies,
     /// Whose shells are recorded.
     pub(crate) recording: Recording,
     /// Agents for other architectures, for the installer.
@@ -263,6 +266,8 @@ pub(crate) struct ServeArgs {
     #[command(flatten)]
     joins: JoinRate,
     #[command(flatten)]
+    proxies: TrustedProxies,
+    #[command(flatten)]
     record: RecordShells,
     /// Further names that the server's certificate is for
     #[arg(long, env = "MUSTER_NAMES", value_delimiter = ',')]
@@ -321,6 +326,7 @@ impl TryFrom<ServeArgs> for ServeOptions {
             agents: args.agents,
             offline_after: args.offline_after,
             joins: args.joins.joins_per_second,
+            proxies: args.proxies,
             recording: args.record.record_shells.into(),
         })
     }

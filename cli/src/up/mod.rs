@@ -25,7 +25,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::client::{Client, contexts};
 use crate::otlp::OtlpArgs;
-use crate::serve::{self, DEFAULT_PORT, JoinRate, Listen, RecordShells, Role, Roles, ServeOptions};
+use crate::serve::{
+    self, DEFAULT_PORT, JoinRate, Listen, RecordShells, Role, Roles, ServeOptions, TrustedProxies,
+};
 use agent::LocalAgent;
 use asked::Asked;
 use folder::{Folder, Ports};
@@ -205,6 +207,7 @@ impl Up<'_> {
             agents: self.agents.clone(),
             offline_after: self.offline_after,
             joins: self.joins,
+            proxies: TrustedProxies::default(),
             recording: self.recording,
         };
         let file = self.folder.path().join("admin-token");

@@ -68,7 +68,7 @@ impl Forward {
         let path = parts.uri.path_and_query().map_or("/", |path| path.as_str());
         let answer = self
             .http
-            .request(parts.method, format!("{}{path}", self.url))
+            .request(parts.method.clone(), format!("{}{path}", self.url))
             .headers(of_request(&parts))
             .body(body)
             .send()

@@ -32,11 +32,11 @@ use tokio_util::sync::CancellationToken;
 
 pub use door::openapi_document;
 pub(crate) use limits::JoinRate;
-pub(crate) use proxies::TrustedProxies;
 pub(crate) use names::{address_for_others, certificate_names};
 pub(crate) use options::{
     DEFAULT_PORT, Listen, MetricStore, RecordShells, Role, Roles, ServeArgs, ServeOptions, silence,
 };
+pub(crate) use proxies::TrustedProxies;
 
 /// Where the API is when nothing else is said.
 const USUAL_ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8443);

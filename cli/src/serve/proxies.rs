@@ -30,9 +30,9 @@ pub(crate) struct TrustedProxies {
 fn network(text: &str) -> Result<IpNet, String> {
     let text = text.trim();
     let one = || text.parse::<IpAddr>().map(IpNet::from);
-    text.parse().or_else(|_| one()).map_err(|_| {
-        format!("'{text}' is neither an address nor a network, such as 10.0.0.0/8")
-    })
+    text.parse()
+        .or_else(|_| one())
+        .map_err(|_| format!("'{text}' is neither an address nor a network, such as 10.0.0.0/8"))
 }
 
 impl TrustedProxies {

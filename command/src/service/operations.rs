@@ -12,11 +12,11 @@ use muster_schemas::{DeviceId, Event, Hash, OperationId, ProjectId, StreamName, 
 use uuid::Uuid;
 
 use super::{Request, Service, ServiceError, TRIES, Written, now, until_appended};
+use crate::dispatch::{Begun, OpenOperation};
 use crate::domain::device::Device;
 use crate::domain::operation::{Operation, OperationCommand};
 use crate::domain::run::{Run, RunCommand};
 use crate::domain::{Decider, Rejection};
-use crate::dispatch::{Begun, OpenOperation};
 
 /// The most devices of one operation.
 pub(crate) const MAX_DEVICES: usize = 20_000;
@@ -160,7 +160,8 @@ impl Service {
         for Begun { device, epoch, order } in begun {
             let command = RunCommand::Dispatch { epoch: *epoch, order: order.clone() };
             let events = [&share[..], &waiting.decide(command)?].concat();
-            append = append.stream(StreamName::Run(id, *device), Expected::Version(0), facts(&events));
+            append =
+                append.stream(StreamName::Run(id, *device), Expected::Version(0), facts(&events));
         }
         let is_begun = |device: &&DeviceId| begun.iter().any(|begun| begun.device == **device);
         for device in devices.iter().filter(|device| !is_begun(device)) {

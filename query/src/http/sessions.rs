@@ -282,7 +282,7 @@ pub(crate) async fn get_session_recording(
             drop(place);
             lines.map_err(|problem| {
                 tracing::error!(session = %id, %problem, "a recording breaks off");
-                io::Error::other(problem.detail)
+                io::Error::other(problem.detail().to_owned())
             })
         }
     });

@@ -66,6 +66,11 @@ pub struct Attached {
 pub struct FrameError(&'static str);
 
 impl Frame {
+    /// Does it only say which messages were heard?
+    pub(crate) const fn is_about_messages(&self) -> bool {
+        matches!(self, Self::Heard(_) | Self::Again(_))
+    }
+
     /// The bytes that are sealed.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {

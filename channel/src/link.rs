@@ -5,7 +5,7 @@
 //! when one of both connects anew, is said again: who misses one asks for it.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex as Lock, PoisonError};
 use std::time::Duration;
 
@@ -69,6 +69,10 @@ pub(crate) struct Inner {
     pub(crate) ended: CancellationToken,
     /// When this side said something last.
     pub(crate) said: Lock<Instant>,
+    /// The counter after the last message that is not about messages themselves.
+    pub(crate) needed: AtomicU64,
+    /// The other side has heard everything before this message.
+    pub(crate) heard_before: AtomicU64,
 }
 
 /// What is said, in its order.
@@ -195,6 +199,8 @@ impl Channel {
             over: Lock::default(),
             ended: CancellationToken::new(),
             said: Lock::new(Instant::now()),
+            needed: AtomicU64::new(0),
+            heard_before: AtomicU64::new(0),
         });
         tokio::spawn(listen(Arc::clone(&inner), subscriber, others, keys.open, window));
         Self { sender: Sender(Arc::clone(&inner)), receiver: Receiver { inner } }
@@ -221,6 +227,9 @@ impl Inner {
         let mut outgoing = self.outgoing.lock().await;
         let sealed = outgoing.seal(frame);
         let sealed = Bytes::from(sealed.map_err(|error| Gone(error.to_string()))?);
+        if !frame.is_about_messages() {
+            self.needed.store(outgoing.sealer.next(), Ordering::Relaxed);
+        }
         outgoing.bytes += sealed.len();
         outgoing.sent.push_back(sealed.clone());
         if outgoing.bytes > UNCONFIRMED {
@@ -239,10 +248,17 @@ impl Inner {
     /// The other side has heard everything before this message.
     pub(crate) async fn confirm(&self, next: u64) {
         self.outgoing.lock().await.confirm(next);
+        self.heard_before.fetch_max(next, Ordering::Relaxed);
+    }
+
+    /// May the last that was said be lost, and nobody knows?
+    pub(crate) fn is_unheard(&self) -> bool {
+        self.heard_before.load(Ordering::Relaxed) < self.needed.load(Ordering::Relaxed)
     }
 
     /// Says again what the other side misses.
     pub(crate) async fn again(&self, next: u64) {
+        self.heard_before.fetch_max(next, Ordering::Relaxed);
         let mut outgoing = self.outgoing.lock().await;
         outgoing.confirm(next);
         if outgoing.again.is_some_and(|last| last.elapsed() < AGAIN) {
@@ -284,6 +300,11 @@ impl Sender {
     /// When the channel is over.
     pub async fn say(&self, frame: Frame) -> Result<(), Gone> {
         self.0.say(&frame).await
+    }
+
+    #[cfg(test)]
+    pub(crate) fn is_unheard(&self) -> bool {
+        self.0.is_unheard()
     }
 
     /// May bytes be said without waiting?

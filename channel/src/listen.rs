@@ -18,6 +18,11 @@ use crate::window::Window;
 
 /// A side that has nothing to say says so often that it lives.
 const PING: Duration = Duration::from_secs(3);
+/// What was heard and not confirmed is looked for this often.
+const BEAT: Duration = Duration::from_millis(500);
+/// When what was said last may be lost, a side that says nothing else says so soon that it lives: that
+/// tells the other one what it misses.
+const PROBE: Duration = Duration::from_secs(1);
 /// A side that was not heard for so long is gone.
 const SILENCE: Duration = Duration::from_secs(9);
 /// What was heard is confirmed after so many messages, or bytes.
@@ -42,10 +47,17 @@ pub(crate) async fn listen(
     mut window: Window,
 ) {
     let mut subscriber = Some(subscriber);
-    let mut ear =
-        Ear { opener, confirmed: 0, bytes: 0, is_missing: false, asked: None, wait: ASK.0 };
+    let mut ear = Ear {
+        opener,
+        confirmed: 0,
+        bytes: 0,
+        is_due: false,
+        is_missing: false,
+        asked: None,
+        wait: ASK.0,
+    };
     let mut last = Instant::now();
-    let mut beat = tokio::time::interval(Duration::from_secs(1));
+    let mut beat = tokio::time::interval(BEAT);
     beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         let said = tokio::select! {
@@ -86,7 +98,9 @@ pub(crate) async fn listen(
                 if last.elapsed() > SILENCE {
                     Err("the other side is silent".to_owned())
                 } else {
-                    if lock(&inner.said).elapsed() >= PING {
+                    let quiet = lock(&inner.said).elapsed();
+                    let is_probe_due = inner.is_unheard() && quiet >= PROBE;
+                    if ear.is_due || is_probe_due || quiet >= PING {
                         ear.confirm(&inner).await;
                     }
                     Ok(())
@@ -140,6 +154,8 @@ struct Ear {
     confirmed: u64,
     /// How many bytes came since.
     bytes: usize,
+    /// Something came since that the other side keeps until it is confirmed.
+    is_due: bool,
     /// A message was lost, or may have been.
     is_missing: bool,
     /// When it was asked for.
@@ -151,7 +167,7 @@ struct Ear {
 impl Ear {
     /// Tells how much was heard.
     async fn confirm(&mut self, inner: &Inner) {
-        (self.confirmed, self.bytes) = (self.opener.next(), 0);
+        (self.confirmed, self.bytes, self.is_due) = (self.opener.next(), 0, false);
         let _ = inner.say(&Frame::Heard(self.confirmed)).await;
     }
 
@@ -194,6 +210,7 @@ impl Ear {
         };
         (self.is_missing, self.wait) = (false, ASK.0);
         let frame = Frame::decode(plain).map_err(|error| error.to_string())?;
+        self.is_due |= !frame.is_about_messages();
         match frame {
             Frame::Heard(next) => inner.confirm(next).await,
             Frame::Again(next) => inner.again(next).await,

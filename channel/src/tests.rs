@@ -255,9 +255,9 @@ async fn lossy(
 async fn what_is_lost_is_said_again() {
     const BYTES: usize = 2 << 20;
     let (nats, _dir) = broker().await;
-    // Every seventh message of both, and a run of twenty of one.
+    // Every seventh message of both, and a run of ten of one.
     let loses =
-        |from: &str, count| count % 7 == 3 || (from == "server.said" && (20..40).contains(&count));
+        |from: &str, count| count % 7 == 3 || (from == "server.said" && (20..30).contains(&count));
     let (server, mut device) = lossy(&nats, loses).await;
     let Channel { sender, receiver: mut kept } = server;
     let saying = tokio::spawn(async move {
@@ -283,6 +283,23 @@ async fn what_is_lost_is_said_again() {
     assert_eq!(heard, BYTES);
     device.sender.say(Frame::Eof).await.unwrap();
     saying.await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_last_word_is_said_again_before_anybody_speaks() {
+    let (nats, _dir) = broker().await;
+    // The first message of each side, which nothing follows.
+    let (server, mut device) = lossy(&nats, |_, count| count == 1).await;
+    let mut receiver = server.receiver;
+    let began = std::time::Instant::now();
+    server.sender.data(Bytes::from_static(b"ls\r")).await.unwrap();
+    device.sender.data(Bytes::from_static(b"$ ")).await.unwrap();
+    assert_eq!(next(&mut device.receiver).await, Ok(Frame::Data(Bytes::from_static(b"ls\r"))));
+    assert_eq!(next(&mut receiver).await, Ok(Frame::Data(Bytes::from_static(b"$ "))));
+    assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
+    // And it is confirmed: both sides keep nothing.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert!(!server.sender.is_unheard() && !device.sender.is_unheard());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -54,11 +54,16 @@ mod tests {
 
     use super::*;
 
-    /// The window after a line of so many bytes a second was read for a second.
-    fn after_a_second(window: &mut Window, now: &mut Instant, bytes_per_second: u32) -> u32 {
-        for _ in 0..100 {
+    /// The window after a line of so many bytes a second was read for a while.
+    fn after_a_while(window: &mut Window, now: &mut Instant, bytes_per_second: u32) -> u32 {
+        let mut waiting = 0;
+        for _ in 0..2_000 {
             *now += Duration::from_millis(10);
-            window.credit(bytes_per_second / 100, *now);
+            waiting += bytes_per_second / 100;
+            if waiting >= window.due() {
+                window.credit(waiting, *now);
+                waiting = 0;
+            }
         }
         window.size
     }
@@ -67,11 +72,11 @@ mod tests {
     fn it_is_what_is_taken_in_a_quarter_of_a_second() {
         let mut now = Instant::now();
         let mut window = Window::new(now);
-        assert_eq!(after_a_second(&mut window, &mut now, 100_000), LEAST, "a slow line");
-        let size = after_a_second(&mut window, &mut now, 2_000_000);
+        assert_eq!(after_a_while(&mut window, &mut now, 100_000), LEAST, "a slow line");
+        let size = after_a_while(&mut window, &mut now, 2_000_000);
         assert!((400_000..=600_000).contains(&size), "{size}");
-        assert_eq!(after_a_second(&mut window, &mut now, 100_000_000), WINDOW, "a fast one");
-        assert_eq!(after_a_second(&mut window, &mut now, 100_000), LEAST, "a slow one again");
+        assert_eq!(after_a_while(&mut window, &mut now, 100_000_000), WINDOW, "a fast one");
+        assert_eq!(after_a_while(&mut window, &mut now, 100_000), LEAST, "a slow one again");
     }
 
     #[test]

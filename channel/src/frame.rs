@@ -95,14 +95,14 @@ impl Frame {
     }
 
     /// Writes what [`Self::encode`] answers, with data packed where that is worth it.
-    pub(crate) fn write(&self, packer: &mut Packer, to: &mut Vec<u8>) {
+    pub(crate) fn write(&self, packer: Option<&mut Packer>, to: &mut Vec<u8>) {
         let mut put = |kind: &[u8], content: &[u8]| {
             to.reserve(kind.len() + content.len() + OVERHEAD);
             to.extend_from_slice(kind);
             to.extend_from_slice(content);
         };
         match self {
-            Self::Data(bytes) => match packer.pack(bytes) {
+            Self::Data(bytes) => match packer.and_then(|packer| packer.pack(bytes)) {
                 Some(packed) => put(&[PACKED], &packed),
                 None => put(&[DATA], bytes),
             },

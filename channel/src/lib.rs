@@ -21,6 +21,15 @@ pub use frame::Frame;
 pub use link::{Channel, Gone, Receiver, Sender};
 pub use seal::{Half, Keys, SealError, Side};
 
+/// What both sides of a channel understand; the device's answer says it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dialect {
+    /// As the first agents: messages of 32 KiB, nothing packed, a window that stays as it is.
+    Narrow,
+    /// All that is here.
+    Wide,
+}
+
 /// How many bytes may be on their way in one direction at most.
 pub const WINDOW: u32 = 1 << 20;
 /// How many may be at first, and whatever the line.

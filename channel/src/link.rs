@@ -20,7 +20,7 @@ use crate::listen::listen;
 use crate::pack::Packer;
 use crate::seal::{Keys, SealError, Sealer};
 use crate::window::Window;
-use crate::{CHUNK, LEAST, WINDOW};
+use crate::{CHUNK, Dialect, LEAST, WINDOW};
 
 /// Frames other than data that may wait to be taken, and screens, which are large; a side that says
 /// more is given up.
@@ -49,6 +49,8 @@ pub struct Channel {
 #[derive(Debug)]
 pub(crate) struct Inner {
     pub(crate) subject: String,
+    /// The most bytes in one message of this side.
+    chunk: usize,
     pub(crate) outgoing: Mutex<Outgoing>,
     /// Connections that take the place of the one before.
     pub(crate) carriers: mpsc::UnboundedSender<(Client, Subscriber)>,
@@ -80,7 +82,7 @@ pub(crate) struct Inner {
 pub(crate) struct Outgoing {
     pub(crate) client: Client,
     pub(crate) sealer: Sealer,
-    pub(crate) packer: Packer,
+    pub(crate) packer: Option<Packer>,
     /// Sealed messages that the other side has not confirmed, the oldest first.
     pub(crate) sent: VecDeque<Bytes>,
     /// How many bytes they are.
@@ -92,7 +94,7 @@ pub(crate) struct Outgoing {
 impl Outgoing {
     fn seal(&mut self, frame: &Frame) -> Result<Vec<u8>, SealError> {
         let Self { sealer, packer, .. } = self;
-        sealer.seal(|message| frame.write(packer, message))
+        sealer.seal(|message| frame.write(packer.as_mut(), message))
     }
 
     /// The counter of the oldest message that is kept.
@@ -174,19 +176,30 @@ impl Channel {
     /// Starts to carry a channel: what this side says goes to `subject`, what comes on `subscriber`
     /// was said by the other.
     #[must_use]
-    pub fn start(client: Client, subject: String, subscriber: Subscriber, keys: Keys) -> Self {
+    pub fn start(
+        client: Client,
+        subject: String,
+        subscriber: Subscriber,
+        keys: Keys,
+        dialect: Dialect,
+    ) -> Self {
+        let (chunk, packer, most) = match dialect {
+            Dialect::Narrow => (32 * 1024, None, LEAST),
+            Dialect::Wide => (CHUNK, Some(Packer::default()), WINDOW),
+        };
         let (carriers, others) = mpsc::unbounded_channel();
         let outgoing = Outgoing {
             client,
             sealer: keys.seal,
-            packer: Packer::default(),
+            packer,
             sent: VecDeque::new(),
             bytes: 0,
             again: None,
         };
-        let window = Window::new(Instant::now().into_std());
+        let window = Window::new(Instant::now().into_std(), most);
         let inner = Arc::new(Inner {
             subject,
+            chunk,
             outgoing: Mutex::new(outgoing),
             carriers,
             credit: Semaphore::new(LEAST as usize),
@@ -282,7 +295,7 @@ impl Sender {
     pub async fn data(&self, bytes: Bytes) -> Result<(), Gone> {
         let mut rest = bytes;
         while !rest.is_empty() {
-            let part = rest.split_to(rest.len().min(CHUNK));
+            let part = rest.split_to(rest.len().min(self.0.chunk));
             let needed = u32::try_from(part.len()).unwrap_or(u32::MAX);
             let credit = tokio::select! {
                 credit = self.0.credit.acquire_many(needed) => credit,

@@ -127,8 +127,12 @@ async fn linger(
     others: &mut mpsc::UnboundedReceiver<(Client, Subscriber)>,
     ear: &mut Ear,
 ) {
+    let mut beat = tokio::time::interval(PROBE);
+    beat.reset();
     while !inner.outgoing.lock().await.sent.is_empty() {
         tokio::select! {
+            // Nothing follows the last word that would tell that it was lost.
+            _ = beat.tick() => inner.again(0).await,
             message = next(subscriber) => match message {
                 Some(message) => match ear.opener.open_any(&message.payload).map(Frame::decode) {
                     Ok(Ok(Frame::Heard(next))) => inner.confirm(next).await,

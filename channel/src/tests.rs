@@ -96,8 +96,8 @@ async fn channels(nats: &NatsServer) -> (Channel, Channel, async_nats::Client) {
     for client in [&one, &other] {
         assert!(client.request("nobody", Bytes::new()).await.is_err());
     }
-    let server = Channel::start(one, "down".into(), up, server);
-    (server, Channel::start(other, "up".into(), down, device), spy)
+    let server = Channel::start(one, "down".into(), up, server, Dialect::Wide);
+    (server, Channel::start(other, "up".into(), down, device, Dialect::Wide), spy)
 }
 
 async fn broker() -> (NatsServer, tempfile::TempDir) {
@@ -141,6 +141,30 @@ async fn megabytes_go_both_ways_in_order() {
     };
     let (one, two) = tokio::join!(pump(server), pump(device));
     drop((one, two));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_of_old_is_spoken_to_as_it_understands() {
+    let (nats, _dir) = broker().await;
+    let connect = || async { async_nats::connect(nats.url()).await.unwrap() };
+    let (one, other) = (connect().await, connect().await);
+    let (server, mut device) = pair();
+    let up = one.subscribe("up").await.unwrap();
+    let mut down = other.subscribe("down").await.unwrap();
+    one.flush().await.unwrap();
+    other.flush().await.unwrap();
+    let server = Channel::start(one, "down".into(), up, server, Dialect::Narrow);
+    let text = Bytes::from(vec![b'x'; 100_000]);
+    server.sender.data(text.clone()).await.unwrap();
+    let mut heard = Vec::new();
+    while heard.len() < text.len() {
+        let message = futures::StreamExt::next(&mut down).await.unwrap();
+        let plain = device.open.open(&message.payload).unwrap();
+        // Neither packed nor larger than 32 KiB.
+        assert!(plain[0] == 0 && plain.len() <= 1 + 32 * 1024, "{} of kind {}", plain.len(), plain[0]);
+        heard.extend_from_slice(&plain[1..]);
+    }
+    assert_eq!(heard, text);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -247,8 +271,8 @@ async fn lossy(
     let down = other.subscribe("device.hears").await.unwrap();
     one.flush().await.unwrap();
     other.flush().await.unwrap();
-    let server = Channel::start(one, "server.said".into(), up, server);
-    (server, Channel::start(other, "device.said".into(), down, device))
+    let server = Channel::start(one, "server.said".into(), up, server, Dialect::Wide);
+    (server, Channel::start(other, "device.said".into(), down, device, Dialect::Wide))
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -312,8 +336,8 @@ async fn a_channel_goes_on_over_another_connection() {
     let down = of_device.subscribe("down").await.unwrap();
     one.flush().await.unwrap();
     of_device.flush().await.unwrap();
-    let mut server = Channel::start(one, "down".into(), up, server);
-    let mut device = Channel::start(of_device.clone(), "up".into(), down, device);
+    let mut server = Channel::start(one, "down".into(), up, server, Dialect::Wide);
+    let mut device = Channel::start(of_device.clone(), "up".into(), down, device, Dialect::Wide);
     for round in 0..5_u8 {
         of_device.drain().await.unwrap();
         tokio::time::sleep(Duration::from_millis(100)).await;

@@ -16,13 +16,14 @@ const MEASURED: Duration = Duration::from_millis(50);
 #[derive(Debug)]
 pub(crate) struct Window {
     size: u32,
+    most: u32,
     since: Instant,
     taken: u32,
 }
 
 impl Window {
-    pub(crate) const fn new(now: Instant) -> Self {
-        Self { size: LEAST, since: now, taken: 0 }
+    pub(crate) const fn new(now: Instant, most: u32) -> Self {
+        Self { size: LEAST, most, since: now, taken: 0 }
     }
 
     /// Bytes may be credited when so many were taken: before the other side has to wait.
@@ -41,7 +42,7 @@ impl Window {
         let ahead = u128::from(self.taken) * AHEAD.as_micros() / elapsed.as_micros();
         (self.since, self.taken) = (now, 0);
         // A pause of the reader is not the line's: half of it stays.
-        let wanted = u32::try_from(ahead).unwrap_or(WINDOW).clamp(LEAST, WINDOW).max(self.size / 2);
+        let wanted = u32::try_from(ahead).unwrap_or(WINDOW).clamp(LEAST, self.most).max(self.size / 2);
         let before = self.size;
         self.size = wanted.max(before.saturating_sub(taken));
         (taken + self.size) - before
@@ -71,7 +72,7 @@ mod tests {
     #[test]
     fn it_is_what_is_taken_in_a_quarter_of_a_second() {
         let mut now = Instant::now();
-        let mut window = Window::new(now);
+        let mut window = Window::new(now, WINDOW);
         assert_eq!(after_a_while(&mut window, &mut now, 100_000), LEAST, "a slow line");
         let size = after_a_while(&mut window, &mut now, 2_000_000);
         assert!((400_000..=600_000).contains(&size), "{size}");
@@ -80,10 +81,17 @@ mod tests {
     }
 
     #[test]
+    fn one_that_may_not_grow_stays() {
+        let mut now = Instant::now();
+        let mut window = Window::new(now, LEAST);
+        assert_eq!(after_a_while(&mut window, &mut now, 100_000_000), LEAST);
+    }
+
+    #[test]
     fn a_long_line_is_filled() {
         // Half a window each way and back: 200 ms; as much as is on its way arrives in that time.
         let mut now = Instant::now();
-        let mut window = Window::new(now);
+        let mut window = Window::new(now, WINDOW);
         for _ in 0..20 {
             now += Duration::from_millis(200);
             window.credit(window.size, now);
@@ -97,7 +105,7 @@ mod tests {
             steps in prop::collection::vec((0_u64..400, 0.0_f64..=1.0), 1..200),
         ) {
             let mut now = Instant::now();
-            let mut window = Window::new(now);
+            let mut window = Window::new(now, WINDOW);
             // What the other side may say, and what it has said.
             let mut free = LEAST;
             let mut waiting = 0;

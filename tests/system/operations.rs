@@ -98,6 +98,57 @@ async fn many_devices_are_asked_a_few_at_once_and_each_does_it_once() {
     assert!(code == 0 && out.contains("60 succeeded") && out.contains("true"), "{out}");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn those_who_are_there_get_their_orders_with_the_request_and_no_more_than_may() {
+    let system = System::start().await;
+    let _fleet = Fleet::start(&system, 9).await;
+    // Once they have done something, everybody knows that they are there.
+    let id = asked(&system, &exec(json!({"selector": "online"}))).await;
+    when(&system, &id, "all to be through", |one| one["status"] == "finished").await;
+    let body = with(exec(json!({"selector": "online"})), json!({"at_once": 2}));
+    // The same request twice is one operation.
+    let key = [("idempotency-key", "0198c0de-7000-7abc-8def-0123456789ab")];
+    let (status, made) = system.api.send_with(Method::POST, OPERATIONS, &body, &key).await;
+    assert_eq!(status, 201, "{made}");
+    let (_, again) = system.api.send_with(Method::POST, OPERATIONS, &body, &key).await;
+    assert_eq!(made, again);
+    let id = made["id"].as_str().unwrap();
+    let done = when(&system, id, "all to be through", |one| one["status"] == "finished").await;
+    assert_eq!(done["runs"], json!({"succeeded": 9}), "{done}");
+    let kinds = "OperationRequested,RunDispatched,RunSucceeded";
+    let path = format!("/api/v1/events?order=asc&type={kinds}");
+    let mut events = system.api.list(&path).await;
+    let is_its = |stream: &str| stream.contains(id);
+    events.retain(|event| event["type"] == "RunSucceeded" || is_its(event["stream"].as_str().unwrap()));
+    // Those of the first operation.
+    let first = events.iter().position(|event| event["type"] == "OperationRequested").unwrap();
+    let events = events.split_off(first);
+    let of = |kind: &str| events.iter().filter(|event| event["type"] == kind).collect::<Vec<_>>();
+    let (asked, ordered) = (of("OperationRequested"), of("RunDispatched"));
+    assert_eq!((asked.len(), ordered.len(), of("RunSucceeded").len()), (1, 9, 9));
+    // In one append, so at one time: as many as may be at work at once. The others follow.
+    let with_it = ordered.iter().filter(|one| one["recorded_at"] == asked[0]["recorded_at"]).count();
+    assert_eq!(with_it, 2);
+    let (mut at_work, mut most) = (0_i32, 0);
+    for event in &events {
+        at_work += match event["type"].as_str() {
+            Some("RunDispatched") => 1,
+            Some("RunSucceeded") => -1,
+            _ => 0,
+        };
+        most = most.max(at_work);
+    }
+    assert_eq!((at_work, most), (0, 2));
+
+    // By their names.
+    let all = system.api.list("/api/v1/devices?selector=online").await;
+    let names: Vec<&Value> = all.iter().take(3).map(|device| &device["name"]).collect();
+    let id = asked(&system, &exec(json!({"devices": names}))).await;
+    when(&system, &id, "all to be through", |one| one["status"] == "finished").await;
+    let done = system.api.get(&format!("{OPERATIONS}/{id}")).await;
+    assert_eq!(done["runs"], json!({"succeeded": 3}), "{done}");
+}
+
 async fn wait_for_status(system: &System, status: &str) {
     wait::until(status, PATIENCE, || async {
         (system.api.get("/api/v1/devices/away").await["status"] == status).then_some(())

@@ -2,7 +2,7 @@
 
 use async_nats::jetstream::Context;
 use async_nats::{Client, HeaderMap};
-use muster_channel::{Channel, Half, Sender, Side};
+use muster_channel::{Channel, Dialect, Half, Sender, Side};
 use muster_schemas::cose::Kind;
 use muster_schemas::subjects::DeviceSubjects;
 use muster_schemas::wire::{ChannelAnswer, ChannelRefusal, ChannelRefusalCause, KIND_HEADER};
@@ -54,14 +54,16 @@ impl Opening {
         let heard = self.client.subscribe(down).await.map_err(|error| error.to_string())?;
         self.client.flush().await.map_err(|error| error.to_string())?;
         self.answer(ours, None).await?;
-        let channel = Channel::start(self.client, up, heard, keys);
+        let channel = Channel::start(self.client, up, heard, keys, Dialect::Wide);
         let down = self.subjects.channel_down(self.channel);
         tokio::spawn(follow(self.link, channel.sender.clone(), down));
         Ok(channel)
     }
 
     async fn answer(&self, key: Vec<u8>, refused: Option<ChannelRefusal>) -> Result<(), String> {
-        let answer = ChannelAnswer { channel: self.channel, open: self.open, key, refused };
+        let (channel, open) = (self.channel, self.open);
+        let wide = refused.is_none();
+        let answer = ChannelAnswer { channel, open, key, refused, wide };
         let sealed = self.key.seal(Kind::Opened, codec::encode(&answer));
         let mut headers = HeaderMap::new();
         headers.insert(KIND_HEADER, "opened");

@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 /// Bytes of output that may wait for a channel, with those that are being said.
-const OUTPUT: usize = 2 * CHUNK;
+const OUTPUT: usize = 64 * 1024;
 /// What was said last may take so long to be taken.
 const LAST: Duration = Duration::from_secs(10);
 

@@ -17,8 +17,10 @@ pub(super) const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarde
 /// Who is believed.
 #[derive(Args, Clone, Debug, Default)]
 pub(crate) struct TrustedProxies {
-    /// Proxies, a front door of muster among them, whose X-Forwarded-For is believed: addresses or
-    /// networks, with commas. Of all others the address of their connection is taken
+    /// Proxies whose X-Forwarded-For is believed, a front door of muster among them: addresses or
+    /// networks, with commas. Only such as write it themselves; one that passes TLS through cannot,
+    /// and what came through it would be the client's own word. Of all others the address of their
+    /// connection is taken
     #[arg(
         long = "trusted-proxies", env = "MUSTER_TRUSTED_PROXIES", value_delimiter = ',',
         value_name = "NETWORK", value_parser = network
@@ -35,6 +37,12 @@ fn network(text: &str) -> Result<IpNet, String> {
         .map_err(|_| format!("'{text}' is neither an address nor a network, such as 10.0.0.0/8"))
 }
 
+/// An address, of which some proxies say the port, too.
+fn address(hop: &str) -> Option<IpAddr> {
+    let with_port = || hop.parse::<SocketAddr>().map(|address| address.ip());
+    hop.parse().or_else(|_| with_port()).ok()
+}
+
 impl TrustedProxies {
     fn trusts(&self, address: IpAddr) -> bool {
         self.networks.iter().any(|network| network.contains(&address))
@@ -45,10 +53,10 @@ impl TrustedProxies {
     fn client<'a>(&self, peer: IpAddr, said: impl DoubleEndedIterator<Item = &'a str>) -> IpAddr {
         let mut client = peer.to_canonical();
         for hop in said.rev() {
-            let Ok(before) = hop.trim().parse::<IpAddr>() else { break };
             if !self.trusts(client) {
                 break;
             }
+            let Some(before) = address(hop.trim()) else { break };
             client = before.to_canonical();
         }
         client
@@ -63,7 +71,8 @@ pub(super) async fn look_through(
     next: Next,
 ) -> Response {
     let lines = request.headers().get_all(FORWARDED_FOR);
-    let said: Vec<&str> = lines.iter().filter_map(|line| line.to_str().ok()).collect();
+    // What cannot be read is not looked past.
+    let said: Vec<&str> = lines.iter().map(|line| line.to_str().unwrap_or("?")).collect();
     let client = proxies.client(peer.ip(), said.iter().flat_map(|line| line.split(',')));
     if client != peer.ip() {
         request.extensions_mut().insert(ConnectInfo(SocketAddr::new(client, 0)));
@@ -90,6 +99,9 @@ mod tests {
             ("::ffff:10.1.2.3", "2001:db8::1", "2001:db8::1"),
             ("fd00::1", "203.0.113.9,nonsense", "fd00::1"),
             ("10.1.2.3", "10.1.2.4", "10.1.2.4"),
+            ("10.1.2.3", "198.51.100.1,?", "10.1.2.3"),
+            ("10.1.2.3", "198.51.100.1:4711", "198.51.100.1"),
+            ("10.1.2.3", "[2001:db8::1]:443", "2001:db8::1"),
         ] {
             let hops = said.split(',').filter(|hop| !hop.is_empty());
             let found = proxies.client(peer.parse().unwrap(), hops);

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use futures::StreamExt;
-use muster_channel::{Channel, Half, SealError, Side};
+use muster_channel::{Channel, Dialect, Half, SealError, Side};
 use muster_schemas::cose::{Kind, Unverified};
 use muster_schemas::subjects::DeviceSubjects;
 use muster_schemas::wire::{ChannelAnswer, ChannelOpen, ChannelRefusalCause, KIND_HEADER, Purpose};
@@ -107,7 +107,8 @@ impl Service {
         }
         let keys = half.agree(Side::Server, &answer.key, &hash)?;
         let down = subjects.channel_down(channel);
-        Ok(Channel::start(self.nats.clone(), down, up, keys))
+        let dialect = if answer.wide { Dialect::Wide } else { Dialect::Narrow };
+        Ok(Channel::start(self.nats.clone(), down, up, keys, dialect))
     }
 
     /// The device's answer, if it is its own, and to this open.

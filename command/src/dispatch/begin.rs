@@ -36,7 +36,8 @@ impl Service {
         if devices.len() > SMALL || places == 0 {
             return Vec::new();
         }
-        let free = match List::new(self.log.clone()).free(project, devices, places).await {
+        let before = now.plus_micros(-rules::ANSWER);
+        let free = match List::new(self.log.clone()).free(project, devices, before, places).await {
             Ok(free) => free,
             Err(error) => {
                 tracing::debug!(%error, "an operation waits for the dispatcher");

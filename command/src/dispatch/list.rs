@@ -253,18 +253,20 @@ impl List {
     }
 
     /// Of these devices those that are online and that nothing waits for, at most `limit`, each with
-    /// the epoch that it is in.
+    /// the epoch that it is in. An order that may not be sent yet waits, too, until `before`.
     pub(crate) async fn free(
         &self,
         project: &ProjectId,
         devices: &BTreeSet<DeviceId>,
+        before: Timestamp,
         limit: u32,
     ) -> Result<Vec<(DeviceId, u64)>, StoreError> {
         let sql = format!(
             "SELECT d.device, d.epoch FROM {NAME}_devices d
              WHERE d.project = $1 AND d.device = ANY($2) AND d.online AND NOT d.gone AND d.epoch > 0
                AND NOT EXISTS (SELECT FROM {NAME}_runs r WHERE r.project = $1
-                               AND r.device = d.device AND r.state = 'requested')
+                               AND r.device = d.device
+                               AND (r.state = 'requested' OR (r.state = 'dispatched' AND r.since > $4)))
              ORDER BY d.device LIMIT $3"
         );
         let devices: Vec<Uuid> = devices.iter().map(|device| device.0).collect();
@@ -272,6 +274,7 @@ impl List {
             .bind(project.as_str())
             .bind(devices)
             .bind(i64::from(limit))
+            .bind(before.micros())
             .fetch_all(&self.log.stores().sql)
             .await
             .map_err(failed)?;

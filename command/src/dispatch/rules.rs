@@ -11,7 +11,7 @@ use super::list::{OpenOperation, OpenRun, RunState};
 const GRACE: i64 = 60_000_000;
 
 /// A device answers an order in this time, in microseconds; then it is sent again.
-const ANSWER: i64 = 5_000_000;
+pub(crate) const ANSWER: i64 = 5_000_000;
 
 /// What is to be done about a run.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -7,7 +7,7 @@ use axum::body::{Body, Bytes};
 use axum::extract::State;
 use axum::http::header;
 use axum::response::IntoResponse;
-use futures::{StreamExt, stream};
+use futures::{StreamExt, TryStreamExt, future, stream};
 use muster_api::auth::{ReadDevices, ReadOutput};
 use muster_api::blobs::{BlobError, Blobs, key};
 use muster_api::params::{NoParams, ProjectParam};
@@ -29,6 +29,8 @@ use crate::projections::sessions::{Session, SessionState, TABLE};
 use crate::projections::{as_i64, devices};
 use crate::state::{QueryState, sql_problem};
 
+/// Pieces of a recording that are read at once.
+const AHEAD: usize = 8;
 /// The bytes of a salt, with which each piece begins.
 const SALT: usize = 16;
 
@@ -271,11 +273,13 @@ pub(crate) async fn get_session_recording(
     })?;
     let place = Arc::new(place);
     let pieces = pieces(&state, project, id).await?;
-    for piece in &pieces {
-        lines(&state.blobs, project, id, piece).await?;
-    }
+    stream::iter(&pieces)
+        .map(|piece| lines(&state.blobs, project, id, piece))
+        .buffered(AHEAD)
+        .try_for_each(|_| future::ready(Ok(())))
+        .await?;
     let (blobs, project) = (state.blobs.clone(), project.clone());
-    let body = stream::iter(pieces).then(move |piece| {
+    let read = move |piece| {
         let (blobs, project, place) = (blobs.clone(), project.clone(), Arc::clone(&place));
         async move {
             let lines = lines(&blobs, &project, id, &piece).await;
@@ -285,7 +289,8 @@ pub(crate) async fn get_session_recording(
                 io::Error::other(problem.detail().to_owned())
             })
         }
-    });
+    };
+    let body = stream::iter(pieces).map(read).buffered(AHEAD);
     Ok(([(header::CONTENT_TYPE, "application/x-asciicast")], Body::from_stream(body)))
 }
 

@@ -118,6 +118,10 @@ pub struct ChannelAnswer {
     /// Why it refuses.
     #[serde(default)]
     pub refused: Option<ChannelRefusal>,
+    /// Does the device take what the first agents did not: messages of more than 32 KiB, packed data,
+    /// and a window that grows?
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub wide: bool,
 }
 
 /// Why a device does not open a channel.

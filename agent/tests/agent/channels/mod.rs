@@ -12,7 +12,7 @@ use async_nats::Subscriber;
 use bytes::Bytes;
 use futures::StreamExt;
 use muster_channel::frame::{Attached, Exit};
-use muster_channel::{Channel, Frame, Half, Side};
+use muster_channel::{Channel, Dialect, Frame, Half, Side};
 use muster_schemas::cose::{self, Kind};
 use muster_schemas::subjects::DeviceSubjects;
 use muster_schemas::wire::{
@@ -110,7 +110,9 @@ async fn try_open(server: &Server, purpose: Purpose) -> Result<Channel, ChannelR
         return Err(refusal);
     }
     let keys = half.agree(Side::Server, &answer.key, &hash).unwrap();
-    Ok(Channel::start(client, subjects().channel_down(open.channel), up, keys))
+    assert!(answer.wide);
+    let down = subjects().channel_down(open.channel);
+    Ok(Channel::start(client, down, up, keys, Dialect::Wide))
 }
 
 async fn open(server: &Server, purpose: Purpose) -> Seen {

@@ -20,7 +20,9 @@ const LONGEST: usize = 1 << 20;
 async fn recording(client: &Client, id: &str) -> Result<File> {
     let path = format!("{SESSIONS}/{}/recording", segment(id));
     let mut stream = client.bytes(&path, &[], None).await?.bytes_stream();
-    let mut file = tempfile::tempfile().context("cannot make a temporary file")?;
+    // Other folders of temporary files may be in memory.
+    let file = tempfile::tempfile_in("/var/tmp").or_else(|_| tempfile::tempfile());
+    let mut file = file.context("cannot make a temporary file; set TMPDIR to a folder with room")?;
     while let Some(bytes) = stream.next().await {
         let bytes = bytes.context("the recording broke off")?;
         file.write_all(&bytes).context("cannot write a temporary file")?;
@@ -110,9 +112,10 @@ fn hits(recording: File, wanted: &str) -> Result<Vec<String>> {
         if kind != "o" {
             continue;
         }
+        let ends = shown.rfind('\n').map(|at| waiting.len() + at + 1);
         waiting.push_str(&shown);
-        let whole = match waiting.rfind('\n') {
-            Some(at) => at + 1,
+        let whole = match ends {
+            Some(end) => end,
             None if waiting.len() > LONGEST => waiting.len(),
             None => continue,
         };

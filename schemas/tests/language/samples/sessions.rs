@@ -75,6 +75,7 @@ pub(super) fn samples() -> Vec<Sample> {
             cause: ChannelRefusalCause::Policy,
             reason: "shell.enabled of /etc/muster/policy.toml forbids it".into(),
         }),
+        wide: false,
     };
     let open = Message::ChannelOpen(open);
     let answer = Message::ChannelAnswer(answer);

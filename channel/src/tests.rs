@@ -161,7 +161,12 @@ async fn an_agent_of_old_is_spoken_to_as_it_understands() {
         let message = futures::StreamExt::next(&mut down).await.unwrap();
         let plain = device.open.open(&message.payload).unwrap();
         // Neither packed nor larger than 32 KiB.
-        assert!(plain[0] == 0 && plain.len() <= 1 + 32 * 1024, "{} of kind {}", plain.len(), plain[0]);
+        assert!(
+            plain[0] == 0 && plain.len() <= 1 + 32 * 1024,
+            "{} of kind {}",
+            plain.len(),
+            plain[0]
+        );
         heard.extend_from_slice(&plain[1..]);
     }
     assert_eq!(heard, text);

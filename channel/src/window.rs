@@ -42,7 +42,8 @@ impl Window {
         let ahead = u128::from(self.taken) * AHEAD.as_micros() / elapsed.as_micros();
         (self.since, self.taken) = (now, 0);
         // A pause of the reader is not the line's: half of it stays.
-        let wanted = u32::try_from(ahead).unwrap_or(WINDOW).clamp(LEAST, self.most).max(self.size / 2);
+        let wanted =
+            u32::try_from(ahead).unwrap_or(WINDOW).clamp(LEAST, self.most).max(self.size / 2);
         let before = self.size;
         self.size = wanted.max(before.saturating_sub(taken));
         (taken + self.size) - before

@@ -119,15 +119,18 @@ async fn those_who_are_there_get_their_orders_with_the_request_and_no_more_than_
     let path = format!("/api/v1/events?order=asc&type={kinds}");
     let mut events = system.api.list(&path).await;
     let is_its = |stream: &str| stream.contains(id);
-    events.retain(|event| event["type"] == "RunSucceeded" || is_its(event["stream"].as_str().unwrap()));
-    // Those of the first operation.
+    events.retain(|event| {
+        event["type"] == "RunSucceeded" || is_its(event["stream"].as_str().unwrap())
+    });
+    // Without what was done before.
     let first = events.iter().position(|event| event["type"] == "OperationRequested").unwrap();
     let events = events.split_off(first);
     let of = |kind: &str| events.iter().filter(|event| event["type"] == kind).collect::<Vec<_>>();
-    let (asked, ordered) = (of("OperationRequested"), of("RunDispatched"));
-    assert_eq!((asked.len(), ordered.len(), of("RunSucceeded").len()), (1, 9, 9));
+    let (requests, ordered) = (of("OperationRequested"), of("RunDispatched"));
+    assert_eq!((requests.len(), ordered.len(), of("RunSucceeded").len()), (1, 9, 9));
     // In one append, so at one time: as many as may be at work at once. The others follow.
-    let with_it = ordered.iter().filter(|one| one["recorded_at"] == asked[0]["recorded_at"]).count();
+    let with_it =
+        ordered.iter().filter(|one| one["recorded_at"] == requests[0]["recorded_at"]).count();
     assert_eq!(with_it, 2);
     let (mut at_work, mut most) = (0_i32, 0);
     for event in &events {

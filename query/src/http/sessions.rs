@@ -29,6 +29,9 @@ use crate::projections::sessions::{Session, SessionState, TABLE};
 use crate::projections::{as_i64, devices};
 use crate::state::{QueryState, sql_problem};
 
+/// A piece of a recording: which recording, which piece of it, its hash.
+type Piece = (u32, u32, Vec<u8>);
+
 /// Pieces of a recording that are read at once.
 const AHEAD: usize = 8;
 /// The bytes of a salt, with which each piece begins.
@@ -205,7 +208,7 @@ async fn pieces(
     state: &QueryState,
     project: &ProjectId,
     id: SessionId,
-) -> Result<Vec<(u32, u32, Vec<u8>)>, Problem> {
+) -> Result<Vec<Piece>, Problem> {
     let mut sql = QueryBuilder::<sqlx::Postgres>::new(format!(
         "SELECT recording, chunk, hash FROM {TABLE}_pieces WHERE project = "
     ));
@@ -273,24 +276,21 @@ pub(crate) async fn get_session_recording(
     })?;
     let place = Arc::new(place);
     let pieces = pieces(&state, project, id).await?;
-    stream::iter(&pieces)
-        .map(|piece| lines(&state.blobs, project, id, piece))
-        .buffered(AHEAD)
-        .try_for_each(|_| future::ready(Ok(())))
-        .await?;
     let (blobs, project) = (state.blobs.clone(), project.clone());
-    let read = move |piece| {
+    let read = move |piece: Piece| {
         let (blobs, project, place) = (blobs.clone(), project.clone(), Arc::clone(&place));
         async move {
             let lines = lines(&blobs, &project, id, &piece).await;
             drop(place);
-            lines.map_err(|problem| {
-                tracing::error!(session = %id, %problem, "a recording breaks off");
-                io::Error::other(problem.detail().to_owned())
-            })
+            lines
         }
     };
-    let body = stream::iter(pieces).map(read).buffered(AHEAD);
+    let looked = stream::iter(pieces.clone()).map(read.clone()).buffered(AHEAD);
+    looked.try_for_each(|_| future::ready(Ok(()))).await?;
+    let body = stream::iter(pieces).map(read).buffered(AHEAD).map_err(move |problem| {
+        tracing::error!(session = %id, %problem, "a recording breaks off");
+        io::Error::other(problem.detail().to_owned())
+    });
     Ok(([(header::CONTENT_TYPE, "application/x-asciicast")], Body::from_stream(body)))
 }
 
@@ -299,7 +299,7 @@ async fn lines(
     blobs: &Blobs,
     project: &ProjectId,
     id: SessionId,
-    (recording, chunk, hash): &(u32, u32, Vec<u8>),
+    (recording, chunk, hash): &Piece,
 ) -> Result<Bytes, Problem> {
     let damaged = |what: &str| {
         let place = format!("piece {chunk} of recording {recording}");

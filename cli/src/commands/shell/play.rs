@@ -22,7 +22,8 @@ async fn recording(client: &Client, id: &str) -> Result<File> {
     let mut stream = client.bytes(&path, &[], None).await?.bytes_stream();
     // Other folders of temporary files may be in memory.
     let file = tempfile::tempfile_in("/var/tmp").or_else(|_| tempfile::tempfile());
-    let mut file = file.context("cannot make a temporary file; set TMPDIR to a folder with room")?;
+    let mut file =
+        file.context("cannot make a temporary file; set TMPDIR to a folder with room")?;
     while let Some(bytes) = stream.next().await {
         let bytes = bytes.context("the recording broke off")?;
         file.write_all(&bytes).context("cannot write a temporary file")?;

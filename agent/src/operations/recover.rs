@@ -103,6 +103,8 @@ fn so_far(shared: &Shared, id: OperationId, entry: &Entry) -> RunReport {
 }
 
 async fn give_up(shared: &Shared, id: OperationId, entry: Entry) {
+    // Now: what it wrote is let go as soon as the server has it.
+    let report = so_far(shared, id, &entry);
     let mut problem = "the agent was gone while the run was at work".to_owned();
     if let Some(begun) = entry.begun.filter(|begun| begun.boot == Moment::now().boot) {
         let patience = shared.operations.options.kill_after;
@@ -115,7 +117,7 @@ async fn give_up(shared: &Shared, id: OperationId, entry: Entry) {
     if entry.process.is_none() {
         problem.push_str("; whether its program was started is not known");
     }
-    let report = RunReport { problem: Some(problem), ..so_far(shared, id, &entry) };
+    let report = RunReport { problem: Some(problem), ..report };
     record::end(shared, id, entry, Outcome::Interrupted.event(report));
 }
 

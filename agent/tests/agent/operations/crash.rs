@@ -21,7 +21,8 @@ async fn a_killed_agent_interrupts_what_ran_and_begins_what_waited_once() {
     end(&server, id(1)).await;
     let file = server.path("marks");
     let mark = |what: &str| format!("echo {what} >> {}", file.display());
-    let hung = format!("echo said; {}; sleep 7401", mark("two"));
+    // It has to be killed: what it wrote is with the server before its end is known.
+    let hung = format!("trap '' TERM; echo said; {}; sleep 7401", mark("two"));
     deliver(&server, &run(id(2), line(&hung)), None).await;
     let key = (id(2), OutputStream::Stdout);
     server.until("two runs", |known| known.outputs.contains_key(&key)).await;

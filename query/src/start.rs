@@ -22,7 +22,7 @@ use crate::state::{QueryState, ReadModels};
 use crate::targets;
 
 /// What the read side needs.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct QueryOptions {
     /// The event log.
     pub log: EventLog,
@@ -65,7 +65,10 @@ impl Query {
     pub async fn start(options: QueryOptions) -> Result<Self, StartError> {
         let QueryOptions { log, nats, blobs, influx, stop } = options;
         let influx = InfluxClient::new(influx)?;
-        let follower = Follower::start(&log, stop.clone());
+        // Of a start that fails nothing stays: it may be tried again.
+        let own = stop.child_token();
+        let undo = own.clone().drop_guard();
+        let follower = Follower::start(&log, own);
         let latest = LatestMetrics::default();
         let mut work = Work {
             log: log.clone(),
@@ -93,6 +96,7 @@ impl Query {
         let state =
             QueryState::new(api, follower, read_models, latest, influx, parts, stop.clone());
         tasks.spawn(targets::run(state.clone(), stop));
+        undo.disarm();
         Ok(Self { state, tasks })
     }
 

@@ -26,6 +26,7 @@ use muster_command::keys::{KeyStore, RoleKeys};
 use muster_command::service::{BrokerAccess, Service};
 use muster_eventlog::{ConnectOptions, EventLog, LogOptions};
 use muster_ingest::presence::PresenceOptions;
+use muster_query::StartError;
 use muster_schemas::ProjectId;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -60,10 +61,13 @@ pub(crate) async fn run_until_signal(options: ServeOptions) -> Result<()> {
     run(options, stop, || tracing::info!("ready")).await
 }
 
+/// What is waited for when PostgreSQL is away, at any step of the start.
+const LOG: &str = "the event log in PostgreSQL";
+
 /// Opens the log; waits for a PostgreSQL that is still starting.
 async fn open_log(connect: &ConnectOptions, stop: &CancellationToken) -> Result<EventLog> {
     let open = || EventLog::open(connect, LogOptions::default());
-    let opened = patience::until_it_works("the event log in PostgreSQL", stop, |_| false, open);
+    let opened = patience::until_it_works(LOG, stop, |_| false, open);
     opened.await.context("cannot open the event log in PostgreSQL")
 }
 
@@ -83,7 +87,9 @@ pub(crate) async fn run(
     let connect = ConnectOptions { connections: 16, ..ConnectOptions::new(&options.postgres_url) };
     let log = open_log(&connect, &stop).await?;
     for project in [ProjectId::default_project(), ProjectId::system()] {
-        log.ensure_project(&project).await.context("cannot make a project's log")?;
+        let ensure = || log.ensure_project(&project);
+        let ensured = patience::until_it_works(LOG, &stop, |_| false, ensure).await;
+        ensured.context("cannot make a project's log")?;
     }
     let roles = options.roles;
     // Command alone opens the folder of keys; each other role, what was handed to it.
@@ -132,12 +138,16 @@ pub(crate) async fn run(
         let blobs = Blobs::open(&options.blobs)?;
         let service = Service::new(log.clone(), store.clone(), nats, system, access, blobs)
             .with_recording(options.recording);
-        service.ensure_default_project().await.context("cannot make the project 'default'")?;
+        let ensure = || service.ensure_default_project();
+        let ensured = patience::until_it_works(LOG, &stop, |_| false, ensure).await;
+        ensured.context("cannot make the project 'default'")?;
         door.command(muster_command::http::router(api.clone(), service.clone()));
-        let dispatching = muster_command::dispatch::start(service.clone(), stop.clone());
-        let dispatching = dispatching.await.context("cannot make the list of open runs")?;
-        let keeping = muster_command::uploads::start(service.clone(), stop.clone());
-        let keeping = keeping.await.context("cannot make the list of files")?;
+        let dispatch = || muster_command::dispatch::start(service.clone(), stop.clone());
+        let dispatching = patience::until_it_works(LOG, &stop, |_| false, dispatch).await;
+        let dispatching = dispatching.context("cannot make the list of open runs")?;
+        let keep = || muster_command::uploads::start(service.clone(), stop.clone());
+        let keeping = patience::until_it_works(LOG, &stop, |_| false, keep).await;
+        let keeping = keeping.context("cannot make the list of files")?;
         let stop = stop.clone();
         parts.spawn(async move {
             let revocations = service.keep_revocations(reconnected, stop.clone());
@@ -150,15 +160,17 @@ pub(crate) async fn run(
     if roles.has(Role::Query) {
         let keys = keys_of("query")?;
         let nats = broker::connect(&options, &keys, "query", &stop).await?;
-        let query = muster_query::Query::start(muster_query::QueryOptions {
+        let query = muster_query::QueryOptions {
             log: log.clone(),
             nats,
             blobs: Blobs::open(&options.blobs)?,
             influx: options.needed_metric_store()?.query_options()?,
             stop: stop.clone(),
-        })
-        .await
-        .context("cannot start the query role")?;
+        };
+        let start = || muster_query::Query::start(query.clone());
+        let is_final = |error: &StartError| matches!(error, StartError::Influx(_));
+        let query = patience::until_it_works(LOG, &stop, is_final, start).await;
+        let query = query.context("cannot start the query role")?;
         door.query(query.router(), limits::Limits::new(options.joins));
         if let Some(url) = options.command_url.as_ref().filter(|_| !roles.has(Role::Command)) {
             door.forward(forward::Forward::new(url, &keys.ca)?);

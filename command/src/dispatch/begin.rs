@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 
+use muster_eventlog::StoreError;
 use muster_schemas::{DeviceId, ProjectId, Timestamp};
 
 use super::list::{List, OpenOperation};
@@ -37,13 +38,20 @@ impl Service {
             return Vec::new();
         }
         let before = now.plus_micros(-rules::ANSWER);
-        let free = match List::new(self.log.clone()).free(project, devices, before, places).await {
-            Ok(free) => free,
+        let list = List::new(self.log.clone());
+        // The list may be behind; who is online, the log itself knows.
+        let asked = async {
+            let free = list.free(project, devices, before, places).await?;
+            Ok::<_, StoreError>((free, self.log.online(project, devices).await?))
+        };
+        let (mut free, online) = match asked.await {
+            Ok(answers) => answers,
             Err(error) => {
                 tracing::debug!(%error, "an operation waits for the dispatcher");
                 return Vec::new();
             }
         };
+        free.retain(|(device, _)| online.contains(device));
         let order = |(device, epoch)| {
             let order = self.seal_order(project, operation, device, epoch).ok()?;
             Some(Begun { device, epoch, order })

@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use bytes::Bytes;
 use muster_api::blobs::key;
 use muster_eventlog::{Append, Appended, Expected, NewEvent};
 use muster_schemas::events::{Action, OperationRequested, PrivatePart};
@@ -90,7 +89,7 @@ impl Service {
         }
         let devices = self.targets(&request.project, &new.target).await?;
         let id = OperationId(Uuid::now_v7());
-        let input = private_input(&new)?.map(Bytes::from);
+        let input = private_input(&new)?;
         let private = input.as_ref().map(|bytes| PrivatePart {
             hash: Hash::of(bytes),
             bytes: bytes.len() as u64,
@@ -109,8 +108,8 @@ impl Service {
         let command = OperationCommand::Request(Box::new(requested.clone()));
         let asked = Operation::default().decide(command)?;
         // What the events speak of is there before they are.
-        if let Some(bytes) = &input {
-            self.blobs.put(&key::private(&request.project, id), bytes.clone()).await?;
+        if let Some(bytes) = input {
+            self.blobs.put(&key::private(&request.project, id), bytes.into()).await?;
         }
         let open = OpenOperation {
             id,
@@ -130,7 +129,7 @@ impl Service {
         let made = self.made(&request.project, appended?).await?;
         if made.id == id {
             for Begun { device, order, .. } in begun {
-                self.send_order(&request.project, device, order, input.as_ref()).await;
+                self.send_order(&request.project, device, order, None).await;
             }
         }
         Ok(made)

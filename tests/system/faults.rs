@@ -49,6 +49,14 @@ async fn devices(fleet: &Fleet, count: u32) -> Vec<SimDevice> {
     devices
 }
 
+/// Each device records so many events; they are in the log when this returns.
+async fn record(devices: &mut [SimDevice], count: u64) {
+    for device in devices {
+        device.chain.record_many(count);
+        device.settle(PATIENCE).await;
+    }
+}
+
 /// The log holds each device's chain exactly once and in order.
 pub(crate) async fn assert_complete(api: &Api, devices: &[SimDevice]) {
     let mut logged: BTreeMap<String, Vec<(u64, u64)>> = BTreeMap::new();
@@ -183,10 +191,7 @@ async fn kill_nine_of_each_process_in_turn_loses_and_doubles_nothing() {
 async fn the_stream_of_events_may_be_lost_whole() {
     let fleet = Fleet::start().await;
     let mut devices = devices(&fleet, 2).await;
-    for device in &mut devices {
-        device.chain.record_many(50);
-        device.settle(PATIENCE).await;
-    }
+    record(&mut devices, 50).await;
     let stop_taking = fleet.postgres.child();
     stop_taking.stop().await.unwrap();
     // These are in the stream, and in no log.
@@ -196,10 +201,7 @@ async fn the_stream_of_events_may_be_lost_whole() {
     }
     delete_events_stream(&fleet).await;
     stop_taking.start_again().await.unwrap();
-    for device in &mut devices {
-        device.chain.record_many(50);
-        device.settle(PATIENCE).await;
-    }
+    record(&mut devices, 50).await;
     fleet.answers().await;
     assert_complete(&fleet.api, &devices).await;
     assert_rebuild_equals_live(&fleet).await;
@@ -223,20 +225,11 @@ pub(crate) async fn delete_events_stream(fleet: &Fleet) {
 async fn an_older_backup_is_filled_up_by_the_devices() {
     let mut fleet = Fleet::start().await;
     let mut devices = devices(&fleet, 2).await;
-    for device in &mut devices {
-        device.chain.record_many(30);
-        device.settle(PATIENCE).await;
-    }
+    record(&mut devices, 30).await;
     let dump = dump(&fleet);
-    for device in &mut devices {
-        device.chain.record_many(30);
-        device.settle(PATIENCE).await;
-    }
+    record(&mut devices, 30).await;
     restore(&mut fleet, &dump).await;
-    for device in &mut devices {
-        device.chain.record_many(30);
-        device.settle(PATIENCE).await;
-    }
+    record(&mut devices, 30).await;
     assert_complete(&fleet.api, &devices).await;
     assert_rebuild_equals_live(&fleet).await;
 }
@@ -298,15 +291,9 @@ async fn what_postgresql_forgets_of_a_read_model_comes_back_by_itself() {
 async fn an_older_database_may_take_the_place_of_a_newer_one_under_running_roles() {
     let fleet = Fleet::start().await;
     let mut devices = devices(&fleet, 2).await;
-    for device in &mut devices {
-        device.chain.record_many(30);
-        device.settle(PATIENCE).await;
-    }
+    record(&mut devices, 30).await;
     let dump = dump(&fleet);
-    for device in &mut devices {
-        device.chain.record_many(300);
-        device.settle(PATIENCE).await;
-    }
+    record(&mut devices, 300).await;
     let psql = fleet.postgres.bin().join("psql");
     let server = fleet.postgres.connection_url_of("postgres");
     run(&psql, &["-q", "-c", "CREATE DATABASE older", &server]);
@@ -324,10 +311,7 @@ async fn an_older_database_may_take_the_place_of_a_newer_one_under_running_roles
     })
     .await;
     fleet.answers().await;
-    for device in &mut devices {
-        device.chain.record_many(30);
-        device.settle(PATIENCE).await;
-    }
+    record(&mut devices, 30).await;
     assert_rebuild_equals_live(&fleet).await;
     assert_complete(&fleet.api, &devices).await;
 }

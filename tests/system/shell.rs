@@ -158,7 +158,7 @@ async fn the_broker_sees_nothing_of_a_shell_and_a_role_may_die() {
     // Whoever has the broker hears all of it.
     let spy = fleet.broker().await;
     let mut heard = spy.subscribe("muster.>").await.unwrap();
-    spy.flush().await.unwrap();
+    wait::settled(&spy).await;
     let ca = fleet.ca();
     // Here even an admin's shell is recorded.
     let unrecorded = format!("{SHELL}&record=false");

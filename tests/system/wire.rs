@@ -22,6 +22,7 @@ use muster_schemas::{DeviceEnvelope, codec, compress};
 use muster_tests::agent::AgentProcess;
 use muster_tests::binaries::binary;
 use muster_tests::fleet::Fleet;
+use muster_tests::wait;
 use serde_json::json;
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -177,7 +178,7 @@ async fn listen_to_the_broker(fleet: &Fleet, language: &Arc<Language>) {
             }
         });
     }
-    broker.flush().await.unwrap();
+    wait::settled(&broker).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

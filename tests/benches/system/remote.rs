@@ -102,7 +102,7 @@ async fn programs(fleet: &Fleet, ssh: Option<&Ssh>, report: &mut Report) {
 async fn bare_request(fleet: &Fleet) -> Vec<f64> {
     let (asking, answering) = (fleet.broker().await, fleet.broker().await);
     let mut questions = answering.subscribe("svc.bench").await.unwrap();
-    answering.flush().await.unwrap();
+    wait::settled(&answering).await;
     let answers = tokio::spawn(async move {
         while let Some(question) = questions.next().await {
             let reply = question.reply.unwrap();

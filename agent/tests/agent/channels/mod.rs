@@ -23,7 +23,7 @@ use muster_schemas::{ChannelId, Hash, ProjectId, SessionId, codec};
 use uuid::Uuid;
 
 use crate::running::Running;
-use crate::support::{Server, device, now, operation_key};
+use crate::support::{Server, device, now, operation_key, settled};
 
 const SIZE: TerminalSize = TerminalSize { cols: 80, rows: 24 };
 /// Whatever is waited for comes by then, on a machine with much to do.
@@ -88,7 +88,7 @@ fn subjects() -> DeviceSubjects {
 /// Sends an open; what comes on `.up`.
 async fn send(server: &Server, client: &async_nats::Client, open: &ChannelOpen) -> Subscriber {
     let up = client.subscribe(subjects().channel_up(open.channel)).await.unwrap();
-    client.flush().await.unwrap();
+    settled(&client).await;
     server.command("open", sealed(open)).await;
     up
 }

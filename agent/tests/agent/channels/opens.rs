@@ -6,7 +6,7 @@ use super::*;
 async fn is_ignored(server: &Server, bytes: Vec<u8>, channel: ChannelId) {
     let client = server.client().await;
     let mut up = client.subscribe(subjects().channel_up(channel)).await.unwrap();
-    client.flush().await.unwrap();
+    settled(&client).await;
     server.command("open", bytes).await;
     let unknown = Purpose::End { session: session(999) };
     causes(&refusal(server, unknown).await, ChannelRefusalCause::Invalid, "no session");
@@ -133,7 +133,7 @@ async fn what_this_agent_does_not_know_is_refused_by_name() {
     };
     let client = server.client().await;
     let mut up = client.subscribe(subjects().channel_up(open.channel)).await.unwrap();
-    client.flush().await.unwrap();
+    settled(&client).await;
     server.command("open", operation_key().seal(Kind::Open, codec::encode(&later))).await;
     let message = tokio::time::timeout(LIMIT, up.next()).await.unwrap().unwrap();
     let key = server.known.lock().unwrap().key.unwrap();

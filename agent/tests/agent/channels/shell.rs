@@ -7,7 +7,7 @@ async fn a_shell_answers_knows_its_size_and_tells_its_end() {
     let (server, running) = greeted().await;
     let spy = server.client().await;
     let mut traffic = spy.subscribe(">").await.unwrap();
-    spy.flush().await.unwrap();
+    settled(&spy).await;
     let mut seen = open(&server, shell(1)).await;
     seen.is_attached(1, 0).await;
     seen.type_in("echo hid''den; stty size\n").await;
@@ -23,7 +23,6 @@ async fn a_shell_answers_knows_its_size_and_tells_its_end() {
     assert_eq!(seen.end().await, "the session has ended");
     assert_eq!(seen.exit, Some(Exit { code: Some(7), reason: None }));
     // The broker has seen none of it.
-    spy.flush().await.unwrap();
     let (mut messages, mut bytes) = (0, 0);
     while let Ok(Some(message)) =
         tokio::time::timeout(Duration::from_millis(300), traffic.next()).await

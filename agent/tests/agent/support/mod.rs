@@ -36,6 +36,14 @@ use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, PublicKe
 use serde_json::{Value, json};
 use uuid::Uuid;
 
+/// Until the broker has done what this client asked for: `flush` only hands it to the socket.
+pub(crate) async fn settled(client: &async_nats::Client) {
+    let inbox = client.new_inbox();
+    let mut own = client.subscribe(inbox.clone()).await.unwrap();
+    client.publish(inbox, "".into()).await.unwrap();
+    own.next().await.unwrap();
+}
+
 /// What the server knows.
 #[derive(Default)]
 pub(crate) struct Known {
@@ -196,7 +204,7 @@ impl Server {
         let mut metrics = client.subscribe(ALL_METRICS).await.unwrap();
         let mut hellos = client.subscribe(subjects.request("hello")).await.unwrap();
         let mut outputs = client.subscribe(subjects.request("output")).await.unwrap();
-        client.flush().await.unwrap();
+        settled(&client).await;
         tokio::spawn(async move {
             loop {
                 tokio::select! {

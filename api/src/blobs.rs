@@ -3,19 +3,27 @@
 //!
 //! Names are made here ([`key`]), so that both roles find what the other one has put there.
 
+use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
 use object_store::aws::AmazonS3Builder;
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
-use object_store::{ObjectStore, ObjectStoreExt, PutPayload};
+use object_store::{Error, ObjectStore, ObjectStoreExt, PutPayload, RetryConfig};
 
 /// Of a folder of names, so many blobs are erased at the same time.
 const ERASED_AT_ONCE: usize = 16;
+/// A name that no blob has.
+const CHECKED: &str = "is-it-there";
+/// S3's word for a bucket that does not exist.
+const NO_BUCKET: &str = "NoSuchBucket";
+/// A bucket that refuses for now is asked again for so long: somebody waits for the answer.
+const ASKED_AGAIN: Duration = Duration::from_secs(10);
 
 /// Where blobs are, as people write it: a folder, or `s3://BUCKET/PREFIX` (with the usual `AWS_*`
 /// variables).
@@ -51,6 +59,15 @@ impl FromStr for BlobPlace {
     }
 }
 
+impl fmt::Display for BlobPlace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Folder(path) => write!(f, "{}", path.display()),
+            Self::Bucket { url, prefix } => write!(f, "{url}/{prefix}"),
+        }
+    }
+}
+
 /// Blobs could not be read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum BlobError {
@@ -78,14 +95,28 @@ pub enum BlobError {
         /// The blob, or the beginning of names.
         name: String,
         /// Why.
-        source: object_store::Error,
+        source: Error,
     },
+}
+
+impl BlobError {
+    /// Does it stay so, however long one waits?
+    #[must_use]
+    pub const fn is_final(&self) -> bool {
+        let Self::Store { source, .. } = self else { return false };
+        matches!(
+            source,
+            Error::NotFound { .. } | Error::PermissionDenied { .. } | Error::Unauthenticated { .. }
+        )
+    }
 }
 
 /// The blobs; cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Blobs {
     store: Arc<dyn ObjectStore>,
+    /// The same, for what is to be on the disk when it is written.
+    durable: Arc<dyn ObjectStore>,
     prefix: Path,
     /// Where they are, when that is a folder.
     folder: Option<PathBuf>,
@@ -113,8 +144,13 @@ impl Blobs {
                 let store = LocalFileSystem::new_with_prefix(path)
                     .map_err(failed("open", &path.display().to_string()))?;
                 // A process that was killed half-way leaves at most a part beside a whole one.
+                let store = store.with_automatic_cleanup(true);
+                let durable = LocalFileSystem::new_with_prefix(path)
+                    .map_err(failed("open", &path.display().to_string()))?
+                    .with_fsync(true);
                 Ok(Self {
-                    store: Arc::new(store.with_automatic_cleanup(true)),
+                    store: Arc::new(store),
+                    durable: Arc::new(durable),
                     prefix: Path::default(),
                     folder: Some(path.clone()),
                 })
@@ -122,11 +158,28 @@ impl Blobs {
             BlobPlace::Bucket { url, prefix } => {
                 let store = AmazonS3Builder::from_env()
                     .with_url(url)
+                    .with_retry(RetryConfig { retry_timeout: ASKED_AGAIN, ..Default::default() })
                     .build()
                     .map_err(failed("open", url))?;
                 let prefix = Path::from(prefix.as_str());
-                Ok(Self { store: Arc::new(store), prefix, folder: None })
+                let store: Arc<dyn ObjectStore> = Arc::new(store);
+                Ok(Self { durable: Arc::clone(&store), store, prefix, folder: None })
             }
+        }
+    }
+
+    /// Can they be used? Asks for one that is not there.
+    ///
+    /// # Errors
+    /// When there is no such bucket, it does not let us, or does not answer.
+    pub async fn check(&self) -> Result<(), BlobError> {
+        match self.store.get(&self.path(CHECKED)).await {
+            // S3 says the same of a bucket, and which of both only in its words.
+            Err(Error::NotFound { source, .. }) if !source.to_string().contains(NO_BUCKET) => {
+                Ok(())
+            }
+            Err(error) => Err(failed("read", CHECKED)(error)),
+            Ok(_) => Ok(()),
         }
     }
 
@@ -143,6 +196,15 @@ impl Blobs {
         put.map(drop).map_err(failed("write", name))
     }
 
+    /// As [`Self::put`]; when this returns it is safe from a power failure.
+    ///
+    /// # Errors
+    /// When the store refuses.
+    pub async fn put_durably(&self, name: &str, bytes: Bytes) -> Result<(), BlobError> {
+        let put = self.durable.put(&self.path(name), PutPayload::from_bytes(bytes)).await;
+        put.map(drop).map_err(failed("write", name))
+    }
+
     /// A blob's bytes; `None` when there is none.
     ///
     /// # Errors
@@ -150,7 +212,7 @@ impl Blobs {
     pub async fn get(&self, name: &str) -> Result<Option<Bytes>, BlobError> {
         match self.store.get(&self.path(name)).await {
             Ok(found) => found.bytes().await.map(Some).map_err(failed("read", name)),
-            Err(object_store::Error::NotFound { .. }) => Ok(None),
+            Err(Error::NotFound { .. }) => Ok(None),
             Err(error) => Err(failed("read", name)(error)),
         }
     }
@@ -161,7 +223,7 @@ impl Blobs {
     /// When the store refuses.
     pub async fn erase(&self, name: &str) -> Result<(), BlobError> {
         match self.store.delete(&self.path(name)).await {
-            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+            Ok(()) | Err(Error::NotFound { .. }) => Ok(()),
             Err(error) => Err(failed("erase", name)(error)),
         }
     }
@@ -227,10 +289,7 @@ impl Blobs {
     }
 }
 
-fn failed<'a>(
-    attempted: &'static str,
-    name: &'a str,
-) -> impl FnOnce(object_store::Error) -> BlobError + 'a {
+fn failed<'a>(attempted: &'static str, name: &'a str) -> impl FnOnce(Error) -> BlobError + 'a {
     move |source| BlobError::Store { attempted, name: name.to_owned(), source }
 }
 
@@ -335,20 +394,21 @@ pub mod key {
         names.iter().find_map(|found| found.name.strip_prefix("size-")?.parse().ok())
     }
 
-    /// The pieces that follow each other without a gap from the beginning on. Where two processes
-    /// took the same piece, or a longer one, the longer one counts.
+    /// The pieces that follow each other without a gap from the beginning on. They may overlap, where
+    /// something was taken twice or put together; what they hold of the same place is the same.
+    /// One without bytes is what a power failure has left.
     #[must_use]
     pub fn whole(names: &[super::Found]) -> Vec<Piece> {
-        let mut pieces: Vec<Piece> =
-            names.iter().filter_map(|found| Piece::read(&found.name)).collect();
+        let there = names.iter().filter(|found| found.bytes > 0);
+        let mut pieces: Vec<Piece> = there.filter_map(|found| Piece::read(&found.name)).collect();
         pieces.sort_by_key(|piece| (piece.offset, std::cmp::Reverse(piece.bytes)));
         let mut end = 0;
         pieces.retain(|piece| {
-            let follows = piece.offset == end;
-            if follows {
+            let goes_on = piece.offset <= end && piece.end() > end;
+            if goes_on {
                 end = piece.end();
             }
-            follows
+            goes_on
         });
         pieces
     }
@@ -363,6 +423,7 @@ mod tests {
     fn a_place_is_a_folder_or_a_bucket() {
         assert_eq!("/var/lib/b".parse(), Ok(BlobPlace::Folder("/var/lib/b".into())));
         let bucket = BlobPlace::Bucket { url: "s3://fleet".into(), prefix: "muster/a".into() };
+        assert_eq!(bucket.to_string(), "s3://fleet/muster/a");
         assert_eq!("s3://fleet/muster/a/".parse(), Ok(bucket));
         for bad in ["s3://", "gs://x", "http://x"] {
             assert!(bad.parse::<BlobPlace>().is_err(), "{bad}");
@@ -383,15 +444,23 @@ mod tests {
         names.push(Found { name: super::key::size(21), bytes: 0 });
         assert_eq!(whole(&names), [piece(0, 5, false), piece(5, 7, true)]);
         assert_eq!(super::key::size_in(&names), Some(21));
+        // Taken again from the middle on, longer; and one that lost its bytes.
+        names.push(Found { name: piece(3, 15, false).name(), bytes: 1 });
+        names.push(Found { name: piece(18, 2, false).name(), bytes: 0 });
+        let all = [piece(0, 5, false), piece(3, 15, false)];
+        assert_eq!(whole(&names), all);
+        names.push(Found { name: piece(17, 4, false).name(), bytes: 1 });
+        assert_eq!(whole(&names).last(), Some(&piece(17, 4, false)));
     }
 
     #[tokio::test]
     async fn blobs_are_written_listed_and_erased() {
         let dir = tempfile::tempdir().unwrap();
         let blobs = Blobs::open(&BlobPlace::Folder(dir.path().join("blobs"))).unwrap();
+        blobs.check().await.unwrap();
         assert_eq!(blobs.get("a/b").await.unwrap(), None);
         blobs.put("a/b", Bytes::from_static(b"one")).await.unwrap();
-        blobs.put("a/a", Bytes::from_static(b"two")).await.unwrap();
+        blobs.put_durably("a/a", Bytes::from_static(b"two")).await.unwrap();
         assert_eq!(blobs.get("a/b").await.unwrap().unwrap(), "one");
         let names: Vec<String> =
             blobs.list("a").await.unwrap().into_iter().map(|found| found.name).collect();

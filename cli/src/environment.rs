@@ -1,5 +1,5 @@
 //! Secrets from files: `MUSTER_X_FILE=PATH` stands for `MUSTER_X` with what is in the file, for every
-//! variable. So containers and service managers hand secrets over that no list of processes shows.
+//! variable, and so for the keys of a bucket. Thus containers and service managers hand secrets over that no list of processes shows.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::process::CommandExt;
@@ -11,6 +11,8 @@ use crate::exit::Misused;
 
 const PREFIX: &str = "MUSTER_";
 const SUFFIX: &str = "_FILE";
+/// Secrets that are not called after us.
+const FOREIGN: &[&str] = &["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"];
 
 /// Starts this program over with the contents in the place of the files, when there are any: a
 /// process cannot safely change its own environment.
@@ -41,7 +43,8 @@ pub(crate) fn read_files() -> Result<()> {
 /// `MUSTER_TOKEN_FILE` → `MUSTER_TOKEN`.
 fn variable(name: &OsStr) -> Option<String> {
     let name = name.to_str()?.strip_suffix(SUFFIX)?;
-    (name.len() > PREFIX.len() && name.starts_with(PREFIX)).then(|| name.to_owned())
+    let is_ours = name.len() > PREFIX.len() && name.starts_with(PREFIX);
+    (is_ours || FOREIGN.contains(&name)).then(|| name.to_owned())
 }
 
 #[cfg(test)]
@@ -49,12 +52,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_our_own_variables_are_read_from_files() {
+    fn our_own_variables_and_the_keys_of_a_bucket_are_read_from_files() {
         for (name, expected) in [
             ("MUSTER_TOKEN_FILE", Some("MUSTER_TOKEN")),
             ("MUSTER_TOKEN", None),
             ("MUSTER__FILE", None),
             ("SSL_CERT_FILE", None),
+            ("AWS_SECRET_ACCESS_KEY_FILE", Some("AWS_SECRET_ACCESS_KEY")),
+            ("AWS_WEB_IDENTITY_TOKEN_FILE", None),
         ] {
             assert_eq!(variable(OsStr::new(name)).as_deref(), expected, "{name}");
         }

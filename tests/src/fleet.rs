@@ -1,13 +1,14 @@
 //! The system as separate processes: real servers, and one `muster serve` a role, each of which a
 //! test may kill and start again.
 
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use muster_backing::influx::{Credentials, InfluxDb, InfluxOptions};
 use muster_backing::nats::{Identity, NatsOptions, NatsServer, Preload, Tls};
+use muster_backing::ports::free_port;
 use muster_backing::postgres::{Postgres, PostgresOptions, Tuning};
 use muster_command::keys::KeyStore;
 use tempfile::TempDir;
@@ -78,6 +79,11 @@ impl RoleProcess {
         }
     }
 
+    /// Has it ended by itself?
+    pub fn has_ended(&mut self) -> bool {
+        self.child.as_mut().is_some_and(|child| matches!(child.try_wait(), Ok(Some(_))))
+    }
+
     /// What it has said.
     #[must_use]
     pub fn said(&self) -> String {
@@ -122,11 +128,6 @@ pub struct Fleet {
     dir: TempDir,
 }
 
-fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-    listener.local_addr().expect("an address").port()
-}
-
 impl Fleet {
     /// Starts all of it.
     ///
@@ -164,7 +165,7 @@ impl Fleet {
             Preload { account: identity.system_account.clone(), jwt: identity.system_jwt },
             Preload { account: identity.account, jwt: identity.account_jwt },
         ];
-        let routes: Vec<u16> = (0..brokers).map(|_| free_port()).collect();
+        let routes: Vec<u16> = (0..brokers).map(|_| free_port().expect("a port")).collect();
         let identity = Identity {
             operator: identity.operator_jwt,
             system_account: identity.system_account,
@@ -207,17 +208,17 @@ impl Fleet {
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         let token = String::from_utf8_lossy(&output.stdout).trim().to_owned();
 
-        let (door, command_port) = (free_port(), free_port());
+        let (door, command_port) = (free_port().expect("a port"), free_port().expect("a port"));
         let command_url = format!("https://127.0.0.1:{command_port}");
         let broker_urls: Vec<String> =
             brokers.iter().map(|nats| format!("tls://127.0.0.1:{}", nats.port())).collect();
         let nats = brokers.remove(0);
         let servers = (&postgres, broker_urls.join(","), &influx);
-        let mut ingest = role("ingest", path, &servers, free_port(), None);
+        let mut ingest = role("ingest", path, &servers, free_port().expect("a port"), None);
         let mut command = role("command", path, &servers, command_port, None);
         let mut query = role("query", path, &servers, door, Some(&command_url));
         for role in [&mut ingest, &mut command, &mut query] {
-            role.variables = variables.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect();
+            role.variables = owned(variables);
             role.start();
         }
         let api =
@@ -268,8 +269,18 @@ impl Fleet {
     /// A second process of a role, beside the first.
     #[must_use]
     pub fn another(&self, name: &'static str) -> RoleProcess {
+        self.another_with(name, &[])
+    }
+
+    /// A second process of a role, with these variables.
+    ///
+    /// # Panics
+    /// When it does not start.
+    #[must_use]
+    pub fn another_with(&self, name: &'static str, variables: &[(&str, &str)]) -> RoleProcess {
         let servers = (&self.postgres, self.broker_urls().join(","), &self.influx);
-        let mut another = role(name, self.dir(), &servers, free_port(), None);
+        let mut another = role(name, self.dir(), &servers, free_port().expect("a port"), None);
+        another.variables = owned(variables);
         another.start();
         another
     }
@@ -292,6 +303,10 @@ impl Fleet {
     pub fn dir(&self) -> &Path {
         self.dir.path()
     }
+}
+
+fn owned(variables: &[(&str, &str)]) -> Vec<(String, String)> {
+    variables.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect()
 }
 
 /// One of the brokers that hold together by these ports; alone when there is but one.

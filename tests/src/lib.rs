@@ -14,6 +14,7 @@
 pub mod agent;
 pub mod api;
 pub mod binaries;
+pub mod bucket;
 pub mod fleet;
 pub mod inside;
 pub mod network;

@@ -5,6 +5,7 @@ mod access;
 mod agents;
 mod applications;
 mod architecture;
+mod bucket;
 mod cluster;
 mod compose;
 mod doctor;

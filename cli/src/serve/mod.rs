@@ -21,7 +21,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use muster_api::ApiState;
-use muster_api::blobs::Blobs;
+use muster_api::blobs::{BlobPlace, Blobs};
 use muster_command::keys::{KeyStore, RoleKeys};
 use muster_command::service::{BrokerAccess, Service};
 use muster_eventlog::{ConnectOptions, EventLog, LogOptions};
@@ -69,6 +69,22 @@ async fn open_log(connect: &ConnectOptions, stop: &CancellationToken) -> Result<
     let open = || EventLog::open(connect, LogOptions::default());
     let opened = patience::until_it_works(LOG, stop, |_| false, open);
     opened.await.context("cannot open the event log in PostgreSQL")
+}
+
+/// Opens the blobs. Most of what a role does needs none: a bucket that does not answer now is told,
+/// and one that does not let us in is an error.
+async fn open_blobs(place: &BlobPlace) -> Result<Blobs> {
+    let blobs = Blobs::open(place)?;
+    match blobs.check().await {
+        Err(error) if error.is_final() => Err(error)
+            .with_context(|| format!("cannot use {place} for blobs; see --blobs and AWS_*")),
+        Err(error) => {
+            let error = muster_api::problem::describe(&error);
+            tracing::warn!(%place, error, "the blobs cannot be used now; what needs them waits");
+            Ok(blobs)
+        }
+        Ok(()) => Ok(blobs),
+    }
 }
 
 /// Is this address free to listen on? Asked before anything is started for it.
@@ -135,7 +151,7 @@ pub(crate) async fn run(
         let (system, reconnected) = broker::connect_system(&options, &keys, &stop).await?;
         door.needs(health::Needs { log: log.clone(), nats: nats.clone() });
         let access = BrokerAccess { servers: options.device_servers.clone(), jwt_life: JWT_LIFE };
-        let blobs = Blobs::open(&options.blobs)?;
+        let blobs = open_blobs(&options.blobs).await?;
         let service = Service::new(log.clone(), store.clone(), nats, system, access, blobs)
             .with_recording(options.recording);
         let ensure = || service.ensure_default_project();
@@ -163,8 +179,9 @@ pub(crate) async fn run(
         let query = muster_query::QueryOptions {
             log: log.clone(),
             nats,
-            blobs: Blobs::open(&options.blobs)?,
+            blobs: open_blobs(&options.blobs).await?,
             influx: options.needed_metric_store()?.query_options()?,
+            key: keys.answers.clone(),
             stop: stop.clone(),
         };
         let start = || muster_query::Query::start(query.clone());

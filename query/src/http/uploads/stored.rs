@@ -171,8 +171,12 @@ impl Reader {
         if bytes.len() as u64 != piece.bytes {
             return Err(format!("{name} is {} bytes", bytes.len()));
         }
+        // What the one before it had, too.
+        let known = self.at.saturating_sub(piece.offset).min(piece.bytes);
+        let bytes = bytes.slice(usize::try_from(known).unwrap_or(usize::MAX)..);
+        let length = bytes.len() as u64;
         let place = |at: u64| {
-            let within = at.saturating_sub(self.at).min(piece.bytes);
+            let within = at.saturating_sub(self.at).min(length);
             usize::try_from(within).unwrap_or(usize::MAX)
         };
         let (ends, from, to) = (place(self.file.bytes), place(self.part.from), place(self.part.to));

@@ -1,0 +1,144 @@
+//! Blobs in an S3 bucket: output, files, recordings and what is private, as in a folder; a bucket
+//! that is away, and one that does not let us in.
+
+use std::time::Duration;
+
+use muster_backing::postgres::Tuning;
+use muster_tests::agent::AgentProcess;
+use muster_tests::bucket::Bucket;
+use muster_tests::fleet::Fleet;
+use muster_tests::socket::Socket;
+use muster_tests::wait;
+use reqwest::Method;
+use serde_json::{Value, json};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+const OPERATIONS: &str = "/api/v1/operations";
+
+async fn asked(fleet: &Fleet, action: Value) -> String {
+    let body = json!({"target": {"devices": ["robot"]}, "action": action});
+    fleet.api.post(OPERATIONS, &body).await["id"].as_str().unwrap().to_owned()
+}
+
+async fn until(fleet: &Fleet, path: &str, is_so: impl Fn(&Value) -> bool) -> Value {
+    wait::until(path, PATIENCE, || async {
+        let (status, found) = fleet.api.try_send(Method::GET, path, None).await?;
+        (status == 200 && is_so(&found)).then_some(found)
+    })
+    .await
+}
+
+async fn output(fleet: &Fleet, id: &str) -> Value {
+    let run = format!("{OPERATIONS}/{id}/runs/robot");
+    until(fleet, &run, |run| run["state"] == "succeeded").await;
+    let (status, text) =
+        fleet.api.send(Method::GET, &format!("{run}/output?follow=true"), None).await;
+    assert_eq!(status, 200, "{text}");
+    text
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bucket_keeps_and_erases_what_a_folder_does() {
+    let mut bucket = Bucket::start().await;
+    let variables = bucket.variables();
+    let variables: Vec<_> = variables.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    let fleet = Fleet::start_with(Tuning::Small, &variables).await;
+    let dir = tempfile::tempdir().unwrap();
+    let token = fleet.api.enrollment_token(1).await;
+    let mut agent = AgentProcess::enroll(dir.path(), &fleet.api.url, &token, "robot");
+    agent.start();
+    until(&fleet, "/api/v1/devices/robot", |device| device["status"] == "online").await;
+
+    // A role that the bucket does not let in, or that names another, says so and ends.
+    for (name, value, why) in [
+        ("AWS_SECRET_ACCESS_KEY", "another", "SignatureDoesNotMatch"),
+        ("MUSTER_BLOBS", "s3://nowhere", "NoSuchBucket"),
+    ] {
+        let mut changed = variables.clone();
+        changed.push((name, value));
+        let mut role = fleet.another_with("command", &changed);
+        wait::until("the role to end", PATIENCE, || {
+            let has_ended = role.has_ended();
+            async move { has_ended.then_some(()) }
+        })
+        .await;
+        let said = role.said();
+        assert!(said.contains("--blobs") && said.contains(why), "{name}: {said}");
+    }
+
+    // What is private is there until the operation is over.
+    let line = "cat; echo $WORD";
+    let action = json!({"kind": "exec", "shell": line, "stdin": "typed ", "env": {"WORD": "süß"}});
+    let id = asked(&fleet, action).await;
+    assert_eq!(output(&fleet, &id).await, "typed süß\n");
+    let names = |folder: String| {
+        let bucket = &bucket;
+        async move { bucket.names(&format!("muster/default/{folder}")).await.unwrap() }
+    };
+    wait::until("what is private to be erased", PATIENCE, || async {
+        names(format!("operations/{id}")).await.is_empty().then_some(())
+    })
+    .await;
+    assert!(!names(format!("runs/{id}")).await.is_empty());
+
+    // A file in pieces, of which a part is asked for; deleted, nothing of it is left.
+    let bytes: Vec<u8> = (0..1_500_000_u32).map(|at| (at.wrapping_mul(at) >> 7) as u8).collect();
+    let file = dir.path().join("run.bag");
+    std::fs::write(&file, &bytes).unwrap();
+    let id = asked(&fleet, json!({"kind": "upload", "path": file})).await;
+    let upload = format!("/api/v1/uploads/{id}/robot");
+    let stored = until(&fleet, &upload, |upload| upload["state"] == "stored").await;
+    let device = stored["device"].as_str().unwrap();
+    let pieces = format!("runs/{id}/{device}/file");
+    assert!(names(pieces.clone()).await.len() > 4);
+    let content = format!("{upload}/content");
+    let (status, _, whole) = fleet.api.raw(&content, &[]).await;
+    assert!(status == 200 && whole == bytes, "{status}, {} bytes", whole.len());
+    let (status, _, part) = fleet.api.raw(&content, &[("range", "bytes=400000-900000")]).await;
+    assert!(status == 206 && part == bytes[400_000..=900_000], "{status}, {} bytes", part.len());
+    fleet.api.send(Method::DELETE, &upload, None).await;
+    wait::until("the file to be erased", PATIENCE, || async {
+        names(pieces.clone()).await.is_empty().then_some(())
+    })
+    .await;
+
+    // A recorded shell.
+    let path = "/api/v1/devices/robot/shell?cols=80&rows=24";
+    let mut shell = Socket::open(&fleet.api, &fleet.ca(), path, &[]).await.unwrap();
+    let session = shell.until_told("opened").await["session"].as_str().unwrap().to_owned();
+    shell.send("echo $((6*7)) said; exit\r").await;
+    shell.until_shown("42 said").await;
+    let session = format!("/api/v1/sessions/{session}");
+    until(&fleet, &session, |session| session["state"] == "ended").await;
+    let (status, _, cast) = fleet.api.raw(&format!("{session}/recording"), &[]).await;
+    assert!(status == 200 && String::from_utf8_lossy(&cast).contains("42 said"), "{status}");
+
+    // The bucket goes and comes back: what a program wrote waits on its device, and an order with
+    // something private waits for it; nothing else does, not even a device that connects anew.
+    agent.kill9();
+    until(&fleet, "/api/v1/devices/robot", |device| device["status"] == "offline").await;
+    let private = json!({"kind": "exec", "shell": "echo $WORD", "env": {"WORD": "later"}});
+    let private = asked(&fleet, private).await;
+    bucket.stop();
+    agent.start();
+    let id = asked(&fleet, json!({"kind": "exec", "shell": "echo kept"})).await;
+    let run = format!("{OPERATIONS}/{id}/runs/robot");
+    until(&fleet, &run, |run| run["state"] == "succeeded").await;
+    let waits = fleet.api.get(&format!("{OPERATIONS}/{private}/runs/robot")).await;
+    assert!(["requested", "dispatched"].contains(&waits["state"].as_str().unwrap()), "{waits}");
+    let mut another = fleet.another_with("query", &variables);
+    wait::until("a role to start all the same", PATIENCE * 2, || {
+        let is_ready = another.said().contains("the blobs cannot be used now");
+        async move { is_ready.then_some(()) }
+    })
+    .await;
+    assert!(!another.has_ended(), "{}", another.said());
+    drop(another);
+    bucket.start_again().await;
+    wait::until("the output to arrive", PATIENCE * 2, || async {
+        let (_, text) = fleet.api.try_send(Method::GET, &format!("{run}/output"), None).await?;
+        (text == "kept\n").then_some(())
+    })
+    .await;
+    assert_eq!(output(&fleet, &private).await, "later\n");
+}

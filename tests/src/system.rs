@@ -1,10 +1,10 @@
 //! The system under test: `muster up` as a process, or its servers and one process a role.
 
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use muster_backing::ports::free_port;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -23,11 +23,6 @@ pub struct System {
     pub api: Api,
 }
 
-fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-    listener.local_addr().expect("an address").port()
-}
-
 impl System {
     /// Starts without an agent.
     pub async fn start() -> Self {
@@ -41,7 +36,7 @@ impl System {
     pub async fn start_with(flags: &[&str]) -> Self {
         let dir = tempfile::tempdir().expect("a folder");
         let flags: Vec<String> = flags.iter().map(|flag| (*flag).to_owned()).collect();
-        let port = free_port();
+        let port = free_port().expect("a port");
         let mut child = spawn(dir.path(), port, &flags);
         let api = ready(dir.path(), &mut child).await;
         Self { dir, port, child: Some(child), flags, api }

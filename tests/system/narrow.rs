@@ -1,8 +1,8 @@
 //! Devices that are let out to the HTTPS port alone, or through a proxy.
 
-use std::net::TcpListener;
 use std::time::Duration;
 
+use muster_backing::ports::free_port;
 use muster_backing::postgres::Tuning;
 use muster_tests::agent::AgentProcess;
 use muster_tests::fleet::Fleet;
@@ -11,10 +11,6 @@ use muster_tests::wait;
 use serde_json::json;
 
 const PATIENCE: Duration = Duration::from_secs(60);
-
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
 
 fn port_of(url: &str) -> u16 {
     url.rsplit(':').next().unwrap().parse().unwrap()
@@ -42,7 +38,7 @@ async fn connected(agent: &AgentProcess, is_so: impl Fn(&str) -> bool) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_https_port_is_enough_and_the_brokers_is_taken_when_it_opens() {
-    let port = free_port();
+    let port = free_port().unwrap();
     let broker = format!("tls://127.0.0.1:{port}");
     let fleet = Fleet::start_with(Tuning::Small, &[("MUSTER_DEVICE_NATS_URL", &broker)]).await;
     let dir = tempfile::tempdir().unwrap();

@@ -7,14 +7,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
+use muster_backing::ports::free_port;
 use muster_tests::binaries::binary;
 use muster_tests::{Robot, System, wait};
 
 const PATIENCE: Duration = Duration::from_secs(60);
-
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
 
 /// An sshd of the test's own, which lets one key in.
 struct Sshd {
@@ -36,7 +33,7 @@ impl Sshd {
             assert!(made.success());
         }
         std::fs::copy(dir.join("client.pub"), dir.join("authorized")).unwrap();
-        let port = free_port();
+        let port = free_port().unwrap();
         let config = format!(
             "Port {port}\nListenAddress 127.0.0.1\nHostKey {0}/host\nPidFile none\nUsePAM no\n\
              AuthorizedKeysFile {0}/authorized\nStrictModes no\nPasswordAuthentication no\n\
@@ -182,7 +179,7 @@ async fn a_port_of_a_device_is_a_port_here() {
             });
         }
     });
-    let here = free_port();
+    let here = free_port().unwrap();
     let mut forward = Command::new(binary("muster"))
         .args(["--url", &system.api.url, "--token", &system.api.token, "--ca"])
         .arg(system.ca())
@@ -208,7 +205,7 @@ async fn a_port_of_a_device_is_a_port_here() {
     let _ = forward.kill();
     let _ = forward.wait();
     // Where nobody listens, that is said.
-    let closed = free_port();
+    let closed = free_port().unwrap();
     let (code, _, err) = system.muster(&["connect", "robot", &closed.to_string()]);
     assert!(code == 4 && err.contains("refuse"), "{code}: {err}");
 }

@@ -3,10 +3,10 @@
 //! This kernel knows no netem, so a proxy of the tests' own does what it would: it delays, pauses
 //! as TCP does when packets are lost, and cuts.
 
-use std::net::TcpListener;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use muster_backing::ports::free_port;
 use muster_backing::postgres::Tuning;
 use muster_tests::agent::AgentProcess;
 use muster_tests::binaries::binary;
@@ -19,10 +19,6 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const STORM: Weather =
     Weather { delay: Duration::from_millis(60), loses: 25, pause: Duration::from_millis(250) };
 const SHELL: &str = "/api/v1/devices/robot/shell?cols=100&rows=30";
-
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
 
 /// Servers, and a device far away from their broker.
 async fn far(port: u16, dir: &std::path::Path) -> (Fleet, Port, AgentProcess) {
@@ -45,7 +41,7 @@ async fn far(port: u16, dir: &std::path::Path) -> (Fleet, Port, AgentProcess) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_shell_goes_on_through_delay_loss_and_cuts() {
     let dir = tempfile::tempdir().unwrap();
-    let port = free_port();
+    let port = free_port().unwrap();
     let (fleet, mut way, _agent) = far(port, dir.path()).await;
     let mut shell = Socket::open(&fleet.api, &fleet.ca(), SHELL, &[]).await.unwrap();
     shell.send("stty -echo\r").await;
@@ -85,7 +81,7 @@ async fn a_shell_goes_on_through_delay_loss_and_cuts() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_file_is_copied_through_delay_loss_and_cuts() {
     let dir = tempfile::tempdir().unwrap();
-    let port = free_port();
+    let port = free_port().unwrap();
     let (fleet, mut way, _agent) = far(port, dir.path()).await;
     let content: Vec<u8> =
         (0..6_000_000_u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect();

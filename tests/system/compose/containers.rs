@@ -7,6 +7,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
 use muster_backing::influx::Credentials;
+use muster_backing::ports::free_port;
 use muster_tests::binaries::binary;
 use muster_tests::fleet::Fleet;
 use muster_tests::{SimDevice, wait};
@@ -218,7 +219,7 @@ async fn a_container_takes_over(engine: &Engine, file: &File) {
     assert!(given.unwrap().success());
 
     let influx = fleet.influx.url();
-    let port = super::processes::free_port();
+    let port = free_port().unwrap();
     let mut service = file.service("ingest").translated(&[
         ("nats:4222".to_owned(), format!("127.0.0.1:{}", fleet.nats.port())),
         ("http://influxdb:8086".to_owned(), influx),

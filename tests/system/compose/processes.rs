@@ -3,7 +3,6 @@
 
 use std::fs::OpenOptions;
 use std::io::Write;
-use std::net::TcpListener as Port;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -12,6 +11,7 @@ use std::time::Duration;
 
 use muster_backing::find::Places;
 use muster_backing::influx::{Credentials, InfluxDb, InfluxOptions};
+use muster_backing::ports::free_port;
 use muster_backing::postgres::{Postgres, PostgresOptions, Tuning};
 use muster_tests::binaries::binary;
 use muster_tests::{Api, wait};
@@ -19,10 +19,6 @@ use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
 
 use super::file::{File, Service};
-
-pub(super) fn free_port() -> u16 {
-    Port::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
 
 /// A name that stands for several containers, as the network of containers resolves it: each
 /// connection goes to the next one that takes it.
@@ -154,7 +150,7 @@ impl Composition {
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let file = File::read();
         let dir = tempfile::tempdir().unwrap();
-        let ports = [(); 10].map(|()| free_port());
+        let ports = [(); 10].map(|()| free_port().unwrap());
         let [postgres_port, nats_port, monitor, influx_port, ..] = ports;
         let (ingest, command, query) =
             ([ports[4], ports[5]], [ports[6], ports[7]], [ports[8], ports[9]]);
@@ -190,7 +186,7 @@ impl Composition {
                 service.environment.insert("MUSTER_INFLUX_USER".into(), user.clone());
                 service.environment.insert("MUSTER_INFLUX_PASSWORD".into(), password.clone());
             }
-            let said = dir.path().join(format!("{name}-{}.said", free_port()));
+            let said = dir.path().join(format!("{name}-{}.said", free_port().unwrap()));
             Container { name: name.to_owned(), service, said, child: None }
         };
         container("prepare", &[], None).complete();

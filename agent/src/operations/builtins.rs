@@ -20,8 +20,8 @@ const LOOK: Duration = Duration::from_millis(50);
 
 fn begin(shared: &Shared, id: OperationId, entry: Entry) -> Option<Entry> {
     match record::begin(shared, id, entry) {
-        Ok(mut entry) => {
-            record::started(shared, id, &mut entry, None, None);
+        Ok(entry) => {
+            record::started(shared, id, &entry, None);
             Some(entry)
         }
         Err(error) => {
@@ -57,6 +57,7 @@ pub(super) async fn restart(shared: &Shared, id: OperationId, entry: Entry) {
     let Some(entry) = begin(shared, id, entry) else { return };
     let event = ended(id, &entry, Outcome::Succeeded, None);
     record::end(shared, id, entry, event);
+    shared.operations.leave();
     say_farewell(shared).await;
     tracing::info!("starting again, as ordered");
     shared.operations.restart.cancel();

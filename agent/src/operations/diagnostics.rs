@@ -44,14 +44,14 @@ pub(super) async fn run(
     order: &RunOrder,
     cancel: &CancellationToken,
 ) {
-    let mut entry = match record::begin(shared, id, entry) {
+    let entry = match record::begin(shared, id, entry) {
         Ok(entry) => entry,
         Err(error) => {
             tracing::warn!(%error, operation = %id, "a run cannot begin yet");
             return shared.operations.put_back(id);
         }
     };
-    record::started(shared, id, &mut entry, None, None);
+    record::started(shared, id, &entry, None);
     let Some(salts) = entry.salts else { return };
     let limit = Duration::from_millis(order.timeout_ms).min(Duration::from_secs(3600));
     let (outcome, problem) = tokio::select! {

@@ -21,7 +21,7 @@ use uuid::Uuid;
 use wait4::Wait4;
 
 use super::journal::{self, Entry};
-use super::record::{self, Outcome, blank, short};
+use super::record::{self, Outcome, Started, blank, short};
 use super::spool::Spool;
 use super::{group, prepare};
 use crate::clock::Moment;
@@ -36,6 +36,8 @@ const BRAKE: Duration = Duration::from_millis(1);
 const LOOK: Duration = Duration::from_secs(5);
 /// Outputs are read to their end for this long after everything was ended.
 const REST: Duration = Duration::from_secs(1);
+/// Of a program that ends within this time one commit tells that it started and that it is over.
+const SOON: Duration = Duration::from_millis(20);
 
 /// A program that was started. Dropped, everything of it is killed.
 struct Leader {
@@ -112,8 +114,10 @@ pub(super) async fn run(
     let pid = group::pid_of(child.id());
     let mut leader = Leader { child, pid, mark, is_armed: !exec.background };
     let started_at = now();
-    record::started(shared, id, &mut entry, group::identify(leader.child.id()), Some(user));
+    entry.process = group::identify(leader.child.id());
+    let started = Started::now(id, &entry, Some(user));
     if exec.background {
+        record::tell_started(shared, id, &entry, &started);
         let report = RunReport { started_at, ended_at: now(), ..blank(id) };
         record::end(shared, id, entry, Outcome::Succeeded.event(report));
         shared.operations.watch(leader.child.id());
@@ -122,11 +126,18 @@ pub(super) async fn run(
     let Some(salts) = entry.salts else { return };
     let spool = shared.operations.spools.begin(id, &salts);
     let limit = Duration::from_millis(order.timeout_ms);
-    let over = attend(shared, &spool, &mut leader, stdin, limit, cancel, signals.ok()).await;
-    let (outcome, report) = over;
+    let attended = attend(shared, &spool, &mut leader, stdin, limit, cancel, signals.ok());
+    tokio::pin!(attended);
+    let (started, (outcome, report)) = match timeout(SOON, &mut attended).await {
+        Ok(over) => (Some(started), over),
+        Err(_) => {
+            record::tell_started(shared, id, &entry, &started);
+            (None, attended.await)
+        }
+    };
     let [stdout, stderr] = spool.summaries();
     let report = RunReport { started_at, ended_at: now(), stdout, stderr, ..report };
-    record::end(shared, id, entry, outcome.event(report));
+    record::end_with(shared, id, entry, started.as_ref(), outcome.event(report));
 }
 
 fn now() -> Option<muster_schemas::Timestamp> {

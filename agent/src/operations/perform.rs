@@ -78,7 +78,7 @@ fn expire_waiting(shared: &Shared) {
 async fn begin(shared: &Shared, id: OperationId, cancel: CancellationToken) {
     let operations = &shared.operations;
     let entry = match journal::read(&shared.store, id) {
-        Ok(Some(entry)) if entry.phase == Phase::Accepted => entry,
+        Ok(Some(entry)) if matches!(entry.phase, Phase::Accepted | Phase::Begun) => entry,
         Ok(_) => return operations.close(id),
         Err(error) => {
             tracing::warn!(%error, operation = %id, "a run cannot begin yet");

@@ -30,6 +30,8 @@ struct Open {
     ticket: u64,
     is_waiting: bool,
     lane: Lane,
+    /// It ends the agent, or the machine.
+    leaves: bool,
     cancel: CancellationToken,
 }
 
@@ -41,9 +43,48 @@ struct Known {
     /// Ends for whose events there is no room yet.
     ends: BTreeMap<OperationId, Event>,
     paused_until: Option<Instant>,
+    /// The agent is about to be started again.
+    is_leaving: bool,
     level_until: Option<Instant>,
     /// Programs in the background: they are waited for when they end.
     background: Vec<u32>,
+}
+
+impl Known {
+    /// May anything begin?
+    fn may_begin(&self) -> bool {
+        let is_paused = self.paused_until.is_some_and(|until| Instant::now() < until);
+        let is_leaving =
+            self.is_leaving || self.open.values().any(|open| open.leaves && !open.is_waiting);
+        // What begins behind a restart would be killed by it.
+        self.hello.is_some() && self.ends.is_empty() && !is_paused && !is_leaving
+    }
+
+    fn places(&self, at_once: usize) -> Places {
+        let working =
+            |lane| self.open.values().filter(|open| !open.is_waiting && open.lane == lane).count();
+        Places {
+            programs: at_once.saturating_sub(working(Lane::Programs)),
+            files: UPLOADS_AT_ONCE.saturating_sub(working(Lane::Files)),
+        }
+    }
+}
+
+/// How many runs more may work.
+#[derive(Clone, Copy)]
+struct Places {
+    programs: usize,
+    files: usize,
+}
+
+impl Places {
+    const fn has(self, lane: Lane) -> bool {
+        match lane {
+            Lane::Free => true,
+            Lane::Programs => self.programs > 0,
+            Lane::Files => self.files > 0,
+        }
+    }
 }
 
 /// The operations of a running agent.
@@ -146,26 +187,31 @@ impl Operations {
     /// hello none may, nor while an end waits for room.
     pub(super) fn next(&self, at_once: usize) -> Option<(OperationId, CancellationToken)> {
         let mut known = self.known();
-        let is_paused = known.paused_until.is_some_and(|until| Instant::now() < until);
-        if known.hello.is_none() || !known.ends.is_empty() || is_paused {
+        if !known.may_begin() {
             return None;
         }
-        let working =
-            |lane| known.open.values().filter(|open| !open.is_waiting && open.lane == lane).count();
-        let has_program_place = working(Lane::Programs) < at_once;
-        let has_file_place = working(Lane::Files) < UPLOADS_AT_ONCE;
+        let places = known.places(at_once);
         let (id, open) = known
             .open
             .iter_mut()
-            .filter(|(_, open)| open.is_waiting)
-            .filter(|(_, open)| match open.lane {
-                Lane::Free => true,
-                Lane::Programs => has_program_place,
-                Lane::Files => has_file_place,
-            })
+            .filter(|(_, open)| open.is_waiting && places.has(open.lane))
             .min_by_key(|(_, open)| open.ticket)?;
         open.is_waiting = false;
         Some((*id, open.cancel.clone()))
+    }
+
+    /// Would a run that comes now begin at once?
+    pub(super) fn has_place(&self, action: &Action, at_once: usize) -> bool {
+        let known = self.known();
+        let lane = Lane::of(action);
+        let is_before = |open: &Open| open.leaves || (open.is_waiting && open.lane == lane);
+        let is_first = !known.open.values().any(is_before);
+        is_first && known.may_begin() && known.places(at_once).has(lane)
+    }
+
+    /// What comes now is for the agent after this one.
+    pub(super) fn leave(&self) {
+        self.known().is_leaving = true;
     }
 
     /// A run could not begin: the disk took nothing. All wait a while.
@@ -265,7 +311,13 @@ impl Lane {
 
 impl Open {
     fn new(ticket: u64, action: &Action) -> Self {
-        Self { ticket, is_waiting: true, lane: Lane::of(action), cancel: CancellationToken::new() }
+        Self {
+            ticket,
+            is_waiting: true,
+            lane: Lane::of(action),
+            leaves: matches!(action, Action::RestartAgent | Action::Reboot),
+            cancel: CancellationToken::new(),
+        }
     }
 }
 
@@ -299,10 +351,17 @@ mod tests {
         let at = Moment::now();
         operations.on_hello(Anchor { boot: at.boot, mono: at.mono, server: Timestamp(5) });
         assert!(operations.server_time().is_some());
+        assert!(!operations.has_place(&exec, 9), "others were first");
         assert_eq!((next(2), next(2), next(2)), (Some(9), Some(5), None));
+        assert!(operations.has_place(&Action::RestartAgent, 2));
         operations.wait(id(1), operations.next_ticket(), &Action::RestartAgent);
         assert_eq!(next(2), Some(1), "takes no place");
         operations.close(id(9));
+        assert_eq!(next(2), None, "it would be killed");
+        operations.close(id(1));
+        let level = Action::LogLevel { level: "debug".into(), seconds: None };
+        operations.wait(id(2), operations.next_ticket(), &level);
+        assert_eq!((next(1), next(1)), (Some(2), None), "takes no place");
         operations.keep_end(id(9), muster_schemas::events::RunExpired { operation: id(9) }.into());
         assert_eq!(next(2), None, "an end waits");
         operations.end_is_recorded(id(9));
@@ -310,8 +369,10 @@ mod tests {
         assert_eq!(next(2), None, "paused");
         assert_eq!(operations.waiting(), [id(5), id(7)]);
         assert!(matches!(operations.cancel(id(7)), Standing::Waiting));
-        assert!(matches!(operations.cancel(id(1)), Standing::Running));
+        assert!(matches!(operations.cancel(id(2)), Standing::Running));
         assert!(matches!(operations.cancel(id(9)), Standing::NotOpen));
+        operations.leave();
+        assert!(!operations.has_place(&Action::RestartAgent, 2));
         for number in 100..200 {
             assert_eq!(operations.is_busy(Lane::Programs), number >= 198);
             operations.wait(id(number), operations.next_ticket(), &exec);

@@ -8,7 +8,7 @@ use muster_schemas::{Event, OperationId};
 use serde_bytes::ByteArray;
 use uuid::Uuid;
 
-use super::journal::{self, Begun, Entry, Phase, Process, Salts};
+use super::journal::{self, Begun, Entry, Phase, Salts};
 use crate::clock::Moment;
 use crate::outbox::RecordError;
 use crate::run::Shared;
@@ -88,8 +88,19 @@ pub(super) fn tell(
 
 /// Writes down that a run begins, before anything starts. From here on it never starts again.
 pub(super) fn begin(shared: &Shared, id: OperationId, entry: Entry) -> Result<Entry, StoreError> {
+    if entry.phase == Phase::Begun {
+        // It was written down with its acceptance.
+        return Ok(entry);
+    }
+    let entry = begun(entry);
+    shared.store.write(|transaction| journal::put(transaction, id, &entry))?;
+    Ok(entry)
+}
+
+/// What the journal says of a run that begins.
+pub(super) fn begun(entry: Entry) -> Entry {
     let at = Moment::now();
-    let entry = Entry {
+    Entry {
         phase: Phase::Begun,
         begun: Some(Begun { boot: at.boot, mono: at.mono, at: at.wall, mark: Uuid::new_v4() }),
         salts: Some(Salts {
@@ -97,27 +108,39 @@ pub(super) fn begin(shared: &Shared, id: OperationId, entry: Entry) -> Result<En
             stderr: ByteArray::new(rand::random()),
         }),
         ..entry
-    };
-    shared.store.write(|transaction| journal::put(transaction, id, &entry))?;
-    Ok(entry)
+    }
 }
 
-/// Tells that the program runs. When there is no room for that, the process is written down all
-/// the same: an agent after this one may have to find it.
-pub(super) fn started(
-    shared: &Shared,
-    id: OperationId,
-    entry: &mut Entry,
-    process: Option<Process>,
-    user: Option<String>,
-) {
-    entry.process = process;
-    let pid = process.map(|process| process.pid);
-    let event = RunStarted { operation: id, pid, user }.into();
-    if let Err(error) = tell(shared, id, entry, &event) {
+/// That a run's program started, and when.
+pub(super) struct Started {
+    event: Event,
+    at: Moment,
+}
+
+impl Started {
+    /// Of a run that starts now; `entry` is to hold its process.
+    pub(super) fn now(id: OperationId, entry: &Entry, user: Option<String>) -> Self {
+        let pid = entry.process.map(|process| process.pid);
+        Self { event: RunStarted { operation: id, pid, user }.into(), at: Moment::now() }
+    }
+}
+
+/// Tells that a run started just now, whose process `entry` holds.
+pub(super) fn started(shared: &Shared, id: OperationId, entry: &Entry, user: Option<String>) {
+    tell_started(shared, id, entry, &Started::now(id, entry, user));
+}
+
+/// Tells that a run started. When there is no room for that, the process is written down all the
+/// same: an agent after this one may have to find it.
+pub(super) fn tell_started(shared: &Shared, id: OperationId, entry: &Entry, started: &Started) {
+    let recorded = shared.outbox.record_beside(&started.event, started.at, |transaction| {
+        journal::put(transaction, id, entry)
+    });
+    shared.recorded.notify_one();
+    if let Err(error) = recorded {
         tracing::warn!(%error, operation = %id, "that a run started could not be told");
         // Not tried again: it is counted as dropped, unless there is room by now.
-        let _ = shared.record(&event);
+        let _ = shared.record(&started.event);
         if let Err(error) = shared.store.write(|transaction| journal::put(transaction, id, entry)) {
             tracing::warn!(%error, operation = %id, "the journal could not be written");
         }
@@ -127,13 +150,32 @@ pub(super) fn started(
 /// Records a run's end. When there is no room, the end is kept and recorded later, by
 /// [`record_kept_ends`]: it is never lost, nor counted as dropped.
 pub(super) fn end(shared: &Shared, id: OperationId, entry: Entry, event: Event) {
+    end_with(shared, id, entry, None, event);
+}
+
+/// As [`end`], together with the start of which nothing was told yet.
+pub(super) fn end_with(
+    shared: &Shared,
+    id: OperationId,
+    entry: Entry,
+    started: Option<&Started>,
+    event: Event,
+) {
     tracing::info!(operation = %id, event = event.kind(), "a run is over");
     if let Some(spool) = shared.operations.spools.get(id) {
         spool.end();
     }
     let ended = entry.clone().ended();
-    if let Err(error) = tell(shared, id, &ended, &event) {
+    let start = started.map(|started| (&started.event, started.at));
+    let all: Vec<_> = start.into_iter().chain([(&event, Moment::now())]).collect();
+    let recorded =
+        shared.outbox.record_all_beside(&all, |transaction| journal::put(transaction, id, &ended));
+    shared.recorded.notify_one();
+    if let Err(error) = recorded {
         tracing::warn!(%error, operation = %id, "a run's end is kept until it can be recorded");
+        if let Some(started) = started {
+            tell_started(shared, id, &entry, started);
+        }
         let kept = Entry { phase: Phase::Begun, end: Some(Box::new(event.clone())), ..entry };
         // When the disk takes nothing, memory is what is left.
         if let Err(error) = shared.store.write(|transaction| journal::put(transaction, id, &kept)) {

@@ -124,6 +124,17 @@ async fn give_up(shared: &Shared, id: OperationId, entry: Entry) {
 /// The agent stops: what is at work was killed, and is recorded as interrupted. A machine that was
 /// to restart is what stops it, perhaps; and a file is sent on by the next agent.
 pub(crate) fn interrupt(shared: &Shared) {
+    // What was written down as begun with its acceptance and still waits is for the next agent.
+    for id in shared.operations.waiting() {
+        let Ok(Some(entry)) = journal::read(&shared.store, id) else { continue };
+        if entry.phase == Phase::Begun {
+            let entry = Entry { phase: Phase::Accepted, begun: None, salts: None, ..entry };
+            let put = shared.store.write(|transaction| journal::put(transaction, id, &entry));
+            if let Err(error) = put {
+                tracing::warn!(%error, operation = %id, "a run that waits will not begin");
+            }
+        }
+    }
     for id in shared.operations.running() {
         let Ok(Some(entry)) = journal::read(&shared.store, id) else { continue };
         let goes_on = entry

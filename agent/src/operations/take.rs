@@ -11,7 +11,7 @@ use super::journal::{self, Entry, Phase};
 use super::policy::Policy;
 use super::prepare;
 use super::queue::{Lane, MOST_WAITING, Standing};
-use super::record::{Outcome, blank, expired, rejected, tell};
+use super::record::{Outcome, begun, blank, expired, rejected, tell};
 use super::upload;
 use crate::clock::Moment;
 use crate::run::{Shared, in_words};
@@ -143,6 +143,12 @@ fn accept(shared: &Shared, order: RunOrder, delivery: &RunDelivery) -> Result<()
     let input = delivery.private.as_deref().filter(|_| order.private.is_some());
     let entry = Entry::new(ticket, Phase::Accepted, order.expires_at);
     let entry = Entry { order: Some(Box::new(order)), ..entry };
+    // What begins now is written down as begun with its acceptance. What is private is kept until
+    // the beginning is written down.
+    let begins = matches!(action, Action::Exec(_) | Action::Diagnostics)
+        && input.is_none()
+        && shared.operations.has_place(&action, shared.settings.borrow().runs_at_once);
+    let entry = if begins { begun(entry) } else { entry };
     let recorded = shared.outbox.record_beside(&event, Moment::now(), |transaction| {
         journal::put(transaction, id, &entry)?;
         input.map_or(Ok(()), |input| journal::put_input(transaction, id, input))

@@ -2,7 +2,7 @@
 
 use muster_schemas::envelope::MAX_EVENT_BYTES;
 use muster_schemas::events::{DeviceHistoryLost, LossCause};
-use muster_schemas::{DeviceEnvelope, Event, Hash, SigningKey, Timestamp};
+use muster_schemas::{DeviceEnvelope, Event, SigningKey, Timestamp};
 use redb::WriteTransaction;
 use serde::Serialize;
 
@@ -106,46 +106,68 @@ impl Outbox {
         at: Moment,
         beside: impl FnOnce(&WriteTransaction) -> Result<(), StoreError>,
     ) -> Result<u64, RecordError> {
-        let kind = event.kind();
+        self.record_all_beside(&[(event, at)], beside)
+    }
+
+    /// As [`Self::record_beside`], of several events: all of them are recorded, or none.
+    ///
+    /// # Errors
+    /// As [`Self::record_beside`].
+    pub(crate) fn record_all_beside(
+        &self,
+        events: &[(&Event, Moment)],
+        beside: impl FnOnce(&WriteTransaction) -> Result<(), StoreError>,
+    ) -> Result<u64, RecordError> {
         let mut state = self.state();
-        let keys = self.keys();
         let mut next = state.clone();
-        let room = self.limits.unconfirmed_bytes;
-        // Near the limit a refusal is no write: who tries again and again would wear out the flash.
-        if next.unconfirmed_bytes.saturating_add(MAX_EVENT_BYTES as u64) > room {
-            let bytes = len(&self.seal(&next, keys.current(), Content::of(event, at)));
-            if next.unconfirmed_bytes.saturating_add(bytes) > room {
-                return Err(RecordError::Full { kind, limit: room });
-            }
-        }
+        // Before anything is written: who tries again and again would wear out the flash.
+        let sealed = self.seal_all(&mut next, self.keys().current(), events)?;
         let outcome = self.store.write(|transaction| {
-            if let Some(dropped) = next.dropped
-                && next.unconfirmed_bytes < room
-            {
-                let lost = outbox_full(next.epoch, dropped);
-                self.append(transaction, &mut next, keys.current(), Content::of(&lost, at))?;
-                next.dropped = None;
+            let mut at = state.clone();
+            for bytes in &sealed {
+                insert(transaction, &mut at, bytes)?;
             }
-            let sealed = self.seal(&next, keys.current(), Content::of(event, at));
+            store::put(transaction, key::OUTBOX, &next)?;
+            beside(transaction)
+        });
+        let kind = events.first().map_or("nothing", |(event, _)| event.kind());
+        outcome.map_err(|source| RecordError::Store { kind, source })?;
+        *state = next;
+        Ok(state.last_seq)
+    }
+
+    /// Seals events at the places that follow `next`, after what is to be said of dropped ones, and
+    /// moves `next` there.
+    fn seal_all(
+        &self,
+        next: &mut State,
+        key: &SigningKey,
+        events: &[(&Event, Moment)],
+    ) -> Result<Vec<Vec<u8>>, RecordError> {
+        let room = self.limits.unconfirmed_bytes;
+        let mut all = Vec::with_capacity(events.len());
+        if let (Some(dropped), [(_, at), ..]) = (next.dropped, events)
+            && next.unconfirmed_bytes < room
+        {
+            let lost = outbox_full(next.epoch, dropped);
+            let sealed = self.seal(next, key, Content::of(&lost, *at));
+            next.dropped = None;
+            next.take(&sealed);
+            all.push(sealed);
+        }
+        for (event, at) in events {
+            let kind = event.kind();
+            let sealed = self.seal(next, key, Content::of(event, *at));
             if sealed.len() > MAX_EVENT_BYTES {
-                return Ok(Err(RecordError::TooLarge { kind, bytes: sealed.len() }));
+                return Err(RecordError::TooLarge { kind, bytes: sealed.len() });
             }
             if next.unconfirmed_bytes.saturating_add(len(&sealed)) > room {
-                return Ok(Err(RecordError::Full { kind, limit: room }));
+                return Err(RecordError::Full { kind, limit: room });
             }
-            insert(transaction, &mut next, &sealed)?;
-            store::put(transaction, key::OUTBOX, &next)?;
-            beside(transaction)?;
-            Ok(Ok(next.last_seq))
-        });
-        match outcome {
-            Ok(Ok(seq)) => {
-                *state = next;
-                Ok(seq)
-            }
-            Ok(Err(error)) => Err(error),
-            Err(source) => Err(RecordError::Store { kind, source }),
+            next.take(&sealed);
+            all.push(sealed);
         }
+        Ok(all)
     }
 
     /// Says what was dropped, when there is room again. Call it after the log has confirmed some.
@@ -221,9 +243,7 @@ fn insert(
         transaction.open_table(EVENTS).map_err(StoreError::database("open a table"))?;
     let place = (state.epoch, state.last_seq + 1);
     events.insert(place, sealed).map_err(StoreError::database("store an event"))?;
-    state.last_seq += 1;
-    state.tip = Hash::of(sealed);
-    state.unconfirmed_bytes = state.unconfirmed_bytes.saturating_add(len(sealed));
+    state.take(sealed);
     Ok(())
 }
 

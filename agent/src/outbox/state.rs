@@ -44,6 +44,13 @@ impl State {
             before: Vec::new(),
         }
     }
+
+    /// A sealed event is the newest one now.
+    pub(super) fn take(&mut self, sealed: &[u8]) {
+        self.last_seq += 1;
+        self.tip = Hash::of(sealed);
+        self.unconfirmed_bytes = self.unconfirmed_bytes.saturating_add(sealed.len() as u64);
+    }
 }
 
 /// Events that were never recorded.

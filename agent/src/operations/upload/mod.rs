@@ -59,8 +59,8 @@ pub(super) async fn run(
     cancel: &CancellationToken,
 ) {
     match record::begin(shared, id, entry) {
-        Ok(mut entry) => {
-            record::started(shared, id, &mut entry, None, None);
+        Ok(entry) => {
+            record::started(shared, id, &entry, None);
             go_on(shared, id, entry, cancel).await;
         }
         Err(error) => {

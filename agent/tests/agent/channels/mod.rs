@@ -88,7 +88,7 @@ fn subjects() -> DeviceSubjects {
 /// Sends an open; what comes on `.up`.
 async fn send(server: &Server, client: &async_nats::Client, open: &ChannelOpen) -> Subscriber {
     let up = client.subscribe(subjects().channel_up(open.channel)).await.unwrap();
-    settled(&client).await;
+    settled(client).await;
     server.command("open", sealed(open)).await;
     up
 }

@@ -4,6 +4,7 @@ use muster_api::ApiState;
 use muster_api::blobs::Blobs;
 use muster_eventlog::projection::{Progress, Projection, Runner};
 use muster_eventlog::{EventLog, Follower, StoreError};
+use muster_schemas::SigningKey;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use utoipa_axum::router::OpenApiRouter;
@@ -32,6 +33,8 @@ pub struct QueryOptions {
     pub blobs: Blobs,
     /// Where metrics are.
     pub influx: InfluxQueryOptions,
+    /// By which command knows this role's answers; without it, no selector of an operation is resolved.
+    pub key: Option<SigningKey>,
     /// Ends everything.
     pub stop: CancellationToken,
 }
@@ -63,7 +66,7 @@ impl Query {
     /// # Errors
     /// When the tables cannot be made, or there is no TLS provider.
     pub async fn start(options: QueryOptions) -> Result<Self, StartError> {
-        let QueryOptions { log, nats, blobs, influx, stop } = options;
+        let QueryOptions { log, nats, blobs, influx, key, stop } = options;
         let influx = InfluxClient::new(influx)?;
         // Of a start that fails nothing stays: it may be tried again.
         let own = stop.child_token();
@@ -95,7 +98,7 @@ impl Query {
         let parts = (nats, blobs);
         let state =
             QueryState::new(api, follower, read_models, latest, influx, parts, stop.clone());
-        tasks.spawn(targets::run(state.clone(), stop));
+        tasks.spawn(targets::run(state.clone(), key, stop));
         undo.disarm();
         Ok(Self { state, tasks })
     }

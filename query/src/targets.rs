@@ -4,8 +4,9 @@
 use std::time::Duration;
 
 use futures::StreamExt;
-use muster_schemas::codec;
-use muster_schemas::wire::internal::{FindTargets, TARGETS_SUBJECT, Targets};
+use muster_schemas::cose::Kind;
+use muster_schemas::wire::internal::{FindTargets, TARGETS_SUBJECT, Targets, TargetsAnswer};
+use muster_schemas::{Hash, SigningKey, codec};
 use tokio_util::sync::CancellationToken;
 
 use crate::http::select_devices;
@@ -17,11 +18,17 @@ const STRETCH: usize = 5_000;
 const RETRY: Duration = Duration::from_millis(500);
 
 /// Answers until `stop`; the processes of this role share the questions.
-pub(crate) async fn run(state: QueryState, stop: CancellationToken) {
+pub(crate) async fn run(state: QueryState, key: Option<SigningKey>, stop: CancellationToken) {
+    let Some(key) = key else {
+        tracing::warn!(
+            "selectors are not resolved for operations: an older release made this role's keys; run `muster bootstrap` again"
+        );
+        return;
+    };
     while !stop.is_cancelled() {
         tokio::select! {
             () = stop.cancelled() => return,
-            served = serve(&state) => {
+            served = serve(&state, &key) => {
                 if let Err(error) = served {
                     tracing::warn!(%error, "selectors are not resolved; trying again");
                 }
@@ -31,17 +38,19 @@ pub(crate) async fn run(state: QueryState, stop: CancellationToken) {
     }
 }
 
-async fn serve(state: &QueryState) -> Result<(), async_nats::SubscribeError> {
+async fn serve(state: &QueryState, key: &SigningKey) -> Result<(), async_nats::SubscribeError> {
     let mut questions = state.nats.queue_subscribe(TARGETS_SUBJECT, "query".to_owned()).await?;
     while let Some(message) = questions.next().await {
         let Some(reply) = message.reply else { continue };
-        let state = state.clone();
+        let (state, key) = (state.clone(), key.clone());
         tokio::spawn(async move {
-            let answer = match codec::decode::<FindTargets>(&message.payload) {
+            let targets = match codec::decode::<FindTargets>(&message.payload) {
                 Ok(question) => answer(&state, &question).await,
                 Err(error) => Targets::Refused(error.to_string()),
             };
-            if let Err(error) = state.nats.publish(reply, codec::encode(&answer).into()).await {
+            let answer = TargetsAnswer { question: Hash::of(&message.payload), targets };
+            let sealed = key.seal(Kind::Targets, codec::encode(&answer));
+            if let Err(error) = state.nats.publish(reply, sealed.into()).await {
                 tracing::debug!(%error, "a selector's devices could not be told");
             }
         });
@@ -54,6 +63,9 @@ async fn answer(state: &QueryState, question: &FindTargets) -> Targets {
         select_devices(state, &question.project, &question.selector, question.after, STRETCH);
     match found.await {
         Ok(devices) => Targets::Found { more: devices.len() == STRETCH, devices },
+        Err(problem) if problem.kind().status().is_server_error() => {
+            Targets::Unavailable(problem.detail().to_owned())
+        }
         Err(problem) => Targets::Refused(problem.detail().to_owned()),
     }
 }

@@ -81,6 +81,7 @@ pub struct KeyStore {
     account: KeyPair,
     device_signing: KeyPair,
     nonce_key: [u8; 32],
+    query_key: SigningKey,
     made_at: Timestamp,
 }
 
@@ -100,6 +101,7 @@ impl KeyStore {
             account: nkey("nats-account.seed", KeyPairType::Account)?,
             device_signing: nkey("nats-device-signing.seed", KeyPairType::Account)?,
             nonce_key: files::load_or_make_seed(&dir.join("nonce.key"))?,
+            query_key: SigningKey::from_seed(&files::load_or_make_seed(&dir.join(roles::ANSWERS))?),
             made_at: files::modified(&operator_path)?,
             dir: dir.to_owned(),
         })
@@ -209,6 +211,12 @@ impl KeyStore {
     pub fn operation_key(&self, project: &ProjectId) -> Result<SigningKey, KeyError> {
         let path = self.dir.join(format!("operation-{project}.key"));
         Ok(SigningKey::from_seed(&files::load_or_make_seed(&path)?))
+    }
+
+    /// By which the query role's answers are known.
+    #[must_use]
+    pub const fn query_key(&self) -> &SigningKey {
+        &self.query_key
     }
 
     /// The key of the nonces that are handed to devices.

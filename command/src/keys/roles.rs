@@ -4,7 +4,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use muster_schemas::Timestamp;
+use data_encoding::BASE64URL_NOPAD;
+use muster_schemas::{SigningKey, Timestamp};
 
 use super::{Certificates, KeyError, KeyStore, RoleCredentials, files, unusable};
 
@@ -14,6 +15,9 @@ const ACCOUNT: &str = "nats-account.pub";
 const CA: &str = "ca.pem";
 const CHAIN: &str = "server.pem";
 const KEY: &str = "server.key";
+/// What the query role seals its answers to command with: 32 bytes; in the role's folder, as all that
+/// is there, text (base64url).
+pub(super) const ANSWERS: &str = "answers.seed";
 
 /// What a role needs to reach the broker, and to be reached.
 #[derive(Clone, Debug)]
@@ -28,6 +32,8 @@ pub struct RoleKeys {
     pub account: String,
     /// The server's certificate and key, for the roles that listen.
     pub certificates: Option<Certificates>,
+    /// What the query role seals its answers to command with.
+    pub answers: Option<SigningKey>,
 }
 
 impl RoleKeys {
@@ -53,7 +59,15 @@ impl RoleKeys {
         };
         let system = dir.join(SYSTEM).exists().then(|| read(SYSTEM)).transpose()?;
         let chain = dir.join(CHAIN);
+        let answers = dir.join(ANSWERS).exists().then(|| read(ANSWERS)).transpose()?;
+        let answers = answers.map(|text| {
+            let seed = BASE64URL_NOPAD.decode(text.trim().as_bytes()).ok();
+            let seed: Option<[u8; 32]> = seed.and_then(|bytes| bytes.try_into().ok());
+            seed.ok_or_else(|| unusable(&dir.join(ANSWERS), "it holds no key"))
+        });
+        let answers = answers.transpose()?;
         Ok(Self {
+            answers: answers.map(|seed| SigningKey::from_seed(&seed)),
             ca: dir.join(CA),
             broker: RoleCredentials(read(BROKER)?),
             system: system.map(RoleCredentials),
@@ -79,6 +93,7 @@ impl KeyStore {
             system: Some(self.system_credentials()?),
             account: self.account(),
             certificates: None,
+            answers: (role == "query").then(|| self.query_key.clone()),
         })
     }
 
@@ -108,6 +123,10 @@ impl KeyStore {
             if role == "ingest" {
                 let system = self.system_credentials()?;
                 files::write_private(&dir.join(SYSTEM), system.0.as_bytes())?;
+            } else {
+                let seed = files::load_or_make_seed(&self.dir.join(ANSWERS))?;
+                let text = BASE64URL_NOPAD.encode(&seed);
+                files::write_private(&dir.join(ANSWERS), text.as_bytes())?;
             }
             copy(&made.chain, &dir.join(CHAIN))?;
             copy(&made.key, &dir.join(KEY))?;

@@ -4,8 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use muster_api::blobs::key;
 use muster_eventlog::{Append, Appended, Expected, NewEvent};
+use muster_schemas::cose::{self, Kind};
 use muster_schemas::events::{Action, OperationRequested, PrivatePart};
-use muster_schemas::wire::internal::{FindTargets, TARGETS_SUBJECT, Targets};
+use muster_schemas::wire::internal::{FindTargets, TARGETS_SUBJECT, Targets, TargetsAnswer};
 use muster_schemas::wire::{MAX_PRIVATE_BYTES, PrivateInput};
 use muster_schemas::{DeviceId, Event, Hash, OperationId, ProjectId, StreamName, Timestamp, codec};
 use uuid::Uuid;
@@ -251,21 +252,35 @@ impl Service {
                 project: project.clone(),
                 selector: selector.to_owned(),
                 after: devices.last().copied(),
+                nonce: Uuid::new_v4(),
             };
-            let answer = self.nats.request(TARGETS_SUBJECT, codec::encode(&question).into()).await;
+            let question = codec::encode(&question);
+            let hash = Hash::of(&question);
+            let answer = self.nats.request(TARGETS_SUBJECT, question.into()).await;
             let answer = answer.map_err(|error| {
                 ServiceError::Broker(format!("the query role does not answer: {error}"))
             })?;
-            let answer = codec::decode::<Targets>(&answer.payload).map_err(|error| {
-                ServiceError::Broker(format!("the query role answers: {error}"))
-            })?;
+            let not_its_own = |problem: &dyn std::fmt::Display| {
+                ServiceError::Broker(format!(
+                    "what came is not the query role's answer ({problem}); is it of this release, with keys of this `muster bootstrap`?"
+                ))
+            };
+            let key = self.keys.query_key().public();
+            let answer = cose::open(&answer.payload, Kind::Targets, &key)
+                .map_err(|error| not_its_own(&error))?;
+            let answer: TargetsAnswer =
+                codec::decode(&answer).map_err(|error| not_its_own(&error))?;
+            if answer.question != hash {
+                return Err(not_its_own(&"it answers another question"));
+            }
             let refused = |rule: String| Rejection::Invalid {
                 field: "target.selector",
                 rule,
                 value: selector.chars().take(200).collect(),
             };
-            match answer {
+            match answer.targets {
                 Targets::Refused(why) => return Err(refused(why).into()),
+                Targets::Unavailable(why) => return Err(ServiceError::Broker(why)),
                 Targets::Found { devices: found, more } => {
                     let is_more = more && !found.is_empty();
                     devices.extend(found);

@@ -75,6 +75,7 @@ impl World {
             log: log.clone(),
             nats,
             blobs: Blobs::open(&BlobPlace::Folder(dir.path().join("blobs"))).unwrap(),
+            key: None,
             influx: with.influx.unwrap_or(InfluxQueryOptions {
                 url: "http://127.0.0.1:1".parse().unwrap(),
                 database: "muster".into(),

@@ -1,10 +1,14 @@
 //! What servers say to each other over the broker; devices can neither say nor hear it.
 
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
+use crate::Hash;
 use crate::ids::{DeviceId, OperationId, ProjectId};
 
-/// A request to the query role: which devices does a selector mean now? Answered by [`Targets`].
+/// A request to the query role: which devices does a selector mean now? Answered by a
+/// [`TargetsAnswer`], sealed by the key that command has handed to query: whoever has the broker, and
+/// nothing else, does not choose the devices that an order is for.
 pub const TARGETS_SUBJECT: &str = "svc.targets";
 
 /// The subject on which command says that it has more of a run's output.
@@ -22,6 +26,17 @@ pub struct FindTargets {
     pub selector: String,
     /// Only devices whose id is higher.
     pub after: Option<DeviceId>,
+    /// Random: an answer is good for one question.
+    pub nonce: Uuid,
+}
+
+/// An answer, and to what.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TargetsAnswer {
+    /// The SHA-256 of the question's bytes.
+    pub question: Hash,
+    /// The answer.
+    pub targets: Targets,
 }
 
 /// The devices that a selector means: those that are not deleted, by their ids.
@@ -34,6 +49,8 @@ pub enum Targets {
         /// There are more.
         more: bool,
     },
-    /// The selector makes no sense, or cannot be asked.
+    /// The selector makes no sense.
     Refused(String),
+    /// It cannot be asked now.
+    Unavailable(String),
 }

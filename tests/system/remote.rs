@@ -130,6 +130,18 @@ async fn output_comes_while_the_program_runs_and_is_kept_as_far_as_is_said() {
         .map(|path| path.metadata().unwrap().len())
         .sum();
     assert!(bytes < 1 << 20, "{bytes} bytes on the disk");
+
+    // Words that come one by one are shown one by one, and kept together.
+    let line = "for i in $(seq 20); do echo line $i; sleep 0.15; done";
+    let (code, out, err) = system.muster(&["exec", "robot", "--shell", line]);
+    let expected: String = (1..=20).map(|i| format!("line {i}\n")).collect();
+    assert_eq!((code, out), (0, expected.clone()), "{err}");
+    let id = system.api.list(OPERATIONS).await[0]["id"].as_str().unwrap().to_owned();
+    let (code, out, _) = system.muster(&["operation", "output", &id, "robot"]);
+    assert_eq!((code, out), (0, expected));
+    let kept = walk(&system.dir().join("blobs/default/runs").join(&id));
+    let pieces = kept.iter().filter(|path| path.to_string_lossy().contains("stdout/0000"));
+    assert_eq!(pieces.count(), 1, "{kept:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -225,10 +237,10 @@ async fn operations_survive_the_death_of_every_role_and_server() {
     })
     .await;
     let counted = dir.path().join("counted");
-    let line = format!("echo x >> {}; sleep 1; echo said", counted.display());
+    let line = |word| format!("echo {word} >> {}; sleep 1; echo said", counted.display());
     let mut ids: Vec<String> = Vec::new();
     for round in 0..4 {
-        ids.push(post(&fleet, &shell(&line)).await);
+        ids.push(post(&fleet, &shell(&line(round))).await);
         match round {
             0 => fleet.command.kill9_and_restart(),
             1 => fleet.query.kill9_and_restart(),
@@ -241,17 +253,49 @@ async fn operations_survive_the_death_of_every_role_and_server() {
         fleet.answers().await;
     }
     finished(&fleet, &ids).await;
-    ids.push(post(&fleet, &shell(&line)).await);
+    ids.push(post(&fleet, &shell(&line(4))).await);
     agent.kill9();
     agent.start();
     finished(&fleet, &ids).await;
     crate::faults::assert_rebuild_equals_live(&fleet).await;
-    let times = std::fs::read_to_string(&counted).unwrap_or_default().lines().count();
-    assert!(times <= ids.len(), "{times} times for {} operations", ids.len());
+    let counted = std::fs::read_to_string(&counted).unwrap_or_default();
+    let times = |word: i32| counted.lines().filter(|line| *line == word.to_string()).count();
+    assert_eq!([0, 1, 2, 3].map(times), [1; 4], "{counted}");
+    assert!(times(4) <= 1, "the one whose agent was killed began twice: {counted}");
     for id in &ids[..4] {
         let run = fleet.api.get(&format!("{OPERATIONS}/{id}/runs/robot")).await;
         assert_eq!(run["state"], "succeeded", "{run}");
         let path = format!("{OPERATIONS}/{id}/runs/robot/output?follow=true");
         assert_eq!(fleet.api.send(reqwest::Method::GET, &path, None).await.1, "said\n");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_asked_for_later_comes_later_even_while_the_list_is_behind() {
+    let fleet = Fleet::start().await;
+    let dir = tempfile::tempdir().unwrap();
+    let token = fleet.api.enrollment_token(1).await;
+    let mut agent = AgentProcess::enroll(dir.path(), &fleet.api.url, &token, "robot");
+    agent.start();
+    let done = dir.path().join("done");
+    let line = |word: &str| format!("echo {word} >> {}", done.display());
+    let warm = post(&fleet, &shell(&line("warm"))).await;
+    finished(&fleet, &[warm]).await;
+
+    // The dispatcher's list is held where it is.
+    let url = fleet.postgres.connection_url();
+    let (client, connection) = tokio_postgres::connect(&url, tokio_postgres::NoTls).await.unwrap();
+    tokio::spawn(connection);
+    client.batch_execute("BEGIN; LOCK TABLE dispatch_v1_runs IN EXCLUSIVE MODE").await.unwrap();
+    // The first waits for the dispatcher, since it has something private.
+    let mut first = shell(&line("first"));
+    first["action"]["env"] = json!({"TOKEN": "secret"});
+    let ids = [post(&fleet, &first).await, post(&fleet, &shell(&line("second"))).await];
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(std::fs::read_to_string(&done).unwrap(), "warm\n", "the second came first");
+    client.batch_execute("ROLLBACK").await.unwrap();
+    finished(&fleet, &ids).await;
+    let ordered = fleet.api.list("/api/v1/events?order=asc&type=RunDispatched").await;
+    let is_of = |at: usize, id: &str| ordered[at]["stream"].as_str().unwrap().contains(id);
+    assert!(ordered.len() == 3 && is_of(1, &ids[0]) && is_of(2, &ids[1]), "{ordered:?}");
 }

@@ -7,12 +7,13 @@ use muster_api::blobs::key;
 use muster_eventlog::projection::Progress;
 use muster_eventlog::{Append, AppendError, Batch, Expected, NewEvent};
 use muster_schemas::{DeviceId, Event, OperationId, ProjectId, StreamName};
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::list::{List, OpenOperation, OpenRun, Which};
+use super::private::{PrivateParts, Sealed};
 use super::rules::{self, Step};
-use super::send::PrivateParts;
 use crate::domain::Decider;
 use crate::domain::operation::OperationCommand;
 use crate::domain::run::{Run, RunCommand};
@@ -44,8 +45,9 @@ pub(super) async fn run(service: Service, progress: Progress, stop: Cancellation
         service,
         sent: HashMap::new(),
         private: PrivateParts::default(),
-        open: HashSet::new(),
+        open: HashMap::new(),
         swept: None,
+        sweeping: None,
     };
     let mut has_lease = false;
     let mut renewed: Option<Instant> = None;
@@ -65,6 +67,10 @@ pub(super) async fn run(service: Service, progress: Progress, stop: Cancellation
         tokio::select! {
             () = stop.cancelled() => break,
             () = tokio::time::sleep(BEAT) => {}
+            read = dispatcher.private.read() => {
+                let Dispatcher { private, service, .. } = &mut dispatcher;
+                private.take(service, read).await;
+            }
             told = changed.changed(), if has_lease => {
                 // The list's projection has ended: so does this process.
                 if told.is_err() {
@@ -84,10 +90,11 @@ struct Dispatcher {
     /// When each order, or cancel, was sent last.
     sent: HashMap<(OperationId, DeviceId), Instant>,
     private: PrivateParts,
-    /// The operations that were open when it was looked last.
-    open: HashSet<(ProjectId, OperationId)>,
+    /// The operations that were open when it was looked last; true where something is private.
+    open: HashMap<(ProjectId, OperationId), bool>,
     /// When what is private was looked for last.
     swept: Option<Instant>,
+    sweeping: Option<JoinHandle<()>>,
 }
 
 /// An append of one run, and what follows when it is in.
@@ -112,39 +119,31 @@ impl Dispatcher {
 
     async fn round(&mut self) -> Result<(), ServiceError> {
         let operations = self.list.operations().await?;
-        let open: HashSet<(ProjectId, OperationId)> =
-            operations.iter().map(|(project, operation)| (project.clone(), operation.id)).collect();
-        let over: Vec<_> = self.open.difference(&open).cloned().collect();
-        for (project, operation) in over {
-            self.service.erase_private(&project, operation).await;
-        }
-        self.private.keep_only(|id| open.iter().any(|(_, operation)| *operation == id));
-        self.sent.retain(|_, at| at.elapsed() < AGAIN);
-        self.open = open;
-        if self.swept.is_none_or(|at| at.elapsed() >= SWEEP) {
-            self.swept = Some(Instant::now());
-            if let Err(error) = self.sweep().await {
-                tracing::warn!(%error, "what is private of ended operations may still be kept");
+        let open: HashMap<(ProjectId, OperationId), bool> = operations
+            .iter()
+            .map(|(project, it)| ((project.clone(), it.id), it.requested.private.is_some()))
+            .collect();
+        let before = std::mem::replace(&mut self.open, open);
+        for ((project, operation), has_private) in before {
+            if has_private && !self.open.contains_key(&(project.clone(), operation)) {
+                let service = self.service.clone();
+                // Beside the rounds: the store may take its time. What fails, the sweep finds.
+                tokio::spawn(async move { service.erase_private(&project, operation).await });
             }
+        }
+        let open: HashSet<OperationId> =
+            self.open.keys().map(|(_, operation)| *operation).collect();
+        self.private.begin_round(|id| open.contains(&id));
+        self.sent.retain(|_, at| at.elapsed() < AGAIN);
+        let is_due = self.swept.is_none_or(|at| at.elapsed() >= SWEEP);
+        if is_due && self.sweeping.as_ref().is_none_or(JoinHandle::is_finished) {
+            self.swept = Some(Instant::now());
+            let open = self.open.keys().cloned().collect();
+            self.sweeping = Some(tokio::spawn(sweep(self.service.clone(), open)));
         }
         for (project, operation) in operations {
             if let Err(error) = self.work(&project, &operation).await {
                 tracing::warn!(%project, operation = %operation.id, %error, "an operation waits");
-            }
-        }
-        Ok(())
-    }
-
-    /// Erases what is private of operations that are not on the list any more.
-    async fn sweep(&self) -> Result<(), ServiceError> {
-        let now = now().micros().unsigned_abs() / 1000;
-        for project in self.service.log.projects().await? {
-            for name in self.service.blobs.folders(&key::operations(&project)).await? {
-                let Ok(operation) = name.parse::<OperationId>() else { continue };
-                let is_young = made_at(operation).is_none_or(|at| now < at + YOUNG);
-                if !is_young && !self.open.contains(&(project.clone(), operation)) {
-                    self.service.erase_private(&project, operation).await;
-                }
             }
         }
         Ok(())
@@ -202,7 +201,7 @@ impl Dispatcher {
                 }
             }
         }
-        // What is decided comes before what is sent: that needs the blob store, too.
+        // What is decided comes before what is sent.
         self.append(project, operation, planned).await?;
         for (device, order) in due {
             self.send(project, operation, device, order).await;
@@ -249,18 +248,11 @@ impl Dispatcher {
         device: DeviceId,
         order: Vec<u8>,
     ) {
-        let private = match operation.requested.private {
-            Some(_) => self.private.of(&self.service, project, operation.id).await,
-            None => Ok(None),
-        };
-        match private {
-            Ok(private) => {
-                self.service.send_order(project, device, order, private.as_deref()).await;
-            }
-            Err(error) => {
-                tracing::warn!(%project, operation = %operation.id, %device, %error, "an order waits");
-            }
+        if operation.requested.private.is_none() {
+            return self.service.send_order(project, device, order, None).await;
         }
+        let sealed = Sealed { project: project.clone(), device, order };
+        self.private.send(&self.service, operation.id, sealed).await;
     }
 
     /// Appends what was planned, each run for itself; sends the orders that are in.
@@ -289,6 +281,26 @@ impl Dispatcher {
             }
         }
         Ok(())
+    }
+}
+
+/// Erases what is private of operations that are not open any more.
+async fn sweep(service: Service, open: HashSet<(ProjectId, OperationId)>) {
+    let swept = async {
+        let now = now().micros().unsigned_abs() / 1000;
+        for project in service.log.projects().await? {
+            for name in service.blobs.folders(&key::operations(&project)).await? {
+                let Ok(operation) = name.parse::<OperationId>() else { continue };
+                let is_young = made_at(operation).is_none_or(|at| now < at + YOUNG);
+                if !is_young && !open.contains(&(project.clone(), operation)) {
+                    service.erase_private(&project, operation).await;
+                }
+            }
+        }
+        Ok::<_, ServiceError>(())
+    };
+    if let Err(error) = swept.await {
+        tracing::warn!(%error, "what is private of ended operations may still be kept");
     }
 }
 

@@ -253,16 +253,18 @@ impl List {
     }
 
     /// Of these devices those that are online and that nothing waits for, at most `limit`, each with
-    /// the epoch that it is in. An order that may not be sent yet waits, too, until `before`.
+    /// the epoch that it is in; and the position up to which that is so. An order that may not be
+    /// sent yet waits, too, until `before`.
     pub(crate) async fn free(
         &self,
         project: &ProjectId,
         devices: &BTreeSet<DeviceId>,
         before: Timestamp,
         limit: u32,
-    ) -> Result<Vec<(DeviceId, u64)>, StoreError> {
+    ) -> Result<(Vec<(DeviceId, u64)>, u64), StoreError> {
         let sql = format!(
-            "SELECT d.device, d.epoch FROM {NAME}_devices d
+            "SELECT d.device, d.epoch, c.position FROM {NAME}_devices d
+             JOIN checkpoints c ON c.projection = '{NAME}' AND c.project = d.project
              WHERE d.project = $1 AND d.device = ANY($2) AND d.online AND NOT d.gone AND d.epoch > 0
                AND NOT EXISTS (SELECT FROM {NAME}_runs r WHERE r.project = $1
                                AND r.device = d.device
@@ -270,7 +272,7 @@ impl List {
              ORDER BY d.device LIMIT $3"
         );
         let devices: Vec<Uuid> = devices.iter().map(|device| device.0).collect();
-        let rows: Vec<(Uuid, i64)> = sqlx::query_as(AssertSqlSafe(sql))
+        let rows: Vec<(Uuid, i64, i64)> = sqlx::query_as(AssertSqlSafe(sql))
             .bind(project.as_str())
             .bind(devices)
             .bind(i64::from(limit))
@@ -278,7 +280,9 @@ impl List {
             .fetch_all(&self.log.stores().sql)
             .await
             .map_err(failed)?;
-        Ok(rows.into_iter().map(|(id, epoch)| (DeviceId(id), epoch.unsigned_abs())).collect())
+        let position = rows.first().map_or(0, |(_, _, position)| position.unsigned_abs());
+        let free = |(id, epoch, _): (Uuid, i64, i64)| (DeviceId(id), epoch.unsigned_abs());
+        Ok((rows.into_iter().map(free).collect(), position))
     }
 
     /// What a device was sent and is not through with, in the order in which it was asked for.

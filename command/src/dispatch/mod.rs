@@ -2,7 +2,7 @@
 //!
 //! `todo` is a projection: the list of what is open, filled from the log. `rules` decides, purely,
 //! what is to be done about it; `dispatcher` does it, in one process at a time; `begin` does what needs no
-//! waiting, with the request; `send` seals and sends orders, in any process.
+//! waiting, with the request; `send` seals and sends orders, in any process; `private` reads what goes with them.
 //!
 //! Invariant: an order is sent only after the event that holds it is in the log, and that event only
 //! goes into a run's stream at the version that was decided on. So two dispatchers cannot give a
@@ -11,6 +11,7 @@
 mod begin;
 mod dispatcher;
 mod list;
+mod private;
 pub(crate) mod rules;
 mod send;
 pub mod todo;

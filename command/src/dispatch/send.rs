@@ -1,43 +1,20 @@
 //! Orders: made, sealed, sent, and sent again after a hello.
 
-use std::collections::HashMap;
-use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
-use muster_api::blobs::{BlobError, key};
-use muster_schemas::cose::Kind;
+use muster_api::blobs::key;
+use muster_schemas::cose::{Kind, Unverified};
 use muster_schemas::subjects::DeviceSubjects;
 use muster_schemas::wire::{CancelOrder, KIND_HEADER, RunDelivery, RunOrder};
-use muster_schemas::{DeviceId, OperationId, ProjectId, codec};
+use muster_schemas::{DeviceId, ProjectId, codec};
+use tokio::time::timeout;
 
 use super::list::{List, OpenOperation, OpenRun};
 use crate::service::{Service, ServiceError, now};
 
-/// The private parts of the operations that are being sent.
-#[derive(Debug, Default)]
-pub(super) struct PrivateParts(HashMap<OperationId, Option<Arc<Bytes>>>);
-
-impl PrivateParts {
-    /// Forgets those of operations that are not sent any more.
-    pub(super) fn keep_only(&mut self, is_open: impl Fn(OperationId) -> bool) {
-        self.0.retain(|operation, _| is_open(*operation));
-    }
-
-    /// The private part of an operation, if it has one. One that was erased is not there.
-    pub(super) async fn of(
-        &mut self,
-        service: &Service,
-        project: &ProjectId,
-        operation: OperationId,
-    ) -> Result<Option<Arc<Bytes>>, BlobError> {
-        if let Some(known) = self.0.get(&operation) {
-            return Ok(known.clone());
-        }
-        let found = service.blobs.get(&key::private(project, operation)).await?.map(Arc::new);
-        self.0.insert(operation, found.clone());
-        Ok(found)
-    }
-}
+/// A private part that is not here after this is left to the dispatcher.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 impl Service {
     /// Seals a run's order for an epoch of its device.
@@ -109,23 +86,37 @@ impl Service {
     /// it to be online, the dispatcher brings.
     ///
     /// # Errors
-    /// When the list, or a private part, cannot be read.
+    /// When the list cannot be read.
     pub(crate) async fn deliver_due(
         &self,
         project: &ProjectId,
         device: DeviceId,
     ) -> Result<(), ServiceError> {
-        let mut private = PrivateParts::default();
         for run in List::new(self.log.clone()).of_device(project, device).await? {
             if run.canceled {
                 self.send_cancel(project, &run).await?;
             } else if let Some(order) = run.order.clone().filter(|_| is_unanswered(&run)) {
-                let private = private.of(self, project, run.operation).await?;
-                self.send_order(project, device, order, private.as_deref()).await;
+                // The dispatcher brings it when the store cannot be asked now.
+                let private = match has_private(&order) {
+                    true => {
+                        let name = key::private(project, run.operation);
+                        let read = timeout(PATIENCE, self.blobs.get(&name)).await;
+                        let Ok(Ok(private)) = read else { continue };
+                        private
+                    }
+                    false => None,
+                };
+                self.send_order(project, device, order, private.as_ref()).await;
             }
         }
         Ok(())
     }
+}
+
+fn has_private(order: &[u8]) -> bool {
+    let order = Unverified::parse(order).ok();
+    let order = order.and_then(|order| codec::decode::<RunOrder>(order.payload()).ok());
+    order.is_none_or(|order| order.private.is_some())
 }
 
 fn is_unanswered(run: &OpenRun) -> bool {

@@ -1,11 +1,14 @@
 //! A shell on the real agent: by the command line and by websockets, left and found again, watched,
 //! recorded, refused; and nothing of it readable on the broker.
 
+use std::io::Write;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use futures::StreamExt;
 use muster_backing::postgres::Tuning;
 use muster_tests::agent::AgentProcess;
+use muster_tests::binaries::binary;
 use muster_tests::fleet::Fleet;
 use muster_tests::socket::Socket;
 use muster_tests::{Robot, System, wait};
@@ -204,6 +207,67 @@ async fn the_broker_sees_nothing_of_a_shell_and_a_role_may_die() {
     drop(again);
     let shell = known(&id, "nobody to be attached", |one| one["attached"] == 0).await;
     assert_eq!((&shell["state"], &shell["attachments"]), (&"open".into(), &2.into()), "{shell}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shell_of_the_command_line_outlives_a_restarted_role_and_a_log_that_is_away() {
+    let mut fleet = Fleet::start().await;
+    let dir = tempfile::tempdir().unwrap();
+    let token = fleet.api.enrollment_token(1).await;
+    let mut agent = AgentProcess::enroll(dir.path(), &fleet.api.url, &token, "robot");
+    agent.start();
+    wait::until("it to be online", PATIENCE, || async {
+        (fleet.api.get("/api/v1/devices/robot").await["status"] == "online").then_some(())
+    })
+    .await;
+    let said = dir.path().join("said");
+    let file = std::fs::File::create(&said).unwrap();
+    let mut shell = Command::new(binary("muster"))
+        .args(["shell", "robot"])
+        .env("MUSTER_URL", &fleet.api.url)
+        .env("MUSTER_TOKEN", &fleet.api.token)
+        .env("MUSTER_CA", fleet.ca())
+        .env("XDG_CONFIG_HOME", dir.path())
+        .stdin(Stdio::piped())
+        .stdout(file.try_clone().unwrap())
+        .stderr(file)
+        .spawn()
+        .unwrap();
+    let mut keys = shell.stdin.take().unwrap();
+    let mut types = |line: &str| keys.write_all(line.as_bytes()).unwrap();
+    let shows = async |words: &str| {
+        wait::until(words, PATIENCE, || async {
+            let said = String::from_utf8_lossy(&std::fs::read(&said).unwrap()).into_owned();
+            said.contains(words).then_some(())
+        })
+        .await;
+    };
+    types("echo one-$((1))-one\n");
+    shows("one-1-one").await;
+    fleet.command.stop();
+    fleet.command.start_again();
+    shows("connected again").await;
+    types("echo two-$((2))-two\n");
+    shows("two-2-two").await;
+    // For longer than a piece of the recording waits to be written.
+    fleet.postgres.child().stop().await.unwrap();
+    types("echo three-$((3))-three\n");
+    tokio::time::sleep(Duration::from_secs(8)).await;
+    fleet.postgres.child().start_again().await.unwrap();
+    types("echo four-$((4))-four\n");
+    shows("four-4-four").await;
+    types("exit 7\n");
+    let code = wait::until("the shell to end", PATIENCE, || {
+        let ended = shell.try_wait().unwrap();
+        async move { ended }
+    })
+    .await;
+    assert_eq!(code.code(), Some(7));
+    let listed = fleet.api.list("/api/v1/sessions").await;
+    let path = format!("/api/v1/sessions/{}/recording", listed[0]["id"].as_str().unwrap());
+    let (status, _, cast) = fleet.api.raw(&path, &[]).await;
+    let cast = String::from_utf8_lossy(&cast).into_owned();
+    assert!(status == 200 && cast.contains("three-3") && cast.contains("four-4"), "{cast}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

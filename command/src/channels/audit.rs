@@ -5,6 +5,7 @@ use std::sync::Arc;
 use muster_eventlog::{Append, AppendError, Expected, NewEvent};
 use muster_schemas::events::SessionKind;
 use muster_schemas::{DeviceId, Event, ProjectId, SessionId, StreamName};
+use uuid::Uuid;
 
 use super::bridges::Bridges;
 use super::record::Recorded;
@@ -80,12 +81,28 @@ impl Session {
     /// # Errors
     /// When it is not in the log.
     pub async fn record(&self, event: impl Into<Event> + Send) -> Result<u64, ServiceError> {
+        self.record_once(Uuid::new_v4(), event).await
+    }
+
+    /// As [`Self::record`]: however often it is called with this id, it is in the log once.
+    ///
+    /// # Errors
+    /// When it may not be in the log.
+    pub async fn record_once(
+        &self,
+        append_id: Uuid,
+        event: impl Into<Event> + Send,
+    ) -> Result<u64, ServiceError> {
         let event: Event = event.into();
         self.service.check_not_archived(&self.project).await?;
         let (service, stream) = (&self.service, self.stream());
         until_appended!({
             let version = service.log.stream_version(&self.project, &stream).await?;
-            let append = Append { correlation: Some(self.id.0), ..Append::by(self.actor.clone()) };
+            let append = Append {
+                append_id: Some(append_id),
+                correlation: Some(self.id.0),
+                ..Append::by(self.actor.clone())
+            };
             let events = vec![NewEvent::server(&event, now())];
             let append = append.stream(stream.clone(), Expected::Version(version), events);
             match service.log.append(&self.project, append).await {

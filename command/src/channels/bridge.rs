@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use axum::extract::ws::{CloseFrame, Message, WebSocket};
+use axum::extract::ws::{CloseCode, CloseFrame, Message, WebSocket, close_code};
 use bytes::Bytes;
 use futures::stream::{SplitSink, SplitStream};
 use futures::{SinkExt, StreamExt};
@@ -16,6 +16,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::audit::Session;
+use super::open::OpenError;
 use super::record::Recorder;
 use crate::service::ServiceError;
 
@@ -23,6 +24,8 @@ use crate::service::ServiceError;
 const PING: Duration = Duration::from_secs(3);
 /// A client that says nothing for so long is gone.
 const SILENCE: Duration = Duration::from_secs(10);
+/// A shell that is to be recorded and is not is ended, when its device can be told within this time.
+const END_WITHIN: Duration = Duration::from_secs(60);
 /// The most bytes of one message of a client.
 pub(crate) const LARGEST: usize = 1 << 20;
 
@@ -72,6 +75,16 @@ struct Outcome {
     is_unrecorded: bool,
 }
 
+impl Outcome {
+    /// What a client is told: a shell that was only left is there, and can be attached again.
+    const fn code(&self, is_shell: bool) -> CloseCode {
+        match (is_shell, self.ended, self.is_unrecorded) {
+            (true, None, false) => close_code::RESTART,
+            _ => close_code::NORMAL,
+        }
+    }
+}
+
 fn text(value: &serde_json::Value) -> Message {
     Message::Text(value.to_string().into())
 }
@@ -86,14 +99,11 @@ pub async fn bridge_shell(
     watch: bool,
 ) -> bool {
     let opened = json!({"type": "opened", "session": session.id, "device": session.device});
-    let outcome = carry(socket, channel, &opened, recorder, watch, &session).await;
+    let work = Work { opened, watch, is_shell: true };
+    let outcome = carry(socket, channel, &work, recorder, &session).await;
     if outcome.is_unrecorded {
         // Nobody goes on in it unseen.
-        let Session { project, device, actor, .. } = &session;
-        let end = Purpose::End { session: session.id };
-        if let Err(error) = session.service().open_channel(project, *device, actor, end).await {
-            tracing::warn!(session = %session.id, %error, "a shell that is not recorded goes on");
-        }
+        end(&session).await;
     }
     match outcome.ended {
         Some(exit_code) => {
@@ -107,17 +117,43 @@ pub async fn bridge_shell(
 /// Carries bytes that are nobody's terminal until one of both sides is gone. Is that in the log?
 pub async fn bridge_bytes(socket: WebSocket, channel: Channel, session: Session) -> bool {
     let opened = json!({"type": "opened", "session": session.id, "device": session.device});
-    let outcome = carry(socket, channel, &opened, None, false, &session).await;
+    let work = Work { opened, watch: false, is_shell: false };
+    let outcome = carry(socket, channel, &work, None, &session).await;
     let Outcome { reason, bytes_in, bytes_out, .. } = outcome;
     session.note(SessionEnded { exit_code: None, reason, bytes_in, bytes_out }).await
+}
+
+/// Ends the session's shell. What keeps its recording from being written may keep this, too.
+async fn end(session: &Session) {
+    let Session { project, device, actor, .. } = session;
+    let began = Instant::now();
+    loop {
+        let end = Purpose::End { session: session.id };
+        match session.service().open_channel(project, *device, actor, end).await {
+            Ok(_) | Err(OpenError::Over(_)) => return,
+            Err(error) if began.elapsed() > END_WITHIN => {
+                tracing::warn!(session = %session.id, %error, "a shell that is not recorded goes on");
+                return;
+            }
+            Err(_) => tokio::time::sleep(PING).await,
+        }
+    }
+}
+
+/// What is carried.
+struct Work {
+    /// What the client hears first.
+    opened: serde_json::Value,
+    /// It only looks on.
+    watch: bool,
+    is_shell: bool,
 }
 
 async fn carry(
     socket: WebSocket,
     channel: Channel,
-    opened: &serde_json::Value,
+    work: &Work,
     mut recorder: Option<Recorder>,
-    watch: bool,
     session: &Session,
 ) -> Outcome {
     let Channel { sender, receiver } = channel;
@@ -125,12 +161,12 @@ async fn carry(
     let (mut sink, stream) = socket.split();
     let mut outcome = Outcome::default();
     let (mut bytes_in, mut bytes_out) = (0, 0);
-    if sink.send(text(opened)).await.is_err() {
+    if sink.send(text(&work.opened)).await.is_err() {
         "the client is gone".clone_into(&mut outcome.reason);
     } else {
         let (notes, mut noted) = mpsc::channel(64);
         let hears = recorder.as_ref().is_some_and(Recorder::hears);
-        let ear = Ear { notes, hears, watch };
+        let ear = Ear { notes, hears, watch: work.watch };
         let up = hear_client(stream, &sender, &mut bytes_in, &ear);
         let down = tell_client(&mut sink, receiver, &mut recorder, &mut noted, &mut bytes_out);
         tokio::select! {
@@ -144,7 +180,7 @@ async fn carry(
         }
         // Whoever left first: what was typed and shown until then is in the recording.
         if let Some(recorder) = &mut recorder
-            && let Err(error) = rest(recorder, &mut noted).await
+            && let Err(error) = while_written(&mut sink, rest(recorder, &mut noted)).await
         {
             tracing::warn!(%error, "the end of a recording cannot be written");
             outcome.is_unrecorded = true;
@@ -154,7 +190,7 @@ async fn carry(
     sender.close(&outcome.reason).await;
     // What does not fit into a close frame is cut.
     let reason: String = outcome.reason.chars().take(100).collect();
-    let frame = CloseFrame { code: 1000, reason: reason.into() };
+    let frame = CloseFrame { code: outcome.code(work.is_shell), reason: reason.into() };
     let closing = sink.send(Message::Close(Some(frame)));
     let _ = tokio::time::timeout(Duration::from_secs(2), closing).await;
     outcome
@@ -268,6 +304,21 @@ async fn hear_client(mut stream: Stream, sender: &Sender, bytes_in: &mut u64, ea
     }
 }
 
+/// While a recording is written, which may take its time, the client hears that the server lives. A
+/// client that is gone is found out by whoever tells it something next.
+async fn while_written<T>(sink: &mut Sink, work: impl Future<Output = T>) -> T {
+    tokio::pin!(work);
+    loop {
+        tokio::select! {
+            biased;
+            done = &mut work => return done,
+            () = tokio::time::sleep(PING) => {
+                let _ = sink.send(Message::Ping(Bytes::new())).await;
+            }
+        }
+    }
+}
+
 /// From the device to the client; answers why it ended, and how the program did.
 async fn tell_client(
     sink: &mut Sink,
@@ -293,7 +344,7 @@ async fn tell_client(
         let message = tokio::select! {
             () = write_at => {
                 if let Some(recorder) = recorder
-                    && let Err(error) = recorder.write().await
+                    && let Err(error) = while_written(sink, recorder.write()).await
                 {
                     return not_recorded(&error);
                 }
@@ -301,7 +352,7 @@ async fn tell_client(
             }
             Some(new) = noted.recv() => {
                 if let Some(recorder) = recorder
-                    && let Err(error) = note(recorder, new).await
+                    && let Err(error) = while_written(sink, note(recorder, new)).await
                 {
                     return not_recorded(&error);
                 }
@@ -312,7 +363,7 @@ async fn tell_client(
                 Ok(Frame::Data(bytes) | Frame::Screen(bytes)) => {
                     *bytes_out += bytes.len() as u64;
                     if let Some(recorder) = recorder
-                        && let Err(error) = recorder.output(&bytes).await
+                        && let Err(error) = while_written(sink, recorder.output(&bytes)).await
                     {
                         return not_recorded(&error);
                     }

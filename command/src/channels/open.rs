@@ -19,8 +19,9 @@ const PATIENCE: Duration = Duration::from_secs(15);
 /// A device that does not answer may have connected a moment ago, and takes nothing before its hello
 /// was answered: it is asked again after this. It opens a channel once, however often it is asked.
 const AGAIN: Duration = Duration::from_secs(2);
-/// An order to open a channel is good for as long as its answer is waited for, in microseconds.
-const LIFE: i64 = 15_000_000;
+/// An order to open a channel is good for so long, in microseconds: longer than its answer is waited
+/// for, since the device goes by the time of its last hello, and the clocks of two servers differ.
+const LIFE: i64 = 45 * 1_000_000;
 
 /// A channel could not be opened.
 #[derive(Debug, thiserror::Error)]

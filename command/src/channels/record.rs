@@ -6,11 +6,13 @@
 
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use muster_api::blobs::key;
 use muster_schemas::events::SessionRecorded;
 use muster_schemas::wire::{TerminalSize, output_hash};
 use serde_json::json;
 use tokio::task::JoinHandle;
+use uuid::Uuid;
 
 use super::audit::Session;
 use crate::service::ServiceError;
@@ -19,6 +21,11 @@ use crate::service::ServiceError;
 const CHUNK: usize = 64 * 1024;
 /// … or when its first line is so old.
 const AGE: Duration = Duration::from_secs(5);
+/// A chunk that cannot be written is tried again for so long; meanwhile the shell shows nothing new.
+const PATIENCE: Duration = Duration::from_secs(45);
+/// The first chunk of a shell that is not open yet, and the last ones of a process that stops.
+const SHORT: Duration = Duration::from_secs(4);
+const AGAIN: Duration = Duration::from_millis(500);
 
 /// What of a session is recorded.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -197,10 +204,30 @@ async fn write(
     let hash = output_hash(&salt, &lines);
     let event = SessionRecorded { recording, chunk, bytes: lines.len() as u64, hash };
     let name = key::recording(&session.project, session.id, recording, chunk);
-    let blob = [&salt[..], &lines].concat();
-    session.service().blobs.put(&name, blob.into()).await?;
-    session.record(event).await?;
-    Ok(())
+    let blob = Bytes::from([&salt[..], &lines].concat());
+    let (began, append_id) = (Instant::now(), Uuid::new_v4());
+    let stop = &session.bridges().stop;
+    loop {
+        let written = async {
+            session.service().blobs.put(&name, blob.clone()).await?;
+            session.record_once(append_id, event.clone()).await
+        };
+        let error = match written.await {
+            Ok(_) => return Ok(()),
+            Err(error) => error,
+        };
+        let is_brief = chunk == 0 || stop.is_cancelled();
+        let is_final = matches!(error, ServiceError::Rejected(_));
+        if is_final || began.elapsed() > if is_brief { SHORT } else { PATIENCE } {
+            return Err(error);
+        }
+        tracing::debug!(session = %session.id, %error, "a recording waits");
+        tokio::select! {
+            () = tokio::time::sleep(AGAIN) => {}
+            // Tried once more, at once.
+            () = stop.cancelled(), if !stop.is_cancelled() => {}
+        }
+    }
 }
 
 /// How many bytes are not the beginning of a character that is not there whole.

@@ -149,7 +149,8 @@ pub(super) fn short(field: &str, text: Option<&str>, most: usize) -> Result<(), 
 /// A websocket. Binary messages are what is typed and shown; text messages are JSON: the client says
 /// `{"type":"resize","cols":80,"rows":24}`, the server `{"type":"opened","session":…}`,
 /// `{"type":"attached",…}` and `{"type":"exit","code":0}`. Each side says something at least every
-/// 10 s. When the websocket is lost, the session stays, to be attached to again.
+/// 10 s. When the websocket is lost, the session stays, to be attached to again; the server closes it with
+/// 1000 when the shell is over, and with 1012 when it is there still.
 #[utoipa::path(
     get, path = "/api/v1/devices/{device}/shell", tag = "sessions",
     params(

@@ -10,6 +10,7 @@ use serde_json::Value;
 use tokio::io::AsyncReadExt;
 use tokio::sync::mpsc;
 use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
 use super::terminal::{Escape, Escapes, Raw, size};
 use crate::client::{Client, Socket, segment};
@@ -228,9 +229,13 @@ async fn carry(
                         None => continue,
                     },
                     Some(Ok(Message::Close(frame))) => {
-                        let why = frame.map(|frame| frame.reason.to_string()).unwrap_or_default();
-                        // What the server lost is there on the device; what it ended is not.
-                        return if is_lost(&why) { Left::Lost } else { Left::Over(why) };
+                        // What the server lost is there on the device; what has ended is not.
+                        return match frame {
+                            Some(frame) if frame.code == CloseCode::Normal => {
+                                Left::Over(frame.reason.to_string())
+                            }
+                            _ => Left::Lost,
+                        };
                     }
                     Some(Ok(_)) => continue,
                     Some(Err(_)) | None => return Left::Lost,
@@ -265,11 +270,6 @@ async fn carry(
             return Left::Lost;
         }
     }
-}
-
-fn is_lost(why: &str) -> bool {
-    why.is_empty()
-        || ["broker", "silent", "message of a channel"].iter().any(|word| why.contains(word))
 }
 
 /// What the server tells of the session.

@@ -21,17 +21,29 @@ const REMEMBERED: usize = 20_000;
 /// Whether a file is still wanted is looked up again after this: another process may have erased it.
 const BELIEVED: Duration = Duration::from_secs(60);
 
+/// A piece smaller than this is put together with the one before it, while that is smaller than the
+/// second: a program that says a word a second makes few blobs, and so does a device that means ill.
+const SMALL: u64 = 16 * 1024;
+const FULL: u64 = 64 * 1024;
+
 type Place = (ProjectId, OperationId, DeviceId, OutputStream);
 
 /// What this process knows of an output.
 #[derive(Clone, Copy, Debug)]
 struct Known {
-    /// How much of it is there.
-    next: u64,
+    /// The last piece that is there.
+    tail: Option<Piece>,
     /// How much of it is taken at most.
     limit: u64,
     /// When it was looked up.
     at: Instant,
+}
+
+impl Known {
+    /// How much of it is there.
+    fn next(self) -> u64 {
+        self.tail.map_or(0, Piece::end)
+    }
 }
 
 /// How much of each output is there already, as far as this process knows.
@@ -89,9 +101,7 @@ impl Service {
         let known = match self.outputs.known(&place) {
             Some(known) => known,
             None => match self.wanted(project, device, &piece).await? {
-                Ok(limit) => {
-                    Known { next: self.output_end(&folder).await?, limit, at: Instant::now() }
-                }
+                Ok(limit) => Known { tail: self.tail(&folder).await?, limit, at: Instant::now() },
                 Err(why) => return not_wanted(why.to_owned()),
             },
         };
@@ -101,15 +111,17 @@ impl Service {
             return not_wanted(format!("more than {} bytes", known.limit));
         }
         // Another process may have taken what came in between.
-        let next =
-            if piece.offset > known.next { self.output_end(&folder).await? } else { known.next };
+        let is_behind = piece.offset > known.next();
+        let tail = if is_behind { self.tail(&folder).await? } else { known.tail };
+        let known = Known { tail, ..known };
+        let next = known.next();
         let is_end = is_file && piece.last && piece.bytes == 0;
         if piece.offset != next || (piece.bytes == 0 && !is_end) {
-            self.outputs.set(place, Known { next, ..known });
+            self.outputs.set(place, known);
             return Ok(codec::encode(&OutputTaken { next, refused: None, receipt: None }));
         }
-        let next = match self.keep_piece(&folder, &piece).await {
-            Ok(next) => next,
+        let tail = match self.keep_piece(&folder, &piece, known.tail).await {
+            Ok(tail) => tail,
             Err(error) => {
                 if is_file {
                     self.note_stall(project, piece.operation, device, next, &error).await;
@@ -117,7 +129,9 @@ impl Service {
                 return Err(error.into());
             }
         };
-        self.outputs.set(place, Known { next, ..known });
+        let known = Known { tail, ..known };
+        let next = known.next();
+        self.outputs.set(place, known);
         let subject = output_subject(project, piece.operation, device);
         if let Err(error) = self.nats.publish(subject, Bytes::new()).await {
             tracing::debug!(%error, "who waits for output is not told; it looks by itself");
@@ -146,8 +160,13 @@ impl Service {
         })
     }
 
-    /// Keeps a piece that follows what is there; answers where the next one begins.
-    async fn keep_piece(&self, folder: &str, piece: &OutputPiece) -> Result<u64, BlobError> {
+    /// Keeps a piece that follows what is there; answers which is the last one then.
+    async fn keep_piece(
+        &self,
+        folder: &str,
+        piece: &OutputPiece,
+        tail: Option<Piece>,
+    ) -> Result<Option<Piece>, BlobError> {
         if let Some(salt) = &piece.salt {
             let name = format!("{folder}/{}", key::SALT);
             self.blobs.put(&name, Bytes::from(salt.clone())).await?;
@@ -158,7 +177,21 @@ impl Service {
         }
         if piece.bytes == 0 {
             self.blobs.settle().await?;
-            return Ok(piece.offset);
+            return Ok(tail);
+        }
+        // A file is read once, from a disk: it comes in pieces of a size.
+        if let Some(tail) = tail
+            && piece.stream != OutputStream::File
+            && u64::from(piece.bytes) < SMALL
+            && tail.bytes < FULL
+            && let Some((longer, data)) = self.put_together(folder, tail, piece).await?
+        {
+            // What is erased is in what is there, whatever happens, and whoever else takes this piece.
+            self.blobs.put_durably(&format!("{folder}/{}", longer.name()), data.into()).await?;
+            if let Err(error) = self.blobs.erase(&format!("{folder}/{}", tail.name())).await {
+                tracing::debug!(folder, %error, "the beginning of a piece stays beside it");
+            }
+            return Ok(Some(longer));
         }
         let stored = Piece {
             offset: piece.offset,
@@ -167,12 +200,36 @@ impl Service {
         };
         let name = format!("{folder}/{}", stored.name());
         self.blobs.put(&name, Bytes::from(piece.data.clone())).await?;
-        Ok(stored.end())
+        Ok(Some(stored))
     }
 
-    async fn output_end(&self, folder: &str) -> Result<u64, ServiceError> {
+    /// The last piece and the one that follows it as one; `None` when the last one cannot be read.
+    async fn put_together(
+        &self,
+        folder: &str,
+        tail: Piece,
+        piece: &OutputPiece,
+    ) -> Result<Option<(Piece, Vec<u8>)>, BlobError> {
+        let Some(kept) = self.blobs.get(&format!("{folder}/{}", tail.name())).await? else {
+            return Ok(None);
+        };
+        let plain = |bytes: &[u8], is_compressed| match is_compressed {
+            true => compress::decompress(bytes, MAX_PIECE_BYTES),
+            false => Some(bytes.to_vec()),
+        };
+        let both = plain(&kept, tail.compressed).zip(plain(&piece.data, piece.compressed));
+        let Some((mut all, more)) = both else { return Ok(None) };
+        all.extend(more);
+        let bytes = all.len() as u64;
+        let data = compress::compress(all);
+        let compressed = (data.len() as u64) < bytes;
+        Ok(Some((Piece { offset: tail.offset, bytes, compressed }, data)))
+    }
+
+    /// The last of the pieces that are there without a gap.
+    async fn tail(&self, folder: &str) -> Result<Option<Piece>, ServiceError> {
         let found = self.blobs.list(folder).await?;
-        Ok(key::whole(&found).last().map_or(0, |piece| piece.end()))
+        Ok(key::whole(&found).last().copied())
     }
 }
 

@@ -1,7 +1,7 @@
 //! Erases files whose time is over, in one process at a time.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use muster_schemas::events::EraseCause;
 use tokio_util::sync::CancellationToken;
@@ -45,22 +45,34 @@ pub(super) async fn run(service: Service, stop: CancellationToken) {
     }
 }
 
+/// One that cannot be erased now is tried again, and holds up no other.
 async fn round(service: &Service, gone: &mut BTreeSet<File>) -> Result<(), ServiceError> {
+    let mut failed = None;
     for (which, cause) in [(Which::Kept, EraseCause::Kept), (Which::Replaced, EraseCause::Replaced)]
     {
         for (project, operation, device) in files(&service.log, which, now()).await? {
-            service.erase_by_itself(&project, operation, device, cause).await?;
-            tracing::info!(%project, %operation, %device, ?cause, "a stored file is erased");
+            match service.erase_by_itself(&project, operation, device, cause).await {
+                Ok(()) => {
+                    tracing::info!(%project, %operation, %device, ?cause, "a stored file is erased");
+                }
+                Err(error) => failed = Some(error),
+            }
         }
     }
     let wanted: BTreeSet<File> =
         files(&service.log, Which::Gone, now()).await?.into_iter().collect();
     gone.retain(|file| wanted.contains(file));
-    for file in wanted {
-        if !gone.contains(&file) {
-            service.erase_file(&file.0, file.1, file.2).await?;
-            gone.insert(file);
+    let left: Vec<File> = wanted.difference(gone).cloned().collect();
+    let began = Instant::now();
+    for file in left {
+        // After a start it may be all of the last weeks; the lease has to be renewed between.
+        if began.elapsed() > LIFE / 2 {
+            break;
+        }
+        match service.erase_file(&file.0, file.1, file.2).await {
+            Ok(()) => drop(gone.insert(file)),
+            Err(error) => failed = Some(error.into()),
         }
     }
-    Ok(())
+    failed.map_or(Ok(()), Err)
 }

@@ -35,7 +35,7 @@ const USELESS_AFTER: i64 = 20_000_000;
 /// A run that only the server has given up may still succeed: what came of it is kept for a week.
 const GIVEN_UP_AFTER: i64 = 7 * 24 * 3600 * 1_000_000;
 /// What was to be gone longer ago is. In microseconds.
-const LOOKED_BACK: i64 = 90 * 24 * 3600 * 1_000_000;
+const LOOKED_BACK: i64 = 30 * 24 * 3600 * 1_000_000;
 
 /// Fills the list.
 #[derive(Debug, Default)]
@@ -94,6 +94,8 @@ impl Projection for Files {
                  PRIMARY KEY (project, operation, device)
              );
              CREATE INDEX IF NOT EXISTS {NAME}_stored ON {NAME} (project, device, path)
+                 WHERE stored_at IS NOT NULL AND erased_at IS NULL;
+             CREATE INDEX IF NOT EXISTS {NAME}_kept ON {NAME} ((stored_at + keep))
                  WHERE stored_at IS NOT NULL AND erased_at IS NULL;
              CREATE INDEX IF NOT EXISTS {NAME}_erased ON {NAME} (erased_at);
              CREATE INDEX IF NOT EXISTS {NAME}_useless ON {NAME} (useless_at)"

@@ -28,7 +28,7 @@ use super::runs::find_run;
 use crate::http::devices::resolve;
 use crate::state::QueryState;
 
-/// With nobody to tell of more, it is looked for this often.
+/// The pieces are listed this often, whether or not somebody tells of more.
 const LOOK: Duration = Duration::from_secs(1);
 /// A log that grows without end is not looked at more often than this.
 const BREATH: Duration = Duration::from_millis(5);
@@ -120,6 +120,7 @@ pub(crate) async fn get_run_output(
         ended: None,
         told,
         looked: Instant::now(),
+        listed: Instant::now(),
         progress: state.read_models.operations.subscribe(),
         query,
         project,
@@ -158,8 +159,9 @@ struct Reader {
     /// When the run was found to be over.
     ended: Option<Instant>,
     told: Option<Subscriber>,
-    /// When it was looked for more last.
+    /// When it was looked last, and when the pieces were listed last.
     looked: Instant,
+    listed: Instant,
     /// Tells when the read model moves.
     progress: watch::Receiver<HashMap<ProjectId, u64>>,
     _place: OwnedSemaphorePermit,
@@ -169,11 +171,19 @@ impl Reader {
     /// The next bytes; `None` at the end. An answer that breaks off is not taken for a whole one: who
     /// asked goes on from where it was.
     async fn next(&mut self) -> Result<Option<Bytes>, String> {
+        let (mut may_be_more, mut gone) = (true, 0);
         loop {
             while let Some(piece) = self.ready.pop() {
-                let bytes = self.read(piece).await?;
-                if !bytes.is_empty() {
-                    return Ok(Some(bytes));
+                match self.read(piece).await? {
+                    Some(bytes) if bytes.is_empty() => {}
+                    Some(bytes) => return Ok(Some(bytes)),
+                    // Put together with the next one by now, or erased.
+                    None if gone < 5 => {
+                        gone += 1;
+                        self.ready.clear();
+                        may_be_more = true;
+                    }
+                    None => return Err(format!("{}/{} is gone", self.folder, piece.name())),
                 }
             }
             // From here on every move counts, also one while this looks.
@@ -181,9 +191,14 @@ impl Reader {
             self.looked = Instant::now();
             // Asked before the pieces are listed: what it has said by its end is then listed.
             let is_complete = self.query.follow && self.is_complete().await?;
-            let found = self.state.blobs.list(&self.folder).await;
-            let pieces = key::whole(&found.map_err(|error| describe(&error))?);
-            self.ready = pieces.into_iter().filter(|piece| piece.end() > self.end).rev().collect();
+            // That the log moves says nothing of pieces, and to list them may be dear.
+            if may_be_more || is_complete {
+                self.listed = Instant::now();
+                let found = self.state.blobs.list(&self.folder).await;
+                let pieces = key::whole(&found.map_err(|error| describe(&error))?);
+                self.ready =
+                    pieces.into_iter().filter(|piece| piece.end() > self.end).rev().collect();
+            }
             if self.ready.is_empty() {
                 if !self.query.follow || is_complete {
                     return Ok(None);
@@ -191,16 +206,16 @@ impl Reader {
                 if self.state.stop.is_cancelled() {
                     return Err("this server stops".to_owned());
                 }
-                self.wait().await;
+                may_be_more = self.wait().await;
             }
         }
     }
 
-    /// The part of a piece that was not read yet.
-    async fn read(&mut self, piece: Piece) -> Result<Bytes, String> {
+    /// The part of a piece that was not read yet; `None` when it is not there.
+    async fn read(&mut self, piece: Piece) -> Result<Option<Bytes>, String> {
         let name = format!("{}/{}", self.folder, piece.name());
         let found = self.state.blobs.get(&name).await.map_err(|error| describe(&error))?;
-        let bytes = found.ok_or_else(|| format!("{name} is gone"))?;
+        let Some(bytes) = found else { return Ok(None) };
         let bytes = if piece.compressed {
             let whole = compress::decompress(&bytes, MAX_PIECE_BYTES);
             Bytes::from(whole.ok_or_else(|| format!("{name} is damaged"))?)
@@ -209,7 +224,7 @@ impl Reader {
         };
         let skipped = usize::try_from(self.end.saturating_sub(piece.offset)).unwrap_or(usize::MAX);
         self.end = piece.end().max(self.end);
-        Ok(bytes.slice(skipped.min(bytes.len())..))
+        Ok(Some(bytes.slice(skipped.min(bytes.len())..)))
     }
 
     /// Is the run over, and all of the output here that will ever be?
@@ -227,7 +242,8 @@ impl Reader {
         Ok(self.end >= kept.unwrap_or(0) || ended.elapsed() > LINGER)
     }
 
-    async fn wait(&mut self) {
+    /// Waits until something may have changed; is it the output?
+    async fn wait(&mut self) -> bool {
         let told = async {
             match &mut self.told {
                 Some(told) => drop(told.next().await),
@@ -242,10 +258,10 @@ impl Reader {
             tokio::time::sleep_until(looked + BREATH).await;
         };
         tokio::select! {
-            () = told => {}
-            () = moved => {}
-            () = tokio::time::sleep(LOOK) => {}
-            () = self.state.stop.cancelled() => {}
+            () = told => true,
+            () = moved => false,
+            () = tokio::time::sleep_until(self.listed + LOOK) => true,
+            () = self.state.stop.cancelled() => false,
         }
     }
 }

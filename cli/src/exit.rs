@@ -49,6 +49,9 @@ pub(crate) struct Partly {
 #[error("exit code {0}")]
 pub(crate) struct Exited(pub(crate) u8);
 
+/// The exit code when what was asked for is not there.
+pub(crate) const NOT_FOUND: u8 = 3;
+
 /// 1 failed, 2 used wrongly (clap's), 3 not found, 4 not allowed, 5 unreachable or unavailable,
 /// 6 in conflict with the present state.
 pub(crate) fn code(error: &anyhow::Error) -> u8 {
@@ -56,7 +59,7 @@ pub(crate) fn code(error: &anyhow::Error) -> u8 {
         return 2;
     }
     if error.is::<NotFound>() {
-        return 3;
+        return NOT_FOUND;
     }
     if let Some(Exited(code)) = error.downcast_ref::<Exited>() {
         return *code;
@@ -67,7 +70,7 @@ pub(crate) fn code(error: &anyhow::Error) -> u8 {
     match error.downcast_ref::<Refused>() {
         Some(Refused::Unreachable { .. }) => 5,
         Some(Refused::Problem { status, .. }) => match status {
-            404 | 410 => 3,
+            404 | 410 => NOT_FOUND,
             401 | 403 => 4,
             502..=504 | 429 => 5,
             409 | 412 => 6,

@@ -46,19 +46,22 @@ pub(crate) async fn or_abort(
     waiting: impl Future<Output = Result<()>>,
 ) -> Result<()> {
     tokio::pin!(waiting);
-    let mut interrupted = false;
-    loop {
-        tokio::select! {
-            done = &mut waiting => return done,
-            _ = tokio::signal::ctrl_c() => {
-                if interrupted {
-                    note(format!("it is not waited for; muster operation show {}", asked.id));
-                    return Err(Exited(130).into());
-                }
-                interrupted = true;
-                note("it is being aborted; Ctrl-C again does not wait for that");
-                client.post(&format!("{}/abort", path(&asked.id)), &json!({})).await?;
-            }
+    tokio::select! {
+        done = &mut waiting => return done,
+        _ = tokio::signal::ctrl_c() => {}
+    }
+    note("it is being aborted; Ctrl-C again does not wait for that");
+    let aborted = async {
+        if let Err(error) = client.post(&format!("{}/abort", path(&asked.id)), &json!({})).await {
+            note(format!("it is not aborted: {error:#}"));
+        }
+        waiting.await
+    };
+    tokio::select! {
+        done = aborted => done,
+        _ = tokio::signal::ctrl_c() => {
+            note(format!("it is not waited for; muster operation show {}", asked.id));
+            Err(Exited(130).into())
         }
     }
 }

@@ -8,6 +8,7 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use crate::client::{Client, Connection, segment};
+use crate::exit::{NOT_FOUND, NotFound, Refused, code};
 use crate::output::{self, line, text};
 
 pub(crate) use follow::{collect, follow, or_abort, patiently};
@@ -148,7 +149,10 @@ pub(crate) struct Asked {
 impl Asked {
     /// Asks for it.
     pub(crate) async fn new(client: &Client, request: &Value) -> Result<Self> {
-        let made = client.post(OPERATIONS, request).await?;
+        let made = match client.post(OPERATIONS, request).await {
+            Ok(made) => made,
+            Err(error) => return Err(unless_unknown(client, request, error).await),
+        };
         Ok(Self {
             id: made["id"].as_str().context("the server names no operation")?.to_owned(),
             devices: made["devices"].as_u64().unwrap_or(0),
@@ -164,6 +168,19 @@ impl Asked {
         line(&self.id);
         output::note(format!("for {} devices; muster operation show {}", self.devices, self.id));
         Ok(())
+    }
+}
+
+/// A device that is named and does not exist is "not found" to scripts; to the API it is a bad field.
+async fn unless_unknown(client: &Client, request: &Value, error: anyhow::Error) -> anyhow::Error {
+    let is_invalid =
+        matches!(error.downcast_ref::<Refused>(), Some(Refused::Problem { status: 400, .. }));
+    let Some(name) = request["target"]["devices"][0].as_str().filter(|_| is_invalid) else {
+        return error;
+    };
+    match client.get(&format!("/api/v1/devices/{}", segment(name)), &[]).await {
+        Err(other) if code(&other) == NOT_FOUND => NotFound(error.to_string()).into(),
+        _ => error,
     }
 }
 

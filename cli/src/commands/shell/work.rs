@@ -79,7 +79,9 @@ pub(super) async fn work(
             Ok(socket) => socket,
             Err(error) => {
                 drop(raw);
-                note(format!("muster shell attach {session} goes on in it"));
+                if exit::code(&error) != exit::NOT_FOUND {
+                    note(format!("muster shell attach {session} goes on in it"));
+                }
                 return Err(error);
             }
         };

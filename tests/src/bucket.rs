@@ -69,7 +69,7 @@ impl Bucket {
             .stdout(said.try_clone().expect("a file"))
             .stderr(said)
             .spawn()
-            .expect("weed runs; `make deps` brings it");
+            .expect("weed runs; `make test` brings it");
         self.child = Some(child);
         let s3 = self.url(0);
         wait::until("the bucket to answer", Duration::from_secs(60), || async {

@@ -25,7 +25,9 @@ impl From<ServiceError> for Problem {
                 Self::unavailable("the blob store cannot be used; see the server's log", 10)
             }
             ServiceError::Key(error) => Self::internal(&error),
-            ServiceError::Broker(_) => Self::unavailable(format!("{error}; try again"), 2),
+            ServiceError::Broker(_) | ServiceError::Query(_) => {
+                Self::unavailable(format!("{error}; try again"), 2)
+            }
         }
     }
 }

@@ -83,6 +83,9 @@ pub enum ServiceError {
     /// The broker is away.
     #[error("the broker is away: {0}")]
     Broker(String),
+    /// The query role cannot say which devices are meant.
+    #[error("which devices are meant is not known: {0}")]
+    Query(String),
 }
 
 /// Who asks, and under which conditions.

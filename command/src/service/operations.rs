@@ -258,10 +258,10 @@ impl Service {
             let hash = Hash::of(&question);
             let answer = self.nats.request(TARGETS_SUBJECT, question.into()).await;
             let answer = answer.map_err(|error| {
-                ServiceError::Broker(format!("the query role does not answer: {error}"))
+                ServiceError::Query(format!("the query role does not answer: {error}"))
             })?;
             let not_its_own = |problem: &dyn std::fmt::Display| {
-                ServiceError::Broker(format!(
+                ServiceError::Query(format!(
                     "what came is not the query role's answer ({problem}); is it of this release, with keys of this `muster bootstrap`?"
                 ))
             };
@@ -280,7 +280,7 @@ impl Service {
             };
             match answer.targets {
                 Targets::Refused(why) => return Err(refused(why).into()),
-                Targets::Unavailable(why) => return Err(ServiceError::Broker(why)),
+                Targets::Unavailable(why) => return Err(ServiceError::Query(why)),
                 Targets::Found { devices: found, more } => {
                     let is_more = more && !found.is_empty();
                     devices.extend(found);

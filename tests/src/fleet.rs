@@ -13,9 +13,10 @@ use muster_backing::postgres::{Postgres, PostgresOptions, Tuning};
 use muster_command::keys::KeyStore;
 use tempfile::TempDir;
 
+use crate::agent::AgentProcess;
 use crate::api::Api;
 use crate::binaries::binary;
-use crate::wait;
+use crate::{robot, wait};
 
 /// One role in a process of its own.
 #[derive(Debug)]
@@ -264,6 +265,18 @@ impl Fleet {
             .connect(self.broker_urls())
             .await
             .expect("a connection to the broker")
+    }
+
+    /// A device `robot`, once it is online: the real agent on this machine, in a folder under `dir`.
+    ///
+    /// # Panics
+    /// When it is refused, or never online.
+    pub async fn robot(&self, dir: &Path) -> AgentProcess {
+        let token = self.api.enrollment_token(1).await;
+        let mut agent = AgentProcess::enroll(dir, &self.api.url, &token, "robot");
+        agent.start();
+        robot::online(&self.api).await;
+        agent
     }
 
     /// A second process of a role, beside the first.

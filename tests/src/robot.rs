@@ -5,6 +5,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 use crate::agent::AgentProcess;
+use crate::api::Api;
 use crate::system::System;
 use crate::wait;
 
@@ -36,7 +37,7 @@ impl Robot {
         let url = &system.api.url;
         let mut agent = AgentProcess::enroll_with(dir.path(), url, &token, "robot", &variables);
         agent.start();
-        online(&system).await;
+        online(&system.api).await;
         Self { system, agent, dir }
     }
 
@@ -53,9 +54,9 @@ impl Robot {
 ///
 /// # Panics
 /// When it never is.
-pub async fn online(system: &System) {
+pub async fn online(api: &Api) {
     wait::until("the agent to be online", PATIENCE, || async {
-        (system.api.get("/api/v1/devices/robot").await["status"] == "online").then_some(())
+        (api.get("/api/v1/devices/robot").await["status"] == "online").then_some(())
     })
     .await;
 }

@@ -4,7 +4,6 @@
 use std::time::Duration;
 
 use muster_backing::postgres::Tuning;
-use muster_tests::agent::AgentProcess;
 use muster_tests::bucket::Bucket;
 use muster_tests::fleet::Fleet;
 use muster_tests::socket::Socket;
@@ -44,10 +43,7 @@ async fn a_bucket_keeps_and_erases_what_a_folder_does() {
     let variables: Vec<_> = variables.iter().map(|(name, value)| (*name, value.as_str())).collect();
     let fleet = Fleet::start_with(Tuning::Small, &variables).await;
     let dir = tempfile::tempdir().unwrap();
-    let token = fleet.api.enrollment_token(1).await;
-    let mut agent = AgentProcess::enroll(dir.path(), &fleet.api.url, &token, "robot");
-    agent.start();
-    until(&fleet, "/api/v1/devices/robot", |device| device["status"] == "online").await;
+    let mut agent = fleet.robot(dir.path()).await;
 
     // A role that the bucket does not let in, or that names another, says so and ends.
     for (name, value, why) in [

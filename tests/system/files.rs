@@ -7,7 +7,6 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use muster_tests::agent::AgentProcess;
 use muster_tests::binaries::binary;
 use muster_tests::fleet::Fleet;
 use muster_tests::{Robot, System, wait};
@@ -184,13 +183,7 @@ async fn a_copy_that_was_killed_goes_on_where_it_was() {
 async fn a_copy_outlives_its_agent_and_its_server() {
     let mut fleet = Fleet::start().await;
     let dir = tempfile::tempdir().unwrap();
-    let token = fleet.api.enrollment_token(1).await;
-    let mut agent = AgentProcess::enroll(dir.path(), &fleet.api.url, &token, "robot");
-    agent.start();
-    wait::until("the agent to be online", PATIENCE, || async {
-        (fleet.api.get("/api/v1/devices/robot").await["status"] == "online").then_some(())
-    })
-    .await;
+    let mut agent = fleet.robot(dir.path()).await;
     let content = bytes(40 << 20, 3);
     std::fs::write(dir.path().join("large"), &content).unwrap();
     let target = dir.path().join("there");

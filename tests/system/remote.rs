@@ -4,7 +4,6 @@ use std::io::Write;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use muster_tests::agent::AgentProcess;
 use muster_tests::binaries::binary;
 use muster_tests::fleet::Fleet;
 use muster_tests::robot::online;
@@ -204,7 +203,7 @@ async fn the_built_in_requests_do_what_they_say() {
     assert!(listed.contains("status.json") && listed.contains("meminfo"), "{listed}");
     let (code, _, err) = system.muster(&["device", "restart-agent", "robot"]);
     assert_eq!(code, 0, "{err}");
-    online(&system).await;
+    online(&system.api).await;
     let (code, out, _) = system.muster(&["exec", "robot", "--", "echo", "back"]);
     assert_eq!((code, out.as_str()), (0, "back\n"));
     assert_eq!(agent.pid(), pid);
@@ -229,13 +228,7 @@ async fn finished(fleet: &Fleet, ids: &[String]) {
 async fn operations_survive_the_death_of_every_role_and_server() {
     let mut fleet = Fleet::start().await;
     let dir = tempfile::tempdir().unwrap();
-    let token = fleet.api.enrollment_token(1).await;
-    let mut agent = AgentProcess::enroll(dir.path(), &fleet.api.url, &token, "robot");
-    agent.start();
-    wait::until("it to be online", PATIENCE, || async {
-        (fleet.api.get("/api/v1/devices/robot").await["status"] == "online").then_some(())
-    })
-    .await;
+    let mut agent = fleet.robot(dir.path()).await;
     let counted = dir.path().join("counted");
     let line = |word| format!("echo {word} >> {}; sleep 1; echo said", counted.display());
     let mut ids: Vec<String> = Vec::new();
@@ -274,9 +267,7 @@ async fn operations_survive_the_death_of_every_role_and_server() {
 async fn what_is_asked_for_later_comes_later_even_while_the_list_is_behind() {
     let fleet = Fleet::start().await;
     let dir = tempfile::tempdir().unwrap();
-    let token = fleet.api.enrollment_token(1).await;
-    let mut agent = AgentProcess::enroll(dir.path(), &fleet.api.url, &token, "robot");
-    agent.start();
+    let _agent = fleet.robot(dir.path()).await;
     let done = dir.path().join("done");
     let line = |word: &str| format!("echo {word} >> {}", done.display());
     let warm = post(&fleet, &shell(&line("warm"))).await;
@@ -291,8 +282,10 @@ async fn what_is_asked_for_later_comes_later_even_while_the_list_is_behind() {
     let mut first = shell(&line("first"));
     first["action"]["env"] = json!({"TOKEN": "secret"});
     let ids = [post(&fleet, &first).await, post(&fleet, &shell(&line("second"))).await];
-    tokio::time::sleep(Duration::from_secs(1)).await;
-    assert_eq!(std::fs::read_to_string(&done).unwrap(), "warm\n", "the second came first");
+    // An order that was begun with its request would be in the log now.
+    let ordered = fleet.api.list("/api/v1/events?order=asc&type=RunDispatched").await;
+    assert_eq!(ordered.len(), 1, "the second came first: {ordered:?}");
+    assert_eq!(std::fs::read_to_string(&done).unwrap(), "warm\n");
     client.batch_execute("ROLLBACK").await.unwrap();
     finished(&fleet, &ids).await;
     let ordered = fleet.api.list("/api/v1/events?order=asc&type=RunDispatched").await;

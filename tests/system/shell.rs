@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use muster_backing::postgres::Tuning;
-use muster_tests::agent::AgentProcess;
 use muster_tests::binaries::binary;
 use muster_tests::fleet::Fleet;
 use muster_tests::socket::Socket;
@@ -151,13 +150,7 @@ async fn the_broker_sees_nothing_of_a_shell_and_a_role_may_die() {
     let recorded = [("MUSTER_RECORD_SHELLS", "everyone")];
     let mut fleet = Fleet::start_with(Tuning::Small, &recorded).await;
     let dir = tempfile::tempdir().unwrap();
-    let token = fleet.api.enrollment_token(1).await;
-    let mut agent = AgentProcess::enroll(dir.path(), &fleet.api.url, &token, "robot");
-    agent.start();
-    wait::until("it to be online", PATIENCE, || async {
-        (fleet.api.get("/api/v1/devices/robot").await["status"] == "online").then_some(())
-    })
-    .await;
+    let _agent = fleet.robot(dir.path()).await;
     // Whoever has the broker hears all of it.
     let spy = fleet.broker().await;
     let mut heard = spy.subscribe("muster.>").await.unwrap();
@@ -213,13 +206,7 @@ async fn the_broker_sees_nothing_of_a_shell_and_a_role_may_die() {
 async fn a_shell_of_the_command_line_outlives_a_restarted_role_and_a_log_that_is_away() {
     let mut fleet = Fleet::start().await;
     let dir = tempfile::tempdir().unwrap();
-    let token = fleet.api.enrollment_token(1).await;
-    let mut agent = AgentProcess::enroll(dir.path(), &fleet.api.url, &token, "robot");
-    agent.start();
-    wait::until("it to be online", PATIENCE, || async {
-        (fleet.api.get("/api/v1/devices/robot").await["status"] == "online").then_some(())
-    })
-    .await;
+    let _agent = fleet.robot(dir.path()).await;
     let said = dir.path().join("said");
     let file = std::fs::File::create(&said).unwrap();
     let mut shell = Command::new(binary("muster"))

@@ -323,10 +323,7 @@ async fn a_link_needs_nothing_else_and_works_for_its_time_and_file_alone() {
 async fn fifty_megabytes_survive_the_death_of_the_agent_and_of_every_role() {
     let mut fleet = Fleet::start().await;
     let dir = tempfile::tempdir().unwrap();
-    let token = fleet.api.enrollment_token(1).await;
-    let mut agent = AgentProcess::enroll(dir.path(), &fleet.api.url, &token, "robot");
-    agent.start();
-    online(&fleet.api).await;
+    let mut agent = fleet.robot(dir.path()).await;
     let bytes = noise(50_000_000);
     let path = file(&dir, "large", &bytes);
     let id = asked(&fleet.api, &path, json!({"bytes_per_second": 8_000_000})).await;

@@ -5,6 +5,7 @@
 //! with a counter, so that the broker sees only ciphertext, and nothing is taken but the next message that the other
 //! side sealed. [`frame`] is what is sealed, packed where that is worth it. [`link`] carries both over
 //! NATS: credits in both directions, messages that were lost said again, signs of life, an end that both sides notice.
+//! [`publish`] is the other way from a device to the servers: messages that the broker stores and confirms.
 //!
 //! Invariant: neither side ever holds more than [`WINDOW`] bytes that the other has sent and nobody
 //! has taken.
@@ -14,11 +15,13 @@ pub mod frame;
 pub mod link;
 mod listen;
 mod pack;
+pub mod publish;
 pub mod seal;
 mod window;
 
 pub use frame::Frame;
 pub use link::{Channel, Gone, Receiver, Sender};
+pub use publish::{PublishError, Publisher};
 pub use seal::{Half, Keys, SealError, Side};
 
 /// What both sides of a channel understand; the device's answer says it.

@@ -242,6 +242,32 @@ pub(crate) fn as_i64(number: u64) -> i64 {
 }
 
 impl EventLog {
+    /// One page of the devices that may send events, in the order of their ids.
+    ///
+    /// # Errors
+    /// When PostgreSQL cannot be asked.
+    pub async fn active_devices(
+        &self,
+        project: &ProjectId,
+        after: Option<DeviceId>,
+        limit: u32,
+    ) -> Result<Vec<DeviceId>, StoreError> {
+        let client = self.stores().pool.get().await?;
+        let rows = client
+            .query(
+                "SELECT DISTINCT device FROM device_keys
+                 WHERE project = $1 AND NOT revoked AND device > $2 ORDER BY device LIMIT $3",
+                &[
+                    &project.as_str(),
+                    &after.map_or(Uuid::nil(), |device| device.0),
+                    &i64::from(limit),
+                ],
+            )
+            .await
+            .attempted("list active devices")?;
+        Ok(rows.iter().map(|row| DeviceId(row.get(0))).collect())
+    }
+
     /// Keys and epochs of devices, as the log has them now. A device that it does not know has
     /// neither.
     ///

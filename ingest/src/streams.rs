@@ -23,6 +23,10 @@ pub async fn ensure(nats: &async_nats::Client, copies: Copies) -> Result<(), Str
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Copies(pub usize);
 
+/// Minimum that the broker accepts. Message ids come from devices, and those of two devices could
+/// collide; the log itself recognizes repetitions.
+const DUPLICATE_WINDOW: Duration = Duration::from_millis(100);
+
 /// Opens EVENTS; answers it with its incarnation, which is another one after it was lost.
 ///
 /// # Errors
@@ -46,7 +50,9 @@ pub async fn ensure_events(
             max_age: Duration::from_secs(24 * 3600),
             max_bytes: 2 << 30,
             discard: stream::DiscardPolicy::Old,
-            duplicate_window: Duration::from_secs(120),
+            no_ack: true,
+            republish: Some(stored(subjects::EVENTS_STORED)),
+            duplicate_window: DUPLICATE_WINDOW,
             ..Default::default()
         },
     )
@@ -76,10 +82,23 @@ pub async fn ensure_metrics(
             // and the device keeps its batch. `metrics::room` deletes what was consumed.
             max_bytes: 4 << 30,
             discard: stream::DiscardPolicy::New,
+            no_ack: true,
+            republish: Some(stored(subjects::METRICS_STORED)),
+            duplicate_window: DUPLICATE_WINDOW,
             ..Default::default()
         },
     )
     .await
+}
+
+/// Confirms each stored message to its device. A PubAck would go wherever the message says, with
+/// the server's rights.
+fn stored((source, destination): (&str, &str)) -> stream::Republish {
+    stream::Republish {
+        source: source.to_owned(),
+        destination: destination.to_owned(),
+        headers_only: true,
+    }
 }
 
 async fn open(
@@ -96,7 +115,9 @@ async fn open(
         max_age: wanted.max_age,
         discard: wanted.discard,
         num_replicas: wanted.num_replicas.max(found.num_replicas),
-        duplicate_window: wanted.duplicate_window.max(found.duplicate_window),
+        no_ack: wanted.no_ack,
+        republish: wanted.republish,
+        duplicate_window: wanted.duplicate_window,
         ..found.clone()
     };
     if config != *found {

@@ -20,6 +20,33 @@ pub const METRICS_TRANSFORM: &str = "met.{{partition(16,1,2)}}.{{wildcard(1)}}.{
 /// What devices send requests on, all of them.
 pub const ALL_REQUESTS: &str = "muster.*.*.req.*";
 
+/// Subjects of a device that it may publish on, relative to `muster.<project>.<device>`. The broker
+/// refuses every other subject.
+pub const DEVICE_PUBLISHES: [&str; 6] =
+    ["evt", "met.live.host", "met.backfill", "req.hello", "req.output", "ch.*.up"];
+/// Subjects of a device that it may subscribe to, relative to `muster.<project>.<device>`; its
+/// inboxes come on top.
+pub const DEVICE_SUBSCRIBES: [&str; 4] = ["cmd", "ack", "stored.>", "ch.*.down"];
+
+/// Subjects that the devices' account exports and the servers' account imports.
+pub const FROM_DEVICES: [&str; 4] = [ALL_EVENTS, ALL_METRICS, ALL_REQUESTS, "muster.*.*.ch.*.up"];
+/// Subjects that the servers' account exports and the devices' account imports.
+pub const TO_DEVICES: [&str; 5] = [
+    "muster.*.*.cmd",
+    "muster.*.*.ack",
+    "muster.*.*.stored.>",
+    "muster.*.*.ch.*.down",
+    "_INBOX.muster.*.*.>",
+];
+
+/// Source and destination of EVENTS' republishing: the confirmation that an event is stored.
+pub const EVENTS_STORED: (&str, &str) =
+    ("evt.*.*.*", "muster.{{wildcard(2)}}.{{wildcard(3)}}.stored.evt");
+/// Source and destination of METRICS' republishing: the confirmation that a batch is stored. A
+/// source that ends with `>` needs a destination that does.
+pub const METRICS_STORED: (&str, &str) =
+    ("met.*.*.*.>", "muster.{{wildcard(2)}}.{{wildcard(3)}}.stored.>");
+
 /// The subjects of one device.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeviceSubjects {
@@ -33,7 +60,7 @@ impl DeviceSubjects {
         Self { prefix: format!("muster.{project}.{device}") }
     }
 
-    /// Signed events; JetStream answers with a PubAck.
+    /// Signed events; the broker confirms each on [`Self::stored`].
     #[must_use]
     pub fn events(&self) -> String {
         format!("{}.evt", self.prefix)
@@ -82,7 +109,13 @@ impl DeviceSubjects {
         format!("{}.ack", self.prefix)
     }
 
-    /// The prefix of the device's inboxes: replies to its requests, and PubAcks.
+    /// Confirmations that the broker has stored a message of this device.
+    #[must_use]
+    pub fn stored(&self) -> String {
+        format!("{}.stored.>", self.prefix)
+    }
+
+    /// The prefix of the device's inboxes: replies to its requests.
     #[must_use]
     pub fn inbox_prefix(&self) -> String {
         format!("_INBOX.{}", self.prefix)

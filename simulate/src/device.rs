@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
-use async_nats::{Client, Subscriber, jetstream};
+use async_nats::{Client, Subscriber};
 use data_encoding::BASE64URL_NOPAD;
 use futures::StreamExt;
+use muster_channel::Publisher;
 use muster_schemas::cose::{self, Kind};
 use muster_schemas::events::{
     Action, DeviceConfigApplied, OutputSummary, RefusalCause, RunAccepted, RunRejected, RunReport,
@@ -203,14 +204,17 @@ impl Device {
         };
         let acks = subscribe(self.subjects.acks()).await?;
         let commands = subscribe(self.subjects.commands()).await?;
-        self.say_hello(client).await?;
+        let publisher = Publisher::new(client.clone(), self.subjects.stored(), LIMIT)
+            .await
+            .map_err(|error| error.to_string())?;
+        self.say_hello(&publisher).await?;
         add(&self.shared.counters.online, 1);
-        let left = self.report(client, (acks, commands), &gone, storms, metrics_at).await;
+        let left = self.report(&publisher, (acks, commands), &gone, storms, metrics_at).await;
         self.shared.counters.online.fetch_sub(1, Ordering::Relaxed);
         left
     }
 
-    async fn say_hello(&mut self, client: &Client) -> Result<(), String> {
+    async fn say_hello(&mut self, publisher: &Publisher) -> Result<(), String> {
         let answer = &self.enrolled.answer;
         let hello = Hello {
             project: answer.project.clone(),
@@ -225,7 +229,7 @@ impl Device {
         };
         let nonce = hello.nonce;
         let sealed = self.enrolled.key.seal(Kind::Hello, codec::encode(&hello));
-        let asked = client.request(self.subjects.request("hello"), sealed.into());
+        let asked = publisher.client().request(self.subjects.request("hello"), sealed.into());
         let message = tokio::time::timeout(LIMIT, asked)
             .await
             .map_err(|_| "no welcome in time".to_owned())?
@@ -240,12 +244,12 @@ impl Device {
             self.confirm(welcome.committed_seq, welcome.committed_hash);
         }
         self.apply(welcome.config_version);
-        self.send_waiting(client).await
+        self.send_waiting(publisher).await
     }
 
     async fn report(
         &mut self,
-        client: &Client,
+        publisher: &Publisher,
         (mut acks, mut commands): (Subscriber, Subscriber),
         gone: &CancellationToken,
         storms: &mut watch::Receiver<u64>,
@@ -281,25 +285,25 @@ impl Device {
                 message = commands.next() => {
                     let Some(message) = message else { return Ok(Left::Lost) };
                     if self.obey(&message) {
-                        self.send_waiting(client).await?;
+                        self.send_waiting(publisher).await?;
                     }
                 }
                 () = sleep_until(plan.event), if !is_ending => {
                     plan.event = Instant::now() + about(profile.event_every);
                     self.record();
-                    self.send_newest(client).await?;
+                    self.send_newest(publisher).await?;
                 }
                 () = sleep_until(plan.metrics), if !is_ending => {
                     let every = profile.metrics_every.unwrap_or(NEVER);
                     plan.metrics = (plan.metrics + every).max(Instant::now());
                     *metrics_at = plan.metrics;
-                    self.measure(client).await?;
+                    self.measure(publisher).await?;
                 }
                 () = sleep_until(plan.resend) => {
                     plan.resend = Instant::now() + RESEND;
                     if !self.outbox.is_empty() {
                         add(&shared.counters.resent, self.outbox.waiting().count() as u64);
-                        self.send_waiting(client).await?;
+                        self.send_waiting(publisher).await?;
                     }
                 }
             }
@@ -395,41 +399,36 @@ impl Device {
         add(&self.shared.counters.events, 1);
     }
 
-    async fn send_newest(&self, client: &Client) -> Result<(), String> {
+    async fn send_newest(&self, publisher: &Publisher) -> Result<(), String> {
         match self.outbox.waiting().last() {
-            Some(bytes) => self.send(client, bytes).await,
+            Some(bytes) => self.send(publisher, bytes).await,
             None => Ok(()),
         }
     }
 
-    async fn send_waiting(&self, client: &Client) -> Result<(), String> {
+    async fn send_waiting(&self, publisher: &Publisher) -> Result<(), String> {
         for bytes in self.outbox.waiting() {
-            self.send(client, bytes).await?;
+            self.send(publisher, bytes).await?;
         }
         Ok(())
     }
 
     /// Publishes an event, and waits until the broker has it.
-    async fn send(&self, client: &Client, bytes: bytes::Bytes) -> Result<(), String> {
-        stored(client, self.subjects.events(), bytes).await
+    async fn send(&self, publisher: &Publisher, bytes: bytes::Bytes) -> Result<(), String> {
+        let sent = publisher.publish(self.subjects.events(), bytes).await;
+        sent.map_err(|error| error.to_string())
     }
 
-    async fn measure(&mut self, client: &Client) -> Result<(), String> {
+    async fn measure(&mut self, publisher: &Publisher) -> Result<(), String> {
         self.round += 1;
         let batch = samples::batch(self.number, self.round, now());
         let counters = &self.shared.counters;
         add(&counters.batches, 1);
-        stored(client, self.subjects.live_metrics("host"), batch.encode().into()).await?;
+        let subject = self.subjects.live_metrics("host");
+        let sent = publisher.publish(subject, batch.encode().into()).await;
+        sent.map_err(|error| error.to_string())?;
         add(&counters.batches_taken, 1);
         add(&counters.points, samples::POINTS);
         Ok(())
     }
-}
-
-/// Publishes, and waits for the PubAck.
-async fn stored(client: &Client, subject: String, bytes: bytes::Bytes) -> Result<(), String> {
-    let mut context = jetstream::new(client.clone());
-    context.set_timeout(LIMIT);
-    let sent = context.publish(subject, bytes).await.map_err(|error| error.to_string())?;
-    sent.await.map(drop).map_err(|error| format!("the broker did not take it: {error}"))
 }

@@ -162,10 +162,8 @@ impl Fleet {
         let now = std::time::SystemTime::now().into();
         let certificates = keys.certificates(&names, now).expect("certificates");
         let identity = keys.broker_identity().expect("an identity");
-        let preload = vec![
-            Preload { account: identity.system_account.clone(), jwt: identity.system_jwt },
-            Preload { account: identity.account, jwt: identity.account_jwt },
-        ];
+        let accounts = identity.accounts.into_iter();
+        let preload = accounts.map(|(account, jwt)| Preload { account, jwt }).collect();
         let routes: Vec<u16> = (0..brokers).map(|_| free_port().expect("a port")).collect();
         let identity = Identity {
             operator: identity.operator_jwt,

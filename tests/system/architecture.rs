@@ -17,7 +17,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("muster-eventlog", &["muster-schemas"]),
     ("muster-api", &["muster-eventlog", "muster-schemas"]),
     ("muster-agent", &["muster-channel", "muster-schemas"]),
-    ("muster-simulate", &["muster-schemas"]),
+    ("muster-simulate", &["muster-channel", "muster-schemas"]),
     ("muster-ingest", &["muster-eventlog", "muster-schemas"]),
     ("muster-command", &["muster-api", "muster-channel", "muster-eventlog", "muster-schemas"]),
     ("muster-query", &["muster-api", "muster-eventlog", "muster-schemas"]),

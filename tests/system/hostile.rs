@@ -137,6 +137,11 @@ async fn a_device_reaches_no_subject_but_its_own() {
         format!("muster.default.{own}.ack"),
         format!("muster.default.{own}.cmd"),
         format!("muster.default.{own}.ch.1.down"),
+        format!("muster.default.{own}.stored.evt"),
+        format!("muster.default.{own}.met.live.invented"),
+        format!("muster.default.{own}.met.live.{}", "x".repeat(500)),
+        format!("muster.default.{own}.met.live"),
+        format!("muster.default.{own}.req.invented"),
         format!("muster.other.{own}.evt"),
         format!("muster.other.{victim}.evt"),
         "$JS.API.STREAM.DELETE.EVENTS".to_owned(),
@@ -147,7 +152,9 @@ async fn a_device_reaches_no_subject_but_its_own() {
         "$SYS.REQ.CLAIMS.UPDATE".to_owned(),
         "anything".to_owned(),
     ];
-    for what in ["evt", "met.live.host", "met.backfill", "req.hello", "ch.1.up", "ack", "cmd"] {
+    for what in
+        ["evt", "met.live.host", "met.backfill", "req.hello", "ch.1.up", "ack", "cmd", "stored.evt"]
+    {
         published.push(format!("muster.default.{victim}.{what}"));
     }
     let mut heard = vec![

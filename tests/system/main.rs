@@ -5,6 +5,7 @@ mod access;
 mod agents;
 mod applications;
 mod architecture;
+mod broker;
 mod bucket;
 mod cluster;
 mod compose;

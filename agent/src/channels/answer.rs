@@ -1,8 +1,7 @@
 //! The answer to an open: a refusal, or the device's half of the keys and then the channel itself.
 
-use async_nats::jetstream::Context;
 use async_nats::{Client, HeaderMap};
-use muster_channel::{Channel, Dialect, Half, Sender, Side};
+use muster_channel::{Channel, Dialect, Half, Publisher, Sender, Side};
 use muster_schemas::cose::Kind;
 use muster_schemas::subjects::DeviceSubjects;
 use muster_schemas::wire::{ChannelAnswer, ChannelRefusal, ChannelRefusalCause, KIND_HEADER};
@@ -13,7 +12,7 @@ use tokio::sync::watch;
 pub(super) struct Opening {
     pub(super) client: Client,
     /// The connection as it is now, for as long as there is an agent.
-    pub(super) link: watch::Receiver<Option<Context>>,
+    pub(super) link: watch::Receiver<Option<Publisher>>,
     pub(super) subjects: DeviceSubjects,
     /// What the answer is sealed by.
     pub(super) key: SigningKey,
@@ -74,7 +73,7 @@ impl Opening {
 }
 
 /// Takes a channel along when the agent connects anew, until it is over.
-async fn follow(mut link: watch::Receiver<Option<Context>>, sender: Sender, down: String) {
+async fn follow(mut link: watch::Receiver<Option<Publisher>>, sender: Sender, down: String) {
     loop {
         tokio::select! {
             () = sender.closed() => return,
@@ -82,7 +81,10 @@ async fn follow(mut link: watch::Receiver<Option<Context>>, sender: Sender, down
                 return;
             },
         }
-        let Some(client) = link.borrow_and_update().as_ref().map(Context::client) else { continue };
+        let Some(client) = link.borrow_and_update().as_ref().map(|link| link.client().clone())
+        else {
+            continue;
+        };
         let heard = match client.subscribe(down.clone()).await {
             Ok(heard) => client.flush().await.map(|()| heard).map_err(|error| error.to_string()),
             Err(error) => Err(error.to_string()),

@@ -4,10 +4,10 @@ use std::future::Future;
 use std::pin::Pin;
 use std::time::{Duration, Instant};
 
-use async_nats::jetstream;
-use async_nats::{Client, Event, HeaderMap, Message};
+use async_nats::{Client, Event, Message};
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
+use muster_channel::Publisher;
 use muster_schemas::codec;
 use muster_schemas::cose::{self, Kind};
 use muster_schemas::subjects::DeviceSubjects;
@@ -54,8 +54,8 @@ type HelloAnswer = (Moment, Instant, Result<Message, String>);
 struct Driver<'a> {
     shared: &'a Shared,
     session: &'a mut Session,
-    client: &'a Client,
-    context: jetstream::Context,
+    client: Client,
+    publisher: Publisher,
     subjects: DeviceSubjects,
     /// Why the broker said that it ends the connection.
     farewell: Option<String>,
@@ -67,17 +67,16 @@ struct Driver<'a> {
 pub(super) async fn drive(
     shared: &Shared,
     session: &mut Session,
-    client: &Client,
+    publisher: Publisher,
     events: mpsc::Receiver<Event>,
     credentials: &Credentials,
 ) -> End {
     let lost = |problem: String| End::Lost { is_denied: is_denial(&problem), problem };
-    let context = shared.link.borrow().clone();
-    let Some(context) = context else { return lost("the connection is gone".to_owned()) };
+    let client = publisher.client().clone();
     let subjects = DeviceSubjects::new(&shared.identity.project, shared.identity.device);
     session.connected(Instant::now());
     let driver =
-        Driver { shared, session, client, context, subjects, farewell: None, is_greeted: false };
+        Driver { shared, session, client, publisher, subjects, farewell: None, is_greeted: false };
     driver.run(events, credentials).await.unwrap_or_else(lost)
 }
 
@@ -101,7 +100,7 @@ impl Driver<'_> {
             let now = Instant::now();
             self.session.tick(now, rand::random());
             while let Some(outgoing) = self.session.next_event(now).map_err(|e| in_words(&e))? {
-                published.push(publish(self.context.clone(), self.subjects.events(), outgoing));
+                published.push(publish(self.publisher.clone(), self.subjects.events(), outgoing));
             }
             if hello.is_none() {
                 hello = self.say_hello(now);
@@ -285,7 +284,7 @@ impl Driver<'_> {
             Some("cancel") => take_cancel(self.shared, &message.payload),
             Some("open") => {
                 let key = self.session.proving_key();
-                take_open(self.shared, self.client, key, &message.payload, self.is_greeted)
+                take_open(self.shared, &self.client, key, &message.payload, self.is_greeted)
             }
             Some(_) => Err("this agent does not know its kind".to_owned()),
         };
@@ -319,20 +318,10 @@ impl Driver<'_> {
     }
 }
 
-/// Publishes one event and waits for the broker's word.
-async fn publish(
-    context: jetstream::Context,
-    subject: String,
-    outgoing: Outgoing,
-) -> (u64, u64, bool) {
+/// Publishes one event and waits for the broker's confirmation.
+async fn publish(publisher: Publisher, subject: String, outgoing: Outgoing) -> (u64, u64, bool) {
     let (epoch, seq) = (outgoing.epoch, outgoing.seq);
-    let mut headers = HeaderMap::new();
-    headers.insert("Nats-Msg-Id", outgoing.message_id.as_str());
-    let sent = context.publish_with_headers(subject, headers, outgoing.bytes.into()).await;
-    let outcome = match sent {
-        Ok(ack) => ack.await.map(drop),
-        Err(error) => Err(error),
-    };
+    let outcome = publisher.publish(subject, outgoing.bytes.into()).await;
     if let Err(error) = &outcome {
         tracing::debug!(epoch, seq, %error, "the broker did not store an event");
     }

@@ -3,7 +3,8 @@
 use std::time::{Duration, Instant};
 
 use async_nats::Client;
-use async_nats::jetstream::context::ContextBuilder;
+use muster_channel::Publisher;
+use muster_schemas::subjects::DeviceSubjects;
 use rand::seq::SliceRandom;
 use tokio::time::sleep;
 
@@ -21,8 +22,8 @@ use crate::store::key;
 const GOOD: Duration = Duration::from_secs(30);
 /// So many tries without a broker, and the servers are asked where it is now.
 const ASK_AGAIN: u32 = 4;
-/// How long the broker's word on a batch or an event is waited for.
-const PUB_ACK: Duration = Duration::from_secs(5);
+/// Timeout for the broker's confirmation of a batch or an event.
+const CONFIRM_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Connects for ever.
 pub(crate) async fn keep_connected(shared: &Shared) {
@@ -63,8 +64,10 @@ pub(crate) async fn keep_connected(shared: &Shared) {
         };
         missed = 0;
         let started = Instant::now();
-        up(shared, &client, &broker);
-        let end = drive(shared, &mut session, &client, events, &current).await;
+        let end = match up(shared, &client, &broker).await {
+            Ok(publisher) => drive(shared, &mut session, publisher, events, &current).await,
+            Err(error) => End::Lost { problem: error.to_string(), is_denied: false },
+        };
         shared.link.send_replace(None);
         shared.with_link_state(|state| state.connected = None);
         shared.counters.disconnected(&client);
@@ -116,19 +119,21 @@ async fn reach(
     })
 }
 
-fn up(shared: &Shared, client: &Client, broker: &str) {
+async fn up(
+    shared: &Shared,
+    client: &Client,
+    broker: &str,
+) -> Result<Publisher, async_nats::SubscribeError> {
+    let stored = DeviceSubjects::new(&shared.identity.project, shared.identity.device).stored();
+    let publisher = Publisher::new(client.clone(), stored, CONFIRM_TIMEOUT).await?;
     shared.counters.connected();
     let now = Moment::now().wall;
     shared.with_link_state(|state| {
         state.connected = Some((Instant::now(), now, broker.to_owned()));
     });
-    let context = ContextBuilder::new()
-        .timeout(PUB_ACK)
-        .ack_timeout(PUB_ACK)
-        .max_ack_inflight(64)
-        .build(client.clone());
-    shared.link.send_replace(Some(context));
+    shared.link.send_replace(Some(publisher.clone()));
     tracing::info!(broker, "connected");
+    Ok(publisher)
 }
 
 /// Fresh credentials, stored.

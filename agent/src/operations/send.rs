@@ -6,9 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::Client;
-use async_nats::jetstream::Context;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
+use muster_channel::Publisher;
 use muster_schemas::subjects::DeviceSubjects;
 use muster_schemas::wire::{MAX_PIECE_BYTES, OutputPiece, OutputStream, OutputTaken};
 use muster_schemas::{OperationId, codec, compress};
@@ -53,7 +53,7 @@ async fn send(shared: &Shared, spool: Arc<Spool>, asking: &Semaphore) -> Operati
     let subjects = DeviceSubjects::new(&shared.identity.project, shared.identity.device);
     let subject = subjects.request("output");
     let mut link = shared.link.subscribe();
-    let mut backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(30));
+    let mut backoff = Backoff::reconnect();
     let mut before = None;
     while !spool.is_done() {
         gather(&spool).await;
@@ -112,12 +112,12 @@ async fn gather(spool: &Spool) {
     let _ = timeout(GATHER, filled).await;
 }
 
-pub(super) async fn connected(link: &mut watch::Receiver<Option<Context>>) -> Client {
+pub(super) async fn connected(link: &mut watch::Receiver<Option<Publisher>>) -> Client {
     match link
         .wait_for(Option::is_some)
         .await
         .ok()
-        .and_then(|link| link.as_ref().map(Context::client))
+        .and_then(|link| link.as_ref().map(|link| link.client().clone()))
     {
         Some(client) => client,
         // The agent is gone; so will this be.

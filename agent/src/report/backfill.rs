@@ -25,8 +25,8 @@ pub(crate) async fn send_backlog(shared: &Shared) {
         let _ = link.wait_for(Option::is_some).await;
         sleep(SPREAD.mul_f64(rand::random())).await;
         loop {
-            let context = link.borrow_and_update().clone();
-            let Some(context) = context else { break };
+            let publisher = link.borrow_and_update().clone();
+            let Some(publisher) = publisher else { break };
             let (places, batches) = match shared.backlog.oldest() {
                 Ok((places, _)) if places.is_empty() => {
                     tokio::select! {
@@ -45,11 +45,7 @@ pub(crate) async fn send_backlog(shared: &Shared) {
             let (whole, taken) = together(&batches, shared.anchor().as_ref());
             if let Some(whole) = whole {
                 let bytes = whole.encode_compressed();
-                let is_stored = match context.publish(subject.clone(), bytes.into()).await {
-                    Ok(ack) => ack.await.is_ok(),
-                    Err(_) => false,
-                };
-                if !is_stored {
+                if publisher.publish(subject.clone(), bytes.into()).await.is_err() {
                     sleep(backoff.wait(rand::random())).await;
                     continue;
                 }

@@ -90,17 +90,13 @@ pub(crate) async fn sample_and_send(shared: &Shared, stop: &CancellationToken) {
         let Some(queued) = sample(shared, &mut collectors, groups) else { continue };
         let link = shared.link.borrow().clone();
         match link {
-            Some(context) if waiting.len() < IN_FLIGHT => {
+            Some(publisher) if waiting.len() < IN_FLIGHT => {
                 number += 1;
                 let (sent, subject, bytes) = (number, subject.clone(), queued.batch.clone());
                 waiting.push((sent, queued));
-                acks.push(async move {
-                    let is_stored = match context.publish(subject, bytes.into()).await {
-                        Ok(ack) => ack.await.is_ok(),
-                        Err(_) => false,
-                    };
-                    (sent, is_stored)
-                });
+                acks.push(
+                    async move { (sent, publisher.publish(subject, bytes.into()).await.is_ok()) },
+                );
             }
             _ => shared.keep(&queued),
         }

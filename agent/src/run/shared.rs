@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use async_nats::jetstream;
+use muster_channel::Publisher;
 use muster_schemas::names::ConfigVars;
 use muster_schemas::{Event, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -55,7 +55,7 @@ pub(crate) struct Shared {
     /// Where they do.
     pub(crate) doors: Doors,
     /// The broker, while there is a connection.
-    pub(crate) link: watch::Sender<Option<jetstream::Context>>,
+    pub(crate) link: watch::Sender<Option<Publisher>>,
     /// An event was recorded.
     pub(crate) recorded: Notify,
     /// A batch was put into the backlog.
@@ -228,7 +228,7 @@ impl Shared {
             connected_seconds: link.connected.map_or(0, |(since, _, _)| since.elapsed().as_secs()),
             ..AgentCounters::default()
         };
-        let client = self.link.borrow().as_ref().map(jetstream::Context::client);
+        let client = self.link.borrow().as_ref().map(|link| link.client().clone());
         self.counters.fill(&mut counters, client.as_ref());
         counters
     }

@@ -12,6 +12,10 @@ const EVERY: Duration = Duration::from_secs(15 * 60);
 /// Hellos with a reason are at least this far apart.
 const GAP: Duration = Duration::from_secs(2);
 
+/// Maximum interval between hellos that are not answered. It bounds how long a device waits after its
+/// servers have returned.
+const FAILURE_LIMIT: Duration = Duration::from_secs(8);
+
 /// A hello that was said, and what the device knew then.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Asked {
@@ -36,7 +40,7 @@ pub(super) struct Rhythm {
 
 impl Default for Rhythm {
     fn default() -> Self {
-        let failures = Backoff::new(Duration::from_secs(1), Duration::from_secs(60));
+        let failures = Backoff::new(Duration::from_secs(1), FAILURE_LIMIT);
         Self { due: None, said: None, failures, unanswered: 0, asked: None }
     }
 }

@@ -8,12 +8,16 @@ use std::time::{Duration, Instant};
 use crate::backoff::Backoff;
 use crate::outbox::View;
 
-/// At most this many events wait for the broker's PubAck.
+/// At most this many events wait for the broker's confirmation.
 pub const PUBLISH_WINDOW: u32 = 8;
 
 /// When the log confirms nothing, this many events are tried first; when it takes those, the rest
 /// follows at once. So a log that is down for hours is not sent the whole outbox each minute.
 const PROBE: u64 = 64;
+
+/// Maximum interval between attempts to publish while the broker stores nothing (its stream is missing
+/// or full). Such messages leave nothing behind, so frequent attempts are cheap.
+const STALL_LIMIT: Duration = Duration::from_secs(2);
 
 /// Calls to send again from some place are followed at most this often: one gap causes several.
 const JUMP_EVERY: Duration = Duration::from_secs(1);
@@ -29,7 +33,6 @@ pub struct Pacer {
     stalled_until: Option<Instant>,
     stall: Backoff,
     jumped_at: Option<Instant>,
-    generation: u32,
 }
 
 impl Default for Pacer {
@@ -41,9 +44,8 @@ impl Default for Pacer {
             resend_at: None,
             resend: Backoff::new(Duration::from_secs(5), Duration::from_secs(60)),
             stalled_until: None,
-            stall: Backoff::reconnect(),
+            stall: Backoff::new(Duration::from_millis(500), STALL_LIMIT),
             jumped_at: None,
-            generation: 0,
         }
     }
 }
@@ -58,13 +60,6 @@ impl Pacer {
         self.resend.reset();
         self.stalled_until = None;
         self.stall.reset();
-    }
-
-    /// How often events were sent again because the log asked: part of the message's id, since
-    /// the broker would take a second one with the same id for a repetition and drop it.
-    #[must_use]
-    pub const fn generation(&self) -> u32 {
-        self.generation
     }
 
     /// The event to publish now, if any.
@@ -126,14 +121,12 @@ impl Pacer {
             return;
         }
         self.jumped_at = Some(now);
-        self.generation = self.generation.wrapping_add(1);
         self.next = self.next.min(seq);
         self.probe_end = None;
     }
 
     /// The log has less than it had: what it lost is sent again.
     pub fn rewound(&mut self, view: &View) {
-        self.generation = self.generation.wrapping_add(1);
         self.next = view.confirmed + 1;
         self.probe_end = None;
     }
@@ -234,10 +227,10 @@ mod tests {
         pacer.start(&all);
         send_all(&mut pacer, &all, now);
         pacer.resend_from(3, now);
-        assert_eq!((pacer.due(&all, now), pacer.generation()), (Some(3), 1));
+        assert_eq!(pacer.due(&all, now), Some(3));
         send_all(&mut pacer, &all, now);
         pacer.resend_from(3, now);
-        assert_eq!((pacer.due(&all, now), pacer.generation()), (None, 1));
+        assert_eq!(pacer.due(&all, now), None);
         assert_eq!(pacer.wake_at(now), Some(now + JUMP_EVERY));
     }
 }

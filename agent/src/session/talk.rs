@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use muster_schemas::wire::{Ack, Hello, Welcome};
-use muster_schemas::{DeviceId, Hash, ProjectId, SigningKey, Timestamp};
+use muster_schemas::{DeviceId, ProjectId, SigningKey, Timestamp};
 use uuid::Uuid;
 
 use super::hello::{Asked, Rhythm};
@@ -26,8 +26,6 @@ pub struct Outgoing {
     pub seq: u64,
     /// The sealed bytes.
     pub bytes: Vec<u8>,
-    /// The broker drops a second message with the same id.
-    pub message_id: String,
 }
 
 /// What a word of the server did.
@@ -129,13 +127,7 @@ impl Session {
             return Ok(None);
         };
         self.pacer.sent(now);
-        // Half a hash: the stream's ids are those of all devices, so a place would not do.
-        let mut message_id = Hash::of(&bytes).to_string();
-        message_id.truncate(32);
-        if self.pacer.generation() > 0 {
-            message_id = format!("{message_id}-{}", self.pacer.generation());
-        }
-        Ok(Some(Outgoing { epoch: view.epoch, seq, bytes, message_id }))
+        Ok(Some(Outgoing { epoch: view.epoch, seq, bytes }))
     }
 
     /// The broker has stored an event, or not, or did not say.

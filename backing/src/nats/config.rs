@@ -13,8 +13,9 @@ pub(super) type Version = (u32, u32);
 /// the silence that is waited out is `ping_interval` × (`ping_max` + 1).
 const PING_MAX: u32 = 2;
 
-/// The oldest version whose configuration and JetStream muster's fits.
-pub(super) const OLDEST: Version = (2, 10);
+/// Oldest accepted version. Before 2.12.8 a device can publish on any subject by the header
+/// `Nats-Trace-Dest`.
+pub(super) const OLDEST: Version = (2, 14);
 
 /// The ports that were chosen for this start.
 #[derive(Debug, Clone, Copy)]
@@ -24,16 +25,16 @@ pub(super) struct Ports {
 }
 
 /// What a nats-server that somebody else starts is to be given, as its configuration file: all that
-/// is in the options, for a server of at least 2.11.
+/// is in the options.
 #[must_use]
 pub fn configuration(options: &NatsOptions, port: u16) -> String {
     let websocket = options.websocket.as_ref().and_then(|websocket| websocket.port);
-    let config = config(options, &options.dir, Ports { client: port, websocket }, (2, 11));
+    let config = config(options, &options.dir, Ports { client: port, websocket });
     format!("{config:#}\n")
 }
 
 /// The whole configuration.
-pub(super) fn config(options: &NatsOptions, dir: &Path, ports: Ports, version: Version) -> Value {
+pub(super) fn config(options: &NatsOptions, dir: &Path, ports: Ports) -> Value {
     let mut config = Map::new();
     let mut set = |key: &str, value: Value| config.insert(key.into(), value);
     set("server_name", json!(options.server_name));
@@ -43,7 +44,7 @@ pub(super) fn config(options: &NatsOptions, dir: &Path, ports: Ports, version: V
     set("ping_max", json!(PING_MAX));
     set("write_deadline", json!("10s"));
     set("logtime_utc", json!(true));
-    set("jetstream", jetstream(options, dir, version));
+    set("jetstream", jetstream(options, dir));
     if let Some(tls) = &options.tls {
         set("tls", tls_block(tls));
     }
@@ -63,20 +64,17 @@ fn format_address(options: &NatsOptions, port: u16) -> String {
     std::net::SocketAddr::new(options.listen, port).to_string()
 }
 
-fn jetstream(options: &NatsOptions, dir: &Path, version: Version) -> Value {
+fn jetstream(options: &NatsOptions, dir: &Path) -> Value {
     let limits = &options.jetstream;
-    let mut block = json!({
+    json!({
         "store_dir": dir.join("jetstream"),
         "max_memory_store": limits.max_memory,
         "max_file_store": limits.max_file,
         "sync_interval": limits.sync_interval,
-    });
-    if version >= (2, 11) {
-        // At the default, unacknowledged bursts (metrics after a reconnect) are dropped silently.
-        block["max_buffered_msgs"] = json!(1_000_000);
-        block["max_buffered_size"] = json!(1_u64 << 30);
-    }
-    block
+        // At the default, bursts (metrics after a reconnect) are dropped silently.
+        "max_buffered_msgs": 1_000_000,
+        "max_buffered_size": 1_u64 << 30,
+    })
 }
 
 fn tls_block(tls: &Tls) -> Value {
@@ -127,12 +125,8 @@ mod tests {
 
     #[test]
     fn a_plain_server_has_no_identity_and_no_tls() {
-        let config = config(
-            &NatsOptions::new("/d"),
-            Path::new("/d"),
-            Ports { websocket: None, ..PORTS },
-            (2, 15),
-        );
+        let config =
+            config(&NatsOptions::new("/d"), Path::new("/d"), Ports { websocket: None, ..PORTS });
         assert_eq!(config["listen"], "127.0.0.1:4222");
         assert_eq!(config["ping_interval"], "20000ms");
         assert_eq!(config["ping_max"], 2);
@@ -144,12 +138,6 @@ mod tests {
     }
 
     #[test]
-    fn an_older_server_is_not_told_what_it_does_not_know() {
-        let config = config(&NatsOptions::new("/d"), Path::new("/d"), PORTS, (2, 10));
-        assert!(config["jetstream"].get("max_buffered_msgs").is_none());
-    }
-
-    #[test]
     fn everything_is_where_nats_server_looks_for_it() {
         let mut options = NatsOptions::new("/d");
         options.websocket = Some(Websocket::default());
@@ -158,7 +146,7 @@ mod tests {
         options.identity =
             Some(Identity { operator: "eyJo".into(), system_account: "AABC".into(), preload });
         options.extra.insert("max_payload".into(), json!(5));
-        let config = config(&options, Path::new("/d"), PORTS, (2, 15));
+        let config = config(&options, Path::new("/d"), PORTS);
         assert_eq!(config["operator"], "eyJo");
         assert_eq!(config["resolver_preload"]["AABC"], "eyJa");
         assert_eq!(config["resolver"]["dir"], "/d/accounts");

@@ -11,7 +11,7 @@ use thiserror::Error;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::net::TcpStream;
 
-use super::config::{OLDEST, Ports, Version, config, parse_version};
+use super::config::{OLDEST, Ports, config, parse_version};
 use super::options::NatsOptions;
 use crate::child::{Check, Child, ChildError, ChildSpec, NotReady, OneShot, OneShotError};
 use crate::files;
@@ -88,12 +88,12 @@ impl NatsServer {
             source,
         })?;
         let program = options.places.nats_server()?;
-        let version = version(&program).await?;
+        check_version(&program).await?;
         let mut attempt = 0;
         loop {
             attempt += 1;
             let ports = choose_ports(&options)?;
-            let file = write_config(&options, &dir, ports, version)?;
+            let file = write_config(&options, &dir, ports)?;
             if attempt == 1 {
                 check_config(&program, &file).await?;
             }
@@ -159,13 +159,13 @@ impl NatsServer {
     }
 }
 
-async fn version(program: &Path) -> Result<Version, NatsError> {
+async fn check_version(program: &Path) -> Result<(), NatsError> {
     let printed = OneShot::plain("nats-server --version", program.into(), vec!["--version".into()])
         .run()
         .await
         .map_err(|source| NatsError::Version { program: program.into(), source })?;
     match parse_version(&printed) {
-        Some(version) if version >= OLDEST => Ok(version),
+        Some(version) if version >= OLDEST => Ok(()),
         _ => {
             Err(NatsError::Unsupported { program: program.into(), printed: printed.trim().into() })
         }
@@ -188,14 +188,9 @@ fn chooses_ports(options: &NatsOptions) -> bool {
         || options.websocket.as_ref().is_some_and(|websocket| websocket.port.is_none())
 }
 
-fn write_config(
-    options: &NatsOptions,
-    dir: &Path,
-    ports: Ports,
-    version: Version,
-) -> Result<PathBuf, NatsError> {
+fn write_config(options: &NatsOptions, dir: &Path, ports: Ports) -> Result<PathBuf, NatsError> {
     let path = dir.join("nats-server.conf");
-    let text = format!("{:#}\n", config(options, dir, ports, version));
+    let text = format!("{:#}\n", config(options, dir, ports));
     match files::write_private(&path, text.as_bytes()) {
         Ok(()) => Ok(path),
         Err(source) => Err(NatsError::File { attempt: "write", path, source }),

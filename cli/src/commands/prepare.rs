@@ -85,10 +85,8 @@ pub(crate) fn run(args: &PrepareArgs) -> Result<()> {
 /// What nats-server is to read.
 fn nats(args: &PrepareArgs, keys: &KeyStore, dir: &Path) -> Result<String> {
     let identity = keys.broker_identity()?;
-    let preload = vec![
-        Preload { account: identity.system_account.clone(), jwt: identity.system_jwt },
-        Preload { account: identity.account, jwt: identity.account_jwt },
-    ];
+    let accounts = identity.accounts.into_iter();
+    let preload = accounts.map(|(account, jwt)| Preload { account, jwt }).collect();
     let mut options = NatsOptions {
         listen: args.nats_listen.ip(),
         silence: args.offline_after,

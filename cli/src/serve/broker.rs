@@ -11,7 +11,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::{ServeOptions, patience};
 
-/// A role's connection to the account that the devices are in.
+/// Oldest accepted nats-server, as for those that muster starts itself.
+const OLDEST_BROKER: (i64, i64) = (2, 14);
+
+/// A role's connection to the servers' account.
 pub(super) async fn connect(
     options: &ServeOptions,
     keys: &RoleKeys,
@@ -44,9 +47,18 @@ async fn open(
     let settings = settings(options, ca, credentials, name, connected)?;
     let refused = |error: &ConnectError| error.kind() == ConnectErrorKind::AuthorizationViolation;
     let connect = || settings.clone().connect(&options.nats_urls);
-    patience::until_it_works("the broker", stop, refused, connect).await.with_context(|| {
+    let client = patience::until_it_works("the broker", stop, refused, connect);
+    let client = client.await.with_context(|| {
         format!("cannot connect to the broker at {}", options.nats_urls.join(", "))
-    })
+    })?;
+    let (major, minor) = OLDEST_BROKER;
+    anyhow::ensure!(
+        client.is_server_compatible(major, minor, 0),
+        "the broker is nats-server {}, and muster needs {major}.{minor} or newer: in older ones a \
+         device can reach other devices; update the broker",
+        client.server_info().version
+    );
+    Ok(client)
 }
 
 fn settings(

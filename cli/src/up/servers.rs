@@ -134,10 +134,8 @@ async fn start_nats(options: &ServerOptions<'_>, ports: Ports) -> Result<NatsSer
     let ServerOptions { folder, keys, certificates, listen, silence, say } = *options;
     let identity = keys.broker_identity()?;
     let (doing, on_progress) = watched(say, "nats-server (broker)");
-    let preload = vec![
-        Preload { account: identity.system_account.clone(), jwt: identity.system_jwt },
-        Preload { account: identity.account, jwt: identity.account_jwt },
-    ];
+    let accounts = identity.accounts.into_iter();
+    let preload = accounts.map(|(account, jwt)| Preload { account, jwt }).collect();
     let started = NatsServer::start(NatsOptions {
         port: ports.nats,
         listen,

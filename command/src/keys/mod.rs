@@ -53,13 +53,10 @@ pub struct BrokerIdentity {
     pub operator_jwt: String,
     /// The system account's public key.
     pub system_account: String,
-    /// The system account's JWT.
-    pub system_jwt: String,
-    /// The public key of the account that all devices and roles are in.
-    pub account: String,
-    /// That account's JWT without any revocation, dated back to when the key was made: a newer one
-    /// that the broker keeps wins over it.
-    pub account_jwt: String,
+    /// The accounts and their JWTs: the system account, the servers' account, and the devices'
+    /// account without any revocation. They are dated back to when the keys were made: a newer one
+    /// that the broker keeps wins over them.
+    pub accounts: Vec<(String, String)>,
 }
 
 /// A role's way into the broker: user JWT and seed, as the text of a NATS credentials file.
@@ -79,6 +76,7 @@ pub struct KeyStore {
     operator: KeyPair,
     system: KeyPair,
     account: KeyPair,
+    devices: KeyPair,
     device_signing: KeyPair,
     nonce_key: [u8; 32],
     query_key: SigningKey,
@@ -99,6 +97,7 @@ impl KeyStore {
             operator,
             system: nkey("nats-system-account.seed", KeyPairType::Account)?,
             account: nkey("nats-account.seed", KeyPairType::Account)?,
+            devices: nkey("nats-devices-account.seed", KeyPairType::Account)?,
             device_signing: nkey("nats-device-signing.seed", KeyPairType::Account)?,
             nonce_key: files::load_or_make_seed(&dir.join("nonce.key"))?,
             query_key: SigningKey::from_seed(&files::load_or_make_seed(&dir.join(roles::ANSWERS))?),
@@ -113,9 +112,15 @@ impl KeyStore {
         &self.dir
     }
 
-    /// The public key of the account that all devices and roles are in.
+    /// The public key of the account that all devices are in.
     #[must_use]
-    pub fn account(&self) -> String {
+    pub fn device_account(&self) -> String {
+        self.devices.public_key()
+    }
+
+    /// The public key of the account of the server roles and the streams.
+    #[must_use]
+    pub fn server_account(&self) -> String {
         self.account.public_key()
     }
 
@@ -124,28 +129,41 @@ impl KeyStore {
     /// # Errors
     /// When a JWT cannot be made.
     pub fn broker_identity(&self) -> Result<BrokerIdentity, KeyError> {
-        let (system, account) = (self.system.public_key(), self.account.public_key());
+        let (system, server) = (self.system.public_key(), self.account.public_key());
+        let system_jwt = nats_jwt::system_account(&self.operator, &system, self.made_at)?;
         Ok(BrokerIdentity {
             operator_jwt: nats_jwt::operator(&self.operator, &system, self.made_at)?,
-            system_jwt: nats_jwt::system_account(&self.operator, &system, self.made_at)?,
-            account_jwt: self.account_jwt(&[], self.made_at)?,
+            accounts: vec![
+                (system.clone(), system_jwt),
+                (server, self.server_account_jwt(self.made_at)?),
+                (self.device_account(), self.device_account_jwt(&[], self.made_at)?),
+            ],
             system_account: system,
-            account,
         })
     }
 
-    /// The account's JWT with these user keys revoked.
+    /// The JWT of the servers' account.
     ///
     /// # Errors
     /// When it cannot be made.
-    pub fn account_jwt(
+    pub fn server_account_jwt(&self, issued_at: Timestamp) -> Result<String, KeyError> {
+        let (server, devices) = (self.server_account(), self.device_account());
+        Ok(nats_jwt::server_account(&self.operator, &server, &devices, issued_at)?)
+    }
+
+    /// The JWT of the devices' account with these user keys revoked.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn device_account_jwt(
         &self,
         revoked: &[(String, Timestamp)],
         issued_at: Timestamp,
     ) -> Result<String, KeyError> {
-        Ok(nats_jwt::account(
+        Ok(nats_jwt::device_account(
             &self.operator,
-            &self.account.public_key(),
+            &self.device_account(),
+            &self.server_account(),
             &self.device_signing.public_key(),
             revoked,
             issued_at,
@@ -164,7 +182,7 @@ impl KeyStore {
         issued_at: Timestamp,
         expires_at: Timestamp,
     ) -> Result<String, KeyError> {
-        let account = self.account.public_key();
+        let account = self.device_account();
         Ok(nats_jwt::device(
             &self.device_signing,
             &account,

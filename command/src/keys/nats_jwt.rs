@@ -4,7 +4,7 @@
 //! tokens by default; the format is small.
 
 use data_encoding::{BASE32_NOPAD, BASE64URL_NOPAD};
-use muster_schemas::{DeviceId, ProjectId, Timestamp};
+use muster_schemas::{DeviceId, ProjectId, Timestamp, subjects};
 use nkeys::KeyPair;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha512_256};
@@ -14,6 +14,9 @@ const DEVICE: &str = "muster.{{tag(project)}}.{{tag(device)}}";
 
 /// The largest message of a device, in bytes; one above it is disconnected.
 const DEVICE_PAYLOAD: u32 = 512 * 1024;
+
+/// Maximum number of subscriptions of a device: one for each of its channels, and a few of its own.
+const DEVICE_SUBSCRIPTIONS: u32 = 64;
 
 /// A key could not sign.
 #[derive(Debug, thiserror::Error)]
@@ -92,26 +95,77 @@ pub fn system_account(
     sign(operator, account, "system", issued_at, None, nats)
 }
 
-/// The JWT of the account that all devices and roles are in. `device_key` is the scoped signing
-/// key: whatever it signs has a device's permissions. `revoked` lists user keys, each with the time
-/// up to which its JWTs are worth nothing.
+/// Streams that an account exports: anyone in the operator's accounts may import them.
+fn exports(subjects: &[&str]) -> Value {
+    subjects
+        .iter()
+        .map(|subject| json!({"name": subject, "subject": subject, "type": "stream"}))
+        .collect()
+}
+
+/// Streams that an account imports from another.
+fn imports(account: &str, subjects: &[&str]) -> Value {
+    subjects
+        .iter()
+        .map(|subject| {
+            json!({"name": subject, "subject": subject, "account": account, "type": "stream"})
+        })
+        .collect()
+}
+
+/// The JWT of the account of the server roles and of the JetStream streams. What devices publish is
+/// imported from their account, subject by subject.
 ///
 /// # Errors
 /// When the key cannot sign.
-pub fn account(
+pub fn server_account(
     operator: &KeyPair,
     account: &str,
+    devices: &str,
+    issued_at: Timestamp,
+) -> Result<String, JwtError> {
+    sign(operator, account, "muster", issued_at, None, server_account_claims(devices))
+}
+
+/// The claims of [`server_account`], to compare with those that the broker has.
+#[must_use]
+pub fn server_account_claims(devices: &str) -> Value {
+    json!({
+        "type": "account",
+        "version": 2,
+        "limits": limits(true),
+        "default_permissions": {},
+        "exports": exports(&subjects::TO_DEVICES),
+        "imports": imports(devices, &subjects::FROM_DEVICES),
+    })
+}
+
+/// The claims inside a JWT, without any check of its signature.
+#[must_use]
+pub fn claims_of(jwt: &str) -> Option<Value> {
+    let body = jwt.split('.').nth(1)?;
+    let bytes = BASE64URL_NOPAD.decode(body.as_bytes()).ok()?;
+    serde_json::from_slice::<Value>(&bytes).ok()?.get("nats").cloned()
+}
+
+/// The JWT of the account that all devices are in. It has no JetStream and no server role: what a
+/// device publishes reaches the account `server` on the exported subjects, and nothing else.
+/// `device_key` is the scoped signing key: whatever it signs has a device's permissions. `revoked`
+/// lists user keys, each with the time up to which its JWTs are invalid.
+///
+/// # Errors
+/// When the key cannot sign.
+pub fn device_account(
+    operator: &KeyPair,
+    account: &str,
+    server: &str,
     device_key: &str,
     revoked: &[(String, Timestamp)],
     issued_at: Timestamp,
 ) -> Result<String, JwtError> {
-    let publish = ["evt", "met.>", "req.*", "ch.*.up"].map(|what| format!("{DEVICE}.{what}"));
-    let subscribe = [
-        format!("{DEVICE}.cmd"),
-        format!("{DEVICE}.ack"),
-        format!("{DEVICE}.ch.*.down"),
-        format!("_INBOX.{DEVICE}.>"),
-    ];
+    let publish = subjects::DEVICE_PUBLISHES.map(|what| format!("{DEVICE}.{what}"));
+    let mut subscribe = subjects::DEVICE_SUBSCRIBES.map(|what| format!("{DEVICE}.{what}")).to_vec();
+    subscribe.push(format!("_INBOX.{DEVICE}.>"));
     let revocations: serde_json::Map<String, Value> = revoked
         .iter()
         .map(|(key, at)| (key.clone(), json!(at.micros().div_euclid(1_000_000))))
@@ -119,8 +173,10 @@ pub fn account(
     let nats = json!({
         "type": "account",
         "version": 2,
-        "limits": limits(true),
+        "limits": limits(false),
         "default_permissions": {},
+        "exports": exports(&subjects::FROM_DEVICES),
+        "imports": imports(server, &subjects::TO_DEVICES),
         "revocations": revocations,
         "signing_keys": [{
             "kind": "user_scope",
@@ -129,15 +185,14 @@ pub fn account(
             "template": {
                 "pub": {"allow": publish},
                 "sub": {"allow": subscribe},
-                "resp": {"max": 1, "ttl": 60_000_000_000_u64},
-                "subs": 64,
+                "subs": DEVICE_SUBSCRIPTIONS,
                 "data": -1,
                 "payload": DEVICE_PAYLOAD,
                 "allowed_connection_types": ["STANDARD", "WEBSOCKET"],
             },
         }],
     });
-    sign(operator, account, "muster", issued_at, None, nats)
+    sign(operator, account, "devices", issued_at, None, nats)
 }
 
 /// A device's user JWT, signed by the scoped signing key. It holds no permissions: those are the

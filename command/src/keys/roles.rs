@@ -24,7 +24,7 @@ pub(super) const ANSWERS: &str = "answers.seed";
 pub struct RoleKeys {
     /// The CA's certificate.
     pub ca: PathBuf,
-    /// The way into the account that the devices are in: a file of credentials, as text.
+    /// Credentials for the servers' account, as the text of a NATS credentials file.
     pub broker: RoleCredentials,
     /// The way into the system account, for the roles that see connections or close them.
     pub system: Option<RoleCredentials>,
@@ -91,7 +91,7 @@ impl KeyStore {
             ca: self.dir.join(CA),
             broker: self.role_credentials(role)?,
             system: Some(self.system_credentials()?),
-            account: self.account(),
+            account: self.device_account(),
             certificates: None,
             answers: (role == "query").then(|| self.query_key.clone()),
         })
@@ -118,7 +118,7 @@ impl KeyStore {
             files::make_private_dir(&dir)?;
             let broker = self.role_credentials(role)?;
             files::write_private(&dir.join(BROKER), broker.0.as_bytes())?;
-            files::write_private(&dir.join(ACCOUNT), self.account().as_bytes())?;
+            files::write_private(&dir.join(ACCOUNT), self.device_account().as_bytes())?;
             copy(&made.ca, &dir.join(CA))?;
             if role == "ingest" {
                 let system = self.system_credentials()?;

@@ -23,7 +23,7 @@ fn keys_are_made_once_and_only_their_owner_reads_them() {
         second.operation_key(&ProjectId::default_project()).unwrap().thumbprint(),
         operation
     );
-    assert_eq!(second.broker_identity().unwrap().account_jwt, identity.account_jwt);
+    assert_eq!(second.broker_identity().unwrap().accounts, identity.accounts);
     for file in std::fs::read_dir(&keys).unwrap() {
         let file = file.unwrap();
         assert_eq!(file.metadata().unwrap().permissions().mode() & 0o077, 0, "{file:?}");

@@ -7,11 +7,13 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use serde::Deserialize;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::{Service, ServiceError};
+use super::{Service, ServiceError, now};
+use crate::keys::nats_jwt;
 
 /// How often the broker is told without any occasion: what another process revoked and could not
 /// tell gets there by this.
@@ -63,15 +65,37 @@ impl Service {
         }
     }
 
-    /// Tells the broker the account's present claim. Revocations that are older than any JWT that
+    /// Sends the broker the present claims of the devices' account, and those of the servers' account
+    /// when the broker has others, as after an update. Revocations that are older than any JWT that
     /// could still be alive are left out.
     ///
     /// # Errors
-    /// When the store cannot be asked, or the broker did not take the claim.
+    /// When the store cannot be asked, or the broker did not take the claims.
     pub async fn push_account(&self) -> Result<(), ServiceError> {
         let life = self.broker.jwt_life + Duration::from_secs(120);
-        let turn = self.log.claim_turn(&self.keys.account(), life).await?;
-        let jwt = self.keys.account_jwt(&turn.revoked, turn.issued_at)?;
+        let turn = self.log.claim_turn(&self.keys.device_account(), life).await?;
+        self.push_claims(self.keys.device_account_jwt(&turn.revoked, turn.issued_at)?).await?;
+        turn.taken().await?;
+        self.update_server_account().await
+    }
+
+    async fn update_server_account(&self) -> Result<(), ServiceError> {
+        let account = self.keys.server_account();
+        let found = self
+            .system
+            .request(format!("$SYS.REQ.ACCOUNT.{account}.CLAIMS.LOOKUP"), Bytes::new())
+            .await
+            .map_err(|error| ServiceError::Broker(error.to_string()))?;
+        let found = std::str::from_utf8(&found.payload).ok().and_then(nats_jwt::claims_of);
+        let wanted = nats_jwt::server_account_claims(&self.keys.device_account());
+        if found.as_ref() == Some(&wanted) {
+            return Ok(());
+        }
+        tracing::info!("the broker has other claims of the servers' account; updating them");
+        self.push_claims(self.keys.server_account_jwt(now())?).await
+    }
+
+    async fn push_claims(&self, jwt: String) -> Result<(), ServiceError> {
         let answer = self
             .system
             .request("$SYS.REQ.CLAIMS.UPDATE", jwt.into())
@@ -79,9 +103,11 @@ impl Service {
             .map_err(|error| ServiceError::Broker(error.to_string()))?;
         let answer: ClaimAnswer = serde_json::from_slice(&answer.payload)
             .map_err(|error| ServiceError::Broker(format!("its answer to a claim: {error}")))?;
-        if let Some(error) = answer.error {
-            return Err(ServiceError::Broker(format!("it refused a claim: {}", error.description)));
+        match answer.error {
+            None => Ok(()),
+            Some(error) => {
+                Err(ServiceError::Broker(format!("it refused a claim: {}", error.description)))
+            }
         }
-        Ok(turn.taken().await?)
     }
 }

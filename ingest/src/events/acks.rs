@@ -1,7 +1,8 @@
 //! Tells devices how far the log has committed.
 
-use muster_schemas::codec;
 use muster_schemas::subjects::DeviceSubjects;
+use muster_schemas::wire::Ack;
+use muster_schemas::{DeviceId, ProjectId, codec};
 
 use super::intake::Chain;
 
@@ -9,9 +10,19 @@ use super::intake::Chain;
 pub(super) async fn publish(nats: &async_nats::Client, chains: impl Iterator<Item = &Chain>) {
     for chain in chains {
         let (project, device, _) = &chain.key;
-        let subject = DeviceSubjects::new(project, *device).acks();
-        if let Err(error) = nats.publish(subject, codec::encode(&chain.ack).into()).await {
-            tracing::debug!(%device, %error, "an ack could not be sent");
-        }
+        send(nats, project, *device, &chain.ack).await;
+    }
+}
+
+/// Publishes one ack.
+pub(super) async fn send(
+    nats: &async_nats::Client,
+    project: &ProjectId,
+    device: DeviceId,
+    ack: &Ack,
+) {
+    let subject = DeviceSubjects::new(project, device).acks();
+    if let Err(error) = nats.publish(subject, codec::encode(ack).into()).await {
+        tracing::debug!(%device, %error, "an ack could not be sent");
     }
 }

@@ -4,6 +4,7 @@
 //! that cannot be attributed becomes a dead letter, moves no watermark, and blocks nobody.
 
 mod acks;
+mod announce;
 mod devices;
 mod intake;
 mod partitions;

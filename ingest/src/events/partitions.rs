@@ -14,7 +14,7 @@ use crate::counters::Worked;
 use crate::streams::Copies;
 
 /// How long a lease lasts without being renewed: the longest wait after a crash.
-const LIFE: Duration = Duration::from_secs(10);
+const LIFE: Duration = Duration::from_secs(6);
 /// How often leases are renewed and free ones looked for.
 const BEAT: Duration = Duration::from_secs(2);
 /// The wait before a worker that failed starts again.

@@ -11,10 +11,11 @@ use muster_eventlog::{
     traces,
 };
 use muster_schemas::{ProjectId, StreamName, Timestamp, subjects};
+use tokio_util::task::AbortOnDropHandle;
 
 use super::devices::Devices;
 use super::intake::{Arrival, Cause, Chain, Refused, judge, sort};
-use super::{acks, intake};
+use super::{acks, announce, intake};
 use crate::{counters, streams};
 
 /// Messages that are judged and appended together.
@@ -93,6 +94,13 @@ impl Worker {
             .messages()
             .await
             .map_err(|error| broker("fetch from a partition")(error.to_string()))?;
+        // One worker announces for all: what ends it (an outage of a server, a lost stream) ends all.
+        let stream_was_lost = !offset.incarnation.is_empty() && offset.incarnation != incarnation;
+        let _announcing = (self.partition == 0).then(|| {
+            let announcing =
+                announce::announce(self.log.clone(), self.nats.clone(), stream_was_lost);
+            AbortOnDropHandle::new(tokio::spawn(announcing))
+        });
         let mut chunks = messages.ready_chunks(BATCH);
         let mut devices = Devices::default();
         while let Some(chunk) = chunks.next().await {

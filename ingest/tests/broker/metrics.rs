@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use async_nats::jetstream::{self, stream};
 use muster_backing::influx::{Credentials, InfluxDb, InfluxOptions};
+use muster_channel::{PublishError, Publisher};
 use muster_eventlog::{Append, Expected, NewEvent};
 use muster_ingest::metrics::{
     InfluxClient, MetricSink, Places, SinkSettings, StoreSettings, reader,
@@ -103,18 +104,22 @@ async fn a_full_stream_refuses_and_nothing_that_it_took_is_lost() {
         stop,
     ));
 
-    // As the agent does: a batch is let go when its PubAck has come.
+    // As the agent does: a batch is deleted when the broker has confirmed it.
+    let mut publishers = Vec::new();
+    for device in devices {
+        let stored = DeviceSubjects::new(&ProjectId::default_project(), device).stored();
+        let publisher = Publisher::new(nats.clone(), stored, Duration::from_secs(1));
+        publishers.push(publisher.await.unwrap());
+    }
     let publish = async |number: i64| {
-        let device = devices[usize::try_from(number % 2).unwrap()];
+        let index = usize::try_from(number % 2).unwrap();
+        let device = devices[index];
         let subjects = DeviceSubjects::new(&ProjectId::default_project(), device);
         let text = muster_schemas::metrics::FieldValue::Text("x".repeat(300));
         let point = Point::new("sim").field("n", number).field("text", text);
         let time = Timestamp(1_795_420_800_000_000 + number);
         let batch = MetricBatch { time, points: vec![point] }.encode();
-        match jetstream.publish(subjects.live_metrics("host"), batch.into()).await {
-            Ok(ack) => ack.await.map(drop).map_err(|error| error.to_string()),
-            Err(error) => Err(error.to_string()),
-        }
+        publishers[index].publish(subjects.live_metrics("host"), batch.into()).await
     };
     for number in 0..100 {
         publish(number).await.unwrap();
@@ -129,7 +134,9 @@ async fn a_full_stream_refuses_and_nothing_that_it_took_is_lost() {
         assert!(next < 5_000, "the stream takes for ever");
     };
     eprintln!("after {next} batches: {refusal}");
-    assert!(refusal.contains("maximum bytes"), "{refusal}");
+    assert!(matches!(refusal, PublishError::Unconfirmed(_)), "{refusal}");
+    let info = jetstream.get_stream(METRICS_STREAM).await.unwrap().cached_info().clone();
+    assert!(info.state.bytes.cast_signed() > SMALL / 2, "{} bytes", info.state.bytes);
 
     influx.child().start_again().await.unwrap();
     let began = Instant::now();

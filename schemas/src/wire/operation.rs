@@ -16,6 +16,10 @@ use crate::timestamp::Timestamp;
 /// `open`; a message without it is of kind `config`.
 pub const KIND_HEADER: &str = "Muster-Kind";
 
+/// The header by which a device recognizes the confirmation of a message: the broker copies it from
+/// the message into the confirmation. The value is the device's choice.
+pub const MESSAGE_ID_HEADER: &str = "Muster-Message-Id";
+
 /// The largest private part, in bytes.
 pub const MAX_PRIVATE_BYTES: usize = 384 * 1024;
 /// The most bytes that are kept of each of a program's two outputs.

@@ -1,17 +1,16 @@
 //! The system as separate processes with production's settings, and devices that have enrolled
 //! through its door. Their events and metrics are published from here, over a few connections.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
-use async_nats::jetstream;
-use async_nats::jetstream::context::PublishAckFuture;
 use bytes::Bytes;
 use futures::StreamExt;
+use futures::future::BoxFuture;
 use muster_backing::postgres::Tuning;
 use muster_eventlog::{ConnectOptions, EventLog, LogOptions};
 use muster_schemas::ProjectId;
-use muster_schemas::subjects::DeviceSubjects;
+use muster_schemas::subjects::{self, DeviceSubjects};
 use muster_tests::fleet::Fleet;
 use muster_tests::sim::{Chain, enroll};
 
@@ -19,7 +18,7 @@ use muster_tests::sim::{Chain, enroll};
 pub(crate) const DEVICES: usize = 200;
 /// Connections that publish.
 const LINKS: usize = 4;
-/// Messages of one connection whose PubAck is awaited.
+/// Maximum number of messages of one connection that wait for a confirmation.
 const WINDOW: usize = 256;
 
 /// The system and its devices.
@@ -113,15 +112,16 @@ impl Field {
     }
 }
 
-/// Publishes on one connection, with a window of PubAcks.
+/// Publishes for many devices on one connection, with a window of confirmations.
 pub(crate) struct Publisher {
-    context: jetstream::Context,
-    waiting: VecDeque<PublishAckFuture>,
+    link: async_nats::Client,
+    devices: HashMap<String, muster_channel::Publisher>,
+    waiting: VecDeque<BoxFuture<'static, Result<(), muster_channel::PublishError>>>,
 }
 
 impl Publisher {
     pub(crate) fn new(link: async_nats::Client) -> Self {
-        Self { context: jetstream::new(link), waiting: VecDeque::new() }
+        Self { link, devices: HashMap::new(), waiting: VecDeque::new() }
     }
 
     pub(crate) async fn publish(&mut self, (subject, bytes): Message) {
@@ -130,7 +130,18 @@ impl Publisher {
         {
             oldest.await.unwrap();
         }
-        self.waiting.push_back(self.context.publish(subject, bytes).await.unwrap());
+        let (project, device, _) = subjects::parse(&subject).unwrap();
+        let stored = DeviceSubjects::new(&project, device).stored();
+        if !self.devices.contains_key(&stored) {
+            let publisher = muster_channel::Publisher::new(
+                self.link.clone(),
+                stored.clone(),
+                Duration::from_secs(30),
+            );
+            self.devices.insert(stored.clone(), publisher.await.unwrap());
+        }
+        let sent = self.devices[&stored].send(subject, bytes).await.unwrap();
+        self.waiting.push_back(Box::pin(sent));
     }
 
     pub(crate) async fn finish(&mut self) {

@@ -4,9 +4,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::jetstream;
 use bytes::Bytes;
 use futures::StreamExt;
+use muster_channel::Publisher;
 use muster_schemas::codec;
 use muster_schemas::metrics::MetricBatch;
 use muster_schemas::subjects::DeviceSubjects;
@@ -18,8 +18,10 @@ use crate::api::Api;
 use crate::wait;
 use muster_simulate::{Chain, Enrolled};
 
-/// Events that are published before their PubAcks are waited for.
+/// Maximum number of events that wait for the broker's confirmation.
 const WINDOW: usize = 64;
+/// Timeout for the broker's confirmation.
+const CONFIRM_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// A device.
 #[derive(Debug)]
@@ -32,6 +34,8 @@ pub struct SimDevice {
     pub nats: async_nats::Client,
     /// Its subjects.
     pub subjects: DeviceSubjects,
+    /// Publishes on its connection.
+    pub publisher: Publisher,
     acks: watch::Receiver<Option<Ack>>,
 }
 
@@ -71,6 +75,8 @@ impl SimDevice {
             .expect("a connection to the broker");
         let (sender, acks) = watch::channel(None);
         let mut subscription = nats.subscribe(subjects.acks()).await.expect("its own acks");
+        let publisher = Publisher::new(nats.clone(), subjects.stored(), CONFIRM_TIMEOUT);
+        let publisher = publisher.await.expect("its own confirmations");
         nats.flush().await.expect("the broker");
         tokio::spawn(async move {
             while let Some(message) = subscription.next().await {
@@ -81,7 +87,7 @@ impl SimDevice {
         });
         let chain =
             Chain::new(answer.project.clone(), answer.device, answer.epoch, enrolled.key.clone());
-        Self { enrolled, chain, nats, subjects, acks }
+        Self { enrolled, chain, nats, subjects, publisher, acks }
     }
 
     /// Its id, as text.
@@ -111,16 +117,14 @@ impl SimDevice {
         self.nats.flush().await.expect("a connection");
     }
 
-    /// Publishes what the log does not have, with PubAcks in a window; answers false when the
+    /// Publishes what the log does not have, confirmed in a window; answers false when the
     /// broker did not take it.
     pub async fn publish_pending(&self) -> bool {
-        let mut context = jetstream::new(self.nats.clone());
-        context.set_timeout(Duration::from_secs(3));
         let from = usize::try_from(self.committed()).unwrap_or(usize::MAX);
         for window in self.chain.events.get(from..).unwrap_or_default().chunks(WINDOW) {
             let mut waiting = Vec::new();
             for event in window {
-                match context.publish(self.subjects.events(), event.bytes.clone()).await {
+                match self.publisher.send(self.subjects.events(), event.bytes.clone()).await {
                     Ok(ack) => waiting.push(ack),
                     Err(_) => return false,
                 }
@@ -157,16 +161,15 @@ impl SimDevice {
         }
     }
 
-    /// Publishes a metric batch, and waits for its PubAck.
+    /// Publishes a metric batch, and waits for the broker's confirmation.
     ///
     /// # Panics
     /// When the broker does not take it in time.
     pub async fn measure(&self, batch: &MetricBatch) {
         let bytes: Bytes = batch.encode().into();
-        wait::until("a PubAck for metrics", Duration::from_secs(30), || async {
-            let context = jetstream::new(self.nats.clone());
-            let sent = context.publish(self.subjects.live_metrics("host"), bytes.clone()).await;
-            sent.ok()?.await.ok()
+        wait::until("a confirmation for metrics", Duration::from_secs(30), || async {
+            let subject = self.subjects.live_metrics("host");
+            self.publisher.publish(subject, bytes.clone()).await.ok()
         })
         .await;
     }

@@ -81,7 +81,7 @@ pub(super) async fn send(
     let subjects = DeviceSubjects::new(&shared.identity.project, shared.identity.device);
     let subject = subjects.request("output");
     let mut link = shared.link.subscribe();
-    let mut backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(30));
+    let mut backoff = Backoff::reconnect();
     let mut pace = Pace::new(bytes_per_second);
     let mut hashed = Hashed { hasher: Sha256::new_with_prefix(salt), to: 0 };
     let (mut size, mut sent, mut incompressible) = (FIRST, 0_u64, false);

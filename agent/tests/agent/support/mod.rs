@@ -186,9 +186,21 @@ impl Server {
     pub(crate) async fn make_streams(&self) {
         let jetstream = jetstream::new(self.client().await);
         for (name, subject) in [(EVENTS_STREAM, ALL_EVENTS), (METRICS_STREAM, ALL_METRICS)] {
+            // As ingest's streams, without their partitions.
+            let (source, destination) = if name == EVENTS_STREAM {
+                (ALL_EVENTS, "muster.{{wildcard(1)}}.{{wildcard(2)}}.stored.evt")
+            } else {
+                (ALL_METRICS, "muster.{{wildcard(1)}}.{{wildcard(2)}}.stored.>")
+            };
             let config = jetstream::stream::Config {
                 name: name.to_owned(),
                 subjects: vec![subject.to_owned()],
+                no_ack: true,
+                republish: Some(jetstream::stream::Republish {
+                    source: source.to_owned(),
+                    destination: destination.to_owned(),
+                    headers_only: true,
+                }),
                 ..Default::default()
             };
             jetstream.create_stream(config).await.unwrap();

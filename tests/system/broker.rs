@@ -1,0 +1,166 @@
+//! What a hostile device can reach through the broker with reply subjects and headers: nothing.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_nats::HeaderMap;
+use async_nats::jetstream::{self, Message};
+use bytes::Bytes;
+use futures::StreamExt;
+use muster_schemas::subjects::{DEVICE_PUBLISHES, EVENTS_STREAM, METRICS_STREAM};
+use muster_tests::fleet::Fleet;
+use muster_tests::{SimDevice, wait};
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Headers that make JetStream or the broker act.
+fn headers(victim: &str) -> Vec<(&'static str, String)> {
+    let own = |text: &str| text.to_owned();
+    vec![
+        ("Nats-Trace-Dest", format!("{victim}.cmd")),
+        ("Nats-Trace-Only", own("true")),
+        ("Nats-Msg-Id", own("1")),
+        ("Nats-Rollup", own("all")),
+        ("Nats-Rollup", own("sub")),
+        ("Nats-TTL", own("1s")),
+        ("Nats-Incr", own("1")),
+        ("Nats-Expected-Stream", own(METRICS_STREAM)),
+        ("Nats-Expected-Last-Sequence", own("1")),
+        ("Nats-Expected-Last-Subject-Sequence-Subject", format!("{victim}.evt")),
+        ("Nats-Batch-Id", own("b")),
+        ("Nats-Batch-Sequence", own("1")),
+        ("Nats-Batch-Commit", own("1")),
+        ("Nats-Schedule", own("@every 1s")),
+        ("Nats-Schedule-Target", format!("{victim}.cmd")),
+        ("Nats-Marker-Reason", own("MaxAge")),
+        ("Nats-Stream", own(EVENTS_STREAM)),
+        ("Nats-Sequence", own("1")),
+        ("Nats-Subject", format!("{victim}.cmd")),
+        ("Status", own("503")),
+        ("Muster-Kind", own("run")),
+        ("Muster-Message-Id", own("1")),
+    ]
+}
+
+fn replies(victim: &str) -> Vec<String> {
+    let mut replies: Vec<String> =
+        ["cmd", "ack", "evt", "met.live.host", "stored.evt", "req.hello"]
+            .iter()
+            .chain(&["req.output", "ch.1.up", "ch.1.down"])
+            .map(|what| format!("{victim}.{what}"))
+            .collect();
+    replies.push(format!("_INBOX.{victim}.x"));
+    for api in [
+        "STREAM.PURGE.METRICS",
+        "STREAM.DELETE.EVENTS",
+        "STREAM.CREATE.X",
+        "STREAM.MSG.GET.EVENTS",
+        "CONSUMER.CREATE.EVENTS",
+        "CONSUMER.MSG.NEXT.METRICS.metrics",
+        "DIRECT.GET.EVENTS",
+    ] {
+        replies.push(format!("$JS.API.{api}"));
+    }
+    for other in [
+        "$JS.ACK.EVENTS.evt-0.1.1.1.1.1",
+        "$JS.FC.x",
+        "$JSC.R.x",
+        "$SYS.REQ.SERVER.PING",
+        "$SYS.REQ.CLAIMS.UPDATE",
+        "$KV.x.y",
+        "$O.x",
+        "_R_.x",
+        "_GR_.x",
+        "$GNR.x",
+        "evt.0.default.x",
+        "met.0.default.x.live.host",
+        "muster.query.targets",
+        ">",
+        "*",
+    ] {
+        replies.push(other.to_owned());
+    }
+    replies
+}
+
+type Seen = Arc<Mutex<Vec<Message>>>;
+
+/// Everything that arrives on these subjects.
+async fn observe(client: async_nats::Client, subjects: &[String]) -> Seen {
+    let seen = Seen::default();
+    for subject in subjects {
+        let mut messages = client.subscribe(subject.clone()).await.unwrap();
+        let (seen, context) = (Arc::clone(&seen), jetstream::new(client.clone()));
+        tokio::spawn(async move {
+            while let Some(message) = messages.next().await {
+                seen.lock().unwrap().push(Message { message, context: context.clone() });
+            }
+        });
+    }
+    client.flush().await.unwrap();
+    seen
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn replies_and_headers_of_a_device_reach_no_one_else() {
+    let fleet = Fleet::start().await;
+    let token = fleet.api.enrollment_token(3).await;
+    fleet.api.post("/api/v1/projects", &serde_json::json!({"id": "other"})).await;
+    let mut hostile = SimDevice::join(&fleet.api, &fleet.ca(), &token, "hostile").await;
+    let victim = SimDevice::join(&fleet.api, &fleet.ca(), &token, "victim").await;
+    let mut witness = SimDevice::join(&fleet.api, &fleet.ca(), &token, "witness").await;
+
+    let prefix = format!("muster.default.{}", victim.id());
+    let own: Vec<String> = ["cmd", "ack", "stored.>", "ch.*.down"]
+        .iter()
+        .map(|what| format!("{prefix}.{what}"))
+        .chain([format!("_INBOX.{prefix}.>")])
+        .collect();
+    let at_victim = observe(victim.nats.clone(), &own).await;
+    let at_server = observe(fleet.broker().await, &[">".to_owned()]).await;
+    let streams = jetstream::new(fleet.broker().await);
+    let stored = async |name: &str| {
+        streams.get_stream(name).await.unwrap().cached_info().state.last_sequence
+    };
+
+    // The whole matrix: each subject that a device may publish on, with each reply and each header.
+    let body = Bytes::from_static(b"hostile");
+    let mut sent = 0_u64;
+    for what in DEVICE_PUBLISHES {
+        let subject = format!("muster.default.{}.{}", hostile.id(), what.replace('*', "1"));
+        for reply in replies(&prefix) {
+            hostile.nats.publish_with_reply(subject.clone(), reply, body.clone()).await.unwrap();
+            sent += u64::from(what == "evt");
+        }
+        for (name, value) in headers(&prefix) {
+            let mut map = HeaderMap::new();
+            map.insert(name, value.as_str());
+            let client = &hostile.nats;
+            client.publish_with_headers(subject.clone(), map, body.clone()).await.unwrap();
+        }
+    }
+    hostile.nats.flush().await.unwrap();
+    wait::until("the hostile messages in the stream", PATIENCE, || async {
+        (stored(EVENTS_STREAM).await >= sent / 2).then_some(())
+    })
+    .await;
+
+    // Both still work, and what they send arrives.
+    hostile.chain.record_many(1);
+    hostile.settle(PATIENCE).await;
+    witness.chain.record_many(20);
+    witness.settle(PATIENCE).await;
+
+    let heard: Vec<String> =
+        at_victim.lock().unwrap().iter().map(|message| format!("{message:?}")).collect();
+    assert!(heard.is_empty(), "{} of them: {:.2000}", heard.len(), heard.join("\n"));
+    // No acknowledgment of JetStream goes anywhere, whatever reply was named.
+    for message in at_server.lock().unwrap().iter() {
+        let payload = String::from_utf8_lossy(&message.payload);
+        let is_puback = payload.starts_with("{\"stream\":") && payload.contains("\"seq\":");
+        assert!(!is_puback, "{}: {payload}", message.subject);
+    }
+    for name in [EVENTS_STREAM, METRICS_STREAM] {
+        assert!(stored(name).await > 0, "{name}");
+    }
+}

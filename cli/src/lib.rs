@@ -17,11 +17,12 @@ use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::Parser;
-use tracing_subscriber::filter::{FilterExt, LevelFilter, Targets};
+use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer};
 
+use log_limit::Limited;
 pub use serve::openapi_document;
 
 /// Runs the program.
@@ -69,14 +70,15 @@ fn start_logs(is_server: bool, limit: log_limit::LogLimit, spans: Option<otlp::S
     // What becomes of the children, `muster up` tells itself.
     let default = if is_server { "warn,muster=info,muster_backing=error" } else { "error" };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
-    let filter = filter.and(limit);
     let is_terminal = std::io::stderr().is_terminal();
     let logs = tracing_subscriber::fmt::layer()
         .with_writer(log_limit::ShortLines { is_json: !is_terminal });
     let logs = if is_terminal {
-        logs.with_target(false).compact().with_filter(filter).boxed()
+        let logs = logs.with_target(false).compact();
+        logs.map_event_format(|inner| Limited { inner, limit }).with_filter(filter).boxed()
     } else {
-        logs.json().with_filter(filter).boxed()
+        let logs = logs.json().map_event_format(|inner| Limited { inner, limit });
+        logs.with_filter(filter).boxed()
     };
     let only = Targets::new().with_target(muster_eventlog::traces::TARGET, LevelFilter::TRACE);
     let spans = spans.map(|spans| spans.with_filter(only));

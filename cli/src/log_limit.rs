@@ -4,17 +4,17 @@
 //! A kind is a place in the source code. What is left out is counted and reported once an interval.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use metrics::counter;
 use tracing::callsite::Identifier;
-use tracing::level_filters::LevelFilter;
-use tracing::subscriber::Interest;
-use tracing::{Event, Level, Metadata};
-use tracing_subscriber::fmt::MakeWriter;
-use tracing_subscriber::layer::{Context, Filter};
+use tracing::{Event, Level, Metadata, Subscriber};
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, MakeWriter};
+use tracing_subscriber::registry::LookupSpan;
 
 /// Length of the interval that lines are counted in.
 const INTERVAL: Duration = Duration::from_secs(10);
@@ -76,22 +76,33 @@ impl LogLimit {
     }
 }
 
-impl<S> Filter<S> for LogLimit {
-    fn enabled(&self, _: &Metadata<'_>, _: &Context<'_, S>) -> bool {
-        true
-    }
+/// Writes what another formatter writes, as far as the limit admits it. Not a filter of the layer: one
+/// that refuses single events leaves its mark on the next event (tracing-subscriber 0.3).
+#[derive(Clone, Debug)]
+pub(crate) struct Limited<F> {
+    pub(crate) inner: F,
+    pub(crate) limit: LogLimit,
+}
 
-    fn callsite_enabled(&self, _: &'static Metadata<'static>) -> Interest {
-        Interest::always()
-    }
-
-    fn max_level_hint(&self) -> Option<LevelFilter> {
-        Some(LevelFilter::TRACE)
-    }
-
-    fn event_enabled(&self, event: &Event<'_>, _: &Context<'_, S>) -> bool {
+impl<S, N, F> FormatEvent<S, N> for Limited<F>
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+    F: FormatEvent<S, N>,
+{
+    fn format_event(
+        &self,
+        context: &FmtContext<'_, S, N>,
+        writer: Writer<'_>,
+        event: &Event<'_>,
+    ) -> fmt::Result {
         // Lines for developers are written only where somebody has asked for them.
-        *event.metadata().level() > Level::INFO || self.admits(event.metadata(), Instant::now())
+        let is_for_developers = *event.metadata().level() > Level::INFO;
+        if is_for_developers || self.limit.admits(event.metadata(), Instant::now()) {
+            self.inner.format_event(context, writer, event)
+        } else {
+            Ok(())
+        }
     }
 }
 
@@ -113,6 +124,7 @@ impl Write for ShortLines {
     /// The formatter hands over one line at a time.
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         let mut stderr = io::stderr().lock();
+        // A line that was left out is empty, and writing nothing writes nothing.
         if line.len() <= MAX_LINE {
             stderr.write_all(line)?;
         } else {
@@ -176,10 +188,13 @@ mod tests {
     fn one_kind_of_line_does_not_fill_the_log() {
         let (log, limit) = (Log::default(), LogLimit::default());
         let writer = log.clone();
-        let layer = tracing_subscriber::fmt::layer().with_writer(move || writer.clone());
-        let filter =
-            tracing_subscriber::filter::FilterExt::and(EnvFilter::new("info"), limit.clone());
-        let subscriber = tracing_subscriber::registry().with(layer.with_filter(filter));
+        let limited = limit.clone();
+        let layer = tracing_subscriber::fmt::layer()
+            .with_writer(move || writer.clone())
+            .json()
+            .map_event_format(|inner| Limited { inner, limit: limited })
+            .with_filter(EnvFilter::new("info"));
+        let subscriber = tracing_subscriber::registry().with(layer);
         tracing::subscriber::with_default(subscriber, || {
             for number in 0..10_000 {
                 tracing::warn!(number, "provoked");

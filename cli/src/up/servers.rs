@@ -220,7 +220,7 @@ async fn keep_influx(
     stop: CancellationToken,
 ) -> Option<InfluxDb> {
     let mut first = Some(first);
-    let mut reported = String::new();
+    let mut failures = 0_u32;
     loop {
         let started = tokio::select! {
             () = stop.cancelled() => return None,
@@ -232,7 +232,7 @@ async fn keep_influx(
         }
         match started {
             Ok(influx) => {
-                if !reported.is_empty() {
+                if failures > 0 {
                     say.line("  ok InfluxDB runs; the metrics that waited are written now");
                 }
                 tokio::select! {
@@ -243,14 +243,15 @@ async fn keep_influx(
                 return Some(influx);
             }
             Err(error) => {
-                let text = format!("{:#}", anyhow::Error::new(error));
-                if text != reported {
+                failures += 1;
+                // The 1st, 2nd, 4th, 8th … time.
+                if failures.is_power_of_two() {
+                    let text = format!("{:#}", anyhow::Error::new(error));
                     say.line(&format!(
                         "  !! InfluxDB does not start; everything else runs, metrics wait, and it is \
                          tried again every {} s: {text}",
                         INFLUX_RETRY_INTERVAL.as_secs()
                     ));
-                    reported = text;
                 }
             }
         }

@@ -81,7 +81,7 @@ async fn a_hostile_device_does_not_harm_the_metrics_of_others() {
         ("good", "cpu.usage_user", json!(12.5)),
         ("good", "temp.temp", json!(45.5)),
         ("good", "queue.size", json!(3)),
-        ("bad", "temp.temp", json!(45.0)),
+        ("bad", "temp.temp", json!(45)),
         ("bad", "app.n", json!(8)),
     ] {
         wait::until(&format!("{field} of {device}"), PATIENCE, || async {

@@ -11,6 +11,7 @@
 //! Invariant: every server listens on the loopback interface unless its options name another.
 
 pub mod child;
+pub mod file_limit;
 pub mod find;
 pub mod influx;
 pub mod nats;

@@ -4,7 +4,7 @@
 //! with the server's rights; a hostile device could direct it anywhere. So the streams send none.
 //! They republish the headers of each stored message on a subject that only the publishing device
 //! may subscribe to, and the device recognizes its message by an id in the headers
-//! (docs/decisions/0021).
+//! (docs/decisions/0023).
 
 use std::collections::HashMap;
 use std::future::Future;

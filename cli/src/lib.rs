@@ -7,6 +7,7 @@ mod client;
 mod commands;
 mod environment;
 mod exit;
+mod log_limit;
 mod otlp;
 mod output;
 mod serve;
@@ -21,6 +22,7 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer};
 
+use log_limit::Limited;
 pub use serve::openapi_document;
 
 /// Runs the program.
@@ -39,10 +41,15 @@ pub fn main() -> ExitCode {
         Ok(exporter) => exporter.unzip(),
         Err(error) => return exit::report(&error),
     };
-    start_logs(args.is_server(), spans);
+    let limit = log_limit::LogLimit::default();
+    start_logs(args.is_server(), limit.clone(), spans);
+    let is_server = args.is_server();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let ended = match runtime {
         Ok(runtime) => {
+            if is_server {
+                runtime.spawn(limit.report());
+            }
             if let Some(exporter) = exporter {
                 runtime.spawn(exporter.run());
             }
@@ -59,15 +66,19 @@ pub fn main() -> ExitCode {
 }
 
 /// Logs for a person on a terminal, JSON lines elsewhere; `RUST_LOG` chooses what.
-fn start_logs(is_server: bool, spans: Option<otlp::Spans>) {
+fn start_logs(is_server: bool, limit: log_limit::LogLimit, spans: Option<otlp::Spans>) {
     // What becomes of the children, `muster up` tells itself.
     let default = if is_server { "warn,muster=info,muster_backing=error" } else { "error" };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
-    let logs = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
-    let logs = if std::io::stderr().is_terminal() {
-        logs.with_target(false).compact().with_filter(filter).boxed()
+    let is_terminal = std::io::stderr().is_terminal();
+    let logs = tracing_subscriber::fmt::layer()
+        .with_writer(log_limit::ShortLines { is_json: !is_terminal });
+    let logs = if is_terminal {
+        let logs = logs.with_target(false).compact();
+        logs.map_event_format(|inner| Limited { inner, limit }).with_filter(filter).boxed()
     } else {
-        logs.json().with_filter(filter).boxed()
+        let logs = logs.json().map_event_format(|inner| Limited { inner, limit });
+        logs.with_filter(filter).boxed()
     };
     let only = Targets::new().with_target(muster_eventlog::traces::TARGET, LevelFilter::TRACE);
     let spans = spans.map(|spans| spans.with_filter(only));

@@ -9,7 +9,7 @@ use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gau
 use muster_eventlog::DeadLetterSource;
 use tokio_util::sync::CancellationToken;
 
-use crate::metrics::{MetricSink, SinkSnapshot};
+use crate::metrics::{Excess, MetricSink, SinkSnapshot};
 
 const EVENTS_WAITING: &str = "muster_ingest_events_waiting";
 const EVENT_BATCH: &str = "muster_ingest_event_batch_messages";
@@ -19,6 +19,7 @@ const DEAD_LETTERS: &str = "muster_ingest_dead_letters_total";
 const METRICS_WAITING: &str = "muster_ingest_metric_batches_waiting";
 const METRICS_FILL: &str = "muster_ingest_metric_stream_fill_ratio";
 const POINTS: &str = "muster_ingest_points_total";
+const MESSAGES_DROPPED: &str = "muster_ingest_metric_messages_dropped_total";
 const REQUESTS: &str = "muster_ingest_store_requests_total";
 const RETRIES: &str = "muster_ingest_store_retries_total";
 const RETENTIONS: &str = "muster_ingest_project_retentions";
@@ -38,11 +39,12 @@ pub(crate) fn describe() {
     describe_gauge!(METRICS_WAITING, "metric batches that are not consumed yet");
     describe_gauge!(METRICS_FILL, "how full the stream of metric batches is; at 1 it refuses");
     describe_counter!(POINTS, "points by what the metric store did with them");
+    describe_counter!(MESSAGES_DROPPED, "metric messages beyond a device's rate, by cause");
     describe_counter!(REQUESTS, "requests to the metric store");
     describe_counter!(RETRIES, "requests to the metric store that had to be sent again");
     describe_gauge!(
         RETENTIONS,
-        "projects that ever had a retention of their own: kept, refused or awaited by the metric store"
+        "projects with a bucket of their own: kept, refused or awaited by the metric store"
     );
     describe_gauge!(HELD, "bytes of points whose fate is open");
     describe_gauge!(ONLINE, "devices that are online, where this process keeps presence; else 0");
@@ -71,18 +73,14 @@ pub(crate) fn dead_letter(source: DeadLetterSource, cause: &'static str) {
     counter!(DEAD_LETTERS, "source" => source.as_str(), "cause" => cause).increment(1);
 }
 
-/// Points of a device that has too many series.
-pub(crate) fn points_over_limit(points: usize) {
-    if points > 0 {
-        counter!(POINTS, "outcome" => "too_many_series").increment(points as u64);
-    }
+/// Points were dropped because they are beyond a limit on their device.
+pub(crate) fn points_dropped(excess: Excess, points: usize) {
+    counter!(POINTS, "outcome" => excess.as_str()).increment(points as u64);
 }
 
-/// Points that are older than their project's metrics are kept.
-pub(crate) fn past_retention(points: usize) {
-    if points > 0 {
-        counter!(POINTS, "outcome" => "past_retention").increment(points as u64);
-    }
+/// A metric message was dropped because its device sends more than it may.
+pub(crate) fn metric_messages_dropped(excess: Excess) {
+    counter!(MESSAGES_DROPPED, "cause" => excess.as_str()).increment(1);
 }
 
 /// How many projects have a retention of their own, by how far it has come in the metric store.

@@ -26,6 +26,8 @@ pub struct IngestOptions {
     pub nats: async_nats::Client,
     /// The metric store.
     pub store: metrics::StoreSettings,
+    /// Limits on the metrics of one device.
+    pub limits: metrics::DeviceLimits,
     /// How presence is learned.
     pub presence: presence::PresenceOptions,
     /// How many of the broker's servers hold each stream.
@@ -43,7 +45,7 @@ pub async fn run(
     options: IngestOptions,
     stop: CancellationToken,
 ) -> Result<(), metrics::ClientError> {
-    let IngestOptions { log, nats, store, presence, copies } = options;
+    let IngestOptions { log, nats, store, limits, presence, copies } = options;
     counters::describe();
     let client = Arc::new(metrics::InfluxClient::new(store)?);
     let places = metrics::Places::follow(log.clone(), client.clone(), stop.clone());
@@ -51,7 +53,8 @@ pub async fn run(
     let mut parts = JoinSet::new();
     parts.spawn(counters::pass_on(sink.clone(), stop.clone()));
     parts.spawn(events::run(log.clone(), nats.clone(), copies, stop.clone()));
-    parts.spawn(metrics::reader::run(log.clone(), nats, (sink, places), copies, stop.clone()));
+    let settings = (copies, limits);
+    parts.spawn(metrics::reader::run(log.clone(), nats, (sink, places), settings, stop.clone()));
     parts.spawn(presence::run(presence, stop.clone()));
     parts.spawn(tidy(log, stop));
     while let Some(ended) = parts.join_next().await {

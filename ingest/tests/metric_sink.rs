@@ -3,8 +3,8 @@
 
 mod support;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use axum::Router;
@@ -214,6 +214,29 @@ async fn many_bad_lines_cost_few_requests() -> Result<(), Failure> {
     Ok(())
 }
 
+/// Good and bad lines in turn, of one field: each of them had to be found by a request of its own.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_that_cannot_be_isolated_cheaply_harms_itself_alone() -> Result<(), Failure> {
+    let store = Influx::start("").await?;
+    let (sink, _task) = sink(&store.url(), true, quick())?;
+    assert_eq!(sink.submit(lines(0, 1)).await?.await, Outcome::Written);
+    let before = sink.counters().snapshot().requests;
+    let bad = (1..=2_000)
+        .map(|n| format!("m,id=bad,n={n} v={n}{} 1\n", if n % 2 == 0 { "i" } else { "" }))
+        .collect();
+    let bad = sink.submit(Lines::from_text(bad)).await?;
+    let good = [sink.submit(lines(1, 50)).await?, sink.submit(lines(2, 50)).await?];
+    let Outcome::Rejected(rejected) = bad.await else { return Err("not rejected".into()) };
+    assert!((1_000..2_000).contains(&rejected.len()), "{}", rejected.len());
+    for good in good {
+        assert_eq!(good.await, Outcome::Written);
+    }
+    let requests = sink.counters().snapshot().requests - before;
+    assert!(requests <= 70, "{requests} requests");
+    assert_eq!(store.count("m", "v").await?, 1 + 100 + 1_000, "the store has every good line");
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_too_large_is_split() -> Result<(), Failure> {
     let store = Influx::start("max-body-size = 4000").await?;
@@ -244,7 +267,7 @@ async fn a_project_has_a_place_of_its_own() -> Result<(), Failure> {
     let own =
         |duration, shard| serde_json::json!([shared, ["project-a", duration, shard, 1, false]]);
     // For one that never had any, nothing is made but the database.
-    client.keep("project-a", Retention::Default).await?;
+    client.release("project-a").await?;
     assert_eq!(policies().await?, serde_json::json!([shared]));
     for (days, duration, shard) in [
         (30, "720h0m0s", "24h0m0s"),
@@ -262,7 +285,7 @@ async fn a_project_has_a_place_of_its_own() -> Result<(), Failure> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_micros();
     let old = now - 40 * 86_400 * 1_000_000;
     let mixed = format!("m,id=a v=1 {old}\nm,id=a v=2 {now}\nm,id=a v=3i {now}\n");
-    let place = Place::own(&"a".parse::<ProjectId>()?, 30);
+    let place = Place::own(&"a".parse::<ProjectId>()?, Retention::Days(30));
     let first = sink.submit_to(place.clone(), Lines::from_text(mixed)).await?;
     let other = sink.submit(lines(0, 2)).await?;
     let Outcome::Rejected(rejected) = first.await else { return Err("none is rejected".into()) };
@@ -279,8 +302,40 @@ async fn a_project_has_a_place_of_its_own() -> Result<(), Failure> {
     assert_eq!(policies().await?, own("720h0m0s", "24h0m0s"));
 
     // Back to what is for all projects: what is there stays as long as theirs.
-    client.keep("project-a", Retention::Default).await?;
+    client.release("project-a").await?;
     assert_eq!(policies().await?, own("0s", "168h0m0s"));
+    Ok(())
+}
+
+/// A string in `cpu.usage_user` refused every other device's number, in other projects too.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_project_does_not_affect_the_types_or_names_of_another() -> Result<(), Failure> {
+    let store = Influx::start("").await?;
+    let (sink, _task) = sink(&store.url(), true, quick())?;
+    let client = InfluxClient::new(StoreSettings::new(&store.url(), "metrics"))?;
+    let own = |project: &str| -> Result<Place, Failure> {
+        Ok(Place::own(&project.parse::<ProjectId>()?, Retention::Default))
+    };
+    for project in ["a", "b"] {
+        client.keep(&format!("project-{project}"), Retention::Default).await?;
+    }
+    let line = |text: &str| Lines::from_text(text.to_owned());
+    let writes = [
+        (own("a")?, "q,project=a size=\"x\",secret=1 1\n"),
+        (own("b")?, "q,project=b size=2.5 1\n"),
+        (Place::Shared, "q,project=default size=true 1\n"),
+        // Made when it is first written to.
+        (own("c")?, "q,project=c size=7i 1\n"),
+    ];
+    for (place, text) in writes {
+        assert_eq!(sink.submit_to(place, line(text)).await?.await, Outcome::Written, "{text}");
+    }
+    let fields =
+        serde_json::to_value(store.rows("SHOW FIELD KEYS FROM \"project-b\".\"q\"").await?)?;
+    assert_eq!(fields, serde_json::json!([["size", "float"]]));
+    let policies = serde_json::to_value(store.rows("SHOW RETENTION POLICIES").await?)?;
+    let of_c = serde_json::json!(["project-c", "0s", "168h0m0s", 1, false]);
+    assert!(policies.as_array().is_some_and(|it| it.contains(&of_c)), "{policies}");
     Ok(())
 }
 
@@ -304,6 +359,55 @@ async fn fake(
     let url = format!("http://{}", listener.local_addr()?);
     tokio::spawn(async move { axum::serve(listener, app).await });
     Ok((url, asked))
+}
+
+/// A store that fails on every body with one of these words in it, and writes down the others.
+async fn failing_on(
+    words: &'static [&'static str],
+) -> Result<(String, Arc<Mutex<String>>), Failure> {
+    let written = Arc::new(Mutex::new(String::new()));
+    let kept = written.clone();
+    let answer = move |body: String| async move {
+        if words.iter().any(|word| body.contains(word)) {
+            return StatusCode::INTERNAL_SERVER_ERROR;
+        }
+        kept.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push_str(&body);
+        StatusCode::NO_CONTENT
+    };
+    let app = Router::new().route("/api/v2/write", post(answer));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+    let url = format!("http://{}", listener.local_addr()?);
+    tokio::spawn(async move { axum::serve(listener, app).await });
+    Ok((url, written))
+}
+
+#[tokio::test]
+async fn a_line_that_the_store_fails_on_is_rejected_alone() -> Result<(), Failure> {
+    let (url, written) = failing_on(&["poison"]).await?;
+    let (sink, _task) = v2_sink(&url, quick())?;
+    let bad = Lines::from_text("m,id=2 v=1 1\npoison v=1 1\nm,id=2 v=2 2\n".to_owned());
+    let (good, bad) = (sink.submit(lines(1, 20)).await?, sink.submit(bad).await?);
+    let Outcome::Rejected(rejected) = bad.await else { return Err("not rejected".into()) };
+    assert_eq!(rejected.len(), 1, "{rejected:?}");
+    assert_eq!(rejected[0].line, "poison v=1 1");
+    assert!(rejected[0].reason.contains("500"), "{rejected:?}");
+    assert_eq!(good.await, Outcome::Written);
+    let text = written.lock().map_err(|_| "poisoned")?.clone();
+    assert_eq!(text.lines().filter(|line| line.starts_with("m,id=1")).count(), 20, "{text}");
+    assert_eq!(text.lines().filter(|line| line.starts_with("m,id=2")).count(), 2, "{text}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_store_that_fails_on_everything_drops_nothing() -> Result<(), Failure> {
+    let (url, _) = failing_on(&["="]).await?;
+    let (sink, _task) = v2_sink(&url, quick())?;
+    let waiting = sink.submit(lines(1, 20)).await?;
+    let tried = || sink.counters().snapshot().retries >= 12;
+    assert!(wait_for(Duration::from_secs(20), tried).await);
+    assert_eq!(sink.counters().snapshot().lines_rejected, 0);
+    drop(waiting);
+    Ok(())
 }
 
 fn v2_sink(url: &str, settings: SinkSettings) -> Result<(MetricSink, SinkTask), Failure> {

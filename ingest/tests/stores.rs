@@ -275,16 +275,16 @@ async fn in_v2_a_project_gets_a_bucket_that_influxql_finds() -> Result<(), Failu
     let client = Arc::new(v2_client(&url)?);
     // Nothing is made for a project that never had a retention of its own.
     client.create_database().await?;
-    client.keep("project-a", Retention::Default).await?;
+    client.release("project-a").await?;
     assert_eq!(state.lock().map_err(|_| "poisoned")?.buckets.len(), 1);
 
     for _ in 0..2 {
         client.keep("project-a", Retention::Days(30)).await?;
     }
     let (sink, _task) = MetricSink::start(client.clone(), SinkSettings::default());
-    let own = Place::own(&"a".parse::<ProjectId>()?, 30);
+    let own = Place::own(&"a".parse::<ProjectId>()?, Retention::Days(30));
     // A place that is not there any more is made again, with what goes to it.
-    let gone = Place::own(&"b".parse::<ProjectId>()?, 7);
+    let gone = Place::own(&"b".parse::<ProjectId>()?, Retention::Days(7));
     let waiting = [
         sink.submit(Lines::from_text("m v=1 1\n".into())).await?,
         sink.submit_to(own, Lines::from_text("m v=2 2\n".into())).await?,
@@ -294,7 +294,7 @@ async fn in_v2_a_project_gets_a_bucket_that_influxql_finds() -> Result<(), Failu
         assert_eq!(completion.await, Outcome::Written);
     }
     client.keep("project-a", Retention::Days(90)).await?;
-    client.keep("project-b", Retention::Default).await?;
+    client.release("project-b").await?;
 
     let state = state.lock().map_err(|_| "poisoned")?;
     let rule = |bucket: &Value| bucket["retentionRules"][0]["everySeconds"].as_u64();

@@ -14,6 +14,7 @@ pub mod envelope;
 pub mod events;
 pub mod ids;
 pub mod metric_names;
+pub mod metric_rules;
 pub mod metrics;
 pub mod names;
 pub mod retention;

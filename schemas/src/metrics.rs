@@ -18,6 +18,7 @@ use crate::Timestamp;
 use crate::codec::{self, DecodeError};
 use crate::compress;
 use crate::metric_names;
+use crate::metric_rules::clean_text;
 
 /// The version of the batch's shape that this code writes.
 pub const BATCH_VERSION: u8 = 1;
@@ -139,6 +140,15 @@ pub enum InvalidBatch {
     TooManyPoints(usize),
 }
 
+/// Points that were dropped from a batch because they break a limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Dropped {
+    /// How many.
+    pub points: usize,
+    /// The limit that the first of them breaks.
+    pub reason: Option<&'static str>,
+}
+
 impl MetricBatch {
     /// The bytes that go on the wire.
     #[must_use]
@@ -157,6 +167,33 @@ impl MetricBatch {
     /// # Errors
     /// When the bytes are no batch, or a limit is broken.
     pub fn decode(bytes: &[u8]) -> Result<Self, InvalidBatch> {
+        let batch = Self::decode_unchecked(bytes)?;
+        for (index, point) in batch.points.iter().enumerate() {
+            point.check().map_err(|what| InvalidBatch::Limit { what, point: index })?;
+        }
+        Ok(batch)
+    }
+
+    /// Reads a batch as [`Self::decode`] does, and drops the points that break a limit. Also returns
+    /// how many were dropped, and why the first of them was.
+    ///
+    /// # Errors
+    /// When the bytes are no batch, or hold too many points.
+    pub fn decode_valid_points(bytes: &[u8]) -> Result<(Self, Dropped), InvalidBatch> {
+        let mut batch = Self::decode_unchecked(bytes)?;
+        let mut dropped = Dropped::default();
+        batch.points.retain(|point| match point.check() {
+            Ok(()) => true,
+            Err(what) => {
+                dropped.points += 1;
+                dropped.reason.get_or_insert(what);
+                false
+            }
+        });
+        Ok((batch, dropped))
+    }
+
+    fn decode_unchecked(bytes: &[u8]) -> Result<Self, InvalidBatch> {
         let batch: Self = if compress::is_compressed(bytes) {
             let whole = compress::decompress(bytes, MAX_INFLATED).ok_or_else(|| {
                 let problem = "neither a batch nor a compressed one of at most 4 MiB";
@@ -168,9 +205,6 @@ impl MetricBatch {
         };
         if batch.points.len() > MAX_POINTS {
             return Err(InvalidBatch::TooManyPoints(batch.points.len()));
-        }
-        for (index, point) in batch.points.iter().enumerate() {
-            point.check().map_err(|what| InvalidBatch::Limit { what, point: index })?;
         }
         Ok(batch)
     }
@@ -188,12 +222,17 @@ impl Point {
         }
     }
 
-    /// Adds a tag; an empty value adds nothing (a store cannot hold an empty tag).
+    /// Adds a tag; an empty value adds nothing (a store cannot hold an empty tag). Control characters
+    /// are replaced: see [`clean_text`].
     #[must_use]
     pub fn tag(mut self, name: &'static str, value: impl Into<String>) -> Self {
         let value = value.into();
         if !value.is_empty() {
-            self.tags.insert(name.into(), value);
+            let clean = match clean_text(&value) {
+                Cow::Borrowed(same) if same.len() == value.len() => value,
+                clean => clean.into_owned(),
+            };
+            self.tags.insert(name.into(), clean);
         }
         self
     }

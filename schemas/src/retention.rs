@@ -23,7 +23,7 @@ const PATTERN: &str = "^(default|[1-9][0-9]{0,3}d|[1-9][0-9]{0,2}w)$";
 
 /// How long a project's metrics are kept. Written as `default`, or as days, `30d`; weeks, `2w`, are
 /// read too.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Retention {
     /// As long as the metric store keeps those of all projects.
     #[default]

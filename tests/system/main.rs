@@ -19,6 +19,7 @@ mod grafana;
 mod hostile;
 mod installer;
 mod joining;
+mod metric_limits;
 mod narrow;
 mod openapi;
 mod operations;

@@ -1,6 +1,7 @@
 //! What one point of an application may be: its sizes, its names, and what is not its to say.
 
 use muster_schemas::Timestamp;
+use muster_schemas::metric_rules::clean_text;
 use muster_schemas::metrics::{FieldValue, MAX_TEXT, Point};
 
 use super::read::{Claim, name_of};
@@ -39,11 +40,13 @@ pub enum Cause {
     Rate,
     /// More than waits to be sent at once.
     Full,
+    /// A field of a built-in measurement with another type than the fixed one.
+    Type,
 }
 
 impl Cause {
     /// All causes.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Malformed,
         Self::TooLong,
         Self::TooMany,
@@ -52,6 +55,7 @@ impl Cause {
         Self::Series,
         Self::Rate,
         Self::Full,
+        Self::Type,
     ];
 
     /// Its name, as a field and in the status.
@@ -66,6 +70,7 @@ impl Cause {
             Self::Series => "series",
             Self::Rate => "rate",
             Self::Full => "full",
+            Self::Type => "type",
         }
     }
 
@@ -80,6 +85,7 @@ impl Cause {
             Self::Series => "dropped_series",
             Self::Rate => "dropped_rate",
             Self::Full => "dropped_full",
+            Self::Type => "dropped_type",
         }
     }
 }
@@ -93,7 +99,7 @@ pub(super) struct Building {
 impl Building {
     pub(super) fn new(measurement: &str) -> Result<Self, Cause> {
         check_name(measurement)?;
-        let measurement = name_of(measurement);
+        let measurement = name_of(&clean_text(measurement));
         Ok(Self { point: Point { measurement, ..Point::new("") }, left_out: 0 })
     }
 
@@ -106,12 +112,10 @@ impl Building {
         if value.len() > MAX_TAG_VALUE {
             return Err(Cause::TooLong);
         }
-        if value.chars().any(char::is_control) {
-            return Err(Cause::Name);
-        }
         // No store holds an empty tag.
         if !value.is_empty() {
-            self.point.tags.insert(name_of(name), value.to_owned());
+            let name = name_of(&clean_text(name));
+            self.point.tags.insert(name, clean_text(value).into_owned());
         }
         if self.point.tags.len() > MAX_TAGS { Err(Cause::TooMany) } else { Ok(()) }
     }
@@ -128,15 +132,16 @@ impl Building {
             FieldValue::Text(text) if text.len() > MAX_TEXT => return Err(Cause::TooLong),
             _ => {}
         }
-        self.point.fields.insert(name_of(name), value);
+        self.point.fields.insert(name_of(&clean_text(name)), value);
         if self.point.fields.len() > MAX_FIELDS { Err(Cause::TooMany) } else { Ok(()) }
     }
 
     pub(super) fn finish(self, time: Option<Timestamp>) -> Result<Claim, Cause> {
-        let Self { point, left_out } = self;
+        let Self { mut point, left_out } = self;
         if point.fields.is_empty() {
             return Err(Cause::Malformed);
         }
+        point.fix_types().map_err(|_| Cause::Type)?;
         Ok(Claim { point, time, left_out })
     }
 }
@@ -149,7 +154,7 @@ fn check_name(name: &str) -> Result<(), Cause> {
     let is_fit = !name.is_empty()
         && name != "time"
         && !name.starts_with('_')
-        && !name.chars().any(char::is_control);
+        && !name.starts_with(char::is_control);
     if is_fit { Ok(()) } else { Err(Cause::Name) }
 }
 

@@ -94,6 +94,12 @@ fn line_protocol_is_taken() {
                 &["name"; 5],
             ),
             ("cpu x=1", &["cpu  x=1.0 -2000000"], &[]),
+            // Built-in fields keep their types, whether the agent samples the group or not.
+            (
+                "temp temp=45i\ncpu usage_user=\"x\"\nnet speed=1.5",
+                &["temp  temp=45.0 -2000000"],
+                &["type"; 2],
+            ),
             (&long, &[], &["too_long"]),
             (&format!("a x=\"{}\"", "y".repeat(9000)), &[], &["too_long"]),
             (
@@ -132,6 +138,11 @@ fn json_is_taken() {
             ),
             (r#"{"measurement":"a","fields":{"x":1},"time":1e300}"#, &[], &["time"]),
             (r#"{"measurement":"a","fields":{"x":1},"time":"tomorrow"}"#, &[], &["time"]),
+            (
+                r#"{"measurement":"a\u001b","tags":{"q\n":"1\n2"},"fields":{"x\t":1}}"#,
+                &["a_ q_=1_2 x_=1.0 -2000000"],
+                &[],
+            ),
             (r#"{"measurement":"a","fields":{"x":{}}}"#, &[], &["malformed"]),
             (r#"{"measurement":"a","fields":{"x":1e999}}"#, &[], &["malformed"]),
             (r#"{"measurement":"a","fields":{}}"#, &[], &["malformed"]),

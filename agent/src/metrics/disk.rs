@@ -4,6 +4,8 @@
 //! gone blocks for ever, and no time-out helps. Block devices' traffic is in [`super::diskio`].
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use muster_schemas::metrics::Point;
@@ -78,7 +80,10 @@ struct Mount {
     device: String,
     /// The folder of the file system that is mounted; other than `/` for a bind mount.
     folder: String,
+    /// The mount point; bytes that are no UTF-8 are written as `\xff`.
     path: String,
+    /// The mount point as it is.
+    raw_path: Vec<u8>,
     read_only: bool,
     fstype: String,
     source: String,
@@ -89,12 +94,13 @@ pub(super) struct Disk;
 
 impl Collect for Disk {
     fn collect(&mut self, files: &mut Files, points: &mut Vec<Point>) -> Result<(), CollectError> {
-        let mounts: Vec<Mount> = files.text(MOUNTINFO)?.lines().filter_map(Mount::parse).collect();
+        let mounts: Vec<Mount> =
+            files.escaped_text(MOUNTINFO)?.lines().filter_map(Mount::parse).collect();
         if mounts.is_empty() {
             return Err(files.garbled(MOUNTINFO, "a single mount"));
         }
         for mount in chosen(mounts) {
-            let place = files.path(mount.path.trim_start_matches('/'));
+            let place = files.path("").join(mount.location());
             // A mount that is gone by now, or may not be looked at, is left out like an absent one.
             if let Some(point) = usage(&place).and_then(|usage| mount.point(&usage)) {
                 points.push(point);
@@ -116,12 +122,19 @@ impl Mount {
         let (fstype, source) = (right.next()?, right.next()?);
         Some(Self {
             device: device.to_owned(),
-            folder: unescape(folder),
-            path: unescape(path),
+            folder: shown(&unescape(folder)),
+            path: shown(&unescape(path)),
+            raw_path: unescape(path),
             read_only: options.split(',').any(|option| option == "ro"),
             fstype: fstype.to_owned(),
-            source: unescape(source),
+            source: shown(&unescape(source)),
         })
+    }
+
+    /// The mount point, relative to `/`.
+    fn location(&self) -> &Path {
+        let path = Path::new(OsStr::from_bytes(&self.raw_path));
+        path.strip_prefix("/").unwrap_or(path)
     }
 
     fn point(&self, usage: &Usage) -> Option<Point> {
@@ -212,9 +225,9 @@ fn chosen(mounts: Vec<Mount>) -> Vec<Mount> {
 }
 
 /// Decodes the kernel's `\040` for space, tab, newline and backslash.
-fn unescape(text: &str) -> String {
+fn unescape(text: &str) -> Vec<u8> {
     if !text.contains('\\') {
-        return text.to_owned();
+        return text.as_bytes().to_vec();
     }
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
@@ -230,7 +243,17 @@ fn unescape(text: &str) -> String {
             }
         }
     }
-    String::from_utf8_lossy(&bytes).into_owned()
+    bytes
+}
+
+/// A path as text: bytes that are no UTF-8 are written as `\xff`.
+fn shown(path: &[u8]) -> String {
+    let mut text = String::with_capacity(path.len());
+    for chunk in path.utf8_chunks() {
+        text.push_str(chunk.valid());
+        text.extend(chunk.invalid().iter().map(|byte| format!("\\x{byte:02x}")));
+    }
+    text
 }
 
 #[cfg(test)]
@@ -273,11 +296,29 @@ mod tests {
     }
 
     #[test]
+    fn a_mount_point_that_is_not_utf8_or_has_a_line_end_is_reported() {
+        let folder = tempfile::tempdir().unwrap();
+        let place = folder.path().join("proc/self");
+        std::fs::create_dir_all(&place).unwrap();
+        let line = b"1 0 8:1 / /m\\012n\xff\x1b rw - ext4 /dev/sda1 rw\n";
+        std::fs::write(place.join("mountinfo"), line).unwrap();
+        let mount_point = folder.path().join(OsStr::from_bytes(b"m\nn\xff\x1b"));
+        std::fs::create_dir(&mount_point).unwrap();
+        let mut points = Vec::new();
+        Disk.collect(&mut Files::new(folder.path()), &mut points).unwrap();
+        let paths: Vec<&str> = points
+            .iter()
+            .filter_map(|it| it.tags.get(&"path".into()).map(String::as_str))
+            .collect();
+        assert_eq!(paths, ["/m_n\\xff_"]);
+    }
+
+    #[test]
     fn escapes_are_decoded_and_broken_ones_kept() {
         for (text, expected) in
             [("a", "a"), ("a\\040b", "a b"), ("\\134", "\\"), ("\\0", "\\0"), ("\\999", "\\999")]
         {
-            assert_eq!(unescape(text), expected);
+            assert_eq!(shown(&unescape(text)), expected);
         }
     }
 }

@@ -74,6 +74,18 @@ impl Files {
         }
     }
 
+    /// Reads a file whole, as text in which each byte that is no UTF-8 is written as `\ooo`, as the
+    /// kernel escapes spaces in tables of paths.
+    pub(crate) fn escaped_text(&mut self, relative: &str) -> Result<String, CollectError> {
+        self.text(relative)?;
+        let mut text = String::with_capacity(self.bytes.len());
+        for chunk in self.bytes.utf8_chunks() {
+            text.push_str(chunk.valid());
+            text.extend(chunk.invalid().iter().map(|byte| format!("\\{byte:03o}")));
+        }
+        Ok(text)
+    }
+
     /// Reads a file that a machine may lack: `None` when it is not there.
     pub(crate) fn text_if_present(
         &mut self,

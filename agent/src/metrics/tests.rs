@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use muster_schemas::metric_rules::{FieldType, field_type};
 use muster_schemas::metrics::{FieldValue, MetricBatch, Point};
 use muster_schemas::{Timestamp, codec};
 
@@ -44,6 +45,23 @@ fn check(fixture_name: &str, groups: &str, expected: &[&str]) -> Result<(), Fail
     let mut collectors = Collectors::new(&fixture(fixture_name));
     let points = sample(&mut collectors, groups)?;
     assert_eq!(shown(&points), expected, "{fixture_name}: {groups}");
+    for point in &points {
+        for (name, value) in &point.fields {
+            let fixed = field_type(point.measurement.as_str(), name.as_str());
+            let found = match value {
+                FieldValue::Float(_) => FieldType::Float,
+                FieldValue::Int(_) => FieldType::Int,
+                FieldValue::Text(_) => FieldType::Text,
+                FieldValue::Bool(_) => return Err("no built-in field is a boolean".into()),
+            };
+            assert_eq!(
+                fixed,
+                Some(found),
+                "{}.{name} in schemas/src/metric_rules.rs",
+                point.measurement
+            );
+        }
+    }
     assert_eq!(collectors.failing(), GroupSet::NONE, "{fixture_name}: {groups}");
     Ok(())
 }

@@ -40,6 +40,24 @@ pub(super) async fn bootstrap(
     }
 }
 
+/// How to sign in, once [`bootstrap`] has run.
+pub(super) fn credentials(
+    options: &InfluxOptions,
+    dir: &Path,
+    flavor: Flavor,
+) -> Result<Credentials, InfluxError> {
+    Ok(match (flavor, options.auth) {
+        (Flavor::V1, Auth::Open) => Credentials::Open,
+        (Flavor::V1, Auth::Password) => {
+            Credentials::Password { user: USER.into(), password: secret(dir, "password")? }
+        }
+        (Flavor::V2 | Flavor::V3, _) => Credentials::Token {
+            organization: options.database.clone(),
+            token: secret(dir, "token")?,
+        },
+    })
+}
+
 fn secret(dir: &Path, name: &str) -> Result<String, InfluxError> {
     let path = dir.join(name);
     files::secret(&path).map_err(|source| InfluxError::File {

@@ -1,9 +1,13 @@
 //! The configuration: a TOML file for 1.x, flags for 2.x.
 
 use std::ffi::OsString;
+use std::net::Ipv4Addr;
 use std::path::Path;
 
 use super::options::Auth;
+
+/// An address that a TCP socket can be bound to and that no TCP connection reaches.
+const UNREACHABLE: Ipv4Addr = Ipv4Addr::new(224, 0, 0, 1);
 
 /// The configuration file of InfluxDB 1.x.
 pub(super) fn v1(dir: &Path, port: u16, auth: Auth) -> String {
@@ -11,8 +15,9 @@ pub(super) fn v1(dir: &Path, port: u16, auth: Auth) -> String {
     format!(
         r#"# Written by muster at every start.
 reporting-disabled = true
-# For backups over the network, which muster does not use; it cannot be left out.
-bind-address = "127.0.0.1:0"
+# The port for backups asks for no password and cannot be turned off. A TCP socket can be bound to
+# this multicast address, and the kernel connects nobody to it.
+bind-address = "{UNREACHABLE}:0"
 
 [meta]
 dir = {meta}
@@ -97,7 +102,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn folders_are_quoted_and_only_loopback_is_bound() {
+    fn nobody_reaches_the_address_of_the_backup_port() {
+        use std::net::{TcpListener, TcpStream};
+        use std::time::Duration;
+        let listener = TcpListener::bind((UNREACHABLE, 0)).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        for address in [UNREACHABLE, Ipv4Addr::LOCALHOST, Ipv4Addr::UNSPECIFIED] {
+            let address = (address, port).into();
+            assert!(TcpStream::connect_timeout(&address, Duration::from_secs(5)).is_err());
+        }
+    }
+
+    #[test]
+    fn folders_are_quoted_and_only_the_api_is_reached() {
         let config = v1(Path::new("/a \"b\"\\c"), 8086, Auth::Password);
         assert!(config.contains(r#"dir = "/a \"b\"\\c/data""#), "{config}");
         assert!(config.contains("auth-enabled = true"));
@@ -105,7 +122,7 @@ mod tests {
             config.lines().filter(|line| line.starts_with("bind-address")).collect();
         assert_eq!(
             binds,
-            [r#"bind-address = "127.0.0.1:0""#, r#"bind-address = "127.0.0.1:8086""#]
+            [r#"bind-address = "224.0.0.1:0""#, r#"bind-address = "127.0.0.1:8086""#]
         );
     }
 

@@ -12,4 +12,4 @@ mod server;
 
 pub use flavor::Flavor;
 pub use options::{Auth, InfluxOptions};
-pub use server::{Credentials, InfluxDb, InfluxError};
+pub use server::{Credentials, InfluxDb, InfluxError, credentials};

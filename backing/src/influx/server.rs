@@ -112,6 +112,25 @@ impl fmt::Debug for Credentials {
     }
 }
 
+/// How to sign in to the server that these options start, whether it runs or not: its secrets are kept
+/// in its folder, and made when they are missing.
+///
+/// # Errors
+/// When the folder cannot be read or written.
+pub async fn credentials(options: &InfluxOptions) -> Result<Credentials, InfluxError> {
+    std::fs::create_dir_all(&options.dir).map_err(|source| InfluxError::File {
+        attempt: "make",
+        path: options.dir.clone(),
+        source,
+    })?;
+    // Without a program that tells its version, it is what runs on most machines.
+    let flavor = match options.places.influxd() {
+        Ok(program) => flavor(&program).await.unwrap_or(Flavor::V1),
+        Err(_) => Flavor::V1,
+    };
+    super::bootstrap::credentials(options, &options.dir, flavor)
+}
+
 /// An InfluxDB with its database.
 #[derive(Debug)]
 pub struct InfluxDb {

@@ -9,6 +9,7 @@ mod forward;
 mod health;
 mod install;
 mod limits;
+mod metric_limits;
 mod names;
 mod options;
 mod patience;
@@ -33,6 +34,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use door::openapi_document;
 pub(crate) use limits::JoinRate;
+pub(crate) use metric_limits::MetricLimits;
 pub(crate) use names::{address_for_others, certificate_names};
 pub(crate) use options::{
     DEFAULT_PORT, Listen, MetricStore, RecordShells, Role, Roles, ServeArgs, ServeOptions, silence,
@@ -139,6 +141,7 @@ pub(crate) async fn run(
             log: log.clone(),
             nats,
             store: options.needed_metric_store()?.store_settings(),
+            limits: options.metric_limits.into(),
             presence,
             copies: options.copies,
         };

@@ -17,6 +17,7 @@ use muster_ingest::streams::Copies;
 use muster_query::influx::{InfluxCredentials, InfluxQueryOptions};
 
 use super::limits::JoinRate;
+use super::metric_limits::MetricLimits;
 use super::names::certificate_names;
 use super::proxies::TrustedProxies;
 use crate::commands::seconds;
@@ -111,6 +112,8 @@ pub(crate) struct ServeOptions {
     pub(crate) offline_after: Duration,
     /// What an address may ask for without a token, a second.
     pub(crate) joins: NonZeroU32,
+    /// Limits on the metrics of one device.
+    pub(crate) metric_limits: MetricLimits,
     /// Whose word on whose request it is is taken.
     pub(crate) proxies: TrustedProxies,
     /// Whose shells are recorded.
@@ -266,6 +269,8 @@ pub(crate) struct ServeArgs {
     #[command(flatten)]
     joins: JoinRate,
     #[command(flatten)]
+    metric_limits: MetricLimits,
+    #[command(flatten)]
     proxies: TrustedProxies,
     #[command(flatten)]
     record: RecordShells,
@@ -326,6 +331,7 @@ impl TryFrom<ServeArgs> for ServeOptions {
             agents: args.agents,
             offline_after: args.offline_after,
             joins: args.joins.joins_per_second,
+            metric_limits: args.metric_limits,
             proxies: args.proxies,
             recording: args.record.record_shells.into(),
         })

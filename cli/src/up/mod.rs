@@ -26,7 +26,8 @@ use tokio_util::sync::CancellationToken;
 use crate::client::{Client, contexts};
 use crate::otlp::OtlpArgs;
 use crate::serve::{
-    self, DEFAULT_PORT, JoinRate, Listen, RecordShells, Role, Roles, ServeOptions, TrustedProxies,
+    self, DEFAULT_PORT, JoinRate, Listen, MetricLimits, RecordShells, Role, Roles, ServeOptions,
+    TrustedProxies,
 };
 use agent::LocalAgent;
 use asked::Asked;
@@ -70,6 +71,8 @@ pub(crate) struct UpArgs {
     #[command(flatten)]
     joins: JoinRate,
     #[command(flatten)]
+    metric_limits: MetricLimits,
+    #[command(flatten)]
     record: RecordShells,
     /// Do not make this machine a device
     #[arg(long)]
@@ -92,6 +95,7 @@ struct Up<'a> {
     with_agent: bool,
     offline_after: Duration,
     joins: NonZeroU32,
+    metric_limits: MetricLimits,
     recording: Recording,
     agents: Option<PathBuf>,
     began: Instant,
@@ -102,6 +106,9 @@ pub(crate) async fn run(args: UpArgs) -> Result<()> {
     let began = Instant::now();
     let asked = Asked::listen()?;
     let say = Say::new();
+    if let Err(error) = muster_backing::file_limit::raise() {
+        say.line(&format!("  !! the limit of open files cannot be raised: {error}"));
+    }
     let port = args.port.or(args.listen.port).unwrap_or(DEFAULT_PORT);
     let folder = Folder::open(&args.data, port)?;
     let listen = listen_on(args.listen.ip, port, &folder)?;
@@ -136,6 +143,7 @@ pub(crate) async fn run(args: UpArgs) -> Result<()> {
         with_agent: !args.no_agent,
         offline_after: args.offline_after,
         joins: args.joins.joins_per_second,
+        metric_limits: args.metric_limits,
         recording: args.record.record_shells.into(),
         agents: args.agents,
         began,
@@ -207,6 +215,7 @@ impl Up<'_> {
             agents: self.agents.clone(),
             offline_after: self.offline_after,
             joins: self.joins,
+            metric_limits: self.metric_limits,
             proxies: TrustedProxies::default(),
             recording: self.recording,
         };

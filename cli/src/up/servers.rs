@@ -10,6 +10,9 @@ use muster_backing::influx::{Credentials, InfluxDb, InfluxOptions};
 use muster_backing::nats::{Identity, NatsOptions, NatsServer, Preload, Tls};
 use muster_backing::postgres::{Postgres, PostgresOptions};
 use muster_command::keys::{Certificates, KeyStore};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::folder::{Folder, Ports};
 use super::say::Say;
@@ -19,7 +22,7 @@ use crate::serve::MetricStore;
 pub(super) struct Servers {
     postgres: Postgres,
     nats: NatsServer,
-    influx: InfluxDb,
+    influx: Influx,
 }
 
 /// What they are started with.
@@ -55,12 +58,12 @@ impl Servers {
         let (postgres, nats, influx) = tokio::try_join!(
             start_postgres(folder, ports, say),
             start_nats(&options, ports),
-            start_influx(folder, ports, say),
+            async { Influx::start(folder, ports, say).await },
         )?;
         folder.keep_ports(&Ports {
             postgres: Some(postgres.port()),
             nats: Some(nats.port()),
-            influx: Some(influx.port()),
+            influx: Some(influx.port),
             ..ports
         })?;
         Ok(Self { postgres, nats, influx })
@@ -79,29 +82,14 @@ impl Servers {
     }
 
     pub(super) fn metric_store(&self) -> MetricStore {
-        let (user, token) = match self.influx.credentials() {
-            Credentials::Open => (None, None),
-            Credentials::Password { user, password } => {
-                (Some((user.clone(), password.clone())), None)
-            }
-            Credentials::Token { organization, token } => {
-                (None, Some((organization.clone(), token.clone())))
-            }
-        };
-        MetricStore {
-            url: self.influx.url(),
-            database: self.influx.database().to_owned(),
-            user,
-            token,
-        }
+        self.influx.store.clone()
     }
 
     /// Says what becomes of the children; never ends.
     pub(super) async fn report(&self, say: &Say) {
         let one = report_child(self.postgres.child(), say);
         let two = report_child(self.nats.child(), say);
-        let three = report_child(self.influx.child(), say);
-        tokio::join!(one, two, three);
+        tokio::join!(one, two);
         std::future::pending::<()>().await;
     }
 
@@ -113,7 +101,9 @@ impl Servers {
             }
         };
         told("nats-server", self.nats.stop().await);
-        told("InfluxDB", self.influx.stop().await);
+        if let Some(influx) = self.influx.stop().await {
+            told("InfluxDB", influx.stop().await);
+        }
         told("PostgreSQL", self.postgres.stop().await);
     }
 }
@@ -158,16 +148,116 @@ async fn start_nats(options: &ServerOptions<'_>, ports: Ports) -> Result<NatsSer
     started.context("cannot start nats-server")
 }
 
-async fn start_influx(folder: &Folder, ports: Ports, say: &Say) -> Result<InfluxDb> {
-    let (doing, on_progress) = watched(say, "InfluxDB (metrics)");
-    let started = InfluxDb::start(InfluxOptions {
-        port: ports.influx,
-        on_progress: Some(on_progress),
-        ..InfluxOptions::new(folder.path().join("influx"))
-    })
-    .await;
-    finish(&doing, &started);
-    started.context("cannot start InfluxDB")
+/// InfluxDB, which all the rest runs without: metrics wait at the broker and on the devices. A start
+/// that fails is repeated in the background.
+#[derive(Debug)]
+struct Influx {
+    port: u16,
+    store: MetricStore,
+    /// Dropped, it stops the task.
+    stop: DropGuard,
+    task: JoinHandle<Option<InfluxDb>>,
+}
+
+/// How long everything else waits for InfluxDB.
+const INFLUX_START_TIMEOUT: Duration = Duration::from_secs(60);
+/// The wait before InfluxDB is started again after it did not start.
+const INFLUX_RETRY_INTERVAL: Duration = Duration::from_secs(15);
+
+impl Influx {
+    async fn start(folder: &Folder, ports: Ports, say: &Say) -> Result<Self> {
+        let (doing, on_progress) = watched(say, "InfluxDB (metrics)");
+        let port = ports.influx.map_or_else(muster_backing::ports::free_port, Ok)?;
+        let options = InfluxOptions {
+            port: Some(port),
+            on_progress: Some(on_progress),
+            ..InfluxOptions::new(folder.path().join("influx"))
+        };
+        let credentials = muster_backing::influx::credentials(&options).await;
+        let (user, token) = match credentials.context("cannot read the secrets of InfluxDB")? {
+            Credentials::Open => (None, None),
+            Credentials::Password { user, password } => (Some((user, password)), None),
+            Credentials::Token { organization, token } => (None, Some((organization, token))),
+        };
+        let store = MetricStore {
+            url: format!("http://127.0.0.1:{port}"),
+            database: options.database.clone(),
+            user,
+            token,
+        };
+        let stop = CancellationToken::new();
+        let (first, started) = oneshot::channel();
+        let task = tokio::spawn(keep_influx(options, say.clone(), first, stop.clone()));
+        match tokio::time::timeout(INFLUX_START_TIMEOUT, started).await {
+            Ok(Ok(true)) => doing.done(),
+            Ok(_) => doing.failed(),
+            Err(_) => {
+                doing.failed();
+                say.line(
+                    "  !! InfluxDB is still starting; everything else runs, and metrics wait for it",
+                );
+            }
+        }
+        Ok(Self { port, store, stop: stop.drop_guard(), task })
+    }
+
+    /// Stops what keeps it running; the server itself when it runs.
+    async fn stop(self) -> Option<InfluxDb> {
+        drop(self.stop);
+        // A panic in the task is a bug, and its server ends with it.
+        self.task.await.unwrap_or_default()
+    }
+}
+
+/// Starts InfluxDB until it runs, then reports on it until `stop`. `first` is sent whether the first
+/// start worked.
+async fn keep_influx(
+    options: InfluxOptions,
+    say: Say,
+    first: oneshot::Sender<bool>,
+    stop: CancellationToken,
+) -> Option<InfluxDb> {
+    let mut first = Some(first);
+    let mut failures = 0_u32;
+    loop {
+        let started = tokio::select! {
+            () = stop.cancelled() => return None,
+            started = InfluxDb::start(options.clone()) => started,
+        };
+        if let Some(first) = first.take() {
+            // The receiver may have waited long enough.
+            let _ = first.send(started.is_ok());
+        }
+        match started {
+            Ok(influx) => {
+                if failures > 0 {
+                    say.line("  ok InfluxDB runs; the metrics that waited are written now");
+                }
+                tokio::select! {
+                    () = report_child(influx.child(), &say) => {}
+                    () = stop.cancelled() => {}
+                }
+                stop.cancelled().await;
+                return Some(influx);
+            }
+            Err(error) => {
+                failures += 1;
+                // The 1st, 2nd, 4th, 8th … time.
+                if failures.is_power_of_two() {
+                    let text = format!("{:#}", anyhow::Error::new(error));
+                    say.line(&format!(
+                        "  !! InfluxDB does not start; everything else runs, metrics wait, and it is \
+                         tried again every {} s: {text}",
+                        INFLUX_RETRY_INTERVAL.as_secs()
+                    ));
+                }
+            }
+        }
+        tokio::select! {
+            () = stop.cancelled() => return None,
+            () = tokio::time::sleep(INFLUX_RETRY_INTERVAL) => {}
+        }
+    }
 }
 
 /// A child that ran this long has recovered: its next crash is a first one again.

@@ -1,5 +1,5 @@
-//! Has a metric store keep a project's metrics for a time of their own: by a retention policy of the
-//! database in InfluxDB 1.x, by a bucket in 2.x. Others cannot, and that is said.
+//! Makes a project's own bucket in a metric store, with its retention: a retention policy of the
+//! database in InfluxDB 1.x, a bucket in 2.x. Others cannot, and that is said.
 //!
 //! Safe to repeat, and by several processes at once: what is as wanted stays as it is.
 
@@ -30,32 +30,65 @@ pub enum PlaceError {
     Away(String),
 }
 
+/// What is done about a bucket that is not there.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Missing {
+    Make,
+    Leave,
+}
+
 impl InfluxClient {
-    /// Makes the place `policy` with this retention, or changes its retention. With
-    /// [`Retention::Default`] a place that is there gets the retention of the place of all projects,
-    /// and none is made.
+    /// Makes the bucket `policy` with this retention, or changes its retention.
+    /// [`Retention::Default`] is the retention of the database itself.
     ///
     /// # Errors
     /// See [`PlaceError`].
     pub async fn keep(&self, policy: &str, retention: Retention) -> Result<(), PlaceError> {
-        match self.keep_once(policy, retention).await {
+        self.keep_or_release(policy, retention, Missing::Make).await
+    }
+
+    /// Gives a bucket that is there the retention of the database itself, and makes none.
+    ///
+    /// # Errors
+    /// See [`PlaceError`].
+    pub async fn release(&self, policy: &str) -> Result<(), PlaceError> {
+        self.keep_or_release(policy, Retention::Default, Missing::Leave).await
+    }
+
+    async fn keep_or_release(
+        &self,
+        policy: &str,
+        retention: Retention,
+        missing: Missing,
+    ) -> Result<(), PlaceError> {
+        match self.keep_once(policy, retention, missing).await {
             // Another process may have been faster; then nothing is left to do.
             Err(PlaceError::Refused(_)) => {
                 tokio::time::sleep(AGAIN).await;
-                self.keep_once(policy, retention).await
+                self.keep_once(policy, retention, missing).await
             }
             done => done,
         }
     }
 
-    async fn keep_once(&self, policy: &str, retention: Retention) -> Result<(), PlaceError> {
+    async fn keep_once(
+        &self,
+        policy: &str,
+        retention: Retention,
+        missing: Missing,
+    ) -> Result<(), PlaceError> {
         match self.api().await.map_err(PlaceError::Away)? {
-            Api::V1 => self.keep_v1(policy, retention).await,
-            _ => self.keep_v2(policy, retention).await,
+            Api::V1 => self.keep_v1(policy, retention, missing).await,
+            _ => self.keep_v2(policy, retention, missing).await,
         }
     }
 
-    async fn keep_v1(&self, policy: &str, retention: Retention) -> Result<(), PlaceError> {
+    async fn keep_v1(
+        &self,
+        policy: &str,
+        retention: Retention,
+        missing: Missing,
+    ) -> Result<(), PlaceError> {
         let database = quoted(&self.settings.database);
         let show = format!("SHOW RETENTION POLICIES ON {database}");
         let policies = match self.influxql(&show).await {
@@ -69,7 +102,7 @@ impl InfluxClient {
         let own = policies.iter().find(|it| it.name == policy);
         let seconds = match retention {
             Retention::Days(days) => u64::from(days) * DAY,
-            Retention::Default if own.is_none() => return Ok(()),
+            Retention::Default if own.is_none() && missing == Missing::Leave => return Ok(()),
             Retention::Default => {
                 let named = self.settings.retention_policy.as_deref();
                 let is_shared = |it: &&Policy| named.map_or(it.is_default, |name| it.name == name);
@@ -106,10 +139,14 @@ impl InfluxClient {
         }
     }
 
-    async fn keep_v2(&self, policy: &str, retention: Retention) -> Result<(), PlaceError> {
+    async fn keep_v2(
+        &self,
+        policy: &str,
+        retention: Retention,
+        missing: Missing,
+    ) -> Result<(), PlaceError> {
         let Some(org) = self.org_id().await.map_err(PlaceError::Away)? else {
-            let words =
-                "it has no buckets of InfluxDB 2.x; set the retention of its database there";
+            let words = "it has no buckets of InfluxDB 2.x";
             return Err(PlaceError::Refused(words.to_owned()));
         };
         let database = &self.settings.database;
@@ -125,7 +162,7 @@ impl InfluxClient {
         let own = self.bucket(&org, &name).await?;
         let seconds = match retention {
             Retention::Days(days) => u64::from(days) * DAY,
-            Retention::Default if own.is_none() => return Ok(()),
+            Retention::Default if own.is_none() && missing == Missing::Leave => return Ok(()),
             Retention::Default => shared.seconds,
         };
         // 0 is for ever.
@@ -279,7 +316,7 @@ fn duration(text: &str) -> Duration {
 
 /// How much time one shard holds, in seconds: what InfluxDB chooses itself for such a retention.
 /// Points go a whole shard at a time, up to so much later.
-fn shard_of(seconds: u64) -> u64 {
+pub(super) fn shard_of(seconds: u64) -> u64 {
     match seconds {
         0 => 7 * DAY,
         short if short < 2 * DAY => HOUR,

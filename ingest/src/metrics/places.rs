@@ -1,17 +1,19 @@
-//! Where each project's metrics go: what the log `system` says of their retention, made true in the
-//! metric store by `place_setup` before anything is sent there.
+//! The bucket of each project in the metric store, with the retention that the log `system` says. It is
+//! made by `place_setup` before anything is sent there.
 //!
-//! A project without a retention of its own goes where all go. So does one whose retention the store
-//! cannot keep, or does not let us set: its metrics are not lost, and that is complained about.
+//! Every project but `default` has a bucket of its own, so that no project sees or affects the names,
+//! types and values of another. `default` has the database itself, until it gets a retention. A project
+//! whose bucket the store cannot make goes to the database too: its metrics are not lost, and a warning
+//! says so.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use muster_eventlog::{EventLog, Follower, ReadFilter, StoreError};
 use muster_schemas::retention::own_policy;
 use muster_schemas::{Event, ProjectId, Retention, StreamName};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::client::InfluxClient;
@@ -22,29 +24,42 @@ use crate::counters;
 const RETRY: Duration = Duration::from_secs(2);
 /// How often the store is asked again for what it has refused.
 const ASK_AGAIN: Duration = Duration::from_secs(60);
+/// Interval at which buckets with the store's default retention are compared with that default.
+const COMPARE_INTERVAL: Duration = Duration::from_secs(600);
 /// Events that are read at once.
 const AT_ONCE: u32 = 1_000;
+/// Capacity of the queue of projects whose bucket is wanted.
+const WANTED_CAPACITY: usize = 64;
 
 /// Where lines go.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Place {
-    /// Where the metrics of all projects go.
+    /// The database itself: the bucket of the project `default`.
     #[default]
     Shared,
-    /// A project's own place.
+    /// A project's own bucket.
     Own {
         /// Its name, by [`own_policy`].
         policy: Arc<str>,
-        /// The store lets points go that are so many days old.
-        days: u16,
+        /// How long the store keeps points.
+        retention: Retention,
     },
 }
 
 impl Place {
-    /// A project's own place.
+    /// A project's own bucket.
     #[must_use]
-    pub fn own(project: &ProjectId, days: u16) -> Self {
-        Self::Own { policy: own_policy(project).into(), days }
+    pub fn own(project: &ProjectId, retention: Retention) -> Self {
+        Self::Own { policy: own_policy(project).into(), retention }
+    }
+
+    /// The retention; that of the store when the project has none of its own.
+    #[must_use]
+    pub const fn retention(&self) -> Retention {
+        match self {
+            Self::Shared => Retention::Default,
+            Self::Own { retention, .. } => *retention,
+        }
     }
 }
 
@@ -52,19 +67,24 @@ type Known = HashMap<ProjectId, Place>;
 
 /// Knows where each project's metrics go; cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Places(watch::Receiver<Option<Known>>);
+pub struct Places {
+    known: watch::Receiver<Option<Known>>,
+    /// Projects whose bucket is wanted; without it all go to the database.
+    wanted: Option<mpsc::Sender<ProjectId>>,
+}
 
 impl Places {
-    /// Every project goes where all go.
+    /// Every project goes to the database itself.
     #[must_use]
     pub fn shared() -> Self {
-        Self(watch::channel(Some(Known::new())).1)
+        Self { known: watch::channel(Some(Known::new())).1, wanted: None }
     }
 
     /// Follows the log, and makes places in the store, until `stop`.
     #[must_use]
     pub fn follow(log: EventLog, client: Arc<InfluxClient>, stop: CancellationToken) -> Self {
         let (known, receiver) = watch::channel(None);
+        let (wanted, asked) = mpsc::channel(WANTED_CAPACITY);
         let follower = Follower::start(&log, stop.clone());
         let keeper = Keeper {
             log,
@@ -72,28 +92,41 @@ impl Places {
             position: 0,
             wanted: BTreeMap::new(),
             states: BTreeMap::new(),
+            compared: Instant::now(),
             known,
         };
         tokio::spawn(async move {
             tokio::select! {
                 () = stop.cancelled() => {}
-                () = keeper.run(follower) => {}
+                () = keeper.run(follower, asked) => {}
             }
         });
-        Self(receiver)
+        Self { known: receiver, wanted: Some(wanted) }
     }
 
     /// Waits until the log was read once: before that, nobody knows where anything goes.
     pub async fn known(&self) {
         // Without a keeper nothing will be known any more, and the process is stopping.
-        let _ = self.0.clone().wait_for(Option::is_some).await;
+        let _ = self.known.clone().wait_for(Option::is_some).await;
     }
 
-    /// Where a project's metrics go now.
-    #[must_use]
-    pub fn of(&self, project: &ProjectId) -> Place {
-        let known = self.0.borrow();
-        known.as_ref().and_then(|known| known.get(project)).cloned().unwrap_or_default()
+    /// Where a project's metrics go now. Waits once for a project that was not asked for before: its
+    /// bucket is made.
+    pub async fn of(&self, project: &ProjectId) -> Place {
+        let of = |known: &Option<Known>| known.as_ref().and_then(|it| it.get(project)).cloned();
+        if let Some(place) = of(&self.known.borrow()) {
+            return place;
+        }
+        let Some(wanted) = &self.wanted else { return Place::Shared };
+        if has_the_database(project, Retention::Default) {
+            return Place::Shared;
+        }
+        // Both fail when the keeper has stopped, and then the process is stopping.
+        let _ = wanted.send(project.clone()).await;
+        match self.known.clone().wait_for(|known| of(known).is_some()).await {
+            Ok(known) => of(&known).unwrap_or_default(),
+            Err(_) => Place::Shared,
+        }
     }
 }
 
@@ -113,14 +146,16 @@ struct Keeper {
     client: Arc<InfluxClient>,
     /// How far the log was read.
     position: u64,
-    /// What the log says, for projects that ever had a retention of their own.
+    /// The retention of each project that sends metrics, or ever had one of its own.
     wanted: BTreeMap<ProjectId, Retention>,
     states: BTreeMap<ProjectId, State>,
+    /// When buckets were last compared with the store's default retention.
+    compared: Instant,
     known: watch::Sender<Option<Known>>,
 }
 
 impl Keeper {
-    async fn run(mut self, follower: Follower) {
+    async fn run(mut self, follower: Follower, mut asked: mpsc::Receiver<ProjectId>) {
         let system = ProjectId::system();
         let mut is_told = false;
         loop {
@@ -139,6 +174,9 @@ impl Keeper {
             let is_open = self.states.values().any(|state| *state == State::Awaited);
             tokio::select! {
                 _ = follower.wait_beyond(&system, self.position) => {}
+                Some(project) = asked.recv() => {
+                    self.wanted.entry(project).or_default();
+                }
                 () = tokio::time::sleep(if is_open { RETRY } else { ASK_AGAIN }) => {}
             }
         }
@@ -182,6 +220,10 @@ impl Keeper {
     /// Has the store keep what the log says.
     async fn keep(&mut self) {
         let mut is_away = false;
+        if self.compared.elapsed() >= COMPARE_INTERVAL {
+            self.compared = Instant::now();
+            self.states.retain(|_, state| *state != State::Kept(Retention::Default));
+        }
         for (project, retention) in &self.wanted {
             let before = self.states.get(project);
             if before == Some(&State::Kept(*retention)) {
@@ -191,9 +233,17 @@ impl Keeper {
                 self.states.insert(project.clone(), State::Awaited);
                 continue;
             }
-            let state = match self.client.keep(&own_policy(project), *retention).await {
+            let policy = own_policy(project);
+            let kept = if has_the_database(project, *retention) {
+                self.client.release(&policy).await
+            } else {
+                self.client.keep(&policy, *retention).await
+            };
+            let state = match kept {
                 Ok(()) => {
-                    tracing::info!(%project, %retention, "the metric store keeps the project's metrics so long");
+                    if retention.days().is_some() {
+                        tracing::info!(%project, %retention, "the metric store keeps the project's metrics so long");
+                    }
                     State::Kept(*retention)
                 }
                 Err(PlaceError::Refused(words)) => {
@@ -215,12 +265,16 @@ impl Keeper {
 
     fn publish(&self) {
         let place = |(project, retention): (&ProjectId, &Retention)| {
-            let days = retention.days()?;
-            // While the store is away nothing is written; whoever is first then makes the place.
+            // While the store is away nothing is written; the first write after that makes the bucket.
             let is_refused = matches!(self.states.get(project), Some(State::Refused(..)));
-            (!is_refused).then(|| (project.clone(), Place::own(project, days)))
+            let place = if is_refused || has_the_database(project, *retention) {
+                Place::Shared
+            } else {
+                Place::own(project, *retention)
+            };
+            (project.clone(), place)
         };
-        let known: Known = self.wanted.iter().filter_map(place).collect();
+        let known: Known = self.wanted.iter().map(place).collect();
         let count = |fits: fn(&State) -> bool| self.states.values().filter(|it| fits(it)).count();
         counters::project_retentions([
             ("kept", count(|state| matches!(state, State::Kept(_)))),
@@ -231,11 +285,16 @@ impl Keeper {
     }
 }
 
+/// Do the project's metrics go to the database itself, by what is wanted?
+fn has_the_database(project: &ProjectId, retention: Retention) -> bool {
+    retention == Retention::Default && *project == ProjectId::default_project()
+}
+
 fn complain(project: &ProjectId, state: &State) {
     if let State::Refused(retention, words) = state {
         tracing::warn!(
             %project, %retention,
-            "the metric store does not keep the project's metrics so long, but as it keeps those of all projects: {words}"
+            "the metric store has no bucket of the project's own; its metrics go to the database of all projects, with that one's retention, and other projects see the names of its fields: {words}"
         );
     }
 }

@@ -1,9 +1,11 @@
 //! Metric batches: from JetStream to the sink, any number of readers at once.
 //!
-//! A batch is acknowledged when the store has it, or when it is kept as a dead letter. Writing a
-//! batch twice changes nothing, so nothing here has to be exactly once.
+//! A batch is acknowledged when the store has it, when it is kept as a dead letter, or when its device
+//! sends more than it may. Writing a batch twice changes nothing, so nothing here has to be exactly
+//! once. Dead letters are kept many at a time, beside the loop: a device whose messages are refused
+//! delays no other.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use async_nats::jetstream::{self, consumer};
@@ -15,9 +17,10 @@ use muster_schemas::names::DeviceName;
 use muster_schemas::{Timestamp, subjects};
 use tokio_util::sync::CancellationToken;
 
+use super::limits::{DeviceGuard, DeviceLimits, Excess};
 use super::line_protocol::{Origin, encode};
 use super::names::{Name, Names, Who};
-use super::places::{Place, Places};
+use super::places::Places;
 use super::room;
 use super::series::SeriesGuard;
 use super::sink::{Completion, MetricSink, Outcome};
@@ -33,6 +36,10 @@ const BYTES_AHEAD: usize = 8 << 20;
 const SERIES: usize = 10_000;
 /// Messages that wait for their device's name; others are read meanwhile.
 const NAMELESS: usize = 512;
+/// Dead letters that one statement keeps.
+const LETTERS_AT_ONCE: usize = 128;
+/// Bytes of messages that wait to be kept as dead letters; beyond it none is read.
+const LETTER_BYTES: usize = 16 << 20;
 /// The durable consumer, which all readers share.
 pub(super) const CONSUMER: &str = "metrics";
 const RETRY: Duration = Duration::from_millis(500);
@@ -42,10 +49,10 @@ pub async fn run(
     log: EventLog,
     nats: async_nats::Client,
     (sink, places): (MetricSink, Places),
-    copies: streams::Copies,
+    (copies, limits): (streams::Copies, DeviceLimits),
     stop: CancellationToken,
 ) {
-    let reading = read(log, nats.clone(), (sink, places, copies), &stop);
+    let reading = read(log, nats.clone(), (sink, places, copies, limits), &stop);
     tokio::join!(reading, room::run(nats, stop.clone()));
 }
 
@@ -53,7 +60,7 @@ pub async fn run(
 async fn read(
     log: EventLog,
     nats: async_nats::Client,
-    (sink, places, copies): (MetricSink, Places, streams::Copies),
+    (sink, places, copies, limits): (MetricSink, Places, streams::Copies, DeviceLimits),
     stop: &CancellationToken,
 ) {
     tokio::select! {
@@ -63,6 +70,7 @@ async fn read(
     let mut told = String::new();
     let names = Names::start(log.clone());
     let series = Mutex::new(SeriesGuard::new(SERIES));
+    let guard = Mutex::new(DeviceGuard::new(limits));
     while !stop.is_cancelled() {
         let reader = Reader {
             log: &log,
@@ -70,6 +78,7 @@ async fn read(
             places: &places,
             names: &names,
             series: &series,
+            guard: &guard,
             copies,
         };
         let ended = tokio::select! {
@@ -92,6 +101,7 @@ struct Reader<'a> {
     places: &'a Places,
     names: &'a Names,
     series: &'a Mutex<SeriesGuard>,
+    guard: &'a Mutex<DeviceGuard>,
     copies: streams::Copies,
 }
 
@@ -125,25 +135,47 @@ impl Reader<'_> {
             .map_err(|error| error.to_string())?;
         let mut naming = FuturesUnordered::new();
         let mut writing = FuturesUnordered::new();
+        let mut letters = Letters::default();
+        // One statement at a time; those that are refused meanwhile go into the next.
+        let mut keeping = FuturesUnordered::new();
         loop {
+            if keeping.is_empty() && !letters.waiting.is_empty() {
+                keeping.push(keep(self.log, letters.take()));
+            }
+            let has_room = writing.len() + letters.waiting.len() < IN_HAND
+                && naming.len() < NAMELESS
+                && letters.bytes < LETTER_BYTES;
             let (message, who, name) = tokio::select! {
-                Some(done) = writing.next() => {
-                    finish(self.log, done).await?;
+                Some(kept) = keeping.next() => {
+                    let () = kept?;
+                    continue;
+                }
+                Some((message, outcome)) = writing.next() => {
+                    if let Some(letter) = finish(message, outcome).await? {
+                        letters.push(letter);
+                    }
                     continue;
                 }
                 Some(named) = naming.next() => {
                     let (message, who, name): (Arc<jetstream::Message>, Who, Result<_, _>) = named;
                     (message, who, name.map_err(|_| "names are not read any more".to_owned())?)
                 }
-                next = messages.next(), if writing.len() < IN_HAND && naming.len() < NAMELESS => {
+                next = messages.next(), if has_room => {
                     let Some(message) = next else { return Err("the subscription ended".to_owned()) };
                     let message = Arc::new(message.map_err(|error| error.to_string())?);
                     let Some((project, device, _)) = subjects::parse_stored(&message.subject) else {
                         let detail = "no device's subject".to_owned();
-                        refuse(self.log, &message, "foreign_subject", detail).await?;
+                        letters.push(Letter { message, cause: "foreign_subject", detail });
                         continue;
                     };
                     let who = (project, device);
+                    let admitted = self.guard().admit(&who, received(&message));
+                    if let Err(excess) = admitted {
+                        counters::metric_messages_dropped(excess);
+                        self.report(&who, excess);
+                        acknowledge(&message).await?;
+                        continue;
+                    }
                     match self.names.of(&who) {
                         Name::Known(name) => (message, who, name),
                         Name::Awaited(name) => {
@@ -157,11 +189,32 @@ impl Reader<'_> {
                 Taken::Writing(completion) => {
                     writing.push(async move { (message, completion.await) });
                 }
-                Taken::Refused(cause, detail) => {
-                    refuse(self.log, &message, cause, detail).await?;
-                }
+                Taken::Refused(cause, detail) => letters.push(Letter { message, cause, detail }),
                 Taken::Empty => acknowledge(&message).await?,
             }
+        }
+    }
+
+    fn guard(&self) -> MutexGuard<'_, DeviceGuard> {
+        self.guard.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Logs that something of a device is dropped: once a day for each device and cause.
+    fn report(&self, who: &Who, excess: Excess) {
+        let is_news = self.guard().is_news(who, excess, SystemTime::now().into());
+        if is_news {
+            let (project, device) = who;
+            tracing::warn!(
+                %project, %device, cause = excess.as_str(),
+                "metrics of the device are beyond a limit and are dropped"
+            );
+        }
+    }
+
+    fn dropped(&self, who: &Who, excess: Excess, points: usize) {
+        if points > 0 {
+            counters::points_dropped(excess, points);
+            self.report(who, excess);
         }
     }
 
@@ -169,50 +222,81 @@ impl Reader<'_> {
     async fn take(
         &self,
         message: &jetstream::Message,
-        (project, device): &Who,
+        who: &Who,
         name: Option<DeviceName>,
     ) -> Result<Taken, String> {
-        let device = *device;
+        let (project, device) = (&who.0, who.1);
         let Some(name) = name else {
             let detail = format!("device {device} is not known, or was deleted");
             return Ok(Taken::Refused("unknown_device", detail));
         };
-        let mut batch = match MetricBatch::decode(&message.payload) {
-            Ok(batch) => batch,
+        let (mut batch, invalid) = match MetricBatch::decode_valid_points(&message.payload) {
+            Ok(read) => read,
             Err(error) => return Ok(Taken::Refused("unreadable_batch", error.to_string())),
         };
-        let place = self.places.of(project);
-        if let Place::Own { days, .. } = place {
-            counters::past_retention(leave_out_past(&mut batch, days, SystemTime::now().into()));
+        self.dropped(who, Excess::Invalid, invalid.points);
+        if let Some(reason) = invalid.reason
+            && batch.points.is_empty()
+        {
+            return Ok(Taken::Refused("unreadable_batch", format!("every point has {reason}")));
+        }
+        let place = self.places.of(project).await;
+        let now = SystemTime::now().into();
+        let dropped = self.guard().hold(who, &mut batch, place.retention(), now);
+        for (excess, points) in dropped {
+            self.dropped(who, excess, points);
         }
         let kept = {
             let mut series = self.series.lock().unwrap_or_else(PoisonError::into_inner);
-            series.hold(&(project.clone(), device), &mut batch, Instant::now())
+            series.hold(who, &mut batch, Instant::now())
         };
-        counters::points_over_limit(kept.dropped);
-        if kept.is_news {
-            tracing::warn!(
-                %project, %device, name = name.as_str(),
-                "the device has more than {SERIES} series of metrics; points of new ones are dropped for a day"
-            );
-        }
+        self.dropped(who, Excess::TooManySeries, kept);
         let lines = encode(&batch, &Origin { project, device, name: name.as_str() });
         if lines.count() == 0 {
             return Ok(Taken::Empty);
         }
+        self.guard().charge(who, received(message), lines.bytes());
         let completion =
             self.sink.submit_to(place, lines).await.map_err(|error| error.to_string())?;
         Ok(Taken::Writing(completion))
     }
 }
 
-/// Leaves out what the store would let go at once, and says so as a refusal: points of a device that
-/// was away for longer than its project's metrics are kept. Answers how many.
-fn leave_out_past(batch: &mut MetricBatch, days: u16, now: Timestamp) -> usize {
-    let oldest = now.plus_micros(-i64::from(days) * 86_400_000_000);
-    let (time, before) = (batch.time, batch.points.len());
-    batch.points.retain(|point| time.plus_micros(point.offset) >= oldest);
-    before - batch.points.len()
+/// When the broker got a message.
+fn received(message: &jetstream::Message) -> Timestamp {
+    let micros = message
+        .info()
+        .ok()
+        .and_then(|info| i64::try_from(info.published.unix_timestamp_nanos() / 1_000).ok());
+    micros.map_or_else(|| SystemTime::now().into(), Timestamp)
+}
+
+/// A message that is to be kept as a dead letter.
+struct Letter {
+    message: Arc<jetstream::Message>,
+    cause: &'static str,
+    detail: String,
+}
+
+/// Dead letters that wait for the statement before theirs.
+#[derive(Default)]
+struct Letters {
+    waiting: Vec<Letter>,
+    bytes: usize,
+}
+
+impl Letters {
+    fn push(&mut self, letter: Letter) {
+        self.bytes += letter.message.payload.len();
+        self.waiting.push(letter);
+    }
+
+    fn take(&mut self) -> Vec<Letter> {
+        let some: Vec<Letter> =
+            self.waiting.drain(..self.waiting.len().min(LETTERS_AT_ONCE)).collect();
+        self.bytes -= some.iter().map(|letter| letter.message.payload.len()).sum::<usize>();
+        some
+    }
 }
 
 enum Taken {
@@ -221,12 +305,13 @@ enum Taken {
     Empty,
 }
 
+/// Acknowledges what is written; what was refused becomes a dead letter.
 async fn finish(
-    log: &EventLog,
-    (message, outcome): (Arc<jetstream::Message>, Outcome),
-) -> Result<(), String> {
+    message: Arc<jetstream::Message>,
+    outcome: Outcome,
+) -> Result<Option<Letter>, String> {
     match outcome {
-        Outcome::Written => acknowledge(&message).await,
+        Outcome::Written => acknowledge(&message).await.map(|()| None),
         Outcome::Rejected(lines) => {
             let detail = lines
                 .iter()
@@ -234,9 +319,9 @@ async fn finish(
                 .map(|line| format!("{}: {}", line.reason, line.line))
                 .collect::<Vec<_>>()
                 .join("; ");
-            refuse(log, &message, "refused_by_store", detail).await
+            Ok(Some(Letter { message, cause: "refused_by_store", detail }))
         }
-        Outcome::Abandoned => Ok(()),
+        Outcome::Abandoned => Ok(None),
     }
 }
 
@@ -244,22 +329,24 @@ async fn acknowledge(message: &jetstream::Message) -> Result<(), String> {
     message.ack().await.map_err(|error| error.to_string())
 }
 
-/// Keeps a message as a dead letter, then acknowledges it.
-async fn refuse(
-    log: &EventLog,
-    message: &jetstream::Message,
-    cause: &'static str,
-    detail: String,
-) -> Result<(), String> {
-    let letter = NewDeadLetter {
-        source: DeadLetterSource::Metrics,
-        project: subjects::parse_stored(&message.subject).map(|(project, ..)| project.to_string()),
-        subject: message.subject.to_string(),
-        cause,
-        detail,
-        bytes: message.payload.to_vec(),
-    };
-    counters::dead_letter(letter.source, cause);
-    log.keep_dead_letters(&[letter]).await.map_err(|error| error.to_string())?;
-    acknowledge(message).await
+/// Keeps messages as dead letters, then acknowledges them.
+async fn keep(log: &EventLog, letters: Vec<Letter>) -> Result<(), String> {
+    let rows: Vec<NewDeadLetter> = letters
+        .iter()
+        .map(|Letter { message, cause, detail }| NewDeadLetter {
+            source: DeadLetterSource::Metrics,
+            project: subjects::parse_stored(&message.subject)
+                .map(|(project, ..)| project.to_string()),
+            subject: message.subject.to_string(),
+            cause,
+            detail: detail.clone(),
+            bytes: message.payload.to_vec(),
+        })
+        .collect();
+    log.keep_dead_letters(&rows).await.map_err(|error| error.to_string())?;
+    for Letter { message, cause, .. } in &letters {
+        counters::dead_letter(DeadLetterSource::Metrics, cause);
+        acknowledge(message).await?;
+    }
+    Ok(())
 }

@@ -31,16 +31,6 @@ pub(super) struct SeriesGuard {
 struct Known {
     since: Instant,
     series: HashSet<u64>,
-    was_told: bool,
-}
-
-/// What became of a batch's points.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Kept {
-    /// Points that were left out.
-    pub(super) dropped: usize,
-    /// Is it the first time today that something of this device is left out?
-    pub(super) is_news: bool,
 }
 
 impl SeriesGuard {
@@ -49,21 +39,22 @@ impl SeriesGuard {
         Self { limit, hasher: RandomState::new(), devices: HashMap::new(), total: 0 }
     }
 
-    /// Leaves out the points of new series of a device that has too many; its known ones go on.
+    /// Leaves out the points of new series of a device that has too many; its known ones go on. Returns
+    /// the number of points that were left out.
     pub(super) fn hold(
         &mut self,
         who: &(ProjectId, DeviceId),
         batch: &mut MetricBatch,
         now: Instant,
-    ) -> Kept {
+    ) -> usize {
         if !self.devices.contains_key(who) {
-            let known = Known { since: now, series: HashSet::new(), was_told: false };
+            let known = Known { since: now, series: HashSet::new() };
             self.devices.insert(who.clone(), known);
         }
-        let Some(known) = self.devices.get_mut(who) else { return Kept::default() };
+        let Some(known) = self.devices.get_mut(who) else { return 0 };
         if now.duration_since(known.since) > DAY {
             self.total -= known.series.len();
-            *known = Known { since: now, series: HashSet::new(), was_told: false };
+            *known = Known { since: now, series: HashSet::new() };
         }
         let before = batch.points.len();
         batch.points.retain(|point| {
@@ -79,9 +70,7 @@ impl SeriesGuard {
             }
             has_room
         });
-        let dropped = before - batch.points.len();
-        let is_news = dropped > 0 && !std::mem::replace(&mut known.was_told, dropped > 0);
-        Kept { dropped, is_news }
+        before - batch.points.len()
     }
 }
 
@@ -115,19 +104,19 @@ mod tests {
         let (mut guard, now) = (SeriesGuard::new(10), Instant::now());
         let mut hold = |device, names, now| {
             let mut batch = batch(names);
-            let kept = guard.hold(&who(device), &mut batch, now);
-            (batch.points.len(), kept.dropped, kept.is_news)
+            let dropped = guard.hold(&who(device), &mut batch, now);
+            (batch.points.len(), dropped)
         };
-        assert_eq!(hold(1, 0..8, now), (8, 0, false));
-        assert_eq!(hold(1, 4..14, now), (6, 4, true));
-        assert_eq!(hold(1, 0..20, now), (10, 10, false), "told once");
-        assert_eq!(hold(2, 0..10, now), (10, 0, false), "another device has its own");
+        assert_eq!(hold(1, 0..8, now), (8, 0));
+        assert_eq!(hold(1, 4..14, now), (6, 4));
+        assert_eq!(hold(1, 0..20, now), (10, 10));
+        assert_eq!(hold(2, 0..10, now), (10, 0), "another device has its own");
         let tomorrow = now + DAY + Duration::from_secs(1);
-        assert_eq!(hold(1, 100..120, tomorrow), (10, 10, true));
+        assert_eq!(hold(1, 100..120, tomorrow), (10, 10));
         // A field more is another series to the store.
         let more = Point::new("app").tag("n", "0").field("v", 1_i64).field("w", 1_i64);
         let mut batch = MetricBatch { time: Timestamp(0), points: vec![more] };
-        assert_eq!(guard.hold(&who(2), &mut batch, now).dropped, 1);
+        assert_eq!(guard.hold(&who(2), &mut batch, now), 1);
     }
 
     #[test]
@@ -135,7 +124,7 @@ mod tests {
         let (mut guard, now) = (SeriesGuard::new(1_000), Instant::now());
         guard.total = MOST;
         let mut batch = batch(0..300);
-        let kept = guard.hold(&who(1), &mut batch, now);
-        assert_eq!((batch.points.len(), kept.dropped), (SCARCE, 100));
+        let dropped = guard.hold(&who(1), &mut batch, now);
+        assert_eq!((batch.points.len(), dropped), (SCARCE, 100));
     }
 }

@@ -4,21 +4,28 @@
 //! |---|---|
 //! | 2xx | written |
 //! | 429, 503 | sent again after `Retry-After`, or the backoff |
-//! | other 5xx, no answer | sent again after the backoff |
+//! | other 5xx, no answer | sent again after the backoff; after some failures see below |
 //! | 401, 403, 404 … | the same, loudly: it is configuration; a missing v1 database is created |
 //! | 413 | sent in halves; a single line that is too large is rejected |
 //! | 400, 422 | the bad lines are isolated and rejected, the others are written |
 //!
 //! | 400 of a project's own place: older than its retention | left out and counted; the store has taken the others |
 //!
+//! A body that fails [`FAILURES_BEFORE_PROBE`] times in a row is followed by a probe: one point of
+//! muster's own in the same bucket. When the store takes the probe, the body itself is the cause: it is
+//! sent in halves until the lines that fail are alone, and these are rejected. When the store does not
+//! take the probe either, nothing is dropped and the body waits.
+//!
 //! Lines are sent again without fear: a point that is written twice is one point.
 
+use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::Mutex;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use futures::future::join_all;
-use muster_schemas::Retention;
+use muster_schemas::Timestamp;
 
 use super::answer::Answer;
 use super::backoff::Backoff;
@@ -26,12 +33,21 @@ use super::batcher::{Batch, Entry};
 use super::blame::{self, Blame};
 use super::client::InfluxClient;
 use super::counters::{SinkCounters, add, sub};
+use super::limits::Excess;
 use super::places::Place;
 use super::sink::{Outcome, RejectedLine, SinkSettings};
-use crate::counters::past_retention;
+use crate::counters::points_dropped;
 
 /// A store that cannot be written to is complained about once in this time, by all writers.
 const COMPLAIN_EVERY: Duration = Duration::from_secs(30);
+/// Failures in a row of one body before a probe decides whether the body or the store is the cause.
+const FAILURES_BEFORE_PROBE: u32 = 4;
+/// Requests that are spent on isolating the bad lines of a batch. After these, each message is sent by
+/// itself, and what the store refuses of it is not isolated any further: a message of 10,000 good and bad
+/// lines in turn would cost 20,000 requests.
+const MAX_ISOLATION_REQUESTS: usize = 64;
+/// The measurement of probes.
+pub(super) const PROBE: &str = "muster_store_probe";
 /// So much of the store's words is kept with a rejected line, in characters.
 const MAX_REASON: usize = 500;
 
@@ -40,13 +56,36 @@ enum Verdict {
     Written,
     TooLarge(String),
     Refused(String),
+    /// The store fails on this body, and takes others.
+    Failing(String),
 }
 
-/// One line and the index of its message in the batch.
-#[derive(Clone, Copy)]
-struct Line<'a> {
+/// One line of a batch's text, and the index of its message.
+#[derive(Clone)]
+struct Line {
     entry: usize,
-    text: &'a str,
+    range: Range<usize>,
+}
+
+/// The lines of a batch: all in one text that can be handed to another thread.
+struct BatchText {
+    text: Arc<str>,
+    lines: Vec<Line>,
+}
+
+impl BatchText {
+    fn of(entries: &[Entry]) -> Self {
+        let mut text = String::new();
+        let mut lines = Vec::new();
+        for (entry, of) in entries.iter().enumerate() {
+            for line in of.lines.as_str().lines().filter(|line| !line.is_empty()) {
+                let start = text.len();
+                text.push_str(line);
+                lines.push(Line { entry, range: start..text.len() });
+            }
+        }
+        Self { text: text.into(), lines }
+    }
 }
 
 pub(super) struct Writer {
@@ -124,36 +163,46 @@ impl Writer {
         first: Verdict,
         rejected: &mut [Vec<RejectedLine>],
     ) {
-        let all: Vec<Line<'_>> = entries
-            .iter()
-            .enumerate()
-            .flat_map(|(entry, e)| e.lines.as_str().lines().map(move |text| Line { entry, text }))
-            .filter(|line| !line.text.is_empty())
-            .collect();
+        let BatchText { text, lines: all } = BatchText::of(entries);
         let mut open = vec![(all, Some(first))];
+        let mut requests = 0;
         while let Some((lines, verdict)) = open.pop() {
             let verdict = match verdict {
                 Some(verdict) => verdict,
-                None => self.deliver(place, body_of(&lines)).await,
+                None => {
+                    requests += 1;
+                    self.deliver(place, body_of(&text, &lines)).await
+                }
             };
+            if requests == MAX_ISOLATION_REQUESTS {
+                // From here on each message stands for itself.
+                requests += 1;
+                let rest = std::iter::once(lines).chain(open.drain(..).map(|(lines, _)| lines));
+                open = by_message(rest.flatten()).into_iter().map(|part| (part, None)).collect();
+                continue;
+            }
+            let is_coarse = requests > MAX_ISOLATION_REQUESTS;
             let (words, halve) = match verdict {
                 Verdict::Written => continue,
                 Verdict::TooLarge(words) => (words, true),
+                Verdict::Failing(words) => (words, !is_coarse),
                 Verdict::Refused(words) => (words, false),
             };
-            let mut reject = |line: &Line<'_>, reason: &str| {
+            let mut reject = |line: &Line, reason: &str| {
                 let reason = reason.chars().take(MAX_REASON).collect();
-                rejected[line.entry].push(RejectedLine { line: line.text.to_owned(), reason });
+                let line_text = text[line.range.clone()].to_owned();
+                rejected[line.entry].push(RejectedLine { line: line_text, reason });
             };
-            // All are bad when there is but one, and when the store says that it dropped so many.
-            if lines.len() <= 1 || (!halve && blame::dropped(&words) == Some(lines.len())) {
+            // All are bad when there is but one, and when the store says that it dropped so many. Of
+            // a message that has cost too much, the store has taken what it could.
+            let are_all_bad = is_coarse || blame::dropped(&words) == Some(lines.len());
+            if lines.len() <= 1 || (!halve && are_all_bad) {
                 lines.iter().for_each(|line| reject(line, &words));
                 continue;
             }
             add(&self.counters.splits, 1);
-            let texts: Vec<&str> = lines.iter().map(|line| line.text).collect();
-            let (left, right) = match blame::blame(&words, &texts) {
-                _ if halve => in_halves(lines),
+            let blamed = if halve { Blame::Nobody } else { blamed(words, &text, &lines).await };
+            let (left, right) = match blamed {
                 Blame::Quoted(bad) => {
                     bad.iter().for_each(|(index, reason)| reject(&lines[*index], reason));
                     let (good, _) = part(lines, |index| {
@@ -175,28 +224,50 @@ impl Writer {
     }
 }
 
+/// Finds out which lines the store means. The texts are large and come from devices: the work is
+/// done off the runtime's own threads.
+async fn blamed(words: String, text: &Arc<str>, lines: &[Line]) -> Blame {
+    let text = Arc::clone(text);
+    let ranges: Vec<Range<usize>> = lines.iter().map(|line| line.range.clone()).collect();
+    let work = tokio::task::spawn_blocking(move || {
+        let texts: Vec<&str> = ranges.into_iter().map(|range| &text[range]).collect();
+        blame::blame(&words, &texts)
+    });
+    // The task cannot be canceled, and a panic in it is a bug: the lines are halved then.
+    work.await.unwrap_or(Blame::Nobody)
+}
+
 /// Does a store say that points are older than it keeps them? It has taken the others then.
 fn is_past(words: &str) -> bool {
     words.contains("beyond retention policy") || words.contains("outside retention policy")
 }
 
 /// Parts lines by a rule on their index: those that fit it, and the others.
-fn part(lines: Vec<Line<'_>>, fits: impl Fn(usize) -> bool) -> (Vec<Line<'_>>, Vec<Line<'_>>) {
+fn part(lines: Vec<Line>, fits: impl Fn(usize) -> bool) -> (Vec<Line>, Vec<Line>) {
     let (left, right): (Vec<_>, Vec<_>) =
         lines.into_iter().enumerate().partition(|(index, _)| fits(*index));
     let bare = |part: Vec<(usize, _)>| part.into_iter().map(|(_, line)| line).collect();
     (bare(left), bare(right))
 }
 
-fn in_halves(mut lines: Vec<Line<'_>>) -> (Vec<Line<'_>>, Vec<Line<'_>>) {
+/// Parts lines by their message.
+fn by_message(lines: impl Iterator<Item = Line>) -> Vec<Vec<Line>> {
+    let mut messages: BTreeMap<usize, Vec<Line>> = BTreeMap::new();
+    for line in lines {
+        messages.entry(line.entry).or_default().push(line);
+    }
+    messages.into_values().collect()
+}
+
+fn in_halves(mut lines: Vec<Line>) -> (Vec<Line>, Vec<Line>) {
     let right = lines.split_off(lines.len() / 2);
     (lines, right)
 }
 
-fn body_of(lines: &[Line<'_>]) -> Vec<u8> {
-    let mut body = Vec::with_capacity(lines.iter().map(|line| line.text.len() + 1).sum());
+fn body_of(text: &str, lines: &[Line]) -> Vec<u8> {
+    let mut body = Vec::with_capacity(lines.iter().map(|line| line.range.len() + 1).sum());
     for line in lines {
-        body.extend_from_slice(line.text.as_bytes());
+        body.extend_from_slice(text[line.range.clone()].as_bytes());
         body.push(b'\n');
     }
     body
@@ -213,6 +284,7 @@ impl Writer {
         };
         let mut backoff = Backoff::new(self.first_wait, self.longest_wait);
         let mut is_made = false;
+        let mut failures = 0;
         loop {
             add(&self.counters.requests, 1);
             add(&self.counters.bytes_sent, body.len() as u64);
@@ -223,13 +295,20 @@ impl Writer {
                 }
                 Answer::TooLarge(words) => return Verdict::TooLarge(words),
                 Answer::Refused(words) if *place != Place::Shared && is_past(&words) => {
-                    past_retention(blame::dropped(&words).unwrap_or(0));
+                    points_dropped(Excess::PastRetention, blame::dropped(&words).unwrap_or(0));
                     self.recovered();
                     return Verdict::Written;
                 }
                 Answer::Refused(words) => return Verdict::Refused(words),
                 Answer::Busy { after, words } => (after, words),
-                Answer::Unavailable(words) => (None, words),
+                Answer::Unavailable(words) => {
+                    failures += 1;
+                    if failures % FAILURES_BEFORE_PROBE == 0 && self.takes_a_probe(place).await {
+                        self.recovered();
+                        return Verdict::Failing(words);
+                    }
+                    (None, words)
+                }
                 Answer::DatabaseMissing(words) => match self.make(place).await {
                     Ok(()) if !std::mem::replace(&mut is_made, true) => {
                         tracing::info!(
@@ -252,12 +331,20 @@ impl Writer {
         }
     }
 
+    /// Does the store take one point that is known to be good?
+    async fn takes_a_probe(&self, place: &Place) -> bool {
+        let now = Timestamp::from(SystemTime::now()).micros();
+        let body = self.client.pack(format!("{PROBE} probes=1i {now}\n").into_bytes());
+        add(&self.counters.requests, 1);
+        self.client.write_to(place, body).await == Answer::Written
+    }
+
     /// Makes a place that is not there (any more).
     async fn make(&self, place: &Place) -> Result<(), String> {
         match place {
             Place::Shared => self.client.create_database().await,
-            Place::Own { policy, days } => {
-                let kept = self.client.keep(policy, Retention::Days(*days)).await;
+            Place::Own { policy, retention } => {
+                let kept = self.client.keep(policy, *retention).await;
                 kept.map_err(|error| error.to_string())
             }
         }

@@ -8,7 +8,7 @@ use muster_backing::influx::{Credentials, InfluxDb, InfluxOptions};
 use muster_channel::{PublishError, Publisher};
 use muster_eventlog::{Append, Expected, NewEvent};
 use muster_ingest::metrics::{
-    InfluxClient, MetricSink, Places, SinkSettings, StoreSettings, reader,
+    DeviceLimits, InfluxClient, MetricSink, Places, SinkSettings, StoreSettings, reader,
 };
 use muster_ingest::streams;
 use muster_schemas::events::DeviceRegistered;
@@ -94,13 +94,21 @@ async fn a_full_stream_refuses_and_nothing_that_it_took_is_lost() {
         ..SinkSettings::default()
     };
     let (sink, _task) = MetricSink::start(client, settings);
+    // The times of this test are not near now, and it sends as fast as it can.
+    let ever = Duration::from_secs(u32::MAX.into());
+    let limits = DeviceLimits {
+        max_age: ever,
+        max_ahead: ever,
+        messages_per_second: 10_000,
+        ..DeviceLimits::default()
+    };
     let stop = CancellationToken::new();
     let _guard = stop.clone().drop_guard();
     tokio::spawn(reader::run(
         backing.log.clone(),
         nats.clone(),
         (sink, Places::shared()),
-        muster_ingest::streams::Copies(1),
+        (muster_ingest::streams::Copies(1), limits),
         stop,
     ));
 

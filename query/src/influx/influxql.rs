@@ -98,12 +98,14 @@ pub fn measurements(project: &ProjectId, device: DeviceId) -> String {
     format!("SHOW MEASUREMENTS WHERE {}", of_device(project, device))
 }
 
-/// Which fields some measurements have, with their types. InfluxQL cannot restrict fields to some
-/// series: what other devices have in the same measurement is named too.
+/// Which fields some measurements have, with their types; `None` where there are none to show. InfluxQL
+/// cannot restrict fields to some series: what other devices of the project have in the same
+/// measurement is named too.
 #[must_use]
-pub fn field_keys(places: &Places, measurements: &[String]) -> String {
-    let sources: Vec<String> = measurements.iter().map(|name| places.sources(name)).collect();
-    format!("SHOW FIELD KEYS FROM {}", sources.join(", "))
+pub fn field_keys(places: &Places, measurements: &[String]) -> Option<String> {
+    let sources: Vec<String> =
+        measurements.iter().filter_map(|name| places.field_sources(name)).collect();
+    (!sources.is_empty()).then(|| format!("SHOW FIELD KEYS FROM {}", sources.join(", ")))
 }
 
 /// Which tags a device's series have in some measurements.

@@ -1,6 +1,7 @@
-//! Where a project's points may be in InfluxDB: where those of all projects are, and in a place of the
-//! project's own once it had a retention of its own. One question asks both, so that what was measured
-//! before is found with what was measured since. Ingest makes these places.
+//! The buckets that may hold a project's points in InfluxDB: the project's own, and the database itself,
+//! which is the bucket of the project `default` and holds what all projects measured before they got
+//! buckets of their own. One query asks both and selects points by project and device. Ingest makes the
+//! buckets.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -23,6 +24,9 @@ pub struct Places {
     /// The database that `SHOW` must be asked of besides: 2.x looks into one bucket at a time, 1.x into
     /// all policies of a database.
     pub(super) own_database: Option<String>,
+    /// May the names of all fields in the database itself be shown? Not to a project that has, or will
+    /// have, a bucket of its own: they are names of other projects.
+    pub(super) are_names_shared: bool,
 }
 
 impl Places {
@@ -33,6 +37,16 @@ impl Places {
         match &self.own {
             Some(policy) => format!("{name}, {}.{name}", identifier(policy)),
             None => name,
+        }
+    }
+
+    /// What `FROM` names to get the fields of a measurement; `None` where there are none to show.
+    pub(super) fn field_sources(&self, measurement: &str) -> Option<String> {
+        let name = identifier(measurement);
+        match &self.own {
+            _ if self.are_names_shared => Some(self.sources(measurement)),
+            Some(policy) => Some(format!("{}.{name}", identifier(policy))),
+            None => None,
         }
     }
 
@@ -65,12 +79,15 @@ impl InfluxClient {
     pub async fn places(&self, project: &ProjectId) -> Result<Places, InfluxError> {
         let own = own_policy(project);
         let policies = self.policies().await?;
+        // A store without retention policies cannot keep projects apart.
+        let are_names_shared =
+            policies.names.is_empty() || *project == ProjectId::default_project();
         if !policies.names.contains(&own) {
-            return Ok(Places::default());
+            return Ok(Places { own: None, own_database: None, are_names_shared });
         }
         let database = &self.options.database;
         let own_database = policies.are_buckets.then(|| own_bucket(database, &own));
-        Ok(Places { own: Some(own), own_database })
+        Ok(Places { own: Some(own), own_database, are_names_shared })
     }
 
     async fn policies(&self) -> Result<Arc<Policies>, InfluxError> {

@@ -51,7 +51,7 @@ fn nothing_gets_out_of_its_quotes() {
     for evil in ["'", "\"", "\\", "\\'", "' OR 1=1 --", "\"; DROP DATABASE x", "a\nb", "\\\\\""] {
         let group = [evil.to_owned()];
         let filters = [(evil.to_owned(), evil.to_owned())];
-        let places = Places { own: Some(evil.to_owned()), own_database: None };
+        let places = Places { own: Some(evil.to_owned()), ..Places::default() };
         let text = question(evil, evil, &group, &filters, (&project, &places)).influxql();
         assert!(is_closed(&text), "{text}");
     }
@@ -64,13 +64,23 @@ fn a_project_with_a_place_of_its_own_is_looked_for_in_both() {
     let places = Places {
         own: Some("project-default".to_owned()),
         own_database: Some("muster-project-default".to_owned()),
+        are_names_shared: true,
     };
     let text = question("cpu", "v", &[], &[], (&project, &places)).influxql();
     assert!(text.contains(" FROM \"cpu\", \"project-default\".\"cpu\" WHERE "), "{text}");
     assert_eq!(
-        field_keys(&places, &["cpu".to_owned(), "mem".to_owned()]),
-        "SHOW FIELD KEYS FROM \"cpu\", \"project-default\".\"cpu\", \"mem\", \"project-default\".\"mem\""
+        field_keys(&places, &["cpu".to_owned(), "mem".to_owned()]).as_deref(),
+        Some(
+            "SHOW FIELD KEYS FROM \"cpu\", \"project-default\".\"cpu\", \"mem\", \"project-default\".\"mem\""
+        )
     );
+    // The names in the database itself are not for other projects.
+    let places = Places { are_names_shared: false, ..places };
+    assert_eq!(
+        field_keys(&places, &["cpu".to_owned()]).as_deref(),
+        Some("SHOW FIELD KEYS FROM \"project-default\".\"cpu\"")
+    );
+    assert_eq!(field_keys(&Places::default(), &["cpu".to_owned()]), None);
     let databases: Vec<_> = places.databases("muster").collect();
     assert_eq!(databases, ["muster", "muster-project-default"]);
 }

@@ -16,8 +16,13 @@ use super::summary::measured;
 
 /// Groups that are kept of one device at most.
 const GROUPS: usize = 16;
-/// The largest batch whose bytes are kept; of a larger one, only the summary is.
-const LARGEST: usize = 64 * 1024;
+/// Maximum length of a group's name, in bytes.
+const MAX_GROUP_NAME: usize = 64;
+/// Maximum size of all batches that are kept of one device, in bytes before compression; an agent's
+/// own are 10 KB. Of a batch beyond it only the summary is kept.
+pub(super) const MAX_DEVICE_BYTES: usize = 128 * 1024;
+/// Maximum number of points that are kept of one device; an agent's own are about 100.
+pub(super) const MAX_DEVICE_POINTS: usize = 2_000;
 
 /// A batch cannot be newer than so much after it was received, in microseconds: a clock that was
 /// wrong once shall not keep out what comes after it was set right.
@@ -41,7 +46,11 @@ struct Group {
     time: Timestamp,
     received_at: Timestamp,
     summary: MetricsSummary,
+    /// Empty for a batch that is too large.
     payload: Bytes,
+    /// The size of the batch before compression.
+    bytes: usize,
+    points: usize,
 }
 
 /// The newest batch of one group.
@@ -69,18 +78,31 @@ impl LatestMetrics {
         payload: Bytes,
         received_at: Timestamp,
     ) -> Result<(), InvalidBatch> {
-        let batch = MetricBatch::decode(&payload)?;
+        if group.len() > MAX_GROUP_NAME {
+            return Ok(());
+        }
+        let (batch, _) = MetricBatch::decode_valid_points(&payload)?;
         let summary = MetricsSummary::of(&batch);
-        // The bytes may be a slice of a larger buffer: keep no more than is needed.
-        let payload =
-            if payload.len() <= LARGEST { Bytes::copy_from_slice(&payload) } else { Bytes::new() };
+        // Encoded again: it was compressed or not, and may hold points that were dropped. The bytes
+        // may also be a slice of a larger buffer.
+        let whole = batch.encode();
+        let (bytes, points) = (whole.len(), batch.points.len());
         let mut devices = self.write();
         let latest = devices.entry((project.clone(), device)).or_default();
         latest.received_at = latest.received_at.max(received_at);
         let time = batch.time.min(received_at.plus_micros(AHEAD));
         let is_newest = latest.groups.get(group).is_none_or(|known| known.time <= time);
         if is_newest && (latest.groups.len() < GROUPS || latest.groups.contains_key(group)) {
-            let group_state = Group { time, received_at, summary, payload };
+            let others = || latest.groups.iter().filter(|(name, _)| *name != group);
+            let others_bytes: usize = others().map(|(_, group)| group.bytes).sum();
+            let others_points: usize = others().map(|(_, group)| group.points).sum();
+            let fits = others_bytes + bytes <= MAX_DEVICE_BYTES
+                && others_points + points <= MAX_DEVICE_POINTS;
+            let group_state = if fits {
+                Group { time, received_at, summary, payload: whole.into(), bytes, points }
+            } else {
+                Group { time, received_at, summary, payload: Bytes::new(), bytes: 0, points: 0 }
+            };
             latest.groups.insert(group.to_owned(), group_state);
         }
         Ok(())

@@ -70,10 +70,13 @@ impl MetricsSummary {
                 self.disk_percent = number(point, "used_percent").or(self.disk_percent);
             }
             "battery" => self.battery_percent = number(point, "percent").or(self.battery_percent),
+            // The agent's own measurement alone: an application may have a field of this name.
+            "muster_agent" => {
+                if let Some(FieldValue::Int(skew)) = field(point, "clock_skew_us") {
+                    self.clock_skew_us = Some(*skew);
+                }
+            }
             _ => {}
-        }
-        if let Some(FieldValue::Int(skew)) = field(point, "clock_skew_us") {
-            self.clock_skew_us = Some(*skew);
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The store keeps the newest, whatever the order; the summary finds the figures.
 
 use bytes::Bytes;
-use muster_schemas::metrics::{MetricBatch, Point};
+use muster_schemas::metrics::{FieldValue, MetricBatch, Point};
 use muster_schemas::{DeviceId, ProjectId, Timestamp};
 use uuid::Uuid;
 
@@ -88,4 +88,41 @@ fn figures_come_from_the_right_points() {
             clock_skew_us: Some(-7),
         }
     );
+}
+
+#[test]
+fn an_applications_field_does_not_replace_the_clock_skew() {
+    let own = Point::new("muster_agent").field("clock_skew_us", -1_200_i64);
+    let application = Point::new("app").field("clock_skew_us", 99_000_000_i64);
+    let points = vec![own, application];
+    let summary = MetricsSummary::of(&MetricBatch { time: Timestamp(0), points });
+    assert_eq!(summary.clock_skew_us, Some(-1_200));
+}
+
+/// Sixteen groups of 4 MiB each, compressed, were an answer of 65 MB and 0.3 s for each selector.
+#[test]
+fn a_device_is_kept_within_bounds_however_its_batches_are_compressed() {
+    let (latest, project) = (LatestMetrics::default(), ProjectId::default_project());
+    let device = DeviceId(Uuid::from_u128(1));
+    latest.update(&project, device, "host", batch(1, vec![cpu(90.0)]), Timestamp(1)).unwrap();
+    for group in 0..16 {
+        let text = FieldValue::Text("x".repeat(1_000));
+        let points = vec![Point::new("app").field("text", text); 4_000];
+        let bytes = MetricBatch { time: Timestamp(2), points }.encode_compressed();
+        assert!(bytes.len() < 64 * 1024, "{}", bytes.len());
+        let group = format!("large-{group}");
+        latest.update(&project, device, &group, bytes.into(), Timestamp(2)).unwrap();
+        let points = vec![cpu(50.0); 500];
+        let group = format!("many-{group}");
+        latest.update(&project, device, &group, batch(2, points), Timestamp(2)).unwrap();
+    }
+    let groups = latest.groups(&project, device);
+    let points: usize = groups.iter().map(|group| group.batch.points.len()).sum();
+    let bytes: usize = groups.iter().map(|group| group.batch.encode().len()).sum();
+    assert!(points <= super::store::MAX_DEVICE_POINTS, "{points}");
+    assert!(bytes <= super::store::MAX_DEVICE_BYTES, "{bytes}");
+    // The summary is of all.
+    assert_eq!(latest.last_seen(&project, device), Some(Timestamp(2)));
+    let summary = latest.summary(&project, device).unwrap();
+    assert!(summary.cpu_percent.is_some());
 }

@@ -173,4 +173,14 @@ impl SimDevice {
         })
         .await;
     }
+
+    /// Sends this many metric messages that are no batches, as fast as the broker takes them.
+    pub async fn flood_metrics(&self, messages: u32) {
+        let subject = self.subjects.live_metrics("host");
+        for number in 0..messages {
+            let junk = Bytes::from(format!("junk {number}"));
+            self.nats.publish(subject.clone(), junk).await.expect("the connection is open");
+        }
+        self.nats.flush().await.expect("the connection is open");
+    }
 }

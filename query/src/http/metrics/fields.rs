@@ -23,7 +23,7 @@ pub(crate) struct Measurement {
     #[schema(example = "cpu")]
     name: String,
     /// Its fields, with their types: `float`, `integer`, `boolean`, `string`. Those that only other
-    /// devices have are named too.
+    /// devices of the project have are named too.
     fields: BTreeMap<String, String>,
     /// The tags of this device's series.
     tags: Vec<String>,
@@ -66,8 +66,10 @@ pub(crate) async fn list_metric_fields(
         return Ok(Json(Page { items, next: None }));
     }
     let names: Vec<String> = names.into_iter().collect();
-    let fields = influx::field_keys(&places, &names);
-    let fields = state.influx.ask(&fields).await.map_err(problem)?;
+    let fields = match influx::field_keys(&places, &names) {
+        Some(query) => state.influx.ask(&query).await.map_err(problem)?,
+        None => Vec::new(),
+    };
     let tags = show(influx::tag_keys(project, device, &names)).await?;
     let items = gather(fields, tags);
     Ok(Json(Page { items, next: None }))

@@ -1,0 +1,224 @@
+//! Bounds on what this process logs: lines of one kind per time, and the length of a line. Most texts in
+//! warnings come from devices and clients, who could otherwise fill the disk with them.
+//!
+//! A kind is a place in the source code. What is left out is counted and reported once an interval.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::io::{self, Write};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use metrics::counter;
+use tracing::callsite::Identifier;
+use tracing::{Event, Level, Metadata, Subscriber};
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, MakeWriter};
+use tracing_subscriber::registry::LookupSpan;
+
+/// Length of the interval that lines are counted in.
+const INTERVAL: Duration = Duration::from_secs(10);
+/// Maximum number of lines of one kind in an interval.
+const MAX_LINES: u32 = 100;
+/// Maximum length of a line, in bytes; a longer one is shortened.
+const MAX_LINE: usize = 4096;
+/// Maximum length of one text in a line that is shortened, in characters.
+const MAX_TEXT: usize = 512;
+const LEFT_OUT: &str = "muster_log_lines_left_out_total";
+
+/// Counts lines by kind; cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct LogLimit(Arc<Mutex<HashMap<Identifier, Kind>>>);
+
+#[derive(Debug)]
+struct Kind {
+    place: String,
+    since: Instant,
+    lines: u32,
+    left_out: u64,
+}
+
+impl LogLimit {
+    /// May one more line of this kind be written now?
+    fn admits(&self, kind: &'static Metadata<'static>, now: Instant) -> bool {
+        let mut kinds = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let kind = kinds.entry(kind.callsite()).or_insert_with(|| Kind {
+            place: format!("{}:{}", kind.target(), kind.line().unwrap_or_default()),
+            since: now,
+            lines: 0,
+            left_out: 0,
+        });
+        if now.saturating_duration_since(kind.since) >= INTERVAL {
+            (kind.since, kind.lines) = (now, 0);
+        }
+        kind.lines = kind.lines.saturating_add(1);
+        let is_admitted = kind.lines <= MAX_LINES;
+        kind.left_out += u64::from(!is_admitted);
+        is_admitted
+    }
+
+    /// The kinds of which lines were left out since the last call, and how many.
+    fn take_left_out(&self) -> Vec<(String, u64)> {
+        let mut kinds = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let left_out = kinds.values_mut().filter(|kind| kind.left_out > 0);
+        left_out.map(|kind| (kind.place.clone(), std::mem::take(&mut kind.left_out))).collect()
+    }
+
+    /// Reports what was left out, for as long as the process lives.
+    pub(crate) async fn report(self) {
+        loop {
+            tokio::time::sleep(INTERVAL).await;
+            for (place, lines) in self.take_left_out() {
+                counter!(LEFT_OUT).increment(lines);
+                tracing::warn!(place, lines, "log lines of one kind were left out");
+            }
+        }
+    }
+}
+
+/// Writes what another formatter writes, as far as the limit admits it. Not a filter of the layer: one
+/// that refuses single events leaves its mark on the next event (tracing-subscriber 0.3).
+#[derive(Clone, Debug)]
+pub(crate) struct Limited<F> {
+    pub(crate) inner: F,
+    pub(crate) limit: LogLimit,
+}
+
+impl<S, N, F> FormatEvent<S, N> for Limited<F>
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+    F: FormatEvent<S, N>,
+{
+    fn format_event(
+        &self,
+        context: &FmtContext<'_, S, N>,
+        writer: Writer<'_>,
+        event: &Event<'_>,
+    ) -> fmt::Result {
+        // Lines for developers are written only where somebody has asked for them.
+        let is_for_developers = *event.metadata().level() > Level::INFO;
+        if is_for_developers || self.limit.admits(event.metadata(), Instant::now()) {
+            self.inner.format_event(context, writer, event)
+        } else {
+            Ok(())
+        }
+    }
+}
+
+/// Standard error, with long lines shortened.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ShortLines {
+    pub(crate) is_json: bool,
+}
+
+impl<'a> MakeWriter<'a> for ShortLines {
+    type Writer = Self;
+
+    fn make_writer(&'a self) -> Self {
+        *self
+    }
+}
+
+impl Write for ShortLines {
+    /// The formatter hands over one line at a time.
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        let mut stderr = io::stderr().lock();
+        // A line that was left out is empty, and writing nothing writes nothing.
+        if line.len() <= MAX_LINE {
+            stderr.write_all(line)?;
+        } else {
+            stderr.write_all(&shortened(line, self.is_json))?;
+        }
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stderr().flush()
+    }
+}
+
+fn shortened(line: &[u8], is_json: bool) -> Vec<u8> {
+    if is_json && let Ok(mut value) = serde_json::from_slice::<serde_json::Value>(line) {
+        shorten(&mut value);
+        return format!("{value}\n").into_bytes();
+    }
+    let text = String::from_utf8_lossy(line);
+    let end = text.floor_char_boundary(MAX_LINE);
+    format!("{}… ({} bytes)\n", text.get(..end).unwrap_or_default(), line.len()).into_bytes()
+}
+
+fn shorten(value: &mut serde_json::Value) {
+    match value {
+        serde_json::Value::String(text) => {
+            if let Some((end, _)) = text.char_indices().nth(MAX_TEXT) {
+                text.truncate(end);
+                text.push('…');
+            }
+        }
+        serde_json::Value::Array(items) => items.iter_mut().for_each(shorten),
+        serde_json::Value::Object(items) => items.values_mut().for_each(shorten),
+        _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tracing_subscriber::layer::SubscriberExt;
+    use tracing_subscriber::{EnvFilter, Layer};
+
+    use super::*;
+
+    /// Where a test's log goes.
+    #[derive(Clone, Default)]
+    struct Log(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Log {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn one_kind_of_line_does_not_fill_the_log() {
+        let (log, limit) = (Log::default(), LogLimit::default());
+        let writer = log.clone();
+        let limited = limit.clone();
+        let layer = tracing_subscriber::fmt::layer()
+            .with_writer(move || writer.clone())
+            .json()
+            .map_event_format(|inner| Limited { inner, limit: limited })
+            .with_filter(EnvFilter::new("info"));
+        let subscriber = tracing_subscriber::registry().with(layer);
+        tracing::subscriber::with_default(subscriber, || {
+            for number in 0..10_000 {
+                tracing::warn!(number, "provoked");
+            }
+            tracing::warn!("another kind");
+        });
+        let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+        assert_eq!(text.matches("provoked").count(), 100);
+        assert_eq!(text.matches("another kind").count(), 1);
+        let left_out = limit.take_left_out();
+        assert_eq!(left_out.len(), 1);
+        assert_eq!(left_out[0].1, 9_900);
+        assert!(limit.take_left_out().is_empty());
+    }
+
+    #[test]
+    fn a_long_line_is_shortened_and_stays_what_it_is() {
+        let long = "é".repeat(60_000);
+        let line = format!("{{\"fields\":{{\"message\":\"x\",\"method\":\"{long}\"}}}}\n");
+        let short = shortened(line.as_bytes(), true);
+        assert!(short.len() < 2 * MAX_TEXT + 100, "{}", short.len());
+        let value: serde_json::Value = serde_json::from_slice(&short).unwrap();
+        assert_eq!(value["fields"]["message"], "x");
+        let short = shortened(line.as_bytes(), false);
+        assert!(short.len() < MAX_LINE + 40 && short.ends_with(b"bytes)\n"));
+    }
+}

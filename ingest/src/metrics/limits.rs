@@ -1,0 +1,336 @@
+//! Limits on the metrics of one device: times near now, few shards, a rate of messages and of bytes,
+//! fixed field types. Pure: every call brings the time.
+//!
+//! What is beyond a limit is dropped and counted, so that no device fills the store or delays others.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use muster_schemas::metrics::MetricBatch;
+use muster_schemas::{Retention, Timestamp};
+
+use super::names::Who;
+use super::place_setup::shard_of;
+
+const SECOND: i64 = 1_000_000;
+const DAY: i64 = 86_400 * SECOND;
+/// Seconds of its rate that a device may use together.
+const BURST_SECONDS: i64 = 10;
+/// Devices that are remembered at most; beyond it those of yesterday are forgotten.
+const MAX_DEVICES: usize = 200_000;
+
+/// Limits on the metrics of one device.
+#[derive(Clone, Copy, Debug)]
+pub struct DeviceLimits {
+    /// Maximum age of a point. A shorter retention of the project counts instead.
+    pub max_age: Duration,
+    /// Maximum time of a point in the future.
+    pub max_ahead: Duration,
+    /// Maximum number of distinct shards of the store that a device may write to in a day.
+    pub max_shards: usize,
+    /// Maximum messages per second, with a burst of ten seconds' worth.
+    pub messages_per_second: u32,
+    /// Maximum bytes of line protocol per second, likewise.
+    pub bytes_per_second: u32,
+}
+
+impl Default for DeviceLimits {
+    fn default() -> Self {
+        Self {
+            max_age: Duration::from_secs(30 * 86_400),
+            max_ahead: Duration::from_secs(600),
+            max_shards: 64,
+            messages_per_second: 100,
+            bytes_per_second: 4 << 20,
+        }
+    }
+}
+
+/// Why points or a message were dropped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Excess {
+    /// A name or value that no store takes.
+    Invalid,
+    /// A field of a built-in measurement with another type than the fixed one.
+    WrongType,
+    /// Older than the project's metrics are kept.
+    PastRetention,
+    /// Older than points may be.
+    TooOld,
+    /// Further in the future than points may be.
+    TooNew,
+    /// In one more shard than a device may write to in a day.
+    TooManyShards,
+    /// One more series than a device may have.
+    TooManySeries,
+    /// More messages per second than a device may send.
+    MessageRate,
+    /// More bytes per second than a device may send.
+    ByteRate,
+}
+
+impl Excess {
+    /// The label of the counter.
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Invalid => "invalid",
+            Self::WrongType => "wrong_type",
+            Self::PastRetention => "past_retention",
+            Self::TooOld => "too_old",
+            Self::TooNew => "too_new",
+            Self::TooManyShards => "too_many_shards",
+            Self::TooManySeries => "too_many_series",
+            Self::MessageRate => "message_rate",
+            Self::ByteRate => "byte_rate",
+        }
+    }
+}
+
+/// What one device has used.
+#[derive(Debug)]
+struct Used {
+    /// The day that the shards and the reports are of.
+    day: i64,
+    shards: Vec<i64>,
+    /// One bit for each [`Excess`] that was reported today.
+    reported: u16,
+    messages: Bucket,
+    bytes: Bucket,
+}
+
+/// A token bucket whose clock is the time at which the broker got a message: messages that waited for
+/// this process are not held against the device.
+#[derive(Debug)]
+struct Bucket {
+    micros: i64,
+    /// Left, in units per second times microseconds.
+    left: i64,
+}
+
+impl Bucket {
+    fn full(rate: u32, now: i64) -> Self {
+        Self { micros: now, left: i64::from(rate) * SECOND * BURST_SECONDS }
+    }
+
+    fn refill(&mut self, rate: u32, now: i64) {
+        let most = i64::from(rate) * SECOND * BURST_SECONDS;
+        let passed = now.saturating_sub(self.micros).max(0);
+        self.left = self.left.saturating_add(passed.saturating_mul(rate.into())).min(most);
+        self.micros = self.micros.max(now);
+    }
+
+    /// Takes this much when anything is left; what a message is too large by is owed.
+    fn take(&mut self, amount: usize) -> bool {
+        if self.left <= 0 {
+            return false;
+        }
+        let amount = i64::try_from(amount).unwrap_or(i64::MAX).saturating_mul(SECOND);
+        self.left = self.left.saturating_sub(amount).max(-i64::from(u32::MAX) * SECOND);
+        true
+    }
+}
+
+/// Holds each device to [`DeviceLimits`].
+#[derive(Debug)]
+pub(super) struct DeviceGuard {
+    limits: DeviceLimits,
+    devices: HashMap<Who, Used>,
+}
+
+impl DeviceGuard {
+    pub(super) fn new(limits: DeviceLimits) -> Self {
+        Self { limits, devices: HashMap::new() }
+    }
+
+    fn used(&mut self, who: &Who, now: Timestamp) -> &mut Used {
+        let now = now.micros();
+        let day = now.div_euclid(DAY);
+        if self.devices.len() >= MAX_DEVICES && !self.devices.contains_key(who) {
+            self.devices.retain(|_, used| used.day >= day);
+        }
+        let limits = self.limits;
+        let used = self.devices.entry(who.clone()).or_insert_with(|| Used {
+            day,
+            shards: Vec::new(),
+            reported: 0,
+            messages: Bucket::full(limits.messages_per_second, now),
+            bytes: Bucket::full(limits.bytes_per_second, now),
+        });
+        if used.day < day {
+            (used.day, used.reported) = (day, 0);
+            used.shards.clear();
+        }
+        used.messages.refill(limits.messages_per_second, now);
+        used.bytes.refill(limits.bytes_per_second, now);
+        used
+    }
+
+    /// May one more message of this device be read? `received` is when the broker got it.
+    pub(super) fn admit(&mut self, who: &Who, received: Timestamp) -> Result<(), Excess> {
+        let used = self.used(who, received);
+        if !used.messages.take(1) {
+            return Err(Excess::MessageRate);
+        }
+        if used.bytes.left > 0 { Ok(()) } else { Err(Excess::ByteRate) }
+    }
+
+    /// Charges the lines of a message that was admitted.
+    pub(super) fn charge(&mut self, who: &Who, received: Timestamp, bytes: usize) {
+        // A message that was admitted before another one used up the rest is taken all the same.
+        self.used(who, received).bytes.take(bytes);
+    }
+
+    /// Drops the points whose type or time is beyond the limits; what was dropped, by cause.
+    pub(super) fn hold(
+        &mut self,
+        who: &Who,
+        batch: &mut MetricBatch,
+        retention: Retention,
+        now: Timestamp,
+    ) -> Vec<(Excess, usize)> {
+        let limits = self.limits;
+        let used = self.used(who, now);
+        let micros = |time: Duration| i64::try_from(time.as_micros()).unwrap_or(i64::MAX);
+        let oldest = now.plus_micros(-micros(limits.max_age));
+        let newest = now.plus_micros(micros(limits.max_ahead));
+        let kept = retention.days().map(i64::from);
+        let kept_since = kept.map(|days| now.plus_micros(-days * DAY));
+        let seconds = kept.and_then(|days| u64::try_from(days * DAY / SECOND).ok());
+        let shard = i64::try_from(shard_of(seconds.unwrap_or(0))).unwrap_or(1) * SECOND;
+        let mut dropped: Vec<(Excess, usize)> = Vec::new();
+        let time = batch.time;
+        batch.points.retain_mut(|point| {
+            let at = time.plus_micros(point.offset);
+            let window = at.micros().div_euclid(shard);
+            let excess = if kept_since.is_some_and(|since| at < since) {
+                Excess::PastRetention
+            } else if at < oldest {
+                Excess::TooOld
+            } else if at > newest {
+                Excess::TooNew
+            } else if point.fix_types().is_err() {
+                Excess::WrongType
+            } else if used.shards.contains(&window) {
+                return true;
+            } else if used.shards.len() < limits.max_shards {
+                used.shards.push(window);
+                return true;
+            } else {
+                Excess::TooManyShards
+            };
+            match dropped.iter_mut().find(|(cause, _)| *cause == excess) {
+                Some((_, points)) => *points += 1,
+                None => dropped.push((excess, 1)),
+            }
+            false
+        });
+        dropped
+    }
+
+    /// Is it the first time today that something of this device is dropped for this cause?
+    pub(super) fn is_news(&mut self, who: &Who, excess: Excess, now: Timestamp) -> bool {
+        let used = self.used(who, now);
+        let bit = 1_u16 << (excess as u8);
+        let is_news = used.reported & bit == 0;
+        used.reported |= bit;
+        is_news
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use muster_schemas::metrics::{FieldValue, Point};
+    use muster_schemas::{DeviceId, ProjectId};
+    use uuid::Uuid;
+
+    use super::*;
+
+    const NOW: Timestamp = Timestamp(1_795_420_800_000_000);
+
+    fn who(number: u128) -> Who {
+        (ProjectId::default_project(), DeviceId(Uuid::from_u128(number)))
+    }
+
+    fn batch(offsets: impl IntoIterator<Item = i64>) -> MetricBatch {
+        let point = |offset| Point { offset, ..Point::new("app").field("v", 1_i64) };
+        MetricBatch { time: NOW, points: offsets.into_iter().map(point).collect() }
+    }
+
+    #[test]
+    fn only_times_near_now_are_taken() {
+        let mut guard = DeviceGuard::new(DeviceLimits::default());
+        let minute = 60 * SECOND;
+        let all = [-31 * DAY, -29 * DAY, -2 * DAY, 0, 9 * minute, 11 * minute, i64::MAX];
+        let mut points = batch(all);
+        let dropped = guard.hold(&who(1), &mut points, Retention::Default, NOW);
+        assert_eq!(dropped, [(Excess::TooOld, 1), (Excess::TooNew, 2)]);
+        assert_eq!(points, batch([-29 * DAY, -2 * DAY, 0, 9 * minute]));
+        let mut points = batch(all);
+        let dropped = guard.hold(&who(1), &mut points, Retention::Days(1), NOW);
+        assert_eq!(dropped, [(Excess::PastRetention, 3), (Excess::TooNew, 2)]);
+    }
+
+    /// A batch of points in 1,000 past weeks made as many shards.
+    #[test]
+    fn a_device_opens_few_shards_a_day() {
+        let limits = DeviceLimits {
+            max_age: Duration::from_secs(u32::MAX.into()),
+            ..DeviceLimits::default()
+        };
+        let mut guard = DeviceGuard::new(limits);
+        let weeks = |weeks: std::ops::Range<i64>| batch(weeks.map(|week| -week * 7 * DAY));
+        let mut hold = |device, mut batch, now| {
+            guard.hold(&who(device), &mut batch, Retention::Default, now);
+            batch.points.len()
+        };
+        assert_eq!(hold(1, weeks(0..1_000), NOW), 64);
+        assert_eq!(hold(1, weeks(0..10), NOW), 10, "known ones go on");
+        assert_eq!(hold(1, weeks(500..510), NOW), 0);
+        assert_eq!(hold(2, weeks(500..510), NOW), 10, "another device has its own");
+        assert_eq!(hold(1, weeks(500..510), NOW.plus_micros(DAY)), 10, "and another day");
+        // An honest device that was away for 30 days meets no limit.
+        let mut guard = DeviceGuard::new(DeviceLimits::default());
+        let mut hours = batch((0..30 * 24).map(|hour| -hour * 3_600 * SECOND));
+        assert_eq!(guard.hold(&who(3), &mut hours, Retention::Days(90), NOW), []);
+    }
+
+    #[test]
+    fn built_in_fields_keep_their_types() {
+        let mut guard = DeviceGuard::new(DeviceLimits::default());
+        let text = Point::new("cpu").field("usage_user", FieldValue::Text("x".to_owned()));
+        let whole = Point::new("temp").field("temp", 45_i64);
+        let mut batch = MetricBatch { time: NOW, points: vec![text, whole] };
+        let dropped = guard.hold(&who(1), &mut batch, Retention::Default, NOW);
+        assert_eq!(dropped, [(Excess::WrongType, 1)]);
+        assert_eq!(batch.points, [Point::new("temp").field("temp", 45.0)]);
+        assert!(guard.is_news(&who(1), Excess::WrongType, NOW));
+        assert!(!guard.is_news(&who(1), Excess::WrongType, NOW));
+        assert!(guard.is_news(&who(1), Excess::TooOld, NOW));
+        assert!(guard.is_news(&who(1), Excess::WrongType, NOW.plus_micros(DAY)));
+    }
+
+    #[test]
+    fn each_device_has_a_rate_of_its_own() {
+        let mut guard = DeviceGuard::new(DeviceLimits::default());
+        let taken = (0..20_000).filter(|_| guard.admit(&who(1), NOW).is_ok()).count();
+        assert_eq!(taken, 1_000);
+        assert_eq!(guard.admit(&who(1), NOW), Err(Excess::MessageRate));
+        assert_eq!(guard.admit(&who(2), NOW), Ok(()));
+        let later = NOW.plus_micros(SECOND);
+        assert_eq!((0..200).filter(|_| guard.admit(&who(1), later).is_ok()).count(), 100);
+        // What came in the course of a day while no ingest ran is within the rate.
+        let day = (0..8_640).map(|n| NOW.plus_micros(n * 10 * SECOND));
+        assert_eq!(day.filter(|at| guard.admit(&who(3), *at).is_ok()).count(), 8_640);
+    }
+
+    #[test]
+    fn bytes_are_limited_too() {
+        let mut guard = DeviceGuard::new(DeviceLimits::default());
+        guard.charge(&who(1), NOW, 41 << 20);
+        assert_eq!(guard.admit(&who(1), NOW), Err(Excess::ByteRate));
+        assert_eq!(guard.admit(&who(1), NOW.plus_micros(SECOND)), Ok(()));
+        guard.charge(&who(1), NOW, usize::MAX);
+        assert_eq!(guard.admit(&who(1), NOW.plus_micros(5 * SECOND)), Err(Excess::ByteRate));
+    }
+}

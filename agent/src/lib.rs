@@ -7,6 +7,7 @@ pub mod clock;
 pub mod doctor;
 pub mod enroll;
 mod files;
+pub mod helper;
 pub mod identity;
 pub mod inventory;
 pub mod link;

@@ -8,6 +8,7 @@ mod architecture;
 mod bucket;
 mod cluster;
 mod compose;
+mod dead_mount;
 mod doctor;
 mod enroll;
 mod everyday;

@@ -39,11 +39,13 @@ pub enum Cause {
     Rate,
     /// More than waits to be sent at once.
     Full,
+    /// A stream more than may be open at the same time; counts streams.
+    Streams,
 }
 
 impl Cause {
     /// All causes.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Malformed,
         Self::TooLong,
         Self::TooMany,
@@ -52,6 +54,7 @@ impl Cause {
         Self::Series,
         Self::Rate,
         Self::Full,
+        Self::Streams,
     ];
 
     /// Its name, as a field and in the status.
@@ -66,6 +69,7 @@ impl Cause {
             Self::Series => "series",
             Self::Rate => "rate",
             Self::Full => "full",
+            Self::Streams => "streams",
         }
     }
 
@@ -80,6 +84,7 @@ impl Cause {
             Self::Series => "dropped_series",
             Self::Rate => "dropped_rate",
             Self::Full => "dropped_full",
+            Self::Streams => "dropped_streams",
         }
     }
 }

@@ -7,7 +7,6 @@ pub mod clock;
 pub mod doctor;
 pub mod enroll;
 mod files;
-pub mod helper;
 pub mod identity;
 pub mod inventory;
 pub mod link;
@@ -19,6 +18,7 @@ pub mod report;
 pub mod run;
 pub mod session;
 pub mod store;
+pub mod subprocess;
 pub mod trust;
 
 pub use run::{Agent, AgentError, AgentOptions, Recorder, Status, run};

@@ -12,7 +12,7 @@ use super::answer::Opening;
 use super::registry::Channels;
 use super::tcp::{broken, down, last};
 use crate::files::{FilesJob, FilesReply, Refusal};
-use crate::helper::{ANSWER_TIMEOUT, Helper, Job, no_answer};
+use crate::subprocess::{ANSWER_TIMEOUT, Helper, Job, no_answer};
 
 /// Starts a helper that serves the files.
 ///

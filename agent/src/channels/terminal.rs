@@ -22,8 +22,8 @@ use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer};
 use tokio::net::unix::pipe;
 use tokio::time::{Instant, sleep};
 
-use crate::helper::{Launch, Program, launch, reap_later};
 use crate::operations::{PATH, RunAs, has_ended, pid_of};
+use crate::subprocess::{Launch, Program, launch, reap_later};
 
 /// The most that is read at once.
 const CHUNK: usize = 32 * 1024;

@@ -15,8 +15,8 @@ use std::path::{Component, Path, PathBuf};
 use muster_schemas::wire::FILE_PART_SUFFIX;
 use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 
-use crate::helper::no_answer;
 use crate::operations::{Policy, run_as};
+use crate::subprocess::no_answer;
 
 /// Longer paths are none.
 const LONGEST: usize = 4096;

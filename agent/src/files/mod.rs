@@ -2,7 +2,7 @@
 //!
 //! | file | is |
 //! |---|---|
-//! | `helper` | the helper process that serves one channel, and the deadlines of its requests |
+//! | `channel` | the helper process that serves one channel, and the deadlines of its requests |
 //! | `bounds` | what one order may reach, and how a path becomes an open file |
 //! | `server`, `status` | SFTP (version 3) within such bounds; what went wrong, in its words |
 //!
@@ -10,9 +10,9 @@
 //! symbolic links are followed first and judged by where they lead.
 
 mod bounds;
-mod helper;
+mod channel;
 mod server;
 mod status;
 
 pub(crate) use bounds::{Bounds, Failure, is_virtual};
-pub(crate) use helper::{FilesJob, FilesReply, Refusal, serve};
+pub(crate) use channel::{FilesJob, FilesReply, Refusal, serve};

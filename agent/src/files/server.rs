@@ -20,8 +20,8 @@ use rustix::fs::{AtFlags, CWD, Mode, OFlags, Timespec, Timestamps};
 use sha2::{Digest, Sha256};
 
 use super::bounds::{Bounds, Failure, is_virtual};
-use super::helper::{DATA_TIMEOUT, apart};
-use crate::helper::ANSWER_TIMEOUT;
+use super::channel::{DATA_TIMEOUT, apart};
+use crate::subprocess::ANSWER_TIMEOUT;
 
 /// The most files and folders that are open at once.
 const MOST_HANDLES: usize = 64;

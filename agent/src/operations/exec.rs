@@ -25,8 +25,8 @@ use super::record::{self, Outcome, Started, blank, short};
 use super::spool::Spool;
 use super::{group, prepare};
 use crate::clock::Moment;
-use crate::helper::{LaunchError, launch, reap_later};
 use crate::run::Shared;
+use crate::subprocess::{LaunchError, launch, reap_later};
 
 /// What is read of an output at once.
 const CHUNK: usize = 32 * 1024;

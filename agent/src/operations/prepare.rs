@@ -12,7 +12,7 @@ use nix::unistd::{Uid, User, geteuid};
 use uuid::Uuid;
 
 use super::group::MARK_VARIABLE;
-use crate::helper::{Launch, Program as launch};
+use crate::subprocess::{Launch, Program as launch};
 
 /// Where programs are looked for unless the order says otherwise.
 pub(crate) const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";

@@ -2,7 +2,7 @@
 //!
 //! | file | is |
 //! |---|---|
-//! | `reader`, `helper` | the two sides of the helper process that touches it |
+//! | `reader`, `worker` | the two sides of the helper process that touches it |
 //! | `source` | what is sent: opened within the policy's bounds, held to what it was |
 //! | `archive` | a folder, packed |
 //! | `send` | its pieces, until the server has all of them |
@@ -13,10 +13,10 @@
 //! every byte, and the journal says so.
 
 mod archive;
-mod helper;
 mod reader;
 mod send;
 mod source;
+mod worker;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -33,8 +33,8 @@ use super::record::{self, Outcome, blank, short};
 use crate::clock::Moment;
 use crate::run::Shared;
 
-pub(crate) use self::helper::{UploadJob, serve_upload};
 pub(super) use self::source::Sent;
+pub(crate) use self::worker::{UploadJob, serve_upload};
 
 /// Begins an upload, and stays with it until its end.
 pub(super) async fn run(

@@ -7,10 +7,10 @@ use muster_schemas::events::{RefusalCause, Upload};
 use muster_schemas::wire::OutputStream;
 use tokio::time::{Duration, timeout};
 
-use super::helper::{Packed, Piece, Reply, Request, UploadJob, Value};
 use super::source::Sent;
-use crate::helper::{ANSWER_TIMEOUT, Helper, Job, no_answer};
+use super::worker::{Packed, Piece, Reply, Request, UploadJob, Value};
 use crate::run::Shared;
+use crate::subprocess::{ANSWER_TIMEOUT, Helper, Job, no_answer};
 
 /// Why something was not done; with a cause when the order is refused.
 #[derive(Debug)]

@@ -9,8 +9,8 @@ use muster_schemas::events::Upload;
 use serde::{Deserialize, Serialize};
 
 use super::archive::{self, Limits};
-use super::helper::Progress;
 use super::name_of;
+use super::worker::Progress;
 use crate::files::{Bounds, is_virtual};
 
 /// What a file was when it was begun to be sent; in the journal.

@@ -17,8 +17,8 @@ use tokio::time::timeout;
 
 use super::bounds::{Bounds, Failure};
 use super::server::{MAX_PACKET, Server};
-use crate::helper::{ANSWER_TIMEOUT, Port, path_bytes};
 use crate::operations::Policy;
+use crate::subprocess::{ANSWER_TIMEOUT, Port, path_bytes};
 
 /// Requests to one file system that does not answer take this many threads at most.
 const MAX_THREADS: usize = 8;

@@ -14,8 +14,8 @@ use sha2::{Digest, Sha256};
 use super::archive::Limits;
 use super::source::{Sent, Source};
 use crate::files::{Bounds, Failure};
-use crate::helper::{ANSWER_TIMEOUT, Port, path_bytes};
 use crate::operations::Policy;
+use crate::subprocess::{ANSWER_TIMEOUT, Port, path_bytes};
 
 /// Progress is reported at this interval at most.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);

@@ -280,7 +280,6 @@ const VIRTUAL: [u32; 9] = [
 /// Is it on such a file system?
 pub(crate) fn is_virtual(fd: impl std::os::fd::AsFd) -> bool {
     // The magic numbers have 32 bits; the type of the field depends on the platform.
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "32 bits count")]
     rustix::fs::fstatfs(fd).is_ok_and(|found| VIRTUAL.contains(&(found.f_type as u32)))
 }
 

@@ -18,6 +18,7 @@ pub mod report;
 pub mod run;
 pub mod session;
 pub mod store;
+pub mod subprocess;
 pub mod trust;
 
 pub use run::{Agent, AgentError, AgentOptions, Recorder, Status, run};

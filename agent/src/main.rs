@@ -7,7 +7,13 @@ mod cli;
 use std::io::Write;
 use std::process::ExitCode;
 
+use muster_agent::subprocess;
+
 fn main() -> ExitCode {
+    subprocess::close_inherited();
+    if std::env::args_os().nth(1).is_some_and(|word| word == subprocess::HELPER_ARGUMENT) {
+        return subprocess::run_helper();
+    }
     run().unwrap_or_else(|error| {
         // The causes in one line; a backtrace is nothing for those who operate devices. With
         // nowhere to write, the exit code has to say it.

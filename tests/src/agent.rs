@@ -79,12 +79,26 @@ impl AgentProcess {
     /// # Panics
     /// When it does not start.
     pub fn start_with(&mut self, args: &[&str]) {
+        self.start_by(Command::new(binary("muster-agent")), args);
+    }
+
+    /// Runs it from a shell that has done `line` before.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub fn start_after(&mut self, line: &str) {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", &format!("{line}; exec \"$@\""), "sh"]).arg(binary("muster-agent"));
+        self.start_by(shell, &[]);
+    }
+
+    fn start_by(&mut self, mut command: Command, args: &[&str]) {
         let said = std::fs::OpenOptions::new()
             .create(true)
             .append(true)
             .open(self.data.with_extension("said"))
             .expect("a file");
-        let child = Command::new(binary("muster-agent"))
+        let child = command
             .envs(self.variables.iter().cloned())
             .arg("--data")
             .arg(&self.data)

@@ -78,6 +78,17 @@ async fn what_applications_write_is_found_under_their_device() {
     let to = agent.data.join("metrics-datagram.sock");
     datagram.send_to(b"queue,name=datagram length=6i", to).unwrap();
 
+    // The 33rd stream is told.
+    let path = agent.data.join("sockets/metrics.sock");
+    let mut streams: Vec<_> = (0..32).map(|_| UnixStream::connect(&path).unwrap()).collect();
+    let mut said = String::new();
+    let mut last = streams.pop().unwrap();
+    last.set_read_timeout(Some(PATIENCE)).unwrap();
+    std::io::Read::read_to_string(&mut last, &mut said).unwrap();
+    drop(streams);
+    assert_eq!(said, "muster-agent: 32 streams are open already\n");
+    assert_eq!(agent.status()["local"]["dropped"]["streams"], 1);
+
     arrives(&system, "queue.length", json!({"name": "udp"}), 3.0).await;
     arrives(&system, "queue.size", json!({"name": "json"}), 4.0).await;
     arrives(&system, "queue.length", json!({"name": "stream"}), 5.0).await;

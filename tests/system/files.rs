@@ -85,9 +85,15 @@ async fn a_folder_goes_there_and_back_as_it_was() {
     assert!(err.contains("305 files"), "{err}");
     assert_eq!(all_of(&at("device/from")), all_of(&from));
     let back = format!("{there}/from");
-    let (code, _, err) = system.muster(&["cp", "-j", "8", &back, text(&at("back"))]);
+    let kept = at("back");
+    let special = ["cp", "--preserve-special", "-j", "8", &back, text(&kept)];
+    let (code, _, err) = system.muster(&special);
     assert_eq!(code, 0, "{err}");
     assert_eq!(all_of(&at("back")), all_of(&from));
+    // Without being asked, no program becomes one of another user.
+    let setuid = format!("{back}/deep/er/süß und salzig");
+    let (code, _, err) = system.muster(&["cp", &setuid, text(&at("plain"))]);
+    assert_eq!((code, at("plain").metadata().unwrap().mode() & 0o7777), (0, 0o750), "{err}");
     // Once more: all is there; then one file is another.
     let (code, _, err) = system.muster(&["cp", text(&from), &there]);
     assert!(code == 0 && err.contains("0 files") && err.contains("305 there already"), "{err}");
@@ -379,4 +385,77 @@ async fn opensshs_sftp_speaks_with_a_device() {
     let output = run("--read-only");
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(!output.status.success() && said.contains("ermission denied"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_folder_that_was_broken_off_is_gone_on_with() {
+    let Robot { system, agent: _agent, dir } = Robot::start("").await;
+    let at = |name: &str| dir.path().join(name);
+    let from = at("from");
+    std::fs::create_dir_all(from.join("inner")).unwrap();
+    for n in 0..40 {
+        std::fs::write(from.join(format!("inner/{n}")), bytes(200_000, n)).unwrap();
+    }
+    let (url, token, ca) = (system.api.url.clone(), system.api.token.clone(), system.ca());
+    let there = format!("robot:{}", at("there").display());
+    let back = text(&at("back")).to_owned();
+    for (source, target, place) in
+        [(text(&from), there.as_str(), at("there")), (&there, &back, at("back"))]
+    {
+        let args = ["--limit", "1MiB", "--jobs", "1", source, target];
+        let mut copy = copying(&url, &token, &ca, &args);
+        wait::until("a few files to be there", PATIENCE, || async {
+            std::fs::read_dir(place.join("inner")).is_ok_and(|all| all.count() > 2).then_some(())
+        })
+        .await;
+        copy.kill().unwrap();
+        copy.wait().unwrap();
+        let (code, _, err) = system.muster(&["cp", source, target]);
+        assert!(code == 0 && err.contains("there already"), "{code}: {err}");
+        assert_eq!(all_of(&place), all_of(&from), "and nothing else is in it");
+        // What is complete is a folder as any other: the next copy goes into it, as with cp.
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn odd_files_are_copied_as_they_are_or_named() {
+    use std::os::unix::ffi::OsStrExt;
+    let Robot { system, agent: _agent, dir } = Robot::start("").await;
+    let at = |name: &str| dir.path().join(name);
+    // Of 300 MB one in the middle is written.
+    let sparse = at("sparse");
+    let file = std::fs::File::create(&sparse).unwrap();
+    file.set_len(300_000_000).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, &bytes(1_000_000, 1), 150_000_000).unwrap();
+    drop(file);
+    let there = format!("robot:{}", at("there").display());
+    for (from, to, place) in
+        [(text(&sparse), there.as_str(), at("there")), (&there, text(&at("back")), at("back"))]
+    {
+        let (code, _, err) = system.muster(&["cp", from, to]);
+        assert_eq!(code, 0, "{err}");
+        assert!(place.metadata().unwrap().blocks() * 512 < 5_000_000, "it is not sparse");
+        let same = Command::new("cmp").arg(&sparse).arg(&place).status().unwrap();
+        assert!(same.success());
+    }
+    // Files that name a size of a page and hold less.
+    let (code, _, err) =
+        system.muster(&["cp", "robot:/sys/kernel/mm/transparent_hugepage", text(&at("sys"))]);
+    assert_eq!(code, 0, "{err}");
+    let name = "transparent_hugepage/enabled";
+    let enabled = std::fs::read(Path::new("/sys/kernel/mm").join(name)).unwrap();
+    assert_eq!(std::fs::read(at("sys/enabled")).unwrap(), enabled);
+    // One name that is not UTF-8.
+    std::fs::create_dir(at("odd")).unwrap();
+    std::fs::write(at("odd/good"), "good").unwrap();
+    std::fs::write(at("odd").join(std::ffi::OsStr::from_bytes(b"bad-\xff")), "x").unwrap();
+    let odd = format!("robot:{}", at("odd").display());
+    let up = format!("robot:{}", at("up").display());
+    for (from, to, place) in
+        [(text(&at("odd")), up.as_str(), at("up")), (&odd, text(&at("down")), at("down"))]
+    {
+        let (code, _, err) = system.muster(&["cp", from, to]);
+        assert!(code == 1 && err.contains("not UTF-8") && err.contains("1 of 2 failed"), "{err}");
+        assert_eq!(std::fs::read_to_string(place.join("good")).unwrap(), "good");
+    }
 }

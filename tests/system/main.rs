@@ -9,6 +9,7 @@ mod broker;
 mod bucket;
 mod cluster;
 mod compose;
+mod dead_mount;
 mod doctor;
 mod enroll;
 mod everyday;

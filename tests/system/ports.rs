@@ -209,3 +209,97 @@ async fn a_port_of_a_device_is_a_port_here() {
     let (code, _, err) = system.muster(&["connect", "robot", &closed.to_string()]);
     assert!(code == 4 && err.contains("refuse"), "{code}: {err}");
 }
+
+fn connect(system: &System, port: u16) -> Child {
+    Command::new(binary("muster"))
+        .args(["--url", &system.api.url, "--token", &system.api.token, "--ca"])
+        .arg(system.ca())
+        .args(["connect", "robot", &port.to_string()])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connect_ends_with_the_far_side() {
+    let Robot { system, agent: _agent, dir: _dir } = Robot::start("").await;
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let ended = |mut child: Child| async move {
+        let code = wait::until("connect to end", Duration::from_secs(15), || {
+            let code = child.try_wait().unwrap();
+            async move { code }
+        });
+        code.await.code()
+    };
+
+    // Closed: its standard output ends, and then the program, whose input stays open.
+    let mut child = connect(&system, port);
+    let (mut stream, _) = listener.accept().unwrap();
+    stream.write_all(b"bye").unwrap();
+    drop(stream);
+    let _input = child.stdin.take();
+    let mut said = String::new();
+    child.stdout.take().unwrap().read_to_string(&mut said).unwrap();
+    assert_eq!(said, "bye");
+    assert_eq!(ended(child).await, Some(0));
+
+    // Reset: what it had sent was not read.
+    let mut child = connect(&system, port);
+    let mut input = child.stdin.take().unwrap();
+    input.write_all(b"unread").unwrap();
+    let (stream, _) = listener.accept().unwrap();
+    wait::until("the bytes to arrive", PATIENCE, || async {
+        stream.peek(&mut [0; 6]).is_ok_and(|count| count == 6).then_some(())
+    })
+    .await;
+    drop(stream);
+    assert!(ended(child).await.is_some_and(|code| code != 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_device_carries_as_many_connections_as_it_says_and_refuses_one_more() {
+    const MOST: usize = muster_schemas::wire::MAX_DEVICE_CHANNELS;
+    let Robot { system, agent: _agent, dir: _dir } = Robot::start("").await;
+    let echo = TcpListener::bind("127.0.0.1:0").unwrap();
+    let there = echo.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for mut stream in echo.incoming().flatten() {
+            std::thread::spawn(move || {
+                std::io::copy(&mut stream.try_clone().unwrap(), &mut stream)
+            });
+        }
+    });
+    let here = free_port().unwrap();
+    let mut forward = Command::new(binary("muster"))
+        .args(["--url", &system.api.url, "--token", &system.api.token, "--ca"])
+        .arg(system.ca())
+        .args(["forward", "robot", &format!("{here}:localhost:{there}")])
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let first = wait::until("the port to be open", PATIENCE, || async {
+        TcpStream::connect(("127.0.0.1", here)).ok()
+    })
+    .await;
+    let mut open = vec![first];
+    open.extend((1..MOST).map(|_| TcpStream::connect(("127.0.0.1", here)).unwrap()));
+    for stream in &mut open {
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.write_all(b"x").unwrap();
+        stream.read_exact(&mut [0]).expect("an echo");
+    }
+    let began = std::time::Instant::now();
+    let mut more = TcpStream::connect(("127.0.0.1", here)).unwrap();
+    more.set_read_timeout(Some(PATIENCE)).unwrap();
+    assert!(matches!(more.read(&mut [0]), Ok(0) | Err(_)), "it is refused");
+    assert!(began.elapsed() < Duration::from_secs(8), "it took {:?}", began.elapsed());
+    let _ = forward.kill();
+    let mut said = String::new();
+    forward.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+    let _ = forward.wait();
+    assert!(said.contains(&format!("{MOST} channels are open on this device already")), "{said}");
+}

@@ -31,6 +31,41 @@ async fn asked(system: &System, body: &Value) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn programs_inherit_nothing_from_the_agent() {
+    let mut robot = Robot::start("").await;
+    robot.agent.kill9();
+    // As an installer with a narrow umask starts it, under nohup, with a file left open.
+    robot.agent.start_after("trap '' HUP QUIT TSTP; umask 077; exec 7</etc/passwd");
+    online(&robot.system.api).await;
+    let system = &robot.system;
+    let shell = |line: &str| system.muster(&["exec", "robot", "--shell", line]);
+    let (_, out, _) = shell("echo $$ $(cut -d' ' -f5,6 /proc/$$/stat)");
+    let ids: Vec<&str> = out.split_whitespace().collect();
+    assert!(ids.len() == 3 && ids[0] == ids[1] && ids[0] == ids[2], "pid, group, session: {out}");
+    let (_, out, _) = shell("umask; grep -E 'Sig(Ign|Blk)' /proc/self/status | cut -f2");
+    let words: Vec<&str> = out.split_whitespace().collect();
+    assert_eq!(words.first(), Some(&"0022"));
+    for mask in &words[1..] {
+        // But for the two signals that belong to the C library.
+        let signals = u64::from_str_radix(mask, 16).unwrap() & !0x1_8000_0000;
+        assert_eq!(signals, 0, "{out}");
+    }
+    let (_, out, _) = shell("sleep 5 & ls /proc/$!/fd; kill $!");
+    assert_eq!(out.split_whitespace().collect::<Vec<_>>(), ["0", "1", "2"]);
+    let (code, _, err) = shell("echo x >/dev/tty");
+    assert!(code != 0 && err.contains("/dev/tty"), "{code}: {err}");
+    let (code, out, _) =
+        system.muster(&["exec", "robot", "--timeout", "20s", "--", "bash", "-ic", "echo here"]);
+    assert_eq!((code, out.as_str()), (0, "here\n"));
+    let (code, _, _) = system.muster(&["exec", "robot", "--timeout", "20s", "--", "bash", "-i"]);
+    assert_eq!(code, 0);
+    // A user's groups and ids are all its own.
+    let line = "id -u; grep -E '^(Uid|Gid|Groups)' /proc/self/status | tr '\\n\\t' '  '";
+    let (code, out, err) = system.muster(&["exec", "robot", "-u", "daemon", "--shell", line]);
+    assert!(code == 0 && out.contains("Uid: 1 1 1 1 Gid: 1 1 1 1"), "{out}{err}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_program_runs_on_the_device_as_if_it_ran_here() {
     let Robot { system, agent: _agent, dir: _dir } = Robot::start("").await;
     let (code, out, err) = system.muster(&["exec", "robot", "--", "echo", "hello  world"]);

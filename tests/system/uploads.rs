@@ -356,3 +356,33 @@ async fn fifty_megabytes_survive_the_death_of_the_agent_and_of_every_role() {
     assert!(status == 200 && body == bytes);
     crate::faults::assert_rebuild_equals_live(&fleet).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_that_are_made_as_they_are_read_are_stored_whole() {
+    use std::os::unix::ffi::OsStrExt;
+    let (system, _agent, dir) = start("").await;
+    let get = |id: &str| {
+        let to = dir.path().join(id);
+        let args = ["upload", "get", id, "robot", "-o", to.to_str().unwrap()];
+        let (code, _, err) = system.muster(&args);
+        assert_eq!(code, 0, "{err}");
+        std::fs::read(to).unwrap()
+    };
+    for path in ["/proc/version", "/sys/kernel/mm/transparent_hugepage/enabled"] {
+        let id = asked(&system.api, Path::new(path), json!({})).await;
+        stored(&system.api, &id).await;
+        assert_eq!(get(&id), std::fs::read(path).unwrap(), "{path}");
+    }
+    // In a folder, a name that is not UTF-8 is packed as it is.
+    let odd = dir.path().join("odd");
+    std::fs::create_dir(&odd).unwrap();
+    std::fs::write(odd.join(std::ffi::OsStr::from_bytes(b"bad-\xff")), "x").unwrap();
+    std::fs::write(odd.join("good"), "good").unwrap();
+    let id = asked(&system.api, &odd, json!({})).await;
+    stored(&system.api, &id).await;
+    let archive = dir.path().join("odd.tar.gz");
+    std::fs::write(&archive, get(&id)).unwrap();
+    let listed = std::process::Command::new("tar").arg("tzf").arg(&archive).output().unwrap();
+    let names = String::from_utf8_lossy(&listed.stdout).into_owned();
+    assert!(names.contains("odd/good") && names.contains("odd/bad-\\377"), "{names}");
+}

@@ -1,21 +1,36 @@
-//! The device's files: an SFTP server behind a channel.
+//! The device's files: an SFTP server behind a channel, in a helper process.
 
 use std::sync::Arc;
 
 use bytes::BytesMut;
 use muster_channel::{CHUNK, Channel, Frame, Sender};
-use muster_schemas::wire::ChannelRefusalCause;
-use russh_sftp::server::{Config, run_with_config};
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::timeout;
 
 use super::answer::Opening;
 use super::registry::Channels;
 use super::tcp::{broken, down, last};
-use crate::files::{Bounds, Failure, MAX_PACKET, Server};
+use crate::files::{FilesJob, FilesReply, Refusal};
+use crate::subprocess::{ANSWER_TIMEOUT, Helper, Job, no_answer};
 
-/// What is said and not heard yet, in each direction, in bytes: one answer, and the next.
-const BETWEEN: usize = 256 * 1024;
+/// Starts a helper that serves the files.
+///
+/// # Errors
+/// Why they are not served.
+async fn start(channels: &Channels, path: &str, write: bool) -> Result<Helper, Refusal> {
+    let job = FilesJob::new(channels.policy_file(), path, write);
+    let failed = |error: std::io::Error| Refusal::failed(format!("no helper could start: {error}"));
+    let mut helper = Helper::start(&Job::Files(job), Vec::new()).await.map_err(failed)?;
+    // The helper itself gives up after the timeout; should it not, it is given up.
+    match timeout(ANSWER_TIMEOUT * 2, helper.receive::<FilesReply>()).await {
+        Ok(Ok(Some(FilesReply::Ready))) => Ok(helper),
+        Ok(Ok(Some(FilesReply::Refused(refusal)))) => Err(refusal),
+        Ok(Ok(None)) => Err(Refusal::failed("the helper ended".to_owned())),
+        Ok(Err(error)) => Err(failed(error)),
+        Err(_) => Err(Refusal::failed(no_answer(path))),
+    }
+}
 
 /// Answers, and serves until either side is through.
 pub(super) async fn open(
@@ -25,20 +40,13 @@ pub(super) async fn open(
     path: String,
     write: bool,
 ) {
-    let bounds = match channels.policy() {
-        Ok(policy) => Bounds::new(policy, &path, write),
-        Err(reason) => Err(Failure::Denied(reason)),
+    let started = tokio::select! {
+        started = start(&channels, &path, write) => started,
+        () = channels.stop.cancelled() => return,
     };
-    let bounds = match bounds {
-        Ok(bounds) => bounds,
-        Err(failure) => {
-            let cause = match &failure {
-                Failure::Denied(_) => ChannelRefusalCause::Policy,
-                Failure::Invalid(_) => ChannelRefusalCause::Invalid,
-                Failure::Io(_) => ChannelRefusalCause::Failed,
-            };
-            return opening.refuse(cause, failure.to_string()).await;
-        }
+    let mut helper = match started {
+        Ok(helper) => helper,
+        Err(Refusal { cause, reason }) => return opening.refuse(cause, reason).await,
     };
     let id = opening.channel;
     let Channel { sender, mut receiver } = match opening.accept().await {
@@ -48,10 +56,7 @@ pub(super) async fn open(
             return;
         }
     };
-    let (ours, theirs) = tokio::io::duplex(BETWEEN);
-    run_with_config(theirs, Server::new(bounds), Config { max_client_packet_len: MAX_PACKET })
-        .await;
-    let (from, mut to) = tokio::io::split(ours);
+    let (from, mut to) = helper.socket().split();
     let both = async { tokio::try_join!(up(&sender, from), down(&mut receiver, &mut to)) };
     let why = tokio::select! {
         done = both => done.err(),

@@ -5,7 +5,7 @@ use std::time::Duration;
 /// The most sessions at a time.
 pub(super) const MOST_SESSIONS: usize = 32;
 /// The most channels at a time.
-pub(super) const MOST_CHANNELS: usize = 128;
+pub(super) const MOST_CHANNELS: usize = muster_schemas::wire::MAX_DEVICE_CHANNELS;
 
 /// How channels are carried.
 #[derive(Clone, Copy, Debug)]

@@ -1,7 +1,7 @@
 //! What is open on this device: sessions by their ids, and how many channels.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -77,6 +77,11 @@ impl Channels {
     /// When it cannot be read or understood, in words.
     pub(super) fn policy(&self) -> Result<Policy, String> {
         Policy::load(&self.policy)
+    }
+
+    /// Where the policy is.
+    pub(super) fn policy_file(&self) -> &Path {
+        &self.policy
     }
 
     /// A place for one more channel, for as long as it is held.

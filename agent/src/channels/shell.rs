@@ -75,7 +75,7 @@ pub(super) async fn open(
         }
     };
     let size = sane(wanted.size);
-    let terminal = match Terminal::open(&user, line, term, size) {
+    let terminal = match Terminal::open(&user, line, term, size).await {
         Ok(terminal) => terminal,
         Err(reason) => return opening.refuse(ChannelRefusalCause::Failed, reason).await,
     };

@@ -63,10 +63,12 @@ pub(super) async fn open(
         }
     };
     let (from, mut to) = stream.into_split();
-    // One that takes nothing more may still have something to say.
+    // A peer that takes nothing more may still send something; one that has reset the connection
+    // does neither.
     let both = async {
-        let (up, down) = tokio::join!(up(&sender, from), down(&mut receiver, &mut to));
-        up.and(down)
+        let down = async { Ok::<_, String>(down(&mut receiver, &mut to).await) };
+        let ((), down) = tokio::try_join!(up(&sender, from), down)?;
+        down
     };
     let why = tokio::select! {
         done = both => done.err(),

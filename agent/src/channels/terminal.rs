@@ -2,8 +2,10 @@
 //! blocking, and ended with all that belongs to it.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, RawFd};
-use std::path::Path;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::PathBuf;
+use std::process::Child;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -11,14 +13,17 @@ use bytes::Bytes;
 use filedescriptor::FileDescriptor;
 use muster_schemas::wire::TerminalSize;
 use nix::errno::Errno;
+use nix::fcntl::OFlag;
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::sys::termios::{InputFlags, SetArg, tcgetattr, tcsetattr};
-use nix::unistd::{AccessFlags, Pid, access};
-use portable_pty::{Child, CommandBuilder, ExitStatus, MasterPty, PtySize, native_pty_system};
+use nix::unistd::Pid;
+use portable_pty::{ExitStatus, MasterPty, PtySize, native_pty_system};
+use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer};
 use tokio::net::unix::pipe;
 use tokio::time::{Instant, sleep};
 
-use crate::operations::{PATH, RunAs, SHELL, has_ended, pid_of, setpriv};
+use crate::operations::{PATH, RunAs, has_ended, pid_of};
+use crate::subprocess::{Launch, Program, launch, reap_later};
 
 /// The most that is read at once.
 const CHUNK: usize = 32 * 1024;
@@ -32,7 +37,7 @@ pub(super) struct Terminal {
     to: pipe::Sender,
     /// Resizes, and knows who is in the foreground.
     master: Mutex<Box<dyn MasterPty + Send>>,
-    child: Box<dyn Child + Send + Sync>,
+    child: Option<Child>,
     pid: Pid,
     has_ended: bool,
 }
@@ -57,60 +62,56 @@ fn lang() -> String {
     if lower.contains("utf-8") || lower.contains("utf8") { own } else { "C.UTF-8".to_owned() }
 }
 
-/// The command for a shell of this user, or a line for it.
-fn command(user: &RunAs, line: Option<&str>, term: &str) -> Result<CommandBuilder, String> {
-    let is_program = |file: &Path| file.is_file() && access(file, AccessFlags::X_OK).is_ok();
-    let shell = if is_program(&user.shell) { user.shell.as_path() } else { Path::new(SHELL) };
-    if !is_program(shell) {
-        return Err(format!("there is no shell {} on this device", shell.display()));
+/// What a helper needs to become a shell of this user, or a line for it.
+fn shell(user: &RunAs, line: Option<&str>, term: &str) -> Launch {
+    let home = user.home.to_string_lossy().into_owned();
+    let env = [
+        ("PATH", PATH.to_owned()),
+        ("HOME", home.clone()),
+        ("USER", user.name.clone()),
+        ("LOGNAME", user.name.clone()),
+        ("LANG", lang()),
+        ("TERM", term.to_owned()),
+    ];
+    let shell = user.shell.to_string_lossy().into_owned();
+    Launch {
+        program: Program::Shell(shell, line.map(str::to_owned)),
+        path: PATH.to_owned(),
+        cwd: None,
+        home,
+        user: user.identity(),
+        env: env.into_iter().map(|(name, value)| (name.to_owned(), value)).collect(),
+        has_terminal: true,
     }
-    let mut command = match user.ids {
-        // Named with a dash before it, as login does.
-        None if line.is_none() => CommandBuilder::new_default_prog(),
-        None => CommandBuilder::new(shell),
-        Some((uid, gid)) => {
-            let setpriv = setpriv().ok_or_else(|| {
-                format!("a shell as '{}' needs util-linux's setpriv on this device", user.name)
-            })?;
-            let mut command = CommandBuilder::new(setpriv);
-            command.args([&format!("--reuid={uid}"), &format!("--regid={gid}")]);
-            command.args(["--init-groups", "--"]);
-            command.arg(shell);
-            if line.is_none() {
-                command.arg("-l");
-            }
-            command
-        }
-    };
-    if let Some(line) = line {
-        command.args(["-c", line]);
-    }
-    command.env_clear();
-    command.env("PATH", PATH);
-    command.env("HOME", &user.home);
-    command.env("USER", &user.name);
-    command.env("LOGNAME", &user.name);
-    command.env("SHELL", shell);
-    command.env("LANG", lang());
-    command.env("TERM", term);
-    command.cwd(if user.home.is_dir() { user.home.as_path() } else { Path::new("/") });
-    Ok(command)
 }
 
-impl Terminal {
-    /// Starts a shell as this user, or a line for it.
-    ///
-    /// # Errors
-    /// Why not, in words.
-    pub(super) fn open(
-        user: &RunAs,
-        line: Option<&str>,
-        term: &str,
-        size: TerminalSize,
-    ) -> Result<Self, String> {
-        let command = command(user, line, term)?;
-        let failed =
-            |what: &str, error: &dyn std::fmt::Display| format!("failed to {what}: {error}");
+/// Opens the program's side of a pseudo-terminal.
+fn other_side(terminal: &FileDescriptor, name: Option<PathBuf>) -> io::Result<OwnedFd> {
+    let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+    if let Ok(fd) = ioctl_tiocgptpeer(terminal, flags) {
+        return Ok(fd);
+    }
+    // Kernels before 4.13.
+    let name = name.ok_or(io::ErrorKind::NotFound)?;
+    let mut options = std::fs::OpenOptions::new();
+    let options = options.read(true).write(true).custom_flags(OFlag::O_NOCTTY.bits());
+    Ok(options.open(name)?.into())
+}
+
+fn failed(what: &str, error: &dyn std::fmt::Display) -> String {
+    format!("failed to {what}: {error}")
+}
+
+/// A pseudo-terminal: the agent's ends of it, and the program's standard input, output and error.
+struct Pair {
+    from: pipe::Receiver,
+    to: pipe::Sender,
+    master: Mutex<Box<dyn MasterPty + Send>>,
+    stdio: [OwnedFd; 3],
+}
+
+impl Pair {
+    fn open(size: TerminalSize) -> Result<Self, String> {
         let pair = native_pty_system()
             .openpty(pty_size(size))
             .map_err(|error| failed("open a pseudo-terminal", &error))?;
@@ -129,10 +130,32 @@ impl Terminal {
             Ok::<_, io::Error>((from, pipe::Sender::from_owned_fd_unchecked(end()?)?))
         };
         let (from, to) = ends().map_err(|error| failed("use the pseudo-terminal", &error))?;
-        let child =
-            pair.slave.spawn_command(command).map_err(|error| failed("start a shell", &error))?;
-        let pid = child.process_id().map(pid_of).ok_or("the shell has no process id")?;
-        Ok(Self { from, to, master: Mutex::new(pair.master), child, pid, has_ended: false })
+        let stdio = || {
+            let one = other_side(&own, pair.master.tty_name())?;
+            Ok::<_, io::Error>([one.try_clone()?, one.try_clone()?, one])
+        };
+        let stdio = stdio().map_err(|error| failed("use the pseudo-terminal", &error))?;
+        Ok(Self { from, to, master: Mutex::new(pair.master), stdio })
+    }
+}
+
+impl Terminal {
+    /// Starts a shell as this user, or a line for it.
+    ///
+    /// # Errors
+    /// Why not, in words.
+    pub(super) async fn open(
+        user: &RunAs,
+        line: Option<&str>,
+        term: &str,
+        size: TerminalSize,
+    ) -> Result<Self, String> {
+        let Pair { from, to, master, stdio } = Pair::open(size)?;
+        let child = launch(shell(user, line, term), stdio)
+            .await
+            .map_err(|error| failed("start a shell", &error.into_reason()))?;
+        let pid = pid_of(child.id());
+        Ok(Self { from, to, master, child: Some(child), pid, has_ended: false })
     }
 
     /// The program's process, which leads its session.
@@ -270,9 +293,9 @@ impl Terminal {
         if !has_ended(self.pid) {
             return None;
         }
-        let status = self.child.try_wait().ok().flatten();
+        let status = self.child.as_mut().and_then(|child| child.try_wait().ok().flatten());
         self.has_ended = true;
-        status
+        status.map(ExitStatus::from)
     }
 }
 
@@ -280,6 +303,10 @@ impl Drop for Terminal {
     fn drop(&mut self) {
         if !self.has_ended {
             self.kill(&self.background());
+            // A dead file system may hold it for long.
+            if let Some(child) = self.child.take() {
+                reap_later(child);
+            }
         }
     }
 }

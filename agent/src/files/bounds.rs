@@ -16,6 +16,7 @@ use muster_schemas::wire::FILE_PART_SUFFIX;
 use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 
 use crate::operations::{Policy, run_as};
+use crate::subprocess::no_answer;
 
 /// Longer paths are none.
 const LONGEST: usize = 4096;
@@ -29,6 +30,9 @@ pub(crate) enum Failure {
     /// It makes no sense.
     #[error("{0}")]
     Invalid(String),
+    /// A file system does not answer.
+    #[error("{}", no_answer(.0))]
+    Silent(String),
     /// The system says no.
     #[error(transparent)]
     Io(#[from] io::Error),
@@ -101,7 +105,7 @@ impl Bounds {
     }
 
     /// The path as the system takes it.
-    fn absolute(&self, path: &str) -> PathBuf {
+    fn absolute(&self, path: impl AsRef<Path>) -> PathBuf {
         self.home.join(path)
     }
 
@@ -146,7 +150,7 @@ impl Bounds {
     ///
     /// # Errors
     /// When there is nothing, or it may not be reached.
-    pub(crate) fn find(&self, path: &str, follow: bool) -> Result<Found, Failure> {
+    pub(crate) fn find(&self, path: impl AsRef<Path>, follow: bool) -> Result<Found, Failure> {
         let more = if follow { OFlags::empty() } else { OFlags::NOFOLLOW };
         let flags = OFlags::PATH | OFlags::CLOEXEC | more;
         let fd = rustix::fs::openat(CWD, self.absolute(path), flags, Mode::empty())?;
@@ -204,12 +208,17 @@ impl Bounds {
     ///
     /// # Errors
     /// When it is not there, may not be reached, or is no regular file.
-    pub(crate) fn open(&self, path: &str) -> Result<File, Failure> {
+    pub(crate) fn open(&self, path: impl AsRef<Path>) -> Result<File, Failure> {
         self.find(path, true)?.reopen(OpenOptions::new().read(true))
     }
 }
 
 impl Found {
+    /// Is it on a file system whose files are made as they are read, whatever size they name?
+    pub(crate) fn is_virtual(&self) -> bool {
+        is_virtual(&self.fd)
+    }
+
     /// What can be said of it.
     ///
     /// # Errors
@@ -253,6 +262,25 @@ impl Found {
         let (one, other) = (self.metadata().unwrap(), std::fs::metadata(path).unwrap());
         (one.dev(), one.ino()) == (other.dev(), other.ino())
     }
+}
+
+/// The kernel's file systems whose files are made as they are read (statfs(2)).
+const VIRTUAL: [u32; 9] = [
+    0x0000_9fa0, // proc
+    0x6265_6572, // sysfs
+    0x6462_6720, // debugfs
+    0x7472_6163, // tracefs
+    0x6367_7270, // cgroup2
+    0x0027_e0eb, // cgroup
+    0x6265_6570, // configfs
+    0x7363_6673, // securityfs
+    0xf97c_ff8c, // selinuxfs
+];
+
+/// Is it on such a file system?
+pub(crate) fn is_virtual(fd: impl std::os::fd::AsFd) -> bool {
+    // The magic numbers have 32 bits; the type of the field depends on the platform.
+    rustix::fs::fstatfs(fd).is_ok_and(|found| VIRTUAL.contains(&(found.f_type as u32)))
 }
 
 /// Where an open file is.

@@ -2,6 +2,7 @@
 //!
 //! | file | is |
 //! |---|---|
+//! | `channel` | the helper process that serves one channel, and the deadlines of its requests |
 //! | `bounds` | what one order may reach, and how a path becomes an open file |
 //! | `server`, `status` | SFTP (version 3) within such bounds; what went wrong, in its words |
 //!
@@ -9,8 +10,9 @@
 //! symbolic links are followed first and judged by where they lead.
 
 mod bounds;
+mod channel;
 mod server;
 mod status;
 
-pub(crate) use bounds::{Bounds, Failure};
-pub(crate) use server::{MAX_PACKET, Server};
+pub(crate) use bounds::{Bounds, Failure, is_virtual};
+pub(crate) use channel::{FilesJob, FilesReply, Refusal, serve};

@@ -19,7 +19,9 @@ use russh_sftp::server::Handler;
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, Timespec, Timestamps};
 use sha2::{Digest, Sha256};
 
-use super::bounds::{Bounds, Failure};
+use super::bounds::{Bounds, Failure, is_virtual};
+use super::channel::{DATA_TIMEOUT, apart};
+use crate::subprocess::ANSWER_TIMEOUT;
 
 /// The most files and folders that are open at once.
 const MOST_HANDLES: usize = 64;
@@ -44,16 +46,15 @@ pub(crate) struct Server {
 
 #[derive(Debug)]
 enum Opened {
-    File(Arc<File>),
-    Folder(Option<ReadDir>),
+    File(Arc<File>, Arc<str>),
+    Folder(Option<Names>, Arc<str>),
 }
 
-/// Does what may take its time where nobody else waits for it.
-async fn apart<T: Send + 'static>(work: impl FnOnce() -> Answer<T> + Send + 'static) -> Answer<T> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(done) => done,
-        Err(error) => Err(io::Error::other(error).into()),
-    }
+/// The names in a folder that were not sent yet.
+#[derive(Debug)]
+struct Names {
+    entries: ReadDir,
+    is_virtual: bool,
 }
 
 fn done(id: u32) -> Status {
@@ -65,10 +66,12 @@ fn done(id: u32) -> Status {
     }
 }
 
-fn attributes(metadata: &Metadata) -> FileAttributes {
+/// `is_virtual`: the size that the file names is none, and is reported as 0, as that of files in
+/// `/proc` is; such a file is read to its end.
+fn attributes(metadata: &Metadata, is_virtual: bool) -> FileAttributes {
     let seconds = |time: i64| u32::try_from(time.max(0)).unwrap_or(u32::MAX);
     FileAttributes {
-        size: Some(metadata.size()),
+        size: Some(if is_virtual && metadata.is_file() { 0 } else { metadata.size() }),
         uid: Some(metadata.uid()),
         gid: Some(metadata.gid()),
         permissions: Some(metadata.mode()),
@@ -152,12 +155,12 @@ fn hash(file: &File, offset: u64, length: u64) -> Answer<Vec<u8>> {
     Ok(answer)
 }
 
-fn named(entry: &DirEntry) -> Option<Named> {
+fn named(entry: &DirEntry, is_virtual: bool) -> Option<Named> {
     // One that was removed meanwhile is not there.
     let metadata = entry.metadata().ok()?;
     // A name that is no UTF-8 cannot be said in full; whoever asks for it is told that it is not
     // there.
-    Some(Named::new(entry.file_name().to_string_lossy(), attributes(&metadata)))
+    Some(Named::new(entry.file_name().to_string_lossy(), attributes(&metadata, is_virtual)))
 }
 
 /// Reads the parts of a request that the library hands on as bytes.
@@ -200,41 +203,48 @@ impl Server {
         Ok(handle)
     }
 
-    fn file(&self, handle: &str) -> Answer<Arc<File>> {
+    /// An open file, and the path by which it was opened.
+    fn file(&self, handle: &str) -> Answer<(Arc<File>, Arc<str>)> {
         match self.handles.get(handle) {
-            Some(Opened::File(file)) => Ok(Arc::clone(file)),
+            Some(Opened::File(file, path)) => Ok((Arc::clone(file), Arc::clone(path))),
             _ => Err(Failure::Invalid("no such file is open".to_owned())),
         }
     }
 
-    /// Does something within the bounds.
+    /// Does something within the bounds, at this path.
     async fn within<T: Send + 'static>(
         &self,
+        path: &str,
         work: impl FnOnce(&Bounds) -> Answer<T> + Send + 'static,
     ) -> Answer<T> {
         let bounds = Arc::clone(&self.bounds);
-        apart(move || work(&bounds)).await
+        apart(path, ANSWER_TIMEOUT, move || work(&bounds)).await
     }
 
-    /// Changes something within the bounds.
+    /// Changes something within the bounds, at this path.
     async fn change(
         &self,
         id: u32,
+        path: &str,
         work: impl FnOnce(&Bounds) -> Answer<()> + Send + 'static,
     ) -> Answer<Status> {
         self.bounds.check_write()?;
-        self.within(work).await.map(|()| done(id))
+        self.within(path, work).await.map(|()| done(id))
     }
 
     async fn metadata(&self, id: u32, path: String, follow: bool) -> Answer<Attrs> {
-        let attrs =
-            self.within(move |bounds| Ok(attributes(&bounds.find(&path, follow)?.metadata()?)));
+        let named = path.clone();
+        let attrs = self.within(&named, move |bounds| {
+            let found = bounds.find(&path, follow)?;
+            Ok(attributes(&found.metadata()?, found.is_virtual()))
+        });
         Ok(Attrs { id, attrs: attrs.await? })
     }
 
     /// `replace`: may something be at the new place already?
     async fn moved(&self, id: u32, from: String, to: String, replace: bool) -> Answer<Status> {
-        self.change(id, move |bounds| {
+        let named = to.clone();
+        self.change(id, &named, move |bounds| {
             let (from, to) = (bounds.place(&from)?, bounds.place(&to)?);
             if replace {
                 rustix::fs::renameat(from.folder, &from.name, to.folder, &to.name)?;
@@ -248,7 +258,8 @@ impl Server {
     }
 
     async fn removed(&self, id: u32, path: String, flags: AtFlags) -> Answer<Status> {
-        self.change(id, move |bounds| {
+        let named = path.clone();
+        self.change(id, &named, move |bounds| {
             let place = bounds.place(&path)?;
             Ok(rustix::fs::unlinkat(place.folder, &place.name, flags)?)
         })
@@ -278,8 +289,10 @@ impl Handler for Server {
         pflags: OpenFlags,
         attrs: FileAttributes,
     ) -> Answer<Handle> {
-        let file = self.within(move |bounds| open(bounds, &filename, pflags, &attrs)).await?;
-        Ok(Handle { id, handle: self.keep(Opened::File(Arc::new(file)))? })
+        let path: Arc<str> = filename.as_str().into();
+        let file = self.within(&path, move |bounds| open(bounds, &filename, pflags, &attrs));
+        let opened = Opened::File(Arc::new(file.await?), Arc::clone(&path));
+        Ok(Handle { id, handle: self.keep(opened)? })
     }
 
     async fn close(&mut self, id: u32, handle: String) -> Answer<Status> {
@@ -289,8 +302,8 @@ impl Handler for Server {
     }
 
     async fn read(&mut self, id: u32, handle: String, offset: u64, len: u32) -> Answer<Data> {
-        let file = self.file(&handle)?;
-        let data = apart(move || {
+        let (file, path) = self.file(&handle)?;
+        let data = apart(&path, DATA_TIMEOUT, move || {
             let mut data = vec![0; len.min(MAX_SFTP_IO_BYTES) as usize];
             let count = file.read_at(&mut data, offset)?;
             if count == 0 && len > 0 {
@@ -309,8 +322,8 @@ impl Handler for Server {
         offset: u64,
         data: Vec<u8>,
     ) -> Answer<Status> {
-        let file = self.file(&handle)?;
-        apart(move || Ok(file.write_all_at(&data, offset)?)).await?;
+        let (file, path) = self.file(&handle)?;
+        apart(&path, DATA_TIMEOUT, move || Ok(file.write_all_at(&data, offset)?)).await?;
         Ok(done(id))
     }
 
@@ -323,13 +336,16 @@ impl Handler for Server {
     }
 
     async fn fstat(&mut self, id: u32, handle: String) -> Answer<Attrs> {
-        let file = self.file(&handle)?;
-        let attrs = apart(move || Ok(attributes(&file.metadata()?)));
+        let (file, path) = self.file(&handle)?;
+        let attrs = apart(&path, ANSWER_TIMEOUT, move || {
+            Ok(attributes(&file.metadata()?, is_virtual(&*file)))
+        });
         Ok(Attrs { id, attrs: attrs.await? })
     }
 
     async fn setstat(&mut self, id: u32, path: String, attrs: FileAttributes) -> Answer<Status> {
-        self.change(id, move |bounds| {
+        let named = path.clone();
+        self.change(id, &named, move |bounds| {
             let found = bounds.find(&path, true)?;
             if let Some(size) = attrs.size {
                 found.reopen(OpenOptions::new().write(true))?.set_len(size)?;
@@ -341,8 +357,8 @@ impl Handler for Server {
 
     async fn fsetstat(&mut self, id: u32, handle: String, attrs: FileAttributes) -> Answer<Status> {
         use std::os::fd::AsRawFd;
-        let file = self.file(&handle)?;
-        self.change(id, move |_| {
+        let (file, path) = self.file(&handle)?;
+        self.change(id, &path, move |_| {
             if let Some(size) = attrs.size {
                 file.set_len(size)?;
             }
@@ -352,24 +368,28 @@ impl Handler for Server {
     }
 
     async fn opendir(&mut self, id: u32, path: String) -> Answer<Handle> {
-        let names =
-            self.within(move |bounds| Ok(std::fs::read_dir(bounds.find(&path, true)?.path())?));
-        let names = names.await?;
-        Ok(Handle { id, handle: self.keep(Opened::Folder(Some(names)))? })
+        let named: Arc<str> = path.as_str().into();
+        let names = self.within(&named, move |bounds| {
+            let found = bounds.find(&path, true)?;
+            let entries = std::fs::read_dir(found.path())?;
+            Ok(Names { entries, is_virtual: found.is_virtual() })
+        });
+        let opened = Opened::Folder(Some(names.await?), Arc::clone(&named));
+        Ok(Handle { id, handle: self.keep(opened)? })
     }
 
     async fn readdir(&mut self, id: u32, handle: String) -> Answer<Name> {
-        let Some(Opened::Folder(kept)) = self.handles.get_mut(&handle) else {
+        let Some(Opened::Folder(kept, path)) = self.handles.get_mut(&handle) else {
             return Err(Failure::Invalid("no such folder is open".to_owned()));
         };
         let Some(mut names) = kept.take() else {
             return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
         };
-        let (files, rest) = apart(move || {
+        let (files, rest) = apart(path, ANSWER_TIMEOUT, move || {
             let mut files = Vec::new();
             let mut is_end = true;
-            for entry in names.by_ref() {
-                files.extend(named(&entry?));
+            for entry in names.entries.by_ref() {
+                files.extend(named(&entry?, names.is_virtual));
                 if files.len() >= NAMES {
                     is_end = false;
                     break;
@@ -394,7 +414,8 @@ impl Handler for Server {
     }
 
     async fn mkdir(&mut self, id: u32, path: String, attrs: FileAttributes) -> Answer<Status> {
-        self.change(id, move |bounds| {
+        let named = path.clone();
+        self.change(id, &named, move |bounds| {
             let place = bounds.place(&path)?;
             let mode = Mode::from_raw_mode(mode(&attrs, 0o755));
             Ok(rustix::fs::mkdirat(place.folder, &place.name, mode)?)
@@ -403,7 +424,8 @@ impl Handler for Server {
     }
 
     async fn realpath(&mut self, id: u32, path: String) -> Answer<Name> {
-        let real = self.within(move |bounds| bounds.real(&path));
+        let named = path.clone();
+        let real = self.within(&named, move |bounds| bounds.real(&path));
         let real = real.await?.to_string_lossy().into_owned();
         Ok(Name { id, files: vec![Named::dummy(real)] })
     }
@@ -413,7 +435,8 @@ impl Handler for Server {
     }
 
     async fn readlink(&mut self, id: u32, path: String) -> Answer<Name> {
-        let target = self.within(move |bounds| {
+        let named = path.clone();
+        let target = self.within(&named, move |bounds| {
             let place = bounds.place(&path)?;
             Ok(rustix::fs::readlinkat(place.folder, &place.name, Vec::new())?)
         });
@@ -423,7 +446,8 @@ impl Handler for Server {
 
     /// As OpenSSH means it: what the link leads to comes first.
     async fn symlink(&mut self, id: u32, target: String, link: String) -> Answer<Status> {
-        self.change(id, move |bounds| {
+        let named = link.clone();
+        self.change(id, &named, move |bounds| {
             let place = bounds.place(&link)?;
             Ok(rustix::fs::symlinkat(target.as_str(), place.folder, &place.name)?)
         })
@@ -439,8 +463,8 @@ impl Handler for Server {
                 Ok(self.moved(id, from, to, true).await?.into())
             }
             FSYNC => {
-                let file = self.file(&parts.text()?)?;
-                apart(move || Ok(file.sync_all()?)).await?;
+                let (file, path) = self.file(&parts.text()?)?;
+                apart(&path, DATA_TIMEOUT, move || Ok(file.sync_all()?)).await?;
                 Ok(done(id).into())
             }
             LIMITS => {
@@ -449,13 +473,14 @@ impl Handler for Server {
                 Ok(reply(limits.iter().flat_map(|limit| limit.to_be_bytes()).collect()))
             }
             SFTP_SHA256 => {
-                let file = self.file(&parts.text()?)?;
+                let (file, path) = self.file(&parts.text()?)?;
                 let (offset, length) = (parts.number()?, parts.number()?);
                 if length > MAX_SFTP_HASH_BYTES {
                     let words = format!("at most {MAX_SFTP_HASH_BYTES} bytes are hashed at once");
                     return Err(Failure::Invalid(words));
                 }
-                Ok(reply(apart(move || hash(&file, offset, length)).await?))
+                let hash = apart(&path, DATA_TIMEOUT, move || hash(&file, offset, length));
+                Ok(reply(hash.await?))
             }
             _ => Err(self.unimplemented()),
         }

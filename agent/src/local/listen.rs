@@ -19,8 +19,9 @@ use crate::run::Shared;
 
 /// One byte more than any datagram that is taken.
 const DATAGRAM: usize = 64 * 1024 + 1;
-/// Streams that are open at once; more are closed as they come.
-const STREAMS: usize = 32;
+/// Maximum number of streams that are open at the same time; one more gets a line that says so, is
+/// closed and counted.
+pub(super) const STREAMS: usize = 32;
 /// After so many pieces in a row of which nothing could be taken …
 const REFUSED: u32 = 32;
 /// … nothing is read for this long: the kernel drops what a flood brings, at no cost.
@@ -152,7 +153,12 @@ async fn streams(intake: &Intake, listener: &UnixListener) {
                 listener.accept().await
             } => match accepted {
                 Ok((stream, _)) if open.len() < STREAMS => open.push(Box::pin(lines(intake, stream))),
-                Ok(_) => {}
+                Ok((stream, _)) => {
+                    intake.drop_one(Cause::Streams);
+                    // Whoever reads its end learns why.
+                    let words = format!("muster-agent: {STREAMS} streams are open already\n");
+                    let _ = stream.try_write(words.as_bytes());
+                }
                 // Out of file descriptors, say.
                 Err(_) => accept_at = Instant::now() + LOOK,
             }

@@ -42,6 +42,8 @@ pub enum Cause {
     Full,
     /// A field of a built-in measurement with another type than the fixed one.
     Type,
+    /// A stream more than may be open at the same time; counts streams.
+    Streams,
 }
 
 impl Cause {
@@ -56,6 +58,7 @@ impl Cause {
         Self::Rate,
         Self::Full,
         Self::Type,
+        Self::Streams,
     ];
 
     /// Its name, as a field and in the status.
@@ -71,6 +74,7 @@ impl Cause {
             Self::Rate => "rate",
             Self::Full => "full",
             Self::Type => "type",
+            Self::Streams => "streams",
         }
     }
 
@@ -86,6 +90,7 @@ impl Cause {
             Self::Rate => "dropped_rate",
             Self::Full => "dropped_full",
             Self::Type => "dropped_type",
+            Self::Streams => "dropped_streams",
         }
     }
 }

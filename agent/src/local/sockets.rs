@@ -4,10 +4,10 @@
 //! agent's end, and is tried again later.
 
 use std::collections::BTreeMap;
-use std::fs::{Permissions, remove_file, set_permissions};
+use std::fs::{Permissions, create_dir_all, remove_file, set_permissions};
 use std::io;
 use std::net::Ipv4Addr;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -16,6 +16,33 @@ use tokio::sync::Notify;
 
 use super::read::Format;
 
+/// The usual data folder, and the folder of its sockets.
+const USUAL: (&str, &str) = ("/var/lib/muster-agent", "/run/muster-agent");
+const STREAM: &str = "metrics.sock";
+const DATAGRAMS: &str = "metrics-datagram.sock";
+
+/// The folder of the sockets of an agent with this data folder. It holds nothing else, and is never
+/// removed: a container that it is mounted into sees the sockets of an agent that was started again.
+fn socket_folder(data: &Path) -> PathBuf {
+    if data == Path::new(USUAL.0) { USUAL.1.into() } else { data.join("sockets") }
+}
+
+/// Makes the folder of the sockets, and links to them where they were before it.
+fn make_folder(data: &Path) -> io::Result<()> {
+    let folder = socket_folder(data);
+    create_dir_all(&folder)?;
+    set_permissions(&folder, Permissions::from_mode(0o755))?;
+    for name in [STREAM, DATAGRAMS] {
+        let (link, socket) = (data.join(name), folder.join(name));
+        if std::fs::read_link(&link).is_ok_and(|there| there == socket) {
+            continue;
+        }
+        let _ = remove_file(&link);
+        symlink(&socket, &link)?;
+    }
+    Ok(())
+}
+
 /// The doors that shall be open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct DoorsWanted {
@@ -23,7 +50,7 @@ pub(crate) struct DoorsWanted {
     pub(crate) udp: Option<u16>,
     /// The UDP port for JSON, on the loopback.
     pub(crate) json: Option<u16>,
-    /// The sockets in the data folder.
+    /// The sockets in their folder.
     pub(crate) sockets: bool,
 }
 
@@ -99,6 +126,11 @@ impl Doors {
                 tracing::warn!(%error, "applications of other users may not reach the metric sockets");
             }
         }
+        if wanted.sockets
+            && let Err(error) = make_folder(data)
+        {
+            tracing::warn!(%error, "the folder of the metric sockets could not be made");
+        }
         for (variable, place) in places {
             if stay.iter().any(|known| known.place == place) {
                 continue;
@@ -153,8 +185,9 @@ fn places(wanted: DoorsWanted, data: &Path) -> Vec<(Variable, Place)> {
     places.extend(wanted.udp.map(|port| ("metrics.udp", Place::Udp(port, Format::Lines))));
     places.extend(wanted.json.map(|port| ("metrics.json", Place::Udp(port, Format::Json))));
     if wanted.sockets {
-        places.push(("metrics.socket", Place::Stream(data.join("metrics.sock"))));
-        places.push(("metrics.socket", Place::Datagrams(data.join("metrics-datagram.sock"))));
+        let folder = socket_folder(data);
+        places.push(("metrics.socket", Place::Stream(folder.join(STREAM))));
+        places.push(("metrics.socket", Place::Datagrams(folder.join(DATAGRAMS))));
     }
     places
 }

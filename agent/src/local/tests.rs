@@ -5,6 +5,7 @@ use muster_schemas::metrics::{FieldValue, MetricBatch};
 use proptest::prelude::*;
 use uuid::Uuid;
 
+use super::sockets::{Doors, DoorsWanted};
 use super::*;
 use crate::clock::Moment;
 use crate::metrics::{Group, GroupSet};
@@ -231,5 +232,31 @@ proptest! {
         prop_assert_eq!(points[0].tags.values().next().map(String::as_str), Some(tag.as_str()));
         let fields: Vec<&FieldValue> = points[0].fields.values().collect();
         prop_assert_eq!(fields, [&FieldValue::Int(number), &FieldValue::Text(words)]);
+    }
+}
+
+#[tokio::test]
+async fn the_folder_of_the_sockets_outlives_the_agent_and_holds_nothing_else() {
+    use std::os::unix::fs::MetadataExt;
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("sockets");
+    let wanted = DoorsWanted { udp: None, json: None, sockets: true };
+    let names = || {
+        let entries = std::fs::read_dir(&folder).unwrap().flatten();
+        let mut names: Vec<_> = entries.map(|entry| entry.file_name()).collect();
+        names.sort();
+        names
+    };
+    let first = Doors::default();
+    assert!(first.set(wanted, dir.path()).is_empty());
+    let inode = folder.metadata().unwrap().ino();
+    assert_eq!(names(), ["metrics-datagram.sock", "metrics.sock"]);
+    first.close(dir.path());
+    assert!(names().is_empty());
+    let second = Doors::default();
+    assert!(second.set(wanted, dir.path()).is_empty());
+    assert_eq!(folder.metadata().unwrap().ino(), inode, "a mounted folder stays the agent's");
+    for place in [folder.join("metrics.sock"), dir.path().join("metrics.sock")] {
+        assert!(std::os::unix::net::UnixStream::connect(&place).is_ok(), "{}", place.display());
     }
 }

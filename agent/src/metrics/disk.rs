@@ -1,7 +1,9 @@
 //! `disk`: space and inodes of each mounted file system, as Telegraf with its usual `ignore_fs`.
 //!
-//! File systems of other machines (NFS, SMB, FUSE …) are left out: asking one whose server is
-//! gone blocks for ever, and no time-out helps. Block devices' traffic is in [`super::diskio`].
+//! Only file systems that the kernel itself keeps on a local disk are sampled. Asking one of another
+//! machine (NFS, SMB) or of a program (all of FUSE, `fuseblk` too) blocks for ever when that does not
+//! answer, and no timeout helps; so does what is mounted below one. Block devices' traffic is in
+//! [`super::diskio`].
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -17,9 +19,13 @@ use super::value::percent;
 
 const MOUNTINFO: &str = "proc/self/mountinfo";
 
-/// Not real file systems, or ones that another machine answers for.
-const IGNORED: &[&str] = &[
-    // Telegraf's own default list.
+/// File systems on local disks.
+const LOCAL: &[&str] = &[
+    "bcachefs", "btrfs", "exfat", "ext2", "ext3", "ext4", "f2fs", "hfs", "hfsplus", "jffs2", "jfs",
+    "minix", "msdos", "nilfs2", "ntfs", "ntfs3", "reiserfs", "ubifs", "ufs", "vfat", "xfs", "zfs",
+];
+/// File systems that need no answer from anything but the kernel, and are not reported.
+const VIRTUAL: &[&str] = &[
     "tmpfs",
     "devtmpfs",
     "devfs",
@@ -27,8 +33,6 @@ const IGNORED: &[&str] = &[
     "overlay",
     "aufs",
     "squashfs",
-    // The kernel's own.
-    "autofs",
     "binfmt_misc",
     "bpf",
     "cgroup",
@@ -55,22 +59,6 @@ const IGNORED: &[&str] = &[
     "sysfs",
     "tracefs",
     "udf",
-    // Other machines'.
-    "9p",
-    "afs",
-    "ceph",
-    "cifs",
-    "coda",
-    "glusterfs",
-    "gfs2",
-    "lustre",
-    "ncpfs",
-    "nfs",
-    "nfs4",
-    "ocfs2",
-    "smb3",
-    "smbfs",
-    "virtiofs",
 ];
 
 /// One line of mountinfo.
@@ -208,13 +196,19 @@ fn chosen(mounts: Vec<Mount>) -> Vec<Mount> {
         // What is mounted later on the same path hides what was there.
         by_path.insert(mount.path.clone(), mount);
     }
-    let real: Vec<Mount> = by_path
-        .into_values()
-        .filter(|mount| {
-            mount.path == "/"
-                || !(IGNORED.contains(&mount.fstype.as_str()) || mount.fstype.starts_with("fuse."))
-        })
-        .collect();
+    // Sorted by path: what a mount lies in comes before it.
+    let mut silent: Vec<String> = Vec::new();
+    let mut real: Vec<Mount> = Vec::new();
+    for mount in by_path.into_values() {
+        let is_local = LOCAL.contains(&mount.fstype.as_str());
+        if !(is_local || VIRTUAL.contains(&mount.fstype.as_str()) || mount.path == "/") {
+            silent.push(mount.path);
+        } else if (is_local || mount.path == "/")
+            && !silent.iter().any(|above| Path::new(&mount.path).starts_with(above))
+        {
+            real.push(mount);
+        }
+    }
     let is_bind = |mount: &Mount| {
         // Subvolumes of btrfs are mounted by folder and are no bind mounts.
         mount.path != "/" && mount.folder != "/" && mount.fstype != "btrfs"
@@ -282,6 +276,11 @@ mod tests {
             (
                 "1 0 8:1 / / rw - ext4 /dev/sda1 rw\n2 1 8:2 / /a rw - ext4 /dev/sdb rw\n3 1 0:9 / /a rw - tmpfs tmpfs rw\n4 1 0:8 / /n rw - nfs4 server:/x rw\n5 1 0:7 / /f rw - fuse.sshfs x rw\n6 1 0:6 / /proc rw - proc proc rw",
                 &["/"],
+            ),
+            // Programs' (FUSE), with what lies below them.
+            (
+                "1 0 8:1 / / rw - ext4 /dev/sda1 rw\n2 1 0:9 / /f rw - fuse x rw\n3 1 0:8 / /n rw - fuseblk /dev/sdc1 rw\n4 2 8:2 / /f/disk rw - ext4 /dev/sdb rw\n5 1 8:3 / /files rw - ext4 /dev/sdd rw",
+                &["/", "/files"],
             ),
             (
                 "garbage\n1 2\n1 0 8:1 / /with\\040space ro shared:1 - xfs /dev/sdc1 rw",

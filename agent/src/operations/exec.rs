@@ -5,12 +5,12 @@
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::process::ExitStatusExt;
-use std::process::{Child, Stdio};
+use std::process::Child;
 use std::time::Duration;
 
-use muster_schemas::events::{Exec, RunReport};
+use muster_schemas::events::{Exec, RefusalCause, RunReport};
 use muster_schemas::wire::{OutputStream, PrivateInput, RunOrder};
-use muster_schemas::{OperationId, codec};
+use muster_schemas::{Event, OperationId, codec};
 use nix::unistd::Pid;
 use tokio::io::AsyncWriteExt;
 use tokio::net::unix::pipe;
@@ -26,6 +26,7 @@ use super::spool::Spool;
 use super::{group, prepare};
 use crate::clock::Moment;
 use crate::run::Shared;
+use crate::subprocess::{LaunchError, launch, reap_later};
 
 /// What is read of an output at once.
 const CHUNK: usize = 32 * 1024;
@@ -39,9 +40,12 @@ const REST: Duration = Duration::from_secs(1);
 /// Of a program that ends within this time one commit tells that it started and that it is over.
 const SOON: Duration = Duration::from_millis(20);
 
+/// Reported for a run that ended before its program was started.
+const NOT_STARTED: &str = "its program was not started yet: a file system may not answer";
+
 /// A program that was started. Dropped, everything of it is killed.
 struct Leader {
-    child: Child,
+    child: Option<Child>,
     pid: Pid,
     mark: Uuid,
     is_armed: bool,
@@ -52,6 +56,31 @@ impl Drop for Leader {
         if self.is_armed {
             group::kill_run(self.mark, self.pid);
         }
+        // A dead file system may hold it for long.
+        if let Some(child) = self.child.take() {
+            reap_later(child);
+        }
+    }
+}
+
+/// The agent's ends of a program's standard input, output and error.
+#[derive(Default)]
+struct Pipes {
+    stdin: Option<OwnedFd>,
+    stdout: Option<OwnedFd>,
+    stderr: Option<OwnedFd>,
+}
+
+impl Pipes {
+    /// New pipes, and the program's ends of them.
+    fn new() -> io::Result<(Self, [OwnedFd; 3])> {
+        let (stdin, out, err) = (io::pipe()?, io::pipe()?, io::pipe()?);
+        let ours = Self {
+            stdin: Some(stdin.1.into()),
+            stdout: Some(out.0.into()),
+            stderr: Some(err.0.into()),
+        };
+        Ok((ours, [stdin.0.into(), out.1.into(), err.1.into()]))
     }
 }
 
@@ -90,43 +119,57 @@ pub(super) async fn run(
     let (env, stdin) = input.map(|input| (input.env, input.stdin)).unwrap_or_default();
     let mark = entry.begun.map(|begun| begun.mark).unwrap_or_default();
     let signals = signal(SignalKind::child());
-    let spawned = prepare::run_as(exec.user.as_deref()).and_then(|user| {
-        let mut command = prepare::command(exec, &user, &env, id, mark)?;
-        if exec.background {
-            let stdin = file_with(shared, id, &stdin).map_err(|error| {
+    let limit = Duration::from_millis(order.timeout_ms).min(Duration::from_secs(u32::MAX.into()));
+    let deadline = Instant::now() + limit;
+    let prepared = prepare::run_as(exec.user.as_deref()).and_then(|user| {
+        let launch = prepare::launch(exec, &user, env, id, mark);
+        let (pipes, stdio) = if exec.background {
+            let stdio = in_background(shared, id, &stdin).map_err(|error| {
                 format!("its standard input could not be written to the disk: {error}")
             })?;
-            command.stdin(stdin).stdout(Stdio::null()).stderr(Stdio::null());
+            (Pipes::default(), stdio)
         } else {
-            command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        }
-        let child = command.spawn().map_err(|error| start_failed(&error))?;
-        Ok((child, user.name))
+            Pipes::new().map_err(|error| format!("no pipes could be made: {error}"))?
+        };
+        Ok((launch, pipes, stdio, user.name))
     });
-    drop(env);
-    let (child, user) = match spawned {
-        Ok(spawned) => spawned,
+    let (what, pipes, stdio, user) = match prepared {
+        Ok(prepared) => prepared,
         Err(problem) => {
             let report = RunReport { problem: Some(short(&problem)), ended_at: now(), ..blank(id) };
             return record::end(shared, id, entry, Outcome::Failed.event(report));
         }
     };
-    let pid = group::pid_of(child.id());
-    let mut leader = Leader { child, pid, mark, is_armed: !exec.background };
+    let launched = tokio::select! {
+        launched = launch(what, stdio) => launched.map_err(|error| match error {
+            LaunchError::Invalid(reason) => record::rejected(id, RefusalCause::Invalid, &reason),
+            LaunchError::Failed(reason) => not_started(id, Outcome::Failed, &reason),
+        }),
+        () = sleep_until(deadline) => Err(not_started(id, Outcome::TimedOut, NOT_STARTED)),
+        () = cancel.cancelled() => Err(not_started(id, Outcome::Canceled, NOT_STARTED)),
+    };
+    let child = match launched {
+        Ok(child) => child,
+        Err(event) => return record::end(shared, id, entry, event),
+    };
+    let process = child.id();
+    let pid = group::pid_of(process);
+    let mut leader = Leader { child: Some(child), pid, mark, is_armed: !exec.background };
     let started_at = now();
-    entry.process = group::identify(leader.child.id());
+    entry.process = group::identify(process);
     let started = Started::now(id, &entry, Some(user));
     if exec.background {
         record::tell_started(shared, id, &entry, &started);
         let report = RunReport { started_at, ended_at: now(), ..blank(id) };
         record::end(shared, id, entry, Outcome::Succeeded.event(report));
-        shared.operations.watch(leader.child.id());
+        leader.child = None;
+        shared.operations.watch(process);
         return;
     }
     let Some(salts) = entry.salts else { return };
     let spool = shared.operations.spools.begin(id, &salts);
-    let limit = Duration::from_millis(order.timeout_ms);
-    let attended = attend(shared, &spool, &mut leader, stdin, limit, cancel, signals.ok());
+    let attended =
+        attend(shared, &spool, &mut leader, pipes, stdin, deadline, cancel, signals.ok());
     tokio::pin!(attended);
     let (started, (outcome, report)) = match timeout(SOON, &mut attended).await {
         Ok(over) => (Some(started), over),
@@ -144,47 +187,47 @@ fn now() -> Option<muster_schemas::Timestamp> {
     Some(Moment::now().wall)
 }
 
-fn start_failed(error: &io::Error) -> String {
-    let why = match error.raw_os_error().map(nix::errno::Errno::from_raw) {
-        Some(nix::errno::Errno::E2BIG) => {
-            "its arguments and environment are longer than this system takes".to_owned()
-        }
-        _ => error.to_string(),
-    };
-    format!("the program could not be started: {why}")
+/// The end of a run whose program was not started.
+fn not_started(id: OperationId, outcome: Outcome, problem: &str) -> Event {
+    let problem = Some(short(problem));
+    outcome.event(RunReport { problem, ended_at: now(), ..blank(id) })
+}
+
+/// Standard input, output and error of a program in the background.
+fn in_background(shared: &Shared, id: OperationId, stdin: &[u8]) -> io::Result<[OwnedFd; 3]> {
+    let null = || std::fs::OpenOptions::new().read(true).write(true).open("/dev/null");
+    let stdin = if stdin.is_empty() { null()? } else { file_with(shared, id, stdin)? };
+    Ok([stdin.into(), null()?.into(), null()?.into()])
 }
 
 /// A file that only the program that gets it can read: it has no name any more.
-fn file_with(shared: &Shared, id: OperationId, bytes: &[u8]) -> io::Result<Stdio> {
-    if bytes.is_empty() {
-        return Ok(Stdio::null());
-    }
+fn file_with(shared: &Shared, id: OperationId, bytes: &[u8]) -> io::Result<std::fs::File> {
     let path = shared.operations.spools.folder()?.join(format!("{id}.stdin"));
     crate::store::write_private(&path, bytes).map_err(io::Error::other)?;
     let file = std::fs::File::open(&path);
     std::fs::remove_file(&path)?;
-    Ok(file?.into())
+    file
 }
 
 /// Feeds a program and listens to it until all of it is over.
+#[expect(clippy::too_many_arguments, reason = "one caller, and each is another thing")]
 async fn attend(
     shared: &Shared,
     spool: &Spool,
     leader: &mut Leader,
+    pipes: Pipes,
     stdin: Vec<u8>,
-    limit: Duration,
+    deadline: Instant,
     cancel: &CancellationToken,
     mut signals: Option<Signal>,
 ) -> (Outcome, RunReport) {
     let (operation, pid) = (spool.operation, leader.pid);
     let options = &shared.operations.options;
-    let deadline = Instant::now() + limit.min(Duration::from_secs(u64::from(u32::MAX)));
-    let feed = feed(leader.child.stdin.take().map(OwnedFd::from), stdin);
-    let (out, err) = (leader.child.stdout.take(), leader.child.stderr.take());
+    let feed = feed(pipes.stdin, stdin);
     let listen = async {
         tokio::join!(
-            pump(shared, spool, OutputStream::Stdout, out.map(OwnedFd::from)),
-            pump(shared, spool, OutputStream::Stderr, err.map(OwnedFd::from)),
+            pump(shared, spool, OutputStream::Stdout, pipes.stdout),
+            pump(shared, spool, OutputStream::Stderr, pipes.stderr),
         )
     };
     tokio::pin!(feed, listen);
@@ -232,7 +275,8 @@ async fn attend(
         // In the kernel's hands for good, on a dead disk say.
         return (outcome(why, false), report);
     }
-    match leader.child.wait4() {
+    let Some(mut child) = leader.child.take() else { return (outcome(why, false), report) };
+    match child.wait4() {
         Ok(used) => {
             let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
             let report = RunReport {

@@ -1,12 +1,10 @@
-//! From what was asked to a command: is it possible at all, as whom, where, with which
+//! From what was asked to what a helper starts: is it possible at all, as which user, with which
 //! environment?
+//!
+//! Touches no path of the order: that is the helper's.
 
 use std::collections::BTreeMap;
-use std::ffi::OsStr;
-use std::os::unix::fs::PermissionsExt;
-use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::PathBuf;
 
 use muster_schemas::OperationId;
 use muster_schemas::events::{Exec, Program};
@@ -14,10 +12,11 @@ use nix::unistd::{Uid, User, geteuid};
 use uuid::Uuid;
 
 use super::group::MARK_VARIABLE;
+use crate::subprocess::{Launch, Program as launch};
 
 /// Where programs are looked for unless the order says otherwise.
 pub(crate) const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-pub(crate) const SHELL: &str = "/bin/sh";
+const SHELL: &str = "/bin/sh";
 
 /// The user that a program runs as.
 #[derive(Clone, Debug)]
@@ -27,6 +26,13 @@ pub(crate) struct RunAs {
     pub(crate) shell: PathBuf,
     /// When it is not the agent's own.
     pub(crate) ids: Option<(u32, u32)>,
+}
+
+impl RunAs {
+    /// What a helper needs to become this user; nothing when it is the agent's own.
+    pub(crate) fn identity(&self) -> Option<(String, u32, u32)> {
+        self.ids.map(|(uid, gid)| (self.name.clone(), uid, gid))
+    }
 }
 
 /// The user that a program would run as.
@@ -101,102 +107,47 @@ pub(super) fn check(exec: &Exec, env: &BTreeMap<String, String>) -> Result<(), S
         if !cwd.starts_with('/') {
             return Err(format!("the folder '{cwd}' does not begin with /"));
         }
-        if !Path::new(cwd).is_dir() {
-            return Err(format!("there is no folder '{cwd}' on this device"));
-        }
     }
     Ok(())
 }
 
-/// The command for what was asked; its inputs and outputs are the caller's.
-///
-/// # Errors
-/// When the program is not there.
-pub(super) fn command(
+/// What a helper needs to become the program.
+pub(super) fn launch(
     exec: &Exec,
     user: &RunAs,
-    env: &BTreeMap<String, String>,
+    env: BTreeMap<String, String>,
     operation: OperationId,
     mark: Uuid,
-) -> Result<Command, String> {
-    let cwd = match &exec.cwd {
-        Some(cwd) => PathBuf::from(cwd),
-        None if user.home.is_dir() => user.home.clone(),
-        None => PathBuf::from("/"),
+) -> Launch {
+    let path = env.get("PATH").cloned().unwrap_or_else(|| PATH.to_owned());
+    let program = match &exec.program {
+        Program::Shell(line) => launch::Line(line.clone()),
+        Program::Argv(argv) => launch::Argv(argv.clone()),
     };
-    let path = env.get("PATH").map_or(PATH, String::as_str);
-    let (program, arguments): (PathBuf, Vec<&str>) = match &exec.program {
-        Program::Shell(line) => (SHELL.into(), vec!["-c", line]),
-        Program::Argv(argv) => {
-            let name = argv.first().map_or("", String::as_str);
-            (find(name, path, &cwd)?, argv.iter().skip(1).map(String::as_str).collect())
-        }
-    };
-    let mut command = become_user(&program, user);
-    command
-        .args(arguments)
-        .current_dir(&cwd)
-        .env_clear()
-        .env("PATH", PATH)
-        .env("HOME", &user.home)
-        .env("USER", &user.name)
-        .env("LOGNAME", &user.name)
-        .env("SHELL", &user.shell)
-        .env("LANG", std::env::var_os("LANG").as_deref().unwrap_or(OsStr::new("C.UTF-8")))
-        .envs(env)
-        .env("MUSTER_OPERATION", operation.to_string())
-        .env(MARK_VARIABLE, mark.to_string())
-        .process_group(0);
-    Ok(command)
-}
-
-/// The program, started as the user: by util-linux's setpriv, which also takes on the user's
-/// groups; where that is missing, with the user's own group alone.
-fn become_user(program: &Path, user: &RunAs) -> Command {
-    let Some((uid, gid)) = user.ids else { return Command::new(program) };
-    if let Some(setpriv) = setpriv() {
-        let mut command = Command::new(setpriv);
-        command
-            .arg(format!("--reuid={uid}"))
-            .arg(format!("--regid={gid}"))
-            .args(["--init-groups", "--"])
-            .arg(program);
-        return command;
+    let home = user.home.to_string_lossy().into_owned();
+    let lang = std::env::var("LANG").unwrap_or_else(|_| "C.UTF-8".to_owned());
+    let fixed = [
+        ("PATH", PATH.to_owned()),
+        ("HOME", home.clone()),
+        ("USER", user.name.clone()),
+        ("LOGNAME", user.name.clone()),
+        ("SHELL", user.shell.to_string_lossy().into_owned()),
+        ("LANG", lang),
+    ];
+    let mut all: BTreeMap<String, String> =
+        fixed.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+    all.extend(env);
+    all.insert("MUSTER_OPERATION".to_owned(), operation.to_string());
+    all.insert(MARK_VARIABLE.to_owned(), mark.to_string());
+    Launch {
+        program,
+        path,
+        cwd: exec.cwd.clone(),
+        home,
+        user: user.identity(),
+        env: all,
+        has_terminal: false,
     }
-    let mut command = Command::new(program);
-    command.uid(uid).gid(gid);
-    command
-}
-
-/// util-linux's setpriv; busybox has one too, which cannot change users.
-pub(crate) fn setpriv() -> Option<PathBuf> {
-    use std::sync::OnceLock;
-    static FOUND: OnceLock<Option<PathBuf>> = OnceLock::new();
-    let find = || {
-        let path = find("setpriv", PATH, Path::new("/")).ok()?;
-        let output = Command::new(&path).arg("--version").output().ok()?;
-        String::from_utf8_lossy(&output.stdout).contains("util-linux").then_some(path)
-    };
-    FOUND.get_or_init(find).clone()
-}
-
-/// Where a program is, as a shell would find it.
-fn find(name: &str, path: &str, cwd: &Path) -> Result<PathBuf, String> {
-    if name.contains('/') {
-        let file = cwd.join(name);
-        return match std::fs::metadata(&file) {
-            Ok(metadata) if metadata.is_file() => Ok(file),
-            Ok(_) => Err(format!("'{name}' is no program")),
-            Err(error) => Err(format!("there is no program '{name}': {error}")),
-        };
-    }
-    let is_program = |file: &PathBuf| {
-        std::fs::metadata(file).is_ok_and(|it| it.is_file() && it.permissions().mode() & 0o111 != 0)
-    };
-    std::env::split_paths(path)
-        .map(|folder| cwd.join(folder).join(name))
-        .find(is_program)
-        .ok_or_else(|| format!("there is no program '{name}' in {path}"))
 }
 
 #[cfg(test)]
@@ -224,7 +175,6 @@ mod tests {
             (argv(&["a"]), &with("A=B", "x"), "no name of a variable"),
             (argv(&["a"]), &with("", "x"), "no name of a variable"),
             (argv(&["a"]), &with("A", "secret\0"), "the variable A holds a NUL"),
-            (cwd("/no/such/folder"), &none, "no folder '/no/such/folder'"),
             (cwd("here"), &none, "does not begin with /"),
             (cwd("/\0"), &none, "the folder holds a NUL"),
         ] {
@@ -243,11 +193,9 @@ mod tests {
         assert!(user.ids.is_none() && same.ids.is_none());
         let operation = OperationId(Uuid::from_u128(1));
         let env = BTreeMap::from([("APP".to_owned(), "1".to_owned())]);
-        let command =
-            command(&argv(&["sh", "-c", "true"]), &user, &env, operation, Uuid::nil()).unwrap();
-        assert!(command.get_program().to_string_lossy().ends_with("/sh"));
-        let names: Vec<_> =
-            command.get_envs().map(|(name, _)| name.to_string_lossy().into_owned()).collect();
+        let launch = launch(&argv(&["sh", "-c", "true"]), &user, env, operation, Uuid::nil());
+        assert_eq!(launch.user, None);
+        let names: Vec<_> = launch.env.keys().map(String::as_str).collect();
         assert_eq!(
             names,
             [
@@ -262,20 +210,5 @@ mod tests {
                 "USER"
             ]
         );
-    }
-
-    #[test]
-    fn programs_are_found_as_a_shell_finds_them() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("tool");
-        std::fs::write(&path, "#!/bin/sh\n").unwrap();
-        let search = dir.path().to_string_lossy().into_owned();
-        assert!(find("tool", &search, Path::new("/")).is_err(), "it cannot be executed");
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
-        assert_eq!(find("tool", &search, Path::new("/")).unwrap(), path);
-        assert_eq!(find("./tool", "", dir.path()).unwrap(), dir.path().join("./tool"));
-        assert!(find("/no/such", "", Path::new("/")).unwrap_err().contains("/no/such"));
-        assert!(find("/", "", Path::new("/")).unwrap_err().contains("no program"));
-        assert!(find("no-such", &search, Path::new("/")).unwrap_err().contains("no-such"));
     }
 }

@@ -12,7 +12,6 @@ use super::policy::Policy;
 use super::prepare;
 use super::queue::{Lane, MOST_WAITING, Standing};
 use super::record::{Outcome, begun, blank, expired, rejected, tell};
-use super::upload;
 use crate::clock::Moment;
 use crate::run::{Shared, in_words};
 
@@ -119,9 +118,6 @@ fn judge(
         let env = input.map(|input: PrivateInput| input.env).unwrap_or_default();
         prepare::run_as(wanted_user(&order.action)).map_err(invalid)?;
         prepare::check(exec, &env).map_err(invalid)?;
-    }
-    if let Action::Upload(upload) = &order.action {
-        upload::judge(shared, upload)?;
     }
     if shared.operations.is_busy(Lane::of(&order.action)) {
         let reason = format!(

@@ -10,6 +10,7 @@ use super::inventory::report_inventory;
 use super::shared::{SetLevel, Shared};
 use super::status::{Status, answer_status, socket_path};
 use super::upkeep::keep_house;
+use super::watchdog::feed_watchdog;
 use crate::channels::{ChannelOptions, Channels, end_lost_sessions, record_ends, record_ends_now};
 use crate::identity::Identity;
 use crate::link::keep_connected;
@@ -193,6 +194,7 @@ impl Agent {
                 perform(shared),
                 send_outputs(shared),
                 record_ends(shared),
+                feed_watchdog(),
             )
         };
         let ending = stop.child_token();

@@ -10,6 +10,7 @@ mod settings;
 mod shared;
 mod status;
 mod upkeep;
+mod watchdog;
 mod words;
 
 pub use agent::{Agent, AgentError, AgentOptions, Recorder, run};

@@ -1,5 +1,8 @@
 //! `muster connect` and `muster forward`: TCP connections that a device makes, here.
 
+use std::io;
+use std::pin::Pin;
+use std::task::{Context as Poller, Poll};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -8,6 +11,8 @@ use clap::Args;
 use futures::{SinkExt, StreamExt};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpListener;
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep_until};
 use tokio_tungstenite::tungstenite::Message;
 
 use crate::client::{Client, Connection, Socket, segment};
@@ -48,6 +53,10 @@ pub(crate) struct ForwardArgs {
 
 /// A server that says nothing for so long is gone.
 const SILENCE: Duration = Duration::from_secs(10);
+
+/// Timeout of input for `muster connect` after the device's side has ended: a side that is closed
+/// and one that only sends no more cannot be told apart before it is written to.
+const INPUT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How a connection ends when nothing went wrong.
 const ENDS: [&str; 3] = ["", "the connection has ended", "all was said"];
@@ -93,7 +102,7 @@ async fn open(client: &Client, device: &str, (host, port): &Address) -> Result<S
 pub(crate) async fn connect(connection: Connection, args: ConnectArgs) -> Result<()> {
     let target = target(&args.target)?;
     let socket = open(&connection.client()?, &args.device, &target).await?;
-    carry(socket, tokio::io::stdin(), tokio::io::stdout()).await?;
+    carry_until(socket, tokio::io::stdin(), StandardOutput::new(), Some(INPUT_TIMEOUT)).await?;
     // A thread still waits for input, and would hold the program.
     std::process::exit(0);
 }
@@ -143,27 +152,85 @@ async fn serve(
     }
 }
 
+/// Standard output, whose shutdown closes it: the program behind the pipe sees its end.
+struct StandardOutput(tokio::io::Stdout);
+
+impl StandardOutput {
+    fn new() -> Self {
+        Self(tokio::io::stdout())
+    }
+}
+
+impl AsyncWrite for StandardOutput {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Poller<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Poller<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Poller<'_>) -> Poll<io::Result<()>> {
+        std::task::ready!(Pin::new(&mut self.0).poll_flush(context))?;
+        let null = std::fs::OpenOptions::new().write(true).open("/dev/null")?;
+        Poll::Ready(nix::unistd::dup2_stdout(null).map_err(io::Error::from))
+    }
+}
+
 /// Carries bytes until both directions have ended, or the connection is gone.
 pub(crate) async fn carry(
     socket: Socket,
+    read: impl AsyncRead + Unpin,
+    write: impl AsyncWrite + Unpin,
+) -> Result<()> {
+    carry_until(socket, read, write, None).await
+}
+
+/// As [`carry`]. Once the device's side has ended, input is waited for as long as
+/// `input_timeout` says; for its own end when absent.
+async fn carry_until(
+    socket: Socket,
     mut read: impl AsyncRead + Unpin,
     mut write: impl AsyncWrite + Unpin,
+    input_timeout: Option<Duration>,
 ) -> Result<()> {
     let (mut sink, mut stream) = socket.split();
+    let far_end = Notify::new();
     let up = async {
         let mut ping = tokio::time::interval(PING);
         let mut buffer = BytesMut::new();
         let mut open = true;
+        let mut silent_at = None;
         loop {
             buffer.reserve(AT_ONCE);
+            let eof = || Message::Text(r#"{"type":"eof"}"#.into());
             let message = tokio::select! {
                 count = read.read_buf(&mut buffer), if open => match count {
                     Ok(0) | Err(_) => {
                         open = false;
-                        Message::Text(r#"{"type":"eof"}"#.into())
+                        eof()
                     }
-                    Ok(_) => Message::Binary(buffer.split().freeze()),
+                    Ok(_) => {
+                        if let (Some(at), Some(limit)) = (&mut silent_at, input_timeout) {
+                            *at = Instant::now() + limit;
+                        }
+                        Message::Binary(buffer.split().freeze())
+                    }
                 },
+                () = far_end.notified() => {
+                    silent_at = input_timeout.map(|limit| Instant::now() + limit);
+                    continue;
+                }
+                () = sleep_until(silent_at.unwrap_or_else(Instant::now)),
+                    if open && silent_at.is_some() =>
+                {
+                    open = false;
+                    eof()
+                }
                 _ = ping.tick() => Message::Text(r#"{"type":"ping"}"#.into()),
             };
             if sink.send(message).await.is_err() {
@@ -183,6 +250,7 @@ pub(crate) async fn carry(
                 }
                 Ok(Message::Text(words)) if words.contains("\"eof\"") => {
                     let _ = write.shutdown().await;
+                    far_end.notify_one();
                 }
                 Ok(Message::Close(frame)) => {
                     let reason = frame.map(|frame| frame.reason.to_string()).unwrap_or_default();

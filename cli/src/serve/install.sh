@@ -43,7 +43,9 @@ look() {
         command -v "$tool" >/dev/null 2>&1 ||
             fail M02 "$tool is missing" "install it with this system's package manager, and run the same line again"
     done
-    mkdir -p "$PREFIX/bin" "$DATA" 2>/dev/null && [ -w "$PREFIX/bin" ] && [ -w "$DATA" ] ||
+    # Programs are for everybody; the data folder is the agent's alone.
+    (umask 022 && mkdir -p "$PREFIX/bin" "$(dirname "$DATA")") 2>/dev/null &&
+        mkdir -p "$DATA" 2>/dev/null && [ -w "$PREFIX/bin" ] && [ -w "$DATA" ] ||
         fail M03 "cannot write to $PREFIX/bin and $DATA" "run it as root: ... | sudo sh -s -- TOKEN"
     arch=$(uname -m)
     hash=$(printf '%s\n' "$AGENTS" | while read -r name sum; do
@@ -121,6 +123,7 @@ $(proxies)
 Restart=always
 RestartSec=2
 KillMode=mixed
+WatchdogSec=120
 
 [Install]
 WantedBy=multi-user.target
@@ -148,6 +151,9 @@ EOF
             ;;
         esac
     fi
+    : >>"$DATA/agent.log"
+    # What it starts makes files with the usual modes.
+    umask 022
     nohup "$AGENT" --data "$DATA" run >>"$DATA/agent.log" 2>&1 </dev/null &
     echo $! >"$DATA/agent.pid"
     good "there is no systemd here: it runs in the background until the next reboot (log: $DATA/agent.log)"

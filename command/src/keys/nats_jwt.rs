@@ -4,6 +4,7 @@
 //! tokens by default; the format is small.
 
 use data_encoding::{BASE32_NOPAD, BASE64URL_NOPAD};
+use muster_schemas::wire::MAX_DEVICE_CHANNELS;
 use muster_schemas::{DeviceId, ProjectId, Timestamp, subjects};
 use nkeys::KeyPair;
 use serde_json::{Value, json};
@@ -15,8 +16,9 @@ const DEVICE: &str = "muster.{{tag(project)}}.{{tag(device)}}";
 /// The largest message of a device, in bytes; one above it is disconnected.
 const DEVICE_PAYLOAD: u32 = 512 * 1024;
 
-/// Maximum number of subscriptions of a device: one for each of its channels, and a few of its own.
-const DEVICE_SUBSCRIPTIONS: u32 = 64;
+/// Subscriptions of a device beside those of its channels: commands, acks, replies, and some more
+/// for those that it has given up and the broker still holds.
+const OTHER_SUBSCRIPTIONS: usize = 64;
 
 /// A key could not sign.
 #[derive(Debug, thiserror::Error)]
@@ -185,7 +187,7 @@ pub fn device_account(
             "template": {
                 "pub": {"allow": publish},
                 "sub": {"allow": subscribe},
-                "subs": DEVICE_SUBSCRIPTIONS,
+                "subs": MAX_DEVICE_CHANNELS + OTHER_SUBSCRIPTIONS,
                 "data": -1,
                 "payload": DEVICE_PAYLOAD,
                 "allowed_connection_types": ["STANDARD", "WEBSOCKET"],

@@ -133,6 +133,10 @@ pub struct ChannelRefusal {
     pub reason: String,
 }
 
+/// Maximum number of channels that are open on a device at the same time. The device's subscriptions
+/// at the broker allow for all of them.
+pub const MAX_DEVICE_CHANNELS: usize = 128;
+
 /// The kinds of refusal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]

@@ -13,7 +13,8 @@ mod token_text;
 
 pub use channel::{
     ChannelAnswer, ChannelOpen, ChannelRefusal, ChannelRefusalCause, FILE_PART_SUFFIX,
-    MAX_SFTP_HASH_BYTES, MAX_SFTP_IO_BYTES, Purpose, SFTP_SHA256, TerminalSize,
+    MAX_DEVICE_CHANNELS, MAX_SFTP_HASH_BYTES, MAX_SFTP_IO_BYTES, Purpose, SFTP_SHA256,
+    TerminalSize,
 };
 pub use enrollment::{
     ContinueProof, CredentialsProof, CredentialsRequest, CredentialsResponse, EnrollProof,

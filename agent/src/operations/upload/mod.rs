@@ -2,6 +2,7 @@
 //!
 //! | file | is |
 //! |---|---|
+//! | `reader`, `worker` | the two sides of the helper process that touches it |
 //! | `source` | what is sent: opened within the policy's bounds, held to what it was |
 //! | `archive` | a folder, packed |
 //! | `send` | its pieces, until the server has all of them |
@@ -12,44 +13,28 @@
 //! every byte, and the journal says so.
 
 mod archive;
+mod reader;
 mod send;
 mod source;
+mod worker;
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use muster_schemas::OperationId;
-use muster_schemas::events::{Action, FileSummary, RefusalCause, RunReport, Upload};
-use muster_schemas::wire::{OutputStream, RunOrder};
-use tokio::sync::oneshot;
+use muster_schemas::events::{Action, FileSummary, RunReport, Upload};
+use muster_schemas::wire::RunOrder;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-use self::source::Source;
+use self::reader::{Reader, Refused};
 use super::journal::{self, Begun, Entry};
-use super::policy::Policy;
 use super::record::{self, Outcome, blank, short};
 use crate::clock::Moment;
-use crate::files::{Bounds, Failure};
 use crate::run::Shared;
 
 pub(super) use self::source::Sent;
-
-/// A thread's stack, in bytes: compression takes a good part of it.
-const STACK: usize = 1 << 20;
-
-/// May it be done, by the policy as it is now? What it may reach.
-///
-/// # Errors
-/// Why not.
-pub(super) fn judge(shared: &Shared, upload: &Upload) -> Result<Bounds, (RefusalCause, String)> {
-    let policy = Policy::load(&shared.operations.options.policy)
-        .map_err(|reason| (RefusalCause::Policy, reason))?;
-    Bounds::new(policy, &upload.path, upload.remove_source).map_err(|failure| match failure {
-        Failure::Denied(reason) => (RefusalCause::Policy, reason),
-        failure => (RefusalCause::Invalid, failure.to_string()),
-    })
-}
+pub(crate) use self::worker::{UploadJob, serve_upload};
 
 /// Begins an upload, and stays with it until its end.
 pub(super) async fn run(
@@ -58,16 +43,35 @@ pub(super) async fn run(
     entry: Entry,
     cancel: &CancellationToken,
 ) {
+    let Some(order) = entry.order.clone() else { return shared.operations.close(id) };
+    let Action::Upload(upload) = &order.action else { return shared.operations.close(id) };
+    // Whether the path may be reached is known only after it was looked at, by a helper.
+    let examined = tokio::select! {
+        examined = examine(shared, id, upload) => examined,
+        // What follows ends it.
+        () = cancel.cancelled() => Ok(()),
+    };
+    if let Err(Refused { cause: Some(cause), reason }) = &examined {
+        let event = record::rejected(id, *cause, reason);
+        return record::end(shared, id, entry, event);
+    }
     match record::begin(shared, id, entry) {
         Ok(entry) => {
             record::started(shared, id, &entry, None);
-            go_on(shared, id, entry, cancel).await;
+            match examined {
+                Ok(()) => go_on(shared, id, entry, cancel).await,
+                Err(refused) => end(shared, id, entry, Outcome::Failed, None, Some(refused.reason)),
+            }
         }
         Err(error) => {
             tracing::warn!(%error, operation = %id, "an upload cannot begin yet");
             shared.operations.put_back(id);
         }
     }
+}
+
+async fn examine(shared: &Shared, id: OperationId, upload: &Upload) -> Result<(), Refused> {
+    Reader::start(shared, id, upload).await?.examine().await
 }
 
 /// Goes on with an upload that was begun, be it by an agent before this one.
@@ -87,6 +91,17 @@ pub(super) async fn go_on(
         () = sleep(left) => (Outcome::TimedOut, None, None),
         () = cancel.cancelled() => (Outcome::Canceled, None, None),
     };
+    end(shared, id, entry, outcome, file, problem);
+}
+
+fn end(
+    shared: &Shared,
+    id: OperationId,
+    entry: Entry,
+    outcome: Outcome,
+    file: Option<FileSummary>,
+    problem: Option<String>,
+) {
     // Only now: while it may go on, it is needed.
     shared.operations.spools.delete_archive(id);
     let report = RunReport {
@@ -130,10 +145,10 @@ async fn work(
     let file = match &entry.file {
         Some(file) => file.clone(),
         None => {
-            let bounds = judge(shared, upload).map_err(|(_, reason)| reason)?;
-            let source = open(shared, id, entry, bounds, upload).await?;
-            let sent = source.sent.clone();
-            let hash = send::send(shared, id, salt, source, upload.bytes_per_second).await?;
+            let mut reader = Reader::start(shared, id, upload).await?;
+            let sent = open(shared, id, entry, &mut reader).await?;
+            let speed = upload.bytes_per_second;
+            let hash = send::send(shared, id, salt, reader, sent.bytes, speed).await?;
             let Sent { name, bytes, is_folder, .. } = sent;
             let file = FileSummary { name, bytes, hash, is_folder };
             entry.file = Some(file.clone());
@@ -142,7 +157,7 @@ async fn work(
         }
     };
     let problem = match (&entry.sent, upload.remove_source) {
-        (Some(sent), true) => remove(shared, upload, sent.clone()).await.err(),
+        (Some(sent), true) => remove(shared, id, upload, sent.clone()).await.err(),
         _ => None,
     };
     Ok((file, problem))
@@ -154,23 +169,16 @@ async fn open(
     shared: &Shared,
     id: OperationId,
     entry: &mut Entry,
-    bounds: Bounds,
-    upload: &Upload,
-) -> Result<Source, String> {
-    let archive = shared.operations.spools.path(id, OutputStream::File);
-    if let Some(sent) = entry.sent.clone() {
-        let path = upload.path.clone();
-        return blocking(move || Source::open_again(&bounds, &path, &archive, sent)).await;
+    reader: &mut Reader,
+) -> Result<Sent, String> {
+    if let Some(sent) = &entry.sent {
+        return Ok(reader.open(Some(sent.clone())).await?);
     }
     shared.operations.spools.folder().map_err(|error| error.to_string())?;
-    let asked = upload.clone();
-    let limit = archive::Limits::new(upload.limit(), shared.store.folder().path());
-    let guard = limit.guard();
-    let source = blocking(move || Source::open(&bounds, &asked, &archive, &limit)).await?;
-    drop(guard);
-    entry.sent = Some(source.sent.clone());
+    let sent = reader.open(None).await?;
+    entry.sent = Some(sent.clone());
     keep(shared, id, entry)?;
-    Ok(source)
+    Ok(sent)
 }
 
 fn keep(shared: &Shared, id: OperationId, entry: &Entry) -> Result<(), String> {
@@ -179,38 +187,16 @@ fn keep(shared: &Shared, id: OperationId, entry: &Entry) -> Result<(), String> {
 }
 
 /// Removes the source, when it is what was sent.
-async fn remove(shared: &Shared, upload: &Upload, sent: Sent) -> Result<(), String> {
-    let bounds = judge(shared, upload).map_err(|(_, reason)| reason);
-    let path = upload.path.clone();
-    let removed = match bounds {
-        Ok(bounds) => {
-            blocking(move || {
-                let is_it = |found: &std::fs::Metadata| sent.is(found);
-                match bounds.remove_file(&path, is_it) {
-                    // An agent before this one has removed it, and not told.
-                    Err(Failure::Io(error)) if error.kind() == std::io::ErrorKind::NotFound => {
-                        Ok(())
-                    }
-                    removed => removed.map_err(|failure| failure.to_string()),
-                }
-            })
-            .await
-        }
-        Err(reason) => Err(reason),
-    };
-    removed.map_err(|why| format!("the server has it, but the source could not be removed: {why}"))
-}
-
-/// Works on files in a thread of its own: those of the runtime are few, and what looks up names must
-/// not wait for a folder that is packed, or a disk that is dead.
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, String> + Send + 'static,
-) -> Result<T, String> {
-    let (done, waiting) = oneshot::channel();
-    let thread = std::thread::Builder::new().name("upload".to_owned()).stack_size(STACK);
-    let started = thread.spawn(move || drop(done.send(work())));
-    started.map_err(|error| format!("no thread can be started: {error}"))?;
-    waiting.await.unwrap_or_else(|_| Err("it failed, and did not say why".to_owned()))
+async fn remove(
+    shared: &Shared,
+    id: OperationId,
+    upload: &Upload,
+    sent: Sent,
+) -> Result<(), String> {
+    let removed = async { Reader::start(shared, id, upload).await?.remove(sent).await };
+    removed.await.map_err(|Refused { reason, .. }| {
+        format!("the server has it, but the source could not be removed: {reason}")
+    })
 }
 
 /// The last part of a path, for people.

@@ -7,13 +7,12 @@ use std::time::{Duration, Instant};
 
 use muster_schemas::cose::{self, Kind};
 use muster_schemas::subjects::DeviceSubjects;
-use muster_schemas::wire::{FileStored, MAX_FILE_PIECE_BYTES, OutputPiece, OutputStream};
-use muster_schemas::{Hash, OperationId, codec, compress};
-use sha2::{Digest, Sha256};
+use muster_schemas::wire::{FileStored, MAX_FILE_PIECE_BYTES};
+use muster_schemas::{Hash, OperationId, codec};
 use tokio::time::{sleep, sleep_until};
 
-use super::blocking;
-use super::source::Source;
+use super::reader::Reader;
+use super::worker::Piece;
 use crate::backoff::Backoff;
 use crate::operations::send::{connected, request};
 use crate::run::Shared;
@@ -28,19 +27,6 @@ const SLOW: Duration = Duration::from_secs(1);
 const QUICK: Duration = Duration::from_millis(250);
 /// Of what does not become smaller when it is compressed, one piece in so many is tried again.
 const TRIED: u64 = 16;
-
-/// The hash of what was sent, as far as it was read.
-struct Hashed {
-    hasher: Sha256,
-    to: u64,
-}
-
-/// A message, ready to be sent.
-struct Packed {
-    bytes: u64,
-    message: Vec<u8>,
-    is_smaller: bool,
-}
 
 /// Sends no faster than is allowed.
 struct Pace {
@@ -75,7 +61,8 @@ pub(super) async fn send(
     shared: &Shared,
     id: OperationId,
     salt: [u8; 16],
-    source: Source,
+    mut reader: Reader,
+    total: u64,
     bytes_per_second: Option<u64>,
 ) -> Result<Hash, String> {
     let subjects = DeviceSubjects::new(&shared.identity.project, shared.identity.device);
@@ -83,19 +70,16 @@ pub(super) async fn send(
     let mut link = shared.link.subscribe();
     let mut backoff = Backoff::reconnect();
     let mut pace = Pace::new(bytes_per_second);
-    let mut hashed = Hashed { hasher: Sha256::new_with_prefix(salt), to: 0 };
     let (mut size, mut sent, mut incompressible) = (FIRST, 0_u64, false);
-    let total = source.sent.bytes;
     // Where the server is; not known before it was asked.
     let mut next = None;
     loop {
         let client = connected(&mut link).await;
         let length = if next.is_some() { size.min(pace.most()) } else { 0 };
-        let piece = Piece { id, salt, length, at: next.unwrap_or(0), is_asking: next.is_none() };
         let tries = !incompressible || sent.is_multiple_of(TRIED);
-        let source_of = source.clone();
-        let (packed, again) = blocking(move || piece.pack(&source_of, hashed, tries)).await?;
-        hashed = again;
+        let (at, is_asking) = (next.unwrap_or(0), next.is_none());
+        let piece = Piece { id, salt, length, at, is_asking, compresses: tries };
+        let packed = reader.pack(piece).await?;
         incompressible =
             tries && packed.bytes > 0 && !packed.is_smaller || (!tries && incompressible);
         pace.wait(packed.message.len()).await;
@@ -112,7 +96,7 @@ pub(super) async fn send(
                 let was_at = next.replace(taken.next);
                 if let Some(receipt) = taken.receipt.filter(|_| was_at == Some(total)) {
                     check_receipt(shared, id, total, &receipt)?;
-                    return Ok(Hash(hashed.hasher.finalize().into()));
+                    return Ok(Hash(reader.hash().await?));
                 }
                 if was_at.is_none_or(|at| taken.next > at) {
                     backoff.reset();
@@ -161,62 +145,6 @@ fn resized(size: usize, took: Duration) -> usize {
         (size * 2).min(MAX_FILE_PIECE_BYTES)
     } else {
         size
-    }
-}
-
-/// What is sent next.
-struct Piece {
-    id: OperationId,
-    salt: [u8; 16],
-    at: u64,
-    length: usize,
-    /// Only asks where the server is.
-    is_asking: bool,
-}
-
-impl Piece {
-    /// Reads it, and what the hash does not know yet of what is before it.
-    fn pack(
-        self,
-        source: &Source,
-        mut hashed: Hashed,
-        compresses: bool,
-    ) -> Result<(Packed, Hashed), String> {
-        let total = source.sent.bytes;
-        let is_last = !self.is_asking && self.at == total;
-        while hashed.to < self.at {
-            let gap = usize::try_from(self.at - hashed.to).unwrap_or(usize::MAX);
-            let bytes = source.read(hashed.to, gap.min(MAX_FILE_PIECE_BYTES))?;
-            hashed.hasher.update(&bytes);
-            hashed.to += bytes.len() as u64;
-        }
-        let bytes = source.read(self.at, self.length)?;
-        if is_last {
-            source.check_place()?
-        } else {
-            source.check()?
-        }
-        if hashed.to == self.at {
-            hashed.hasher.update(&bytes);
-            hashed.to += bytes.len() as u64;
-        }
-        let length = bytes.len();
-        let data = if compresses { compress::compress(bytes) } else { bytes };
-        let is_first = !self.is_asking && self.at == 0;
-        let piece = OutputPiece {
-            operation: self.id,
-            stream: OutputStream::File,
-            offset: self.at,
-            bytes: u32::try_from(length).unwrap_or(u32::MAX),
-            compressed: data.len() < length,
-            data,
-            last: is_last,
-            salt: is_first.then(|| self.salt.to_vec()),
-            total: Some(total),
-        };
-        let is_smaller = piece.compressed;
-        let message = codec::encode(&piece);
-        Ok((Packed { bytes: length as u64, message, is_smaller }, hashed))
     }
 }
 

@@ -10,7 +10,8 @@ use serde::{Deserialize, Serialize};
 
 use super::archive::{self, Limits};
 use super::name_of;
-use crate::files::Bounds;
+use super::worker::Progress;
+use crate::files::{Bounds, is_virtual};
 
 /// What a file was when it was begun to be sent; in the journal.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,6 +25,9 @@ pub(in crate::operations) struct Sent {
     pub(super) name: String,
     /// Is it the archive of a folder?
     pub(super) is_folder: bool,
+    /// Is it a copy of a file that is made as it is read, such as those of `/proc`?
+    #[serde(default)]
+    is_copy: bool,
 }
 
 impl Sent {
@@ -35,12 +39,14 @@ impl Sent {
             bytes: found.len(),
             name,
             is_folder,
+            is_copy: false,
         }
     }
 
     /// Is this the file, as it was?
     pub(super) fn is(&self, found: &Metadata) -> bool {
-        *self == Self::new(found, self.name.clone(), self.is_folder)
+        let found = Self::new(found, self.name.clone(), self.is_folder);
+        *self == Self { is_copy: self.is_copy, ..found }
     }
 }
 
@@ -63,6 +69,7 @@ impl Source {
         upload: &Upload,
         archive: &Path,
         limits: &Limits,
+        progress: &Progress<'_>,
     ) -> Result<Self, String> {
         let path = &upload.path;
         let failed = |error: &dyn std::fmt::Display| format!("{path} cannot be read: {error}");
@@ -73,7 +80,7 @@ impl Source {
                 return Err(format!("{path} is a folder; only a file's source can be removed"));
             }
             let name = name_of(path, "home");
-            archive::pack(bounds, path, &name, archive, limits)?;
+            archive::pack(bounds, path, &name, archive, limits, progress)?;
             let file = File::open(archive).map_err(|error| failed(&error))?;
             let found = file.metadata().map_err(|error| failed(&error))?;
             let sent = Sent::new(&found, format!("{name}.tar.gz"), true);
@@ -88,6 +95,17 @@ impl Source {
             }
         }
         let file = bounds.open(path).map_err(|error| failed(&error))?;
+        if is_virtual(&file) {
+            if upload.remove_source {
+                let words = "is made by the kernel as it is read; it cannot be removed";
+                return Err(format!("{path} {words}"));
+            }
+            let copied = archive::copy(&file, archive, limits, progress);
+            let copied = copied.and_then(|file| Ok((file.metadata()?, file)));
+            let (found, file) = copied.map_err(|error| failed(&error))?;
+            let sent = Sent { is_copy: true, ..Sent::new(&found, name_of(path, "file"), false) };
+            return Ok(Self { sent, file: Arc::new(file), place: None });
+        }
         let found = file.metadata().map_err(|error| failed(&error))?;
         let sent = Sent::new(&found, name_of(path, "file"), false);
         if sent.bytes > upload.limit() {
@@ -106,7 +124,7 @@ impl Source {
         sent: Sent,
     ) -> Result<Self, String> {
         let failed = |error: &dyn std::fmt::Display| format!("{path} cannot be read: {error}");
-        let (file, place) = if sent.is_folder {
+        let (file, place) = if sent.is_folder || sent.is_copy {
             (File::open(archive).map_err(|error| failed(&error))?, None)
         } else {
             let file = bounds.open(path).map_err(|error| failed(&error))?;

@@ -8,6 +8,7 @@ use std::os::unix::fs::FileExt;
 use anyhow::{Context, anyhow};
 use futures::{StreamExt, TryStreamExt};
 use muster_schemas::wire::MAX_SFTP_IO_BYTES;
+use russh_sftp::protocol::FileAttributes;
 use sha2::{Digest, Sha256};
 
 use super::link::{Session, Trouble};
@@ -168,7 +169,11 @@ impl Both<'_> {
                 at = end;
                 continue;
             }
-            // Both once more.
+            // Both once more, from where nothing is.
+            match way {
+                Way::Send => self.cut_there(began).await?,
+                Way::Fetch => self.file.set_len(began).context("cannot be written here")?,
+            }
             self.counted.back(end - began);
             (at, before) = (began, None);
             tries += 1;
@@ -179,6 +184,14 @@ impl Both<'_> {
         Ok(moved)
     }
 
+    /// Makes the file on the device this long; what is added to it is a hole.
+    pub(super) async fn cut_there(&self, size: u64) -> Result<(), Trouble> {
+        let attrs = FileAttributes { size: Some(size), ..FileAttributes::empty() };
+        let cut = self.session.sftp.fsetstat(self.handle, attrs);
+        self.session.need("failed to write", cut).await.map(drop)
+    }
+
+    /// Sends a block behind which nothing is: zeros are left out, as the holes that they become.
     async fn send(&mut self, from: u64, to: u64) -> Result<[u8; 32], Trouble> {
         let (session, handle, file, pace) = (self.session, self.handle, self.file, self.pace);
         let mut hasher = Sha256::new();
@@ -191,6 +204,9 @@ impl Both<'_> {
                 }
                 async move {
                     read?;
+                    if is_hole(&bytes) {
+                        return Ok(length);
+                    }
                     pace.take(bytes.len()).await;
                     session.write(handle, at, bytes).await?;
                     Ok::<_, Trouble>(length)
@@ -201,6 +217,7 @@ impl Both<'_> {
             self.counted.step(length.into());
         }
         drop(written);
+        self.cut_there(to).await?;
         Ok(hasher.finalize().into())
     }
 
@@ -217,11 +234,15 @@ impl Both<'_> {
             if bytes.len() < length as usize {
                 return Err(anyhow!("it became shorter while it was copied").into());
             }
-            self.file.write_all_at(&bytes, at).context("cannot be written here")?;
+            // Nothing is behind what was written: what is left out becomes a hole.
+            if !is_hole(&bytes) {
+                self.file.write_all_at(&bytes, at).context("cannot be written here")?;
+            }
             hasher.update(&bytes);
             self.counted.step(length.into());
         }
         drop(read);
+        self.file.set_len(to).context("cannot be written here")?;
         Ok(hasher.finalize().into())
     }
 
@@ -242,6 +263,10 @@ impl Both<'_> {
             at += bytes.len() as u64;
         }
     }
+}
+
+fn is_hole(bytes: &[u8]) -> bool {
+    bytes.iter().all(|byte| *byte == 0)
 }
 
 /// All bytes of a part, or those until the file's end.

@@ -13,8 +13,11 @@ use rustix::fs::OFlags;
 use super::blocks::{Both, Counted, Way};
 use super::link::{Session, Trouble};
 use super::progress::Copied;
-use super::tree::{Entry, Facts, Kind, is_part, there};
+use super::tree::{Entry, Facts, INCOMPLETE, Kind, is_part, there};
 use super::{Done, Work};
+
+/// Set-user-id, set-group-id and sticky.
+const SPECIAL: u32 = 0o7000;
 
 /// Copies all that is at `from` to `target`, or into it where that is a folder. `several`: more is
 /// copied there, so it has to be one.
@@ -25,12 +28,17 @@ pub(super) async fn all(
     several: bool,
 ) -> Result<Vec<Done>> {
     let listed = work.link.lasting(&work.progress, async |session| there(session, from).await);
-    let entries = listed.await.with_context(|| format!("{}:{from}", work.link.device))?;
+    let (entries, skipped) =
+        listed.await.with_context(|| format!("{}:{from}", work.link.device))?;
     if entries.first().is_some_and(|entry| entry.facts.kind == Kind::Other) {
         bail!("{}:{from} is no file and no folder", work.link.device);
     }
-    let is_folder =
-        several || target.is_dir() || target.as_os_str().as_encoded_bytes().ends_with(b"/");
+    // A folder whose copy was broken off is gone on with, not copied into.
+    let mark = target.join(INCOMPLETE);
+    let is_tree = entries.first().is_some_and(|entry| entry.facts.kind == Kind::Folder);
+    let is_incomplete = is_tree && !several && mark.exists();
+    let is_folder = !is_incomplete
+        && (several || target.is_dir() || target.as_os_str().as_encoded_bytes().ends_with(b"/"));
     if is_folder {
         let wrong = || format!("cannot make the folder {}", target.display());
         std::fs::create_dir_all(target).with_context(wrong)?;
@@ -49,8 +57,12 @@ pub(super) async fn all(
         let path = left.below(from);
         work.progress.say(format!("{path} is what a broken copy has left: left out"));
     }
+    let is_new = is_tree && !is_folder && !root.exists();
     for folder in of(Kind::Folder) {
         make_folder(&place(folder), folder.path.is_empty())?;
+        if is_new && folder.path.is_empty() {
+            File::create_new(&mark).with_context(|| format!("cannot write {}", mark.display()))?;
+        }
     }
     let files: Vec<&Entry> = of(Kind::File).collect();
     work.progress.expect(files.iter().map(|entry| entry.facts.size).sum());
@@ -81,9 +93,13 @@ pub(super) async fn all(
     for entry in of(Kind::Other) {
         work.progress.say(format!("{} is no file, folder or link: left out", entry.below(from)));
     }
+    done.extend(skipped.into_iter().map(Err));
+    if (is_new || is_incomplete) && done.iter().all(Result::is_ok) {
+        std::fs::remove_file(&mark).with_context(|| format!("cannot remove {}", mark.display()))?;
+    }
     // The innermost first: a folder may become one that cannot be written to.
     for folder in entries.iter().rev().filter(|entry| entry.facts.kind == Kind::Folder) {
-        finish(&File::open(place(folder))?, &folder.facts)?;
+        finish(&File::open(place(folder))?, &folder.facts, work.preserve_special)?;
     }
     Ok(done)
 }
@@ -115,9 +131,10 @@ fn make_link(target: Option<&str>, at: &Path) -> Done {
     Ok(Copied::Whole { bytes: 0 })
 }
 
-/// Rights and times as they were.
-fn finish(file: &File, facts: &Facts) -> Result<()> {
-    file.set_permissions(Permissions::from_mode(facts.rights)).context("cannot set its mode")?;
+/// Rights and times as they were; the special bits only when they are to be kept.
+fn finish(file: &File, facts: &Facts, preserve_special: bool) -> Result<()> {
+    let rights = if preserve_special { facts.rights } else { facts.rights & !SPECIAL };
+    file.set_permissions(Permissions::from_mode(rights)).context("cannot set its mode")?;
     let changed = SystemTime::UNIX_EPOCH + Duration::from_secs(facts.changed.into());
     let times = std::fs::FileTimes::new().set_accessed(changed).set_modified(changed);
     file.set_times(times).context("cannot set its time")
@@ -188,7 +205,7 @@ async fn file(
     {
         work.progress.say(format!("{from} was changed while it was copied"));
     }
-    finish(&part, facts)?;
+    finish(&part, facts, work.preserve_special)?;
     // It gets its name when it is on the disk: what has the right size and time is not copied again.
     part.sync_all().with_context(|| format!("cannot write {shown}"))?;
     std::fs::rename(&part_path, to).with_context(|| format!("cannot give {shown} its name"))?;

@@ -43,7 +43,8 @@ use crate::output::note;
 ///
 /// What was broken off goes on where it was when the same command is given again. Each file is
 /// compared with its original; until it is whole, it is called NAME.muster-part. Files that are
-/// there already, with the same size and time, are left as they are.
+/// there already, with the same size and time, are left as they are. Holes of sparse files stay
+/// holes. A file whose name is not UTF-8 is named as a failure and stops no other.
 #[derive(Args, Debug)]
 #[command(verbatim_doc_comment, override_usage = "muster cp [OPTIONS] SOURCE... TARGET")]
 pub(crate) struct CpArgs {
@@ -59,6 +60,12 @@ pub(crate) struct CpArgs {
     /// Copy files, too, that are there already with the same size and time
     #[arg(long)]
     again: bool,
+    /// Keep set-user-id, set-group-id and sticky bits of what a device sends
+    ///
+    /// Without it they are left out: the device does not decide which programs of this machine run
+    /// as another user.
+    #[arg(long)]
+    preserve_special: bool,
 }
 
 /// Speak SFTP with a device, on standard input and output
@@ -87,6 +94,7 @@ struct Work {
     progress: Progress,
     jobs: usize,
     again: bool,
+    preserve_special: bool,
 }
 
 /// The path of the API that leads to a device's files.
@@ -138,6 +146,7 @@ async fn copy(
         progress: progress.clone(),
         jobs: args.jobs.into(),
         again: args.again,
+        preserve_special: args.preserve_special,
     };
     let mut done = Vec::new();
     match target {

@@ -10,7 +10,7 @@ use russh_sftp::protocol::{FileAttributes, OpenFlags};
 use super::blocks::{Both, Counted, Way};
 use super::link::{Session, Trouble};
 use super::progress::Copied;
-use super::tree::{Entry, Facts, Kind, facts_there, here, is_part};
+use super::tree::{Entry, Facts, INCOMPLETE, Kind, Skipped, facts_there, here, is_part};
 use super::{Done, Work};
 
 /// Copies all of `sources` to `target`, or into it where that is a folder.
@@ -18,7 +18,13 @@ pub(super) async fn all(work: &Work, sources: &[&Path], target: &str) -> Result<
     let device = &work.link.device;
     let wants_folder = sources.len() > 1 || target.ends_with('/');
     let found = work.link.lasting(&work.progress, async |session| {
-        let is_folder = match facts_there(session, target).await? {
+        let found = facts_there(session, target).await?;
+        let is_there = found.is_some_and(|facts| facts.kind == Kind::Folder);
+        // A folder whose copy was broken off is gone on with, not copied into.
+        let is_incomplete =
+            is_there && !wants_folder && facts_there(session, &mark_of(target)).await?.is_some();
+        let is_new = found.is_none() && !wants_folder;
+        let is_folder = match found {
             Some(facts) => facts.kind == Kind::Folder,
             None if wants_folder => make_folder(session, target).await.map(|()| true)?,
             None => false,
@@ -26,29 +32,65 @@ pub(super) async fn all(work: &Work, sources: &[&Path], target: &str) -> Result<
         // Through a link to what it leads to: the link stays.
         let real = session.need("failed to find it", session.sftp.realpath(target)).await?;
         let real = real.files.into_iter().next().map(|file| file.filename);
-        Ok((is_folder, real.ok_or_else(|| anyhow!("the device does not say where it is"))?))
+        let real = real.ok_or_else(|| anyhow!("the device does not say where it is"))?;
+        let kind = match (is_folder, is_new) {
+            (true, _) if is_incomplete => Target::Incomplete,
+            (true, _) => Target::Folder,
+            (false, true) => Target::New,
+            (false, false) => Target::Other,
+        };
+        Ok((kind, real))
     });
-    let (is_folder, real) = found.await.with_context(|| format!("{device}:{target}"))?;
+    let (kind, real) = found.await.with_context(|| format!("{device}:{target}"))?;
+    let is_folder = matches!(kind, Target::Folder | Target::Incomplete);
     if wants_folder && !is_folder {
         return Err(anyhow!("{device}:{target} is no folder"));
     }
     let mut done = Vec::new();
     for source in sources {
-        let entries = here(source)?;
+        let (entries, skipped) = here(source)?;
         if entries.first().is_some_and(|entry| entry.facts.kind == Kind::Other) {
             bail!("{} is no file and no folder", source.display());
         }
+        let is_tree = entries.first().is_some_and(|entry| entry.facts.kind == Kind::Folder);
+        let goes_on = is_tree && kind == Target::Incomplete;
         let root = match source.file_name().and_then(|name| name.to_str()) {
-            Some(name) if is_folder => format!("{}/{name}", real.trim_end_matches('/')),
+            Some(name) if is_folder && !goes_on => format!("{}/{name}", real.trim_end_matches('/')),
             // Also of `.` and `..`: what is in them.
             _ => real.clone(),
         };
-        done.extend(tree(work, source, &entries, &root).await?);
+        let mark = (goes_on || (is_tree && kind == Target::New)).then(|| mark_of(&root));
+        let copied = tree(work, source, (entries, skipped), &root, mark.as_deref()).await?;
+        done.extend(copied);
     }
     Ok(done)
 }
 
-async fn tree(work: &Work, source: &Path, entries: &[Entry], root: &str) -> Result<Vec<Done>> {
+/// What is where the copy goes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Target {
+    /// Nothing, and what is copied gets this name.
+    New,
+    /// A folder to copy into.
+    Folder,
+    /// A folder whose copy was broken off.
+    Incomplete,
+    /// A file.
+    Other,
+}
+
+/// The mark in a folder that its copy is not complete.
+fn mark_of(folder: &str) -> String {
+    format!("{}/{INCOMPLETE}", folder.trim_end_matches('/'))
+}
+
+async fn tree(
+    work: &Work,
+    source: &Path,
+    (entries, skipped): (Vec<Entry>, Skipped),
+    root: &str,
+    mark: Option<&str>,
+) -> Result<Vec<Done>> {
     let link = &work.link;
     let is_of = |kind| move |entry: &&Entry| entry.facts.kind == kind && !is_part(entry);
     let of = |kind| entries.iter().filter(is_of(kind));
@@ -65,6 +107,15 @@ async fn tree(work: &Work, source: &Path, entries: &[Entry], root: &str) -> Resu
         let path = folder.below(root);
         let made = link.lasting(&work.progress, async |session| make_folder(session, &path).await);
         made.await.with_context(|| there(folder))?;
+        if let Some(mark) = mark.filter(|_| folder.path.is_empty()) {
+            let marked = link.lasting(&work.progress, async |session| {
+                let flags = OpenFlags::WRITE | OpenFlags::CREATE;
+                let open = session.sftp.open(mark, flags, FileAttributes::empty());
+                let handle = session.need("failed to open it", open).await?.handle;
+                session.need("failed to close it", session.sftp.close(&handle)).await
+            });
+            marked.await.with_context(|| format!("{}:{mark}", link.device))?;
+        }
     }
     let files: Vec<&Entry> = of(Kind::File).collect();
     work.progress.expect(files.iter().map(|entry| entry.facts.size).sum());
@@ -93,6 +144,13 @@ async fn tree(work: &Work, source: &Path, entries: &[Entry], root: &str) -> Resu
     for entry in of(Kind::Other) {
         let path = place(entry);
         work.progress.say(format!("{} is no file, folder or link: left out", path.display()));
+    }
+    done.extend(skipped.into_iter().map(Err));
+    if let Some(mark) = mark.filter(|_| done.iter().all(Result::is_ok)) {
+        let removed = link.lasting(&work.progress, async |session| {
+            session.find("failed to remove it", session.sftp.remove(mark)).await
+        });
+        removed.await.with_context(|| format!("{}:{mark}", link.device))?;
     }
     for folder in entries.iter().rev().filter(|entry| entry.facts.kind == Kind::Folder) {
         let (path, facts) = (folder.below(root), &folder.facts);
@@ -185,8 +243,7 @@ async fn write(both: &mut Both<'_>, facts: &Facts) -> Result<u64, Trouble> {
     let Both { session, handle, .. } = *both;
     let there = session.need("failed to look at it", session.sftp.fstat(handle)).await?;
     let at = both.kept(there.attrs.size.unwrap_or(0)).await?;
-    let cut = FileAttributes { size: Some(at), ..FileAttributes::empty() };
-    session.need("failed to write", session.sftp.fsetstat(handle, cut)).await?;
+    both.cut_there(at).await?;
     let bytes = both.copy(at, Way::Send).await?;
     session.need("failed to write", session.sftp.fsync(handle)).await?;
     session

@@ -4,7 +4,7 @@ use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow};
 use muster_schemas::wire::FILE_PART_SUFFIX;
 use russh_sftp::protocol::FileAttributes;
 
@@ -119,8 +119,15 @@ pub(super) async fn facts_there(session: &Session, path: &str) -> Result<Option<
     Ok(found.map(|found| Facts::from(&found.attrs)))
 }
 
-/// All that is at this path of the device.
-pub(super) async fn there(session: &Session, root: &str) -> Result<Vec<Entry>, Trouble> {
+/// Is it the mark that a folder's copy is not complete?
+pub(super) const INCOMPLETE: &str = FILE_PART_SUFFIX;
+
+/// Why something in a tree is not copied.
+pub(super) type Skipped = Vec<anyhow::Error>;
+
+/// All that is at this path of the device, and what cannot be copied of it.
+pub(super) async fn there(session: &Session, root: &str) -> Result<(Vec<Entry>, Skipped), Trouble> {
+    let mut skipped = Vec::new();
     let facts = facts_there(session, root).await?;
     let facts = facts.ok_or_else(|| anyhow!("there is no {root} on the device"))?;
     let mut all = vec![Entry { path: String::new(), facts }];
@@ -146,16 +153,22 @@ pub(super) async fn there(session: &Session, root: &str) -> Result<Vec<Entry>, T
                     return Err(anyhow!(words).into());
                 }
                 let path = join(&folder.path, &file.filename);
+                // What the device puts for bytes that are no UTF-8.
+                if file.filename.contains(char::REPLACEMENT_CHARACTER) {
+                    skipped.push(anyhow!("{root}/{path} has a name that is not UTF-8"));
+                    continue;
+                }
                 all.push(Entry { path, facts: Facts::from(&file.attrs) });
             }
         }
         session.need("failed to close a folder", session.sftp.close(&opened.handle)).await?;
     }
-    Ok(all)
+    Ok((all, skipped))
 }
 
-/// All that is at this path of this machine.
-pub(super) fn here(root: &Path) -> Result<Vec<Entry>> {
+/// All that is at this path of this machine, and what cannot be copied of it.
+pub(super) fn here(root: &Path) -> Result<(Vec<Entry>, Skipped)> {
+    let mut skipped = Vec::new();
     let shown = root.display();
     let metadata = std::fs::metadata(root).with_context(|| format!("cannot look at {shown}"))?;
     let mut all = vec![Entry { path: String::new(), facts: Facts::from(&metadata) }];
@@ -171,17 +184,20 @@ pub(super) fn here(root: &Path) -> Result<Vec<Entry>> {
             let entry = entry.with_context(wrong)?;
             let name = entry.file_name();
             let Some(name) = name.to_str() else {
-                bail!("{} has a name that is no UTF-8", entry.path().display());
+                skipped.push(anyhow!("{} has a name that is not UTF-8", entry.path().display()));
+                continue;
             };
             let facts = Facts::from(&entry.metadata().with_context(wrong)?);
             all.push(Entry { path: join(&folder.path, name), facts });
         }
     }
-    Ok(all)
+    Ok((all, skipped))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::ffi::OsStrExt;
+
     use super::*;
 
     #[test]
@@ -190,7 +206,10 @@ mod tests {
         std::fs::create_dir_all(dir.path().join("a/b")).unwrap();
         std::fs::write(dir.path().join("a/b/c"), "12345").unwrap();
         std::os::unix::fs::symlink("nowhere", dir.path().join("a/l")).unwrap();
-        let all = here(dir.path()).unwrap();
+        let odd = std::ffi::OsStr::from_bytes(b"a/odd-\xff");
+        std::fs::write(dir.path().join(odd), "x").unwrap();
+        let (all, skipped) = here(dir.path()).unwrap();
+        assert!(skipped.len() == 1 && skipped[0].to_string().contains("not UTF-8"));
         let place = |path: &str| all.iter().position(|entry| entry.path == path).unwrap();
         assert!(
             place("") < place("a") && place("a") < place("a/b") && place("a/b") < place("a/b/c")

@@ -1,0 +1,129 @@
+//! The helper process behind one channel of files: SFTP over its socket.
+//!
+//! Each request works on a thread of its own, from a bounded pool. One that a file system does not
+//! answer is refused after its timeout; its thread stays behind until the process is killed.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use muster_schemas::wire::ChannelRefusalCause;
+use nix::sys::stat::{Mode, umask};
+use russh_sftp::server::{Config, run_with_config};
+use serde::{Deserialize, Serialize};
+use tokio::io::copy_bidirectional;
+use tokio::net::UnixStream;
+use tokio::time::timeout;
+
+use super::bounds::{Bounds, Failure};
+use super::server::{MAX_PACKET, Server};
+use crate::operations::Policy;
+use crate::subprocess::{ANSWER_TIMEOUT, Port, path_bytes};
+
+/// Requests to one file system that does not answer take this many threads at most.
+const MAX_THREADS: usize = 8;
+/// Stack size of a thread, in bytes.
+const STACK_BYTES: usize = 256 * 1024;
+/// Bytes between the socket and the server, in each direction: one answer, and the next.
+const BUFFER_BYTES: usize = 256 * 1024;
+/// Timeout of a request that moves data: a slow disk needs its time.
+pub(super) const DATA_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// What is served.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct FilesJob {
+    #[serde(with = "path_bytes")]
+    policy: PathBuf,
+    path: String,
+    write: bool,
+}
+
+impl FilesJob {
+    pub(crate) fn new(policy: &Path, path: &str, write: bool) -> Self {
+        Self { policy: policy.to_owned(), path: path.to_owned(), write }
+    }
+}
+
+/// What the helper says first.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum FilesReply {
+    /// SFTP follows.
+    Ready,
+    /// Nothing follows.
+    Refused(Refusal),
+}
+
+/// Why files are not served.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Refusal {
+    pub(crate) cause: ChannelRefusalCause,
+    pub(crate) reason: String,
+}
+
+impl Refusal {
+    pub(crate) const fn failed(reason: String) -> Self {
+        Self { cause: ChannelRefusalCause::Failed, reason }
+    }
+}
+
+impl From<Failure> for Refusal {
+    fn from(failure: Failure) -> Self {
+        let cause = match &failure {
+            Failure::Denied(_) => ChannelRefusalCause::Policy,
+            Failure::Invalid(_) => ChannelRefusalCause::Invalid,
+            Failure::Silent(_) | Failure::Io(_) => ChannelRefusalCause::Failed,
+        };
+        Self { cause, reason: failure.to_string() }
+    }
+}
+
+/// Works on the file system at `path` in another thread.
+///
+/// # Errors
+/// What the work says, or that there was no answer in time.
+pub(super) async fn apart<T: Send + 'static>(
+    path: &str,
+    limit: Duration,
+    work: impl FnOnce() -> Result<T, Failure> + Send + 'static,
+) -> Result<T, Failure> {
+    match timeout(limit, tokio::task::spawn_blocking(work)).await {
+        Ok(Ok(done)) => done,
+        Ok(Err(error)) => Err(io::Error::other(error).into()),
+        Err(_) => Err(Failure::Silent(path.to_owned())),
+    }
+}
+
+/// Serves until the agent closes the socket.
+pub(crate) fn serve(port: Port, job: FilesJob) -> io::Result<()> {
+    // As for the programs of a user: a mode that is not given is one that others may read.
+    umask(Mode::from_bits_truncate(0o022));
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(MAX_THREADS)
+        .thread_stack_size(STACK_BYTES)
+        .build()?;
+    let served = runtime.block_on(serve_job(port, job));
+    // A thread that hangs does not hold up the end.
+    runtime.shutdown_background();
+    served
+}
+
+async fn serve_job(mut port: Port, job: FilesJob) -> io::Result<()> {
+    let path = job.path.clone();
+    let bounds = apart(&path, ANSWER_TIMEOUT, move || {
+        let policy = Policy::load(&job.policy).map_err(Failure::Denied)?;
+        Bounds::new(policy, &job.path, job.write)
+    });
+    let bounds = match bounds.await {
+        Ok(bounds) => bounds,
+        Err(failure) => return port.send(&FilesReply::Refused(failure.into())),
+    };
+    port.send(&FilesReply::Ready)?;
+    let socket = port.into_socket();
+    socket.set_nonblocking(true)?;
+    let mut socket = UnixStream::from_std(socket)?;
+    let (mut ours, theirs) = tokio::io::duplex(BUFFER_BYTES);
+    let config = Config { max_client_packet_len: MAX_PACKET };
+    run_with_config(theirs, Server::new(bounds), config).await;
+    copy_bidirectional(&mut socket, &mut ours).await.map(drop)
+}

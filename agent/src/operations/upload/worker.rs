@@ -1,0 +1,267 @@
+//! The helper process that touches what is sent: opens, packs, reads and removes it.
+
+use std::cell::RefCell;
+use std::io;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use muster_schemas::events::{RefusalCause, Upload};
+use muster_schemas::wire::{MAX_FILE_PIECE_BYTES, OutputPiece, OutputStream};
+use muster_schemas::{OperationId, codec, compress};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use super::archive::Limits;
+use super::source::{Sent, Source};
+use crate::files::{Bounds, Failure};
+use crate::operations::Policy;
+use crate::subprocess::{ANSWER_TIMEOUT, Port, path_bytes};
+
+/// Progress is reported at this interval at most.
+const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
+/// A disk may take this long to store a whole archive, in seconds.
+const SYNC_SECONDS: u32 = 900;
+
+/// What is uploaded.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct UploadJob {
+    #[serde(with = "path_bytes")]
+    pub(super) policy: PathBuf,
+    pub(super) upload: Upload,
+    /// Where a folder is packed.
+    #[serde(with = "path_bytes")]
+    pub(super) archive: PathBuf,
+    /// The disk whose free space bounds the archive.
+    #[serde(with = "path_bytes")]
+    pub(super) disk: PathBuf,
+}
+
+/// What the agent asks.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) enum Request {
+    Examine,
+    Open { sent: Option<Sent> },
+    Pack(Piece),
+    Hash,
+    Remove { sent: Sent },
+}
+
+/// What the helper answers.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) enum Reply {
+    /// It works at this path; the next message comes within so many seconds.
+    Progress {
+        path: String,
+        seconds: u32,
+    },
+    Done(Value),
+    Refused {
+        cause: Option<RefusalCause>,
+        reason: String,
+    },
+}
+
+/// The value of an answer.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) enum Value {
+    Nothing,
+    Sent(Sent),
+    Packed(Packed),
+    Hash([u8; 32]),
+}
+
+/// What is sent next.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Piece {
+    pub(super) id: OperationId,
+    pub(super) salt: [u8; 16],
+    pub(super) at: u64,
+    pub(super) length: usize,
+    /// Only asks where the server is.
+    pub(super) is_asking: bool,
+    pub(super) compresses: bool,
+}
+
+/// A message, ready to be sent.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Packed {
+    pub(super) bytes: u64,
+    #[serde(with = "serde_bytes")]
+    pub(super) message: Vec<u8>,
+    pub(super) is_smaller: bool,
+}
+
+/// Reports that the helper is still at work.
+pub(super) struct Progress<'a> {
+    state: RefCell<State<'a>>,
+}
+
+struct State<'a> {
+    port: &'a mut Port,
+    path: String,
+    sent: Instant,
+}
+
+impl<'a> Progress<'a> {
+    fn new(port: &'a mut Port, path: &str) -> Self {
+        let path = path.to_owned();
+        Self { state: RefCell::new(State { port, path, sent: Instant::now() }) }
+    }
+
+    fn send(&self, path: &str, seconds: u32) -> io::Result<()> {
+        let mut state = self.state.borrow_mut();
+        state.sent = Instant::now();
+        path.clone_into(&mut state.path);
+        state.port.send(&Reply::Progress { path: path.to_owned(), seconds })
+    }
+
+    /// A path is about to be touched.
+    pub(super) fn at(&self, path: &str) -> io::Result<()> {
+        let seconds = u32::try_from(ANSWER_TIMEOUT.as_secs()).unwrap_or(u32::MAX);
+        self.send(path, seconds)
+    }
+
+    /// Some more was done at the path that was named last.
+    pub(super) fn beat(&self) -> io::Result<()> {
+        let state = self.state.borrow();
+        if state.sent.elapsed() < PROGRESS_INTERVAL {
+            return Ok(());
+        }
+        let path = state.path.clone();
+        drop(state);
+        self.at(&path)
+    }
+
+    /// A whole archive is about to be stored on the agent's own disk.
+    pub(super) fn syncing(&self, path: &str) -> io::Result<()> {
+        self.send(path, SYNC_SECONDS)
+    }
+}
+
+/// The hash of what was packed, as far as it was read.
+struct Hashed {
+    hasher: Sha256,
+    to: u64,
+}
+
+struct Worker<'a> {
+    job: &'a UploadJob,
+    source: Option<Source>,
+    hashed: Option<Hashed>,
+}
+
+type Answer = Result<Value, (Option<RefusalCause>, String)>;
+
+fn failed(reason: String) -> (Option<RefusalCause>, String) {
+    (None, reason)
+}
+
+/// Answers the agent until it closes the socket.
+pub(crate) fn serve_upload(mut port: Port, job: &UploadJob) -> io::Result<()> {
+    let mut worker = Worker { job, source: None, hashed: None };
+    while let Some(request) = port.receive::<Request>()? {
+        let reply = match worker.answer(request, &Progress::new(&mut port, &job.upload.path)) {
+            Ok(value) => Reply::Done(value),
+            Err((cause, reason)) => Reply::Refused { cause, reason },
+        };
+        port.send(&reply)?;
+    }
+    Ok(())
+}
+
+impl Worker<'_> {
+    fn answer(&mut self, request: Request, progress: &Progress<'_>) -> Answer {
+        match request {
+            Request::Examine => self.bounds().map(|_| Value::Nothing),
+            Request::Open { sent } => {
+                let bounds = self.bounds()?;
+                let (upload, archive) = (&self.job.upload, &self.job.archive);
+                let source = match sent {
+                    Some(sent) => Source::open_again(&bounds, &upload.path, archive, sent),
+                    None => {
+                        let limits = Limits::new(upload.limit(), &self.job.disk);
+                        Source::open(&bounds, upload, archive, &limits, progress)
+                    }
+                };
+                let source = source.map_err(failed)?;
+                let sent = source.sent.clone();
+                self.source = Some(source);
+                self.hashed = None;
+                Ok(Value::Sent(sent))
+            }
+            Request::Pack(piece) => self.pack(&piece, progress).map(Value::Packed).map_err(failed),
+            Request::Hash => {
+                let hashed = self.hashed.as_ref().map(|hashed| hashed.hasher.clone());
+                let hashed = hashed.ok_or_else(|| failed("nothing was packed yet".to_owned()))?;
+                Ok(Value::Hash(hashed.finalize().into()))
+            }
+            Request::Remove { sent } => {
+                let bounds = self.bounds()?;
+                match bounds.remove_file(&self.job.upload.path, |found| sent.is(found)) {
+                    // An agent before this one has removed it, and not recorded that.
+                    Err(Failure::Io(error)) if error.kind() == io::ErrorKind::NotFound => {}
+                    removed => removed.map_err(|failure| failed(failure.to_string()))?,
+                }
+                Ok(Value::Nothing)
+            }
+        }
+    }
+
+    /// What the order may reach, by the policy as it is now.
+    fn bounds(&self) -> Result<Bounds, (Option<RefusalCause>, String)> {
+        let upload = &self.job.upload;
+        let policy = Policy::load(&self.job.policy)
+            .map_err(|reason| (Some(RefusalCause::Policy), reason))?;
+        Bounds::new(policy, &upload.path, upload.remove_source).map_err(|failure| {
+            let cause = match failure {
+                Failure::Denied(_) => Some(RefusalCause::Policy),
+                Failure::Invalid(_) => Some(RefusalCause::Invalid),
+                Failure::Silent(_) | Failure::Io(_) => None,
+            };
+            (cause, failure.to_string())
+        })
+    }
+
+    /// Reads a piece, and what the hash does not know yet of what is before it.
+    fn pack(&mut self, piece: &Piece, progress: &Progress<'_>) -> Result<Packed, String> {
+        let source = self.source.as_ref().ok_or("it is not open")?;
+        let hashed = self
+            .hashed
+            .get_or_insert_with(|| Hashed { hasher: Sha256::new_with_prefix(piece.salt), to: 0 });
+        let total = source.sent.bytes;
+        let is_last = !piece.is_asking && piece.at == total;
+        while hashed.to < piece.at {
+            let gap = usize::try_from(piece.at - hashed.to).unwrap_or(usize::MAX);
+            let bytes = source.read(hashed.to, gap.min(MAX_FILE_PIECE_BYTES))?;
+            hashed.hasher.update(&bytes);
+            hashed.to += bytes.len() as u64;
+            progress.beat().map_err(|error| error.to_string())?;
+        }
+        let bytes = source.read(piece.at, piece.length)?;
+        if is_last {
+            source.check_place()?
+        } else {
+            source.check()?
+        }
+        if hashed.to == piece.at {
+            hashed.hasher.update(&bytes);
+            hashed.to += bytes.len() as u64;
+        }
+        let length = bytes.len();
+        let data = if piece.compresses { compress::compress(bytes) } else { bytes };
+        let is_first = !piece.is_asking && piece.at == 0;
+        let piece = OutputPiece {
+            operation: piece.id,
+            stream: OutputStream::File,
+            offset: piece.at,
+            bytes: u32::try_from(length).unwrap_or(u32::MAX),
+            compressed: data.len() < length,
+            data,
+            last: is_last,
+            salt: is_first.then(|| piece.salt.to_vec()),
+            total: Some(total),
+        };
+        let is_smaller = piece.compressed;
+        Ok(Packed { bytes: length as u64, message: codec::encode(&piece), is_smaller })
+    }
+}

@@ -1,0 +1,314 @@
+//! A program of a run or of a shell: started by a helper that becomes it.
+//!
+//! The helper enters the folder, finds the program, takes on the user and calls exec; each of these
+//! can block for ever on a dead file system. What it does next is reported before it does it, so
+//! that the agent can name the path.
+
+use std::collections::BTreeMap;
+use std::ffi::CString;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
+
+use nix::errno::Errno;
+use nix::sys::signal::SigSet;
+use nix::sys::stat::{Mode, umask};
+use nix::unistd::{Gid, Uid, initgroups, setgid, setsid, setuid};
+use serde::{Deserialize, Serialize};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::timeout;
+
+use super::wire::{DESCRIPTORS, Port};
+use super::{ANSWER_TIMEOUT, Helper, Job, no_answer};
+
+/// The shell for lines, and where a user's own is missing.
+const SHELL: &str = "/bin/sh";
+/// File mode creation mask of programs.
+const UMASK: u32 = 0o022;
+
+/// A program, and what it is started with.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Launch {
+    pub(crate) program: Program,
+    /// Where programs without a slash in their names are searched.
+    pub(crate) path: String,
+    /// The folder that was asked for; the user's home or `/` when absent.
+    pub(crate) cwd: Option<String>,
+    pub(crate) home: String,
+    /// Name, user id and group id, when they are not the agent's own.
+    pub(crate) user: Option<(String, u32, u32)>,
+    pub(crate) env: BTreeMap<String, String>,
+    /// Is standard input the program's controlling terminal?
+    pub(crate) has_terminal: bool,
+}
+
+/// What is started.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Program {
+    /// A program and its arguments.
+    Argv(Vec<String>),
+    /// A line for `/bin/sh`.
+    Line(String),
+    /// This shell, as a login shell or with a line.
+    Shell(String, Option<String>),
+}
+
+/// Why a program was not started.
+#[derive(Debug)]
+pub(crate) enum LaunchError {
+    /// The request cannot be carried out on this device.
+    Invalid(String),
+    /// The system refused it, or did not answer.
+    Failed(String),
+}
+
+impl LaunchError {
+    pub(crate) fn into_reason(self) -> String {
+        match self {
+            Self::Invalid(reason) | Self::Failed(reason) => reason,
+        }
+    }
+}
+
+/// What a launching helper reports.
+#[derive(Debug, Serialize, Deserialize)]
+enum Report {
+    /// It is about to touch this path.
+    Step(String),
+    Invalid(String),
+    Failed(String),
+}
+
+/// Starts a program with these as its standard input, output and error. Answers its process.
+///
+/// # Errors
+/// Why it was not started.
+pub(crate) async fn launch(
+    launch: Launch,
+    stdio: [OwnedFd; DESCRIPTORS],
+) -> Result<Child, LaunchError> {
+    let failed = |error: io::Error| {
+        LaunchError::Failed(format!("the program could not be started: {error}"))
+    };
+    let mut helper = Helper::start(&Job::Launch(launch), stdio.into()).await.map_err(failed)?;
+    let mut step = "/".to_owned();
+    loop {
+        match timeout(ANSWER_TIMEOUT, helper.receive::<Report>()).await {
+            Ok(Ok(Some(Report::Step(path)))) => step = path,
+            Ok(Ok(Some(Report::Invalid(reason)))) => return Err(LaunchError::Invalid(reason)),
+            Ok(Ok(Some(Report::Failed(reason)))) => return Err(LaunchError::Failed(reason)),
+            // The socket is closed by exec.
+            Ok(Ok(None)) => return helper.into_child().map_err(failed),
+            Ok(Err(error)) => return Err(failed(error)),
+            Err(_) => return Err(LaunchError::Failed(no_answer(&step))),
+        }
+    }
+}
+
+/// Becomes the program; returns only when that fails, after it was reported.
+pub(super) fn become_program(
+    port: &mut Port,
+    launch: Launch,
+    descriptors: Vec<OwnedFd>,
+) -> io::Result<()> {
+    let report = match try_become(port, launch, descriptors) {
+        Ok(never) => match never {},
+        Err(LaunchError::Invalid(reason)) => Report::Invalid(reason),
+        Err(LaunchError::Failed(reason)) => Report::Failed(reason),
+    };
+    port.send(&report)
+}
+
+fn start_failed(error: impl ToString) -> LaunchError {
+    LaunchError::Failed(format!("the program could not be started: {}", error.to_string()))
+}
+
+fn try_become(
+    port: &mut Port,
+    launch: Launch,
+    descriptors: Vec<OwnedFd>,
+) -> Result<std::convert::Infallible, LaunchError> {
+    let [stdin, stdout, stderr]: [OwnedFd; DESCRIPTORS] =
+        descriptors.try_into().map_err(|_| start_failed("its descriptors did not arrive"))?;
+    // A session of its own: the agent's terminal is none of the program's business.
+    setsid().map_err(start_failed)?;
+    if launch.has_terminal {
+        rustix::process::ioctl_tiocsctty(&stdin).map_err(start_failed)?;
+    }
+    umask(Mode::from_bits_truncate(UMASK));
+    let denied = enter(port, &launch)?;
+    let (program, arg0, arguments) = find_program(port, &launch)?;
+    if let Some((name, uid, gid)) = &launch.user {
+        become_user(name, *uid, *gid).map_err(|error| {
+            LaunchError::Failed(format!("the agent cannot become the user '{name}': {error}"))
+        })?;
+    }
+    if let Some((folder, error)) = denied {
+        // Some file systems let in their own user and not root.
+        std::env::set_current_dir(&folder).map_err(|_| {
+            LaunchError::Failed(format!("the folder '{folder}' cannot be entered: {error}"))
+        })?;
+    }
+    let _handlers = reset_signals().map_err(start_failed)?;
+    step(port, &program.to_string_lossy())?;
+    let mut command = Command::new(&program);
+    if let Some(arg0) = arg0 {
+        command.arg0(arg0);
+    }
+    if let Program::Shell(..) = launch.program {
+        command.env_clear().envs(&launch.env).env("SHELL", &program);
+    } else {
+        command.env_clear().envs(&launch.env);
+    }
+    let error = command.args(arguments).stdin(stdin).stdout(stdout).stderr(stderr).exec();
+    Err(match error.raw_os_error().map(Errno::from_raw) {
+        Some(Errno::E2BIG) => {
+            start_failed("its arguments and environment are longer than this system takes")
+        }
+        _ => start_failed(error),
+    })
+}
+
+fn step(port: &mut Port, path: &str) -> Result<(), LaunchError> {
+    port.send(&Report::Step(path.to_owned())).map_err(start_failed)
+}
+
+/// Enters the folder; answers it with the reason when only the user may.
+fn enter(port: &mut Port, launch: &Launch) -> Result<Option<(String, io::Error)>, LaunchError> {
+    let folder = launch.cwd.as_ref().unwrap_or(&launch.home);
+    step(port, folder)?;
+    let error = match std::env::set_current_dir(folder) {
+        Ok(()) => return Ok(None),
+        Err(error) => error,
+    };
+    match error.kind() {
+        io::ErrorKind::PermissionDenied if launch.user.is_some() => {
+            return Ok(Some((folder.clone(), error)));
+        }
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => {}
+        _ => {
+            let reason = format!("the folder '{folder}' cannot be entered: {error}");
+            return Err(LaunchError::Failed(reason));
+        }
+    }
+    if launch.cwd.is_some() {
+        let reason = format!("there is no folder '{folder}' on this device");
+        return Err(LaunchError::Invalid(reason));
+    }
+    // A user without a home.
+    std::env::set_current_dir("/").map_err(start_failed)?;
+    Ok(None)
+}
+
+type Found = (PathBuf, Option<String>, Vec<String>);
+
+/// The program, its own name when that is another, and its arguments.
+fn find_program(port: &mut Port, launch: &Launch) -> Result<Found, LaunchError> {
+    match &launch.program {
+        Program::Line(line) => Ok((SHELL.into(), None, vec!["-c".to_owned(), line.clone()])),
+        Program::Argv(argv) => {
+            let name = argv.first().map_or("", String::as_str);
+            let found = find(name, &launch.path, |path| step(port, &path.to_string_lossy()))?;
+            Ok((found, None, argv.iter().skip(1).cloned().collect()))
+        }
+        Program::Shell(shell, line) => {
+            step(port, shell)?;
+            let shell = [Path::new(shell), Path::new(SHELL)].into_iter().find(|it| is_program(it));
+            let shell = shell.ok_or_else(|| {
+                LaunchError::Failed(format!("there is no shell {SHELL} on this device"))
+            })?;
+            let name = shell.file_name().unwrap_or_default().to_string_lossy();
+            Ok(match line {
+                Some(line) => (shell.into(), None, vec!["-c".to_owned(), line.clone()]),
+                // Named with a dash before it, as login does.
+                None => (shell.into(), Some(format!("-{name}")), Vec::new()),
+            })
+        }
+    }
+}
+
+fn is_program(file: &Path) -> bool {
+    std::fs::metadata(file).is_ok_and(|it| it.is_file() && it.permissions().mode() & 0o111 != 0)
+}
+
+/// Where a program is, as a shell would find it from the current folder.
+fn find(
+    name: &str,
+    path: &str,
+    mut touch: impl FnMut(&Path) -> Result<(), LaunchError>,
+) -> Result<PathBuf, LaunchError> {
+    let none = |reason| Err(LaunchError::Failed(reason));
+    if name.contains('/') {
+        let file = Path::new(name);
+        touch(file)?;
+        return match std::fs::metadata(file) {
+            Ok(metadata) if metadata.is_file() => Ok(file.to_owned()),
+            Ok(_) => none(format!("'{name}' is no program")),
+            Err(error) => none(format!("there is no program '{name}': {error}")),
+        };
+    }
+    for folder in std::env::split_paths(path) {
+        let file = Path::new(".").join(folder).join(name);
+        touch(&file)?;
+        if is_program(&file) {
+            return Ok(file);
+        }
+    }
+    none(format!("there is no program '{name}' in {path}"))
+}
+
+fn become_user(name: &str, uid: u32, gid: u32) -> Result<(), Errno> {
+    let name = CString::new(name).map_err(|_| Errno::EINVAL)?;
+    initgroups(&name, Gid::from_raw(gid))?;
+    setgid(Gid::from_raw(gid))?;
+    setuid(Uid::from_raw(uid))
+}
+
+/// Lets the program begin with default signal dispositions and no blocked signal. A handler becomes
+/// the default at exec, and installing one is the way to do it without unsafe code.
+fn reset_signals() -> io::Result<Option<tokio::runtime::Runtime>> {
+    SigSet::empty().thread_set_mask()?;
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let ignored = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
+    // The standard library itself resets SIGPIPE.
+    let ignored: Vec<i32> = (1..=31)
+        .filter(|number| ignored & (1 << (number - 1)) != 0)
+        .filter(|number| *number != nix::libc::SIGPIPE)
+        .collect();
+    if ignored.is_empty() {
+        return Ok(None);
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
+    let entered = runtime.enter();
+    for number in ignored {
+        drop(signal(SignalKind::from_raw(number))?);
+    }
+    drop(entered);
+    Ok(Some(runtime))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn programs_are_found_as_a_shell_finds_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("tool");
+        std::fs::write(&path, "#!/bin/sh\n").unwrap();
+        let search = dir.path().to_string_lossy().into_owned();
+        let find =
+            |name: &str, path: &str| find(name, path, |_| Ok(())).map_err(LaunchError::into_reason);
+        assert!(find("tool", &search).is_err(), "it cannot be executed");
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+        assert_eq!(find("tool", &search).unwrap(), path);
+        assert_eq!(find(path.to_str().unwrap(), "").unwrap(), path);
+        assert!(find("/no/such", "").unwrap_err().contains("/no/such"));
+        assert!(find("/", "").unwrap_err().contains("no program"));
+        assert!(find("no-such", &search).unwrap_err().contains("no-such"));
+    }
+}

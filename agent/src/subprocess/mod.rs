@@ -1,0 +1,51 @@
+//! Helper processes: everything that touches a file system that may not answer.
+//!
+//! A system call on a dead mount (NFS, FUSE) cannot be interrupted: a thread that makes it keeps its
+//! process alive, with all of its files. So the agent starts its own binary again as a helper, asks
+//! it over a socket, and abandons it when it does not answer.
+//!
+//! | file | is |
+//! |---|---|
+//! | `process` | the agent's side: starts a helper, sends its job, receives its messages, kills it |
+//! | `wire` | messages on the socket, and the descriptors that go with a job |
+//! | `entry` | the helper's side: closes what it inherited, reads its job and does it |
+//! | `launch` | the job that becomes a program of a run or of a shell |
+//!
+//! Invariant: the agent's own thread touches no path that an order or an operator names.
+
+mod entry;
+mod launch;
+mod process;
+mod wire;
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+pub use entry::{HELPER_ARGUMENT, close_inherited, run_helper};
+pub(crate) use launch::{Launch, LaunchError, Program, launch};
+pub(crate) use process::{Helper, reap_later};
+pub(crate) use wire::{Port, path_bytes};
+
+use crate::files::FilesJob;
+use crate::operations::UploadJob;
+
+/// A helper that reports nothing for this long does not get an answer from a file system.
+pub(crate) const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What a helper is started for.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Job {
+    /// Become a program.
+    Launch(Launch),
+    /// Serve files by SFTP.
+    Files(FilesJob),
+    /// Read a file or a folder that is uploaded.
+    Upload(UploadJob),
+}
+
+/// The reason that is reported for a file system that does not answer.
+pub(crate) fn no_answer(path: &str) -> String {
+    format!("the file system at {path} does not answer")
+}

@@ -1,0 +1,132 @@
+//! The agent's side of a helper.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream as StdStream;
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+use tokio::time::{sleep, timeout};
+
+use super::entry::HELPER_ARGUMENT;
+use super::{ANSWER_TIMEOUT, Job, wire};
+
+/// The agent's own program, also after its file was replaced.
+const PROGRAM: &str = "/proc/self/exe";
+/// A killed helper is waited for at this interval at first, and at most at the longest.
+const REAP_INTERVAL: Duration = Duration::from_millis(20);
+const MAX_REAP_INTERVAL: Duration = Duration::from_secs(10);
+
+/// A helper process. Dropped, it is killed; one that a dead file system holds is abandoned.
+#[derive(Debug)]
+pub(crate) struct Helper {
+    child: Option<Child>,
+    socket: UnixStream,
+}
+
+impl Helper {
+    /// Starts a helper and sends it its job, with descriptors or none.
+    ///
+    /// # Errors
+    /// When no process can be started, or it does not take the job.
+    pub(crate) async fn start(job: &Job, fds: Vec<OwnedFd>) -> io::Result<Self> {
+        let (ours, theirs) = StdStream::pair()?;
+        let child = Command::new(PROGRAM)
+            .arg0("muster-agent")
+            .arg(HELPER_ARGUMENT)
+            .env_clear()
+            .current_dir("/")
+            .stdin(OwnedFd::from(theirs))
+            .stdout(Stdio::null())
+            .spawn()?;
+        let mut child = Some(child);
+        let sent = wire::send_descriptors(&ours, &fds)
+            .and_then(|()| ours.set_nonblocking(true))
+            .and_then(|()| UnixStream::from_std(ours));
+        drop(fds);
+        let socket = sent.inspect_err(|_| kill(child.take()))?;
+        let mut helper = Self { child, socket };
+        let job = wire::encode(job)?;
+        timeout(ANSWER_TIMEOUT, helper.socket.write_all(&job))
+            .await
+            .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+        Ok(helper)
+    }
+
+    /// Sends a message.
+    ///
+    /// # Errors
+    /// When the helper is gone.
+    pub(crate) async fn send<T: Serialize>(&mut self, message: &T) -> io::Result<()> {
+        self.socket.write_all(&wire::encode(message)?).await
+    }
+
+    /// Waits for a message; `None` when the helper has closed the socket.
+    ///
+    /// # Errors
+    /// When what came is no message.
+    pub(crate) async fn receive<T: DeserializeOwned>(&mut self) -> io::Result<Option<T>> {
+        let mut head = [0; 4];
+        match self.socket.read_exact(&mut head).await {
+            Ok(_) => {}
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset
+                ) =>
+            {
+                return Ok(None);
+            }
+            Err(error) => return Err(error),
+        }
+        let mut bytes = vec![0; wire::length(head)?];
+        self.socket.read_exact(&mut bytes).await?;
+        wire::decode(&bytes).map(Some)
+    }
+
+    /// The socket itself, once both sides have agreed on another protocol.
+    pub(crate) const fn socket(&mut self) -> &mut UnixStream {
+        &mut self.socket
+    }
+
+    /// The process, which has become another program.
+    pub(super) fn into_child(mut self) -> io::Result<Child> {
+        self.child.take().ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+}
+
+impl Drop for Helper {
+    fn drop(&mut self) {
+        kill(self.child.take());
+    }
+}
+
+fn kill(child: Option<Child>) {
+    if let Some(mut child) = child {
+        // It may be gone already.
+        let _ = child.kill();
+        reap_later(child);
+    }
+}
+
+/// Waits for a child in the background, until a dead file system lets it go, however long that
+/// takes.
+pub(crate) fn reap_later(mut child: Child) {
+    if !matches!(child.try_wait(), Ok(None)) {
+        return;
+    }
+    // Without a runtime the agent ends, and its children are no longer its own.
+    let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+    runtime.spawn(async move {
+        let mut interval = REAP_INTERVAL;
+        while matches!(child.try_wait(), Ok(None)) {
+            sleep(interval).await;
+            interval = (interval * 2).min(MAX_REAP_INTERVAL);
+        }
+    });
+}

@@ -1,0 +1,217 @@
+//! A file system that does not answer: the agent stays online, and what needs that file system
+//! fails with its path.
+
+use std::fs::{File, OpenOptions};
+use std::io::{Read, Write};
+use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
+use std::time::{Duration, Instant};
+
+use muster_tests::robot::online;
+use muster_tests::system::signal;
+use muster_tests::{Robot, System, wait};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use serde_json::json;
+
+const PATIENCE: Duration = Duration::from_secs(60);
+/// A file system that does not answer within 10 s is reported; this leaves time for the rest.
+const REPORTED: Duration = Duration::from_secs(25);
+const NO_ANSWER: &str = "does not answer";
+
+/// A FUSE file system whose server takes every request and answers none.
+struct DeadMount(PathBuf);
+
+impl DeadMount {
+    fn new(at: PathBuf) -> Self {
+        std::fs::create_dir_all(&at).unwrap();
+        let device = OpenOptions::new().read(true).write(true).open("/dev/fuse").unwrap();
+        let data = format!("fd={},rootmode=40000,user_id=0,group_id=0", device.as_raw_fd());
+        let kind = Some("fuse");
+        mount(Some("dead"), &at, kind, MsFlags::empty(), Some(data.as_str()))
+            .expect("this test mounts a file system: it needs root and /dev/fuse");
+        std::thread::spawn(move || serve(device));
+        Self(at)
+    }
+
+    fn at(&self, name: &str) -> String {
+        self.0.join(name).to_str().unwrap().to_owned()
+    }
+}
+
+/// Answers the first request, FUSE_INIT, and reads the others until the file system is unmounted.
+fn serve(mut device: File) {
+    let mut request = vec![0; 1 << 20];
+    let Ok(count) = device.read(&mut request) else { return };
+    let head = &request[..count];
+    assert_eq!(head[4..8], 26_u32.to_ne_bytes(), "FUSE_INIT is first");
+    // fuse_out_header and fuse_init_out of protocol 7.31.
+    let mut answer = Vec::new();
+    answer.extend(80_u32.to_ne_bytes());
+    answer.extend(0_u32.to_ne_bytes());
+    answer.extend(&head[8..16]);
+    for word in [7_u32, 31, 65536, 0] {
+        answer.extend(word.to_ne_bytes());
+    }
+    answer.extend([0; 4]);
+    answer.extend(4096_u32.to_ne_bytes());
+    answer.resize(80, 0);
+    device.write_all(&answer).unwrap();
+    while device.read(&mut request).is_ok() {}
+}
+
+impl Drop for DeadMount {
+    fn drop(&mut self) {
+        // Forced: requests that wait end with an error.
+        let _ = umount2(&self.0, MntFlags::MNT_FORCE);
+        let _ = umount2(&self.0, MntFlags::MNT_DETACH);
+        let _ = std::fs::remove_dir(&self.0);
+    }
+}
+
+/// A user of this machine whose home is not there yet.
+fn user_without_home() -> (String, PathBuf) {
+    let users = std::fs::read_to_string("/etc/passwd").unwrap();
+    let homeless = users.lines().find_map(|line| {
+        let fields: Vec<&str> = line.split(':').collect();
+        let home = Path::new(fields.get(5)?);
+        let is_free = fields[2] != "0"
+            && !home.exists()
+            && home != Path::new("/nonexistent")
+            && home.parent().is_some_and(Path::is_dir);
+        is_free.then(|| (fields[0].to_owned(), home.to_owned()))
+    });
+    homeless.expect("this test needs a user whose home can be made")
+}
+
+/// Runs a command that needs the dead file system; answers what it said.
+fn fails(system: &System, args: &[&str]) -> String {
+    let began = Instant::now();
+    let (code, _, said) = system.muster(args);
+    assert!(code != 0 && said.contains(NO_ANSWER), "{args:?}: {code}: {said}");
+    assert!(began.elapsed() < REPORTED, "{args:?} took {:?}", began.elapsed());
+    said
+}
+
+/// The agent works while something waits for the dead file system.
+fn lives(robot: &Robot) {
+    let began = Instant::now();
+    let (code, out, err) = robot.system.muster(&["exec", "robot", "--", "echo", "alive"]);
+    assert_eq!((code, out.as_str(), err.as_str()), (0, "alive\n", ""));
+    assert!(robot.agent.status()["connected_since"].is_string());
+    assert!(began.elapsed() < Duration::from_secs(8), "it took {:?}", began.elapsed());
+}
+
+fn background(system: &System, args: &[&str]) -> Child {
+    Command::new(muster_tests::binaries::binary("muster"))
+        .args(["--url", &system.api.url, "--token", &system.api.token, "--ca"])
+        .arg(system.ca())
+        .args(args)
+        .spawn()
+        .unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_system_that_does_not_answer_holds_up_nothing_else() {
+    let robot = Robot::start("").await;
+    let dead = DeadMount::new(robot.dir.path().join("above/dead"));
+    let (user, home) = user_without_home();
+    let dead_home = DeadMount::new(home.clone());
+    let local = robot.dir.path().join("copy");
+    let local = local.to_str().unwrap();
+    let above = robot.dir.path().join("above");
+    std::fs::write(above.join("file"), "x").unwrap();
+    let remote = |path: &str| format!("robot:{path}");
+    let (cwd, program, file) = (dead.at("cwd"), dead.at("program"), remote(&dead.at("file")));
+    let above = remote(above.to_str().unwrap());
+    let system = &robot.system;
+    let all: [&[&str]; 7] = [
+        &["exec", "robot", "--cwd", &cwd, "--", "true"],
+        &["exec", "robot", "--", &program],
+        &["exec", "robot", "--user", &user, "--", "true"],
+        &["shell", "robot", "--user", &user, "--", "true"],
+        &["cp", &file, local],
+        &["cp", &above, local],
+        &["cp", &above, local],
+    ];
+    std::thread::scope(|scope| {
+        let waiting: Vec<_> =
+            all.iter().map(|args| scope.spawn(move || fails(system, args))).collect();
+        // Between the requests and their failure after 10 s.
+        while waiting.iter().any(|thread| !thread.is_finished()) {
+            lives(&robot);
+        }
+        for (args, thread) in all.iter().zip(waiting) {
+            let said = thread.join().unwrap();
+            let is_home = args.contains(&user.as_str());
+            let place = if is_home { &home } else { &dead.0 };
+            assert!(said.contains(place.to_str().unwrap()), "{args:?}: {said}");
+        }
+    });
+
+    let upload = json!({
+        "target": {"devices": ["robot"]},
+        "action": {"kind": "upload", "path": dead.at("file")},
+    });
+    let id = system.api.post("/api/v1/operations", &upload).await["id"].clone();
+    let path = format!("/api/v1/operations/{}/runs/robot", id.as_str().unwrap());
+    wait::until("the upload to fail", PATIENCE, || async {
+        let (_, run) = system.api.send(reqwest::Method::GET, &path, None).await;
+        (run["state"] == "failed" && run.to_string().contains(NO_ANSWER)).then_some(())
+    })
+    .await;
+
+    // A run's own timeout holds, too.
+    let args = ["exec", "robot", "--timeout", "2s", "--cwd", &cwd, "--", "true"];
+    assert_eq!(system.muster(&args).0, 124);
+
+    // The file system answers again.
+    drop((dead, dead_home));
+    std::fs::create_dir_all(&cwd).unwrap();
+    let (code, _, err) = system.muster(&["exec", "robot", "--cwd", &cwd, "--", "true"]);
+    assert_eq!((code, err.as_str()), (0, ""));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_stops_and_starts_again_beside_a_dead_file_system() {
+    let mut robot = Robot::start("").await;
+    let dead = DeadMount::new(robot.dir.path().join("dead"));
+    let file = format!("robot:{}", dead.at("file"));
+    let local = robot.dir.path().join("copy");
+    let mut copy = background(&robot.system, &["cp", &file, local.to_str().unwrap()]);
+    let body = json!({
+        "target": {"devices": ["robot"]},
+        "action": {"kind": "exec", "argv": ["true"], "cwd": dead.at("cwd")},
+    });
+    let id = robot.system.api.post("/api/v1/operations", &body).await["id"].clone();
+    let path = format!("/api/v1/operations/{}/runs/robot", id.as_str().unwrap());
+    let state = |wanted: &'static [&'static str]| {
+        let (api, path) = (&robot.system.api, &path);
+        wait::until("the run to come so far", PATIENCE, move || async move {
+            let (_, run) = api.send(reqwest::Method::GET, path, None).await;
+            wanted.iter().any(|state| run["state"] == *state).then_some(run)
+        })
+    };
+    state(&["accepted"]).await;
+
+    let pid = robot.agent.pid();
+    signal(pid, "TERM");
+    let began = Instant::now();
+    wait::until("the agent to end", PATIENCE, || async { is_over(pid).then_some(()) }).await;
+    assert!(began.elapsed() < Duration::from_secs(5), "it took {:?}", began.elapsed());
+
+    // The journal holds the run, and the next agent ends it.
+    robot.agent.start();
+    online(&robot.system.api).await;
+    let run = state(&["unknown", "failed", "succeeded"]).await;
+    assert_eq!(run["state"], "unknown", "{run}");
+    lives(&robot);
+    let _ = copy.kill();
+    let _ = copy.wait();
+}
+
+/// Has the process ended? The test is its parent, and has not waited for it.
+fn is_over(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.is_empty() || stat.rsplit(')').next().is_some_and(|rest| rest.trim().starts_with('Z'))
+}

@@ -135,8 +135,14 @@ pub(crate) async fn run(connection: &Connection, args: DoctorArgs) -> Result<()>
     let mut checks = files::keys(&subject.keys);
     checks.extend(files::certificates(&subject.keys));
     checks.push(files::disk(subject.data.as_deref().unwrap_or(&subject.keys)));
-    checks.extend(stores::postgres(&subject.postgres_url).await);
-    checks.push(stores::authority(&subject.postgres_url, &subject.keys).await);
+    let postgres = stores::postgres(&subject.postgres_url).await;
+    // What cannot be read is complained about once.
+    let is_readable =
+        postgres.iter().any(|check| check.name == stores::TABLES && check.remedy.is_none());
+    checks.extend(postgres);
+    if is_readable {
+        checks.push(stores::authority(&subject.postgres_url, &subject.keys).await);
+    }
     for url in &subject.nats_urls {
         checks.extend(broker::examine(url, &subject.keys).await);
     }

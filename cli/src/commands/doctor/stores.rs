@@ -15,6 +15,8 @@ use crate::serve::MetricStore;
 
 const LIMIT: Duration = Duration::from_secs(10);
 const AUTHORITY: &str = "authority";
+/// Name of the check of the migrations.
+pub(super) const TABLES: &str = "tables";
 /// A clock that is further off makes nonces and tokens expire early or late; microseconds.
 const SKEW: i64 = 5 * 1_000_000;
 /// A read model that is further behind is no longer catching up with a busy moment.
@@ -112,13 +114,13 @@ pub(super) fn judged(found: &Examination, now: Timestamp) -> Vec<Check> {
     if found.missing > 0 {
         let text = format!("{} migrations are not in the database yet", found.missing);
         checks.push(Check::bad(
-            "tables",
+            TABLES,
             text,
             "start a role of this release: it migrates at its start",
         ));
         return checks;
     }
-    checks.push(Check::good("tables", "as this release makes them"));
+    checks.push(Check::good(TABLES, "as this release makes them"));
     checks.extend(read_models(found));
     let letters = found.dead_letters;
     checks.push(if letters > 0 {

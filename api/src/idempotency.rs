@@ -33,6 +33,7 @@ impl IdempotencyKey {
             return Uuid::new_v4();
         };
         let mut hasher = Sha256::new();
+        hasher.update(b"muster/idempotency/v1");
         for part in [principal.token.0.as_bytes(), self.request.as_bytes(), key.as_bytes()] {
             hasher.update(u64::try_from(part.len()).unwrap_or(u64::MAX).to_be_bytes());
             hasher.update(part);

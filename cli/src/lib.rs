@@ -5,6 +5,7 @@
 mod args;
 mod client;
 mod commands;
+mod database_users;
 mod environment;
 mod exit;
 mod log_limit;

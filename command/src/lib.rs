@@ -12,3 +12,19 @@ pub mod keys;
 pub mod link;
 pub mod service;
 pub mod uploads;
+
+use muster_eventlog::projection::Runner;
+use muster_eventlog::{EventLog, StoreError};
+
+/// The projections whose tables the write side writes.
+pub const PROJECTIONS: [&str; 2] = [dispatch::todo::NAME, uploads::NAME];
+
+/// Makes the tables of its lists, for a role that may make none itself.
+///
+/// # Errors
+/// When they cannot be made.
+pub async fn make_tables(log: &EventLog) -> Result<(), StoreError> {
+    Runner::open(log.clone(), dispatch::todo::Todo).await?;
+    Runner::open(log.clone(), uploads::files()).await?;
+    Ok(())
+}

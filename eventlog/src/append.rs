@@ -18,6 +18,8 @@ pub struct NewEvent {
     pub(crate) salt: [u8; 32],
     /// HMAC-SHA-256(salt, record): made here, outside of any lock.
     pub(crate) mac: [u8; 32],
+    /// Proof that the command role recorded it; set by a log that holds the key.
+    pub(crate) authority: Option<Bytes>,
     /// What the append transaction itself must act on.
     pub(crate) effect: Option<Box<Event>>,
 }
@@ -45,6 +47,7 @@ impl NewEvent {
             mac: record_mac(&salt, &record),
             record,
             salt,
+            authority: None,
             effect,
         }
     }

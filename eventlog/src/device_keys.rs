@@ -375,6 +375,26 @@ impl EventLog {
         self.marked(project, "key", fingerprint).await
     }
 
+    /// The devices that have, or had, this signing key.
+    ///
+    /// # Errors
+    /// When PostgreSQL cannot be asked.
+    pub async fn devices_with_key(
+        &self,
+        project: &ProjectId,
+        fingerprint: Hash,
+    ) -> Result<Vec<DeviceId>, StoreError> {
+        let client = self.stores().pool.get().await?;
+        let rows = client
+            .query(
+                "SELECT device FROM device_keys WHERE project = $1 AND fingerprint = $2",
+                &[&project.as_str(), &fingerprint.0.as_slice()],
+            )
+            .await
+            .attempted("look for the devices of a key")?;
+        Ok(rows.iter().map(|row| DeviceId(row.get(0))).collect())
+    }
+
     /// The device that enrolled with this machine id, if one did and was not deleted: the first, if
     /// several did. Else the first that enrolled with one of these network cards.
     ///

@@ -27,6 +27,11 @@ pub enum StoreError {
     /// A migration failed.
     #[error("failed to migrate the database")]
     Migrate(#[from] sqlx::migrate::MigrateError),
+    /// Migrations are missing, and this database user may not run them.
+    #[error(
+        "{0} migrations are missing and this database user may not run them; run `muster bootstrap` with the URL of the database's owner"
+    )]
+    NotMigrated(usize),
     /// A listener failed.
     #[error("failed to listen for new events")]
     Listen(#[source] sqlx::Error),

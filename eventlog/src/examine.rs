@@ -19,6 +19,8 @@ pub struct Examination {
     pub read_models: Vec<(String, String, u64, Option<String>)>,
     /// Dead letters of the last day that nobody has sent on their way again.
     pub dead_letters: u64,
+    /// The database user, when it may do more than a role needs: a superuser, or the owner of the log.
+    pub too_mighty: Option<String>,
     /// Connections in use, and how many there may be.
     pub connections: (u64, u64),
 }
@@ -37,6 +39,10 @@ async fn looked(pool: &sqlx::PgPool) -> Result<Examination, sqlx::Error> {
         "SELECT current_setting('server_version') AS version,
                 (extract(epoch FROM clock_timestamp()) * 1000000)::bigint AS now,
                 to_regclass('_sqlx_migrations') IS NOT NULL AS migrated,
+                (SELECT rolname::text FROM pg_roles WHERE rolname = current_user
+                    AND (rolsuper OR rolcreaterole OR EXISTS (SELECT FROM pg_class
+                        WHERE oid = to_regclass('events') AND pg_has_role(relowner, 'MEMBER'))))
+                    AS too_mighty,
                 (SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend') AS used,
                 current_setting('max_connections')::bigint AS allowed",
     )
@@ -47,6 +53,7 @@ async fn looked(pool: &sqlx::PgPool) -> Result<Examination, sqlx::Error> {
         now: Timestamp(row.try_get("now")?),
         missing: sqlx::migrate!("./migrations").iter().count(),
         read_models: Vec::new(),
+        too_mighty: row.try_get("too_mighty")?,
         dead_letters: 0,
         connections: (
             row.try_get::<i64, _>("used")?.unsigned_abs(),

@@ -7,8 +7,10 @@
 
 mod append;
 mod appender;
+mod authority;
 mod bridges;
 mod connect;
+mod database_roles;
 mod dead_letters;
 mod device_keys;
 mod error;
@@ -21,13 +23,16 @@ mod partitions;
 pub mod projection;
 mod read;
 mod revocations;
+mod token_uses;
 pub mod traces;
 
 pub use append::{
     Append, AppendError, Appended, Batch, Expected, NewEvent, OffsetMove, StreamAppend,
 };
+pub use authority::{AuthorityAudit, audit_authority};
 pub use bridges::Bridge;
 pub use connect::{ConnectOptions, Stores};
+pub use database_roles::{DatabaseRole, NewDatabaseUser, UsersMade};
 pub use dead_letters::{DeadLetter, DeadLetterSource, NewDeadLetter};
 pub use device_keys::{DeviceAccess, DeviceEpoch};
 pub use error::StoreError;
@@ -37,3 +42,4 @@ pub use leases::{Lease, Offset};
 pub use log::{EventLog, Head, LogOptions, Standing};
 pub use read::{ReadFilter, StoredEvent};
 pub use revocations::ClaimTurn;
+pub use token_uses::TokenUse;

@@ -8,12 +8,38 @@ use uuid::Uuid;
 
 use crate::append::{Append, AppendError, Appended, Batch};
 use crate::appender::AppenderHandle;
+use crate::authority::{Refused, Trust};
 use crate::connect::{ConnectOptions, Stores};
 use crate::dead_letters::Allowance;
 use crate::error::{Attempted, StoreError};
 use crate::merkle::Frontier;
 use crate::partitions;
 use crate::traces;
+
+/// Brings the tables up to date. A database user that may not is content when they are.
+async fn migrate(pool: &sqlx::PgPool) -> Result<(), StoreError> {
+    let mut migrations = sqlx::migrate!("./migrations");
+    // A newer release may have added some; this one works beside it.
+    migrations.set_ignore_missing(true);
+    let asked = |source| StoreError::Ask { attempted: "look for migrations", source };
+    let may_migrate: bool =
+        sqlx::query_scalar("SELECT has_schema_privilege(current_schema(), 'CREATE')")
+            .fetch_one(pool)
+            .await
+            .map_err(asked)?;
+    if may_migrate {
+        return Ok(migrations.run(pool).await?);
+    }
+    let applied: Vec<i64> =
+        sqlx::query_scalar("SELECT version FROM _sqlx_migrations WHERE success")
+            .fetch_all(pool)
+            .await
+            .map_err(asked)?;
+    match migrations.iter().filter(|known| !applied.contains(&known.version)).count() {
+        0 => Ok(()),
+        missing => Err(StoreError::NotMigrated(missing)),
+    }
+}
 
 /// How a log is kept.
 #[derive(Clone, Debug)]
@@ -53,16 +79,18 @@ pub struct Standing {
 /// The event log; cheap to clone.
 #[derive(Clone, Debug)]
 pub struct EventLog {
-    inner: Arc<Inner>,
-    careful: bool,
+    pub(crate) inner: Arc<Inner>,
+    pub(crate) careful: bool,
+    pub(crate) trust: Trust,
 }
 
 #[derive(Debug)]
-struct Inner {
+pub(crate) struct Inner {
     stores: Stores,
     options: LogOptions,
     appenders: Mutex<HashMap<ProjectId, AppenderHandle>>,
     letters: Mutex<Allowance>,
+    pub(crate) refused: Refused,
 }
 
 impl EventLog {
@@ -72,13 +100,15 @@ impl EventLog {
     /// When PostgreSQL cannot be reached, or a migration fails.
     pub async fn open(connect: &ConnectOptions, options: LogOptions) -> Result<Self, StoreError> {
         let stores = Stores::new(connect)?;
-        let mut migrations = sqlx::migrate!("./migrations");
-        // A newer release may have added some; this one works beside it.
-        migrations.set_ignore_missing(true);
-        migrations.run(&stores.sql).await?;
-        let inner =
-            Inner { stores, options, appenders: Mutex::default(), letters: Mutex::default() };
-        Ok(Self { inner: Arc::new(inner), careful: false })
+        migrate(&stores.sql).await?;
+        let inner = Inner {
+            stores,
+            options,
+            appenders: Mutex::default(),
+            letters: Mutex::default(),
+            refused: Refused::default(),
+        };
+        Ok(Self { inner: Arc::new(inner), careful: false, trust: Trust::default() })
     }
 
     /// The connection pools.
@@ -91,7 +121,7 @@ impl EventLog {
     /// given up after 20 seconds, so that no question can hold up the work.
     #[must_use]
     pub fn for_questions(&self) -> Self {
-        Self { inner: self.inner.clone(), careful: true }
+        Self { careful: true, ..self.clone() }
     }
 
     /// Connections for reading.
@@ -113,19 +143,16 @@ impl EventLog {
     /// # Errors
     /// When PostgreSQL cannot be asked.
     pub async fn ensure_project(&self, project: &ProjectId) -> Result<(), StoreError> {
+        // A role that may not make it asks only whether it is there.
+        if self.head(project).await?.is_some() {
+            return Ok(());
+        }
         let client = self.stores().pool.get().await?;
         partitions::ensure_project(&client, project).await?;
         for range in 0..2 {
             partitions::ensure_range(&client, project, range, self.options().partition_rows)
                 .await?;
         }
-        client
-            .execute(
-                "INSERT INTO heads (project) VALUES ($1) ON CONFLICT DO NOTHING",
-                &[&project.as_str()],
-            )
-            .await
-            .attempted("make a project's log")?;
         Ok(())
     }
 
@@ -230,8 +257,9 @@ impl EventLog {
     pub async fn append_batch(
         &self,
         project: &ProjectId,
-        batch: Batch,
+        mut batch: Batch,
     ) -> Result<Vec<Result<Appended, AppendError>>, AppendError> {
+        self.prove(project, &mut batch);
         let appender = {
             let mut appenders = self.inner.appenders.lock().unwrap_or_else(PoisonError::into_inner);
             appenders

@@ -40,12 +40,14 @@ pub struct StoredEvent {
     pub record: Bytes,
     /// The salt of the record's place in the Merkle tree.
     pub salt: Bytes,
+    /// Proof that the command role recorded it; see [`EventLog::is_authentic`].
+    pub authority: Option<Bytes>,
 }
 
 /// The columns that [`StoredEvent`] is made of, in its order.
 pub(crate) const COLUMNS: &str = "position, stream, stream_version, type, schema_version, \
      occurred_at, (extract(epoch FROM recorded_at) * 1000000)::bigint, actor, correlation, \
-     causation, record, salt";
+     causation, record, salt, authority";
 
 impl StoredEvent {
     pub(crate) fn from_row(row: &Row) -> Result<Self, StoreError> {
@@ -65,6 +67,7 @@ impl StoredEvent {
             causation: row.get(9),
             record: Bytes::copy_from_slice(row.get(10)),
             salt: Bytes::copy_from_slice(row.get(11)),
+            authority: row.get::<_, Option<&[u8]>>(12).map(Bytes::copy_from_slice),
         })
     }
 

@@ -9,9 +9,10 @@ use std::time::Duration;
 
 use muster_eventlog::merkle::Frontier;
 use muster_eventlog::{
-    Append, AppendError, Batch, DeadLetterSource, EventLog, Expected, Follower, NewDeadLetter,
-    NewEvent, OffsetMove, ReadFilter,
+    Append, AppendError, Batch, ConnectOptions, DeadLetterSource, EventLog, Expected, Follower,
+    NewDeadLetter, NewEvent, OffsetMove, ReadFilter, audit_authority,
 };
+use muster_schemas::authority::{AuthorityKey, AuthorityVerifier};
 use muster_schemas::events::{DeviceDeleted, DeviceEnrolled, DeviceNameReserved, DeviceRegistered};
 use muster_schemas::{DeviceId, Event, Hash, ProjectId, SigningKey, StreamName, Timestamp};
 use support::{Database, database};
@@ -383,4 +384,48 @@ async fn of_a_hostile_device_a_few_letters_are_kept_and_all_are_counted() {
     assert_eq!(of(1).filter(|letter| letter.bytes.is_empty()).map(|l| l.seen).sum::<u64>(), 980);
     assert_eq!(of(2).map(|letter| letter.seen).collect::<Vec<_>>(), [4]);
     assert_eq!(of(2).next().unwrap().detail, "no\u{fffd}t good");
+}
+
+#[tokio::test]
+async fn what_somebody_without_the_key_appends_is_not_authentic() {
+    let database = database().await;
+    let plain = database.open().await;
+    let project = ProjectId::default_project();
+    let key = AuthorityKey::from_seed(&[1; 32]);
+    let verifier = AuthorityVerifier::whole(std::slice::from_ref(&key));
+    let log = plain.with_authority(key.clone(), verifier.clone());
+
+    // From before there was a key: adopted, once.
+    plain.append(&project, append("old", Expected::Version(0), 3)).await.unwrap();
+    let stored = plain.read_stream(&project, &name("old")).await.unwrap();
+    assert!(!stored.iter().any(|event| log.is_authentic(&project, event)));
+    assert!(stored.iter().all(|event| plain.is_authentic(&project, event)));
+    assert_eq!(log.adopt_events(&key).await.unwrap(), 3);
+    assert_eq!(log.adopt_events(&key).await.unwrap(), 0);
+
+    log.append(&project, append("new", Expected::Version(0), 2)).await.unwrap();
+    log.append(&project, append("new", Expected::Version(2), 1)).await.unwrap();
+    for stream in ["old", "new"] {
+        let stored = log.read_stream(&project, &name(stream)).await.unwrap();
+        assert_eq!(log.authentic(&project, stored).await.len(), 3, "{stream}");
+    }
+
+    plain.append(&project, append("new", Expected::Version(3), 1)).await.unwrap();
+    // A proof that is copied from another place.
+    database
+        .execute(
+            "UPDATE events SET authority = (SELECT authority FROM events WHERE stream = 'name/new'
+                 AND stream_version = 3) WHERE stream = 'name/new' AND stream_version = 4",
+        )
+        .await;
+    plain.append(&project, append("new", Expected::Version(4), 1)).await.unwrap();
+    let stored = log.read_stream(&project, &name("new")).await.unwrap();
+    assert_eq!((stored.len(), log.authentic(&project, stored).await.len()), (5, 3));
+    assert_sound(&log).await;
+
+    let connect = ConnectOptions { connections: 1, ..ConnectOptions::new(database.url()) };
+    let public = verifier.public_half();
+    let audit = audit_authority(&connect, &public, Duration::from_secs(60)).await.unwrap();
+    assert_eq!((audit.verified, audit.refused, audit.is_complete), (8, 2, true));
+    assert_eq!(audit.examples[0], ("default".into(), 7, "DeviceNameReserved".into()));
 }

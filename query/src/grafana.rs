@@ -139,6 +139,6 @@ pub async fn let_in(log: &EventLog, password: &str) -> Result<LetIn, sqlx::Error
     Ok(outcome)
 }
 
-fn is_forbidden(error: &sqlx::Error) -> bool {
+pub(crate) fn is_forbidden(error: &sqlx::Error) -> bool {
     error.as_database_error().and_then(|error| error.code()).as_deref() == Some("42501")
 }

@@ -18,5 +18,5 @@ mod timeline;
 pub mod travel;
 
 pub use http::{openapi, openapi_info, router};
-pub use start::{Query, QueryOptions, StartError};
+pub use start::{PROJECTIONS, Query, QueryOptions, StartError, make_tables};
 pub use state::{QueryState, ReadModels};

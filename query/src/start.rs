@@ -88,7 +88,10 @@ impl Query {
             sessions: work.project(Sessions::new(sessions::TABLE)).await?,
         };
         // Whoever looks at graphs waits; the read side does not.
-        if let Err(error) = grafana::publish(&log).await {
+        if let Err(error) = grafana::publish(&log).await
+            // Then `muster bootstrap` has made them.
+            && !grafana::is_forbidden(&error)
+        {
             tracing::warn!(%error, "Grafana's views could not be made; its tables may be old");
         }
         let mut tasks = work.tasks;
@@ -108,6 +111,31 @@ impl Query {
         http::router(self.state.clone())
     }
 }
+
+/// Makes the tables of the read models and Grafana's views, for a role that may make none itself.
+///
+/// # Errors
+/// When they cannot be made.
+pub async fn make_tables(log: &EventLog) -> Result<(), StoreError> {
+    Runner::open(log.clone(), Devices::new(devices::TABLE)).await?;
+    Runner::open(log.clone(), Tokens::new(tokens::TABLE)).await?;
+    Runner::open(log.clone(), Timeline::new(timeline::TABLE)).await?;
+    Runner::open(log.clone(), Projects::new(projects::TABLE)).await?;
+    Runner::open(log.clone(), Operations::new(operations::TABLE)).await?;
+    Runner::open(log.clone(), Sessions::new(sessions::TABLE)).await?;
+    let failed = |source| StoreError::Ask { attempted: "make Grafana's views", source };
+    grafana::publish(log).await.map_err(failed)
+}
+
+/// The projections whose tables the read side writes.
+pub const PROJECTIONS: [&str; 6] = [
+    devices::TABLE,
+    tokens::TABLE,
+    timeline::TABLE,
+    projects::TABLE,
+    operations::TABLE,
+    sessions::TABLE,
+];
 
 struct Work {
     log: EventLog,

@@ -67,7 +67,7 @@ pub async fn devices_at(
             return Ok(devices);
         };
         filter.after = last.position;
-        fold(&mut devices, &events)?;
+        fold(&mut devices, &log.authentic(project, events).await)?;
     }
 }
 
@@ -93,7 +93,8 @@ pub async fn device_at(
             return Ok(devices.remove(&id));
         };
         after = *last;
-        fold(&mut devices, &log.read_positions(project, &positions).await?)?;
+        let events = log.read_positions(project, &positions).await?;
+        fold(&mut devices, &log.authentic(project, events).await)?;
     }
 }
 

@@ -113,6 +113,8 @@ pub enum Kind {
     Open,
     /// A device's answer to that.
     Opened,
+    /// The command role recorded an event (docs/decisions/0020).
+    Authority,
     /// The query role's word on which devices a selector means; no device sees it.
     Targets,
 }
@@ -134,6 +136,7 @@ impl Kind {
             Self::Cancel => b"muster/cancel/v1",
             Self::Open => b"muster/open/v1",
             Self::Opened => b"muster/opened/v1",
+            Self::Authority => b"muster/authority/v1",
             Self::Targets => b"muster/targets/v1",
             Self::Stored => b"muster/stored/v1",
         }

@@ -7,6 +7,7 @@
 //! Invariant: a stored shape is forever. It changes by a new version and an upcaster
 //! ([`upcast`]), and each shape that was ever stored has a golden file in `schemas/golden/`.
 
+pub mod authority;
 pub mod codec;
 pub mod compress;
 pub mod cose;

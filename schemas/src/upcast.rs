@@ -25,7 +25,7 @@ fn upcaster(kind: &str, version: u16) -> Option<Upcaster> {
             | "EnrollmentTokenCreated",
             1,
         )
-        | ("EnrollmentTokenCreated", 2) => Some(Ok),
+        | ("EnrollmentTokenCreated", 2 | 3) => Some(Ok),
         _ => None,
     }
 }

@@ -10,7 +10,7 @@ use muster_backing::influx::{Credentials, InfluxDb, InfluxOptions};
 use muster_backing::nats::{Identity, NatsOptions, NatsServer, Preload, Tls};
 use muster_backing::ports::free_port;
 use muster_backing::postgres::{Postgres, PostgresOptions, Tuning};
-use muster_command::keys::KeyStore;
+use muster_command::keys::{KeyStore, Listener};
 use tempfile::TempDir;
 
 use crate::agent::AgentProcess;
@@ -160,7 +160,7 @@ impl Fleet {
         let keys = KeyStore::open(&path.join("keys")).expect("keys");
         let names = ["localhost".to_owned(), "127.0.0.1".to_owned()];
         let now = std::time::SystemTime::now().into();
-        let certificates = keys.certificates(&names, now).expect("certificates");
+        let certificates = keys.certificates(Listener::Broker, &names, now).expect("certificates");
         let identity = keys.broker_identity().expect("an identity");
         let accounts = identity.accounts.into_iter();
         let preload = accounts.map(|(account, jwt)| Preload { account, jwt }).collect();
@@ -212,7 +212,7 @@ impl Fleet {
         let broker_urls: Vec<String> =
             brokers.iter().map(|nats| format!("tls://127.0.0.1:{}", nats.port())).collect();
         let nats = brokers.remove(0);
-        let servers = (&postgres, broker_urls.join(","), &influx);
+        let servers = (broker_urls.join(","), &influx);
         let mut ingest = role("ingest", path, &servers, free_port().expect("a port"), None);
         let mut command = role("command", path, &servers, command_port, None);
         let mut query = role("query", path, &servers, door, Some(&command_url));
@@ -289,7 +289,7 @@ impl Fleet {
     /// When it does not start.
     #[must_use]
     pub fn another_with(&self, name: &'static str, variables: &[(&str, &str)]) -> RoleProcess {
-        let servers = (&self.postgres, self.broker_urls().join(","), &self.influx);
+        let servers = (self.broker_urls().join(","), &self.influx);
         let mut another = role(name, self.dir(), &servers, free_port().expect("a port"), None);
         another.variables = owned(variables);
         another.start();
@@ -301,6 +301,12 @@ impl Fleet {
     pub fn broker_urls(&self) -> Vec<String> {
         let all = std::iter::once(&self.nats).chain(&self.more_brokers);
         all.map(|nats| format!("tls://127.0.0.1:{}", nats.port())).collect()
+    }
+
+    /// The URL by which a role (`ingest`, `command`, `query`) reaches the database.
+    #[must_use]
+    pub fn database_url(&self, role: &str) -> String {
+        database_url(self.dir(), role)
     }
 
     /// The keys.
@@ -335,10 +341,19 @@ fn node_options(path: &Path, node: usize, routes: &[u16]) -> NatsOptions {
     options
 }
 
+/// The URL by which a role reaches the database, with its own rights.
+fn database_url(dir: &Path, role: &str) -> String {
+    let file = match role {
+        "command" => "postgres-url-command".to_owned(),
+        role => format!("roles/{role}/postgres-url"),
+    };
+    std::fs::read_to_string(dir.join("keys").join(file)).expect("muster bootstrap wrote it")
+}
+
 fn role(
     role: &'static str,
     dir: &Path,
-    (postgres, broker_urls, influx): &(&Postgres, String, &InfluxDb),
+    (broker_urls, influx): &(String, &InfluxDb),
     port: u16,
     command_url: Option<&str>,
 ) -> RoleProcess {
@@ -352,7 +367,7 @@ fn role(
         "--role",
         role,
         "--postgres-url",
-        &postgres.connection_url(),
+        &database_url(dir, role),
         "--nats-url",
         broker_urls,
         "--keys",

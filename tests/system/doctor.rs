@@ -29,7 +29,7 @@ async fn the_doctor_names_what_is_wrong_with_a_server() {
     let keys = fleet.keys().dir().to_owned();
     let mut args: Vec<String> = [
         "--postgres-url",
-        &fleet.postgres.connection_url(),
+        &fleet.database_url("command"),
         "--nats-url",
         &format!("tls://127.0.0.1:{}", fleet.nats.port()),
         "--influx-url",

@@ -154,7 +154,8 @@ async fn forward(State(listener): State<Listener>, request: Request) -> impl Int
 async fn door_that_listens(fleet: &Fleet, language: &Arc<Language>) -> u16 {
     let names = ["localhost".to_owned(), "127.0.0.1".to_owned()];
     let now = std::time::SystemTime::now().into();
-    let files = fleet.keys().certificates(&names, now).unwrap();
+    let files =
+        fleet.keys().certificates(muster_command::keys::Listener::Https, &names, now).unwrap();
     let tls = RustlsConfig::from_pem_file(&files.chain, &files.key).await.unwrap();
     let listener = Listener { language: Arc::clone(language), door: fleet.api.with_token("") };
     let routes = axum::Router::new().fallback(forward).with_state(listener);

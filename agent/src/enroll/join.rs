@@ -6,7 +6,7 @@ use std::time::Duration;
 use data_encoding::BASE64URL_NOPAD;
 use muster_schemas::codec;
 use muster_schemas::cose::{CoseError, Kind, PublicKey};
-use muster_schemas::names::{DeviceName, Labels};
+use muster_schemas::names::{DeviceName, LabelKey, Labels};
 use muster_schemas::wire::{
     ContinueProof, EnrollProof, EnrollRequest, EnrollResponse, EnrollWaiting, EnrollmentTokenText,
 };
@@ -321,6 +321,13 @@ async fn ask(
             given: answer.project,
             wanted: options.token.project.clone(),
         });
+    }
+    if !answer.dropped_labels.is_empty() {
+        let keys: Vec<&str> = answer.dropped_labels.iter().map(LabelKey::as_str).collect();
+        tracing::warn!(
+            labels = keys.join(","),
+            "the server dropped these labels: the enrollment token does not allow them (muster token create --allow-labels)"
+        );
     }
     let operation_key = BASE64URL_NOPAD
         .decode(answer.operation_key.as_bytes())

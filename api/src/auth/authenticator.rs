@@ -7,8 +7,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
-use muster_eventlog::{Append, EventLog, Expected, NewEvent, StoreError};
-use muster_schemas::events::ApiTokenUsed;
+use muster_eventlog::{EventLog, StoreError};
 use muster_schemas::wire::ApiTokenText;
 use muster_schemas::{ProjectId, StreamName, Timestamp, TokenId};
 
@@ -105,6 +104,10 @@ impl Authenticator {
         };
         let mut state = ApiTokenState::default();
         for stored in &events {
+            // A row that command did not record makes no token.
+            if !self.inner.log.is_authentic(&token.project, stored) {
+                continue;
+            }
             let event = stored.event().map_err(|error| {
                 StoreError::Corrupt(format!("stream {stream} at {}: {error}", stored.position))
             })?;
@@ -131,7 +134,7 @@ impl Authenticator {
         self.inner.tokens.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Records the use in the background, when none was recorded for an hour.
+    /// Notes the use in the background, when none was recorded for an hour; command records it.
     fn note_use(
         &self,
         token: &ApiTokenText,
@@ -152,17 +155,10 @@ impl Authenticator {
             Some(known) => known.noted = Some(now),
             None => return,
         }
-        let event = NewEvent::server(&ApiTokenUsed { address }.into(), now);
-        // Two processes may both find it due: the expected version lets only one of them note it.
-        let append = Append::by(format!("token:{}", token.id)).stream(
-            StreamName::Token(token.id),
-            Expected::Version(known.version),
-            vec![event],
-        );
         let log = self.inner.log.clone();
         tokio::spawn(async move {
-            if let Err(error) = log.append(&key.0, append).await {
-                tracing::debug!(token = %key.1, %error, "the use of a token was not recorded");
+            if let Err(error) = log.note_token_use(&key.0, key.1, address.as_deref()).await {
+                tracing::debug!(token = %key.1, %error, "the use of a token was not noted");
             }
         });
     }

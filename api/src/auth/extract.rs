@@ -56,6 +56,7 @@ where
         let principal = authenticate(parts, &api).await?;
         hold_to(&principal, P::PERMISSION)?;
         let project = project_of(parts, &principal, &api).await?;
+        hold_to_project(&project, P::PERMISSION)?;
         Ok(Self { principal, project, permission: PhantomData })
     }
 }
@@ -106,6 +107,23 @@ fn hold_to(principal: &Principal, permission: Permission) -> Result<(), Problem>
         Kind::Forbidden,
         format!("the token's role is {}; this needs {}", principal.role, roles.join(" or ")),
     ))
+}
+
+/// The project `system` holds projects and server-wide tokens; nothing else is made there.
+fn hold_to_project(project: &ProjectId, permission: Permission) -> Result<(), Problem> {
+    let is_about_devices = match permission {
+        Permission::WriteDevices | Permission::RunOperations => true,
+        Permission::ReadDevices
+        | Permission::ReadOutput
+        | Permission::ReadEnrollmentTokens
+        | Permission::ReadAll
+        | Permission::Administer => false,
+    };
+    if project.is_system() && is_about_devices {
+        let rule = "must not be system: it has no devices and no enrollment tokens";
+        return Err(Problem::field("project", rule, Some(project.as_str().into())));
+    }
+    Ok(())
 }
 
 async fn project_of(

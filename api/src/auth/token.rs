@@ -75,6 +75,12 @@ impl ApiTokenState {
         Ok(created.role)
     }
 
+    /// Was such a token ever made?
+    #[must_use]
+    pub const fn exists(&self) -> bool {
+        self.created.is_some()
+    }
+
     /// When its use was last recorded.
     #[must_use]
     pub const fn last_used(&self) -> Option<Timestamp> {

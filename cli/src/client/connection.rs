@@ -79,6 +79,12 @@ impl Connection {
         Ok(client)
     }
 
+    /// The same for another project.
+    #[must_use]
+    pub(crate) fn for_project(self, project: &str) -> Self {
+        Self { project: Some(project.to_owned()), ..self }
+    }
+
     /// What flags and variables say, for a new context.
     pub(crate) fn new_context(&self) -> Result<Context> {
         let (flags, environment) = (self.flags(), Words::of_environment());

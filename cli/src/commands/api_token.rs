@@ -22,21 +22,41 @@ pub(crate) enum ApiTokenCommand {
         /// How long it works: 90s, 10m, 2h, 7d; for ever when left out
         #[arg(long, value_parser = seconds)]
         ttl: Option<u32>,
+        /// For all projects and the server itself; only a server-wide admin makes one
+        #[arg(long)]
+        server_wide: bool,
     },
     /// List API tokens
-    List,
+    List {
+        /// The server-wide ones
+        #[arg(long)]
+        server_wide: bool,
+    },
     /// Revoke an API token
     Revoke {
         /// The token's id
         id: String,
+        /// It is a server-wide one
+        #[arg(long)]
+        server_wide: bool,
     },
 }
 
 pub(crate) async fn run(connection: Connection, command: ApiTokenCommand) -> Result<()> {
+    // Server-wide tokens stand in the log `system`.
+    let connection = match &command {
+        ApiTokenCommand::Create { server_wide: true, .. }
+        | ApiTokenCommand::List { server_wide: true }
+        | ApiTokenCommand::Revoke { server_wide: true, .. } => connection.for_project("system"),
+        _ => connection,
+    };
     let client = connection.client()?;
     match command {
-        ApiTokenCommand::Create { name, role, ttl } => {
+        ApiTokenCommand::Create { name, role, ttl, server_wide } => {
             let mut body = json!({"name": name, "role": role});
+            if server_wide {
+                body["server_wide"] = true.into();
+            }
             if let Some(ttl) = ttl {
                 let now = muster_schemas::Timestamp::from(std::time::SystemTime::now());
                 let expires_at = now.plus_micros(i64::from(ttl) * 1_000_000);
@@ -52,7 +72,7 @@ pub(crate) async fn run(connection: Connection, command: ApiTokenCommand) -> Res
             line(text(&created["token"]));
             Ok(())
         }
-        ApiTokenCommand::List => {
+        ApiTokenCommand::List { .. } => {
             let tokens = client.list(TOKENS, &[]).await?;
             if connection.json {
                 return output::json(&tokens);
@@ -69,7 +89,7 @@ pub(crate) async fn run(connection: Connection, command: ApiTokenCommand) -> Res
             table(&header, rows, "no API tokens in this project");
             Ok(())
         }
-        ApiTokenCommand::Revoke { id } => {
+        ApiTokenCommand::Revoke { id, .. } => {
             let done = client.delete(&format!("{TOKENS}/{}", segment(&id))).await?;
             client.await_shown(TOKENS, &done["position"]).await;
             if connection.json {

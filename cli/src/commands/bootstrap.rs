@@ -11,7 +11,8 @@ use muster_ingest::metrics::InfluxClient;
 use serde_json::json;
 
 use crate::client::Connection;
-use crate::output::{self, line};
+use crate::database_users;
+use crate::output::{self, line, note};
 use crate::serve::MetricStore;
 
 #[derive(Args, Debug)]
@@ -47,6 +48,10 @@ pub(crate) struct BootstrapArgs {
     /// --influx-token may do everything from then on
     #[arg(long, env = "MUSTER_INFLUX_SETUP_PASSWORD", hide_env_values = true, requires_all = ["influx_url", "influx_token"])]
     influx_setup_password: Option<String>,
+    /// Also accept events that carry no proof of authority: after the restore of a backup from a
+    /// release that did not have them. It accepts what an intruder wrote as well
+    #[arg(long)]
+    adopt_events: bool,
     /// Do not print the admin token; it stands in `admin-token` in the folder of keys
     #[arg(long)]
     quiet: bool,
@@ -60,7 +65,14 @@ pub(crate) async fn run(connection: &Connection, args: BootstrapArgs) -> Result<
     keys.hand_out(&names, std::time::SystemTime::now().into())?;
     let file = args.keys.join("admin-token");
     prepare_store(&args).await?;
-    let token = crate::up::admin_token(&args.postgres_url, &keys, &file).await?;
+    let log = crate::up::open_as_owner(&args.postgres_url, &keys).await?;
+    let token = crate::up::admin_token(&log, &keys, &file, args.adopt_events).await?;
+    if !database_users::make(&log, &args.postgres_url, &keys).await? {
+        note(
+            "this user of PostgreSQL may not make others: the roles have no database users of their \
+             own; docs/operations.md says which rights each needs",
+        );
+    }
     if connection.json {
         return output::json(&json!({"token": token, "ca": keys.dir().join("ca.pem")}));
     }

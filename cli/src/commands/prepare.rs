@@ -12,11 +12,13 @@ use std::time::{Duration, SystemTime};
 use anyhow::{Context, Result};
 use clap::Args;
 use muster_backing::nats::{Identity, NatsOptions, Preload, Tls, configuration};
-use muster_command::keys::KeyStore;
+use muster_command::keys::{KeyStore, Listener};
+use muster_eventlog::DatabaseRole;
 use muster_schemas::ProjectId;
 use reqwest::Url;
 use uuid::Uuid;
 
+use crate::database_users;
 use crate::exit::Misused;
 use crate::serve::silence;
 use crate::up::write_private;
@@ -71,13 +73,19 @@ pub(crate) fn run(args: &PrepareArgs) -> Result<()> {
         copy_all(&at("keys/roles").join(role), &at(role))?;
         write(&at(role).join("influx-token"), &token)?;
     }
-    for role in ["keys", "ingest", "query"] {
-        write(&at(role).join("postgres-url"), &url)?;
+    // The owner's is for `muster bootstrap` alone, which makes the users of the roles.
+    write(&at("keys/postgres-url"), &url)?;
+    for (role, file) in [
+        (DatabaseRole::Ingest, "ingest/postgres-url"),
+        (DatabaseRole::Query, "query/postgres-url"),
+        (DatabaseRole::Command, "keys/postgres-url-command"),
+    ] {
+        write(&at(file), &database_users::url_of(&url, role, &keys)?)?;
     }
-    for server in ["nats", "postgres"] {
-        for file in ["server.pem", "server.key"] {
-            copy(&at("keys").join(file), &at(server).join(file))?;
-        }
+    for (server, listener) in [("nats", Listener::Broker), ("postgres", Listener::Postgres)] {
+        let made = keys.certificates(listener, &names, SystemTime::now().into())?;
+        copy(&made.chain, &at(server).join("server.pem"))?;
+        copy(&made.key, &at(server).join("server.key"))?;
     }
     write(&at("nats/nats-server.conf"), &nats(args, &keys, &at("nats"))?)
 }
@@ -181,9 +189,17 @@ mod tests {
         run(&args(dir.path())).unwrap();
         let text = |name: &str| fs::read_to_string(dir.path().join(name)).unwrap();
         let url = text("query/postgres-url");
+        let password = text("keys/postgres-muster_query.password");
+        assert_eq!(url, format!("postgres://muster_query:{password}@db:5432/d?sslmode=require"));
         let password = text("postgres/password");
-        assert_eq!(url, format!("postgres://m:{password}@db:5432/d?sslmode=require"));
-        assert_eq!(url, text("keys/postgres-url"));
+        let owner = format!("postgres://m:{password}@db:5432/d?sslmode=require");
+        assert_eq!(text("keys/postgres-url"), owner);
+        for folder in ["ingest", "query"] {
+            for file in std::fs::read_dir(dir.path().join(folder)).unwrap() {
+                let bytes = std::fs::read(file.unwrap().path()).unwrap();
+                assert!(!String::from_utf8_lossy(&bytes).contains(&password), "{folder}");
+            }
+        }
         assert_eq!(text("ingest/influx-token"), text("keys/influx-token"));
         let config: serde_json::Value =
             serde_json::from_str(&text("nats/nats-server.conf")).unwrap();

@@ -27,6 +27,9 @@ pub(crate) enum TokenCommand {
         /// Labels that the devices get: key=value
         #[arg(long = "label", value_name = "KEY=VALUE")]
         labels: Vec<String>,
+        /// Keys of labels that a machine may bring itself; others are dropped: env,site
+        #[arg(long, value_name = "KEY", value_delimiter = ',')]
+        allow_labels: Vec<String>,
         /// Config variables that new devices start with: key=value, as `muster device config` takes them
         #[arg(long = "config", value_name = "KEY=VALUE")]
         config: Vec<String>,
@@ -57,11 +60,22 @@ pub(crate) enum TokenCommand {
 pub(crate) async fn run(connection: Connection, command: TokenCommand) -> Result<()> {
     let client = connection.client()?;
     match command {
-        TokenCommand::Create { name, ttl, uses, labels, config, device, approval, token_only } => {
+        TokenCommand::Create {
+            name,
+            ttl,
+            uses,
+            labels,
+            allow_labels,
+            config,
+            device,
+            approval,
+            token_only,
+        } => {
             let mut body = json!({
                 "name": name, "ttl_seconds": ttl, "uses": uses,
                 "labels": changes(&labels, |text| text.into())?,
                 "config": changes(&config, typed)?,
+                "allow_labels": allow_labels,
                 "approval": approval,
             });
             if let Some(device) = device {

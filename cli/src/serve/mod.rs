@@ -103,12 +103,6 @@ pub(crate) async fn run(
     ready: impl FnOnce() + Send,
 ) -> Result<()> {
     let connect = ConnectOptions { connections: 16, ..ConnectOptions::new(&options.postgres_url) };
-    let log = open_log(&connect, &stop).await?;
-    for project in [ProjectId::default_project(), ProjectId::system()] {
-        let ensure = || log.ensure_project(&project);
-        let ensured = patience::until_it_works(LOG, &stop, |_| false, ensure).await;
-        ensured.context("cannot make a project's log")?;
-    }
     let roles = options.roles;
     // Command alone opens the folder of keys; each other role, what was handed to it.
     let store = roles.has(Role::Command).then(|| KeyStore::open(&options.keys)).transpose()?;
@@ -117,6 +111,19 @@ pub(crate) async fn run(
         Some(store) => store.role_keys(role),
         None => RoleKeys::open(&options.keys, role),
     };
+    let verifier = match &store {
+        Some(store) => store.authority_verifier(),
+        None => keys_of(if roles.has(Role::Query) { "query" } else { "ingest" })?.authority,
+    };
+    let log = open_log(&connect, &stop).await?.with_verifier(verifier);
+    for project in [ProjectId::default_project(), ProjectId::system()] {
+        let ensure = || log.ensure_project(&project);
+        let ensured = patience::until_it_works(LOG, &stop, |_| false, ensure).await;
+        ensured.context("cannot make a project's log")?;
+    }
+    if let Some(store) = &store {
+        crate::up::adopt_events(&log, store, false).await?;
+    }
     let api = ApiState::new(log.clone());
     let mut parts: JoinSet<Result<()>> = JoinSet::new();
 
@@ -172,7 +179,8 @@ pub(crate) async fn run(
             let revocations = service.keep_revocations(reconnected, stop.clone());
             let link = muster_command::link::run(service.clone(), stop.clone());
             let bridges = service.keep_bridges(stop.clone());
-            tokio::join!(link, revocations, dispatching, keeping, bridges);
+            let uses = service.record_token_uses(stop.clone());
+            tokio::join!(link, revocations, dispatching, keeping, bridges, uses);
             Ok(())
         });
     }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 use muster_api::blobs::BlobPlace;
-use muster_command::keys::{Certificates, KeyStore};
+use muster_command::keys::{Certificates, KeyStore, Listener};
 use muster_command::service::Recording;
 use muster_ingest::metrics::StoreSettings;
 use muster_ingest::streams::Copies;
@@ -204,7 +204,10 @@ impl ServeOptions {
 
     pub(crate) fn certificates(&self, keys: &KeyStore) -> Result<Certificates> {
         let now = std::time::SystemTime::now().into();
-        Ok(keys.certificates(&self.names, now)?)
+        // The pinned key stays with the listener that devices and people reach.
+        let is_front = self.roles.has(Role::Query);
+        let listener = if is_front { Listener::Https } else { Listener::Command };
+        Ok(keys.certificates(listener, &self.names, now)?)
     }
 }
 

@@ -22,6 +22,7 @@ const REQUESTS: &str = "muster_http_requests_total";
 const SECONDS: &str = "muster_http_request_seconds";
 const LAG: &str = "muster_projection_lag_events";
 const POSITION: &str = "muster_log_position";
+const REFUSED: &str = "muster_events_without_authority_total";
 /// How often what was recorded is gathered, so that memory stays bounded when nobody asks.
 const UPKEEP: Duration = Duration::from_secs(5);
 /// Bounds of what is counted in seconds.
@@ -49,6 +50,10 @@ impl Figures {
         describe_gauge!(
             LAG,
             "events that a projection has not applied yet, by projection and project"
+        );
+        describe_counter!(
+            REFUSED,
+            "how often this process skipped an event because its authority is not proved"
         );
         describe_gauge!(POSITION, "the newest position of a project's log");
         let process = Collector::default();
@@ -78,6 +83,7 @@ async fn figures(
     _: Allowed<ReadDevices>,
 ) -> Result<Response, Problem> {
     figures.process.collect();
+    counter!(REFUSED).absolute(api.log.refused_events());
     // Without PostgreSQL the other figures are worth the more.
     if let Err(error) = look_at_log(&api.log).await {
         tracing::debug!(%error, "the projections' lag cannot be told");

@@ -17,21 +17,29 @@ use uuid::Uuid;
 
 use super::folder::write_private;
 
-/// The token in `file`, if it still lets in; a new one otherwise.
-pub(crate) async fn admin_token(
-    postgres_url: &str,
-    _keys: &KeyStore,
-    file: &Path,
-) -> Result<String> {
+/// The log with the rights of the database's owner and the key of authority.
+pub(crate) async fn open_as_owner(postgres_url: &str, keys: &KeyStore) -> Result<EventLog> {
     let connect = ConnectOptions { connections: 2, ..ConnectOptions::new(postgres_url) };
     let log = EventLog::open(&connect, LogOptions::default())
         .await
         .context("cannot open the event log in PostgreSQL")?;
+    Ok(log.with_authority(keys.authority().clone(), keys.authority_verifier()))
+}
+
+/// The token in `file`, if it still lets in; a new one otherwise. Events from before this server had a
+/// key of authority are adopted first.
+pub(crate) async fn admin_token(
+    log: &EventLog,
+    keys: &KeyStore,
+    file: &Path,
+    adopt_again: bool,
+) -> Result<String> {
     let system = ProjectId::system();
     log.ensure_project(&system).await?;
+    adopt_events(log, keys, adopt_again).await?;
     if let Ok(text) = fs::read_to_string(file)
         && let Ok(token) = text.trim().parse::<ApiTokenText>()
-        && lets_in(&log, &token).await?
+        && lets_in(log, &token).await?
     {
         return Ok(token.to_string());
     }
@@ -57,8 +65,26 @@ pub(crate) async fn admin_token(
     Ok(token.to_string())
 }
 
+/// Adopts the events from before this server had a key of authority: once, or `again` when an
+/// operator asks for it.
+pub(crate) async fn adopt_events(log: &EventLog, keys: &KeyStore, again: bool) -> Result<()> {
+    if keys.has_adopted_events() && !again {
+        return Ok(());
+    }
+    let adopted = log.adopt_events(keys.authority()).await.context(
+        "failed to adopt the events from before authority.key existed; \
+         run `muster bootstrap` with the URL of the database's owner",
+    )?;
+    if adopted > 0 {
+        tracing::warn!(adopted, "events from before this server proved authority were adopted");
+    }
+    keys.note_adopted_events(adopted)?;
+    Ok(())
+}
+
 async fn lets_in(log: &EventLog, token: &ApiTokenText) -> Result<bool> {
     let stored = log.read_stream(&token.project, &StreamName::Token(token.id)).await?;
+    let stored = log.authentic(&token.project, stored).await;
     let events: Vec<Event> = stored.iter().map(StoredEvent::event).collect::<Result<_, _>>()?;
     let state = ApiToken::fold(&events);
     Ok(!state.revoked

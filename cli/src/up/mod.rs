@@ -17,13 +17,15 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use muster_backing::ports;
-use muster_command::keys::KeyStore;
+use muster_command::keys::{KeyStore, Listener};
 use muster_command::service::Recording;
+use muster_eventlog::DatabaseRole;
 use tokio::sync::oneshot;
 use tokio::task::{JoinError, JoinHandle};
 use tokio_util::sync::CancellationToken;
 
 use crate::client::{Client, contexts};
+use crate::database_users;
 use crate::otlp::OtlpArgs;
 use crate::serve::{
     self, DEFAULT_PORT, JoinRate, Listen, MetricLimits, RecordShells, Role, Roles, ServeOptions,
@@ -35,7 +37,7 @@ use folder::{Folder, Ports};
 use say::{Ready, Say};
 use servers::{ServerOptions, Servers};
 
-pub(crate) use bootstrap::admin_token;
+pub(crate) use bootstrap::{admin_token, adopt_events, open_as_owner};
 pub(crate) use folder::write_private;
 pub(crate) use kept::{ports_in, servers_in};
 
@@ -119,7 +121,8 @@ pub(crate) async fn run(args: UpArgs) -> Result<()> {
 
     let keys = KeyStore::open(&folder.path().join("keys"))?;
     let names = serve::certificate_names(listen, args.name);
-    let certificates = keys.certificates(&names, std::time::SystemTime::now().into())?;
+    let certificates =
+        keys.certificates(Listener::Broker, &names, std::time::SystemTime::now().into())?;
     let options = ServerOptions {
         folder: &folder,
         keys: &keys,
@@ -199,7 +202,7 @@ async fn start_servers(options: ServerOptions<'_>, asked: &Asked) -> Result<Opti
 
 impl Up<'_> {
     async fn run_roles(&self) -> Result<()> {
-        let options = ServeOptions {
+        let mut options = ServeOptions {
             roles: Roles(Role::All),
             postgres_url: self.servers.postgres_url(),
             nats_urls: vec![self.servers.nats_url()],
@@ -220,7 +223,13 @@ impl Up<'_> {
             recording: self.recording,
         };
         let file = self.folder.path().join("admin-token");
-        let token = admin_token(&options.postgres_url, self.keys, &file).await?;
+        let owner = open_as_owner(&options.postgres_url, self.keys).await?;
+        let token = admin_token(&owner, self.keys, &file, false).await?;
+        if database_users::make(&owner, &options.postgres_url, self.keys).await? {
+            let url = &options.postgres_url;
+            options.postgres_url = database_users::url_of(url, DatabaseRole::Server, self.keys)?;
+        }
+        drop(owner);
 
         let starting = self.say.start("muster");
         let stop = CancellationToken::new();

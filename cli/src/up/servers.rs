@@ -30,6 +30,7 @@ pub(super) struct Servers {
 pub(super) struct ServerOptions<'a> {
     pub(super) folder: &'a Folder,
     pub(super) keys: &'a KeyStore,
+    /// Of the broker.
     pub(super) certificates: &'a Certificates,
     /// The address that devices reach the broker by.
     pub(super) listen: IpAddr,

@@ -33,6 +33,7 @@ impl Service {
     /// When there is no such session, or it is no shell.
     pub(crate) async fn recorded(&self, session: &Session) -> Result<Recorded, ServiceError> {
         let stored = self.log.read_stream(&session.project, &session.stream()).await?;
+        let stored = self.log.authentic(&session.project, stored).await;
         let first = stored.first().ok_or(Rejection::NotFound("session"))?;
         match first.event()? {
             Event::SessionRequested(asked)

@@ -11,6 +11,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use super::authentic::Authentic;
 use super::list::{List, OpenOperation, OpenRun, Which};
 use super::private::{PrivateParts, Sealed};
 use super::rules::{self, Step};
@@ -46,6 +47,7 @@ pub(super) async fn run(service: Service, progress: Progress, stop: Cancellation
         sent: HashMap::new(),
         private: PrivateParts::default(),
         open: HashMap::new(),
+        authentic: Authentic::default(),
         swept: None,
         sweeping: None,
     };
@@ -92,6 +94,7 @@ struct Dispatcher {
     private: PrivateParts,
     /// The operations that were open when it was looked last; true where something is private.
     open: HashMap<(ProjectId, OperationId), bool>,
+    authentic: Authentic,
     /// When what is private was looked for last.
     swept: Option<Instant>,
     sweeping: Option<JoinHandle<()>>,
@@ -134,6 +137,7 @@ impl Dispatcher {
         let open: HashSet<OperationId> =
             self.open.keys().map(|(_, operation)| *operation).collect();
         self.private.begin_round(|id| open.contains(&id));
+        self.authentic.keep(|id| open.contains(&id));
         self.sent.retain(|_, at| at.elapsed() < AGAIN);
         let is_due = self.swept.is_none_or(|at| at.elapsed() >= SWEEP);
         if is_due && self.sweeping.as_ref().is_none_or(JoinHandle::is_finished) {
@@ -181,8 +185,9 @@ impl Dispatcher {
         if places > 0 {
             let which = Which::Ready { at_once: operation.requested.at_once };
             let ready = self.list.runs(project, operation.id, which, places).await?;
-            for run in ready {
-                planned.extend(self.dispatch(project, operation, &run)?);
+            let authentic = self.authentic(project, operation, &ready).await?;
+            for run in ready.iter().filter(|run| authentic.contains(&run.device)) {
+                planned.extend(self.dispatch(project, operation, run)?);
             }
         }
         let mut due = Vec::new();
@@ -190,7 +195,12 @@ impl Dispatcher {
         for run in self.runs(project, operation, Which::Sent { before }).await? {
             match rules::sent(operation, &run, now) {
                 None => {}
-                Some(Step::Dispatch) => planned.extend(self.dispatch(project, operation, &run)?),
+                Some(Step::Dispatch) => {
+                    let one = std::slice::from_ref(&run);
+                    if self.authentic(project, operation, one).await?.contains(&run.device) {
+                        planned.extend(self.dispatch(project, operation, &run)?);
+                    }
+                }
                 Some(Step::Close(state, reason)) => planned.extend(close(&run, state, reason)),
                 Some(Step::SendCancel) if !self.is_due(&run) => {}
                 Some(Step::SendCancel) => self.service.send_cancel(project, &run).await?,
@@ -216,6 +226,16 @@ impl Dispatcher {
         which: Which,
     ) -> Result<Vec<OpenRun>, ServiceError> {
         Ok(self.list.runs(project, operation.id, which, STRETCH).await?)
+    }
+
+    /// The devices of those of these runs that the log says were asked for.
+    async fn authentic(
+        &mut self,
+        project: &ProjectId,
+        operation: &OpenOperation,
+        runs: &[OpenRun],
+    ) -> Result<HashSet<DeviceId>, ServiceError> {
+        self.authentic.devices(&self.service.log, project, operation, runs).await
     }
 
     /// Was it not sent for a while?

@@ -1,13 +1,14 @@
 //! Operations on their way: what is open, who gets an order now, and what is closed.
 //!
 //! `todo` is a projection: the list of what is open, filled from the log. `rules` decides, purely,
-//! what is to be done about it; `dispatcher` does it, in one process at a time; `begin` does what needs no
-//! waiting, with the request; `send` seals and sends orders, in any process; `private` reads what goes with them.
+//! what is to be done about it; `dispatcher` does it, in one process at a time; `authentic` checks the list against the
+//! log before anything is signed; `begin` does what needs no waiting, with the request; `send` seals and sends orders, in any process; `private` reads what goes with them.
 //!
 //! Invariant: an order is sent only after the event that holds it is in the log, and that event only
 //! goes into a run's stream at the version that was decided on. So two dispatchers cannot give a
 //! device two orders for one epoch.
 
+mod authentic;
 mod begin;
 mod dispatcher;
 mod list;

@@ -1,7 +1,7 @@
 //! The enrollment token: lets some devices in, for a while.
 
 use muster_schemas::events::{EnrollmentTokenCreated, EnrollmentTokenRevoked, EnrollmentTokenUsed};
-use muster_schemas::names::MAX_CONFIG_VARS;
+use muster_schemas::names::{MAX_CONFIG_VARS, MAX_LABELS};
 use muster_schemas::{DeviceId, Event, Hash, Timestamp};
 
 use super::{Decider, Decision, Rejection};
@@ -81,6 +81,17 @@ impl EnrollmentToken {
                 rule: format!("a device has at most {MAX_CONFIG_VARS} of them"),
                 value: token.config.len().to_string(),
             });
+        }
+        for (field, count) in
+            [("labels", token.labels.len()), ("allow_labels", token.allow_labels.len())]
+        {
+            if count > MAX_LABELS {
+                return Err(Rejection::Invalid {
+                    field,
+                    rule: format!("a device has at most {MAX_LABELS} of them"),
+                    value: count.to_string(),
+                });
+            }
         }
         for (key, value) in &token.config {
             if let Err(error) = value.check() {

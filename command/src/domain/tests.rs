@@ -240,6 +240,7 @@ fn an_enrollment_token_lets_in_as_many_as_it_says_while_it_lives() {
             device,
             approval: false,
             config: Default::default(),
+            allow_labels: Default::default(),
         },
         now: Timestamp(10),
     };

@@ -1,15 +1,17 @@
 //! Writing tokens. The text of a token is in the answer to its creation, and nowhere else.
 
+use std::collections::BTreeSet;
+
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use muster_api::auth::{Administer, Scope, WriteDevices};
 use muster_api::idempotency::IdempotencyParam;
 use muster_api::params::{NoParams, ProjectParam};
-use muster_api::problem::WriteProblems;
+use muster_api::problem::{Kind, WriteProblems};
 use muster_api::{IdempotencyKey, IfMatch, Json, PathParam, Problem, Query};
 use muster_schemas::events::Role;
-use muster_schemas::names::{ConfigVars, Labels, TokenName};
-use muster_schemas::{DeviceId, Timestamp, TokenId};
+use muster_schemas::names::{ConfigVars, LabelKey, Labels, TokenName};
+use muster_schemas::{DeviceId, ProjectId, Timestamp, TokenId};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -38,6 +40,11 @@ pub(super) struct CreateEnrollmentToken {
     #[serde(default)]
     #[schema(value_type = BTreeMap<muster_schemas::names::LabelKey, muster_schemas::names::LabelValue>)]
     labels: Labels,
+    /// Keys of the labels that a machine may bring itself; none when left out. Other labels that it
+    /// brings are dropped, because labels decide which orders a device receives.
+    #[serde(default)]
+    #[schema(max_items = 64, value_type = Vec<muster_schemas::names::LabelKey>)]
+    allow_labels: BTreeSet<LabelKey>,
     /// The config variables that a new device starts with; one that was known before keeps its own.
     #[serde(default)]
     #[schema(value_type = BTreeMap<muster_schemas::names::ConfigKey, muster_schemas::names::ConfigValue>)]
@@ -107,6 +114,7 @@ pub(super) async fn create_enrollment_token(
         uses: body.uses,
         labels: body.labels,
         config: body.config,
+        allow_labels: body.allow_labels,
         device: body.device,
         approval: body.approval,
     };
@@ -154,9 +162,16 @@ pub(super) struct CreateToken {
     /// When it stops working; never when left out.
     #[serde(default)]
     expires_at: Option<Timestamp>,
+    /// A token for all projects and the server itself. Only a server-wide admin makes one; the
+    /// parameter `project` is not used then.
+    #[serde(default)]
+    server_wide: bool,
 }
 
 /// Create an API token
+///
+/// For one project, or for the whole server with `server_wide`. Server-wide tokens are listed and
+/// revoked with `project=system`.
 #[utoipa::path(
     post, path = "/api/v1/tokens", tag = "tokens",
     params(ProjectParam, IdempotencyParam),
@@ -171,7 +186,23 @@ pub(super) async fn create_token(
     key: IdempotencyKey,
     Json(body): Json<CreateToken>,
 ) -> Result<(StatusCode, HeaderMap, axum::Json<TokenCreated>), Problem> {
-    let request = request(&scope.principal, scope.project, &key, &IfMatch::Absent);
+    let project = match (body.server_wide, &scope.principal.project) {
+        (true, Some(own)) => {
+            return Err(Problem::new(
+                Kind::Forbidden,
+                format!(
+                    "the token is for project {own}; a server-wide token is made by a server-wide admin"
+                ),
+            ));
+        }
+        (true, None) => ProjectId::system(),
+        (false, _) if scope.project.is_system() => {
+            let rule = "must not be system: send server_wide: true for a token for all projects";
+            return Err(Problem::field("project", rule, Some(scope.project.as_str().into())));
+        }
+        (false, _) => scope.project,
+    };
+    let request = request(&scope.principal, project, &key, &IfMatch::Absent);
     let expires_at = body.expires_at;
     let new = NewApiToken { name: body.name, role: body.role, expires_at };
     let (text, written) = state.service.create_api_token(&request, new).await?;

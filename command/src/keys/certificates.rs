@@ -1,7 +1,8 @@
-//! The CA that `muster up` makes for itself, and the server's certificate.
+//! The CA that `muster up` makes for itself, and a certificate with a key of its own for each server
+//! that listens.
 //!
-//! The CA's key and the server's key are made once and kept; the server's certificate is made anew
-//! at each start, so it names what the machine is called now, and a pin on either key holds.
+//! The keys are made once and kept; a certificate is made anew at each start, so it names what the
+//! machine is called now, and a pin on the CA's key or on that of the HTTPS listener holds.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -15,6 +16,34 @@ use time::{Duration, OffsetDateTime};
 
 use super::{KeyError, files, unusable};
 
+/// A server that listens: each has a key of its own, so that one that is stolen is no other server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Listener {
+    /// The HTTPS listener that devices and people reach; installers pin its key.
+    Https,
+    /// The role ingest.
+    Ingest,
+    /// The role command, as a process of its own.
+    Command,
+    /// nats-server.
+    Broker,
+    /// PostgreSQL.
+    Postgres,
+}
+
+impl Listener {
+    /// The name of its files.
+    const fn stem(self) -> &'static str {
+        match self {
+            Self::Https => "server",
+            Self::Ingest => "ingest",
+            Self::Command => "command",
+            Self::Broker => "nats",
+            Self::Postgres => "postgres",
+        }
+    }
+}
+
 /// Where the certificates are.
 #[derive(Clone, Debug)]
 pub struct Certificates {
@@ -27,16 +56,18 @@ pub struct Certificates {
     pub key: PathBuf,
 }
 
-/// Makes what is missing, and the server's certificate in any case.
+/// Makes what is missing, and the listener's certificate in any case.
 pub fn make_certificates(
     dir: &Path,
+    listener: Listener,
     names: &[String],
     now: Timestamp,
 ) -> Result<Certificates, KeyError> {
+    let stem = listener.stem();
     let paths = Certificates {
         ca: dir.join("ca.pem"),
-        chain: dir.join("server.pem"),
-        key: dir.join("server.key"),
+        chain: dir.join(format!("{stem}.pem")),
+        key: dir.join(format!("{stem}.key")),
     };
     let now = now.to_datetime();
     let ca_key = load_key(&dir.join("ca.key"))?;
@@ -49,7 +80,7 @@ pub fn make_certificates(
 
     let server_key = load_key(&paths.key)?;
     let mut params = CertificateParams::new(names.to_vec())?;
-    params.distinguished_name.push(DnType::CommonName, "muster server");
+    params.distinguished_name.push(DnType::CommonName, format!("muster {stem}"));
     params.not_before = now - Duration::days(1);
     params.not_after = now + Duration::days(397);
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];

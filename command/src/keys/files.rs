@@ -69,6 +69,12 @@ pub(super) fn load_or_make_seed(path: &Path) -> Result<[u8; 32], KeyError> {
     bytes.try_into().map_err(|_| unusable(path, "it is not 32 bytes long"))
 }
 
+/// Reads 32 secret bytes that are there.
+pub(super) fn read_seed(path: &Path) -> Result<[u8; 32], KeyError> {
+    let bytes = fs::read(path).map_err(failed("read", path))?;
+    bytes.try_into().map_err(|_| unusable(path, "it is not 32 bytes long"))
+}
+
 /// When a file was written.
 pub(super) fn modified(path: &Path) -> Result<Timestamp, KeyError> {
     fs::metadata(path)

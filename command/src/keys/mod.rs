@@ -3,6 +3,7 @@
 //! What is missing is made once, at the first start. Only the command role opens this folder; the
 //! other roles get a folder of their own out of it. Nothing here ever goes into PostgreSQL.
 
+mod authority;
 mod certificates;
 mod files;
 pub mod nats_jwt;
@@ -10,10 +11,12 @@ mod roles;
 
 use std::path::{Path, PathBuf};
 
+use muster_schemas::authority::AuthorityKey;
 use muster_schemas::{Hash, ProjectId, SigningKey, Timestamp};
 use nkeys::{KeyPair, KeyPairType};
 
-pub use certificates::{Certificates, certificate_expiry, make_certificates};
+pub use authority::verifier_in;
+pub use certificates::{Certificates, Listener, certificate_expiry, make_certificates};
 pub use roles::RoleKeys;
 
 /// A key could not be read or made.
@@ -80,6 +83,8 @@ pub struct KeyStore {
     device_signing: KeyPair,
     nonce_key: [u8; 32],
     query_key: SigningKey,
+    authority: AuthorityKey,
+    former_authorities: Vec<AuthorityKey>,
     made_at: Timestamp,
 }
 
@@ -101,6 +106,8 @@ impl KeyStore {
             device_signing: nkey("nats-device-signing.seed", KeyPairType::Account)?,
             nonce_key: files::load_or_make_seed(&dir.join("nonce.key"))?,
             query_key: SigningKey::from_seed(&files::load_or_make_seed(&dir.join(roles::ANSWERS))?),
+            authority: authority::present(dir)?,
+            former_authorities: authority::former(dir)?,
             made_at: files::modified(&operator_path)?,
             dir: dir.to_owned(),
         })
@@ -237,18 +244,45 @@ impl KeyStore {
         &self.query_key
     }
 
+    /// The password of a role's database user; made when there is none.
+    ///
+    /// # Errors
+    /// When it cannot be read or made.
+    pub fn database_password(&self, user: &str) -> Result<String, KeyError> {
+        let path = self.dir.join(format!("postgres-{user}.password"));
+        let bytes = files::load_or_make(&path, || {
+            let secret: [u8; 32] = rand::random();
+            Ok(data_encoding::HEXLOWER.encode(&secret).into_bytes())
+        })?;
+        String::from_utf8(bytes).map_err(|_| unusable(&path, "it is not text"))
+    }
+
+    /// Writes the URL by which a role reaches the database into a file in the folder of keys:
+    /// `roles/query/postgres-url` and so on.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn write_database_url(&self, file: &str, url: &str) -> Result<(), KeyError> {
+        files::write_private(&self.dir.join(file), url.as_bytes())
+    }
+
     /// The key of the nonces that are handed to devices.
     #[must_use]
     pub const fn nonce_key(&self) -> &[u8; 32] {
         &self.nonce_key
     }
 
-    /// The CA and the server's certificate, valid for these names.
+    /// The CA and a listener's certificate, valid for these names.
     ///
     /// # Errors
     /// When they cannot be read or made.
-    pub fn certificates(&self, names: &[String], now: Timestamp) -> Result<Certificates, KeyError> {
-        make_certificates(&self.dir, names, now)
+    pub fn certificates(
+        &self,
+        listener: Listener,
+        names: &[String],
+        now: Timestamp,
+    ) -> Result<Certificates, KeyError> {
+        make_certificates(&self.dir, listener, names, now)
     }
 
     /// The pin of the server's key, as curl's `--pinnedpubkey` takes it.

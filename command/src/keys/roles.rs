@@ -5,9 +5,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use data_encoding::BASE64URL_NOPAD;
+use muster_schemas::authority::AuthorityVerifier;
 use muster_schemas::{SigningKey, Timestamp};
 
-use super::{Certificates, KeyError, KeyStore, RoleCredentials, files, unusable};
+use super::{
+    Certificates, KeyError, KeyStore, Listener, RoleCredentials, authority, files, unusable,
+};
 
 const BROKER: &str = "nats.creds";
 const SYSTEM: &str = "system.creds";
@@ -34,6 +37,8 @@ pub struct RoleKeys {
     pub certificates: Option<Certificates>,
     /// What the query role seals its answers to command with.
     pub answers: Option<SigningKey>,
+    /// Verifies the authority of events.
+    pub authority: AuthorityVerifier,
 }
 
 impl RoleKeys {
@@ -67,6 +72,7 @@ impl RoleKeys {
         });
         let answers = answers.transpose()?;
         Ok(Self {
+            authority: authority::parse(&dir.join(authority::PUBLIC), &read(authority::PUBLIC)?)?,
             answers: answers.map(|seed| SigningKey::from_seed(&seed)),
             ca: dir.join(CA),
             broker: RoleCredentials(read(BROKER)?),
@@ -94,6 +100,7 @@ impl KeyStore {
             account: self.device_account(),
             certificates: None,
             answers: (role == "query").then(|| self.query_key.clone()),
+            authority: self.authority_verifier().public_half(),
         })
     }
 
@@ -104,7 +111,6 @@ impl KeyStore {
     /// # Errors
     /// When a file cannot be read or written.
     pub fn hand_out(&self, names: &[String], now: Timestamp) -> Result<(), KeyError> {
-        let made = self.certificates(names, now)?;
         let copy = |from: &Path, to: &Path| {
             let bytes = fs::read(from).map_err(|source| KeyError::File {
                 attempted: "read",
@@ -113,12 +119,15 @@ impl KeyStore {
             })?;
             files::write_private(to, &bytes)
         };
-        for role in ["ingest", "query"] {
+        for (role, listener) in [("ingest", Listener::Ingest), ("query", Listener::Https)] {
+            let made = self.certificates(listener, names, now)?;
             let dir = self.dir.join("roles").join(role);
             files::make_private_dir(&dir)?;
             let broker = self.role_credentials(role)?;
             files::write_private(&dir.join(BROKER), broker.0.as_bytes())?;
             files::write_private(&dir.join(ACCOUNT), self.device_account().as_bytes())?;
+            let authority = authority::text(&self.authority_verifier());
+            files::write_private(&dir.join(authority::PUBLIC), authority.as_bytes())?;
             copy(&made.ca, &dir.join(CA))?;
             if role == "ingest" {
                 let system = self.system_credentials()?;

@@ -3,7 +3,8 @@
 
 use data_encoding::BASE64URL_NOPAD;
 use muster_schemas::cose::{Kind, Unverified};
-use muster_schemas::names::{DeviceName, Labels, device_name_from_host};
+use muster_schemas::events::EnrollmentTokenCreated;
+use muster_schemas::names::{DeviceName, LabelKey, Labels, device_name_from_host};
 use muster_schemas::wire::{
     ContinueProof, EnrollProof, EnrollRequest, EnrollResponse, EnrollWaiting, EnrollmentTokenText,
 };
@@ -90,6 +91,9 @@ fn prove(request: &EnrollRequest) -> Result<Proved, ServiceError> {
     Ok(Proved { fingerprint: key.thumbprint(), proof, token, request, previous })
 }
 
+/// A revocation outlives tokens that were not made for the device.
+const REVOKED: &str = "this machine's key is that of a device that was revoked; ask for an enrollment token that is made for that device";
+
 /// The append's id: a device that did not get its answer sends the same keys and nonce again.
 fn append_id(proved: &Proved) -> Uuid {
     let mut hasher = Sha256::new();
@@ -127,6 +131,9 @@ impl Service {
         enroll: &EnrollRequest,
     ) -> Result<EnrollAnswer, ServiceError> {
         let proved = prove(enroll)?;
+        if proved.token.project.is_system() {
+            return Err(Rejection::TokenRefused("the project system has no devices").into());
+        }
         let request = Request {
             project: proved.token.project.clone(),
             actor: format!("token:{}", proved.token.id),
@@ -163,11 +170,10 @@ impl Service {
             let device = if let Who::Known(device) = who { device } else { fresh };
             let used =
                 token.state.decide(EnrollmentTokenCommand::Use { secret, device, now: now() })?;
-            let (labels, config) = token
-                .state
-                .created
-                .map(|created| (created.labels, created.config))
-                .unwrap_or_default();
+            let created = token.state.created.as_ref();
+            let labels = created.map(|created| merged(&proved.proof.labels, created));
+            let labels = labels.unwrap_or_default();
+            let config = created.map(|created| created.config.clone()).unwrap_or_default();
             let stream = StreamName::Device(device);
             let loaded = self.load::<Device>(&request.project, &stream).await?;
             let mut parts = vec![(token_stream.clone(), token.version, used)];
@@ -175,7 +181,6 @@ impl Service {
             if !state.exists() && state.name.is_none() {
                 let (name, part) = self.free_name(&request.project, device, proved).await?;
                 parts.extend(part);
-                let labels = merged(&proved.proof.labels, labels);
                 events =
                     state.decide(DeviceCommand::Register { name, labels, fingerprint: None })?;
                 state = events.iter().fold(state, Device::evolve);
@@ -198,7 +203,7 @@ impl Service {
     }
 
     /// Who the machine will be: whoever the token was made for; whoever its old key proves it to
-    /// be; whoever was made known with its key. Somebody new otherwise, who waits for an operator when
+    /// be; whoever was made known with its key, unless that device was revoked. Somebody new otherwise, who waits for an operator when
     /// the token says so, or when a device with that machine id or network card is there: no secret,
     /// so no proof.
     async fn who(&self, token: &EnrollmentToken, proved: &Proved) -> Result<Who, ServiceError> {
@@ -210,7 +215,15 @@ impl Service {
         if let Some(sealed) = &proved.previous {
             return Ok(Who::Known(self.continued(proved, sealed).await?));
         }
-        if let Some(device) = self.log.device_expecting(project, proved.fingerprint).await? {
+        let expecting = self.log.device_expecting(project, proved.fingerprint).await?;
+        let holders = self.log.devices_with_key(project, proved.fingerprint).await?;
+        for device in expecting.into_iter().chain(holders) {
+            let loaded = self.load::<Device>(project, &StreamName::Device(device)).await?;
+            if loaded.state.revoked {
+                return Err(Rejection::TokenRefused(REVOKED).into());
+            }
+        }
+        if let Some(device) = expecting {
             return Ok(Who::Known(device));
         }
         let like = self.like(proved).await?;
@@ -254,6 +267,10 @@ impl Service {
         let Some((first, newest)) = self.log.read_stream_ends(project, stream).await? else {
             return Ok(Loaded { state: EnrollmentToken::default(), version: 0 });
         };
+        // An event without authority hides what was last decided: all of them are read.
+        if !(self.log.is_authentic(project, &first) && self.log.is_authentic(project, &newest)) {
+            return self.load(project, stream).await;
+        }
         let version = newest.stream_version;
         let state = EnrollmentToken::from_ends(&first.event()?, &newest.event()?, version);
         Ok(Loaded { state, version })
@@ -322,7 +339,31 @@ impl Service {
             epoch: state.epoch,
             operation_key: BASE64URL_NOPAD.encode(&operation_key),
             credentials: self.issue_credentials(project, device, &proved.proof.nats_key)?,
+            dropped_labels: self.dropped_labels(project, device, proved).await?,
         })))
+    }
+
+    /// The labels that the device brought and its token does not allow.
+    async fn dropped_labels(
+        &self,
+        project: &ProjectId,
+        device: DeviceId,
+        proved: &Proved,
+    ) -> Result<Vec<LabelKey>, ServiceError> {
+        if proved.proof.labels.is_empty() {
+            return Ok(Vec::new());
+        }
+        let stream = StreamName::Token(proved.token.id);
+        let token = self.load_token(&proved.token.project, &stream).await?.state.created;
+        let dropped = token.map(|token| dropped(&proved.proof.labels, &token)).unwrap_or_default();
+        if !dropped.is_empty() {
+            let keys: Vec<&str> = dropped.iter().map(LabelKey::as_str).collect();
+            tracing::warn!(
+                %project, %device, token = %proved.token.id, labels = keys.join(","),
+                "labels that a device brought were dropped: its token does not allow them"
+            );
+        }
+        Ok(dropped)
     }
 
     async fn waits(
@@ -346,11 +387,17 @@ impl Service {
 /// More network cards of one machine are not looked at.
 const MAX_MACS: usize = 16;
 
-/// The labels that the device brings, under those of the token.
-fn merged(own: &Labels, token: Labels) -> Labels {
+/// The labels that the device may bring, under those of the token.
+fn merged(own: &Labels, token: &EnrollmentTokenCreated) -> Labels {
     let mut labels = own.clone();
-    labels.extend(token);
+    labels.retain(|key, _| token.allow_labels.contains(key));
+    labels.extend(token.labels.clone());
     labels
+}
+
+/// The labels that the device brings and may not, by key.
+fn dropped(own: &Labels, token: &EnrollmentTokenCreated) -> Vec<LabelKey> {
+    own.keys().filter(|key| !token.allow_labels.contains(*key)).cloned().collect()
 }
 
 fn enrollment(proved: &Proved) -> Enrollment {

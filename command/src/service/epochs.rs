@@ -173,7 +173,7 @@ impl Service {
         let request = Request {
             project: project.clone(),
             actor: format!("device:{device}"),
-            append_id: wish.request,
+            append_id: new_epoch_id(project, device, wish.request),
             versions: None,
         };
         let granted = |events: &[Event]| {
@@ -215,16 +215,38 @@ impl Service {
     }
 }
 
+/// The append id of a device's request for a new epoch. The id in the request is the device's own
+/// choice: taken as it is, it could claim the append id of an operator's request beforehand.
+fn new_epoch_id(project: &ProjectId, device: DeviceId, request: Uuid) -> Uuid {
+    hashed(&codec::encode(&("muster/new-epoch/v1", project, device, request)))
+}
+
 /// The same for each hello by the same former key, so that it is told once.
 fn copy_id(device: DeviceId, kid: Hash) -> Uuid {
-    let Hash(hash) = Hash::of(&codec::encode(&("muster/copy/v1", device, kid)));
-    let [first, ..] = hash.as_chunks::<16>().0 else { return device.0 };
-    uuid::Builder::from_random_bytes(*first).into_uuid()
+    hashed(&codec::encode(&("muster/copy/v1", device, kid)))
+}
+
+/// An append id from everything that it shall depend on.
+fn hashed(bytes: &[u8]) -> Uuid {
+    let mut id = [0; 16];
+    id.copy_from_slice(Hash::of(bytes).0.split_at(16).0);
+    uuid::Builder::from_custom_bytes(id).into_uuid()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_id_that_a_device_chose_is_no_append_id() {
+        let (one, other) = (DeviceId(Uuid::from_u128(1)), DeviceId(Uuid::from_u128(2)));
+        let (project, chosen) = (ProjectId::default_project(), Uuid::from_u128(3));
+        let id = new_epoch_id(&project, one, chosen);
+        assert_eq!(id, new_epoch_id(&project, one, chosen));
+        assert_ne!(id, chosen);
+        assert_ne!(id, new_epoch_id(&project, other, chosen));
+        assert_ne!(id, new_epoch_id(&ProjectId::system(), one, chosen));
+    }
 
     #[test]
     fn a_device_gets_a_few_epochs_at_once_and_no_other_is_held_back() {

@@ -13,6 +13,7 @@ mod operations;
 mod output;
 mod projects;
 mod revocation;
+mod token_uses;
 mod tokens;
 mod uploads;
 
@@ -173,7 +174,7 @@ impl Service {
         Self {
             blobs,
             outputs: Arc::default(),
-            log,
+            log: log.with_authority(keys.authority().clone(), keys.authority_verifier()),
             keys,
             nats,
             system,
@@ -199,6 +200,7 @@ impl Service {
     ) -> Result<Loaded<D>, ServiceError> {
         let stored = self.log.read_stream(project, stream).await?;
         let version = stored.last().map_or(0, |event| event.stream_version);
+        let stored = self.log.authentic(project, stored).await;
         let events: Vec<Event> = stored.iter().map(StoredEvent::event).collect::<Result<_, _>>()?;
         Ok(Loaded { state: D::fold(&events), version })
     }

@@ -1,8 +1,10 @@
 //! Enrollment tokens and API tokens: made, revoked. Their secrets are shown once and never kept.
 
+use std::collections::BTreeSet;
+
 use hmac::{Hmac, Mac};
 use muster_schemas::events::{ApiTokenCreated, EnrollmentTokenCreated, Role};
-use muster_schemas::names::{ConfigVars, Labels, TokenName};
+use muster_schemas::names::{ConfigVars, LabelKey, Labels, TokenName};
 use muster_schemas::wire::{ApiTokenText, EnrollmentTokenText};
 use muster_schemas::{DeviceId, Event, Hash, StreamName, Timestamp, TokenId};
 use sha2::Sha256;
@@ -26,6 +28,8 @@ pub struct NewEnrollmentToken {
     pub labels: Labels,
     /// The config variables that a new device starts with.
     pub config: ConfigVars,
+    /// Keys of the labels that a machine may bring itself.
+    pub allow_labels: BTreeSet<LabelKey>,
     /// The only device that may enroll with it.
     pub device: Option<DeviceId>,
     /// Does an operator have to accept each device that comes with it?
@@ -99,7 +103,16 @@ impl Service {
         if let Some(written) = before {
             return Ok((text, written));
         }
-        let NewEnrollmentToken { name, expires_at, uses, labels, config, device, approval } = new;
+        let NewEnrollmentToken {
+            name,
+            expires_at,
+            uses,
+            labels,
+            config,
+            allow_labels,
+            device,
+            approval,
+        } = new;
         let secret = Hash::of(&text.secret);
         let token = EnrollmentTokenCreated {
             name,
@@ -110,6 +123,7 @@ impl Service {
             device,
             approval,
             config,
+            allow_labels,
         };
         let created = EnrollmentToken::default()
             .decide(EnrollmentTokenCommand::Create { token, now: now() })?;

@@ -18,6 +18,14 @@ use tokio_util::sync::CancellationToken;
 
 use crate::service::Service;
 
+pub use list::NAME;
+
+/// The projection that fills the list.
+#[must_use]
+pub(crate) fn files() -> list::Files {
+    list::Files::default()
+}
+
 /// Makes the table of the list; answers the work, which ends after `stop`.
 ///
 /// # Errors
@@ -26,7 +34,7 @@ pub async fn start(
     service: Service,
     stop: CancellationToken,
 ) -> Result<impl Future<Output = ()> + Send + 'static, StoreError> {
-    let runner = Runner::open(service.log.clone(), list::Files::default()).await?;
+    let runner = Runner::open(service.log.clone(), files()).await?;
     let follower = Follower::start(&service.log, stop.clone());
     Ok(async move {
         tokio::join!(runner.run(follower, stop.clone()), keeper::run(service, stop.clone()));

@@ -388,6 +388,7 @@ async fn copy_rows(
                 &row.append.causation,
                 &event.record.as_ref(),
                 &event.salt.as_slice(),
+                &event.authority.as_deref(),
             ])
             .await?;
     }

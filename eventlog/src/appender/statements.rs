@@ -24,10 +24,10 @@ pub(super) struct Statements {
 }
 
 const COPY: &str = "COPY events (project, position, stream, stream_version, type, schema_version, \
-     occurred_at, recorded_at, actor, correlation, causation, record, salt) \
+     occurred_at, recorded_at, actor, correlation, causation, record, salt, authority) \
      FROM STDIN (FORMAT binary)";
 
-pub(super) const COPY_TYPES: [Type; 13] = [
+pub(super) const COPY_TYPES: [Type; 14] = [
     Type::TEXT,
     Type::INT8,
     Type::TEXT,
@@ -39,6 +39,7 @@ pub(super) const COPY_TYPES: [Type; 13] = [
     Type::TEXT,
     Type::UUID,
     Type::UUID,
+    Type::BYTEA,
     Type::BYTEA,
     Type::BYTEA,
 ];

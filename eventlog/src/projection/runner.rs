@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use muster_schemas::ProjectId;
 use tokio::sync::watch;
+use tokio_postgres::error::SqlState;
 use tokio_postgres::types::ToSql;
 use tokio_util::sync::CancellationToken;
 
@@ -103,7 +104,22 @@ impl<P: Projection> Runner<P> {
             projection.name(),
             projection.tables().trim().trim_end_matches(';'),
         );
-        client.batch_execute(&script).await.attempted("make a projection's tables")?;
+        if let Err(error) = client.batch_execute(&script).await {
+            let _ = client.batch_execute("ROLLBACK").await;
+            // A database user that may make no tables finds them made by `muster bootstrap`.
+            let is_forbidden = error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE);
+            let exists = client
+                .query_one(
+                    "SELECT EXISTS (SELECT FROM pg_class WHERE pg_table_is_visible(oid)
+                         AND (relname = $1 OR starts_with(relname, $1 || '_')))",
+                    &[&projection.name()],
+                )
+                .await
+                .attempted("look for a projection's tables")?;
+            if !(is_forbidden && exists.get(0)) {
+                return Err(error).attempted("make a projection's tables");
+            }
+        }
         drop(client);
         Ok(Self {
             log,
@@ -214,6 +230,7 @@ impl<P: Projection> Runner<P> {
         };
         let is_full = events.len() == BATCH as usize;
         let newest = events.last().map(|event| event.position);
+        let events = self.log.authentic(project, events).await;
         let last = newest.filter(|_| is_full).unwrap_or(head);
         let stored = self.checkpoints.get(project).copied().unwrap_or(position);
         let is_early = self.stored.get(project).is_some_and(|at| at.elapsed() < STORE);

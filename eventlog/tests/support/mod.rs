@@ -25,7 +25,7 @@ pub(crate) async fn database() -> Database {
 }
 
 impl Database {
-    fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         self.server.0.connection_url_of(&self.name)
     }
 

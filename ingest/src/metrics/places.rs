@@ -199,6 +199,9 @@ impl Keeper {
             let stored = self.log.read(&system, &filter, AT_ONCE).await?;
             for stored in &stored {
                 filter.after = stored.position;
+                if !self.log.is_authentic(&system, stored) {
+                    continue;
+                }
                 let StreamName::Project(project) = &stored.stream else { continue };
                 match stored.event() {
                     Ok(Event::ProjectRetentionSet(event)) => {

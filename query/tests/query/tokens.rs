@@ -25,6 +25,7 @@ async fn tokens_are_listed_for_those_who_may_know_of_them() {
             device: None,
             approval: false,
             config: Default::default(),
+            allow_labels: Default::default(),
         };
         let id = if number == 3 { id } else { TokenId(Uuid::now_v7()) };
         world.server(StreamName::Token(id), created).await;

@@ -196,7 +196,7 @@ events! {
     /// A name is free again.
     DeviceNameReleased, 1, Server;
     /// An enrollment token was made.
-    EnrollmentTokenCreated, 3, Server;
+    EnrollmentTokenCreated, 4, Server;
     /// A device enrolled with an enrollment token.
     EnrollmentTokenUsed, 1, Server;
     /// An enrollment token was revoked.

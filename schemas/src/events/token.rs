@@ -3,7 +3,7 @@
 //! The secrets are never in an event, only their SHA-256: they are 256 random bits, so a slow hash
 //! would add nothing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::str::FromStr;
 
@@ -13,7 +13,7 @@ use utoipa::ToSchema;
 use crate::codec::unique_map;
 use crate::cose::Hash;
 use crate::ids::DeviceId;
-use crate::names::{ConfigVars, Labels, TokenName};
+use crate::names::{ConfigVars, LabelKey, Labels, TokenName};
 use crate::timestamp::Timestamp;
 
 /// What the bearer of an API token may do.
@@ -86,6 +86,9 @@ pub struct EnrollmentTokenCreated {
     /// The config variables that a new device starts with.
     #[serde(deserialize_with = "unique_map", default, skip_serializing_if = "BTreeMap::is_empty")]
     pub config: ConfigVars,
+    /// Keys of the labels that a machine may bring itself; none when empty.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub allow_labels: BTreeSet<LabelKey>,
 }
 
 /// A device enrolled with an enrollment token. Stream `token/<id>`.

@@ -10,7 +10,7 @@ use uuid::Uuid;
 use crate::codec::unique_map;
 use crate::cose::Hash;
 use crate::ids::{DeviceId, ProjectId};
-use crate::names::{DeviceName, Labels};
+use crate::names::{DeviceName, LabelKey, Labels};
 use crate::timestamp::Timestamp;
 
 /// Body of `POST /api/v1/device/enroll`.
@@ -51,7 +51,7 @@ pub struct EnrollProof {
     pub nats_key: String,
     /// The name that the device would like; made from its host name when absent.
     pub name: Option<DeviceName>,
-    /// Labels that the device brings along; those of the token win.
+    /// Labels that the device brings along, as far as the token allows them; those of the token win.
     #[serde(deserialize_with = "unique_map", default)]
     pub labels: Labels,
     /// The host's own name.
@@ -80,6 +80,9 @@ pub struct EnrollResponse {
     pub operation_key: String,
     /// How to reach the broker.
     pub credentials: CredentialsResponse,
+    /// Labels that the device brought and its token does not allow, by key.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub dropped_labels: Vec<LabelKey>,
 }
 
 /// Answer of `POST /api/v1/device/enroll` while an operator has to decide: the same request, sent

@@ -390,6 +390,7 @@ async fn enroll(
         epoch: 1,
         operation_key: BASE64URL_NOPAD.encode(&operation_key().public().to_cose_key()),
         credentials: issue(&known, &context.broker),
+        dropped_labels: Vec::new(),
     };
     (StatusCode::CREATED, Json(serde_json::to_value(response).unwrap()))
 }

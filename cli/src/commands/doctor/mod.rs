@@ -11,10 +11,12 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::Args;
+use muster_eventlog::DatabaseRole;
 use serde::Serialize;
 
 use super::health;
 use crate::client::Connection;
+use crate::database_users::url_file;
 use crate::exit::Partly;
 use crate::output::{self, line};
 use crate::serve::{Listen, MetricStore};
@@ -93,7 +95,11 @@ struct Subject {
 impl DoctorArgs {
     fn subject(self) -> Result<Subject> {
         let (Some(postgres_url), Some(keys)) = (self.postgres_url, self.keys) else {
-            let (postgres_url, store) = crate::up::servers_in(&self.data)?;
+            let (owner, store) = crate::up::servers_in(&self.data)?;
+            // What the roles sign in with, unless an older release made this folder.
+            let file = self.data.join("keys").join(url_file(DatabaseRole::Server));
+            let kept = std::fs::read_to_string(file).ok().map(|url| url.trim().to_owned());
+            let postgres_url = kept.unwrap_or(owner);
             let ports = crate::up::ports_in(&self.data);
             return Ok(Subject {
                 postgres_url,
@@ -129,7 +135,14 @@ pub(crate) async fn run(connection: &Connection, args: DoctorArgs) -> Result<()>
     let mut checks = files::keys(&subject.keys);
     checks.extend(files::certificates(&subject.keys));
     checks.push(files::disk(subject.data.as_deref().unwrap_or(&subject.keys)));
-    checks.extend(stores::postgres(&subject.postgres_url).await);
+    let postgres = stores::postgres(&subject.postgres_url).await;
+    // What cannot be read is complained about once.
+    let is_readable =
+        postgres.iter().any(|check| check.name == stores::TABLES && check.remedy.is_none());
+    checks.extend(postgres);
+    if is_readable {
+        checks.push(stores::authority(&subject.postgres_url, &subject.keys).await);
+    }
     for url in &subject.nats_urls {
         checks.extend(broker::examine(url, &subject.keys).await);
     }

@@ -1,8 +1,10 @@
 //! PostgreSQL with what is in it, and InfluxDB.
 
+use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use muster_eventlog::{ConnectOptions, Examination, examine};
+use muster_command::keys::verifier_in;
+use muster_eventlog::{AuthorityAudit, ConnectOptions, Examination, audit_authority, examine};
 use muster_ingest::metrics::{Answer, InfluxClient};
 use muster_query::projections::{devices, projects, timeline, tokens};
 use muster_schemas::Timestamp;
@@ -12,10 +14,59 @@ use super::Check;
 use crate::serve::MetricStore;
 
 const LIMIT: Duration = Duration::from_secs(10);
+const AUTHORITY: &str = "authority";
+/// Name of the check of the migrations.
+pub(super) const TABLES: &str = "tables";
 /// A clock that is further off makes nonces and tokens expire early or late; microseconds.
 const SKEW: i64 = 5 * 1_000_000;
 /// A read model that is further behind is no longer catching up with a busy moment.
 const FAR_BEHIND: u64 = 5_000;
+
+/// Was everything that grants authority recorded by this server's command role?
+pub(super) async fn authority(url: &str, keys: &Path) -> Check {
+    let name = AUTHORITY;
+    let verifier = match verifier_in(keys) {
+        Ok(Some(verifier)) => verifier,
+        Ok(None) => {
+            let found = format!("{} holds no authority.key or authority.pub", keys.display());
+            return Check::bad(name, found, "run `muster bootstrap` with the folder of all keys");
+        }
+        Err(error) => {
+            let remedy = "restore the file from a backup";
+            return Check::bad(name, muster_api::problem::describe(&error), remedy);
+        }
+    };
+    let connect = ConnectOptions { connections: 1, ..ConnectOptions::new(url) };
+    match timeout(2 * LIMIT, audit_authority(&connect, &verifier, LIMIT)).await {
+        Ok(Ok(audit)) => audited(&audit),
+        Ok(Err(error)) => {
+            let remedy = "what fails above keeps the log from being read";
+            Check::bad(name, muster_api::problem::describe(&error), remedy)
+        }
+        Err(_) => Check::bad(name, "the log cannot be read in 20 s", "is PostgreSQL overloaded?"),
+    }
+}
+
+/// What an audit says.
+pub(super) fn audited(audit: &AuthorityAudit) -> Check {
+    let part =
+        if audit.is_complete { "" } else { " so far; the log is too long to verify all in 10 s" };
+    let verified = format!("{} events verified{part}", audit.verified);
+    if audit.refused == 0 {
+        return Check::good(AUTHORITY, verified);
+    }
+    let example = |(project, position, kind): &(String, u64, String)| {
+        format!("{kind} at position {position} of {project}")
+    };
+    let examples: Vec<String> = audit.examples.iter().map(example).collect();
+    let found = format!(
+        "{verified}, {} are not by this server's command role and are ignored: {}",
+        audit.refused,
+        examples.join(", ")
+    );
+    let remedy = "was the database written to by hand, is a command role of an older release still running, or was an old backup restored? docs/security.md says what to do";
+    Check::bad(AUTHORITY, found, remedy)
+}
 
 /// Everything that PostgreSQL tells.
 pub(super) async fn postgres(url: &str) -> Vec<Check> {
@@ -43,6 +94,14 @@ pub(super) fn judged(found: &Examination, now: Timestamp) -> Vec<Check> {
     } else {
         Check::good("PostgreSQL", text)
     }];
+    checks.push(match &found.too_mighty {
+        Some(user) => Check::bad(
+            "database user",
+            format!("{user} may do more than a role needs: it is a superuser, or owns the log"),
+            "run `muster bootstrap`, and start each role with the URL from its folder of keys: postgres-url, postgres-url-command",
+        ),
+        None => Check::good("database user", "has the rights of its role"),
+    });
     let skew = now.micros().saturating_sub(found.now.micros());
     #[expect(clippy::cast_precision_loss, reason = "seconds for a person")]
     let text = format!("{:.1} s off PostgreSQL's", skew as f64 / 1e6);
@@ -55,13 +114,13 @@ pub(super) fn judged(found: &Examination, now: Timestamp) -> Vec<Check> {
     if found.missing > 0 {
         let text = format!("{} migrations are not in the database yet", found.missing);
         checks.push(Check::bad(
-            "tables",
+            TABLES,
             text,
             "start a role of this release: it migrates at its start",
         ));
         return checks;
     }
-    checks.push(Check::good("tables", "as this release makes them"));
+    checks.push(Check::good(TABLES, "as this release makes them"));
     checks.extend(read_models(found));
     let letters = found.dead_letters;
     checks.push(if letters > 0 {

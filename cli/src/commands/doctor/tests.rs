@@ -22,6 +22,7 @@ fn healthy() -> Examination {
         missing: 0,
         read_models: vec![("devices_v0".into(), "default".into(), 1_000_000, None)],
         dead_letters: 0,
+        too_mighty: None,
         connections: (10, 100),
     }
 }

@@ -100,7 +100,8 @@ async fn holder(
     };
     let stream = StreamName::Name(name);
     let mut holder = None;
-    for stored in state.log().read_stream(project, &stream).await? {
+    let stored = state.log().read_stream(project, &stream).await?;
+    for stored in state.log().authentic(project, stored).await {
         if stored.position > position {
             break;
         }

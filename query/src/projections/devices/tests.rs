@@ -112,6 +112,7 @@ fn stored(position: u64, event: &Event, occurred_at: i64) -> StoredEvent {
         causation: None,
         record: event.encode().into(),
         salt: vec![0; 32].into(),
+        authority: None,
     }
 }
 

@@ -51,6 +51,7 @@ fn stored(event: &Event, position: u64) -> StoredEvent {
         causation: None,
         record: Bytes::from(event.encode()),
         salt: Bytes::new(),
+        authority: None,
     }
 }
 

@@ -26,6 +26,7 @@ fn fold(events: &[Event]) -> Token {
             causation: None,
             record: event.encode().into(),
             salt: vec![0; 32].into(),
+            authority: None,
         };
         token.evolve(&stored).unwrap();
     }
@@ -61,6 +62,7 @@ fn tokens_show_their_use_and_never_their_secret() {
             device: None,
             approval: false,
             config: Default::default(),
+            allow_labels: Default::default(),
         }
         .into(),
         EnrollmentTokenUsed { device: DeviceId(Uuid::nil()) }.into(),

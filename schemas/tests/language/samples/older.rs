@@ -1,7 +1,7 @@
 //! Samples of shapes that are no longer written, but are in the log for ever. Their bytes are put
 //! together by hand, because no type of today writes them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ciborium::Value;
 use muster_schemas::events::{
@@ -95,6 +95,7 @@ pub(super) fn samples() -> Vec<Sample> {
                 device: Some(DeviceId(id(1))),
                 approval: false,
                 config: BTreeMap::new(),
+                allow_labels: BTreeSet::new(),
             },
             1,
             "approval",
@@ -109,9 +110,25 @@ pub(super) fn samples() -> Vec<Sample> {
                 device: Some(DeviceId(id(1))),
                 approval: true,
                 config: BTreeMap::new(),
+                allow_labels: BTreeSet::new(),
             },
             2,
             "config",
+        ),
+        without(
+            EnrollmentTokenCreated {
+                name: text("line 3, first batch"),
+                secret: digest("secret"),
+                expires_at: Timestamp(1_795_507_200_000_000),
+                uses: 25,
+                labels: devices::labels(),
+                device: Some(DeviceId(id(1))),
+                approval: true,
+                config: devices::config(),
+                allow_labels: BTreeSet::new(),
+            },
+            3,
+            "allow_labels",
         ),
     ]
 }

@@ -19,6 +19,7 @@ pub(super) fn samples() -> Vec<Sample> {
             device: Some(DeviceId(id(1))),
             approval: true,
             config: devices::config(),
+            allow_labels: [text("env"), text("site")].into(),
         }),
         Sample::event(EnrollmentTokenUsed { device: DeviceId(id(1)) }),
         Sample::event(EnrollmentTokenRevoked {}),

@@ -1,0 +1,93 @@
+//! Checks the list of open runs against the log before an order is signed: the list is a table, and
+//! whoever can write that must not command devices. Nothing is sent or appended here.
+
+use std::collections::{HashMap, HashSet};
+
+use muster_eventlog::EventLog;
+use muster_schemas::{DeviceId, Event, OperationId, ProjectId, StreamName};
+
+use super::list::{OpenOperation, OpenRun};
+use crate::service::ServiceError;
+
+/// Operations whose request was found in the log, as the list had it.
+#[derive(Default)]
+pub(super) struct Authentic {
+    verified: HashMap<(ProjectId, OperationId), OpenOperation>,
+    /// Operations of which it was logged that they, or some of their runs, are not.
+    refused: HashSet<OperationId>,
+}
+
+impl Authentic {
+    /// Forgets operations that are not open any more.
+    pub(super) fn keep(&mut self, is_open: impl Fn(OperationId) -> bool) {
+        self.verified.retain(|(_, operation), _| is_open(*operation));
+        self.refused.retain(|operation| is_open(*operation));
+    }
+
+    /// The devices of those runs that command itself recorded; none when the operation is not in
+    /// the log as the list has it.
+    ///
+    /// # Errors
+    /// When the log cannot be read.
+    pub(super) async fn devices(
+        &mut self,
+        log: &EventLog,
+        project: &ProjectId,
+        operation: &OpenOperation,
+        runs: &[OpenRun],
+    ) -> Result<HashSet<DeviceId>, ServiceError> {
+        if runs.is_empty() || !self.is_requested(log, project, operation).await? {
+            return Ok(HashSet::new());
+        }
+        let streams: Vec<StreamName> =
+            runs.iter().map(|run| StreamName::Run(operation.id, run.device)).collect();
+        let stored = log.read_streams(project, &streams, &["RunRequested"]).await?;
+        let requested: HashSet<DeviceId> = log
+            .authentic(project, stored)
+            .await
+            .iter()
+            .filter_map(|stored| stored.stream.device())
+            .collect();
+        let missing = runs.iter().filter(|run| !requested.contains(&run.device)).count();
+        if missing > 0 && self.refused.insert(operation.id) {
+            tracing::error!(
+                %project, operation = %operation.id, runs = missing,
+                "runs are not dispatched: the log does not say that they were requested"
+            );
+        }
+        Ok(requested)
+    }
+
+    async fn is_requested(
+        &mut self,
+        log: &EventLog,
+        project: &ProjectId,
+        operation: &OpenOperation,
+    ) -> Result<bool, ServiceError> {
+        let same = |known: &OpenOperation| {
+            known.requested == operation.requested && known.actor == operation.actor
+        };
+        let place = (project.clone(), operation.id);
+        if self.verified.get(&place).is_some_and(same) {
+            return Ok(true);
+        }
+        let stream = StreamName::Operation(operation.id);
+        let stored = log.read_streams(project, &[stream], &["OperationRequested"]).await?;
+        for stored in log.authentic(project, stored).await {
+            if let Event::OperationRequested(requested) = stored.event()? {
+                let is_same = requested == operation.requested && stored.actor == operation.actor;
+                if is_same {
+                    self.verified.insert(place, operation.clone());
+                    return Ok(true);
+                }
+            }
+        }
+        if self.refused.insert(operation.id) {
+            tracing::error!(
+                %project, operation = %operation.id,
+                "an operation is not dispatched: the log does not say that it was requested"
+            );
+        }
+        Ok(false)
+    }
+}

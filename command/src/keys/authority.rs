@@ -1,0 +1,111 @@
+//! The key that command proves the authority of events with (docs/decisions/0020), its public half
+//! for the other roles, and the note that events from before were adopted.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+use data_encoding::BASE64URL_NOPAD;
+use muster_schemas::PublicKey;
+use muster_schemas::authority::{AuthorityKey, AuthorityVerifier};
+
+use super::{KeyError, KeyStore, files, unusable};
+
+/// The present key: 32 bytes, in command's folder alone.
+const KEY: &str = "authority.key";
+/// Beginning of the names of former keys, which verify and prove nothing new.
+const FORMER: &str = "authority-former";
+/// The public keys, in the other roles' folders: one a line, base64url.
+pub(super) const PUBLIC: &str = "authority.pub";
+/// Written once events from before the key existed were adopted.
+const ADOPTED: &str = "authority.adopted";
+
+/// The present key; made when there is none.
+pub(super) fn present(dir: &Path) -> Result<AuthorityKey, KeyError> {
+    Ok(AuthorityKey::from_seed(&files::load_or_make_seed(&dir.join(KEY))?))
+}
+
+/// Keys that were replaced.
+pub(super) fn former(dir: &Path) -> Result<Vec<AuthorityKey>, KeyError> {
+    let failed = |source| KeyError::File { attempted: "read", path: dir.to_owned(), source };
+    let mut paths: Vec<PathBuf> = Vec::new();
+    for entry in fs::read_dir(dir).map_err(failed)? {
+        let path = entry.map_err(failed)?.path();
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        if name.starts_with(FORMER) && path.extension().is_some_and(|ending| ending == "key") {
+            paths.push(path);
+        }
+    }
+    paths.sort_unstable();
+    let read = |path: &PathBuf| Ok(AuthorityKey::from_seed(&files::read_seed(path)?));
+    paths.iter().map(read).collect()
+}
+
+/// The public keys as text.
+pub(super) fn text(verifier: &AuthorityVerifier) -> String {
+    let lines = verifier.keys().iter().map(|key| BASE64URL_NOPAD.encode(&key.to_ed25519()) + "\n");
+    lines.collect()
+}
+
+/// Reads the public keys from their text.
+pub(super) fn parse(path: &Path, text: &str) -> Result<AuthorityVerifier, KeyError> {
+    let key = |line: &str| {
+        let bytes: [u8; 32] = BASE64URL_NOPAD.decode(line.as_bytes()).ok()?.try_into().ok()?;
+        PublicKey::from_ed25519(&bytes).ok()
+    };
+    let keys: Option<Vec<PublicKey>> =
+        text.lines().map(str::trim).filter(|line| !line.is_empty()).map(key).collect();
+    keys.filter(|keys| !keys.is_empty())
+        .map(AuthorityVerifier::public)
+        .ok_or_else(|| unusable(path, "it holds no public key"))
+}
+
+/// What a folder of keys verifies authority with, whole or a role's; makes nothing. `None` when it
+/// holds neither file.
+///
+/// # Errors
+/// When a file cannot be read or holds no key.
+pub fn verifier_in(dir: &Path) -> Result<Option<AuthorityVerifier>, KeyError> {
+    if dir.join(KEY).exists() {
+        let mut keys = vec![AuthorityKey::from_seed(&files::read_seed(&dir.join(KEY))?)];
+        keys.extend(former(dir)?);
+        return Ok(Some(AuthorityVerifier::whole(&keys)));
+    }
+    let path = dir.join(PUBLIC);
+    match fs::read_to_string(&path) {
+        Ok(text) => parse(&path, &text).map(Some),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(KeyError::File { attempted: "read", path, source }),
+    }
+}
+
+impl KeyStore {
+    /// The key that proves the authority of events.
+    #[must_use]
+    pub const fn authority(&self) -> &AuthorityKey {
+        &self.authority
+    }
+
+    /// Verifies authority, also that of former keys.
+    #[must_use]
+    pub fn authority_verifier(&self) -> AuthorityVerifier {
+        let mut keys = vec![self.authority.clone()];
+        keys.extend(self.former_authorities.iter().cloned());
+        AuthorityVerifier::whole(&keys)
+    }
+
+    /// Were the events from before this key adopted?
+    #[must_use]
+    pub fn has_adopted_events(&self) -> bool {
+        self.dir.join(ADOPTED).exists()
+    }
+
+    /// Notes that they were.
+    ///
+    /// # Errors
+    /// When the note cannot be written.
+    pub fn note_adopted_events(&self, adopted: u64) -> Result<(), KeyError> {
+        let text = format!("{adopted} events from before authority.key were adopted\n");
+        files::write_private(&self.dir.join(ADOPTED), text.as_bytes())
+    }
+}

@@ -1,0 +1,75 @@
+//! Uses of API tokens: noted by any role, recorded here, because only command and ingest may write the
+//! log. At most one an hour for each token.
+
+use std::time::Duration;
+
+use muster_api::auth::ApiTokenState;
+use muster_eventlog::{Append, AppendError, Expected, NewEvent, TokenUse};
+use muster_schemas::StreamName;
+use muster_schemas::events::ApiTokenUsed;
+use tokio_util::sync::CancellationToken;
+
+use super::{Service, ServiceError};
+
+/// Interval at which noted uses are looked for.
+const INTERVAL: Duration = Duration::from_secs(1);
+/// Minimum time between two recorded uses of a token, in microseconds.
+const MIN_BETWEEN: i64 = 3_000_000_000;
+
+impl Service {
+    /// Records noted uses of tokens until `stop`.
+    pub async fn record_token_uses(&self, stop: CancellationToken) {
+        let mut is_failing = false;
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(INTERVAL) => {}
+            }
+            match self.record_noted_uses().await {
+                Ok(()) => is_failing = false,
+                Err(error) => {
+                    if !std::mem::replace(&mut is_failing, true) {
+                        tracing::warn!(%error, "uses of tokens are not recorded; trying again");
+                    }
+                }
+            }
+        }
+    }
+
+    async fn record_noted_uses(&self) -> Result<(), ServiceError> {
+        for noted in self.log.token_uses().await? {
+            self.record_token_use(&noted).await?;
+            self.log.forget_token_use(&noted).await?;
+        }
+        Ok(())
+    }
+
+    /// Records one use, when such a token exists and none was recorded lately.
+    async fn record_token_use(&self, noted: &TokenUse) -> Result<(), ServiceError> {
+        let stream = StreamName::Token(noted.token);
+        let stored = self.log.read_stream(&noted.project, &stream).await?;
+        let version = stored.last().map_or(0, |event| event.stream_version);
+        let mut state = ApiTokenState::default();
+        for event in self.log.authentic(&noted.project, stored).await {
+            state = state.evolve(&event.event()?, event.recorded_at);
+        }
+        let is_due = state
+            .last_used()
+            .is_none_or(|last| noted.used_at.micros().saturating_sub(last.micros()) >= MIN_BETWEEN);
+        if !state.exists() || !is_due {
+            return Ok(());
+        }
+        let used = ApiTokenUsed { address: noted.address.clone() };
+        let event = NewEvent::server(&used.into(), noted.used_at);
+        let append = Append::by(format!("token:{}", noted.token)).stream(
+            stream,
+            Expected::Version(version),
+            vec![event],
+        );
+        match self.log.append(&noted.project, append).await {
+            // Another process was quicker, or the token was revoked meanwhile.
+            Ok(_) | Err(AppendError::Conflict { .. } | AppendError::NoProject(_)) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+}

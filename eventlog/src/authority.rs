@@ -1,0 +1,267 @@
+//! Authority of events in the log: proved when command appends, verified where an event is acted
+//! on (docs/decisions/0020). Events are never refused or removed here; readers skip them.
+
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use muster_schemas::ProjectId;
+use muster_schemas::authority::{AuthorityKey, AuthorityVerifier, Claim, NoAuthority, Proof};
+
+use crate::append::{Batch, Expected};
+use crate::connect::{ConnectOptions, Stores};
+use crate::device_keys::as_i64;
+use crate::error::{Attempted, StoreError};
+use crate::log::EventLog;
+use crate::read::{COLUMNS, StoredEvent};
+
+/// Maximum number of refused events that are remembered as logged.
+const REMEMBERED: usize = 1_000;
+/// Number of events that are verified before other tasks get a turn.
+const STRETCH: usize = 64;
+/// Number of events that adoption and audit read at once.
+const PAGE: i64 = 2_000;
+
+/// The keys of authority that one user of the log holds.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Trust {
+    signer: Option<Arc<AuthorityKey>>,
+    verifier: Option<Arc<AuthorityVerifier>>,
+}
+
+/// Events that were refused for lack of authority.
+#[derive(Debug, Default)]
+pub(crate) struct Refused {
+    count: AtomicU64,
+    logged: Mutex<HashSet<(ProjectId, u64)>>,
+}
+
+impl StoredEvent {
+    /// What a proof of this event covers.
+    fn claim<'a>(&'a self, project: &'a ProjectId) -> Claim<'a> {
+        Claim {
+            project: project.as_str(),
+            stream: &self.stream,
+            stream_version: self.stream_version,
+            kind: &self.kind,
+            schema_version: self.schema_version,
+            occurred_at: self.occurred_at,
+            actor: &self.actor,
+            record: &self.record,
+        }
+    }
+
+    fn verify(&self, project: &ProjectId, verifier: &AuthorityVerifier) -> Result<(), NoAuthority> {
+        verifier.verify(&self.claim(project), self.authority.as_deref())
+    }
+}
+
+impl EventLog {
+    /// The same log for a role that verifies authority.
+    #[must_use]
+    pub fn with_verifier(&self, verifier: AuthorityVerifier) -> Self {
+        let trust = Trust { signer: None, verifier: Some(Arc::new(verifier)) };
+        Self { trust, ..self.clone() }
+    }
+
+    /// The same log for command, which proves the authority of what it appends.
+    #[must_use]
+    pub fn with_authority(&self, key: AuthorityKey, verifier: AuthorityVerifier) -> Self {
+        let trust = Trust { signer: Some(Arc::new(key)), verifier: Some(Arc::new(verifier)) };
+        Self { trust, ..self.clone() }
+    }
+
+    /// Did command record this event, or does it need no proof of that? Whoever acts on an event
+    /// asks. Always true on a log that has no verifier: roles give it one when they start.
+    #[must_use]
+    pub fn is_authentic(&self, project: &ProjectId, event: &StoredEvent) -> bool {
+        let Some(verifier) = &self.trust.verifier else { return true };
+        match event.verify(project, verifier) {
+            Ok(()) => true,
+            Err(problem) => {
+                self.refuse(project, event, problem);
+                false
+            }
+        }
+    }
+
+    /// The events that are authentic, in their order.
+    pub async fn authentic(
+        &self,
+        project: &ProjectId,
+        events: Vec<StoredEvent>,
+    ) -> Vec<StoredEvent> {
+        let Some(verifier) = &self.trust.verifier else { return events };
+        let mut kept = Vec::with_capacity(events.len());
+        let mut verified = 0;
+        for event in events {
+            if Proof::needed(&event.stream, &event.kind).is_some() {
+                verified += 1;
+                if verified % STRETCH == 0 {
+                    tokio::task::yield_now().await;
+                }
+            }
+            match event.verify(project, verifier) {
+                Ok(()) => kept.push(event),
+                Err(problem) => self.refuse(project, &event, problem),
+            }
+        }
+        kept
+    }
+
+    /// How often an event was skipped in this process because its authority was not proved.
+    #[must_use]
+    pub fn refused_events(&self) -> u64 {
+        self.inner.refused.count.load(Ordering::Relaxed)
+    }
+
+    fn refuse(&self, project: &ProjectId, event: &StoredEvent, problem: NoAuthority) {
+        let refused = &self.inner.refused;
+        refused.count.fetch_add(1, Ordering::Relaxed);
+        let mut logged = refused.logged.lock().unwrap_or_else(PoisonError::into_inner);
+        if logged.len() < REMEMBERED && logged.insert((project.clone(), event.position)) {
+            tracing::error!(
+                %project, position = event.position, kind = event.kind, stream = %event.stream,
+                "an event in the log is ignored: {problem}; was the database written to by hand?"
+            );
+        }
+    }
+
+    /// Gives each event of a batch its proof, when this log holds the key.
+    pub(crate) fn prove(&self, project: &ProjectId, batch: &mut Batch) {
+        let Some(signer) = &self.trust.signer else { return };
+        for append in &mut batch.appends {
+            for part in &mut append.streams {
+                // A proof names the version; without one nothing can be proved.
+                let Expected::Version(mut version) = part.expected else { continue };
+                for event in &mut part.events {
+                    version += 1;
+                    let claim = Claim {
+                        project: project.as_str(),
+                        stream: &part.stream,
+                        stream_version: version,
+                        kind: event.kind,
+                        schema_version: event.schema_version,
+                        occurred_at: event.occurred_at,
+                        actor: &append.actor,
+                        record: &event.record,
+                    };
+                    event.authority = signer.prove(&claim).map(Into::into);
+                }
+            }
+        }
+    }
+
+    /// Gives every event that needs a proof and has none one, in all projects; answers how many.
+    /// Only for the adoption of events from before proofs existed: it would adopt forged ones too.
+    ///
+    /// # Errors
+    /// When PostgreSQL cannot be asked, or this user may not change events.
+    pub async fn adopt_events(&self, key: &AuthorityKey) -> Result<u64, StoreError> {
+        let client = self.stores().dialer.dial().await?;
+        let mut adopted = 0;
+        for project in self.projects().await? {
+            let mut after = (String::new(), 0_i64);
+            loop {
+                let page = page(&client, &project, &after, true).await?;
+                let Some(last) = page.last() else { break };
+                after = (last.stream.to_string(), as_i64(last.stream_version));
+                let proofs: Vec<(i64, Vec<u8>)> = page
+                    .iter()
+                    .filter_map(|event| {
+                        Some((as_i64(event.position), key.prove(&event.claim(&project))?))
+                    })
+                    .collect();
+                let (positions, proofs): (Vec<i64>, Vec<Vec<u8>>) = proofs.into_iter().unzip();
+                adopted += client
+                    .execute(
+                        "UPDATE events SET authority = n.authority
+                         FROM unnest($2::bigint[], $3::bytea[]) AS n (position, authority)
+                         WHERE events.project = $1 AND events.position = n.position
+                           AND events.authority IS NULL",
+                        &[&project.as_str(), &positions, &proofs],
+                    )
+                    .await
+                    .attempted("adopt events")?;
+            }
+        }
+        Ok(adopted)
+    }
+}
+
+/// The next events on streams that may need proofs, by stream and version.
+async fn page(
+    client: &tokio_postgres::Client,
+    project: &ProjectId,
+    (stream, version): &(String, i64),
+    is_unproved: bool,
+) -> Result<Vec<StoredEvent>, StoreError> {
+    let sql = format!(
+        "SELECT {COLUMNS} FROM events
+         WHERE project = $1 AND left(stream, 7) <> 'device-'
+           AND (stream, stream_version) > ($2, $3)
+           AND (NOT $4 OR authority IS NULL AND type <> 'ApiTokenUsed')
+         ORDER BY stream, stream_version LIMIT $5"
+    );
+    let rows = client
+        .query(&sql, &[&project.as_str(), stream, version, &is_unproved, &PAGE])
+        .await
+        .attempted("read events that need a proof")?;
+    rows.iter().map(StoredEvent::from_row).collect()
+}
+
+/// What an audit of the authority of events found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AuthorityAudit {
+    /// Number of events that were verified.
+    pub verified: u64,
+    /// Number of events whose authority is missing or wrong.
+    pub refused: u64,
+    /// The first of those: project, position, type.
+    pub examples: Vec<(String, u64, String)>,
+    /// False when the time ran out before all events were verified.
+    pub is_complete: bool,
+}
+
+/// Verifies the authority of all events in the log, as far as `limit` allows. Changes nothing.
+///
+/// # Errors
+/// When the database cannot be reached or asked.
+pub async fn audit_authority(
+    connect: &ConnectOptions,
+    verifier: &AuthorityVerifier,
+    limit: Duration,
+) -> Result<AuthorityAudit, StoreError> {
+    let started = Instant::now();
+    let client = Stores::new(connect)?.dialer.dial().await?;
+    let rows = client
+        .query("SELECT project FROM heads ORDER BY 1", &[])
+        .await
+        .attempted("list the projects")?;
+    let mut found = AuthorityAudit { is_complete: true, ..AuthorityAudit::default() };
+    for row in rows {
+        let Ok(project) = row.get::<_, &str>(0).parse::<ProjectId>() else { continue };
+        let mut after = (String::new(), 0_i64);
+        loop {
+            let page = page(&client, &project, &after, false).await?;
+            let Some(last) = page.last() else { break };
+            after = (last.stream.to_string(), as_i64(last.stream_version));
+            for event in &page {
+                found.verified += 1;
+                if event.verify(&project, verifier).is_err() {
+                    found.refused += 1;
+                    if found.examples.len() < 5 {
+                        let project = project.to_string();
+                        found.examples.push((project, event.position, event.kind.clone()));
+                    }
+                }
+            }
+            if started.elapsed() > limit {
+                found.is_complete = false;
+                return Ok(found);
+            }
+        }
+    }
+    Ok(found)
+}

@@ -1,0 +1,176 @@
+//! Database users of the roles, each with the rights that its role needs and no others
+//! (docs/decisions/0021). Made by the owner of the database; nothing here is done by a role itself.
+
+use tokio_postgres::error::SqlState;
+
+use crate::error::{Attempted, StoreError};
+use crate::log::EventLog;
+
+/// A role, as PostgreSQL knows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DatabaseRole {
+    /// Appends to the log.
+    Ingest,
+    /// Appends to the log; writes its own lists.
+    Command,
+    /// Reads the log; writes read models.
+    Query,
+    /// All three, for `muster up`, which is one process.
+    Server,
+}
+
+/// Everything that a role may do with the tables of the log: privileges and tables.
+type Grants = &'static [(&'static str, &'static str)];
+
+/// What every append touches.
+const APPEND: Grants = &[
+    ("INSERT", "events"),
+    ("INSERT, UPDATE", "heads, streams, device_keys, offsets, leases, nats_revocations"),
+    ("INSERT, UPDATE, DELETE", "appends, device_marks, dead_letters"),
+];
+const COMMAND: Grants = &[
+    ("INSERT, UPDATE, DELETE", "bridges, token_uses, nats_revocations"),
+    ("INSERT, UPDATE", "account_claims, checkpoints"),
+];
+const QUERY: Grants = &[("INSERT, UPDATE", "checkpoints, token_uses")];
+/// Tables that every role may read.
+const READ: &str = "events, heads, streams, appends, device_keys, device_marks, offsets, leases, \
+     dead_letters, checkpoints, nats_revocations, account_claims, bridges, token_uses, \
+     _sqlx_migrations";
+
+impl DatabaseRole {
+    /// All of them; the last one is a member of the others.
+    pub const ALL: [Self; 4] = [Self::Ingest, Self::Command, Self::Query, Self::Server];
+
+    /// The name of its database user.
+    #[must_use]
+    pub const fn user(self) -> &'static str {
+        match self {
+            Self::Ingest => "muster_ingest",
+            Self::Command => "muster_command",
+            Self::Query => "muster_query",
+            Self::Server => "muster_server",
+        }
+    }
+
+    const fn grants(self) -> &'static [Grants] {
+        match self {
+            Self::Ingest => &[APPEND],
+            Self::Command => &[APPEND, COMMAND],
+            Self::Query => &[QUERY],
+            Self::Server => &[],
+        }
+    }
+}
+
+/// A database user to be made.
+#[derive(Clone, Copy)]
+pub struct NewDatabaseUser<'a> {
+    /// Its role.
+    pub role: DatabaseRole,
+    /// Its password.
+    pub password: &'a str,
+    /// The projections whose tables it writes.
+    pub projections: &'a [&'a str],
+}
+
+impl std::fmt::Debug for NewDatabaseUser<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "NewDatabaseUser({})", self.role.user())
+    }
+}
+
+/// What became of the database users.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UsersMade {
+    /// They are there, with these passwords and exactly these rights.
+    Done,
+    /// The user that asked may not make others.
+    Forbidden,
+}
+
+impl EventLog {
+    /// Makes the database users, or gives them these passwords and exactly these rights.
+    ///
+    /// # Errors
+    /// When PostgreSQL cannot be asked, or refuses for another reason than missing rights.
+    pub async fn make_database_users(
+        &self,
+        users: &[NewDatabaseUser<'_>],
+    ) -> Result<UsersMade, StoreError> {
+        let mut script = "BEGIN; SET LOCAL lock_timeout = '10s';
+             SELECT pg_advisory_xact_lock(hashtextextended('muster-database-users', 0));
+             REVOKE CREATE ON SCHEMA public FROM PUBLIC;
+             REVOKE EXECUTE ON FUNCTION muster_ensure_project(text),
+                 muster_ensure_range(text, bigint, bigint) FROM PUBLIC;
+             DO $do$ BEGIN
+                 EXECUTE format('REVOKE TEMPORARY ON DATABASE %I FROM PUBLIC', current_database());
+             END $do$;"
+            .to_owned();
+        for user in users {
+            script.push_str(&made(user));
+        }
+        for user in users.iter().filter(|user| user.role == DatabaseRole::Server) {
+            let server = user.role.user();
+            script.push_str(&format!(
+                "GRANT muster_ingest, muster_command, muster_query TO {server};"
+            ));
+        }
+        script.push_str("COMMIT;");
+        // A connection of its own: an error leaves a transaction behind.
+        let client = self.stores().dialer.dial().await?;
+        match client.batch_execute(&script).await {
+            Ok(()) => Ok(UsersMade::Done),
+            Err(error) if error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE) => {
+                Ok(UsersMade::Forbidden)
+            }
+            Err(error) => Err(error).attempted("make the database users of the roles"),
+        }
+    }
+}
+
+/// The statements that make one user.
+fn made(user: &NewDatabaseUser<'_>) -> String {
+    let name = user.role.user();
+    let password = user.password.replace('\'', "''");
+    let mut script = format!(
+        "DO $do$ BEGIN
+             IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = '{name}') THEN
+                 CREATE ROLE {name};
+             END IF;
+         END $do$;
+         ALTER ROLE {name} LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE INHERIT PASSWORD '{password}';
+         REVOKE ALL ON ALL TABLES IN SCHEMA public FROM {name};
+         REVOKE ALL ON ALL FUNCTIONS IN SCHEMA public FROM {name};
+         REVOKE ALL ON SCHEMA public FROM {name};
+         GRANT USAGE ON SCHEMA public TO {name};"
+    );
+    if user.role == DatabaseRole::Server {
+        return script;
+    }
+    script.push_str(&format!("GRANT SELECT ON {READ} TO {name};"));
+    for (privileges, tables) in user.role.grants().iter().copied().flatten() {
+        script.push_str(&format!("GRANT {privileges} ON {tables} TO {name};"));
+    }
+    if user.role != DatabaseRole::Query {
+        script.push_str(&format!(
+            "GRANT EXECUTE ON FUNCTION muster_ensure_project(text),
+                 muster_ensure_range(text, bigint, bigint) TO {name};"
+        ));
+    }
+    for projection in user.projections {
+        // Its tables are named after it.
+        script.push_str(&format!(
+            "DO $do$ DECLARE found regclass; BEGIN
+                 FOR found IN SELECT oid::regclass FROM pg_class
+                     WHERE relkind = 'r' AND pg_table_is_visible(oid)
+                       AND (relname = '{projection}' OR starts_with(relname, '{projection}_'))
+                 LOOP
+                     EXECUTE format(
+                         'GRANT SELECT, INSERT, UPDATE, DELETE ON %s TO {name}', found);
+                 END LOOP;
+             END $do$;"
+        ));
+    }
+    script
+}

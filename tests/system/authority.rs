@@ -1,0 +1,293 @@
+//! Rows that somebody writes into the database give no authority: no access, no order to a device,
+//! and `muster doctor` names them.
+
+use std::time::Duration;
+
+use muster_eventlog::{Append, ConnectOptions, EventLog, Expected, LogOptions, NewEvent};
+use muster_schemas::events::{
+    Action, ApiTokenCreated, DeviceLabelsChanged, Exec, OperationRequested, Program, Role,
+    RunRequested,
+};
+use muster_schemas::wire::ApiTokenText;
+use muster_schemas::{
+    DeviceId, Event, Hash, OperationId, ProjectId, StreamName, Timestamp, TokenId, codec,
+};
+use muster_tests::binaries::binary;
+use muster_tests::fleet::Fleet;
+use reqwest::Method;
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+fn now() -> Timestamp {
+    std::time::SystemTime::now().into()
+}
+
+/// The log as somebody has it who knows a URL of PostgreSQL, and no key.
+async fn intruder(url: &str) -> EventLog {
+    EventLog::open(&ConnectOptions::new(url), LogOptions::default()).await.unwrap()
+}
+
+async fn forge(log: &EventLog, project: &ProjectId, stream: StreamName, at: u64, event: Event) {
+    let event = NewEvent::server(&event, now());
+    let append = Append::by("system").stream(stream, Expected::Version(at), vec![event]);
+    log.append(project, append).await.unwrap();
+}
+
+async fn sql(url: &str) -> tokio_postgres::Client {
+    let (client, connection) = tokio_postgres::connect(url, tokio_postgres::NoTls).await.unwrap();
+    tokio::spawn(connection);
+    client
+}
+
+/// What `muster doctor` says of the authority of events.
+fn doctor(url: &str, keys: &std::path::Path) -> Value {
+    let output = std::process::Command::new(binary("muster"))
+        .args(["--json", "doctor", "--postgres-url", url, "--keys"])
+        .arg(keys)
+        .output()
+        .unwrap();
+    let checks: Vec<Value> = serde_json::from_slice(&output.stdout).unwrap();
+    checks.into_iter().find(|check| check["name"] == "authority").unwrap()
+}
+
+fn admin_token() -> (ApiTokenText, Event) {
+    let text = ApiTokenText {
+        project: ProjectId::system(),
+        id: TokenId(Uuid::now_v7()),
+        secret: rand::random(),
+    };
+    let created = ApiTokenCreated {
+        name: "forged".parse().unwrap(),
+        secret: Hash::of(&text.secret),
+        role: Role::Admin,
+        expires_at: None,
+    };
+    (text, created.into())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_forged_token_lets_nobody_in_and_the_doctor_names_it() {
+    let fleet = Fleet::start().await;
+    let url = fleet.postgres.connection_url();
+    let found = doctor(&url, fleet.keys().dir());
+    assert!(found["remedy"].is_null(), "{found}");
+
+    let log = intruder(&fleet.database_url("ingest")).await;
+    let (token, created) = admin_token();
+    let stream = StreamName::Token(token.id);
+    forge(&log, &ProjectId::system(), stream.clone(), 0, created).await;
+    let forged = fleet.api.with_token(&token.to_string());
+    let refused = |path: &'static str| {
+        let forged = forged.clone();
+        async move { forged.send(Method::GET, path, None).await.0 }
+    };
+    assert_eq!(refused("/api/v1/devices").await, 401);
+    // What query forwards to command, too.
+    let body = json!({"name": "x", "role": "admin"});
+    assert_eq!(forged.send(Method::POST, "/api/v1/tokens", Some(&body)).await.0, 401);
+
+    // A genuine proof that is copied beside the forged row fits only where it was.
+    let client = sql(&url).await;
+    let copied = client
+        .execute(
+            "UPDATE events SET authority = (SELECT authority FROM events
+                 WHERE project = 'system' AND type = 'ApiTokenCreated' AND authority IS NOT NULL
+                 ORDER BY position LIMIT 1)
+             WHERE project = 'system' AND stream = $1",
+            &[&stream.to_string()],
+        )
+        .await
+        .unwrap();
+    assert_eq!(copied, 1);
+    assert_eq!(refused("/api/v1/devices?limit=1").await, 401);
+
+    // A genuine token whose row is changed to another role is no token any more.
+    let body = json!({"name": "viewer", "role": "viewer"});
+    let viewer = fleet.api.send(Method::POST, "/api/v1/tokens", Some(&body)).await.1;
+    let text = viewer["token"].as_str().unwrap();
+    assert_eq!(fleet.api.with_token(text).send(Method::GET, "/api/v1/devices", None).await.0, 200);
+
+    // A label that nobody set is not shown, and selects nothing.
+    let body = json!({"name": "lamp"});
+    let lamp = fleet.api.send(Method::POST, "/api/v1/devices", Some(&body)).await.1;
+    let device: DeviceId = lamp["id"].as_str().unwrap().parse().unwrap();
+    let label = DeviceLabelsChanged {
+        set: [("env".parse().unwrap(), "prod".parse().unwrap())].into(),
+        removed: Vec::new(),
+    };
+    let default = ProjectId::default_project();
+    forge(&log, &default, StreamName::Device(device), 1, label.into()).await;
+    let body = json!({"labels": {"site": "a"}});
+    let (status, _) = fleet.api.send(Method::PATCH, "/api/v1/devices/lamp", Some(&body)).await;
+    assert_eq!(status, 200);
+    let shown = muster_tests::wait::until("the label", Duration::from_secs(20), || async {
+        let shown = fleet.api.get("/api/v1/devices/lamp").await;
+        (shown["labels"]["site"] == "a").then_some(shown)
+    })
+    .await;
+    assert_eq!(shown["labels"], json!({"site": "a"}));
+
+    let found = doctor(&url, fleet.keys().dir());
+    let text = found["found"].as_str().unwrap();
+    assert!(text.contains("2 are not by") && text.contains("ApiTokenCreated"), "{found}");
+    assert!(!found["remedy"].is_null(), "{found}");
+    // What query is handed is enough to see it.
+    let found = doctor(&url, &fleet.keys().dir().join("roles/query"));
+    assert!(found["found"].as_str().unwrap().contains("2 are not by"), "{found}");
+}
+
+fn touch(path: &std::path::Path) -> OperationRequested {
+    OperationRequested {
+        action: Action::Exec(Exec {
+            program: Program::Argv(vec!["touch".into(), path.display().to_string()]),
+            cwd: None,
+            user: None,
+            env: Vec::new(),
+            background: false,
+        }),
+        target: "robot".into(),
+        devices: 1,
+        private: None,
+        timeout_ms: 60_000,
+        expires_at: now().plus_micros(600_000_000),
+        at_once: 10,
+        stop_after: None,
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_forged_operation_reaches_no_device() {
+    let fleet = Fleet::start().await;
+    let dir = tempfile::tempdir().unwrap();
+    let _robot = fleet.robot(dir.path()).await;
+    let api = &fleet.api;
+    let url = fleet.database_url("command");
+    let device: DeviceId =
+        api.get("/api/v1/devices/robot").await["id"].as_str().unwrap().parse().unwrap();
+    let (log, project) = (intruder(&url).await, ProjectId::default_project());
+
+    // In the log.
+    let logged = dir.path().join("logged");
+    let id = OperationId(Uuid::now_v7());
+    forge(&log, &project, StreamName::Operation(id), 0, touch(&logged).into()).await;
+    forge(&log, &project, StreamName::Run(id, device), 0, RunRequested {}.into()).await;
+
+    // Beside it, in the list of what is open.
+    let listed = dir.path().join("listed");
+    let id = Uuid::now_v7();
+    let client = sql(&url).await;
+    client
+        .execute(
+            "INSERT INTO dispatch_v1_operations (project, operation, actor, requested)
+             VALUES ('default', $1, 'token:x', $2)",
+            &[&id, &codec::encode(&touch(&listed))],
+        )
+        .await
+        .unwrap();
+    client
+        .execute(
+            "INSERT INTO dispatch_v1_runs (project, operation, device, state, version, since)
+             VALUES ('default', $1, $2, 'requested', 1, 1)",
+            &[&id, &device.0],
+        )
+        .await
+        .unwrap();
+
+    // The dispatcher has gone through the list twice once these are done, one after the other: what
+    // is private waits for it.
+    for _ in 0..2 {
+        let body = json!({
+            "action": {"kind": "exec", "argv": ["true"], "env": {"X": "y"}},
+            "target": {"devices": ["robot"]},
+        });
+        let (status, made) = api.send(Method::POST, "/api/v1/operations", Some(&body)).await;
+        assert_eq!(status, 201, "{made}");
+        let path = format!("/api/v1/operations/{}", made["id"].as_str().unwrap());
+        muster_tests::wait::until("the operation", Duration::from_secs(60), || async {
+            // The read model may not know it yet.
+            let (_, shown) = api.send(Method::GET, &path, None).await;
+            (shown["status"] == "succeeded").then_some(())
+        })
+        .await;
+    }
+    assert!(!logged.exists() && !listed.exists());
+    let dispatched: i64 = client
+        .query_one("SELECT count(*) FROM events WHERE type = 'RunDispatched'", &[])
+        .await
+        .unwrap()
+        .get(0);
+    assert_eq!(dispatched, 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_secret_of_a_token_is_in_the_database() {
+    let fleet = Fleet::start().await;
+    let enrollment = fleet.api.enrollment_token(1).await;
+    let made = fleet.api.post("/api/v1/tokens", &json!({"name": "x", "role": "admin"})).await;
+    let admin: ApiTokenText = made["token"].as_str().unwrap().parse().unwrap();
+    let enrollment: muster_schemas::wire::EnrollmentTokenText = enrollment.parse().unwrap();
+    let client = sql(&fleet.database_url("query")).await;
+    for secret in [admin.secret, enrollment.secret] {
+        let hash = Hash::of(&secret).0.to_vec();
+        let count = async |bytes: &[u8]| -> i64 {
+            let sql = "SELECT count(*) FROM events WHERE position($1 IN record) > 0";
+            client.query_one(sql, &[&bytes]).await.unwrap().get(0)
+        };
+        assert_eq!((count(&hash).await, count(&secret).await), (1, 0));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_user_may_do_what_its_role_needs() {
+    let fleet = Fleet::start().await;
+    let refused = async |role: &str, statement: &str| {
+        let client = sql(&fleet.database_url(role)).await;
+        let error = client.batch_execute(statement).await.unwrap_err();
+        let code = error.code().map(|code| code.code().to_owned());
+        assert_eq!(code.as_deref(), Some("42501"), "{role}: {statement}: {error:?}");
+    };
+    let event = "INSERT INTO events (project, position, stream, stream_version, type,
+        schema_version, occurred_at, recorded_at, actor, record, salt)
+        VALUES ('system', 9999, 'token/x', 1, 'ApiTokenCreated', 1, 0, now(), 'x', '', '')";
+    for statement in [
+        event,
+        "UPDATE heads SET position = 0",
+        "UPDATE streams SET version = 0",
+        "INSERT INTO device_keys SELECT * FROM device_keys",
+        "DELETE FROM dead_letters",
+        "UPDATE dispatch_v1_runs SET state = 'requested'",
+        "SELECT muster_ensure_project('forged')",
+    ] {
+        refused("query", statement).await;
+    }
+    for role in ["ingest", "command", "query"] {
+        for statement in [
+            "UPDATE events SET actor = 'x'",
+            "DELETE FROM events",
+            "TRUNCATE events",
+            "CREATE TABLE x ()",
+            "CREATE TEMPORARY TABLE events ()",
+            "CREATE FUNCTION x() RETURNS int LANGUAGE sql AS 'SELECT 1'",
+            "CREATE ROLE x",
+            "COPY events TO PROGRAM 'id'",
+            "ALTER TABLE events ADD COLUMN x int",
+        ] {
+            refused(role, statement).await;
+        }
+    }
+    refused("ingest", "UPDATE devices_v2 SET name = 'x'").await;
+    let log = intruder(&fleet.database_url("query")).await;
+    let (token, created) = admin_token();
+    let append = Append::by("system").stream(
+        StreamName::Token(token.id),
+        Expected::Version(0),
+        vec![NewEvent::server(&created, now())],
+    );
+    log.append(&ProjectId::system(), append).await.unwrap_err();
+    // A use of a token that query notes is recorded by command.
+    muster_tests::wait::until("the use of the token", Duration::from_secs(20), || async {
+        let tokens = fleet.api.list("/api/v1/tokens?project=system").await;
+        tokens.iter().any(|token| !token["last_used_at"].is_null()).then_some(())
+    })
+    .await;
+}

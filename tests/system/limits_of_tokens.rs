@@ -1,0 +1,208 @@
+//! What ids from outside, generic tokens and the project `system` cannot be used for.
+
+use std::time::Duration;
+
+use axum::extract::FromRequestParts;
+use muster_api::IdempotencyKey;
+use muster_api::auth::Principal;
+use muster_schemas::cose::Kind;
+use muster_schemas::events::{Cause, Role};
+use muster_schemas::wire::{
+    ApiTokenText, EnrollProof, EnrollRequest, EnrollResponse, Hello, NewEpoch,
+};
+use muster_schemas::{SigningKey, codec};
+use muster_tests::{Api, SimDevice, System, wait};
+use nkeys::KeyPair;
+use reqwest::Method;
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+async fn token(api: &Api, more: Value) -> String {
+    let mut body = json!({"name": "test"});
+    body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    let made = api.post("/api/v1/enrollment-tokens", &body).await;
+    made["token"].as_str().unwrap().to_owned()
+}
+
+async fn status(api: &Api, device: &str, wanted: &str) {
+    let path = format!("/api/v1/devices/{device}");
+    wait::until(wanted, PATIENCE, || async {
+        (api.get(&path).await["status"] == wanted).then_some(())
+    })
+    .await;
+}
+
+/// Asks to join with a key, as a machine that brings labels.
+async fn ask(api: &Api, key: &SigningKey, token: &str, labels: &[(&str, &str)]) -> (u16, Value) {
+    let nats_key = KeyPair::new_user();
+    let proof = EnrollProof {
+        token: token.to_owned(),
+        signing_key: key.public().to_cose_key(),
+        nats_key: nats_key.public_key(),
+        name: None,
+        labels: labels
+            .iter()
+            .map(|(key, value)| (key.parse().unwrap(), value.parse().unwrap()))
+            .collect(),
+        hostname: Some("robot".into()),
+        machine: None,
+        macs: Vec::new(),
+        nonce: Uuid::new_v4(),
+    };
+    let sealed = key.seal(Kind::Enroll, codec::encode(&proof));
+    let base64 = &data_encoding::BASE64URL_NOPAD;
+    let body = json!(EnrollRequest {
+        request: base64.encode(&sealed),
+        nats_proof: base64.encode(&nats_key.sign(&sealed).unwrap()),
+        previous: None,
+    });
+    api.with_token("").send(Method::POST, "/api/v1/device/enroll", Some(&body)).await
+}
+
+/// The id of the append that a request with this key will make.
+async fn append_id(api: &Api, path: &str, key: &str) -> Uuid {
+    let request = axum::http::Request::post(path).header("idempotency-key", key).body(()).unwrap();
+    let (mut parts, ()) = request.into_parts();
+    let token: ApiTokenText = api.token.parse().unwrap();
+    let admin = Principal { token: token.id, role: Role::Admin, project: None };
+    IdempotencyKey::from_request_parts(&mut parts, &()).await.unwrap().append_id(&admin)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_device_that_claims_an_operators_append_id_is_revoked_all_the_same() {
+    let system = System::start().await;
+    let api = &system.api;
+    let enrollment = api.enrollment_token(1).await;
+    let device = SimDevice::join(api, &system.ca(), &enrollment, "robot").await;
+    let path = format!("/api/v1/devices/{}/revoke", device.id());
+    let answer = &device.enrolled.answer;
+    let hello = Hello {
+        project: answer.project.clone(),
+        device: answer.device,
+        epoch: answer.epoch,
+        nonce: Uuid::new_v4(),
+        last_seq: 0,
+        time: std::time::SystemTime::now().into(),
+        agent_version: "test".into(),
+        config_version: 0,
+        new_epoch: Some(NewEpoch {
+            cause: Cause::HistoryLost,
+            seq: 0,
+            hash: None,
+            request: append_id(api, &path, "operator").await,
+        }),
+    };
+    let sealed = device.enrolled.key.seal(Kind::Hello, codec::encode(&hello));
+    let welcome = device.nats.request(device.subjects.request("hello"), sealed.into()).await;
+    assert!(!welcome.unwrap().payload.is_empty());
+    let granted = wait::until("the new epoch", PATIENCE, || async {
+        let events = api.list("/api/v1/events?type=DeviceEpochGranted").await;
+        events.into_iter().next()
+    })
+    .await;
+    assert_eq!(granted["data"]["epoch"], 2);
+
+    let revoke = json!({"reason": "stolen"});
+    let (code, done) =
+        api.send_with(Method::POST, &path, &revoke, &[("Idempotency-Key", "operator")]).await;
+    assert_eq!(code, 200, "{done}");
+    status(api, &device.id(), "revoked").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revoked_device_does_not_come_back_with_its_key_and_a_generic_token() {
+    let system = System::start().await;
+    let api = &system.api;
+    let any = token(api, json!({"uses": 20})).await;
+    // One that was made known beforehand by its key, and one that was not.
+    let (expected, plain) =
+        (SigningKey::from_seed(&rand::random()), SigningKey::from_seed(&rand::random()));
+    let body = json!({"name": "gateway", "fingerprint": expected.thumbprint()});
+    let known = api.post("/api/v1/devices", &body).await;
+    for key in [&expected, &plain] {
+        let (code, joined) = ask(api, key, &any, &[]).await;
+        assert_eq!(code, 201, "{joined}");
+        let id = joined["device"].as_str().unwrap().to_owned();
+        api.post(&format!("/api/v1/devices/{id}/revoke"), &json!({})).await;
+        let (code, refused) = ask(api, key, &any, &[]).await;
+        assert_eq!(code, 403, "{refused}");
+        assert!(refused["detail"].as_str().unwrap().contains("revoked"), "{refused}");
+        status(api, &id, "revoked").await;
+        // A token that was made for it undoes the revocation.
+        let only = token(api, json!({"device": id})).await;
+        let (code, joined) = ask(api, key, &only, &[]).await;
+        assert_eq!((code, joined["device"].as_str()), (201, Some(id.as_str())), "{joined}");
+    }
+    assert!(known["id"].is_string());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_machine_brings_only_the_labels_that_its_token_allows() {
+    let system = System::start().await;
+    let api = &system.api;
+    let brought = [("env", "prod"), ("rack", "7"), ("site", "mine")];
+    for (body, labels, dropped) in [
+        (json!({}), json!({}), json!(["env", "rack", "site"])),
+        (
+            json!({"labels": {"site": "a"}, "allow_labels": ["rack", "site"]}),
+            json!({"rack": "7", "site": "a"}),
+            json!(["env"]),
+        ),
+    ] {
+        let enrollment = token(api, body).await;
+        let key = SigningKey::from_seed(&rand::random());
+        let (code, joined) = ask(api, &key, &enrollment, &brought).await;
+        assert_eq!((code, &joined["dropped_labels"]), (201, &dropped), "{joined}");
+        let path = format!("/api/v1/devices/{}", joined["device"].as_str().unwrap());
+        let shown = wait::until("the device", PATIENCE, || async {
+            let (code, shown) = api.send(Method::GET, &path, None).await;
+            (code == 200).then_some(shown)
+        })
+        .await;
+        assert_eq!(shown["labels"], labels);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_but_server_wide_tokens_is_made_in_the_project_system() {
+    let system = System::start().await;
+    let api = &system.api;
+    let name = json!({"name": "x"});
+    let target = json!({"target": {"selector": ""}, "action": {"kind": "exec", "argv": ["id"]}});
+    for (path, body) in [
+        ("/api/v1/devices", &name),
+        ("/api/v1/enrollment-tokens", &name),
+        ("/api/v1/tokens", &json!({"name": "x", "role": "viewer"})),
+        ("/api/v1/operations", &target),
+    ] {
+        let path = format!("{path}?project=system");
+        let (code, refused) = api.send(Method::POST, &path, Some(body)).await;
+        assert_eq!(code, 400, "{path}: {refused}");
+    }
+    let body = json!({"name": "all", "role": "admin", "server_wide": true});
+    let made = api.post("/api/v1/tokens", &body).await;
+    let all = api.with_token(made["token"].as_str().unwrap());
+    assert_eq!(all.send(Method::GET, "/api/v1/projects", None).await.0, 200);
+    // A project's admin makes none.
+    let own = api.post("/api/v1/tokens", &json!({"name": "own", "role": "admin"})).await;
+    let own = api.with_token(own["token"].as_str().unwrap());
+    assert_eq!(own.send(Method::POST, "/api/v1/tokens", Some(&body)).await.0, 403);
+    // It is listed and revoked in the project `system`.
+    let path = format!("/api/v1/tokens/{}?project=system", made["id"].as_str().unwrap());
+    assert_eq!(api.send(Method::DELETE, &path, None).await.0, 200);
+    assert_eq!(all.send(Method::GET, "/api/v1/projects", None).await.0, 401);
+}
+
+/// Keeps the shape of an answer to an enrollment: what older agents read is still there.
+#[test]
+fn an_answer_without_dropped_labels_is_as_before() {
+    let text = json!({
+        "project": "default", "device": Uuid::from_u128(1), "name": "robot", "epoch": 1,
+        "operation_key": "", "credentials": {"jwt": "", "expires_at": "2026-11-23T09:00:00Z",
+            "servers": [], "server_time": "2026-11-23T08:00:00Z"}
+    });
+    let answer: EnrollResponse = serde_json::from_value(text.clone()).unwrap();
+    assert_eq!(serde_json::to_value(answer).unwrap(), text);
+}

@@ -13,7 +13,7 @@ FROM ${BASE_IMAGE} AS base
 # these folders are all that makes volumes writable: nothing needs root, at no time.
 RUN groupadd --gid 10001 muster \
     && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin muster \
-    && for name in keys ingest query nats postgres influxdb grafana agent; do \
+    && for name in keys ingest query nats postgres influxdb grafana agent blobs; do \
         install -d -o 10001 -g 10001 -m 0700 "/var/lib/muster/$name" || exit 1; \
     done
 USER 10001:10001

@@ -2,6 +2,7 @@
 //! image runs as it is run there.
 
 mod containers;
+mod context;
 mod file;
 mod processes;
 

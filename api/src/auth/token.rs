@@ -66,6 +66,15 @@ impl ApiTokenState {
         if !fits {
             return Err(Refusal::WrongSecret);
         }
+        self.role_at(now)
+    }
+
+    /// What the token's bearer may do now, for what was opened with the token before.
+    ///
+    /// # Errors
+    /// When the token is revoked, has expired, or was never made.
+    pub fn role_at(&self, now: Timestamp) -> Result<Role, Refusal> {
+        let created = self.created.as_ref().ok_or(Refusal::Unknown)?;
         if self.revoked {
             return Err(Refusal::Revoked);
         }

@@ -27,6 +27,7 @@ use super::forward::Forward;
 use super::health::{self, Needs};
 use super::install::Installer;
 use super::limits::{self, Limits};
+use super::paths;
 use super::prometheus::{self, Figures};
 use super::proxies::{self, TrustedProxies};
 use super::tunnel::Tunnel;
@@ -140,6 +141,7 @@ impl Door {
             routes = routes.layer(from_fn_with_state(limits, limits::limit));
         }
         let app = routes
+            .layer(from_fn(paths::check))
             .layer(from_fn_with_state(Arc::new(proxies), proxies::look_through))
             .layer(DefaultBodyLimit::max(MAX_BODY))
             .layer(from_fn(body::gather))

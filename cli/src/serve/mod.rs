@@ -12,6 +12,7 @@ mod limits;
 mod metric_limits;
 mod names;
 mod options;
+mod paths;
 mod patience;
 mod prometheus;
 mod proxies;

@@ -277,6 +277,7 @@ impl Up<'_> {
         self.say.ready(&Ready {
             url: &url,
             token,
+            token_file: &self.folder.path().join("admin-token"),
             device: agent.as_ref().map(LocalAgent::name),
             for_others: serve::address_for_others(self.listen.ip())
                 .map(|ip| SocketAddr::new(ip, self.listen.port())),

@@ -20,6 +20,8 @@ pub(super) struct Say {
 pub(super) struct Ready<'a> {
     pub(super) url: &'a str,
     pub(super) token: &'a str,
+    /// The file that holds the token.
+    pub(super) token_file: &'a Path,
     /// The name of the device that this machine is.
     pub(super) device: Option<&'a str>,
     /// Where other machines reach the API; `None` when only this one does.
@@ -31,8 +33,14 @@ pub(super) struct Ready<'a> {
 }
 
 impl Ready<'_> {
-    fn in_words(&self, muster: &str) -> String {
-        let Self { url, token, .. } = self;
+    /// The token is shown on a terminal only: what is redirected ends in files that others read.
+    fn in_words(&self, muster: &str, is_terminal: bool) -> String {
+        let url = self.url;
+        let token = if is_terminal {
+            self.token.to_owned()
+        } else {
+            format!("in the file {}", self.token_file.display())
+        };
         let context = if self.is_current { "" } else { " --context local" };
         let agent = self.device.map_or("", |_| "This machine is the first device. ");
         let others = self.for_others.map_or_else(String::new, |address| {
@@ -106,7 +114,7 @@ impl Say {
     pub(super) fn ready(&self, ready: &Ready<'_>) {
         let program = std::env::current_exe().unwrap_or_else(|_| "muster".into());
         let path = std::env::var_os("PATH").unwrap_or_default();
-        self.line(&ready.in_words(&runnable(&program, &path)));
+        self.line(&ready.in_words(&runnable(&program, &path), self.is_terminal));
     }
 }
 
@@ -137,21 +145,25 @@ mod tests {
         let ready = Ready {
             url: "https://127.0.0.1:1",
             token: "mst_x",
+            token_file: Path::new("/data/admin-token"),
             device: Some("vm-2"),
             for_others: Some(([10, 0, 0, 7], 1).into()),
             broker_port: 2,
             is_current: false,
             took: Duration::ZERO,
         };
-        let words = ready.in_words("/opt/muster");
+        let words = ready.in_words("/opt/muster", true);
         for line in [
             "/opt/muster --context local device show vm-2",
             "https://10.0.0.7:1   (let in TCP ports 1 and 2",
         ] {
             assert!(words.contains(line), "{line} is missing: {words}");
         }
+        assert!(words.contains("mst_x"));
+        let redirected = ready.in_words("/opt/muster", false);
+        assert!(!redirected.contains("mst_x") && redirected.contains("/data/admin-token"));
         let alone = Ready { device: None, for_others: None, is_current: true, ..ready };
-        let words = alone.in_words("muster");
+        let words = alone.in_words("muster", true);
         assert!(words.contains("  muster device list\n  muster events"), "{words}");
         assert!(!words.contains("others") && !words.contains("context"), "{words}");
     }

@@ -77,6 +77,18 @@ impl Session {
         StreamName::Session(self.id, self.device)
     }
 
+    /// Did this session's actor open it, rather than attach to it? An unreadable log counts as yes:
+    /// the caller then ends the session, which is the safe side.
+    pub(super) async fn was_opened_by_its_actor(&self) -> bool {
+        match self.service.log.read_stream(&self.project, &self.stream()).await {
+            Ok(stored) => stored.first().is_none_or(|first| first.actor == self.actor),
+            Err(error) => {
+                tracing::warn!(session = %self.id, %error, "failed to read who opened a session");
+                true
+            }
+        }
+    }
+
     /// Appends a fact; answers its version in the stream.
     ///
     /// # Errors

@@ -18,6 +18,7 @@ use tokio::time::Instant;
 use super::audit::Session;
 use super::open::OpenError;
 use super::record::Recorder;
+use super::token;
 use crate::service::ServiceError;
 
 /// A client is asked so often whether it lives.
@@ -73,12 +74,15 @@ struct Outcome {
     bytes_out: u64,
     /// What it did could not be recorded.
     is_unrecorded: bool,
+    /// Its token may not keep it open any more.
+    is_revoked: bool,
 }
 
 impl Outcome {
     /// What a client is told: a shell that was only left is there, and can be attached again.
     const fn code(&self, is_shell: bool) -> CloseCode {
-        match (is_shell, self.ended, self.is_unrecorded) {
+        match (is_shell, self.ended, self.is_unrecorded || self.is_revoked) {
+            _ if self.is_revoked => close_code::POLICY,
             (true, None, false) => close_code::RESTART,
             _ => close_code::NORMAL,
         }
@@ -101,8 +105,8 @@ pub async fn bridge_shell(
     let opened = json!({"type": "opened", "session": session.id, "device": session.device});
     let work = Work { opened, watch, is_shell: true };
     let outcome = carry(socket, channel, &work, recorder, &session).await;
-    if outcome.is_unrecorded {
-        // Nobody goes on in it unseen.
+    // Nobody goes on in it unseen, nor does what a revoked token has started on the device.
+    if outcome.is_unrecorded || (outcome.is_revoked && session.was_opened_by_its_actor().await) {
         end(&session).await;
     }
     match outcome.ended {
@@ -171,6 +175,10 @@ async fn carry(
         let down = tell_client(&mut sink, receiver, &mut recorder, &mut noted, &mut bytes_out);
         tokio::select! {
             reason = up => outcome.reason = reason,
+            reason = token::ended(session) => {
+                outcome.reason = reason;
+                outcome.is_revoked = true;
+            }
             () = bridges.stop.cancelled() => "the server stops".clone_into(&mut outcome.reason),
             (reason, ended) = down => {
                 outcome.is_unrecorded = reason == UNRECORDED;

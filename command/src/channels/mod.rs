@@ -11,6 +11,7 @@ mod bridge;
 mod bridges;
 mod open;
 mod record;
+mod token;
 
 pub use audit::Session;
 pub(crate) use bridge::LARGEST;

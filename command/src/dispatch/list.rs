@@ -35,12 +35,14 @@ impl RunState {
         }
     }
 
-    fn read(text: &str) -> Self {
+    /// An unknown state fails: taken for `requested`, the run would be dispatched again.
+    fn read(text: &str) -> Result<Self, StoreError> {
         match text {
-            "dispatched" => Self::Dispatched,
-            "accepted" => Self::Accepted,
-            "running" => Self::Running,
-            _ => Self::Requested,
+            "requested" => Ok(Self::Requested),
+            "dispatched" => Ok(Self::Dispatched),
+            "accepted" => Ok(Self::Accepted),
+            "running" => Ok(Self::Running),
+            other => Err(StoreError::Corrupt(format!("a run is in the unknown state '{other}'"))),
         }
     }
 }
@@ -96,11 +98,11 @@ const RUN_COLUMNS: &str = "r.operation, r.device, r.state, r.version, r.epoch, r
 
 type RunRow = (Uuid, Uuid, String, i64, i64, Option<Vec<u8>>, bool, i64, i64, bool, bool);
 
-fn run(row: RunRow) -> OpenRun {
-    OpenRun {
+fn run(row: RunRow) -> Result<OpenRun, StoreError> {
+    Ok(OpenRun {
         operation: OperationId(row.0),
         device: DeviceId(row.1),
-        state: RunState::read(&row.2),
+        state: RunState::read(&row.2)?,
         version: row.3.unsigned_abs(),
         epoch: row.4.unsigned_abs(),
         order: row.5,
@@ -109,7 +111,7 @@ fn run(row: RunRow) -> OpenRun {
         device_epoch: row.8.unsigned_abs(),
         online: row.9,
         gone: row.10,
-    }
+    })
 }
 
 /// Which of an operation's runs are asked for.
@@ -249,7 +251,7 @@ impl List {
             .fetch_all(&self.log.stores().sql)
             .await
             .map_err(failed)?;
-        Ok(rows.into_iter().map(run).collect())
+        rows.into_iter().map(run).collect()
     }
 
     /// Of these devices those that are online and that nothing waits for, at most `limit`, each with
@@ -303,6 +305,22 @@ impl List {
             .fetch_all(&self.log.stores().sql)
             .await
             .map_err(failed)?;
-        Ok(rows.into_iter().map(run).collect())
+        rows.into_iter().map(run).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_state_is_read_as_it_was_written_and_an_unknown_one_fails() {
+        use RunState::{Accepted, Dispatched, Requested, Running};
+        for state in [Requested, Dispatched, Accepted, Running] {
+            assert_eq!(RunState::read(state.as_str()).unwrap(), state);
+        }
+        for unknown in ["", "Requested", "paused"] {
+            assert!(RunState::read(unknown).is_err(), "{unknown:?}");
+        }
     }
 }

@@ -62,16 +62,20 @@ pub(crate) async fn get_readiness(
         .map_err(|_| Problem::unavailable("the database does not answer; try again", 2))?
         .map_err(sql_problem)?;
     match furthest {
-        Some((name, project, _, Some(failure))) => Err(Problem::unavailable(
-            format!("{name} has stopped in the log of project {project}: {failure}"),
-            30,
-        )),
-        Some((name, project, lag, None)) if lag > LAG => Err(Problem::unavailable(
-            format!(
-                "{name} is {lag} events behind the log of project {project}; it is catching up"
-            ),
-            2,
-        )),
+        // Anyone may ask, so neither a project nor a failure's text is in the answer.
+        Some((name, project, _, Some(failure))) => {
+            tracing::warn!(
+                projection = name,
+                project,
+                failure,
+                "not ready: a projection has stopped"
+            );
+            Err(Problem::unavailable(format!("the read model {name} has stopped; see the log"), 30))
+        }
+        Some((name, project, lag, None)) if lag > LAG => {
+            tracing::info!(projection = name, project, lag, "not ready: a projection is behind");
+            Err(Problem::unavailable(format!("the read model {name} is catching up"), 2))
+        }
         _ => Ok(Json(Health { status: "ok" })),
     }
 }

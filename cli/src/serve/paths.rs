@@ -1,0 +1,63 @@
+//! Refuses paths that another program would read as another path. Limits and routes are chosen by the
+//! path; a proxy or an HTTP client that resolves dot segments or backslashes afterwards would lead a
+//! request around them.
+
+use axum::extract::Request;
+use axum::http::{Method, StatusCode};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use muster_api::Problem;
+use muster_api::problem::Kind;
+
+/// The middleware.
+pub(super) async fn check(request: Request, next: Next) -> Response {
+    let path = request.uri().path();
+    if path == "*" && request.method() == Method::OPTIONS {
+        // RFC 9110 §9.3.7: a question about the server as a whole.
+        return StatusCode::NO_CONTENT.into_response();
+    }
+    if is_plain(path) {
+        return next.run(request).await;
+    }
+    let detail = "the path must begin with / and have no segment . or .. and no backslash, encoded \
+                  or not; send the path that is meant";
+    Problem::new(Kind::Validation, detail).into_response()
+}
+
+/// Does this path mean the same to everybody who reads it?
+pub(super) fn is_plain(path: &str) -> bool {
+    let decoded = path.to_ascii_lowercase().replace("%2e", ".").replace("%5c", "\\");
+    decoded.starts_with('/')
+        && !decoded.contains('\\')
+        && decoded.split(['/', ';']).all(|segment| segment != "." && segment != "..")
+        && !decoded.replace("%2f", "/").split('/').any(|segment| segment == "." || segment == "..")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_that_mean_another_path_are_refused() {
+        for plain in
+            ["/", "/api/v1/devices/x", "/a.b/..c/.well-known", "/a//b", "/%20", "/%252e%252e"]
+        {
+            assert!(is_plain(plain), "{plain}");
+        }
+        for odd in [
+            "*",
+            "",
+            "/api/v1/x/../device/nonce",
+            "/x/%2e%2e/device/nonce",
+            "/x/.%2E/device/nonce",
+            "/./x",
+            "/x/..",
+            "/x\\..\\y",
+            "/x%5c..%5Cy",
+            "/x%2f..%2fy",
+            "/..;/x",
+        ] {
+            assert!(!is_plain(odd), "{odd}");
+        }
+    }
+}

@@ -1,0 +1,86 @@
+//! Ends what was opened with a token when the token is revoked, has expired, or may no longer open it.
+
+use std::time::Duration;
+
+use muster_api::auth::{ApiTokenState, Permission};
+use muster_eventlog::StoreError;
+use muster_schemas::events::EventError;
+use muster_schemas::{ProjectId, StreamName, TokenId};
+
+use super::audit::Session;
+use crate::service::{ServiceError, now};
+
+/// Interval between checks of a session's token.
+const CHECK_INTERVAL: Duration = Duration::from_secs(2);
+
+/// Waits until the session's token may not keep it open any more; the reason. While the log cannot
+/// be read the session stays: nothing can be revoked then either.
+pub(super) async fn ended(session: &Session) -> String {
+    let Some(mut token) = Token::of(session) else { return std::future::pending().await };
+    loop {
+        tokio::time::sleep(CHECK_INTERVAL).await;
+        match token.check(session).await {
+            Ok(None) => {}
+            Ok(Some(reason)) => return reason,
+            Err(error) => {
+                tracing::debug!(session = %session.id, %error, "failed to check a session's token");
+            }
+        }
+    }
+}
+
+struct Token {
+    id: TokenId,
+    stream: StreamName,
+    /// The log that the token's stream is in, its version, and its state then.
+    known: Option<(ProjectId, u64, ApiTokenState)>,
+}
+
+impl Token {
+    fn of(session: &Session) -> Option<Self> {
+        let id = session.actor.strip_prefix("token:")?.parse().ok()?;
+        Some(Self { id, stream: StreamName::Token(id), known: None })
+    }
+
+    async fn check(&mut self, session: &Session) -> Result<Option<String>, ServiceError> {
+        self.refresh(session).await?;
+        let Some((_, _, state)) = &self.known else {
+            return Ok(Some(format!("the token {} is unknown", self.id)));
+        };
+        Ok(match state.role_at(now()) {
+            Ok(role) if Permission::RunOperations.roles().contains(&role) => None,
+            Ok(role) => Some(format!("the token's role is {role} now")),
+            Err(refusal) => Some(refusal.to_string()),
+        })
+    }
+
+    /// Reads the token's stream when it has moved.
+    async fn refresh(&mut self, session: &Session) -> Result<(), ServiceError> {
+        let log = &session.service().log;
+        let places = match &self.known {
+            Some((project, _, _)) => vec![project.clone()],
+            // A server-wide token is in the log `system`.
+            None => vec![session.project.clone(), ProjectId::system()],
+        };
+        for project in places {
+            let version = log.stream_version(&project, &self.stream).await?;
+            if version == 0 {
+                continue;
+            }
+            if self.known.as_ref().is_some_and(|(_, known, _)| *known == version) {
+                return Ok(());
+            }
+            let stored = log.read_stream(&project, &self.stream).await?;
+            let mut state = ApiTokenState::default();
+            for event in &stored {
+                let decoded = event.event().map_err(|error: EventError| {
+                    StoreError::Corrupt(format!("stream {}: {error}", self.stream))
+                })?;
+                state = state.evolve(&decoded, event.recorded_at);
+            }
+            self.known = Some((project, version, state));
+            return Ok(());
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,73 @@
+//! The image's build context and its folders, without an engine.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use super::file::root;
+
+/// Is this tracked file in the build context? `.dockerignore` names whole paths and folders only.
+fn is_sent(path: &str, ignored: &[String]) -> bool {
+    !ignored.iter().any(|ignored| {
+        path.strip_prefix(ignored.as_str())
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    })
+}
+
+#[test]
+fn the_build_context_is_a_whole_workspace() {
+    let text = fs::read_to_string(root().join(".dockerignore")).unwrap();
+    let ignored: Vec<String> = text
+        .lines()
+        .filter(|line| !line.is_empty() && !line.starts_with('#'))
+        .map(str::to_owned)
+        .collect();
+    assert!(ignored.iter().all(|line| !line.contains(['*', '!', '?'])), "{ignored:?}");
+    let listed = Command::new("git").arg("ls-files").current_dir(root()).output().unwrap();
+    assert!(listed.status.success());
+    let context = tempfile::tempdir().unwrap();
+    for path in String::from_utf8(listed.stdout).unwrap().lines() {
+        let from = root().join(path);
+        if is_sent(path, &ignored) && from.exists() {
+            let to = context.path().join(path);
+            fs::create_dir_all(to.parent().unwrap()).unwrap();
+            fs::copy(from, to).unwrap();
+        }
+    }
+    // What cargo reads before it compiles anything: every target that a manifest names exists.
+    let loaded = Command::new(env!("CARGO"))
+        .args(["metadata", "--no-deps", "--offline", "--locked", "--format-version", "1"])
+        .current_dir(context.path())
+        .output()
+        .unwrap();
+    assert!(loaded.status.success(), "{}", String::from_utf8_lossy(&loaded.stderr));
+}
+
+#[test]
+fn the_image_has_a_folder_for_each_volume() {
+    let dockerfile = fs::read_to_string(root().join("Dockerfile")).unwrap();
+    let line = dockerfile.lines().find(|line| line.contains("for name in")).unwrap();
+    let made: Vec<&str> = line
+        .split("for name in ")
+        .nth(1)
+        .and_then(|rest| rest.split(';').next())
+        .unwrap()
+        .split_whitespace()
+        .collect();
+    let compose = fs::read_to_string(root().join("docker-compose.yml")).unwrap();
+    let mounted = compose.match_indices(":/var/lib/muster/").map(|(at, found)| {
+        let rest = &compose[at + found.len()..];
+        let end = rest.find(|c: char| !c.is_ascii_alphanumeric()).unwrap_or(rest.len());
+        &rest[..end]
+    });
+    let mut count = 0;
+    for name in mounted {
+        assert!(
+            made.contains(&name),
+            "{name} is mounted, and not made in {}",
+            Path::new("Dockerfile").display()
+        );
+        count += 1;
+    }
+    assert!(count > 5, "{count}");
+}

@@ -1,6 +1,5 @@
 //! Exit codes that scripts can use, and errors as a tired person reads them.
 
-use std::io::Write;
 use std::process::ExitCode;
 
 /// Why the server did not do what a command asked of it.
@@ -88,7 +87,7 @@ pub(crate) fn is_passing(error: &anyhow::Error) -> bool {
 /// Tells the error, and answers the exit code for it.
 pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
     if !error.is::<Exited>() {
-        let _ = writeln!(std::io::stderr(), "error: {error:#}");
+        crate::output::note(format!("error: {error:#}"));
     }
     ExitCode::from(code(error))
 }

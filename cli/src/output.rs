@@ -1,5 +1,6 @@
 //! What commands print: tables for people, JSON for programs.
 
+use std::borrow::Cow;
 use std::io::Write;
 
 use anyhow::Result;
@@ -8,20 +9,61 @@ use serde_json::Value;
 
 /// Prints a line; a closed pipe (`| head`) ends the program in peace.
 pub(crate) fn line(text: impl AsRef<str>) {
-    if writeln!(std::io::stdout(), "{}", text.as_ref()).is_err() {
+    if writeln!(std::io::stdout(), "{}", safe(text.as_ref())).is_err() {
         std::process::exit(0);
     }
 }
 
 /// Says something to the person, beside the output proper.
 pub(crate) fn note(text: impl AsRef<str>) {
-    let _ = writeln!(std::io::stderr(), "{}", text.as_ref());
+    let _ = writeln!(std::io::stderr(), "{}", safe(text.as_ref()));
 }
 
 /// Prints JSON.
 pub(crate) fn json(value: &impl serde::Serialize) -> Result<()> {
-    line(serde_json::to_string_pretty(value)?);
+    line(json_text(&serde_json::to_string_pretty(value)?));
     Ok(())
+}
+
+/// Is this a character that a terminal acts on, or that changes the order of what is shown? Devices
+/// choose much of what is printed: their inventory, file names, reasons, labels.
+fn is_unsafe(c: char) -> bool {
+    let reorders = matches!(c, '\u{200e}' | '\u{200f}' | '\u{061c}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    c.is_control() || reorders
+}
+
+/// Text that a terminal only shows. Line ends stay, all else that is unsafe is escaped.
+pub(crate) fn safe(text: &str) -> Cow<'_, str> {
+    escaped(text, |c| is_unsafe(c) && c != '\n', |c| c.escape_default().to_string())
+}
+
+/// As [`safe`], on one line: a value cannot look like the next row.
+pub(crate) fn safe_value(text: &str) -> Cow<'_, str> {
+    escaped(text, is_unsafe, |c| c.escape_default().to_string())
+}
+
+/// JSON is still JSON: what it leaves unescaped inside its strings gets an escape of JSON's own.
+fn json_text(text: &str) -> Cow<'_, str> {
+    escaped(text, |c| is_unsafe(c) && c != '\n', |c| format!("\\u{:04x}", u32::from(c)))
+}
+
+fn escaped(
+    text: &str,
+    is_meant: impl Fn(char) -> bool,
+    escape: impl Fn(char) -> String,
+) -> Cow<'_, str> {
+    if !text.contains(&is_meant) {
+        return Cow::Borrowed(text);
+    }
+    let mut safe = String::with_capacity(text.len());
+    for c in text.chars() {
+        if is_meant(c) {
+            safe.push_str(&escape(c));
+        } else {
+            safe.push(c);
+        }
+    }
+    Cow::Owned(safe)
 }
 
 /// Prints a table, or `nothing` when it has no rows.
@@ -36,7 +78,7 @@ pub(crate) fn table(header: &[&str], rows: Vec<Vec<String>>, nothing: &str) {
         .set_content_arrangement(ContentArrangement::Disabled)
         .set_header(header.iter().map(|name| name.to_uppercase()));
     for row in rows {
-        table.add_row(row);
+        table.add_row(row.iter().map(|value| safe_value(value).into_owned()));
     }
     // The table's own margin is taken off.
     for text in table.to_string().lines() {
@@ -60,7 +102,7 @@ pub(crate) fn facts(facts: &[(&str, String)]) {
 pub(crate) fn text(value: &Value) -> String {
     match value {
         Value::Null => String::new(),
-        Value::String(text) => text.clone(),
+        Value::String(text) => safe_value(text).into_owned(),
         other => other.to_string(),
     }
 }
@@ -123,6 +165,21 @@ pub(crate) fn sparkline(values: &[Option<f64>]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn nothing_that_is_printed_moves_the_cursor_or_looks_like_another_row() {
+        let hostile = "a\u{1b}[2J\u{1b}]52;c;eA==\u{7}b\r\nc\u{9b}1m\u{202e}d\u{7f}é🙂";
+        let shown = safe(hostile);
+        assert_eq!(shown, "a\\u{1b}[2J\\u{1b}]52;c;eA==\\u{7}b\\r\nc\\u{9b}1m\\u{202e}d\\u{7f}é🙂");
+        assert!(!safe_value(hostile).contains('\n'));
+        assert!(matches!(safe("plain é"), Cow::Borrowed(_)));
+        let value = serde_json::json!({"name": hostile});
+        let json = serde_json::to_string_pretty(&value).unwrap();
+        let printed = json_text(&json).into_owned();
+        assert!(!printed.contains(|c| is_unsafe(c) && c != '\n'));
+        assert_eq!(serde_json::from_str::<Value>(&printed).unwrap(), value);
+        assert_eq!(text(&value["name"]), safe_value(hostile));
+    }
 
     #[test]
     fn a_sparkline_spans_from_the_smallest_to_the_largest() {

@@ -107,3 +107,42 @@ async fn the_log_says_from_where_a_request_came_through_proxies() {
         }
     }
 }
+
+/// The status of a request whose target is sent as it is written here.
+fn raw_status(system: &System, method: &str, target: &str) -> String {
+    let mut connection = connect(system);
+    let request =
+        format!("{method} {target} HTTP/1.1\r\nhost: localhost\r\ncontent-length: 0\r\n\r\n");
+    connection.write_all(request.as_bytes()).unwrap();
+    connection.flush().unwrap();
+    let mut head = [0; 12];
+    connection.read_exact(&mut head).unwrap();
+    String::from_utf8_lossy(&head).trim_start_matches("HTTP/1.1 ").to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_anonymous_clients_invent_leads_nowhere() {
+    let system = System::start().await;
+    for target in [
+        "/api/v1/x/../device/nonce",
+        "/api/v1/x/%2e%2E/device/nonce",
+        "/api/v1/x\\..\\device/nonce",
+    ] {
+        assert_eq!(raw_status(&system, "POST", target), "400", "{target}");
+    }
+    assert_eq!(raw_status(&system, "OPTIONS", "*"), "204");
+    // Invented methods share one label.
+    for number in 0..50 {
+        raw_status(&system, &format!("BREW{number}"), "/api/v1/devices");
+    }
+    let (status, text) = system.api.send(Method::GET, "/metrics", None).await;
+    let text = text.as_str().unwrap();
+    assert_eq!(status, 200);
+    assert!(!text.contains("BREW") && text.contains("method=\"other\""), "{text:.3000}");
+
+    // A project's token sees nothing of the server as a whole.
+    let body = json!({"name": "viewer", "role": "viewer"});
+    let made = system.api.post("/api/v1/tokens?project=default", &body).await;
+    let viewer = system.api.with_token(made["token"].as_str().unwrap());
+    assert_eq!(viewer.status("/metrics").await, 403);
+}

@@ -314,3 +314,37 @@ async fn what_is_typed_is_recorded_when_it_is_asked_for() {
     let refused = Socket::open(&system.api, &system.ca(), &path, &[]).await.unwrap_err();
     assert_eq!(refused.0, 400, "{refused:?}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revoked_token_ends_what_was_opened_with_it() {
+    let Robot { system, agent: _agent, dir } = Robot::start("").await;
+    let ca = system.ca();
+    let made = system.api.post("/api/v1/tokens", &json!({"name": "op", "role": "operator"})).await;
+    let operator = system.api.with_token(made["token"].as_str().unwrap());
+    let mut shell = Socket::open(&operator, &ca, SHELL, &[]).await.unwrap();
+    let id = shell.until_told("opened").await["session"].as_str().unwrap().to_owned();
+    let ticks = dir.path().join("ticks");
+    let program =
+        format!("(while sleep 0.1; do echo tick >>{}; done); echo never\r", ticks.display());
+    shell.send(&program).await;
+    let tcp = "/api/v1/devices/robot/files?path=/etc";
+    let mut files = Socket::open(&operator, &ca, tcp, &[]).await.unwrap();
+    files.until_told("opened").await;
+    let size = || std::fs::metadata(&ticks).map_or(0, |file| file.len());
+    wait::until("the program to run", PATIENCE, || async { (size() > 0).then_some(()) }).await;
+
+    let token = made["id"].as_str().unwrap();
+    let (status, _) =
+        system.api.send(reqwest::Method::DELETE, &format!("/api/v1/tokens/{token}"), None).await;
+    assert!((200..300).contains(&status), "{status}");
+    // Both websockets end, and the shell is over on the device too.
+    while shell.next().await {}
+    while files.next().await {}
+    session(&system, &id, "it to be ended", |one| one["state"] == "ended").await;
+    wait::until("the program to be gone", PATIENCE, || async {
+        let before = size();
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        (size() == before).then_some(())
+    })
+    .await;
+}

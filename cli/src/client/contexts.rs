@@ -72,13 +72,70 @@ impl Contexts {
     }
 }
 
-/// Keeps what `muster up` runs as the context `local`, and makes it current unless another is.
-/// Answers whether it is current.
-pub(crate) fn remember_local(url: &str, token: &str, ca: &Path) -> Result<bool> {
+/// The context that `muster up` keeps for its data folder.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Remembered {
+    pub(crate) name: String,
+    /// Is it what commands mean when no context is named?
+    pub(crate) is_current: bool,
+}
+
+/// Keeps what `muster up` runs as a context, and makes it current unless another is. A context belongs
+/// to one data folder, known by its CA: a second folder gets `local-2`, and so on.
+pub(crate) fn remember_local(url: &str, token: &str, ca: &Path) -> Result<Remembered> {
     let mut contexts = load()?;
+    let name = local_name(&contexts, ca);
     let context = Context { url: url.to_owned(), token: token.to_owned(), ca: Some(ca.to_owned()) };
-    contexts.contexts.insert(LOCAL.to_owned(), context);
-    let is_current = contexts.current.get_or_insert_with(|| LOCAL.to_owned()) == LOCAL;
+    contexts.contexts.insert(name.clone(), context);
+    let is_current = *contexts.current.get_or_insert_with(|| name.clone()) == name;
     save(&contexts)?;
-    Ok(is_current)
+    Ok(Remembered { name, is_current })
+}
+
+/// The name of this data folder's context: the one that it has, or the first that is free. One whose
+/// CA is gone is free.
+fn local_name(contexts: &Contexts, ca: &Path) -> String {
+    let names = std::iter::once(LOCAL.to_owned()).chain((2..).map(|n| format!("{LOCAL}-{n}")));
+    let is_ours = |name: &String| {
+        contexts.contexts.get(name).is_none_or(|known| {
+            known.ca.as_deref().is_none_or(|known| known == ca || !known.exists())
+        })
+    };
+    let own = contexts
+        .contexts
+        .iter()
+        .find(|(name, known)| name.starts_with(LOCAL) && known.ca.as_deref() == Some(ca));
+    match own {
+        Some((name, _)) => name.clone(),
+        None => names.into_iter().find(is_ours).unwrap_or_else(|| LOCAL.to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_data_folder_gets_a_context_of_its_own() {
+        let dir = tempfile::tempdir().unwrap();
+        let ca = |name: &str| {
+            let path = dir.path().join(name);
+            std::fs::write(&path, "").unwrap();
+            path
+        };
+        let (first, second, third) = (ca("1"), ca("2"), ca("3"));
+        let mut contexts = Contexts::default();
+        let mut remember = |ca: &Path| {
+            let name = local_name(&contexts, ca);
+            let context = Context { url: String::new(), token: String::new(), ca: Some(ca.into()) };
+            contexts.contexts.insert(name.clone(), context);
+            name
+        };
+        assert_eq!(remember(&first), "local");
+        assert_eq!(remember(&second), "local-2");
+        assert_eq!((remember(&first), remember(&second)), ("local".into(), "local-2".into()));
+        // The first folder was removed: its name is free again.
+        std::fs::remove_file(&first).unwrap();
+        assert_eq!(remember(&third), "local");
+    }
 }

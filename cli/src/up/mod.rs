@@ -24,7 +24,8 @@ use tokio::sync::oneshot;
 use tokio::task::{JoinError, JoinHandle};
 use tokio_util::sync::CancellationToken;
 
-use crate::client::{Client, contexts};
+use crate::client::Client;
+use crate::client::contexts::{self, Remembered};
 use crate::database_users;
 use crate::otlp::OtlpArgs;
 use crate::serve::{
@@ -272,7 +273,7 @@ impl Up<'_> {
         if self.with_agent {
             *agent = LocalAgent::start(self.folder, &client, &ca, self.say).await?;
         }
-        let is_current = self.remember(&url, token, &ca);
+        let context = self.remember(&url, token, &ca);
         self.folder.write_ready(&url, token, &ca)?;
         self.say.ready(&Ready {
             url: &url,
@@ -282,7 +283,7 @@ impl Up<'_> {
             for_others: serve::address_for_others(self.listen.ip())
                 .map(|ip| SocketAddr::new(ip, self.listen.port())),
             broker_port: self.servers.nats_port(),
-            is_current,
+            context,
             took: self.began.elapsed(),
         });
         match agent {
@@ -294,17 +295,25 @@ impl Up<'_> {
         Ok(())
     }
 
-    /// Keeps the context `local`; answers whether it is the current one. It all runs without.
-    fn remember(&self, url: &str, token: &str, ca: &Path) -> bool {
+    /// Keeps the context of this data folder. It all runs without.
+    fn remember(&self, url: &str, token: &str, ca: &Path) -> Option<Remembered> {
         match contexts::remember_local(url, token, ca) {
-            Ok(is_current) => is_current,
+            Ok(context) => {
+                if context.name != contexts::LOCAL {
+                    self.say.line(&format!(
+                        "  the context 'local' belongs to another data folder; this one is '{}'",
+                        context.name
+                    ));
+                }
+                Some(context)
+            }
             Err(error) => {
                 self.say.line(&format!(
-                    "  !! the context 'local' cannot be kept: {error:#}\n     \
+                    "  !! the context of this server cannot be kept: {error:#}\n     \
                      give --url, --token and --ca, which are in {}",
                     self.folder.path().join("ready.json").display()
                 ));
-                true
+                None
             }
         }
     }

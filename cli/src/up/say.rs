@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use crate::client::contexts::Remembered;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
 /// Where to say it.
@@ -27,8 +28,8 @@ pub(super) struct Ready<'a> {
     /// Where other machines reach the API; `None` when only this one does.
     pub(super) for_others: Option<SocketAddr>,
     pub(super) broker_port: u16,
-    /// Is what runs here what the command line means unless told otherwise?
-    pub(super) is_current: bool,
+    /// The context of this server, when it could be kept.
+    pub(super) context: Option<Remembered>,
     pub(super) took: Duration,
 }
 
@@ -41,7 +42,10 @@ impl Ready<'_> {
         } else {
             format!("in the file {}", self.token_file.display())
         };
-        let context = if self.is_current { "" } else { " --context local" };
+        let context = match &self.context {
+            Some(context) if !context.is_current => format!(" --context {}", context.name),
+            _ => String::new(),
+        };
         let agent = self.device.map_or("", |_| "This machine is the first device. ");
         let others = self.for_others.map_or_else(String::new, |address| {
             format!(
@@ -149,7 +153,7 @@ mod tests {
             device: Some("vm-2"),
             for_others: Some(([10, 0, 0, 7], 1).into()),
             broker_port: 2,
-            is_current: false,
+            context: Some(Remembered { name: "local".to_owned(), is_current: false }),
             took: Duration::ZERO,
         };
         let words = ready.in_words("/opt/muster", true);
@@ -162,7 +166,7 @@ mod tests {
         assert!(words.contains("mst_x"));
         let redirected = ready.in_words("/opt/muster", false);
         assert!(!redirected.contains("mst_x") && redirected.contains("/data/admin-token"));
-        let alone = Ready { device: None, for_others: None, is_current: true, ..ready };
+        let alone = Ready { device: None, for_others: None, context: None, ..ready };
         let words = alone.in_words("muster", true);
         assert!(words.contains("  muster device list\n  muster events"), "{words}");
         assert!(!words.contains("others") && !words.contains("context"), "{words}");

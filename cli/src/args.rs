@@ -29,7 +29,7 @@ enum Command {
     /// Run the whole system on this machine
     Up(UpArgs),
     /// Run one role, or all of them, against servers that are there already
-    Serve(ServeArgs),
+    Serve(Box<ServeArgs>),
     /// Make the first admin token of a server (needs its database and keys)
     Bootstrap(bootstrap::BootstrapArgs),
     /// Make keys, passwords and configuration for servers in containers (docker-compose.yml runs it)
@@ -108,7 +108,7 @@ pub(crate) async fn run(args: Args) -> Result<()> {
     let connection = args.connection;
     match args.command {
         Command::Up(up) => crate::up::run(up).await,
-        Command::Serve(serve) => crate::serve::run_until_signal(serve.try_into()?).await,
+        Command::Serve(serve) => crate::serve::run_until_signal((*serve).try_into()?).await,
         Command::Bootstrap(command) => bootstrap::run(&connection, command).await,
         Command::Prepare(command) => prepare::run(&command),
         Command::Doctor(command) => doctor::run(&connection, command).await,

@@ -27,6 +27,8 @@ pub struct Places {
     /// May the names of all fields in the database itself be shown? Not to a project that has, or will
     /// have, a bucket of its own: they are names of other projects.
     pub(super) are_names_shared: bool,
+    /// Is the project's own bucket queried alone?
+    pub(super) is_own_alone: bool,
 }
 
 impl Places {
@@ -35,9 +37,17 @@ impl Places {
     pub(super) fn sources(&self, measurement: &str) -> String {
         let name = identifier(measurement);
         match &self.own {
+            Some(policy) if self.is_own_alone => format!("{}.{name}", identifier(policy)),
             Some(policy) => format!("{name}, {}.{name}", identifier(policy)),
             None => name,
         }
+    }
+
+    /// The project's own bucket alone; `None` when there is none. InfluxQL drops text where another
+    /// bucket has numbers in a field of the same name, and that may be the field of another project.
+    #[must_use]
+    pub fn own_alone(&self) -> Option<Self> {
+        self.own.is_some().then(|| Self { is_own_alone: true, ..self.clone() })
     }
 
     /// What `FROM` names to get the fields of a measurement; `None` where there are none to show.
@@ -83,11 +93,11 @@ impl InfluxClient {
         let are_names_shared =
             policies.names.is_empty() || *project == ProjectId::default_project();
         if !policies.names.contains(&own) {
-            return Ok(Places { own: None, own_database: None, are_names_shared });
+            return Ok(Places { are_names_shared, ..Places::default() });
         }
         let database = &self.options.database;
         let own_database = policies.are_buckets.then(|| own_bucket(database, &own));
-        Ok(Places { own: Some(own), own_database, are_names_shared })
+        Ok(Places { own: Some(own), own_database, are_names_shared, is_own_alone: false })
     }
 
     async fn policies(&self) -> Result<Arc<Policies>, InfluxError> {

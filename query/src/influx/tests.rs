@@ -65,6 +65,7 @@ fn a_project_with_a_place_of_its_own_is_looked_for_in_both() {
         own: Some("project-default".to_owned()),
         own_database: Some("muster-project-default".to_owned()),
         are_names_shared: true,
+        is_own_alone: false,
     };
     let text = question("cpu", "v", &[], &[], (&project, &places)).influxql();
     assert!(text.contains(" FROM \"cpu\", \"project-default\".\"cpu\" WHERE "), "{text}");
@@ -80,6 +81,9 @@ fn a_project_with_a_place_of_its_own_is_looked_for_in_both() {
         field_keys(&places, &["cpu".to_owned()]).as_deref(),
         Some("SHOW FIELD KEYS FROM \"project-default\".\"cpu\"")
     );
+    let alone = places.own_alone().unwrap();
+    let text = question("cpu", "v", &[], &[], (&project, &alone)).influxql();
+    assert!(text.contains(" FROM \"project-default\".\"cpu\" WHERE "), "{text}");
     assert_eq!(field_keys(&Places::default(), &["cpu".to_owned()]), None);
     let databases: Vec<_> = places.databases("muster").collect();
     assert_eq!(databases, ["muster", "muster-project-default"]);

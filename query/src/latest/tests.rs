@@ -75,7 +75,7 @@ fn figures_come_from_the_right_points() {
         Point::new("mem").field("used_percent", 41.5),
         Point::new("disk").tag("path", "/boot").field("used_percent", 99.0),
         Point::new("disk").tag("path", "/").field("used_percent", 63.0),
-        Point::new("internal").field("clock_skew_us", -7_i64),
+        Point::new("muster_agent").field("clock_skew_us", -7_i64),
     ];
     let time = Timestamp(0);
     assert_eq!(

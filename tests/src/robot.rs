@@ -56,7 +56,9 @@ impl Robot {
 /// When it never is.
 pub async fn online(api: &Api) {
     wait::until("the agent to be online", PATIENCE, || async {
-        (api.get("/api/v1/devices/robot").await["status"] == "online").then_some(())
+        // The read model may not know it yet.
+        let (_, shown) = api.send(reqwest::Method::GET, "/api/v1/devices/robot", None).await;
+        (shown["status"] == "online").then_some(())
     })
     .await;
 }

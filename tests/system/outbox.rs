@@ -183,3 +183,36 @@ async fn what_a_device_has_let_go_and_the_log_lost_is_declared() {
     assert!(gap >= first - 11, "{gap} declared, {} numbers missing", first - 11);
     assert_rebuild_equals_live(&fleet).await;
 }
+
+/// How long an outage lasts: longer than retry intervals that double without a low limit would forgive.
+const OUTAGE: Duration = Duration::from_secs(35);
+/// From the servers' return until the device's events are in the log. The promise is 10 s; a loaded
+/// machine gets as much again.
+const RESUMES_WITHIN: Duration = Duration::from_secs(20);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn events_flow_again_soon_after_a_long_outage_of_everything() {
+    let mut fleet = Fleet::start().await;
+    let mut agent = join(&fleet, Limits::default()).await;
+    agent.record_many(5);
+    settled(&fleet, &agent).await;
+    for role in [&mut fleet.ingest, &mut fleet.command] {
+        role.kill9();
+    }
+    fleet.nats.child().stop().await.unwrap();
+    fleet.postgres.child().stop().await.unwrap();
+    agent.record_many(5);
+    tokio::time::sleep(OUTAGE).await;
+    fleet.postgres.child().start_again().await.unwrap();
+    fleet.nats.child().start_again().await.unwrap();
+    for role in [&mut fleet.ingest, &mut fleet.command] {
+        role.start_again();
+    }
+    fleet.answers().await;
+    let back = std::time::Instant::now();
+    let said = settled(&fleet, &agent).await;
+    let took = back.elapsed();
+    eprintln!("the events were in the log {took:.1?} after the servers were back");
+    assert_eq!(numbers(&said), all(10));
+    assert!(took < RESUMES_WITHIN, "{took:?}");
+}

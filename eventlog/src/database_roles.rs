@@ -28,6 +28,8 @@ const APPEND: Grants = &[
     ("INSERT, UPDATE", "heads, streams, device_keys, offsets, leases, nats_revocations"),
     ("INSERT, UPDATE, DELETE", "appends, device_marks, dead_letters"),
 ];
+/// It serves `/metrics`, for which tokens are shown.
+const INGEST: Grants = &[("INSERT, UPDATE", "token_uses")];
 const COMMAND: Grants = &[
     ("INSERT, UPDATE, DELETE", "bridges, token_uses, nats_revocations"),
     ("INSERT, UPDATE", "account_claims, checkpoints"),
@@ -55,7 +57,7 @@ impl DatabaseRole {
 
     const fn grants(self) -> &'static [Grants] {
         match self {
-            Self::Ingest => &[APPEND],
+            Self::Ingest => &[APPEND, INGEST],
             Self::Command => &[APPEND, COMMAND],
             Self::Query => &[QUERY],
             Self::Server => &[],

@@ -143,12 +143,13 @@ impl EventLog {
     /// # Errors
     /// When PostgreSQL cannot be asked.
     pub async fn ensure_project(&self, project: &ProjectId) -> Result<(), StoreError> {
-        // A role that may not make it asks only whether it is there.
-        if self.head(project).await?.is_some() {
-            return Ok(());
-        }
+        let is_there = self.head(project).await?.is_some();
         let client = self.stores().pool.get().await?;
-        partitions::ensure_project(&client, project).await?;
+        if !is_there {
+            partitions::ensure_project(&client, project).await?;
+        }
+        // Whoever made the project may have been cut off before these; a role that may not make them
+        // asks only whether they are there.
         for range in 0..2 {
             partitions::ensure_range(&client, project, range, self.options().partition_rows)
                 .await?;

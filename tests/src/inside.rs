@@ -9,6 +9,8 @@ use muster_agent::{Agent, AgentOptions};
 use muster_schemas::events::DeviceConfigApplied;
 use tokio_util::sync::CancellationToken;
 
+use crate::binaries::binary;
+
 /// An agent on a thread of its own.
 #[derive(Debug)]
 pub struct AgentInside {
@@ -56,6 +58,7 @@ impl AgentInside {
     /// # Panics
     /// When it does not start.
     pub fn start(&mut self) {
+        muster_agent::subprocess::set_program(binary("muster-agent"));
         let options = AgentOptions { limits: self.limits, ..AgentOptions::new(&self.data) };
         let agent = Agent::open(options).expect("the folder opens");
         let stop = CancellationToken::new();

@@ -101,11 +101,33 @@ async fn a_forged_token_lets_nobody_in_and_the_doctor_names_it() {
     assert_eq!(copied, 1);
     assert_eq!(refused("/api/v1/devices?limit=1").await, 401);
 
-    // A genuine token whose row is changed to another role is no token any more.
+    // A genuine token whose row is changed is no token any more. It was not used before: what was
+    // verified once is remembered.
     let body = json!({"name": "viewer", "role": "viewer"});
-    let viewer = fleet.api.send(Method::POST, "/api/v1/tokens", Some(&body)).await.1;
-    let text = viewer["token"].as_str().unwrap();
-    assert_eq!(fleet.api.with_token(text).send(Method::GET, "/api/v1/devices", None).await.0, 200);
+    let path = "/api/v1/tokens?project=default";
+    let mut statuses = Vec::new();
+    for is_changed in [false, true] {
+        let viewer = fleet.api.send(Method::POST, path, Some(&body)).await.1;
+        let text: ApiTokenText = viewer["token"].as_str().unwrap().parse().unwrap();
+        let created = ApiTokenCreated {
+            name: "viewer".parse().unwrap(),
+            secret: Hash::of(&text.secret),
+            role: if is_changed { Role::Admin } else { Role::Viewer },
+            expires_at: None,
+        };
+        let record = Event::from(created).encode();
+        let changed = client
+            .execute(
+                "UPDATE events SET record = $2 WHERE project = 'default' AND stream = $1",
+                &[&StreamName::Token(text.id).to_string(), &record],
+            )
+            .await
+            .unwrap();
+        assert_eq!(changed, 1);
+        let bearer = fleet.api.with_token(&text.to_string());
+        statuses.push(bearer.send(Method::GET, "/api/v1/devices?limit=1", None).await.0);
+    }
+    assert_eq!(statuses, [200, 401]);
 
     // A label that nobody set is not shown, and selects nothing.
     let body = json!({"name": "lamp"});

@@ -28,8 +28,9 @@ impl DeadMount {
         let device = OpenOptions::new().read(true).write(true).open("/dev/fuse").unwrap();
         let data = format!("fd={},rootmode=40000,user_id=0,group_id=0", device.as_raw_fd());
         let kind = Some("fuse");
-        mount(Some("dead"), &at, kind, MsFlags::empty(), Some(data.as_str()))
-            .expect("this test mounts a file system: it needs root and /dev/fuse");
+        mount(Some("dead"), &at, kind, MsFlags::empty(), Some(data.as_str())).unwrap_or_else(
+            |error| panic!("failed to mount, which needs root and /dev/fuse: {error}"),
+        );
         std::thread::spawn(move || serve(device));
         Self(at)
     }
@@ -81,7 +82,7 @@ fn user_without_home() -> (String, PathBuf) {
             && home.parent().is_some_and(Path::is_dir);
         is_free.then(|| (fields[0].to_owned(), home.to_owned()))
     });
-    homeless.expect("this test needs a user whose home can be made")
+    homeless.unwrap_or_else(|| panic!("this test needs a user whose home can be made"))
 }
 
 /// Runs a command that needs the dead file system; answers what it said.

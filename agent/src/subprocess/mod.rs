@@ -24,6 +24,7 @@ use serde::{Deserialize, Serialize};
 
 pub use entry::{HELPER_ARGUMENT, close_inherited, run_helper};
 pub(crate) use launch::{Launch, LaunchError, Program, launch};
+pub use process::set_program;
 pub(crate) use process::{Helper, reap_later};
 pub(crate) use wire::{Port, path_bytes};
 

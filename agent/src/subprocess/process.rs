@@ -4,7 +4,9 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream as StdStream;
 use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -17,7 +19,15 @@ use super::entry::HELPER_ARGUMENT;
 use super::{ANSWER_TIMEOUT, Job, wire};
 
 /// The agent's own program, also after its file was replaced.
-const PROGRAM: &str = "/proc/self/exe";
+const OWN_PROGRAM: &str = "/proc/self/exe";
+
+static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+
+/// Names the agent's binary, for a process that embeds the agent and is none itself: helpers are
+/// started from it. The first call counts.
+pub fn set_program(program: PathBuf) {
+    PROGRAM.get_or_init(|| program);
+}
 /// A killed helper is waited for at this interval at first, and at most at the longest.
 const REAP_INTERVAL: Duration = Duration::from_millis(20);
 const MAX_REAP_INTERVAL: Duration = Duration::from_secs(10);
@@ -36,7 +46,7 @@ impl Helper {
     /// When no process can be started, or it does not take the job.
     pub(crate) async fn start(job: &Job, fds: Vec<OwnedFd>) -> io::Result<Self> {
         let (ours, theirs) = StdStream::pair()?;
-        let child = Command::new(PROGRAM)
+        let child = Command::new(PROGRAM.get().map_or(Path::new(OWN_PROGRAM), PathBuf::as_path))
             .arg0("muster-agent")
             .arg(HELPER_ARGUMENT)
             .env_clear()

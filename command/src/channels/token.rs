@@ -71,6 +71,7 @@ impl Token {
                 return Ok(());
             }
             let stored = log.read_stream(&project, &self.stream).await?;
+            let stored = log.authentic(&project, stored).await;
             let mut state = ApiTokenState::default();
             for event in &stored {
                 let decoded = event.event().map_err(|error: EventError| {

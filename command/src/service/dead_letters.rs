@@ -1,9 +1,15 @@
 //! Dead letters on their way again: published as they came, for ingest to judge anew.
 
-use muster_schemas::subjects;
+use std::time::Duration;
+
+use muster_channel::Publisher;
+use muster_schemas::subjects::{self, DeviceSubjects};
 
 use super::{Service, ServiceError};
 use crate::domain::Rejection;
+
+/// Timeout for the broker's confirmation.
+const CONFIRM_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The subject that a device publishes on, from the one that the broker stores.
 fn original(stored: &str) -> Option<String> {
@@ -32,10 +38,14 @@ impl Service {
         let subject = original(&letter.subject)
             .ok_or_else(|| Rejection::Conflict("the letter's subject is no device's".to_owned()))?;
         let broker = |error: String| ServiceError::Broker(error);
-        async_nats::jetstream::new(self.nats.clone())
-            .publish(subject, letter.bytes.into())
+        let (project, device, _) = subjects::parse(&subject)
+            .ok_or_else(|| Rejection::Conflict("the letter's subject is no device's".to_owned()))?;
+        let stored = DeviceSubjects::new(&project, device).stored();
+        let publisher = Publisher::new(self.nats.clone(), stored, CONFIRM_TIMEOUT)
             .await
-            .map_err(|error| broker(error.to_string()))?
+            .map_err(|error| broker(error.to_string()))?;
+        publisher
+            .publish(subject, letter.bytes.into())
             .await
             .map_err(|error| broker(error.to_string()))?;
         self.log.mark_retried(id).await?;

@@ -330,6 +330,10 @@ impl Service {
             )
             .into());
         }
+        // Also when the very same request comes again: the first answer is no way back in.
+        if state.revoked {
+            return Err(Rejection::TokenRefused(REVOKED).into());
+        }
         let name = state.name.ok_or(Rejection::NotFound("device"))?;
         let operation_key = self.keys.operation_key(project)?.public().to_cose_key();
         Ok(EnrollAnswer::Joined(Box::new(EnrollResponse {

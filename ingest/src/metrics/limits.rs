@@ -161,14 +161,16 @@ impl DeviceGuard {
             (used.day, used.reported) = (day, 0);
             used.shards.clear();
         }
-        used.messages.refill(limits.messages_per_second, now);
-        used.bytes.refill(limits.bytes_per_second, now);
         used
     }
 
     /// May one more message of this device be read? `received` is when the broker got it.
     pub(super) fn admit(&mut self, who: &Who, received: Timestamp) -> Result<(), Excess> {
+        let limits = self.limits;
         let used = self.used(who, received);
+        // By the broker's time alone: a backlog counts by when it came, not by when it is read.
+        used.messages.refill(limits.messages_per_second, received.micros());
+        used.bytes.refill(limits.bytes_per_second, received.micros());
         if !used.messages.take(1) {
             return Err(Excess::MessageRate);
         }
@@ -321,7 +323,13 @@ mod tests {
         assert_eq!((0..200).filter(|_| guard.admit(&who(1), later).is_ok()).count(), 100);
         // What came in the course of a day while no ingest ran is within the rate.
         let day = (0..8_640).map(|n| NOW.plus_micros(n * 10 * SECOND));
-        assert_eq!(day.filter(|at| guard.admit(&who(3), *at).is_ok()).count(), 8_640);
+        let read_at = NOW.plus_micros(DAY);
+        let taken = day.filter(|at| {
+            let is_taken = guard.admit(&who(3), *at).is_ok();
+            guard.hold(&who(3), &mut batch([0]), Retention::Default, read_at);
+            is_taken
+        });
+        assert_eq!(taken.count(), 8_640);
     }
 
     #[test]

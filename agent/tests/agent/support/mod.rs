@@ -126,6 +126,10 @@ pub(crate) fn now() -> Timestamp {
 impl Server {
     pub(crate) async fn start() -> Self {
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        // Not in the example that shares this file; it starts no program.
+        if let Some(program) = option_env!("CARGO_BIN_EXE_muster-agent") {
+            muster_agent::subprocess::set_program(program.into());
+        }
         let dir = tempfile::tempdir().unwrap();
         let (tls, pin) = certificates(dir.path());
         let ca = dir.path().join("ca.pem");

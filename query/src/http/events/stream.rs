@@ -33,7 +33,7 @@ const STRETCH: u32 = 256;
 /// A quiet connection says this often that it lives.
 const HEARTBEAT: Duration = Duration::from_secs(15);
 /// A stream's token is looked at again this often: one that was revoked ends its streams.
-const CHECK: Duration = Duration::from_secs(10);
+const CHECK: Duration = Duration::from_secs(2);
 /// What comes within this time comes together: one question to the log, not one a commit.
 const GATHER: Duration = Duration::from_millis(50);
 /// The wait after the log could not be read.

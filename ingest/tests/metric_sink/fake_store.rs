@@ -1,0 +1,196 @@
+//! What a healthy store does not answer: a fake one says it.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::http::{HeaderMap, StatusCode};
+use axum::routing::{get, post};
+use muster_ingest::metrics::{
+    Answer, Api, InfluxClient, Lines, MetricSink, Outcome, SinkSettings, SinkTask, StoreSettings,
+};
+
+use crate::support::{self, Failure};
+use crate::{lines, quick, wait_for};
+
+/// A store that answers in turn, then always 204.
+async fn fake(
+    answers: &'static [(u16, &'static str)],
+) -> Result<(String, Arc<AtomicUsize>), Failure> {
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&asked);
+    let answer = move |_: axum::body::Bytes| async move {
+        let (status, after) =
+            answers.get(count.fetch_add(1, Ordering::SeqCst)).copied().unwrap_or((204, ""));
+        let mut headers = HeaderMap::new();
+        if let Ok(after) = after.parse() {
+            headers.insert("retry-after", after);
+        }
+        (StatusCode::from_u16(status).unwrap_or_default(), headers, "{\"message\":\"not now\"}")
+    };
+    let app = Router::new().route("/api/v2/write", post(answer));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+    let url = format!("http://{}", listener.local_addr()?);
+    tokio::spawn(async move { axum::serve(listener, app).await });
+    Ok((url, asked))
+}
+
+/// A store that fails on every body with one of these words in it, and writes down the others.
+async fn failing_on(
+    words: &'static [&'static str],
+) -> Result<(String, Arc<Mutex<String>>), Failure> {
+    let written = Arc::new(Mutex::new(String::new()));
+    let kept = written.clone();
+    let answer = move |body: String| async move {
+        if words.iter().any(|word| body.contains(word)) {
+            return StatusCode::INTERNAL_SERVER_ERROR;
+        }
+        kept.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push_str(&body);
+        StatusCode::NO_CONTENT
+    };
+    let app = Router::new().route("/api/v2/write", post(answer));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+    let url = format!("http://{}", listener.local_addr()?);
+    tokio::spawn(async move { axum::serve(listener, app).await });
+    Ok((url, written))
+}
+
+#[tokio::test]
+async fn a_line_that_the_store_fails_on_is_rejected_alone() -> Result<(), Failure> {
+    let (url, written) = failing_on(&["poison"]).await?;
+    let (sink, _task) = v2_sink(&url, quick())?;
+    let bad = Lines::from_text("m,id=2 v=1 1\npoison v=1 1\nm,id=2 v=2 2\n".to_owned());
+    let (good, bad) = (sink.submit(lines(1, 20)).await?, sink.submit(bad).await?);
+    let Outcome::Rejected(rejected) = bad.await else { return Err("not rejected".into()) };
+    assert_eq!(rejected.len(), 1, "{rejected:?}");
+    assert_eq!(rejected[0].line, "poison v=1 1");
+    assert!(rejected[0].reason.contains("500"), "{rejected:?}");
+    assert_eq!(good.await, Outcome::Written);
+    let text = written.lock().map_err(|_| "poisoned")?.clone();
+    assert_eq!(text.lines().filter(|line| line.starts_with("m,id=1")).count(), 20, "{text}");
+    assert_eq!(text.lines().filter(|line| line.starts_with("m,id=2")).count(), 2, "{text}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_store_that_fails_on_everything_drops_nothing() -> Result<(), Failure> {
+    let (url, _) = failing_on(&["="]).await?;
+    let (sink, _task) = v2_sink(&url, quick())?;
+    let waiting = sink.submit(lines(1, 20)).await?;
+    let tried = || sink.counters().snapshot().retries >= 12;
+    assert!(wait_for(Duration::from_secs(20), tried).await);
+    assert_eq!(sink.counters().snapshot().lines_rejected, 0);
+    drop(waiting);
+    Ok(())
+}
+
+fn v2_sink(url: &str, settings: SinkSettings) -> Result<(MetricSink, SinkTask), Failure> {
+    support::install_crypto();
+    let store = StoreSettings { api: Api::V2, ..StoreSettings::new(url, "metrics") };
+    Ok(MetricSink::start(Arc::new(InfluxClient::new(store)?), settings))
+}
+
+#[tokio::test]
+async fn nothing_is_dropped_while_the_store_says_not_now() -> Result<(), Failure> {
+    // What the store says, and how long the sink must wait at least.
+    let cases: &[(&'static [(u16, &'static str)], u64)] = &[
+        (&[(429, "1")], 1000),
+        (&[(503, "1"), (503, "")], 1000),
+        (&[(500, ""), (502, ""), (504, "")], 30),
+        (&[(401, ""), (403, ""), (404, "")], 30),
+    ];
+    for (answers, at_least) in cases {
+        let (url, asked) = fake(answers).await?;
+        let (sink, task) = v2_sink(&url, quick())?;
+        let start = Instant::now();
+        assert_eq!(sink.submit(lines(1, 1)).await?.await, Outcome::Written, "{answers:?}");
+        assert!(start.elapsed() >= Duration::from_millis(*at_least), "{answers:?}");
+        assert_eq!(asked.load(Ordering::SeqCst), answers.len() + 1);
+        assert_eq!(sink.counters().snapshot().retries, answers.len() as u64);
+        assert!(task.drain(Duration::from_secs(1)).await);
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_api_is_chosen_by_the_stores_version() -> Result<(), Failure> {
+    // What the store says of itself (header of /ping, body of /health), and the write it then gets.
+    let v1 = "/write?db=metrics&precision=u&rp=week Basic dXNlcjpwYXNz gzip";
+    let v2 = "/api/v2/write?bucket=metrics&precision=us&org=plant Token secret gzip";
+    for (ping, health, expected) in [
+        ("1.8.10", "", v1),
+        ("v2.7.1", "", v2),
+        ("3.1.0", "", v2),
+        ("", r#"{"name":"influxdb","version":"v2.0.4"}"#, v2),
+    ] {
+        let (requests, mut received) = tokio::sync::mpsc::unbounded_channel();
+        let app = Router::new()
+            .route(
+                "/ping",
+                get(move || async move { (StatusCode::OK, [("x-influxdb-version", ping)]) }),
+            )
+            .route("/health", get(move || async move { health }))
+            .fallback(move |uri: axum::http::Uri, headers: HeaderMap| async move {
+                let header = |name: &str| {
+                    headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or_default().to_owned()
+                };
+                let request =
+                    format!("{uri} {} {}", header("authorization"), header("content-encoding"));
+                let _ = requests.send(request);
+                StatusCode::NO_CONTENT
+            });
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+        let url = format!("http://{}", listener.local_addr()?);
+        tokio::spawn(async move { axum::serve(listener, app).await });
+        support::install_crypto();
+        let settings = StoreSettings {
+            user: (expected == v1).then(|| "user".to_owned()),
+            password: Some("pass".to_owned()),
+            token: (expected == v2).then(|| "secret".to_owned()),
+            org: Some("plant".to_owned()),
+            retention_policy: Some("week".to_owned()),
+            gzip: true,
+            ..StoreSettings::new(&url, "metrics")
+        };
+        assert!(!format!("{settings:?}").contains("secret"));
+        let client = InfluxClient::new(settings)?;
+        let body = client.pack(b"m v=1 1\n".to_vec());
+        assert_eq!(client.write(body).await, Answer::Written, "{ping} {health}");
+        assert_eq!(received.recv().await.as_deref(), Some(expected), "{ping} {health}");
+    }
+    assert!(!StoreSettings::new("http://[::1]:8086", "m").gzip);
+    assert!(StoreSettings::new("https://store.example:8086", "m").gzip);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_stop_writes_what_was_handed_in_or_says_that_it_did_not() -> Result<(), Failure> {
+    let (url, _) = fake(&[]).await?;
+    // The linger is cut short by the stop.
+    let (sink, task) = v2_sink(&url, SinkSettings { linger: Duration::from_secs(60), ..quick() })?;
+    let completion = sink.submit(lines(1, 10)).await?;
+    let start = Instant::now();
+    assert!(task.drain(Duration::from_secs(10)).await);
+    assert!(start.elapsed() < Duration::from_secs(5));
+    assert_eq!(completion.await, Outcome::Written);
+    assert!(sink.submit(lines(2, 1)).await.is_err());
+
+    let (sink, task) = v2_sink("http://127.0.0.1:1", quick())?;
+    let completion = sink.submit(lines(1, 10)).await?;
+    assert!(!task.drain(Duration::from_millis(200)).await);
+    assert_eq!(completion.await, Outcome::Abandoned);
+    assert_eq!(sink.counters().snapshot().bytes_held, 0);
+    assert_eq!(sink.counters().snapshot().requests_in_flight, 0);
+    assert!(sink.submit(lines(2, 1)).await.is_err());
+    Ok(())
+}
+
+#[tokio::test]
+async fn settings_that_cannot_work_are_refused() {
+    support::install_crypto();
+    for url in ["", "localhost:8086", "ftp://x", "http://"] {
+        let error = InfluxClient::new(StoreSettings::new(url, "metrics"));
+        assert!(error.is_err_and(|error| error.to_string().contains("http://host:8086")), "{url}");
+    }
+}

@@ -221,7 +221,8 @@ async fn a_clock_that_is_wrong_by_years_still_gets_in_and_is_shown() {
         agent.start();
         let path = format!("/api/v1/devices/{name}");
         let shown = wait::until("its figures, and how wrong its clock is", PATIENCE, || async {
-            let shown = system.api.get(&path).await;
+            // The read model may not know it yet.
+            let (_, shown) = system.api.send(reqwest::Method::GET, &path, None).await;
             let is_known = shown["metrics"]["clock_skew_us"].is_number();
             (shown["status"] == "online" && is_known).then_some(shown)
         })

@@ -117,6 +117,8 @@ async fn a_live_stream_misses_nothing_and_resumes() {
     let id = world.register("robot", &[]).await; // 1, 2
     world.enroll(id).await; // 3
     let other = world.register("other", &[]).await; // 4, 5
+    // Its name is looked up in the read model.
+    world.wait("/api/v1/devices/other", |_| true).await;
     let writer = async {
         for seq in 1..=600 {
             world.report(id, seq, inventory("Debian")).await; // 6 to 605

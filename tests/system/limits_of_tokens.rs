@@ -139,6 +139,25 @@ async fn a_revoked_device_does_not_come_back_with_its_key_and_a_generic_token() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_enrollment_request_of_a_revoked_device_is_no_way_back() {
+    let system = System::start().await;
+    let api = &system.api;
+    let any = token(api, json!({"uses": 5})).await;
+    let (key, nats_key) = (SigningKey::from_seed(&rand::random()), nkeys::KeyPair::new_user());
+    let body = muster_tests::sim::enroll_body(&key, &nats_key, &any, "replayed");
+    let machine = api.with_token("");
+    let enroll = async || machine.send(Method::POST, "/api/v1/device/enroll", Some(&body)).await;
+    let (code, joined) = enroll().await;
+    assert_eq!(code, 201, "{joined}");
+    // The answer may have been lost: the same request gets the same device.
+    assert_eq!(enroll().await.1["device"], joined["device"]);
+    let id = joined["device"].as_str().unwrap();
+    api.post(&format!("/api/v1/devices/{id}/revoke"), &json!({})).await;
+    let (code, refused) = enroll().await;
+    assert_eq!(code, 403, "{refused}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_machine_brings_only_the_labels_that_its_token_allows() {
     let system = System::start().await;
     let api = &system.api;

@@ -43,6 +43,8 @@ const IDLE: Duration = Duration::from_secs(3600);
 /// So often something is said that the servers can see: pings are seen by the broker alone, and who
 /// is not heard for a minute counts as offline, however rarely it measures.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(20);
+/// Minimum interval between log lines about messages that are ignored.
+const LOG_INTERVAL: Duration = Duration::from_secs(60);
 /// A renewal that failed is tried again after this.
 const RENEW_AGAIN: Duration = Duration::from_secs(60);
 
@@ -61,6 +63,24 @@ struct Driver<'a> {
     farewell: Option<String>,
     /// Was a hello of this connection answered? Before that no order is taken.
     is_greeted: bool,
+    ignored: Ignored,
+}
+
+/// Messages that the servers did not sign, or that cannot be read: counted, and logged once a minute.
+#[derive(Default)]
+struct Ignored {
+    count: u64,
+    logged: Option<Instant>,
+}
+
+impl Ignored {
+    fn note(&mut self, kind: &str, problem: &str) {
+        self.count += 1;
+        if self.logged.is_none_or(|at| at.elapsed() >= LOG_INTERVAL) {
+            tracing::warn!(kind, problem, messages = self.count, "messages were ignored");
+            *self = Self { count: 0, logged: Some(Instant::now()) };
+        }
+    }
 }
 
 /// Drives a connection until it ends.
@@ -75,8 +95,16 @@ pub(super) async fn drive(
     let client = publisher.client().clone();
     let subjects = DeviceSubjects::new(&shared.identity.project, shared.identity.device);
     session.connected(Instant::now());
-    let driver =
-        Driver { shared, session, client, publisher, subjects, farewell: None, is_greeted: false };
+    let driver = Driver {
+        shared,
+        session,
+        client,
+        publisher,
+        subjects,
+        farewell: None,
+        is_greeted: false,
+        ignored: Ignored::default(),
+    };
     driver.run(events, credentials).await.unwrap_or_else(lost)
 }
 
@@ -234,7 +262,7 @@ impl Driver<'_> {
         let ack: Ack = match codec::decode(payload) {
             Ok(ack) => ack,
             Err(error) => {
-                tracing::warn!(%error, "an ack that cannot be read was ignored");
+                self.ignored.note("ack", &error.to_string());
                 return Ok(());
             }
         };
@@ -289,7 +317,7 @@ impl Driver<'_> {
             Some(_) => Err("this agent does not know its kind".to_owned()),
         };
         if let Err(problem) = outcome {
-            tracing::warn!(kind = kind.unwrap_or("config"), problem, "a command was ignored");
+            self.ignored.note(kind.unwrap_or("config"), &problem);
         }
     }
 

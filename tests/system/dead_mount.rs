@@ -112,18 +112,17 @@ fn background(system: &System, args: &[&str]) -> Child {
         .unwrap()
 }
 
-/// Can this process mount a file system? Otherwise the test says that it is skipped.
+/// Why the tests are skipped.
+const SKIPPED: &str = "skipped: to mount a file system needs root and /dev/fuse";
+
 fn can_mount() -> bool {
-    let can = nix::unistd::Uid::effective().is_root() && Path::new("/dev/fuse").exists();
-    if !can {
-        eprintln!("skipped: to mount a file system needs root and /dev/fuse");
-    }
-    can
+    nix::unistd::Uid::effective().is_root() && Path::new("/dev/fuse").exists()
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_file_system_that_does_not_answer_holds_up_nothing_else() {
     if !can_mount() {
+        eprintln!("{SKIPPED}");
         return;
     }
     let robot = Robot::start("").await;
@@ -192,6 +191,7 @@ async fn a_file_system_that_does_not_answer_holds_up_nothing_else() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_agent_stops_and_starts_again_beside_a_dead_file_system() {
     if !can_mount() {
+        eprintln!("{SKIPPED}");
         return;
     }
     let mut robot = Robot::start("").await;

@@ -51,6 +51,10 @@ const JWT_LIFE: std::time::Duration = std::time::Duration::from_secs(3600);
 /// Runs the roles until Ctrl-C or SIGTERM.
 pub(crate) async fn run_until_signal(options: ServeOptions) -> Result<()> {
     use tokio::signal::unix::{SignalKind, signal};
+    // Each connection of a client is an open file, and so are those to the database and the broker.
+    if let Err(error) = muster_backing::file_limit::raise() {
+        tracing::warn!(%error, "the limit of open files cannot be raised");
+    }
     let stop = CancellationToken::new();
     let mut terminate = signal(SignalKind::terminate())?;
     let stopping = stop.clone();

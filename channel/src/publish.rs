@@ -16,7 +16,7 @@ use bytes::Bytes;
 use futures::StreamExt;
 use muster_schemas::wire::MESSAGE_ID_HEADER;
 use tokio::sync::oneshot;
-use tokio::task::AbortHandle;
+use tokio_util::task::AbortOnDropHandle;
 
 /// The broker did not confirm a message.
 #[derive(Debug, thiserror::Error)]
@@ -37,16 +37,7 @@ pub struct Publisher {
     client: Client,
     waiting: Waiting,
     timeout: Duration,
-    _reader: Arc<AbortOnDrop>,
-}
-
-#[derive(Debug)]
-struct AbortOnDrop(AbortHandle);
-
-impl Drop for AbortOnDrop {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
+    _reader: Arc<AbortOnDropHandle<()>>,
 }
 
 /// Removes an id when its confirmation is no longer awaited.
@@ -74,7 +65,7 @@ impl Publisher {
         let subscriber = client.subscribe(stored).await?;
         let waiting = Waiting::default();
         let reader = tokio::spawn(read(subscriber, Arc::clone(&waiting)));
-        let reader = Arc::new(AbortOnDrop(reader.abort_handle()));
+        let reader = Arc::new(AbortOnDropHandle::new(reader));
         Ok(Self { client, waiting, timeout, _reader: reader })
     }
 
@@ -127,7 +118,7 @@ async fn read(mut subscriber: Subscriber, waiting: Waiting) {
         let Some(id) = id.and_then(|id| id.as_str().parse().ok()) else { continue };
         let confirm = waiting.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
         if let Some(confirm) = confirm {
-            // Whoever waited may have given up.
+            // The wait may have timed out already.
             confirm.send(()).ok();
         }
     }

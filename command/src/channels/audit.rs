@@ -81,7 +81,10 @@ impl Session {
     /// the caller then ends the session, which is the safe side.
     pub(super) async fn was_opened_by_its_actor(&self) -> bool {
         match self.service.log.read_stream(&self.project, &self.stream()).await {
-            Ok(stored) => stored.first().is_none_or(|first| first.actor == self.actor),
+            Ok(stored) => {
+                let stored = self.service.log.authentic(&self.project, stored).await;
+                stored.first().is_none_or(|first| first.actor == self.actor)
+            }
             Err(error) => {
                 tracing::warn!(session = %self.id, %error, "failed to read who opened a session");
                 true

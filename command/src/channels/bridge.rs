@@ -81,7 +81,7 @@ struct Outcome {
 impl Outcome {
     /// What a client is told: a shell that was only left is there, and can be attached again.
     const fn code(&self, is_shell: bool) -> CloseCode {
-        match (is_shell, self.ended, self.is_unrecorded || self.is_revoked) {
+        match (is_shell, self.ended, self.is_unrecorded) {
             _ if self.is_revoked => close_code::POLICY,
             (true, None, false) => close_code::RESTART,
             _ => close_code::NORMAL,
@@ -105,7 +105,7 @@ pub async fn bridge_shell(
     let opened = json!({"type": "opened", "session": session.id, "device": session.device});
     let work = Work { opened, watch, is_shell: true };
     let outcome = carry(socket, channel, &work, recorder, &session).await;
-    // Nobody goes on in it unseen, nor does what a revoked token has started on the device.
+    // An unrecorded shell must not continue, nor a shell that a revoked token has opened.
     if outcome.is_unrecorded || (outcome.is_revoked && session.was_opened_by_its_actor().await) {
         end(&session).await;
     }

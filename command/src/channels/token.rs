@@ -3,8 +3,6 @@
 use std::time::Duration;
 
 use muster_api::auth::{ApiTokenState, Permission};
-use muster_eventlog::StoreError;
-use muster_schemas::events::EventError;
 use muster_schemas::{ProjectId, StreamName, TokenId};
 
 use super::audit::Session;
@@ -74,10 +72,7 @@ impl Token {
             let stored = log.authentic(&project, stored).await;
             let mut state = ApiTokenState::default();
             for event in &stored {
-                let decoded = event.event().map_err(|error: EventError| {
-                    StoreError::Corrupt(format!("stream {}: {error}", self.stream))
-                })?;
-                state = state.evolve(&decoded, event.recorded_at);
+                state = state.evolve(&event.event()?, event.recorded_at);
             }
             self.known = Some((project, version, state));
             return Ok(());

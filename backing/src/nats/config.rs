@@ -15,7 +15,7 @@ const PING_MAX: u32 = 2;
 
 /// Oldest accepted version. Before 2.12.8 a device can publish on any subject by the header
 /// `Nats-Trace-Dest`.
-pub(super) const OLDEST: Version = (2, 14);
+pub const OLDEST: (u32, u32) = (2, 14);
 
 /// The ports that were chosen for this start.
 #[derive(Debug, Clone, Copy)]

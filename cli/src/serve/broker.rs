@@ -11,9 +11,6 @@ use tokio_util::sync::CancellationToken;
 
 use super::{ServeOptions, patience};
 
-/// Oldest accepted nats-server, as for those that muster starts itself.
-const OLDEST_BROKER: (i64, i64) = (2, 14);
-
 /// A role's connection to the servers' account.
 pub(super) async fn connect(
     options: &ServeOptions,
@@ -51,9 +48,9 @@ async fn open(
     let client = client.await.with_context(|| {
         format!("cannot connect to the broker at {}", options.nats_urls.join(", "))
     })?;
-    let (major, minor) = OLDEST_BROKER;
+    let (major, minor) = muster_backing::nats::OLDEST;
     anyhow::ensure!(
-        client.is_server_compatible(major, minor, 0),
+        client.is_server_compatible(major.into(), minor.into(), 0),
         "the broker is nats-server {}, and muster needs {major}.{minor} or newer: in older ones a \
          device can reach other devices; update the broker",
         client.server_info().version

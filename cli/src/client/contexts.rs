@@ -95,10 +95,10 @@ pub(crate) fn remember_local(url: &str, token: &str, ca: &Path) -> Result<Rememb
 /// The name of this data folder's context: the one that it has, or the first that is free. One whose
 /// CA is gone is free.
 fn local_name(contexts: &Contexts, ca: &Path) -> String {
-    let names = std::iter::once(LOCAL.to_owned()).chain((2..).map(|n| format!("{LOCAL}-{n}")));
+    let mut names = std::iter::once(LOCAL.to_owned()).chain((2..).map(|n| format!("{LOCAL}-{n}")));
     let is_ours = |name: &String| {
         contexts.contexts.get(name).is_none_or(|known| {
-            known.ca.as_deref().is_none_or(|known| known == ca || !known.exists())
+            known.ca.as_deref().is_some_and(|known| known == ca || !known.exists())
         })
     };
     let own = contexts
@@ -107,7 +107,7 @@ fn local_name(contexts: &Contexts, ca: &Path) -> String {
         .find(|(name, known)| name.starts_with(LOCAL) && known.ca.as_deref() == Some(ca));
     match own {
         Some((name, _)) => name.clone(),
-        None => names.into_iter().find(is_ours).unwrap_or_else(|| LOCAL.to_owned()),
+        None => names.find(is_ours).unwrap_or_else(|| LOCAL.to_owned()),
     }
 }
 
@@ -137,5 +137,9 @@ mod tests {
         // The first folder was removed: its name is free again.
         std::fs::remove_file(&first).unwrap();
         assert_eq!(remember(&third), "local");
+        // One that a person has added for a server with a public certificate is left alone.
+        let context = Context { url: String::new(), token: String::new(), ca: None };
+        let contexts = Contexts { contexts: [("local".to_owned(), context)].into(), current: None };
+        assert_eq!(local_name(&contexts, &third), "local-2");
     }
 }

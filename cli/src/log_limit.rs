@@ -96,7 +96,7 @@ where
         writer: Writer<'_>,
         event: &Event<'_>,
     ) -> fmt::Result {
-        // Lines for developers are written only where somebody has asked for them.
+        // Debug and trace lines are off unless RUST_LOG asks for them.
         let is_for_developers = *event.metadata().level() > Level::INFO;
         if is_for_developers || self.limit.admits(event.metadata(), Instant::now()) {
             self.inner.format_event(context, writer, event)

@@ -143,7 +143,7 @@ impl Terminal {
     /// Starts a shell as this user, or a line for it.
     ///
     /// # Errors
-    /// Why not, in words.
+    /// The reason why no shell was started, as text.
     pub(super) async fn open(
         user: &RunAs,
         line: Option<&str>,

@@ -155,7 +155,7 @@ async fn streams(intake: &Intake, listener: &UnixListener) {
                 Ok((stream, _)) if open.len() < STREAMS => open.push(Box::pin(lines(intake, stream))),
                 Ok((stream, _)) => {
                     intake.drop_one(Cause::Streams);
-                    // Whoever reads its end learns why.
+                    // A client that reads its stream to the end sees the reason.
                     let words = format!("muster-agent: {STREAMS} streams are open already\n");
                     let _ = stream.try_write(words.as_bytes());
                 }

@@ -37,7 +37,7 @@ fn watchdog() -> Option<(UnixDatagram, Duration)> {
         _ => SocketAddr::from_pathname(&path),
     };
     let socket = UnixDatagram::unbound().ok()?;
-    // The agent waits for nobody, systemd included.
+    // A send must never block the main loop.
     socket.set_nonblocking(true).ok()?;
     socket.connect_addr(&address.ok()?).ok()?;
     Some((socket, Duration::from_micros(micros)))

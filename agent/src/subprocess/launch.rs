@@ -147,7 +147,7 @@ fn try_become(
         })?;
     }
     if let Some((folder, error)) = denied {
-        // Some file systems let in their own user and not root.
+        // Some file systems grant access to their own user and not to root.
         std::env::set_current_dir(&folder).map_err(|_| {
             LaunchError::Failed(format!("the folder '{folder}' cannot be entered: {error}"))
         })?;

@@ -16,7 +16,7 @@ pub(super) fn v1(dir: &Path, port: u16, auth: Auth) -> String {
         r#"# Written by muster at every start.
 reporting-disabled = true
 # The port for backups asks for no password and cannot be turned off. A TCP socket can be bound to
-# this multicast address, and the kernel connects nobody to it.
+# this multicast address, and the kernel refuses connections to it.
 bind-address = "{UNREACHABLE}:0"
 
 [meta]

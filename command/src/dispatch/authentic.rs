@@ -1,5 +1,5 @@
 //! Checks the list of open runs against the log before an order is signed: the list is a table, and
-//! whoever can write that must not command devices. Nothing is sent or appended here.
+//! write access to a table must not be enough to command devices. Nothing is sent or appended here.
 
 use std::collections::{HashMap, HashSet};
 

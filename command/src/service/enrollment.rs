@@ -202,10 +202,10 @@ impl Service {
         done
     }
 
-    /// Who the machine will be: whoever the token was made for; whoever its old key proves it to
-    /// be; whoever was made known with its key, unless that device was revoked. Somebody new otherwise, who waits for an operator when
-    /// the token says so, or when a device with that machine id or network card is there: no secret,
-    /// so no proof.
+    /// The device that the machine becomes: the one that the token was made for, the one that its
+    /// previous key proves, or the one that was registered with its key, unless that was revoked.
+    /// Otherwise a new device, which waits for an operator when the token says so, or when a device
+    /// with that machine id or network card is there: those are no secrets, so they prove nothing.
     async fn who(&self, token: &EnrollmentToken, proved: &Proved) -> Result<Who, ServiceError> {
         let project = &proved.token.project;
         let created = token.created.as_ref();

@@ -26,15 +26,22 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Json<T> {
                 "the body must be JSON: send the header Content-Type: application/json",
             ));
         }
-        let bytes = Bytes::from_request(request, state).await.map_err(|rejection| {
-            if rejection.status() == Kind::TooLarge.status() {
-                Problem::new(Kind::TooLarge, "the body is larger than is taken here")
-            } else {
-                Problem::field("body", "could not be read whole", None)
-            }
-        })?;
-        parse(&bytes).map(Self)
+        parse(&read_body(request, state).await?).map(Self)
     }
+}
+
+/// Reads a whole body, up to the router's limit.
+pub(crate) async fn read_body<S: Send + Sync>(
+    request: Request,
+    state: &S,
+) -> Result<Bytes, Problem> {
+    Bytes::from_request(request, state).await.map_err(|rejection| {
+        if rejection.status() == Kind::TooLarge.status() {
+            Problem::new(Kind::TooLarge, "the body is larger than is taken here")
+        } else {
+            Problem::field("body", "could not be read whole", None)
+        }
+    })
 }
 
 impl<T: Serialize> IntoResponse for Json<T> {

@@ -2,15 +2,20 @@
 //!
 //! The key becomes the append's id, and the event log keeps those for a day. Who asks, and for
 //! what, is part of the id, so one client's key means nothing to another, and the same key on
-//! another path is another request. The body is not part of it: a key used again with another
-//! body gets the first result.
+//! another path is another request. The body is not part of the id: the log keeps its hash beside the
+//! id, and a key that is used again with another body is refused with 422.
 
-use axum::extract::FromRequestParts;
+use axum::body::Body;
+use axum::extract::{FromRequestParts, Request};
 use axum::http::request::Parts;
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use muster_schemas::Hash;
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use crate::auth::Principal;
+use crate::body::read_body;
 use crate::problem::Problem;
 
 /// The header's name.
@@ -22,6 +27,36 @@ const RULE: &str = "must be 1 to 200 visible ASCII characters";
 pub struct IdempotencyKey {
     key: Option<String>,
     request: String,
+    body_hash: Option<Hash>,
+}
+
+/// Hash of a request's body; set by [`hash_body`].
+#[derive(Clone, Copy, Debug)]
+struct BodyHash(Hash);
+
+/// Middleware: hashes the body of a request that carries an `Idempotency-Key`. JSON is hashed by its
+/// values: neither white space nor the order of fields makes another body.
+pub async fn hash_body(request: Request, next: Next) -> Response {
+    if !request.headers().contains_key(HEADER) {
+        return next.run(request).await;
+    }
+    let (mut parts, body) = request.into_parts();
+    let bytes = match read_body(Request::from_parts(parts.clone(), body), &()).await {
+        Ok(bytes) => bytes,
+        Err(problem) => return problem.into_response(),
+    };
+    parts.extensions.insert(BodyHash(hash_of(&bytes)));
+    next.run(Request::from_parts(parts, Body::from(bytes))).await
+}
+
+fn hash_of(body: &[u8]) -> Hash {
+    match serde_json::from_slice::<serde_json::Value>(body) {
+        Ok(mut value) => {
+            value.sort_all_objects();
+            Hash::of(value.to_string().as_bytes())
+        }
+        Err(_) => Hash::of(body),
+    }
 }
 
 impl IdempotencyKey {
@@ -44,6 +79,12 @@ impl IdempotencyKey {
         uuid::Builder::from_custom_bytes(id).into_uuid()
     }
 
+    /// Hash of the body that came with the key; `None` without a key.
+    #[must_use]
+    pub const fn request_hash(&self) -> Option<Hash> {
+        self.body_hash
+    }
+
     /// Was a key sent?
     #[must_use]
     pub const fn is_given(&self) -> bool {
@@ -56,7 +97,8 @@ impl IdempotencyKey {
 #[into_params(parameter_in = Header)]
 #[expect(dead_code, reason = "describes what `IdempotencyKey` reads")]
 pub struct IdempotencyParam {
-    /// A retry with the same key gets the first answer.
+    /// A retry with the same key gets the first answer. The same key with another body is refused
+    /// with 422. Keys are kept for a day.
     #[param(
         rename = "Idempotency-Key", value_type = String, required = false,
         pattern = "^[!-~]+$", min_length = 1, max_length = 200
@@ -87,7 +129,11 @@ impl<S: Send + Sync> FromRequestParts<S> for IdempotencyKey {
         // The query names the project; what is before the path depends on the version of HTTP.
         let place = parts.uri.path_and_query().map_or(parts.uri.path(), |place| place.as_str());
         let request = format!("{} {place}", parts.method);
-        Ok(Self { key, request })
+        let body_hash = match (&key, parts.extensions.get::<BodyHash>()) {
+            (Some(_), Some(BodyHash(hash))) => Some(*hash),
+            _ => None,
+        };
+        Ok(Self { key, request, body_hash })
     }
 }
 

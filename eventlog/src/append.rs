@@ -97,6 +97,8 @@ pub struct Append {
     /// Makes a retry safe: an append with an id that was committed gets the first result again.
     /// Kept for at least a day. A device's reports need none: their `seq` says it.
     pub append_id: Option<Uuid>,
+    /// Hash of the request that `append_id` belongs to: the same id with another hash is refused.
+    pub request_hash: Option<Hash>,
     /// Who caused this: `token:<id>`, `device:<id>`, `role:ingest` …
     pub actor: String,
     /// The request that this belongs to.
@@ -113,6 +115,7 @@ impl Append {
     pub fn by(actor: impl Into<String>) -> Self {
         Self {
             append_id: None,
+            request_hash: None,
             actor: actor.into(),
             correlation: None,
             causation: None,
@@ -165,6 +168,20 @@ pub struct Appended {
     pub last: u64,
     /// When it was recorded, by PostgreSQL's clock.
     pub recorded_at: Timestamp,
+    /// Hash of the request that made it, if that had one.
+    pub request_hash: Option<Hash>,
+}
+
+impl Appended {
+    /// Whether a request with this hash may be answered with this result. Without a hash on either
+    /// side the append id alone decides.
+    #[must_use]
+    pub fn belongs_to(&self, request_hash: Option<Hash>) -> bool {
+        match (self.request_hash, request_hash) {
+            (Some(stored), Some(sent)) => stored == sent,
+            _ => true,
+        }
+    }
 }
 
 /// Why nothing of an append is in the log.
@@ -186,6 +203,9 @@ pub enum AppendError {
         /// The stream.
         stream: StreamName,
     },
+    /// The append id belongs to a request with another hash.
+    #[error("the append id was used for another request")]
+    IdReused,
     /// Another process holds the lease under which this was read.
     #[error("the lease on {0} was lost")]
     Fenced(String),

@@ -295,7 +295,7 @@ impl EventLog {
         let row = client
             .query_opt(
                 "SELECT first_position, last_position,
-                        (extract(epoch FROM recorded_at) * 1000000)::bigint
+                        (extract(epoch FROM recorded_at) * 1000000)::bigint, request_hash
                  FROM appends WHERE project = $1 AND append_id = $2",
                 &[&project.as_str(), &append_id],
             )
@@ -305,6 +305,7 @@ impl EventLog {
             first: row.get::<_, i64>(0).unsigned_abs(),
             last: row.get::<_, i64>(1).unsigned_abs(),
             recorded_at: Timestamp(row.get(2)),
+            request_hash: row.get::<_, Option<&[u8]>>(3).and_then(Hash::from_slice),
         }))
     }
 

@@ -31,6 +31,11 @@ impl From<AppendError> for Problem {
                     "{error}: something else changed it in the meantime; read it again, then try again"
                 ),
             ),
+            AppendError::IdReused => Self::new(
+                Kind::IdempotencyKeyReused,
+                "this Idempotency-Key was used for a request with another body; send a new key with \
+                 each new request, and the same body with each retry",
+            ),
             AppendError::Closed { .. } => Self::new(Kind::Gone, error.to_string()),
             AppendError::NoProject(_) => Self::not_found(error.to_string()),
             AppendError::Fenced(_) => Self::internal(&error),

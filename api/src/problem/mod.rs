@@ -43,6 +43,8 @@ pub enum Kind {
     UnsupportedMediaType,
     /// The answer would be too large.
     TooMuch,
+    /// The `Idempotency-Key` was used for a request with another body.
+    IdempotencyKeyReused,
     /// Too many requests.
     TooManyRequests,
     /// The server failed.
@@ -90,6 +92,11 @@ impl Kind {
             Self::TooMuch => {
                 ("too-much", "The answer would be too large", StatusCode::UNPROCESSABLE_ENTITY)
             }
+            Self::IdempotencyKeyReused => (
+                "idempotency-key-reused",
+                "Idempotency key reused",
+                StatusCode::UNPROCESSABLE_ENTITY,
+            ),
             Self::TooManyRequests => {
                 ("too-many-requests", "Too many requests", StatusCode::TOO_MANY_REQUESTS)
             }

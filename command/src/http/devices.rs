@@ -118,8 +118,8 @@ pub(super) async fn change_device(
     if_match: IfMatch,
     Json(body): Json<ChangeDevice>,
 ) -> Result<(HeaderMap, axum::Json<WriteResult>), Problem> {
-    let device = state.service.resolve_device(&scope.project, &device).await?;
     let request = request(&scope.principal, scope.project, &key, &if_match);
+    let device = state.service.requested_device(&request, &device).await?;
     let changes = DeviceChanges { name: body.name, labels: body.labels };
     let written = state.service.change_device(&request, device, changes).await?;
     Ok((headers(written), axum::Json(written.into())))
@@ -169,8 +169,8 @@ pub(super) async fn set_device_config(
     if_match: IfMatch,
     Json(body): Json<SetConfig>,
 ) -> Result<(HeaderMap, axum::Json<WriteResult>), Problem> {
-    let device = state.service.resolve_device(&scope.project, &device).await?;
     let request = request(&scope.principal, scope.project, &key, &if_match);
+    let device = state.service.requested_device(&request, &device).await?;
     let written = state.service.set_config(&request, device, body.vars).await?;
     Ok((headers(written), axum::Json(written.into())))
 }
@@ -197,8 +197,8 @@ pub(super) async fn delete_device(
     key: IdempotencyKey,
     if_match: IfMatch,
 ) -> Result<(HeaderMap, axum::Json<WriteResult>), Problem> {
-    let device = state.service.resolve_device(&scope.project, &device).await?;
     let request = request(&scope.principal, scope.project, &key, &if_match);
+    let device = state.service.requested_device(&request, &device).await?;
     let written = state.service.delete_device(&request, device).await?;
     Ok((headers(written), axum::Json(written.into())))
 }

@@ -78,12 +78,12 @@ pub(super) async fn accept_device(
     if_match: IfMatch,
     Json(body): Json<AcceptDevice>,
 ) -> Result<(HeaderMap, axum::Json<WriteResult>), Problem> {
-    let device = state.service.resolve_device(&scope.project, &device).await?;
+    let request = request(&scope.principal, scope.project, &key, &if_match);
+    let device = state.service.requested_device(&request, &device).await?;
     let replaces = match &body.replaces {
-        Some(other) => Some(state.service.resolve_device(&scope.project, other).await?),
+        Some(other) => Some(state.service.resolve_device(&request.project, other).await?),
         None => None,
     };
-    let request = request(&scope.principal, scope.project, &key, &if_match);
     let written = state.service.accept_device(&request, device, replaces).await?;
     Ok((headers(written), axum::Json(written.into())))
 }
@@ -111,8 +111,8 @@ pub(super) async fn reject_device(
     Json(body): Json<KeepOut>,
 ) -> Result<(HeaderMap, axum::Json<WriteResult>), Problem> {
     let reason = body.checked()?;
-    let device = state.service.resolve_device(&scope.project, &device).await?;
     let request = request(&scope.principal, scope.project, &key, &if_match);
+    let device = state.service.requested_device(&request, &device).await?;
     let written = state.service.reject_device(&request, device, reason).await?;
     Ok((headers(written), axum::Json(written.into())))
 }
@@ -142,8 +142,8 @@ pub(super) async fn rotate_device_key(
     if_match: IfMatch,
     Json(RotateKey {}): Json<RotateKey>,
 ) -> Result<(HeaderMap, axum::Json<WriteResult>), Problem> {
-    let device = state.service.resolve_device(&scope.project, &device).await?;
     let request = request(&scope.principal, scope.project, &key, &if_match);
+    let device = state.service.requested_device(&request, &device).await?;
     let written = state.service.rotate_device_key(&request, device).await?;
     Ok((headers(written), axum::Json(written.into())))
 }
@@ -174,8 +174,8 @@ pub(super) async fn revoke_device(
     Json(body): Json<KeepOut>,
 ) -> Result<(HeaderMap, axum::Json<WriteResult>), Problem> {
     let reason = body.checked()?;
-    let device = state.service.resolve_device(&scope.project, &device).await?;
     let request = request(&scope.principal, scope.project, &key, &if_match);
+    let device = state.service.requested_device(&request, &device).await?;
     let written = state.service.revoke_device(&request, device, reason).await?;
     Ok((headers(written), axum::Json(written.into())))
 }

@@ -14,7 +14,9 @@ mod uploads;
 
 use axum::extract::FromRef;
 use axum::http::HeaderMap;
+use axum::middleware::from_fn;
 use muster_api::auth::Principal;
+use muster_api::idempotency::hash_body;
 use muster_api::{ApiState, IdempotencyKey, IfMatch, etag, position_header};
 use muster_schemas::ProjectId;
 use serde::Serialize;
@@ -71,12 +73,18 @@ fn request(
         IfMatch::Absent | IfMatch::Any => None,
         IfMatch::Versions(versions) => Some(versions.clone()),
     };
-    Request { project, actor: principal.actor(), append_id: key.append_id(principal), versions }
+    Request {
+        project,
+        actor: principal.actor(),
+        append_id: key.append_id(principal),
+        request_hash: key.request_hash(),
+        versions,
+    }
 }
 
 /// All routes of the write side, with their description.
 pub fn router(api: ApiState, service: Service) -> OpenApiRouter {
-    routes().with_state(CommandState { api, service })
+    routes().layer(from_fn(hash_body)).with_state(CommandState { api, service })
 }
 
 /// The write side's part of the OpenAPI document.

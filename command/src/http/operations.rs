@@ -381,8 +381,8 @@ pub(super) async fn cancel_run(
     Query(NoParams {}): Query<NoParams>,
     key: IdempotencyKey,
 ) -> Result<(HeaderMap, axum::Json<WriteResult>), Problem> {
-    let device = state.service.resolve_device(&scope.project, &device).await?;
     let request = request(&scope.principal, scope.project, &key, &IfMatch::Absent);
+    let device = state.service.requested_device(&request, &device).await?;
     let written = state.service.cancel_run(&request, operation, device).await?;
     Ok((headers(written), axum::Json(written.into())))
 }

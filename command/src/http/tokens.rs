@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::{CommandState, WriteResult, headers, request};
-use crate::service::{NewApiToken, NewEnrollmentToken};
+use crate::service::{MadeToken, NewApiToken, NewEnrollmentToken};
 
 /// The longest life of an enrollment token, in seconds: a year.
 const MAX_TTL: u32 = 365 * 24 * 3600;
@@ -118,11 +118,12 @@ pub(super) async fn create_enrollment_token(
         device: body.device,
         approval: body.approval,
     };
-    let (text, written) = state.service.create_enrollment_token(&request, new).await?;
+    let made = state.service.create_enrollment_token(&request, new).await?;
+    let MadeToken { text, expires_at, written } = made;
     let created = TokenCreated {
         id: text.id,
         token: text.to_string(),
-        expires_at: Some(expires_at),
+        expires_at,
         server_pin: Some(state.service.server_pin()?),
         result: written.into(),
     };
@@ -205,7 +206,8 @@ pub(super) async fn create_token(
     let request = request(&scope.principal, project, &key, &IfMatch::Absent);
     let expires_at = body.expires_at;
     let new = NewApiToken { name: body.name, role: body.role, expires_at };
-    let (text, written) = state.service.create_api_token(&request, new).await?;
+    let made = state.service.create_api_token(&request, new).await?;
+    let MadeToken { text, expires_at, written } = made;
     let created = TokenCreated {
         id: text.id,
         token: text.to_string(),

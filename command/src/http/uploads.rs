@@ -39,8 +39,8 @@ pub(super) async fn delete_upload(
     Query(NoParams {}): Query<NoParams>,
     key: IdempotencyKey,
 ) -> Result<(HeaderMap, axum::Json<WriteResult>), Problem> {
-    let device = state.service.resolve_device(&scope.project, &device).await?;
     let request = request(&scope.principal, scope.project, &key, &IfMatch::Absent);
+    let device = state.service.requested_device(&request, &device).await?;
     let erased = state.service.erase_upload(&request, operation, device, EraseCause::Asked);
     let written = erased.await?;
     Ok((headers(written), axum::Json(written.into())))
@@ -98,8 +98,8 @@ pub(super) async fn create_download_link(
         let rule = format!("must be from 1 to {MAX_LINK}");
         return Err(Problem::field("expires_in", rule, Some(body.expires_in.into())));
     }
-    let device = state.service.resolve_device(&scope.project, &device).await?;
     let request = request(&scope.principal, scope.project, &key, &IfMatch::Absent);
+    let device = state.service.requested_device(&request, &device).await?;
     let expires_at = crate::service::now().plus_micros(i64::from(body.expires_in) * 1_000_000);
     let made = state.service.make_link(&request, operation, device, expires_at).await?;
     let link = DownloadLinkCreated {

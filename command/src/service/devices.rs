@@ -43,6 +43,28 @@ impl Service {
         Ok(name.state.holder.ok_or_else(unnamed)?)
     }
 
+    /// The device that a request names. A retry means the device of its first attempt, whatever that
+    /// is called now.
+    ///
+    /// # Errors
+    /// When there is none, or the log cannot be asked.
+    pub async fn requested_device(
+        &self,
+        request: &Request,
+        name_or_id: &str,
+    ) -> Result<DeviceId, ServiceError> {
+        if let Ok(id) = name_or_id.parse() {
+            return Ok(id);
+        }
+        if request.request_hash.is_some()
+            && let Some((_, events)) = self.first_result(request).await?
+            && let Some(device) = events.iter().find_map(|event| event.stream.device())
+        {
+            return Ok(device);
+        }
+        self.resolve_device(&request.project, name_or_id).await
+    }
+
     /// Makes a device known before it enrolls.
     ///
     /// # Errors

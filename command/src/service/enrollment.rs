@@ -138,6 +138,7 @@ impl Service {
             project: proved.token.project.clone(),
             actor: format!("token:{}", proved.token.id),
             append_id: append_id(&proved),
+            request_hash: None,
             versions: None,
         };
         let device = match self.first_result(&request).await? {

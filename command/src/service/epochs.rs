@@ -142,6 +142,7 @@ impl Service {
             project: project.clone(),
             actor: format!("device:{device}"),
             append_id: copy_id(device, kid),
+            request_hash: None,
             versions: None,
         };
         if self.first_result(&request).await?.is_none() {
@@ -174,6 +175,7 @@ impl Service {
             project: project.clone(),
             actor: format!("device:{device}"),
             append_id: new_epoch_id(project, device, wish.request),
+            request_hash: None,
             versions: None,
         };
         let granted = |events: &[Event]| {

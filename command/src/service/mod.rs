@@ -25,7 +25,7 @@ use muster_eventlog::{
     Append, AppendError, Appended, EventLog, Expected, NewEvent, StoreError, StoredEvent,
 };
 use muster_schemas::events::{EventError, Role};
-use muster_schemas::{Event, ProjectId, StreamName, Timestamp};
+use muster_schemas::{Event, Hash, ProjectId, StreamName, Timestamp};
 use tokio::sync::{Mutex, Notify};
 use uuid::Uuid;
 
@@ -39,7 +39,7 @@ pub use credentials::InvalidNonce;
 pub use devices::DeviceChanges;
 pub use enrollment::EnrollAnswer;
 pub use operations::{NewOperation, OperationMade, Target};
-pub use tokens::{NewApiToken, NewEnrollmentToken};
+pub use tokens::{MadeToken, NewApiToken, NewEnrollmentToken};
 pub use uploads::LinkMade;
 
 /// How often a decision is made again when its streams had moved on.
@@ -98,6 +98,8 @@ pub struct Request {
     pub actor: String,
     /// The append's id: the same for each retry.
     pub append_id: Uuid,
+    /// Hash of the body, when the client sent an `Idempotency-Key`.
+    pub request_hash: Option<Hash>,
     /// The versions of the resource that the client would change; any when `None`.
     pub versions: Option<Vec<u64>>,
 }
@@ -205,14 +207,26 @@ impl Service {
         Ok(Loaded { state: D::fold(&events), version })
     }
 
+    /// Where the events of the request's first attempt are, if there was one.
+    pub(crate) async fn appended(
+        &self,
+        request: &Request,
+    ) -> Result<Option<Appended>, ServiceError> {
+        let appended = self.log.appended(&request.project, request.append_id).await?;
+        match appended {
+            Some(appended) if !appended.belongs_to(request.request_hash) => {
+                Err(AppendError::IdReused.into())
+            }
+            appended => Ok(appended),
+        }
+    }
+
     /// What the request got when it was first sent, if it was.
     pub(crate) async fn first_result(
         &self,
         request: &Request,
     ) -> Result<Option<(Appended, Vec<StoredEvent>)>, ServiceError> {
-        let Some(appended) = self.log.appended(&request.project, request.append_id).await? else {
-            return Ok(None);
-        };
+        let Some(appended) = self.appended(request).await? else { return Ok(None) };
         let positions: Vec<u64> = (appended.first..=appended.last).collect();
         let events = self.log.read_positions(&request.project, &positions).await?;
         Ok(Some((appended, events)))
@@ -227,6 +241,7 @@ impl Service {
         let now = now();
         let mut append = Append {
             append_id: Some(request.append_id),
+            request_hash: request.request_hash,
             correlation: Some(request.append_id),
             ..Append::by(request.actor.clone())
         };

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use muster_api::blobs::key;
-use muster_eventlog::{Append, Appended, Expected, NewEvent};
+use muster_eventlog::{Append, AppendError, Appended, Expected, NewEvent};
 use muster_schemas::cose::{self, Kind};
 use muster_schemas::events::{Action, OperationRequested, PrivatePart};
 use muster_schemas::wire::internal::{FindTargets, TARGETS_SUBJECT, Targets, TargetsAnswer};
@@ -150,6 +150,7 @@ impl Service {
             |events: &[Event]| events.iter().map(|event| NewEvent::server(event, at)).collect();
         let mut append = Append {
             append_id: Some(request.append_id),
+            request_hash: request.request_hash,
             correlation: Some(id.0),
             ..Append::by(request.actor.clone())
         };
@@ -173,7 +174,7 @@ impl Service {
 
     /// The operation that this request made when it was first sent.
     async fn made_before(&self, request: &Request) -> Result<Option<OperationMade>, ServiceError> {
-        match self.log.appended(&request.project, request.append_id).await? {
+        match self.appended(request).await? {
             Some(appended) => self.made(&request.project, appended).await.map(Some),
             None => Ok(None),
         }
@@ -195,10 +196,7 @@ impl Service {
                     written: Written { version: 1, position: appended.last },
                 })
             }
-            _ => Err(Rejection::Conflict(
-                "the Idempotency-Key was used for another request; choose another one".to_owned(),
-            )
-            .into()),
+            _ => Err(AppendError::IdReused.into()),
         }
     }
 
@@ -311,6 +309,7 @@ impl Service {
             project: project.clone(),
             actor: actor.to_owned(),
             append_id: Uuid::new_v4(),
+            request_hash: None,
             versions: None,
         };
         let stream = StreamName::Operation(operation);

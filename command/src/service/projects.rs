@@ -87,6 +87,7 @@ impl Service {
             project: ProjectId::system(),
             actor: "system".to_owned(),
             append_id: Uuid::now_v7(),
+            request_hash: None,
             versions: None,
         };
         let title = "Default".parse().map_err(|_| Rejection::NotFound("title"))?;

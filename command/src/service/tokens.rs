@@ -47,6 +47,23 @@ pub struct NewApiToken {
     pub expires_at: Option<Timestamp>,
 }
 
+/// A token that was made.
+#[derive(Clone, Debug)]
+pub struct MadeToken<T> {
+    /// Its text, which cannot be shown again.
+    pub text: T,
+    /// When it stops working.
+    pub expires_at: Option<Timestamp>,
+    /// Where it stands in the log.
+    pub written: Written,
+}
+
+/// What the first attempt of a request for a token was answered, besides the token's text.
+struct FirstAnswer {
+    written: Written,
+    expires_at: Option<Timestamp>,
+}
+
 impl Service {
     /// The secret of the token that a request makes: a retry gets the same one, and it is kept
     /// nowhere.
@@ -72,14 +89,20 @@ impl Service {
     async fn token_id(
         &self,
         request: &Request,
-    ) -> Result<(TokenId, Option<Written>), ServiceError> {
+    ) -> Result<(TokenId, Option<FirstAnswer>), ServiceError> {
         let first = self.first_result(request).await?;
         let made = first.and_then(|(appended, events)| {
-            let id = events.iter().find_map(|event| match event.stream {
-                StreamName::Token(id) => Some(id),
+            let (id, stored) = events.iter().find_map(|event| match event.stream {
+                StreamName::Token(id) => Some((id, event)),
                 _ => None,
             })?;
-            Some((id, Some(Written { version: 1, position: appended.last })))
+            let expires_at = match stored.event() {
+                Ok(Event::EnrollmentTokenCreated(created)) => Some(created.expires_at),
+                Ok(Event::ApiTokenCreated(created)) => created.expires_at,
+                _ => None,
+            };
+            let written = Written { version: 1, position: appended.last };
+            Some((id, Some(FirstAnswer { written, expires_at })))
         });
         Ok(made.unwrap_or_else(|| (TokenId(Uuid::now_v7()), None)))
     }
@@ -92,7 +115,7 @@ impl Service {
         &self,
         request: &Request,
         new: NewEnrollmentToken,
-    ) -> Result<(EnrollmentTokenText, Written), ServiceError> {
+    ) -> Result<MadeToken<EnrollmentTokenText>, ServiceError> {
         let (id, before) = self.token_id(request).await?;
         let text = EnrollmentTokenText {
             project: request.project.clone(),
@@ -100,8 +123,8 @@ impl Service {
             secret: self.secret(request),
             pin: self.keys.ca_pin()?,
         };
-        if let Some(written) = before {
-            return Ok((text, written));
+        if let Some(FirstAnswer { written, expires_at }) = before {
+            return Ok(MadeToken { text, expires_at, written });
         }
         let NewEnrollmentToken {
             name,
@@ -128,8 +151,9 @@ impl Service {
         let created = EnrollmentToken::default()
             .decide(EnrollmentTokenCommand::Create { token, now: now() })?;
         let written = self.append_new_token(request, id, created).await?;
-        let (id, _) = self.token_id(request).await?;
-        Ok((EnrollmentTokenText { id, ..text }, written))
+        let (id, made) = self.token_id(request).await?;
+        let expires_at = made.map_or(Some(expires_at), |made| made.expires_at);
+        Ok(MadeToken { text: EnrollmentTokenText { id, ..text }, expires_at, written })
     }
 
     /// Makes an API token; answers its text, which nobody can be shown again.
@@ -140,19 +164,20 @@ impl Service {
         &self,
         request: &Request,
         new: NewApiToken,
-    ) -> Result<(ApiTokenText, Written), ServiceError> {
+    ) -> Result<MadeToken<ApiTokenText>, ServiceError> {
         let (id, before) = self.token_id(request).await?;
         let text =
             ApiTokenText { project: request.project.clone(), id, secret: self.secret(request) };
-        if let Some(written) = before {
-            return Ok((text, written));
+        if let Some(FirstAnswer { written, expires_at }) = before {
+            return Ok(MadeToken { text, expires_at, written });
         }
         let NewApiToken { name, role, expires_at } = new;
         let token = ApiTokenCreated { name, secret: Hash::of(&text.secret), role, expires_at };
         let created = ApiToken::default().decide(ApiTokenCommand::Create { token, now: now() })?;
         let written = self.append_new_token(request, id, created).await?;
-        let (id, _) = self.token_id(request).await?;
-        Ok((ApiTokenText { id, ..text }, written))
+        let (id, made) = self.token_id(request).await?;
+        let expires_at = made.map_or(expires_at, |made| made.expires_at);
+        Ok(MadeToken { text: ApiTokenText { id, ..text }, expires_at, written })
     }
 
     async fn append_new_token(

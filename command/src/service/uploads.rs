@@ -207,10 +207,7 @@ impl Service {
                 _ => None,
             }
         });
-        let (version, expires_at) = made.ok_or_else(|| {
-            let why = "the Idempotency-Key was used for another request; choose another one";
-            Rejection::Conflict(why.to_owned())
-        })?;
+        let (version, expires_at) = made.ok_or(AppendError::IdReused)?;
         let written = Written { version, position: appended.last };
         Ok(Some(LinkMade { text: text.clone(), expires_at, written }))
     }

@@ -97,7 +97,8 @@ pub(crate) fn plan<'a>(
     for (append, names) in appends {
         let earlier = append.append_id.and_then(|id| done.get(&id).or_else(|| done_now.get(&id)));
         if let Some(earlier) = earlier {
-            plan.results.push(Ok(*earlier));
+            let is_retry = earlier.belongs_to(append.request_hash);
+            plan.results.push(if is_retry { Ok(*earlier) } else { Err(AppendError::IdReused) });
             continue;
         }
         match check(&plan, streams, append, names) {
@@ -179,7 +180,12 @@ fn take<'a>(
         };
         plan.moved.insert(name, after);
     }
-    Appended { first, last: plan.position, recorded_at: head.recorded_at }
+    Appended {
+        first,
+        last: plan.position,
+        recorded_at: head.recorded_at,
+        request_hash: append.request_hash,
+    }
 }
 
 #[cfg(test)]

@@ -273,6 +273,7 @@ async fn load(
                 first: row.get::<_, i64>(1).unsigned_abs(),
                 last: row.get::<_, i64>(2).unsigned_abs(),
                 recorded_at: Timestamp(row.get(3)),
+                request_hash: row.get::<_, Option<&[u8]>>(4).and_then(Hash::from_slice),
             };
             (row.get(0), appended)
         })
@@ -298,9 +299,15 @@ async fn write(
     let ids: Vec<Uuid> = plan.appends.iter().map(|(id, _)| *id).collect();
     let firsts: Vec<i64> = plan.appends.iter().map(|(_, at)| as_i64(at.first)).collect();
     let lasts: Vec<i64> = plan.appends.iter().map(|(_, at)| as_i64(at.last)).collect();
+    let hashes: Vec<Option<&[u8]>> = plan
+        .appends
+        .iter()
+        .map(|(_, at)| at.request_hash.as_ref().map(|hash| hash.0.as_slice()))
+        .collect();
     let recorded_at = head.recorded_at.micros();
     let move_streams: [&(dyn ToSql + Sync); 4] = [&name, &streams, &versions, &tips];
-    let new_appends: [&(dyn ToSql + Sync); 5] = [&name, &ids, &firsts, &lasts, &recorded_at];
+    let new_appends: [&(dyn ToSql + Sync); 6] =
+        [&name, &ids, &firsts, &lasts, &recorded_at, &hashes];
 
     let mut copy = copy_rows(client, statements, name, head, plan)
         .await

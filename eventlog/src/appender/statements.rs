@@ -61,7 +61,7 @@ impl Statements {
             ),
             client.prepare(
                 "SELECT append_id, first_position, last_position,
-                    (extract(epoch FROM recorded_at) * 1000000)::bigint
+                    (extract(epoch FROM recorded_at) * 1000000)::bigint, request_hash
                  FROM appends WHERE project = $1 AND append_id = ANY($2)"
             ),
             client.prepare(
@@ -80,10 +80,12 @@ impl Statements {
                  DO UPDATE SET version = excluded.version, tip = excluded.tip"
             ),
             client.prepare(
-                "INSERT INTO appends (project, append_id, first_position, last_position, recorded_at)
+                "INSERT INTO appends (project, append_id, first_position, last_position, recorded_at,
+                    request_hash)
                  SELECT $1, id, first, last,
-                    timestamptz 'epoch' + $5::bigint * interval '1 microsecond'
-                 FROM unnest($2::uuid[], $3::bigint[], $4::bigint[]) AS new(id, first, last)"
+                    timestamptz 'epoch' + $5::bigint * interval '1 microsecond', hash
+                 FROM unnest($2::uuid[], $3::bigint[], $4::bigint[], $6::bytea[])
+                    AS new(id, first, last, hash)"
             ),
             client.prepare(
                 "UPDATE heads SET position = $2, frontier = $3,

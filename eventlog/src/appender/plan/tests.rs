@@ -70,12 +70,30 @@ fn an_append_to_two_streams_goes_in_whole_or_not_at_all() {
 #[test]
 fn a_retried_append_gets_the_first_answer() {
     let id = Uuid::from_u128(9);
-    let first = Appended { first: 1, last: 1, recorded_at: Timestamp(3) };
+    let first = Appended { first: 1, last: 1, recorded_at: Timestamp(3), request_hash: None };
     let with_id = |id| Append { append_id: Some(id), ..append("a", Expected::Version(0), 1) };
     let known = HashMap::from([(id, first)]);
     let again = Uuid::from_u128(10);
     let results = decide(&Streams::new(), &known, &[with_id(id), with_id(again), with_id(again)]);
     assert_eq!(results, ["1-1", "2-2", "2-2"]);
+}
+
+#[test]
+fn an_append_id_belongs_to_one_request() {
+    let id = Uuid::from_u128(9);
+    let request = |hash: u8| Append {
+        append_id: Some(id),
+        request_hash: Some(Hash([hash; 32])),
+        ..append("a", Expected::Version(0), 1)
+    };
+    let results =
+        decide(&Streams::new(), &HashMap::new(), &[request(1), request(2), request(1)]);
+    assert_eq!(results, ["2-2", &AppendError::IdReused.to_string(), "2-2"]);
+    // Rows of earlier versions have no hash.
+    let first =
+        Appended { first: 1, last: 1, recorded_at: Timestamp(3), request_hash: None };
+    let results = decide(&Streams::new(), &HashMap::from([(id, first)]), &[request(1)]);
+    assert_eq!(results, ["1-1"]);
 }
 
 #[test]

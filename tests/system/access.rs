@@ -186,6 +186,10 @@ async fn a_write_holds_to_the_version_that_was_seen_and_a_repeated_one_is_done_o
     let (_, one) = system.api.send_with(Method::POST, "/api/v1/devices", &body, &key).await;
     let (status, two) = system.api.send_with(Method::POST, "/api/v1/devices", &body, &key).await;
     assert_eq!((status, &one["id"]), (201, &two["id"]), "{two}");
+    // The order of fields and white space make no other body; a value does.
+    let other = json!({"name": "other"});
+    let (status, refused) = system.api.send_with(Method::POST, "/api/v1/devices", &other, &key).await;
+    assert_eq!((status, &refused["type"]), (422, &"/problems/idempotency-key-reused".into()));
     // At the same moment, too.
     let key = [("idempotency-key", "at-once")];
     let body = json!({"name": "third"});
@@ -193,4 +197,44 @@ async fn a_write_holds_to_the_version_that_was_seen_and_a_repeated_one_is_done_o
     let (one, two, three) = tokio::join!(send(), send(), send());
     let ids = [&one.1["id"], &two.1["id"], &three.1["id"]];
     assert!(ids.iter().all(|id| id.is_string() && *id == ids[0]), "{one:?} {two:?} {three:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_retry_by_name_answers_as_the_first_attempt_did() {
+    let system = System::start().await;
+    let send = async |method: Method, path: &str, body: &Value, key: &str| {
+        system.api.send_with(method, path, body, &[("idempotency-key", key)]).await
+    };
+    system.api.post("/api/v1/devices", &json!({"name": "robot"})).await;
+    let rename = json!({"name": "arm"});
+    let first = send(Method::PATCH, "/api/v1/devices/robot", &rename, "rename").await;
+    assert_eq!(first.0, 200, "{}", first.1);
+    let again = send(Method::PATCH, "/api/v1/devices/robot", &rename, "rename").await;
+    assert_eq!(first, again, "a rename");
+    let other = json!({"name": "leg"});
+    let (status, _) = send(Method::PATCH, "/api/v1/devices/robot", &other, "rename").await;
+    assert_eq!(status, 422, "another body with the key of the rename");
+
+    let none = json!({});
+    let first = send(Method::DELETE, "/api/v1/devices/arm", &none, "delete").await;
+    assert_eq!(first.0, 200, "{}", first.1);
+    // The name belongs to another device now, which the retry does not touch.
+    system.api.post("/api/v1/devices", &json!({"name": "arm"})).await;
+    let again = send(Method::DELETE, "/api/v1/devices/arm", &none, "delete").await;
+    assert_eq!(first, again, "a delete");
+    let (status, _) = send(Method::DELETE, "/api/v1/devices/arm", &none, "another").await;
+    assert_eq!(status, 200, "the second device was still there");
+
+    for (path, body) in [
+        ("/api/v1/enrollment-tokens", json!({"name": "line", "ttl_seconds": 600})),
+        ("/api/v1/tokens", json!({"name": "ci", "role": "viewer"})),
+    ] {
+        let first = send(Method::POST, path, &body, "token").await;
+        assert_eq!(first.0, 201, "{}", first.1);
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        assert_eq!(first, send(Method::POST, path, &body, "token").await, "{path}");
+        let mut other = body.clone();
+        other["name"] = "other".into();
+        assert_eq!(send(Method::POST, path, &other, "token").await.0, 422, "{path}");
+    }
 }

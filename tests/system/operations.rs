@@ -3,9 +3,10 @@
 //! does with an order is told in `remote.rs`.
 
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use muster_tests::binaries::binary;
+use muster_tests::robot::Robot;
 use muster_tests::{SimDevice, System, wait};
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -190,11 +191,46 @@ async fn what_is_asked_of_a_device_that_is_away_waits_and_expires_and_says_why()
     let done = when(&system, &id, "it to be canceled", |one| one["status"] == "finished").await;
     assert_eq!(done["runs"], json!({"canceled": 1}));
 
+    // What has ended cannot be changed any more.
+    let before = system.api.list("/api/v1/events?order=asc").await.len();
+    for verb in ["abort", "pause", "runs/away/cancel"] {
+        let path = format!("{OPERATIONS}/{id}/{verb}");
+        let (status, refused) = system.api.send(Method::POST, &path, Some(&json!({}))).await;
+        assert_eq!(status, 409, "{verb}: {refused}");
+    }
+    assert_eq!(system.api.list("/api/v1/events?order=asc").await.len(), before);
+
     // And so is one whose device is revoked.
     let id = asked(&system, &target()).await;
     system.api.post("/api/v1/devices/away/revoke", &json!({"reason": "stolen"})).await;
     let done = when(&system, &id, "it to be given up", |one| one["status"] == "finished").await;
     assert_eq!(done["runs"], json!({"unknown": 1}), "{done}");
+
+    // One that is revoked, or has never enrolled, is not asked at all.
+    system.api.post("/api/v1/devices", &json!({"name": "new"})).await;
+    for device in ["away", "new"] {
+        let body = exec(json!({"devices": [device]}));
+        let (status, refused) = system.api.send(Method::POST, OPERATIONS, Some(&body)).await;
+        assert_eq!(status, 409, "{device}: {refused}");
+        let (code, _, err) = system.muster(&["exec", device, "--", "true"]);
+        assert!(code == 6 && err.contains("enroll"), "{device}: {err}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_abort_reaches_a_device_whose_order_has_just_been_sent() {
+    let robot = Robot::start("").await;
+    let system = &robot.system;
+    // With variables, the dispatcher sends the order, not the request itself.
+    let action = json!({"kind": "exec", "argv": ["sleep", "60"], "env": {"A": "b"}});
+    let id = asked(system, &json!({"target": {"devices": ["robot"]}, "action": action})).await;
+    when(system, &id, "it to run", |one| one["runs"] == json!({"running": 1})).await;
+    let aborted = Instant::now();
+    system.api.post(&format!("{OPERATIONS}/{id}/abort"), &json!({})).await;
+    when(system, &id, "it to be canceled", |one| one["runs"] == json!({"canceled": 1})).await;
+    // Messages are repeated after 5 s: a cancel that waits for that takes longer.
+    let took = aborted.elapsed();
+    assert!(took < Duration::from_secs(3), "{took:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -44,7 +44,7 @@ pub(super) async fn run(service: Service, progress: Progress, stop: Cancellation
     let mut dispatcher = Dispatcher {
         list: List::new(service.log.clone()),
         service,
-        sent: HashMap::new(),
+        sent: Sent::default(),
         private: PrivateParts::default(),
         open: HashMap::new(),
         authentic: Authentic::default(),
@@ -89,8 +89,7 @@ pub(super) async fn run(service: Service, progress: Progress, stop: Cancellation
 struct Dispatcher {
     service: Service,
     list: List,
-    /// When each order, or cancel, was sent last.
-    sent: HashMap<(OperationId, DeviceId), Instant>,
+    sent: Sent,
     private: PrivateParts,
     /// The operations that were open when it was looked last; true where something is private.
     open: HashMap<(ProjectId, OperationId), bool>,
@@ -98,6 +97,34 @@ struct Dispatcher {
     /// When what is private was looked for last.
     swept: Option<Instant>,
     sweeping: Option<JoinHandle<()>>,
+}
+
+/// What a device is sent of a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Message {
+    Order,
+    Cancel,
+}
+
+/// What was sent last of each run, and when: the same message is sent again only after a while. A
+/// cancel does not wait because an order has just been sent.
+#[derive(Debug, Default)]
+struct Sent(HashMap<(OperationId, DeviceId), (Message, Instant)>);
+
+impl Sent {
+    fn forget_older_than(&mut self, age: Duration) {
+        self.0.retain(|_, (_, at)| at.elapsed() < age);
+    }
+
+    /// Whether a message is to be sent now; if so, notes that it is.
+    fn is_due(&mut self, operation: OperationId, device: DeviceId, message: Message) -> bool {
+        let run = (operation, device);
+        let is_due = self.0.get(&run).is_none_or(|(last, _)| *last != message);
+        if is_due {
+            self.0.insert(run, (message, Instant::now()));
+        }
+        is_due
+    }
 }
 
 /// An append of one run, and what follows when it is in.
@@ -138,7 +165,7 @@ impl Dispatcher {
             self.open.keys().map(|(_, operation)| *operation).collect();
         self.private.begin_round(|id| open.contains(&id));
         self.authentic.keep(|id| open.contains(&id));
-        self.sent.retain(|_, at| at.elapsed() < AGAIN);
+        self.sent.forget_older_than(AGAIN);
         let is_due = self.swept.is_none_or(|at| at.elapsed() >= SWEEP);
         if is_due && self.sweeping.as_ref().is_none_or(JoinHandle::is_finished) {
             self.swept = Some(Instant::now());
@@ -202,10 +229,15 @@ impl Dispatcher {
                     }
                 }
                 Some(Step::Close(state, reason)) => planned.extend(close(&run, state, reason)),
-                Some(Step::SendCancel) if !self.is_due(&run) => {}
-                Some(Step::SendCancel) => self.service.send_cancel(project, &run).await?,
+                Some(Step::SendCancel) => {
+                    if self.sent.is_due(run.operation, run.device, Message::Cancel) {
+                        self.service.send_cancel(project, &run).await?;
+                    }
+                }
                 Some(Step::SendOrder) => {
-                    if let Some(order) = run.order.clone().filter(|_| self.is_due(&run)) {
+                    if let Some(order) = run.order.clone()
+                        && self.sent.is_due(run.operation, run.device, Message::Order)
+                    {
                         due.push((run.device, order));
                     }
                 }
@@ -236,16 +268,6 @@ impl Dispatcher {
         runs: &[OpenRun],
     ) -> Result<HashSet<DeviceId>, ServiceError> {
         self.authentic.devices(&self.service.log, project, operation, runs).await
-    }
-
-    /// Was it not sent for a while?
-    fn is_due(&mut self, run: &OpenRun) -> bool {
-        let place = (run.operation, run.device);
-        if self.sent.contains_key(&place) {
-            return false;
-        }
-        self.sent.insert(place, Instant::now());
-        true
     }
 
     fn dispatch(
@@ -292,7 +314,7 @@ impl Dispatcher {
         for (result, send) in results.into_iter().zip(sends) {
             match (result, send) {
                 (Ok(_), Some((device, order))) => {
-                    self.sent.insert((operation.id, device), Instant::now());
+                    self.sent.is_due(operation.id, device, Message::Order);
                     self.send(project, operation, device, order).await;
                 }
                 // The list is behind the log: what was decided is decided again.
@@ -358,4 +380,21 @@ fn plan(run: &OpenRun, command: RunCommand) -> Option<Planned> {
     let append = Append { correlation: Some(run.operation.0), ..Append::by(ACTOR) };
     let append = append.stream(stream, Expected::Version(run.version), events);
     Some(Planned { append, send: None })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cancel_does_not_wait_for_the_order_and_neither_is_repeated_at_once() {
+        let mut sent = Sent::default();
+        let (operation, device) = (OperationId(Uuid::from_u128(1)), DeviceId(Uuid::from_u128(2)));
+        assert!(sent.is_due(operation, device, Message::Order));
+        assert!(!sent.is_due(operation, device, Message::Order));
+        assert!(sent.is_due(operation, device, Message::Cancel));
+        assert!(!sent.is_due(operation, device, Message::Cancel));
+        sent.forget_older_than(Duration::ZERO);
+        assert!(sent.is_due(operation, device, Message::Cancel));
+    }
 }

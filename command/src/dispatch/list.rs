@@ -226,6 +226,26 @@ impl List {
             .collect()
     }
 
+    /// Whether an operation, or one device's run of it, has not ended yet.
+    pub(crate) async fn is_open(
+        &self,
+        project: &ProjectId,
+        operation: OperationId,
+        device: Option<DeviceId>,
+    ) -> Result<bool, StoreError> {
+        let sql = format!(
+            "SELECT EXISTS (SELECT FROM {NAME}_runs WHERE project = $1 AND operation = $2
+                            AND ($3::uuid IS NULL OR device = $3))"
+        );
+        sqlx::query_scalar(AssertSqlSafe(sql))
+            .bind(project.as_str())
+            .bind(operation.0)
+            .bind(device.map(|device| device.0))
+            .fetch_one(&self.log.stores().sql)
+            .await
+            .map_err(failed)
+    }
+
     /// Some of an operation's runs, at most `limit`.
     pub(crate) async fn runs(
         &self,

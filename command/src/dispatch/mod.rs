@@ -18,6 +18,7 @@ mod send;
 pub mod todo;
 
 pub(crate) use begin::Begun;
+pub(crate) use list::List;
 pub use list::{OpenOperation, OpenRun, RunState};
 
 use std::future::Future;
@@ -36,8 +37,9 @@ pub async fn start(
     service: Service,
     stop: CancellationToken,
 ) -> Result<impl Future<Output = ()> + Send + 'static, StoreError> {
+    let progress = service.dispatch_progress.clone();
     let runner = Runner::open(service.log.clone(), todo::Todo).await?;
-    let progress = runner.progress();
+    let runner = runner.with_progress(progress.clone());
     let follower = Follower::start(&service.log, stop.clone());
     Ok(async move {
         tokio::join!(

@@ -159,6 +159,24 @@ impl Device {
         self.name.is_some() && !self.deleted
     }
 
+    /// Refuses what a device can only do once it has enrolled, and as long as it is not revoked.
+    ///
+    /// # Errors
+    /// When it has never enrolled, or is revoked: the reason, and what to do.
+    pub fn check_enrolled(&self) -> Result<(), Rejection> {
+        let name = self.existing_name()?;
+        let reason = if self.revoked {
+            "was revoked; enroll it again with a token that is made for it"
+        } else if self.waiting.is_some() {
+            "waits to be accepted; accept it first"
+        } else if self.epoch == 0 {
+            "has never enrolled; enroll it first"
+        } else {
+            return Ok(());
+        };
+        Err(Rejection::Conflict(format!("device {name} {reason}")))
+    }
+
     fn existing_name(&self) -> Result<&DeviceName, Rejection> {
         match &self.name {
             Some(name) if !self.deleted => Ok(name),

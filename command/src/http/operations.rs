@@ -355,7 +355,7 @@ async fn change(
 ) -> Result<(HeaderMap, axum::Json<WriteResult>), Problem> {
     let actor = scope.principal.actor();
     let service = &state.service;
-    let written = service.change_operation(&scope.project, operation, &actor, command).await?;
+    let written = service.control_operation(&scope.project, operation, &actor, command).await?;
     Ok((headers(written), axum::Json(written.into())))
 }
 

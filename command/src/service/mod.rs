@@ -21,6 +21,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use muster_api::blobs::{BlobError, Blobs};
+use muster_eventlog::projection::Progress;
 use muster_eventlog::{
     Append, AppendError, Appended, EventLog, Expected, NewEvent, StoreError, StoredEvent,
 };
@@ -137,6 +138,8 @@ pub struct Service {
     pub(crate) bridges: Arc<Bridges>,
     /// Whose shells are recorded.
     pub(crate) recording: Recording,
+    /// How far the dispatcher's list has come in this process.
+    pub(crate) dispatch_progress: Progress,
 }
 
 /// Whose shells are recorded, whether they want it or not.
@@ -186,6 +189,7 @@ impl Service {
             epochs: Arc::default(),
             bridges: Arc::default(),
             recording: Recording::default(),
+            dispatch_progress: Progress::default(),
         }
     }
 

@@ -1,6 +1,7 @@
 //! Operations: asked for, paused, resumed, aborted; runs: canceled.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use muster_api::blobs::key;
 use muster_eventlog::{Append, AppendError, Appended, Expected, NewEvent};
@@ -12,12 +13,14 @@ use muster_schemas::{DeviceId, Event, Hash, OperationId, ProjectId, StreamName, 
 use uuid::Uuid;
 
 use super::{Request, Service, ServiceError, TRIES, Written, now, until_appended};
-use crate::dispatch::{Begun, OpenOperation};
+use crate::dispatch::{Begun, List, OpenOperation};
 use crate::domain::device::Device;
 use crate::domain::operation::{Operation, OperationCommand};
 use crate::domain::run::{Run, RunCommand};
 use crate::domain::{Decider, Rejection};
 
+/// How long a request waits for the dispatcher's list to catch up with the log.
+const LIST_TIMEOUT: Duration = Duration::from_secs(2);
 /// The most devices of one operation.
 pub(crate) const MAX_DEVICES: usize = 20_000;
 
@@ -231,6 +234,7 @@ impl Service {
                     if !state.state.exists() {
                         return Err(no_such().into());
                     }
+                    state.state.check_enrolled()?;
                     devices.insert(device);
                 }
                 Ok(devices)
@@ -294,11 +298,56 @@ impl Service {
         }
     }
 
+    /// Pauses, resumes or aborts an operation for an operator.
+    ///
+    /// # Errors
+    /// When there is no such operation, it has finished, or the log cannot be asked.
+    pub async fn control_operation(
+        &self,
+        project: &ProjectId,
+        operation: OperationId,
+        actor: &str,
+        command: OperationCommand,
+    ) -> Result<Written, ServiceError> {
+        let loaded = self.load::<Operation>(project, &StreamName::Operation(operation)).await?;
+        // What changes nothing is no conflict: whoever repeats an abort gets the same answer.
+        if !loaded.state.decide(command.clone())?.is_empty() {
+            self.check_open(project, operation, None).await?;
+        }
+        self.change_operation(project, operation, actor, command).await
+    }
+
+    /// Refuses to change an operation, or one run of it, that has ended.
+    ///
+    /// Which runs are open is known to the dispatcher's list, a projection. It has to have come to
+    /// where the log ends now; when it does not in time, the change goes ahead: a list that is stuck
+    /// must not keep anyone from aborting.
+    async fn check_open(
+        &self,
+        project: &ProjectId,
+        operation: OperationId,
+        device: Option<DeviceId>,
+    ) -> Result<(), ServiceError> {
+        let head = self.log.head(project).await?.map_or(0, |head| head.position);
+        if !self.dispatch_progress.wait_for(project, head, LIST_TIMEOUT).await {
+            tracing::warn!(%project, "the list of open runs is behind the log");
+            return Ok(());
+        }
+        if List::new(self.log.clone()).is_open(project, operation, device).await? {
+            return Ok(());
+        }
+        let what = match device {
+            Some(_) => "the run has ended",
+            None => "the operation has finished",
+        };
+        Err(Rejection::Conflict(format!("{what}; there is nothing left to change")).into())
+    }
+
     /// Pauses, resumes or aborts an operation.
     ///
     /// # Errors
     /// When there is no such operation, or the log cannot be asked.
-    pub async fn change_operation(
+    pub(crate) async fn change_operation(
         &self,
         project: &ProjectId,
         operation: OperationId,
@@ -325,7 +374,7 @@ impl Service {
     /// Cancels one run.
     ///
     /// # Errors
-    /// When there is no such run, or the log cannot be asked.
+    /// When there is no such run, it has ended, or the log cannot be asked.
     pub async fn cancel_run(
         &self,
         request: &Request,
@@ -333,9 +382,15 @@ impl Service {
         device: DeviceId,
     ) -> Result<Written, ServiceError> {
         let stream = StreamName::Run(operation, device);
+        if let Some(written) = self.written_before(request, &stream).await? {
+            return Ok(written);
+        }
         until_appended!({
             let loaded = self.load::<Run>(&request.project, &stream).await?;
             let events = loaded.state.decide(RunCommand::Cancel)?;
+            if loaded.state.closed || !events.is_empty() {
+                self.check_open(&request.project, operation, Some(device)).await?;
+            }
             let version = loaded.version + events.len() as u64;
             let parts = vec![(stream.clone(), loaded.version, events)];
             self.try_append(request, parts).await?.map(|position| Written { version, position })

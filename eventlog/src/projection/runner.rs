@@ -131,6 +131,12 @@ impl<P: Projection> Runner<P> {
         })
     }
 
+    /// The same, reporting to a progress that others have already.
+    #[must_use]
+    pub fn with_progress(self, progress: Progress) -> Self {
+        Self { progress, ..self }
+    }
+
     /// How far it has come.
     #[must_use]
     pub fn progress(&self) -> Progress {

@@ -205,11 +205,12 @@ async fn tell_if_away(client: &Client, device: &str) {
     let Ok(device) = client.get(&format!("/api/v1/devices/{}", segment(device)), &[]).await else {
         return;
     };
-    if device["status"] != "online" {
+    if device["status"] == "offline" {
+        let since = device["last_seen"].as_str().map(|at| format!(" since {at}"));
         note(format!(
-            "{} is {}; it gets this when it comes back. Ctrl-C aborts it",
+            "{} is offline{}; it gets this when it comes back. Ctrl-C aborts it",
             text(&device["name"]),
-            text(&device["status"])
+            since.unwrap_or_default()
         ));
     }
 }

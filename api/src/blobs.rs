@@ -100,6 +100,20 @@ pub enum BlobError {
 }
 
 impl BlobError {
+    /// Whether the store's disk is full.
+    #[must_use]
+    pub fn is_disk_full(&self) -> bool {
+        let mut source = std::error::Error::source(self);
+        while let Some(error) = source {
+            let kind = error.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
+            if kind == Some(std::io::ErrorKind::StorageFull) {
+                return true;
+            }
+            source = error.source();
+        }
+        false
+    }
+
     /// Does it stay so, however long one waits?
     #[must_use]
     pub const fn is_final(&self) -> bool {

@@ -5,8 +5,8 @@ use std::time::Duration;
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 use axum::http::{HeaderName, HeaderValue};
-use muster_eventlog::EventLog;
 use muster_eventlog::projection::Progress;
+use muster_eventlog::{EventLog, Failure};
 use muster_schemas::ProjectId;
 
 use crate::problem::{Kind, Problem};
@@ -53,8 +53,14 @@ impl MinPosition {
                 format!("the log of project {project} ends at {end}, before position {position}"),
             ));
         }
-        if progress.wait_for(project, position, PATIENCE).await {
+        // A read model that cannot be written is not waited for.
+        let patience = if progress.failure().is_some() { Duration::ZERO } else { PATIENCE };
+        if progress.wait_for(project, position, patience).await {
             return Ok(());
+        }
+        if let Some(Failure { since, cause }) = progress.failure() {
+            let detail = format!("the read model has not been updated since {since}: {cause}");
+            return Err(Problem::unavailable(detail, 2));
         }
         let reached = progress.position(project);
         Err(Problem::new(

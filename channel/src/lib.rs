@@ -5,6 +5,7 @@
 //! with a counter, so that the broker sees only ciphertext, and nothing is taken but the next message that the other
 //! side sealed. [`frame`] is what is sealed, packed where that is worth it. [`link`] carries both over
 //! NATS: credits in both directions, messages that were lost said again, signs of life, an end that both sides notice.
+//! [`sealed`] is for single messages that the broker must not read: what programs are given, and write.
 //! [`publish`] is the other way from a device to the servers: messages that the broker stores and confirms.
 //!
 //! Invariant: neither side ever holds more than [`WINDOW`] bytes that the other has sent and nobody
@@ -17,12 +18,14 @@ mod listen;
 mod pack;
 pub mod publish;
 pub mod seal;
+pub mod sealed;
 mod window;
 
 pub use frame::Frame;
 pub use link::{Channel, Gone, Receiver, Sender};
 pub use publish::{PublishError, Publisher};
 pub use seal::{Half, Keys, SealError, Side};
+pub use sealed::{SEALED_OVERHEAD, SealedError, open_by, seal_to};
 
 /// What both sides of a channel understand; the device's answer says it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

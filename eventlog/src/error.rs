@@ -70,6 +70,21 @@ impl StoreError {
         }
     }
 
+    /// Whether the database's disk is full, so that it cannot write.
+    #[must_use]
+    pub fn is_disk_full(&self) -> bool {
+        let full = tokio_postgres::error::SqlState::DISK_FULL;
+        match self {
+            Self::Query { source, .. } => source.code() == Some(&full),
+            Self::Ask { source, .. } => source
+                .as_database_error()
+                .and_then(|error| error.code())
+                .is_some_and(|code| code == full.code()),
+            Self::Shared(error) => error.is_disk_full(),
+            _ => false,
+        }
+    }
+
     /// Was the question given up because it took too long?
     #[must_use]
     pub fn took_too_long(&self) -> bool {

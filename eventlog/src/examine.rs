@@ -15,14 +15,29 @@ pub struct Examination {
     pub now: Timestamp,
     /// The migrations that this release knows and the database does not have.
     pub missing: usize,
-    /// Each read model, also those of earlier releases, which nobody keeps up: name, project, events behind, the failure that stopped it.
-    pub read_models: Vec<(String, String, u64, Option<String>)>,
+    /// The read models, also those of earlier releases, which no process keeps up.
+    pub read_models: Vec<ReadModel>,
     /// Dead letters of the last day that nobody has sent on their way again.
     pub dead_letters: u64,
     /// The database user, when it may do more than a role needs: a superuser, or the owner of the log.
     pub too_mighty: Option<String>,
     /// Connections in use, and how many there may be.
     pub connections: (u64, u64),
+}
+
+/// How far a read model has come in one project.
+#[derive(Clone, Debug)]
+pub struct ReadModel {
+    /// Name of its projection.
+    pub name: String,
+    /// The project.
+    pub project: String,
+    /// Number of events that it has not read yet.
+    pub lag: u64,
+    /// When the oldest of those was recorded.
+    pub behind_since: Option<Timestamp>,
+    /// The event that stopped it.
+    pub failure: Option<String>,
 }
 
 /// Looks at a database.
@@ -75,7 +90,9 @@ async fn looked(pool: &sqlx::PgPool) -> Result<Examination, sqlx::Error> {
         return Ok(found);
     }
     let rows = sqlx::query(
-        "SELECT c.projection, c.project, h.position - c.position AS lag, c.failure
+        "SELECT c.projection, c.project, h.position - c.position AS lag, c.failure,
+                (SELECT (extract(epoch FROM e.recorded_at) * 1000000)::bigint FROM events e
+                 WHERE e.project = c.project AND e.position = c.position + 1) AS behind_since
          FROM checkpoints c JOIN heads h USING (project)
          ORDER BY 1, 2",
     )
@@ -83,12 +100,13 @@ async fn looked(pool: &sqlx::PgPool) -> Result<Examination, sqlx::Error> {
     .await?;
     for row in rows {
         let lag = row.try_get::<i64, _>("lag")?;
-        found.read_models.push((
-            row.try_get("projection")?,
-            row.try_get("project")?,
-            u64::try_from(lag).unwrap_or_default(),
-            row.try_get("failure")?,
-        ));
+        found.read_models.push(ReadModel {
+            name: row.try_get("projection")?,
+            project: row.try_get("project")?,
+            lag: u64::try_from(lag).unwrap_or_default(),
+            behind_since: row.try_get::<Option<i64>, _>("behind_since")?.map(Timestamp),
+            failure: row.try_get("failure")?,
+        });
     }
     let letters: i64 = sqlx::query_scalar(
         "SELECT count(*) FROM dead_letters

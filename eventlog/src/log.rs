@@ -12,6 +12,7 @@ use crate::authority::{Refused, Trust};
 use crate::connect::{ConnectOptions, Stores};
 use crate::dead_letters::Allowance;
 use crate::error::{Attempted, StoreError};
+use crate::failure::{Failure, FailureWatch};
 use crate::merkle::Frontier;
 use crate::partitions;
 use crate::traces;
@@ -90,6 +91,7 @@ pub(crate) struct Inner {
     options: LogOptions,
     appenders: Mutex<HashMap<ProjectId, AppenderHandle>>,
     letters: Mutex<Allowance>,
+    append_failure: FailureWatch,
     pub(crate) refused: Refused,
 }
 
@@ -106,6 +108,7 @@ impl EventLog {
             options,
             appenders: Mutex::default(),
             letters: Mutex::default(),
+            append_failure: FailureWatch::default(),
             refused: Refused::default(),
         };
         Ok(Self { inner: Arc::new(inner), careful: false, trust: Trust::default() })
@@ -270,6 +273,7 @@ impl EventLog {
                         project.clone(),
                         self.inner.stores.dialer.clone(),
                         self.inner.options.clone(),
+                        self.inner.append_failure.clone(),
                     )
                 })
                 .clone()
@@ -280,6 +284,12 @@ impl EventLog {
             appending.tell(project, &results);
         }
         Ok(results)
+    }
+
+    /// Why this process cannot append to the log, and since when; `None` while it can.
+    #[must_use]
+    pub fn append_failure(&self) -> Option<Failure> {
+        self.inner.append_failure.current()
     }
 
     /// What an append with this id got, if it was committed.

@@ -7,7 +7,7 @@ use axum::extract::FromRef;
 use muster_api::blobs::Blobs;
 use muster_api::{ApiState, Problem};
 use muster_eventlog::projection::Progress;
-use muster_eventlog::{EventLog, Follower};
+use muster_eventlog::{EventLog, Failure, Follower};
 use muster_schemas::{DeviceId, ProjectId};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -47,6 +47,26 @@ pub struct ReadModels {
     pub operations: Progress,
     /// The sessions.
     pub sessions: Progress,
+}
+
+impl ReadModels {
+    /// The names of all of them with how far each has come.
+    #[must_use]
+    pub fn all(&self) -> [(&'static str, &Progress); 6] {
+        [
+            ("devices", &self.devices),
+            ("tokens", &self.tokens),
+            ("timeline", &self.timeline),
+            ("projects", &self.projects),
+            ("operations", &self.operations),
+            ("sessions", &self.sessions),
+        ]
+    }
+
+    /// Those that cannot be written.
+    pub fn failures(&self) -> impl Iterator<Item = (&'static str, Failure)> {
+        self.all().into_iter().filter_map(|(name, progress)| Some((name, progress.failure()?)))
+    }
 }
 
 /// The state of the read API; cheap to clone.

@@ -236,6 +236,12 @@ impl PublicKey {
         self.0.to_bytes()
     }
 
+    /// The same point as an X25519 public key, for sealing messages to the key's holder.
+    #[must_use]
+    pub fn to_x25519(&self) -> [u8; 32] {
+        self.0.to_montgomery().to_bytes()
+    }
+
     /// The key's thumbprint (RFC 9679): SHA-256 of its deterministic COSE_Key.
     #[must_use]
     pub fn thumbprint(&self) -> Hash {
@@ -276,6 +282,12 @@ impl SigningKey {
     #[must_use]
     pub const fn thumbprint(&self) -> Hash {
         self.thumbprint
+    }
+
+    /// The X25519 private key that belongs to [`PublicKey::to_x25519`].
+    #[must_use]
+    pub fn to_x25519(&self) -> [u8; 32] {
+        self.key.to_scalar_bytes()
     }
 
     /// Seals a payload: a tagged COSE_Sign1 whose signature binds the kind.

@@ -188,7 +188,8 @@ async fn a_write_holds_to_the_version_that_was_seen_and_a_repeated_one_is_done_o
     assert_eq!((status, &one["id"]), (201, &two["id"]), "{two}");
     // The order of fields and white space make no other body; a value does.
     let other = json!({"name": "other"});
-    let (status, refused) = system.api.send_with(Method::POST, "/api/v1/devices", &other, &key).await;
+    let (status, refused) =
+        system.api.send_with(Method::POST, "/api/v1/devices", &other, &key).await;
     assert_eq!((status, &refused["type"]), (422, &"/problems/idempotency-key-reused".into()));
     // At the same moment, too.
     let key = [("idempotency-key", "at-once")];

@@ -10,6 +10,8 @@ use futures::StreamExt;
 use muster_schemas::subjects::{DEVICE_PUBLISHES, EVENTS_STREAM, METRICS_STREAM};
 use muster_tests::fleet::Fleet;
 use muster_tests::{SimDevice, wait};
+use reqwest::Method;
+use serde_json::json;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -163,4 +165,62 @@ async fn replies_and_headers_of_a_device_reach_no_one_else() {
     for name in [EVENTS_STREAM, METRICS_STREAM] {
         assert!(stored(name).await > 0, "{name}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_broker_sees_nothing_of_what_programs_are_given_and_write() {
+    let fleet = Fleet::start().await;
+    let dir = tempfile::tempdir().unwrap();
+    let _robot = fleet.robot(dir.path()).await;
+    let file = dir.path().join("report.txt");
+    std::fs::write(&file, "harrier").unwrap();
+    let seen = observe(fleet.broker().await, &[">".to_owned()]).await;
+
+    let run = async |action: serde_json::Value| {
+        let body = json!({"target": {"devices": ["robot"]}, "action": action});
+        let made = fleet.api.post("/api/v1/operations", &body).await;
+        let path = format!("/api/v1/operations/{}/runs/robot", made["id"].as_str().unwrap());
+        let run = wait::until("the run to succeed", PATIENCE, || async {
+            let run = fleet.api.send(Method::GET, &path, None).await.1;
+            (run["state"] == "succeeded").then_some(run)
+        })
+        .await;
+        (path, run)
+    };
+    // The order itself is signed, not sealed: what is printed does not stand in it.
+    let action = json!({
+        "kind": "exec", "env": {"BIRD": "kestrel"}, "stdin": "osprey",
+        "shell": "echo $BIRD; cat; printf 'fal%s' con; printf 'buz%s' zard >&2",
+    });
+    let (path, _) = run(action).await;
+    let (_, _, out) = fleet.api.raw(&format!("{path}/output?stream=stdout"), &[]).await;
+    assert_eq!(String::from_utf8_lossy(&out), "kestrel\nospreyfalcon");
+    let (_, upload) = run(json!({"kind": "upload", "path": file})).await;
+    assert_eq!(upload["file"]["bytes"], 7, "{upload}");
+
+    let markers = ["kestrel", "osprey", "falcon", "buzzard", "harrier"];
+    let is_shown = |bytes: &[u8]| {
+        markers
+            .into_iter()
+            .find(|marker| bytes.windows(marker.len()).any(|window| window == marker.as_bytes()))
+    };
+    let mut pieces = 0;
+    for message in seen.lock().unwrap().iter() {
+        pieces += usize::from(message.subject.ends_with(".req.output"));
+        let found = is_shown(format!("{:?}", message.headers).as_bytes());
+        assert_eq!(is_shown(&message.payload).or(found), None, "{}", message.subject);
+    }
+    assert!(pieces >= 3, "{pieces} pieces of output were seen");
+    // Nor does it keep any of it.
+    let mut files = vec![fleet.dir().join("nats")];
+    let mut read = 0;
+    while let Some(path) = files.pop() {
+        if path.is_dir() {
+            files.extend(std::fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path()));
+        } else if let Ok(bytes) = std::fs::read(&path) {
+            read += bytes.len();
+            assert_eq!(is_shown(&bytes), None, "{}", path.display());
+        }
+    }
+    assert!(read > 1000, "the broker's folder was not read");
 }

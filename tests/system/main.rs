@@ -17,6 +17,7 @@ mod everyday;
 mod faults;
 mod files;
 mod front_door;
+mod full_disk;
 mod grafana;
 mod hostile;
 mod installer;

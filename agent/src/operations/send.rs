@@ -8,15 +8,16 @@ use std::time::Duration;
 use async_nats::Client;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
-use muster_channel::Publisher;
+use muster_channel::{Publisher, seal_to};
 use muster_schemas::subjects::DeviceSubjects;
-use muster_schemas::wire::{MAX_PIECE_BYTES, OutputPiece, OutputStream, OutputTaken};
+use muster_schemas::wire::{MAX_PIECE_BYTES, OutputPiece, OutputTaken, output_context};
 use muster_schemas::{OperationId, codec, compress};
 use tokio::sync::{Semaphore, watch};
 use tokio::time::{sleep, timeout};
 
 use super::spool::{Piece, Spool};
 use crate::backoff::Backoff;
+use crate::identity::Identity;
 use crate::run::Shared;
 
 /// What is written is gathered for so long before it is sent.
@@ -72,7 +73,7 @@ async fn send(shared: &Shared, spool: Arc<Spool>, asking: &Semaphore) -> Operati
                 break;
             }
         };
-        match ask(&client, &subject, spool.operation, &piece).await {
+        match ask(shared, &client, &subject, spool.operation, &piece).await {
             Ok(next) => {
                 let is_further =
                     next > piece.offset || (piece.data.is_empty() && next == piece.offset);
@@ -126,12 +127,13 @@ pub(super) async fn connected(link: &mut watch::Receiver<Option<Publisher>>) -> 
 }
 
 async fn ask(
+    shared: &Shared,
     client: &Client,
     subject: &str,
     operation: OperationId,
     piece: &Piece,
 ) -> Result<u64, String> {
-    let message = encode(operation, piece.stream, piece);
+    let message = seal(shared, pack(operation, piece))?;
     Ok(request(client, subject, message).await?.next)
 }
 
@@ -149,18 +151,28 @@ pub(super) async fn request(
     codec::decode(&answer.payload).map_err(|error| error.to_string())
 }
 
-fn encode(operation: OperationId, stream: OutputStream, piece: &Piece) -> Vec<u8> {
+/// Seals a piece to the project's operation key, and encodes it: the broker must not read it.
+pub(super) fn seal(shared: &Shared, piece: OutputPiece) -> Result<Vec<u8>, String> {
+    let Identity { project, device, .. } = &shared.identity;
+    let key = shared.identity.operation_key().map_err(|error| error.to_string())?;
+    let context = output_context(project, *device, &piece);
+    let data = seal_to(&key, &context, &piece.data).map_err(|error| error.to_string())?;
+    Ok(codec::encode(&OutputPiece { data, sealed: true, ..piece }))
+}
+
+fn pack(operation: OperationId, piece: &Piece) -> OutputPiece {
     let bytes = piece.data.len();
     let data = compress::compress(piece.data.clone());
-    codec::encode(&OutputPiece {
+    OutputPiece {
         operation,
-        stream,
+        stream: piece.stream,
         offset: piece.offset,
         bytes: u32::try_from(bytes).unwrap_or(u32::MAX),
         compressed: data.len() < bytes,
         data,
+        sealed: false,
         last: piece.is_last,
         salt: piece.salt.map(|salt| salt.to_vec()),
         total: None,
-    })
+    }
 }

@@ -1,9 +1,10 @@
 //! Orders come in: to run something, to cancel it. What is decided about them is in the journal
 //! when these functions return.
 
+use muster_channel::{SealedError, open_by};
 use muster_schemas::cose::{self, Kind};
 use muster_schemas::events::{Action, RefusalCause, RunAccepted};
-use muster_schemas::wire::{CancelOrder, PrivateInput, RunDelivery, RunOrder};
+use muster_schemas::wire::{CancelOrder, PrivateInput, RunDelivery, RunOrder, input_context};
 use muster_schemas::{Event, Hash, OperationId, Timestamp, codec};
 
 use super::check::{Address, Ignored, Me, check_address, check_private, is_expired};
@@ -56,8 +57,9 @@ pub(crate) fn take_order(shared: &Shared, message: &[u8], is_greeted: bool) -> R
             return refuse(shared, id, expires_at, &event);
         }
     };
-    match judge(shared, &order, delivery.private.as_deref()) {
-        Ok(()) => accept(shared, order, &delivery),
+    let private = private_part(shared, &order, delivery.private, delivery.sealed.as_deref())?;
+    match judge(shared, &order, private.as_deref()) {
+        Ok(()) => accept(shared, order, &delivery.order, private.as_deref()),
         Err((cause, reason)) => {
             tracing::info!(operation = %id, ?cause, reason, "an order is refused");
             refuse(shared, id, expires_at, &rejected(id, cause, &reason))
@@ -104,6 +106,25 @@ fn wanted_user(action: &Action) -> Option<&str> {
     }
 }
 
+/// What is private of an order, opened. A device whose key has just been rotated may get it sealed to
+/// the key before.
+///
+/// # Errors
+/// When it is sealed to none of the device's keys: the server sends it again, sealed to the key that
+/// it knows then.
+fn private_part(
+    shared: &Shared,
+    order: &RunOrder,
+    private: Option<Vec<u8>>,
+    sealed: Option<&[u8]>,
+) -> Result<Option<Vec<u8>>, String> {
+    let Some(sealed) = sealed else { return Ok(private) };
+    let context = input_context(&order.project, order.device, order.operation);
+    let mut keys = shared.outbox.proving_keys().into_iter();
+    let opened = keys.find_map(|key| open_by(&key, &context, sealed).ok());
+    opened.map(Some).ok_or_else(|| SealedError::Open.to_string())
+}
+
 /// May it be done, and can it?
 fn judge(
     shared: &Shared,
@@ -128,15 +149,20 @@ fn judge(
     Ok(())
 }
 
-fn accept(shared: &Shared, order: RunOrder, delivery: &RunDelivery) -> Result<(), String> {
+fn accept(
+    shared: &Shared,
+    order: RunOrder,
+    signed: &[u8],
+    private: Option<&[u8]>,
+) -> Result<(), String> {
     let (id, action) = (order.operation, order.action.clone());
     // There must be room to tell of its start and its end, too.
     if !shared.outbox.has_room() {
         return Err("the outbox is full; it is taken when there is room".to_owned());
     }
-    let event: Event = RunAccepted { operation: id, order: Hash::of(&delivery.order) }.into();
+    let event: Event = RunAccepted { operation: id, order: Hash::of(signed) }.into();
     let ticket = shared.operations.next_ticket();
-    let input = delivery.private.as_deref().filter(|_| order.private.is_some());
+    let input = private.filter(|_| order.private.is_some());
     let entry = Entry::new(ticket, Phase::Accepted, order.expires_at);
     let entry = Entry { order: Some(Box::new(order)), ..entry };
     // What begins now is written down as begun with its acceptance. What is private is kept until

@@ -6,7 +6,14 @@ use super::{Kind, Problem};
 
 impl From<StoreError> for Problem {
     fn from(error: StoreError) -> Self {
-        if error.is_away() {
+        if error.is_disk_full() {
+            tracing::warn!(error = %super::describe(&error), "the database's disk is full");
+            Self::new(
+                Kind::StorageFull,
+                "nothing was written: the database's disk is full. Make room on its machine; reading \
+                 still works, and devices keep what they record",
+            )
+        } else if error.is_away() {
             tracing::warn!(error = %super::describe(&error), "PostgreSQL is away");
             Self::unavailable("the database is away; try again", 2)
         } else if error.took_too_long() {

@@ -49,6 +49,8 @@ pub enum Kind {
     TooManyRequests,
     /// The server failed.
     Internal,
+    /// The disk of the database or of the blob store is full.
+    StorageFull,
     /// Something that the server needs is away; try again.
     Unavailable,
     /// What was waited for did not come in time; try again.
@@ -101,6 +103,9 @@ impl Kind {
                 ("too-many-requests", "Too many requests", StatusCode::TOO_MANY_REQUESTS)
             }
             Self::Internal => ("internal", "The server failed", StatusCode::INTERNAL_SERVER_ERROR),
+            Self::StorageFull => {
+                ("storage-full", "Insufficient storage", StatusCode::INSUFFICIENT_STORAGE)
+            }
             Self::Unavailable => {
                 ("unavailable", "Something that is needed is away", StatusCode::SERVICE_UNAVAILABLE)
             }

@@ -72,8 +72,10 @@ impl IntoResponses for WriteProblems {
             (Kind::PreconditionFailed, "`If-Match` names another version than the present one"),
             (Kind::TooLarge, "The body is too large"),
             (Kind::UnsupportedMediaType, "The body is not `application/json`"),
+            (Kind::IdempotencyKeyReused, "The `Idempotency-Key` was used with another body"),
             INTERNAL,
             UNAVAILABLE,
+            (Kind::StorageFull, "The disk of the database or the blob store is full"),
         ])
     }
 }

@@ -5,6 +5,7 @@ pub(crate) mod contexts;
 mod socket;
 
 use std::path::Path;
+use std::sync::Once;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -13,6 +14,7 @@ use reqwest::{Method, RequestBuilder, Response};
 use serde_json::Value;
 
 use crate::exit::Refused;
+use crate::output::note;
 pub(crate) use connection::Connection;
 pub(crate) use socket::Socket;
 
@@ -68,6 +70,7 @@ impl Client {
 
     async fn send(&self, request: RequestBuilder) -> Result<Response> {
         let response = request.send().await.map_err(|error| self.unreachable(&error))?;
+        note_degraded(&response);
         if response.status().is_success() || response.status().as_u16() == 101 {
             return Ok(response);
         }
@@ -180,6 +183,14 @@ impl Client {
     pub(crate) async fn stream(&self, path: &str, query: &[(&str, String)]) -> Result<Response> {
         let request = self.request(Method::GET, path).query(query);
         self.send(request.header("accept", "text/event-stream")).await
+    }
+}
+
+/// Reports once what the server cannot write: what it answers may be old.
+fn note_degraded(response: &Response) {
+    static REPORT: Once = Once::new();
+    if let Some(text) = response.headers().get("muster-degraded").and_then(|it| it.to_str().ok()) {
+        REPORT.call_once(|| note(format!("warning: {text}")));
     }
 }
 

@@ -4,7 +4,7 @@ use axum::Router;
 use axum::extract::State;
 use axum::routing::get;
 use muster_api::{Json, Problem};
-use muster_eventlog::EventLog;
+use muster_eventlog::{EventLog, Failure};
 use muster_schemas::ProjectId;
 use serde_json::{Value, json};
 
@@ -25,6 +25,10 @@ pub(super) fn router(needs: Needs) -> Router {
 
 async fn ready(State(needs): State<Needs>) -> Result<Json<Value>, Problem> {
     needs.log.head(&ProjectId::default_project()).await?;
+    if let Some(Failure { since, cause }) = needs.log.append_failure() {
+        let detail = format!("the event log cannot be written since {since}: {cause}");
+        return Err(Problem::unavailable(detail, 30));
+    }
     match needs.nats.connection_state() {
         async_nats::connection::State::Connected => Ok(Json(json!({"status": "ok"}))),
         _ => Err(Problem::unavailable("the broker is away; its connection is being made again", 2)),

@@ -291,7 +291,7 @@ impl Dispatcher {
         order: Vec<u8>,
     ) {
         if operation.requested.private.is_none() {
-            return self.service.send_order(project, device, order, None).await;
+            return self.service.send_order(project, device, operation.id, order, None).await;
         }
         let sealed = Sealed { project: project.clone(), device, order };
         self.private.send(&self.service, operation.id, sealed).await;

@@ -50,7 +50,7 @@ impl PrivateParts {
     /// Sends an order with its private part: now, or when that was read.
     pub(super) async fn send(&mut self, service: &Service, operation: OperationId, order: Sealed) {
         match self.known.get_mut(&operation) {
-            Some(Part::Here(private)) => deliver(service, order, private.as_ref()).await,
+            Some(Part::Here(private)) => deliver(service, operation, order, private.as_ref()).await,
             // One that waits for long is sent again, and waits already.
             Some(Part::Asked(waiting)) => {
                 if !waiting.iter().any(|known| known.device == order.device) {
@@ -95,7 +95,7 @@ impl PrivateParts {
         match found {
             Ok(private) => {
                 for order in waiting {
-                    deliver(service, order, private.as_ref()).await;
+                    deliver(service, operation, order, private.as_ref()).await;
                 }
                 self.known.insert(operation, Part::Here(private));
             }
@@ -106,6 +106,12 @@ impl PrivateParts {
     }
 }
 
-async fn deliver(service: &Service, order: Sealed, private: Option<&Bytes>) {
-    service.send_order(&order.project, order.device, order.order, private).await;
+async fn deliver(
+    service: &Service,
+    operation: OperationId,
+    order: Sealed,
+    private: Option<&Bytes>,
+) {
+    let Sealed { project, device, order } = order;
+    service.send_order(&project, device, operation, order, private).await;
 }

@@ -4,13 +4,15 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use muster_api::blobs::key;
+use muster_channel::seal_to;
 use muster_schemas::cose::{Kind, Unverified};
 use muster_schemas::subjects::DeviceSubjects;
-use muster_schemas::wire::{CancelOrder, KIND_HEADER, RunDelivery, RunOrder};
-use muster_schemas::{DeviceId, ProjectId, codec};
+use muster_schemas::wire::{CancelOrder, KIND_HEADER, RunDelivery, RunOrder, input_context};
+use muster_schemas::{DeviceId, OperationId, ProjectId, codec};
 use tokio::time::timeout;
 
 use super::list::{List, OpenOperation, OpenRun};
+use crate::domain::Rejection;
 use crate::service::{Service, ServiceError, now};
 
 /// A private part that is not here after this is left to the dispatcher.
@@ -51,16 +53,43 @@ impl Service {
         }
     }
 
-    /// Sends a sealed order. When it does not arrive, it is sent again.
+    /// Sends a sealed order, and what is private of it sealed to the device. When it does not arrive,
+    /// it is sent again.
     pub(crate) async fn send_order(
         &self,
         project: &ProjectId,
         device: DeviceId,
+        operation: OperationId,
         order: Vec<u8>,
         private: Option<&Bytes>,
     ) {
-        let delivery = RunDelivery { order, private: private.map(|bytes| bytes.to_vec()) };
+        let sealed = match private {
+            Some(private) => match self.seal_input(project, device, operation, private).await {
+                Ok(sealed) => Some(sealed),
+                Err(error) => {
+                    tracing::warn!(%device, %operation, %error, "failed to seal a run's input; it is tried again");
+                    return;
+                }
+            },
+            None => None,
+        };
+        let delivery = RunDelivery { order, private: None, sealed };
         self.tell(project, device, "run", codec::encode(&delivery)).await;
+    }
+
+    /// Seals what is private of an order to the key that the device signs with.
+    async fn seal_input(
+        &self,
+        project: &ProjectId,
+        device: DeviceId,
+        operation: OperationId,
+        private: &[u8],
+    ) -> Result<Vec<u8>, ServiceError> {
+        let access = self.log.device_access(project, &[device]).await?;
+        let key = access.get(&device).and_then(|access| access.keys.first());
+        let (_, key) = key.ok_or(Rejection::NotFound("key of the device"))?;
+        let context = input_context(project, device, operation);
+        seal_to(key, &context, private).map_err(|error| ServiceError::Unproved(error.to_string()))
     }
 
     /// Tells a device to end a run.
@@ -106,7 +135,7 @@ impl Service {
                     }
                     false => None,
                 };
-                self.send_order(project, device, order, private.as_ref()).await;
+                self.send_order(project, device, run.operation, order, private.as_ref()).await;
             }
         }
         Ok(())

@@ -20,6 +20,13 @@ impl From<ServiceError> for Problem {
             ServiceError::Store(error) => error.into(),
             ServiceError::Append(error) => error.into(),
             ServiceError::Stored(error) => Self::internal(&error),
+            ServiceError::Blob(error) if error.is_disk_full() => {
+                tracing::warn!(error = %muster_api::problem::describe(&error), "the blob store's disk is full");
+                Self::new(
+                    Kind::StorageFull,
+                    "nothing was written: the disk of the blob store is full; make room there",
+                )
+            }
             ServiceError::Blob(error) => {
                 tracing::warn!(error = %muster_api::problem::describe(&error), "the blob store fails");
                 Self::unavailable("the blob store cannot be used; see the server's log", 10)

@@ -133,7 +133,7 @@ impl Service {
         let made = self.made(&request.project, appended?).await?;
         if made.id == id {
             for Begun { device, order, .. } in begun {
-                self.send_order(&request.project, device, order, None).await;
+                self.send_order(&request.project, device, id, order, None).await;
             }
         }
         Ok(made)

@@ -8,9 +8,11 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use muster_api::blobs::key::Piece;
 use muster_api::blobs::{BlobError, key};
+use muster_channel::open_by;
 use muster_schemas::wire::internal::output_subject;
 use muster_schemas::wire::{
-    MAX_FILE_PIECE_BYTES, MAX_OUTPUT_BYTES, MAX_PIECE_BYTES, OutputPiece, OutputStream, OutputTaken,
+    MAX_FILE_PIECE_BYTES, MAX_OUTPUT_BYTES, MAX_PIECE_BYTES, OutputPiece, OutputStream,
+    OutputTaken, output_context,
 };
 use muster_schemas::{DeviceId, OperationId, ProjectId, StreamName, codec, compress};
 
@@ -83,18 +85,26 @@ impl Service {
         payload: &[u8],
     ) -> Result<Vec<u8>, ServiceError> {
         let refused = |what: String| ServiceError::Unproved(what);
-        let piece: OutputPiece =
+        let mut piece: OutputPiece =
             codec::decode(payload).map_err(|error| refused(error.to_string()))?;
         let is_file = piece.stream == OutputStream::File;
         // What is not wanted is not asked for again: a device lets go of what it was answered.
-        let not_wanted = |why: String| {
+        let not_wanted = |piece: &OutputPiece, why: String| {
             tracing::warn!(%project, %device, operation = %piece.operation, why, "output is not kept");
             let next = piece.offset.saturating_add(u64::from(piece.bytes));
             let refused = is_file.then_some(why);
             Ok(codec::encode(&OutputTaken { next, refused, receipt: None }))
         };
+        if piece.sealed {
+            let key = self.keys.operation_key(project)?;
+            let context = output_context(project, device, &piece);
+            match open_by(&key, &context, &piece.data) {
+                Ok(data) => piece.data = data,
+                Err(error) => return not_wanted(&piece, error.to_string()),
+            }
+        }
         if let Err(why) = check(&piece) {
-            return not_wanted(why);
+            return not_wanted(&piece, why);
         }
         let place = (project.clone(), piece.operation, device, piece.stream);
         let folder = key::output(project, piece.operation, device, piece.stream);
@@ -102,13 +112,13 @@ impl Service {
             Some(known) => known,
             None => match self.wanted(project, device, &piece).await? {
                 Ok(limit) => Known { tail: self.tail(&folder).await?, limit, at: Instant::now() },
-                Err(why) => return not_wanted(why.to_owned()),
+                Err(why) => return not_wanted(&piece, why.to_owned()),
             },
         };
         if piece.offset.saturating_add(u64::from(piece.bytes)) > known.limit
             || piece.total.is_some_and(|total| total > known.limit)
         {
-            return not_wanted(format!("more than {} bytes", known.limit));
+            return not_wanted(&piece, format!("more than {} bytes", known.limit));
         }
         // Another process may have taken what came in between.
         let is_behind = piece.offset > known.next();

@@ -17,6 +17,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::append::{Append, AppendError, Appended, Batch};
 use crate::connect::Dialer;
 use crate::error::StoreError;
+use crate::failure::{Cause, FailureWatch};
 use crate::log::LogOptions;
 use session::Session;
 
@@ -55,12 +56,17 @@ pub(crate) struct AppenderHandle {
 
 impl AppenderHandle {
     /// Starts the project's appender. It ends when the last handle is gone.
-    pub(crate) fn spawn(project: ProjectId, dialer: Arc<Dialer>, options: LogOptions) -> Self {
+    pub(crate) fn spawn(
+        project: ProjectId,
+        dialer: Arc<Dialer>,
+        options: LogOptions,
+        failure: FailureWatch,
+    ) -> Self {
         let (small, small_queue) = mpsc::channel(WAITING);
         let (large, large_queue) = mpsc::channel(WAITING);
         let queues =
             Queues { small: small_queue, large: large_queue, held: None, small_last: false };
-        tokio::spawn(run(project, dialer, options, queues));
+        tokio::spawn(run(project, dialer, options, failure, queues));
         Self { small, large }
     }
 
@@ -136,7 +142,13 @@ impl Queues {
     }
 }
 
-async fn run(project: ProjectId, dialer: Arc<Dialer>, options: LogOptions, mut queues: Queues) {
+async fn run(
+    project: ProjectId,
+    dialer: Arc<Dialer>,
+    options: LogOptions,
+    failure: FailureWatch,
+    mut queues: Queues,
+) {
     let mut session: Option<Session> = None;
     while let Some(group) = queues.gather(options.max_batch).await {
         let mut open = match session.take() {
@@ -144,15 +156,22 @@ async fn run(project: ProjectId, dialer: Arc<Dialer>, options: LogOptions, mut q
             None => match Session::open(project.clone(), dialer.clone(), options.clone()).await {
                 Ok(open) => open,
                 Err(error) => {
+                    failure.failed(Cause::of(&error));
                     answer_all(group, error);
                     continue;
                 }
             },
         };
         match open.append(group).await {
-            Ok(()) => session = Some(open),
+            Ok(()) => {
+                failure.succeeded();
+                session = Some(open);
+            }
             // The session is dropped: its connection may be in the middle of anything.
-            Err(error) => tracing::warn!(%project, error = %describe(&*error), "an append failed"),
+            Err(error) => {
+                failure.failed(Cause::of(&error));
+                tracing::warn!(%project, error = %describe(&*error), "an append failed");
+            }
         }
     }
 }

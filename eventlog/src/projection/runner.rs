@@ -14,6 +14,7 @@ use super::{Projection, ProjectionError, Transaction};
 use crate::appender::describe;
 use crate::device_keys::as_i64;
 use crate::error::{Attempted, StoreError};
+use crate::failure::{Cause, Failure, FailureWatch};
 use crate::follow::Follower;
 use crate::log::EventLog;
 use crate::read::{ReadFilter, StoredEvent};
@@ -40,11 +41,15 @@ const MOVE_CHECKPOINT: &str = "UPDATE checkpoints
 #[derive(Clone, Debug)]
 pub struct Progress {
     positions: Arc<watch::Sender<HashMap<ProjectId, u64>>>,
+    failure: FailureWatch,
 }
 
 impl Default for Progress {
     fn default() -> Self {
-        Self { positions: Arc::new(watch::Sender::new(HashMap::new())) }
+        Self {
+            positions: Arc::new(watch::Sender::new(HashMap::new())),
+            failure: FailureWatch::default(),
+        }
     }
 }
 
@@ -53,6 +58,12 @@ impl Progress {
     #[must_use]
     pub fn position(&self, project: &ProjectId) -> u64 {
         self.positions.borrow().get(project).copied().unwrap_or(0)
+    }
+
+    /// Why the projection does not go on, and since when; `None` while it does.
+    #[must_use]
+    pub fn failure(&self) -> Option<Failure> {
+        self.failure.current()
     }
 
     /// Waits until the projection has reached a position; false when the time ran out.
@@ -156,6 +167,7 @@ impl<P: Projection> Runner<P> {
             let wait = match self.catch_up_to(&heads).await {
                 Ok(()) => {
                     complained.clear();
+                    self.progress.failure.succeeded();
                     let projects = self.reached.clone();
                     let is_stored = self.reached == self.checkpoints;
                     let is_ahead = projects
@@ -170,6 +182,10 @@ impl<P: Projection> Runner<P> {
                 }
                 Err(error) => {
                     let text = describe(&error);
+                    self.progress.failure.failed(match &error {
+                        ProjectionError::Store(error) => Cause::of(error),
+                        ProjectionError::CannotApply { .. } => Cause::Event,
+                    });
                     if text != complained {
                         tracing::error!(projection = self.projection.name(), error = %text, "a projection stopped");
                         complained = text;

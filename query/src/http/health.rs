@@ -8,7 +8,8 @@ use muster_api::{Json, Problem};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::projections::{devices, projects, timeline, tokens};
+use super::degraded;
+use crate::start::PROJECTIONS;
 use crate::state::{QueryState, sql_problem};
 
 /// A read model that is further behind than this many events is not ready.
@@ -35,8 +36,8 @@ pub(crate) async fn get_health() -> Json<Health> {
 
 /// Can it answer?
 ///
-/// The database is reachable, and the read models are at work and no more than 10,000 events behind
-/// the log.
+/// The database is reachable and takes writes, and the read models are at work and no more than 10,000
+/// events behind the log.
 #[utoipa::path(
     get, path = "/readyz", tag = "server", security(()),
     responses(
@@ -47,8 +48,11 @@ pub(crate) async fn get_health() -> Json<Health> {
 pub(crate) async fn get_readiness(
     State(state): State<QueryState>,
 ) -> Result<Json<Health>, Problem> {
-    let names =
-        [devices::TABLE, tokens::TABLE, timeline::TABLE, projects::TABLE].map(str::to_owned);
+    let degraded = degraded::describe(&state);
+    if !degraded.is_empty() {
+        return Err(Problem::unavailable(degraded, 30));
+    }
+    let names = PROJECTIONS.map(str::to_owned);
     let furthest = sqlx::query_as::<_, (String, String, i64, Option<String>)>(
         "SELECT n.name, h.project, h.position - coalesce(c.position, 0) AS lag, c.failure
          FROM heads h CROSS JOIN unnest($1::text[]) AS n (name)

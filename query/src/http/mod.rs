@@ -4,6 +4,7 @@
 //! it answers is shaped in `view.rs` beside it. Writes are the command role's.
 
 mod dead_letters;
+mod degraded;
 mod devices;
 mod events;
 mod examples;
@@ -19,6 +20,7 @@ mod uploads;
 mod whoami;
 
 use axum::extract::DefaultBodyLimit;
+use axum::middleware::from_fn_with_state;
 use muster_api::problem::{FieldError, ProblemDocument};
 use utoipa::OpenApi;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
@@ -36,7 +38,8 @@ use crate::state::QueryState;
         title = "muster",
         description = "Manages fleets of Linux devices. Lists answer `items` and `next`; errors are \
             problem documents (RFC 9457); a write answers `Muster-Position`, and a read may wait \
-            for it with `Muster-Min-Position`.",
+            for it with `Muster-Min-Position`. While the server cannot write something, answers to \
+            reads carry `Muster-Degraded`: what, since when and why.",
         license(name = "Apache-2.0", identifier = "Apache-2.0")
     ),
     components(schemas(ProblemDocument, FieldError)),
@@ -80,7 +83,7 @@ pub fn openapi_info() -> utoipa::openapi::OpenApi {
 /// The read API. `/openapi.json`, `/docs` and the fallbacks ([`muster_api::fallback`]) are the
 /// caller's: it knows both doors.
 pub fn router(state: QueryState) -> OpenApiRouter {
-    routes().with_state(state)
+    routes().layer(from_fn_with_state(state.clone(), degraded::mark)).with_state(state)
 }
 
 /// The read side's part of the OpenAPI document.

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::codec::unique_map;
+use crate::codec::{self, unique_map};
 use crate::cose::Hash;
 use crate::events::{Action, PrivatePart};
 use crate::ids::{DeviceId, OperationId, ProjectId};
@@ -67,9 +67,25 @@ pub struct RunDelivery {
     /// COSE_Sign1 of kind `run` over a [`RunOrder`].
     #[serde(with = "serde_bytes")]
     pub order: Vec<u8>,
-    /// A [`PrivateInput`], encoded; its SHA-256 stands in the order.
-    #[serde(default, with = "serde_bytes")]
+    /// A [`PrivateInput`], encoded, in clear: from servers before 0.2. Its SHA-256 stands in the order.
+    #[serde(default, with = "serde_bytes", skip_serializing_if = "Option::is_none")]
     pub private: Option<Vec<u8>>,
+    /// The same, sealed to the device's signing key in the context [`input_context`].
+    #[serde(default, with = "serde_bytes", skip_serializing_if = "Option::is_none")]
+    pub sealed: Option<Vec<u8>>,
+}
+
+/// The context of a sealed [`PrivateInput`].
+#[must_use]
+pub fn input_context(project: &ProjectId, device: DeviceId, operation: OperationId) -> Vec<u8> {
+    codec::encode(&("muster/run-input/v1", project, device, operation))
+}
+
+/// The context of a sealed [`OutputPiece`].
+#[must_use]
+pub fn output_context(project: &ProjectId, device: DeviceId, piece: &OutputPiece) -> Vec<u8> {
+    let place = (piece.operation, piece.stream, piece.offset);
+    codec::encode(&("muster/run-output/v1", project, device, place))
 }
 
 /// What only the device shall see of an order. CBOR.
@@ -147,8 +163,8 @@ impl OutputStream {
     }
 }
 
-/// A piece of a program's output, or of a file: a request on `.req.output`, answered by [`OutputTaken`]. Not
-/// sealed: the run's signed end holds the hash of all of it.
+/// A piece of a program's output, or of a file: a request on `.req.output`, answered by
+/// [`OutputTaken`]. Not signed: the run's signed end holds the hash of all of it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OutputPiece {
     /// The operation.
@@ -159,9 +175,13 @@ pub struct OutputPiece {
     pub offset: u64,
     /// How many bytes it is.
     pub bytes: u32,
-    /// The bytes, compressed by zlib where that makes them fewer.
+    /// The bytes, compressed by zlib where that makes them fewer, then sealed.
     #[serde(with = "serde_bytes")]
     pub data: Vec<u8>,
+    /// True when `data` is sealed to the project's operation key in the context [`output_context`].
+    /// Agents before 0.2 send it in clear.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub sealed: bool,
     /// True when `data` is compressed.
     #[serde(default)]
     pub compressed: bool,

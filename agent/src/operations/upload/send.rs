@@ -14,7 +14,7 @@ use tokio::time::{sleep, sleep_until};
 use super::reader::Reader;
 use super::worker::Piece;
 use crate::backoff::Backoff;
-use crate::operations::send::{connected, request};
+use crate::operations::send::{connected, request, seal};
 use crate::run::Shared;
 
 /// No piece is made smaller, in bytes, however slow the connection.
@@ -82,9 +82,10 @@ pub(super) async fn send(
         let packed = reader.pack(piece).await?;
         incompressible =
             tries && packed.bytes > 0 && !packed.is_smaller || (!tries && incompressible);
-        pace.wait(packed.message.len()).await;
+        let message = seal(shared, packed.piece)?;
+        pace.wait(message.len()).await;
         let began = Instant::now();
-        let answer = request(&client, &subject, packed.message).await;
+        let answer = request(&client, &subject, message).await;
         let problem = match answer {
             Ok(taken) => {
                 if let Some(why) = taken.refused {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use muster_schemas::events::{RefusalCause, Upload};
 use muster_schemas::wire::{MAX_FILE_PIECE_BYTES, OutputPiece, OutputStream};
-use muster_schemas::{OperationId, codec, compress};
+use muster_schemas::{OperationId, compress};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -82,12 +82,11 @@ pub(super) struct Piece {
     pub(super) compresses: bool,
 }
 
-/// A message, ready to be sent.
+/// A piece, ready to be sealed and sent.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Packed {
     pub(super) bytes: u64,
-    #[serde(with = "serde_bytes")]
-    pub(super) message: Vec<u8>,
+    pub(super) piece: OutputPiece,
     pub(super) is_smaller: bool,
 }
 
@@ -257,11 +256,12 @@ impl Worker<'_> {
             bytes: u32::try_from(length).unwrap_or(u32::MAX),
             compressed: data.len() < length,
             data,
+            sealed: false,
             last: is_last,
             salt: is_first.then(|| piece.salt.to_vec()),
             total: Some(total),
         };
         let is_smaller = piece.compressed;
-        Ok(Packed { bytes: length as u64, message: codec::encode(&piece), is_smaller })
+        Ok(Packed { bytes: length as u64, piece, is_smaller })
     }
 }

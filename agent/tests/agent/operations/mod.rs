@@ -11,9 +11,10 @@ mod uploads;
 use std::path::Path;
 use std::time::Duration;
 
+use muster_channel::seal_to;
 use muster_schemas::cose::Kind;
 use muster_schemas::events::{Action, Exec, PrivatePart, Program, RunReport};
-use muster_schemas::wire::{CancelOrder, PrivateInput, RunDelivery, RunOrder};
+use muster_schemas::wire::{CancelOrder, PrivateInput, RunDelivery, RunOrder, input_context};
 use muster_schemas::{Event, Hash, OperationId, ProjectId, codec};
 use uuid::Uuid;
 
@@ -67,7 +68,10 @@ fn sealed(order: &RunOrder) -> Vec<u8> {
 }
 
 async fn deliver(server: &Server, order: &RunOrder, private: Option<Vec<u8>>) {
-    let delivery = RunDelivery { order: sealed(order), private };
+    let key = server.known.lock().unwrap().key.unwrap();
+    let context = input_context(&order.project, order.device, order.operation);
+    let private = private.map(|private| seal_to(&key, &context, &private).unwrap());
+    let delivery = RunDelivery { order: sealed(order), private: None, sealed: private };
     server.command("run", codec::encode(&delivery)).await;
 }
 

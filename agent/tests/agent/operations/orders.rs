@@ -70,7 +70,9 @@ async fn an_order_for_somebody_else_or_by_somebody_else_is_ignored() {
         [(SigningKey::from_seed(&[8; 32]), Kind::Run), (operation_key(), Kind::Config)]
     {
         let order = key.seal(kind, codec::encode(&mine));
-        server.command("run", codec::encode(&RunDelivery { order, private: None })).await;
+        server
+            .command("run", codec::encode(&RunDelivery { order, private: None, sealed: None }))
+            .await;
     }
     for rubbish in [&b""[..], b"rubbish", &[0xff; 100]] {
         server.command("run", rubbish.to_vec()).await;
@@ -178,7 +180,7 @@ async fn an_order_of_a_kind_that_is_not_known_is_refused_by_name() {
         action: [("kind", "fly")].into(),
     };
     let order = operation_key().seal(Kind::Run, codec::encode(&order));
-    server.command("run", codec::encode(&RunDelivery { order, private: None })).await;
+    server.command("run", codec::encode(&RunDelivery { order, private: None, sealed: None })).await;
     assert_eq!(refused(&server, id(1)).await.0, RefusalCause::Unsupported);
     running.stop().await;
 }

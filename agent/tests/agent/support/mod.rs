@@ -17,6 +17,7 @@ use data_encoding::BASE64URL_NOPAD;
 use futures::StreamExt;
 use muster_agent::enroll::EnrollOptions;
 use muster_backing::nats::{NatsOptions, NatsServer, Tls};
+use muster_channel::open_by;
 use muster_schemas::cose::{self, Kind, PublicKey};
 use muster_schemas::envelope::parse_sealed;
 use muster_schemas::metrics::MetricBatch;
@@ -27,7 +28,7 @@ use muster_schemas::subjects::{
 use muster_schemas::wire::{
     Ack, CredentialsProof, CredentialsRequest, CredentialsResponse, EnrollProof, EnrollRequest,
     EnrollResponse, EnrollmentTokenText, FileStored, Hello, KIND_HEADER, MAX_FILE_PIECE_BYTES,
-    NonceRequest, NonceResponse, OutputPiece, OutputStream, OutputTaken, Welcome,
+    NonceRequest, NonceResponse, OutputPiece, OutputStream, OutputTaken, Welcome, output_context,
 };
 use muster_schemas::{
     DeviceId, Event, Hash, OperationId, ProjectId, SigningKey, Timestamp, TokenId, codec, compress,
@@ -316,7 +317,10 @@ fn take_piece(known: &Mutex<Known>, payload: &[u8]) -> Option<u64> {
     if known.takes_no_output {
         return None;
     }
-    let piece: OutputPiece = codec::decode(payload).unwrap();
+    let mut piece: OutputPiece = codec::decode(payload).unwrap();
+    assert!(piece.sealed, "output in clear");
+    let context = output_context(&ProjectId::default_project(), device(), &piece);
+    piece.data = open_by(&operation_key(), &context, &piece.data).unwrap();
     let at_most = known.takes_at_most;
     let taken = known.outputs.entry((piece.operation, piece.stream)).or_default();
     taken.pieces += 1;

@@ -3,10 +3,13 @@
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
+use muster_command::dispatch::todo::NAME as DISPATCH_LIST;
 use muster_command::keys::verifier_in;
-use muster_eventlog::{AuthorityAudit, ConnectOptions, Examination, audit_authority, examine};
+use muster_eventlog::{
+    AuthorityAudit, ConnectOptions, Examination, ReadModel, audit_authority, examine,
+};
 use muster_ingest::metrics::{Answer, InfluxClient};
-use muster_query::projections::{devices, projects, timeline, tokens};
+use muster_query::PROJECTIONS;
 use muster_schemas::Timestamp;
 use tokio::time::timeout;
 
@@ -21,6 +24,8 @@ pub(super) const TABLES: &str = "tables";
 const SKEW: i64 = 5 * 1_000_000;
 /// A read model that is further behind is no longer catching up with a busy moment.
 const FAR_BEHIND: u64 = 5_000;
+/// A read model that has not read an event for this long stands still, in microseconds.
+const STALE: i64 = 15 * 1_000_000;
 
 /// Was everything that grants authority recorded by this server's command role?
 pub(super) async fn authority(url: &str, keys: &Path) -> Check {
@@ -136,15 +141,25 @@ pub(super) fn judged(found: &Examination, now: Timestamp) -> Vec<Check> {
 
 fn read_models(found: &Examination) -> Vec<Check> {
     let name = "read models";
-    let live = [devices::TABLE, timeline::TABLE, tokens::TABLE, projects::TABLE];
     let mut checks = Vec::new();
-    for (model, project, lag, failure) in &found.read_models {
-        if !live.contains(&model.as_str()) {
-            continue;
-        }
+    let is_live = |model: &&ReadModel| {
+        PROJECTIONS.contains(&model.name.as_str()) || model.name == DISPATCH_LIST
+    };
+    for ReadModel { name: model, project, lag, behind_since, failure } in
+        found.read_models.iter().filter(is_live)
+    {
+        let age = behind_since.map_or(0, |since| found.now.micros() - since.micros());
         if let Some(failure) = failure {
             let text = format!("{model} of {project} stopped: {failure}");
             let remedy = "a newer release mends it; nothing is skipped or lost meanwhile";
+            checks.push(Check::bad(name, text, remedy));
+        } else if let Some(since) = behind_since
+            && age > STALE
+        {
+            let text = format!(
+                "{model} of {project} is {lag} events behind and has not read what was recorded at {since}"
+            );
+            let remedy = "is the database's disk full, do roles query and command run? Their logs say what holds it up; answers are old, nothing is lost";
             checks.push(Check::bad(name, text, remedy));
         } else if *lag > FAR_BEHIND {
             let text = format!("{model} of {project} is {lag} events behind");

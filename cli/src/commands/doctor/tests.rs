@@ -3,7 +3,7 @@
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 
-use muster_eventlog::Examination;
+use muster_eventlog::{Examination, ReadModel};
 use muster_schemas::Timestamp;
 
 use super::{Check, broker, files, stores};
@@ -15,12 +15,23 @@ fn wrong(checks: &[Check]) -> Vec<&str> {
     checks.iter().filter(|check| check.remedy.is_some()).map(|check| check.name).collect()
 }
 
+/// A read model that has not read `lag` events, the oldest of which is `age` seconds old.
+fn model(name: &str, lag: u64, age: i64) -> ReadModel {
+    ReadModel {
+        name: name.to_owned(),
+        project: "default".to_owned(),
+        lag,
+        behind_since: (lag > 0).then_some(Timestamp(NOW - age * 1_000_000)),
+        failure: None,
+    }
+}
+
 fn healthy() -> Examination {
     Examination {
         version: "17.5".into(),
         now: Timestamp(NOW),
         missing: 0,
-        read_models: vec![("devices_v0".into(), "default".into(), 1_000_000, None)],
+        read_models: vec![model("devices_v0", 1_000_000, 0)],
         dead_letters: 0,
         too_mighty: None,
         connections: (10, 100),
@@ -59,22 +70,22 @@ fn what_is_wrong_with_the_database_is_told_apart() {
     };
     // A read model of an earlier release stays behind, and that is right.
     assert!(judge(healthy()).is_empty());
-    let model = |lag, failure: Option<&str>| {
-        let table = muster_query::projections::devices::TABLE.to_owned();
-        vec![(table, "default".to_owned(), lag, failure.map(str::to_owned))]
-    };
+    let table = muster_query::projections::devices::TABLE;
     assert_eq!(judge(Examination { missing: 2, ..healthy() }), ["tables"]);
     assert_eq!(judge(Examination { dead_letters: 1, ..healthy() }), ["dead letters"]);
     assert_eq!(judge(Examination { connections: (95, 100), ..healthy() }), ["PostgreSQL"]);
     assert_eq!(judge(Examination { now: Timestamp(NOW - 9_000_000), ..healthy() }), ["clock"]);
     assert_eq!(
-        judge(Examination { read_models: model(9_999, None), ..healthy() }),
+        judge(Examination { read_models: vec![model(table, 9_999, 0)], ..healthy() }),
         ["read models"]
     );
-    assert_eq!(
-        judge(Examination { read_models: model(0, Some("x")), ..healthy() }),
-        ["read models"]
-    );
+    let stopped = ReadModel { failure: Some("x".to_owned()), ..model(table, 0, 0) };
+    assert_eq!(judge(Examination { read_models: vec![stopped], ..healthy() }), ["read models"]);
+    for table in muster_query::PROJECTIONS.into_iter().chain(["dispatch_v1"]) {
+        let with = |age| Examination { read_models: vec![model(table, 1, age)], ..healthy() };
+        assert_eq!(judge(with(10)), [""; 0], "{table}");
+        assert_eq!(judge(with(20)), ["read models"], "{table}");
+    }
 }
 
 #[test]

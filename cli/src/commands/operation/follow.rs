@@ -1,5 +1,6 @@
 //! Waits for an operation: one run as if its program ran here, several with their progress.
 
+use std::convert::Infallible;
 use std::io::Write;
 use std::time::Duration;
 
@@ -16,6 +17,8 @@ use crate::output::{self, line, note, text};
 
 /// How often an operation on several devices is looked at.
 const LOOK: Duration = Duration::from_millis(300);
+/// Interval between looks at a run that has not started, to explain why.
+const EXPLAIN_INTERVAL: Duration = Duration::from_secs(5);
 /// The outputs of so many devices are shown; of more, it is said how to see them.
 const SHOWN: u64 = 20;
 
@@ -131,7 +134,12 @@ pub(crate) async fn patiently(
     let mut failures = 0;
     loop {
         match client.get_at(path, query, position).await {
-            Err(error) if failures < 30 && crate::exit::is_passing(&error) => failures += 1,
+            Err(error) if failures < 30 && crate::exit::is_passing(&error) => {
+                failures += 1;
+                if failures == 2 {
+                    note(format!("waiting for an answer: {error:#}"));
+                }
+            }
             answer => return answer,
         }
         tokio::time::sleep(LOOK * failures).await;
@@ -178,7 +186,16 @@ async fn one(client: &Client, asked: &Asked, json: bool) -> Result<()> {
     }
     let (out, err) = (source("stdout"), source("stderr"));
     let (mut stdout, mut stderr) = (std::io::stdout(), std::io::stderr());
-    tokio::try_join!(copy(client, &out, true, &mut stdout), copy(client, &err, true, &mut stderr))?;
+    let copied = async {
+        tokio::try_join!(
+            copy(client, &out, true, &mut stdout),
+            copy(client, &err, true, &mut stderr)
+        )
+    };
+    tokio::select! {
+        copied = copied => drop(copied?),
+        never = explain_waiting(client, asked, &device) => match never {},
+    }
     let run = ended(client, asked, &device).await?;
     for stream in ["stdout", "stderr"] {
         let (bytes, kept) = (&run[stream]["bytes"], &run[stream]["kept"]);
@@ -198,6 +215,23 @@ pub(crate) async fn collect(client: &Client, asked: &Asked, sink: &mut Vec<u8>) 
     let source = Source { id: &asked.id, device: &device, stream: "stdout", position };
     copy(client, &source, true, sink).await?;
     outcome(&ended(client, asked, &device).await?, true)
+}
+
+/// Explains why a run does not start, when it takes long; never ends.
+async fn explain_waiting(client: &Client, asked: &Asked, device: &str) -> Infallible {
+    let path = format!("{}/runs/{}", path(&asked.id), segment(device));
+    let mut explained = String::new();
+    loop {
+        tokio::time::sleep(EXPLAIN_INTERVAL).await;
+        let Ok(run) = client.get(&path, &[]).await else { continue };
+        if matches!(run["state"].as_str(), Some("requested" | "dispatched" | "accepted")) {
+            let text = text(&run["explanation"]);
+            if text != explained {
+                note(format!("waiting: {text}"));
+                explained = text;
+            }
+        }
+    }
 }
 
 /// Who waits for a device that is not there shall know.

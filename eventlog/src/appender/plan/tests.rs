@@ -86,12 +86,10 @@ fn an_append_id_belongs_to_one_request() {
         request_hash: Some(Hash([hash; 32])),
         ..append("a", Expected::Version(0), 1)
     };
-    let results =
-        decide(&Streams::new(), &HashMap::new(), &[request(1), request(2), request(1)]);
+    let results = decide(&Streams::new(), &HashMap::new(), &[request(1), request(2), request(1)]);
     assert_eq!(results, ["2-2", &AppendError::IdReused.to_string(), "2-2"]);
     // Rows of earlier versions have no hash.
-    let first =
-        Appended { first: 1, last: 1, recorded_at: Timestamp(3), request_hash: None };
+    let first = Appended { first: 1, last: 1, recorded_at: Timestamp(3), request_hash: None };
     let results = decide(&Streams::new(), &HashMap::from([(id, first)]), &[request(1)]);
     assert_eq!(results, ["1-1"]);
 }

@@ -150,14 +150,20 @@ pub(super) fn samples() -> Vec<Sample> {
     };
     let (run, cancel) = (Message::RunOrder(order()), Message::CancelOrder(cancel));
     let sealed = Message::Sealed(Kind::Run, Box::new(run.clone()));
-    let delivery =
-        RunDelivery { order: sealed.encode(), private: Some(codec::encode(&private_input())) };
+    let delivery = RunDelivery {
+        order: sealed.encode(),
+        private: Some(codec::encode(&private_input())),
+        sealed: None,
+    };
+    let delivery_sealed =
+        RunDelivery { private: None, sealed: Some(vec![7; 80]), ..delivery.clone() };
     let piece = OutputPiece {
         operation: operation(),
         stream: OutputStream::Stderr,
         offset: 0,
         bytes: 6,
         data: b"hello\n".to_vec(),
+        sealed: false,
         compressed: false,
         last: true,
         salt: Some(vec![6; 16]),
@@ -169,6 +175,7 @@ pub(super) fn samples() -> Vec<Sample> {
         total: Some(52_428_800),
         ..piece.clone()
     };
+    let piece_sealed = OutputPiece { data: vec![7; 54], sealed: true, ..piece.clone() };
     let upload = RunOrder { action: upload(), private: None, ..order() };
     let stored = RunReport {
         exit_code: None,
@@ -196,6 +203,7 @@ pub(super) fn samples() -> Vec<Sample> {
         ("RunOrder", run),
         ("SealedRunOrder", sealed),
         ("RunDelivery", Message::RunDelivery(delivery)),
+        ("SealedRunDelivery", Message::RunDelivery(delivery_sealed)),
         ("PrivateInput", Message::PrivateInput(private_input())),
         ("SealedCancelOrder", Message::Sealed(Kind::Cancel, Box::new(cancel.clone()))),
         ("CancelOrder", cancel),
@@ -207,6 +215,7 @@ pub(super) fn samples() -> Vec<Sample> {
         ("UploadOrder", Message::RunOrder(upload)),
         ("UploadReport", Message::Event(RunSucceeded(stored).into())),
         ("FilePiece", Message::OutputPiece(file)),
+        ("SealedOutputPiece", Message::OutputPiece(piece_sealed)),
         ("FileRefused", Message::OutputTaken(refused)),
         ("FileStored", Message::FileStored(all)),
         ("SealedFileStored", receipt),

@@ -1,0 +1,50 @@
+//! Marks answers that may be old, or whose changes cannot be written now.
+
+use axum::extract::{Request, State};
+use axum::http::{HeaderName, HeaderValue};
+use axum::middleware::Next;
+use axum::response::Response;
+
+use crate::state::QueryState;
+
+/// The header: what this server cannot write, since when and why.
+pub(super) const DEGRADED: HeaderName = HeaderName::from_static("muster-degraded");
+
+/// Middleware: adds [`DEGRADED`] while a read model cannot be written, or the log not appended to.
+pub(super) async fn mark(
+    State(state): State<QueryState>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let mut response = next.run(request).await;
+    let text = describe(&state);
+    if let Ok(value) = HeaderValue::from_str(&text)
+        && !text.is_empty()
+    {
+        response.headers_mut().insert(DEGRADED, value);
+    }
+    response
+}
+
+/// What cannot be written, in one line; empty when everything can.
+pub(super) fn describe(state: &QueryState) -> String {
+    let mut parts = Vec::new();
+    if let Some(failure) = state.log().append_failure() {
+        parts.push(format!(
+            "the event log cannot be written since {}: {}; reading works, and devices keep what they record",
+            failure.since, failure.cause
+        ));
+    }
+    let mut failures: Vec<_> = state.read_models.failures().collect();
+    failures.sort_by_key(|(_, failure)| failure.since);
+    if let Some((_, first)) = failures.first() {
+        let names: Vec<&str> = failures.iter().map(|(name, _)| *name).collect();
+        parts.push(format!(
+            "read models ({}) are not updated since {}: {}; answers may be old",
+            names.join(", "),
+            first.since,
+            first.cause
+        ));
+    }
+    parts.join("; ")
+}

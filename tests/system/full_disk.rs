@@ -1,0 +1,167 @@
+//! A full disk: what cannot be written is named with its cause and its beginning, what can be read is
+//! read, and everything goes on when there is room.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use muster_tests::binaries::binary;
+use muster_tests::fleet::Fleet;
+use muster_tests::{System, wait};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use reqwest::Method;
+use serde_json::json;
+
+const PATIENCE: Duration = Duration::from_secs(60);
+const DISK_FULL: &str = "the database's disk is full";
+
+/// A file system of its own for PostgreSQL's files.
+struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    /// Moves a folder onto a file system that has room for a few megabytes more.
+    fn under(folder: &Path) -> Self {
+        let aside = folder.with_extension("aside");
+        std::fs::rename(folder, &aside).unwrap();
+        std::fs::create_dir(folder).unwrap();
+        let options = "size=160m,mode=0700";
+        mount(Some("tmpfs"), folder, Some("tmpfs"), MsFlags::empty(), Some(options)).unwrap();
+        let disk = Self(folder.to_owned());
+        let copied =
+            Command::new("cp").arg("-a").arg(aside.join(".")).arg(folder).status().unwrap();
+        assert!(copied.success());
+        disk
+    }
+
+    fn filling(&self) -> PathBuf {
+        self.0.join("filling")
+    }
+
+    /// Leaves no room.
+    fn fill(&self) {
+        let mut file = std::fs::File::create(self.filling()).unwrap();
+        for size in [1 << 20, 4096, 1] {
+            while file.write_all(&vec![0; size]).is_ok() {}
+        }
+    }
+
+    fn make_room(&self) {
+        std::fs::remove_file(self.filling()).unwrap();
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = umount2(&self.0, MntFlags::MNT_DETACH);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_of_the_database_is_named_and_reading_goes_on() {
+    if !nix::unistd::Uid::effective().is_root() {
+        eprintln!("skipped: to mount a file system needs root");
+        return;
+    }
+    let mut system = System::start().await;
+    system.api.post("/api/v1/devices", &json!({"name": "before"})).await;
+    assert!(system.stop().await, "{}", system.said());
+    let disk = SmallDisk::under(&system.dir().join("postgres"));
+    // PostgreSQL's folder belongs to its user.
+    let owner = Command::new("chown")
+        .arg(format!("--reference={}", system.dir().join("postgres.aside").display()))
+        .arg(&disk.0)
+        .status()
+        .unwrap();
+    assert!(owner.success());
+    system.start_again().await;
+    disk.fill();
+
+    // Free pages take some writes still.
+    let mut number = 0;
+    let refused = loop {
+        number += 1;
+        let body =
+            json!({"name": format!("device-{number}"), "labels": {"filler": "x".repeat(128)}});
+        let (status, said) = system.api.send(Method::POST, "/api/v1/devices", Some(&body)).await;
+        if status != 201 {
+            break (status, said["type"].clone(), said["detail"].to_string());
+        }
+        assert!(number < 5_000, "the disk is not full");
+    };
+    assert_eq!((refused.0, &refused.1), (507, &"/problems/storage-full".into()), "{}", refused.2);
+    assert!(refused.2.contains(DISK_FULL), "{}", refused.2);
+    let (status, headers, _) = system.api.raw("/api/v1/devices/before", &[]).await;
+    let degraded = headers["muster-degraded"].to_str().unwrap();
+    assert!(status == 200 && degraded.contains("cannot be written since 20"), "{degraded}");
+    assert!(degraded.contains(DISK_FULL), "{degraded}");
+    let (status, not_ready) = system.api.send(Method::GET, "/readyz", None).await;
+    assert!(status == 503 && not_ready.to_string().contains(DISK_FULL), "{not_ready}");
+    let (code, out, err) = system.muster(&["device", "list", "--search", "before"]);
+    assert!(code == 0 && out.contains("before"), "{out}{err}");
+    assert!(err.contains("warning:") && err.contains(DISK_FULL), "{err}");
+    let data = system.dir();
+    let (code, out, _) = system.muster(&["doctor", "--data", data.to_str().unwrap()]);
+    assert!(code == 1 && out.contains(DISK_FULL), "{out}");
+
+    disk.make_room();
+    wait::until("the database to take writes again", PATIENCE, || async {
+        let body = json!({"name": "after"});
+        let (status, _) = system.api.send(Method::POST, "/api/v1/devices", Some(&body)).await;
+        matches!(status, 201 | 409).then_some(())
+    })
+    .await;
+    wait::until("the API to be ready", PATIENCE, || async {
+        (system.api.status("/readyz").await == 200).then_some(())
+    })
+    .await;
+    assert!(!system.api.raw("/api/v1/devices", &[]).await.1.contains_key("muster-degraded"));
+    assert!(system.stop().await, "{}", system.said());
+}
+
+/// The log takes writes and a read model does not: which pages are free decides on a real disk.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_read_model_that_cannot_be_written_is_named_and_exec_says_what_it_waits_for() {
+    let fleet = Fleet::start().await;
+    let dir = tempfile::tempdir().unwrap();
+    let _robot = fleet.robot(dir.path()).await;
+    let url = fleet.postgres.connection_url();
+    let (owner, connection) = tokio_postgres::connect(&url, tokio_postgres::NoTls).await.unwrap();
+    tokio::spawn(connection);
+    let full = "CREATE FUNCTION full_disk() RETURNS trigger LANGUAGE plpgsql AS $$
+         BEGIN RAISE EXCEPTION 'could not extend file' USING ERRCODE = '53100'; END $$;
+         CREATE TRIGGER full_disk BEFORE INSERT ON operations_v1_runs
+         FOR EACH STATEMENT EXECUTE FUNCTION full_disk()";
+    owner.batch_execute(full).await.unwrap();
+    let muster = |args: &[&str]| {
+        let mut command = Command::new(binary("muster"));
+        command
+            .args(["--url", &fleet.api.url, "--token", &fleet.api.token, "--ca"])
+            .arg(fleet.ca())
+            .args(args)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        command.spawn().unwrap()
+    };
+    let exec = muster(&["exec", "robot", "--", "echo", "done"]);
+    wait::until("answers to be marked", PATIENCE, || async {
+        let (_, headers, _) = fleet.api.raw("/api/v1/operations", &[]).await;
+        let text = headers.get("muster-degraded")?.to_str().ok()?.to_owned();
+        (text.contains("(operations)") && text.contains(DISK_FULL)).then_some(())
+    })
+    .await;
+    let list = muster(&["operation", "list"]).wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&list.stderr);
+    assert!(said.contains("answers may be old") && said.contains(DISK_FULL), "{said}");
+    let (status, not_ready) = fleet.api.send(Method::GET, "/readyz", None).await;
+    assert!(status == 503 && not_ready.to_string().contains("operations"), "{not_ready}");
+
+    // Long enough for the waiting command to have asked more than once.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    owner.batch_execute("DROP TRIGGER full_disk ON operations_v1_runs").await.unwrap();
+    let done = exec.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&done.stderr);
+    assert_eq!(String::from_utf8_lossy(&done.stdout), "done\n", "{said}");
+    assert!(said.contains("waiting for an answer") && said.contains(DISK_FULL), "{said}");
+}

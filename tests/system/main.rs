@@ -29,6 +29,7 @@ mod operations;
 mod outbox;
 mod ports;
 mod projects;
+mod reach;
 mod remote;
 mod retention;
 mod rotation;

@@ -73,11 +73,14 @@ impl Client {
         }
         let status = response.status().as_u16();
         let body = response.text().await.unwrap_or_default();
-        let detail = serde_json::from_str::<Value>(&body)
-            .ok()
-            .and_then(|problem| problem["detail"].as_str().map(str::to_owned))
+        let problem = serde_json::from_str::<Value>(&body).unwrap_or_default();
+        let detail = problem["detail"]
+            .as_str()
+            .map(str::to_owned)
             .unwrap_or_else(|| format!("the server answers {status}: {}", body.trim()));
-        Err(Refused::Problem { status, detail }.into())
+        let kind = problem["type"].as_str().and_then(|kind| kind.strip_prefix("/problems/"));
+        let kind = kind.unwrap_or_default().to_owned();
+        Err(Refused::Problem { status, kind, detail }.into())
     }
 
     fn unreachable(&self, error: &reqwest::Error) -> Refused {

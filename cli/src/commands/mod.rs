@@ -23,6 +23,7 @@ pub(crate) mod status;
 pub(crate) mod target;
 pub(crate) mod token;
 pub(crate) mod upload;
+pub(crate) mod wait;
 
 use anyhow::{Result, bail};
 use serde_json::{Map, Value};

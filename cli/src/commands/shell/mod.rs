@@ -8,6 +8,7 @@ use anyhow::Result;
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
+use super::wait::Wait;
 use crate::client::{Client, Connection, segment};
 use crate::exit::{Misused, NotFound};
 use crate::output::{self, ago, line, table, text};
@@ -38,6 +39,8 @@ pub(crate) struct ShellArgs {
     /// Record what is typed, too: passwords with it
     #[arg(long, conflicts_with = "no_record")]
     record_input: bool,
+    #[command(flatten)]
+    wait: Wait,
     /// A line for the shell, in place of an interactive one
     #[arg(last = true)]
     line: Vec<String>,
@@ -61,6 +64,8 @@ enum ShellCommand {
         /// Only look on
         #[arg(long)]
         watch: bool,
+        #[command(flatten)]
+        wait: Wait,
     },
     /// End a session
     End {
@@ -96,10 +101,10 @@ pub(crate) async fn run(connection: Connection, args: ShellArgs) -> Result<()> {
     match args.command {
         None => {}
         Some(ShellCommand::List { all, device }) => return list(&client, all, device, json).await,
-        Some(ShellCommand::Attach { id, watch }) => {
+        Some(ShellCommand::Attach { id, watch, wait }) => {
             let session = find(&client, &id).await?;
             let place = work::Place { device: text(&session["device"]), session: Some(id), watch };
-            return work::work(&client, place, Vec::new()).await;
+            return work::work(&client, place, Vec::new(), wait).await;
         }
         Some(ShellCommand::End { id }) => {
             let session = find(&client, &id).await?;
@@ -126,7 +131,7 @@ pub(crate) async fn run(connection: Connection, args: ShellArgs) -> Result<()> {
         query.push(("command", args.line.join(" ")));
     }
     let place = work::Place { device, session: None, watch: false };
-    work::work(&client, place, query).await
+    work::work(&client, place, query, args.wait).await
 }
 
 async fn find(client: &Client, id: &str) -> Result<Value> {

@@ -14,6 +14,7 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
 use super::terminal::{Escape, Escapes, Raw, size};
 use crate::client::{Client, Socket, segment};
+use crate::commands::wait::Wait;
 use crate::exit::{self, Exited};
 use crate::output::note;
 
@@ -58,8 +59,9 @@ pub(super) async fn work(
     client: &Client,
     mut place: Place,
     query: Vec<(&'static str, String)>,
+    wait: Wait,
 ) -> Result<()> {
-    let mut socket = open(client, &place, &query).await?;
+    let mut socket = wait.until_online(async || open(client, &place, &query).await).await?;
     let raw = Raw::new();
     let mut typed = read_keys(raw.is_some());
     let say = |words: &str| {

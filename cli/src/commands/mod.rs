@@ -2,6 +2,7 @@
 
 pub(crate) mod api_token;
 pub(crate) mod bootstrap;
+pub(crate) mod confirm;
 pub(crate) mod connect;
 pub(crate) mod context;
 pub(crate) mod cp;

@@ -7,6 +7,7 @@ use anyhow::{Context, Result};
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
+use super::confirm::{Action, Confirm};
 use crate::client::{Client, Connection, segment};
 use crate::exit::{NOT_FOUND, NotFound, Refused, code};
 use crate::output::{self, line, text};
@@ -67,6 +68,8 @@ pub(crate) enum OperationCommand {
     Abort {
         /// The operation's id
         id: String,
+        #[command(flatten)]
+        confirm: Confirm,
     },
     /// End one run
     Cancel {
@@ -74,6 +77,8 @@ pub(crate) enum OperationCommand {
         id: String,
         /// The device: name or id
         device: String,
+        #[command(flatten)]
+        confirm: Confirm,
     },
 }
 
@@ -115,12 +120,30 @@ pub(crate) async fn run(connection: Connection, command: OperationCommand) -> Re
         }
         OperationCommand::Pause { id } => change(&client, &id, ("pause", "paused"), json).await,
         OperationCommand::Resume { id } => change(&client, &id, ("resume", "resumed"), json).await,
-        OperationCommand::Abort { id } => change(&client, &id, ("abort", "aborted"), json).await,
-        OperationCommand::Cancel { id, device } => {
+        OperationCommand::Abort { id, confirm } => {
+            if !confirm.is_given() {
+                ask_before_abort(&client, &id, confirm).await?;
+            }
+            change(&client, &id, ("abort", "aborted"), json).await
+        }
+        OperationCommand::Cancel { id, device, confirm } => {
+            confirm.ask_one("end", "run", format!("{id} on {device}"))?;
             let verb = format!("runs/{}/cancel", segment(&device));
             change(&client, &id, (&verb, "to be ended"), json).await
         }
     }
+}
+
+/// Names the devices at work, which are interrupted.
+async fn ask_before_abort(client: &Client, id: &str, confirm: Confirm) -> Result<()> {
+    let query = [("state", "dispatched,accepted,running".to_owned())];
+    let runs = client.list(&format!("{}/runs", path(id)), &query).await?;
+    let names: Vec<String> = runs.iter().map(device_of).collect();
+    if names.is_empty() {
+        return confirm.ask_one("abort", "operation", id);
+    }
+    let verb = format!("abort operation {id}, which is at work on");
+    confirm.ask(&Action { verb: &verb, noun: "device", names: &names })
 }
 
 fn path(id: &str) -> String {

@@ -8,6 +8,7 @@ use anyhow::Result;
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
+use super::confirm::Confirm;
 use super::wait::Wait;
 use crate::client::{Client, Connection, segment};
 use crate::exit::{Misused, NotFound};
@@ -71,6 +72,8 @@ enum ShellCommand {
     End {
         /// The session's id
         id: String,
+        #[command(flatten)]
+        confirm: Confirm,
     },
     /// Play a recording
     Play {
@@ -106,9 +109,10 @@ pub(crate) async fn run(connection: Connection, args: ShellArgs) -> Result<()> {
             let place = work::Place { device: text(&session["device"]), session: Some(id), watch };
             return work::work(&client, place, Vec::new(), wait).await;
         }
-        Some(ShellCommand::End { id }) => {
+        Some(ShellCommand::End { id, confirm }) => {
             let session = find(&client, &id).await?;
             let device = text(&session["device"]);
+            confirm.ask_one("end", "session", format!("{id} on {}", device_name(&session)))?;
             let path =
                 format!("/api/v1/devices/{}/sessions/{}/end", segment(&device), segment(&id));
             client.post(&path, &json!({})).await?;
@@ -138,6 +142,12 @@ async fn find(client: &Client, id: &str) -> Result<Value> {
     client.get(&format!("{SESSIONS}/{}", segment(id)), &[]).await
 }
 
+/// The name of a session's device, or its id.
+fn device_name(session: &Value) -> String {
+    let name = &session["name"];
+    if name.is_string() { text(name) } else { text(&session["device"]) }
+}
+
 async fn list(client: &Client, all: bool, device: Option<String>, json: bool) -> Result<()> {
     let mut query = vec![("limit", "100".to_owned())];
     query.extend((!all).then(|| ("state", "open".to_owned())));
@@ -163,7 +173,7 @@ async fn list(client: &Client, all: bool, device: Option<String>, json: bool) ->
         };
         vec![
             text(&one["id"]),
-            if one["name"].is_string() { text(&one["name"]) } else { text(&one["device"]) },
+            device_name(one),
             text(&one["state"]),
             what,
             ago(&one["opened_at"]),

@@ -120,3 +120,39 @@ async fn a_device_without_good_keys_is_refused_in_true_words() {
     let (code, err) = immediately(&system, &["cp", "robot:/etc/hostname", "/dev/null"]);
     assert!(code == 6 && err.contains("robot is revoked"), "{err}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_list_is_whole_or_says_that_it_is_not() {
+    let Robot { system, agent: _agent, dir: _dir } = Robot::start("").await;
+    let closed = format!("/api/v1/devices/robot/tcp?port={}", free_port().unwrap());
+    for _ in 0..130 {
+        let refused = Socket::open(&system.api, &system.ca(), &closed, &[]).await;
+        assert!(refused.is_err());
+    }
+    wait::until("all sessions to be listed", Duration::from_secs(60), || async {
+        (system.api.list("/api/v1/sessions").await.len() == 130).then_some(())
+    })
+    .await;
+    let (_, out, _) = system.muster(&["shell", "list", "--all", "--json"]);
+    let listed: Vec<Value> = serde_json::from_str(&out).unwrap();
+    assert_eq!(listed.len(), 130);
+
+    for _ in 0..3 {
+        let (code, _, err) = system.muster(&["exec", "robot", "--", "true"]);
+        assert_eq!(code, 0, "{err}");
+    }
+    let listed = |more: &[&str]| {
+        let (code, out, err) = system.muster(&[&["operation", "list", "--json"], more].concat());
+        assert_eq!(code, 0, "{err}");
+        (serde_json::from_str::<Vec<Value>>(&out).unwrap().len(), err)
+    };
+    let (count, note) = listed(&["-n", "2"]);
+    assert!(
+        count == 2 && note.contains("showing the newest 2") && note.contains("--all"),
+        "{note}"
+    );
+    assert_eq!(listed(&["-n", "3"]), (3, String::new()));
+    assert_eq!(listed(&["--all"]), (3, String::new()));
+    let (_, _, note) = system.muster(&["events", "-n", "2"]);
+    assert!(note.contains("showing the newest 2"), "{note}");
+}

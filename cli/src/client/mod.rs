@@ -13,6 +13,7 @@ use reqwest::{Method, RequestBuilder, Response};
 use serde_json::Value;
 
 use crate::exit::Refused;
+use crate::output::note;
 pub(crate) use connection::Connection;
 pub(crate) use socket::Socket;
 
@@ -154,6 +155,39 @@ impl Client {
             query.retain(|(name, _)| *name != "cursor");
             query.push(("cursor", next.to_owned()));
         }
+    }
+
+    /// The first items of a list, at most `limit`, and whether there are more.
+    pub(crate) async fn first(
+        &self,
+        path: &str,
+        query: &[(&str, String)],
+        limit: u16,
+    ) -> Result<(Vec<Value>, bool)> {
+        let mut query = query.to_vec();
+        query.push(("limit", limit.to_string()));
+        let mut page = self.get(path, &query).await?;
+        let items = match page["items"].take() {
+            Value::Array(items) => items,
+            _ => Vec::new(),
+        };
+        Ok((items, page["next"].is_string()))
+    }
+
+    /// As [`Self::first`], or all items without a limit. A list that is cut is reported on standard
+    /// error.
+    pub(crate) async fn newest(
+        &self,
+        path: &str,
+        query: &[(&str, String)],
+        limit: Option<u16>,
+    ) -> Result<Vec<Value>> {
+        let Some(limit) = limit else { return self.list(path, query).await };
+        let (items, more) = self.first(path, query, limit).await?;
+        if more {
+            note(format!("showing the newest {}; there are more: --all shows all", items.len()));
+        }
+        Ok(items)
     }
 
     /// Bytes, as they come; of an answer that holds what this position of the log wrote.

@@ -26,6 +26,9 @@ pub(crate) enum OperationCommand {
         /// How many
         #[arg(short = 'n', long, default_value_t = 20, value_parser = clap::value_parser!(u16).range(1..=1000))]
         limit: u16,
+        /// All of them
+        #[arg(short, long, conflicts_with = "limit")]
+        all: bool,
     },
     /// Show an operation: its progress, equal failures together, the slowest runs
     Show {
@@ -99,7 +102,9 @@ pub(crate) struct OutputArgs {
 pub(crate) async fn run(connection: Connection, command: OperationCommand) -> Result<()> {
     let (client, json) = (connection.client()?, connection.json);
     match command {
-        OperationCommand::List { device, limit } => show::list(&client, device, limit, json).await,
+        OperationCommand::List { device, limit, all } => {
+            show::list(&client, device, (!all).then_some(limit), json).await
+        }
         OperationCommand::Show { id } => show::one(&client, &id, json).await,
         OperationCommand::Runs { id, state } => show::runs(&client, &id, state, json).await,
         OperationCommand::Explain { id, device } => show::explain(&client, &id, device, json).await,

@@ -51,7 +51,7 @@ pub(crate) struct ShellArgs {
 enum ShellCommand {
     /// List sessions, the newest first
     List {
-        /// Those that are over, too
+        /// Also those that have ended
         #[arg(short, long)]
         all: bool,
         /// Only those of this device: name or id
@@ -149,14 +149,13 @@ fn device_name(session: &Value) -> String {
 }
 
 async fn list(client: &Client, all: bool, device: Option<String>, json: bool) -> Result<()> {
-    let mut query = vec![("limit", "100".to_owned())];
+    let mut query = Vec::new();
     query.extend((!all).then(|| ("state", "open".to_owned())));
     query.extend(device.map(|device| ("device", device)));
-    let page = client.get(SESSIONS, &query).await?;
+    let items = client.list(SESSIONS, &query).await?;
     if json {
-        return output::json(&page["items"]);
+        return output::json(&items);
     }
-    let items = page["items"].as_array().cloned().unwrap_or_default();
     let rows = items.iter().map(|one| {
         let what = match one["session"]["kind"].as_str() {
             Some("tcp") => {

@@ -45,6 +45,9 @@ pub(crate) enum UploadCommand {
         /// How many
         #[arg(short = 'n', long, default_value_t = 20, value_parser = clap::value_parser!(u16).range(1..=1000))]
         limit: u16,
+        /// All of them
+        #[arg(short, long, conflicts_with = "limit")]
+        all: bool,
     },
     /// Show an upload: how far it is, and why
     Show(One),
@@ -164,11 +167,11 @@ pub(crate) async fn run(connection: Connection, command: UploadCommand) -> Resul
     let (client, json) = (connection.client()?, connection.json);
     match command {
         UploadCommand::Start(args) => start(&client, args, json).await,
-        UploadCommand::List { device, state, path, limit } => {
+        UploadCommand::List { device, state, path, limit, all } => {
             let named = [("device", device), ("state", state), ("path", path)];
-            let mut query = vec![("limit", limit.to_string())];
-            query.extend(named.into_iter().filter_map(|(name, value)| Some((name, value?))));
-            show::list(&client, &query, json).await
+            let query: Vec<_> =
+                named.into_iter().filter_map(|(name, value)| Some((name, value?))).collect();
+            show::list(&client, &query, (!all).then_some(limit), json).await
         }
         UploadCommand::Show(one) => show::one(&client, &one.path(&client).await?, json).await,
         UploadCommand::Get { one, output } => {

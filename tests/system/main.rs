@@ -36,6 +36,7 @@ mod rotation;
 mod running;
 mod shell;
 mod simulate;
+mod terminal;
 mod traces;
 mod uploads;
 mod weather;

@@ -14,12 +14,15 @@ use crate::client::{Client, Connection, segment};
 use crate::exit::{Misused, NotFound};
 use crate::output::{self, ago, line, table, text};
 
+use terminal::EscapeCharacter;
+
 const SESSIONS: &str = "/api/v1/sessions";
 
 /// Open a shell on a device
 ///
 /// When the connection is lost, the session stays on the device for a while, and is attached to again.
-/// Enter, ~ and . leave it there; Enter, ~ and ? tell what else there is.
+/// Enter, ~ and . leave it there; Enter, ~ and ? tell what else there is. Escapes are recognized when
+/// they are typed, not in what is pasted.
 #[derive(Args, Debug)]
 #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub(crate) struct ShellArgs {
@@ -40,6 +43,9 @@ pub(crate) struct ShellArgs {
     /// Record what is typed, too: passwords with it
     #[arg(long, conflicts_with = "no_record")]
     record_input: bool,
+    /// The character that begins an escape, such as % or ^B; none turns escapes off
+    #[arg(short, long, value_name = "CHARACTER", default_value = "~")]
+    escape: EscapeCharacter,
     #[command(flatten)]
     wait: Wait,
     /// A line for the shell, in place of an interactive one
@@ -65,6 +71,9 @@ enum ShellCommand {
         /// Only look on
         #[arg(long)]
         watch: bool,
+        /// The character that begins an escape, such as % or ^B; none turns escapes off
+        #[arg(short, long, value_name = "CHARACTER", default_value = "~")]
+        escape: EscapeCharacter,
         #[command(flatten)]
         wait: Wait,
     },
@@ -104,9 +113,10 @@ pub(crate) async fn run(connection: Connection, args: ShellArgs) -> Result<()> {
     match args.command {
         None => {}
         Some(ShellCommand::List { all, device }) => return list(&client, all, device, json).await,
-        Some(ShellCommand::Attach { id, watch, wait }) => {
+        Some(ShellCommand::Attach { id, watch, escape, wait }) => {
             let session = find(&client, &id).await?;
-            let place = work::Place { device: text(&session["device"]), session: Some(id), watch };
+            let place =
+                work::Place { device: text(&session["device"]), session: Some(id), watch, escape };
             return work::work(&client, place, Vec::new(), wait).await;
         }
         Some(ShellCommand::End { id, confirm }) => {
@@ -134,7 +144,7 @@ pub(crate) async fn run(connection: Connection, args: ShellArgs) -> Result<()> {
     if !args.line.is_empty() {
         query.push(("command", args.line.join(" ")));
     }
-    let place = work::Place { device, session: None, watch: false };
+    let place = work::Place { device, session: None, watch: false, escape: args.escape };
     work::work(&client, place, query, args.wait).await
 }
 

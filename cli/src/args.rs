@@ -13,8 +13,8 @@ use crate::up::UpArgs;
 
 /// Manages fleets of Linux devices.
 ///
-/// Exit codes: 0 done, 1 failed, 2 used wrongly, 3 not found, 4 not allowed, 5 unreachable,
-/// 6 in conflict with the present state.
+/// Exit codes: 0 done, 1 failed, 2 used wrongly, 3 not found, 4 not allowed, 5 unreachable
+/// (the server, or a device that is offline), 6 in conflict with the present state.
 #[derive(Parser, Debug)]
 #[command(name = "muster", version, propagate_version = true, arg_required_else_help = true)]
 pub(crate) struct Args {

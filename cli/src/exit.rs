@@ -10,6 +10,8 @@ pub(crate) enum Refused {
     Problem {
         /// The HTTP status.
         status: u16,
+        /// The last part of the problem's type, such as `not-found`; empty when there is none.
+        kind: String,
         /// The server's words.
         detail: String,
     },
@@ -51,6 +53,9 @@ pub(crate) struct Exited(pub(crate) u8);
 /// The exit code when what was asked for is not there.
 pub(crate) const NOT_FOUND: u8 = 3;
 
+/// The kind of problem when a device is offline.
+pub(crate) const OFFLINE: &str = "device-offline";
+
 /// 1 failed, 2 used wrongly (clap's), 3 not found, 4 not allowed, 5 unreachable or unavailable,
 /// 6 in conflict with the present state.
 pub(crate) fn code(error: &anyhow::Error) -> u8 {
@@ -68,6 +73,7 @@ pub(crate) fn code(error: &anyhow::Error) -> u8 {
     }
     match error.downcast_ref::<Refused>() {
         Some(Refused::Unreachable { .. }) => 5,
+        Some(Refused::Problem { kind, .. }) if kind == OFFLINE => 5,
         Some(Refused::Problem { status, .. }) => match status {
             404 | 410 => NOT_FOUND,
             401 | 403 => 4,
@@ -82,6 +88,14 @@ pub(crate) fn code(error: &anyhow::Error) -> u8 {
 /// Does the failure pass by itself?
 pub(crate) fn is_passing(error: &anyhow::Error) -> bool {
     code(error) == 5
+}
+
+/// Is the device offline?
+pub(crate) fn is_offline(error: &anyhow::Error) -> bool {
+    matches!(
+        error.downcast_ref::<Refused>(),
+        Some(Refused::Problem { kind, .. }) if kind == OFFLINE
+    )
 }
 
 /// Tells the error, and answers the exit code for it.

@@ -12,6 +12,7 @@ mod log_limit;
 mod otlp;
 mod output;
 mod serve;
+mod terminal_modes;
 mod up;
 
 use std::io::IsTerminal;

@@ -34,7 +34,10 @@ const COMMAND: Grants = &[
     ("INSERT, UPDATE, DELETE", "bridges, token_uses, nats_revocations"),
     ("INSERT, UPDATE", "account_claims, checkpoints"),
 ];
-const QUERY: Grants = &[("INSERT, UPDATE", "checkpoints, token_uses")];
+const QUERY: Grants = &[
+    ("INSERT, UPDATE", "checkpoints, token_uses"),
+    ("SELECT, INSERT, DELETE, UPDATE", "list_walks"),
+];
 /// Tables that every role may read.
 const READ: &str = "events, heads, streams, appends, device_keys, device_marks, offsets, leases, \
      dead_letters, checkpoints, nats_revocations, account_claims, bridges, token_uses, \

@@ -1,11 +1,11 @@
 //! The keys that devices sign with, and the epochs they may write: kept by the append transaction
 //! itself, so that ingest never has to wait for a projection to know a device.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 
 use muster_schemas::events::DeviceEnrolled;
 use muster_schemas::{DeviceId, Event, Hash, ProjectId, PublicKey, StreamName};
-use tokio_postgres::{Client, Row};
+use tokio_postgres::Client;
 use uuid::Uuid;
 
 use crate::error::{Attempted, StoreError};
@@ -431,58 +431,6 @@ impl EventLog {
             .await
             .attempted("look for a device by its mark")?;
         Ok(row.map(|row| DeviceId(row.get(0))))
-    }
-
-    /// The presence streams of a project: the device, the stream's version, and its tip, which is
-    /// zero while the device is offline.
-    ///
-    /// # Errors
-    /// When PostgreSQL cannot be asked.
-    pub async fn presence(
-        &self,
-        project: &ProjectId,
-    ) -> Result<Vec<(DeviceId, u64, Hash)>, StoreError> {
-        let client = self.stores().pool.get().await?;
-        let rows = client
-            .query(
-                "SELECT stream, version, tip FROM streams
-                 WHERE project = $1 AND stream >= 'device-presence/' AND stream < 'device-presence0'",
-                &[&project.as_str()],
-            )
-            .await
-            .attempted("read who is online")?;
-        Ok(rows
-            .iter()
-            .filter_map(|row| {
-                let device = row.get::<_, &str>(0).parse::<StreamName>().ok()?.device()?;
-                let tip = row.get::<_, Option<&[u8]>>(2).and_then(Hash::from_slice);
-                Some((device, row.get::<_, i64>(1).unsigned_abs(), tip.unwrap_or(Hash::ZERO)))
-            })
-            .collect())
-    }
-
-    /// Which of these devices are online, as the log has it now.
-    ///
-    /// # Errors
-    /// When PostgreSQL cannot be asked.
-    pub async fn online(
-        &self,
-        project: &ProjectId,
-        devices: &BTreeSet<DeviceId>,
-    ) -> Result<BTreeSet<DeviceId>, StoreError> {
-        let name = |device: &DeviceId| StreamName::DevicePresence(*device).to_string();
-        let streams: Vec<String> = devices.iter().map(name).collect();
-        let client = self.stores().pool.get().await?;
-        let rows = client
-            .query(
-                "SELECT stream FROM streams
-                 WHERE project = $1 AND stream = ANY($2) AND tip <> $3",
-                &[&project.as_str(), &streams, &Hash::ZERO.0.as_slice()],
-            )
-            .await
-            .attempted("read who is online")?;
-        let device = |row: &Row| row.get::<_, &str>(0).parse::<StreamName>().ok()?.device();
-        Ok(rows.iter().filter_map(device).collect())
     }
 }
 

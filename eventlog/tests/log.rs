@@ -10,10 +10,12 @@ use std::time::Duration;
 use muster_eventlog::merkle::Frontier;
 use muster_eventlog::{
     Append, AppendError, Batch, ConnectOptions, DeadLetterSource, EventLog, Expected, Follower,
-    NewDeadLetter, NewEvent, OffsetMove, ReadFilter, audit_authority,
+    NewDeadLetter, NewEvent, OffsetMove, PRESENCE_LEASE, ReadFilter, StreamAppend, audit_authority,
 };
 use muster_schemas::authority::{AuthorityKey, AuthorityVerifier};
-use muster_schemas::events::{DeviceDeleted, DeviceEnrolled, DeviceNameReserved, DeviceRegistered};
+use muster_schemas::events::{
+    DeviceConnected, DeviceDeleted, DeviceEnrolled, DeviceNameReserved, DeviceRegistered,
+};
 use muster_schemas::{DeviceId, Event, Hash, ProjectId, SigningKey, StreamName, Timestamp};
 use support::{Database, database};
 use tokio_util::sync::CancellationToken;
@@ -428,4 +430,34 @@ async fn what_somebody_without_the_key_appends_is_not_authentic() {
     let audit = audit_authority(&connect, &public, Duration::from_secs(60)).await.unwrap();
     assert_eq!((audit.verified, audit.refused, audit.is_complete), (8, 2, true));
     assert_eq!(audit.examples[0], ("default".into(), 7, "DeviceNameReserved".into()));
+}
+
+#[tokio::test]
+async fn a_device_is_known_to_be_offline_only_while_presence_is_tracked() {
+    let database = database().await;
+    let log = database.open().await;
+    let (project, device) = (ProjectId::default_project(), DeviceId(Uuid::from_u128(7)));
+    let holder = Uuid::new_v4();
+    let is_offline = || log.is_known_offline(&project, device);
+    assert!(!is_offline().await.unwrap(), "no process tracks presence");
+
+    let life = Duration::from_secs(60);
+    log.acquire_lease(PRESENCE_LEASE, holder, life).await.unwrap().unwrap();
+    assert!(is_offline().await.unwrap(), "it never connected");
+
+    let connected: Event =
+        DeviceConnected { connection: "server/1".to_owned(), address: None }.into();
+    for (version, tip, expected) in [(0, Hash::of(b"server/1"), false), (1, Hash::ZERO, true)] {
+        let mut append = Append::by("role:ingest");
+        append.streams.push(StreamAppend {
+            stream: StreamName::DevicePresence(device),
+            expected: Expected::Version(version),
+            events: vec![NewEvent::server(&connected, Timestamp(1))],
+            tip: Some(tip),
+        });
+        log.append(&project, append).await.unwrap();
+        assert_eq!(is_offline().await.unwrap(), expected);
+    }
+    log.release_lease(PRESENCE_LEASE, holder).await.unwrap();
+    assert!(!is_offline().await.unwrap(), "nobody would have noticed its return");
 }

@@ -142,7 +142,7 @@ async fn one_command_sees_what_the_one_before_did() {
     let id = made["id"].as_str().unwrap();
     assert!(as_operator(&["token", "list"]).contains(id));
     assert!(as_operator(&["token", "show", id]).contains(shown["id"].as_str().unwrap()));
-    as_operator(&["token", "revoke", id]);
+    as_operator(&["token", "revoke", id, "--yes"]);
     assert!(as_operator(&["token", "show", id]).contains("revoked"));
 
     // Contexts, as programs read them; a flag goes before the variables that are set here.
@@ -151,7 +151,7 @@ async fn one_command_sees_what_the_one_before_did() {
     assert_eq!(json(&system, &["context", "use", "other", "--json"])["current"], true);
     let (code, _, err) = system.muster(&["--context", "other", "status"]);
     assert!(code == 5 && err.contains("127.0.0.1:1"), "{code} {err}");
-    assert_eq!(json(&system, &["context", "remove", "other", "--json"])["current"], false);
+    assert_eq!(json(&system, &["context", "remove", "other", "--yes", "--json"])["current"], false);
     assert!(ok(&system, &["dead-letter", "list", "--everywhere"]).contains("no dead letters"));
 
     // All of them are gone through, whatever becomes of one.
@@ -194,7 +194,7 @@ async fn mistakes_get_words_and_exit_codes() {
         (&["nonsense"], 2, "nonsense"),
         (&["exec", "nobody", "--", "true"], 3, "nobody"),
         (&["upload", "start", "nobody", "/etc/hosts"], 3, "nobody"),
-        (&["device", "reboot", "nobody"], 3, "nobody"),
+        (&["device", "reboot", "nobody", "--yes"], 3, "nobody"),
         (&["device", "label", "vm"], 2, "at least one label"),
         (&["device", "label", "env=none", "a=b"], 3, "matches"),
         (&["device", "show"], 2, "-l"),

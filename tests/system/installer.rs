@@ -127,7 +127,7 @@ async fn what_goes_wrong_has_a_code_and_says_what_to_do() {
     fails(&format!("{line} --label"), "M12");
     let id =
         system.api.list("/api/v1/enrollment-tokens").await[0]["id"].as_str().unwrap().to_owned();
-    let (code, _, err) = system.muster(&["token", "revoke", &id]);
+    let (code, _, err) = system.muster(&["token", "revoke", &id, "--yes"]);
     assert_eq!(code, 0, "{err}");
     fails(&line, "M09");
 

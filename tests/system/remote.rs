@@ -188,7 +188,7 @@ async fn the_devices_policy_has_the_last_word_and_says_why() {
     for args in [
         &["exec", "robot", "--", "cat", "/etc/passwd"][..],
         &["exec", "robot", "--shell", "echo allowed"],
-        &["device", "reboot", "robot"],
+        &["device", "reboot", "robot", "--yes"],
     ] {
         let (code, _, err) = system.muster(args);
         assert_eq!(code, 125, "{args:?}: {err}");
@@ -236,7 +236,7 @@ async fn the_built_in_requests_do_what_they_say() {
     let listed = Command::new("tar").arg("tzf").arg(&archive).output().unwrap();
     let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
     assert!(listed.contains("status.json") && listed.contains("meminfo"), "{listed}");
-    let (code, _, err) = system.muster(&["device", "restart-agent", "robot"]);
+    let (code, _, err) = system.muster(&["device", "restart-agent", "robot", "--yes"]);
     assert_eq!(code, 0, "{err}");
     online(&system.api).await;
     let (code, out, _) = system.muster(&["exec", "robot", "--", "echo", "back"]);

@@ -97,7 +97,7 @@ async fn a_session_outlives_its_websocket_and_is_shared_and_watched() {
     second.send("\x03").await;
     second.send("echo after-$((2+2))\r").await;
     second.until_shown("after-4").await;
-    let (code, _, err) = system.muster(&["shell", "end", &id]);
+    let (code, _, err) = system.muster(&["shell", "end", &id, "--yes"]);
     assert_eq!(code, 0, "{err}");
     while second.next().await {}
     session(&system, &id, "it to be ended", |one| one["state"] == "ended").await;

@@ -189,7 +189,7 @@ async fn the_policy_is_kept_and_an_upload_is_canceled() {
     .await;
     assert_eq!(some["bytes"], 400_000);
     assert_eq!(system.api.status(&format!("{}/content", at(&id))).await, 409);
-    let (code, out, err) = system.muster(&["upload", "cancel", &id]);
+    let (code, out, err) = system.muster(&["upload", "cancel", &id, "--yes"]);
     assert_eq!((code, out.as_str()), (0, "to be ended\n"), "{err}");
     until(&system.api, &id, "it to be canceled", |it| it["state"] == "canceled").await;
     let (_, out, _) = system.muster(&["upload", "show", &id]);
@@ -219,7 +219,7 @@ async fn stored_files_are_replaced_kept_for_a_while_and_deleted() {
     let erased = until(api, &third, "its time to be over", |it| it["state"] == "erased").await;
     assert_eq!(erased["erased"], "kept");
     assert!(blobs(&system, &second) > 0);
-    let (code, out, err) = system.muster(&["upload", "delete", &second]);
+    let (code, out, err) = system.muster(&["upload", "delete", &second, "--yes"]);
     assert_eq!((code, out.as_str()), (0, "erased\n"), "{err}");
     assert_eq!(blobs(&system, &second), 0);
     let erased = until(api, &second, "it to be erased", |it| it["state"] == "erased").await;

@@ -32,6 +32,12 @@ pub enum Kind {
     MethodNotAllowed,
     /// It does not fit the present state.
     Conflict,
+    /// The device is not connected.
+    DeviceOffline,
+    /// The device has not enrolled, or waits to be accepted.
+    DeviceNotEnrolled,
+    /// The device's keys are revoked.
+    DeviceRevoked,
     /// It was there, and is no more.
     Gone,
     /// `If-Match` names another version than the present one, or `Muster-Min-Position` a place that
@@ -78,6 +84,15 @@ impl Kind {
             ),
             Self::Conflict => {
                 ("conflict", "It does not fit the present state", StatusCode::CONFLICT)
+            }
+            Self::DeviceOffline => {
+                ("device-offline", "The device is offline", StatusCode::CONFLICT)
+            }
+            Self::DeviceNotEnrolled => {
+                ("device-not-enrolled", "The device is not enrolled", StatusCode::CONFLICT)
+            }
+            Self::DeviceRevoked => {
+                ("device-revoked", "The device is revoked", StatusCode::CONFLICT)
             }
             Self::Gone => ("gone", "It is no more", StatusCode::GONE),
             Self::PreconditionFailed => (

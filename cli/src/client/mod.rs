@@ -76,11 +76,14 @@ impl Client {
         }
         let status = response.status().as_u16();
         let body = response.text().await.unwrap_or_default();
-        let detail = serde_json::from_str::<Value>(&body)
-            .ok()
-            .and_then(|problem| problem["detail"].as_str().map(str::to_owned))
+        let problem = serde_json::from_str::<Value>(&body).unwrap_or_default();
+        let detail = problem["detail"]
+            .as_str()
+            .map(str::to_owned)
             .unwrap_or_else(|| format!("the server answers {status}: {}", body.trim()));
-        Err(Refused::Problem { status, detail }.into())
+        let kind = problem["type"].as_str().and_then(|kind| kind.strip_prefix("/problems/"));
+        let kind = kind.unwrap_or_default().to_owned();
+        Err(Refused::Problem { status, kind, detail }.into())
     }
 
     fn unreachable(&self, error: &reqwest::Error) -> Refused {
@@ -154,6 +157,39 @@ impl Client {
             query.retain(|(name, _)| *name != "cursor");
             query.push(("cursor", next.to_owned()));
         }
+    }
+
+    /// The first items of a list, at most `limit`, and whether there are more.
+    pub(crate) async fn first(
+        &self,
+        path: &str,
+        query: &[(&str, String)],
+        limit: u16,
+    ) -> Result<(Vec<Value>, bool)> {
+        let mut query = query.to_vec();
+        query.push(("limit", limit.to_string()));
+        let mut page = self.get(path, &query).await?;
+        let items = match page["items"].take() {
+            Value::Array(items) => items,
+            _ => Vec::new(),
+        };
+        Ok((items, page["next"].is_string()))
+    }
+
+    /// As [`Self::first`], or all items without a limit. A list that is cut is reported on standard
+    /// error.
+    pub(crate) async fn newest(
+        &self,
+        path: &str,
+        query: &[(&str, String)],
+        limit: Option<u16>,
+    ) -> Result<Vec<Value>> {
+        let Some(limit) = limit else { return self.list(path, query).await };
+        let (items, more) = self.first(path, query, limit).await?;
+        if more {
+            note(format!("showing the newest {}; there are more: --all shows all", items.len()));
+        }
+        Ok(items)
     }
 
     /// Bytes, as they come; of an answer that holds what this position of the log wrote.

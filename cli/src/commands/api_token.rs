@@ -4,6 +4,7 @@ use anyhow::Result;
 use clap::Subcommand;
 use serde_json::json;
 
+use super::confirm::Confirm;
 use super::seconds;
 use crate::client::{Connection, segment};
 use crate::output::{self, line, note, table, text};
@@ -36,6 +37,8 @@ pub(crate) enum ApiTokenCommand {
     Revoke {
         /// The token's id
         id: String,
+        #[command(flatten)]
+        confirm: Confirm,
         /// It is a server-wide one
         #[arg(long)]
         server_wide: bool,
@@ -89,7 +92,8 @@ pub(crate) async fn run(connection: Connection, command: ApiTokenCommand) -> Res
             table(&header, rows, "no API tokens in this project");
             Ok(())
         }
-        ApiTokenCommand::Revoke { id, .. } => {
+        ApiTokenCommand::Revoke { id, confirm, .. } => {
+            confirm.ask_one("revoke", "API token", &id)?;
             let done = client.delete(&format!("{TOKENS}/{}", segment(&id))).await?;
             client.await_shown(TOKENS, &done["position"]).await;
             if connection.json {

@@ -15,8 +15,9 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 use tokio_tungstenite::tungstenite::Message;
 
+use super::wait::Wait;
 use crate::client::{Client, Connection, Socket, segment};
-use crate::exit::Misused;
+use crate::exit::{Misused, Refused};
 use crate::output::{line, note};
 
 /// The most bytes of one message.
@@ -36,6 +37,8 @@ pub(crate) struct ConnectArgs {
     device: String,
     /// PORT, or HOST:PORT as the device knows it
     target: String,
+    #[command(flatten)]
+    wait: Wait,
 }
 
 /// Make a port of a device a port of this machine
@@ -49,6 +52,8 @@ pub(crate) struct ForwardArgs {
     /// [[ADDRESS:]PORT:]HOST:PORT: the port here, and where the device connects to
     #[arg(required = true)]
     forwards: Vec<String>,
+    #[command(flatten)]
+    wait: Wait,
 }
 
 /// A server that says nothing for so long is gone.
@@ -95,13 +100,31 @@ fn forward(text: &str) -> Result<(Address, Address), Misused> {
 }
 
 async fn open(client: &Client, device: &str, (host, port): &Address) -> Result<Socket> {
-    let path = format!("/api/v1/devices/{}/tcp", segment(device));
-    client.socket(&path, &[("host", host.clone()), ("port", port.to_string())]).await
+    client.socket(&tcp(device), &[("host", host.clone()), ("port", port.to_string())]).await
+}
+
+fn tcp(device: &str) -> String {
+    format!("/api/v1/devices/{}/tcp", segment(device))
+}
+
+/// Checks that a connection could be opened, and opens none: a request that is no websocket is
+/// refused as such once everything else about it is right.
+async fn check(client: &Client, device: &str, (host, port): &Address) -> Result<()> {
+    let query = [("host", host.clone()), ("port", port.to_string())];
+    let Err(error) = client.get(&tcp(device), &query).await else { return Ok(()) };
+    match error.downcast_ref::<Refused>() {
+        Some(Refused::Problem { status: 400, detail, .. }) if detail.starts_with("Upgrade:") => {
+            Ok(())
+        }
+        _ => Err(error),
+    }
 }
 
 pub(crate) async fn connect(connection: Connection, args: ConnectArgs) -> Result<()> {
     let target = target(&args.target)?;
-    let socket = open(&connection.client()?, &args.device, &target).await?;
+    let client = connection.client()?;
+    let socket =
+        args.wait.until_online(async || open(&client, &args.device, &target).await).await?;
     carry_until(socket, tokio::io::stdin(), StandardOutput::new(), Some(INPUT_TIMEOUT)).await?;
     // A thread still waits for input, and would hold the program.
     std::process::exit(0);
@@ -110,8 +133,12 @@ pub(crate) async fn connect(connection: Connection, args: ConnectArgs) -> Result
 pub(crate) async fn forwards(connection: Connection, args: ForwardArgs) -> Result<()> {
     let client = connection.client()?;
     let mut listeners = tokio::task::JoinSet::new();
-    for text in &args.forwards {
-        let (here, there) = forward(text)?;
+    let forwards: Vec<_> =
+        args.forwards.iter().map(|text| forward(text)).collect::<Result<_, _>>()?;
+    for (_, there) in &forwards {
+        args.wait.until_online(async || check(&client, &args.device, there).await).await?;
+    }
+    for (here, there) in forwards {
         let listener = TcpListener::bind((here.0.as_str(), here.1))
             .await
             .with_context(|| format!("cannot listen on {}:{}", here.0, here.1))?;

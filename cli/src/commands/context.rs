@@ -4,6 +4,7 @@ use anyhow::Result;
 use clap::Subcommand;
 use serde_json::json;
 
+use super::confirm::Confirm;
 use crate::client::Connection;
 use crate::client::contexts;
 use crate::output::{self, line, table};
@@ -26,6 +27,8 @@ pub(crate) enum ContextCommand {
     Remove {
         /// Its name
         name: String,
+        #[command(flatten)]
+        confirm: Confirm,
     },
 }
 
@@ -65,8 +68,9 @@ pub(crate) fn run(connection: &Connection, command: ContextCommand) -> Result<()
             known.current.get_or_insert_with(|| name.clone());
             (name, "added")
         }
-        ContextCommand::Remove { name } => {
+        ContextCommand::Remove { name, confirm } => {
             known.get(Some(&name))?;
+            confirm.ask_one("forget", "context", format!("{name} and its token"))?;
             known.contexts.remove(&name);
             if known.current.as_ref() == Some(&name) {
                 known.current = None;

@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::target::{Named, Selected, Target};
 use crate::client::{Client, Connection};
 use crate::exit;
-use crate::output::{line, text};
+use crate::output::{line, note, text};
 
 /// A live stream says at least every 15 s that it lives; one that does not is made again.
 const SILENCE: Duration = Duration::from_secs(45);
@@ -50,11 +50,13 @@ pub(crate) async fn run(connection: Connection, args: EventsArgs) -> Result<()> 
         Some(target) => Some(target.find(&client).await?.iter().map(Named::of).collect()),
         None => None,
     };
-    let mut query: Vec<(&str, String)> =
-        vec![("limit", args.limit.to_string()), ("order", "desc".to_owned())];
+    let mut query: Vec<(&str, String)> = vec![("order", "desc".to_owned())];
     query.extend(args.types.clone().map(|types| ("type", types)));
     let head = client.get("/api/v1/log/head", &[]).await?;
-    let events = newest(&client, devices.as_deref(), &query, args.limit.into()).await?;
+    let (events, more) = newest(&client, devices.as_deref(), &query, args.limit).await?;
+    if more && !args.follow {
+        note(format!("showing the newest {}; there are older ones: -n shows more", events.len()));
+    }
     for event in &events {
         print(event, connection.json)?;
     }
@@ -67,26 +69,26 @@ pub(crate) async fn run(connection: Connection, args: EventsArgs) -> Result<()> 
     follow(&client, after, args.types, devices, connection.json).await
 }
 
-/// The newest events, in their order.
+/// The newest events, in their order, and whether there are more.
 async fn newest(
     client: &Client,
     devices: Option<&[Named]>,
     query: &[(&str, String)],
-    limit: usize,
-) -> Result<Vec<Value>> {
+    limit: u16,
+) -> Result<(Vec<Value>, bool)> {
     let paths = match devices {
         None => vec!["/api/v1/events".to_owned()],
         Some(devices) => devices.iter().map(|device| format!("{}/events", device.path())).collect(),
     };
-    let mut events = Vec::new();
+    let (mut events, mut more) = (Vec::new(), false);
     for path in paths {
-        let mut page = client.get(&path, query).await?;
-        if let Value::Array(found) = page["items"].take() {
-            events.extend(found);
-        }
+        let (found, is_cut) = client.first(&path, query, limit).await?;
+        events.extend(found);
+        more |= is_cut;
     }
     events.sort_by_key(|event| event["position"].as_u64());
-    Ok(events.split_off(events.len().saturating_sub(limit)))
+    let surplus = events.len().saturating_sub(limit.into());
+    Ok((events.split_off(surplus), more || surplus > 0))
 }
 
 /// Prints what comes; a connection that was lost is made again, from where it was.

@@ -1,21 +1,18 @@
 //! `muster exec`: a program on one device, as if it ran here; or on all that a selector means.
 
-use std::io::{IsTerminal, Read, Write};
+use std::io::Read;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use data_encoding::BASE64;
 use serde_json::{Map, Value, json};
 
+use super::confirm::Confirm;
 use super::operation::{self, Asked};
 use super::seconds;
 use super::target::{Selected, Target};
 use crate::client::Connection;
 use crate::exit::Misused;
-use crate::output::note;
-
-/// How many devices a selector may mean without being asked about.
-const WITHOUT_ASKING: usize = 10;
 
 /// Run a program on devices
 ///
@@ -55,9 +52,8 @@ pub(crate) struct ExecArgs {
     /// Print the operation's id, and do not wait
     #[arg(short, long)]
     detach: bool,
-    /// Do not ask, however many devices are meant
-    #[arg(short, long)]
-    yes: bool,
+    #[command(flatten)]
+    confirm: Confirm,
     /// The program and its arguments, after --
     #[arg(last = true)]
     argv: Vec<String>,
@@ -107,9 +103,7 @@ pub(crate) async fn run(connection: Connection, args: ExecArgs) -> Result<()> {
         return Err(Misused(words).into());
     }
     let client = connection.client()?;
-    if !args.yes {
-        ask_before_many(&client, &target).await?;
-    }
+    args.confirm.ask_before_many(&client, "run a program on", &target).await?;
     let request = args.limits.request(&target, action);
     let asked = Asked::new(&client, &request).await?;
     if args.detach {
@@ -166,25 +160,4 @@ fn variables(words: &[String]) -> Result<Map<String, Value>> {
         variables.insert(name.to_owned(), value.into());
     }
     Ok(variables)
-}
-
-/// A selector may mean more devices than whoever wrote it believes.
-pub(crate) async fn ask_before_many(client: &crate::client::Client, target: &Target) -> Result<()> {
-    let Target::Matching(selector) = target else { return Ok(()) };
-    let found = target.find(client).await?;
-    if found.len() <= WITHOUT_ASKING {
-        return Ok(());
-    }
-    let words = format!("{} devices match '{selector}'", found.len());
-    if !std::io::stdin().is_terminal() {
-        return Err(Misused(format!("{words}; add --yes to do it on all of them")).into());
-    }
-    note(format!("{words}. On all of them? [y/N]"));
-    std::io::stderr().flush()?;
-    let mut answer = String::new();
-    std::io::stdin().read_line(&mut answer)?;
-    if answer.trim().eq_ignore_ascii_case("y") {
-        return Ok(());
-    }
-    Err(Misused("nothing was done".to_owned()).into())
 }

@@ -48,5 +48,5 @@ pub(super) async fn ask(port: u16, keys: &Path) -> Result<()> {
     }
     let body: serde_json::Value = answer.json().await.unwrap_or_default();
     let detail = body["detail"].as_str().map_or_else(|| status.to_string(), str::to_owned);
-    Err(Refused::Problem { status: status.as_u16(), detail }.into())
+    Err(Refused::Problem { status: status.as_u16(), kind: String::new(), detail }.into())
 }

@@ -2,6 +2,7 @@
 
 pub(crate) mod api_token;
 pub(crate) mod bootstrap;
+pub(crate) mod confirm;
 pub(crate) mod connect;
 pub(crate) mod context;
 pub(crate) mod cp;
@@ -23,6 +24,7 @@ pub(crate) mod status;
 pub(crate) mod target;
 pub(crate) mod token;
 pub(crate) mod upload;
+pub(crate) mod wait;
 
 use anyhow::{Result, bail};
 use serde_json::{Map, Value};

@@ -5,6 +5,7 @@ use clap::Subcommand;
 use muster_schemas::Retention;
 use serde_json::json;
 
+use super::confirm::Confirm;
 use crate::client::{Connection, segment};
 use crate::output::{self, line, table, text};
 
@@ -43,6 +44,8 @@ pub(crate) enum ProjectCommand {
     Archive {
         /// Its id
         id: String,
+        #[command(flatten)]
+        confirm: Confirm,
     },
     /// Take an archived project back to work
     Restore {
@@ -105,7 +108,8 @@ pub(crate) async fn run(connection: Connection, command: ProjectCommand) -> Resu
             };
             (client.patch(&place(&id), &body).await?, said)
         }
-        ProjectCommand::Archive { id } => {
+        ProjectCommand::Archive { id, confirm } => {
+            confirm.ask_one("archive", "project", &id)?;
             let body = json!({"archived": true});
             (client.patch(&place(&id), &body).await?, format!("{id} is archived"))
         }

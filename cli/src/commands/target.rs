@@ -94,6 +94,11 @@ impl Target {
         Ok(found.iter().map(Named::of).collect())
     }
 
+    /// The names of the devices. A single one is not looked up.
+    pub(crate) async fn names(&self, client: &Client) -> Result<Vec<String>> {
+        Ok(self.to_write(client).await?.into_iter().map(|device| device.name).collect())
+    }
+
     /// The name or id of the only device that is meant.
     pub(crate) async fn only(&self, client: &Client) -> Result<Named> {
         let mut found = self.to_write(client).await?;

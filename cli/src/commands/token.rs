@@ -4,6 +4,7 @@ use anyhow::Result;
 use clap::Subcommand;
 use serde_json::json;
 
+use super::confirm::Confirm;
 use super::target::Target;
 use super::{changes, seconds, typed};
 use crate::client::{Connection, segment};
@@ -54,6 +55,8 @@ pub(crate) enum TokenCommand {
     Revoke {
         /// The token's id
         id: String,
+        #[command(flatten)]
+        confirm: Confirm,
     },
 }
 
@@ -142,7 +145,8 @@ pub(crate) async fn run(connection: Connection, command: TokenCommand) -> Result
             ]);
             Ok(())
         }
-        TokenCommand::Revoke { id } => {
+        TokenCommand::Revoke { id, confirm } => {
+            confirm.ask_one("revoke", "enrollment token", &id)?;
             let done = client.delete(&format!("{TOKENS}/{}", segment(&id))).await?;
             client.await_shown(TOKENS, &done["position"]).await;
             if connection.json {

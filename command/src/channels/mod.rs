@@ -1,6 +1,6 @@
 //! Channels to devices: opened by a signed order, sealed end to end, bridged to websockets.
 //!
-//! `open` finds the device and agrees on keys; `bridge` carries bytes between a websocket and the
+//! `reach` checks that the device can be reached; `open` agrees on keys with it; `bridge` carries bytes between a websocket and the
 //! channel, until the process stops (`bridges`); `record` keeps what a shell shows; `audit` writes who did what into the log.
 //!
 //! Invariant: what is done on a device is in the log before the device is asked.
@@ -10,6 +10,7 @@ mod audit;
 mod bridge;
 mod bridges;
 mod open;
+mod reach;
 mod record;
 mod token;
 
@@ -18,4 +19,5 @@ pub(crate) use bridge::LARGEST;
 pub use bridge::{bridge_bytes, bridge_shell};
 pub use bridges::{Bridges, Opening};
 pub use open::OpenError;
+pub use reach::Unreachable;
 pub use record::{Recorded, Recorder};

@@ -27,6 +27,15 @@ pub(crate) struct Begun {
 }
 
 impl Service {
+    /// Since when a device is offline; `None` when that is not known.
+    pub(crate) async fn offline_since(
+        &self,
+        project: &ProjectId,
+        device: DeviceId,
+    ) -> Result<Option<Timestamp>, StoreError> {
+        List::new(self.log.clone()).offline_since(project, device).await
+    }
+
     /// The orders of a new operation that can be given at once. What is not here waits for the
     /// dispatcher, so that nothing is an error.
     pub(crate) async fn begin(

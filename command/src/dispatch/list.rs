@@ -307,6 +307,25 @@ impl List {
         Ok((rows.into_iter().map(free).collect(), position))
     }
 
+    /// Since when a device is offline, as far as the list has read the log; `None` when it is not
+    /// known.
+    pub(crate) async fn offline_since(
+        &self,
+        project: &ProjectId,
+        device: DeviceId,
+    ) -> Result<Option<Timestamp>, StoreError> {
+        let sql = format!(
+            "SELECT presence_at FROM {NAME}_devices WHERE project = $1 AND device = $2 AND NOT online"
+        );
+        let row: Option<(Option<i64>,)> = sqlx::query_as(AssertSqlSafe(sql))
+            .bind(project.as_str())
+            .bind(device.0)
+            .fetch_optional(&self.log.stores().sql)
+            .await
+            .map_err(failed)?;
+        Ok(row.and_then(|(at,)| at).map(Timestamp))
+    }
+
     /// What a device was sent and is not through with, in the order in which it was asked for.
     pub(crate) async fn of_device(
         &self,

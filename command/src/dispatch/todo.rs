@@ -66,6 +66,8 @@ struct RunChange {
 struct DeviceChange {
     epoch: Option<u64>,
     online: Option<bool>,
+    /// When it connected or disconnected, in microseconds since 1970.
+    presence_at: Option<i64>,
     gone: Option<bool>,
 }
 
@@ -117,7 +119,9 @@ impl Projection for Todo {
                  online    boolean NOT NULL DEFAULT false,
                  gone      boolean NOT NULL DEFAULT false,
                  PRIMARY KEY (project, device)
-             )"
+             );
+             -- Microseconds since 1970; absent in rows of earlier releases.
+             ALTER TABLE {NAME}_devices ADD COLUMN IF NOT EXISTS presence_at bigint"
         )
     }
 
@@ -192,6 +196,9 @@ impl Changes {
             Event::RunExpired(event) => at(event.operation, None, Some(true)),
             event => {
                 let change = self.devices.entry(device).or_default();
+                if matches!(event, Event::DeviceConnected(_) | Event::DeviceDisconnected(_)) {
+                    change.presence_at = Some(stored.recorded_at.micros());
+                }
                 match event {
                     Event::DeviceEnrolled(event) => {
                         change.epoch = Some(event.epoch);
@@ -268,21 +275,23 @@ async fn write_devices(
         changes.values().map(|change| change.epoch.map(|epoch| epoch.cast_signed())).collect();
     let online: Vec<Option<bool>> = changes.values().map(|change| change.online).collect();
     let gone: Vec<Option<bool>> = changes.values().map(|change| change.gone).collect();
+    let presence_at: Vec<Option<i64>> = changes.values().map(|change| change.presence_at).collect();
     let sql = format!(
-        "INSERT INTO {NAME}_devices AS d (project, device, epoch, online, gone)
+        "INSERT INTO {NAME}_devices AS d (project, device, epoch, online, gone, presence_at)
          SELECT $1, n.device, coalesce(n.epoch, 0), coalesce(n.online, false),
-                coalesce(n.gone, false)
-         FROM unnest($2::uuid[], $3::bigint[], $4::boolean[], $5::boolean[])
-              AS n (device, epoch, online, gone)
+                coalesce(n.gone, false), n.presence_at
+         FROM unnest($2::uuid[], $3::bigint[], $4::boolean[], $5::boolean[], $6::bigint[])
+              AS n (device, epoch, online, gone, presence_at)
          ON CONFLICT (project, device) DO UPDATE SET
              epoch = greatest(d.epoch, excluded.epoch),
+             presence_at = coalesce(excluded.presence_at, d.presence_at),
              online = coalesce((SELECT u.online FROM unnest($2::uuid[], $4::boolean[])
                                 AS u (device, online) WHERE u.device = d.device), d.online),
              gone = coalesce((SELECT u.gone FROM unnest($2::uuid[], $5::boolean[])
                               AS u (device, gone) WHERE u.device = d.device), d.gone)"
     );
-    let parameters: [&(dyn ToSql + Sync); 5] =
-        [&project.as_str(), &devices, &epochs, &online, &gone];
+    let parameters: [&(dyn ToSql + Sync); 6] =
+        [&project.as_str(), &devices, &epochs, &online, &gone, &presence_at];
     execute(transaction, sql, &parameters).await.map(drop)
 }
 

@@ -17,7 +17,7 @@ use uuid::Uuid;
 
 use super::CommandState;
 use super::sessions::{
-    ClientAddress, LEFT, accept, check_origin, ended, not_a_websocket, open, short,
+    ClientAddress, LEFT, accept, check_origin, ended, not_a_websocket, open, reachable, short,
 };
 use crate::channels::{Opening, Session, bridge_bytes};
 
@@ -48,6 +48,9 @@ fn localhost() -> String {
 ///
 /// A websocket whose binary messages are the bytes of a TCP connection that the device makes. A text
 /// message `{"type":"eof"}` ends one direction.
+///
+/// A device that is offline is refused immediately with 409 and the type `/problems/device-offline`;
+/// so is a request that is no websocket, which otherwise gets 400.
 #[utoipa::path(
     get, path = "/api/v1/devices/{device}/tcp", tag = "sessions",
     params(
@@ -71,8 +74,8 @@ pub(super) async fn open_tcp(
     if asked.port == 0 {
         return Err(Problem::field("port", "must be from 1 to 65535", Some(0.into())));
     }
+    let device = reachable(&state, &scope, &device).await?;
     let upgrade = upgrade.map_err(not_a_websocket)?;
-    let device = state.service.resolve_device(&scope.project, &device).await?;
     let (project, actor) = (scope.project, scope.principal.actor());
     let id = SessionId(Uuid::now_v7());
     let session = Session::new(state.service, project, device, id, actor);
@@ -104,7 +107,8 @@ pub(super) struct OpenFiles {
 /// Open files
 ///
 /// A websocket whose binary messages are SFTP (version 3), spoken with the device. The extension
-/// `muster-sha256` compares what was copied.
+/// `muster-sha256` compares what was copied. A device that is offline is refused immediately with 409
+/// and the type `/problems/device-offline`.
 #[utoipa::path(
     get, path = "/api/v1/devices/{device}/files", tag = "sessions",
     params(
@@ -125,8 +129,8 @@ pub(super) async fn open_files(
 ) -> Result<Response, Problem> {
     check_origin(&headers)?;
     short("path", Some(&path), 4096)?;
+    let device = reachable(&state, &scope, &device).await?;
     let upgrade = upgrade.map_err(not_a_websocket)?;
-    let device = state.service.resolve_device(&scope.project, &device).await?;
     let (project, actor) = (scope.project, scope.principal.actor());
     let id = SessionId(Uuid::now_v7());
     let session = Session::new(state.service, project, device, id, actor);

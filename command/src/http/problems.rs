@@ -3,6 +3,7 @@
 use muster_api::Problem;
 use muster_api::problem::Kind;
 
+use crate::channels::Unreachable;
 use crate::domain::Rejection;
 use crate::service::ServiceError;
 
@@ -36,6 +37,20 @@ impl From<ServiceError> for Problem {
                 Self::unavailable(format!("{error}; try again"), 2)
             }
         }
+    }
+}
+
+impl From<Unreachable> for Problem {
+    fn from(error: Unreachable) -> Self {
+        let kind = match error {
+            Unreachable::Service(error) => return error.into(),
+            Unreachable::Offline { .. } => Kind::DeviceOffline,
+            Unreachable::NotEnrolled { .. } | Unreachable::Pending { .. } => {
+                Kind::DeviceNotEnrolled
+            }
+            Unreachable::Revoked { .. } => Kind::DeviceRevoked,
+        };
+        Self::new(kind, error.to_string())
     }
 }
 

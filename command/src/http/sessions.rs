@@ -68,6 +68,17 @@ impl From<OpenError> for Problem {
     }
 }
 
+/// The device with this name or id, if a session with it can be opened now.
+pub(super) async fn reachable(
+    state: &CommandState,
+    scope: &Scope<RunOperations>,
+    device: &str,
+) -> Result<DeviceId, Problem> {
+    let device = state.service.resolve_device(&scope.project, device).await?;
+    state.service.check_reachable(&scope.project, device).await?;
+    Ok(device)
+}
+
 /// The parameters.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
@@ -151,6 +162,8 @@ pub(super) fn short(field: &str, text: Option<&str>, most: usize) -> Result<(), 
 /// `{"type":"attached",…}` and `{"type":"exit","code":0}`. Each side says something at least every
 /// 10 s. When the websocket is lost, the session stays, to be attached to again; the server closes it with
 /// 1000 when the shell is over, and with 1012 when it is there still.
+///
+/// A device that is offline is refused immediately with 409 and the type `/problems/device-offline`.
 #[utoipa::path(
     get, path = "/api/v1/devices/{device}/shell", tag = "sessions",
     params(
@@ -186,8 +199,8 @@ pub(super) async fn open_shell(
         let rule = "must be left out where nothing is recorded";
         return Err(Problem::field("record_input", rule, Some(true.into())));
     }
+    let device = reachable(&state, &scope, &device).await?;
     let upgrade = upgrade.map_err(not_a_websocket)?;
-    let device = state.service.resolve_device(&scope.project, &device).await?;
     let (project, actor) = (scope.project, scope.principal.actor());
     let id = SessionId(Uuid::now_v7());
     let session = Session::new(state.service, project, device, id, actor);
@@ -316,7 +329,8 @@ pub(super) struct AttachSession {
 
 /// Attach to a session
 ///
-/// A websocket, as that of the shell. What the terminal shows comes first.
+/// A websocket, as that of the shell. What the terminal shows comes first. A device that is offline is
+/// refused immediately with 409 and the type `/problems/device-offline`.
 #[utoipa::path(
     get, path = "/api/v1/devices/{device}/sessions/{session}/attach", tag = "sessions",
     params(
@@ -338,8 +352,8 @@ pub(super) async fn attach_session(
 ) -> Result<Response, Problem> {
     check_origin(&headers)?;
     let size = size(asked.cols, asked.rows)?;
+    let device = reachable(&state, &scope, &device).await?;
     let upgrade = upgrade.map_err(not_a_websocket)?;
-    let device = state.service.resolve_device(&scope.project, &device).await?;
     let (project, actor) = (scope.project, scope.principal.actor());
     let session = Session::new(state.service, project, device, id, actor);
     let wanted = session.service().recorded(&session).await?;
@@ -387,10 +401,11 @@ pub(super) async fn end_session(
     PathParam((device, id)): PathParam<(String, SessionId)>,
     Query(NoParams {}): Query<NoParams>,
 ) -> Result<axum::Json<SessionEndedResult>, Problem> {
-    let device: DeviceId = state.service.resolve_device(&scope.project, &device).await?;
+    let device = state.service.resolve_device(&scope.project, &device).await?;
     let (project, actor) = (scope.project, scope.principal.actor());
     let session = Session::new(state.service, project, device, id, actor);
     session.service().recorded(&session).await?;
+    session.service().check_reachable(&session.project, session.device).await?;
     let Session { project, device, actor, .. } = &session;
     let purpose = Purpose::End { session: id };
     match session.service().open_channel(project, *device, actor, purpose).await {

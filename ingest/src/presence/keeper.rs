@@ -15,7 +15,7 @@ use super::sweep::{self, Answers, Servers};
 use super::table::{Change, Table};
 use crate::counters;
 
-const LEASE: &str = "presence";
+const LEASE: &str = muster_eventlog::PRESENCE_LEASE;
 const LIFE: Duration = Duration::from_secs(6);
 const BEAT: Duration = Duration::from_secs(2);
 /// How soon the broker is asked again when its list leaves a doubt.

@@ -7,6 +7,7 @@ mod events;
 mod grafana;
 mod live_metrics;
 mod metrics;
+mod paging;
 mod projections;
 mod support;
 mod tokens;

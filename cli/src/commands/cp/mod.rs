@@ -32,6 +32,7 @@ use self::progress::Progress;
 use super::bytes;
 use super::connect::carry;
 use crate::client::{Client, Connection, segment};
+use crate::commands::wait::Wait;
 use crate::exit::{Misused, Partly};
 use crate::output::note;
 
@@ -66,6 +67,8 @@ pub(crate) struct CpArgs {
     /// as another user.
     #[arg(long)]
     preserve_special: bool,
+    #[command(flatten)]
+    wait: Wait,
 }
 
 /// Speak SFTP with a device, on standard input and output
@@ -84,6 +87,8 @@ pub(crate) struct SftpArgs {
     /// Nothing can be changed
     #[arg(long)]
     read_only: bool,
+    #[command(flatten)]
+    wait: Wait,
 }
 
 /// What is copied, and how.
@@ -105,7 +110,8 @@ fn files(device: &str) -> String {
 pub(crate) async fn sftp(connection: Connection, args: SftpArgs) -> Result<()> {
     let client = connection.client()?;
     let query = [("path", args.path), ("write", (!args.read_only).to_string())];
-    let socket = client.socket(&files(&args.device), &query).await?;
+    let path = files(&args.device);
+    let socket = args.wait.until_online(async || client.socket(&path, &query).await).await?;
     carry(socket, tokio::io::stdin(), tokio::io::stdout()).await?;
     // A thread still waits for input, and would hold the program.
     std::process::exit(0);
@@ -160,7 +166,8 @@ async fn copy(
                 };
                 here.push(path.as_path());
             }
-            let work = work(Link::open(client, device, path, true).await?);
+            let open = async || Link::open(client, device, path, true).await;
+            let work = work(args.wait.until_online(open).await?);
             done.extend(send::all(&work, &here, path).await?);
         }
         Place::Here(target) => {
@@ -169,7 +176,8 @@ async fn copy(
                     let words = "nothing of this is on a device; a device's path is DEVICE:PATH";
                     bail!(Misused(words.to_owned()));
                 };
-                let work = work(Link::open(client, device, path, false).await?);
+                let open = async || Link::open(client, device, path, false).await;
+                let work = work(args.wait.until_online(open).await?);
                 done.extend(fetch::all(&work, path, target, sources.len() > 1).await?);
             }
         }

@@ -7,7 +7,8 @@ use clap::Subcommand;
 use serde_json::{Value, json};
 
 use crate::client::Connection;
-use crate::commands::exec::{Limits, ask_before_many};
+use crate::commands::confirm::{Action, Confirm};
+use crate::commands::exec::Limits;
 use crate::commands::operation::{self, Asked};
 use crate::commands::target::Selected;
 use crate::exit::Misused;
@@ -50,12 +51,17 @@ pub(crate) struct Common {
     /// Print the operation's id, and do not wait
     #[arg(short, long)]
     detach: bool,
-    /// Do not ask, however many devices are meant
-    #[arg(short, long)]
-    yes: bool,
+    #[command(flatten)]
+    confirm: Confirm,
 }
 
 pub(crate) async fn run(connection: Connection, ask: Ask) -> Result<()> {
+    // What the question says, when there is always one.
+    let verb = match &ask {
+        Ask::RestartAgent(_) => Some("restart the agent of"),
+        Ask::Reboot(_) => Some("reboot"),
+        Ask::Diagnostics { .. } | Ask::LogLevel { .. } => None,
+    };
     let (action, common, archive) = match ask {
         Ask::RestartAgent(common) => (json!({"kind": "restart_agent"}), common, None),
         Ask::Reboot(common) => (json!({"kind": "reboot"}), common, None),
@@ -68,8 +74,13 @@ pub(crate) async fn run(connection: Connection, ask: Ask) -> Result<()> {
     };
     let target = common.selected.target_alone(common.device)?;
     let client = connection.client()?;
-    if !common.yes {
-        ask_before_many(&client, &target).await?;
+    match verb {
+        Some(verb) if !common.confirm.is_given() => {
+            let names = target.names(&client).await?;
+            common.confirm.ask(&Action { verb, noun: "device", names: &names })?;
+        }
+        Some(_) => {}
+        None => common.confirm.ask_before_many(&client, "ask this of", &target).await?,
     }
     if let Some(output) = archive {
         let device = target.only(&client).await?;

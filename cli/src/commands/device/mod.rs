@@ -8,6 +8,7 @@ use anyhow::Result;
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
+use super::confirm::Confirm;
 use super::target::Selected;
 use super::{changes, typed};
 use crate::client::{Client, Connection};
@@ -63,6 +64,8 @@ pub(crate) enum DeviceCommand {
         reason: Option<String>,
         #[command(flatten)]
         selected: Selected,
+        #[command(flatten)]
+        confirm: Confirm,
     },
     /// Make a device's keys worth nothing: it is out, until it enrolls again with a token for it
     Revoke {
@@ -73,6 +76,8 @@ pub(crate) enum DeviceCommand {
         reason: Option<String>,
         #[command(flatten)]
         selected: Selected,
+        #[command(flatten)]
+        confirm: Confirm,
     },
     /// Let a device make itself a new signing key
     RotateKey {
@@ -119,9 +124,8 @@ pub(crate) enum DeviceCommand {
         device: Option<String>,
         #[command(flatten)]
         selected: Selected,
-        /// Do not ask
-        #[arg(long)]
-        yes: bool,
+        #[command(flatten)]
+        confirm: Confirm,
     },
 }
 
@@ -157,19 +161,22 @@ pub(crate) async fn run(connection: Connection, command: DeviceCommand) -> Resul
         }
         DeviceCommand::Accept { device, replaces, selected } => {
             let body = json!({"replaces": replaces});
-            write::tell(&client()?, &selected.target_alone(device)?, ACCEPT, &body, json).await
+            write::tell(&client()?, &selected.target_alone(device)?, None, ACCEPT, &body, json)
+                .await
         }
-        DeviceCommand::Reject { device, reason, selected } => {
+        DeviceCommand::Reject { device, reason, selected, confirm } => {
             let body = json!({"reason": reason});
-            write::tell(&client()?, &selected.target_alone(device)?, REJECT, &body, json).await
+            let ask = Some((confirm, "reject"));
+            write::tell(&client()?, &selected.target_alone(device)?, ask, REJECT, &body, json).await
         }
-        DeviceCommand::Revoke { device, reason, selected } => {
+        DeviceCommand::Revoke { device, reason, selected, confirm } => {
             let body = json!({"reason": reason});
-            write::tell(&client()?, &selected.target_alone(device)?, REVOKE, &body, json).await
+            let ask = Some((confirm, "revoke"));
+            write::tell(&client()?, &selected.target_alone(device)?, ask, REVOKE, &body, json).await
         }
         DeviceCommand::RotateKey { device, selected } => {
             let target = selected.target_alone(device)?;
-            write::tell(&client()?, &target, ROTATE, &json!({}), json).await
+            write::tell(&client()?, &target, None, ROTATE, &json!({}), json).await
         }
         DeviceCommand::Rename { device, name, selected } => {
             let mut rest = name.into_iter().collect();
@@ -196,8 +203,8 @@ pub(crate) async fn run(connection: Connection, command: DeviceCommand) -> Resul
             let body = json!({"vars": changes(&words, typed)?});
             write::change(&client()?, &target, "/config", &body, json).await
         }
-        DeviceCommand::Delete { device, selected, yes } => {
-            write::delete(&client()?, &selected.target_alone(device)?, yes, json).await
+        DeviceCommand::Delete { device, selected, confirm } => {
+            write::delete(&client()?, &selected.target_alone(device)?, confirm, json).await
         }
     }
 }

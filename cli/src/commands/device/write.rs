@@ -7,8 +7,9 @@ use anyhow::{Error, Result};
 use serde_json::{Value, json};
 
 use crate::client::{Client, segment};
+use crate::commands::confirm::{Action, Confirm};
 use crate::commands::target::{Named, Target};
-use crate::exit::{self, Misused, Partly};
+use crate::exit::{self, Partly};
 use crate::output::{self, line, note, text};
 
 const DEVICES: &str = "/api/v1/devices";
@@ -50,36 +51,47 @@ pub(super) async fn change(
     report.finish(client).await
 }
 
-/// Posts something to each device.
+/// Posts something to each device; `ask` says what the question before it calls this.
 pub(super) async fn tell(
     client: &Client,
     target: &Target,
+    ask: Option<(Confirm, &str)>,
     (path, said): (&str, &str),
     body: &Value,
     json: bool,
 ) -> Result<()> {
+    let devices = target.to_write(client).await?;
+    if let Some((confirm, verb)) = ask {
+        ask_about(confirm, verb, &devices)?;
+    }
     let mut report = Report { json, ..Report::default() };
-    for device in target.to_write(client).await? {
+    for device in devices {
         let told = client.post(&format!("{}{path}", device.path()), body).await;
         report.add(&device, told, |_| said.to_owned());
     }
     report.finish(client).await
 }
 
-pub(super) async fn delete(client: &Client, target: &Target, yes: bool, json: bool) -> Result<()> {
+/// Asks before something is done to these devices.
+fn ask_about(confirm: Confirm, verb: &str, devices: &[Named]) -> Result<()> {
+    let names: Vec<String> = devices.iter().map(|device| device.name.clone()).collect();
+    confirm.ask(&Action { verb, noun: "device", names: &names })
+}
+
+pub(super) async fn delete(
+    client: &Client,
+    target: &Target,
+    confirm: Confirm,
+    json: bool,
+) -> Result<()> {
     // With its id, which finds its history when the name is another's. One that is not there yet
     // is the server's to refuse.
     let devices = match (target.find(client).await, target) {
         (Ok(found), _) => found.iter().map(Named::of).collect(),
-        (Err(_), Target::One(_)) if yes => target.to_write(client).await?,
+        (Err(_), Target::One(_)) if confirm.is_given() => target.to_write(client).await?,
         (Err(error), _) => return Err(error),
     };
-    if !yes {
-        let names: Vec<&str> = devices.iter().map(|device| device.name.as_str()).collect();
-        let words =
-            format!("this deletes {} ({}); add --yes to do it", devices.len(), names.join(", "));
-        return Err(Misused(words).into());
-    }
+    ask_about(confirm, "delete", &devices)?;
     let mut report = Report { json, ..Report::default() };
     for device in devices {
         let deleted = client.delete(&device.path()).await;

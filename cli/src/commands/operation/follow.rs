@@ -1,7 +1,7 @@
 //! Waits for an operation: one run as if its program ran here, several with their progress.
 
 use std::convert::Infallible;
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -14,6 +14,7 @@ use super::{Asked, device_of, path};
 use crate::client::{Client, segment};
 use crate::exit::{Exited, Misused};
 use crate::output::{self, line, note, text};
+use crate::terminal_modes::Contained;
 
 /// How often an operation on several devices is looked at.
 const LOOK: Duration = Duration::from_millis(300);
@@ -309,7 +310,14 @@ async fn outputs(client: &Client, asked: &Asked) -> Result<()> {
         for stream in ["stdout", "stderr"] {
             if run[stream]["kept"].as_u64().unwrap_or(0) > 0 {
                 let source = Source { id: &asked.id, device: &device, stream, position: None };
-                copy(client, &source, true, &mut std::io::stdout()).await?;
+                let stdout = std::io::stdout();
+                if stdout.is_terminal() {
+                    let mut contained = Contained::new(stdout);
+                    copy(client, &source, true, &mut contained).await?;
+                    contained.finish()?;
+                } else {
+                    copy(client, &source, true, &mut &stdout).await?;
+                }
             }
         }
     }

@@ -7,6 +7,7 @@ use anyhow::{Context, Result};
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
+use super::confirm::{Action, Confirm};
 use crate::client::{Client, Connection, segment};
 use crate::exit::{NOT_FOUND, NotFound, Refused, code};
 use crate::output::{self, line, text};
@@ -25,6 +26,9 @@ pub(crate) enum OperationCommand {
         /// How many
         #[arg(short = 'n', long, default_value_t = 20, value_parser = clap::value_parser!(u16).range(1..=1000))]
         limit: u16,
+        /// All of them
+        #[arg(short, long, conflicts_with = "limit")]
+        all: bool,
     },
     /// Show an operation: its progress, equal failures together, the slowest runs
     Show {
@@ -67,6 +71,8 @@ pub(crate) enum OperationCommand {
     Abort {
         /// The operation's id
         id: String,
+        #[command(flatten)]
+        confirm: Confirm,
     },
     /// End one run
     Cancel {
@@ -74,6 +80,8 @@ pub(crate) enum OperationCommand {
         id: String,
         /// The device: name or id
         device: String,
+        #[command(flatten)]
+        confirm: Confirm,
     },
 }
 
@@ -94,7 +102,9 @@ pub(crate) struct OutputArgs {
 pub(crate) async fn run(connection: Connection, command: OperationCommand) -> Result<()> {
     let (client, json) = (connection.client()?, connection.json);
     match command {
-        OperationCommand::List { device, limit } => show::list(&client, device, limit, json).await,
+        OperationCommand::List { device, limit, all } => {
+            show::list(&client, device, (!all).then_some(limit), json).await
+        }
         OperationCommand::Show { id } => show::one(&client, &id, json).await,
         OperationCommand::Runs { id, state } => show::runs(&client, &id, state, json).await,
         OperationCommand::Explain { id, device } => show::explain(&client, &id, device, json).await,
@@ -115,12 +125,30 @@ pub(crate) async fn run(connection: Connection, command: OperationCommand) -> Re
         }
         OperationCommand::Pause { id } => change(&client, &id, ("pause", "paused"), json).await,
         OperationCommand::Resume { id } => change(&client, &id, ("resume", "resumed"), json).await,
-        OperationCommand::Abort { id } => change(&client, &id, ("abort", "aborted"), json).await,
-        OperationCommand::Cancel { id, device } => {
+        OperationCommand::Abort { id, confirm } => {
+            if !confirm.is_given() {
+                ask_before_abort(&client, &id, confirm).await?;
+            }
+            change(&client, &id, ("abort", "aborted"), json).await
+        }
+        OperationCommand::Cancel { id, device, confirm } => {
+            confirm.ask_one("end", "run", format!("{id} on {device}"))?;
             let verb = format!("runs/{}/cancel", segment(&device));
             change(&client, &id, (&verb, "to be ended"), json).await
         }
     }
+}
+
+/// Names the devices at work, which are interrupted.
+async fn ask_before_abort(client: &Client, id: &str, confirm: Confirm) -> Result<()> {
+    let query = [("state", "dispatched,accepted,running".to_owned())];
+    let runs = client.list(&format!("{}/runs", path(id)), &query).await?;
+    let names: Vec<String> = runs.iter().map(device_of).collect();
+    if names.is_empty() {
+        return confirm.ask_one("abort", "operation", id);
+    }
+    let verb = format!("abort operation {id}, which is at work on");
+    confirm.ask(&Action { verb: &verb, noun: "device", names: &names })
 }
 
 fn path(id: &str) -> String {

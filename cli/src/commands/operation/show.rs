@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::{OPERATIONS, device_of, path};
 use crate::client::{Client, segment};
-use crate::output::{self, ago, facts, line, table, text};
+use crate::output::{self, ago, facts, line, note, table, text};
 
 /// What was asked, in one line.
 pub(super) fn action(action: &Value) -> String {
@@ -48,16 +48,14 @@ fn cut(text: &str, width: usize) -> String {
 pub(super) async fn list(
     client: &Client,
     device: Option<String>,
-    limit: u16,
+    limit: Option<u16>,
     json: bool,
 ) -> Result<()> {
-    let mut query = vec![("limit", limit.to_string())];
-    query.extend(device.map(|device| ("device", device)));
-    let page = client.get(OPERATIONS, &query).await?;
+    let query: Vec<_> = device.map(|device| ("device", device)).into_iter().collect();
+    let items = client.newest(OPERATIONS, &query, limit).await?;
     if json {
-        return output::json(&page["items"]);
+        return output::json(&items);
     }
-    let items = page["items"].as_array().cloned().unwrap_or_default();
     let rows = items.iter().map(|one| {
         vec![
             text(&one["id"]),
@@ -195,6 +193,9 @@ pub(super) async fn explain(
         let run = client.get(&format!("{}/runs/{}", path(id), segment(device)), &[]).await?;
         explained.push(run);
     }
+    if devices.len() > MOST {
+        note(format!("showing {MOST} of {}; name a device to see another", devices.len()));
+    }
     if json {
         let items: Vec<Value> = explained
             .iter()
@@ -211,9 +212,6 @@ pub(super) async fn explain(
     for run in &explained {
         line(format!("{}: {}", device_of(run), text(&run["state"])));
         line(format!("  {}", text(&run["explanation"])));
-    }
-    if devices.len() > MOST {
-        line(format!("… and {} more; name a device", devices.len() - MOST));
     }
     Ok(())
 }

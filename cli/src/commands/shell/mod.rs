@@ -8,16 +8,21 @@ use anyhow::Result;
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
+use super::confirm::Confirm;
+use super::wait::Wait;
 use crate::client::{Client, Connection, segment};
 use crate::exit::{Misused, NotFound};
 use crate::output::{self, ago, line, table, text};
+
+use terminal::EscapeCharacter;
 
 const SESSIONS: &str = "/api/v1/sessions";
 
 /// Open a shell on a device
 ///
 /// When the connection is lost, the session stays on the device for a while, and is attached to again.
-/// Enter, ~ and . leave it there; Enter, ~ and ? tell what else there is.
+/// Enter, ~ and . leave it there; Enter, ~ and ? tell what else there is. Escapes are recognized when
+/// they are typed, not in what is pasted.
 #[derive(Args, Debug)]
 #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub(crate) struct ShellArgs {
@@ -38,6 +43,11 @@ pub(crate) struct ShellArgs {
     /// Record what is typed, too: passwords with it
     #[arg(long, conflicts_with = "no_record")]
     record_input: bool,
+    /// The character that begins an escape, such as % or ^B; none turns escapes off
+    #[arg(short, long, value_name = "CHARACTER", default_value = "~")]
+    escape: EscapeCharacter,
+    #[command(flatten)]
+    wait: Wait,
     /// A line for the shell, in place of an interactive one
     #[arg(last = true)]
     line: Vec<String>,
@@ -47,7 +57,7 @@ pub(crate) struct ShellArgs {
 enum ShellCommand {
     /// List sessions, the newest first
     List {
-        /// Those that are over, too
+        /// Also those that have ended
         #[arg(short, long)]
         all: bool,
         /// Only those of this device: name or id
@@ -61,11 +71,18 @@ enum ShellCommand {
         /// Only look on
         #[arg(long)]
         watch: bool,
+        /// The character that begins an escape, such as % or ^B; none turns escapes off
+        #[arg(short, long, value_name = "CHARACTER", default_value = "~")]
+        escape: EscapeCharacter,
+        #[command(flatten)]
+        wait: Wait,
     },
     /// End a session
     End {
         /// The session's id
         id: String,
+        #[command(flatten)]
+        confirm: Confirm,
     },
     /// Play a recording
     Play {
@@ -96,14 +113,16 @@ pub(crate) async fn run(connection: Connection, args: ShellArgs) -> Result<()> {
     match args.command {
         None => {}
         Some(ShellCommand::List { all, device }) => return list(&client, all, device, json).await,
-        Some(ShellCommand::Attach { id, watch }) => {
+        Some(ShellCommand::Attach { id, watch, escape, wait }) => {
             let session = find(&client, &id).await?;
-            let place = work::Place { device: text(&session["device"]), session: Some(id), watch };
-            return work::work(&client, place, Vec::new()).await;
+            let place =
+                work::Place { device: text(&session["device"]), session: Some(id), watch, escape };
+            return work::work(&client, place, Vec::new(), wait).await;
         }
-        Some(ShellCommand::End { id }) => {
+        Some(ShellCommand::End { id, confirm }) => {
             let session = find(&client, &id).await?;
             let device = text(&session["device"]);
+            confirm.ask_one("end", "session", format!("{id} on {}", device_name(&session)))?;
             let path =
                 format!("/api/v1/devices/{}/sessions/{}/end", segment(&device), segment(&id));
             client.post(&path, &json!({})).await?;
@@ -125,23 +144,28 @@ pub(crate) async fn run(connection: Connection, args: ShellArgs) -> Result<()> {
     if !args.line.is_empty() {
         query.push(("command", args.line.join(" ")));
     }
-    let place = work::Place { device, session: None, watch: false };
-    work::work(&client, place, query).await
+    let place = work::Place { device, session: None, watch: false, escape: args.escape };
+    work::work(&client, place, query, args.wait).await
 }
 
 async fn find(client: &Client, id: &str) -> Result<Value> {
     client.get(&format!("{SESSIONS}/{}", segment(id)), &[]).await
 }
 
+/// The name of a session's device, or its id.
+fn device_name(session: &Value) -> String {
+    let name = &session["name"];
+    if name.is_string() { text(name) } else { text(&session["device"]) }
+}
+
 async fn list(client: &Client, all: bool, device: Option<String>, json: bool) -> Result<()> {
-    let mut query = vec![("limit", "100".to_owned())];
+    let mut query = Vec::new();
     query.extend((!all).then(|| ("state", "open".to_owned())));
     query.extend(device.map(|device| ("device", device)));
-    let page = client.get(SESSIONS, &query).await?;
+    let items = client.list(SESSIONS, &query).await?;
     if json {
-        return output::json(&page["items"]);
+        return output::json(&items);
     }
-    let items = page["items"].as_array().cloned().unwrap_or_default();
     let rows = items.iter().map(|one| {
         let what = match one["session"]["kind"].as_str() {
             Some("tcp") => {
@@ -158,7 +182,7 @@ async fn list(client: &Client, all: bool, device: Option<String>, json: bool) ->
         };
         vec![
             text(&one["id"]),
-            if one["name"].is_string() { text(&one["name"]) } else { text(&one["device"]) },
+            device_name(one),
             text(&one["state"]),
             what,
             ago(&one["opened_at"]),

@@ -2,6 +2,7 @@
 
 use std::io::IsTerminal;
 use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
 
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr};
 
@@ -39,7 +40,7 @@ pub(super) fn size() -> (u16, u16) {
     found.map_or((80, 24), |size| (size.ws_col.min(1000), size.ws_row.min(1000)))
 }
 
-/// What is typed after Enter and `~`.
+/// What is typed after Enter and the escape character.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Escape {
     /// Leave; the session stays.
@@ -48,44 +49,142 @@ pub(super) enum Escape {
     Help,
 }
 
-/// Looks for escapes in what is typed.
-#[derive(Debug)]
-pub(super) struct Escapes {
-    after_enter: bool,
-    after_tilde: bool,
+/// A part of what is typed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Key {
+    /// To be sent.
+    Bytes(Vec<u8>),
+    /// To be done here.
+    Escape(Escape),
 }
 
-impl Default for Escapes {
-    fn default() -> Self {
-        Self { after_enter: true, after_tilde: false }
+/// The character that begins an escape; `None` when there is none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct EscapeCharacter(pub(super) Option<u8>);
+
+impl std::str::FromStr for EscapeCharacter {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text.as_bytes() {
+            b"none" => Ok(Self(None)),
+            [one] if one.is_ascii_graphic() => Ok(Self(Some(*one))),
+            // As ssh writes them: ^A is control and A.
+            [b'^', letter @ (b'@'..=b'_' | b'a'..=b'z')] => Ok(Self(Some(letter & 0x1f))),
+            _ => Err(format!("'{text}' is neither a character, such as ~ or ^B, nor 'none'")),
+        }
     }
 }
 
-impl Escapes {
-    /// What is to be sent of these bytes, and the escape that ends them.
-    pub(super) fn feed(&mut self, bytes: &[u8]) -> (Vec<u8>, Option<Escape>) {
-        let mut sent = Vec::with_capacity(bytes.len());
-        for byte in bytes {
-            if self.after_tilde {
-                self.after_tilde = false;
-                match byte {
-                    b'.' => return (sent, Some(Escape::Leave)),
-                    b'?' => return (sent, Some(Escape::Help)),
-                    b'~' => {
-                        sent.push(b'~');
-                        continue;
-                    }
-                    _ => sent.push(b'~'),
-                }
-            } else if self.after_enter && *byte == b'~' {
-                self.after_tilde = true;
-                self.after_enter = false;
-                continue;
-            }
-            self.after_enter = matches!(byte, b'\r' | b'\n');
-            sent.push(*byte);
+impl std::fmt::Display for EscapeCharacter {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.0 {
+            None => f.write_str("none"),
+            Some(byte) if byte < b' ' => write!(f, "^{}", char::from(byte | 0x40)),
+            Some(byte) => write!(f, "{}", char::from(byte)),
         }
-        (sent, None)
+    }
+}
+
+/// Maximum number of bytes that a person types between two reads: Enter, the escape character, and
+/// one more, over a slow line. More come from a paste.
+const MAX_TYPED: usize = 3;
+/// The rest of a paste comes within this time.
+const PASTE: Duration = Duration::from_millis(100);
+/// What a terminal sends around a paste, when the program has asked for it.
+const PASTE_BEGINS: &[u8] = b"\x1b[200~";
+const PASTE_ENDS: &[u8] = b"\x1b[201~";
+
+/// Looks for escapes in what is typed: after Enter alone, and never in what is pasted.
+#[derive(Debug)]
+pub(super) struct Escapes {
+    character: u8,
+    after_enter: bool,
+    after_escape: bool,
+    /// Between the marks of a paste.
+    in_paste: bool,
+    /// When more than a person types was read last.
+    pasted_at: Option<Instant>,
+    /// The newest bytes, in which a mark may have begun.
+    tail: Vec<u8>,
+}
+
+impl Escapes {
+    pub(super) const fn new(character: u8) -> Self {
+        Self {
+            character,
+            after_enter: true,
+            after_escape: false,
+            in_paste: false,
+            pasted_at: None,
+            tail: Vec::new(),
+        }
+    }
+
+    /// What to do about the bytes of one read.
+    pub(super) fn feed(&mut self, bytes: &[u8], now: Instant) -> Vec<Key> {
+        let follows = self.pasted_at.is_some_and(|at| now.duration_since(at) < PASTE);
+        let is_pasted = self.in_paste || follows || bytes.len() > MAX_TYPED;
+        let mut keys = Vec::new();
+        let mut sent = Vec::with_capacity(bytes.len() + 1);
+        if is_pasted {
+            self.pasted_at = Some(now);
+            if std::mem::take(&mut self.after_escape) {
+                sent.push(self.character);
+            }
+            sent.extend_from_slice(bytes);
+            self.after_enter = matches!(bytes.last(), Some(b'\r' | b'\n'));
+        } else {
+            for byte in bytes {
+                if let Some(escape) = self.typed(*byte, &mut sent) {
+                    if !sent.is_empty() {
+                        keys.push(Key::Bytes(std::mem::take(&mut sent)));
+                    }
+                    keys.push(Key::Escape(escape));
+                }
+            }
+        }
+        for byte in bytes {
+            self.look_for_marks(*byte);
+        }
+        if !sent.is_empty() {
+            keys.push(Key::Bytes(sent));
+        }
+        keys
+    }
+
+    fn typed(&mut self, byte: u8, sent: &mut Vec<u8>) -> Option<Escape> {
+        if std::mem::take(&mut self.after_escape) {
+            match byte {
+                b'.' => return Some(Escape::Leave),
+                b'?' => {
+                    self.after_enter = true;
+                    return Some(Escape::Help);
+                }
+                // Twice is once.
+                _ if byte == self.character => {}
+                _ => sent.push(self.character),
+            }
+        } else if self.after_enter && byte == self.character {
+            self.after_escape = true;
+            self.after_enter = false;
+            return None;
+        }
+        self.after_enter = matches!(byte, b'\r' | b'\n');
+        sent.push(byte);
+        None
+    }
+
+    fn look_for_marks(&mut self, byte: u8) {
+        self.tail.push(byte);
+        if self.tail.ends_with(PASTE_BEGINS) {
+            self.in_paste = true;
+        } else if self.tail.ends_with(PASTE_ENDS) {
+            self.in_paste = false;
+        }
+        if self.tail.len() >= PASTE_BEGINS.len() {
+            self.tail.remove(0);
+        }
     }
 }
 
@@ -93,21 +192,77 @@ impl Escapes {
 mod tests {
     use super::*;
 
+    /// What is sent, and the escapes, of reads that are a second apart.
+    fn fed(reads: &[&str]) -> (String, Vec<Escape>) {
+        let mut escapes = Escapes::new(b'~');
+        let mut now = Instant::now();
+        let (mut sent, mut found) = (Vec::new(), Vec::new());
+        for read in reads {
+            now += Duration::from_secs(1);
+            for key in escapes.feed(read.as_bytes(), now) {
+                match key {
+                    Key::Bytes(bytes) => sent.extend(bytes),
+                    Key::Escape(escape) => found.push(escape),
+                }
+            }
+        }
+        (String::from_utf8(sent).unwrap(), found)
+    }
+
     #[test]
     fn escapes_are_found_after_enter_alone() {
-        for (typed, sent, escape) in [
-            ("ls\r~.", "ls\r", Some(Escape::Leave)),
-            ("~.", "", Some(Escape::Leave)),
-            ("a~.", "a~.", None),
-            ("\r~~x", "\r~x", None),
-            ("\r~x", "\r~x", None),
-            ("\r~?", "\r", Some(Escape::Help)),
+        for (reads, sent, escapes) in [
+            (&["l", "s", "\r", "~", "."][..], "ls\r", vec![Escape::Leave]),
+            (&["~."], "", vec![Escape::Leave]),
+            (&["\r~."], "\r", vec![Escape::Leave]),
+            (&["a", "~", "."], "a~.", vec![]),
+            (&["a~."], "a~.", vec![]),
+            (&["\r", "~", "~", "x"], "\r~x", vec![]),
+            (&["\r", "~", "x"], "\r~x", vec![]),
+            (&["\r", "~", "?", "l", "s"], "\rls", vec![Escape::Help]),
+            // The line is as empty after the help as before.
+            (&["~", "?", "~", "."], "", vec![Escape::Help, Escape::Leave]),
         ] {
-            let found = Escapes::default().feed(typed.as_bytes());
-            assert_eq!(found, (sent.as_bytes().to_vec(), escape), "{typed:?}");
+            assert_eq!(fed(reads), (sent.to_owned(), escapes), "{reads:?}");
         }
-        let mut escapes = Escapes::default();
-        assert_eq!(escapes.feed(b"~"), (Vec::new(), None));
-        assert_eq!(escapes.feed(b"."), (Vec::new(), Some(Escape::Leave)));
+    }
+
+    #[test]
+    fn nothing_in_a_paste_is_an_escape_and_nothing_of_it_is_lost() {
+        for reads in [
+            &["a paste\r~?and the rest\r~.end"][..],
+            &["~.\r\n"],
+            // Marked by the terminal, in whatever pieces.
+            &["\x1b[200~\r~.", "\r~?", "\r", "~.", "\x1b[201~"],
+            &["\x1b[2", "00~", "\r", "~", ".", "\x1b[201~"],
+            // What was typed before it is no escape any more.
+            &["\r", "~", "pasted.text"],
+        ] {
+            assert_eq!(fed(reads), (reads.concat(), vec![]), "{reads:?}");
+        }
+        // After it they are found again, at the start of a line.
+        let (sent, escapes) = fed(&["\x1b[200~text\x1b[201~", "~", ".", "\r", "~", "."]);
+        assert_eq!((sent.as_str(), escapes), ("\x1b[200~text\x1b[201~~.\r", vec![Escape::Leave]));
+        // The last piece of a paste may be short.
+        let mut escapes = Escapes::new(b'~');
+        let now = Instant::now();
+        escapes.feed(b"a paste\r", now);
+        let soon = now + Duration::from_millis(5);
+        assert_eq!(escapes.feed(b"~.", soon), [Key::Bytes(b"~.".to_vec())]);
+    }
+
+    #[test]
+    fn the_character_reads_as_ssh_writes_it() {
+        for (text, expected) in
+            [("~", Some(b'~')), ("%", Some(b'%')), ("^B", Some(2)), ("none", None)]
+        {
+            let character: EscapeCharacter = text.parse().unwrap();
+            assert_eq!((character.0, character.to_string().as_str()), (expected, text));
+        }
+        assert_eq!("^b".parse(), Ok(EscapeCharacter(Some(2))));
+        for bad in ["", "ab", "^", "^1", "é", " "] {
+            let parsed = bad.parse::<EscapeCharacter>();
+            assert!(parsed.is_err() || bad == "^", "{bad:?}");
+        }
     }
 }

@@ -1,21 +1,24 @@
 //! Works in a session: what is typed goes there, what it shows comes here; a connection that is lost is
 //! made again, to the same session.
 
-use std::io::Write;
-use std::time::Duration;
+use std::io::{IsTerminal, Write};
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow};
 use futures::{SinkExt, StreamExt};
 use serde_json::Value;
 use tokio::io::AsyncReadExt;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
-use super::terminal::{Escape, Escapes, Raw, size};
+use super::terminal::{Escape, EscapeCharacter, Escapes, Key, Raw, size};
 use crate::client::{Client, Socket, segment};
+use crate::commands::wait::Wait;
 use crate::exit::{self, Exited};
 use crate::output::note;
+use crate::terminal_modes::TerminalModes;
 
 /// This side says so often that it lives.
 const PING: Duration = Duration::from_secs(3);
@@ -33,6 +36,52 @@ pub(super) struct Place {
     pub(super) session: Option<String>,
     /// Only look on.
     pub(super) watch: bool,
+    /// What begins an escape.
+    pub(super) escape: EscapeCharacter,
+}
+
+/// What the session shows, here. A terminal is as it was once this is dropped.
+struct Screen {
+    /// `None` where standard output is no terminal.
+    modes: Option<TerminalModes>,
+}
+
+impl Screen {
+    fn new() -> Self {
+        Self { modes: std::io::stdout().is_terminal().then(TerminalModes::default) }
+    }
+
+    fn show(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        if let Some(modes) = &mut self.modes {
+            modes.feed(bytes);
+        }
+        let mut stdout = std::io::stdout().lock();
+        stdout.write_all(bytes)?;
+        stdout.flush()
+    }
+}
+
+impl Drop for Screen {
+    fn drop(&mut self) {
+        if let Some(modes) = &mut self.modes {
+            let mut stdout = std::io::stdout().lock();
+            let _ = stdout.write_all(&modes.restore()).and_then(|()| stdout.flush());
+        }
+    }
+}
+
+/// A signal that ends this program: its number.
+async fn ended_by_signal() -> u8 {
+    let (mut terminated, mut hung_up) =
+        (signal(SignalKind::terminate()).ok(), signal(SignalKind::hangup()).ok());
+    let next = async |signals: &mut Option<Signal>| match signals {
+        Some(signals) => drop(signals.recv().await),
+        None => std::future::pending().await,
+    };
+    tokio::select! {
+        () = next(&mut terminated) => 15,
+        () = next(&mut hung_up) => 1,
+    }
 }
 
 /// How one connection ended.
@@ -45,6 +94,8 @@ enum Left {
     Over(String),
     /// It was lost.
     Lost,
+    /// This program was sent this signal.
+    Signal(u8),
 }
 
 enum Typed {
@@ -58,37 +109,18 @@ pub(super) async fn work(
     client: &Client,
     mut place: Place,
     query: Vec<(&'static str, String)>,
+    wait: Wait,
 ) -> Result<()> {
-    let mut socket = open(client, &place, &query).await?;
+    let socket = wait.until_online(async || open(client, &place, &query).await).await?;
     let raw = Raw::new();
-    let mut typed = read_keys(raw.is_some());
-    let say = |words: &str| {
-        // A raw terminal needs the carriage's return.
-        note(format!("\r\n[muster] {words}\r"));
-    };
-    let left = loop {
-        match carry(socket, &mut place, &mut typed, &say).await {
-            Left::Lost => {}
-            left => break left,
-        }
-        let Some(session) = place.session.clone() else {
-            break Left::Over("the connection was lost before the shell was open".to_owned());
-        };
-        say("the connection is lost; the session stays, trying again (Ctrl-C ends this)");
-        socket = match again(client, &place, raw.is_some().then_some(&mut typed)).await {
-            Ok(socket) => socket,
-            Err(error) => {
-                drop(raw);
-                if exit::code(&error) != exit::NOT_FOUND {
-                    note(format!("muster shell attach {session} goes on in it"));
-                }
-                return Err(error);
-            }
-        };
-        say("connected again");
+    let screen = Screen::new();
+    let left = tokio::select! {
+        left = in_session(client, &mut place, socket, raw.is_some(), screen) => left,
+        // Dropping the rest sets the terminal right.
+        signal = ended_by_signal() => Ok(Left::Signal(signal)),
     };
     drop(raw);
-    let code = match left {
+    let code = match left? {
         Left::Exit(code) => code.and_then(|code| u8::try_from(code & 0xff).ok()).unwrap_or(125),
         Left::Person => {
             let session = place.session.unwrap_or_default();
@@ -99,6 +131,7 @@ pub(super) async fn work(
             note(format!("\nover: {why}"));
             125
         }
+        Left::Signal(signal) => 128 + signal,
         Left::Lost => 125,
     };
     let _ = std::io::stdout().flush();
@@ -107,6 +140,43 @@ pub(super) async fn work(
         std::process::exit(0);
     }
     Err(Exited(code).into())
+}
+
+/// As [`work`], over as many connections as it takes.
+async fn in_session(
+    client: &Client,
+    place: &mut Place,
+    mut socket: Socket,
+    is_terminal: bool,
+    mut screen: Screen,
+) -> Result<Left> {
+    let character = place.escape.0.filter(|_| is_terminal);
+    let mut typed = read_keys(character);
+    let say = |words: &str| {
+        // A raw terminal needs the carriage's return.
+        note(format!("\r\n[muster] {words}\r"));
+    };
+    loop {
+        match carry(socket, place, &mut typed, &mut screen, &say).await {
+            Left::Lost => {}
+            left => return Ok(left),
+        }
+        let Some(session) = place.session.clone() else {
+            return Ok(Left::Over("the connection was lost before the shell was open".to_owned()));
+        };
+        say("the connection is lost; the session stays, trying again (Ctrl-C ends this)");
+        socket = match again(client, place, is_terminal.then_some(&mut typed)).await {
+            Ok(socket) => socket,
+            Err(error) => {
+                drop(screen);
+                if exit::code(&error) != exit::NOT_FOUND {
+                    note(format!("muster shell attach {session} goes on in it"));
+                }
+                return Err(error);
+            }
+        };
+        say("connected again");
+    }
 }
 
 async fn open(client: &Client, place: &Place, query: &[(&'static str, String)]) -> Result<Socket> {
@@ -167,28 +237,32 @@ async fn again(
     Err(last)
 }
 
-/// Reads what is typed, in a thread of its own.
-fn read_keys(with_escapes: bool) -> mpsc::Receiver<Typed> {
+/// Reads what is typed, in a thread of its own; with a character that begins escapes, also those.
+fn read_keys(character: Option<u8>) -> mpsc::Receiver<Typed> {
     let (sender, receiver) = mpsc::channel(16);
     tokio::spawn(async move {
-        let (mut stdin, mut escapes) = (tokio::io::stdin(), Escapes::default());
+        let (mut stdin, mut escapes) = (tokio::io::stdin(), character.map(Escapes::new));
         let mut buffer = vec![0; 16 * 1024];
         loop {
-            let typed = match stdin.read(&mut buffer).await {
-                Ok(0) | Err(_) => Typed::End,
-                Ok(count) if !with_escapes => Typed::Bytes(buffer[..count].to_vec()),
-                Ok(count) => {
-                    let (bytes, escape) = escapes.feed(&buffer[..count]);
-                    if !bytes.is_empty() && sender.send(Typed::Bytes(bytes)).await.is_err() {
-                        return;
-                    }
-                    let Some(escape) = escape else { continue };
-                    Typed::Escape(escape)
+            let count = match stdin.read(&mut buffer).await {
+                Ok(0) | Err(_) => {
+                    let _ = sender.send(Typed::End).await;
+                    return;
                 }
+                Ok(count) => count,
             };
-            let is_end = matches!(typed, Typed::End);
-            if sender.send(typed).await.is_err() || is_end {
-                return;
+            let keys = match &mut escapes {
+                Some(escapes) => escapes.feed(&buffer[..count], Instant::now()),
+                None => vec![Key::Bytes(buffer[..count].to_vec())],
+            };
+            for key in keys {
+                let typed = match key {
+                    Key::Bytes(bytes) => Typed::Bytes(bytes),
+                    Key::Escape(escape) => Typed::Escape(escape),
+                };
+                if sender.send(typed).await.is_err() {
+                    return;
+                }
             }
         }
     });
@@ -200,12 +274,12 @@ async fn carry(
     socket: Socket,
     place: &mut Place,
     typed: &mut mpsc::Receiver<Typed>,
+    screen: &mut Screen,
     say: &impl Fn(&str),
 ) -> Left {
     let (mut sink, mut stream) = socket.split();
     let mut ping = tokio::time::interval(PING);
-    let mut resized =
-        tokio::signal::unix::signal(tokio::signal::unix::SignalKind::window_change()).ok();
+    let mut resized = signal(SignalKind::window_change()).ok();
     let mut heard = tokio::time::Instant::now();
     let mut input_ended = false;
     loop {
@@ -220,8 +294,7 @@ async fn carry(
                 heard = tokio::time::Instant::now();
                 match message {
                     Some(Ok(Message::Binary(bytes))) => {
-                        let mut stdout = std::io::stdout().lock();
-                        if stdout.write_all(&bytes).and_then(|()| stdout.flush()).is_err() {
+                        if screen.show(&bytes).is_err() {
                             return Left::Person;
                         }
                         continue;
@@ -247,7 +320,10 @@ async fn carry(
                 Some(Typed::Bytes(bytes)) => Message::Binary(bytes.into()),
                 Some(Typed::Escape(Escape::Leave)) => return Left::Person,
                 Some(Typed::Escape(Escape::Help)) => {
-                    say("~. leaves the session, which stays; ~~ is a ~");
+                    let c = place.escape;
+                    say(&format!(
+                        "{c}. leaves the session, which stays; {c}{c} is a {c}; all after Enter"
+                    ));
                     continue;
                 }
                 Some(Typed::End) | None => {

@@ -14,7 +14,7 @@ use super::operation::Asked;
 use super::target::{Selected, Target};
 use super::{bytes, seconds};
 use crate::client::{Client, Connection, segment};
-use crate::commands::exec::ask_before_many;
+use crate::commands::confirm::Confirm;
 use crate::exit::{Misused, NotFound};
 use crate::output::{self, line, text};
 
@@ -45,6 +45,9 @@ pub(crate) enum UploadCommand {
         /// How many
         #[arg(short = 'n', long, default_value_t = 20, value_parser = clap::value_parser!(u16).range(1..=1000))]
         limit: u16,
+        /// All of them
+        #[arg(short, long, conflicts_with = "limit")]
+        all: bool,
     },
     /// Show an upload: how far it is, and why
     Show(One),
@@ -65,9 +68,19 @@ pub(crate) enum UploadCommand {
         expires: u32,
     },
     /// End an upload that is not over
-    Cancel(One),
+    Cancel {
+        #[command(flatten)]
+        one: One,
+        #[command(flatten)]
+        confirm: Confirm,
+    },
     /// Erase a stored file, and let its links lead nowhere
-    Delete(One),
+    Delete {
+        #[command(flatten)]
+        one: One,
+        #[command(flatten)]
+        confirm: Confirm,
+    },
 }
 
 #[derive(Args, Debug)]
@@ -105,9 +118,8 @@ pub(crate) struct StartArgs {
     /// Print the operation's id, and do not wait
     #[arg(short, long)]
     detach: bool,
-    /// Do not ask, however many devices are meant
-    #[arg(short, long)]
-    yes: bool,
+    #[command(flatten)]
+    confirm: Confirm,
 }
 
 /// One upload: an operation, and a device of it.
@@ -120,6 +132,14 @@ pub(crate) struct One {
 }
 
 impl One {
+    fn confirm(&self, confirm: Confirm, verb: &str) -> Result<()> {
+        let name = match &self.device {
+            Some(device) => format!("{} of {device}", self.id),
+            None => self.id.clone(),
+        };
+        confirm.ask_one(verb, "upload", name)
+    }
+
     /// Its path in the API.
     async fn path(&self, client: &Client) -> Result<String> {
         let device = self.device(client).await?;
@@ -147,11 +167,11 @@ pub(crate) async fn run(connection: Connection, command: UploadCommand) -> Resul
     let (client, json) = (connection.client()?, connection.json);
     match command {
         UploadCommand::Start(args) => start(&client, args, json).await,
-        UploadCommand::List { device, state, path, limit } => {
+        UploadCommand::List { device, state, path, limit, all } => {
             let named = [("device", device), ("state", state), ("path", path)];
-            let mut query = vec![("limit", limit.to_string())];
-            query.extend(named.into_iter().filter_map(|(name, value)| Some((name, value?))));
-            show::list(&client, &query, json).await
+            let query: Vec<_> =
+                named.into_iter().filter_map(|(name, value)| Some((name, value?))).collect();
+            show::list(&client, &query, (!all).then_some(limit), json).await
         }
         UploadCommand::Show(one) => show::one(&client, &one.path(&client).await?, json).await,
         UploadCommand::Get { one, output } => {
@@ -169,14 +189,16 @@ pub(crate) async fn run(connection: Connection, command: UploadCommand) -> Resul
             output::note(format!("it works until {}", text(&made["expires_at"])));
             Ok(())
         }
-        UploadCommand::Cancel(one) => {
+        UploadCommand::Cancel { one, confirm } => {
+            one.confirm(confirm, "cancel")?;
             let device = one.device(&client).await?;
             let (id, device) = (segment(&one.id), segment(&device));
             let path = format!("/api/v1/operations/{id}/runs/{device}/cancel");
             let done = client.post(&path, &json!({})).await?;
             tell(&client, &done, "to be ended", json).await
         }
-        UploadCommand::Delete(one) => {
+        UploadCommand::Delete { one, confirm } => {
+            one.confirm(confirm, "delete the stored file of")?;
             let done = client.delete(&one.path(&client).await?).await?;
             tell(&client, &done, "erased", json).await
         }
@@ -207,9 +229,7 @@ async fn start(client: &Client, args: StartArgs, json: bool) -> Result<()> {
     action.insert("keep_seconds".to_owned(), args.keep.into());
     action.insert("max_bytes".to_owned(), args.max_size.into());
     action.insert("bytes_per_second".to_owned(), args.limit.into());
-    if !args.yes {
-        ask_before_many(client, &target).await?;
-    }
+    args.confirm.ask_before_many(client, "pull a file from", &target).await?;
     let target = match target {
         Target::One(name) => json!({"devices": [name]}),
         Target::Matching(selector) => json!({"selector": selector}),

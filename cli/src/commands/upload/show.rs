@@ -26,12 +26,16 @@ fn size(upload: &Value) -> String {
     }
 }
 
-pub(super) async fn list(client: &Client, query: &[(&str, String)], json: bool) -> Result<()> {
-    let page = client.get(UPLOADS, query).await?;
+pub(super) async fn list(
+    client: &Client,
+    query: &[(&str, String)],
+    limit: Option<u16>,
+    json: bool,
+) -> Result<()> {
+    let items = client.newest(UPLOADS, query, limit).await?;
     if json {
-        return output::json(&page["items"]);
+        return output::json(&items);
     }
-    let items = page["items"].as_array().cloned().unwrap_or_default();
     let rows = items.iter().map(|one| {
         vec![
             text(&one["operation"]),

@@ -1,6 +1,6 @@
 //! `GET /devices`.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use axum::extract::State;
 use axum::response::IntoResponse;
@@ -8,7 +8,7 @@ use muster_api::auth::ReadDevices;
 use muster_api::params::ProjectParam;
 use muster_api::position::MinPositionParam;
 use muster_api::problem::ReadProblems;
-use muster_api::{Json, Limit, MinPosition, Page, Problem, Query, Scope, position_header};
+use muster_api::{Cursor, Json, Limit, MinPosition, Page, Problem, Query, Scope, position_header};
 use muster_schemas::{DeviceId, ProjectId, Timestamp};
 use serde::Deserialize;
 use sqlx::{Postgres, QueryBuilder};
@@ -16,9 +16,11 @@ use utoipa::IntoParams;
 use uuid::Uuid;
 
 use super::filter::Filter;
-use super::order::{By, Place, Sort, page};
+use super::order::{By, PageStart, Place, Sort, page};
 use super::past;
+use super::renames::names_at;
 use super::view::{DeviceSummary, Live};
+use super::walk::{self, WalkCursor};
 use crate::http::examples;
 use crate::projections::devices::{Device, TABLE};
 use crate::state::{QueryState, sql_problem};
@@ -32,7 +34,9 @@ pub(crate) struct ListDevices {
     #[serde(default)]
     #[param(value_type = Option<u16>, minimum = 1, maximum = 1000, default = 100)]
     limit: Limit,
-    /// The `next` of the page before.
+    /// The `next` of the page before. All pages together hold every device that was there throughout
+    /// exactly once, in the order of the first page's time. By `last_seen`, a cursor is good for an
+    /// hour, and for the eight newest lists of a token.
     cursor: Option<String>,
     /// Labels that must fit: `env=prod,site in (a,b),!retired`; `name`, `id` and `status` are the
     /// device's own. `online` or `!online`; metrics by their newest value: `mem.available>500Mi`,
@@ -81,12 +85,18 @@ pub(crate) async fn list_devices(
     let project = &scope.project;
     let mut filter =
         Filter::read(query.selector.as_deref(), query.status.as_deref(), query.search.as_deref())?;
-    let after = Place::read(query.cursor.as_deref(), query.sort)?;
+    let start = PageStart::read(query.cursor.as_deref(), query.sort)?;
+    let foreign = || Cursor::foreign(query.cursor.as_deref().unwrap_or_default());
     let moment = past::moment(&state, project, query.position, query.at).await?;
     let limit = usize::from(query.limit.get());
     let live = Live { latest: moment.is_none().then_some(&state.latest), project };
     let (position, (items, next)) = if let Some(position) = moment {
         filter.check_past()?;
+        let after = match start {
+            None => None,
+            Some(PageStart::After(place)) => Some(Place { position: None, ..place }),
+            Some(PageStart::Walk(_)) => return Err(foreign()),
+        };
         let devices = past::devices(&state, project, position).await?;
         let placed = devices
             .iter()
@@ -104,13 +114,22 @@ pub(crate) async fn list_devices(
             live: &live,
             filter: &filter,
             sort: query.sort,
-            after: after.as_ref(),
             limit,
+            owner: scope.principal.actor(),
         };
-        let found = match query.sort.by() {
-            By::LastSeen => list.by_last_seen().await?,
-            By::Name => list.by_column("name").await?,
-            By::Created => list.by_column("created_position").await?,
+        let found = match (query.sort.by(), start) {
+            (By::LastSeen, None) => list.first_by_last_seen().await?,
+            (By::LastSeen, Some(PageStart::Walk(walk))) => list.walked(walk).await?,
+            (By::Name, None) => list.by_name(None, position).await?,
+            (By::Name, Some(PageStart::After(after))) => {
+                list.by_name(Some(after), position).await?
+            }
+            (By::Created, None) => list.by_column(None, None, &BTreeMap::new()).await?,
+            (By::Created, Some(PageStart::After(after))) => {
+                list.by_column(Some(&after), None, &BTreeMap::new()).await?
+            }
+            (By::LastSeen, Some(PageStart::After(_)))
+            | (By::Name | By::Created, Some(PageStart::Walk(_))) => return Err(foreign()),
         };
         (position, found)
     };
@@ -133,16 +152,54 @@ struct List<'a> {
     live: &'a Live<'a>,
     filter: &'a Filter,
     sort: Sort,
-    after: Option<&'a Place>,
     limit: usize,
+    /// Who lists.
+    owner: String,
 }
 
+/// How often a page is read again because devices were renamed meanwhile.
+const TRIES: usize = 5;
+
 impl List<'_> {
-    /// PostgreSQL sorts.
-    async fn by_column(&self, column: &'static str) -> Result<Found, Problem> {
+    /// By the names at the start of the walk: `position`, unless an earlier page has named it.
+    async fn by_name(&self, after: Option<Place>, position: u64) -> Result<Found, Problem> {
+        let position = after.as_ref().and_then(|after| after.position).unwrap_or(position);
+        let after = after.map(|after| Place { position: Some(position), ..after });
+        let names = || names_at(self.state.log(), self.live.project, position);
+        let mut renamed = match &after {
+            Some(_) => names().await?,
+            None => BTreeMap::new(),
+        };
+        for _ in 0..TRIES {
+            let found = self.by_column(after.as_ref(), Some(position), &renamed).await?;
+            // The page may show a rename that is not among these.
+            let now = names().await?;
+            if now == renamed {
+                return Ok(found);
+            }
+            renamed = now;
+        }
+        Err(Problem::unavailable("devices are being renamed faster than they can be listed", 5))
+    }
+
+    /// PostgreSQL sorts. The `renamed` devices stand where their given names belong.
+    async fn by_column(
+        &self,
+        after: Option<&Place>,
+        position: Option<u64>,
+        renamed: &BTreeMap<DeviceId, String>,
+    ) -> Result<Found, Problem> {
+        let column = match self.sort.by() {
+            By::Name => "name",
+            By::LastSeen | By::Created => "created_position",
+        };
+        let ids: Vec<Uuid> = renamed.keys().map(|device| device.0).collect();
         let mut query = self.select("device, state");
         let descending = self.sort.is_descending();
-        if let Some(after) = self.after {
+        if !ids.is_empty() {
+            query.push(" AND NOT device = ANY(").push_bind(ids.clone()).push(")");
+        }
+        if let Some(after) = after {
             query.push(format!(" AND ({column}, device) {} (", if descending { '<' } else { '>' }));
             match self.sort.by() {
                 By::Name => drop(query.push_bind(after.name.clone())),
@@ -154,17 +211,26 @@ impl List<'_> {
         // One more than the page holds tells whether there is a next one.
         let limit = i64::try_from(self.limit + 1).unwrap_or(i64::MAX);
         query.push(format!(" ORDER BY {column} {order}, device {order} LIMIT ")).push_bind(limit);
-        let rows = self.rows(query).await?;
-        let placed = rows
-            .into_iter()
-            .map(|(id, device)| (place(self.live, self.sort, id, &device), device))
-            .collect();
-        Ok(page(placed, self.sort, None, self.limit))
+        let mut rows = self.rows(query).await?;
+        if !ids.is_empty() {
+            let mut query = self.select("device, state");
+            query.push(" AND device = ANY(").push_bind(ids).push(")");
+            rows.extend(self.rows(query).await?);
+        }
+        let placed = rows.into_iter().map(|(id, device)| {
+            let mut place = place(self.live, self.sort, id, &device);
+            if let Some(name) = renamed.get(&id) {
+                place.name.clone_from(name);
+            }
+            (Place { position, ..place }, device)
+        });
+        Ok(page(placed.collect(), self.sort, after, self.limit))
     }
 
     /// When a device was last seen is known in memory alone, so the ids are sorted here, and only
-    /// the page's devices are read.
-    async fn by_last_seen(&self) -> Result<Found, Problem> {
+    /// the page's devices are read. It changes while pages are asked for: the order is kept for
+    /// those that follow.
+    async fn first_by_last_seen(&self) -> Result<Found, Problem> {
         let mut query = self.select("device, heard_at");
         let rows: Vec<(Uuid, Option<i64>)> =
             query.build_query_as().fetch_all(self.state.sql()).await.map_err(sql_problem)?;
@@ -176,19 +242,42 @@ impl List<'_> {
                 (Place::of(self.sort, id, "", 0, last_seen), ())
             })
             .collect();
-        let (places, next) = page(placed, self.sort, self.after, self.limit);
-        let ids: Vec<Uuid> = places.iter().map(|(place, ())| place.device.0).collect();
-        let mut query = select(self.live.project, "device, state");
+        let (places, _) = page(placed, self.sort, None, usize::MAX);
+        let order: Vec<DeviceId> = places.into_iter().map(|(place, ())| place.device).collect();
+        let first = &order[..order.len().min(self.limit)];
+        let items = self.those(first).await?;
+        if order.len() <= self.limit {
+            return Ok((items, None));
+        }
+        let (sql, project) = (self.state.sql(), self.live.project);
+        let walk = walk::start(sql, project, &self.owner, &order, self.limit).await?;
+        Ok((items, Some(PageStart::Walk(walk).cursor(self.sort))))
+    }
+
+    /// A further page of an order that was kept.
+    async fn walked(&self, walk: WalkCursor) -> Result<Found, Problem> {
+        let found = walk.page(self.state.sql(), self.live.project, self.limit).await?;
+        let Some((devices, next)) = found else {
+            let rule = "has expired: list again from the first page";
+            return Err(Problem::field("cursor", rule, None));
+        };
+        let next = next.map(|next| PageStart::Walk(next).cursor(self.sort));
+        Ok((self.those(&devices).await?, next))
+    }
+
+    /// These devices in this order, as far as the filter lets them through.
+    async fn those(&self, devices: &[DeviceId]) -> Result<Vec<(Place, Device)>, Problem> {
+        let ids: Vec<Uuid> = devices.iter().map(|device| device.0).collect();
+        let mut query = self.select("device, state");
         query.push(" AND device = ANY(").push_bind(ids).push(")");
-        let mut devices: HashMap<DeviceId, Device> = self.rows(query).await?.into_iter().collect();
-        let items = places
-            .into_iter()
-            .filter_map(|(place, ())| {
-                let device = devices.remove(&place.device)?;
-                Some((place, device))
+        let mut found: HashMap<DeviceId, Device> = self.rows(query).await?.into_iter().collect();
+        Ok(devices
+            .iter()
+            .filter_map(|id| {
+                let device = found.remove(id)?;
+                Some((place(self.live, self.sort, *id, &device), device))
             })
-            .collect();
-        Ok((items, next))
+            .collect())
     }
 
     fn select(&self, columns: &str) -> QueryBuilder<Postgres> {

@@ -5,9 +5,11 @@ pub(crate) mod get;
 pub(crate) mod list;
 mod order;
 mod past;
+mod renames;
 mod resolve;
 mod select;
 mod view;
+mod walk;
 
 pub(crate) use resolve::resolve;
 pub(crate) use select::select_devices;

@@ -5,6 +5,8 @@ use muster_schemas::{DeviceId, Timestamp};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::walk::WalkCursor;
+
 /// The order of a list; `-` for descending.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub(crate) enum Sort {
@@ -15,10 +17,10 @@ pub(crate) enum Sort {
     /// By name, descending.
     #[serde(rename = "-name")]
     NameDescending,
-    /// The one that was heard longest ago first.
+    /// The one that was heard longest ago first; as it was when the first page was asked for.
     #[serde(rename = "last_seen")]
     LastSeen,
-    /// The one that was heard last first.
+    /// The one that was heard last first; as it was when the first page was asked for.
     #[serde(rename = "-last_seen")]
     LastSeenDescending,
     /// The oldest first.
@@ -61,6 +63,35 @@ pub(super) struct Place {
     pub(super) number: i64,
     #[serde(rename = "d")]
     pub(super) device: DeviceId,
+    /// The position of the log when the walk began, when that matters: names are those of then.
+    #[serde(rename = "p", default, skip_serializing_if = "Option::is_none")]
+    pub(super) position: Option<u64>,
+}
+
+/// Where a page begins.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub(super) enum PageStart {
+    /// In an order that was kept at the start of the walk.
+    Walk(WalkCursor),
+    /// After a device, in an order that does not change.
+    After(Place),
+}
+
+impl PageStart {
+    pub(super) fn cursor(self, sort: Sort) -> String {
+        Cursor::encode(&(sort, self))
+    }
+
+    /// Reads a cursor that was made for a list of this order.
+    pub(super) fn read(cursor: Option<&str>, sort: Sort) -> Result<Option<Self>, Problem> {
+        let foreign = || Cursor::foreign(cursor.unwrap_or_default());
+        match Cursor::decode::<(Sort, Self)>(cursor)? {
+            Some((of, _)) if of != sort => Err(foreign()),
+            Some((_, Self::After(place))) if place.name.contains('\0') => Err(foreign()),
+            start => Ok(start.map(|(_, start)| start)),
+        }
+    }
 }
 
 impl Place {
@@ -77,23 +108,7 @@ impl Place {
             By::LastSeen => (String::new(), last_seen.map_or(0, Timestamp::micros)),
             By::Created => (String::new(), i64::try_from(created_position).unwrap_or(i64::MAX)),
         };
-        Self { name, number, device }
-    }
-
-    pub(super) fn cursor(self, sort: Sort) -> String {
-        Cursor::encode(&(sort, self))
-    }
-
-    /// Reads a cursor that was made for a list of this order.
-    pub(super) fn read(cursor: Option<&str>, sort: Sort) -> Result<Option<Self>, Problem> {
-        let place: Option<(Sort, Self)> = Cursor::decode(cursor)?;
-        match place {
-            Some((of, _)) if of != sort => Err(Cursor::foreign(cursor.unwrap_or_default())),
-            Some((_, place)) if place.name.contains('\0') => {
-                Err(Cursor::foreign(cursor.unwrap_or_default()))
-            }
-            place => Ok(place.map(|(_, place)| place)),
-        }
+        Self { name, number, device, position: None }
     }
 
     /// Does `self` come after `other` in a list of this order?
@@ -118,6 +133,9 @@ pub(super) fn page<T>(
     });
     let more = items.len() > limit;
     items.truncate(limit);
-    let next = items.last().filter(|_| more).map(|(place, _)| place.clone().cursor(sort));
+    let next = items
+        .last()
+        .filter(|_| more)
+        .map(|(place, _)| PageStart::After(place.clone()).cursor(sort));
     (items, next)
 }

@@ -1,0 +1,217 @@
+//! Every subcommand either destroys or interrupts nothing, or asks first.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex};
+
+use axum::Router;
+use axum::http::{Method, Uri};
+use clap::{Command, CommandFactory, Parser};
+use serde_json::{Value, json};
+
+use super::*;
+use crate::args::{Args as Line, run};
+
+/// Subcommands that destroy or interrupt something, each with arguments by which it can be run.
+const ASKS: &[(&str, &[&str])] = &[
+    ("api-token revoke", &["id"]),
+    ("context remove", &["kept"]),
+    ("device delete", &["robot"]),
+    ("device reboot", &["robot", "--detach"]),
+    ("device reject", &["robot"]),
+    ("device restart-agent", &["robot", "--detach"]),
+    ("device revoke", &["robot"]),
+    ("operation abort", &["id"]),
+    ("operation cancel", &["id", "robot"]),
+    ("project archive", &["id"]),
+    ("shell end", &["id"]),
+    ("token revoke", &["id"]),
+    ("upload cancel", &["id"]),
+    ("upload delete", &["id"]),
+];
+/// Subcommands that ask only when a selector matches many devices.
+const ASKS_BEFORE_MANY: &[(&str, &[&str])] = &[
+    ("device diagnostics", &["env=prod"]),
+    ("device log-level", &["debug", "env=prod"]),
+    ("exec", &["env=prod", "--", "true"]),
+    ("upload start", &["env=prod", "/etc/hostname"]),
+];
+/// Subcommands that destroy and interrupt nothing, or only what belongs to this very command.
+const HARMLESS: &[&str] = &[
+    "api-token create",
+    "api-token list",
+    "bootstrap",
+    "completions",
+    "connect",
+    "context add",
+    "context list",
+    "context use",
+    "cp",
+    "dead-letter list",
+    "dead-letter retry",
+    "dead-letter show",
+    "device accept",
+    "device config",
+    "device label",
+    "device list",
+    "device register",
+    "device rename",
+    "device rotate-key",
+    "device show",
+    "doctor",
+    "events",
+    "forward",
+    "grafana check",
+    "grafana export",
+    "grafana user",
+    "health",
+    "metrics",
+    "operation explain",
+    "operation list",
+    "operation output",
+    "operation pause",
+    "operation resume",
+    "operation runs",
+    "operation show",
+    "operation wait",
+    "prepare",
+    "project create",
+    "project list",
+    "project rename",
+    "project restore",
+    "project set",
+    "replay",
+    "serve",
+    "sftp",
+    "shell",
+    "shell attach",
+    "shell list",
+    "shell play",
+    "shell search",
+    "simulate",
+    "status",
+    "token create",
+    "token list",
+    "token show",
+    "up",
+    "upload get",
+    "upload link",
+    "upload list",
+    "upload show",
+];
+
+/// The subcommands that can be run, and whether each takes `--yes`.
+fn subcommands(command: &Command, path: &str, found: &mut Vec<(String, bool)>) {
+    for inner in command.get_subcommands() {
+        let path = format!("{path} {}", inner.get_name()).trim_start().to_owned();
+        if !inner.has_subcommands() || inner.get_positionals().next().is_some() {
+            let asks = inner.get_arguments().any(|argument| argument.get_id() == "yes");
+            found.push((path.clone(), asks));
+        }
+        subcommands(inner, &path, found);
+    }
+}
+
+#[test]
+fn it_is_decided_of_every_subcommand_whether_it_asks() {
+    let mut found = Vec::new();
+    subcommands(&Line::command(), "", &mut found);
+    let asking: BTreeSet<&str> =
+        ASKS.iter().chain(ASKS_BEFORE_MANY).map(|(path, _)| *path).collect();
+    let harmless: BTreeSet<&str> = HARMLESS.iter().copied().collect();
+    for (path, takes_yes) in &found {
+        let (asks, harms_none) = (asking.contains(path.as_str()), harmless.contains(path.as_str()));
+        assert!(
+            asks != harms_none,
+            "does `muster {path}` destroy or interrupt anything? List it here, and let it ask"
+        );
+        assert_eq!(*takes_yes, asks, "`muster {path}` and --yes");
+    }
+    let known: BTreeSet<&str> = found.iter().map(|(path, _)| path.as_str()).collect();
+    let listed: BTreeSet<&str> = asking.union(&harmless).copied().collect();
+    assert_eq!(listed.difference(&known).collect::<Vec<_>>(), Vec::<&&str>::new());
+}
+
+/// A server that knows what it is asked for, and notes the writes.
+async fn server() -> (String, Arc<Mutex<Vec<String>>>) {
+    let writes = Arc::new(Mutex::new(Vec::new()));
+    let noted = writes.clone();
+    let answer = move |method: Method, uri: Uri| {
+        let noted = noted.clone();
+        async move {
+            let device = |number: u128| {
+                let id = uuid::Uuid::from_u128(number);
+                json!({"id": id, "device": id, "name": format!("robot-{number}"),
+                    "metrics": {}, "state": "running"})
+            };
+            if method != Method::GET {
+                noted.lock().unwrap().push(format!("{method} {}", uri.path()));
+                return axum::Json(json!({"id": "id", "devices": 1, "position": 1}));
+            }
+            axum::Json(match uri.path() {
+                "/api/v1/devices" => {
+                    json!({"items": (1..=12).map(device).collect::<Vec<Value>>()})
+                }
+                "/api/v1/uploads" => json!({"items": [device(1)]}),
+                path if path.ends_with("/runs") => json!({"items": [device(1), device(2)]}),
+                _ => device(1),
+            })
+        }
+    };
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(axum::serve(listener, Router::new().fallback(answer)).into_future());
+    (url, writes)
+}
+
+async fn muster(url: &str, path: &str, args: &[&str], yes: bool) -> Result<()> {
+    let mut line = vec!["muster", "--url", url, "--token", "mst_x"];
+    line.extend(path.split(' '));
+    line.extend(yes.then_some("--yes"));
+    line.extend(args);
+    Box::pin(run(Line::try_parse_from(line)?)).await
+}
+
+#[tokio::test]
+async fn without_a_terminal_nothing_is_destroyed_or_interrupted_unless_yes_is_said() {
+    let (url, writes) = server().await;
+    let taken = || std::mem::take(&mut *writes.lock().unwrap());
+    // It is about a file of this user, not about the server.
+    for (path, args) in ASKS.iter().filter(|(path, _)| *path != "context remove") {
+        let error = muster(&url, path, args, false).await.unwrap_err();
+        assert!(error.is::<Misused>() && error.to_string().contains("--yes"), "{path}: {error:#}");
+        assert_eq!(taken(), Vec::<String>::new(), "{path}");
+        muster(&url, path, args, true).await.unwrap();
+        assert_eq!(taken().len(), 1, "{path}");
+    }
+    for (path, args) in ASKS_BEFORE_MANY {
+        let error = muster(&url, path, args, false).await.unwrap_err();
+        assert!(error.to_string().contains("12 devices (robot-1,"), "{path}: {error:#}");
+        assert_eq!(taken(), Vec::<String>::new(), "{path}");
+    }
+    let error = muster(&url, "device revoke", &["-l", "env=prod"], false).await.unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "this would revoke 12 devices (robot-1, robot-2, robot-3, robot-4, robot-5, robot-6, \
+         robot-7, robot-8, robot-9, robot-10, and 2 more); add --yes to do it"
+    );
+    let error = muster(&url, "operation abort", &["id"], false).await.unwrap_err();
+    assert!(error.to_string().contains("robot-1, robot-2"), "{error:#}");
+}
+
+#[test]
+fn a_question_names_what_it_is_about() {
+    let named = |count: usize| (1..=count).map(|n| format!("robot-{n}")).collect::<Vec<_>>();
+    let question = |names: &[String]| Action { verb: "revoke", noun: "device", names }.question();
+    assert_eq!(question(&named(1)), "This will revoke device robot-1. Go on? [y/N]");
+    assert_eq!(
+        question(&named(2)),
+        "This will revoke 2 devices:\n  robot-1\n  robot-2\nGo on? [y/N]"
+    );
+    let many = question(&named(11));
+    assert!(many.contains("  robot-10\n  and 1 more\n") && !many.contains("robot-11"), "{many}");
+    for (typed, expected) in
+        [("y\n", true), ("YES\n", true), ("\n", false), ("", false), ("n", false)]
+    {
+        assert_eq!(is_yes(&mut typed.as_bytes()).unwrap(), expected, "{typed:?}");
+    }
+}

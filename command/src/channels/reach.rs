@@ -1,0 +1,82 @@
+//! Can a session with a device be opened now? Decided from the log, before anything is recorded or
+//! sent.
+
+use muster_schemas::names::DeviceName;
+use muster_schemas::{DeviceId, ProjectId, StreamName, Timestamp};
+
+use crate::domain::Rejection;
+use crate::domain::device::Device;
+use crate::service::{Service, ServiceError};
+
+/// Why no session with a device can be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum Unreachable {
+    /// There is no such device, or the log could not be read.
+    #[error(transparent)]
+    Service(#[from] ServiceError),
+    /// It is not connected.
+    #[error("{name} is offline{}", suffix(*.since))]
+    Offline {
+        /// Its name.
+        name: DeviceName,
+        /// When it disconnected; absent when it never connected, or that is not known.
+        since: Option<Timestamp>,
+    },
+    /// It has no keys yet.
+    #[error(
+        "{name} was registered and has not enrolled yet; install the agent there with a token: muster token create --device {name}"
+    )]
+    NotEnrolled {
+        /// Its name.
+        name: DeviceName,
+    },
+    /// It waits for an operator.
+    #[error("{name} waits to be accepted: muster device accept {name}")]
+    Pending {
+        /// Its name.
+        name: DeviceName,
+    },
+    /// Its keys are revoked.
+    #[error(
+        "{name} is revoked; it can connect again after it enrolls with a token that was made for it: muster token create --device {name}"
+    )]
+    Revoked {
+        /// Its name.
+        name: DeviceName,
+    },
+}
+
+fn suffix(time: Option<Timestamp>) -> String {
+    time.map(|time| format!(" since {time}")).unwrap_or_default()
+}
+
+impl Service {
+    /// Checks that a session with a device can be opened now.
+    ///
+    /// # Errors
+    /// When there is no such device, it cannot connect or is offline, or the log cannot be read.
+    pub(crate) async fn check_reachable(
+        &self,
+        project: &ProjectId,
+        device: DeviceId,
+    ) -> Result<(), Unreachable> {
+        let state = self.load::<Device>(project, &StreamName::Device(device)).await?.state;
+        let Some(name) = state.name.filter(|_| !state.deleted) else {
+            return Err(ServiceError::from(Rejection::NotFound("device")).into());
+        };
+        if state.waiting.is_some() {
+            return Err(Unreachable::Pending { name });
+        }
+        if state.revoked {
+            return Err(Unreachable::Revoked { name });
+        }
+        if state.epoch == 0 {
+            return Err(Unreachable::NotEnrolled { name });
+        }
+        if self.log.is_known_offline(project, device).await.map_err(ServiceError::from)? {
+            let since = self.offline_since(project, device).await.map_err(ServiceError::from)?;
+            return Err(Unreachable::Offline { name, since });
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,113 @@
+//! Walks through the pages of a list that is sorted by what changes meanwhile: the order of the
+//! start, kept in PostgreSQL, where every query process finds it (docs/decisions/0024).
+
+use muster_api::Problem;
+use muster_schemas::{DeviceId, ProjectId};
+use serde::{Deserialize, Serialize};
+use sqlx::PgPool;
+use uuid::Uuid;
+
+use crate::state::sql_problem;
+
+/// Lifetime of a walk, in seconds from its start.
+const TTL: f64 = 3600.0;
+/// Maximum number of walks of one token in a project; the oldest is forgotten for a new one.
+const MAX_OF_OWNER: i64 = 8;
+/// Maximum number of walks in a project: 100 MB of ids with 100,000 devices.
+const MAX_OF_PROJECT: i64 = 64;
+/// Length of an id, in bytes.
+const ID: usize = 16;
+
+/// Where a page of a walk begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct WalkCursor {
+    #[serde(rename = "w")]
+    walk: Uuid,
+    /// The number of devices on the pages before.
+    #[serde(rename = "o")]
+    offset: u32,
+}
+
+/// Keeps an order; answers where its second page begins.
+pub(super) async fn start(
+    sql: &PgPool,
+    project: &ProjectId,
+    owner: &str,
+    order: &[DeviceId],
+    first_page: usize,
+) -> Result<WalkCursor, Problem> {
+    let walk = Uuid::new_v4();
+    let ids: Vec<u8> = order.iter().flat_map(|device| *device.0.as_bytes()).collect();
+    sqlx::query(
+        "WITH ranked AS (
+             SELECT walk, started_at, project,
+                    row_number() OVER (PARTITION BY project, owner ORDER BY started_at DESC)
+                        + (project = $2 AND owner = $3)::int AS of_owner,
+                    row_number() OVER (PARTITION BY project ORDER BY started_at DESC)
+                        + (project = $2)::int AS of_project
+             FROM list_walks
+         ), forgotten AS (
+             DELETE FROM list_walks WHERE walk IN (
+                 SELECT walk FROM list_walks WHERE walk IN (
+                     SELECT walk FROM ranked
+                     WHERE of_owner > $5 OR of_project > $6
+                        OR started_at < clock_timestamp() - make_interval(secs => $7)
+                 ) FOR UPDATE SKIP LOCKED
+             )
+         )
+         INSERT INTO list_walks (walk, project, owner, devices) VALUES ($1, $2, $3, $4)",
+    )
+    .bind(walk)
+    .bind(project.as_str())
+    .bind(owner)
+    .bind(ids)
+    .bind(MAX_OF_OWNER)
+    .bind(MAX_OF_PROJECT)
+    .bind(TTL)
+    .execute(sql)
+    .await
+    .map_err(sql_problem)?;
+    Ok(WalkCursor { walk, offset: u32::try_from(first_page).unwrap_or(u32::MAX) })
+}
+
+impl WalkCursor {
+    /// The ids of a page, and where the next one begins; `None` when the walk is forgotten.
+    pub(super) async fn page(
+        self,
+        sql: &PgPool,
+        project: &ProjectId,
+        limit: usize,
+    ) -> Result<Option<(Vec<DeviceId>, Option<Self>)>, Problem> {
+        let number = |value: usize| i64::try_from(value).unwrap_or(i64::MAX);
+        let from = u64::from(self.offset) * ID as u64;
+        let row: Option<(Vec<u8>, i32)> = sqlx::query_as(
+            "SELECT substring(devices FROM $3::int FOR $4::int), octet_length(devices)
+             FROM list_walks
+             WHERE walk = $1 AND project = $2
+               AND started_at >= clock_timestamp() - make_interval(secs => $5)",
+        )
+        .bind(self.walk)
+        .bind(project.as_str())
+        // Bytes are counted from 1.
+        .bind(i32::try_from(from + 1).unwrap_or(i32::MAX))
+        .bind(i32::try_from(number(limit * ID)).unwrap_or(i32::MAX))
+        .bind(TTL)
+        .fetch_optional(sql)
+        .await
+        .map_err(sql_problem)?;
+        let Some((bytes, length)) = row else { return Ok(None) };
+        let ids: Vec<DeviceId> = bytes
+            .chunks_exact(ID)
+            .filter_map(|id| Uuid::from_slice(id).ok())
+            .map(DeviceId)
+            .collect();
+        let end = from + bytes.len() as u64;
+        let is_more = !ids.is_empty() && end < u64::from(length.unsigned_abs());
+        let next = Self {
+            walk: self.walk,
+            offset: self.offset.saturating_add(u32::try_from(ids.len()).unwrap_or(u32::MAX)),
+        };
+        Ok(Some((ids, is_more.then_some(next))))
+    }
+}

@@ -1,0 +1,115 @@
+//! Walks through the pages of the list of devices while the devices report and are renamed.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use muster_schemas::StreamName;
+use muster_schemas::events::DeviceRenamed;
+use serde_json::Value;
+
+use crate::support::{With, World, inventory};
+
+const DEVICES: usize = 64;
+const PAGE: usize = 10;
+
+async fn rename(world: &World, id: muster_schemas::DeviceId, previous: &str, name: &str) -> u64 {
+    let renamed =
+        DeviceRenamed { name: name.parse().unwrap(), previous: previous.parse().unwrap() };
+    world.server(StreamName::Device(id), renamed).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_walk_lists_each_device_once_while_devices_report_and_are_renamed() {
+    let world = World::new(With::default()).await;
+    let mut names = BTreeMap::new();
+    let mut reports = BTreeMap::new();
+    for number in 0..DEVICES {
+        let name = format!("device-{number:02}");
+        let id = world.register(&name, &[]).await;
+        world.enroll(id).await;
+        names.insert(id, name);
+        reports.insert(id, 0_u64);
+    }
+    let mut changes = 0_usize;
+    for sort in ["name", "-name", "last_seen", "-last_seen", "created", "-created"] {
+        let mut listed: Vec<String> = Vec::new();
+        let mut cursor = String::new();
+        // What the page has to show: nothing of these changes is missed by luck.
+        let mut position = 0;
+        loop {
+            let path = format!("/api/v1/devices?sort={sort}&limit={PAGE}{cursor}");
+            let header = position.to_string();
+            let headers = [("muster-min-position", header.as_str())];
+            let answer = world.get_with(&path, &world.admin, &headers).await;
+            assert_eq!(answer.status, 200, "{path}: {}", answer.body);
+            let items = answer.body["items"].as_array().unwrap();
+            listed.extend(items.iter().map(|one| one["id"].as_str().unwrap().to_owned()));
+            let Some(next) = answer.body["next"].as_str() else { break };
+            cursor = format!("&cursor={next}");
+
+            // Every third device reports; of those that are listed and of those that are not, the
+            // first is renamed to the front and the last to the end, or the other way round.
+            let is_listed = |id: &muster_schemas::DeviceId| listed.contains(&id.to_string());
+            let (before, after): (Vec<_>, Vec<_>) = names.keys().copied().partition(is_listed);
+            for (id, seq) in reports.iter_mut().skip(changes % 3).step_by(3) {
+                *seq += 1;
+                position = world.report(*id, *seq, inventory("Debian")).await;
+            }
+            for part in [before, after] {
+                for (id, word) in [part.first(), part.last()].into_iter().zip(["aaa", "zzz"]) {
+                    let Some(id) = id else { continue };
+                    changes += 1;
+                    let word = if changes % 4 < 2 { word } else { "mmm" };
+                    let name = format!("{word}-{changes}");
+                    position = rename(&world, *id, &names[id], &name).await;
+                    names.insert(*id, name);
+                }
+            }
+        }
+        let all: BTreeSet<String> = names.keys().map(ToString::to_string).collect();
+        let once: BTreeSet<String> = listed.iter().cloned().collect();
+        assert_eq!(once, all, "{sort}: all are listed");
+        assert_eq!(listed.len(), DEVICES, "{sort}: each once");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_walk_by_last_seen_keeps_the_order_of_its_first_page_and_is_forgotten_in_the_end() {
+    let world = World::new(With::default()).await;
+    let mut ids = Vec::new();
+    for number in 0..7 {
+        let id = world.register(&format!("device-{number}"), &[]).await;
+        world.enroll(id).await;
+        ids.push(id);
+    }
+    let listed = |page: &Value| -> Vec<String> {
+        let items = page["items"].as_array().unwrap();
+        items.iter().map(|one| one["name"].as_str().unwrap().to_owned()).collect()
+    };
+    let path = "/api/v1/devices?sort=last_seen&limit=3";
+    let first = world.show(path).await;
+    assert_eq!(listed(&first), ["device-0", "device-1", "device-2"]);
+    let position = world.report(ids[3], 1, inventory("Debian")).await.to_string();
+    let next = first["next"].as_str().unwrap();
+    let second = format!("{path}&cursor={next}");
+    let seen = [("muster-min-position", position.as_str())];
+    let page = world.get_with(&second, &world.admin, &seen).await.body;
+    assert_eq!(listed(&page), ["device-3", "device-4", "device-5"]);
+    let third = format!("{path}&cursor={}", page["next"].as_str().unwrap());
+    let page = world.show(&third).await;
+    assert_eq!((listed(&page), &page["next"]), (vec!["device-6".to_owned()], &Value::Null));
+
+    // It belongs to this order and this project, and the past has none.
+    for foreign in ["?sort=-last_seen&limit=3", "?sort=last_seen&limit=3&position=3"] {
+        let answer = world.get(&format!("/api/v1/devices{foreign}&cursor={next}")).await;
+        assert_eq!((answer.status, &answer.body["errors"][0]["field"]), (400, &"cursor".into()));
+    }
+    // Eight newer ones of the same token make it forgotten.
+    for _ in 0..7 {
+        world.show(path).await;
+    }
+    assert_eq!(world.get(&second).await.status, 200);
+    world.show(path).await;
+    let answer = world.get(&second).await;
+    assert_eq!(answer.status, 400, "{}", answer.body);
+    assert!(answer.body["detail"].as_str().unwrap().contains("expired"), "{}", answer.body);
+}

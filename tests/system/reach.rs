@@ -1,0 +1,158 @@
+//! Sessions with devices that cannot be reached: refused immediately and in true words, or waited for.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use muster_backing::ports::free_port;
+use muster_tests::binaries::binary;
+use muster_tests::robot::online;
+use muster_tests::socket::Socket;
+use muster_tests::{Robot, System, wait};
+use serde_json::{Value, json};
+
+/// An answer that waits for nothing comes within this time, on a busy machine, too.
+const IMMEDIATELY: Duration = Duration::from_secs(5);
+/// The paths by which sessions are opened.
+const OPEN: [&str; 3] = ["shell?cols=80&rows=24", "tcp?port=22", "files?path=%2Ftmp"];
+
+/// Runs `muster`; it ends immediately.
+fn immediately(system: &System, args: &[&str]) -> (i32, String) {
+    let began = Instant::now();
+    let (code, _, err) = system.muster(args);
+    assert!(began.elapsed() < IMMEDIATELY, "{args:?} took {:?}: {err}", began.elapsed());
+    (code, err)
+}
+
+async fn refused(system: &System, device: &str, kind: &str) {
+    for open in OPEN {
+        let path = format!("/api/v1/devices/{device}/{open}");
+        let (status, problem) =
+            Socket::open(&system.api, &system.ca(), &path, &[]).await.unwrap_err();
+        assert_eq!((status, &problem["type"]), (409, &kind.into()), "{path}: {problem}");
+        assert!(problem["detail"].to_string().contains(device), "{problem}");
+    }
+}
+
+async fn becomes(system: &System, device: &str, status: &str) {
+    wait::until(&format!("{device} to be {status}"), Duration::from_secs(60), || async {
+        let path = format!("/api/v1/devices/{device}");
+        let (_, shown) = system.api.send(reqwest::Method::GET, &path, None).await;
+        (shown["status"] == status).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_offline_device_is_refused_immediately_or_waited_for() {
+    let Robot { system, mut agent, dir } = Robot::start("").await;
+    agent.kill9();
+    becomes(&system, "robot", "offline").await;
+    refused(&system, "robot", "/problems/device-offline").await;
+    let here = dir.path().join("here");
+    let here = here.to_str().unwrap();
+    let forward = format!("{}:localhost:22", free_port().unwrap());
+    for args in [
+        &["shell", "robot", "--", "true"][..],
+        &["cp", "robot:/etc/hostname", here],
+        &["cp", "/etc/hostname", "robot:/tmp/never"],
+        &["connect", "robot", "22"],
+        &["forward", "robot", &forward],
+        &["sftp", "robot"],
+    ] {
+        let (code, err) = immediately(&system, args);
+        assert_eq!(code, 5, "{args:?}: {err}");
+        assert!(err.contains("robot is offline since 20") && err.contains("--wait"), "{err}");
+        assert!(!err.contains("127.0.0.1"), "forward listened already: {err}");
+    }
+    // No session was begun that a list would show.
+    assert!(system.api.list("/api/v1/sessions").await.is_empty());
+    let began = Instant::now();
+    let (code, _, err) = system.muster(&["shell", "robot", "--wait=2s", "--", "true"]);
+    assert!(code == 5 && began.elapsed() >= Duration::from_secs(2), "{code}: {err}");
+
+    let muster = |args: &[&str]| {
+        Command::new(binary("muster"))
+            .args(["--url", &system.api.url, "--token", &system.api.token, "--ca"])
+            .arg(system.ca())
+            .args(args)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap()
+    };
+    let shell = muster(&["shell", "robot", "--wait", "--", "echo it-is-$((40+2))"]);
+    let copy = muster(&["cp", "--wait=5m", "robot:/etc/hostname", here]);
+    let mut listening = muster(&["forward", "--wait", "robot", &forward]);
+    // Until each has said that it waits.
+    let mut said = Vec::new();
+    let mut lines = BufReader::new(listening.stderr.take().unwrap()).lines();
+    said.extend(lines.next());
+    assert!(said[0].as_ref().unwrap().contains("robot is offline"), "{said:?}");
+    agent.start();
+    let output = shell.wait_with_output().unwrap();
+    assert!(String::from_utf8_lossy(&output.stdout).contains("it-is-42"), "{output:?}");
+    let output = copy.wait_with_output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(std::fs::read(here).unwrap(), std::fs::read("/etc/hostname").unwrap());
+    let mut first = String::new();
+    BufReader::new(listening.stdout.take().unwrap()).read_line(&mut first).unwrap();
+    assert!(first.contains("is localhost:22 of robot"), "{first}");
+    listening.kill().unwrap();
+    listening.wait().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_device_without_good_keys_is_refused_in_true_words() {
+    let Robot { system, agent: _agent, dir: _dir } = Robot::start("").await;
+    let registered = json!({"name": "planned"});
+    system.api.post("/api/v1/devices", &registered).await;
+    becomes(&system, "planned", "registered").await;
+    refused(&system, "planned", "/problems/device-not-enrolled").await;
+    let (code, err) = immediately(&system, &["shell", "planned"]);
+    assert!(code == 6 && err.contains("has not enrolled") && !err.contains("--wait"), "{err}");
+
+    online(&system.api).await;
+    let nothing: Value = json!({});
+    system.api.post("/api/v1/devices/robot/revoke", &nothing).await;
+    refused(&system, "robot", "/problems/device-revoked").await;
+    let (code, err) = immediately(&system, &["cp", "robot:/etc/hostname", "/dev/null"]);
+    assert!(code == 6 && err.contains("robot is revoked"), "{err}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_list_is_whole_or_says_that_it_is_not() {
+    let Robot { system, agent: _agent, dir: _dir } = Robot::start("").await;
+    let closed = format!("/api/v1/devices/robot/tcp?port={}", free_port().unwrap());
+    for _ in 0..130 {
+        let refused = Socket::open(&system.api, &system.ca(), &closed, &[]).await;
+        assert!(refused.is_err());
+    }
+    wait::until("all sessions to be listed", Duration::from_secs(60), || async {
+        (system.api.list("/api/v1/sessions").await.len() == 130).then_some(())
+    })
+    .await;
+    let (_, out, _) = system.muster(&["shell", "list", "--all", "--json"]);
+    let listed: Vec<Value> = serde_json::from_str(&out).unwrap();
+    assert_eq!(listed.len(), 130);
+
+    for _ in 0..3 {
+        let (code, _, err) = system.muster(&["exec", "robot", "--", "true"]);
+        assert_eq!(code, 0, "{err}");
+    }
+    let listed = |more: &[&str]| {
+        let (code, out, err) = system.muster(&[&["operation", "list", "--json"], more].concat());
+        assert_eq!(code, 0, "{err}");
+        (serde_json::from_str::<Vec<Value>>(&out).unwrap().len(), err)
+    };
+    let (count, note) = listed(&["-n", "2"]);
+    assert!(
+        count == 2 && note.contains("showing the newest 2") && note.contains("--all"),
+        "{note}"
+    );
+    assert_eq!(listed(&["-n", "3"]), (3, String::new()));
+    assert_eq!(listed(&["--all"]), (3, String::new()));
+    let (_, _, note) = system.muster(&["events", "-n", "2"]);
+    assert!(note.contains("showing the newest 2"), "{note}");
+}

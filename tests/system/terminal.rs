@@ -1,0 +1,124 @@
+//! `muster shell` on a terminal: what a program turns on is turned off when it is left, and a paste
+//! is no command.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::process::{Child, Command, ExitStatus};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use muster_tests::binaries::binary;
+use muster_tests::{Robot, System, wait};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+/// What follows a paste sooner counts as a part of it.
+const AFTER_PASTE: Duration = Duration::from_millis(300);
+
+/// `muster` on a terminal of its own.
+struct OnTerminal {
+    child: Child,
+    keyboard: File,
+    shown: Arc<Mutex<Vec<u8>>>,
+}
+
+impl OnTerminal {
+    fn start(system: &System, args: &[&str]) -> Self {
+        let pty = nix::pty::openpty(None, None).unwrap();
+        let end = || pty.slave.try_clone().unwrap();
+        let child = Command::new(binary("muster"))
+            .args(["--url", &system.api.url, "--token", &system.api.token, "--ca"])
+            .arg(system.ca())
+            .args(args)
+            .env("TERM", "xterm-256color")
+            .stdin(end())
+            .stdout(end())
+            .stderr(end())
+            .spawn()
+            .unwrap();
+        drop(pty.slave);
+        let keyboard = File::from(pty.master);
+        let mut screen = keyboard.try_clone().unwrap();
+        let shown = Arc::new(Mutex::new(Vec::new()));
+        let noted = shown.clone();
+        std::thread::spawn(move || {
+            let mut buffer = [0; 4096];
+            // It ends with an error once nobody has the other side open.
+            while let Ok(count @ 1..) = screen.read(&mut buffer) {
+                noted.lock().unwrap().extend_from_slice(&buffer[..count]);
+            }
+        });
+        Self { child, keyboard, shown }
+    }
+
+    /// What is read at the same time, as a key or as a paste.
+    fn enter(&mut self, text: &str) {
+        self.keyboard.write_all(text.as_bytes()).unwrap();
+    }
+
+    fn text(&self) -> String {
+        String::from_utf8_lossy(&self.shown.lock().unwrap()).into_owned()
+    }
+
+    async fn until_shown(&self, text: &str) {
+        wait::until(&format!("'{text}' to be shown"), PATIENCE, || async {
+            self.text().contains(text).then_some(())
+        })
+        .await;
+    }
+
+    async fn ended(&mut self) -> ExitStatus {
+        let child = &mut self.child;
+        wait::until("muster shell to end", PATIENCE, || {
+            let status = child.try_wait().ok().flatten();
+            async move { status }
+        })
+        .await
+    }
+}
+
+impl Drop for OnTerminal {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn leaving_a_full_screen_program_restores_the_terminal_and_a_paste_leaves_nothing() {
+    let Robot { system, agent: _agent, dir: _dir } = Robot::start("").await;
+    let mut shell = OnTerminal::start(&system, &["shell", "robot"]);
+    shell.enter("echo be''gun\r");
+    shell.until_shown("begun").await;
+    let modes = "\\033[?1049h\\033[?1003h\\033[?1006h\\033[?2004h\\033[?25l\\033[31m";
+    shell.enter(&format!("printf '{modes}'; echo rea''dy\r"));
+    shell.until_shown("ready").await;
+
+    // Nothing of a paste is lost, whatever its lines begin with.
+    shell.enter("true\r~?\r~.\recho pas''ted\r");
+    shell.until_shown("pasted").await;
+    assert!(!shell.text().contains("[muster]"), "{}", shell.text());
+    assert!(shell.child.try_wait().unwrap().is_none());
+
+    tokio::time::sleep(AFTER_PASTE).await;
+    let before = shell.text().len();
+    for key in ["\r", "~", "."] {
+        shell.enter(key);
+    }
+    assert!(shell.ended().await.success());
+    shell.until_shown("the session stays").await;
+    let after = shell.text().split_off(before);
+    for sequence in ["?1049l", "?1003l", "?1006l", "?2004l", "?25h", "0m"] {
+        assert!(after.contains(&format!("\u{1b}[{sequence}")), "{sequence}: {after:?}");
+    }
+
+    // Escapes can be turned off.
+    let session = system.api.list("/api/v1/sessions").await[0]["id"].as_str().unwrap().to_owned();
+    let mut shell = OnTerminal::start(&system, &["shell", "attach", &session, "--escape", "none"]);
+    shell.enter("\r");
+    shell.until_shown("ready").await;
+    for key in ["\r", "~", ".", "\r"] {
+        shell.enter(key);
+    }
+    shell.enter("exit 7\r");
+    assert_eq!(shell.ended().await.code(), Some(7), "{}", shell.text());
+}

@@ -340,6 +340,17 @@ pub mod key {
         format!("{project}/runs/{operation}/{device}/{}", stream.as_str())
     }
 
+    /// The folder of the part of an output that is passed on and not kept.
+    #[must_use]
+    pub fn live_output(
+        project: &ProjectId,
+        operation: OperationId,
+        device: DeviceId,
+        stream: OutputStream,
+    ) -> String {
+        format!("{}-live", output(project, operation, device, stream))
+    }
+
     /// A chunk of a recording: its salt, then its lines.
     #[must_use]
     pub fn recording(
@@ -413,10 +424,16 @@ pub mod key {
     /// One without bytes is what a power failure has left.
     #[must_use]
     pub fn whole(names: &[super::Found]) -> Vec<Piece> {
+        whole_from(names, 0)
+    }
+
+    /// The same, of an output whose beginning is not in the folder.
+    #[must_use]
+    pub fn whole_from(names: &[super::Found], start: u64) -> Vec<Piece> {
         let there = names.iter().filter(|found| found.bytes > 0);
         let mut pieces: Vec<Piece> = there.filter_map(|found| Piece::read(&found.name)).collect();
         pieces.sort_by_key(|piece| (piece.offset, std::cmp::Reverse(piece.bytes)));
-        let mut end = 0;
+        let mut end = start;
         pieces.retain(|piece| {
             let goes_on = piece.offset <= end && piece.end() > end;
             if goes_on {

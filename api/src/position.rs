@@ -17,6 +17,8 @@ pub const POSITION: HeaderName = HeaderName::from_static("muster-position");
 pub const MIN_POSITION: HeaderName = HeaderName::from_static("muster-min-position");
 /// How long a read waits for it.
 pub const PATIENCE: Duration = Duration::from_secs(5);
+/// Interval between looks whether what is waited for can still come.
+const LOOK: Duration = Duration::from_millis(250);
 
 /// The header that says how far a write or a read has come.
 #[must_use]
@@ -53,14 +55,15 @@ impl MinPosition {
                 format!("the log of project {project} ends at {end}, before position {position}"),
             ));
         }
-        // A read model that cannot be written is not waited for.
-        let patience = if progress.failure().is_some() { Duration::ZERO } else { PATIENCE };
-        if progress.wait_for(project, position, patience).await {
-            return Ok(());
-        }
-        if let Some(Failure { since, cause }) = progress.failure() {
-            let detail = format!("the read model has not been updated since {since}: {cause}");
-            return Err(Problem::unavailable(detail, 2));
+        for _ in 0..PATIENCE.as_millis() / LOOK.as_millis() {
+            if progress.wait_for(project, position, LOOK).await {
+                return Ok(());
+            }
+            // A read model that cannot be written is not waited for.
+            if let Some(Failure { since, cause }) = progress.failure() {
+                let detail = format!("the read model has not been updated since {since}: {cause}");
+                return Err(Problem::unavailable(detail, 2));
+            }
         }
         let reached = progress.position(project);
         Err(Problem::new(

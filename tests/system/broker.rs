@@ -180,23 +180,25 @@ async fn the_broker_sees_nothing_of_what_programs_are_given_and_write() {
         let body = json!({"target": {"devices": ["robot"]}, "action": action});
         let made = fleet.api.post("/api/v1/operations", &body).await;
         let path = format!("/api/v1/operations/{}/runs/robot", made["id"].as_str().unwrap());
-        let run = wait::until("the run to succeed", PATIENCE, || async {
+        wait::until("the run to succeed", PATIENCE, || async {
             let run = fleet.api.send(Method::GET, &path, None).await.1;
-            (run["state"] == "succeeded").then_some(run)
+            (run["state"] == "succeeded").then_some(())
         })
         .await;
-        (path, run)
+        path
     };
     // The order itself is signed, not sealed: what is printed does not stand in it.
     let action = json!({
         "kind": "exec", "env": {"BIRD": "kestrel"}, "stdin": "osprey",
         "shell": "echo $BIRD; cat; printf 'fal%s' con; printf 'buz%s' zard >&2",
     });
-    let (path, _) = run(action).await;
+    let path = run(action).await;
     let (_, _, out) = fleet.api.raw(&format!("{path}/output?stream=stdout"), &[]).await;
     assert_eq!(String::from_utf8_lossy(&out), "kestrel\nospreyfalcon");
-    let (_, upload) = run(json!({"kind": "upload", "path": file})).await;
-    assert_eq!(upload["file"]["bytes"], 7, "{upload}");
+    let path = run(json!({"kind": "upload", "path": file})).await;
+    let stored = path.replace("operations", "uploads").replace("runs/", "");
+    let (_, _, content) = fleet.api.raw(&format!("{stored}/content"), &[]).await;
+    assert_eq!(String::from_utf8_lossy(&content), "harrier");
 
     let markers = ["kestrel", "osprey", "falcon", "buzzard", "harrier"];
     let is_shown = |bytes: &[u8]| {

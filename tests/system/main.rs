@@ -23,6 +23,7 @@ mod hostile;
 mod installer;
 mod joining;
 mod limits_of_tokens;
+mod live_output;
 mod metric_limits;
 mod narrow;
 mod openapi;

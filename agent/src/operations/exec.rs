@@ -22,7 +22,7 @@ use wait4::Wait4;
 
 use super::journal::{self, Entry};
 use super::record::{self, Outcome, Started, blank, short};
-use super::spool::Spool;
+use super::spool::{Pace, Spool};
 use super::{group, prepare};
 use crate::clock::Moment;
 use crate::run::Shared;
@@ -243,7 +243,17 @@ async fn attend(
     };
     let mut problem = None;
     if why == Why::Itself {
-        if !is_heard {
+        // What it wrote may still wait for a slow reader.
+        while !is_heard {
+            tokio::select! {
+                _ = &mut listen => is_heard = true,
+                () = sleep(options.grace) => if !spool.is_blocked() { break },
+                () = sleep_until(deadline) => break,
+                () = cancel.cancelled() => break,
+            }
+        }
+        if !is_heard && spool.is_blocked() {
+            spool.end_live();
             is_heard = timeout(options.grace, &mut listen).await.is_ok();
         }
         if !is_heard {
@@ -253,6 +263,7 @@ async fn attend(
         }
     }
     if why != Why::Itself || !is_heard {
+        spool.end_live();
         let with_strays = why != Why::Itself;
         let end = group::end(leader.mark, Some(pid), with_strays, options.kill_after);
         tokio::pin!(end);
@@ -335,12 +346,12 @@ async fn pump(shared: &Shared, spool: &Spool, stream: OutputStream, pipe: Option
         match pipe.try_read(&mut buffer) {
             Ok(0) => return,
             Ok(count) => {
-                let is_cut = shared.operations.spools.write(spool, stream, &buffer[..count]);
+                let pace = shared.operations.spools.write(spool, stream, &buffer[..count]);
                 drop(buffer);
-                if is_cut && count == CHUNK {
-                    sleep(BRAKE).await;
-                } else {
-                    tokio::task::yield_now().await;
+                match pace {
+                    Pace::Wait => spool.room(stream).await,
+                    Pace::Brake if count == CHUNK => sleep(BRAKE).await,
+                    Pace::Brake | Pace::Go => tokio::task::yield_now().await,
                 }
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}

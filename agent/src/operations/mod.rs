@@ -21,6 +21,7 @@ mod diagnostics;
 mod exec;
 mod group;
 mod journal;
+mod live;
 mod options;
 mod pattern;
 mod perform;

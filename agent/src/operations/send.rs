@@ -25,6 +25,8 @@ const GATHER: Duration = Duration::from_millis(100);
 /// So many requests are on their way at the same time. One that is not answered keeps its place for
 /// a while and then stands back, so an output that no server wants holds up no other.
 const AT_ONCE: usize = 4;
+/// Wait before output is offered again to a reader that has no room for it.
+const READER_WAIT: Duration = Duration::from_millis(50);
 /// An answer is waited for this long.
 const ANSWER: Duration = Duration::from_secs(10);
 
@@ -73,8 +75,22 @@ async fn send(shared: &Shared, spool: Arc<Spool>, asking: &Semaphore) -> Operati
                 break;
             }
         };
-        match ask(shared, &client, &subject, spool.operation, &piece).await {
-            Ok(next) => {
+        let answer = ask(shared, &client, &subject, spool.operation, &piece).await;
+        if piece.is_live {
+            let answer = answer.ok().map(|taken| (taken.next, taken.reader));
+            spool.passed_on(piece.stream, answer);
+            before = Some(piece.stream);
+            drop(permit);
+            match answer {
+                Some((next, _)) if next > piece.offset => backoff.reset(),
+                // The reader is slow, or not there yet.
+                Some(_) => sleep(READER_WAIT).await,
+                None => sleep(backoff.wait(rand::random())).await,
+            }
+            continue;
+        }
+        match answer {
+            Ok(OutputTaken { next, .. }) => {
                 let is_further =
                     next > piece.offset || (piece.data.is_empty() && next == piece.offset);
                 spool.taken(piece.stream, next, piece.is_last);
@@ -132,9 +148,9 @@ async fn ask(
     subject: &str,
     operation: OperationId,
     piece: &Piece,
-) -> Result<u64, String> {
+) -> Result<OutputTaken, String> {
     let message = seal(shared, pack(operation, piece))?;
-    Ok(request(client, subject, message).await?.next)
+    request(client, subject, message).await
 }
 
 /// Sends a piece, and waits for what the server says to it.

@@ -1,5 +1,6 @@
 //! What programs write, kept in files until the server has it: the first bytes of each output, up
-//! to a limit each and one for all of them. What is beyond is counted and not kept.
+//! to a limit each and one for all of them. What is beyond the limit of an output is passed on to a
+//! reader that follows it (`super::live`), or counted and dropped.
 //!
 //! Sends nothing: `super::send` does.
 
@@ -10,6 +11,7 @@ use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use muster_schemas::events::OutputSummary;
 use muster_schemas::wire::{MAX_OUTPUT_BYTES, MAX_PIECE_BYTES, OutputStream};
@@ -18,6 +20,7 @@ use sha2::{Digest, Sha256};
 use tokio::sync::Notify;
 
 use super::journal::Salts;
+use super::live::Live;
 
 /// Both outputs.
 pub(super) const STREAMS: [OutputStream; 2] = [OutputStream::Stdout, OutputStream::Stderr];
@@ -30,6 +33,19 @@ pub(super) struct Piece {
     pub(super) data: Vec<u8>,
     pub(super) is_last: bool,
     pub(super) salt: Option<[u8; 16]>,
+    /// It is passed on, not kept.
+    pub(super) is_live: bool,
+}
+
+/// How the reading of a program's output goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Pace {
+    /// Immediately.
+    Go,
+    /// After a moment: what comes is dropped.
+    Brake,
+    /// When there is room again.
+    Wait,
 }
 
 /// One output of one run.
@@ -46,6 +62,7 @@ struct Output {
     /// What the server has.
     taken: u64,
     is_last_taken: bool,
+    live: Live,
 }
 
 impl Output {
@@ -59,6 +76,7 @@ impl Output {
             is_cut: false,
             taken: 0,
             is_last_taken: false,
+            live: Live::new(Instant::now()),
         }
     }
 
@@ -81,6 +99,8 @@ pub(super) struct Spool {
     outputs: Mutex<Outputs>,
     /// There is more to send, or nothing more will come.
     pub(super) grew: Notify,
+    /// There is room again in the buffer of an output that is passed on.
+    drained: Notify,
 }
 
 /// What all runs wrote.
@@ -127,12 +147,48 @@ impl Spool {
     /// Has the server all that there will ever be?
     pub(super) fn is_done(&self) -> bool {
         let outputs = self.outputs();
-        outputs.is_ended && outputs.each.iter().all(|it| it.kept == 0 || it.is_last_taken)
+        let is_done = |it: &Output| (it.kept == 0 || it.is_last_taken) && it.live.waiting() == 0;
+        outputs.is_ended && outputs.each.iter().all(is_done)
     }
 
     /// How much waits to be sent.
     pub(super) fn waiting(&self) -> u64 {
-        self.outputs().each.iter().map(|it| it.kept - it.taken).sum()
+        self.outputs().each.iter().map(|it| it.kept - it.taken + it.live.waiting()).sum()
+    }
+
+    /// Waits until an output that is passed on has room.
+    pub(super) async fn room(&self, stream: OutputStream) {
+        loop {
+            let drained = self.drained.notified();
+            tokio::pin!(drained);
+            drained.as_mut().enable();
+            if !self.outputs().each[stream as usize].live.is_full() {
+                return;
+            }
+            drained.await;
+        }
+    }
+
+    /// Whether a program waits for a reader of its output.
+    pub(super) fn is_blocked(&self) -> bool {
+        self.outputs().each.iter().any(|output| output.live.is_full())
+    }
+
+    /// Passes on nothing more.
+    pub(super) fn end_live(&self) {
+        self.outputs().each.iter_mut().for_each(|output| output.live.end());
+        self.drained.notify_waiters();
+    }
+
+    /// The answer to a piece that is passed on; `None` when there was none.
+    pub(super) fn passed_on(&self, stream: OutputStream, answer: Option<(u64, Option<bool>)>) {
+        let mut outputs = self.outputs();
+        let live = &mut outputs.each[stream as usize].live;
+        match answer {
+            Some((next, has_reader)) => live.answered(next, has_reader, Instant::now()),
+            None => live.unanswered(Instant::now()),
+        }
+        self.drained.notify_waiters();
     }
 
     /// The server has this much of an output.
@@ -177,7 +233,8 @@ impl Spools {
 
     fn add(&self, operation: OperationId, each: [Output; 2], is_ended: bool) -> Arc<Spool> {
         let outputs = Mutex::new(Outputs { each, is_ended });
-        let spool = Arc::new(Spool { operation, outputs, grew: Notify::new() });
+        let (grew, drained) = (Notify::new(), Notify::new());
+        let spool = Arc::new(Spool { operation, outputs, grew, drained });
         self.all().insert(operation, Arc::clone(&spool));
         self.added.notify_one();
         spool
@@ -208,20 +265,32 @@ impl Spools {
         Some(self.add(operation, each, true))
     }
 
-    /// Keeps what a program wrote, as far as there is room; true when some of it was cut.
-    pub(super) fn write(&self, spool: &Spool, stream: OutputStream, bytes: &[u8]) -> bool {
+    /// Keeps what a program wrote, as far as there is room; passes on what is beyond.
+    pub(super) fn write(&self, spool: &Spool, stream: OutputStream, bytes: &[u8]) -> Pace {
         let mut outputs = spool.outputs();
         let output = &mut outputs.each[stream as usize];
         output.bytes += bytes.len() as u64;
+        let mut beyond = bytes;
         if !output.is_cut {
             let room = (MAX_OUTPUT_BYTES - output.kept)
                 .min(self.limit.saturating_sub(self.used.load(Ordering::Relaxed)));
             let fitting = usize::try_from(room).unwrap_or(usize::MAX).min(bytes.len());
             let written = self.append(spool.operation, stream, output, &bytes[..fitting]);
             output.is_cut = written < bytes.len();
+            beyond = &bytes[written..];
             spool.grew.notify_one();
         }
-        output.is_cut
+        // What is missing before it, for want of room on this device, leaves a gap.
+        if output.kept == MAX_OUTPUT_BYTES && !beyond.is_empty() {
+            let offset = output.bytes - beyond.len() as u64;
+            output.live.push(offset, beyond, Instant::now());
+            spool.grew.notify_one();
+        }
+        match (output.live.is_full(), output.is_cut && output.live.waiting() == 0) {
+            (true, _) => Pace::Wait,
+            (_, true) => Pace::Brake,
+            _ => Pace::Go,
+        }
     }
 
     /// Appends to the file; how much of it went in.
@@ -285,6 +354,12 @@ impl Spools {
         for stream in order {
             let output = &outputs.each[stream as usize];
             let waiting = output.kept - output.taken;
+            if waiting == 0
+                && let Some((offset, data)) = output.live.piece(MAX_PIECE_BYTES)
+            {
+                let (is_last, salt, is_live) = (false, None, true);
+                return Ok(Some(Piece { stream, offset, data, is_last, salt, is_live }));
+            }
             let wants_last = outputs.is_ended && output.kept > 0 && !output.is_last_taken;
             if waiting == 0 && !wants_last {
                 continue;
@@ -299,8 +374,9 @@ impl Spools {
                 stream,
                 offset: output.taken,
                 data,
-                is_last: outputs.is_ended && length as u64 == waiting,
+                is_last: outputs.is_ended && length as u64 == waiting && output.live.waiting() == 0,
                 salt: (output.taken == 0).then_some(output.salt),
+                is_live: false,
             }));
         }
         Ok(None)
@@ -364,91 +440,5 @@ fn reread(path: &Path, output: &mut Output) -> io::Result<()> {
 }
 
 #[cfg(test)]
-mod tests {
-    use muster_schemas::wire::output_hash;
-    use serde_bytes::ByteArray;
-    use uuid::Uuid;
-
-    use super::*;
-
-    const SALTS: Salts = Salts { stdout: ByteArray::new([1; 16]), stderr: ByteArray::new([2; 16]) };
-
-    fn id(number: u128) -> OperationId {
-        OperationId(Uuid::from_u128(number))
-    }
-
-    #[test]
-    fn outputs_are_kept_sent_in_order_and_let_go() {
-        use OutputStream::{Stderr, Stdout};
-        let dir = tempfile::tempdir().unwrap();
-        let spools = Spools::new(dir.path(), 1 << 20);
-        let spool = spools.begin(id(1), &SALTS);
-        assert_eq!(spools.next_piece(&spool, None).unwrap(), None);
-        assert!(!spools.write(&spool, Stdout, b"hello"));
-        assert!(!spools.write(&spool, Stderr, &[0, 255]));
-        let [out, err] = spool.summaries();
-        assert_eq!((out.bytes, out.kept), (5, 5));
-        assert_eq!(out.hash, Some(output_hash(&[1; 16], b"hello")));
-        assert_eq!(err.hash, Some(output_hash(&[2; 16], &[0, 255])));
-        let first = spools.next_piece(&spool, None).unwrap().unwrap();
-        assert_eq!((first.offset, first.is_last, first.salt), (0, false, Some([1; 16])));
-        spool.taken(Stdout, 5, false);
-        let other = spools.next_piece(&spool, Some(Stdout)).unwrap().unwrap();
-        assert_eq!((other.stream, other.data.as_slice()), (Stderr, &[0, 255][..]));
-        spool.end();
-        let last = spools.next_piece(&spool, Some(Stderr)).unwrap().unwrap();
-        assert_eq!((last.offset, last.data.len(), last.is_last, last.salt), (5, 0, true, None));
-        spool.taken(Stdout, 5, true);
-        spool.taken(Stderr, 2, true);
-        assert!(spool.is_done());
-        assert!(spools.path(id(1), Stdout).exists());
-        spools.remove(&spool);
-        assert!(!spools.path(id(1), Stdout).exists());
-        assert_eq!(spools.used.load(Ordering::Relaxed), 0);
-    }
-
-    #[test]
-    fn the_first_bytes_are_kept_and_the_rest_is_counted() {
-        let dir = tempfile::tempdir().unwrap();
-        let spools = Spools::new(dir.path(), 10);
-        let spool = spools.begin(id(1), &SALTS);
-        assert!(!spools.write(&spool, OutputStream::Stdout, b"12345678"));
-        assert!(spools.write(&spool, OutputStream::Stdout, b"9abcd"));
-        assert!(spools.write(&spool, OutputStream::Stderr, b"x"), "one limit for all");
-        let [out, err] = spool.summaries();
-        assert_eq!((out.bytes, out.kept), (13, 10));
-        assert_eq!((err.bytes, err.kept, err.hash), (1, 0, None));
-        spools.remove(&spool);
-        let spool = spools.begin(id(2), &SALTS);
-        assert!(!spools.write(&spool, OutputStream::Stdout, b"there is"), "room again");
-    }
-
-    #[test]
-    fn what_is_kept_outlives_the_agent_and_strangers_are_swept() {
-        let dir = tempfile::tempdir().unwrap();
-        let spools = Spools::new(dir.path(), 1 << 20);
-        let spool = spools.begin(id(1), &SALTS);
-        spools.write(&spool, OutputStream::Stdout, b"hello");
-        let before = spool.summaries();
-        let stranger = spools.path(id(2), OutputStream::Stdout);
-        std::fs::write(&stranger, b"x").unwrap();
-        let spools = Spools::new(dir.path(), 1 << 20);
-        spools.sweep(|operation| operation == id(1));
-        assert!(!stranger.exists());
-        let spool = spools.restore(id(1), &SALTS).unwrap();
-        assert_eq!(spool.summaries(), before);
-        let piece = spools.next_piece(&spool, None).unwrap().unwrap();
-        assert_eq!((piece.data.as_slice(), piece.is_last), (&b"hello"[..], true));
-        assert!(spools.restore(id(2), &SALTS).is_none());
-    }
-
-    #[test]
-    fn what_cannot_be_written_is_cut() {
-        let dir = tempfile::tempdir().unwrap();
-        std::fs::write(dir.path().join("runs"), b"in the way").unwrap();
-        let spools = Spools::new(dir.path(), 1 << 20);
-        let spool = spools.begin(id(1), &SALTS);
-        assert!(spools.write(&spool, OutputStream::Stdout, b"hello"));
-        assert_eq!(spool.summaries()[0], OutputSummary { bytes: 5, kept: 0, hash: None });
-    }
-}
+#[path = "spool_tests.rs"]
+mod tests;

@@ -185,7 +185,8 @@ pub(crate) async fn run(
             let link = muster_command::link::run(service.clone(), stop.clone());
             let bridges = service.keep_bridges(stop.clone());
             let uses = service.record_token_uses(stop.clone());
-            tokio::join!(link, revocations, dispatching, keeping, bridges, uses);
+            let reports = service.receive_output_reports(stop.clone());
+            tokio::join!(link, revocations, dispatching, keeping, bridges, uses, reports);
             Ok(())
         });
     }

@@ -9,6 +9,7 @@ mod devices;
 mod enrollment;
 mod epochs;
 mod joining;
+mod live_output;
 mod operations;
 mod output;
 mod projects;
@@ -128,6 +129,8 @@ pub struct Service {
     pub(crate) blobs: Blobs,
     /// How much of each output is there already.
     pub(crate) outputs: Arc<output::Outputs>,
+    /// Outputs that are followed.
+    pub(crate) live: Arc<live_output::LiveOutputs>,
     /// Something was revoked: the broker is to be told.
     pub(crate) revoked: Arc<Notify>,
     /// Enrollments with one token take turns: they all append to its stream.
@@ -179,6 +182,7 @@ impl Service {
         Self {
             blobs,
             outputs: Arc::default(),
+            live: Arc::default(),
             log: log.with_authority(keys.authority().clone(), keys.authority_verifier()),
             keys,
             nats,

@@ -28,7 +28,25 @@ const BELIEVED: Duration = Duration::from_secs(60);
 const SMALL: u64 = 16 * 1024;
 const FULL: u64 = 64 * 1024;
 
-type Place = (ProjectId, OperationId, DeviceId, OutputStream);
+/// One output of one run.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct OutputId {
+    pub(super) project: ProjectId,
+    pub(super) operation: OperationId,
+    pub(super) device: DeviceId,
+    pub(super) stream: OutputStream,
+}
+
+impl OutputId {
+    fn folder(&self) -> String {
+        key::output(&self.project, self.operation, self.device, self.stream)
+    }
+
+    /// The folder of what is passed on and not kept.
+    pub(super) fn live_folder(&self) -> String {
+        key::live_output(&self.project, self.operation, self.device, self.stream)
+    }
+}
 
 /// What this process knows of an output.
 #[derive(Clone, Copy, Debug)]
@@ -50,15 +68,15 @@ impl Known {
 
 /// How much of each output is there already, as far as this process knows.
 #[derive(Debug, Default)]
-pub(crate) struct Outputs(Mutex<HashMap<Place, Known>>);
+pub(crate) struct Outputs(Mutex<HashMap<OutputId, Known>>);
 
 impl Outputs {
-    fn known(&self, place: &Place) -> Option<Known> {
+    fn known(&self, place: &OutputId) -> Option<Known> {
         let known = self.0.lock().unwrap_or_else(PoisonError::into_inner).get(place).copied();
-        known.filter(|known| place.3 != OutputStream::File || known.at.elapsed() < BELIEVED)
+        known.filter(|known| place.stream != OutputStream::File || known.at.elapsed() < BELIEVED)
     }
 
-    fn set(&self, place: Place, value: Known) {
+    fn set(&self, place: OutputId, value: Known) {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if known.len() >= REMEMBERED {
             known.clear();
@@ -68,7 +86,8 @@ impl Outputs {
 
     /// Nothing is known any more of the file of a run.
     pub(super) fn forget(&self, project: &ProjectId, operation: OperationId, device: DeviceId) {
-        let place = (project.clone(), operation, device, OutputStream::File);
+        let stream = OutputStream::File;
+        let place = OutputId { project: project.clone(), operation, device, stream };
         self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&place);
     }
 }
@@ -93,7 +112,7 @@ impl Service {
             tracing::warn!(%project, %device, operation = %piece.operation, why, "output is not kept");
             let next = piece.offset.saturating_add(u64::from(piece.bytes));
             let refused = is_file.then_some(why);
-            Ok(codec::encode(&OutputTaken { next, refused, receipt: None }))
+            Ok(codec::encode(&OutputTaken { next, reader: None, refused, receipt: None }))
         };
         if piece.sealed {
             let key = self.keys.operation_key(project)?;
@@ -106,8 +125,13 @@ impl Service {
         if let Err(why) = check(&piece) {
             return not_wanted(&piece, why);
         }
-        let place = (project.clone(), piece.operation, device, piece.stream);
-        let folder = key::output(project, piece.operation, device, piece.stream);
+        let place = OutputId {
+            project: project.clone(),
+            operation: piece.operation,
+            device,
+            stream: piece.stream,
+        };
+        let folder = place.folder();
         let known = match self.outputs.known(&place) {
             Some(known) => known,
             None => match self.wanted(project, device, &piece).await? {
@@ -115,6 +139,12 @@ impl Service {
                 Err(why) => return not_wanted(&piece, why.to_owned()),
             },
         };
+        if !is_file && piece.offset >= known.limit && piece.bytes > 0 {
+            return Ok(codec::encode(&self.pass_on(&place, &piece).await?));
+        }
+        if !is_file && piece.last && piece.offset >= known.limit {
+            self.end_live(place.clone());
+        }
         if piece.offset.saturating_add(u64::from(piece.bytes)) > known.limit
             || piece.total.is_some_and(|total| total > known.limit)
         {
@@ -128,7 +158,12 @@ impl Service {
         let is_end = is_file && piece.last && piece.bytes == 0;
         if piece.offset != next || (piece.bytes == 0 && !is_end) {
             self.outputs.set(place, known);
-            return Ok(codec::encode(&OutputTaken { next, refused: None, receipt: None }));
+            return Ok(codec::encode(&OutputTaken {
+                next,
+                reader: None,
+                refused: None,
+                receipt: None,
+            }));
         }
         let tail = match self.keep_piece(&folder, &piece, known.tail).await {
             Ok(tail) => tail,
@@ -150,7 +185,7 @@ impl Service {
             true => Some(self.file_receipt(project, piece.operation, device, next)?),
             false => None,
         };
-        Ok(codec::encode(&OutputTaken { next, refused: None, receipt }))
+        Ok(codec::encode(&OutputTaken { next, reader: None, refused: None, receipt }))
     }
 
     /// Was the device asked for this output, and how much of it is taken? Why not, in words.

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use super::OutputStream;
 use crate::Hash;
 use crate::ids::{DeviceId, OperationId, ProjectId};
 
@@ -15,6 +16,26 @@ pub const TARGETS_SUBJECT: &str = "svc.targets";
 #[must_use]
 pub fn output_subject(project: &ProjectId, operation: OperationId, device: DeviceId) -> String {
     format!("svc.output.{project}.{operation}.{device}")
+}
+
+/// The subject on which followers of output report how far they have read: [`OutputRead`].
+pub const OUTPUT_READ_SUBJECT: &str = "svc.output-read";
+
+/// How far a follower has read an output.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OutputRead {
+    /// The project.
+    pub project: ProjectId,
+    /// The operation.
+    pub operation: OperationId,
+    /// The device.
+    pub device: DeviceId,
+    /// Which output.
+    pub stream: OutputStream,
+    /// The follower's id, random.
+    pub follower: Uuid,
+    /// Where it reads next.
+    pub position: u64,
 }
 
 /// Which devices does a selector mean now?

@@ -202,6 +202,10 @@ pub struct OutputPiece {
 pub struct OutputTaken {
     /// Send from here on.
     pub next: u64,
+    /// To output beyond [`MAX_OUTPUT_BYTES`], which is not kept: whether anyone reads it. When nobody
+    /// does, the device drops it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reader: Option<bool>,
     /// Why no more of the file is taken, whatever is sent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refused: Option<String>,

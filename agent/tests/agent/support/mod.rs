@@ -309,7 +309,7 @@ fn taken(known: &Mutex<Known>, payload: &[u8], next: u64) -> OutputTaken {
         };
         operation_key().seal(Kind::Stored, codec::encode(&stored))
     });
-    OutputTaken { next, refused: known.refuses_files.clone(), receipt }
+    OutputTaken { next, reader: None, refused: known.refuses_files.clone(), receipt }
 }
 
 fn take_piece(known: &Mutex<Known>, payload: &[u8]) -> Option<u64> {

@@ -20,6 +20,8 @@ use crate::terminal_modes::Contained;
 const LOOK: Duration = Duration::from_millis(300);
 /// Interval between looks at a run that has not started, to explain why.
 const EXPLAIN_INTERVAL: Duration = Duration::from_secs(5);
+/// Bytes of each output that `--json` holds at most.
+const MAX_JSON_BYTES: usize = 16 << 20;
 /// The outputs of so many devices are shown; of more, it is said how to see them.
 const SHOWN: u64 = 20;
 
@@ -82,13 +84,41 @@ pub(super) async fn only_device(client: &Client, id: &str) -> Result<String> {
     }
 }
 
-/// Copies an output, as it comes; a connection that was lost is made again, from where it was.
+/// Reports what a program wrote beyond what was shown.
+pub(super) fn note_missing(run: &Value, stream: &str, shown: u64) {
+    if let Some(bytes) = run[stream]["bytes"].as_u64().filter(|bytes| *bytes > shown) {
+        note(format!("warning: {stream} is cut: {bytes} bytes were written, {shown} are shown"));
+    }
+}
+
+/// Keeps the first bytes that are written to it.
+#[derive(Default)]
+struct Bounded {
+    bytes: Vec<u8>,
+    is_cut: bool,
+}
+
+impl Write for Bounded {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let fitting = bytes.len().min(MAX_JSON_BYTES - self.bytes.len());
+        self.bytes.extend_from_slice(&bytes[..fitting]);
+        self.is_cut |= fitting < bytes.len();
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Copies an output, as it comes; a connection that was lost is made again, from where it was. Answers
+/// how many bytes there were.
 pub(super) async fn copy(
     client: &Client,
     source: &Source<'_>,
     follow: bool,
     sink: &mut (impl Write + ?Sized),
-) -> Result<()> {
+) -> Result<u64> {
     let path = format!("{}/runs/{}/output", path(source.id), segment(source.device));
     let mut from = 0_u64;
     let mut failures = 0;
@@ -109,7 +139,7 @@ pub(super) async fn copy(
                             sink.write_all(&bytes)?;
                             sink.flush()?;
                         }
-                        None => return Ok(()),
+                        None => return Ok(from),
                         Some(Err(error)) => break anyhow::Error::from(error),
                     }
                 }
@@ -170,22 +200,26 @@ async fn one(client: &Client, asked: &Asked, json: bool) -> Result<()> {
     }
     let source =
         |stream| Source { id: &asked.id, device: &device, stream, position: asked.position };
+    let (out, err) = (source("stdout"), source("stderr"));
     if json {
-        let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
-        let (out, err) = (source("stdout"), source("stderr"));
-        tokio::try_join!(
+        let (mut stdout, mut stderr) = (Bounded::default(), Bounded::default());
+        let shown = tokio::try_join!(
             copy(client, &out, true, &mut stdout),
             copy(client, &err, true, &mut stderr)
         )?;
         let run = ended(client, asked, &device).await?;
+        let is_cut = |stream: &str, text: &Bounded, shown| {
+            text.is_cut || run[stream]["bytes"].as_u64().is_some_and(|bytes| bytes > shown)
+        };
         output::json(&json!({
+            "stdout": String::from_utf8_lossy(&stdout.bytes),
+            "stderr": String::from_utf8_lossy(&stderr.bytes),
+            "stdout_truncated": is_cut("stdout", &stdout, shown.0),
+            "stderr_truncated": is_cut("stderr", &stderr, shown.1),
             "run": run,
-            "stdout": String::from_utf8_lossy(&stdout),
-            "stderr": String::from_utf8_lossy(&stderr),
         }))?;
         return outcome(&run, false);
     }
-    let (out, err) = (source("stdout"), source("stderr"));
     let (mut stdout, mut stderr) = (std::io::stdout(), std::io::stderr());
     let copied = async {
         tokio::try_join!(
@@ -193,17 +227,13 @@ async fn one(client: &Client, asked: &Asked, json: bool) -> Result<()> {
             copy(client, &err, true, &mut stderr)
         )
     };
-    tokio::select! {
-        copied = copied => drop(copied?),
+    let shown = tokio::select! {
+        copied = copied => copied?,
         never = explain_waiting(client, asked, &device) => match never {},
-    }
+    };
     let run = ended(client, asked, &device).await?;
-    for stream in ["stdout", "stderr"] {
-        let (bytes, kept) = (&run[stream]["bytes"], &run[stream]["kept"]);
-        if bytes.as_u64() > kept.as_u64() {
-            note(format!("{stream}: {bytes} bytes were written, the first {kept} are kept"));
-        }
-    }
+    note_missing(&run, "stdout", shown.0);
+    note_missing(&run, "stderr", shown.1);
     outcome(&run, true)
 }
 
@@ -311,13 +341,15 @@ async fn outputs(client: &Client, asked: &Asked) -> Result<()> {
             if run[stream]["kept"].as_u64().unwrap_or(0) > 0 {
                 let source = Source { id: &asked.id, device: &device, stream, position: None };
                 let stdout = std::io::stdout();
-                if stdout.is_terminal() {
+                let shown = if stdout.is_terminal() {
                     let mut contained = Contained::new(stdout);
-                    copy(client, &source, true, &mut contained).await?;
+                    let shown = copy(client, &source, true, &mut contained).await?;
                     contained.finish()?;
+                    shown
                 } else {
-                    copy(client, &source, true, &mut &stdout).await?;
-                }
+                    copy(client, &source, true, &mut &stdout).await?
+                };
+                note_missing(&run, stream, shown);
             }
         }
     }

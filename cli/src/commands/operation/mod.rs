@@ -115,7 +115,11 @@ pub(crate) async fn run(connection: Connection, command: OperationCommand) -> Re
             };
             let stream = if args.stderr { "stderr" } else { "stdout" };
             let source = follow::Source { id: &args.id, device: &device, stream, position: None };
-            follow::copy(&client, &source, !args.no_follow, &mut std::io::stdout()).await
+            let mut stdout = std::io::stdout();
+            let shown = follow::copy(&client, &source, !args.no_follow, &mut stdout).await?;
+            let run = format!("{}/runs/{}", path(&args.id), segment(&device));
+            follow::note_missing(&client.get(&run, &[]).await?, stream, shown);
+            Ok(())
         }
         OperationCommand::Wait { id } => {
             let found = client.get(&path(&id), &[]).await?;

@@ -16,13 +16,15 @@ use muster_api::params::ProjectParam;
 use muster_api::position::MinPositionParam;
 use muster_api::problem::{ReadProblems, describe};
 use muster_api::{MinPosition, PathParam, Problem, Query, Scope};
-use muster_schemas::wire::internal::output_subject;
-use muster_schemas::wire::{MAX_PIECE_BYTES, OutputStream};
-use muster_schemas::{DeviceId, OperationId, ProjectId, compress};
+use muster_schemas::wire::internal::{OUTPUT_READ_SUBJECT, OutputRead, output_subject};
+use muster_schemas::wire::{MAX_OUTPUT_BYTES, MAX_PIECE_BYTES, OutputStream};
+use muster_schemas::{DeviceId, OperationId, ProjectId, codec, compress};
 use serde::Deserialize;
 use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::time::Instant;
+use tokio_util::task::AbortOnDropHandle;
 use utoipa::{IntoParams, ToSchema};
+use uuid::Uuid;
 
 use super::runs::find_run;
 use crate::http::devices::resolve;
@@ -34,6 +36,43 @@ const LOOK: Duration = Duration::from_secs(1);
 const BREATH: Duration = Duration::from_millis(5);
 /// After its end, what is still on its way from the device is waited for this long.
 const LINGER: Duration = Duration::from_secs(30);
+
+/// Output beyond what is kept is waited for this long after the run's end and the last piece.
+const LIVE_LINGER: Duration = Duration::from_secs(2);
+/// Interval between a follower's reports.
+const REPORT_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Reports how far an output was read, as long as it is followed.
+struct Follower {
+    position: watch::Sender<u64>,
+    _task: AbortOnDropHandle<()>,
+}
+
+impl Follower {
+    fn start(nats: async_nats::Client, mut read: OutputRead) -> Self {
+        let (position, mut moved) = watch::channel(read.position);
+        let task = tokio::spawn(async move {
+            loop {
+                read.position = *moved.borrow_and_update();
+                let report = codec::encode(&read).into();
+                if let Err(error) = nats.publish(OUTPUT_READ_SUBJECT, report).await {
+                    tracing::debug!(%error, "a follower's position is not reported");
+                }
+                // What is kept is sent whoever reads it.
+                let is_live = read.position >= MAX_OUTPUT_BYTES;
+                tokio::select! {
+                    () = tokio::time::sleep(REPORT_INTERVAL) => {}
+                    Ok(()) = moved.changed(), if is_live => {}
+                }
+            }
+        });
+        Self { position, _task: AbortOnDropHandle::new(task) }
+    }
+
+    fn has_read(&self, position: u64) {
+        self.position.send_replace(position);
+    }
+}
 
 /// The parameters.
 #[derive(Debug, Deserialize, IntoParams)]
@@ -77,7 +116,8 @@ impl From<OutputName> for OutputStream {
 /// What a program wrote.
 ///
 /// The bytes as they were written, the first 4 MiB of each output; the run says how many there were.
-/// With `follow` the answer goes on while the program runs.
+/// With `follow` the answer goes on while the program runs, beyond 4 MiB too: the program waits for a
+/// reader that is slow. What nobody follows beyond 4 MiB is dropped.
 #[utoipa::path(
     get, path = "/api/v1/operations/{operation}/runs/{device}/output", tag = "operations",
     security(("bearer" = [])),
@@ -113,11 +153,25 @@ pub(crate) async fn get_run_output(
         }
         false => None,
     };
+    let follower = query.follow.then(|| {
+        let read = OutputRead {
+            project: project.clone(),
+            operation,
+            device,
+            stream: query.stream.into(),
+            follower: Uuid::new_v4(),
+            position: query.from,
+        };
+        Follower::start(state.nats.clone(), read)
+    });
     let reader = Reader {
+        live_folder: key::live_output(&project, operation, device, query.stream.into()),
+        follower,
         folder: key::output(&project, operation, device, query.stream.into()),
         ready: Vec::new(),
         end: query.from,
         ended: None,
+        read_at: Instant::now(),
         told,
         looked: Instant::now(),
         listed: Instant::now(),
@@ -152,12 +206,18 @@ struct Reader {
     device: DeviceId,
     query: GetOutput,
     folder: String,
+    /// Where what is not kept is.
+    live_folder: String,
+    /// Reports how far it was read.
+    follower: Option<Follower>,
     /// Pieces that are known and not read yet, the last one first.
     ready: Vec<Piece>,
     /// How far the output was read.
     end: u64,
     /// When the run was found to be over.
     ended: Option<Instant>,
+    /// When the last piece was read.
+    read_at: Instant,
     told: Option<Subscriber>,
     /// When it was looked last, and when the pieces were listed last.
     looked: Instant,
@@ -194,10 +254,7 @@ impl Reader {
             // That the log moves says nothing of pieces, and to list them may be dear.
             if may_be_more || is_complete {
                 self.listed = Instant::now();
-                let found = self.state.blobs.list(&self.folder).await;
-                let pieces = key::whole(&found.map_err(|error| describe(&error))?);
-                self.ready =
-                    pieces.into_iter().filter(|piece| piece.end() > self.end).rev().collect();
+                self.ready = self.pieces().await?;
             }
             if self.ready.is_empty() {
                 if !self.query.follow || is_complete {
@@ -211,9 +268,20 @@ impl Reader {
         }
     }
 
+    /// Pieces beyond what was read, the last one first.
+    async fn pieces(&self) -> Result<Vec<Piece>, String> {
+        let is_live = self.end >= MAX_OUTPUT_BYTES;
+        let folder = if is_live { &self.live_folder } else { &self.folder };
+        let found = self.state.blobs.list(folder).await.map_err(|error| describe(&error))?;
+        let pieces = if is_live { key::whole_from(&found, self.end) } else { key::whole(&found) };
+        Ok(pieces.into_iter().filter(|piece| piece.end() > self.end).rev().collect())
+    }
+
     /// The part of a piece that was not read yet; `None` when it is not there.
     async fn read(&mut self, piece: Piece) -> Result<Option<Bytes>, String> {
-        let name = format!("{}/{}", self.folder, piece.name());
+        let is_live = piece.offset >= MAX_OUTPUT_BYTES;
+        let folder = if is_live { &self.live_folder } else { &self.folder };
+        let name = format!("{folder}/{}", piece.name());
         let found = self.state.blobs.get(&name).await.map_err(|error| describe(&error))?;
         let Some(bytes) = found else { return Ok(None) };
         let bytes = if piece.compressed {
@@ -224,6 +292,10 @@ impl Reader {
         };
         let skipped = usize::try_from(self.end.saturating_sub(piece.offset)).unwrap_or(usize::MAX);
         self.end = piece.end().max(self.end);
+        self.read_at = Instant::now();
+        if let Some(follower) = &self.follower {
+            follower.has_read(self.end);
+        }
         Ok(Some(bytes.slice(skipped.min(bytes.len())..)))
     }
 
@@ -235,11 +307,14 @@ impl Reader {
             return Ok(false);
         }
         let ended = *self.ended.get_or_insert_with(Instant::now);
-        let kept = run.report.map(|report| match self.query.stream {
-            OutputName::Stdout => report.stdout.kept,
-            OutputName::Stderr => report.stderr.kept,
+        let summary = run.report.map(|report| match self.query.stream {
+            OutputName::Stdout => report.stdout,
+            OutputName::Stderr => report.stderr,
         });
-        Ok(self.end >= kept.unwrap_or(0) || ended.elapsed() > LINGER)
+        let (bytes, kept) = summary.map_or((0, 0), |summary| (summary.bytes, summary.kept));
+        // What is beyond is still on its way, or is dropped.
+        let is_still = self.read_at.elapsed() > LIVE_LINGER;
+        Ok(self.end >= bytes || (self.end >= kept && is_still) || ended.elapsed() > LINGER)
     }
 
     /// Waits until something may have changed; is it the output?

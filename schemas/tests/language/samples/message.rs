@@ -97,7 +97,9 @@ impl Message {
             "OutputPiece" | "FilePiece" | "SealedOutputPiece" => read(bytes, Self::OutputPiece),
             "FileStored" => read(bytes, Self::FileStored),
             "SealedFileStored" => sealed(Kind::Stored, "FileStored"),
-            "OutputTaken" | "FileRefused" | "FileTaken" => read(bytes, Self::OutputTaken),
+            "OutputTaken" | "FileRefused" | "FileTaken" | "LiveOutputTaken" => {
+                read(bytes, Self::OutputTaken)
+            }
             "ChannelOpen" => read(bytes, Self::ChannelOpen),
             "ChannelAnswer" => read(bytes, Self::ChannelAnswer),
             "SealedChannelOpen" => sealed(Kind::Open, "ChannelOpen"),

@@ -190,7 +190,8 @@ pub(super) fn samples() -> Vec<Sample> {
         }),
         ..report()
     };
-    let refused = OutputTaken { next: 0, refused: Some("it was erased".into()), receipt: None };
+    let refused =
+        OutputTaken { next: 0, reader: None, refused: Some("it was erased".into()), receipt: None };
     let all = FileStored {
         project: ProjectId::default_project(),
         device: DeviceId(id(1)),
@@ -198,7 +199,12 @@ pub(super) fn samples() -> Vec<Sample> {
         bytes: 52_428_800,
     };
     let receipt = Message::Sealed(Kind::Stored, Box::new(Message::FileStored(all.clone())));
-    let whole = OutputTaken { next: all.bytes, refused: None, receipt: Some(receipt.encode()) };
+    let whole = OutputTaken {
+        next: all.bytes,
+        reader: None,
+        refused: None,
+        receipt: Some(receipt.encode()),
+    };
     let messages = [
         ("RunOrder", run),
         ("SealedRunOrder", sealed),
@@ -210,7 +216,21 @@ pub(super) fn samples() -> Vec<Sample> {
         ("OutputPiece", Message::OutputPiece(piece)),
         (
             "OutputTaken",
-            Message::OutputTaken(OutputTaken { next: 6, refused: None, receipt: None }),
+            Message::OutputTaken(OutputTaken {
+                next: 6,
+                reader: None,
+                refused: None,
+                receipt: None,
+            }),
+        ),
+        (
+            "LiveOutputTaken",
+            Message::OutputTaken(OutputTaken {
+                next: 5 << 20,
+                reader: Some(true),
+                refused: None,
+                receipt: None,
+            }),
         ),
         ("UploadOrder", Message::RunOrder(upload)),
         ("UploadReport", Message::Event(RunSucceeded(stored).into())),

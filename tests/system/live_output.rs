@@ -1,0 +1,79 @@
+//! Output of programs beyond the 4 MiB that are kept: a follower gets all of it, however slow it is;
+//! without one it is dropped, and everything that shows the output says so.
+
+use std::io::Read;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use muster_tests::binaries::binary;
+use muster_tests::robot::Robot;
+use muster_tests::wait;
+use serde_json::Value;
+
+const KEPT: usize = 4 << 20;
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn writes(bytes: usize) -> String {
+    format!("yes | head -c {bytes}")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_follower_gets_all_output_and_a_slow_one_slows_the_program() {
+    let robot = Robot::start("").await;
+    let system = &robot.system;
+    let bytes = 9_000_001;
+    let (code, out, err) = system.muster(&["exec", "robot", "--shell", &writes(bytes)]);
+    assert_eq!((code, out.len(), err.as_str()), (0, bytes, ""));
+    assert!(out.as_bytes().chunks(2).all(|chunk| b"y\n".starts_with(chunk)), "bytes are mixed up");
+
+    // More than the windows of the server and the device hold, for a reader that pauses.
+    let bytes = 24_000_000;
+    let mut exec = Command::new(binary("muster"))
+        .args(["--url", &system.api.url, "--token", &system.api.token, "--ca"])
+        .arg(system.ca())
+        .args(["exec", "robot", "--shell", &writes(bytes)])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdout = exec.stdout.take().unwrap();
+    let read = tokio::task::spawn_blocking(move || {
+        std::thread::sleep(Duration::from_secs(8));
+        let mut all = Vec::new();
+        stdout.read_to_end(&mut all).map(|_| all.len())
+    });
+    assert_eq!(read.await.unwrap().unwrap(), bytes);
+    let done = exec.wait_with_output().unwrap();
+    assert!(done.status.success() && done.stderr.is_empty(), "{done:?}");
+
+    let json = ["exec", "robot", "--json", "--shell", &writes(20_000_000)];
+    let (code, out, _) = system.muster(&json);
+    let found: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!((code, &found["stdout_truncated"]), (0, &true.into()));
+    assert_eq!(found["stderr_truncated"], false);
+    assert_eq!(found["run"]["stdout"]["bytes"], 20_000_000);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn output_that_nobody_follows_is_cut_and_said_to_be() {
+    let robot = Robot::start("").await;
+    let system = &robot.system;
+    let (code, id, err) =
+        system.muster(&["exec", "robot", "--detach", "--shell", &writes(9_000_000)]);
+    assert_eq!(code, 0, "{err}");
+    let id = id.split_whitespace().next_back().unwrap();
+    let path = format!("/api/v1/operations/{id}/runs/robot");
+    let run = wait::until("the run to end", PATIENCE, || async {
+        let run = system.api.send(reqwest::Method::GET, &path, None).await.1;
+        (run["state"] == "succeeded").then_some(run)
+    })
+    .await;
+    assert_eq!(
+        (&run["stdout"]["bytes"], &run["stdout"]["kept"]),
+        (&9_000_000.into(), &KEPT.into())
+    );
+    let (code, out, err) = system.muster(&["operation", "output", id]);
+    assert_eq!((code, out.len()), (0, KEPT), "{err}");
+    assert!(err.contains("stdout is cut: 9000000 bytes were written, 4194304 are shown"), "{err}");
+}

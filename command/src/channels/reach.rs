@@ -60,7 +60,11 @@ impl Service {
         project: &ProjectId,
         device: DeviceId,
     ) -> Result<(), Unreachable> {
-        let state = self.load::<Device>(project, &StreamName::Device(device)).await?.state;
+        let stream = StreamName::Device(device);
+        let presence = async { Ok(self.log.is_known_offline(project, device).await?) };
+        let (loaded, is_offline) =
+            tokio::try_join!(self.load::<Device>(project, &stream), presence)?;
+        let state = loaded.state;
         let Some(name) = state.name.filter(|_| !state.deleted) else {
             return Err(ServiceError::from(Rejection::NotFound("device")).into());
         };
@@ -73,7 +77,7 @@ impl Service {
         if state.epoch == 0 {
             return Err(Unreachable::NotEnrolled { name });
         }
-        if self.log.is_known_offline(project, device).await.map_err(ServiceError::from)? {
+        if is_offline {
             let since = self.offline_since(project, device).await.map_err(ServiceError::from)?;
             return Err(Unreachable::Offline { name, since });
         }

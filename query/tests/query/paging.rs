@@ -1,6 +1,7 @@
 //! Walks through the pages of the list of devices while the devices report and are renamed.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use muster_schemas::StreamName;
 use muster_schemas::events::DeviceRenamed;
@@ -70,6 +71,57 @@ async fn a_walk_lists_each_device_once_while_devices_report_and_are_renamed() {
         assert_eq!(once, all, "{sort}: all are listed");
         assert_eq!(listed.len(), DEVICES, "{sort}: each once");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_walk_lists_each_device_once_while_they_report_at_the_same_time() {
+    let world = World::new(With::default()).await;
+    let mut ids = Vec::new();
+    for number in 0..DEVICES {
+        let id = world.register(&format!("device-{number:02}"), &[]).await;
+        world.enroll(id).await;
+        ids.push(id);
+    }
+    let all: BTreeSet<String> = ids.iter().map(ToString::to_string).collect();
+    let is_over = AtomicBool::new(false);
+    let reports = async {
+        let mut names: Vec<String> =
+            (0..DEVICES).map(|number| format!("device-{number:02}")).collect();
+        let mut count = 0;
+        while !is_over.load(Ordering::Relaxed) {
+            // 7 and the number of devices have no common divisor: each one's turn comes.
+            let device = count * 7 % DEVICES;
+            let seq = (count / DEVICES + 1) as u64;
+            world.report(ids[device], seq, inventory("Debian")).await;
+            count += 1;
+            if count % 10 == 0 {
+                let name = format!("{}-{count}", ["aaa", "zzz"][count / 10 % 2]);
+                rename(&world, ids[device], &names[device], &name).await;
+                names[device] = name;
+            }
+        }
+        count
+    };
+    let walks = async {
+        for sort in ["name", "-name", "last_seen", "-last_seen", "created", "-created"] {
+            for _ in 0..3 {
+                let (mut listed, mut cursor) = (Vec::new(), String::new());
+                loop {
+                    let path = format!("/api/v1/devices?sort={sort}&limit={PAGE}{cursor}");
+                    let page = world.show(&path).await;
+                    let items = page["items"].as_array().unwrap();
+                    listed.extend(items.iter().map(|one| one["id"].as_str().unwrap().to_owned()));
+                    let Some(next) = page["next"].as_str() else { break };
+                    cursor = format!("&cursor={next}");
+                }
+                let once: BTreeSet<String> = listed.iter().cloned().collect();
+                assert_eq!((&once, listed.len()), (&all, DEVICES), "{sort}");
+            }
+        }
+        is_over.store(true, Ordering::Relaxed);
+    };
+    let (reported, ()) = tokio::join!(reports, walks);
+    assert!(reported > DEVICES, "only {reported} reports came during the walks");
 }
 
 #[tokio::test(flavor = "multi_thread")]

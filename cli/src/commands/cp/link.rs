@@ -285,6 +285,11 @@ impl Link {
 fn may_pass(error: &anyhow::Error) -> bool {
     match error.downcast_ref::<Refused>() {
         Some(Refused::Unreachable { .. }) => true,
+        Some(Refused::Problem { kind, .. })
+            if ["device-revoked", "device-not-enrolled"].contains(&kind.as_str()) =>
+        {
+            false
+        }
         // The device is away, or one of the servers.
         Some(Refused::Problem { status, .. }) => matches!(status, 409 | 425 | 429 | 500..=599),
         None => false,

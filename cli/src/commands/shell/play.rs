@@ -10,8 +10,9 @@ use serde_json::{Value, json};
 
 use super::{SESSIONS, no_recording};
 use crate::client::{Client, segment};
-use crate::exit::Partly;
+use crate::exit::{Exited, Partly};
 use crate::output::{self, line, note, table, text};
+use crate::terminal_modes::Contained;
 
 /// A text that goes on for longer without a new line is searched as if there were one, in bytes.
 const LONGEST: usize = 1 << 20;
@@ -63,21 +64,28 @@ pub(super) async fn play(
     }
     let speed = if speed.is_finite() && speed > 0.0 { speed } else { 1.0 };
     let mut before = 0.0;
-    let mut stdout = io::stdout();
-    for event in events {
-        let (at, kind, shown) = event.context("cannot read a temporary file")?;
-        // A recording that was gone on with begins at 0 again.
-        let pause = ((at - before).max(0.0) / speed).min(idle.max(0.0));
-        before = at;
-        tokio::time::sleep(Duration::from_secs_f64(pause)).await;
-        if kind == "o" {
-            stdout.write_all(shown.as_bytes())?;
-            stdout.flush()?;
+    let mut screen = Contained::new(io::stdout());
+    let playing = async {
+        for event in events {
+            let (at, kind, shown) = event.context("cannot read a temporary file")?;
+            // A recording that was gone on with begins at 0 again.
+            let pause = ((at - before).max(0.0) / speed).min(idle.max(0.0));
+            before = at;
+            tokio::time::sleep(Duration::from_secs_f64(pause)).await;
+            if kind == "o" {
+                screen.write_all(shown.as_bytes())?;
+                screen.flush()?;
+            }
         }
-    }
-    // Whatever it left switched on.
-    stdout.write_all(b"\x1b[0m\x1b[?1049l\x1b[?25h\n")?;
-    Ok(())
+        Ok(())
+    };
+    let played = tokio::select! {
+        played = playing => played,
+        _ = tokio::signal::ctrl_c() => Err(Exited(130).into()),
+    };
+    // Turns off whatever the recorded program left on.
+    screen.finish()?;
+    played
 }
 
 /// Recordings as plain text, without what moves the cursor and colors.

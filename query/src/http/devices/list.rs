@@ -158,7 +158,7 @@ struct List<'a> {
 }
 
 /// How often a page is read again because devices were renamed meanwhile.
-const TRIES: usize = 5;
+const TRIES: usize = 10;
 
 impl List<'_> {
     /// By the names at the start of the walk: `position`, unless an earlier page has named it.

@@ -23,6 +23,7 @@ mod hostile;
 mod installer;
 mod joining;
 mod limits_of_tokens;
+mod listener_limits;
 mod metric_limits;
 mod narrow;
 mod openapi;

@@ -10,6 +10,7 @@ mod broker;
 mod bucket;
 mod cluster;
 mod compose;
+mod config_secrets;
 mod dead_mount;
 mod doctor;
 mod enroll;

@@ -231,7 +231,7 @@ pub(crate) struct ServeArgs {
     /// What this process does
     #[arg(long, value_enum, default_value = "all", env = "MUSTER_ROLE")]
     role: Role,
-    /// PostgreSQL: postgres://user:password@host:port/database
+    /// PostgreSQL: postgres://user@host:port/database; with a password by the variable alone
     #[arg(long, env = "MUSTER_POSTGRES_URL", hide_env_values = true)]
     postgres_url: String,
     /// The NATS server: tls://host:port; those of a cluster with commas
@@ -252,13 +252,13 @@ pub(crate) struct ServeArgs {
     /// InfluxDB 1.x: the user
     #[arg(long, env = "MUSTER_INFLUX_USER", requires = "influx_password")]
     influx_user: Option<String>,
-    /// InfluxDB 1.x: the user's password
+    /// InfluxDB 1.x: the user's password, by the variable alone
     #[arg(long, env = "MUSTER_INFLUX_PASSWORD", hide_env_values = true)]
     influx_password: Option<String>,
     /// InfluxDB 2.x and 3.x: the organization
     #[arg(long, env = "MUSTER_INFLUX_ORG", default_value = "muster")]
     influx_org: String,
-    /// InfluxDB 2.x and 3.x: the token
+    /// InfluxDB 2.x and 3.x: the token, by the variable alone
     #[arg(long, env = "MUSTER_INFLUX_TOKEN", hide_env_values = true)]
     influx_token: Option<String>,
     /// The folder of keys

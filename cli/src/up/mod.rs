@@ -320,7 +320,7 @@ impl Up<'_> {
             Err(error) => {
                 self.say.line(&format!(
                     "  !! the context of this server cannot be kept: {error:#}\n     \
-                     give --url, --token and --ca, which are in {}",
+                     give --url, MUSTER_TOKEN and --ca, which are in {}",
                     self.folder.path().join("ready.json").display()
                 ));
                 None

@@ -15,6 +15,14 @@ pub fn raise() -> Result<u64, nix::Error> {
     Ok(hard)
 }
 
+/// The limit of open files that holds for this process now.
+///
+/// # Errors
+/// When the kernel does not answer.
+pub fn current() -> Result<u64, nix::Error> {
+    getrlimit(Resource::RLIMIT_NOFILE).map(|(soft, _)| soft)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -3,6 +3,7 @@
 //! It composes the roles and knows them all; none of them knows it. Nothing is decided here.
 
 mod args;
+mod arguments;
 mod client;
 mod commands;
 mod database_users;
@@ -18,7 +19,7 @@ mod up;
 use std::io::IsTerminal;
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory, FromArgMatches};
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
@@ -37,7 +38,14 @@ pub fn main() -> ExitCode {
     if let Err(error) = environment::read_files() {
         return exit::report(&error);
     }
-    let args = args::Args::parse();
+    let matches = args::Args::command().get_matches();
+    if let Err(error) = arguments::refuse_secrets(&matches) {
+        return exit::report(&error.into());
+    }
+    let args = match args::Args::from_arg_matches(&matches) {
+        Ok(args) => args,
+        Err(error) => error.exit(),
+    };
     let exporter = args.otlp_url().map(otlp::Exporter::new).transpose();
     let (spans, exporter) = match exporter {
         Ok(exporter) => exporter.unzip(),

@@ -10,6 +10,7 @@ pub mod grafana;
 mod http;
 pub mod influx;
 pub mod latest;
+mod live_streams;
 pub mod projections;
 mod start;
 mod state;
@@ -18,5 +19,6 @@ mod timeline;
 pub mod travel;
 
 pub use http::{openapi, openapi_info, router};
+pub use live_streams::{DEFAULT_STREAMS_PER_TOKEN, LiveStreams};
 pub use start::{PROJECTIONS, Query, QueryOptions, StartError, make_tables};
 pub use state::{QueryState, ReadModels};

@@ -1,5 +1,7 @@
 //! Starts the read side: projections, live metrics, the read API.
 
+use std::num::NonZeroUsize;
+
 use muster_api::ApiState;
 use muster_api::blobs::Blobs;
 use muster_eventlog::projection::{Progress, Projection, Runner};
@@ -13,6 +15,7 @@ use crate::grafana;
 use crate::http;
 use crate::influx::{InfluxClient, InfluxError, InfluxQueryOptions};
 use crate::latest::{LatestMetrics, follow};
+use crate::live_streams::LiveStreams;
 use crate::projections::devices::{self, Devices};
 use crate::projections::operations::{self, Operations};
 use crate::projections::projects::{self, Projects};
@@ -35,6 +38,8 @@ pub struct QueryOptions {
     pub influx: InfluxQueryOptions,
     /// By which command knows this role's answers; without it, no selector of an operation is resolved.
     pub key: Option<SigningKey>,
+    /// Maximum number of live streams and downloads of one token.
+    pub streams_per_token: NonZeroUsize,
     /// Ends everything.
     pub stop: CancellationToken,
 }
@@ -66,7 +71,7 @@ impl Query {
     /// # Errors
     /// When the tables cannot be made, or there is no TLS provider.
     pub async fn start(options: QueryOptions) -> Result<Self, StartError> {
-        let QueryOptions { log, nats, blobs, influx, key, stop } = options;
+        let QueryOptions { log, nats, blobs, influx, key, streams_per_token, stop } = options;
         let influx = InfluxClient::new(influx)?;
         // Of a start that fails nothing stays: it may be tried again.
         let own = stop.child_token();
@@ -98,7 +103,7 @@ impl Query {
         tasks.spawn(follow::run(nats.clone(), latest.clone(), stop.clone()));
         tasks.spawn(follow::prune(log.clone(), latest.clone(), stop.clone()));
         let api = ApiState::new(log);
-        let parts = (nats, blobs);
+        let parts = (nats, blobs, LiveStreams::new(streams_per_token));
         let state =
             QueryState::new(api, follower, read_models, latest, influx, parts, stop.clone());
         tasks.spawn(targets::run(state.clone(), key, stop));

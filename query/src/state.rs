@@ -14,12 +14,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::influx::InfluxClient;
 use crate::latest::LatestMetrics;
+use crate::live_streams::LiveStreams;
 use crate::projections::devices::Device;
 
 /// Looks into the past that are worked out at once; more wait.
 const TRAVELERS: usize = 2;
-/// Live streams that are served at once; more are refused.
-const STREAMS: usize = 1_000;
 
 /// All devices of a project as they were.
 #[derive(Clone, Debug)]
@@ -95,7 +94,7 @@ pub struct QueryState {
     /// The last look into the past: the next page of a list asks for the same.
     pub past: Arc<Mutex<Option<Past>>>,
     /// Bounds the live streams.
-    pub streams: Arc<Semaphore>,
+    pub streams: LiveStreams,
 }
 
 impl QueryState {
@@ -107,12 +106,12 @@ impl QueryState {
         read_models: ReadModels,
         latest: LatestMetrics,
         influx: InfluxClient,
-        (nats, blobs): (async_nats::Client, Blobs),
+        (nats, blobs, streams): (async_nats::Client, Blobs, LiveStreams),
         stop: CancellationToken,
     ) -> Self {
         Self {
             questions: api.log.for_questions(),
-            streams: Arc::new(Semaphore::new(STREAMS)),
+            streams,
             past: Arc::default(),
             api,
             follower,

@@ -47,7 +47,8 @@ impl AgentProcess {
             .envs(variables.iter().cloned())
             .arg("--data")
             .arg(&data)
-            .args(["enroll", "--url", url, "--name", name, token])
+            .args(["enroll", "--url", url, "--name", name])
+            .env("MUSTER_ENROLL_TOKEN", token)
             .output()
             .expect("muster-agent runs");
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));

@@ -200,7 +200,8 @@ impl Fleet {
         .expect("the servers");
 
         let output = Command::new(binary("muster"))
-            .args(["bootstrap", "--postgres-url", &postgres.connection_url(), "--keys"])
+            .env("MUSTER_POSTGRES_URL", postgres.connection_url())
+            .args(["bootstrap", "--keys"])
             .arg(keys.dir())
             .output()
             .expect("muster bootstrap runs");
@@ -217,7 +218,7 @@ impl Fleet {
         let mut command = role("command", path, &servers, command_port, None);
         let mut query = role("query", path, &servers, door, Some(&command_url));
         for role in [&mut ingest, &mut command, &mut query] {
-            role.variables = owned(variables);
+            role.variables.extend(owned(variables));
             role.start();
         }
         let api =
@@ -291,7 +292,7 @@ impl Fleet {
     pub fn another_with(&self, name: &'static str, variables: &[(&str, &str)]) -> RoleProcess {
         let servers = (self.broker_urls().join(","), &self.influx);
         let mut another = role(name, self.dir(), &servers, free_port().expect("a port"), None);
-        another.variables = owned(variables);
+        another.variables.extend(owned(variables));
         another.start();
         another
     }
@@ -366,8 +367,6 @@ fn role(
         "serve",
         "--role",
         role,
-        "--postgres-url",
-        &database_url(dir, role),
         "--nats-url",
         broker_urls,
         "--keys",
@@ -381,12 +380,14 @@ fn role(
     if role != "command" {
         args.extend(["--influx-url".to_owned(), influx.url()]);
     }
+    let mut variables = vec![("MUSTER_POSTGRES_URL".to_owned(), database_url(dir, role))];
     if let Credentials::Password { user, password } = influx.credentials() {
-        args.extend(["--influx-user", user, "--influx-password", password].map(str::to_owned));
+        args.extend(["--influx-user", user].map(str::to_owned));
+        variables.push(("MUSTER_INFLUX_PASSWORD".to_owned(), password.to_owned()));
     }
     if let Some(url) = command_url {
         args.extend(["--command-url".to_owned(), url.to_owned()]);
     }
     let said = dir.join(format!("{role}.said"));
-    RoleProcess { role, args, variables: Vec::new(), said, child: None }
+    RoleProcess { role, args, variables, said, child: None }
 }

@@ -19,6 +19,7 @@ pub struct System {
     port: u16,
     child: Option<Child>,
     flags: Vec<String>,
+    files: Option<u32>,
     /// The API, as the admin that `ready.json` names.
     pub api: Api,
 }
@@ -34,12 +35,24 @@ impl System {
     /// # Panics
     /// When it does not get ready.
     pub async fn start_with(flags: &[&str]) -> Self {
+        Self::start_all(flags, None).await
+    }
+
+    /// Starts with these flags and this hard limit of open files.
+    ///
+    /// # Panics
+    /// When it does not get ready.
+    pub async fn start_with_files(flags: &[&str], files: u32) -> Self {
+        Self::start_all(flags, Some(files)).await
+    }
+
+    async fn start_all(flags: &[&str], files: Option<u32>) -> Self {
         let dir = tempfile::tempdir().expect("a folder");
         let flags: Vec<String> = flags.iter().map(|flag| (*flag).to_owned()).collect();
         let port = free_port().expect("a port");
-        let mut child = spawn(dir.path(), port, &flags);
+        let mut child = spawn(dir.path(), port, &flags, files);
         let api = ready(dir.path(), &mut child).await;
-        Self { dir, port, child: Some(child), flags, api }
+        Self { dir, port, child: Some(child), flags, files, api }
     }
 
     /// Its folder.
@@ -91,7 +104,7 @@ impl System {
 
     /// Starts it again in the same folder.
     pub async fn start_again(&mut self) {
-        let mut child = spawn(self.dir.path(), self.port, &self.flags);
+        let mut child = spawn(self.dir.path(), self.port, &self.flags, self.files);
         self.api = ready(self.dir.path(), &mut child).await;
         self.child = Some(child);
     }
@@ -146,13 +159,23 @@ pub fn signal(pid: u32, name: &str) {
     let _ = Command::new("kill").arg(format!("-{name}")).arg(pid.to_string()).status();
 }
 
-fn spawn(dir: &Path, port: u16, flags: &[String]) -> Child {
+fn spawn(dir: &Path, port: u16, flags: &[String], files: Option<u32>) -> Child {
     let said = std::fs::OpenOptions::new()
         .create(true)
         .append(true)
         .open(dir.join("said"))
         .expect("a file");
-    Command::new(binary("muster"))
+    let mut command = match files {
+        None => Command::new(binary("muster")),
+        Some(files) => {
+            let mut shell = Command::new("sh");
+            shell
+                .args(["-c", &format!("ulimit -n {files}; exec \"$0\" \"$@\"")])
+                .arg(binary("muster"));
+            shell
+        }
+    };
+    command
         .args(["up", "--port", &port.to_string(), "--data"])
         .arg(dir.join("data"))
         .args(flags)

@@ -42,7 +42,8 @@ async fn sql(url: &str) -> tokio_postgres::Client {
 /// What `muster doctor` says of the authority of events.
 fn doctor(url: &str, keys: &std::path::Path) -> Value {
     let output = std::process::Command::new(binary("muster"))
-        .args(["--json", "doctor", "--postgres-url", url, "--keys"])
+        .env("MUSTER_POSTGRES_URL", url)
+        .args(["--json", "doctor", "--keys"])
         .arg(keys)
         .output()
         .unwrap();

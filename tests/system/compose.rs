@@ -3,8 +3,11 @@
 
 mod containers;
 mod context;
+mod engine;
 mod file;
 mod processes;
+mod stack;
+mod stand_ins;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

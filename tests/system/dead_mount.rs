@@ -105,7 +105,8 @@ fn lives(robot: &Robot) {
 
 fn background(system: &System, args: &[&str]) -> Child {
     Command::new(muster_tests::binaries::binary("muster"))
-        .args(["--url", &system.api.url, "--token", &system.api.token, "--ca"])
+        .env("MUSTER_TOKEN", &system.api.token)
+        .args(["--url", &system.api.url, "--ca"])
         .arg(system.ca())
         .args(args)
         .spawn()

@@ -133,8 +133,11 @@ async fn one_command_sees_what_the_one_before_did() {
 
     // A token for one device, by its name; shown, listed and revoked by an operator.
     let operator = ok(&system, &["api-token", "create", "me", "--role", "operator"]);
+    let file = system.dir().join("operator-token");
+    std::fs::write(&file, operator).unwrap();
+    let file = file.to_str().unwrap();
     let as_operator = |args: &[&str]| {
-        let args: Vec<&str> = ["--token", operator.trim()].iter().chain(args).copied().collect();
+        let args: Vec<&str> = ["--token-file", file].iter().chain(args).copied().collect();
         ok(&system, &args)
     };
     let made = as_operator(&["token", "create", "--device", "robot-0", "--json"]);
@@ -205,7 +208,8 @@ async fn mistakes_get_words_and_exit_codes() {
         (&["context", "use", "nowhere"], 3, "nowhere"),
         (&["serve", "--postgres-url", "x", "--nats-url", "x", "--keys", "x"], 2, "--influx-url"),
         (&["--url", "https://127.0.0.1:1", "status"], 5, "cannot reach"),
-        (&["--token", "mst_x", "status"], 4, "token"),
+        (&["--token", "mst_x", "status"], 2, "--token-file"),
+        (&["--token-file", "/dev/null", "status"], 4, "token"),
     ] {
         let (found, _, err) = system.muster(args);
         assert_eq!(found, code, "muster {}: {err}", args.join(" "));

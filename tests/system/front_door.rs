@@ -146,3 +146,30 @@ async fn what_anonymous_clients_invent_leads_nowhere() {
     let viewer = system.api.with_token(made["token"].as_str().unwrap());
     assert_eq!(viewer.status("/metrics").await, 403);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_listener_works_on_ipv6_alone_and_on_all_addresses() {
+    for (listen, reached) in [("[::1]", &["[::1]"][..]), ("[::]", &["[::1]", "127.0.0.1"])] {
+        let system = System::start_with(&["--no-agent", "--listen", listen]).await;
+        assert!(system.api.url.starts_with("https://[::1]:"), "{}", system.api.url);
+        let port = system.api.url.rsplit(':').next().unwrap();
+        for host in reached {
+            let url = format!("https://{host}:{port}");
+            let api = muster_tests::Api::new(&url, "", &system.ca());
+            assert_eq!(api.status("/healthz").await, 200, "{url}");
+            assert_eq!(api.status("/readyz").await, 200, "{url}");
+        }
+        let (code, _, err) = system.muster(&["status"]);
+        assert_eq!(code, 0, "{err}");
+        let health = std::process::Command::new(muster_tests::binaries::binary("muster"))
+            .arg("health")
+            .env("MUSTER_LISTEN", format!("{listen}:{port}"))
+            .env("MUSTER_KEYS", system.dir().join("keys"))
+            .output()
+            .unwrap();
+        assert!(health.status.success(), "{}", String::from_utf8_lossy(&health.stderr));
+        let data = system.dir().display().to_string();
+        let (_, checks, _) = system.muster(&["doctor", "--data", &data]);
+        assert!(checks.contains("ok   API"), "{checks}");
+    }
+}

@@ -136,7 +136,8 @@ async fn a_read_model_that_cannot_be_written_is_named_and_exec_says_what_it_wait
     let muster = |args: &[&str]| {
         let mut command = Command::new(binary("muster"));
         command
-            .args(["--url", &fleet.api.url, "--token", &fleet.api.token, "--ca"])
+            .env("MUSTER_TOKEN", &fleet.api.token)
+            .args(["--url", &fleet.api.url, "--ca"])
             .arg(fleet.ca())
             .args(args)
             .stdin(Stdio::null())

@@ -2,10 +2,14 @@
 
 use std::path::Path;
 use std::process::{Command, Output};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use muster_tests::{System, wait};
 
+/// How the line becomes root.
+const SUDO: &str = "sudo --preserve-env=MUSTER_ENROLL_TOKEN sh";
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A machine's own folders, and the agent that the line leaves running.
@@ -22,9 +26,11 @@ impl Machine {
 
     /// Runs a line as root would, in folders of its own.
     fn run(&self, line: &str) -> Output {
-        let line = line.replace("sudo sh", "sh");
+        // From a file, as a shell that a person types into: not in an argument of `sh -c`.
+        let script = self.path("line");
+        std::fs::write(&script, line.replace(SUDO, "sh")).unwrap();
         Command::new("sh")
-            .args(["-c", &line])
+            .arg(&script)
             .env("MUSTER_PREFIX", self.path("usr"))
             .env("MUSTER_AGENT_DATA", self.path("data"))
             .output()
@@ -52,6 +58,19 @@ fn line(system: &System, more: &[&str]) -> String {
     out.trim().to_owned()
 }
 
+fn token_of(line: &str) -> &str {
+    let token = line.split("MUSTER_ENROLL_TOKEN=").nth(1).unwrap().split(' ').next().unwrap();
+    assert!(token.starts_with("mse_"), "{line}");
+    token
+}
+
+/// The arguments of every process of this machine.
+fn arguments() -> Vec<String> {
+    let processes = std::fs::read_dir("/proc").unwrap().flatten();
+    let read = |process: std::fs::DirEntry| std::fs::read(process.path().join("cmdline")).ok();
+    processes.filter_map(read).map(|line| String::from_utf8_lossy(&line).into_owned()).collect()
+}
+
 async fn online(system: &System, name: &str) {
     wait::until(&format!("{name} to be online"), PATIENCE, || async {
         let path = format!("/api/v1/devices?status=online&search={name}");
@@ -69,14 +88,30 @@ async fn one_line_makes_a_machine_a_device_and_may_be_run_again() {
     // Killed half-way, wherever that is, the same line mends it.
     for seconds in ["0.1", "0.3", "0.6"] {
         let killed = Command::new("timeout")
-            .args(["-s", "KILL", seconds, "sh", "-c", &line.replace("sudo sh", "sh")])
+            .args(["-s", "KILL", seconds, "sh", "-c", &line.replace(SUDO, "sh")])
             .env("MUSTER_PREFIX", machine.path("usr"))
             .env("MUSTER_AGENT_DATA", machine.path("data"))
             .output()
             .unwrap();
         assert!(!killed.status.success());
     }
+    let token = token_of(&line).to_owned();
+    let ended = Arc::new(AtomicBool::new(false));
+    let watch = {
+        let ended = Arc::clone(&ended);
+        std::thread::spawn(move || {
+            let (mut looks, mut shown) = (0, Vec::new());
+            while !ended.load(Ordering::Relaxed) {
+                looks += 1;
+                shown.extend(arguments().into_iter().filter(|line| line.contains(&token)));
+            }
+            (looks, shown)
+        })
+    };
     let first = machine.run(&format!("{line} --name kiosk"));
+    ended.store(true, Ordering::Relaxed);
+    let (looks, shown) = watch.join().unwrap();
+    assert!(looks > 20 && shown.is_empty(), "{looks} looks: {shown:?}");
     assert!(first.status.success(), "{}", words(&first));
     for step in ["[1/6]", "[6/6]", "connected"] {
         assert!(words(&first).contains(step), "{}", words(&first));
@@ -120,8 +155,11 @@ async fn what_goes_wrong_has_a_code_and_says_what_to_do() {
     let refused = machine.run(&line.replace(pin, &other));
     assert!(!machine.path("data").exists(), "{}", words(&refused));
 
-    let token = line.rsplit(' ').next().unwrap();
-    fails(&line.replace(token, "nonsense"), "M12");
+    let token = token_of(&line);
+    fails(&line.replace(token, "nonsense"), "M09");
+    fails(&format!("{line} nonsense"), "M12");
+    // Every user of the machine could read it.
+    fails(&format!("{line} {token}"), "M13");
     fails(&line.replace(token, ""), "M08");
     fails(&line.replace(token, &format!("{}A", &token[..token.len() - 1])), "M09");
     fails(&format!("{line} --label"), "M12");

@@ -54,11 +54,13 @@ impl Sshd {
 
     /// What every client of OpenSSH is told.
     fn options(&self, system: &System) -> Vec<String> {
+        let token = self.dir.join("token");
+        std::fs::write(&token, &system.api.token).unwrap();
         let proxy = format!(
-            "ProxyCommand={} --url {} --token {} --ca {} connect robot {}",
+            "ProxyCommand={} --url {} --token-file {} --ca {} connect robot {}",
             binary("muster").display(),
             system.api.url,
-            system.api.token,
+            token.display(),
             system.ca().display(),
             self.port
         );
@@ -181,7 +183,8 @@ async fn a_port_of_a_device_is_a_port_here() {
     });
     let here = free_port().unwrap();
     let mut forward = Command::new(binary("muster"))
-        .args(["--url", &system.api.url, "--token", &system.api.token, "--ca"])
+        .env("MUSTER_TOKEN", &system.api.token)
+        .args(["--url", &system.api.url, "--ca"])
         .arg(system.ca())
         .args(["forward", "robot", &format!("{here}:localhost:{there}")])
         .stdout(Stdio::null())
@@ -212,7 +215,8 @@ async fn a_port_of_a_device_is_a_port_here() {
 
 fn connect(system: &System, port: u16) -> Child {
     Command::new(binary("muster"))
-        .args(["--url", &system.api.url, "--token", &system.api.token, "--ca"])
+        .env("MUSTER_TOKEN", &system.api.token)
+        .args(["--url", &system.api.url, "--ca"])
         .arg(system.ca())
         .args(["connect", "robot", &port.to_string()])
         .stdin(Stdio::piped())
@@ -274,7 +278,8 @@ async fn a_device_carries_as_many_connections_as_it_says_and_refuses_one_more() 
     });
     let here = free_port().unwrap();
     let mut forward = Command::new(binary("muster"))
-        .args(["--url", &system.api.url, "--token", &system.api.token, "--ca"])
+        .env("MUSTER_TOKEN", &system.api.token)
+        .args(["--url", &system.api.url, "--ca"])
         .arg(system.ca())
         .args(["forward", "robot", &format!("{here}:localhost:{there}")])
         .stdout(Stdio::null())

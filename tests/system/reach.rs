@@ -73,7 +73,8 @@ async fn an_offline_device_is_refused_immediately_or_waited_for() {
 
     let muster = |args: &[&str]| {
         Command::new(binary("muster"))
-            .args(["--url", &system.api.url, "--token", &system.api.token, "--ca"])
+            .env("MUSTER_TOKEN", &system.api.token)
+            .args(["--url", &system.api.url, "--ca"])
             .arg(system.ca())
             .args(args)
             .stdin(Stdio::null())

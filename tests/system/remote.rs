@@ -96,7 +96,8 @@ async fn a_program_runs_on_the_device_as_if_it_ran_here() {
 
     // Standard input, and none of it in the log.
     let mut child = Command::new(binary("muster"))
-        .args(["--url", &system.api.url, "--token", &system.api.token, "--ca"])
+        .env("MUSTER_TOKEN", &system.api.token)
+        .args(["--url", &system.api.url, "--ca"])
         .arg(system.ca())
         .args(["exec", "robot", "-i", "-e", "TOKEN=verysecret", "--", "cat"])
         .stdin(Stdio::piped())

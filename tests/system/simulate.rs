@@ -8,7 +8,8 @@ use serde_json::Value;
 
 fn simulate(system: &System, args: &[&str]) -> Output {
     Command::new(binary("muster"))
-        .args(["simulate", "--url", &system.api.url, "--token", &system.api.token, "--ca"])
+        .env("MUSTER_TOKEN", &system.api.token)
+        .args(["simulate", "--url", &system.api.url, "--ca"])
         .arg(system.ca())
         .args(args)
         .output()

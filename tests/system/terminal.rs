@@ -26,7 +26,8 @@ impl OnTerminal {
         let pty = nix::pty::openpty(None, None).unwrap();
         let end = || pty.slave.try_clone().unwrap();
         let child = Command::new(binary("muster"))
-            .args(["--url", &system.api.url, "--token", &system.api.token, "--ca"])
+            .env("MUSTER_TOKEN", &system.api.token)
+            .args(["--url", &system.api.url, "--ca"])
             .arg(system.ca())
             .args(args)
             .env("TERM", "xterm-256color")

@@ -200,7 +200,8 @@ async fn everything_on_the_wire_follows_the_published_language() {
     let again = std::process::Command::new(binary("muster-agent"))
         .arg("--data")
         .arg(&agent.data)
-        .args(["enroll", "--force", "--url", &url, "--label", "site=a", &token])
+        .args(["enroll", "--force", "--url", &url, "--label", "site=a"])
+        .env("MUSTER_ENROLL_TOKEN", &token)
         .output()
         .unwrap();
     assert!(again.status.success(), "{}", String::from_utf8_lossy(&again.stderr));

@@ -16,12 +16,12 @@ pub(super) struct EnrollArgs {
     /// Where the servers are.
     #[arg(long, env = "MUSTER_URL", value_name = "https://HOST:PORT")]
     url: Url,
-    /// The enrollment token (mse_…). Others on this machine can read arguments: --token-file, or
-    /// the environment, keeps it to yourself.
-    #[arg(env = "MUSTER_ENROLL_TOKEN", hide_env_values = true)]
+    /// Refused, because other users of this machine can read arguments: use --token-file or
+    /// MUSTER_ENROLL_TOKEN.
+    #[arg(hide = true)]
     token: Option<String>,
-    /// A file that holds the enrollment token.
-    #[arg(long, value_name = "FILE", conflicts_with = "token")]
+    /// A file that holds the enrollment token (mse_…); or set MUSTER_ENROLL_TOKEN to the token.
+    #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
     /// The device's name; made from the host name otherwise.
     #[arg(long)]
@@ -49,13 +49,19 @@ pub(super) fn fingerprint(data: &Path) -> anyhow::Result<ExitCode> {
 }
 
 pub(super) async fn enroll(data: PathBuf, args: EnrollArgs) -> anyhow::Result<ExitCode> {
-    let token = match (args.token, args.token_file) {
-        (Some(token), _) => token,
-        (None, Some(file)) => std::fs::read_to_string(&file)
+    if args.token.is_some() {
+        bail!(
+            "an argument would show the token to every user of this machine; use --token-file FILE, \
+             or MUSTER_ENROLL_TOKEN"
+        );
+    }
+    let token = match (args.token_file, std::env::var("MUSTER_ENROLL_TOKEN")) {
+        (Some(file), _) => std::fs::read_to_string(&file)
             .with_context(|| format!("failed to read the token file {}", file.display()))?,
-        (None, None) => bail!(
-            "an enrollment token is needed: as argument, in --token-file, or in MUSTER_ENROLL_TOKEN"
-        ),
+        (None, Ok(token)) if !token.is_empty() => token,
+        (None, _) => {
+            bail!("an enrollment token is needed: --token-file FILE, or MUSTER_ENROLL_TOKEN")
+        }
     };
     let options = EnrollOptions {
         data: data.clone(),

@@ -262,15 +262,11 @@ async fn join(
         let answer = patiently(|| http.post("/api/v1/device/enroll", &request)).await;
         match answer {
             Ok(Answer::Joined(joined)) => return Ok(*joined),
-            Ok(Answer::Waits(EnrollWaiting { name, like, retry_after, .. })) => {
+            Ok(Answer::Waits(EnrollWaiting { name, retry_after, .. })) => {
                 if !told {
                     told = true;
-                    let like = like.map(|like| {
-                        format!("; it looks like '{like}', which has the same machine id or network card")
-                    });
                     tracing::warn!(
-                        "waiting for an operator to let this machine in as '{name}' (key {fingerprint}){}: muster device accept {name}",
-                        like.unwrap_or_default()
+                        "waiting for an operator to let this machine in as '{name}' (key {fingerprint}): muster device accept {name}"
                     );
                 }
                 tokio::time::sleep(Duration::from_secs(retry_after.clamp(1, 60).into())).await;

@@ -3,8 +3,8 @@
 //! Invariant: after a failed write or sync redb takes nothing more until it is opened again, so
 //! every such failure opens it again; what was committed before is there.
 
-use std::fs::OpenOptions;
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs::{OpenOptions, Permissions};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -96,6 +96,11 @@ impl Store {
             .write(true)
             .mode(0o600)
             .open(&path)
+            .and_then(|file| {
+                // One that was copied or restored may be open to others.
+                let is_open = file.metadata()?.permissions().mode() & 0o077 != 0;
+                if is_open { file.set_permissions(Permissions::from_mode(0o600)) } else { Ok(()) }
+            })
             .map_err(|source| StoreError::File { attempted: "open", path: path.clone(), source })?;
         let store = Self { path, database: Mutex::new(None), folder };
         store.check_format()?;

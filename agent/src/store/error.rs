@@ -25,6 +25,17 @@ pub enum StoreError {
         /// The folder.
         path: PathBuf,
     },
+    /// The folder is open to others and holds files of other programs.
+    #[error(
+        "{} is open to other users (mode {mode:o}) and holds files of other programs; give the agent a folder of its own (--data), or close this one: chmod 700 {}",
+        path.display(), path.display()
+    )]
+    Foreign {
+        /// The folder.
+        path: PathBuf,
+        /// Its mode.
+        mode: u32,
+    },
     /// Written by a newer agent.
     #[error(
         "{} has format {found}, and this agent knows formats up to {known}; install a newer agent",

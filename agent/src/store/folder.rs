@@ -52,6 +52,7 @@ impl Folder {
                 .create(path)
                 .map_err(failed("make the data folder", path))?;
         }
+        refuse_foreign(path)?;
         let lock = path.join("lock");
         let file = OpenOptions::new()
             .create(true)
@@ -94,6 +95,21 @@ impl Folder {
     #[must_use]
     pub fn free_bytes(&self) -> Option<u64> {
         free_bytes(&self.path)
+    }
+}
+
+/// Refuses a folder that is open to others and holds files, none of them an agent's: closing it would
+/// lock out other programs.
+fn refuse_foreign(path: &Path) -> Result<(), StoreError> {
+    let look = |path: &Path| std::fs::metadata(path).map_err(failed("look at", path));
+    let mode = look(path)?.permissions().mode() & 0o7777;
+    if mode & 0o066 == 0 || Folder::database_in(path).exists() || path.join("lock").exists() {
+        return Ok(());
+    }
+    let mut entries = std::fs::read_dir(path).map_err(failed("read", path))?;
+    match entries.next() {
+        None => Ok(()),
+        Some(_) => Err(StoreError::Foreign { path: path.to_owned(), mode }),
     }
 }
 

@@ -51,3 +51,25 @@ fn a_file_is_replaced_whole_for_its_owner_alone() {
     }
     assert!(write_private(&dir.path().join("no/such"), b"").is_err());
 }
+
+#[test]
+fn a_folder_that_is_open_to_others_is_closed_or_refused() {
+    let open_up = |path: &Path, mode| {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    };
+    let dir = tempfile::tempdir().unwrap();
+    open_up(dir.path(), 0o755);
+    drop(Store::open(Folder::open(dir.path()).unwrap()).unwrap());
+    assert_eq!(mode(dir.path()), 0o700);
+    let database = Folder::database_in(dir.path());
+    open_up(dir.path(), 0o755);
+    open_up(&database, 0o644);
+    drop(Store::open(Folder::open(dir.path()).unwrap()).unwrap());
+    assert_eq!((mode(dir.path()), mode(&database)), (0o700, 0o600));
+    // The folder of other programs, such as /etc.
+    let foreign = tempfile::tempdir().unwrap();
+    std::fs::write(foreign.path().join("passwd"), "").unwrap();
+    open_up(foreign.path(), 0o755);
+    assert!(matches!(Folder::open(foreign.path()), Err(StoreError::Foreign { mode: 0o755, .. })));
+    assert_eq!(mode(foreign.path()), 0o755);
+}

@@ -53,6 +53,8 @@ pub enum Kind {
     IdempotencyKeyReused,
     /// Too many requests.
     TooManyRequests,
+    /// The token has too many live streams open.
+    TooManyStreams,
     /// The server failed.
     Internal,
     /// The disk of the database or of the blob store is full.
@@ -116,6 +118,9 @@ impl Kind {
             ),
             Self::TooManyRequests => {
                 ("too-many-requests", "Too many requests", StatusCode::TOO_MANY_REQUESTS)
+            }
+            Self::TooManyStreams => {
+                ("too-many-streams", "Too many live streams", StatusCode::TOO_MANY_REQUESTS)
             }
             Self::Internal => ("internal", "The server failed", StatusCode::INTERNAL_SERVER_ERROR),
             Self::StorageFull => {

@@ -42,6 +42,8 @@ const NOT_FOUND: (Kind, &str) = (Kind::NotFound, "There is no such thing");
 const INTERNAL: (Kind, &str) = (Kind::Internal, "The server failed");
 const UNAVAILABLE: (Kind, &str) =
     (Kind::Unavailable, "Something that is needed is away; `Retry-After` says when to try again");
+const TOO_MANY: (Kind, &str) =
+    (Kind::TooManyStreams, "The token has too many live streams or downloads open");
 const NOT_YET: (Kind, &str) =
     (Kind::NotYet, "The read model did not reach `Muster-Min-Position` in time");
 
@@ -54,6 +56,7 @@ impl IntoResponses for ReadProblems {
             NOT_FOUND,
             INTERNAL,
             (Kind::PreconditionFailed, "`Muster-Min-Position` is beyond the end of the log"),
+            TOO_MANY,
             UNAVAILABLE,
             NOT_YET,
         ])

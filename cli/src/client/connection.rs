@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use clap::Args;
 
 use super::Client;
@@ -18,9 +18,13 @@ pub(crate) struct Connection {
     /// The server's URL [env: MUSTER_URL]
     #[arg(long, global = true, help_heading = "Server")]
     url: Option<String>,
-    /// The API token, mst_… [env: MUSTER_TOKEN]
-    #[arg(long, global = true, help_heading = "Server")]
+    /// Refused, because other users of this machine can read arguments: use --token-file, MUSTER_TOKEN
+    /// or MUSTER_TOKEN_FILE
+    #[arg(long, global = true, hide = true, help_heading = "Server")]
     token: Option<String>,
+    /// A file that holds the API token, mst_… [env: MUSTER_TOKEN_FILE; the token itself: MUSTER_TOKEN]
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Server")]
+    token_file: Option<PathBuf>,
     /// The CA's certificate, PEM [env: MUSTER_CA]
     #[arg(long, global = true, help_heading = "Server")]
     ca: Option<PathBuf>,
@@ -57,18 +61,23 @@ impl Words {
 }
 
 impl Connection {
-    fn flags(&self) -> Words {
-        Words {
+    fn flags(&self) -> Result<Words> {
+        let read = |file: &PathBuf| {
+            std::fs::read_to_string(file)
+                .map(|text| text.trim().to_owned())
+                .with_context(|| format!("cannot read the token file {}", file.display()))
+        };
+        Ok(Words {
             url: self.url.clone(),
-            token: self.token.clone(),
+            token: self.token_file.as_ref().map(read).transpose()?,
             ca: self.ca.clone(),
             context: self.context.clone(),
-        }
+        })
     }
 
     /// The server that is meant, the token and the CA.
     pub(crate) fn server(&self) -> Result<Context> {
-        choose(self.flags(), Words::of_environment(), contexts::load)
+        choose(self.flags()?, Words::of_environment(), contexts::load)
     }
 
     /// A client by flags, variables, or the context.
@@ -87,11 +96,11 @@ impl Connection {
 
     /// What flags and variables say, for a new context.
     pub(crate) fn new_context(&self) -> Result<Context> {
-        let (flags, environment) = (self.flags(), Words::of_environment());
+        let (flags, environment) = (self.flags()?, Words::of_environment());
         let (Some(url), Some(token)) =
             (flags.url.or(environment.url), flags.token.or(environment.token))
         else {
-            let wanted = "give --url and --token (and --ca, when the server has a CA of its own)";
+            let wanted = "give --url, and --token-file or MUSTER_TOKEN (and --ca, when the server has a CA of its own)";
             return Err(Misused(wanted.to_owned()).into());
         };
         let ca = flags.ca.or(environment.ca).map(std::path::absolute).transpose()?;
@@ -131,7 +140,7 @@ fn choose(
     let token =
         token.or_else(|| kept.as_ref().map(|kept| kept.token.clone())).ok_or_else(|| {
             Misused(format!(
-                "no token is known for {url}; give --token, or a --context of that server"
+                "no token is known for {url}; give --token-file or MUSTER_TOKEN, or a --context of that server"
             ))
         })?;
     Ok(Context { url, token, ca: ca.or_else(|| kept.and_then(|kept| kept.ca)) })

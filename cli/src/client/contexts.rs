@@ -62,7 +62,7 @@ impl Contexts {
     pub(crate) fn get(&self, name: Option<&str>) -> Result<Context> {
         let Some(name) = name.or(self.current.as_deref()) else {
             bail!(
-                "no server is known; start one with `muster up`, give --url and --token, or add one with `muster context add`"
+                "no server is known; start one with `muster up`, give --url and --token-file, or add one with `muster context add`"
             );
         };
         self.contexts.get(name).cloned().ok_or_else(|| {

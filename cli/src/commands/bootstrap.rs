@@ -17,7 +17,7 @@ use crate::serve::MetricStore;
 
 #[derive(Args, Debug)]
 pub(crate) struct BootstrapArgs {
-    /// PostgreSQL: postgres://user:password@host:port/database
+    /// PostgreSQL: postgres://user@host:port/database; with a password by the variable alone
     #[arg(long, env = "MUSTER_POSTGRES_URL", hide_env_values = true)]
     postgres_url: String,
     /// The folder of keys; made when it is not there
@@ -35,17 +35,17 @@ pub(crate) struct BootstrapArgs {
     /// InfluxDB 1.x: the user
     #[arg(long, env = "MUSTER_INFLUX_USER", requires = "influx_password")]
     influx_user: Option<String>,
-    /// InfluxDB 1.x: the user's password
+    /// InfluxDB 1.x: the user's password, by the variable alone
     #[arg(long, env = "MUSTER_INFLUX_PASSWORD", hide_env_values = true)]
     influx_password: Option<String>,
     /// InfluxDB 2.x and 3.x: the organization
     #[arg(long, env = "MUSTER_INFLUX_ORG", default_value = "muster")]
     influx_org: String,
-    /// InfluxDB 2.x and 3.x: the token
+    /// InfluxDB 2.x and 3.x: the token, by the variable alone
     #[arg(long, env = "MUSTER_INFLUX_TOKEN", hide_env_values = true)]
     influx_token: Option<String>,
     /// An InfluxDB 2.x that nobody has set up yet is set up: its user muster gets this password, and
-    /// --influx-token may do everything from then on
+    /// MUSTER_INFLUX_TOKEN may do everything from then on
     #[arg(long, env = "MUSTER_INFLUX_SETUP_PASSWORD", hide_env_values = true, requires_all = ["influx_url", "influx_token"])]
     influx_setup_password: Option<String>,
     /// Also accept events that carry no proof of authority: after the restore of a backup from a

@@ -164,7 +164,10 @@ async fn server() -> (String, Arc<Mutex<Vec<String>>>) {
 }
 
 async fn muster(url: &str, path: &str, args: &[&str], yes: bool) -> Result<()> {
-    let mut line = vec!["muster", "--url", url, "--token", "mst_x"];
+    let token = tempfile::NamedTempFile::new()?;
+    std::fs::write(token.path(), "mst_x")?;
+    let file = token.path().display().to_string();
+    let mut line = vec!["muster", "--url", url, "--token-file", &file];
     line.extend(path.split(' '));
     line.extend(yes.then_some("--yes"));
     line.extend(args);

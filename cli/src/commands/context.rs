@@ -18,7 +18,7 @@ pub(crate) enum ContextCommand {
         /// Its name
         name: String,
     },
-    /// Add or change one, from --url, --token and --ca
+    /// Add or change one, from --url, --token-file and --ca
     Add {
         /// Its name
         name: String,

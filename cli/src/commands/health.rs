@@ -1,5 +1,6 @@
 //! `muster health`: asks a role whether it is ready, for health checks where there is no curl.
 
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -12,7 +13,8 @@ use crate::serve::{DEFAULT_PORT, Listen};
 
 #[derive(Args, Debug)]
 pub(crate) struct HealthArgs {
-    /// The role's own address, as it was told to listen; it is asked on localhost
+    /// The role's own address, as it was told to listen; the role is asked there, on loopback when it
+    /// listens on all addresses
     #[arg(long, env = "MUSTER_LISTEN", value_name = "ADDRESS[:PORT]")]
     listen: Option<Listen>,
     /// The role's folder of keys, in which ca.pem is
@@ -22,15 +24,24 @@ pub(crate) struct HealthArgs {
 
 /// Says ok, or why not.
 pub(crate) async fn run(args: HealthArgs) -> Result<()> {
-    let port = args.listen.and_then(|listen| listen.port).unwrap_or(DEFAULT_PORT);
-    ask(port, &args.keys).await?;
+    let listen =
+        args.listen.map_or(SocketAddr::from((Ipv4Addr::LOCALHOST, DEFAULT_PORT)), |listen| {
+            listen.with_port(DEFAULT_PORT)
+        });
+    ask(&reachable(listen), &args.keys).await?;
     line("ok");
     Ok(())
 }
 
+/// Host and port by which this machine reaches a listener: loopback of the same family for one that
+/// listens on all addresses. Each is a name of the certificate.
+pub(super) fn reachable(listen: SocketAddr) -> String {
+    SocketAddr::new(muster_backing::ports::reachable(listen.ip()), listen.port()).to_string()
+}
+
 /// Asks a role on this machine whether it is ready.
-pub(super) async fn ask(port: u16, keys: &Path) -> Result<()> {
-    let url = format!("https://localhost:{port}/readyz");
+pub(super) async fn ask(address: &str, keys: &Path) -> Result<()> {
+    let url = format!("https://{address}/readyz");
     let ca = keys.join("ca.pem");
     let pem = std::fs::read(&ca).with_context(|| format!("cannot read {}", ca.display()))?;
     let http = reqwest::Client::builder()
@@ -49,4 +60,22 @@ pub(super) async fn ask(port: u16, keys: &Path) -> Result<()> {
     let body: serde_json::Value = answer.json().await.unwrap_or_default();
     let detail = body["detail"].as_str().map_or_else(|| status.to_string(), str::to_owned);
     Err(Refused::Problem { status: status.as_u16(), kind: String::new(), detail }.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_listener_is_asked_by_its_own_family() {
+        for (listen, asked) in [
+            ("127.0.0.1:1", "127.0.0.1:1"),
+            ("0.0.0.0:1", "127.0.0.1:1"),
+            ("[::]:1", "[::1]:1"),
+            ("[::1]:1", "[::1]:1"),
+            ("192.0.2.7:1", "192.0.2.7:1"),
+        ] {
+            assert_eq!(reachable(listen.parse().unwrap()), asked);
+        }
+    }
 }

@@ -26,8 +26,10 @@ pub(crate) mod token;
 pub(crate) mod upload;
 pub(crate) mod wait;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use serde_json::{Map, Value};
+
+use crate::exit::Misused;
 
 /// A config value as it was written: a boolean, a number, or text.
 pub(crate) fn typed(text: &str) -> Value {
@@ -35,6 +37,30 @@ pub(crate) fn typed(text: &str) -> Value {
         .ok()
         .filter(|value| value.is_boolean() || value.is_number() || value.is_string())
         .unwrap_or_else(|| Value::from(text))
+}
+
+/// Config variables: as [`changes`], where the value of a secret one (`secret.…`) comes from a file, which
+/// no list of processes shows.
+pub(crate) fn config_changes(words: &[String]) -> Result<Map<String, Value>> {
+    let mut found = changes(words, typed)?;
+    for (key, value) in &mut found {
+        if !key.starts_with("secret.") || value.is_null() {
+            continue;
+        }
+        let file = value.as_str().and_then(|text| text.strip_prefix('@')).ok_or_else(|| {
+            Misused(format!(
+                "the value of {key} is secret, and every user of this machine can read arguments; write \
+                 {key}=@FILE, or {key}=@- for standard input"
+            ))
+        })?;
+        let text = match file {
+            "-" => std::io::read_to_string(std::io::stdin()),
+            file => std::fs::read_to_string(file),
+        };
+        let text = text.with_context(|| format!("cannot read the value of {key} from {file}"))?;
+        *value = text.strip_suffix('\n').unwrap_or(&text).into();
+    }
+    Ok(found)
 }
 
 /// `key=value` sets, `key-` removes: as a JSON merge patch.

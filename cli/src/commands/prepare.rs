@@ -74,13 +74,14 @@ pub(crate) fn run(args: &PrepareArgs) -> Result<()> {
         write(&at(role).join("influx-token"), &token)?;
     }
     // The owner's is for `muster bootstrap` alone, which makes the users of the roles.
-    write(&at("keys/postgres-url"), &url)?;
-    for (role, file) in [
-        (DatabaseRole::Ingest, "ingest/postgres-url"),
-        (DatabaseRole::Query, "query/postgres-url"),
-        (DatabaseRole::Command, "keys/postgres-url-command"),
+    write(&at("keys/postgres-url"), &with_ca(&url, &at("keys/ca.pem"))?)?;
+    for (role, folder, file) in [
+        (DatabaseRole::Ingest, "ingest", "postgres-url"),
+        (DatabaseRole::Query, "query", "postgres-url"),
+        (DatabaseRole::Command, "keys", "postgres-url-command"),
     ] {
-        write(&at(file), &database_users::url_of(&url, role, &keys)?)?;
+        let url = database_users::url_of(&url, role, &keys)?;
+        write(&at(folder).join(file), &with_ca(&url, &at(folder).join("ca.pem"))?)?;
     }
     for (server, listener) in [("nats", Listener::Broker), ("postgres", Listener::Postgres)] {
         let made = keys.certificates(listener, &names, SystemTime::now().into())?;
@@ -119,6 +120,19 @@ fn postgres_url(url: &Url, password: &str) -> Result<String> {
     if url.username().is_empty() || url.set_password(Some(password)).is_err() {
         let words = format!("'{url}' names no user; write postgres://USER@HOST:PORT/DATABASE");
         return Err(Misused(words).into());
+    }
+    Ok(url.to_string())
+}
+
+/// The URL with the CA that PostgreSQL's certificate is checked against: the role's own copy. A URL that
+/// asks for no TLS, or names a CA, stays as it is.
+fn with_ca(url: &str, ca: &Path) -> Result<String> {
+    let mut url: Url = url.parse().context("the URL of PostgreSQL")?;
+    let mode = url.query_pairs().find(|(name, _)| name == "sslmode");
+    let uses_tls = mode.is_some_and(|(_, mode)| mode != "disable");
+    if uses_tls && !url.query_pairs().any(|(name, _)| name == "sslrootcert") {
+        let ca = ca.to_str().context("the folder's path is not UTF-8")?.to_owned();
+        url.query_pairs_mut().append_pair("sslrootcert", &ca);
     }
     Ok(url.to_string())
 }
@@ -190,9 +204,18 @@ mod tests {
         let text = |name: &str| fs::read_to_string(dir.path().join(name)).unwrap();
         let url = text("query/postgres-url");
         let password = text("keys/postgres-muster_query.password");
-        assert_eq!(url, format!("postgres://muster_query:{password}@db:5432/d?sslmode=require"));
+        // Each role checks the certificate against its own copy of the CA.
+        let ca = |folder: &str| {
+            let ca = dir.path().join(folder).join("ca.pem");
+            assert!(ca.exists());
+            ca.display().to_string().replace('/', "%2F")
+        };
+        let query = "sslmode=require&sslrootcert=";
+        let expected =
+            format!("postgres://muster_query:{password}@db:5432/d?{query}{}", ca("query"));
+        assert_eq!(url, expected);
         let password = text("postgres/password");
-        let owner = format!("postgres://m:{password}@db:5432/d?sslmode=require");
+        let owner = format!("postgres://m:{password}@db:5432/d?{query}{}", ca("keys"));
         assert_eq!(text("keys/postgres-url"), owner);
         for folder in ["ingest", "query"] {
             for file in std::fs::read_dir(dir.path().join(folder)).unwrap() {

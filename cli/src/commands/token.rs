@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::confirm::Confirm;
 use super::target::Target;
-use super::{changes, seconds, typed};
+use super::{changes, config_changes, seconds};
 use crate::client::{Connection, segment};
 use crate::output::{self, facts, line, note, pairs, table, text};
 
@@ -31,7 +31,8 @@ pub(crate) enum TokenCommand {
         /// Keys of labels that a machine may bring itself; others are dropped: env,site
         #[arg(long, value_name = "KEY", value_delimiter = ',')]
         allow_labels: Vec<String>,
-        /// Config variables that new devices start with: key=value, as `muster device config` takes them
+        /// Config variables that new devices start with: key=value, as `muster device config` takes them;
+        /// secret.KEY=@FILE
         #[arg(long = "config", value_name = "KEY=VALUE")]
         config: Vec<String>,
         /// The only device (name or id) that may enroll with it; one that is enrolled gets new keys
@@ -77,7 +78,7 @@ pub(crate) async fn run(connection: Connection, command: TokenCommand) -> Result
             let mut body = json!({
                 "name": name, "ttl_seconds": ttl, "uses": uses,
                 "labels": changes(&labels, |text| text.into())?,
-                "config": changes(&config, typed)?,
+                "config": config_changes(&config)?,
                 "allow_labels": allow_labels,
                 "approval": approval,
             });
@@ -97,7 +98,8 @@ pub(crate) async fn run(connection: Connection, command: TokenCommand) -> Result
             } else {
                 let (url, pin) = (client.url(), text(&created["server_pin"]));
                 format!(
-                    "curl -fsSk --pinnedpubkey '{pin}' {url}/install.sh | sudo sh -s -- {token}"
+                    "curl -fsSk --pinnedpubkey '{pin}' {url}/install.sh | \
+                     MUSTER_ENROLL_TOKEN={token} sudo --preserve-env=MUSTER_ENROLL_TOKEN sh -s --"
                 )
             });
             Ok(())

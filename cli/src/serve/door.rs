@@ -12,7 +12,6 @@ use axum::extract::DefaultBodyLimit;
 use axum::middleware::{from_fn, from_fn_with_state};
 use axum::response::IntoResponse;
 use axum_server::Handle;
-use axum_server::accept::NoDelayAcceptor;
 use axum_server::tls_rustls::{RustlsAcceptor, RustlsConfig};
 use muster_api::{ApiState, fallback};
 use muster_command::keys::Certificates;
@@ -23,6 +22,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_swagger_ui::SwaggerUi;
 
 use super::body;
+use super::connections::{self, Connections};
 use super::forward::Forward;
 use super::health::{self, Needs};
 use super::install::Installer;
@@ -37,6 +37,8 @@ pub(super) const MAX_BODY: usize = 256 * 1024;
 
 /// How long a client may take to say what it wants, and may be silent on a connection in use.
 const PATIENCE: Duration = Duration::from_secs(15);
+/// Maximum duration of a TLS handshake.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What is behind the door.
 #[derive(Default)]
@@ -105,6 +107,7 @@ impl Door {
         listen: SocketAddr,
         certificates: Certificates,
         proxies: TrustedProxies,
+        connections: Connections,
         stop: CancellationToken,
     ) -> Result<impl Future<Output = Result<()>> + Send + 'static> {
         let mut routes = Router::new();
@@ -145,7 +148,8 @@ impl Door {
             .layer(from_fn_with_state(Arc::new(proxies), proxies::look_through))
             .layer(DefaultBodyLimit::max(MAX_BODY))
             .layer(from_fn(body::gather))
-            .layer(CatchPanicLayer::custom(panicked));
+            .layer(CatchPanicLayer::custom(panicked))
+            .layer(from_fn_with_state(connections.clone(), connections::note_request));
         let tls = RustlsConfig::from_pem_file(&certificates.chain, &certificates.key)
             .await
             .context("the server's certificate is not usable")?;
@@ -159,11 +163,12 @@ impl Door {
             stop.cancelled().await;
             stopping.graceful_shutdown(Some(Duration::from_secs(2)));
         });
-        // What is small goes at once: it would wait 40 ms for the acknowledgement of what went before.
-        let acceptor = RustlsAcceptor::new(tls).acceptor(NoDelayAcceptor::new());
+        let acceptor = RustlsAcceptor::new(tls).handshake_timeout(HANDSHAKE_TIMEOUT);
+        let acceptor = acceptor.acceptor(connections);
         let mut server = axum_server::from_tcp(listener)?
             .acceptor(acceptor)
             .handle(handle)
+            .accept_error_handler(Connections::failed)
             .first_request_timeout(PATIENCE);
         let http = server.http_builder();
         http.http1().header_read_timeout(PATIENCE);

@@ -1,7 +1,8 @@
 #!/bin/sh
 # Makes this machine a device of the muster server at @URL@
 #
-#   curl -fsSk --pinnedpubkey @PIN@ @URL@/install.sh | sudo sh -s -- TOKEN
+#   curl -fsSk --pinnedpubkey @PIN@ @URL@/install.sh |
+#       MUSTER_ENROLL_TOKEN=TOKEN sudo --preserve-env=MUSTER_ENROLL_TOKEN sh -s
 #
 # What each error code means, and what to do: docs/joining.md.
 set -eu
@@ -13,9 +14,11 @@ AGENTS='@AGENTS@'
 
 usage() {
     cat <<EOF
-usage: sh -s -- TOKEN [--name NAME] [--label KEY=VALUE]... [--force] [--no-start]
+usage: MUSTER_ENROLL_TOKEN=TOKEN sh -s -- [--name NAME] [--label KEY=VALUE]... [--force] [--no-start]
 
-  TOKEN        the enrollment token (mse_...); or set MUSTER_ENROLL_TOKEN
+  MUSTER_ENROLL_TOKEN   the enrollment token (mse_...); not an argument, which every user of this
+                        machine could read
+  --token-file          a file that holds it instead
   --name       the device's name; made from the host name otherwise
   --label      a label that the device brings along
   --force      enroll although this machine is a device already
@@ -46,7 +49,7 @@ look() {
     # Programs are for everybody; the data folder is the agent's alone.
     (umask 022 && mkdir -p "$PREFIX/bin" "$(dirname "$DATA")") 2>/dev/null &&
         mkdir -p "$DATA" 2>/dev/null && [ -w "$PREFIX/bin" ] && [ -w "$DATA" ] ||
-        fail M03 "cannot write to $PREFIX/bin and $DATA" "run it as root: ... | sudo sh -s -- TOKEN"
+        fail M03 "cannot write to $PREFIX/bin and $DATA" "run it as root: ... | sudo --preserve-env=MUSTER_ENROLL_TOKEN sh -s"
     arch=$(uname -m)
     hash=$(printf '%s\n' "$AGENTS" | while read -r name sum; do
         [ "$name" = "$arch" ] && printf '%s' "$sum"
@@ -178,6 +181,8 @@ main() {
     DATA=${MUSTER_AGENT_DATA:-/var/lib/muster-agent}
     AGENT=$PREFIX/bin/muster-agent
     token=${MUSTER_ENROLL_TOKEN:-} force='' run=yes
+    # What is started from here does not inherit it.
+    unset MUSTER_ENROLL_TOKEN
     umask 077
     # The words for `enroll`, gathered behind the others.
     count=$#
@@ -201,8 +206,17 @@ main() {
             shift
             count=$((count - 1))
             ;;
-        mse_*) token=$word ;;
-        *) fail M12 "'$word' is neither a token (mse_...) nor an option" "see --help: ... | sh -s -- --help" ;;
+        --token-file)
+            [ "$count" -gt 0 ] || fail M12 "$word needs a value" "see --help: ... | sh -s -- --help"
+            token=$(cat "$1") || fail M08 "the token file $1 cannot be read" "name another one, or set MUSTER_ENROLL_TOKEN"
+            shift
+            count=$((count - 1))
+            ;;
+        mse_*)
+            fail M13 "a token was given as an argument, which every user of this machine can read" \
+                "set MUSTER_ENROLL_TOKEN, or use --token-file; if others use this machine, revoke that token"
+            ;;
+        *) fail M12 "'$word' is no option" "see --help: ... | sh -s -- --help" ;;
         esac
     done
     step 1 'looking at this machine'

@@ -4,6 +4,7 @@
 
 mod body;
 mod broker;
+mod connections;
 mod door;
 mod forward;
 mod health;
@@ -33,12 +34,14 @@ use muster_schemas::ProjectId;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+pub(crate) use connections::ConnectionLimits;
 pub use door::openapi_document;
 pub(crate) use limits::JoinRate;
 pub(crate) use metric_limits::MetricLimits;
 pub(crate) use names::{address_for_others, certificate_names};
 pub(crate) use options::{
-    DEFAULT_PORT, Listen, MetricStore, RecordShells, Role, Roles, ServeArgs, ServeOptions, silence,
+    DEFAULT_PORT, Listen, MetricStore, RecordShells, Role, Roles, ServeArgs, ServeOptions,
+    StreamLimit, silence,
 };
 pub(crate) use proxies::TrustedProxies;
 
@@ -199,6 +202,7 @@ pub(crate) async fn run(
             blobs: open_blobs(&options.blobs).await?,
             influx: options.needed_metric_store()?.query_options()?,
             key: keys.answers.clone(),
+            streams_per_token: options.streams_per_token,
             stop: stop.clone(),
         };
         let start = || muster_query::Query::start(query.clone());
@@ -224,15 +228,20 @@ pub(crate) async fn run(
                 "the role's folder holds no server.pem and server.key; `muster bootstrap` makes them",
             )?,
         };
-        if roles.has(Role::Query) {
+        let is_front = roles.has(Role::Query);
+        let forwards = options.command_url.is_some() && !roles.has(Role::Command);
+        let files = muster_backing::file_limit::current()?;
+        let limits = options.connections.with_files(files, is_front, forwards);
+        let connections = connections::Connections::new(limits, options.proxies.clone());
+        if is_front {
             door.installer(install::Installer::new(
                 options.agents.as_deref(),
                 certificates.pin()?,
             )?);
-            door.tunnel(tunnel::Tunnel::new(&options.nats_urls, stop.clone()));
+            door.tunnel(tunnel::Tunnel::new(&options.nats_urls, connections.clone(), stop.clone()));
         }
         let stop = stop.clone();
-        parts.spawn(door.open(listen, certificates, options.proxies, stop).await?);
+        parts.spawn(door.open(listen, certificates, options.proxies, connections, stop).await?);
     }
     ready();
     while let Some(ended) = parts.join_next().await {

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
-use std::num::NonZeroU32;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
@@ -16,6 +16,7 @@ use muster_ingest::metrics::StoreSettings;
 use muster_ingest::streams::Copies;
 use muster_query::influx::{InfluxCredentials, InfluxQueryOptions};
 
+use super::connections::ConnectionLimits;
 use super::limits::JoinRate;
 use super::metric_limits::MetricLimits;
 use super::names::certificate_names;
@@ -112,6 +113,10 @@ pub(crate) struct ServeOptions {
     pub(crate) offline_after: Duration,
     /// What an address may ask for without a token, a second.
     pub(crate) joins: NonZeroU32,
+    /// Limits on the connections to the listener.
+    pub(crate) connections: ConnectionLimits,
+    /// Maximum number of live streams of one token.
+    pub(crate) streams_per_token: NonZeroUsize,
     /// Limits on the metrics of one device.
     pub(crate) metric_limits: MetricLimits,
     /// Whose word on whose request it is is taken.
@@ -146,6 +151,15 @@ impl From<RecordedRoles> for Recording {
             RecordedRoles::Everyone => Self::Everyone,
         }
     }
+}
+
+/// A limit on the live streams of one token.
+#[derive(Args, Clone, Copy, Debug)]
+pub(crate) struct StreamLimit {
+    /// Role query: maximum number of live streams and downloads that one token has open; a process
+    /// serves 1000 of all tokens
+    #[arg(long, env = "MUSTER_STREAMS_PER_TOKEN", default_value = "100", value_name = "N")]
+    pub(crate) streams_per_token: NonZeroUsize,
 }
 
 /// The port of the API when none is named.
@@ -217,7 +231,7 @@ pub(crate) struct ServeArgs {
     /// What this process does
     #[arg(long, value_enum, default_value = "all", env = "MUSTER_ROLE")]
     role: Role,
-    /// PostgreSQL: postgres://user:password@host:port/database
+    /// PostgreSQL: postgres://user@host:port/database; with a password by the variable alone
     #[arg(long, env = "MUSTER_POSTGRES_URL", hide_env_values = true)]
     postgres_url: String,
     /// The NATS server: tls://host:port; those of a cluster with commas
@@ -238,13 +252,13 @@ pub(crate) struct ServeArgs {
     /// InfluxDB 1.x: the user
     #[arg(long, env = "MUSTER_INFLUX_USER", requires = "influx_password")]
     influx_user: Option<String>,
-    /// InfluxDB 1.x: the user's password
+    /// InfluxDB 1.x: the user's password, by the variable alone
     #[arg(long, env = "MUSTER_INFLUX_PASSWORD", hide_env_values = true)]
     influx_password: Option<String>,
     /// InfluxDB 2.x and 3.x: the organization
     #[arg(long, env = "MUSTER_INFLUX_ORG", default_value = "muster")]
     influx_org: String,
-    /// InfluxDB 2.x and 3.x: the token
+    /// InfluxDB 2.x and 3.x: the token, by the variable alone
     #[arg(long, env = "MUSTER_INFLUX_TOKEN", hide_env_values = true)]
     influx_token: Option<String>,
     /// The folder of keys
@@ -271,6 +285,10 @@ pub(crate) struct ServeArgs {
     offline_after: Duration,
     #[command(flatten)]
     joins: JoinRate,
+    #[command(flatten)]
+    connections: ConnectionLimits,
+    #[command(flatten)]
+    streams: StreamLimit,
     #[command(flatten)]
     metric_limits: MetricLimits,
     #[command(flatten)]
@@ -334,6 +352,8 @@ impl TryFrom<ServeArgs> for ServeOptions {
             agents: args.agents,
             offline_after: args.offline_after,
             joins: args.joins.joins_per_second,
+            connections: args.connections,
+            streams_per_token: args.streams.streams_per_token,
             metric_limits: args.metric_limits,
             proxies: args.proxies,
             recording: args.record.record_shells.into(),

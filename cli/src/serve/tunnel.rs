@@ -3,43 +3,48 @@
 //! After the upgrade (`Upgrade: nats`, RFC 9110 §7.8) the connection is the broker's own, byte for byte.
 //! So the device's TLS and its JWT are the broker's to check, and nothing is read here.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::{Request, State};
+use axum::extract::{ConnectInfo, Request, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use hyper_util::rt::TokioIo;
 use muster_api::Problem;
+use muster_api::problem::Kind;
 use tokio::io::copy_bidirectional;
 use tokio::net::TcpStream;
-use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use url::Url;
+
+use super::connections::{Connections, Refused};
 
 /// The protocol's name in `Upgrade`.
 const PROTOCOL: &str = "nats";
 /// The broker is on this machine or near it.
 const LIMIT: Duration = Duration::from_secs(5);
-/// Devices that come this way at once, in one process.
-const MOST: usize = 10_000;
 
 /// The way to the broker.
 #[derive(Clone, Debug)]
 pub(super) struct Tunnel {
     brokers: Arc<Vec<(String, u16)>>,
-    places: Arc<Semaphore>,
+    connections: Connections,
     stop: CancellationToken,
 }
 
 impl Tunnel {
     /// To the brokers that this process uses itself.
-    pub(super) fn new(brokers: &[String], stop: CancellationToken) -> Self {
+    pub(super) fn new(
+        brokers: &[String],
+        connections: Connections,
+        stop: CancellationToken,
+    ) -> Self {
         let brokers = brokers.iter().filter_map(|broker| address(broker)).collect();
-        Self { brokers: Arc::new(brokers), places: Arc::new(Semaphore::new(MOST)), stop }
+        Self { brokers: Arc::new(brokers), connections, stop }
     }
 
     /// A connection to the first that takes one.
@@ -66,21 +71,32 @@ fn address(broker: &str) -> Option<(String, u16)> {
     (!host.is_empty()).then_some((host, url.port().unwrap_or(4222)))
 }
 
-async fn open(State(tunnel): State<Tunnel>, mut request: Request) -> Response {
+async fn open(
+    State(tunnel): State<Tunnel>,
+    ConnectInfo(client): ConnectInfo<SocketAddr>,
+    mut request: Request,
+) -> Response {
     let wish = request.headers().get(header::UPGRADE).and_then(|value| value.to_str().ok());
     if !wish.is_some_and(|wish| wish.eq_ignore_ascii_case(PROTOCOL)) {
         let headers = [(header::UPGRADE, PROTOCOL), (header::CONNECTION, "upgrade")];
         return (StatusCode::UPGRADE_REQUIRED, headers).into_response();
     }
-    let Ok(place) = Arc::clone(&tunnel.places).try_acquire_owned() else {
-        return Problem::unavailable("too many devices come this way", 30).into_response();
+    let permit = match tunnel.connections.tunnel(client.ip()) {
+        Ok(permit) => permit,
+        Err(Refused::TunnelsOfAddress) => {
+            let detail = format!("too many tunnels from {}", client.ip());
+            return Problem::new(Kind::TooManyRequests, detail).retry_after(30).into_response();
+        }
+        Err(_) => {
+            return Problem::unavailable("too many tunnels are open", 30).into_response();
+        }
     };
     let Some(mut broker) = tunnel.connect().await else {
         return Problem::unavailable("the broker is away; try again", 2).into_response();
     };
     let upgrade = hyper::upgrade::on(&mut request);
     tokio::spawn(async move {
-        let _place = place;
+        let _permit = permit;
         let Ok(device) = upgrade.await else { return };
         let mut device = TokioIo::new(device);
         tokio::select! {

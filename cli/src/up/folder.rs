@@ -1,11 +1,12 @@
 //! The folder of `muster up`: one owner at a time, ports that stay, and `ready.json`.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::Write;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+use muster_command::keys::make_private_dir;
 use serde::{Deserialize, Serialize};
 
 /// The ports of the servers; chosen once and kept, so that what was told to others stays true.
@@ -27,11 +28,8 @@ pub(super) struct Folder {
 
 impl Folder {
     pub(super) fn open(path: &Path, port: u16) -> Result<Self> {
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(path)
-            .with_context(|| format!("cannot make the folder {}", path.display()))?;
+        make_private_dir(path, &["lock", "keys", "ports.json"])
+            .context("the data folder cannot be used")?;
         let path = path.canonicalize()?;
         let lock = path.join("lock");
         let file = OpenOptions::new()

@@ -40,12 +40,14 @@ pub(crate) fn servers_in(dir: &Path) -> Result<(String, MetricStore)> {
 }
 
 /// The ports that its broker and its API listen on.
-pub(crate) fn ports_in(dir: &Path) -> Option<(u16, Option<u16>)> {
+pub(crate) fn ports_in(dir: &Path) -> Option<(u16, Option<String>)> {
     let ports: Ports = serde_json::from_slice(&fs::read(dir.join("ports.json")).ok()?).ok()?;
     let ready: serde_json::Value =
         serde_json::from_slice(&fs::read(dir.join("ready.json")).ok()?).unwrap_or_default();
     let api = ready["url"].as_str().and_then(|url| url.parse::<reqwest::Url>().ok());
-    Some((ports.nats?, api.and_then(|url| url.port_or_known_default())))
+    let address =
+        |url: reqwest::Url| Some(format!("{}:{}", url.host_str()?, url.port_or_known_default()?));
+    Some((ports.nats?, api.and_then(address)))
 }
 
 fn secret(path: &Path) -> Result<String> {

@@ -29,8 +29,8 @@ use crate::client::contexts::{self, Remembered};
 use crate::database_users;
 use crate::otlp::OtlpArgs;
 use crate::serve::{
-    self, DEFAULT_PORT, JoinRate, Listen, MetricLimits, RecordShells, Role, Roles, ServeOptions,
-    TrustedProxies,
+    self, ConnectionLimits, DEFAULT_PORT, JoinRate, Listen, MetricLimits, RecordShells, Role,
+    Roles, ServeOptions, StreamLimit, TrustedProxies,
 };
 use agent::LocalAgent;
 use asked::Asked;
@@ -74,6 +74,10 @@ pub(crate) struct UpArgs {
     #[command(flatten)]
     joins: JoinRate,
     #[command(flatten)]
+    connections: ConnectionLimits,
+    #[command(flatten)]
+    streams: StreamLimit,
+    #[command(flatten)]
     metric_limits: MetricLimits,
     #[command(flatten)]
     record: RecordShells,
@@ -98,6 +102,8 @@ struct Up<'a> {
     with_agent: bool,
     offline_after: Duration,
     joins: NonZeroU32,
+    connections: ConnectionLimits,
+    streams: StreamLimit,
     metric_limits: MetricLimits,
     recording: Recording,
     agents: Option<PathBuf>,
@@ -147,6 +153,8 @@ pub(crate) async fn run(args: UpArgs) -> Result<()> {
         with_agent: !args.no_agent,
         offline_after: args.offline_after,
         joins: args.joins.joins_per_second,
+        connections: args.connections,
+        streams: args.streams,
         metric_limits: args.metric_limits,
         recording: args.record.record_shells.into(),
         agents: args.agents,
@@ -219,6 +227,8 @@ impl Up<'_> {
             agents: self.agents.clone(),
             offline_after: self.offline_after,
             joins: self.joins,
+            connections: self.connections,
+            streams_per_token: self.streams.streams_per_token,
             metric_limits: self.metric_limits,
             proxies: TrustedProxies::default(),
             recording: self.recording,
@@ -310,7 +320,7 @@ impl Up<'_> {
             Err(error) => {
                 self.say.line(&format!(
                     "  !! the context of this server cannot be kept: {error:#}\n     \
-                     give --url, --token and --ca, which are in {}",
+                     give --url, MUSTER_TOKEN and --ca, which are in {}",
                     self.folder.path().join("ready.json").display()
                 ));
                 None

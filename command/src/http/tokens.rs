@@ -80,7 +80,7 @@ pub(super) struct TokenCreated {
     /// When it stops working; `null` when it does not.
     expires_at: Option<Timestamp>,
     /// Of an enrollment token: the pin of the server's key, for the line that installs the agent:
-    /// `curl -fsSk --pinnedpubkey PIN URL/install.sh | sudo sh -s -- TOKEN`.
+    /// `curl -fsSk --pinnedpubkey PIN URL/install.sh | MUSTER_ENROLL_TOKEN=TOKEN sudo --preserve-env=MUSTER_ENROLL_TOKEN sh -s --`.
     #[serde(skip_serializing_if = "Option::is_none")]
     server_pin: Option<String>,
     #[serde(flatten)]

@@ -1,8 +1,8 @@
 //! Secret files: made once, whole or not at all, readable by their owner alone.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{ErrorKind, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
 use muster_schemas::Timestamp;
@@ -16,13 +16,62 @@ fn failed<'a>(
     move |source| KeyError::File { attempted, path: path.to_owned(), source }
 }
 
-/// Makes a folder that only its owner can enter.
-pub(super) fn make_private_dir(dir: &Path) -> Result<(), KeyError> {
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(dir)
-        .map_err(failed("make the folder", dir))
+/// Access of group and others.
+const OTHERS: u32 = 0o077;
+
+/// Makes a folder that only its owner can enter. One that is there and open to others is closed to
+/// them, with the secret files in it, if it is empty or holds one of `own_files`; a folder of other
+/// programs is refused.
+///
+/// # Errors
+/// When it cannot be made, or is open to others and not ours to close.
+pub fn make_private_dir(dir: &Path, own_files: &[&str]) -> Result<(), KeyError> {
+    let make = DirBuilder::new().recursive(true).mode(0o700).create(dir);
+    make.map_err(failed("make the folder", dir))?;
+    let mode = mode_of(dir)?;
+    if mode & OTHERS != 0 {
+        let refuse = |problem: &str| KeyError::OpenToOthers {
+            path: dir.to_owned(),
+            mode,
+            problem: problem.to_owned(),
+        };
+        let entries = fs::read_dir(dir).map_err(failed("read the folder", dir))?;
+        let is_empty = entries.flatten().next().is_none();
+        if !is_empty && !own_files.iter().any(|name| dir.join(name).exists()) {
+            return Err(refuse("it holds files of other programs"));
+        }
+        let closed = fs::set_permissions(dir, Permissions::from_mode(0o700));
+        closed.map_err(|error| refuse(&error.to_string()))?;
+        tracing::warn!(folder = %dir.display(), "the folder was open to others (mode {mode:o}); now it is not");
+    }
+    close_secrets(dir)
+}
+
+/// Closes the secret files of a folder to others: all but certificates and public keys.
+pub(super) fn close_secrets(dir: &Path) -> Result<(), KeyError> {
+    let entries = fs::read_dir(dir).map_err(failed("read the folder", dir))?;
+    for path in entries.flatten().map(|entry| entry.path()) {
+        let is_public = path.extension().is_some_and(|ending| ending == "pem" || ending == "pub");
+        // Another process may have renamed a temporary file since.
+        let Ok(metadata) = fs::symlink_metadata(&path) else { continue };
+        let mode = metadata.permissions().mode() & 0o7777;
+        if is_public || !metadata.is_file() || mode & OTHERS == 0 {
+            continue;
+        }
+        let closed = fs::set_permissions(&path, Permissions::from_mode(mode & !OTHERS));
+        closed.map_err(|error| KeyError::OpenToOthers {
+            path: path.clone(),
+            mode,
+            problem: error.to_string(),
+        })?;
+        tracing::warn!(file = %path.display(), "the file was open to others (mode {mode:o}); now it is not");
+    }
+    Ok(())
+}
+
+fn mode_of(path: &Path) -> Result<u32, KeyError> {
+    let metadata = fs::metadata(path).map_err(failed("look at", path))?;
+    Ok(metadata.permissions().mode() & 0o7777)
 }
 
 /// Writes a file whole or not at all: two processes that start at once end up with one content.

@@ -5,6 +5,7 @@
 
 mod authority;
 mod certificates;
+mod config_secrets;
 mod files;
 pub mod nats_jwt;
 mod roles;
@@ -17,6 +18,7 @@ use nkeys::{KeyPair, KeyPairType};
 
 pub use authority::verifier_in;
 pub use certificates::{Certificates, Listener, certificate_expiry, make_certificates};
+pub use files::make_private_dir;
 pub use roles::RoleKeys;
 
 /// A key could not be read or made.
@@ -39,6 +41,16 @@ pub enum KeyError {
         /// The file.
         path: PathBuf,
         /// What is wrong with it.
+        problem: String,
+    },
+    /// A folder or file of secrets is open to others.
+    #[error("{} is open to other users (mode {mode:o}) and cannot be closed to them ({problem}); try: chmod -R go= {}, as its owner, or another folder", path.display(), path.display())]
+    OpenToOthers {
+        /// The folder or file.
+        path: PathBuf,
+        /// Its mode.
+        mode: u32,
+        /// Why it is not closed to them.
         problem: String,
     },
     /// A JWT could not be made.
@@ -82,6 +94,8 @@ pub struct KeyStore {
     devices: KeyPair,
     device_signing: KeyPair,
     nonce_key: [u8; 32],
+    token_key: [u8; 32],
+    config_key: [u8; 32],
     query_key: SigningKey,
     authority: AuthorityKey,
     former_authorities: Vec<AuthorityKey>,
@@ -94,7 +108,7 @@ impl KeyStore {
     /// # Errors
     /// When a file cannot be read or written, or holds no key.
     pub fn open(dir: &Path) -> Result<Self, KeyError> {
-        files::make_private_dir(dir)?;
+        files::make_private_dir(dir, &["nats-operator.seed", "ca.pem", "roles"])?;
         let nkey = |name: &str, kind| load_nkey(&dir.join(name), kind);
         let operator_path = dir.join("nats-operator.seed");
         let operator = load_nkey(&operator_path, KeyPairType::Operator)?;
@@ -105,6 +119,8 @@ impl KeyStore {
             devices: nkey("nats-devices-account.seed", KeyPairType::Account)?,
             device_signing: nkey("nats-device-signing.seed", KeyPairType::Account)?,
             nonce_key: files::load_or_make_seed(&dir.join("nonce.key"))?,
+            token_key: files::load_or_make_seed(&dir.join("token-secrets.key"))?,
+            config_key: files::load_or_make_seed(&dir.join("config-secrets.key"))?,
             query_key: SigningKey::from_seed(&files::load_or_make_seed(&dir.join(roles::ANSWERS))?),
             authority: authority::present(dir)?,
             former_authorities: authority::former(dir)?,
@@ -264,6 +280,13 @@ impl KeyStore {
     /// When it cannot be written.
     pub fn write_database_url(&self, file: &str, url: &str) -> Result<(), KeyError> {
         files::write_private(&self.dir.join(file), url.as_bytes())
+    }
+
+    /// The key of the secrets of tokens and links that are made with an `Idempotency-Key`; used for
+    /// nothing else.
+    #[must_use]
+    pub const fn token_key(&self) -> &[u8; 32] {
+        &self.token_key
     }
 
     /// The key of the nonces that are handed to devices.

@@ -122,7 +122,7 @@ impl KeyStore {
         for (role, listener) in [("ingest", Listener::Ingest), ("query", Listener::Https)] {
             let made = self.certificates(listener, names, now)?;
             let dir = self.dir.join("roles").join(role);
-            files::make_private_dir(&dir)?;
+            files::make_private_dir(&dir, &[BROKER])?;
             let broker = self.role_credentials(role)?;
             files::write_private(&dir.join(BROKER), broker.0.as_bytes())?;
             files::write_private(&dir.join(ACCOUNT), self.device_account().as_bytes())?;

@@ -31,6 +31,36 @@ fn keys_are_made_once_and_only_their_owner_reads_them() {
 }
 
 #[test]
+fn a_folder_that_is_open_to_others_is_closed_or_refused() {
+    let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    let open_up = |path: &Path, mode| {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    };
+    let dir = tempfile::tempdir().unwrap();
+    // An empty one was made for us.
+    let keys = dir.path().join("keys");
+    std::fs::create_dir(&keys).unwrap();
+    open_up(&keys, 0o755);
+    KeyStore::open(&keys).unwrap();
+    assert_eq!(mode(&keys), 0o700);
+    // Ours, loosened since: the files, too.
+    open_up(&keys, 0o755);
+    open_up(&keys.join("nonce.key"), 0o644);
+    open_up(&keys.join("authority.key"), 0o640);
+    KeyStore::open(&keys).unwrap();
+    assert_eq!(mode(&keys), 0o700);
+    assert_eq!(mode(&keys.join("nonce.key")), 0o600);
+    assert_eq!(mode(&keys.join("authority.key")), 0o600);
+    // One of other programs, such as /srv, stays as it is.
+    let foreign = dir.path().join("srv");
+    std::fs::create_dir_all(foreign.join("web")).unwrap();
+    open_up(&foreign, 0o755);
+    let error = KeyStore::open(&foreign).unwrap_err();
+    assert!(matches!(error, KeyError::OpenToOthers { mode: 0o755, .. }), "{error}");
+    assert_eq!(mode(&foreign), 0o755);
+}
+
+#[test]
 fn each_listener_has_a_key_of_its_own_and_the_pinned_one_is_https() {
     let dir = tempfile::tempdir().unwrap();
     let keys = KeyStore::open(dir.path()).unwrap();
@@ -55,7 +85,14 @@ fn each_listener_has_a_key_of_its_own_and_the_pinned_one_is_https() {
         let files = std::fs::read_dir(dir.path().join("roles").join(role)).unwrap();
         let names: Vec<_> = files.map(|file| file.unwrap().file_name()).collect();
         assert!(names.iter().any(|name| name == "authority.pub"), "{names:?}");
-        for secret in ["authority.key", "ca.key", "nonce.key", "nats-device-signing.seed"] {
+        for secret in [
+            "authority.key",
+            "ca.key",
+            "nonce.key",
+            "token-secrets.key",
+            "config-secrets.key",
+            "nats-device-signing.seed",
+        ] {
             assert!(!names.iter().any(|name| name == secret), "{role} has {secret}");
         }
     }

@@ -169,7 +169,27 @@ impl Service {
         device: DeviceId,
         changes: Changes<ConfigKey, ConfigValue>,
     ) -> Result<Written, ServiceError> {
+        let seal = |(name, value): (ConfigKey, Option<ConfigValue>)| {
+            let value = value.map(|value| self.seal_config("vars", &request.project, &name, value));
+            Ok::<_, ServiceError>((name, value.transpose()?))
+        };
+        let changes = changes.into_iter().map(seal).collect::<Result<_, _>>()?;
         self.change_config(request, device, DeviceCommand::SetConfig(changes)).await
+    }
+
+    /// The value of a config variable as it is recorded: that of a secret one is sealed.
+    pub(super) fn seal_config(
+        &self,
+        field: &'static str,
+        project: &ProjectId,
+        name: &ConfigKey,
+        value: ConfigValue,
+    ) -> Result<ConfigValue, ServiceError> {
+        let sealed = self.keys.seal_config(project, name, value);
+        sealed.map_err(|error| {
+            let rule = format!("the value of {name} {error}");
+            Rejection::Invalid { field, rule, value: name.to_string() }.into()
+        })
     }
 
     async fn change_config(
@@ -220,7 +240,7 @@ impl Service {
             device,
             epoch: state.epoch,
             version: state.config_version,
-            vars: state.config,
+            vars: self.keys.open_config(project, state.config),
         };
         let key = self.keys.operation_key(project)?;
         let sealed = key.seal(cose::Kind::Config, codec::encode(&update));

@@ -310,7 +310,7 @@ impl Service {
         let mut device = device;
         let mut state = self.load::<Device>(project, &StreamName::Device(device)).await?.state;
         if state.waiting.is_some() {
-            return self.waits(project, device, state, proved).await.map(EnrollAnswer::Waits);
+            return waits(project, device, state).map(EnrollAnswer::Waits);
         }
         match &state.verdict {
             Some(Verdict::Rejected(reason)) => {
@@ -370,23 +370,18 @@ impl Service {
         }
         Ok(dropped)
     }
+}
 
-    async fn waits(
-        &self,
-        project: &ProjectId,
-        device: DeviceId,
-        state: Device,
-        proved: &Proved,
-    ) -> Result<EnrollWaiting, ServiceError> {
-        let like = self.like(proved).await?;
-        let like = match like {
-            Some(like) => self.load::<Device>(project, &StreamName::Device(like)).await?.state.name,
-            None => None,
-        };
-        let name = state.name.ok_or(Rejection::NotFound("device"))?;
-        let project = project.clone();
-        Ok(EnrollWaiting { project, device, name, like, retry_after: RETRY_AFTER })
-    }
+/// The answer to a machine that an operator has to accept. It names no other device: whoever has a
+/// token can claim any machine id.
+fn waits(
+    project: &ProjectId,
+    device: DeviceId,
+    state: Device,
+) -> Result<EnrollWaiting, ServiceError> {
+    let name = state.name.ok_or(Rejection::NotFound("device"))?;
+    let project = project.clone();
+    Ok(EnrollWaiting { project, device, name, retry_after: RETRY_AFTER })
 }
 
 /// More network cards of one machine are not looked at.

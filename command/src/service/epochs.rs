@@ -107,7 +107,7 @@ impl Service {
             committed_seq: seq,
             committed_hash: hash,
             config_version: state.config_version,
-            config: state.config,
+            config: self.keys.open_config(project, state.config),
         };
         let key = self.keys.operation_key(project)?;
         Ok(key.seal(Kind::Welcome, codec::encode(&welcome)))

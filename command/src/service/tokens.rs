@@ -64,16 +64,23 @@ struct FirstAnswer {
     expires_at: Option<Timestamp>,
 }
 
+/// A request without an `Idempotency-Key` has no retry that has to get the same secret, so the secret is
+/// random. With one it follows from a key that only command holds and that is used for nothing else.
+fn secret(key: &[u8; 32], request: &Request) -> [u8; 32] {
+    if request.request_hash.is_none() {
+        return rand::random();
+    }
+    #[expect(clippy::expect_used, reason = "HMAC takes a key of any length")]
+    let mut mac = Hmac::<Sha256>::new_from_slice(key).expect("a key of any length");
+    mac.update(b"muster/token-secret/v2");
+    mac.update(request.append_id.as_bytes());
+    mac.finalize().into_bytes().into()
+}
+
 impl Service {
-    /// The secret of the token that a request makes: a retry gets the same one, and it is kept
-    /// nowhere.
+    /// The secret of the token that a request makes; it is kept nowhere.
     pub(super) fn secret(&self, request: &Request) -> [u8; 32] {
-        #[expect(clippy::expect_used, reason = "HMAC takes a key of any length")]
-        let mut mac =
-            Hmac::<Sha256>::new_from_slice(self.keys.nonce_key()).expect("a key of any length");
-        mac.update(b"muster/token-secret/v1");
-        mac.update(request.append_id.as_bytes());
-        mac.finalize().into_bytes().into()
+        secret(self.keys.token_key(), request)
     }
 
     /// The pin of the server's key, as curl's `--pinnedpubkey` takes it.
@@ -136,6 +143,11 @@ impl Service {
             device,
             approval,
         } = new;
+        let seal = |(name, value)| {
+            let value = self.seal_config("config", &request.project, &name, value)?;
+            Ok::<_, ServiceError>((name, value))
+        };
+        let config = config.into_iter().map(seal).collect::<Result<_, _>>()?;
         let secret = Hash::of(&text.secret);
         let token = EnrollmentTokenCreated {
             name,
@@ -233,5 +245,41 @@ impl Service {
             let parts = vec![(stream.clone(), loaded.version, events)];
             self.try_append(request, parts).await?.map(|position| Written { version, position })
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::keys::KeyStore;
+
+    #[test]
+    fn a_secret_follows_from_the_log_and_no_key_but_its_own() {
+        let dir = tempfile::tempdir().unwrap();
+        let keys = KeyStore::open(dir.path()).unwrap();
+        keys.hand_out(&["localhost".to_owned()], Timestamp(1_795_420_800_000_000)).unwrap();
+        let request = Request {
+            project: "default".parse().unwrap(),
+            actor: "test".to_owned(),
+            append_id: Uuid::from_u128(7),
+            request_hash: Some(Hash::of(b"body")),
+            versions: None,
+        };
+        let own = secret(keys.token_key(), &request);
+        assert_eq!(own, secret(keys.token_key(), &request), "a retry gets the same");
+        for entry in std::fs::read_dir(dir.path()).unwrap() {
+            let path = entry.unwrap().path();
+            let Ok(bytes) = std::fs::read(&path) else { continue };
+            let Ok(key) = <[u8; 32]>::try_from(bytes) else { continue };
+            let is_own = path.ends_with("token-secrets.key");
+            assert_eq!(secret(&key, &request) == own, is_own, "{}", path.display());
+        }
+        for role in ["ingest", "query"] {
+            assert!(!dir.path().join("roles").join(role).join("token-secrets.key").exists());
+        }
+        // Nothing has to be repeated without an Idempotency-Key.
+        let unrepeated = Request { request_hash: None, ..request };
+        let key = keys.token_key();
+        assert_ne!(secret(key, &unrepeated), secret(key, &unrepeated));
     }
 }

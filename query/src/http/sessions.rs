@@ -271,17 +271,14 @@ pub(crate) async fn get_session_recording(
     let project = &scope.project;
     min_position.wait(state.log(), &state.read_models.sessions, project).await?;
     find(&state, project, id).await?;
-    let place = state.streams.clone().try_acquire_owned().map_err(|_| {
-        Problem::unavailable("as many live streams are open as this server serves", 10)
-    })?;
-    let place = Arc::new(place);
+    let slot = Arc::new(state.streams.take(&scope.principal)?);
     let pieces = pieces(&state, project, id).await?;
     let (blobs, project) = (state.blobs.clone(), project.clone());
     let read = move |piece: Piece| {
-        let (blobs, project, place) = (blobs.clone(), project.clone(), Arc::clone(&place));
+        let (blobs, project, slot) = (blobs.clone(), project.clone(), Arc::clone(&slot));
         async move {
             let lines = lines(&blobs, &project, id, &piece).await;
-            drop(place);
+            drop(slot);
             lines
         }
     };

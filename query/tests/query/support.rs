@@ -76,6 +76,7 @@ impl World {
             nats,
             blobs: Blobs::open(&BlobPlace::Folder(dir.path().join("blobs"))).unwrap(),
             key: None,
+            streams_per_token: muster_query::DEFAULT_STREAMS_PER_TOKEN,
             influx: with.influx.unwrap_or(InfluxQueryOptions {
                 url: "http://127.0.0.1:1".parse().unwrap(),
                 database: "muster".into(),

@@ -95,9 +95,6 @@ pub struct EnrollWaiting {
     pub device: DeviceId,
     /// The name under which it waits.
     pub name: DeviceName,
-    /// The name of the device that has the same machine id; absent when none has.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub like: Option<DeviceName>,
     /// Ask again after this many seconds.
     pub retry_after: u32,
 }

@@ -66,8 +66,8 @@ impl Agent {
     }
 
     fn enroll(&self, url: &str, token: &str) {
-        let done = self.command(&["enroll", "--url", url, "--name", self.name, token]).output();
-        let done = done.expect("the agent runs");
+        let mut command = self.command(&["enroll", "--url", url, "--name", self.name]);
+        let done = command.env("MUSTER_ENROLL_TOKEN", token).output().expect("the agent runs");
         assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
     }
 

@@ -2,157 +2,18 @@
 //! where none can run (it needs root), the test says so and is skipped.
 
 use std::fmt::Write as _;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::Command;
 use std::time::Duration;
 
 use muster_backing::influx::Credentials;
 use muster_backing::ports::free_port;
-use muster_tests::binaries::binary;
 use muster_tests::fleet::Fleet;
 use muster_tests::{SimDevice, wait};
 
+use super::engine::{Engine, IMAGE, base, text};
 use super::file::{File, root};
 
 const PATIENCE: Duration = Duration::from_secs(90);
-const IMAGE: &str = "muster:test";
-/// As docker-compose.yml runs every container; the file is held to these by a test of its own.
-const HELD_DOWN: [&str; 7] = [
-    "--read-only",
-    "--user",
-    "10001:10001",
-    "--cap-drop",
-    "ALL",
-    "--security-opt",
-    "no-new-privileges:true",
-];
-
-fn text(output: &Output) -> String {
-    let mut text = String::from_utf8_lossy(&output.stdout).into_owned();
-    text.push_str(&String::from_utf8_lossy(&output.stderr));
-    text
-}
-
-/// dockerd in a folder of its own.
-struct Engine {
-    dockerd: Child,
-    dir: tempfile::TempDir,
-}
-
-impl Engine {
-    /// Starts it; the reason when that cannot be.
-    async fn start() -> Result<Self, String> {
-        let dir = tempfile::tempdir().unwrap();
-        let at = |name: &str| dir.path().join(name);
-        let said = std::fs::File::create(at("said")).unwrap();
-        // It ends with this test, however that ends.
-        let dockerd = Command::new("setpriv")
-            .args(["--pdeathsig", "TERM", "--", "dockerd"])
-            .arg(format!("--host=unix://{}", at("docker.sock").display()))
-            .arg(format!("--data-root={}", at("data").display()))
-            .arg(format!("--exec-root={}", at("exec").display()))
-            .arg(format!("--pidfile={}", at("pid").display()))
-            // No network of its own: containers use the machine's, or none.
-            .args(["--bridge=none", "--iptables=false", "--ip-forward=false"])
-            .stdin(Stdio::null())
-            .stdout(said.try_clone().unwrap())
-            .stderr(said)
-            .spawn()
-            .map_err(|error| format!("dockerd does not start: {error}"))?;
-        let mut engine = Self { dockerd, dir };
-        for _ in 0..100 {
-            if engine.docker(&["version"]).is_ok_and(|output| output.status.success()) {
-                return Ok(engine);
-            }
-            if engine.dockerd.try_wait().unwrap().is_some() {
-                break;
-            }
-            tokio::time::sleep(Duration::from_millis(200)).await;
-        }
-        let said = std::fs::read_to_string(engine.dir.path().join("said")).unwrap_or_default();
-        let last = said.lines().last().unwrap_or("it says nothing").to_owned();
-        Err(format!("dockerd cannot run here: {last}"))
-    }
-
-    fn docker(&self, args: &[&str]) -> std::io::Result<Output> {
-        // Another program of this name may come first on PATH.
-        let docker = Path::new("/usr/bin/docker");
-        let docker = if docker.exists() { docker } else { Path::new("docker") };
-        Command::new(docker)
-            .arg(format!("--host=unix://{}/docker.sock", self.dir.path().display()))
-            .args(args)
-            .env("DOCKER_BUILDKIT", "0")
-            .output()
-    }
-
-    fn succeeds(&self, args: &[&str]) -> String {
-        let output = self.docker(args).unwrap();
-        assert!(output.status.success(), "docker {args:?}: {}", text(&output));
-        text(&output)
-    }
-
-    /// The image, of the Dockerfile and the binaries under test, on the base.
-    fn build(&self, base: &Path) {
-        self.succeeds(&["import", base.to_str().unwrap(), "muster-base:test"]);
-        let context = self.dir.path().join("context");
-        std::fs::create_dir(&context).unwrap();
-        for name in ["muster", "muster-agent"] {
-            std::fs::copy(binary(name), context.join(name)).unwrap();
-        }
-        let file = root().join("Dockerfile");
-        let base = "BASE_IMAGE=muster-base:test";
-        let (file, context) = (file.to_str().unwrap(), context.to_str().unwrap());
-        self.succeeds(&[
-            "build",
-            "--network",
-            "none",
-            "--target",
-            "prebuilt",
-            "--build-arg",
-            base,
-            "--tag",
-            IMAGE,
-            "--file",
-            file,
-            context,
-        ]);
-    }
-
-    fn run(&self, more: &[&str], command: &[&str]) -> Output {
-        let mut args = vec!["run"];
-        args.extend(HELD_DOWN);
-        args.extend(more);
-        args.push(IMAGE);
-        args.extend(command);
-        self.docker(&args).unwrap()
-    }
-}
-
-impl Drop for Engine {
-    fn drop(&mut self) {
-        if let Ok(running) = self.docker(&["ps", "--quiet"]) {
-            for id in String::from_utf8_lossy(&running.stdout).split_whitespace() {
-                let _ = self.docker(&["rm", "--force", id]);
-            }
-        }
-        muster_tests::system::signal(self.dockerd.id(), "TERM");
-        let _ = self.dockerd.wait();
-        // What is still mounted would keep the folder.
-        for mounted in ["exec/netns/default", "data"] {
-            let path = self.dir.path().join(mounted);
-            let _ = Command::new("umount").args(["-q", "-l"]).arg(path).output();
-        }
-    }
-}
-
-/// A Debian as `scripts/deps test` makes it.
-fn base() -> Option<PathBuf> {
-    let variable = |name: &str| std::env::var_os(name).map(PathBuf::from);
-    let cache = variable("MUSTER_CACHE")
-        .or_else(|| variable("XDG_CACHE_HOME").map(|folder| folder.join("muster")))
-        .or_else(|| variable("HOME").map(|folder| folder.join(".cache/muster")))?;
-    Some(cache.join("debian-base.tar")).filter(|base| base.exists())
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_image_runs_read_only_without_root_and_a_role_in_it_takes_over() {
@@ -160,14 +21,14 @@ async fn the_image_runs_read_only_without_root_and_a_role_in_it_takes_over() {
         eprintln!("skipped: there is no base for an image; as root: scripts/deps test");
         return;
     };
-    let engine = match Engine::start().await {
+    let engine = match Engine::start(false).await {
         Ok(engine) => engine,
         Err(why) => {
             eprintln!("skipped: {why}");
             return;
         }
     };
-    engine.build(&base);
+    engine.build(&base, IMAGE);
 
     // Nothing can be written but volumes, which are new, and nobody is root.
     let written = engine.run(&["--rm", "--network", "none"], &["sh", "-c", "id -u; touch /x"]);

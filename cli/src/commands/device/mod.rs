@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::confirm::Confirm;
 use super::target::Selected;
-use super::{changes, typed};
+use super::{changes, config_changes};
 use crate::client::{Client, Connection};
 use crate::exit::Misused;
 use crate::output::{self, ago, pairs, percent, table, text};
@@ -107,7 +107,8 @@ pub(crate) enum DeviceCommand {
     /// Set config variables (key=value) and remove them (key-)
     ///
     /// A value is taken as a boolean, a whole number or a number when it reads as one; quotes make
-    /// it text: port='"80"'.
+    /// it text: port='"80"'. The value of a variable whose name starts with secret. is shown to
+    /// nobody but the device, and comes from a file: secret.db=@FILE, or @- for standard input.
     Config {
         /// Name, id, or a label selector such as env=prod
         device: Option<String>,
@@ -200,7 +201,7 @@ pub(crate) async fn run(connection: Connection, command: DeviceCommand) -> Resul
             if words.is_empty() {
                 return show::config(&client()?, &target, json).await;
             }
-            let body = json!({"vars": changes(&words, typed)?});
+            let body = json!({"vars": config_changes(&words)?});
             write::change(&client()?, &target, "/config", &body, json).await
         }
         DeviceCommand::Delete { device, selected, confirm } => {

@@ -170,7 +170,8 @@ fn print_config(config: &Value) {
     let empty = serde_json::Map::new();
     let map = |name: &str| config[name].as_object().unwrap_or(&empty);
     for (key, value) in map("vars") {
-        line(format!("  {key} = {value}"));
+        let is_sealed = value.as_str().is_some_and(|text| text.starts_with("sealed:v1:"));
+        line(if is_sealed { format!("  {key} (secret)") } else { format!("  {key} = {value}") });
     }
     for (key, error) in map("errors") {
         line(format!("  !! {key} is not applied: {}", text(error)));

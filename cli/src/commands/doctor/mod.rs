@@ -49,7 +49,7 @@ pub(crate) struct DoctorArgs {
     /// The folder of `muster up`; not with --postgres-url
     #[arg(long, env = "MUSTER_DATA", default_value = "muster-data")]
     data: PathBuf,
-    /// PostgreSQL: postgres://user:password@host:port/database
+    /// PostgreSQL: postgres://user@host:port/database; with a password by the variable alone
     #[arg(long, env = "MUSTER_POSTGRES_URL", hide_env_values = true, requires = "keys")]
     postgres_url: Option<String>,
     /// The NATS server: tls://host:port; those of a cluster with commas
@@ -64,13 +64,13 @@ pub(crate) struct DoctorArgs {
     /// InfluxDB 1.x: the user
     #[arg(long, env = "MUSTER_INFLUX_USER", requires = "influx_password")]
     influx_user: Option<String>,
-    /// InfluxDB 1.x: the user's password
+    /// InfluxDB 1.x: the user's password, by the variable alone
     #[arg(long, env = "MUSTER_INFLUX_PASSWORD", hide_env_values = true)]
     influx_password: Option<String>,
     /// InfluxDB 2.x and 3.x: the organization
     #[arg(long, env = "MUSTER_INFLUX_ORG", default_value = "muster")]
     influx_org: String,
-    /// InfluxDB 2.x and 3.x: the token
+    /// InfluxDB 2.x and 3.x: the token, by the variable alone
     #[arg(long, env = "MUSTER_INFLUX_TOKEN", hide_env_values = true)]
     influx_token: Option<String>,
     /// The folder of keys
@@ -89,7 +89,8 @@ struct Subject {
     keys: PathBuf,
     /// Where data is written on this machine.
     data: Option<PathBuf>,
-    api_port: Option<u16>,
+    /// Host and port of the API on this machine.
+    api: Option<String>,
 }
 
 impl DoctorArgs {
@@ -104,12 +105,13 @@ impl DoctorArgs {
             return Ok(Subject {
                 postgres_url,
                 nats_urls: ports
+                    .as_ref()
                     .map(|(nats, _)| format!("tls://127.0.0.1:{nats}"))
                     .into_iter()
                     .collect(),
                 store: Some(store),
                 keys: self.data.join("keys"),
-                api_port: ports.and_then(|(_, api)| api),
+                api: ports.and_then(|(_, api)| api),
                 data: Some(self.data),
             });
         };
@@ -124,7 +126,9 @@ impl DoctorArgs {
             }),
             keys,
             data: None,
-            api_port: self.listen.map(|listen| listen.port.unwrap_or(crate::serve::DEFAULT_PORT)),
+            api: self
+                .listen
+                .map(|listen| health::reachable(listen.with_port(crate::serve::DEFAULT_PORT))),
         })
     }
 }
@@ -149,8 +153,8 @@ pub(crate) async fn run(connection: &Connection, args: DoctorArgs) -> Result<()>
     if let Some(store) = &subject.store {
         checks.push(stores::influx(store).await);
     }
-    if let Some(port) = subject.api_port {
-        checks.push(api(port, &subject).await);
+    if let Some(address) = &subject.api {
+        checks.push(api(address, &subject).await);
     }
     let failed = checks.iter().filter(|check| check.remedy.is_some()).count();
     if connection.json {
@@ -171,9 +175,9 @@ pub(crate) async fn run(connection: &Connection, args: DoctorArgs) -> Result<()>
 }
 
 /// Is the role on this machine ready?
-async fn api(port: u16, subject: &Subject) -> Check {
-    match health::ask(port, &subject.keys).await {
-        Ok(()) => Check::good("API", format!("https://localhost:{port} is ready")),
+async fn api(address: &str, subject: &Subject) -> Check {
+    match health::ask(address, &subject.keys).await {
+        Ok(()) => Check::good("API", format!("https://{address} is ready")),
         Err(error) => Check::bad(
             "API",
             format!("{error:#}"),

@@ -20,7 +20,8 @@ pub(crate) struct ServerArgs {
     /// The folder of `muster up`, which must run; not with --postgres-url
     #[arg(long, env = "MUSTER_DATA", default_value = "muster-data")]
     data: PathBuf,
-    /// PostgreSQL, as muster signs in: postgres://user:password@host:port/database
+    /// PostgreSQL, as muster signs in: postgres://user@host:port/database; with a password by the
+    /// variable alone
     #[arg(long, env = "MUSTER_POSTGRES_URL", hide_env_values = true, requires = "influx_url")]
     postgres_url: Option<String>,
     /// InfluxDB: http://host:port
@@ -32,13 +33,14 @@ pub(crate) struct ServerArgs {
     /// InfluxDB 1.x: an administrator; none when it asks nobody
     #[arg(long, env = "MUSTER_INFLUX_USER", requires = "influx_password")]
     influx_user: Option<String>,
-    /// InfluxDB 1.x: the administrator's password
+    /// InfluxDB 1.x: the administrator's password, by the variable alone
     #[arg(long, env = "MUSTER_INFLUX_PASSWORD", hide_env_values = true)]
     influx_password: Option<String>,
-    /// InfluxDB 2.x and 3.x: the token that Grafana reads with; one that may only read is best
+    /// InfluxDB 2.x and 3.x: the token that Grafana reads with, by the variable alone; one that may only read is best
     #[arg(long, env = "MUSTER_INFLUX_TOKEN", hide_env_values = true)]
     influx_token: Option<String>,
-    /// The password of Grafana's users in PostgreSQL and InfluxDB; a new one when left out
+    /// The password of Grafana's users in PostgreSQL and InfluxDB, by the variable alone; a new one when
+    /// left out
     #[arg(long, env = "MUSTER_GRAFANA_PASSWORD", hide_env_values = true)]
     password: Option<String>,
 }
@@ -76,14 +78,14 @@ impl ServerArgs {
             LetIn::Done => {}
             LetIn::PasswordUnchanged if given => {}
             LetIn::PasswordUnchanged => bail!(
-                "the role {role} is there, and muster's own may not set its password; give it: --password …, or MUSTER_GRAFANA_PASSWORD",
+                "the role {role} is there, and muster's own may not set its password; give it: MUSTER_GRAFANA_PASSWORD",
                 role = grafana::ROLE
             ),
             LetIn::NoRole => bail!(
                 "muster's own role may make no other; let an administrator of PostgreSQL run\n  \
                  CREATE ROLE {role} LOGIN PASSWORD '…';\n  \
                  ALTER ROLE {role} SET default_transaction_read_only = on;\n\
-                 and do this again with that --password",
+                 and do this again with that password in MUSTER_GRAFANA_PASSWORD",
                 role = grafana::ROLE
             ),
         }

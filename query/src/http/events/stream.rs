@@ -19,13 +19,13 @@ use muster_api::{Problem, Query, Scope};
 use muster_eventlog::ReadFilter;
 use muster_schemas::{DeviceId, ProjectId};
 use serde::Deserialize;
-use tokio::sync::OwnedSemaphorePermit;
 use utoipa::IntoParams;
 
 use super::types;
 use super::view::{EventView, Include};
 use crate::http::devices::resolve;
 use crate::http::examples;
+use crate::live_streams::LiveStream;
 use crate::state::QueryState;
 
 /// Events that are read at once.
@@ -82,9 +82,7 @@ pub(crate) async fn stream_events(
     Query(query): Query<StreamEvents>,
 ) -> Result<impl IntoResponse, Problem> {
     let kinds = types::wanted(query.kind.as_deref(), &scope.principal)?;
-    let place = state.streams.clone().try_acquire_owned().map_err(|_| {
-        Problem::unavailable("as many live streams are open as this server serves", 10)
-    })?;
+    let slot = state.streams.take(&scope.principal)?;
     let device = match &query.device {
         Some(text) => Some(resolve(&state, &scope.project, text).await?),
         None => None,
@@ -103,7 +101,7 @@ pub(crate) async fn stream_events(
         ready: VecDeque::new(),
         token: bearer(&headers),
         checked: Instant::now(),
-        _place: place,
+        _slot: slot,
         project: scope.project,
         state,
     };
@@ -148,7 +146,7 @@ struct Reader {
     /// What the client showed, to look at it again.
     token: String,
     checked: Instant,
-    _place: OwnedSemaphorePermit,
+    _slot: LiveStream,
 }
 
 /// Asked for the next event only when the client has taken the one before.

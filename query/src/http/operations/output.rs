@@ -20,7 +20,7 @@ use muster_schemas::wire::internal::{OUTPUT_READ_SUBJECT, OutputRead, output_sub
 use muster_schemas::wire::{MAX_OUTPUT_BYTES, MAX_PIECE_BYTES, OutputStream};
 use muster_schemas::{DeviceId, OperationId, ProjectId, codec, compress};
 use serde::Deserialize;
-use tokio::sync::{OwnedSemaphorePermit, watch};
+use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 use utoipa::{IntoParams, ToSchema};
@@ -28,6 +28,7 @@ use uuid::Uuid;
 
 use super::runs::find_run;
 use crate::http::devices::resolve;
+use crate::live_streams::LiveStream;
 use crate::state::QueryState;
 
 /// The pieces are listed this often, whether or not somebody tells of more.
@@ -143,9 +144,7 @@ pub(crate) async fn get_run_output(
     min_position.wait(state.log(), &state.read_models.operations, &project).await?;
     let device = resolve(&state, &project, &device).await?;
     find_run(&state, &project, operation, device).await?;
-    let place = state.streams.clone().try_acquire_owned().map_err(|_| {
-        Problem::unavailable("as many live streams are open as this server serves", 10)
-    })?;
+    let slot = state.streams.take(&scope.principal)?;
     let told = match query.follow {
         true => {
             let subject = output_subject(&project, operation, device);
@@ -181,7 +180,7 @@ pub(crate) async fn get_run_output(
         operation,
         device,
         state,
-        _place: place,
+        _slot: slot,
     };
     let body = futures::stream::try_unfold(reader, |mut reader| async move {
         let bytes = reader.next().await.map_err(|problem| {
@@ -224,7 +223,7 @@ struct Reader {
     listed: Instant,
     /// Tells when the read model moves.
     progress: watch::Receiver<HashMap<ProjectId, u64>>,
-    _place: OwnedSemaphorePermit,
+    _slot: LiveStream,
 }
 
 impl Reader {

@@ -52,5 +52,5 @@ pub(crate) async fn get_upload_content(
     min_position.wait(state.log(), &state.read_models.operations, project).await?;
     let device = resolve(&state, project, &device).await?;
     let found = find(&state, project, (operation, device)).await?;
-    answer(&state, project, found, &headers).await
+    answer(&state, project, found, (&scope.principal).into(), &headers).await
 }

@@ -10,6 +10,7 @@ use muster_schemas::{Event, Hash, StreamName, Timestamp};
 
 use super::list::find;
 use super::stored::answer;
+use crate::live_streams::Holder;
 use crate::state::QueryState;
 
 /// A stored file, by a link.
@@ -51,7 +52,9 @@ pub(crate) async fn download_file(
         .ok_or_else(unknown)?;
     let found = find(&state, &text.project, (text.operation, text.device)).await?;
     tracing::info!(link = ?text, "a file is downloaded by a link");
-    answer(&state, &text.project, found, &headers).await
+    let (operation, device) = found.key;
+    let holder = Holder::Upload(operation, device);
+    answer(&state, &text.project, found, holder, &headers).await
 }
 
 /// Does a link with this secret work now? `None` when it was never made.

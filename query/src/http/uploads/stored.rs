@@ -16,12 +16,12 @@ use muster_schemas::events::FileSummary;
 use muster_schemas::wire::{MAX_FILE_PIECE_BYTES, OutputStream};
 use muster_schemas::{Hash, ProjectId, compress};
 use sha2::{Digest, Sha256};
-use tokio::sync::OwnedSemaphorePermit;
 
 use super::list::Found;
 use super::range::{Part, part};
 use super::view::UploadState;
 use crate::http::sessions::blob_problem;
+use crate::live_streams::{Holder, LiveStream};
 use crate::state::QueryState;
 
 /// Reads a stored file.
@@ -35,7 +35,7 @@ struct Reader {
     /// How far it was read.
     at: u64,
     part: Part,
-    _place: OwnedSemaphorePermit,
+    _slot: LiveStream,
 }
 
 /// The answer with a stored file, or the part of it that the request's headers ask for.
@@ -43,6 +43,7 @@ pub(super) async fn answer(
     state: &QueryState,
     project: &ProjectId,
     found: Found,
+    holder: Holder,
     headers: &HeaderMap,
 ) -> Result<Response, Problem> {
     let (operation, device) = found.key;
@@ -58,9 +59,7 @@ pub(super) async fn answer(
     }
     let file = found.run.report.and_then(|report| report.file);
     let file = file.ok_or_else(|| Problem::not_found("the upload has brought no file"))?;
-    let place = state.streams.clone().try_acquire_owned().map_err(|_| {
-        Problem::unavailable("as many live streams are open as this server serves", 10)
-    })?;
+    let slot = state.streams.take(holder)?;
     let damaged = |what: String| {
         let words = format!(
             "{what} of upload {operation} of device {device} is missing: somebody has touched the blobs"
@@ -93,7 +92,7 @@ pub(super) async fn answer(
         file,
         hasher: Sha256::new_with_prefix(&salt),
         part,
-        _place: place,
+        _slot: slot,
     };
     *answer.body_mut() =
         Body::from_stream(futures::stream::try_unfold(reader, |mut reader| async move {

@@ -1,0 +1,109 @@
+//! Refuses secrets in arguments: every user of a machine can read them in the list of processes.
+//!
+//! The flags stay, so that a script that uses one gets a hint instead of "unknown argument"; their values
+//! come from the environment, or from a file that `MUSTER_…_FILE` names ([`crate::environment`]).
+
+use clap::parser::{ArgMatches, ValueSource};
+use url::Url;
+
+use crate::exit::Misused;
+
+/// Ids of the arguments whose values are secret, and the variable that takes each.
+const SECRETS: [(&str, &str); 5] = [
+    ("token", "MUSTER_TOKEN"),
+    ("influx_password", "MUSTER_INFLUX_PASSWORD"),
+    ("influx_token", "MUSTER_INFLUX_TOKEN"),
+    ("influx_setup_password", "MUSTER_INFLUX_SETUP_PASSWORD"),
+    ("password", "MUSTER_GRAFANA_PASSWORD"),
+];
+/// Ids of the arguments that are URLs, which may hold a password.
+const URLS: [(&str, &str); 1] = [("postgres_url", "MUSTER_POSTGRES_URL")];
+
+/// Checks a command and its subcommands.
+pub(crate) fn refuse_secrets(matches: &ArgMatches) -> Result<(), Misused> {
+    for (id, variable) in SECRETS {
+        if given(matches, id).is_some() {
+            return Err(refused(id, variable));
+        }
+    }
+    for (id, variable) in URLS {
+        let url = given(matches, id).and_then(|text| text.parse::<Url>().ok());
+        if url.is_some_and(|url| url.password().is_some()) {
+            return Err(refused(id, variable));
+        }
+    }
+    matches.subcommand().map_or(Ok(()), |(_, matches)| refuse_secrets(matches))
+}
+
+/// The value of an argument that stands on the command line.
+fn given(matches: &ArgMatches, id: &str) -> Option<String> {
+    let is_given = matches.try_contains_id(id).ok()?
+        && matches.value_source(id) == Some(ValueSource::CommandLine);
+    let value = is_given.then(|| matches.try_get_one::<String>(id).ok().flatten()).flatten();
+    value.cloned()
+}
+
+fn refused(id: &str, variable: &str) -> Misused {
+    let flag = id.replace('_', "-");
+    let file = if id == "token" { "--token-file FILE, " } else { "" };
+    Misused(format!(
+        "--{flag} would show a secret to every user of this machine, in the list of processes; use \
+         {file}{variable}, or {variable}_FILE with a file that holds it"
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+    use crate::args::Args;
+
+    fn check(line: &str) -> Result<(), String> {
+        let matches = Args::command().try_get_matches_from(line.split(' ')).unwrap();
+        refuse_secrets(&matches).map_err(|error| error.0)
+    }
+
+    #[test]
+    fn no_secret_is_taken_from_an_argument() {
+        for line in [
+            "muster --token mst_x status",
+            "muster device list --token mst_x",
+            "muster bootstrap --keys k --postgres-url postgres://a:b@c/d",
+            "muster bootstrap --keys k --postgres-url postgres://c --influx-url http://x --influx-token t",
+            "muster doctor --keys k --postgres-url postgres://a:b@c/d",
+            "muster grafana user --password x",
+            "muster serve --keys k --nats-url n --postgres-url postgres://c --influx-user u --influx-password p",
+        ] {
+            let error = check(line).unwrap_err();
+            assert!(error.contains("_FILE"), "{line}: {error}");
+        }
+        for line in [
+            "muster --token-file f status",
+            "muster bootstrap --keys k --postgres-url postgres://a@c/d",
+            "muster token create",
+        ] {
+            check(line).unwrap();
+        }
+    }
+
+    /// Whoever adds a flag for a secret adds it above.
+    #[test]
+    fn every_argument_that_sounds_secret_is_checked() {
+        fn names(command: &clap::Command, found: &mut Vec<String>) {
+            found.extend(command.get_arguments().map(|argument| argument.get_id().to_string()));
+            command.get_subcommands().for_each(|command| names(command, found));
+        }
+        let mut found = Vec::new();
+        names(&Args::command(), &mut found);
+        let known = |name: &str| SECRETS.iter().chain(&URLS).any(|(id, _)| *id == name);
+        // These are flags without a value, files, and the addresses of servers that take no password.
+        let others = ["token_only", "token_file", "no_token"];
+        for name in found {
+            let sounds_secret = ["token", "password", "secret", "postgres_url"]
+                .iter()
+                .any(|word| name.contains(word));
+            assert!(!sounds_secret || known(&name) || others.contains(&name.as_str()), "{name}");
+        }
+    }
+}

@@ -1,0 +1,168 @@
+//! Limits on the connections to the HTTPS listener: in total, per client address, and for `/nats` tunnels.
+//!
+//! Each connection is a file descriptor. The total leaves a reserve of descriptors for the database, the
+//! broker and files, so that clients cannot cut off what the API itself needs. When a limit is reached, the
+//! oldest connection that has not sent a request yet is closed in favor of the new one; if there is none,
+//! the new one is refused.
+//!
+//! Timeouts of handshakes and requests are set in `door.rs`.
+
+mod options;
+mod registry;
+mod stream;
+
+use std::future::{Ready, ready};
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use axum::extract::{ConnectInfo, Request, State};
+use axum::middleware::Next;
+use axum::response::Response;
+use axum_server::accept::Accept;
+use metrics::{counter, describe_counter, describe_gauge, gauge};
+use tokio::net::TcpStream;
+
+pub(crate) use options::ConnectionLimits;
+pub(super) use registry::Refused;
+use registry::Registry;
+use stream::{CountedStream, Slot};
+
+use super::proxies::TrustedProxies;
+
+const OPEN: &str = "muster_connections";
+const REFUSED: &str = "muster_connections_refused_total";
+const CLOSED: &str = "muster_connections_closed_total";
+
+/// The connections of one listener; cheap to clone.
+#[derive(Clone, Debug)]
+pub(super) struct Connections(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    registry: Mutex<Registry>,
+    /// Addresses that carry the connections of many clients.
+    proxies: TrustedProxies,
+}
+
+/// A tunnel's part of the limits; given back when dropped.
+#[derive(Debug)]
+pub(super) struct TunnelPermit {
+    connections: Connections,
+    client: IpAddr,
+}
+
+impl Connections {
+    pub(super) fn new(limits: registry::Limits, proxies: TrustedProxies) -> Self {
+        describe_gauge!(OPEN, "open connections to the HTTPS listener");
+        describe_counter!(
+            REFUSED,
+            "connections and tunnels refused, by the limit that was reached"
+        );
+        describe_counter!(CLOSED, "connections closed before their first request, by cause");
+        tracing::info!(
+            total = limits.total,
+            per_address = limits.per_address,
+            tunnels = limits.tunnels,
+            "limits on connections"
+        );
+        Self(Arc::new(Shared { registry: Mutex::new(Registry::new(limits)), proxies }))
+    }
+
+    fn registry(&self) -> MutexGuard<'_, Registry> {
+        self.0.registry.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn enter(&self, peer: SocketAddr) -> Result<Arc<Slot>, Refused> {
+        let is_limited = !self.0.proxies.trusts(peer.ip().to_canonical());
+        let mut registry = self.registry();
+        let entered = registry.enter(peer, is_limited);
+        set_open(&registry);
+        drop(registry);
+        let (slot, closed) = entered.inspect_err(|refused| refuse(peer.ip(), *refused))?;
+        if closed > 0 {
+            counter!(CLOSED, "cause" => "pressure").increment(closed);
+            tracing::warn!(
+                address = %peer.ip(),
+                "a limit on connections is reached; the oldest one without a request was closed"
+            );
+        }
+        Ok(slot)
+    }
+
+    fn leave(&self, slot: &Slot) {
+        let mut registry = self.registry();
+        registry.leave(slot);
+        set_open(&registry);
+    }
+
+    /// Admits one more tunnel of a client; its connection to the broker counts in the total.
+    pub(super) fn tunnel(&self, client: IpAddr) -> Result<TunnelPermit, Refused> {
+        let is_limited = !self.0.proxies.trusts(client.to_canonical());
+        let opened = self.registry().open_tunnel(client, is_limited);
+        opened.inspect_err(|refused| refuse(client, *refused))?;
+        Ok(TunnelPermit { connections: self.clone(), client })
+    }
+
+    /// Counts a connection that failed before its first request.
+    pub(super) fn failed(peer: Option<&SocketAddr>, error: &io::Error) {
+        match peer {
+            None => {
+                counter!(REFUSED, "limit" => "descriptors").increment(1);
+                tracing::warn!(%error, "failed to accept a connection");
+            }
+            // Those that the registry has refused or closed are counted there.
+            Some(_) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+            Some(_) => {
+                let cause = if error.kind() == io::ErrorKind::TimedOut { "timeout" } else { "tls" };
+                counter!(CLOSED, "cause" => cause).increment(1);
+            }
+        }
+    }
+}
+
+impl Drop for TunnelPermit {
+    fn drop(&mut self) {
+        self.connections.registry().close_tunnel(self.client);
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a figure for a graph")]
+fn set_open(registry: &Registry) {
+    gauge!(OPEN).set(registry.open() as f64);
+}
+
+fn refuse(address: IpAddr, refused: Refused) {
+    counter!(REFUSED, "limit" => refused.as_str()).increment(1);
+    tracing::warn!(%address, limit = refused.as_str(), "a connection was refused");
+}
+
+impl<S> Accept<TcpStream, S> for Connections {
+    type Stream = CountedStream;
+    type Service = S;
+    type Future = Ready<io::Result<(CountedStream, S)>>;
+
+    fn accept(&self, stream: TcpStream, service: S) -> Self::Future {
+        ready(self.admit(stream).map(|stream| (stream, service)))
+    }
+}
+
+impl Connections {
+    fn admit(&self, stream: TcpStream) -> io::Result<CountedStream> {
+        // What is small is sent immediately: it would wait 40 ms for an acknowledgement.
+        stream.set_nodelay(true)?;
+        let slot = self.enter(stream.peer_addr()?).map_err(|_| stream::closed())?;
+        Ok(CountedStream::new(stream, slot, self.clone()))
+    }
+}
+
+/// The middleware that notes a connection's first request: it is not closed for another one any more.
+pub(super) async fn note_request(
+    State(connections): State<Connections>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    request: Request,
+    next: Next,
+) -> Response {
+    connections.registry().note_request(peer);
+    next.run(request).await
+}

@@ -1,0 +1,149 @@
+//! Secret config variables: sealed before they are recorded, opened only for the device.
+//!
+//! A variable is secret by its name, `secret.…`. The log, and so every read model, export and backup,
+//! holds the ciphertext; the key is in the folder of keys. The value travels to the device in the signed
+//! config, as every other variable: it is not hidden from the broker.
+
+use aws_lc_rs::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
+use data_encoding::BASE64URL_NOPAD;
+use muster_schemas::names::{ConfigKey, ConfigValue, ConfigVars};
+use muster_schemas::{ProjectId, codec};
+
+use super::KeyStore;
+
+/// Names of secret variables start with this.
+const SECRET: &str = "secret.";
+/// A sealed value starts with this; then base64url: nonce, ciphertext, tag.
+const SEALED: &str = "sealed:v1:";
+/// Maximum size of a secret value, in bytes: sealed, it fits a config variable.
+const MAX_SECRET: usize = 3000;
+
+/// A value cannot be a secret variable's.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub(crate) enum SecretError {
+    /// It is too long.
+    #[error("is longer than {MAX_SECRET} bytes")]
+    TooLong,
+    /// It looks like a sealed one.
+    #[error("starts with '{SEALED}', as what the server has sealed: give the value itself")]
+    Sealed,
+    /// The key is unusable.
+    #[error("cannot be sealed")]
+    Key,
+}
+
+fn is_secret(name: &ConfigKey) -> bool {
+    name.as_str().starts_with(SECRET)
+}
+
+impl KeyStore {
+    /// The value as it is recorded: a secret variable's is sealed.
+    pub(crate) fn seal_config(
+        &self,
+        project: &ProjectId,
+        name: &ConfigKey,
+        value: ConfigValue,
+    ) -> Result<ConfigValue, SecretError> {
+        if matches!(&value, ConfigValue::Text(text) if text.starts_with(SEALED)) {
+            return Err(SecretError::Sealed);
+        }
+        if !is_secret(name) {
+            return Ok(value);
+        }
+        let mut bytes = codec::encode(&value);
+        // Up to 3 bytes say type and length.
+        if bytes.len() > MAX_SECRET + 3 {
+            return Err(SecretError::TooLong);
+        }
+        let nonce: [u8; NONCE_LEN] = rand::random();
+        let key = self.config_key().ok_or(SecretError::Key)?;
+        let sealed = key.seal_in_place_append_tag(
+            Nonce::assume_unique_for_key(nonce),
+            Aad::from(place(project, name)),
+            &mut bytes,
+        );
+        sealed.map_err(|_| SecretError::Key)?;
+        let whole = [&nonce[..], &bytes].concat();
+        Ok(ConfigValue::Text(format!("{SEALED}{}", BASE64URL_NOPAD.encode(&whole))))
+    }
+
+    /// The variables as the device gets them. One that cannot be opened is left out.
+    pub(crate) fn open_config(&self, project: &ProjectId, vars: ConfigVars) -> ConfigVars {
+        let open = |(name, value): (ConfigKey, ConfigValue)| {
+            let ConfigValue::Text(text) = &value else { return Some((name, value)) };
+            // What was set before names made secrets is not sealed.
+            let Some(sealed) = text.strip_prefix(SEALED).filter(|_| is_secret(&name)) else {
+                return Some((name, value));
+            };
+            let opened = self.open_value(project, &name, sealed);
+            if opened.is_none() {
+                tracing::error!(%project, %name, "a secret config variable cannot be opened; is config-secrets.key the one of then? Set it again");
+            }
+            opened.map(|value| (name, value))
+        };
+        vars.into_iter().filter_map(open).collect()
+    }
+
+    fn open_value(
+        &self,
+        project: &ProjectId,
+        name: &ConfigKey,
+        sealed: &str,
+    ) -> Option<ConfigValue> {
+        let whole = BASE64URL_NOPAD.decode(sealed.as_bytes()).ok()?;
+        let (nonce, sealed) = whole.split_at_checked(NONCE_LEN)?;
+        let nonce = Nonce::try_assume_unique_for_key(nonce).ok()?;
+        let mut bytes = sealed.to_vec();
+        let aad = Aad::from(place(project, name));
+        let plain = self.config_key()?.open_in_place(nonce, aad, &mut bytes).ok()?;
+        codec::decode(plain).ok()
+    }
+
+    fn config_key(&self) -> Option<LessSafeKey> {
+        UnboundKey::new(&CHACHA20_POLY1305, &self.config_key).ok().map(LessSafeKey::new)
+    }
+}
+
+/// A value opens under its own name and in its own project only.
+fn place(project: &ProjectId, name: &ConfigKey) -> Vec<u8> {
+    [b"muster/config-secret/v1", project.as_str().as_bytes(), b"/", name.as_str().as_bytes()]
+        .concat()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_secret_opens_in_its_own_place_and_nowhere_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let keys = KeyStore::open(dir.path()).unwrap();
+        let project: ProjectId = "default".parse().unwrap();
+        let name: ConfigKey = "secret.db".parse().unwrap();
+        for value in [ConfigValue::Text("hunter2".into()), ConfigValue::Int(4711)] {
+            let sealed = keys.seal_config(&project, &name, value.clone()).unwrap();
+            assert!(matches!(&sealed, ConfigValue::Text(text) if text.starts_with(SEALED)));
+            assert!(sealed.check().is_ok());
+            let open = |keys: &KeyStore, project: &ProjectId, name: &ConfigKey| {
+                let vars = ConfigVars::from([(name.clone(), sealed.clone())]);
+                keys.open_config(project, vars).remove(name)
+            };
+            assert_eq!(open(&keys, &project, &name), Some(value));
+            assert_eq!(open(&keys, &"other".parse().unwrap(), &name), None);
+            assert_eq!(open(&keys, &project, &"secret.other".parse().unwrap()), None);
+            let others = KeyStore::open(&dir.path().join("others")).unwrap();
+            assert_eq!(open(&others, &project, &name), None);
+        }
+        let plain: ConfigKey = "metrics.interval".parse().unwrap();
+        let value = ConfigValue::Int(5);
+        assert_eq!(keys.seal_config(&project, &plain, value.clone()), Ok(value));
+        let text = |length| ConfigValue::Text("x".repeat(length));
+        let longest = keys.seal_config(&project, &name, text(MAX_SECRET)).unwrap();
+        assert!(longest.check().is_ok());
+        assert_eq!(
+            keys.seal_config(&project, &name, text(MAX_SECRET + 1)),
+            Err(SecretError::TooLong)
+        );
+        assert_eq!(keys.seal_config(&project, &name, longest), Err(SecretError::Sealed));
+    }
+}

@@ -1,0 +1,103 @@
+//! The whole of docker-compose.yml in a real engine, with its health checks.
+
+use std::collections::BTreeMap;
+use std::process::{Command, Output};
+use std::time::Duration;
+
+use muster_tests::wait;
+
+use super::engine::{Engine, base, text};
+use super::file::{File, root, with_defaults};
+use super::stand_ins;
+
+const PROJECT: &str = "stack";
+const PATIENCE: Duration = Duration::from_secs(240);
+
+/// `docker-compose` of that engine; `None` where there is no compose.
+fn compose(engine: &Engine, args: &[&str]) -> Option<Output> {
+    let (program, first) = [("docker-compose", &[][..]), ("/usr/bin/docker", &["compose"][..])]
+        .into_iter()
+        .find(|(program, first)| {
+            let version = Command::new(program).args(*first).arg("version").output();
+            version.is_ok_and(|output| output.status.success())
+        })?;
+    let mut command = Command::new(program);
+    command.args(first).args(["--project-name", PROJECT]).args(args).current_dir(root());
+    Some(command.env("DOCKER_HOST", engine.address()).output().unwrap())
+}
+
+/// State, exit code and health of each service's container.
+fn states(engine: &Engine, file: &File) -> BTreeMap<String, String> {
+    let health = "{{if .State.Health}}{{.State.Health.Status}}{{end}}";
+    let format = format!("{{{{.State.Status}}}} {{{{.State.ExitCode}}}} {health}");
+    let state = |name: &str| {
+        // The separator depends on compose's version.
+        ["_", "-"].into_iter().find_map(|separator| {
+            let container = format!("{PROJECT}{separator}{name}{separator}1");
+            let found = engine.docker(&["inspect", "--format", &format, &container]).unwrap();
+            let is_found = found.status.success();
+            is_found.then(|| String::from_utf8_lossy(&found.stdout).trim().to_owned())
+        })
+    };
+    file.services()
+        .map(|(name, _)| (name.to_owned(), state(name).unwrap_or_else(|| "absent".to_owned())))
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn docker_compose_up_gets_every_service_healthy() {
+    let Some(base) = base() else {
+        eprintln!("skipped: there is no base for an image; as root: scripts/deps test");
+        return;
+    };
+    let engine = match Engine::start(true).await {
+        Ok(engine) => engine,
+        Err(why) => {
+            eprintln!("skipped: {why}");
+            return;
+        }
+    };
+    let file = File::read();
+    let image = |service: &str| {
+        let (_, service) = file.services().find(|(name, _)| *name == service).unwrap();
+        with_defaults(service["image"].as_str().unwrap())
+    };
+    engine.build(&base, &image("query"));
+    stand_ins::make(&engine, image);
+    let Some(up) = compose(&engine, &["up", "--detach", "--no-build"]) else {
+        eprintln!("skipped: there is no docker compose; as root: scripts/deps test");
+        return;
+    };
+    if !up.status.success() {
+        let states = states(&engine, &file);
+        let logs = compose(&engine, &["logs", "--tail", "5"]).map(|logs| text(&logs));
+        panic!("{}{states:#?}{}", text(&up), logs.unwrap_or_default());
+    }
+    let wanted = |name: &str, service: &serde_norway::Value| match service["restart"].as_str() {
+        Some("no") => (name.to_owned(), "exited 0"),
+        _ => (name.to_owned(), "running 0 healthy"),
+    };
+    let wanted: BTreeMap<_, _> =
+        file.services().map(|(name, service)| wanted(name, service)).collect();
+    wait::until("every service to be healthy", PATIENCE, || async {
+        let states = states(&engine, &file);
+        let is_so = wanted.iter().all(|(name, wanted)| states[name] == *wanted);
+        if !is_so {
+            eprintln!("{states:?}");
+        }
+        is_so.then_some(())
+    })
+    .await;
+    // As docs/compose.md says: the admin's token, and the demo agent is a device of the fleet.
+    wait::until("the demo agent to be online", PATIENCE, || async {
+        let list = "MUSTER_TOKEN_FILE=/var/lib/muster/keys/admin-token \
+                    MUSTER_CA=/var/lib/muster/keys/ca.pem MUSTER_URL=https://query:8443 \
+                    muster device show demo --json";
+        let shown = compose(&engine, &["exec", "-T", "command", "sh", "-c", list])?;
+        let device: serde_json::Value = serde_json::from_slice(&shown.stdout).ok()?;
+        (device["status"] == "online").then_some(())
+    })
+    .await;
+    let down = compose(&engine, &["down", "--volumes", "--timeout", "5"]).unwrap();
+    assert!(down.status.success(), "{}", text(&down));
+}

@@ -29,9 +29,10 @@ async fn a_follower_gets_all_output_and_a_slow_one_slows_the_program() {
     // More than the windows of the server and the device hold, for a reader that pauses.
     let bytes = 24_000_000;
     let mut exec = Command::new(binary("muster"))
-        .args(["--url", &system.api.url, "--token", &system.api.token, "--ca"])
-        .arg(system.ca())
         .args(["exec", "robot", "--shell", &writes(bytes)])
+        .env("MUSTER_URL", &system.api.url)
+        .env("MUSTER_TOKEN", &system.api.token)
+        .env("MUSTER_CA", system.ca())
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

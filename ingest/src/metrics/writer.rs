@@ -12,8 +12,8 @@
 //! | 400 of a project's own place: older than its retention | left out and counted; the store has taken the others |
 //!
 //! A body that fails [`FAILURES_BEFORE_PROBE`] times in a row is followed by a probe: one point of
-//! muster's own in the same bucket. When the store takes the probe, the body itself is the cause: it is
-//! sent in halves until the lines that fail are alone, and these are rejected. When the store does not
+//! muster's own in the same bucket. When the store takes the probe, the body is sent again; when it fails
+//! again and the store takes another probe, the body itself is the cause: it is sent in halves until the lines that fail are alone, and these are rejected. When the store does not
 //! take the probe either, nothing is dropped and the body waits.
 //!
 //! Lines are sent again without fear: a point that is written twice is one point.
@@ -284,7 +284,7 @@ impl Writer {
         };
         let mut backoff = Backoff::new(self.first_wait, self.longest_wait);
         let mut is_made = false;
-        let mut failures = 0;
+        let (mut failures, mut is_probed) = (0, false);
         loop {
             add(&self.counters.requests, 1);
             add(&self.counters.bytes_sent, body.len() as u64);
@@ -303,9 +303,17 @@ impl Writer {
                 Answer::Busy { after, words } => (after, words),
                 Answer::Unavailable(words) => {
                     failures += 1;
-                    if failures % FAILURES_BEFORE_PROBE == 0 && self.takes_a_probe(place).await {
+                    // Two probes with a failure between them: after one, the store may have come back
+                    // in the meantime, and would take the body now.
+                    let is_due = is_probed || failures % FAILURES_BEFORE_PROBE == 0;
+                    let took_probe = is_due && self.takes_a_probe(place).await;
+                    if took_probe && is_probed {
                         self.recovered();
                         return Verdict::Failing(words);
+                    }
+                    is_probed = took_probe;
+                    if is_probed {
+                        continue;
                     }
                     (None, words)
                 }

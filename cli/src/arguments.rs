@@ -97,8 +97,8 @@ mod tests {
         let mut found = Vec::new();
         names(&Args::command(), &mut found);
         let known = |name: &str| SECRETS.iter().chain(&URLS).any(|(id, _)| *id == name);
-        // These are flags without a value, files, and the addresses of servers that take no password.
-        let others = ["token_only", "token_file", "no_token"];
+        // A flag without a value, a file, a number.
+        let others = ["token_only", "token_file", "streams_per_token"];
         for name in found {
             let sounds_secret = ["token", "password", "secret", "postgres_url"]
                 .iter()

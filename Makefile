@@ -50,10 +50,10 @@ bench: ## measure, and compare with other tools
 	@cp $(TARGET)/release/muster $(TARGET)/release/muster-backing $(TARGET)/dist/muster-agent $(TARGET)/measured
 	MUSTER_TEST_BIN=$(abspath $(TARGET))/measured cargo bench -p muster -p muster-agent -p muster-tests --bench system -- $(ARGS)
 
-soak: ## an hour of churn (MINUTES=60) with simulated devices and two agents; needs root
+soak: ## an hour of churn (MINUTES=60) with simulated devices and two agents (needs root); KIND=hostile: with hostile devices
 	@scripts/deps bench
 	cargo build --release --workspace --bins
-	MUSTER_TEST_BIN=$(abspath $(TARGET))/release cargo bench -p muster-tests --bench system -- soak=$(or $(MINUTES),60)
+	MUSTER_TEST_BIN=$(abspath $(TARGET))/release cargo bench -p muster-tests --bench system -- $(or $(KIND),soak)=$(or $(MINUTES),60)
 
 agents: ## build agents for older machines (glibc 2.23) into target/agents; ARGS="DIR ARCH..." for others
 	@scripts/deps agents

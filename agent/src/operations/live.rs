@@ -56,7 +56,7 @@ impl Live {
         (length > 0).then(|| (self.offset, self.buffer.iter().take(length).copied().collect()))
     }
 
-    /// The server has all before `next`. `has_reader` is `None` from servers that do not know.
+    /// The server has all before `next`. `has_reader` is `None` from servers that pass nothing on.
     pub(super) fn answered(&mut self, next: u64, has_reader: Option<bool>, now: Instant) {
         self.answered = now;
         let is_behind = next < self.offset;
@@ -64,8 +64,12 @@ impl Live {
         let taken = taken.min(self.buffer.len());
         self.buffer.drain(..taken);
         self.offset += taken as u64;
-        let is_late = now.duration_since(self.began) > READER_GRACE;
-        if is_behind || (has_reader == Some(false) && is_late) {
+        let is_over = match has_reader {
+            Some(true) => is_behind,
+            Some(false) => is_behind || now.duration_since(self.began) > READER_GRACE,
+            None => true,
+        };
+        if is_over {
             self.end();
         }
     }
@@ -129,9 +133,9 @@ mod tests {
         let mut live = filled();
         live.answered(99, Some(true), now);
         assert_eq!(live.waiting(), 0);
-        // A server that does not pass anything on answers with the end of the piece.
+        // A server that passes nothing on.
         let mut live = filled();
-        live.answered(105, None, late);
+        live.answered(103, None, now);
         assert_eq!(live.waiting(), 0);
     }
 }

@@ -229,11 +229,12 @@ impl Dispatcher {
                     }
                 }
                 Some(Step::Close(state, reason)) => planned.extend(close(&run, state, reason)),
-                Some(Step::SendCancel) => {
-                    if self.sent.is_due(run.operation, run.device, Message::Cancel) {
-                        self.service.send_cancel(project, &run).await?;
-                    }
+                Some(Step::SendCancel)
+                    if self.sent.is_due(run.operation, run.device, Message::Cancel) =>
+                {
+                    self.service.send_cancel(project, &run).await?;
                 }
+                Some(Step::SendCancel) => {}
                 Some(Step::SendOrder) => {
                     if let Some(order) = run.order.clone()
                         && self.sent.is_due(run.operation, run.device, Message::Order)

@@ -21,6 +21,7 @@ mod uploads;
 use std::sync::Arc;
 use std::time::Duration;
 
+use hmac::{Hmac, Mac};
 use muster_api::blobs::{BlobError, Blobs};
 use muster_eventlog::projection::Progress;
 use muster_eventlog::{
@@ -28,6 +29,7 @@ use muster_eventlog::{
 };
 use muster_schemas::events::{EventError, Role};
 use muster_schemas::{Event, Hash, ProjectId, StreamName, Timestamp};
+use sha2::Sha256;
 use tokio::sync::{Mutex, Notify};
 use uuid::Uuid;
 
@@ -215,6 +217,17 @@ impl Service {
         Ok(Loaded { state: D::fold(&events), version })
     }
 
+    /// The hash of a request as it is stored beside its append id. It is keyed: the body may hold a
+    /// secret that can be guessed.
+    pub(crate) fn stored_hash(&self, request: &Request) -> Option<Hash> {
+        let hash = request.request_hash?;
+        #[expect(clippy::expect_used, reason = "HMAC takes a key of any length")]
+        let mut mac = Hmac::<Sha256>::new_from_slice(self.keys.token_key()).expect("any length");
+        mac.update(b"muster/request-hash/v1");
+        mac.update(&hash.0);
+        Some(Hash(mac.finalize().into_bytes().into()))
+    }
+
     /// Where the events of the request's first attempt are, if there was one.
     pub(crate) async fn appended(
         &self,
@@ -222,7 +235,7 @@ impl Service {
     ) -> Result<Option<Appended>, ServiceError> {
         let appended = self.log.appended(&request.project, request.append_id).await?;
         match appended {
-            Some(appended) if !appended.belongs_to(request.request_hash) => {
+            Some(appended) if !appended.belongs_to(self.stored_hash(request)) => {
                 Err(AppendError::IdReused.into())
             }
             appended => Ok(appended),
@@ -249,7 +262,7 @@ impl Service {
         let now = now();
         let mut append = Append {
             append_id: Some(request.append_id),
-            request_hash: request.request_hash,
+            request_hash: self.stored_hash(request),
             correlation: Some(request.append_id),
             ..Append::by(request.actor.clone())
         };

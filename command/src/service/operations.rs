@@ -153,7 +153,7 @@ impl Service {
             |events: &[Event]| events.iter().map(|event| NewEvent::server(event, at)).collect();
         let mut append = Append {
             append_id: Some(request.append_id),
-            request_hash: request.request_hash,
+            request_hash: self.stored_hash(request),
             correlation: Some(id.0),
             ..Append::by(request.actor.clone())
         };

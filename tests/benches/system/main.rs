@@ -2,7 +2,8 @@
 //! do. Prints one table; proves nothing, and no test waits for it.
 //!
 //! Arguments: `--markdown` prints the table as docs/performance.md holds it; letters (`a c`) run
-//! only those measurements; `soak=60` runs the hour of churn alone, or as many minutes.
+//! only those measurements; `soak=60` runs the hour of churn alone, or as many minutes, and
+//! `hostile=30` half an hour with hostile devices.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -14,6 +15,7 @@
 mod agent;
 mod append;
 mod field;
+mod hostile;
 mod latency;
 mod log_server;
 mod machine;
@@ -36,12 +38,17 @@ use report::Report;
 async fn main() {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let (mut is_markdown, mut wanted, mut minutes) = (false, String::new(), 0_u64);
+    let mut is_hostile = false;
     for argument in std::env::args().skip(1) {
         match argument.as_str() {
             "--markdown" => is_markdown = true,
             "--bench" => {}
             soak if soak.starts_with("soak=") => {
                 minutes = soak.trim_start_matches("soak=").parse().expect("soak=MINUTES");
+            }
+            hostile if hostile.starts_with("hostile=") => {
+                minutes = hostile.trim_start_matches("hostile=").parse().expect("hostile=MINUTES");
+                is_hostile = true;
             }
             letters => wanted.push_str(letters),
         }
@@ -90,7 +97,10 @@ async fn main() {
         say("(k) (l) (m) programs, keys and bytes, beside ssh");
         remote::measure(&mut report).await;
     }
-    if minutes > 0 {
+    if is_hostile {
+        say("(t) hostile devices among honest ones");
+        hostile::measure(&mut report, minutes, &say).await;
+    } else if minutes > 0 {
         say("(s) churn");
         soak::measure(&mut report, minutes, &say).await;
     }

@@ -28,7 +28,8 @@ use muster_schemas::subjects::{
 use muster_schemas::wire::{
     Ack, CredentialsProof, CredentialsRequest, CredentialsResponse, EnrollProof, EnrollRequest,
     EnrollResponse, EnrollmentTokenText, FileStored, Hello, KIND_HEADER, MAX_FILE_PIECE_BYTES,
-    NonceRequest, NonceResponse, OutputPiece, OutputStream, OutputTaken, Welcome, output_context,
+    MAX_OUTPUT_BYTES, NonceRequest, NonceResponse, OutputPiece, OutputStream, OutputTaken, Welcome,
+    output_context,
 };
 use muster_schemas::{
     DeviceId, Event, Hash, OperationId, ProjectId, SigningKey, Timestamp, TokenId, codec, compress,
@@ -299,6 +300,7 @@ fn append(known: &Mutex<Known>, bytes: &[u8]) -> Option<Ack> {
 fn taken(known: &Mutex<Known>, payload: &[u8], next: u64) -> OutputTaken {
     let piece: OutputPiece = codec::decode(payload).unwrap();
     let known = known.lock().unwrap();
+    let is_live = piece.stream != OutputStream::File && piece.offset >= MAX_OUTPUT_BYTES;
     let is_end = piece.stream == OutputStream::File && piece.last;
     let receipt = is_end.then(|| {
         let stored = FileStored {
@@ -309,7 +311,12 @@ fn taken(known: &Mutex<Known>, payload: &[u8], next: u64) -> OutputTaken {
         };
         operation_key().seal(Kind::Stored, codec::encode(&stored))
     });
-    OutputTaken { next, reader: None, refused: known.refuses_files.clone(), receipt }
+    OutputTaken {
+        next,
+        reader: is_live.then_some(false),
+        refused: known.refuses_files.clone(),
+        receipt,
+    }
 }
 
 fn take_piece(known: &Mutex<Known>, payload: &[u8]) -> Option<u64> {
@@ -319,6 +326,11 @@ fn take_piece(known: &Mutex<Known>, payload: &[u8]) -> Option<u64> {
     }
     let mut piece: OutputPiece = codec::decode(payload).unwrap();
     assert!(piece.sealed, "output in clear");
+    let is_live = piece.stream != OutputStream::File && piece.offset >= MAX_OUTPUT_BYTES;
+    if is_live && piece.bytes > 0 {
+        // Nobody follows it.
+        return Some(piece.offset);
+    }
     let context = output_context(&ProjectId::default_project(), device(), &piece);
     piece.data = open_by(&operation_key(), &context, &piece.data).unwrap();
     let at_most = known.takes_at_most;

@@ -1,0 +1,253 @@
+//! (t) Five hostile devices among 300 honest ones, only when asked for (`make soak KIND=hostile MINUTES=30`): junk
+//! metrics, odd times, floods of events, oversized batches, foreign replies. The honest devices' events
+//! and metrics must be complete, their delay at most doubled, and memory flat.
+//!
+//! The first fifth of the time is without the hostile ones, for comparison.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use async_nats::HeaderMap;
+use bytes::Bytes;
+use muster_schemas::Timestamp;
+use muster_schemas::metrics::{MetricBatch, Point};
+use muster_schemas::subjects::DEVICE_PUBLISHES;
+use muster_simulate::{Counters, Fleet, FleetOptions};
+use muster_tests::{SimDevice, System};
+use reqwest::Method;
+use tokio::task::JoinSet;
+
+use crate::process;
+use crate::report::{Report, Row};
+
+/// Honest devices, simulated.
+const HONEST: usize = 300;
+/// Interval between probes.
+const PROBE_INTERVAL: Duration = Duration::from_secs(2);
+/// Longest wait for a probe.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(60);
+/// Limit for the delay with hostile devices, beside the delay without.
+const MAX_DELAY_RATIO: f64 = 2.0;
+/// What a process may have grown since the hostile devices began to work at it.
+const MAX_GROWTH: f64 = 1.25;
+const WEEK: i64 = 7 * 86_400_000_000;
+
+fn now() -> Timestamp {
+    SystemTime::now().into()
+}
+
+/// Delays in milliseconds, and values that never arrived.
+#[derive(Default)]
+struct Delays {
+    events: Vec<f64>,
+    points: Vec<f64>,
+    lost: usize,
+}
+
+fn percentile(delays: &[f64], share: f64) -> f64 {
+    let mut sorted = delays.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let index = (sorted.len() as f64 * share) as usize;
+    sorted.get(index.min(sorted.len().saturating_sub(1))).copied().unwrap_or(f64::NAN)
+}
+
+impl Delays {
+    /// Sends one event and one point of an honest device, and waits until each is there.
+    async fn probe(&mut self, system: &System, probe: &mut SimDevice, number: i64) {
+        let sent = Instant::now();
+        probe.chain.record_many(1);
+        probe.settle(PROBE_TIMEOUT).await;
+        self.events.push(sent.elapsed().as_secs_f64() * 1e3);
+
+        let sent = Instant::now();
+        let points = vec![Point::new("probe").field("n", number)];
+        probe.measure(&MetricBatch { time: now(), points }).await;
+        let path = "/api/v1/devices/probe/metrics?field=probe.n&fn=last&since=10m&step=10m";
+        loop {
+            let answer = system.api.try_send(Method::GET, path, None).await;
+            let points = answer.map(|(_, answer)| answer["series"][0]["points"].clone());
+            let newest = points.as_ref().and_then(|points| points.as_array()?.last());
+            if newest.is_some_and(|point| point["value"].as_i64() >= Some(number)) {
+                self.points.push(sent.elapsed().as_secs_f64() * 1e3);
+                return;
+            }
+            if sent.elapsed() > PROBE_TIMEOUT {
+                self.lost += 1;
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+}
+
+/// What one hostile device does once a second, for ever.
+async fn attack(device: SimDevice, kind: usize, victim: String) {
+    let subjects = |what: &str| format!("muster.default.{}.{}", device.id(), what);
+    loop {
+        match kind {
+            0 => device.flood_metrics(3_000).await,
+            1 => {
+                let at = |week: i64| Point {
+                    offset: -week * WEEK,
+                    ..Point::new("app").field("v", 1_i64)
+                };
+                let points = (1..=1_000).map(at).chain([at(-1)]).collect();
+                let batch = MetricBatch { time: now(), points }.encode();
+                let _ = device.nats.publish(subjects("met.backfill"), batch.into()).await;
+            }
+            2 => {
+                for number in 0..500_u32 {
+                    let junk = Bytes::from(format!("junk {number}"));
+                    let _ = device.nats.publish(subjects("evt"), junk).await;
+                }
+            }
+            3 => {
+                let text = "':".repeat(30_000);
+                let points = (0..7)
+                    .map(|_| {
+                        Point::new("app")
+                            .field("t", muster_schemas::metrics::FieldValue::Text(text.clone()))
+                    })
+                    .collect();
+                let batch = Bytes::from(MetricBatch { time: now(), points }.encode());
+                for _ in 0..8 {
+                    let subject = subjects("met.live.host");
+                    let _ = device.nats.publish(subject, batch.clone()).await;
+                }
+            }
+            _ => {
+                for what in DEVICE_PUBLISHES {
+                    let subject = subjects(&what.replace('*', "1"));
+                    for reply in ["cmd", "ack", "evt"] {
+                        let reply = format!("muster.default.{victim}.{reply}");
+                        let body = Bytes::from_static(b"hostile");
+                        let mut headers = HeaderMap::new();
+                        headers.insert("Nats-Trace-Dest", reply.as_str());
+                        let client = &device.nats;
+                        let _ =
+                            client.publish_with_reply(subject.clone(), reply, body.clone()).await;
+                        let _ = client.publish_with_headers(subject.clone(), headers, body).await;
+                    }
+                }
+            }
+        }
+        let _ = device.nats.flush().await;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}
+
+/// Memory of the servers, in megabytes.
+fn memory(system: &System) -> Vec<(&'static str, f64)> {
+    let mut found = vec![("muster", process::proportional_mb(system.pid()))];
+    for name in ["nats-server", "influxd"] {
+        if let Some(pid) = process::find(name, &system.dir()) {
+            found.push((name, process::proportional_mb(pid)));
+        }
+    }
+    found
+}
+
+/// Lives through it.
+pub(crate) async fn measure(report: &mut Report, minutes: u64, say: &impl Fn(&str)) {
+    let system = System::start().await;
+    let token = system.api.enrollment_token(u32::try_from(HONEST).unwrap() + 6).await;
+    let mut probe = SimDevice::join(&system.api, &system.ca(), &token, "probe").await;
+    let mut hostile = Vec::new();
+    for number in 0..5 {
+        let name = format!("hostile-{number}");
+        hostile.push(SimDevice::join(&system.api, &system.ca(), &token, &name).await);
+    }
+    let options = FleetOptions {
+        url: system.api.url.clone(),
+        ca: Some(system.ca()),
+        token,
+        devices: HONEST,
+        prefix: "honest".to_owned(),
+        profile: "churn".parse().unwrap(),
+    };
+    let counters = Arc::new(Counters::default());
+    let enrolled = Fleet::enroll(&options, &counters).await.unwrap();
+    let fleet = Fleet::start(&options, enrolled, Arc::clone(&counters)).unwrap();
+
+    let lasts = Duration::from_secs(60 * minutes);
+    let (mut before, mut during) = (Delays::default(), Delays::default());
+    let (mut attacks, mut samples) = (JoinSet::new(), Vec::new());
+    let (began, mut number, mut reported) = (Instant::now(), 0, 0);
+    while began.elapsed() < lasts {
+        let share = began.elapsed().as_secs_f64() / lasts.as_secs_f64();
+        if share > 0.2 {
+            for (kind, device) in hostile.drain(..).enumerate() {
+                attacks.spawn(attack(device, kind, probe.id()));
+            }
+        }
+        number += 1;
+        let delays = if attacks.is_empty() { &mut before } else { &mut during };
+        delays.probe(&system, &mut probe, number).await;
+        samples.push((share, memory(&system)));
+        let tenth = (share * 10.0) as u32;
+        if tenth > reported {
+            reported = tenth;
+            let [events, points] = [&during.events, &during.points].map(|it| percentile(it, 0.5));
+            say(&format!(
+                "(t) {tenth}0 %: events {events:.0} ms, points {points:.0} ms; {:?}",
+                memory(&system)
+            ));
+        }
+        tokio::time::sleep(PROBE_INTERVAL).await;
+    }
+    attacks.shutdown().await;
+    fleet.finish(Duration::from_secs(120)).await;
+    let figures = counters.figures();
+    let lost = figures.events - figures.committed
+        + figures.differing
+        + (figures.batches - figures.batches_taken)
+        + (before.lost + during.lost) as u64;
+    report.add(Row {
+        what: format!("(t) {minutes} minutes, {HONEST} honest devices, five hostile ones"),
+        value: format!(
+            "{} events in the log, {} metric batches taken, {} probes; {lost} lost",
+            figures.committed,
+            figures.batches_taken,
+            before.points.len() + during.points.len()
+        ),
+        peer: String::new(),
+        ratio: None,
+        target: "nothing lost".to_owned(),
+        is_met: Some(lost == 0),
+    });
+    for (what, without, with) in [
+        ("an event's delay", &before.events, &during.events),
+        ("a point's delay", &before.points, &during.points),
+    ] {
+        for (name, share) in [("p50", 0.5), ("p95", 0.95)] {
+            let (without, with) = (percentile(without, share), percentile(with, share));
+            report.add(Row {
+                what: format!("(t) {what}, {name}"),
+                value: format!("{with:.0} ms"),
+                peer: format!("without the hostile devices: {without:.0} ms"),
+                ratio: Some(with / without),
+                target: format!("≤ {:.0} %", 100.0 * MAX_DELAY_RATIO),
+                is_met: Some(with <= without * MAX_DELAY_RATIO),
+            });
+        }
+    }
+    let mean = |name: &str, from: f64, to: f64| {
+        let of: Vec<f64> = samples
+            .iter()
+            .filter(|(share, _)| (from..to).contains(share))
+            .flat_map(|(_, all)| all.iter().filter(|(one, _)| *one == name).map(|(_, mb)| *mb))
+            .collect();
+        of.iter().sum::<f64>() / of.len().max(1) as f64
+    };
+    for name in ["muster", "nats-server", "influxd"] {
+        let (early, late) = (mean(name, 0.4, 0.6), mean(name, 0.9, 2.0));
+        report.add(Row {
+            what: format!("(t) memory of {name} at the end"),
+            value: format!("{late:.1} MB"),
+            peer: format!("at half the time: {early:.1} MB"),
+            ratio: Some(late / early),
+            target: format!("≤ {:.0} %", 100.0 * MAX_GROWTH),
+            is_met: Some(late <= early * MAX_GROWTH),
+        });
+    }
+}

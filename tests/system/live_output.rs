@@ -2,16 +2,29 @@
 //! without one it is dropped, and everything that shows the output says so.
 
 use std::io::Read;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use muster_tests::binaries::binary;
 use muster_tests::robot::Robot;
-use muster_tests::wait;
+use muster_tests::{System, wait};
 use serde_json::Value;
 
 const KEPT: usize = 4 << 20;
 const PATIENCE: Duration = Duration::from_secs(60);
+
+fn muster(system: &System, args: &[&str]) -> Child {
+    Command::new(binary("muster"))
+        .args(args)
+        .env("MUSTER_URL", &system.api.url)
+        .env("MUSTER_TOKEN", &system.api.token)
+        .env("MUSTER_CA", system.ca())
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap()
+}
 
 fn writes(bytes: usize) -> String {
     format!("yes | head -c {bytes}")
@@ -28,16 +41,7 @@ async fn a_follower_gets_all_output_and_a_slow_one_slows_the_program() {
 
     // More than the windows of the server and the device hold, for a reader that pauses.
     let bytes = 24_000_000;
-    let mut exec = Command::new(binary("muster"))
-        .args(["exec", "robot", "--shell", &writes(bytes)])
-        .env("MUSTER_URL", &system.api.url)
-        .env("MUSTER_TOKEN", &system.api.token)
-        .env("MUSTER_CA", system.ca())
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut exec = muster(system, &["exec", "robot", "--shell", &writes(bytes)]);
     let mut stdout = exec.stdout.take().unwrap();
     let read = tokio::task::spawn_blocking(move || {
         std::thread::sleep(Duration::from_secs(8));
@@ -47,6 +51,24 @@ async fn a_follower_gets_all_output_and_a_slow_one_slows_the_program() {
     assert_eq!(read.await.unwrap().unwrap(), bytes);
     let done = exec.wait_with_output().unwrap();
     assert!(done.status.success() && done.stderr.is_empty(), "{done:?}");
+
+    // Whoever comes late gets the beginning, and holds up nobody.
+    let bytes = 40_000_000;
+    let exec =
+        muster(system, &["exec", "robot", "--shell", &format!("{}; sleep 2", writes(bytes))]);
+    let id = wait::until("the run to be under way", PATIENCE, || async {
+        let newest = system.api.list("/api/v1/operations").await.into_iter().next()?;
+        (newest["status"] == "running").then(|| newest["id"].as_str().unwrap().to_owned())
+    })
+    .await;
+    let late = muster(system, &["operation", "output", &id]);
+    let late = std::thread::spawn(|| late.wait_with_output().unwrap());
+    let exec = exec.wait_with_output().unwrap();
+    let late = late.join().unwrap();
+    assert_eq!((exec.stdout.len(), exec.status.code()), (bytes, Some(0)), "{exec:.2000?}");
+    assert!(late.stdout.len() >= KEPT, "{}", late.stdout.len());
+    let said = String::from_utf8_lossy(&late.stderr);
+    assert_eq!(late.stdout.len() < bytes, said.contains("stdout is cut"), "{said}");
 
     let json = ["exec", "robot", "--json", "--shell", &writes(20_000_000)];
     let (code, out, _) = system.muster(&json);

@@ -243,8 +243,12 @@ async fn attend(
     };
     let mut problem = None;
     if why == Why::Itself {
-        // What it wrote may still wait for a slow reader.
-        while !is_heard {
+        if !is_heard {
+            is_heard = timeout(options.grace, &mut listen).await.is_ok();
+        }
+        // What it wrote may still wait for a slow reader: then no child of it holds the outputs.
+        let is_alone = !group::has_members(leader.mark, Some(pid));
+        while !is_heard && is_alone {
             tokio::select! {
                 _ = &mut listen => is_heard = true,
                 () = sleep(options.grace) => if !spool.is_blocked() { break },
@@ -252,7 +256,7 @@ async fn attend(
                 () = cancel.cancelled() => break,
             }
         }
-        if !is_heard && spool.is_blocked() {
+        if !is_heard && is_alone {
             spool.end_live();
             is_heard = timeout(options.grace, &mut listen).await.is_ok();
         }

@@ -86,6 +86,11 @@ fn signal_all(group: Option<Pid>, members: &[Pid], signal: Signal) {
     }
 }
 
+/// Whether anything of a run is alive, or it cannot be known.
+pub(super) fn has_members(mark: Uuid, group: Option<Pid>) -> bool {
+    members(mark, group, true).is_none_or(|left| !left.is_empty())
+}
+
 /// Kills a group at once.
 pub(super) fn kill_group(group: Pid) {
     let _ = killpg(group, Signal::SIGKILL);

@@ -1,7 +1,7 @@
 //! Output beyond what is kept, for a reader that follows it while the program runs.
 //!
-//! It is never written to the disk. While its buffer is full and a reader is there, the program waits,
-//! as it would for a slow terminal. Without a reader it is counted and dropped.
+//! It is never written to the disk. While its buffer is full and a reader is known to be there, the
+//! program waits, as it would for a slow terminal. Without a reader it is counted and dropped.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 const CAPACITY: usize = 256 * 1024;
 /// Time from a run's start in which a reader may still come.
 const READER_GRACE: Duration = Duration::from_secs(3);
-/// Longest wait for any answer of a server.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
+/// A reader that no server has named for this long is gone.
+const READER_TTL: Duration = Duration::from_secs(15);
 
 /// The part of one output that is only passed on.
 #[derive(Debug)]
@@ -22,28 +22,42 @@ pub(super) struct Live {
     /// Nothing is passed on any more.
     is_over: bool,
     began: Instant,
-    answered: Instant,
+    /// When a server last said that there is a reader.
+    reader_seen: Option<Instant>,
 }
 
 impl Live {
     pub(super) fn new(now: Instant) -> Self {
-        Self { buffer: VecDeque::new(), offset: 0, is_over: false, began: now, answered: now }
+        Self { buffer: VecDeque::new(), offset: 0, is_over: false, began: now, reader_seen: None }
     }
 
     /// Takes what was written at `offset`; what came before was taken, too.
-    pub(super) fn push(&mut self, offset: u64, bytes: &[u8], now: Instant) {
+    pub(super) fn push(&mut self, offset: u64, bytes: &[u8]) {
         if self.is_over || bytes.is_empty() {
             return;
         }
         if self.buffer.is_empty() {
             self.offset = offset;
-            self.answered = now;
         }
         self.buffer.extend(bytes);
     }
 
-    pub(super) fn is_full(&self) -> bool {
-        self.buffer.len() >= CAPACITY
+    fn has_reader(&self, now: Instant) -> bool {
+        match self.reader_seen {
+            Some(seen) => now.duration_since(seen) < READER_TTL,
+            None => now.duration_since(self.began) < READER_GRACE,
+        }
+    }
+
+    /// Whether the program has to wait. Without a reader it does not: what waits is dropped.
+    pub(super) fn is_blocked(&mut self, now: Instant) -> bool {
+        if self.buffer.len() < CAPACITY {
+            return false;
+        }
+        if !self.has_reader(now) {
+            self.end();
+        }
+        !self.is_over
     }
 
     pub(super) fn waiting(&self) -> u64 {
@@ -56,27 +70,22 @@ impl Live {
         (length > 0).then(|| (self.offset, self.buffer.iter().take(length).copied().collect()))
     }
 
+    /// A server says whether there is a reader, with any answer to a piece of this output.
+    pub(super) fn note_reader(&mut self, has_reader: Option<bool>, now: Instant) {
+        if has_reader == Some(true) {
+            self.reader_seen = Some(now);
+        }
+    }
+
     /// The server has all before `next`. `has_reader` is `None` from servers that pass nothing on.
     pub(super) fn answered(&mut self, next: u64, has_reader: Option<bool>, now: Instant) {
-        self.answered = now;
+        self.note_reader(has_reader, now);
         let is_behind = next < self.offset;
         let taken = usize::try_from(next.saturating_sub(self.offset)).unwrap_or(usize::MAX);
         let taken = taken.min(self.buffer.len());
         self.buffer.drain(..taken);
         self.offset += taken as u64;
-        let is_over = match has_reader {
-            Some(true) => is_behind,
-            Some(false) => is_behind || now.duration_since(self.began) > READER_GRACE,
-            None => true,
-        };
-        if is_over {
-            self.end();
-        }
-    }
-
-    /// A request was not answered.
-    pub(super) fn unanswered(&mut self, now: Instant) {
-        if now.duration_since(self.answered) > ANSWER_TIMEOUT {
+        if is_behind || has_reader.is_none() || !self.has_reader(now) {
             self.end();
         }
     }
@@ -92,50 +101,58 @@ impl Live {
 mod tests {
     use super::*;
 
-    #[test]
-    fn what_is_taken_leaves_and_a_full_buffer_says_so() {
-        let now = Instant::now();
+    fn filled(now: Instant, bytes: usize) -> Live {
         let mut live = Live::new(now);
-        assert_eq!(live.piece(10), None);
-        live.push(100, b"hello", now);
-        live.push(105, b" world", now);
-        assert_eq!(live.piece(7), Some((100, b"hello w".to_vec())));
-        live.answered(107, Some(true), now);
-        assert_eq!(live.piece(99), Some((107, b"orld".to_vec())));
-        // The reader is slow: it stays.
-        live.answered(107, Some(true), now + ANSWER_TIMEOUT * 2);
-        assert_eq!(live.waiting(), 4);
-        live.push(111, &vec![0; CAPACITY], now);
-        assert!(live.is_full());
+        live.push(100, &vec![b'x'; bytes]);
+        live
     }
 
     #[test]
-    fn it_ends_without_a_reader_without_answers_and_behind_a_gap() {
+    fn what_is_taken_leaves_and_a_slow_reader_is_waited_for() {
         let now = Instant::now();
-        let late = now + READER_GRACE * 2;
-        let filled = || {
-            let mut live = Live::new(now);
-            live.push(100, b"hello", now);
-            live
-        };
-        let mut live = filled();
-        live.answered(100, Some(false), now);
-        assert_eq!(live.waiting(), 5, "a reader may still come");
-        live.answered(100, Some(false), late);
+        let mut live = Live::new(now);
+        assert_eq!(live.piece(10), None);
+        live.push(100, b"hello");
+        live.push(105, b" world");
+        assert_eq!(live.piece(7), Some((100, b"hello w".to_vec())));
+        live.answered(107, Some(true), now);
+        assert_eq!(live.piece(99), Some((107, b"orld".to_vec())));
+        assert!(!live.is_blocked(now));
+        live.push(111, &vec![0; CAPACITY]);
+        for seconds in (0..60).step_by(10) {
+            let now = now + Duration::from_secs(seconds);
+            assert!(live.is_blocked(now), "after {seconds} s");
+            live.answered(107, Some(true), now);
+        }
+    }
+
+    #[test]
+    fn nothing_waits_without_a_reader() {
+        let now = Instant::now();
+        // Nobody ever says that there is one: the device may be offline, too.
+        let mut live = filled(now, CAPACITY);
+        assert!(live.is_blocked(now + READER_GRACE / 2));
+        assert!(!live.is_blocked(now + READER_GRACE));
         assert_eq!(live.waiting(), 0);
-        live.push(105, b"more", now);
+        live.push(100, b"more");
         assert_eq!(live.piece(9), None);
-        let mut live = filled();
-        live.unanswered(now + ANSWER_TIMEOUT / 2);
+        // One that was there is gone, or the connection is.
+        let mut live = filled(now, CAPACITY);
+        live.note_reader(Some(true), now);
+        assert!(live.is_blocked(now + READER_TTL / 2));
+        assert!(!live.is_blocked(now + READER_TTL));
+        // A server that has just started does not know the reader yet.
+        let mut live = filled(now, 5);
+        live.note_reader(Some(true), now);
+        live.answered(100, Some(false), now + READER_TTL / 2);
         assert_eq!(live.waiting(), 5);
-        live.unanswered(now + ANSWER_TIMEOUT * 2);
+        live.answered(100, Some(false), now + READER_TTL);
         assert_eq!(live.waiting(), 0);
-        let mut live = filled();
-        live.answered(99, Some(true), now);
-        assert_eq!(live.waiting(), 0);
-        // A server that passes nothing on.
-        let mut live = filled();
-        live.answered(103, None, now);
-        assert_eq!(live.waiting(), 0);
+        // A gap, and a server that passes nothing on.
+        for (next, has_reader) in [(99, Some(true)), (103, None)] {
+            let mut live = filled(now, 5);
+            live.answered(next, has_reader, now);
+            assert_eq!(live.waiting(), 0);
+        }
     }
 }

@@ -78,7 +78,9 @@ async fn send(shared: &Shared, spool: Arc<Spool>, asking: &Semaphore) -> Operati
         let answer = ask(shared, &client, &subject, spool.operation, &piece).await;
         if piece.is_live {
             let answer = answer.ok().map(|taken| (taken.next, taken.reader));
-            spool.passed_on(piece.stream, answer);
+            if let Some((next, has_reader)) = answer {
+                spool.passed_on(piece.stream, next, has_reader);
+            }
             before = Some(piece.stream);
             drop(permit);
             match answer {
@@ -90,7 +92,8 @@ async fn send(shared: &Shared, spool: Arc<Spool>, asking: &Semaphore) -> Operati
             continue;
         }
         match answer {
-            Ok(OutputTaken { next, .. }) => {
+            Ok(OutputTaken { next, reader, .. }) => {
+                spool.note_reader(piece.stream, reader);
                 let is_further =
                     next > piece.offset || (piece.data.is_empty() && next == piece.offset);
                 spool.taken(piece.stream, next, piece.is_last);

@@ -11,17 +11,20 @@ use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use muster_schemas::events::OutputSummary;
 use muster_schemas::wire::{MAX_OUTPUT_BYTES, MAX_PIECE_BYTES, OutputStream};
 use muster_schemas::{Hash, OperationId};
 use sha2::{Digest, Sha256};
 use tokio::sync::Notify;
+use tokio::time::timeout;
 
 use super::journal::Salts;
 use super::live::Live;
 
+/// Interval between checks whether a reader is still there.
+const READER_CHECK: Duration = Duration::from_secs(1);
 /// Both outputs.
 pub(super) const STREAMS: [OutputStream; 2] = [OutputStream::Stdout, OutputStream::Stderr];
 
@@ -162,16 +165,18 @@ impl Spool {
             let drained = self.drained.notified();
             tokio::pin!(drained);
             drained.as_mut().enable();
-            if !self.outputs().each[stream as usize].live.is_full() {
+            if !self.outputs().each[stream as usize].live.is_blocked(Instant::now()) {
                 return;
             }
-            drained.await;
+            // That the reader is gone is noticed without a word from anyone.
+            let _ = timeout(READER_CHECK, drained).await;
         }
     }
 
     /// Whether a program waits for a reader of its output.
     pub(super) fn is_blocked(&self) -> bool {
-        self.outputs().each.iter().any(|output| output.live.is_full())
+        let now = Instant::now();
+        self.outputs().each.iter_mut().any(|output| output.live.is_blocked(now))
     }
 
     /// Passes on nothing more.
@@ -180,15 +185,16 @@ impl Spool {
         self.drained.notify_waiters();
     }
 
-    /// The answer to a piece that is passed on; `None` when there was none.
-    pub(super) fn passed_on(&self, stream: OutputStream, answer: Option<(u64, Option<bool>)>) {
-        let mut outputs = self.outputs();
-        let live = &mut outputs.each[stream as usize].live;
-        match answer {
-            Some((next, has_reader)) => live.answered(next, has_reader, Instant::now()),
-            None => live.unanswered(Instant::now()),
-        }
+    /// The answer to a piece that is passed on.
+    pub(super) fn passed_on(&self, stream: OutputStream, next: u64, has_reader: Option<bool>) {
+        let live = &mut self.outputs().each[stream as usize].live;
+        live.answered(next, has_reader, Instant::now());
         self.drained.notify_waiters();
+    }
+
+    /// Whether anyone follows an output, as far as a server knows.
+    pub(super) fn note_reader(&self, stream: OutputStream, has_reader: Option<bool>) {
+        self.outputs().each[stream as usize].live.note_reader(has_reader, Instant::now());
     }
 
     /// The server has this much of an output.
@@ -283,13 +289,15 @@ impl Spools {
         // What is missing before it, for want of room on this device, leaves a gap.
         if output.kept == MAX_OUTPUT_BYTES && !beyond.is_empty() {
             let offset = output.bytes - beyond.len() as u64;
-            output.live.push(offset, beyond, Instant::now());
+            output.live.push(offset, beyond);
             spool.grew.notify_one();
         }
-        match (output.live.is_full(), output.is_cut && output.live.waiting() == 0) {
-            (true, _) => Pace::Wait,
-            (_, true) => Pace::Brake,
-            _ => Pace::Go,
+        if output.live.is_blocked(Instant::now()) {
+            Pace::Wait
+        } else if output.is_cut && output.live.waiting() == 0 {
+            Pace::Brake
+        } else {
+            Pace::Go
         }
     }
 

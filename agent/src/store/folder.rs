@@ -106,8 +106,12 @@ fn refuse_foreign(path: &Path) -> Result<(), StoreError> {
     if mode & 0o066 == 0 || Folder::database_in(path).exists() || path.join("lock").exists() {
         return Ok(());
     }
+    // A new file system has its own folder.
+    let is_own = |entry: &std::io::Result<std::fs::DirEntry>| {
+        entry.as_ref().is_ok_and(|entry| entry.file_name() == "lost+found")
+    };
     let mut entries = std::fs::read_dir(path).map_err(failed("read", path))?;
-    match entries.next() {
+    match entries.find(|entry| !is_own(entry)) {
         None => Ok(()),
         Some(_) => Err(StoreError::Foreign { path: path.to_owned(), mode }),
     }

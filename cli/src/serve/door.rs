@@ -149,7 +149,7 @@ impl Door {
             .layer(DefaultBodyLimit::max(MAX_BODY))
             .layer(from_fn(body::gather))
             .layer(CatchPanicLayer::custom(panicked))
-            .layer(from_fn_with_state(connections.clone(), connections::note_request));
+            .layer(from_fn_with_state(connections.clone(), connections::track_request));
         let tls = RustlsConfig::from_pem_file(&certificates.chain, &certificates.key)
             .await
             .context("the server's certificate is not usable")?;

@@ -36,7 +36,8 @@ pub fn make_private_dir(dir: &Path, own_files: &[&str]) -> Result<(), KeyError> 
             problem: problem.to_owned(),
         };
         let entries = fs::read_dir(dir).map_err(failed("read the folder", dir))?;
-        let is_empty = entries.flatten().next().is_none();
+        // A new file system has a folder of its own.
+        let is_empty = entries.flatten().all(|entry| entry.file_name() == "lost+found");
         if !is_empty && !own_files.iter().any(|name| dir.join(name).exists()) {
             return Err(refuse("it holds files of other programs"));
         }

@@ -5,6 +5,7 @@
 
 use data_encoding::{BASE32_NOPAD, BASE64URL_NOPAD};
 use muster_schemas::wire::MAX_DEVICE_CHANNELS;
+use muster_schemas::wire::internal::OUTPUT_READ_SUBJECT;
 use muster_schemas::{DeviceId, ProjectId, Timestamp, subjects};
 use nkeys::KeyPair;
 use serde_json::{Value, json};
@@ -220,8 +221,8 @@ pub fn device(
     sign(device_key, user, &device.to_string(), issued_at, Some(expires_at), nats)
 }
 
-/// What reading from JetStream publishes.
-const READING: [&str; 8] = [
+/// What the query role publishes: what reading from JetStream needs, and how far output was read.
+const READING: [&str; 9] = [
     "$JS.API.INFO",
     "$JS.API.STREAM.NAMES",
     "$JS.API.STREAM.INFO.*",
@@ -230,6 +231,7 @@ const READING: [&str; 8] = [
     "$JS.API.CONSUMER.>",
     "$JS.ACK.>",
     "$JS.FC.>",
+    OUTPUT_READ_SUBJECT,
 ];
 
 /// The JWT of a server role: all subjects of its account.

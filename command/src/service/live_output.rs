@@ -4,13 +4,13 @@
 //! the slowest follower; what all have read is erased. Without a follower nothing is taken.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures::StreamExt;
 use muster_api::blobs::BlobError;
-use muster_api::blobs::key::Piece;
+use muster_api::blobs::key::{self, Piece};
 use muster_schemas::codec;
 use muster_schemas::wire::internal::{OUTPUT_READ_SUBJECT, OutputRead, output_subject};
 use muster_schemas::wire::{MAX_OUTPUT_BYTES, OutputPiece, OutputTaken};
@@ -22,66 +22,149 @@ use super::output::OutputId;
 
 /// Bytes by which a device may be ahead of the slowest follower.
 const WINDOW: u64 = 8 << 20;
+/// Bytes that stay behind the slowest follower: it may have to connect again.
+const BEHIND: u64 = 8 << 20;
 /// A follower that was not heard of for this long is gone.
 const FOLLOWER_TTL: Duration = Duration::from_secs(5);
-/// Pieces are erased this long after the end of the output, when no follower has read them.
-const ERASE_AFTER: Duration = Duration::from_secs(60);
+/// A follower that reads nothing for this long does not hold up those that read.
+const STALLED: Duration = Duration::from_secs(60);
+/// Interval between checks whether anyone still reads an output that has ended.
+const END_CHECK: Duration = Duration::from_secs(10);
+/// Number of those checks at most.
+const MAX_END_CHECKS: u32 = 360;
+/// An output that nobody has followed for this long is forgotten, and its pieces are erased.
+const ABANDONED: Duration = Duration::from_secs(300);
 /// Outputs that are followed at the same time; more are not taken.
 const MAX_FOLLOWED: usize = 10_000;
 /// Wait before a subscription that ended is made again.
 const RETRY: Duration = Duration::from_millis(500);
 
 /// Outputs that are followed.
-#[derive(Debug, Default)]
-pub(crate) struct LiveOutputs(Mutex<HashMap<OutputId, Followed>>);
+#[derive(Debug)]
+pub(crate) struct LiveOutputs {
+    all: Mutex<HashMap<OutputId, Followed>>,
+    /// When this process began to listen to followers: not all have reported right after.
+    listening_since: Mutex<Instant>,
+}
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Followed {
-    /// How far each follower has read, and when it said so.
-    followers: HashMap<Uuid, (u64, Instant)>,
+    followers: HashMap<Uuid, Follower>,
+    /// When a follower last reported.
+    reported: Instant,
     /// The pieces that this process has stored and not erased, the oldest first.
     pieces: Vec<Piece>,
+    /// All before it is erased.
+    erased: u64,
+    /// The device has sent all of it.
+    has_ended: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Follower {
+    position: u64,
+    reported: Instant,
+    moved: Instant,
+}
+
+impl Default for LiveOutputs {
+    fn default() -> Self {
+        Self { all: Mutex::default(), listening_since: Mutex::new(Instant::now()) }
+    }
 }
 
 impl LiveOutputs {
-    /// A follower reports where it is.
-    fn report(&self, output: OutputId, follower: Uuid, position: u64, now: Instant) {
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        all.retain(|_, followed| {
-            followed.followers.retain(|_, (_, at)| now.duration_since(*at) < FOLLOWER_TTL);
-            !followed.followers.is_empty() || !followed.pieces.is_empty()
-        });
-        if all.len() < MAX_FOLLOWED || all.contains_key(&output) {
-            all.entry(output).or_default().followers.insert(follower, (position, now));
+    fn all(&self) -> MutexGuard<'_, HashMap<OutputId, Followed>> {
+        self.all.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn listens_anew(&self, now: Instant) {
+        *self.listening_since.lock().unwrap_or_else(PoisonError::into_inner) = now;
+    }
+
+    /// A follower reports where it is. Answers the outputs that nobody follows any more.
+    fn report(
+        &self,
+        output: OutputId,
+        follower: Uuid,
+        position: u64,
+        now: Instant,
+    ) -> Vec<OutputId> {
+        let mut all = self.all();
+        let abandoned: Vec<OutputId> = all
+            .iter()
+            .filter(|(_, it)| !it.has_ended && now.duration_since(it.reported) >= ABANDONED)
+            .map(|(output, _)| output.clone())
+            .collect();
+        for output in &abandoned {
+            all.remove(output);
         }
+        if all.len() >= MAX_FOLLOWED && !all.contains_key(&output) {
+            return abandoned;
+        }
+        let followed = all.entry(output).or_insert_with(|| Followed {
+            followers: HashMap::new(),
+            reported: now,
+            pieces: Vec::new(),
+            erased: 0,
+            has_ended: false,
+        });
+        followed.reported = now;
+        followed.followers.retain(|_, it| now.duration_since(it.reported) < FOLLOWER_TTL);
+        let known = followed.followers.get(&follower).filter(|it| it.position == position);
+        let moved = known.map_or(now, |it| it.moved);
+        followed.followers.insert(follower, Follower { position, reported: now, moved });
+        abandoned
     }
 
-    /// Where the slowest follower is; `None` without one.
+    /// Where the slowest follower is that can still be served; `None` without one. One that stands
+    /// still does not hold up those that read.
     fn slowest(&self, output: &OutputId, now: Instant) -> Option<u64> {
-        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let followers = all.get(output)?.followers.values();
-        let live = followers.filter(|(_, at)| now.duration_since(*at) < FOLLOWER_TTL);
-        live.map(|(position, _)| *position).min()
+        let all = self.all();
+        let followed = all.get(output)?;
+        let served = || {
+            followed.followers.values().filter(|it| {
+                now.duration_since(it.reported) < FOLLOWER_TTL && it.position >= followed.erased
+            })
+        };
+        let reads = |it: &&Follower| now.duration_since(it.moved) < STALLED;
+        let reading = served().filter(reads).map(|it| it.position).min();
+        reading.or_else(|| served().map(|it| it.position).min())
     }
 
-    /// Notes a piece that was stored; answers those that all followers have read.
+    /// Whether anyone follows an output, as far as this process can know.
+    pub(super) fn is_followed(&self, output: &OutputId, now: Instant) -> bool {
+        let since = *self.listening_since.lock().unwrap_or_else(PoisonError::into_inner);
+        now.duration_since(since) < FOLLOWER_TTL || self.slowest(output, now).is_some()
+    }
+
+    /// Notes a piece that was stored; answers those that no follower needs.
     fn stored(&self, output: &OutputId, piece: Piece, read: u64) -> Vec<Piece> {
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = self.all();
         let Some(followed) = all.get_mut(output) else { return Vec::new() };
         followed.pieces.push(piece);
-        let (done, rest) = followed.pieces.iter().partition(|piece| piece.end() <= read);
+        let (done, rest): (Vec<_>, Vec<_>) =
+            followed.pieces.iter().partition(|piece| piece.end() + BEHIND <= read);
         followed.pieces = rest;
+        followed.erased = done.last().map_or(followed.erased, |piece| piece.end());
         done
     }
 
     /// Where the next piece begins, as far as this process knows.
     fn end(&self, output: &OutputId) -> Option<u64> {
-        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        all.get(output)?.pieces.last().map(|piece| piece.end())
+        self.all().get(output)?.pieces.last().map(|piece| piece.end())
+    }
+
+    /// The device has sent all of it; false when that was known.
+    fn has_ended(&self, output: &OutputId) -> bool {
+        match self.all().get_mut(output) {
+            Some(followed) => !std::mem::replace(&mut followed.has_ended, true),
+            None => false,
+        }
     }
 
     fn forget(&self, output: &OutputId) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(output);
+        self.all().remove(output);
     }
 }
 
@@ -94,8 +177,9 @@ impl Service {
     ) -> Result<OutputTaken, BlobError> {
         let answer =
             |next, reader| OutputTaken { next, reader: Some(reader), refused: None, receipt: None };
-        let Some(read) = self.live.slowest(output, Instant::now()) else {
-            return Ok(answer(piece.offset, false));
+        let now = Instant::now();
+        let Some(read) = self.live.slowest(output, now) else {
+            return Ok(answer(piece.offset, self.live.is_followed(output, now)));
         };
         let folder = output.live_folder();
         let mut end = self.live.end(output);
@@ -137,16 +221,31 @@ impl Service {
         Ok(answer(stored.end(), true))
     }
 
-    /// Erases what is left of an output that has ended, once its followers had time to read it.
-    pub(super) fn end_live(&self, output: OutputId) {
-        let service = self.clone();
-        tokio::spawn(async move {
-            tokio::time::sleep(ERASE_AFTER).await;
-            service.live.forget(&output);
-            if let Err(error) = service.blobs.erase_all(&output.live_folder()).await {
-                tracing::warn!(%error, "output that was passed on stays in the blob store");
-            }
-        });
+    /// Notes that the device has sent all of an output. What is left of it is erased once its followers
+    /// have read it, or are gone.
+    pub(super) async fn end_live(&self, output: &OutputId) -> Result<(), BlobError> {
+        let marker = format!("{}/{}", output.folder(), key::ENDED);
+        self.blobs.put(&marker, Bytes::new()).await?;
+        if self.live.has_ended(output) {
+            let (service, output) = (self.clone(), output.clone());
+            tokio::spawn(async move {
+                for _ in 0..MAX_END_CHECKS {
+                    tokio::time::sleep(END_CHECK).await;
+                    if service.live.slowest(&output, Instant::now()).is_none() {
+                        break;
+                    }
+                }
+                service.erase_live(&output).await;
+            });
+        }
+        Ok(())
+    }
+
+    async fn erase_live(&self, output: &OutputId) {
+        self.live.forget(output);
+        if let Err(error) = self.blobs.erase_all(&output.live_folder()).await {
+            tracing::warn!(%error, "output that was passed on stays in the blob store");
+        }
     }
 }
 
@@ -169,11 +268,14 @@ impl Service {
 
 async fn listen_once(service: &Service) -> Result<(), async_nats::SubscribeError> {
     let mut reports = service.nats.subscribe(OUTPUT_READ_SUBJECT).await?;
+    service.live.listens_anew(Instant::now());
     while let Some(message) = reports.next().await {
         let Ok(read) = codec::decode::<OutputRead>(&message.payload) else { continue };
         let OutputRead { project, operation, device, stream, follower, position } = read;
         let output = OutputId { project, operation, device, stream };
-        service.live.report(output, follower, position, Instant::now());
+        for abandoned in service.live.report(output, follower, position, Instant::now()) {
+            service.erase_live(&abandoned).await;
+        }
     }
     Ok(())
 }
@@ -185,27 +287,62 @@ mod tests {
 
     use super::*;
 
-    #[test]
-    fn the_slowest_follower_counts_until_it_is_gone() {
-        let live = LiveOutputs::default();
-        let output = OutputId {
+    fn output() -> OutputId {
+        OutputId {
             project: ProjectId::default_project(),
             operation: OperationId(Uuid::from_u128(1)),
             device: DeviceId(Uuid::from_u128(2)),
             stream: OutputStream::Stdout,
-        };
-        let now = Instant::now();
+        }
+    }
+
+    const MIB: u64 = 1 << 20;
+
+    #[test]
+    fn the_slowest_follower_counts_until_it_is_gone() {
+        let (live, output, now) = (LiveOutputs::default(), output(), Instant::now());
+        let (one, other) = (Uuid::from_u128(1), Uuid::from_u128(2));
         assert_eq!(live.slowest(&output, now), None);
-        live.report(output.clone(), Uuid::from_u128(1), 500, now);
-        live.report(output.clone(), Uuid::from_u128(2), 100, now);
-        assert_eq!(live.slowest(&output, now), Some(100));
-        let piece = |offset| Piece { offset, bytes: 50, compressed: false };
-        assert_eq!(live.stored(&output, piece(0), 100), [piece(0)]);
-        assert_eq!(live.stored(&output, piece(80), 100), []);
-        assert_eq!(live.end(&output), Some(130));
+        live.report(output.clone(), one, 30 * MIB, now);
+        live.report(output.clone(), other, 10 * MIB, now);
+        assert_eq!(live.slowest(&output, now), Some(10 * MIB));
+        let piece = |offset| Piece { offset, bytes: MIB, compressed: false };
+        assert_eq!(live.stored(&output, piece(MIB), 10 * MIB), [piece(MIB)]);
+        assert_eq!(live.stored(&output, piece(9 * MIB), 10 * MIB), []);
+        assert_eq!(live.end(&output), Some(10 * MIB));
+        // Whoever comes late finds the beginning erased, and holds up nobody.
+        live.report(output.clone(), Uuid::from_u128(3), 0, now);
+        assert_eq!(live.slowest(&output, now), Some(10 * MIB));
         let later = now + FOLLOWER_TTL;
-        live.report(output.clone(), Uuid::from_u128(1), 600, later);
-        assert_eq!(live.slowest(&output, later), Some(600));
+        live.report(output.clone(), one, 31 * MIB, later);
+        assert_eq!(live.slowest(&output, later), Some(31 * MIB));
         assert_eq!(live.slowest(&output, later + FOLLOWER_TTL), None);
+    }
+
+    #[test]
+    fn one_that_stands_still_holds_up_nobody_but_itself() {
+        let (live, output, now) = (LiveOutputs::default(), output(), Instant::now());
+        let (paused, reading) = (Uuid::from_u128(1), Uuid::from_u128(2));
+        for second in 0..=60 {
+            let now = now + Duration::from_secs(second);
+            live.report(output.clone(), paused, MIB, now);
+        }
+        let now = now + STALLED;
+        assert_eq!(live.slowest(&output, now), Some(MIB), "alone, it is waited for");
+        live.report(output.clone(), reading, 5 * MIB, now);
+        assert_eq!(live.slowest(&output, now), Some(5 * MIB));
+    }
+
+    #[test]
+    fn what_nobody_follows_is_forgotten_and_an_end_is_noted_once() {
+        let (live, now) = (LiveOutputs::default(), Instant::now());
+        let (one, other) = (output(), OutputId { stream: OutputStream::Stderr, ..output() });
+        assert!(live.is_followed(&one, now), "it has just begun to listen");
+        assert!(!live.is_followed(&one, now + FOLLOWER_TTL * 2));
+        live.report(one.clone(), Uuid::from_u128(1), 0, now);
+        assert!(live.has_ended(&one) && !live.has_ended(&one));
+        live.forget(&one);
+        live.report(one.clone(), Uuid::from_u128(1), 0, now);
+        assert_eq!(live.report(other, Uuid::from_u128(2), 0, now + ABANDONED), [one]);
     }
 }

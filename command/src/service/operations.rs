@@ -20,7 +20,7 @@ use crate::domain::run::{Run, RunCommand};
 use crate::domain::{Decider, Rejection};
 
 /// How long a request waits for the dispatcher's list to catch up with the log.
-const LIST_TIMEOUT: Duration = Duration::from_secs(2);
+const LIST_TIMEOUT: Duration = Duration::from_millis(200);
 /// The most devices of one operation.
 pub(crate) const MAX_DEVICES: usize = 20_000;
 

@@ -38,7 +38,7 @@ pub(super) struct OutputId {
 }
 
 impl OutputId {
-    fn folder(&self) -> String {
+    pub(super) fn folder(&self) -> String {
         key::output(&self.project, self.operation, self.device, self.stream)
     }
 
@@ -119,7 +119,8 @@ impl Service {
             let context = output_context(project, device, &piece);
             match open_by(&key, &context, &piece.data) {
                 Ok(data) => piece.data = data,
-                Err(error) => return not_wanted(&piece, error.to_string()),
+                // Another operation key: the device keeps what it has, and sends it again.
+                Err(error) => return Err(refused(error.to_string())),
             }
         }
         if let Err(why) = check(&piece) {
@@ -139,12 +140,16 @@ impl Service {
                 Err(why) => return not_wanted(&piece, why.to_owned()),
             },
         };
-        if !is_file && piece.offset >= known.limit && piece.bytes > 0 {
-            return Ok(codec::encode(&self.pass_on(&place, &piece).await?));
+        self.outputs.set(place.clone(), known);
+        if !is_file && piece.offset >= known.limit {
+            if piece.bytes > 0 {
+                return Ok(codec::encode(&self.pass_on(&place, &piece).await?));
+            }
+            if piece.last {
+                self.end_live(&place).await?;
+            }
         }
-        if !is_file && piece.last && piece.offset >= known.limit {
-            self.end_live(place.clone());
-        }
+        let reader = (!is_file).then(|| self.live.is_followed(&place, Instant::now()));
         if piece.offset.saturating_add(u64::from(piece.bytes)) > known.limit
             || piece.total.is_some_and(|total| total > known.limit)
         {
@@ -185,7 +190,7 @@ impl Service {
             true => Some(self.file_receipt(project, piece.operation, device, next)?),
             false => None,
         };
-        Ok(codec::encode(&OutputTaken { next, reader: None, refused: None, receipt }))
+        Ok(codec::encode(&OutputTaken { next, reader, refused: None, receipt }))
     }
 
     /// Was the device asked for this output, and how much of it is taken? Why not, in words.

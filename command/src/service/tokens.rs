@@ -66,21 +66,29 @@ struct FirstAnswer {
 
 /// A request without an `Idempotency-Key` has no retry that has to get the same secret, so the secret is
 /// random. With one it follows from a key that only command holds and that is used for nothing else.
-fn secret(key: &[u8; 32], request: &Request) -> [u8; 32] {
+/// It follows from what was made, too (`made`: the token's id, or when the link expires): keys are
+/// forgotten after a day, and a key that is used again later makes another secret.
+fn secret(key: &[u8; 32], request: &Request, made: &[u8]) -> [u8; 32] {
     if request.request_hash.is_none() {
         return rand::random();
     }
     #[expect(clippy::expect_used, reason = "HMAC takes a key of any length")]
     let mut mac = Hmac::<Sha256>::new_from_slice(key).expect("a key of any length");
-    mac.update(b"muster/token-secret/v2");
+    mac.update(b"muster/token-secret/v3");
     mac.update(request.append_id.as_bytes());
+    mac.update(made);
     mac.finalize().into_bytes().into()
 }
 
 impl Service {
     /// The secret of the token that a request makes; it is kept nowhere.
-    pub(super) fn secret(&self, request: &Request) -> [u8; 32] {
-        secret(self.keys.token_key(), request)
+    pub(super) fn secret(&self, request: &Request, made: &[u8]) -> [u8; 32] {
+        secret(self.keys.token_key(), request, made)
+    }
+
+    /// The secret of a token that was made: of the same request, which may have been quicker elsewhere.
+    fn secret_of(&self, request: &Request, own: (TokenId, [u8; 32]), made: TokenId) -> [u8; 32] {
+        if made == own.0 { own.1 } else { self.secret(request, made.0.as_bytes()) }
     }
 
     /// The pin of the server's key, as curl's `--pinnedpubkey` takes it.
@@ -127,7 +135,7 @@ impl Service {
         let text = EnrollmentTokenText {
             project: request.project.clone(),
             id,
-            secret: self.secret(request),
+            secret: self.secret(request, id.0.as_bytes()),
             pin: self.keys.ca_pin()?,
         };
         if let Some(FirstAnswer { written, expires_at }) = before {
@@ -163,9 +171,12 @@ impl Service {
         let created = EnrollmentToken::default()
             .decide(EnrollmentTokenCommand::Create { token, now: now() })?;
         let written = self.append_new_token(request, id, created).await?;
+        let own = (id, text.secret);
         let (id, made) = self.token_id(request).await?;
+        let id = if made.is_some() { id } else { own.0 };
+        let secret = self.secret_of(request, own, id);
         let expires_at = made.map_or(Some(expires_at), |made| made.expires_at);
-        Ok(MadeToken { text: EnrollmentTokenText { id, ..text }, expires_at, written })
+        Ok(MadeToken { text: EnrollmentTokenText { id, secret, ..text }, expires_at, written })
     }
 
     /// Makes an API token; answers its text, which nobody can be shown again.
@@ -178,8 +189,11 @@ impl Service {
         new: NewApiToken,
     ) -> Result<MadeToken<ApiTokenText>, ServiceError> {
         let (id, before) = self.token_id(request).await?;
-        let text =
-            ApiTokenText { project: request.project.clone(), id, secret: self.secret(request) };
+        let text = ApiTokenText {
+            project: request.project.clone(),
+            id,
+            secret: self.secret(request, id.0.as_bytes()),
+        };
         if let Some(FirstAnswer { written, expires_at }) = before {
             return Ok(MadeToken { text, expires_at, written });
         }
@@ -187,9 +201,12 @@ impl Service {
         let token = ApiTokenCreated { name, secret: Hash::of(&text.secret), role, expires_at };
         let created = ApiToken::default().decide(ApiTokenCommand::Create { token, now: now() })?;
         let written = self.append_new_token(request, id, created).await?;
+        let own = (id, text.secret);
         let (id, made) = self.token_id(request).await?;
+        let id = if made.is_some() { id } else { own.0 };
+        let secret = self.secret_of(request, own, id);
         let expires_at = made.map_or(expires_at, |made| made.expires_at);
-        Ok(MadeToken { text: ApiTokenText { id, ..text }, expires_at, written })
+        Ok(MadeToken { text: ApiTokenText { id, secret, ..text }, expires_at, written })
     }
 
     async fn append_new_token(
@@ -265,14 +282,15 @@ mod tests {
             request_hash: Some(Hash::of(b"body")),
             versions: None,
         };
-        let own = secret(keys.token_key(), &request);
-        assert_eq!(own, secret(keys.token_key(), &request), "a retry gets the same");
+        let own = secret(keys.token_key(), &request, b"id");
+        assert_eq!(own, secret(keys.token_key(), &request, b"id"), "a retry gets the same");
+        assert_ne!(own, secret(keys.token_key(), &request, b"another"), "a later one does not");
         for entry in std::fs::read_dir(dir.path()).unwrap() {
             let path = entry.unwrap().path();
             let Ok(bytes) = std::fs::read(&path) else { continue };
             let Ok(key) = <[u8; 32]>::try_from(bytes) else { continue };
             let is_own = path.ends_with("token-secrets.key");
-            assert_eq!(secret(&key, &request) == own, is_own, "{}", path.display());
+            assert_eq!(secret(&key, &request, b"id") == own, is_own, "{}", path.display());
         }
         for role in ["ingest", "query"] {
             assert!(!dir.path().join("roles").join(role).join("token-secrets.key").exists());
@@ -280,6 +298,6 @@ mod tests {
         // Nothing has to be repeated without an Idempotency-Key.
         let unrepeated = Request { request_hash: None, ..request };
         let key = keys.token_key();
-        assert_ne!(secret(key, &unrepeated), secret(key, &unrepeated));
+        assert_ne!(secret(key, &unrepeated, b"id"), secret(key, &unrepeated, b"id"));
     }
 }

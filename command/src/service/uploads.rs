@@ -183,7 +183,7 @@ impl Service {
         device: DeviceId,
         expires_at: Timestamp,
     ) -> Result<LinkMade, ServiceError> {
-        let secret = self.secret(request);
+        let secret = self.secret(request, &expires_at.micros().to_be_bytes());
         let text = DownloadText { project: request.project.clone(), operation, device, secret };
         if let Some(made) = self.link_before(request, &text).await? {
             return Ok(made);
@@ -209,7 +209,12 @@ impl Service {
         });
         let (version, expires_at) = made.ok_or(AppendError::IdReused)?;
         let written = Written { version, position: appended.last };
-        Ok(Some(LinkMade { text: text.clone(), expires_at, written }))
+        let secret = match request.request_hash {
+            Some(_) => self.secret(request, &expires_at.micros().to_be_bytes()),
+            None => text.secret,
+        };
+        let text = DownloadText { secret, ..text.clone() };
+        Ok(Some(LinkMade { text, expires_at, written }))
     }
 
     /// Records that the blob store does not take what a device sends. What cannot be recorded is only

@@ -84,7 +84,9 @@ pub fn input_context(project: &ProjectId, device: DeviceId, operation: Operation
 /// The context of a sealed [`OutputPiece`].
 #[must_use]
 pub fn output_context(project: &ProjectId, device: DeviceId, piece: &OutputPiece) -> Vec<u8> {
-    let place = (piece.operation, piece.stream, piece.offset);
+    let OutputPiece { operation, stream, offset, bytes, compressed, last, salt, total, .. } = piece;
+    let salt = salt.as_deref().map(serde_bytes::Bytes::new);
+    let place = (operation, stream, offset, bytes, compressed, last, salt, total);
     codec::encode(&("muster/run-output/v1", project, device, place))
 }
 

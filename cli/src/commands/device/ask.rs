@@ -104,8 +104,7 @@ async fn collect(
     path: &std::path::Path,
 ) -> Result<()> {
     let asked = Asked::new(client, request).await?;
-    let mut bytes = Vec::new();
-    operation::collect(client, &asked, &mut bytes).await?;
+    let bytes = operation::collect(client, &asked).await?;
     std::fs::write(path, &bytes).with_context(|| format!("cannot write {}", path.display()))?;
     note(format!("{} ({} bytes)", path.display(), bytes.len()));
     Ok(())

@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::io::{IsTerminal, Write};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use futures::StreamExt;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
@@ -20,7 +20,7 @@ use crate::terminal_modes::Contained;
 const LOOK: Duration = Duration::from_millis(300);
 /// Interval between looks at a run that has not started, to explain why.
 const EXPLAIN_INTERVAL: Duration = Duration::from_secs(5);
-/// Bytes of each output that `--json` holds at most.
+/// Bytes of each output that are held in memory at most.
 const MAX_JSON_BYTES: usize = 16 << 20;
 /// The outputs of so many devices are shown; of more, it is said how to see them.
 const SHOWN: u64 = 20;
@@ -237,15 +237,25 @@ async fn one(client: &Client, asked: &Asked, json: bool) -> Result<()> {
     outcome(&run, true)
 }
 
-/// Waits for the only run, and takes its standard output; fails as it does.
-pub(crate) async fn collect(client: &Client, asked: &Asked, sink: &mut Vec<u8>) -> Result<()> {
+/// Waits for the only run, and answers its standard output; fails as it does, and when it is too long.
+pub(crate) async fn collect(client: &Client, asked: &Asked) -> Result<Vec<u8>> {
     let runs = format!("{}/runs", path(&asked.id));
     let found = patiently(client, &runs, &[("limit", "1".into())], asked.position).await?;
     let device = text(&found["items"][0]["device"]);
     let position = asked.position;
     let source = Source { id: &asked.id, device: &device, stream: "stdout", position };
-    copy(client, &source, true, sink).await?;
-    outcome(&ended(client, asked, &device).await?, true)
+    let mut output = Bounded::default();
+    let shown = copy(client, &source, true, &mut output).await?;
+    let run = ended(client, asked, &device).await?;
+    outcome(&run, true)?;
+    if output.is_cut || run["stdout"]["bytes"].as_u64().is_some_and(|bytes| bytes > shown) {
+        bail!(
+            "the output of {} is cut: {shown} bytes came, {} are taken at most",
+            device_of(&run),
+            MAX_JSON_BYTES
+        );
+    }
+    Ok(output.bytes)
 }
 
 /// Explains why a run does not start, when it takes long; never ends.

@@ -2,8 +2,8 @@
 //!
 //! Each connection is a file descriptor. The total leaves a reserve of descriptors for the database, the
 //! broker and files, so that clients cannot cut off what the API itself needs. When a limit is reached, the
-//! oldest connection that has not sent a request yet is closed in favor of the new one; if there is none,
-//! the new one is refused.
+//! connection that has had no request in flight for the longest time is closed in favor of the new one; if
+//! there is none, the new one is refused.
 //!
 //! Timeouts of handshakes and requests are set in `door.rs`.
 
@@ -14,12 +14,17 @@ mod stream;
 use std::future::{Ready, ready};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
 
+use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::{ConnectInfo, Request, State};
+use axum::http::StatusCode;
 use axum::middleware::Next;
 use axum::response::Response;
 use axum_server::accept::Accept;
+use http_body::{Frame, SizeHint};
 use metrics::{counter, describe_counter, describe_gauge, gauge};
 use tokio::net::TcpStream;
 
@@ -156,13 +161,62 @@ impl Connections {
     }
 }
 
-/// The middleware that notes a connection's first request: it is not closed for another one any more.
-pub(super) async fn note_request(
+/// A request in flight, until its answer is sent whole.
+struct InFlight {
+    connections: Connections,
+    /// The connection; `None` when it counts as busy until it ends.
+    id: Option<u64>,
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        if let Some(id) = self.id {
+            self.connections.registry().end_request(id);
+        }
+    }
+}
+
+/// The body of an answer, with the request that it answers.
+struct TrackedBody {
+    body: Body,
+    _request: InFlight,
+}
+
+impl HttpBody for TrackedBody {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// The middleware that tracks requests in flight: a connection that has one is not closed for another
+/// connection.
+pub(super) async fn track_request(
     State(connections): State<Connections>,
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
     request: Request,
     next: Next,
 ) -> Response {
-    connections.registry().note_request(peer);
-    next.run(request).await
+    let id = connections.registry().begin_request(peer);
+    let mut in_flight = InFlight { connections, id };
+    let response = next.run(request).await;
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        // A websocket lasts until its connection ends.
+        in_flight.id = None;
+        return response;
+    }
+    response.map(|body| Body::new(TrackedBody { body, _request: in_flight }))
 }

@@ -1,6 +1,6 @@
-//! Who is connected: counts by client network, and which connections have not sent a request yet.
+//! Who is connected: counts by client network, and which connections have no request in flight.
 //!
-//! No I/O and no clock: the order of arrival is the age.
+//! No I/O and no clock: the order in which connections became idle is their age.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -44,12 +44,20 @@ impl Refused {
 pub(super) struct Registry {
     limits: Limits,
     next: u64,
-    open: BTreeMap<u64, SocketAddr>,
-    /// Those that have not sent a request, oldest first.
-    idle: BTreeMap<u64, Arc<Slot>>,
+    open: HashMap<u64, Open>,
+    /// Those without a request in flight, by when they became idle.
+    idle: BTreeMap<u64, u64>,
     by_peer: HashMap<SocketAddr, u64>,
     networks: HashMap<IpAddr, Network>,
     tunnels: usize,
+}
+
+#[derive(Debug)]
+struct Open {
+    slot: Arc<Slot>,
+    requests: usize,
+    /// Its key in `idle`.
+    idle: Option<u64>,
 }
 
 #[derive(Debug, Default)]
@@ -76,7 +84,7 @@ impl Registry {
         Self {
             limits,
             next: 0,
-            open: BTreeMap::new(),
+            open: HashMap::new(),
             idle: BTreeMap::new(),
             by_peer: HashMap::new(),
             networks: HashMap::new(),
@@ -110,8 +118,9 @@ impl Registry {
         let id = self.next;
         self.next += 1;
         let slot = Arc::new(Slot::new(id, peer));
-        self.open.insert(id, peer);
-        self.idle.insert(id, Arc::clone(&slot));
+        let open = Open { slot: Arc::clone(&slot), requests: 0, idle: Some(id) };
+        self.open.insert(id, open);
+        self.idle.insert(id, id);
         self.by_peer.insert(peer, id);
         let network = self.networks.entry(address).or_default();
         network.open += 1;
@@ -119,8 +128,10 @@ impl Registry {
         Ok((slot, closed))
     }
 
-    fn close(&mut self, id: u64) -> u64 {
-        let Some(slot) = self.idle.get(&id).cloned() else { return 0 };
+    /// Closes an idle connection.
+    fn close(&mut self, idle: u64) -> u64 {
+        let open = self.idle.get(&idle).and_then(|id| self.open.get(id));
+        let Some(slot) = open.map(|open| Arc::clone(&open.slot)) else { return 0 };
         slot.close();
         self.leave(&slot);
         1
@@ -128,25 +139,48 @@ impl Registry {
 
     /// Forgets a connection; one that was closed for another is forgotten already.
     pub(super) fn leave(&mut self, slot: &Slot) {
-        if self.open.remove(&slot.id).is_none() {
-            return;
+        let Some(open) = self.open.remove(&slot.id) else { return };
+        if let Some(idle) = open.idle {
+            self.idle.remove(&idle);
         }
-        self.idle.remove(&slot.id);
         if self.by_peer.get(&slot.peer) == Some(&slot.id) {
             self.by_peer.remove(&slot.peer);
         }
         self.change_network(slot.peer.ip(), |network| {
             network.open = network.open.saturating_sub(1);
-            network.idle.remove(&slot.id);
+            if let Some(idle) = open.idle {
+                network.idle.remove(&idle);
+            }
         });
     }
 
-    pub(super) fn note_request(&mut self, peer: SocketAddr) {
-        let Some(id) = self.by_peer.get(&peer).copied() else { return };
-        if self.idle.remove(&id).is_some()
-            && let Some(network) = self.networks.get_mut(&network_of(peer.ip()))
-        {
-            network.idle.remove(&id);
+    /// A request of a connection begins. Answers the connection's id, for its end.
+    pub(super) fn begin_request(&mut self, peer: SocketAddr) -> Option<u64> {
+        let id = *self.by_peer.get(&peer)?;
+        let open = self.open.get_mut(&id)?;
+        open.requests += 1;
+        if let Some(idle) = open.idle.take() {
+            self.idle.remove(&idle);
+            if let Some(network) = self.networks.get_mut(&network_of(peer.ip())) {
+                network.idle.remove(&idle);
+            }
+        }
+        Some(id)
+    }
+
+    /// A request has been answered whole. A connection without another one is idle again.
+    pub(super) fn end_request(&mut self, id: u64) {
+        let Some(open) = self.open.get_mut(&id) else { return };
+        open.requests = open.requests.saturating_sub(1);
+        if open.requests > 0 || open.idle.is_some() {
+            return;
+        }
+        let idle = self.next;
+        self.next += 1;
+        open.idle = Some(idle);
+        self.idle.insert(idle, id);
+        if let Some(network) = self.networks.get_mut(&network_of(open.slot.peer.ip())) {
+            network.idle.insert(idle);
         }
     }
 
@@ -210,10 +244,10 @@ mod tests {
     }
 
     #[test]
-    fn the_oldest_connection_without_a_request_gives_way() {
+    fn the_oldest_connection_without_a_request_in_flight_gives_way() {
         let mut registry = registry(3, 100);
         let (busy, _) = registry.enter(peer(1, 1), true).unwrap();
-        registry.note_request(busy.peer);
+        let request = registry.begin_request(busy.peer).unwrap();
         let (old, _) = registry.enter(peer(2, 1), true).unwrap();
         let (young, _) = registry.enter(peer(3, 1), true).unwrap();
         let (new, closed) = registry.enter(peer(4, 1), true).unwrap();
@@ -223,11 +257,17 @@ mod tests {
         registry.leave(&old);
         assert_eq!(registry.open(), 3);
         for slot in [&young, &new] {
-            registry.note_request(slot.peer);
+            registry.begin_request(slot.peer);
         }
         assert_eq!(registry.enter(peer(5, 1), true).unwrap_err(), Refused::Total);
-        registry.leave(&busy);
-        assert!(registry.enter(peer(5, 1), true).is_ok());
+        // One whose requests are answered is idle again.
+        registry.begin_request(busy.peer);
+        registry.end_request(request);
+        assert_eq!(registry.enter(peer(5, 1), true).unwrap_err(), Refused::Total);
+        registry.end_request(request);
+        assert!(registry.enter(peer(5, 1), true).is_ok() && busy.is_closed());
+        registry.end_request(request);
+        assert_eq!(registry.open(), 3);
     }
 
     #[test]
@@ -241,7 +281,7 @@ mod tests {
         assert!(first.is_closed() && !other.is_closed());
         assert_eq!(registry.open(), 3);
         for port in 8..10 {
-            registry.note_request(peer(2, port));
+            registry.begin_request(peer(2, port));
         }
         assert_eq!(registry.enter(peer(2, 99), true).unwrap_err(), Refused::Address);
         // A trusted proxy carries the connections of many.
@@ -261,7 +301,7 @@ mod tests {
 
         let mut small = registry(2, 100);
         let (slot, _) = small.enter(peer(1, 1), true).unwrap();
-        small.note_request(slot.peer);
+        small.begin_request(slot.peer);
         small.open_tunnel(one, true).unwrap();
         assert_eq!(small.open_tunnel(one, true), Err(Refused::Total));
         assert_eq!(small.enter(peer(2, 1), true).unwrap_err(), Refused::Total);

@@ -4,3 +4,5 @@ pub(crate) mod list;
 pub(crate) mod stream;
 mod types;
 mod view;
+
+pub(crate) use stream::bearer;

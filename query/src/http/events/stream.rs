@@ -126,7 +126,7 @@ fn last_event_id(headers: &HeaderMap) -> Result<Option<u64>, Problem> {
     }
 }
 
-fn bearer(headers: &HeaderMap) -> String {
+pub(crate) fn bearer(headers: &HeaderMap) -> String {
     let value = headers.get(header::AUTHORIZATION);
     value
         .and_then(|value| value.to_str().ok()?.split_once(' '))

@@ -7,14 +7,14 @@ use std::time::Duration;
 use async_nats::Subscriber;
 use axum::body::{Body, Bytes};
 use axum::extract::State;
-use axum::http::header;
+use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse, Response};
 use futures::StreamExt;
 use muster_api::auth::ReadOutput;
 use muster_api::blobs::key::{self, Piece};
 use muster_api::params::ProjectParam;
 use muster_api::position::MinPositionParam;
-use muster_api::problem::{ReadProblems, describe};
+use muster_api::problem::{Kind, ReadProblems, describe};
 use muster_api::{MinPosition, PathParam, Problem, Query, Scope};
 use muster_schemas::wire::internal::{OUTPUT_READ_SUBJECT, OutputRead, output_subject};
 use muster_schemas::wire::{MAX_OUTPUT_BYTES, MAX_PIECE_BYTES, OutputStream};
@@ -28,6 +28,7 @@ use uuid::Uuid;
 
 use super::runs::find_run;
 use crate::http::devices::resolve;
+use crate::http::events::bearer;
 use crate::live_streams::LiveStream;
 use crate::state::QueryState;
 
@@ -38,8 +39,8 @@ const BREATH: Duration = Duration::from_millis(5);
 /// After its end, what is still on its way from the device is waited for this long.
 const LINGER: Duration = Duration::from_secs(30);
 
-/// Output beyond what is kept is waited for this long after the run's end and the last piece.
-const LIVE_LINGER: Duration = Duration::from_secs(2);
+/// The token of a follower is checked this often.
+const TOKEN_CHECK: Duration = Duration::from_secs(2);
 /// Interval between a follower's reports.
 const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -139,6 +140,7 @@ pub(crate) async fn get_run_output(
     min_position: MinPosition,
     PathParam((operation, device)): PathParam<(OperationId, String)>,
     Query(query): Query<GetOutput>,
+    headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let project = scope.project;
     min_position.wait(state.log(), &state.read_models.operations, &project).await?;
@@ -169,6 +171,8 @@ pub(crate) async fn get_run_output(
         folder: key::output(&project, operation, device, query.stream.into()),
         ready: Vec::new(),
         end: query.from,
+        token: bearer(&headers),
+        token_checked: Instant::now(),
         ended: None,
         read_at: Instant::now(),
         told,
@@ -213,6 +217,8 @@ struct Reader {
     ready: Vec<Piece>,
     /// How far the output was read.
     end: u64,
+    token: String,
+    token_checked: Instant,
     /// When the run was found to be over.
     ended: Option<Instant>,
     /// When the last piece was read.
@@ -232,6 +238,7 @@ impl Reader {
     async fn next(&mut self) -> Result<Option<Bytes>, String> {
         let (mut may_be_more, mut gone) = (true, 0);
         loop {
+            self.check_token().await?;
             while let Some(piece) = self.ready.pop() {
                 match self.read(piece).await? {
                     Some(bytes) if bytes.is_empty() => {}
@@ -264,6 +271,21 @@ impl Reader {
                 }
                 may_be_more = self.wait().await;
             }
+        }
+    }
+
+    /// Ends the answer when its token was revoked. While the log cannot be asked, the answer of before
+    /// stands.
+    async fn check_token(&mut self) -> Result<(), String> {
+        if self.token_checked.elapsed() < TOKEN_CHECK {
+            return Ok(());
+        }
+        self.token_checked = Instant::now();
+        match self.state.api.auth.authenticate(&self.token, None).await {
+            Err(problem) if problem.kind() == Kind::Unauthorized => {
+                Err("its token does not count any more".to_owned())
+            }
+            _ => Ok(()),
         }
     }
 
@@ -311,9 +333,16 @@ impl Reader {
             OutputName::Stderr => report.stderr,
         });
         let (bytes, kept) = summary.map_or((0, 0), |summary| (summary.bytes, summary.kept));
-        // What is beyond is still on its way, or is dropped.
-        let is_still = self.read_at.elapsed() > LIVE_LINGER;
-        Ok(self.end >= bytes || (self.end >= kept && is_still) || ended.elapsed() > LINGER)
+        if self.end >= bytes || (self.end >= kept && kept < MAX_OUTPUT_BYTES) {
+            return Ok(true);
+        }
+        if self.end < kept {
+            return Ok(ended.elapsed() > LINGER);
+        }
+        // What is beyond may be on its way still; the device says when it is not.
+        let marker = format!("{}/{}", self.folder, key::ENDED);
+        let found = self.state.blobs.get(&marker).await.map_err(|error| describe(&error))?;
+        Ok(found.is_some() || self.read_at.elapsed() > LINGER)
     }
 
     /// Waits until something may have changed; is it the output?

@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 use crate::auth::Principal;
 use crate::body::read_body;
-use crate::problem::Problem;
+use crate::problem::{Kind, Problem};
 
 /// The header's name.
 pub const HEADER: &str = "idempotency-key";
@@ -30,13 +30,18 @@ pub struct IdempotencyKey {
     body_hash: Option<Hash>,
 }
 
-/// Hash of a request's body; set by [`hash_body`].
+/// Hash of a request's body; set by [`repeatable`].
 #[derive(Clone, Copy, Debug)]
 struct BodyHash(Hash);
 
-/// Middleware: hashes the body of a request that carries an `Idempotency-Key`. JSON is hashed by its
-/// values: neither white space nor the order of fields makes another body.
-pub async fn hash_body(request: Request, next: Next) -> Response {
+/// Middleware for requests that carry an `Idempotency-Key`.
+///
+/// It hashes the body. JSON is hashed by its values: neither white space nor the order of fields makes
+/// another body.
+///
+/// It carries out a refused request once more: the same request may have been carried out elsewhere
+/// between this one's look for it and its decision, and then its result is the answer.
+pub async fn repeatable(request: Request, next: Next) -> Response {
     if !request.headers().contains_key(HEADER) {
         return next.run(request).await;
     }
@@ -46,6 +51,12 @@ pub async fn hash_body(request: Request, next: Next) -> Response {
         Err(problem) => return problem.into_response(),
     };
     parts.extensions.insert(BodyHash(hash_of(&bytes)));
+    let attempt = Request::from_parts(parts.clone(), Body::from(bytes.clone()));
+    let response = next.clone().run(attempt).await;
+    let refusals = [Kind::NotFound, Kind::Conflict, Kind::Gone, Kind::PreconditionFailed];
+    if !refusals.into_iter().any(|kind| kind.status() == response.status()) {
+        return response;
+    }
     next.run(Request::from_parts(parts, Body::from(bytes))).await
 }
 

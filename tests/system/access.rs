@@ -198,6 +198,18 @@ async fn a_write_holds_to_the_version_that_was_seen_and_a_repeated_one_is_done_o
     let (one, two, three) = tokio::join!(send(), send(), send());
     let ids = [&one.1["id"], &two.1["id"], &three.1["id"]];
     assert!(ids.iter().all(|id| id.is_string() && *id == ids[0]), "{one:?} {two:?} {three:?}");
+    for number in 0..10 {
+        let name = format!("device-{number}");
+        let key = [("idempotency-key", name.as_str())];
+        let body = json!({"name": name});
+        let send = || system.api.send_with(Method::POST, "/api/v1/devices", &body, &key);
+        let (one, two) = tokio::join!(send(), send());
+        assert_eq!(one, two, "{name}");
+        let path = format!("/api/v1/devices/{name}");
+        let delete = || system.api.send_with(Method::DELETE, &path, &Value::Null, &key);
+        let (one, two) = tokio::join!(delete(), delete());
+        assert_eq!((one.0, &one), (200, &two), "{name}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

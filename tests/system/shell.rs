@@ -332,6 +332,22 @@ async fn a_revoked_token_ends_what_was_opened_with_it() {
     files.until_told("opened").await;
     let size = || std::fs::metadata(&ticks).map_or(0, |file| file.len());
     wait::until("the program to run", PATIENCE, || async { (size() > 0).then_some(()) }).await;
+    // It follows a run, too, which goes on for longer than this test.
+    let action = json!({"kind": "exec", "argv": ["sleep", "120"]});
+    let asked = json!({"target": {"devices": ["robot"]}, "action": action});
+    let operation = operator.post("/api/v1/operations", &asked).await["id"].clone();
+    let run = format!("/api/v1/operations/{}/runs/robot", operation.as_str().unwrap());
+    wait::until("the run to be shown", PATIENCE, || async {
+        (operator.send(reqwest::Method::GET, &run, None).await.0 == 200).then_some(())
+    })
+    .await;
+    let follower = operator.clone();
+    let output =
+        tokio::spawn(
+            async move { follower.raw(&format!("{run}/output?follow=true"), &[]).await.0 },
+        );
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(!output.is_finished());
 
     let token = made["id"].as_str().unwrap();
     let (status, _) =
@@ -340,6 +356,8 @@ async fn a_revoked_token_ends_what_was_opened_with_it() {
     // Both websockets end, and the shell is over on the device too.
     while shell.next().await {}
     while files.next().await {}
+    let followed = tokio::time::timeout(Duration::from_secs(8), output).await;
+    assert_eq!(followed.expect("the output goes on").unwrap(), 200);
     session(&system, &id, "it to be ended", |one| one["state"] == "ended").await;
     wait::until("the program to be gone", PATIENCE, || async {
         let before = size();

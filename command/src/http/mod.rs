@@ -16,7 +16,7 @@ use axum::extract::FromRef;
 use axum::http::HeaderMap;
 use axum::middleware::from_fn;
 use muster_api::auth::Principal;
-use muster_api::idempotency::hash_body;
+use muster_api::idempotency::repeatable;
 use muster_api::{ApiState, IdempotencyKey, IfMatch, etag, position_header};
 use muster_schemas::ProjectId;
 use serde::Serialize;
@@ -84,7 +84,7 @@ fn request(
 
 /// All routes of the write side, with their description.
 pub fn router(api: ApiState, service: Service) -> OpenApiRouter {
-    routes().layer(from_fn(hash_body)).with_state(CommandState { api, service })
+    routes().layer(from_fn(repeatable)).with_state(CommandState { api, service })
 }
 
 /// The write side's part of the OpenAPI document.

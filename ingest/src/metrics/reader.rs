@@ -30,10 +30,6 @@ use crate::{counters, streams};
 const MAX_PENDING: i64 = 8_192;
 /// Messages that one reader holds at most; their lines are bounded by the sink.
 const IN_HAND: usize = 2_048;
-/// Messages that the broker may have on their way to this process at the same time. It keeps a buffer
-/// for each, as large as the largest message that was ever in it: with 2,048, one device that sends large
-/// batches between floods of small ones takes the broker to 2.5 GB.
-const PULL: usize = 64;
 /// Bytes that the broker may send ahead.
 const BYTES_AHEAD: usize = 8 << 20;
 /// Series that a device may have; the agent holds applications to a tenth of it.
@@ -130,7 +126,7 @@ impl Reader<'_> {
             .map_err(|error| error.to_string())?;
         let mut messages = consumer
             .stream()
-            .max_messages_per_batch(PULL)
+            .max_messages_per_batch(IN_HAND)
             .max_bytes_per_batch(BYTES_AHEAD)
             .expires(Duration::from_secs(20))
             .heartbeat(Duration::from_secs(5))

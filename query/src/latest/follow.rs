@@ -20,9 +20,6 @@ use crate::projections::devices;
 const RETRY: Duration = Duration::from_secs(1);
 /// Every so often, deleted devices are forgotten.
 const PRUNE: Duration = Duration::from_secs(300);
-/// Messages, and bytes, that the broker may have on their way at once: it keeps a buffer for each.
-const PULL: usize = 64;
-const PULL_BYTES: usize = 4 << 20;
 /// The stored subjects of live batches.
 const SUBJECTS: &str = "met.*.*.*.live.>";
 
@@ -84,8 +81,7 @@ async fn follow(nats: &async_nats::Client, latest: &LatestMetrics) -> Result<(),
         .map_err(|error| FollowError::Consumer(error.into()))?;
     let mut messages = consumer
         .stream()
-        .max_messages_per_batch(PULL)
-        .max_bytes_per_batch(PULL_BYTES)
+        .max_messages_per_batch(1_000)
         .heartbeat(Duration::from_secs(5))
         .expires(Duration::from_secs(20))
         .messages()

@@ -39,7 +39,7 @@ struct BodyHash(Hash);
 /// It hashes the body. JSON is hashed by its values: neither white space nor the order of fields makes
 /// another body.
 ///
-/// It carries out a refused request once more: the same request may have been carried out elsewhere
+/// It runs a refused request again: the same request may have been carried out elsewhere
 /// between this one's look for it and its decision, and then its result is the answer.
 pub async fn repeatable(request: Request, next: Next) -> Response {
     if !request.headers().contains_key(HEADER) {

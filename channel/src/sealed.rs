@@ -4,8 +4,8 @@
 //! The recipient's key is its Ed25519 signing key as an X25519 key, so that neither side has to be
 //! sent another one. A sealed message is the encapsulated key (32 bytes) and the ciphertext.
 //!
-//! It does not say who sealed it. Invariant: what is sealed is hashed in something that is signed:
-//! inputs in the order, outputs in the run's end.
+//! It does not authenticate the sender. The hash of an input is in the signed order, the hash of the kept
+//! output in the run's signed end. Output beyond that is in no hash: the broker could replace it.
 
 use hpke::aead::ChaCha20Poly1305;
 use hpke::kdf::HkdfSha256;

@@ -87,7 +87,7 @@ mod tests {
         }
     }
 
-    /// Whoever adds a flag for a secret adds it above.
+    /// A new flag for a secret has to be added above.
     #[test]
     fn every_argument_that_sounds_secret_is_checked() {
         fn names(command: &clap::Command, found: &mut Vec<String>) {

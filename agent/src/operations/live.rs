@@ -129,7 +129,7 @@ mod tests {
     #[test]
     fn nothing_waits_without_a_reader() {
         let now = Instant::now();
-        // Nobody ever says that there is one: the device may be offline, too.
+        // No server has ever named a reader; the device may be offline.
         let mut live = filled(now, CAPACITY);
         assert!(live.is_blocked(now + READER_GRACE / 2));
         assert!(!live.is_blocked(now + READER_GRACE));

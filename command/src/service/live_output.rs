@@ -32,7 +32,7 @@ const STALLED: Duration = Duration::from_secs(60);
 const END_CHECK: Duration = Duration::from_secs(10);
 /// Number of those checks at most.
 const MAX_END_CHECKS: u32 = 360;
-/// An output that nobody has followed for this long is forgotten, and its pieces are erased.
+/// An output without a follower for this long is forgotten, and its pieces are erased.
 const ABANDONED: Duration = Duration::from_secs(300);
 /// Outputs that are followed at the same time; more are not taken.
 const MAX_FOLLOWED: usize = 10_000;
@@ -82,7 +82,7 @@ impl LiveOutputs {
         *self.listening_since.lock().unwrap_or_else(PoisonError::into_inner) = now;
     }
 
-    /// A follower reports where it is. Answers the outputs that nobody follows any more.
+    /// Records the position of a follower. Returns the outputs that have no follower any more.
     fn report(
         &self,
         output: OutputId,
@@ -310,7 +310,7 @@ mod tests {
         assert_eq!(live.stored(&output, piece(MIB), 10 * MIB), [piece(MIB)]);
         assert_eq!(live.stored(&output, piece(9 * MIB), 10 * MIB), []);
         assert_eq!(live.end(&output), Some(10 * MIB));
-        // Whoever comes late finds the beginning erased, and holds up nobody.
+        // A late follower finds the beginning erased, and does not count.
         live.report(output.clone(), Uuid::from_u128(3), 0, now);
         assert_eq!(live.slowest(&output, now), Some(10 * MIB));
         let later = now + FOLLOWER_TTL;

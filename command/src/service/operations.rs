@@ -310,7 +310,7 @@ impl Service {
         command: OperationCommand,
     ) -> Result<Written, ServiceError> {
         let loaded = self.load::<Operation>(project, &StreamName::Operation(operation)).await?;
-        // What changes nothing is no conflict: whoever repeats an abort gets the same answer.
+        // A command that changes nothing is no conflict: a repeated abort gets the same answer.
         if !loaded.state.decide(command.clone())?.is_empty() {
             self.check_open(project, operation, None).await?;
         }

@@ -328,7 +328,7 @@ fn take_piece(known: &Mutex<Known>, payload: &[u8]) -> Option<u64> {
     assert!(piece.sealed, "output in clear");
     let is_live = piece.stream != OutputStream::File && piece.offset >= MAX_OUTPUT_BYTES;
     if is_live && piece.bytes > 0 {
-        // Nobody follows it.
+        // It has no follower.
         return Some(piece.offset);
     }
     let context = output_context(&ProjectId::default_project(), device(), &piece);

@@ -60,7 +60,7 @@ impl Follower {
                 if let Err(error) = nats.publish(OUTPUT_READ_SUBJECT, report).await {
                     tracing::debug!(%error, "a follower's position is not reported");
                 }
-                // What is kept is sent whoever reads it.
+                // Output that is kept does not depend on its followers.
                 let is_live = read.position >= MAX_OUTPUT_BYTES;
                 tokio::select! {
                     () = tokio::time::sleep(REPORT_INTERVAL) => {}
@@ -119,7 +119,7 @@ impl From<OutputName> for OutputStream {
 ///
 /// The bytes as they were written, the first 4 MiB of each output; the run says how many there were.
 /// With `follow` the answer goes on while the program runs, beyond 4 MiB too: the program waits for a
-/// reader that is slow. What nobody follows beyond 4 MiB is dropped.
+/// reader that is slow. Output beyond 4 MiB that is not followed is dropped.
 #[utoipa::path(
     get, path = "/api/v1/operations/{operation}/runs/{device}/output", tag = "operations",
     security(("bearer" = [])),

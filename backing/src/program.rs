@@ -24,6 +24,7 @@ pub fn program(
         dir,
         open_dir: None,
         run_as: None,
+        variables: &[],
         stop_signal: Signal::SIGTERM,
         stop_within: Duration::from_secs(5),
         start_within: Duration::from_secs(10),

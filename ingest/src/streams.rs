@@ -4,6 +4,8 @@
 use std::time::Duration;
 
 use async_nats::jetstream::{self, stream};
+use muster_schemas::envelope::MAX_EVENT_BYTES;
+use muster_schemas::metrics::MAX_BATCH_BYTES;
 use muster_schemas::subjects;
 
 type StreamError = async_nats::error::Error<jetstream::context::CreateStreamErrorKind>;
@@ -26,6 +28,9 @@ pub struct Copies(pub usize);
 /// Minimum that the broker accepts. Message ids come from devices, and those of two devices could
 /// collide; the log itself recognizes repetitions.
 const DUPLICATE_WINDOW: Duration = Duration::from_millis(100);
+
+/// Size allowed for the headers of a device's message, in bytes.
+const MAX_HEADER_BYTES: usize = 1024;
 
 /// Opens EVENTS; answers it with its incarnation, which is another one after it was lost.
 ///
@@ -50,6 +55,7 @@ pub async fn ensure_events(
             max_age: Duration::from_secs(24 * 3600),
             max_bytes: 2 << 30,
             discard: stream::DiscardPolicy::Old,
+            max_message_size: max_message_size(MAX_EVENT_BYTES),
             no_ack: true,
             republish: Some(stored(subjects::EVENTS_STORED)),
             duplicate_window: DUPLICATE_WINDOW,
@@ -82,6 +88,7 @@ pub async fn ensure_metrics(
             // and the device keeps its batch. `metrics::room` deletes what was consumed.
             max_bytes: 4 << 30,
             discard: stream::DiscardPolicy::New,
+            max_message_size: max_message_size(MAX_BATCH_BYTES),
             no_ack: true,
             republish: Some(stored(subjects::METRICS_STORED)),
             duplicate_window: DUPLICATE_WINDOW,
@@ -89,6 +96,12 @@ pub async fn ensure_metrics(
         },
     )
     .await
+}
+
+/// The broker keeps the buffers of messages for the next ones, of whatever size: its memory is
+/// their largest number at a time, times the largest message.
+const fn max_message_size(body: usize) -> i32 {
+    (body + MAX_HEADER_BYTES) as i32
 }
 
 /// Confirms each stored message to its device. A PubAck would go wherever the message says, with
@@ -115,6 +128,7 @@ async fn open(
         max_age: wanted.max_age,
         discard: wanted.discard,
         num_replicas: wanted.num_replicas.max(found.num_replicas),
+        max_message_size: wanted.max_message_size,
         no_ack: wanted.no_ack,
         republish: wanted.republish,
         duplicate_window: wanted.duplicate_window,

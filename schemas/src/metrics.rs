@@ -26,6 +26,9 @@ pub const BATCH_VERSION: u8 = 1;
 pub const MAX_POINTS: usize = 10_000;
 /// A point holds at most this many tags, and this many fields.
 pub const MAX_ENTRIES: usize = 256;
+/// Maximum size of a batch on the wire, in bytes. The broker drops a larger one without an answer:
+/// its memory follows the largest message, so the limit is low. See [`MetricBatch::messages`].
+pub const MAX_BATCH_BYTES: usize = 64 << 10;
 /// A compressed batch is at most this many bytes large when it is inflated.
 pub const MAX_INFLATED: usize = 4 << 20;
 /// A name or a text value is at most this many bytes long.
@@ -160,6 +163,25 @@ impl MetricBatch {
     #[must_use]
     pub fn encode_compressed(&self) -> Vec<u8> {
         compress::compress(self.encode())
+    }
+
+    /// Encodes the batch with `encode` as messages of at most [`MAX_BATCH_BYTES`]: halves the points
+    /// until each part fits. Drops a point that does not fit alone; also returns how many were.
+    #[must_use]
+    pub fn messages(self, encode: impl Fn(&Self) -> Vec<u8> + Copy) -> (Vec<Vec<u8>>, usize) {
+        let bytes = encode(&self);
+        if bytes.len() <= MAX_BATCH_BYTES {
+            return (vec![bytes], 0);
+        }
+        let Self { time, mut points } = self;
+        if points.len() < 2 {
+            return (Vec::new(), points.len());
+        }
+        let rest = points.split_off(points.len() / 2);
+        let (mut messages, dropped) = Self { time, points }.messages(encode);
+        let (more, dropped_too) = Self { time, points: rest }.messages(encode);
+        messages.extend(more);
+        (messages, dropped + dropped_too)
     }
 
     /// Reads a batch, compressed or not, and holds it to the limits of this module.

@@ -3,7 +3,9 @@
 
 use std::time::Duration;
 
+use muster_schemas::envelope::MAX_EVENT_BYTES;
 use muster_schemas::events::{DeviceConfigApplied, DeviceInventoryReported};
+use muster_schemas::metrics::MAX_BATCH_BYTES;
 use muster_schemas::{Event, SigningKey, Timestamp};
 use muster_tests::{SimDevice, System, wait};
 
@@ -26,8 +28,8 @@ async fn what_cannot_be_attributed_is_a_dead_letter_and_blocks_nobody() {
     device.publish_raw(forged.into()).await;
     let foreign = other.chain.next_envelope(&small(1)).seal(&other.enrolled.key);
     device.publish_raw(foreign.into()).await;
-    let huge = bytes::Bytes::from(vec![0xa0; 100_000]);
-    device.publish_raw(huge).await;
+    let large = bytes::Bytes::from(vec![0xa0; MAX_EVENT_BYTES]);
+    device.publish_raw(large).await;
 
     device.chain.record_many(5);
     device.settle(PATIENCE).await;
@@ -45,6 +47,26 @@ async fn what_cannot_be_attributed_is_a_dead_letter_and_blocks_nobody() {
         causes,
         ["foreign_subject", "no_envelope", "no_envelope", "no_envelope", "unknown_key"]
     );
+}
+
+/// The broker's memory follows the largest stored message: see `ingest/src/streams.rs`.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_over_the_maximum_size_is_not_stored() {
+    let system = System::start().await;
+    let token = system.api.enrollment_token(1).await;
+    let mut device = SimDevice::join(&system.api, &system.ca(), &token, "large").await;
+
+    for (subject, maximum) in [("evt", MAX_EVENT_BYTES), ("met.backfill", MAX_BATCH_BYTES)] {
+        let subject = format!("muster.default.{}.{subject}", device.id());
+        let publish = |bytes: usize| {
+            device.publisher.publish(subject.clone(), bytes::Bytes::from(vec![0xa0; bytes]))
+        };
+        publish(maximum).await.unwrap();
+        publish(maximum + 2048).await.unwrap_err();
+    }
+    // The connection and the next message are not affected.
+    device.chain.record_many(1);
+    device.settle(PATIENCE).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

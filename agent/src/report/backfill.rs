@@ -2,10 +2,13 @@
 
 use std::time::Duration;
 
+use muster_channel::Publisher;
+use muster_schemas::metrics::MetricBatch;
 use muster_schemas::subjects::DeviceSubjects;
 use tokio::time::sleep;
 
 use super::backlog::together;
+use super::sampler::warn_dropped;
 use crate::backoff::Backoff;
 use crate::run::Shared;
 
@@ -43,15 +46,15 @@ pub(crate) async fn send_backlog(shared: &Shared) {
                 }
             };
             let (whole, taken) = together(&batches, shared.anchor().as_ref());
-            if let Some(whole) = whole {
-                let bytes = whole.encode_compressed();
-                if publisher.publish(subject.clone(), bytes.into()).await.is_err() {
-                    sleep(backoff.wait(rand::random())).await;
-                    continue;
-                }
-                backoff.reset();
-                shared.counters.batches_sent();
+            let (messages, dropped) =
+                whole.map(|whole| whole.messages(MetricBatch::encode_compressed)).unwrap_or_default();
+            if !send(&publisher, &subject, messages).await {
+                sleep(backoff.wait(rand::random())).await;
+                continue;
             }
+            warn_dropped(dropped);
+            backoff.reset();
+            shared.counters.batches_sent();
             // One that cannot be read has no use; it goes with those around it.
             let sent = if taken == batches.len() { places.len() } else { taken };
             if let Err(error) = shared.backlog.remove(places.get(..sent).unwrap_or(&places)) {
@@ -61,4 +64,15 @@ pub(crate) async fn send_backlog(shared: &Shared) {
             sleep(PACE.mul_f64(0.5 + rand::random::<f64>())).await;
         }
     }
+}
+
+/// Sends messages one after the other; false when one of them was not confirmed. Then all are sent
+/// again: the store takes the same point twice as one.
+async fn send(publisher: &Publisher, subject: &str, messages: Vec<Vec<u8>>) -> bool {
+    for message in messages {
+        if publisher.publish(subject.to_owned(), message.into()).await.is_err() {
+            return false;
+        }
+    }
+    true
 }

@@ -5,7 +5,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use muster_schemas::metrics::{MAX_POINTS, MetricBatch, Point};
+use muster_schemas::metrics::{MAX_BATCH_BYTES, MAX_POINTS, MetricBatch, Point};
 use muster_schemas::{codec, compress};
 use redb::{ReadableTable, WriteTransaction};
 use serde::{Deserialize, Serialize};
@@ -21,10 +21,10 @@ const RESERVE: u64 = 16 << 20;
 /// Every so many batches one write goes down to the disk: once a minute by default.
 const SYNC_EVERY: u64 = 6;
 
-/// So many batches go into one message at most, and so many compressed bytes of them: a device may
-/// send half a megabyte at once.
+/// So many batches go into one message at most, and so many compressed bytes of them, which leaves
+/// room below the largest message.
 const TOGETHER: usize = 60;
-const TOGETHER_BYTES: usize = 96 << 10;
+const TOGETHER_BYTES: usize = MAX_BATCH_BYTES / 4 * 3;
 
 /// A batch in the backlog.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

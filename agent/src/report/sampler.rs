@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
-use muster_schemas::metrics::MetricBatch;
+use muster_schemas::metrics::{MAX_BATCH_BYTES, MetricBatch};
 use muster_schemas::subjects::DeviceSubjects;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -87,18 +87,19 @@ pub(crate) async fn sample_and_send(shared: &Shared, stop: &CancellationToken) {
             }
         };
         local_at = None;
-        let Some(queued) = sample(shared, &mut collectors, groups) else { continue };
-        let link = shared.link.borrow().clone();
-        match link {
-            Some(publisher) if waiting.len() < IN_FLIGHT => {
-                number += 1;
-                let (sent, subject, bytes) = (number, subject.clone(), queued.batch.clone());
-                waiting.push((sent, queued));
-                acks.push(
-                    async move { (sent, publisher.publish(subject, bytes.into()).await.is_ok()) },
-                );
+        for queued in sample(shared, &mut collectors, groups) {
+            let link = shared.link.borrow().clone();
+            match link {
+                Some(publisher) if waiting.len() < IN_FLIGHT => {
+                    number += 1;
+                    let (sent, subject, bytes) = (number, subject.clone(), queued.batch.clone());
+                    waiting.push((sent, queued));
+                    acks.push(async move {
+                        (sent, publisher.publish(subject, bytes.into()).await.is_ok())
+                    });
+                }
+                _ => shared.keep(&queued),
             }
-            _ => shared.keep(&queued),
         }
     }
     // The broker may have them already; a store takes the same point twice as one.
@@ -106,13 +107,14 @@ pub(crate) async fn sample_and_send(shared: &Shared, stop: &CancellationToken) {
         shared.keep(&queued);
     }
     // What applications wrote a moment ago.
-    if let Some(queued) = sample(shared, &mut collectors, GroupSet::NONE) {
+    for queued in sample(shared, &mut collectors, GroupSet::NONE) {
         shared.keep(&queued);
     }
 }
 
-/// These groups as they are now, and what applications wrote; `None` when that is nothing.
-fn sample(shared: &Shared, collectors: &mut Collectors, groups: GroupSet) -> Option<Queued> {
+/// These groups as they are now, and what applications wrote, as batches of the size that the broker
+/// takes; empty when there is nothing.
+fn sample(shared: &Shared, collectors: &mut Collectors, groups: GroupSet) -> Vec<Queued> {
     let at = Moment::now();
     let mut points = if groups == GroupSet::NONE {
         Vec::new()
@@ -121,14 +123,24 @@ fn sample(shared: &Shared, collectors: &mut Collectors, groups: GroupSet) -> Opt
     };
     points.extend(shared.intake.drain(&at));
     if points.is_empty() {
-        return None;
+        return Vec::new();
     }
     let server_time = shared.server_time(&at);
     let batch = MetricBatch { time: server_time.unwrap_or(at.wall), points };
-    Some(Queued {
+    let (messages, dropped) = batch.messages(MetricBatch::encode);
+    warn_dropped(dropped);
+    let queue = |batch| Queued {
         boot: at.boot,
         mono: at.mono,
         is_corrected: server_time.is_some(),
-        batch: batch.encode(),
-    })
+        batch,
+    };
+    messages.into_iter().map(queue).collect()
+}
+
+/// Points that fit into no message are dropped: repeated, they would never be stored.
+pub(super) fn warn_dropped(points: usize) {
+    if points > 0 {
+        tracing::warn!(points, "dropped metric points that exceed {MAX_BATCH_BYTES} bytes each");
+    }
 }

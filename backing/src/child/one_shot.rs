@@ -79,6 +79,7 @@ impl OneShot {
             home: None,
             open_dir: open_dir.as_deref(),
             run_as: run_as.as_ref(),
+            variables: &[],
             death_signal: nix::sys::signal::Signal::SIGKILL,
         };
         let mut command = command(&launch).map_err(|source| OneShotError::Spawn {

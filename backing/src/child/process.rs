@@ -78,6 +78,7 @@ impl Process {
             home: Some(&spec.dir),
             open_dir: spec.open_dir.as_deref(),
             run_as: spec.run_as.as_ref(),
+            variables: spec.variables,
             death_signal: spec.stop_signal,
         };
         let mut command = command(&launch).map_err(spawn_error)?;
@@ -195,6 +196,8 @@ pub(crate) struct Launch<'a> {
     /// A folder that the program gets open as file descriptor 3.
     pub(crate) open_dir: Option<&'a Path>,
     pub(crate) run_as: Option<&'a RunAs>,
+    /// Variables with their defaults: a value in our own environment comes first.
+    pub(crate) variables: &'a [(&'static str, &'static str)],
     /// Sent by the kernel when the thread that spawned it ends.
     pub(crate) death_signal: Signal,
 }
@@ -237,6 +240,9 @@ pub(crate) fn command(launch: &Launch<'_>) -> io::Result<Command> {
         if let Some(value) = std::env::var_os(name) {
             command.env(name, value);
         }
+    }
+    for (name, default) in launch.variables {
+        command.env(name, std::env::var_os(name).unwrap_or_else(|| default.into()));
     }
     command.env("HOME", launch.home.unwrap_or(Path::new("/")));
     Ok(command)

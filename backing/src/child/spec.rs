@@ -80,6 +80,8 @@ pub struct ChildSpec {
     /// `/proc/self/fd/3` even where its user may not walk the path.
     pub(crate) open_dir: Option<PathBuf>,
     pub(crate) run_as: Option<RunAs>,
+    /// Environment variables with their defaults: a value in our own environment comes first.
+    pub(crate) variables: &'static [(&'static str, &'static str)],
     /// The signal for an orderly and quick end.
     pub(crate) stop_signal: Signal,
     /// After this it is killed.

@@ -262,6 +262,7 @@ fn spec(
         dir: dir.into(),
         open_dir: None,
         run_as: None,
+        variables: &[],
         stop_signal: Signal::SIGTERM,
         stop_within: Duration::from_secs(60),
         // It answers only when it has read its whole write-ahead log.

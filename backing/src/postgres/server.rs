@@ -231,6 +231,7 @@ fn spec(
         dir: dir.into(),
         open_dir: run_as.map(|_| data),
         run_as: run_as.cloned(),
+        variables: &[],
         stop_signal: Signal::SIGINT,
         stop_within: Duration::from_secs(30),
         start_within: Duration::from_secs(300),

@@ -53,3 +53,27 @@ fn a_name_written_as_number_and_as_text_is_a_duplicate() {
     ));
     assert!(MetricBatch::decode(&bytes).is_err());
 }
+
+#[test]
+fn a_large_batch_becomes_messages_that_the_broker_takes() {
+    let text = |index: usize, bytes: usize| {
+        let noise = (0..bytes).map(|at| char::from(b'a' + ((index * 7919 + at * at * 31) % 26) as u8));
+        Point::new("app").field("text", FieldValue::Text(noise.collect()))
+    };
+    let points: Vec<Point> = (0..1_000).map(|index| text(index, 700)).collect();
+    let batch = MetricBatch { points: points.clone(), ..batch() };
+    for encode in [MetricBatch::encode, MetricBatch::encode_compressed] {
+        let (messages, dropped) = batch.clone().messages(encode);
+        assert_eq!(dropped, 0);
+        assert!(messages.len() > 1, "one message of {} bytes", messages[0].len());
+        assert!(messages.iter().all(|message| message.len() <= MAX_BATCH_BYTES));
+        let read = messages.iter().flat_map(|message| MetricBatch::decode(message).unwrap().points);
+        assert!(read.eq(points.iter().cloned()), "points are lost or in another order");
+    }
+
+    let points = vec![text(1, 10), text(2, MAX_BATCH_BYTES), text(3, 10)];
+    let (messages, dropped) = MetricBatch { points, ..batch }.messages(MetricBatch::encode);
+    assert_eq!((messages.len(), dropped), (2, 1));
+    let (messages, dropped) = MetricBatch { points: vec![], ..batch() }.messages(MetricBatch::encode);
+    assert_eq!((messages.len(), dropped), (1, 0));
+}

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 use async_nats::HeaderMap;
 use bytes::Bytes;
 use muster_schemas::Timestamp;
-use muster_schemas::metrics::{MetricBatch, Point};
+use muster_schemas::metrics::{FieldValue, MetricBatch, Point};
 use muster_schemas::subjects::DEVICE_PUBLISHES;
 use muster_simulate::{Counters, Fleet, FleetOptions};
 use muster_tests::{SimDevice, System};
@@ -80,6 +80,12 @@ impl Delays {
     }
 }
 
+/// A batch with a text of this many bytes.
+fn batch_of_text(bytes: usize) -> Bytes {
+    let points = vec![Point::new("app").field("t", FieldValue::Text("':".repeat(bytes / 2)))];
+    MetricBatch { time: now(), points }.encode().into()
+}
+
 /// What one hostile device does once a second, for ever.
 async fn attack(device: SimDevice, kind: usize, victim: String) {
     let subjects = |what: &str| format!("muster.default.{}.{}", device.id(), what);
@@ -102,15 +108,10 @@ async fn attack(device: SimDevice, kind: usize, victim: String) {
                 }
             }
             3 => {
-                let text = "':".repeat(30_000);
-                let points = (0..7)
-                    .map(|_| {
-                        Point::new("app")
-                            .field("t", muster_schemas::metrics::FieldValue::Text(text.clone()))
-                    })
-                    .collect();
-                let batch = Bytes::from(MetricBatch { time: now(), points }.encode());
-                for _ in 0..8 {
+                // The largest batches that the broker takes, and larger ones.
+                let (largest, oversized) = (batch_of_text(65_000), batch_of_text(420_000));
+                for number in 0..56 {
+                    let batch = if number % 7 == 0 { &oversized } else { &largest };
                     let subject = subjects("met.live.host");
                     let _ = device.nats.publish(subject, batch.clone()).await;
                 }

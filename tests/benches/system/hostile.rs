@@ -22,6 +22,8 @@ use crate::report::{Report, Row};
 
 /// Honest devices, simulated.
 const HONEST: usize = 300;
+/// Time until the honest devices are measured.
+const WARM_UP: Duration = Duration::from_secs(30);
 /// Interval between probes.
 const PROBE_INTERVAL: Duration = Duration::from_secs(2);
 /// Longest wait for a probe.
@@ -169,6 +171,9 @@ pub(crate) async fn measure(report: &mut Report, minutes: u64, say: &impl Fn(&st
     let counters = Arc::new(Counters::default());
     let enrolled = Fleet::enroll(&options, &counters).await.unwrap();
     let fleet = Fleet::start(&options, enrolled, Arc::clone(&counters)).unwrap();
+
+    // The devices connect and send what they recorded until then.
+    tokio::time::sleep(WARM_UP).await;
 
     let lasts = Duration::from_secs(60 * minutes);
     let (mut before, mut during) = (Delays::default(), Delays::default());

@@ -1,0 +1,230 @@
+//! Plain language: what a person reads has no words that only this project uses.
+//!
+//! `patterns.txt` lists such words and what to write instead. Documentation, `--help` and the OpenAPI
+//! document have none. Comments and messages have a budget that may only fall.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::{fs, iter};
+
+use muster_tests::binaries;
+use regex::{Regex, RegexBuilder};
+use serde_json::Value;
+
+use crate::architecture::{root, rust_files};
+
+/// Maximum number of findings in comments, in all Rust files.
+const MAX_IN_COMMENTS: usize = 0;
+/// Maximum number of findings in the text of messages: string literals outside tests.
+const MAX_IN_MESSAGES: usize = 0;
+
+const PATTERNS: &str = include_str!("patterns.txt");
+
+struct Pattern {
+    regex: Regex,
+    instead: &'static str,
+}
+
+fn patterns() -> Vec<Pattern> {
+    PATTERNS
+        .lines()
+        .filter(|line| !line.starts_with('#'))
+        .map(|line| {
+            let (words, instead) = line.split_once('\t').expect("a tab in each line");
+            let regex = RegexBuilder::new(&format!(r"\b(?:{words})\b")).case_insensitive(true);
+            Pattern { regex: regex.build().unwrap(), instead }
+        })
+        .collect()
+}
+
+/// Each finding in a text, as `WHERE: 'found' (instead: …)`.
+fn findings(patterns: &[Pattern], place: &str, text: &str) -> Vec<String> {
+    patterns
+        .iter()
+        .flat_map(|pattern| {
+            let found = pattern.regex.find_iter(text);
+            found.map(|found| format!("{place}: '{}' (instead: {})", found.as_str(), pattern.instead))
+        })
+        .collect()
+}
+
+fn assert_none(findings: &[String]) {
+    assert!(findings.is_empty(), "{} findings:\n{}", findings.len(), findings.join("\n"));
+}
+
+/// A budget that is larger than what is used is lowered, so that it cannot be used up again.
+fn assert_budget(name: &str, budget: usize, findings: &[String]) {
+    let found = findings.len();
+    assert!(found <= budget, "{found} findings, at most {budget}:\n{}", findings.join("\n"));
+    assert!(found == budget, "set {name} to {found}: it may only fall");
+}
+
+/// Markdown without code.
+fn prose(text: &str) -> String {
+    let mut is_code = false;
+    let mut prose = String::new();
+    for line in text.lines() {
+        if line.trim_start().starts_with("```") {
+            is_code = !is_code;
+        } else if !is_code {
+            let words = line.split('`').step_by(2);
+            writeln!(prose, "{}", words.collect::<Vec<_>>().join("`")).unwrap();
+        }
+    }
+    prose
+}
+
+fn markdown() -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for folder in ["", "docs", "docs/decisions", "fuzz"] {
+        for entry in fs::read_dir(root().join(folder)).unwrap() {
+            let path = entry.unwrap().path();
+            if path.extension().is_some_and(|ending| ending == "md") {
+                found.push(path);
+            }
+        }
+    }
+    assert!(found.len() > 20, "only {} pages were found", found.len());
+    found
+}
+
+fn relative(path: &Path) -> String {
+    path.strip_prefix(root()).unwrap().display().to_string()
+}
+
+#[test]
+fn documentation_is_in_plain_language() {
+    let patterns = patterns();
+    let mut all = Vec::new();
+    for path in markdown() {
+        let text = prose(&fs::read_to_string(&path).unwrap());
+        for (number, line) in text.lines().enumerate() {
+            let place = format!("{} (line of prose {})", relative(&path), number + 1);
+            all.extend(findings(&patterns, &place, line));
+        }
+    }
+    assert_none(&all);
+}
+
+fn texts(value: &Value, path: &str, found: &mut Vec<(String, String)>) {
+    match value {
+        Value::Object(entries) => {
+            for (key, value) in entries {
+                let path = format!("{path}/{key}");
+                match value {
+                    Value::String(text) if ["summary", "description"].contains(&key.as_str()) => {
+                        found.push((path, prose(text)));
+                    }
+                    value => texts(value, &path, found),
+                }
+            }
+        }
+        Value::Array(entries) => {
+            for (index, value) in entries.iter().enumerate() {
+                texts(value, &format!("{path}/{index}"), found);
+            }
+        }
+        _ => {}
+    }
+}
+
+#[test]
+fn the_openapi_document_is_in_plain_language() {
+    let document = fs::read_to_string(root().join("docs/openapi.json")).unwrap();
+    let mut found = Vec::new();
+    texts(&serde_json::from_str(&document).unwrap(), "", &mut found);
+    assert!(found.len() > 500, "only {} texts were found", found.len());
+    let patterns = patterns();
+    let all: Vec<String> =
+        found.iter().flat_map(|(path, text)| findings(&patterns, path, text)).collect();
+    assert_none(&all);
+}
+
+/// The help of a command and of all commands below it.
+fn help(program: &Path, command: &[String], found: &mut BTreeMap<String, String>) {
+    let output = Command::new(program).args(command).arg("--help").output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let listed = text.lines().skip_while(|line| *line != "Commands:").skip(1);
+    let names: Vec<String> = listed
+        .take_while(|line| !line.is_empty())
+        .filter(|line| line.starts_with("  ") && !line.starts_with("   "))
+        .filter_map(|line| line.split_whitespace().next())
+        .filter(|name| *name != "help")
+        .map(str::to_owned)
+        .collect();
+    found.insert(command.join(" "), text);
+    for name in names {
+        let below: Vec<String> = command.iter().cloned().chain(iter::once(name)).collect();
+        help(program, &below, found);
+    }
+}
+
+#[test]
+fn the_help_is_in_plain_language() {
+    let patterns = patterns();
+    let mut all = Vec::new();
+    for (name, least) in [("muster", 50), ("muster-agent", 4)] {
+        let mut found = BTreeMap::new();
+        help(&binaries::binary(name), &[], &mut found);
+        assert!(found.len() >= least, "only {} commands of {name} were found", found.len());
+        for (command, text) in found {
+            let place = format!("{name} {command} --help");
+            // The name of a command or an option is not prose.
+            let prose = text.replace("  look ", "");
+            all.extend(findings(&patterns, &place, &prose));
+        }
+    }
+    assert_none(&all);
+}
+
+/// The comments of a Rust file, and its string literals outside tests, line by line.
+fn comments_and_messages(text: &str) -> (Vec<(usize, String)>, Vec<(usize, String)>) {
+    let (mut comments, mut messages) = (Vec::new(), Vec::new());
+    let mut is_test = false;
+    for (index, line) in text.lines().enumerate() {
+        is_test |= line.contains("#[cfg(test)]");
+        let code = match line.find("//") {
+            Some(at) if line[..at].matches('"').count() % 2 == 0 => {
+                comments.push((index + 1, prose(&line[at..])));
+                &line[..at]
+            }
+            _ => line,
+        };
+        let is_message = !is_test && code.contains('"');
+        if is_message {
+            let literals: Vec<&str> = code.split('"').skip(1).step_by(2).collect();
+            messages.push((index + 1, prose(&literals.join(" "))));
+        }
+    }
+    (comments, messages)
+}
+
+fn is_test_file(path: &str) -> bool {
+    path.starts_with("tests/")
+        || path.contains("/tests/")
+        || path.contains("/benches/")
+        || path.ends_with("tests.rs")
+        || path.starts_with("fuzz/")
+}
+
+#[test]
+fn comments_and_messages_are_in_plain_language() {
+    let patterns = patterns();
+    let (mut in_comments, mut in_messages) = (Vec::new(), Vec::new());
+    for path in rust_files() {
+        let name = relative(&path);
+        let (comments, messages) = comments_and_messages(&fs::read_to_string(&path).unwrap());
+        for (line, text) in comments {
+            in_comments.extend(findings(&patterns, &format!("{name}:{line}"), &text));
+        }
+        if !is_test_file(&name) {
+            for (line, text) in messages {
+                in_messages.extend(findings(&patterns, &format!("{name}:{line}"), &text));
+            }
+        }
+    }
+    assert_budget("MAX_IN_MESSAGES", MAX_IN_MESSAGES, &in_messages);
+    assert_budget("MAX_IN_COMMENTS", MAX_IN_COMMENTS, &in_comments);
+}

@@ -1,4 +1,4 @@
-//! What is said on a channel: a byte that names the frame, then its content.
+//! Frames of a channel: one byte for the type, then the content.
 
 use bytes::Bytes;
 use muster_schemas::codec;
@@ -9,64 +9,64 @@ use crate::CHUNK;
 use crate::pack::{Packer, unpack};
 use crate::seal::OVERHEAD;
 
-/// The most bytes of a frame that is not data.
+/// Maximum size of a frame other than data, in bytes.
 const MOST: usize = 256 * 1024;
 
-/// Data as it is.
+/// Type of uncompressed data.
 const DATA: u8 = 0;
-/// Data that was packed.
+/// Type of compressed data.
 const PACKED: u8 = 10;
 
-/// What one side says.
+/// A frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Frame {
-    /// Bytes of the stream; they use up credit.
+    /// Bytes of the stream; they consume credit.
     Data(Bytes),
-    /// So many bytes were taken: as many more may come.
+    /// Number of bytes that were consumed, which may be sent in addition.
     Credit(u32),
-    /// No more bytes come from this side.
+    /// No more bytes from this side.
     Eof,
-    /// This side is through with the channel; why, in words.
+    /// This side has closed the channel; the reason, as text.
     Close(String),
-    /// This side lives, and has heard all messages before this one.
+    /// Keep-alive: this side has received all messages before this one.
     Heard(u64),
-    /// This side misses this message and all that came after it.
+    /// This side misses this message and all later ones.
     Again(u64),
-    /// The terminal has another size.
+    /// The terminal has a new size.
     Resize(TerminalSize),
     /// The program behind the channel has ended.
     Exit(Exit),
-    /// What makes an empty terminal look like that of the session; uses up no credit.
+    /// Bytes that bring an empty terminal to the session's state; they consume no credit.
     Screen(Bytes),
-    /// How many are attached to the session.
+    /// Number of clients that are attached to the session.
     Attached(Attached),
 }
 
 /// How a program ended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Exit {
-    /// Its exit code, when it ended by itself.
+    /// Its exit code, unless a signal ended it.
     pub code: Option<i32>,
-    /// The signal that ended it, or what else is known.
+    /// The signal that ended it, or another reason.
     pub reason: Option<String>,
 }
 
-/// Who is attached to a session.
+/// Clients that are attached to a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Attached {
-    /// Those that may type.
+    /// Clients that may type.
     pub shared: u32,
-    /// Those that look on.
+    /// Clients that only watch.
     pub watching: u32,
 }
 
-/// Not a frame.
+/// The bytes are not a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not a frame of a channel: {0}")]
 pub struct FrameError(&'static str);
 
 impl Frame {
-    /// Does it only say which messages were heard?
+    /// Whether it only acknowledges or requests messages.
     pub(crate) const fn is_about_messages(&self) -> bool {
         matches!(self, Self::Heard(_) | Self::Again(_))
     }
@@ -94,7 +94,7 @@ impl Frame {
         }
     }
 
-    /// Writes what [`Self::encode`] answers, with data packed where that is worth it.
+    /// Writes the bytes of [`Self::encode`], with data compressed if that is smaller.
     pub(crate) fn write(&self, packer: Option<&mut Packer>, to: &mut Vec<u8>) {
         let mut put = |kind: &[u8], content: &[u8]| {
             to.reserve(kind.len() + content.len() + OVERHEAD);
@@ -113,7 +113,7 @@ impl Frame {
     /// Reads a frame.
     ///
     /// # Errors
-    /// When it is none.
+    /// When the bytes are not a frame.
     pub fn decode(bytes: Bytes) -> Result<Self, FrameError> {
         fn read<T: serde::de::DeserializeOwned>(content: &[u8]) -> Result<T, FrameError> {
             codec::decode(content).map_err(|_| FrameError("its content cannot be read"))

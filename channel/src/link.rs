@@ -1,8 +1,8 @@
-//! A channel over the broker: what is said is sealed and published, what is heard is opened, counted
-//! against the credit, and handed on.
+//! A channel over the broker: frames are encrypted and published; received messages are decrypted,
+//! counted against the credit, and delivered.
 //!
-//! What was said is kept until the other side has heard it. So a message that is lost on the way, as
-//! when one of both connects anew, is said again: who misses one asks for it.
+//! Sent messages are kept until the other side acknowledges them, so a message that is lost, as during a
+//! reconnect, is retransmitted when the receiver requests it.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -22,17 +22,17 @@ use crate::seal::{Keys, SealError, Sealer};
 use crate::window::Window;
 use crate::{CHUNK, Dialect, LEAST, WINDOW};
 
-/// Frames other than data that may wait to be taken, and screens, which are large; a side that says
-/// more is given up.
+/// Maximum number of frames other than data, and of screens (which are large), that wait to be
+/// consumed; a peer that sends more ends the channel.
 const WAITING: (usize, usize) = (256, 8);
-/// Little pieces of data are put together up to this size while they wait.
+/// Size up to which small pieces of waiting data are merged, in bytes.
 const TOGETHER: usize = 4096;
-/// Bytes that may wait to be confirmed: what may be said without credit, and what has credit.
+/// Maximum size of unacknowledged messages, in bytes: those with and those without credit.
 const UNCONFIRMED: usize = 4 << 20;
-/// What was lost is said again no more often than this.
+/// Minimum interval between retransmissions.
 const AGAIN: Duration = Duration::from_millis(50);
 
-/// The channel is over.
+/// The channel has ended.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct Gone(pub String);
@@ -40,54 +40,54 @@ pub struct Gone(pub String);
 /// Both directions of a channel.
 #[derive(Debug)]
 pub struct Channel {
-    /// What this side says.
+    /// The sending direction.
     pub sender: Sender,
-    /// What the other side says.
+    /// The receiving direction.
     pub receiver: Receiver,
 }
 
 #[derive(Debug)]
 pub(crate) struct Inner {
     pub(crate) subject: String,
-    /// The most bytes in one message of this side.
+    /// Maximum size of the data in one message of this side, in bytes.
     chunk: usize,
     pub(crate) outgoing: Mutex<Outgoing>,
-    /// Connections that take the place of the one before.
+    /// Connections that replace the previous one.
     pub(crate) carriers: mpsc::UnboundedSender<(Client, Subscriber)>,
-    /// How many bytes may still be said.
+    /// Number of bytes that may still be sent.
     pub(crate) credit: Semaphore,
-    /// What was heard and not taken.
+    /// Received and not consumed.
     pub(crate) heard: Lock<Heard>,
     pub(crate) news: Notify,
-    /// Bytes that were taken and not credited yet.
+    /// Bytes consumed and not credited yet.
     pub(crate) taken: AtomicU32,
-    /// As many are credited.
+    /// Number of consumed bytes at which credit is sent.
     pub(crate) due: AtomicU32,
     pub(crate) credit_due: Notify,
-    /// This side has ended it, and told so.
+    /// This side has closed the channel and notified the peer.
     pub(crate) is_closed: AtomicBool,
-    /// Why the channel is over.
+    /// Why the channel has ended.
     pub(crate) over: Lock<Option<String>>,
     pub(crate) ended: CancellationToken,
-    /// When this side said something last.
+    /// Time of the last message of this side.
     pub(crate) said: Lock<Instant>,
-    /// The counter after the last message that is not about messages themselves.
+    /// The counter after the last message that needs an acknowledgment.
     pub(crate) needed: AtomicU64,
-    /// The other side has heard everything before this message.
+    /// The other side has received everything before this message.
     pub(crate) heard_before: AtomicU64,
 }
 
-/// What is said, in its order.
+/// Messages to send, in order.
 #[derive(Debug)]
 pub(crate) struct Outgoing {
     pub(crate) client: Client,
     pub(crate) sealer: Sealer,
     pub(crate) packer: Option<Packer>,
-    /// Sealed messages that the other side has not confirmed, the oldest first.
+    /// Encrypted messages that the other side has not acknowledged, the oldest first.
     pub(crate) sent: VecDeque<Bytes>,
-    /// How many bytes they are.
+    /// Their size in bytes.
     pub(crate) bytes: usize,
-    /// When they were said again.
+    /// Time of the last retransmission.
     pub(crate) again: Option<Instant>,
 }
 
@@ -102,7 +102,7 @@ impl Outgoing {
         self.sealer.next() - self.sent.len() as u64
     }
 
-    /// Everything before this message was heard.
+    /// The other side has received everything before this message.
     fn confirm(&mut self, next: u64) {
         while self.oldest() < next
             && let Some(message) = self.sent.pop_front()
@@ -115,9 +115,9 @@ impl Outgoing {
 #[derive(Debug, Default)]
 pub(crate) struct Heard {
     frames: VecDeque<Frame>,
-    /// Bytes of data in it.
+    /// Bytes of data in the queue.
     bytes: usize,
-    /// Frames other than data in it, and how many of them are screens.
+    /// Number of frames other than data in the queue, and of screens among them.
     others: usize,
     screens: usize,
 }
@@ -158,11 +158,11 @@ impl Heard {
     }
 }
 
-/// Says things on a channel; cheap to clone.
+/// The sender of a channel; cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Sender(Arc<Inner>);
 
-/// Hears things on a channel. When it is dropped, the channel ends.
+/// The receiver of a channel. When it is dropped, the channel ends.
 #[derive(Debug)]
 pub struct Receiver {
     inner: Arc<Inner>,
@@ -173,8 +173,8 @@ pub(crate) fn lock<T>(of: &Lock<T>) -> std::sync::MutexGuard<'_, T> {
 }
 
 impl Channel {
-    /// Starts to carry a channel: what this side says goes to `subject`, what comes on `subscriber`
-    /// was said by the other.
+    /// Starts a channel: frames of this side are published on `subject`, those of the other side are
+    /// received on `subscriber`.
     #[must_use]
     pub fn start(
         client: Client,
@@ -236,7 +236,7 @@ impl Inner {
         if self.ended.is_cancelled() {
             return Err(self.gone());
         }
-        // Held until it is handed over, so that messages go out in the order of their counters.
+        // Held until the message is published, so that messages go out in the order of their counters.
         let mut outgoing = self.outgoing.lock().await;
         let sealed = outgoing.seal(frame);
         let sealed = Bytes::from(sealed.map_err(|error| Gone(error.to_string()))?);
@@ -250,7 +250,7 @@ impl Inner {
             return Err(self.gone());
         }
         *lock(&self.said) = Instant::now();
-        // What this connection does not take any more, the next one will.
+        // A message that this connection does not accept is retransmitted on the next one.
         let sent = outgoing.client.publish(self.subject.clone(), sealed).await;
         if let Err(error) = sent {
             tracing::debug!(%error, "a message of a channel waits for another connection");
@@ -258,18 +258,18 @@ impl Inner {
         Ok(())
     }
 
-    /// The other side has heard everything before this message.
+    /// The other side has received everything before this message.
     pub(crate) async fn confirm(&self, next: u64) {
         self.outgoing.lock().await.confirm(next);
         self.heard_before.fetch_max(next, Ordering::Relaxed);
     }
 
-    /// May the last that was said be lost, and nobody knows?
+    /// Whether the last message may be lost without the other side's notice.
     pub(crate) fn is_unheard(&self) -> bool {
         self.heard_before.load(Ordering::Relaxed) < self.needed.load(Ordering::Relaxed)
     }
 
-    /// Says again what the other side misses.
+    /// Retransmits the messages that the other side misses.
     pub(crate) async fn again(&self, next: u64) {
         self.heard_before.fetch_max(next, Ordering::Relaxed);
         let mut outgoing = self.outgoing.lock().await;
@@ -288,7 +288,7 @@ impl Inner {
 }
 
 impl Sender {
-    /// Says bytes; waits for credit.
+    /// Sends bytes; waits for credit.
     ///
     /// # Errors
     /// When the channel is over.
@@ -307,7 +307,7 @@ impl Sender {
         Ok(())
     }
 
-    /// Says anything but bytes.
+    /// Sends a frame other than data.
     ///
     /// # Errors
     /// When the channel is over.
@@ -320,20 +320,20 @@ impl Sender {
         self.0.is_unheard()
     }
 
-    /// May bytes be said without waiting?
+    /// Whether bytes can be sent without waiting.
     #[must_use]
     pub fn has_credit(&self) -> bool {
         self.0.credit.available_permits() >= CHUNK
     }
 
-    /// Goes on over another connection: from now on, messages are published by `client` and come on
-    /// `subscriber`. What was lost between the two is said again, in both directions.
+    /// Continues on another connection: messages are published by `client` and received on
+    /// `subscriber`. Messages lost in between are retransmitted, in both directions.
     pub fn carry_on(&self, client: Client, subscriber: Subscriber) {
-        // When nobody takes it, the channel is over.
+        // Without a receiver the channel has ended.
         let _ = self.0.carriers.send((client, subscriber));
     }
 
-    /// Ends the channel, and tells the other side why.
+    /// Ends the channel, and sends the reason to the other side.
     pub async fn close(&self, reason: &str) {
         if self.0.say(&Frame::Close(reason.to_owned())).await.is_ok() {
             self.0.is_closed.store(true, Ordering::Relaxed);
@@ -341,18 +341,18 @@ impl Sender {
         self.0.end(reason);
     }
 
-    /// Is over when the channel is.
+    /// Completes when the channel has ended.
     pub async fn closed(&self) {
         self.0.ended.cancelled().await;
     }
 
-    /// Is the channel over?
+    /// Whether the channel has ended.
     #[must_use]
     pub fn is_closed(&self) -> bool {
         self.0.ended.is_cancelled()
     }
 
-    /// Why it is over.
+    /// Why it has ended.
     #[must_use]
     pub fn why(&self) -> String {
         self.0.gone().0
@@ -360,19 +360,19 @@ impl Sender {
 }
 
 impl Receiver {
-    /// The next thing that the other side says. What it said before the end is still handed out.
+    /// The next frame of the other side. Frames received before the end are still delivered.
     ///
     /// # Errors
-    /// When the channel is over; says why.
+    /// When the channel has ended; with the reason.
     pub async fn next(&mut self) -> Result<Frame, Gone> {
         loop {
             let news = self.inner.news.notified();
-            // Asked first: whatever was heard before the end is there by then.
+            // Read first: frames received before the end are in the queue by then.
             let is_over = self.inner.ended.is_cancelled();
             let frame = lock(&self.inner.heard).pop();
             match frame {
                 Some(Frame::Data(bytes)) => {
-                    // Said by whoever listens: what is waited for here may be left at any time.
+                    // Sent by the listener task: this future may be dropped at any await.
                     let count = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
                     let before = self.inner.taken.fetch_add(count, Ordering::Relaxed);
                     if before + count >= self.inner.due.load(Ordering::Relaxed) {

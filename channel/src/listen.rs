@@ -1,5 +1,5 @@
-//! The side of a channel that hears: what comes is opened in its order, what is missing is asked for,
-//! and what was heard is confirmed.
+//! The receiving side of a channel: messages are decrypted in order, missing ones are requested, and
+//! received ones are acknowledged.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -16,21 +16,21 @@ use crate::link::{Inner, lock};
 use crate::seal::{Opener, SealError};
 use crate::window::Window;
 
-/// A side that has nothing to say says so often that it lives.
+/// Keep-alive interval of a side that sends nothing else.
 const PING: Duration = Duration::from_secs(3);
-/// What was heard and not confirmed is looked for this often.
+/// Interval at which received messages are acknowledged.
 const BEAT: Duration = Duration::from_millis(500);
-/// When what was said last may be lost, a side that says nothing else says so soon that it lives: that
-/// tells the other one what it misses.
+/// Delay after which a side that sends nothing else sends a keep-alive while its last message is
+/// unacknowledged: so the other side notices a loss.
 const PROBE: Duration = Duration::from_secs(1);
-/// A side that was not heard for so long is gone.
+/// Silence after which the other side is considered unreachable.
 const SILENCE: Duration = Duration::from_secs(9);
-/// What was heard is confirmed after so many messages, or bytes.
+/// Number of messages, and of bytes, after which they are acknowledged.
 const CONFIRMED: (u64, usize) = (32, 256 * 1024);
-/// What is missing is asked for after this, then after twice as long, and so on up to a second.
+/// First and largest delay between requests for missing messages; it doubles.
 const ASK: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
 
-/// The next message, if there is anybody who brings it.
+/// The next message, if there is a subscription.
 async fn next(subscriber: &mut Option<Subscriber>) -> Option<async_nats::Message> {
     match subscriber {
         Some(subscriber) => subscriber.next().await,
@@ -38,7 +38,7 @@ async fn next(subscriber: &mut Option<Subscriber>) -> Option<async_nats::Message
     }
 }
 
-/// Hears, until the channel is over.
+/// Receives until the channel ends.
 pub(crate) async fn listen(
     inner: Arc<Inner>,
     subscriber: Subscriber,
@@ -67,7 +67,7 @@ pub(crate) async fn listen(
                     last = Instant::now();
                     ear.hear(&inner, &message.payload).await
                 }
-                // This connection is gone; there may be another.
+                // This connection has ended; another one may follow.
                 None => {
                     subscriber = None;
                     Ok(())
@@ -76,7 +76,7 @@ pub(crate) async fn listen(
             Some((client, other)) = others.recv() => {
                 inner.outgoing.lock().await.client = client;
                 subscriber = Some(other);
-                // What the other side has said meanwhile.
+                // Messages that the other side has sent meanwhile may be lost.
                 (ear.is_missing, ear.asked) = (true, None);
                 ear.ask(&inner).await;
                 Ok(())
@@ -120,7 +120,7 @@ pub(crate) async fn listen(
     }
 }
 
-/// What this side has said last is said until the other side has heard it.
+/// Repeats the last messages until the other side has received them.
 async fn linger(
     inner: &Inner,
     subscriber: &mut Option<Subscriber>,
@@ -131,7 +131,7 @@ async fn linger(
     beat.reset();
     while !inner.outgoing.lock().await.sent.is_empty() {
         tokio::select! {
-            // Nothing follows the last word that would tell that it was lost.
+            // No later message would show that the last one was lost.
             _ = beat.tick() => inner.again(0).await,
             message = next(subscriber) => match message {
                 Some(message) => match ear.opener.open_any(&message.payload).map(Frame::decode) {
@@ -151,36 +151,36 @@ async fn linger(
     }
 }
 
-/// What was heard, as the other side is told.
+/// What was received and acknowledged.
 struct Ear {
     opener: Opener,
-    /// All before this message was confirmed.
+    /// All messages before this one were acknowledged.
     confirmed: u64,
-    /// How many bytes came since.
+    /// Bytes received since.
     bytes: usize,
-    /// Something came since that the other side keeps until it is confirmed.
+    /// A message was received since that the other side keeps until it is acknowledged.
     is_due: bool,
     /// A message was lost, or may have been.
     is_missing: bool,
-    /// When it was asked for.
+    /// When it was requested.
     asked: Option<Instant>,
-    /// How long that waits for an answer.
+    /// Delay until the next request.
     wait: Duration,
 }
 
 impl Ear {
-    /// Tells how much was heard.
+    /// Acknowledges the received messages.
     async fn confirm(&mut self, inner: &Inner) {
         (self.confirmed, self.bytes, self.is_due) = (self.opener.next(), 0, false);
         let _ = inner.say(&Frame::Heard(self.confirmed)).await;
     }
 
-    /// When to ask for what is missing.
+    /// When to request missing messages.
     fn ask_at(&self) -> Instant {
         self.asked.map_or_else(Instant::now, |asked| asked + self.wait)
     }
 
-    /// Asks for what is missing.
+    /// Requests missing messages.
     async fn ask(&mut self, inner: &Inner) {
         if self.asked.is_some() {
             self.wait = (self.wait * 2).min(ASK.1);
@@ -189,8 +189,8 @@ impl Ear {
         let _ = inner.say(&Frame::Again(self.opener.next())).await;
     }
 
-    /// A message before this one is missing. What it says of messages themselves is heard at once:
-    /// both sides may miss some.
+    /// A message before this one is missing. Acknowledgments and requests in it take effect immediately,
+    /// because both sides may miss messages.
     async fn hear_ahead(&mut self, inner: &Inner, message: &[u8]) -> Result<(), String> {
         let plain = self.opener.look_ahead(message).map_err(|error| error.to_string())?;
         match Frame::decode(plain) {
@@ -203,11 +203,11 @@ impl Ear {
         Ok(())
     }
 
-    /// Takes one message; says why the channel cannot go on.
+    /// Processes one message; an error ends the channel.
     async fn hear(&mut self, inner: &Inner, message: &[u8]) -> Result<(), String> {
         let plain = match self.opener.open(message) {
             Ok(plain) => plain,
-            // Said again, and not needed.
+            // A retransmission that is not needed.
             Err(SealError::Order { expected, found }) if found < expected => return Ok(()),
             Err(SealError::Order { .. }) => return self.hear_ahead(inner, message).await,
             Err(error) => return Err(error.to_string()),
@@ -219,7 +219,7 @@ impl Ear {
             Frame::Heard(next) => inner.confirm(next).await,
             Frame::Again(next) => inner.again(next).await,
             Frame::Close(reason) => {
-                // Whoever says it waits until it was heard.
+                // The sender retransmits it until it is acknowledged.
                 self.confirm(inner).await;
                 return Err(reason);
             }
@@ -233,7 +233,7 @@ impl Ear {
     }
 }
 
-/// Takes what is not about messages themselves; says why the channel cannot go on.
+/// Processes a frame that is not about messages; an error ends the channel.
 fn take(inner: &Inner, frame: Frame) -> Result<(), String> {
     match frame {
         Frame::Credit(count) => {

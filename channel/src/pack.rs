@@ -1,26 +1,26 @@
-//! Data that gets smaller is sent smaller: LZ4 blocks. Text of a terminal or a log takes a third of the
-//! way, and less work than to seal and carry it whole.
+//! Compression of data that becomes smaller: LZ4 blocks. Text of a terminal or a log takes a third of
+//! the bytes, and less CPU than to encrypt and carry it uncompressed.
 
 use bytes::Bytes;
 
 use crate::CHUNK;
 
-/// Less than this is not tried, in bytes: what is typed and echoed, passwords among it, goes as it is.
+/// Minimum size to compress, in bytes: keystrokes and their echo, including passwords, stay as they are.
 const LEAST: usize = 1024;
-/// After data that did not get smaller, so many frames are not tried: it is compressed already, or
-/// encrypted.
+/// Number of frames that are not compressed after data that did not become smaller: the stream is
+/// compressed already, or encrypted.
 const REST: u32 = 31;
-/// The size of the data comes first, in so many bytes.
+/// Size of the length prefix, in bytes.
 const SIZE: usize = 4;
 
-/// Packs what one side says.
+/// Compresses the data of one side.
 #[derive(Debug, Default)]
 pub(crate) struct Packer {
     rest: u32,
 }
 
 impl Packer {
-    /// The packed data, if that is smaller by an eighth.
+    /// The compressed data, if it is smaller by an eighth.
     pub(crate) fn pack(&mut self, data: &[u8]) -> Option<Vec<u8>> {
         if data.len() < LEAST {
             return None;
@@ -39,7 +39,7 @@ impl Packer {
     }
 }
 
-/// What was packed; `None` when it is broken, or more than a frame holds.
+/// The uncompressed data; `None` when it is damaged, or larger than a frame.
 pub(crate) fn unpack(packed: &[u8]) -> Option<Bytes> {
     let (size, packed) = packed.split_first_chunk::<SIZE>()?;
     let size = usize::try_from(u32::from_be_bytes(*size)).ok()?;

@@ -1,6 +1,6 @@
 //! Publishing to JetStream with a confirmation that is not a reply.
 //!
-//! JetStream sends its own acknowledgment (PubAck) to whatever reply subject the publisher names,
+//! JetStream sends its own acknowledgment (PubAck) to the reply subject that the publisher chooses,
 //! with the server's rights; a hostile device could direct it anywhere. So the streams send none.
 //! They republish the headers of each stored message on a subject that only the publishing device
 //! may subscribe to, and the device recognizes its message by an id in the headers
@@ -75,8 +75,8 @@ impl Publisher {
         &self.client
     }
 
-    /// Sends a message. The returned future ends when the broker has confirmed it, so that several
-    /// messages can be on their way.
+    /// Sends a message. The returned future completes when the broker has confirmed it, so that several
+    /// messages can be in flight.
     ///
     /// # Errors
     /// When it cannot be sent.
@@ -85,7 +85,7 @@ impl Publisher {
         subject: String,
         bytes: Bytes,
     ) -> Result<impl Future<Output = Result<(), PublishError>> + Send + use<>, PublishError> {
-        // Random: a confirmation meant for an earlier connection fits no message of this one.
+        // Random: a confirmation for an earlier connection matches no message of this one.
         let id = rand::random();
         let (confirm, confirmed) = oneshot::channel();
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner).insert(id, confirm);

@@ -16,27 +16,27 @@ use muster_schemas::Hash;
 pub const OVERHEAD: usize = COUNTER + 16;
 const COUNTER: usize = 8;
 
-/// A channel's keys cannot be made, or a message is not the next one that the other side sealed.
+/// A channel's keys cannot be generated, or a message is not the next one of the other side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SealError {
-    /// No key can be made.
+    /// A key cannot be generated.
     #[error("no key can be made for a channel")]
     Key,
-    /// The other side's key is no X25519 key.
+    /// The other side's key is not an X25519 key.
     #[error("the other side's key of the channel is not usable")]
     OtherKey,
     /// Too short.
     #[error("a message of a channel is too short")]
     Short,
-    /// Another message than the next one: one was lost, or came twice.
+    /// Not the next message: one was lost or duplicated.
     #[error("message {found} of a channel came in place of message {expected}")]
     Order {
-        /// The one that is next.
+        /// The expected counter.
         expected: u64,
-        /// The one that came.
+        /// The received counter.
         found: u64,
     },
-    /// Not sealed by the other side.
+    /// Not encrypted by the other side.
     #[error("a message of a channel is not what the other side sealed")]
     Forged,
 }
@@ -50,7 +50,7 @@ pub enum Side {
     Device,
 }
 
-/// One side's half of a channel's keys, before the other one is known.
+/// One side's half of a channel's keys, before the other half is received.
 pub struct Half {
     private: EphemeralPrivateKey,
     public: Vec<u8>,
@@ -65,17 +65,17 @@ impl std::fmt::Debug for Half {
 /// The keys of one side of a channel.
 #[derive(Debug)]
 pub struct Keys {
-    /// For what this side says.
+    /// For messages of this side.
     pub seal: Sealer,
-    /// For what the other side says.
+    /// For messages of the other side.
     pub open: Opener,
 }
 
 impl Half {
-    /// Makes a key.
+    /// Generates a key.
     ///
     /// # Errors
-    /// When the system gives no randomness.
+    /// When the system provides no randomness.
     pub fn new() -> Result<Self, SealError> {
         let private = EphemeralPrivateKey::generate(&X25519, &SystemRandom::new())
             .map_err(|_| SealError::Key)?;
@@ -89,7 +89,7 @@ impl Half {
         &self.public
     }
 
-    /// Makes the channel's keys, with the other side's public key and the hash of the sealed open.
+    /// Derives the channel's keys from the other side's public key and the hash of the signed open.
     ///
     /// # Errors
     /// When the other key is not usable.
@@ -131,7 +131,7 @@ fn nonce(counter: u64) -> Nonce {
     Nonce::assume_unique_for_key(bytes)
 }
 
-/// Seals what this side says.
+/// Encrypts messages of this side.
 #[derive(Debug)]
 pub struct Sealer {
     key: LessSafeKey,
@@ -145,10 +145,10 @@ impl Sealer {
         self.next
     }
 
-    /// Seals the next message, which is what `write` appends.
+    /// Encrypts the next message, which `write` appends.
     ///
     /// # Errors
-    /// When it is too large to be sealed.
+    /// When it is too large.
     pub fn seal(&mut self, write: impl FnOnce(&mut Vec<u8>)) -> Result<Vec<u8>, SealError> {
         let counter = self.next.to_be_bytes();
         let mut message = counter.to_vec();
@@ -164,7 +164,7 @@ impl Sealer {
     }
 }
 
-/// Opens what the other side says.
+/// Decrypts messages of the other side.
 #[derive(Debug)]
 pub struct Opener {
     key: LessSafeKey,
@@ -172,34 +172,34 @@ pub struct Opener {
 }
 
 impl Opener {
-    /// The counter of the message that is to come.
+    /// The counter of the next message.
     #[must_use]
     pub const fn next(&self) -> u64 {
         self.next
     }
 
-    /// Opens the next message.
+    /// Decrypts the next message.
     ///
     /// # Errors
-    /// When it is not the next one, or not sealed by the other side.
+    /// When it is not the next one, or was not encrypted by the other side.
     pub fn open(&mut self, message: &[u8]) -> Result<Bytes, SealError> {
         let (found, plain) = self.unseal(message, |found, next| found == next)?;
         self.next = found + 1;
         Ok(plain)
     }
 
-    /// Opens a message whenever it comes, and counts nothing.
+    /// Decrypts a message independently of its order, without advancing the counter.
     ///
     /// # Errors
-    /// When it is not sealed by the other side.
+    /// When it was not encrypted by the other side.
     pub(crate) fn open_any(&self, message: &[u8]) -> Result<Bytes, SealError> {
         self.unseal(message, |_, _| true).map(|(_, plain)| plain)
     }
 
-    /// Looks into a message that is not due yet. It stays to come.
+    /// Decrypts a message that is out of order, without advancing the counter.
     ///
     /// # Errors
-    /// When it is the next one, or an earlier one, or not sealed by the other side.
+    /// When it is the next one, or an earlier one, or was not encrypted by the other side.
     pub fn look_ahead(&self, message: &[u8]) -> Result<Bytes, SealError> {
         self.unseal(message, |found, next| found > next).map(|(_, plain)| plain)
     }

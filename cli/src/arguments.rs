@@ -16,31 +16,40 @@ const SECRETS: [(&str, &str); 5] = [
     ("influx_setup_password", "MUSTER_INFLUX_SETUP_PASSWORD"),
     ("password", "MUSTER_GRAFANA_PASSWORD"),
 ];
-/// Ids of the arguments that are URLs, which may hold a password.
-const URLS: [(&str, &str); 1] = [("postgres_url", "MUSTER_POSTGRES_URL")];
+/// Ids of the arguments that are URLs, which may hold a password, and the variable that takes each.
+const URLS: [(&str, &str); 8] = [
+    ("postgres_url", "MUSTER_POSTGRES_URL"),
+    ("influx_url", "MUSTER_INFLUX_URL"),
+    ("nats_url", "MUSTER_NATS_URL"),
+    ("device_nats_url", "MUSTER_DEVICE_NATS_URL"),
+    ("command_url", "MUSTER_COMMAND_URL"),
+    ("otlp_url", "MUSTER_OTLP_URL"),
+    ("blobs", "MUSTER_BLOBS"),
+    ("url", "MUSTER_URL"),
+];
 
 /// Checks a command and its subcommands.
 pub(crate) fn refuse_secrets(matches: &ArgMatches) -> Result<(), Misused> {
     for (id, variable) in SECRETS {
-        if given(matches, id).is_some() {
+        if !given(matches, id).is_empty() {
             return Err(refused(id, variable));
         }
     }
     for (id, variable) in URLS {
-        let url = given(matches, id).and_then(|text| text.parse::<Url>().ok());
-        if url.is_some_and(|url| url.password().is_some()) {
+        let urls = given(matches, id).into_iter().filter_map(|text| text.parse::<Url>().ok());
+        if urls.into_iter().any(|url| url.password().is_some()) {
             return Err(refused(id, variable));
         }
     }
     matches.subcommand().map_or(Ok(()), |(_, matches)| refuse_secrets(matches))
 }
 
-/// The value of an argument that stands on the command line.
-fn given(matches: &ArgMatches, id: &str) -> Option<String> {
-    let is_given = matches.try_contains_id(id).ok()?
+/// The values of an argument that are on the command line, as they were written.
+fn given(matches: &ArgMatches, id: &str) -> Vec<String> {
+    let is_given = matches.try_contains_id(id).unwrap_or_default()
         && matches.value_source(id) == Some(ValueSource::CommandLine);
-    let value = is_given.then(|| matches.try_get_one::<String>(id).ok().flatten()).flatten();
-    value.cloned()
+    let values = is_given.then(|| matches.get_raw(id)).flatten();
+    values.into_iter().flatten().map(|value| value.to_string_lossy().into_owned()).collect()
 }
 
 fn refused(id: &str, variable: &str) -> Misused {
@@ -74,6 +83,11 @@ mod tests {
             "muster doctor --keys k --postgres-url postgres://a:b@c/d",
             "muster grafana user --password x",
             "muster serve --keys k --nats-url n --postgres-url postgres://c --influx-user u --influx-password p",
+            "muster serve --keys k --nats-url n,tls://u:p@h --postgres-url postgres://c",
+            "muster serve --keys k --nats-url n --postgres-url postgres://c --influx-url http://u:p@h",
+            "muster serve --keys k --nats-url n --postgres-url postgres://c --blobs s3://key:secret@bucket",
+            "muster up --otlp-url http://u:p@h",
+            "muster --url https://u:p@h status",
         ] {
             let error = check(line).unwrap_err();
             assert!(error.contains("_FILE"), "{line}: {error}");
@@ -100,7 +114,7 @@ mod tests {
         // A flag without a value, a file, a number.
         let others = ["token_only", "token_file", "streams_per_token"];
         for name in found {
-            let sounds_secret = ["token", "password", "secret", "postgres_url"]
+            let sounds_secret = ["token", "password", "secret", "url"]
                 .iter()
                 .any(|word| name.contains(word));
             assert!(!sounds_secret || known(&name) || others.contains(&name.as_str()), "{name}");

@@ -145,6 +145,10 @@ fn made(user: &NewDatabaseUser<'_>) -> String {
              END IF;
          END $do$;
          ALTER ROLE {name} LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE INHERIT PASSWORD '{password}';
+         ALTER ROLE {name} RESET ALL;
+         DO $do$ BEGIN
+             EXECUTE format('ALTER ROLE {name} IN DATABASE %I RESET ALL', current_database());
+         END $do$;
          REVOKE ALL ON ALL TABLES IN SCHEMA public FROM {name};
          REVOKE ALL ON ALL FUNCTIONS IN SCHEMA public FROM {name};
          REVOKE ALL ON SCHEMA public FROM {name};

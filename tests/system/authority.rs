@@ -307,6 +307,14 @@ async fn a_database_user_may_do_what_its_role_needs() {
         vec![NewEvent::server(&created, now())],
     );
     log.append(&ProjectId::system(), append).await.unwrap_err();
+    // An advisory lock of any user holds up nobody's append.
+    let client = sql(&fleet.database_url("query")).await;
+    client
+        .batch_execute("SELECT pg_advisory_lock(hashtextextended('muster-append:default', 0))")
+        .await
+        .unwrap();
+    let made = fleet.api.enrollment_token(1);
+    tokio::time::timeout(Duration::from_secs(10), made).await.unwrap();
     // A use of a token that query notes is recorded by command.
     muster_tests::wait::until("the use of the token", Duration::from_secs(20), || async {
         let tokens = fleet.api.list("/api/v1/tokens?project=system").await;

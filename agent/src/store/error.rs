@@ -25,6 +25,19 @@ pub enum StoreError {
         /// The folder.
         path: PathBuf,
     },
+    /// The folder belongs to another user.
+    #[error(
+        "{} belongs to user id {owner}, who could replace its files; try: chown {user} {}, or another folder (--data)",
+        path.display(), path.display()
+    )]
+    OtherOwner {
+        /// The folder.
+        path: PathBuf,
+        /// Its owner.
+        owner: u32,
+        /// The user that the agent runs as.
+        user: u32,
+    },
     /// The folder is open to others and holds files of other programs.
     #[error(
         "{} is open to other users (mode {mode:o}) and holds files of other programs; give the agent a folder of its own (--data), or close this one: chmod 700 {}",

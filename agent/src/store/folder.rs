@@ -2,7 +2,7 @@
 
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -102,6 +102,12 @@ impl Folder {
 /// lock out other programs.
 fn refuse_foreign(path: &Path) -> Result<(), StoreError> {
     let look = |path: &Path| std::fs::metadata(path).map_err(failed("look at", path));
+    let owner = look(path)?.uid();
+    // Root can use the folder of any user, who could then replace its files.
+    let user = std::fs::metadata("/proc/self").map_or(owner, |process| process.uid());
+    if owner != user {
+        return Err(StoreError::OtherOwner { path: path.to_owned(), owner, user });
+    }
     let mode = look(path)?.permissions().mode() & 0o7777;
     if mode & 0o066 == 0 || Folder::database_in(path).exists() || path.join("lock").exists() {
         return Ok(());

@@ -72,4 +72,10 @@ fn a_folder_that_is_open_to_others_is_closed_or_refused() {
     open_up(foreign.path(), 0o755);
     assert!(matches!(Folder::open(foreign.path()), Err(StoreError::Foreign { mode: 0o755, .. })));
     assert_eq!(mode(foreign.path()), 0o755);
+    // That of another user, which only root could use.
+    let other = tempfile::tempdir().unwrap();
+    if std::os::unix::fs::chown(other.path(), Some(65534), None).is_ok() {
+        let error = Folder::open(other.path()).unwrap_err();
+        assert!(matches!(error, StoreError::OtherOwner { owner: 65534, .. }), "{error}");
+    }
 }

@@ -50,6 +50,7 @@ enabled = false
 enabled = true
 bind-address = "127.0.0.1:{port}"
 auth-enabled = {auth}
+pprof-enabled = false
 log-enabled = false
 max-body-size = 67108864
 max-row-limit = 0

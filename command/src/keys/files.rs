@@ -2,7 +2,7 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{ErrorKind, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
 use muster_schemas::Timestamp;
@@ -28,6 +28,12 @@ const OTHERS: u32 = 0o077;
 pub fn make_private_dir(dir: &Path, own_files: &[&str]) -> Result<(), KeyError> {
     let make = DirBuilder::new().recursive(true).mode(0o700).create(dir);
     make.map_err(failed("make the folder", dir))?;
+    let owner = fs::metadata(dir).map_err(failed("inspect", dir))?.uid();
+    // Root can use the folder of any user, who could then replace its files.
+    let user = fs::metadata("/proc/self").map_or(owner, |process| process.uid());
+    if owner != user {
+        return Err(KeyError::OtherOwner { path: dir.to_owned(), owner, user });
+    }
     let mode = mode_of(dir)?;
     if mode & OTHERS != 0 {
         let refuse = |problem: &str| KeyError::OpenToOthers {

@@ -43,6 +43,16 @@ pub enum KeyError {
         /// What is wrong with it.
         problem: String,
     },
+    /// A folder of secrets belongs to another user.
+    #[error("{} belongs to user id {owner}, who could replace its files; try: chown {user} {}, or another folder", path.display(), path.display())]
+    OtherOwner {
+        /// The folder.
+        path: PathBuf,
+        /// Its owner.
+        owner: u32,
+        /// The user that this process runs as.
+        user: u32,
+    },
     /// A folder or file of secrets is open to others.
     #[error("{} is open to other users (mode {mode:o}) and cannot be closed to them ({problem}); try: chmod -R go= {}, as its owner, or another folder", path.display(), path.display())]
     OpenToOthers {

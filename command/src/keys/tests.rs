@@ -60,6 +60,17 @@ fn a_folder_that_is_open_to_others_is_closed_or_refused() {
     assert_eq!(mode(&foreign), 0o755);
 }
 
+/// Only root can give a folder away, and use that of another user.
+#[test]
+fn a_folder_of_another_user_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    if std::os::unix::fs::chown(dir.path(), Some(65534), None).is_err() {
+        return;
+    }
+    let error = KeyStore::open(dir.path()).unwrap_err();
+    assert!(matches!(error, KeyError::OtherOwner { owner: 65534, .. }), "{error}");
+}
+
 #[test]
 fn each_listener_has_a_key_of_its_own_and_the_pinned_one_is_https() {
     let dir = tempfile::tempdir().unwrap();

@@ -183,7 +183,7 @@ impl Session {
         let (_, _, head, fenced) = tokio::try_join!(
             biased;
             client.batch_execute("BEGIN"),
-            client.query_one(&statements.lock, &params),
+            client.query_opt(&statements.lock, &params),
             client.query_opt(&statements.head, &params),
             try_join_all(offsets),
         )

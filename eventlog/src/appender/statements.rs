@@ -48,7 +48,9 @@ impl Statements {
     pub(super) async fn prepare(client: &Client) -> Result<Self, tokio_postgres::Error> {
         let (lock, head, streams, appends, offset, copy) = tokio::try_join!(
             client.prepare(
-                "SELECT pg_advisory_xact_lock(hashtextextended('muster-append:' || $1, 0))"
+                // Not an advisory lock: any database user may hold one. This needs the right to
+                // update `heads`. The statements after it see what the previous holder has written.
+                "SELECT FROM heads WHERE project = $1 FOR UPDATE"
             ),
             client.prepare(
                 "SELECT position, frontier,

@@ -1,7 +1,7 @@
-//! Writes the golden files that are missing; a file that is there is never touched.
+//! Writes missing golden files; an existing file is never changed.
 //!
 //! `cargo run -p muster-schemas --example write_golden`, after adding a sample of the new shape in
-//! `schemas/tests/language/samples/`. Look at the `.diag` beside each new file before committing.
+//! `schemas/tests/language/samples/`. Review the `.diag` of each new file before committing.
 #![expect(clippy::print_stdout, reason = "a tool that says what it wrote")]
 
 use std::fs::{self, OpenOptions};

@@ -28,7 +28,7 @@ pub enum Proof {
 }
 
 impl Proof {
-    /// The proof that an event needs; `None` when it needs none, because a device sealed it, or it
+    /// The proof that an event needs; `None` when it needs none, because a device signed it, or it
     /// grants nothing.
     #[must_use]
     pub fn needed(stream: &StreamName, kind: &str) -> Option<Self> {
@@ -47,7 +47,7 @@ impl Proof {
     }
 }
 
-/// Everything that a proof covers: an event and its place in the log.
+/// Everything that a proof covers: an event and its position in the log.
 #[derive(Clone, Copy, Debug)]
 pub struct Claim<'a> {
     /// Project of the log.
@@ -159,7 +159,7 @@ impl MacKey {
             .unwrap_or_default()
     }
 
-    /// The payload, when this key sealed it.
+    /// The payload, if this key sealed it.
     fn open(&self, message: &CoseMac0) -> Option<Vec<u8>> {
         let header = &message.protected.header;
         let is_ours = header.alg == Some(coset::Algorithm::Assigned(Algorithm::HMAC_256_256))
@@ -185,14 +185,14 @@ pub struct AuthorityVerifier {
 }
 
 impl AuthorityVerifier {
-    /// A verifier that knows public keys only, and accepts without a check what carries a MAC:
-    /// roles that hold no secret act on no such event.
+    /// A verifier with public keys only, which accepts events with a MAC unchecked: roles without the
+    /// secret act on no such event.
     #[must_use]
     pub fn public(keys: Vec<PublicKey>) -> Self {
         Self { keys, macs: Vec::new() }
     }
 
-    /// A verifier that holds whole keys: the present one, and former ones.
+    /// A verifier with whole keys: the current one, and previous ones.
     #[must_use]
     pub fn whole(keys: &[AuthorityKey]) -> Self {
         Self {

@@ -1,8 +1,8 @@
-//! The one CBOR codec: every byte that muster writes or reads as CBOR goes through here.
+//! The one CBOR codec: all CBOR that muster reads or writes goes through it.
 //!
-//! Strict on reading: no trailing bytes, nothing nested deeper than [`MAX_DEPTH`], no duplicate
-//! keys (serde's derived structs refuse them; maps use [`unique_map`]). Signed bytes are never
-//! encoded again: they are hashed, checked and stored as they came.
+//! Strict on reading: no trailing bytes, nesting of at most [`MAX_DEPTH`], no duplicate keys (serde's
+//! derived structs refuse them; maps use [`unique_map`]). Signed bytes are never encoded again: they
+//! are hashed, verified and stored as received.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -11,16 +11,16 @@ use std::marker::PhantomData;
 use serde::de::{DeserializeOwned, Error as _, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
-/// The deepest nesting that is read.
+/// Maximum nesting depth.
 pub const MAX_DEPTH: usize = 16;
 
-/// The bytes are not the CBOR that was expected.
+/// The bytes are not the expected CBOR.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DecodeError {
     /// Not CBOR, or not of the expected shape.
     #[error("not the expected CBOR: {0}")]
     Malformed(String),
-    /// One whole value, and then more.
+    /// Bytes after the value.
     #[error("{0} bytes follow the CBOR value")]
     TrailingBytes(usize),
 }
@@ -39,7 +39,7 @@ pub fn encode<T: Serialize + ?Sized>(value: &T) -> Vec<u8> {
 /// Decodes one value from all of `bytes`.
 ///
 /// # Errors
-/// When the bytes are not CBOR of this shape, are nested deeper than [`MAX_DEPTH`], or go on
+/// When the bytes are not CBOR of this shape, are nested deeper than [`MAX_DEPTH`], or continue
 /// after the value.
 pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, DecodeError> {
     let mut rest = bytes;
@@ -59,10 +59,10 @@ fn describe(error: &ciborium::de::Error<std::io::Error>) -> String {
     }
 }
 
-/// For `#[serde(deserialize_with = …)]`: a map in which a key stands once.
+/// For `#[serde(deserialize_with = …)]`: a map without duplicate keys.
 ///
 /// # Errors
-/// When a key stands twice.
+/// When a key is duplicated.
 pub fn unique_map<'de, D, K, V>(deserializer: D) -> Result<BTreeMap<K, V>, D::Error>
 where
     D: Deserializer<'de>,

@@ -1,35 +1,35 @@
-//! Compression of what waits long or comes in bulk: zlib (RFC 1950), in memory, bounded.
+//! Compression of backlogs and bulk data: zlib (RFC 1950), in memory, bounded.
 //!
-//! A compressed message is told by its first byte, which no CBOR message of ours begins with.
+//! A compressed message is recognized by its first byte, with which no CBOR message of muster starts.
 
 use std::io::Write;
 
 use flate2::Compression;
 use flate2::write::{ZlibDecoder, ZlibEncoder};
 
-/// What a zlib stream with the usual window begins with; in CBOR a text of 24 bytes or more, which no
-/// message of ours is.
+/// First byte of a zlib stream with the usual window; in CBOR a text of 24 bytes or more, which no
+/// message of muster is.
 const FIRST: u8 = 0x78;
 
-/// Is this compressed?
+/// Whether the bytes are compressed.
 #[must_use]
 pub fn is_compressed(bytes: &[u8]) -> bool {
     bytes.first() == Some(&FIRST)
 }
 
-/// Compressed, when that is smaller; the same bytes otherwise.
+/// Compresses the bytes if that is smaller; otherwise returns them unchanged.
 #[must_use]
 pub fn compress(bytes: Vec<u8>) -> Vec<u8> {
     let mut encoder = ZlibEncoder::new(Vec::new(), Compression::default());
     let compressed = encoder.write_all(&bytes).and_then(|()| encoder.finish());
     match compressed {
         Ok(compressed) if compressed.len() < bytes.len() => compressed,
-        // Memory does not fail to be written to; then it stays as it is.
+        // Writing to memory does not fail; otherwise the bytes stay as they are.
         _ => bytes,
     }
 }
 
-/// What was compressed; `None` when it is broken, or would be larger than `limit`.
+/// Decompresses the bytes; `None` when they are damaged, or would exceed `limit`.
 #[must_use]
 pub fn decompress(bytes: &[u8], limit: usize) -> Option<Vec<u8>> {
     let mut decoder = ZlibDecoder::new(Bounded { bytes: Vec::new(), limit });
@@ -38,7 +38,7 @@ pub fn decompress(bytes: &[u8], limit: usize) -> Option<Vec<u8>> {
     Some(whole.bytes)
 }
 
-/// Takes so many bytes and no more: a few kilobytes can be made to inflate to gigabytes.
+/// Accepts a limited number of bytes: a few kilobytes can decompress to gigabytes.
 struct Bounded {
     bytes: Vec<u8>,
     limit: usize,

@@ -23,7 +23,7 @@ use sha2::{Digest, Sha256};
 pub struct Hash(pub [u8; 32]);
 
 impl Hash {
-    /// What stands in for "there is nothing before": 32 zero bytes.
+    /// The hash of "no previous event": 32 zero bytes.
     pub const ZERO: Self = Self([0; 32]);
 
     /// The SHA-256 of some bytes.
@@ -83,39 +83,39 @@ impl<'de> Deserialize<'de> for Hash {
     }
 }
 
-/// What a signed message is for. It is bound into the signature as `muster/<kind>/v1`, so that
-/// bytes signed for one purpose can never serve another.
+/// The purpose of a signed message. It is bound into the signature as `muster/<kind>/v1`, so that
+/// bytes signed for one purpose are invalid for another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// An event of a device.
     Event,
-    /// A device asks to be enrolled.
+    /// A device's enrollment request.
     Enroll,
-    /// A device asks for fresh broker credentials.
+    /// A device's request for new broker credentials.
     Credentials,
-    /// A device says hello after connecting.
+    /// A device's hello after connecting.
     Hello,
-    /// The server's answer to a hello.
+    /// The server's response to a hello.
     Welcome,
-    /// The server hands a device its config variables.
+    /// Config variables for a device.
     Config,
-    /// The new key's agreement to a key rotation.
+    /// The new key's consent to a key rotation.
     Rotation,
-    /// The key of before says that the same device enrolls anew.
+    /// The previous key's statement that the same device enrolls again.
     Continue,
-    /// An order to do something.
+    /// An order to run an action.
     Run,
-    /// The server's word that it has all of a file.
+    /// The server's receipt for a complete file.
     Stored,
     /// An order to end a run.
     Cancel,
     /// An order to open a channel.
     Open,
-    /// A device's answer to that.
+    /// A device's response to that.
     Opened,
     /// The command role recorded an event (docs/decisions/0020).
     Authority,
-    /// The query role's word on which devices a selector means; no device sees it.
+    /// The query role's resolution of a selector; not sent to devices.
     Targets,
 }
 
@@ -143,7 +143,7 @@ impl Kind {
     }
 }
 
-/// Why some bytes are not what a key signed.
+/// Why bytes are not a message that a key signed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CoseError {
     /// Not a tagged COSE_Sign1 with the protected headers that muster uses.
@@ -152,7 +152,7 @@ pub enum CoseError {
     /// Signed by another key.
     #[error("the message is signed by key {0}, which is not the expected one")]
     OtherKey(Hash),
-    /// The signature does not fit the bytes, the key and the kind.
+    /// The signature does not match the bytes, the key and the kind.
     #[error("the signature does not fit")]
     BadSignature,
     /// Not a public key of a supported type.
@@ -174,7 +174,7 @@ impl PublicKey {
     /// A key from the 32 bytes of RFC 8032.
     ///
     /// # Errors
-    /// When the bytes are no point of the curve, or one of small order.
+    /// When the bytes are not a point of the curve, or one of small order.
     pub fn from_ed25519(bytes: &[u8; 32]) -> Result<Self, CoseError> {
         let key = ed25519_dalek::VerifyingKey::from_bytes(bytes)
             .map_err(|_| CoseError::BadKey("not a point of the curve"))?;
@@ -184,7 +184,7 @@ impl PublicKey {
         Ok(Self(key))
     }
 
-    /// Reads a COSE_Key.
+    /// Decodes a COSE_Key.
     ///
     /// # Errors
     /// When it is malformed or not of a supported type.
@@ -213,8 +213,8 @@ impl PublicKey {
         Self::from_ed25519(x)
     }
 
-    /// The COSE_Key with just its required parameters, deterministically encoded: what the
-    /// thumbprint is taken of.
+    /// The COSE_Key with just its required parameters, deterministically encoded: the input of the
+    /// thumbprint.
     #[must_use]
     pub fn to_cose_key(&self) -> Vec<u8> {
         let key = CoseKeyBuilder::new_okp_key()
@@ -278,7 +278,7 @@ impl SigningKey {
         PublicKey(self.key.verifying_key())
     }
 
-    /// The public half's thumbprint, which is the `kid` of everything this key seals.
+    /// The public half's thumbprint, the `kid` of every message that this key signs.
     #[must_use]
     pub const fn thumbprint(&self) -> Hash {
         self.thumbprint
@@ -290,7 +290,7 @@ impl SigningKey {
         self.key.to_scalar_bytes()
     }
 
-    /// Seals a payload: a tagged COSE_Sign1 whose signature binds the kind.
+    /// Signs a payload: a tagged COSE_Sign1 whose signature binds the kind.
     #[must_use]
     pub fn seal(&self, kind: Kind, payload: Vec<u8>) -> Vec<u8> {
         let protected = HeaderBuilder::new()
@@ -314,7 +314,7 @@ impl fmt::Debug for SigningKey {
     }
 }
 
-/// A parsed message whose signature was not looked at yet: nothing in it can be trusted.
+/// A parsed message with an unverified signature: none of its content can be trusted.
 #[derive(Debug)]
 pub struct Unverified {
     message: CoseSign1,
@@ -350,22 +350,22 @@ impl Unverified {
         Ok(Self { message, kid })
     }
 
-    /// The thumbprint of the key that is said to have signed.
+    /// The thumbprint of the claimed signer's key.
     #[must_use]
     pub const fn kid(&self) -> Hash {
         self.kid
     }
 
-    /// The payload, not to be trusted yet.
+    /// The unverified payload.
     #[must_use]
     pub fn payload(&self) -> &[u8] {
         self.message.payload.as_deref().unwrap_or_default()
     }
 
-    /// Checks the signature and hands out the payload.
+    /// Verifies the signature and returns the payload.
     ///
     /// # Errors
-    /// When another key signed, or the signature does not fit.
+    /// When another key signed, or the signature does not match.
     pub fn verify(self, kind: Kind, key: &PublicKey) -> Result<Vec<u8>, CoseError> {
         if key.thumbprint() != self.kid {
             return Err(CoseError::OtherKey(self.kid));
@@ -418,7 +418,7 @@ mod tests {
     fn a_public_key_reads_back_and_has_the_thumbprint_of_rfc_9679() {
         let public = key(1).public();
         let bytes = public.to_cose_key();
-        // {1: 1, -1: 6, -2: x}: deterministic, as the RFC asks.
+        // {1: 1, -1: 6, -2: x}: deterministic, as the RFC requires.
         assert_eq!(bytes[..7], [0xa3, 0x01, 0x01, 0x20, 0x06, 0x21, 0x58]);
         assert_eq!(PublicKey::from_cose_key(&bytes), Ok(public));
         assert_eq!(public.thumbprint(), Hash::of(&bytes));

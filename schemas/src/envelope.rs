@@ -1,4 +1,4 @@
-//! The payload of a device's event: who says what, in which order.
+//! The payload of a device's event: its origin and order.
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -8,30 +8,30 @@ use crate::cose::{CoseError, Hash, Kind, SigningKey, Unverified};
 use crate::ids::{DeviceId, ProjectId};
 use crate::timestamp::Timestamp;
 
-/// The largest sealed event that is sent or taken, in bytes.
+/// Maximum size of a signed event, in bytes.
 pub const MAX_EVENT_BYTES: usize = 64 * 1024;
 
-/// A device's event before it is sealed, and after it was opened.
+/// A device's event before it is signed, and after it was verified.
 ///
-/// `data` is CBOR inside a byte string: whatever it holds, the envelope can be read, so a device
-/// whose data cannot be decoded never stalls.
+/// `data` is CBOR in a byte string: the envelope can be read independently of its content, so a
+/// device whose data cannot be decoded never stalls.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeviceEnvelope {
-    /// The project that the device belongs to.
+    /// The device's project.
     pub project: ProjectId,
     /// The device.
     pub device: DeviceId,
     /// The enrollment's epoch; a new one starts `seq` at 1 again.
     pub epoch: u64,
-    /// 1, 2, 3 … without a gap in one epoch.
+    /// 1, 2, 3 … without gaps in one epoch.
     pub seq: u64,
-    /// SHA-256 of the sealed bytes of the event before; 32 zero bytes for the first.
+    /// SHA-256 of the previous event's signed bytes; 32 zero bytes for the first.
     pub prev: Hash,
     /// The kernel's boot id when the event was recorded.
     pub boot: Uuid,
     /// Microseconds on the monotonic clock of that boot.
     pub mono: u64,
-    /// When it happened, as the device's wall clock said.
+    /// When it happened, by the device's wall clock.
     pub time: Timestamp,
     /// The event's type, such as `DeviceInventoryReported`.
     #[serde(rename = "type")]
@@ -44,13 +44,13 @@ pub struct DeviceEnvelope {
     pub data: Vec<u8>,
 }
 
-/// Why some bytes are not an envelope that a known device can have sealed.
+/// Why bytes are not an envelope that a known device can have signed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum EnvelopeError {
-    /// Not sealed as it must be.
+    /// Not signed correctly.
     #[error(transparent)]
     Cose(#[from] CoseError),
-    /// Sealed, but the payload is no envelope.
+    /// Signed, but the payload is not an envelope.
     #[error("the payload is no event envelope: {0}")]
     Decode(#[from] DecodeError),
     /// Larger than [`MAX_EVENT_BYTES`].
@@ -67,26 +67,26 @@ pub enum EnvelopeError {
 }
 
 impl DeviceEnvelope {
-    /// Seals the event with the device's key. These bytes are what is sent, hashed and stored.
+    /// Signs the event with the device's key. These bytes are sent, hashed and stored.
     #[must_use]
     pub fn seal(&self, key: &SigningKey) -> Vec<u8> {
         key.seal(Kind::Event, codec::encode(self))
     }
 
-    /// Reads an envelope out of a message. When the message was not verified, the envelope is a
-    /// claim and nothing more.
+    /// Decodes an envelope from a message. If the message was not verified, the envelope is only a
+    /// claim.
     ///
     /// # Errors
-    /// When the payload is no envelope.
+    /// When the payload is not an envelope.
     pub fn read(message: &Unverified) -> Result<Self, EnvelopeError> {
         Self::from_payload(message.payload())
     }
 
-    /// Reads an envelope out of the bytes of a stored or received sealed event without checking
-    /// its signature; for bytes that were checked before they were stored.
+    /// Decodes an envelope from the bytes of a stored or received signed event without verifying
+    /// its signature; for bytes that were verified before they were stored.
     ///
     /// # Errors
-    /// When the bytes are no sealed envelope.
+    /// When the bytes are not a signed envelope.
     pub fn from_sealed(bytes: &[u8]) -> Result<Self, EnvelopeError> {
         Self::from_payload(Unverified::parse(bytes)?.payload())
     }
@@ -102,11 +102,11 @@ impl DeviceEnvelope {
     }
 }
 
-/// Parses a sealed event as it came off the wire, within [`MAX_EVENT_BYTES`]. The signature is not
-/// looked at: look up the key by device, epoch and [`Unverified::kid`], then verify.
+/// Parses a signed event as received, within [`MAX_EVENT_BYTES`]. The signature is not verified: look
+/// up the key by device, epoch and [`Unverified::kid`], then verify.
 ///
 /// # Errors
-/// When it cannot be attributed to anyone.
+/// When it cannot be attributed to a device.
 pub fn parse_sealed(bytes: &[u8]) -> Result<(Unverified, DeviceEnvelope), EnvelopeError> {
     if bytes.len() > MAX_EVENT_BYTES {
         return Err(EnvelopeError::TooLarge(bytes.len()));

@@ -1,6 +1,6 @@
 //! Ids: of projects, devices, tokens and operations.
 //!
-//! Making new ones needs randomness and a clock, so that is left to the callers.
+//! Generating ids needs randomness and a clock, so callers do it.
 
 use std::fmt;
 use std::str::FromStr;
@@ -8,14 +8,14 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-/// The reserved log for server-wide facts.
+/// The reserved log for server-wide events.
 pub const SYSTEM_PROJECT: &str = "system";
 /// The project that exists from the start.
 pub const DEFAULT_PROJECT: &str = "default";
 
 /// A project's name, which is its id: `[a-z][a-z0-9-]*`, 1 to 40 characters, no `-` at the end.
 ///
-/// Invariant: never holds `.`, `*` or `>`, which would widen a NATS permission.
+/// Invariant: never contains `.`, `*` or `>`, which would widen a NATS permission.
 #[derive(
     Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, utoipa::ToSchema,
 )]
@@ -23,7 +23,7 @@ pub const DEFAULT_PROJECT: &str = "default";
 #[serde(try_from = "String", into = "String")]
 pub struct ProjectId(String);
 
-/// The text is no id of the kind that was asked for.
+/// The text is not an id of the expected kind.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidId {
     /// Not a project name.
@@ -43,7 +43,7 @@ impl ProjectId {
         Self(DEFAULT_PROJECT.to_owned())
     }
 
-    /// The reserved log for server-wide facts.
+    /// The reserved log for server-wide events.
     #[must_use]
     pub fn system() -> Self {
         Self(SYSTEM_PROJECT.to_owned())
@@ -55,7 +55,7 @@ impl ProjectId {
         &self.0
     }
 
-    /// Is this the reserved log for server-wide facts?
+    /// Whether this is the reserved log for server-wide events.
     #[must_use]
     pub fn is_system(&self) -> bool {
         self.0 == SYSTEM_PROJECT
@@ -136,7 +136,7 @@ macro_rules! uuid_id {
 }
 
 uuid_id! {
-    /// A device: a UUIDv7, given by the server when the device is registered.
+    /// A device: a UUIDv7, assigned by the server at the registration.
     DeviceId, "0198c0de-7000-7abc-8def-0123456789ab"
 }
 uuid_id! {
@@ -144,15 +144,15 @@ uuid_id! {
     TokenId, "0198c0de-7001-7abc-8def-0123456789ab"
 }
 uuid_id! {
-    /// An operation: something that was asked of devices. A UUIDv7.
+    /// An operation: a request to devices. A UUIDv7.
     OperationId, "0198c0de-7002-7abc-8def-0123456789ab"
 }
 uuid_id! {
-    /// A shell session on a device; it outlives the channels that are attached to it. A UUIDv7.
+    /// A session on a device; it outlives the channels that are attached to it. A UUIDv7.
     SessionId, "0198c0de-7003-7abc-8def-0123456789ab"
 }
 uuid_id! {
-    /// A channel: one sealed stream of bytes between a server and an agent.
+    /// A channel: one encrypted byte stream between a server and an agent.
     ChannelId, "0198c0de-7004-7abc-8def-0123456789ab"
 }
 

@@ -1,10 +1,10 @@
-//! The published language of muster: what devices, servers and auditors say to each other.
+//! The published language of muster: the data that devices, servers and auditors exchange.
 //!
 //! Ids, events, metric batches, subjects, the CBOR codec and COSE sealing. Everything here is a
 //! pure function of its arguments: no clock, no randomness, no I/O.
 //!
-//! Invariant: this crate knows nothing of tokio, NATS, PostgreSQL or HTTP.
-//! Invariant: a stored shape is forever. It changes by a new version and an upcaster
+//! Invariant: this crate is independent of tokio, NATS, PostgreSQL and HTTP.
+//! Invariant: a stored shape is permanent. It changes by a new version and an upcaster
 //! ([`upcast`]), and each shape that was ever stored has a golden file in `schemas/golden/`.
 
 pub mod authority;

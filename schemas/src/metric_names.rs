@@ -1,7 +1,7 @@
 //! The table of well-known metric names: Telegraf's vocabulary, each with a number.
 //!
-//! On the wire a name of this table is its index. Invariant: the table is only ever added to, at
-//! its end; a number never changes its meaning. `docs/protocol.md` prints it.
+//! On the wire a name of this table is its index. Invariant: the table is only extended, at its end;
+//! a number never changes its meaning. `docs/protocol.md` refers to it.
 
 use std::collections::HashMap;
 use std::sync::OnceLock;
@@ -189,7 +189,7 @@ pub const NAMES: &[&str] = &[
     "rtt_us",
     "open_fds",
     "sample_us",
-    // 172: wireless, as Telegraf really writes it
+    // 172: wireless, with Telegraf's actual spelling
     "beacon",
 ];
 

@@ -1,8 +1,8 @@
-//! Rules that agents and servers apply to points alike: the fixed field types of the agent's own
-//! measurements, and the characters that names and tag values may hold.
+//! Rules for metric points that agents and servers apply: the fixed field types of the agent's own
+//! measurements, and the characters allowed in names and tag values.
 //!
-//! A time-series store fixes the type of a field by the first point that it gets. Without a rule, one
-//! device that writes text into `cpu.usage_user` would have the numbers of all others refused.
+//! A time-series store fixes the type of a field by its first point. Without a rule, one device that
+//! writes text into `cpu.usage_user` would cause the numbers of all others to be refused.
 
 use std::borrow::Cow;
 
@@ -13,7 +13,7 @@ use crate::metrics::{FieldValue, MAX_TEXT, Point};
 pub enum FieldType {
     /// A number with a fraction.
     Float,
-    /// A whole number.
+    /// An integer.
     Int,
     /// Text.
     Text,
@@ -21,8 +21,8 @@ pub enum FieldType {
 
 use FieldType::{Float, Int, Text};
 
-/// The measurements that agents make, with the types of their fields. A name that ends with `*` is
-/// all names with that beginning.
+/// The measurements of agents, with the types of their fields. A name that ends with `*` matches
+/// all names with that prefix.
 const FIELDS: &[(&str, &[(&str, FieldType)])] = &[
     ("cpu", &[("usage_*", Float)]),
     ("mem", &[("used_percent", Float), ("available_percent", Float), ("*", Int)]),
@@ -66,7 +66,7 @@ pub fn field_type(measurement: &str, field: &str) -> Option<FieldType> {
 pub struct WrongType;
 
 impl Point {
-    /// Gives the fields their fixed types. Numbers are converted where nothing is lost: JSON knows one
+    /// Converts the fields to their fixed types. Numbers are converted if nothing is lost: JSON has one
     /// kind of number, and many writers write 1.0 as 1. Nothing else is converted.
     ///
     /// # Errors
@@ -95,13 +95,13 @@ impl Point {
     }
 }
 
-/// Is it a whole number that `f64` and `i64` both hold exactly?
+/// Whether `f64` and `i64` both represent it exactly.
 fn is_whole(number: f64) -> bool {
     number.fract() == 0.0 && number.abs() <= 9_007_199_254_740_992.0
 }
 
-/// Replaces each control character (line ends, tabs and escapes too) by `_`, and cuts what is longer
-/// than [`MAX_TEXT`] bytes: stores do not take such names and tag values.
+/// Replaces each control character (including line ends, tabs and escapes) by `_`, and truncates to
+/// [`MAX_TEXT`] bytes: stores refuse other names and tag values.
 #[must_use]
 pub fn clean_text(text: &str) -> Cow<'_, str> {
     let cut = text.get(..text.floor_char_boundary(MAX_TEXT)).unwrap_or_default();

@@ -1,10 +1,10 @@
-//! Metric batches: what a device measured, on its way to the time-series store.
+//! Metric batches: measurements of a device for the time-series store.
 //!
 //! A batch is positional CBOR, `[1, time, [* point]]`, and a point is
-//! `[measurement, tags, fields]` or, when it was taken at another moment than its batch,
-//! `[measurement, tags, fields, offset]`. Names of Telegraf's vocabulary travel as small integers
-//! ([`crate::metric_names`]), any other name as text, so a batch needs no state on
-//! either side. A batch may come compressed ([`crate::compress`]), as those that waited do.
+//! `[measurement, tags, fields]` or, if it was sampled at another time than its batch,
+//! `[measurement, tags, fields, offset]`. Names of Telegraf's vocabulary are encoded as small integers
+//! ([`crate::metric_names`]), any other name as text, so a batch needs no state on either side. A
+//! batch can be compressed ([`crate::compress`]), as those of the backlog are.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -22,16 +22,16 @@ use crate::metric_rules::clean_text;
 
 /// The version of the batch's shape that this code writes.
 pub const BATCH_VERSION: u8 = 1;
-/// A batch holds at most this many points; a larger one is refused.
+/// Maximum number of points in a batch.
 pub const MAX_POINTS: usize = 10_000;
-/// A point holds at most this many tags, and this many fields.
+/// Maximum number of tags, and of fields, in a point.
 pub const MAX_ENTRIES: usize = 256;
-/// Maximum size of a batch on the wire, in bytes. The broker drops a larger one without an answer:
-/// its memory follows the largest message, so the limit is low. See [`MetricBatch::messages`].
+/// Maximum size of a batch on the wire, in bytes. The broker drops a larger one without an error:
+/// its memory depends on the largest message, so the limit is low. See [`MetricBatch::messages`].
 pub const MAX_BATCH_BYTES: usize = 64 << 10;
-/// A compressed batch is at most this many bytes large when it is inflated.
+/// Maximum size of a compressed batch when it is decompressed, in bytes.
 pub const MAX_INFLATED: usize = 4 << 20;
-/// A name or a text value is at most this many bytes long.
+/// Maximum length of a name or a text value, in bytes.
 pub const MAX_TEXT: usize = 1024;
 
 /// A measurement's, tag's or field's name.
@@ -64,12 +64,12 @@ impl fmt::Display for MetricName {
     }
 }
 
-/// What was measured.
+/// The value of a field.
 #[derive(Clone, Debug, PartialEq)]
 pub enum FieldValue {
     /// A number with a fraction; finite.
     Float(f64),
-    /// A whole number. Larger ones than `i64::MAX` are clamped when they are taken.
+    /// An integer. Values above `i64::MAX` are clamped when they are sampled.
     Int(i64),
     /// True or false.
     Bool(bool),
@@ -101,12 +101,12 @@ impl From<bool> for FieldValue {
     }
 }
 
-/// Some values of one series at one moment.
+/// Values of one series at one time.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Point {
-    /// What was measured: `cpu`, `mem`, `disk` …
+    /// The measurement: `cpu`, `mem`, `disk` …
     pub measurement: MetricName,
-    /// Which one: `cpu=cpu0`, `path=/`. The device itself is not a tag here: ingest adds it.
+    /// The tags: `cpu=cpu0`, `path=/`. The device itself is not a tag here: ingest adds it.
     pub tags: BTreeMap<MetricName, String>,
     /// The values; never empty.
     pub fields: BTreeMap<MetricName, FieldValue>,
@@ -114,26 +114,26 @@ pub struct Point {
     pub offset: i64,
 }
 
-/// What a device measured in one round.
+/// The points of one sampling round.
 #[derive(Clone, Debug, PartialEq)]
 pub struct MetricBatch {
-    /// When, by the server's clock as far as the device knows it (skew is corrected once, before
-    /// a batch is queued).
+    /// The time, by the server's clock as far as the device knows it (clock skew is corrected once,
+    /// before a batch is queued).
     pub time: Timestamp,
     /// The points.
     pub points: Vec<Point>,
 }
 
-/// A batch is decodable but breaks a limit.
+/// A batch cannot be decoded, or exceeds a limit.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidBatch {
-    /// The bytes are no batch.
+    /// The bytes are not a batch.
     #[error(transparent)]
     Decode(#[from] DecodeError),
-    /// A limit is broken.
+    /// A limit is exceeded.
     #[error("{what} in point {point}")]
     Limit {
-        /// Which limit, with its figure.
+        /// The limit, with its value.
         what: &'static str,
         /// The index of the point.
         point: usize,
@@ -143,30 +143,30 @@ pub enum InvalidBatch {
     TooManyPoints(usize),
 }
 
-/// Points that were dropped from a batch because they break a limit.
+/// Points that were dropped from a batch because they exceed a limit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Dropped {
-    /// How many.
+    /// Their number.
     pub points: usize,
-    /// The limit that the first of them breaks.
+    /// The limit that the first of them exceeds.
     pub reason: Option<&'static str>,
 }
 
 impl MetricBatch {
-    /// The bytes that go on the wire.
+    /// Encodes the batch.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         codec::encode(self)
     }
 
-    /// The same in fewer bytes, where that can be.
+    /// Encodes the batch, compressed if that is smaller.
     #[must_use]
     pub fn encode_compressed(&self) -> Vec<u8> {
         compress::compress(self.encode())
     }
 
     /// Encodes the batch with `encode` as messages of at most [`MAX_BATCH_BYTES`]: halves the points
-    /// until each part fits. Drops a point that does not fit alone; also returns how many were.
+    /// until each part fits. Drops a point that does not fit alone; also returns the number of these.
     #[must_use]
     pub fn messages(self, encode: impl Fn(&Self) -> Vec<u8> + Copy) -> (Vec<Vec<u8>>, usize) {
         let bytes = encode(&self);
@@ -184,10 +184,10 @@ impl MetricBatch {
         (messages, dropped + dropped_too)
     }
 
-    /// Reads a batch, compressed or not, and holds it to the limits of this module.
+    /// Decodes a batch, compressed or not, and enforces the limits of this module.
     ///
     /// # Errors
-    /// When the bytes are no batch, or a limit is broken.
+    /// When the bytes are not a batch, or a limit is exceeded.
     pub fn decode(bytes: &[u8]) -> Result<Self, InvalidBatch> {
         let batch = Self::decode_unchecked(bytes)?;
         for (index, point) in batch.points.iter().enumerate() {
@@ -196,11 +196,11 @@ impl MetricBatch {
         Ok(batch)
     }
 
-    /// Reads a batch as [`Self::decode`] does, and drops the points that break a limit. Also returns
-    /// how many were dropped, and why the first of them was.
+    /// Decodes a batch like [`Self::decode`], and drops the points that exceed a limit. Also returns
+    /// their number, and the reason of the first.
     ///
     /// # Errors
-    /// When the bytes are no batch, or hold too many points.
+    /// When the bytes are not a batch, or have too many points.
     pub fn decode_valid_points(bytes: &[u8]) -> Result<(Self, Dropped), InvalidBatch> {
         let mut batch = Self::decode_unchecked(bytes)?;
         let mut dropped = Dropped::default();
@@ -388,8 +388,8 @@ impl<'de> Deserialize<'de> for FieldValue {
     }
 }
 
-/// Writes a map by hand: `BTreeMap`'s own order is by name, which is what makes a batch's bytes
-/// depend on nothing but its content.
+/// Writes a map by hand: `BTreeMap`'s own order is by name, so that a batch's bytes depend only on
+/// its content.
 struct AsMap<'a, V>(&'a BTreeMap<MetricName, V>);
 
 impl<V: Serialize> Serialize for AsMap<'_, V> {
@@ -402,7 +402,7 @@ impl<V: Serialize> Serialize for AsMap<'_, V> {
     }
 }
 
-/// Reads a map in which a name stands once, however it is written (number or text).
+/// Reads a map without duplicate names, in either form (number or text).
 struct FromMap<V>(BTreeMap<MetricName, V>);
 
 impl<'de, V: Deserialize<'de>> Deserialize<'de> for FromMap<V> {

@@ -1,4 +1,4 @@
-//! What people write: device names, labels, config variables. Their rules, in one place.
+//! Rules for text that users write: device names, labels, config variables.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -13,20 +13,20 @@ pub type Labels = BTreeMap<LabelKey, LabelValue>;
 /// Config variables of a device: key to typed value.
 pub type ConfigVars = BTreeMap<ConfigKey, ConfigValue>;
 
-/// At most this many labels on one device.
+/// Maximum number of labels on one device.
 pub const MAX_LABELS: usize = 64;
-/// At most this many config variables on one device.
+/// Maximum number of config variables on one device.
 pub const MAX_CONFIG_VARS: usize = 256;
-/// The longest text that a config variable may hold, in bytes.
+/// Maximum length of a config variable's text, in bytes.
 pub const MAX_CONFIG_TEXT: usize = 4096;
 
-/// A text broke the rule of its kind; says the rule.
+/// A text violates the rule of its kind.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("'{value}' {rule}")]
 pub struct InvalidName {
-    /// What was given, cut to 80 characters.
+    /// The text, truncated to 80 characters.
     pub value: String,
-    /// What it must be.
+    /// The rule.
     pub rule: &'static str,
 }
 
@@ -43,7 +43,7 @@ macro_rules! checked_text {
         pub struct $name(String);
 
         impl $name {
-            /// What it must be, as a sentence that follows the value.
+            /// The rule, as the rest of a sentence that starts with the value.
             pub const RULE: &'static str = $rule;
 
             /// The text.
@@ -116,27 +116,27 @@ checked_text! {
         && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
 }
 checked_text! {
-    /// What a person calls a token.
+    /// A token's display name.
     TokenName,
     "is not a token name: use 1 to 80 printable characters, no space at either end",
     "^[^\\s\\u0000-\\u001f\\u007f-\\u009f]([^\\u0000-\\u001f\\u007f-\\u009f]{0,78}[^\\s\\u0000-\\u001f\\u007f-\\u009f])?$", 80, "grafana read-only",
     |text| !text.is_empty() && text.trim() == text && !text.chars().any(char::is_control)
 }
 checked_text! {
-    /// What a person calls a project; its id stays.
+    /// A project's display name; its id is permanent.
     ProjectTitle,
     "is not a project's title: use 1 to 80 printable characters, no space at either end",
     "^[^\\s\\u0000-\\u001f\\u007f-\\u009f]([^\\u0000-\\u001f\\u007f-\\u009f]{0,78}[^\\s\\u0000-\\u001f\\u007f-\\u009f])?$", 80, "Plant 7",
     |text| !text.is_empty() && text.trim() == text && !text.chars().any(char::is_control)
 }
 
-/// A config variable's value; its type is kept.
+/// A config variable's value; its type is preserved.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum ConfigValue {
     /// True or false.
     Bool(bool),
-    /// A whole number.
+    /// An integer.
     Int(i64),
     /// A number with a fraction.
     Float(f64),
@@ -144,8 +144,8 @@ pub enum ConfigValue {
     Text(String),
 }
 
-/// By hand: in JSON Schema a whole number is a number too, so "one of" all variants would refuse 3.
-/// utoipa asks the values of a map for this trait, and derives nothing but "one of".
+/// By hand: in JSON Schema an integer is a number, too, so "one of" all variants would refuse 3.
+/// utoipa requires this trait for the values of a map, and derives only "one of".
 impl utoipa::__dev::ComposeSchema for ConfigValue {
     fn compose(
         _: Vec<utoipa::openapi::RefOr<utoipa::openapi::Schema>>,
@@ -162,10 +162,10 @@ impl utoipa::__dev::ComposeSchema for ConfigValue {
 impl ToSchema for ConfigValue {}
 
 impl ConfigValue {
-    /// Holds the value to its limits: text up to [`MAX_CONFIG_TEXT`], numbers finite.
+    /// Checks the value's limits: text up to [`MAX_CONFIG_TEXT`], finite numbers.
     ///
     /// # Errors
-    /// Names the rule that the value breaks.
+    /// With the violated rule.
     pub fn check(&self) -> Result<(), InvalidName> {
         match self {
             Self::Text(text) => {
@@ -190,8 +190,8 @@ impl fmt::Display for ConfigValue {
     }
 }
 
-/// Makes a device name out of whatever a host calls itself: lower case, what does not fit
-/// becomes `-`; `device` when nothing is left.
+/// Derives a device name from a host name: lower case, invalid characters become `-`; `device` when
+/// nothing is left.
 #[must_use]
 pub fn device_name_from_host(host: &str) -> DeviceName {
     let mapped: String = host

@@ -1,5 +1,5 @@
-//! How long a project's metrics are kept, and the name of the place in the metric store that keeps
-//! them so long. Making that place is ingest's affair, reading it query's.
+//! The retention of a project's metrics, and the name of the bucket with that retention. Ingest
+//! creates the bucket, query reads it.
 
 use std::fmt;
 use std::str::FromStr;
@@ -12,28 +12,28 @@ use utoipa::{PartialSchema, ToSchema};
 use crate::ids::ProjectId;
 use crate::names::InvalidName;
 
-/// What is written for [`Retention::Default`].
+/// The text of [`Retention::Default`].
 const DEFAULT: &str = "default";
-/// Days that can be asked for at most: 27 years.
+/// Maximum number of days: 27 years.
 const MOST: u16 = 9_999;
-/// Weeks that can be asked for at most.
+/// Maximum number of weeks.
 const MOST_WEEKS: u16 = 999;
-/// What can be written, as a regular expression.
+/// The accepted syntax, as a regular expression.
 const PATTERN: &str = "^(default|[1-9][0-9]{0,3}d|[1-9][0-9]{0,2}w)$";
 
-/// How long a project's metrics are kept. Written as `default`, or as days, `30d`; weeks, `2w`, are
-/// read too.
+/// The retention of a project's metrics. Written as `default`, or as days, `30d`; weeks, `2w`, are
+/// accepted, too.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Retention {
-    /// As long as the metric store keeps those of all projects.
+    /// The metric store's own retention.
     #[default]
     Default,
-    /// So many days, from 1 to 9,999.
+    /// Days, from 1 to 9,999.
     Days(u16),
 }
 
 impl Retention {
-    /// What it must be, as a sentence that follows the value.
+    /// The rule, as the rest of a sentence that starts with the value.
     pub const RULE: &'static str =
         "is not a retention: use days from 1d to 9999d, weeks from 1w to 999w, or default";
 
@@ -47,21 +47,21 @@ impl Retention {
     }
 }
 
-/// The name of a project's own place in the metric store: a retention policy of the database. In
+/// The name of a project's own bucket in the metric store: a retention policy of the database. In
 /// InfluxDB 2.x that is a bucket, [`own_bucket`], mapped to this name for InfluxQL.
 #[must_use]
 pub fn own_policy(project: &ProjectId) -> String {
     format!("{OWN_POLICY}{project}")
 }
 
-/// The bucket that is the policy of a database in InfluxDB 2.x. Not `DATABASE/POLICY`: 2.x takes that
-/// for a second default policy of the database by itself, and then refuses what names no policy.
+/// The bucket that is mapped to a policy in InfluxDB 2.x. Not `DATABASE/POLICY`: 2.x treats that as
+/// a second default policy of the database, and then refuses requests without a policy.
 #[must_use]
 pub fn own_bucket(database: &str, policy: &str) -> String {
     format!("{database}-{policy}")
 }
 
-/// How the names of all projects' own places begin.
+/// The prefix of the names of all projects' own buckets.
 pub const OWN_POLICY: &str = "project-";
 
 impl FromStr for Retention {

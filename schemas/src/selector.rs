@@ -2,22 +2,22 @@
 //!
 //! Requirements are joined by `,` and must all hold. On labels, a requirement is `key`, `!key`,
 //! `key=value` (or `==`), `key!=value`, `key in (a,b)` or `key notin (a,b)`; as in Kubernetes, `!=`
-//! and `notin` also hold where the key is absent. The keys `name`, `id` and `status` mean the
-//! device's own; `online` and `!online` say whether it is connected.
+//! and `notin` also hold where the key is absent. The keys `name`, `id` and `status` are attributes
+//! of the device; `online` and `!online` select by connection.
 //!
-//! `measurement.field` compared with a number by `<`, `<=`, `>` or `>=` means the newest value that
-//! the device has reported, whatever its age; where there are several series (disks, interfaces),
-//! one that fits is enough, and `cpu` means the total. A number may have a unit: Ki, Mi, Gi, Ti are
-//! powers of 1024, k, M, G, T of 1000, and % is for the eye.
+//! `measurement.field` compared with a number by `<`, `<=`, `>` or `>=` uses the newest value that
+//! the device has reported, of any age; with several series (disks, interfaces), one match is enough,
+//! and `cpu` is the total. A number may have a unit: Ki, Mi, Gi, Ti are powers of 1024, k, M, G, T of
+//! 1000, and % is ignored.
 
 use std::fmt;
 use std::str::FromStr;
 
 use crate::names::{LabelKey, LabelValue};
 
-/// At most this many requirements in one selector.
+/// Maximum number of requirements in a selector.
 pub const MAX_REQUIREMENTS: usize = 32;
-/// At most this many values in one `in (…)`.
+/// Maximum number of values in one `in (…)`.
 pub const MAX_VALUES: usize = 256;
 
 /// Requirements that must all hold; an empty selector selects everything.
@@ -29,26 +29,26 @@ pub struct Selector(pub Vec<Requirement>);
 pub struct Requirement {
     /// The label's key, or `name`, `id`, `status`.
     pub key: LabelKey,
-    /// What must be true of it.
+    /// The condition.
     pub test: Test,
 }
 
-/// What must be true of a key.
+/// A condition on a key.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Test {
-    /// The key is there.
+    /// The key exists.
     Exists,
-    /// The key is not there.
+    /// The key does not exist.
     Absent,
     /// The key has one of these values.
     In(Vec<LabelValue>),
     /// The key is absent or has none of these values.
     NotIn(Vec<LabelValue>),
-    /// The newest value of the metric `measurement.field` compares so with a number.
+    /// The newest value of the metric `measurement.field` satisfies the comparison.
     Measured(Comparison, f64),
 }
 
-/// How a metric compares with a number.
+/// A comparison of a metric with a number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Comparison {
     /// `<`
@@ -65,7 +65,7 @@ impl Comparison {
     const ALL: [(&'static str, Self); 4] =
         [("<=", Self::AtMost), ("<", Self::Below), (">=", Self::AtLeast), (">", Self::Above)];
 
-    /// Does it hold?
+    /// Whether it holds.
     #[must_use]
     pub fn holds(self, value: f64, limit: f64) -> bool {
         match self {
@@ -81,7 +81,7 @@ impl Comparison {
     }
 }
 
-/// What numbers may be written with, and what it is worth.
+/// Units of numbers, with their factors.
 const UNITS: [(&str, f64); 9] = [
     ("Ki", 1024.0),
     ("Mi", 1024.0 * 1024.0),
@@ -94,7 +94,7 @@ const UNITS: [(&str, f64); 9] = [
     ("%", 1.0),
 ];
 
-/// A selector could not be read; names the place.
+/// A selector could not be parsed; names the position.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "selector '{selector}': {problem} at character {at}; write for example env=prod,site in (a,b),!retired"
@@ -106,7 +106,7 @@ pub struct InvalidSelector {
 }
 
 impl Requirement {
-    /// The measurement and the field, when it is about a metric.
+    /// The measurement and the field, if it is about a metric.
     #[must_use]
     pub fn metric(&self) -> Option<(&str, &str)> {
         match self.test {
@@ -115,7 +115,7 @@ impl Requirement {
         }
     }
 
-    /// Does a key with this value, or none, fit? Metrics are not asked after here.
+    /// Whether a key with this value, or without one, matches. Ignores metrics.
     #[must_use]
     pub fn holds(&self, value: Option<&str>) -> bool {
         let one_of = |values: &[LabelValue]| {
@@ -132,19 +132,19 @@ impl Requirement {
 }
 
 impl Selector {
-    /// The requirements about metrics.
+    /// The requirements on metrics.
     pub fn measured(&self) -> impl Iterator<Item = &Requirement> {
         self.0.iter().filter(|requirement| requirement.metric().is_some())
     }
 }
 
-/// Is this key one of the device's own attributes rather than a label?
+/// Whether this key is an attribute of the device rather than a label.
 #[must_use]
 pub fn is_attribute(key: &str) -> bool {
     matches!(key, "name" | "id" | "status" | ONLINE)
 }
 
-/// The key that says whether a device is connected; it has no value.
+/// The key for the connection state; it has no value.
 pub const ONLINE: &str = "online";
 
 impl FromStr for Selector {
@@ -205,7 +205,7 @@ impl<'a> Parser<'a> {
         self.at = self.text.len() - trimmed.len();
     }
 
-    /// Takes `token` if it comes next.
+    /// Consumes `token` if it comes next.
     fn take(&mut self, token: &str) -> bool {
         self.skip_spaces();
         let found = self.rest().starts_with(token);
@@ -219,7 +219,7 @@ impl<'a> Parser<'a> {
         Err((problem.into(), self.at))
     }
 
-    /// The run of characters that can stand in a key or a value.
+    /// The run of characters that are allowed in a key or a value.
     fn word(&mut self) -> (&'a str, usize) {
         self.skip_spaces();
         let start = self.at;
@@ -255,7 +255,7 @@ impl<'a> Parser<'a> {
         })
     }
 
-    /// Does a value come next, rather than the next requirement or the end?
+    /// Whether a value comes next, rather than the next requirement or the end.
     fn takes_value(&mut self) -> bool {
         self.skip_spaces();
         !(self.rest().is_empty() || self.rest().starts_with(','))

@@ -1,4 +1,4 @@
-//! Stream names: one stream is the ordered life of one aggregate.
+//! Stream names: one stream is the ordered history of one aggregate.
 
 use std::fmt;
 use std::str::FromStr;
@@ -6,37 +6,37 @@ use std::str::FromStr;
 use crate::ids::{DeviceId, OperationId, ProjectId, SessionId, TokenId};
 use crate::names::DeviceName;
 
-/// The stream that an event belongs to.
+/// The stream of an event.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum StreamName {
-    /// `device/<id>`: lifecycle and settings; what operators decide.
+    /// `device/<id>`: life cycle and settings; operators' decisions.
     Device(DeviceId),
-    /// `device-report/<id>/<epoch>`: what the device says of itself. The stream version of a
-    /// report is the device's own `seq` in that epoch.
+    /// `device-report/<id>/<epoch>`: the device's reports. The stream version of a report is the
+    /// device's own `seq` in that epoch.
     DeviceReport(DeviceId, u64),
-    /// `device-presence/<id>`: connections, as the presence keeper saw them.
+    /// `device-presence/<id>`: connects and disconnects, as tracked by ingest.
     DevicePresence(DeviceId),
     /// `token/<id>`: an enrollment token or an API token.
     Token(TokenId),
-    /// `project/<id>`: a project's life, in the log `system`.
+    /// `project/<id>`: a project's life cycle, in the log `system`.
     Project(ProjectId),
-    /// `operation/<id>`: something that was asked of devices.
+    /// `operation/<id>`: a request to devices.
     Operation(OperationId),
-    /// `run/<operation>/<device>`: one device's share of an operation; what the server decides.
+    /// `run/<operation>/<device>`: one device's part of an operation; the server's decisions.
     Run(OperationId, DeviceId),
-    /// `session/<id>/<device>`: a shell session, or a connection, on a device.
+    /// `session/<id>/<device>`: a session on a device.
     Session(SessionId, DeviceId),
-    /// `name/<name>`: which device holds a name.
+    /// `name/<name>`: the device that has a name.
     Name(DeviceName),
 }
 
-/// The text is no stream name.
+/// The text is not a stream name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("'{0}' is not a stream name")]
 pub struct InvalidStream(String);
 
 impl StreamName {
-    /// The device that this stream is about, if it is about one.
+    /// The device of this stream, if it has one.
     #[must_use]
     pub const fn device(&self) -> Option<DeviceId> {
         match self {
@@ -49,7 +49,7 @@ impl StreamName {
         }
     }
 
-    /// The prefix that all report streams of a device begin with, whatever the epoch.
+    /// The prefix of all report streams of a device, of all epochs.
     #[must_use]
     pub fn report_prefix(device: DeviceId) -> String {
         format!("device-report/{device}/")

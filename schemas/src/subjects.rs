@@ -6,26 +6,26 @@ use crate::ids::{ChannelId, DeviceId, ProjectId};
 pub const EVENTS_STREAM: &str = "EVENTS";
 /// The JetStream stream of metric batches.
 pub const METRICS_STREAM: &str = "METRICS";
-/// How many partitions the device's subjects are spread over. Fixed: a device stays in its own.
+/// Number of partitions of the devices' subjects. Fixed: a device stays in its partition.
 pub const PARTITIONS: u32 = 16;
 
-/// What devices publish events on, all of them.
+/// The subjects on which devices publish events.
 pub const ALL_EVENTS: &str = "muster.*.*.evt";
-/// What devices publish metric batches on, all of them.
+/// The subjects on which devices publish metric batches.
 pub const ALL_METRICS: &str = "muster.*.*.met.>";
-/// How the broker stores an event's subject.
+/// The subject of a stored event.
 pub const EVENTS_TRANSFORM: &str = "evt.{{partition(16,1,2)}}.{{wildcard(1)}}.{{wildcard(2)}}";
-/// How the broker stores a metric batch's subject.
+/// The subject of a stored metric batch.
 pub const METRICS_TRANSFORM: &str = "met.{{partition(16,1,2)}}.{{wildcard(1)}}.{{wildcard(2)}}.>";
-/// What devices send requests on, all of them.
+/// The subjects of devices' requests.
 pub const ALL_REQUESTS: &str = "muster.*.*.req.*";
 
 /// Subjects of a device that it may publish on, relative to `muster.<project>.<device>`. The broker
 /// refuses every other subject.
 pub const DEVICE_PUBLISHES: [&str; 6] =
     ["evt", "met.live.host", "met.backfill", "req.hello", "req.output", "ch.*.up"];
-/// Subjects of a device that it may subscribe to, relative to `muster.<project>.<device>`; its
-/// inboxes come on top.
+/// Subjects of a device that it may subscribe to, relative to `muster.<project>.<device>`; in addition
+/// to its inboxes.
 pub const DEVICE_SUBSCRIBES: [&str; 4] = ["cmd", "ack", "stored.>", "ch.*.down"];
 
 /// Subjects that the devices' account exports and the servers' account imports.
@@ -66,14 +66,13 @@ impl DeviceSubjects {
         format!("{}.evt", self.prefix)
     }
 
-    /// Metric batches as they are taken. The group names the subscription that they belong to;
-    /// the broker keeps the newest of each.
+    /// Metric batches as sampled. The group names their source; the broker keeps the newest of each.
     #[must_use]
     pub fn live_metrics(&self, group: &str) -> String {
         format!("{}.met.live.{group}", self.prefix)
     }
 
-    /// Metric batches that were taken offline.
+    /// Metric batches sampled offline.
     #[must_use]
     pub fn backfill(&self) -> String {
         format!("{}.met.backfill", self.prefix)
@@ -85,25 +84,25 @@ impl DeviceSubjects {
         format!("{}.req.{verb}", self.prefix)
     }
 
-    /// What the command role sends the device.
+    /// Messages of the command role to the device.
     #[must_use]
     pub fn commands(&self) -> String {
         format!("{}.cmd", self.prefix)
     }
 
-    /// What the device says on a channel.
+    /// The device's messages on a channel.
     #[must_use]
     pub fn channel_up(&self, channel: ChannelId) -> String {
         format!("{}.ch.{channel}.up", self.prefix)
     }
 
-    /// What the server says on a channel.
+    /// The server's messages on a channel.
     #[must_use]
     pub fn channel_down(&self, channel: ChannelId) -> String {
         format!("{}.ch.{channel}.down", self.prefix)
     }
 
-    /// How far the log has committed this device's events.
+    /// The log's progress with this device's events.
     #[must_use]
     pub fn acks(&self) -> String {
         format!("{}.ack", self.prefix)
@@ -122,7 +121,7 @@ impl DeviceSubjects {
     }
 }
 
-/// Whose subject it is: reads `muster.<project>.<device>.<rest>`.
+/// Parses `muster.<project>.<device>.<rest>`.
 #[must_use]
 pub fn parse(subject: &str) -> Option<(ProjectId, DeviceId, &str)> {
     let mut parts = subject.splitn(4, '.');
@@ -134,7 +133,7 @@ pub fn parse(subject: &str) -> Option<(ProjectId, DeviceId, &str)> {
     Some((project, device, parts.next()?))
 }
 
-/// Whose subject it is: reads the stored `evt|met.<partition>.<project>.<device>[.<rest>]`.
+/// Parses the stored subject `evt|met.<partition>.<project>.<device>[.<rest>]`.
 #[must_use]
 pub fn parse_stored(subject: &str) -> Option<(ProjectId, DeviceId, &str)> {
     let mut parts = subject.splitn(5, '.');

@@ -1,6 +1,6 @@
 //! One kind of time: microseconds since the Unix epoch, UTC.
 //!
-//! An integer in CBOR, RFC 3339 text in JSON. Reading the clock is left to the callers.
+//! An integer in CBOR, RFC 3339 text in JSON. Callers read the clock.
 
 use std::fmt;
 use std::str::FromStr;
@@ -9,19 +9,19 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-/// Microseconds since 1970-01-01T00:00:00Z; negative before.
+/// Microseconds since 1970-01-01T00:00:00Z; may be negative.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, utoipa::ToSchema)]
 #[schema(value_type = String, format = DateTime, example = "2026-11-23T08:00:00Z")]
 pub struct Timestamp(pub i64);
 
-/// The text was not an RFC 3339 time.
+/// The text is not an RFC 3339 time.
 #[derive(Debug, thiserror::Error)]
 #[error("'{0}' is not a time; write it as RFC 3339, for example 2026-11-23T08:00:00Z")]
 pub struct InvalidTimestamp(String);
 
 impl Timestamp {
-    /// The plausible span of a device's clock: outside of it a claimed time is flagged
-    /// (2020-01-01 to 2100-01-01), never refused.
+    /// The plausible range of a device's clock: a time outside of it is flagged (2020-01-01 to
+    /// 2100-01-01), never refused.
     pub const PLAUSIBLE: std::ops::Range<Self> =
         Self(1_577_836_800_000_000)..Self(4_102_444_800_000_000);
 
@@ -49,7 +49,7 @@ impl Timestamp {
         Self(self.0.saturating_add(micros))
     }
 
-    /// Is this a time that a working clock would claim?
+    /// Whether a working clock would show this time.
     #[must_use]
     pub fn is_plausible(self) -> bool {
         Self::PLAUSIBLE.contains(&self)

@@ -1,10 +1,10 @@
 //! Upcasters: pure functions that lift a stored shape to the next one, applied on read.
 //!
 //! To change an event's shape: raise its version in [`crate::events`], add one function here that
-//! lifts the shape before, and add a golden file of the new shape. What is stored is never touched.
+//! lifts the previous shape, and add a golden file of the new shape. Stored bytes are never changed.
 //!
-//! The worked example is `DeviceLabelsChanged`: version 1 held the labels that were set, and had no
-//! way to remove one; version 2 holds what was set and what was removed.
+//! Example: `DeviceLabelsChanged`. Version 1 had the labels that were set, and no way to remove one;
+//! version 2 has the labels that were set and those that were removed.
 
 use ciborium::Value;
 
@@ -17,7 +17,7 @@ type Upcaster = fn(Value) -> Result<Value, DecodeError>;
 fn upcaster(kind: &str, version: u16) -> Option<Upcaster> {
     match (kind, version) {
         ("DeviceLabelsChanged", 1) => Some(device_labels_changed_1),
-        // The next version has one more field, which is absent where the one before was written.
+        // The next version has one more field, which is absent in the previous one.
         (
             "DeviceRegistered"
             | "DeviceEnrollmentRequested"

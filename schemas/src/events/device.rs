@@ -1,4 +1,4 @@
-//! What happens to a device: its lifecycle, its settings, its presence, its history.
+//! Events of a device: life cycle, settings, presence, history.
 
 use std::collections::BTreeMap;
 
@@ -11,20 +11,20 @@ use crate::ids::{DeviceId, TokenId};
 use crate::names::{ConfigKey, ConfigVars, DeviceName, LabelKey, Labels};
 use crate::timestamp::Timestamp;
 
-/// An operator, or an enrollment, made a device known. Stream `device/<id>`.
+/// A device was registered, by an operator or by an enrollment. Stream `device/<id>`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct DeviceRegistered {
     /// The device's name, unique in its project.
     pub name: DeviceName,
-    /// The labels that it starts with.
+    /// The initial labels.
     #[serde(deserialize_with = "unique_map", default)]
     pub labels: Labels,
-    /// The thumbprint of the key that it will come with, when it was made known beforehand: whoever
-    /// enrolls with that key is this device.
+    /// The thumbprint of the key that was registered in advance: the machine that enrolls with that key
+    /// becomes this device.
     pub fingerprint: Option<Hash>,
 }
 
-/// A machine wants to be a device, and waits for an operator. Stream `device/<id>`.
+/// A machine requested enrollment, and waits for an operator. Stream `device/<id>`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct DeviceEnrollmentRequested {
     /// The signing key, a COSE_Key.
@@ -37,43 +37,43 @@ pub struct DeviceEnrollmentRequested {
     pub nats_key: String,
     /// The enrollment token that was used.
     pub token: Option<TokenId>,
-    /// The host's own name.
+    /// The host name.
     pub hostname: Option<String>,
-    /// SHA-256 of the machine id, under a prefix of muster's own.
+    /// SHA-256 of the machine id, with a prefix.
     pub machine: Option<Hash>,
-    /// SHA-256 of each network card's address, under a prefix of muster's own.
+    /// SHA-256 of each network card's address, with a prefix.
     #[serde(default)]
     pub macs: Vec<Hash>,
-    /// The device that has the same machine id or network card, if there is one.
+    /// The device with the same machine id or network card, if there is one.
     pub like: Option<DeviceId>,
 }
 
-/// An operator let a waiting machine in. Stream `device/<id>` of the one that waited.
+/// An operator accepted a pending machine. Stream `device/<id>` of the pending device.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct DeviceEnrollmentAccepted {
-    /// The device that it is from now on, when it is one that was known already.
+    /// The existing device that it became, if any.
     pub replaces: Option<DeviceId>,
 }
 
-/// An operator sent a waiting machine away. Stream `device/<id>`.
+/// An operator rejected a pending machine. Stream `device/<id>`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct DeviceEnrollmentRejected {
-    /// Why, in the operator's words.
+    /// The operator's reason.
     pub reason: Option<String>,
 }
 
-/// A device's keys are worth nothing any more; it stays, with its name and settings, until it
-/// enrolls again. Stream `device/<id>`.
+/// A device's keys were revoked. It keeps its name and settings until it enrolls again. Stream
+/// `device/<id>`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct DeviceRevoked {
-    /// Why, in the operator's words.
+    /// The operator's reason.
     pub reason: Option<String>,
 }
 
-/// A device's keys were bound to it. Stream `device/<id>`.
+/// A device enrolled: its keys were registered. Stream `device/<id>`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct DeviceEnrolled {
-    /// The epoch that begins with this enrollment; higher than any before.
+    /// The epoch that starts with this enrollment; higher than any previous one.
     pub epoch: u64,
     /// The signing key, a COSE_Key.
     #[serde(with = "serde_bytes")]
@@ -85,69 +85,69 @@ pub struct DeviceEnrolled {
     pub nats_key: String,
     /// The enrollment token that was used.
     pub token: Option<TokenId>,
-    /// The host's own name when it enrolled.
+    /// The host name at the enrollment.
     pub hostname: Option<String>,
-    /// SHA-256 of the machine id, under a prefix of muster's own; tells likeness, proves nothing.
+    /// SHA-256 of the machine id, with a prefix; a hint, no proof.
     pub machine: Option<Hash>,
-    /// SHA-256 of each network card's address, under a prefix of muster's own; likewise.
+    /// SHA-256 of each network card's address, with a prefix; a hint, no proof.
     #[serde(default)]
     pub macs: Vec<Hash>,
 }
 
-/// Why a device went on in a new epoch.
+/// Why a device continued in a new epoch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Cause {
-    /// Its branch of the history is not the one in the log.
+    /// Its branch of the history differs from the log's.
     Fork,
-    /// It lost events that the log still misses.
+    /// It lost events that the log does not have.
     HistoryLost,
 }
 
-/// A device may go on in a new epoch, with the same keys. Stream `device/<id>`.
+/// A device was granted a new epoch, with the same keys. Stream `device/<id>`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct DeviceEpochGranted {
     /// The new epoch; `seq` starts at 1.
     pub epoch: u64,
-    /// The epoch that the device was in.
+    /// The previous epoch.
     pub previous: u64,
     /// Why.
     pub cause: Cause,
 }
 
-/// Two branches of one device's history exist: a cloned card, or a restored image.
-/// Stream `device/<id>`.
+/// Two branches of one device's history exist: a copied disk, or a restored image. Stream
+/// `device/<id>`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct DeviceForked {
-    /// The epoch in which the branches part.
+    /// The epoch in which the branches diverge.
     pub epoch: u64,
-    /// The first place at which both branches have an event, and not the same one.
+    /// The first `seq` at which the branches have different events.
     pub seq: u64,
-    /// The hash of the event that the log has there; absent when the log has gone beyond it.
+    /// The hash of the log's event at that `seq`; absent if the log has no record of it.
     pub logged: Option<Hash>,
-    /// The hash of the event that the other branch has there; absent when it has none.
+    /// The hash of the other branch's event at that `seq`; absent if it has none.
     pub other: Option<Hash>,
-    /// The epoch in which the other branch goes on. The same as `epoch` when it does not: it was an
-    /// old copy, with a key that is worth nothing any more.
+    /// The epoch in which the other branch continues. Equal to `epoch` if it does not: it was an old
+    /// copy, with a revoked key.
     pub continues_in: u64,
 }
 
-/// A device has a new name. Stream `device/<id>`.
+/// A device was renamed. Stream `device/<id>`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct DeviceRenamed {
     /// The new name.
     pub name: DeviceName,
-    /// The name before.
+    /// The previous name.
     pub previous: DeviceName,
 }
 
 /// Labels were set or removed. Stream `device/<id>`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct DeviceLabelsChanged {
-    /// Labels that have a new value.
+    /// Labels with a new value.
     #[serde(deserialize_with = "unique_map", default)]
     pub set: Labels,
-    /// Labels that are gone.
+    /// Labels that were removed.
     #[serde(default)]
     pub removed: Vec<LabelKey>,
 }
@@ -155,107 +155,107 @@ pub struct DeviceLabelsChanged {
 /// Config variables were set or removed. Stream `device/<id>`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct DeviceConfigSet {
-    /// Counts the changes of this device's config, from 1.
+    /// Number of changes of this device's config, from 1.
     pub version: u64,
-    /// Variables that have a new value.
+    /// Variables with a new value.
     #[serde(deserialize_with = "unique_map", default)]
     pub set: ConfigVars,
-    /// Variables that are gone.
+    /// Variables that were removed.
     #[serde(default)]
     pub removed: Vec<ConfigKey>,
 }
 
-/// A device works by these config variables now. Stream `device-report/<id>/<epoch>`.
+/// A device applied its config. Stream `device-report/<id>/<epoch>`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct DeviceConfigApplied {
     /// The version of the config.
     pub version: u64,
-    /// Variables that the device knows and could not apply, each with the reason.
+    /// Variables that the device could not apply, each with the reason.
     #[serde(deserialize_with = "unique_map", default)]
     pub errors: BTreeMap<String, String>,
 }
 
-/// The first connection of a device was opened. Stream `device-presence/<id>`.
+/// A device's first connection was opened. Stream `device-presence/<id>`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct DeviceConnected {
-    /// The broker's name of the connection, `<server id>/<client id>`.
+    /// The broker's id of the connection, `<server id>/<client id>`.
     pub connection: String,
-    /// The address that the broker saw.
+    /// The client's address, as seen by the broker.
     pub address: Option<String>,
 }
 
-/// Why a device counts as offline.
+/// Why a device is offline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum DisconnectReason {
     /// The connection was closed.
     Closed,
-    /// Nothing was heard for too long.
+    /// The device was silent for too long.
     Silent,
-    /// The connection was gone when the keeper compared its list with the broker's.
+    /// The broker no longer listed the connection.
     Gone,
 }
 
-/// The last connection of a device was closed. Stream `device-presence/<id>`.
+/// A device's last connection was closed. Stream `device-presence/<id>`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct DeviceDisconnected {
-    /// The connection that was the last one.
+    /// The last connection.
     pub connection: String,
-    /// What the keeper saw.
+    /// The reason that the presence tracker determined.
     pub reason: DisconnectReason,
-    /// What the broker said of it.
+    /// The broker's reason.
     pub detail: Option<String>,
 }
 
-/// A device recorded something that this server cannot read; its place in the device's history is
-/// kept, and so are its signed bytes. Stream `device-report/<id>/<epoch>`.
+/// A device recorded an event that this server cannot decode; its sequence number and signed bytes are
+/// kept. Stream `device-report/<id>/<epoch>`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct DeviceEventUnreadable {
-    /// What the device called it.
+    /// The event type that the device named.
     pub claimed_type: String,
     /// The version that the device named.
     pub claimed_version: u16,
-    /// Why it could not be read.
+    /// Why it could not be decoded.
     pub cause: String,
-    /// The sealed event as it came.
+    /// The signed event as received.
     #[serde(with = "serde_bytes")]
     #[schema(value_type = Vec<u8>)]
     pub bytes: Vec<u8>,
 }
 
-/// Why a part of a device's history cannot be told.
+/// Why a part of a device's history was lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum LossCause {
     /// The outbox was full: these events were never recorded.
     OutboxFull,
-    /// The log asked for events that the device had already let go.
+    /// The log requested events that the device had already deleted.
     Pruned,
-    /// The outbox could not be read.
+    /// The outbox was unreadable.
     Damaged,
 }
 
-/// A device can no longer tell a part of its history. Stream `device-report/<id>/<epoch>`.
+/// A device declared a part of its history as lost. Stream `device-report/<id>/<epoch>`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct DeviceHistoryLost {
     /// Why.
     pub cause: LossCause,
-    /// The epoch of what is missing.
+    /// The epoch of the missing events.
     pub epoch: u64,
-    /// The first missing `seq`; absent for events that were never given one.
+    /// The first missing `seq`; absent for events that never had one.
     pub first_seq: Option<u64>,
     /// The last missing `seq`.
     pub last_seq: Option<u64>,
-    /// How many events are missing, when it is known.
+    /// The number of missing events, if known.
     pub count: Option<u64>,
-    /// When the first of them happened, when it is known.
+    /// The time of the first missing event, if known.
     pub first_time: Option<Timestamp>,
-    /// When the last of them happened, when it is known.
+    /// The time of the last missing event, if known.
     pub last_time: Option<Timestamp>,
 }
 
-/// A device signs with a new key from the next event on. The event itself is sealed by the old
-/// key and holds the new key's agreement. Stream `device-report/<id>/<epoch>`.
+/// A device signs with a new key from the next event on. The event itself is signed by the old
+/// key and contains the new key's proof. Stream `device-report/<id>/<epoch>`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct DeviceKeyRotated {
     /// The new signing key, a COSE_Key.
@@ -268,23 +268,23 @@ pub struct DeviceKeyRotated {
     pub proof: Vec<u8>,
 }
 
-/// A device was deleted; its history stays, its name is free. Stream `device/<id>`.
+/// A device was deleted; its history is kept, its name is free. Stream `device/<id>`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct DeviceDeleted {
-    /// Its name until now.
+    /// Its last name.
     pub name: DeviceName,
 }
 
-/// A name was given to a device. Stream `name/<name>`.
+/// A name was assigned to a device. Stream `name/<name>`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct DeviceNameReserved {
-    /// Who has it.
+    /// The device.
     pub device: DeviceId,
 }
 
-/// A name is free again. Stream `name/<name>`.
+/// A name was released. Stream `name/<name>`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct DeviceNameReleased {
-    /// Who had it.
+    /// The device that had it.
     pub device: DeviceId,
 }

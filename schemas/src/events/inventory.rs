@@ -1,4 +1,4 @@
-//! What a device is made of.
+//! A device's inventory.
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -6,14 +6,14 @@ use utoipa::ToSchema;
 use crate::cose::Hash;
 use crate::timestamp::Timestamp;
 
-/// A device says what it is made of; reported at start and when it changes.
-/// Stream `device-report/<id>/<epoch>`. What a device cannot tell is absent.
+/// A device reported its inventory; at start and after a change. Unknown values are absent. Stream
+/// `device-report/<id>/<epoch>`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(default)]
 pub struct DeviceInventoryReported {
     /// The agent's version.
     pub agent_version: String,
-    /// The host's own name.
+    /// The host name.
     pub hostname: Option<String>,
     /// `ID` of os-release, such as `debian`.
     pub os_id: Option<String>,
@@ -27,27 +27,27 @@ pub struct DeviceInventoryReported {
     pub arch: Option<String>,
     /// The processor's model.
     pub cpu_model: Option<String>,
-    /// Logical processors.
+    /// The number of logical processors.
     pub cpu_cores: Option<u32>,
-    /// Bytes of memory.
+    /// The size of the memory, in bytes.
     pub memory_bytes: Option<u64>,
-    /// SHA-256 of the machine id, under a prefix of muster's own.
+    /// SHA-256 of the machine id, with a prefix.
     pub machine: Option<Hash>,
-    /// Who made the hardware.
+    /// The hardware's vendor.
     pub hardware_vendor: Option<String>,
-    /// What the maker calls it.
+    /// The vendor's product name.
     pub hardware_model: Option<String>,
-    /// The hardware's serial number, where the agent may read it.
+    /// The hardware's serial number, if the agent may read it.
     pub hardware_serial: Option<String>,
-    /// The kind of virtual machine or container, where it is one.
+    /// The kind of virtual machine or container, if any.
     pub virtualization: Option<String>,
     /// Network interfaces, by name.
     pub interfaces: Vec<Interface>,
-    /// When the kernel started.
+    /// The time of the kernel's start.
     pub boot_time: Option<Timestamp>,
     /// The kernel's id of this boot.
     pub boot_id: Option<String>,
-    /// The version of the Docker Engine, where one answers.
+    /// The version of the Docker Engine, if it is running.
     pub docker_version: Option<String>,
     /// The time zone, such as `Europe/Berlin`.
     pub timezone: Option<String>,
@@ -63,6 +63,6 @@ pub struct Interface {
     pub mac: Option<String>,
     /// Its addresses with their prefix length, such as `10.0.0.7/24`.
     pub addresses: Vec<String>,
-    /// Is it up?
+    /// Whether it is up.
     pub up: bool,
 }

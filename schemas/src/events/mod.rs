@@ -1,7 +1,7 @@
-//! The events: past-tense facts, as they stand in the log.
+//! The events: facts, as stored in the log.
 //!
-//! An event has a type name and the version of its shape; both stand beside its bytes in the log.
-//! [`Event::decode`] takes any version that was ever stored and lifts it to today's shape.
+//! An event has a type name and the version of its shape; the log stores both with its bytes.
+//! [`Event::decode`] accepts any version that was ever stored and lifts it to the newest shape.
 
 mod device;
 mod inventory;
@@ -45,20 +45,20 @@ use serde::{Deserialize, Serialize};
 use crate::codec::{self, DecodeError};
 use crate::upcast;
 
-/// Why stored bytes could not be read as an event.
+/// Why stored bytes could not be decoded as an event.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum EventError {
-    /// No such type is known.
+    /// Unknown type.
     #[error("no event has the type '{0}'")]
     UnknownType(String),
-    /// The type is known, this version of it is not.
+    /// Known type, unknown version.
     #[error("version {version} of {kind} is not known here; the newest is {newest}")]
     UnknownVersion {
         /// The type.
         kind: &'static str,
-        /// The version that was met.
+        /// The version found.
         version: u16,
-        /// The newest version that this code knows.
+        /// The newest supported version.
         newest: u16,
     },
     /// The bytes do not have the type's shape.
@@ -66,9 +66,9 @@ pub enum EventError {
     Malformed {
         /// The type.
         kind: &'static str,
-        /// The version that was met.
+        /// The version found.
         version: u16,
-        /// What is wrong with the bytes.
+        /// The decoding error.
         source: DecodeError,
     },
 }
@@ -86,7 +86,7 @@ macro_rules! events {
             /// Every type with the newest version of its shape.
             pub const TYPES: &'static [(&'static str, u16)] = &[$((stringify!($name), $version)),+];
 
-            /// The event's type, as it stands in the log.
+            /// The event's type, as stored in the log.
             #[must_use]
             pub const fn kind(&self) -> &'static str {
                 match self { $( Self::$name(_) => stringify!($name), )+ }
@@ -104,10 +104,10 @@ macro_rules! events {
                 match self { $( Self::$name(event) => codec::encode(event), )+ }
             }
 
-            /// Reads an event of any version that was ever stored.
+            /// Decodes an event of any version that was ever stored.
             ///
             /// # Errors
-            /// When type or version are not known, or the bytes are not of that shape.
+            /// When the type or version is unknown, or the bytes do not have that shape.
             pub fn decode(kind: &str, version: u16, bytes: &[u8]) -> Result<Self, EventError> {
                 match kind {
                     $( stringify!($name) => {
@@ -153,122 +153,122 @@ pub enum Author {
 }
 
 events! {
-    /// An operator, or an enrollment, made a device known.
+    /// A device was registered, by an operator or by an enrollment.
     DeviceRegistered, 2, Server;
-    /// A machine wants to be a device, and waits for an operator.
+    /// A machine requested enrollment, and waits for an operator.
     DeviceEnrollmentRequested, 2, Server;
-    /// An operator let a waiting machine in.
+    /// An operator accepted a pending machine.
     DeviceEnrollmentAccepted, 1, Server;
-    /// An operator sent a waiting machine away.
+    /// An operator rejected a pending machine.
     DeviceEnrollmentRejected, 1, Server;
-    /// A device's keys are worth nothing until it enrolls again.
+    /// A device's keys were revoked until it enrolls again.
     DeviceRevoked, 1, Server;
-    /// A device's keys were bound to it; a new epoch began.
+    /// A device enrolled: its keys were registered, a new epoch started.
     DeviceEnrolled, 2, Server;
-    /// A device may go on in a new epoch.
+    /// A device was granted a new epoch.
     DeviceEpochGranted, 1, Server;
-    /// A device has a new name.
+    /// A device was renamed.
     DeviceRenamed, 1, Server;
     /// Labels were set or removed.
     DeviceLabelsChanged, 2, Server;
     /// Config variables were set or removed.
     DeviceConfigSet, 1, Server;
-    /// A device works by these config variables now.
+    /// A device applied its config.
     DeviceConfigApplied, 1, Device;
-    /// A device says what it is made of.
+    /// A device reported its inventory.
     DeviceInventoryReported, 1, Device;
-    /// The first connection of a device was opened.
+    /// A device's first connection was opened.
     DeviceConnected, 1, Server;
-    /// The last connection of a device was closed.
+    /// A device's last connection was closed.
     DeviceDisconnected, 1, Server;
-    /// A device recorded something that this server cannot read.
+    /// A device recorded an event that this server cannot decode.
     DeviceEventUnreadable, 1, Server;
-    /// A device can no longer tell a part of its history.
+    /// A device declared a part of its history as lost.
     DeviceHistoryLost, 1, Device;
     /// Two branches of one device's history exist.
     DeviceForked, 1, Server;
     /// A device signs with a new key from here on.
     DeviceKeyRotated, 1, Device;
-    /// A device was deleted; its history stays.
+    /// A device was deleted; its history is kept.
     DeviceDeleted, 1, Server;
-    /// A name was given to a device.
+    /// A name was assigned to a device.
     DeviceNameReserved, 1, Server;
-    /// A name is free again.
+    /// A name was released.
     DeviceNameReleased, 1, Server;
-    /// An enrollment token was made.
+    /// An enrollment token was created.
     EnrollmentTokenCreated, 4, Server;
     /// A device enrolled with an enrollment token.
     EnrollmentTokenUsed, 1, Server;
     /// An enrollment token was revoked.
     EnrollmentTokenRevoked, 1, Server;
-    /// An API token was made.
+    /// An API token was created.
     ApiTokenCreated, 1, Server;
     /// An API token was used; recorded at most once an hour.
     ApiTokenUsed, 1, Server;
     /// An API token was revoked.
     ApiTokenRevoked, 1, Server;
-    /// A project was made.
+    /// A project was created.
     ProjectCreated, 1, Server;
-    /// A project is called something else.
+    /// A project was renamed.
     ProjectRenamed, 1, Server;
-    /// A project takes no more changes and devices.
+    /// A project was archived: read-only, no new devices.
     ProjectArchived, 1, Server;
-    /// An archived project is at work again.
+    /// An archived project was restored.
     ProjectRestored, 1, Server;
-    /// A project's metrics are kept for another time.
+    /// The retention of a project's metrics was set.
     ProjectRetentionSet, 1, Server;
-    /// Something was asked of devices.
+    /// An operation was requested.
     OperationRequested, 1, Server;
-    /// No further run of an operation is begun for now.
+    /// An operation was paused: no further run starts.
     OperationPaused, 1, Server;
-    /// Runs of an operation are begun again.
+    /// An operation was resumed.
     OperationResumed, 1, Server;
-    /// No further run of an operation is begun, and those at work are canceled.
+    /// An operation was aborted: no further run starts, running ones are canceled.
     OperationAborted, 1, Server;
-    /// A device has its share of an operation.
+    /// A run of an operation was requested from a device.
     RunRequested, 1, Server;
-    /// The order for a device was signed, and is sent until the device answers.
+    /// A run's order was signed; it is sent until the device responds.
     RunDispatched, 1, Server;
-    /// A run is to be ended.
+    /// Cancellation of a run was requested.
     RunCancelRequested, 1, Server;
-    /// The server no longer waits for a device's word on a run.
+    /// The server closed a run without the device's report.
     RunClosed, 1, Server;
-    /// A device has taken a run.
+    /// A device accepted a run.
     RunAccepted, 1, Device;
-    /// A run's program runs.
+    /// A run's program was started.
     RunStarted, 1, Device;
-    /// A run did what was asked.
+    /// A run succeeded.
     RunSucceeded, 1, Device;
     /// A run's program failed, or could not be started.
     RunFailed, 1, Device;
-    /// A run took longer than it may, and was ended.
+    /// A run exceeded its timeout, and was ended.
     RunTimedOut, 1, Device;
-    /// A run was ended because somebody asked for it.
+    /// A run was canceled.
     RunCanceled, 1, Device;
-    /// The agent was gone while the run was at work; its end is not known.
+    /// The agent stopped while the run was in progress; its end is unknown.
     RunInterrupted, 1, Device;
-    /// A device refuses a run; nothing was done.
+    /// A device rejected a run; nothing was done.
     RunRejected, 1, Device;
-    /// An order came too late; nothing was done.
+    /// An order arrived too late; nothing was done.
     RunExpired, 1, Device;
-    /// A file that a device has sent is not kept any more.
+    /// A stored file was erased.
     UploadErased, 1, Server;
-    /// The server cannot keep what a device sends.
+    /// The server cannot store a file that a device sends.
     UploadStalled, 1, Server;
-    /// Somebody made a link by which a file can be downloaded.
+    /// A download link for a file was created.
     DownloadLinkMade, 1, Server;
-    /// Somebody wants a shell, or a connection, on a device.
+    /// A shell, a connection or a file transfer was requested.
     SessionRequested, 1, Server;
-    /// Somebody attaches to a session.
+    /// A client attached to a session.
     SessionAttached, 1, Server;
-    /// Somebody is not attached to a session any more.
+    /// A client detached from a session.
     SessionDetached, 1, Server;
-    /// A device did not open a session, or a connection.
+    /// A device refused a session.
     SessionRefused, 1, Server;
     /// A piece of a session's recording.
     SessionRecorded, 1, Server;
-    /// A session, or a connection, is over.
+    /// A session ended.
     SessionEnded, 1, Server;
-    /// A shell has ended on its device.
+    /// A shell ended on its device.
     ShellEnded, 1, Device;
 }

@@ -1,9 +1,9 @@
-//! Operations and runs: what was asked of devices, and what became of it on each of them.
+//! Operations and runs: requests to devices, and their results.
 //!
-//! An operation is the request with its targets; a run is one device's share of it, named by the
-//! operation and the device. What operators and the dispatcher decide about a run stands in the
-//! stream `run/<operation>/<device>`; what the device says of it, in the device's own reports,
-//! signed. A device's word is always a fact: it replaces what the server had to assume.
+//! An operation is the request with its targets; a run is one device's part of it, named by the
+//! operation and the device. Decisions of operators and the dispatcher on a run are in the stream
+//! `run/<operation>/<device>`; the device's signed reports of it are in the device's own stream. A
+//! device's report is always a fact: it replaces what the server had to assume.
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -12,92 +12,92 @@ use crate::cose::Hash;
 use crate::ids::OperationId;
 use crate::timestamp::Timestamp;
 
-/// What is run: a program with its arguments, or a line for the device's shell.
+/// The command: a program with its arguments, or a line for the device's shell.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Program {
-    /// The program and its arguments; no shell sees them. The first one is looked up in `PATH`.
+    /// The program and its arguments, without a shell. The first one is looked up in `PATH`.
     Argv(Vec<String>),
     /// A line for `/bin/sh -c`.
     Shell(String),
 }
 
-/// A program to be run.
+/// A program to run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Exec {
-    /// What is run.
+    /// The command.
     pub program: Program,
-    /// The folder that it starts in; the user's home when absent.
+    /// The working directory; the user's home when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cwd: Option<String>,
-    /// The user that it runs as; the agent's own when absent.
+    /// The user; the agent's own when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user: Option<String>,
-    /// The names of the environment variables that are set for it; their values are private.
+    /// The names of its environment variables; their values are private.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub env: Vec<String>,
-    /// It may outlive its timeout: the run ends as soon as the program was started.
+    /// Whether it may outlive its timeout: the run ends as soon as the program has started.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub background: bool,
 }
 
-/// A file, or a folder, that is pulled to the server and kept there.
+/// A file, or a folder, to upload to the server and store there.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Upload {
-    /// Which: absolute, or from the home of the agent's user on. A folder becomes a tar archive,
+    /// The path: absolute, or relative to the home of the agent's user. A folder becomes a tar archive,
     /// compressed by gzip.
     pub path: String,
-    /// The device removes the file once the server has all of it. Not for folders.
+    /// Whether the device removes the file when the server has all of it. Not for folders.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub remove_source: bool,
-    /// What was stored before from the same path of the same device is erased once this is stored.
+    /// Whether the stored file of the same path and device is erased when this one is stored.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub replace: bool,
-    /// The stored copy is erased so many seconds after it was stored; never when absent.
+    /// Seconds after which the stored copy is erased; never when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub keep_seconds: Option<u32>,
-    /// More bytes are not taken; [`crate::wire::USUAL_UPLOAD_BYTES`] when absent.
+    /// Maximum size, in bytes; [`crate::wire::USUAL_UPLOAD_BYTES`] when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_bytes: Option<u64>,
-    /// Sent no faster than this, in bytes per second; as fast as it goes when absent.
+    /// Maximum rate, in bytes per second; unlimited when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bytes_per_second: Option<u64>,
 }
 
 impl Upload {
-    /// How many bytes are taken at most.
+    /// Maximum size, in bytes.
     #[must_use]
     pub fn limit(&self) -> u64 {
         self.max_bytes.unwrap_or(crate::wire::USUAL_UPLOAD_BYTES)
     }
 }
 
-/// What is to be done on a device.
+/// The action of an operation.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Action {
     /// Run a program.
     Exec(Exec),
-    /// End the agent, so that its supervisor starts it again.
+    /// End the agent, so that its supervisor restarts it.
     RestartAgent,
     /// Restart the machine.
     Reboot,
-    /// Collect what helps to find a fault; its output is a tar archive, compressed by gzip.
+    /// Collect information for troubleshooting; its output is a tar archive, compressed by gzip.
     Diagnostics,
-    /// Log more or less for a while.
+    /// Change the log level.
     LogLevel {
         /// `error`, `warn`, `info`, `debug` or `trace`.
         level: String,
-        /// Seconds after which the level is what the config says again; for good when absent.
+        /// Seconds after which the level is that of the config again; permanent when absent.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         seconds: Option<u32>,
     },
-    /// Pull a file to the server.
+    /// Upload a file to the server.
     Upload(Upload),
 }
 
 impl Action {
-    /// Its name, as it stands in policies and lists.
+    /// Its name, as in policies and lists.
     #[must_use]
     pub const fn name(&self) -> &'static str {
         match self {
@@ -111,46 +111,46 @@ impl Action {
     }
 }
 
-/// Bytes that an event does not hold, because they are private: environment values and standard
-/// input. They are kept as a blob, which can be erased, and sent to the device beside the order.
+/// Bytes that are not in an event because they are private: environment values and standard
+/// input. They are stored as a blob, which can be erased, and sent to the device with the order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct PrivatePart {
-    /// SHA-256 of the bytes; they begin with a random salt.
+    /// SHA-256 of the bytes, which start with a random salt.
     pub hash: Hash,
-    /// How many bytes they are.
+    /// Their size.
     pub bytes: u64,
-    /// How many of them are standard input.
+    /// The number of bytes of standard input in them.
     pub stdin_bytes: u64,
 }
 
-/// Something was asked of devices. Stream `operation/<id>`.
+/// An operation was requested. Stream `operation/<id>`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct OperationRequested {
-    /// What is to be done.
+    /// The action.
     pub action: Action,
-    /// Which devices were meant, in the words of whoever asked: names, ids, a selector.
+    /// The requested devices, as in the request: names, ids, a selector.
     pub target: String,
-    /// How many devices that was.
+    /// The number of devices.
     pub devices: u64,
-    /// What is private of it.
+    /// The private part.
     #[serde(default)]
     pub private: Option<PrivatePart>,
-    /// A run that takes longer is ended, in milliseconds.
+    /// Timeout of a run, in milliseconds.
     pub timeout_ms: u64,
-    /// A run that no device has begun by then has expired.
+    /// Time after which a run that no device has started has expired.
     pub expires_at: Timestamp,
-    /// How many devices work at it at once, at most.
+    /// Maximum number of devices that run it concurrently.
     pub at_once: u32,
-    /// After so many runs that did not succeed no further one is begun; never when absent.
+    /// Number of unsuccessful runs after which no further one is started; unlimited when absent.
     #[serde(default)]
     pub stop_after: Option<u32>,
 }
 
-/// No further run is begun for now. Stream `operation/<id>`.
+/// An operation was paused: no further run starts. Stream `operation/<id>`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct OperationPaused {}
 
-/// Runs are begun again. Stream `operation/<id>`.
+/// An operation was resumed. Stream `operation/<id>`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct OperationResumed {}
 
@@ -158,28 +158,28 @@ pub struct OperationResumed {}
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum AbortCause {
-    /// Somebody asked for it.
+    /// An operator requested it.
     Asked,
-    /// As many runs as the operation allows did not succeed.
+    /// The number of unsuccessful runs reached the operation's limit.
     Failures,
 }
 
-/// No further run is begun; those at work are canceled. Stream `operation/<id>`.
+/// An operation was aborted: no further run starts, running ones are canceled. Stream `operation/<id>`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct OperationAborted {
     /// Why.
     pub cause: AbortCause,
 }
 
-/// A device has its share of an operation. Stream `run/<operation>/<device>`.
+/// A run was requested from a device. Stream `run/<operation>/<device>`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct RunRequested {}
 
-/// The order for a device was signed, and is sent until the device answers. Stream
+/// A run's order was signed; it is sent until the device responds. Stream
 /// `run/<operation>/<device>`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct RunDispatched {
-    /// The epoch of the device that the order is for.
+    /// The device's epoch that the order is for.
     pub epoch: u64,
     /// The order: COSE_Sign1 of kind `run` by the project's operation key.
     #[serde(with = "serde_bytes")]
@@ -187,45 +187,45 @@ pub struct RunDispatched {
     pub order: Vec<u8>,
 }
 
-/// A run is to be ended. Stream `run/<operation>/<device>`.
+/// Cancellation of a run was requested. Stream `run/<operation>/<device>`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct RunCancelRequested {}
 
-/// What a run ended as, as far as the server can tell.
+/// The result of a run, as far as the server can determine it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ClosedState {
-    /// No device took it in time.
+    /// No device accepted it in time.
     Expired,
-    /// The device took it and said nothing more in time.
+    /// The device accepted it and did not report its end in time.
     TimedOut,
-    /// It was canceled before a device took it.
+    /// It was canceled before a device accepted it.
     Canceled,
-    /// The device is gone for good.
+    /// The device was deleted or revoked.
     Unknown,
 }
 
-/// The server no longer waits for a device's word on a run; one that comes later counts all the
-/// same. Stream `run/<operation>/<device>`.
+/// The server closed a run without the device's report; a later report still counts. Stream
+/// `run/<operation>/<device>`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct RunClosed {
-    /// What it counts as.
+    /// The assumed result.
     pub state: ClosedState,
-    /// Why, in words.
+    /// The reason, as text.
     pub reason: String,
 }
 
-/// The device has written the run into its journal: from here on it happens once, and its end is
-/// reported. In the device's reports.
+/// The device has journaled the run: from here on it runs once, and its end is reported. In the
+/// device's reports.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct RunAccepted {
     /// The operation.
     pub operation: OperationId,
-    /// SHA-256 of the order that was taken.
+    /// SHA-256 of the accepted order.
     pub order: Hash,
 }
 
-/// The program runs. In the device's reports.
+/// The program was started. In the device's reports.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct RunStarted {
     /// The operation.
@@ -233,50 +233,50 @@ pub struct RunStarted {
     /// The process, which leads a process group of its own.
     #[serde(default)]
     pub pid: Option<u32>,
-    /// The user that it runs as.
+    /// The user it runs as.
     #[serde(default)]
     pub user: Option<String>,
 }
 
-/// What a program wrote to one of its outputs.
+/// The output of a program on one stream.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct OutputSummary {
-    /// How many bytes it wrote.
+    /// The number of bytes written.
     pub bytes: u64,
-    /// How many of them are kept: the first ones. The rest was cut.
+    /// The number of bytes stored: the first ones.
     pub kept: u64,
-    /// SHA-256 of a salt, which is kept beside the output, and the kept bytes; absent when nothing
-    /// is kept.
+    /// SHA-256 of a salt, which is stored with the output, and the stored bytes; absent when nothing is
+    /// stored.
     #[serde(default)]
     pub hash: Option<Hash>,
 }
 
-/// A file that the server has whole.
+/// A file that the server has completely.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct FileSummary {
-    /// What it is called: the last part of its path, with `.tar.gz` behind for a folder.
+    /// Its name: the last part of its path, with the suffix `.tar.gz` for a folder.
     pub name: String,
-    /// How many bytes it is.
+    /// Its size in bytes.
     pub bytes: u64,
-    /// SHA-256 of a salt, which is kept beside the file, and the bytes.
+    /// SHA-256 of a salt, which is stored with the file, and the bytes.
     pub hash: Hash,
-    /// Is it the archive of a folder?
+    /// Whether it is the archive of a folder.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub is_folder: bool,
 }
 
-/// How a run went.
+/// The report of a run's end.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct RunReport {
     /// The operation.
     pub operation: OperationId,
-    /// The exit code, when the program ended by itself.
+    /// The exit code, unless a signal ended the program.
     #[serde(default)]
     pub exit_code: Option<i32>,
     /// The signal that ended it.
     #[serde(default)]
     pub signal: Option<i32>,
-    /// What kept it from starting, or what is known of its end, in words.
+    /// Why it could not be started, or details of its end, as text.
     #[serde(default)]
     pub problem: Option<String>,
     /// When the program started, by the device's clock.
@@ -291,7 +291,7 @@ pub struct RunReport {
     /// CPU time in the kernel, in microseconds.
     #[serde(default)]
     pub system_us: u64,
-    /// The most memory that one of its processes had, in bytes.
+    /// The largest memory of one of its processes, in bytes.
     #[serde(default)]
     pub peak_memory: u64,
     /// Standard output.
@@ -300,12 +300,12 @@ pub struct RunReport {
     /// Standard error.
     #[serde(default)]
     pub stderr: OutputSummary,
-    /// The file, of an upload that was stored.
+    /// The file of a completed upload.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub file: Option<FileSummary>,
 }
 
-/// The run did what was asked: its program ended with 0. In the device's reports.
+/// The run succeeded: its program ended with 0. In the device's reports.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct RunSucceeded(pub RunReport);
 
@@ -314,47 +314,47 @@ pub struct RunSucceeded(pub RunReport);
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct RunFailed(pub RunReport);
 
-/// The run took longer than it may, and was ended. In the device's reports.
+/// The run exceeded its timeout, and was ended. In the device's reports.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct RunTimedOut(pub RunReport);
 
-/// The run was ended because somebody asked for it. In the device's reports.
+/// The run was canceled. In the device's reports.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct RunCanceled(pub RunReport);
 
-/// The agent was gone while the run was at work; what became of the program is not known. In the
+/// The agent stopped while the run was in progress; the program's result is unknown. In the
 /// device's reports.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct RunInterrupted(pub RunReport);
 
-/// Why a device refuses a run.
+/// Why a device rejects a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum RefusalCause {
     /// The policy file on the device forbids it.
     Policy,
-    /// It cannot be done as asked: no such user, a NUL in an argument, no such folder.
+    /// It is invalid: no such user, a NUL in an argument, no such folder.
     Invalid,
-    /// The private part did not come, or is not the one that was signed.
+    /// The private part is missing, or is not the signed one.
     PrivatePart,
-    /// The device has as many runs waiting as it takes.
+    /// The device's queue of runs is full.
     Busy,
-    /// This agent does not know how to do it.
+    /// This agent does not support the action.
     Unsupported,
 }
 
-/// The device refuses the run; nothing was done. In the device's reports.
+/// The device rejected the run; nothing was done. In the device's reports.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct RunRejected {
     /// The operation.
     pub operation: OperationId,
     /// Why.
     pub cause: RefusalCause,
-    /// Why, in words: what was refused, by which rule, and where that rule stands.
+    /// The reason, as text: what was refused, by which rule, in which file.
     pub reason: String,
 }
 
-/// The order came too late, by the server's time; nothing was done. In the device's reports.
+/// The order arrived after its expiry, by the server's time; nothing was done. In the device's reports.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct RunExpired {
     /// The operation.

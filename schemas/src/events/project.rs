@@ -1,4 +1,4 @@
-//! What happens to projects. These facts stand in the log `system`.
+//! Events of projects. They are in the log `system`.
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -6,35 +6,35 @@ use utoipa::ToSchema;
 use crate::names::ProjectTitle;
 use crate::retention::Retention;
 
-/// A project was made. Its id is the name of the stream.
+/// A project was created. Its id is the stream's name.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ProjectCreated {
-    /// What people call it.
+    /// The display name.
     pub title: ProjectTitle,
 }
 
-/// A project is called something else now.
+/// A project was renamed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ProjectRenamed {
-    /// What people call it now.
+    /// The new display name.
     pub title: ProjectTitle,
-    /// What they called it before.
+    /// The previous display name.
     pub previous: ProjectTitle,
 }
 
-/// A project takes no more changes and no more devices; all of it can still be read.
+/// A project was archived: read-only, no new devices.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ProjectArchived {}
 
-/// An archived project is at work again.
+/// An archived project was restored.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ProjectRestored {}
 
-/// A project's metrics are kept for another time from now on.
+/// The retention of a project's metrics was set.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ProjectRetentionSet {
-    /// How long they are kept now.
+    /// The new retention.
     pub retention: Retention,
-    /// How long they were kept before.
+    /// The previous retention.
     pub previous: Retention,
 }

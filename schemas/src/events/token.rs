@@ -1,4 +1,4 @@
-//! What happens to tokens: those that let a device enroll, and those that let a client ask.
+//! Events of tokens: enrollment tokens of devices, and API tokens of clients.
 //!
 //! The secrets are never in an event, only their SHA-256: they are 256 random bits, so a slow hash
 //! would add nothing.
@@ -16,7 +16,7 @@ use crate::ids::DeviceId;
 use crate::names::{ConfigVars, LabelKey, Labels, TokenName};
 use crate::timestamp::Timestamp;
 
-/// What the bearer of an API token may do.
+/// The role of an API token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Role {
@@ -49,7 +49,7 @@ impl fmt::Display for Role {
     }
 }
 
-/// The text names no role.
+/// The text is not a role.
 #[derive(Debug, thiserror::Error)]
 #[error("'{0}' is not a role; use viewer, operator, admin or auditor")]
 pub struct InvalidRole(String);
@@ -64,29 +64,29 @@ impl FromStr for Role {
     }
 }
 
-/// An enrollment token was made. Stream `token/<id>`.
+/// An enrollment token was created. Stream `token/<id>`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct EnrollmentTokenCreated {
-    /// What people call it.
+    /// The display name.
     pub name: TokenName,
     /// SHA-256 of the secret.
     pub secret: Hash,
-    /// When it stops working.
+    /// The expiry.
     pub expires_at: Timestamp,
-    /// How many devices may enroll with it.
+    /// Maximum number of devices that may enroll with it.
     pub uses: u32,
-    /// The labels that a device gets when it enrolls with it.
+    /// The labels of a device that enrolls with it.
     #[serde(deserialize_with = "unique_map", default)]
     pub labels: Labels,
-    /// The only device that may enroll with it, when it was made for one.
+    /// The only device that may enroll with it, if it was created for one.
     pub device: Option<DeviceId>,
-    /// Does an operator have to accept each device that comes with it?
+    /// Whether an operator must accept each device that enrolls with it.
     #[serde(default)]
     pub approval: bool,
-    /// The config variables that a new device starts with.
+    /// The initial config variables of a new device.
     #[serde(deserialize_with = "unique_map", default, skip_serializing_if = "BTreeMap::is_empty")]
     pub config: ConfigVars,
-    /// Keys of the labels that a machine may bring itself; none when empty.
+    /// Keys of the labels that a machine may bring; none when empty.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub allow_labels: BTreeSet<LabelKey>,
 }
@@ -102,16 +102,16 @@ pub struct EnrollmentTokenUsed {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct EnrollmentTokenRevoked {}
 
-/// An API token was made. Stream `token/<id>`.
+/// An API token was created. Stream `token/<id>`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ApiTokenCreated {
-    /// What people call it.
+    /// The display name.
     pub name: TokenName,
     /// SHA-256 of the secret.
     pub secret: Hash,
-    /// What its bearer may do.
+    /// Its role.
     pub role: Role,
-    /// When it stops working; absent when it does not.
+    /// The expiry; unlimited when absent.
     pub expires_at: Option<Timestamp>,
 }
 

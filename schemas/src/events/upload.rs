@@ -1,6 +1,6 @@
-//! What becomes of the files that devices have sent: kept, handed out, erased.
+//! Events of uploaded files: stored, shared, erased.
 //!
-//! All of it stands in the stream of the run that brought the file, `run/<operation>/<device>`.
+//! All of them are in the stream of the run that uploaded the file, `run/<operation>/<device>`.
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -12,15 +12,15 @@ use crate::timestamp::Timestamp;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum EraseCause {
-    /// Somebody asked for it.
+    /// An operator deleted it.
     Asked,
-    /// It was kept for as long as was asked.
+    /// Its retention expired.
     Kept,
     /// A later upload of the same path was stored.
     Replaced,
 }
 
-/// A file is not kept any more, or, when it is not here yet, not taken. Stream
+/// A stored file was erased, or an incomplete one is no longer accepted. Stream
 /// `run/<operation>/<device>`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct UploadErased {
@@ -28,17 +28,17 @@ pub struct UploadErased {
     pub cause: EraseCause,
 }
 
-/// The server cannot keep what a device sends; the device tries again until it can. Recorded once
-/// for each place where it stops. Stream `run/<operation>/<device>`.
+/// The server cannot store a file that a device sends; the device retries. Recorded once for each
+/// offset at which it stalls. Stream `run/<operation>/<device>`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct UploadStalled {
-    /// How many bytes the server has.
+    /// The number of bytes that the server has.
     pub bytes: u64,
-    /// Why, in words.
+    /// The reason, as text.
     pub reason: String,
 }
 
-/// Whoever has the link may download the file until it expires. Stream `run/<operation>/<device>`.
+/// A download link for a file was created, valid until it expires. Stream `run/<operation>/<device>`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct DownloadLinkMade {
     /// SHA-256 of the link's secret.

@@ -1,8 +1,8 @@
-//! Channels: sealed streams of bytes between a server and an agent.
+//! Channels: encrypted byte streams between a server and an agent.
 //!
-//! The server opens one by a [`ChannelOpen`] on `.cmd` (kind `open`); the device answers with a
-//! [`ChannelAnswer`] (kind `opened`), which is the first message on `.ch.<channel>.up`. Both hold an
-//! X25519 key made for this channel alone. What follows on `.up` and `.down` is ciphertext.
+//! The server opens one by a [`ChannelOpen`] on `.cmd` (kind `open`); the device responds with a
+//! [`ChannelAnswer`] (kind `opened`), which is the first message on `.ch.<channel>.up`. Both contain
+//! an X25519 key generated for this channel. Later messages on `.up` and `.down` are ciphertext.
 
 use serde::{Deserialize, Serialize};
 
@@ -19,43 +19,43 @@ pub struct TerminalSize {
     pub rows: u16,
 }
 
-/// What a file that is being written is called until it is whole: its name, and this.
+/// Suffix of the name of an incomplete file.
 pub const FILE_PART_SUFFIX: &str = ".muster-part";
-/// The most bytes of one read or write of files.
+/// Maximum size of one read or write of a file, in bytes.
 pub const MAX_SFTP_IO_BYTES: u32 = 128 * 1024;
-/// The most bytes of a file that are hashed by one request.
+/// Maximum number of bytes of a file that one request hashes.
 pub const MAX_SFTP_HASH_BYTES: u64 = 64 << 20;
-/// The name of an extension of SFTP: the SHA-256 of a part of an open file. Asked with the handle
-/// (a string), an offset and a length (each eight bytes, big-endian); answered with how many bytes
-/// there are of it (the same) and the 32 bytes of the hash.
+/// Name of an SFTP extension: the SHA-256 of a part of an open file. The request has the handle (a
+/// string), an offset and a length (each eight bytes, big-endian); the response the number of bytes
+/// (the same) and the 32 bytes of the hash.
 pub const SFTP_SHA256: &str = "muster-sha256";
 
-/// What a channel is for.
+/// The purpose of a channel.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Purpose {
-    /// A new shell session, and this channel attached to it.
+    /// A new shell session, with this channel attached to it.
     Shell {
         /// The session's id.
         session: SessionId,
         /// The user that the shell runs as; the agent's own when absent.
         #[serde(default)]
         user: Option<String>,
-        /// A line for the shell, in place of an interactive one.
+        /// A line for the shell, instead of an interactive one.
         #[serde(default)]
         command: Option<String>,
         /// The terminal's name, for `TERM`.
         term: String,
         /// The terminal's size.
         size: TerminalSize,
-        /// How long the session stays when nobody is attached, in seconds.
+        /// Time for which the session is kept without a client, in seconds.
         grace_seconds: u32,
     },
-    /// A session that is there already.
+    /// An existing session.
     Attach {
         /// The session's id.
         session: SessionId,
-        /// Look on: no input, no resizing.
+        /// Only watch: no input, no resizing.
         watch: bool,
         /// The terminal's size.
         size: TerminalSize,
@@ -67,69 +67,69 @@ pub enum Purpose {
     },
     /// A TCP connection from the device.
     Tcp {
-        /// The host, as the device knows it.
+        /// The host, as the device resolves it.
         host: String,
         /// The port.
         port: u16,
     },
     /// Files of the device, by SFTP (version 3).
     Files {
-        /// What it is about: a file, or a folder with all that is in it. Nothing else is reached.
+        /// The path: a file, or a folder with its contents. Nothing else is accessible.
         path: String,
-        /// Are they to be changed?
+        /// Whether they may be modified.
         write: bool,
     },
 }
 
-/// Open a channel; sealed by the operation key, kind `open`.
+/// Opens a channel; signed by the operation key, kind `open`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ChannelOpen {
-    /// The project that the device belongs to.
+    /// The device's project.
     pub project: ProjectId,
     /// The device.
     pub device: DeviceId,
-    /// The epoch that the device is in.
+    /// The device's epoch.
     pub epoch: u64,
-    /// The channel. Opened once, whatever comes again.
+    /// The channel. It is opened once, even if the message is repeated.
     pub channel: ChannelId,
     /// When it was signed, by the server's clock.
     pub issued_at: Timestamp,
-    /// Not to be opened after this, by the server's clock.
+    /// The expiry, by the server's clock.
     pub expires_at: Timestamp,
-    /// Who asked: `token:<id>`.
+    /// The actor: `token:<id>`.
     pub actor: String,
     /// The server's X25519 key for this channel.
     #[serde(with = "serde_bytes")]
     pub key: Vec<u8>,
-    /// What it is for.
+    /// The purpose.
     pub purpose: Purpose,
 }
 
-/// The answer to a [`ChannelOpen`]; sealed by the device's signing key, kind `opened`.
+/// The response to a [`ChannelOpen`]; signed by the device's signing key, kind `opened`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ChannelAnswer {
     /// The channel.
     pub channel: ChannelId,
-    /// SHA-256 of the sealed open that this answers.
+    /// SHA-256 of the signed open.
     pub open: Hash,
-    /// The device's X25519 key for this channel; empty when it refuses.
+    /// The device's X25519 key for this channel; empty if it refuses.
     #[serde(with = "serde_bytes")]
     pub key: Vec<u8>,
-    /// Why it refuses.
+    /// The reason of a refusal.
     #[serde(default)]
     pub refused: Option<ChannelRefusal>,
-    /// Does the device take what the first agents did not: messages of more than 32 KiB, packed data,
-    /// and a window that grows?
+    /// Whether the device supports what the first agents did not: messages of more than 32 KiB,
+    /// compressed data, and a window that grows.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub wide: bool,
 }
 
-/// Why a device does not open a channel.
+/// Why a device refuses a channel.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ChannelRefusal {
-    /// Of which kind.
+    /// The kind.
     pub cause: ChannelRefusalCause,
-    /// In words.
+    /// The reason, as text.
     pub reason: String,
 }
 
@@ -143,12 +143,12 @@ pub const MAX_DEVICE_CHANNELS: usize = 128;
 pub enum ChannelRefusalCause {
     /// The policy file on the device forbids it.
     Policy,
-    /// It cannot be done as asked: no such user, no such session.
+    /// It is invalid: no such user, no such session.
     Invalid,
-    /// As many channels or sessions are open as the device takes.
+    /// The limit of channels or sessions is reached.
     Busy,
-    /// It was tried and did not work: a connection was refused, a shell could not be started.
+    /// It failed: a connection was refused, a shell could not be started.
     Failed,
-    /// This agent does not know how to do it.
+    /// This agent does not support it.
     Unsupported,
 }

@@ -1,7 +1,6 @@
-//! Joining, and coming back: the two endpoints that a device reaches over HTTPS.
+//! Enrollment and credentials: the two endpoints that a device uses over HTTPS.
 //!
-//! The JSON bodies carry sealed CBOR in unpadded base64url, so that what was signed is what is
-//! checked.
+//! The JSON bodies contain signed CBOR in unpadded base64url, so that the signed bytes are verified.
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -21,81 +20,80 @@ pub struct EnrollRequest {
     pub request: String,
     /// Signature of the NATS user key over the bytes of `request` (decoded); base64url.
     pub nats_proof: String,
-    /// COSE_Sign1 of kind `continue` by the signing key that the device has had until now, over
-    /// a continue proof; base64url. Whoever sends it goes on as that
-    /// device, with its name, labels, config and history.
+    /// COSE_Sign1 of kind `continue` by the device's previous signing key, over a continue proof;
+    /// base64url. The sender continues as that device, with its name, labels, config and history.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub previous: Option<String>,
 }
 
-/// What a device signs with the key that it has had, to go on as the same device. CBOR.
+/// Proof by the previous key, to continue as the same device. CBOR.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ContinueProof {
-    /// The project that the device belongs to.
+    /// The device's project.
     pub project: ProjectId,
     /// The device.
     pub device: DeviceId,
-    /// SHA-256 of the sealed enroll proof that goes with this.
+    /// SHA-256 of the signed enroll proof.
     pub request: Hash,
 }
 
-/// What a device signs with its new signing key to enroll. CBOR.
+/// Proof by the new signing key, to enroll. CBOR.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EnrollProof {
     /// The enrollment token, whole.
     pub token: String,
-    /// The new signing key, a COSE_Key; it seals this message.
+    /// The new signing key, a COSE_Key; it signs this message.
     #[serde(with = "serde_bytes")]
     pub signing_key: Vec<u8>,
     /// The new NATS user key, `U…`.
     pub nats_key: String,
-    /// The name that the device would like; made from its host name when absent.
+    /// The requested name; derived from the host name when absent.
     pub name: Option<DeviceName>,
-    /// Labels that the device brings along, as far as the token allows them; those of the token win.
+    /// Labels of the device, as far as the token allows them; the token's own labels take precedence.
     #[serde(deserialize_with = "unique_map", default)]
     pub labels: Labels,
-    /// The host's own name.
+    /// The host name.
     pub hostname: Option<String>,
-    /// SHA-256 of the machine id, under a prefix of muster's own.
+    /// SHA-256 of the machine id, with a prefix.
     pub machine: Option<Hash>,
-    /// SHA-256 of each network card's address, under a prefix of muster's own; at most 16 count.
+    /// SHA-256 of each network card's address, with a prefix; at most 16 are used.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub macs: Vec<Hash>,
-    /// Random; makes a lost answer safe to ask for again: the same nonce gets the same device.
+    /// Random; makes a repeated request safe: the same nonce gets the same device.
     pub nonce: Uuid,
 }
 
-/// Answer of `POST /api/v1/device/enroll`.
+/// Response of `POST /api/v1/device/enroll`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct EnrollResponse {
-    /// The project that the device joined.
+    /// The device's project.
     pub project: ProjectId,
     /// The device's id.
     pub device: DeviceId,
     /// The device's name.
     pub name: DeviceName,
-    /// The epoch that begins; `seq` starts at 1.
+    /// The epoch that starts; `seq` starts at 1.
     pub epoch: u64,
     /// The project's operation key, a COSE_Key; base64url. The device pins it.
     pub operation_key: String,
-    /// How to reach the broker.
+    /// Credentials for the broker.
     pub credentials: CredentialsResponse,
-    /// Labels that the device brought and its token does not allow, by key.
+    /// Keys of labels that the device sent and its token does not allow.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub dropped_labels: Vec<LabelKey>,
 }
 
-/// Answer of `POST /api/v1/device/enroll` while an operator has to decide: the same request, sent
-/// again now and then, gets the verdict.
+/// Response of `POST /api/v1/device/enroll` while an operator must decide: the same request, sent
+/// again at intervals, gets the decision.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct EnrollWaiting {
     /// The project.
     pub project: ProjectId,
-    /// The id under which it waits.
+    /// The id of the pending device.
     pub device: DeviceId,
-    /// The name under which it waits.
+    /// The name of the pending device.
     pub name: DeviceName,
-    /// Ask again after this many seconds.
+    /// Seconds until the next attempt.
     pub retry_after: u32,
 }
 
@@ -103,16 +101,16 @@ pub struct EnrollWaiting {
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NonceRequest {
-    /// The project that the device belongs to.
+    /// The device's project.
     pub project: ProjectId,
     /// The device.
     pub device: DeviceId,
 }
 
-/// Answer of `POST /api/v1/device/nonce`.
+/// Response of `POST /api/v1/device/nonce`.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct NonceResponse {
-    /// To be signed; good for two minutes, for this device.
+    /// To be signed; valid for two minutes, for this device.
     pub nonce: String,
     /// The server's clock.
     pub server_time: Timestamp,
@@ -126,26 +124,26 @@ pub struct CredentialsRequest {
     pub request: String,
 }
 
-/// What a device signs with its signing key to get fresh broker credentials. CBOR.
+/// Proof by the signing key, to get new broker credentials. CBOR.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CredentialsProof {
-    /// The project that the device belongs to.
+    /// The device's project.
     pub project: ProjectId,
     /// The device.
     pub device: DeviceId,
-    /// The nonce that the server gave.
+    /// The server's nonce.
     pub nonce: String,
 }
 
-/// How to reach the broker, and until when.
+/// Credentials for the broker.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct CredentialsResponse {
     /// The NATS user JWT.
     pub jwt: String,
-    /// When the JWT stops working, by the server's clock.
+    /// The JWT's expiry, by the server's clock.
     pub expires_at: Timestamp,
     /// The broker's addresses, such as `tls://muster.example:4222`. An unspecified host
-    /// (`0.0.0.0`) means the host that answered this request.
+    /// (`0.0.0.0`) means the host that sent this response.
     pub servers: Vec<String>,
     /// The server's clock.
     pub server_time: Timestamp,

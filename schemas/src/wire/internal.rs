@@ -1,4 +1,4 @@
-//! What servers say to each other over the broker; devices can neither say nor hear it.
+//! Messages between server roles over the broker; devices can neither publish nor receive them.
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -7,21 +7,21 @@ use super::OutputStream;
 use crate::Hash;
 use crate::ids::{DeviceId, OperationId, ProjectId};
 
-/// A request to the query role: which devices does a selector mean now? Answered by a
-/// [`TargetsAnswer`], sealed by the key that command has handed to query: whoever has the broker, and
-/// nothing else, does not choose the devices that an order is for.
+/// A request to the query role to resolve a selector. The response is a [`TargetsAnswer`], signed by
+/// the key that command has given to query: an intruder who has only the broker cannot choose the
+/// devices of an order.
 pub const TARGETS_SUBJECT: &str = "svc.targets";
 
-/// The subject on which command says that it has more of a run's output.
+/// The subject on which command reports new output of a run.
 #[must_use]
 pub fn output_subject(project: &ProjectId, operation: OperationId, device: DeviceId) -> String {
     format!("svc.output.{project}.{operation}.{device}")
 }
 
-/// The subject on which followers of output report how far they have read: [`OutputRead`].
+/// The subject on which followers of output report their offset: [`OutputRead`].
 pub const OUTPUT_READ_SUBJECT: &str = "svc.output-read";
 
-/// How far a follower has read an output.
+/// A follower's offset in an output.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OutputRead {
     /// The project.
@@ -30,48 +30,48 @@ pub struct OutputRead {
     pub operation: OperationId,
     /// The device.
     pub device: DeviceId,
-    /// Which output.
+    /// The output.
     pub stream: OutputStream,
     /// The follower's id, random.
     pub follower: Uuid,
-    /// Where it reads next.
+    /// The next offset to read.
     pub position: u64,
 }
 
-/// Which devices does a selector mean now?
+/// A request to resolve a selector.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FindTargets {
     /// The project.
     pub project: ProjectId,
-    /// The selector, as people write it.
+    /// The selector's text.
     pub selector: String,
-    /// Only devices whose id is higher.
+    /// Only devices with a higher id.
     pub after: Option<DeviceId>,
-    /// Random: an answer is good for one question.
+    /// Random: a response is valid for one request.
     pub nonce: Uuid,
 }
 
-/// An answer, and to what.
+/// A response, bound to its request.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TargetsAnswer {
-    /// The SHA-256 of the question's bytes.
+    /// The SHA-256 of the request's bytes.
     pub question: Hash,
-    /// The answer.
+    /// The response.
     pub targets: Targets,
 }
 
-/// The devices that a selector means: those that are not deleted, by their ids.
+/// The devices that a selector resolves to, without deleted ones, by id.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Targets {
-    /// These, and more when `more` is set: ask again after the last one.
+    /// These devices, and more if `more` is set: repeat the request with the last id.
     Found {
         /// The devices, by id.
         devices: Vec<DeviceId>,
-        /// There are more.
+        /// Whether there are more.
         more: bool,
     },
-    /// The selector makes no sense.
+    /// The selector is invalid.
     Refused(String),
-    /// It cannot be asked now.
+    /// It cannot be resolved now.
     Unavailable(String),
 }

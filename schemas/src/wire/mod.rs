@@ -1,8 +1,8 @@
 //! Messages between devices and servers that are not events: enrollment, credentials, hello,
 //! acks, config, operations.
 //!
-//! Whatever makes the agent act is sealed by the project's operation key ([`Welcome`],
-//! [`ConfigUpdate`], [`RunOrder`], [`CancelOrder`]); whatever proves a device is sealed by its signing key.
+//! Messages that the agent acts on are signed by the project's operation key ([`Welcome`],
+//! [`ConfigUpdate`], [`RunOrder`], [`CancelOrder`]); proofs of a device by its signing key.
 
 mod channel;
 mod enrollment;

@@ -1,6 +1,6 @@
-//! What is sent about operations: orders to devices, and the output of programs back.
+//! Messages of operations: orders to devices, and output of programs.
 //!
-//! Orders come on `.cmd` with the header [`KIND_HEADER`], sealed by the project's operation key.
+//! Orders are sent on `.cmd` with the header [`KIND_HEADER`], signed by the project's operation key.
 
 use std::collections::BTreeMap;
 
@@ -12,62 +12,62 @@ use crate::events::{Action, PrivatePart};
 use crate::ids::{DeviceId, OperationId, ProjectId};
 use crate::timestamp::Timestamp;
 
-/// The header of a message on `.cmd` that names the sealing kind of its body: `run`, `cancel`,
-/// `open`; a message without it is of kind `config`.
+/// The header of a message on `.cmd` that names the kind of its body: `run`, `cancel`, `open`; a
+/// message without it is of kind `config`.
 pub const KIND_HEADER: &str = "Muster-Kind";
 
 /// The header by which a device recognizes the confirmation of a message: the broker copies it from
-/// the message into the confirmation. The value is the device's choice.
+/// the message into the confirmation. The device chooses its value.
 pub const MESSAGE_ID_HEADER: &str = "Muster-Message-Id";
 
-/// The largest private part, in bytes.
+/// Maximum size of the private part, in bytes.
 pub const MAX_PRIVATE_BYTES: usize = 384 * 1024;
-/// The most bytes that are kept of each of a program's two outputs.
+/// Maximum stored size of each of a program's two outputs, in bytes.
 pub const MAX_OUTPUT_BYTES: u64 = 4 << 20;
-/// The most bytes of output in one message, before they are compressed.
+/// Maximum size of the output in one message, before compression, in bytes.
 pub const MAX_PIECE_BYTES: usize = 128 * 1024;
 
-/// The most bytes of a file in one message, before they are compressed: with what is around them, no
-/// more than a device may say at once (512 KiB).
+/// Maximum size of a part of a file in one message, before compression, in bytes: with its envelope
+/// it is below a device's largest message (512 KiB).
 pub const MAX_FILE_PIECE_BYTES: usize = 384 * 1024;
-/// The most bytes of an upload that does not say how many may be taken: 1 GiB.
+/// Default maximum size of an upload: 1 GiB.
 pub const USUAL_UPLOAD_BYTES: u64 = 1 << 30;
-/// The most bytes that an upload may be allowed to be: 64 GiB.
+/// Maximum size that an upload can allow: 64 GiB.
 pub const MAX_UPLOAD_BYTES: u64 = 64 << 30;
 
-/// Do this; sealed by the operation key, kind `run`.
+/// An order to run an action; signed by the operation key, kind `run`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RunOrder {
-    /// The project that the device belongs to.
+    /// The device's project.
     pub project: ProjectId,
     /// The device.
     pub device: DeviceId,
-    /// The epoch that the device is in.
+    /// The device's epoch.
     pub epoch: u64,
-    /// The operation. A device does each operation once, whatever else the order says.
+    /// The operation. A device executes an operation once, whatever the other fields are.
     pub operation: OperationId,
     /// When it was signed, by the server's clock.
     pub issued_at: Timestamp,
-    /// Not to be begun after this, by the server's clock.
+    /// The expiry: not to be started later, by the server's clock.
     pub expires_at: Timestamp,
-    /// To be ended after this long, in milliseconds.
+    /// The timeout, in milliseconds.
     pub timeout_ms: u64,
-    /// Who asked: `token:<id>`.
+    /// The actor: `token:<id>`.
     pub actor: String,
-    /// What to do.
+    /// The action.
     pub action: Action,
-    /// The private part that belongs to it.
+    /// The private part.
     #[serde(default)]
     pub private: Option<PrivatePart>,
 }
 
-/// A message of kind `run` on `.cmd`: the sealed order, and beside it what is private.
+/// A message of kind `run` on `.cmd`: the signed order, and the private part.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RunDelivery {
     /// COSE_Sign1 of kind `run` over a [`RunOrder`].
     #[serde(with = "serde_bytes")]
     pub order: Vec<u8>,
-    /// A [`PrivateInput`], encoded, in clear: from servers before 0.2. Its SHA-256 stands in the order.
+    /// An encoded [`PrivateInput`] in clear: from servers before 0.2. Its SHA-256 is in the order.
     #[serde(default, with = "serde_bytes", skip_serializing_if = "Option::is_none")]
     pub private: Option<Vec<u8>>,
     /// The same, sealed to the device's signing key in the context [`input_context`].
@@ -90,16 +90,16 @@ pub fn output_context(project: &ProjectId, device: DeviceId, piece: &OutputPiece
     codec::encode(&("muster/run-output/v1", project, device, place))
 }
 
-/// What only the device shall see of an order. CBOR.
+/// The private part of an order. CBOR.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PrivateInput {
-    /// Random, so that the hash tells nothing of what can be guessed.
+    /// Random, so that the hash reveals nothing that can be guessed.
     #[serde(with = "serde_bytes")]
     pub salt: Vec<u8>,
     /// Environment variables.
     #[serde(deserialize_with = "unique_map", default)]
     pub env: BTreeMap<String, String>,
-    /// Standard input; closed at once when empty.
+    /// Standard input; closed immediately when empty.
     #[serde(with = "serde_bytes", default)]
     pub stdin: Vec<u8>,
 }
@@ -113,15 +113,15 @@ impl std::fmt::Debug for PrivateInput {
     }
 }
 
-/// End a run; sealed by the operation key, kind `cancel`. A run that is not known here will never
-/// start: the device writes that into its journal.
+/// An order to cancel a run; signed by the operation key, kind `cancel`. An unknown run never starts:
+/// the device writes that to its journal.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CancelOrder {
-    /// The project that the device belongs to.
+    /// The device's project.
     pub project: ProjectId,
     /// The device.
     pub device: DeviceId,
-    /// The epoch that the device is in.
+    /// The device's epoch.
     pub epoch: u64,
     /// The operation.
     pub operation: OperationId,
@@ -129,7 +129,7 @@ pub struct CancelOrder {
     pub issued_at: Timestamp,
 }
 
-/// Which of a program's outputs.
+/// An output of a run.
 #[derive(
     Clone,
     Copy,
@@ -165,36 +165,36 @@ impl OutputStream {
     }
 }
 
-/// A piece of a program's output, or of a file: a request on `.req.output`, answered by
-/// [`OutputTaken`]. Not signed: the run's signed end holds the hash of all of it.
+/// A piece of a program's output, or of a file: a request on `.req.output`, with the response
+/// [`OutputTaken`]. Not signed: the run's signed end has the hash of all of it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OutputPiece {
     /// The operation.
     pub operation: OperationId,
-    /// Which output.
+    /// The output.
     pub stream: OutputStream,
-    /// Where in the output the piece begins.
+    /// The offset of the piece.
     pub offset: u64,
-    /// How many bytes it is.
+    /// The size of the piece.
     pub bytes: u32,
-    /// The bytes, compressed by zlib where that makes them fewer, then sealed.
+    /// The bytes, compressed by zlib if that is smaller, then sealed.
     #[serde(with = "serde_bytes")]
     pub data: Vec<u8>,
-    /// True when `data` is sealed to the project's operation key in the context [`output_context`].
+    /// Whether `data` is sealed to the project's operation key in the context [`output_context`].
     /// Agents before 0.2 send it in clear.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub sealed: bool,
-    /// True when `data` is compressed.
+    /// Whether `data` is compressed.
     #[serde(default)]
     pub compressed: bool,
-    /// Nothing comes after this piece. Of a file, the last piece is an empty one at its end: its
-    /// answer says that all of it is kept safe.
+    /// Whether this is the last piece. For a file, the last piece is an empty one at its end: its
+    /// response confirms that the server has stored the file.
     #[serde(default)]
     pub last: bool,
     /// With the first piece: the salt of the output's hash, 16 bytes.
     #[serde(default, with = "serde_bytes")]
     pub salt: Option<Vec<u8>>,
-    /// How many bytes the whole file is; not of other outputs.
+    /// The size of the whole file; absent for other outputs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub total: Option<u64>,
 }
@@ -202,32 +202,31 @@ pub struct OutputPiece {
 /// How much of an output the server has.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OutputTaken {
-    /// Send from here on.
+    /// The next offset to send.
     pub next: u64,
-    /// To output beyond [`MAX_OUTPUT_BYTES`], which is not kept: whether anyone reads it. When nobody
-    /// does, the device drops it.
+    /// For output beyond [`MAX_OUTPUT_BYTES`], which is not stored: whether a client follows it. If
+    /// none does, the device drops it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reader: Option<bool>,
-    /// Why no more of the file is taken, whatever is sent.
+    /// Why no more of the file is accepted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refused: Option<String>,
-    /// To the last piece of a file: COSE_Sign1 of kind `stored` over a [`FileStored`]. Without it a
-    /// device believes nobody that its file is safe, and removes none.
+    /// For the last piece of a file: COSE_Sign1 of kind `stored` over a [`FileStored`]. Without it a
+    /// device does not consider its file stored, and does not remove it.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "serde_bytes")]
     pub receipt: Option<Vec<u8>>,
 }
 
-/// The server has all of a file, safe from a power failure; sealed by the operation key, kind
-/// `stored`.
+/// A receipt: the server has all of a file on disk; signed by the operation key, kind `stored`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileStored {
-    /// The project that the device belongs to.
+    /// The device's project.
     pub project: ProjectId,
     /// The device.
     pub device: DeviceId,
-    /// The operation that asked for it.
+    /// The operation that requested it.
     pub operation: OperationId,
-    /// How many bytes it is.
+    /// The size of the file.
     pub bytes: u64,
 }
 

@@ -1,11 +1,10 @@
-//! Tokens as people and clients carry them: text that names its project and its id.
+//! The text form of tokens, which names the project and the token's id.
 //!
 //! `mst_<project>_<id>_<secret>` is an API token, `mse_<project>_<id>_<secret>_<pin>` an enrollment
 //! token. The id is a UUID of 32 hexadecimal digits; secret and pin are 32 bytes in base32, lower
 //! case, unpadded (52 characters). The pin is the SHA-256 of the CA's SubjectPublicKeyInfo.
 //!
-//! `msd_<project>_<operation>_<device>_<secret>` stands in a link by which a file of an upload can be
-//! downloaded.
+//! `msd_<project>_<operation>_<device>_<secret>` is in a download link for a file of an upload.
 
 use std::fmt;
 use std::str::FromStr;
@@ -45,7 +44,7 @@ pub struct EnrollmentTokenText {
     pub pin: Hash,
 }
 
-/// What opens the download of one file. `Debug` does not show the secret.
+/// The secret of a download link for one file. `Debug` does not show the secret.
 #[derive(Clone, PartialEq, Eq)]
 pub struct DownloadText {
     /// The project.
@@ -69,7 +68,7 @@ fn from_base32(text: &str) -> Option<[u8; 32]> {
     BASE32_NOPAD.decode(text.to_ascii_uppercase().as_bytes()).ok()?.try_into().ok()
 }
 
-/// Takes `<prefix>_<project>_<id>_<secret>[_<rest>]` apart.
+/// Parses `<prefix>_<project>_<id>_<secret>[_<rest>]`.
 fn split(text: &str, prefix: &str) -> Option<(ProjectId, TokenId, [u8; 32], Option<String>)> {
     let mut parts = text.split('_');
     if parts.next()? != prefix {

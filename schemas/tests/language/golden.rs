@@ -1,7 +1,7 @@
-//! Golden files: what was stored once reads the same for ever.
+//! Golden files: bytes that were stored once are decoded the same way in every version.
 //!
-//! A new shape gets its file by `cargo run -p muster-schemas --example write_golden`, which writes
-//! only what is missing. A file that is there is never changed.
+//! `cargo run -p muster-schemas --example write_golden` writes missing files only. An existing file is
+//! never changed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

@@ -114,9 +114,8 @@ mod tests {
         // A flag without a value, a file, a number.
         let others = ["token_only", "token_file", "streams_per_token"];
         for name in found {
-            let sounds_secret = ["token", "password", "secret", "url"]
-                .iter()
-                .any(|word| name.contains(word));
+            let sounds_secret =
+                ["token", "password", "secret", "url"].iter().any(|word| name.contains(word));
             assert!(!sounds_secret || known(&name) || others.contains(&name.as_str()), "{name}");
         }
     }

@@ -1,7 +1,7 @@
 //! Authority of events: proof that the command role recorded an event (docs/decisions/0020).
 //!
 //! A proof is a COSE message, so its header names the algorithm and the key. Nothing is read or
-//! written here; the log stores the proofs beside the records.
+//! written here; the log stores the proofs with the records.
 
 use coset::iana::{self, Algorithm};
 use coset::{CoseMac0, CoseMac0Builder, HeaderBuilder, TaggedCborSerializable};

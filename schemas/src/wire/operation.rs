@@ -44,7 +44,7 @@ pub struct RunOrder {
     pub device: DeviceId,
     /// The device's epoch.
     pub epoch: u64,
-    /// The operation. A device executes an operation once, whatever the other fields are.
+    /// The operation. A device executes an operation once, independently of the other fields.
     pub operation: OperationId,
     /// When it was signed, by the server's clock.
     pub issued_at: Timestamp,

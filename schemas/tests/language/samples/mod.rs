@@ -1,7 +1,7 @@
 //! One rich sample of every stored or sent shape: what the golden files hold.
 //!
 //! Shared by the tests and by `examples/write_golden.rs`. Everything is fixed: no clock, no
-//! randomness, and Ed25519 signatures are deterministic, so the same bytes come out for ever.
+//! randomness, and Ed25519 signatures are deterministic, so the same bytes come out always.
 
 mod devices;
 mod diagnostic;

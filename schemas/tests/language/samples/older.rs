@@ -1,4 +1,4 @@
-//! Samples of shapes that are no longer written, but are in the log for ever. Their bytes are put
+//! Samples of shapes that are no longer written, but are in the log permanently. Their bytes are put
 //! together by hand, because no type of today writes them.
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -1,7 +1,7 @@
-//! What ingest counts of itself, told to whatever recorder the process has installed (the facade
-//! `metrics`); without one it costs next to nothing.
+//! Ingest's own metrics, sent to the recorder that the process has installed (the facade `metrics`);
+//! without one they cost almost nothing.
 //!
-//! Serves nothing: how the figures are read is decided where the process is put together.
+//! Serves nothing: the process decides how they are exported.
 
 use std::time::Duration;
 
@@ -26,10 +26,10 @@ const RETENTIONS: &str = "muster_ingest_project_retentions";
 const HELD: &str = "muster_ingest_points_held_bytes";
 const ONLINE: &str = "muster_ingest_devices_online";
 
-/// How often the sink's own counters are handed on.
+/// Interval at which the sink's own counters are exported.
 const PASS_ON: Duration = Duration::from_secs(5);
 
-/// Says what the figures are; after the recorder was installed.
+/// Registers the descriptions of the metrics; call it after the recorder was installed.
 pub(crate) fn describe() {
     describe_gauge!(EVENTS_WAITING, "messages of a partition that are not fetched yet");
     describe_histogram!(EVENT_BATCH, "messages that were judged and appended together");
@@ -50,7 +50,7 @@ pub(crate) fn describe() {
     describe_gauge!(ONLINE, "devices that are online, where this process keeps presence; else 0");
 }
 
-/// A batch of events is done.
+/// Records a processed batch of events.
 pub(crate) fn batch_done(partition: u32, messages: usize, waiting: u64, append: Duration) {
     histogram!(EVENT_BATCH).record(float(messages as u64));
     histogram!(APPEND).record(append.as_secs_f64());
@@ -58,7 +58,7 @@ pub(crate) fn batch_done(partition: u32, messages: usize, waiting: u64, append: 
     gauge!(EVENTS_WAITING, "partition" => partition.to_string()).set(float(waiting));
 }
 
-/// A partition is worked here while this lives; after it, nothing waits here.
+/// This process works on a partition while this value lives; then its backlog gauge is reset.
 #[derive(Debug)]
 pub(crate) struct Worked(pub(crate) u32);
 
@@ -68,40 +68,40 @@ impl Drop for Worked {
     }
 }
 
-/// A dead letter was kept, or counted.
+/// Counts a dead letter, stored or not.
 pub(crate) fn dead_letter(source: DeadLetterSource, cause: &'static str) {
     counter!(DEAD_LETTERS, "source" => source.as_str(), "cause" => cause).increment(1);
 }
 
-/// Points were dropped because they are beyond a limit on their device.
+/// Counts points dropped because of a limit on their device.
 pub(crate) fn points_dropped(excess: Excess, points: usize) {
     counter!(POINTS, "outcome" => excess.as_str()).increment(points as u64);
 }
 
-/// A metric message was dropped because its device sends more than it may.
+/// Counts a metric message dropped because of a limit on its device.
 pub(crate) fn metric_messages_dropped(excess: Excess) {
     counter!(MESSAGES_DROPPED, "cause" => excess.as_str()).increment(1);
 }
 
-/// How many projects have a retention of their own, by how far it has come in the metric store.
+/// Records the number of projects with their own retention, by state in the metric store.
 pub(crate) fn project_retentions(states: [(&'static str, usize); 3]) {
     for (state, projects) in states {
         gauge!(RETENTIONS, "state" => state).set(float(projects as u64));
     }
 }
 
-/// How the stream of metric batches stands; `limit` 0 is none.
+/// Records the state of the metric stream; a `limit` of 0 means none.
 pub(crate) fn metric_stream(waiting: u64, bytes: u64, limit: u64) {
     gauge!(METRICS_WAITING).set(float(waiting));
     gauge!(METRICS_FILL).set(if limit == 0 { 0.0 } else { float(bytes) / float(limit) });
 }
 
-/// So many devices are online.
+/// Records the number of online devices.
 pub(crate) fn online(devices: usize) {
     gauge!(ONLINE).set(float(devices as u64));
 }
 
-/// Hands on what the sink counts, until `stop`.
+/// Exports the sink's counters until `stop`.
 pub(crate) async fn pass_on(sink: MetricSink, stop: CancellationToken) {
     loop {
         tokio::select! {

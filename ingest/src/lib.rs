@@ -1,8 +1,8 @@
 //! From JetStream into the event log and the metric store.
 //!
-//! It decides nothing: what a device has signed goes into the log, what it measured goes into the
-//! time-series store, and what can do neither is kept as a dead letter with its cause. A message is
-//! acknowledged only after that.
+//! It makes no decisions: signed events of devices go into the log, measurements into the time-series
+//! store, and messages that can go to neither are stored as dead letters with their cause. A message
+//! is acknowledged only after that.
 
 mod counters;
 pub mod events;
@@ -17,30 +17,30 @@ use muster_eventlog::EventLog;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-/// What the ingest role works with.
+/// The dependencies of the ingest role.
 #[derive(Debug)]
 pub struct IngestOptions {
     /// The log.
     pub log: EventLog,
-    /// A connection to the broker, in the devices' account.
+    /// A connection to the broker, in the servers' account.
     pub nats: async_nats::Client,
     /// The metric store.
     pub store: metrics::StoreSettings,
     /// Limits on the metrics of one device.
     pub limits: metrics::DeviceLimits,
-    /// How presence is learned.
+    /// Options of presence tracking.
     pub presence: presence::PresenceOptions,
-    /// How many of the broker's servers hold each stream.
+    /// Number of the broker's servers that hold each stream.
     pub copies: streams::Copies,
 }
 
-/// How often what is kept for a while is tidied up.
+/// Interval between deletions of expired rows.
 const TIDY: Duration = Duration::from_secs(600);
 
-/// Runs the ingest role until `stop`; then writes what it holds and gives its leases back.
+/// Runs the ingest role until `stop`; then writes buffered data and releases its leases.
 ///
 /// # Errors
-/// When the metric store's settings cannot be used.
+/// When the metric store's settings are unusable.
 pub async fn run(
     options: IngestOptions,
     stop: CancellationToken,
@@ -66,7 +66,7 @@ pub async fn run(
     Ok(())
 }
 
-/// Forgets what is kept only for a while.
+/// Deletes expired rows.
 async fn tidy(log: EventLog, stop: CancellationToken) {
     loop {
         tokio::select! {

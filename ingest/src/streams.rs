@@ -1,5 +1,5 @@
-//! The two JetStream streams: made when they are missing, so that a broker that lost its disk
-//! works again by itself, and brought up to date when an older release has made them.
+//! The two JetStream streams: created if missing, so that a broker that lost its disk works again
+//! automatically, and updated if an older release created them.
 
 use std::time::Duration;
 
@@ -10,10 +10,10 @@ use muster_schemas::subjects;
 
 type StreamError = async_nats::error::Error<jetstream::context::CreateStreamErrorKind>;
 
-/// Makes both streams, if they are missing, and brings them up to date.
+/// Creates both streams if missing, and updates them.
 ///
 /// # Errors
-/// When the broker does not answer, or refuses.
+/// When the broker does not respond, or refuses.
 pub async fn ensure(nats: &async_nats::Client, copies: Copies) -> Result<(), StreamError> {
     let jetstream = jetstream::new(nats.clone());
     ensure_events(&jetstream, copies).await?;
@@ -21,21 +21,21 @@ pub async fn ensure(nats: &async_nats::Client, copies: Copies) -> Result<(), Str
     Ok(())
 }
 
-/// How many servers of a cluster hold each stream: 1, 3 or 5.
+/// Number of servers of a cluster that hold each stream: 1, 3 or 5.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Copies(pub usize);
 
 /// Minimum that the broker accepts. Message ids come from devices, and those of two devices could
-/// collide; the log itself recognizes repetitions.
+/// collide; the log itself recognizes duplicates.
 const DUPLICATE_WINDOW: Duration = Duration::from_millis(100);
 
 /// Size allowed for the headers of a device's message, in bytes.
 const MAX_HEADER_BYTES: usize = 1024;
 
-/// Opens EVENTS; answers it with its incarnation, which is another one after it was lost.
+/// Opens EVENTS; returns it with its incarnation, which changes after it was lost.
 ///
 /// # Errors
-/// When the broker does not answer, or refuses.
+/// When the broker does not respond, or refuses.
 pub async fn ensure_events(
     jetstream: &jetstream::Context,
     copies: Copies,
@@ -51,7 +51,7 @@ pub async fn ensure_events(
                 source: subjects::ALL_EVENTS.to_owned(),
                 destination: subjects::EVENTS_TRANSFORM.to_owned(),
             }),
-            // Devices keep what is not acknowledged by the log; this is only the way there.
+            // Devices keep events that the log has not acknowledged; the stream only carries them.
             max_age: Duration::from_secs(24 * 3600),
             max_bytes: 2 << 30,
             discard: stream::DiscardPolicy::Old,
@@ -65,10 +65,10 @@ pub async fn ensure_events(
     .await
 }
 
-/// Opens METRICS; answers it with its incarnation.
+/// Opens METRICS; returns it with its incarnation.
 ///
 /// # Errors
-/// When the broker does not answer, or refuses.
+/// When the broker does not respond, or refuses.
 pub async fn ensure_metrics(
     jetstream: &jetstream::Context,
     copies: Copies,
@@ -84,8 +84,8 @@ pub async fn ensure_metrics(
                 source: subjects::ALL_METRICS.to_owned(),
                 destination: subjects::METRICS_TRANSFORM.to_owned(),
             }),
-            // What a device was told is stored stays until it is consumed: a full stream refuses,
-            // and the device keeps its batch. `metrics::room` deletes what was consumed.
+            // A batch that was confirmed to a device stays until it is consumed: a full stream refuses, and
+            // the device keeps its batch. `metrics::room` deletes consumed batches.
             max_bytes: 4 << 30,
             discard: stream::DiscardPolicy::New,
             max_message_size: max_message_size(MAX_BATCH_BYTES),
@@ -98,14 +98,14 @@ pub async fn ensure_metrics(
     .await
 }
 
-/// The broker keeps the buffers of messages for the next ones, of whatever size: its memory is
-/// their largest number at a time, times the largest message.
+/// The broker reuses the buffers of messages for later ones of any size: its memory is their peak
+/// number, multiplied by the largest message.
 const fn max_message_size(body: usize) -> i32 {
     (body + MAX_HEADER_BYTES) as i32
 }
 
-/// Confirms each stored message to its device. A PubAck would go wherever the message says, with
-/// the server's rights.
+/// Confirms each stored message to its device. A PubAck would go to any subject that the message
+/// names, with the server's rights.
 fn stored((source, destination): (&str, &str)) -> stream::Republish {
     stream::Republish {
         source: source.to_owned(),
@@ -120,7 +120,7 @@ async fn open(
 ) -> Result<(stream::Stream, String), StreamError> {
     let stream = jetstream.get_or_create_stream(wanted.clone()).await?;
     let found = &stream.cached_info().config;
-    // Its size, and more copies than are asked for, may have been chosen by an operator.
+    // An operator may have chosen its size, and a larger number of copies.
     let config = stream::Config {
         description: wanted.description,
         subjects: wanted.subjects,

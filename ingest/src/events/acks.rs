@@ -1,4 +1,4 @@
-//! Tells devices how far the log has committed.
+//! Acknowledgments to devices: how far the log has committed.
 
 use muster_schemas::subjects::DeviceSubjects;
 use muster_schemas::wire::Ack;
@@ -6,7 +6,7 @@ use muster_schemas::{DeviceId, ProjectId, codec};
 
 use super::intake::Chain;
 
-/// Publishes an ack for each chain. A lost ack costs a resend, so nothing waits for these.
+/// Publishes an ack for each chain. A lost ack costs a retransmission, so nothing waits for these.
 pub(super) async fn publish(nats: &async_nats::Client, chains: impl Iterator<Item = &Chain>) {
     for chain in chains {
         let (project, device, _) = &chain.key;

@@ -1,8 +1,8 @@
-//! Tells every device where the log stands, after an outage or a restart.
+//! Sends every device the log's position, after an outage or a restart.
 //!
 //! A device that waits for the servers cannot see them return, and one that has nothing to send would
 //! not notice that the log was restored from an older backup. One acknowledgment to each device ends
-//! both: its retry timers restart, and a device that the log contradicts says hello.
+//! both: its retry timers restart, and a device whose state differs sends a hello.
 
 use std::time::Duration;
 
@@ -11,14 +11,14 @@ use muster_schemas::wire::Ack;
 
 use super::acks;
 
-/// Devices of one page.
+/// Number of devices of one page.
 const PAGE: u32 = 200;
-/// Interval between pages. A fleet answers spread over devices ÷ 400 seconds, so that 10,000 devices
-/// take 25 s.
+/// Interval between pages. A fleet responds spread over devices ÷ 400 seconds, so 10,000 devices take
+/// 25 s.
 const PAGE_INTERVAL: Duration = Duration::from_millis(500);
 
-/// Sends each device an acknowledgment of what the log has. `resend` asks for everything that the log
-/// does not have: the stream was lost.
+/// Sends each device an acknowledgment of its events in the log. `resend` requests all events that the
+/// log does not have: the stream was lost.
 pub(super) async fn announce(log: EventLog, nats: async_nats::Client, resend: bool) {
     if let Err(error) = try_announce(&log, &nats, resend).await {
         tracing::debug!(%error, "devices were not told where the log stands; they ask by themselves");

@@ -1,7 +1,7 @@
-//! What the log knows of devices, remembered: keys, epochs, watermarks.
+//! A cache of the log's knowledge of devices: keys, epochs, watermarks.
 //!
-//! The memory is a shortcut, never an authority: the append transaction checks it again, and
-//! whatever does not fit is read anew.
+//! The cache is never an authority: the append transaction checks it again, and stale entries are
+//! reloaded.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -11,9 +11,9 @@ use muster_schemas::{DeviceId, Hash, ProjectId};
 
 use super::intake::{Claims, Key, is_news};
 
-/// Devices that are remembered; when there are more, all are forgotten and read anew.
+/// Maximum number of cached devices; beyond it the cache is cleared.
 const REMEMBERED: usize = 50_000;
-/// An unknown device or key is looked up at most this often: garbage must not become a query each.
+/// Minimum interval between lookups of an unknown device or key: garbage must not cause a query each.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
@@ -22,14 +22,14 @@ struct Known {
     read_at: Instant,
 }
 
-/// The memory of one worker.
+/// The cache of one worker.
 #[derive(Debug, Default)]
 pub(super) struct Devices {
     known: HashMap<(ProjectId, DeviceId), Known>,
 }
 
 impl Devices {
-    /// Reads what is not known about the devices behind some claims.
+    /// Loads missing devices.
     pub(super) async fn load(&mut self, log: &EventLog, claims: &Claims) -> Result<(), StoreError> {
         if self.known.len() > REMEMBERED {
             self.known.clear();
@@ -52,7 +52,7 @@ impl Devices {
         Ok(())
     }
 
-    /// Reads devices anew, whatever is remembered.
+    /// Reloads devices.
     pub(super) async fn read(
         &mut self,
         log: &EventLog,
@@ -66,7 +66,7 @@ impl Devices {
         Ok(())
     }
 
-    /// What is known of a device; nothing for a device that was not loaded.
+    /// The cached state of a device; empty for a device that was not loaded.
     pub(super) fn access(&self, key: &Key) -> DeviceAccess {
         self.known
             .get(&(key.0.clone(), key.1))
@@ -74,7 +74,7 @@ impl Devices {
             .unwrap_or_default()
     }
 
-    /// The log has moved on.
+    /// Updates the watermark after an append.
     pub(super) fn moved(&mut self, key: &Key, seq: u64, tip: Hash) {
         if let Some(known) = self.known.get_mut(&(key.0.clone(), key.1))
             && let Some(epoch) = known.access.epochs.iter_mut().find(|epoch| epoch.epoch == key.2)
@@ -83,7 +83,7 @@ impl Devices {
         }
     }
 
-    /// A device's keys may have changed: read it anew the next time.
+    /// Removes a device, whose keys may have changed.
     pub(super) fn forget(&mut self, key: &Key) {
         self.known.remove(&(key.0.clone(), key.1));
     }

@@ -1,8 +1,8 @@
-//! What becomes of the messages of one batch: a pure function of the messages and of what the log
-//! knows of their devices.
+//! Validation of the messages of one batch: a pure function of the messages and of the log's
+//! knowledge of their devices.
 //!
-//! Checking signatures is the dear part, so it is done here, outside of any lock, and only for
-//! messages that could still be appended.
+//! Signature verification is the expensive part, so it is done here, outside of any lock, and only
+//! for messages that can still be appended.
 
 use std::collections::BTreeMap;
 
@@ -16,27 +16,27 @@ use muster_schemas::{
     DeviceEnvelope, DeviceId, Event, Hash, ProjectId, PublicKey, StreamName, codec, cose, subjects,
 };
 
-/// Why a message is a dead letter. The words stand in the log's table and in the API.
+/// Why a message is a dead letter. The names are in the log's table and in the API.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cause {
-    /// No sealed envelope.
+    /// Not a signed envelope.
     NoEnvelope,
-    /// The envelope names another device or project than the subject that it came on.
+    /// The envelope names another device or project than its subject.
     ForeignSubject,
-    /// No such device is known, or not in this epoch.
+    /// The device is unknown, or not in this epoch.
     UnknownDevice,
-    /// The device was deleted, or has enrolled again since.
+    /// The device was deleted, or has enrolled again.
     ClosedEpoch,
-    /// Signed by a key that the device does not have (any more).
+    /// Signed by a key that the device does not have, or no longer has.
     UnknownKey,
-    /// The signature does not fit.
+    /// The signature is invalid.
     BadSignature,
-    /// The log has another event at this place.
+    /// The log has another event with this sequence number.
     Fork,
 }
 
 impl Cause {
-    /// The word for it.
+    /// Its name.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -51,16 +51,16 @@ impl Cause {
     }
 }
 
-/// A message as it came.
+/// A received message.
 #[derive(Clone, Debug)]
 pub struct Arrival {
-    /// The subject as the broker stores it.
+    /// The subject, as stored by the broker.
     pub subject: String,
     /// The message.
     pub bytes: Bytes,
 }
 
-/// A dead letter in the making.
+/// A rejected message, with its cause.
 #[derive(Clone, Debug)]
 pub(crate) struct Refused {
     pub(crate) arrival: Arrival,
@@ -68,7 +68,7 @@ pub(crate) struct Refused {
     pub(crate) detail: String,
 }
 
-/// A message that names its sender rightly; its signature was not looked at.
+/// A message whose envelope matches its subject; its signature is not verified yet.
 #[derive(Debug)]
 pub(crate) struct Claim {
     pub(crate) arrival: Arrival,
@@ -77,27 +77,27 @@ pub(crate) struct Claim {
     hash: Hash,
 }
 
-/// Where a device stands in one epoch.
+/// A device in one epoch.
 pub(crate) type Key = (ProjectId, DeviceId, u64);
 
-/// The claims of a batch by device and epoch, each in the order of `seq`.
+/// The messages of a batch by device and epoch, each in order of `seq`.
 pub(crate) type Claims = BTreeMap<Key, Vec<Claim>>;
 
-/// What becomes of one device's claims.
+/// The result for one device's messages.
 #[derive(Debug)]
 pub(crate) struct Chain {
     pub(crate) key: Key,
-    /// What goes into the log.
+    /// The append to the log.
     pub(crate) append: Option<Append>,
-    /// The claims behind `append`, in case the log refuses it.
+    /// The messages of `append`, in case the log rejects it.
     pub(crate) taken: Vec<Arrival>,
-    /// Where the log will stand then, as the device shall be told.
+    /// The acknowledgment for the device.
     pub(crate) ack: Ack,
-    /// Another key signs from here on: what is remembered of the device is not true any more.
+    /// Another key signs from here on: the cached state of the device is stale.
     pub(crate) is_rotated: bool,
 }
 
-/// Reads the messages, and sorts them by device, epoch and `seq`.
+/// Parses the messages, and sorts them by device, epoch and `seq`.
 pub(crate) fn sort(arrivals: Vec<Arrival>) -> (Claims, Vec<Refused>) {
     let mut claims = Claims::new();
     let mut refused = Vec::new();
@@ -133,15 +133,15 @@ fn read(arrival: Arrival) -> Result<(Key, Claim), Refused> {
     Ok((key, Claim { arrival, message, envelope, hash }))
 }
 
-/// Does the log's knowledge have to be read again before these claims are judged? True when they
-/// name an epoch or a key that was not known when it was read.
+/// Whether the cached state must be reloaded before these messages are validated: they name an
+/// unknown epoch or key.
 pub(crate) fn is_news(access: &DeviceAccess, epoch: u64, claims: &[Claim]) -> bool {
     access.epoch(epoch).is_none()
         || claims.iter().any(|claim| access.key(&claim.message.kid()).is_none())
 }
 
-/// Judges one device's claims in one epoch: what follows the watermark is taken as long as it is
-/// signed and chained, a gap asks for a resend, what the log has already is acknowledged again.
+/// Validates one device's messages in one epoch: events after the watermark are accepted while they
+/// are signed and chained, a gap requests a retransmission, known events are acknowledged again.
 pub(crate) fn judge(
     key: Key,
     claims: Vec<Claim>,
@@ -225,8 +225,8 @@ pub(crate) fn judge(
     Some(Chain { key, append, taken, ack, is_rotated })
 }
 
-/// The event for the log; what cannot be read is appended as what it is. A valid rotation also
-/// answers the key that signs from the next event on.
+/// The event for the log; unreadable content is appended as such. A valid rotation also returns the
+/// key that signs from the next event on.
 fn content(
     envelope: &DeviceEnvelope,
     sealed: &Bytes,
@@ -263,7 +263,7 @@ fn readable(
     Ok((event, rotated))
 }
 
-/// A rotation counts only when the new key has agreed to it, for this device, epoch and old key.
+/// Verifies a rotation: the new key must have signed this device, epoch and old key.
 fn check_rotation(
     envelope: &DeviceEnvelope,
     rotation: &DeviceKeyRotated,

@@ -1,7 +1,7 @@
 //! Signed events: from JetStream into the event log.
 //!
-//! One lease-holder a partition. What a device has signed is appended in its own order; a message
-//! that cannot be attributed becomes a dead letter, moves no watermark, and blocks nobody.
+//! One lease holder for each partition. Signed events are appended in the device's own order; a
+//! message that cannot be attributed becomes a dead letter, moves no watermark, and blocks no device.
 
 mod acks;
 mod announce;

@@ -1,4 +1,4 @@
-//! Who works which partition: leases, shared fairly among the processes that run ingest.
+//! Assignment of partitions: leases, shared fairly among the processes that run ingest.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -13,11 +13,11 @@ use super::worker::{Worker, WorkerError};
 use crate::counters::Worked;
 use crate::streams::Copies;
 
-/// How long a lease lasts without being renewed: the longest wait after a crash.
+/// Lifetime of a lease: the longest interruption after a crash.
 const LIFE: Duration = Duration::from_secs(6);
-/// How often leases are renewed and free ones looked for.
+/// Interval at which leases are renewed and free ones are acquired.
 const BEAT: Duration = Duration::from_secs(2);
-/// The wait before a worker that failed starts again.
+/// Delay before a failed worker is restarted.
 const RETRY: Duration = Duration::from_millis(300);
 
 /// The lease on a partition.
@@ -25,12 +25,12 @@ fn lease_name(partition: u32) -> String {
     format!("events-{partition}")
 }
 
-/// How many partitions a process may hold when `holders` processes share them.
+/// Maximum number of partitions of a process when `holders` processes share them.
 fn fair_share(holders: usize) -> usize {
     (PARTITIONS as usize).div_ceil(holders.max(1))
 }
 
-/// Works as many partitions as this process can get, until `stop`; then gives them back.
+/// Works on as many partitions as this process can get, until `stop`; then releases them.
 pub async fn run(log: EventLog, nats: async_nats::Client, copies: Copies, stop: CancellationToken) {
     let holder = Uuid::new_v4();
     let mut working: HashMap<String, JoinHandle<()>> = HashMap::new();
@@ -41,7 +41,7 @@ pub async fn run(log: EventLog, nats: async_nats::Client, copies: Copies, stop: 
             () = stop.cancelled() => break,
             _ = beat.tick() => {}
         }
-        // A worker ends by itself when another process has taken over; what it held goes back.
+        // A worker ends when another process has taken over; its lease is released.
         let ended: Vec<String> = working
             .iter()
             .filter(|(_, task)| task.is_finished())
@@ -56,7 +56,7 @@ pub async fn run(log: EventLog, nats: async_nats::Client, copies: Copies, stop: 
         let names: Vec<String> = working.keys().cloned().collect();
         match log.renew_leases(holder, &names, LIFE).await {
             Ok(held) => {
-                // A worker whose lease was lost would be refused by the log anyway.
+                // The log would refuse a worker that has lost its lease.
                 working.retain(|name, task| {
                     held.contains(name) || {
                         tracing::warn!(lease = %name, "the lease on a partition was lost");
@@ -82,14 +82,14 @@ pub async fn run(log: EventLog, nats: async_nats::Client, copies: Copies, stop: 
     }
 }
 
-/// Takes free partitions, and gives one back when this process holds more than its share.
+/// Acquires free partitions, and releases one if this process holds more than its share.
 async fn share(
     log: &EventLog,
     (nats, copies): (&async_nats::Client, Copies),
     holder: Uuid,
     working: &mut HashMap<String, JoinHandle<()>>,
 ) -> Result<(), StoreError> {
-    // A process that holds nothing yet says that it is there by this lease of its own.
+    // A process that holds nothing yet registers itself by this lease.
     let own = format!("ingest-{holder}");
     if log.renew_leases(holder, std::slice::from_ref(&own), LIFE).await?.is_empty() {
         log.acquire_lease(&own, holder, LIFE).await?;
@@ -119,8 +119,8 @@ async fn share(
     Ok(())
 }
 
-/// Starts the worker again whenever it fails, until another process has taken over: from then on
-/// the partition's consumer is that one's. A failure that repeats is told once.
+/// Restarts the worker whenever it fails, until another process has taken over: from then on the
+/// partition's consumer belongs to that process. A repeated failure is logged once.
 async fn keep_working(worker: Worker, lease: Lease) {
     let _worked = Worked(worker.partition);
     let mut told = String::new();
@@ -139,7 +139,7 @@ async fn keep_working(worker: Worker, lease: Lease) {
     }
 }
 
-/// Does the error say that somebody else holds the lease?
+/// Whether the error means that another process holds the lease.
 fn is_over(error: &WorkerError) -> bool {
     matches!(error, WorkerError::Append(AppendError::Fenced(_)))
 }

@@ -1,5 +1,5 @@
-//! One partition: fetch, judge, append, acknowledge; from where the log says, until something
-//! fails. Whoever runs it starts it again.
+//! The worker of one partition: fetch, validate, append, acknowledge; from the log's offset, until
+//! something fails. Its caller restarts it.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -18,28 +18,28 @@ use super::intake::{Arrival, Cause, Chain, Refused, judge, sort};
 use super::{acks, announce, intake};
 use crate::{counters, streams};
 
-/// Messages that are judged and appended together.
+/// Maximum number of messages that are validated and appended together.
 const BATCH: usize = 512;
-/// Bytes that the broker may send ahead for one partition.
+/// Maximum number of bytes that the broker sends ahead for one partition.
 const BYTES_AHEAD: usize = 4 << 20;
-/// How often an append is tried again when the watermarks in memory were stale.
+/// Number of retries of an append with stale watermarks.
 const RETRIES: usize = 5;
 
 /// Why a worker stopped.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum WorkerError {
-    /// The log could not be asked.
+    /// The log could not be read.
     #[error(transparent)]
     Store(#[from] StoreError),
     /// The append failed as a whole.
     #[error(transparent)]
     Append(#[from] AppendError),
-    /// The broker could not be asked.
+    /// The broker did not respond, or refused.
     #[error("failed to {attempted}: {problem}")]
     Broker {
-        /// What was being done.
+        /// The attempted action.
         attempted: &'static str,
-        /// What the broker said.
+        /// The broker's error.
         problem: String,
     },
 }
@@ -48,7 +48,7 @@ fn broker(attempted: &'static str) -> impl FnOnce(String) -> WorkerError {
     move |problem| WorkerError::Broker { attempted, problem }
 }
 
-/// What a worker works with.
+/// The dependencies of a worker.
 #[derive(Clone, Debug)]
 pub(super) struct Worker {
     pub(super) log: EventLog,
@@ -67,8 +67,8 @@ impl Worker {
         let offset = self.log.take_over_offset(lease).await?;
         let done = if offset.incarnation == incarnation { offset.sequence } else { 0 };
 
-        // The durable is made anew at each takeover, from where the log says: messages that an
-        // earlier holder had fetched and not appended come again, whatever it acknowledged.
+        // The durable consumer is recreated at each takeover, from the log's offset: messages that an
+        // earlier holder had fetched and not appended are delivered again, even if it acknowledged them.
         let name = format!("evt-{}", self.partition);
         let _ = stream.delete_consumer(&name).await;
         let consumer = stream
@@ -94,7 +94,7 @@ impl Worker {
             .messages()
             .await
             .map_err(|error| broker("fetch from a partition")(error.to_string()))?;
-        // One worker announces for all: what ends it (an outage of a server, a lost stream) ends all.
+        // One worker announces for all: an outage of a server or a lost stream ends all of them.
         let stream_was_lost = !offset.incarnation.is_empty() && offset.incarnation != incarnation;
         let _announcing = (self.partition == 0).then(|| {
             let announcing =
@@ -136,7 +136,7 @@ impl Worker {
         let (claims, mut refused) = sort(arrivals);
         devices.load(&self.log, &claims).await?;
 
-        // Signatures are checked beside the runtime's own threads.
+        // Signatures are verified outside the runtime's own threads.
         let judged: Vec<_> =
             claims.into_iter().map(|(key, claims)| (devices.access(&key), key, claims)).collect();
         let (chains, more_refused) = tokio::task::spawn_blocking(move || {
@@ -157,8 +157,8 @@ impl Worker {
             sequence,
             fence: lease.fence,
         };
-        // The append moves the offset: what was refused by then is kept before it. What the append
-        // itself refuses is kept before the broker may forget it.
+        // The append moves the offset: earlier rejections are stored before it. Rejections by the append
+        // itself are stored before the broker may delete the messages.
         self.keep(std::mem::take(&mut refused)).await?;
         let began = Instant::now();
         let chains = self.append(devices, chains, &mut refused, &offset).await?;
@@ -175,7 +175,7 @@ impl Worker {
         Ok(())
     }
 
-    /// Tells of each event how long it was in here: judged, appended, acknowledged.
+    /// Reports each event's time in this process: validated, appended, acknowledged.
     fn trace(&self, chains: &[Chain], arrived: Timestamp) {
         if !traces::is_wanted() {
             return;
@@ -192,7 +192,7 @@ impl Worker {
         }
     }
 
-    /// Appends the chains; one whose watermark was stale is judged again by what the log says.
+    /// Appends the chains; one with a stale watermark is validated again against the log.
     async fn append(
         &self,
         devices: &mut Devices,
@@ -217,14 +217,14 @@ impl Worker {
                 waiting = self.judge_again(devices, &project, stale, refused).await?;
             }
             if !waiting.is_empty() {
-                // Somebody else keeps writing these streams; start over from the log.
+                // Another process keeps writing these streams; start over from the log.
                 return Err(broker("append a batch")("the watermarks keep moving".to_owned()));
             }
         }
         Ok(done)
     }
 
-    /// One try; answers the chains whose watermark was stale.
+    /// One attempt; returns the chains with a stale watermark.
     async fn append_once(
         &self,
         devices: &mut Devices,

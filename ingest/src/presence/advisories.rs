@@ -1,4 +1,4 @@
-//! What the broker says of a connection, in an advisory on the system account. Pure.
+//! The broker's advisories about connections, on the system account. Pure.
 //!
 //! Source: the server's `system_events`: `$SYS.ACCOUNT.<account>.CONNECT` and `.DISCONNECT`.
 
@@ -7,18 +7,18 @@ use serde::Deserialize;
 
 use super::table::Connection;
 
-/// What an advisory says.
+/// A parsed advisory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Advisory {
     /// A device's connection was opened.
     Opened(Connection),
-    /// A connection was closed; whose it was, only the table knows.
+    /// A connection was closed; only the table knows its device.
     Closed {
-        /// The broker's name of the connection.
+        /// The broker's id of the connection.
         id: String,
-        /// Closed, or closed because nothing was heard.
+        /// Closed, or closed because it was silent.
         reason: DisconnectReason,
-        /// The broker's own words.
+        /// The broker's own reason.
         detail: Option<String>,
     },
 }
@@ -45,14 +45,14 @@ struct Client {
     tags: Vec<String>,
 }
 
-/// How the broker calls a connection that did not answer its pings.
+/// The broker's reason for a connection that did not respond to its pings.
 const STALE: &str = "Stale Connection";
 
 impl Advisory {
-    /// Reads an advisory; `None` when it is about nothing that is kept here.
+    /// Parses an advisory; `None` if it is irrelevant here.
     ///
     /// # Errors
-    /// When it is not what a broker says.
+    /// When it is not an advisory of the broker.
     pub fn parse(subject: &str, payload: &[u8]) -> Result<Option<Self>, serde_json::Error> {
         let is_open = match subject.rsplit('.').next() {
             Some("CONNECT") => true,

@@ -1,7 +1,7 @@
-//! The broker's own list of connections, as one server answers it, a page at a time. Pure.
+//! The broker's list of connections, as returned by one server, page by page. Pure.
 //!
-//! Source: the server's `CONNZ`. The list is alive: between two pages connections come at its end
-//! and go anywhere, so pages overlap, and one that does not follow the page before is noticed.
+//! Source: the server's `CONNZ`. The list changes between two pages: connections are added at its end
+//! and removed anywhere, so pages overlap, and a page that does not follow the previous one is noticed.
 
 use muster_schemas::Timestamp;
 use serde::Deserialize;
@@ -11,19 +11,19 @@ use super::table::Connection;
 /// One server's connections.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServerList {
-    /// The server: another one after each start.
+    /// The server's id: a new one after each start.
     pub(super) server: String,
-    /// Its name, which outlives a restart.
+    /// Its name, which is the same after a restart.
     pub(super) name: String,
     /// Its clock.
     pub(super) now: Timestamp,
     /// The devices' connections.
     pub(super) devices: Vec<Listed>,
-    /// Is nothing missing?
+    /// Whether the list is complete.
     pub(super) is_whole: bool,
-    /// The newest connection on the pages so far, whoever's it is.
+    /// The newest connection on the pages so far, of any client.
     last: u64,
-    /// Where the next page begins, when there is one.
+    /// The offset of the next page, if there is one.
     next: Option<usize>,
 }
 
@@ -31,10 +31,10 @@ pub struct ServerList {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Listed {
     pub(super) connection: Connection,
-    /// When a message or a subscription last went over it, by the server's clock. Pings do not
+    /// When a message or a subscription was last seen on it, by the server's clock. Pings do not
     /// count.
     pub(super) active: Timestamp,
-    /// The round trip of the last ping that the client answered; another one is a sign of life.
+    /// The round trip of the last ping that the client responded to; a new value is a heartbeat.
     pub(super) rtt: String,
 }
 
@@ -74,10 +74,10 @@ struct Entry {
 }
 
 impl ServerList {
-    /// Reads the first page.
+    /// Parses the first page.
     ///
     /// # Errors
-    /// When it is not what a broker answers.
+    /// When it is not a response of the broker.
     pub fn parse(payload: &[u8]) -> Result<Self, serde_json::Error> {
         let Answer { server, data } = serde_json::from_slice(payload)?;
         let mut list = Self {
@@ -93,23 +93,23 @@ impl ServerList {
         Ok(list)
     }
 
-    /// Where the next page begins, `overlap` entries before the end of the last one; `None` when
-    /// there is no more.
+    /// The offset of the next page, `overlap` entries before the end of the last one; `None` when
+    /// there is none.
     #[must_use]
     pub fn next_page(&self, overlap: usize) -> Option<usize> {
         self.next.map(|next| next.saturating_sub(overlap))
     }
 
-    /// Reads a further page. When it does not follow, the list stays incomplete, and there is no
+    /// Parses a further page. If it does not follow, the list stays incomplete, and there is no
     /// next page.
     ///
     /// # Errors
-    /// When it is not what a broker answers.
+    /// When it is not a response of the broker.
     pub fn parse_page(&mut self, payload: &[u8]) -> Result<(), serde_json::Error> {
         let Answer { server, data } = serde_json::from_slice(payload)?;
         self.next = None;
-        // The list is in the order of the ids, which only grow: a page that begins at or before
-        // the end of the one before has left nothing out.
+        // The list is ordered by id, and ids only grow: a page that starts at or before the end of the
+        // previous one has left nothing out.
         let follows = data.connections.first().is_some_and(|first| first.cid <= self.last);
         if server.id == self.server && follows {
             self.add(data, Some(self.last));
@@ -117,7 +117,7 @@ impl ServerList {
         Ok(())
     }
 
-    /// Adds a page; of a further one, what comes after the pages before.
+    /// Adds a page; of a further one, only the entries after the previous pages.
     fn add(&mut self, data: Data, after: Option<u64>) {
         let end = data.offset.saturating_add(data.connections.len());
         let is_empty = data.connections.is_empty();
@@ -134,7 +134,7 @@ impl ServerList {
             }));
         }
         self.is_whole = end >= data.total;
-        // A page that brings nothing new leads nowhere.
+        // A page without new entries ends the list.
         let is_news = !is_empty && after.is_none_or(|after| self.last > after);
         self.next = (!self.is_whole && is_news).then_some(end);
     }
@@ -165,7 +165,7 @@ mod tests {
         assert_eq!(list.devices.len(), 10);
         let empty = ServerList::parse(&page("S", 0, 0, 0..0)).unwrap();
         assert!(empty.is_whole);
-        // It said ten, and gave none: that is no list.
+        // It announced ten, and returned none: not a list.
         let odd = ServerList::parse(&page("S", 10, 0, 0..0)).unwrap();
         assert!(!odd.is_whole && odd.next_page(3).is_none());
     }
@@ -175,17 +175,17 @@ mod tests {
         let mut list = ServerList::parse(&page("S", 15, 0, 1..=10)).unwrap();
         assert!(!list.is_whole);
         assert_eq!(list.next_page(4), Some(6));
-        // Three of the first ten have gone since, and two have come.
+        // Three of the first ten were closed since, and two were opened.
         list.parse_page(&page("S", 14, 6, 10..=17)).unwrap();
         assert!(list.is_whole);
         assert_eq!(list.devices.len(), 17);
 
-        // So many have gone that what followed the first page is not on the second.
+        // So many were closed that the second page does not follow the first.
         let mut list = ServerList::parse(&page("S", 15, 0, 1..=10)).unwrap();
         list.parse_page(&page("S", 9, 6, 13..=15)).unwrap();
         assert!(!list.is_whole && list.next_page(4).is_none());
 
-        // A page of another server, and one that leads nowhere.
+        // A page of another server, and one without new entries.
         for odd in [page("T", 15, 6, 7..=15), page("S", 15, 6, 7..=10)] {
             let mut list = ServerList::parse(&page("S", 15, 0, 1..=10)).unwrap();
             list.parse_page(&odd).unwrap();

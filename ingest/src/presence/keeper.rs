@@ -1,4 +1,4 @@
-//! The keeper: one process at a time turns the broker's connections into presence events.
+//! The presence tracker: one process at a time turns the broker's connections into presence events.
 
 use std::time::{Duration, Instant};
 
@@ -18,33 +18,33 @@ use crate::counters;
 const LEASE: &str = muster_eventlog::PRESENCE_LEASE;
 const LIFE: Duration = Duration::from_secs(6);
 const BEAT: Duration = Duration::from_secs(2);
-/// How soon the broker is asked again when its list leaves a doubt.
+/// Delay before the broker is queried again if its list leaves a doubt.
 const SOON: Duration = Duration::from_secs(3);
-/// Changes that go into one append.
+/// Maximum number of changes in one append.
 const CHANGES: usize = 500;
 
-/// What the keeper works with.
+/// The dependencies and options of the presence tracker.
 #[derive(Clone, Debug)]
 pub struct PresenceOptions {
     /// The log.
     pub log: EventLog,
     /// A connection to the broker's system account.
     pub system: Client,
-    /// Tells each time that this connection was made again: advisories may have been missed.
+    /// Changes at each reconnect of `system`: advisories may have been missed.
     pub reconnected: tokio::sync::watch::Receiver<u64>,
-    /// The public key of the account that the devices are in.
+    /// The public key of the devices' account.
     pub account: String,
-    /// A device that was not heard for so long is offline, though its connection stands. Looked
-    /// at once a sweep. Pings do not count, answers to the broker's pings do.
+    /// Silence after which a device is offline although its connection exists. Checked once in each
+    /// sweep. Pings do not count, responses to the broker's pings do.
     pub offline_after: Duration,
-    /// How often the table is compared with the broker's list, in case an advisory was lost.
+    /// Interval at which the table is compared with the broker's list, in case an advisory was lost.
     pub sweep: Duration,
-    /// Connections that a server is asked for at once; of more, it is asked page by page.
+    /// Maximum number of connections in one response of a server; more are queried page by page.
     pub page: usize,
 }
 
 impl PresenceOptions {
-    /// The defaults: offline after 60 s, a sweep every 20 s, 20,000 connections at once.
+    /// The defaults: offline after 60 s, a sweep every 20 s, 20,000 connections in a page.
     #[must_use]
     pub const fn new(
         log: EventLog,
@@ -76,7 +76,7 @@ enum KeeperError {
     LeaseLost,
 }
 
-/// Keeps presence whenever this process holds the lease, until `stop`.
+/// Tracks presence while this process holds the lease, until `stop`.
 pub async fn run(options: PresenceOptions, stop: CancellationToken) {
     let holder = Uuid::new_v4();
     let mut told = String::new();
@@ -108,8 +108,8 @@ pub async fn run(options: PresenceOptions, stop: CancellationToken) {
 
 async fn keep(options: &PresenceOptions, holder: Uuid) -> Result<(), KeeperError> {
     let broker = |error: async_nats::SubscribeError| KeeperError::Broker(error.to_string());
-    // One subscription: what is told of a connection comes in the order in which it happened.
-    // Listen first, then look at the list: nothing falls between.
+    // One subscription delivers the advisories of a connection in order. Subscribe first, then query
+    // the list: nothing is missed in between.
     let subject = format!("$SYS.ACCOUNT.{}.*", options.account);
     let mut advisories = options.system.subscribe(subject).await.map_err(broker)?;
     let mut reconnected = options.reconnected.clone();
@@ -135,7 +135,7 @@ async fn keep(options: &PresenceOptions, holder: Uuid) -> Result<(), KeeperError
             Ok(()) = reconnected.changed() => sweep_at = tokio::time::Instant::now(),
             () = tokio::time::sleep_until(sweep_at), if !is_sweeping => {
                 is_sweeping = true;
-                // Without another reason, the next one comes after this.
+                // The next sweep, unless something else causes an earlier one.
                 sweep_at = tokio::time::Instant::now() + options.sweep;
                 table.sweep_begins();
                 let (options, known, lists) = (options.clone(), servers.known(), lists.clone());
@@ -163,7 +163,7 @@ async fn keep(options: &PresenceOptions, holder: Uuid) -> Result<(), KeeperError
                     return Err(KeeperError::Broker("the subscription ended".to_owned()));
                 };
                 note(&mut table, &mut changes, &message);
-                // What else is there already goes into the same append.
+                // Other pending changes go into the same append.
                 while changes.len() < CHANGES
                     && let Some(Some(message)) = advisories.next().now_or_never()
                 {

@@ -1,9 +1,9 @@
-//! Presence: which devices are online, kept by one keeper under a lease.
+//! Presence: which devices are online, tracked by one process under a lease.
 //!
-//! The keeper hears of every connection from the broker itself, whose advisories carry the tags of
-//! the device's JWT (its name for itself proves nothing). It compares its table with the broker's
-//! list when it starts, whenever it may have missed something, and every few seconds, because only
-//! the list tells who has fallen silent. Only a change is an event.
+//! The tracker learns of every connection from the broker itself, whose advisories have the tags of
+//! the device's JWT (the client's own name proves nothing). It compares its table with the broker's
+//! list when it starts, whenever it may have missed an advisory, and every few seconds, because only
+//! the list shows silent devices. Only a change is an event.
 
 mod advisories;
 mod connections;

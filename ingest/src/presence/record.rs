@@ -1,4 +1,4 @@
-//! Changes of presence, on their way into the log.
+//! Changes of presence, appended to the log.
 
 use std::collections::HashMap;
 
@@ -9,7 +9,7 @@ use muster_schemas::{Event, Hash, ProjectId, StreamName, Timestamp};
 
 use super::table::{Change, Who};
 
-/// Where each device's presence stream stands in the log.
+/// The version of each device's presence stream.
 #[derive(Debug)]
 pub(super) struct Recorder {
     log: EventLog,
@@ -17,7 +17,7 @@ pub(super) struct Recorder {
 }
 
 impl Recorder {
-    /// Reads where the streams stand.
+    /// Reads the versions of the streams.
     pub(super) async fn open(log: EventLog) -> Result<Self, StoreError> {
         let mut versions = HashMap::new();
         for project in log.projects().await? {
@@ -28,14 +28,14 @@ impl Recorder {
         Ok(Self { log, versions })
     }
 
-    /// The devices that are online, as the log says: their tip names a connection.
+    /// The devices that are online in the log: their tip names a connection.
     pub(super) fn online(&self) -> impl Iterator<Item = Who> {
         let online = self.versions.iter().filter(|(_, (_, tip))| *tip != Hash::ZERO);
         online.map(|(who, _)| who.clone())
     }
 
-    /// Appends changes. Should another keeper have written meanwhile, the append says so and this
-    /// one starts over.
+    /// Appends changes. If another tracker has written meanwhile, the append fails and this one starts
+    /// over.
     pub(super) async fn record(&mut self, changes: &[Change]) -> Result<(), AppendError> {
         let now = Timestamp::from(std::time::SystemTime::now());
         let mut by_project: HashMap<&ProjectId, Vec<(&Who, Append, u64, Hash)>> = HashMap::new();

@@ -1,6 +1,6 @@
-//! Asks the broker for its whole list of connections, and says how much of it was answered.
+//! Queries the broker for its whole list of connections, and determines how complete it is.
 //!
-//! Declares nothing: that is the table's affair.
+//! Declares no device offline: the table does that.
 
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
@@ -12,33 +12,33 @@ use serde_json::{Value, json};
 
 use super::connections::{Listed, ServerList};
 
-/// How long an answer is waited for.
+/// Timeout of a response.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// How long after the last answer another server's is waited for, when nothing says how many there
-/// are.
+/// Time after the last response in which another server may respond, if the number of servers is
+/// unknown.
 const QUIET: Duration = Duration::from_millis(500);
 
-/// What was answered, and what was not.
+/// The responses, and what is missing.
 #[derive(Debug, Default)]
 pub(super) struct Sweep {
     pub(super) listed: Vec<(Timestamp, Listed)>,
-    /// The servers whose list is whole.
+    /// The servers with a complete list.
     pub(super) whole: HashSet<String>,
-    /// The servers that are gone, and their connections with them.
+    /// The servers that no longer exist, and their connections with them.
     pub(super) lost: HashSet<String>,
-    /// Did every server that there is answer its whole list?
+    /// Whether every server responded with its complete list.
     pub(super) is_whole: bool,
 }
 
-/// The servers that have answered before.
+/// The servers that have responded before.
 #[derive(Debug, Default)]
 pub(super) struct Servers {
     seen: HashMap<String, (String, Instant)>,
 }
 
 impl Servers {
-    /// Puts the answers together. A server that has answered before and does not now counts as
-    /// gone when another one has its name, or after `patience`.
+    /// Combines the responses. A server that has responded before and does not now counts as gone when
+    /// another one has its name, or after `patience`.
     pub(super) fn gather(&mut self, answers: Answers, now: Instant, patience: Duration) -> Sweep {
         let Answers { lists, servers } = answers;
         let names: HashMap<String, String> =
@@ -78,21 +78,21 @@ impl Servers {
         Sweep { listed, whole, lost, is_whole }
     }
 
-    /// Those that have answered before.
+    /// The servers that have responded before.
     pub(super) fn known(&self) -> HashSet<String> {
         self.seen.keys().cloned().collect()
     }
 }
 
-/// What the servers have answered.
+/// The servers' responses.
 #[derive(Debug, Default)]
 pub(super) struct Answers {
     pub(super) lists: Vec<ServerList>,
-    /// How many servers there are; 0 when that was not said.
+    /// The number of servers; 0 if unknown.
     pub(super) servers: usize,
 }
 
-/// Asks every server for all its connections; `None` when none answered.
+/// Queries every server for all its connections; `None` when none responds.
 pub(super) async fn ask(
     system: &Client,
     account: &str,
@@ -126,7 +126,7 @@ pub(super) async fn ask(
     }
     drop(replies);
     for list in &mut lists {
-        // Each further page is asked of that server alone.
+        // Each further page is requested from that server alone.
         while let Some(offset) = list.next_page((page / 4).max(1)) {
             let subject = format!("$SYS.REQ.SERVER.{}.CONNZ", list.server);
             let Some(answer) = answer(system, subject, request(offset)).await else { break };
@@ -139,7 +139,7 @@ pub(super) async fn ask(
     (!lists.is_empty()).then_some(Answers { lists, servers })
 }
 
-/// How many servers there are, by the word of the first that answers; 0 when none does.
+/// The number of servers, by the first response; 0 when none responds.
 async fn count_servers(system: &Client) -> usize {
     let answer = answer(system, "$SYS.REQ.SERVER.PING.STATSZ".to_owned(), String::new()).await;
     answer
@@ -177,11 +177,11 @@ mod tests {
         };
         assert_eq!(gather(vec![list("A", "a", 0)], 2, 0), (false, vec![]));
         assert_eq!(gather(vec![list("A", "a", 0), list("B", "b", 0)], 2, 1), (true, vec![]));
-        // B is late, then it has answered a part only, then it is back.
+        // B is late, then has sent only a part, then is complete.
         assert_eq!(gather(vec![list("A", "a", 0)], 1, 30), (false, vec![]));
         assert_eq!(gather(vec![list("A", "a", 0), list("B", "b", 9)], 2, 40), (false, vec![]));
         assert_eq!(gather(vec![list("A", "a", 0), list("B", "b", 0)], 2, 50), (true, vec![]));
-        // A was started anew; B is away for good.
+        // A was restarted; B does not return.
         assert_eq!(gather(vec![list("C", "a", 0)], 1, 60), (false, vec!["A".to_owned()]));
         assert_eq!(gather(vec![list("C", "a", 0)], 1, 111), (true, vec!["B".to_owned()]));
     }

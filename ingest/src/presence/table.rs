@@ -1,7 +1,7 @@
-//! The table of connections: a pure fold of what the broker says into changes of presence.
+//! The table of connections: a pure fold of advisories and lists into changes of presence.
 //!
-//! Invariant: nobody is declared gone by what is missing on a list, unless the list is whole and
-//! the next one says the same.
+//! Invariant: a device missing on a list is offline only if the list is complete and the next one
+//! agrees.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
@@ -16,10 +16,10 @@ use super::sweep::Sweep;
 /// A device in its project.
 pub(super) type Who = (ProjectId, DeviceId);
 
-/// So many lists in a row must say that a connection is gone.
+/// Number of consecutive lists that must agree that a connection has closed.
 const AGREED: u8 = 2;
 
-/// A connection of a device, as the broker names it.
+/// A connection of a device, as named by the broker.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Connection {
     /// `<server id>/<client id>`.
@@ -46,7 +46,7 @@ impl Connection {
         format!("{server}/{client}")
     }
 
-    /// The server that it is on.
+    /// Its server.
     pub(super) fn server(&self) -> &str {
         self.id.split_once('/').map_or("", |(server, _)| server)
     }
@@ -62,33 +62,33 @@ pub(super) struct Change {
 #[derive(Debug)]
 struct Known {
     connection: Connection,
-    /// Is nothing heard on it any more?
+    /// Whether it is silent.
     is_silent: bool,
-    /// Whole lists in a row that do not name it.
+    /// Number of consecutive complete lists without it.
     missed: u8,
-    /// The round trip that the list named last, and when it became that, by the server's clock.
+    /// The round trip on the last list, and the time of its last change, by the server's clock.
     rtt: String,
     answered: Option<Timestamp>,
 }
 
-/// Who is connected, and who counts as online in the log.
+/// The connected devices, and the devices that are online in the log.
 #[derive(Debug, Default)]
 pub(super) struct Table {
-    /// A connection on which nothing was heard for so long is silent; in microseconds.
+    /// Silence after which a connection is silent, in microseconds.
     offline_after: i64,
     connections: HashMap<String, Known>,
     /// Connections by device; a device is online while any of them is not silent.
     by_device: BTreeMap<Who, HashSet<String>>,
-    /// Who counts as online in the log.
+    /// The devices that are online in the log.
     online: HashSet<Who>,
-    /// Online in the log, and of no connection that anybody knows: so many whole lists in a row.
+    /// Devices that are online in the log without a known connection: the number of complete lists so far.
     unexplained: HashMap<Who, u8>,
-    /// What advisories told while a sweep is under way: its list may be older than they are.
+    /// Connections of advisories during a sweep: its list may be older than they are.
     touched: Option<HashSet<String>>,
 }
 
 impl Table {
-    /// What the log says: these devices are online.
+    /// The initial state, from the log: these devices are online.
     pub(super) fn new(offline_after: Duration, online: impl IntoIterator<Item = Who>) -> Self {
         Self {
             offline_after: i64::try_from(offline_after.as_micros()).unwrap_or(i64::MAX),
@@ -97,17 +97,17 @@ impl Table {
         }
     }
 
-    /// How many devices are online.
+    /// The number of online devices.
     pub(super) fn online(&self) -> usize {
         self.online.len()
     }
 
-    /// Does something have to be looked at again soon?
+    /// Whether the list must be queried again soon.
     pub(super) fn is_in_doubt(&self) -> bool {
         !self.unexplained.is_empty() || self.connections.values().any(|known| known.missed > 0)
     }
 
-    /// An advisory counts at once.
+    /// Applies an advisory immediately.
     pub(super) fn told(&mut self, advisory: Advisory) -> Option<Change> {
         match advisory {
             Advisory::Opened(connection) => {
@@ -171,7 +171,7 @@ impl Table {
         self.online.insert(who.clone()).then(|| Change { who, event: connected.into() })
     }
 
-    /// The device is offline, unless another connection of it speaks.
+    /// The device is offline, unless another connection of it is active.
     fn goes_offline(
         &mut self,
         who: Who,
@@ -188,24 +188,24 @@ impl Table {
         self.online.remove(&who).then(|| Change { who, event: disconnected.into() })
     }
 
-    /// The broker is about to be asked for its list.
+    /// A query of the broker's list starts.
     pub(super) fn sweep_begins(&mut self) {
         self.touched = Some(HashSet::new());
     }
 
-    /// The broker did not answer: nothing is known.
+    /// The broker did not respond: the table is unchanged.
     pub(super) fn sweep_failed(&mut self) {
         self.touched = None;
     }
 
-    /// The broker's list: what is new on it is there, what speaks again is online, what was not
-    /// heard for too long is silent, and what two whole lists do not name is gone.
+    /// Applies the broker's list: new connections are added, active ones are online, silent ones are
+    /// marked, and connections missing on two complete lists are removed.
     pub(super) fn swept(&mut self, sweep: Sweep) -> Vec<Change> {
         let touched = self.touched.take().unwrap_or_default();
         let Sweep { listed, whole, lost, is_whole } = sweep;
         let named: HashSet<String> =
             listed.iter().map(|(_, listed)| listed.connection.id.clone()).collect();
-        // Who has a new connection does not go offline for the old one.
+        // A device with a new connection does not go offline because of the old one.
         let (mut changes, mut silent) = (Vec::new(), Vec::new());
         for (now, listed) in listed {
             if !touched.contains(&listed.connection.id) {
@@ -229,8 +229,8 @@ impl Table {
             if lost.contains(server) {
                 gone.push((id.clone(), Some("its broker is gone".to_owned())));
             } else if is_whole || whole.contains(server) {
-                // Of a server that answers, or of one that nobody has: a broker that was killed before
-                // it was ever listed.
+                // Of a server that responds, or of an unknown one: a broker that was killed before it was
+                // ever listed.
                 known.missed += 1;
                 if known.missed >= AGREED {
                     gone.push((id.clone(), None));
@@ -246,7 +246,7 @@ impl Table {
         changes
     }
 
-    /// One entry of the list.
+    /// Applies one entry of the list.
     fn listed(
         &mut self,
         now: Timestamp,
@@ -257,11 +257,11 @@ impl Table {
         let quiet = now.0.saturating_sub(active.0);
         let limit = self.offline_after;
         let is_new = !self.connections.contains_key(&connection.id);
-        // A connection that was quiet before anybody watched it is what the log says of it.
+        // A connection that was silent before this process started has the state of the log.
         let is_silent = is_new && quiet > limit && !self.online.contains(&connection.who);
         let known = self.insert(connection.clone(), is_silent);
         known.missed = 0;
-        // Whoever is online in the log is watched from now on before it is called silent.
+        // A device that is online in the log is observed from now on before it is called silent.
         let is_sign_of_life = if is_new { !is_silent } else { rtt != known.rtt };
         known.rtt = rtt;
         if is_sign_of_life {
@@ -279,7 +279,7 @@ impl Table {
         None
     }
 
-    /// Online in the log, but of no connection that anybody knows.
+    /// Devices that are online in the log without a known connection.
     fn explain(&mut self) -> Vec<Change> {
         let unexplained: HashMap<Who, u8> = self
             .online

@@ -1,4 +1,4 @@
-//! Every kind of message that a device, or someone who is none, can send.
+//! Every kind of message that a device, or another client, can send.
 
 use muster_eventlog::DeviceEpoch;
 use muster_schemas::events::{DeviceConfigApplied, DeviceDeleted};
@@ -35,7 +35,7 @@ fn envelope(seq: u64, prev: Hash, event: &Event) -> DeviceEnvelope {
     }
 }
 
-/// Seals a chain of events after `prev`, from `seq` on.
+/// Seals a chain of events after `prev`, starting at `seq`.
 fn chain(from: u64, mut prev: Hash, events: u64) -> Vec<Bytes> {
     let mut sealed = Vec::new();
     for seq in from..from + events {
@@ -57,7 +57,7 @@ fn arrival(bytes: &Bytes) -> Arrival {
     Arrival { subject: format!("evt.3.default.{}", device(1)), bytes: bytes.clone() }
 }
 
-/// What became of the messages: how many are appended, the ack, the causes of the refused.
+/// The result: the number of appended events, the ack, the causes of rejections.
 fn outcome(
     access: &DeviceAccess,
     messages: &[Bytes],
@@ -170,7 +170,7 @@ fn after_a_rotation_the_new_key_signs_and_the_old_one_does_not() {
     let start = access(0, Hash::ZERO);
     assert_eq!(outcome(&start, &[good.clone(), after(&good, &key(9))]).0, 2);
     assert_eq!(outcome(&start, &[good.clone(), after(&good, &key(1))]).2, ["unknown_key"]);
-    // Without the new key's agreement it is kept as unreadable, and the old key goes on.
+    // Without the new key's proof it is stored as unreadable, and the old key stays valid.
     let bad: Bytes = envelope(1, Hash::ZERO, &rotation(&key(8))).seal(&key(1)).into();
     assert_eq!(outcome(&start, &[bad.clone(), after(&bad, &key(1))]).0, 2);
 }

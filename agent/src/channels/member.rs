@@ -3,7 +3,6 @@
 //!
 //! Each has its own queue, so that the session never waits for a client; the session limits the
 //! queue's length.
-//! session's to decide.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -4,7 +4,6 @@
 //! A path is opened without side effects (`O_PATH`), the kernel returns its real location, and only
 //! after a check is it used, through the open descriptor: a link that is replaced meanwhile has no
 //! effect.
-//! is it used, through what was opened: a link that is exchanged meanwhile changes nothing.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{File, OpenOptions};

@@ -2,7 +2,7 @@
 //!
 //! | file | contents |
 //! |---|---|
-//! | `take` | received orders: checked (`check`, `policy`, `prepare`), then written into the `journal` |
+//! | `take` | received orders: checked (`check`, `policy`, `prepare`), then put into the `journal` |
 //! | `queue`, `perform` | the open runs; the loop that starts them |
 //! | `exec`, `group` | one program, and all its processes |
 //! | `policy`, `ports`, `pattern` | what the device's owner allows |

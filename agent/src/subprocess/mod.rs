@@ -6,7 +6,7 @@
 //!
 //! | file | contents |
 //! |---|---|
-//! | `process` | the agent's side: starts a helper, sends its job, receives its messages, kills it |
+//! | `process` | the agent's side: starts a helper, sends its job, reads its messages, kills it |
 //! | `wire` | messages on the socket, and the descriptors that accompany a job |
 //! | `entry` | the helper's side: closes inherited descriptors, reads its job and performs it |
 //! | `launch` | the job that becomes a program of a run or of a shell |

@@ -7,7 +7,7 @@ use super::state::State;
 use super::{Outbox, record};
 use crate::store::{self, EVENTS, MARKS, StoreError, key};
 
-/// Interval between age entries in the table `MARKS`, in microseconds: the precision of an event's
+/// Interval between the age entries of events, in microseconds: the precision of an event's age.
 /// age.
 const MARK_EVERY: i64 = 3600 * 1_000_000;
 

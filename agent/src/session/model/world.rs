@@ -116,7 +116,7 @@ impl World {
                 let view = device.outbox.view();
                 view.unconfirmed() == 0 && !view.is_waiting_for_epoch
             };
-            // Longer than `SETTLE`, after which a suspicion is confirmed.
+            // Longer than the time after which a suspected loss is certain.
             calm = if devices.iter().all(is_done) { calm + 1 } else { 0 };
             if calm > 14 {
                 break;

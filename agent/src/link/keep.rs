@@ -106,7 +106,7 @@ async fn reach(
             Err(error) => last = error,
         }
     }
-    // A broker that responded with an error would respond the same through the HTTPS listener. The
+    // A broker that refused the credentials would refuse them through the HTTPS listener, too. The
     // direct port is always tried first, so that it is used again as soon as it is open.
     let (Some(address), ConnectError::Broker { is_denied: false, .. }) = (addresses.first(), &last)
     else {

@@ -89,7 +89,7 @@ impl Keys {
             .find(|key| key.thumbprint() == kid);
         match known {
             Some(key) => message.verify(Kind::Event, &key).is_ok(),
-            // Sealed by a deleted key, which is valid only before the previous rotation.
+            // Sealed by a deleted key: only events before the newest rotation can be.
             None => self.rotation.as_ref().is_some_and(|rotation| place < rotation.place),
         }
     }

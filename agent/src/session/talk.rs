@@ -13,7 +13,7 @@ use crate::clock::Moment;
 use crate::outbox::{Outbox, Prover, Verdict, judge};
 use crate::store::StoreError;
 
-/// Interval between two hellos that must both report a loss before the device starts a new epoch. A
+/// Minimum time for which the log must report the same loss before the device starts a new epoch. A
 /// log that seems to lack events that this device cannot send again may still be reading them from
 /// its stream.
 const SETTLE: Duration = Duration::from_secs(5);

@@ -1,7 +1,7 @@
-//! What the released agent costs beside a real broker: memory, CPU, bytes on the wire.
+//! Measures the cost of the released agent with a real broker: memory, CPU time, bytes on the wire.
 //!
 //! `cargo build --release -p muster-agent && cargo run -p muster-agent --example agent_cost -- 120`
-//! runs it for 120 s at the default interval (10 s). A benchmark; asserts nothing.
+//! runs it for 120 s at the default interval (10 s). A benchmark without assertions.
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a benchmark by hand")]
 
 #[path = "../tests/agent/support/mod.rs"]
@@ -21,7 +21,7 @@ fn status(pid: u32, name: &str) -> u64 {
     line.split_ascii_whitespace().find_map(|word| word.parse().ok()).unwrap()
 }
 
-/// User and system time in clock ticks of 10 ms.
+/// Returns user and system time in clock ticks of 10 ms.
 fn ticks(pid: u32) -> u64 {
     let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
     let fields: Vec<&str> = text.rsplit_once(')').unwrap().1.split_ascii_whitespace().collect();

@@ -1,7 +1,8 @@
-//! What each group of metrics costs on this machine: CPU microseconds a round. Prints a table.
+//! Measures the cost of each group of metrics on this machine: CPU microseconds per round. Prints a
+//! table.
 //!
-//! `cargo run --release --example collector_cost [PROCESSES]` starts so many sleeping processes
-//! first, to measure `processes` on a fuller machine.
+//! `cargo run --release --example collector_cost [PROCESSES]` starts this number of sleeping
+//! processes first, to measure `processes` on a machine with more load.
 #![expect(clippy::print_stdout, clippy::unwrap_used, reason = "a tool for a person to run")]
 
 use std::path::Path;

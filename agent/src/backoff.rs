@@ -1,7 +1,7 @@
-//! Waiting longer after each failure, by chance a little more or less, so that a fleet does not
-//! come back in one moment.
+//! Exponential backoff with jitter, so that the devices of a fleet do not reconnect at the same
+//! moment.
 //!
-//! Pure: chance is handed in. Never gives up: that is for the caller to decide.
+//! The caller passes the random number, and decides when to stop trying.
 
 use std::time::Duration;
 
@@ -20,14 +20,14 @@ impl Backoff {
         Self { first, limit, next: first }
     }
 
-    /// Retries of a lost connection: 0.5 s to 10 s. The limit bounds how long a device stays away after
-    /// its servers have returned, however long they were gone.
+    /// Backoff of a lost connection: 0.5 s to 10 s. The limit bounds how long a device stays
+    /// disconnected after its servers have returned, independent of the length of the outage.
     #[must_use]
     pub const fn reconnect() -> Self {
         Self::new(Duration::from_millis(500), Duration::from_secs(10))
     }
 
-    /// How long to wait now: half of the step to all of it, as `chance` (0 to 1) has it.
+    /// Returns the delay: between half of the step and all of it, by `chance` (0 to 1).
     #[must_use]
     pub fn wait(&mut self, chance: f64) -> Duration {
         let step = self.next;
@@ -35,7 +35,7 @@ impl Backoff {
         step.mul_f64(0.5 + chance.clamp(0.0, 1.0) / 2.0)
     }
 
-    /// Begins anew, after a success.
+    /// Resets the delay after a success.
     pub const fn reset(&mut self) {
         self.next = self.first;
     }

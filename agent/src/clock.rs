@@ -1,7 +1,7 @@
-//! The device's clocks: the wall clock, which may be wrong, and the monotonic one, which is not.
+//! The device's clocks: the wall clock, which may be wrong, and the monotonic clock, which is not.
 //!
-//! Sets no clock. What the server's clock says is kept as an [`Anchor`], so that a wrong wall
-//! clock, or one that is set while the agent runs, falsifies no metric.
+//! The agent sets no clock. It keeps the server's time as an [`Anchor`], so that a wrong wall
+//! clock, or one that is set while the agent runs, does not falsify metrics.
 
 use std::time::SystemTime;
 
@@ -13,41 +13,41 @@ use uuid::Uuid;
 /// One moment, by all of the device's clocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Moment {
-    /// The kernel's id of this boot; nil where the kernel does not tell.
+    /// The kernel's id of this boot; nil if the kernel does not provide it.
     pub boot: Uuid,
-    /// Microseconds since that boot, time asleep counted (CLOCK_BOOTTIME).
+    /// Microseconds since that boot, including suspend (CLOCK_BOOTTIME).
     pub mono: u64,
     /// The wall clock.
     pub wall: Timestamp,
 }
 
 impl Moment {
-    /// Now.
+    /// Reads the clocks.
     #[must_use]
     pub fn now() -> Self {
         Self { boot: boot_id(), mono: boottime_us(), wall: SystemTime::now().into() }
     }
 }
 
-/// What the server's clock said at one moment of this boot.
+/// The server's time at one moment of this boot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Anchor {
-    /// The boot in which it was learned.
+    /// Id of the boot.
     pub boot: Uuid,
-    /// The monotonic clock when it was learned.
+    /// The monotonic clock at that moment.
     pub mono: u64,
-    /// The server's clock then.
+    /// The server's clock at that moment.
     pub server: Timestamp,
 }
 
 impl Anchor {
-    /// The server's time at a moment; `None` when that moment belongs to another boot.
+    /// Returns the server's time at a moment; `None` if the moment belongs to another boot.
     #[must_use]
     pub fn server_time(&self, at: &Moment) -> Option<Timestamp> {
         self.server_time_at(at.boot, at.mono)
     }
 
-    /// As [`Self::server_time`], for a moment whose wall clock does not matter.
+    /// Like [`Self::server_time`], for a moment whose wall clock is irrelevant.
     #[must_use]
     pub fn server_time_at(&self, boot: Uuid, mono: u64) -> Option<Timestamp> {
         let elapsed = i64::try_from(i128::from(mono) - i128::from(self.mono)).ok()?;
@@ -62,7 +62,7 @@ impl Anchor {
 }
 
 fn boottime_us() -> u64 {
-    // Cannot fail for this clock on any Linux since 2.6.39; 0 is then as good as anything.
+    // Cannot fail for this clock on any Linux since 2.6.39, so the default is irrelevant.
     clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(0, |time| {
         let micros = i128::from(time.tv_sec()) * 1_000_000 + i128::from(time.tv_nsec()) / 1000;
         u64::try_from(micros).unwrap_or(0)
@@ -71,7 +71,7 @@ fn boottime_us() -> u64 {
 
 fn boot_id() -> Uuid {
     use std::sync::OnceLock;
-    // One process lives in one boot.
+    // A process belongs to one boot.
     static BOOT: OnceLock<Uuid> = OnceLock::new();
     *BOOT.get_or_init(|| {
         std::fs::read_to_string("/proc/sys/kernel/random/boot_id")

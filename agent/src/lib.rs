@@ -1,5 +1,5 @@
-//! The device side of muster: records what happens, measures, and does what it is told by the
-//! project that it pinned.
+//! The device side of muster: records events, samples metrics, and executes the operations of the
+//! project that it has pinned.
 
 pub mod backoff;
 pub mod channels;

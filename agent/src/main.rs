@@ -1,6 +1,5 @@
-//! The agent's binary: one thread, a handful of commands.
-//!
-//! All that it does is in the library; here are arguments, logs, signals and exit codes.
+//! The agent's binary: arguments, logging, signals and exit codes; one thread. Everything else is
+//! in the library.
 
 mod cli;
 
@@ -15,26 +14,26 @@ fn main() -> ExitCode {
         return subprocess::run_helper();
     }
     run().unwrap_or_else(|error| {
-        // The causes in one line; a backtrace is nothing for those who operate devices. With
-        // nowhere to write, the exit code has to say it.
+        // The chain of causes on one line; a backtrace does not help those who operate devices. If
+        // stderr is not writable, the exit code must suffice.
         let _ = writeln!(std::io::stderr(), "muster-agent: {error:#}");
         ExitCode::FAILURE
     })
 }
 
 fn run() -> anyhow::Result<ExitCode> {
-    // Before the first handshake: two crypto providers in one process would panic there. An error
-    // means that one is installed already, which is as good.
+    // Must precede the first handshake: with two crypto providers in one process, it would panic.
+    // An error means that a provider is already installed.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    // One thread serves everything; the others are for name lookups and the inventory, and end
-    // when they are idle.
+    // One thread serves everything; the others are for name lookups and the inventory, and end when
+    // they are idle.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(2)
         .thread_stack_size(256 * 1024)
         .build()?;
     let outcome = runtime.block_on(cli::main());
-    // A name lookup that hangs must not hold up the stop.
+    // A name lookup that hangs must not delay the exit.
     runtime.shutdown_background();
     outcome
 }

@@ -1,12 +1,12 @@
-//! The number of files that this process and its children may have open.
+//! The maximum number of open files of this process and its children.
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
-/// Raises the limit of open files as far as the system allows. Children inherit it: a metric store opens
-/// some files for each shard. Returns the limit that holds now.
+/// Raises the limit of open files as far as the system allows. Children inherit it: a metric store
+/// opens some files for each shard. Returns the current limit.
 ///
 /// # Errors
-/// When the kernel refuses; the limit stays as it is.
+/// When the kernel refuses; the limit is then unchanged.
 pub fn raise() -> Result<u64, nix::Error> {
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
     if soft < hard {
@@ -15,10 +15,10 @@ pub fn raise() -> Result<u64, nix::Error> {
     Ok(hard)
 }
 
-/// The limit of open files that holds for this process now.
+/// Returns the current limit of open files of this process.
 ///
 /// # Errors
-/// When the kernel does not answer.
+/// When the kernel does not report it.
 pub fn current() -> Result<u64, nix::Error> {
     getrlimit(Resource::RLIMIT_NOFILE).map(|(soft, _)| soft)
 }

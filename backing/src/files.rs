@@ -1,4 +1,4 @@
-//! Small files that hold secrets or configuration: private, and never half-written.
+//! Small files with secrets or configuration: private, and written atomically.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -8,13 +8,14 @@ use std::path::Path;
 use rand::TryRngCore;
 use rand::rngs::OsRng;
 
-/// Makes a folder, with those above it that are missing, for us alone (mode 0700). A folder that is
-/// there stays as it is.
+/// Creates a folder and its missing parents, accessible only to the current user (mode 0700). An
+/// existing folder is not changed.
 pub(crate) fn make_private_dir(path: &Path) -> io::Result<()> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
 
-/// Replaces `path` whole, readable by us alone (mode 0600), on disk when this returns.
+/// Replaces `path` atomically, readable only by the current user (mode 0600), and synced when this
+/// returns.
 pub(crate) fn write_private(path: &Path, content: &[u8]) -> io::Result<()> {
     let folder = path.parent().unwrap_or(Path::new("."));
     make_private_dir(folder)?;
@@ -31,7 +32,7 @@ pub(crate) fn write_private(path: &Path, content: &[u8]) -> io::Result<()> {
     File::open(folder)?.sync_all()
 }
 
-/// The secret in `path`; made, 192 bits, at first use.
+/// Returns the secret in `path`; creates it with 192 bits at first use.
 pub(crate) fn secret(path: &Path) -> io::Result<String> {
     match fs::read_to_string(path) {
         Ok(text) if !text.trim().is_empty() => Ok(text.trim().to_owned()),
@@ -45,7 +46,8 @@ pub(crate) fn secret(path: &Path) -> io::Result<String> {
     }
 }
 
-/// 24 random bytes in base32: safe in a URL, an SQL string and an InfluxQL string as they are.
+/// Returns 24 random bytes in base32: safe in a URL, an SQL string and an InfluxQL string without
+/// escaping.
 fn random_secret() -> io::Result<String> {
     let mut bytes = [0_u8; 24];
     OsRng.try_fill_bytes(&mut bytes).map_err(io::Error::other)?;

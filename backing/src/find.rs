@@ -1,6 +1,6 @@
-//! Locates the servers' binaries; `scripts/deps` puts them where this module looks.
+//! Locates the servers' binaries; `scripts/deps` installs them where this module searches.
 //!
-//! The order is: the explicit variable, `PATH`, Debian's folders, the user's cache. Nothing is
+//! The order is: the environment variable, `PATH`, Debian's folders, the user's cache. Nothing is
 //! downloaded or installed here.
 
 use std::env;
@@ -12,32 +12,32 @@ use std::process::Command;
 
 use thiserror::Error;
 
-/// A binary that could not be found.
+/// A binary was not found.
 #[derive(Debug, Error)]
 pub enum FindError {
-    /// The variable that names the binary points to nothing that can be run.
+    /// The environment variable of the binary does not name an executable.
     #[error("{variable} names {}, and there is no {binary} to run there; correct or unset it", path.display())]
     Override {
         /// The environment variable.
         variable: &'static str,
-        /// The binary that was looked for.
+        /// Name of the binary.
         binary: &'static str,
-        /// What the variable says.
+        /// Value of the variable.
         path: PathBuf,
     },
-    /// It is in none of the places where it could be.
+    /// The binary is not in any location.
     #[error("no {what} found (looked in {looked}); run `make deps`, or set {variable}")]
     Missing {
-        /// What was looked for, with its version where that matters.
+        /// The binary, with its version if that matters.
         what: String,
-        /// The places, in the order in which they were looked at.
+        /// The locations, in the order of the search.
         looked: String,
         /// The environment variable that would name it.
         variable: &'static str,
     },
 }
 
-/// Where to look. [`Places::from_env`] is what everything but tests uses.
+/// The search path of the binaries. Everything except tests uses [`Places::from_env`].
 #[derive(Debug, Clone, Default)]
 pub struct Places {
     /// `MUSTER_NATS_SERVER`: the nats-server binary.
@@ -48,14 +48,14 @@ pub struct Places {
     pub influxd: Option<PathBuf>,
     /// `PATH`.
     pub path: OsString,
-    /// The folder that holds one folder a major version of PostgreSQL, as Debian lays it out.
+    /// The folder with one folder per major version of PostgreSQL, in Debian's layout.
     pub postgres_versions: PathBuf,
-    /// The folder that `scripts/deps` fills, when it can be told.
+    /// The folder that `scripts/deps` fills, if it can be determined.
     pub cache: Option<PathBuf>,
 }
 
 impl Places {
-    /// The places that this process's environment names.
+    /// Returns the search path from this process's environment.
     pub fn from_env() -> Self {
         let variable =
             |name: &str| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
@@ -72,27 +72,27 @@ impl Places {
         }
     }
 
-    /// The nats-server binary.
+    /// Finds the nats-server binary.
     ///
     /// # Errors
-    /// When there is none; the error names what was looked at.
+    /// When it is not found; the error lists the locations.
     pub fn nats_server(&self) -> Result<PathBuf, FindError> {
         self.binary("nats-server", "MUSTER_NATS_SERVER", self.nats_server.as_deref())
     }
 
-    /// The influxd binary (InfluxDB 1.x or 2.x).
+    /// Finds the influxd binary (InfluxDB 1.x or 2.x).
     ///
     /// # Errors
-    /// When there is none; the error names what was looked at.
+    /// When it is not found; the error lists the locations.
     pub fn influxd(&self) -> Result<PathBuf, FindError> {
         self.binary("influxd", "MUSTER_INFLUXD", self.influxd.as_deref())
     }
 
-    /// The folder with PostgreSQL's binaries. With `major`, the version that an existing data
-    /// folder needs, only that major version will do: another one cannot read the files.
+    /// Finds the folder with PostgreSQL's binaries. `major` is the version of an existing data
+    /// folder and is then required: another one cannot read the files.
     ///
     /// # Errors
-    /// When there is none; the error names what was looked at.
+    /// When it is not found; the error lists the locations.
     pub fn postgres_bin(&self, major: Option<u32>) -> Result<PathBuf, FindError> {
         const VARIABLE: &str = "MUSTER_POSTGRES_BIN";
         let serves = |bin: &Path| {
@@ -133,7 +133,7 @@ impl Places {
             })
     }
 
-    /// Debian's bin folders, the newest major version first.
+    /// Returns Debian's bin folders, the newest major version first.
     fn debian_postgres_bins(&self) -> Vec<PathBuf> {
         let mut versions: Vec<(u32, PathBuf)> = fs::read_dir(&self.postgres_versions)
             .into_iter()
@@ -185,7 +185,7 @@ fn is_executable(path: &Path) -> bool {
     fs::metadata(path).is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
 }
 
-/// `postgres (PostgreSQL) 15.18 (Debian …)` → 15.
+/// Returns the major version: `postgres (PostgreSQL) 15.18 (Debian …)` → 15.
 pub(crate) fn postgres_major(bin: &Path) -> Option<u32> {
     let output = Command::new(bin.join("postgres")).arg("--version").output().ok()?;
     let text = String::from_utf8(output.stdout).ok()?;

@@ -1,13 +1,13 @@
-//! The backing services of muster as child processes: finds, starts, watches and stops
+//! The backing services of muster as child processes: finds, starts, supervises and stops
 //! nats-server, PostgreSQL and InfluxDB.
 //!
-//! `muster up` runs on this crate, and so do the system tests and the tests of every store:
-//! what they talk to is the real server. The crate knows nothing of the other muster crates.
+//! `muster up`, the system tests and the tests of every store use this crate, and so always the
+//! real servers. The crate does not depend on the other muster crates.
 //!
-//! Each service owns one folder (`dir` in its options): its data, its secrets, its configuration
-//! and its logs. A [`child::Child`] is one server process with its restart policy.
+//! Each service owns one folder (`dir` in its options) with its data, secrets, configuration and
+//! logs. A [`child::Child`] is one server process with its restart policy.
 //!
-//! Invariant: no server started here outlives the process that started it, however that ends.
+//! Invariant: no server started here outlives the process that started it, even after a crash.
 //! Invariant: every server listens on the loopback interface unless its options name another.
 
 pub mod child;

@@ -1,5 +1,5 @@
-//! Starts the three servers in a folder, says on one line of JSON where they are, and stops them
-//! when its standard input ends: for developing against them, and for this crate's own tests.
+//! Starts the three servers in a folder, prints their addresses as one line of JSON, and stops them
+//! when its standard input ends: for development, and for this crate's own tests.
 
 use std::io::{self, Write};
 use std::path::PathBuf;

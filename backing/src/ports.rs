@@ -1,8 +1,8 @@
 //! Free TCP ports on the loopback interface, reserved so that parallel tests do not collide.
 //!
-//! Ports come from below the kernel's ephemeral range. A port inside that range could, while its
-//! server restarts, be taken as the local end of some outgoing connection, even of a client that
-//! keeps dialing the server (a TCP self-connect).
+//! Ports are below the kernel's ephemeral range. While its server restarts, a port inside that
+//! range could become the local port of an outgoing connection, even of a client that repeatedly
+//! connects to the server (a TCP self-connect).
 
 use std::collections::HashMap;
 use std::fs;
@@ -15,31 +15,31 @@ use std::sync::{Mutex, PoisonError};
 use rand::Rng;
 use thiserror::Error;
 
-/// No port could be had.
+/// No free port was found.
 #[derive(Debug, Error)]
 #[error(
     "no free TCP port found on 127.0.0.1 between {from} and {to}; stop what listens there, or choose the ports yourself"
 )]
 pub struct NoFreePort {
-    /// The first port that was considered.
+    /// The first port that was tried.
     pub from: u16,
-    /// The last port that was considered.
+    /// The last port that was tried.
     pub to: u16,
 }
 
-/// Ports that this process handed out, each with the abstract Unix socket that reserves it.
+/// Ports that this process has reserved, each with the abstract Unix socket that reserves it.
 ///
-/// Binding an abstract name is atomic and machine-wide (network namespace), and the kernel frees
-/// it when the process ends: the reservation that a mere look at the port cannot be.
+/// Binding an abstract name is atomic and machine-wide (in its network namespace), and the kernel
+/// releases it when the process ends: this is a reservation, unlike a mere check of the port.
 static RESERVED: Mutex<Option<HashMap<u16, UnixListener>>> = Mutex::new(None);
 
 const FIRST: u16 = 20_000;
 
-/// A port of 127.0.0.1 that nothing listens on, and that no other caller in any process that uses
-/// this function is given while this process lives.
+/// Returns a port of 127.0.0.1 on which no process listens, and that this function returns to no
+/// other caller in any process while this process runs.
 ///
 /// # Errors
-/// [`NoFreePort`] after a few hundred tries.
+/// [`NoFreePort`] after a few hundred attempts.
 pub fn free_port() -> Result<u16, NoFreePort> {
     let last = last_port();
     let mut reserved = RESERVED.lock().unwrap_or_else(PoisonError::into_inner);
@@ -57,8 +57,8 @@ pub fn free_port() -> Result<u16, NoFreePort> {
     Err(NoFreePort { from: FIRST, to: last })
 }
 
-/// Where this machine reaches a server that listens on `listen`: "all addresses" is an address to
-/// listen on, and none to dial.
+/// Returns the address at which this machine reaches a server that listens on `listen`: the
+/// unspecified address is valid for listening, but not for connecting.
 #[must_use]
 pub fn reachable(listen: IpAddr) -> IpAddr {
     match listen {
@@ -73,8 +73,8 @@ pub fn is_free(port: u16) -> bool {
     !is_taken(SocketAddr::from((Ipv4Addr::LOCALHOST, port)))
 }
 
-/// Whether somebody listens on `address` now. Other reasons why it cannot be bound are the
-/// server's own to tell.
+/// Whether a process listens on `address` now. The server itself reports other reasons why it
+/// cannot bind the address.
 pub(crate) fn is_taken(address: SocketAddr) -> bool {
     TcpListener::bind(address).is_err_and(|error| error.kind() == ErrorKind::AddrInUse)
 }
@@ -84,7 +84,7 @@ fn reserve(port: u16) -> Option<UnixListener> {
     UnixListener::bind_addr(&UnixAddr::from_abstract_name(name).ok()?).ok()
 }
 
-/// The last port below the ephemeral range; most systems' begins at 32768.
+/// Returns the last port below the ephemeral range, which starts at 32768 on most systems.
 fn last_port() -> u16 {
     let range = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
     let first_ephemeral =

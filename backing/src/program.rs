@@ -1,4 +1,5 @@
-//! A program of our own as a watched child: no port to probe, ready as soon as it stays alive.
+//! One of muster's own programs as a supervised child: no port to probe, ready when it keeps
+//! running.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -8,7 +9,8 @@ use nix::sys::signal::Signal;
 
 use crate::child::{Check, ChildSpec, Restart};
 
-/// How to keep `program` running, with `dir` for its lock, pid file and logs.
+/// Returns the specification that keeps `program` running, with `dir` for its lock, pid file and
+/// logs.
 #[must_use]
 pub fn program(
     name: &'static str,

@@ -1,4 +1,5 @@
-//! Whom a server runs as: ourselves, or, for PostgreSQL when we are root, somebody harmless.
+//! The user that a server runs as: the current one, or an unprivileged one for PostgreSQL under
+//! root.
 
 use std::fs;
 use std::io;
@@ -7,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use nix::unistd::{Uid, User};
 
-/// An unprivileged user, taken from the system's user database.
+/// An unprivileged user from the system's user database.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct RunAs {
     pub(crate) name: String,
@@ -16,8 +17,8 @@ pub(crate) struct RunAs {
 }
 
 impl RunAs {
-    /// `None` when we are no root and so need nobody else; otherwise the user `postgres`, or
-    /// `nobody` where there is none.
+    /// `None` without root privileges, which need no other user; otherwise the user `postgres`, or
+    /// `nobody` if that does not exist.
     pub(crate) fn for_postgres() -> io::Result<Option<Self>> {
         if !Uid::effective().is_root() {
             return Ok(None);
@@ -37,12 +38,12 @@ impl RunAs {
         ))
     }
 
-    /// Gives one file or folder to this user.
+    /// Changes the owner of one file or folder to this user.
     pub(crate) fn own(&self, path: &Path) -> io::Result<()> {
         chown(path, Some(self.uid), Some(self.gid))
     }
 
-    /// Gives a folder and all that is in it to this user. Links are not followed.
+    /// Changes the owner of a folder and all its contents to this user. Links are not followed.
     pub(crate) fn own_tree(&self, path: &Path) -> io::Result<()> {
         lchown(path, Some(self.uid), Some(self.gid))?;
         if fs::symlink_metadata(path)?.is_dir() {
@@ -53,8 +54,8 @@ impl RunAs {
         Ok(())
     }
 
-    /// The first folder on the way to `path` that this user may not pass, if any. Only the mode
-    /// for everybody is looked at: that is what such a user has.
+    /// Returns the first folder of `path` that this user cannot traverse, if any. Only the
+    /// permissions for others are checked, because they apply to such a user.
     pub(crate) fn barred_at(&self, path: &Path) -> Option<PathBuf> {
         path.ancestors()
             .skip(1)

@@ -1,4 +1,4 @@
-//! No server outlives the process that started it: as root, and as an ordinary user.
+//! Tests that no server outlives the process that started it: as root, and as an unprivileged user.
 #![cfg(test)]
 
 use std::fs;
@@ -75,13 +75,13 @@ fn a_killed_owner_takes_its_servers_along_and_a_new_one_starts_at_once() {
     let mut second = Owner::start(Command::new(PROGRAM), dir.path());
     wait_for_end(&pids);
     let pids = second.pids();
-    // Now nobody comes after who could end them: only the kernel's signal does.
+    // No later owner ends these processes: only the kernel's signal does.
     second.kill();
     wait_for_end(&pids);
 }
 
-/// As root: PostgreSQL runs as somebody else, from a folder that only root can reach.
-/// As an ordinary user: all of them run as that user.
+/// As root: PostgreSQL runs as another user, from a folder that only root can traverse. As an
+/// unprivileged user: all servers run as that user.
 #[test]
 fn a_folder_that_only_its_owner_can_reach_serves() {
     let dir = tempfile::tempdir().unwrap();
@@ -95,7 +95,8 @@ fn a_folder_that_only_its_owner_can_reach_serves() {
     owner.stop();
 }
 
-/// Root tries what an ordinary user would find; an ordinary user has just tried it above.
+/// As root: repeats the start as an unprivileged user. Otherwise the test above has already done
+/// it.
 #[test]
 fn an_unprivileged_user_can_start_everything() {
     let dir = tempfile::tempdir().unwrap();

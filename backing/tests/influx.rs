@@ -1,4 +1,4 @@
-//! A real InfluxDB: made, written to, killed.
+//! Tests with a real InfluxDB: created, written to, killed.
 #![cfg(test)]
 
 use muster_backing::child::ChildEvent;
@@ -6,7 +6,7 @@ use muster_backing::influx::{Auth, Credentials, Flavor, InfluxDb, InfluxOptions}
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-/// One request; the whole answer.
+/// Sends one request; returns the whole response.
 async fn post(influx: &InfluxDb, path: &str, sign_in: bool, body: &str) -> String {
     let query = match influx.credentials() {
         Credentials::Password { user, password } if sign_in => format!("&u={user}&p={password}"),
@@ -84,7 +84,7 @@ async fn another_password_beside_the_data_is_an_error_that_says_so() {
     std::fs::write(&password, "another").unwrap();
     let error = InfluxDb::start(InfluxOptions::new(dir.path())).await.unwrap_err().to_string();
     assert!(error.contains("do not belong together"), "{error}");
-    // The failed start left nothing behind that would be in the way.
+    // The failed start left nothing behind that blocks another one.
     std::fs::write(&password, right).unwrap();
     InfluxDb::start(InfluxOptions::new(dir.path())).await.unwrap().stop().await.unwrap();
 }

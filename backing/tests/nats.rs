@@ -1,4 +1,5 @@
-//! A real nats-server: greeted, killed, refused. What goes through it is tested by its users.
+//! Tests with a real nats-server: connected to, killed, refused. Its users test the message
+//! transport.
 #![cfg(test)]
 
 use std::fs;
@@ -10,7 +11,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 
-/// One request to the plain text protocol, and the payload of its answer.
+/// Sends one request in the plaintext protocol; returns the payload of its response.
 async fn request(port: u16, subject: &str, payload: &str) -> Value {
     let mut stream = BufReader::new(TcpStream::connect(("127.0.0.1", port)).await.unwrap());
     let hello = r#"CONNECT {"verbose":false,"pedantic":false,"headers":false}"#;
@@ -115,7 +116,7 @@ async fn a_server_left_by_a_killed_owner_is_ended_first() {
     let dir = tempfile::tempdir().unwrap();
     let first = NatsServer::start(options(dir.path())).await.unwrap();
     let pid = first.child().pid().unwrap();
-    // What a killed owner leaves: the server, its pid file, and no lock.
+    // The leftovers of a killed owner: the server, its pid file, and no lock.
     let pid_file = fs::read_to_string(dir.path().join("nats-server.pid")).unwrap();
     let other = tempfile::tempdir().unwrap();
     fs::write(other.path().join("nats-server.pid"), pid_file).unwrap();

@@ -1,4 +1,5 @@
-//! A nats-server in operator mode and with TLS: who has a JWT gets in, others do not.
+//! Tests of a nats-server in operator mode and with TLS: only clients with a valid JWT are
+//! accepted.
 #![cfg(test)]
 
 use std::fs;
@@ -26,7 +27,7 @@ fn account_jwt(operator: &KeyPair, account: &KeyPair, storage: i64) -> String {
     jwt(operator, account, json!({ "type": "account", "version": 2, "limits": limits }))
 }
 
-/// Connects with or without a JWT; what the server says after that.
+/// Connects with or without a JWT; returns the server's response.
 async fn connect(port: u16, user: Option<(&KeyPair, &str)>) -> String {
     let mut stream = BufReader::new(TcpStream::connect(("127.0.0.1", port)).await.unwrap());
     let mut line = String::new();
@@ -104,6 +105,6 @@ async fn with_a_certificate_every_listener_wants_tls_and_a_reload_keeps_it_runni
     stream.read_line(&mut line).await.unwrap();
     assert!(line.contains("\"tls_required\":true"), "{line}");
     assert_eq!(nats.child().pid(), pid);
-    drop(stream); // A server that stops waits for handshakes that have begun.
+    drop(stream); // A server that is stopping waits for handshakes in progress.
     nats.stop().await.unwrap();
 }

@@ -1,4 +1,4 @@
-//! A real PostgreSQL: made, used, killed, stopped, started again, refused.
+//! Tests with a real PostgreSQL: created, used, killed, stopped, restarted, refused.
 #![cfg(test)]
 
 use std::fs;
@@ -50,7 +50,8 @@ async fn a_killed_server_is_back_on_its_port_with_what_was_committed() {
     };
     assert_eq!(exit.signal(), Some(9));
     let back = loop {
-        // The processes of the killed server may still hold its memory: the first tries may fail.
+        // The processes of the killed server may still hold its memory: the first attempts may
+        // fail.
         if let ChildEvent::Restarted { pid, .. } = events.recv().await.unwrap() {
             break pid;
         }

@@ -1,4 +1,4 @@
-//! The events of a simulated device: sealed once, each bound to the one before.
+//! The events of a simulated device: sealed once, each linked to its predecessor.
 
 use bytes::Bytes;
 use muster_schemas::events::DeviceConfigApplied;
@@ -8,11 +8,11 @@ use uuid::Uuid;
 /// A sealed event.
 #[derive(Clone, Debug)]
 pub struct Sealed {
-    /// Its place.
+    /// Sequence number.
     pub seq: u64,
-    /// Its bytes.
+    /// Sealed bytes.
     pub bytes: Bytes,
-    /// Their hash.
+    /// Hash of the bytes.
     pub hash: Hash,
 }
 
@@ -32,13 +32,13 @@ pub struct Chain {
 }
 
 impl Chain {
-    /// An empty chain.
+    /// Creates an empty chain.
     #[must_use]
     pub const fn new(project: ProjectId, device: DeviceId, epoch: u64, key: SigningKey) -> Self {
         Self { project, device, epoch, key, events: Vec::new() }
     }
 
-    /// The envelope that comes next, for this event.
+    /// Returns the next envelope, for this event.
     #[must_use]
     pub fn next_envelope(&self, event: &Event) -> DeviceEnvelope {
         DeviceEnvelope {
@@ -70,7 +70,7 @@ impl Chain {
         self.seal(&envelope)
     }
 
-    /// Records `count` small events, whose `version` says their place.
+    /// Records `count` small events, whose `version` is their sequence number.
     pub fn record_many(&mut self, count: u64) {
         for _ in 0..count {
             let version = self.events.len() as u64 + 1;

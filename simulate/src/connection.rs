@@ -1,4 +1,5 @@
-//! One connection of a simulated device to the broker, as light as ten thousand of them must be.
+//! One connection of a simulated device to the broker, with little memory, because there are ten
+//! thousand of them.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// What a connection is made with.
+/// Parameters of a connection.
 pub(crate) struct Access<'a> {
     pub(crate) servers: &'a [String],
     pub(crate) jwt: &'a str,
@@ -20,7 +21,7 @@ pub(crate) struct Access<'a> {
     pub(crate) tls: &'a rustls::ClientConfig,
 }
 
-/// Connects once; the second value is canceled when the connection is gone.
+/// Connects once; the second value is canceled when the connection ends.
 pub(crate) async fn connect(
     access: Access<'_>,
 ) -> Result<(Client, CancellationToken), async_nats::ConnectError> {
@@ -31,7 +32,7 @@ pub(crate) async fn connect(
     let client = ConnectOptions::with_auth_callback(move |nonce| {
         let (key, jwt, is_used) = (Arc::clone(&key), jwt.clone(), Arc::clone(&is_used));
         async move {
-            // async-nats would connect again by itself, at a pace of its own.
+            // async-nats would reconnect automatically, with its own backoff.
             if is_used.swap(true, Ordering::Relaxed) {
                 return Err(AuthError::new("one client makes one connection"));
             }

@@ -1,13 +1,13 @@
-//! What a simulated fleet has done, counted while it does it.
+//! Counters of a simulated fleet.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-/// Different errors that are kept apart.
+/// Maximum number of distinct errors.
 const KINDS: usize = 20;
 
-/// Counts; shared by all devices.
+/// The counters, shared by all devices.
 #[derive(Debug, Default)]
 pub struct Counters {
     pub(crate) joined: AtomicU64,
@@ -24,32 +24,32 @@ pub struct Counters {
     errors: Mutex<BTreeMap<String, u64>>,
 }
 
-/// The counts at one moment.
+/// A snapshot of the counters.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Figures {
-    /// Devices that have enrolled.
+    /// Number of devices that have enrolled.
     pub joined: u64,
-    /// Devices that have a connection and were welcomed on it.
+    /// Number of devices that are connected and got their welcome.
     pub online: u64,
-    /// Connections that were made.
+    /// Number of connections.
     pub connects: u64,
-    /// Events that were recorded.
+    /// Number of recorded events.
     pub events: u64,
-    /// Events that the log has, by its own word.
+    /// Number of events that the log has acknowledged.
     pub committed: u64,
-    /// Events that were sent again.
+    /// Number of events that were sent again.
     pub resent: u64,
-    /// Metric batches that were sent.
+    /// Number of metric batches that were sent.
     pub batches: u64,
-    /// Metric batches that the broker has.
+    /// Number of metric batches that the broker has stored.
     pub batches_taken: u64,
-    /// Points in those.
+    /// Number of points in those.
     pub points: u64,
-    /// Acks that named another event than the device's own: a defect of the server.
+    /// Number of acks that named an event other than the device's own: a defect of the server.
     pub differing: u64,
-    /// Runs that devices were asked for and have done.
+    /// Number of runs that devices have performed.
     pub runs: u64,
-    /// What went wrong, and how often; devices try again.
+    /// Number of errors by message; devices retry.
     pub errors: BTreeMap<String, u64>,
 }
 
@@ -58,7 +58,7 @@ pub(crate) fn add(counter: &AtomicU64, count: u64) {
 }
 
 impl Counters {
-    /// Something went wrong; the device tries again.
+    /// Counts an error; the device retries.
     pub(crate) fn error(&self, words: &str) {
         let mut errors = self.errors.lock().unwrap_or_else(PoisonError::into_inner);
         if errors.len() < KINDS || errors.contains_key(words) {
@@ -68,7 +68,7 @@ impl Counters {
         }
     }
 
-    /// The counts now.
+    /// Returns a snapshot of the counters.
     #[must_use]
     pub fn figures(&self) -> Figures {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);

@@ -1,4 +1,4 @@
-//! One simulated device: connects, says hello, reports, resends, goes away and comes back.
+//! One simulated device: connects, sends hellos, reports, resends, disconnects and reconnects.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -31,31 +31,31 @@ use crate::joining::Enrolled;
 use crate::outbox::{Confirmed, Outbox};
 use crate::samples;
 
-/// What the log has not confirmed in this time is sent again.
+/// Time after which unconfirmed events are sent again.
 const RESEND: Duration = Duration::from_secs(5);
-/// Credentials are renewed when less than this is left of them.
+/// Remaining lifetime at which credentials are renewed.
 const RENEW: Duration = Duration::from_secs(120);
-/// An answer is waited for this long.
+/// Timeout of a response.
 const LIMIT: Duration = Duration::from_secs(30);
-/// Between two tries to connect, at first and at most.
+/// Initial and maximum delay between two attempts to connect.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
-/// As good as never.
+/// Practically never.
 const NEVER: Duration = Duration::from_secs(10 * 365 * 86_400);
 
-/// Why a connection was given up.
+/// The reason why a connection ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Left {
-    /// It is gone: connect again after a while.
+    /// It was lost: reconnect after a delay.
     Lost,
-    /// The profile says so: be away for a while.
+    /// The profile schedules a disconnection: reconnect later.
     Away,
-    /// All do, at once.
+    /// All devices reconnect at the same time.
     Storm,
     /// The simulation ends, and the log has everything.
     Done,
 }
 
-/// The times of what comes next.
+/// The times of the next actions.
 struct Plan {
     event: Instant,
     metrics: Instant,
@@ -71,7 +71,7 @@ pub(crate) struct Device {
     subjects: DeviceSubjects,
     outbox: Outbox,
     config_version: u64,
-    /// What it was asked and has done.
+    /// The operations that it has performed.
     operations: HashSet<OperationId>,
     round: usize,
     began: Instant,
@@ -82,13 +82,13 @@ fn now() -> Timestamp {
     SystemTime::now().into()
 }
 
-/// A time to wait that is this long on average.
+/// Returns a random delay with this mean.
 fn about(mean: Option<Duration>) -> Duration {
     mean.map_or(NEVER, |mean| mean.mul_f64(0.5 + rand::random::<f64>()))
 }
 
 impl Device {
-    /// `None` when the server's operation key cannot be read.
+    /// `None` if the server's operation key is invalid.
     pub(crate) fn new(number: usize, enrolled: Enrolled, shared: Arc<Shared>) -> Option<Self> {
         let answer = &enrolled.answer;
         let operation_key = BASE64URL_NOPAD.decode(answer.operation_key.as_bytes()).ok()?;
@@ -113,12 +113,12 @@ impl Device {
         })
     }
 
-    /// Lives until the simulation ends and the log has everything, or it is stopped for good.
+    /// Runs until the simulation ends and the log has everything, or it is stopped.
     pub(crate) async fn run(mut self) {
         let mut wait = BACKOFF.0;
         let mut storms = self.shared.storms.subscribe();
         let first = self.shared.profile.metrics_every.unwrap_or_default();
-        // A fleet does not measure in step.
+        // The devices of a fleet do not sample at the same time.
         let mut metrics_at = Instant::now() + first.mul_f64(rand::random());
         loop {
             if self.shared.ending.is_cancelled() && self.outbox.is_empty() {
@@ -184,14 +184,14 @@ impl Device {
             subjects: &self.subjects,
             tls: &self.shared.tls,
         };
-        // Where TLS is set up for thousands at once, each of them only gets slower.
+        // Thousands of concurrent TLS handshakes would only slow each other down.
         let _place = self.shared.connecting.acquire().await;
         let made = connection::connect(access).await.map_err(|error| error.to_string())?;
         add(&self.shared.counters.connects, 1);
         Ok(made)
     }
 
-    /// One connection's life.
+    /// Handles one connection until it ends.
     async fn work(
         &mut self,
         client: &Client,
@@ -314,12 +314,12 @@ impl Device {
         match self.outbox.confirm(seq, hash) {
             Confirmed::New(count) => add(&self.shared.counters.committed, count),
             Confirmed::Differs => add(&self.shared.counters.differing, 1),
-            // An ack that was overtaken by a welcome, or a log that was restored.
+            // A welcome has overtaken the ack, or the log was restored.
             Confirmed::Behind => {}
         }
     }
 
-    /// Does what a command says; true when there are new events for it.
+    /// Executes a command; true if it caused new events.
     fn obey(&mut self, message: &async_nats::Message) -> bool {
         let kind = message.headers.as_ref().and_then(|headers| headers.get(KIND_HEADER));
         match kind.map(async_nats::HeaderValue::as_str) {
@@ -333,12 +333,12 @@ impl Device {
                 let delivery = codec::decode::<RunDelivery>(&message.payload).ok();
                 delivery.is_some_and(|delivery| self.take_order(&delivery.order))
             }
-            // Whatever it was asked is done already.
+            // Other commands need no action: its operations have already ended.
             Some(_) => false,
         }
     }
 
-    /// Takes an order, once; what it asks for is done at once, and well.
+    /// Accepts an order, once; its operation succeeds immediately.
     fn take_order(&mut self, sealed: &[u8]) -> bool {
         let opened = cose::open(sealed, Kind::Run, &self.operation_key).ok();
         let Some(order) = opened.and_then(|bytes| codec::decode::<RunOrder>(&bytes).ok()) else {
@@ -377,7 +377,7 @@ impl Device {
         true
     }
 
-    /// True when there is a new event for it.
+    /// Applies a config; true if it caused a new event.
     fn apply(&mut self, version: u64) -> bool {
         let is_newer = version > self.config_version;
         if is_newer {
@@ -413,7 +413,7 @@ impl Device {
         Ok(())
     }
 
-    /// Publishes an event, and waits until the broker has it.
+    /// Publishes an event and waits until the broker has stored it.
     async fn send(&self, publisher: &Publisher, bytes: bytes::Bytes) -> Result<(), String> {
         let sent = publisher.publish(self.subjects.events(), bytes).await;
         sent.map_err(|error| error.to_string())

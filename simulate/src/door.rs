@@ -1,4 +1,4 @@
-//! The server's door, as devices use it: joining and credentials, with patience when it is busy.
+//! The server's HTTPS API for devices: enrollment and credentials, with retries while it is busy.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -11,46 +11,46 @@ use serde_json::{Value, json};
 
 use crate::joining::{self, Enrolled, Joining};
 
-/// So often a request is repeated while the door is busy or away.
+/// Maximum number of attempts while the server is busy or unavailable.
 const TRIES: u32 = 120;
-/// No answer is waited for longer.
+/// Timeout of a response.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// A request was not answered as wanted.
+/// The reason why a request failed.
 #[derive(Debug, thiserror::Error)]
 pub enum DoorError {
-    /// The CA cannot be used.
+    /// The CA is invalid.
     #[error("the CA in {0} cannot be used: {1}")]
     Ca(String, String),
-    /// Nothing answers.
+    /// The server does not respond.
     #[error("the server at {url} does not answer: {problem}")]
     Away {
-        /// Where.
+        /// Address of the server.
         url: String,
-        /// Why not.
+        /// The cause.
         problem: String,
     },
-    /// It says no.
+    /// The server refused the request.
     #[error("the server refuses {path}: {status} {detail}")]
     Refused {
-        /// What was asked.
+        /// Path of the request.
         path: &'static str,
         /// The HTTP status.
         status: u16,
-        /// Its words.
+        /// Message of the server.
         detail: String,
     },
-    /// It waits for an operator's yes.
+    /// The enrollment waits for an operator's approval.
     #[error(
         "the server lets this token's devices wait for an operator; use one without --approval"
     )]
     Waiting,
-    /// Its answer cannot be read.
+    /// The response cannot be parsed.
     #[error("the answer to {0} cannot be read: {1}")]
     Unreadable(&'static str, String),
 }
 
-/// The door of one server; cheap to clone.
+/// A client of one server's API; cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Door {
     http: reqwest::Client,
@@ -58,10 +58,10 @@ pub struct Door {
 }
 
 impl Door {
-    /// The door at a URL, whose CA is in a file.
+    /// Creates a client for a URL, with a CA file.
     ///
     /// # Errors
-    /// When the CA cannot be used.
+    /// When the CA is invalid.
     pub fn new(url: &str, ca: Option<&Path>) -> Result<Self, DoorError> {
         let mut http = reqwest::Client::builder().timeout(LIMIT);
         if let Some(ca) = ca {
@@ -81,7 +81,7 @@ impl Door {
     /// Enrolls a new device.
     ///
     /// # Errors
-    /// When it is refused, or nothing answers for long.
+    /// When it is refused, or the server does not respond despite retries.
     pub async fn enroll(&self, token: &str, name: &str) -> Result<Enrolled, DoorError> {
         const PATH: &str = "/api/v1/device/enroll";
         let key = SigningKey::from_seed(&rand::random());
@@ -103,10 +103,10 @@ impl Door {
         Ok(Enrolled { key, nats_key: Arc::new(nats_key), answer })
     }
 
-    /// Fresh broker credentials for a device.
+    /// Fetches new broker credentials for a device.
     ///
     /// # Errors
-    /// When it is refused, or nothing answers for long.
+    /// When it is refused, or the server does not respond despite retries.
     pub async fn credentials(
         &self,
         key: &SigningKey,
@@ -139,7 +139,8 @@ impl Door {
                     }
                     let detail = answer["detail"].as_str().unwrap_or_default().to_owned();
                     let refused = DoorError::Refused { path, status, detail };
-                    // Too many at once, or a part of the server is away: agents wait, and so do these.
+                    // Too many requests, or a part of the server is unavailable: retry, like
+                    // agents.
                     if status != 429 && status < 500 {
                         return Err(refused);
                     }
@@ -157,7 +158,8 @@ impl Door {
     }
 }
 
-/// About this long: those who were sent away together do not come back together.
+/// Waits about this long, with jitter, so that clients that were refused together do not return
+/// together.
 async fn pause(about: Duration) {
     tokio::time::sleep(about.mul_f64(0.5 + rand::random::<f64>())).await;
 }
@@ -166,7 +168,7 @@ fn read<T: serde::de::DeserializeOwned>(path: &'static str, answer: Value) -> Re
     serde_json::from_value(answer).map_err(|error| DoorError::Unreadable(path, error.to_string()))
 }
 
-/// The innermost words: they say what happened.
+/// Returns the message of the innermost error, which describes the cause.
 fn cause(error: &dyn std::error::Error) -> String {
     let mut words = error.to_string();
     let mut source = error.source();

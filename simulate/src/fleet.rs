@@ -1,4 +1,4 @@
-//! Many simulated devices: all join, then live as their profile says until they are to end.
+//! A fleet of simulated devices: all enroll, then behave according to their profile until they end.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -16,43 +16,43 @@ use crate::door::{Door, DoorError};
 use crate::joining::Enrolled;
 use crate::profile::Profile;
 
-/// Devices that ask to join at the same time.
+/// Maximum number of concurrent enrollments.
 const JOINING: usize = 32;
-/// Devices that set up TLS at the same time.
+/// Maximum number of concurrent TLS handshakes.
 const CONNECTING: usize = 256;
 
-/// How a fleet is to be.
+/// Options of a fleet.
 #[derive(Clone, Debug)]
 pub struct FleetOptions {
-    /// Where the server is.
+    /// Address of the server.
     pub url: String,
-    /// Its CA.
+    /// File of the server's CA.
     pub ca: Option<PathBuf>,
-    /// An enrollment token for all of them.
+    /// Enrollment token of all devices.
     pub token: String,
-    /// How many.
+    /// Number of devices.
     pub devices: usize,
-    /// The host names begin with it; a number follows.
+    /// Prefix of the host names; a number follows.
     pub prefix: String,
-    /// What they do.
+    /// Behavior of the devices.
     pub profile: Profile,
 }
 
-/// The fleet cannot be simulated.
+/// The reason why the fleet cannot be simulated.
 #[derive(Debug, thiserror::Error)]
 pub enum FleetError {
-    /// A device could not join.
+    /// A device could not enroll.
     #[error(transparent)]
     Door(#[from] DoorError),
-    /// The CA cannot be used for the broker.
+    /// The CA is not valid for the broker.
     #[error("the CA cannot be used: {0}")]
     Tls(String),
-    /// The server's answer is not usable.
+    /// The server's response is invalid.
     #[error("the server's operation key cannot be read")]
     OperationKey,
 }
 
-/// What all devices share.
+/// State that all devices share.
 pub(crate) struct Shared {
     pub(crate) door: Door,
     pub(crate) host: String,
@@ -61,7 +61,8 @@ pub(crate) struct Shared {
     pub(crate) counters: Arc<Counters>,
     pub(crate) connecting: Semaphore,
     pub(crate) storms: watch::Sender<u64>,
-    /// Nothing new is recorded; what the log does not have is still sent.
+    /// Canceled when no new events must be recorded; events that the log does not have are still
+    /// sent.
     pub(crate) ending: CancellationToken,
 }
 
@@ -73,10 +74,10 @@ pub struct Fleet {
 }
 
 impl Fleet {
-    /// Enrolls all of them. Counts while it does; nothing is connected yet.
+    /// Enrolls all devices, without connecting them. The counters are updated meanwhile.
     ///
     /// # Errors
-    /// When one is refused.
+    /// When a device is refused.
     pub async fn enroll(
         options: &FleetOptions,
         counters: &Counters,
@@ -97,10 +98,10 @@ impl Fleet {
         Ok(enrolled)
     }
 
-    /// Lets devices that have enrolled live.
+    /// Starts devices that have enrolled.
     ///
     /// # Errors
-    /// When the CA or a server's answer cannot be used.
+    /// When the CA or a server's response is invalid.
     pub fn start(
         options: &FleetOptions,
         enrolled: Vec<Enrolled>,
@@ -136,12 +137,12 @@ impl Fleet {
         Ok(Self { shared, devices, storms })
     }
 
-    /// All devices break their connections now, and come back at once.
+    /// Makes all devices disconnect now and reconnect immediately.
     pub fn storm(&self) {
         self.shared.storms.send_modify(|storm| *storm += 1);
     }
 
-    /// Ends: nothing new is recorded, and the log is given this long to take the rest.
+    /// Ends the fleet: no new events are recorded, and the log has this long to receive the rest.
     pub async fn finish(self, patience: Duration) {
         if let Some(storms) = &self.storms {
             storms.abort();

@@ -1,4 +1,4 @@
-//! Asking to join, and asking for fresh credentials, as docs/protocol.md tells it.
+//! Requests for enrollment and for new credentials, as described in docs/protocol.md.
 
 use std::sync::Arc;
 
@@ -12,14 +12,14 @@ use nkeys::KeyPair;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-/// What an enrolled device knows.
+/// The state of an enrolled device.
 #[derive(Clone)]
 pub struct Enrolled {
-    /// Its signing key.
+    /// Signing key of the device.
     pub key: SigningKey,
-    /// Its NATS user key.
+    /// NATS user key of the device.
     pub nats_key: Arc<KeyPair>,
-    /// The server's answer.
+    /// The server's response.
     pub answer: EnrollResponse,
 }
 
@@ -29,27 +29,27 @@ impl std::fmt::Debug for Enrolled {
     }
 }
 
-/// A request to join, in all that may vary of it.
+/// An enrollment request, with all its variable parts.
 #[derive(Debug)]
 pub struct Joining<'a> {
-    /// The key that it will sign with.
+    /// The signing key of the device.
     pub key: &'a SigningKey,
     /// The key for the broker.
     pub nats_key: &'a KeyPair,
     /// The enrollment token.
     pub token: &'a str,
-    /// The host's own name.
+    /// Host name of the machine.
     pub hostname: &'a str,
-    /// The hash of the machine id.
+    /// Hash of the machine id.
     pub machine: Option<Hash>,
-    /// The hashes of the network cards' addresses.
+    /// Hashes of the network cards' addresses.
     pub macs: Vec<Hash>,
-    /// The device that it has been, and its key.
+    /// Previous identity of the machine, with its key.
     pub previous: Option<(&'a SigningKey, &'a ProjectId, DeviceId)>,
 }
 
 impl Joining<'_> {
-    /// The body of the request.
+    /// Builds the body of the request.
     #[must_use]
     pub fn body(&self) -> Value {
         let proof = EnrollProof {
@@ -64,7 +64,7 @@ impl Joining<'_> {
             nonce: Uuid::new_v4(),
         };
         let sealed = self.key.seal(Kind::Enroll, codec::encode(&proof));
-        // A key pair without its secret signs nothing, and is refused for it.
+        // A key pair without its secret cannot sign, and the server refuses the request.
         let nats_proof = self.nats_key.sign(&sealed).unwrap_or_default();
         let request = Hash::of(&sealed);
         let previous = self.previous.map(|(key, project, device)| {
@@ -79,7 +79,7 @@ impl Joining<'_> {
     }
 }
 
-/// The body that asks for fresh credentials, over the server's nonce.
+/// Builds the body of a request for new credentials, with the server's nonce.
 #[must_use]
 pub fn credentials_body(
     key: &SigningKey,

@@ -1,8 +1,8 @@
-//! Simulated devices: real keys, real enrollment, a TLS connection each, signed events, metric
+//! Simulated devices: real keys, real enrollment, one TLS connection each, signed events, metric
 //! batches, hellos, resends. For `muster simulate`, for benchmarks, for tests.
 //!
-//! What they do not have is a disk and a machine: events are kept in memory until the log has
-//! them, and what they measure is made up. They know nothing of servers but the published language.
+//! They have no disk and no machine: events are in memory until the log has them, and metrics are
+//! generated. They use only the public protocol.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test fails by it"))]
 

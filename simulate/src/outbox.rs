@@ -1,4 +1,4 @@
-//! A simulated device's outbox: what the log does not have, in memory.
+//! A simulated device's outbox: the events that the log does not have, in memory.
 
 use std::collections::VecDeque;
 
@@ -8,14 +8,15 @@ use uuid::Uuid;
 
 use crate::chain::Sealed;
 
-/// What an ack said of this device's events.
+/// The effect of an ack.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Confirmed {
-    /// So many more are in the log.
+    /// This many further events are in the log.
     New(u64),
-    /// The log has something else at this place: never, or two devices have one key.
+    /// The log has another event at this position. This must never happen, unless two devices have
+    /// the same key.
     Differs,
-    /// The log is behind what it had confirmed: it was restored.
+    /// The log has fewer events than it had confirmed: it was restored.
     Behind,
 }
 
@@ -72,7 +73,7 @@ impl Outbox {
         bytes
     }
 
-    /// The log has everything up to `seq`, and this hash there.
+    /// Handles an ack: the log has everything up to `seq`, and this hash there.
     pub(crate) fn confirm(&mut self, seq: u64, hash: Hash) -> Confirmed {
         let Some(new) = seq.checked_sub(self.confirmed) else { return Confirmed::Behind };
         let count = usize::try_from(new).unwrap_or(usize::MAX);
@@ -85,7 +86,7 @@ impl Outbox {
         Confirmed::New(new)
     }
 
-    /// What the log does not have, in order.
+    /// Returns the events that the log does not have, in order.
     pub(crate) fn waiting(&self) -> impl Iterator<Item = Bytes> + '_ {
         self.waiting.iter().map(|sealed| sealed.bytes.clone())
     }

@@ -1,25 +1,25 @@
-//! What simulated devices do all day.
+//! The behavior of simulated devices.
 
 use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-/// How a device behaves.
+/// The behavior of a device.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Profile {
-    /// Its name.
+    /// Name of the profile.
     pub name: &'static str,
-    /// What it is like.
+    /// Description of the profile.
     pub about: &'static str,
-    /// The mean time between two events.
+    /// Mean interval between two events.
     pub event_every: Option<Duration>,
-    /// The time between two metric batches.
+    /// Interval between two metric batches.
     pub metrics_every: Option<Duration>,
-    /// The mean time that a device stays connected.
+    /// Mean duration of a connection.
     pub online_for: Option<Duration>,
-    /// The longest time that it is then away.
+    /// Maximum time for which a device then stays disconnected.
     pub away_for: Duration,
-    /// All devices break their connections at once, this often.
+    /// Interval at which all devices reconnect at the same time.
     pub storm_every: Option<Duration>,
 }
 
@@ -46,7 +46,7 @@ const STEADY: Profile = Profile {
 };
 
 impl Profile {
-    /// All of them.
+    /// All profiles.
     pub const ALL: [Self; 5] = [
         IDLE,
         STEADY,

@@ -1,4 +1,4 @@
-//! Metric batches as an agent on a machine with four cores sends them: twelve points each.
+//! Metric batches like those of an agent on a machine with four cores: twelve points each.
 
 use muster_schemas::Timestamp;
 use muster_schemas::metrics::{MetricBatch, Point};
@@ -50,10 +50,10 @@ const NET: [&str; 8] = [
     "drop_out",
 ];
 
-/// Points in a batch.
+/// Number of points in a batch.
 pub const POINTS: u64 = 12;
 
-/// The batch of a device in a round: values that move, as real ones do.
+/// Returns the batch of a device in a round, with values that change like real ones.
 #[must_use]
 pub fn batch(device: usize, round: usize, time: Timestamp) -> MetricBatch {
     let value = |n: usize| ((round * 7919 + device * 104_729 + n * 31) % 10_000) as f64 / 100.0;

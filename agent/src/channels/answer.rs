@@ -1,4 +1,4 @@
-//! The answer to an open: a refusal, or the device's half of the keys and then the channel itself.
+//! The response to an open: a refusal, or the device's half of the keys, followed by the channel.
 
 use async_nats::{Client, HeaderMap};
 use muster_channel::{Channel, Dialect, Half, Publisher, Sender, Side};
@@ -8,23 +8,23 @@ use muster_schemas::wire::{ChannelAnswer, ChannelRefusal, ChannelRefusalCause, K
 use muster_schemas::{ChannelId, Hash, SigningKey, codec};
 use tokio::sync::watch;
 
-/// An open that was not answered yet.
+/// An open that awaits its response.
 pub(super) struct Opening {
     pub(super) client: Client,
-    /// The connection as it is now, for as long as there is an agent.
+    /// The current connection, as long as the agent runs.
     pub(super) link: watch::Receiver<Option<Publisher>>,
     pub(super) subjects: DeviceSubjects,
-    /// What the answer is sealed by.
+    /// Key that seals the response.
     pub(super) key: SigningKey,
     pub(super) channel: ChannelId,
     /// SHA-256 of the sealed open.
     pub(super) open: Hash,
-    /// The server's key of the channel.
+    /// The server's public key of the channel.
     pub(super) other: Vec<u8>,
 }
 
 impl Opening {
-    /// Says no.
+    /// Refuses the open.
     pub(super) async fn refuse(self, cause: ChannelRefusalCause, reason: String) {
         tracing::info!(channel = %self.channel, ?cause, reason, "a channel is refused");
         let refused = Some(ChannelRefusal { cause, reason });
@@ -33,10 +33,10 @@ impl Opening {
         }
     }
 
-    /// Says yes. When this returns, the server may speak.
+    /// Accepts the open. When this returns, the server may send.
     ///
     /// # Errors
-    /// When no channel came about, in words; what can be said of it is said.
+    /// When the channel could not be created, with a message. The server is notified if possible.
     pub(super) async fn accept(self) -> Result<Channel, String> {
         let half = Half::new().map_err(|error| error.to_string())?;
         let ours = half.public().to_vec();
@@ -47,7 +47,7 @@ impl Opening {
                 return Err(error.to_string());
             }
         };
-        // Before the answer: what the server says then must find somebody who listens.
+        // Subscribe before responding: the server may send as soon as it has the response.
         let (down, up) =
             (self.subjects.channel_down(self.channel), self.subjects.channel_up(self.channel));
         let heard = self.client.subscribe(down).await.map_err(|error| error.to_string())?;
@@ -72,7 +72,7 @@ impl Opening {
     }
 }
 
-/// Takes a channel along when the agent connects anew, until it is over.
+/// Moves a channel to each new connection of the agent, until the channel has ended.
 async fn follow(mut link: watch::Receiver<Option<Publisher>>, sender: Sender, down: String) {
     loop {
         tokio::select! {
@@ -91,7 +91,7 @@ async fn follow(mut link: watch::Receiver<Option<Publisher>>, sender: Sender, do
         };
         match heard {
             Ok(heard) => sender.carry_on(client, heard),
-            // Gone again already; or the channel ends in silence.
+            // The connection may be lost again already; otherwise the channel times out.
             Err(error) => tracing::debug!(error, "a channel was not taken along"),
         }
     }

@@ -1,5 +1,5 @@
-//! How sessions ended, as the log is told: also when nobody was attached, and also those that a
-//! killed agent left.
+//! Records the ends of sessions in the log: also of those without an attached client, and of those
+//! that a killed agent left open.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -13,21 +13,21 @@ use uuid::Uuid;
 use crate::run::{Shared, in_words};
 use crate::store::{SESSIONS, Store, StoreError};
 
-/// Ends that were not told yet.
+/// Ends that are not recorded yet.
 #[derive(Debug, Default)]
 pub(super) struct Ends {
     waiting: Mutex<Vec<End>>,
     added: Notify,
 }
 
-/// A session that is not open any more; one without an exit never was.
+/// A session that has ended; one without an exit was never started.
 #[derive(Debug)]
 struct End {
     session: SessionId,
     exit: Option<Exit>,
 }
 
-/// A session from its open on; dropped, it has ended.
+/// A session, from its open until this is dropped, which ends it.
 #[derive(Debug)]
 pub(super) struct Pending<'a> {
     ends: &'a Ends,
@@ -52,7 +52,7 @@ impl Drop for Pending<'_> {
     }
 }
 
-/// Records ends, for ever.
+/// Records ends, indefinitely.
 pub(crate) async fn record_ends(shared: &Shared) {
     loop {
         shared.channels.ends.added.notified().await;
@@ -60,7 +60,7 @@ pub(crate) async fn record_ends(shared: &Shared) {
     }
 }
 
-/// Records the ends that are known.
+/// Records the ends that are waiting.
 pub(crate) fn record_ends_now(shared: &Shared) {
     let ends = std::mem::take(&mut *shared.channels.ends.waiting());
     for End { session, exit } in ends {
@@ -74,7 +74,7 @@ pub(crate) fn record_ends_now(shared: &Shared) {
     }
 }
 
-/// Records the ends of sessions that an agent before this one left: they did not outlive it.
+/// Records the ends of sessions of an earlier agent process, which did not outlive it.
 pub(crate) fn end_lost_sessions(shared: &Shared) {
     match open_sessions(&shared.store) {
         Ok(sessions) => {
@@ -102,7 +102,8 @@ fn open_sessions(store: &Store) -> Result<Vec<SessionId>, StoreError> {
     })
 }
 
-/// Told twice does no harm; not told would: it is tried again by the next agent.
+/// Records an end. Recording it twice does no harm, but it must not be lost: after a failure the
+/// next agent process tries again.
 fn record(shared: &Shared, ended: ShellEnded) -> bool {
     let session = ended.session;
     let recorded = shared.record(&ended.into());

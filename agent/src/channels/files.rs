@@ -1,4 +1,4 @@
-//! The device's files: an SFTP server behind a channel, in a helper process.
+//! Channels to the device's files: an SFTP server in a helper process.
 
 use std::sync::Arc;
 
@@ -17,12 +17,12 @@ use crate::subprocess::{ANSWER_TIMEOUT, Helper, Job, no_answer};
 /// Starts a helper that serves the files.
 ///
 /// # Errors
-/// Why they are not served.
+/// The reason why they are not served.
 async fn start(channels: &Channels, path: &str, write: bool) -> Result<Helper, Refusal> {
     let job = FilesJob::new(channels.policy_file(), path, write);
     let failed = |error: std::io::Error| Refusal::failed(format!("no helper could start: {error}"));
     let mut helper = Helper::start(&Job::Files(job), Vec::new()).await.map_err(failed)?;
-    // The helper itself gives up after the timeout; should it not, it is given up.
+    // The helper has its own timeout; this one is for a helper that hangs.
     match timeout(ANSWER_TIMEOUT * 2, helper.receive::<FilesReply>()).await {
         Ok(Ok(Some(FilesReply::Ready))) => Ok(helper),
         Ok(Ok(Some(FilesReply::Refused(refusal)))) => Err(refusal),
@@ -32,7 +32,7 @@ async fn start(channels: &Channels, path: &str, write: bool) -> Result<Helper, R
     }
 }
 
-/// Answers, and serves until either side is through.
+/// Responds to the open, and serves files until either side ends.
 pub(super) async fn open(
     channels: Arc<Channels>,
     opening: Opening,
@@ -67,7 +67,7 @@ pub(super) async fn open(
     sender.close(why.as_deref().unwrap_or("all was said")).await;
 }
 
-/// From the SFTP server to whoever asked, until its end, or the channel's.
+/// Forwards data from the SFTP server to the client, until the server's or the channel's end.
 async fn up(sender: &Sender, mut from: impl AsyncRead + Unpin) -> Result<(), String> {
     let mut buffer = BytesMut::new();
     loop {

@@ -1,7 +1,8 @@
-//! Who is attached to a session: what is to be said to them, and what they say.
+//! The clients that are attached to a session: their outgoing queues, and the frames that they
+//! send.
 //!
-//! Each has a queue of its own, so that the session waits for nobody; how long it may get is the
-//! session's to decide.
+//! Each has its own queue, so that the session never waits for a client; the session limits the
+//! queue's length.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,41 +15,41 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, mpsc};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
-/// Bytes of output that may wait for a channel, with those that are being said.
+/// Maximum size of queued output of a channel, including the output that is being sent, in bytes.
 const OUTPUT: usize = 64 * 1024;
-/// What was said last may take so long to be taken.
+/// Timeout for sending the last frames.
 const LAST: Duration = Duration::from_secs(10);
 
 /// A channel that is attached to a session.
 #[derive(Debug)]
 pub(super) struct Member {
-    /// It looks on: no input, no resizing.
+    /// Whether it is read-only: it sends no input and no resizes.
     pub(super) watches: bool,
-    /// It has missed output.
+    /// Whether it has missed output.
     pub(super) is_behind: bool,
-    /// Since when it takes nothing.
+    /// Time since which it has accepted no output.
     pub(super) stalled: Option<Instant>,
     pub(super) outlet: Arc<Outlet>,
 }
 
-/// What is to be said on a channel.
+/// The outgoing queue of a channel.
 #[derive(Debug)]
 pub(super) struct Outlet {
     queue: Mutex<Queue>,
-    /// There is something.
+    /// Notified when a frame was added.
     news: Notify,
-    /// Something was taken; the session listens.
+    /// Notified when output was sent; the session waits for it.
     taken: Arc<Notify>,
-    /// There will be nothing more.
+    /// Canceled when no more frames will be added.
     ends: CancellationToken,
-    /// Nobody waits until it is taken.
+    /// Canceled when the channel must end without sending the rest.
     cut: CancellationToken,
 }
 
 #[derive(Debug, Default)]
 struct Queue {
     frames: VecDeque<Frame>,
-    /// Bytes of output that were not taken yet, with those that are being said.
+    /// Size of the output that was not sent yet, including the output that is being sent.
     output: usize,
     why: Option<String>,
 }
@@ -68,11 +69,11 @@ impl Outlet {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Says a piece of output.
+    /// Queues a piece of output.
     pub(super) fn output(&self, bytes: Bytes) {
         let mut queue = self.queue();
         queue.output += bytes.len();
-        // A terminal gives little at a time; what waits goes together, which is much cheaper.
+        // A terminal produces small pieces; merging those that wait is much cheaper.
         match queue.frames.back_mut() {
             Some(Frame::Data(last)) if last.len() + bytes.len() <= CHUNK => {
                 *last = [&last[..], &bytes].concat().into();
@@ -83,36 +84,36 @@ impl Outlet {
         self.news.notify_one();
     }
 
-    /// Says anything else.
+    /// Queues any other frame.
     pub(super) fn say(&self, frame: Frame) {
         self.queue().frames.push_back(frame);
         self.news.notify_one();
     }
 
-    /// Says who is attached; only the newest word on that counts.
+    /// Queues the list of attached clients; replaces an older one that was not sent.
     pub(super) fn attached(&self, attached: Attached) {
         self.queue().frames.retain(|frame| !matches!(frame, Frame::Attached(_)));
         self.say(Frame::Attached(attached));
     }
 
-    /// May output be said?
+    /// Whether output may be queued.
     pub(super) fn is_free(&self) -> bool {
         self.queue().output < OUTPUT
     }
 
-    /// Was all output taken?
+    /// Whether all output was sent.
     pub(super) fn is_drained(&self) -> bool {
         self.queue().output == 0
     }
 
-    /// Nothing more will be said; then the channel ends.
+    /// Ends the channel after all queued frames were sent.
     pub(super) fn end(&self, why: &str) {
         self.queue().why.get_or_insert_with(|| why.to_owned());
         self.ends.cancel();
         self.news.notify_one();
     }
 
-    /// Ends the channel, whatever was not taken.
+    /// Ends the channel without sending the queued frames.
     pub(super) fn cut(&self, why: &str) {
         self.end(why);
         self.cut.cancel();
@@ -131,7 +132,7 @@ impl Outlet {
         self.taken.notify_one();
     }
 
-    /// Says what there is, until nothing more will be; an error when the channel is over before.
+    /// Sends the queued frames until the queue ends; an error if the channel ends first.
     async fn drain(&self, sender: &Sender) -> Result<(), String> {
         loop {
             match self.next() {
@@ -148,14 +149,14 @@ impl Outlet {
     }
 }
 
-/// Where a session hears its members: by their numbers.
+/// The session's receiver of its members' frames, by their numbers.
 #[derive(Clone, Debug)]
 pub(super) struct Ear {
     pub(super) said: mpsc::Sender<(u64, Frame)>,
     pub(super) left: mpsc::UnboundedSender<(u64, String)>,
 }
 
-/// Carries what is said and heard on a member's channel, until it is over.
+/// Sends and receives the frames of a member's channel, until it has ended.
 pub(super) async fn carry(
     number: u64,
     channel: Channel,
@@ -176,17 +177,17 @@ pub(super) async fn carry(
     };
     let why = why.unwrap_or_else(|| outlet.why());
     sender.close(&why).await;
-    // The session may be over.
+    // The session may have ended.
     let _ = ear.left.send((number, why));
 }
 
-/// Hands on what is heard; the session takes it when it can.
+/// Forwards received frames; the session accepts them at its own pace.
 async fn listen(number: u64, receiver: &mut Receiver, said: &mpsc::Sender<(u64, Frame)>) -> String {
     loop {
         match receiver.next().await {
             Ok(frame) => {
                 if said.send((number, frame)).await.is_err() {
-                    // The session is over; what it said last is on its way.
+                    // The session has ended; its last frames are still being sent.
                     std::future::pending::<()>().await;
                 }
             }

@@ -1,21 +1,22 @@
-//! Channels: shells, connections and files that people open on this device, sealed end to end.
+//! Channels: shells, connections and files that users open on this device, with end-to-end
+//! encryption.
 //!
-//! | file | is |
+//! | file | contents |
 //! |---|---|
-//! | `take` | opens come in: checked, once each (`opened`), allowed by the policy |
-//! | `answer` | the answer: refused, or the keys and the channel |
+//! | `take` | received opens: validated, each once (`opened`), allowed by the policy |
+//! | `answer` | the response: a refusal, or the keys and the channel |
 //! | `tcp` | a TCP connection from the device |
 //! | `files` | the device's files, by SFTP |
-//! | `shell` | opens of sessions: a new one, one more attached, its end |
-//! | `session`, `member` | a session, which outlives its channels; those who are attached |
-//! | `ends` | how sessions ended, as the log is told |
-//! | `terminal`, `screen` | a program behind a pseudo-terminal; what its terminal looks like |
-//! | `registry`, `options` | what is open, and how much may be |
+//! | `shell` | opens of sessions: create, attach, end |
+//! | `session`, `member` | a session, which outlives its channels; the attached clients |
+//! | `ends` | the ends of sessions, recorded in the log |
+//! | `terminal`, `screen` | a program with a pseudo-terminal; the contents of its terminal |
+//! | `registry`, `options` | the open channels, and their limits |
 //!
-//! No thread of its own: pseudo-terminals and sockets wake the agent's one thread.
+//! Channels need no thread: pseudo-terminals and sockets wake the agent's only thread.
 //!
-//! Invariant: nothing that goes over a channel is logged, or written to the disk.
-//! Invariant: a terminal's output is read only as fast as those who type take it.
+//! Invariant: the content of a channel is neither logged nor written to disk.
+//! Invariant: a terminal's output is read only as fast as the clients with input accept it.
 
 mod answer;
 mod ends;

@@ -1,13 +1,13 @@
-//! Which channels were opened: each is once, also by an agent that was started again.
+//! The ids of opened channels: each is opened once, even across restarts of the agent.
 
 use muster_schemas::{ChannelId, SessionId, Timestamp};
 use redb::ReadableTable;
 
 use crate::store::{OPENED, SESSIONS, Store, StoreError};
 
-/// Notes that a channel is opened; false when it was before. It is known until its open has
-/// expired, by the server's time. With a session, that is noted as open, and on the disk when this
-/// returns; otherwise a crash may forget it.
+/// Records that a channel is opened; false if it was opened before. The record is kept until its
+/// open has expired, by the server's time. With a session, the session is recorded as open, and the
+/// record is on disk when this returns; otherwise a crash may lose it.
 pub(super) fn note(
     store: &Store,
     channel: ChannelId,
@@ -66,7 +66,7 @@ mod tests {
         drop(store);
         let store = Store::open(Folder::open(dir.path()).unwrap()).unwrap();
         assert!(!note(&store, 1, 100, true), "started again, it knows");
-        // What has expired is refused by its time, and forgotten here.
+        // An expired open is refused because of its time, so its record is deleted here.
         assert!(note(&store, 3, 101, true));
         assert!(note(&store, 1, 101, true));
     }

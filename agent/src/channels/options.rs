@@ -1,20 +1,20 @@
-//! What channels work by on a device: fixed when the agent starts; tests shorten the waits.
+//! Options of channels on a device: fixed when the agent starts; tests shorten the timeouts.
 
 use std::time::Duration;
 
-/// The most sessions at a time.
+/// Maximum number of sessions.
 pub(super) const MOST_SESSIONS: usize = 32;
-/// The most channels at a time.
+/// Maximum number of channels.
 pub(super) const MOST_CHANNELS: usize = muster_schemas::wire::MAX_DEVICE_CHANNELS;
 
-/// How channels are carried.
+/// Options of channels.
 #[derive(Clone, Copy, Debug)]
 pub struct ChannelOptions {
-    /// What is left of a session this long after SIGHUP gets SIGKILL.
+    /// Delay between SIGHUP and SIGKILL at the end of a session.
     pub kill_after: Duration,
-    /// Who types, and takes no output for this long, is detached.
+    /// Maximum time for which a client with input may accept no output before it is detached.
     pub patience: Duration,
-    /// A TCP connection that takes longer to make has failed.
+    /// Timeout of connecting to a TCP port.
     pub connect: Duration,
 }
 

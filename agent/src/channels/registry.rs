@@ -1,4 +1,4 @@
-//! What is open on this device: sessions by their ids, and how many channels.
+//! The open sessions of this device by their ids, and the number of channels.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -16,11 +16,11 @@ use super::options::{ChannelOptions, MOST_CHANNELS, MOST_SESSIONS};
 use super::session::Ask;
 use crate::operations::Policy;
 
-/// When the agent stops, everything is over after this.
+/// Timeout for ending all sessions when the agent stops.
 const LAST: Duration = Duration::from_millis(1500);
-/// What was said last needs so long to leave.
+/// Time for sending the last messages.
 const FAREWELL: Duration = Duration::from_millis(50);
-/// Asks that wait for a session.
+/// Maximum number of requests that wait for a session.
 const ASKS: usize = 8;
 
 /// The channels and sessions of a running agent.
@@ -29,28 +29,28 @@ pub(crate) struct Channels {
     policy: PathBuf,
     pub(super) options: ChannelOptions,
     sessions: Mutex<BTreeMap<SessionId, Known>>,
-    /// Ends that are to be told.
+    /// Ends that are to be recorded.
     pub(super) ends: Ends,
     places: Arc<Semaphore>,
     pub(super) tasks: TaskTracker,
-    /// The agent stops.
+    /// Canceled when the agent stops.
     pub(super) stop: CancellationToken,
 }
 
-/// A session, for those who want something of it.
+/// The handle of a session.
 #[derive(Clone, Debug)]
 pub(super) struct Known {
-    /// As whom it runs.
+    /// User of the session's program.
     pub(super) user: String,
     pub(super) asks: mpsc::Sender<Ask>,
 }
 
-/// Why a session has no place.
+/// The reason why a session cannot be created.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum NoPlace {
-    /// There are as many as may be.
+    /// The maximum number of sessions is reached.
     Busy,
-    /// There is one with this id.
+    /// A session with this id exists.
     Taken,
 }
 
@@ -71,20 +71,20 @@ impl Channels {
         self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The policy as it is now.
+    /// Reads the current policy.
     ///
     /// # Errors
-    /// When it cannot be read or understood, in words.
+    /// When it cannot be read or parsed, with a message.
     pub(super) fn policy(&self) -> Result<Policy, String> {
         Policy::load(&self.policy)
     }
 
-    /// Where the policy is.
+    /// Path of the policy file.
     pub(super) fn policy_file(&self) -> &Path {
         &self.policy
     }
 
-    /// A place for one more channel, for as long as it is held.
+    /// Returns a permit for one more channel, if one is available.
     pub(super) fn place(&self) -> Option<OwnedSemaphorePermit> {
         Arc::clone(&self.places).try_acquire_owned().ok()
     }
@@ -93,7 +93,8 @@ impl Channels {
         self.sessions().get(&id).cloned()
     }
 
-    /// A place for a new session, for as long as it is held; and what is asked of the session.
+    /// Reserves a slot for a new session until it is dropped; also returns the receiver of the
+    /// session's requests.
     pub(super) fn reserve(
         self: &Arc<Self>,
         id: SessionId,
@@ -112,7 +113,7 @@ impl Channels {
         Ok((Reserved { id, channels: Arc::clone(self) }, asked))
     }
 
-    /// Ends all sessions and channels; the agent stops.
+    /// Ends all sessions and channels, when the agent stops.
     pub(crate) async fn close(&self) {
         self.stop.cancel();
         self.tasks.close();
@@ -126,7 +127,7 @@ impl Channels {
     }
 }
 
-/// A session's place; dropped, there is no such session any more.
+/// A session's slot; dropping it removes the session.
 #[derive(Debug)]
 pub(super) struct Reserved {
     pub(super) id: SessionId,

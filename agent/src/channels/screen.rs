@@ -1,5 +1,5 @@
-//! What a session's terminal looks like: fed with all output, so that whoever attaches later sees
-//! what was there.
+//! The contents of a session's terminal: it processes all output, so that a client that attaches
+//! later sees the current screen.
 
 use std::fmt::Write;
 use std::num::NonZeroU16;
@@ -11,26 +11,26 @@ use muster_schemas::wire::TerminalSize;
 use vt100::Parser;
 use vt100::capture::{BasicFormattedCaptureRange, BasicFormattedCaptureState};
 
-/// Lines that have left the screen and are kept.
+/// Maximum number of kept lines that have scrolled off the screen.
 const HISTORY: usize = 500;
-/// The most of them that is said to somebody who attaches, in bytes.
+/// Maximum size of these lines in what a client receives when it attaches, in bytes.
 const HISTORY_BYTES: usize = 96 * 1024;
-/// The most that a screen may take; a frame holds no more than 256 KiB.
+/// Maximum size of a screen, in bytes; a frame holds no more than 256 KiB.
 const SCREEN_BYTES: usize = 140 * 1024;
-/// The largest terminal.
+/// Maximum size of a terminal.
 const LARGEST: TerminalSize = TerminalSize { cols: 500, rows: 200 };
 
-/// A size that a terminal can have; without one, 80 × 24.
+/// Limits a terminal's size to valid values; without a size, 80 × 24.
 pub(super) fn sane(size: TerminalSize) -> TerminalSize {
     let one =
         |given: u16, default: u16, most: u16| if given == 0 { default } else { given.min(most) };
     TerminalSize { cols: one(size.cols, 80, LARGEST.cols), rows: one(size.rows, 24, LARGEST.rows) }
 }
 
-/// Output of this length at once is looked at later, together with what follows: of much text, only
-/// the end is ever seen again.
+/// Minimum size of a piece of output that is buffered and parsed later, together with the following
+/// output: of a long text, only the end is ever displayed again.
 const BULK: usize = 2 * 1024;
-/// So many bytes of it wait at most.
+/// Maximum size of the buffered output, in bytes.
 const WAITING: usize = 1 << 20;
 
 /// The screen of a session.
@@ -41,15 +41,15 @@ pub(super) struct Screen {
     margins: Margins,
 }
 
-/// Did a program set the rows that scroll? Then text may do anything to the others. Taken back by a
-/// reset alone: each of both screens has its own.
+/// Whether a program has set the scrolling region. Then text may change the rows outside it in any
+/// way. Only a reset clears this, because the two screens have separate regions.
 #[derive(Debug, Default)]
 struct Margins {
     are_set: bool,
     state: Sequence,
 }
 
-/// Where in an escape sequence.
+/// Position in an escape sequence.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Sequence {
     #[default]
@@ -75,7 +75,7 @@ impl Margins {
                     self.are_set |= *byte == b'r';
                     Sequence::None
                 }
-                // Parameters, or executed within.
+                // Parameters, or controls that are executed inside the sequence.
                 (Sequence::Control, _) | (Sequence::Escape, 0..b'0') => self.state,
                 (Sequence::Escape, _) => Sequence::None,
             };
@@ -83,7 +83,7 @@ impl Margins {
     }
 }
 
-/// Which bytes do nothing but write, or begin a line. 0xc2 begins controls of two bytes.
+/// Bytes that only print or move to a line start. 0xc2 starts control characters of two bytes.
 const PLAIN: [bool; 256] = {
     let mut plain = [false; 256];
     let mut byte = 0;
@@ -95,12 +95,12 @@ const PLAIN: [bool; 256] = {
     plain
 };
 
-/// Where the plain text begins that is at the end.
+/// Returns the start of the plain text at the end.
 fn plain_from(bytes: &[u8]) -> usize {
     bytes.iter().rposition(|byte| !PLAIN[usize::from(*byte)]).map_or(0, |at| at + 1)
 }
 
-/// Which part of a plain text leaves no trace, since so many lines follow it.
+/// Returns the part of a plain text that leaves no trace, because this many lines follow it.
 fn without_trace(text: &[u8], lines: usize) -> Range<usize> {
     let ends = |at: &usize| *at > 0 && text.get(at - 1..=*at) == Some(b"\r\n");
     let start = (0..text.len()).find(ends);
@@ -121,8 +121,8 @@ impl Screen {
         Self { parser: parser(size), size, waiting: Vec::new(), margins: Margins::default() }
     }
 
-    /// The parser is somebody else's, and programs write anything: should it fail, the screen is
-    /// empty, and the session goes on.
+    /// Protects against panics of the third-party parser, which processes arbitrary output: after
+    /// one, the screen is empty and the session continues.
     fn guarded(&mut self, what: impl FnOnce(&mut Parser)) {
         if catch_unwind(AssertUnwindSafe(|| what(&mut self.parser))).is_err() {
             tracing::warn!("what a program wrote could not be understood; its screen is lost");
@@ -130,7 +130,7 @@ impl Screen {
         }
     }
 
-    /// Takes what the program wrote.
+    /// Processes the program's output.
     pub(super) fn feed(&mut self, bytes: &[u8]) {
         self.waiting.extend_from_slice(bytes);
         if bytes.len() < BULK || self.waiting.len() >= WAITING {
@@ -138,12 +138,12 @@ impl Screen {
         }
     }
 
-    /// Looks at what waits.
+    /// Parses the buffered output.
     fn settle(&mut self) {
         let waiting = std::mem::take(&mut self.waiting);
         let (others, text) = waiting.split_at(plain_from(&waiting));
         self.margins.look(others);
-        // The first ones may be written over what is on the screen.
+        // The first lines may overwrite what is on the screen.
         let lines = HISTORY + 2 * usize::from(self.size.rows) + 1;
         let skipped = match &self.margins {
             Margins { are_set: false, state: Sequence::None } => without_trace(text, lines),
@@ -165,8 +165,8 @@ impl Screen {
         self.guarded(|parser| parser.set_size(of(size.rows), of(size.cols)));
     }
 
-    /// What makes any terminal of this size look like this one. `with_history`: also what has left
-    /// the screen.
+    /// Returns the output that makes any terminal of this size show this screen. `with_history`:
+    /// includes lines that have scrolled off the screen.
     pub(super) fn restored(&mut self, with_history: bool) -> Bytes {
         self.settle();
         let mut text = String::new();
@@ -177,7 +177,7 @@ impl Screen {
 
 fn restored(screen: &vt100::Screen, with_history: bool) -> String {
     let mut text = String::new();
-    // A full-screen program has its own screen, which has no history.
+    // A full-screen program uses the alternate screen, which has no history.
     let is_alternate = screen.alternate_screen();
     text.push_str(if is_alternate { "\x1b[?1049h" } else { "\x1b[?1049l" });
     text.push_str("\x1b[m\x1b[H\x1b[2J");
@@ -189,7 +189,7 @@ fn restored(screen: &vt100::Screen, with_history: bool) -> String {
     if state.len() <= SCREEN_BYTES {
         text.push_str(&state);
     } else {
-        // Too colorful: without the colors.
+        // The colors take too much space: send the text only.
         text.push_str("\x1b[m\x1b[H\x1b[2J");
         text.push_str(&tail(&screen.contents().replace('\n', "\r\n"), SCREEN_BYTES));
         text.push_str(&screen.cursor_state_formatted());
@@ -198,7 +198,8 @@ fn restored(screen: &vt100::Screen, with_history: bool) -> String {
     text
 }
 
-/// The lines that have left the screen, and those that are on it, so that the former leave it again.
+/// Writes the lines that have scrolled off the screen, and those on the screen, so that the former
+/// scroll off again.
 fn history(screen: &vt100::Screen, text: &mut String) {
     let mut all = String::new();
     let mut state = BasicFormattedCaptureState::new();
@@ -208,7 +209,7 @@ fn history(screen: &vt100::Screen, text: &mut String) {
     }
     let mut lines = String::with_capacity(all.len());
     for (at, line) in all.split('\n').enumerate() {
-        // Writing to a text cannot fail.
+        // Writing to a string cannot fail.
         let _ =
             write!(lines, "{}{}", if at == 0 { "" } else { "\r\n" }, line.trim_end_matches(' '));
     }
@@ -216,7 +217,7 @@ fn history(screen: &vt100::Screen, text: &mut String) {
     text.push_str("\x1b[m");
 }
 
-/// The last whole lines that fit.
+/// Returns the last whole lines that fit.
 fn tail(text: &str, most: usize) -> String {
     if text.len() <= most {
         return text.to_owned();
@@ -235,7 +236,7 @@ mod tests {
 
     const SIZE: TerminalSize = TerminalSize { cols: 20, rows: 5 };
 
-    /// A screen, and one that was made to look like it.
+    /// Returns a screen, and another one that was restored from it.
     fn pair(output: &[u8]) -> (Screen, Screen) {
         let (mut one, mut other) = (Screen::new(SIZE), Screen::new(SIZE));
         one.feed(output);
@@ -302,7 +303,7 @@ mod tests {
                 for _ in 0..random(12) {
                     output.push_str(words[random(words.len())]);
                 }
-                // Much text, in the middle of whatever came before.
+                // A long text, in the middle of the preceding output.
                 for at in 0..random(4) * 1500 {
                     output.push_str(&format!("{at}{}\r\n", "x".repeat(random(30))));
                 }

@@ -1,8 +1,9 @@
-//! A session: a program behind a terminal, and those who are attached to it. It outlives its
-//! channels, for a while.
+//! A session: a program with a terminal, and the clients that are attached to it. It outlives its
+//! channels for a limited time.
 //!
-//! Invariant: it waits for nobody. What members say and hear waits in their own tasks; the program
-//! waits when those who type do not take what it writes, and no longer than they may stall.
+//! Invariant: the session never waits for a client. Frames from and to members are queued in their
+//! own tasks; the program waits only while clients with input do not accept its output, and no
+//! longer than they may stall.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -23,30 +24,30 @@ use super::screen::Screen;
 use super::terminal::Terminal;
 use crate::operations::{ended, has_ended};
 
-/// Input that may wait for the program, in bytes.
+/// Maximum size of input that waits for the program, in bytes.
 const INPUT: usize = 64 * 1024;
-/// Input that waits is tried again after this, should the kernel's word be lost.
+/// Interval between attempts to write waiting input, in case the readiness event was lost.
 const TRY_AGAIN: Duration = Duration::from_millis(200);
-/// A program that nobody looks at is read this much slower, so that it does not keep the agent
-/// from everything else.
+/// Delay between reads while no client is attached, so that a program with much output does not
+/// starve the rest of the agent.
 const BRAKE: Duration = Duration::from_millis(5);
-/// What a program leaves behind in its terminal is read for so long after it ended.
+/// Quiet time after which the rest of the output is complete, when the program has ended.
 const REST: Duration = Duration::from_millis(200);
-/// And no longer than this.
+/// Maximum time of reading the rest of the output.
 const MOST_REST: Duration = Duration::from_secs(15);
-/// The agent stops: what is left after this is killed.
+/// Time until SIGKILL when the agent stops.
 const STOPPING: Duration = Duration::from_millis(500);
-/// What does not end this long after SIGKILL is given up.
+/// Time after SIGKILL at which remaining processes are abandoned.
 const GIVEN_UP: Duration = Duration::from_secs(2);
-/// End of input, as it is typed.
+/// End of input, as typed in a terminal.
 const EOT: &[u8] = b"\x04";
 
-/// What is asked of a session.
+/// A request to a session.
 #[derive(Debug)]
 pub(super) enum Ask {
-    /// One more channel.
+    /// Attaches another channel.
     Attach(Attach),
-    /// To end; told when it has.
+    /// Ends the session; the sender is notified when it has ended.
     End(oneshot::Sender<()>),
 }
 
@@ -60,7 +61,7 @@ pub(super) struct Attach {
 }
 
 impl Ask {
-    /// The session is over.
+    /// Declines a request because the session has ended.
     pub(super) async fn decline(self) {
         if let Self::Attach(attach) = self {
             attach.channel.sender.close("the session has ended").await;
@@ -68,7 +69,7 @@ impl Ask {
     }
 }
 
-/// It is being ended.
+/// The state of a session that is being ended.
 struct Ending {
     why: String,
     background: Vec<Pid>,
@@ -91,20 +92,20 @@ pub(super) struct Session {
     ear: Ear,
     said: mpsc::Receiver<(u64, Frame)>,
     left: mpsc::UnboundedReceiver<(u64, String)>,
-    /// A member took something.
+    /// Notified when a member's output was sent.
     taken: Arc<Notify>,
     children: Option<Signal>,
-    /// Since when nobody is attached.
+    /// Time since which no client is attached.
     alone: Option<Instant>,
     ending: Option<Ending>,
     enders: Vec<oneshot::Sender<()>>,
-    /// Nobody holds the terminal any more.
+    /// Whether no process has the terminal open.
     is_silent: bool,
-    /// When the program ended, and when it was read last.
+    /// When the program ended, and when its terminal was last read.
     over: Option<(Instant, Instant)>,
 }
 
-/// What happened.
+/// An event of the session's loop.
 enum News {
     Ask(Ask),
     Said(u64, Frame),
@@ -153,7 +154,7 @@ impl Session {
         }
     }
 
-    /// Runs until the program has ended; answers how.
+    /// Runs until the program has ended; returns its exit.
     pub(super) async fn run(mut self, first: Attach) -> Exit {
         self.attach(first, true);
         loop {
@@ -167,7 +168,7 @@ impl Session {
         self.finish().await
     }
 
-    /// The next thing that happens.
+    /// Waits for the next event.
     async fn news(&mut self) -> News {
         let wake = self.wake_at();
         let may_read = !self.is_silent && self.members.values().all(Member::may_be_written);
@@ -186,7 +187,7 @@ impl Session {
                 Ok(_) | Err(_) => News::Silent,
             },
             written = terminal.write(&input[..]), if !input.is_empty() => {
-                // Nobody reads it any more.
+                // No process reads the input.
                 News::Written(written.unwrap_or(usize::MAX))
             }
             () = ended(pid, children), if over.is_none() => News::Over,
@@ -214,7 +215,7 @@ impl Session {
         }
     }
 
-    /// When something is due.
+    /// Returns the time at which the next action is due.
     fn wake_at(&self) -> Option<Instant> {
         let now = Instant::now();
         let patience = self.channels.options.patience;
@@ -269,7 +270,7 @@ impl Session {
         self.ending = Some(Ending { why: why.to_owned(), background, kill_at, is_killed: false });
     }
 
-    /// Is there nothing more to come?
+    /// Whether the output is complete.
     fn is_over(&self) -> bool {
         let now = Instant::now();
         let is_given_up = self
@@ -303,7 +304,7 @@ impl Session {
     }
 
     fn on_left(&mut self, number: u64, why: &str) {
-        // What it said last counts.
+        // Frames that were sent before leaving still count.
         while let Ok((number, frame)) = self.said.try_recv() {
             self.on_frame(number, frame);
         }
@@ -343,7 +344,7 @@ impl Session {
             Frame::Data(bytes) => self.input.extend_from_slice(&bytes),
             Frame::Eof => self.input.extend_from_slice(EOT),
             Frame::Resize(size) => self.resize(super::screen::sane(size)),
-            // Nothing else is a member's to say.
+            // Members send no other frames.
             _ => {}
         }
     }
@@ -367,7 +368,7 @@ impl Session {
         }
     }
 
-    /// Notes who takes nothing; shows those who missed something what is there now.
+    /// Tracks members that accept no output; sends the current screen to those that missed output.
     fn look_after_members(&mut self) {
         let now = Instant::now();
         for member in self.members.values_mut() {
@@ -383,7 +384,7 @@ impl Session {
         }
     }
 
-    /// Tells everybody how it ended.
+    /// Sends the exit to all members.
     async fn finish(mut self) -> Exit {
         if let Some(ending) = &self.ending {
             self.terminal.clear(&ending.background, ending.kill_at).await;
@@ -423,7 +424,7 @@ impl Session {
 }
 
 impl Member {
-    /// May the program go on, as far as this one is concerned?
+    /// Whether the program may write, as far as this member is concerned.
     fn may_be_written(&self) -> bool {
         self.watches || self.outlet.is_free()
     }

@@ -1,4 +1,4 @@
-//! Opens of sessions: a new one, one more channel for it, its end.
+//! Opens of sessions: create, attach, end.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,10 +16,10 @@ use super::session::{Ask, Attach, Session};
 use super::terminal::Terminal;
 use crate::operations::run_as;
 
-/// What has not ended this long after it was killed never does.
+/// Time after SIGKILL at which a session that has not ended is abandoned.
 const GIVEN_UP: Duration = Duration::from_secs(5);
 
-/// A new session, as it was asked for.
+/// Parameters of a new session.
 pub(super) struct Wanted {
     pub(super) session: SessionId,
     pub(super) user: Option<String>,
@@ -29,23 +29,24 @@ pub(super) struct Wanted {
     pub(super) grace_seconds: u32,
 }
 
-/// Can a terminal be called so? It becomes a variable, and part of a file's name.
+/// Whether this is a valid terminal name. It becomes an environment variable and part of a file
+/// name.
 fn is_term(name: &str) -> bool {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-+._".contains(c);
     !name.is_empty() && name.len() <= 64 && name.chars().all(plain)
 }
 
-/// A new session, with its first channel; stays with it until its end.
+/// Creates a session with its first channel and follows it until its end.
 pub(super) async fn open(
     channels: Arc<Channels>,
     opening: Opening,
     place: OwnedSemaphorePermit,
     wanted: Wanted,
 ) {
-    // Whatever becomes of it, it is not open any more when this returns.
+    // On every return path, the session is no longer open.
     let mut pending = channels.ends.pending(wanted.session);
     let found = run_as(wanted.user.as_deref());
-    // That there is no such user is not told to whom it is none of his business.
+    // Whether the user exists is not revealed to those whom the policy does not allow it.
     let name = match &found {
         Ok(user) => user.name.clone(),
         Err(_) => wanted.user.clone().unwrap_or_default(),
@@ -97,7 +98,7 @@ fn unknown(session: SessionId) -> String {
     format!("there is no session {session} on this device (any more)")
 }
 
-/// One more channel for a session.
+/// Attaches another channel to a session.
 pub(super) async fn attach(
     channels: Arc<Channels>,
     opening: Opening,
@@ -126,7 +127,7 @@ pub(super) async fn attach(
     }
 }
 
-/// Ends a session. The channel ends when it has.
+/// Ends a session. The channel ends after it.
 pub(super) async fn end(
     channels: Arc<Channels>,
     opening: Opening,
@@ -138,7 +139,7 @@ pub(super) async fn end(
     };
     let Ok(channel) = opening.accept().await else { return };
     let (done, ended) = oneshot::channel();
-    // Not heard, it is over.
+    // If the send fails, the session has ended.
     let _ = known.asks.send(Ask::End(done)).await;
     let _ = timeout(channels.options.kill_after + GIVEN_UP, ended).await;
     channel.sender.close("the session was ended").await;

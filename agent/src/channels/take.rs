@@ -1,4 +1,4 @@
-//! Opens of channels come in.
+//! Handling of received opens.
 
 use std::sync::Arc;
 
@@ -16,8 +16,8 @@ use super::{files, opened, shell, tcp};
 use crate::operations::{Ignored, Me, is_expired, is_for};
 use crate::run::{Shared, in_words};
 
-/// What every open says, whatever it is for: so one for something that this agent does not know
-/// can be refused by name.
+/// The fields that all opens have, of any kind: so an open with a kind that is unknown to this
+/// agent can be refused by its id.
 #[derive(Deserialize)]
 struct Address {
     project: ProjectId,
@@ -29,11 +29,11 @@ struct Address {
     key: Vec<u8>,
 }
 
-/// An open of a channel; its answer will be sealed by `key`. `is_greeted`: was a hello of this
-/// connection answered?
+/// Handles an open of a channel; `key` seals the response. `is_greeted`: whether a hello of this
+/// connection got its welcome.
 ///
 /// # Errors
-/// Why it was ignored, in words.
+/// The reason why the open was ignored, as a message.
 pub(crate) fn take_open(
     shared: &Shared,
     client: &Client,
@@ -55,12 +55,12 @@ pub(crate) fn take_open(
         return Err("it has expired".to_owned());
     }
     let open = codec::decode::<ChannelOpen>(&plain);
-    // What a shell does may not be done twice; a connection that nobody speaks on is harmless.
+    // A shell's effects must not happen twice; a second TCP connection without data is harmless.
     let session = match &open {
         Ok(ChannelOpen { purpose: Purpose::Shell { session, .. }, .. }) => Some(*session),
         _ => None,
     };
-    // A shell that has no place never was, and is not noted as one that is open.
+    // A shell without a free slot was never started, and is not recorded as an open session.
     let place = shared.channels.place();
     let session = session.filter(|_| place.is_some());
     let noted = opened::note(&shared.store, address.channel, address.expires_at, now, session);
@@ -80,7 +80,7 @@ pub(crate) fn take_open(
     Ok(())
 }
 
-/// Goes on with an open that is to be answered.
+/// Processes an open that gets a response.
 fn begin(
     shared: &Shared,
     opening: Opening,

@@ -1,4 +1,4 @@
-//! A TCP connection from the device, and the bytes in both directions.
+//! A TCP connection from the device, and its bytes in both directions.
 
 use std::io;
 use std::sync::Arc;
@@ -16,10 +16,10 @@ use tokio::time::{sleep, timeout};
 use super::answer::Opening;
 use super::registry::Channels;
 
-/// What came before the end of a channel is written for so long.
+/// Timeout for writing the data that precedes a channel's end.
 const LAST: Duration = Duration::from_secs(10);
 
-/// Connects, answers, and carries bytes until either side is through.
+/// Connects, responds, and carries bytes until either side ends.
 pub(super) async fn open(
     channels: Arc<Channels>,
     opening: Opening,
@@ -52,7 +52,7 @@ pub(super) async fn open(
             return opening.refuse(ChannelRefusalCause::Failed, reason).await;
         }
     };
-    // Somebody waits for each key that is typed.
+    // Interactive sessions need each keystroke without delay.
     let _ = stream.set_nodelay(true);
     let id = opening.channel;
     let Channel { sender, mut receiver } = match opening.accept().await {
@@ -63,8 +63,7 @@ pub(super) async fn open(
         }
     };
     let (from, mut to) = stream.into_split();
-    // A peer that takes nothing more may still send something; one that has reset the connection
-    // does neither.
+    // A peer that no longer reads may still send; after a reset it does neither.
     let both = async {
         let down = async { Ok::<_, String>(down(&mut receiver, &mut to).await) };
         let ((), down) = tokio::try_join!(up(&sender, from), down)?;
@@ -79,13 +78,13 @@ pub(super) async fn open(
     sender.close(why.as_deref().unwrap_or("the connection has ended")).await;
 }
 
-/// The channel has been over for a while: what came before its end had time to be written.
+/// Waits until the data that precedes the channel's end has had time to be written.
 pub(super) async fn last(sender: &Sender) {
     sender.closed().await;
     sleep(LAST).await;
 }
 
-/// From the device's side to the server, until its end, or the channel's.
+/// Forwards from the device's side to the server, until its end or the channel's.
 async fn up(sender: &Sender, from: OwnedReadHalf) -> Result<(), String> {
     loop {
         let ready = tokio::select! {
@@ -93,7 +92,7 @@ async fn up(sender: &Sender, from: OwnedReadHalf) -> Result<(), String> {
             () = sender.closed() => return Ok(()),
         };
         ready.map_err(|error| broken(&error))?;
-        // Only while there is something: a connection that is silent costs no memory.
+        // Allocated only while there is data: a silent connection needs no memory.
         let mut buffer = vec![0; CHUNK];
         match from.try_read(&mut buffer) {
             Ok(0) => break,
@@ -111,7 +110,7 @@ async fn up(sender: &Sender, from: OwnedReadHalf) -> Result<(), String> {
     Ok(())
 }
 
-/// From the server to the device's side, until its end.
+/// Forwards from the server to the device's side, until its end.
 pub(super) async fn down(
     receiver: &mut Receiver,
     to: &mut (impl AsyncWrite + Unpin),
@@ -120,7 +119,7 @@ pub(super) async fn down(
         match receiver.next().await.map_err(|gone| gone.0)? {
             Frame::Data(bytes) => to.write_all(&bytes).await.map_err(|error| broken(&error))?,
             Frame::Eof => break,
-            // Nothing else is about a connection.
+            // Other frames do not occur on a connection.
             _ => {}
         }
     }

@@ -1,5 +1,5 @@
-//! A program behind a pseudo-terminal: started as a login shell is, read and written without
-//! blocking, and ended with all that belongs to it.
+//! A program with a pseudo-terminal: started like a login shell, read and written without blocking,
+//! and ended with all its processes.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
@@ -25,24 +25,24 @@ use tokio::time::{Instant, sleep};
 use crate::operations::{PATH, RunAs, has_ended, pid_of};
 use crate::subprocess::{Launch, Program, launch, reap_later};
 
-/// The most that is read at once.
+/// Maximum number of bytes of one read.
 const CHUNK: usize = 32 * 1024;
-/// Processes are looked for this often while they end.
+/// Interval between checks whether processes have ended.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// A program and its terminal. Dropped, the program is killed.
+/// A program and its terminal. When it is dropped, the program is killed.
 pub(super) struct Terminal {
-    /// Both are the terminal: tokio makes no difference between it and a pipe.
+    /// Both ends are the terminal: tokio handles it like a pipe.
     from: pipe::Receiver,
     to: pipe::Sender,
-    /// Resizes, and knows who is in the foreground.
+    /// Resizes the terminal, and reads the foreground process group.
     master: Mutex<Box<dyn MasterPty + Send>>,
     child: Option<Child>,
     pid: Pid,
     has_ended: bool,
 }
 
-/// A descriptor that somebody else owns.
+/// A file descriptor with another owner.
 struct Borrowed(RawFd);
 
 impl AsRawFd for Borrowed {
@@ -55,14 +55,14 @@ fn pty_size(size: TerminalSize) -> PtySize {
     PtySize { rows: size.rows, cols: size.cols, pixel_width: 0, pixel_height: 0 }
 }
 
-/// The locale: the agent's own if it is one of UTF-8.
+/// Returns the locale: the agent's own if its encoding is UTF-8.
 fn lang() -> String {
     let own = std::env::var("LANG").unwrap_or_default();
     let lower = own.to_ascii_lowercase();
     if lower.contains("utf-8") || lower.contains("utf8") { own } else { "C.UTF-8".to_owned() }
 }
 
-/// What a helper needs to become a shell of this user, or a line for it.
+/// Builds the launch message of a shell of this user, or a line for it.
 fn shell(user: &RunAs, line: Option<&str>, term: &str) -> Launch {
     let home = user.home.to_string_lossy().into_owned();
     let env = [
@@ -119,7 +119,7 @@ impl Pair {
         let mut own = FileDescriptor::dup(&Borrowed(raw))
             .map_err(|error| failed("use the pseudo-terminal", &error))?;
         own.set_non_blocking(true).map_err(|error| failed("use the pseudo-terminal", &error))?;
-        // A character of several bytes is erased as one.
+        // With this mode, a multi-byte character is erased as a whole.
         if let Ok(mut modes) = tcgetattr(&own) {
             modes.input_flags |= InputFlags::IUTF8;
             let _ = tcsetattr(&own, SetArg::TCSANOW, &modes);
@@ -158,16 +158,16 @@ impl Terminal {
         Ok(Self { from, to, master, child: Some(child), pid, has_ended: false })
     }
 
-    /// The program's process, which leads its session.
+    /// Process of the program, which is the session leader.
     pub(super) const fn pid(&self) -> Pid {
         self.pid
     }
 
-    /// What the program wrote; nothing when nobody holds the terminal any more.
+    /// Reads the program's output; empty when no process has the terminal open.
     pub(super) async fn read(&self) -> io::Result<Bytes> {
         loop {
             self.from.readable().await?;
-            // Only while there is something: a program that is silent costs no memory.
+            // Allocated only while there is data: a silent program needs no memory.
             let (mut buffer, mut length) = (vec![0_u8; CHUNK], 0);
             let end = loop {
                 match self.from.try_read(buffer.get_mut(length..).unwrap_or_default()) {
@@ -178,7 +178,7 @@ impl Terminal {
             };
             match end.filter(|_| length == 0) {
                 Some(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                // Nobody has it open any more.
+                // No process has it open.
                 Some(error) if error.raw_os_error() == Some(Errno::EIO as i32) => {
                     return Ok(Bytes::new());
                 }
@@ -191,7 +191,7 @@ impl Terminal {
         }
     }
 
-    /// Writes some of these bytes; says how many.
+    /// Writes some of these bytes; returns their number.
     pub(super) async fn write(&self, bytes: &[u8]) -> io::Result<usize> {
         loop {
             self.to.writable().await?;
@@ -202,7 +202,7 @@ impl Terminal {
         }
     }
 
-    /// As [`Self::write`], whether the kernel has said that there is room or not.
+    /// Like [`Self::write`], even without a readiness event from the kernel.
     pub(super) fn write_now(&self, bytes: &[u8]) -> usize {
         nix::unistd::write(&self.to, bytes).unwrap_or(0)
     }
@@ -214,7 +214,8 @@ impl Terminal {
         }
     }
 
-    /// The groups that a signal to the session is for: the shell's, and the one in the foreground.
+    /// Returns the groups that a signal to the session is sent to: the shell's, and the foreground
+    /// group.
     fn groups(&self) -> Vec<Pid> {
         let master = self.master.lock().unwrap_or_else(PoisonError::into_inner);
         let front = master.process_group_leader().map(Pid::from_raw);
@@ -223,21 +224,22 @@ impl Terminal {
         groups
     }
 
-    /// Tells the program and what is in the foreground that the terminal is gone; answers what was
-    /// put into the background before, and is left alone.
+    /// Sends SIGHUP to the program and the foreground group. Returns the groups that were in the
+    /// background before, which are spared.
     pub(super) fn hang_up(&self) -> Vec<Pid> {
         let background = self.background();
         for group in &self.groups() {
-            // Gone already, perhaps. One that is stopped has to go on to hear it.
+            // The group may have ended already. A stopped one must continue to receive the signal.
             let _ = killpg(*group, Signal::SIGHUP);
             let _ = killpg(*group, Signal::SIGCONT);
         }
         background
     }
 
-    /// Kills what is left of the session, but for these groups.
+    /// Kills the remaining processes of the session, except these groups.
     pub(super) fn kill(&self, spared: &[Pid]) {
-        // A shell that is about to begin something is gone first, and then what it has begun.
+        // The first pass ends a shell that is about to start a process, the second one that
+        // process.
         for _ in 0..2 {
             for (pid, _) in self.members(spared) {
                 let _ = kill(pid, Signal::SIGKILL);
@@ -245,7 +247,8 @@ impl Terminal {
         }
     }
 
-    /// Waits until nothing is left of the session, but for these groups; kills what is, at a time.
+    /// Waits until no process of the session is left, except these groups; kills the rest at the
+    /// given time.
     pub(super) async fn clear(&self, spared: &[Pid], kill_at: Instant) {
         while !self.members(spared).is_empty() {
             if Instant::now() >= kill_at {
@@ -255,16 +258,16 @@ impl Terminal {
         }
     }
 
-    /// The groups of this session that are neither the program's nor in the foreground.
+    /// Returns the groups of this session that are neither the program's nor in the foreground.
     fn background(&self) -> Vec<Pid> {
         let front = self.groups();
         let all = self.members(&[]).into_iter().map(|(_, group)| group);
         all.filter(|group| !front.contains(group)).collect()
     }
 
-    /// Those that are alive in this session, each with its group, but for groups that are spared and
-    /// not in the foreground by now. The program is not waited for until its end, so its session's
-    /// number is nobody else's.
+    /// Returns the live processes of this session, each with its group, except groups that are
+    /// spared and not in the foreground. The program is reaped only at its end, so its session id
+    /// cannot be reused.
     fn members(&self, spared: &[Pid]) -> Vec<(Pid, Pid)> {
         let Ok(all) = procfs::process::all_processes() else { return Vec::new() };
         let front = self.groups();
@@ -276,7 +279,7 @@ impl Terminal {
             .collect()
     }
 
-    /// Kills the program, and waits for it a while.
+    /// Kills the program and waits for its end for a limited time.
     pub(super) async fn abandon(mut self) {
         self.kill(&self.background());
         for _ in 0..20 {
@@ -288,7 +291,7 @@ impl Terminal {
         }
     }
 
-    /// How the program ended, if it has.
+    /// Returns how the program ended, if it has.
     pub(super) fn reap(&mut self) -> Option<ExitStatus> {
         if !has_ended(self.pid) {
             return None;
@@ -303,7 +306,7 @@ impl Drop for Terminal {
     fn drop(&mut self) {
         if !self.has_ended {
             self.kill(&self.background());
-            // A dead file system may hold it for long.
+            // An unresponsive file system may block it for a long time.
             if let Some(child) = self.child.take() {
                 reap_later(child);
             }

@@ -1,4 +1,4 @@
-//! `muster-agent doctor`: prints the examination.
+//! `muster-agent doctor`: prints the results of the checks.
 
 use std::io::Write;
 use std::path::Path;

@@ -10,27 +10,29 @@ use muster_agent::enroll::{EnrollOptions, enroll as join};
 use muster_schemas::names::{DeviceName, LabelKey, LabelValue};
 use url::Url;
 
-/// How this machine joins.
+/// Arguments of `muster-agent enroll`.
 #[derive(Debug, Args)]
 pub(super) struct EnrollArgs {
-    /// Where the servers are.
+    /// Address of the servers
     #[arg(long, env = "MUSTER_URL", value_name = "https://HOST:PORT")]
     url: Url,
     /// Refused, because other users of this machine can read arguments: use --token-file or
-    /// MUSTER_ENROLL_TOKEN.
+    /// MUSTER_ENROLL_TOKEN
     #[arg(hide = true)]
     token: Option<String>,
-    /// A file that holds the enrollment token (mse_…); or set MUSTER_ENROLL_TOKEN to the token.
+    /// File with the enrollment token (mse_…); alternatively, set MUSTER_ENROLL_TOKEN to the token
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
-    /// The device's name; made from the host name otherwise.
+    /// Name of the device; derived from the host name by default
     #[arg(long)]
     name: Option<DeviceName>,
-    /// A label that the device brings along; may be given several times.
+    /// Label of the device; can be repeated
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = label)]
     labels: Vec<(LabelKey, LabelValue)>,
-    /// Enroll although this device is enrolled; what was there is kept beside. By its old key it stays
-    /// the same device, if the server knows that key.
+    /// Enroll even if this device is already enrolled
+    ///
+    /// The previous state is kept as a backup. If the server knows the previous signing key, the
+    /// machine remains the same device.
     #[arg(long)]
     force: bool,
 }

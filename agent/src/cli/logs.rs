@@ -1,4 +1,4 @@
-//! Logs: for a person on a terminal, as JSON lines otherwise; the level can be set while running.
+//! Logging: text on a terminal, JSON lines otherwise. The level can be changed at run time.
 
 use std::io::IsTerminal;
 use std::sync::Arc;
@@ -8,16 +8,16 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, Registry, fmt, reload};
 
-/// Sets the level that the config variable `log.level` names.
+/// Sets the level from the config variable `log.level`.
 pub(super) type SetLevel = Arc<dyn Fn(&str) -> Result<(), String> + Send + Sync>;
 
-/// Other crates only say what is wrong; async-nats and the SFTP server not even that, because the
-/// agent says it.
+/// Default filter: warnings of other crates, but nothing from async-nats and the SFTP server, whose
+/// errors the agent logs itself.
 fn filter(level: &str) -> String {
     format!("warn,async_nats=off,russh_sftp=off,muster_agent={level}")
 }
 
-/// Starts logging. A filter from the command line wins over the config variable.
+/// Starts logging. A filter from the command line takes precedence over the config variable.
 pub(super) fn start(given: Option<&str>, is_daemon: bool) -> anyhow::Result<SetLevel> {
     let default = filter(if is_daemon { "info" } else { "warn" });
     let text = given.unwrap_or(&default);

@@ -1,4 +1,4 @@
-//! The command line: what is asked, and where the answer goes.
+//! The command line: arguments, and the dispatch to the commands.
 
 mod doctor;
 mod enroll;
@@ -11,11 +11,12 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
-/// The device side of muster: enrolls this machine, reports what happens and what it measures, and
-/// does what its project asks.
+/// The device agent of muster: enrolls this machine, reports events and metrics, and executes the
+/// operations of its project
 ///
-/// Everything that it knows is in one folder (--data), for its owner alone. Config variables that
-/// are set for the device are written to `config.json` in it, for the applications on this machine.
+/// All state is in one folder (--data), which only its owner can read. Config variables that are
+/// set for the device are written to `config.json` in that folder, for the applications on this
+/// machine.
 #[derive(Debug, Parser)]
 #[command(name = "muster-agent", version, propagate_version = true)]
 struct Cli {
@@ -25,10 +26,10 @@ struct Cli {
     command: Command,
 }
 
-/// What every command takes.
+/// Arguments of all commands.
 #[derive(Debug, Args)]
 struct Common {
-    /// The data folder: keys, outbox, state. One agent a folder.
+    /// Data folder with keys, outbox and state; each agent needs its own
     #[arg(
         long,
         global = true,
@@ -37,29 +38,33 @@ struct Common {
         value_name = "DIR"
     )]
     data: PathBuf,
-    /// What is logged, as tracing's filters: info, debug, `muster_agent=debug,async_nats=info`.
+    /// Log filter in tracing's syntax: info, debug, `muster_agent=debug,async_nats=info`
     #[arg(long, global = true, env = "MUSTER_LOG", value_name = "FILTER")]
     log: Option<String>,
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Joins a project with an enrollment token.
+    /// Join a project with an enrollment token
     ///
-    /// The token holds the pin of the server's CA: nothing else is trusted. When the answer is
-    /// lost on its way, run it again with the same token: it is the same device.
+    /// The token contains the pin of the server's CA: no other CA is trusted. If the response is
+    /// lost, run the command again with the same token: the machine remains the same device.
     Enroll(enroll::EnrollArgs),
-    /// Shows the fingerprint of the signing key, which is made now if there is none: for
-    /// `muster device register NAME --fingerprint …` before the machine enrolls.
+    /// Show the fingerprint of the signing key
+    ///
+    /// The key is created if it does not exist. Register the fingerprint with `muster device
+    /// register NAME --fingerprint …` before the machine enrolls.
     Fingerprint,
-    /// Runs the agent until it is stopped (SIGTERM or Ctrl-C).
+    /// Run the agent until it is stopped (SIGTERM or Ctrl-C)
     Run {
-        /// Where the servers are now, when they have moved since the enrollment; it is kept. The
-        /// pinned CA stays.
+        /// New address of the servers, if it has changed since the enrollment
+        ///
+        /// The agent stores the address. The pinned CA does not change.
         #[arg(long, value_name = "https://HOST:PORT")]
         url: Option<url::Url>,
-        /// What this device's owner lets the project do; a file that is not there allows all, one
-        /// that is wrong allows nothing.
+        /// Policy file of the device's owner: what the project may do on this device
+        ///
+        /// A missing file allows everything; an invalid file allows nothing.
         #[arg(
             long,
             env = "MUSTER_AGENT_POLICY",
@@ -68,22 +73,23 @@ enum Command {
         )]
         policy: PathBuf,
     },
-    /// Says how the agent is: its identity, connection, outbox, last error.
+    /// Show the agent's status: identity, connection, outbox, last error
     Status {
-        /// As JSON.
+        /// Print JSON
         #[arg(long)]
         json: bool,
     },
-    /// Checks everything that the agent needs, and says what to do about what fails; exit code 1
-    /// when something does.
+    /// Check everything that the agent needs, and suggest a fix for each failed check
+    ///
+    /// The exit code is 1 if a check failed.
     Doctor {
-        /// As JSON.
+        /// Print JSON
         #[arg(long)]
         json: bool,
     },
 }
 
-/// Reads the command line and carries it out.
+/// Parses the command line and runs the command.
 pub(crate) async fn main() -> anyhow::Result<ExitCode> {
     let cli = Cli::parse();
     let set_level =

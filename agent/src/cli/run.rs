@@ -14,14 +14,15 @@ use tokio_util::sync::CancellationToken;
 
 use super::logs::SetLevel;
 
-/// The exit code that asks a supervisor to start the agent again (EX_TEMPFAIL).
+/// Exit code that requests a restart from a supervisor (EX_TEMPFAIL).
 const START_AGAIN: u8 = 75;
 
-/// Starts over with the pinned CA as the system's only one.
+/// Re-executes the process with the pinned CA as the only CA of the system.
 ///
-/// async-nats reads all of the system's CAs at each connection, only to throw them away for our
-/// own verifier: half a megabyte for nothing, and one unreadable file among them would lock the device out.
-/// The environment says which file to read; a process cannot safely change its own.
+/// async-nats reads all of the system's CAs at each connection, and then discards them for the
+/// agent's own verifier: this wastes half a megabyte, and a single unreadable file among them would
+/// prevent the device from connecting. An environment variable selects the file; a process cannot
+/// safely change its own environment.
 fn start_over(data: &Path) {
     let ca = data.join(CA_FILE);
     if !ca.is_file() || std::env::var_os("SSL_CERT_FILE").is_some_and(|file| file == ca) {
@@ -30,17 +31,18 @@ fn start_over(data: &Path) {
     let error = become_new(|command| {
         command.env("SSL_CERT_FILE", &ca).env_remove("SSL_CERT_DIR");
     });
-    // It works all the same.
+    // The agent works without it, too.
     tracing::debug!(%error, "the process could not start over");
 }
 
-/// Becomes a new process with the same id and arguments; returns only when that fails.
+/// Replaces this process with a new one that has the same id and arguments. Returns only on
+/// failure.
 fn become_new(change: impl FnOnce(&mut Command)) -> io::Error {
     let program = match std::env::current_exe() {
         Ok(program) => program,
         Err(error) => return error,
     };
-    // The kernel says this of a file that was replaced: the new one is meant.
+    // The kernel appends this suffix when the file was replaced: execute the new file.
     let name = program.to_string_lossy();
     let program = name.strip_suffix(" (deleted)").map_or(program.clone(), PathBuf::from);
     let mut command = Command::new(program);
@@ -76,7 +78,7 @@ pub(super) async fn run(
         }
     }
     if agent.wants_restart() && !stop.is_cancelled() {
-        // In place: that works under any supervisor, and where there is none.
+        // Executing in place works under any supervisor, and without one.
         let error = become_new(|_| {});
         tracing::error!(%error, "the agent could not start again; its supervisor has to");
         return Ok(ExitCode::from(START_AGAIN));

@@ -1,4 +1,4 @@
-//! `muster-agent status`: asks the running agent, or reads the data folder when none runs.
+//! `muster-agent status`: queries the running agent, or reads the data folder if no agent runs.
 
 use std::io::Write;
 use std::path::Path;
@@ -8,7 +8,7 @@ use anyhow::Context;
 use muster_agent::run::ask_status;
 use muster_agent::{Agent, AgentOptions, Status};
 
-/// What is known, from whoever knows it.
+/// Returns the status from the running agent, or from the data folder.
 pub(super) async fn look(data: &Path) -> anyhow::Result<Status> {
     let running = ask_status(data)
         .await

@@ -1,4 +1,4 @@
-//! What is looked at on the device itself: folder, disk, agent, credentials, outbox.
+//! Checks of the device itself: folder, disk, agent, credentials, outbox.
 
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
@@ -8,7 +8,7 @@ use crate::clock::Moment;
 use crate::run::Status;
 use crate::store::free_bytes;
 
-/// Less free space than this is too little, in bytes: the outbox and the backlog, filled.
+/// Minimum free disk space, in bytes: the size of a full outbox and a full backlog.
 const ENOUGH: u64 = 160 << 20;
 
 pub(super) fn folder(data: &Path) -> Check {
@@ -22,7 +22,7 @@ pub(super) fn folder(data: &Path) -> Check {
         }
     };
     let mode = metadata.permissions().mode() & 0o777;
-    // Going through it is for the sockets that applications write metrics to.
+    // Others may traverse the folder, for the sockets to which applications write metrics.
     if mode & 0o066 != 0 {
         let found = format!("{shown} can be read by others (mode {mode:o})");
         return Check::bad(name, found, format!("chmod 700 {shown}"));

@@ -1,7 +1,7 @@
-//! An examination of everything that the agent needs: folder, disk, names, ports, proxy, trust,
-//! clock, credentials.
+//! Checks of everything that the agent needs: folder, disk, names, ports, proxy, trust, clock,
+//! credentials.
 //!
-//! Mends nothing; each check that fails says what to do.
+//! The doctor changes nothing; each failed check suggests a fix.
 
 mod checks;
 mod network;
@@ -14,14 +14,14 @@ use serde::Serialize;
 
 use crate::run::Status;
 
-/// What was looked at, and how it is.
+/// The result of a check.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Check {
-    /// What.
+    /// Name of the check.
     pub name: &'static str,
-    /// What was found.
+    /// Finding of the check.
     pub found: String,
-    /// What to do, when it is not as it should be.
+    /// Suggested fix, if the check failed.
     pub remedy: Option<String>,
 }
 
@@ -34,15 +34,15 @@ impl Check {
         Self { name, found: found.into(), remedy: Some(remedy.into()) }
     }
 
-    /// Is it as it should be?
+    /// Whether the check was successful.
     #[must_use]
     pub const fn is_ok(&self) -> bool {
         self.remedy.is_none()
     }
 }
 
-/// Examines a data folder and what its device depends on. `status` is what the agent, or its
-/// folder, says of itself.
+/// Checks a data folder and everything that its device depends on. `status` is from the agent or
+/// its folder.
 pub async fn examine(data: &Path, status: Result<Status, String>) -> Vec<Check> {
     let mut checks = vec![checks::folder(data), checks::disk(data)];
     let status = match status {

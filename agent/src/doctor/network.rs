@@ -1,4 +1,4 @@
-//! What is looked at on the way to the servers: names, ports, proxy, trust, clock.
+//! Checks of the connection to the servers: names, ports, proxy, trust, clock.
 
 use std::time::Duration;
 
@@ -18,11 +18,12 @@ use crate::link::{broker_addresses, open_door, open_proxy, proxy_for, shown_prox
 use crate::run::Status;
 use crate::trust::{PinnedCa, Verifier};
 
-/// A clock that is further off confuses whoever reads local logs beside muster's; microseconds.
+/// Maximum clock skew, in microseconds: a larger one makes local logs hard to compare with
+/// muster's.
 const SKEW: i64 = 60 * 1_000_000;
 const LIMIT: Duration = Duration::from_secs(5);
 
-/// The server: its name, its port or the proxy, its certificate, and the time there.
+/// Checks the server: its name, its port or the proxy, its certificate, and its clock.
 pub(super) async fn server(status: &Status) -> Vec<Check> {
     let Ok(url) = status.url.parse::<Url>() else {
         let remedy = "enroll again with --force";
@@ -39,7 +40,7 @@ pub(super) async fn server(status: &Status) -> Vec<Check> {
     checks
 }
 
-/// Asks the server something that it answers to everybody.
+/// Sends the server a request that needs no authentication.
 async fn ask(status: &Status, url: &Url, proxy: Option<&Intercept>) -> Vec<Check> {
     let enroll = "enroll again with --force";
     let (Ok(project), Ok(device)) = (status.project.parse(), status.device.parse()) else {
@@ -93,7 +94,7 @@ fn pinned_ca(status: &Status) -> Result<PinnedCa, String> {
         .map_err(|error| format!("the pinned CA cannot be read: {error}"))
 }
 
-/// The proxy that the environment names.
+/// Checks the proxy that the environment configures.
 async fn proxy_itself(proxy: &Intercept) -> Check {
     let found = shown_proxy(proxy);
     let Ok(url) = format!("http://{found}").parse::<Url>() else {
@@ -118,7 +119,7 @@ pub(super) fn clock(at: &Moment, server: Timestamp) -> Check {
     }
 }
 
-/// The brokers' ports, and the server's HTTPS port where none of them is open.
+/// Checks the brokers' ports, and the server's HTTPS port if none of them is open.
 pub(super) async fn brokers(status: &Status) -> Vec<Check> {
     let Ok(url) = status.url.parse::<Url>() else { return Vec::new() };
     let addresses = match broker_addresses(&status.brokers, &url) {
@@ -170,7 +171,7 @@ async fn broker_by_proxy(proxy: &Intercept, address: &Url) -> Check {
     }
 }
 
-/// The name and the port of an address.
+/// Checks the name and the port of an address.
 async fn reach(name: &'static str, url: &Url, default: u16) -> Check {
     let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']).to_owned();
     let port = url.port_or_known_default().unwrap_or(default);

@@ -1,4 +1,4 @@
-//! A device in trouble is told what to do.
+//! Tests of the doctor: it suggests a fix for each problem.
 
 use std::os::unix::fs::PermissionsExt;
 
@@ -44,7 +44,7 @@ fn status(url: &str) -> Status {
 async fn every_trouble_has_a_remedy() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
-    // Nobody listens on port 1.
+    // No process listens on port 1.
     let checks = examine(dir.path(), Ok(status("https://127.0.0.1:1/"))).await;
     let failed: Vec<&str> =
         checks.iter().filter(|check| !check.is_ok()).map(|check| check.name).collect();

@@ -1,4 +1,4 @@
-//! Fresh broker credentials, for whoever holds the signing key.
+//! Fetches new broker credentials, which only requires the signing key.
 
 use data_encoding::BASE64URL_NOPAD;
 use muster_schemas::SigningKey;
@@ -12,24 +12,24 @@ use crate::clock::Moment;
 use crate::identity::{Credentials, Http, HttpError, Identity};
 use crate::trust::Verifier;
 
-/// No credentials were had.
+/// Fetching credentials failed.
 #[derive(Debug, thiserror::Error)]
 #[error("failed to get broker credentials for device {device} of project {project}")]
 pub struct CredentialsError {
     /// The device.
     pub device: muster_schemas::DeviceId,
-    /// Its project.
+    /// Project of the device.
     pub project: muster_schemas::ProjectId,
-    /// Why not.
+    /// The cause.
     #[source]
     pub source: HttpError,
 }
 
-/// Asks for a nonce, signs it, and gets credentials for it: by the first of these keys that the
-/// server knows. There are two while a new key is on its way.
+/// Requests a nonce, signs it, and returns credentials, with the first of these keys that the
+/// server knows. There are two keys while a rotation is not yet in the log.
 ///
 /// # Errors
-/// When the server is not reached, or refuses: a deleted device gets none.
+/// When the server is unreachable, or refuses: a deleted device gets no credentials.
 pub async fn fetch_credentials(
     identity: &Identity,
     keys: &[SigningKey],

@@ -22,39 +22,40 @@ use crate::inventory;
 use crate::store::{self, Folder, Store, StoreError, key, write_private};
 use crate::trust::{PinnedCa, Verifier};
 
-/// The pinned CA in the data folder, PEM: for other programs; the agent itself reads its database.
+/// File of the pinned CA in the data folder, PEM: for other programs; the agent itself reads its
+/// database.
 pub const CA_FILE: &str = "ca.pem";
 
-/// What enrollment is asked with.
+/// Options of an enrollment.
 #[derive(Clone)]
 pub struct EnrollOptions {
     /// The data folder.
     pub data: PathBuf,
-    /// Where the servers are: `https://host:port`.
+    /// Address of the servers: `https://host:port`.
     pub url: Url,
     /// The enrollment token.
     pub token: EnrollmentTokenText,
-    /// The name that the device would like.
+    /// Requested name of the device.
     pub name: Option<DeviceName>,
-    /// Labels that it brings along.
+    /// Labels of the device.
     pub labels: Labels,
-    /// Enroll although it is enrolled; what was there is kept beside.
+    /// Whether to enroll an enrolled device again; its previous state is kept as a backup.
     pub force: bool,
 }
 
-/// What enrollment came to.
+/// Result of an enrollment.
 #[derive(Clone, Debug)]
 pub struct Enrolled {
-    /// Who the device is now.
+    /// The new identity of the device.
     pub identity: Identity,
-    /// Where the state of before was put, when there was one.
+    /// Path of the previous state's backup, if there is one.
     pub backup: Option<PathBuf>,
 }
 
-/// The device is not enrolled.
+/// The reason why the device is not enrolled.
 #[derive(Debug, thiserror::Error)]
 pub enum EnrollError {
-    /// It already is.
+    /// It is already enrolled.
     #[error(
         "this device is already enrolled as {who}; run `muster-agent run`, or enroll it anew with --force"
     )]
@@ -62,46 +63,46 @@ pub enum EnrollError {
         /// Its name, id, project and servers.
         who: String,
     },
-    /// The URL cannot be one of a server.
+    /// The URL is not that of a server.
     #[error("'{0}' is not the URL of a muster server; write it as https://host:port")]
     Url(String),
-    /// The data folder failed.
+    /// Accessing the data folder failed.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The keys failed.
+    /// Creating the keys failed.
     #[error("failed to make the device's keys: {0}")]
     Keys(String),
-    /// The server was not reached, or refuses.
+    /// The server was unreachable, or refused the request.
     #[error("failed to enroll at the server")]
     Http(#[from] HttpError),
-    /// The server's answer holds no usable operation key.
+    /// The server's response contains no valid operation key.
     #[error("the server's answer holds no usable operation key; is it a muster server?")]
     OperationKey(#[source] CoseError),
-    /// The server answered for another project than the token's.
+    /// The server's response is for another project than the token's.
     #[error(
         "the server enrolled this device into project {given}, but the token is for {wanted}; nothing was stored"
     )]
     Project {
-        /// The answer's.
+        /// Project of the response.
         given: muster_schemas::ProjectId,
-        /// The token's.
+        /// Project of the token.
         wanted: muster_schemas::ProjectId,
     },
 }
 
-/// An enrollment that was asked for. It is kept until it is answered.
+/// A requested enrollment. It is kept until the server's response is received.
 #[derive(Serialize, Deserialize)]
 struct Pending {
-    /// The hash of the token: another token is another enrollment.
+    /// Hash of the token: another token is another enrollment.
     token: Hash,
     keys: DeviceKeys,
     nonce: Uuid,
-    /// Who this machine has been: by that key it stays the same device.
+    /// Previous identity of this machine: its key proves that the machine is the same device.
     #[serde(default)]
     before: Option<Before>,
 }
 
-/// A device that this machine has been.
+/// A previous identity of this machine.
 #[derive(Serialize, Deserialize)]
 struct Before {
     project: ProjectId,
@@ -110,7 +111,7 @@ struct Before {
 }
 
 impl Before {
-    /// That device's word that it is the one who asks.
+    /// Signs the request with the previous identity's key.
     fn seal(&self, request: &[u8]) -> String {
         let Self { project, device, keys } = self;
         let request = Hash::of(request);
@@ -119,7 +120,7 @@ impl Before {
     }
 }
 
-/// What the server answers.
+/// The server's response.
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum Answer {
@@ -127,10 +128,11 @@ enum Answer {
     Waits(EnrollWaiting),
 }
 
-/// The fingerprint of the key that this machine will enroll with, or has: made now if there is none.
+/// Returns the fingerprint of the signing key of this machine, or of the key with which it will
+/// enroll; creates the key if there is none.
 ///
 /// # Errors
-/// When the data folder fails.
+/// When accessing the data folder fails.
 pub fn fingerprint(data: &Path) -> Result<Hash, EnrollError> {
     let store = Store::open(Folder::open(data)?)?;
     if let Some(identity) = store.get::<Identity>(key::IDENTITY)? {
@@ -139,7 +141,7 @@ pub fn fingerprint(data: &Path) -> Result<Hash, EnrollError> {
     Ok(next_keys(&store)?.signing().thumbprint())
 }
 
-/// Enrolls this device; asked again after a lost answer, it is the same device.
+/// Enrolls this device. A repeated request after a lost response yields the same device.
 ///
 /// # Errors
 /// [`EnrollError`].
@@ -187,12 +189,12 @@ pub async fn enroll(options: EnrollOptions) -> Result<Enrolled, EnrollError> {
     Ok(Enrolled { identity, backup })
 }
 
-/// Renames the database, so that nothing is lost by enrolling anew.
+/// Renames the database, so that enrolling again loses nothing.
 fn set_aside(store: Store, data: &Path) -> Result<PathBuf, StoreError> {
     let from = store.folder().database();
     let at = Moment::now().wall.micros().div_euclid(1_000_000);
     let to = data.join(format!("agent-before-{at}.redb"));
-    // Closed first: a file that is renamed while open would be written to under its new name.
+    // Closed first: writes to an open file would follow it to its new name.
     drop(store);
     std::fs::rename(&from, &to).map_err(|source| StoreError::File {
         attempted: "put aside",
@@ -202,7 +204,8 @@ fn set_aside(store: Store, data: &Path) -> Result<PathBuf, StoreError> {
     Ok(to)
 }
 
-/// The keys and nonce of this enrollment: those of a try before with the same token, or new ones.
+/// Returns the keys and nonce of this enrollment: those of an earlier attempt with the same token,
+/// or new ones.
 fn pending(
     store: &Store,
     token: &EnrollmentTokenText,
@@ -215,14 +218,14 @@ fn pending(
         return Ok(pending);
     }
     let keys = next_keys(store)?;
-    // Who it has been is not forgotten by a second try with another token.
+    // Another attempt with a different token keeps the previous identity.
     let earlier = store.get::<Pending>(key::PENDING_ENROLLMENT)?.and_then(|pending| pending.before);
     let pending = Pending { token, keys, nonce: Uuid::new_v4(), before: before.or(earlier) };
     store.put(key::PENDING_ENROLLMENT, &pending)?;
     Ok(pending)
 }
 
-/// The keys that this machine will enroll with.
+/// Returns the keys with which this machine will enroll.
 fn next_keys(store: &Store) -> Result<DeviceKeys, EnrollError> {
     if let Some(keys) = store.get::<DeviceKeys>(key::NEXT_KEYS)? {
         return Ok(keys);
@@ -232,8 +235,8 @@ fn next_keys(store: &Store) -> Result<DeviceKeys, EnrollError> {
     Ok(keys)
 }
 
-/// Asks again while the server is busy, as it is when a whole fleet joins at once: for about ten
-/// minutes.
+/// Retries for about ten minutes while the server is busy, as when a whole fleet enrolls
+/// concurrently.
 async fn patiently<A, F: Future<Output = Result<A, HttpError>>>(
     ask: impl Fn() -> F,
 ) -> Result<A, HttpError> {
@@ -251,7 +254,7 @@ async fn patiently<A, F: Future<Output = Result<A, HttpError>>>(
     ask().await
 }
 
-/// Asks until the answer is final; an operator may take hours.
+/// Repeats the request until the response is final; an operator's approval may take hours.
 async fn join(
     http: &Http,
     mut request: EnrollRequest,
@@ -271,7 +274,7 @@ async fn join(
                 }
                 tokio::time::sleep(Duration::from_secs(retry_after.clamp(1, 60).into())).await;
             }
-            // The server knows nothing of who this machine has been: it is somebody new there.
+            // The server does not know the previous identity: enroll as a new device.
             Err(HttpError::Refused { status: 401, ref problem, .. })
                 if request.previous.is_some() && problem.contains("previous:") =>
             {
@@ -329,7 +332,7 @@ async fn ask(
         .decode(answer.operation_key.as_bytes())
         .map_err(|_| EnrollError::OperationKey(CoseError::BadKey("not base64url")))?;
     PublicKey::from_cose_key(&operation_key).map_err(EnrollError::OperationKey)?;
-    // The answer came over a connection that this verifier has verified.
+    // This verifier has verified the connection of the response.
     let ca = verifier.ca().map(|ca| ca.to_vec()).unwrap_or_default();
     let identity = Identity {
         url: url.clone(),

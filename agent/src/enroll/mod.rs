@@ -1,9 +1,9 @@
-//! Joining a project, and getting broker credentials ever after.
+//! Enrollment in a project, and broker credentials afterwards.
 //!
-//! Records no event and opens no broker connection.
+//! This module records no event and opens no broker connection.
 //!
-//! Invariant: keys and nonce are on the disk before the server is asked, so an answer that was
-//! lost is asked for again, by the same device.
+//! Invariant: keys and nonce are on disk before the request is sent, so after a lost response the
+//! same device repeats it.
 
 mod credentials;
 mod join;

@@ -1,8 +1,9 @@
-//! What may be reached: the folders that the device's owner allows, and of these what one order is
-//! about.
+//! The accessible paths: the folders that the device's owner allows, restricted to the path of one
+//! order.
 //!
-//! A path is opened without any effect (`O_PATH`), the kernel is asked where that is, and only then
-//! is it used, through what was opened: a link that is exchanged meanwhile changes nothing.
+//! A path is opened without side effects (`O_PATH`), the kernel returns its real location, and only
+//! after a check is it used, through the open descriptor: a link that is replaced meanwhile has no
+//! effect.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{File, OpenOptions};
@@ -18,22 +19,22 @@ use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 use crate::operations::{Policy, run_as};
 use crate::subprocess::no_answer;
 
-/// Longer paths are none.
+/// Maximum length of a path, in bytes.
 const LONGEST: usize = 4096;
 
-/// What was asked is not possible.
+/// The reason why a request failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Failure {
-    /// It may not be, and why.
+    /// The access is denied, with the reason.
     #[error("{0}")]
     Denied(String),
-    /// It makes no sense.
+    /// The request is invalid.
     #[error("{0}")]
     Invalid(String),
-    /// A file system does not answer.
+    /// A file system does not respond.
     #[error("{}", no_answer(.0))]
     Silent(String),
-    /// The system says no.
+    /// A system call failed.
     #[error(transparent)]
     Io(#[from] io::Error),
 }
@@ -44,29 +45,29 @@ impl From<rustix::io::Errno> for Failure {
     }
 }
 
-/// What one order may reach.
+/// The paths that one order may access.
 #[derive(Clone, Debug)]
 pub(crate) struct Bounds {
     policy: Policy,
-    /// Where the roots of the policy really are; no limit when absent.
+    /// Real paths of the policy's roots; no limit if absent.
     roots: Option<Vec<PathBuf>>,
-    /// The file, or the folder with all that is in it, that was asked for: where it really is, and
-    /// the place that was named, which may be a link to it.
+    /// The requested file, or the folder with all its contents: its real path, and the named path,
+    /// which may be a link to it.
     grants: Vec<PathBuf>,
     write: bool,
-    /// Where paths begin that do not begin with `/`.
+    /// Base of relative paths.
     home: PathBuf,
 }
 
-/// A file that is there and may be reached, not opened for anything yet.
+/// An existing, accessible file that is not opened for reading or writing yet.
 #[derive(Debug)]
 pub(crate) struct Found {
     fd: OwnedFd,
-    /// Where it really is.
+    /// Real path of the file.
     pub(super) real: PathBuf,
 }
 
-/// A place in a folder, where a file may be or become.
+/// A location in a folder, where a file may exist or be created.
 #[derive(Debug)]
 pub(super) struct Place {
     pub(super) folder: OwnedFd,
@@ -74,10 +75,10 @@ pub(super) struct Place {
 }
 
 impl Bounds {
-    /// What an order for `path` may reach on this device, as its policy is now.
+    /// Computes what an order for `path` may access on this device, by its current policy.
     ///
     /// # Errors
-    /// When the policy forbids it, or it is no path.
+    /// When the policy forbids it, or the path is invalid.
     pub(crate) fn new(policy: Policy, path: &str, write: bool) -> Result<Self, Failure> {
         let own = run_as(None).map_err(Failure::Invalid)?;
         let roots = policy.allows_files(&own.name, write).map_err(Failure::Denied)?;
@@ -104,7 +105,7 @@ impl Bounds {
         Ok(bounds)
     }
 
-    /// The path as the system takes it.
+    /// Returns the absolute path.
     fn absolute(&self, path: impl AsRef<Path>) -> PathBuf {
         self.home.join(path)
     }
@@ -118,10 +119,10 @@ impl Bounds {
         }
     }
 
-    /// May what really is here be reached?
+    /// Checks whether this real path is accessible.
     fn check(&self, real: &Path) -> Result<(), Failure> {
         let is_granted = |grant: &PathBuf| {
-            // What is being written stands beside its place until it is whole.
+            // A file that is being written has a temporary name next to its final one.
             let mut part = grant.clone().into_os_string();
             part.push(FILE_PART_SUFFIX);
             real.starts_with(grant) || real == Path::new(&part)
@@ -135,7 +136,7 @@ impl Bounds {
         self.check_roots(real)
     }
 
-    /// Is anything to be changed at all?
+    /// Checks whether this order may write at all.
     ///
     /// # Errors
     /// When the order is for reading.
@@ -146,10 +147,10 @@ impl Bounds {
         Err(Failure::Denied("this order is for reading alone".to_owned()))
     }
 
-    /// What is at a path. `follow`: where it is a symbolic link, what it leads to.
+    /// Finds the file at a path. `follow`: resolves a symbolic link.
     ///
     /// # Errors
-    /// When there is nothing, or it may not be reached.
+    /// When it does not exist or is not accessible.
     pub(crate) fn find(&self, path: impl AsRef<Path>, follow: bool) -> Result<Found, Failure> {
         let more = if follow { OFlags::empty() } else { OFlags::NOFOLLOW };
         let flags = OFlags::PATH | OFlags::CLOEXEC | more;
@@ -159,10 +160,10 @@ impl Bounds {
         Ok(found)
     }
 
-    /// The place that a path names; the last part of it is not followed.
+    /// Returns the location that a path names; its last component is not followed.
     ///
     /// # Errors
-    /// When its folder is not there, or the place may not be reached.
+    /// When its folder does not exist, or the location is not accessible.
     pub(super) fn place(&self, path: &str) -> Result<Place, Failure> {
         let path = self.absolute(path);
         let Some(Component::Normal(name)) = path.components().next_back() else {
@@ -175,10 +176,11 @@ impl Bounds {
         Ok(Place { folder, name: name.to_owned() })
     }
 
-    /// Removes a file, not what a link at its place leads to, when `is_it` knows it.
+    /// Deletes a file, not the target of a link at its location, if `is_it` recognizes it.
     ///
     /// # Errors
-    /// When this is for reading alone, it is not there, may not be reached, or is another file.
+    /// When the order is for reading only, or the file does not exist, is not accessible, or is
+    /// another file.
     pub(crate) fn remove_file(
         &self,
         path: &str,
@@ -194,10 +196,10 @@ impl Bounds {
         Ok(rustix::fs::unlinkat(&place.folder, &place.name, AtFlags::empty())?)
     }
 
-    /// Where a path really leads, as far as it is there.
+    /// Returns the real path, as far as its components exist.
     ///
     /// # Errors
-    /// When that may not be reached.
+    /// When it is not accessible.
     pub(super) fn real(&self, path: &str) -> Result<PathBuf, Failure> {
         let real = really(&self.absolute(path));
         self.check(&real)?;
@@ -207,37 +209,37 @@ impl Bounds {
     /// Opens a file for reading.
     ///
     /// # Errors
-    /// When it is not there, may not be reached, or is no regular file.
+    /// When it does not exist, is not accessible, or is not a regular file.
     pub(crate) fn open(&self, path: impl AsRef<Path>) -> Result<File, Failure> {
         self.find(path, true)?.reopen(OpenOptions::new().read(true))
     }
 }
 
 impl Found {
-    /// Is it on a file system whose files are made as they are read, whatever size they name?
+    /// Whether its file system generates files when they are read, regardless of the reported size.
     pub(crate) fn is_virtual(&self) -> bool {
         is_virtual(&self.fd)
     }
 
-    /// What can be said of it.
+    /// Reads its metadata.
     ///
     /// # Errors
     /// The system's.
     pub(crate) fn metadata(&self) -> io::Result<std::fs::Metadata> {
-        // Says what the descriptor is, be it a link.
+        // Describes the descriptor itself, even if it is a link.
         File::from(self.fd.try_clone()?).metadata()
     }
 
-    /// Where a symbolic link leads, as it is written.
+    /// Returns the target of a symbolic link, as it is stored.
     ///
     /// # Errors
-    /// The system's, also when it is no link.
+    /// The system's, also when it is not a link.
     pub(crate) fn target(&self) -> io::Result<PathBuf> {
         let target = rustix::fs::readlinkat(&self.fd, "", Vec::new())?;
         Ok(OsString::from_vec(target.into_bytes()).into())
     }
 
-    /// The way to it that cannot be exchanged.
+    /// Returns the path through the open descriptor, which cannot be replaced.
     pub(crate) fn path(&self) -> PathBuf {
         format!("/proc/self/fd/{}", self.fd.as_raw_fd()).into()
     }
@@ -245,7 +247,7 @@ impl Found {
     /// Opens it.
     ///
     /// # Errors
-    /// When it is no regular file: a device or a pipe would do things, or never answer.
+    /// When it is not a regular file: a device or a pipe could have side effects, or block.
     pub(super) fn reopen(&self, options: &mut OpenOptions) -> Result<File, Failure> {
         let kind = self.metadata()?.file_type();
         if !kind.is_file() {
@@ -255,7 +257,7 @@ impl Found {
         Ok(options.custom_flags(OFlags::NONBLOCK.bits().cast_signed()).open(self.path())?)
     }
 
-    /// Is it on the same device and the same file as this one?
+    /// Whether it is the same file on the same device as another one.
     #[cfg(test)]
     fn is(&self, path: &Path) -> bool {
         use std::os::unix::fs::MetadataExt;
@@ -264,7 +266,7 @@ impl Found {
     }
 }
 
-/// The kernel's file systems whose files are made as they are read (statfs(2)).
+/// The kernel's file systems that generate files when they are read (statfs(2)).
 const VIRTUAL: [u32; 9] = [
     0x0000_9fa0, // proc
     0x6265_6572, // sysfs
@@ -277,18 +279,18 @@ const VIRTUAL: [u32; 9] = [
     0xf97c_ff8c, // selinuxfs
 ];
 
-/// Is it on such a file system?
+/// Whether the file is on such a file system.
 pub(crate) fn is_virtual(fd: impl std::os::fd::AsFd) -> bool {
     // The magic numbers have 32 bits; the type of the field depends on the platform.
     rustix::fs::fstatfs(fd).is_ok_and(|found| VIRTUAL.contains(&(found.f_type as u32)))
 }
 
-/// Where an open file is.
+/// Returns the path of an open file.
 fn place_of(fd: &OwnedFd) -> io::Result<PathBuf> {
     std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd()))
 }
 
-/// Where a path really leads, as far as it is there.
+/// Returns the real path, as far as its components exist.
 fn really(path: &Path) -> PathBuf {
     let mut rest: Vec<&OsStr> = Vec::new();
     let mut there = path;
@@ -343,7 +345,7 @@ mod tests {
             );
             assert!(bounds.open(text(path)).is_err());
         }
-        // A link itself may be seen, moved and removed.
+        // A link itself may be inspected, moved and deleted.
         assert!(bounds.find(text("logs/out"), false).unwrap().metadata().unwrap().is_symlink());
         assert!(bounds.place(&text("logs/new")).is_ok());
         for path in ["logs/up/new", "new", "logs/..", "logs/none/new"] {

@@ -1,7 +1,7 @@
-//! The helper process behind one channel of files: SFTP over its socket.
+//! The helper process of one file channel: SFTP over its socket.
 //!
-//! Each request works on a thread of its own, from a bounded pool. One that a file system does not
-//! answer is refused after its timeout; its thread stays behind until the process is killed.
+//! Each request runs on a thread of a bounded pool. If a file system does not respond, the request
+//! is refused after its timeout; its thread remains until the process is killed.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -20,16 +20,17 @@ use super::server::{MAX_PACKET, Server};
 use crate::operations::Policy;
 use crate::subprocess::{ANSWER_TIMEOUT, Port, path_bytes};
 
-/// Requests to one file system that does not answer take this many threads at most.
+/// Maximum number of threads that an unresponsive file system can block.
 const MAX_THREADS: usize = 8;
 /// Stack size of a thread, in bytes.
 const STACK_BYTES: usize = 256 * 1024;
-/// Bytes between the socket and the server, in each direction: one answer, and the next.
+/// Size of the buffer between the socket and the server, per direction, in bytes: room for one
+/// response and the next.
 const BUFFER_BYTES: usize = 256 * 1024;
-/// Timeout of a request that moves data: a slow disk needs its time.
+/// Timeout of a request that moves data, for a slow disk.
 pub(super) const DATA_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// What is served.
+/// The job of a helper.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct FilesJob {
     #[serde(with = "path_bytes")]
@@ -44,7 +45,7 @@ impl FilesJob {
     }
 }
 
-/// What the helper says first.
+/// First message of the helper.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum FilesReply {
     /// SFTP follows.
@@ -53,7 +54,7 @@ pub(crate) enum FilesReply {
     Refused(Refusal),
 }
 
-/// Why files are not served.
+/// The reason why files are not served.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Refusal {
     pub(crate) cause: ChannelRefusalCause,
@@ -77,10 +78,10 @@ impl From<Failure> for Refusal {
     }
 }
 
-/// Works on the file system at `path` in another thread.
+/// Runs work on the file system at `path` in another thread.
 ///
 /// # Errors
-/// What the work says, or that there was no answer in time.
+/// The error of the work, or a timeout.
 pub(super) async fn apart<T: Send + 'static>(
     path: &str,
     limit: Duration,
@@ -95,7 +96,7 @@ pub(super) async fn apart<T: Send + 'static>(
 
 /// Serves until the agent closes the socket.
 pub(crate) fn serve(port: Port, job: FilesJob) -> io::Result<()> {
-    // As for the programs of a user: a mode that is not given is one that others may read.
+    // As for a user's programs: without an explicit mode, files are readable by others.
     umask(Mode::from_bits_truncate(0o022));
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -103,7 +104,7 @@ pub(crate) fn serve(port: Port, job: FilesJob) -> io::Result<()> {
         .thread_stack_size(STACK_BYTES)
         .build()?;
     let served = runtime.block_on(serve_job(port, job));
-    // A thread that hangs does not hold up the end.
+    // A thread that hangs must not delay the exit.
     runtime.shutdown_background();
     served
 }

@@ -1,13 +1,13 @@
-//! Files of this device, for those who may reach them.
+//! Access to the files of this device.
 //!
-//! | file | is |
+//! | file | contents |
 //! |---|---|
 //! | `channel` | the helper process that serves one channel, and the deadlines of its requests |
-//! | `bounds` | what one order may reach, and how a path becomes an open file |
-//! | `server`, `status` | SFTP (version 3) within such bounds; what went wrong, in its words |
+//! | `bounds` | the paths that one order may access, and how a path becomes an open file |
+//! | `server`, `status` | SFTP (version 3) within these bounds; its status codes |
 //!
-//! Invariant: no file is opened, made, changed or removed before it is known where it really is:
-//! symbolic links are followed first and judged by where they lead.
+//! Invariant: no file is opened, created, changed or deleted before its real path is known:
+//! symbolic links are followed first, and their target is checked.
 
 mod bounds;
 mod channel;

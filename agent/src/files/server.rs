@@ -1,7 +1,7 @@
-//! The SFTP server: each request within the bounds of the order that the channel was opened for.
+//! The SFTP server: each request is limited to the bounds of the order that opened the channel.
 //!
-//! Beside version 3 of the protocol it knows OpenSSH's `posix-rename`, `fsync` and `limits`, and
-//! [`SFTP_SHA256`], by which a copy is compared with what is really on the disk.
+//! In addition to version 3 of the protocol it supports OpenSSH's `posix-rename`, `fsync` and
+//! `limits`, and [`SFTP_SHA256`], which compares a copy with the file on disk.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{DirEntry, File, Metadata, OpenOptions, Permissions, ReadDir};
@@ -23,11 +23,11 @@ use super::bounds::{Bounds, Failure, is_virtual};
 use super::channel::{DATA_TIMEOUT, apart};
 use crate::subprocess::ANSWER_TIMEOUT;
 
-/// The most files and folders that are open at once.
+/// Maximum number of open files and folders.
 const MOST_HANDLES: usize = 64;
-/// The most names in one answer.
+/// Maximum number of names in one response.
 const NAMES: usize = 128;
-/// The largest packet: the data of one write, and what says where it goes.
+/// Maximum size of a packet, in bytes: the data of one write, and its header.
 pub(crate) const MAX_PACKET: u32 = MAX_SFTP_IO_BYTES + 8192;
 
 const RENAME: &str = "posix-rename@openssh.com";
@@ -36,7 +36,7 @@ const LIMITS: &str = "limits@openssh.com";
 
 type Answer<T> = Result<T, Failure>;
 
-/// One client's requests.
+/// The requests of one client.
 #[derive(Debug)]
 pub(crate) struct Server {
     bounds: Arc<Bounds>,
@@ -66,8 +66,8 @@ fn done(id: u32) -> Status {
     }
 }
 
-/// `is_virtual`: the size that the file names is none, and is reported as 0, as that of files in
-/// `/proc` is; such a file is read to its end.
+/// Returns the attributes of a file. `is_virtual`: the reported size is meaningless and replaced by
+/// 0, as for files in `/proc`; the client reads such a file to its end.
 fn attributes(metadata: &Metadata, is_virtual: bool) -> FileAttributes {
     let seconds = |time: i64| u32::try_from(time.max(0)).unwrap_or(u32::MAX);
     FileAttributes {
@@ -85,10 +85,10 @@ fn mode(attrs: &FileAttributes, otherwise: u32) -> u32 {
     attrs.permissions.map_or(otherwise, |mode| mode & 0o7777)
 }
 
-/// Changes what is said of the file that this path leads to, but for its size. Opens nothing: that
-/// could do something, or never come back.
+/// Changes the attributes of the file at this path, except its size. Does not open the file, which
+/// could have side effects or block.
 fn set(path: &Path, attrs: &FileAttributes) -> Answer<()> {
-    // Before the mode: a new owner takes set-user-id away.
+    // Before the mode: a change of the owner clears set-user-id.
     if attrs.uid.is_some() || attrs.gid.is_some() {
         std::os::unix::fs::chown(path, attrs.uid, attrs.gid)?;
     }
@@ -136,7 +136,7 @@ fn open(bounds: &Bounds, name: &str, flags: OpenFlags, attrs: &FileAttributes) -
     }
 }
 
-/// The hash of a part of a file, after how many bytes that is.
+/// Returns the number of hashed bytes of a part of a file, followed by their hash.
 fn hash(file: &File, offset: u64, length: u64) -> Answer<Vec<u8>> {
     let mut hasher = Sha256::new();
     let mut buffer = vec![0; 128 * 1024];
@@ -156,14 +156,14 @@ fn hash(file: &File, offset: u64, length: u64) -> Answer<Vec<u8>> {
 }
 
 fn named(entry: &DirEntry, is_virtual: bool) -> Option<Named> {
-    // One that was removed meanwhile is not there.
+    // An entry that was deleted meanwhile is omitted.
     let metadata = entry.metadata().ok()?;
-    // A name that is no UTF-8 cannot be said in full; whoever asks for it is told that it is not
-    // there.
+    // A name that is not UTF-8 cannot be represented; a request for the listed name gets "no such
+    // file".
     Some(Named::new(entry.file_name().to_string_lossy(), attributes(&metadata, is_virtual)))
 }
 
-/// Reads the parts of a request that the library hands on as bytes.
+/// Parses a request's fields, which the library passes as bytes.
 struct Parts<'a>(&'a [u8]);
 
 impl Parts<'_> {
@@ -203,7 +203,7 @@ impl Server {
         Ok(handle)
     }
 
-    /// An open file, and the path by which it was opened.
+    /// Returns an open file, and the path by which it was opened.
     fn file(&self, handle: &str) -> Answer<(Arc<File>, Arc<str>)> {
         match self.handles.get(handle) {
             Some(Opened::File(file, path)) => Ok((Arc::clone(file), Arc::clone(path))),
@@ -211,7 +211,7 @@ impl Server {
         }
     }
 
-    /// Does something within the bounds, at this path.
+    /// Runs a function within the bounds, at this path.
     async fn within<T: Send + 'static>(
         &self,
         path: &str,
@@ -221,7 +221,7 @@ impl Server {
         apart(path, ANSWER_TIMEOUT, move || work(&bounds)).await
     }
 
-    /// Changes something within the bounds, at this path.
+    /// Runs a change within the bounds, at this path.
     async fn change(
         &self,
         id: u32,
@@ -241,7 +241,7 @@ impl Server {
         Ok(Attrs { id, attrs: attrs.await? })
     }
 
-    /// `replace`: may something be at the new place already?
+    /// Renames a file. `replace`: whether the target may exist.
     async fn moved(&self, id: u32, from: String, to: String, replace: bool) -> Answer<Status> {
         let named = to.clone();
         self.change(id, &named, move |bounds| {
@@ -444,7 +444,7 @@ impl Handler for Server {
         Ok(Name { id, files: vec![Named::dummy(target)] })
     }
 
-    /// As OpenSSH means it: what the link leads to comes first.
+    /// Uses OpenSSH's order of arguments: the link's target is first.
     async fn symlink(&mut self, id: u32, target: String, link: String) -> Answer<Status> {
         let named = link.clone();
         self.change(id, &named, move |bounds| {

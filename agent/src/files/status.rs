@@ -1,4 +1,4 @@
-//! What went wrong, as SFTP says it.
+//! Converts failures to SFTP status codes.
 
 use std::io::ErrorKind;
 

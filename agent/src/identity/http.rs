@@ -1,6 +1,7 @@
 //! The few requests that a device makes over HTTPS.
 //!
-//! A client lives for one errand: hours lie between two of them, and an idle one costs memory.
+//! A client is created for each task: hours pass between two of them, and an idle client costs
+//! memory.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,49 +13,49 @@ use url::Url;
 
 use crate::trust::{self, TrustError, Verifier};
 
-/// A request that takes longer has failed.
+/// Timeout of a request.
 const LIMIT: Duration = Duration::from_secs(20);
-/// More than this is not read of an answer, in bytes.
+/// Maximum size of a response, in bytes.
 const MAX_ANSWER: usize = 256 * 1024;
 
-/// A request was not answered as it should be.
+/// The reason why a request failed.
 #[derive(Debug, thiserror::Error)]
 pub enum HttpError {
-    /// TLS cannot be set up.
+    /// The TLS configuration failed.
     #[error(transparent)]
     Trust(#[from] TrustError),
-    /// The server was not reached, or was not trusted.
+    /// The server was unreachable or untrusted.
     #[error("failed to reach {url}: {problem}")]
     Unreachable {
-        /// What was asked.
+        /// URL of the request.
         url: String,
-        /// Why not, down to the last cause.
+        /// Message with all causes.
         problem: String,
     },
-    /// The server refuses.
+    /// The server refused the request.
     #[error("{url} refuses ({status}): {problem}")]
     Refused {
-        /// What was asked.
+        /// URL of the request.
         url: String,
-        /// The status.
+        /// HTTP status.
         status: u16,
-        /// The problem document's `type`, when there was one.
+        /// The problem document's `type`, if there was one.
         kind: Option<String>,
-        /// Its words.
+        /// Message of the problem document.
         problem: String,
     },
-    /// The answer is not of the expected shape.
+    /// The response is invalid.
     #[error("{url} does not answer as a muster server does ({problem}); is the URL right?")]
     Garbled {
-        /// What was asked.
+        /// URL of the request.
         url: String,
-        /// What is wrong with the answer.
+        /// The problem of the response.
         problem: String,
     },
 }
 
 impl HttpError {
-    /// Does the server ask to be asked again?
+    /// Whether the server requests a retry later.
     #[must_use]
     pub const fn is_busy(&self) -> bool {
         matches!(self, Self::Refused { status: 429 | 503, .. })
@@ -70,7 +71,7 @@ pub struct Http {
 }
 
 fn unreachable(url: &Url, error: &dyn std::error::Error) -> HttpError {
-    // reqwest hides what matters (a refused certificate, a name that is not known) in the causes.
+    // reqwest puts the important part (a refused certificate, an unknown name) into the causes.
     let mut problem = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
@@ -81,15 +82,15 @@ fn unreachable(url: &Url, error: &dyn std::error::Error) -> HttpError {
 }
 
 impl Http {
-    /// A client of the server at `base`.
+    /// Creates a client of the server at `base`.
     ///
     /// # Errors
-    /// When TLS cannot be set up.
+    /// When the TLS configuration fails.
     pub fn new(base: &Url, verifier: Arc<Verifier>) -> Result<Self, HttpError> {
         let client = reqwest::Client::builder()
             .tls_backend_preconfigured(trust::client_config(Arc::clone(&verifier))?)
             .https_only(true)
-            // What is asked seldom needs no HTTP/2, and an upgrade has none.
+            // Rare requests do not need HTTP/2, and it does not support upgrades.
             .http1_only()
             .redirect(Policy::none())
             .timeout(LIMIT)
@@ -101,7 +102,7 @@ impl Http {
         Ok(Self { client, base: base.clone(), verifier })
     }
 
-    /// Asks for another protocol on the connection, which is then the caller's.
+    /// Upgrades the connection to another protocol and returns it.
     ///
     /// # Errors
     /// [`HttpError`].
@@ -132,7 +133,7 @@ impl Http {
         response.upgrade().await.map_err(|error| unreachable(&url, &error))
     }
 
-    /// Posts JSON to a path and reads the JSON that comes back.
+    /// Posts JSON to a path and parses the JSON response.
     ///
     /// # Errors
     /// [`HttpError`].
@@ -172,7 +173,7 @@ impl Http {
     }
 }
 
-/// A problem document (RFC 9457): its type, and its title and detail as one sentence.
+/// Parses a problem document (RFC 9457): its type, and its title and detail as one sentence.
 fn in_words(bytes: &[u8]) -> (Option<String>, Option<String>) {
     let Ok(json) = serde_json::from_slice::<serde_json::Value>(bytes) else { return (None, None) };
     let text = |name: &str| {

@@ -1,4 +1,4 @@
-//! The device's two key pairs: Ed25519 for what it says, an nkey for the broker.
+//! The device's two key pairs: Ed25519 for its messages, an nkey for the broker.
 
 use std::fmt;
 
@@ -22,28 +22,28 @@ impl fmt::Debug for DeviceKeys {
     }
 }
 
-/// The stored seed is none.
+/// The stored seed is invalid.
 #[derive(Debug, thiserror::Error)]
 #[error("the device's broker key cannot be used ({0}); enroll again with --force")]
 pub struct UnusableKey(String);
 
 impl DeviceKeys {
-    /// New keys.
+    /// Creates new keys.
     ///
     /// # Errors
-    /// When the system has no randomness.
+    /// When the system provides no random numbers.
     pub fn generate() -> Result<Self, UnusableKey> {
         let nats = KeyPair::new_user().seed().map_err(|error| UnusableKey(error.to_string()))?;
         Ok(Self { signing: rand::random(), nats })
     }
 
-    /// The same broker key with a new signing key.
+    /// Returns the same broker key with a new signing key.
     #[must_use]
     pub fn with_new_signing_key(&self) -> Self {
         Self { signing: rand::random(), nats: self.nats.clone() }
     }
 
-    /// The key that signs events.
+    /// Returns the key that signs events.
     #[must_use]
     pub fn signing(&self) -> SigningKey {
         SigningKey::from_seed(&self.signing)
@@ -53,7 +53,7 @@ impl DeviceKeys {
         KeyPair::from_seed(&self.nats).map_err(|error| UnusableKey(error.to_string()))
     }
 
-    /// The broker's name of this device, `U…`.
+    /// Returns the public broker key of this device, `U…`.
     ///
     /// # Errors
     /// When the stored seed is damaged.
@@ -69,7 +69,7 @@ impl DeviceKeys {
         self.nats()?.sign(bytes).map_err(|error| UnusableKey(error.to_string()))
     }
 
-    /// As [`Self::nats_sign`], in unpadded base64url.
+    /// Like [`Self::nats_sign`], in unpadded base64url.
     ///
     /// # Errors
     /// When the stored seed is damaged.

@@ -1,7 +1,7 @@
-//! Who this device is: its own keys, and what it pinned when it enrolled.
+//! The identity of this device: its own keys, and what it pinned when it enrolled.
 //!
-//! Private keys are made here and never leave the data folder. Asks no server: that is
-//! `crate::enroll`'s.
+//! Private keys are created here and never leave the data folder. `crate::enroll` makes the
+//! requests to the server.
 
 mod http;
 mod keys;

@@ -1,4 +1,4 @@
-//! What enrollment left in the data folder.
+//! The result of the enrollment in the data folder.
 
 use data_encoding::BASE64;
 use muster_schemas::cose::{CoseError, PublicKey};
@@ -17,20 +17,20 @@ use crate::trust::PinnedCa;
 /// An enrolled device.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
-    /// Where the servers are: `https://host:port`.
+    /// Address of the servers: `https://host:port`.
     #[serde(serialize_with = "url_as_text", deserialize_with = "url_from_text")]
     pub url: Url,
-    /// The project that it belongs to.
+    /// Project of the device.
     pub project: ProjectId,
-    /// Its id.
+    /// Id of the device.
     pub device: DeviceId,
-    /// Its name when it enrolled; operators may have renamed it since.
+    /// Name of the device when it enrolled; operators may have renamed it since.
     pub name: DeviceName,
-    /// The epoch that enrollment gave.
+    /// Epoch from the enrollment.
     pub epoch: u64,
-    /// When it enrolled, by the server's clock.
+    /// Time of the enrollment, by the server's clock.
     pub enrolled_at: Timestamp,
-    /// Its keys.
+    /// Keys of the device.
     pub keys: DeviceKeys,
     /// The project's operation key, a COSE_Key.
     #[serde(with = "serde_bytes")]
@@ -49,22 +49,22 @@ fn url_from_text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Url, D::E
 }
 
 impl Identity {
-    /// The key that everything this device acts on is sealed by.
+    /// Returns the key that seals every message on which this device acts.
     ///
     /// # Errors
-    /// When the stored key is none.
+    /// When the stored key is invalid.
     pub fn operation_key(&self) -> Result<PublicKey, CoseError> {
         PublicKey::from_cose_key(&self.operation_key)
     }
 
-    /// The CA that its servers are known by.
+    /// Returns the CA that signs its servers' certificates.
     #[must_use]
     pub fn pinned_ca(&self) -> PinnedCa {
         PinnedCa::Certificate(CertificateDer::from(self.ca.clone()))
     }
 }
 
-/// A certificate as PEM.
+/// Encodes a certificate as PEM.
 #[must_use]
 pub fn to_pem(der: &[u8]) -> String {
     let text = BASE64.encode(der);
@@ -77,14 +77,14 @@ pub fn to_pem(der: &[u8]) -> String {
     pem
 }
 
-/// Broker credentials, and when they came.
+/// Broker credentials with the time of their receipt.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Credentials {
-    /// What the server answered.
+    /// The server's response.
     pub response: CredentialsResponse,
-    /// The boot in which it answered.
+    /// Id of the boot in which the response was received.
     pub boot: Uuid,
-    /// The monotonic clock then.
+    /// The monotonic clock at that moment.
     pub mono: u64,
 }
 
@@ -95,20 +95,20 @@ impl std::fmt::Debug for Credentials {
 }
 
 impl Credentials {
-    /// Credentials that were just answered.
+    /// Creates credentials that were just received.
     #[must_use]
     pub const fn new(response: CredentialsResponse, at: &Moment) -> Self {
         Self { response, boot: at.boot, mono: at.mono }
     }
 
-    /// How long they were given for, in microseconds.
+    /// Returns their lifetime, in microseconds.
     #[must_use]
     pub fn life(&self) -> i64 {
         self.response.expires_at.micros().saturating_sub(self.response.server_time.micros()).max(0)
     }
 
-    /// How much of their life is left, in microseconds; `None` when no clock tells, because they
-    /// came in another boot.
+    /// Returns their remaining lifetime, in microseconds; `None` if it is unknown because they were
+    /// received in another boot.
     #[must_use]
     pub fn left(&self, at: &Moment) -> Option<i64> {
         if at.boot != self.boot || at.boot.is_nil() {

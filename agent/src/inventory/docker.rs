@@ -1,7 +1,7 @@
-//! The version of the Docker Engine behind a device's socket, by its API's `GET /version`.
+//! The version of the Docker Engine, from `GET /version` of its API on the device's socket.
 //!
-//! Nothing else of Docker is asked here. Plain HTTP/1.0 over the socket, so that the answer is
-//! neither chunked nor kept open; `bollard` would need a runtime for one short question.
+//! Plain HTTP/1.0 over the socket, so that the response is neither chunked nor kept open; `bollard`
+//! would need a runtime for one short request.
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
@@ -9,22 +9,22 @@ use std::path::Path;
 use std::sync::mpsc;
 use std::time::Duration;
 
-/// An engine that does not answer in this time is not there.
+/// Timeout of an engine's response.
 const LIMIT: Duration = Duration::from_secs(2);
-/// More than this is not read of an answer, in bytes; it is 1 KB in practice.
+/// Maximum size of a response, in bytes; it is 1 KB in practice.
 const MAX_ANSWER: u64 = 64 * 1024;
 
-/// `None` when there is no socket, no permission, or no answer within [`LIMIT`].
+/// `None` if there is no socket, no permission, or no response within [`LIMIT`].
 pub(super) fn version(root: &Path) -> Option<String> {
     let socket = ["run/docker.sock", "var/run/docker.sock"]
         .iter()
         .map(|path| root.join(path))
         .find(|path| path.exists())?;
     let (answer, answered) = mpsc::channel();
-    // A thread, because connecting to a socket whose queue is full blocks, and std has no limit
-    // for that. It ends by itself: reading and writing are limited.
+    // A thread, because connecting to a socket with a full queue blocks, and std has no timeout for
+    // that. The thread ends automatically: reading and writing have timeouts.
     std::thread::spawn(move || {
-        // Nobody listens any more after the limit.
+        // After the timeout the receiver is dropped.
         let _ = answer.send(ask(&socket));
     });
     let body = answered.recv_timeout(LIMIT).ok()?.ok()?;

@@ -1,6 +1,6 @@
-//! The network interfaces of this process's network namespace, by getifaddrs(3).
+//! The network interfaces of this process's network namespace, from getifaddrs(3).
 //!
-//! Counts no traffic: that is `metrics::net`.
+//! `metrics::net` counts their traffic.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -13,7 +13,7 @@ use muster_schemas::Hash;
 use muster_schemas::events::Interface;
 use sha2::{Digest, Sha256};
 
-/// All but loopback, sorted by name; empty when the kernel does not tell.
+/// Returns all interfaces except loopback, sorted by name; empty if the kernel provides no list.
 #[must_use]
 pub fn interfaces() -> Vec<Interface> {
     let Ok(entries) = getifaddrs() else { return Vec::new() };
@@ -45,8 +45,9 @@ pub fn interfaces() -> Vec<Interface> {
     interfaces
 }
 
-/// The hashes of the network cards' own addresses: those that a vendor has given, and no other machine
-/// has. What is made up (containers, bridges, privacy) is left out.
+/// Returns the hashes of the network cards' permanent addresses: those that a vendor has assigned,
+/// which no other machine has. Locally administered addresses (containers, virtual switches,
+/// privacy) are excluded.
 #[must_use]
 pub fn network_cards() -> Vec<Hash> {
     let macs: BTreeSet<String> = interfaces()
@@ -62,7 +63,7 @@ pub fn network_cards() -> Vec<Hash> {
         .collect()
 }
 
-/// Bit 1 of the first byte says that an address was made up, bit 0 that it is a group's.
+/// Bit 1 of the first byte marks locally administered addresses, bit 0 group addresses.
 fn is_a_vendors(mac: &str) -> bool {
     let first = mac.get(..2).and_then(|byte| u8::from_str_radix(byte, 16).ok());
     first.is_some_and(|byte| byte & 0b11 == 0)
@@ -74,7 +75,7 @@ fn ip_of(address: &SockaddrStorage) -> Option<IpAddr> {
     v4.or_else(|| address.as_sockaddr_in6().map(|v6| IpAddr::V6(v6.ip())))
 }
 
-/// `192.168.1.5/24`; a mask that is none of the same kind counts as a single address.
+/// Formats `192.168.1.5/24`; without a mask of the same kind, the address counts as a single one.
 fn with_prefix(ip: IpAddr, mask: Option<IpAddr>) -> String {
     let prefix = match (ip, mask) {
         (IpAddr::V4(_), Some(IpAddr::V4(mask))) => mask.to_bits().leading_ones(),

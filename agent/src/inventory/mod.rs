@@ -1,7 +1,7 @@
-//! What a device is: its system, hardware and network, as it reports them when they change.
+//! The inventory of a device: its system, hardware and network, reported when they change.
 //!
-//! Takes no metrics and sends nothing. Every fact is optional, because there is a device for each
-//! of them that cannot tell it; nothing here fails.
+//! It contains no metrics. Every fact is optional, because for each of them there are devices that
+//! cannot provide it; no function fails.
 
 mod docker;
 mod interfaces;
@@ -19,9 +19,9 @@ use muster_schemas::events::DeviceInventoryReported;
 
 use crate::metrics::Files;
 
-/// Looks at the machine below `root`: `/`, or a folder of fixtures.
+/// Collects the inventory of the machine below `root`: `/`, or a folder of fixtures.
 ///
-/// Blocks for up to 2 s where a Docker Engine does not answer: not for a runtime's own thread.
+/// Blocks for up to 2 s if a Docker Engine does not respond: not for a runtime's own thread.
 /// Network interfaces are those of this process, so they are reported for `/` only.
 #[must_use]
 pub fn collect(root: &Path) -> DeviceInventoryReported {
@@ -54,17 +54,17 @@ pub fn collect(root: &Path) -> DeviceInventoryReported {
     }
 }
 
-/// Tells two inventories apart: the hash of what they say.
+/// Returns the hash of an inventory's content, by which changes are detected.
 ///
-/// The boot time is left out: the kernel reckons it back from the wall clock, so it changes with
-/// every step of that clock; the boot id tells a new boot.
+/// The boot time is excluded: the kernel computes it from the wall clock, so it changes with every
+/// step of that clock; the boot id identifies a new boot.
 #[must_use]
 pub fn fingerprint(inventory: &DeviceInventoryReported) -> Hash {
     let told = DeviceInventoryReported { boot_time: None, ..inventory.clone() };
     Hash::of(&codec::encode(&told))
 }
 
-/// What the host calls itself, and the hash of its machine id: what it says when it enrolls.
+/// Returns the host name and the hash of the machine id, which enrollment sends.
 #[must_use]
 pub fn host_identity(root: &Path) -> (Option<String>, Option<Hash>) {
     let files = &mut Files::new(root);

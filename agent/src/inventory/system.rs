@@ -1,6 +1,6 @@
-//! The system and hardware facts, each from the files that the kernel or the distribution keeps.
+//! Facts about the system and hardware, each from the files of the kernel or the distribution.
 //!
-//! Knows no network.
+//! Network facts are in `interfaces`.
 
 use muster_schemas::{Hash, Timestamp};
 use nix::sys::utsname::uname;
@@ -9,10 +9,10 @@ use sysinfo::{CpuRefreshKind, RefreshKind, System};
 
 use crate::metrics::Files;
 
-/// The longest text that is taken of any file, in characters.
+/// Maximum length of a text from a file, in characters.
 const MAX_TEXT: usize = 256;
 
-/// What firmware holds where nobody wrote anything, in lower case.
+/// Placeholders of firmware without configured values, in lower case.
 const PLACEHOLDERS: &[&str] = &[
     "",
     "0",
@@ -47,7 +47,7 @@ pub(super) struct Hardware {
     pub(super) serial: Option<String>,
 }
 
-/// A text without control characters, cut to a sane length; `None` when nothing is left.
+/// Removes control characters and truncates the text; `None` if nothing is left.
 pub(super) fn printable(text: String) -> Option<String> {
     let text: String = text
         .chars()
@@ -77,7 +77,7 @@ pub(super) fn os(files: &mut Files) -> Os {
     Os::default()
 }
 
-/// A value of os-release(5): bare, or in quotes with backslashes before special characters.
+/// Parses a value of os-release(5): bare, or in quotes with backslashes before special characters.
 fn unquote(value: &str) -> String {
     let value = value.trim();
     for quote in ['"', '\''] {
@@ -111,7 +111,7 @@ fn cpuinfo<'a>(text: &'a str, key: &str) -> Option<&'a str> {
         .map(|(_, value)| value.trim())
 }
 
-/// ARM kernels name the part by number only; `sysinfo` has the table.
+/// ARM kernels report only the part's number; `sysinfo` has the table of names.
 pub(super) fn cpu_model_by_part() -> Option<String> {
     let kind = RefreshKind::nothing().with_cpu(CpuRefreshKind::nothing());
     let system = System::new_with_specifics(kind).ok()?;
@@ -134,7 +134,7 @@ pub(super) fn machine_id_hash(files: &mut Files) -> Option<Hash> {
     ["etc/machine-id", "var/lib/dbus/machine-id"]
         .iter()
         .find_map(|path| files.line(path))
-        // `uninitialized`, say, is no id.
+        // `uninitialized`, for example, is not an id.
         .filter(|id| id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit()))
         .map(|id| {
             let digest =
@@ -161,9 +161,9 @@ pub(super) fn hardware(files: &mut Files) -> Hardware {
     }
 }
 
-/// A container is named before the machine that it runs on.
+/// A container takes precedence over the machine that it runs on.
 pub(super) fn virtualization(files: &mut Files) -> Option<String> {
-    // systemd writes here what its container manager says it is.
+    // systemd writes the name here that the container manager reports.
     if let Some(name) = files.line("run/systemd/container").and_then(printable) {
         return Some(name);
     }
@@ -218,7 +218,7 @@ pub(super) fn boot_time(files: &mut Files) -> Option<Timestamp> {
 }
 
 pub(super) fn timezone(files: &mut Files) -> Option<String> {
-    // The link is what programs follow; the text file is Debian's and may be stale.
+    // Programs use the link; the text file is specific to Debian and may be stale.
     let link = std::fs::read_link(files.path("etc/localtime")).ok();
     link.and_then(|path| Some(path.to_str()?.split_once("zoneinfo/")?.1.to_owned()))
         .or_else(|| files.line("etc/timezone"))

@@ -90,7 +90,8 @@ fn what_a_device_runs_in_is_told_by_its_marks() -> Result<(), Failure> {
     Ok(())
 }
 
-/// A Docker Engine that answers with these bytes, or holds the line when there are none.
+/// Starts a fake Docker Engine that responds with these bytes, or does not respond if they are
+/// empty.
 fn fake_docker(answer: &'static str) -> Result<tempfile::TempDir, Failure> {
     let root = tempfile::tempdir()?;
     std::fs::create_dir(root.path().join("run"))?;

@@ -1,8 +1,9 @@
-//! One connection to one broker, by the device's JWT and key, over TLS to the pinned CA.
+//! One connection to one broker, authenticated by the device's JWT and key, over TLS to the pinned
+//! CA.
 //!
-//! A client lives for one connection: async-nats would connect again by itself, with credentials
-//! that may have expired and at a pace of its own. So its second try is refused, and
-//! `keep.rs` makes another client.
+//! A client is used for one connection: async-nats would reconnect automatically, with credentials
+//! that may have expired and with its own backoff. So its second attempt is refused, and `keep.rs`
+//! creates another client.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,52 +18,53 @@ use super::tunnel::{host_and_port, proxy_for, shown, through_door, through_proxy
 use crate::identity::{Credentials, Identity};
 use crate::trust::{self, TrustError, Verifier};
 
-/// Silence is noticed after two to three of these.
+/// Interval between pings. A silent connection is detected after two to three intervals.
 const PING: Duration = Duration::from_secs(25);
-/// A connection that takes longer to make has failed.
+/// Timeout of connecting.
 const LIMIT: Duration = Duration::from_secs(10);
-/// Messages that wait to be read, per subscription: all that a channel's window may hold in small
-/// pieces. It costs nothing while there are none.
+/// Maximum number of unread messages per subscription: enough for a channel's full window in small
+/// messages. The capacity is not allocated in advance.
 const UNREAD: usize = 4096;
-/// Messages that wait to be written.
+/// Maximum number of unwritten messages.
 const UNWRITTEN: usize = 64;
 
-/// No connection.
+/// The reason why no connection was made.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
-    /// An address cannot be read.
+    /// A broker address is invalid.
     #[error("the server named a broker that cannot be reached ('{0}'); its configuration is wrong")]
     Address(String),
-    /// No address at all.
+    /// The server returned no broker address.
     #[error("the server named no broker; its configuration is wrong")]
     NoAddress,
-    /// TLS cannot be set up.
+    /// The TLS configuration failed.
     #[error(transparent)]
     Trust(#[from] TrustError),
-    /// Neither by its port nor through the door.
+    /// Both the broker's port and the server's HTTPS listener failed.
     #[error("{straight}; and not through the server's HTTPS port either: {door}")]
     NoWay {
-        /// What became of the last port.
+        /// Error of the last direct attempt.
         straight: String,
-        /// What became of the door.
+        /// Error of the attempt through the HTTPS listener.
         door: String,
     },
-    /// The broker was not reached, was not trusted, or refuses.
+    /// The broker is unreachable, has an untrusted certificate, or refused the connection.
     #[error("failed to connect to the broker {address}: {problem}")]
     Broker {
-        /// The broker.
+        /// Address of the broker.
         address: String,
-        /// Why not.
+        /// Reason of the failure.
         problem: String,
-        /// Does it refuse the credentials?
+        /// Whether the broker refused the credentials.
         is_denied: bool,
     },
 }
 
-/// The broker's addresses; an unspecified host means the host that gave the credentials.
+/// Returns the broker's addresses; an unspecified host is replaced by the host that issued the
+/// credentials.
 ///
 /// # Errors
-/// When there is none, or one that is none.
+/// When the list is empty or an address is invalid.
 pub fn broker_addresses(servers: &[String], url: &Url) -> Result<Vec<Url>, ConnectError> {
     let addresses: Vec<Url> = servers
         .iter()
@@ -81,17 +83,17 @@ pub fn broker_addresses(servers: &[String], url: &Url) -> Result<Vec<Url>, Conne
     if addresses.is_empty() { Err(ConnectError::NoAddress) } else { Ok(addresses) }
 }
 
-/// How a broker is come to.
+/// The route to the broker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Way {
-    /// By its own port; through the proxy, where the environment names one.
+    /// The broker's own port, through a proxy if the environment names one.
     Port,
-    /// Through the server's HTTPS door.
+    /// The server's HTTPS listener.
     Door,
 }
 
-/// Connects; what happens to the connection comes out of the channel. The text says which way was
-/// taken, for people.
+/// Connects. Events of the connection are sent to the returned channel. The text describes the
+/// route, for log lines.
 pub(super) async fn connect(
     identity: &Identity,
     credentials: &Credentials,
@@ -162,7 +164,7 @@ fn options(
         .event_callback(move |event| {
             let events = events.clone();
             async move {
-                // Nobody listens any more once the connection was given up.
+                // The receiver was dropped if the connection was abandoned.
                 events.send(event).await.ok();
             }
         })
@@ -185,7 +187,7 @@ fn sign_in(identity: &Identity, credentials: &Credentials) -> ConnectOptions {
     })
 }
 
-/// Does the broker speak of the credentials? Its words are all that it sends.
+/// Whether the broker's error message is about the credentials. The broker sends only this text.
 pub(super) fn is_denial(words: &str) -> bool {
     let words = words.to_ascii_lowercase();
     words.contains("authorization violation")

@@ -1,4 +1,5 @@
-//! One connection's life: carries out what the session says is due, and hands it what comes in.
+//! The life of one connection: sends what the session schedules, and passes received messages to
+//! it.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -27,30 +28,30 @@ use crate::store::StoreError;
 
 /// How a connection ended.
 pub(super) enum End {
-    /// It is gone.
+    /// The connection was lost.
     Lost {
-        /// Why, as far as it is known.
+        /// The reason, as far as it is known.
         problem: String,
-        /// Did the broker refuse the credentials?
+        /// Whether the broker refused the credentials.
         is_denied: bool,
     },
-    /// There are new credentials for the next one; this one still stands.
+    /// The next connection has new credentials; this one is still open.
     Renewed(Credentials),
 }
 
-/// With nothing to do it still looks this often.
+/// Maximum interval between checks when nothing is due.
 const IDLE: Duration = Duration::from_secs(3600);
-/// So often something is said that the servers can see: pings are seen by the broker alone, and who
-/// is not heard for a minute counts as offline, however rarely it measures.
+/// Interval of keep-alives that the servers receive. Only the broker sees pings, and ingest counts
+/// a device as offline after a minute without a message, even if the device rarely sends metrics.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(20);
 /// Minimum interval between log lines about messages that are ignored.
 const LOG_INTERVAL: Duration = Duration::from_secs(60);
-/// A renewal that failed is tried again after this.
+/// Delay after a failed renewal.
 const RENEW_AGAIN: Duration = Duration::from_secs(60);
 
 type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
-/// A hello on its way: when it was sent, by both clocks, and the answer.
+/// A hello in flight: when it was sent, by both clocks, and the response.
 type HelloAnswer = (Moment, Instant, Result<Message, String>);
 
 struct Driver<'a> {
@@ -59,14 +60,15 @@ struct Driver<'a> {
     client: Client,
     publisher: Publisher,
     subjects: DeviceSubjects,
-    /// Why the broker said that it ends the connection.
+    /// The reason that the broker gave for closing the connection.
     farewell: Option<String>,
-    /// Was a hello of this connection answered? Before that no order is taken.
+    /// Whether a hello of this connection got its welcome. Orders are refused before that.
     is_greeted: bool,
     ignored: Ignored,
 }
 
-/// Messages that the servers did not sign, or that cannot be read: counted, and logged once a minute.
+/// Messages without a valid server signature or that cannot be parsed: counted, and logged once a
+/// minute.
 #[derive(Default)]
 struct Ignored {
     count: u64,
@@ -157,7 +159,7 @@ impl Driver<'_> {
                 }
                 () = shared.recorded.notified() => {}
                 _ = sign_of_life.tick() => {
-                    // A subscription that is given up at once costs nobody anything.
+                    // A subscription that is dropped immediately has no lasting cost.
                     drop(self.client.subscribe(self.client.new_inbox()).await.map_err(words)?);
                 }
                 () = tokio::time::sleep_until(wake.into()) => {}
@@ -183,7 +185,7 @@ impl Driver<'_> {
         self.farewell.take().unwrap_or_else(|| "the broker closed the connection".to_owned())
     }
 
-    /// The reason when the connection is over.
+    /// Handles an event of the connection; returns the reason if the connection has ended.
     fn on_event(&mut self, event: Option<Event>) -> Option<String> {
         match event {
             None | Some(Event::Disconnected | Event::Closed) => Some(self.farewell()),
@@ -196,7 +198,7 @@ impl Driver<'_> {
             }
             Some(Event::SlowConsumer(_)) => {
                 tracing::warn!("messages came faster than they could be read; some are lost");
-                // An ack or a config may be among them.
+                // An ack or a config may be among the dropped messages.
                 self.session.hasten_hello(Instant::now());
                 None
             }
@@ -243,7 +245,7 @@ impl Driver<'_> {
                 return;
             }
         }
-        // The server read its clock about half way.
+        // The server read its clock at about half of the round trip.
         let rtt = u64::try_from((now - sent).as_micros()).unwrap_or(u64::MAX);
         self.shared.counters.rtt(rtt);
         let mono = asked.mono.saturating_add(at.mono.saturating_sub(asked.mono) / 2);
@@ -285,7 +287,7 @@ impl Driver<'_> {
                         "what was dropped is not declared yet"
                     );
                 }
-                // A rotation may have waited for the one before it.
+                // A rotation may have waited for the previous one.
                 self.shared.rotate_if_asked();
             }
             Effect::Odd => tracing::info!("the log stands elsewhere than expected; asking again"),
@@ -334,7 +336,7 @@ impl Driver<'_> {
         self.shared.apply_config(update.version, &update.vars).map_err(|error| in_words(&error))
     }
 
-    /// Opens what the project's operation key sealed.
+    /// Decrypts and verifies a message that was sealed with the project's operation key.
     fn open<T: serde::de::DeserializeOwned>(
         &self,
         payload: &[u8],
@@ -356,14 +358,14 @@ async fn publish(publisher: Publisher, subject: String, outgoing: Outgoing) -> (
     (epoch, seq, outcome.is_ok())
 }
 
-/// 75% to 85% of the credentials' life after they came.
+/// Returns the delay of the renewal: 75% to 85% of the credentials' lifetime.
 fn renewal_after(credentials: &Credentials) -> Duration {
     let (life, left) = (credentials.life(), credentials.left(&Moment::now()).unwrap_or(0));
     let kept = (life as f64 * (0.15 + 0.1 * rand::random::<f64>())) as i64;
     Duration::from_micros(u64::try_from(left.saturating_sub(kept)).unwrap_or(0))
 }
 
-/// Waits for what is on its way; for ever when nothing is.
+/// Waits for the future if there is one, otherwise forever.
 async fn wait_for<F: Future + Unpin>(waiting: &mut Option<F>) -> F::Output {
     match waiting {
         Some(future) => future.await,

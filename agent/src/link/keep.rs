@@ -1,4 +1,4 @@
-//! Being connected: credentials, connection, session, and all of it again after a wait.
+//! Keeps the device connected: credentials, connection, session, and a retry after each failure.
 
 use std::time::{Duration, Instant};
 
@@ -18,23 +18,25 @@ use crate::run::Shared;
 use crate::session::Session;
 use crate::store::key;
 
-/// A connection that lasted this long was a good one: the next wait is a short one.
+/// Minimum duration of a connection that resets the backoff.
 const GOOD: Duration = Duration::from_secs(30);
-/// So many tries without a broker, and the servers are asked where it is now.
+/// Number of failed attempts after which the agent requests the broker's address from the servers
+/// again.
 const ASK_AGAIN: u32 = 4;
 /// Timeout for the broker's confirmation of a batch or an event.
 const CONFIRM_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Connects for ever.
+/// Connects, and reconnects indefinitely.
 pub(crate) async fn keep_connected(shared: &Shared) {
     let (project, device) = (shared.identity.project.clone(), shared.identity.device);
     let mut session = Session::new(std::sync::Arc::clone(&shared.outbox), project, device);
     let mut credentials: Option<Credentials> =
         shared.store.get(key::CREDENTIALS).unwrap_or_default();
     let mut backoff = Backoff::reconnect();
-    // Tries in a row that found no broker: it may have moved, and fresh credentials say where to.
+    // Consecutive failed attempts: the broker may have moved, and new credentials name its address.
     let mut missed = 0_u32;
-    // The connection before, until the next one stands: a renewal is no absence.
+    // The previous connection stays open until the next one is up, so that a renewal does not
+    // interrupt the device's presence.
     let mut before: Option<Client> = None;
     loop {
         let usable = credentials.take().filter(|known| known.left(&Moment::now()) != Some(0));
@@ -104,8 +106,8 @@ async fn reach(
             Err(error) => last = error,
         }
     }
-    // A broker that answered is not behind another door. Each time the port comes first, so that
-    // the short way is taken again as soon as it is open.
+    // A broker that refused the credentials would refuse them through the HTTPS listener, too. The
+    // direct port is always tried first, so that it is used again as soon as it is open.
     let (Some(address), ConnectError::Broker { is_denied: false, .. }) = (addresses.first(), &last)
     else {
         return Err(last);
@@ -136,7 +138,7 @@ async fn up(
     Ok(publisher)
 }
 
-/// Fresh credentials, stored.
+/// Fetches new credentials and stores them.
 pub(super) async fn renew(shared: &Shared) -> Result<Credentials, String> {
     let new = fetch_credentials(&shared.identity, &shared.outbox.proving_keys())
         .await

@@ -1,6 +1,6 @@
-//! The connection to the broker: made, kept, renewed, and made again, for ever.
+//! The connection to the broker: connect, renew the credentials, reconnect.
 //!
-//! Decides nothing about events: `crate::session` does.
+//! `crate::session` makes all decisions about events.
 
 mod connect;
 mod drive;

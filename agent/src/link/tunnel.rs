@@ -1,8 +1,8 @@
-//! Ways to the broker that are no plain TCP connection to it: through an HTTP proxy, and through the
-//! server's HTTPS door.
+//! Indirect connections to the broker: through an HTTP proxy, and through the server's HTTPS
+//! listener.
 //!
-//! async-nats makes its connections itself, so it is given a port on the loopback, behind which is
-//! the real way; it is taken once. Its TLS goes all the way to the broker.
+//! async-nats opens its connections itself, so it gets a loopback port that forwards one
+//! connection. Its TLS session is end-to-end with the broker.
 
 use std::net::Ipv4Addr;
 use std::time::Duration;
@@ -17,22 +17,22 @@ use url::Url;
 use crate::identity::{Http, Identity};
 use crate::trust::{PinnedCa, Verifier};
 
-/// Where the server's door leads to the broker.
+/// Path of the broker tunnel on the server's HTTPS listener.
 const DOOR: &str = "/nats";
-/// The protocol's name there.
+/// Name of the upgraded protocol.
 const PROTOCOL: &str = "nats";
-/// Each step takes at most this long.
+/// Timeout of each step.
 const LIMIT: Duration = Duration::from_secs(10);
-/// A proxy that says more than this before it lets us through is none; in bytes.
+/// Maximum size of a proxy's response header, in bytes.
 const MAX_ANSWER: usize = 8 * 1024;
 
-/// Host and port of a broker's address.
+/// Returns the host and port of a broker's address.
 pub(super) fn host_and_port(address: &Url) -> (String, u16) {
     let host = address.host_str().unwrap_or_default().trim_matches(['[', ']']).to_owned();
     (host, address.port().unwrap_or(4222))
 }
 
-/// The proxy for this address, by `HTTPS_PROXY`, `ALL_PROXY` and `NO_PROXY`.
+/// Returns the proxy for this address, by `HTTPS_PROXY`, `ALL_PROXY` and `NO_PROXY`.
 pub(crate) fn proxy_for(address: &Url) -> Option<Intercept> {
     let host = address.host_str()?;
     let port = address.port_or_known_default().unwrap_or(4222);
@@ -40,20 +40,20 @@ pub(crate) fn proxy_for(address: &Url) -> Option<Intercept> {
     Matcher::from_env().intercept(&uri)
 }
 
-/// The proxy's host and port, for people: what it is asked with is nobody's business.
+/// Returns the proxy's host and port for log lines, without its credentials.
 pub(crate) fn shown(proxy: &Intercept) -> String {
     let uri = proxy.uri();
     let port = uri.port_u16().unwrap_or(80);
     format!("{}:{port}", uri.host().unwrap_or_default())
 }
 
-/// Through an HTTP proxy (CONNECT, RFC 9110 §9.3.6). The port on the loopback.
+/// Connects through an HTTP proxy (CONNECT, RFC 9110 §9.3.6). Returns the loopback port.
 pub(super) async fn through_proxy(proxy: &Intercept, address: &Url) -> Result<u16, String> {
     let far = open_proxy(proxy, address).await?;
     lead_to(far).await
 }
 
-/// The far end behind a proxy.
+/// Opens a connection to the broker through a proxy.
 pub(crate) async fn open_proxy(proxy: &Intercept, address: &Url) -> Result<TcpStream, String> {
     timeout(LIMIT, connect(proxy, address))
         .await
@@ -83,7 +83,7 @@ async fn connect(proxy: &Intercept, address: &Url) -> Result<TcpStream, String> 
     request.extend_from_slice(b"\r\n");
     stream.write_all(&request).await.map_err(|error| error.to_string())?;
     let mut answer = Vec::new();
-    // One at a time: what follows the answer is the broker's.
+    // Byte by byte: the data after the response header belongs to the broker.
     while !answer.ends_with(b"\r\n\r\n") {
         if answer.len() == MAX_ANSWER {
             return Err("it does not answer as an HTTP proxy does".to_owned());
@@ -93,7 +93,7 @@ async fn connect(proxy: &Intercept, address: &Url) -> Result<TcpStream, String> 
     judge(&answer).map(|()| stream)
 }
 
-/// Does the proxy let us through?
+/// Checks whether the proxy accepted the CONNECT request.
 fn judge(answer: &[u8]) -> Result<(), String> {
     let line = answer.split(|byte| *byte == b'\r').next().unwrap_or_default();
     let line = String::from_utf8_lossy(line);
@@ -111,19 +111,20 @@ fn judge(answer: &[u8]) -> Result<(), String> {
     }
 }
 
-/// Through the server's HTTPS door, which an HTTP proxy may be before. The port on the loopback.
+/// Connects through the server's HTTPS listener, and an HTTP proxy if one is configured. Returns
+/// the loopback port.
 pub(super) async fn through_door(identity: &Identity) -> Result<u16, String> {
     let far = open_door(&identity.url, identity.pinned_ca()).await?;
     lead_to(far).await
 }
 
-/// The broker's end behind a server's HTTPS door.
+/// Opens a connection to the broker through a server's HTTPS listener.
 pub(crate) async fn open_door(url: &Url, ca: PinnedCa) -> Result<reqwest::Upgraded, String> {
     let http = Http::new(url, Verifier::new(ca)).map_err(|error| error.to_string())?;
     http.upgrade(DOOR, PROTOCOL).await.map_err(|error| error.to_string())
 }
 
-/// A port on the loopback that leads to the far end, once.
+/// Listens on a loopback port and forwards one connection to the remote end.
 async fn lead_to(
     mut far: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
 ) -> Result<u16, String> {
@@ -138,7 +139,7 @@ async fn lead_to(
         let Ok(Ok((mut near, _))) = timeout(LIMIT, listener.accept()).await else { return };
         let _ = near.set_nodelay(true);
         drop(listener);
-        // Ends with either side; the client notices by itself.
+        // Ends when either side closes; the client detects it.
         let _ = copy_bidirectional(&mut near, &mut far).await;
     });
     Ok(port)

@@ -1,4 +1,4 @@
-//! How much may come in: points a second, and different series.
+//! Rate limit of applications' points, and the limit of distinct series.
 
 use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
@@ -6,22 +6,21 @@ use std::hash::BuildHasher;
 
 use muster_schemas::metrics::Point;
 
-/// A series that was not written to for this long makes room for another one, in microseconds.
+/// Time without writes after which a series expires, in microseconds.
 const FORGOTTEN: u64 = 3600 * 1_000_000;
-/// Forgotten series are looked for this often at most, in microseconds.
+/// Minimum interval between searches for expired series, in microseconds.
 const SWEEP_EVERY: u64 = 10 * 1_000_000;
-/// After silence, what would have come in so many seconds may come at once: clients write in
-/// batches.
+/// Capacity of the token bucket, in seconds of the rate: clients write in batches.
 const BURST: u64 = 10;
-/// A long text costs as much as a point for each so many bytes.
+/// Number of bytes that cost as much as one point.
 const BYTES_A_POINT: usize = 1024;
 
-/// How much may come in.
+/// Limits of applications' metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Quota {
-    /// Different series within an hour.
+    /// Maximum number of distinct series per hour.
     pub series: u32,
-    /// Points a second.
+    /// Maximum number of points per second.
     pub rate: u32,
 }
 
@@ -31,15 +30,15 @@ impl Default for Quota {
     }
 }
 
-/// Counts what comes in. Times are the monotonic clock's, in microseconds.
+/// Enforces the limits. Times are those of the monotonic clock, in microseconds.
 #[derive(Debug, Default)]
 pub(super) struct Gate {
     quota: Quota,
-    /// What may still come now, in millionths of a point.
+    /// Remaining credit, in millionths of a point.
     credit: u64,
     refilled: Option<u64>,
-    /// The hash of each series, and when it was last written to. The hash's key is random, so that
-    /// nobody can choose names that fall together.
+    /// Hash of each series, with the time of its last write. The hash key is random, so that an
+    /// application cannot choose colliding names.
     series: HashMap<u64, u64>,
     hasher: RandomState,
     swept: u64,
@@ -54,7 +53,7 @@ impl Gate {
         self.series.len()
     }
 
-    /// May a point of this many bytes be read now?
+    /// Whether a point of this size may be read now; consumes the credit.
     pub(super) fn may_read(&mut self, bytes: usize, now: u64) -> bool {
         let rate = u64::from(self.quota.rate);
         let full = rate * BURST * 1_000_000;
@@ -74,7 +73,7 @@ impl Gate {
         may
     }
 
-    /// Is this one of the series that may be?
+    /// Whether the point's series exists or may be added.
     pub(super) fn admits(&mut self, point: &Point, now: u64) -> bool {
         let hash = self.hasher.hash_one((&point.measurement, &point.tags));
         if let Some(written) = self.series.get_mut(&hash) {

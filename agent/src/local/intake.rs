@@ -1,6 +1,6 @@
-//! Points of applications until the next batch takes them.
+//! Queues the points of applications until the next batch.
 //!
-//! Reads no clock: every call brings the moment.
+//! The caller passes the time.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -14,37 +14,37 @@ use super::read::{Claim, Format, read};
 use crate::clock::Moment;
 use crate::metrics::{Group, GroupSet};
 
-/// At most this much waits for a batch, in bytes on the wire: a batch of it is well below what the
-/// broker takes.
+/// Maximum encoded size of the waiting points, in bytes: a batch of this size is well below the
+/// broker's maximum message size.
 const MAX_BYTES: usize = 192 * 1024;
-/// At most this many points wait.
+/// Maximum number of waiting points.
 const MAX_WAITING: usize = 5000;
-/// A point may be this much older than now, in microseconds: applications write late …
+/// Maximum age of a point, in microseconds: applications may write late.
 const PAST: i64 = 7 * 24 * 3600 * 1_000_000;
-/// … and this much newer: clocks differ.
+/// Maximum time of a point in the future, in microseconds: clocks differ.
 const FUTURE: i64 = 600 * 1_000_000;
 
-/// What came in since the start.
+/// Counters since the start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// Points that were taken.
+    /// Number of accepted points.
     pub taken: u64,
-    /// Points that were dropped, by [`Cause::ALL`].
+    /// Number of dropped points, by [`Cause::ALL`].
     pub dropped: [u64; Cause::ALL.len()],
-    /// Tags and fields that were left out of points that were taken.
+    /// Number of tags and fields that were removed from accepted points.
     pub left_out: u64,
-    /// Series that are known now.
+    /// Number of active series.
     pub series: u64,
 }
 
 impl Counts {
-    /// How many points were dropped for a cause.
+    /// Returns the number of points that were dropped for a cause.
     #[must_use]
     pub fn dropped_for(&self, cause: Cause) -> u64 {
         self.dropped.get(cause as usize).copied().unwrap_or_default()
     }
 
-    /// How many points were dropped.
+    /// Returns the number of dropped points.
     #[must_use]
     pub fn dropped_in_all(&self) -> u64 {
         self.dropped.iter().sum()
@@ -54,15 +54,15 @@ impl Counts {
 #[derive(Debug, Default)]
 struct State {
     gate: Gate,
-    /// Measurements that the agent itself makes now.
+    /// Measurements that the agent itself currently samples.
     own: GroupSet,
     counts: Counts,
-    /// Points, with their time by the monotonic clock, which may be before the boot.
+    /// Points with their time by the monotonic clock, which may be before the boot.
     waiting: Vec<(Point, i64)>,
     bytes: usize,
 }
 
-/// Where applications' points come in.
+/// The input queue of applications' points.
 #[derive(Debug, Default)]
 pub struct Intake {
     state: Mutex<State>,
@@ -71,31 +71,31 @@ pub struct Intake {
 
 impl Intake {
     fn state(&self) -> MutexGuard<'_, State> {
-        // Points and counts; whatever was left half done is dropped with the next batch.
+        // Points and counters only; an inconsistency ends with the next batch.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// From now on so much may come in, and these groups are the agent's own.
+    /// Sets the quota and the agent's own groups.
     pub fn set(&self, quota: Quota, own: GroupSet) {
         let mut state = self.state();
         state.gate.set(quota);
         state.own = own;
     }
 
-    /// What came in since the start.
+    /// Returns the counters.
     #[must_use]
     pub fn counts(&self) -> Counts {
         let state = self.state();
         Counts { series: state.gate.series() as u64, ..state.counts }
     }
 
-    /// Takes what an application wrote. True when points may be read at all now.
+    /// Processes data from an application. Returns whether the quota allowed to read any point.
     pub fn take(&self, format: Format, bytes: &[u8], at: &Moment) -> bool {
         let mut state = self.state();
         let was_empty = state.waiting.is_empty();
         let State { gate, own, counts, waiting, bytes: held } = &mut *state;
         let mut has_read = false;
-        // Both are asked in turn, never at once.
+        // The two closures are called in turn and never overlap.
         let gate = std::cell::RefCell::new(gate);
         read(
             format,
@@ -135,31 +135,31 @@ impl Intake {
         has_read
     }
 
-    /// Counts a point that could not even be read.
+    /// Counts a point that could not be read.
     pub(super) fn drop_one(&self, cause: Cause) {
         if let Some(dropped) = self.state().counts.dropped.get_mut(cause as usize) {
             *dropped += 1;
         }
     }
 
-    /// Waits until points have come in where there were none, or many wait.
+    /// Waits until points arrive in an empty queue, or many points wait.
     pub(crate) async fn arrived(&self) {
         self.arrived.notified().await;
     }
 
-    /// Do points wait?
+    /// Whether points wait.
     #[must_use]
     pub fn has_some(&self) -> bool {
         !self.state().waiting.is_empty()
     }
 
-    /// Do so many wait that they should go now?
+    /// Whether enough points wait to be sent now.
     #[must_use]
     pub fn is_pressing(&self) -> bool {
         is_pressing(&self.state())
     }
 
-    /// The points that wait, for a batch of this moment.
+    /// Takes the waiting points, for a batch of this moment.
     #[must_use]
     pub fn drain(&self, at: &Moment) -> Vec<Point> {
         let (waiting, now) = {
@@ -181,9 +181,9 @@ fn signed(mono: u64) -> i64 {
     i64::try_from(mono).unwrap_or(i64::MAX)
 }
 
-/// A point's time by the monotonic clock, when it is taken.
+/// Validates a point and returns its time by the monotonic clock.
 fn judge(claim: Claim, gate: &mut Gate, own: GroupSet, at: &Moment) -> Result<(Claim, i64), Cause> {
-    // The agent's word on these is its own: a field that changes its type would spoil it.
+    // Only the agent writes these measurements: a field with another type would make them unusable.
     let measurement = claim.point.measurement.as_str();
     let is_own = measurement.parse::<Group>().is_ok_and(|group| own.contains(group))
         || measurement.starts_with("muster_agent");

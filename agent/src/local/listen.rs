@@ -1,4 +1,5 @@
-//! Reading the doors: datagrams and streams, for ever, at a pace that a flood does not change.
+//! Reads from the listeners: datagrams and streams, indefinitely, at a rate that a flood does not
+//! increase.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,21 +18,22 @@ use super::sockets::Door;
 use crate::clock::Moment;
 use crate::run::Shared;
 
-/// One byte more than any datagram that is taken.
+/// Size of the receive buffer: the maximum size of a datagram plus one byte.
 const DATAGRAM: usize = 64 * 1024 + 1;
-/// Maximum number of streams that are open at the same time; one more gets a line that says so, is
-/// closed and counted.
+/// Maximum number of open streams; a further one gets a line with the reason, is closed and
+/// counted.
 pub(super) const STREAMS: usize = 32;
-/// After so many pieces in a row of which nothing could be taken …
+/// Number of consecutive pieces without an accepted point after which reading pauses.
 const REFUSED: u32 = 32;
-/// … nothing is read for this long: the kernel drops what a flood brings, at no cost.
+/// Duration of that pause, in which the kernel drops a flood's datagrams at no cost.
 const PAUSE: Duration = Duration::from_millis(10);
-/// What was dropped is looked at this often …
+/// Interval between checks for dropped points.
 const LOOK: Duration = Duration::from_secs(5);
-/// … and told at most this often; a door that could not be opened is tried again as often.
+/// Minimum interval between log lines about dropped points, and between attempts to open a failed
+/// listener.
 const TELL_EVERY: Duration = Duration::from_secs(60);
 
-/// Takes what applications write, until it is dropped.
+/// Processes the data of applications, until it is dropped.
 pub(crate) async fn listen_locally(shared: &Shared) {
     let folder = shared.store.folder().path();
     let wanted = || shared.settings.borrow().doors;
@@ -45,7 +47,7 @@ pub(crate) async fn listen_locally(shared: &Shared) {
             shared.doors.open().into_iter().map(|door| serve(&shared.intake, door)).collect();
         loop {
             tokio::select! {
-                // No reader ever ends.
+                // Readers never end.
                 Some(()) = readers.next() => {}
                 () = shared.doors.changed() => break,
                 () = sleep(LOOK) => {
@@ -60,7 +62,7 @@ pub(crate) async fn listen_locally(shared: &Shared) {
     }
 }
 
-/// Says what was dropped since it was last said.
+/// Logs the points that were dropped since the last log line.
 fn tell(intake: &Intake, told: &mut (Counts, Instant)) {
     let counts = intake.counts();
     if counts.dropped == told.0.dropped || told.1.elapsed() < TELL_EVERY {
@@ -97,7 +99,7 @@ fn serve(intake: &Intake, door: Arc<Door>) -> BoxFuture<'_, ()> {
     })
 }
 
-/// Slows down when nothing of what comes can be taken.
+/// Slows down reading while no data can be accepted.
 #[derive(Default)]
 struct Pace(u32);
 
@@ -155,11 +157,11 @@ async fn streams(intake: &Intake, listener: &UnixListener) {
                 Ok((stream, _)) if open.len() < STREAMS => open.push(Box::pin(lines(intake, stream))),
                 Ok((stream, _)) => {
                     intake.drop_one(Cause::Streams);
-                    // A client that reads its stream to the end sees the reason.
+                    // A client that reads its stream to the end gets the reason.
                     let words = format!("muster-agent: {STREAMS} streams are open already\n");
                     let _ = stream.try_write(words.as_bytes());
                 }
-                // Out of file descriptors, say.
+                // For example, out of file descriptors.
                 Err(_) => accept_at = Instant::now() + LOOK,
             }
         }

@@ -1,11 +1,12 @@
-//! Metrics of the applications on this machine: InfluxDB's line protocol and JSON, by UDP on the
-//! loopback and by sockets in the data folder.
+//! Metrics of the applications on this machine: InfluxDB's line protocol and JSON, over UDP on the
+//! loopback and over sockets in the data folder.
 //!
-//! What comes in joins the agent's own batches; nothing here sends, samples or knows the broker.
+//! Accepted points join the agent's own batches; this module neither sends nor samples.
 //!
-//! **Anybody on this machine may write**, so nothing is believed: every point is held to limits,
-//! what is beyond them is dropped and counted by [`Cause`], and the memory that is used is bounded
-//! whatever comes. What the servers say of a device (`host`, `project` …) is not taken from a point.
+//! **Any process on this machine can write**, so the data is untrusted: every point is checked
+//! against limits, points beyond them are dropped and counted by [`Cause`], and memory usage is
+//! bounded for any input. Tags that the servers set for a device (`host`, `project` …) are removed
+//! from a point.
 
 mod gate;
 mod intake;

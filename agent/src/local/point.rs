@@ -1,4 +1,4 @@
-//! What one point of an application may be: its sizes, its names, and what is not its to say.
+//! Limits of an application's point: sizes, names, and reserved tags.
 
 use muster_schemas::Timestamp;
 use muster_schemas::metric_rules::clean_text;
@@ -6,43 +6,43 @@ use muster_schemas::metrics::{FieldValue, MAX_TEXT, Point};
 
 use super::read::{Claim, name_of};
 
-/// A line is at most this many bytes long.
+/// Maximum length of a line, in bytes.
 pub(super) const MAX_LINE: usize = 8 * 1024;
-/// A point has at most this many tags …
+/// Maximum number of tags of a point.
 const MAX_TAGS: usize = 32;
-/// … and this many fields.
+/// Maximum number of fields of a point.
 const MAX_FIELDS: usize = 64;
-/// A name of a measurement, tag or field is at most this many bytes long.
+/// Maximum length of a name of a measurement, tag or field, in bytes.
 const MAX_NAME: usize = 128;
-/// A tag's value is at most this many bytes long: each different one is a series.
+/// Maximum length of a tag's value, in bytes: each distinct value is a series.
 const MAX_TAG_VALUE: usize = 256;
 
-/// The servers say these of every point; an application that says them too is not believed.
+/// Tags that the servers set on every point; those of an application are removed.
 const THE_SERVERS: [&str; 4] = ["host", "device", "device_id", "project"];
 
-/// Why a point was dropped.
+/// The reason why a point was dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Cause {
-    /// It cannot be read.
+    /// It cannot be parsed.
     Malformed,
     /// A line of over 8 KiB, a name of over 128 bytes, a tag of over 256, a text of over 1,024.
     TooLong,
     /// Over 32 tags or 64 fields.
     TooMany,
-    /// A name that no store takes, or the agent's own measurement.
+    /// A name that no store accepts, or a measurement of the agent itself.
     Name,
     /// A time that is not near now.
     Time,
-    /// One series more than may be.
+    /// The maximum number of series is reached.
     Series,
-    /// More points a second than may be.
+    /// The rate limit is exceeded.
     Rate,
-    /// More than waits to be sent at once.
+    /// The queue of waiting points is full.
     Full,
-    /// A field of a built-in measurement with another type than the fixed one.
+    /// A field of a built-in measurement with a type other than the fixed one.
     Type,
-    /// A stream more than may be open at the same time; counts streams.
+    /// The maximum number of open streams is reached; counts streams.
     Streams,
 }
 
@@ -61,7 +61,7 @@ impl Cause {
         Self::Streams,
     ];
 
-    /// Its name, as a field and in the status.
+    /// Returns its name, as in the status.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -78,7 +78,7 @@ impl Cause {
         }
     }
 
-    /// The field that counts it.
+    /// Returns the name of the field that counts it.
     pub(crate) const fn as_field(self) -> &'static str {
         match self {
             Self::Malformed => "dropped_malformed",
@@ -95,7 +95,7 @@ impl Cause {
     }
 }
 
-/// A point that is being read.
+/// A point that is being parsed.
 pub(super) struct Building {
     point: Point,
     left_out: u64,
@@ -117,7 +117,7 @@ impl Building {
         if value.len() > MAX_TAG_VALUE {
             return Err(Cause::TooLong);
         }
-        // No store holds an empty tag.
+        // The store cannot hold an empty tag.
         if !value.is_empty() {
             let name = name_of(&clean_text(name));
             self.point.tags.insert(name, clean_text(value).into_owned());
@@ -127,7 +127,7 @@ impl Building {
 
     pub(super) fn field(&mut self, name: &str, value: FieldValue) -> Result<(), Cause> {
         check_name(name)?;
-        // A field that is called as a tag could not be asked for.
+        // A field with the name of a tag could not be queried.
         if THE_SERVERS.contains(&name) {
             self.left_out += 1;
             return Ok(());
@@ -155,7 +155,7 @@ fn check_name(name: &str) -> Result<(), Cause> {
     if name.len() > MAX_NAME {
         return Err(Cause::TooLong);
     }
-    // InfluxDB keeps `time`, and names with an underscore before them, for itself.
+    // InfluxDB reserves `time` and names that start with an underscore.
     let is_fit = !name.is_empty()
         && name != "time"
         && !name.starts_with('_')
@@ -163,7 +163,7 @@ fn check_name(name: &str) -> Result<(), Cause> {
     if is_fit { Ok(()) } else { Err(Cause::Name) }
 }
 
-/// At most what a point takes on the wire, in bytes.
+/// Returns the maximum encoded size of a point, in bytes.
 pub(super) fn size_of(point: &Point) -> usize {
     let tags = point.tags.iter().map(|(name, value)| name.as_str().len() + value.len() + 6);
     let fields = point.fields.iter().map(|(name, value)| {

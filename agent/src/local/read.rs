@@ -1,12 +1,12 @@
-//! Reading what an application wrote: line protocol or JSON, into points that nobody has judged.
+//! Parses the data of applications, line protocol or JSON, into points that are not validated yet.
 //!
-//! Line protocol is read by InfluxData's own parser; JSON is an object, or an array of objects:
+//! InfluxData's own parser reads line protocol. JSON is an object, or an array of objects:
 //! `{"measurement": "queue", "tags": {"name": "a"}, "fields": {"len": 3}, "time": …}`. `time` is
 //! RFC 3339 text, or a number of seconds, milliseconds, microseconds or nanoseconds since 1970.
 //!
-//! A number's unit is `"unit": "s" | "ms" | "us" | "ns"`, or else told from its size: only times
-//! near now are taken, and no two units reach there. All numbers of JSON fields are floats, for
-//! most writers write 1.0 as 1, and one field must not change its type.
+//! The unit of a number is `"unit": "s" | "ms" | "us" | "ns"`, or else is derived from its size:
+//! only times near now are accepted, and no two units overlap there. All numbers of JSON fields are
+//! floats, because most writers write 1.0 as 1, and a field must not change its type.
 
 use influxdb_line_protocol::{FieldValue as LineValue, ParsedLine, parse_lines, split_lines};
 use muster_schemas::Timestamp;
@@ -15,7 +15,7 @@ use serde_json::{Map, Value};
 
 use super::point::{self, Cause, MAX_LINE};
 
-/// What an application writes.
+/// Format of an application's data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
     /// InfluxDB's line protocol.
@@ -29,14 +29,14 @@ pub enum Format {
 pub struct Claim {
     /// The point, within the limits on sizes and names.
     pub point: Point,
-    /// When it was measured, by the device's clock; now when nothing is said.
+    /// Time of the measurement, by the device's clock; `None` means now.
     pub time: Option<Timestamp>,
-    /// Tags and fields that were left out, because the servers say them.
+    /// Number of tags and fields that were removed because the servers set them.
     pub left_out: u64,
 }
 
-/// Reads what came in one piece. `may_read` is asked before each point is read, with its bytes;
-/// `each` gets every point, or why it is none.
+/// Parses one piece of data. `may_read` is called before each point is parsed, with its bytes;
+/// `each` gets every point, or the cause of its rejection.
 pub fn read(
     format: Format,
     bytes: &[u8],
@@ -50,7 +50,7 @@ pub fn read(
                     read_line(line, &mut may_read, &mut each);
                 }
             }
-            // One bad line does not take the others with it.
+            // An invalid line does not affect the others.
             Err(_) => {
                 for line in bytes.split(|byte| *byte == b'\n') {
                     match std::str::from_utf8(line) {
@@ -119,7 +119,7 @@ fn read_json(
         Ok(Value::Object(object)) => each(from_json(object)),
         Ok(Value::Array(objects)) => {
             for (index, object) in objects.into_iter().enumerate() {
-                // The first one is paid for by the bytes.
+                // The check of the bytes above covers the first object.
                 each(match object {
                     _ if index > 0 && !may_read(0) => Err(Cause::Rate),
                     Value::Object(object) => from_json(object),
@@ -175,12 +175,12 @@ fn from_json(mut object: Map<String, Value>) -> Result<Claim, Cause> {
         }),
         Some(_) => return Err(Cause::Malformed),
     };
-    // A name that nobody knows is more likely a mistake than a message.
+    // An unknown key is more likely a mistake than data to be ignored.
     if object.is_empty() { building.finish(time) } else { Err(Cause::Malformed) }
 }
 
-/// Nanoseconds in one of a unit; without one it is told from the size: what is below the bound is
-/// of the unit before it for any time from 1973 to 5138.
+/// Returns the number of nanoseconds of a unit. Without a unit, it is derived from the size: values
+/// below a bound belong to the unit before it, for any time from 1973 to 5138.
 fn nanos_of(size: u128, unit: Option<&str>) -> Result<i128, Cause> {
     Ok(match unit {
         Some("s") => 1_000_000_000,
@@ -201,12 +201,12 @@ fn from_number(number: i128, unit: Option<&str>) -> Result<Timestamp, Cause> {
 }
 
 fn from_fraction(number: f64, unit: Option<&str>) -> Result<Timestamp, Cause> {
-    // Saturates, and what is absurd is refused as such.
+    // The conversion saturates; an absurd time is rejected later.
     let micros = number * nanos_of(number.abs() as u128, unit)? as f64 / 1000.0;
     if micros.abs() < 9e18 { Ok(Timestamp(micros as i64)) } else { Err(Cause::Time) }
 }
 
-/// A name that may be long-lived: names of the vocabulary are not kept twice.
+/// Returns a name that may be long-lived: names of the vocabulary are not allocated again.
 pub(super) fn name_of(text: &str) -> MetricName {
     match muster_schemas::metric_names::known(text) {
         Some(known) => known.into(),

@@ -1,7 +1,7 @@
-//! The doors that applications write to: opened, kept, closed as the config says.
+//! The listeners for applications: opened, kept and closed according to the config.
 //!
-//! Reads nothing from them. A door that cannot be opened is a problem that is told, never the
-//! agent's end, and is tried again later.
+//! `listen` reads from them. A listener that cannot be opened is a reported problem that never ends
+//! the agent, and is retried later.
 
 use std::collections::BTreeMap;
 use std::fs::{Permissions, create_dir_all, remove_file, set_permissions};
@@ -16,18 +16,18 @@ use tokio::sync::Notify;
 
 use super::read::Format;
 
-/// The usual data folder, and the folder of its sockets.
+/// The default data folder, and the folder of its sockets.
 const USUAL: (&str, &str) = ("/var/lib/muster-agent", "/run/muster-agent");
 const STREAM: &str = "metrics.sock";
 const DATAGRAMS: &str = "metrics-datagram.sock";
 
-/// The folder of the sockets of an agent with this data folder. It holds nothing else, and is never
-/// removed: a container that it is mounted into sees the sockets of an agent that was started again.
+/// Returns the folder of the sockets of an agent with this data folder. It contains nothing else
+/// and is never deleted: a container that mounts it sees the sockets of a restarted agent.
 fn socket_folder(data: &Path) -> PathBuf {
     if data == Path::new(USUAL.0) { USUAL.1.into() } else { data.join("sockets") }
 }
 
-/// Makes the folder of the sockets, and links to them where they were before it.
+/// Creates the folder of the sockets, and links from their earlier locations.
 fn make_folder(data: &Path) -> io::Result<()> {
     let folder = socket_folder(data);
     create_dir_all(&folder)?;
@@ -43,14 +43,14 @@ fn make_folder(data: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// The doors that shall be open.
+/// The listeners that must be open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct DoorsWanted {
     /// The UDP port for line protocol, on the loopback.
     pub(crate) udp: Option<u16>,
     /// The UDP port for JSON, on the loopback.
     pub(crate) json: Option<u16>,
-    /// The sockets in their folder.
+    /// Whether the sockets in their folder are open.
     pub(crate) sockets: bool,
 }
 
@@ -60,10 +60,10 @@ impl Default for DoorsWanted {
     }
 }
 
-/// The config variable that governs a door.
+/// The config variable of a listener.
 pub(super) type Variable = &'static str;
 
-/// Where a door is.
+/// Address of a listener.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Place {
     Udp(u16, Format),
@@ -71,7 +71,7 @@ enum Place {
     Datagrams(PathBuf),
 }
 
-/// An open door.
+/// An open listener.
 #[derive(Debug)]
 pub(super) enum Door {
     Udp(UdpSocket, Format),
@@ -86,7 +86,7 @@ struct Kept {
     door: Result<Arc<Door>, String>,
 }
 
-/// All doors.
+/// All listeners.
 #[derive(Debug, Default)]
 pub(crate) struct Doors {
     kept: Mutex<Vec<Kept>>,
@@ -98,8 +98,8 @@ impl Doors {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Opens and closes doors, until these and no others are open; those that are open already
-    /// stay. Answers what could not be opened, by config variable.
+    /// Opens and closes listeners until exactly these are open; those that are already open stay
+    /// open. Returns those that could not be opened, by config variable.
     pub(crate) fn set(&self, wanted: DoorsWanted, data: &Path) -> BTreeMap<String, String> {
         let mut kept = self.kept();
         let places = places(wanted, data);
@@ -108,7 +108,7 @@ impl Doors {
             known.door.is_ok() && places.iter().any(|(_, place)| *place == known.place)
         });
         let mut has_changed = closed.iter().any(|known| known.door.is_ok());
-        // Closed before another one is opened, which may take its port.
+        // Closed before another one is opened, which may use its port.
         for known in closed {
             if let (Ok(_), Place::Stream(path) | Place::Datagrams(path)) =
                 (&known.door, &known.place)
@@ -120,7 +120,7 @@ impl Doors {
             != (std::fs::metadata(data)
                 .is_ok_and(|folder| folder.permissions().mode() & 0o011 != 0))
         {
-            // Others may go through the folder to its sockets, and see or read nothing in it.
+            // Other users may traverse the folder to its sockets, but not list or read it.
             let mode = if wanted.sockets { 0o711 } else { 0o700 };
             if let Err(error) = set_permissions(data, Permissions::from_mode(mode)) {
                 tracing::warn!(%error, "applications of other users may not reach the metric sockets");
@@ -146,7 +146,7 @@ impl Doors {
         problems(&kept)
     }
 
-    /// Closes all of them.
+    /// Closes all listeners.
     pub(crate) fn close(&self, data: &Path) {
         self.set(DoorsWanted { udp: None, json: None, sockets: false }, data);
     }
@@ -159,12 +159,12 @@ impl Doors {
         self.kept().iter().filter_map(|known| known.door.as_ref().ok().map(Arc::clone)).collect()
     }
 
-    /// What could not be opened, by config variable.
+    /// Returns the listeners that could not be opened, by config variable.
     pub(crate) fn problems(&self) -> BTreeMap<String, String> {
         problems(&self.kept())
     }
 
-    /// Where applications can write.
+    /// Returns the addresses of the listeners.
     pub(crate) fn places(&self) -> Vec<String> {
         let kept = self.kept();
         kept.iter()
@@ -212,7 +212,7 @@ impl Place {
                 Ok(Door::Udp(UdpSocket::from_std(socket)?, *format))
             }
             Self::Stream(path) => {
-                // The folder is locked, so whoever left this one is gone.
+                // The data folder is locked, so the agent that left this socket has ended.
                 let _ = remove_file(path);
                 let listener = UnixListener::bind(path)?;
                 set_permissions(path, Permissions::from_mode(0o666))?;

@@ -1,4 +1,4 @@
-//! What applications may write, and that nothing they write does harm.
+//! Tests of applications' metrics: what is accepted, and that nothing they write does harm.
 
 use muster_schemas::Timestamp;
 use muster_schemas::metrics::{FieldValue, MetricBatch};
@@ -22,7 +22,7 @@ fn intake(quota: Quota) -> Intake {
     intake
 }
 
-/// The points as `measurement tags fields offset`, or the causes of what was dropped.
+/// Returns the points as `measurement tags fields offset`, or the causes of dropped ones.
 fn taken(format: Format, text: &str) -> (Vec<String>, Vec<&'static str>) {
     let intake = intake(Quota::default());
     intake.take(format, text.as_bytes(), &at(1_000_000));
@@ -95,7 +95,7 @@ fn line_protocol_is_taken() {
                 &["name"; 5],
             ),
             ("cpu x=1", &["cpu  x=1.0 -2000000"], &[]),
-            // Built-in fields keep their types, whether the agent samples the group or not.
+            // Built-in fields keep their types, whether or not the agent samples the group.
             (
                 "temp temp=45i\ncpu usage_user=\"x\"\nnet speed=1.5",
                 &["temp  temp=45.0 -2000000"],
@@ -172,10 +172,10 @@ fn a_million_series_and_a_flood_use_no_more_than_their_share() {
     let counts = intake.counts();
     assert_eq!(counts.taken + counts.dropped_in_all(), sent);
     assert_eq!((counts.taken, counts.series), (100, 100));
-    // 500 a second and the first burst were read, and nothing else.
+    // 500 per second and the initial burst were read, and no more.
     let read = counts.taken + counts.dropped_for(Cause::Series);
     assert!((104_000..=105_001).contains(&read), "{read}");
-    // An hour later the series of before have made room.
+    // An hour later the earlier series have expired.
     let later = at(4_000_000_000);
     intake.take(Format::Lines, b"b,s=1 x=1", &later);
     assert_eq!((intake.counts().taken, intake.counts().series), (101, 1));

@@ -1,9 +1,9 @@
-//! `battery`: charge, health and power of the batteries that drive the device.
+//! `battery`: charge, health and power of the batteries that power the device.
 //!
-//! From `/sys/class/power_supply`. The formulas are UPower's (`src/linux/up-device-supply.c`) as
-//! the crate `starship-battery` has them; that crate itself cannot be pointed at another folder,
-//! fails as a whole when a battery lacks one of its files, and offers the state only in its own
-//! units. Batteries of mice and headsets (`scope` is `Device`) are left out.
+//! From `/sys/class/power_supply`. The formulas are UPower's (`src/linux/up-device-supply.c`), as
+//! in the crate `starship-battery`; that crate itself cannot use another root folder, fails as a
+//! whole if a battery lacks one of its files, and provides the state only in its own units.
+//! Batteries of mice and headsets (`scope` is `Device`) are excluded.
 
 use muster_schemas::metrics::Point;
 
@@ -13,10 +13,11 @@ use super::value::hundredths;
 
 const SUPPLIES: &str = "sys/class/power_supply";
 
-/// More than this, in W, is a broken reading. UPower's own bound is 100 W: too low for a robot.
+/// Maximum plausible power, in W; a larger value is a wrong reading. UPower's own bound is 100 W:
+/// too low for a robot.
 const MAX_RATE: f64 = 300.0;
 
-/// Remembers nothing.
+/// Stateless.
 pub(super) struct Battery;
 
 impl Collect for Battery {
@@ -34,7 +35,7 @@ impl Collect for Battery {
     }
 }
 
-/// What one battery says of itself; W, Wh, V, °C, percent.
+/// The values of one battery; W, Wh, V, °C, percent.
 #[derive(Default)]
 struct Reading {
     state: Option<&'static str>,
@@ -51,7 +52,7 @@ struct Reading {
 impl Reading {
     fn take(files: &mut Files, folder: &str) -> Self {
         let state = files.line(&format!("{folder}/status")).map(|status| state(&status));
-        // The kernel counts in millionths (Documentation/ABI/testing/sysfs-class-power).
+        // The kernel reports millionths (Documentation/ABI/testing/sysfs-class-power).
         let mut unit = |names: &[&str]| {
             names
                 .iter()
@@ -59,7 +60,7 @@ impl Reading {
                 .map(|millionths| millionths.abs() / 1e6)
         };
         let voltage = unit(&["voltage_now", "voltage_avg"]);
-        // Charge becomes energy by the voltage that the battery was built for, as in UPower.
+        // Charge is converted to energy with the battery's design voltage, as in UPower.
         let nominal =
             unit(&["voltage_max_design", "voltage_min_design", "voltage_present"]).or(voltage);
         let mut energy = |energies: &[&str], charges: &[&str]| {
@@ -81,7 +82,7 @@ impl Reading {
             energy_design: design,
             rate,
             temperature: files.number(&format!("{folder}/temp")).map(|tenths| tenths / 10.0),
-            // Many drivers say 0 for "not known".
+            // Many drivers report 0 for "unknown".
             cycles: files
                 .number(&format!("{folder}/cycle_count"))
                 .filter(|cycles| *cycles >= 1.0)
@@ -89,7 +90,7 @@ impl Reading {
         }
     }
 
-    /// `None` when the battery says nothing at all.
+    /// `None` if the battery reports no value.
     fn point(&self, name: &str) -> Option<Point> {
         let ratio = |part: Option<f64>, whole: Option<f64>| {
             Some(part? / whole.filter(|whole| *whole > 0.0)? * 100.0)
@@ -132,13 +133,13 @@ impl Reading {
         })
     }
 
-    /// Seconds until full, while charging.
+    /// Returns the seconds until full, while charging.
     fn time_to_full(&self) -> Option<u64> {
         let missing = self.energy_full? - self.energy?;
         self.seconds("charging", missing)
     }
 
-    /// Seconds until empty, while discharging.
+    /// Returns the seconds until empty, while discharging.
     fn time_to_empty(&self) -> Option<u64> {
         self.seconds("discharging", self.energy?)
     }
@@ -149,7 +150,7 @@ impl Reading {
     }
 }
 
-/// The kernel's words, lower case and in snake case; `unknown` for any other.
+/// Returns the kernel's state in lower snake case; `unknown` for any other text.
 fn state(status: &str) -> &'static str {
     match status {
         "Charging" => "charging",

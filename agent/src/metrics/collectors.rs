@@ -1,6 +1,6 @@
 //! All collectors together: one call takes one round of samples.
 //!
-//! Does not schedule, stamp or send. Synchronous and quick; run it on the caller's thread.
+//! The caller schedules, timestamps and sends. Synchronous and fast; run it on the caller's thread.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -13,25 +13,25 @@ use super::own::{AgentCounters, Own};
 use super::source::{CollectError, Files};
 use super::{battery, cpu, disk, diskio, mem, net, processes, swap, system, temp, wireless};
 
-/// What one group needs to be collected.
+/// A collector of one group.
 pub(super) trait Collect: Send {
-    /// Adds this round's points. On an error the points that it has added are taken back.
+    /// Adds this round's points. On an error its points are removed again.
     fn collect(&mut self, files: &mut Files, points: &mut Vec<Point>) -> Result<(), CollectError>;
 }
 
-/// The collectors of one machine, with what they must remember from round to round.
+/// The collectors of one machine, with their state between rounds.
 pub struct Collectors {
     files: Files,
     collectors: Vec<(Group, Box<dyn Collect>)>,
     own: Own,
-    /// Groups whose last round failed: a failure is reported once, not every 10 s.
+    /// Groups whose last round failed: a failure is logged once, not every 10 s.
     failing: BTreeSet<Group>,
-    /// What the round before took, in microseconds.
+    /// Duration of the previous round, in microseconds.
     sample_us: u64,
 }
 
 impl Collectors {
-    /// Collectors that read below `root`: `/`, or a folder of fixtures.
+    /// Creates collectors that read below `root`: `/`, or a folder of fixtures.
     #[must_use]
     pub fn new(root: &Path) -> Self {
         let collectors: Vec<(Group, Box<dyn Collect>)> = vec![
@@ -58,9 +58,9 @@ impl Collectors {
 
     /// Takes one round of samples of these groups.
     ///
-    /// A group that cannot be read, or has nothing to say yet (`cpu` in its first round), adds no
-    /// point; this never fails as a whole. All points have offset 0: they belong to the moment of
-    /// the call. `sample_us` of `muster_agent` is what the round before took.
+    /// A group that cannot be read, or has no value yet (`cpu` in its first round), adds no point;
+    /// the call itself never fails. All points have offset 0: they belong to the moment of the
+    /// call. `sample_us` of `muster_agent` is the duration of the previous round.
     pub fn sample(&mut self, groups: GroupSet, agent: &AgentCounters) -> Vec<Point> {
         let start = Instant::now();
         let mut points = Vec::with_capacity(32);
@@ -86,14 +86,14 @@ impl Collectors {
         points
     }
 
-    /// The groups whose last round failed.
+    /// Returns the groups whose last round failed.
     #[must_use]
     pub fn failing(&self) -> GroupSet {
         self.failing.iter().copied().collect()
     }
 }
 
-/// Logs the first failure in a row, and the recovery.
+/// Logs the first of consecutive failures, and the recovery.
 fn note(failing: &mut BTreeSet<Group>, group: Group, outcome: Result<(), CollectError>) {
     match outcome {
         Ok(()) => {

@@ -1,8 +1,8 @@
-//! `cpu`: how each core, and all together, spent the time since the round before.
+//! `cpu`: how each core, and all together, spent the time since the previous round.
 //!
-//! From `/proc/stat`, read by hand: the `procfs` crate drops the cores' names, so after a core
-//! was taken offline it would call the next one by its number. Telegraf's `time_*` fields are
-//! left out, as in its sample configuration (`collect_cpu_time = false`).
+//! From `/proc/stat`, with a custom parser: the `procfs` crate drops the cores' names, so after a
+//! core was taken offline it would attribute its number to the next one. Telegraf's `time_*` fields
+//! are omitted, as in its sample configuration (`collect_cpu_time = false`).
 
 use muster_schemas::metrics::Point;
 
@@ -28,7 +28,7 @@ struct Times {
 }
 
 impl Times {
-    /// Reads the numbers after the core's name. Old kernels end the line early.
+    /// Parses the numbers after the core's name. Lines of older kernels have fewer numbers.
     fn parse<'a>(mut numbers: impl Iterator<Item = &'a str>) -> Option<Self> {
         let mut values = [0_u64; 10];
         for (index, value) in values.iter_mut().enumerate() {
@@ -42,8 +42,8 @@ impl Times {
         Some(Self { user, nice, system, idle, iowait, irq, softirq, steal, guest, guest_nice })
     }
 
-    /// What was added since `before`. A counter that went back adds nothing: iowait does that by
-    /// itself, and all of them do when a core was taken offline and came back.
+    /// Returns the increase since `before`. A counter that has decreased counts as unchanged:
+    /// iowait can decrease at any time, and all of them do when a core was offline.
     fn since(&self, before: &Self) -> Self {
         Self {
             user: self.user.saturating_sub(before.user),
@@ -59,7 +59,8 @@ impl Times {
         }
     }
 
-    /// All time. Guest time is not added: the kernel counts it in user and nice already.
+    /// Returns the total time. Guest time is not added: the kernel already includes it in user and
+    /// nice.
     fn total(&self) -> u64 {
         [
             self.user,
@@ -75,7 +76,7 @@ impl Times {
         .fold(0, u64::saturating_add)
     }
 
-    /// Telegraf's percentages (`plugins/inputs/cpu`); `None` when no time has passed.
+    /// Computes Telegraf's percentages (`plugins/inputs/cpu`); `None` if no time has passed.
     fn point(&self, cpu: &str) -> Option<Point> {
         let total = self.total();
         if total == 0 {
@@ -100,7 +101,7 @@ impl Times {
     }
 }
 
-/// Remembers the reading before.
+/// Keeps the previous reading.
 #[derive(Default)]
 pub(super) struct Cpu {
     before: Vec<(String, Times)>,
@@ -117,7 +118,7 @@ impl Collect for Cpu {
             return Err(files.garbled(STAT, "lines 'cpuN user nice system idle ...'"));
         };
         for (name, times) in &now {
-            // A core that was not there in the round before has no difference yet.
+            // A core that was missing in the previous round has no difference yet.
             if let Some((_, before)) = self.before.iter().find(|(known, _)| known == name) {
                 points.extend(times.since(before).point(name));
             }
@@ -127,7 +128,7 @@ impl Collect for Cpu {
     }
 }
 
-/// The cores by Telegraf's names; `cpu-total` is the kernel's own sum.
+/// Parses the cores with Telegraf's names; `cpu-total` is the kernel's own sum.
 fn parse(text: &str) -> Option<Vec<(String, Times)>> {
     let mut cpus = Vec::new();
     for line in text.lines().take_while(|line| line.starts_with("cpu")) {

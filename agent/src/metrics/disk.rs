@@ -1,9 +1,9 @@
-//! `disk`: space and inodes of each mounted file system, as Telegraf with its usual `ignore_fs`.
+//! `disk`: space and inodes of each mounted file system, like Telegraf with its usual `ignore_fs`.
 //!
-//! Only file systems that the kernel itself keeps on a local disk are sampled. Asking one of another
-//! machine (NFS, SMB) or of a program (all of FUSE, `fuseblk` too) blocks for ever when that does not
-//! answer, and no timeout helps; so does what is mounted below one. Block devices' traffic is in
-//! [`super::diskio`].
+//! Only file systems that the kernel itself manages on a local disk are sampled. Querying one of
+//! another machine (NFS, SMB) or of a program (all of FUSE, including `fuseblk`) blocks
+//! indefinitely if that does not respond, and no timeout helps; the same applies to mounts below
+//! one. Block devices' traffic is in [`super::diskio`].
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -24,7 +24,7 @@ const LOCAL: &[&str] = &[
     "bcachefs", "btrfs", "exfat", "ext2", "ext3", "ext4", "f2fs", "hfs", "hfsplus", "jffs2", "jfs",
     "minix", "msdos", "nilfs2", "ntfs", "ntfs3", "reiserfs", "ubifs", "ufs", "vfat", "xfs", "zfs",
 ];
-/// File systems that need no answer from anything but the kernel, and are not reported.
+/// File systems that depend only on the kernel, and are not reported.
 const VIRTUAL: &[&str] = &[
     "tmpfs",
     "devtmpfs",
@@ -66,18 +66,18 @@ const VIRTUAL: &[&str] = &[
 struct Mount {
     /// Major and minor number of the file system.
     device: String,
-    /// The folder of the file system that is mounted; other than `/` for a bind mount.
+    /// The mounted folder of the file system; other than `/` for a bind mount.
     folder: String,
-    /// The mount point; bytes that are no UTF-8 are written as `\xff`.
+    /// The mount point; bytes that are not UTF-8 are written as `\xff`.
     path: String,
-    /// The mount point as it is.
+    /// The mount point as raw bytes.
     raw_path: Vec<u8>,
     read_only: bool,
     fstype: String,
     source: String,
 }
 
-/// Remembers nothing.
+/// Stateless.
 pub(super) struct Disk;
 
 impl Collect for Disk {
@@ -89,7 +89,7 @@ impl Collect for Disk {
         }
         for mount in chosen(mounts) {
             let place = files.path("").join(mount.location());
-            // A mount that is gone by now, or may not be looked at, is left out like an absent one.
+            // A mount that no longer exists, or is not accessible, is omitted.
             if let Some(point) = usage(&place).and_then(|usage| mount.point(&usage)) {
                 points.push(point);
             }
@@ -99,7 +99,7 @@ impl Collect for Disk {
 }
 
 impl Mount {
-    /// Reads `36 35 98:0 /folder /path rw,noatime master:1 - ext3 /dev/root rw,errors=continue`
+    /// Parses `36 35 98:0 /folder /path rw,noatime master:1 - ext3 /dev/root rw,errors=continue`
     /// (proc_pid_mountinfo(5)).
     fn parse(line: &str) -> Option<Self> {
         let (left, right) = line.split_once(" - ")?;
@@ -138,7 +138,7 @@ impl Mount {
                 .field("total", usage.total)
                 .field("free", usage.free)
                 .field("used", usage.used)
-                // As df(1): what only root may fill counts on neither side.
+                // As df(1): space that is reserved for root is on neither side.
                 .field("used_percent", percent(usage.used, usage.used.saturating_add(usage.free)))
                 .field("inodes_total", usage.inodes_total)
                 .field("inodes_free", usage.inodes_free)
@@ -154,7 +154,7 @@ impl Mount {
     }
 }
 
-/// Bytes and inodes; `free` is what an ordinary user may still take.
+/// Bytes and inodes; `free` is available to unprivileged users.
 struct Usage {
     total: u64,
     free: u64,
@@ -164,7 +164,7 @@ struct Usage {
 }
 
 fn usage(place: &Path) -> Option<Usage> {
-    // A file as mount point is a container's bind mount (/etc/hosts), and no place to look at.
+    // A file as mount point is a container's bind mount (/etc/hosts), not a file system to report.
     if !place.is_dir() {
         return None;
     }
@@ -188,15 +188,15 @@ impl From<&Statvfs> for Usage {
     }
 }
 
-/// The mounts to report, by path: real file systems, each where it is really mounted, and `/`
-/// whatever it is (in a container, or on a read-only image, it is an overlay).
+/// Returns the mounts to report, by path: real file systems, each at its original mount point, and
+/// `/` of any type (in a container, or on a read-only image, it is an overlay).
 fn chosen(mounts: Vec<Mount>) -> Vec<Mount> {
     let mut by_path = BTreeMap::new();
     for mount in mounts {
-        // What is mounted later on the same path hides what was there.
+        // A later mount on the same path hides the earlier one.
         by_path.insert(mount.path.clone(), mount);
     }
-    // Sorted by path: what a mount lies in comes before it.
+    // Sorted by path: a parent mount precedes the mounts in it.
     let mut silent: Vec<String> = Vec::new();
     let mut real: Vec<Mount> = Vec::new();
     for mount in by_path.into_values() {
@@ -210,7 +210,7 @@ fn chosen(mounts: Vec<Mount>) -> Vec<Mount> {
         }
     }
     let is_bind = |mount: &Mount| {
-        // Subvolumes of btrfs are mounted by folder and are no bind mounts.
+        // Subvolumes of btrfs are mounted by folder and are not bind mounts.
         mount.path != "/" && mount.folder != "/" && mount.fstype != "btrfs"
     };
     let whole: Vec<String> =
@@ -240,7 +240,7 @@ fn unescape(text: &str) -> Vec<u8> {
     bytes
 }
 
-/// A path as text: bytes that are no UTF-8 are written as `\xff`.
+/// Formats a path as text: bytes that are not UTF-8 are written as `\xff`.
 fn shown(path: &[u8]) -> String {
     let mut text = String::with_capacity(path.len());
     for chunk in path.utf8_chunks() {
@@ -258,12 +258,12 @@ mod tests {
     fn real_file_systems_are_chosen_and_named_as_they_are() {
         let cases: &[(&str, &[&str])] = &[
             ("22 1 254:0 / / rw - ext4 /dev/vda rw", &["/"]),
-            // A container: the root is an overlay, and files are bound in.
+            // A container: the root is an overlay, and files are bind-mounted.
             (
                 "1 0 0:50 / / rw - overlay overlay rw\n2 1 8:1 /c/hosts /etc/hosts rw - ext4 /dev/sda1 rw",
                 &["/", "/etc/hosts"],
             ),
-            // A bind mount of a file system that is reported already.
+            // A bind mount of a file system that is already reported.
             (
                 "1 0 8:1 / / rw - ext4 /dev/sda1 rw\n2 1 8:1 /srv /mnt/srv rw - ext4 /dev/sda1 rw",
                 &["/"],
@@ -272,12 +272,12 @@ mod tests {
                 "1 0 0:20 /@ / rw - btrfs /dev/sda2 rw\n2 1 0:20 /@home /home rw - btrfs /dev/sda2 rw",
                 &["/", "/home"],
             ),
-            // Hidden by a later mount; pseudo file systems; other machines'.
+            // Hidden by a later mount; pseudo file systems; file systems of other machines.
             (
                 "1 0 8:1 / / rw - ext4 /dev/sda1 rw\n2 1 8:2 / /a rw - ext4 /dev/sdb rw\n3 1 0:9 / /a rw - tmpfs tmpfs rw\n4 1 0:8 / /n rw - nfs4 server:/x rw\n5 1 0:7 / /f rw - fuse.sshfs x rw\n6 1 0:6 / /proc rw - proc proc rw",
                 &["/"],
             ),
-            // Programs' (FUSE), with what lies below them.
+            // File systems of programs (FUSE), with the mounts below them.
             (
                 "1 0 8:1 / / rw - ext4 /dev/sda1 rw\n2 1 0:9 / /f rw - fuse x rw\n3 1 0:8 / /n rw - fuseblk /dev/sdc1 rw\n4 2 8:2 / /f/disk rw - ext4 /dev/sdb rw\n5 1 8:3 / /files rw - ext4 /dev/sdd rw",
                 &["/", "/files"],

@@ -1,7 +1,7 @@
 //! `diskio`: the counters of block devices and their partitions since boot.
 //!
-//! Loop and RAM devices are left out, and devices that never did anything. The derived fields of
-//! newer Telegraf (`io_util`, `io_await`, `io_svctm`) are left to the dashboards.
+//! Loop and RAM devices are excluded, and devices without any I/O. The derived fields of newer
+//! Telegraf (`io_util`, `io_await`, `io_svctm`) can be computed by dashboards.
 
 use muster_schemas::metrics::Point;
 use procfs::DiskStat;
@@ -11,15 +11,15 @@ use super::source::{CollectError, Files};
 
 const DISKSTATS: &str = "proc/diskstats";
 
-/// The kernel counts in sectors of this many bytes, whatever the device's own are.
+/// Unit of the kernel's sector counters, in bytes, independent of the device's sector size.
 const SECTOR: u64 = 512;
 
-/// Remembers nothing: counters that go back are the reader's to notice, as with Telegraf.
+/// Stateless: the reader handles counters that decrease, as with Telegraf.
 pub(super) struct Diskio;
 
 impl Collect for Diskio {
     fn collect(&mut self, files: &mut Files, points: &mut Vec<Point>) -> Result<(), CollectError> {
-        // A container or a diskless machine may lack the file, or have it empty.
+        // A container or a diskless machine may lack the file, or have an empty one.
         let Some(text) = files.text_if_present(DISKSTATS)? else { return Ok(()) };
         let mut garbled = !text.trim().is_empty();
         for stat in text.lines().filter_map(|line| DiskStat::from_line(line).ok()) {

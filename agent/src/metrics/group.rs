@@ -1,6 +1,6 @@
-//! The groups of metrics that a device can be told to report, by their measurement's name.
+//! The groups of metrics that a device can report, by their measurement's name.
 //!
-//! Says nothing of how often, or how, a group is collected.
+//! Intervals and collectors are defined elsewhere.
 
 use std::fmt;
 use std::str::FromStr;
@@ -9,7 +9,7 @@ use std::str::FromStr;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
 pub enum Group {
-    /// Use of each core and of all together, in percent.
+    /// Usage of each core and of all together, in percent.
     Cpu,
     /// Memory.
     Mem,
@@ -82,7 +82,7 @@ impl fmt::Display for Group {
     }
 }
 
-/// The text names no group.
+/// The text is not a group's name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "'{0}' is not a group of metrics; use cpu, mem, swap, system, processes, disk, diskio, net, wireless, temp, battery or muster_agent"
@@ -100,7 +100,7 @@ impl FromStr for Group {
     }
 }
 
-/// Some of the groups; all of them unless told otherwise.
+/// A set of groups; by default all of them.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct GroupSet(u16);
 
@@ -110,25 +110,25 @@ impl GroupSet {
     /// No group.
     pub const NONE: Self = Self(0);
 
-    /// Is this group in the set?
+    /// Whether the set contains this group.
     #[must_use]
     pub const fn contains(self, group: Group) -> bool {
         self.0 & group.bit() != 0
     }
 
-    /// The set with this group.
+    /// Returns the set with this group.
     #[must_use]
     pub const fn with(self, group: Group) -> Self {
         Self(self.0 | group.bit())
     }
 
-    /// The set without this group.
+    /// Returns the set without this group.
     #[must_use]
     pub const fn without(self, group: Group) -> Self {
         Self(self.0 & !group.bit())
     }
 
-    /// The groups in the set, in the order in which they are collected.
+    /// Returns the groups in the set, in the order in which they are collected.
     pub fn iter(self) -> impl Iterator<Item = Group> {
         Group::ALL.into_iter().filter(move |group| self.contains(*group))
     }
@@ -149,7 +149,7 @@ impl FromIterator<Group> for GroupSet {
 impl FromStr for GroupSet {
     type Err = UnknownGroup;
 
-    /// Reads `cpu,mem,disk`, or `-disk,-temp` for all but those; an empty text is the empty set.
+    /// Parses `cpu,mem,disk`, or `-disk,-temp` for all but those; an empty text is the empty set.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let mut names = text.split(',').map(str::trim).filter(|name| !name.is_empty()).peekable();
         let from = if names.peek().is_some_and(|name| name.starts_with('-')) {

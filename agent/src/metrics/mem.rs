@@ -1,7 +1,7 @@
-//! `mem`: memory, all fields of Telegraf's plugin on Linux.
+//! `mem`: memory, with all fields of Telegraf's plugin on Linux.
 //!
-//! From `/proc/meminfo`, read by hand: the `procfs` crate panics on a garbled line and refuses a
-//! kernel that lacks one of the lines it wants. Swap's traffic is in [`super::swap`].
+//! From `/proc/meminfo`, with a custom parser: the `procfs` crate panics on a malformed line and
+//! refuses a kernel that lacks one of the lines it expects. Swap's traffic is in [`super::swap`].
 
 use muster_schemas::metrics::Point;
 
@@ -11,7 +11,7 @@ use super::value::percent;
 
 pub(super) const MEMINFO: &str = "proc/meminfo";
 
-/// Telegraf's field for a line of `/proc/meminfo` (proc_meminfo(5)); bytes, but for the two
+/// Telegraf's field for a line of `/proc/meminfo` (proc_meminfo(5)); bytes, except for the two
 /// counts of pages.
 const FIELDS: &[(&str, &str)] = &[
     ("MemTotal", "total"),
@@ -64,13 +64,13 @@ impl Meminfo {
         Self(values)
     }
 
-    /// By Telegraf's field name.
+    /// Returns the value of Telegraf's field.
     pub(super) fn get(&self, field: &str) -> Option<u64> {
         FIELDS.iter().position(|(_, name)| *name == field).and_then(|index| self.0[index])
     }
 }
 
-/// Remembers nothing.
+/// Stateless.
 pub(super) struct Mem;
 
 impl Collect for Mem {
@@ -86,7 +86,7 @@ impl Collect for Mem {
 fn point(meminfo: &Meminfo) -> Option<Point> {
     let total = meminfo.get("total").filter(|total| *total > 0)?;
     let free = meminfo.get("free")?;
-    // As gopsutil counts it: what of the slab can be reclaimed is cache.
+    // As gopsutil computes it: reclaimable slab memory counts as cache.
     let cached =
         meminfo.get("cached").unwrap_or(0).saturating_add(meminfo.get("sreclaimable").unwrap_or(0));
     let available = meminfo
@@ -95,13 +95,13 @@ fn point(meminfo: &Meminfo) -> Option<Point> {
             free.saturating_add(meminfo.get("buffered").unwrap_or(0)).saturating_add(cached)
         })
         .min(total);
-    // Since Telegraf 1.36 (gopsutil 4.25.8), as `free` does; before, it was
-    // total - free - buffered - cached.
+    // Since Telegraf 1.36 (gopsutil 4.25.8), as in `free`; earlier, it was total - free - buffered
+    // - cached.
     let used = total - available;
 
     let mut point = Point::new("mem");
     for (index, (_, field)) in FIELDS.iter().enumerate() {
-        // Telegraf writes 0 for what this kernel has not (high memory on 64 bits).
+        // Telegraf writes 0 for fields that this kernel does not have (high memory on 64 bits).
         point = point.field(field, meminfo.0[index].unwrap_or(0));
     }
     Some(

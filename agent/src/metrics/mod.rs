@@ -1,15 +1,16 @@
-//! What the agent measures: one small collector per Telegraf plugin, read from `/proc` and `/sys`.
+//! The agent's metrics: one small collector per Telegraf plugin, which reads `/proc` and `/sys`.
 //!
-//! Measurement, tag and field names, units and formulas are Telegraf's, so that dashboards made
-//! for Telegraf work. Every collector reads below a root folder, so that tests feed it fixture
-//! trees. Nothing here knows the network, batches, or time: the caller stamps and sends.
+//! Measurement, tag and field names, units and formulas are Telegraf's, so that dashboards for
+//! Telegraf work. Every collector reads below a root folder, so that tests can use fixture trees.
+//! The caller timestamps, batches and sends.
 //!
-//! **Cost** (release build, CPU a round, measured by `examples/collector_cost.rs`): `processes`
-//! 8 µs a process, each other group 4 to 50 µs; all together 0.75 ms with 75 processes and 2.8 ms
-//! with 305, of the 20 ms that the whole agent may use.
+//! **Cost** (release build, CPU time per round, measured by `examples/collector_cost.rs`):
+//! `processes` 8 µs per process, each other group 4 to 50 µs; all together 0.75 ms with 75
+//! processes and 2.8 ms with 305, of the 20 ms that the whole agent may use.
 //!
-//! **Failure**: a collector whose file is missing, forbidden or garbled yields nothing in that
-//! round; the first failure in a row is logged, and so is the recovery. None of them panics.
+//! **Failure**: a collector whose file is missing, inaccessible or malformed yields nothing in that
+//! round; the first of consecutive failures is logged, and so is the recovery. Collectors do not
+//! panic.
 
 mod battery;
 mod collectors;

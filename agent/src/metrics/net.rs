@@ -1,8 +1,8 @@
-//! `net`: the counters of the network interfaces since boot, for all that are up but loopback.
+//! `net`: the counters of the network interfaces since boot, for all that are up except loopback.
 //!
-//! Read by hand: the `procfs` crate refuses the whole file for one odd line, and `eth0:123`
-//! without a space. Telegraf's protocol counters (`interface=all`) are left out, as in its newer
-//! default.
+//! Parsed by hand: the `procfs` crate refuses the whole file because of one unexpected line, or of
+//! `eth0:123` without a space. Telegraf's protocol counters (`interface=all`) are omitted, as in
+//! its newer default.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +13,7 @@ use super::source::{CollectError, Files};
 
 const DEV: &str = "proc/net/dev";
 
-/// A link's speed is asked again after this many rounds: a driver may have to ask its hardware.
+/// Interval between readings of a link's speed, in rounds: a driver may have to query its hardware.
 const SPEED_ROUNDS: u32 = 30;
 
 /// Flags of an interface (netdevice(7)).
@@ -26,7 +26,7 @@ struct Counters {
     sent: [u64; 4],
 }
 
-/// Remembers the links' speeds.
+/// Keeps the links' speeds.
 #[derive(Default)]
 pub(super) struct Net {
     speeds: BTreeMap<String, i64>,
@@ -56,7 +56,8 @@ impl Collect for Net {
     }
 }
 
-/// Up, and not loopback. Without `/sys` (some containers) only `lo` is left out.
+/// Whether the interface is up, and not loopback. Without `/sys` (some containers) only `lo` is
+/// excluded.
 fn is_reported(files: &mut Files, name: &str) -> bool {
     let flags = files
         .line(&format!("sys/class/net/{name}/flags"))
@@ -67,7 +68,7 @@ fn is_reported(files: &mut Files, name: &str) -> bool {
     }
 }
 
-/// Megabits a second; -1, as Telegraf, where the link has none.
+/// Returns the speed in megabits per second; -1, as in Telegraf, if the link has none.
 fn speed(files: &mut Files, name: &str) -> i64 {
     files
         .line(&format!("sys/class/net/{name}/speed"))
@@ -76,7 +77,7 @@ fn speed(files: &mut Files, name: &str) -> i64 {
         .unwrap_or(-1)
 }
 
-/// Reads `eth0: bytes packets errs drop fifo frame compressed multicast` and the same for sent.
+/// Parses `eth0: bytes packets errs drop fifo frame compressed multicast` and the same for sent.
 fn parse(line: &str) -> Option<Counters> {
     let (name, numbers) = line.rsplit_once(':')?;
     let mut numbers = numbers.split_ascii_whitespace().map(str::parse::<u64>);

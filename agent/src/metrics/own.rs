@@ -1,6 +1,6 @@
-//! `muster_agent`: what the agent itself costs, and how its link and its outbox are.
+//! `muster_agent`: resource usage of the agent itself, and the state of its connection and outbox.
 //!
-//! The counters come from the caller; nothing here knows the outbox or the network.
+//! The caller passes the counters.
 
 use std::fs;
 
@@ -15,42 +15,42 @@ use crate::local::{Cause, Counts};
 
 const STATM: &str = "proc/self/statm";
 
-/// What the agent's other parts count; totals are since the agent's start.
+/// Counters of the agent's other parts; totals are since the agent's start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct AgentCounters {
-    /// Events in the outbox that are not in the log yet.
+    /// Number of events in the outbox that are not in the log yet.
     pub outbox_events: u64,
-    /// Their size in bytes.
+    /// Size of these events, in bytes.
     pub outbox_bytes: u64,
-    /// Events that the full outbox had to drop, in total.
+    /// Total number of events that were dropped because the outbox was full.
     pub outbox_dropped: u64,
-    /// Metric batches that wait to be sent.
+    /// Number of metric batches that wait to be sent.
     pub backlog_batches: u64,
-    /// Their size in bytes.
+    /// Size of these batches, in bytes.
     pub backlog_bytes: u64,
-    /// Batches that the full backlog had to drop, in total.
+    /// Total number of batches that were dropped because the backlog was full.
     pub backlog_dropped: u64,
-    /// Events that the log has confirmed, in total.
+    /// Total number of events that the log has confirmed.
     pub events_acked: u64,
-    /// Metric batches that were sent, in total.
+    /// Total number of metric batches that were sent.
     pub batches_sent: u64,
-    /// Connections after the first one, in total.
+    /// Total number of connections after the first one.
     pub reconnects: u64,
-    /// This device's clock minus the server's, in microseconds; 0 while not known.
+    /// This device's clock minus the server's, in microseconds; 0 while unknown.
     pub clock_skew_us: i64,
     /// Seconds since the connection was made; 0 without one.
     pub connected_seconds: u64,
-    /// Bytes that were sent, in total.
+    /// Total number of bytes that were sent.
     pub bytes_out: u64,
-    /// Bytes that were received, in total.
+    /// Total number of bytes that were received.
     pub bytes_in: u64,
-    /// The last round trip to the broker, in microseconds; 0 while not known.
+    /// The last round-trip time to the broker, in microseconds; 0 while unknown.
     pub rtt_us: u64,
-    /// What applications wrote.
+    /// Counters of applications' metrics.
     pub local: Counts,
 }
 
-/// Remembers nothing.
+/// Stateless.
 pub(super) struct Own;
 
 impl Own {
@@ -106,8 +106,8 @@ impl Own {
     }
 }
 
-/// `muster_agent_local`: what applications wrote, and what of it was dropped and why; `None` while
-/// nobody has written anything.
+/// Builds `muster_agent_local`: the accepted points of applications, and the dropped ones by cause;
+/// `None` until an application has written.
 pub(super) fn local(counts: &Counts) -> Option<Point> {
     if counts.taken == 0 && counts.dropped_in_all() == 0 {
         return None;

@@ -1,8 +1,8 @@
-//! `processes`: how many processes are in which state, and how many threads they have.
+//! `processes`: the number of processes by state, and of their threads.
 //!
-//! From `/proc/*/stat`, about 8 µs a process (nearly all of it the kernel's), the dearest of all collectors: so the buffers are
-//! reused, nothing is parsed but the state and the thread count, and on a machine with very many
-//! processes not every round counts them. Says nothing of single processes.
+//! From `/proc/*/stat`, at about 8 µs per process (nearly all of it the kernel's) the most
+//! expensive collector: so the buffers are reused, only the state and the thread count are parsed,
+//! and on a machine with very many processes some rounds are skipped.
 
 use std::fs::{self, File};
 use std::io::Read;
@@ -13,8 +13,9 @@ use muster_schemas::metrics::Point;
 use super::collectors::Collect;
 use super::source::{CollectError, Files};
 
-/// So many processes are counted in every round; with n times as many, in every (n+1)th. So this
-/// collector stays below 5 ms a round on average, however full the machine is.
+/// Number of processes up to which every round counts them; with n times as many, every (n+1)th
+/// round does. So this collector needs less than 5 ms per round on average, independent of the
+/// number of processes.
 const PER_ROUND: u64 = 500;
 
 #[derive(Default)]
@@ -33,7 +34,7 @@ struct Counts {
     threads: u64,
 }
 
-/// Remembers how many rounds to leave out.
+/// Keeps the number of rounds to skip.
 #[derive(Default)]
 pub(super) struct Processes {
     rest: u64,
@@ -50,7 +51,7 @@ impl Collect for Processes {
         let entries = fs::read_dir(&proc)
             .map_err(|source| CollectError::Read { path: proc.clone(), source })?;
         let mut counts = Counts::default();
-        // A state is in the first 40 bytes, the thread count before byte 400.
+        // The state is in the first 40 bytes, the thread count before byte 400.
         let mut buffer = [0_u8; 512];
         for entry in entries.flatten() {
             let name = entry.file_name();
@@ -61,7 +62,7 @@ impl Collect for Processes {
             self.path.push(&proc);
             self.path.push(&name);
             self.path.push("stat");
-            // A process that ended since the folder was listed is no error.
+            // A process that ended since the folder was listed is not an error.
             let Ok(length) = File::open(&self.path).and_then(|mut file| file.read(&mut buffer))
             else {
                 continue;
@@ -78,9 +79,9 @@ impl Collect for Processes {
 }
 
 impl Counts {
-    /// Takes in one `/proc/PID/stat` (proc_pid_stat(5)).
+    /// Adds one `/proc/PID/stat` (proc_pid_stat(5)).
     fn add(&mut self, stat: &[u8]) {
-        // The name in parentheses may hold spaces and parentheses itself.
+        // The name in parentheses may itself contain spaces and parentheses.
         let Some(end) = stat.iter().rposition(|byte| *byte == b')') else { return };
         let mut words = stat[end + 1..].split(|byte| *byte == b' ').filter(|word| !word.is_empty());
         let state = match words.next().and_then(|word| word.first()) {
@@ -119,7 +120,7 @@ impl Counts {
             .field("unknown", self.unknown)
             .field("total", self.total)
             .field("total_threads", self.threads);
-        // As Telegraf: only where there are any.
+        // As in Telegraf: only if there are any.
         if self.parked > 0 { point.field("parked", self.parked) } else { point }
     }
 }

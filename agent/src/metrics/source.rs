@@ -1,7 +1,7 @@
-//! Reads small files of `/proc` and `/sys` below a root folder, into one buffer that is reused.
+//! Reads small files of `/proc` and `/sys` below a root folder into one reused buffer.
 //!
-//! Does not interpret what it reads. Bytes that are no UTF-8 become U+FFFD: garbage must reach
-//! the parsers, which refuse it, and must never stop a round.
+//! Bytes that are not UTF-8 become U+FFFD: malformed data must reach the parsers, which refuse it,
+//! and must not end the round.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};
@@ -10,10 +10,10 @@ use std::path::{Path, PathBuf};
 
 use nix::fcntl::OFlag;
 
-/// More than this is not read of any file, in bytes: `/proc/stat` of a 512-core machine is 200 KB.
+/// Maximum size that is read of a file, in bytes: `/proc/stat` of a 512-core machine is 200 KB.
 const MAX_FILE: u64 = 1024 * 1024;
 
-/// Why a collector has nothing to report.
+/// The reason why a collector has nothing to report.
 #[derive(Debug, thiserror::Error)]
 pub enum CollectError {
     /// A file cannot be read.
@@ -21,28 +21,28 @@ pub enum CollectError {
     Read {
         /// The file.
         path: PathBuf,
-        /// Why not.
+        /// The cause.
         source: io::Error,
     },
-    /// A file holds something else than the kernel documents.
+    /// The content of a file differs from the kernel's documentation.
     #[error("{path} does not hold {expected}; is it the kernel's?")]
     Garbled {
         /// The file.
         path: PathBuf,
-        /// What was looked for.
+        /// The expected content.
         expected: &'static str,
     },
     /// A system call failed.
     #[error("cannot ask the kernel for {what}")]
     Call {
-        /// What was asked.
+        /// The requested value.
         what: &'static str,
-        /// Why not.
+        /// The cause.
         source: io::Error,
     },
 }
 
-/// The files of one machine, or of a fixture folder that looks like one.
+/// The files of one machine, or of a fixture folder with the same structure.
 #[derive(Debug)]
 pub(crate) struct Files {
     root: PathBuf,
@@ -55,12 +55,12 @@ impl Files {
         Self { root: root.to_owned(), path: PathBuf::new(), bytes: Vec::with_capacity(8192) }
     }
 
-    /// Where a file or folder is: `relative` has no leading `/`.
+    /// Returns the path of a file or folder: `relative` has no leading `/`.
     pub(crate) fn path(&self, relative: &str) -> PathBuf {
         self.root.join(relative)
     }
 
-    /// Reads a file whole, as text. The text lives until the next read.
+    /// Reads a whole file as text, which is valid until the next read.
     pub(crate) fn text(
         &mut self,
         relative: &str,
@@ -74,8 +74,8 @@ impl Files {
         }
     }
 
-    /// Reads a file whole, as text in which each byte that is no UTF-8 is written as `\ooo`, as the
-    /// kernel escapes spaces in tables of paths.
+    /// Reads a whole file as text in which each byte that is not UTF-8 is written as `\ooo`, like
+    /// the kernel's escapes of spaces in tables of paths.
     pub(crate) fn escaped_text(&mut self, relative: &str) -> Result<String, CollectError> {
         self.text(relative)?;
         let mut text = String::with_capacity(self.bytes.len());
@@ -86,7 +86,7 @@ impl Files {
         Ok(text)
     }
 
-    /// Reads a file that a machine may lack: `None` when it is not there.
+    /// Reads a file that a machine may lack: `None` if it does not exist.
     pub(crate) fn text_if_present(
         &mut self,
         relative: &str,
@@ -98,19 +98,19 @@ impl Files {
         }
     }
 
-    /// Reads a one-line file without its line end; `None` when it cannot be read or is empty.
+    /// Reads a one-line file without its line end; `None` if it cannot be read or is empty.
     pub(crate) fn line(&mut self, relative: &str) -> Option<String> {
         let text = self.text(relative).ok()?;
         let line = text.lines().next().unwrap_or_default().trim_matches(['\0', ' ', '\t']);
         (!line.is_empty()).then(|| line.to_owned())
     }
 
-    /// Reads a file that holds one number; `None` when it cannot be read or holds none.
+    /// Reads a file with one number; `None` if it cannot be read or contains none.
     pub(crate) fn number(&mut self, relative: &str) -> Option<f64> {
         self.text(relative).ok()?.trim().parse().ok().filter(|number: &f64| number.is_finite())
     }
 
-    /// The names in a folder, sorted; empty when there is no such folder.
+    /// Returns the names in a folder, sorted; empty if the folder does not exist.
     pub(crate) fn names(&self, relative: &str) -> Vec<String> {
         let Ok(entries) = fs::read_dir(self.path(relative)) else { return Vec::new() };
         let mut names: Vec<String> =
@@ -124,7 +124,8 @@ impl Files {
     }
 }
 
-/// No such file, or, as some drivers of `/sys` say, no such device or no data now.
+/// Whether the file does not exist, or, with some drivers of `/sys`, there is no such device or no
+/// data now.
 fn is_absent(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::NotFound
         || matches!(error.raw_os_error(), Some(code) if code == nix::libc::ENODEV || code == nix::libc::ENODATA)
@@ -132,13 +133,13 @@ fn is_absent(error: &io::Error) -> bool {
 
 /// Reads a file into a buffer that keeps its capacity.
 ///
-/// `O_NONBLOCK`, because a sensor whose hardware sleeps would otherwise hold up the round.
+/// Uses `O_NONBLOCK`, because a sensor whose hardware sleeps would otherwise delay the round.
 pub(crate) fn read_into(path: &Path, bytes: &mut Vec<u8>) -> io::Result<()> {
     bytes.clear();
     let file: File =
         OpenOptions::new().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(path)?;
-    // Not `read_to_end` on the file itself: that asks for the size and position first, two system
-    // calls which say nothing about files of /proc.
+    // Not `read_to_end` on the file itself: that first queries the size and position, two system
+    // calls that return nothing useful for files of /proc.
     file.take(MAX_FILE).read_to_end(bytes)?;
     Ok(())
 }

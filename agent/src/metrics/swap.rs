@@ -1,6 +1,6 @@
 //! `swap`: swap space in bytes, and the bytes moved in and out since boot.
 //!
-//! From `/proc/meminfo` and `/proc/vmstat`. A machine without swap reports zeros, as Telegraf's.
+//! From `/proc/meminfo` and `/proc/vmstat`. A machine without swap reports zeros, as in Telegraf.
 
 use muster_schemas::metrics::Point;
 use nix::unistd::{SysconfVar, sysconf};
@@ -12,7 +12,7 @@ use super::value::percent;
 
 const VMSTAT: &str = "proc/vmstat";
 
-/// Remembers nothing.
+/// Stateless.
 pub(super) struct Swap;
 
 impl Collect for Swap {
@@ -28,7 +28,7 @@ impl Collect for Swap {
             .field("free", free)
             .field("used", used)
             .field("used_percent", percent(used, total));
-        // Nothing was ever moved where there is no swap: the long file need not be read.
+        // Without swap nothing was ever moved: skip reading the long file.
         let (moved_in, moved_out) =
             if total == 0 { (Some(0), Some(0)) } else { pages_moved(&files.text(VMSTAT)?) };
         let page = page_size();
@@ -42,7 +42,7 @@ impl Collect for Swap {
     }
 }
 
-/// Pages in and out since boot (`pswpin` and `pswpout`).
+/// Returns the pages moved in and out since boot (`pswpin` and `pswpout`).
 fn pages_moved(text: &str) -> (Option<u64>, Option<u64>) {
     let find = |key: &str| {
         text.lines()
@@ -52,7 +52,7 @@ fn pages_moved(text: &str) -> (Option<u64>, Option<u64>) {
     (find("pswpin "), find("pswpout "))
 }
 
-/// Bytes in a page of this machine.
+/// Returns the page size of this machine, in bytes.
 pub(super) fn page_size() -> u64 {
     sysconf(SysconfVar::PAGE_SIZE)
         .ok()

@@ -1,6 +1,6 @@
 //! `system`: load averages, number of CPUs, seconds since boot.
 //!
-//! Telegraf's `n_users` is left out: utmp is going away (Debian 13 has none), and its records
+//! Telegraf's `n_users` is omitted: utmp is being removed (Debian 13 has none), and its records
 //! differ by architecture.
 
 use muster_schemas::metrics::Point;
@@ -14,7 +14,7 @@ const LOADAVG: &str = "proc/loadavg";
 const UPTIME: &str = "proc/uptime";
 const ONLINE: &str = "sys/devices/system/cpu/online";
 
-/// Remembers nothing.
+/// Stateless.
 pub(super) struct System;
 
 impl Collect for System {
@@ -39,9 +39,10 @@ impl Collect for System {
     }
 }
 
-/// CPUs online: from `/sys`, or, in a container that hides it, by the lines of `/proc/stat`.
+/// Returns the number of CPUs online: from `/sys`, or, in a container that hides it, from the lines
+/// of `/proc/stat`.
 ///
-/// Not from `/proc/cpuinfo`, which asks every core for its frequency.
+/// Not from `/proc/cpuinfo`, which queries every core for its frequency.
 pub(crate) fn cpus_online(files: &mut Files) -> Option<u64> {
     if let Some(count) = files.line(ONLINE).and_then(|line| count_of_list(&line)) {
         return Some(count);
@@ -55,7 +56,7 @@ pub(crate) fn cpus_online(files: &mut Files) -> Option<u64> {
     u64::try_from(count).ok().filter(|count| *count > 0)
 }
 
-/// How many CPUs a list such as `0-3,8` names (cpuset(7), list format).
+/// Returns the number of CPUs in a list such as `0-3,8` (cpuset(7), list format).
 fn count_of_list(list: &str) -> Option<u64> {
     let mut count = 0_u64;
     for part in list.split(',') {

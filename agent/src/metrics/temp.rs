@@ -1,7 +1,7 @@
-//! `temp`: temperature sensors in °C, from hwmon, or from the thermal zones where there is none.
+//! `temp`: temperature sensors in °C, from hwmon, or from the thermal zones if there is none.
 //!
-//! Sensor names are Telegraf's `metric_format = "v2"`. Read by hand and not by `sysinfo`, which
-//! cannot be pointed at another folder than `/sys` and looks for the sensors again every time.
+//! Sensor names are Telegraf's `metric_format = "v2"`. Read without `sysinfo`, which cannot use
+//! another root folder than `/sys` and searches the sensors again every time.
 
 use muster_schemas::metrics::Point;
 
@@ -12,23 +12,23 @@ use super::value::hundredths;
 const HWMON: &str = "sys/class/hwmon";
 const THERMAL: &str = "sys/class/thermal";
 
-/// Sensors are looked for again after this many rounds, and when one is gone.
+/// Interval between searches for sensors, in rounds; a missing sensor also causes a search.
 const SEARCH_ROUNDS: u32 = 30;
 
-/// What no sensor of a working device says, in °C: such a value is a broken reading.
+/// Plausible temperatures, in °C; other values are wrong readings.
 const PLAUSIBLE: std::ops::RangeInclusive<f64> = -100.0..=1000.0;
 
-/// One sensor, as it was found.
+/// One sensor.
 struct Sensor {
     name: String,
-    /// The file that holds the temperature in thousandths of a degree.
+    /// The file with the temperature in thousandths of a degree.
     input: String,
     /// Limits do not change while a device runs, so they are read once.
     high: Option<f64>,
     critical: Option<f64>,
 }
 
-/// Remembers the sensors.
+/// Keeps the sensors.
 #[derive(Default)]
 pub(super) struct Temp {
     sensors: Vec<Sensor>,
@@ -45,7 +45,7 @@ impl Collect for Temp {
         for sensor in &self.sensors {
             match degrees(files, &sensor.input) {
                 Some(value) => points.push(sensor.point(value)),
-                // Asleep, or gone: look again in the next round but do not complain.
+                // Asleep or removed: search again in the next round, without a log line.
                 None => self.round = self.round.min(1),
             }
         }
@@ -86,7 +86,7 @@ fn search(files: &mut Files) -> Vec<Sensor> {
     if sensors.is_empty() {
         sensors = search_zones(files);
     }
-    // Two sensors of one name would overwrite each other: the later ones get a number.
+    // Two sensors with the same name would overwrite each other: the later ones get a number.
     let mut seen = std::collections::BTreeMap::new();
     for sensor in &mut sensors {
         let count = seen.entry(sensor.name.clone()).and_modify(|count| *count += 1).or_insert(1);
@@ -105,7 +105,7 @@ fn search_chip(files: &mut Files, folder: &str) -> Vec<Sensor> {
         return Vec::new();
     }
     let Some(chip) = files.line(&format!("{folder}/name")).or_else(|| {
-        // A chip without a name is called by its device.
+        // A chip without a name is named after its device.
         let device = std::fs::read_link(files.path(&format!("{folder}/device"))).ok()?;
         Some(device.file_name()?.to_str()?.to_owned())
     }) else {

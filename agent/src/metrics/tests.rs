@@ -1,4 +1,4 @@
-//! The collectors against fixture trees, and against this machine.
+//! Tests of the collectors with fixture trees, and on this machine.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -20,7 +20,7 @@ fn sample(collectors: &mut Collectors, groups: &str) -> Result<Vec<Point>, Failu
     Ok(collectors.sample(groups.parse()?, &AgentCounters::default()))
 }
 
-/// One text a point: `name{tag=value} field=value …`, as a person would write it down.
+/// Formats each point as text: `name{tag=value} field=value …`.
 fn shown(points: &[Point]) -> Vec<String> {
     points.iter().map(show).collect()
 }
@@ -141,7 +141,7 @@ fn old_kernels_and_small_devices_are_measured_too() -> Result<(), Failure> {
     let text = shown(&points).concat();
     assert!(text.contains(" available=358400i available_percent=35.0 "), "{text}");
     assert!(text.contains(" used=665600i used_percent=65.0 "), "{text}");
-    // What this machine does not have at all is no failure.
+    // A missing kind of hardware is not a failure.
     check("pc", "wireless,battery,diskio", &[])
 }
 
@@ -205,7 +205,7 @@ fn the_agent_measures_itself() -> Result<(), Failure> {
     Ok(())
 }
 
-/// `/proc/stat` with these lines, each `name user nice system idle …`.
+/// Creates `/proc/stat` with these lines, each `name user nice system idle …`.
 fn cpu_root(lines: &[&str]) -> Result<tempfile::TempDir, Failure> {
     let root = tempfile::tempdir()?;
     fs::create_dir(root.path().join("proc"))?;
@@ -220,7 +220,7 @@ fn set_cpus(root: &Path, lines: &[&str]) -> Result<(), Failure> {
 #[test]
 fn cpu_use_is_the_difference_of_two_readings() -> Result<(), Failure> {
     let zeros = "usage_guest_nice=0.0";
-    // Before, after, what is reported.
+    // First reading, second reading, reported points.
     let cases: &[(&[&str], &[&str], &[&str])] = &[
         (
             &["cpu  0 0 0 0 0 0 0 0 0 0", "cpu0 0 0 0 0 0 0 0 0 0 0"],
@@ -230,7 +230,7 @@ fn cpu_use_is_the_difference_of_two_readings() -> Result<(), Failure> {
                 "cpu{cpu=cpu0} usage_active=33.33 usage_guest=0.0 usage_guest_nice=0.0 usage_idle=66.67 usage_iowait=0.0 usage_irq=0.0 usage_nice=0.0 usage_softirq=0.0 usage_steal=0.0 usage_system=0.0 usage_user=33.33",
             ],
         ),
-        // cpu1 went away, cpu2 came: neither has a difference, and none takes the other's.
+        // cpu1 was removed, cpu2 was added: neither has a difference, and none takes the other's.
         (
             &["cpu0 1 0 0 1", "cpu1 100 0 0 100"],
             &["cpu0 2 0 0 1", "cpu2 500 0 0 900"],
@@ -238,7 +238,7 @@ fn cpu_use_is_the_difference_of_two_readings() -> Result<(), Failure> {
                 "cpu{cpu=cpu0} usage_active=100.0 usage_guest=0.0 usage_guest_nice=0.0 usage_idle=0.0 usage_iowait=0.0 usage_irq=0.0 usage_nice=0.0 usage_softirq=0.0 usage_steal=0.0 usage_system=0.0 usage_user=100.0",
             ],
         ),
-        // iowait went back, as it does: it counts nothing and the others share the time.
+        // iowait decreased, as it can: it counts as unchanged and the others share the time.
         (
             &["cpu0 10 0 0 10 50"],
             &["cpu0 11 0 0 13 40"],
@@ -246,7 +246,7 @@ fn cpu_use_is_the_difference_of_two_readings() -> Result<(), Failure> {
                 "cpu{cpu=cpu0} usage_active=25.0 usage_guest=0.0 usage_guest_nice=0.0 usage_idle=75.0 usage_iowait=0.0 usage_irq=0.0 usage_nice=0.0 usage_softirq=0.0 usage_steal=0.0 usage_system=0.0 usage_user=25.0",
             ],
         ),
-        // Everything went back, or no time has passed: nothing can be said.
+        // All counters decreased, or no time has passed: there is nothing to report.
         (&["cpu0 10 10 10 10"], &["cpu0 1 1 1 1"], &[]),
         (&["cpu0 10 10 10 10"], &["cpu0 10 10 10 10"], &[]),
     ];
@@ -273,7 +273,7 @@ fn failures_yield_nothing_and_are_over_when_they_are_over() -> Result<(), Failur
         assert!(sample(&mut collectors, "cpu")?.is_empty(), "{broken}");
         assert_eq!(collectors.failing().to_string(), "cpu", "{broken}");
     }
-    // The reading before the failure is too old to be compared with.
+    // The reading before the failure is too old for a comparison.
     set_cpus(root.path(), &["cpu0 5 5 5 5"])?;
     assert!(sample(&mut collectors, "cpu")?.is_empty());
     assert_eq!(collectors.failing(), GroupSet::NONE);
@@ -295,7 +295,7 @@ fn garbage_empty_files_and_nothing_at_all_never_panic() -> Result<(), Failure> {
         let mut must_fail: GroupSet =
             "cpu,mem,swap,system,processes,disk,net,muster_agent".parse()?;
         if name == "garbled" {
-            // A process in a state that nobody knows is counted as such.
+            // A process in an unknown state is counted as such.
             must_fail = must_fail.without(Group::Processes);
         }
         for group in must_fail.iter() {

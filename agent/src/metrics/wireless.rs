@@ -1,6 +1,6 @@
-//! `wireless`: the quality of wireless links, where the kernel still offers `/proc/net/wireless`.
+//! `wireless`: the quality of wireless links, if the kernel still provides `/proc/net/wireless`.
 //!
-//! Knows nothing of network names or keys.
+//! Network names and keys are not read.
 
 use muster_schemas::metrics::Point;
 
@@ -9,24 +9,24 @@ use super::source::{CollectError, Files};
 
 const WIRELESS: &str = "proc/net/wireless";
 
-/// Telegraf's fields in the order of the columns. The last one is `beacon` in what Telegraf
-/// writes, though its manual says `missed_beacon`.
+/// Telegraf's fields in the order of the columns. Telegraf writes the last one as `beacon`,
+/// although its manual calls it `missed_beacon`.
 const FIELDS: [&str; 10] =
     ["status", "link", "level", "noise", "nwid", "crypt", "frag", "retry", "misc", "beacon"];
 
-/// Remembers nothing.
+/// Stateless.
 pub(super) struct Wireless;
 
 impl Collect for Wireless {
     fn collect(&mut self, files: &mut Files, points: &mut Vec<Point>) -> Result<(), CollectError> {
         let Some(text) = files.text_if_present(WIRELESS)? else { return Ok(()) };
-        // Two lines of headings come first.
+        // The first two lines are headings.
         points.extend(text.lines().skip(2).filter_map(parse));
         Ok(())
     }
 }
 
-/// Reads `wlan0: 0000   60.  -50.  -256        0      0      0   1525      0        0`.
+/// Parses `wlan0: 0000   60.  -50.  -256        0      0      0   1525      0        0`.
 fn parse(line: &str) -> Option<Point> {
     let (name, numbers) = line.rsplit_once(':')?;
     let mut numbers = numbers.split_ascii_whitespace();

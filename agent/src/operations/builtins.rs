@@ -1,4 +1,5 @@
-//! What the agent does itself: start again, restart the machine, log more or less.
+//! Operations that the agent performs itself: restart the agent, restart the machine, set the log
+//! level.
 
 use std::time::{Duration, Instant};
 
@@ -12,9 +13,10 @@ use super::record::{self, Outcome, blank, short};
 use crate::clock::Moment;
 use crate::run::Shared;
 
-/// So long the log is given to take what was recorded before the agent or the machine goes down.
+/// Maximum time that the log gets to confirm the recorded events before the agent or the machine
+/// restarts.
 const FAREWELL: Duration = Duration::from_secs(3);
-/// A program that restarts the machine answers in this time.
+/// Timeout of a command that restarts the machine.
 const ANSWER: Duration = Duration::from_secs(60);
 const LOOK: Duration = Duration::from_millis(50);
 
@@ -41,7 +43,7 @@ fn ended(id: OperationId, entry: &Entry, outcome: Outcome, problem: Option<&str>
     })
 }
 
-/// Gives the log a moment to take what was recorded; what it does not take stays in the outbox.
+/// Waits briefly until the log has the recorded events; the remaining ones stay in the outbox.
 async fn say_farewell(shared: &Shared) {
     let newest = shared.outbox.view().last_seq;
     let taken = async {
@@ -52,7 +54,7 @@ async fn say_farewell(shared: &Shared) {
     let _ = timeout(FAREWELL, taken).await;
 }
 
-/// Ends the agent, to be started again. Its success is told before.
+/// Ends the agent so that it is restarted. Success is recorded before.
 pub(super) async fn restart(shared: &Shared, id: OperationId, entry: Entry) {
     let Some(entry) = begin(shared, id, entry) else { return };
     let event = ended(id, &entry, Outcome::Succeeded, None);
@@ -63,7 +65,7 @@ pub(super) async fn restart(shared: &Shared, id: OperationId, entry: Entry) {
     shared.operations.restart.cancel();
 }
 
-/// Restarts the machine. Its success is told after that, by the agent of the next boot.
+/// Restarts the machine. Success is recorded after the restart, by the agent of the next boot.
 pub(super) async fn reboot(shared: &Shared, id: OperationId, entry: Entry) {
     let Some(entry) = begin(shared, id, entry) else { return };
     say_farewell(shared).await;
@@ -87,7 +89,7 @@ pub(super) async fn reboot(shared: &Shared, id: OperationId, entry: Entry) {
     wait_for_reboot(shared, id, entry).await;
 }
 
-/// Waits for the machine to go down; that it does not is told when the run's time is over.
+/// Waits for the machine to shut down; records a failure when the run's time limit has passed.
 pub(super) async fn wait_for_reboot(shared: &Shared, id: OperationId, entry: Entry) {
     let limit = entry.order.as_ref().map_or(0, |order| order.timeout_ms);
     let begun = entry.begun.map_or(0, |begun| begun.mono);
@@ -99,7 +101,7 @@ pub(super) async fn wait_for_reboot(shared: &Shared, id: OperationId, entry: Ent
     record::end(shared, id, entry, event);
 }
 
-/// Logs at this level from now on, for so many seconds.
+/// Sets the log level, for a number of seconds.
 pub(super) fn set_level(
     shared: &Shared,
     id: OperationId,
@@ -121,7 +123,7 @@ pub(super) fn set_level(
     record::end(shared, id, entry, event);
 }
 
-/// Logs as the config says again, when the time is over.
+/// Restores the log level of the config when the time has passed.
 pub(super) fn reset_level_if_due(shared: &Shared) {
     if shared.operations.level_until().is_some_and(|until| Instant::now() >= until) {
         shared.operations.set_level_until(None);

@@ -1,5 +1,5 @@
-//! Small programs that the agent itself needs: run for a while, what they say kept in memory,
-//! bounded.
+//! Runs short helper commands of the agent, and captures a bounded amount of their output in
+//! memory.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -13,12 +13,12 @@ use tokio::time::{sleep, timeout};
 
 use super::group;
 
-/// A program's end is looked for this often: it lives for a moment.
+/// Interval between checks whether a command has ended: these commands are short.
 const LOOK: Duration = Duration::from_millis(20);
-/// What is kept of a complaint, in bytes.
+/// Maximum size of the error output that is kept, in bytes.
 const COMPLAINT: usize = 500;
 
-/// Killed and waited for when it is left.
+/// A child process that is killed and reaped when it is dropped.
 struct Killed(std::process::Child);
 
 impl Drop for Killed {
@@ -27,7 +27,7 @@ impl Drop for Killed {
         if !group::has_ended(pid) {
             group::kill_group(pid);
         }
-        // At once, for one that was killed: but for one in the hands of a dead disk.
+        // A killed process ends immediately, unless it is blocked by a failed disk.
         for _ in 0..10 {
             if !matches!(self.0.try_wait(), Ok(None)) {
                 return;
@@ -37,8 +37,8 @@ impl Drop for Killed {
     }
 }
 
-/// Runs a program and keeps the first `most` bytes that it says, on both of its outputs. The flag
-/// says whether it ended with 0.
+/// Runs a command and captures the first `most` bytes of both its outputs. The flag is true if the
+/// exit code was 0.
 async fn capture(words: &[String], most: usize) -> io::Result<(Vec<u8>, bool)> {
     let Some((program, arguments)) = words.split_first() else {
         return Err(io::ErrorKind::InvalidInput.into());
@@ -71,7 +71,7 @@ async fn capture(words: &[String], most: usize) -> io::Result<(Vec<u8>, bool)> {
     }
 }
 
-/// Runs a program; its complaint, when it fails.
+/// Runs a command; returns its output as the error if it fails.
 pub(super) async fn run_quietly(words: &[String], limit: Duration) -> Result<(), String> {
     match timeout(limit, capture(words, COMPLAINT)).await {
         Ok(Ok((_, true))) => Ok(()),
@@ -84,7 +84,7 @@ pub(super) async fn run_quietly(words: &[String], limit: Duration) -> Result<(),
     }
 }
 
-/// What a program says, when it is there, answers in time and is content.
+/// Returns the output of a command if it exists, succeeds, and ends within the limit.
 pub(super) async fn said_by(words: &[String], most: usize, limit: Duration) -> Option<Vec<u8>> {
     let (said, is_content) = timeout(limit, capture(words, most)).await.ok()?.ok()?;
     is_content.then_some(said)

@@ -1,4 +1,5 @@
-//! Is an order for this device, now? Is its private part the one that was signed? Pure.
+//! Checks whether an order is addressed to this device now, and whether its private part is the
+//! signed one. Pure.
 
 use std::collections::BTreeSet;
 
@@ -7,8 +8,8 @@ use muster_schemas::wire::PrivateInput;
 use muster_schemas::{DeviceId, Hash, OperationId, ProjectId, Timestamp, codec};
 use serde::Deserialize;
 
-/// What every order says, whatever it asks for: so an order for something that this agent does not
-/// know can be refused by name.
+/// The fields that all orders have, of any action: so an order with an action that is unknown to
+/// this agent can be refused by its id.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub(super) struct Address {
     pub(super) project: ProjectId,
@@ -20,7 +21,7 @@ pub(super) struct Address {
     pub(super) expires_at: Option<Timestamp>,
 }
 
-/// Who this device is at the moment.
+/// The device's current identity.
 #[derive(Clone, Debug)]
 pub(crate) struct Me<'a> {
     pub(crate) project: &'a ProjectId,
@@ -28,7 +29,8 @@ pub(crate) struct Me<'a> {
     pub(crate) epoch: u64,
 }
 
-/// An order that is not for this device, or cannot be judged now: the server sends it again.
+/// The reason why an order is ignored: it is not for this device, or cannot be checked now. The
+/// server sends it again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Ignored {
     #[error("it is for another project")]
@@ -41,12 +43,12 @@ pub(crate) enum Ignored {
     NoHello,
 }
 
-/// Is it for this device, as it is now?
+/// Checks that the order is addressed to this device in its current epoch.
 pub(super) fn check_address(order: &Address, me: &Me<'_>) -> Result<(), Ignored> {
     is_for(me, &order.project, order.device, order.epoch)
 }
 
-/// Is what names these for this device, as it is now?
+/// Checks that these fields name this device in its current state.
 pub(crate) fn is_for(
     me: &Me<'_>,
     project: &ProjectId,
@@ -65,7 +67,7 @@ pub(crate) fn is_for(
     Ok(())
 }
 
-/// Has it expired, by the server's time of the newest hello?
+/// Whether the order has expired, by the server's time of the newest hello.
 pub(crate) fn is_expired(
     expires_at: Timestamp,
     server_time: Option<Timestamp>,
@@ -73,8 +75,8 @@ pub(crate) fn is_expired(
     server_time.map(|now| now > expires_at).ok_or(Ignored::NoHello)
 }
 
-/// Opens the private part and compares it with what was signed; nothing in the words tells of what
-/// is in it.
+/// Parses the private part and compares it with what was signed. The error message reveals nothing
+/// of its content.
 pub(super) fn check_private(
     action: &Action,
     signed: Option<&PrivatePart>,
@@ -85,7 +87,7 @@ pub(super) fn check_private(
         _ => BTreeSet::new(),
     };
     let Some(signed) = signed else {
-        // What was not signed is not used.
+        // Content without a signature is not used.
         return if wanted.is_empty() {
             Ok(None)
         } else {

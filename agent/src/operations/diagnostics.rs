@@ -1,7 +1,8 @@
-//! What helps to find a fault, as one archive: the agent's status, the doctor's findings, config,
-//! inventory, log, and the kernel's basics.
+//! The diagnostics archive: the agent's status, the results of the doctor, config, inventory, log,
+//! and basic information of the kernel.
 //!
-//! Holds no key and no credential: what it packs is public, or has its secrets left out.
+//! Invariant: the archive contains no key and no credential: its content is public, or its secrets
+//! are removed.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -26,17 +27,17 @@ use crate::doctor::examine;
 use crate::inventory;
 use crate::run::{Shared, Status};
 
-/// No file in the archive is larger, in bytes.
+/// Maximum size of a file in the archive, in bytes.
 const LARGEST: usize = 256 * 1024;
-/// What asks others (the doctor, the journal of systemd) is left after this.
+/// Timeout of parts that depend on other processes (the doctor, systemd's journal).
 const PATIENCE: Duration = Duration::from_secs(20);
-/// What the kernel says of the machine.
+/// The kernel's files with information about the machine.
 const KERNEL: &[&str] =
     &["loadavg", "meminfo", "mounts", "net/dev", "stat", "uptime", "version", "pressure/memory"];
-/// The value of a variable whose name holds one of these is left out.
+/// The value of a variable whose name contains one of these is removed.
 const SECRET: &[&str] = &["secret", "password", "passwd", "token", "key", "credential", "private"];
 
-/// Collects, and writes the archive to the run's standard output.
+/// Collects the archive and writes it to the run's standard output.
 pub(super) async fn run(
     shared: &Shared,
     id: OperationId,
@@ -112,7 +113,7 @@ async fn collect(shared: &Shared) -> io::Result<Vec<u8>> {
     archive.finish()
 }
 
-/// The config variables; the values of those that look like secrets are left out.
+/// Returns the config variables; values of those that look like secrets are removed.
 fn shown_config(vars: &muster_schemas::names::ConfigVars) -> Value {
     let shown = vars.iter().map(|(key, value)| {
         let name = key.as_str();
@@ -122,7 +123,8 @@ fn shown_config(vars: &muster_schemas::names::ConfigVars) -> Value {
     Value::Object(shown.collect())
 }
 
-/// The newest lines of the agent's log: its file, where the installer made one, or systemd's.
+/// Returns the newest lines of the agent's log: its file if the installer configured one, otherwise
+/// systemd's journal.
 async fn log(data: &Path) -> Option<Vec<u8>> {
     if let Ok(tail) = tail(&data.join("agent.log")) {
         return Some(tail);

@@ -1,6 +1,6 @@
-//! One program: started in a group of its own, fed, listened to, and ended.
+//! One program: started in its own process group, with input and captured outputs, until its end.
 //!
-//! No thread of its own: pipes and the end of the child wake the agent's one thread.
+//! It needs no thread: pipes and the end of the child wake the agent's only thread.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -28,22 +28,22 @@ use crate::clock::Moment;
 use crate::run::Shared;
 use crate::subprocess::{LaunchError, launch, reap_later};
 
-/// What is read of an output at once.
+/// Maximum number of bytes of one read from an output.
 const CHUNK: usize = 32 * 1024;
-/// A program that writes what is not kept is read this much slower, so that it does not keep the
-/// agent from everything else.
+/// Delay between reads while a program's output is dropped, so that reading it does not starve the
+/// rest of the agent.
 const BRAKE: Duration = Duration::from_millis(1);
-/// Should the signal that a child has ended be lost, it is found after this.
+/// Interval between checks whether the child has ended, in case its signal was lost.
 const LOOK: Duration = Duration::from_secs(5);
-/// Outputs are read to their end for this long after everything was ended.
+/// Timeout for reading the rest of the outputs after all processes were ended.
 const REST: Duration = Duration::from_secs(1);
-/// Of a program that ends within this time one commit tells that it started and that it is over.
+/// Maximum duration of a program whose start and end are recorded in a single commit.
 const SOON: Duration = Duration::from_millis(20);
 
 /// Reported for a run that ended before its program was started.
 const NOT_STARTED: &str = "its program was not started yet: a file system may not answer";
 
-/// A program that was started. Dropped, everything of it is killed.
+/// A started program. When it is dropped, all its processes are killed.
 struct Leader {
     child: Option<Child>,
     pid: Pid,
@@ -56,7 +56,7 @@ impl Drop for Leader {
         if self.is_armed {
             group::kill_run(self.mark, self.pid);
         }
-        // A dead file system may hold it for long.
+        // An unresponsive file system may block it for a long time.
         if let Some(child) = self.child.take() {
             reap_later(child);
         }
@@ -72,7 +72,7 @@ struct Pipes {
 }
 
 impl Pipes {
-    /// New pipes, and the program's ends of them.
+    /// Creates the pipes; also returns the program's ends.
     fn new() -> io::Result<(Self, [OwnedFd; 3])> {
         let (stdin, out, err) = (io::pipe()?, io::pipe()?, io::pipe()?);
         let ours = Self {
@@ -84,7 +84,7 @@ impl Pipes {
     }
 }
 
-/// Why it is over.
+/// The reason why a run has ended.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Why {
     Itself,
@@ -187,20 +187,20 @@ fn now() -> Option<muster_schemas::Timestamp> {
     Some(Moment::now().wall)
 }
 
-/// The end of a run whose program was not started.
+/// Builds the end of a run whose program was not started.
 fn not_started(id: OperationId, outcome: Outcome, problem: &str) -> Event {
     let problem = Some(short(problem));
     outcome.event(RunReport { problem, ended_at: now(), ..blank(id) })
 }
 
-/// Standard input, output and error of a program in the background.
+/// Creates standard input, output and error of a program in the background.
 fn in_background(shared: &Shared, id: OperationId, stdin: &[u8]) -> io::Result<[OwnedFd; 3]> {
     let null = || std::fs::OpenOptions::new().read(true).write(true).open("/dev/null");
     let stdin = if stdin.is_empty() { null()? } else { file_with(shared, id, stdin)? };
     Ok([stdin.into(), null()?.into(), null()?.into()])
 }
 
-/// A file that only the program that gets it can read: it has no name any more.
+/// Creates a file without a name, which only the program that gets it can read.
 fn file_with(shared: &Shared, id: OperationId, bytes: &[u8]) -> io::Result<std::fs::File> {
     let path = shared.operations.spools.folder()?.join(format!("{id}.stdin"));
     crate::store::write_private(&path, bytes).map_err(io::Error::other)?;
@@ -209,7 +209,7 @@ fn file_with(shared: &Shared, id: OperationId, bytes: &[u8]) -> io::Result<std::
     file
 }
 
-/// Feeds a program and listens to it until all of it is over.
+/// Writes a program's input and reads its outputs until all of its processes have ended.
 #[expect(clippy::too_many_arguments, reason = "one caller, and each is another thing")]
 async fn attend(
     shared: &Shared,
@@ -246,7 +246,8 @@ async fn attend(
         if !is_heard {
             is_heard = timeout(options.grace, &mut listen).await.is_ok();
         }
-        // What it wrote may still wait for a slow reader: then no child of it holds the outputs.
+        // Its output may still wait for a slow reader: then the outputs are not held open by a
+        // child.
         let is_alone = !group::has_members(leader.mark, Some(pid));
         while !is_heard && is_alone {
             tokio::select! {
@@ -287,7 +288,7 @@ async fn attend(
     leader.is_armed = false;
     let report = RunReport { problem, ..blank(operation) };
     if !group::has_ended(pid) {
-        // In the kernel's hands for good, on a dead disk say.
+        // Stuck in the kernel, for example because of a failed disk.
         return (outcome(why, false), report);
     }
     let Some(mut child) = leader.child.take() else { return (outcome(why, false), report) };
@@ -320,7 +321,7 @@ const fn outcome(why: Why, is_success: bool) -> Outcome {
     }
 }
 
-/// Returns when the child has ended; it stays to be waited for.
+/// Returns when the child has ended; the child is not reaped.
 pub(crate) async fn ended(pid: Pid, signals: &mut Option<Signal>) {
     while !group::has_ended(pid) {
         match signals {
@@ -335,17 +336,17 @@ pub(crate) async fn ended(pid: Pid, signals: &mut Option<Signal>) {
     }
 }
 
-/// Writes a program's input and closes it; a program that does not want it is no error.
+/// Writes a program's input and closes it; it is not an error if the program does not read it.
 async fn feed(pipe: Option<OwnedFd>, bytes: Vec<u8>) {
     let Some(mut pipe) = pipe.and_then(|fd| pipe::Sender::from_owned_fd(fd).ok()) else { return };
     let _ = pipe.write_all(&bytes).await;
 }
 
-/// Keeps what comes out of a pipe until its end.
+/// Stores the data from a pipe until its end.
 async fn pump(shared: &Shared, spool: &Spool, stream: OutputStream, pipe: Option<OwnedFd>) {
     let Some(pipe) = pipe.and_then(|fd| pipe::Receiver::from_owned_fd(fd).ok()) else { return };
     while pipe.readable().await.is_ok() {
-        // Only while there is something: a program that is silent costs no memory.
+        // Allocated only while there is data: a silent program needs no memory.
         let mut buffer = vec![0; CHUNK];
         match pipe.try_read(&mut buffer) {
             Ok(0) => return,

@@ -1,7 +1,7 @@
-//! Processes that belong to a run: its group, and those that left the group.
+//! The processes of a run: its process group, and processes that left the group.
 //!
-//! The leader is not waited for until its group was dealt with: as long as it is not, no other
-//! process can get its id, so what is signaled is the run's.
+//! The leader is reaped only after its group was handled: until then no other process can get its
+//! id, so a signal reaches only the run.
 
 use std::time::Duration;
 
@@ -13,19 +13,20 @@ use uuid::Uuid;
 
 use super::journal::Process;
 
-/// Every program carries its run's mark in this variable; so those that left its group are found.
+/// Environment variable with the run tag; it identifies processes that left the group.
 pub(super) const MARK_VARIABLE: &str = "MUSTER_RUN";
 
-/// Processes are looked for this often while they end.
+/// Interval between checks whether processes have ended.
 const LOOK: Duration = Duration::from_millis(100);
-/// What was killed may take so long to be gone.
+/// Maximum time until killed processes disappear.
 const GONE: Duration = Duration::from_secs(2);
 
 pub(crate) fn pid_of(pid: u32) -> Pid {
     Pid::from_raw(i32::try_from(pid).unwrap_or(i32::MAX))
 }
 
-/// The process, with what tells it from a later one with the same id.
+/// Returns the process with its start time, which distinguishes it from a later one with the same
+/// id.
 pub(super) fn identify(pid: u32) -> Option<Process> {
     let stat = stat(i32::try_from(pid).ok()?)?;
     Some(Process { pid, ticks: stat.starttime })
@@ -35,17 +36,17 @@ fn stat(pid: i32) -> Option<procfs::process::Stat> {
     procfs::process::Process::new(pid).ok()?.stat().ok()
 }
 
-/// Has our child ended? It stays to be waited for.
+/// Whether the child has ended; the child is not reaped.
 pub(crate) fn has_ended(pid: Pid) -> bool {
     let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
     match waitid(Id::Pid(pid), flags) {
         Ok(WaitStatus::StillAlive) => false,
-        // No child any more: somebody else waited for it.
+        // No longer a child: other code has reaped it.
         Ok(_) | Err(_) => true,
     }
 }
 
-/// Waits for our child if it has ended; true when there is nothing more to wait for.
+/// Reaps the child if it has ended; true if there is nothing left to reap.
 pub(super) fn reap(pid: u32) -> bool {
     !matches!(waitpid(pid_of(pid), Some(WaitPidFlag::WNOHANG)), Ok(WaitStatus::StillAlive))
 }
@@ -54,8 +55,8 @@ fn is_alive(stat: &procfs::process::Stat) -> bool {
     !matches!(stat.state, 'Z' | 'X' | 'x')
 }
 
-/// The processes that are alive and belong to a run: those in its group, and when `with_strays`
-/// those that were started by it and are in another. `None` when the kernel does not tell.
+/// Returns the live processes of a run: those in its group, and with `with_strays` those that it
+/// started in other groups. `None` if the kernel provides no information.
 fn members(mark: Uuid, group: Option<Pid>, with_strays: bool) -> Option<Vec<Pid>> {
     let mark = format!("{MARK_VARIABLE}={mark}");
     let own = std::process::id();
@@ -78,7 +79,7 @@ fn carries(pid: i32, mark: &[u8]) -> bool {
 
 fn signal_all(group: Option<Pid>, members: &[Pid], signal: Signal) {
     if let Some(group) = group {
-        // Gone already, perhaps.
+        // The group may have ended already.
         let _ = killpg(group, signal);
     }
     for pid in members {
@@ -86,23 +87,23 @@ fn signal_all(group: Option<Pid>, members: &[Pid], signal: Signal) {
     }
 }
 
-/// Whether anything of a run is alive, or it cannot be known.
+/// Whether a process of a run is alive, or that cannot be determined.
 pub(super) fn has_members(mark: Uuid, group: Option<Pid>) -> bool {
     members(mark, group, true).is_none_or(|left| !left.is_empty())
 }
 
-/// Kills a group at once.
+/// Kills a group immediately.
 pub(super) fn kill_group(group: Pid) {
     let _ = killpg(group, Signal::SIGKILL);
 }
 
-/// Kills at once what belongs to a run.
+/// Kills all processes of a run immediately.
 pub(super) fn kill_run(mark: Uuid, group: Pid) {
     signal_all(Some(group), &members(mark, None, true).unwrap_or_default(), Signal::SIGKILL);
 }
 
-/// Ends what belongs to a run: SIGTERM, and SIGKILL for what is left after `patience`. True when
-/// nothing is left. `group` must be known to be the run's.
+/// Ends all processes of a run: SIGTERM, and SIGKILL for the remaining ones after `patience`. True
+/// if none is left. Requires that `group` belongs to the run.
 pub(super) async fn end(
     mark: Uuid,
     group: Option<Pid>,
@@ -119,7 +120,7 @@ pub(super) async fn end(
     gone(&look, GONE).await
 }
 
-/// Those that a signal to the group does not reach.
+/// Returns the members that a signal to the group does not reach.
 fn strays(members: &[Pid], group: Option<Pid>) -> Vec<Pid> {
     let reached = |pid: &Pid| {
         group.is_some_and(|group| stat(pid.as_raw()).is_some_and(|it| it.pgrp == group.as_raw()))
@@ -130,7 +131,7 @@ fn strays(members: &[Pid], group: Option<Pid>) -> Vec<Pid> {
 async fn gone(look: &impl Fn() -> Option<Vec<Pid>>, patience: Duration) -> bool {
     let until = Instant::now() + patience;
     loop {
-        // What cannot be looked at is not taken for gone.
+        // If the processes cannot be listed, they do not count as ended.
         if look().is_some_and(|left| left.is_empty()) {
             return true;
         }
@@ -141,13 +142,13 @@ async fn gone(look: &impl Fn() -> Option<Vec<Pid>>, patience: Duration) -> bool 
     }
 }
 
-/// Ends what an agent before this one left behind of a run; true when there was something.
+/// Ends the processes of a run that an earlier agent process left behind; true if there were any.
 pub(super) async fn end_leftovers(
     mark: Uuid,
     process: Option<Process>,
     patience: Duration,
 ) -> bool {
-    // A group whose leader is gone may be another's by now: then only the mark counts.
+    // If the leader has ended, the group id may have been reused: then only the tag counts.
     let group = process
         .filter(|process| identify(process.pid) == Some(*process))
         .map(|process| pid_of(process.pid));

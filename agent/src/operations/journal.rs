@@ -1,8 +1,8 @@
-//! The journal: every operation that this device was ever told of, until long after its order
-//! has expired.
+//! The journal: every operation that this device has received, until long after its order has
+//! expired.
 //!
-//! Invariant: an operation that is here is never taken again. An entry is written before anything
-//! starts, in the transaction of the event that tells of it, and outlives the order.
+//! Invariant: an operation in the journal is never accepted again. An entry is written before
+//! anything starts, in the transaction of the event that reports it, and outlives the order.
 
 use muster_schemas::events::FileSummary;
 use muster_schemas::wire::RunOrder;
@@ -15,18 +15,18 @@ use uuid::Uuid;
 use super::upload::Sent;
 use crate::store::{RUN_INPUTS, RUNS, Store, StoreError};
 
-/// How long an entry is kept after its order has expired, in microseconds.
+/// Retention of an entry after its order has expired, in microseconds.
 const KEPT: i64 = 7 * 24 * 3600 * 1_000_000;
 
-/// How far a run has come.
+/// Progress of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Phase {
-    /// Canceled before its order came: it will never start.
+    /// Canceled before its order arrived: it will never start.
     Barred,
     /// Accepted, and waiting.
     Accepted,
-    /// Begun: it may have started, and must not again.
+    /// Started: the program may have run, and must not run again.
     Begun,
     /// Its end is recorded.
     Ended,
@@ -35,39 +35,40 @@ pub(super) enum Phase {
 /// A process that was started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Process {
-    /// Its id, and its group's.
+    /// Id of the process, and of its group.
     pub(super) pid: u32,
-    /// The kernel's word on when it started: tells it from a later one with the same id.
+    /// Start time according to the kernel, which distinguishes the process from a later one with
+    /// the same id.
     pub(super) ticks: u64,
 }
 
-/// The salts of a run's two outputs.
+/// Salts of a run's two outputs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Salts {
     pub(super) stdout: ByteArray<16>,
     pub(super) stderr: ByteArray<16>,
 }
 
-/// How a run began.
+/// The start of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Begun {
-    /// In which boot.
+    /// Id of the boot.
     pub(super) boot: Uuid,
-    /// When, by the monotonic clock of that boot.
+    /// Time of the start, by the monotonic clock of that boot.
     pub(super) mono: u64,
-    /// When, by the device's wall clock.
+    /// Time of the start, by the device's wall clock.
     pub(super) at: Timestamp,
-    /// Random: by it are found all processes of this run, and of no other agent's.
+    /// Random run tag, by which all processes of this run are found, and none of another agent.
     pub(super) mark: Uuid,
 }
 
-/// One operation.
+/// The entry of one operation.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct Entry {
-    /// Its place in the order of coming.
+    /// Position in the order of arrival.
     pub(super) ticket: u64,
     pub(super) phase: Phase,
-    /// When its order expires.
+    /// Time at which the order expires.
     pub(super) expires_at: Timestamp,
     /// The order, until the run has ended.
     #[serde(default)]
@@ -78,10 +79,10 @@ pub(super) struct Entry {
     pub(super) process: Option<Process>,
     #[serde(default)]
     pub(super) salts: Option<Salts>,
-    /// What an upload sends, since it is known.
+    /// The identity of the uploaded file, once it is known.
     #[serde(default)]
     pub(super) sent: Option<Sent>,
-    /// What the server has, once it has all of it.
+    /// Summary of the stored file, once the server has all of it.
     #[serde(default)]
     pub(super) file: Option<FileSummary>,
     /// The end, while there is no room for its event.
@@ -90,7 +91,7 @@ pub(super) struct Entry {
 }
 
 impl Entry {
-    /// An entry for an order that came.
+    /// Creates an entry for a received order.
     pub(super) fn new(ticket: u64, phase: Phase, expires_at: Timestamp) -> Self {
         Self {
             ticket,
@@ -106,7 +107,7 @@ impl Entry {
         }
     }
 
-    /// As it is kept when the run has ended.
+    /// Returns the entry as it is kept after the run has ended.
     pub(super) fn ended(self) -> Self {
         Self { phase: Phase::Ended, order: None, sent: None, file: None, end: None, ..self }
     }
@@ -128,7 +129,7 @@ pub(super) fn read(store: &Store, id: OperationId) -> Result<Option<Entry>, Stor
     })
 }
 
-/// Reads all entries, by their operations.
+/// Reads all entries with their operations.
 pub(super) fn read_all(store: &Store) -> Result<Vec<(OperationId, Entry)>, StoreError> {
     store.read(|transaction| {
         let table = transaction.open_table(RUNS).map_err(StoreError::database("open a table"))?;
@@ -141,7 +142,7 @@ pub(super) fn read_all(store: &Store) -> Result<Vec<(OperationId, Entry)>, Store
     })
 }
 
-/// Writes an entry in a transaction. The private part is erased as soon as the run has begun.
+/// Writes an entry in a transaction. The private part is erased as soon as the run has started.
 pub(super) fn put(
     transaction: &WriteTransaction,
     id: OperationId,
@@ -160,7 +161,7 @@ pub(super) fn put(
     Ok(())
 }
 
-/// Keeps the private part of a run until it begins.
+/// Stores the private part of a run until it starts.
 pub(super) fn put_input(
     transaction: &WriteTransaction,
     id: OperationId,
@@ -172,7 +173,7 @@ pub(super) fn put_input(
     Ok(())
 }
 
-/// The private part of a run that was not begun.
+/// Reads the private part of a run that has not started.
 pub(super) fn read_input(store: &Store, id: OperationId) -> Result<Option<Vec<u8>>, StoreError> {
     store.read(|transaction| {
         let table =
@@ -183,8 +184,8 @@ pub(super) fn read_input(store: &Store, id: OperationId) -> Result<Option<Vec<u8
     })
 }
 
-/// Lets go of what ended and expired long ago, unless `is_needed` still. `now` is the server's
-/// time: by a wrong clock of the device an order could be taken again that has not expired.
+/// Deletes entries that ended and expired long ago, unless `is_needed`. `now` is the server's time:
+/// with a wrong clock of the device, an order that has not expired could be accepted again.
 pub(super) fn prune(
     store: &Store,
     now: Timestamp,

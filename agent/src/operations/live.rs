@@ -1,28 +1,28 @@
-//! Output beyond what is kept, for a reader that follows it while the program runs.
+//! Output beyond the stored part, for a reader that follows it while the program runs.
 //!
-//! It is never written to the disk. While its buffer is full and a reader is known to be there, the
-//! program waits, as it would for a slow terminal. Without a reader it is counted and dropped.
+//! It is never written to disk. While the buffer is full and a reader is connected, the program
+//! blocks, as with a slow terminal. Without a reader the output is counted and dropped.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-/// Bytes that wait to be sent before the program waits.
+/// Maximum number of buffered bytes before the program blocks.
 const CAPACITY: usize = 256 * 1024;
 /// Time from a run's start in which a reader may still come.
 const READER_GRACE: Duration = Duration::from_secs(3);
-/// A reader that no server has named for this long is gone.
+/// A reader that no server has reported for this long is disconnected.
 const READER_TTL: Duration = Duration::from_secs(15);
 
-/// The part of one output that is only passed on.
+/// The part of one output that is streamed and not stored.
 #[derive(Debug)]
 pub(super) struct Live {
     buffer: VecDeque<u8>,
-    /// Where in the output the buffer begins.
+    /// Offset of the buffer in the output.
     offset: u64,
-    /// Nothing is passed on any more.
+    /// Whether streaming has ended.
     is_over: bool,
     began: Instant,
-    /// When a server last said that there is a reader.
+    /// When a server last reported a reader.
     reader_seen: Option<Instant>,
 }
 
@@ -31,7 +31,7 @@ impl Live {
         Self { buffer: VecDeque::new(), offset: 0, is_over: false, began: now, reader_seen: None }
     }
 
-    /// Takes what was written at `offset`; what came before was taken, too.
+    /// Appends data that was written at `offset`, after all earlier data was appended.
     pub(super) fn push(&mut self, offset: u64, bytes: &[u8]) {
         if self.is_over || bytes.is_empty() {
             return;
@@ -49,7 +49,7 @@ impl Live {
         }
     }
 
-    /// Whether the program has to wait. Without a reader it does not: what waits is dropped.
+    /// Whether the program has to wait. Without a reader it does not: buffered data is dropped.
     pub(super) fn is_blocked(&mut self, now: Instant) -> bool {
         if self.buffer.len() < CAPACITY {
             return false;
@@ -64,20 +64,22 @@ impl Live {
         self.buffer.len() as u64
     }
 
-    /// What is to be sent next: at most `most` bytes, and where they begin.
+    /// Returns the next piece to send, of at most `most` bytes, and its offset.
     pub(super) fn piece(&self, most: usize) -> Option<(u64, Vec<u8>)> {
         let length = self.buffer.len().min(most);
         (length > 0).then(|| (self.offset, self.buffer.iter().take(length).copied().collect()))
     }
 
-    /// A server says whether there is a reader, with any answer to a piece of this output.
+    /// Records whether there is a reader, which servers report in every response to a piece of this
+    /// output.
     pub(super) fn note_reader(&mut self, has_reader: Option<bool>, now: Instant) {
         if has_reader == Some(true) {
             self.reader_seen = Some(now);
         }
     }
 
-    /// The server has all before `next`. `has_reader` is `None` from servers that pass nothing on.
+    /// Records that the server has everything before `next`. `has_reader` is `None` from servers
+    /// that do not stream.
     pub(super) fn answered(&mut self, next: u64, has_reader: Option<bool>, now: Instant) {
         self.note_reader(has_reader, now);
         let is_behind = next < self.offset;
@@ -90,7 +92,7 @@ impl Live {
         }
     }
 
-    /// Passes on nothing more.
+    /// Ends streaming.
     pub(super) fn end(&mut self) {
         self.is_over = true;
         self.buffer = VecDeque::new();
@@ -129,14 +131,14 @@ mod tests {
     #[test]
     fn nothing_waits_without_a_reader() {
         let now = Instant::now();
-        // No server has ever named a reader; the device may be offline.
+        // No server has ever reported a reader; the device may be offline.
         let mut live = filled(now, CAPACITY);
         assert!(live.is_blocked(now + READER_GRACE / 2));
         assert!(!live.is_blocked(now + READER_GRACE));
         assert_eq!(live.waiting(), 0);
         live.push(100, b"more");
         assert_eq!(live.piece(9), None);
-        // One that was there is gone, or the connection is.
+        // A reader has disconnected, or the device has lost its connection.
         let mut live = filled(now, CAPACITY);
         live.note_reader(Some(true), now);
         assert!(live.is_blocked(now + READER_TTL / 2));
@@ -148,7 +150,7 @@ mod tests {
         assert_eq!(live.waiting(), 5);
         live.answered(100, Some(false), now + READER_TTL);
         assert_eq!(live.waiting(), 0);
-        // A gap, and a server that passes nothing on.
+        // A gap, and a server that does not stream.
         for (next, has_reader) in [(99, Some(true)), (103, None)] {
             let mut live = filled(now, 5);
             live.answered(next, has_reader, now);

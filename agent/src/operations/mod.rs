@@ -1,18 +1,18 @@
-//! Operations: what the project asks of this device, done once or not at all, and told.
+//! Operations: what the project requests of this device, performed at most once, and reported.
 //!
-//! | file | is |
+//! | file | contents |
 //! |---|---|
-//! | `take` | orders come in: checked (`check`, `policy`, `prepare`), then written into the `journal` |
-//! | `queue`, `perform` | what is open; the loop that begins what may begin |
-//! | `exec`, `group` | one program, and all processes that belong to it |
+//! | `take` | received orders: checked (`check`, `policy`, `prepare`), then put into the `journal` |
+//! | `queue`, `perform` | the open runs; the loop that starts them |
+//! | `exec`, `group` | one program, and all its processes |
 //! | `policy`, `ports`, `pattern` | what the device's owner allows |
-//! | `builtins`, `diagnostics`, `capture` | what the agent does itself |
-//! | `upload` | a file that is sent to the server |
-//! | `record`, `recover` | a run's facts; what an agent before this one left open |
-//! | `spool`, `send` | what programs write, kept and sent |
+//! | `builtins`, `diagnostics`, `capture` | operations that the agent performs itself |
+//! | `upload` | sending a file to the server |
+//! | `record`, `recover` | a run's events; runs that an earlier agent process left open |
+//! | `spool`, `send` | the output of programs, stored and sent |
 //!
-//! Invariant: nothing starts that is not in the journal as begun, on the disk.
-//! Invariant: a run that is in the journal has one end, recorded in the transaction that closes it.
+//! Invariant: a run starts only after the journal entry that records its start is on disk.
+//! Invariant: a run in the journal has one end, recorded in the transaction that closes it.
 
 mod builtins;
 mod capture;

@@ -1,22 +1,22 @@
-//! What operations work by on a device: fixed when the agent starts; tests shorten the waits.
+//! Options of operations on a device: fixed when the agent starts; tests shorten the timeouts.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use super::policy::POLICY_FILE;
 
-/// How operations are carried out.
+/// Options of operations.
 #[derive(Clone, Debug)]
 pub struct OperationOptions {
-    /// The policy of the device's owner.
+    /// Policy file of the device's owner.
     pub policy: PathBuf,
-    /// What is left of a run this long after SIGTERM gets SIGKILL.
+    /// Delay between SIGTERM and SIGKILL.
     pub kill_after: Duration,
-    /// Children that hold a program's outputs open are waited for this long after it ended.
+    /// Maximum time to wait, after a program has ended, for children that hold its outputs open.
     pub grace: Duration,
-    /// The most that is kept of the outputs of all runs, in bytes.
+    /// Maximum size of the stored outputs of all runs, in bytes.
     pub spool_bytes: u64,
-    /// What restarts the machine: each is tried until one works.
+    /// Commands that restart the machine: tried in order until one succeeds.
     pub reboot: Vec<Vec<String>>,
 }
 

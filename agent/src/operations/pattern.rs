@@ -1,6 +1,6 @@
-//! Patterns of the policy: words in which `*` stands for anything. Pure.
+//! Patterns of the policy: texts in which `*` matches any characters. Pure.
 
-/// Does a pattern fit a text? `*` stands for any characters, also none.
+/// Whether a pattern matches a text. `*` matches any characters, including none.
 pub(super) fn fits(pattern: &str, text: &str) -> bool {
     let mut parts = pattern.split('*');
     let Some(mut rest) = parts.next().and_then(|first| text.strip_prefix(first)) else {
@@ -9,15 +9,16 @@ pub(super) fn fits(pattern: &str, text: &str) -> bool {
     let mut parts: Vec<&str> = parts.collect();
     let Some(last) = parts.pop() else { return rest.is_empty() };
     for part in parts {
-        // The first place will do: what comes later has then the most room.
+        // The first match suffices: it leaves the most room for the rest.
         let Some(place) = rest.find(part) else { return false };
         rest = &rest[place + part.len()..];
     }
     rest.ends_with(last)
 }
 
-/// Does a pattern fit a program and its arguments? Word by word, so that no argument with spaces
-/// passes for several; a `*` at the end stands for any further arguments.
+/// Whether a pattern matches a program and its arguments. It is compared argument by argument, so
+/// that one argument with spaces does not match several; a `*` at the end matches any further
+/// arguments.
 pub(super) fn fits_words(pattern: &str, argv: &[String]) -> bool {
     let mut words: Vec<&str> = pattern.split_whitespace().collect();
     let is_open = words.last() == Some(&"*");

@@ -1,5 +1,5 @@
-//! The loop that begins what may begin, ends what has expired, and tells later what could not be
-//! told.
+//! The loop that starts runs, expires waiting ones, and retries to record events that could not be
+//! recorded.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -23,7 +23,7 @@ use crate::run::Shared;
 
 type Run<'a> = Pin<Box<dyn Future<Output = ()> + Send + 'a>>;
 
-/// Carries out operations, for ever.
+/// Performs operations, indefinitely.
 pub(crate) async fn perform(shared: &Shared) {
     let operations = &shared.operations;
     let mut running: FuturesUnordered<Run<'_>> = FuturesUnordered::new();
@@ -63,7 +63,7 @@ async fn child_ended(children: &mut Option<Signal>) {
     }
 }
 
-/// Records as expired what waited too long for its turn.
+/// Records runs as expired that waited too long.
 fn expire_waiting(shared: &Shared) {
     let Some(now) = shared.operations.server_time() else { return };
     for id in shared.operations.waiting() {
@@ -74,7 +74,7 @@ fn expire_waiting(shared: &Shared) {
     }
 }
 
-/// Begins a run whose turn it is, and stays with it until its end.
+/// Starts a run and follows it until its end.
 async fn begin(shared: &Shared, id: OperationId, cancel: CancellationToken) {
     let operations = &shared.operations;
     let entry = match journal::read(&shared.store, id) {
@@ -86,7 +86,7 @@ async fn begin(shared: &Shared, id: OperationId, cancel: CancellationToken) {
         }
     };
     let Some(order) = entry.order.clone() else { return operations.close(id) };
-    // The owner may have changed the policy since the order came.
+    // The owner may have changed the policy since the order was accepted.
     if let Err(reason) = allowed(shared, &order.action) {
         let event = rejected(id, RefusalCause::Policy, &reason);
         return match tell(shared, id, &entry.ended(), &event) {
@@ -97,7 +97,7 @@ async fn begin(shared: &Shared, id: OperationId, cancel: CancellationToken) {
     carry_out(shared, id, entry, &order, &cancel).await;
 }
 
-/// Stays with a run that an agent before this one began.
+/// Follows a run that an earlier agent process started.
 async fn go_on(shared: &Shared, id: OperationId, entry: Entry, cancel: CancellationToken) {
     match entry.order.as_ref().map(|order| &order.action) {
         Some(Action::Upload(_)) => upload::go_on(shared, id, entry, &cancel).await,
@@ -124,7 +124,7 @@ async fn carry_out(
     }
 }
 
-/// Lets go of what the journal holds of runs that are long over.
+/// Deletes the journal's entries of runs that ended long ago.
 pub(crate) fn prune_journal(shared: &Shared) {
     let Some(now) = shared.operations.server_time() else { return };
     let is_needed = |id| shared.operations.spools.get(id).is_some();

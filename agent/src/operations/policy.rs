@@ -1,7 +1,8 @@
-//! The device's policy: what its owner lets the project do, whatever the project's operators ask.
+//! The device's policy: what its owner allows the project to do, independent of the requests of the
+//! project's operators.
 //!
-//! A file that is not there allows everything; one that cannot be read or understood allows
-//! nothing. What the file does not mention is allowed.
+//! A missing file allows everything; a file that cannot be read or parsed allows nothing.
+//! Everything that the file does not mention is allowed.
 
 use std::io::{self, Read};
 use std::path::{Component, Path, PathBuf};
@@ -12,16 +13,16 @@ use serde::Deserialize;
 use super::pattern::{fits, fits_words};
 use super::ports::Place;
 
-/// Where the policy is unless told otherwise.
+/// Default path of the policy file.
 pub const POLICY_FILE: &str = "/etc/muster/policy.toml";
-/// A larger file is no policy.
+/// Maximum size of the policy file, in bytes.
 const LARGEST: u64 = 256 * 1024;
 
-/// What a device's owner allows.
+/// The policy of a device's owner.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Policy {
-    /// Where it was read; empty when there is none.
+    /// Path of the file; empty if there is none.
     #[serde(skip)]
     pub(super) file: PathBuf,
     exec: ExecRules,
@@ -32,54 +33,55 @@ pub struct Policy {
     agent: AgentRules,
 }
 
-/// Programs.
+/// Rules for programs.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct ExecRules {
     enabled: bool,
-    /// Which programs, with which arguments; any when absent.
+    /// Allowed programs with their arguments; any if absent.
     allow: Option<Vec<String>>,
-    /// As which users; as any when absent.
+    /// Allowed users; any if absent.
     users: Option<Vec<String>>,
-    /// Lines for `/bin/sh`; not, when `allow` is there.
+    /// Whether lines for `/bin/sh` are allowed; if absent, only without `allow`.
     shell_lines: Option<bool>,
-    /// Which environment variables may be set; any when absent, none when `allow` is there.
+    /// Environment variables that may be set; if absent, any without `allow`, and none with it.
     env: Option<Vec<String>>,
 }
 
-/// Interactive shells. What is left out here is as narrow as it is for programs: whoever may not
-/// run any line shall not get it by a shell.
+/// Rules for interactive shells. Absent fields are as strict as the rules for programs: without the
+/// permission to run any line, a shell must not give it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct ShellRules {
-    /// Only where programs and lines are free, when absent.
+    /// Whether shells are allowed; if absent, only if all programs and lines are.
     enabled: Option<bool>,
-    /// As which users; those of `[exec]` when absent.
+    /// Allowed users; those of `[exec]` if absent.
     users: Option<Vec<String>>,
 }
 
-/// Files. What is left out here is as narrow as it is for programs, too: a file that is written can
-/// be a program.
+/// Rules for files. Absent fields are as strict as the rules for programs, because a written file
+/// can be a program.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct FileRules {
-    /// Where `roots` is there, or else where programs and lines are free, when absent.
+    /// Whether file access is allowed; if absent, only with `roots`, or if all programs and lines
+    /// are allowed.
     enabled: Option<bool>,
-    /// The folders that may be reached, with all that is in them; all when absent.
+    /// Accessible folders, with all their contents; all if absent.
     roots: Option<Vec<PathBuf>>,
-    /// May they be written to? Yes, when absent.
+    /// Whether the folders are writable; yes if absent.
     write: Option<bool>,
 }
 
-/// Ports that people may reach through the device.
+/// Rules for ports that users may reach through the device.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct PortRules {
-    /// Which; any when absent.
+    /// Allowed ports; any if absent.
     allow: Option<Vec<Place>>,
 }
 
-/// Ending and starting again.
+/// Rules for restarts.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct PowerRules {
@@ -87,7 +89,7 @@ struct PowerRules {
     restart: bool,
 }
 
-/// The agent itself.
+/// Rules for the agent itself.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct AgentRules {
@@ -114,15 +116,15 @@ impl Default for AgentRules {
 }
 
 impl Policy {
-    /// Reads the policy as it is now.
+    /// Reads the current policy.
     ///
     /// # Errors
-    /// When it is there and cannot be read or understood, in words: then nothing is allowed.
+    /// When the file exists and cannot be read or parsed, with a message: then nothing is allowed.
     pub fn load(file: &Path) -> Result<Self, String> {
         let shown = file.display();
         let text = match read(file) {
             Ok(text) => text,
-            // A link that leads nowhere is there, and cannot be read.
+            // A dangling link exists, and cannot be read.
             Err(error)
                 if error.kind() == io::ErrorKind::NotFound && file.symlink_metadata().is_err() =>
             {
@@ -151,10 +153,11 @@ impl Policy {
         Ok(Self { file: file.to_owned(), ..policy })
     }
 
-    /// May this be done, as this user? `user` is the one that a program would run as.
+    /// Checks whether an action is allowed as this user. `user` is the one that a program would run
+    /// as.
     ///
     /// # Errors
-    /// The rule that forbids it, and the file where it stands, in words.
+    /// The rule that forbids it and the file that contains it, as a message.
     pub fn allows(&self, action: &Action, user: &str) -> Result<(), String> {
         match action {
             Action::Exec(exec) => self.allows_exec(exec, user),
@@ -170,7 +173,7 @@ impl Policy {
         }
     }
 
-    /// May people have a shell as this user?
+    /// Checks whether users may open a shell as this user.
     ///
     /// # Errors
     /// As [`Self::allows`].
@@ -189,8 +192,8 @@ impl Policy {
         self.switch(is_named, &format!("[{section}] users does not name '{user}'"))
     }
 
-    /// May files be read, or written, too? Answers the folders that may be reached; all when `None`.
-    /// `user` is the one that the agent runs as.
+    /// Checks whether files may be read, and with `write` also written. Returns the accessible
+    /// folders; `None` means all. `user` is the one that the agent runs as.
     ///
     /// # Errors
     /// As [`Self::allows`].
@@ -213,7 +216,8 @@ impl Policy {
         Ok(rules.roots.as_deref())
     }
 
-    /// Are all programs and lines allowed? `unless` is what would open the door all the same.
+    /// Checks whether all programs and lines are allowed. `unless` is the setting that would allow
+    /// the access anyway.
     fn is_free(&self, unless: &str) -> Result<(), String> {
         let exec = &self.exec;
         let unless = |rule| format!("{rule}, and {unless} is not there");
@@ -223,12 +227,12 @@ impl Policy {
         self.switch(is_free, &unless("[exec] allow is there"))
     }
 
-    /// The refusal of a path that is in none of the roots.
+    /// Returns the message for a path that is in none of the roots.
     pub(crate) fn out_of_roots(&self, path: &Path) -> String {
         self.refusal(&format!("[files] roots holds no folder with {}", path.display()))
     }
 
-    /// May people reach this port through the device?
+    /// Checks whether users may reach this port through the device.
     ///
     /// # Errors
     /// As [`Self::allows`].
@@ -266,7 +270,7 @@ impl Policy {
             }
             Program::Shell(_) => {}
         }
-        // A variable such as LD_PRELOAD or PATH would make another program of an allowed one.
+        // A variable such as LD_PRELOAD or PATH could turn an allowed program into another one.
         let none = Vec::new();
         let names = rules.env.as_ref().or_else(|| rules.allow.is_some().then_some(&none));
         if let Some(names) = names
@@ -286,7 +290,7 @@ impl Policy {
     }
 }
 
-/// What was asked, short enough for an event.
+/// Returns the command, truncated for an event.
 fn shown(argv: &[String]) -> String {
     let text = argv.join(" ");
     if text.chars().count() <= 200 {

@@ -1,4 +1,4 @@
-//! What a policy allows, and what a broken one does not.
+//! Tests of the policy: what it allows, and that a broken one allows nothing.
 
 use super::*;
 

@@ -1,4 +1,4 @@
-//! Which ports a policy lets people reach through the device: `HOST:PORT`. Pure.
+//! The ports that a policy allows users to reach through the device: `HOST:PORT`. Pure.
 
 use std::net::IpAddr;
 
@@ -6,16 +6,16 @@ use serde::Deserialize;
 
 use super::pattern::fits;
 
-/// Hosts and ports that a rule names.
+/// Hosts and ports of a rule.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "Written")]
 pub(super) struct Place {
     host: String,
-    /// Any when absent.
+    /// Any if absent.
     port: Option<u16>,
 }
 
-/// As it stands in the file; a bare number is a port of the device itself.
+/// The form in the file; a bare number is a port of the device itself.
 #[derive(Deserialize)]
 #[serde(untagged, expecting = "neither a port nor text such as \"localhost:22\"")]
 enum Written {
@@ -45,18 +45,18 @@ impl TryFrom<Written> for Place {
     }
 }
 
-/// A host's name as it is compared.
+/// Normalizes a host name for comparison.
 fn plain(host: &str) -> String {
     host.trim_end_matches('.').to_ascii_lowercase()
 }
 
-/// The device itself, by one of its usual names?
+/// Whether the host is one of the usual names of the device itself.
 fn is_itself(host: &str) -> bool {
     host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 impl Place {
-    /// Does it name this host and port?
+    /// Whether the rule matches this host and port.
     pub(super) fn fits(&self, host: &str, port: u16) -> bool {
         if self.port.is_some_and(|own| own != port) {
             return false;
@@ -65,7 +65,8 @@ impl Place {
         if is_itself(&self.host) {
             return is_itself(&host);
         }
-        // A pattern of addresses means addresses: `10.0.0.*` is not `10.0.0.9.example.com`.
+        // A pattern of addresses matches only addresses: `10.0.0.*` does not match
+        // `10.0.0.9.example.com`.
         let is_numeric = self.host.contains(|c: char| c.is_ascii_digit())
             && self.host.chars().all(|c| c.is_ascii_digit() || ".*".contains(c));
         fits(&self.host, &host) && (!is_numeric || host.parse::<IpAddr>().is_ok())

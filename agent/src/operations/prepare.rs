@@ -1,7 +1,7 @@
-//! From what was asked to what a helper starts: is it possible at all, as which user, with which
-//! environment?
+//! Converts an order into a helper's launch message: checks that it is possible, resolves the user,
+//! and builds the environment.
 //!
-//! Touches no path of the order: that is the helper's.
+//! This module accesses no path of the order: the helper does.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -14,7 +14,7 @@ use uuid::Uuid;
 use super::group::MARK_VARIABLE;
 use crate::subprocess::{Launch, Program as launch};
 
-/// Where programs are looked for unless the order says otherwise.
+/// Search path of programs, unless the order sets another one.
 pub(crate) const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 const SHELL: &str = "/bin/sh";
 
@@ -24,21 +24,21 @@ pub(crate) struct RunAs {
     pub(crate) name: String,
     pub(crate) home: PathBuf,
     pub(crate) shell: PathBuf,
-    /// When it is not the agent's own.
+    /// User and group id, if the user is not the agent's own.
     pub(crate) ids: Option<(u32, u32)>,
 }
 
 impl RunAs {
-    /// What a helper needs to become this user; nothing when it is the agent's own.
+    /// Returns what a helper needs to become this user; `None` if the user is the agent's own.
     pub(crate) fn identity(&self) -> Option<(String, u32, u32)> {
         self.ids.map(|(uid, gid)| (self.name.clone(), uid, gid))
     }
 }
 
-/// The user that a program would run as.
+/// Resolves the user that a program would run as.
 ///
 /// # Errors
-/// When there is no such user, or this agent cannot run programs as it.
+/// When the user does not exist, or this agent cannot run programs as this user.
 pub(crate) fn run_as(wanted: Option<&str>) -> Result<RunAs, String> {
     let own = geteuid();
     let of = |user: User| {
@@ -50,7 +50,7 @@ pub(crate) fn run_as(wanted: Option<&str>) -> Result<RunAs, String> {
         let known = User::from_uid(own).ok().flatten();
         return Ok(known.map_or_else(|| nameless(own), of));
     };
-    // A NUL would end the name where it is looked up.
+    // A NUL would terminate the name in the lookup.
     if name.is_empty() || name.contains('\0') {
         return Err("the user's name is empty or holds a NUL".to_owned());
     }
@@ -74,10 +74,10 @@ fn nul(what: &str) -> String {
     format!("{what} holds a NUL, which no program can be given")
 }
 
-/// Can it be done at all?
+/// Checks whether the order can be executed.
 ///
 /// # Errors
-/// What is wrong with the order, in words.
+/// A message that describes the problem of the order.
 pub(super) fn check(exec: &Exec, env: &BTreeMap<String, String>) -> Result<(), String> {
     match &exec.program {
         Program::Argv(argv) => {
@@ -111,7 +111,7 @@ pub(super) fn check(exec: &Exec, env: &BTreeMap<String, String>) -> Result<(), S
     Ok(())
 }
 
-/// What a helper needs to become the program.
+/// Builds the launch message from which a helper starts the program.
 pub(super) fn launch(
     exec: &Exec,
     user: &RunAs,

@@ -1,6 +1,6 @@
-//! What is open on this device: which runs wait, which are at work, and what may start now.
+//! The open runs of this device: which wait, which are running, and which may start now.
 //!
-//! In memory; the journal is what outlives the agent.
+//! The queue is in memory; the journal outlives the agent.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -17,11 +17,11 @@ use super::spool::Spools;
 use crate::clock::{Anchor, Moment};
 use crate::store::{Store, StoreError};
 
-/// At most this many accepted runs wait for their turn.
+/// Maximum number of accepted runs that wait.
 pub(super) const MOST_WAITING: usize = 100;
-/// So many files are sent at the same time; more wait.
+/// Maximum number of concurrent uploads.
 const UPLOADS_AT_ONCE: usize = 2;
-/// What could not be stored is tried again after this.
+/// Delay after a failed write.
 pub(super) const AGAIN: Duration = Duration::from_secs(5);
 
 /// A run that has not ended.
@@ -30,7 +30,7 @@ struct Open {
     ticket: u64,
     is_waiting: bool,
     lane: Lane,
-    /// It ends the agent, or the machine.
+    /// Whether the run ends the agent or restarts the machine.
     leaves: bool,
     cancel: CancellationToken,
 }
@@ -40,23 +40,23 @@ struct Known {
     open: BTreeMap<OperationId, Open>,
     next_ticket: u64,
     hello: Option<Anchor>,
-    /// Ends for whose events there is no room yet.
+    /// Ends whose events do not fit into the outbox yet.
     ends: BTreeMap<OperationId, Event>,
     paused_until: Option<Instant>,
-    /// The agent is about to be started again.
+    /// Whether the agent is about to restart.
     is_leaving: bool,
     level_until: Option<Instant>,
-    /// Programs in the background: they are waited for when they end.
+    /// Process ids of programs in the background: they are reaped when they end.
     background: Vec<u32>,
 }
 
 impl Known {
-    /// May anything begin?
+    /// Whether any run may start.
     fn may_begin(&self) -> bool {
         let is_paused = self.paused_until.is_some_and(|until| Instant::now() < until);
         let is_leaving =
             self.is_leaving || self.open.values().any(|open| open.leaves && !open.is_waiting);
-        // What begins behind a restart would be killed by it.
+        // A run that starts after a restart was initiated would be killed by it.
         self.hello.is_some() && self.ends.is_empty() && !is_paused && !is_leaving
     }
 
@@ -70,7 +70,7 @@ impl Known {
     }
 }
 
-/// How many runs more may work.
+/// Number of free slots per lane.
 #[derive(Clone, Copy)]
 struct Places {
     programs: usize,
@@ -92,24 +92,24 @@ impl Places {
 pub(crate) struct Operations {
     pub(crate) options: OperationOptions,
     pub(super) spools: Spools,
-    /// Something came, ended, or may start.
+    /// Notified when a run arrived, ended, or may start.
     pub(super) changed: Notify,
-    /// The agent shall end, and be started again.
+    /// Canceled when the agent must restart.
     pub(crate) restart: CancellationToken,
     known: Mutex<Known>,
 }
 
-/// What a cancel meets.
+/// State of the run that a cancel refers to.
 #[derive(Debug)]
 pub(super) enum Standing {
-    /// Nothing that is open.
+    /// The run is not open.
     NotOpen,
     Waiting,
     Running,
 }
 
 impl Operations {
-    /// What the journal says is open. Records nothing.
+    /// Restores the open runs from the journal. Records nothing.
     pub(crate) fn open(store: &Store, options: OperationOptions) -> Result<Self, StoreError> {
         let mut known = Known::default();
         for (id, entry) in journal::read_all(store)? {
@@ -131,13 +131,13 @@ impl Operations {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A hello of this process was answered: the server's time is known.
+    /// Records a response to a hello of this process: the server's time is known.
     pub(crate) fn on_hello(&self, anchor: Anchor) {
         self.known().hello = Some(anchor);
         self.changed.notify_one();
     }
 
-    /// The server's time by the newest hello of this process and the monotonic clock.
+    /// Returns the server's time, from the newest hello of this process and the monotonic clock.
     pub(crate) fn server_time(&self) -> Option<Timestamp> {
         self.known().hello?.server_time(&Moment::now())
     }
@@ -148,20 +148,20 @@ impl Operations {
         known.next_ticket - 1
     }
 
-    /// Do as many wait in a lane as may?
+    /// Whether the maximum number of runs waits in a lane.
     pub(super) fn is_busy(&self, lane: Lane) -> bool {
         let known = self.known();
         let waiting = known.open.values().filter(|open| open.is_waiting && open.lane == lane);
         lane != Lane::Free && waiting.count() >= MOST_WAITING
     }
 
-    /// A run is in the journal and waits.
+    /// Adds a run that is in the journal and waits.
     pub(super) fn wait(&self, id: OperationId, ticket: u64, action: &Action) {
         self.known().open.insert(id, Open::new(ticket, action));
         self.changed.notify_one();
     }
 
-    /// A run goes on that an agent before this one began; what cancels it.
+    /// Adds a run that an earlier agent process started; returns the token that cancels it.
     pub(super) fn resume(
         &self,
         id: OperationId,
@@ -174,7 +174,7 @@ impl Operations {
         cancel
     }
 
-    /// Those that wait, in their order.
+    /// Returns the waiting runs, in their order.
     pub(super) fn waiting(&self) -> Vec<OperationId> {
         let known = self.known();
         let waiting = known.open.iter().filter(|(_, open)| open.is_waiting);
@@ -183,8 +183,8 @@ impl Operations {
         waiting.into_iter().map(|(_, id)| id).collect()
     }
 
-    /// The next run that may begin, which then counts as running; and what cancels it. Without a
-    /// hello none may, nor while an end waits for room.
+    /// Returns the next run that may start, with the token that cancels it; it then counts as
+    /// running. No run may start before a hello was successful, or while an end waits for room.
     pub(super) fn next(&self, at_once: usize) -> Option<(OperationId, CancellationToken)> {
         let mut known = self.known();
         if !known.may_begin() {
@@ -200,7 +200,7 @@ impl Operations {
         Some((*id, open.cancel.clone()))
     }
 
-    /// Would a run that comes now begin at once?
+    /// Whether a run that arrives now would start immediately.
     pub(super) fn has_place(&self, action: &Action, at_once: usize) -> bool {
         let known = self.known();
         let lane = Lane::of(action);
@@ -209,12 +209,13 @@ impl Operations {
         is_first && known.may_begin() && known.places(at_once).has(lane)
     }
 
-    /// What comes now is for the agent after this one.
+    /// Starts no further run: they are left to the next agent process.
     pub(super) fn leave(&self) {
         self.known().is_leaving = true;
     }
 
-    /// A run could not begin: the disk took nothing. All wait a while.
+    /// Returns a run to the queue that could not start because a write failed. All runs wait for a
+    /// while.
     pub(super) fn put_back(&self, id: OperationId) {
         let mut known = self.known();
         known.paused_until = Some(Instant::now() + AGAIN);
@@ -223,13 +224,13 @@ impl Operations {
         }
     }
 
-    /// A run is over.
+    /// Removes a run that has ended.
     pub(super) fn close(&self, id: OperationId) {
         self.known().open.remove(&id);
         self.changed.notify_one();
     }
 
-    /// How a run stands, for who wants to cancel it; one that runs is told.
+    /// Returns the state of a run that is to be canceled; signals a running one.
     pub(super) fn cancel(&self, id: OperationId) -> Standing {
         match self.known().open.get(&id) {
             None => Standing::NotOpen,
@@ -241,18 +242,18 @@ impl Operations {
         }
     }
 
-    /// Those that are at work.
+    /// Returns the running runs.
     pub(super) fn running(&self) -> Vec<OperationId> {
         let known = self.known();
         known.open.iter().filter(|(_, open)| !open.is_waiting).map(|(id, _)| *id).collect()
     }
 
-    /// An end waits for room.
+    /// Keeps an end that waits for room.
     pub(super) fn keep_end(&self, id: OperationId, event: Event) {
         self.known().ends.insert(id, event);
     }
 
-    /// The ends that wait for room.
+    /// Returns the ends that wait for room.
     pub(super) fn ends(&self) -> Vec<(OperationId, Event)> {
         self.known().ends.iter().map(|(id, event)| (*id, event.clone())).collect()
     }
@@ -261,23 +262,23 @@ impl Operations {
         self.known().ends.remove(&id);
     }
 
-    /// Is there something to be looked at again before long?
+    /// Whether there is work that needs another check soon.
     pub(super) fn is_impatient(&self) -> bool {
         let known = self.known();
         !known.ends.is_empty() || known.open.values().any(|open| open.is_waiting)
     }
 
-    /// A program goes on in the background; somebody has to wait for its end.
+    /// Watches a program that continues in the background, which must be reaped when it ends.
     pub(super) fn watch(&self, pid: u32) {
         self.known().background.push(pid);
     }
 
-    /// Waits for those in the background that have ended.
+    /// Reaps background programs that have ended.
     pub(super) fn reap(&self) {
         self.known().background.retain(|pid| !super::group::reap(*pid));
     }
 
-    /// Until when the log level is another than the config's.
+    /// Time until which the log level differs from the config's.
     pub(super) fn level_until(&self) -> Option<Instant> {
         self.known().level_until
     }
@@ -288,14 +289,14 @@ impl Operations {
     }
 }
 
-/// With what a run waits for its turn: with others of its kind alone.
+/// Runs wait only for other runs in the same lane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Lane {
-    /// With nothing: it is done at once, or must not be held up by programs that hang.
+    /// Not limited: the action is immediate, or must not be delayed by programs that hang.
     Free,
-    /// Programs: `runs.at_once` of them work at the same time.
+    /// Programs: at most `runs.at_once` of them run concurrently.
     Programs,
-    /// Files that are sent, perhaps for hours.
+    /// Uploads, which may take hours.
     Files,
 }
 

@@ -1,4 +1,4 @@
-//! A run's facts, each recorded together with what the journal then says.
+//! The events of a run, each recorded in one transaction with the run's journal entry.
 
 use muster_schemas::events::{
     RefusalCause, RunCanceled, RunExpired, RunFailed, RunInterrupted, RunRejected, RunReport,
@@ -14,15 +14,15 @@ use crate::outbox::RecordError;
 use crate::run::Shared;
 use crate::store::StoreError;
 
-/// Words in an event are cut after this many characters.
+/// Maximum length of a message in an event, in characters.
 const LONGEST_WORDS: usize = 1000;
 
-/// Words, short enough for an event.
+/// Truncates a message for an event.
 pub(super) fn short(words: &str) -> String {
     words.chars().take(LONGEST_WORDS).collect()
 }
 
-/// A report that says nothing yet.
+/// Returns an empty report.
 pub(super) fn blank(operation: OperationId) -> RunReport {
     RunReport {
         operation,
@@ -40,7 +40,7 @@ pub(super) fn blank(operation: OperationId) -> RunReport {
     }
 }
 
-/// What a run ended as.
+/// Outcome of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Outcome {
     Succeeded,
@@ -62,17 +62,17 @@ impl Outcome {
     }
 }
 
-/// The device refuses.
+/// Builds the event of a run that the device refuses.
 pub(super) fn rejected(operation: OperationId, cause: RefusalCause, reason: &str) -> Event {
     RunRejected { operation, cause, reason: short(reason) }.into()
 }
 
-/// It came too late.
+/// Builds the event of a run that has expired.
 pub(super) fn expired(operation: OperationId) -> Event {
     RunExpired { operation }.into()
 }
 
-/// Records a fact, and in the same transaction what the journal then says.
+/// Records an event and the journal entry in one transaction.
 pub(super) fn tell(
     shared: &Shared,
     id: OperationId,
@@ -86,10 +86,11 @@ pub(super) fn tell(
     Ok(seq)
 }
 
-/// Writes down that a run begins, before anything starts. From here on it never starts again.
+/// Writes the start of a run to the journal, before anything starts. After this, it never starts
+/// again.
 pub(super) fn begin(shared: &Shared, id: OperationId, entry: Entry) -> Result<Entry, StoreError> {
     if entry.phase == Phase::Begun {
-        // It was written down with its acceptance.
+        // The start was written together with the acceptance.
         return Ok(entry);
     }
     let entry = begun(entry);
@@ -97,7 +98,7 @@ pub(super) fn begin(shared: &Shared, id: OperationId, entry: Entry) -> Result<En
     Ok(entry)
 }
 
-/// What the journal says of a run that begins.
+/// Returns the journal entry of a run that starts.
 pub(super) fn begun(entry: Entry) -> Entry {
     let at = Moment::now();
     Entry {
@@ -111,27 +112,27 @@ pub(super) fn begun(entry: Entry) -> Entry {
     }
 }
 
-/// That a run's program started, and when.
+/// The start of a run's program, with its time.
 pub(super) struct Started {
     event: Event,
     at: Moment,
 }
 
 impl Started {
-    /// Of a run that starts now; `entry` is to hold its process.
+    /// The start of a run that starts now; `entry` must contain its process.
     pub(super) fn now(id: OperationId, entry: &Entry, user: Option<String>) -> Self {
         let pid = entry.process.map(|process| process.pid);
         Self { event: RunStarted { operation: id, pid, user }.into(), at: Moment::now() }
     }
 }
 
-/// Tells that a run started just now, whose process `entry` holds.
+/// Records that a run has just started, with the process in `entry`.
 pub(super) fn started(shared: &Shared, id: OperationId, entry: &Entry, user: Option<String>) {
     tell_started(shared, id, entry, &Started::now(id, entry, user));
 }
 
-/// Tells that a run started. When there is no room for that, the process is written down all the
-/// same: an agent after this one may have to find it.
+/// Records that a run has started. If the outbox is full, the process is written to the journal
+/// anyway: the next agent process may have to find it.
 pub(super) fn tell_started(shared: &Shared, id: OperationId, entry: &Entry, started: &Started) {
     let recorded = shared.outbox.record_beside(&started.event, started.at, |transaction| {
         journal::put(transaction, id, entry)
@@ -139,7 +140,7 @@ pub(super) fn tell_started(shared: &Shared, id: OperationId, entry: &Entry, star
     shared.recorded.notify_one();
     if let Err(error) = recorded {
         tracing::warn!(%error, operation = %id, "that a run started could not be told");
-        // Not tried again: it is counted as dropped, unless there is room by now.
+        // Not retried: it counts as dropped, unless there is room by now.
         let _ = shared.record(&started.event);
         if let Err(error) = shared.store.write(|transaction| journal::put(transaction, id, entry)) {
             tracing::warn!(%error, operation = %id, "the journal could not be written");
@@ -147,13 +148,13 @@ pub(super) fn tell_started(shared: &Shared, id: OperationId, entry: &Entry, star
     }
 }
 
-/// Records a run's end. When there is no room, the end is kept and recorded later, by
-/// [`record_kept_ends`]: it is never lost, nor counted as dropped.
+/// Records a run's end. If the outbox is full, the end is kept and recorded later by
+/// [`record_kept_ends`]: it is never lost and never counted as dropped.
 pub(super) fn end(shared: &Shared, id: OperationId, entry: Entry, event: Event) {
     end_with(shared, id, entry, None, event);
 }
 
-/// As [`end`], together with the start of which nothing was told yet.
+/// Like [`end`], together with the start if that is not recorded yet.
 pub(super) fn end_with(
     shared: &Shared,
     id: OperationId,
@@ -177,7 +178,7 @@ pub(super) fn end_with(
             tell_started(shared, id, &entry, started);
         }
         let kept = Entry { phase: Phase::Begun, end: Some(Box::new(event.clone())), ..entry };
-        // When the disk takes nothing, memory is what is left.
+        // If the write fails, the end is only in memory.
         if let Err(error) = shared.store.write(|transaction| journal::put(transaction, id, &kept)) {
             tracing::warn!(%error, operation = %id, "the journal could not be written");
         }

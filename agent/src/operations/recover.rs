@@ -1,4 +1,4 @@
-//! What is left of the runs of an agent that is gone: each gets its end, once.
+//! Recovers the runs of an earlier agent process: each gets exactly one end.
 
 use futures::future::join_all;
 use muster_schemas::events::{Action, RunReport};
@@ -12,8 +12,8 @@ use super::record::{self, Outcome, blank};
 use crate::clock::Moment;
 use crate::run::Shared;
 
-/// Looks through the journal when the agent starts. Answers what goes on, and what cancels it: files
-/// that are sent, a machine that was to restart, and has not yet.
+/// Reads the journal when the agent starts. Returns the runs that continue, with the tokens that
+/// cancel them: uploads, and a machine restart that has not happened yet.
 pub(super) async fn recover(shared: &Shared) -> Vec<(OperationId, Entry, CancellationToken)> {
     let operations = &shared.operations;
     let all = match journal::read_all(&shared.store) {
@@ -23,7 +23,7 @@ pub(super) async fn recover(shared: &Shared) -> Vec<(OperationId, Entry, Cancell
             return Vec::new();
         }
     };
-    // Sorted by their ids, as the journal is.
+    // Sorted by id, like the journal.
     operations
         .spools
         .sweep(|id| all.binary_search_by_key(&id.0.as_u128(), |it| it.0.0.as_u128()).is_ok());
@@ -53,24 +53,24 @@ pub(super) async fn recover(shared: &Shared) -> Vec<(OperationId, Entry, Cancell
             Fate::Lost => lost.push((id, entry)),
         }
     }
-    // An end may have been a child of this process, when the agent started over in place.
+    // A process may have been a child of this process id, if the agent re-executed itself.
     operations.reap();
     join_all(lost.into_iter().map(|(id, entry)| give_up(shared, id, entry))).await;
     goes_on
 }
 
-/// What is to be done about an entry that an agent before this one wrote.
+/// What to do with a journal entry of an earlier agent process.
 #[derive(Debug, PartialEq)]
 enum Fate {
-    /// Nothing, or not yet: it has ended, or waits.
+    /// Nothing: it has ended, or waits.
     Over,
     /// Its end is known and not recorded.
     EndKept(Box<Event>),
-    /// The machine was to restart, and has not yet; or it is a file, which is only read.
+    /// A machine restart that has not happened yet; or an upload, which only reads.
     GoesOn,
-    /// It was done by what ended the agent.
+    /// It succeeded by ending the agent.
     Done,
-    /// Nobody attended its end.
+    /// No agent process observed its end.
     Lost,
 }
 
@@ -94,7 +94,7 @@ fn now() -> Option<muster_schemas::Timestamp> {
     Some(Moment::now().wall)
 }
 
-/// What is known of a run that nobody attends any more.
+/// Returns the available report of a run that no process follows.
 fn so_far(shared: &Shared, id: OperationId, entry: &Entry) -> RunReport {
     let [stdout, stderr] =
         shared.operations.spools.get(id).map(|spool| spool.summaries()).unwrap_or_default();
@@ -103,7 +103,7 @@ fn so_far(shared: &Shared, id: OperationId, entry: &Entry) -> RunReport {
 }
 
 async fn give_up(shared: &Shared, id: OperationId, entry: Entry) {
-    // Now: what it wrote is let go as soon as the server has it.
+    // Read it now: the output is deleted as soon as the server has it.
     let report = so_far(shared, id, &entry);
     let mut problem = "the agent was gone while the run was at work".to_owned();
     if let Some(begun) = entry.begun.filter(|begun| begun.boot == Moment::now().boot) {
@@ -121,10 +121,12 @@ async fn give_up(shared: &Shared, id: OperationId, entry: Entry) {
     record::end(shared, id, entry, Outcome::Interrupted.event(report));
 }
 
-/// The agent stops: what is at work was killed, and is recorded as interrupted. A machine that was
-/// to restart is what stops it, perhaps; and a file is sent on by the next agent.
+/// Records interrupted runs when the agent stops and has killed them. A pending machine restart is
+/// excluded, because it may be the reason for the stop, and so are uploads, which the next agent
+/// process continues.
 pub(crate) fn interrupt(shared: &Shared) {
-    // What was written down as begun with its acceptance and still waits is for the next agent.
+    // Runs whose start was written with their acceptance and that still wait are left to the next
+    // agent process.
     for id in shared.operations.waiting() {
         let Ok(Some(entry)) = journal::read(&shared.store, id) else { continue };
         if entry.phase == Phase::Begun {

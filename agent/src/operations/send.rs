@@ -1,5 +1,5 @@
-//! Sends what programs write, while they do and afterwards, until the server has it. One request
-//! of a run is on its way at a time.
+//! Sends the output of programs, during and after the run, until the server has it. Each run has at
+//! most one request in flight.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -20,20 +20,21 @@ use crate::backoff::Backoff;
 use crate::identity::Identity;
 use crate::run::Shared;
 
-/// What is written is gathered for so long before it is sent.
+/// Time for which output is gathered before it is sent.
 const GATHER: Duration = Duration::from_millis(100);
-/// So many requests are on their way at the same time. One that is not answered keeps its place for
-/// a while and then stands back, so an output that no server wants holds up no other.
+/// Maximum number of concurrent requests. A request without a response keeps its slot until its
+/// timeout and is then retried after the others, so an output that no server accepts does not block
+/// the rest.
 const AT_ONCE: usize = 4;
 /// Wait before output is offered again to a reader that has no room for it.
 const READER_WAIT: Duration = Duration::from_millis(50);
-/// An answer is waited for this long.
+/// Timeout of a response.
 const ANSWER: Duration = Duration::from_secs(10);
 
-/// Sends outputs, for ever.
+/// Sends outputs, indefinitely.
 pub(crate) async fn send_outputs(shared: &Shared) {
     let spools = &shared.operations.spools;
-    // Before those that borrow it.
+    // Declared first, because the futures borrow it.
     let asking = Semaphore::new(AT_ONCE);
     let mut sending = FuturesUnordered::new();
     let mut busy: BTreeSet<OperationId> = BTreeSet::new();
@@ -68,7 +69,8 @@ async fn send(shared: &Shared, spool: Arc<Spool>, asking: &Semaphore) -> Operati
             Err(error) => {
                 tracing::warn!(%error, operation = %spool.operation, "an output is lost");
                 drop(permit);
-                // What is written from now on finds no file either; its end tells the length.
+                // Later output is not stored either, because the file is missing; its end reports
+                // the length.
                 while !spool.is_ended() {
                     spool.grew.notified().await;
                 }
@@ -85,7 +87,7 @@ async fn send(shared: &Shared, spool: Arc<Spool>, asking: &Semaphore) -> Operati
             drop(permit);
             match answer {
                 Some((next, _)) if next > piece.offset => backoff.reset(),
-                // The reader is slow, or not there yet.
+                // The reader is slow, or has not connected yet.
                 Some(_) => sleep(READER_WAIT).await,
                 None => sleep(backoff.wait(rand::random())).await,
             }
@@ -111,7 +113,7 @@ async fn send(shared: &Shared, spool: Arc<Spool>, asking: &Semaphore) -> Operati
         let wait = backoff.wait(rand::random());
         tokio::select! {
             () = sleep(wait) => {}
-            // A new connection is a new chance.
+            // A new connection may succeed.
             _ = link.changed() => {}
         }
     }
@@ -119,7 +121,7 @@ async fn send(shared: &Shared, spool: Arc<Spool>, asking: &Semaphore) -> Operati
     spool.operation
 }
 
-/// Waits until there is something worth sending.
+/// Waits until there is enough output to send.
 async fn gather(spool: &Spool) {
     while spool.waiting() == 0 && !spool.is_ended() {
         spool.grew.notified().await;
@@ -140,7 +142,7 @@ pub(super) async fn connected(link: &mut watch::Receiver<Option<Publisher>>) -> 
         .and_then(|link| link.as_ref().map(|link| link.client().clone()))
     {
         Some(client) => client,
-        // The agent is gone; so will this be.
+        // The agent is ending, and this task with it.
         None => std::future::pending().await,
     }
 }
@@ -156,7 +158,7 @@ async fn ask(
     request(client, subject, message).await
 }
 
-/// Sends a piece, and waits for what the server says to it.
+/// Sends a piece and waits for the server's response.
 pub(super) async fn request(
     client: &Client,
     subject: &str,
@@ -170,7 +172,7 @@ pub(super) async fn request(
     codec::decode(&answer.payload).map_err(|error| error.to_string())
 }
 
-/// Seals a piece to the project's operation key, and encodes it: the broker must not read it.
+/// Seals a piece to the project's operation key and encodes it: the broker must not read it.
 pub(super) fn seal(shared: &Shared, piece: OutputPiece) -> Result<Vec<u8>, String> {
     let Identity { project, device, .. } = &shared.identity;
     let key = shared.identity.operation_key().map_err(|error| error.to_string())?;

@@ -1,8 +1,8 @@
-//! What programs write, kept in files until the server has it: the first bytes of each output, up
-//! to a limit each and one for all of them. What is beyond the limit of an output is passed on to a
-//! reader that follows it (`super::live`), or counted and dropped.
+//! Stores the output of programs in files until the server has it: the first bytes of each output,
+//! up to a limit for each and a limit for all. Output beyond its own limit is streamed to a reader
+//! that follows it (`super::live`), or counted and dropped.
 //!
-//! Sends nothing: `super::send` does.
+//! `super::send` sends the output.
 
 use std::collections::BTreeMap;
 use std::fs::{DirBuilder, File, OpenOptions};
@@ -23,7 +23,7 @@ use tokio::time::timeout;
 use super::journal::Salts;
 use super::live::Live;
 
-/// Interval between checks whether a reader is still there.
+/// Interval between checks whether a reader is still connected.
 const READER_CHECK: Duration = Duration::from_secs(1);
 /// Both outputs.
 pub(super) const STREAMS: [OutputStream; 2] = [OutputStream::Stdout, OutputStream::Stderr];
@@ -36,16 +36,16 @@ pub(super) struct Piece {
     pub(super) data: Vec<u8>,
     pub(super) is_last: bool,
     pub(super) salt: Option<[u8; 16]>,
-    /// It is passed on, not kept.
+    /// Whether the piece is streamed and not stored.
     pub(super) is_live: bool,
 }
 
-/// How the reading of a program's output goes on.
+/// When to read a program's output again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Pace {
     /// Immediately.
     Go,
-    /// After a moment: what comes is dropped.
+    /// After a delay: the output is dropped.
     Brake,
     /// When there is room again.
     Wait,
@@ -57,12 +57,12 @@ struct Output {
     salt: [u8; 16],
     hasher: Sha256,
     file: Option<File>,
-    /// Written by the program.
+    /// Number of bytes that the program has written.
     bytes: u64,
-    /// Kept of it.
+    /// Number of stored bytes.
     kept: u64,
     is_cut: bool,
-    /// What the server has.
+    /// Number of bytes that the server has.
     taken: u64,
     is_last_taken: bool,
     live: Live,
@@ -95,25 +95,25 @@ struct Outputs {
     is_ended: bool,
 }
 
-/// What one run wrote.
+/// The outputs of one run.
 #[derive(Debug)]
 pub(super) struct Spool {
     pub(super) operation: OperationId,
     outputs: Mutex<Outputs>,
-    /// There is more to send, or nothing more will come.
+    /// Notified when there is more to send, or the output has ended.
     pub(super) grew: Notify,
-    /// There is room again in the buffer of an output that is passed on.
+    /// Notified when the buffer of a streamed output has room again.
     drained: Notify,
 }
 
-/// What all runs wrote.
+/// The outputs of all runs.
 #[derive(Debug)]
 pub(crate) struct Spools {
     folder: PathBuf,
     limit: u64,
     used: AtomicU64,
     all: Mutex<BTreeMap<OperationId, Arc<Spool>>>,
-    /// There is a new one.
+    /// Notified when a spool was added.
     pub(super) added: Notify,
 }
 
@@ -122,13 +122,13 @@ impl Spool {
         self.outputs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What was written to stdout and to stderr.
+    /// Returns the summaries of stdout and stderr.
     pub(super) fn summaries(&self) -> [OutputSummary; 2] {
         let outputs = self.outputs();
         [outputs.each[0].summary(), outputs.each[1].summary()]
     }
 
-    /// Nothing more is written; what is kept is on the disk.
+    /// Ends the outputs; everything stored is on disk.
     pub(super) fn end(&self) {
         let mut outputs = self.outputs();
         outputs.is_ended = true;
@@ -142,24 +142,24 @@ impl Spool {
         self.grew.notify_one();
     }
 
-    /// Will nothing more be written?
+    /// Whether the outputs have ended.
     pub(super) fn is_ended(&self) -> bool {
         self.outputs().is_ended
     }
 
-    /// Has the server all that there will ever be?
+    /// Whether the server has everything, and the outputs have ended.
     pub(super) fn is_done(&self) -> bool {
         let outputs = self.outputs();
         let is_done = |it: &Output| (it.kept == 0 || it.is_last_taken) && it.live.waiting() == 0;
         outputs.is_ended && outputs.each.iter().all(is_done)
     }
 
-    /// How much waits to be sent.
+    /// Returns the number of bytes that wait to be sent.
     pub(super) fn waiting(&self) -> u64 {
         self.outputs().each.iter().map(|it| it.kept - it.taken + it.live.waiting()).sum()
     }
 
-    /// Waits until an output that is passed on has room.
+    /// Waits until a streamed output has room.
     pub(super) async fn room(&self, stream: OutputStream) {
         loop {
             let drained = self.drained.notified();
@@ -168,7 +168,7 @@ impl Spool {
             if !self.outputs().each[stream as usize].live.is_blocked(Instant::now()) {
                 return;
             }
-            // That the reader is gone is noticed without a word from anyone.
+            // A reader's disconnection is detected by time, not by a notification.
             let _ = timeout(READER_CHECK, drained).await;
         }
     }
@@ -179,25 +179,25 @@ impl Spool {
         self.outputs().each.iter_mut().any(|output| output.live.is_blocked(now))
     }
 
-    /// Passes on nothing more.
+    /// Ends streaming.
     pub(super) fn end_live(&self) {
         self.outputs().each.iter_mut().for_each(|output| output.live.end());
         self.drained.notify_waiters();
     }
 
-    /// The answer to a piece that is passed on.
+    /// Handles the response to a streamed piece.
     pub(super) fn passed_on(&self, stream: OutputStream, next: u64, has_reader: Option<bool>) {
         let live = &mut self.outputs().each[stream as usize].live;
         live.answered(next, has_reader, Instant::now());
         self.drained.notify_waiters();
     }
 
-    /// Whether anyone follows an output, as far as a server knows.
+    /// Records whether an output is followed, as far as a server knows.
     pub(super) fn note_reader(&self, stream: OutputStream, has_reader: Option<bool>) {
         self.outputs().each[stream as usize].live.note_reader(has_reader, Instant::now());
     }
 
-    /// The server has this much of an output.
+    /// Records how much of an output the server has.
     pub(super) fn taken(&self, stream: OutputStream, next: u64, is_last: bool) {
         let mut outputs = self.outputs();
         let output = &mut outputs.each[stream as usize];
@@ -207,7 +207,7 @@ impl Spool {
 }
 
 impl Spools {
-    /// The spools in a data folder.
+    /// Creates the collection of spools in a data folder.
     pub(super) fn new(data: &Path, limit: u64) -> Self {
         let folder = data.join("runs");
         let used = AtomicU64::new(0);
@@ -218,7 +218,7 @@ impl Spools {
         self.all.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The spools that there are.
+    /// Returns all spools.
     pub(super) fn list(&self) -> Vec<Arc<Spool>> {
         self.all().values().cloned().collect()
     }
@@ -231,7 +231,7 @@ impl Spools {
         self.folder.join(format!("{operation}.{}", stream.as_str()))
     }
 
-    /// The folder; it is made when it is missing.
+    /// Returns the folder; creates it if it is missing.
     pub(super) fn folder(&self) -> io::Result<&Path> {
         DirBuilder::new().recursive(true).mode(0o700).create(&self.folder)?;
         Ok(&self.folder)
@@ -246,13 +246,13 @@ impl Spools {
         spool
     }
 
-    /// A spool for a run that begins.
+    /// Creates a spool for a run that starts.
     pub(super) fn begin(&self, operation: OperationId, salts: &Salts) -> Arc<Spool> {
         let each = [*salts.stdout, *salts.stderr].map(Output::new);
         self.add(operation, each, false)
     }
 
-    /// The spool of a run that an agent before this one had at work; `None` when nothing is kept.
+    /// Restores the spool of a run of an earlier agent process; `None` if nothing is stored.
     pub(super) fn restore(&self, operation: OperationId, salts: &Salts) -> Option<Arc<Spool>> {
         let mut each = [*salts.stdout, *salts.stderr].map(Output::new);
         for (stream, output) in STREAMS.into_iter().zip(&mut each) {
@@ -271,7 +271,7 @@ impl Spools {
         Some(self.add(operation, each, true))
     }
 
-    /// Keeps what a program wrote, as far as there is room; passes on what is beyond.
+    /// Stores a program's output as far as there is room; streams the output beyond the limit.
     pub(super) fn write(&self, spool: &Spool, stream: OutputStream, bytes: &[u8]) -> Pace {
         let mut outputs = spool.outputs();
         let output = &mut outputs.each[stream as usize];
@@ -286,7 +286,7 @@ impl Spools {
             beyond = &bytes[written..];
             spool.grew.notify_one();
         }
-        // What is missing before it, for want of room on this device, leaves a gap.
+        // Output that was not stored before it, because this device had no room, leaves a gap.
         if output.kept == MAX_OUTPUT_BYTES && !beyond.is_empty() {
             let offset = output.bytes - beyond.len() as u64;
             output.live.push(offset, beyond);
@@ -301,7 +301,7 @@ impl Spools {
         }
     }
 
-    /// Appends to the file; how much of it went in.
+    /// Appends to the file; returns the number of bytes written.
     fn append(
         &self,
         operation: OperationId,
@@ -311,7 +311,8 @@ impl Spools {
     ) -> usize {
         let mut written = 0;
         let outcome = self.file(operation, stream, &mut output.file).and_then(|file| {
-            // By hand: of a write that fails half way, as on a full disk, the first half is there.
+            // Not `write_all`: if a write fails half way, as on a full disk, the first half is
+            // stored.
             while written < bytes.len() {
                 match file.write(&bytes[written..]) {
                     Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
@@ -348,7 +349,7 @@ impl Spools {
         Ok(file.insert(opened))
     }
 
-    /// The next piece to send, if there is one. After `before` the other output comes first.
+    /// Returns the next piece to send, if any. The output after `before` has priority.
     pub(super) fn next_piece(
         &self,
         spool: &Spool,
@@ -390,7 +391,7 @@ impl Spools {
         Ok(None)
     }
 
-    /// Lets go of what a run wrote.
+    /// Deletes the outputs of a run.
     pub(super) fn remove(&self, spool: &Spool) {
         let kept: u64 = spool.outputs().each.iter().map(|output| output.kept).sum();
         self.used.fetch_sub(kept, Ordering::Relaxed);
@@ -409,7 +410,7 @@ impl Spools {
         }
     }
 
-    /// Lets go of the archive of a folder that an upload sent.
+    /// Deletes the archive of a folder that was uploaded.
     pub(super) fn delete_archive(&self, operation: OperationId) {
         let path = self.path(operation, OutputStream::File);
         if let Err(error) = std::fs::remove_file(&path)
@@ -419,7 +420,7 @@ impl Spools {
         }
     }
 
-    /// Removes files that belong to no run that is known.
+    /// Deletes files that belong to no known run.
     pub(super) fn sweep(&self, is_known: impl Fn(OperationId) -> bool) {
         let Ok(files) = std::fs::read_dir(&self.folder) else { return };
         for file in files.flatten() {

@@ -1,4 +1,4 @@
-//! What is kept, sent, cut and let go.
+//! Tests of storing, sending, truncating and deleting output.
 
 use muster_schemas::wire::output_hash;
 use serde_bytes::ByteArray;

@@ -1,5 +1,5 @@
-//! Orders come in: to run something, to cancel it. What is decided about them is in the journal
-//! when these functions return.
+//! Received orders: to run something, and to cancel it. The decision is in the journal when these
+//! functions return.
 
 use muster_channel::{SealedError, open_by};
 use muster_schemas::cose::{self, Kind};
@@ -16,14 +16,16 @@ use super::record::{Outcome, begun, blank, expired, rejected, tell};
 use crate::clock::Moment;
 use crate::run::{Shared, in_words};
 
-/// How long a cancel is remembered whose order has not come, in microseconds: longer than any
-/// order is good for.
+/// Retention of a cancel whose order has not arrived, in microseconds: longer than the lifetime of
+/// any order.
 const BARRED: i64 = 90 * 24 * 3600 * 1_000_000;
 
-/// An order to run something. `is_greeted`: was a hello of this connection answered?
+/// Handles an order to run something. `is_greeted`: whether a hello of this connection got its
+/// welcome.
 ///
 /// # Errors
-/// Why it was ignored, in words. The server sends an order again until it is answered.
+/// The reason why the order was ignored, as a message. The server sends an order again until an
+/// event reports its receipt.
 pub(crate) fn take_order(shared: &Shared, message: &[u8], is_greeted: bool) -> Result<(), String> {
     let delivery: RunDelivery = codec::decode(message).map_err(|error| error.to_string())?;
     let opened = open(shared, &delivery.order, Kind::Run)?;
@@ -67,13 +69,13 @@ pub(crate) fn take_order(shared: &Shared, message: &[u8], is_greeted: bool) -> R
     }
 }
 
-/// Opens what the project's operation key sealed.
+/// Verifies and opens a message that was sealed with the project's operation key.
 fn open(shared: &Shared, sealed: &[u8], kind: Kind) -> Result<Vec<u8>, String> {
     let key = shared.identity.operation_key().map_err(|error| error.to_string())?;
     cose::open(sealed, kind, &key).map_err(|error| error.to_string())
 }
 
-/// For whom an order is; an error when it is not for this device as it is now.
+/// Reads the address of an order; an error if it is not for this device in its current state.
 fn address(shared: &Shared, opened: &[u8]) -> Result<Address, String> {
     let address: Address = codec::decode(opened).map_err(|error| error.to_string())?;
     let me = Me {
@@ -85,14 +87,14 @@ fn address(shared: &Shared, opened: &[u8]) -> Result<Address, String> {
     Ok(address)
 }
 
-/// Does the device's policy allow it, as it is now?
+/// Checks whether the device's current policy allows the action.
 ///
 /// # Errors
-/// The rule that forbids it, in words.
+/// The rule that forbids it, as a message.
 pub(super) fn allowed(shared: &Shared, action: &Action) -> Result<(), String> {
     let policy = Policy::load(&shared.operations.options.policy)?;
     let wanted = wanted_user(action);
-    // That there is no such user is for later: it is not told to whom it is none of his business.
+    // A missing user is reported later, and only to those whom the policy allows the action.
     match prepare::run_as(wanted) {
         Ok(user) => policy.allows(action, &user.name),
         Err(_) => policy.allows(action, wanted.unwrap_or_default()),
@@ -106,12 +108,12 @@ fn wanted_user(action: &Action) -> Option<&str> {
     }
 }
 
-/// What is private of an order, opened. A device whose key has just been rotated may get it sealed to
-/// the key before.
+/// Returns the private part of an order, decrypted. A device whose key was just rotated may get it
+/// sealed to the previous key.
 ///
 /// # Errors
-/// When it is sealed to none of the device's keys: the server sends it again, sealed to the key that
-/// it knows then.
+/// When it is sealed to none of the device's keys: the server sends it again, sealed to the key
+/// that it then knows.
 fn private_part(
     shared: &Shared,
     order: &RunOrder,
@@ -125,7 +127,7 @@ fn private_part(
     opened.map(Some).ok_or_else(|| SealedError::Open.to_string())
 }
 
-/// May it be done, and can it?
+/// Checks whether the order is allowed and possible.
 fn judge(
     shared: &Shared,
     order: &RunOrder,
@@ -156,7 +158,7 @@ fn accept(
     private: Option<&[u8]>,
 ) -> Result<(), String> {
     let (id, action) = (order.operation, order.action.clone());
-    // There must be room to tell of its start and its end, too.
+    // There must also be room for the events of its start and its end.
     if !shared.outbox.has_room() {
         return Err("the outbox is full; it is taken when there is room".to_owned());
     }
@@ -165,8 +167,8 @@ fn accept(
     let input = private.filter(|_| order.private.is_some());
     let entry = Entry::new(ticket, Phase::Accepted, order.expires_at);
     let entry = Entry { order: Some(Box::new(order)), ..entry };
-    // What begins now is written down as begun with its acceptance. What is private is kept until
-    // the beginning is written down.
+    // If the run starts now, the journal records its start together with its acceptance. The
+    // private part is kept until the start is recorded.
     let begins = matches!(action, Action::Exec(_) | Action::Diagnostics)
         && input.is_none()
         && shared.operations.has_place(&action, shared.settings.borrow().runs_at_once);
@@ -182,7 +184,7 @@ fn accept(
     Ok(())
 }
 
-/// Says no, once: the operation is in the journal then, and never taken again.
+/// Refuses an operation, once: it is then in the journal, and never accepted again.
 fn refuse(
     shared: &Shared,
     id: OperationId,
@@ -193,10 +195,10 @@ fn refuse(
     tell(shared, id, &entry, event).map(drop).map_err(|error| in_words(&error))
 }
 
-/// An order to cancel.
+/// Handles an order to cancel.
 ///
 /// # Errors
-/// Why it was ignored, in words.
+/// The reason why the order was ignored, as a message.
 pub(crate) fn take_cancel(shared: &Shared, message: &[u8]) -> Result<(), String> {
     let opened = open(shared, message, Kind::Cancel)?;
     let id = address(shared, &opened)?.operation;
@@ -226,7 +228,7 @@ fn cancel_waiting(shared: &Shared, id: OperationId) -> Result<(), String> {
     let found = journal::read(&shared.store, id).map_err(|error| error.to_string())?;
     let Some(entry) = found else { return Ok(()) };
     let event = Outcome::Canceled.event(blank(id));
-    // Not recorded, it still waits, and the cancel comes again.
+    // If this fails, the run still waits, and the server sends the cancel again.
     tell(shared, id, &entry.ended(), &event).map_err(|error| in_words(&error))?;
     shared.operations.close(id);
     tracing::info!(operation = %id, "a run that waited is canceled");

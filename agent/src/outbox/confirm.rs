@@ -1,4 +1,4 @@
-//! What the log has: taking note of it, taking it back, and letting go what is old.
+//! Confirmed events: recording the confirmation, undoing it, and pruning old events.
 
 use muster_schemas::Timestamp;
 use redb::{ReadableTable, WriteTransaction};
@@ -7,20 +7,21 @@ use super::state::State;
 use super::{Outbox, record};
 use crate::store::{self, EVENTS, MARKS, StoreError, key};
 
-/// Marks are this far apart, in microseconds: that is how exactly age is known.
+/// Interval between the age entries of events, in microseconds: the precision of an event's age.
+/// age.
 const MARK_EVERY: i64 = 3600 * 1_000_000;
 
-/// At most this many events are let go in one transaction, so that none takes long.
+/// Maximum number of events that one transaction prunes, so that each is short.
 const PRUNE_AT_ONCE: usize = 1000;
 
 impl Outbox {
-    /// The log has everything up to `seq` of this epoch. `now` is the best known time: events are
-    /// kept by it.
+    /// Records that the log has everything up to `seq` of this epoch. `now` is the best known time,
+    /// by which retention is computed.
     ///
-    /// A crash may undo it, which costs nothing but sending some events again.
+    /// A crash may undo the confirmation; then some events are sent again.
     ///
     /// # Errors
-    /// When it cannot be stored.
+    /// When the store fails.
     pub fn confirm(&self, seq: u64, now: Timestamp) -> Result<(), StoreError> {
         let mut state = self.state();
         if seq <= state.confirmed || seq > state.last_seq {
@@ -32,7 +33,8 @@ impl Outbox {
             next.unconfirmed_bytes = next.unconfirmed_bytes.saturating_sub(bytes);
             next.kept_bytes = next.kept_bytes.saturating_add(bytes);
             next.confirmed = seq;
-            // A new epoch may be waited for: what the log took in the meantime stays where it is.
+            // While a new epoch is requested: events that the log has confirmed meanwhile keep
+            // their position.
             if let Some(pending) = &mut next.pending
                 && pending.common.0 == next.epoch
             {
@@ -45,10 +47,10 @@ impl Outbox {
         Ok(())
     }
 
-    /// The log has lost what came after `seq` of this epoch: it is to be sent again.
+    /// Handles a log that has lost the events after `seq` of this epoch: they will be sent again.
     ///
     /// # Errors
-    /// When it cannot be stored.
+    /// When the store fails.
     pub fn rewind(&self, seq: u64) -> Result<(), StoreError> {
         let mut state = self.state();
         if seq >= state.confirmed {
@@ -67,11 +69,11 @@ impl Outbox {
         Ok(())
     }
 
-    /// Lets go what the log has had for long, or what is more than may be kept; oldest first.
-    /// True when there is more to let go.
+    /// Prunes confirmed events that are past their retention or beyond the maximum size, oldest
+    /// first. Returns true if there is more to prune.
     ///
     /// # Errors
-    /// When it cannot be stored.
+    /// When the store fails.
     pub fn prune(&self, now: Timestamp) -> Result<bool, StoreError> {
         let mut state = self.state();
         let mut next = state.clone();
@@ -87,7 +89,7 @@ impl Outbox {
     }
 }
 
-/// The size of the events after `from` up to and with `to`.
+/// Returns the size of the events after `from` up to and including `to`.
 fn bytes_between(
     transaction: &WriteTransaction,
     epoch: u64,
@@ -112,20 +114,21 @@ fn mark(
     now: Timestamp,
 ) -> Result<(), StoreError> {
     let mut marks = transaction.open_table(MARKS).map_err(StoreError::database("open a table"))?;
-    // The start of the hour: an event is kept up to an hour longer, never shorter, because the
-    // mark of an hour is moved on to the newest event of that hour.
+    // The start of the next hour: an event is kept up to an hour longer, never shorter, because the
+    // entry of an hour is moved to the newest event of that hour.
     let hour = now.micros().div_euclid(MARK_EVERY).saturating_add(1).saturating_mul(MARK_EVERY);
     marks.insert(hour, place).map_err(StoreError::database("mark an event"))?;
     Ok(())
 }
 
-/// Takes back the marks of what is no longer confirmed.
+/// Removes the age entries of events that are no longer confirmed.
 pub(super) fn unmark(transaction: &WriteTransaction, after: (u64, u64)) -> Result<(), StoreError> {
     let mut marks = transaction.open_table(MARKS).map_err(StoreError::database("open a table"))?;
     marks.retain(|_, place| place <= after).map_err(StoreError::database("take marks back"))
 }
 
-/// The newest event that was confirmed before a time; its mark and those before it are removed.
+/// Returns the newest event that was confirmed before a time; removes its age entry and the earlier
+/// ones.
 fn expired(
     transaction: &WriteTransaction,
     oldest: Timestamp,
@@ -139,7 +142,7 @@ fn expired(
         .map_err(StoreError::database("read marks"))?
         .map(|(_, place)| place.value());
     if newest.is_some() {
-        // The newest of them stays until all of its events are gone.
+        // The newest entry stays until all of its events are pruned.
         marks
             .retain(|hour, place| hour > oldest.micros() || Some(place) == newest)
             .map_err(StoreError::database("remove marks"))?;

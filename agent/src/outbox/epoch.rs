@@ -1,9 +1,10 @@
-//! Going on in a new epoch, after a fork or a loss: what the log does not have is sealed again.
+//! Continuing in a new epoch after a fork or a loss: events that the log does not have are sealed
+//! again.
 //!
-//! Decides neither that a new epoch is needed nor its number: the log's word and the server do.
+//! The log's head determines that a new epoch is needed, and the server its number.
 //!
-//! Invariant: what an event says, and when it happened, never changes by being sealed again; only
-//! its place does. All of it happens in one transaction.
+//! Invariant: sealing an event again never changes its content or its time, only its position. All
+//! of it happens in one transaction.
 
 use muster_schemas::Event;
 use muster_schemas::events::{Cause, DeviceHistoryLost, LossCause};
@@ -20,21 +21,23 @@ use crate::clock::Moment;
 use crate::store::{self, EVENTS, StoreError, key};
 
 impl Outbox {
-    /// The new epoch that this device waits for, if any: its hello says so until it is granted.
+    /// Returns the pending request for a new epoch, if any: each hello contains it until it is
+    /// granted.
     #[must_use]
     pub fn pending_epoch(&self) -> Option<NewEpoch> {
         self.state().pending.as_ref().map(|pending| pending.ask.clone())
     }
 
-    /// A new epoch is needed: the log has something else than this device at `seq`, where this
-    /// device has `own`. `request` is random. Asked for once, until it is granted.
+    /// Requests a new epoch after a fork: at `seq`, the log has an event other than this device's
+    /// `own`. `request` is random. The request stays the same until it is granted.
     ///
-    /// When that place is one that the log had already confirmed, the log was restored and another
-    /// branch went on from there; where they part cannot be known. Then all that is still here is
-    /// sealed again: better twice in the log than never.
+    /// If the log had already confirmed that position, the log was restored and another branch
+    /// continued from there; the position at which they diverged is unknown. Then all events that
+    /// are still here are sealed again: an event that is twice in the log is better than a lost
+    /// one.
     ///
     /// # Errors
-    /// When it cannot be stored.
+    /// When the store fails.
     pub fn ask_after_fork(
         &self,
         seq: u64,
@@ -50,11 +53,11 @@ impl Outbox {
         self.ask(Pending { ask, common })
     }
 
-    /// A new epoch is needed: the newest that the log has is (`epoch`, `seq`), and it cannot go on
-    /// from there.
+    /// Requests a new epoch after a loss: the newest event of the log is (`epoch`, `seq`), and this
+    /// device cannot continue from there.
     ///
     /// # Errors
-    /// When it cannot be stored.
+    /// When the store fails.
     pub fn ask_after_loss(&self, epoch: u64, seq: u64, request: Uuid) -> Result<(), StoreError> {
         let ask = NewEpoch { cause: Cause::HistoryLost, seq, hash: None, request };
         self.ask(Pending { ask, common: (epoch, seq) })
@@ -71,14 +74,15 @@ impl Outbox {
         Ok(())
     }
 
-    /// The new epoch is granted: seals what the log does not have in it, after saying what is
-    /// lost. False when no new epoch was asked for, or this is none.
+    /// Enters the granted epoch: declares the lost events, then seals the events that the log does
+    /// not have. Returns false if no new epoch was requested, or this is not a new one.
     ///
-    /// `by` is the key that the server knew this device by. When it is the one before, the new epoch
-    /// begins with the rotation: its proof names the epoch, so the event of before would not do.
+    /// `by` is the key by which the server knew this device. If it is the previous one, the new
+    /// epoch starts with the rotation: its proof names the epoch, so the earlier event is not
+    /// sufficient.
     ///
     /// # Errors
-    /// When it cannot be stored; then everything is as before.
+    /// When the store fails; then nothing has changed.
     pub fn enter_epoch(&self, epoch: u64, at: Moment, by: Prover) -> Result<bool, StoreError> {
         let mut state = self.state();
         let Some(pending) = state.pending.clone() else { return Ok(false) };
@@ -111,8 +115,8 @@ impl Outbox {
         Ok(true)
     }
 
-    /// Moves what comes after `common`, in its order, into the new epoch. What is damaged or missing
-    /// on the way is declared where it was.
+    /// Moves the events after `common`, in order, into the new epoch. Damaged or missing events are
+    /// declared lost at their old position.
     fn seal_again(
         &self,
         transaction: &WriteTransaction,
@@ -132,7 +136,7 @@ impl Outbox {
                 continue;
             }
             let envelope = record::open(&bytes)?;
-            // The log has it, or the new epoch began with another one.
+            // The log has the rotation, or the new epoch started with another one.
             if envelope.kind == ROTATED {
                 continue;
             }
@@ -160,20 +164,20 @@ impl Outbox {
     }
 }
 
-/// Places that follow each other: epoch, first and last.
+/// Consecutive positions: epoch, first and last sequence number.
 type Run = (u64, u64, u64);
 
-/// Finds what is damaged or missing among events that come in their order.
+/// Finds damaged or missing events in an ordered sequence.
 #[derive(Debug, Default)]
 struct Losses {
-    /// The place before.
+    /// The previous position.
     last: Option<(u64, u64)>,
-    /// The damaged ones that were not told of yet.
+    /// The damaged events that are not declared yet.
     run: Option<Run>,
 }
 
 impl Losses {
-    /// The event at a place came. The run that ended before it, if one did.
+    /// Adds the event at a position. Returns the damaged run that ended before it, if any.
     fn came(&mut self, (epoch, seq): (u64, u64), is_intact: bool) -> Option<Run> {
         let before = self.last.replace((epoch, seq));
         let (ended, first) = match (self.run.take(), before) {
@@ -189,7 +193,7 @@ impl Losses {
         }
     }
 
-    /// No more come, and the newest that was ever recorded is this one.
+    /// Ends the sequence, given the newest position that was ever recorded.
     fn ended(self, newest: (u64, u64)) -> Option<Run> {
         match (self.run, self.last) {
             (Some(run), _) if run.0 == newest.0 => Some((run.0, run.1, newest.1)),
@@ -202,10 +206,10 @@ impl Losses {
     }
 }
 
-/// A place, and the bytes that were there.
+/// A position, and the bytes that were stored there.
 type Taken = ((u64, u64), Vec<u8>);
 
-/// Takes the first event after a place and before an epoch.
+/// Removes and returns the first event after a position and before an epoch.
 fn take_after(
     transaction: &WriteTransaction,
     common: (u64, u64),
@@ -225,7 +229,7 @@ fn take_after(
     Ok(removed.map(|bytes| (place, bytes.value().to_vec())))
 }
 
-/// The epochs that the log has a part of, up to the common place.
+/// Returns the epochs of which the log has a part, up to the common position.
 fn epochs_before(state: &State, common: (u64, u64)) -> Vec<(u64, u64)> {
     let mut before: Vec<(u64, u64)> =
         state.before.iter().copied().filter(|(epoch, _)| *epoch < common.0).collect();
@@ -235,7 +239,8 @@ fn epochs_before(state: &State, common: (u64, u64)) -> Vec<(u64, u64)> {
     before
 }
 
-/// What the log does not have and is no longer here either: per epoch, the first and last place.
+/// Returns the events that neither the log nor this device has: per epoch, the first and last
+/// sequence number.
 fn gaps(
     transaction: &WriteTransaction,
     state: &State,
@@ -261,7 +266,7 @@ fn gaps(
     Ok(gaps)
 }
 
-/// The size of what stays of the epochs before.
+/// Returns the size of the kept events of earlier epochs.
 fn kept(transaction: &WriteTransaction, epoch: u64) -> Result<u64, StoreError> {
     let events = transaction.open_table(EVENTS).map_err(StoreError::database("open a table"))?;
     let mut bytes = 0;
@@ -279,7 +284,7 @@ fn lost(cause: LossCause, (epoch, first, last): Run) -> Event {
         first_seq: Some(first),
         last_seq: Some(last),
         count: Some(last - first + 1),
-        // Times went with the events.
+        // The times were pruned with the events.
         first_time: None::<Timestamp>,
         last_time: None,
     }

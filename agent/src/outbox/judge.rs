@@ -1,38 +1,39 @@
-//! What it means when the log names the newest event that it has of this device.
+//! Compares the log's head of this device with the outbox.
 //!
-//! Changes nothing: a verdict is carried out by the session, and only on a signed word.
+//! This module changes nothing: the session acts on the verdict, and only if the message is signed.
 
 use muster_schemas::Hash;
 
 use super::Outbox;
 use crate::store::StoreError;
 
-/// What the log's word about this device's history means.
+/// Meaning of the log's head for this device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// It is about an epoch before this one: the log does not know this device's epoch.
+    /// The head is in an earlier epoch: the log does not know this device's epoch.
     OlderEpoch,
-    /// It is about an epoch that this device is not in: another branch of its history.
+    /// The head is in an epoch that this device has not entered: another branch of its history.
     NewerEpoch,
-    /// The log stands where this device thought.
+    /// The head is the one that this device expected.
     Known,
-    /// The log has more than this device knew; all of it is this device's.
+    /// The log has more events than this device knew; all of them are this device's.
     Confirmed,
-    /// The log has less than it once had, and what it misses is still here.
+    /// The log has fewer events than before, and this device still has the missing ones.
     Lower,
-    /// The log has less than it once had, and this device has let go a part of that.
+    /// The log has fewer events than before, and this device has pruned some of the missing ones.
     Pruned,
-    /// The log has something else at this place than this device, or more than it ever recorded.
+    /// The log has a different event at this position, or more events than this device has
+    /// recorded.
     Fork {
-        /// This device's own hash there, when it has an event there.
+        /// Hash of this device's own event at this position, if it has one.
         own: Option<Hash>,
     },
 }
 
-/// Judges the log's word that `hash` at (`epoch`, `seq`) is the newest it has.
+/// Evaluates the log's report that its newest event is `hash` at (`epoch`, `seq`).
 ///
 /// # Errors
-/// When the database cannot be read.
+/// When reading the database fails.
 pub fn judge(outbox: &Outbox, epoch: u64, seq: u64, hash: Hash) -> Result<Verdict, StoreError> {
     let view = outbox.view();
     if epoch != view.epoch {
@@ -51,7 +52,7 @@ pub fn judge(outbox: &Outbox, epoch: u64, seq: u64, hash: Hash) -> Result<Verdic
     if seq == view.confirmed {
         return Ok(Verdict::Known);
     }
-    // An event that is no longer known at all is one whose successor was let go too.
+    // If an event's hash is unknown, its successor was pruned, too.
     let is_whole = own.is_some() && outbox.holds(seq + 1)?;
     Ok(if is_whole { Verdict::Lower } else { Verdict::Pruned })
 }

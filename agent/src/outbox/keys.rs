@@ -1,10 +1,11 @@
-//! The keys that the outbox seals with: the one of now, and the one before it.
+//! The keys that seal events: the current one and the previous one.
 //!
-//! Invariant: a new key, the event that says so and the key before it are stored in one
-//! transaction; so whenever the device dies, it goes on with exactly one key for what it records.
+//! Invariant: a new key, the event that announces it and the previous key are stored in one
+//! transaction; so after a crash at any moment, the device continues with exactly one key for what
+//! it records.
 //!
-//! The key before is kept for two reasons: until the log has the rotation, hellos are proved by it;
-//! and a log that was restored from an older backup knows no other.
+//! The previous key is kept for two reasons: hellos are proved by it until the log has the
+//! rotation; and a log that was restored from an older backup knows only that key.
 
 use muster_schemas::cose::Kind;
 use muster_schemas::envelope::parse_sealed;
@@ -19,33 +20,33 @@ use crate::clock::Moment;
 use crate::identity::{DeviceKeys, Identity};
 use crate::store::{self, StoreError, key};
 
-/// While the log surely has the rotation, the key before is tried only this often.
+/// While the log certainly has the rotation, one of this many hellos is proved by the previous key.
 const RARELY: u32 = 4;
 
-/// The type of the event that says so.
+/// Type of the event that announces a new key.
 pub(super) const ROTATED: &str = "DeviceKeyRotated";
 
 /// The newest rotation.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Rotation {
-    /// What asked for it.
+    /// Id of the request that caused it.
     request: i64,
-    /// The keys of before.
+    /// The previous keys.
     before: DeviceKeys,
-    /// Where the event is that says so.
+    /// Position of the event that announces the new key: epoch and sequence number.
     place: (u64, u64),
 }
 
-/// Which key a hello is proved by.
+/// The key that proves a hello.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Prover {
-    /// The newest.
+    /// The current key.
     Current,
-    /// The one before it.
+    /// The previous key.
     Before,
 }
 
-/// The keys at hand.
+/// The available keys.
 #[derive(Debug)]
 pub(super) struct Keys {
     current: SigningKey,
@@ -57,12 +58,12 @@ impl Keys {
         Self { current, rotation }
     }
 
-    /// What is recorded now is sealed by it.
+    /// The key that seals new events.
     pub(super) const fn current(&self) -> &SigningKey {
         &self.current
     }
 
-    /// Is there a rotation that the log does not have yet?
+    /// Whether there is a rotation that the log does not have yet.
     fn is_unsettled(&self, state: &State) -> bool {
         self.rotation.as_ref().is_some_and(|known| known.place > (state.epoch, state.confirmed))
     }
@@ -74,7 +75,7 @@ impl Keys {
         }
     }
 
-    /// Are these the bytes that this device sealed for this place?
+    /// Whether this device sealed these bytes for this position.
     pub(super) fn is_intact(&self, place: (u64, u64), bytes: &[u8]) -> bool {
         let Ok((message, envelope)) = parse_sealed(bytes) else { return false };
         if (envelope.epoch, envelope.seq) != place {
@@ -88,14 +89,14 @@ impl Keys {
             .find(|key| key.thumbprint() == kid);
         match known {
             Some(key) => message.verify(Kind::Event, &key).is_ok(),
-            // Sealed by a key that is gone: that can only be what came before the one before.
+            // Sealed by a deleted key: only events before the newest rotation can be.
             None => self.rotation.as_ref().is_some_and(|rotation| place < rotation.place),
         }
     }
 }
 
-/// Which key to prove the next hello by, after so many that were not answered in a row. Nobody but
-/// the server knows which one it has, and it does not answer to another.
+/// Selects the key that proves the next hello, by the number of consecutive hellos without a
+/// response. Only the server knows which key it has, and it ignores hellos by another one.
 const fn prover(has_before: bool, is_unsettled: bool, unanswered: u32) -> Prover {
     if !has_before {
         return Prover::Current;
@@ -105,7 +106,7 @@ const fn prover(has_before: bool, is_unsettled: bool, unanswered: u32) -> Prover
     if is_before { Prover::Before } else { Prover::Current }
 }
 
-/// The event that gives the old key's place to the new one.
+/// Builds the event that replaces the old key by the new one.
 pub(super) fn rotation(
     (device, epoch): (DeviceId, u64),
     old: &SigningKey,
@@ -120,11 +121,11 @@ pub(super) fn rotation(
 }
 
 impl Outbox {
-    /// Makes the device a new signing key, if this request is not the one that was carried out last.
-    /// False when there is nothing to do, or not yet: the log has to take the rotation before it.
+    /// Creates a new signing key, unless this request was the last one to be carried out. Returns
+    /// false if there is nothing to do, or not yet: the log must first have the previous rotation.
     ///
     /// # Errors
-    /// When it cannot be stored; then the key of before goes on.
+    /// When the store fails; then the device keeps the current key.
     pub fn rotate(&self, request: i64, at: Moment) -> Result<bool, StoreError> {
         let mut state = self.state();
         let keys = self.keys();
@@ -142,7 +143,7 @@ impl Outbox {
             identity.keys = before.with_new_signing_key();
             let new = identity.keys.signing();
             let event = rotation((self.device, next.epoch), keys.current(), &new);
-            // However full the outbox is: an operator asked for it.
+            // Regardless of the limit: an operator requested the rotation.
             self.append(transaction, &mut next, keys.current(), Content::of(&event, at))?;
             let made = Rotation { request, before, place: (next.epoch, next.last_seq) };
             store::put(transaction, key::OUTBOX, &next)?;
@@ -155,19 +156,20 @@ impl Outbox {
         Ok(true)
     }
 
-    /// Which key the next hello is proved by, after so many that were not answered in a row.
+    /// Selects the key that proves the next hello, by the number of consecutive hellos without a
+    /// response.
     pub(crate) fn prover(&self, unanswered: u32) -> Prover {
         let state = self.state();
         let keys = self.keys();
         prover(keys.rotation.is_some(), keys.is_unsettled(&state), unanswered)
     }
 
-    /// The key to prove something by.
+    /// Returns the key for this proof.
     pub(crate) fn proving_key(&self, by: Prover) -> SigningKey {
         self.keys().by(by)
     }
 
-    /// The keys to ask for credentials with, the likeliest first.
+    /// Returns the keys with which to request credentials, the most likely first.
     #[must_use]
     pub fn proving_keys(&self) -> Vec<SigningKey> {
         let first = self.prover(0);
@@ -183,7 +185,7 @@ impl Outbox {
         proving
     }
 
-    /// The new epoch's log knows the key before: it is told of the new one at once.
+    /// Announces the current key in the new epoch, whose log knows only the previous one.
     pub(super) fn rotate_again(
         &self,
         transaction: &redb::WriteTransaction,

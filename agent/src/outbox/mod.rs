@@ -1,12 +1,12 @@
-//! The outbox: every event that this device recorded, sealed once, until the log has it, and for
-//! a while after.
+//! The outbox: every event that this device has recorded, sealed once, kept until the log has it
+//! and for some time after.
 //!
-//! Sends nothing and knows no connection: `crate::session` decides what is sent when.
+//! The outbox does not send: `crate::session` decides what is sent when.
 //!
-//! Invariant: an event is sealed, numbered and stored in one transaction that is on the disk
-//! before [`Outbox::record`] returns.
-//! Invariant: only what the log has confirmed is ever let go; what is let go and asked for again
-//! is declared lost in a signed event.
+//! Invariant: an event is sealed, numbered and stored in one transaction that is on disk before
+//! [`Outbox::record`] returns.
+//! Invariant: only events that the log has confirmed are pruned; a pruned event that the log
+//! requests again is declared lost in a signed event.
 
 mod confirm;
 mod epoch;
@@ -32,22 +32,23 @@ use self::keys::Keys;
 use self::state::State;
 use crate::store::{EVENTS, Store, StoreError, key};
 
-/// What the events of a run take at most, with some to spare, in bytes.
+/// Maximum size of the events of one run, with a reserve, in bytes.
 const ROOM: u64 = 16 * 1024;
 
-/// How much the outbox holds.
+/// Capacity of the outbox.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Events that the log does not have yet, in bytes; when full, nothing more is recorded.
+    /// Maximum size of events that the log does not have yet, in bytes; beyond it, events are
+    /// dropped.
     pub unconfirmed_bytes: u64,
-    /// Events that the log has, in bytes; the oldest are let go first.
+    /// Maximum size of events that the log has, in bytes; the oldest are pruned first.
     pub kept_bytes: u64,
-    /// How long events that the log has are kept, in microseconds.
+    /// Retention of events that the log has, in microseconds.
     pub kept_micros: i64,
 }
 
 impl Default for Limits {
-    /// 64 MiB unconfirmed; confirmed ones 7 days, at most 32 MiB.
+    /// 64 MiB of unconfirmed events; 7 days and 32 MiB of confirmed ones.
     fn default() -> Self {
         Self {
             unconfirmed_bytes: 64 << 20,
@@ -61,7 +62,7 @@ impl Default for Limits {
 #[derive(Debug)]
 pub struct Outbox {
     store: Arc<Store>,
-    /// Changed only while the state is held.
+    /// Changed only while the state is locked.
     keys: Mutex<Arc<Keys>>,
     project: ProjectId,
     device: DeviceId,
@@ -70,10 +71,10 @@ pub struct Outbox {
 }
 
 impl Outbox {
-    /// Opens the outbox in its database; a first time it starts in `epoch`.
+    /// Opens the outbox in its database; a new outbox starts in `epoch`.
     ///
     /// # Errors
-    /// When the database cannot be read.
+    /// When reading the database fails.
     pub fn open(
         store: Arc<Store>,
         key: SigningKey,
@@ -88,7 +89,7 @@ impl Outbox {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        // The state changes only after its transaction was committed, so it is whole.
+        // The state changes only after its transaction was committed, so it is consistent.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -100,29 +101,29 @@ impl Outbox {
         *self.keys.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(keys);
     }
 
-    /// Is more kept than may be?
+    /// Whether more events are kept than the limits allow.
     #[must_use]
     pub fn is_overfull(&self) -> bool {
         self.state().kept_bytes > self.limits.kept_bytes
     }
 
-    /// Is there room for the few events of one more run?
+    /// Whether there is room for the few events of one more run.
     #[must_use]
     pub fn has_room(&self) -> bool {
         self.state().unconfirmed_bytes.saturating_add(ROOM) <= self.limits.unconfirmed_bytes
     }
 
-    /// Where the outbox stands.
+    /// Returns a snapshot of the state.
     #[must_use]
     pub fn view(&self) -> View {
         View::of(&self.state())
     }
 
-    /// The sealed bytes of an event of the current epoch; `None` when it was let go, never was, or is
-    /// damaged.
+    /// Returns the sealed bytes of an event of the current epoch; `None` if it was pruned, never
+    /// existed, or is damaged.
     ///
     /// # Errors
-    /// When the database cannot be read.
+    /// When reading the database fails.
     pub fn sealed(&self, seq: u64) -> Result<Option<Vec<u8>>, StoreError> {
         let epoch = self.state().epoch;
         self.intact(epoch, seq)
@@ -130,14 +131,14 @@ impl Outbox {
 
     fn intact(&self, epoch: u64, seq: u64) -> Result<Option<Vec<u8>>, StoreError> {
         let Some(bytes) = self.stored(epoch, seq)? else { return Ok(None) };
-        // The chain says so at the cost of a hash; a signature costs more, and is asked where the
-        // next event is gone or damaged itself.
+        // The chain proves the event at the cost of a hash. The more expensive signature is
+        // verified only if the next event is missing or damaged.
         let is_chained = self.chained(epoch, seq)? == Some(Hash::of(&bytes));
         let is_intact = is_chained || self.keys().is_intact((epoch, seq), &bytes);
         Ok(is_intact.then_some(bytes))
     }
 
-    /// The hash that an event must have by what was recorded after it.
+    /// Returns the hash that an event must have according to its successor.
     fn chained(&self, epoch: u64, seq: u64) -> Result<Option<Hash>, StoreError> {
         {
             let state = self.state();
@@ -158,10 +159,11 @@ impl Outbox {
         })
     }
 
-    /// The hash of this device's event at a place, as far as it is still known; zero for place 0.
+    /// Returns the hash of this device's event at a position, if it is still available; zero for
+    /// sequence number 0.
     ///
     /// # Errors
-    /// When the database cannot be read.
+    /// When reading the database fails.
     pub fn hash_at(&self, epoch: u64, seq: u64) -> Result<Option<Hash>, StoreError> {
         if seq == 0 {
             return Ok(Some(Hash::ZERO));
@@ -175,12 +177,12 @@ impl Outbox {
         if let Some(bytes) = self.intact(epoch, seq)? {
             return Ok(Some(Hash::of(&bytes)));
         }
-        // It was let go, or is damaged; but the one after it names its hash.
+        // Pruned or damaged; but its successor names its hash.
         let next = self.intact(epoch, seq + 1)?;
         next.map(|bytes| record::open(&bytes).map(|envelope| envelope.prev)).transpose()
     }
 
-    /// Is this event of the current epoch still here, to be sent again?
+    /// Whether this event of the current epoch can still be sent again.
     fn holds(&self, seq: u64) -> Result<bool, StoreError> {
         let epoch = self.state().epoch;
         self.store.read(|transaction| {

@@ -1,4 +1,4 @@
-//! Recording: sealing an event and storing it, or counting it as lost when there is no room.
+//! Recording: sealing an event and storing it, or counting it as dropped when the outbox is full.
 
 use muster_schemas::envelope::MAX_EVENT_BYTES;
 use muster_schemas::events::{DeviceHistoryLost, LossCause};
@@ -11,40 +11,40 @@ use super::state::{Dropped, State};
 use crate::clock::Moment;
 use crate::store::{self, EVENTS, StoreError, key};
 
-/// An event was not recorded.
+/// The reason why an event was not recorded.
 #[derive(Debug, thiserror::Error)]
 pub enum RecordError {
-    /// There is no room.
+    /// The outbox is full.
     #[error(
         "the outbox is full ({limit} bytes wait for the log); {kind} was counted, not recorded: bring the device online"
     )]
     Full {
-        /// The event's type.
+        /// Type of the event.
         kind: &'static str,
-        /// The limit.
+        /// Maximum size of the unconfirmed events, in bytes.
         limit: u64,
     },
-    /// It is larger than the log takes.
+    /// The event is larger than the log accepts.
     #[error(
         "{kind} of {bytes} bytes is too large for an event; at most {MAX_EVENT_BYTES} are taken"
     )]
     TooLarge {
-        /// The event's type.
+        /// Type of the event.
         kind: &'static str,
-        /// Its sealed size.
+        /// Sealed size of the event, in bytes.
         bytes: usize,
     },
-    /// It could not be stored.
+    /// Storing the event failed.
     #[error("{kind} could not be recorded")]
     Store {
-        /// The event's type.
+        /// Type of the event.
         kind: &'static str,
-        /// Why not.
+        /// Error of the store.
         source: StoreError,
     },
 }
 
-/// The content of an envelope before it has its place.
+/// The content of an envelope before it gets its sequence number.
 pub(super) struct Content<'a> {
     pub(super) kind: &'a str,
     pub(super) version: u16,
@@ -58,23 +58,23 @@ impl<'a> Content<'a> {
     }
 }
 
-/// Reads what this device sealed and stored itself.
+/// Parses an event that this device has sealed and stored itself.
 pub(super) fn open(bytes: &[u8]) -> Result<DeviceEnvelope, StoreError> {
     DeviceEnvelope::from_sealed(bytes)
         .map_err(|error| StoreError::Damaged { what: "an event", problem: error.to_string() })
 }
 
 impl Outbox {
-    /// Records an event that happened at a moment. When this returns it is on the disk.
+    /// Records an event that happened at a moment. It is on disk when this returns.
     ///
     /// # Errors
-    /// When there is no room, or the disk does not take it; then the event is counted, and what
-    /// was dropped is said in an event of its own as soon as there is room.
+    /// When the outbox is full or the disk fails. The event is then counted as dropped, and an
+    /// event reports the number of dropped events as soon as there is room.
     pub fn record(&self, event: &Event, at: Moment) -> Result<u64, RecordError> {
         self.record_with::<()>(event, at, None)
     }
 
-    /// As [`Self::record`], and stores a small thing in the same transaction.
+    /// Like [`Self::record`], and stores a small value in the same transaction.
     ///
     /// # Errors
     /// As [`Self::record`].
@@ -88,18 +88,18 @@ impl Outbox {
             Some((name, value)) => store::put(transaction, name, value),
             None => Ok(()),
         });
-        // One that is too large will never be recorded; its author has to say so.
+        // An event that is too large can never be recorded; its caller must report that.
         if let Err(RecordError::Full { .. } | RecordError::Store { .. }) = &outcome {
             self.count_dropped(&mut self.state(), at.wall);
         }
         outcome
     }
 
-    /// Records an event and whatever `beside` writes, in one transaction. An event that is not
-    /// recorded is not counted as dropped: it is for whoever will try again, or has not acted yet.
+    /// Records an event in the same transaction as the writes of `beside`. An event that is not
+    /// recorded does not count as dropped: the caller will retry, or has not acted yet.
     ///
     /// # Errors
-    /// When there is no room, or the disk does not take it; then nothing of either is there.
+    /// When the outbox is full or the disk fails; then neither the event nor the writes are stored.
     pub(crate) fn record_beside(
         &self,
         event: &Event,
@@ -109,7 +109,7 @@ impl Outbox {
         self.record_all_beside(&[(event, at)], beside)
     }
 
-    /// As [`Self::record_beside`], of several events: all of them are recorded, or none.
+    /// Like [`Self::record_beside`], for several events: all of them are recorded, or none.
     ///
     /// # Errors
     /// As [`Self::record_beside`].
@@ -120,7 +120,7 @@ impl Outbox {
     ) -> Result<u64, RecordError> {
         let mut state = self.state();
         let mut next = state.clone();
-        // Before anything is written: who tries again and again would wear out the flash.
+        // Before any write: a caller that retries in a loop would wear out the flash.
         let sealed = self.seal_all(&mut next, self.keys().current(), events)?;
         let outcome = self.store.write(|transaction| {
             let mut at = state.clone();
@@ -136,8 +136,7 @@ impl Outbox {
         Ok(state.last_seq)
     }
 
-    /// Seals events at the places that follow `next`, after what is to be said of dropped ones, and
-    /// moves `next` there.
+    /// Seals events after `next`, preceded by the report of dropped events, and advances `next`.
     fn seal_all(
         &self,
         next: &mut State,
@@ -170,14 +169,14 @@ impl Outbox {
         Ok(all)
     }
 
-    /// Says what was dropped, when there is room again. Call it after the log has confirmed some.
+    /// Records the report of dropped events when there is room again. Call it after a confirmation.
     ///
     /// # Errors
-    /// When it cannot be stored; it stays counted.
+    /// When the store fails; the events stay counted.
     pub fn settle_dropped(&self, at: Moment) -> Result<(), StoreError> {
         let mut state = self.state();
         let Some(dropped) = state.dropped else { return Ok(()) };
-        // Not at the first free byte: events that come in the meantime would be dropped again.
+        // Not at the first free byte: events that follow immediately would be dropped again.
         if state.unconfirmed_bytes > self.limits.unconfirmed_bytes / 2 {
             return Ok(());
         }
@@ -197,13 +196,13 @@ impl Outbox {
         dropped.count += 1;
         dropped.first = dropped.first.min(at);
         dropped.last = dropped.last.max(at);
-        // The disk may be what is full; then the count is in memory until the next event.
+        // The disk itself may be full; then the count is only in memory until the next event.
         if let Err(error) = self.store.put_relaxed(key::OUTBOX, &*state) {
             tracing::debug!(%error, "the count of dropped events could not be stored");
         }
     }
 
-    /// Seals at the next place.
+    /// Seals an event with the next sequence number.
     fn seal(&self, state: &State, key: &SigningKey, content: Content<'_>) -> Vec<u8> {
         DeviceEnvelope {
             project: self.project.clone(),
@@ -221,7 +220,7 @@ impl Outbox {
         .seal(key)
     }
 
-    /// Seals at the next place and stores, whatever the limit.
+    /// Seals an event with the next sequence number and stores it, regardless of the limit.
     pub(super) fn append(
         &self,
         transaction: &WriteTransaction,

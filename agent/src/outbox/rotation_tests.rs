@@ -1,4 +1,4 @@
-//! A new signing key: what is sealed by which one, whatever happens in between.
+//! Tests of key rotation: which key seals which event, in every interleaving.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -42,7 +42,7 @@ fn record(outbox: &Outbox, version: u64) {
     outbox.record(&event, AT).unwrap();
 }
 
-/// Takes the events of an epoch as ingest does, and answers the key at the end.
+/// Processes the events of an epoch like ingest, and returns the key that is valid at the end.
 fn take(outbox: &Outbox, mut key: PublicKey) -> PublicKey {
     let view = outbox.view();
     let mut prev = Hash::ZERO;
@@ -80,13 +80,13 @@ fn a_request_is_carried_out_once_and_the_log_comes_first() {
     assert!(outbox.rotate(5, AT).unwrap());
     assert!(!outbox.rotate(5, AT).unwrap(), "the same request");
     record(&outbox, 2);
-    // Killed here, it goes on with the new key.
+    // After a crash here, the device continues with the new key.
     drop(outbox);
     let outbox = open(dir.path());
     let second = take(&outbox, first);
     assert_ne!(second, first);
     assert_eq!(second, outbox.keys().current().public());
-    // The log may have the rotation, or not yet.
+    // The log may already have the rotation.
     assert_eq!(proving(&outbox), [first.thumbprint(), second.thumbprint()]);
     assert!(!outbox.rotate(6, AT).unwrap(), "one after the other");
     outbox.confirm(1, Timestamp(0)).unwrap();
@@ -97,7 +97,7 @@ fn a_request_is_carried_out_once_and_the_log_comes_first() {
     assert!(outbox.rotate(6, AT).unwrap());
     let third = take(&outbox, first);
     assert_eq!(proving(&outbox), [second.thumbprint(), third.thumbprint()]);
-    // A restored log that had neither.
+    // A restored log that had neither key.
     outbox.rewind(0).unwrap();
     assert_eq!(take(&outbox, first), third);
 }

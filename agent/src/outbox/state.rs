@@ -1,31 +1,31 @@
-//! Where the outbox stands: the few numbers that are stored beside the events.
+//! The outbox's counters, which are stored next to the events.
 
 use muster_schemas::wire::NewEpoch;
 use muster_schemas::{Hash, Timestamp};
 use serde::{Deserialize, Serialize};
 
-/// What is stored, in the same transaction as the events that it counts.
+/// The stored state; written in the same transaction as the events that it counts.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct State {
-    /// The epoch that events are recorded in.
+    /// Current epoch, in which events are recorded.
     pub(super) epoch: u64,
-    /// The newest event of this epoch; 0 when none.
+    /// Sequence number of the newest event of this epoch; 0 if there is none.
     pub(super) last_seq: u64,
-    /// Its hash.
+    /// Hash of that event.
     pub(super) tip: Hash,
-    /// The newest event of this epoch that the log has; 0 when none.
+    /// Sequence number of the newest event of this epoch that the log has; 0 if there is none.
     pub(super) confirmed: u64,
-    /// The size of what the log does not have yet.
+    /// Size of the events that the log does not have yet, in bytes.
     pub(super) unconfirmed_bytes: u64,
-    /// The size of what it has and is kept.
+    /// Size of the kept events that the log has, in bytes.
     pub(super) kept_bytes: u64,
-    /// What could not be recorded since the last event that said so.
+    /// Events that could not be recorded and are not yet reported by an event.
     #[serde(default)]
     pub(super) dropped: Option<Dropped>,
-    /// A new epoch that was asked for.
+    /// The new epoch that the device has requested.
     #[serde(default)]
     pub(super) pending: Option<Pending>,
-    /// The epochs before, each with the newest of its events that the log has.
+    /// The earlier epochs, each with the sequence number of its newest event that the log has.
     #[serde(default)]
     pub(super) before: Vec<(u64, u64)>,
 }
@@ -45,7 +45,7 @@ impl State {
         }
     }
 
-    /// A sealed event is the newest one now.
+    /// Updates the state: this sealed event is now the newest.
     pub(super) fn take(&mut self, sealed: &[u8]) {
         self.last_seq += 1;
         self.tip = Hash::of(sealed);
@@ -56,39 +56,39 @@ impl State {
 /// Events that were never recorded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Dropped {
-    /// How many.
+    /// Number of events.
     pub count: u64,
-    /// When the first of them happened.
+    /// Time of the first event.
     pub first: Timestamp,
-    /// When the last of them happened.
+    /// Time of the last event.
     pub last: Timestamp,
 }
 
-/// A new epoch that was asked for and not granted yet.
+/// A new epoch that was requested and not granted yet.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pending {
-    /// What the hello says.
+    /// The request in the hello.
     pub ask: NewEpoch,
-    /// The last event that the log has for certain: what comes after it goes into the new epoch.
+    /// The last event that the log certainly has: later ones are sealed again in the new epoch.
     pub common: (u64, u64),
 }
 
-/// Where the outbox stands, for those who send from it.
+/// Snapshot of the outbox's state, for its senders.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct View {
-    /// The epoch that events are recorded in.
+    /// Current epoch, in which events are recorded.
     pub epoch: u64,
-    /// The newest event of this epoch; 0 when none.
+    /// Sequence number of the newest event of this epoch; 0 if there is none.
     pub last_seq: u64,
-    /// The newest event of this epoch that the log has; 0 when none.
+    /// Sequence number of the newest event of this epoch that the log has; 0 if there is none.
     pub confirmed: u64,
-    /// The size of what the log does not have yet.
+    /// Size of the events that the log does not have yet, in bytes.
     pub unconfirmed_bytes: u64,
-    /// The size of what it has and is kept.
+    /// Size of the kept events that the log has, in bytes.
     pub kept_bytes: u64,
-    /// How many events could not be recorded since the last event that said so.
+    /// Number of events that could not be recorded and are not yet reported by an event.
     pub dropped: u64,
-    /// Was a new epoch asked for? Until it is granted, sending is of no use.
+    /// Whether a new epoch was requested. Until it is granted, sending has no effect.
     pub is_waiting_for_epoch: bool,
 }
 
@@ -105,7 +105,7 @@ impl View {
         }
     }
 
-    /// How many events the log does not have yet.
+    /// Number of events that the log does not have yet.
     #[must_use]
     pub const fn unconfirmed(&self) -> u64 {
         self.last_seq.saturating_sub(self.confirmed)

@@ -1,4 +1,4 @@
-//! The outbox by itself: what it stores, what it lets go, what it says when it is full.
+//! Tests of the outbox alone: what it stores, what it prunes, and what it reports when it is full.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -29,7 +29,7 @@ fn at(time: i64) -> Moment {
 }
 
 impl Outbox {
-    /// The disk changes a byte of an event, or loses the event.
+    /// Simulates a disk that changes a byte of an event, or loses the event.
     pub(crate) fn damage(&self, seq: u64, is_lost: bool) {
         let place = (self.view().epoch, seq);
         let mut bytes = self.stored(place.0, place.1).unwrap().unwrap();
@@ -90,7 +90,7 @@ fn confirmed_events_are_kept_by_age_and_by_size() {
         outbox.prune(Timestamp(now)).unwrap();
         assert_eq!(held().first(), Some(&first), "at {} h", now / HOUR);
     }
-    // The log still tells them apart: the next one names the hash of the one before.
+    // The log can still distinguish the events: each names the hash of its predecessor.
     assert!(outbox.hash_at(3, 4).unwrap().is_some());
     assert_eq!(outbox.hash_at(3, 3).unwrap(), None);
     outbox.confirm(30, Timestamp(18 * HOUR)).unwrap();

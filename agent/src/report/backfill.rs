@@ -1,4 +1,5 @@
-//! Sending what was kept: some batches together, compressed, at a pace, gone when the broker has them.
+//! Sends the backlog: several batches per message, compressed, at a limited rate, and deleted when
+//! the broker has stored them.
 
 use std::time::Duration;
 
@@ -12,19 +13,20 @@ use super::sampler::warn_dropped;
 use crate::backoff::Backoff;
 use crate::run::Shared;
 
-/// Up to this long after a reconnect nothing is sent: a fleet comes back in one moment.
+/// Maximum random delay after a reconnect, because all devices of a fleet may reconnect at the same
+/// moment.
 const SPREAD: Duration = Duration::from_secs(5);
-/// The mean time between two messages.
+/// Mean interval between two messages.
 const PACE: Duration = Duration::from_millis(50);
 
-/// Sends the backlog whenever there is one and a connection.
+/// Sends the backlog when there is one and the broker is connected.
 pub(crate) async fn send_backlog(shared: &Shared) {
     let subjects = DeviceSubjects::new(&shared.identity.project, shared.identity.device);
     let subject = subjects.backfill();
     let mut link = shared.link.subscribe();
     let mut backoff = Backoff::reconnect();
     loop {
-        // The sender lives in `shared`, so there is no error.
+        // `shared` owns the sender, so there is no error.
         let _ = link.wait_for(Option::is_some).await;
         sleep(SPREAD.mul_f64(rand::random())).await;
         loop {
@@ -56,7 +58,7 @@ pub(crate) async fn send_backlog(shared: &Shared) {
             warn_dropped(dropped);
             backoff.reset();
             shared.counters.batches_sent();
-            // One that cannot be read has no use; it goes with those around it.
+            // Unreadable batches have no use; they are deleted with those around them.
             let sent = if taken == batches.len() { places.len() } else { taken };
             if let Err(error) = shared.backlog.remove(places.get(..sent).unwrap_or(&places)) {
                 tracing::warn!(%error, "sent batches cannot be taken out of the backlog");
@@ -67,8 +69,8 @@ pub(crate) async fn send_backlog(shared: &Shared) {
     }
 }
 
-/// Sends messages one after the other; false when one of them was not confirmed. Then all are sent
-/// again: the store takes the same point twice as one.
+/// Sends messages sequentially; false if one of them was not confirmed. Then all are sent again:
+/// the store treats a repeated point as one.
 async fn send(publisher: &Publisher, subject: &str, messages: Vec<Vec<u8>>) -> bool {
     for message in messages {
         if publisher.publish(subject.to_owned(), message.into()).await.is_err() {

@@ -1,7 +1,7 @@
-//! Metric batches that were not stored by the broker: bounded, the oldest go first.
+//! Metric batches that the broker has not stored: bounded, the oldest are dropped first.
 //!
-//! Sends nothing. Each is compressed. Kept with relaxed durability: a crash may cost the last minute of
-//! them.
+//! Batches are compressed, and stored with relaxed durability: a crash may lose those of the last
+//! minute.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -14,35 +14,35 @@ use uuid::Uuid;
 use crate::clock::Anchor;
 use crate::store::{BACKLOG, Store, StoreError};
 
-/// With less free space than this on the disk, metrics are not kept any more, and make room for
-/// events; in bytes.
+/// Minimum free disk space, in bytes: below it, metrics are not kept, to leave room for events.
 const RESERVE: u64 = 16 << 20;
 
-/// Every so many batches one write goes down to the disk: once a minute by default.
+/// Number of batches per write that is synced to disk: once a minute by default.
 const SYNC_EVERY: u64 = 6;
 
-/// So many batches go into one message at most, and so many compressed bytes of them, which leaves
-/// room below the largest message.
+/// Maximum number of batches in one message. Their compressed size is limited, too, to leave a
+/// reserve below the maximum size of a message.
 const TOGETHER: usize = 60;
 const TOGETHER_BYTES: usize = MAX_BATCH_BYTES / 4 * 3;
 
 /// A batch in the backlog.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Queued {
-    /// The boot in which it was taken.
+    /// Id of the boot in which it was sampled.
     pub boot: Uuid,
-    /// The monotonic clock then.
+    /// The monotonic clock at that moment.
     pub mono: u64,
-    /// Is its time the server's? Otherwise the device's, because nothing better was known.
+    /// Whether its time is the server's. Otherwise it is the device's, because the server's was
+    /// unknown.
     pub is_corrected: bool,
-    /// The batch as it goes on the wire.
+    /// The encoded batch.
     #[serde(with = "serde_bytes")]
     pub batch: Vec<u8>,
 }
 
 impl Queued {
-    /// The batch to send: a time that was never corrected is, when the clock is known by now. `None`
-    /// when it cannot be read.
+    /// Returns the batch to send, with a corrected time if the server's clock is known by now.
+    /// `None` if it cannot be decoded.
     fn batch(&self, anchor: Option<&Anchor>) -> Option<MetricBatch> {
         let batch = MetricBatch::decode(&self.batch).ok()?;
         let time = anchor.and_then(|anchor| anchor.server_time_at(self.boot, self.mono));
@@ -53,7 +53,8 @@ impl Queued {
     }
 }
 
-/// Batches as one, in which each point keeps its time; and how many of them it holds.
+/// Merges batches into one, in which each point keeps its time; also returns the number of merged
+/// batches.
 #[must_use]
 pub(super) fn together(
     batches: &[Queued],
@@ -81,14 +82,14 @@ pub(super) fn together(
     (whole, batches.len())
 }
 
-/// How full the backlog is.
+/// Fill level of the backlog.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct BacklogView {
-    /// Batches.
+    /// Number of batches.
     pub batches: u64,
-    /// Their size.
+    /// Size of the batches, in bytes.
     pub bytes: u64,
-    /// Batches that were dropped since the agent's start.
+    /// Number of batches that were dropped since the agent's start.
     pub dropped: u64,
 }
 
@@ -97,11 +98,11 @@ struct State {
     view: BacklogView,
     next: u64,
     unsynced: u64,
-    /// Was it said that the disk is full?
+    /// Whether it was logged that the disk is full.
     is_disk_full: bool,
 }
 
-/// The queue of batches on the disk.
+/// The queue of batches on disk.
 #[derive(Debug)]
 pub struct Backlog {
     store: Arc<Store>,
@@ -110,10 +111,10 @@ pub struct Backlog {
 }
 
 impl Backlog {
-    /// Opens the backlog; it holds at most `limit` bytes.
+    /// Opens the backlog, with a maximum size of `limit` bytes.
     ///
     /// # Errors
-    /// When the database cannot be read.
+    /// When reading the database fails.
     pub fn open(store: Arc<Store>, limit: u64) -> Result<Self, StoreError> {
         let state = store.read(|transaction| {
             let table =
@@ -131,18 +132,17 @@ impl Backlog {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        // Only numbers that are mended at the next start.
+        // The state contains only numbers, which the next start computes again.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How full it is.
+    /// Returns the fill level.
     #[must_use]
     pub fn view(&self) -> BacklogView {
         self.state().view
     }
 
-    /// Puts a batch at the end; drops the oldest ones where there is no room, or this one when
-    /// the disk is full.
+    /// Appends a batch; drops the oldest ones if there is no room, or this one if the disk is full.
     pub fn push(&self, queued: &Queued) {
         let mut state = self.state();
         let is_disk_full = self.store.folder().free_bytes().is_some_and(|free| free < RESERVE);
@@ -185,8 +185,8 @@ impl Backlog {
         }
     }
 
-    /// The disk is full: half of the backlog goes, so that events find room in the file, and the
-    /// batch at hand is not kept.
+    /// Handles a full disk: drops half of the backlog, so that events find room in the file. The
+    /// current batch is not kept.
     fn make_room(&self, state: &mut State) {
         if !std::mem::replace(&mut state.is_disk_full, true) {
             tracing::error!(
@@ -204,11 +204,11 @@ impl Backlog {
         }
     }
 
-    /// The oldest batches and their places, as many as go into one message; what cannot be read is
-    /// passed over, and goes with the others.
+    /// Returns the oldest batches and their keys, as many as fit into one message. Unreadable
+    /// batches are skipped, and deleted with the others.
     ///
     /// # Errors
-    /// When the database cannot be read.
+    /// When reading the database fails.
     pub fn oldest(&self) -> Result<(Vec<u64>, Vec<Queued>), StoreError> {
         self.store.read(|transaction| {
             let table =
@@ -227,10 +227,10 @@ impl Backlog {
         })
     }
 
-    /// Takes batches out: the broker has them.
+    /// Deletes batches that the broker has stored.
     ///
     /// # Errors
-    /// When it cannot be written.
+    /// When the write fails.
     pub fn remove(&self, places: &[u64]) -> Result<(), StoreError> {
         let mut state = self.state();
         let (mut batches, mut bytes) = (0, 0);

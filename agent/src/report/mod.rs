@@ -1,7 +1,7 @@
-//! Metrics on their way: sampled, stamped by the best clock there is, sent, or kept until they
-//! can be.
+//! Reporting of metrics: sampled, timestamped with the best available clock, sent, or kept until
+//! they can be sent.
 //!
-//! Measures nothing itself: that is `crate::metrics`.
+//! `crate::metrics` takes the measurements.
 
 mod backfill;
 mod backlog;

@@ -1,7 +1,7 @@
-//! Which groups are sampled when: each at the whole multiples of its own interval, so that what is
-//! due together travels together.
+//! The schedule of samples: each group at the multiples of its own interval, so that groups that
+//! are due at the same time are sent together.
 //!
-//! Knows no clock: seconds since the first round are handed in.
+//! The caller passes the time as seconds since the first round.
 
 use crate::metrics::{Group, GroupSet};
 use crate::run::Settings;
@@ -9,7 +9,7 @@ use crate::run::Settings;
 /// The rounds of samples.
 #[derive(Debug, Default)]
 pub(super) struct Rhythm {
-    /// The second of the newest round.
+    /// Time of the newest round, in seconds.
     last: Option<u64>,
 }
 
@@ -18,8 +18,8 @@ fn seconds(settings: &Settings, group: Group) -> u64 {
 }
 
 impl Rhythm {
-    /// The second of the next round; `None` when no group is sampled. It stays the same until that
-    /// round was taken, however late that is.
+    /// Returns the time of the next round, in seconds; `None` if no group is sampled. It does not
+    /// change until that round was taken, even if that is late.
     pub(super) fn next(&self, settings: &Settings) -> Option<u64> {
         let Some(last) = self.last else { return Some(0) };
         settings
@@ -29,8 +29,8 @@ impl Rhythm {
             .min()
     }
 
-    /// The groups that have come due since the newest round, at `now` seconds. Rounds that were
-    /// slept through become one.
+    /// Returns the groups that have become due since the newest round, at `now` seconds. Rounds
+    /// that were missed during suspend are merged into one.
     pub(super) fn round(&mut self, settings: &Settings, now: u64) -> GroupSet {
         let last = self.last.replace(now);
         settings
@@ -78,11 +78,11 @@ mod tests {
             said,
             ["0: cpu,mem,disk", "2: cpu", "4: cpu,mem", "6: cpu,disk", "8: cpu,mem", "10: cpu"]
         );
-        // Late by a second: what is due is taken, and the next comes at its own time.
+        // Late by a second: the due groups are sampled, and the next round is at its regular time.
         assert_eq!(rhythm.next(&now), Some(12));
         assert_eq!(rhythm.round(&now, 13).to_string(), "cpu,mem,disk");
         assert_eq!(rhythm.next(&now), Some(14));
-        // Minutes were slept through: one round, at once.
+        // Minutes of suspend: one round, immediately.
         assert_eq!(rhythm.round(&now, 1001).to_string(), "cpu,mem,disk");
         assert_eq!(rhythm.next(&now), Some(1002));
         let faster = settings(&[("metrics.interval", "1"), ("metrics.groups", r#""mem""#)]);

@@ -1,5 +1,4 @@
-//! Taking a round of samples every few seconds and sending it, without ever waiting for the
-//! network before the next one.
+//! Samples every few seconds and sends the samples. The network never delays the next round.
 
 use std::time::Duration;
 
@@ -16,19 +15,19 @@ use crate::clock::Moment;
 use crate::metrics::{Collectors, GroupSet};
 use crate::run::Shared;
 
-/// More batches than this do not wait for the broker at once; the rest goes to the backlog.
+/// Maximum number of batches that wait for the broker concurrently; further ones go to the backlog.
 const IN_FLIGHT: usize = 4;
 
-/// The first round comes this long after the start.
+/// Delay of the first round after the start.
 const FIRST: Duration = Duration::from_millis(1500);
 
-/// What applications wrote waits at most this long for a round.
+/// Maximum time for which points of applications wait for a round.
 const LOCAL: Duration = Duration::from_secs(10);
 
-/// With no group to sample it is looked at the settings this often; a change comes at once.
+/// Interval between checks of the settings if no group is sampled; a change is applied immediately.
 const IDLE: Duration = Duration::from_secs(3600);
 
-/// Samples and sends until it is told to stop; what is then still on its way is kept.
+/// Samples and sends until the agent stops; batches that are still in flight are then kept.
 pub(crate) async fn sample_and_send(shared: &Shared, stop: &CancellationToken) {
     let subjects = DeviceSubjects::new(&shared.identity.project, shared.identity.device);
     let subject = subjects.live_metrics("host");
@@ -38,12 +37,12 @@ pub(crate) async fn sample_and_send(shared: &Shared, stop: &CancellationToken) {
     let mut acks = FuturesUnordered::new();
     let mut number = 0_u64;
     let mut current = *settings.borrow_and_update();
-    // A first reading, for what is measured as a difference; the first round follows as soon as the
-    // broker can have been reached, so that a device that has just joined shows its figures.
+    // A first reading, for metrics that are differences. The first round follows as soon as the
+    // broker may be connected, so that a device that has just enrolled shows its metrics.
     drop(sample(shared, &mut collectors, current.groups));
     let (start, mut rhythm) = (Instant::now() + FIRST, Rhythm::default());
     let mut local_at: Option<Instant> = None;
-    // The sender lives in `shared`, so the channel is never closed.
+    // `shared` owns the sender, so the channel is never closed.
     loop {
         let round_at = rhythm.next(&current).map(|second| start + Duration::from_secs(second));
         let wake = round_at.into_iter().chain(local_at).min();
@@ -51,7 +50,7 @@ pub(crate) async fn sample_and_send(shared: &Shared, stop: &CancellationToken) {
             () = stop.cancelled() => break,
             _ = settings.changed() => {
                 let before = std::mem::replace(&mut current, *settings.borrow_and_update());
-                // What was not sampled until now is shown at once.
+                // Groups that were just enabled are sampled immediately.
                 let new: GroupSet =
                     current.groups.iter().filter(|group| !before.groups.contains(*group)).collect();
                 if new == GroupSet::NONE {
@@ -102,18 +101,18 @@ pub(crate) async fn sample_and_send(shared: &Shared, stop: &CancellationToken) {
             }
         }
     }
-    // The broker may have them already; a store takes the same point twice as one.
+    // The broker may have them already; the store treats a repeated point as one.
     for (_, queued) in waiting {
         shared.keep(&queued);
     }
-    // What applications wrote a moment ago.
+    // The latest points of applications.
     for queued in sample(shared, &mut collectors, GroupSet::NONE) {
         shared.keep(&queued);
     }
 }
 
-/// These groups as they are now, and what applications wrote, as batches of the size that the broker
-/// takes; empty when there is nothing.
+/// Samples these groups and takes the points of applications, as batches within the broker's
+/// maximum message size; empty if there are none.
 fn sample(shared: &Shared, collectors: &mut Collectors, groups: GroupSet) -> Vec<Queued> {
     let at = Moment::now();
     let mut points = if groups == GroupSet::NONE {
@@ -134,7 +133,8 @@ fn sample(shared: &Shared, collectors: &mut Collectors, groups: GroupSet) -> Vec
     messages.into_iter().map(queue).collect()
 }
 
-/// Points that fit into no message are dropped: repeated, they would never be stored.
+/// Logs that points were dropped because they fit into no message: sent again, they would never be
+/// stored.
 pub(super) fn warn_dropped(points: usize) {
     if points > 0 {
         tracing::warn!(points, "dropped metric points that exceed {MAX_BATCH_BYTES} bytes each");

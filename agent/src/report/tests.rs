@@ -1,4 +1,4 @@
-//! The backlog: bounded, oldest first out, corrected once.
+//! Tests of the backlog: bounded, the oldest batches are dropped first, times are corrected once.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -75,7 +75,7 @@ fn what_waited_goes_together_and_each_point_keeps_its_time() {
     let times: Vec<i64> =
         whole.points.iter().map(|point| whole.time.micros() + point.offset).collect();
     assert_eq!((times, taken), (vec![1_000, 1_001, 5_000, 5_001, 4_000], 4));
-    // As many as a batch may hold.
+    // As many as one message may contain.
     let (whole, taken) = together(&[large(1, 6_000), large(2, 4_000), large(3, 1)], None);
     assert_eq!((whole.unwrap().points.len(), taken), (10_000, 2));
     assert_eq!(together(&[damaged], None), (None, 1));

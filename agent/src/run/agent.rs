@@ -1,4 +1,4 @@
-//! The agent as a whole: opened on a data folder, run until it is told to stop.
+//! The agent as a whole: opened on a data folder, run until it is stopped.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -20,29 +20,29 @@ use crate::outbox::{Limits, Outbox, RecordError};
 use crate::report::{Backlog, sample_and_send, send_backlog};
 use crate::store::{Folder, Store, StoreError, key, put, remove};
 
-/// How an agent is run.
+/// Options of an agent.
 #[derive(Clone)]
 pub struct AgentOptions {
     /// The data folder.
     pub data: PathBuf,
-    /// Where the servers are now, when they have moved.
+    /// Address of the servers, if it has changed since the enrollment.
     pub url: Option<url::Url>,
-    /// Where the machine is that is measured: `/`, or a folder of fixtures.
+    /// Root of the measured system: `/`, or a folder of fixtures.
     pub root: PathBuf,
-    /// How much the outbox holds.
+    /// Capacity of the outbox.
     pub limits: Limits,
-    /// How much the backlog of metrics holds, in bytes.
+    /// Capacity of the backlog of metrics, in bytes.
     pub backlog_bytes: u64,
-    /// Sets the log level when the config variable `log.level` says so.
+    /// Sets the log level from the config variable `log.level`.
     pub set_level: SetLevel,
-    /// How operations are carried out.
+    /// Options of operations.
     pub operations: OperationOptions,
-    /// How channels are carried.
+    /// Options of channels.
     pub channels: ChannelOptions,
 }
 
 impl AgentOptions {
-    /// An agent of this machine on a data folder, with the default limits.
+    /// Options for an agent of this machine on a data folder, with the default limits.
     pub fn new(data: impl Into<PathBuf>) -> Self {
         Self {
             data: data.into(),
@@ -57,10 +57,10 @@ impl AgentOptions {
     }
 }
 
-/// The agent cannot run.
+/// The reason why the agent cannot run.
 #[derive(Debug, thiserror::Error)]
 pub enum AgentError {
-    /// It is not enrolled.
+    /// The device is not enrolled.
     #[error(
         "this device is not enrolled ({} holds no identity); run `muster-agent enroll --url https://HOST:PORT TOKEN` first",
         data.display()
@@ -69,10 +69,10 @@ pub enum AgentError {
         /// The data folder.
         data: PathBuf,
     },
-    /// The data folder failed.
+    /// Accessing the data folder failed.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// What was pinned cannot be used.
+    /// The pinned CA cannot be used.
     #[error(
         "the stored identity cannot be used ({0}); restore the data folder from a backup, or enroll again with --force"
     )]
@@ -85,17 +85,17 @@ pub struct Agent {
     shared: Arc<Shared>,
 }
 
-/// Records events into a running agent's outbox.
+/// Records events in a running agent's outbox.
 #[derive(Clone)]
 pub struct Recorder {
     shared: Arc<Shared>,
 }
 
 impl Recorder {
-    /// Records an event that happens now; when this returns it is on the disk.
+    /// Records an event that happens now; it is on disk when this returns.
     ///
     /// # Errors
-    /// When there is no room, or the disk does not take it.
+    /// When the outbox is full or the disk fails.
     pub fn record(&self, event: &Event) -> Result<u64, RecordError> {
         self.shared.record(event)
     }
@@ -105,10 +105,10 @@ impl Agent {
     /// Opens an enrolled device's data folder.
     ///
     /// # Errors
-    /// When another agent has it, it is not enrolled, or cannot be read.
+    /// When another agent uses it, the device is not enrolled, or the folder cannot be read.
     pub fn open(options: AgentOptions) -> Result<Self, AgentError> {
         let not_enrolled = || AgentError::NotEnrolled { data: options.data.clone() };
-        // Asking after a device leaves nothing behind where there is none.
+        // Opening must not create anything in a folder without a device.
         if !Folder::database_in(&options.data).exists() {
             return Err(not_enrolled());
         }
@@ -116,7 +116,7 @@ impl Agent {
         let mut identity: Identity = store.get(key::IDENTITY)?.ok_or_else(not_enrolled)?;
         if let Some(url) = options.url.filter(|url| *url != identity.url) {
             identity.url = url;
-            // The credentials of before name the broker's old addresses.
+            // The stored credentials name the broker's old addresses.
             store.write(|transaction| {
                 put(transaction, key::IDENTITY, &identity)?;
                 remove(transaction, key::CREDENTIALS)
@@ -146,31 +146,32 @@ impl Agent {
         Ok(Self { shared: Arc::new(shared) })
     }
 
-    /// Who the device is.
+    /// Identity of the device.
     #[must_use]
     pub fn identity(&self) -> &Identity {
         &self.shared.identity
     }
 
-    /// Records events, before and while the agent runs.
+    /// Returns a recorder of events, for use before and while the agent runs.
     #[must_use]
     pub fn recorder(&self) -> Recorder {
         Recorder { shared: Arc::clone(&self.shared) }
     }
 
-    /// What the agent knows of itself.
+    /// Returns the agent's status.
     #[must_use]
     pub fn status(&self) -> Status {
         Status::of(&self.shared, self.shared.link.receiver_count() > 0)
     }
 
-    /// Did it end because it was ordered to, and shall be started again?
+    /// Whether the agent ended because of an order, and must be started again.
     #[must_use]
     pub fn wants_restart(&self) -> bool {
         self.shared.operations.restart.is_cancelled()
     }
 
-    /// Runs until it is told to stop, or ordered to start again; then what is on its way is kept, and all is on the disk.
+    /// Runs until the agent is stopped or ordered to restart. Afterwards all pending data is on
+    /// disk.
     ///
     /// # Errors
     /// When the last write fails.
@@ -217,7 +218,7 @@ impl Agent {
         record_ends_now(shared);
         shared.link.send_replace(None);
         shared.doors.close(shared.store.folder().path());
-        // What was written relaxed goes down with this one.
+        // This durable write also syncs the earlier writes with relaxed durability.
         shared.store.write(|_| Ok(()))?;
         let _ = std::fs::remove_file(socket_path(shared.store.folder().path()));
         tracing::info!("the agent stopped");

@@ -1,15 +1,15 @@
-//! What the agent counts of itself, in total since its start.
+//! The agent's own counters, in total since its start.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// The totals. Relaxed throughout: they are shown, nothing is decided by them.
+/// The totals. Relaxed throughout: they are only reported, and no decision depends on them.
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
     events_acked: AtomicU64,
     batches_sent: AtomicU64,
     connections: AtomicU64,
     rtt_us: AtomicU64,
-    /// Bytes of the connections before this one.
+    /// Number of bytes of earlier connections.
     bytes_out: AtomicU64,
     bytes_in: AtomicU64,
 }
@@ -31,7 +31,7 @@ impl Counters {
         self.rtt_us.store(micros, Ordering::Relaxed);
     }
 
-    /// A connection is over; what it carried is added.
+    /// Adds the bytes of a connection that has ended.
     pub(crate) fn disconnected(&self, client: &async_nats::Client) {
         let statistics = client.statistics();
         let out = statistics.out_bytes.load(Ordering::Relaxed);
@@ -40,7 +40,7 @@ impl Counters {
         self.bytes_in.fetch_add(received, Ordering::Relaxed);
     }
 
-    /// Fills what is counted here; the rest is the caller's.
+    /// Fills in the fields that are counted here; the caller sets the others.
     pub(crate) fn fill(
         &self,
         counters: &mut crate::metrics::AgentCounters,

@@ -1,4 +1,4 @@
-//! Reporting what the device is, when that changes.
+//! Reports the inventory when it changes.
 
 use std::time::Duration;
 
@@ -10,17 +10,18 @@ use crate::clock::Moment;
 use crate::inventory;
 use crate::store::key;
 
-/// Interfaces are looked at this often: two system calls.
+/// Interval between checks of the network interfaces: two system calls.
 const LOOK: Duration = Duration::from_secs(60);
-/// Everything is looked at this often.
+/// Interval between checks of the whole inventory.
 const WHOLE: Duration = Duration::from_secs(3600);
 
-/// Reports at the start, whenever addresses change, and otherwise looks every hour.
+/// Reports the inventory at the start, when addresses change, and after an hourly check if it has
+/// changed.
 pub(super) async fn report_inventory(shared: &Shared) {
     let mut reported: Option<Hash> = shared.store.get(key::INVENTORY).unwrap_or_default();
     loop {
         let root = shared.root.clone();
-        // A Docker Engine that does not answer is waited for, but not by this thread.
+        // Waits for an unresponsive Docker Engine on another thread.
         let collected = tokio::task::spawn_blocking(move || inventory::collect(&root)).await;
         if let Ok(found) = collected {
             let fingerprint = inventory::fingerprint(&found);
@@ -33,7 +34,7 @@ pub(super) async fn report_inventory(shared: &Shared) {
                         shared.recorded.notify_one();
                         tracing::info!(seq, "the inventory is reported");
                     }
-                    // Tried again at the next look.
+                    // Retried at the next check.
                     Err(error) => tracing::warn!(%error, "the inventory was not reported"),
                 }
             }

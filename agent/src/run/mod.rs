@@ -1,7 +1,7 @@
-//! The running agent: its parts, and what they share.
+//! The running agent: its parts, and their shared state.
 //!
-//! Each part is one loop; together they are one future on one thread. What they share is
-//! `Shared`: nothing of it is held across a wait.
+//! Each part is one loop; together they are one future on one thread. They share `Shared`; no lock
+//! on it is held across an await.
 
 mod agent;
 mod counters;

@@ -1,7 +1,7 @@
-//! What config variables mean to the agent: the list is in `docs/agent.md`.
+//! The config variables of the agent, which `docs/agent.md` lists.
 //!
-//! Variables that are not known here are the applications' own: they are handed on in
-//! `config.json` and never judged, but for those of `metrics.`, where a mistake would be silent.
+//! Other variables belong to applications: they are written to `config.json` and not validated,
+//! except those of `metrics.`, where a mistake would go unnoticed.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -11,22 +11,22 @@ use muster_schemas::names::{ConfigValue, ConfigVars};
 use crate::local::{DoorsWanted, Quota};
 use crate::metrics::{Group, GroupSet};
 
-/// What the agent works by.
+/// The settings of the agent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// The time between two rounds of samples, in whole seconds.
+    /// Interval between two rounds of samples, in whole seconds.
     pub interval: Duration,
-    /// The groups that are sampled.
+    /// Groups that are sampled.
     pub groups: GroupSet,
-    /// Groups that have an interval of their own.
+    /// Intervals of groups that differ from the default interval.
     own_intervals: [Option<Duration>; Group::ALL.len()],
-    /// How much applications may write.
+    /// Maximum amount of metrics that applications may write.
     pub quota: Quota,
-    /// Where they may.
+    /// The listeners for applications.
     pub(crate) doors: DoorsWanted,
-    /// How many programs that were asked for work at the same time.
+    /// Maximum number of programs of operations that run concurrently.
     pub runs_at_once: usize,
-    /// The newest request for a new signing key: a number that never comes again.
+    /// Id of the newest request for a new signing key; each id is used once.
     pub(crate) key_request: Option<i64>,
 }
 
@@ -45,15 +45,15 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// The time between two samples of a group.
+    /// Returns the interval between two samples of a group.
     #[must_use]
     pub fn interval_of(&self, group: Group) -> Duration {
         self.own_intervals.get(group as usize).copied().flatten().unwrap_or(self.interval)
     }
 }
 
-/// The settings by these variables, the log level, and what could not be applied and why. A
-/// variable that cannot be applied leaves the default.
+/// Returns the settings from these variables, after setting the log level, and the variables that
+/// could not be applied with the reasons. A variable that cannot be applied keeps its default.
 pub(crate) fn read(
     vars: &ConfigVars,
     levels: &dyn Fn(&str) -> Result<(), String>,
@@ -112,7 +112,7 @@ pub(crate) fn read(
     (settings, errors)
 }
 
-/// `interval.<group>`, what is left of the variables that begin with `metrics.`.
+/// Applies `interval.<group>`, the remainder of a variable after `metrics.`.
 fn of_group(settings: &mut Settings, rest: &str, value: &ConfigValue) -> Result<(), String> {
     let Some(name) = rest.strip_prefix("interval.") else {
         return Err("is not known; use metrics.interval, metrics.interval.GROUP, metrics.groups, \
@@ -128,7 +128,7 @@ fn of_group(settings: &mut Settings, rest: &str, value: &ConfigValue) -> Result<
     Ok(())
 }
 
-/// A port that is given, or one that is open or not.
+/// A port number, or whether the default port is open.
 enum Port {
     Given(u16),
     Is(bool),
@@ -179,7 +179,7 @@ fn interval(value: &ConfigValue) -> Result<Duration, String> {
     )
 }
 
-/// `90s`, `5m` or `1h` in seconds.
+/// Parses `90s`, `5m` or `1h` into seconds.
 fn in_words(text: &str) -> Option<u64> {
     let (number, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
     let seconds = match unit {

@@ -1,4 +1,4 @@
-//! What the agent's parts share: the device, its queues, its clock, its connection.
+//! State that the agent's parts share: the device, its queues, its clock, its connection.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -22,17 +22,17 @@ use crate::outbox::{Outbox, RecordError};
 use crate::report::{Backlog, Queued};
 use crate::store::{Store, StoreError, key, write_private};
 
-/// Sets the log level, or says why not.
+/// Sets the log level, or returns the reason why it cannot.
 pub(crate) type SetLevel = Arc<dyn Fn(&str) -> Result<(), String> + Send + Sync>;
 
-/// The config that the device works by.
+/// The current config of the device.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Config {
     pub(crate) version: u64,
     pub(crate) vars: ConfigVars,
 }
 
-/// What is shown of the connection.
+/// The state of the connection, for the status.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct LinkState {
     pub(crate) connected: Option<(Instant, Timestamp, String)>,
@@ -41,7 +41,7 @@ pub(crate) struct LinkState {
     pub(crate) last_error: Option<(Timestamp, String)>,
 }
 
-/// Everything that more than one part needs.
+/// State that more than one part needs.
 pub(crate) struct Shared {
     pub(crate) identity: Identity,
     pub(crate) store: Arc<Store>,
@@ -50,20 +50,20 @@ pub(crate) struct Shared {
     pub(crate) root: PathBuf,
     pub(crate) counters: Counters,
     pub(crate) settings: watch::Sender<Settings>,
-    /// What applications write.
+    /// Metrics from applications.
     pub(crate) intake: Intake,
-    /// Where they do.
+    /// The listeners for applications.
     pub(crate) doors: Doors,
-    /// The broker, while there is a connection.
+    /// The connection to the broker, if there is one.
     pub(crate) link: watch::Sender<Option<Publisher>>,
-    /// An event was recorded.
+    /// Notified when an event was recorded.
     pub(crate) recorded: Notify,
-    /// A batch was put into the backlog.
+    /// Notified when a batch was added to the backlog.
     pub(crate) backlog_grew: Notify,
     pub(crate) set_level: SetLevel,
-    /// What is to be done here, and is being done.
+    /// The open operations of this device.
     pub(crate) operations: Operations,
-    /// Shells and connections that people have open here.
+    /// The open channels of this device.
     pub(crate) channels: Arc<Channels>,
     anchor: Mutex<Option<Anchor>>,
     config: Mutex<Config>,
@@ -124,7 +124,7 @@ impl Shared {
         *self.anchor.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The server's clock is known better now.
+    /// Sets a newer relation to the server's clock.
     pub(crate) fn set_anchor(&self, anchor: Anchor) {
         *self.anchor.lock().unwrap_or_else(PoisonError::into_inner) = Some(anchor);
         if let Err(error) = self.store.put_relaxed(key::ANCHOR, &anchor) {
@@ -136,7 +136,7 @@ impl Shared {
         self.anchor()?.server_time(at)
     }
 
-    /// The best known time.
+    /// Returns the best known time.
     pub(crate) fn time(&self, at: &Moment) -> Timestamp {
         self.server_time(at).unwrap_or(at.wall)
     }
@@ -149,7 +149,7 @@ impl Shared {
         self.config.lock().unwrap_or_else(PoisonError::into_inner).vars.clone()
     }
 
-    /// Works by these config variables from now on, unless they are not newer.
+    /// Applies these config variables, if their version is newer.
     pub(crate) fn apply_config(&self, version: u64, vars: &ConfigVars) -> Result<(), StoreError> {
         if version <= self.config_version() {
             return Ok(());
@@ -158,13 +158,13 @@ impl Shared {
         self.intake.set(settings.quota, settings.groups);
         for (variable, problem) in self.doors.set(settings.doors, self.store.folder().path()) {
             tracing::warn!(variable, problem, "applications cannot write metrics there");
-            // What nobody asked for is told by the status alone.
+            // A problem with a default setting is reported only in the status.
             if vars.keys().any(|key| key.as_str() == variable) {
                 errors.entry(variable).or_insert(problem);
             }
         }
         let config = Config { version, vars: vars.clone() };
-        // For the applications: they read the file, and see it replaced whole.
+        // For the applications: they read the file, which is replaced atomically.
         let json = serde_json::json!({"version": version, "vars": vars}).to_string();
         write_private(&self.store.folder().path().join("config.json"), json.as_bytes())?;
         let event = muster_schemas::events::DeviceConfigApplied { version, errors }.into();
@@ -181,12 +181,12 @@ impl Shared {
         Ok(())
     }
 
-    /// Logs as the config says, after another level was set for a while.
+    /// Restores the log level of the config, after a temporary one.
     pub(crate) fn reset_level(&self) {
         let _ = settings::read(&self.config_vars(), &*self.set_level);
     }
 
-    /// Makes a new signing key, when one is asked for and it can be now.
+    /// Creates a new signing key, if it was requested and is possible now.
     pub(crate) fn rotate_if_asked(&self) {
         let Some(request) = self.settings.borrow().key_request else { return };
         match self.outbox.rotate(request, Moment::now()) {
@@ -195,7 +195,7 @@ impl Shared {
                 self.recorded.notify_one();
             }
             Ok(false) => {}
-            // Asked again by the next welcome, ack or config.
+            // The next welcome, ack or config triggers another attempt.
             Err(error) => tracing::warn!(%error, "no new signing key could be made"),
         }
     }
@@ -208,7 +208,7 @@ impl Shared {
         change(&mut self.link_state.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
-    /// Remembers a failure for those who ask for the status.
+    /// Stores a failure for the status.
     pub(crate) fn note_error(&self, error: &str) {
         let now = Moment::now().wall;
         self.with_link_state(|state| state.last_error = Some((now, error.to_owned())));

@@ -1,7 +1,7 @@
-//! What the agent knows of itself, for `muster-agent status` and `doctor`.
+//! The agent's status, for `muster-agent status` and `doctor`.
 //!
-//! A running agent answers on a socket in its data folder: that costs nothing while nobody asks,
-//! where a file would be written to flash every few seconds.
+//! A running agent responds on a socket in its data folder: that has no cost without requests,
+//! whereas a status file would be written to flash every few seconds.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -18,54 +18,54 @@ use super::shared::Shared;
 use crate::clock::Moment;
 use crate::local::Cause;
 
-/// A peer that does not take or give the few bytes in this time is left.
+/// Timeout of reading or writing the few bytes of a request.
 const LIMIT: Duration = Duration::from_secs(2);
 
-/// How the outbox is.
+/// Status of the outbox.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OutboxStatus {
-    /// The epoch.
+    /// Current epoch.
     pub epoch: u64,
-    /// The newest event that was recorded.
+    /// Sequence number of the newest recorded event.
     pub last_seq: u64,
-    /// The newest event that the log has.
+    /// Sequence number of the newest event that the log has.
     pub confirmed: u64,
-    /// Events that the log does not have yet.
+    /// Number of events that the log does not have yet.
     pub unconfirmed: u64,
-    /// Their size.
+    /// Size of these events, in bytes.
     pub unconfirmed_bytes: u64,
-    /// Events that the log has and that are kept a while, in bytes.
+    /// Size of the kept events that the log has, in bytes.
     #[serde(default)]
     pub kept_bytes: u64,
-    /// Events that could not be recorded and are not declared yet.
+    /// Number of events that could not be recorded and are not declared yet.
     pub dropped: u64,
 }
 
-/// How the backlog of metrics is.
+/// Status of the backlog of metrics.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BacklogStatus {
-    /// Batches that wait.
+    /// Number of waiting batches.
     pub batches: u64,
-    /// Their size.
+    /// Size of these batches, in bytes.
     pub bytes: u64,
-    /// Batches that were dropped since the start.
+    /// Number of batches that were dropped since the start.
     pub dropped: u64,
 }
 
-/// What applications on this machine wrote.
+/// Status of the metrics that applications on this machine write.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LocalStatus {
-    /// Where they can write.
+    /// Addresses of the listeners.
     pub listening: Vec<String>,
-    /// What cannot be listened to, by config variable.
+    /// Listeners that could not be opened, by config variable.
     pub problems: BTreeMap<String, String>,
-    /// Points that were taken since the start.
+    /// Number of points that were accepted since the start.
     pub points: u64,
-    /// Different series that are known.
+    /// Number of distinct active series.
     pub series: u64,
-    /// Points that were dropped since the start, by cause.
+    /// Number of points that were dropped since the start, by cause.
     pub dropped: BTreeMap<String, u64>,
-    /// Tags and fields that were left out, because the servers say them.
+    /// Number of tags and fields that were removed because the servers set them.
     pub tags_left_out: u64,
 }
 
@@ -85,47 +85,47 @@ impl LocalStatus {
     }
 }
 
-/// What is known of a device, running or not.
+/// Status of a device, whether or not its agent runs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Status {
-    /// Does the agent run?
+    /// Whether the agent runs.
     pub is_running: bool,
-    /// Its version.
+    /// Version of the agent.
     pub agent_version: String,
-    /// Its servers.
+    /// Address of its servers.
     pub url: String,
-    /// Its project.
+    /// Project of the device.
     pub project: String,
-    /// Its id.
+    /// Id of the device.
     pub device: String,
-    /// Its name when it enrolled.
+    /// Name of the device when it enrolled.
     pub name: String,
-    /// When it enrolled.
+    /// Time of the enrollment.
     pub enrolled_at: Timestamp,
     /// The broker that it is connected to.
     pub broker: Option<String>,
-    /// Since when.
+    /// Time of the connection.
     pub connected_since: Option<Timestamp>,
-    /// Until when its broker credentials work, by the server's clock.
+    /// Expiry of its broker credentials, by the server's clock.
     pub credentials_until: Option<Timestamp>,
-    /// The broker's addresses.
+    /// Addresses of the broker.
     pub brokers: Vec<String>,
-    /// When the log last confirmed events.
+    /// Time of the log's last confirmation of events.
     pub last_ack: Option<Timestamp>,
-    /// When the server last answered a hello.
+    /// Time of the last successful hello.
     pub last_hello: Option<Timestamp>,
     /// The device's clock minus the server's, in microseconds.
     pub clock_skew_us: Option<i64>,
-    /// The version of its config.
+    /// Version of its config.
     pub config_version: u64,
     /// The outbox.
     pub outbox: OutboxStatus,
     /// The backlog.
     pub backlog: BacklogStatus,
-    /// What applications wrote.
+    /// Metrics from applications.
     #[serde(default)]
     pub local: LocalStatus,
-    /// The last failure, and when.
+    /// The last failure with its time.
     pub last_error: Option<(Timestamp, String)>,
     /// The pinned CA, PEM: public.
     pub ca: String,
@@ -175,16 +175,16 @@ impl Status {
     }
 }
 
-/// Where a running agent answers.
+/// Path of a running agent's status socket.
 #[must_use]
 pub fn socket_path(data: &Path) -> PathBuf {
     data.join("agent.sock")
 }
 
-/// Asks the agent that runs on a folder; `None` when none does.
+/// Queries the agent that runs on a data folder; `None` if none runs.
 ///
 /// # Errors
-/// When one runs and does not answer.
+/// When an agent runs and does not respond.
 pub async fn ask_status(data: &Path) -> io::Result<Option<Status>> {
     let mut stream = match UnixStream::connect(socket_path(data)).await {
         Ok(stream) => stream,
@@ -203,10 +203,10 @@ pub async fn ask_status(data: &Path) -> io::Result<Option<Status>> {
     serde_json::from_slice(&json).map(Some).map_err(io::Error::other)
 }
 
-/// Answers whoever asks for the status.
+/// Serves status requests.
 pub(super) async fn answer_status(shared: &Shared) {
     let path = socket_path(shared.store.folder().path());
-    // The folder is locked, so whoever left this one is gone.
+    // The data folder is locked, so the agent that left this socket has ended.
     let _ = std::fs::remove_file(&path);
     let listener = match UnixListener::bind(&path) {
         Ok(listener) => listener,
@@ -215,13 +215,13 @@ pub(super) async fn answer_status(shared: &Shared) {
             return;
         }
     };
-    // Others may go through the folder to where they write metrics.
+    // Other users may traverse the folder to reach the sockets for metrics.
     if let Err(error) = std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)) {
         tracing::warn!(%error, path = %path.display(), "its mode could not be set");
     }
     loop {
         let Ok((mut stream, _)) = listener.accept().await else {
-            // Out of file descriptors, say.
+            // For example, out of file descriptors.
             tokio::time::sleep(LIMIT).await;
             continue;
         };

@@ -1,4 +1,4 @@
-//! Housekeeping: letting go what is old.
+//! Housekeeping: pruning old data.
 
 use std::time::Duration;
 
@@ -8,14 +8,14 @@ use super::shared::Shared;
 use crate::clock::Moment;
 use crate::operations::prune_journal;
 
-/// By age, events are let go this often.
+/// Interval of pruning by age.
 const EVERY: Duration = Duration::from_secs(3600);
-/// By size, it is looked at this often: a comparison of two numbers.
+/// Interval between checks of the size: a comparison of two numbers.
 const LOOK: Duration = Duration::from_secs(60);
-/// Between two rounds of a large outbox others get their turn.
+/// Delay between two rounds of pruning a large outbox, so that other tasks can run.
 const BREATH: Duration = Duration::from_millis(20);
 
-/// Prunes outbox and journal at the start, once an hour, and when it holds too much.
+/// Prunes the outbox and the journal at the start, once an hour, and when the outbox is too large.
 pub(super) async fn keep_house(shared: &Shared) {
     let mut due = Instant::now();
     loop {

@@ -1,4 +1,4 @@
-//! systemd's watchdog: an agent whose loop stands still is started again.
+//! systemd's watchdog, which restarts an agent whose loop is blocked.
 
 use std::env;
 use std::os::linux::net::SocketAddrExt;
@@ -8,11 +8,11 @@ use std::time::Duration;
 
 use tokio::time::{MissedTickBehavior, interval};
 
-/// What is sent to systemd.
+/// The message to systemd.
 const ALIVE: &[u8] = b"WATCHDOG=1";
 
-/// Reports from the agent's own loop that it goes on, three times in the interval that systemd
-/// allows; does nothing when systemd did not ask for it.
+/// Notifies systemd from the agent's own loop, three times per watchdog interval; does nothing if
+/// systemd has not configured a watchdog.
 pub(super) async fn feed_watchdog() {
     let Some((socket, allowed)) = watchdog() else { return std::future::pending().await };
     let mut ticks = interval(allowed / 3);

@@ -1,6 +1,6 @@
 //! Errors as one line for logs and for servers.
 
-/// An error with its causes, in one line.
+/// Formats an error with its causes on one line.
 pub(crate) fn in_words(error: &dyn std::error::Error) -> String {
     let mut words = error.to_string();
     let mut cause = error.source();

@@ -1,4 +1,4 @@
-//! When a hello is said: after connecting, every 15 minutes, and when something is odd.
+//! When to send a hello: after connecting, every 15 minutes, and after an inconsistency.
 
 use std::time::{Duration, Instant};
 
@@ -7,33 +7,33 @@ use muster_schemas::wire::Hello;
 use crate::backoff::Backoff;
 use crate::outbox::Prover;
 
-/// Hellos without a reason are this far apart.
+/// Interval between hellos without a reason.
 const EVERY: Duration = Duration::from_secs(15 * 60);
-/// Hellos with a reason are at least this far apart.
+/// Minimum interval between hellos with a reason.
 const GAP: Duration = Duration::from_secs(2);
 
-/// Maximum interval between hellos that are not answered. It bounds how long a device waits after its
-/// servers have returned.
+/// Maximum interval between unanswered hellos. It bounds how long a device waits after its servers
+/// have returned.
 const FAILURE_LIMIT: Duration = Duration::from_secs(8);
 
-/// A hello that was said, and what the device knew then.
+/// A hello that was sent, and the state of the device at that time.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Asked {
-    /// What was said.
+    /// The hello.
     pub hello: Hello,
-    /// By which key it was proved.
+    /// The key that proves it.
     pub by: Prover,
-    /// The newest event that the device knew the log to have.
+    /// Sequence number of the newest event that the device knew to be in the log.
     pub confirmed: u64,
 }
 
-/// The rhythm of hellos.
+/// The schedule of hellos.
 #[derive(Debug)]
 pub(super) struct Rhythm {
     due: Option<Instant>,
     said: Option<Instant>,
     failures: Backoff,
-    /// Hellos in a row that were not answered.
+    /// Number of consecutive hellos without a response.
     pub(super) unanswered: u32,
     pub(super) asked: Option<Asked>,
 }
@@ -46,7 +46,7 @@ impl Default for Rhythm {
 }
 
 impl Rhythm {
-    /// A new connection: say hello at once.
+    /// Schedules a hello immediately, on a new connection.
     pub(super) fn start(&mut self, now: Instant) {
         self.due = Some(now);
         self.said = None;
@@ -55,7 +55,7 @@ impl Rhythm {
         self.unanswered = 0;
     }
 
-    /// There is a reason to say hello, `after` this long at the earliest.
+    /// Schedules a hello for a reason, after the delay `after` at the earliest.
     pub(super) fn hasten(&mut self, now: Instant, after: Duration) {
         let earliest = self.said.map_or(now, |said| said + GAP).max(now + after);
         self.due = Some(self.due.map_or(earliest, |due| due.min(earliest)));
@@ -75,7 +75,7 @@ impl Rhythm {
         self.asked = None;
         self.failures.reset();
         self.unanswered = 0;
-        // A fleet that connected in one moment spreads out.
+        // Spreads out a fleet that connected at the same moment.
         let next = now + EVERY.mul_f64(0.9 + chance / 5.0);
         self.due = Some(self.due.map_or(next, |due| due.min(next)));
     }

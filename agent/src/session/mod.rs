@@ -1,13 +1,13 @@
-//! A device's side of its conversation with the log: what to send next, when to send it again,
-//! and what an ack or a welcome means.
+//! A device's side of the conversation with the log: what to send next, when to send it again, and
+//! what an ack or a welcome means.
 //!
-//! No network, no clock, no chance: all of them are handed in, so that a simulated server can put
-//! it through drops, restores and clones (`model.rs`). `crate::link` carries it out.
+//! This module uses no network, clock or random numbers: the caller passes them, so that a
+//! simulated server can exercise drops, restores and clones (`model.rs`). `crate::link` connects it
+//! to the broker.
 //!
-//! **What is believed**: an ack is not signed, so all that it can do by itself is confirm what
-//! this device really recorded (the hash says so) and have events sent again. Whatever else it
-//! hints at (a log that was restored, a fork) is only a reason to say hello, and only the signed
-//! answer is acted on.
+//! **Trust**: an ack is not signed, so it can only confirm events that this device really recorded
+//! (the hash proves it) and cause events to be sent again. Any other hint in it (a restored log, a
+//! fork) only causes a hello, and the device acts only on the signed welcome.
 
 mod hello;
 #[cfg(test)]

@@ -1,28 +1,27 @@
-//! Which event is published next, and when: in order, a few at a time, and again when the log
-//! does not confirm them.
-//!
-//! Reads no event: it counts.
+//! Decides which event is published next, and when: in order, a few at a time, and again if the log
+//! does not confirm them. It counts events and does not read them.
 
 use std::time::{Duration, Instant};
 
 use crate::backoff::Backoff;
 use crate::outbox::View;
 
-/// At most this many events wait for the broker's confirmation.
+/// Maximum number of events that wait for the broker's confirmation.
 pub const PUBLISH_WINDOW: u32 = 8;
 
-/// When the log confirms nothing, this many events are tried first; when it takes those, the rest
-/// follows at once. So a log that is down for hours is not sent the whole outbox each minute.
+/// Number of events that are sent first when the log confirms nothing; when it confirms them, the
+/// rest follows immediately. So the agent does not send the whole outbox every minute to a log that
+/// is down for hours.
 const PROBE: u64 = 64;
 
-/// Maximum interval between attempts to publish while the broker stores nothing (its stream is missing
-/// or full). Such messages leave nothing behind, so frequent attempts are cheap.
+/// Maximum interval between attempts to publish while the broker stores nothing (its stream is
+/// missing or full). Such messages leave nothing behind, so frequent attempts are cheap.
 const STALL_LIMIT: Duration = Duration::from_secs(2);
 
-/// Calls to send again from some place are followed at most this often: one gap causes several.
+/// Minimum interval between requests to resend that are followed: one gap causes several.
 const JUMP_EVERY: Duration = Duration::from_secs(1);
 
-/// The sender's place in the outbox.
+/// The sender's position in the outbox.
 #[derive(Clone, Debug)]
 pub struct Pacer {
     next: u64,
@@ -51,7 +50,7 @@ impl Default for Pacer {
 }
 
 impl Pacer {
-    /// A new connection, or a new epoch: everything that is not confirmed is sent (again).
+    /// Starts over, on a new connection or in a new epoch: all unconfirmed events are sent (again).
     pub fn start(&mut self, view: &View) {
         self.next = view.confirmed + 1;
         self.in_flight = 0;
@@ -74,7 +73,7 @@ impl Pacer {
         (self.next <= view.last_seq && !is_probed).then_some(self.next)
     }
 
-    /// [`Self::due`] was published.
+    /// Records that [`Self::due`] was published.
     pub fn sent(&mut self, now: Instant) {
         self.next += 1;
         self.in_flight += 1;
@@ -84,13 +83,14 @@ impl Pacer {
         }
     }
 
-    /// The broker has stored the event, or not, or did not say.
+    /// Records the broker's reply: the event was stored, was refused, or there was no reply.
     pub fn settled(&mut self, seq: u64, is_stored: bool, now: Instant, chance: f64) {
         self.in_flight = self.in_flight.saturating_sub(1);
         if is_stored {
             self.stall.reset();
         } else {
-            // No stream, or no broker: from there on again, later. Order is what counts.
+            // The stream or the broker is unavailable: resume from this event later, to keep the
+            // order.
             if self.stalled_until.is_none_or(|until| until <= now) {
                 self.stalled_until = Some(now + self.stall.wait(chance));
             }
@@ -98,12 +98,12 @@ impl Pacer {
         }
     }
 
-    /// An event of an epoch before was settled: nothing but its place in the window is free.
+    /// Records a reply to an event of an earlier epoch: it only frees its slot in the window.
     pub fn settled_before(&mut self) {
         self.in_flight = self.in_flight.saturating_sub(1);
     }
 
-    /// The log has confirmed more.
+    /// Records that the log has confirmed more events.
     pub fn confirmed(&mut self, view: &View, now: Instant) {
         self.resend.reset();
         self.probe_end = None;
@@ -111,7 +111,7 @@ impl Pacer {
         self.resend_at = is_waiting.then(|| now + self.resend.wait(1.0));
     }
 
-    /// The log asks for everything from `seq` on.
+    /// Resends everything from `seq`, because the log requested it.
     pub fn resend_from(&mut self, seq: u64, now: Instant) {
         if let Some(jumped) = self.jumped_at
             && now < jumped + JUMP_EVERY
@@ -125,20 +125,20 @@ impl Pacer {
         self.probe_end = None;
     }
 
-    /// The log has less than it had: what it lost is sent again.
+    /// Resends what the log has lost.
     pub fn rewound(&mut self, view: &View) {
         self.next = view.confirmed + 1;
         self.probe_end = None;
     }
 
-    /// When [`Self::tick`] or [`Self::due`] has something to say next.
+    /// Time at which [`Self::tick`] or [`Self::due`] has the next action.
     #[must_use]
     pub fn wake_at(&self, now: Instant) -> Option<Instant> {
         let stalled = self.stalled_until.filter(|until| *until > now);
         [self.resend_at, stalled].into_iter().flatten().min()
     }
 
-    /// Time has passed.
+    /// Handles the passage of time.
     pub fn tick(&mut self, view: &View, now: Instant, chance: f64) {
         if self.resend_at.is_none_or(|at| at > now) {
             return;
@@ -215,7 +215,7 @@ mod tests {
             probe = seq;
         }
         assert_eq!(probe, PROBE);
-        // The log takes them: the rest follows at once.
+        // The log confirms them: the rest follows immediately.
         let after = view(PROBE, 1000);
         pacer.confirmed(&after, now);
         assert_eq!(pacer.due(&after, now), Some(PROBE + 1));

@@ -1,4 +1,4 @@
-//! The conversation itself: acks, hellos and welcomes, and what they do to outbox and sender.
+//! The conversation with the server: how acks and welcomes change the outbox and the sender.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,61 +13,62 @@ use crate::clock::Moment;
 use crate::outbox::{Outbox, Prover, Verdict, judge};
 use crate::store::StoreError;
 
-/// A log that seems to have lost what this device cannot send again may still be reading it from
-/// its stream: it is asked twice, this far apart, before the device goes on in a new epoch.
+/// Minimum time for which the log must report the same loss before the device starts a new epoch. A
+/// log that seems to lack events that this device cannot send again may still be reading them from
+/// its stream.
 const SETTLE: Duration = Duration::from_secs(5);
 
-/// An event on its way.
+/// An event to publish.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outgoing {
-    /// Its epoch.
+    /// Epoch of the event.
     pub epoch: u64,
-    /// Its place.
+    /// Sequence number of the event.
     pub seq: u64,
-    /// The sealed bytes.
+    /// Sealed bytes of the event.
     pub bytes: Vec<u8>,
 }
 
-/// What a word of the server did.
+/// Effect of a message from the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Effect {
-    /// Nothing new.
+    /// No change.
     Nothing,
-    /// The log has this many events more.
+    /// The log has confirmed this many further events.
     Confirmed(u64),
-    /// The log has lost some; they are sent again.
+    /// The log has lost events; they are sent again.
     SentAgain,
-    /// Something is odd: hello will be said.
+    /// The message is inconsistent with the device's state: a hello will be sent.
     Odd,
-    /// A new epoch is needed and will be asked for.
+    /// A new epoch is needed and will be requested.
     NeedsEpoch,
-    /// The device goes on in a new epoch.
+    /// The device continues in a new epoch.
     NewEpoch(u64),
 }
 
-/// A welcome that is not acted on.
+/// The reason why a welcome is ignored.
 #[derive(Debug, thiserror::Error)]
 pub enum Ignored {
-    /// Not the answer to the hello that was said last.
+    /// The welcome does not belong to the latest hello.
     #[error("a welcome that answers no hello of this connection was ignored")]
     NotAsked,
-    /// For somebody else.
+    /// The welcome is for another device or project.
     #[error("a welcome for another device or project was ignored")]
     OtherDevice,
-    /// A new epoch out of nowhere, or not the one that was asked for.
+    /// The welcome starts a new epoch that was not requested, or a different one.
     #[error("a welcome to epoch {offered} was ignored: the device is in epoch {current}")]
     Epoch {
-        /// The welcome's.
+        /// Epoch of the welcome.
         offered: u64,
-        /// The device's.
+        /// Epoch of the device.
         current: u64,
     },
-    /// It could not be carried out.
+    /// Carrying out the welcome failed.
     #[error("the answer to a hello could not be carried out")]
     Store(#[from] StoreError),
 }
 
-/// One device's conversation; it outlives connections.
+/// The conversation of one device; it outlives connections.
 #[derive(Debug)]
 pub struct Session {
     outbox: Arc<Outbox>,
@@ -75,15 +76,15 @@ pub struct Session {
     device: DeviceId,
     pacer: Pacer,
     hello: Rhythm,
-    /// What the log seems to miss, and since when.
+    /// Head that the log seems to have lost, and when that was first suspected.
     suspect: Option<((u64, u64), Instant)>,
     settle: Duration,
-    /// The event that is to be sent next and cannot be read.
+    /// Sequence number of the event that is to be sent next and cannot be read.
     damaged: Option<u64>,
 }
 
 impl Session {
-    /// The conversation of the device whose outbox this is.
+    /// Creates the conversation of the device with this outbox.
     #[must_use]
     pub fn new(outbox: Arc<Outbox>, project: ProjectId, device: DeviceId) -> Self {
         Self {
@@ -98,28 +99,30 @@ impl Session {
         }
     }
 
-    /// A connection was made.
+    /// Handles a new connection.
     pub fn connected(&mut self, now: Instant) {
         self.pacer.start(&self.outbox.view());
         self.hello.start(now);
         self.damaged = None;
     }
 
-    /// Something is to be said that the server should answer with a welcome: its config, say.
+    /// Schedules a hello now, because its welcome is needed: for the config, for example.
     pub fn hasten_hello(&mut self, now: Instant) {
         self.hello.hasten(now, Duration::ZERO);
     }
 
-    /// The next event to publish now; hand it to [`Self::settled`] when the broker answered. One
-    /// that cannot be read is waited at until the next welcome: then it is declared lost.
+    /// Returns the next event to publish now. Pass it to [`Self::settled`] when the broker has
+    /// replied. An unreadable event blocks the following ones until the next welcome, then it is
+    /// declared lost.
     ///
     /// # Errors
-    /// When it cannot be read.
+    /// When the event cannot be read.
     pub fn next_event(&mut self, now: Instant) -> Result<Option<Outgoing>, StoreError> {
         let view = self.outbox.view();
         let Some(seq) = self.pacer.due(&view, now) else { return Ok(None) };
         let Some(bytes) = self.outbox.sealed(seq)? else {
-            // What comes before it may still be confirmed. Then the log is asked whether it has it.
+            // Earlier events may still be confirmed. Then a hello finds out whether the log has
+            // this one.
             if seq == view.confirmed + 1 && self.damaged != Some(seq) {
                 self.damaged = Some(seq);
                 self.hello.hasten(now, Duration::ZERO);
@@ -130,7 +133,7 @@ impl Session {
         Ok(Some(Outgoing { epoch: view.epoch, seq, bytes }))
     }
 
-    /// The broker has stored an event, or not, or did not say.
+    /// Handles the broker's reply to a published event: stored, refused, or no reply.
     pub fn settled(&mut self, epoch: u64, seq: u64, is_stored: bool, now: Instant, chance: f64) {
         if epoch == self.outbox.view().epoch {
             self.pacer.settled(seq, is_stored, now, chance);
@@ -139,21 +142,21 @@ impl Session {
         }
     }
 
-    /// Time has passed, or an event was recorded.
+    /// Handles the passage of time, or a newly recorded event.
     pub fn tick(&mut self, now: Instant, chance: f64) {
         self.pacer.tick(&self.outbox.view(), now, chance);
     }
 
-    /// When something is due next.
+    /// Time at which the next action is due.
     #[must_use]
     pub fn wake_at(&self, now: Instant) -> Option<Instant> {
         [self.pacer.wake_at(now), self.hello.wake_at()].into_iter().flatten().min()
     }
 
-    /// The log says how far it has committed. `time` is the best known time.
+    /// Handles an ack: the log reports how far it has committed. `time` is the best known time.
     ///
     /// # Errors
-    /// When it cannot be stored.
+    /// When the outbox cannot store the result.
     pub fn on_ack(
         &mut self,
         ack: &Ack,
@@ -185,7 +188,7 @@ impl Session {
         Ok(Effect::Confirmed(seq - before))
     }
 
-    /// The hello to say now, if one is due. `nonce` is random.
+    /// Returns the hello to send now, if one is due. `nonce` is random.
     pub fn next_hello(
         &mut self,
         now: Instant,
@@ -213,22 +216,22 @@ impl Session {
         Some(hello)
     }
 
-    /// The key that proves the hello that was said last.
+    /// The key that proves the latest hello.
     #[must_use]
     pub fn proving_key(&self) -> SigningKey {
         let by = self.hello.asked.as_ref().map_or(Prover::Current, |asked| asked.by);
         self.outbox.proving_key(by)
     }
 
-    /// The hello was not answered.
+    /// Handles a hello without a response.
     pub fn hello_failed(&mut self, now: Instant, chance: f64) {
         self.hello.failed(now, chance);
     }
 
-    /// The answer to the hello. Its signature was verified; `request` is random.
+    /// Handles the response to the hello, after its signature was verified. `request` is random.
     ///
     /// # Errors
-    /// When it is none to act on.
+    /// When the welcome must be ignored.
     pub fn on_welcome(
         &mut self,
         welcome: &Welcome,
@@ -285,7 +288,7 @@ impl Session {
             return Ok(Effect::NewEpoch(welcome.epoch));
         }
         if asked.hello.new_epoch.is_some() {
-            // Asked for a new epoch, and got none.
+            // The device has requested a new epoch, and did not get one.
             return Err(Ignored::Epoch { offered: welcome.epoch, current });
         }
         let (seq, hash) = (welcome.committed_seq, welcome.committed_hash);
@@ -297,7 +300,7 @@ impl Session {
                 let effect = self.confirm(seq, now, welcome.time)?;
                 return Ok(self.give_up_damaged(request)?.unwrap_or(effect));
             }
-            // What was confirmed while the answer was on its way is not lost.
+            // Events that were confirmed while the response was in flight are not lost.
             Verdict::Lower | Verdict::Pruned if !is_behind => {}
             Verdict::Lower => {
                 self.outbox.rewind(seq)?;
@@ -330,7 +333,7 @@ impl Session {
         Ok(self.give_up_damaged(request)?.unwrap_or(Effect::Nothing))
     }
 
-    /// The log does not have the event that cannot be read: the device goes on without it.
+    /// Handles an unreadable event that the log does not have: the device continues without it.
     fn give_up_damaged(&mut self, request: Uuid) -> Result<Option<Effect>, StoreError> {
         let (Some(damaged), view) = (self.damaged.take(), self.outbox.view()) else {
             return Ok(None);

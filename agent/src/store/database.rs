@@ -1,7 +1,7 @@
-//! The redb file: its tables, its format's version, and how it is written.
+//! The redb file: its tables, its format version, and its transactions.
 //!
-//! Invariant: after a failed write or sync redb takes nothing more until it is opened again, so
-//! every such failure opens it again; what was committed before is there.
+//! Invariant: after a failed write or sync redb accepts nothing until it is opened again, so every
+//! such failure opens it again; earlier commits are not lost.
 
 use std::fs::{OpenOptions, Permissions};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
@@ -18,53 +18,54 @@ use serde::de::DeserializeOwned;
 use super::error::StoreError;
 use super::folder::Folder;
 
-/// The newest format that this agent knows.
+/// The newest format that this agent supports.
 pub const FORMAT: u32 = 1;
 
-/// Small things by name, CBOR.
+/// Small values by name, CBOR.
 const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
 /// Sealed events by epoch and seq.
 pub(crate) const EVENTS: TableDefinition<'_, (u64, u64), &[u8]> = TableDefinition::new("events");
-/// When (microseconds, hours apart) which event was the newest one confirmed.
+/// Age entries: the newest confirmed event by time (microseconds, at intervals of an hour).
 pub(crate) const MARKS: TableDefinition<'_, i64, (u64, u64)> = TableDefinition::new("marks");
-/// Metric batches that wait to be sent, by their place in the queue.
+/// Metric batches that wait to be sent, by their position in the queue.
 pub(crate) const BACKLOG: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("backlog");
 
 /// The journal of runs, by operation.
 pub(crate) const RUNS: TableDefinition<'_, u128, &[u8]> = TableDefinition::new("runs");
-/// What is private of runs that were not begun yet, by operation.
+/// Private parts of runs that have not started yet, by operation.
 pub(crate) const RUN_INPUTS: TableDefinition<'_, u128, &[u8]> = TableDefinition::new("run_inputs");
 
-/// When the opens of channels expire that were taken, in the server's microseconds, by channel.
+/// Expiry of the accepted opens of channels, in the server's microseconds, by channel.
 pub(crate) const OPENED: TableDefinition<'_, u128, i64> = TableDefinition::new("opened");
 
-/// Shells that are open, by session.
+/// Open shells, by session.
 pub(crate) const SESSIONS: TableDefinition<'_, u128, ()> = TableDefinition::new("sessions");
 
-/// The names of the small things.
+/// The names of the small values.
 pub mod key {
-    /// Who the device is.
+    /// Identity of the device.
     pub const IDENTITY: &str = "identity";
     /// The newest rotation of the signing key.
     pub const ROTATION: &str = "rotation";
-    /// An enrollment that was asked for and not answered yet.
+    /// A requested enrollment without a response.
     pub const PENDING_ENROLLMENT: &str = "pending_enrollment";
     /// The keys that the next enrollment will use.
     pub const NEXT_KEYS: &str = "next_keys";
     /// The broker credentials.
     pub const CREDENTIALS: &str = "credentials";
-    /// Where the outbox stands.
+    /// State of the outbox.
     pub const OUTBOX: &str = "outbox";
-    /// What the server's clock said.
+    /// The relation to the server's clock.
     pub const ANCHOR: &str = "anchor";
     /// The config variables.
     pub const CONFIG: &str = "config";
-    /// The fingerprint of the inventory that was reported last.
+    /// Fingerprint of the inventory that was reported last.
     pub const INVENTORY: &str = "inventory";
     pub(super) const FORMAT: &str = "format";
 }
 
-/// redb's page cache, in bytes. The outbox is written, and read once; redb's own default is 1 GiB.
+/// Size of redb's page cache, in bytes. The outbox is written, and read once; redb's own default is
+/// 1 GiB.
 const CACHE: usize = 256 * 1024;
 
 /// The agent's database.
@@ -72,7 +73,7 @@ pub struct Store {
     path: PathBuf,
     /// `None` only between a failure and the next use.
     database: Mutex<Option<Database>>,
-    /// Held for as long as the database is used.
+    /// The lock, held while the database is used.
     folder: Folder,
 }
 
@@ -83,13 +84,13 @@ impl std::fmt::Debug for Store {
 }
 
 impl Store {
-    /// Opens the folder's database; makes it when it is missing.
+    /// Opens the folder's database; creates it if it is missing.
     ///
     /// # Errors
-    /// When it cannot be opened, or is of a newer format.
+    /// When it cannot be opened, or has a newer format.
     pub fn open(folder: Folder) -> Result<Self, StoreError> {
         let path = folder.database();
-        // redb would make it readable for everybody.
+        // redb would make it readable for all users.
         OpenOptions::new()
             .create(true)
             .truncate(false)
@@ -97,7 +98,7 @@ impl Store {
             .mode(0o600)
             .open(&path)
             .and_then(|file| {
-                // One that was copied or restored may be open to others.
+                // A copied or restored file may be open to others.
                 let is_open = file.metadata()?.permissions().mode() & 0o077 != 0;
                 if is_open { file.set_permissions(Permissions::from_mode(0o600)) } else { Ok(()) }
             })
@@ -108,13 +109,14 @@ impl Store {
     }
 
     fn check_format(&self) -> Result<(), StoreError> {
-        // Every table is there from the start, so that reading never meets a missing one.
+        // Every table exists from the start, so that reading never finds a missing one.
         let found = self.write(|transaction| {
             let found: Option<u32> = get(transaction, key::FORMAT)?;
             if found.is_none() {
                 put(transaction, key::FORMAT, &FORMAT)?;
             }
-            // An older database gets the tables that came later; an older agent leaves them alone.
+            // An older database gets the tables that were added later; an older agent does not
+            // touch them.
             if found.unwrap_or(FORMAT) <= FORMAT {
                 transaction.open_table(EVENTS).map_err(StoreError::database("make a table"))?;
                 transaction.open_table(MARKS).map_err(StoreError::database("make a table"))?;
@@ -132,14 +134,14 @@ impl Store {
         Ok(())
     }
 
-    /// The folder that it is in.
+    /// The folder of the database.
     #[must_use]
     pub const fn folder(&self) -> &Folder {
         &self.folder
     }
 
     fn database(&self) -> Result<MutexGuard<'_, Option<Database>>, StoreError> {
-        // A panic while the lock was held left at worst a transaction that was never committed.
+        // A panic while the lock was held left at most an uncommitted transaction.
         let mut database = self.database.lock().unwrap_or_else(PoisonError::into_inner);
         if database.is_none() {
             let opened = Database::builder()
@@ -166,10 +168,10 @@ impl Store {
         outcome
     }
 
-    /// Writes in one transaction that is on the disk when this returns; it blocks for that long.
+    /// Writes in one transaction that is on disk when this returns; it blocks until then.
     ///
     /// # Errors
-    /// What `what` says, or that it could not be committed; then nothing of it is there.
+    /// The error of `what`, or of the commit; then nothing is written.
     pub fn write<T>(
         &self,
         what: impl FnOnce(&WriteTransaction) -> Result<T, StoreError>,
@@ -177,7 +179,7 @@ impl Store {
         self.write_with(Durability::Immediate, what)
     }
 
-    /// As [`Self::write`], but a crash may undo it, until the next [`Self::write`].
+    /// Like [`Self::write`], but a crash may undo it, until the next [`Self::write`].
     ///
     /// # Errors
     /// As [`Self::write`].
@@ -200,7 +202,7 @@ impl Store {
                 what: "the file",
                 problem: error.to_string(),
             })?;
-            // A device that lost its power is back at once, however large its outbox is.
+            // After a power loss the device is ready immediately, independent of the outbox's size.
             transaction.set_quick_repair(matches!(durability, Durability::Immediate));
             let value = what(&transaction)?;
             transaction.commit().map_err(StoreError::database("commit"))?;
@@ -208,10 +210,10 @@ impl Store {
         })
     }
 
-    /// Reads one moment's state.
+    /// Reads a consistent snapshot.
     ///
     /// # Errors
-    /// What `what` says.
+    /// The error of `what`.
     pub(crate) fn read<T>(
         &self,
         what: impl FnOnce(&redb::ReadTransaction) -> Result<T, StoreError>,
@@ -223,10 +225,10 @@ impl Store {
         })
     }
 
-    /// Reads a small thing.
+    /// Reads a small value.
     ///
     /// # Errors
-    /// When it cannot be read.
+    /// When the read fails.
     pub fn get<T: DeserializeOwned>(&self, name: &'static str) -> Result<Option<T>, StoreError> {
         self.read(|transaction| {
             let table =
@@ -236,18 +238,18 @@ impl Store {
         })
     }
 
-    /// Stores a small thing.
+    /// Stores a small value.
     ///
     /// # Errors
-    /// When it cannot be written.
+    /// When the write fails.
     pub fn put<T: Serialize>(&self, name: &'static str, value: &T) -> Result<(), StoreError> {
         self.write(|transaction| put(transaction, name, value))
     }
 
-    /// Stores a small thing that may be lost by a crash.
+    /// Stores a small value that a crash may lose.
     ///
     /// # Errors
-    /// When it cannot be written.
+    /// When the write fails.
     pub fn put_relaxed<T: Serialize>(
         &self,
         name: &'static str,
@@ -261,7 +263,7 @@ fn decode<T: DeserializeOwned>(what: &'static str, bytes: &[u8]) -> Result<T, St
     codec::decode(bytes).map_err(|error| StoreError::Damaged { what, problem: error.to_string() })
 }
 
-/// Reads a small thing in a transaction.
+/// Reads a small value in a transaction.
 pub(crate) fn get<T: DeserializeOwned>(
     transaction: &WriteTransaction,
     name: &'static str,
@@ -271,7 +273,7 @@ pub(crate) fn get<T: DeserializeOwned>(
     value.map(|bytes| decode(name, bytes.value())).transpose()
 }
 
-/// Stores a small thing in a transaction.
+/// Stores a small value in a transaction.
 pub(crate) fn put<T: Serialize>(
     transaction: &WriteTransaction,
     name: &'static str,
@@ -282,7 +284,7 @@ pub(crate) fn put<T: Serialize>(
     Ok(())
 }
 
-/// Takes a small thing away in a transaction.
+/// Deletes a small value in a transaction.
 pub(crate) fn remove(transaction: &WriteTransaction, name: &'static str) -> Result<(), StoreError> {
     let mut table = transaction.open_table(META).map_err(StoreError::database("open a table"))?;
     table.remove(name).map_err(StoreError::database("write"))?;

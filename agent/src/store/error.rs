@@ -1,22 +1,22 @@
-//! Why the data folder could not be read or written.
+//! Errors of the data folder.
 
 use std::io;
 use std::path::PathBuf;
 
-/// Something about the data folder.
+/// The reason why the data folder could not be read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// A file could not be made, read or written.
+    /// A file could not be created, read or written.
     #[error("failed to {attempted} {}", path.display())]
     File {
-        /// What was being done.
+        /// The attempted action.
         attempted: &'static str,
         /// The file or folder.
         path: PathBuf,
-        /// Why it failed.
+        /// The cause.
         source: io::Error,
     },
-    /// Another agent has the folder.
+    /// Another agent uses the folder.
     #[error(
         "another agent runs on {}; stop it first, or give this one a folder of its own (--data)",
         path.display()
@@ -33,12 +33,12 @@ pub enum StoreError {
     OtherOwner {
         /// The folder.
         path: PathBuf,
-        /// Its owner.
+        /// Owner of the folder.
         owner: u32,
-        /// The user that the agent runs as.
+        /// User that the agent runs as.
         user: u32,
     },
-    /// The folder is open to others and holds files of other programs.
+    /// The folder is open to others and contains files of other programs.
     #[error(
         "{} is open to other users (mode {mode:o}) and holds files of other programs; give the agent a folder of its own (--data), or close this one: chmod 700 {}",
         path.display(), path.display()
@@ -46,10 +46,10 @@ pub enum StoreError {
     Foreign {
         /// The folder.
         path: PathBuf,
-        /// Its mode.
+        /// Mode of the folder.
         mode: u32,
     },
-    /// Written by a newer agent.
+    /// A newer agent has written the database.
     #[error(
         "{} has format {found}, and this agent knows formats up to {known}; install a newer agent",
         path.display()
@@ -57,27 +57,27 @@ pub enum StoreError {
     Newer {
         /// The database.
         path: PathBuf,
-        /// Its format.
+        /// Format of the database.
         found: u32,
-        /// The newest that is known here.
+        /// The newest supported format.
         known: u32,
     },
     /// The database failed.
     #[error("failed to {attempted} in the agent's database")]
     Database {
-        /// What was being done.
+        /// The attempted action.
         attempted: &'static str,
-        /// Why it failed.
+        /// The cause.
         source: Box<redb::Error>,
     },
-    /// Something that was stored cannot be read.
+    /// A stored value cannot be decoded.
     #[error(
         "{what} in the agent's database cannot be read ({problem}); restore the folder from a backup, or enroll again with --force"
     )]
     Damaged {
-        /// What.
+        /// The value.
         what: &'static str,
-        /// What is wrong with it.
+        /// The problem of the value.
         problem: String,
     },
 }
@@ -90,7 +90,7 @@ impl StoreError {
         move |source| Self::Database { attempted, source: Box::new(source.into()) }
     }
 
-    /// Must the database be opened again before it takes anything?
+    /// Whether the database must be opened again before it accepts writes.
     pub(crate) fn is_io(&self) -> bool {
         matches!(self, Self::Database { source, .. }
             if matches!(**source, redb::Error::Io(_) | redb::Error::PreviousIo))

@@ -1,4 +1,4 @@
-//! The data folder: made for its owner alone, locked by the one agent that uses it.
+//! The data folder: accessible only to its owner, locked by the agent that uses it.
 
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::error::StoreError;
 
-/// A data folder that no other agent uses. The lock goes with the process, however it ends.
+/// A data folder that no other agent uses. The lock ends with the process, in any case.
 #[derive(Debug)]
 pub struct Folder {
     path: PathBuf,
@@ -22,11 +22,10 @@ fn failed<'a>(
     move |source| StoreError::File { attempted, path: path.to_owned(), source }
 }
 
-/// How long another's lock is waited for: `muster-agent status` holds it for a moment while no agent
-/// runs.
+/// Maximum time to wait for the lock: `muster-agent status` holds it briefly while no agent runs.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-/// Locks the file, or says why not.
+/// Locks the file, or returns the reason why it is not locked.
 fn patiently_lock(file: &File) -> Result<(), TryLockError> {
     let began = Instant::now();
     loop {
@@ -40,10 +39,10 @@ fn patiently_lock(file: &File) -> Result<(), TryLockError> {
 }
 
 impl Folder {
-    /// Makes the folder when it is missing, and takes it.
+    /// Locks the folder; creates it if it is missing.
     ///
     /// # Errors
-    /// [`StoreError::InUse`] when another agent has it; or when it cannot be made or read.
+    /// [`StoreError::InUse`] when another agent uses it; or when it cannot be created or read.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
         if !path.exists() {
             DirBuilder::new()
@@ -63,7 +62,8 @@ impl Folder {
             .map_err(failed("open", &lock))?;
         match patiently_lock(&file) {
             Ok(()) => {
-                // Only the one who has the folder mends its mode: another one may be reading it.
+                // Only the process that holds the lock sets the mode: another one may be reading
+                // the folder.
                 std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o700))
                     .map_err(failed("set the mode of", path))?;
                 Ok(Self { path: path.to_owned(), _lock: file })
@@ -73,33 +73,34 @@ impl Folder {
         }
     }
 
-    /// Where it is.
+    /// Path of the folder.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The database's file.
+    /// Path of the database file.
     #[must_use]
     pub fn database(&self) -> PathBuf {
         Self::database_in(&self.path)
     }
 
-    /// The file of a folder's database, whether it is there or not.
+    /// Path of a folder's database file, which may not exist.
     #[must_use]
     pub fn database_in(path: &Path) -> PathBuf {
         path.join("agent.redb")
     }
 
-    /// The free space of its file system, in bytes; `None` when the kernel does not tell.
+    /// Returns the free space of its file system, in bytes; `None` if the kernel does not report
+    /// it.
     #[must_use]
     pub fn free_bytes(&self) -> Option<u64> {
         free_bytes(&self.path)
     }
 }
 
-/// Refuses a folder that is open to others and holds files, none of them an agent's: closing it would
-/// lock out other programs.
+/// Refuses a folder that is open to others and contains only files of other programs: closing it
+/// would lock them out.
 fn refuse_foreign(path: &Path) -> Result<(), StoreError> {
     let look = |path: &Path| std::fs::metadata(path).map_err(failed("look at", path));
     let owner = look(path)?.uid();
@@ -112,7 +113,7 @@ fn refuse_foreign(path: &Path) -> Result<(), StoreError> {
     if mode & 0o066 == 0 || Folder::database_in(path).exists() || path.join("lock").exists() {
         return Ok(());
     }
-    // A new file system has its own folder.
+    // A new file system has a folder `lost+found`.
     let is_own = |entry: &std::io::Result<std::fs::DirEntry>| {
         entry.as_ref().is_ok_and(|entry| entry.file_name() == "lost+found")
     };
@@ -123,7 +124,7 @@ fn refuse_foreign(path: &Path) -> Result<(), StoreError> {
     }
 }
 
-/// What an unprivileged process may still write below `path`, in bytes.
+/// Returns the space below `path` that is available to an unprivileged process, in bytes.
 pub(crate) fn free_bytes(path: &Path) -> Option<u64> {
     let stat = nix::sys::statvfs::statvfs(path).ok()?;
     #[allow(clippy::useless_conversion, reason = "both are 32 bits wide on some machines")]
@@ -131,10 +132,10 @@ pub(crate) fn free_bytes(path: &Path) -> Option<u64> {
     blocks.checked_mul(size)
 }
 
-/// Replaces a file whole or not at all; its owner alone can read it.
+/// Replaces a file atomically; only its owner can read it.
 ///
 /// # Errors
-/// When it cannot be written.
+/// When the write fails.
 pub fn write_private(path: &Path, content: &[u8]) -> Result<(), StoreError> {
     let beside = path.with_extension("new");
     let write = || {
@@ -143,7 +144,7 @@ pub fn write_private(path: &Path, content: &[u8]) -> Result<(), StoreError> {
         file.write_all(content)?;
         file.sync_all()?;
         std::fs::rename(&beside, path)?;
-        // The name is in the folder, which has to reach the disk too.
+        // The name is in the folder, which must be synced, too.
         path.parent().map_or(Ok(()), |folder| File::open(folder)?.sync_all())
     };
     write().map_err(failed("write", path))

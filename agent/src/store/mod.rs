@@ -1,10 +1,10 @@
-//! What the agent keeps on disk: one folder, one redb file, one process.
+//! The agent's data on disk: one folder, one redb file, one process.
 //!
-//! Knows where things are and how they are committed, not what they mean: events are
-//! `crate::outbox`'s, batches are `crate::report`'s, keys are `crate::identity`'s.
+//! This module manages tables and transactions, not their content: events belong to
+//! `crate::outbox`, batches to `crate::report`, keys to `crate::identity`.
 //!
-//! **Format**: the table `meta` names the format's version. A newer one than [`FORMAT`] is
-//! refused, so that an older agent never damages what a newer one wrote.
+//! **Format**: the table `meta` contains the format version. A version newer than [`FORMAT`] is
+//! refused, so that an older agent never damages data of a newer one.
 
 mod database;
 mod error;

@@ -1,4 +1,4 @@
-//! The folder's lock and modes, the format's version.
+//! Tests of the folder's lock and modes, and of the format version.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -66,13 +66,13 @@ fn a_folder_that_is_open_to_others_is_closed_or_refused() {
     open_up(&database, 0o644);
     drop(Store::open(Folder::open(dir.path()).unwrap()).unwrap());
     assert_eq!((mode(dir.path()), mode(&database)), (0o700, 0o600));
-    // The folder of other programs, such as /etc.
+    // A folder of other programs, such as /etc.
     let foreign = tempfile::tempdir().unwrap();
     std::fs::write(foreign.path().join("passwd"), "").unwrap();
     open_up(foreign.path(), 0o755);
     assert!(matches!(Folder::open(foreign.path()), Err(StoreError::Foreign { mode: 0o755, .. })));
     assert_eq!(mode(foreign.path()), 0o755);
-    // That of another user, which only root could use.
+    // A folder of another user, which only root could use.
     let other = tempfile::tempdir().unwrap();
     if std::os::unix::fs::chown(other.path(), Some(65534), None).is_ok() {
         let error = Folder::open(other.path()).unwrap_err();

@@ -1,4 +1,4 @@
-//! The helper's side: what a process does that was started as one.
+//! The helper's side: the main function of a helper process.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -9,11 +9,11 @@ use super::Job;
 use super::launch::become_program;
 use super::wire::{Port, receive_descriptors};
 
-/// The one argument of a helper process.
+/// The only argument of a helper process.
 pub const HELPER_ARGUMENT: &str = "__helper";
 
-/// Closes every descriptor but the standard three. To be called before anything is opened: what a
-/// supervisor or a shell left open is not for the programs that the agent starts.
+/// Closes every descriptor except the standard three. Must be called before any file is opened:
+/// programs that the agent starts must not inherit descriptors of a supervisor or a shell.
 pub fn close_inherited() {
     let Ok(entries) = std::fs::read_dir("/proc/self/fd") else { return };
     let open: Vec<i32> = entries
@@ -22,17 +22,17 @@ pub fn close_inherited() {
         .filter(|fd| *fd > 2)
         .collect();
     for fd in open {
-        // The folder's own is closed already.
+        // The folder's own descriptor is already closed.
         let _ = nix::unistd::close(fd);
     }
 }
 
-/// Does the job that the agent sends over standard input.
+/// Performs the job that the agent sends over standard input.
 #[must_use]
 pub fn run_helper() -> ExitCode {
     match serve() {
         Ok(()) => ExitCode::SUCCESS,
-        // The agent sees the closed socket; there is no one else to report to.
+        // The agent detects the closed socket; there is no other recipient of a report.
         Err(_) => ExitCode::FAILURE,
     }
 }

@@ -1,8 +1,8 @@
-//! A program of a run or of a shell: started by a helper that becomes it.
+//! Starts a program of a run or of a shell: a helper process becomes it.
 //!
-//! The helper enters the folder, finds the program, takes on the user and calls exec; each of these
-//! can block for ever on a dead file system. What it does next is reported before it does it, so
-//! that the agent can name the path.
+//! The helper enters the folder, finds the program, switches to the user and calls exec; each of
+//! these can block indefinitely on a dead file system. The helper reports each step before it
+//! starts, so that the agent can name the path.
 
 use std::collections::BTreeMap;
 use std::ffi::CString;
@@ -24,28 +24,28 @@ use tokio::time::timeout;
 use super::wire::{DESCRIPTORS, Port};
 use super::{ANSWER_TIMEOUT, Helper, Job, no_answer};
 
-/// The shell for lines, and where a user's own is missing.
+/// The shell for lines, and for users without a configured shell.
 const SHELL: &str = "/bin/sh";
 /// File mode creation mask of programs.
 const UMASK: u32 = 0o022;
 
-/// A program, and what it is started with.
+/// A program, with the parameters of its start.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Launch {
     pub(crate) program: Program,
-    /// Where programs without a slash in their names are searched.
+    /// Search path of programs without a slash in their names.
     pub(crate) path: String,
-    /// The folder that was asked for; the user's home or `/` when absent.
+    /// The requested folder; the user's home or `/` if absent.
     pub(crate) cwd: Option<String>,
     pub(crate) home: String,
-    /// Name, user id and group id, when they are not the agent's own.
+    /// Name, user id and group id, if they are not the agent's own.
     pub(crate) user: Option<(String, u32, u32)>,
     pub(crate) env: BTreeMap<String, String>,
-    /// Is standard input the program's controlling terminal?
+    /// Whether standard input is the program's controlling terminal.
     pub(crate) has_terminal: bool,
 }
 
-/// What is started.
+/// The program to start.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Program {
     /// A program and its arguments.
@@ -56,12 +56,12 @@ pub(crate) enum Program {
     Shell(String, Option<String>),
 }
 
-/// Why a program was not started.
+/// The reason why a program was not started.
 #[derive(Debug)]
 pub(crate) enum LaunchError {
-    /// The request cannot be carried out on this device.
+    /// The request is impossible on this device.
     Invalid(String),
-    /// The system refused it, or did not answer.
+    /// A system call failed or did not return.
     Failed(String),
 }
 
@@ -73,19 +73,19 @@ impl LaunchError {
     }
 }
 
-/// What a launching helper reports.
+/// A report of a launching helper.
 #[derive(Debug, Serialize, Deserialize)]
 enum Report {
-    /// It is about to touch this path.
+    /// It will access this path next.
     Step(String),
     Invalid(String),
     Failed(String),
 }
 
-/// Starts a program with these as its standard input, output and error. Answers its process.
+/// Starts a program with these as its standard input, output and error. Returns its process.
 ///
 /// # Errors
-/// Why it was not started.
+/// The reason why it was not started.
 pub(crate) async fn launch(
     launch: Launch,
     stdio: [OwnedFd; DESCRIPTORS],
@@ -100,7 +100,7 @@ pub(crate) async fn launch(
             Ok(Ok(Some(Report::Step(path)))) => step = path,
             Ok(Ok(Some(Report::Invalid(reason)))) => return Err(LaunchError::Invalid(reason)),
             Ok(Ok(Some(Report::Failed(reason)))) => return Err(LaunchError::Failed(reason)),
-            // The socket is closed by exec.
+            // A successful exec closes the socket.
             Ok(Ok(None)) => return helper.into_child().map_err(failed),
             Ok(Err(error)) => return Err(failed(error)),
             Err(_) => return Err(LaunchError::Failed(no_answer(&step))),
@@ -108,7 +108,7 @@ pub(crate) async fn launch(
     }
 }
 
-/// Becomes the program; returns only when that fails, after it was reported.
+/// Becomes the program; returns only on failure, after reporting it.
 pub(super) fn become_program(
     port: &mut Port,
     launch: Launch,
@@ -133,7 +133,7 @@ fn try_become(
 ) -> Result<std::convert::Infallible, LaunchError> {
     let [stdin, stdout, stderr]: [OwnedFd; DESCRIPTORS] =
         descriptors.try_into().map_err(|_| start_failed("its descriptors did not arrive"))?;
-    // A session of its own: the agent's terminal is none of the program's business.
+    // A new session: the program must not have access to the agent's terminal.
     setsid().map_err(start_failed)?;
     if launch.has_terminal {
         rustix::process::ioctl_tiocsctty(&stdin).map_err(start_failed)?;
@@ -176,7 +176,7 @@ fn step(port: &mut Port, path: &str) -> Result<(), LaunchError> {
     port.send(&Report::Step(path.to_owned())).map_err(start_failed)
 }
 
-/// Enters the folder; answers it with the reason when only the user may.
+/// Enters the folder; returns it with the error if only the user may enter it.
 fn enter(port: &mut Port, launch: &Launch) -> Result<Option<(String, io::Error)>, LaunchError> {
     let folder = launch.cwd.as_ref().unwrap_or(&launch.home);
     step(port, folder)?;
@@ -205,7 +205,7 @@ fn enter(port: &mut Port, launch: &Launch) -> Result<Option<(String, io::Error)>
 
 type Found = (PathBuf, Option<String>, Vec<String>);
 
-/// The program, its own name when that is another, and its arguments.
+/// Returns the program, its `argv[0]` if that differs, and its arguments.
 fn find_program(port: &mut Port, launch: &Launch) -> Result<Found, LaunchError> {
     match &launch.program {
         Program::Line(line) => Ok((SHELL.into(), None, vec!["-c".to_owned(), line.clone()])),
@@ -223,7 +223,7 @@ fn find_program(port: &mut Port, launch: &Launch) -> Result<Found, LaunchError> 
             let name = shell.file_name().unwrap_or_default().to_string_lossy();
             Ok(match line {
                 Some(line) => (shell.into(), None, vec!["-c".to_owned(), line.clone()]),
-                // Named with a dash before it, as login does.
+                // With a leading dash in its name, like login.
                 None => (shell.into(), Some(format!("-{name}")), Vec::new()),
             })
         }
@@ -234,7 +234,7 @@ fn is_program(file: &Path) -> bool {
     std::fs::metadata(file).is_ok_and(|it| it.is_file() && it.permissions().mode() & 0o111 != 0)
 }
 
-/// Where a program is, as a shell would find it from the current folder.
+/// Finds a program like a shell in the current folder.
 fn find(
     name: &str,
     path: &str,
@@ -267,8 +267,8 @@ fn become_user(name: &str, uid: u32, gid: u32) -> Result<(), Errno> {
     setuid(Uid::from_raw(uid))
 }
 
-/// Lets the program begin with default signal dispositions and no blocked signal. A handler becomes
-/// the default at exec, and installing one is the way to do it without unsafe code.
+/// Resets signal dispositions to their defaults and unblocks all signals. A handler becomes the
+/// default at exec, so installing one resets an ignored signal without unsafe code.
 fn reset_signals() -> io::Result<Option<tokio::runtime::Runtime>> {
     SigSet::empty().thread_set_mask()?;
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();

@@ -1,17 +1,17 @@
-//! Helper processes: everything that touches a file system that may not answer.
+//! Helper processes: they make all accesses to file systems that may not respond.
 //!
-//! A system call on a dead mount (NFS, FUSE) cannot be interrupted: a thread that makes it keeps its
-//! process alive, with all of its files. So the agent starts its own binary again as a helper, asks
-//! it over a socket, and abandons it when it does not answer.
+//! A system call on a dead mount (NFS, FUSE) cannot be interrupted: a thread that makes it keeps
+//! its process alive, with all of its files. So the agent starts its own binary again as a helper,
+//! sends it requests over a socket, and abandons it if it does not respond.
 //!
-//! | file | is |
+//! | file | contents |
 //! |---|---|
-//! | `process` | the agent's side: starts a helper, sends its job, receives its messages, kills it |
-//! | `wire` | messages on the socket, and the descriptors that go with a job |
-//! | `entry` | the helper's side: closes what it inherited, reads its job and does it |
+//! | `process` | the agent's side: starts a helper, sends its job, reads its messages, kills it |
+//! | `wire` | messages on the socket, and the descriptors that accompany a job |
+//! | `entry` | the helper's side: closes inherited descriptors, reads its job and performs it |
 //! | `launch` | the job that becomes a program of a run or of a shell |
 //!
-//! Invariant: the agent's own thread touches no path that an order or an operator names.
+//! Invariant: the agent's own thread accesses no path that an order or an operator names.
 
 mod entry;
 mod launch;
@@ -31,10 +31,10 @@ pub(crate) use wire::{Port, path_bytes};
 use crate::files::FilesJob;
 use crate::operations::UploadJob;
 
-/// A helper that reports nothing for this long does not get an answer from a file system.
+/// Maximum time without a report from a helper: then its file system counts as unresponsive.
 pub(crate) const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What a helper is started for.
+/// The job of a helper.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Job {
@@ -46,7 +46,7 @@ pub(crate) enum Job {
     Upload(UploadJob),
 }
 
-/// The reason that is reported for a file system that does not answer.
+/// Returns the message for a file system that does not respond.
 pub(crate) fn no_answer(path: &str) -> String {
     format!("the file system at {path} does not answer")
 }

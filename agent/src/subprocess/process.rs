@@ -23,16 +23,17 @@ const OWN_PROGRAM: &str = "/proc/self/exe";
 
 static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
 
-/// Names the agent's binary, for a process that embeds the agent and is none itself: helpers are
-/// started from it. The first call counts.
+/// Sets the agent's binary, from which helpers are started, for a process that embeds the agent.
+/// Only the first call has an effect.
 pub fn set_program(program: PathBuf) {
     PROGRAM.get_or_init(|| program);
 }
-/// A killed helper is waited for at this interval at first, and at most at the longest.
+/// Initial and maximum interval between checks whether a killed helper has ended.
 const REAP_INTERVAL: Duration = Duration::from_millis(20);
 const MAX_REAP_INTERVAL: Duration = Duration::from_secs(10);
 
-/// A helper process. Dropped, it is killed; one that a dead file system holds is abandoned.
+/// A helper process. It is killed when it is dropped; one that is blocked by an unresponsive file
+/// system is abandoned.
 #[derive(Debug)]
 pub(crate) struct Helper {
     child: Option<Child>,
@@ -40,10 +41,10 @@ pub(crate) struct Helper {
 }
 
 impl Helper {
-    /// Starts a helper and sends it its job, with descriptors or none.
+    /// Starts a helper and sends it its job, optionally with descriptors.
     ///
     /// # Errors
-    /// When no process can be started, or it does not take the job.
+    /// When no process can be started, or the helper does not accept the job.
     pub(crate) async fn start(job: &Job, fds: Vec<OwnedFd>) -> io::Result<Self> {
         let (ours, theirs) = StdStream::pair()?;
         let child = Command::new(PROGRAM.get().map_or(Path::new(OWN_PROGRAM), PathBuf::as_path))
@@ -71,15 +72,15 @@ impl Helper {
     /// Sends a message.
     ///
     /// # Errors
-    /// When the helper is gone.
+    /// When the helper has ended.
     pub(crate) async fn send<T: Serialize>(&mut self, message: &T) -> io::Result<()> {
         self.socket.write_all(&wire::encode(message)?).await
     }
 
-    /// Waits for a message; `None` when the helper has closed the socket.
+    /// Waits for a message; `None` if the helper has closed the socket.
     ///
     /// # Errors
-    /// When what came is no message.
+    /// When the data is not a message.
     pub(crate) async fn receive<T: DeserializeOwned>(&mut self) -> io::Result<Option<T>> {
         let mut head = [0; 4];
         match self.socket.read_exact(&mut head).await {
@@ -99,12 +100,12 @@ impl Helper {
         wire::decode(&bytes).map(Some)
     }
 
-    /// The socket itself, once both sides have agreed on another protocol.
+    /// Returns the socket, after both sides have agreed on another protocol.
     pub(crate) const fn socket(&mut self) -> &mut UnixStream {
         &mut self.socket
     }
 
-    /// The process, which has become another program.
+    /// Returns the process, which has become another program.
     pub(super) fn into_child(mut self) -> io::Result<Child> {
         self.child.take().ok_or_else(|| io::ErrorKind::NotFound.into())
     }
@@ -118,19 +119,19 @@ impl Drop for Helper {
 
 fn kill(child: Option<Child>) {
     if let Some(mut child) = child {
-        // It may be gone already.
+        // It may have ended already.
         let _ = child.kill();
         reap_later(child);
     }
 }
 
-/// Waits for a child in the background, until a dead file system lets it go, however long that
-/// takes.
+/// Waits for a child in the background, even if an unresponsive file system blocks it for a long
+/// time.
 pub(crate) fn reap_later(mut child: Child) {
     if !matches!(child.try_wait(), Ok(None)) {
         return;
     }
-    // Without a runtime the agent ends, and its children are no longer its own.
+    // Without a runtime the agent is ending, and its children are reparented.
     let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
     runtime.spawn(async move {
         let mut interval = REAP_INTERVAL;

@@ -1,4 +1,4 @@
-//! Messages between the agent and a helper: CBOR, each after its length; and descriptors.
+//! Messages between the agent and a helper, CBOR with a length prefix; and descriptors.
 
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;
@@ -22,7 +22,7 @@ fn invalid(problem: impl ToString) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, problem.to_string())
 }
 
-/// Encodes a message with its length before it.
+/// Encodes a message with its length prefix.
 pub(super) fn encode<T: Serialize>(message: &T) -> io::Result<Vec<u8>> {
     let bytes = codec::encode(message);
     let length = u32::try_from(bytes.len()).map_err(invalid)?;
@@ -38,7 +38,7 @@ pub(super) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> io::Result<T> {
     codec::decode(bytes).map_err(invalid)
 }
 
-/// The length that was read before a message.
+/// Decodes the length prefix of a message.
 pub(super) fn length(head: [u8; 4]) -> io::Result<usize> {
     let length = u32::from_be_bytes(head) as usize;
     if length > MAX_MESSAGE_BYTES {
@@ -47,7 +47,7 @@ pub(super) fn length(head: [u8; 4]) -> io::Result<usize> {
     Ok(length)
 }
 
-/// Sends one byte, and with it descriptors or none.
+/// Sends one byte, optionally with descriptors.
 pub(super) fn send_descriptors(socket: &UnixStream, fds: &[OwnedFd]) -> io::Result<()> {
     let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS))];
@@ -59,7 +59,7 @@ pub(super) fn send_descriptors(socket: &UnixStream, fds: &[OwnedFd]) -> io::Resu
     Ok(())
 }
 
-/// Receives what [`send_descriptors`] sent.
+/// Receives the descriptors from [`send_descriptors`].
 pub(super) fn receive_descriptors(socket: &UnixStream) -> io::Result<Vec<OwnedFd>> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
@@ -83,7 +83,7 @@ pub(super) fn receive_descriptors(socket: &UnixStream) -> io::Result<Vec<OwnedFd
 pub(crate) struct Port(pub(super) UnixStream);
 
 impl Port {
-    /// Waits for a message; `None` when the agent has closed the socket.
+    /// Waits for a message; `None` if the agent has closed the socket.
     pub(crate) fn receive<T: DeserializeOwned>(&mut self) -> io::Result<Option<T>> {
         let mut head = [0; 4];
         match self.0.read_exact(&mut head) {
@@ -101,13 +101,13 @@ impl Port {
         self.0.write_all(&encode(message)?)
     }
 
-    /// The socket itself, for a protocol of its own.
+    /// Returns the socket, for another protocol.
     pub(crate) fn into_socket(self) -> UnixStream {
         self.0
     }
 }
 
-/// Paths as bytes: not each is UTF-8.
+/// Paths as bytes: they need not be UTF-8.
 pub(crate) mod path_bytes {
     use std::ffi::OsString;
     use std::os::unix::ffi::{OsStrExt, OsStringExt};

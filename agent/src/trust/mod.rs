@@ -1,9 +1,9 @@
-//! TLS that trusts one CA and nothing else, whatever the device's clock says.
+//! TLS that trusts exactly one CA, independent of the device's clock.
 //!
-//! Before enrollment the CA is known by its pin (the enrollment token carries it), afterwards by
-//! its certificate. The system's own CAs are never asked. Certificates are not held to their
-//! validity in time: a device whose clock stands at 1970 must still be able to come back, and the
-//! pin, not the calendar, is what the trust rests on.
+//! Before enrollment the CA is identified by its pin (in the enrollment token), afterwards by its
+//! certificate. The system's CAs are never used. The validity period of certificates is ignored: a
+//! device whose clock is at 1970 must still be able to reconnect, and trust is based on the pin,
+//! not on the calendar.
 
 #[cfg(test)]
 mod tests;
@@ -17,10 +17,10 @@ use rustls::crypto::aws_lc_rs;
 
 pub use verifier::{PinnedCa, TrustError, Verifier};
 
-/// The TLS configuration of a client that trusts this CA.
+/// Returns the TLS configuration of a client that trusts this CA.
 ///
 /// # Errors
-/// When the CA's certificate cannot be used.
+/// When the CA's certificate is invalid.
 pub fn client_config(verifier: Arc<Verifier>) -> Result<ClientConfig, TrustError> {
     let mut config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
         .with_safe_default_protocol_versions()
@@ -28,7 +28,7 @@ pub fn client_config(verifier: Arc<Verifier>) -> Result<ClientConfig, TrustError
         .dangerous()
         .with_custom_certificate_verifier(verifier)
         .with_no_client_auth();
-    // Connections live for hours; room for tickets would only cost memory.
+    // Connections last for hours; a cache of session tickets would waste memory.
     config.resumption = Resumption::disabled();
     Ok(config)
 }

@@ -1,4 +1,4 @@
-//! Who is trusted, and that the clock does not matter.
+//! Tests of the trust in servers, and of its independence of the clock.
 
 use std::time::Duration;
 
@@ -70,7 +70,7 @@ fn the_pinned_ca_for_this_host_and_nobody_else_at_any_time() {
             let host = ServerName::try_from(host).unwrap();
             let outcome = verifier.verify_server_cert(leaf, &chain, &host, &[], now);
             assert_eq!(outcome.is_ok(), is_good, "{name}: {outcome:?}");
-            // The same by way of somebody else: what is connected to is a port on the loopback.
+            // The same with an indirect connection: its address is a port on the loopback.
             let by_way = Verifier::for_host(ca.clone(), &host.to_str()).unwrap();
             let near = ServerName::try_from("127.0.0.1").unwrap();
             let outcome = by_way.verify_server_cert(leaf, &chain, &near, &[], now);

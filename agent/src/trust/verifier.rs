@@ -1,4 +1,4 @@
-//! The verifier: the server's certificate must be signed by the pinned CA, for this host.
+//! The verifier: the pinned CA must have signed the server's certificate, for this host.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -10,13 +10,13 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
 use rustls::{CertificateError, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
 
-/// A certificate that cannot be trusted, or nothing to trust it by.
+/// The reason why no certificate can be verified.
 #[derive(Debug, thiserror::Error)]
 pub enum TrustError {
-    /// The stored CA is no certificate.
+    /// The stored CA is not a certificate.
     #[error("the pinned CA certificate cannot be used; enroll again with --force")]
     UnusableCa(#[source] Error),
-    /// The host cannot stand in a certificate.
+    /// The host is not valid in a certificate.
     #[error("'{0}' is neither a host's name nor an address")]
     Host(String),
     /// rustls offers no protocol version.
@@ -24,10 +24,10 @@ pub enum TrustError {
     Protocol(#[source] Error),
 }
 
-/// How the CA is known.
+/// How the CA is identified.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PinnedCa {
-    /// SHA-256 of its SubjectPublicKeyInfo: the server shows the certificate in its chain.
+    /// SHA-256 of its SubjectPublicKeyInfo: the server sends the certificate in its chain.
     Pin(Hash),
     /// Its certificate, DER.
     Certificate(CertificateDer<'static>),
@@ -37,22 +37,23 @@ pub enum PinnedCa {
 #[derive(Debug)]
 pub struct Verifier {
     ca: PinnedCa,
-    /// Whose certificate it must be, when the connection is made by way of somebody else.
+    /// Expected host of the certificate, if the connection is indirect.
     host: Option<ServerName<'static>>,
-    /// The CA's certificate, as soon as a server has shown it and was verified by it.
+    /// The CA's certificate, once a server has sent it and was verified by it.
     shown: Mutex<Option<CertificateDer<'static>>>,
-    /// Why the last server was not trusted, in words: rustls has only names for it.
+    /// The reason why the last server was not trusted, as a message: rustls reports only error
+    /// codes.
     refusal: Mutex<Option<String>>,
 }
 
 impl Verifier {
-    /// Trusts this CA alone.
+    /// Trusts only this CA.
     #[must_use]
     pub fn new(ca: PinnedCa) -> Arc<Self> {
         Self::with(ca, None)
     }
 
-    /// Trusts this CA alone, for this host: the address that is connected to is only a way to it.
+    /// Trusts only this CA, for this host, independent of the address of the connection.
     ///
     /// # Errors
     /// When the host is neither a name nor an address.
@@ -66,7 +67,7 @@ impl Verifier {
         Arc::new(Self { ca, host, shown: Mutex::new(None), refusal: Mutex::new(None) })
     }
 
-    /// The CA's certificate, when a server was verified by it.
+    /// Returns the CA's certificate, if a server was verified by it.
     #[must_use]
     pub fn ca(&self) -> Option<CertificateDer<'static>> {
         if let PinnedCa::Certificate(ca) = &self.ca {
@@ -75,7 +76,7 @@ impl Verifier {
         self.shown.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Why the last server was not trusted; `None` when it was, or none was met.
+    /// Returns the reason why the last server was not trusted; `None` if it was, or there was none.
     #[must_use]
     pub fn refusal(&self) -> Option<String> {
         self.refusal.lock().unwrap_or_else(PoisonError::into_inner).clone()
@@ -93,7 +94,8 @@ impl Verifier {
     }
 }
 
-/// Why a certificate is not trusted, for the person who has to find out what is in between.
+/// Formats the reason why a certificate is not trusted, to help an operator find an intercepting
+/// host.
 fn in_words(error: &Error, ca: &PinnedCa, host: &ServerName<'_>) -> String {
     match (error, ca) {
         (Error::InvalidCertificate(CertificateError::UnknownIssuer), PinnedCa::Pin(pin)) => {
@@ -131,7 +133,7 @@ fn spki_hash(certificate: &CertificateDer<'_>) -> Option<Hash> {
     Some(Hash::of(&parsed.subject_public_key_info()))
 }
 
-/// Verification by this CA as the only root.
+/// Creates a verifier with this CA as the only root.
 fn webpki(ca: CertificateDer<'static>) -> Result<Arc<WebPkiServerVerifier>, Error> {
     let mut roots = RootCertStore::empty();
     roots.add(ca)?;
@@ -150,11 +152,12 @@ impl Verifier {
         ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        // Not the end entity: what is pinned is the one that signs, not the one that serves.
+        // Not the end entity: the pinned certificate is that of the CA, not that of the server.
         let ca = self.find_ca(intermediates)?;
         let verifier = webpki(ca.clone())?;
         let mut at = now;
-        // Each certificate of the chain can move the time once into its validity.
+        // Each certificate of the chain can cause one correction of the time into its validity
+        // period.
         for _ in 0..=intermediates.len() + 1 {
             let outcome = verifier.verify_server_cert(
                 end_entity,

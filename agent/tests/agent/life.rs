@@ -1,4 +1,4 @@
-//! An agent's life with a real broker: joining, reporting, losing and finding its server again.
+//! Tests of an agent with a real broker: enrolling, reporting, losing its server and reconnecting.
 
 use std::time::{Duration, Instant};
 
@@ -14,7 +14,7 @@ use muster_schemas::names::ConfigValue;
 use crate::running::Running;
 use crate::support::{self, Server};
 
-/// How many rounds of samples are in these batches: each has a time of its own.
+/// Returns the number of rounds of samples in these batches: each has a distinct time.
 fn rounds(batches: &[MetricBatch]) -> usize {
     let times = batches.iter().flat_map(|batch| {
         batch.points.iter().map(|point| batch.time.plus_micros(point.offset).micros())
@@ -113,7 +113,7 @@ async fn a_device_reports_itself_and_works_by_its_config() {
     running.stop().await;
     assert_eq!(ask_status(&data).await.unwrap(), None);
 
-    // Nothing has changed, so nothing is reported again.
+    // Without a change, the inventory is not reported again.
     let before = server.known.lock().unwrap().events.len();
     let running = Running::start(&server).await;
     running.record(200);
@@ -173,7 +173,7 @@ async fn a_lost_stream_loses_no_event() {
     running.stop().await;
 }
 
-/// The stream METRICS refuses what comes beyond so many messages.
+/// Makes the stream METRICS refuse messages beyond this number.
 async fn set_room(server: &Server, max_messages: i64) {
     let jetstream = async_nats::jetstream::new(server.client().await);
     let mut stream = jetstream.get_stream("METRICS").await.unwrap();
@@ -200,7 +200,7 @@ async fn what_a_full_stream_refuses_is_kept_and_sent_when_there_is_room() {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     let kept = usize::try_from(running.agent.status().backlog.batches).unwrap();
-    // Every try is seen here, whatever the stream says to it.
+    // Every attempt is counted here, whether or not the stream accepts it.
     let tried = server.known.lock().unwrap().backfilled.len();
     eprintln!("{kept} batches are kept, {tried} tries in {:?}", began.elapsed());
     assert!((1..=10).contains(&tried), "{tried} tries");

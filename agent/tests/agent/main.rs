@@ -1,4 +1,4 @@
-//! The agent with a real broker and as much of its servers as it needs.
+//! Tests of the agent with a real broker and minimal servers.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by it, in its own helpers too")]
 

@@ -1,4 +1,4 @@
-//! The agent as a process of its own, which can be killed.
+//! The agent as a separate process, which a test can kill.
 
 use std::process::{Child, Command, Stdio};
 
@@ -26,14 +26,14 @@ impl Process {
         Self(child)
     }
 
-    /// Its memory, in bytes.
+    /// Returns its memory usage, in bytes.
     pub(crate) fn memory(&self) -> u64 {
         let pid = i32::try_from(self.0.id()).unwrap();
         let status = procfs::process::Process::new(pid).unwrap().status().unwrap();
         status.vmrss.unwrap() * 1024
     }
 
-    /// kill -9.
+    /// Kills it with SIGKILL.
     pub(crate) fn kill(mut self) {
         self.0.kill().unwrap();
         self.0.wait().unwrap();

@@ -38,7 +38,7 @@ impl Running {
         Self { agent, stop, task }
     }
 
-    /// Stops in less than two seconds, as a system's shutdown wants it.
+    /// Stops in less than two seconds, as a system shutdown requires.
     pub(crate) async fn stop(self) {
         let asked = Instant::now();
         self.stop.cancel();

@@ -1,7 +1,8 @@
-//! One owner a folder: the lock that says so, and the end of what a killed owner left behind.
+//! One owner per folder: its lock, and the end of processes that a killed owner left running.
 //!
-//! The kernel ends our children with us (`setpriv --pdeathsig`); a restart right after a kill can
-//! still meet one that is shutting down, and without `setpriv` one that never will.
+//! The kernel ends the children together with their owner (`setpriv --pdeathsig`); but a restart
+//! immediately after a kill can still find one that is shutting down, or, without `setpriv`, one
+//! that continues to run.
 
 use std::fs::{self, File, TryLockError};
 use std::io;
@@ -15,7 +16,8 @@ use super::error::ChildError;
 use super::family;
 use crate::files;
 
-/// Held while a service's folder is ours. The kernel releases the lock when we die.
+/// Held while this process owns a service's folder. The kernel releases the lock when the process
+/// ends.
 #[derive(Debug)]
 pub(crate) struct Claim {
     _lock: File,
@@ -23,7 +25,7 @@ pub(crate) struct Claim {
 }
 
 impl Claim {
-    /// Takes the folder, and ends the process that an earlier owner left, orderly if it can.
+    /// Locks the folder, and ends the process that an earlier owner left, orderly if possible.
     pub(crate) async fn take(
         dir: &Path,
         name: &'static str,
@@ -46,17 +48,17 @@ impl Claim {
         Ok(claim)
     }
 
-    /// Notes the process that now runs, for an owner after us.
+    /// Records the current process, for the next owner.
     pub(crate) fn note(&self, pid: u32) -> Result<(), ChildError> {
         let Some(started) = family::started(pid) else {
-            return Ok(()); // It has ended already; the supervisor will notice.
+            return Ok(()); // It has already ended; the supervisor will detect it.
         };
         fs::write(&self.pid_file, format!("{pid} {started} {}\n", boot_id())).map_err(|source| {
             ChildError::File { attempt: "write", path: self.pid_file.clone(), source }
         })
     }
 
-    /// Forgets the process, which was seen to end.
+    /// Deletes the record of a process that has ended.
     pub(crate) fn clear(&self) {
         if let Err(error) = fs::remove_file(&self.pid_file)
             && error.kind() != io::ErrorKind::NotFound
@@ -65,7 +67,7 @@ impl Claim {
         }
     }
 
-    /// The process of an earlier owner, if that very process still lives.
+    /// Returns the process of an earlier owner, if exactly that process is still running.
     fn leftover(&self) -> Option<u32> {
         let text = fs::read_to_string(&self.pid_file).ok()?;
         let mut words = text.split_whitespace();
@@ -86,7 +88,7 @@ async fn end(
         [(stop_signal, stop_within), (Signal::SIGKILL, Duration::from_secs(5))]
     {
         let target = Pid::from_raw(pid.cast_signed());
-        // Either may fail because the process is gone, which is what is waited for.
+        // Either may fail because the process has ended, which is the goal.
         let _ = kill(target, signal);
         let _ = kill(target, Signal::SIGCONT);
         let deadline = Instant::now() + patience;
@@ -100,7 +102,7 @@ async fn end(
     Err(ChildError::Leftover { name, pid })
 }
 
-/// Differs after every boot, so that an old pid file names nobody.
+/// Returns the boot id: an old pid file is invalid after a reboot.
 fn boot_id() -> String {
     let id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
     let id = id.trim();

@@ -1,4 +1,4 @@
-//! What can go wrong with a child process.
+//! Errors of child processes.
 
 use std::io;
 use std::net::SocketAddr;
@@ -9,7 +9,7 @@ use thiserror::Error;
 
 use super::process::Exit;
 
-/// A child process that could not be started, signaled or stopped.
+/// The reason why a child process could not be started, signaled or stopped.
 #[derive(Debug, Error)]
 pub enum ChildError {
     /// Another process already runs this service on the same folder.
@@ -18,27 +18,27 @@ pub enum ChildError {
         /// The service's folder.
         dir: PathBuf,
     },
-    /// A file that the child needs could not be made or read.
+    /// A file that the child needs could not be created or read.
     #[error("cannot {attempt} {}", path.display())]
     File {
-        /// What was attempted: "open the log", …
+        /// The attempted action: "open the log", …
         attempt: &'static str,
-        /// On what.
+        /// The file.
         path: PathBuf,
-        /// Why not.
+        /// The cause.
         source: io::Error,
     },
-    /// The operating system would not start the program.
+    /// The operating system could not start the program.
     #[error("cannot start {name} ({})", program.display())]
     Spawn {
         /// The service.
         name: &'static str,
-        /// The program that was to be run.
+        /// The program.
         program: PathBuf,
-        /// Why not.
+        /// The cause.
         source: io::Error,
     },
-    /// Somebody else listens where it is to listen.
+    /// Another process listens on its address.
     #[error(
         "{name} cannot listen on {address}, as another program does; stop that one, or choose another port"
     )]
@@ -55,34 +55,34 @@ pub enum ChildError {
         name: &'static str,
         /// How it ended.
         exit: Exit,
-        /// Where all of its log is.
+        /// Path of the complete log.
         log: PathBuf,
         /// The last lines of the log.
         tail: String,
     },
-    /// It runs, and a check says that it never will be ready.
+    /// It runs, and a check found that it can never become ready.
     #[error("{name} runs and cannot be used: {reason}")]
     Unusable {
         /// The service.
         name: &'static str,
-        /// What the check said.
+        /// Message of the check.
         reason: String,
     },
-    /// It was not ready in time.
+    /// It was not ready before the timeout.
     #[error("{name} was not ready after {} s ({reason}); the end of its log {}:\n{tail}", waited.as_secs(), log.display())]
     NotReadyInTime {
         /// The service.
         name: &'static str,
-        /// How long was waited.
+        /// The timeout.
         waited: Duration,
-        /// What the last check said.
+        /// Message of the last check.
         reason: String,
-        /// Where all of its log is.
+        /// Path of the complete log.
         log: PathBuf,
         /// The last lines of the log.
         tail: String,
     },
-    /// A left-over process of an earlier owner did not end, even when killed.
+    /// A leftover process of an earlier owner did not end, even when killed.
     #[error("process {pid} of {name}, left by an earlier run, does not end; end it by hand")]
     Leftover {
         /// The service.
@@ -96,13 +96,13 @@ pub enum ChildError {
         /// The service.
         name: &'static str,
     },
-    /// It was asked to stop while it was still starting.
+    /// A stop was requested while it was starting.
     #[error("the start of {name} was given up, as it was asked to stop")]
     GivenUp {
         /// The service.
         name: &'static str,
     },
-    /// The tokio runtime that watched it has ended.
+    /// The tokio runtime that supervised it has ended.
     #[error("{name} is no longer watched, as the runtime that watched it has shut down")]
     Unwatched {
         /// The service.
@@ -111,7 +111,7 @@ pub enum ChildError {
 }
 
 impl ChildError {
-    /// Whether the server said that its address is taken: another port may serve.
+    /// Whether the server reported that its address is in use: another port may work.
     pub fn is_port_taken(&self) -> bool {
         match self {
             Self::PortTaken { .. } => true,
@@ -121,7 +121,7 @@ impl ChildError {
     }
 }
 
-/// What Go (nats-server, influxd) and PostgreSQL print when they cannot bind.
+/// Checks for the messages of Go (nats-server, influxd) and PostgreSQL when they cannot bind.
 fn says_port_taken(tail: &str) -> bool {
     let tail = tail.to_ascii_lowercase();
     tail.contains("address already in use") || tail.contains("could not create any tcp/ip sockets")

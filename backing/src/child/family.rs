@@ -7,13 +7,13 @@ use std::fs;
 struct Stat {
     state: char,
     parent: u32,
-    /// Clock ticks since boot: with the pid, it names a process for good.
+    /// Start time in clock ticks since boot: together with the pid, it identifies a process.
     started: u64,
 }
 
 fn stat(pid: u32) -> Option<Stat> {
     let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The command name, in parentheses, may itself hold spaces and parentheses.
+    // The command name, in parentheses, may itself contain spaces and parentheses.
     let fields: Vec<&str> = text.rsplit_once(')')?.1.split_whitespace().collect();
     Some(Stat {
         state: fields.first()?.chars().next()?,
@@ -22,12 +22,12 @@ fn stat(pid: u32) -> Option<Stat> {
     })
 }
 
-/// When a live process started. `None` when there is none, or only its zombie.
+/// Returns the start time of a live process; `None` if it does not exist or is a zombie.
 pub(crate) fn started(pid: u32) -> Option<u64> {
     stat(pid).filter(|stat| !matches!(stat.state, 'Z' | 'X')).map(|stat| stat.started)
 }
 
-/// `root` and all of its descendants, parents before their children.
+/// Returns `root` and all of its descendants, parents before their children.
 pub(crate) fn family(root: u32) -> Vec<u32> {
     let mut children: HashMap<u32, Vec<u32>> = HashMap::new();
     let processes = fs::read_dir("/proc").into_iter().flatten().flatten();

@@ -1,4 +1,4 @@
-//! [`Child`]: what callers hold of a running server.
+//! [`Child`]: the handle of a running server.
 
 use std::path::Path;
 use std::sync::{Arc, PoisonError};
@@ -15,33 +15,33 @@ use super::process::{Exit, Process};
 use super::spec::ChildSpec;
 use super::supervisor::{Current, Request, Supervisor, first_delay};
 
-/// What happened to a server.
+/// An event of a server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ChildEvent {
     /// Its process ended.
     Exited {
-        /// How.
+        /// How it ended.
         exit: Exit,
-        /// Whether we had asked it to.
+        /// Whether its end was requested.
         asked: bool,
     },
-    /// It is up again, and ready.
+    /// It is running again, and ready.
     Restarted {
         /// Its new process.
         pid: u32,
-        /// From the end of the old process until it was ready.
+        /// Time from the end of the old process until it was ready.
         down: Duration,
     },
-    /// It could not be started again; unless that was asked for, it is tried again soon.
+    /// Restarting it failed; an unrequested restart is retried soon.
     RestartFailed {
         /// The error, as text.
         reason: String,
     },
 }
 
-/// A server that was started and is watched.
+/// A server that was started and is supervised.
 ///
-/// Dropping it asks the server to stop without waiting; prefer [`Child::shut_down`].
+/// Dropping it requests a stop without waiting; prefer [`Child::shut_down`].
 #[derive(Debug)]
 pub struct Child {
     name: &'static str,
@@ -54,10 +54,10 @@ pub struct Child {
 }
 
 impl Child {
-    /// Starts the server, waits until it is ready, and watches it from then on.
+    /// Starts the server, waits until it is ready, and supervises it from then on.
     ///
     /// # Errors
-    /// When its folder is in use, or it did not start; the end of its log is in the error.
+    /// When its folder is in use, or it did not start, with the end of its log.
     pub async fn start(spec: ChildSpec) -> Result<Self, ChildError> {
         let claim = Claim::take(&spec.dir, spec.name, spec.stop_signal, spec.stop_within).await?;
         let log = Log::new(&spec.dir, spec.name);
@@ -88,22 +88,22 @@ impl Child {
         self.name
     }
 
-    /// Its process, if it has one now.
+    /// Id of its current process, if it has one.
     pub fn pid(&self) -> Option<u32> {
         self.process().map(|process| process.pid())
     }
 
-    /// Where its output goes.
+    /// Path of its log.
     pub fn log(&self) -> &Path {
         self.log.path()
     }
 
-    /// Whether it was ready when last looked at, and has not ended since.
+    /// Whether it was ready at the last check, and has not ended since.
     pub fn is_ready(&self) -> bool {
         *self.ready.borrow()
     }
 
-    /// Waits until it is ready; `false` when that takes longer than `within`.
+    /// Waits until it is ready; `false` if that takes longer than `within`.
     pub async fn wait_ready(&self, within: Duration) -> bool {
         let mut ready = self.ready.clone();
         tokio::time::timeout(within, ready.wait_for(|ready| *ready))
@@ -111,45 +111,45 @@ impl Child {
             .is_ok_and(|outcome| outcome.is_ok())
     }
 
-    /// What happens from now on. A receiver that lags by more than 64 events misses the oldest.
+    /// Subscribes to future events. A receiver that lags by more than 64 events misses the oldest.
     pub fn events(&self) -> broadcast::Receiver<ChildEvent> {
         self.events.subscribe()
     }
 
-    /// Stops it, orderly or in the end by force, and keeps it away until [`Child::start_again`].
-    /// `None` when it had no process.
+    /// Stops it, orderly or finally by force, and prevents restarts until [`Child::start_again`].
+    /// `None` if it had no process.
     ///
     /// # Errors
-    /// When nothing watches it any more.
+    /// When it is no longer supervised.
     pub async fn stop(&self) -> Result<Option<Exit>, ChildError> {
         let (reply, answer) = oneshot::channel();
         self.ask(Request::Stop(reply)).await?;
         answer.await.map_err(|_| ChildError::Unwatched { name: self.name })
     }
 
-    /// Stops it for good, and gives its folder free: another owner may take it when this returns.
+    /// Stops it permanently and releases its folder: another owner may use it when this returns.
     ///
     /// # Errors
-    /// When nothing watches it any more.
+    /// When it is no longer supervised.
     pub async fn shut_down(self) -> Result<Option<Exit>, ChildError> {
         let exit = self.stop().await?;
-        drop(self.requests); // The supervisor ends when nobody can ask it for anything.
+        drop(self.requests); // Without senders of requests, the supervisor ends.
         self.supervisor.await.map_err(|_| ChildError::Unwatched { name: self.name })?;
         Ok(exit)
     }
 
-    /// Starts it again on its port, at once, and waits until it is ready. Nothing happens when it
-    /// runs. After an error it stays away.
+    /// Starts it again on its port, immediately, and waits until it is ready. Has no effect if it
+    /// is running. After an error it remains stopped.
     ///
     /// # Errors
-    /// When it does not start, or nothing watches it any more.
+    /// When it does not start, or is no longer supervised.
     pub async fn start_again(&self) -> Result<(), ChildError> {
         let (reply, answer) = oneshot::channel();
         self.ask(Request::StartAgain(reply)).await?;
         answer.await.map_err(|_| ChildError::Unwatched { name: self.name })?
     }
 
-    /// Kills its first process (SIGKILL): a crash, which the restart policy then answers.
+    /// Kills its first process (SIGKILL): a crash, which triggers the restart policy.
     ///
     /// # Errors
     /// [`ChildError::NotRunning`].
@@ -157,7 +157,7 @@ impl Child {
         self.signal(Signal::SIGKILL)
     }
 
-    /// Freezes it with all of its processes (SIGSTOP): its sockets stay open and nothing answers.
+    /// Suspends all of its processes (SIGSTOP): its sockets stay open, without responses.
     ///
     /// # Errors
     /// [`ChildError::NotRunning`].
@@ -165,7 +165,7 @@ impl Child {
         self.signal_family(Signal::SIGSTOP)
     }
 
-    /// Lets it go on after [`Child::suspend`] (SIGCONT).
+    /// Resumes it after [`Child::suspend`] (SIGCONT).
     ///
     /// # Errors
     /// [`ChildError::NotRunning`].

@@ -6,11 +6,11 @@ use std::path::{Path, PathBuf};
 
 use super::error::ChildError;
 
-/// A larger log is put aside.
+/// Size at which the log is rotated, in bytes.
 const ROTATE_AT_BYTES: u64 = 8 << 20;
-/// Rotated logs that are kept: `.1` is the newest.
+/// Number of kept rotated logs: `.1` is the newest.
 const KEPT: u32 = 4;
-/// How much of the end is looked at for error messages.
+/// Size of the end that is read for error messages, in bytes.
 const TAIL_BYTES: u64 = 8 << 10;
 const TAIL_LINES: usize = 15;
 
@@ -29,7 +29,7 @@ impl Log {
         &self.path
     }
 
-    /// Opens it for a new process, and says where that process's own output begins.
+    /// Opens it for a new process; returns the offset at which that process's output starts.
     pub(crate) fn open(&self) -> Result<(File, u64), ChildError> {
         self.open_rotated().map_err(|source| ChildError::File {
             attempt: "open the log",
@@ -50,8 +50,8 @@ impl Log {
         Ok((file, begins))
     }
 
-    /// Puts a large log aside while its server goes on writing. The server keeps the file open, so
-    /// it is copied and emptied; what is written between the two is lost.
+    /// Rotates a large log while its server is writing. The server keeps the file open, so it is
+    /// copied and truncated; data that is written between the two steps is lost.
     pub(crate) fn trim(&self) {
         if let Err(error) = self.copy_and_empty() {
             tracing::warn!(%error, log = %self.path.display(), "a server's log could not be put aside");
@@ -86,7 +86,8 @@ impl Log {
         self.path.with_extension(format!("log.{age}"))
     }
 
-    /// The last lines that were written since `begins`; never fails, as it serves error messages.
+    /// Returns the last lines that were written since `begins`; never fails, because it serves
+    /// error messages.
     pub(crate) fn tail(&self, begins: u64) -> String {
         let text = self.read_from(begins).unwrap_or_default();
         let lines: Vec<&str> = text.lines().collect();

@@ -1,13 +1,13 @@
-//! One server process: started ready, restarted when it crashes, stopped in good order.
+//! One server process: started until ready, restarted when it crashes, stopped orderly.
 //!
-//! | module | is |
+//! | module | contents |
 //! |---|---|
-//! | `spec` | what to run and how to treat it; knows nothing of a particular server |
+//! | `spec` | the specification of a process and of its supervision, independent of the server |
 //! | `process` | one operating system process, from spawn to reaping |
 //! | `supervisor` | the task that owns the current process and the restart policy |
-//! | `handle` | [`Child`], what callers hold |
-//! | `claim` | one owner a folder; ends what an earlier, killed owner left running |
-//! | `one_shot` | a program that is run to its end |
+//! | `handle` | [`Child`], the handle for callers |
+//! | `claim` | one owner per folder; ends a process that an earlier, killed owner left running |
+//! | `one_shot` | a program that runs to its end |
 //! | `log` | the server's own output: rotation, and its last lines for error messages |
 //! | `family` | the descendants of a process, for fault injection |
 

@@ -1,4 +1,4 @@
-//! A program that is run to its end: initdb, a configuration check, a version query.
+//! A program that runs to its end: initdb, a configuration check, a version query.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -12,40 +12,40 @@ use thiserror::Error;
 use super::process::{Launch, command};
 use crate::run_as::RunAs;
 
-/// A program that did not do its work.
+/// The reason why a program failed.
 #[derive(Debug, Error)]
 pub enum OneShotError {
-    /// The operating system would not start it.
+    /// The operating system could not start it.
     #[error("cannot start {name} ({})", program.display())]
     Spawn {
-        /// What it is called.
+        /// Name of the program.
         name: &'static str,
-        /// The program.
+        /// Path of the program.
         program: PathBuf,
-        /// Why not.
+        /// The cause.
         source: io::Error,
     },
     /// It ended with an error.
     #[error("{name} failed ({status}):\n{output}")]
     Failed {
-        /// What it is called.
+        /// Name of the program.
         name: &'static str,
-        /// How it ended.
+        /// Exit status.
         status: std::process::ExitStatus,
-        /// The end of what it printed.
+        /// The end of its output.
         output: String,
     },
-    /// It took too long, and goes on.
+    /// It took too long, and is still running.
     #[error("{name} did not end within {} s", within.as_secs())]
     TooSlow {
-        /// What it is called.
+        /// Name of the program.
         name: &'static str,
-        /// How long was waited.
+        /// The timeout.
         within: Duration,
     },
 }
 
-/// A program to run to its end.
+/// A program that runs to its end.
 pub(crate) struct OneShot {
     pub(crate) name: &'static str,
     pub(crate) program: PathBuf,
@@ -57,7 +57,7 @@ pub(crate) struct OneShot {
 }
 
 impl OneShot {
-    /// A program that needs nothing special and is quick.
+    /// A program without special requirements that ends quickly.
     pub(crate) fn plain(name: &'static str, program: PathBuf, args: Vec<OsString>) -> Self {
         Self {
             name,
@@ -70,7 +70,7 @@ impl OneShot {
         }
     }
 
-    /// Runs it, and gives what it printed to its standard output.
+    /// Runs it and returns its standard output.
     pub(crate) async fn run(self) -> Result<String, OneShotError> {
         let Self { name, program, args, stdin, open_dir, run_as, within } = self;
         let launch = Launch {

@@ -1,8 +1,8 @@
 //! One operating system process, from spawn to reaping.
 //!
-//! Each process has a thread of its own, which spawns it and then waits for it. That thread lives
-//! as long as the process does, and so the kernel's parent-death signal, which follows the
-//! *thread* that spawned, comes only when we as a whole are gone.
+//! Each process has its own thread, which spawns it and then waits for it. The thread lives as long
+//! as the process does, so the kernel's parent-death signal, which is bound to the *thread* that
+//! spawned, is sent only when the whole parent process has ended.
 
 use std::ffi::OsString;
 use std::fmt;
@@ -26,8 +26,8 @@ use super::family;
 use super::spec::ChildSpec;
 use crate::run_as::RunAs;
 
-/// Variables that a server keeps. All others go: `PGPORT`, `INFLUXDB_*` and their like would
-/// quietly overrule what we configure.
+/// Variables that a server inherits. All others are removed: `PGPORT`, `INFLUXDB_*` and similar
+/// ones would silently override the configuration.
 const KEPT_VARIABLES: [&str; 4] = ["PATH", "TZ", "TMPDIR", "LD_LIBRARY_PATH"];
 
 /// How a process ended.
@@ -35,12 +35,12 @@ const KEPT_VARIABLES: [&str; 4] = ["PATH", "TZ", "TMPDIR", "LD_LIBRARY_PATH"];
 pub struct Exit(Option<ExitStatus>);
 
 impl Exit {
-    /// The signal that ended it, if one did.
+    /// Returns the signal that ended it, if one did.
     pub fn signal(&self) -> Option<i32> {
         self.0.and_then(|status| status.signal())
     }
 
-    /// The exit code, unless a signal ended it.
+    /// Returns the exit code, unless a signal ended it.
     pub fn code(&self) -> Option<i32> {
         self.0.and_then(|status| status.code())
     }
@@ -55,15 +55,15 @@ impl fmt::Display for Exit {
     }
 }
 
-/// A running process. Dropping it asks the process to end, and does not wait.
+/// A running process. Dropping it requests its end without waiting.
 #[derive(Debug)]
 pub(crate) struct Process {
     pid: u32,
     stop_signal: Signal,
-    /// Where this process's output begins in the log.
+    /// Offset in the log at which this process's output starts.
     pub(crate) log_begins: u64,
-    /// Invariant: signals are sent under this lock and only while `true`; the waiting thread
-    /// reaps under it. So no signal can hit a stranger that was given the same pid.
+    /// Invariant: signals are sent under this lock and only while `true`; the waiting thread reaps
+    /// under it. So no signal can reach another process with the same pid.
     alive: Arc<Mutex<bool>>,
     exit: watch::Receiver<Option<Exit>>,
 }
@@ -86,7 +86,7 @@ impl Process {
             .stdin(Stdio::null())
             .stdout(log.try_clone().map_err(spawn_error)?)
             .stderr(log)
-            .process_group(0); // Ctrl-C on the terminal must not reach it before we do.
+            .process_group(0); // Ctrl-C on the terminal must not reach it first.
         let (spawned_sender, spawned) = mpsc::channel();
         let (exit_sender, exit) = watch::channel(None);
         let alive = Arc::new(Mutex::new(true));
@@ -95,7 +95,7 @@ impl Process {
             .name(format!("{}-wait", spec.name))
             .spawn(move || match command.spawn() {
                 Ok(child) => {
-                    // The receiver waits for exactly this message; it cannot be gone.
+                    // The receiver waits for exactly this message, so it exists.
                     let _ = spawned_sender.send(Ok(child.id()));
                     let exit = wait(child, &alive_in_thread);
                     exit_sender.send_replace(Some(exit));
@@ -121,17 +121,17 @@ impl Process {
         let mut exit = self.exit.clone();
         match exit.wait_for(Option::is_some).await {
             Ok(exit) => exit.unwrap_or(Exit(None)),
-            Err(_) => Exit(None), // The thread is gone, and so is what it waited for.
+            Err(_) => Exit(None), // The thread has ended, and with it the process.
         }
     }
 
-    /// Sends a signal to the server's first process; `false` when it has ended.
+    /// Sends a signal to the server's first process; `false` if it has ended.
     pub(crate) fn signal(&self, signal: Signal) -> bool {
         let alive = self.alive.lock().unwrap_or_else(PoisonError::into_inner);
         *alive && send(self.pid, signal)
     }
 
-    /// Sends a signal to the server and all of its descendants; `false` when it has ended.
+    /// Sends a signal to the server and all of its descendants; `false` if it has ended.
     pub(crate) fn signal_family(&self, signal: Signal) -> bool {
         let alive = self.alive.lock().unwrap_or_else(PoisonError::into_inner);
         if !*alive {
@@ -145,7 +145,7 @@ impl Process {
         sent
     }
 
-    /// Asks it to end, and kills it when it has not after `within`.
+    /// Requests its end, and kills it if it has not ended after `within`.
     pub(crate) async fn stop(&self, within: Duration) -> Exit {
         self.ask_to_stop();
         match tokio::time::timeout(within, self.exited()).await {
@@ -164,7 +164,7 @@ impl Process {
 
     fn ask_to_stop(&self) {
         self.signal(self.stop_signal);
-        self.signal_family(Signal::SIGCONT); // A suspended process sees no other signal.
+        self.signal_family(Signal::SIGCONT); // A suspended process receives no other signal.
     }
 }
 
@@ -174,7 +174,7 @@ impl Drop for Process {
     }
 }
 
-/// `false` when there is no such process.
+/// `false` if the process does not exist.
 fn send(pid: u32, signal: Signal) -> bool {
     kill(Pid::from_raw(pid.cast_signed()), signal).is_ok()
 }
@@ -188,21 +188,22 @@ fn wait(mut child: OsChild, alive: &Mutex<bool>) -> Exit {
     Exit(child.wait().ok())
 }
 
-/// A command line, before what ties its life to ours is put in front.
+/// A command line, before the prefix that couples its lifetime to this process.
 pub(crate) struct Launch<'a> {
     pub(crate) program: &'a Path,
     pub(crate) args: &'a [OsString],
     pub(crate) home: Option<&'a Path>,
-    /// A folder that the program gets open as file descriptor 3.
+    /// A folder that the program inherits as file descriptor 3.
     pub(crate) open_dir: Option<&'a Path>,
     pub(crate) run_as: Option<&'a RunAs>,
-    /// Variables with their defaults: a value in our own environment comes first.
+    /// Variables with their defaults: a value in this process's environment takes precedence.
     pub(crate) variables: &'a [(&'static str, &'static str)],
-    /// Sent by the kernel when the thread that spawned it ends.
+    /// Signal from the kernel when the thread that spawned it ends.
     pub(crate) death_signal: Signal,
 }
 
-/// The command with, in front of it, what ties its life to ours and takes its privileges.
+/// Builds the command, with a prefix that couples its lifetime to this process and drops its
+/// privileges.
 pub(crate) fn command(launch: &Launch<'_>) -> io::Result<Command> {
     let mut words = Vec::new();
     if let Some(dir) = launch.open_dir {
@@ -248,9 +249,9 @@ pub(crate) fn command(launch: &Launch<'_>) -> io::Result<Command> {
     Ok(command)
 }
 
-/// Words that run the rest of a command line with `dir` open as file descriptor 3.
+/// Returns the prefix that runs the rest of a command line with `dir` open as file descriptor 3.
 ///
-/// A shell does it, as the standard library opens every file close-on-exec.
+/// A shell opens it, because the standard library opens every file close-on-exec.
 fn with_open_dir(dir: &Path) -> Vec<OsString> {
     ["/bin/sh", "-c", r#"exec 3<"$1"; shift; exec "$@""#, "sh"]
         .into_iter()
@@ -259,7 +260,7 @@ fn with_open_dir(dir: &Path) -> Vec<OsString> {
         .collect()
 }
 
-/// util-linux's setpriv, which every Debian and Ubuntu has.
+/// Returns the path of util-linux's setpriv, which every Debian and Ubuntu has.
 fn setpriv() -> Option<&'static Path> {
     ["/usr/bin/setpriv", "/bin/setpriv", "/usr/sbin/setpriv"]
         .into_iter()

@@ -1,4 +1,4 @@
-//! What to run, and how to treat it.
+//! The specification of a server process and of its supervision.
 
 use std::ffi::OsString;
 use std::future::Future;
@@ -12,32 +12,32 @@ use nix::sys::signal::Signal;
 
 use crate::run_as::RunAs;
 
-/// How long a start takes and what it waits for, about once a second.
+/// Progress of a slow start, about once per second.
 #[derive(Debug, Clone)]
 pub struct Progress {
-    /// The service.
+    /// Name of the service.
     pub name: &'static str,
-    /// Since its process was started.
+    /// Time since its process was started.
     pub elapsed: Duration,
-    /// What the last readiness check said.
+    /// Message of the last readiness check.
     pub waiting_for: String,
 }
 
-/// Told of a slow start.
+/// Callback for a slow start.
 pub(crate) type OnProgress = Arc<dyn Fn(Progress) + Send + Sync>;
 
-/// Why a server cannot be used yet.
+/// The reason why a server is not ready.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NotReady {
-    /// It may be, later: ask again.
+    /// It may become ready: check again.
     Yet(String),
-    /// It never will be: waiting is no use.
+    /// It can never become ready.
     Ever(String),
 }
 
 type CheckFuture = Pin<Box<dyn Future<Output = Result<(), NotReady>> + Send>>;
 
-/// A readiness check. It is asked again and again, so it must be cheap and bounded in time.
+/// A readiness check. It is repeated, so it must be cheap and have a timeout.
 #[derive(Clone)]
 pub(crate) struct Check(Arc<dyn Fn() -> CheckFuture + Send + Sync>);
 
@@ -55,42 +55,44 @@ impl Check {
     }
 }
 
-/// What happens after the server ended without being asked to.
+/// Reaction to an unrequested end of the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Restart {
-    /// It is started again, on the same port, with a growing delay (0.1 s to 5 s).
+    /// It is restarted on the same port, with a growing delay (0.1 s to 5 s).
     #[default]
     Always,
-    /// It stays away until [`super::Child::start_again`].
+    /// It remains stopped until [`super::Child::start_again`].
     Never,
 }
 
-/// One server, ready to be started.
+/// The specification of one server.
 #[derive(Clone)]
 pub struct ChildSpec {
     pub(crate) name: &'static str,
     pub(crate) program: PathBuf,
     pub(crate) args: Vec<OsString>,
-    /// Where it will listen. Looked at before each start: a readiness check must not be answered
-    /// by a stranger who has the port.
+    /// Addresses on which it will listen. They are checked before each start: another process on
+    /// the port must not pass the readiness check.
     pub(crate) listens: Vec<SocketAddr>,
-    /// The service's folder: holds the lock, the pid file and `logs/`.
+    /// The service's folder: contains the lock, the pid file and `logs/`.
     pub(crate) dir: PathBuf,
-    /// A folder that the program gets open as file descriptor 3, so that it reaches it as
-    /// `/proc/self/fd/3` even where its user may not walk the path.
+    /// A folder that the program inherits as file descriptor 3, so that it is reachable as
+    /// `/proc/self/fd/3` even if its user cannot traverse the path.
     pub(crate) open_dir: Option<PathBuf>,
     pub(crate) run_as: Option<RunAs>,
-    /// Environment variables with their defaults: a value in our own environment comes first.
+    /// Environment variables with their defaults: a value in this process's environment takes
+    /// precedence.
     pub(crate) variables: &'static [(&'static str, &'static str)],
     /// The signal for an orderly and quick end.
     pub(crate) stop_signal: Signal,
-    /// After this it is killed.
+    /// Timeout after which it is killed.
     pub(crate) stop_within: Duration,
-    /// After this a start has failed.
+    /// Timeout of a start.
     pub(crate) start_within: Duration,
     pub(crate) restart: Restart,
     pub(crate) check: Check,
-    /// A start that ends with one of these in its log is tried again for a while.
+    /// Log messages of transient errors: a start that fails with one of them is retried for a
+    /// while.
     pub(crate) transient: &'static [&'static str],
     pub(crate) on_progress: Option<OnProgress>,
 }

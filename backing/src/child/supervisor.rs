@@ -1,5 +1,5 @@
-//! The task that owns a server's current process: notices its end, starts it again, carries out
-//! what the [`super::Child`] asks.
+//! The task that owns a server's current process: detects its end, restarts it, and executes the
+//! requests of [`super::Child`].
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -16,22 +16,22 @@ use crate::ports;
 
 const FIRST_DELAY: Duration = Duration::from_millis(100);
 const LAST_DELAY: Duration = Duration::from_secs(5);
-/// A server that ran this long has recovered: its next crash is a first one again.
+/// Uptime after which the restart delay is reset.
 const RECOVERED_AFTER: Duration = Duration::from_secs(30);
-/// How long a first start is repeated for causes that pass by themselves.
+/// Maximum time for which the first start is repeated after transient errors.
 const TRANSIENT_FOR: Duration = Duration::from_secs(20);
-/// A readiness check that takes longer counts as "not yet".
+/// Timeout of a readiness check; then the server counts as not ready yet.
 const CHECK_WITHIN: Duration = Duration::from_secs(5);
-/// How often the size of the log is looked at.
+/// Interval between checks of the log's size.
 const LOG_TRIM_EVERY: Duration = Duration::from_secs(60);
 
-/// What a handle may ask for.
+/// A request of a handle.
 pub(super) enum Request {
     Stop(oneshot::Sender<Option<Exit>>),
     StartAgain(oneshot::Sender<Result<(), ChildError>>),
 }
 
-/// The process that runs now, shared with the handle so that signals need no queue.
+/// The current process, shared with the handle so that signals need no queue.
 pub(super) type Current = Arc<Mutex<Option<Arc<Process>>>>;
 
 pub(super) struct Supervisor {
@@ -42,7 +42,7 @@ pub(super) struct Supervisor {
     pub(super) requests: mpsc::Receiver<Request>,
     pub(super) events: broadcast::Sender<ChildEvent>,
     pub(super) ready: watch::Sender<bool>,
-    /// Those who asked for a start and wait for its outcome.
+    /// Requests for a start that wait for its outcome.
     pub(super) waiting: Vec<oneshot::Sender<Result<(), ChildError>>>,
     pub(super) delay: Duration,
     pub(super) ended: Instant,
@@ -57,7 +57,7 @@ enum Next {
 }
 
 impl Supervisor {
-    /// The first start. Causes that pass by themselves are waited out.
+    /// Starts the server for the first time. Transient errors are retried.
     pub(super) async fn start(&mut self) -> Result<Arc<Process>, ChildError> {
         let began = Instant::now();
         loop {
@@ -81,7 +81,7 @@ impl Supervisor {
         }
     }
 
-    /// Watches until the handle is gone.
+    /// Supervises the process until the handle is dropped.
     pub(super) async fn run(mut self, first: Arc<Process>) {
         let mut next = Next::Watch(first);
         loop {
@@ -113,7 +113,7 @@ impl Supervisor {
                 }
                 request = self.requests.recv() => match request {
                     Some(Request::StartAgain(reply)) => {
-                        let _ = reply.send(Ok(())); // It runs already.
+                        let _ = reply.send(Ok(())); // Already running.
                     }
                     Some(Request::Stop(reply)) => {
                         let exit = self.end(&process).await;
@@ -208,7 +208,7 @@ impl Supervisor {
         }
     }
 
-    /// An automatic restart is tried again; one that was asked for ends with its error.
+    /// Handles a failed start: an automatic restart is retried; a requested one returns the error.
     fn launch_failed(&mut self, error: ChildError) -> Next {
         tracing::warn!(name = self.spec.name, %error, "a server could not be started again");
         self.emit(ChildEvent::RestartFailed { reason: error.to_string() });
@@ -251,7 +251,7 @@ impl Supervisor {
     }
 
     fn emit(&self, event: ChildEvent) {
-        let _ = self.events.send(event); // Nobody needs to listen.
+        let _ = self.events.send(event); // There may be no receiver.
     }
 
     fn is_transient(&self, error: &ChildError) -> bool {
@@ -259,7 +259,7 @@ impl Supervisor {
     }
 }
 
-/// The first delay of a fresh supervisor.
+/// Returns the first delay of a new supervisor.
 pub(super) const fn first_delay() -> Duration {
     FIRST_DELAY
 }

@@ -1,4 +1,4 @@
-//! The order in which places are looked at, on folders made for the purpose.
+//! Tests of the search order, with temporary folders.
 
 use std::os::unix::fs::PermissionsExt;
 

@@ -1,4 +1,5 @@
-//! What a server needs once: its administrator and its database. Safe to repeat at every start.
+//! The initial setup of a server: its administrator and its database. Idempotent, so every start
+//! runs it.
 
 use std::io;
 use std::net::SocketAddr;
@@ -40,7 +41,7 @@ pub(super) async fn bootstrap(
     }
 }
 
-/// How to sign in, once [`bootstrap`] has run.
+/// Returns the credentials, after [`bootstrap`] has run.
 pub(super) fn credentials(
     options: &InfluxOptions,
     dir: &Path,
@@ -67,7 +68,7 @@ fn secret(dir: &Path, name: &str) -> Result<String, InfluxError> {
     })
 }
 
-/// A server that asks for a password and has no user yet lets anybody make the first one.
+/// Creates the first user, which a server with authentication but without users allows any client.
 async fn create_user(address: SocketAddr, password: &str) -> Result<(), InfluxError> {
     let attempt = "make its administrator";
     let known = Request::influxql("SHOW DATABASES", Some((USER, password)));
@@ -123,7 +124,8 @@ async fn answer(
     request.send(address).await.map_err(|source: io::Error| InfluxError::Http { attempt, source })
 }
 
-/// InfluxDB 1.x answers 200 even where the statement failed, with the error inside.
+/// Checks the response: InfluxDB 1.x returns 200 even if the statement failed, with the error in
+/// the body.
 fn checked(attempt: &'static str, answer: Answer) -> Result<(), InfluxError> {
     let body: Value = serde_json::from_str(&answer.body).unwrap_or_default();
     if answer.status == 200

@@ -9,7 +9,7 @@ use super::options::Auth;
 /// An address that a TCP socket can be bound to and that no TCP connection reaches.
 const UNREACHABLE: Ipv4Addr = Ipv4Addr::new(224, 0, 0, 1);
 
-/// The configuration file of InfluxDB 1.x.
+/// Returns the configuration file of InfluxDB 1.x.
 pub(super) fn v1(dir: &Path, port: u16, auth: Auth) -> String {
     let folder = |name: &str| quoted(&dir.join(name).to_string_lossy());
     format!(
@@ -70,7 +70,7 @@ log-enabled = false
     )
 }
 
-/// The flags of InfluxDB 2.x.
+/// Returns the flags of InfluxDB 2.x.
 pub(super) fn v2(dir: &Path, port: u16) -> Vec<OsString> {
     let mut args: Vec<OsString> = vec!["--reporting-disabled".into(), "--log-level=info".into()];
     args.push(format!("--http-bind-address=127.0.0.1:{port}").into());
@@ -84,7 +84,7 @@ pub(super) fn v2(dir: &Path, port: u16) -> Vec<OsString> {
     args
 }
 
-/// A TOML basic string.
+/// Formats a TOML basic string.
 fn quoted(text: &str) -> String {
     let mut quoted = String::from("\"");
     for c in text.chars() {

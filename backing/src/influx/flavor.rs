@@ -1,4 +1,4 @@
-//! Which InfluxDB a binary is.
+//! The InfluxDB generation of a binary.
 
 use std::fmt;
 
@@ -7,14 +7,14 @@ use std::fmt;
 pub enum Flavor {
     /// 1.x: databases, users with passwords, InfluxQL, the v1 API.
     V1,
-    /// 2.x: buckets, tokens, Flux beside InfluxQL, the v2 API.
+    /// 2.x: buckets, tokens, Flux in addition to InfluxQL, the v2 API.
     V2,
     /// 3.x: not started by this crate.
     V3,
 }
 
 impl Flavor {
-    /// From what `influxd version` or `influxdb3 --version` prints.
+    /// Parses the output of `influxd version` or `influxdb3 --version`.
     pub fn parse(printed: &str) -> Option<Self> {
         printed.split_whitespace().find_map(|word| {
             let version = word.trim_start_matches('v').trim_end_matches(',');

@@ -1,5 +1,5 @@
-//! The few small requests that a start needs, to a server on loopback: HTTP/1.0, no TLS, one
-//! connection a request. The client for real work is elsewhere.
+//! The few small requests of a start, to a server on loopback: HTTP/1.0, no TLS, one connection per
+//! request. The client for regular use is elsewhere.
 
 use std::io;
 use std::net::SocketAddr;
@@ -12,14 +12,14 @@ use tokio::net::TcpStream;
 const WITHIN: Duration = Duration::from_secs(10);
 const LARGEST_ANSWER: u64 = 1 << 20;
 
-/// An answer.
+/// A response.
 #[derive(Debug)]
 pub(super) struct Answer {
     pub(super) status: u16,
     pub(super) body: String,
 }
 
-/// A request that is about to be sent.
+/// A request.
 pub(super) struct Request<'a> {
     pub(super) method: &'static str,
     pub(super) path: String,
@@ -40,7 +40,7 @@ impl<'a> Request<'a> {
         }
     }
 
-    /// An InfluxQL statement (1.x).
+    /// Builds a request with an InfluxQL statement (1.x).
     pub(super) fn influxql(statement: &str, basic: Option<(&'a str, &'a str)>) -> Self {
         let body = format!("q={}", percent_encoded(statement));
         Self {

@@ -1,7 +1,7 @@
-//! InfluxDB 1.x (in full) and 2.x, found out by asking the binary.
+//! InfluxDB 1.x (completely) and 2.x; the binary's version decides.
 //!
-//! InfluxDB 3 is refused with an error: there it is a deployment of its own, and muster is given
-//! its address instead.
+//! InfluxDB 3 is refused with an error: it needs a separate deployment, whose address is configured
+//! in muster.
 
 mod bootstrap;
 mod config;

@@ -1,4 +1,4 @@
-//! What may be chosen about an InfluxDB.
+//! Options of an InfluxDB.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -7,40 +7,39 @@ use std::sync::Arc;
 use crate::child::{Progress, Restart};
 use crate::find::Places;
 
-/// Who may read and write.
+/// Authentication of clients.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Auth {
-    /// One administrator, made at first start; its password (2.x: and token) is kept in the
-    /// folder, readable by us alone.
+    /// One administrator, created at the first start; its password (2.x: and token) is stored in
+    /// the folder, readable only by the current user.
     #[default]
     Password,
-    /// Anybody on this machine. 1.x only: 2.x always wants a token.
+    /// No authentication on this machine. 1.x only: 2.x always requires a token.
     Open,
 }
 
-/// How to start an [`super::InfluxDb`].
+/// Options of an [`super::InfluxDb`].
 #[derive(Clone)]
 pub struct InfluxOptions {
-    /// Its folder: data, `logs/`, the password, the configuration. Made when missing.
+    /// Its folder: data, `logs/`, the password, the configuration. Created if it is missing.
     pub dir: PathBuf,
-    /// Its HTTP port on 127.0.0.1; chosen when `None`.
+    /// Its HTTP port on 127.0.0.1; a free one if `None`.
     pub port: Option<u16>,
-    /// Who may read and write.
+    /// Authentication of clients.
     pub auth: Auth,
-    /// The database (2.x: the bucket) that is there from the start. It is also the name of the
-    /// organization in 2.x.
+    /// The initial database (2.x: the bucket). In 2.x it is also the name of the organization.
     pub database: String,
-    /// What a crash is answered with.
+    /// Reaction to a crash.
     pub restart: Restart,
-    /// Where the binary is looked for.
+    /// Search path of the binary.
     pub places: Places,
-    /// Told when the start is slow: after a crash the whole write-ahead log is read first.
+    /// Called when the start is slow: after a crash the whole write-ahead log is read first.
     pub on_progress: Option<Arc<dyn Fn(Progress) + Send + Sync>>,
 }
 
 impl InfluxOptions {
-    /// A server in `dir` on a free port, with a password, found by the environment, restarted
-    /// always.
+    /// A server in `dir` on a free port, with a password, with a binary found through the
+    /// environment, always restarted.
     pub fn new(dir: impl Into<PathBuf>) -> Self {
         Self {
             dir: dir.into(),

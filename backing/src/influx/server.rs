@@ -19,71 +19,71 @@ use crate::files;
 use crate::find::FindError;
 use crate::ports::{self, NoFreePort};
 
-/// InfluxDB could not be started.
+/// The reason why InfluxDB could not be started.
 #[derive(Debug, Error)]
 pub enum InfluxError {
-    /// No binary.
+    /// The binary was not found.
     #[error(transparent)]
     Find(#[from] FindError),
-    /// No port.
+    /// No port is free.
     #[error(transparent)]
     Port(#[from] NoFreePort),
-    /// The process did not start, or is not there.
+    /// The process did not start, or is not running.
     #[error(transparent)]
     Child(#[from] ChildError),
-    /// The binary does not even tell its version.
+    /// The binary does not print its version.
     #[error("cannot ask {} for its version; run `make deps`, or set MUSTER_INFLUXD", program.display())]
     Version {
         /// The binary.
         program: PathBuf,
-        /// Why not.
+        /// The cause.
         source: OneShotError,
     },
-    /// The binary is of a generation that is not started here.
+    /// The binary is of an unsupported generation.
     #[error("{} says {printed:?}, and only InfluxDB 1.x and 2.x are started here; set MUSTER_INFLUXD to one of these, or run it yourself and give muster its address", program.display())]
     Unsupported {
         /// The binary.
         program: PathBuf,
-        /// What it printed as its version.
+        /// The version that it printed.
         printed: String,
     },
-    /// A file could not be made or read.
+    /// A file could not be created or read.
     #[error("cannot {attempt} {}", path.display())]
     File {
-        /// What was attempted.
+        /// The attempted action.
         attempt: &'static str,
-        /// On what.
+        /// The file.
         path: PathBuf,
-        /// Why not.
+        /// The cause.
         source: io::Error,
     },
     /// InfluxDB runs, and a request to it failed.
     #[error("cannot ask InfluxDB to {attempt}")]
     Http {
-        /// What was attempted.
+        /// The attempted action.
         attempt: &'static str,
-        /// Why not.
+        /// The cause.
         source: io::Error,
     },
     /// InfluxDB runs, and refused a request.
     #[error("InfluxDB refuses to {attempt}: {answer}")]
     Refused {
-        /// What was attempted.
+        /// The attempted action.
         attempt: &'static str,
-        /// What it answered.
+        /// Its response.
         answer: String,
     },
-    /// Its data has an administrator whose password is another one.
+    /// The administrator in its data has another password.
     #[error(
         "InfluxDB refuses the password in the file beside its data; they do not belong together: restore both from one backup, or choose another folder"
     )]
     ForeignData,
 }
 
-/// How to sign in.
+/// Credentials for InfluxDB.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Credentials {
-    /// Not at all.
+    /// No authentication.
     Open,
     /// 1.x: user and password.
     Password {
@@ -94,7 +94,7 @@ pub enum Credentials {
     },
     /// 2.x: an all-access token.
     Token {
-        /// The organization that the bucket is in.
+        /// The organization of the bucket.
         organization: String,
         /// The token.
         token: String,
@@ -102,7 +102,7 @@ pub enum Credentials {
 }
 
 impl fmt::Debug for Credentials {
-    /// Without the secret: credentials end up in logs through `Debug`.
+    /// Omits the secret: `Debug` output of credentials may be logged.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Open => "Open",
@@ -112,8 +112,8 @@ impl fmt::Debug for Credentials {
     }
 }
 
-/// How to sign in to the server that these options start, whether it runs or not: its secrets are kept
-/// in its folder, and made when they are missing.
+/// Returns the credentials of the server that these options start, whether or not it is running:
+/// its secrets are in its folder, and created if they are missing.
 ///
 /// # Errors
 /// When the folder cannot be read or written.
@@ -123,7 +123,7 @@ pub async fn credentials(options: &InfluxOptions) -> Result<Credentials, InfluxE
         path: options.dir.clone(),
         source,
     })?;
-    // Without a program that tells its version, it is what runs on most machines.
+    // Without a binary that prints its version, assume the most common generation.
     let flavor = match options.places.influxd() {
         Ok(program) => flavor(&program).await.unwrap_or(Flavor::V1),
         Err(_) => Flavor::V1,
@@ -142,11 +142,11 @@ pub struct InfluxDb {
 }
 
 impl InfluxDb {
-    /// Starts the server, waits until it answers, and makes its administrator and its database
-    /// where they are missing.
+    /// Starts the server, waits until it responds, and creates its administrator and its database
+    /// if they are missing.
     ///
     /// # Errors
-    /// [`InfluxError`]; the end of the server's log is in it when the server did not start.
+    /// [`InfluxError`], with the end of the server's log if the server did not start.
     pub async fn start(options: InfluxOptions) -> Result<Self, InfluxError> {
         let dir = absolute(&options.dir).map_err(|source| InfluxError::File {
             attempt: "resolve",
@@ -183,12 +183,12 @@ impl InfluxDb {
         }
     }
 
-    /// The process: its events, and the means to stop, start, kill and freeze it.
+    /// Returns the process: its events, and methods to stop, start, kill and suspend it.
     pub fn child(&self) -> &Child {
         &self.child
     }
 
-    /// Which InfluxDB it is.
+    /// The InfluxDB generation.
     pub fn flavor(&self) -> Flavor {
         self.flavor
     }
@@ -198,25 +198,25 @@ impl InfluxDb {
         self.address.port()
     }
 
-    /// `http://127.0.0.1:PORT`.
+    /// Returns `http://127.0.0.1:PORT`.
     pub fn url(&self) -> String {
         format!("http://{}", self.address)
     }
 
-    /// The database (2.x: the bucket) that is there.
+    /// The initial database (2.x: the bucket).
     pub fn database(&self) -> &str {
         &self.database
     }
 
-    /// How to sign in.
+    /// Its credentials.
     pub fn credentials(&self) -> &Credentials {
         &self.credentials
     }
 
-    /// Stops it for good, in order.
+    /// Stops it permanently and orderly.
     ///
     /// # Errors
-    /// When nothing watches the process any more.
+    /// When the process is no longer supervised.
     pub async fn stop(self) -> Result<(), ChildError> {
         self.child.shut_down().await.map(drop)
     }
@@ -265,7 +265,7 @@ fn spec(
         variables: &[],
         stop_signal: Signal::SIGTERM,
         stop_within: Duration::from_secs(60),
-        // It answers only when it has read its whole write-ahead log.
+        // It responds only after it has read its whole write-ahead log.
         start_within: Duration::from_secs(900),
         restart: options.restart,
         check: Check::new(move || pings(address)),

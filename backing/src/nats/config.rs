@@ -1,4 +1,4 @@
-//! The configuration file. nats-server's format takes JSON as it is, so nothing needs escaping.
+//! The configuration file. nats-server's format accepts JSON, so nothing needs escaping.
 
 use std::path::Path;
 
@@ -9,8 +9,8 @@ use super::options::{Identity, NatsOptions, Tls};
 /// Major and minor version of a nats-server.
 pub(super) type Version = (u32, u32);
 
-/// Pings that may stay without an answer. A silent client is noticed at the ping after these, so
-/// the silence that is waited out is `ping_interval` × (`ping_max` + 1).
+/// Maximum number of pings without a response. A silent client is detected at the ping after these,
+/// so the silence until then is `ping_interval` × (`ping_max` + 1).
 const PING_MAX: u32 = 2;
 
 /// Oldest accepted version. Before 2.12.8 a device can publish on any subject by the header
@@ -24,8 +24,8 @@ pub(super) struct Ports {
     pub(super) websocket: Option<u16>,
 }
 
-/// What a nats-server that somebody else starts is to be given, as its configuration file: all that
-/// is in the options.
+/// Returns the configuration file for a nats-server that is not started by this crate, with all of
+/// the options.
 #[must_use]
 pub fn configuration(options: &NatsOptions, port: u16) -> String {
     let websocket = options.websocket.as_ref().and_then(|websocket| websocket.port);
@@ -33,7 +33,7 @@ pub fn configuration(options: &NatsOptions, port: u16) -> String {
     format!("{config:#}\n")
 }
 
-/// The whole configuration.
+/// Returns the whole configuration.
 pub(super) fn config(options: &NatsOptions, dir: &Path, ports: Ports) -> Value {
     let mut config = Map::new();
     let mut set = |key: &str, value: Value| config.insert(key.into(), value);
@@ -71,7 +71,7 @@ fn jetstream(options: &NatsOptions, dir: &Path) -> Value {
         "max_memory_store": limits.max_memory,
         "max_file_store": limits.max_file,
         "sync_interval": limits.sync_interval,
-        // At the default, bursts (metrics after a reconnect) are dropped silently.
+        // With the default, messages of a burst (metrics after a reconnect) are dropped silently.
         "max_buffered_msgs": 1_000_000,
         "max_buffered_size": 1_u64 << 30,
     })
@@ -110,7 +110,7 @@ fn operator_mode(config: &mut Map<String, Value>, identity: &Identity, dir: &Pat
     config.insert("resolver_preload".into(), Value::Object(preload));
 }
 
-/// `nats-server: v2.15.1` → (2, 15).
+/// Parses the version: `nats-server: v2.15.1` → (2, 15).
 pub(super) fn parse_version(printed: &str) -> Option<Version> {
     let mut numbers = printed.split_once(": v")?.1.split('.');
     Some((numbers.next()?.parse().ok()?, numbers.next()?.trim().parse().ok()?))

@@ -1,7 +1,7 @@
 //! nats-server with JetStream: its configuration, its start, its readiness.
 //!
 //! With an [`Identity`] it runs in operator mode (accounts and users are JWTs); without one it
-//! takes anybody on loopback, for simple tests. The JWTs themselves are made elsewhere.
+//! accepts any client on loopback, for simple tests. The JWTs are created elsewhere.
 
 mod config;
 mod options;

@@ -1,4 +1,4 @@
-//! What may be chosen about a nats-server.
+//! Options of a nats-server.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
@@ -18,18 +18,18 @@ pub struct Tls {
     pub certificate: PathBuf,
     /// Its private key.
     pub key: PathBuf,
-    /// The CA that clients' certificates must be signed by; `None` asks clients for none.
+    /// The CA of clients' certificates; `None` requests no certificate from clients.
     pub client_ca: Option<PathBuf>,
 }
 
-/// The websocket listener. It uses the server's TLS, and none when the server has none.
+/// The websocket listener. It uses the server's TLS, and none if the server has none.
 #[derive(Debug, Clone, Default)]
 pub struct Websocket {
-    /// Its port; chosen when `None`.
+    /// Its port; a free one if `None`.
     pub port: Option<u16>,
 }
 
-/// An account known from the start.
+/// A preloaded account.
 #[derive(Debug, Clone)]
 pub struct Preload {
     /// The account's public key (`A…`).
@@ -38,25 +38,25 @@ pub struct Preload {
     pub jwt: String,
 }
 
-/// Operator mode: who may connect is said by JWTs.
+/// Operator mode: JWTs define who may connect.
 #[derive(Debug, Clone)]
 pub struct Identity {
     /// The operator's JWT.
     pub operator: String,
     /// The public key of the system account (`A…`), one of `preload`.
     pub system_account: String,
-    /// Accounts known from the start.
+    /// Preloaded accounts.
     pub preload: Vec<Preload>,
 }
 
 /// JetStream's limits.
 #[derive(Debug, Clone)]
 pub struct JetStream {
-    /// For streams in memory, in bytes.
+    /// Maximum size of streams in memory, in bytes.
     pub max_memory: u64,
-    /// For streams on disk, in bytes.
+    /// Maximum size of streams on disk, in bytes.
     pub max_file: u64,
-    /// How often streams are synced to disk, as nats-server writes it (`2m`, `always`).
+    /// Interval at which streams are synced to disk, in nats-server's syntax (`2m`, `always`).
     pub sync_interval: String,
 }
 
@@ -66,14 +66,14 @@ impl Default for JetStream {
     }
 }
 
-/// How to start a [`super::NatsServer`].
+/// Options of a [`super::NatsServer`].
 #[derive(Clone)]
 pub struct NatsOptions {
-    /// Its folder: `jetstream/`, `accounts/`, `logs/`, the configuration. Made when missing.
+    /// Its folder: `jetstream/`, `accounts/`, `logs/`, the configuration. Created if it is missing.
     pub dir: PathBuf,
-    /// The address to listen on; loopback unless devices elsewhere are to reach it.
+    /// The address to listen on; loopback unless devices on other machines must reach it.
     pub listen: IpAddr,
-    /// The port for clients; chosen when `None`.
+    /// The port for clients; a free one if `None`.
     pub port: Option<u16>,
     /// A listener for clients over websocket.
     pub websocket: Option<Websocket>,
@@ -83,25 +83,26 @@ pub struct NatsOptions {
     pub identity: Option<Identity>,
     /// JetStream's limits.
     pub jetstream: JetStream,
-    /// The silence after which a client's connection is given up.
+    /// Silence after which a client's connection is closed.
     pub silence: Duration,
-    /// The server's name, which it tells everybody.
+    /// The server's public name.
     pub server_name: String,
-    /// The largest message, in bytes.
+    /// Maximum size of a message, in bytes.
     pub max_payload: u32,
-    /// More configuration, merged over ours: `accounts`, `mappings` and whatever a test needs.
+    /// Additional configuration, which overrides the generated one: `accounts`, `mappings` and
+    /// settings of tests.
     pub extra: Map<String, Value>,
-    /// What a crash is answered with.
+    /// Reaction to a crash.
     pub restart: Restart,
-    /// Where the binary is looked for.
+    /// Search path of the binary.
     pub places: Places,
-    /// Told when the start is slow: large streams are checked first.
+    /// Called when the start is slow: large streams are checked first.
     pub on_progress: Option<Arc<dyn Fn(Progress) + Send + Sync>>,
 }
 
 impl NatsOptions {
-    /// A server in `dir` on a free loopback port, without identity, TLS and websocket, found by
-    /// the environment, restarted always.
+    /// A server in `dir` on a free loopback port, without identity, TLS and websocket, with a
+    /// binary found through the environment, always restarted.
     pub fn new(dir: impl Into<PathBuf>) -> Self {
         Self {
             dir: dir.into(),

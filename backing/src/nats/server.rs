@@ -18,32 +18,32 @@ use crate::files;
 use crate::find::FindError;
 use crate::ports::{self, NoFreePort, reachable};
 
-/// nats-server could not be started.
+/// The reason why nats-server could not be started.
 #[derive(Debug, Error)]
 pub enum NatsError {
-    /// No binary.
+    /// The binary was not found.
     #[error(transparent)]
     Find(#[from] FindError),
-    /// No port.
+    /// No port is free.
     #[error(transparent)]
     Port(#[from] NoFreePort),
-    /// The process did not start, or is not there.
+    /// The process did not start, or is not running.
     #[error(transparent)]
     Child(#[from] ChildError),
-    /// The binary does not even tell its version.
+    /// The binary does not print its version.
     #[error("cannot ask {} for its version; run `make deps`, or set MUSTER_NATS_SERVER", program.display())]
     Version {
         /// The binary.
         program: PathBuf,
-        /// Why not.
+        /// The cause.
         source: OneShotError,
     },
-    /// The binary is too old, or something else.
+    /// The binary is too old, or another program.
     #[error("{} says {printed:?}, and muster needs nats-server {}.{} or newer; run `make deps`, or set MUSTER_NATS_SERVER", program.display(), OLDEST.0, OLDEST.1)]
     Unsupported {
         /// The binary.
         program: PathBuf,
-        /// What it printed as its version.
+        /// The version that it printed.
         printed: String,
     },
     /// nats-server refuses the configuration.
@@ -51,17 +51,17 @@ pub enum NatsError {
     Config {
         /// The configuration file.
         path: PathBuf,
-        /// What it says.
+        /// Its error message.
         source: OneShotError,
     },
-    /// A file could not be made.
+    /// A file could not be created.
     #[error("cannot {attempt} {}", path.display())]
     File {
-        /// What was attempted.
+        /// The attempted action.
         attempt: &'static str,
-        /// On what.
+        /// The file.
         path: PathBuf,
-        /// Why not.
+        /// The cause.
         source: io::Error,
     },
 }
@@ -76,11 +76,11 @@ pub struct NatsServer {
 }
 
 impl NatsServer {
-    /// Writes the configuration, has nats-server check it, starts the server, and waits until
+    /// Writes the configuration, lets nats-server check it, starts the server, and waits until
     /// JetStream is ready.
     ///
     /// # Errors
-    /// [`NatsError`]; the end of the server's log is in it when the server did not start.
+    /// [`NatsError`], with the end of the server's log if the server did not start.
     pub async fn start(options: NatsOptions) -> Result<Self, NatsError> {
         let dir = absolute(&options.dir).map_err(|source| NatsError::File {
             attempt: "resolve",
@@ -112,7 +112,7 @@ impl NatsServer {
         }
     }
 
-    /// The process: its events, and the means to stop, start, kill and freeze it.
+    /// Returns the process: its events, and methods to stop, start, kill and suspend it.
     pub fn child(&self) -> &Child {
         &self.child
     }
@@ -127,18 +127,18 @@ impl NatsServer {
         self.ports.websocket
     }
 
-    /// `nats://…` or `tls://…`, as seen from this machine.
+    /// Returns `nats://…` or `tls://…`, as reached from this machine.
     pub fn url(&self) -> String {
         format!("{}://{}", if self.tls { "tls" } else { "nats" }, self.address(self.ports.client))
     }
 
-    /// `ws://…` or `wss://…`, as seen from this machine.
+    /// Returns `ws://…` or `wss://…`, as reached from this machine.
     pub fn websocket_url(&self) -> Option<String> {
         let scheme = if self.tls { "wss" } else { "ws" };
         self.ports.websocket.map(|port| format!("{scheme}://{}", self.address(port)))
     }
 
-    /// Has it read its certificates again, as after their renewal (SIGHUP).
+    /// Makes it read its certificates again, after their renewal (SIGHUP).
     ///
     /// # Errors
     /// [`ChildError::NotRunning`].
@@ -146,10 +146,10 @@ impl NatsServer {
         self.child.signal(Signal::SIGHUP)
     }
 
-    /// Stops it for good, in order.
+    /// Stops it permanently and orderly.
     ///
     /// # Errors
-    /// When nothing watches the process any more.
+    /// When the process is no longer supervised.
     pub async fn stop(self) -> Result<(), ChildError> {
         self.child.shut_down().await.map(drop)
     }
@@ -182,7 +182,7 @@ fn choose_ports(options: &NatsOptions) -> Result<Ports, NoFreePort> {
     Ok(Ports { client, websocket })
 }
 
-/// Whether another try would use another port.
+/// Whether another attempt would use another port.
 fn chooses_ports(options: &NatsOptions) -> bool {
     options.port.is_none()
         || options.websocket.as_ref().is_some_and(|websocket| websocket.port.is_none())
@@ -206,7 +206,7 @@ async fn check_config(program: &Path, file: &Path) -> Result<(), NatsError> {
 }
 
 /// Collects garbage when the heap has grown by half. With Go's default of 100 a connected device
-/// takes a quarter more memory (docs/performance.md), and buffers of a burst stay for minutes.
+/// takes a quarter more memory (docs/performance.md), and buffers of a burst are kept for minutes.
 const GOGC: (&str, &str) = ("GOGC", "50");
 
 fn spec(options: &NatsOptions, dir: &Path, program: &Path, file: &Path, ports: Ports) -> ChildSpec {
@@ -235,8 +235,8 @@ fn spec(options: &NatsOptions, dir: &Path, program: &Path, file: &Path, ports: P
     }
 }
 
-/// Reads the greeting that nats-server sends in the clear to every new connection. It accepts
-/// connections only when JetStream has recovered its streams.
+/// Reads the INFO message that nats-server sends in plaintext to every new connection. It accepts
+/// connections only after JetStream has recovered its streams.
 async fn greets(address: SocketAddr, name: String) -> Result<(), NotReady> {
     let yet = |what: &str| NotReady::Yet(what.to_owned());
     let stream =

@@ -1,4 +1,4 @@
-//! The cluster's files: made once, whole or not at all, and owned by whom the server runs as.
+//! The cluster's files: created once and atomically, and owned by the user that the server runs as.
 
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -15,10 +15,10 @@ use crate::child::OneShot;
 use crate::files;
 use crate::run_as::RunAs;
 
-/// The one user, and the database it works in.
+/// The only user, and its database.
 pub(super) const USER: &str = "muster";
 
-/// The folders of one PostgreSQL.
+/// The folders of one PostgreSQL server.
 pub(super) struct Cluster<'a> {
     pub(super) dir: &'a Path,
     pub(super) run_as: Option<&'a RunAs>,
@@ -29,7 +29,8 @@ impl Cluster<'_> {
         self.dir.join("data")
     }
 
-    /// The password of the user `muster`, made at first use and kept beside the data.
+    /// Returns the password of the user `muster`, which is created at first use and stored next to
+    /// the data.
     pub(super) fn password(&self) -> Result<String, PostgresError> {
         let path = self.dir.join("password");
         files::secret(&path).map_err(|source| PostgresError::File {
@@ -39,7 +40,7 @@ impl Cluster<'_> {
         })
     }
 
-    /// The major version that the data was made by; `None` when there is no data yet.
+    /// Returns the major version that has created the data; `None` if there is no data yet.
     pub(super) fn major(&self) -> Result<Option<u32>, PostgresError> {
         let path = self.data().join("PG_VERSION");
         match fs::read_to_string(&path) {
@@ -55,8 +56,8 @@ impl Cluster<'_> {
         }
     }
 
-    /// Makes the data folder with initdb, under another name first: a start that was interrupted
-    /// leaves no half-made cluster behind.
+    /// Creates the data folder with initdb, first under another name: an interrupted start leaves
+    /// no incomplete cluster.
     pub(super) async fn make(
         &self,
         bin: &Path,
@@ -88,7 +89,7 @@ impl Cluster<'_> {
         let stdin =
             File::open(&password_file).map_err(|source| file_error("open", &password_file, source));
         let made = self.initdb(bin, &new, stdin?, tuning).await;
-        // The password stays in its own file; a left-over of this one is private, too.
+        // The password remains in its own file; a leftover of this one is private, too.
         let _ = fs::remove_file(&password_file);
         made?;
         fs::rename(&new, self.data())
@@ -107,7 +108,7 @@ impl Cluster<'_> {
             "--username",
             USER,
             "--auth=scram-sha-256",
-            // As an open file: it is read by a user who may not be able to walk the path.
+            // As an open file: the user who reads it may not be able to traverse the path.
             "--pwfile=/dev/stdin",
             "--data-checksums",
             "--encoding=UTF8",
@@ -133,8 +134,8 @@ impl Cluster<'_> {
         one_shot.run().await.map(drop).map_err(PostgresError::Initdb)
     }
 
-    /// Gives the data to whom the server runs as, when it belongs to another: it was restored
-    /// from a backup, or made by root under another name.
+    /// Changes the owner of the data to the user that the server runs as, if it differs: the data
+    /// was restored from a backup, or root has created it under another name.
     pub(super) fn own(&self) -> Result<(), PostgresError> {
         let data = self.data();
         let file_error =
@@ -153,8 +154,8 @@ impl Cluster<'_> {
     }
 }
 
-/// How the server is told of its data folder: by path, or, when it runs as another user, as the
-/// file descriptor that it is given open (`/root` bars everybody else, and a clone may be there).
+/// Returns the argument for the data folder: its path, or, if the server runs as another user, the
+/// file descriptor that it inherits (other users cannot traverse `/root`, where a clone may be).
 pub(super) fn data_argument(data: &Path, run_as: Option<&RunAs>) -> OsString {
     match run_as {
         Some(_) => "/proc/self/fd/3".into(),

@@ -1,6 +1,7 @@
-//! PostgreSQL: a cluster of our own, made at first start, reached over loopback with a password.
+//! PostgreSQL: a separate cluster, created at the first start, reached over loopback with a
+//! password.
 //!
-//! Run by root, it runs as the user `postgres` (or `nobody`), who need not be able to walk the
+//! Under root, it runs as the user `postgres` (or `nobody`), who need not be able to traverse the
 //! path to its folder: see `server`.
 
 mod cluster;

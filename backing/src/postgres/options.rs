@@ -1,4 +1,4 @@
-//! What may be chosen about a PostgreSQL server, and the settings that follow.
+//! Options of a PostgreSQL server, and the resulting settings.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -7,38 +7,40 @@ use std::sync::Arc;
 use crate::child::{Progress, Restart};
 use crate::find::Places;
 
-/// What the server is for.
+/// Purpose of the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Tuning {
-    /// A server that is there to stay.
+    /// A production server.
     #[default]
     Production,
-    /// As durable, in little memory: system tests.
+    /// As durable, with little memory: for system tests.
     Small,
-    /// Survives no power failure (`fsync` is off) and is quick to make: unit tests of stores.
-    /// A kill -9 of the server loses nothing even so, as the kernel keeps what was written.
+    /// Fast to create, and does not survive a power failure (`fsync` is off): for unit tests of
+    /// stores. A kill -9 of the server still loses nothing, because the kernel keeps the written
+    /// data.
     Throwaway,
 }
 
-/// How to start a [`super::Postgres`].
+/// Options of a [`super::Postgres`].
 #[derive(Clone)]
 pub struct PostgresOptions {
-    /// Its folder: `data/`, `logs/`, the password. Made when missing.
+    /// Its folder: `data/`, `logs/`, the password. Created if it is missing.
     pub dir: PathBuf,
-    /// Its port on 127.0.0.1; chosen when `None`.
+    /// Its port on 127.0.0.1; a free one if `None`.
     pub port: Option<u16>,
-    /// What it is for.
+    /// Purpose of the server.
     pub tuning: Tuning,
-    /// What a crash is answered with.
+    /// Reaction to a crash.
     pub restart: Restart,
-    /// Where binaries are looked for.
+    /// Search path of the binaries.
     pub places: Places,
-    /// Told when the start is slow: after a crash, recovery takes its time.
+    /// Called when the start is slow: recovery after a crash takes time.
     pub on_progress: Option<Arc<dyn Fn(Progress) + Send + Sync>>,
 }
 
 impl PostgresOptions {
-    /// A production server in `dir`, on a free port, found by the environment, restarted always.
+    /// A production server in `dir`, on a free port, with binaries found through the environment,
+    /// always restarted.
     pub fn new(dir: impl Into<PathBuf>) -> Self {
         Self {
             dir: dir.into(),
@@ -62,8 +64,8 @@ impl fmt::Debug for PostgresOptions {
     }
 }
 
-/// Settings, given on the command line: they always apply, and leave `postgresql.conf` to whoever
-/// wants to add to it.
+/// Returns the settings for the command line: they always apply, and leave `postgresql.conf` to
+/// administrators.
 pub(super) fn settings(port: u16, tuning: Tuning) -> Vec<String> {
     const ALWAYS: &[&str] = &[
         "listen_addresses=127.0.0.1",
@@ -74,13 +76,13 @@ pub(super) fn settings(port: u16, tuning: Tuning) -> Vec<String> {
         "log_timezone=UTC",
         "log_line_prefix=%m [%p] ",
         "log_min_duration_statement=2s",
-        // An idle transaction holds dead rows back, and appends get slower by the second.
+        // An idle transaction keeps dead rows, and appends become slower every second.
         "idle_in_transaction_session_timeout=60s",
-        // A half-open connection keeps its locks; this is how long.
+        // Time after which a half-open connection releases its locks.
         "tcp_keepalives_idle=30",
         "tcp_keepalives_interval=10",
         "tcp_keepalives_count=3",
-        // The log has partitions by the hundred, and a backup locks them all.
+        // The log has hundreds of partitions, and a backup locks them all.
         "max_locks_per_transaction=256",
         // Short statements only: compiling them costs more than it gains.
         "jit=off",

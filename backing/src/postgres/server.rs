@@ -18,70 +18,70 @@ use crate::find::FindError;
 use crate::ports::{self, NoFreePort};
 use crate::run_as::RunAs;
 
-/// The oldest major version that muster is tested with.
+/// The oldest major version with which muster is tested.
 const OLDEST_MAJOR: u32 = 14;
 
-/// PostgreSQL could not be started.
+/// The reason why PostgreSQL could not be started.
 #[derive(Debug, Error)]
 pub enum PostgresError {
-    /// No fitting binaries.
+    /// No suitable binaries were found.
     #[error(transparent)]
     Find(#[from] FindError),
-    /// No port.
+    /// No port is free.
     #[error(transparent)]
     Port(#[from] NoFreePort),
-    /// The process did not start, or is not there.
+    /// The process did not start, or is not running.
     #[error(transparent)]
     Child(#[from] ChildError),
     /// initdb failed.
     #[error("cannot make a PostgreSQL cluster")]
     Initdb(#[source] OneShotError),
-    /// A file could not be made or read.
+    /// A file could not be created or read.
     #[error("cannot {attempt} {}", path.display())]
     File {
-        /// What was attempted.
+        /// The attempted action.
         attempt: &'static str,
-        /// On what.
+        /// The file.
         path: PathBuf,
-        /// Why not.
+        /// The cause.
         source: io::Error,
     },
-    /// The folder holds something else.
+    /// The folder contains something else.
     #[error("{} is there and is no PostgreSQL cluster; move it away, or choose another folder", dir.display())]
     NoCluster {
         /// The data folder.
         dir: PathBuf,
     },
-    /// The data belongs to another user, and we are not root.
+    /// The data belongs to another user, and the process is not root.
     #[error("{} belongs to user id {owner}; run as root again, as when it was made, or choose another folder", data.display())]
     ForeignData {
         /// The data folder.
         data: PathBuf,
-        /// Whose it is.
+        /// Owner of the folder.
         owner: u32,
     },
-    /// The user that PostgreSQL has to run as cannot reach the binaries.
+    /// The user that PostgreSQL must run as cannot reach the binaries.
     #[error("PostgreSQL must not run as root, and user {user} cannot reach {} (barred at {}); install PostgreSQL system-wide, or set MUSTER_CACHE to a folder that all may read", bin.display(), barred.display())]
     BinariesBarred {
-        /// Whom it would run as.
+        /// The user.
         user: String,
-        /// Where the binaries are.
+        /// Folder of the binaries.
         bin: PathBuf,
-        /// The folder that may not be passed.
+        /// The folder that the user cannot traverse.
         barred: PathBuf,
     },
     /// The binaries are too old.
     #[error("the PostgreSQL in {} is version {major}, and muster needs {OLDEST_MAJOR} or newer; run `make deps`, or set MUSTER_POSTGRES_BIN", bin.display())]
     TooOld {
-        /// Where the binaries are.
+        /// Folder of the binaries.
         bin: PathBuf,
-        /// Their version.
+        /// Version of the binaries.
         major: u32,
     },
-    /// The system's user database could not be read, or has nobody to run it as.
+    /// The system's user database could not be read, or has no suitable user.
     #[error("cannot tell which user PostgreSQL is to run as")]
     RunAs(#[source] io::Error),
-    /// The server runs, and our database could not be made in it.
+    /// The server runs, and the database could not be created in it.
     #[error("cannot make the database muster")]
     Database(#[source] tokio_postgres::Error),
 }
@@ -96,11 +96,11 @@ pub struct Postgres {
 }
 
 impl Postgres {
-    /// Starts the server, first making the cluster and the database where there is none, and
-    /// waits until both can be used.
+    /// Creates the cluster and the database if they do not exist, starts the server, and waits
+    /// until both are ready.
     ///
     /// # Errors
-    /// [`PostgresError`]; the end of the server's log is in it when the server did not start.
+    /// [`PostgresError`], with the end of the server's log if the server did not start.
     pub async fn start(options: PostgresOptions) -> Result<Self, PostgresError> {
         let dir = absolute(&options.dir).map_err(|source| PostgresError::File {
             attempt: "resolve",
@@ -144,7 +144,7 @@ impl Postgres {
         }
     }
 
-    /// The process: its events, and the means to stop, start, kill and freeze it.
+    /// Returns the process: its events, and methods to stop, start, kill and suspend it.
     pub fn child(&self) -> &Child {
         &self.child
     }
@@ -154,25 +154,26 @@ impl Postgres {
         self.port
     }
 
-    /// The folder with the binaries that it was started from: `pg_dump` and friends fit it.
+    /// The folder of its binaries, which also contains the matching `pg_dump`.
     pub fn bin(&self) -> &Path {
         &self.bin
     }
 
-    /// `postgres://muster:…@127.0.0.1:PORT/muster`. It holds the password: not for logs.
+    /// Returns `postgres://muster:…@127.0.0.1:PORT/muster`. It contains the password and must not
+    /// be logged.
     pub fn connection_url(&self) -> String {
         self.connection_url_of(USER)
     }
 
-    /// The URL of another database on this server, as tests make them.
+    /// Returns the URL of another database on this server, as created by tests.
     pub fn connection_url_of(&self, database: &str) -> String {
         format!("postgres://{USER}:{}@127.0.0.1:{}/{database}", self.password, self.port)
     }
 
-    /// Stops it for good, in order (a fast shutdown: open transactions are rolled back).
+    /// Stops it permanently and orderly (a fast shutdown: open transactions are rolled back).
     ///
     /// # Errors
-    /// When nothing watches the process any more.
+    /// When the process is no longer supervised.
     pub async fn stop(self) -> Result<(), ChildError> {
         self.child.shut_down().await.map(drop)
     }
@@ -240,7 +241,7 @@ fn spec(
             let password = password.clone();
             async move { answers(port, &password).await }
         }),
-        // What processes of a killed server still hold, for moments.
+        // Resources that processes of a killed server hold briefly.
         transient: &[
             "pre-existing shared memory block",
             "lock file \"postmaster.pid\" already exists",
@@ -249,7 +250,7 @@ fn spec(
     }
 }
 
-/// A real connection and a real query: a server that is still recovering fails it.
+/// Makes a real connection and query, which fail while the server is still recovering.
 async fn answers(port: u16, password: &str) -> Result<(), NotReady> {
     let attempt =
         async { connect(port, password, "postgres").await?.simple_query("SELECT 1").await };
@@ -282,6 +283,6 @@ async fn connect(
         .connect_timeout(Duration::from_secs(5))
         .connect(NoTls)
         .await?;
-    tokio::spawn(connection); // Ends with the client; its error reaches the client's calls.
+    tokio::spawn(connection); // Ends with the client, whose calls return its error.
     Ok(client)
 }

@@ -1,7 +1,7 @@
-//! A folder, packed as a tar archive, compressed by gzip, within the policy's bounds.
+//! Packs a folder as a tar archive with gzip, within the policy's bounds.
 //!
-//! Symbolic links are packed as what they are, and followed nowhere; sockets, pipes and devices are
-//! left out. A file that changes while it is packed is as long in the archive as it was found.
+//! Symbolic links are packed as links and not followed; sockets, pipes and devices are left out. A
+//! file that changes during packing has the size in the archive that it had when it was found.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufWriter, Read, Write};
@@ -16,16 +16,16 @@ use super::worker::Progress;
 use crate::files::Bounds;
 use crate::store::free_bytes;
 
-/// So many bytes of the disk are left alone: what the agent itself needs.
+/// Minimum free disk space, in bytes: reserved for the agent.
 const LEFT_FREE: u64 = 256 << 20;
-/// The free space is looked at again after so many bytes.
+/// Number of bytes between checks of the free space.
 const LOOK_AFTER: u64 = 4 << 20;
-/// The most that is packed of one file of `/proc`, `/sys` and the like, in bytes.
+/// Maximum size of a file of `/proc`, `/sys` and similar file systems, in bytes.
 const MAX_VIRTUAL_BYTES: u64 = 16 << 20;
-/// Folders in folders, at most.
+/// Maximum depth of nested folders.
 const DEEPEST: usize = 100;
 
-/// How large an archive may become.
+/// Limits of an archive's size.
 #[derive(Clone, Debug)]
 pub(super) struct Limits {
     most: u64,
@@ -46,7 +46,7 @@ impl Limits {
     }
 }
 
-/// Counts, reports progress, and fails when it is too much.
+/// A writer that counts, reports progress, and fails beyond the limits.
 struct Bounded<'a, 'p> {
     file: BufWriter<File>,
     written: u64,
@@ -77,8 +77,8 @@ impl Write for Bounded<'_, '_> {
     }
 }
 
-/// Packs the folder at `path`, as `name`, into the file `archive`, which is on the disk when this
-/// returns; nothing is left of it when it fails.
+/// Packs the folder at `path`, as `name`, into the file `archive`, which is on disk when this
+/// returns; on failure the file is deleted.
 pub(super) fn pack(
     bounds: &Bounds,
     path: &str,
@@ -119,8 +119,8 @@ fn refused(failure: impl std::fmt::Display) -> io::Error {
     io::Error::other(failure.to_string())
 }
 
-/// Copies what can be read of a file whose size is not known before, into `archive`; it is on the
-/// disk when this returns.
+/// Copies the contents of a file of unknown size into `archive`, which is on disk when this
+/// returns.
 pub(super) fn copy(
     file: &File,
     archive: &Path,
@@ -137,7 +137,8 @@ pub(super) fn copy(
     Ok(copy)
 }
 
-/// Adds what is at a path. What is gone by now was removed meanwhile: that is no failure.
+/// Adds the entry at a path. An entry that no longer exists was deleted meanwhile, which is not an
+/// error.
 fn add<W: Write>(
     bounds: &Bounds,
     path: &Path,
@@ -147,7 +148,7 @@ fn add<W: Write>(
     progress: &Progress<'_>,
 ) -> io::Result<()> {
     progress.at(&path.to_string_lossy())?;
-    // The folder that was asked for may be behind a link; in it, none is followed.
+    // The requested folder may be behind a link; inside it, no link is followed.
     let found = match bounds.find(path, depth == 0) {
         Ok(found) => found,
         Err(crate::files::Failure::Io(error)) if error.kind() == io::ErrorKind::NotFound => {
@@ -165,16 +166,17 @@ fn add<W: Write>(
         return builder.append_link(&mut header, name, found.target()?);
     }
     if kind.is_file() {
-        // Were it exchanged for a link by now, that would lead to within the bounds.
+        // If it was replaced by a link meanwhile, the link can only lead to a file within the
+        // bounds.
         let file = match bounds.open(path) {
             Ok(file) => file,
             Err(failure) => return Err(refused(format!("{}: {failure}", path.display()))),
         };
         if found.is_virtual() {
-            // Its size is known only when it was read.
+            // Its size is known only after it was read.
             let mut bytes = Vec::new();
             let read = file.take(MAX_VIRTUAL_BYTES).read_to_end(&mut bytes);
-            // Some of them cannot be read at all, which is no fault of the others.
+            // Some of these files cannot be read at all, which must not fail the archive.
             if read.is_err() {
                 return Ok(());
             }

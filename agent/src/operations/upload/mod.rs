@@ -1,16 +1,16 @@
-//! A file, or a folder, that the project wants to have at the server.
+//! Uploads of a file or folder to the server.
 //!
-//! | file | is |
+//! | file | contents |
 //! |---|---|
-//! | `reader`, `worker` | the two sides of the helper process that touches it |
-//! | `source` | what is sent: opened within the policy's bounds, held to what it was |
-//! | `archive` | a folder, packed |
+//! | `reader`, `worker` | the two sides of the helper process that accesses the file |
+//! | `source` | the file: opened within the policy's bounds, and checked for changes |
+//! | `archive` | a packed folder |
 //! | `send` | its pieces, until the server has all of them |
 //!
-//! Nothing but the journal remembers it: an agent that was killed goes on where the server is.
+//! Only the journal keeps the state: after a crash, the agent continues at the server's offset.
 //!
-//! Invariant: the run succeeds, and the source is removed, only after the server has said that it has
-//! every byte, and the journal says so.
+//! Invariant: the run succeeds, and the source is deleted, only after the server has confirmed
+//! every byte and the journal has recorded that.
 
 mod archive;
 mod reader;
@@ -36,7 +36,7 @@ use crate::run::Shared;
 pub(super) use self::source::Sent;
 pub(crate) use self::worker::{UploadJob, serve_upload};
 
-/// Begins an upload, and stays with it until its end.
+/// Starts an upload and follows it until its end.
 pub(super) async fn run(
     shared: &Shared,
     id: OperationId,
@@ -45,10 +45,10 @@ pub(super) async fn run(
 ) {
     let Some(order) = entry.order.clone() else { return shared.operations.close(id) };
     let Action::Upload(upload) = &order.action else { return shared.operations.close(id) };
-    // Whether the path may be reached is known only after it was looked at, by a helper.
+    // Whether the path is accessible is known only after a helper has checked it.
     let examined = tokio::select! {
         examined = examine(shared, id, upload) => examined,
-        // What follows ends it.
+        // The code below ends it.
         () = cancel.cancelled() => Ok(()),
     };
     if let Err(Refused { cause: Some(cause), reason }) = &examined {
@@ -74,7 +74,7 @@ async fn examine(shared: &Shared, id: OperationId, upload: &Upload) -> Result<()
     Reader::start(shared, id, upload).await?.examine().await
 }
 
-/// Goes on with an upload that was begun, be it by an agent before this one.
+/// Continues an upload that was started, possibly by an earlier agent process.
 pub(super) async fn go_on(
     shared: &Shared,
     id: OperationId,
@@ -102,7 +102,7 @@ fn end(
     file: Option<FileSummary>,
     problem: Option<String>,
 ) {
-    // Only now: while it may go on, it is needed.
+    // Not earlier: while the upload may continue, the archive is needed.
     shared.operations.spools.delete_archive(id);
     let report = RunReport {
         problem: problem.as_deref().map(short),
@@ -114,8 +114,8 @@ fn end(
     record::end(shared, id, entry, outcome.event(report));
 }
 
-/// How much of its time is left. A restart of the machine does not give it more, as far as the wall
-/// clock can tell.
+/// Returns the time that is left. A restart of the machine does not extend it, as far as the wall
+/// clock shows.
 fn time_left(entry: &Entry, order: &RunOrder) -> Duration {
     let now = Moment::now();
     let gone = entry.begun.map_or(0, |Begun { boot, mono, at, .. }| {
@@ -129,7 +129,7 @@ fn time_left(entry: &Entry, order: &RunOrder) -> Duration {
     limit.saturating_sub(Duration::from_micros(gone)).min(Duration::from_secs(u32::MAX.into()))
 }
 
-/// What the server has, and what went wrong after it had it.
+/// Summary of the file that the server has, and a problem that occurred afterwards.
 type Stored = (FileSummary, Option<String>);
 
 async fn work(
@@ -163,8 +163,8 @@ async fn work(
     Ok((file, problem))
 }
 
-/// Opens what is sent. What it is stands in the journal from then on: it is held to that, whichever
-/// agent goes on with it.
+/// Opens the source. Its identity is in the journal from then on: each agent process that continues
+/// the upload must find the same file.
 async fn open(
     shared: &Shared,
     id: OperationId,
@@ -186,7 +186,7 @@ fn keep(shared: &Shared, id: OperationId, entry: &Entry) -> Result<(), String> {
     kept.map_err(|error| format!("the journal could not be written: {error}"))
 }
 
-/// Removes the source, when it is what was sent.
+/// Deletes the source if it is still the file that was sent.
 async fn remove(
     shared: &Shared,
     id: OperationId,
@@ -199,7 +199,7 @@ async fn remove(
     })
 }
 
-/// The last part of a path, for people.
+/// Returns the last component of a path, for display.
 fn name_of(path: &str, home: &str) -> String {
     let last = PathBuf::from(path);
     let last = last.file_name().map(|name| name.to_string_lossy().into_owned());

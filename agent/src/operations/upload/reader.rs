@@ -1,4 +1,4 @@
-//! The agent's side of the helper that reads what is sent.
+//! The agent's side of the helper that reads the source.
 
 use std::io;
 
@@ -12,7 +12,7 @@ use super::worker::{Packed, Piece, Reply, Request, UploadJob, Value};
 use crate::run::Shared;
 use crate::subprocess::{ANSWER_TIMEOUT, Helper, Job, no_answer};
 
-/// Why something was not done; with a cause when the order is refused.
+/// The reason of a failure; with a cause if the order is refused.
 #[derive(Debug)]
 pub(super) struct Refused {
     pub(super) cause: Option<RefusalCause>,
@@ -29,7 +29,7 @@ fn failed(error: &io::Error) -> Refused {
     Refused { cause: None, reason: format!("the helper that reads it failed: {error}") }
 }
 
-/// A helper with what it reads. Dropped, it is killed.
+/// A helper with its source. It is killed when it is dropped.
 #[derive(Debug)]
 pub(super) struct Reader {
     helper: Helper,
@@ -53,7 +53,8 @@ impl Reader {
         Ok(Self { helper: helper.map_err(|error| failed(&error))?, path: upload.path.clone() })
     }
 
-    /// Asks the helper, and waits for the answer as long as it makes progress.
+    /// Sends a request to the helper and waits for the response as long as the helper makes
+    /// progress.
     async fn ask(&mut self, request: &Request) -> Result<Value, Refused> {
         self.helper.send(request).await.map_err(|error| failed(&error))?;
         let (mut path, mut limit) = (self.path.clone(), ANSWER_TIMEOUT);
@@ -74,12 +75,13 @@ impl Reader {
         }
     }
 
-    /// May it be reached?
+    /// Checks whether the path is accessible.
     pub(super) async fn examine(&mut self) -> Result<(), Refused> {
         self.ask(&Request::Examine).await.map(drop)
     }
 
-    /// Opens what is sent; `sent`: what an agent before this one began to send.
+    /// Opens the source; `sent` is the identity of the source that an earlier agent process started
+    /// to send.
     pub(super) async fn open(&mut self, sent: Option<Sent>) -> Result<Sent, Refused> {
         match self.ask(&Request::Open { sent }).await? {
             Value::Sent(sent) => Ok(sent),
@@ -95,7 +97,7 @@ impl Reader {
         }
     }
 
-    /// The salted hash of all that was packed.
+    /// Returns the salted hash of everything that was packed.
     pub(super) async fn hash(&mut self) -> Result<[u8; 32], Refused> {
         match self.ask(&Request::Hash).await? {
             Value::Hash(hash) => Ok(hash),
@@ -103,7 +105,7 @@ impl Reader {
         }
     }
 
-    /// Removes the source when it is still what was sent.
+    /// Deletes the source if it is still the file that was sent.
     pub(super) async fn remove(&mut self, sent: Sent) -> Result<(), Refused> {
         self.ask(&Request::Remove { sent }).await.map(drop)
     }

@@ -1,7 +1,7 @@
-//! The pieces of a file, one after the other, until the server has all of them.
+//! Sends the pieces of a file sequentially, until the server has all of them.
 //!
-//! Where the server is, the server says: a piece that it has is not sent again, whoever has sent it.
-//! These requests are beside those of programs' outputs, and so hold up none of them.
+//! The server determines the offset: a piece that it already has is not sent again. These requests
+//! are separate from those of programs' outputs, and so do not delay them.
 
 use std::time::{Duration, Instant};
 
@@ -17,18 +17,18 @@ use crate::backoff::Backoff;
 use crate::operations::send::{connected, request, seal};
 use crate::run::Shared;
 
-/// No piece is made smaller, in bytes, however slow the connection.
+/// Minimum size of a piece, in bytes, even on a slow connection.
 const SMALLEST: usize = 16 * 1024;
-/// The size of the first piece.
+/// Size of the first piece, in bytes.
 const FIRST: usize = 64 * 1024;
-/// A piece that takes longer makes the next ones smaller: others use the connection, too.
+/// Duration of a request beyond which the next pieces are smaller, to share the connection.
 const SLOW: Duration = Duration::from_secs(1);
-/// One that is answered sooner makes them larger.
+/// Duration of a request below which the next pieces are larger.
 const QUICK: Duration = Duration::from_millis(250);
-/// Of what does not become smaller when it is compressed, one piece in so many is tried again.
+/// Interval, in pieces, between attempts to compress a file that has not become smaller.
 const TRIED: u64 = 16;
 
-/// Sends no faster than is allowed.
+/// Limits the transfer rate.
 struct Pace {
     bytes_per_second: Option<u64>,
     free_at: Instant,
@@ -39,7 +39,7 @@ impl Pace {
         Self { bytes_per_second, free_at: Instant::now() }
     }
 
-    /// The largest piece that takes no longer than a second.
+    /// Returns the size of the largest piece that takes no longer than a second.
     fn most(&self) -> usize {
         let most = self.bytes_per_second.unwrap_or(u64::MAX);
         usize::try_from(most).unwrap_or(usize::MAX).clamp(4096, MAX_FILE_PIECE_BYTES)
@@ -53,10 +53,10 @@ impl Pace {
     }
 }
 
-/// Sends a file until the server has all of it; answers its salted hash.
+/// Sends a file until the server has all of it; returns its salted hash.
 ///
 /// # Errors
-/// When it cannot be read, was changed, or the server refuses it, in words.
+/// When it cannot be read, was changed, or the server refuses it, with a message.
 pub(super) async fn send(
     shared: &Shared,
     id: OperationId,
@@ -71,7 +71,7 @@ pub(super) async fn send(
     let mut backoff = Backoff::reconnect();
     let mut pace = Pace::new(bytes_per_second);
     let (mut size, mut sent, mut incompressible) = (FIRST, 0_u64, false);
-    // Where the server is; not known before it was asked.
+    // The server's offset; unknown before the first request.
     let mut next = None;
     loop {
         let client = connected(&mut link).await;
@@ -113,13 +113,13 @@ pub(super) async fn send(
         size = (size / 2).max(SMALLEST);
         tokio::select! {
             () = sleep(backoff.wait(rand::random())) => {}
-            // A new connection is a new chance.
+            // A new connection may succeed.
             _ = link.changed() => {}
         }
     }
 }
 
-/// Is it the server that says it has all of this file? Its broker could say anything.
+/// Verifies that the receipt for the whole file comes from the server: the broker could forge it.
 fn check_receipt(
     shared: &Shared,
     id: OperationId,

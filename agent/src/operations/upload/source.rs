@@ -1,4 +1,4 @@
-//! What is sent: a file, opened within the policy's bounds, or the archive of a folder.
+//! The source of an upload: a file, opened within the policy's bounds, or the archive of a folder.
 
 use std::fs::{File, Metadata};
 use std::os::unix::fs::{FileExt, MetadataExt};
@@ -13,19 +13,20 @@ use super::name_of;
 use super::worker::Progress;
 use crate::files::{Bounds, is_virtual};
 
-/// What a file was when it was begun to be sent; in the journal.
+/// Identity of a file at the start of its upload; in the journal.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(in crate::operations) struct Sent {
     device: u64,
     inode: u64,
-    /// When it was changed last, in seconds and nanoseconds.
+    /// Time of the last modification, in seconds and nanoseconds.
     changed: (i64, i64),
     pub(super) bytes: u64,
-    /// What the server calls it.
+    /// Name of the file on the server.
     pub(super) name: String,
-    /// Is it the archive of a folder?
+    /// Whether it is the archive of a folder.
     pub(super) is_folder: bool,
-    /// Is it a copy of a file that is made as it is read, such as those of `/proc`?
+    /// Whether it is a copy of a file that the kernel generates on reading, such as those of
+    /// `/proc`.
     #[serde(default)]
     is_copy: bool,
 }
@@ -43,19 +44,19 @@ impl Sent {
         }
     }
 
-    /// Is this the file, as it was?
+    /// Whether this is the same, unchanged file.
     pub(super) fn is(&self, found: &Metadata) -> bool {
         let found = Self::new(found, self.name.clone(), self.is_folder);
         *self == Self { is_copy: self.is_copy, ..found }
     }
 }
 
-/// A file that is open, and what it was.
+/// An open file, with its identity.
 #[derive(Clone, Debug)]
 pub(super) struct Source {
     pub(super) sent: Sent,
     file: Arc<File>,
-    /// Where it is looked for in the end; not when it is an archive of the agent's own.
+    /// Location that is checked again at the end; `None` for an archive that the agent has created.
     place: Option<(Bounds, String)>,
 }
 
@@ -63,7 +64,7 @@ const CHANGED: &str = "it was changed while it was sent: nothing of it is kept; 
      first";
 
 impl Source {
-    /// Opens what is asked for. A folder is packed into `archive`.
+    /// Opens the requested source. A folder is packed into `archive`.
     pub(super) fn open(
         bounds: &Bounds,
         upload: &Upload,
@@ -116,7 +117,7 @@ impl Source {
         Ok(Self { sent, file: Arc::new(file), place })
     }
 
-    /// Opens what an agent before this one has begun to send.
+    /// Opens the source that an earlier agent process started to send.
     pub(super) fn open_again(
         bounds: &Bounds,
         path: &str,
@@ -135,13 +136,13 @@ impl Source {
         Ok(source)
     }
 
-    /// Is the open file still what it was?
+    /// Checks that the open file is unchanged.
     pub(super) fn check(&self) -> Result<(), String> {
         let found = self.file.metadata().map_err(|error| error.to_string())?;
         if self.sent.is(&found) { Ok(()) } else { Err(CHANGED.to_owned()) }
     }
 
-    /// Is it still what the path leads to, too?
+    /// Checks that the path still leads to the unchanged file.
     pub(super) fn check_place(&self) -> Result<(), String> {
         self.check()?;
         let Some((bounds, path)) = &self.place else { return Ok(()) };
@@ -152,7 +153,7 @@ impl Source {
         }
     }
 
-    /// Some of its bytes: as many as `length`, or as there are.
+    /// Reads up to `length` bytes at an offset.
     pub(super) fn read(&self, offset: u64, length: usize) -> Result<Vec<u8>, String> {
         let left = self.sent.bytes.saturating_sub(offset);
         let length = usize::try_from(left).unwrap_or(usize::MAX).min(length);

@@ -1,4 +1,4 @@
-//! The helper process that touches what is sent: opens, packs, reads and removes it.
+//! The helper process that accesses the source: opens, packs, reads and deletes it.
 
 use std::cell::RefCell;
 use std::io;
@@ -17,26 +17,26 @@ use crate::files::{Bounds, Failure};
 use crate::operations::Policy;
 use crate::subprocess::{ANSWER_TIMEOUT, Port, path_bytes};
 
-/// Progress is reported at this interval at most.
+/// Minimum interval between progress reports.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
-/// A disk may take this long to store a whole archive, in seconds.
+/// Timeout for storing a whole archive on disk, in seconds.
 const SYNC_SECONDS: u32 = 900;
 
-/// What is uploaded.
+/// The job of a helper.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct UploadJob {
     #[serde(with = "path_bytes")]
     pub(super) policy: PathBuf,
     pub(super) upload: Upload,
-    /// Where a folder is packed.
+    /// Path of the archive of a folder.
     #[serde(with = "path_bytes")]
     pub(super) archive: PathBuf,
-    /// The disk whose free space bounds the archive.
+    /// Path on the disk whose free space limits the archive.
     #[serde(with = "path_bytes")]
     pub(super) disk: PathBuf,
 }
 
-/// What the agent asks.
+/// A request of the agent.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum Request {
     Examine,
@@ -46,10 +46,10 @@ pub(super) enum Request {
     Remove { sent: Sent },
 }
 
-/// What the helper answers.
+/// A reply of the helper.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum Reply {
-    /// It works at this path; the next message comes within so many seconds.
+    /// The helper works at this path; the next message follows within this number of seconds.
     Progress {
         path: String,
         seconds: u32,
@@ -61,7 +61,7 @@ pub(super) enum Reply {
     },
 }
 
-/// The value of an answer.
+/// Value of a reply.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum Value {
     Nothing,
@@ -70,14 +70,14 @@ pub(super) enum Value {
     Hash([u8; 32]),
 }
 
-/// What is sent next.
+/// The next piece to send.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Piece {
     pub(super) id: OperationId,
     pub(super) salt: [u8; 16],
     pub(super) at: u64,
     pub(super) length: usize,
-    /// Only asks where the server is.
+    /// Whether the request only queries the server's offset.
     pub(super) is_asking: bool,
     pub(super) compresses: bool,
 }
@@ -90,7 +90,7 @@ pub(super) struct Packed {
     pub(super) is_smaller: bool,
 }
 
-/// Reports that the helper is still at work.
+/// Reports that the helper is still working.
 pub(super) struct Progress<'a> {
     state: RefCell<State<'a>>,
 }
@@ -114,13 +114,13 @@ impl<'a> Progress<'a> {
         state.port.send(&Reply::Progress { path: path.to_owned(), seconds })
     }
 
-    /// A path is about to be touched.
+    /// Reports that a path will be accessed next.
     pub(super) fn at(&self, path: &str) -> io::Result<()> {
         let seconds = u32::try_from(ANSWER_TIMEOUT.as_secs()).unwrap_or(u32::MAX);
         self.send(path, seconds)
     }
 
-    /// Some more was done at the path that was named last.
+    /// Reports progress at the path that was reported last.
     pub(super) fn beat(&self) -> io::Result<()> {
         let state = self.state.borrow();
         if state.sent.elapsed() < PROGRESS_INTERVAL {
@@ -131,13 +131,13 @@ impl<'a> Progress<'a> {
         self.at(&path)
     }
 
-    /// A whole archive is about to be stored on the agent's own disk.
+    /// Reports that a whole archive will be synced to the agent's own disk.
     pub(super) fn syncing(&self, path: &str) -> io::Result<()> {
         self.send(path, SYNC_SECONDS)
     }
 }
 
-/// The hash of what was packed, as far as it was read.
+/// The hash of the packed data, as far as it was read.
 struct Hashed {
     hasher: Sha256,
     to: u64,
@@ -155,7 +155,7 @@ fn failed(reason: String) -> (Option<RefusalCause>, String) {
     (None, reason)
 }
 
-/// Answers the agent until it closes the socket.
+/// Serves the agent's requests until it closes the socket.
 pub(crate) fn serve_upload(mut port: Port, job: &UploadJob) -> io::Result<()> {
     let mut worker = Worker { job, source: None, hashed: None };
     while let Some(request) = port.receive::<Request>()? {
@@ -197,7 +197,7 @@ impl Worker<'_> {
             Request::Remove { sent } => {
                 let bounds = self.bounds()?;
                 match bounds.remove_file(&self.job.upload.path, |found| sent.is(found)) {
-                    // An agent before this one has removed it, and not recorded that.
+                    // An earlier agent process has deleted it, and not recorded that.
                     Err(Failure::Io(error)) if error.kind() == io::ErrorKind::NotFound => {}
                     removed => removed.map_err(|failure| failed(failure.to_string()))?,
                 }
@@ -206,7 +206,7 @@ impl Worker<'_> {
         }
     }
 
-    /// What the order may reach, by the policy as it is now.
+    /// Returns the paths that the order may access, by the current policy.
     fn bounds(&self) -> Result<Bounds, (Option<RefusalCause>, String)> {
         let upload = &self.job.upload;
         let policy = Policy::load(&self.job.policy)
@@ -221,7 +221,7 @@ impl Worker<'_> {
         })
     }
 
-    /// Reads a piece, and what the hash does not know yet of what is before it.
+    /// Reads a piece, and the preceding data that the hash does not include yet.
     fn pack(&mut self, piece: &Piece, progress: &Progress<'_>) -> Result<Packed, String> {
         let source = self.source.as_ref().ok_or("it is not open")?;
         let hashed = self

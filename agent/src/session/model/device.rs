@@ -1,4 +1,4 @@
-//! A device whose process can die, and whose messages can be lost.
+//! A device whose process can crash and whose messages can be lost.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -44,7 +44,7 @@ impl Device {
         Self { dir, limits, outbox, session, up: vec![], down: vec![], recorded: vec![] }
     }
 
-    /// The process dies, and another one starts on the same disk.
+    /// Crashes the process and starts another one on the same disk.
     pub(super) fn crash(self, now: Instant) -> Self {
         let Self { dir, limits, recorded, outbox, session, .. } = self;
         drop((outbox, session));

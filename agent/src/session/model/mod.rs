@@ -1,6 +1,6 @@
-//! The conversation put through drops, repetitions, reorderings, crashes, restores and clones,
-//! against a small model of the server's rule: an event is appended iff its epoch is known, its
-//! seq is the next one and it names the newest one's hash.
+//! Runs the conversation through drops, duplicates, reorderings, crashes, restores and clones,
+//! against a small model of the server's rule: an event is appended iff its epoch is known, its seq
+//! is the next one and it names the newest event's hash.
 
 mod device;
 mod properties;

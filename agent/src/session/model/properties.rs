@@ -1,4 +1,4 @@
-//! What must be true at the end, whatever happened.
+//! Properties that must hold at the end of every sequence of steps.
 
 use std::path::Path;
 
@@ -20,7 +20,7 @@ fn is_subsequence(part: &[u64], whole: &[u64]) -> bool {
     part.iter().all(|wanted| rest.any(|found| found == wanted))
 }
 
-/// A device whose first `confirmed` events the log has had and the device has let go.
+/// Returns a device that has pruned its first `confirmed` events, which the log has received.
 fn after_pruning(dir: &Path, world: &mut World, confirmed: u64) -> Device {
     let mut device = Device::new(dir, limits(1 << 20, 0));
     for _ in 0..confirmed {
@@ -76,14 +76,14 @@ fn a_log_that_forgot_the_epoch_gets_everything_after_what_it_has() {
     world.server.log.truncate(1 + 1);
     world.settle(&mut devices);
     assert_eq!(devices[0].outbox.view().epoch, 3);
-    // Event 2 was let go long ago; the declaration in epoch 2 names 3 to 6 and is told again.
+    // Event 2 was pruned earlier; the declaration in epoch 2 names 3 to 6 and is sent again.
     assert_eq!(world.server.told(), [1, 7, 8, 9, 10]);
     assert_eq!(world.server.lost(LossCause::Pruned), 1 + 4);
 }
 
 #[test]
 fn what_cannot_be_read_back_is_declared_lost_and_the_rest_goes_on() {
-    // Which of ten events are damaged or gone, and which of them the log has had before.
+    // Which of ten events are damaged or deleted, and which of them the log had received.
     for (damaged, gone, had, told, lost) in [
         (&[6][..], &[][..], 5, &[1, 2, 3, 4, 5, 7, 8, 9, 10][..], 1),
         (&[7, 8], &[], 5, &[1, 2, 3, 4, 5, 6, 9, 10], 2),
@@ -91,7 +91,7 @@ fn what_cannot_be_read_back_is_declared_lost_and_the_rest_goes_on() {
         (&[6, 8], &[7], 5, &[1, 2, 3, 4, 5, 9, 10], 3),
         (&[9, 10], &[], 5, &[1, 2, 3, 4, 5, 6, 7, 8], 2),
         (&[8], &[9, 10], 5, &[1, 2, 3, 4, 5, 6, 7], 3),
-        // Nobody needs it any more.
+        // The log has the damaged event, so nothing is lost.
         (&[3], &[], 5, &[1, 2, 3, 4, 5, 6, 7, 8, 9, 10], 0),
         (&[5], &[], 5, &[1, 2, 3, 4, 5, 6, 7, 8, 9, 10], 0),
     ] {
@@ -141,7 +141,7 @@ proptest! {
     fn what_is_missing_in_the_log_is_declared_lost(steps in steps(true)) {
         let dir = tempfile::tempdir().unwrap();
         let mut world = World::new();
-        // Room for a few events of some 300 bytes; hardly any is kept.
+        // Room for a few events of about 300 bytes; most are dropped.
         let mut device = Device::new(dir.path(), limits(4_000, 400));
         device.session.connected(world.now);
         for step in &steps {
@@ -157,7 +157,7 @@ proptest! {
             let dropped = world.number - recorded.len() as u64;
             prop_assert_eq!(world.server.lost(LossCause::OutboxFull), dropped);
         } else {
-            // Declarations of loss can themselves be let go, and are counted when they are.
+            // Declarations of loss can be dropped, too, and are then counted.
             let missing = (recorded.len() - told.len()) as u64;
             prop_assert!(world.server.lost(LossCause::Pruned) >= missing);
         }
@@ -176,7 +176,7 @@ proptest! {
         for step in &before {
             device = world.step(device, step);
         }
-        // The card is copied while the device is off.
+        // The disk is copied while the device is off.
         let view = device.outbox.view();
         let common = device.recorded.clone();
         let doubtful = view.unconfirmed();
@@ -208,7 +208,7 @@ proptest! {
                 prop_assert_eq!(told.iter().filter(|told| *told == number).count(), 1);
             }
         }
-        // What was on its way when the card was copied may be told by both.
+        // Both may report the events that were in flight when the disk was copied.
         for (index, number) in common.iter().enumerate() {
             let times = told.iter().filter(|told| *told == number).count();
             let is_certain = index as u64 + doubtful < common.len() as u64;

@@ -1,4 +1,4 @@
-//! The log of one device, kept by the least that a server must do.
+//! The log of one device, by the minimum of rules that a server must follow.
 
 use muster_schemas::envelope::parse_sealed;
 use muster_schemas::events::LossCause;
@@ -12,7 +12,7 @@ pub(super) enum Entry {
     Event { epoch: u64, seq: u64, hash: Hash, event: Box<Event>, time: Timestamp },
 }
 
-/// The log of one device, and what follows from it.
+/// The log of one device, and the state that follows from it.
 pub(super) struct Server {
     pub(super) log: Vec<Entry>,
 }
@@ -39,7 +39,7 @@ impl Server {
     }
 
     pub(super) fn take(&mut self, bytes: &[u8]) -> Option<Ack> {
-        // The signature is checked in `outbox::tests`: here it would take most of the time.
+        // `outbox::tests` checks the signature: here it would take most of the time.
         let (_, envelope) = parse_sealed(bytes).unwrap();
         if !self.epochs().contains(&envelope.epoch) {
             return None;
@@ -87,7 +87,7 @@ impl Server {
         }
     }
 
-    /// What the log says happened, by the number that the test gave each event.
+    /// The events in the log, by the numbers that the test gave them.
     pub(super) fn told(&self) -> Vec<u64> {
         let events = self.log.iter().filter_map(|entry| match entry {
             Entry::Event { event, time, .. } => match &**event {
@@ -102,7 +102,7 @@ impl Server {
         events.collect()
     }
 
-    /// How many events are declared lost, for this cause.
+    /// Number of events that are declared lost for this cause.
     pub(super) fn lost(&self, wanted: LossCause) -> u64 {
         let counts = self.log.iter().filter_map(|entry| match entry {
             Entry::Event { event, .. } => match &**event {

@@ -1,4 +1,4 @@
-//! What can happen to a device and its server, one step at a time.
+//! The steps that a device and its server can take, one at a time.
 
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,7 @@ use super::server::Server;
 pub(super) enum Step {
     Record(u8),
     Send,
-    /// Which message the server gets next, and whether it stays in the network.
+    /// Delivers one message to the server: which one, and whether a copy stays in the network.
     Deliver {
         index: prop::sample::Index,
         is_repeated: bool,
@@ -93,7 +93,7 @@ impl World {
             Step::Wait => self.now += Duration::from_secs(20),
             Step::Prune => while device.outbox.prune(Timestamp(0)).unwrap() {},
             Step::Restore(index) => {
-                // The enrollment itself is in every backup; what the broker held is gone too.
+                // Every backup contains the enrollment. The messages in the broker are lost, too.
                 let keep = 1 + index.index(self.server.log.len());
                 self.server.log.truncate(keep);
                 device.up.clear();
@@ -105,7 +105,7 @@ impl World {
         device
     }
 
-    /// Everything works from now on: until the log has all that is in the outboxes.
+    /// Runs without failures until the log has all events of the outboxes.
     pub(super) fn settle(&mut self, devices: &mut [Device]) {
         for device in devices.iter_mut() {
             device.session.connected(self.now);
@@ -116,7 +116,7 @@ impl World {
                 let view = device.outbox.view();
                 view.unconfirmed() == 0 && !view.is_waiting_for_epoch
             };
-            // Longer than a suspicion needs to become certain.
+            // Longer than the time after which a suspected loss is certain.
             calm = if devices.iter().all(is_done) { calm + 1 } else { 0 };
             if calm > 14 {
                 break;
@@ -126,7 +126,7 @@ impl World {
                 devices[index].hello(&mut self.server, self.now, false);
                 devices[index].send(self.now);
                 for message in std::mem::take(&mut devices[index].up) {
-                    // Acks reach every holder of the device's keys.
+                    // Acks reach every device that holds the keys.
                     if let Some(ack) = self.server.take(&message.bytes) {
                         for device in devices.iter_mut() {
                             device.down.push(ack);

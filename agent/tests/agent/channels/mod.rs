@@ -1,4 +1,4 @@
-//! Channels: shells and connections on a device, asked for by as much of a server as that needs.
+//! Tests of channels: shells and connections on a device, opened by a minimal server.
 
 mod opens;
 mod sessions;
@@ -26,7 +26,7 @@ use crate::running::Running;
 use crate::support::{Server, device, now, operation_key, settled};
 
 const SIZE: TerminalSize = TerminalSize { cols: 80, rows: 24 };
-/// Whatever is waited for comes by then, on a machine with much to do.
+/// Timeout of all waits; long enough for a busy machine.
 const LIMIT: Duration = Duration::from_secs(30);
 
 fn session(number: u128) -> SessionId {
@@ -85,7 +85,7 @@ fn subjects() -> DeviceSubjects {
     DeviceSubjects::new(&ProjectId::default_project(), device())
 }
 
-/// Sends an open; what comes on `.up`.
+/// Sends an open; returns the messages on `.up`.
 async fn send(server: &Server, client: &async_nats::Client, open: &ChannelOpen) -> Subscriber {
     let up = client.subscribe(subjects().channel_up(open.channel)).await.unwrap();
     settled(client).await;
@@ -93,7 +93,7 @@ async fn send(server: &Server, client: &async_nats::Client, open: &ChannelOpen) 
     up
 }
 
-/// Opens a channel, or hears why not.
+/// Opens a channel; returns it or the refusal.
 async fn try_open(server: &Server, purpose: Purpose) -> Result<Channel, ChannelRefusal> {
     let Opening { open, half } = opening(purpose);
     let client = server.client().await;
@@ -123,7 +123,7 @@ async fn refusal(server: &Server, purpose: Purpose) -> ChannelRefusal {
     try_open(server, purpose).await.map(drop).unwrap_err()
 }
 
-/// A channel, and what was seen on it.
+/// A channel, and its received frames.
 struct Seen {
     channel: Channel,
     text: String,
@@ -149,20 +149,20 @@ impl Seen {
         self.channel.sender.data(Bytes::copy_from_slice(text.as_bytes())).await.unwrap();
     }
 
-    /// The newest of what was seen, for people.
+    /// Returns the end of the received text, for messages.
     fn newest(&self) -> &str {
         let start = self.text.len().saturating_sub(1000);
         let start = (start..).find(|at| self.text.is_char_boundary(*at)).unwrap();
         &self.text[start..]
     }
 
-    /// Takes one frame; an error when the channel is over.
+    /// Receives one frame; an error if the channel has ended.
     async fn take(&mut self) -> Result<(), String> {
         let next = tokio::time::timeout(LIMIT, self.channel.receiver.next()).await;
         match next.unwrap_or_else(|_| panic!("nothing more came after {:?}", self.newest())) {
             Ok(Frame::Data(bytes)) => {
                 self.rest.extend_from_slice(&bytes);
-                // A character may come in two pieces.
+                // A character may be split between two frames.
                 let whole = match std::str::from_utf8(&self.rest) {
                     Err(error) if error.error_len().is_none() => error.valid_up_to(),
                     _ => self.rest.len(),
@@ -181,7 +181,7 @@ impl Seen {
         Ok(())
     }
 
-    /// Takes until something holds.
+    /// Receives frames until the condition holds.
     async fn until(&mut self, what: &str, holds: impl Fn(&Self) -> bool) {
         let deadline = tokio::time::Instant::now() + LIMIT;
         while !holds(self) {
@@ -201,7 +201,7 @@ impl Seen {
         self.until(&format!("{expected:?}"), |seen| seen.attached == expected).await;
     }
 
-    /// Takes until the channel is over; why it is.
+    /// Receives frames until the channel ends; returns the reason.
     async fn end(&mut self) -> String {
         loop {
             if let Err(why) = self.take().await {
@@ -217,7 +217,7 @@ async fn greeted() -> (Server, Running) {
     (server, running)
 }
 
-/// Starts an agent, and waits until it takes opens.
+/// Starts an agent and waits until it accepts opens.
 async fn greet(server: &Server) -> Running {
     let before = server.known.lock().unwrap().hellos;
     let running = Running::start_with(server, |options| {

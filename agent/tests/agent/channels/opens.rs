@@ -1,8 +1,9 @@
-//! Opens that are not taken, and those that are refused.
+//! Tests of opens that are ignored, and of those that are refused.
 
 use super::*;
 
-/// Nothing is answered to this; an open behind it on the same subject is.
+/// Checks that there is no response to a message, although there is one to a later open on the same
+/// subject.
 async fn is_ignored(server: &Server, bytes: Vec<u8>, channel: ChannelId) {
     let client = server.client().await;
     let mut up = client.subscribe(subjects().channel_up(channel)).await.unwrap();
@@ -94,7 +95,7 @@ async fn the_policy_and_limits_refuse_in_words() {
         others.push(open(&server, attach(1, true)).await);
     }
     causes(&refusal(&server, attach(1, true)).await, ChannelRefusalCause::Busy, "128 channels");
-    // Somebody who leaves makes room.
+    // A channel that ends frees its slot.
     others.pop().unwrap().channel.sender.close("enough").await;
     let deadline = tokio::time::Instant::now() + LIMIT;
     while try_open(&server, attach(1, true)).await.is_err() {

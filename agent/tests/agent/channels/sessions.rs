@@ -1,9 +1,9 @@
-//! Sessions outlive channels: attached again, shared, watched, ended.
+//! Tests of sessions that outlive channels: attached again, shared, watched, ended.
 
 use super::*;
 use crate::process::Process;
 
-/// What a program of this run of the tests is known by: one that another run left is not meant.
+/// Returns the tag of a program of this test run, so that leftovers of other runs do not match.
 fn mark(number: u32) -> String {
     format!("31415926{number}.{}", std::process::id())
 }
@@ -72,14 +72,15 @@ async fn several_share_a_session_and_who_watches_cannot_type() {
     }
     third.type_in("echo for''bidden\n").await;
     third.channel.sender.say(Frame::Resize(TerminalSize { cols: 9, rows: 9 })).await.unwrap();
-    // Behind it on its channel comes nothing that could be waited for; the others' words do.
+    // A watcher's frames have no effect that could be awaited; the following command of another
+    // client has.
     tokio::time::sleep(Duration::from_millis(300)).await;
     two.type_in("echo from''two; stty size\n").await;
     for seen in [&mut one, &mut two, &mut third] {
         seen.sees("fromtwo\r\n24 80").await;
         assert!(!seen.text.contains("forbidden") && !seen.text.contains("9 9"), "{}", seen.text);
     }
-    // The last size counts.
+    // The latest size applies.
     one.channel.sender.say(Frame::Resize(TerminalSize { cols: 100, rows: 30 })).await.unwrap();
     one.type_in("stty size\n").await;
     two.sees("30 100").await;
@@ -101,7 +102,7 @@ async fn a_session_that_nobody_attaches_to_is_ended_after_its_grace() {
     drop(seen);
     until_gone(mark).await;
     loop {
-        // It is told as soon as its end was dealt with.
+        // The refusal starts as soon as the session's end was processed.
         match try_open(&server, attach(1, false)).await {
             Err(told) => {
                 causes(&told, ChannelRefusalCause::Invalid, "no session");
@@ -140,10 +141,10 @@ async fn sessions_and_their_channels_outlive_the_broker_and_end_with_the_agent()
     let greeted_at = running.agent.status().last_hello;
     server.nats.child().stop().await.unwrap();
     server.nats.child().start_again().await.unwrap();
-    // The channel goes on, and what was typed meanwhile is not lost.
+    // The channel continues, and input during the outage is not lost.
     seen.type_in("echo mean''while\n").await;
     seen.sees("meanwhile").await;
-    // Opens are taken after the welcome.
+    // Opens are accepted only after the welcome.
     while running.agent.status().last_hello <= greeted_at {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }

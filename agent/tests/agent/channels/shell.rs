@@ -1,4 +1,4 @@
-//! Shells: what is typed, what is seen, how they end.
+//! Tests of shells: input, output, and their ends.
 
 use super::*;
 
@@ -22,7 +22,7 @@ async fn a_shell_answers_knows_its_size_and_tells_its_end() {
     seen.type_in("exit 7\n").await;
     assert_eq!(seen.end().await, "the session has ended");
     assert_eq!(seen.exit, Some(Exit { code: Some(7), reason: None }));
-    // The broker has seen none of it.
+    // The broker has seen none of the plaintext.
     let (mut messages, mut bytes) = (0, 0);
     while let Ok(Some(message)) =
         tokio::time::timeout(Duration::from_millis(300), traffic.next()).await
@@ -66,7 +66,7 @@ async fn a_line_runs_in_place_of_a_shell_and_all_its_output_comes() {
     let mut seen = open(&server, line(2, "kill -9 $$")).await;
     seen.end().await;
     assert_eq!(seen.exit.unwrap().reason.as_deref(), Some("Killed"));
-    // The end of what is typed is the end of the input.
+    // EOF in the terminal is the end of the input.
     let mut seen = open(&server, line(3, "stty -echo; echo ready; cat; echo done")).await;
     seen.sees("ready").await;
     seen.type_in("text\n").await;
@@ -133,7 +133,7 @@ async fn another_user_only_for_root_and_only_one_that_is_there() {
                 assert!(seen.text.starts_with(&format!("{name}\r\n")), "{}", seen.text);
                 assert!(seen.text.contains("/dev/pts/"), "{}", seen.text);
             }
-            // Who has no shell gets none.
+            // A user without a login shell gets no shell.
             None => assert_eq!(seen.exit.unwrap().code, Some(1), "{}", seen.text),
         }
     } else {

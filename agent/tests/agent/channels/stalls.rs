@@ -1,4 +1,4 @@
-//! Those who do not take what is written to them.
+//! Tests of clients that do not read their output.
 
 use super::*;
 use crate::process::Process;
@@ -9,7 +9,7 @@ async fn who_types_and_takes_nothing_is_detached_and_holds_up_nobody() {
     let mut stalled = open(&server, shell(1)).await;
     stalled.is_attached(1, 0).await;
     stalled.type_in("yes\n").await;
-    // Not taken for longer than the agent is patient.
+    // The client reads nothing for longer than the agent's limit.
     tokio::time::sleep(Duration::from_secs(1)).await;
     let mut other = open(&server, attach(1, false)).await;
     other.until("a screen", |seen| !seen.screens.is_empty()).await;
@@ -31,7 +31,7 @@ async fn who_watches_and_takes_nothing_misses_output_and_is_shown_the_screen_the
     one.is_attached(1, 1).await;
     one.type_in("seq 1 400000; echo the''end\n").await;
     one.sees("theend\r\n").await;
-    // It comes back, and is shown what is there.
+    // It reads again, and gets the current screen.
     watcher.until("two screens", |seen| seen.screens.len() >= 2).await;
     let is_there = |seen: &Seen| {
         seen.screens.last().is_some_and(|screen| screen.contains("400000"))
@@ -62,7 +62,7 @@ async fn a_flood_leaves_memory_flat_seen_or_not() {
     let late = process.memory();
     assert!(late < early + (6 << 20), "from {early} to {late} bytes");
     assert!(early < idle + (16 << 20), "from {idle} to {early} bytes");
-    // With nobody attached it runs on.
+    // The program continues without an attached client.
     stalled.channel.sender.close("enough").await;
     drop((seen, stalled));
     tokio::time::sleep(Duration::from_secs(2)).await;

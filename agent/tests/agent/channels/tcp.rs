@@ -1,4 +1,4 @@
-//! TCP connections from the device.
+//! Tests of TCP connections from the device.
 
 use sha2::{Digest, Sha256};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -16,7 +16,7 @@ async fn twenty_megabytes_go_both_ways_and_each_half_closes_by_itself() {
     let (server, running) = greeted().await;
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
-    // Echoes, and says something after it has heard the end.
+    // An echo server that sends another message after the end of its input.
     let echo = tokio::spawn(async move {
         let (stream, _) = listener.accept().await.unwrap();
         let (mut from, mut to) = stream.into_split();
@@ -84,7 +84,7 @@ async fn a_side_that_goes_away_ends_the_other() {
     let mut heard = Vec::new();
     tokio::time::timeout(LIMIT, stream.read_to_end(&mut heard)).await.unwrap().unwrap();
     assert_eq!(heard, b"last words");
-    // And when the agent stops.
+    // Channels also end when the agent stops.
     let mut channel = try_open(&server, tcp(port)).await.unwrap();
     let (_stream, _) = listener.accept().await.unwrap();
     running.stop().await;

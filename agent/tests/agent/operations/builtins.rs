@@ -1,4 +1,4 @@
-//! What the agent does itself.
+//! Tests of operations that the agent performs itself.
 
 use std::sync::{Arc, Mutex};
 
@@ -42,7 +42,7 @@ async fn a_machine_that_does_not_restart_is_told() {
     let patient = RunOrder { timeout_ms: 6_000, ..order(id(2), Action::Reboot) };
     deliver(&server, &patient, None).await;
     is_told(&server, id(2), &["RunAccepted", "RunStarted"]).await;
-    // The agent goes and comes; the machine was not restarted by that.
+    // The agent restarts; that is not a restart of the machine.
     running.stop().await;
     let running = with(&["true"]).await;
     let problem = end(&server, id(2)).await.problem.unwrap();

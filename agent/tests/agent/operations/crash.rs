@@ -1,4 +1,4 @@
-//! kill -9 of the agent: before a run begins, while it is at work, and after.
+//! Tests with kill -9 of the agent: before a run starts, while it is running, and after its end.
 
 use muster_schemas::names::ConfigValue;
 use muster_schemas::wire::{OutputStream, output_hash};
@@ -21,7 +21,7 @@ async fn a_killed_agent_interrupts_what_ran_and_begins_what_waited_once() {
     end(&server, id(1)).await;
     let file = server.path("marks");
     let mark = |what: &str| format!("echo {what} >> {}", file.display());
-    // It has to be killed: what it wrote is with the server before its end is known.
+    // The program must be killed: the server has its output before its end is known.
     let hung = format!("trap '' TERM; echo said; {}; sleep 7401", mark("two"));
     deliver(&server, &run(id(2), line(&hung)), None).await;
     let key = (id(2), OutputStream::Stdout);
@@ -32,7 +32,7 @@ async fn a_killed_agent_interrupts_what_ran_and_begins_what_waited_once() {
     agent.kill();
     assert!(lives("7401"));
 
-    // Nobody has told the new one the time: what waited still waits.
+    // The new process does not know the server's time: the waiting run still waits.
     server.known.lock().unwrap().is_silent = true;
     let agent = Process::start(&server).await;
     let interrupted = ["RunAccepted", "RunStarted", "RunInterrupted"];
@@ -49,12 +49,12 @@ async fn a_killed_agent_interrupts_what_ran_and_begins_what_waited_once() {
     end(&server, id(3)).await;
     agent.kill();
 
-    // Everything has ended: nothing more is told, however often the agent and the orders come.
+    // All runs have ended: no further event is recorded, despite restarts and repeated orders.
     let mut agent = Process::start(&server).await;
     let hellos = server.known.lock().unwrap().hellos;
     server.until("it is greeted", |known| known.hellos > hellos).await;
     deliver(&server, &waits, None).await;
-    // Orders come again until they are answered.
+    // A server repeats orders until an event reports their receipt.
     for _ in 0..100 {
         deliver(&server, &run(id(4), argv(&["true"])), None).await;
         if !told(&server.known.lock().unwrap(), id(4)).is_empty() {

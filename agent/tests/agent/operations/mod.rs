@@ -1,4 +1,4 @@
-//! Operations on a device: orders in, facts and outputs out.
+//! Tests of operations on a device: orders as input, events and outputs as results.
 
 mod builtins;
 mod crash;
@@ -86,7 +86,7 @@ async fn cancel(server: &Server, operation: OperationId) {
     server.command("cancel", operation_key().seal(Kind::Cancel, codec::encode(&order))).await;
 }
 
-/// A server and an agent that was greeted. What is waited for is shorter than on devices.
+/// Starts a server and an agent that got its welcome. Timeouts are shorter than on devices.
 async fn greeted() -> (Server, Running) {
     let server = Server::start().await;
     let running = greet(&server).await;
@@ -100,7 +100,7 @@ async fn greet(server: &Server) -> Running {
         options.operations.grace = Duration::from_millis(300);
     })
     .await;
-    // Orders come again until they are answered; here they come once, so after the welcome.
+    // A server repeats orders; these tests send them once, so after the welcome.
     server.until("the device was greeted", |known| known.hellos > before).await;
     until_greeted(&running).await;
     running
@@ -112,7 +112,7 @@ async fn until_greeted(running: &Running) {
     }
 }
 
-/// What was told of an operation, by the events' types.
+/// Returns the events of an operation, by their types.
 fn told(known: &Known, operation: OperationId) -> Vec<&'static str> {
     let of = |event: &&Event| operation_of(event) == Some(operation);
     known.events.iter().filter(of).map(Event::kind).collect()
@@ -149,7 +149,7 @@ async fn end(server: &Server, operation: OperationId) -> RunReport {
     find(&known).unwrap()
 }
 
-/// Waits until this was told of an operation, and nothing else.
+/// Waits until exactly these events of an operation were recorded.
 async fn is_told(server: &Server, operation: OperationId, expected: &[&str]) {
     server
         .until(&format!("of {operation} is told {expected:?}"), |known| {
@@ -159,7 +159,7 @@ async fn is_told(server: &Server, operation: OperationId, expected: &[&str]) {
     assert_eq!(told(&server.known.lock().unwrap(), operation), expected);
 }
 
-/// Waits until a file is there.
+/// Waits until a file exists.
 async fn until_there(file: &Path) {
     for _ in 0..600 {
         if file.exists() {
@@ -170,7 +170,7 @@ async fn until_there(file: &Path) {
     panic!("{} did not come", file.display());
 }
 
-/// Does a process that was started with this in its command line live?
+/// Whether a process with this in its command line is running.
 fn lives(mark: &str) -> bool {
     procfs::process::all_processes().unwrap().flatten().any(|process| {
         let is_alive = process.stat().is_ok_and(|stat| stat.state != 'Z');

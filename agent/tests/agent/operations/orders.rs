@@ -1,4 +1,4 @@
-//! Which orders are taken, and how often.
+//! Tests of orders: which are accepted, and how often.
 
 use muster_schemas::cose::Kind;
 use muster_schemas::events::{Action, RefusalCause};
@@ -30,14 +30,14 @@ async fn an_order_that_comes_again_is_done_once() {
         deliver(&server, &mark, None).await;
     }
     is_told(&server, id(1), &all).await;
-    // Replayed, and signed anew.
+    // Replayed, and signed again.
     deliver(&server, &mark, None).await;
     let anew = RunOrder { expires_at: now().plus_micros(90_000_000), ..mark.clone() };
     deliver(&server, &anew, None).await;
     running.stop().await;
     let running = greet(&server).await;
     deliver(&server, &mark, None).await;
-    // Another one behind it was handled, so it was too.
+    // A later order was handled, so this one was, too.
     deliver(&server, &run(id(2), argv(&["true"])), None).await;
     is_told(&server, id(2), &all).await;
     is_told(&server, id(1), &all).await;
@@ -82,7 +82,7 @@ async fn an_order_for_somebody_else_or_by_somebody_else_is_ignored() {
     deliver(&server, &run(id(2), argv(&["true"])), None).await;
     end(&server, id(2)).await;
     assert_eq!(told(&server.known.lock().unwrap(), id(1)), [""; 0]);
-    // None of them spoiled it.
+    // None of them affects it.
     deliver(&server, &mine, None).await;
     end(&server, id(1)).await;
     running.stop().await;
@@ -94,7 +94,7 @@ async fn an_order_that_is_late_is_told_once_as_expired() {
     let late = RunOrder { expires_at: now().plus_micros(-1), ..run(id(1), argv(&["true"])) };
     deliver(&server, &late, None).await;
     deliver(&server, &late, None).await;
-    // Nor is it taken when it is signed anew.
+    // Nor is it accepted with a new signature.
     deliver(&server, &run(id(1), argv(&["true"])), None).await;
     deliver(&server, &run(id(2), argv(&["true"])), None).await;
     end(&server, id(2)).await;
@@ -110,7 +110,7 @@ async fn without_a_hello_nothing_starts() {
     server.until("the device says hello", |known| known.hellos > 0).await;
     let order = run(id(1), argv(&["true"]));
     deliver(&server, &order, None).await;
-    // A cancel needs no time; it finds nothing to cancel, because the order was not taken.
+    // A cancel does not need the time; it finds nothing to cancel, because the order was ignored.
     cancel(&server, id(1)).await;
     server.known.lock().unwrap().is_silent = false;
     until_greeted(&running).await;
@@ -147,7 +147,7 @@ async fn what_the_device_refuses_is_told_with_cause_and_words() {
         let (found, reason) = refused(&server, order.operation).await;
         assert_eq!(found, cause, "{reason}");
         assert!(reason.contains(words) && !reason.contains("secret-value"), "{reason}");
-        // What needs the file system is found out once the run is in the journal.
+        // Problems that need the file system are detected after the run is in the journal.
         let expected: &[&str] = match order.operation == id(6) {
             true => &["RunAccepted", "RunRejected"],
             false => &["RunRejected"],

@@ -1,4 +1,4 @@
-//! What programs write: as it was, as much as is kept, whatever happens on its way.
+//! Tests of programs' output: unchanged, up to the limit, despite failures in transit.
 
 use muster_schemas::wire::{MAX_OUTPUT_BYTES, OutputStream, output_hash};
 
@@ -14,7 +14,7 @@ async fn whole(server: &Server, operation: OperationId) -> Taken {
     server.known.lock().unwrap().outputs[&key].clone()
 }
 
-/// What is kept on the device is let go in the end.
+/// Waits until the device has deleted the stored output.
 async fn until_let_go(server: &Server) {
     let folder = server.path("device").join("runs");
     for _ in 0..200 {

@@ -1,4 +1,4 @@
-//! Programs: what they are given, how they end, and that nothing of them is left.
+//! Tests of programs: their environment and input, their ends, and that no process of them is left.
 
 use std::time::{Duration, Instant};
 

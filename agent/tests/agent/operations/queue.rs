@@ -1,11 +1,12 @@
-//! Several runs: how many at once, in which order, and canceled wherever they are.
+//! Tests of several runs: how many run concurrently, in which order, and cancellation in each
+//! state.
 
 use muster_agent::outbox::Limits;
 use muster_schemas::names::ConfigValue;
 
 use super::*;
 
-/// A program that says that it is there and waits until a file is.
+/// Returns a program that creates a file and waits until another one exists.
 fn waiting_for(server: &Server, name: &str) -> Exec {
     let file = server.path(name).display().to_string();
     line(&format!("touch {file}.began; while [ ! -e {file} ]; do sleep 0.05; done"))
@@ -28,11 +29,11 @@ async fn so_many_at_once_the_others_wait_in_their_order() {
         until_there(&server.path(name)).await;
     }
     is_told(&server, id(6), &["RunAccepted"]).await;
-    // What takes no place does not wait for one.
+    // An action without a slot does not wait for one.
     deliver(&server, &order(id(5), log_level()), None).await;
     is_told(&server, id(5), &["RunAccepted", "RunStarted", "RunSucceeded"]).await;
     is_told(&server, id(7), &["RunAccepted"]).await;
-    // One that waits is canceled where it is; one that hangs frees its place.
+    // A waiting run is canceled in the queue; a canceled program that hangs frees its slot.
     cancel(&server, id(7)).await;
     is_told(&server, id(7), &["RunAccepted", "RunCanceled"]).await;
     cancel(&server, id(9)).await;
@@ -43,7 +44,7 @@ async fn so_many_at_once_the_others_wait_in_their_order() {
     end(&server, id(8)).await;
     end(&server, id(6)).await;
     assert!(!server.path("c.began").exists());
-    // A cancel that comes after the end changes nothing.
+    // A cancel after the end has no effect.
     cancel(&server, id(8)).await;
     deliver(&server, &run(id(1), argv(&["true"])), None).await;
     end(&server, id(1)).await;
@@ -59,7 +60,7 @@ fn log_level() -> Action {
 async fn a_cancel_before_its_order_lasts() {
     let (server, running) = greeted().await;
     cancel(&server, id(1)).await;
-    // One behind the other on one subject: when the second was handled, the first was.
+    // Both are on the same subject: when the second was handled, the first was, too.
     deliver(&server, &run(id(2), argv(&["true"])), None).await;
     end(&server, id(2)).await;
     running.stop().await;
@@ -103,7 +104,7 @@ async fn with_a_full_outbox_nothing_begins_and_no_end_is_lost() {
     until_greeted(&running).await;
     deliver(&server, &run(id(1), waiting_for(&server, "a")), None).await;
     is_told(&server, id(1), &["RunAccepted", "RunStarted"]).await;
-    // No ack is on its way that would make room.
+    // Waits until no ack is in flight, which would free space.
     while running.agent.status().outbox.unconfirmed > 0 {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
@@ -114,13 +115,13 @@ async fn with_a_full_outbox_nothing_begins_and_no_end_is_lost() {
         while running.agent.recorder().record(&fill).is_ok() {}
     }
     let dropped = running.agent.status().outbox.dropped;
-    // Not taken: there is no room to tell of it.
+    // Ignored: there is no room for its events.
     deliver(&server, &run(id(2), argv(&["true"])), None).await;
     finish(&server, "a");
-    // The end is tried again meanwhile; each try would count.
+    // Recording the end is retried meanwhile; each failed attempt would count as dropped.
     tokio::time::sleep(Duration::from_secs(6)).await;
     assert_eq!(running.agent.status().outbox.dropped, dropped);
-    // The next agent finds it, as it was.
+    // The next agent process finds the end unchanged.
     running.stop().await;
     server.known.lock().unwrap().is_deaf = false;
     let running = greet(&server).await;

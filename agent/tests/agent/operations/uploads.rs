@@ -1,4 +1,4 @@
-//! Files that are sent: whole, once, and only what may be.
+//! Tests of uploads: complete, once, and only permitted files.
 
 use muster_schemas::events::{RefusalCause, Upload};
 use muster_schemas::wire::{OutputStream, output_hash};
@@ -24,7 +24,7 @@ fn send(operation: OperationId, upload: Upload) -> RunOrder {
     order(operation, Action::Upload(upload))
 }
 
-/// Bytes that do not become smaller.
+/// Returns incompressible bytes.
 fn noise(length: usize) -> Vec<u8> {
     let mut state = 0x9e37_79b9_u32;
     let mut next = || {
@@ -136,7 +136,7 @@ async fn what_may_not_be_read_or_is_not_there_is_told() {
         (3, Upload { remove_source: true, ..upload(inside.join("large")) }, "write = false"),
     ] {
         deliver(&server, &send(id(number), asked), None).await;
-        // A path is looked at once the run is in the journal.
+        // A path is checked after the run is in the journal.
         let expected: &[&str] = match number {
             3 => &["RunRejected"],
             _ => &["RunAccepted", "RunRejected"],

@@ -1,5 +1,5 @@
-//! A server for one device: real TLS, a real nats-server, and the least of command and ingest
-//! that the protocol needs. It checks every signature, and keeps what it was told.
+//! A server for one device: real TLS, a real nats-server, and the minimum of command and ingest
+//! that the protocol needs. It checks every signature, and keeps everything that it receives.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -38,7 +38,8 @@ use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, PublicKe
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-/// Until the broker has done what this client asked for: `flush` only hands it to the socket.
+/// Waits until the broker has processed this client's messages: `flush` only writes them to the
+/// socket.
 pub(crate) async fn settled(client: &async_nats::Client) {
     let inbox = client.new_inbox();
     let mut own = client.subscribe(inbox.clone()).await.unwrap();
@@ -46,48 +47,48 @@ pub(crate) async fn settled(client: &async_nats::Client) {
     own.next().await.unwrap();
 }
 
-/// What the server knows.
+/// State of the server.
 #[derive(Default)]
 pub(crate) struct Known {
     /// The enrolled key.
     pub(crate) key: Option<PublicKey>,
-    /// Each enrollment request's nonce.
+    /// Nonce of each enrollment request.
     pub(crate) nonces: Vec<Uuid>,
-    /// The next enrollment's answer is lost.
+    /// Whether the response to the next enrollment is lost.
     pub(crate) loses_answer: bool,
-    /// How long credentials live, in microseconds.
+    /// Lifetime of credentials, in microseconds.
     pub(crate) life: i64,
     /// The log.
     pub(crate) events: Vec<Event>,
-    /// The log's newest hash.
+    /// Hash of the log's newest event.
     pub(crate) tip: Hash,
-    /// The log takes nothing.
+    /// Whether the log ignores all events.
     pub(crate) is_deaf: bool,
-    /// Live and backfilled batches.
+    /// Live batches.
     pub(crate) live: Vec<MetricBatch>,
-    /// Batches that were kept by the device.
+    /// Batches from the device's backlog.
     pub(crate) backfilled: Vec<MetricBatch>,
-    /// The config to hand out.
+    /// The config that the server sends.
     pub(crate) config: (u64, ConfigVars),
-    /// Hellos so far.
+    /// Number of hellos.
     pub(crate) hellos: usize,
-    /// Credentials requests so far.
+    /// Number of requests for credentials.
     pub(crate) credentials: usize,
-    /// Hellos get no answer.
+    /// Whether hellos get no response.
     pub(crate) is_silent: bool,
-    /// What programs wrote, as it was taken.
+    /// Output of programs, as it was received.
     pub(crate) outputs: BTreeMap<(OperationId, OutputStream), Taken>,
-    /// The server takes no output.
+    /// Whether the server accepts no output.
     pub(crate) takes_no_output: bool,
-    /// The server takes no more of an output than this.
+    /// Maximum size of an output that the server accepts.
     pub(crate) takes_at_most: Option<usize>,
-    /// The server says that it has so many bytes more of a file than it has.
+    /// Number of bytes by which the server exaggerates how much it has of a file.
     pub(crate) lies_by: u64,
-    /// Why the server takes no file.
+    /// The reason why the server refuses files.
     pub(crate) refuses_files: Option<String>,
 }
 
-/// What the server has of an output.
+/// The server's part of an output.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Taken {
     pub(crate) bytes: Vec<u8>,
@@ -128,7 +129,7 @@ pub(crate) fn now() -> Timestamp {
 impl Server {
     pub(crate) async fn start() -> Self {
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-        // Not in the example that shares this file; it starts no program.
+        // Not set in the example that shares this file; it starts no program.
         if let Some(program) = option_env!("CARGO_BIN_EXE_muster-agent") {
             muster_agent::subprocess::set_program(program.into());
         }
@@ -139,7 +140,7 @@ impl Server {
         options.tls = Some(tls.clone());
         let nats = NatsServer::start(options).await.unwrap();
         let known = Arc::new(Mutex::new(Known { life: 3_600_000_000, ..Known::default() }));
-        // An unspecified host: the device has to put the URL's in its place.
+        // An unspecified host: the device must replace it by the URL's host.
         let broker = format!("tls://0.0.0.0:{}", nats.port());
         let context = Context { known: Arc::clone(&known), broker };
         let router = Router::new()
@@ -192,7 +193,7 @@ impl Server {
     pub(crate) async fn make_streams(&self) {
         let jetstream = jetstream::new(self.client().await);
         for (name, subject) in [(EVENTS_STREAM, ALL_EVENTS), (METRICS_STREAM, ALL_METRICS)] {
-            // As ingest's streams, without their partitions.
+            // Like ingest's streams, without their partitions.
             let (source, destination) = if name == EVENTS_STREAM {
                 (ALL_EVENTS, "muster.{{wildcard(1)}}.{{wildcard(2)}}.stored.evt")
             } else {
@@ -213,7 +214,7 @@ impl Server {
         }
     }
 
-    /// Ingest and command, as far as one device needs them.
+    /// Serves the parts of ingest and command that one device needs.
     async fn serve_broker(&self) {
         let client = self.client().await;
         let (known, subjects) =
@@ -256,7 +257,7 @@ impl Server {
         });
     }
 
-    /// Says something to the device on `.cmd`.
+    /// Sends a message to the device on `.cmd`.
     pub(crate) async fn command(&self, kind: &str, body: Vec<u8>) {
         let client = self.client().await;
         let subjects = DeviceSubjects::new(&ProjectId::default_project(), device());
@@ -266,7 +267,7 @@ impl Server {
         client.flush().await.unwrap();
     }
 
-    /// Waits until the server knows something.
+    /// Waits until the server's state meets a condition.
     pub(crate) async fn until(&self, what: &str, holds: impl Fn(&Known) -> bool) {
         for _ in 0..600 {
             if holds(&self.known.lock().unwrap()) {
@@ -296,7 +297,7 @@ fn append(known: &Mutex<Known>, bytes: &[u8]) -> Option<Ack> {
     Some(Ack { epoch: 1, seq, hash, resend: !is_next && envelope.seq > seq })
 }
 
-/// The answer to a piece, after which the server has this much.
+/// Builds the response to a piece, after which the server has this much.
 fn taken(known: &Mutex<Known>, payload: &[u8], next: u64) -> OutputTaken {
     let piece: OutputPiece = codec::decode(payload).unwrap();
     let known = known.lock().unwrap();
@@ -442,7 +443,7 @@ async fn credentials(
     Json(issue(&known, &context.broker))
 }
 
-/// A CA, and a server's certificate by it, as PEM files.
+/// Creates a CA, and a server certificate signed by it, as PEM files.
 fn certificates(dir: &Path) -> (Tls, Hash) {
     let key = KeyPair::generate().unwrap();
     let mut params = CertificateParams::new(Vec::new()).unwrap();

@@ -28,7 +28,10 @@ pub(crate) fn refuse_secrets(matches: &ArgMatches) -> Result<(), Misused> {
     }
     for (id, variable) in URLS {
         let url = given(matches, id).and_then(|text| text.parse::<Url>().ok());
-        if url.is_some_and(|url| url.password().is_some()) {
+        let has_password = |url: Url| {
+            url.password().is_some() || url.query_pairs().any(|(name, _)| name == "password")
+        };
+        if url.is_some_and(has_password) {
             return Err(refused(id, variable));
         }
     }
@@ -72,6 +75,7 @@ mod tests {
             "muster bootstrap --keys k --postgres-url postgres://a:b@c/d",
             "muster bootstrap --keys k --postgres-url postgres://c --influx-url http://x --influx-token t",
             "muster doctor --keys k --postgres-url postgres://a:b@c/d",
+            "muster doctor --keys k --postgres-url postgres:///d?host=/run&password=b",
             "muster grafana user --password x",
             "muster serve --keys k --nats-url n --postgres-url postgres://c --influx-user u --influx-password p",
         ] {

@@ -171,7 +171,7 @@ async fn the_door_opens_to_the_right_token_only() {
 }
 
 /// Any response that is sent for long ends with its token: one that brings bytes without pause, one
-/// that is quiet, and one that is read again after its token ended. Others go on.
+/// that is quiet, and one that is read again after its token ended. Others continue.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_long_response_ends_with_its_token() {
     let dir = tempfile::tempdir().unwrap();
@@ -228,7 +228,7 @@ async fn a_long_response_ends_with_its_token() {
     let ends = tokio::time::timeout(Duration::from_secs(20), join_all(ends)).await;
     assert_eq!(ends.expect("all of them end"), [true; 4], "each ends with an error");
     println!("the last one ended after {:?}; the limit is 5 s", revoked_at.elapsed());
-    // A read that took long is not answered any more, a write is.
+    // A read that took long gets 401, a write its result.
     let slow = async |method: &str| {
         let token = token(&log, "default", Role::Viewer, None).await;
         let request = Request::builder().method(method).uri("/slow");

@@ -1,5 +1,5 @@
 -- Shells that may be running on devices, each with the token that opened it: command ends them with
--- the token. A row stays until the device has ended the shell by itself: while nobody is attached,
+-- the token. A row stays until the device has ended the shell by itself: without an attached client,
 -- for the grace time.
 CREATE TABLE open_shells (
     session       uuid        PRIMARY KEY,

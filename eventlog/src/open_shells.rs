@@ -9,7 +9,7 @@ use crate::error::{Attempted, StoreError};
 use crate::log::EventLog;
 
 /// Time after the end of the grace time that a shell is still kept, in seconds: the device notices
-/// later than the server that nobody is attached.
+/// later than the server that no client is attached.
 const MARGIN: f64 = 60.0;
 
 /// A shell on a device.
@@ -30,10 +30,10 @@ fn project(text: &str) -> Result<ProjectId, StoreError> {
 }
 
 impl EventLog {
-    /// Keeps a shell that is about to be opened. `grace`: how long it runs while nobody is attached.
+    /// Keeps a shell that is about to be opened. `grace`: how long it runs without an attached client.
     ///
     /// # Errors
-    /// When PostgreSQL cannot be asked.
+    /// When PostgreSQL cannot be reached.
     pub async fn put_open_shell(&self, shell: &OpenShell, grace: u32) -> Result<(), StoreError> {
         let client = self.stores().pool.get().await?;
         let OpenShell { session, project, device, actor } = shell;
@@ -55,7 +55,7 @@ impl EventLog {
     /// that have ended by themselves.
     ///
     /// # Errors
-    /// When PostgreSQL cannot be asked.
+    /// When PostgreSQL cannot be reached.
     pub async fn keep_open_shells(&self) -> Result<(), StoreError> {
         let client = self.stores().pool.get().await?;
         // A row is written again only when its time has moved by more than a few seconds.
@@ -80,7 +80,7 @@ impl EventLog {
     /// Who has opened the shells that are kept, at most `limit`.
     ///
     /// # Errors
-    /// When PostgreSQL cannot be asked.
+    /// When PostgreSQL cannot be reached.
     pub async fn openers_of_shells(
         &self,
         limit: u32,
@@ -97,7 +97,7 @@ impl EventLog {
     /// Those that the opener is attached to through a process that is alive are left to that process.
     ///
     /// # Errors
-    /// When PostgreSQL cannot be asked.
+    /// When PostgreSQL cannot be reached.
     pub async fn claim_open_shells(
         &self,
         opener: &(ProjectId, String),
@@ -139,7 +139,7 @@ impl EventLog {
     /// Gives a claimed shell back, to be claimed again after `wait`.
     ///
     /// # Errors
-    /// When PostgreSQL cannot be asked.
+    /// When PostgreSQL cannot be reached.
     pub async fn release_open_shell(
         &self,
         session: SessionId,
@@ -161,7 +161,7 @@ impl EventLog {
     /// Forgets a shell that has ended.
     ///
     /// # Errors
-    /// When PostgreSQL cannot be asked.
+    /// When PostgreSQL cannot be reached.
     pub async fn drop_open_shell(&self, session: SessionId) -> Result<(), StoreError> {
         let client = self.stores().pool.get().await?;
         client

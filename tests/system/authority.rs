@@ -359,7 +359,7 @@ async fn the_database_may_be_reached_by_a_unix_socket() {
         let log = EventLog::open(&ConnectOptions::new(url.trim()), LogOptions::default()).await;
         assert!(log.unwrap().head(&ProjectId::default_project()).await.unwrap().is_some());
     }
-    // A user before an empty host is no URL; the error says how to write it.
+    // A user before an empty host is no URL; the error has the right form.
     let refused = bootstrap(&format!("postgres://{user}@{database}?host={host}")).await.unwrap();
     let said = String::from_utf8_lossy(&refused.stderr);
     assert!(!refused.status.success() && said.contains("for a Unix socket"), "{said}");

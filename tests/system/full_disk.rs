@@ -95,7 +95,7 @@ async fn a_full_disk_of_the_database_is_named_and_reading_goes_on() {
     let degraded = headers["muster-degraded"].to_str().unwrap();
     assert!(status == 200 && degraded.contains("cannot be written since 20"), "{degraded}");
     assert!(degraded.contains(DISK_FULL), "{degraded}");
-    // It answers reads, so it stays in service.
+    // It serves reads, so it stays in service.
     let (status, ready) = system.api.send(Method::GET, "/readyz", None).await;
     assert_eq!((status, &ready["status"]), (200, &"degraded".into()), "{ready}");
     assert!(ready["degraded"].to_string().contains(DISK_FULL), "{ready}");

@@ -178,8 +178,8 @@ impl Reader {
     }
 }
 
-/// The agent's only thread feeds systemd's watchdog: when it stands still (here in a write of its log
-/// that nobody reads) the notifications stop, and systemd would restart it.
+/// The agent's only thread feeds systemd's watchdog: when it stands still (here in a write to a
+/// full pipe) the notifications stop, and systemd would restart it.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_watchdog_is_fed_while_the_main_loop_runs_and_no_longer() {
     const ALLOWED: Duration = Duration::from_secs(3);

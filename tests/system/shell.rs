@@ -368,7 +368,7 @@ async fn a_revoked_token_ends_what_was_opened_with_it() {
     .await;
 }
 
-/// Shells that nobody is attached to end with the token that opened them, however long their grace
+/// Shells without an attached client end with the token that opened them, however long their grace
 /// time; a restart of the servers forgets none. One that another token has attached to ends, too.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_revoked_token_ends_the_shells_that_it_left() {
@@ -414,7 +414,7 @@ async fn a_revoked_token_ends_the_shells_that_it_left() {
     }
     println!("ended within {:?} (with a second to see that nothing is written)", began.elapsed());
     while other.next().await {}
-    // The shell of a token that is valid goes on.
+    // The shell of a token that is valid continues.
     let before = size(&shells[2].1);
     wait::until("the other program to go on", PATIENCE, || async {
         (size(&shells[2].1) > before).then_some(())

@@ -46,8 +46,9 @@ pub(crate) async fn send_backlog(shared: &Shared) {
                 }
             };
             let (whole, taken) = together(&batches, shared.anchor().as_ref());
-            let (messages, dropped) =
-                whole.map(|whole| whole.messages(MetricBatch::encode_compressed)).unwrap_or_default();
+            let (messages, dropped) = whole
+                .map(|whole| whole.messages(MetricBatch::encode_compressed))
+                .unwrap_or_default();
             if !send(&publisher, &subject, messages).await {
                 sleep(backoff.wait(rand::random())).await;
                 continue;

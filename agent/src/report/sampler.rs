@@ -129,12 +129,8 @@ fn sample(shared: &Shared, collectors: &mut Collectors, groups: GroupSet) -> Vec
     let batch = MetricBatch { time: server_time.unwrap_or(at.wall), points };
     let (messages, dropped) = batch.messages(MetricBatch::encode);
     warn_dropped(dropped);
-    let queue = |batch| Queued {
-        boot: at.boot,
-        mono: at.mono,
-        is_corrected: server_time.is_some(),
-        batch,
-    };
+    let queue =
+        |batch| Queued { boot: at.boot, mono: at.mono, is_corrected: server_time.is_some(), batch };
     messages.into_iter().map(queue).collect()
 }
 

@@ -28,7 +28,7 @@ const CHECK_INTERVAL: Duration = Duration::from_secs(2);
 /// can be revoked then either.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(1);
 /// Why a response ends.
-const ENDED: &str = "the token of this request is not valid any more";
+const ENDED: &str = "the token of this request is no longer valid";
 
 /// The token of a request, once an extractor has found it good.
 #[derive(Clone, Debug, Default)]
@@ -62,7 +62,7 @@ impl Credential {
 }
 
 /// Middleware: ends a response with an error when its token is revoked, expires, or has another role;
-/// a read whose token has ended before the response begins is answered with 401. A write is not: the
+/// a read whose token has ended before the response starts gets 401. A write does not: the
 /// client has to know what it did.
 pub async fn end_with_token(
     State(api): State<ApiState>,
@@ -145,7 +145,7 @@ mod tests {
             project: Some(ProjectId::default_project()),
         };
         let operator = principal(Role::Operator);
-        let unavailable = || Problem::unavailable("the database does not answer", 2);
+        let unavailable = || Problem::unavailable("the database does not respond", 2);
         assert!(!has_ended(&operator, &Ok(operator.clone())));
         assert!(!has_ended(&operator, &Err(unavailable())));
         assert!(has_ended(&operator, &Ok(principal(Role::Viewer))));

@@ -22,7 +22,7 @@ pub(crate) struct HealthArgs {
     keys: PathBuf,
 }
 
-/// Prints ok, or what cannot be written by a role that answers reads; fails with the reason when the
+/// Prints ok, or what cannot be written by a role that serves reads; fails with the reason when the
 /// role is not ready.
 pub(crate) async fn run(args: HealthArgs) -> Result<()> {
     let listen =
@@ -42,7 +42,7 @@ pub(super) fn reachable(listen: SocketAddr) -> String {
     SocketAddr::new(muster_backing::ports::reachable(listen.ip()), listen.port()).to_string()
 }
 
-/// Asks a role on this machine whether it is ready; answers what it cannot write although it is.
+/// Asks a role on this machine whether it is ready. Returns what a ready role cannot write.
 pub(super) async fn ask(address: &str, keys: &Path) -> Result<Option<String>> {
     let url = format!("https://{address}/readyz");
     let ca = keys.join("ca.pem");

@@ -1,5 +1,5 @@
 //! Reports over the broker that this process cannot append to the log, so that a query role in
-//! another process marks its answers. The database cannot carry the report: it is what fails.
+//! another process marks its responses. The database cannot carry the report: it is what fails.
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
 //! Ends the shells that a token opened when the token is revoked, expires or may no longer open them:
-//! those that nobody is attached to, and those that only other tokens are attached to. The list of
+//! those without an attached client, and those that only other tokens are attached to. The list of
 //! open shells is in PostgreSQL, so a restart of this role forgets none.
 
 use std::collections::{HashMap, HashSet};
@@ -23,7 +23,7 @@ const MAX_OPENERS: u32 = 10_000;
 const MAX_ENDING: usize = 64;
 /// Time that a process has to end a shell: longer than a device is waited for.
 const CLAIM: Duration = Duration::from_secs(20);
-/// Wait before a device that did not answer, or is offline, is asked again.
+/// Interval between attempts while a device is offline or does not respond.
 const RETRY: Duration = Duration::from_secs(2);
 /// Actor of the events.
 const ACTOR: &str = "role:command";

@@ -1,4 +1,4 @@
-//! Orders that are sealed and sent beside the rounds of the dispatcher, a few at a time, so that
+//! Orders that are sealed and sent concurrently with the rounds of the dispatcher, a few at a time, so that
 //! neither an abort nor another operation waits for them.
 //!
 //! Invariant: the orders of one device are sent in the order in which they were started.
@@ -14,7 +14,7 @@ use tokio::task::AbortHandle;
 /// Maximum number of orders that are being sealed at a time.
 const MAX_AT_ONCE: usize = 8;
 
-/// The orders on their way.
+/// The orders in progress.
 pub(super) struct Deliveries {
     permits: Arc<Semaphore>,
     /// Of each device, the oldest first.
@@ -56,7 +56,7 @@ impl Deliveries {
             // Dropped with this task, also when it is aborted.
             let _ended = ended;
             if let Some(before) = before {
-                // The error says that it has ended.
+                // An error means that it has ended.
                 let _ = before.await;
             }
             // Never closed.
@@ -74,7 +74,7 @@ impl Deliveries {
         }
     }
 
-    /// Is an order on its way to this device?
+    /// Is an order to this device in progress?
     pub(super) fn is_under_way(&self, device: DeviceId) -> bool {
         self.started.get(&device).is_some_and(|started| started.iter().any(Started::is_under_way))
     }
@@ -112,7 +112,7 @@ mod tests {
         DeviceId(Uuid::from_u128(number))
     }
 
-    /// What was sent, and a way to send something that waits to be let go.
+    /// What was sent, and a way to send something that waits for a notification.
     #[derive(Clone, Default)]
     struct Sent(Arc<Mutex<Vec<u128>>>, Arc<Notify>);
 
@@ -162,7 +162,7 @@ mod tests {
         let (mut deliveries, sent) = (Deliveries::default(), Sent::default());
         deliveries.start(operation(1), device(1), sent.send_when_notified(1));
         deliveries.start(operation(2), device(1), sent.send(2));
-        // This returns immediately, whatever the delivery waits for.
+        // This returns immediately.
         deliveries.cancel(operation(1), device(1));
         assert_eq!(sent.until(1).await, [2]);
         sent.1.notify_one();

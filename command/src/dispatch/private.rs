@@ -1,6 +1,6 @@
 //! What is private of the operations that are being sent: read once each, beside the rounds of the
 //! dispatcher, so that a store that does not answer holds up nothing that needs none. They are also
-//! sealed beside the rounds (`deliveries`).
+//! sealed concurrently with the rounds (`deliveries`).
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -51,7 +51,7 @@ impl PrivateParts {
         self.deliveries.forget_ended();
     }
 
-    /// Sends no order of this run any more: it is canceled.
+    /// Stops sending orders of this run: it is canceled.
     pub(super) fn cancel(&mut self, operation: OperationId, device: DeviceId) {
         if let Some(Part::Asked(waiting)) = self.known.get_mut(&operation) {
             waiting.retain(|order| order.device != device);
@@ -59,7 +59,7 @@ impl PrivateParts {
         self.deliveries.cancel(operation, device);
     }
 
-    /// Sends an order that has no private part; after those that are on their way to the device.
+    /// Sends an order that has no private part; after the device's orders in progress.
     pub(super) async fn send_plain(
         &mut self,
         service: &Service,

@@ -20,7 +20,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// The state of this server.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub(crate) struct Health {
-    /// `ok`, or `degraded` when it answers reads and cannot write something.
+    /// `ok`, or `degraded` when it serves reads and cannot write something.
     #[schema(example = "ok")]
     status: &'static str,
     /// What cannot be written, since when and why.
@@ -44,8 +44,8 @@ pub(crate) async fn get_health() -> Json<Health> {
 /// Can it answer?
 ///
 /// The database is reachable, and the read models are at work and no more than 10,000 events behind the
-/// log. A server that cannot write (a full disk, mostly) still answers reads: it stays in service with
-/// the status `degraded` and says what cannot be written.
+/// log. A server that cannot write (a full disk, mostly) still serves reads: it stays in service with
+/// the status `degraded` and reports what cannot be written.
 #[utoipa::path(
     get, path = "/readyz", tag = "server", security(()),
     responses(

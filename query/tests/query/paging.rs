@@ -167,7 +167,7 @@ async fn a_walk_by_last_seen_keeps_the_order_of_its_first_page_and_is_forgotten_
 }
 
 /// A list by `last_seen` that has further pages is kept: a token starts a limited number of them, and
-/// the lists of other tokens, by other keys, and of one page go on.
+/// the lists of other tokens, by other keys, and of one page continue.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_token_starts_a_limited_number_of_lists_that_are_kept() {
     let world = World::new(With::default()).await;

@@ -57,7 +57,8 @@ fn a_name_written_as_number_and_as_text_is_a_duplicate() {
 #[test]
 fn a_large_batch_becomes_messages_that_the_broker_takes() {
     let text = |index: usize, bytes: usize| {
-        let noise = (0..bytes).map(|at| char::from(b'a' + ((index * 7919 + at * at * 31) % 26) as u8));
+        let noise =
+            (0..bytes).map(|at| char::from(b'a' + ((index * 7919 + at * at * 31) % 26) as u8));
         Point::new("app").field("text", FieldValue::Text(noise.collect()))
     };
     let points: Vec<Point> = (0..1_000).map(|index| text(index, 700)).collect();
@@ -74,6 +75,7 @@ fn a_large_batch_becomes_messages_that_the_broker_takes() {
     let points = vec![text(1, 10), text(2, MAX_BATCH_BYTES), text(3, 10)];
     let (messages, dropped) = MetricBatch { points, ..batch }.messages(MetricBatch::encode);
     assert_eq!((messages.len(), dropped), (2, 1));
-    let (messages, dropped) = MetricBatch { points: vec![], ..batch() }.messages(MetricBatch::encode);
+    let (messages, dropped) =
+        MetricBatch { points: vec![], ..batch() }.messages(MetricBatch::encode);
     assert_eq!((messages.len(), dropped), (1, 0));
 }

@@ -180,8 +180,8 @@ async fn api(address: &str, subject: &Subject) -> Check {
         Ok(None) => Check::good("API", format!("https://{address} is ready")),
         Ok(Some(degraded)) => Check::bad(
             "API",
-            format!("https://{address} answers reads; {degraded}"),
-            "make room where the database has its files, or see the logs of the roles; all goes on by itself",
+            format!("https://{address} serves reads; {degraded}"),
+            "free space on the disk of the database, or see the logs of the roles",
         ),
         Err(error) => Check::bad(
             "API",

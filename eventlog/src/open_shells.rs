@@ -42,8 +42,8 @@ impl EventLog {
             .execute(
                 "INSERT INTO open_shells
                      (session, project, device, actor, grace_seconds, kept_until, claimed_until)
-                 VALUES ($1, $2, $3, $4, $5,
-                     clock_timestamp() + make_interval(secs => $5 + $6), clock_timestamp())",
+                 VALUES ($1, $2, $3, $4, $5::int4,
+                     clock_timestamp() + make_interval(secs => $5 + $6::float8), clock_timestamp())",
                 &[&session.0, &project.as_str(), &device.0, actor, &grace, &MARGIN],
             )
             .await
@@ -62,10 +62,10 @@ impl EventLog {
         client
             .execute(
                 "UPDATE open_shells AS s
-                 SET kept_until = clock_timestamp() + make_interval(secs => s.grace_seconds + $1)
+                 SET kept_until = clock_timestamp() + make_interval(secs => s.grace_seconds + $1::float8)
                  WHERE EXISTS (SELECT FROM bridges b WHERE b.session = s.session)
                    AND s.kept_until < clock_timestamp()
-                       + make_interval(secs => s.grace_seconds + $1 - 20)",
+                       + make_interval(secs => s.grace_seconds + $1::float8 - 20)",
                 &[&MARGIN],
             )
             .await

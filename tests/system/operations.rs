@@ -232,22 +232,6 @@ async fn an_abort_reaches_a_device_whose_order_has_just_been_sent() {
     // Messages are repeated after 5 s: a cancel that waits for that takes longer.
     let took = aborted.elapsed();
     assert!(took < Duration::from_secs(2), "{took:?}");
-
-    // Most take much less; the median leaves out what the machine was busy with.
-    let mut times = Vec::new();
-    for _ in 0..10 {
-        let action = json!({"kind": "exec", "argv": ["sleep", "60"], "env": {"A": "b"}});
-        let id = asked(system, &json!({"target": {"devices": ["robot"]}, "action": action})).await;
-        when(system, &id, "it to run", |one| one["runs"] == json!({"running": 1})).await;
-        let aborted = Instant::now();
-        system.api.post(&format!("{OPERATIONS}/{id}/abort"), &json!({})).await;
-        let canceled = |one: &Value| one["runs"] == json!({"canceled": 1});
-        when(system, &id, "it to be canceled", canceled).await;
-        times.push(aborted.elapsed());
-    }
-    times.sort_unstable();
-    println!("an abort until it is known that the run has ended: {times:?}");
-    assert!(times[times.len() / 2] < Duration::from_millis(500), "{times:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use muster_eventlog::{ReadFilter, StoreError};
-use muster_schemas::{DeviceId, ProjectId, StreamName, Timestamp};
+use muster_schemas::{DeviceId, ProjectId, Timestamp};
 
 use super::list::{List, OpenOperation};
 use super::rules;
@@ -33,15 +33,7 @@ impl Service {
         project: &ProjectId,
         device: DeviceId,
     ) -> Result<Option<Timestamp>, StoreError> {
-        let listed = List::new(self.log.clone()).offline_since(project, device).await?;
-        if listed.is_some() {
-            return Ok(listed);
-        }
-        // The list does not have it of a device that disconnected before an update to this release.
-        let stream = StreamName::DevicePresence(device);
-        let stored = self.log.read_stream(project, &stream).await?;
-        let last = stored.last().filter(|event| event.kind == "DeviceDisconnected");
-        Ok(last.map(|event| event.recorded_at))
+        List::new(self.log.clone()).offline_since(project, device).await
     }
 
     /// The orders of a new operation that can be given at once. What is not here waits for the

@@ -393,7 +393,7 @@ async fn files_that_are_made_as_they_are_read_are_stored_whole() {
 async fn a_download_ends_with_its_token() {
     let (system, _agent, dir) = start("").await;
     // More than what the connection buffers.
-    let size = 24 << 20;
+    let size = 12 << 20;
     let path = file(&dir, "large.bin", &noise(size));
     let id = asked(&system.api, &path, json!({})).await;
     stored(&system.api, &id).await;

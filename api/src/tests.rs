@@ -1,9 +1,15 @@
 //! The door as a client meets it, over a real event log.
 
+use std::convert::Infallible;
+use std::time::{Duration, Instant, SystemTime};
+
 use axum::Router;
 use axum::body::Body;
 use axum::http::{Request, StatusCode, header};
+use axum::middleware::from_fn_with_state;
 use axum::routing::{get, post};
+use futures::future::join_all;
+use futures::{StreamExt, stream};
 use muster_backing::postgres::{Postgres, PostgresOptions, Tuning};
 use muster_eventlog::{Append, ConnectOptions, EventLog, Expected, LogOptions, NewEvent};
 use muster_schemas::events::{ApiTokenCreated, ApiTokenRevoked, Role};
@@ -12,7 +18,7 @@ use muster_schemas::{Event, Hash, StreamName, Timestamp, TokenId};
 use tower::ServiceExt;
 use uuid::Uuid;
 
-use crate::auth::{Administer, ReadAll, ReadDevices, WriteDevices};
+use crate::auth::{Administer, ReadAll, ReadDevices, WriteDevices, end_with_token};
 use crate::{Allowed, ApiState, Json, Scope};
 
 async fn append(log: &EventLog, token: &ApiTokenText, event: Event) {
@@ -75,15 +81,10 @@ async fn ask(router: &Router, path: &str, bearer: &str) -> (StatusCode, String, 
     )
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn the_door_opens_to_the_right_token_only() {
-    let dir = tempfile::tempdir().unwrap();
-    let postgres = Postgres::start(PostgresOptions {
-        tuning: Tuning::Throwaway,
-        ..PostgresOptions::new(dir.path())
-    })
-    .await
-    .unwrap();
+/// A log with the projects `system`, `default` and `other`.
+async fn event_log(dir: &std::path::Path) -> (Postgres, EventLog) {
+    let options = PostgresOptions { tuning: Tuning::Throwaway, ..PostgresOptions::new(dir) };
+    let postgres = Postgres::start(options).await.unwrap();
     let log =
         EventLog::open(&ConnectOptions::new(postgres.connection_url()), LogOptions::default())
             .await
@@ -91,6 +92,13 @@ async fn the_door_opens_to_the_right_token_only() {
     for project in ["system", "default", "other"] {
         log.ensure_project(&project.parse().unwrap()).await.unwrap();
     }
+    (postgres, log)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_door_opens_to_the_right_token_only() {
+    let dir = tempfile::tempdir().unwrap();
+    let (postgres, log) = event_log(dir.path()).await;
     let router = router(log.clone());
     let viewer = token(&log, "default", Role::Viewer, None).await;
     let operator = token(&log, "other", Role::Operator, None).await;
@@ -143,7 +151,7 @@ async fn the_door_opens_to_the_right_token_only() {
         if uses().await > 0 {
             break;
         }
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
     assert_eq!(ask(&router, "/admin", &text(&admin)).await.0, 200);
     assert_eq!(uses().await, 1);
@@ -160,4 +168,90 @@ async fn the_door_opens_to_the_right_token_only() {
     assert_eq!(echo("application/json", "700".into()).await, 400);
     assert_eq!(echo("application/json", " ".repeat(3_000_000)).await, 413);
     postgres.stop().await.unwrap();
+}
+
+/// Any response that is sent for long ends with its token: one that brings bytes without pause, one
+/// that is quiet, and one that is read again after its token ended. Others continue.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_long_response_ends_with_its_token() {
+    let dir = tempfile::tempdir().unwrap();
+    let (postgres, log) = event_log(dir.path()).await;
+    let state = ApiState::new(log.clone());
+    let busy = async |_: Scope<ReadDevices>| {
+        let bytes = stream::repeat_with(|| Ok::<_, Infallible>("x")).then(|bytes| async move {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            bytes
+        });
+        Body::from_stream(bytes)
+    };
+    let quiet = async |_: Scope<ReadDevices>| {
+        Body::from_stream(stream::pending::<Result<&str, Infallible>>())
+    };
+    let slow = async |_: Scope<ReadDevices>| {
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        "done"
+    };
+    let router = Router::new()
+        .route("/slow", get(slow).post(slow))
+        .route("/busy", get(busy))
+        .route("/quiet", get(quiet))
+        .layer(from_fn_with_state(state.clone(), end_with_token))
+        .with_state(state);
+    let open = async |path: &str, token: &ApiTokenText| {
+        let request = Request::get(path).header(header::AUTHORIZATION, format!("Bearer {token}"));
+        let response = router.clone().oneshot(request.body(Body::empty()).unwrap()).await.unwrap();
+        assert_eq!(response.status(), StatusCode::OK);
+        response.into_body().into_data_stream()
+    };
+    let soon = Timestamp::from(SystemTime::now() + Duration::from_secs(3));
+    let revoked = token(&log, "default", Role::Viewer, None).await;
+    let expiring = token(&log, "default", Role::Viewer, Some(soon)).await;
+    let valid = token(&log, "default", Role::Viewer, None).await;
+    let mut unread = open("/busy", &revoked).await;
+    let mut open_until_the_end = Vec::new();
+    for path in ["/busy", "/quiet"] {
+        for token in [&revoked, &expiring] {
+            open_until_the_end.push(open(path, token).await);
+        }
+    }
+    let mut others = open("/busy", &valid).await;
+    append(&log, &revoked, ApiTokenRevoked {}.into()).await;
+    let revoked_at = Instant::now();
+    let ends = open_until_the_end.into_iter().map(|mut body| async move {
+        while let Some(bytes) = body.next().await {
+            if bytes.is_err() {
+                return true;
+            }
+        }
+        false
+    });
+    let ends = tokio::time::timeout(Duration::from_secs(20), join_all(ends)).await;
+    assert_eq!(ends.expect("all of them end"), [true; 4], "each ends with an error");
+    println!("the last one ended after {:?}; the limit is 5 s", revoked_at.elapsed());
+    // A read that took long gets 401, a write its result.
+    let slow = async |method: &str| {
+        let token = token(&log, "default", Role::Viewer, None).await;
+        let request = Request::builder().method(method).uri("/slow");
+        let request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
+        let answer = router.clone().oneshot(request.body(Body::empty()).unwrap());
+        let revoke = async {
+            // While the handler is at work.
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            append(&log, &token, ApiTokenRevoked {}.into()).await;
+        };
+        tokio::join!(answer, revoke).0.unwrap().status().as_u16()
+    };
+    assert_eq!(tokio::join!(slow("GET"), slow("POST")), (401, 200));
+    // The first read after a check was due brings nothing.
+    assert!(unread.next().await.unwrap().is_err());
+    let until = Instant::now() + Duration::from_secs(3);
+    while Instant::now() < until {
+        assert!(others.next().await.unwrap().is_ok());
+    }
+    // Nothing can be revoked while the log cannot be read: what is open stays.
+    postgres.stop().await.unwrap();
+    let until = Instant::now() + Duration::from_secs(4);
+    while Instant::now() < until {
+        assert!(others.next().await.unwrap().is_ok());
+    }
 }

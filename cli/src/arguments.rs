@@ -37,7 +37,10 @@ pub(crate) fn refuse_secrets(matches: &ArgMatches) -> Result<(), Misused> {
     }
     for (id, variable) in URLS {
         let urls = given(matches, id).into_iter().filter_map(|text| text.parse::<Url>().ok());
-        if urls.into_iter().any(|url| url.password().is_some()) {
+        let has_password = |url: Url| {
+            url.password().is_some() || url.query_pairs().any(|(name, _)| name == "password")
+        };
+        if urls.into_iter().any(has_password) {
             return Err(refused(id, variable));
         }
     }
@@ -81,6 +84,7 @@ mod tests {
             "muster bootstrap --keys k --postgres-url postgres://a:b@c/d",
             "muster bootstrap --keys k --postgres-url postgres://c --influx-url http://x --influx-token t",
             "muster doctor --keys k --postgres-url postgres://a:b@c/d",
+            "muster doctor --keys k --postgres-url postgres:///d?host=/run&password=b",
             "muster grafana user --password x",
             "muster serve --keys k --nats-url n --postgres-url postgres://c --influx-user u --influx-password p",
             "muster serve --keys k --nats-url n,tls://u:p@h --postgres-url postgres://c",

@@ -19,10 +19,29 @@ pub(crate) const fn url_file(role: DatabaseRole) -> &'static str {
 
 /// The URL by which a role reaches the database that its owner reaches by `owner`.
 pub(crate) fn url_of(owner: &str, role: DatabaseRole, keys: &KeyStore) -> Result<String> {
+    with_user(owner, role.user(), &keys.database_password(role.user())?)
+}
+
+/// The URL with another user. One without a host, as of a Unix socket, has the user among its
+/// parameters: an empty host takes none.
+fn with_user(owner: &str, user: &str, password: &str) -> Result<String> {
     let mut url = Url::parse(owner).context("the URL of PostgreSQL")?;
-    let password = keys.database_password(role.user())?;
-    if url.set_username(role.user()).is_err() || url.set_password(Some(&password)).is_err() {
-        anyhow::bail!("the URL of PostgreSQL names no host");
+    let parameters: Vec<(String, String)> = url
+        .query_pairs()
+        .filter(|(name, _)| !matches!(name.as_ref(), "user" | "password"))
+        .map(|(name, value)| (name.into_owned(), value.into_owned()))
+        .collect();
+    let has_host = url.host_str().is_some_and(|host| !host.is_empty());
+    url.set_query(None);
+    if !parameters.is_empty() {
+        url.query_pairs_mut().extend_pairs(parameters);
+    }
+    if has_host {
+        if url.set_username(user).is_err() || url.set_password(Some(password)).is_err() {
+            anyhow::bail!("failed to put a user into the URL of PostgreSQL");
+        }
+    } else {
+        url.query_pairs_mut().append_pair("user", user).append_pair("password", password);
     }
     Ok(url.to_string())
 }
@@ -61,4 +80,25 @@ pub(crate) async fn make(log: &EventLog, owner: &str, keys: &KeyStore) -> Result
         keys.write_database_url(url_file(role), &url_of(owner, role, keys)?)?;
     }
     Ok(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_role_reaches_the_database_as_its_owner_does() {
+        for (owner, role) in [
+            ("postgres://o:x@h:1/d?sslmode=require", "postgres://u:p%2F@h:1/d?sslmode=require"),
+            ("postgres://h/d?user=o&password=x", "postgres://u:p%2F@h/d"),
+            ("postgres://%2Frun%2Fpg/d", "postgres://u:p%2F@%2Frun%2Fpg/d"),
+            (
+                "postgresql:///d?host=/run/postgresql&user=o",
+                "postgresql:///d?host=%2Frun%2Fpostgresql&user=u&password=p%2F",
+            ),
+        ] {
+            assert_eq!(with_user(owner, "u", "p/").unwrap(), role, "{owner}");
+        }
+        assert!(with_user("no url", "u", "p").is_err());
+    }
 }

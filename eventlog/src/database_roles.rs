@@ -33,6 +33,7 @@ const INGEST: Grants = &[("INSERT, UPDATE", "token_uses")];
 const COMMAND: Grants = &[
     ("INSERT, UPDATE, DELETE", "bridges, token_uses, nats_revocations"),
     ("INSERT, UPDATE", "account_claims, checkpoints"),
+    ("SELECT, INSERT, UPDATE, DELETE", "open_shells"),
 ];
 const QUERY: Grants = &[
     ("INSERT, UPDATE", "checkpoints, token_uses"),

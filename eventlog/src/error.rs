@@ -37,7 +37,7 @@ pub enum StoreError {
     Listen(#[source] sqlx::Error),
     /// The database URL cannot be used.
     #[error(
-        "the database URL is not usable: {0}; write it as postgres://user:password@host:port/database"
+        "the database URL is not usable: {0}; write it as postgres://user:password@host:port/database, or postgresql:///database?host=/run/postgresql&user=user for a Unix socket"
     )]
     Url(String),
     /// A failure that several callers share.

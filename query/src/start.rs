@@ -1,6 +1,6 @@
 //! Starts the read side: projections, live metrics, the read API.
 
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU32, NonZeroUsize};
 
 use muster_api::ApiState;
 use muster_api::blobs::Blobs;
@@ -11,6 +11,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use utoipa_axum::router::OpenApiRouter;
 
+use crate::append_reports;
 use crate::grafana;
 use crate::http;
 use crate::influx::{InfluxClient, InfluxError, InfluxQueryOptions};
@@ -24,6 +25,7 @@ use crate::projections::timeline::{self, Timeline};
 use crate::projections::tokens::{self, Tokens};
 use crate::state::{QueryState, ReadModels};
 use crate::targets;
+use crate::walk_rate::WalkRate;
 
 /// What the read side needs.
 #[derive(Clone, Debug)]
@@ -40,6 +42,8 @@ pub struct QueryOptions {
     pub key: Option<SigningKey>,
     /// Maximum number of live streams and downloads of one token.
     pub streams_per_token: NonZeroUsize,
+    /// Maximum number of lists of several pages by `last_seen` that a token starts in a minute.
+    pub walks_per_minute: NonZeroU32,
     /// Ends everything.
     pub stop: CancellationToken,
 }
@@ -71,7 +75,16 @@ impl Query {
     /// # Errors
     /// When the tables cannot be made, or there is no TLS provider.
     pub async fn start(options: QueryOptions) -> Result<Self, StartError> {
-        let QueryOptions { log, nats, blobs, influx, key, streams_per_token, stop } = options;
+        let QueryOptions {
+            log,
+            nats,
+            blobs,
+            influx,
+            key,
+            streams_per_token,
+            walks_per_minute,
+            stop,
+        } = options;
         let influx = InfluxClient::new(influx)?;
         // Of a start that fails nothing stays: it may be tried again.
         let own = stop.child_token();
@@ -103,9 +116,13 @@ impl Query {
         tasks.spawn(follow::run(nats.clone(), latest.clone(), stop.clone()));
         tasks.spawn(follow::prune(log.clone(), latest.clone(), stop.clone()));
         let api = ApiState::new(log);
-        let parts = (nats, blobs, LiveStreams::new(streams_per_token));
+        let reporting = nats.clone();
+        let limits = (LiveStreams::new(streams_per_token), WalkRate::new(walks_per_minute));
+        let parts = (nats, blobs, limits);
         let state =
             QueryState::new(api, follower, read_models, latest, influx, parts, stop.clone());
+        let reports = state.append_reports.clone();
+        tasks.spawn(append_reports::run(reports, reporting, stop.clone()));
         tasks.spawn(targets::run(state.clone(), key, stop));
         undo.disarm();
         Ok(Self { state, tasks })

@@ -12,10 +12,12 @@ use muster_schemas::{DeviceId, ProjectId};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
+use crate::append_reports::AppendReports;
 use crate::influx::InfluxClient;
 use crate::latest::LatestMetrics;
 use crate::live_streams::LiveStreams;
 use crate::projections::devices::Device;
+use crate::walk_rate::WalkRate;
 
 /// Looks into the past that are worked out at once; more wait.
 const TRAVELERS: usize = 2;
@@ -95,6 +97,10 @@ pub struct QueryState {
     pub past: Arc<Mutex<Option<Past>>>,
     /// Bounds the live streams.
     pub streams: LiveStreams,
+    /// Bounds how many lists a token starts that are kept.
+    pub walk_rate: WalkRate,
+    /// What other processes report of the log.
+    pub append_reports: AppendReports,
 }
 
 impl QueryState {
@@ -106,12 +112,14 @@ impl QueryState {
         read_models: ReadModels,
         latest: LatestMetrics,
         influx: InfluxClient,
-        (nats, blobs, streams): (async_nats::Client, Blobs, LiveStreams),
+        (nats, blobs, (streams, walk_rate)): (async_nats::Client, Blobs, (LiveStreams, WalkRate)),
         stop: CancellationToken,
     ) -> Self {
         Self {
             questions: api.log.for_questions(),
             streams,
+            walk_rate,
+            append_reports: AppendReports::default(),
             past: Arc::default(),
             api,
             follower,

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use muster_backing::postgres::{Postgres, PostgresOptions, Tuning};
 use muster_eventlog::{Append, ConnectOptions, EventLog, Expected, LogOptions, NewEvent};
 use muster_schemas::events::{
     Action, ApiTokenCreated, DeviceLabelsChanged, Exec, OperationRequested, Program, Role,
@@ -321,4 +322,53 @@ async fn a_database_user_may_do_what_its_role_needs() {
         tokens.iter().any(|token| !token["last_used_at"].is_null()).then_some(())
     })
     .await;
+}
+
+/// A Unix socket as a URL without a host names it, in front of a server that listens by TCP.
+async fn socket(dir: &std::path::Path, port: u16) {
+    let listener = tokio::net::UnixListener::bind(dir.join(".s.PGSQL.5432")).unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut client, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let server = tokio::net::TcpStream::connect(("127.0.0.1", port)).await;
+                let _ = tokio::io::copy_bidirectional(&mut client, &mut server.unwrap()).await;
+            });
+        }
+    });
+}
+
+/// The database may be reached by a Unix socket, whose URL has no host: bootstrap makes the users of
+/// the roles, and each role's URL leads to the database by the same socket.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_database_may_be_reached_by_a_unix_socket() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = PostgresOptions {
+        tuning: Tuning::Throwaway,
+        ..PostgresOptions::new(dir.path().join("postgres"))
+    };
+    let postgres = Postgres::start(options).await.unwrap();
+    let by_tcp: reqwest::Url = postgres.connection_url().parse().unwrap();
+    socket(dir.path(), by_tcp.port().unwrap()).await;
+    let (user, password) = (by_tcp.username(), by_tcp.password().unwrap());
+    let (database, host) = (by_tcp.path(), dir.path().display());
+    let url = format!("postgresql://{database}?host={host}&user={user}&password={password}");
+    let keys = dir.path().join("keys");
+    let bootstrap = |url: &str| {
+        let mut command = tokio::process::Command::new(binary("muster"));
+        command.env("MUSTER_POSTGRES_URL", url).args(["bootstrap", "--keys"]).arg(&keys);
+        command.output()
+    };
+    let done = bootstrap(&url).await.unwrap();
+    let said = String::from_utf8_lossy(&done.stderr).into_owned();
+    assert!(done.status.success() && !said.contains("may not make others"), "{said}");
+    for file in ["postgres-url-command", "roles/ingest/postgres-url", "roles/query/postgres-url"] {
+        let url = std::fs::read_to_string(keys.join(file)).unwrap();
+        assert!(url.contains("host=") && !url.contains(password), "{file}");
+        let log = EventLog::open(&ConnectOptions::new(url.trim()), LogOptions::default()).await;
+        assert!(log.unwrap().head(&ProjectId::default_project()).await.unwrap().is_some());
+    }
+    // A user before an empty host is no URL; the error has the right form.
+    let refused = bootstrap(&format!("postgres://{user}@{database}?host={host}")).await.unwrap();
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert!(!refused.status.success() && said.contains("for a Unix socket"), "{said}");
 }

@@ -95,8 +95,10 @@ async fn a_full_disk_of_the_database_is_named_and_reading_goes_on() {
     let degraded = headers["muster-degraded"].to_str().unwrap();
     assert!(status == 200 && degraded.contains("cannot be written since 20"), "{degraded}");
     assert!(degraded.contains(DISK_FULL), "{degraded}");
-    let (status, not_ready) = system.api.send(Method::GET, "/readyz", None).await;
-    assert!(status == 503 && not_ready.to_string().contains(DISK_FULL), "{not_ready}");
+    // It serves reads, so it stays in service.
+    let (status, ready) = system.api.send(Method::GET, "/readyz", None).await;
+    assert_eq!((status, &ready["status"]), (200, &"degraded".into()), "{ready}");
+    assert!(ready["degraded"].to_string().contains(DISK_FULL), "{ready}");
     let (code, out, err) = system.muster(&["device", "list", "--search", "before"]);
     assert!(code == 0 && out.contains("before"), "{out}{err}");
     assert!(err.contains("warning:") && err.contains(DISK_FULL), "{err}");
@@ -112,7 +114,7 @@ async fn a_full_disk_of_the_database_is_named_and_reading_goes_on() {
     })
     .await;
     wait::until("the API to be ready", PATIENCE, || async {
-        (system.api.status("/readyz").await == 200).then_some(())
+        (system.api.get("/readyz").await["status"] == "ok").then_some(())
     })
     .await;
     assert!(!system.api.raw("/api/v1/devices", &[]).await.1.contains_key("muster-degraded"));
@@ -156,8 +158,9 @@ async fn a_read_model_that_cannot_be_written_is_named_and_exec_says_what_it_wait
     let list = muster(&["operation", "list"]).wait_with_output().unwrap();
     let said = String::from_utf8_lossy(&list.stderr);
     assert!(said.contains("answers may be old") && said.contains(DISK_FULL), "{said}");
-    let (status, not_ready) = fleet.api.send(Method::GET, "/readyz", None).await;
-    assert!(status == 503 && not_ready.to_string().contains("operations"), "{not_ready}");
+    let (status, ready) = fleet.api.send(Method::GET, "/readyz", None).await;
+    assert_eq!((status, &ready["status"]), (200, &"degraded".into()), "{ready}");
+    assert!(ready["degraded"].to_string().contains("operations"), "{ready}");
 
     let waiting = lines.find(|line| line.as_ref().is_ok_and(|line| line.contains("waiting for")));
     let said = waiting.unwrap().unwrap();
@@ -165,4 +168,41 @@ async fn a_read_model_that_cannot_be_written_is_named_and_exec_says_what_it_wait
     owner.batch_execute("DROP TRIGGER full_disk ON operations_v1_runs").await.unwrap();
     let done = exec.wait_with_output().unwrap();
     assert_eq!(String::from_utf8_lossy(&done.stdout), "done\n");
+}
+
+/// Command appends, and query, in another process, shows that it cannot: in the header of reads, in
+/// `/readyz` and by `muster health`, and that it can again.
+#[tokio::test(flavor = "multi_thread")]
+async fn query_alone_shows_that_the_log_takes_no_events() {
+    let fleet = Fleet::start().await;
+    fleet.api.post("/api/v1/devices", &json!({"name": "before"})).await;
+    let url = fleet.postgres.connection_url();
+    let (owner, connection) = tokio_postgres::connect(&url, tokio_postgres::NoTls).await.unwrap();
+    tokio::spawn(connection);
+    let full = "CREATE FUNCTION full_disk() RETURNS trigger LANGUAGE plpgsql AS $$
+         BEGIN RAISE EXCEPTION 'could not extend file' USING ERRCODE = '53100'; END $$;
+         CREATE TRIGGER full_disk BEFORE INSERT ON events
+         FOR EACH STATEMENT EXECUTE FUNCTION full_disk()";
+    owner.batch_execute(full).await.unwrap();
+    let body = json!({"name": "refused"});
+    let (status, said) = fleet.api.send(Method::POST, "/api/v1/devices", Some(&body)).await;
+    assert_eq!(status, 507, "{said}");
+    wait::until("query to mark its answers", PATIENCE, || async {
+        let (status, headers, _) = fleet.api.raw("/api/v1/devices", &[]).await;
+        let text = headers.get("muster-degraded")?.to_str().ok()?.to_owned();
+        assert_eq!(status, 200);
+        assert!(text.contains("the event log cannot be written since 20"), "{text}");
+        text.contains(DISK_FULL).then_some(())
+    })
+    .await;
+    let (status, ready) = fleet.api.send(Method::GET, "/readyz", None).await;
+    assert_eq!((status, &ready["status"]), (200, &"degraded".into()), "{ready}");
+    assert!(ready["degraded"].to_string().contains(DISK_FULL), "{ready}");
+    owner.batch_execute("DROP TRIGGER full_disk ON events").await.unwrap();
+    fleet.api.post("/api/v1/devices", &json!({"name": "after"})).await;
+    wait::until("query to be as before", PATIENCE, || async {
+        (fleet.api.get("/readyz").await["status"] == "ok").then_some(())
+    })
+    .await;
+    assert!(!fleet.api.raw("/api/v1/devices", &[]).await.1.contains_key("muster-degraded"));
 }

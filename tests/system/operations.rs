@@ -329,3 +329,34 @@ async fn what_makes_no_sense_is_refused_by_name() {
     })
     .await;
 }
+
+/// An order is a fact: it outlives the token that gave it, also while it waits for its device, and
+/// another token ends it.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_revoked_token_has_ordered_goes_on_until_it_is_canceled() {
+    let Robot { system, mut agent, dir: _dir } = Robot::start("").await;
+    let made = system.api.post("/api/v1/tokens", &json!({"name": "op", "role": "operator"})).await;
+    let operator = system.api.with_token(made["token"].as_str().unwrap());
+    agent.kill9();
+    wait::until("the robot to be away", PATIENCE, || async {
+        let robot = system.api.get("/api/v1/devices/robot").await;
+        (robot["status"] == "offline").then_some(())
+    })
+    .await;
+    let mut ids = Vec::new();
+    for _ in 0..2 {
+        let made = operator.post(OPERATIONS, &exec(json!({"devices": ["robot"]}))).await;
+        ids.push(made["id"].as_str().unwrap().to_owned());
+    }
+    let path = format!("/api/v1/tokens/{}", made["id"].as_str().unwrap());
+    let (status, said) = system.api.send(Method::DELETE, &path, None).await;
+    assert!((200..300).contains(&status), "{said}");
+    assert_eq!(operator.status(OPERATIONS).await, 401);
+    let cancel = format!("{OPERATIONS}/{}/runs/robot/cancel", ids[1]);
+    system.api.post(&cancel, &json!({})).await;
+    agent.start();
+    for (id, runs) in [(&ids[0], json!({"succeeded": 1})), (&ids[1], json!({"canceled": 1}))] {
+        let done = when(&system, id, "it to be over", |one| one["status"] == "finished").await;
+        assert_eq!(done["runs"], runs, "{done}");
+    }
+}

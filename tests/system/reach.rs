@@ -34,6 +34,18 @@ async fn refused(system: &System, device: &str, kind: &str) {
     }
 }
 
+/// The database of this `muster up`.
+async fn database(system: &System) -> tokio_postgres::Client {
+    let ports: Value =
+        serde_json::from_slice(&std::fs::read(system.dir().join("ports.json")).unwrap()).unwrap();
+    let password = std::fs::read_to_string(system.dir().join("postgres/password")).unwrap();
+    let url =
+        format!("postgres://muster:{}@127.0.0.1:{}/muster", password.trim(), ports["postgres"]);
+    let (client, connection) = tokio_postgres::connect(&url, tokio_postgres::NoTls).await.unwrap();
+    tokio::spawn(connection);
+    client
+}
+
 async fn becomes(system: &System, device: &str, status: &str) {
     wait::until(&format!("{device} to be {status}"), Duration::from_secs(60), || async {
         let path = format!("/api/v1/devices/{device}");
@@ -65,6 +77,16 @@ async fn an_offline_device_is_refused_immediately_or_waited_for() {
         assert!(err.contains("robot is offline since 20") && err.contains("--wait"), "{err}");
         assert!(!err.contains("127.0.0.1"), "forward listened already: {err}");
     }
+    // As command's list has a device that disconnected before it held the time: no time is made up.
+    let database = database(&system).await;
+    let forget = "UPDATE dispatch_v1_devices SET presence_at = NULL";
+    assert!(database.execute(forget, &[]).await.unwrap() > 0);
+    let (code, err) = immediately(&system, &["connect", "robot", "22"]);
+    assert!(code == 5 && err.contains("robot is offline;") && !err.contains("since"), "{err}");
+    // One that never connected is offline since no time.
+    system.api.post("/api/v1/devices", &json!({"name": "never"})).await;
+    let (code, err) = immediately(&system, &["connect", "never", "22"]);
+    assert!(code == 6 && !err.contains("since"), "{code}: {err}");
     // No session was begun that a list would show.
     assert!(system.api.list("/api/v1/sessions").await.is_empty());
     let began = Instant::now();

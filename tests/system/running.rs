@@ -150,3 +150,84 @@ async fn a_device_is_offline_after_the_silence_that_was_chosen() {
     signal(agent.pid(), "CONT");
     status("online", 60).await;
 }
+
+/// What an agent writes on its standard error, read by a thread that can pause: then the pipe is full
+/// after a few lines, and a write stands still.
+struct Reader(std::sync::Arc<(std::sync::Mutex<bool>, std::sync::Condvar)>);
+
+impl Reader {
+    fn start(mut pipe: std::io::PipeReader) -> Self {
+        let paused = std::sync::Arc::new((std::sync::Mutex::new(false), std::sync::Condvar::new()));
+        let shared = std::sync::Arc::clone(&paused);
+        std::thread::spawn(move || {
+            let mut buffer = [0; 4096];
+            loop {
+                let waited = shared.1.wait_while(shared.0.lock().unwrap(), |paused| *paused);
+                drop(waited.unwrap());
+                if !std::io::Read::read(&mut pipe, &mut buffer).is_ok_and(|count| count > 0) {
+                    return;
+                }
+            }
+        });
+        Self(paused)
+    }
+
+    fn pause(&self, paused: bool) {
+        *self.0.0.lock().unwrap() = paused;
+        self.0.1.notify_all();
+    }
+}
+
+/// The agent's only thread feeds systemd's watchdog: when it stands still (here in a write to a
+/// full pipe) the notifications stop, and systemd would restart it.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_watchdog_is_fed_while_the_main_loop_runs_and_no_longer() {
+    const ALLOWED: Duration = Duration::from_secs(3);
+    let system = System::start_with(&["--no-agent"]).await;
+    let dir = tempfile::tempdir().unwrap();
+    let token = system.api.enrollment_token(1).await;
+    let robot = AgentProcess::enroll(dir.path(), &system.api.url, &token, "robot");
+    let path = dir.path().join("notify");
+    let socket = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
+    let (reader, writer) = std::io::pipe().unwrap();
+    nix::fcntl::fcntl(&writer, nix::fcntl::FcntlArg::F_SETPIPE_SZ(4096)).unwrap();
+    let reader = Reader::start(reader);
+    let mut agent = Command::new(binary("muster-agent"))
+        .arg("--data")
+        .arg(&robot.data)
+        .arg("run")
+        .env("MUSTER_LOG", "trace")
+        .env("NOTIFY_SOCKET", &path)
+        .env("WATCHDOG_USEC", ALLOWED.as_micros().to_string())
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(writer)
+        .spawn()
+        .unwrap();
+    // A notification within a time?
+    let fed_within = |time: Duration| {
+        socket.set_read_timeout(Some(time)).unwrap();
+        let mut buffer = [0; 64];
+        let count = socket.recv(&mut buffer).ok()?;
+        assert_eq!(&buffer[..count], b"WATCHDOG=1");
+        Some(())
+    };
+    let checked = tokio::task::block_in_place(|| {
+        fed_within(PATIENCE).ok_or("never fed")?;
+        for _ in 0..5 {
+            fed_within(ALLOWED).ok_or("fed too late")?;
+        }
+        reader.pause(true);
+        let began = std::time::Instant::now();
+        while fed_within(ALLOWED * 2).is_some() {
+            if began.elapsed() > PATIENCE {
+                return Err("fed although the loop stands still");
+            }
+        }
+        reader.pause(false);
+        fed_within(PATIENCE).ok_or("not fed again")
+    });
+    agent.kill().unwrap();
+    agent.wait().unwrap();
+    checked.unwrap();
+}

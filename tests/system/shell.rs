@@ -11,6 +11,7 @@ use muster_tests::binaries::binary;
 use muster_tests::fleet::Fleet;
 use muster_tests::socket::Socket;
 use muster_tests::{Robot, System, wait};
+use reqwest::Method;
 use serde_json::{Value, json};
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -19,7 +20,7 @@ const SHELL: &str = "/api/v1/devices/robot/shell?cols=100&rows=30";
 async fn session(system: &System, id: &str, what: &str, is_so: impl Fn(&Value) -> bool) -> Value {
     let path = format!("/api/v1/sessions/{id}");
     wait::until(what, PATIENCE, || async {
-        let (status, found) = system.api.send(reqwest::Method::GET, &path, None).await;
+        let (status, found) = system.api.send(Method::GET, &path, None).await;
         (status == 200 && is_so(&found)).then_some(found)
     })
     .await
@@ -338,7 +339,7 @@ async fn a_revoked_token_ends_what_was_opened_with_it() {
     let operation = operator.post("/api/v1/operations", &asked).await["id"].clone();
     let run = format!("/api/v1/operations/{}/runs/robot", operation.as_str().unwrap());
     wait::until("the run to be shown", PATIENCE, || async {
-        (operator.send(reqwest::Method::GET, &run, None).await.0 == 200).then_some(())
+        (operator.send(Method::GET, &run, None).await.0 == 200).then_some(())
     })
     .await;
     let follower = operator.clone();
@@ -351,7 +352,7 @@ async fn a_revoked_token_ends_what_was_opened_with_it() {
 
     let token = made["id"].as_str().unwrap();
     let (status, _) =
-        system.api.send(reqwest::Method::DELETE, &format!("/api/v1/tokens/{token}"), None).await;
+        system.api.send(Method::DELETE, &format!("/api/v1/tokens/{token}"), None).await;
     assert!((200..300).contains(&status), "{status}");
     // Both websockets end, and the shell is over on the device too.
     while shell.next().await {}
@@ -363,6 +364,60 @@ async fn a_revoked_token_ends_what_was_opened_with_it() {
         let before = size();
         tokio::time::sleep(Duration::from_secs(1)).await;
         (size() == before).then_some(())
+    })
+    .await;
+}
+
+/// Shells without an attached client end with the token that opened them, however long their grace
+/// time; a restart of the servers forgets none. One that another token has attached to ends, too.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revoked_token_ends_the_shells_that_it_left() {
+    let Robot { mut system, agent: _agent, dir } = Robot::start("").await;
+    let ca = system.ca();
+    let made = system.api.post("/api/v1/tokens", &json!({"name": "op", "role": "operator"})).await;
+    let operator = system.api.with_token(made["token"].as_str().unwrap());
+    let grace = format!("{SHELL}&grace=86400");
+    let mut shells = Vec::new();
+    for (number, api) in [&operator, &operator, &system.api].into_iter().enumerate() {
+        let ticks = dir.path().join(format!("ticks-{number}"));
+        let mut shell = Socket::open(api, &ca, &grace, &[]).await.unwrap();
+        let id = shell.until_told("opened").await["session"].as_str().unwrap().to_owned();
+        shell.send(&format!("while sleep 0.1; do echo tick >>{}; done\r", ticks.display())).await;
+        wait::until("the program to run", PATIENCE, || async {
+            std::fs::metadata(&ticks).is_ok_and(|file| file.len() > 0).then_some(())
+        })
+        .await;
+        drop(shell);
+        session(&system, &id, "it to be left", |one| one["attached"] == 0).await;
+        shells.push((id, ticks));
+    }
+    system.stop().await;
+    system.start_again().await;
+    muster_tests::robot::online(&system.api).await;
+    let attach = format!("/api/v1/devices/robot/sessions/{}/attach", shells[1].0);
+    let mut other = Socket::open(&system.api, &ca, &attach, &[]).await.unwrap();
+    other.until_told("attached").await;
+
+    let token = made["id"].as_str().unwrap();
+    let revoked = system.api.send(Method::DELETE, &format!("/api/v1/tokens/{token}"), None).await;
+    assert!((200..300).contains(&revoked.0), "{revoked:?}");
+    let began = std::time::Instant::now();
+    let size = |file: &std::path::Path| std::fs::metadata(file).unwrap().len();
+    for (id, ticks) in &shells[..2] {
+        wait::until("the program to be gone", PATIENCE, || async {
+            let before = size(ticks);
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            (size(ticks) == before).then_some(())
+        })
+        .await;
+        session(&system, id, "it to be ended", |one| one["state"] == "ended").await;
+    }
+    println!("ended within {:?} (with a second to see that nothing is written)", began.elapsed());
+    while other.next().await {}
+    // The shell of a token that is valid continues.
+    let before = size(&shells[2].1);
+    wait::until("the other program to go on", PATIENCE, || async {
+        (size(&shells[2].1) > before).then_some(())
     })
     .await;
 }

@@ -8,7 +8,7 @@ use muster_tests::agent::AgentProcess;
 use muster_tests::api::Api;
 use muster_tests::fleet::Fleet;
 use muster_tests::{System, wait};
-use reqwest::Method;
+use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
 const PATIENCE: Duration = Duration::from_secs(90);
@@ -385,4 +385,49 @@ async fn files_that_are_made_as_they_are_read_are_stored_whole() {
     let listed = std::process::Command::new("tar").arg("tzf").arg(&archive).output().unwrap();
     let names = String::from_utf8_lossy(&listed.stdout).into_owned();
     assert!(names.contains("odd/good") && names.contains("odd/bad-\\377"), "{names}");
+}
+
+/// A download that is under way when its token is revoked breaks off, although the client reads
+/// slowly; the last one is by a token that stays.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_download_ends_with_its_token() {
+    let (system, _agent, dir) = start("").await;
+    // More than what the connection buffers.
+    let size = 12 << 20;
+    let path = file(&dir, "large.bin", &noise(size));
+    let id = asked(&system.api, &path, json!({})).await;
+    stored(&system.api, &id).await;
+    let made = system.api.post("/api/v1/tokens", &json!({"name": "op", "role": "operator"})).await;
+    let operator = system.api.with_token(made["token"].as_str().unwrap());
+    let ca = std::fs::read(system.ca()).unwrap();
+    let http = reqwest::Client::builder()
+        .tls_certs_only(reqwest::Certificate::from_pem_bundle(&ca).unwrap())
+        .http1_only()
+        .build()
+        .unwrap();
+    let download = |api: &Api| {
+        let request = http.get(format!("{}{}/content", api.url, at(&id)));
+        request.bearer_auth(&api.token).send()
+    };
+    let mut of_operator = download(&operator).await.unwrap();
+    let mut of_admin = download(&system.api).await.unwrap();
+    assert_eq!((of_operator.status(), of_admin.status()), (StatusCode::OK, StatusCode::OK));
+    let token = made["id"].as_str().unwrap();
+    let revoked = system.api.send(Method::DELETE, &format!("/api/v1/tokens/{token}"), None).await;
+    assert!((200..300).contains(&revoked.0), "{revoked:?}");
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let mut bytes = 0;
+    let ended = loop {
+        match of_operator.chunk().await {
+            Ok(Some(chunk)) => bytes += chunk.len(),
+            Ok(None) => break Ok(()),
+            Err(error) => break Err(error),
+        }
+    };
+    assert!(ended.is_err() && bytes < size, "{bytes} bytes of {size}, {ended:?}");
+    let mut bytes = 0;
+    while let Some(chunk) = of_admin.chunk().await.unwrap() {
+        bytes += chunk.len();
+    }
+    assert_eq!(bytes, size);
 }

@@ -8,6 +8,7 @@ use axum::http::header;
 use axum::http::request::Parts;
 use muster_schemas::ProjectId;
 
+use super::watch::Credential;
 use super::{Needs, Permission, Principal};
 use crate::problem::{Kind, Problem};
 use crate::{ApiState, params};
@@ -71,8 +72,11 @@ async fn authenticate(parts: &mut Parts, api: &ApiState) -> Result<Principal, Pr
         .extensions
         .get::<ConnectInfo<SocketAddr>>()
         .map(|ConnectInfo(address)| address.ip().to_string());
-    let text = bearer(parts)?;
-    let principal = api.auth.authenticate(text, address).await?;
+    let text = bearer(parts)?.to_owned();
+    let principal = api.auth.authenticate(&text, address).await?;
+    if let Some(credential) = parts.extensions.get::<Credential>() {
+        credential.set(text, principal.clone());
+    }
     parts.extensions.insert(principal.clone());
     Ok(principal)
 }

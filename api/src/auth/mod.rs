@@ -6,6 +6,7 @@
 mod authenticator;
 mod extract;
 mod token;
+mod watch;
 
 use muster_schemas::events::Role;
 use muster_schemas::{ProjectId, TokenId};
@@ -13,6 +14,7 @@ use muster_schemas::{ProjectId, TokenId};
 pub use authenticator::Authenticator;
 pub use extract::{Allowed, Scope};
 pub use token::{ApiTokenState, Refusal};
+pub use watch::end_with_token;
 
 /// Who asks.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -22,14 +22,17 @@ pub(crate) struct HealthArgs {
     keys: PathBuf,
 }
 
-/// Says ok, or why not.
+/// Prints ok, or what cannot be written by a role that serves reads; fails with the reason when the
+/// role is not ready.
 pub(crate) async fn run(args: HealthArgs) -> Result<()> {
     let listen =
         args.listen.map_or(SocketAddr::from((Ipv4Addr::LOCALHOST, DEFAULT_PORT)), |listen| {
             listen.with_port(DEFAULT_PORT)
         });
-    ask(&reachable(listen), &args.keys).await?;
-    line("ok");
+    match ask(&reachable(listen), &args.keys).await? {
+        None => line("ok"),
+        Some(degraded) => line(format!("degraded: {degraded}")),
+    }
     Ok(())
 }
 
@@ -39,8 +42,8 @@ pub(super) fn reachable(listen: SocketAddr) -> String {
     SocketAddr::new(muster_backing::ports::reachable(listen.ip()), listen.port()).to_string()
 }
 
-/// Asks a role on this machine whether it is ready.
-pub(super) async fn ask(address: &str, keys: &Path) -> Result<()> {
+/// Asks a role on this machine whether it is ready. Returns what a ready role cannot write.
+pub(super) async fn ask(address: &str, keys: &Path) -> Result<Option<String>> {
     let url = format!("https://{address}/readyz");
     let ca = keys.join("ca.pem");
     let pem = std::fs::read(&ca).with_context(|| format!("cannot read {}", ca.display()))?;
@@ -54,10 +57,10 @@ pub(super) async fn ask(address: &str, keys: &Path) -> Result<()> {
         problem: muster_api::problem::describe(&error),
     })?;
     let status = answer.status();
-    if status.is_success() {
-        return Ok(());
-    }
     let body: serde_json::Value = answer.json().await.unwrap_or_default();
+    if status.is_success() {
+        return Ok(body["degraded"].as_str().map(str::to_owned));
+    }
     let detail = body["detail"].as_str().map_or_else(|| status.to_string(), str::to_owned);
     Err(Refused::Problem { status: status.as_u16(), kind: String::new(), detail }.into())
 }

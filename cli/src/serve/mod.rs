@@ -2,6 +2,7 @@
 //!
 //! `muster up` runs the same code on servers that it has started itself.
 
+mod append_report;
 mod body;
 mod broker;
 mod connections;
@@ -41,7 +42,7 @@ pub(crate) use metric_limits::MetricLimits;
 pub(crate) use names::{address_for_others, certificate_names};
 pub(crate) use options::{
     DEFAULT_PORT, Listen, MetricStore, RecordShells, Role, Roles, ServeArgs, ServeOptions,
-    StreamLimit, silence,
+    TokenLimits, silence,
 };
 pub(crate) use proxies::TrustedProxies;
 
@@ -152,6 +153,11 @@ pub(crate) async fn run(
             offline_after: options.offline_after,
             ..PresenceOptions::new(log.clone(), system, reconnected, keys.account)
         };
+        let report = append_report::run(log.clone(), nats.clone(), stop.clone());
+        parts.spawn(async move {
+            report.await;
+            Ok(())
+        });
         let ingest = muster_ingest::IngestOptions {
             log: log.clone(),
             nats,
@@ -168,6 +174,13 @@ pub(crate) async fn run(
         let nats = broker::connect(&options, &keys, "command", &stop).await?;
         let (system, reconnected) = broker::connect_system(&options, &keys, &stop).await?;
         door.needs(health::Needs { log: log.clone(), nats: nats.clone() });
+        if !roles.has(Role::Ingest) {
+            let report = append_report::run(log.clone(), nats.clone(), stop.clone());
+            parts.spawn(async move {
+                report.await;
+                Ok(())
+            });
+        }
         let access = BrokerAccess { servers: options.device_servers.clone(), jwt_life: JWT_LIFE };
         let blobs = open_blobs(&options.blobs).await?;
         let service = Service::new(log.clone(), store.clone(), nats, system, access, blobs)
@@ -187,9 +200,10 @@ pub(crate) async fn run(
             let revocations = service.keep_revocations(reconnected, stop.clone());
             let link = muster_command::link::run(service.clone(), stop.clone());
             let bridges = service.keep_bridges(stop.clone());
+            let shells = service.end_shells_of_ended_tokens(stop.clone());
             let uses = service.record_token_uses(stop.clone());
             let reports = service.receive_output_reports(stop.clone());
-            tokio::join!(link, revocations, dispatching, keeping, bridges, uses, reports);
+            tokio::join!(link, revocations, dispatching, keeping, bridges, shells, uses, reports);
             Ok(())
         });
     }
@@ -202,7 +216,8 @@ pub(crate) async fn run(
             blobs: open_blobs(&options.blobs).await?,
             influx: options.needed_metric_store()?.query_options()?,
             key: keys.answers.clone(),
-            streams_per_token: options.streams_per_token,
+            streams_per_token: options.token_limits.streams_per_token,
+            walks_per_minute: options.token_limits.list_walks_per_minute,
             stop: stop.clone(),
         };
         let start = || muster_query::Query::start(query.clone());

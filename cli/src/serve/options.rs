@@ -115,8 +115,8 @@ pub(crate) struct ServeOptions {
     pub(crate) joins: NonZeroU32,
     /// Limits on the connections to the listener.
     pub(crate) connections: ConnectionLimits,
-    /// Maximum number of live streams of one token.
-    pub(crate) streams_per_token: NonZeroUsize,
+    /// Limits on what one token may ask of query.
+    pub(crate) token_limits: TokenLimits,
     /// Limits on the metrics of one device.
     pub(crate) metric_limits: MetricLimits,
     /// Whose word on whose request it is is taken.
@@ -153,13 +153,17 @@ impl From<RecordedRoles> for Recording {
     }
 }
 
-/// A limit on the live streams of one token.
+/// Limits on what one token may ask of the role query.
 #[derive(Args, Clone, Copy, Debug)]
-pub(crate) struct StreamLimit {
+pub(crate) struct TokenLimits {
     /// Role query: maximum number of live streams and downloads that one token has open; a process
     /// serves 1000 of all tokens
     #[arg(long, env = "MUSTER_STREAMS_PER_TOKEN", default_value = "100", value_name = "N")]
     pub(crate) streams_per_token: NonZeroUsize,
+    /// Role query: maximum number of lists of several pages, sorted by last_seen, that one token starts
+    /// in a minute; each reads and sorts all devices of its project
+    #[arg(long, env = "MUSTER_LIST_WALKS_PER_MINUTE", default_value = "30", value_name = "N")]
+    pub(crate) list_walks_per_minute: NonZeroU32,
 }
 
 /// The port of the API when none is named.
@@ -288,7 +292,7 @@ pub(crate) struct ServeArgs {
     #[command(flatten)]
     connections: ConnectionLimits,
     #[command(flatten)]
-    streams: StreamLimit,
+    token_limits: TokenLimits,
     #[command(flatten)]
     metric_limits: MetricLimits,
     #[command(flatten)]
@@ -353,7 +357,7 @@ impl TryFrom<ServeArgs> for ServeOptions {
             offline_after: args.offline_after,
             joins: args.joins.joins_per_second,
             connections: args.connections,
-            streams_per_token: args.streams.streams_per_token,
+            token_limits: args.token_limits,
             metric_limits: args.metric_limits,
             proxies: args.proxies,
             recording: args.record.record_shells.into(),

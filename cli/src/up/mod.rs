@@ -30,7 +30,7 @@ use crate::database_users;
 use crate::otlp::OtlpArgs;
 use crate::serve::{
     self, ConnectionLimits, DEFAULT_PORT, JoinRate, Listen, MetricLimits, RecordShells, Role,
-    Roles, ServeOptions, StreamLimit, TrustedProxies,
+    Roles, ServeOptions, TokenLimits, TrustedProxies,
 };
 use agent::LocalAgent;
 use asked::Asked;
@@ -76,7 +76,7 @@ pub(crate) struct UpArgs {
     #[command(flatten)]
     connections: ConnectionLimits,
     #[command(flatten)]
-    streams: StreamLimit,
+    token_limits: TokenLimits,
     #[command(flatten)]
     metric_limits: MetricLimits,
     #[command(flatten)]
@@ -103,7 +103,7 @@ struct Up<'a> {
     offline_after: Duration,
     joins: NonZeroU32,
     connections: ConnectionLimits,
-    streams: StreamLimit,
+    token_limits: TokenLimits,
     metric_limits: MetricLimits,
     recording: Recording,
     agents: Option<PathBuf>,
@@ -154,7 +154,7 @@ pub(crate) async fn run(args: UpArgs) -> Result<()> {
         offline_after: args.offline_after,
         joins: args.joins.joins_per_second,
         connections: args.connections,
-        streams: args.streams,
+        token_limits: args.token_limits,
         metric_limits: args.metric_limits,
         recording: args.record.record_shells.into(),
         agents: args.agents,
@@ -228,7 +228,7 @@ impl Up<'_> {
             offline_after: self.offline_after,
             joins: self.joins,
             connections: self.connections,
-            streams_per_token: self.streams.streams_per_token,
+            token_limits: self.token_limits,
             metric_limits: self.metric_limits,
             proxies: TrustedProxies::default(),
             recording: self.recording,

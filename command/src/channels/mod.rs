@@ -1,7 +1,8 @@
 //! Channels to devices: opened by a signed order, sealed end to end, bridged to websockets.
 //!
 //! `reach` checks that the device can be reached; `open` agrees on keys with it; `bridge` carries bytes between a websocket and the
-//! channel, until the process stops (`bridges`); `record` keeps what a shell shows; `audit` writes who did what into the log.
+//! channel, until the process stops (`bridges`); `record` keeps what a shell shows; `audit` writes who did what into the log;
+//! `token` and `shells` end what was opened with a token when the token ends.
 //!
 //! Invariant: what is done on a device is in the log before the device is asked.
 //! Invariant: a shell that is to be recorded ends when its recording cannot be written.
@@ -12,6 +13,7 @@ mod bridges;
 mod open;
 mod reach;
 mod record;
+mod shells;
 mod token;
 
 pub use audit::Session;

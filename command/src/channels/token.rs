@@ -3,21 +3,24 @@
 use std::time::Duration;
 
 use muster_api::auth::{ApiTokenState, Permission};
+use muster_eventlog::EventLog;
 use muster_schemas::{ProjectId, StreamName, TokenId};
 
 use super::audit::Session;
 use crate::service::{ServiceError, now};
 
 /// Interval between checks of a session's token.
-const CHECK_INTERVAL: Duration = Duration::from_secs(2);
+pub(super) const CHECK_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Waits until the session's token may not keep it open any more; the reason. While the log cannot
 /// be read the session stays: nothing can be revoked then either.
 pub(super) async fn ended(session: &Session) -> String {
-    let Some(mut token) = Token::of(session) else { return std::future::pending().await };
+    let Some(mut token) = Token::of(&session.project, &session.actor) else {
+        return std::future::pending().await;
+    };
     loop {
         tokio::time::sleep(CHECK_INTERVAL).await;
-        match token.check(session).await {
+        match token.check(&session.service().log).await {
             Ok(None) => {}
             Ok(Some(reason)) => return reason,
             Err(error) => {
@@ -27,21 +30,25 @@ pub(super) async fn ended(session: &Session) -> String {
     }
 }
 
-struct Token {
+/// A token that has opened something in a project.
+pub(super) struct Token {
     id: TokenId,
+    project: ProjectId,
     stream: StreamName,
     /// The log that the token's stream is in, its version, and its state then.
     known: Option<(ProjectId, u64, ApiTokenState)>,
 }
 
 impl Token {
-    fn of(session: &Session) -> Option<Self> {
-        let id = session.actor.strip_prefix("token:")?.parse().ok()?;
-        Some(Self { id, stream: StreamName::Token(id), known: None })
+    /// The token of an actor; `None` for an actor that is no token.
+    pub(super) fn of(project: &ProjectId, actor: &str) -> Option<Self> {
+        let id = actor.strip_prefix("token:")?.parse().ok()?;
+        Some(Self { id, project: project.clone(), stream: StreamName::Token(id), known: None })
     }
 
-    async fn check(&mut self, session: &Session) -> Result<Option<String>, ServiceError> {
-        self.refresh(session).await?;
+    /// Why what was opened with the token must end; `None` while it may stay.
+    pub(super) async fn check(&mut self, log: &EventLog) -> Result<Option<String>, ServiceError> {
+        self.refresh(log).await?;
         let Some((_, _, state)) = &self.known else {
             return Ok(Some(format!("the token {} is unknown", self.id)));
         };
@@ -53,12 +60,11 @@ impl Token {
     }
 
     /// Reads the token's stream when it has moved.
-    async fn refresh(&mut self, session: &Session) -> Result<(), ServiceError> {
-        let log = &session.service().log;
+    async fn refresh(&mut self, log: &EventLog) -> Result<(), ServiceError> {
         let places = match &self.known {
             Some((project, _, _)) => vec![project.clone()],
             // A server-wide token is in the log `system`.
-            None => vec![session.project.clone(), ProjectId::system()],
+            None => vec![self.project.clone(), ProjectId::system()],
         };
         for project in places {
             let version = log.stream_version(&project, &self.stream).await?;

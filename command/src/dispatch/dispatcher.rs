@@ -71,7 +71,7 @@ pub(super) async fn run(service: Service, progress: Progress, stop: Cancellation
             () = tokio::time::sleep(BEAT) => {}
             read = dispatcher.private.read() => {
                 let Dispatcher { private, service, .. } = &mut dispatcher;
-                private.take(service, read).await;
+                private.take(service, read);
             }
             told = changed.changed(), if has_lease => {
                 // The list's projection has ended: so does this process.
@@ -172,7 +172,10 @@ impl Dispatcher {
             let open = self.open.keys().cloned().collect();
             self.sweeping = Some(tokio::spawn(sweep(self.service.clone(), open)));
         }
-        for (project, operation) in operations {
+        // Those that are aborted come first: their cancels wait for no order of another.
+        let (aborted, others): (Vec<_>, Vec<_>) =
+            operations.into_iter().partition(|(_, operation)| operation.aborted);
+        for (project, operation) in aborted.into_iter().chain(others) {
             if let Err(error) = self.work(&project, &operation).await {
                 tracing::warn!(%project, operation = %operation.id, %error, "an operation waits");
             }
@@ -232,6 +235,7 @@ impl Dispatcher {
                 Some(Step::SendCancel)
                     if self.sent.is_due(run.operation, run.device, Message::Cancel) =>
                 {
+                    self.private.cancel(run.operation, run.device);
                     self.service.send_cancel(project, &run).await?;
                 }
                 Some(Step::SendCancel) => {}
@@ -291,10 +295,10 @@ impl Dispatcher {
         device: DeviceId,
         order: Vec<u8>,
     ) {
-        if operation.requested.private.is_none() {
-            return self.service.send_order(project, device, operation.id, order, None).await;
-        }
         let sealed = Sealed { project: project.clone(), device, order };
+        if operation.requested.private.is_none() {
+            return self.private.send_plain(&self.service, operation.id, sealed).await;
+        }
         self.private.send(&self.service, operation.id, sealed).await;
     }
 

@@ -10,6 +10,7 @@
 
 mod authentic;
 mod begin;
+mod deliveries;
 mod dispatcher;
 mod list;
 mod private;

@@ -14,8 +14,8 @@ mod uploads;
 
 use axum::extract::FromRef;
 use axum::http::HeaderMap;
-use axum::middleware::from_fn;
-use muster_api::auth::Principal;
+use axum::middleware::{from_fn, from_fn_with_state};
+use muster_api::auth::{Principal, end_with_token};
 use muster_api::idempotency::repeatable;
 use muster_api::{ApiState, IdempotencyKey, IfMatch, etag, position_header};
 use muster_schemas::ProjectId;
@@ -84,7 +84,10 @@ fn request(
 
 /// All routes of the write side, with their description.
 pub fn router(api: ApiState, service: Service) -> OpenApiRouter {
-    routes().layer(from_fn(repeatable)).with_state(CommandState { api, service })
+    routes()
+        .layer(from_fn(repeatable))
+        .layer(from_fn_with_state(api.clone(), end_with_token))
+        .with_state(CommandState { api, service })
 }
 
 /// The write side's part of the OpenAPI document.

@@ -212,6 +212,7 @@ pub(super) async fn open_shell(
         input_recorded: asked.record_input,
     };
     let (opening, version) = Opening::ask(&session, requested, detached()).await?;
+    session.service().keep_shell(&session, asked.grace).await?;
     let purpose = Purpose::Shell {
         session: id,
         user: asked.user,

@@ -29,7 +29,9 @@ pub(super) async fn mark(
 /// What cannot be written, in one line; empty when everything can.
 pub(super) fn describe(state: &QueryState) -> String {
     let mut parts = Vec::new();
-    if let Some(failure) = state.log().append_failure() {
+    // Another process may append to the log, and know that it cannot.
+    let failure = state.log().append_failure().or_else(|| state.append_reports.current());
+    if let Some(failure) = failure {
         parts.push(format!(
             "the event log cannot be written since {}: {}; reading works, and devices keep what they record",
             failure.since, failure.cause

@@ -17,12 +17,19 @@ const LAG: i64 = 10_000;
 /// The longest wait for PostgreSQL.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// All is well.
+/// The state of this server.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub(crate) struct Health {
-    /// `ok`.
+    /// `ok`, or `degraded` when it serves reads and cannot write something.
     #[schema(example = "ok")]
     status: &'static str,
+    /// What cannot be written, since when and why.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    degraded: Option<String>,
+}
+
+impl Health {
+    const OK: Self = Self { status: "ok", degraded: None };
 }
 
 /// Is the process alive?
@@ -31,13 +38,14 @@ pub(crate) struct Health {
     responses((status = 200, description = "It is", body = Health, example = json!({"status": "ok"})))
 )]
 pub(crate) async fn get_health() -> Json<Health> {
-    Json(Health { status: "ok" })
+    Json(Health::OK)
 }
 
 /// Can it answer?
 ///
-/// The database is reachable and takes writes, and the read models are at work and no more than 10,000
-/// events behind the log.
+/// The database is reachable, and the read models are at work and no more than 10,000 events behind the
+/// log. A server that cannot write (a full disk, mostly) still serves reads: it stays in service with
+/// the status `degraded` and reports what cannot be written.
 #[utoipa::path(
     get, path = "/readyz", tag = "server", security(()),
     responses(
@@ -48,10 +56,6 @@ pub(crate) async fn get_health() -> Json<Health> {
 pub(crate) async fn get_readiness(
     State(state): State<QueryState>,
 ) -> Result<Json<Health>, Problem> {
-    let degraded = degraded::describe(&state);
-    if !degraded.is_empty() {
-        return Err(Problem::unavailable(degraded, 30));
-    }
     let names = PROJECTIONS.map(str::to_owned);
     let furthest = sqlx::query_as::<_, (String, String, i64, Option<String>)>(
         "SELECT n.name, h.project, h.position - coalesce(c.position, 0) AS lag, c.failure
@@ -80,6 +84,9 @@ pub(crate) async fn get_readiness(
             tracing::info!(projection = name, project, lag, "not ready: a projection is behind");
             Err(Problem::unavailable(format!("the read model {name} is catching up"), 2))
         }
-        _ => Ok(Json(Health { status: "ok" })),
+        _ => Ok(Json(match degraded::describe(&state) {
+            degraded if degraded.is_empty() => Health::OK,
+            degraded => Health { status: "degraded", degraded: Some(degraded) },
+        })),
     }
 }

@@ -21,6 +21,7 @@ mod whoami;
 
 use axum::extract::DefaultBodyLimit;
 use axum::middleware::from_fn_with_state;
+use muster_api::auth::end_with_token;
 use muster_api::problem::{FieldError, ProblemDocument};
 use utoipa::OpenApi;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
@@ -83,7 +84,10 @@ pub fn openapi_info() -> utoipa::openapi::OpenApi {
 /// The read API. `/openapi.json`, `/docs` and the fallbacks ([`muster_api::fallback`]) are the
 /// caller's: it knows both doors.
 pub fn router(state: QueryState) -> OpenApiRouter {
-    routes().layer(from_fn_with_state(state.clone(), degraded::mark)).with_state(state)
+    routes()
+        .layer(from_fn_with_state(state.clone(), degraded::mark))
+        .layer(from_fn_with_state(state.api.clone(), end_with_token))
+        .with_state(state)
 }
 
 /// The read side's part of the OpenAPI document.

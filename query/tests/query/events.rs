@@ -5,7 +5,9 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::http::{Request, header};
 use futures::StreamExt;
-use muster_schemas::events::Role;
+use muster_schemas::StreamName;
+use muster_schemas::events::{ApiTokenRevoked, Role};
+use muster_schemas::wire::ApiTokenText;
 use serde_json::Value;
 
 use crate::support::{With, World, inventory};
@@ -150,4 +152,22 @@ async fn a_live_stream_misses_nothing_and_resumes() {
     world.stop.cancel();
     let rest = axum::body::to_bytes(body, 1000);
     tokio::time::timeout(Duration::from_secs(10), rest).await.unwrap().unwrap();
+}
+
+/// The middleware that ends responses with their tokens is on the router of all reads.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_live_stream_ends_with_its_token() {
+    let world = World::new(With::default()).await;
+    let viewer = world.token("default", Role::Viewer).await;
+    let request = Request::get("/api/v1/events/stream")
+        .header(header::AUTHORIZATION, format!("Bearer {viewer}"))
+        .body(Body::empty())
+        .unwrap();
+    let response = world.request(request).await;
+    assert_eq!(response.status(), 200);
+    let id = viewer.parse::<ApiTokenText>().unwrap().id;
+    world.server(StreamName::Token(id), ApiTokenRevoked {}).await;
+    let rest = axum::body::to_bytes(response.into_body(), 10_000);
+    let rest = tokio::time::timeout(Duration::from_secs(10), rest).await;
+    assert!(rest.expect("it ends").is_err());
 }

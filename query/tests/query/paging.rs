@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use muster_schemas::StreamName;
-use muster_schemas::events::DeviceRenamed;
+use muster_schemas::events::{DeviceRenamed, Role};
 use serde_json::Value;
 
 use crate::support::{With, World, inventory};
@@ -164,4 +164,47 @@ async fn a_walk_by_last_seen_keeps_the_order_of_its_first_page_and_is_forgotten_
     let answer = world.get(&second).await;
     assert_eq!(answer.status, 400, "{}", answer.body);
     assert!(answer.body["detail"].as_str().unwrap().contains("expired"), "{}", answer.body);
+}
+
+/// A list by `last_seen` that has further pages is kept: a token starts a limited number of them, and
+/// the lists of other tokens, by other keys, and of one page continue.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_starts_a_limited_number_of_lists_that_are_kept() {
+    let world = World::new(With::default()).await;
+    for number in 0..2 {
+        world.register(&format!("device-{number}"), &[]).await;
+    }
+    world.wait("/api/v1/devices/device-1", |_| true).await;
+    let viewer = world.token("default", Role::Viewer).await;
+    let list = async |query: &str, token: &str| {
+        world.get_with(&format!("/api/v1/devices?{query}"), token, &[]).await
+    };
+    for _ in 0..100 {
+        assert_eq!(list("sort=last_seen", &viewer).await.status, 200);
+    }
+    let first = list("sort=last_seen&limit=1", &viewer).await;
+    assert_eq!(first.status, 200);
+    let mut refused = None;
+    for _ in 0..muster_query::DEFAULT_WALKS_PER_MINUTE.get() * 3 {
+        let answer = list("sort=-last_seen&limit=1", &viewer).await;
+        if answer.status != 200 {
+            refused = Some(answer);
+            break;
+        }
+    }
+    let refused = refused.expect("one is refused");
+    assert_eq!(
+        (refused.status, &refused.body["type"]),
+        (429, &"/problems/too-many-requests".into())
+    );
+    let next = first.body["next"].as_str().unwrap();
+    for (query, token) in [
+        (format!("sort=last_seen&limit=1&cursor={next}"), &viewer),
+        ("sort=name&limit=1".to_owned(), &viewer),
+        ("sort=last_seen&limit=1".to_owned(), &world.admin),
+    ] {
+        // The order of the first list may be forgotten for newer ones: then 400, not 429.
+        let answer = list(&query, token).await;
+        assert!(matches!(answer.status, 200 | 400), "{query}: {}", answer.body);
+    }
 }

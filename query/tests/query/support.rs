@@ -77,6 +77,7 @@ impl World {
             blobs: Blobs::open(&BlobPlace::Folder(dir.path().join("blobs"))).unwrap(),
             key: None,
             streams_per_token: muster_query::DEFAULT_STREAMS_PER_TOKEN,
+            walks_per_minute: muster_query::DEFAULT_WALKS_PER_MINUTE,
             influx: with.influx.unwrap_or(InfluxQueryOptions {
                 url: "http://127.0.0.1:1".parse().unwrap(),
                 database: "muster".into(),

@@ -4,8 +4,8 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::OutputStream;
-use crate::Hash;
 use crate::ids::{DeviceId, OperationId, ProjectId};
+use crate::{Hash, Timestamp};
 
 /// A request to the query role to resolve a selector. The response is a [`TargetsAnswer`], signed by
 /// the key that command has given to query: an intruder who has only the broker cannot choose the
@@ -36,6 +36,39 @@ pub struct OutputRead {
     pub follower: Uuid,
     /// The next offset to read.
     pub position: u64,
+}
+
+/// The subject on which the roles that append to the log report that they cannot: [`AppendReport`].
+pub const APPEND_REPORT_SUBJECT: &str = "svc.append-report";
+
+/// Whether a process can append to the log. Sent every few seconds while it cannot, and once when it
+/// can again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AppendReport {
+    /// The process's id, random.
+    pub process: Uuid,
+    /// Why it cannot; `None` when it can.
+    pub failure: Option<AppendFailure>,
+}
+
+/// Why a process cannot append to the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AppendFailure {
+    /// When it failed first.
+    pub since: Timestamp,
+    /// Why.
+    pub cause: AppendFailureCause,
+}
+
+/// The cause of an [`AppendFailure`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum AppendFailureCause {
+    /// The database's disk is full.
+    DiskFull,
+    /// The database cannot be reached.
+    Unreachable,
+    /// Another one; the log of the process has it.
+    Other,
 }
 
 /// A request to resolve a selector.

@@ -177,7 +177,12 @@ pub(crate) async fn run(connection: &Connection, args: DoctorArgs) -> Result<()>
 /// Is the role on this machine ready?
 async fn api(address: &str, subject: &Subject) -> Check {
     match health::ask(address, &subject.keys).await {
-        Ok(()) => Check::good("API", format!("https://{address} is ready")),
+        Ok(None) => Check::good("API", format!("https://{address} is ready")),
+        Ok(Some(degraded)) => Check::bad(
+            "API",
+            format!("https://{address} serves reads; {degraded}"),
+            "free space on the disk of the database, or see the logs of the roles",
+        ),
         Err(error) => Check::bad(
             "API",
             format!("{error:#}"),

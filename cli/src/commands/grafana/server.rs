@@ -99,13 +99,17 @@ impl ServerArgs {
 /// What the variables in the data sources stand for.
 fn values(postgres_url: &str, store: &MetricStore, password: &str) -> Result<Values> {
     let postgres = Url::parse(postgres_url).context("the URL of PostgreSQL")?;
-    let host = postgres.host_str().unwrap_or("localhost");
+    let socket = postgres.query_pairs().find(|(name, _)| name == "host").map(|(_, host)| host);
+    let host = postgres.host_str().filter(|host| !host.is_empty());
+    let host = host.or(socket.as_deref()).unwrap_or("localhost");
     let port = postgres.port().unwrap_or(5432);
     let asked = postgres.query_pairs().find(|(key, _)| key == "sslmode");
     let sslmode = match asked.as_ref().map(|(_, value)| value.as_ref()) {
         Some(mode @ ("disable" | "require" | "verify-ca" | "verify-full")) => mode,
         // Grafana knows no "prefer".
-        _ if matches!(host, "localhost" | "127.0.0.1" | "[::1]") => "disable",
+        _ if matches!(host, "localhost" | "127.0.0.1" | "[::1]") || host.starts_with('/') => {
+            "disable"
+        }
         _ => "require",
     };
     let (user, influx_password) = match &store.user {
@@ -143,6 +147,10 @@ mod tests {
         let user = Some(("admin".to_owned(), "secret".to_owned()));
         let one = values("postgres://m:p@127.0.0.1:5433/muster", &store(user, None), "pw").unwrap();
         assert_eq!(one["MUSTER_GRAFANA_POSTGRES"], "127.0.0.1:5433");
+        let by_socket = "postgresql:///muster?host=/run/postgresql&user=m";
+        let other = values(by_socket, &store(None, None), "pw").unwrap();
+        assert_eq!(other["MUSTER_GRAFANA_POSTGRES"], "/run/postgresql:5432");
+        assert_eq!(other["MUSTER_GRAFANA_POSTGRES_SSLMODE"], "disable");
         assert_eq!(one["MUSTER_GRAFANA_POSTGRES_DATABASE"], "muster");
         assert_eq!(one["MUSTER_GRAFANA_POSTGRES_SSLMODE"], "disable");
         assert_eq!(one["MUSTER_GRAFANA_INFLUX_USER"], "muster_grafana");

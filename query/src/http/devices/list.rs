@@ -8,7 +8,9 @@ use muster_api::auth::ReadDevices;
 use muster_api::params::ProjectParam;
 use muster_api::position::MinPositionParam;
 use muster_api::problem::ReadProblems;
-use muster_api::{Cursor, Json, Limit, MinPosition, Page, Problem, Query, Scope, position_header};
+use muster_api::{
+    Cursor, Json, Limit, MinPosition, Page, Principal, Problem, Query, Scope, position_header,
+};
 use muster_schemas::{DeviceId, ProjectId, Timestamp};
 use serde::Deserialize;
 use sqlx::{Postgres, QueryBuilder};
@@ -115,7 +117,7 @@ pub(crate) async fn list_devices(
             filter: &filter,
             sort: query.sort,
             limit,
-            owner: scope.principal.actor(),
+            owner: &scope.principal,
         };
         let found = match (query.sort.by(), start) {
             (By::LastSeen, None) => list.first_by_last_seen().await?,
@@ -154,7 +156,7 @@ struct List<'a> {
     sort: Sort,
     limit: usize,
     /// Who lists.
-    owner: String,
+    owner: &'a Principal,
 }
 
 /// How often a page is read again because devices were renamed meanwhile.
@@ -231,6 +233,7 @@ impl List<'_> {
     /// the page's devices are read. It changes while pages are asked for: the order is kept for
     /// those that follow.
     async fn first_by_last_seen(&self) -> Result<Found, Problem> {
+        self.state.walk_rate.check(self.owner.token)?;
         let mut query = self.select("device, heard_at");
         let rows: Vec<(Uuid, Option<i64>)> =
             query.build_query_as().fetch_all(self.state.sql()).await.map_err(sql_problem)?;
@@ -249,8 +252,9 @@ impl List<'_> {
         if order.len() <= self.limit {
             return Ok((items, None));
         }
+        self.state.walk_rate.start(self.owner.token)?;
         let (sql, project) = (self.state.sql(), self.live.project);
-        let walk = walk::start(sql, project, &self.owner, &order, self.limit).await?;
+        let walk = walk::start(sql, project, &self.owner.actor(), &order, self.limit).await?;
         Ok((items, Some(PageStart::Walk(walk).cursor(self.sort))))
     }
 

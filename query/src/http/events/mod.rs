@@ -4,5 +4,3 @@ pub(crate) mod list;
 pub(crate) mod stream;
 mod types;
 mod view;
-
-pub(crate) use stream::bearer;

@@ -5,10 +5,10 @@
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use axum::extract::State;
-use axum::http::{HeaderMap, header};
+use axum::http::HeaderMap;
 use axum::response::IntoResponse;
 use axum::response::sse::{Event as ServerSent, KeepAlive, Sse};
 use futures::Stream;
@@ -32,8 +32,6 @@ use crate::state::QueryState;
 const STRETCH: u32 = 256;
 /// A quiet connection says this often that it lives.
 const HEARTBEAT: Duration = Duration::from_secs(15);
-/// A stream's token is looked at again this often: one that was revoked ends its streams.
-const CHECK: Duration = Duration::from_secs(2);
 /// What comes within this time comes together: one question to the log, not one a commit.
 const GATHER: Duration = Duration::from_millis(50);
 /// The wait after the log could not be read.
@@ -99,8 +97,6 @@ pub(crate) async fn stream_events(
         device,
         include: query.include,
         ready: VecDeque::new(),
-        token: bearer(&headers),
-        checked: Instant::now(),
         _slot: slot,
         project: scope.project,
         state,
@@ -126,14 +122,6 @@ fn last_event_id(headers: &HeaderMap) -> Result<Option<u64>, Problem> {
     }
 }
 
-pub(crate) fn bearer(headers: &HeaderMap) -> String {
-    let value = headers.get(header::AUTHORIZATION);
-    value
-        .and_then(|value| value.to_str().ok()?.split_once(' '))
-        .map(|(_, token)| token.trim().to_owned())
-        .unwrap_or_default()
-}
-
 /// Where a client stands.
 struct Reader {
     state: QueryState,
@@ -143,9 +131,6 @@ struct Reader {
     include: Option<Include>,
     /// Read from the log and not asked for yet; at most [`STRETCH`].
     ready: VecDeque<ServerSent>,
-    /// What the client showed, to look at it again.
-    token: String,
-    checked: Instant,
     _slot: LiveStream,
 }
 
@@ -164,7 +149,7 @@ impl Reader {
             if let Some(event) = self.ready.pop_front() {
                 return Some(event);
             }
-            if self.state.stop.is_cancelled() || !self.is_still_allowed().await {
+            if self.state.stop.is_cancelled() {
                 return None;
             }
             match self.read().await {
@@ -207,27 +192,13 @@ impl Reader {
         Ok(true)
     }
 
-    /// Waits for the log to grow, or for something else that is to be looked at.
+    /// Waits for the log to grow, or for the end of this process.
     async fn wait(&self) {
         tokio::select! {
             () = self.state.stop.cancelled() => {}
-            () = tokio::time::sleep(CHECK) => {}
             _ = self.state.follower.wait_beyond(&self.project, self.filter.after) => {
                 tokio::time::sleep(GATHER).await;
             }
-        }
-    }
-
-    /// While the log cannot be asked, the answer of before stands.
-    async fn is_still_allowed(&mut self) -> bool {
-        if self.checked.elapsed() < CHECK {
-            return true;
-        }
-        self.checked = Instant::now();
-        let auth = &self.state.api.auth;
-        match auth.authenticate(&self.token, None).await {
-            Ok(_) => true,
-            Err(problem) => problem.kind() != muster_api::problem::Kind::Unauthorized,
         }
     }
 }

@@ -7,14 +7,14 @@ use std::time::Duration;
 use async_nats::Subscriber;
 use axum::body::{Body, Bytes};
 use axum::extract::State;
-use axum::http::{HeaderMap, header};
+use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use futures::StreamExt;
 use muster_api::auth::ReadOutput;
 use muster_api::blobs::key::{self, Piece};
 use muster_api::params::ProjectParam;
 use muster_api::position::MinPositionParam;
-use muster_api::problem::{Kind, ReadProblems, describe};
+use muster_api::problem::{ReadProblems, describe};
 use muster_api::{MinPosition, PathParam, Problem, Query, Scope};
 use muster_schemas::wire::internal::{OUTPUT_READ_SUBJECT, OutputRead, output_subject};
 use muster_schemas::wire::{MAX_OUTPUT_BYTES, MAX_PIECE_BYTES, OutputStream};
@@ -28,7 +28,6 @@ use uuid::Uuid;
 
 use super::runs::find_run;
 use crate::http::devices::resolve;
-use crate::http::events::bearer;
 use crate::live_streams::LiveStream;
 use crate::state::QueryState;
 
@@ -39,8 +38,6 @@ const BREATH: Duration = Duration::from_millis(5);
 /// After its end, what is still on its way from the device is waited for this long.
 const LINGER: Duration = Duration::from_secs(30);
 
-/// The token of a follower is checked this often.
-const TOKEN_CHECK: Duration = Duration::from_secs(2);
 /// Interval between a follower's reports.
 const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -140,7 +137,6 @@ pub(crate) async fn get_run_output(
     min_position: MinPosition,
     PathParam((operation, device)): PathParam<(OperationId, String)>,
     Query(query): Query<GetOutput>,
-    headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let project = scope.project;
     min_position.wait(state.log(), &state.read_models.operations, &project).await?;
@@ -171,8 +167,6 @@ pub(crate) async fn get_run_output(
         folder: key::output(&project, operation, device, query.stream.into()),
         ready: Vec::new(),
         end: query.from,
-        token: bearer(&headers),
-        token_checked: Instant::now(),
         ended: None,
         read_at: Instant::now(),
         told,
@@ -217,8 +211,6 @@ struct Reader {
     ready: Vec<Piece>,
     /// How far the output was read.
     end: u64,
-    token: String,
-    token_checked: Instant,
     /// When the run was found to be over.
     ended: Option<Instant>,
     /// When the last piece was read.
@@ -238,7 +230,6 @@ impl Reader {
     async fn next(&mut self) -> Result<Option<Bytes>, String> {
         let (mut may_be_more, mut gone) = (true, 0);
         loop {
-            self.check_token().await?;
             while let Some(piece) = self.ready.pop() {
                 match self.read(piece).await? {
                     Some(bytes) if bytes.is_empty() => {}
@@ -271,21 +262,6 @@ impl Reader {
                 }
                 may_be_more = self.wait().await;
             }
-        }
-    }
-
-    /// Ends the answer when its token was revoked. While the log cannot be asked, the answer of before
-    /// stands.
-    async fn check_token(&mut self) -> Result<(), String> {
-        if self.token_checked.elapsed() < TOKEN_CHECK {
-            return Ok(());
-        }
-        self.token_checked = Instant::now();
-        match self.state.api.auth.authenticate(&self.token, None).await {
-            Err(problem) if problem.kind() == Kind::Unauthorized => {
-                Err("its token does not count any more".to_owned())
-            }
-            _ => Ok(()),
         }
     }
 

@@ -1,0 +1,126 @@
+//! Ends the shells that a token opened when the token is revoked, expires or may no longer open them:
+//! those without an attached client, and those that only other tokens are attached to. The list of
+//! open shells is in PostgreSQL, so a restart of this role forgets none.
+
+use std::collections::{HashMap, HashSet};
+use std::time::Duration;
+
+use muster_eventlog::OpenShell;
+use muster_schemas::ProjectId;
+use muster_schemas::events::SessionEnded;
+use muster_schemas::wire::Purpose;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::audit::Session;
+use super::open::OpenError;
+use super::token::{CHECK_INTERVAL, Token};
+use crate::service::{Service, ServiceError};
+
+/// Maximum number of openers whose tokens are checked.
+const MAX_OPENERS: u32 = 10_000;
+/// Maximum number of shells that are being ended at a time.
+const MAX_ENDING: usize = 64;
+/// Time that a process has to end a shell: longer than a device is waited for.
+const CLAIM: Duration = Duration::from_secs(20);
+/// Interval between attempts while a device is offline or does not respond.
+const RETRY: Duration = Duration::from_secs(2);
+/// Actor of the events.
+const ACTOR: &str = "role:command";
+
+type Tokens = HashMap<(ProjectId, String), Token>;
+
+impl Service {
+    /// Keeps a shell that is about to be opened, to end it with its token.
+    pub(crate) async fn keep_shell(
+        &self,
+        session: &Session,
+        grace: u32,
+    ) -> Result<(), ServiceError> {
+        let shell = OpenShell {
+            session: session.id,
+            project: session.project.clone(),
+            device: session.device,
+            actor: session.actor.clone(),
+        };
+        Ok(self.log.put_open_shell(&shell, grace).await?)
+    }
+
+    /// Ends the shells of tokens that have ended, until `stop`.
+    pub async fn end_shells_of_ended_tokens(&self, stop: CancellationToken) {
+        let (mut tokens, mut ending) = (Tokens::new(), JoinSet::new());
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(CHECK_INTERVAL) => {}
+            }
+            while ending.try_join_next().is_some() {}
+            if let Err(error) = self.check_openers(&mut tokens, &mut ending).await {
+                tracing::debug!(%error, "failed to check the tokens of open shells; trying again");
+            }
+        }
+    }
+
+    async fn check_openers(
+        &self,
+        tokens: &mut Tokens,
+        ending: &mut JoinSet<()>,
+    ) -> Result<(), ServiceError> {
+        self.log.keep_open_shells().await?;
+        let openers = self.log.openers_of_shells(MAX_OPENERS).await?;
+        let openers: HashSet<_> = openers.into_iter().collect();
+        tokens.retain(|opener, _| openers.contains(opener));
+        for opener in openers {
+            if !tokens.contains_key(&opener) {
+                let Some(token) = Token::of(&opener.0, &opener.1) else { continue };
+                tokens.insert(opener.clone(), token);
+            }
+            let Some(token) = tokens.get_mut(&opener) else { continue };
+            let reason = match token.check(&self.log).await {
+                Ok(Some(reason)) => reason,
+                Ok(None) => continue,
+                Err(error) => {
+                    tracing::debug!(actor = opener.1, %error, "failed to check a token");
+                    continue;
+                }
+            };
+            let free = MAX_ENDING.saturating_sub(ending.len());
+            let free = u32::try_from(free).unwrap_or(u32::MAX);
+            for shell in self.log.claim_open_shells(&opener, CLAIM, free).await? {
+                let (service, reason) = (self.clone(), reason.clone());
+                ending.spawn(async move { service.end_claimed_shell(shell, reason).await });
+            }
+        }
+        Ok(())
+    }
+
+    async fn end_claimed_shell(&self, shell: OpenShell, reason: String) {
+        let id = shell.session;
+        let done = match self.end_shell(shell, reason).await {
+            Ok(()) => self.log.drop_open_shell(id).await,
+            Err(reason) => {
+                tracing::debug!(session = %id, reason, "a shell is not ended yet; trying again");
+                self.log.release_open_shell(id, RETRY).await
+            }
+        };
+        if let Err(error) = done {
+            tracing::debug!(session = %id, %error, "failed to update the list of open shells");
+        }
+    }
+
+    /// Ends a shell on its device; the error is why it may be running still.
+    async fn end_shell(&self, shell: OpenShell, reason: String) -> Result<(), String> {
+        let OpenShell { session: id, project, device, .. } = shell;
+        let reachable = self.check_reachable(&project, device).await;
+        reachable.map_err(|error| error.to_string())?;
+        match self.open_channel(&project, device, ACTOR, Purpose::End { session: id }).await {
+            Ok(channel) => channel.sender.close("the session was ended").await,
+            Err(OpenError::Over(_)) => return Ok(()),
+            Err(error) => return Err(error.to_string()),
+        }
+        tracing::info!(session = %id, %device, reason, "a shell was ended with its token");
+        let session = Session::new(self.clone(), project, device, id, ACTOR.to_owned());
+        session.note(SessionEnded { exit_code: None, reason, bytes_in: 0, bytes_out: 0 }).await;
+        Ok(())
+    }
+}

@@ -1,0 +1,173 @@
+//! Shells that may be running on devices, each with the token that opened it, for the process that
+//! ends them when that token ends.
+
+use std::time::Duration;
+
+use muster_schemas::{DeviceId, ProjectId, SessionId};
+
+use crate::error::{Attempted, StoreError};
+use crate::log::EventLog;
+
+/// Time after the end of the grace time that a shell is still kept, in seconds: the device notices
+/// later than the server that no client is attached.
+const MARGIN: f64 = 60.0;
+
+/// A shell on a device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OpenShell {
+    /// The session.
+    pub session: SessionId,
+    /// The project.
+    pub project: ProjectId,
+    /// The device.
+    pub device: DeviceId,
+    /// Who opened it: `token:<id>`.
+    pub actor: String,
+}
+
+fn project(text: &str) -> Result<ProjectId, StoreError> {
+    text.parse().map_err(|error| StoreError::Corrupt(format!("open_shells: {error}")))
+}
+
+impl EventLog {
+    /// Keeps a shell that is about to be opened. `grace`: how long it runs without an attached client.
+    ///
+    /// # Errors
+    /// When PostgreSQL cannot be reached.
+    pub async fn put_open_shell(&self, shell: &OpenShell, grace: u32) -> Result<(), StoreError> {
+        let client = self.stores().pool.get().await?;
+        let OpenShell { session, project, device, actor } = shell;
+        let grace = i32::try_from(grace).unwrap_or(i32::MAX);
+        client
+            .execute(
+                "INSERT INTO open_shells
+                     (session, project, device, actor, grace_seconds, kept_until, claimed_until)
+                 VALUES ($1, $2, $3, $4, $5::int4,
+                     clock_timestamp() + make_interval(secs => $5 + $6::float8), clock_timestamp())",
+                &[&session.0, &project.as_str(), &device.0, actor, &grace, &MARGIN],
+            )
+            .await
+            .attempted("keep an open shell")?;
+        Ok(())
+    }
+
+    /// Keeps the shells that a websocket leads to for their grace time from now, and forgets those
+    /// that have ended by themselves.
+    ///
+    /// # Errors
+    /// When PostgreSQL cannot be reached.
+    pub async fn keep_open_shells(&self) -> Result<(), StoreError> {
+        let client = self.stores().pool.get().await?;
+        // A row is written again only when its time has moved by more than a few seconds.
+        client
+            .execute(
+                "UPDATE open_shells AS s
+                 SET kept_until = clock_timestamp() + make_interval(secs => s.grace_seconds + $1::float8)
+                 WHERE EXISTS (SELECT FROM bridges b WHERE b.session = s.session)
+                   AND s.kept_until < clock_timestamp()
+                       + make_interval(secs => s.grace_seconds + $1::float8 - 20)",
+                &[&MARGIN],
+            )
+            .await
+            .attempted("keep the open shells")?;
+        client
+            .execute("DELETE FROM open_shells WHERE kept_until < clock_timestamp()", &[])
+            .await
+            .attempted("forget shells that have ended")?;
+        Ok(())
+    }
+
+    /// Who has opened the shells that are kept, at most `limit`.
+    ///
+    /// # Errors
+    /// When PostgreSQL cannot be reached.
+    pub async fn openers_of_shells(
+        &self,
+        limit: u32,
+    ) -> Result<Vec<(ProjectId, String)>, StoreError> {
+        let client = self.stores().pool.get().await?;
+        let rows = client
+            .query("SELECT DISTINCT project, actor FROM open_shells LIMIT $1", &[&i64::from(limit)])
+            .await
+            .attempted("list who has opened shells")?;
+        rows.iter().map(|row| Ok((project(row.get(0))?, row.get(1)))).collect()
+    }
+
+    /// Takes shells of an opener, at most `limit`, so that no other process takes them within `time`.
+    /// Those that the opener is attached to through a process that is alive are left to that process.
+    ///
+    /// # Errors
+    /// When PostgreSQL cannot be reached.
+    pub async fn claim_open_shells(
+        &self,
+        opener: &(ProjectId, String),
+        time: Duration,
+        limit: u32,
+    ) -> Result<Vec<OpenShell>, StoreError> {
+        let client = self.stores().pool.get().await?;
+        let (of, actor) = opener;
+        let rows = client
+            .query(
+                "UPDATE open_shells
+                 SET claimed_until = clock_timestamp() + make_interval(secs => $3)
+                 WHERE session IN (
+                     SELECT s.session FROM open_shells s
+                     WHERE s.project = $1 AND s.actor = $2 AND s.claimed_until <= clock_timestamp()
+                       AND NOT EXISTS (
+                           SELECT FROM bridges b
+                           WHERE b.session = s.session AND b.actor = s.actor
+                             AND b.expires_at > clock_timestamp())
+                     LIMIT $4 FOR UPDATE SKIP LOCKED
+                 )
+                 RETURNING session, project, device, actor",
+                &[&of.as_str(), actor, &time.as_secs_f64(), &i64::from(limit)],
+            )
+            .await
+            .attempted("take open shells")?;
+        rows.iter()
+            .map(|row| {
+                Ok(OpenShell {
+                    session: SessionId(row.get(0)),
+                    project: project(row.get(1))?,
+                    device: DeviceId(row.get(2)),
+                    actor: row.get(3),
+                })
+            })
+            .collect()
+    }
+
+    /// Gives a claimed shell back, to be claimed again after `wait`.
+    ///
+    /// # Errors
+    /// When PostgreSQL cannot be reached.
+    pub async fn release_open_shell(
+        &self,
+        session: SessionId,
+        wait: Duration,
+    ) -> Result<(), StoreError> {
+        let client = self.stores().pool.get().await?;
+        client
+            .execute(
+                "UPDATE open_shells
+                 SET claimed_until = clock_timestamp() + make_interval(secs => $2)
+                 WHERE session = $1",
+                &[&session.0, &wait.as_secs_f64()],
+            )
+            .await
+            .attempted("give an open shell back")?;
+        Ok(())
+    }
+
+    /// Forgets a shell that has ended.
+    ///
+    /// # Errors
+    /// When PostgreSQL cannot be reached.
+    pub async fn drop_open_shell(&self, session: SessionId) -> Result<(), StoreError> {
+        let client = self.stores().pool.get().await?;
+        client
+            .execute("DELETE FROM open_shells WHERE session = $1", &[&session.0])
+            .await
+            .attempted("forget a shell")?;
+        Ok(())
+    }
+}

@@ -340,8 +340,8 @@ async fn in_v2_a_project_gets_a_bucket_that_influxql_finds() -> Result<(), Failu
             ("metrics", "project-b", "b2", false),
         ]
     );
-    // InfluxQL looks up the default if the query names no policy, then the policy; each lookup must
-    // match exactly once.
+    // InfluxQL resolves the default if the query names no policy, then the policy; each resolution
+    // must match exactly once.
     for (database, named, bucket) in [
         ("metrics", None, "b0"),
         ("metrics", Some("autogen"), "b0"),

@@ -55,7 +55,7 @@ impl AgentProcess {
         Self { data, variables, child: None }
     }
 
-    /// Creates an agent on a copy of this one's folder, as from a cloned memory card.
+    /// Creates an agent on a copy of this agent's folder, as from a cloned memory card.
     ///
     /// # Panics
     /// When the folder cannot be copied.

@@ -139,7 +139,7 @@ impl Api {
     /// Sends a POST request; returns the body.
     ///
     /// # Panics
-    /// When the status is no success.
+    /// When the status is not 2xx.
     pub async fn post(&self, path: &str, body: &Value) -> Value {
         let (status, answer) = self.send(Method::POST, path, Some(body)).await;
         assert!((200..300).contains(&status), "POST {path}: {status} {answer}");
@@ -149,7 +149,7 @@ impl Api {
     /// Sends a PATCH request; returns the body.
     ///
     /// # Panics
-    /// When the status is no success.
+    /// When the status is not 2xx.
     pub async fn patch(&self, path: &str, body: &Value) -> Value {
         let (status, answer) = self.send(Method::PATCH, path, Some(body)).await;
         assert!((200..300).contains(&status), "PATCH {path}: {status} {answer}");

@@ -10,7 +10,6 @@ use serde_json::Value;
 
 /// All normal dependencies between muster's crates. A new one is a decision: add it here together
 /// with a document in docs/decisions/.
-/// here together with a note in docs/decisions/.
 const ARROWS: &[(&str, &[&str])] = &[
     ("muster-schemas", &[]),
     ("muster-backing", &[]),

@@ -72,7 +72,7 @@ async fn one_broker_of_three_may_go_and_nothing_is_lost() {
         device.chain.record_many(20);
         device.settle(PATIENCE).await;
     }
-    // Each broker stops in turn, one of which is the leader.
+    // Each broker stops in turn, the leader among them.
     for gone in 0..3 {
         let child = match gone {
             0 => fleet.nats.child(),

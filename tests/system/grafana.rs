@@ -49,7 +49,7 @@ impl Scene {
             let (code, _, err) =
                 system.muster(&["project", "set", "default", "--retention", retention]);
             assert_eq!(code, 0, "{err}");
-            // All metrics measured below go to the project's own bucket.
+            // Wait, so that all metrics measured below go to the project's own bucket.
             wait::until("the store to follow", PATIENCE, || async {
                 system.said().contains("keeps the project's metrics so long").then_some(())
             })

@@ -86,7 +86,7 @@ async fn an_offline_device_is_refused_immediately_or_waited_for() {
     let shell = muster(&["shell", "robot", "--wait", "--", "echo it-is-$((40+2))"]);
     let copy = muster(&["cp", "--wait=5m", "robot:/etc/hostname", here]);
     let mut listening = muster(&["forward", "--wait", "robot", &forward]);
-    // Until the commands have reported that they wait.
+    // Until forward has reported that it waits.
     let mut said = Vec::new();
     let mut lines = BufReader::new(listening.stderr.take().unwrap()).lines();
     said.extend(lines.next());

@@ -92,7 +92,7 @@ impl std::fmt::Debug for StoreSettings {
     }
 }
 
-/// The settings do not allow to create a client.
+/// No client can be created from the settings.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// The URL is not valid.
@@ -197,8 +197,8 @@ impl InfluxClient {
         self.write_to(&Place::Shared, body).await
     }
 
-    /// Writes a body to a bucket. [`Answer::DatabaseMissing`] is also returned for a missing
-    /// retention policy.
+    /// Writes a body to a bucket. [`Answer::DatabaseMissing`] is also returned if that
+    /// bucket is missing.
     pub async fn write_to(&self, place: &Place, body: Bytes) -> Answer {
         let api = match self.api().await {
             Ok(api) => api,

@@ -1,7 +1,7 @@
 //! Metrics from the broker to the metric store: line protocol, an InfluxDB client, a batcher.
 //!
 //! The [`reader`] encodes each message as [`Lines`], submits them to a [`MetricSink`], and
-//! acknowledges the message when its [`Completion`] resolves to an outcome.
+//! acknowledges the message when its [`Completion`] reports it as written or rejected.
 //!
 //! ```text
 //! reader ─▶ encode (pure) ─▶ MetricSink::submit ─▶ batcher ─▶ writer ─▶ InfluxClient

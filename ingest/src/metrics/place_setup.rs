@@ -26,7 +26,7 @@ pub enum PlaceError {
     /// The store does not support it, or refuses it.
     #[error("{0}")]
     Refused(String),
-    /// The store is unreachable.
+    /// The store is unavailable.
     #[error("{0}")]
     Away(String),
 }

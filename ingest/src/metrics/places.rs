@@ -137,7 +137,7 @@ enum State {
     Kept(Retention),
     /// The store does not support it, or refuses it; with the reason.
     Refused(Retention, String),
-    /// The store is unreachable.
+    /// The store is unavailable.
     Awaited,
 }
 
@@ -268,7 +268,7 @@ impl Keeper {
 
     fn publish(&self) {
         let place = |(project, retention): (&ProjectId, &Retention)| {
-            // While the store is unreachable nothing is written; the next write creates the bucket.
+            // While the store is unavailable nothing is written; the next write creates the bucket.
             let is_refused = matches!(self.states.get(project), Some(State::Refused(..)));
             let place = if is_refused || has_the_database(project, *retention) {
                 Place::Shared

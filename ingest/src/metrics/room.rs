@@ -17,8 +17,7 @@ use crate::counters;
 const CHECK: Duration = Duration::from_secs(2);
 /// Time for which a consumed batch is kept if there is capacity.
 const KEEP: Duration = Duration::from_secs(72 * 3600);
-/// Time by which old batches exceed that before they are deleted, so that a deletion covers an
-/// hour.
+/// Additional age at which batches are deleted, so that each deletion covers an hour.
 const SLACK: Duration = Duration::from_secs(3600);
 
 /// Deletes consumed batches until `stop`.

@@ -1,6 +1,5 @@
 //! Creation of what a metric store lacks, if the store permits it: the database of 1.x, the bucket
-//! of
-//! 2.x, and the initial setup of a new 2.x. InfluxDB 3 creates a database at the first write.
+//! of 2.x, and the initial setup of a new 2.x. InfluxDB 3 creates a database at the first write.
 //!
 //! Idempotent: what exists is not changed.
 

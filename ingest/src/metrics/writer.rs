@@ -5,10 +5,10 @@
 //! | 2xx | written |
 //! | 429, 503 | sent again after `Retry-After`, or the backoff |
 //! | other 5xx, no response | sent again after the backoff; after some failures see below |
-//! | 401, 403, 404 … | the same, with a warning: the configuration is wrong; a missing v1 database is created |
+//! | 401, 403, 404 … | the same: the configuration is wrong; a missing database is created |
 //! | 413 | sent in halves; a single line that is too large is rejected |
 //! | 400, 422 | the bad lines are isolated and rejected, the others are written |
-//! | 400 of a project's own bucket: older than its retention | dropped and counted; the store has accepted the others |
+//! | 400 of a project's own bucket: past its retention | counted; the others are accepted |
 //!
 //! After [`FAILURES_BEFORE_PROBE`] consecutive failures of a body the writer sends a probe: one
 //! point of muster's own to the same bucket. If the store accepts the probe, the body is sent

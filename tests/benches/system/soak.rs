@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use crate::process;
 use crate::report::{Report, Row};
 
-/// Simulated devices.
+/// Number of simulated devices.
 const DEVICES: usize = 300;
 /// Interval between faults of the real agents.
 const TROUBLE: Duration = Duration::from_secs(20);

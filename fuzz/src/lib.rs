@@ -1,7 +1,7 @@
-//! What the fuzz targets do: one plain function for each decoder that faces the network.
+//! Bodies of the fuzz targets: one plain function for each decoder that faces the network.
 //!
-//! Each must return for any bytes, and holds what was read to a law: what a decoder took is
-//! written and read again as the same. `tests/decoders` runs the same functions on stable.
+//! Each must return for any bytes, and checks a round trip: a decoded value is encoded and decoded
+//! again to the same value. `tests/decoders` runs the same functions on stable.
 
 use muster_api::Cursor;
 use muster_channel::{Frame, Half, Side};
@@ -49,18 +49,18 @@ pub const TARGETS: &[(&str, Body)] = &[
     ("channel_message", channel_message),
 ];
 
-/// What a broker says of a connection that was closed, cut to what is read.
+/// The broker's advisory about a closed connection, reduced to the fields that are read.
 const ADVISORY: &[u8] = br#"{"type":"io.nats.server.advisory.v1.client_disconnect","server":
 {"name":"muster","id":"NDEVGVRK"},"client":{"id":9,"host":"10.0.0.7","tags":["project:default",
 "device:0198c0de-7000-7abc-8def-0123456789ab"]},"reason":"Stale Connection"}"#;
 
-/// What a broker answers when it is asked for its connections, cut likewise.
+/// The broker's list of connections, reduced in the same way.
 const CONNECTIONS: &[u8] = br#"{"server":{"name":"muster","id":"NDEVGVRK"},"data":{
 "now":"2026-11-24T04:13:54.415915981Z","total":2,"offset":0,"connections":[{"cid":9,"ip":"10.0.0.7",
 "last_activity":"2026-11-24T04:13:50Z","rtt":"68\u00b5s","tags":["project:default",
 "device:0198c0de-7000-7abc-8def-0123456789ab"]},{"cid":10,"last_activity":"2026-11-24T04:13:50Z"}]}}"#;
 
-/// A target's own seeds: the golden files, as they are or with what chooses the event type.
+/// The seeds of a target: the golden files, with a prefix where the target needs one.
 #[must_use]
 pub fn seeds(target: &str, golden: &[(String, Vec<u8>)]) -> Vec<Vec<u8>> {
     match target {
@@ -84,7 +84,7 @@ pub fn seeds(target: &str, golden: &[(String, Vec<u8>)]) -> Vec<Vec<u8>> {
             });
             golden.chain([vec![1, 0, 4, 0, 0], vec![2], b"\x03done".to_vec(), vec![4]]).collect()
         }
-        // An opened channel for each: few are enough.
+        // Each one opens a channel, which is slow, so there are only a few.
         "channel_message" => vec![vec![0; 8 + 16], vec![7; 100]],
         "event_data" => golden
             .iter()
@@ -99,7 +99,8 @@ pub fn seeds(target: &str, golden: &[(String, Vec<u8>)]) -> Vec<Vec<u8>> {
     }
 }
 
-/// What was read, written and read again, is the same. Compares bytes: a NaN equals no NaN.
+/// Checks that a decoded value survives encoding and decoding. Compares bytes, because NaN does not
+/// equal NaN.
 fn reads_back<T: Serialize + DeserializeOwned>(bytes: &[u8]) {
     if let Ok(value) = codec::decode::<T>(bytes) {
         let written = codec::encode(&value);
@@ -108,7 +109,7 @@ fn reads_back<T: Serialize + DeserializeOwned>(bytes: &[u8]) {
     }
 }
 
-/// A sealed message of this kind: parsed, checked against a key, its payload read as `T`.
+/// Parses a signed message of this kind, verifies it with a key, and decodes its payload as `T`.
 fn sealed<T: Serialize + DeserializeOwned>(kind: Kind, bytes: &[u8]) {
     reads_back::<T>(bytes);
     if let Ok(message) = Unverified::parse(bytes) {
@@ -121,7 +122,7 @@ fn sealed<T: Serialize + DeserializeOwned>(kind: Kind, bytes: &[u8]) {
     }
 }
 
-/// A device's event as it comes off the broker.
+/// A device's event from the broker.
 pub fn sealed_event(bytes: &[u8]) {
     if let Ok((message, envelope)) = parse_sealed(bytes) {
         assert!(envelope.epoch >= 1 && envelope.seq >= 1);
@@ -131,7 +132,7 @@ pub fn sealed_event(bytes: &[u8]) {
     sealed::<DeviceEnvelope>(Kind::Event, bytes);
 }
 
-/// The data of an event: the first byte chooses the type, the second the version.
+/// The data of an event: the first byte selects the type, the second the version.
 pub fn event_data(bytes: &[u8]) {
     let [index, version, data @ ..] = bytes else { return };
     let (kind, _) = Event::TYPES[usize::from(*index) % Event::TYPES.len()];
@@ -142,19 +143,19 @@ pub fn event_data(bytes: &[u8]) {
     }
 }
 
-/// A metric batch as it comes off the broker.
+/// A metric batch from the broker.
 pub fn metric_batch(bytes: &[u8]) {
     if let Ok(batch) = MetricBatch::decode(bytes) {
         assert_eq!(MetricBatch::decode(&batch.encode()), Ok(batch));
     }
 }
 
-/// A hello, sealed or bare.
+/// A hello, signed or only its payload.
 pub fn hello(bytes: &[u8]) {
     sealed::<Hello>(Kind::Hello, bytes);
 }
 
-/// A device that wants to join, sealed or bare; and the key that it brings.
+/// An enrollment request, signed or only its payload, and its key.
 pub fn enroll_proof(bytes: &[u8]) {
     sealed::<EnrollProof>(Kind::Enroll, bytes);
     if let Ok(key) = PublicKey::from_cose_key(bytes) {
@@ -162,12 +163,12 @@ pub fn enroll_proof(bytes: &[u8]) {
     }
 }
 
-/// A device that wants credentials, sealed or bare.
+/// A device's request for credentials, signed or only its payload.
 pub fn credentials_proof(bytes: &[u8]) {
     sealed::<CredentialsProof>(Kind::Credentials, bytes);
 }
 
-/// The texts of tokens, streams and subjects.
+/// The text forms of tokens, streams and subjects.
 pub fn token_text(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     if let Ok(token) = text.parse::<ApiTokenText>() {
@@ -191,7 +192,7 @@ pub fn selector(bytes: &[u8]) {
     }
 }
 
-/// A batch that was taken becomes exactly one line a point.
+/// A decoded batch becomes exactly one line per point.
 pub fn line_protocol(bytes: &[u8]) {
     let Ok(batch) = MetricBatch::decode(bytes) else { return };
     let (project, device) = (ProjectId::default_project(), DeviceId(uuid::Uuid::nil()));
@@ -219,22 +220,22 @@ pub fn query_string(bytes: &[u8]) {
     let _ = Cursor::decode::<(String, u64)>(Some(text));
 }
 
-/// How far the log has come, as a device reads it.
+/// An ack, as decoded by a device.
 pub fn ack(bytes: &[u8]) {
     reads_back::<Ack>(bytes);
 }
 
-/// The answer to a hello, sealed or bare, as a device reads it.
+/// The response to a hello, signed or only its payload, as decoded by a device.
 pub fn welcome(bytes: &[u8]) {
     sealed::<Welcome>(Kind::Welcome, bytes);
 }
 
-/// A new config, sealed or bare, as a device reads it.
+/// A config update, signed or only its payload, as decoded by a device.
 pub fn config_update(bytes: &[u8]) {
     sealed::<ConfigUpdate>(Kind::Config, bytes);
 }
 
-/// What the broker says of a connection: opened is told by nobody but a device's own tags.
+/// A broker's advisory about a connection: the subject alone decides between opened and closed.
 pub fn advisory(bytes: &[u8]) {
     let parse = |verb| Advisory::parse(&format!("$SYS.ACCOUNT.A.{verb}"), bytes);
     assert_eq!(parse("OTHER").ok(), Some(None));
@@ -245,15 +246,15 @@ pub fn advisory(bytes: &[u8]) {
     assert!(!matches!(closed, Ok(None | Some(Advisory::Opened(_)))));
 }
 
-/// The broker's list, read as its first page and as a further one.
+/// The broker's list of connections, parsed as its first page and as a further one.
 pub fn connections(bytes: &[u8]) {
     let Ok(mut list) = ServerList::parse(bytes) else { return };
     let _ = list.parse_page(bytes);
-    // The same again brings nothing new, and must not be asked for without end.
+    // The same page again adds nothing, and must not be requested indefinitely.
     assert_eq!(list.next_page(1), None);
 }
 
-/// An order to do something, its cancellation, and what is private of it, as a device reads them.
+/// An order, its cancellation, and its private input, as decoded by a device.
 pub fn run_order(bytes: &[u8]) {
     reads_back::<RunDelivery>(bytes);
     reads_back::<PrivateInput>(bytes);
@@ -261,7 +262,7 @@ pub fn run_order(bytes: &[u8]) {
     sealed::<CancelOrder>(Kind::Cancel, bytes);
 }
 
-/// A piece of a program's output, as a server reads it: no piece becomes more than one may be.
+/// A piece of a program's output, as decoded by a server: no piece exceeds the maximum size.
 pub fn output_piece(bytes: &[u8]) {
     reads_back::<OutputPiece>(bytes);
     reads_back::<OutputTaken>(bytes);
@@ -272,24 +273,24 @@ pub fn output_piece(bytes: &[u8]) {
     }
 }
 
-/// A channel's open, as a device reads it, and its answer, as a server does.
+/// A channel's open, as decoded by a device, and its response, as decoded by a server.
 pub fn channel_open(bytes: &[u8]) {
     sealed::<ChannelOpen>(Kind::Open, bytes);
     sealed::<ChannelAnswer>(Kind::Opened, bytes);
 }
 
-/// What is said on a channel, once it was opened.
+/// A frame of an opened channel.
 pub fn channel_frame(bytes: &[u8]) {
     if let Ok(frame) = Frame::decode(bytes.to_vec().into()) {
         assert_eq!(Frame::decode(frame.encode().into()).as_ref(), Ok(&frame));
     }
 }
 
-/// A message on a channel: nothing that the other side did not seal is opened, and what it sealed
-/// is, after all of that.
+/// A message on a channel: a message that the other side did not encrypt is refused, and a genuine
+/// one is accepted afterwards.
 pub fn channel_message(bytes: &[u8]) {
     let (Ok(server), Ok(device)) = (Half::new(), Half::new()) else { return };
-    // A key that came with an open is anybody's bytes.
+    // The key in an open can be any bytes.
     if let Ok(other) = Half::new() {
         let _ = other.agree(Side::Device, bytes, &Hash([1; 32]));
     }

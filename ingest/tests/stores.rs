@@ -1,6 +1,7 @@
-//! Metric stores of every generation: 2.x's write API at a real foreign server (VictoriaMetrics), the
-//! making of what a 2.x lacks at a fake one, and any store at all that `MUSTER_TEST_INFLUX_URL` names,
-//! with `MUSTER_TEST_INFLUX_DATABASE`, `…_ORG` and `…_TOKEN`, or `…_USER` and `…_PASSWORD`.
+//! Metric stores of every generation: the write API of 2.x on a real server of another vendor
+//! (VictoriaMetrics), the creation of what a 2.x lacks on a fake one, and any store given by
+//! `MUSTER_TEST_INFLUX_URL`, with `MUSTER_TEST_INFLUX_DATABASE`, `…_ORG` and `…_TOKEN`, or `…_USER`
+//! and `…_PASSWORD`.
 
 #[expect(dead_code, reason = "the other tests read more")]
 mod support;
@@ -55,10 +56,10 @@ async fn victoria_metrics_takes_the_v2_write_api() -> Result<(), Failure> {
             ..StoreSettings::new(&url, "metrics")
         };
         let client = Arc::new(InfluxClient::new(store)?);
-        // It has no setup and no buckets, and needs none.
+        // VictoriaMetrics has no setup and no buckets, and needs none.
         client.set_up("password").await?;
         client.create_database().await?;
-        // Nor has it retentions that could be set.
+        // It has no configurable retention either.
         let kept = client.keep("project-x", Retention::Days(30)).await;
         assert!(matches!(kept, Err(PlaceError::Refused(words)) if words.contains("no buckets")));
         let (sink, _task) = MetricSink::start(client, SinkSettings::default());
@@ -69,7 +70,7 @@ async fn victoria_metrics_takes_the_v2_write_api() -> Result<(), Failure> {
         let export = format!("{url}/api/v1/export?match=m_v%7Bgzip=%22{gzip}%22%7D");
         let mut values = Vec::new();
         for _ in 0..100 {
-            // It keeps new points to itself for some seconds otherwise.
+            // Without a flush, new points become visible only after some seconds.
             http.get(format!("{url}/internal/force_flush")).send().await?;
             let text = http.get(&export).send().await?.text().await?;
             values = text
@@ -89,10 +90,10 @@ async fn victoria_metrics_takes_the_v2_write_api() -> Result<(), Failure> {
     Ok(())
 }
 
-/// What a fake InfluxDB 2.x was asked.
+/// The requests that a fake InfluxDB 2.x received.
 type Asked = Arc<Mutex<Vec<(String, Value)>>>;
 
-/// An InfluxDB 2.x that nobody has set up, as its API reference describes it.
+/// A new InfluxDB 2.x without setup, following its API reference.
 async fn new_v2() -> Result<(String, Asked), Failure> {
     let asked = Asked::default();
     let kept = asked.clone();
@@ -165,8 +166,8 @@ async fn a_missing_bucket_is_made_when_it_is_first_written_to() -> Result<(), Fa
     Ok(())
 }
 
-/// An InfluxDB 2.x with the bucket `metrics`, as far as its API reference tells of buckets and of
-/// mappings for InfluxQL, and its `dbrp/service.go` of those that it makes up.
+/// An InfluxDB 2.x with the bucket `metrics`: buckets and InfluxQL mappings follow its API
+/// reference, virtual mappings follow its `dbrp/service.go`.
 async fn v2_with_buckets() -> Result<(String, Arc<Mutex<Buckets>>), Failure> {
     let state = Arc::new(Mutex::new(Buckets::default()));
     let kept = state.clone();
@@ -246,8 +247,9 @@ struct Buckets {
 }
 
 impl Buckets {
-    /// The mappings of a database: those that were made, the first of which is the default, and one for
-    /// each bucket by its name, which is a default unless another that was found is for the same bucket.
+    /// The mappings of a database: the stored ones, of which the first is the default, and a
+    /// virtual one for each bucket by its name, which is a default unless another match has the
+    /// same bucket.
     fn mapped(&self, database: &str, policy: Option<&str>, only_default: bool) -> Vec<Value> {
         let fits = |it: &Value| {
             it["database"] == database
@@ -273,7 +275,7 @@ impl Buckets {
 async fn in_v2_a_project_gets_a_bucket_that_influxql_finds() -> Result<(), Failure> {
     let (url, state) = v2_with_buckets().await?;
     let client = Arc::new(v2_client(&url)?);
-    // Nothing is made for a project that never had a retention of its own.
+    // Nothing is created for a project that never had its own retention.
     client.create_database().await?;
     client.release("project-a").await?;
     assert_eq!(state.lock().map_err(|_| "poisoned")?.buckets.len(), 1);
@@ -283,7 +285,7 @@ async fn in_v2_a_project_gets_a_bucket_that_influxql_finds() -> Result<(), Failu
     }
     let (sink, _task) = MetricSink::start(client.clone(), SinkSettings::default());
     let own = Place::own(&"a".parse::<ProjectId>()?, Retention::Days(30));
-    // A place that is not there any more is made again, with what goes to it.
+    // A missing bucket is created at the first write.
     let gone = Place::own(&"b".parse::<ProjectId>()?, Retention::Days(7));
     let waiting = [
         sink.submit(Lines::from_text("m v=1 1\n".into())).await?,
@@ -338,7 +340,8 @@ async fn in_v2_a_project_gets_a_bucket_that_influxql_finds() -> Result<(), Failu
             ("metrics", "project-b", "b2", false),
         ]
     );
-    // InfluxQL asks for the default where no policy is named, then for the policy, and wants one each.
+    // InfluxQL resolves the default if the query names no policy, then the policy; each resolution
+    // must match exactly once.
     for (database, named, bucket) in [
         ("metrics", None, "b0"),
         ("metrics", Some("autogen"), "b0"),
@@ -361,7 +364,7 @@ async fn in_v2_a_project_gets_a_bucket_that_influxql_finds() -> Result<(), Failu
 async fn any_store_keeps_what_is_written_and_answers_in_influxql() -> Result<(), Failure> {
     support::install_crypto();
     let variable = |name: &str| std::env::var(format!("MUSTER_TEST_INFLUX_{name}")).ok();
-    // Without one that is named, Debian's InfluxDB 1.6.
+    // Without a configured store: Debian's InfluxDB 1.6.
     let own =
         if variable("URL").is_none() { Some(support::Influx::start("").await?) } else { None };
     let url =

@@ -1,6 +1,6 @@
-//! The fuzz targets' bodies (`fuzz/src/lib.rs`) on a stable compiler: over their seeds, the seeds'
-//! truncations and bit flips, and random bytes. Finds what a short fuzz run would; for a long one
-//! see `fuzz/README.md`.
+//! The bodies of the fuzz targets (`fuzz/src/lib.rs`) on a stable compiler: with their seeds, the
+//! seeds' truncations and bit flips, and random bytes. Finds what a short fuzz run would find; see
+//! `fuzz/README.md` for a long one.
 
 use std::fs;
 use std::path::Path;
@@ -28,7 +28,7 @@ fn golden() -> Vec<(String, Vec<u8>)> {
     files
 }
 
-/// Runs a body; a panic names the input, so that it can be looked at.
+/// Runs a body; a panic message contains the input, so that it can be reproduced.
 fn run(name: &str, body: fuzz::Body, input: &[u8]) {
     let outcome = std::panic::catch_unwind(|| body(input));
     assert!(outcome.is_ok(), "{name} panicked on {}", data_encoding::HEXLOWER.encode(input));
@@ -41,7 +41,7 @@ fn storm(name: &str) {
     assert!(golden.len() > 30, "the golden files are there");
     let seeds = fuzz::seeds(name, &golden);
     assert!(!seeds.is_empty());
-    // Always the same inputs: a red run can be repeated.
+    // A fixed seed, so that a failed run can be repeated.
     let mut random = StdRng::seed_from_u64(42);
     for seed in &seeds {
         for end in 0..=seed.len() {

@@ -1,4 +1,4 @@
-//! The real agent as a process of its own, in a folder of its own.
+//! The real agent as a separate process, with its own folder.
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -20,16 +20,16 @@ impl AgentProcess {
     /// Enrolls in a folder under `dir`.
     ///
     /// # Panics
-    /// When it is refused.
+    /// When enrollment fails.
     #[must_use]
     pub fn enroll(dir: &Path, url: &str, token: &str, name: &str) -> Self {
         Self::enroll_with(dir, url, token, name, &[])
     }
 
-    /// Enrolls, and later runs, with these variables.
+    /// Enrolls with these environment variables, and uses them for later runs.
     ///
     /// # Panics
-    /// When it is refused.
+    /// When enrollment fails.
     #[must_use]
     pub fn enroll_with(
         dir: &Path,
@@ -55,7 +55,7 @@ impl AgentProcess {
         Self { data, variables, child: None }
     }
 
-    /// An agent on a copy of this one's folder: a cloned card.
+    /// Creates an agent on a copy of this agent's folder, as from a cloned memory card.
     ///
     /// # Panics
     /// When the folder cannot be copied.
@@ -67,7 +67,7 @@ impl AgentProcess {
         Self { data, variables: self.variables.clone(), child: None }
     }
 
-    /// Runs it.
+    /// Starts it.
     ///
     /// # Panics
     /// When it does not start.
@@ -75,7 +75,7 @@ impl AgentProcess {
         self.start_with(&[]);
     }
 
-    /// Runs it with further arguments.
+    /// Starts it with additional arguments.
     ///
     /// # Panics
     /// When it does not start.
@@ -83,7 +83,7 @@ impl AgentProcess {
         self.start_by(Command::new(binary("muster-agent")), args);
     }
 
-    /// Runs it from a shell that has done `line` before.
+    /// Starts it from a shell that first runs `line`.
     ///
     /// # Panics
     /// When it does not start.
@@ -119,7 +119,7 @@ impl AgentProcess {
         self.child.as_ref().map_or(0, Child::id)
     }
 
-    /// kill -9.
+    /// Kills it with SIGKILL.
     pub fn kill9(&mut self) {
         if let Some(mut child) = self.child.take() {
             let _ = child.kill();
@@ -127,7 +127,7 @@ impl AgentProcess {
         }
     }
 
-    /// What `muster-agent doctor` says, and whether all is well.
+    /// Runs `muster-agent doctor`; returns whether it found no problem, and its output.
     ///
     /// # Panics
     /// When it does not run.
@@ -143,7 +143,7 @@ impl AgentProcess {
         (output.status.success(), String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
-    /// What `muster-agent status --json` says.
+    /// Runs `muster-agent status --json`; returns its output.
     #[must_use]
     pub fn status(&self) -> Value {
         let output = Command::new(binary("muster-agent"))

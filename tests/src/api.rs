@@ -1,4 +1,4 @@
-//! An API client for tests: answers with status and body, whatever they are.
+//! An API client for tests that returns status and body of any response.
 
 use std::path::Path;
 use std::time::Duration;
@@ -10,14 +10,14 @@ use serde_json::Value;
 #[derive(Clone, Debug)]
 pub struct Api {
     http: reqwest::Client,
-    /// Where it is.
+    /// The base URL.
     pub url: String,
-    /// The token that is sent; none when empty.
+    /// The token that is sent; empty: none.
     pub token: String,
 }
 
 impl Api {
-    /// A client that trusts this CA.
+    /// Creates a client that trusts this CA.
     ///
     /// # Panics
     /// When the CA cannot be read.
@@ -33,13 +33,13 @@ impl Api {
         Self { http, url: url.to_owned(), token: token.to_owned() }
     }
 
-    /// The same API with another token.
+    /// The same client with another token.
     #[must_use]
     pub fn with_token(&self, token: &str) -> Self {
         Self { token: token.to_owned(), ..self.clone() }
     }
 
-    /// Sends a request; `None` when nothing answers.
+    /// Sends a request; `None` when there is no response.
     pub async fn try_send(
         &self,
         method: Method,
@@ -62,7 +62,7 @@ impl Api {
     /// Sends a request.
     ///
     /// # Panics
-    /// When nothing answers.
+    /// When there is no response.
     pub async fn send(&self, method: Method, path: &str, body: Option<&Value>) -> (u16, Value) {
         let sent = self.try_send(method.clone(), path, body).await;
         sent.unwrap_or_else(|| panic!("nothing answered {method} {path}"))
@@ -71,7 +71,7 @@ impl Api {
     /// Sends a request with a body and headers.
     ///
     /// # Panics
-    /// When nothing answers.
+    /// When there is no response.
     pub async fn send_with(
         &self,
         method: Method,
@@ -89,10 +89,10 @@ impl Api {
         (status, response.json().await.unwrap_or_default())
     }
 
-    /// What is behind a path, as it is: status, headers, and as much of the body as comes.
+    /// Sends a GET request; returns status, headers, and the body, which may be incomplete.
     ///
     /// # Panics
-    /// When nothing answers.
+    /// When there is no response.
     pub async fn raw(
         &self,
         path: &str,
@@ -114,10 +114,10 @@ impl Api {
         (status, headers, body)
     }
 
-    /// The status with which a request for a stream is answered.
+    /// Sends a GET request; returns the status without waiting for the body, as for a stream.
     ///
     /// # Panics
-    /// When nothing answers.
+    /// When there is no response.
     pub async fn status(&self, path: &str) -> u16 {
         let mut request = self.http.get(format!("{}{path}", self.url));
         if !self.token.is_empty() {
@@ -126,37 +126,37 @@ impl Api {
         request.send().await.expect("an answer").status().as_u16()
     }
 
-    /// Reads.
+    /// Sends a GET request; returns the body.
     ///
     /// # Panics
-    /// When the answer is not 200.
+    /// When the status is not 200.
     pub async fn get(&self, path: &str) -> Value {
         let (status, body) = self.send(Method::GET, path, None).await;
         assert_eq!(status, 200, "GET {path}: {body}");
         body
     }
 
-    /// Posts.
+    /// Sends a POST request; returns the body.
     ///
     /// # Panics
-    /// When the answer is no success.
+    /// When the status is not 2xx.
     pub async fn post(&self, path: &str, body: &Value) -> Value {
         let (status, answer) = self.send(Method::POST, path, Some(body)).await;
         assert!((200..300).contains(&status), "POST {path}: {status} {answer}");
         answer
     }
 
-    /// Patches.
+    /// Sends a PATCH request; returns the body.
     ///
     /// # Panics
-    /// When the answer is no success.
+    /// When the status is not 2xx.
     pub async fn patch(&self, path: &str, body: &Value) -> Value {
         let (status, answer) = self.send(Method::PATCH, path, Some(body)).await;
         assert!((200..300).contains(&status), "PATCH {path}: {status} {answer}");
         answer
     }
 
-    /// All items of a list.
+    /// Reads all pages of a list.
     pub async fn list(&self, path: &str) -> Vec<Value> {
         let joint = if path.contains('?') { '&' } else { '?' };
         let mut items = Vec::new();
@@ -177,7 +177,7 @@ impl Api {
         }
     }
 
-    /// An enrollment token for `uses` devices.
+    /// Creates an enrollment token for `uses` devices.
     pub async fn enrollment_token(&self, uses: u32) -> String {
         let body = serde_json::json!({"name": "test", "uses": uses});
         let created = self.post("/api/v1/enrollment-tokens", &body).await;

@@ -1,8 +1,8 @@
-//! Where the binaries under test are: beside the running test, or as the environment says.
+//! Location of the binaries under test: next to the running test, or `MUSTER_TEST_BIN`.
 
 use std::path::PathBuf;
 
-/// The binary with this name; `MUSTER_TEST_BIN` names another folder.
+/// The path of the binary with this name; `MUSTER_TEST_BIN` sets another folder.
 ///
 /// # Panics
 /// When it was not built.

@@ -1,4 +1,4 @@
-//! An S3 bucket: SeaweedFS in a process of its own.
+//! An S3 bucket: SeaweedFS as a separate process.
 
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -11,7 +11,8 @@ use crate::wait;
 const KEY: &str = "fleet";
 const SECRET: &str = "the secret of the bucket";
 
-/// The ports of its parts: first the S3 API, and the filer, a second way to what is in the bucket.
+/// Arguments for the ports of its parts: the first is the S3 API, the second the filer, which gives
+/// another access to the bucket's contents.
 const PORTS: [&str; 10] = [
     "s3.port",
     "filer.port",
@@ -25,7 +26,7 @@ const PORTS: [&str; 10] = [
     "admin.port.grpc",
 ];
 
-/// A bucket, and the server that has it.
+/// A bucket, and its server.
 #[derive(Debug)]
 pub struct Bucket {
     dir: TempDir,
@@ -37,7 +38,7 @@ impl Bucket {
     /// Starts a server with an empty bucket.
     ///
     /// # Panics
-    /// When it does not answer.
+    /// When it does not respond.
     pub async fn start() -> Self {
         let dir = tempfile::tempdir().expect("a folder");
         let ports = PORTS.map(|_| free_port().expect("a port"));
@@ -46,10 +47,10 @@ impl Bucket {
         bucket
     }
 
-    /// Starts the server, if it does not run.
+    /// Starts the server unless it runs.
     ///
     /// # Panics
-    /// When it does not answer.
+    /// When it does not respond.
     pub async fn start_again(&mut self) {
         if self.child.is_some() {
             return;
@@ -73,7 +74,7 @@ impl Bucket {
         self.child = Some(child);
         let s3 = self.url(0);
         wait::until("the bucket to answer", Duration::from_secs(60), || async {
-            // Without a key it refuses, once it knows the bucket.
+            // Without a key it returns 403 as soon as the bucket exists.
             let asked = reqwest::get(format!("{s3}/fleet/")).await.ok()?;
             let filer = self.names("").await;
             (asked.status() == 403 && filer.is_some()).then_some(())
@@ -81,7 +82,7 @@ impl Bucket {
         .await;
     }
 
-    /// Stops the server; what is in the bucket stays.
+    /// Stops the server; the bucket's contents are kept.
     pub fn stop(&mut self) {
         if let Some(mut child) = self.child.take() {
             let _ = child.kill();
@@ -93,7 +94,7 @@ impl Bucket {
         format!("http://127.0.0.1:{}", self.ports[port])
     }
 
-    /// The variables with which a role keeps its blobs here, below `muster`.
+    /// The environment variables with which a role stores its blobs here, below `muster`.
     #[must_use]
     pub fn variables(&self) -> Vec<(&'static str, String)> {
         vec![
@@ -106,8 +107,8 @@ impl Bucket {
         ]
     }
 
-    /// What is in a folder of the bucket, as the server's own storage has it; `None` when it cannot
-    /// be asked. A folder that is not there is empty.
+    /// The names in a folder of the bucket, from the server's own storage; `None` when it does not
+    /// respond. A missing folder is empty.
     pub async fn names(&self, folder: &str) -> Option<Vec<String>> {
         let url = format!("{}/buckets/fleet/{folder}/?limit=1000", self.url(1));
         let client = reqwest::Client::new();

@@ -1,5 +1,5 @@
-//! The system as separate processes: real servers, and one `muster serve` a role, each of which a
-//! test may kill and start again.
+//! The system as separate processes: real servers, and one `muster serve` for each role, which a
+//! test can kill and restart.
 
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
@@ -18,7 +18,7 @@ use crate::api::Api;
 use crate::binaries::binary;
 use crate::{robot, wait};
 
-/// One role in a process of its own.
+/// One role as a separate process.
 #[derive(Debug)]
 pub struct RoleProcess {
     /// `ingest`, `command` or `query`.
@@ -51,13 +51,13 @@ impl RoleProcess {
         self.child.as_ref().map_or(0, Child::id)
     }
 
-    /// kill -9, and start again at once.
+    /// Kills it with SIGKILL and restarts it immediately.
     pub fn kill9_and_restart(&mut self) {
         self.kill9();
         self.start();
     }
 
-    /// Ends it as a service manager does, and waits until it is gone.
+    /// Stops it with SIGTERM, like a service manager, and waits until it has ended.
     pub fn stop(&mut self) {
         if let Some(mut child) = self.child.take() {
             crate::system::signal(child.id(), "TERM");
@@ -65,14 +65,14 @@ impl RoleProcess {
         }
     }
 
-    /// Starts it, if it does not run.
+    /// Starts it unless it runs.
     pub fn start_again(&mut self) {
         if self.child.is_none() {
             self.start();
         }
     }
 
-    /// kill -9.
+    /// Kills it with SIGKILL.
     pub fn kill9(&mut self) {
         if let Some(mut child) = self.child.take() {
             let _ = child.kill();
@@ -80,12 +80,12 @@ impl RoleProcess {
         }
     }
 
-    /// Has it ended by itself?
+    /// Whether it has exited.
     pub fn has_ended(&mut self) -> bool {
         self.child.as_mut().is_some_and(|child| matches!(child.try_wait(), Ok(Some(_))))
     }
 
-    /// What it has said.
+    /// Its output.
     #[must_use]
     pub fn said(&self) -> String {
         std::fs::read_to_string(&self.said).unwrap_or_default()
@@ -109,47 +109,47 @@ impl Drop for RoleProcess {
 /// Servers and roles.
 #[derive(Debug)]
 pub struct Fleet {
-    /// The roles; they end before the servers.
+    /// The role ingest. The roles are declared before the servers, so that they end first.
     pub ingest: RoleProcess,
     /// The write side.
     pub command: RoleProcess,
-    /// The read side, which is the front door.
+    /// The read side, which has the devices' and operators' listener.
     pub query: RoleProcess,
     /// The broker.
     pub nats: NatsServer,
     /// The other brokers of a cluster.
     pub more_brokers: Vec<NatsServer>,
-    /// The event log's server.
+    /// The PostgreSQL server of the event log.
     pub postgres: Postgres,
     /// The metric store.
     pub influx: InfluxDb,
-    /// The front door, as admin.
+    /// A client of query's listener, as admin.
     pub api: Api,
     keys: KeyStore,
     dir: TempDir,
 }
 
 impl Fleet {
-    /// Starts all of it.
+    /// Starts everything.
     ///
     /// # Panics
-    /// When something does not start.
+    /// When a process does not start.
     pub async fn start() -> Self {
         Self::start_with(Tuning::Small, &[]).await
     }
 
-    /// Starts all of it, PostgreSQL with these settings, the roles with these variables.
+    /// Starts everything, PostgreSQL with these settings, the roles with these variables.
     ///
     /// # Panics
-    /// When something does not start.
+    /// When a process does not start.
     pub async fn start_with(tuning: Tuning, variables: &[(&str, &str)]) -> Self {
         Self::start_all(tuning, variables, 1).await
     }
 
-    /// Starts all of it with a cluster of three brokers, each of which holds every stream.
+    /// Starts everything with a cluster of three brokers, each of which holds every stream.
     ///
     /// # Panics
-    /// When something does not start.
+    /// When a process does not start.
     pub async fn start_clustered() -> Self {
         Self::start_all(Tuning::Small, &[("MUSTER_STREAM_COPIES", "3")], 3).await
     }
@@ -190,7 +190,7 @@ impl Fleet {
                     PostgresOptions { tuning, ..PostgresOptions::new(path.join("postgres")) };
                 Postgres::start(options).await.map_err(|error| error.to_string())
             },
-            // A cluster's servers wait for each other.
+            // The servers of a cluster wait for each other.
             futures::future::try_join_all(nodes),
             async {
                 let options = InfluxOptions::new(path.join("influx"));
@@ -230,7 +230,7 @@ impl Fleet {
         fleet
     }
 
-    /// Waits until both doors answer.
+    /// Waits until the listeners of query and command respond.
     pub async fn answers(&self) {
         let token = self.api.with_token("");
         wait::until("the doors to answer", Duration::from_secs(60), || async {
@@ -243,13 +243,13 @@ impl Fleet {
         .await;
     }
 
-    /// The CA.
+    /// The path of the CA certificate.
     #[must_use]
     pub fn ca(&self) -> PathBuf {
         self.keys.dir().join("ca.pem")
     }
 
-    /// A connection to the devices' account that may publish for all of them, as a role has it.
+    /// Connects to the devices' account with a role's permission to publish for all devices.
     ///
     /// # Panics
     /// When the broker refuses.
@@ -259,17 +259,18 @@ impl Fleet {
             .expect("credentials")
             .add_root_certificates(self.ca())
             .require_tls(true)
-            // A listener shall miss little when the broker comes back.
+            // A short delay, so that a subscriber misses little after the broker restarts.
             .reconnect_delay_callback(|_| Duration::from_millis(50))
             .connect(self.broker_urls())
             .await
             .expect("a connection to the broker")
     }
 
-    /// A device `robot`, once it is online: the real agent on this machine, in a folder under `dir`.
+    /// Starts the real agent on this machine as device `robot`, in a folder under `dir`, and waits
+    /// until it is online.
     ///
     /// # Panics
-    /// When it is refused, or never online.
+    /// When enrollment fails, or it does not come online.
     pub async fn robot(&self, dir: &Path) -> AgentProcess {
         let token = self.api.enrollment_token(1).await;
         let mut agent = AgentProcess::enroll(dir, &self.api.url, &token, "robot");
@@ -278,13 +279,13 @@ impl Fleet {
         agent
     }
 
-    /// A second process of a role, beside the first.
+    /// Starts a second process of a role, in addition to the first.
     #[must_use]
     pub fn another(&self, name: &'static str) -> RoleProcess {
         self.another_with(name, &[])
     }
 
-    /// A second process of a role, with these variables.
+    /// Starts a second process of a role, with these variables.
     ///
     /// # Panics
     /// When it does not start.
@@ -297,7 +298,7 @@ impl Fleet {
         another
     }
 
-    /// Where the brokers are.
+    /// The URLs of the brokers.
     #[must_use]
     pub fn broker_urls(&self) -> Vec<String> {
         let all = std::iter::once(&self.nats).chain(&self.more_brokers);
@@ -316,7 +317,7 @@ impl Fleet {
         &self.keys
     }
 
-    /// Its folder.
+    /// The system's folder.
     #[must_use]
     pub fn dir(&self) -> &Path {
         self.dir.path()
@@ -327,7 +328,7 @@ fn owned(variables: &[(&str, &str)]) -> Vec<(String, String)> {
     variables.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect()
 }
 
-/// One of the brokers that hold together by these ports; alone when there is but one.
+/// Options of one broker of the cluster with these route ports; standalone when there is only one.
 fn node_options(path: &Path, node: usize, routes: &[u16]) -> NatsOptions {
     if routes.len() == 1 {
         return NatsOptions::new(path.join("nats"));
@@ -342,7 +343,7 @@ fn node_options(path: &Path, node: usize, routes: &[u16]) -> NatsOptions {
     options
 }
 
-/// The URL by which a role reaches the database, with its own rights.
+/// The URL by which a role connects to the database, with its own database user.
 fn database_url(dir: &Path, role: &str) -> String {
     let file = match role {
         "command" => "postgres-url-command".to_owned(),
@@ -358,7 +359,7 @@ fn role(
     port: u16,
     command_url: Option<&str>,
 ) -> RoleProcess {
-    // Command alone gets the folder of keys.
+    // Only command gets the key folder.
     let keys = match role {
         "command" => dir.join("keys"),
         role => dir.join("keys/roles").join(role),
@@ -376,7 +377,7 @@ fn role(
     ]
     .map(str::to_owned)
     .to_vec();
-    // Command has nothing to do with metrics.
+    // Command does not use metrics.
     if role != "command" {
         args.extend(["--influx-url".to_owned(), influx.url()]);
     }

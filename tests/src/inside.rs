@@ -1,4 +1,4 @@
-//! The real agent inside the test's own process: for what no flag of the agent makes happen, such
+//! The real agent inside the test's process: for conditions that no flag of the agent allows, such
 //! as an outbox of a few kilobytes.
 
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::binaries::binary;
 
-/// An agent on a thread of its own.
+/// An agent on a separate thread.
 #[derive(Debug)]
 pub struct AgentInside {
     data: PathBuf,
@@ -33,10 +33,10 @@ impl std::fmt::Debug for Running {
 }
 
 impl AgentInside {
-    /// Enrolls in a folder under `dir` and runs.
+    /// Enrolls in a folder under `dir` and starts.
     ///
     /// # Panics
-    /// When it is refused.
+    /// When enrollment fails.
     pub async fn join(dir: &Path, url: &str, token: &str, name: &str, limits: Limits) -> Self {
         let data = dir.join(name);
         let options = EnrollOptions {
@@ -53,7 +53,7 @@ impl AgentInside {
         agent
     }
 
-    /// Runs it.
+    /// Starts it.
     ///
     /// # Panics
     /// When it does not start.
@@ -64,7 +64,7 @@ impl AgentInside {
         let stop = CancellationToken::new();
         let kept = agent.clone();
         let stopped = stop.clone();
-        // One thread, as the agent itself has it.
+        // A single-threaded runtime, like the agent's.
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             runtime.expect("a runtime").block_on(agent.run(stopped)).expect("runs");
@@ -75,7 +75,7 @@ impl AgentInside {
     /// Stops it.
     ///
     /// # Panics
-    /// When it failed.
+    /// When it has failed.
     pub fn stop(&mut self) {
         if let Some(running) = self.running.take() {
             running.stop.cancel();
@@ -83,10 +83,10 @@ impl AgentInside {
         }
     }
 
-    /// Records one more numbered event; the number counts only when it was recorded.
+    /// Records the next numbered event; the number advances only if it was recorded.
     ///
     /// # Errors
-    /// As the outbox refuses it.
+    /// When the outbox refuses it.
     ///
     /// # Panics
     /// When it does not run.
@@ -98,7 +98,7 @@ impl AgentInside {
         Ok(())
     }
 
-    /// Records so many.
+    /// Records `count` numbered events.
     ///
     /// # Panics
     /// When one is refused.
@@ -108,13 +108,13 @@ impl AgentInside {
         }
     }
 
-    /// What its outbox holds of what the log has, in bytes.
+    /// Size of the events in its outbox that the log already has, in bytes.
     #[must_use]
     pub fn kept_bytes(&self) -> u64 {
         self.running.as_ref().map_or(0, |running| running.agent.status().outbox.kept_bytes)
     }
 
-    /// How many numbered events were recorded.
+    /// The number of numbered events that were recorded.
     #[must_use]
     pub const fn recorded(&self) -> u64 {
         self.recorded

@@ -1,8 +1,8 @@
-//! What the system tests and the benchmarks are made of: the system as processes, an API client,
-//! simulated devices that speak the real protocol.
+//! Building blocks of the system tests and the benchmarks: the system as processes, an API client,
+//! simulated devices that implement the real protocol.
 //!
-//! Nothing here fakes a part of the product: servers are real, and a simulated device seals,
-//! connects and resends as the protocol says. It keeps its events in memory only.
+//! No part of the product is faked: servers are real, and a simulated device seals, connects and
+//! resends as the protocol requires. It keeps its events only in memory.
 
 #![allow(
     clippy::expect_used,

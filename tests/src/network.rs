@@ -1,5 +1,5 @@
-//! What can stand between a device and its servers: a port that is closed for a while, and an HTTP
-//! proxy that lets through what it likes. They count what went through.
+//! Network components between a device and its servers: a forwarded port that can be closed, and an
+//! HTTP proxy that can refuse a port. The proxy counts its connections.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -14,14 +14,14 @@ use tokio::time::Instant;
 
 use crate::wait;
 
-/// A port that leads to another one.
+/// A port that forwards to another one.
 #[derive(Debug)]
 pub struct Port {
     task: JoinHandle<()>,
 }
 
 impl Port {
-    /// Opens `port` on the loopback, which leads to `to`.
+    /// Opens `port` on the loopback address, forwarding to `to`.
     ///
     /// # Panics
     /// When it is taken.
@@ -39,30 +39,30 @@ impl Port {
     }
 }
 
-/// How bad a network is.
+/// Quality of a network.
 #[derive(Clone, Copy, Debug)]
 pub struct Weather {
-    /// All takes this long, one way.
+    /// One-way delay of all data.
     pub delay: Duration,
-    /// Each so-many-th piece is lost, which TCP makes a pause of.
+    /// Every `loses`-th chunk is lost; TCP turns that into a pause.
     pub loses: usize,
-    /// A piece that was lost comes so much later, and all that follows it.
+    /// Additional delay of a lost chunk and all data after it.
     pub pause: Duration,
 }
 
 impl Port {
-    /// Opens `port` on the loopback, which leads to `to` through such a network.
+    /// Opens `port` on the loopback address, forwarding to `to` through such a network.
     ///
     /// # Panics
     /// When it is taken.
     pub async fn open_in(port: u16, to: u16, weather: Weather) -> Self {
-        // One that was closed a moment ago is being let go.
+        // A port that was closed a moment ago may still be in use.
         let listener = wait::until("the port to be free", Duration::from_secs(10), || async {
             TcpListener::bind(("127.0.0.1", port)).await.ok()
         })
         .await;
         let task = tokio::spawn(async move {
-            // Dropped with this task, and so is all that goes through.
+            // Dropped with this task, which closes all forwarded connections.
             let mut through = tokio::task::JoinSet::new();
             while let Ok((near, _)) = listener.accept().await {
                 through.spawn(async move {
@@ -70,7 +70,7 @@ impl Port {
                     let _ = far.set_nodelay(true);
                     let _ = near.set_nodelay(true);
                     let (near, far) = (near.into_split(), far.into_split());
-                    // One that ends takes the other direction with it.
+                    // The end of one direction ends the other.
                     tokio::select! {
                         () = slowly(near.0, far.1, weather) => {}
                         () = slowly(far.0, near.1, weather) => {}
@@ -82,9 +82,9 @@ impl Port {
     }
 }
 
-/// Carries bytes through bad weather.
+/// Copies bytes with the delays and pauses of `weather`.
 async fn slowly(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, weather: Weather) {
-    // As much may be under way as in a network with a lot of room.
+    // Large enough for the data in flight of a network with large buffers.
     let (sender, mut arriving) = tokio::sync::mpsc::channel::<(Instant, Vec<u8>)>(64);
     let reading = async move {
         let mut due = Instant::now();
@@ -117,7 +117,7 @@ impl Drop for Port {
     }
 }
 
-/// An HTTP proxy that knows CONNECT alone.
+/// An HTTP proxy that supports only CONNECT.
 #[derive(Debug)]
 pub struct Proxy {
     address: SocketAddr,
@@ -127,10 +127,10 @@ pub struct Proxy {
 }
 
 impl Proxy {
-    /// Starts one that wants user `u` with password `p`.
+    /// Starts a proxy that requires user `u` with password `p`.
     ///
     /// # Panics
-    /// When there is no port.
+    /// When no port is available.
     pub async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let proxy = Self {
@@ -153,30 +153,30 @@ impl Proxy {
         proxy
     }
 
-    /// As `HTTPS_PROXY` names it.
+    /// The URL for `HTTPS_PROXY`.
     #[must_use]
     pub fn url(&self) -> String {
         format!("http://u:p@{}", self.address)
     }
 
-    /// Lets nobody through to this port any more.
+    /// Refuses connections to this port from now on.
     ///
     /// # Panics
-    /// When a test panicked before.
+    /// When a test has panicked before.
     pub fn refuse(&self, port: Option<u16>) {
         *self.refused.lock().expect("no panic") = port;
     }
 
-    /// The ports that somebody was let through to.
+    /// The ports to which connections were established.
     ///
     /// # Panics
-    /// When a test panicked before.
+    /// When a test has panicked before.
     #[must_use]
     pub fn through(&self) -> Vec<u16> {
         self.through.lock().expect("no panic").clone()
     }
 
-    /// How often it was asked.
+    /// The number of connections to the proxy.
     #[must_use]
     pub fn asked(&self) -> usize {
         self.asked.load(Ordering::Relaxed)
@@ -195,7 +195,7 @@ async fn serve(
     let asked = String::from_utf8_lossy(&asked).into_owned();
     let target = asked.strip_prefix("CONNECT ").and_then(|rest| rest.split(' ').next());
     let port = target.and_then(|target| target.rsplit(':').next()?.parse().ok());
-    // "u:p"
+    // base64 of "u:p", in lowercase.
     if !asked.to_ascii_lowercase().contains("proxy-authorization: basic dtpw") {
         return near.write_all(b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n").await;
     }

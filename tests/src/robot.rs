@@ -1,4 +1,4 @@
-//! A system with one device: the real agent on this machine, called `robot`.
+//! A system with one device: the real agent on this machine, named `robot`.
 
 use std::time::Duration;
 
@@ -18,15 +18,15 @@ pub struct Robot {
     pub system: System,
     /// The agent.
     pub agent: AgentProcess,
-    /// A folder; `policy.toml` in it is the agent's policy.
+    /// The folder; `policy.toml` in it is the agent's policy.
     pub dir: TempDir,
 }
 
 impl Robot {
-    /// Starts all of it; the device may do what `policy` says.
+    /// Starts everything; `policy` is the agent's policy.
     ///
     /// # Panics
-    /// When anything does not start.
+    /// When a process does not start.
     pub async fn start(policy: &str) -> Self {
         let system = System::start().await;
         let dir = tempfile::tempdir().expect("a folder");
@@ -41,7 +41,7 @@ impl Robot {
         Self { system, agent, dir }
     }
 
-    /// Gives the device another policy.
+    /// Replaces the device's policy.
     ///
     /// # Panics
     /// When it cannot be written.
@@ -53,10 +53,10 @@ impl Robot {
 /// Waits until the device is online.
 ///
 /// # Panics
-/// When it never is.
+/// When it does not come online in time.
 pub async fn online(api: &Api) {
     wait::until("the agent to be online", PATIENCE, || async {
-        // The read model may not know it yet.
+        // The read model may not have the device yet.
         let (_, shown) = api.send(reqwest::Method::GET, "/api/v1/devices/robot", None).await;
         (shown["status"] == "online").then_some(())
     })

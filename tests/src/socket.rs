@@ -1,4 +1,4 @@
-//! Websockets of the API, as a browser or the command line opens them.
+//! Websockets of the API, opened as by a browser or the command line.
 
 use std::path::Path;
 use std::time::Duration;
@@ -12,27 +12,27 @@ use tokio_tungstenite::tungstenite::protocol::Role;
 
 use crate::api::Api;
 
-/// Everything that is waited for comes within this time.
+/// Timeout of every wait.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A websocket, and what came on it.
+/// A websocket, and the messages received on it.
 #[derive(Debug)]
 pub struct Socket {
     stream: WebSocketStream<reqwest::Upgraded>,
-    /// All binary messages.
+    /// The content of all binary messages.
     pub shown: Vec<u8>,
-    /// All text messages.
+    /// All text messages, as JSON.
     pub told: Vec<Value>,
 }
 
 impl Socket {
-    /// Opens one; answers status and problem when it is refused.
+    /// Opens a websocket.
     ///
     /// # Errors
-    /// When the server refuses.
+    /// When the server refuses; status and problem.
     ///
     /// # Panics
-    /// When nothing answers.
+    /// When there is no response.
     pub async fn open(
         api: &Api,
         ca: &Path,
@@ -68,19 +68,19 @@ impl Socket {
         Ok(Self { stream, shown: Vec::new(), told: Vec::new() })
     }
 
-    /// Types.
+    /// Sends terminal input.
     ///
     /// # Panics
-    /// When the websocket is gone.
+    /// When the websocket is closed.
     pub async fn send(&mut self, text: &str) {
         let message = Message::Binary(text.as_bytes().to_vec().into());
         self.stream.send(message).await.expect("a websocket");
     }
 
-    /// The next message; false when the websocket has ended.
+    /// Receives the next message; returns false when the websocket has ended.
     ///
     /// # Panics
-    /// When nothing comes in time.
+    /// When no message arrives in time.
     pub async fn next(&mut self) -> bool {
         let next = tokio::time::timeout(PATIENCE, self.stream.next()).await;
         match next.expect("something in time") {
@@ -94,10 +94,10 @@ impl Socket {
         true
     }
 
-    /// Waits until this is shown.
+    /// Waits until the terminal output contains `text`.
     ///
     /// # Panics
-    /// When it is not in time, or the websocket ends before.
+    /// When that takes too long, or the websocket ends before.
     pub async fn until_shown(&mut self, text: &str) {
         let began = std::time::Instant::now();
         while !String::from_utf8_lossy(&self.shown).contains(text) {
@@ -107,10 +107,10 @@ impl Socket {
         }
     }
 
-    /// Waits until something of this type is told.
+    /// Waits for a text message of this type.
     ///
     /// # Panics
-    /// When it is not in time, or the websocket ends before.
+    /// When that takes too long, or the websocket ends before.
     pub async fn until_told(&mut self, kind: &str) -> Value {
         loop {
             if let Some(told) = self.told.iter().find(|told| told["type"] == kind) {

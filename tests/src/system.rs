@@ -1,4 +1,4 @@
-//! The system under test: `muster up` as a process, or its servers and one process a role.
+//! The system under test: `muster up` as a process.
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -12,7 +12,7 @@ use crate::api::Api;
 use crate::binaries::binary;
 use crate::wait;
 
-/// `muster up` in a folder of its own.
+/// `muster up` with its own folder.
 #[derive(Debug)]
 pub struct System {
     dir: TempDir,
@@ -20,7 +20,7 @@ pub struct System {
     child: Option<Child>,
     flags: Vec<String>,
     files: Option<u32>,
-    /// The API, as the admin that `ready.json` names.
+    /// An API client with the admin token of `ready.json`.
     pub api: Api,
 }
 
@@ -33,7 +33,7 @@ impl System {
     /// Starts with these flags.
     ///
     /// # Panics
-    /// When it does not get ready.
+    /// When it does not become ready.
     pub async fn start_with(flags: &[&str]) -> Self {
         Self::start_all(flags, None).await
     }
@@ -41,7 +41,7 @@ impl System {
     /// Starts with these flags and this hard limit of open files.
     ///
     /// # Panics
-    /// When it does not get ready.
+    /// When it does not become ready.
     pub async fn start_with_files(flags: &[&str], files: u32) -> Self {
         Self::start_all(flags, Some(files)).await
     }
@@ -61,13 +61,13 @@ impl System {
         self.dir.path().join("data")
     }
 
-    /// Its CA.
+    /// The path of its CA certificate.
     #[must_use]
     pub fn ca(&self) -> PathBuf {
         self.dir().join("keys/ca.pem")
     }
 
-    /// What it has said.
+    /// Its output.
     #[must_use]
     pub fn said(&self) -> String {
         std::fs::read_to_string(self.dir.path().join("said")).unwrap_or_default()
@@ -79,7 +79,7 @@ impl System {
         self.child.as_ref().map_or(0, Child::id)
     }
 
-    /// Ends it as Ctrl-C does; answers whether it ended well.
+    /// Stops it with SIGINT, like Ctrl-C; returns whether it exited with success.
     ///
     /// # Panics
     /// When it does not end in time.
@@ -94,7 +94,7 @@ impl System {
         .success()
     }
 
-    /// Ends it as a power failure does.
+    /// Kills it with SIGKILL, like a power failure.
     pub fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
             let _ = child.kill();
@@ -102,17 +102,17 @@ impl System {
         }
     }
 
-    /// Starts it again in the same folder.
+    /// Starts it again with the same folder.
     pub async fn start_again(&mut self) {
         let mut child = spawn(self.dir.path(), self.port, &self.flags, self.files);
         self.api = ready(self.dir.path(), &mut child).await;
         self.child = Some(child);
     }
 
-    /// Runs `muster` against it; answers exit code, output and errors.
+    /// Runs `muster` against it; returns exit code, output and errors.
     ///
     /// # Panics
-    /// When it cannot be run.
+    /// When it does not run.
     #[must_use]
     pub fn muster(&self, args: &[&str]) -> (i32, String, String) {
         let output = Command::new(binary("muster"))

@@ -1,14 +1,15 @@
-//! Waiting for a condition: never for luck.
+//! Waiting for conditions, without fixed delays.
 
 use std::future::Future;
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
 
-/// Waits until the broker has done what this client asked for: `flush` only hands it to the socket.
+/// Waits until the broker has processed this client's previous requests: `flush` only writes them
+/// to the socket.
 ///
 /// # Panics
-/// When the broker does not answer.
+/// When the connection is closed.
 pub async fn settled(client: &async_nats::Client) {
     let inbox = client.new_inbox();
     let mut own = client.subscribe(inbox.clone()).await.expect("a connection");
@@ -16,10 +17,10 @@ pub async fn settled(client: &async_nats::Client) {
     own.next().await.expect("its own word");
 }
 
-/// Asks again and again until there is an answer; fails with what was waited for.
+/// Calls `ask` until it returns a value; panics with `what` otherwise.
 ///
 /// # Panics
-/// When there is none within `patience`.
+/// When there is no value within `patience`.
 pub async fn until<T, F>(what: &str, patience: Duration, mut ask: impl FnMut() -> F) -> T
 where
     F: Future<Output = Option<T>>,

@@ -1,17 +1,18 @@
-//! Who may do what: every operation of the API, asked by everybody.
+//! Authorization of every operation of the API for every role, and without a valid token.
 
 use muster_tests::System;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-/// What an operation needs, as the roles that have it.
+// Sets of roles that are authorized for an operation.
 const EVERYBODY: &[&str] = &["viewer", "operator", "auditor", "admin"];
 const WRITERS: &[&str] = &["operator", "admin"];
 const EVERYBODY_BUT_VIEWERS: &[&str] = &["operator", "auditor", "admin"];
 const ALL_READERS: &[&str] = &["auditor", "admin"];
 const ADMINS: &[&str] = &["admin"];
 
-/// Who may, for each operation that needs a token. One that is missing here fails the test.
+/// The roles authorized for each operation that requires a token. A missing operation fails the
+/// test.
 fn allowed(operation: &str) -> &'static [&'static str] {
     match operation {
         "list_devices" | "get_device" | "list_device_events" | "query_metrics"
@@ -84,7 +85,7 @@ fn operations() -> Vec<Operation> {
     found
 }
 
-/// A path with something in each place that exists nowhere.
+/// Fills in each parameter of a path with an id or name that does not exist.
 fn filled(path: &str) -> String {
     let parts = path.split('/').map(|part| match part {
         "{position}" | "{id}" => "999999999",
@@ -101,7 +102,8 @@ async fn token(api: &muster_tests::Api, role: &str, project: &str) -> String {
     made["token"].as_str().unwrap().to_owned()
 }
 
-/// Asks with a body that no operation takes: what is let in is refused for that, or finds nothing.
+/// Sends a body that no operation accepts: an authorized request fails because of the body, or
+/// finds nothing.
 async fn ask(api: &muster_tests::Api, operation: &Operation, query: &str) -> u16 {
     let body = json!({"no such field": true});
     let body: Option<&Value> = (operation.method != Method::GET).then_some(&body);
@@ -133,13 +135,13 @@ async fn every_operation_lets_in_whom_it_shall_and_nobody_else() {
         let bearer = system.api.with_token(&token(&system.api, role, "default").await);
         for operation in &operations {
             let status = ask(&bearer, operation, "").await;
-            // What is not a project's own takes a server-wide token.
+            // Operations on server-wide data require a server-wide token.
             let server_wide = ["create_project", "change_project", "retry_dead_letter"];
             let other_project = server_wide.contains(&operation.id.as_str());
             if allowed(&operation.id).contains(role) && !other_project {
                 assert!(!matches!(status, 401 | 403), "{} as {role}: {status}", operation.id);
             } else {
-                // Reading what was sent may come before asking who sent it.
+                // The body may be validated before the authorization.
                 assert!(matches!(status, 400 | 403), "{} as {role}: {status}", operation.id);
             }
         }
@@ -186,12 +188,12 @@ async fn a_write_holds_to_the_version_that_was_seen_and_a_repeated_one_is_done_o
     let (_, one) = system.api.send_with(Method::POST, "/api/v1/devices", &body, &key).await;
     let (status, two) = system.api.send_with(Method::POST, "/api/v1/devices", &body, &key).await;
     assert_eq!((status, &one["id"]), (201, &two["id"]), "{two}");
-    // The order of fields and white space make no other body; a value does.
+    // The order of fields and white space make no difference; a value does.
     let other = json!({"name": "other"});
     let (status, refused) =
         system.api.send_with(Method::POST, "/api/v1/devices", &other, &key).await;
     assert_eq!((status, &refused["type"]), (422, &"/problems/idempotency-key-reused".into()));
-    // At the same moment, too.
+    // Also for concurrent requests.
     let key = [("idempotency-key", "at-once")];
     let body = json!({"name": "third"});
     let send = || system.api.send_with(Method::POST, "/api/v1/devices", &body, &key);
@@ -231,7 +233,7 @@ async fn a_retry_by_name_answers_as_the_first_attempt_did() {
     let none = json!({});
     let first = send(Method::DELETE, "/api/v1/devices/arm", &none, "delete").await;
     assert_eq!(first.0, 200, "{}", first.1);
-    // The name belongs to another device now, which the retry does not touch.
+    // Another device has the name now, and the retry does not affect it.
     system.api.post("/api/v1/devices", &json!({"name": "arm"})).await;
     let again = send(Method::DELETE, "/api/v1/devices/arm", &none, "delete").await;
     assert_eq!(first, again, "a delete");

@@ -1,4 +1,4 @@
-//! The real agent: killed at any moment, cloned, and as this machine's own device.
+//! The real agent: killed at any time, cloned, and as this machine's own device.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// The versions of the device's own events by epoch, as they stand in the log.
+/// The versions of the device's own events in the log, by epoch.
 async fn reports(system: &System, device: &str) -> std::collections::BTreeMap<u64, Vec<u64>> {
     let mut reports = std::collections::BTreeMap::new();
     for event in system.api.list(&format!("/api/v1/devices/{device}/events?order=asc")).await {
@@ -47,7 +47,7 @@ async fn this_machine_is_the_first_device_and_shows_its_figures() {
         points.iter().any(|point| point["value"].is_number()).then_some(())
     })
     .await;
-    // It is the same device after a stop and a start.
+    // It is the same device after a restart.
     assert!(system.stop().await, "{}", system.said());
     system.start_again().await;
     let again = system.api.list("/api/v1/devices").await;
@@ -65,7 +65,7 @@ async fn an_agent_that_is_killed_again_and_again_loses_and_doubles_nothing() {
     for n in 1..=12_u64 {
         let vars = json!({"vars": {"n": n}});
         system.api.patch("/api/v1/devices/robot/config", &vars).await;
-        // Killed while it applies, records, or publishes: each time a little later.
+        // Killed while it applies, records, or publishes: a little later in each round.
         tokio::time::sleep(Duration::from_millis(40 * n)).await;
         agent.kill9();
         agent.start();
@@ -97,7 +97,7 @@ async fn an_agent_that_is_killed_under_load_loses_no_metrics_but_those_of_the_mo
     system.api.patch("/api/v1/devices/robot/config", &vars).await;
     for n in 0..=KILLS {
         agent.start();
-        // It samples from one and a half seconds after its start on.
+        // The first sample follows 1.5 s after the start.
         for load in 0..50 {
             let vars = json!({"vars": {"n": n * 100 + load}});
             system.api.patch("/api/v1/devices/robot/config", &vars).await;
@@ -108,7 +108,7 @@ async fn an_agent_that_is_killed_under_load_loses_no_metrics_but_those_of_the_mo
         }
     }
     let path = "/api/v1/devices/robot/metrics?field=mem.used_percent&since=5m&step=1s&fn=count";
-    // Seconds of the last run have come, so all before them had the time to.
+    // Metrics of the last run are stored, so all earlier ones have had enough time.
     let newest = time::OffsetDateTime::now_utc().unix_timestamp();
     let seconds = wait::until("the newest metrics", PATIENCE, || async {
         let answer = system.api.get(path).await;
@@ -123,8 +123,8 @@ async fn an_agent_that_is_killed_under_load_loses_no_metrics_but_those_of_the_mo
         seconds.last().is_some_and(|last| *last >= newest).then_some(seconds)
     })
     .await;
-    // A hole at each kill: the rest of a second, the start, the second and a half until the first.
-    // Two seconds between two samples are a machine that had no time for the agent.
+    // Each kill makes a gap: the rest of a second, the start, and 1.5 s until the first sample.
+    // Two seconds between two samples only mean that the machine was busy.
     let holes: Vec<i64> =
         seconds.windows(2).map(|pair| pair[1] - pair[0]).filter(|s| *s > 3).collect();
     assert!(
@@ -158,7 +158,7 @@ async fn a_cloned_data_folder_is_noticed_and_both_branches_are_kept() {
     set(1).await;
     applied(1).await;
     one.kill9();
-    // The copy goes on by itself, and so does the original: two branches.
+    // The copy and the original both continue: two branches.
     let mut two = one.cloned("clone");
     one.start();
     set(2).await;
@@ -177,13 +177,14 @@ async fn a_cloned_data_folder_is_noticed_and_both_branches_are_kept() {
     for versions in reports.values() {
         assert_eq!(*versions, (1..=versions.len() as u64).collect::<Vec<_>>());
     }
-    // And the original goes on where it was.
+    // The original continues from its state.
     one.start();
     set(4).await;
     applied(4).await;
 }
 
-/// What makes a process believe in another time, by the library that `scripts/deps test` unpacks.
+/// Environment variables that shift a process's clock, by the library that `scripts/deps test`
+/// unpacks.
 fn at_another_time(offset: &str) -> Vec<(String, String)> {
     let set = |name| std::env::var_os(name).map(std::path::PathBuf::from);
     let cache = set("MUSTER_CACHE").unwrap_or_else(|| {
@@ -198,7 +199,7 @@ fn at_another_time(offset: &str) -> Vec<(String, String)> {
     [
         ("LD_PRELOAD", library.to_str().unwrap()),
         ("FAKETIME", offset),
-        // Only the wall clock of a device is ever wrong.
+        // Only a device's wall clock can be wrong, not its monotonic clock.
         ("FAKETIME_DONT_FAKE_MONOTONIC", "1"),
     ]
     .map(|(name, value)| (name.to_owned(), value.to_owned()))
@@ -209,7 +210,7 @@ fn at_another_time(offset: &str) -> Vec<(String, String)> {
 async fn a_clock_that_is_wrong_by_years_still_gets_in_and_is_shown() {
     const YEAR: f64 = 365.0 * 86_400.0 * 1e6;
     for (name, offset, years) in [("past", "-9y", -9.0), ("future", "+30y", 30.0)] {
-        // Two agents of one machine in one project would look like each other.
+        // Two agents of one machine in one project would have similar identity hints.
         let system = System::start().await;
         let dir = tempfile::tempdir().unwrap();
         let token = system.api.enrollment_token(1).await;
@@ -221,7 +222,7 @@ async fn a_clock_that_is_wrong_by_years_still_gets_in_and_is_shown() {
         agent.start();
         let path = format!("/api/v1/devices/{name}");
         let shown = wait::until("its figures, and how wrong its clock is", PATIENCE, || async {
-            // The read model may not know it yet.
+            // The read model may not have it yet.
             let (_, shown) = system.api.send(reqwest::Method::GET, &path, None).await;
             let is_known = shown["metrics"]["clock_skew_us"].is_number();
             (shown["status"] == "online" && is_known).then_some(shown)
@@ -229,7 +230,7 @@ async fn a_clock_that_is_wrong_by_years_still_gets_in_and_is_shown() {
         .await;
         let skew = shown["metrics"]["clock_skew_us"].as_f64().unwrap();
         assert!((skew / YEAR - years).abs() < 0.1, "{name}: {skew} µs");
-        // Its samples are where the server's time puts them.
+        // Its samples have the server's time.
         let path = format!("{path}/metrics?field=mem.used_percent&since=5m");
         wait::until("metrics of now", PATIENCE, || async {
             let answer = system.api.get(&path).await;
@@ -237,7 +238,7 @@ async fn a_clock_that_is_wrong_by_years_still_gets_in_and_is_shown() {
             points.iter().any(|point| point["value"].is_number()).then_some(())
         })
         .await;
-        // Renewed credentials are of the server's time, too.
+        // The times in renewed credentials are the server's, too.
         let vars = json!({"vars": {"n": 1}});
         system.api.patch(&format!("/api/v1/devices/{name}/config"), &vars).await;
         wait::until("its config", PATIENCE, || async {
@@ -264,7 +265,7 @@ async fn a_card_that_was_cloned_to_twenty_devices_is_noticed_and_nothing_of_them
     one.kill9();
     let mut clones: Vec<AgentProcess> =
         (0..CLONES).map(|n| one.cloned(&format!("clone-{n}"))).collect();
-    // One after the other, as cards are put in: each says something of its own.
+    // One after the other, like memory cards in one device: each reports a different version.
     for (n, clone) in (1..).zip(&mut clones) {
         system.api.patch("/api/v1/devices/robot/config", &json!({"vars": {"n": n}})).await;
         clone.start();

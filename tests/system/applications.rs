@@ -1,4 +1,4 @@
-//! Applications on a device write metrics, and a person finds them; none of them can do harm.
+//! Metrics of applications on a device can be queried, and no application can do damage.
 
 use std::io::Write;
 use std::net::UdpSocket;
@@ -10,7 +10,7 @@ use muster_tests::{System, wait};
 use serde_json::{Value, json};
 
 const PATIENCE: Duration = Duration::from_secs(60);
-/// A config is at work on the devices that it is for, in this time.
+/// Maximum time until a config takes effect on its devices.
 const SOON: Duration = Duration::from_secs(2);
 
 fn free_udp_port() -> u16 {
@@ -18,7 +18,7 @@ fn free_udp_port() -> u16 {
     socket.local_addr().unwrap().port()
 }
 
-/// Sets variables, and waits until the agent works by them.
+/// Sets variables, and waits until the agent applies them.
 async fn set(system: &System, name: &str, vars: Value) {
     let path = format!("/api/v1/devices/{name}");
     system.api.patch(&format!("{path}/config"), &json!({"vars": vars})).await;
@@ -29,7 +29,7 @@ async fn set(system: &System, name: &str, vars: Value) {
     .await;
 }
 
-/// An agent that applications write to on ports of its own: other agents run on this machine.
+/// Starts an agent with separate ports for applications: other agents run on this machine.
 async fn start(system: &System, dir: &tempfile::TempDir, name: &str) -> (AgentProcess, u16, u16) {
     let token = system.api.enrollment_token(1).await;
     let mut agent = AgentProcess::enroll(dir.path(), &system.api.url, &token, name);
@@ -39,7 +39,7 @@ async fn start(system: &System, dir: &tempfile::TempDir, name: &str) -> (AgentPr
     (agent, lines, json)
 }
 
-/// The newest value of each series of a field, out of the metric store.
+/// The newest value of each series of a field in the metric store.
 async fn stored(system: &System, name: &str, field: &str) -> Vec<(Value, f64)> {
     let path = format!("/api/v1/devices/{name}/metrics?field={field}&since=1h&step=1h&fn=max");
     let Some((200, answer)) = system.api.try_send(reqwest::Method::GET, &path, None).await else {
@@ -67,7 +67,7 @@ async fn what_applications_write_is_found_under_their_device() {
     let dir = tempfile::tempdir().unwrap();
     let (agent, lines, json) = start(&system, &dir, "robot").await;
     let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
-    // A device does not say for another who it is.
+    // A device cannot write as another one.
     let line = b"queue,name=udp,device_id=other,project=other length=3i\n";
     udp.send_to(line, ("127.0.0.1", lines)).unwrap();
     let point = br#"{"measurement":"queue","tags":{"name":"json"},"fields":{"size":4}}"#;
@@ -78,7 +78,7 @@ async fn what_applications_write_is_found_under_their_device() {
     let to = agent.data.join("metrics-datagram.sock");
     datagram.send_to(b"queue,name=datagram length=6i", to).unwrap();
 
-    // The 33rd stream is told.
+    // The 33rd stream is refused with a message.
     let path = agent.data.join("sockets/metrics.sock");
     let mut streams: Vec<_> = (0..32).map(|_| UnixStream::connect(&path).unwrap()).collect();
     let mut said = String::new();
@@ -94,7 +94,7 @@ async fn what_applications_write_is_found_under_their_device() {
     arrives(&system, "queue.length", json!({"name": "stream"}), 5.0).await;
     arrives(&system, "queue.length", json!({"name": "datagram"}), 6.0).await;
 
-    // What is no metric is counted, in the status and beside the metrics.
+    // Invalid input is counted, in the status and as a metric.
     for garbage in [&b"\xff\x00\xfe"[..], b"no line protocol", b"a,b=c d=", &[b'x'; 20_000]] {
         udp.send_to(garbage, ("127.0.0.1", lines)).unwrap();
         udp.send_to(garbage, ("127.0.0.1", json)).unwrap();
@@ -118,7 +118,7 @@ async fn a_million_series_of_one_device_are_held_to_its_limit_and_counted() {
     let system = System::start().await;
     let dir = tempfile::tempdir().unwrap();
     let (agent, _, _) = start(&system, &dir, "robot").await;
-    // As fast as may be, so that it is the series that are limited and not the points.
+    // A high rate limit, so that the series are limited and not the points.
     set(&system, "robot", json!({"metrics.series": 200, "metrics.rate": 10_000})).await;
     let path = agent.data.join("metrics.sock");
     let began = Instant::now();
@@ -145,7 +145,7 @@ async fn a_million_series_of_one_device_are_held_to_its_limit_and_counted() {
     .await;
     let series = stored(&system, "robot", "flood.v").await;
     assert!((1..=200).contains(&series.len()), "{} series are stored", series.len());
-    // The agent's own metrics go on.
+    // The agent's own metrics continue.
     assert!(!stored(&system, "robot", "mem.used_percent").await.is_empty());
 }
 
@@ -156,7 +156,7 @@ async fn an_interval_by_label_is_at_work_soon_and_stays() {
     let (mut agent, ..) = start(&system, &dir, "one").await;
     let labels = json!({"labels": {"site": "a"}});
     system.api.patch("/api/v1/devices/one", &labels).await;
-    // One that has yet to come, and one that is not meant.
+    // A device that enrolls later, and one that the selector does not match.
     for (name, site) in [("two", "a"), ("other", "b")] {
         let body = json!({"name": name, "labels": {"site": site}});
         system.api.post("/api/v1/devices", &body).await;
@@ -185,7 +185,7 @@ async fn an_interval_by_label_is_at_work_soon_and_stays() {
     assert_eq!(config(&system, "two").await["vars"]["metrics.interval.cpu"], "1s");
     assert_eq!(config(&system, "other").await["vars"], json!({}));
 
-    // Who joins later gets it from the token.
+    // A device that enrolls later gets the config from its token.
     let (code, token, problem) = system.muster(&[
         "token",
         "create",
@@ -205,7 +205,7 @@ async fn an_interval_by_label_is_at_work_soon_and_stays() {
     })
     .await;
 
-    // The agent starts again, and the servers.
+    // The agent restarts, and the servers.
     agent.kill9();
     agent.start();
     assert!(system.stop().await, "{}", system.said());

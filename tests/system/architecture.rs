@@ -1,5 +1,5 @@
-//! The rules of the house, read from the source: who may know whom, what the map names, how files
-//! look. No server is started.
+//! Architecture rules, checked in the source: dependencies between crates, the completeness of the
+//! architecture document, the format of files. No server is started.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -8,8 +8,8 @@ use std::process::Command;
 
 use serde_json::Value;
 
-/// Every arrow between our crates, in their normal dependencies. A new one is a decision: put it
-/// here together with a note in docs/decisions/.
+/// All normal dependencies between muster's crates. A new one is a decision: add it here together
+/// with a document in docs/decisions/.
 const ARROWS: &[(&str, &[&str])] = &[
     ("muster-schemas", &[]),
     ("muster-backing", &[]),
@@ -22,7 +22,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("muster-command", &["muster-api", "muster-channel", "muster-eventlog", "muster-schemas"]),
     ("muster-query", &["muster-api", "muster-eventlog", "muster-schemas"]),
 ];
-/// These two put everything together and may know all.
+/// These two assemble everything and may depend on all crates.
 const KNOW_ALL: &[&str] = &["muster", "muster-tests"];
 
 const LONGEST_FILE: usize = 500;
@@ -63,7 +63,7 @@ fn crates() -> Vec<Crate> {
     metadata["packages"].as_array().unwrap().iter().map(read).collect()
 }
 
-/// Our Rust files, as paths from the root.
+/// muster's Rust files, as paths relative to the root.
 fn rust_files() -> Vec<PathBuf> {
     fn walk(folder: &Path, found: &mut Vec<PathBuf>) {
         for entry in fs::read_dir(folder).unwrap() {
@@ -89,7 +89,7 @@ fn map_of_the_code() -> String {
     fs::read_to_string(root().join("docs/ARCHITECTURE.md")).unwrap()
 }
 
-/// What stands between backticks in the map.
+/// The code spans of the architecture document.
 fn quoted(text: &str) -> BTreeSet<&str> {
     text.lines().flat_map(|line| line.split('`').skip(1).step_by(2)).collect()
 }

@@ -1,5 +1,5 @@
-//! Rows that somebody writes into the database give no authority: no access, no order to a device,
-//! and `muster doctor` names them.
+//! Rows inserted into the database by an intruder have no authority: no access, no order to a
+//! device, and `muster doctor` reports them.
 
 use std::time::Duration;
 
@@ -23,7 +23,7 @@ fn now() -> Timestamp {
     std::time::SystemTime::now().into()
 }
 
-/// The log as somebody has it who knows a URL of PostgreSQL, and no key.
+/// The log as opened by an intruder who has a URL of PostgreSQL, and no key.
 async fn intruder(url: &str) -> EventLog {
     EventLog::open(&ConnectOptions::new(url), LogOptions::default()).await.unwrap()
 }
@@ -40,7 +40,7 @@ async fn sql(url: &str) -> tokio_postgres::Client {
     client
 }
 
-/// What `muster doctor` says of the authority of events.
+/// The result of the authority check of `muster doctor`.
 fn doctor(url: &str, keys: &std::path::Path) -> Value {
     let output = std::process::Command::new(binary("muster"))
         .env("MUSTER_POSTGRES_URL", url)
@@ -84,11 +84,11 @@ async fn a_forged_token_lets_nobody_in_and_the_doctor_names_it() {
         async move { forged.send(Method::GET, path, None).await.0 }
     };
     assert_eq!(refused("/api/v1/devices").await, 401);
-    // What query forwards to command, too.
+    // A request that query forwards to command is refused, too.
     let body = json!({"name": "x", "role": "admin"});
     assert_eq!(forged.send(Method::POST, "/api/v1/tokens", Some(&body)).await.0, 401);
 
-    // A genuine proof that is copied beside the forged row fits only where it was.
+    // A genuine proof that is copied to the forged row is valid only for its original row.
     let client = sql(&url).await;
     let copied = client
         .execute(
@@ -103,8 +103,8 @@ async fn a_forged_token_lets_nobody_in_and_the_doctor_names_it() {
     assert_eq!(copied, 1);
     assert_eq!(refused("/api/v1/devices?limit=1").await, 401);
 
-    // A genuine token whose row is changed is no token any more. It was not used before: what was
-    // verified once is remembered.
+    // A genuine token with a changed row is invalid. It was not used before: a verified token
+    // is cached.
     let body = json!({"name": "viewer", "role": "viewer"});
     let path = "/api/v1/tokens?project=default";
     let mut statuses = Vec::new();
@@ -131,7 +131,7 @@ async fn a_forged_token_lets_nobody_in_and_the_doctor_names_it() {
     }
     assert_eq!(statuses, [200, 401]);
 
-    // A label that nobody set is not shown, and selects nothing.
+    // A forged label is not shown, and selects nothing.
     let body = json!({"name": "lamp"});
     let lamp = fleet.api.send(Method::POST, "/api/v1/devices", Some(&body)).await.1;
     let device: DeviceId = lamp["id"].as_str().unwrap().parse().unwrap();
@@ -155,7 +155,7 @@ async fn a_forged_token_lets_nobody_in_and_the_doctor_names_it() {
     let text = found["found"].as_str().unwrap();
     assert!(text.contains("3 are not by") && text.contains("ApiTokenCreated"), "{found}");
     assert!(!found["remedy"].is_null(), "{found}");
-    // What query is handed is enough to see it.
+    // Query's key folder is sufficient for this check.
     let found = doctor(&url, &fleet.keys().dir().join("roles/query"));
     assert!(found["found"].as_str().unwrap().contains("3 are not by"), "{found}");
 }
@@ -196,7 +196,7 @@ async fn a_forged_operation_reaches_no_device() {
     forge(&log, &project, StreamName::Operation(id), 0, touch(&logged).into()).await;
     forge(&log, &project, StreamName::Run(id, device), 0, RunRequested {}.into()).await;
 
-    // Beside it, in the list of what is open.
+    // In the work queue, not in the log.
     let listed = dir.path().join("listed");
     let id = Uuid::now_v7();
     let client = sql(&url).await;
@@ -217,8 +217,8 @@ async fn a_forged_operation_reaches_no_device() {
         .await
         .unwrap();
 
-    // The dispatcher has gone through the list twice once these are done, one after the other: what
-    // is private waits for it.
+    // When these two have ended, one after the other, the dispatcher has processed the work queue
+    // twice: runs with private input are dispatched only from there.
     for _ in 0..2 {
         let body = json!({
             "action": {"kind": "exec", "argv": ["true"], "env": {"X": "y"}},
@@ -228,7 +228,7 @@ async fn a_forged_operation_reaches_no_device() {
         assert_eq!(status, 201, "{made}");
         let path = format!("/api/v1/operations/{}", made["id"].as_str().unwrap());
         muster_tests::wait::until("the operation", Duration::from_secs(60), || async {
-            // The read model may not know it yet.
+            // The read model may not have it yet.
             let (_, shown) = api.send(Method::GET, &path, None).await;
             (shown["status"] == "finished").then_some(())
         })
@@ -308,7 +308,7 @@ async fn a_database_user_may_do_what_its_role_needs() {
         vec![NewEvent::server(&created, now())],
     );
     log.append(&ProjectId::system(), append).await.unwrap_err();
-    // An advisory lock of any user holds up nobody's append.
+    // An advisory lock of another user blocks no append.
     let client = sql(&fleet.database_url("query")).await;
     client
         .batch_execute("SELECT pg_advisory_lock(hashtextextended('muster-append:default', 0))")
@@ -316,7 +316,7 @@ async fn a_database_user_may_do_what_its_role_needs() {
         .unwrap();
     let made = fleet.api.enrollment_token(1);
     tokio::time::timeout(Duration::from_secs(10), made).await.unwrap();
-    // A use of a token that query notes is recorded by command.
+    // Query reports the use of a token, and command records it.
     muster_tests::wait::until("the use of the token", Duration::from_secs(20), || async {
         let tokens = fleet.api.list("/api/v1/tokens?project=system").await;
         tokens.iter().any(|token| !token["last_used_at"].is_null()).then_some(())

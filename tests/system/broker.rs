@@ -1,4 +1,4 @@
-//! What a hostile device can reach through the broker with reply subjects and headers: nothing.
+//! A hostile device gains nothing at the broker with reply subjects and headers.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -15,7 +15,7 @@ use serde_json::json;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Headers that make JetStream or the broker act.
+/// Headers that JetStream or the broker interpret.
 fn headers(victim: &str) -> Vec<(&'static str, String)> {
     let own = |text: &str| text.to_owned();
     vec![
@@ -87,7 +87,7 @@ fn replies(victim: &str) -> Vec<String> {
 
 type Seen = Arc<Mutex<Vec<Message>>>;
 
-/// Everything that arrives on these subjects.
+/// Collects all messages on these subjects.
 async fn observe(client: async_nats::Client, subjects: &[String]) -> Seen {
     let seen = Seen::default();
     for subject in subjects {
@@ -125,7 +125,8 @@ async fn replies_and_headers_of_a_device_reach_no_one_else() {
         streams.get_stream(name).await.unwrap().cached_info().state.last_sequence
     };
 
-    // The whole matrix: each subject that a device may publish on, with each reply and each header.
+    // Every combination: each subject that a device may publish to, with each reply subject and
+    // each header.
     let body = Bytes::from_static(b"hostile");
     let mut sent = 0_u64;
     for what in DEVICE_PUBLISHES {
@@ -147,7 +148,7 @@ async fn replies_and_headers_of_a_device_reach_no_one_else() {
     })
     .await;
 
-    // Both still work, and what they send arrives.
+    // Both devices still work, and their events arrive.
     hostile.chain.record_many(1);
     hostile.settle(PATIENCE).await;
     witness.chain.record_many(20);
@@ -156,7 +157,7 @@ async fn replies_and_headers_of_a_device_reach_no_one_else() {
     let heard: Vec<String> =
         at_victim.lock().unwrap().iter().map(|message| format!("{message:?}")).collect();
     assert!(heard.is_empty(), "{} of them: {:.2000}", heard.len(), heard.join("\n"));
-    // No acknowledgment of JetStream goes anywhere, whatever reply was named.
+    // JetStream sends no acknowledgment, to any reply subject.
     for message in at_server.lock().unwrap().iter() {
         let payload = String::from_utf8_lossy(&message.payload);
         let is_puback = payload.starts_with("{\"stream\":") && payload.contains("\"seq\":");
@@ -187,7 +188,7 @@ async fn the_broker_sees_nothing_of_what_programs_are_given_and_write() {
         .await;
         path
     };
-    // The order itself is signed, not sealed: what is printed does not stand in it.
+    // The order itself is signed, not sealed: it does not contain the printed text.
     let action = json!({
         "kind": "exec", "env": {"BIRD": "kestrel"}, "stdin": "osprey",
         "shell": "echo $BIRD; cat; printf 'fal%s' con; printf 'buz%s' zard >&2",
@@ -213,7 +214,7 @@ async fn the_broker_sees_nothing_of_what_programs_are_given_and_write() {
         assert_eq!(is_shown(&message.payload).or(found), None, "{}", message.subject);
     }
     assert!(pieces >= 3, "{pieces} pieces of output were seen");
-    // Nor does it keep any of it.
+    // The broker does not store any of it in clear either.
     let mut files = vec![fleet.dir().join("nats")];
     let mut read = 0;
     while let Some(path) = files.pop() {

@@ -1,5 +1,5 @@
-//! Blobs in an S3 bucket: output, files, recordings and what is private, as in a folder; a bucket
-//! that is away, and one that does not let us in.
+//! Blobs in an S3 bucket: output, files, recordings and private input, as in a folder; a bucket
+//! that is unavailable, and one that refuses the credentials.
 
 use std::time::Duration;
 
@@ -45,7 +45,7 @@ async fn a_bucket_keeps_and_erases_what_a_folder_does() {
     let dir = tempfile::tempdir().unwrap();
     let mut agent = fleet.robot(dir.path()).await;
 
-    // A role that the bucket does not let in, or that names another, says so and ends.
+    // A role logs an error and exits if the credentials are rejected or the bucket does not exist.
     for (name, value, why) in [
         ("AWS_SECRET_ACCESS_KEY", "another", "SignatureDoesNotMatch"),
         ("MUSTER_BLOBS", "s3://nowhere", "NoSuchBucket"),
@@ -62,7 +62,7 @@ async fn a_bucket_keeps_and_erases_what_a_folder_does() {
         assert!(said.contains("--blobs") && said.contains(why), "{name}: {said}");
     }
 
-    // What is private is there until the operation is over.
+    // Private input is stored until the operation has ended.
     let line = "cat; echo $WORD";
     let action = json!({"kind": "exec", "shell": line, "stdin": "typed ", "env": {"WORD": "süß"}});
     let id = asked(&fleet, action).await;
@@ -77,7 +77,7 @@ async fn a_bucket_keeps_and_erases_what_a_folder_does() {
     .await;
     assert!(!names(format!("runs/{id}")).await.is_empty());
 
-    // A file in pieces, of which a part is asked for; deleted, nothing of it is left.
+    // A file in several pieces, read in full and in part; after its deletion no piece remains.
     let bytes: Vec<u8> = (0..1_500_000_u32).map(|at| (at.wrapping_mul(at) >> 7) as u8).collect();
     let file = dir.path().join("run.bag");
     std::fs::write(&file, &bytes).unwrap();
@@ -109,8 +109,8 @@ async fn a_bucket_keeps_and_erases_what_a_folder_does() {
     let (status, _, cast) = fleet.api.raw(&format!("{session}/recording"), &[]).await;
     assert!(status == 200 && String::from_utf8_lossy(&cast).contains("42 said"), "{status}");
 
-    // The bucket goes and comes back: what a program wrote waits on its device, and an order with
-    // something private waits for it; nothing else does, not even a device that connects anew.
+    // The bucket becomes unavailable: a program's output waits on its device, and an order with
+    // private input waits, too; nothing else waits, not even a device that reconnects.
     agent.kill9();
     until(&fleet, "/api/v1/devices/robot", |device| device["status"] == "offline").await;
     let private = json!({"kind": "exec", "shell": "echo $WORD", "env": {"WORD": "later"}});

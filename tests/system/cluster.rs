@@ -1,4 +1,4 @@
-//! A cluster of three brokers: each lets devices in and keeps them out, and one of them may go.
+//! A cluster of three brokers: each accepts valid devices and refuses others, and one may fail.
 
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,7 @@ use serde_json::json;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Connects as a device to one broker alone.
+/// Connects as a device to one broker only.
 async fn connect_to(
     fleet: &Fleet,
     enrolled: &Enrolled,
@@ -72,7 +72,7 @@ async fn one_broker_of_three_may_go_and_nothing_is_lost() {
         device.chain.record_many(20);
         device.settle(PATIENCE).await;
     }
-    // Each of them in turn, whoever leads.
+    // Each broker stops in turn, the leader among them.
     for gone in 0..3 {
         let child = match gone {
             0 => fleet.nats.child(),
@@ -85,7 +85,8 @@ async fn one_broker_of_three_may_go_and_nothing_is_lost() {
         }
         child.start_again().await.unwrap();
     }
-    // With two of three away nobody leads: a role that starts waits, and goes on when they are back.
+    // With two of three unavailable there is no leader: a role that starts waits, and continues
+    // when they are available.
     for broker in &fleet.more_brokers {
         broker.child().stop().await.unwrap();
     }

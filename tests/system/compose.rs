@@ -1,5 +1,5 @@
-//! docker-compose.yml: that it is what it says, that its roles really are separable, and that its
-//! image runs as it is run there.
+//! docker-compose.yml: it matches its documentation, its roles can run separately, and its image
+//! runs with the file's settings.
 
 mod containers;
 mod context;
@@ -21,7 +21,7 @@ use processes::Composition;
 
 const PATIENCE: Duration = Duration::from_secs(90);
 
-/// How long it takes until another copy has taken over the work of a dead one, at most.
+/// Maximum time until another process has taken over the work of a killed one.
 const TAKEN_OVER: Duration = Duration::from_secs(15);
 
 #[test]
@@ -75,17 +75,17 @@ async fn of_two_containers_a_role_one_may_die_under_load_and_nothing_is_lost_or_
         assert_eq!(role.complaint(), None);
     }
     assert!(composition.dir().join("grafana/provisioning/dashboards/muster/fleet.json").exists());
-    // Started again it stays the device that it is: its token works once.
+    // After a restart it is the same device, although its token is for one use.
     composition.agent.kill9();
     composition.agent.start();
     for (first, second) in &mut composition.roles {
         tokio::time::sleep(Duration::from_secs(2)).await;
         first.kill9();
-        // The other one is enough: it answers, and takes the dead one's work over.
+        // The other process is sufficient: it responds, and takes over the work of the killed one.
         tokio::time::sleep(Duration::from_secs(2)).await;
         assert!(second.is_healthy(), "{}", second.said());
     }
-    // Decided by the command role that is left, asked for at the query role that is left.
+    // The remaining command process decides it, requested through the remaining query process.
     wait::until("a change to be taken", TAKEN_OVER, || async {
         let patch = serde_json::json!({"labels": {"site": "a"}});
         let (status, _) = composition
@@ -114,7 +114,7 @@ async fn of_two_containers_a_role_one_may_die_under_load_and_nothing_is_lost_or_
     }
     assert_rebuilt(composition.postgres.connection_url()).await;
     demo_is_online(&composition).await;
-    // No command was decided twice, no message refused.
+    // No command was decided twice, and no message was refused.
     let labeled = composition.api.list("/api/v1/events?type=DeviceLabelsChanged").await;
     assert_eq!(labeled.len(), 1, "{labeled:?}");
     assert!(composition.api.list("/api/v1/dead-letters").await.is_empty());

@@ -1,4 +1,4 @@
-//! Secret config variables: their device gets the value, and nothing else shows it.
+//! Secret config variables: only their device gets the value.
 
 use std::path::Path;
 use std::process::Command;
@@ -13,7 +13,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const SECRET: &str = "planted-marker-hunter2";
 const SECOND: &str = "planted-marker-of-a-token";
 
-/// The files below a folder that hold these bytes.
+/// The files below a folder that contain this text.
 fn files_with(folder: &Path, text: &str) -> String {
     let found = Command::new("grep").args(["-rlaF", text]).arg(folder).output().unwrap();
     String::from_utf8_lossy(&found.stdout).into_owned()
@@ -25,7 +25,7 @@ async fn a_secret_config_variable_is_shown_to_its_device_alone() {
     let scratch = tempfile::tempdir().unwrap();
     let file = scratch.path().join("secret");
     std::fs::write(&file, format!("{SECRET}\n")).unwrap();
-    // A token hands one to new devices.
+    // A token gives one to new devices.
     let body = json!({"name": "with a secret", "config": {"secret.key": SECOND}});
     let token = system.api.post("/api/v1/enrollment-tokens", &body).await;
     let token = token["token"].as_str().unwrap();
@@ -41,7 +41,7 @@ async fn a_secret_config_variable_is_shown_to_its_device_alone() {
     };
     arrives(SECOND).await;
 
-    // Not by an argument.
+    // A secret is not accepted as an argument.
     let (code, _, err) =
         system.muster(&["device", "config", device, &format!("secret.db={SECRET}")]);
     assert!(code == 2 && err.contains("@FILE") && !err.contains(SECRET), "{err}");
@@ -58,7 +58,7 @@ async fn a_secret_config_variable_is_shown_to_its_device_alone() {
     let (_, printed, _) = system.muster(&["device", "config", device]);
     assert!(printed.contains("secret.db (secret)"), "{printed}");
 
-    // Nobody else, whatever is asked: not even an admin.
+    // No API response contains it, not even for an admin.
     let viewer = json!({"name": "viewer", "role": "viewer"});
     let viewer = system.api.post("/api/v1/tokens", &viewer).await;
     let viewer = system.api.with_token(viewer["token"].as_str().unwrap());
@@ -78,14 +78,14 @@ async fn a_secret_config_variable_is_shown_to_its_device_alone() {
     let events: Vec<Value> = system.api.list("/api/v1/events?type=DeviceConfigSet").await;
     assert!(events.iter().any(|event| event["data"]["set"]["secret.db"].is_string()), "{events:?}");
 
-    // Nor do the files of the servers.
+    // The servers' files do not contain it either.
     for folder in ["postgres", "influx", "nats", "keys"] {
         let folder = system.dir().join(folder);
         for text in [SECRET, SECOND] {
             assert_eq!(files_with(&folder, text), "", "{}", folder.display());
         }
     }
-    // What was sealed cannot be set as a value, and a long one is refused.
+    // A sealed value cannot be set as a value, and a long one is refused.
     for (value, rule) in [("sealed:v1:AAAA", "sealed"), (&"x".repeat(3_001), "3000")] {
         let body = json!({"vars": {"secret.db": value}});
         let (status, refused) =

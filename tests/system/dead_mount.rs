@@ -1,5 +1,5 @@
-//! A file system that does not answer: the agent stays online, and what needs that file system
-//! fails with its path.
+//! An unresponsive file system: the agent stays online, and actions that need the file system fail
+//! with its path.
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
@@ -15,11 +15,11 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use serde_json::json;
 
 const PATIENCE: Duration = Duration::from_secs(60);
-/// A file system that does not answer within 10 s is reported; this leaves time for the rest.
+/// Maximum time until the failure is reported: the agent's timeout is 10 s, the rest is reserve.
 const REPORTED: Duration = Duration::from_secs(25);
 const NO_ANSWER: &str = "does not answer";
 
-/// A FUSE file system whose server takes every request and answers none.
+/// A FUSE file system whose server reads every request and responds to none.
 struct DeadMount(PathBuf);
 
 impl DeadMount {
@@ -40,7 +40,8 @@ impl DeadMount {
     }
 }
 
-/// Answers the first request, FUSE_INIT, and reads the others until the file system is unmounted.
+/// Responds to the first request, FUSE_INIT, and reads the others until the file system is
+/// unmounted.
 fn serve(mut device: File) {
     let mut request = vec![0; 1 << 20];
     let Ok(count) = device.read(&mut request) else { return };
@@ -63,14 +64,14 @@ fn serve(mut device: File) {
 
 impl Drop for DeadMount {
     fn drop(&mut self) {
-        // Forced: requests that wait end with an error.
+        // Forced: pending requests end with an error.
         let _ = umount2(&self.0, MntFlags::MNT_FORCE);
         let _ = umount2(&self.0, MntFlags::MNT_DETACH);
         let _ = std::fs::remove_dir(&self.0);
     }
 }
 
-/// A user of this machine whose home is not there yet.
+/// A user of this machine whose home does not exist.
 fn user_without_home() -> (String, PathBuf) {
     let users = std::fs::read_to_string("/etc/passwd").unwrap();
     let homeless = users.lines().find_map(|line| {
@@ -85,7 +86,7 @@ fn user_without_home() -> (String, PathBuf) {
     homeless.unwrap_or_else(|| panic!("this test needs a user whose home can be made"))
 }
 
-/// Runs a command that needs the dead file system; answers what it said.
+/// Runs a command that needs the unresponsive file system; returns its error output.
 fn fails(system: &System, args: &[&str]) -> String {
     let began = Instant::now();
     let (code, _, said) = system.muster(args);
@@ -94,7 +95,7 @@ fn fails(system: &System, args: &[&str]) -> String {
     said
 }
 
-/// The agent works while something waits for the dead file system.
+/// Asserts that the agent works while other actions wait for the file system.
 fn lives(robot: &Robot) {
     let began = Instant::now();
     let (code, out, err) = robot.system.muster(&["exec", "robot", "--", "echo", "alive"]);
@@ -113,7 +114,7 @@ fn background(system: &System, args: &[&str]) -> Child {
         .unwrap()
 }
 
-/// Why the tests are skipped.
+/// The message of a skipped test.
 const SKIPPED: &str = "skipped: to mount a file system needs root and /dev/fuse";
 
 fn can_mount() -> bool {
@@ -158,7 +159,7 @@ async fn a_file_system_that_does_not_answer_holds_up_nothing_else() {
             let said = thread.join().unwrap();
             let is_home = args.contains(&user.as_str());
             let place = if is_home { &home } else { &dead.0 };
-            // A folder above the dead mount is named itself.
+            // For a folder above the mount, the message contains that folder.
             let is_above = args.contains(&above.as_str());
             let place =
                 if is_above { above.trim_start_matches("robot:") } else { place.to_str().unwrap() };
@@ -178,11 +179,11 @@ async fn a_file_system_that_does_not_answer_holds_up_nothing_else() {
     })
     .await;
 
-    // A run's own timeout holds, too.
+    // A run's own timeout takes effect, too.
     let args = ["exec", "robot", "--timeout", "2s", "--cwd", &cwd, "--", "true"];
     assert_eq!(system.muster(&args).0, 124);
 
-    // The file system answers again.
+    // The file system is unmounted.
     drop((dead, dead_home));
     std::fs::create_dir_all(&cwd).unwrap();
     let (code, _, err) = system.muster(&["exec", "robot", "--cwd", &cwd, "--", "true"]);
@@ -221,7 +222,7 @@ async fn an_agent_stops_and_starts_again_beside_a_dead_file_system() {
     wait::until("the agent to end", PATIENCE, || async { is_over(pid).then_some(()) }).await;
     assert!(began.elapsed() < Duration::from_secs(5), "it took {:?}", began.elapsed());
 
-    // The journal holds the run, and the next agent ends it.
+    // The journal contains the run, and the next agent process ends it.
     robot.agent.start();
     online(&robot.system.api).await;
     let run = state(&["unknown", "failed", "succeeded"]).await;
@@ -231,7 +232,7 @@ async fn an_agent_stops_and_starts_again_beside_a_dead_file_system() {
     let _ = copy.wait();
 }
 
-/// Has the process ended? The test is its parent, and has not waited for it.
+/// Whether the process has ended; the test is its parent and has not waited for it.
 fn is_over(pid: u32) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     stat.is_empty() || stat.rsplit(')').next().is_some_and(|rest| rest.trim().starts_with('Z'))

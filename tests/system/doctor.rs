@@ -1,4 +1,4 @@
-//! `muster doctor`: it finds nothing wrong with a healthy server, and names what is, with a cure.
+//! `muster doctor` finds no problem on a healthy server, and reports each problem with a fix.
 
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
@@ -9,7 +9,7 @@ use muster_tests::binaries::binary;
 use muster_tests::fleet::Fleet;
 use serde_json::Value;
 
-/// `muster doctor` with these arguments; secrets go by the environment.
+/// `muster doctor` with these arguments; secrets are passed in the environment.
 fn command(args: &[String]) -> Command {
     let mut command = Command::new(binary("muster"));
     command.arg("doctor");
@@ -31,7 +31,7 @@ fn command(args: &[String]) -> Command {
     command
 }
 
-/// Runs it with these arguments; exit code, and the checks by name.
+/// Runs it with these arguments; returns the exit code and the checks.
 fn doctor(args: &[String]) -> (i32, Vec<Value>) {
     let output = command(args).arg("--json").output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -72,7 +72,7 @@ async fn the_doctor_names_what_is_wrong_with_a_server() {
         assert!(names.contains(&name), "{name} is not among {names:?}");
     }
 
-    // A key that others can read.
+    // A key that other users can read.
     let open = |path: &std::path::Path, mode: u32| {
         std::fs::set_permissions(path, PermissionsExt::from_mode(mode)).unwrap();
     };
@@ -81,7 +81,7 @@ async fn the_doctor_names_what_is_wrong_with_a_server() {
     assert_eq!(wrong(&doctor(&args).1), ["keys"]);
     open(&keys, 0o700);
 
-    // A message that nobody can attribute.
+    // A message that cannot be attributed to a device.
     let token = fleet.api.enrollment_token(1).await;
     let sim = muster_tests::SimDevice::join(&fleet.api, &fleet.ca(), &token, "sim").await;
     sim.publish_raw(bytes::Bytes::from_static(b"garbage")).await;
@@ -98,7 +98,7 @@ async fn the_doctor_names_what_is_wrong_with_a_server() {
     let (code, checks) = doctor(&args);
     assert_eq!(code, 1);
     assert_eq!(wrong(&checks), ["PostgreSQL", "broker", "InfluxDB", "API"], "{checks:#?}");
-    // In words, for a person.
+    // As text.
     let output = command(&args).output().unwrap();
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(said.contains("FAIL PostgreSQL") && said.contains("→ is it started"), "{said}");

@@ -1,4 +1,4 @@
-//! A device joins, records, is seen, is configured, and is thrown out.
+//! A device enrolls, records, is shown, is configured, and is revoked.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ async fn a_device_joins_and_its_events_are_in_the_log_once_and_in_order() {
 
     device.chain.record_many(200);
     device.settle(PATIENCE).await;
-    // Everything once more, as after a lost ack: nothing is doubled.
+    // All events again, as after a lost ack: nothing is duplicated.
     for event in device.chain.events.clone() {
         device.publish_raw(event.bytes).await;
     }
@@ -37,7 +37,7 @@ async fn a_device_joins_and_its_events_are_in_the_log_once_and_in_order() {
         .collect();
     assert_eq!(versions, (1..=201).collect::<Vec<_>>());
 
-    // The token is used up.
+    // The token has no uses left.
     let (_, other) = (0, SimpleJoin { system: &system, token: &token }.try_join().await);
     assert_eq!(other.0, 403, "{}", other.1);
     assert!(other.1["detail"].as_str().is_some_and(|text| text.contains("as often as it may be")));
@@ -98,7 +98,7 @@ async fn a_deleted_device_is_out_and_its_name_is_free() {
     let (status, answer) = system.api.send(Method::DELETE, &path, None).await;
     assert_eq!(status, 200, "{answer}");
 
-    // The live connection is closed, and it does not come back.
+    // The live connection is closed, and the device cannot reconnect.
     wait::until("the connection to be closed", PATIENCE, || async {
         let state = device.nats.connection_state();
         (state != async_nats::connection::State::Connected).then_some(())

@@ -1,4 +1,4 @@
-//! What operators do every day: by the command line, as README shows it.
+//! Everyday tasks of operators with the command line, as in README.
 
 use std::time::Duration;
 
@@ -40,7 +40,7 @@ async fn devices_are_named_labeled_configured_and_replayed() {
     assert_eq!(shown["config"]["vars"]["greeting"], "hello");
     assert_eq!(shown["id"], device.id());
 
-    // As it was, from the log alone.
+    // A past state, computed only from the log.
     let past = ok(&system, &["replay", "--to-position", &before.to_string()]);
     assert!(past.contains("one") && !past.contains("uno"), "{past}");
     let life = ok(&system, &["events", "uno"]);
@@ -60,7 +60,7 @@ async fn devices_are_selected_by_what_they_measure_now() {
         let points = vec![
             Point::new("mem").field("available", free * 1024_i64 * 1024),
             Point::new("battery").tag("battery", "BAT0").field("percent", battery),
-            // One core that is busy does not make the machine so.
+            // One busy core does not make the machine busy.
             Point::new("cpu").tag("cpu", "cpu0").field("usage_active", 99.0),
             Point::new("cpu").tag("cpu", "cpu-total").field("usage_active", battery),
         ];
@@ -89,7 +89,8 @@ async fn devices_are_selected_by_what_they_measure_now() {
         });
         assert_eq!(names.await, expected);
     }
-    // A command's target is one such selector, too; the past has no metrics, and says so.
+    // Such a selector is also a command's target; there are no metrics of the past, which is
+    // reported.
     ok(&system, &["device", "label", "battery.percent<20", "charge=me"]);
     let labeled = ok(&system, &["device", "list", "-l", "charge=me"]);
     assert!(labeled.contains("low") && labeled.contains("gone"), "{labeled}");
@@ -122,7 +123,7 @@ async fn one_command_sees_what_the_one_before_did() {
     let shown = json(&system, &["device", "show", "robot-0", "--json"]);
     assert_eq!(changed[0]["id"], shown["id"], "{changed}");
 
-    // A bare key is a selector with -l alone; everywhere.
+    // A bare key is a selector only with -l; in all commands.
     assert_eq!(json(&system, &["device", "show", "-l", "retired", "--json"])[4]["name"], "robot-4");
     ok(&system, &["device", "config", "-l", "retired", "greeting=hello"]);
     let configs = json(&system, &["device", "config", "fleet=robots", "--json"]);
@@ -148,7 +149,7 @@ async fn one_command_sees_what_the_one_before_did() {
     as_operator(&["token", "revoke", id, "--yes"]);
     assert!(as_operator(&["token", "show", id]).contains("revoked"));
 
-    // Contexts, as programs read them; a flag goes before the variables that are set here.
+    // Contexts, as JSON; a flag has precedence over the variables of this test.
     let add = ["context", "add", "other", "--url", "https://127.0.0.1:1", "--json"];
     assert_eq!(json(&system, &add)["current"], false);
     assert_eq!(json(&system, &["context", "use", "other", "--json"])["current"], true);
@@ -157,7 +158,7 @@ async fn one_command_sees_what_the_one_before_did() {
     assert_eq!(json(&system, &["context", "remove", "other", "--yes", "--json"])["current"], false);
     assert!(ok(&system, &["dead-letter", "list", "--everywhere"]).contains("no dead letters"));
 
-    // All of them are gone through, whatever becomes of one.
+    // All devices are processed, even if one fails.
     let gone = json(&system, &["device", "delete", "-l", "retired", "--yes", "--json"]);
     assert_eq!(gone.as_array().map(Vec::len), Some(5), "{gone}");
     let (code, _, err) = system.muster(&["device", "delete", "-l", "retired", "--yes"]);
@@ -170,7 +171,7 @@ async fn a_change_that_one_device_refuses_is_made_to_the_others() {
     for name in ["full", "one", "two"] {
         ok(&system, &["device", "register", name, "--label", "all=1"]);
     }
-    // A device has 64 labels at most.
+    // A device has at most 64 labels.
     let many: Vec<String> = (0..63).map(|n| format!("l{n}=1")).collect();
     let mut args = vec!["device", "label", "full"];
     args.extend(many.iter().map(String::as_str));

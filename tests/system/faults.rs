@@ -1,6 +1,6 @@
-//! kill -9 of everything in turn, under load; a lost stream; a restored backup. At the end every
-//! event that was recorded is in the log exactly once and in order, the metrics are complete, and
-//! the read models equal a rebuild row for row.
+//! SIGKILL of every process in turn, under load; a lost stream; a restored backup. At the end every
+//! recorded event is in the log exactly once and in order, the metrics are complete, and the read
+//! models equal a rebuild row by row.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -24,7 +24,7 @@ use serde_json::Value;
 
 const PATIENCE: Duration = Duration::from_secs(90);
 
-/// A device under load: records and publishes until it is told to stop.
+/// A device under load: records and publishes while `go_on` is true.
 pub(crate) async fn load(mut device: SimDevice, go_on: Arc<AtomicBool>) -> (SimDevice, Vec<i64>) {
     let mut times = Vec::new();
     while go_on.load(Ordering::Relaxed) {
@@ -49,7 +49,7 @@ async fn devices(fleet: &Fleet, count: u32) -> Vec<SimDevice> {
     devices
 }
 
-/// Each device records so many events; they are in the log when this returns.
+/// Each device records `count` events; returns when they are in the log.
 async fn record(devices: &mut [SimDevice], count: u64) {
     for device in devices {
         device.chain.record_many(count);
@@ -57,7 +57,7 @@ async fn record(devices: &mut [SimDevice], count: u64) {
     }
 }
 
-/// The log holds each device's chain exactly once and in order.
+/// Asserts that the log has each device's chain exactly once and in order.
 pub(crate) async fn assert_complete(api: &Api, devices: &[SimDevice]) {
     let mut logged: BTreeMap<String, Vec<(u64, u64)>> = BTreeMap::new();
     for event in api.list("/api/v1/events?order=asc&type=DeviceConfigApplied").await {
@@ -74,12 +74,12 @@ pub(crate) async fn assert_complete(api: &Api, devices: &[SimDevice]) {
     }
 }
 
-/// The live tables equal tables that are filled from the log anew.
+/// Asserts that the live tables equal tables that are rebuilt from the log.
 pub(crate) async fn assert_rebuild_equals_live(fleet: &Fleet) {
     assert_rebuilt(fleet.postgres.connection_url()).await;
 }
 
-/// The same, of any database.
+/// The same for any database.
 pub(crate) async fn assert_rebuilt(postgres_url: String) {
     let connect = ConnectOptions::new(postgres_url);
     let log = EventLog::open(&connect, LogOptions::default()).await.unwrap();
@@ -102,7 +102,7 @@ pub(crate) async fn assert_rebuilt(postgres_url: String) {
     ];
     wait::until("live tables to equal a rebuild", PATIENCE, || {
         let log = log.clone();
-        // Both sides may be a few presence events apart while these run.
+        // Both sides may differ by a few presence events while the projections run.
         let caught_up = async {
             one.catch_up().await.unwrap();
             two.catch_up().await.unwrap();
@@ -123,7 +123,7 @@ pub(crate) async fn assert_rebuilt(postgres_url: String) {
     .await;
 }
 
-/// Every batch that was measured is in the metric store.
+/// Asserts that every measured batch is in the metric store.
 pub(crate) async fn assert_metrics_complete(api: &Api, device: &SimDevice, times: &[i64]) {
     let path = format!(
         "/api/v1/devices/{}/metrics?field=sim.n&since=1h&step=1h&fn=count&group_by=",
@@ -194,7 +194,7 @@ async fn the_stream_of_events_may_be_lost_whole() {
     record(&mut devices, 50).await;
     let stop_taking = fleet.postgres.child();
     stop_taking.stop().await.unwrap();
-    // These are in the stream, and in no log.
+    // These are in the stream, and not in the log.
     for device in &mut devices {
         device.chain.record_many(50);
         device.publish_pending().await;
@@ -240,7 +240,7 @@ fn run(program: &Path, args: &[&str]) {
     assert!(output.status.success(), "{}: {said}", program.display());
 }
 
-/// A backup of the log's database.
+/// Creates a backup of the log's database.
 pub(crate) fn dump(fleet: &Fleet) -> PathBuf {
     let dump = fleet.dir().join("dump.sql");
     let (bin, url) = (fleet.postgres.bin(), fleet.postgres.connection_url());
@@ -248,7 +248,7 @@ pub(crate) fn dump(fleet: &Fleet) -> PathBuf {
     dump
 }
 
-/// Goes back to it as docs/operations.md tells it: an empty database, then the dump.
+/// Restores it as described in docs/operations.md: an empty database, then the dump.
 pub(crate) async fn restore(fleet: &mut Fleet, dump: &Path) {
     for role in [&mut fleet.ingest, &mut fleet.command, &mut fleet.query] {
         role.kill9();
@@ -264,8 +264,8 @@ pub(crate) async fn restore(fleet: &mut Fleet, dump: &Path) {
     fleet.answers().await;
 }
 
-/// A read model's commits do not wait for the disk: what PostgreSQL forgets of them is read again,
-/// also where no event follows.
+/// A read model's commits do not wait for the disk: if PostgreSQL loses some, their events are read
+/// again, even if no further event follows.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_postgresql_forgets_of_a_read_model_comes_back_by_itself() {
     let fleet = Fleet::start().await;
@@ -286,7 +286,7 @@ async fn what_postgresql_forgets_of_a_read_model_comes_back_by_itself() {
     }
 }
 
-/// The database is exchanged for an older one while everything runs: positions go back.
+/// The database is replaced by an older one while all roles run: positions go back.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_older_database_may_take_the_place_of_a_newer_one_under_running_roles() {
     let fleet = Fleet::start().await;
@@ -299,7 +299,7 @@ async fn an_older_database_may_take_the_place_of_a_newer_one_under_running_roles
     run(&psql, &["-q", "-c", "CREATE DATABASE older", &server]);
     let older = fleet.postgres.connection_url_of("older");
     run(&psql, &["-q", "-v", "ON_ERROR_STOP=1", "-f", dump.to_str().unwrap(), &older]);
-    // A database that somebody uses cannot be renamed; whoever lost it may be back in between.
+    // A database with connections cannot be renamed; disconnected clients may reconnect in between.
     let exchange = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'muster'; \
                     ALTER DATABASE muster RENAME TO newer; ALTER DATABASE older RENAME TO muster";
     wait::until("the databases to be exchanged", PATIENCE, || async {
@@ -324,7 +324,7 @@ async fn a_metric_store_that_was_away_gets_everything() {
     let go_on = Arc::new(AtomicBool::new(true));
     let load = tokio::spawn(load(device, go_on.clone()));
     tokio::time::sleep(Duration::from_secs(3)).await;
-    // Asked for metrics meanwhile, the door says so and goes on.
+    // Query responds to a request for metrics meanwhile with an error, and keeps running.
     let (status, problem) = fleet
         .api
         .send(reqwest::Method::GET, "/api/v1/devices/sim-0/metrics?field=sim.n", None)

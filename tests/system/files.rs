@@ -1,4 +1,4 @@
-//! Files and folders between an operator and the real agent: `muster cp`, and OpenSSH's own sftp.
+//! Files and folders between an operator and the real agent: `muster cp`, and OpenSSH's sftp.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Bytes that do not repeat.
+/// Bytes without repetition.
 fn bytes(count: usize, seed: u64) -> Vec<u8> {
     let mut state = seed.wrapping_mul(2).wrapping_add(1);
     let mut bytes = Vec::with_capacity(count + 8);
@@ -27,7 +27,7 @@ fn bytes(count: usize, seed: u64) -> Vec<u8> {
     bytes
 }
 
-/// All that is in a folder: mode, time and content of each.
+/// The contents of a folder: mode, time and content of each entry.
 fn all_of(root: &Path) -> BTreeMap<String, String> {
     let mut found = BTreeMap::new();
     let mut folders = vec![root.to_owned()];
@@ -90,18 +90,18 @@ async fn a_folder_goes_there_and_back_as_it_was() {
     let (code, _, err) = system.muster(&special);
     assert_eq!(code, 0, "{err}");
     assert_eq!(all_of(&at("back")), all_of(&from));
-    // Without being asked, no program becomes one of another user.
+    // Without the option, the setuid bit of a program is not copied.
     let setuid = format!("{back}/deep/er/süß und salzig");
     let (code, _, err) = system.muster(&["cp", &setuid, text(&at("plain"))]);
     assert_eq!((code, at("plain").metadata().unwrap().mode() & 0o7777), (0, 0o750), "{err}");
-    // Once more: all is there; then one file is another.
+    // A second copy skips all files; after a change it copies one file.
     let (code, _, err) = system.muster(&["cp", text(&from), &there]);
     assert!(code == 0 && err.contains("0 files") && err.contains("305 there already"), "{err}");
     std::fs::write(from.join("deep/7"), "new").unwrap();
     let (code, _, err) = system.muster(&["cp", text(&from), &there]);
     assert!(code == 0 && err.contains("1 file,") && err.contains("304 there already"), "{err}");
     assert_eq!(std::fs::read_to_string(at("device/from/deep/7")).unwrap(), "new");
-    // One file, by another name; several into a folder that is not there; a file of /proc.
+    // One file, by another name; several into a missing folder; a file of /proc.
     let one = format!("{there}/renamed");
     let (code, _, err) = system.muster(&["cp", text(&from.join("large")), &one]);
     assert_eq!(code, 0, "{err}");
@@ -114,7 +114,7 @@ async fn a_folder_goes_there_and_back_as_it_was() {
     assert_eq!(code, 0, "{err}");
     let version = std::fs::read_to_string("/proc/version").unwrap();
     assert_eq!(std::fs::read_to_string(at("version")).unwrap(), version);
-    // And it stands in the log: who, which files, to write or to read.
+    // The log contains each session: which path, to write or to read.
     let sessions = system.api.list("/api/v1/sessions").await;
     let is_there = |path: &str, write: bool| {
         sessions.iter().any(|one| {
@@ -147,7 +147,7 @@ async fn grown(path: &Path, to: u64) {
     .await;
 }
 
-/// How much of a copy went over the wire, as its last line says.
+/// The transferred MiB, from the last line of a copy's output.
 fn moved(said: &str) -> f64 {
     let words = said.lines().last().unwrap().split_whitespace().collect::<Vec<_>>();
     assert_eq!((words[1], words[3]), ("file,", "MiB"), "{said}");
@@ -174,7 +174,7 @@ async fn a_copy_that_was_killed_goes_on_where_it_was() {
         child.kill().unwrap();
         child.wait().unwrap();
         assert!(!target.exists(), "a file has its name when it is whole");
-        // What was written last is not what it should be.
+        // The end of the partial file is damaged.
         let file = std::fs::OpenOptions::new().append(true).open(&part).unwrap();
         (&file).write_all(b"not of this file").unwrap();
         let (code, _, err) = system.muster(&["cp", &from, &to]);
@@ -239,7 +239,7 @@ async fn what_the_devices_owner_does_not_allow_is_not_reached() {
     fails(system, &["/etc/hostname", &format!("robot:{}", at("new").display())], "[files] roots");
     fails(system, &["/etc/hostname", &format!("{data}/root/tmp/")], "[files] roots");
     assert!(!at("here").exists() && !at("new").exists());
-    // A link in a folder is copied as a link; nothing behind it is.
+    // A link in a folder is copied as a link, without its target.
     let (code, _, err) = system.muster(&["cp", &data, text(&at("copy"))]);
     assert_eq!(code, 0, "{err}");
     assert_eq!(std::fs::read_link(at("copy/out")).unwrap(), at("secret"));
@@ -247,12 +247,12 @@ async fn what_the_devices_owner_does_not_allow_is_not_reached() {
     fails(system, &["/etc/hostname", &format!("{data}/new")], "[files] write = false");
     let (code, _, err) = system.muster(&["cp", "--again", &format!("{data}/ok"), &here]);
     assert_eq!(code, 0, "{err}");
-    // Who may not run any program shall not write one.
+    // An operator who may not run arbitrary programs may not write one either.
     robot.policy("[exec]\nallow = ['uptime']\n");
     fails(system, &[&format!("{data}/ok"), &here], "[files] enabled = true is not there");
     robot.policy("[files]\nenabled = false\n");
     fails(system, &[&format!("{data}/ok"), &here], "[files] enabled = false");
-    // And it stands in the log.
+    // The log contains each refusal.
     let events = system.api.list("/api/v1/devices/robot/events?type=SessionRefused").await;
     assert!(events.len() >= 10, "{}", events.len());
 }
@@ -275,7 +275,7 @@ async fn what_is_typed_wrongly_is_named() {
     fails(&system, &[&at("file"), &below], "Not a directory");
     fails(&system, &[&at("file"), &at("file"), &format!("robot:{}", at("file"))], "no folder");
     fails(&system, &["robot:a\nb", &at("x")], "there is no");
-    // What a broken copy has left is no file of a folder, and takes no other's place.
+    // A partial file of an aborted copy is not copied, and does not replace another file.
     std::fs::create_dir(at("left")).unwrap();
     std::fs::write(at("left/x"), "whole").unwrap();
     std::fs::write(at("left/x.muster-part"), "half").unwrap();
@@ -284,7 +284,7 @@ async fn what_is_typed_wrongly_is_named() {
     assert!(code == 0 && err.contains("x.muster-part is what a broken copy has left"), "{err}");
     assert_eq!(std::fs::read_to_string(format!("{copy}/x")).unwrap(), "whole");
     assert_eq!(std::fs::read_dir(&copy).unwrap().count(), 1);
-    // A link that a device sent is no way out of the folder.
+    // A link from a device cannot lead out of the target folder.
     std::fs::remove_dir_all(&copy).unwrap();
     std::fs::create_dir(&copy).unwrap();
     std::fs::create_dir(at("elsewhere")).unwrap();
@@ -296,14 +296,14 @@ async fn what_is_typed_wrongly_is_named() {
     std::fs::rename(at("into"), format!("{copy}/left")).unwrap();
     fails(&system, &[&format!("robot:{}", at("left")), &copy], "sub is there and is no folder");
     assert_eq!(std::fs::read_dir(at("elsewhere")).unwrap().count(), 0);
-    // What a link that was named leads to is written, and the link stays.
+    // For a link named as target, the file that it points to is written, and the link is kept.
     std::fs::write(at("target"), "old").unwrap();
     symlink("target", at("named")).unwrap();
     let (code, _, err) = system.muster(&["cp", &at("file"), &format!("robot:{}", at("named"))]);
     assert_eq!(code, 0, "{err}");
     assert_eq!(std::fs::read_to_string(at("target")).unwrap(), "x");
     assert_eq!(std::fs::read_link(at("named")).unwrap(), Path::new("target"));
-    // Of several, those that can be copied are.
+    // If one of several files fails, the others are copied.
     std::fs::write(at("folder/a"), "a").unwrap();
     std::fs::create_dir_all(at("there/folder/a")).unwrap();
     std::fs::write(at("folder/b"), "b").unwrap();
@@ -312,7 +312,7 @@ async fn what_is_typed_wrongly_is_named() {
     assert_eq!(std::fs::read_to_string(at("there/folder/b")).unwrap(), "b");
 }
 
-/// A disk of a megabyte.
+/// A disk of one megabyte.
 struct SmallDisk<'a>(&'a Path);
 
 impl<'a> SmallDisk<'a> {
@@ -413,7 +413,8 @@ async fn a_folder_that_was_broken_off_is_gone_on_with() {
         let (code, _, err) = system.muster(&["cp", source, target]);
         assert!(code == 0 && err.contains("there already"), "{code}: {err}");
         assert_eq!(all_of(&place), all_of(&from), "and nothing else is in it");
-        // What is complete is a folder as any other: the next copy goes into it, as with cp.
+        // After a complete copy the target is an ordinary folder: the next copy goes into it, like
+        // cp.
     }
 }
 
@@ -422,7 +423,7 @@ async fn odd_files_are_copied_as_they_are_or_named() {
     use std::os::unix::ffi::OsStrExt;
     let Robot { system, agent: _agent, dir } = Robot::start("").await;
     let at = |name: &str| dir.path().join(name);
-    // Of 300 MB one in the middle is written.
+    // A sparse file: of 300 MB one in the middle is written.
     let sparse = at("sparse");
     let file = std::fs::File::create(&sparse).unwrap();
     file.set_len(300_000_000).unwrap();
@@ -438,7 +439,7 @@ async fn odd_files_are_copied_as_they_are_or_named() {
         let same = Command::new("cmp").arg(&sparse).arg(&place).status().unwrap();
         assert!(same.success());
     }
-    // Files that name a size of a page and hold less.
+    // Files that report a size of one page and contain less.
     let (code, _, err) =
         system.muster(&["cp", "robot:/sys/kernel/mm/transparent_hugepage", text(&at("sys"))]);
     assert_eq!(code, 0, "{err}");

@@ -1,4 +1,4 @@
-//! The front door as slow and clumsy clients find it.
+//! The HTTPS listener with slow and faulty clients.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -28,7 +28,7 @@ fn connect(system: &System) -> Connection {
     StreamOwned::new(tls, tcp)
 }
 
-/// The head of the next answer, and its body by its length.
+/// Reads the head of the next response, and its body by its length.
 fn answer(connection: &mut Connection) -> (String, String) {
     let mut head = Vec::new();
     let mut byte = [0];
@@ -48,7 +48,8 @@ async fn an_answer_reaches_a_client_that_is_still_sending_its_body() {
     let system = System::start().await;
     let token = system.api.token.clone();
     let mut connection = connect(&system);
-    // Refused for its token, for its parameters, for its path; taken although nobody reads the body.
+    // Refused because of the token, the parameters, the path; and a route that does not read the
+    // body.
     for (path, token, status) in [
         ("/api/v1/devices", "mst_wrong", "401"),
         ("/api/v1/devices?nonsense=1", &token, "400"),
@@ -78,7 +79,7 @@ async fn an_answer_reaches_a_client_that_is_still_sending_its_body() {
 async fn the_log_says_from_where_a_request_came_through_proxies() {
     let trusted = [("MUSTER_TRUSTED_PROXIES", "127.0.0.1,10.0.0.0/8")];
     let fleet = Fleet::start_with(Tuning::Small, &trusted).await;
-    // Served by the door itself, and by the command role behind it.
+    // One route is handled by query, the other one is forwarded to command.
     let routes =
         ["/api/v1/devices", "/api/v1/operations/0198c0de-7000-7abc-8def-0123456789ab/pause"];
     for (at, (said, client)) in [
@@ -108,7 +109,7 @@ async fn the_log_says_from_where_a_request_came_through_proxies() {
     }
 }
 
-/// The status of a request whose target is sent as it is written here.
+/// The status of a request with an unmodified target.
 fn raw_status(system: &System, method: &str, target: &str) -> String {
     let mut connection = connect(system);
     let request =
@@ -131,7 +132,7 @@ async fn what_anonymous_clients_invent_leads_nowhere() {
         assert_eq!(raw_status(&system, "POST", target), "400", "{target}");
     }
     assert_eq!(raw_status(&system, "OPTIONS", "*"), "204");
-    // Invented methods share one label.
+    // Unknown methods share one label.
     for number in 0..50 {
         raw_status(&system, &format!("BREW{number}"), "/api/v1/devices");
     }
@@ -140,7 +141,7 @@ async fn what_anonymous_clients_invent_leads_nowhere() {
     assert_eq!(status, 200);
     assert!(!text.contains("BREW") && text.contains("method=\"other\""), "{text:.3000}");
 
-    // A project's token sees nothing of the server as a whole.
+    // A project's token gives no access to server-wide data.
     let body = json!({"name": "viewer", "role": "viewer"});
     let made = system.api.post("/api/v1/tokens?project=default", &body).await;
     let viewer = system.api.with_token(made["token"].as_str().unwrap());

@@ -1,5 +1,5 @@
-//! A full disk: what cannot be written is named with its cause and its beginning, what can be read is
-//! read, and everything goes on when there is room.
+//! A full disk: a failed write is reported with its cause and start time, reading works, and
+//! everything continues when space is available.
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
@@ -16,11 +16,11 @@ use serde_json::json;
 const PATIENCE: Duration = Duration::from_secs(60);
 const DISK_FULL: &str = "the database's disk is full";
 
-/// A file system of its own for PostgreSQL's files.
+/// A separate file system for PostgreSQL's files.
 struct SmallDisk(PathBuf);
 
 impl SmallDisk {
-    /// Moves a folder onto a file system that has room for a few megabytes more.
+    /// Moves a folder onto a file system with a few free megabytes.
     fn under(folder: &Path) -> Self {
         let aside = folder.with_extension("aside");
         std::fs::rename(folder, &aside).unwrap();
@@ -38,7 +38,7 @@ impl SmallDisk {
         self.0.join("filling")
     }
 
-    /// Leaves no room.
+    /// Fills the file system completely.
     fn fill(&self) {
         let mut file = std::fs::File::create(self.filling()).unwrap();
         for size in [1 << 20, 4096, 1] {
@@ -77,7 +77,7 @@ async fn a_full_disk_of_the_database_is_named_and_reading_goes_on() {
     system.start_again().await;
     disk.fill();
 
-    // Free pages take some writes still.
+    // Free pages still allow some writes.
     let mut number = 0;
     let refused = loop {
         number += 1;
@@ -121,7 +121,8 @@ async fn a_full_disk_of_the_database_is_named_and_reading_goes_on() {
     assert!(system.stop().await, "{}", system.said());
 }
 
-/// The log takes writes and a read model does not: which pages are free decides on a real disk.
+/// Writes to the log succeed and those to a read model fail: on a real disk that depends on the
+/// free pages.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_read_model_that_cannot_be_written_is_named_and_exec_says_what_it_waits_for() {
     let fleet = Fleet::start().await;

@@ -1,6 +1,6 @@
-//! What somebody sees in Grafana: every query of the shipped dashboards and alert rules finds rows
-//! in real stores that a real agent has filled, as the users that Grafana signs in as, who may do
-//! nothing else. There is no Grafana here: its variables are filled in as it does it.
+//! Grafana's queries: every query of the shipped dashboards and alert rules finds rows in real
+//! stores that a real agent has filled, as the users that Grafana authenticates as, which have no
+//! other rights. Grafana itself does not run: the tests fill in its variables in the same way.
 
 mod questions;
 mod stores;
@@ -20,7 +20,7 @@ use stores::Stores;
 
 const PATIENCE: Duration = Duration::from_secs(90);
 
-/// What a virtual machine may be without; a simulated device has it.
+/// Measurements that a virtual machine may not have; a simulated device has them.
 const HARDWARE: &[&str] = &["battery", "temp", "wireless", "diskio", "net", "swap"];
 
 fn folder() -> PathBuf {
@@ -31,7 +31,7 @@ fn now() -> u64 {
     u64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis()).unwrap()
 }
 
-/// A system with a real agent that measures every second and takes an application's points, a
+/// A system with a real agent that measures every second and accepts an application's points, a
 /// simulated device with hardware that this machine may lack, and one that went offline.
 struct Scene {
     system: System,
@@ -49,7 +49,7 @@ impl Scene {
             let (code, _, err) =
                 system.muster(&["project", "set", "default", "--retention", retention]);
             assert_eq!(code, 0, "{err}");
-            // What is measured below goes there, all of it.
+            // Wait, so that all metrics measured below go to the project's own bucket.
             wait::until("the store to follow", PATIENCE, || async {
                 system.said().contains("keeps the project's metrics so long").then_some(())
             })
@@ -83,7 +83,7 @@ impl Scene {
         Self { system, _agent: agent, _cart: cart, udp, ids, _dir: dir }
     }
 
-    /// What an application on the robot hands to the agent, by the documented port.
+    /// Sends an application's points to the agent on the robot, on the documented port.
     fn application_writes(&self, n: u64) {
         let lines = format!(
             "queue,name=orders length={n}i\n\
@@ -91,7 +91,7 @@ impl Scene {
              docker_container_mem,container_name=shop,container_image=shop:1 usage={n}000i\n"
         );
         let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
-        // Nobody listens before the agent has its config.
+        // The port is closed until the agent has its config.
         let _ = socket.send_to(lines.as_bytes(), ("127.0.0.1", self.udp));
     }
 
@@ -109,7 +109,7 @@ impl Scene {
         }
     }
 
-    /// Everybody at once; or, on a dashboard of one device, one after the other, the real one first.
+    /// All devices together; or, on a dashboard of one device, each separately, the real one first.
     fn choices(&self, dashboard: &Dashboard) -> Vec<Choice> {
         if dashboard.takes_many() {
             vec![self.choice(true, &["robot", "cart", "gone"])]
@@ -119,7 +119,8 @@ impl Scene {
     }
 }
 
-/// A minute of what a device with all sorts of hardware measures; it is hot, full and almost empty.
+/// Sends a minute of metrics of a device with all kinds of hardware, which is hot, full and almost
+/// discharged.
 async fn measure(cart: &SimDevice) {
     let time = Timestamp::from(SystemTime::now());
     let data = |used: f64| {
@@ -162,7 +163,7 @@ async fn every_query_of_every_dashboard_and_rule_finds_rows() {
     every_query_finds_rows(None).await;
 }
 
-/// Then metrics go to a place of the project's own, and Grafana looks there too.
+/// With a retention, metrics go to the project's own bucket, which Grafana queries, too.
 #[tokio::test(flavor = "multi_thread")]
 async fn every_query_finds_rows_of_a_project_with_a_retention_of_its_own() {
     every_query_finds_rows(Some("30d")).await;
@@ -210,7 +211,7 @@ async fn every_query_finds_rows(retention: Option<&str>) {
     open.extend(rules.into_iter().map(|rule| (rule.question, vec![any.clone()])));
     assert!(open.len() > 70, "only {} queries were found", open.len());
 
-    // What needs a while (a rate needs two points) is asked again.
+    // Some queries need time (a rate needs two points) and are repeated.
     let began = std::time::Instant::now();
     let mut round = 0;
     while !open.is_empty() {
@@ -234,7 +235,7 @@ async fn every_query_finds_rows(retention: Option<&str>) {
     grafana_may_read_its_views_and_nothing_else(&stores).await;
 }
 
-/// The rules whose threshold is crossed are those of what is wrong, and no others.
+/// Asserts that exactly the rules for the existing problems fire.
 async fn the_right_rules_fire(scene: &Scene, stores: &Stores, provisioning: &Path) {
     let choice = scene.choice(true, &["robot"]);
     let mut firing = BTreeSet::new();
@@ -271,7 +272,7 @@ async fn finds_rows(
         if rows.is_empty() {
             continue;
         }
-        // What every machine measures, the real agent has measured.
+        // Measurements of every machine must come from the real agent.
         if question.store == Store::Influx && !choice.takes_many {
             let is_real = choice.devices[0] == scene.ids["robot"];
             let names =
@@ -283,7 +284,7 @@ async fn finds_rows(
     false
 }
 
-/// The lists at the top offer the project, its labels, and the devices that have them.
+/// Asserts that the lists at the top offer the project, its labels, and the devices with them.
 async fn the_lists_offer_what_there_is(scene: &Scene, stores: &Stores, dashboard: &Dashboard) {
     for variable in dashboard.variables() {
         let name = variable["name"].as_str().unwrap();
@@ -321,7 +322,7 @@ async fn the_lists_offer_what_there_is(scene: &Scene, stores: &Stores, dashboard
             let rows = stores.ask(Store::Postgres, &query).await.unwrap();
             assert_eq!(rows, [["robot".to_owned(), scene.ids["robot"].clone()]], "{query}");
         } else if name == "measurement" {
-            // What the agent itself measures is left out, by the regular expression.
+            // The regular expression excludes the agent's own measurements.
             let regex = variable["regex"].as_str().unwrap();
             let names = regex.strip_prefix("/^(?!(?:").and_then(|it| it.strip_suffix(")$).+$/"));
             let names: BTreeSet<_> = names.unwrap().split('|').collect();
@@ -364,7 +365,7 @@ async fn grafana_may_read_its_views_and_nothing_else(stores: &Stores) {
             ["permission denied", "must be", "cannot"].iter().any(|it| error.contains(it));
         assert!(is_refused, "{forbidden}: {error}");
     }
-    // Nothing that a view shows is a record, a salt or a key.
+    // No view shows a record, a salt or a key.
     let columns = ask("SELECT table_name || '.' || column_name FROM information_schema.columns \
                        WHERE table_schema = 'grafana' AND (data_type = 'bytea' OR data_type LIKE 'json%')");
     assert_eq!(columns.await.unwrap(), Vec::<Vec<String>>::new());
@@ -410,13 +411,13 @@ fn dashboards_are_well_formed() {
             let ids: BTreeSet<_> = targets.iter().map(|it| it["refId"].to_string()).collect();
             assert_eq!(ids.len(), targets.len(), "{name}: {title}: a refId is there twice");
         }
-        // Links lead to dashboards that there are.
+        // Links point to existing dashboards.
         let text = dashboard.json.to_string();
         for link in text.split("\"/d/").skip(1) {
             let uid = link.split('/').next().unwrap();
             assert!(uids.contains(uid), "{name} links to {uid}");
         }
-        // Variables that are used are there.
+        // Each variable in a query exists.
         let known: BTreeSet<_> =
             dashboard.variables().iter().map(|it| it["name"].as_str().unwrap()).collect();
         for question in dashboard.questions() {
@@ -426,7 +427,7 @@ fn dashboards_are_well_formed() {
             }
         }
     }
-    // From the fleet down to a device, by a click.
+    // The fleet's dashboard links to that of a device.
     let fleet = dashboards.iter().find(|it| it.name == "fleet").unwrap().json.to_string();
     assert!(fleet.contains(
         "/d/muster-device/device?var-project=${project}&var-device=${__data.fields.device}"
@@ -448,7 +449,7 @@ fn the_variables_of_the_files_are_documented() {
     }
 }
 
-/// A label that a rule's words name is one that its query gives, and its panel is there.
+/// The labels in a rule's text are in the result of its query, and its panel exists.
 #[test]
 fn rules_speak_of_what_is_there() {
     let dashboards = Dashboard::all(&folder().join("dashboards"));

@@ -1,5 +1,5 @@
-//! Garbage, forgeries, and devices that reach for what is not theirs. Either way the next message
-//! is served.
+//! Garbage, forgeries, and devices that access the data of others. In each case the next valid
+//! message is processed.
 
 use std::time::Duration;
 
@@ -49,7 +49,7 @@ async fn what_cannot_be_attributed_is_a_dead_letter_and_blocks_nobody() {
     );
 }
 
-/// The broker's memory follows the largest stored message: see `ingest/src/streams.rs`.
+/// The broker's memory depends on the largest stored message: see `ingest/src/streams.rs`.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_message_over_the_maximum_size_is_not_stored() {
     let system = System::start().await;
@@ -81,7 +81,7 @@ async fn whatever_a_device_signs_is_appended_and_the_odd_is_flagged() {
     let mut unknown = device.chain.next_envelope(&small(2));
     unknown.kind = "DeviceDanced".to_owned();
     device.chain.seal(&unknown);
-    // {"agent_version": …} twice, then a depth of a thousand.
+    // {"agent_version": …} twice, then a nesting depth of a thousand.
     let mut twice = device.chain.next_envelope(&DeviceInventoryReported::default().into());
     twice.data = b"\xa2\x6dagent_version\x61a\x6dagent_version\x61b".to_vec();
     device.chain.seal(&twice);
@@ -112,8 +112,8 @@ async fn whatever_a_device_signs_is_appended_and_the_odd_is_flagged() {
     assert_eq!(events.iter().filter(|event| event["odd_time"] == true).count(), 3);
 }
 
-/// A device's own credentials in the hands of somebody who is curious; answers what the broker
-/// refused him.
+/// Connects with a device's own credentials; returns the client, and a list to which the broker's
+/// refusals are added.
 async fn curious(system: &System, device: &SimDevice) -> (async_nats::Client, Refusals) {
     let refusals = Refusals::default();
     let heard = refusals.clone();
@@ -209,7 +209,7 @@ async fn a_device_reaches_no_subject_but_its_own() {
         subscriptions.push(queue.unwrap());
     }
     client.flush().await.unwrap();
-    // Each of them was refused, by name.
+    // The broker refused each subject by name.
     wait::until("every refusal", PATIENCE, || async {
         let refusals = refusals.lock().unwrap().join("\n").to_lowercase();
         let missing = |kind: &str, subject: &String| {
@@ -225,7 +225,7 @@ async fn a_device_reaches_no_subject_but_its_own() {
     })
     .await;
 
-    // Its own still works, and nothing of the above has arrived anywhere.
+    // The device's own subjects still work, and none of these messages was delivered.
     one.chain.record_many(1);
     one.settle(PATIENCE).await;
     let after = system.api.get("/api/v1/log/head").await["position"].as_u64();

@@ -1,4 +1,4 @@
-//! The line that `muster token create` prints, run as it stands.
+//! The command line printed by `muster token create`, run unmodified.
 
 use std::path::Path;
 use std::process::{Command, Output};
@@ -8,11 +8,11 @@ use std::time::Duration;
 
 use muster_tests::{System, wait};
 
-/// How the line becomes root.
+/// The part of the line that makes it root.
 const SUDO: &str = "sudo --preserve-env=MUSTER_ENROLL_TOKEN sh";
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A machine's own folders, and the agent that the line leaves running.
+/// Separate folders of a machine, and the agent that the line starts.
 struct Machine(tempfile::TempDir);
 
 impl Machine {
@@ -24,9 +24,9 @@ impl Machine {
         self.0.path().join(name)
     }
 
-    /// Runs a line as root would, in folders of its own.
+    /// Runs a line as root would, with the machine's folders.
     fn run(&self, line: &str) -> Output {
-        // From a file, as a shell that a person types into: not in an argument of `sh -c`.
+        // From a file, like in an interactive shell: not as an argument of `sh -c`.
         let script = self.path("line");
         std::fs::write(&script, line.replace(SUDO, "sh")).unwrap();
         Command::new("sh")
@@ -64,7 +64,7 @@ fn token_of(line: &str) -> &str {
     token
 }
 
-/// The arguments of every process of this machine.
+/// The arguments of all processes of this machine.
 fn arguments() -> Vec<String> {
     let processes = std::fs::read_dir("/proc").unwrap().flatten();
     let read = |process: std::fs::DirEntry| std::fs::read(process.path().join("cmdline")).ok();
@@ -85,7 +85,7 @@ async fn one_line_makes_a_machine_a_device_and_may_be_run_again() {
     let system = System::start_with(&["--no-agent"]).await;
     let machine = Machine::new();
     let line = line(&system, &[]);
-    // Killed half-way, wherever that is, the same line mends it.
+    // After a kill at any point, the same line completes the installation.
     for seconds in ["0.1", "0.3", "0.6"] {
         let killed = Command::new("timeout")
             .args(["-s", "KILL", seconds, "sh", "-c", &line.replace(SUDO, "sh")])
@@ -129,7 +129,7 @@ async fn one_line_makes_a_machine_a_device_and_may_be_run_again() {
             .any(|file| { file.file_name().to_string_lossy().starts_with(".token") })
     );
 
-    // Again: the agent is renewed, the device stays, no use of the token is spent.
+    // A second run updates the agent, keeps the device, and uses up no use of the token.
     let second = machine.run(&line);
     let log = std::fs::read_to_string(machine.path("data/agent.log")).unwrap_or_default();
     assert!(second.status.success(), "{}\n{log}", words(&second));
@@ -148,7 +148,7 @@ async fn what_goes_wrong_has_a_code_and_says_what_to_do() {
         assert!(!failed.status.success(), "{line}");
         assert!(words(&failed).contains(code), "{code}: {}", words(&failed));
     };
-    // Another server's key: nothing of it is run.
+    // With another server's key, nothing is run.
     let pin = line.split('\'').nth(1).unwrap();
     let other = format!("sha256//{}=", "A".repeat(43));
     let machine = Machine::new();
@@ -158,7 +158,7 @@ async fn what_goes_wrong_has_a_code_and_says_what_to_do() {
     let token = token_of(&line);
     fails(&line.replace(token, "nonsense"), "M09");
     fails(&format!("{line} nonsense"), "M12");
-    // Every user of the machine could read it.
+    // Every user of the machine could read a token in the arguments.
     fails(&format!("{line} {token}"), "M13");
     fails(&line.replace(token, ""), "M08");
     fails(&line.replace(token, &format!("{}A", &token[..token.len() - 1])), "M09");

@@ -1,5 +1,5 @@
-//! Joining in all its ways: waiting for an operator, looking like another device, coming back with
-//! the old key, being expected, being thrown out.
+//! All kinds of enrollment: pending approval, similar to a known device, with the old key,
+//! preregistered, revoked.
 
 use std::time::{Duration, Instant};
 
@@ -15,7 +15,7 @@ use std::sync::Arc;
 const PATIENCE: Duration = Duration::from_secs(30);
 const ENROLL: &str = "/api/v1/device/enroll";
 
-/// A machine that can ask to join.
+/// A machine that can request enrollment.
 struct Machine {
     key: SigningKey,
     nats_key: KeyPair,
@@ -62,7 +62,7 @@ async fn token(api: &Api, more: Value) -> String {
 async fn status(api: &Api, device: &str, wanted: &str) -> Value {
     wait::until(&format!("{device} to be {wanted}"), PATIENCE, || async {
         let path = format!("/api/v1/devices/{device}");
-        // The read model may not know it yet.
+        // The read model may not have it yet.
         let (_, found) = api.send(Method::GET, &path, None).await;
         (found["status"] == wanted).then_some(found)
     })
@@ -84,7 +84,7 @@ async fn a_machine_waits_until_an_operator_has_decided() {
     let shown = status(api, "robot", "pending").await;
     let fingerprint = json!(good.key.thumbprint());
     assert_eq!(shown["waiting"]["fingerprint"], fingerprint, "to be compared with the machine's");
-    // Nothing is let in before.
+    // Without approval the device gets no credentials.
     let enrolled = json!({"project": "default", "device": waits["device"]});
     let nonce = api.with_token("").post("/api/v1/device/nonce", &enrolled).await;
     assert!(nonce["nonce"].is_string());
@@ -122,7 +122,7 @@ async fn a_likeness_proves_nothing_and_an_operator_may_say_that_it_is_the_same()
     let new = Machine::new(Some("machine 7"));
     let asks = new.asks(&any, None);
     let (code, waits) = ask(api, &asks).await;
-    // A stranger is not told which device it looks like; an operator is.
+    // The response does not reveal the similar device; the API shows it to an operator.
     assert_eq!((code, &waits["like"]), (202, &Value::Null), "{waits}");
     assert!(
         !waits.to_string().contains("\"robot\"") && !waits.to_string().contains(&id),
@@ -137,7 +137,7 @@ async fn a_likeness_proves_nothing_and_an_operator_may_say_that_it_is_the_same()
     let (code, joined) = ask(api, &asks).await;
     assert_eq!((code, &joined["device"]), (201, &json!(id)), "{joined}");
     assert!(joined["epoch"].as_u64() > Some(1));
-    // Whoever held the old key is out.
+    // The connection with the old key is closed.
     wait::until("the old connection to be closed", PATIENCE, || async {
         let state = first.nats.connection_state();
         (state != async_nats::connection::State::Connected).then_some(())
@@ -169,12 +169,12 @@ async fn a_card_that_was_written_anew_is_known_by_its_network_card() {
     assert_eq!(shown["waiting"]["like"], first["device"]);
     let (code, other) = ask(api, &with("another", &["eth1"]).asks(&any, None)).await;
     assert_eq!(code, 201, "{other}");
-    // A million cards of one machine are no more than a few, and no delay.
+    // Of a thousand addresses of one machine only a few are used, without a delay.
     let many: Vec<String> = (0..1_000).map(|n| n.to_string()).collect();
     let many: Vec<&str> = many.iter().map(String::as_str).chain(["eth0"]).collect();
     let (code, liar) = ask(api, &with("liar", &many).asks(&any, None)).await;
     assert_eq!(code, 201, "{liar}");
-    // What was deleted is forgotten.
+    // The identity hints of a deleted device are deleted.
     let id = first["device"].as_str().unwrap();
     api.send(Method::DELETE, &format!("/api/v1/devices/{id}"), None).await;
     let (code, again) = ask(api, &with("anew", &["eth0"]).asks(&any, None)).await;
@@ -191,28 +191,28 @@ async fn the_old_key_or_a_token_made_for_it_or_being_expected_makes_it_the_same_
     let before = machine.joined(joined);
     let id = json!(before.answer.device);
 
-    // The old key says so.
+    // Enrollment with a proof of the old key.
     let fresh = Machine::new(Some("machine 8"));
     let (code, joined) = ask(api, &fresh.asks(&any, Some(&before))).await;
     assert_eq!((code, &joined["device"]), (201, &id), "{joined}");
-    // It has said so once: now the new key is the one.
+    // The old key is valid only once: the new key has replaced it.
     let thief = Machine::new(Some("machine 8"));
     let (code, refused) = ask(api, &thief.asks(&any, Some(&before))).await;
     assert_eq!(code, 401, "{refused}");
     assert!(refused["detail"].as_str().unwrap().contains("previous:"), "{refused}");
-    // A proof that was made for another request.
+    // A proof for another request is refused.
     let mut stolen = fresh.asks(&any, Some(&fresh.joined(joined)));
     stolen["request"] = thief.asks(&any, None)["request"].clone();
     stolen["nats_proof"] = thief.asks(&any, None)["nats_proof"].clone();
     assert_eq!(ask(api, &stolen).await.0, 401);
 
-    // A token that was made for the device.
+    // A token for this device.
     let only = token(api, json!({"device": id, "uses": 1})).await;
     let other = Machine::new(None);
     let (code, joined) = ask(api, &other.asks(&only, None)).await;
     assert_eq!((code, &joined["device"]), (201, &id), "{joined}");
 
-    // One that was made known beforehand, by name and key.
+    // A device that was preregistered by name and key.
     let expected = Machine::new(None);
     let body = json!({"name": "gateway", "labels": {"site": "b"},
         "fingerprint": expected.key.thumbprint()});
@@ -245,7 +245,7 @@ async fn a_revoked_device_is_out_within_seconds_and_its_name_and_settings_wait_f
     assert_eq!(renew(api, key, &answer.project, answer.device).await.0, 401);
     let shown = status(api, &id, "revoked").await;
     assert!(shown["revoked_at"].is_string());
-    // Neither the old key nor the device's own token of before lets it in again.
+    // Neither the old key nor the device's previous token allows it to enroll again.
     let back = Machine::new(None);
     assert_eq!(ask(api, &back.asks(&any, Some(&device.enrolled))).await.0, 401);
 

@@ -1,4 +1,4 @@
-//! What ids from outside, generic tokens and the project `system` cannot be used for.
+//! Limits of ids from outside, generic tokens and the project `system`.
 
 use std::time::Duration;
 
@@ -34,7 +34,7 @@ async fn status(api: &Api, device: &str, wanted: &str) {
     .await;
 }
 
-/// Asks to join with a key, as a machine that brings labels.
+/// Requests enrollment with a key, as a machine with these labels.
 async fn ask(api: &Api, key: &SigningKey, token: &str, labels: &[(&str, &str)]) -> (u16, Value) {
     let nats_key = KeyPair::new_user();
     let proof = EnrollProof {
@@ -61,7 +61,7 @@ async fn ask(api: &Api, key: &SigningKey, token: &str, labels: &[(&str, &str)]) 
     api.with_token("").send(Method::POST, "/api/v1/device/enroll", Some(&body)).await
 }
 
-/// The id of the append that a request with this key will make.
+/// The append id of a request with this idempotency key.
 async fn append_id(api: &Api, path: &str, key: &str) -> Uuid {
     let request = axum::http::Request::post(path).header("idempotency-key", key).body(()).unwrap();
     let (mut parts, ()) = request.into_parts();
@@ -116,7 +116,7 @@ async fn a_revoked_device_does_not_come_back_with_its_key_and_a_generic_token() 
     let system = System::start().await;
     let api = &system.api;
     let any = token(api, json!({"uses": 20})).await;
-    // One that was made known beforehand by its key, and one that was not.
+    // One device is preregistered by its key, the other is not.
     let (expected, plain) =
         (SigningKey::from_seed(&rand::random()), SigningKey::from_seed(&rand::random()));
     let body = json!({"name": "gateway", "fingerprint": expected.thumbprint()});
@@ -130,7 +130,7 @@ async fn a_revoked_device_does_not_come_back_with_its_key_and_a_generic_token() 
         assert_eq!(code, 403, "{refused}");
         assert!(refused["detail"].as_str().unwrap().contains("revoked"), "{refused}");
         status(api, &id, "revoked").await;
-        // A token that was made for it undoes the revocation.
+        // A token for this device reverts the revocation.
         let only = token(api, json!({"device": id})).await;
         let (code, joined) = ask(api, key, &only, &[]).await;
         assert_eq!((code, joined["device"].as_str()), (201, Some(id.as_str())), "{joined}");
@@ -149,7 +149,7 @@ async fn the_enrollment_request_of_a_revoked_device_is_no_way_back() {
     let enroll = async || machine.send(Method::POST, "/api/v1/device/enroll", Some(&body)).await;
     let (code, joined) = enroll().await;
     assert_eq!(code, 201, "{joined}");
-    // The answer may have been lost: the same request gets the same device.
+    // The response may have been lost: the same request returns the same device.
     assert_eq!(enroll().await.1["device"], joined["device"]);
     let id = joined["device"].as_str().unwrap();
     api.post(&format!("/api/v1/devices/{id}/revoke"), &json!({})).await;
@@ -204,7 +204,7 @@ async fn nothing_but_server_wide_tokens_is_made_in_the_project_system() {
     let made = api.post("/api/v1/tokens", &body).await;
     let all = api.with_token(made["token"].as_str().unwrap());
     assert_eq!(all.send(Method::GET, "/api/v1/projects", None).await.0, 200);
-    // A project's admin makes none.
+    // An admin of a project cannot create one.
     let own = api.post("/api/v1/tokens", &json!({"name": "own", "role": "admin"})).await;
     let own = api.with_token(own["token"].as_str().unwrap());
     assert_eq!(own.send(Method::POST, "/api/v1/tokens", Some(&body)).await.0, 403);
@@ -214,7 +214,7 @@ async fn nothing_but_server_wide_tokens_is_made_in_the_project_system() {
     assert_eq!(all.send(Method::GET, "/api/v1/projects", None).await.0, 401);
 }
 
-/// Keeps the shape of an answer to an enrollment: what older agents read is still there.
+/// The response to an enrollment keeps the format that older agents parse.
 #[test]
 fn an_answer_without_dropped_labels_is_as_before() {
     let text = json!({

@@ -1,4 +1,4 @@
-//! Limits of the HTTPS listener: idle connections, slow clients, and tokens that open too many streams.
+//! Limits of the HTTPS listener: idle connections, slow clients, and tokens with too many streams.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
@@ -18,14 +18,14 @@ fn address(system: &System) -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], port))
 }
 
-/// A TCP connection from a loopback address, 127.0.0.`host`.
+/// Opens a TCP connection from a loopback address, 127.0.0.`host`.
 async fn connect(system: &System, host: u8) -> TcpStream {
     let socket = TcpSocket::new_v4().unwrap();
     socket.bind(SocketAddr::from(([127, 0, 0, host], 0))).unwrap();
     timeout(PATIENCE, socket.connect(address(system))).await.unwrap().unwrap()
 }
 
-/// Has the server closed a connection?
+/// Whether the server has closed a connection.
 fn is_closed(connection: &TcpStream) -> bool {
     match connection.try_read(&mut [0; 16]) {
         Ok(read) => read == 0,
@@ -33,7 +33,7 @@ fn is_closed(connection: &TcpStream) -> bool {
     }
 }
 
-/// The value of a metric; 0 when it is not listed.
+/// The value of a metric; 0 when it is missing.
 async fn metric(api: &Api, line: &str) -> u64 {
     let (_, text) = api.send(Method::GET, "/metrics", None).await;
     let text = text.as_str().unwrap_or_default().to_owned();
@@ -41,7 +41,7 @@ async fn metric(api: &Api, line: &str) -> u64 {
     found.unwrap_or_default()
 }
 
-/// A client of the listener from a loopback address, with connections of its own.
+/// A client of the listener from a loopback address, with separate connections.
 fn client(system: &System, host: u8) -> reqwest::Client {
     let pem = std::fs::read(system.ca()).unwrap();
     reqwest::Client::builder()
@@ -55,7 +55,7 @@ fn client(system: &System, host: u8) -> reqwest::Client {
 #[tokio::test(flavor = "multi_thread")]
 async fn idle_connections_do_not_keep_an_operator_from_revoking_a_key() {
     muster_backing::file_limit::raise().unwrap();
-    // The usual limit of files; 768 of them are for connections, 384 for those of one address.
+    // The usual limit of open files: 768 of them are for connections, 384 for those of one address.
     let system = System::start_with_files(&["--no-agent"], 1_024).await;
     for (round, hosts) in [[2; 11], [2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]].into_iter().enumerate() {
         let body = json!({"name": format!("stolen {round}"), "role": "operator"});
@@ -69,7 +69,7 @@ async fn idle_connections_do_not_keep_an_operator_from_revoking_a_key() {
         }
         assert_eq!(idle.len(), 1_100);
         let began = Instant::now();
-        // An operator from a new connection, from the hostile address, too.
+        // An operator with a new connection, also from the hostile address.
         for host in [1, 2] {
             let operator = client(&system, host);
             let url = format!("{}/api/v1/devices", system.api.url);
@@ -90,7 +90,7 @@ async fn idle_connections_do_not_keep_an_operator_from_revoking_a_key() {
     }
     let closed = metric(&system.api, "muster_connections_closed_total{cause=\"pressure\"} ").await;
     assert!(closed >= 1_100 - 384 + 1_100 - 768, "{closed}");
-    // All of them are closed by the handshake timeout.
+    // The handshake timeout closes all of them.
     wait::until("the idle connections to end", PATIENCE, || async {
         (metric(&system.api, "muster_connections ").await < 20).then_some(())
     })
@@ -102,11 +102,11 @@ async fn an_address_at_its_limit_is_refused_and_no_other() {
     let system = System::start_with(&["--no-agent", "--connections-per-address", "10"]).await;
     let url = format!("{}/healthz", system.api.url);
     let clients: Vec<reqwest::Client> = (0..15).map(|_| client(&system, 2)).collect();
-    // Connections whose requests are answered give way.
+    // Connections without a request in flight are closed in favor of new ones.
     for client in &clients {
         assert_eq!(client.get(&url).send().await.unwrap().status(), 200);
     }
-    // Those with a request in flight do not.
+    // Those with a request in flight are not.
     let stream = format!("{}/api/v1/events/stream", system.api.url);
     let mut streams = Vec::new();
     for client in &clients {
@@ -149,7 +149,7 @@ async fn a_client_that_sends_its_headers_byte_by_byte_is_let_go() {
     });
     let ended = ended.await.unwrap();
     assert!(ended < Duration::from_secs(25), "{ended:?}");
-    // One that never starts its handshake goes sooner.
+    // A connection that never completes its handshake is closed sooner.
     let mut silent = connect(&system, 2).await;
     silent.write_all(&[22]).await.unwrap();
     let read = timeout(Duration::from_secs(15), silent.read(&mut [0; 16])).await;
@@ -187,7 +187,7 @@ async fn one_viewer_cannot_take_the_live_streams_of_others() {
     assert_eq!(open(&other).await.status(), 200);
     let refused = "muster_live_streams_refused_total{limit=\"token\"} ";
     assert_eq!(metric(&system.api, refused).await, 50);
-    // A stream that ends makes room.
+    // The end of a stream allows another one.
     drop(taken.pop());
     wait::until("a free stream", PATIENCE, || async {
         (open(&hostile).await.status() == 200).then_some(())

@@ -1,5 +1,5 @@
-//! Output of programs beyond the 4 MiB that are kept: a follower gets all of it, however slow it is;
-//! without one it is dropped, and everything that shows the output says so.
+//! Output of programs beyond the 4 MiB that are stored: a follower gets all of it, however slow it
+//! is; without a follower it is dropped, and every view of the output reports that.
 
 use std::io::Read;
 use std::process::{Child, Command, Stdio};
@@ -39,7 +39,7 @@ async fn a_follower_gets_all_output_and_a_slow_one_slows_the_program() {
     assert_eq!((code, out.len(), err.as_str()), (0, bytes, ""));
     assert!(out.as_bytes().chunks(2).all(|chunk| b"y\n".starts_with(chunk)), "bytes are mixed up");
 
-    // More than the windows of the server and the device hold, for a reader that pauses.
+    // More than the windows of the server and the device, for a reader that pauses.
     let bytes = 24_000_000;
     let mut exec = muster(system, &["exec", "robot", "--shell", &writes(bytes)]);
     let mut stdout = exec.stdout.take().unwrap();
@@ -52,7 +52,7 @@ async fn a_follower_gets_all_output_and_a_slow_one_slows_the_program() {
     let done = exec.wait_with_output().unwrap();
     assert!(done.status.success() && done.stderr.is_empty(), "{done:?}");
 
-    // Whoever comes late gets the beginning, and holds up nobody.
+    // A late follower gets the stored output, and delays no other follower.
     let bytes = 40_000_000;
     let exec =
         muster(system, &["exec", "robot", "--shell", &format!("{}; sleep 2", writes(bytes))]);

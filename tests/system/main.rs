@@ -1,4 +1,4 @@
-//! System tests, one module a user story, in one binary. Everything in them is real.
+//! System tests, one module for each user story, in one binary, with real servers and agents.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on shall stop")]
 
 mod access;

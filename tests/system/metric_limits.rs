@@ -1,5 +1,5 @@
-//! One device cannot harm the metrics of others: odd times, types, values and floods, and an InfluxDB
-//! that does not start.
+//! One device cannot affect the metrics of others by invalid times, types, values or floods; and an
+//! InfluxDB that does not start.
 
 use std::fs;
 use std::time::{Duration, SystemTime};
@@ -27,7 +27,7 @@ async fn measure(device: &SimDevice, points: Vec<Point>) {
     device.measure(&MetricBatch { time: now(), points }).await;
 }
 
-/// The newest value of a field by the API, when there is one.
+/// The newest value of a field from the API, if there is one.
 async fn newest(api: &Api, device: &str, project: &str, field: &str) -> Option<Value> {
     let path = format!(
         "/api/v1/devices/{device}/metrics?project={project}&field={field}&fn=last&since=1h&step=1h"
@@ -36,7 +36,7 @@ async fn newest(api: &Api, device: &str, project: &str, field: &str) -> Option<V
     answer["series"][0]["points"].as_array()?.last().map(|point| point["value"].clone())
 }
 
-/// A counter of the server.
+/// The value of a counter of the server.
 async fn counted(api: &Api, counter: &str) -> u64 {
     let (_, text) = api.send(Method::GET, "/metrics", None).await;
     let line = text
@@ -56,7 +56,7 @@ async fn a_hostile_device_does_not_harm_the_metrics_of_others() {
     let bad = join(&system, "default", "bad").await;
     let foreign = join(&system, "other", "foreign").await;
 
-    // Times: a thousand past weeks, and one to come.
+    // Times: a thousand past weeks, and a future one.
     let at = |offset| Point { offset, ..Point::new("app").field("v", 1_i64) };
     measure(&bad, (1..=1_000).map(|week| at(-week * WEEK)).chain([at(WEEK)]).collect()).await;
     // Types: before any other device writes these fields.
@@ -66,7 +66,7 @@ async fn a_hostile_device_does_not_harm_the_metrics_of_others() {
     measure(&bad, vec![cpu().field("usage_user", text("x")), whole]).await;
     measure(&foreign, vec![Point::new("queue").field("size", text("x")).field("secret", 1_i64)])
         .await;
-    // One odd value among good ones.
+    // One invalid value among valid ones.
     let mut odd = Point::new("app").field("n", 7_i64);
     odd.tags.insert("path".into(), "/mnt/a\nb\u{1b}".to_owned());
     measure(&bad, vec![odd, Point::new("app").field("n", 8_i64)]).await;
@@ -94,7 +94,7 @@ async fn a_hostile_device_does_not_harm_the_metrics_of_others() {
     })
     .await;
 
-    // Neither project sees the names of the other.
+    // Neither project sees the field names of the other.
     let fields = async |device: &str, project: &str| {
         let path = format!("/api/v1/devices/{device}/metrics/fields?project={project}");
         let all = api.get(&path).await;
@@ -112,7 +112,7 @@ async fn a_hostile_device_does_not_harm_the_metrics_of_others() {
     assert!(api.list("/api/v1/dead-letters").await.is_empty());
 }
 
-/// 20,000 junk messages delayed a good device's point from 0.1 s to 7 s.
+/// Regression: 20,000 junk messages delayed a well-behaved device's point from 0.1 s to 7 s.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_flood_of_one_device_does_not_delay_others() {
     let system = System::start().await;
@@ -140,7 +140,7 @@ async fn a_flood_of_one_device_does_not_delay_others() {
         (counted(api, dropped).await > 10_000).then_some(())
     })
     .await;
-    // What is kept is bounded, and all that was refused is counted.
+    // The number of stored dead letters is limited, and all refused messages are counted.
     let letters = api.list("/api/v1/dead-letters").await;
     assert!(!letters.is_empty() && letters.len() <= 25, "{} dead letters", letters.len());
 }

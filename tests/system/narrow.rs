@@ -1,4 +1,4 @@
-//! Devices that are let out to the HTTPS port alone, or through a proxy.
+//! Devices whose network permits only the HTTPS port, or only a proxy.
 
 use std::time::Duration;
 
@@ -50,11 +50,11 @@ async fn the_https_port_is_enough_and_the_brokers_is_taken_when_it_opens() {
     let (is_well, said) = agent.doctor();
     assert!(is_well && said.contains("through the server's HTTPS port"), "{said}");
 
-    // What asks for something else there is told so, and the broker itself is not reached.
+    // A request without a websocket upgrade is refused, and does not reach the broker.
     let (status, _) = fleet.api.send(reqwest::Method::GET, "/nats", None).await;
     assert_eq!(status, 426);
 
-    // The way opens: the next connection takes it.
+    // The broker's port becomes reachable: the next connection uses it.
     let open = Port::open(port, fleet.nats.port()).await;
     applied(&fleet, 2).await;
     fleet.nats.child().stop().await.unwrap();
@@ -69,7 +69,7 @@ async fn a_proxy_is_the_way_out_for_https_and_for_the_broker() {
     let fleet = Fleet::start().await;
     let (door, broker) = (port_of(&fleet.api.url), fleet.nats.port());
     let proxy = Proxy::start().await;
-    // It lets nobody through to the broker's port.
+    // The proxy refuses the broker's port.
     proxy.refuse(Some(broker));
     let dir = tempfile::tempdir().unwrap();
     let token = fleet.api.enrollment_token(1).await;
@@ -91,7 +91,7 @@ async fn a_proxy_is_the_way_out_for_https_and_for_the_broker() {
     let shown = agent.status().to_string();
     assert!(!shown.contains("u:p"), "the proxy's password is nobody's business: {shown}");
 
-    // A proxy that lets nothing through is named.
+    // A proxy that refuses every connection is reported.
     proxy.refuse(Some(door));
     let (is_well, said) = agent.doctor();
     assert!(!is_well && said.contains("proxy"), "{said}");

@@ -1,5 +1,5 @@
-//! The OpenAPI document: what is checked in is what is served, every operation is described whole,
-//! and a running server keeps to it (schemathesis).
+//! The OpenAPI document: the file in the repository equals the served one, every operation is fully
+//! described, and a running server conforms to it (schemathesis).
 
 use std::path::{Path, PathBuf};
 
@@ -30,7 +30,7 @@ fn the_document_that_is_checked_in_is_the_one_that_is_served() {
     );
 }
 
-/// Where a `$ref` leads.
+/// The target of a `$ref`.
 fn resolve<'a>(document: &'a Value, value: &'a Value) -> &'a Value {
     match value["$ref"].as_str() {
         Some(reference) => document.pointer(reference.trim_start_matches('#')).unwrap(),
@@ -64,7 +64,7 @@ fn every_operation_is_described_whole() {
                     assert!(shown.iter().any(|example| !example.is_null()), "{what}: no example");
                 }
             }
-            // 101 is a websocket's success.
+            // 101 is the success status of a websocket.
             let is_success = |status: &String| status.starts_with('2') || status == "101";
             assert!(responses.keys().any(is_success), "{what}: no success");
             if path.starts_with("/api/") {
@@ -116,7 +116,7 @@ async fn a_running_server_keeps_to_its_document() {
         .args(["--phases", "examples,coverage,fuzzing", "--max-examples", "10"])
         .args(["--generation-deterministic", "--continue-on-failure", "--no-color"])
         .args(["--request-timeout", "20", "--warnings", "off"])
-        // It keeps notes of its own in the folder that it runs in.
+        // It writes its own files into the working directory.
         .current_dir(system.dir())
         .output()
         .await

@@ -1,6 +1,6 @@
-//! Something is asked of devices: of one, of many, of those that are away; it is paused, resumed,
-//! aborted, and refused when it makes no sense. The devices here are simulated; what the real agent
-//! does with an order is told in `remote.rs`.
+//! Operations on one device, on many, and on offline ones; they are paused, resumed and aborted,
+//! and invalid ones are refused. The devices are simulated; `remote.rs` tests orders on the real
+//! agent.
 
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 const PATIENCE: Duration = Duration::from_secs(60);
 const OPERATIONS: &str = "/api/v1/operations";
 
-/// A simulated fleet at work; it ends with this.
+/// A running simulated fleet; it ends when this is dropped.
 struct Fleet(Child);
 
 impl Fleet {
@@ -56,7 +56,7 @@ fn with(mut body: Value, more: Value) -> Value {
     body
 }
 
-/// The operation, once it says what is waited for.
+/// Waits until the operation fulfills `is_so`, and returns it.
 async fn when(system: &System, id: &str, what: &str, is_so: impl Fn(&Value) -> bool) -> Value {
     let path = format!("{OPERATIONS}/{id}");
     wait::until(what, PATIENCE, || async {
@@ -80,7 +80,7 @@ async fn many_devices_are_asked_a_few_at_once_and_each_does_it_once() {
     assert_eq!(done["runs"], json!({"succeeded": 60}), "{done}");
     assert_eq!((&done["devices"], &done["finished"]), (&60.into(), &60.into()));
     assert_eq!(done["failures"], json!([]));
-    // Once each, and never more than seven between order and end.
+    // Each exactly once, and never more than seven between order and end.
     let events = system.api.list("/api/v1/events?order=asc&type=RunDispatched,RunSucceeded").await;
     let (mut at_work, mut most) = (0_i32, 0);
     for event in &events {
@@ -104,11 +104,11 @@ async fn many_devices_are_asked_a_few_at_once_and_each_does_it_once() {
 async fn those_who_are_there_get_their_orders_with_the_request_and_no_more_than_may() {
     let system = System::start().await;
     let _fleet = Fleet::start(&system, 9).await;
-    // Once they have done something, everybody knows that they are there.
+    // After a first operation the devices are known to be online.
     let id = asked(&system, &exec(json!({"selector": "online"}))).await;
     when(&system, &id, "all to be through", |one| one["status"] == "finished").await;
     let body = with(exec(json!({"selector": "online"})), json!({"at_once": 2}));
-    // The same request twice is one operation.
+    // A repeated request makes no second operation.
     let key = [("idempotency-key", "0198c0de-7000-7abc-8def-0123456789ab")];
     let (status, made) = system.api.send_with(Method::POST, OPERATIONS, &body, &key).await;
     assert_eq!(status, 201, "{made}");
@@ -124,13 +124,14 @@ async fn those_who_are_there_get_their_orders_with_the_request_and_no_more_than_
     events.retain(|event| {
         event["type"] == "RunSucceeded" || is_its(event["stream"].as_str().unwrap())
     });
-    // Without what was done before.
+    // Without the events of the first operation.
     let first = events.iter().position(|event| event["type"] == "OperationRequested").unwrap();
     let events = events.split_off(first);
     let of = |kind: &str| events.iter().filter(|event| event["type"] == kind).collect::<Vec<_>>();
     let (requests, ordered) = (of("OperationRequested"), of("RunDispatched"));
     assert_eq!((requests.len(), ordered.len(), of("RunSucceeded").len()), (1, 9, 9));
-    // In one append, so at one time: as many as may be at work at once. The others follow.
+    // Dispatched in the append of the request, so with the same time: the maximum number of
+    // concurrent runs. The others follow.
     let with_it =
         ordered.iter().filter(|one| one["recorded_at"] == requests[0]["recorded_at"]).count();
     assert_eq!(with_it, 2);
@@ -145,7 +146,7 @@ async fn those_who_are_there_get_their_orders_with_the_request_and_no_more_than_
     }
     assert_eq!((at_work, most), (0, 2));
 
-    // By their names.
+    // Devices selected by name.
     let all = system.api.list("/api/v1/devices?selector=online").await;
     let names: Vec<&Value> = all.iter().take(3).map(|device| &device["name"]).collect();
     let id = asked(&system, &exec(json!({"devices": names}))).await;
@@ -186,13 +187,13 @@ async fn what_is_asked_of_a_device_that_is_away_waits_and_expires_and_says_why()
     let (code, out, _) = system.muster(&["operation", "explain", &id]);
     assert!(code == 0 && out.contains("away: expired"), "{out}");
 
-    // One that is canceled before it was sent is over at once.
+    // A run that is canceled before its dispatch ends immediately.
     let id = asked(&system, &target()).await;
     system.api.post(&format!("{OPERATIONS}/{id}/runs/away/cancel"), &json!({})).await;
     let done = when(&system, &id, "it to be canceled", |one| one["status"] == "finished").await;
     assert_eq!(done["runs"], json!({"canceled": 1}));
 
-    // What has ended cannot be changed any more.
+    // An ended operation cannot be changed.
     let before = system.api.list("/api/v1/events?order=asc").await.len();
     for verb in ["abort", "pause", "runs/away/cancel"] {
         let path = format!("{OPERATIONS}/{id}/{verb}");
@@ -201,13 +202,13 @@ async fn what_is_asked_of_a_device_that_is_away_waits_and_expires_and_says_why()
     }
     assert_eq!(system.api.list("/api/v1/events?order=asc").await.len(), before);
 
-    // And so is one whose device is revoked.
+    // A run of a device that is revoked ends, too.
     let id = asked(&system, &target()).await;
     system.api.post("/api/v1/devices/away/revoke", &json!({"reason": "stolen"})).await;
     let done = when(&system, &id, "it to be given up", |one| one["status"] == "finished").await;
     assert_eq!(done["runs"], json!({"unknown": 1}), "{done}");
 
-    // One that is revoked, or has never enrolled, is not asked at all.
+    // A revoked device, or one that has never enrolled, gets no run.
     system.api.post("/api/v1/devices", &json!({"name": "new"})).await;
     for device in ["away", "new"] {
         let body = exec(json!({"devices": [device]}));
@@ -222,14 +223,14 @@ async fn what_is_asked_of_a_device_that_is_away_waits_and_expires_and_says_why()
 async fn an_abort_reaches_a_device_whose_order_has_just_been_sent() {
     let robot = Robot::start("").await;
     let system = &robot.system;
-    // With variables, the dispatcher sends the order, not the request itself.
+    // With variables, the dispatcher sends the order, instead of the request handler.
     let action = json!({"kind": "exec", "argv": ["sleep", "60"], "env": {"A": "b"}});
     let id = asked(system, &json!({"target": {"devices": ["robot"]}, "action": action})).await;
     when(system, &id, "it to run", |one| one["runs"] == json!({"running": 1})).await;
     let aborted = Instant::now();
     system.api.post(&format!("{OPERATIONS}/{id}/abort"), &json!({})).await;
     when(system, &id, "it to be canceled", |one| one["runs"] == json!({"canceled": 1})).await;
-    // Messages are repeated after 5 s: a cancel that waits for that takes longer.
+    // Messages are repeated after 5 s: a cancel that waits for the repetition takes longer.
     let took = aborted.elapsed();
     assert!(took < Duration::from_secs(2), "{took:?}");
 }
@@ -238,7 +239,7 @@ async fn an_abort_reaches_a_device_whose_order_has_just_been_sent() {
 async fn an_operation_is_paused_resumed_and_aborted() {
     let system = System::start().await;
     let token = system.api.enrollment_token(20).await;
-    // These are online, and answer nothing: their runs stay where they are.
+    // These devices are online and do not respond: their runs keep their state.
     let mut devices = Vec::new();
     for number in 0..6 {
         let name = format!("quiet-{number}");
@@ -319,7 +320,7 @@ async fn what_makes_no_sense_is_refused_by_name() {
     assert_eq!(system.api.send(Method::POST, OPERATIONS, Some(&body)).await.0, 400);
     assert_eq!(system.api.list(OPERATIONS).await.len(), 0, "nothing of it was asked for");
 
-    // The same request again is the same operation; another one with its key is refused.
+    // A repeated request returns the same operation; another request with its key is refused.
     let key = [("Idempotency-Key", "once")];
     let first = system.api.send_with(Method::POST, OPERATIONS, &exec(robot.clone()), &key).await;
     let again = system.api.send_with(Method::POST, OPERATIONS, &exec(robot), &key).await;

@@ -1,6 +1,6 @@
-//! The real agent's outbox against servers that are away, that forget, that come back older than
-//! they were: every event that was recorded is in the log once and in order, and what nobody has
-//! any more is declared.
+//! The real agent's outbox with servers that are unavailable, lose data, or are restored from an
+//! older backup: every recorded event is in the log once and in order, and a loss on both sides is
+//! declared.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -15,7 +15,7 @@ use crate::faults::{assert_rebuild_equals_live, delete_events_stream, dump, rest
 
 const PATIENCE: Duration = Duration::from_secs(90);
 
-/// What the log has of a device: by epoch, what it said there.
+/// The device's reports in the log, by epoch.
 type Told = BTreeMap<u64, Vec<Value>>;
 
 async fn join(fleet: &Fleet, limits: Limits) -> AgentInside {
@@ -23,7 +23,7 @@ async fn join(fleet: &Fleet, limits: Limits) -> AgentInside {
     AgentInside::join(fleet.dir(), &fleet.api.url, &token, "robot", limits).await
 }
 
-/// Reads it, and checks that no place of an epoch is missing or taken twice.
+/// Reads them, and checks that no version of an epoch is missing or duplicated.
 async fn told(fleet: &Fleet) -> Told {
     let mut told = Told::new();
     for event in fleet.api.list("/api/v1/devices/robot/events?order=asc").await {
@@ -37,7 +37,7 @@ async fn told(fleet: &Fleet) -> Told {
     told
 }
 
-/// The numbered events, in the order of the log.
+/// The numbers of the numbered events, in the order of the log.
 fn numbers(told: &Told) -> Vec<u64> {
     let all = told.values().flatten();
     let numbered = all.filter(|event| event["type"] == "DeviceConfigApplied");
@@ -75,7 +75,7 @@ async fn a_full_outbox_keeps_what_it_has_and_says_what_it_dropped() {
     settled(&fleet, &agent).await;
     fleet.nats.child().stop().await.unwrap();
     let mut dropped = 0;
-    // It goes on dropping, and does not tire of saying why.
+    // It keeps dropping events, with the same error each time.
     while dropped < 20 {
         match agent.record() {
             Ok(()) => assert_eq!(dropped, 0, "recorded although it is full"),
@@ -85,7 +85,7 @@ async fn a_full_outbox_keeps_what_it_has_and_says_what_it_dropped() {
     }
     let recorded = agent.recorded();
     assert!((30..200).contains(&recorded), "20 kB hold {recorded} events");
-    // A restart forgets neither what is there nor what was dropped.
+    // A restart keeps the stored events and the number of dropped ones.
     agent.stop();
     agent.start();
     fleet.nats.child().start_again().await.unwrap();
@@ -115,7 +115,7 @@ async fn a_stream_that_is_lost_whole_is_sent_again() {
     agent.record_many(50);
     settled(&fleet, &agent).await;
     fleet.postgres.child().stop().await.unwrap();
-    // These are in the stream, and in no log.
+    // These are in the stream, and not in the log.
     agent.record_many(50);
     tokio::time::sleep(Duration::from_secs(2)).await;
     delete_events_stream(&fleet).await;
@@ -141,7 +141,7 @@ async fn a_log_that_was_restored_from_a_backup_is_filled_up() {
     let said = settled(&fleet, &agent).await;
     assert_eq!((said.len(), numbers(&said)), (1, all(120)));
     assert_eq!(losses(&said), Vec::<Value>::new());
-    // What operators decide reaches it as before, although its config is as old as the backup.
+    // New config reaches the device, although the restored version of its config is lower.
     let vars = serde_json::json!({"vars": {"n": 1}});
     fleet.api.patch("/api/v1/devices/robot/config", &vars).await;
     assert_rebuild_equals_live(&fleet).await;
@@ -157,14 +157,14 @@ async fn what_a_device_has_let_go_and_the_log_lost_is_declared() {
     let dump = dump(&fleet);
     agent.record_many(100);
     settled(&fleet, &agent).await;
-    // Opening prunes: it need not wait for the hour.
+    // Opening the outbox prunes it, without waiting for the hourly run.
     agent.stop();
     agent.start();
     wait::until("the outbox to let go", PATIENCE, || async {
         (agent.kept_bytes() <= 4_000).then_some(())
     })
     .await;
-    // The stream would fill the log up by itself.
+    // Without its deletion, the stream would complete the log again.
     delete_events_stream(&fleet).await;
     restore(&mut fleet, &dump).await;
     agent.record_many(10);
@@ -179,15 +179,16 @@ async fn what_a_device_has_let_go_and_the_log_lost_is_declared() {
     let first = numbers[10];
     let expected: Vec<u64> = (1..=10).chain(first..=agent.recorded()).collect();
     assert_eq!(numbers, expected, "what it still has comes again, once");
-    // Other events of the agent's own may be among the lost: never fewer than the numbers say.
+    // The lost events may include other ones of the agent: at least as many as the numbers show.
     assert!(gap >= first - 11, "{gap} declared, {} numbers missing", first - 11);
     assert_rebuild_equals_live(&fleet).await;
 }
 
-/// How long an outage lasts: longer than retry intervals that double without a low limit would forgive.
+/// Duration of an outage: longer than what retry intervals that double without a low limit would
+/// tolerate.
 const OUTAGE: Duration = Duration::from_secs(35);
-/// From the servers' return until the device's events are in the log. The promise is 10 s; a loaded
-/// machine gets as much again.
+/// Maximum time from the servers' return until the device's events are in the log. The guarantee is
+/// 10 s, doubled for a loaded machine.
 const RESUMES_WITHIN: Duration = Duration::from_secs(20);
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,5 +1,5 @@
-//! Plain OpenSSH through a device: ssh, scp and rsync reach its sshd by `muster connect`, and any
-//! program a port by `muster forward`.
+//! Plain OpenSSH to a device: ssh, scp and rsync reach its sshd through `muster connect`, and any
+//! program reaches a port through `muster forward`.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -13,7 +13,7 @@ use muster_tests::{Robot, System, wait};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// An sshd of the test's own, which lets one key in.
+/// An sshd of the test that accepts one key.
 struct Sshd {
     child: Child,
     port: u16,
@@ -41,7 +41,7 @@ impl Sshd {
             dir.display()
         );
         std::fs::write(dir.join("config"), config).unwrap();
-        // It wants this folder, and to be called by its whole path.
+        // sshd requires this folder, and its full path as argument 0.
         let _ = std::fs::create_dir_all("/run/sshd");
         let child = Command::new("/usr/sbin/sshd")
             .args(["-D", "-e", "-f"])
@@ -52,7 +52,7 @@ impl Sshd {
         Self { child, port, dir }
     }
 
-    /// What every client of OpenSSH is told.
+    /// Common options of all OpenSSH clients.
     fn options(&self, system: &System) -> Vec<String> {
         let token = self.dir.join("token");
         std::fs::write(&token, &system.api.token).unwrap();
@@ -111,7 +111,7 @@ async fn ssh_scp_and_rsync_reach_a_devices_own_sshd() {
         .output()
         .unwrap();
     assert_eq!(ran(&output), "it-is-2\n");
-    // An interactive session: a terminal there, keys from here.
+    // An interactive session: a terminal on the device, input from the test.
     let mut ssh = Command::new("ssh")
         .args(&options)
         .args(["-tt", &format!("{me}@robot")])
@@ -126,7 +126,7 @@ async fn ssh_scp_and_rsync_reach_a_devices_own_sshd() {
     assert_eq!(ssh.wait().unwrap().code(), Some(7), "{shown}");
     assert!(shown.contains("typed-5") && shown.contains("/dev/pts/"), "{shown}");
 
-    // 200 MB, there and back.
+    // 200 MB, to the device and back.
     let (file, there, back) =
         (dir.path().join("file"), dir.path().join("there"), dir.path().join("back"));
     let bytes: Vec<u8> =
@@ -154,7 +154,7 @@ async fn ssh_scp_and_rsync_reach_a_devices_own_sshd() {
     ran(&Command::new("rsync").args(["-a", "-e", &shell, &from, &to]).output().unwrap());
     let inner = std::fs::read_to_string(dir.path().join("synced/inner/one")).unwrap();
     assert_eq!(inner, "1");
-    // Each of them is a session that has ended.
+    // Each connection is an ended session.
     wait::until("all connections to be told as ended", PATIENCE, || async {
         let sessions = system.api.list("/api/v1/sessions").await;
         let is_over =
@@ -174,7 +174,7 @@ async fn a_port_of_a_device_is_a_port_here() {
             std::thread::spawn(move || {
                 let mut stream = stream;
                 let mut all = Vec::new();
-                // Answers only when the other side has said all that it will: half a connection.
+                // Responds only after the end of the input, on a half-closed connection.
                 let _ = stream.read_to_end(&mut all);
                 all.reverse();
                 let _ = stream.write_all(&all);
@@ -207,7 +207,7 @@ async fn a_port_of_a_device_is_a_port_here() {
     assert!(heard == said, "{} bytes came back", heard.len());
     let _ = forward.kill();
     let _ = forward.wait();
-    // Where nobody listens, that is said.
+    // A closed port is reported as an error.
     let closed = free_port().unwrap();
     let (code, _, err) = system.muster(&["connect", "robot", &closed.to_string()]);
     assert!(code == 4 && err.contains("refuse"), "{code}: {err}");
@@ -239,7 +239,7 @@ async fn connect_ends_with_the_far_side() {
         code.await.code()
     };
 
-    // Closed: its standard output ends, and then the program, whose input stays open.
+    // Closed: standard output ends, and then the program, although its input stays open.
     let mut child = connect(&system, port);
     let (mut stream, _) = listener.accept().unwrap();
     stream.write_all(b"bye").unwrap();
@@ -250,7 +250,7 @@ async fn connect_ends_with_the_far_side() {
     assert_eq!(said, "bye");
     assert_eq!(ended(child).await, Some(0));
 
-    // Reset: what it had sent was not read.
+    // Reset: the data sent to the device was not read.
     let mut child = connect(&system, port);
     let mut input = child.stdin.take().unwrap();
     input.write_all(b"unread").unwrap();

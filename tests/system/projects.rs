@@ -1,4 +1,4 @@
-//! Projects: each has its own devices, names, tokens and log; none reaches into another.
+//! Projects: each has separate devices, names, tokens and a log, and no access to another.
 
 use std::time::Duration;
 
@@ -40,7 +40,7 @@ async fn two_projects_with_equal_names_know_nothing_of_each_other() {
     }
     assert!(api.list("/api/v1/devices").await.is_empty(), "and none in the default project");
 
-    // What is done in one is not done in the other; an id is not found where it does not belong.
+    // A change in one has no effect in the other; an id does not exist in another project.
     let foreign = format!("/api/v1/devices/{}?project=plant-b", one.id());
     for method in [Method::GET, Method::DELETE] {
         assert_eq!(api.send(method.clone(), &foreign, None).await.0, 404, "{method}");
@@ -50,19 +50,19 @@ async fn two_projects_with_equal_names_know_nothing_of_each_other() {
     let kept = api.get("/api/v1/devices/robot?project=plant-b").await;
     assert_ne!(kept["status"], "deleted");
 
-    // At the broker: not a word on another project's subjects.
+    // At the broker, a device cannot publish on another project's subjects.
     let subject = format!("muster.plant-a.{}.evt", other.id());
     let event = DeviceConfigApplied { version: 9, errors: Default::default() };
     let sealed = other.chain.record(&event.into()).bytes;
     other.nats.publish(subject, sealed).await.unwrap();
     other.settle(PATIENCE).await;
-    // (That the deleted device was disconnected may come into plant-a's log meanwhile.)
+    // (The deleted device's disconnect may be appended to plant-a's log meanwhile.)
     let events = api.list("/api/v1/events?project=plant-a&order=asc").await;
     assert!(!events.is_empty());
     assert!(!events.iter().any(|event| event.to_string().contains(&other.id())), "{events:?}");
     assert!(api.list("/api/v1/dead-letters").await.is_empty());
 
-    // A token with another project written into it opens neither.
+    // A token with a replaced project is valid in neither.
     let token = enrollment_token(api, "plant-a").await.replacen("plant-a", "plant-b", 1);
     let key = muster_schemas::SigningKey::from_seed(&[5; 32]);
     let body =

@@ -1,4 +1,4 @@
-//! Sessions with devices that cannot be reached: refused immediately and in true words, or waited for.
+//! Sessions with unreachable devices: refused immediately with the correct reason, or waited for.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
@@ -11,12 +11,12 @@ use muster_tests::socket::Socket;
 use muster_tests::{Robot, System, wait};
 use serde_json::{Value, json};
 
-/// An answer that waits for nothing comes within this time, on a busy machine, too.
+/// Maximum time of a response that waits for nothing, also on a busy machine.
 const IMMEDIATELY: Duration = Duration::from_secs(5);
-/// The paths by which sessions are opened.
+/// The paths that open sessions.
 const OPEN: [&str; 3] = ["shell?cols=80&rows=24", "tcp?port=22", "files?path=%2Ftmp"];
 
-/// Runs `muster`; it ends immediately.
+/// Runs `muster`, and asserts that it ends immediately.
 fn immediately(system: &System, args: &[&str]) -> (i32, String) {
     let began = Instant::now();
     let (code, _, err) = system.muster(args);
@@ -77,17 +77,17 @@ async fn an_offline_device_is_refused_immediately_or_waited_for() {
         assert!(err.contains("robot is offline since 20") && err.contains("--wait"), "{err}");
         assert!(!err.contains("127.0.0.1"), "forward listened already: {err}");
     }
-    // As command's list has a device that disconnected before it held the time: no time is made up.
+    // A device that disconnected before the table had the time: no time is invented.
     let database = database(&system).await;
     let forget = "UPDATE dispatch_v1_devices SET presence_at = NULL";
     assert!(database.execute(forget, &[]).await.unwrap() > 0);
     let (code, err) = immediately(&system, &["connect", "robot", "22"]);
     assert!(code == 5 && err.contains("robot is offline;") && !err.contains("since"), "{err}");
-    // One that never connected is offline since no time.
+    // A device that never connected has no time.
     system.api.post("/api/v1/devices", &json!({"name": "never"})).await;
     let (code, err) = immediately(&system, &["connect", "never", "22"]);
     assert!(code == 6 && !err.contains("since"), "{code}: {err}");
-    // No session was begun that a list would show.
+    // No session was recorded.
     assert!(system.api.list("/api/v1/sessions").await.is_empty());
     let began = Instant::now();
     let (code, _, err) = system.muster(&["shell", "robot", "--wait=2s", "--", "true"]);
@@ -108,7 +108,7 @@ async fn an_offline_device_is_refused_immediately_or_waited_for() {
     let shell = muster(&["shell", "robot", "--wait", "--", "echo it-is-$((40+2))"]);
     let copy = muster(&["cp", "--wait=5m", "robot:/etc/hostname", here]);
     let mut listening = muster(&["forward", "--wait", "robot", &forward]);
-    // Until each has said that it waits.
+    // Until forward has reported that it waits.
     let mut said = Vec::new();
     let mut lines = BufReader::new(listening.stderr.take().unwrap()).lines();
     said.extend(lines.next());

@@ -1,4 +1,4 @@
-//! Commands on the real agent, through the real servers, as an operator runs them.
+//! Commands on the real agent, through the real servers, from the command line.
 
 use std::io::Write;
 use std::process::{Command, Stdio};
@@ -34,7 +34,7 @@ async fn asked(system: &System, body: &Value) -> String {
 async fn programs_inherit_nothing_from_the_agent() {
     let mut robot = Robot::start("").await;
     robot.agent.kill9();
-    // As an installer with a narrow umask starts it, under nohup, with a file left open.
+    // Like from an installer with a narrow umask, under nohup, with an open file.
     robot.agent.start_after("trap '' HUP QUIT TSTP; umask 077; exec 7</etc/passwd");
     online(&robot.system.api).await;
     let system = &robot.system;
@@ -46,7 +46,7 @@ async fn programs_inherit_nothing_from_the_agent() {
     let words: Vec<&str> = out.split_whitespace().collect();
     assert_eq!(words.first(), Some(&"0022"));
     for mask in &words[1..] {
-        // But for the two signals that belong to the C library.
+        // Except for the two signals that the C library reserves.
         let signals = u64::from_str_radix(mask, 16).unwrap() & !0x1_8000_0000;
         assert_eq!(signals, 0, "{out}");
     }
@@ -59,7 +59,7 @@ async fn programs_inherit_nothing_from_the_agent() {
     assert_eq!((code, out.as_str()), (0, "here\n"));
     let (code, _, _) = system.muster(&["exec", "robot", "--timeout", "20s", "--", "bash", "-i"]);
     assert_eq!(code, 0);
-    // A user's groups and ids are all its own.
+    // A program of another user has only that user's groups and ids.
     let line = "id -u; grep -E '^(Uid|Gid|Groups)' /proc/self/status | tr '\\n\\t' '  '";
     let (code, out, err) = system.muster(&["exec", "robot", "-u", "daemon", "--shell", line]);
     assert!(code == 0 && out.contains("Uid: 1 1 1 1 Gid: 1 1 1 1"), "{out}{err}");
@@ -94,7 +94,7 @@ async fn a_program_runs_on_the_device_as_if_it_ran_here() {
         assert!(told["run"][name].as_u64() >= Some(least), "{told}");
     }
 
-    // Standard input, and none of it in the log.
+    // The log does not contain standard input.
     let mut child = Command::new(binary("muster"))
         .env("MUSTER_TOKEN", &system.api.token)
         .args(["--url", &system.api.url, "--ca"])
@@ -111,7 +111,7 @@ async fn a_program_runs_on_the_device_as_if_it_ran_here() {
         let text = event.to_string();
         assert!(!text.contains("verysecret") && !text.contains("and secret"), "{text}");
     }
-    // It is erased with the operation's end.
+    // The input is erased when the operation ends.
     let blobs = system.dir().join("blobs/default/operations");
     wait::until("what is private to be erased", PATIENCE, || async {
         let left = walk(&blobs).into_iter().filter(|path| path.ends_with("private")).count();
@@ -147,7 +147,7 @@ async fn output_comes_while_the_program_runs_and_is_kept_as_far_as_is_said() {
     let ended = run(&system, &id, "it to be ended", |run| run["state"] == "canceled").await;
     assert!(ended["explanation"].to_string().contains("ended its processes"), "{ended}");
 
-    // Six megabytes of two outputs at once: the first four of each are kept, the rest is counted.
+    // Six megabytes on both outputs: the first 4 MiB of each are stored, the rest is only counted.
     let line = "head -c 6000000 /dev/zero; head -c 6000000 /dev/zero >&2";
     let id = asked(&system, &shell(line)).await;
     let ended = run(&system, &id, "it to end", |run| run["state"] == "succeeded").await;
@@ -159,14 +159,14 @@ async fn output_comes_while_the_program_runs_and_is_kept_as_far_as_is_said() {
         let (code, out, err) = system.muster(&args);
         assert_eq!((code, out.len()), (0, 4 << 20), "{err}");
     }
-    // Zeros are compressed where they lie.
+    // Zeros are stored compressed.
     let bytes: u64 = walk(&system.dir().join("blobs/default/runs").join(&id))
         .iter()
         .map(|path| path.metadata().unwrap().len())
         .sum();
     assert!(bytes < 1 << 20, "{bytes} bytes on the disk");
 
-    // Words that come one by one are shown one by one, and kept together.
+    // Lines that are written one at a time are shown one at a time, and stored together.
     let line = "for i in $(seq 20); do echo line $i; sleep 0.15; done";
     let (code, out, err) = system.muster(&["exec", "robot", "--shell", line]);
     let expected: String = (1..=20).map(|i| format!("line {i}\n")).collect();
@@ -198,7 +198,7 @@ async fn the_devices_policy_has_the_last_word_and_says_why() {
     let refused = system.api.list("/api/v1/events?type=RunRejected").await;
     assert_eq!(refused.len(), 3);
     assert_eq!(refused[0]["data"]["cause"], "policy", "{refused:?}");
-    // A policy that cannot be read allows nothing.
+    // An invalid policy allows nothing.
     std::fs::write(&file, "[exec\n").unwrap();
     let (code, _, err) = system.muster(&["exec", "robot", "--", "echo", "allowed"]);
     assert!(code == 125 && err.contains("policy.toml"), "{err}");
@@ -213,7 +213,7 @@ async fn an_agent_that_is_killed_tells_what_it_knows_and_runs_nothing_twice() {
     run(&system, &id, "it to run", |run| run["state"] == "running").await;
     wait::until("it to begin", PATIENCE, || async { mark.exists().then_some(()) }).await;
     agent.kill9();
-    // What comes while it is away waits.
+    // An operation on an offline device waits.
     let later = dir.path().join("later");
     let next = asked(&system, &shell(&format!("echo done >> {}", later.display()))).await;
     agent.start();
@@ -309,16 +309,16 @@ async fn what_is_asked_for_later_comes_later_even_while_the_list_is_behind() {
     let warm = post(&fleet, &shell(&line("warm"))).await;
     finished(&fleet, &[warm]).await;
 
-    // The dispatcher's list is held where it is.
+    // A lock stops the dispatcher's progress in the work queue.
     let url = fleet.postgres.connection_url();
     let (client, connection) = tokio_postgres::connect(&url, tokio_postgres::NoTls).await.unwrap();
     tokio::spawn(connection);
     client.batch_execute("BEGIN; LOCK TABLE dispatch_v1_runs IN EXCLUSIVE MODE").await.unwrap();
-    // The first waits for the dispatcher, since it has something private.
+    // The first waits for the dispatcher, because it has private input.
     let mut first = shell(&line("first"));
     first["action"]["env"] = json!({"TOKEN": "secret"});
     let ids = [post(&fleet, &first).await, post(&fleet, &shell(&line("second"))).await];
-    // An order that was begun with its request would be in the log now.
+    // If the second had been dispatched with its request, the log would contain its order now.
     let ordered = fleet.api.list("/api/v1/events?order=asc&type=RunDispatched").await;
     assert_eq!(ordered.len(), 1, "the second came first: {ordered:?}");
     assert_eq!(std::fs::read_to_string(&done).unwrap(), "warm\n");

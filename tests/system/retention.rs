@@ -1,5 +1,5 @@
-//! A project keeps its metrics for a time of its own: in the store itself, from the first point on or
-//! later, and whoever asks finds what was measured before and since.
+//! A project has its own metric retention: applied in the store, from the first point or later, and
+//! queries find the metrics from before and after a change.
 
 use std::time::{Duration, SystemTime};
 
@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 const PATIENCE: Duration = Duration::from_secs(30);
 const DAY: i64 = 86_400_000_000;
 
-/// The InfluxDB of a `muster up`, asked as its administrator.
+/// The InfluxDB of a `muster up`, queried as its administrator.
 struct Store {
     http: reqwest::Client,
     url: String,
@@ -33,7 +33,7 @@ impl Store {
 
     /// The values of all series.
     async fn ask(&self, query: &str) -> Vec<Value> {
-        // It may be starting again.
+        // It may be restarting.
         let answer: Value = wait::until("InfluxDB", PATIENCE, || async {
             let request = self.http.post(&self.url).query(&[("db", "muster"), ("q", query)]);
             let request = request.basic_auth("muster", Some(&self.password));
@@ -45,7 +45,7 @@ impl Store {
         series.iter().flat_map(|it| it["values"].as_array().unwrap().clone()).collect()
     }
 
-    /// How many points of `sim` a policy has; all projects' without one.
+    /// The number of points of `sim` in a policy, or, for an empty one, in the shared bucket.
     async fn count(&self, policy: &str) -> u64 {
         let rows = self.ask(&format!("SELECT count(n) FROM {policy}\"sim\"")).await;
         rows.first().and_then(|row| row[1].as_u64()).unwrap_or(0)
@@ -62,7 +62,7 @@ impl Store {
     }
 }
 
-/// A project's only device.
+/// The only device of a project.
 struct Robot<'a> {
     project: &'a str,
     device: SimDevice,
@@ -78,7 +78,7 @@ impl<'a> Robot<'a> {
         Self { project, device, sent: 0 }
     }
 
-    /// Measures one point, tagged with its number's last digit.
+    /// Measures one point, tagged with the last digit of its number.
     async fn measure(&mut self, time: Timestamp) {
         self.sent += 1;
         let point = Point::new("sim").tag("digit", (self.sent % 10).to_string());
@@ -86,7 +86,7 @@ impl<'a> Robot<'a> {
         self.device.measure(&MetricBatch { time, points }).await;
     }
 
-    /// What the API gives, as values by their tag.
+    /// The values that the API returns, by tag.
     async fn read(&self, api: &Api) -> Vec<(String, i64)> {
         let path = format!(
             "/api/v1/devices/robot/metrics?project={}&field=sim.n&fn=sum&since=1h&step=1h",
@@ -107,7 +107,7 @@ impl<'a> Robot<'a> {
         found
     }
 
-    /// Waits until the API gives all points, each in the series of its tag.
+    /// Waits until the API returns all points, each in the series of its tag.
     async fn is_read(&self, api: &Api) {
         let expected: Vec<(String, i64)> =
             (1..=self.sent).map(|n| ((n % 10).to_string(), n)).collect();
@@ -132,7 +132,7 @@ async fn a_project_keeps_its_metrics_as_long_as_it_is_told() {
     api.post("/api/v1/projects", &json!({"id": "plain"})).await;
     store.keeps("project-short", "720h0m0s").await;
 
-    // Two projects, two places, and each is read where it is.
+    // Two projects with separate buckets, and queries use the right one.
     let mut short = Robot::join(&system, "short").await;
     let mut plain = Robot::join(&system, "plain").await;
     for robot in [&mut short, &mut plain] {
@@ -152,7 +152,7 @@ async fn a_project_keeps_its_metrics_as_long_as_it_is_told() {
     let sim = fields["items"].as_array().unwrap().iter().find(|it| it["name"] == "sim").unwrap();
     assert_eq!((&sim["fields"]["n"], &sim["tags"]), (&json!("integer"), &json!(["digit"])));
 
-    // What is older than that is left out, and what came with it is not.
+    // Points older than the retention are dropped, without those of the same batch.
     let old = now().plus_micros(-40 * DAY);
     let points = vec![Point::new("sim").tag("digit", "old").field("n", 1_000_i64)];
     short.device.measure(&MetricBatch { time: old, points }).await;
@@ -161,7 +161,7 @@ async fn a_project_keeps_its_metrics_as_long_as_it_is_told() {
     assert_eq!(store.count("\"project-short\".").await, 3);
     assert!(api.list("/api/v1/dead-letters?project=short").await.is_empty());
 
-    // Changed, it is changed in the store.
+    // A change takes effect in the store.
     api.patch("/api/v1/projects/short", &json!({"retention": "13w"})).await;
     store.keeps("project-short", "2184h0m0s").await;
     wait::until("the project to show it", PATIENCE, || async {
@@ -171,14 +171,14 @@ async fn a_project_keeps_its_metrics_as_long_as_it_is_told() {
     let (_, out, _) = system.muster(&["project", "list"]);
     assert!(out.contains("91d") && out.contains("default"), "{out}");
 
-    // A project that had none: its bucket gets the retention, and keeps what was measured before.
+    // A project without a retention: its bucket gets one, and keeps the existing metrics.
     let (code, out, err) = system.muster(&["project", "set", "plain", "--retention", "1d"]);
     assert_eq!(code, 0, "{out}{err}");
     store.keeps("project-plain", "24h0m0s").await;
     until_new_points_go_to(&store, &mut plain, "\"project-plain\".").await;
     plain.is_read(&api).await;
 
-    // It is known again after a power failure, before the first metrics are taken.
+    // After a power failure the retention is loaded before the first metrics are processed.
     system.kill();
     system.start_again().await;
     let store = Store::of(&system);
@@ -187,7 +187,7 @@ async fn a_project_keeps_its_metrics_as_long_as_it_is_told() {
     short.is_read(&system.api).await;
     assert_eq!(store.count("").await, shared);
 
-    // And back: the bucket has the store's retention again.
+    // Back to the default: the bucket has the store's retention again.
     system.api.patch("/api/v1/projects/plain", &json!({"retention": "default"})).await;
     store.keeps("project-plain", "0s").await;
     until_new_points_go_to(&store, &mut plain, "\"project-plain\".").await;
@@ -196,7 +196,7 @@ async fn a_project_keeps_its_metrics_as_long_as_it_is_told() {
     assert_eq!(types.len(), 4, "{types:?}");
 }
 
-/// The store has the policy a moment before ingest uses it: measures until a point goes there.
+/// The store has the policy a moment before ingest uses it: measures until a point is in it.
 async fn until_new_points_go_to(store: &Store, robot: &mut Robot<'_>, policy: &str) {
     let before = store.count(policy).await;
     for _ in 0..8 {
@@ -230,7 +230,7 @@ async fn a_retention_that_makes_no_sense_is_refused() {
     assert!(code == 2 && err.contains("1d to 9999d"), "{code}: {err}");
     let (code, _, err) = system.muster(&["project", "set", "nowhere", "--retention", "2d"]);
     assert!(code != 0 && err.contains("no such project"), "{code}: {err}");
-    // What does not change it is no event; the version stays.
+    // A request without a change makes no event; the version is the same.
     let before = api.get("/api/v1/projects/default").await;
     api.patch("/api/v1/projects/default", &json!({"retention": "default"})).await;
     assert_eq!(api.get("/api/v1/projects/default").await["version"], before["version"]);

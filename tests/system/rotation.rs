@@ -1,4 +1,4 @@
-//! A device gets a new signing key when an operator asks for it: once, whatever happens meanwhile.
+//! A device gets a new signing key on an operator's request: once, despite any crash.
 
 use std::time::Duration;
 
@@ -55,7 +55,8 @@ async fn a_key_is_made_anew_once_for_each_request_whenever_the_agent_is_killed()
     let mut key = fingerprint(&system).await;
     for n in 1..=6_u64 {
         ask(&system);
-        // Killed before it hears of it, while it stores the key, before and after the log has it.
+        // Killed before it receives the request, while it stores the key, before and after the log
+        // has the new key.
         tokio::time::sleep(Duration::from_millis(12 * n * (n - 1))).await;
         agent.kill9();
         agent.start();
@@ -64,7 +65,7 @@ async fn a_key_is_made_anew_once_for_each_request_whenever_the_agent_is_killed()
     }
     assert_eq!(rotations(&system).await, 6);
 
-    // One that is away hears of it when it is back; two requests need no second key then.
+    // An offline device gets the request when it reconnects; two requests make one new key.
     agent.kill9();
     ask(&system);
     ask(&system);
@@ -107,7 +108,7 @@ async fn a_copy_with_the_old_key_is_refused_and_named() {
         (copy.status()["config_version"].as_u64() >= Some(4)).then_some(())
     })
     .await;
-    // Not a word of it is taken, however long it goes on.
+    // None of its reports is accepted, however long it runs.
     for _ in 0..20 {
         tokio::time::sleep(Duration::from_millis(100)).await;
         let config = system.api.get("/api/v1/devices/robot").await["config"].clone();
@@ -115,7 +116,7 @@ async fn a_copy_with_the_old_key_is_refused_and_named() {
     }
     assert_eq!(rotations(&system).await, 1);
 
-    // The device itself goes on.
+    // The original device continues.
     copy.kill9();
     agent.start();
     applied(&system, 3).await;

@@ -1,5 +1,5 @@
-//! `muster up` as a person runs it: on an address of their choice, stopped too early, in a home
-//! that cannot be written, with an agent that ends.
+//! `muster up`: on a chosen address, stopped during its start, with a home that is not writable,
+//! with an agent that ends.
 
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -13,7 +13,7 @@ use serde_json::Value;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// This machine's device, once it is online; another than `but`.
+/// This machine's device, once it is online; not the one with the id `but`.
 async fn own_device(system: &System, but: Option<&str>) -> Value {
     wait::until("this machine's device", PATIENCE, || async {
         let devices = system.api.list("/api/v1/devices?status=online").await;
@@ -38,7 +38,7 @@ async fn it_runs_on_the_address_that_it_is_told() {
     own_device(&on_six, None).await;
 }
 
-/// `muster up` with a port that it finds itself.
+/// `muster up` with a port that it chooses.
 fn up(dir: &Path, config: &Path) -> Child {
     let said = std::fs::File::create(dir.join("said")).unwrap();
     Command::new(binary("muster"))
@@ -73,7 +73,7 @@ async fn it_stops_while_it_starts_and_runs_without_a_home() {
             async move { is_there }
         })
     };
-    // Before anything is up, and while PostgreSQL makes its folder.
+    // Before any server runs, and while PostgreSQL creates its folder.
     for file in ["lock", "postgres"] {
         let _ = std::fs::remove_dir_all(dir.path().join("data"));
         let child = up(dir.path(), dir.path());
@@ -81,7 +81,7 @@ async fn it_stops_while_it_starts_and_runs_without_a_home() {
         assert!(ends_well(child).await, "{}", words());
         assert!(!dir.path().join("data/ready.json").exists(), "{}", words());
     }
-    // It goes on from there, though no context can be kept, on a port that it keeps.
+    // The next start continues, although no context can be stored, and the chosen port is kept.
     let mut ports = Vec::new();
     for _ in 0..2 {
         let child = up(dir.path(), &dir.path().join("said"));
@@ -109,7 +109,7 @@ async fn this_machines_agent_is_told_of_and_enrolls_again_when_it_must() {
     said(&system, "!! muster-agent ended").await;
     said(&system, "muster-agent is back").await;
 
-    // Deleted while it runs: said, and made good at the next start.
+    // Deleted while it runs: reported, and enrolled again at the next start.
     let (code, _, err) = system.muster(&["device", "delete", id, "--yes"]);
     assert_eq!(code, 0, "{err}");
     said(&system, "was deleted").await;
@@ -118,7 +118,7 @@ async fn this_machines_agent_is_told_of_and_enrolls_again_when_it_must() {
     let second = own_device(&system, Some(id)).await;
     assert_eq!(second["name"], first["name"]);
 
-    // A folder that is gone is one that is not enrolled; the machine is the device that it was.
+    // Without its folder the agent is not enrolled; the machine becomes the same device again.
     assert!(system.stop().await, "{}", system.said());
     std::fs::remove_dir_all(system.dir().join("agent")).unwrap();
     system.start_again().await;
@@ -145,7 +145,7 @@ async fn a_device_is_offline_after_the_silence_that_was_chosen() {
     };
     status("online", 30).await;
     signal(agent.pid(), "STOP");
-    // The usual 40 to 60 s would be too long.
+    // With the default it would take 40 to 60 s.
     status("offline", 25).await;
     signal(agent.pid(), "CONT");
     status("online", 60).await;

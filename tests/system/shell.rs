@@ -1,5 +1,5 @@
-//! A shell on the real agent: by the command line and by websockets, left and found again, watched,
-//! recorded, refused; and nothing of it readable on the broker.
+//! A shell on the real agent: by the command line and by websockets, detached and attached,
+//! watched, recorded, refused; and its content is encrypted on the broker.
 
 use std::io::Write;
 use std::process::{Command, Stdio};
@@ -52,7 +52,7 @@ async fn a_shell_by_the_command_line_is_recorded_and_played() {
         );
     }
 
-    // A piece that was altered is named, and so is one that is missing.
+    // An altered piece is reported, and so is a missing one.
     let folder = system.dir().join("blobs/default/sessions").join(&id);
     let piece = std::fs::read_dir(&folder).unwrap().next().unwrap().unwrap().path();
     let mut bytes = std::fs::read(&piece).unwrap();
@@ -74,7 +74,7 @@ async fn a_session_outlives_its_websocket_and_is_shared_and_watched() {
     first.send("stty size; echo mark-$((40+2))\r").await;
     first.until_shown("mark-42").await;
     first.until_shown("30 100").await;
-    // The cable is pulled.
+    // The connection is lost.
     drop(first);
     session(&system, &id, "it to be left", |one| one["attached"] == 0).await;
     let attach = format!("/api/v1/devices/robot/sessions/{id}/attach?cols=100&rows=30");
@@ -92,7 +92,7 @@ async fn a_session_outlives_its_websocket_and_is_shared_and_watched() {
     let (code, out, _) = system.muster(&["shell", "list"]);
     assert!(code == 0 && out.contains(&id) && out.contains("open"), "{out}");
 
-    // Ctrl-C answers at once, whatever is shown.
+    // Ctrl-C takes effect immediately, despite pending output.
     second.send("yes\r").await;
     second.until_shown("y\r\ny\r\ny").await;
     second.send("\x03").await;
@@ -152,15 +152,15 @@ async fn the_broker_sees_nothing_of_a_shell_and_a_role_may_die() {
     let mut fleet = Fleet::start_with(Tuning::Small, &recorded).await;
     let dir = tempfile::tempdir().unwrap();
     let _agent = fleet.robot(dir.path()).await;
-    // Whoever has the broker hears all of it.
+    // An intruder on the broker receives all messages.
     let spy = fleet.broker().await;
     let mut heard = spy.subscribe("muster.>").await.unwrap();
     wait::settled(&spy).await;
     let ca = fleet.ca();
-    // Here even an admin's shell is recorded.
+    // With this setting even an admin's shell is recorded.
     let unrecorded = format!("{SHELL}&record=false");
     assert_eq!(Socket::open(&fleet.api, &ca, &unrecorded, &[]).await.unwrap_err().0, 403);
-    // Through the front door, which is another process than the write side.
+    // Through query's listener, which forwards to the command process.
     let mut shell = Socket::open(&fleet.api, &ca, SHELL, &[]).await.unwrap();
     let id = shell.until_told("opened").await["session"].as_str().unwrap().to_owned();
     shell.send("echo very-$((0))-secret\r").await;
@@ -187,7 +187,7 @@ async fn the_broker_sees_nothing_of_a_shell_and_a_role_may_die() {
     again.send("echo still-$((1))-here\r").await;
     again.until_shown("still-1-here").await;
 
-    // What the killed process carried is known to be over.
+    // The sessions of the killed process are recorded as ended or detached.
     let known = async |id: &str, what: &str, is_so: fn(&Value) -> bool| {
         let path = format!("/api/v1/sessions/{id}");
         wait::until(what, PATIENCE, || async {
@@ -268,11 +268,11 @@ async fn an_end_that_nobody_saw_is_known() {
         shell.told[0]["session"].as_str().unwrap().to_owned()
     };
     let is_ended = |one: &Value| one["state"] == "ended";
-    // The program ends, and nobody is attached any more.
+    // The program ends while no client is attached.
     let id = opened("echo rea''dy; sleep 2; exit 4\r").await;
     let ended = session(&system, &id, "it to be ended", is_ended).await;
     assert_eq!((&ended["exit_code"], &ended["attached"]), (&4.into(), &0.into()), "{ended}");
-    // The agent dies, and with it the shell.
+    // The agent is killed, and with it the shell.
     let id = opened("echo rea''dy\r").await;
     session(&system, &id, "it to be left", |one| one["attached"] == 0).await;
     agent.kill9();
@@ -333,7 +333,7 @@ async fn a_revoked_token_ends_what_was_opened_with_it() {
     files.until_told("opened").await;
     let size = || std::fs::metadata(&ticks).map_or(0, |file| file.len());
     wait::until("the program to run", PATIENCE, || async { (size() > 0).then_some(()) }).await;
-    // It follows a run, too, which goes on for longer than this test.
+    // The token also follows a run that takes longer than this test.
     let action = json!({"kind": "exec", "argv": ["sleep", "120"]});
     let asked = json!({"target": {"devices": ["robot"]}, "action": action});
     let operation = operator.post("/api/v1/operations", &asked).await["id"].clone();
@@ -354,7 +354,7 @@ async fn a_revoked_token_ends_what_was_opened_with_it() {
     let (status, _) =
         system.api.send(Method::DELETE, &format!("/api/v1/tokens/{token}"), None).await;
     assert!((200..300).contains(&status), "{status}");
-    // Both websockets end, and the shell is over on the device too.
+    // Both websockets end, and the shell on the device ends, too.
     while shell.next().await {}
     while files.next().await {}
     let followed = tokio::time::timeout(Duration::from_secs(8), output).await;

@@ -1,4 +1,4 @@
-//! `muster simulate`: a fleet comes, lives, and goes, and the log has all of it.
+//! `muster simulate`: a fleet enrolls, runs, and ends, and the log has all its events.
 
 use std::process::{Command, Output};
 

@@ -1,5 +1,5 @@
-//! `muster shell` on a terminal: what a program turns on is turned off when it is left, and a paste
-//! is no command.
+//! `muster shell` on a terminal: terminal modes set by a program are reset on detach, and pasted
+//! text is not interpreted as an escape.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -11,10 +11,10 @@ use muster_tests::binaries::binary;
 use muster_tests::{Robot, System, wait};
 
 const PATIENCE: Duration = Duration::from_secs(60);
-/// What follows a paste sooner counts as a part of it.
+/// Time after a paste within which further input counts as a part of it.
 const AFTER_PASTE: Duration = Duration::from_millis(300);
 
-/// `muster` on a terminal of its own.
+/// `muster` on a separate terminal.
 struct OnTerminal {
     child: Child,
     keyboard: File,
@@ -43,7 +43,7 @@ impl OnTerminal {
         let noted = shown.clone();
         std::thread::spawn(move || {
             let mut buffer = [0; 4096];
-            // It ends with an error once nobody has the other side open.
+            // Reading fails when the other side is closed.
             while let Ok(count @ 1..) = screen.read(&mut buffer) {
                 noted.lock().unwrap().extend_from_slice(&buffer[..count]);
             }
@@ -51,7 +51,7 @@ impl OnTerminal {
         Self { child, keyboard, shown }
     }
 
-    /// What is read at the same time, as a key or as a paste.
+    /// Writes text in one piece, which is read as a key or as a paste.
     fn enter(&mut self, text: &str) {
         self.keyboard.write_all(text.as_bytes()).unwrap();
     }
@@ -94,7 +94,7 @@ async fn leaving_a_full_screen_program_restores_the_terminal_and_a_paste_leaves_
     shell.enter(&format!("printf '{modes}'; echo rea''dy\r"));
     shell.until_shown("ready").await;
 
-    // Nothing of a paste is lost, whatever its lines begin with.
+    // No part of a paste is lost, with any first characters of its lines.
     shell.enter("true\r~?\r~.\recho pas''ted\r");
     shell.until_shown("pasted").await;
     assert!(!shell.text().contains("[muster]"), "{}", shell.text());
@@ -112,7 +112,7 @@ async fn leaving_a_full_screen_program_restores_the_terminal_and_a_paste_leaves_
         assert!(after.contains(&format!("\u{1b}[{sequence}")), "{sequence}: {after:?}");
     }
 
-    // Escapes can be turned off.
+    // Escapes can be disabled.
     let session = system.api.list("/api/v1/sessions").await[0]["id"].as_str().unwrap().to_owned();
     let mut shell = OnTerminal::start(&system, &["shell", "attach", &session, "--escape", "none"]);
     shell.enter("\r");

@@ -1,5 +1,5 @@
-//! One event's way from a device into the read models, as a collector of spans is told it by several
-//! processes. The collector is a small one of the test's own.
+//! The trace of one event from a device into the read models, as exported by several processes to a
+//! collector of the test.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -19,7 +19,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 type Spans = Arc<Mutex<Vec<Value>>>;
 
-/// Takes OTLP over HTTP with JSON.
+/// Starts a collector that accepts OTLP over HTTP with JSON.
 async fn collector() -> (String, Spans) {
     let spans = Spans::default();
     let kept = spans.clone();
@@ -82,7 +82,7 @@ async fn an_event_is_followed_from_a_device_to_the_read_models() {
             }
         }
     }
-    // What an operator asks for is followed in the same way.
+    // An operator's request is traced in the same way.
     let stream: StreamName = format!("device/{}", device.id()).parse().unwrap();
     let trace = trace_id(&ProjectId::default_project(), &stream, 1);
     assert!(spans.lock().unwrap().iter().any(|span| span["traceId"] == trace.as_str()));

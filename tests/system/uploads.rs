@@ -1,4 +1,4 @@
-//! Files are pulled from devices to the server: the real agent, the real servers, an operator's words.
+//! Uploads of files from devices to the server: the real agent, the real servers, the command line.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 const PATIENCE: Duration = Duration::from_secs(90);
 const UPLOADS: &str = "/api/v1/uploads";
 
-/// A system with one agent, `robot`, that may do what `policy` says.
+/// Starts a system with one agent, `robot`, with this policy.
 async fn start(policy: &str) -> (System, AgentProcess, tempfile::TempDir) {
     let system = System::start().await;
     let dir = tempfile::tempdir().unwrap();
@@ -47,7 +47,7 @@ fn at(id: &str) -> String {
     format!("{UPLOADS}/{id}/robot")
 }
 
-/// The upload, once it is so.
+/// Waits until the upload fulfills `is_so`, and returns it.
 async fn until(api: &Api, id: &str, what: &str, is_so: impl Fn(&Value) -> bool) -> Value {
     wait::until(what, PATIENCE, || async {
         let (status, found) = api.try_send(Method::GET, &at(id), None).await?;
@@ -60,7 +60,7 @@ async fn stored(api: &Api, id: &str) -> Value {
     until(api, id, "it to be stored", |it| it["state"] == "stored").await
 }
 
-/// Bytes that do not become smaller.
+/// Incompressible bytes.
 fn noise(length: usize) -> Vec<u8> {
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
     let mut bytes = Vec::with_capacity(length + 8);
@@ -80,7 +80,7 @@ fn file(dir: &tempfile::TempDir, name: &str, bytes: &[u8]) -> PathBuf {
     path
 }
 
-/// The blobs of an upload.
+/// The number of blobs of an upload.
 fn blobs(system: &System, id: &str) -> usize {
     let runs = system.dir().join("blobs/default/runs").join(id);
     let devices = std::fs::read_dir(runs).into_iter().flatten().flatten();
@@ -146,7 +146,7 @@ async fn a_file_and_a_folder_are_pulled_listed_and_fetched() {
     let (code, _, err) = system.muster(&["upload", "start", "robot", "/no/such/file"]);
     assert!(code == 125 && err.contains("No such file"), "{err}");
 
-    // A damaged file is not handed out whole.
+    // A damaged file is not returned in full.
     let device = system.api.get("/api/v1/devices/robot").await["id"].as_str().unwrap().to_owned();
     let listed = system.api.list(&format!("{UPLOADS}?path={}", encoded(path))).await;
     let id = listed[0]["operation"].as_str().unwrap();
@@ -194,7 +194,7 @@ async fn the_policy_is_kept_and_an_upload_is_canceled() {
     until(&system.api, &id, "it to be canceled", |it| it["state"] == "canceled").await;
     let (_, out, _) = system.muster(&["upload", "show", &id]);
     assert!(out.contains("stopped sending"), "{out}");
-    // What came of it is of no use.
+    // The received part is useless.
     wait::until("its blobs to be erased", PATIENCE, || async {
         (blobs(&system, &id) == 0).then_some(())
     })
@@ -227,7 +227,7 @@ async fn stored_files_are_replaced_kept_for_a_while_and_deleted() {
     let gone = asked(api, &path, json!({"remove_source": true})).await;
     stored(api, &gone).await;
     assert!(!path.exists());
-    // What was never asked for is not there, nor what is no upload.
+    // An unknown operation is not found, nor is one that is not an upload.
     let nowhere = format!("{UPLOADS}/0198c0de-7000-7abc-8def-0123456789ab/robot");
     for method in [Method::GET, Method::DELETE] {
         assert_eq!(api.send(method, &nowhere, None).await.0, 404);
@@ -252,7 +252,7 @@ async fn stored_files_are_replaced_kept_for_a_while_and_deleted() {
 async fn a_link_needs_nothing_else_and_works_for_its_time_and_file_alone() {
     let (system, mut agent, dir) = start("").await;
     let api = &system.api;
-    // The device is away: it sends the file when it is back.
+    // The device is offline: it sends the file when it reconnects.
     agent.kill9();
     wait::until("the device to be offline", PATIENCE, || async {
         (api.get("/api/v1/devices/robot").await["status"] == "offline").then_some(())
@@ -267,7 +267,7 @@ async fn a_link_needs_nothing_else_and_works_for_its_time_and_file_alone() {
     let url = made["url"].as_str().unwrap();
     let nobody = api.with_token("");
     assert_eq!(nobody.status(url).await, 409, "it is not stored yet");
-    // The server cannot keep it for now: something is in the way.
+    // The server cannot store it for now: a folder blocks the path.
     let device = waits["device"].as_str().unwrap();
     let folder = system.dir().join("blobs/default/runs").join(&id).join(device).join("file");
     std::fs::create_dir_all(folder.join("salt")).unwrap();
@@ -302,7 +302,7 @@ async fn a_link_needs_nothing_else_and_works_for_its_time_and_file_alone() {
         (nobody.status(short["url"].as_str().unwrap()).await == 410).then_some(())
     })
     .await;
-    // Who made it is in the log, the secret is not.
+    // The log contains who created the link, but not its secret.
     let events = api.list("/api/v1/events?type=DownloadLinkMade&include=record").await;
     assert_eq!(events.len(), 2);
     assert!(events[0]["actor"].as_str().unwrap().starts_with("token:"), "{events:?}");
@@ -349,7 +349,7 @@ async fn fifty_megabytes_survive_the_death_of_the_agent_and_of_every_role() {
     assert!(body == bytes, "{} bytes", body.len());
     let events = fleet.api.list("/api/v1/events?type=RunStarted,RunSucceeded").await;
     assert_eq!(events.len(), 2, "{events:?}");
-    // The front door of another process hands links on, too.
+    // Another process's listener serves links, too.
     let made = fleet.api.post(&format!("{}/link", at(&id)), &json!({"expires_in": 60})).await;
     let nobody = fleet.api.with_token("");
     let (status, _, body) = nobody.raw(made["url"].as_str().unwrap(), &[]).await;
@@ -373,7 +373,7 @@ async fn files_that_are_made_as_they_are_read_are_stored_whole() {
         stored(&system.api, &id).await;
         assert_eq!(get(&id), std::fs::read(path).unwrap(), "{path}");
     }
-    // In a folder, a name that is not UTF-8 is packed as it is.
+    // In a folder, a name that is not UTF-8 is archived unchanged.
     let odd = dir.path().join("odd");
     std::fs::create_dir(&odd).unwrap();
     std::fs::write(odd.join(std::ffi::OsStr::from_bytes(b"bad-\xff")), "x").unwrap();

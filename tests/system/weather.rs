@@ -1,7 +1,7 @@
-//! Shells and files over a bad network: everything late, some of it lost, and the connection cut.
+//! Shells and files over a bad network: delayed, with losses, and with cut connections.
 //!
-//! This kernel knows no netem, so a proxy of the tests' own does what it would: it delays, pauses
-//! as TCP does when packets are lost, and cuts.
+//! The tests' kernel has no netem, so a proxy simulates it: it delays, pauses as TCP does when
+//! packets are lost, and cuts.
 
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -20,7 +20,7 @@ const STORM: Weather =
     Weather { delay: Duration::from_millis(60), loses: 25, pause: Duration::from_millis(250) };
 const SHELL: &str = "/api/v1/devices/robot/shell?cols=100&rows=30";
 
-/// Servers, and a device far away from their broker.
+/// Starts servers, and a device with a bad network to their broker.
 async fn far(port: u16, dir: &std::path::Path) -> (Fleet, Port, AgentProcess) {
     let broker = format!("tls://127.0.0.1:{port}");
     let fleet = Fleet::start_with(Tuning::Small, &[("MUSTER_DEVICE_NATS_URL", &broker)]).await;
@@ -47,7 +47,7 @@ async fn a_shell_goes_on_through_delay_loss_and_cuts() {
     shell.send("stty -echo\r").await;
     shell.send("for i in $(seq 1 60); do echo number $i.; sleep 0.25; done; echo do''ne\r").await;
     shell.until_shown("number 5.").await;
-    // Cut in the middle of it, and typed on while there is no connection.
+    // The connection is cut during the output, and keys are typed while it is down.
     for word in ["first", "second"] {
         drop(way);
         tokio::time::sleep(Duration::from_millis(500)).await;
@@ -56,7 +56,7 @@ async fn a_shell_goes_on_through_delay_loss_and_cuts() {
         tokio::time::sleep(Duration::from_secs(4)).await;
     }
     shell.until_shown("second word").await;
-    // One websocket, one channel; and nothing is missing, doubled or out of order.
+    // One websocket, one channel; and no output is missing, duplicated or out of order.
     let shown = String::from_utf8_lossy(&shell.shown).into_owned();
     let mut rest = shown.as_str();
     for number in 1..=60 {
@@ -67,7 +67,7 @@ async fn a_shell_goes_on_through_delay_loss_and_cuts() {
     }
     let attached = shell.told.iter().filter(|told| told["type"] == "attached").count();
     assert_eq!(attached, 1, "{:?}", shell.told);
-    // Ctrl-C goes past everything that is under way.
+    // Ctrl-C takes effect before all output in flight.
     shell.send("yes\r").await;
     shell.until_shown("y\r\ny\r\n").await;
     tokio::time::sleep(Duration::from_secs(1)).await;

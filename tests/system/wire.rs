@@ -1,5 +1,5 @@
-//! The published language against the real agent and the real servers: every message that goes
-//! between them while a device joins, works, loses its broker and comes back follows the CDDL.
+//! The published protocol with the real agent and the real servers: every message between them
+//! while a device enrolls, works, loses its broker and reconnects matches the CDDL.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -27,7 +27,7 @@ use serde_json::json;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// The rules, and which of them were met.
+/// The rules, the matched ones, and violations.
 struct Language {
     rules: BasicContext,
     met: Mutex<BTreeSet<String>>,
@@ -52,7 +52,7 @@ impl Language {
                 false => bytes.to_vec(),
             };
             let value = match codec::decode(&whole).map_err(|error| error.to_string())? {
-                // The validator does not know the tag of a COSE_Sign1.
+                // The validator does not support the tag of a COSE_Sign1.
                 Value::Tag(18, inner) => *inner,
                 value => value,
             };
@@ -65,7 +65,7 @@ impl Language {
         }
     }
 
-    /// A message on the broker.
+    /// Checks a message on the broker.
     fn check_message(&self, subject: &str, bytes: &[u8]) {
         let what = muster_schemas::subjects::parse(subject).map_or("reply", |(_, _, what)| what);
         match what {
@@ -78,7 +78,7 @@ impl Language {
             "req.hello" => self.check("SealedHello", bytes),
             "cmd" => self.check("SealedConfigUpdate", bytes),
             "ack" => self.check("Ack", bytes),
-            // What JetStream itself answers is JSON.
+            // Responses of JetStream itself are JSON.
             "reply" if bytes.first() == Some(&b'{') => {}
             "reply" => self.check("SealedWelcome", bytes),
             what if what.starts_with("met.") => {
@@ -87,7 +87,7 @@ impl Language {
                     lock(&self.met).insert(what.to_owned());
                 }
             }
-            // Headers alone; the broker made it.
+            // Only headers; published by the broker.
             what if what.starts_with("stored.") && bytes.is_empty() => {
                 lock(&self.met).insert("stored".to_owned());
             }
@@ -95,7 +95,7 @@ impl Language {
         }
     }
 
-    /// A request to the door.
+    /// Checks a request to the listener.
     fn check_request(&self, path: &str, body: &[u8]) {
         let body: serde_json::Value = serde_json::from_slice(body).unwrap_or_default();
         let sealed = |field: &str| {
@@ -118,7 +118,7 @@ impl Language {
     }
 }
 
-/// Waits until each of these was met, and none was broken.
+/// Waits until each of these rules was matched; panics on a violation.
 async fn met(language: &Language, rules: &[&str]) {
     let began = Instant::now();
     loop {
@@ -143,7 +143,7 @@ struct Listener {
     door: muster_tests::Api,
 }
 
-/// Hands a request on to the door, as a reverse proxy does, and listens.
+/// Forwards a request to the listener, like a reverse proxy, and checks it.
 async fn forward(State(listener): State<Listener>, request: Request) -> impl IntoResponse {
     let (parts, body) = request.into_parts();
     let body: Bytes = axum::body::to_bytes(body, 1 << 20).await.unwrap_or_default();
@@ -154,7 +154,7 @@ async fn forward(State(listener): State<Listener>, request: Request) -> impl Int
     (StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_GATEWAY), axum::Json(answer))
 }
 
-/// The port of a door in front of the door.
+/// Starts a proxy in front of the listener; returns its port.
 async fn door_that_listens(fleet: &Fleet, language: &Arc<Language>) -> u16 {
     let names = ["localhost".to_owned(), "127.0.0.1".to_owned()];
     let now = std::time::SystemTime::now().into();
@@ -171,7 +171,7 @@ async fn door_that_listens(fleet: &Fleet, language: &Arc<Language>) -> u16 {
     port
 }
 
-/// Listens to everything that goes through the broker.
+/// Checks all messages on the broker.
 async fn listen_to_the_broker(fleet: &Fleet, language: &Arc<Language>) {
     let broker = fleet.broker().await;
     for subjects in ["muster.>", "_INBOX.muster.>"] {
@@ -196,7 +196,8 @@ async fn everything_on_the_wire_follows_the_published_language() {
     let token = fleet.api.enrollment_token(2).await;
     let url = format!("https://127.0.0.1:{port}");
     let mut agent = AgentProcess::enroll(fleet.dir(), &url, &token, "robot");
-    // Again, with the old key's word; and at another address, so that it asks for credentials.
+    // A repeated enrollment with proof of the old key; and a start with another URL, so that the
+    // agent requests credentials.
     let again = std::process::Command::new(binary("muster-agent"))
         .arg("--data")
         .arg(&agent.data)
@@ -226,7 +227,7 @@ async fn everything_on_the_wire_follows_the_published_language() {
     fleet.api.patch("/api/v1/devices/robot/config", &json!({"vars": {"n": 2}})).await;
     met(&language, &["SealedConfigUpdate"]).await;
 
-    // Away for some samples, which come later.
+    // Offline during some samples, which are sent later.
     fleet.nats.child().stop().await.unwrap();
     tokio::time::sleep(Duration::from_secs(3)).await;
     fleet.nats.child().start_again().await.unwrap();

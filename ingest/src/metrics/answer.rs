@@ -1,6 +1,6 @@
-//! What a metric store's HTTP answers mean.
+//! The meaning of a metric store's HTTP responses.
 //!
-//! Sends nothing, and decides nothing about what follows from an answer.
+//! Sends nothing, and does not decide how to react to a response.
 
 use std::time::Duration;
 
@@ -9,43 +9,43 @@ use reqwest::{Response, StatusCode};
 
 use super::client::Api;
 
-/// So much of an answer is read, in bytes: enough to see which lines a store blames.
+/// Maximum size of a response, in bytes: enough to identify the lines that a store refuses.
 const MAX_ANSWER: usize = 256 * 1024;
 
-/// What a store says of itself.
+/// The version that a store reports.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Version {
-    /// The first number of the version: 1, 2 or 3.
+    /// The major version: 1, 2 or 3.
     pub major: u32,
-    /// The version as the store writes it.
+    /// The version as the store reports it.
     pub text: String,
 }
 
-/// What became of one write request.
+/// The result of one write request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
     /// All lines are in the store.
     Written,
-    /// The body is larger than the store takes (413).
+    /// The body is larger than the store's limit (413).
     TooLarge(String),
-    /// The store refuses some or all of the lines for what they are (400, 422).
+    /// The store refuses some or all of the lines because of their content (400, 422).
     Refused(String),
-    /// The store asks to come back later (429, 503).
+    /// The store requests a retry later (429, 503).
     Busy {
-        /// After this long, when it says so.
+        /// The delay, if the store specifies one.
         after: Option<Duration>,
-        /// Its words.
+        /// The store's message.
         words: String,
     },
-    /// The store cannot be reached, takes too long, or fails (5xx).
+    /// The store is unreachable, exceeds the timeout, or fails (5xx).
     Unavailable(String),
     /// The database (v1) or bucket (v2) does not exist; the store has an API to create it.
     DatabaseMissing(String),
-    /// The store does not let us write: credentials, organization, bucket or path are wrong.
+    /// The store denies the write: credentials, organization, bucket or path are wrong.
     Misconfigured(String),
 }
 
-/// The meaning of a status and its body, by InfluxDB's API reference and as 1.6 really answers.
+/// Interprets a status and its body, by InfluxDB's API reference and the actual behavior of 1.6.
 pub(super) async fn answer_of(api: Api, response: Response) -> Answer {
     let status = response.status();
     if status.is_success() {
@@ -55,7 +55,7 @@ pub(super) async fn answer_of(api: Api, response: Response) -> Answer {
         .headers()
         .get(RETRY_AFTER)
         .and_then(|value| value.to_str().ok())
-        // The other form, a date, is not written by any known store: the backoff serves it.
+        // No known store sends the other form, a date: the backoff is used for it.
         .and_then(|text| text.trim().parse().ok())
         .map(Duration::from_secs);
     let words = words_of(&text_of(response).await);
@@ -74,7 +74,8 @@ pub(super) async fn answer_of(api: Api, response: Response) -> Answer {
     }
 }
 
-/// 1.x: `database not found: "x"`; 2.x: `bucket "x" not found`. An unknown organization is not ours to make.
+/// Whether the database (1.x: `database not found: "x"`) or bucket (2.x: `bucket "x" not found`) is
+/// missing. A missing organization is not created.
 fn is_database_missing(api: Api, words: &str) -> bool {
     match api {
         Api::V1 => words.contains("database not found"),
@@ -82,7 +83,7 @@ fn is_database_missing(api: Api, words: &str) -> bool {
     }
 }
 
-/// A 400 that no line can be blamed for.
+/// Whether a 400 is caused by the settings and not by a line.
 fn is_about_us(words: &str) -> bool {
     let words = words.to_ascii_lowercase();
     ["database is required", "authorization", "unauthorized", "please provide either org"]
@@ -101,7 +102,7 @@ pub(super) async fn text_of(mut response: Response) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-/// A store's own words: `{"error": …}` (v1) or `{"message": …}` (v2), else the body as it is.
+/// The store's message: `{"error": …}` (v1) or `{"message": …}` (v2), otherwise the whole body.
 pub(super) fn words_of(body: &str) -> String {
     let json: Option<serde_json::Value> = serde_json::from_str(body).ok();
     json.as_ref()
@@ -116,7 +117,7 @@ pub(super) fn parse_version(text: &str) -> Option<Version> {
     Some(Version { major, text: text.trim().to_owned() })
 }
 
-/// An error of the HTTP client with its causes; its own text is only "error sending request".
+/// The text of an HTTP client's error with its causes; alone it is only "error sending request".
 pub(super) fn describe(error: &reqwest::Error) -> String {
     let mut text = error.to_string();
     let mut cause = std::error::Error::source(error);

@@ -1,14 +1,14 @@
-//! How long to wait before a request is sent again.
+//! Delay before a request is sent again.
 //!
-//! Pure: randomness is handed in, and the waiting is the caller's.
+//! Pure: the caller passes the randomness and waits.
 
 use std::time::Duration;
 
-/// The longest wait that a store can ask for by `Retry-After`.
+/// Maximum delay that a store can request by `Retry-After`.
 const LONGEST_ASKED: Duration = Duration::from_secs(60);
 
-/// Waits that double from `first` to `longest`, each shortened by up to half at random, so that
-/// the writers of all ingest processes do not come back at the same moment.
+/// Delays that double from `first` to `longest`, each shortened by up to half at random, so that
+/// the writers of all ingest processes do not retry at the same moment.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Backoff {
     next: Duration,
@@ -20,8 +20,8 @@ impl Backoff {
         Self { next: first, longest }
     }
 
-    /// The next wait; `dice` is between 0 and 1. What the store asked for is honored in full, up
-    /// to a minute, and does not move the backoff on.
+    /// The next delay; `dice` is between 0 and 1. A delay requested by the store is applied in
+    /// full, up to a minute, and does not advance the backoff.
     pub(super) fn wait(&mut self, asked: Option<Duration>, dice: f64) -> Duration {
         if let Some(asked) = asked {
             return asked.min(LONGEST_ASKED) + self.next.mul_f64(dice.clamp(0.0, 1.0) / 2.0);

@@ -1,6 +1,7 @@
-//! Gathers the lines of many messages into batches, and keeps a few of them in flight.
+//! The batcher gathers the lines of many messages into batches and keeps several in flight.
 //!
-//! Knows no HTTP: a batch goes to [`Writer`], which comes back when its fate is decided.
+//! It contains no HTTP: a batch goes to [`Writer`], which returns when the outcome of each message
+//! is decided.
 
 use std::sync::Arc;
 
@@ -14,12 +15,12 @@ use super::places::Place;
 use super::sink::{Held, Outcome, SinkSettings};
 use super::writer::Writer;
 
-/// The lines of one message, and who waits for their fate.
+/// The lines of one message, and the channel for their outcome.
 pub(super) struct Entry {
     pub(super) place: Place,
     pub(super) lines: Lines,
     pub(super) done: oneshot::Sender<Outcome>,
-    /// Let go when the fate is known.
+    /// Released when the outcome is decided.
     pub(super) held: Held,
 }
 
@@ -37,7 +38,8 @@ impl Batch {
         self.entries.push(entry);
     }
 
-    /// Parts the batch by where its lines go: a request has one place. Nearly always there is one.
+    /// Splits the batch by bucket, because a request writes to one bucket. Nearly always there is
+    /// one.
     pub(super) fn by_place(self) -> Vec<(Place, Self)> {
         let mut parts: Vec<(Place, Self)> = Vec::with_capacity(1);
         for entry in self.entries {
@@ -65,8 +67,8 @@ impl Batch {
     }
 }
 
-/// Runs until `close` is canceled, or every [`super::MetricSink`] is gone, and all that was handed
-/// in is decided; or until `abandon` is canceled.
+/// Runs until `close` is canceled or every [`super::MetricSink`] is dropped, and all submitted
+/// messages have an outcome; or until `abandon` is canceled.
 pub(super) async fn run(
     mut queue: mpsc::Receiver<Entry>,
     writer: Arc<Writer>,
@@ -74,11 +76,11 @@ pub(super) async fn run(
     close: CancellationToken,
     abandon: CancellationToken,
 ) {
-    // Dropping the set aborts what is in flight, and with it drops the waiting sides.
+    // Dropping the set aborts the writes in flight, and drops their outcome senders.
     let mut flying = JoinSet::new();
     let work = async {
         let slots = Arc::new(Semaphore::new(settings.requests.max(1)));
-        // An entry that did not fit into the batch before.
+        // The entry that did not fit into the previous batch.
         let mut carried = None;
         while let Some(first) = match carried.take() {
             Some(entry) => Some(entry),
@@ -100,7 +102,7 @@ pub(super) async fn run(
             };
             gather(&mut batch, deadline).await;
             let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { break };
-            // All slots may have been taken for long: what came meanwhile goes along.
+            // The wait for a slot may have been long: add the entries received meanwhile.
             gather(&mut batch, Instant::now()).await;
             while flying.try_join_next().is_some() {}
             let writer = Arc::clone(&writer);
@@ -117,13 +119,13 @@ pub(super) async fn run(
     }
 }
 
-/// The next entry; `None` when there will be no more.
+/// The next entry; `None` when the queue is closed and empty.
 async fn next(queue: &mut mpsc::Receiver<Entry>, close: &CancellationToken) -> Option<Entry> {
     tokio::select! {
         biased;
         entry = queue.recv() => entry,
         () = close.cancelled() => {
-            // Whoever is about to hand in gets an error; what was handed in is still received.
+            // Later submissions fail; entries that are already in the queue are still received.
             queue.close();
             queue.recv().await
         }

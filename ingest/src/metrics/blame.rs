@@ -1,32 +1,32 @@
-//! Which lines a store means when it refuses a body. Pure.
+//! Determines which lines a store refuses in a body. Pure.
 //!
-//! A suspicion only saves requests: the suspected lines are sent again apart from the others, and
-//! what is refused for good is decided by the store's answers alone. A quoted line is such an
-//! answer.
+//! A suspicion only saves requests: suspected lines are sent again separately from the others, and
+//! only the store's responses decide which lines are rejected. A quoted line is such a response.
 
 use std::collections::HashMap;
 
-/// Whom a store's words blame.
+/// The lines that a store's message refers to.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Blame {
-    /// Nobody in particular.
+    /// No specific lines.
     Nobody,
-    /// These lines, by index, may be meant: they have the field that is in conflict.
+    /// These lines, by index, have the field that is in conflict.
     Suspects(Vec<usize>),
     /// These lines, by index, are quoted as bad, each with the store's reason.
     Quoted(Vec<(usize, String)>),
 }
 
-/// Finds out whom the words blame among these lines.
+/// Determines which of these lines the message refers to.
 pub(super) fn blame(words: &str, lines: &[&str]) -> Blame {
     if let Some(conflict) = Conflict::parse(words) {
         let suspects: Vec<usize> =
             (0..lines.len()).filter(|at| conflict.fits(lines[*at])).collect();
         return if suspects.is_empty() { Blame::Nobody } else { Blame::Suspects(suspects) };
     }
-    // InfluxDB quotes each bad line whole: unable to parse 'LINE': reason. LINE and reason may hold
-    // `':` themselves. Only the last and the first one are tried as the end of LINE: trying all of them
-    // would cost time quadratic in the length of a line. A line that is missed costs a few requests.
+    // InfluxDB quotes each bad line in full: unable to parse 'LINE': reason. LINE and reason may
+    // contain `':` themselves. Only the last and the first one are tried as the end of LINE: trying
+    // all of them would take time quadratic in the length of a line. A missed line costs a few
+    // requests.
     let at: HashMap<&str, usize> =
         lines.iter().enumerate().map(|(index, line)| (*line, index)).collect();
     let mut reasons = HashMap::new();
@@ -50,12 +50,12 @@ pub(super) fn blame(words: &str, lines: &[&str]) -> Blame {
     if quoted.is_empty() { Blame::Nobody } else { Blame::Quoted(quoted) }
 }
 
-/// What stands before a line that is quoted as bad.
+/// The text before a line that is quoted as bad.
 const QUOTE: &str = "unable to parse '";
 /// The text between a quoted line and the reason.
 const QUOTE_END: &str = "':";
 
-/// The store says that it dropped so many points of this body, and has taken the others.
+/// The number of points that the store dropped from this body; it has accepted the others.
 pub(super) fn dropped(words: &str) -> Option<usize> {
     words.rsplit_once("dropped=").and_then(|(_, number)| number.trim().parse().ok())
 }
@@ -75,7 +75,7 @@ impl<'a> Conflict<'a> {
     }
 
     fn fits(&self, line: &str) -> bool {
-        // Escapes are dropped on both sides: too many suspects only cost a request.
+        // Escapes are removed on both sides: a false suspect only costs a request.
         let line = line.replace('\\', "");
         line.strip_prefix(self.measurement).is_some_and(|rest| {
             rest.starts_with([',', ' '])
@@ -129,7 +129,7 @@ mod tests {
         assert_eq!(blame(words, &lines), Blame::Quoted(expected));
     }
 
-    /// 252 KB of `':` took 5.9 s when each of them was tried as the end of the line.
+    /// Regression: 252 KB of `':` took 5.9 s when each of them was tried as the end of the line.
     #[test]
     fn the_work_is_linear() {
         let line = format!("a t=\"{}\" 9", "':".repeat(126_000));

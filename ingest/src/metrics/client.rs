@@ -1,9 +1,9 @@
 //! A small InfluxDB client: writes line protocol through the v1 or the v2 API.
 //!
-//! One request, one [`Answer`]: retrying and splitting are [`super::writer`]'s, making what is
-//! missing is in `setup`. Queries are made by the query role, not here.
+//! One request, one [`Answer`]: [`super::writer`] retries and splits, `setup` creates what is
+//! missing. Queries are sent by the query role, not here.
 //!
-//! The process must have a rustls crypto provider installed before a client is made, even for
+//! The process must have installed a rustls crypto provider before it creates a client, even for
 //! `http://`.
 
 use std::borrow::Cow;
@@ -21,10 +21,10 @@ use tokio::sync::OnceCell;
 use super::answer::{Answer, Version, answer_of, describe, parse_version, text_of};
 use super::places::Place;
 
-/// Which write API a store speaks.
+/// Write API of a store.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Api {
-    /// Ask the store for its version at the first write.
+    /// Detected by the store's version at the first write.
     #[default]
     Detect,
     /// `/write`: InfluxDB 1.x.
@@ -33,16 +33,16 @@ pub enum Api {
     V2,
 }
 
-/// Where the store is and how to write to it.
+/// The address of the store, and how to write to it.
 #[derive(Clone)]
 pub struct StoreSettings {
     /// `http://` or `https://`, host and port; a path is kept as prefix.
     pub url: String,
-    /// Which API to write by.
+    /// The write API.
     pub api: Api,
     /// The database (v1) or bucket (v2).
     pub database: String,
-    /// v1: the retention policy; the database's default when not given.
+    /// v1: the retention policy; `None`: the database's default.
     pub retention_policy: Option<String>,
     /// v1: the user, with [`Self::password`].
     pub user: Option<String>,
@@ -52,17 +52,17 @@ pub struct StoreSettings {
     pub org: Option<String>,
     /// v2: the API token.
     pub token: Option<String>,
-    /// Trust these certificates (PEM) besides the machine's own.
+    /// Certificates (PEM) to trust in addition to the machine's own.
     pub ca_pem: Option<Vec<u8>>,
-    /// Compress what is written. Measured on loopback: no gain, and 0.6 µs of our CPU a point; so
-    /// it is on by default for stores on other machines only.
+    /// Whether to compress requests. Measured on loopback: no gain, and 0.6 µs of CPU for each
+    /// point; so it is on by default only for stores on other machines.
     pub gzip: bool,
-    /// Give a request up after this long.
+    /// Timeout of a request.
     pub timeout: Duration,
 }
 
 impl StoreSettings {
-    /// Settings for a store without users, its API to be detected.
+    /// Settings for a store without users; its API is detected.
     #[must_use]
     pub fn new(url: &str, database: &str) -> Self {
         Self {
@@ -81,7 +81,7 @@ impl StoreSettings {
     }
 }
 
-// Secrets stay out of logs.
+// Keeps secrets out of logs.
 impl std::fmt::Debug for StoreSettings {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("StoreSettings")
@@ -92,26 +92,26 @@ impl std::fmt::Debug for StoreSettings {
     }
 }
 
-/// A client cannot be made of these settings.
+/// No client can be created from the settings.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    /// The URL cannot be used.
+    /// The URL is not valid.
     #[error("'{0}' is not the URL of a metric store; write it as http://host:8086")]
     Url(String),
-    /// The certificates cannot be read.
+    /// The certificates cannot be parsed.
     #[error("cannot read the certificates to trust for {url}; PEM is needed")]
     Certificates {
-        /// The store.
+        /// The URL of the store.
         url: String,
-        /// Why not.
+        /// The cause.
         source: reqwest::Error,
     },
-    /// The HTTP client cannot be built.
+    /// The HTTP client cannot be created.
     #[error("cannot set up an HTTP client for {url}")]
     Build {
-        /// The store.
+        /// The URL of the store.
         url: String,
-        /// Why not.
+        /// The cause.
         source: reqwest::Error,
     },
 }
@@ -129,10 +129,10 @@ pub struct InfluxClient {
 }
 
 impl InfluxClient {
-    /// Makes a client. Nothing is sent yet: the store may be down.
+    /// Creates a client. It sends nothing yet: the store may be down.
     ///
     /// # Errors
-    /// When the URL or the certificates cannot be used.
+    /// When the URL or the certificates are not usable.
     pub fn new(settings: StoreSettings) -> Result<Self, ClientError> {
         let url = settings.url.clone();
         let mut base = Url::parse(&url)
@@ -148,7 +148,7 @@ impl InfluxClient {
             .connect_timeout(settings.timeout.min(Duration::from_secs(5)))
             .timeout(settings.timeout);
         if base.scheme() == "http" {
-            // A small container has no CAs, and needs none here.
+            // A small container has no CA certificates, and needs none here.
             builder = builder.tls_certs_only([]);
         } else if let Some(pem) = &settings.ca_pem {
             let trusted = reqwest::Certificate::from_pem_bundle(pem)
@@ -165,10 +165,10 @@ impl InfluxClient {
         self.base.host_str().unwrap_or_default()
     }
 
-    /// Asks the store for its version: `/ping` (1.x, 2.x, 3.x), then `/health` (2.x).
+    /// Requests the store's version: `/ping` (1.x, 2.x, 3.x), then `/health` (2.x).
     ///
     /// # Errors
-    /// The reason when the store cannot be reached or does not say what it is.
+    /// When the store is unreachable or its response contains no version; the reason, as text.
     pub async fn version(&self) -> Result<Version, String> {
         for path in ["ping", "health"] {
             let response = self.request(reqwest::Method::GET, path, NO_QUERY)?.send().await;
@@ -192,12 +192,13 @@ impl InfluxClient {
         Err("it does not say which version it is; set the API to v1 or v2".to_owned())
     }
 
-    /// Writes a body as [`Self::pack`] makes it, where the metrics of all projects go.
+    /// Writes a body of [`Self::pack`] to the shared database.
     pub async fn write(&self, body: Bytes) -> Answer {
         self.write_to(&Place::Shared, body).await
     }
 
-    /// Writes a body to a place. [`Answer::DatabaseMissing`] also says that the place is.
+    /// Writes a body to a bucket. [`Answer::DatabaseMissing`] is also returned if that
+    /// bucket is missing.
     pub async fn write_to(&self, place: &Place, body: Bytes) -> Answer {
         let api = match self.api().await {
             Ok(api) => api,
@@ -213,7 +214,7 @@ impl InfluxClient {
         }
         match request.body(body).send().await {
             Ok(response) => match answer_of(api, response).await {
-                // 1.x says so with status 500.
+                // 1.x responds to a missing retention policy with status 500.
                 Answer::Unavailable(words)
                     if *place != Place::Shared && words.contains("retention policy not found") =>
                 {
@@ -225,15 +226,15 @@ impl InfluxClient {
         }
     }
 
-    /// Makes a request body of lines: compressed at level 1 when the settings say so. CPU-bound,
-    /// about 2 ms a megabyte: not for the runtime's own threads.
+    /// Creates a request body from lines, compressed at level 1 if the settings require it.
+    /// CPU-bound, about 2 ms per megabyte: do not call it on the runtime's own threads.
     #[must_use]
     pub fn pack(&self, lines: Vec<u8>) -> Bytes {
         if !self.settings.gzip {
             return lines.into();
         }
         let mut encoder = GzEncoder::new(Vec::with_capacity(lines.len() / 6), Compression::fast());
-        // Writing into memory cannot fail; were it to, an empty body would be written as nothing.
+        // Writing into memory cannot fail; if it did, the empty body would write nothing.
         let packed = encoder.write_all(&lines).and_then(|()| encoder.finish());
         packed.unwrap_or_default().into()
     }

@@ -1,10 +1,10 @@
-//! What the sink counts of itself, for `/metrics` and for the readers of a benchmark.
+//! Counters of the sink, for `/metrics` and for benchmarks.
 //!
-//! Names and formats of the exporter are not decided here.
+//! The exporter decides names and formats.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Counters that only grow, but for the two gauges; all since start.
+/// Counters since the start of the process; except for the two gauges they only grow.
 #[derive(Debug, Default)]
 pub struct SinkCounters {
     pub(super) lines_written: AtomicU64,
@@ -19,26 +19,26 @@ pub struct SinkCounters {
     pub(super) requests_in_flight: AtomicU64,
 }
 
-/// The counters at one moment.
+/// A snapshot of the counters.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SinkSnapshot {
-    /// Lines (points) that the store has taken.
+    /// Lines (points) that the store has accepted.
     pub lines_written: u64,
-    /// Lines that the store has refused for what they are.
+    /// Lines that the store has refused because of their content.
     pub lines_rejected: u64,
-    /// Messages of which every line was taken.
+    /// Messages of which every line was accepted.
     pub messages_written: u64,
     /// Messages of which at least one line was refused.
     pub messages_rejected: u64,
-    /// Write requests that were answered, whatever the answer, or failed.
+    /// Write requests that have completed, with any response or an error.
     pub requests: u64,
-    /// Requests that had to be sent again as they were.
+    /// Requests that were sent again unchanged.
     pub retries: u64,
     /// Times that lines were sent again in parts, because they were too large or some were bad.
     pub splits: u64,
     /// Bytes of request bodies, after compression.
     pub bytes_sent: u64,
-    /// Gauge: bytes of lines that were handed in and whose fate is open.
+    /// Gauge: bytes of submitted lines without an outcome.
     pub bytes_held: u64,
     /// Gauge: batches that are being written.
     pub requests_in_flight: u64,
@@ -53,8 +53,7 @@ pub(super) fn sub(gauge: &AtomicU64, amount: u64) {
 }
 
 impl SinkCounters {
-    /// Reads all counters. They are read one after the other: sums may be off by what happens
-    /// meanwhile.
+    /// Reads all counters. They are read sequentially: sums may be off by concurrent changes.
     #[must_use]
     pub fn snapshot(&self) -> SinkSnapshot {
         let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);

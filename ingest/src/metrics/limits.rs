@@ -1,7 +1,7 @@
-//! Limits on the metrics of one device: times near now, few shards, a rate of messages and of bytes,
-//! fixed field types. Pure: every call brings the time.
+//! Limits on the metrics of one device: times near the present, few shards, a rate of messages and
+//! of bytes, fixed field types. Pure: every call passes the time.
 //!
-//! What is beyond a limit is dropped and counted, so that no device fills the store or delays others.
+//! What exceeds a limit is dropped and counted, so that no device fills the store or delays others.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -14,15 +14,15 @@ use super::place_setup::shard_of;
 
 const SECOND: i64 = 1_000_000;
 const DAY: i64 = 86_400 * SECOND;
-/// Seconds of its rate that a device may use together.
+/// Seconds of its rate that a device may use in one burst.
 const BURST_SECONDS: i64 = 10;
-/// Devices that are remembered at most; beyond it those of yesterday are forgotten.
+/// Maximum number of remembered devices; above it those of the previous day are forgotten.
 const MAX_DEVICES: usize = 200_000;
 
 /// Limits on the metrics of one device.
 #[derive(Clone, Copy, Debug)]
 pub struct DeviceLimits {
-    /// Maximum age of a point. A shorter retention of the project counts instead.
+    /// Maximum age of a point. A shorter retention of the project takes precedence.
     pub max_age: Duration,
     /// Maximum time of a point in the future.
     pub max_ahead: Duration,
@@ -30,7 +30,7 @@ pub struct DeviceLimits {
     pub max_shards: usize,
     /// Maximum messages per second, with a burst of ten seconds' worth.
     pub messages_per_second: u32,
-    /// Maximum bytes of line protocol per second, likewise.
+    /// Maximum bytes of line protocol per second, with the same burst.
     pub bytes_per_second: u32,
 }
 
@@ -50,19 +50,19 @@ impl Default for DeviceLimits {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum Excess {
-    /// A name or value that no store takes.
+    /// A name or value that no store accepts.
     Invalid,
     /// A field of a built-in measurement with another type than the fixed one.
     WrongType,
-    /// Older than the project's metrics are kept.
+    /// Older than the project's retention.
     PastRetention,
-    /// Older than points may be.
+    /// Older than the maximum age of a point.
     TooOld,
-    /// Further in the future than points may be.
+    /// Further in the future than the maximum.
     TooNew,
-    /// In one more shard than a device may write to in a day.
+    /// In a further shard than a device may write to in a day.
     TooManyShards,
-    /// One more series than a device may have.
+    /// In a further series than a device may have.
     TooManySeries,
     /// More messages per second than a device may send.
     MessageRate,
@@ -87,10 +87,10 @@ impl Excess {
     }
 }
 
-/// What one device has used.
+/// Usage of one device.
 #[derive(Debug)]
 struct Used {
-    /// The day that the shards and the reports are of.
+    /// The day that the shards and the reports belong to.
     day: i64,
     shards: Vec<i64>,
     /// One bit for each [`Excess`] that was reported today.
@@ -99,12 +99,12 @@ struct Used {
     bytes: Bucket,
 }
 
-/// A token bucket whose clock is the time at which the broker got a message: messages that waited for
-/// this process are not held against the device.
+/// A token bucket whose clock is the time at which the broker received a message: the time for
+/// which messages waited for this process does not count against the device.
 #[derive(Debug)]
 struct Bucket {
     micros: i64,
-    /// Left, in units per second times microseconds.
+    /// Remaining tokens, in units per second times microseconds.
     left: i64,
 }
 
@@ -120,7 +120,7 @@ impl Bucket {
         self.micros = self.micros.max(now);
     }
 
-    /// Takes this much when anything is left; what a message is too large by is owed.
+    /// Takes `amount` if any tokens remain; the excess of a message becomes debt.
     fn take(&mut self, amount: usize) -> bool {
         if self.left <= 0 {
             return false;
@@ -131,7 +131,7 @@ impl Bucket {
     }
 }
 
-/// Holds each device to [`DeviceLimits`].
+/// Enforces [`DeviceLimits`] on each device.
 #[derive(Debug)]
 pub(super) struct DeviceGuard {
     limits: DeviceLimits,
@@ -164,11 +164,13 @@ impl DeviceGuard {
         used
     }
 
-    /// May one more message of this device be read? `received` is when the broker got it.
+    /// Whether one more message of this device may be read. `received` is the broker's time of
+    /// receipt.
     pub(super) fn admit(&mut self, who: &Who, received: Timestamp) -> Result<(), Excess> {
         let limits = self.limits;
         let used = self.used(who, received);
-        // By the broker's time alone: a backlog counts by when it came, not by when it is read.
+        // Only the broker's time counts: a backlog is charged by its receipt, not by when it is
+        // read.
         used.messages.refill(limits.messages_per_second, received.micros());
         used.bytes.refill(limits.bytes_per_second, received.micros());
         if !used.messages.take(1) {
@@ -179,11 +181,12 @@ impl DeviceGuard {
 
     /// Charges the lines of a message that was admitted.
     pub(super) fn charge(&mut self, who: &Who, received: Timestamp, bytes: usize) {
-        // A message that was admitted before another one used up the rest is taken all the same.
+        // A message that was admitted before another one used the rest is accepted anyway.
         self.used(who, received).bytes.take(bytes);
     }
 
-    /// Drops the points whose type or time is beyond the limits; what was dropped, by cause.
+    /// Drops the points whose type or time exceeds a limit; returns the number of dropped points by
+    /// cause.
     pub(super) fn hold(
         &mut self,
         who: &Who,
@@ -230,7 +233,7 @@ impl DeviceGuard {
         dropped
     }
 
-    /// Is it the first time today that something of this device is dropped for this cause?
+    /// Whether this is the device's first drop for this cause today.
     pub(super) fn is_news(&mut self, who: &Who, excess: Excess, now: Timestamp) -> bool {
         let used = self.used(who, now);
         let bit = 1_u16 << (excess as u8);
@@ -273,7 +276,7 @@ mod tests {
         assert_eq!(dropped, [(Excess::PastRetention, 3), (Excess::TooNew, 2)]);
     }
 
-    /// A batch of points in 1,000 past weeks made as many shards.
+    /// Regression: a batch of points in 1,000 past weeks created 1,000 shards.
     #[test]
     fn a_device_opens_few_shards_a_day() {
         let limits = DeviceLimits {
@@ -291,7 +294,7 @@ mod tests {
         assert_eq!(hold(1, weeks(500..510), NOW), 0);
         assert_eq!(hold(2, weeks(500..510), NOW), 10, "another device has its own");
         assert_eq!(hold(1, weeks(500..510), NOW.plus_micros(DAY)), 10, "and another day");
-        // An honest device that was away for 30 days meets no limit.
+        // A well-behaved device that was offline for 30 days exceeds no limit.
         let mut guard = DeviceGuard::new(DeviceLimits::default());
         let mut hours = batch((0..30 * 24).map(|hour| -hour * 3_600 * SECOND));
         assert_eq!(guard.hold(&who(3), &mut hours, Retention::Days(90), NOW), []);
@@ -321,7 +324,7 @@ mod tests {
         assert_eq!(guard.admit(&who(2), NOW), Ok(()));
         let later = NOW.plus_micros(SECOND);
         assert_eq!((0..200).filter(|_| guard.admit(&who(1), later).is_ok()).count(), 100);
-        // What came in the course of a day while no ingest ran is within the rate.
+        // Messages received over a day in which no ingest ran are within the rate.
         let day = (0..8_640).map(|n| NOW.plus_micros(n * 10 * SECOND));
         let read_at = NOW.plus_micros(DAY);
         let taken = day.filter(|at| {

@@ -1,28 +1,28 @@
-//! Metric batches as InfluxDB line protocol: a pure encoder.
+//! A pure encoder of metric batches as InfluxDB line protocol.
 //!
-//! The grammar is InfluxDB's reference, "Line protocol". It has texts that it cannot write: a line
+//! The grammar is InfluxDB's reference, "Line protocol". It cannot represent some texts: a line
 //! end anywhere, a backslash at the end of a name or before a character that needs escaping, `#`
-//! at the start of a line. Those characters are replaced, one for one, so that every point that
-//! holds to the limits of [`muster_schemas::metrics`] becomes exactly one line. Sending is not
-//! done here.
+//! at the start of a line. Each of those characters is replaced by one other, so that every point
+//! within the limits of [`muster_schemas::metrics`] becomes exactly one line. Sending is not part
+//! of this module.
 
 use std::fmt::Write as _;
 
 use muster_schemas::metrics::{FieldValue, MetricBatch, Point};
 use muster_schemas::{DeviceId, ProjectId};
 
-/// Whose metrics they are: the tags that the server adds. A device cannot set them.
+/// The tags that the server adds; a device cannot set them.
 #[derive(Clone, Copy, Debug)]
 pub struct Origin<'a> {
     /// The tag `project`.
     pub project: &'a ProjectId,
     /// The tag `device_id`.
     pub device: DeviceId,
-    /// The tag `host`, by which Telegraf's dashboards choose: the device's name at this time.
+    /// The tag `host`, which Telegraf's dashboards filter by: the device's current name.
     pub name: &'a str,
 }
 
-/// Some lines of line protocol, each ended by `\n`; timestamps are in microseconds.
+/// Lines of line protocol, each ended by `\n`; timestamps are in microseconds.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Lines {
     text: String,
@@ -30,7 +30,7 @@ pub struct Lines {
 }
 
 impl Lines {
-    /// Takes ready lines. A last line without `\n` gets one; empty lines stay and do not count.
+    /// Wraps encoded lines. A missing final `\n` is added; empty lines are kept and not counted.
     #[must_use]
     pub fn from_text(mut text: String) -> Self {
         if !text.is_empty() && !text.ends_with('\n') {
@@ -46,7 +46,7 @@ impl Lines {
         &self.text
     }
 
-    /// How many lines there are.
+    /// The number of lines.
     #[must_use]
     pub const fn count(&self) -> usize {
         self.count
@@ -59,12 +59,12 @@ impl Lines {
     }
 }
 
-/// Writes a batch as lines, one a point.
+/// Encodes a batch, one line for each point.
 ///
-/// Tags are sorted by name, as InfluxDB likes them best. A tag of the device that has the name of
-/// one of [`Origin`]'s is left out: the server's win. A point without a field that can be written
-/// (a float that is not finite cannot) gives no line. Times saturate at the ends of `i64`; the
-/// store refuses what it cannot hold.
+/// Tags are sorted by name, as InfluxDB recommends. A device's tag with the name of one of
+/// [`Origin`]'s is dropped: the server's tags take precedence. A point without a field that can be
+/// written (a float that is not finite cannot) makes no line. Times saturate at the limits of
+/// `i64`; the store refuses those that it cannot represent.
 #[must_use]
 pub fn encode(batch: &MetricBatch, origin: &Origin<'_>) -> Lines {
     let device = origin.device.to_string();
@@ -74,7 +74,7 @@ pub fn encode(batch: &MetricBatch, origin: &Origin<'_>) -> Lines {
         ("host", origin.name),
         ("project", origin.project.as_str()),
     ];
-    // Measured: a line of Telegraf's measurements is 250 bytes on average with these tags.
+    // Measured: a line of Telegraf's measurements has 250 bytes on average with these tags.
     let mut lines = Lines { text: String::with_capacity(batch.points.len() * 256), count: 0 };
     for point in &batch.points {
         let start = lines.text.len();
@@ -88,7 +88,7 @@ pub fn encode(batch: &MetricBatch, origin: &Origin<'_>) -> Lines {
     lines
 }
 
-/// Writes one line; `false` when the point has nothing to write.
+/// Writes one line; returns `false` if the point has no field to write.
 fn encode_point(out: &mut String, point: &Point, ours: &[(&str, &str)], time: i64) -> bool {
     escape(out, point.measurement.as_str(), Place::Measurement);
 
@@ -122,7 +122,7 @@ fn encode_point(out: &mut String, point: &Point, ours: &[(&str, &str)], time: i6
 }
 
 fn push_tag(out: &mut String, name: &str, value: &str) {
-    // The protocol has no empty tag value.
+    // The protocol has no empty tag values.
     if !value.is_empty() {
         out.push(',');
         escape(out, name, Place::Key);
@@ -134,7 +134,7 @@ fn push_tag(out: &mut String, name: &str, value: &str) {
 fn push_value(out: &mut String, value: &FieldValue) {
     // Writing into a String cannot fail.
     let _ = match value {
-        // Both are the shortest text that reads back as the same number.
+        // Both write the shortest text that parses as the same number.
         FieldValue::Float(number) if is_plain(*number) => write!(out, "{number}"),
         FieldValue::Float(number) => write!(out, "{number:e}"),
         FieldValue::Int(number) => write!(out, "{number}i"),
@@ -146,12 +146,12 @@ fn push_value(out: &mut String, value: &FieldValue) {
     };
 }
 
-/// Is the number short without an exponent?
+/// Whether the number is short without an exponent.
 fn is_plain(number: f64) -> bool {
     number == 0.0 || (1e-5..1e16).contains(&number.abs())
 }
 
-/// A text in quotes: quotes and backslashes are escaped, line ends become spaces.
+/// Writes a quoted text: quotes and backslashes are escaped, line ends become spaces.
 fn push_text(out: &mut String, text: &str) {
     out.push('"');
     for c in text.chars() {
@@ -164,10 +164,10 @@ fn push_text(out: &mut String, text: &str) {
     out.push('"');
 }
 
-/// Where a bare text stands; it decides what must be escaped.
+/// Position of an unquoted text; it determines which characters are escaped.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Place {
-    /// The first word of the line, where `=` is an ordinary character.
+    /// The start of the line, where `=` is an ordinary character.
     Measurement,
     /// Tag names, tag values and field names.
     Key,
@@ -175,7 +175,7 @@ enum Place {
 
 fn escape(out: &mut String, text: &str, place: Place) {
     let is_special = |c: char| matches!(c, ',' | ' ') || (c == '=' && place == Place::Key);
-    // Nearly all names and values need nothing.
+    // Nearly all names and values need no escaping.
     if !text.bytes().any(|b| matches!(b, b',' | b' ' | b'=' | b'\\' | b'#') || b.is_ascii_control())
     {
         out.push_str(text);
@@ -187,8 +187,8 @@ fn escape(out: &mut String, text: &str, place: Place) {
         match c {
             // A line that starts with # is a comment.
             '#' if is_first && place == Place::Measurement => out.push('_'),
-            // A backslash is literal, but not before what it could escape, and the protocol has
-            // no way to write it there.
+            // A backslash is literal, except before a character that it could escape, where the
+            // protocol cannot represent it.
             '\\' if characters.peek().is_none_or(|next| {
                 matches!(next, ',' | ' ' | '=' | '\\' | '"') || next.is_control()
             }) =>

@@ -1,4 +1,4 @@
-//! The encoder against `influxdb-line-protocol`, the parser of InfluxDB 3, as oracle.
+//! The encoder, compared with `influxdb-line-protocol`, the parser of InfluxDB 3, as oracle.
 
 use std::collections::BTreeMap;
 
@@ -26,7 +26,7 @@ fn lines_are_as_telegraf_would_write_them() -> Result<(), Failure> {
             Point::new("cpu").tag("cpu", "cpu0").field("usage_user", 12.5).field("n", 3_i64),
             format!("cpu,cpu=cpu0,{ours},project=plant-7 n=3i,usage_user=12.5 1795420800000001\n"),
         ),
-        // The device's own `device` stays; what pretends to be the server's tag does not.
+        // The device's own `device` is kept; a tag with the name of a server's tag is not.
         (
             Point::new("disk")
                 .tag("device", "sda1")
@@ -43,7 +43,7 @@ fn lines_are_as_telegraf_would_write_them() -> Result<(), Failure> {
                 "m\\ s\\,x=,a\\ b=c\\,d\\=e,{ours},project=plant-7 q=\"a\\\"b\\\\c d\" 1795420800000001\n"
             ),
         ),
-        // What the protocol cannot write is replaced.
+        // What the protocol cannot represent is replaced.
         (
             Point::new("#m").tag("path", "C:\\x\\").tag("t", "a\\,b").field("f\\", 1e300),
             format!("_m,{ours},path=C:\\x/,project=plant-7,t=a/\\,b f/=1e300 1795420800000001\n"),
@@ -56,7 +56,7 @@ fn lines_are_as_telegraf_would_write_them() -> Result<(), Failure> {
             Point { offset: i64::MAX, ..Point::new("m").field("f", i64::MIN) },
             format!("m,{ours},project=plant-7 f=-9223372036854775808i 9223372036854775807\n"),
         ),
-        // Nothing to write, no line.
+        // A point without fields makes no line.
         (Point::new("m").tag("a", "b"), String::new()),
     ];
     for (point, expected) in cases {
@@ -67,7 +67,7 @@ fn lines_are_as_telegraf_would_write_them() -> Result<(), Failure> {
     Ok(())
 }
 
-/// What a text becomes that the protocol may not be able to write.
+/// The expected replacement of a text that the protocol may not be able to represent.
 fn replaced(text: &str, measurement: bool) -> String {
     let characters: Vec<char> = text.chars().collect();
     let unsafe_after = |next: Option<&char>| {
@@ -156,7 +156,7 @@ fn point() -> impl Strategy<Value = Point> {
     })
 }
 
-/// Two names that become one when they are replaced are not told apart by any store.
+/// Whether all names stay distinct: no store can distinguish two that become equal by replacement.
 fn has_distinct_names(point: &Point) -> bool {
     let (_, tags, fields) = expected(point);
     tags.len() == point.tags.len() + 3 && fields.len() == point.fields.len()

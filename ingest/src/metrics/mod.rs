@@ -1,7 +1,7 @@
-//! Metrics on their way into the time-series store: line protocol, an InfluxDB client, a batcher.
+//! Metrics from the broker to the metric store: line protocol, an InfluxDB client, a batcher.
 //!
-//! The [`reader`] of the broker turns a message into [`Lines`], hands it to a
-//! [`MetricSink`], and acknowledges it when its [`Completion`] says what became of it.
+//! The [`reader`] encodes each message as [`Lines`], submits them to a [`MetricSink`], and
+//! acknowledges the message when its [`Completion`] reports it as written or rejected.
 //!
 //! ```text
 //! reader ─▶ encode (pure) ─▶ MetricSink::submit ─▶ batcher ─▶ writer ─▶ InfluxClient

@@ -1,7 +1,7 @@
-//! The devices' names, read from the log many at a time, beside the reader's loop.
+//! The devices' names, read from the log in groups, outside the reader's loop.
 //!
-//! A name that is known is used at once and read again when it is old: a renamed device keeps its
-//! old `host` tag for a few seconds.
+//! A cached name is used immediately and read again when it is old: a renamed device keeps its old
+//! `host` tag for a few seconds.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,42 +15,42 @@ use tokio::sync::{mpsc, oneshot};
 /// A device in its project.
 pub(super) type Who = (ProjectId, DeviceId);
 
-/// How old a name may become before it is read again.
+/// Age at which a name is read again.
 const FRESH: Duration = Duration::from_secs(30);
-/// How long a device that is not there is not looked for again.
+/// Time for which a missing device is not looked up again.
 const ABSENT: Duration = Duration::from_secs(2);
-/// Names that are remembered at most.
+/// Maximum number of cached names.
 const NAMES: usize = 100_000;
-/// Devices that one query asks for.
+/// Maximum number of devices in one query.
 const AT_ONCE: usize = 1_000;
-/// The wait before the log is asked again after it could not be.
+/// Delay before a failed query of the log is repeated.
 const RETRY: Duration = Duration::from_millis(500);
 
 struct Entry {
     name: Option<DeviceName>,
     read_at: Instant,
-    /// Is it being read again?
+    /// Whether it is being read again.
     is_wanted: bool,
 }
 
 type Wanted = (Who, Option<oneshot::Sender<Option<DeviceName>>>);
 
-/// The names; the task that reads them ends with this.
+/// The cached names; the task that reads them ends when this is dropped.
 pub(super) struct Names {
     known: Arc<Mutex<HashMap<Who, Entry>>>,
     wanted: mpsc::UnboundedSender<Wanted>,
 }
 
-/// A name, or the wait for it.
+/// A name, or a receiver for it.
 pub(super) enum Name {
-    /// Known; `None` for a device that is not there.
+    /// Cached; `None` for a device that does not exist.
     Known(Option<DeviceName>),
     /// Being read; closed when the reading task has ended.
     Awaited(oneshot::Receiver<Option<DeviceName>>),
 }
 
 impl Names {
-    /// Starts to read names.
+    /// Starts the task that reads names.
     pub(super) fn start(log: EventLog) -> Self {
         let known = Arc::new(Mutex::new(HashMap::new()));
         let (wanted, receiver) = mpsc::unbounded_channel();
@@ -70,7 +70,7 @@ impl Names {
             }
         }
         let (done, awaited) = oneshot::channel();
-        // When the task is gone, the waiting side is told by the dropped sender.
+        // If the task has ended, the dropped sender closes the receiver.
         let _ = self.wanted.send((who.clone(), Some(done)));
         Name::Awaited(awaited)
     }
@@ -80,7 +80,7 @@ fn lock(known: &Mutex<HashMap<Who, Entry>>) -> MutexGuard<'_, HashMap<Who, Entry
     known.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Reads what is wanted until nobody can want anything any more.
+/// Reads requested names until all [`Names`] are dropped.
 async fn serve(
     log: EventLog,
     known: Arc<Mutex<HashMap<Who, Entry>>>,
@@ -106,14 +106,14 @@ async fn serve(
         for (who, done) in some.drain(..) {
             if let Some(done) = done {
                 let name = lock(&known).get(&who).and_then(|entry| entry.name.clone());
-                // The message may have been given up meanwhile.
+                // The receiver may have been dropped meanwhile.
                 let _ = done.send(name);
             }
         }
     }
 }
 
-/// Reads names until the log answers. A failure is told once.
+/// Reads names until the log responds. A failure is logged once.
 async fn read(
     log: &EventLog,
     project: &ProjectId,

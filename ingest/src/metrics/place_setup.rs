@@ -1,7 +1,8 @@
-//! Makes a project's own bucket in a metric store, with its retention: a retention policy of the
-//! database in InfluxDB 1.x, a bucket in 2.x. Others cannot, and that is said.
+//! Creation of a project's own bucket in a metric store, with its retention: a retention policy of
+//! the database in InfluxDB 1.x, a bucket in 2.x. Other stores have neither and return an error.
 //!
-//! Safe to repeat, and by several processes at once: what is as wanted stays as it is.
+//! Idempotent, also when several processes run it concurrently: a bucket that is already correct is
+//! not changed.
 
 use std::time::Duration;
 
@@ -14,23 +15,23 @@ use super::answer::words_of;
 use super::client::{Api, InfluxClient, NO_QUERY};
 use super::setup::sent;
 
-/// The wait before a store is asked again for what it has refused.
+/// Delay before a refused request is repeated.
 const AGAIN: Duration = Duration::from_millis(200);
 const HOUR: u64 = 3600;
 const DAY: u64 = 24 * HOUR;
 
-/// Why a store does not keep a project's metrics as wanted.
+/// Why a store does not keep a project's metrics with the requested retention.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PlaceError {
-    /// It cannot, or does not let us.
+    /// The store does not support it, or refuses it.
     #[error("{0}")]
     Refused(String),
-    /// It cannot be asked now.
+    /// The store is unavailable.
     #[error("{0}")]
     Away(String),
 }
 
-/// What is done about a bucket that is not there.
+/// What to do about a missing bucket.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Missing {
     Make,
@@ -38,7 +39,7 @@ enum Missing {
 }
 
 impl InfluxClient {
-    /// Makes the bucket `policy` with this retention, or changes its retention.
+    /// Creates the bucket `policy` with this retention, or changes its retention.
     /// [`Retention::Default`] is the retention of the database itself.
     ///
     /// # Errors
@@ -47,7 +48,7 @@ impl InfluxClient {
         self.keep_or_release(policy, retention, Missing::Make).await
     }
 
-    /// Gives a bucket that is there the retention of the database itself, and makes none.
+    /// Sets an existing bucket to the retention of the database itself; creates none.
     ///
     /// # Errors
     /// See [`PlaceError`].
@@ -62,7 +63,8 @@ impl InfluxClient {
         missing: Missing,
     ) -> Result<(), PlaceError> {
         match self.keep_once(policy, retention, missing).await {
-            // Another process may have been faster; then nothing is left to do.
+            // Another process may have done the same concurrently; the second attempt then
+            // succeeds.
             Err(PlaceError::Refused(_)) => {
                 tokio::time::sleep(AGAIN).await;
                 self.keep_once(policy, retention, missing).await
@@ -123,7 +125,7 @@ impl InfluxClient {
         self.influxql(&statement).await.map(drop)
     }
 
-    /// One statement; the answer of a store that has carried it out.
+    /// Runs one statement; returns the store's response if it succeeded.
     async fn influxql(&self, statement: &str) -> Result<Value, PlaceError> {
         let request = self.request(Method::POST, "query", &[("q", statement)]);
         let (status, body) =
@@ -165,7 +167,7 @@ impl InfluxClient {
             Retention::Default if own.is_none() && missing == Missing::Leave => return Ok(()),
             Retention::Default => shared.seconds,
         };
-        // 0 is for ever.
+        // 0: unlimited.
         let rules = json!([{"type": "expire", "everySeconds": seconds,
             "shardGroupDurationSeconds": shard_of(seconds)}]);
         let id = match own {
@@ -184,11 +186,12 @@ impl InfluxClient {
                 made["id"].as_str().unwrap_or_default().to_owned()
             }
         };
-        // For InfluxQL the bucket is a retention policy of the database, beside its default one; and a
-        // database of its own for `SHOW`, which looks into one bucket at a time. The first mapping of a
-        // database becomes its default, so that of the shared bucket must be there first, in writing:
-        // one that 2.x makes up from a bucket's name does not count. That one is called autogen, and two
-        // of one name would be an error, so ours is called something else.
+        // For InfluxQL the bucket is a retention policy of the database, in addition to its default
+        // one; and a separate database for `SHOW`, which inspects one bucket at a time. The first
+        // mapping of a database becomes its default, so that of the shared bucket must exist first,
+        // as a stored mapping: a virtual one, which 2.x derives from a bucket's name, does not
+        // count. The virtual one is called autogen, and two of one name are an error, so this one
+        // has another name.
         let is_default = |it: &Value| it["virtual"] != true && it["default"] == true;
         self.map(&org, (database, "all-projects", &shared.id), is_default).await?;
         let is_own = |it: &Value| it["virtual"] != true && it["retention_policy"] == policy;
@@ -196,8 +199,8 @@ impl InfluxClient {
         self.map(&org, (&name, "autogen", &id), |it| it["bucketID"] == id.as_str()).await
     }
 
-    /// Lets InfluxQL find a bucket by a database and a policy, unless one of the database's mappings
-    /// does what is wanted.
+    /// Maps a database and a retention policy to a bucket, so that InfluxQL finds it, unless
+    /// `does_it` accepts an existing mapping of the database.
     async fn map(
         &self,
         org: &str,
@@ -219,7 +222,7 @@ impl InfluxClient {
         let request = self.request(Method::GET, "api/v2/buckets", &query);
         let (status, body) =
             sent(request.map_err(PlaceError::Refused)?).await.map_err(PlaceError::Away)?;
-        // 2.x says "not found" of a name that is not there.
+        // 2.x responds "not found" for a missing name.
         if status == reqwest::StatusCode::NOT_FOUND {
             return Ok(None);
         }
@@ -249,7 +252,7 @@ impl InfluxClient {
 
 struct Bucket {
     id: String,
-    /// 0 is for ever.
+    /// 0: unlimited.
     seconds: u64,
 }
 
@@ -264,7 +267,7 @@ fn judged(status: reqwest::StatusCode, body: &str) -> Result<Value, PlaceError> 
     }
 }
 
-/// A retention policy as `SHOW RETENTION POLICIES` names it; 0 seconds are for ever.
+/// A retention policy in the result of `SHOW RETENTION POLICIES`; 0 seconds: unlimited.
 #[derive(Debug, PartialEq, Eq)]
 struct Policy {
     name: String,
@@ -294,7 +297,7 @@ fn policies_of(answer: &Value) -> Vec<Policy> {
     .collect()
 }
 
-/// A duration as Go writes it, `720h0m0s`.
+/// Parses a duration in Go's format, `720h0m0s`.
 fn duration(text: &str) -> Duration {
     let mut seconds = 0;
     let mut number = 0_u64;
@@ -314,8 +317,8 @@ fn duration(text: &str) -> Duration {
     Duration::from_secs(seconds)
 }
 
-/// How much time one shard holds, in seconds: what InfluxDB chooses itself for such a retention.
-/// Points go a whole shard at a time, up to so much later.
+/// Duration of one shard, in seconds: what InfluxDB itself chooses for such a retention. Points are
+/// deleted a whole shard at a time, so up to this much later.
 pub(super) fn shard_of(seconds: u64) -> u64 {
     match seconds {
         0 => 7 * DAY,
@@ -325,7 +328,7 @@ pub(super) fn shard_of(seconds: u64) -> u64 {
     }
 }
 
-/// A name in InfluxQL.
+/// Quotes an identifier for InfluxQL.
 fn quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('\\', "\\\\").replace('"', "\\\""))
 }

@@ -1,10 +1,10 @@
-//! The bucket of each project in the metric store, with the retention that the log `system` says. It is
-//! made by `place_setup` before anything is sent there.
+//! The bucket of each project in the metric store, with the retention from the log `system`.
+//! `place_setup` creates a bucket before anything is written to it.
 //!
-//! Every project but `default` has a bucket of its own, so that no project sees or affects the names,
-//! types and values of another. `default` has the database itself, until it gets a retention. A project
-//! whose bucket the store cannot make goes to the database too: its metrics are not lost, and a warning
-//! says so.
+//! Every project except `default` has its own bucket, so that no project sees or affects the names,
+//! types and values of another. `default` uses the database itself until it gets a retention. If
+//! the store cannot create a project's bucket, the project's metrics go to the database, too: they
+//! are not lost, and a warning is logged.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -20,18 +20,18 @@ use super::client::InfluxClient;
 use super::place_setup::PlaceError;
 use crate::counters;
 
-/// The wait before the log or the store is asked again after it could not be.
+/// Delay before a failed request to the log or the store is repeated.
 const RETRY: Duration = Duration::from_secs(2);
-/// How often the store is asked again for what it has refused.
+/// Interval at which a refused request to the store is repeated.
 const ASK_AGAIN: Duration = Duration::from_secs(60);
 /// Interval at which buckets with the store's default retention are compared with that default.
 const COMPARE_INTERVAL: Duration = Duration::from_secs(600);
-/// Events that are read at once.
+/// Number of events that are read in one query.
 const AT_ONCE: u32 = 1_000;
-/// Capacity of the queue of projects whose bucket is wanted.
+/// Capacity of the queue of projects that request a bucket.
 const WANTED_CAPACITY: usize = 64;
 
-/// Where lines go.
+/// The bucket that lines are written to.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Place {
     /// The database itself: the bucket of the project `default`.
@@ -39,9 +39,9 @@ pub enum Place {
     Shared,
     /// A project's own bucket.
     Own {
-        /// Its name, by [`own_policy`].
+        /// The name of its retention policy, by [`own_policy`].
         policy: Arc<str>,
-        /// How long the store keeps points.
+        /// The time after which the store deletes points.
         retention: Retention,
     },
 }
@@ -53,7 +53,7 @@ impl Place {
         Self::Own { policy: own_policy(project).into(), retention }
     }
 
-    /// The retention; that of the store when the project has none of its own.
+    /// The retention; the store's own if the project has none.
     #[must_use]
     pub const fn retention(&self) -> Retention {
         match self {
@@ -65,22 +65,22 @@ impl Place {
 
 type Known = HashMap<ProjectId, Place>;
 
-/// Knows where each project's metrics go; cheap to clone.
+/// The current bucket of each project; cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Places {
     known: watch::Receiver<Option<Known>>,
-    /// Projects whose bucket is wanted; without it all go to the database.
+    /// Projects that request a bucket; `None`: all projects use the database.
     wanted: Option<mpsc::Sender<ProjectId>>,
 }
 
 impl Places {
-    /// Every project goes to the database itself.
+    /// All projects use the database itself.
     #[must_use]
     pub fn shared() -> Self {
         Self { known: watch::channel(Some(Known::new())).1, wanted: None }
     }
 
-    /// Follows the log, and makes places in the store, until `stop`.
+    /// Follows the log and creates buckets in the store until `stop`.
     #[must_use]
     pub fn follow(log: EventLog, client: Arc<InfluxClient>, stop: CancellationToken) -> Self {
         let (known, receiver) = watch::channel(None);
@@ -104,14 +104,14 @@ impl Places {
         Self { known: receiver, wanted: Some(wanted) }
     }
 
-    /// Waits until the log was read once: before that, nobody knows where anything goes.
+    /// Waits until the log was read once: no bucket is determined before.
     pub async fn known(&self) {
-        // Without a keeper nothing will be known any more, and the process is stopping.
+        // Fails only when the task has ended, so the process is stopping.
         let _ = self.known.clone().wait_for(Option::is_some).await;
     }
 
-    /// Where a project's metrics go now. Waits once for a project that was not asked for before: its
-    /// bucket is made.
+    /// The current bucket of a project. At the first call for a project it waits until the bucket
+    /// was requested from the store.
     pub async fn of(&self, project: &ProjectId) -> Place {
         let of = |known: &Option<Known>| known.as_ref().and_then(|it| it.get(project)).cloned();
         if let Some(place) = of(&self.known.borrow()) {
@@ -121,7 +121,7 @@ impl Places {
         if has_the_database(project, Retention::Default) {
             return Place::Shared;
         }
-        // Both fail when the keeper has stopped, and then the process is stopping.
+        // Both fail only when the task has ended, so the process is stopping.
         let _ = wanted.send(project.clone()).await;
         match self.known.clone().wait_for(|known| of(known).is_some()).await {
             Ok(known) => of(&known).unwrap_or_default(),
@@ -130,26 +130,26 @@ impl Places {
     }
 }
 
-/// How far a project's retention has come in the store.
+/// Whether the store has applied a project's retention.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum State {
-    /// The store keeps it.
+    /// The store has applied it.
     Kept(Retention),
-    /// The store cannot, or does not let us.
+    /// The store does not support it, or refuses it; with the reason.
     Refused(Retention, String),
-    /// The store did not answer.
+    /// The store is unavailable.
     Awaited,
 }
 
 struct Keeper {
     log: EventLog,
     client: Arc<InfluxClient>,
-    /// How far the log was read.
+    /// Position up to which the log was read.
     position: u64,
-    /// The retention of each project that sends metrics, or ever had one of its own.
+    /// The retention of each project that sends metrics, or ever had its own retention.
     wanted: BTreeMap<ProjectId, Retention>,
     states: BTreeMap<ProjectId, State>,
-    /// When buckets were last compared with the store's default retention.
+    /// Time of the last comparison of buckets with the store's default retention.
     compared: Instant,
     known: watch::Sender<Option<Known>>,
 }
@@ -182,12 +182,12 @@ impl Keeper {
         }
     }
 
-    /// Reads what the log says since the last time.
+    /// Reads the new events of the log.
     async fn learn(&mut self) -> Result<(), StoreError> {
         let system = ProjectId::system();
         let head = self.log.head(&system).await?.map_or(0, |head| head.position);
         if head < self.position {
-            // An older backup was restored: all of it is read again.
+            // An older backup was restored: read the log from its start.
             (self.position, self.wanted, self.states) = Default::default();
         }
         let mut filter = ReadFilter {
@@ -220,7 +220,7 @@ impl Keeper {
         }
     }
 
-    /// Has the store keep what the log says.
+    /// Applies the log's retentions to the store.
     async fn keep(&mut self) {
         let mut is_away = false;
         if self.compared.elapsed() >= COMPARE_INTERVAL {
@@ -268,7 +268,7 @@ impl Keeper {
 
     fn publish(&self) {
         let place = |(project, retention): (&ProjectId, &Retention)| {
-            // While the store is away nothing is written; the first write after that makes the bucket.
+            // While the store is unavailable nothing is written; the next write creates the bucket.
             let is_refused = matches!(self.states.get(project), Some(State::Refused(..)));
             let place = if is_refused || has_the_database(project, *retention) {
                 Place::Shared
@@ -288,7 +288,7 @@ impl Keeper {
     }
 }
 
-/// Do the project's metrics go to the database itself, by what is wanted?
+/// Whether the project's metrics go to the database itself, given its retention.
 fn has_the_database(project: &ProjectId, retention: Retention) -> bool {
     retention == Retention::Default && *project == ProjectId::default_project()
 }

@@ -1,8 +1,8 @@
-//! Metric batches: from JetStream to the sink, any number of readers at once.
+//! The reader of metric batches: from JetStream to the sink, with any number of concurrent readers.
 //!
-//! A batch is acknowledged when the store has it, when it is kept as a dead letter, or when its device
-//! sends more than it may. Writing a batch twice changes nothing, so nothing here has to be exactly
-//! once. Dead letters are kept many at a time, beside the loop: a device whose messages are refused
+//! A batch is acknowledged when the store has it, when it is stored as a dead letter, or when its
+//! device exceeds a limit. Writing a batch twice changes nothing, so nothing here has to be exactly
+//! once. Dead letters are stored in groups, outside the loop: a device whose messages are refused
 //! delays no other.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -26,25 +26,26 @@ use super::series::SeriesGuard;
 use super::sink::{Completion, MetricSink, Outcome};
 use crate::{counters, streams};
 
-/// Messages that are read and not yet acknowledged, for all readers together.
+/// Maximum number of messages that are read and not acknowledged, of all readers together.
 const MAX_PENDING: i64 = 8_192;
-/// Messages that one reader holds at most; their lines are bounded by the sink.
+/// Maximum number of messages that one reader holds; the sink bounds the size of their lines.
 const IN_HAND: usize = 2_048;
-/// Bytes that the broker may send ahead.
+/// Maximum number of bytes that the broker sends in advance.
 const BYTES_AHEAD: usize = 8 << 20;
-/// Series that a device may have; the agent holds applications to a tenth of it.
+/// Maximum number of series of a device; the agent limits applications to a tenth of it.
 const SERIES: usize = 10_000;
-/// Messages that wait for their device's name; others are read meanwhile.
+/// Maximum number of messages that wait for their device's name; others are read meanwhile.
 const NAMELESS: usize = 512;
-/// Dead letters that one statement keeps.
+/// Maximum number of dead letters in one statement.
 const LETTERS_AT_ONCE: usize = 128;
-/// Bytes of messages that wait to be kept as dead letters; beyond it none is read.
+/// Maximum size of the messages that wait to be stored as dead letters, in bytes; above it no
+/// message is read.
 const LETTER_BYTES: usize = 16 << 20;
-/// The durable consumer, which all readers share.
+/// Name of the durable consumer, which all readers share.
 pub(super) const CONSUMER: &str = "metrics";
 const RETRY: Duration = Duration::from_millis(500);
 
-/// Reads metric batches until `stop`, and makes room where they come from.
+/// Reads metric batches until `stop`, and deletes consumed ones from the stream.
 pub async fn run(
     log: EventLog,
     nats: async_nats::Client,
@@ -56,7 +57,7 @@ pub async fn run(
     tokio::join!(reading, room::run(nats, stop.clone()));
 }
 
-/// Starts again whenever something fails.
+/// Runs a reader, and restarts it after a failure.
 async fn read(
     log: EventLog,
     nats: async_nats::Client,
@@ -136,7 +137,7 @@ impl Reader<'_> {
         let mut naming = FuturesUnordered::new();
         let mut writing = FuturesUnordered::new();
         let mut letters = Letters::default();
-        // One statement at a time; those that are refused meanwhile go into the next.
+        // One statement at a time; messages that are refused meanwhile go into the next.
         let mut keeping = FuturesUnordered::new();
         loop {
             if keeping.is_empty() && !letters.waiting.is_empty() {
@@ -199,7 +200,7 @@ impl Reader<'_> {
         self.guard.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Logs that something of a device is dropped: once a day for each device and cause.
+    /// Logs that metrics of a device are dropped: once a day for each device and cause.
     fn report(&self, who: &Who, excess: Excess) {
         let is_news = self.guard().is_news(who, excess, SystemTime::now().into());
         if is_news {
@@ -218,7 +219,7 @@ impl Reader<'_> {
         }
     }
 
-    /// Hands a message's lines to the sink; waits there while the sink is full.
+    /// Submits a message's lines to the sink; waits while the sink is full.
     async fn take(
         &self,
         message: &jetstream::Message,
@@ -262,7 +263,7 @@ impl Reader<'_> {
     }
 }
 
-/// When the broker got a message.
+/// The time at which the broker received a message.
 fn received(message: &jetstream::Message) -> Timestamp {
     let micros = message
         .info()
@@ -271,14 +272,14 @@ fn received(message: &jetstream::Message) -> Timestamp {
     micros.map_or_else(|| SystemTime::now().into(), Timestamp)
 }
 
-/// A message that is to be kept as a dead letter.
+/// A message to store as a dead letter.
 struct Letter {
     message: Arc<jetstream::Message>,
     cause: &'static str,
     detail: String,
 }
 
-/// Dead letters that wait for the statement before theirs.
+/// Dead letters that wait until the previous statement has ended.
 #[derive(Default)]
 struct Letters {
     waiting: Vec<Letter>,
@@ -305,7 +306,7 @@ enum Taken {
     Empty,
 }
 
-/// Acknowledges what is written; what was refused becomes a dead letter.
+/// Acknowledges a written message; returns a refused one as a dead letter.
 async fn finish(
     message: Arc<jetstream::Message>,
     outcome: Outcome,
@@ -329,7 +330,7 @@ async fn acknowledge(message: &jetstream::Message) -> Result<(), String> {
     message.ack().await.map_err(|error| error.to_string())
 }
 
-/// Keeps messages as dead letters, then acknowledges them.
+/// Stores messages as dead letters, then acknowledges them.
 async fn keep(log: &EventLog, letters: Vec<Letter>) -> Result<(), String> {
     let rows: Vec<NewDeadLetter> = letters
         .iter()

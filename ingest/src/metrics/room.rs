@@ -1,8 +1,8 @@
-//! Room in the stream of metric batches: what was consumed is deleted here, and by nobody else.
+//! Deletion of consumed batches from the stream of metric batches; only this module deletes them.
 //!
-//! The stream is never full of consumed batches, and never drops one that was not: when it is full
-//! of those, it refuses, and devices keep their batches. What was consumed stays for a while,
-//! because the query role finds each device's newest batch there.
+//! The stream is never full of consumed batches, and never drops one that was not consumed: when it
+//! is full of those, it refuses new ones, and devices keep their batches. Consumed batches are kept
+//! for some time, because the query role finds each device's newest batch there.
 
 use std::time::Duration;
 
@@ -13,14 +13,14 @@ use tokio_util::sync::CancellationToken;
 use super::reader::CONSUMER;
 use crate::counters;
 
-/// How often is looked.
+/// Interval between checks.
 const CHECK: Duration = Duration::from_secs(2);
-/// So long a consumed batch stays, if there is room.
+/// Time for which a consumed batch is kept if there is capacity.
 const KEEP: Duration = Duration::from_secs(72 * 3600);
-/// Old batches are deleted an hour's worth at a time.
+/// Additional age at which batches are deleted, so that each deletion covers an hour.
 const SLACK: Duration = Duration::from_secs(3600);
 
-/// Makes room until `stop`.
+/// Deletes consumed batches until `stop`.
 pub(super) async fn run(nats: async_nats::Client, stop: CancellationToken) {
     let jetstream = jetstream::new(nats);
     loop {
@@ -61,15 +61,15 @@ async fn make_room(jetstream: &jetstream::Context) -> Result<(), String> {
     Ok(())
 }
 
-/// How full the stream is; sequences.
+/// Fill level of the stream; positions are sequence numbers.
 #[derive(Clone, Copy, Debug)]
 struct Fill {
     first: u64,
     last: u64,
     bytes: u64,
-    /// 0 when there is none.
+    /// Maximum size in bytes; 0: unlimited.
     limit: u64,
-    /// The first that is not known to be consumed.
+    /// The first message that may not be consumed.
     unconsumed: u64,
 }
 
@@ -78,7 +78,7 @@ impl Fill {
         self.unconsumed > self.first
     }
 
-    /// When the stream is more than half full: up to where its older half goes, as far as that was
+    /// When the stream is more than half full: the end of its older half, as far as that was
     /// consumed.
     fn end_of_the_older_half(&self) -> Option<u64> {
         let is_filling = self.limit > 0 && self.bytes > self.limit / 2;
@@ -87,8 +87,8 @@ impl Fill {
     }
 }
 
-/// Up to where the consumed batches are too old: found by halving, because the sequences have no
-/// gaps worth mentioning.
+/// The end of the consumed batches that are too old, by binary search, because the sequence numbers
+/// have no significant gaps.
 async fn end_of_the_aged(stream: &stream::Stream, fill: &Fill) -> Option<u64> {
     let (mut old, mut young) = (fill.first, fill.unconsumed);
     let now = i128::from(std::time::UNIX_EPOCH.elapsed().map_or(0, |now| now.as_secs()));

@@ -1,8 +1,8 @@
-//! How many series one device may have: a metric store keeps an index of all that ever came, so one
-//! device that makes up names could fill it for everybody.
+//! Limit on the number of series of one device: a metric store indexes every series that it ever
+//! received, so one device that makes up names could fill the index for all.
 //!
-//! A series is a measurement with its tags and the names of its fields. What a device has been seen
-//! with is remembered for a day, as hashes. Pure, but for the hasher's secret.
+//! A series is a measurement with its tags and the names of its fields. The series of a device are
+//! remembered for a day, as hashes. Pure, except for the hasher's secret.
 
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, RandomState};
@@ -11,14 +11,14 @@ use std::time::{Duration, Instant};
 use muster_schemas::metrics::{MetricBatch, Point};
 use muster_schemas::{DeviceId, ProjectId};
 
-/// What a device was seen with is forgotten after this.
+/// Time after which a device's series are forgotten.
 const DAY: Duration = Duration::from_secs(24 * 3600);
-/// Series of all devices that are remembered; beyond it a device gets [`SCARCE`] alone.
+/// Maximum number of remembered series of all devices; above it each device gets only [`SCARCE`].
 const MOST: usize = 4_000_000;
-/// What every device may have, however many there are.
+/// Number of series that every device may have, independent of the number of devices.
 const SCARCE: usize = 200;
 
-/// Remembers, per device, the series that it was seen with.
+/// The series of each device.
 #[derive(Debug)]
 pub(super) struct SeriesGuard {
     limit: usize,
@@ -34,13 +34,13 @@ struct Known {
 }
 
 impl SeriesGuard {
-    /// Lets each device have so many.
+    /// Creates a guard that allows each device `limit` series.
     pub(super) fn new(limit: usize) -> Self {
         Self { limit, hasher: RandomState::new(), devices: HashMap::new(), total: 0 }
     }
 
-    /// Leaves out the points of new series of a device that has too many; its known ones go on. Returns
-    /// the number of points that were left out.
+    /// Removes the points of new series from a device that has too many; its existing series
+    /// continue. Returns the number of removed points.
     pub(super) fn hold(
         &mut self,
         who: &(ProjectId, DeviceId),
@@ -113,7 +113,7 @@ mod tests {
         assert_eq!(hold(2, 0..10, now), (10, 0), "another device has its own");
         let tomorrow = now + DAY + Duration::from_secs(1);
         assert_eq!(hold(1, 100..120, tomorrow), (10, 10));
-        // A field more is another series to the store.
+        // To the store an additional field makes another series.
         let more = Point::new("app").tag("n", "0").field("v", 1_i64).field("w", 1_i64);
         let mut batch = MetricBatch { time: Timestamp(0), points: vec![more] };
         assert_eq!(guard.hold(&who(2), &mut batch, now), 1);

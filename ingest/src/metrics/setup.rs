@@ -1,7 +1,7 @@
-//! Makes what a metric store lacks, where it lets us: the database of 1.x, the bucket of 2.x, and the
-//! whole set-up of a 2.x that is new. InfluxDB 3 makes a database when it is first written to.
+//! Creation of what a metric store lacks, if the store permits it: the database of 1.x, the bucket
+//! of 2.x, and the initial setup of a new 2.x. InfluxDB 3 creates a database at the first write.
 //!
-//! Safe to repeat: what is there stays as it is.
+//! Idempotent: what exists is not changed.
 
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
@@ -9,14 +9,14 @@ use serde_json::{Value, json};
 use super::answer::{describe, text_of, words_of};
 use super::client::{Api, InfluxClient, NO_QUERY};
 
-/// The administrator of a store that we set up.
+/// The administrator of a store that muster sets up.
 const USER: &str = "muster";
 
 impl InfluxClient {
-    /// Makes the database (1.x) or bucket (2.x), unless it is there.
+    /// Creates the database (1.x) or bucket (2.x), unless it exists.
     ///
     /// # Errors
-    /// The store's words when it does not.
+    /// When the store refuses; with its message.
     pub async fn create_database(&self) -> Result<(), String> {
         if self.api().await? == Api::V1 { self.create_v1().await } else { self.create_v2().await }
     }
@@ -39,7 +39,7 @@ impl InfluxClient {
         let bucket = json!({"orgID": id, "name": self.settings.database, "retentionRules": []});
         let made = self.request(Method::POST, "api/v2/buckets", NO_QUERY)?.json(&bucket);
         let (status, body) = sent(made).await?;
-        // 422: one of this name is there.
+        // 422: a bucket of this name exists.
         if status.is_success() || status == StatusCode::UNPROCESSABLE_ENTITY {
             Ok(())
         } else {
@@ -47,8 +47,8 @@ impl InfluxClient {
         }
     }
 
-    /// The id of our organization in an InfluxDB 2.x; `None` when there is nothing of that kind: no
-    /// organization is set, or the store is an InfluxDB 3 or a VictoriaMetrics.
+    /// The id of the organization in an InfluxDB 2.x; `None` if there is none: no organization is
+    /// set, or the store is an InfluxDB 3 or a VictoriaMetrics.
     pub(super) async fn org_id(&self) -> Result<Option<String>, String> {
         let Some(org) = self.settings.org.as_deref() else { return Ok(None) };
         let found = self.request(Method::GET, "api/v2/orgs", &[("org", org)])?;
@@ -65,11 +65,11 @@ impl InfluxClient {
         }
     }
 
-    /// Sets up an InfluxDB 2.x that nobody has set up yet: a user, the organization, the bucket and
-    /// our token, which may do everything. Does nothing to any other store.
+    /// Sets up a new InfluxDB 2.x: a user, the organization, the bucket and a token for muster with
+    /// all permissions. Does nothing to any other store.
     ///
     /// # Errors
-    /// The store's words when it does not.
+    /// When the store refuses; with its message.
     pub async fn set_up(&self, password: &str) -> Result<(), String> {
         let settings = &self.settings;
         if self.api().await? == Api::V1 {

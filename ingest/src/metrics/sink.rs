@@ -1,7 +1,7 @@
-//! The door of the metric store for the readers of the broker: hand lines in, learn their fate.
+//! The interface of the metric store for the reader: submit lines, await their outcome.
 //!
-//! Holds bounded memory: [`MetricSink::submit`] waits for room. How lines are gathered is
-//! [`super::batcher`]'s, how they are written [`super::writer`]'s.
+//! It holds bounded memory: [`MetricSink::submit`] waits for capacity. [`super::batcher`] gathers
+//! the lines, [`super::writer`] writes them.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -20,28 +20,29 @@ use super::line_protocol::Lines;
 use super::places::Place;
 use super::writer::Writer;
 
-/// Messages that may wait in the batcher's queue; their bytes are bounded apart.
+/// Capacity of the batcher's queue, in messages; their bytes are bounded separately.
 const QUEUE: usize = 4096;
-/// What a message costs besides its lines, in bytes, so that tiny ones are bounded too.
+/// Overhead of a message besides its lines, in bytes, so that tiny messages are bounded, too.
 const OVERHEAD: usize = 256;
 
-/// How lines are gathered and how much may be held.
+/// How lines are gathered, and how much is held.
 #[derive(Clone, Debug)]
 pub struct SinkSettings {
-    /// A request holds at most this many lines (one message is never split unless it must be).
+    /// Maximum number of lines in a request (a message is only split if the store refuses it).
     pub max_lines: usize,
-    /// A request holds at most this many bytes before compression, likewise.
+    /// Maximum size of a request before compression, in bytes; a larger message is not split
+    /// either.
     pub max_bytes: usize,
-    /// A line waits at most this long for others.
+    /// Maximum time for which a line waits for others.
     pub linger: Duration,
-    /// So many requests are in flight at most.
+    /// Maximum number of requests in flight.
     pub requests: usize,
-    /// So many bytes of lines are held at most, waiting or in flight. What a request needs
-    /// besides (its body, once plain and once compressed) comes on top, for each one in flight.
+    /// Maximum size of the lines that are held, waiting or in flight, in bytes. The body of each
+    /// request in flight, uncompressed and compressed, is added to that.
     pub max_held: usize,
-    /// The first wait before a request is sent again; it doubles from there.
+    /// First delay before a request is sent again; it doubles.
     pub first_wait: Duration,
-    /// The longest wait.
+    /// Maximum delay.
     pub longest_wait: Duration,
 }
 
@@ -59,34 +60,34 @@ impl Default for SinkSettings {
     }
 }
 
-/// A line that the store refused for what it is.
+/// A line that the store refused because of its content.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RejectedLine {
-    /// The line, without its end.
+    /// The line, without its line end.
     pub line: String,
-    /// The store's words, at most 500 characters.
+    /// The store's reason, at most 500 characters.
     pub reason: String,
 }
 
-/// What became of the lines of one message.
+/// The outcome of the lines of one message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// All of them are in the store: acknowledge the message.
     Written,
-    /// These are refused for good, the others are in the store: keep the message as a dead
+    /// These are permanently refused, the others are in the store: store the message as a dead
     /// letter, then acknowledge it.
     Rejected(Vec<RejectedLine>),
-    /// The sink stopped first; some may be in the store. Do not acknowledge: writing a point
+    /// The sink stopped first; some lines may be in the store. Do not acknowledge: writing a point
     /// twice changes nothing.
     Abandoned,
 }
 
-/// The sink takes no more lines: it is stopping.
+/// The sink is stopping and accepts no lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the metric sink is stopping and takes no more lines")]
 pub struct SinkClosed;
 
-/// Resolves to the [`Outcome`] of one message; may be dropped when nobody wants to know.
+/// Resolves to the [`Outcome`] of one message; may be dropped if the outcome is not needed.
 #[derive(Debug)]
 pub struct Completion(oneshot::Receiver<Outcome>);
 
@@ -111,7 +112,7 @@ impl Drop for Held {
     }
 }
 
-/// Hands lines to the store; cheap to clone.
+/// Submits lines to the store; cheap to clone.
 #[derive(Clone, Debug)]
 pub struct MetricSink {
     queue: mpsc::Sender<Entry>,
@@ -120,8 +121,8 @@ pub struct MetricSink {
     counters: Arc<SinkCounters>,
 }
 
-/// The sink's running side. Dropped, it goes on until every [`MetricSink`] is gone and all is
-/// decided.
+/// The running part of a sink. If it is dropped, it continues until every [`MetricSink`] is dropped
+/// and every message has an outcome.
 #[derive(Debug)]
 pub struct SinkTask {
     task: JoinHandle<()>,
@@ -135,7 +136,7 @@ impl MetricSink {
     pub fn start(client: Arc<InfluxClient>, settings: SinkSettings) -> (Self, SinkTask) {
         let (queue, entries) = mpsc::channel(QUEUE);
         let counters = Arc::new(SinkCounters::default());
-        // A semaphore's permits are limited, and one entry's to 32 bits.
+        // A semaphore has a maximum number of permits, and one acquisition is limited to 32 bits.
         let max_held = settings.max_held.clamp(1, Semaphore::MAX_PERMITS.min(u32::MAX as usize));
         let room = Arc::new(Semaphore::new(max_held));
         let (close, abandon) = (CancellationToken::new(), CancellationToken::new());
@@ -145,25 +146,24 @@ impl MetricSink {
         (Self { queue, room, max_held, counters }, SinkTask { task, close, abandon })
     }
 
-    /// Hands in the lines of one message, for where those of all projects go; see
-    /// [`Self::submit_to`].
+    /// Submits the lines of one message for the shared database; see [`Self::submit_to`].
     ///
     /// # Errors
-    /// When the sink is stopping. The lines were not taken.
+    /// When the sink is stopping. The lines were not accepted.
     pub async fn submit(&self, lines: Lines) -> Result<Completion, SinkClosed> {
         self.submit_to(Place::Shared, lines).await
     }
 
-    /// Hands in the lines of one message for a place. Waits while as much is held as may be: stop reading
-    /// from the broker meanwhile. A message larger than all that may be held waits until it is
-    /// alone.
+    /// Submits the lines of one message for a bucket. Waits while the maximum is held: the caller
+    /// stops reading from the broker meanwhile. A message larger than the maximum waits until it is
+    /// the only one.
     ///
     /// # Errors
-    /// When the sink is stopping. The lines were not taken.
+    /// When the sink is stopping. The lines were not accepted.
     pub async fn submit_to(&self, place: Place, lines: Lines) -> Result<Completion, SinkClosed> {
         let (done, completion) = oneshot::channel();
         if lines.count() == 0 {
-            // Nobody waits for the other side yet, and a message without lines is done.
+            // The receiver exists, so this cannot fail; a message without lines is complete.
             let _ = done.send(Outcome::Written);
             return Ok(Completion(completion));
         }
@@ -189,8 +189,8 @@ impl MetricSink {
 }
 
 impl SinkTask {
-    /// Takes no more lines, writes those that were handed in, and stops. What the store has not
-    /// taken after `limit` is abandoned. Says whether all was written or rejected.
+    /// Stops accepting lines, writes those that were submitted, and stops. What the store has not
+    /// accepted after `limit` is abandoned. Returns whether every message was written or rejected.
     pub async fn drain(self, limit: Duration) -> bool {
         self.close.cancel();
         let mut task = self.task;
@@ -198,7 +198,7 @@ impl SinkTask {
             return true;
         }
         self.abandon.cancel();
-        // It ends at its next await; were it to have panicked, all is abandoned just the same.
+        // The task ends at its next await; if it has panicked, everything is abandoned, too.
         let _ = task.await;
         false
     }

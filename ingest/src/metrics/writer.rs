@@ -1,22 +1,22 @@
-//! Writes one batch by the store's rules until the fate of each line is decided.
+//! Writes one batch until the outcome of each line is decided.
 //!
-//! | the store says | what is done |
+//! | response of the store | reaction |
 //! |---|---|
 //! | 2xx | written |
 //! | 429, 503 | sent again after `Retry-After`, or the backoff |
-//! | other 5xx, no answer | sent again after the backoff; after some failures see below |
-//! | 401, 403, 404 … | the same, loudly: it is configuration; a missing v1 database is created |
+//! | other 5xx, no response | sent again after the backoff; after some failures see below |
+//! | 401, 403, 404 … | the same: the configuration is wrong; a missing database is created |
 //! | 413 | sent in halves; a single line that is too large is rejected |
 //! | 400, 422 | the bad lines are isolated and rejected, the others are written |
+//! | 400 of a project's own bucket: past its retention | counted; the others are accepted |
 //!
-//! | 400 of a project's own place: older than its retention | left out and counted; the store has taken the others |
+//! After [`FAILURES_BEFORE_PROBE`] consecutive failures of a body the writer sends a probe: one
+//! point of muster's own to the same bucket. If the store accepts the probe, the body is sent
+//! again; if the body fails again and the store accepts another probe, the body itself is the
+//! cause: it is sent in halves until the failing lines are alone, and these are rejected. If the
+//! store does not accept the probe either, nothing is dropped and the body waits.
 //!
-//! A body that fails [`FAILURES_BEFORE_PROBE`] times in a row is followed by a probe: one point of
-//! muster's own in the same bucket. When the store takes the probe, the body is sent again; when it fails
-//! again and the store takes another probe, the body itself is the cause: it is sent in halves until the lines that fail are alone, and these are rejected. When the store does not
-//! take the probe either, nothing is dropped and the body waits.
-//!
-//! Lines are sent again without fear: a point that is written twice is one point.
+//! Sending lines again is safe: a point that is written twice is one point.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -38,25 +38,26 @@ use super::places::Place;
 use super::sink::{Outcome, RejectedLine, SinkSettings};
 use crate::counters::points_dropped;
 
-/// A store that cannot be written to is complained about once in this time, by all writers.
+/// Minimum interval between warnings about an unusable store, of all writers together.
 const COMPLAIN_EVERY: Duration = Duration::from_secs(30);
-/// Failures in a row of one body before a probe decides whether the body or the store is the cause.
+/// Consecutive failures of one body before a probe decides whether the body or the store is the
+/// cause.
 const FAILURES_BEFORE_PROBE: u32 = 4;
-/// Requests that are spent on isolating the bad lines of a batch. After these, each message is sent by
-/// itself, and what the store refuses of it is not isolated any further: a message of 10,000 good and bad
-/// lines in turn would cost 20,000 requests.
+/// Maximum number of requests that isolate the bad lines of a batch. After these, each message is
+/// sent separately, and lines that the store refuses of it are not isolated further: a message of
+/// 10,000 alternating good and bad lines would cost 20,000 requests.
 const MAX_ISOLATION_REQUESTS: usize = 64;
 /// The measurement of probes.
 pub(super) const PROBE: &str = "muster_store_probe";
-/// So much of the store's words is kept with a rejected line, in characters.
+/// Maximum length of the store's reason that is stored with a rejected line, in characters.
 const MAX_REASON: usize = 500;
 
-/// An answer that sending the same lines again would not change.
+/// A result that sending the same lines again would not change.
 enum Verdict {
     Written,
     TooLarge(String),
     Refused(String),
-    /// The store fails on this body, and takes others.
+    /// The store fails on this body, and accepts others.
     Failing(String),
 }
 
@@ -67,7 +68,7 @@ struct Line {
     range: Range<usize>,
 }
 
-/// The lines of a batch: all in one text that can be handed to another thread.
+/// The lines of a batch: all in one text that can be shared with another thread.
 struct BatchText {
     text: Arc<str>,
     lines: Vec<Line>,
@@ -93,7 +94,7 @@ pub(super) struct Writer {
     first_wait: Duration,
     longest_wait: Duration,
     counters: Arc<SinkCounters>,
-    /// When the store was last complained about; `None` while it works.
+    /// Time of the last warning about the store; `None` while it works.
     complained: Mutex<Option<Instant>>,
 }
 
@@ -112,8 +113,8 @@ impl Writer {
         }
     }
 
-    /// Writes a batch and tells everyone who waits what became of their lines. What goes to one place
-    /// does not wait for what goes to another.
+    /// Writes a batch and sends each message's outcome to its submitter. The buckets of a batch are
+    /// written concurrently and do not wait for each other.
     pub(super) async fn write(&self, batch: Batch) {
         let _flight = Flight::new(&self.counters);
         let parts = batch.by_place();
@@ -151,7 +152,7 @@ impl Writer {
             Outcome::Rejected(rejected)
         };
         drop(entry.held);
-        // Nobody may want to know.
+        // The submitter may have dropped its side.
         let _ = entry.done.send(outcome);
     }
 
@@ -175,7 +176,7 @@ impl Writer {
                 }
             };
             if requests == MAX_ISOLATION_REQUESTS {
-                // From here on each message stands for itself.
+                // From here on each message is sent separately.
                 requests += 1;
                 let rest = std::iter::once(lines).chain(open.drain(..).map(|(lines, _)| lines));
                 open = by_message(rest.flatten()).into_iter().map(|part| (part, None)).collect();
@@ -193,8 +194,9 @@ impl Writer {
                 let line_text = text[line.range.clone()].to_owned();
                 rejected[line.entry].push(RejectedLine { line: line_text, reason });
             };
-            // All are bad when there is but one, and when the store says that it dropped so many. Of
-            // a message that has cost too much, the store has taken what it could.
+            // All lines are bad if there is only one, or if the store reports that it dropped all.
+            // Of a message that reached the limit of requests, the store has accepted the good
+            // lines.
             let are_all_bad = is_coarse || blame::dropped(&words) == Some(lines.len());
             if lines.len() <= 1 || (!halve && are_all_bad) {
                 lines.iter().for_each(|line| reject(line, &words));
@@ -224,8 +226,8 @@ impl Writer {
     }
 }
 
-/// Finds out which lines the store means. The texts are large and come from devices: the work is
-/// done off the runtime's own threads.
+/// Determines which lines the store refuses. The texts are large and come from devices, so this
+/// runs outside the runtime's own threads.
 async fn blamed(words: String, text: &Arc<str>, lines: &[Line]) -> Blame {
     let text = Arc::clone(text);
     let ranges: Vec<Range<usize>> = lines.iter().map(|line| line.range.clone()).collect();
@@ -233,16 +235,16 @@ async fn blamed(words: String, text: &Arc<str>, lines: &[Line]) -> Blame {
         let texts: Vec<&str> = ranges.into_iter().map(|range| &text[range]).collect();
         blame::blame(&words, &texts)
     });
-    // The task cannot be canceled, and a panic in it is a bug: the lines are halved then.
+    // The task cannot be canceled, and a panic in it is a bug: in that case the lines are halved.
     work.await.unwrap_or(Blame::Nobody)
 }
 
-/// Does a store say that points are older than it keeps them? It has taken the others then.
+/// Whether a store reports points older than its retention. It has accepted the others then.
 fn is_past(words: &str) -> bool {
     words.contains("beyond retention policy") || words.contains("outside retention policy")
 }
 
-/// Parts lines by a rule on their index: those that fit it, and the others.
+/// Splits lines by a predicate on their index: those that fulfill it, and the others.
 fn part(lines: Vec<Line>, fits: impl Fn(usize) -> bool) -> (Vec<Line>, Vec<Line>) {
     let (left, right): (Vec<_>, Vec<_>) =
         lines.into_iter().enumerate().partition(|(index, _)| fits(*index));
@@ -250,7 +252,7 @@ fn part(lines: Vec<Line>, fits: impl Fn(usize) -> bool) -> (Vec<Line>, Vec<Line>
     (bare(left), bare(right))
 }
 
-/// Parts lines by their message.
+/// Groups lines by their message.
 fn by_message(lines: impl Iterator<Item = Line>) -> Vec<Vec<Line>> {
     let mut messages: BTreeMap<usize, Vec<Line>> = BTreeMap::new();
     for line in lines {
@@ -274,7 +276,7 @@ fn body_of(text: &str, lines: &[Line]) -> Vec<u8> {
 }
 
 impl Writer {
-    /// Sends a body until the store gives a verdict on it. Does not end while there is none.
+    /// Sends a body until there is a verdict on it; otherwise it never returns.
     async fn deliver(&self, place: &Place, body: Vec<u8>) -> Verdict {
         let client = Arc::clone(&self.client);
         // Compression is CPU-bound. The task cannot be canceled, and a panic in it is a bug.
@@ -303,8 +305,8 @@ impl Writer {
                 Answer::Busy { after, words } => (after, words),
                 Answer::Unavailable(words) => {
                     failures += 1;
-                    // Two probes with a failure between them: after one, the store may have come back
-                    // in the meantime, and would take the body now.
+                    // Two probes with a failure between them: after one, the store may have
+                    // recovered in the meantime, and would accept the body now.
                     let is_due = is_probed || failures % FAILURES_BEFORE_PROBE == 0;
                     let took_probe = is_due && self.takes_a_probe(place).await;
                     if took_probe && is_probed {
@@ -339,7 +341,7 @@ impl Writer {
         }
     }
 
-    /// Does the store take one point that is known to be good?
+    /// Whether the store accepts one point that is known to be good.
     async fn takes_a_probe(&self, place: &Place) -> bool {
         let now = Timestamp::from(SystemTime::now()).micros();
         let body = self.client.pack(format!("{PROBE} probes=1i {now}\n").into_bytes());
@@ -347,7 +349,7 @@ impl Writer {
         self.client.write_to(place, body).await == Answer::Written
     }
 
-    /// Makes a place that is not there (any more).
+    /// Creates a missing bucket.
     async fn make(&self, place: &Place) -> Result<(), String> {
         match place {
             Place::Shared => self.client.create_database().await,
@@ -379,7 +381,7 @@ impl Writer {
     }
 }
 
-/// Counts a batch as being in flight, also when its task is aborted.
+/// Counts a batch as in flight until it is dropped, also when its task is aborted.
 struct Flight<'a>(&'a SinkCounters);
 
 impl<'a> Flight<'a> {

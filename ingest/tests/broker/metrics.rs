@@ -1,4 +1,5 @@
-//! What a device was told is stored reaches the metric store, however long that is away.
+//! Every batch that the broker has confirmed reaches the metric store, even after a long outage of
+//! the store.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -23,7 +24,7 @@ use crate::support::Backing;
 
 const SMALL: i64 = 200_000;
 
-/// The stream as an older release has made it.
+/// Creates the stream with the configuration of an older release.
 async fn make_older_stream(jetstream: &jetstream::Context) {
     let config = stream::Config {
         name: METRICS_STREAM.into(),
@@ -60,7 +61,7 @@ fn store_settings(influx: &InfluxDb) -> StoreSettings {
     settings
 }
 
-/// How many values of the field `n` the store has.
+/// The number of values of the field `n` in the store.
 async fn count(influx: &InfluxDb) -> u64 {
     let settings = store_settings(influx);
     let mut query = vec![("db", influx.database()), ("q", "SELECT count(n) FROM sim")];
@@ -94,7 +95,7 @@ async fn a_full_stream_refuses_and_nothing_that_it_took_is_lost() {
         ..SinkSettings::default()
     };
     let (sink, _task) = MetricSink::start(client, settings);
-    // The times of this test are not near now, and it sends as fast as it can.
+    // The points of this test are not recent, and it sends at the maximum rate.
     let ever = Duration::from_secs(u32::MAX.into());
     let limits = DeviceLimits {
         max_age: ever,
@@ -112,7 +113,7 @@ async fn a_full_stream_refuses_and_nothing_that_it_took_is_lost() {
         stop,
     ));
 
-    // As the agent does: a batch is deleted when the broker has confirmed it.
+    // Like the agent: a batch is deleted when the broker has confirmed it.
     let mut publishers = Vec::new();
     for device in devices {
         let stored = DeviceSubjects::new(&ProjectId::default_project(), device).stored();
@@ -161,7 +162,7 @@ async fn a_full_stream_refuses_and_nothing_that_it_took_is_lost() {
     }
     assert_eq!(count(&influx).await, next.unsigned_abs());
     eprintln!("all {next} were there {:?} after the store was back", began.elapsed());
-    // The newest of each device is there for the query role.
+    // The newest batch of each device stays in the stream for the query role.
     let stream = jetstream.get_stream(METRICS_STREAM).await.unwrap();
     assert!(stream.cached_info().state.messages >= 2);
 }

@@ -1,4 +1,4 @@
-//! Who is online: in time, whatever the number of connections, and when nothing is heard.
+//! Presence is correct and timely, with any number of connections, and for silent devices.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -14,10 +14,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::support::{Backing, say};
 
-/// No sweep happens in a test, but for the first.
+/// Sweep interval that allows only the first sweep in a test.
 const NEVER: Duration = Duration::from_secs(3600);
 
-/// Starts a keeper; it ends with the guard.
+/// Starts a presence tracker; it stops when the guard is dropped.
 async fn keep(
     backing: &Backing,
     choose: impl FnOnce(&mut PresenceOptions),
@@ -35,7 +35,7 @@ async fn keep(
     stop.drop_guard()
 }
 
-/// Every presence event in the log, in its order: the device, and the reason when it went.
+/// Every presence event in the log, in order: the device, and the reason of a disconnect.
 async fn history(log: &EventLog) -> Vec<(DeviceId, Option<DisconnectReason>)> {
     let mut found = Vec::new();
     let mut filter = ReadFilter::default();
@@ -56,7 +56,7 @@ async fn history(log: &EventLog) -> Vec<(DeviceId, Option<DisconnectReason>)> {
     }
 }
 
-/// Waits until the log's word on a device is this; answers how long it took.
+/// Waits until the newest presence event of a device is `expected`; returns the elapsed time.
 async fn until(log: &EventLog, device: DeviceId, expected: Option<DisconnectReason>) -> Duration {
     let began = Instant::now();
     loop {
@@ -74,7 +74,7 @@ async fn advisories_alone_tell_in_time_who_comes_and_who_goes() {
     let backing = Backing::start(json!({})).await;
     let _keeper = keep(&backing, |options| options.sweep = NEVER).await;
     let badge = backing.device(1);
-    // The keeper is there when it has noticed somebody.
+    // The tracker runs when it has reported the first device.
     let first = badge.connect(backing.nats.port()).await;
     until(&backing.log, badge.device, None).await;
     drop(first);
@@ -123,7 +123,7 @@ async fn a_connection_that_stands_and_says_nothing_is_offline_until_it_speaks() 
     let took = until(&backing.log, quiet.device, Some(DisconnectReason::Silent)).await;
     eprintln!("silent after {took:?} of 2 s");
     assert!(took > Duration::from_millis(1500));
-    // A ping is seen by nobody but the broker; a message is, and a subscription.
+    // The broker's list does not show a ping; it shows a message or a subscription.
     say(&mut frozen, "PING\r\n").await;
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert_eq!(history(&backing.log).await.len(), 3);
@@ -154,7 +154,7 @@ async fn nobody_is_declared_gone_for_the_number_of_connections() {
     const EACH: usize = 50;
     let backing = Backing::start(json!({ "ping_interval": "2m" })).await;
     let mut connections = crowd(&backing, DEVICES as u128, EACH).await;
-    // Asked at once, and in pages of which five are needed, while connections come and go.
+    // One page, and five pages, while clients connect and disconnect.
     for page in [20_000, 1_000] {
         let keeper = keep(&backing, |options| {
             options.sweep = Duration::from_millis(200);
@@ -169,7 +169,7 @@ async fn nobody_is_declared_gone_for_the_number_of_connections() {
             connections.push(badge.connect(backing.nats.port()).await);
         }
         drop(keeper);
-        // It gives its lease back.
+        // The tracker releases its lease.
         tokio::time::sleep(Duration::from_millis(500)).await;
     }
     let mut events: HashMap<DeviceId, usize> = HashMap::new();

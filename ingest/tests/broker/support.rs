@@ -1,4 +1,4 @@
-//! A broker in operator mode, a log, and devices that are no more than a socket.
+//! A broker in operator mode, a log, and devices that are only a socket.
 
 use std::sync::Arc;
 
@@ -30,7 +30,7 @@ fn account_jwt(operator: &KeyPair, account: &KeyPair, storage: i64) -> String {
     jwt(operator, account, json!({ "type": "account", "version": 2, "limits": limits }))
 }
 
-/// A broker and a log; they go with it.
+/// A broker and a log; both stop when this is dropped.
 pub(crate) struct Backing {
     pub(crate) nats: NatsServer,
     pub(crate) log: EventLog,
@@ -41,7 +41,7 @@ pub(crate) struct Backing {
 }
 
 impl Backing {
-    /// Starts both, the broker with more lines of configuration.
+    /// Starts both, with additional broker configuration.
     pub(crate) async fn start(extra: Value) -> Self {
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let dir = tempfile::tempdir().unwrap();
@@ -73,7 +73,7 @@ impl Backing {
         Self { nats, log, _postgres: postgres, system, account, _dir: dir }
     }
 
-    /// The account that the devices are in.
+    /// The account of the devices.
     pub(crate) fn account(&self) -> String {
         self.account.public_key()
     }
@@ -83,7 +83,7 @@ impl Backing {
         self.connect(&self.system).await
     }
 
-    /// A connection to the devices' account that may do everything.
+    /// A connection to the devices' account with all permissions.
     pub(crate) async fn role(&self) -> async_nats::Client {
         self.connect(&self.account).await
     }
@@ -115,7 +115,7 @@ fn user_jwt(account: &KeyPair, user: &KeyPair, tags: Value) -> String {
     jwt(account, user, claims)
 }
 
-/// What a device connects with.
+/// Credentials of a device.
 pub(crate) struct Badge {
     pub(crate) device: DeviceId,
     user: KeyPair,
@@ -123,7 +123,7 @@ pub(crate) struct Badge {
 }
 
 impl Badge {
-    /// Connects, and says no more than it must: it answers no ping.
+    /// Connects with the minimum of the protocol; responds to no ping.
     pub(crate) async fn connect(&self, port: u16) -> BufReader<TcpStream> {
         let mut stream = BufReader::new(TcpStream::connect(("127.0.0.1", port)).await.unwrap());
         let mut line = String::new();
@@ -140,7 +140,7 @@ impl Badge {
     }
 }
 
-/// Writes to the broker, in its own protocol.
+/// Writes to the broker, in its protocol.
 pub(crate) async fn say(stream: &mut BufReader<TcpStream>, words: &str) {
     stream.get_mut().write_all(words.as_bytes()).await.unwrap();
 }

@@ -1,4 +1,4 @@
-//! What a healthy store does not answer: a fake one says it.
+//! Responses that a healthy store does not send, from a fake one.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -14,7 +14,7 @@ use muster_ingest::metrics::{
 use crate::support::{self, Failure};
 use crate::{lines, quick, wait_for};
 
-/// A store that answers in turn, then always 204.
+/// A store that sends the given responses in order, then always 204.
 async fn fake(
     answers: &'static [(u16, &'static str)],
 ) -> Result<(String, Arc<AtomicUsize>), Failure> {
@@ -36,7 +36,7 @@ async fn fake(
     Ok((url, asked))
 }
 
-/// A store that fails on every body with one of these words in it, and writes down the others.
+/// A store that fails on every body that contains one of these texts, and records the others.
 async fn failing_on(
     words: &'static [&'static str],
 ) -> Result<(String, Arc<Mutex<String>>), Failure> {
@@ -93,7 +93,7 @@ fn v2_sink(url: &str, settings: SinkSettings) -> Result<(MetricSink, SinkTask), 
 
 #[tokio::test]
 async fn nothing_is_dropped_while_the_store_says_not_now() -> Result<(), Failure> {
-    // What the store says, and how long the sink must wait at least.
+    // The store's responses, and the minimum delay of the sink.
     let cases: &[(&'static [(u16, &'static str)], u64)] = &[
         (&[(429, "1")], 1000),
         (&[(503, "1"), (503, "")], 1000),
@@ -115,7 +115,8 @@ async fn nothing_is_dropped_while_the_store_says_not_now() -> Result<(), Failure
 
 #[tokio::test]
 async fn the_api_is_chosen_by_the_stores_version() -> Result<(), Failure> {
-    // What the store says of itself (header of /ping, body of /health), and the write it then gets.
+    // The version that the store reports (header of /ping, body of /health), and the expected
+    // write.
     let v1 = "/write?db=metrics&precision=u&rp=week Basic dXNlcjpwYXNz gzip";
     let v2 = "/api/v2/write?bucket=metrics&precision=us&org=plant Token secret gzip";
     for (ping, health, expected) in [
@@ -167,7 +168,7 @@ async fn the_api_is_chosen_by_the_stores_version() -> Result<(), Failure> {
 #[tokio::test]
 async fn a_stop_writes_what_was_handed_in_or_says_that_it_did_not() -> Result<(), Failure> {
     let (url, _) = fake(&[]).await?;
-    // The linger is cut short by the stop.
+    // Draining ends the linger early.
     let (sink, task) = v2_sink(&url, SinkSettings { linger: Duration::from_secs(60), ..quick() })?;
     let completion = sink.submit(lines(1, 10)).await?;
     let start = Instant::now();

@@ -1,5 +1,5 @@
-//! The metric sink against a real InfluxDB 1.x, and against a fake store for what a healthy one
-//! does not answer.
+//! The metric sink against a real InfluxDB 1.x, and against a fake store for responses that a
+//! healthy one does not send.
 
 mod fake_store;
 #[path = "../support/mod.rs"]
@@ -26,7 +26,7 @@ fn sink(url: &str, gzip: bool, settings: SinkSettings) -> Result<(MetricSink, Si
     Ok(MetricSink::start(Arc::new(InfluxClient::new(store)?), settings))
 }
 
-/// Waits short enough for tests.
+/// Settings with delays short enough for tests.
 fn quick() -> SinkSettings {
     SinkSettings {
         linger: Duration::from_millis(20),
@@ -120,7 +120,7 @@ async fn a_killed_store_loses_nothing_and_memory_stays_bounded() -> Result<(), F
             Ok::<_, Failure>(completions)
         }
     });
-    // The feeder is stopped by the bound, not by its end.
+    // The feeder is stopped by the limit; it has not submitted everything.
     let full = wait_for(Duration::from_secs(5), || sink.counters().snapshot().retries >= 4).await;
     let held = sink.counters().snapshot().bytes_held;
     assert!(full && held <= 64 * 1024 && held > 32 * 1024, "{held} bytes are held");
@@ -144,7 +144,7 @@ async fn bad_lines_are_isolated_with_the_stores_words() -> Result<(), Failure> {
     let (sink, _task) = sink(&store.url(), true, quick())?;
     assert_eq!(sink.submit(lines(0, 1)).await?.await, Outcome::Written);
 
-    // Three messages, gathered into one batch: conflict, not line protocol, beyond all time.
+    // Three messages, gathered into one batch: type conflict, no line protocol, time out of range.
     let conflict = "m,id=1 v=1i 1\nm,id=1 v=2 2\nm,id=1 w=1,v=\"x\" 3\nother v=1i 1";
     let garbage = "m,id=2 v=1 1\nno line at all\nm,id=2 v= 1\nm,id=2 v=9 9";
     let time = format!("m,id=3 v=1 {}\nm,id=3 v=1 1", i64::MAX);
@@ -192,7 +192,7 @@ async fn many_bad_lines_cost_few_requests() -> Result<(), Failure> {
     assert_eq!(sink.submit(Lines::from_text(floats)).await?.await, Outcome::Written);
     let before = sink.counters().snapshot().requests;
 
-    // Every third line is in conflict, in nine measurements.
+    // Every third line has a type conflict, in nine measurements.
     let text = (0..3000)
         .map(|n| format!("c{},n={n} v=1{} 1\n", n % 9, if n % 3 == 0 { "i" } else { "" }))
         .collect();
@@ -212,7 +212,8 @@ async fn many_bad_lines_cost_few_requests() -> Result<(), Failure> {
     Ok(())
 }
 
-/// Good and bad lines in turn, of one field: each of them had to be found by a request of its own.
+/// Regression: of alternating good and bad lines of one field, each bad line needed a separate
+/// request.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_message_that_cannot_be_isolated_cheaply_harms_itself_alone() -> Result<(), Failure> {
     let store = Influx::start("").await?;
@@ -264,7 +265,7 @@ async fn a_project_has_a_place_of_its_own() -> Result<(), Failure> {
     let shared = serde_json::json!(["autogen", "0s", "168h0m0s", 1, true]);
     let own =
         |duration, shard| serde_json::json!([shared, ["project-a", duration, shard, 1, false]]);
-    // For one that never had any, nothing is made but the database.
+    // For a project that never had a retention, only the database is created.
     client.release("project-a").await?;
     assert_eq!(policies().await?, serde_json::json!([shared]));
     for (days, duration, shard) in [
@@ -279,7 +280,7 @@ async fn a_project_has_a_place_of_its_own() -> Result<(), Failure> {
         assert_eq!(policies().await?, own(duration, shard), "{days} days");
     }
 
-    // One batch for two places; what is older than the policy lets stay is no bad line.
+    // One batch for two buckets; points older than the policy's duration are not bad lines.
     let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_micros();
     let old = now - 40 * 86_400 * 1_000_000;
     let mixed = format!("m,id=a v=1 {old}\nm,id=a v=2 {now}\nm,id=a v=3i {now}\n");
@@ -293,19 +294,20 @@ async fn a_project_has_a_place_of_its_own() -> Result<(), Failure> {
     assert_eq!(store.count("\"project-a\".m", "v").await?, 1);
     assert_eq!(store.count("m", "v").await?, 2);
 
-    // Somebody has dropped it: it is made again, and nothing is lost.
+    // The policy was dropped: it is created again, and nothing is lost.
     store.rows("DROP RETENTION POLICY \"project-a\" ON metrics").await?;
     let line = Lines::from_text(format!("m,id=a v=4 {now}\n"));
     assert_eq!(sink.submit_to(place, line).await?.await, Outcome::Written);
     assert_eq!(policies().await?, own("720h0m0s", "24h0m0s"));
 
-    // Back to what is for all projects: what is there stays as long as theirs.
+    // Back to the shared retention: existing points are kept as long as those of the database.
     client.release("project-a").await?;
     assert_eq!(policies().await?, own("0s", "168h0m0s"));
     Ok(())
 }
 
-/// A string in `cpu.usage_user` refused every other device's number, in other projects too.
+/// Regression: a string in `cpu.usage_user` made the store refuse numbers of all other devices, in
+/// other projects, too.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_project_does_not_affect_the_types_or_names_of_another() -> Result<(), Failure> {
     let store = Influx::start("").await?;
@@ -322,7 +324,7 @@ async fn a_project_does_not_affect_the_types_or_names_of_another() -> Result<(),
         (own("a")?, "q,project=a size=\"x\",secret=1 1\n"),
         (own("b")?, "q,project=b size=2.5 1\n"),
         (Place::Shared, "q,project=default size=true 1\n"),
-        // Made when it is first written to.
+        // Created at the first write.
         (own("c")?, "q,project=c size=7i 1\n"),
     ];
     for (place, text) in writes {

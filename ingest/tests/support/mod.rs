@@ -11,7 +11,7 @@ use tokio::process::{Child, Command};
 
 pub(crate) type Failure = Box<dyn std::error::Error + Send + Sync>;
 
-/// A running (or killed) InfluxDB; it and its folder are gone when this is dropped.
+/// A running (or killed) InfluxDB; dropping this ends it and deletes its folder.
 pub(crate) struct Influx {
     folder: TempDir,
     child: Option<Child>,
@@ -21,12 +21,13 @@ pub(crate) struct Influx {
 
 /// Installs the crypto provider that every muster process installs first.
 pub(crate) fn install_crypto() {
-    // Another test of this process may have been first.
+    // Another test of this process may have installed it.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
 }
 
 impl Influx {
-    /// Starts a store; `http` holds more lines for the `[http]` section of its configuration.
+    /// Starts a store; `http` contains additional lines for the `[http]` section of its
+    /// configuration.
     pub(crate) async fn start(http: &str) -> Result<Self, Failure> {
         install_crypto();
         let folder = TempDir::new()?;
@@ -72,7 +73,7 @@ impl Influx {
         Err("influxd did not answer within 10 s".into())
     }
 
-    /// kill -9.
+    /// Kills it with SIGKILL.
     pub(crate) async fn kill(&mut self) -> Result<(), Failure> {
         if let Some(mut child) = self.child.take() {
             child.kill().await?;
@@ -94,7 +95,7 @@ impl Influx {
         Ok(serde_json::from_value(rows.unwrap_or_else(|| serde_json::json!([])))?)
     }
 
-    /// How many values a field has.
+    /// The number of values of a field.
     pub(crate) async fn count(&self, measurement: &str, field: &str) -> Result<u64, Failure> {
         let rows = self.rows(&format!("SELECT count({field}) FROM {measurement}")).await?;
         Ok(rows.first().and_then(|row| row.get(1)).and_then(serde_json::Value::as_u64).unwrap_or(0))

@@ -1,5 +1,6 @@
-//! (f) The released agent at its default interval, beside Debian's node_exporter scraped as often,
-//! as Prometheus does it (one kept connection, gzip). Both are measured over the same seconds.
+//! (f) The released agent at its default interval, compared with Debian's node_exporter, scraped at
+//! the same interval like by Prometheus (one persistent connection, gzip). Both are measured over
+//! the same seconds.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -15,9 +16,9 @@ use crate::process;
 use crate::report::{Report, Row};
 
 const DURATION: Duration = Duration::from_secs(80);
-/// How long the agent is looked at that has nothing to report: pings are 20 s apart.
+/// Duration of the measurement of an agent with nothing to report: pings are 20 s apart.
 const SILENT: Duration = Duration::from_secs(120);
-/// The agent's default, and how often the exporter is scraped.
+/// The agent's default interval, and that of the scrapes.
 const INTERVAL: Duration = Duration::from_secs(10);
 
 struct Exporter {
@@ -49,14 +50,14 @@ fn start_exporter() -> Option<Exporter> {
     Some(Exporter { child, port, program })
 }
 
-/// One scrape on a kept connection; answers the bytes of request and answer.
+/// Scrapes on a persistent connection; returns the bytes of request and response.
 fn scrape(connection: &mut TcpStream) -> std::io::Result<u64> {
     let request = "GET /metrics HTTP/1.1\r\nHost: localhost\r\nAccept-Encoding: gzip\r\n\
                    Accept: text/plain;version=0.0.4\r\nUser-Agent: Prometheus/2.42.0\r\n\r\n";
     connection.write_all(request.as_bytes())?;
     let mut answer = Vec::new();
     let mut buffer = [0; 65536];
-    // Chunked, or with a length; either way the connection stays open, so its end is silence.
+    // Chunked, or with a length; the connection stays open, so a read timeout ends the response.
     connection.set_read_timeout(Some(Duration::from_secs(2)))?;
     loop {
         match connection.read(&mut buffer) {
@@ -69,7 +70,7 @@ fn scrape(connection: &mut TcpStream) -> std::io::Result<u64> {
     Ok((request.len() + answer.len()) as u64)
 }
 
-/// What a process used over the measured time.
+/// Resources that a process used during the measurement.
 struct Cost {
     resident_mb: f64,
     cpu_percent: f64,
@@ -77,7 +78,7 @@ struct Cost {
     stripped_mb: f64,
 }
 
-/// Measures both.
+/// Measures both programs.
 pub(crate) async fn measure(report: &mut Report) {
     let mut system = System::start_with(&[]).await;
     let pid = wait::until("the agent", Duration::from_secs(30), || {
@@ -93,7 +94,7 @@ pub(crate) async fn measure(report: &mut Report) {
         });
         connection = Some(connected.await);
     }
-    // Both have settled: the agent has said what there is to say once.
+    // Afterwards both are idle: the agent has sent its initial reports.
     tokio::time::sleep(Duration::from_secs(15)).await;
 
     let other = exporter.as_ref().map(|exporter| exporter.child.id());
@@ -132,7 +133,7 @@ pub(crate) async fn measure(report: &mut Report) {
     }
 }
 
-/// Bytes an hour with nothing to report: pings, and TLS around them.
+/// Bytes per hour with nothing to report: pings, and their TLS overhead.
 async fn connection_alone(system: &System, pid: u32) -> Option<f64> {
     let name = system.api.list("/api/v1/devices").await[0]["name"].as_str()?.to_owned();
     let path = format!("/api/v1/devices/{name}/config");
@@ -144,8 +145,8 @@ async fn connection_alone(system: &System, pid: u32) -> Option<f64> {
     Some(bytes as f64 * 3600.0 / start.elapsed().as_secs_f64())
 }
 
-/// What a cellular contract is about. The peer's figures are those that balena publishes for its
-/// own agent: a connection that does nothing, and its metrics of the device.
+/// Traffic, as billed by a cellular contract. The peer's values are those that balena publishes for
+/// its own agent: an idle connection, and its metrics of the device.
 fn traffic(report: &mut Report, silent: f64, measuring: f64) {
     let a_month = |bytes_an_hour: f64| bytes_an_hour * 24.0 * 30.0 / 1e6;
     let metrics = measuring - silent;
@@ -165,7 +166,7 @@ fn traffic(report: &mut Report, silent: f64, measuring: f64) {
     }
 }
 
-/// The program as it is shipped, when it was built so; else as it runs here.
+/// The program as released if that was built; otherwise the binary under test.
 fn shipped() -> PathBuf {
     let built = binary("muster-agent");
     let release = built.parent().unwrap_or(Path::new("."));

@@ -1,8 +1,9 @@
-//! (a) Device reports appended to the log, against plain binary COPY of the same rows into the same
-//! table, with as many rows a commit.
+//! (a) Device reports appended to the log, compared with plain binary COPY of the same rows into
+//! the same table, with the same number of rows per commit.
 //!
-//! The rows' HMACs are made beforehand, as ingest makes them beside the appender; hashing the
-//! leaves, checking the tips, the streams' rows and the head are inside.
+//! The rows' HMACs are computed before the measurement, as ingest computes them outside the
+//! appender. The measurement includes hashing the leaves, checking the tips, the streams' rows and
+//! the head.
 
 use std::time::Instant;
 
@@ -21,13 +22,13 @@ use crate::pairs::{PAIRS, Pairs};
 use crate::report::Report;
 
 const DEVICES: usize = 1_000;
-/// Batches that wait at the appender.
+/// Number of batches that wait for the appender.
 const WAITING: usize = 24;
-/// Events in a batch as ingest hands it over.
+/// Number of events in a batch from ingest.
 const HANDED_OVER: usize = 500;
 const TIME: Timestamp = Timestamp(1_795_420_800_000_000);
 
-/// Devices and where the log stands with each of them.
+/// The devices, with the version and tip that the log has of each.
 struct Reports {
     event: Event,
     devices: Vec<(DeviceId, Chain, u64, Hash)>,
@@ -35,7 +36,7 @@ struct Reports {
 
 impl Reports {
     fn new(project: &ProjectId) -> Self {
-        // About 300 bytes when it is sealed.
+        // A signed event has about 300 bytes.
         let errors = [("log.level".to_owned(), "no such level".to_owned())].into();
         let event = DeviceConfigApplied { version: 1_000_000, errors }.into();
         let device = |number: usize| {
@@ -70,8 +71,8 @@ impl Reports {
         Batch { appends: self.devices.iter().map(enroll).collect(), offset: None }
     }
 
-    /// The next events, one a device and append, in batches of `size`. The log looks at places and
-    /// tips, not into the records: each device's one sealed event serves again and again.
+    /// The next events, one per device and append, in batches of `size`. The log checks versions
+    /// and tips, not the records, so each device's single signed event is appended repeatedly.
     fn batches(&mut self, count: usize, size: usize) -> Vec<Batch> {
         let mut batches: Vec<Batch> = Vec::new();
         for number in 0..count {
@@ -94,7 +95,7 @@ impl Reports {
     }
 }
 
-/// Appends all of it, always with work waiting; answers seconds.
+/// Appends all batches, always with work waiting; returns seconds.
 async fn append(log: &EventLog, project: &ProjectId, batches: Vec<Batch>) -> f64 {
     let start = Instant::now();
     let mut waiting = FuturesOrdered::new();
@@ -115,7 +116,7 @@ async fn append(log: &EventLog, project: &ProjectId, batches: Vec<Batch>) -> f64
     start.elapsed().as_secs_f64()
 }
 
-/// Measures with 1,000, 200 and 5,000 events a commit.
+/// Measures with 1,000, 200 and 5,000 events per commit.
 pub(crate) async fn measure(report: &mut Report) {
     let server = LogServer::start().await;
     let (project, scratch): (ProjectId, ProjectId) =
@@ -130,7 +131,8 @@ pub(crate) async fn measure(report: &mut Report) {
     {
         let log = server.open(LogOptions { max_batch: size, ..LogOptions::default() }).await;
         let handed_over = HANDED_OVER.min(size);
-        // The session, its statements and its memory of the streams are there before the clock runs.
+        // The session, its statements and its cache of the streams exist before the measurement
+        // starts.
         append(&log, &project, reports.batches(5_000, handed_over)).await;
         let mut pairs = Pairs::default();
         for _ in 0..PAIRS {

@@ -1,5 +1,5 @@
 //! The system as separate processes with production's settings, and devices that have enrolled
-//! through its door. Their events and metrics are published from here, over a few connections.
+//! through its listener. This process publishes their events and metrics over a few connections.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
@@ -14,9 +14,9 @@ use muster_schemas::subjects::{self, DeviceSubjects};
 use muster_tests::fleet::Fleet;
 use muster_tests::sim::{Chain, enroll};
 
-/// Devices.
+/// Number of devices.
 pub(crate) const DEVICES: usize = 200;
-/// Connections that publish.
+/// Number of publishing connections.
 const LINKS: usize = 4;
 /// Maximum number of messages of one connection that wait for a confirmation.
 const WINDOW: usize = 256;
@@ -57,12 +57,12 @@ impl Field {
         Self { fleet, log, chains, links }
     }
 
-    /// Where the log ends.
+    /// The newest position of the log.
     pub(crate) async fn head(&self) -> u64 {
         self.log.head(&ProjectId::default_project()).await.unwrap().unwrap().position
     }
 
-    /// Seals this many more events on every device; answers them by connection, each device's in
+    /// Signs this many further events of every device; returns them by connection, each device's in
     /// order on one.
     pub(crate) fn seal(&mut self, events: u64) -> Vec<Vec<Message>> {
         std::thread::scope(|scope| {
@@ -78,7 +78,7 @@ impl Field {
         })
     }
 
-    /// The messages of all devices by connection, the devices of one taking turns.
+    /// The messages of all devices by connection, alternating between the devices of a connection.
     pub(crate) fn by_link(&self, of: impl Fn(&Chain) -> Vec<Message>) -> Vec<Vec<Message>> {
         self.chains
             .chunks(DEVICES.div_ceil(LINKS))
@@ -94,7 +94,7 @@ impl Field {
             .collect()
     }
 
-    /// Publishes all of it as fast as the broker takes it.
+    /// Publishes all messages at the broker's maximum rate.
     pub(crate) async fn publish(&self, by_link: Vec<Vec<Message>>) {
         let links = self.links.iter().zip(by_link).map(|(link, messages)| {
             let link = link.clone();
@@ -151,8 +151,8 @@ impl Publisher {
     }
 }
 
-/// How fast something is worked off: asks how much is done until it is `total`. The clock starts
-/// when the first progress is seen, and what was done by then does not count.
+/// The rate at which work is processed: polls `done` until it is `total`. The measurement starts at
+/// the first progress, and excludes the work done by then.
 pub(crate) async fn drain_rate<F: Future<Output = u64>>(total: u64, done: impl Fn() -> F) -> f64 {
     let patience = Instant::now();
     let mut began: Option<(Instant, u64)> = None;

@@ -1,8 +1,9 @@
-//! (t) Five hostile devices among 300 honest ones, only when asked for (`make soak KIND=hostile MINUTES=30`): junk
-//! metrics, odd times, floods of events, oversized batches, foreign replies. The honest devices' events
-//! and metrics must be complete, their delay at most doubled, and memory flat.
+//! (t) Five hostile devices among 300 well-behaved ones; runs only on request
+//! (`make soak KIND=hostile MINUTES=30`): invalid metrics, unreasonable times, floods of events,
+//! oversized batches, foreign reply subjects. The well-behaved devices' events and metrics must be
+//! complete, their delay at most doubled, and memory flat.
 //!
-//! The first fifth of the time is without the hostile ones, for comparison.
+//! The first fifth of the time is without the hostile devices, for comparison.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -20,17 +21,17 @@ use tokio::task::JoinSet;
 use crate::process;
 use crate::report::{Report, Row};
 
-/// Honest devices, simulated.
+/// Number of well-behaved devices, simulated.
 const HONEST: usize = 300;
-/// Time until the honest devices are measured.
+/// Time before the measurement starts.
 const WARM_UP: Duration = Duration::from_secs(30);
 /// Interval between probes.
 const PROBE_INTERVAL: Duration = Duration::from_secs(2);
-/// Longest wait for a probe.
+/// Timeout of a probe.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(60);
-/// Limit for the delay with hostile devices, beside the delay without.
+/// Maximum ratio of the delay with hostile devices to the delay without.
 const MAX_DELAY_RATIO: f64 = 2.0;
-/// What a process may have grown since the hostile devices began to work at it.
+/// Maximum growth of a process's memory since the start of the attacks, as a factor.
 const MAX_GROWTH: f64 = 1.25;
 const WEEK: i64 = 7 * 86_400_000_000;
 
@@ -54,7 +55,7 @@ fn percentile(delays: &[f64], share: f64) -> f64 {
 }
 
 impl Delays {
-    /// Sends one event and one point of an honest device, and waits until each is there.
+    /// Sends one event and one point of a well-behaved device, and waits until both are readable.
     async fn probe(&mut self, system: &System, probe: &mut SimDevice, number: i64) {
         let sent = Instant::now();
         probe.chain.record_many(1);
@@ -82,13 +83,13 @@ impl Delays {
     }
 }
 
-/// A batch with a text of this many bytes.
+/// A batch with a text field of this many bytes.
 fn batch_of_text(bytes: usize) -> Bytes {
     let points = vec![Point::new("app").field("t", FieldValue::Text("':".repeat(bytes / 2)))];
     MetricBatch { time: now(), points }.encode().into()
 }
 
-/// What one hostile device does once a second, for ever.
+/// Runs the attacks of one hostile device, once a second, without end.
 async fn attack(device: SimDevice, kind: usize, victim: String) {
     let subjects = |what: &str| format!("muster.default.{}.{}", device.id(), what);
     loop {
@@ -110,7 +111,7 @@ async fn attack(device: SimDevice, kind: usize, victim: String) {
                 }
             }
             3 => {
-                // The largest batches that the broker takes, and larger ones.
+                // The largest batches that the broker accepts, and larger ones.
                 let (largest, oversized) = (batch_of_text(65_000), batch_of_text(420_000));
                 for number in 0..56 {
                     let batch = if number % 7 == 0 { &oversized } else { &largest };
@@ -150,7 +151,7 @@ fn memory(system: &System) -> Vec<(&'static str, f64)> {
     found
 }
 
-/// Lives through it.
+/// Runs the comparison and the attacks, and reports the results.
 pub(crate) async fn measure(report: &mut Report, minutes: u64, say: &impl Fn(&str)) {
     let system = System::start().await;
     let token = system.api.enrollment_token(u32::try_from(HONEST).unwrap() + 6).await;
@@ -172,7 +173,7 @@ pub(crate) async fn measure(report: &mut Report, minutes: u64, say: &impl Fn(&st
     let enrolled = Fleet::enroll(&options, &counters).await.unwrap();
     let fleet = Fleet::start(&options, enrolled, Arc::clone(&counters)).unwrap();
 
-    // The devices connect and send what they recorded until then.
+    // Time for the devices to connect and send what they have recorded.
     tokio::time::sleep(WARM_UP).await;
 
     let lasts = Duration::from_secs(60 * minutes);

@@ -1,5 +1,5 @@
-//! (d) From publishing on the device to visible in `GET /devices/{id}`, while other devices
-//! publish at a tenth and at half of what ingest can take.
+//! (d) From publishing on the device until visible in `GET /devices/{id}`, while other devices
+//! publish at a tenth and at half of ingest's maximum rate.
 
 use std::time::{Duration, Instant};
 
@@ -10,9 +10,9 @@ use crate::field::{DEVICES, Field, Publisher};
 use crate::pairs::percentile;
 use crate::report::{Report, Row, thousands};
 
-/// How long each rate is kept up.
+/// Duration of each rate.
 const DURATION: Duration = Duration::from_secs(12);
-/// How often each connection publishes what is due.
+/// Interval at which each connection publishes.
 const TICK: Duration = Duration::from_millis(5);
 const TARGET_MS: f64 = 150.0;
 
@@ -24,7 +24,7 @@ pub(crate) async fn measure(field: &mut Field, rate: f64, report: &mut Report) {
     let token = field.fleet.api.enrollment_token(1).await;
     let mut device =
         SimDevice::join(&field.fleet.api, &field.fleet.ca(), &token, "bench-watched").await;
-    // The read side has caught up when it shows this.
+    // When this is visible, the read side has caught up.
     probe(field, &mut device).await;
     for (name, share) in [("a tenth", 0.1), ("half", 0.5)] {
         let load = start_load(field, rate * share);
@@ -51,7 +51,7 @@ pub(crate) async fn measure(field: &mut Field, rate: f64, report: &mut Report) {
     }
 }
 
-/// How soon an operator sees a device come and go, while nothing else happens.
+/// Delay until an operator sees a device connect and disconnect, on an idle system.
 pub(crate) async fn presence(field: &Field, report: &mut Report) {
     const ROUNDS: usize = 15;
     let fleet = &field.fleet;
@@ -89,7 +89,7 @@ pub(crate) async fn presence(field: &Field, report: &mut Report) {
     }
 }
 
-/// Publishes one event and asks until the device shows it; answers milliseconds.
+/// Publishes one event and polls until the device shows it; returns milliseconds.
 async fn probe(field: &Field, device: &mut SimDevice) -> f64 {
     let version = device.chain.events.len() as u64 + 1;
     let event = DeviceConfigApplied { version, errors: Default::default() };
@@ -107,7 +107,7 @@ async fn probe(field: &Field, device: &mut SimDevice) -> f64 {
     }
 }
 
-/// Publishes at this rate from all connections; each answers how much it published.
+/// Publishes at this rate on all connections; each task returns the number of published messages.
 fn start_load(field: &mut Field, rate: f64) -> Vec<tokio::task::JoinHandle<usize>> {
     let length = DURATION + Duration::from_secs(1);
     let each = (rate * length.as_secs_f64() / DEVICES as f64).ceil() as u64;

@@ -1,4 +1,4 @@
-//! A PostgreSQL of its own with the settings of production, a log in it, and plain COPY beside it.
+//! A separate PostgreSQL with the settings of production, its log, and plain COPY for comparison.
 
 use std::time::Instant;
 
@@ -12,7 +12,7 @@ use tempfile::TempDir;
 const COLUMNS: &str = "position, stream, stream_version, type, schema_version, occurred_at, \
      recorded_at, actor, correlation, causation, record, salt";
 
-/// The server and a client that is not the log's.
+/// The server, and a client that the log does not use.
 pub(crate) struct LogServer {
     pub(crate) log: EventLog,
     postgres: Postgres,
@@ -33,7 +33,7 @@ impl LogServer {
         Self { log, postgres, client, _dir: dir }
     }
 
-    /// Makes a partition for rows that no projection shall see.
+    /// Creates a partition for rows that no projection reads.
     pub(crate) async fn scratch(&self, project: &ProjectId) {
         self.log.ensure_project(project).await.unwrap();
         let forget = "DELETE FROM heads WHERE project = $1";
@@ -45,7 +45,7 @@ impl LogServer {
         open(&self.postgres, options).await
     }
 
-    /// Rows of a project as binary COPY data for a scratch project, so many in each piece.
+    /// Rows of a project as binary COPY data for a scratch project, `rows` in each chunk.
     pub(crate) async fn copies(
         &self,
         from: &ProjectId,
@@ -70,7 +70,7 @@ impl LogServer {
         copies
     }
 
-    /// Writes the pieces into the log's table, each in a transaction of its own; answers seconds.
+    /// Writes the chunks into the log's table, each in a separate transaction; returns seconds.
     pub(crate) async fn copy(&self, copies: Vec<Bytes>) -> f64 {
         let sql = format!("COPY events (project, {COLUMNS}) FROM STDIN (FORMAT binary)");
         let statement = self.client.prepare(&sql).await.unwrap();
@@ -78,7 +78,7 @@ impl LogServer {
         for copy in copies {
             let sink = self.client.copy_in::<_, Bytes>(&statement).await.unwrap();
             let mut sink = std::pin::pin!(sink);
-            // In pieces that the socket takes in one go.
+            // In parts that the socket accepts in one write.
             let mut rest = copy;
             while !rest.is_empty() {
                 let piece = rest.split_to(rest.len().min(64 * 1024));

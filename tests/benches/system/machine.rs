@@ -1,6 +1,6 @@
-//! When and where a table was measured.
+//! Date and machine of a measurement.
 
-/// Date, cores, CPU, memory and how busy the machine was otherwise.
+/// Date, cores, CPU, memory, and the load by other processes.
 pub(crate) fn describe() -> String {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let cpu = field("/proc/cpuinfo", "model name").unwrap_or_else(|| "unknown CPU".to_owned());

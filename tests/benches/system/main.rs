@@ -1,8 +1,8 @@
-//! `make bench`: what muster does a second, beside what the machine could do with nothing else to
-//! do. Prints one table; proves nothing, and no test waits for it.
+//! `make bench`: muster's throughput and latency, compared with programs that do only that work on
+//! the same machine. Prints one table; no test depends on it.
 //!
-//! Arguments: `--markdown` prints the table as docs/performance.md holds it; letters (`a c`) run
-//! only those measurements; `soak=60` runs the hour of churn alone, or as many minutes, and
+//! Arguments: `--markdown` prints the table for docs/performance.md; letters (`a c`) run
+//! only those measurements; `soak=60` runs only the churn for that many minutes, and
 //! `hostile=30` half an hour with hostile devices.
 #![allow(
     clippy::unwrap_used,

@@ -1,7 +1,7 @@
 //! (c) Metric points from the broker into InfluxDB through the released ingest, and through its
-//! sink alone, against posting the same line protocol straight to the same InfluxDB.
+//! sink alone, compared with posting the same line protocol directly to the same InfluxDB.
 //!
-//! Each way has a database of its own with the same series, made before the clock runs.
+//! Each variant has a separate database with the same series, created before the measurement.
 
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
@@ -20,19 +20,19 @@ use crate::pairs::{PAIRS, Pairs};
 use crate::report::Report;
 use muster_simulate::samples::{POINTS, batch};
 
-/// Batches of each device in a round.
+/// Number of batches of each device in a round.
 const ROUNDS: usize = 100;
 const BATCHES: u64 = (ROUNDS * DEVICES) as u64;
 const TOTAL: f64 = (BATCHES * POINTS) as f64;
-/// Requests in flight, as the sink has them.
+/// Number of requests in flight, like the sink's default.
 const REQUESTS: usize = 3;
 
-/// Measures both.
+/// Measures both variants.
 pub(crate) async fn measure(field: &mut Field, report: &mut Report) {
     field.fleet.query.stop();
     let (straight, sink) = (client(field, "straight").await, client(field, "sink").await);
     let (mut whole, mut alone) = (Pairs::default(), Pairs::default());
-    // The first round makes the series and is not counted.
+    // The first round creates the series and is not counted.
     for round in 0..=PAIRS {
         let ingest = through_ingest(field, round).await;
         let lines = lines(field, round);
@@ -50,7 +50,7 @@ pub(crate) async fn measure(field: &mut Field, report: &mut Report) {
     report.rate("(c) metric points, sink alone", alone.ours(), peer, alone.ratio(), None);
 }
 
-/// Each round an hour that no other round has.
+/// The time of a step; each round has a separate hour.
 fn time(round: usize, step: usize) -> Timestamp {
     let now = Timestamp::from(std::time::SystemTime::now()).0;
     let hours = 1 + round as i64;
@@ -90,7 +90,7 @@ fn place(field: &Field, device: muster_schemas::DeviceId) -> usize {
     field.chains.iter().position(|chain| chain.device == device).unwrap()
 }
 
-/// What ingest makes of the same batches, in the same order.
+/// The lines that ingest encodes from the same batches, in the same order.
 fn lines(field: &Field, round: usize) -> Vec<Lines> {
     let project = ProjectId::default_project();
     let mut all = Vec::new();
@@ -104,7 +104,7 @@ fn lines(field: &Field, round: usize) -> Vec<Lines> {
     all
 }
 
-/// Bodies built beforehand, cut as the sink cuts them.
+/// Posts bodies that are built before the measurement, split like the sink's.
 async fn post(client: &Arc<InfluxClient>, lines: &[Lines]) -> f64 {
     let settings = SinkSettings::default();
     let (mut bodies, mut body, mut count) = (Vec::new(), Vec::new(), 0);

@@ -1,9 +1,9 @@
-//! Ours and the peer's in turn, A B A B, so that a slow minute of the machine hits both.
+//! Alternating measurements of muster and a peer, A B A B, so that a slow minute affects both.
 
-/// How many pairs a comparison has.
+/// Number of pairs in a comparison.
 pub(crate) const PAIRS: usize = 3;
 
-/// What the pairs of a comparison gave, a second.
+/// The results of a comparison's pairs, per second.
 #[derive(Debug, Default)]
 pub(crate) struct Pairs {
     ours: Vec<f64>,
@@ -17,12 +17,12 @@ impl Pairs {
         self.peer.push(peer);
     }
 
-    /// The median of ours.
+    /// The median of muster's results.
     pub(crate) fn ours(&self) -> f64 {
         median(self.ours.clone())
     }
 
-    /// The median of the peer's.
+    /// The median of the peer's results.
     pub(crate) fn peer(&self) -> f64 {
         median(self.peer.clone())
     }
@@ -33,7 +33,7 @@ impl Pairs {
     }
 }
 
-/// The middle one.
+/// The median.
 pub(crate) fn median(mut numbers: Vec<f64>) -> f64 {
     numbers.sort_by(f64::total_cmp);
     numbers.get(numbers.len() / 2).copied().unwrap_or(f64::NAN)

@@ -1,4 +1,4 @@
-//! What a process costs, as the kernel counts it.
+//! Resource usage of a process, from the kernel's counters.
 
 use std::path::Path;
 use std::process::Command;
@@ -11,22 +11,22 @@ pub(crate) fn resident_mb(pid: u32) -> f64 {
     kib * 1024.0 / 1e6
 }
 
-/// Memory in megabytes (10⁶ bytes), what is shared with other processes counted by its share.
+/// Memory in megabytes (10⁶ bytes); memory shared with other processes counts proportionally.
 pub(crate) fn proportional_mb(pid: u32) -> f64 {
-    // A process that ends meanwhile holds nothing.
+    // A process that has ended meanwhile uses no memory.
     let text = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
     let line = text.lines().find_map(|line| line.strip_prefix("Pss:")).unwrap_or("0 kB");
     let kib: f64 = line.split_ascii_whitespace().next().unwrap().parse().unwrap();
     kib * 1024.0 / 1e6
 }
 
-/// The processes that it started.
+/// The child processes.
 pub(crate) fn children(pid: u32) -> Vec<u32> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
     text.unwrap_or_default().split_ascii_whitespace().filter_map(|pid| pid.parse().ok()).collect()
 }
 
-/// CPU seconds of all its threads, to the nanosecond.
+/// CPU seconds of all threads, with nanosecond resolution.
 pub(crate) fn cpu_seconds(pid: u32) -> f64 {
     let threads = std::fs::read_dir(format!("/proc/{pid}/task"));
     let nanoseconds = threads.into_iter().flatten().filter_map(|thread| {
@@ -36,7 +36,7 @@ pub(crate) fn cpu_seconds(pid: u32) -> f64 {
     nanoseconds.sum::<u64>() as f64 / 1e9
 }
 
-/// Bytes that its open TCP connections have sent and received, TLS included; `None` without `ss`.
+/// Bytes sent and received on its open TCP connections, TLS included; `None` without `ss`.
 pub(crate) fn tcp_bytes(pid: u32) -> Option<u64> {
     let output = Command::new("ss").args(["-tinpO"]).output().ok()?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();

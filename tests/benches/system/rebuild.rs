@@ -1,4 +1,4 @@
-//! (e) Read models rebuilt from the log, against one plain binary COPY of all of its rows.
+//! (e) Read models rebuilt from the log, compared with one plain binary COPY of all its rows.
 
 use std::time::Instant;
 
@@ -23,7 +23,7 @@ const DEVICES: usize = 1_000;
 const EVENTS: usize = 150_000;
 const TIME: Timestamp = Timestamp(1_795_420_800_000_000);
 
-/// Measures the devices alone, then all projections at once, as a new release would.
+/// Measures the devices alone, then all projections together, as after an update.
 pub(crate) async fn measure(report: &mut Report) {
     let server = LogServer::start().await;
     let project = ProjectId::default_project();
@@ -66,7 +66,7 @@ async fn rebuild<P: Projection>(log: &EventLog, projection: P) -> f64 {
     start.elapsed().as_secs_f64()
 }
 
-/// Into a partition of its own.
+/// Copies the rows into a separate partition.
 async fn copy_once(server: &LogServer, project: &ProjectId, number: usize, rows: u64) -> f64 {
     let scratch: ProjectId = format!("scratch-{number}").parse().unwrap();
     server.scratch(&scratch).await;
@@ -98,7 +98,7 @@ fn inventory(number: usize) -> DeviceInventoryReported {
     }
 }
 
-/// A fifth inventories, a half applied configs, the rest connections.
+/// Appends a fifth inventories, a half applied configs, the rest connections.
 async fn fill(log: &EventLog, project: &ProjectId) {
     let key = SigningKey::from_seed(&[7; 32]);
     let id =
@@ -128,7 +128,7 @@ async fn fill(log: &EventLog, project: &ProjectId) {
             appends.push(append(StreamName::Device(id(number)), event));
         }
     }
-    // An epoch is open only once its enrollment is committed.
+    // An epoch accepts events only when its enrollment is committed.
     commit(log, project, &mut appends).await;
     for number in 0..EVENTS {
         let chain = &mut chains[number.wrapping_mul(7919) % DEVICES];

@@ -1,5 +1,5 @@
-//! (k) A program on a device and back, (l) a key and its echo, (m) many bytes: through muster, and
-//! through OpenSSH on the same machine in the same run.
+//! (k) Running a program on a device, (l) a keystroke and its echo, (m) bulk data: through muster,
+//! and through OpenSSH on the same machine in the same run.
 
 use std::io::{Read, Write};
 use std::path::Path;
@@ -57,7 +57,7 @@ async fn programs(fleet: &Fleet, ssh: Option<&Ssh>, report: &mut Report) {
         let made = fleet.api.post("/api/v1/operations", &body).await;
         let id = made["id"].as_str().unwrap();
         let position = made["position"].to_string();
-        // The end of the output is the end of the run: what `muster exec` waits for.
+        // The end of the output is the end of the run, for which `muster exec` waits.
         let path = format!("/api/v1/operations/{id}/runs/robot/output?follow=true");
         let headers = [("muster-min-position", position.as_str())];
         fleet.api.send_with(Method::GET, &path, &json!({}), &headers).await;
@@ -98,7 +98,7 @@ async fn programs(fleet: &Fleet, ssh: Option<&Ssh>, report: &mut Report) {
     });
 }
 
-/// A request and its answer, between two clients of the same broker.
+/// A request and its response between two clients of the same broker.
 async fn bare_request(fleet: &Fleet) -> Vec<f64> {
     let (asking, answering) = (fleet.broker().await, fleet.broker().await);
     let mut questions = answering.subscribe("svc.bench").await.unwrap();
@@ -166,7 +166,7 @@ async fn keys(fleet: &Fleet, ssh: Option<&Ssh>, report: &mut Report) {
     });
 }
 
-/// A log, as programs write it; and what nothing makes smaller.
+/// Transfers log lines, which compress well, and random bytes, which do not.
 async fn bulk(fleet: &Fleet, ssh: Option<&Ssh>, dir: &Path, report: &mut Report) {
     let mut log = String::with_capacity(BULK);
     for at in 0_usize.. {
@@ -220,10 +220,10 @@ fn letter() -> u8 {
     LETTERS[rand::random::<u8>() as usize % 64]
 }
 
-/// A file there and back: by `muster cp`, which compares what it has copied, and by scp.
+/// Copies a file to the device and back: by `muster cp`, which verifies the copy, and by scp.
 fn files(fleet: &Fleet, ssh: Option<&Ssh>, dir: &Path, report: &mut Report) {
     let here = dir.join("file");
-    // Nothing that could be compressed.
+    // Incompressible data.
     let mut bytes = vec![0; BULK];
     std::fs::File::open("/dev/urandom").unwrap().read_exact(&mut bytes).unwrap();
     std::fs::write(&here, &bytes).unwrap();
@@ -268,14 +268,14 @@ fn files(fleet: &Fleet, ssh: Option<&Ssh>, dir: &Path, report: &mut Report) {
     }
 }
 
-/// An sshd of the benchmark's own, with a warm connection to it.
+/// An sshd of the benchmark, and an established connection to it.
 struct Ssh {
     server: Child,
     options: Vec<String>,
 }
 
 impl Ssh {
-    /// `None` where there is no sshd.
+    /// Starts it; `None` without sshd.
     fn start(dir: &Path) -> Option<Self> {
         if !Path::new("/usr/sbin/sshd").exists() {
             return None;
@@ -312,7 +312,7 @@ impl Ssh {
             "StrictHostKeyChecking=accept-new".to_owned(),
             "BatchMode=yes".to_owned(),
             "LogLevel=QUIET".to_owned(),
-            // Older ones do not know it, and hide no keys.
+            // Older versions do not have the next option, and do not obscure keystrokes.
             "IgnoreUnknown=ObscureKeystrokeTiming".to_owned(),
             "ObscureKeystrokeTiming=no".to_owned(),
         ];

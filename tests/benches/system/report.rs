@@ -1,17 +1,17 @@
-//! The table: one row a measurement, for a terminal or as markdown.
+//! The table: one row for each measurement, for a terminal or as markdown.
 
 use crate::machine;
 
 /// One measurement.
 #[derive(Debug)]
 pub(crate) struct Row {
-    /// The letter under which issue and docs know it, and what was measured.
+    /// Letter in the issue and the docs, and a description.
     pub(crate) what: String,
-    /// Our figure.
+    /// muster's result.
     pub(crate) value: String,
-    /// The peer's, from the same run.
+    /// The peer's result in the same run.
     pub(crate) peer: String,
-    /// Ours as a share of the peer's.
+    /// muster's result as a share of the peer's.
     pub(crate) ratio: Option<f64>,
     /// The target as text; empty when there is none.
     pub(crate) target: String,
@@ -28,13 +28,13 @@ pub(crate) struct Report {
 const HEAD: [&str; 6] = ["measurement", "muster", "peer", "ratio", "target", "met"];
 
 impl Report {
-    /// Adds a row, and shows it at once: a run takes minutes.
+    /// Adds a row and prints it immediately: a run takes minutes.
     pub(crate) fn add(&mut self, row: Row) {
         eprintln!("         {}", row.cells().join("  |  "));
         self.rows.push(row);
     }
 
-    /// Adds events or points a second beside a peer's; `at_least` is the share aimed for.
+    /// Adds events or points per second, compared with a peer's; `at_least` is the target share.
     pub(crate) fn rate(
         &mut self,
         what: &str,
@@ -53,7 +53,7 @@ impl Report {
         });
     }
 
-    /// For a terminal.
+    /// The table for a terminal.
     pub(crate) fn text(&self) -> String {
         let rows: Vec<[String; 6]> = self.table();
         let widths: Vec<usize> = (0..HEAD.len())
@@ -70,7 +70,7 @@ impl Report {
         text
     }
 
-    /// For docs/performance.md.
+    /// The table for docs/performance.md.
     pub(crate) fn markdown(&self) -> String {
         let mut lines = vec![machine::describe(), String::new()];
         for (index, row) in self.table().iter().enumerate() {
@@ -106,7 +106,7 @@ impl Row {
     }
 }
 
-/// `183 400`, to three figures that mean something.
+/// Formats a number with three significant digits, as `183 400`.
 pub(crate) fn thousands(number: f64) -> String {
     let rounded =
         if number >= 10_000.0 { (number / 100.0).round() * 100.0 } else { number.round() };

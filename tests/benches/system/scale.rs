@@ -1,7 +1,8 @@
-//! (g) to (i) Ten thousand devices with a TLS connection each: what the servers need for it, a
-//! storm of all reconnecting at once, events and metrics of all of them together.
+//! (g) to (i) Ten thousand devices with a TLS connection each: the servers' resources, all devices
+//! reconnecting simultaneously, and events and metrics of all devices together.
 //!
-//! The devices live in this process, on the same cores as the servers: their own CPU is said beside.
+//! The devices run in this process, on the same cores as the servers: their CPU time is reported
+//! separately.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,13 +17,13 @@ use serde_json::json;
 use crate::process;
 use crate::report::{Report, Row, thousands};
 
-/// Connected devices, the smaller number first.
+/// Numbers of connected devices, ascending.
 const SIZES: [usize; 2] = [1_000, 10_000];
-/// How long the silent fleet is looked at.
+/// Duration of the measurement of idle devices.
 const IDLE: Duration = Duration::from_secs(30);
-/// How long all of it reports.
+/// Duration of the measurement of reporting devices.
 const BUSY: Duration = Duration::from_secs(60);
-/// How long is waited for anything.
+/// Timeout of every wait.
 const PATIENCE: Duration = Duration::from_secs(300);
 
 fn options(fleet: &Fleet, token: &str, profile: &str) -> FleetOptions {
@@ -36,9 +37,9 @@ fn options(fleet: &Fleet, token: &str, profile: &str) -> FleetOptions {
     }
 }
 
-/// Measures all of it.
+/// Runs all measurements.
 pub(crate) async fn measure(report: &mut Report, say: &impl Fn(&str)) {
-    // One address joins with all of them.
+    // All devices enroll from one address.
     let more = [("MUSTER_JOINS_PER_SECOND", "100000")];
     let fleet = Fleet::start_with(Tuning::Production, &more).await;
     let token = fleet.api.enrollment_token(u32::try_from(SIZES[1]).unwrap()).await;
@@ -119,9 +120,9 @@ fn servers(fleet: &Fleet) -> Vec<(&'static str, Vec<u32>)> {
     ]
 }
 
-/// What each server holds and burns while nothing happens; answers the number of consumers.
+/// Measures memory and CPU of each server with idle devices; returns the number of consumers.
 async fn silent(report: &mut Report, fleet: &Fleet, size: usize) -> usize {
-    // Presence and welcomes have been dealt with.
+    // Presence events and welcomes have been processed by then.
     tokio::time::sleep(Duration::from_secs(10)).await;
     let servers = servers(fleet);
     let cpu = || -> Vec<f64> {
@@ -168,7 +169,7 @@ async fn storm(report: &mut Report, fleet: &Fleet, running: &Devices, counters: 
     }
     all_online(counters, count).await;
     let devices = began.elapsed();
-    // What an operator sees.
+    // The time until an operator sees all devices online.
     loop {
         let summary = fleet.api.get("/api/v1/fleet/summary").await;
         if summary["status"]["online"].as_u64() == Some(count) {
@@ -191,7 +192,7 @@ async fn storm(report: &mut Report, fleet: &Fleet, running: &Devices, counters: 
     });
 }
 
-/// One operation on all devices: each answers at once that it has run.
+/// Runs one operation on all devices; each immediately reports success.
 async fn command(report: &mut Report, fleet: &Fleet) {
     let count = SIZES[1] as u64;
     let memory = || -> f64 {

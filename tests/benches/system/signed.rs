@@ -1,8 +1,8 @@
-//! (b) Signed events from the broker into the log through the released ingest, against verifying
-//! the same events' signatures (strict) on all cores and doing nothing else.
+//! (b) Signed events from the broker into the log through the released ingest, compared with
+//! verifying the same events' signatures (strict) on all cores and nothing else.
 //!
-//! The events are in the stream before ingest starts, so that publishing them costs nothing while
-//! the clock runs; the clock starts with the first commit that is seen.
+//! The events are in the stream before ingest starts, so that publishing them costs nothing during
+//! the measurement, which starts with the first commit.
 
 use std::time::Instant;
 
@@ -15,11 +15,11 @@ use crate::field::{DEVICES, Field, drain_rate};
 use crate::pairs::{PAIRS, Pairs};
 use crate::report::Report;
 
-/// Events of each device in a round.
+/// Number of events of each device in a round.
 const EVENTS: u64 = 250;
 const TOTAL: u64 = EVENTS * DEVICES as u64;
 
-/// Answers the events a second, alone.
+/// Returns the events per second, without a comparison.
 pub(crate) async fn measure(field: &mut Field, report: &mut Report) -> f64 {
     let mut rates = Vec::new();
     for (what, is_alone) in [
@@ -55,7 +55,7 @@ async fn round(field: &mut Field) -> f64 {
     drain_rate(TOTAL, || async move { shared.head().await - before }).await
 }
 
-/// Verifies the newest round's signatures; answers signatures a second. Parsing is not counted.
+/// Verifies the newest round's signatures; returns signatures per second. Parsing is not included.
 fn verify(chains: &[Chain]) -> f64 {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let mut parsed: Vec<Vec<(Unverified, PublicKey)>> = (0..cores).map(|_| Vec::new()).collect();

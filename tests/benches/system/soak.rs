@@ -1,8 +1,8 @@
-//! (s) An hour of churn, only when asked for (`make soak`): simulated devices that come and go, and
-//! two real agents in network namespaces of their own, which are killed and whose cables are
-//! pulled. At the end nothing may be lost, and the memory of every process must have stayed flat.
+//! (s) An hour of churn; runs only on request (`make soak`): simulated devices that connect and
+//! disconnect, and two real agents in separate network namespaces, which are killed and whose
+//! network is cut. At the end nothing may be lost, and the memory of every process must be flat.
 //!
-//! Needs root, for the namespaces.
+//! Requires root, for the namespaces.
 
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -17,16 +17,16 @@ use serde_json::{Value, json};
 use crate::process;
 use crate::report::{Report, Row};
 
-/// Simulated devices.
+/// Number of simulated devices.
 const DEVICES: usize = 300;
-/// Something happens to an agent this often.
+/// Interval between faults of the real agents.
 const TROUBLE: Duration = Duration::from_secs(20);
-/// Memory counts from here on: caches have filled.
+/// Share of the time after which memory counts: caches have filled.
 const SETTLED: f64 = 0.25;
-/// What a process may have grown since then.
+/// Maximum growth of a process's memory since then, as a factor.
 const GROWTH: f64 = 1.25;
 
-/// A real agent behind a cable of its own.
+/// A real agent with a separate network link.
 struct Agent {
     name: &'static str,
     namespace: String,
@@ -42,7 +42,7 @@ fn ip(args: &[&str]) {
 }
 
 impl Agent {
-    /// Lays the cable; the server's end has the address 10.200.`number`.1.
+    /// Creates the link; the server's end has the address 10.200.`number`.1.
     fn new(number: u8, name: &'static str, dir: &Path) -> Self {
         let (namespace, cable) = (format!("muster-{number}"), format!("muster{number}"));
         let _ = Command::new("ip").args(["netns", "del", &namespace]).output();
@@ -130,7 +130,7 @@ impl Memory {
         self.0.push((share, now));
     }
 
-    /// Per process: how much it has on average in the second quarter, and at the end.
+    /// The average memory of each process in the second quarter, and at the end.
     fn growth(&self) -> Vec<(String, f64, f64)> {
         let mean = |name: &str, from: f64, to: f64| {
             let all = self.0.iter().filter(|(share, _)| (from..to).contains(share));
@@ -150,7 +150,7 @@ impl Memory {
     }
 }
 
-/// Lives through it.
+/// Runs the churn, and reports the results.
 pub(crate) async fn measure(report: &mut Report, minutes: u64, say: &impl Fn(&str)) {
     let lasts = Duration::from_secs(60 * minutes);
     let dir = tempfile::tempdir().unwrap();
@@ -158,7 +158,8 @@ pub(crate) async fn measure(report: &mut Report, minutes: u64, say: &impl Fn(&st
     let system = System::start_with(&["--no-agent", "--listen", "0.0.0.0"]).await;
     let port = system.api.url.rsplit(':').next().unwrap().to_owned();
     for (number, agent) in (1..).zip(&mut agents) {
-        // Two agents of one machine look like each other, unless the token is made for one.
+        // Two agents of one machine have similar identity hints, unless the token is for one
+        // device.
         let known = system.api.post("/api/v1/devices", &json!({"name": agent.name})).await;
         let asks = json!({"name": agent.name, "uses": 1, "device": known["id"]});
         let token = system.api.post("/api/v1/enrollment-tokens", &asks).await;
@@ -218,8 +219,8 @@ pub(crate) async fn measure(report: &mut Report, minutes: u64, say: &impl Fn(&st
     tell(report, minutes, &figures, real, &memory);
 }
 
-/// Waits until the log has what the agents have; answers how many events of theirs stand in it,
-/// without a gap, and how many are lost.
+/// Waits until the log has all events of the agents; returns the number of their events in it,
+/// without a gap, and the number of lost ones.
 async fn settled(system: &System, agents: &[Agent]) -> (u64, u64) {
     let (mut events, mut lost) = (0, 0);
     for agent in agents {

@@ -1,4 +1,5 @@
-//! A simulated device at the broker: publishes, hears acks, resends until the log has everything.
+//! A simulated device at the broker: publishes, receives acks, resends until the log has
+//! everything.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -26,7 +27,7 @@ const CONFIRM_TIMEOUT: Duration = Duration::from_secs(3);
 /// A device.
 #[derive(Debug)]
 pub struct SimDevice {
-    /// What it got when it joined.
+    /// The result of its enrollment.
     pub enrolled: Enrolled,
     /// Its events.
     pub chain: Chain,
@@ -40,7 +41,7 @@ pub struct SimDevice {
 }
 
 impl SimDevice {
-    /// Joins with a token, and connects.
+    /// Enrolls with a token, and connects.
     pub async fn join(api: &Api, ca: &Path, token: &str, name: &str) -> Self {
         let enrolled = enroll(api, token, name).await;
         Self::connect(enrolled, ca).await
@@ -49,7 +50,7 @@ impl SimDevice {
     /// Connects as an enrolled device, with an empty chain.
     ///
     /// # Panics
-    /// When the broker refuses.
+    /// When the broker refuses the connection.
     pub async fn connect(enrolled: Enrolled, ca: &Path) -> Self {
         let answer = &enrolled.answer;
         let subjects = DeviceSubjects::new(&answer.project, answer.device);
@@ -90,7 +91,7 @@ impl SimDevice {
         Self { enrolled, chain, nats, subjects, publisher, acks }
     }
 
-    /// Its id, as text.
+    /// Its id as text.
     #[must_use]
     pub fn id(&self) -> String {
         self.chain.device.to_string()
@@ -102,23 +103,23 @@ impl SimDevice {
         *self.acks.borrow()
     }
 
-    /// How far the log has committed, as far as this device was told.
+    /// The last sequence number that the log has committed, by the newest ack.
     #[must_use]
     pub fn committed(&self) -> u64 {
         self.ack().map_or(0, |ack| ack.seq)
     }
 
-    /// Publishes bytes as an event, without waiting for anything.
+    /// Publishes bytes as an event, without waiting for a confirmation.
     ///
     /// # Panics
-    /// When there is no connection.
+    /// When the connection is closed.
     pub async fn publish_raw(&self, bytes: Bytes) {
         self.nats.publish(self.subjects.events(), bytes).await.expect("a connection");
         self.nats.flush().await.expect("a connection");
     }
 
-    /// Publishes what the log does not have, confirmed in a window; answers false when the
-    /// broker did not take it.
+    /// Publishes events that the log does not have, with a window of confirmations; returns false
+    /// when the broker did not confirm one.
     pub async fn publish_pending(&self) -> bool {
         let from = usize::try_from(self.committed()).unwrap_or(usize::MAX);
         for window in self.chain.events.get(from..).unwrap_or_default().chunks(WINDOW) {
@@ -138,10 +139,10 @@ impl SimDevice {
         true
     }
 
-    /// Publishes and resends until the log has everything that was recorded.
+    /// Publishes and resends until the log has all recorded events.
     ///
     /// # Panics
-    /// When it does not within `patience`.
+    /// When that takes longer than `patience`.
     pub async fn settle(&self, patience: Duration) {
         let last = self.chain.events.len() as u64;
         let hash = self.chain.events.last().map(|event| event.hash);
@@ -164,7 +165,7 @@ impl SimDevice {
     /// Publishes a metric batch, and waits for the broker's confirmation.
     ///
     /// # Panics
-    /// When the broker does not take it in time.
+    /// When the broker does not confirm it in time.
     pub async fn measure(&self, batch: &MetricBatch) {
         let bytes: Bytes = batch.encode().into();
         wait::until("a confirmation for metrics", Duration::from_secs(30), || async {
@@ -174,7 +175,7 @@ impl SimDevice {
         .await;
     }
 
-    /// Sends this many metric messages that are no batches, as fast as the broker takes them.
+    /// Sends this many invalid metric messages at the maximum rate.
     pub async fn flood_metrics(&self, messages: u32) {
         let subject = self.subjects.live_metrics("host");
         for number in 0..messages {

@@ -1,4 +1,4 @@
-//! Joining through a test's API client, so that a refusal is seen with status and body.
+//! Enrollment through a test's API client, which returns status and body of a refusal.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::api::Api;
 
-/// The body that enrolls a device with these keys.
+/// The request body that enrolls a device with these keys.
 #[must_use]
 pub fn enroll_body(key: &SigningKey, nats_key: &KeyPair, token: &str, name: &str) -> Value {
     Joining {
@@ -28,7 +28,7 @@ pub fn enroll_body(key: &SigningKey, nats_key: &KeyPair, token: &str, name: &str
 /// Enrolls a new device.
 ///
 /// # Panics
-/// When it is refused.
+/// When enrollment fails.
 pub async fn enroll(api: &Api, token: &str, name: &str) -> Enrolled {
     let key = SigningKey::from_seed(&rand::random());
     let nats_key = KeyPair::new_user();
@@ -38,7 +38,7 @@ pub async fn enroll(api: &Api, token: &str, name: &str) -> Enrolled {
     Enrolled { key, nats_key: Arc::new(nats_key), answer }
 }
 
-/// Fresh credentials by proof of the signing key: status and answer.
+/// Requests new credentials by proof of the signing key; returns status and response.
 pub async fn renew(
     api: &Api,
     key: &SigningKey,

@@ -1,4 +1,4 @@
-//! Simulated devices for tests: those of `muster-simulate`, with each step in the test's hand.
+//! Simulated devices for tests: those of `muster-simulate`, with each step controlled by the test.
 
 mod connection;
 mod enroll;

@@ -1,5 +1,5 @@
-//! The image in a real container engine, on a base made by debootstrap. The engine is the test's own;
-//! where none can run (it needs root), the test says so and is skipped.
+//! The image in a real container engine, on a base made by debootstrap. The test starts the engine;
+//! where none can run (it requires root), the test is skipped with a message.
 
 use std::fmt::Write as _;
 use std::process::Command;
@@ -30,11 +30,11 @@ async fn the_image_runs_read_only_without_root_and_a_role_in_it_takes_over() {
     };
     engine.build(&base, IMAGE);
 
-    // Nothing can be written but volumes, which are new, and nobody is root.
+    // Only volumes, which are new, are writable, and the user is not root.
     let written = engine.run(&["--rm", "--network", "none"], &["sh", "-c", "id -u; touch /x"]);
     assert!(!written.status.success() && text(&written).starts_with("10001\n"), "{written:?}");
 
-    // `prepare` with the volumes that the file gives it, twice.
+    // `prepare` with the volumes of the file, twice.
     let file = File::read();
     let (_, prepare) = file.services().find(|(name, _)| *name == "prepare").unwrap();
     let volumes: Vec<&str> =
@@ -61,7 +61,7 @@ async fn the_image_runs_read_only_without_root_and_a_role_in_it_takes_over() {
     a_container_takes_over(&engine, &file).await;
 }
 
-/// Role ingest in a container takes over from one in a process, with the file's command and environment.
+/// Ingest in a container, with the file's command and environment, takes over from a process.
 async fn a_container_takes_over(engine: &Engine, file: &File) {
     let mut fleet = Fleet::start().await;
     let token = fleet.api.enrollment_token(1).await;

@@ -1,4 +1,4 @@
-//! The image's build context and its folders, without an engine.
+//! The image's build context and its folders, checked without an engine.
 
 use std::fs;
 use std::path::Path;
@@ -6,7 +6,8 @@ use std::process::Command;
 
 use super::file::root;
 
-/// Is this tracked file in the build context? `.dockerignore` names whole paths and folders only.
+/// Whether this tracked file is in the build context. `.dockerignore` lists only whole paths and
+/// folders.
 fn is_sent(path: &str, ignored: &[String]) -> bool {
     !ignored.iter().any(|ignored| {
         path.strip_prefix(ignored.as_str())
@@ -34,7 +35,7 @@ fn the_build_context_is_a_whole_workspace() {
             fs::copy(from, to).unwrap();
         }
     }
-    // What cargo reads before it compiles anything: every target that a manifest names exists.
+    // cargo first reads every manifest, and requires the files of all its targets.
     let loaded = Command::new(env!("CARGO"))
         .args(["metadata", "--no-deps", "--offline", "--locked", "--format-version", "1"])
         .current_dir(context.path())

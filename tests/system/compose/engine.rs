@@ -1,4 +1,4 @@
-//! A container engine of the test's own, and the image under test in it.
+//! A container engine of the tests, with the image under test.
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -9,7 +9,7 @@ use muster_tests::binaries::binary;
 use super::file::root;
 
 pub(super) const IMAGE: &str = "muster:test";
-/// As docker-compose.yml runs every container; the file is held to these by a test of its own.
+/// Restrictions of every container in docker-compose.yml; another test checks the file for them.
 const HELD_DOWN: [&str; 7] = [
     "--read-only",
     "--user",
@@ -26,21 +26,21 @@ pub(super) fn text(output: &Output) -> String {
     text
 }
 
-/// dockerd in a folder of its own.
+/// dockerd with a separate folder.
 pub(super) struct Engine {
     dockerd: Child,
     dir: tempfile::TempDir,
 }
 
 impl Engine {
-    /// Starts it; the reason when that cannot be. With networks it has a network namespace of its own, so
-    /// that neither bridges nor firewall rules touch this machine's; without, containers use the
-    /// machine's network, or none.
+    /// Starts it; returns the reason if it cannot run. With networks it has a separate network
+    /// namespace, so that neither virtual networks nor firewall rules affect this machine's;
+    /// without, containers use the machine's network, or none.
     pub(super) async fn start(has_networks: bool) -> Result<Self, String> {
         let dir = tempfile::tempdir().unwrap();
         let at = |name: &str| dir.path().join(name);
         let said = std::fs::File::create(at("said")).unwrap();
-        // It ends with this test, however that ends.
+        // Ends together with this test, even if the test is killed.
         let mut dockerd = Command::new("setpriv");
         dockerd.args(["--pdeathsig", "TERM", "--"]);
         if has_networks {
@@ -74,18 +74,18 @@ impl Engine {
         Err(format!("dockerd cannot run here: {last}"))
     }
 
-    /// Where it listens.
+    /// The URL of its socket.
     pub(super) fn address(&self) -> String {
         format!("unix://{}/docker.sock", self.dir.path().display())
     }
 
-    /// A folder of its own.
+    /// Its folder.
     pub(super) fn dir(&self) -> &Path {
         self.dir.path()
     }
 
     pub(super) fn docker(&self, args: &[&str]) -> std::io::Result<Output> {
-        // Another program of this name may come first on PATH.
+        // Another program of this name may be first on PATH.
         let docker = Path::new("/usr/bin/docker");
         let docker = if docker.exists() { docker } else { Path::new("docker") };
         Command::new(docker)
@@ -101,7 +101,7 @@ impl Engine {
         text(&output)
     }
 
-    /// The image, of the Dockerfile and the binaries under test, on the base.
+    /// Builds the image from the Dockerfile and the binaries under test, on the base.
     pub(super) fn build(&self, base: &Path, image: &str) {
         self.succeeds(&["import", base.to_str().unwrap(), "muster-base:test"]);
         let context = self.dir.path().join("context");
@@ -147,7 +147,7 @@ impl Drop for Engine {
         }
         muster_tests::system::signal(self.dockerd.id(), "TERM");
         let _ = self.dockerd.wait();
-        // What is still mounted would keep the folder.
+        // Remaining mounts would prevent the deletion of the folder.
         for mounted in ["exec/netns/default", "data"] {
             let path = self.dir.path().join(mounted);
             let _ = Command::new("umount").args(["-q", "-l"]).arg(path).output();
@@ -155,7 +155,7 @@ impl Drop for Engine {
     }
 }
 
-/// A Debian as `scripts/deps test` makes it.
+/// The Debian base created by `scripts/deps test`.
 pub(super) fn base() -> Option<PathBuf> {
     let variable = |name: &str| std::env::var_os(name).map(PathBuf::from);
     let cache = variable("MUSTER_CACHE")

@@ -1,11 +1,11 @@
-//! docker-compose.yml as these tests read it: what each service runs, with which environment.
+//! docker-compose.yml as parsed by these tests: command and environment of each service.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde_norway::Value;
 
-/// Where the file, the Dockerfile and all else are.
+/// The root folder of the repository.
 pub(super) fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
 }
@@ -13,7 +13,7 @@ pub(super) fn root() -> PathBuf {
 /// The file.
 pub(super) struct File(Value);
 
-/// What a container runs.
+/// Command and environment of a container.
 #[derive(Clone, Debug)]
 pub(super) struct Service {
     pub(super) command: Vec<String>,
@@ -24,7 +24,7 @@ impl File {
     pub(super) fn read() -> Self {
         let text = std::fs::read_to_string(root().join("docker-compose.yml")).unwrap();
         let mut file: Value = serde_norway::from_str(&text).unwrap();
-        // What is merged may itself be merged.
+        // A merged mapping may contain a merge itself.
         for _ in 0..3 {
             file.apply_merge().unwrap();
         }
@@ -37,7 +37,7 @@ impl File {
         services.iter().map(|(name, service)| (name.as_str().unwrap(), service))
     }
 
-    /// A service, each `${NAME:-default}` with its default.
+    /// A service, with the default for each `${NAME:-default}`.
     pub(super) fn service(&self, name: &str) -> Service {
         let service = &self.0["services"][name];
         let command = service["command"].as_sequence().unwrap();
@@ -55,7 +55,7 @@ impl File {
     }
 }
 
-/// As compose fills in what nobody has set.
+/// Replaces variables by their defaults, like compose does for unset ones.
 pub(super) fn with_defaults(text: &str) -> String {
     let text = text.replace("$$", "\0");
     let mut parts = text.split("${");
@@ -69,7 +69,7 @@ pub(super) fn with_defaults(text: &str) -> String {
 }
 
 impl Service {
-    /// The same, where other words stand for places and names that only containers have.
+    /// The same, with paths and names of containers replaced.
     pub(super) fn translated(&self, words: &[(String, String)]) -> Self {
         let translate = |text: &String| {
             words.iter().fold(text.clone(), |text, (from, to)| text.replace(from.as_str(), to))

@@ -1,5 +1,5 @@
-//! The containers of docker-compose.yml as plain processes: the same commands and environment, where
-//! addresses of this machine stand for the names that a container network knows.
+//! The containers of docker-compose.yml as plain processes: the same commands and environment, with
+//! addresses of this machine instead of the names of a container network.
 
 use std::fs::OpenOptions;
 use std::io::Write;
@@ -20,8 +20,8 @@ use tokio::net::{TcpListener, TcpStream};
 
 use super::file::{File, Service};
 
-/// A name that stands for several containers, as the network of containers resolves it: each
-/// connection goes to the next one that takes it.
+/// A name that resolves to several containers, like in a container network: each connection goes to
+/// the next one that accepts it.
 pub(super) struct Name {
     pub(super) port: u16,
 }
@@ -86,7 +86,7 @@ impl Container {
         self.child = Some(self.command().spawn().unwrap());
     }
 
-    /// Runs it to its end, which must be a good one.
+    /// Runs it to completion; panics if it fails.
     fn complete(&self) {
         let status = self.command().status().unwrap();
         assert!(status.success(), "{} failed: {}", self.name, self.said());
@@ -99,14 +99,14 @@ impl Container {
         }
     }
 
-    /// What its health check says.
+    /// Whether its health check succeeds.
     pub(super) fn is_healthy(&self) -> bool {
         let mut check = Command::new(binary("muster"));
         check.arg("health").envs(&self.service.environment);
         check.stdout(Stdio::null()).stderr(Stdio::null()).status().unwrap().success()
     }
 
-    /// What `muster doctor` says in it, when something is wrong.
+    /// The output of `muster doctor` in it, if it reports a problem.
     pub(super) fn complaint(&self) -> Option<String> {
         let mut doctor = Command::new(binary("muster"));
         let output = doctor.arg("doctor").envs(&self.service.environment).output().unwrap();
@@ -133,7 +133,7 @@ impl Drop for Container {
     }
 }
 
-/// All of it, two of each role.
+/// All containers, two of each role.
 pub(super) struct Composition {
     pub(super) roles: Vec<(Container, Container)>,
     pub(super) agent: Container,
@@ -146,7 +146,7 @@ pub(super) struct Composition {
 
 impl Composition {
     pub(super) async fn up() -> Self {
-        // As `Api` does it; whoever comes first has it done.
+        // `Api` does the same; the first call takes effect.
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let file = File::read();
         let dir = tempfile::tempdir().unwrap();
@@ -175,7 +175,7 @@ impl Composition {
             for (from, to) in more {
                 service = service.translated(&[((*from).to_owned(), (*to).to_owned())]);
             }
-            // An InfluxDB 1.x asks for a user where 2.x asks for a token.
+            // An InfluxDB 1.x requires a user where 2.x requires a token.
             if let Some(Credentials::Password { user, password }) = credentials
                 && service.environment.contains_key("MUSTER_INFLUX_URL")
             {
@@ -190,7 +190,7 @@ impl Composition {
             Container { name: name.to_owned(), service, said, child: None }
         };
         container("prepare", &[], None).complete();
-        // It reads the password that was prepared.
+        // Reads the password that `prepare` has created.
         let postgres = async {
             let options = PostgresOptions {
                 tuning: Tuning::Small,

@@ -13,7 +13,7 @@ use super::stand_ins;
 const PROJECT: &str = "stack";
 const PATIENCE: Duration = Duration::from_secs(240);
 
-/// `docker-compose` of that engine; `None` where there is no compose.
+/// Runs `docker-compose` with that engine; `None` if compose is not installed.
 fn compose(engine: &Engine, args: &[&str]) -> Option<Output> {
     let (program, first) = [("docker-compose", &[][..]), ("/usr/bin/docker", &["compose"][..])]
         .into_iter()
@@ -88,7 +88,7 @@ async fn docker_compose_up_gets_every_service_healthy() {
         is_so.then_some(())
     })
     .await;
-    // As docs/compose.md says: the admin's token, and the demo agent is a device of the fleet.
+    // As in docs/compose.md: with the admin's token, the demo agent is a device of the fleet.
     wait::until("the demo agent to be online", PATIENCE, || async {
         let list = "MUSTER_TOKEN_FILE=/var/lib/muster/keys/admin-token \
                     MUSTER_CA=/var/lib/muster/keys/ca.pem MUSTER_URL=https://query:8443 \

@@ -1,6 +1,6 @@
-//! Images under the names that docker-compose.yml pins, made from the programs of this machine: its
-//! nats-server and PostgreSQL; for InfluxDB 2, which tests do not have, InfluxDB 1.x; for Grafana
-//! something that answers its health check.
+//! Substitutes for the images that docker-compose.yml pins, built from the programs of this
+//! machine: its nats-server and PostgreSQL; InfluxDB 1.x instead of InfluxDB 2, which is not
+//! available to tests; instead of Grafana a server that responds to its health check.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -11,7 +11,7 @@ use muster_backing::find::Places;
 
 use super::engine::Engine;
 
-/// As the image of PostgreSQL does it at its first start.
+/// Entry point like that of the PostgreSQL image at its first start.
 const POSTGRES: &str = r#"#!/bin/sh
 set -eu
 if [ ! -s "$PGDATA/PG_VERSION" ]; then
@@ -27,7 +27,7 @@ fi
 exec "$@"
 "#;
 
-/// InfluxDB 1.x where the file says that 2.x keeps its data.
+/// InfluxDB 1.x with its data in the path that the file has for 2.x.
 const INFLUXD: &str = r#"#!/bin/sh
 data=$(dirname "$INFLUXD_BOLT_PATH")
 export INFLUXDB_DATA_DIR=$data/data INFLUXDB_META_DIR=$data/meta INFLUXDB_DATA_WAL_DIR=$data/wal
@@ -41,7 +41,7 @@ const INFLUX: &str = r#"#!/bin/sh
 exit 2
 "#;
 
-/// Answers every request on Grafana's port.
+/// Responds to every request on Grafana's port.
 const GRAFANA: &str = r#"#!/usr/bin/perl
 use IO::Socket::INET;
 my $listener = IO::Socket::INET->new(LocalAddr => '0.0.0.0', LocalPort => 3000, Listen => 16) or die $!;
@@ -52,17 +52,17 @@ while (my $client = $listener->accept) {
 }
 "#;
 
-/// What goes into an image, beside the base.
+/// Files of an image, in addition to the base.
 struct Root(PathBuf);
 
 impl Root {
-    /// A program as `/usr/local/bin/NAME`, with the libraries that it needs under their own paths.
+    /// Adds a program as `/usr/local/bin/NAME`, with its libraries under their own paths.
     fn program(&self, program: &Path, name: &str) {
         self.libraries(program);
         self.copy(program, Path::new("/usr/local/bin").join(name).as_path());
     }
 
-    /// A program under its own path.
+    /// Adds a program under its own path.
     fn here(&self, program: &Path) {
         self.libraries(program);
         self.copy(program, program);
@@ -73,7 +73,7 @@ impl Root {
         let text = String::from_utf8_lossy(&listed.stdout).into_owned();
         let libraries = text.split_whitespace().filter(|word| word.starts_with('/'));
         for library in libraries.map(Path::new) {
-            // `/lib` is a link on the base: what is put there goes to `/usr/lib`.
+            // `/lib` is a link on the base: its files are in `/usr/lib`.
             let folder = library.parent().unwrap().canonicalize().unwrap();
             self.copy(library, &folder.join(library.file_name().unwrap()));
         }
@@ -85,7 +85,7 @@ impl Root {
         fs::copy(from, to).unwrap();
     }
 
-    /// A folder with all that is in it, under its own path.
+    /// Adds a folder with its contents, under its own path.
     fn folder(&self, folder: &Path) {
         let copied =
             Command::new("cp").args(["-rL", "--parents"]).arg(folder).arg(&self.0).status();
@@ -100,7 +100,7 @@ impl Root {
     }
 }
 
-/// Makes all of them; `images` are the names in the file, by service.
+/// Builds all of them; `images` returns the name in the file for a service.
 pub(super) fn make(engine: &Engine, images: impl Fn(&str) -> String) {
     let places = Places::from_env();
     let context = engine.dir().join("stand-ins");
@@ -118,7 +118,7 @@ pub(super) fn make(engine: &Engine, images: impl Fn(&str) -> String) {
         let image = images(service);
         let folder = context.to_str().unwrap();
         engine.succeeds(&["build", "--quiet", "--network", "none", "--tag", &image, folder]);
-        // The layers have it now.
+        // The image layers contain it now.
         fs::remove_dir_all(context).unwrap();
     };
     let wget = Path::new("/usr/bin/wget");

@@ -1,5 +1,5 @@
-//! What Grafana would ask: queries taken out of dashboards and alert rules, and their variables
-//! filled in as Grafana does it.
+//! Grafana's queries: taken from dashboards and alert rules, with variables filled in like by
+//! Grafana.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -7,20 +7,20 @@ use std::path::Path;
 
 use serde_json::Value;
 
-/// Whom a query is for.
+/// The store of a query.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Store {
     Postgres,
     Influx,
 }
 
-/// A query, and where it stands.
+/// A query, and its location.
 #[derive(Clone, Debug)]
 pub(super) struct Question {
     pub(super) place: String,
     pub(super) store: Store,
     pub(super) text: String,
-    /// Seconds before now that it is asked for.
+    /// Time range of the query before now, in seconds.
     pub(super) span: u64,
 }
 
@@ -52,7 +52,7 @@ impl Dashboard {
         self.json["templating"]["list"].as_array().unwrap()
     }
 
-    /// May several devices be chosen?
+    /// Whether several devices can be selected.
     pub(super) fn takes_many(&self) -> bool {
         self.variables().iter().any(|it| it["name"] == "device" && it["multi"] == true)
     }
@@ -80,7 +80,7 @@ impl Dashboard {
     }
 }
 
-/// The time that a dashboard shows in the test.
+/// Time range of a dashboard in the test, in seconds.
 const SPAN: u64 = 900;
 
 /// An alert rule.
@@ -88,11 +88,11 @@ const SPAN: u64 = 900;
 pub(super) struct Rule {
     pub(super) title: String,
     pub(super) question: Question,
-    /// What it tells a person.
+    /// The texts for a person.
     pub(super) words: String,
-    /// The dashboard's uid and the panel's id that show what it is about.
+    /// The dashboard's uid and the panel's id with the related data.
     pub(super) panel: (String, u64),
-    /// `gt` or `lt`, and the number.
+    /// `gt` or `lt`, and the value.
     threshold: (String, f64),
 }
 
@@ -106,7 +106,7 @@ impl Rule {
     }
 }
 
-/// The rules of a file; each asks one query and ends in a threshold.
+/// The rules of a file; each has one query and ends with a threshold.
 pub(super) fn rules(path: &Path) -> Vec<Rule> {
     let text = fs::read_to_string(path).unwrap();
     let file: Value = serde_norway::from_str(&text).unwrap();
@@ -138,7 +138,7 @@ fn rule(rule: &Value) -> Rule {
     }
 }
 
-/// A query as it stands in a panel, an annotation or a rule.
+/// The query of a panel, an annotation or a rule.
 fn question(place: &str, target: &Value, span: u64) -> Question {
     let store = store(&target["datasource"], place);
     let key = if store == Store::Postgres { "rawSql" } else { "query" };
@@ -155,19 +155,19 @@ pub(super) fn store(source: &Value, place: &str) -> Store {
     }
 }
 
-/// What is chosen in the lists at a dashboard's top.
+/// The selection in the lists at a dashboard's top.
 #[derive(Clone, Debug)]
 pub(super) struct Choice {
     pub(super) labels: Vec<&'static str>,
-    /// Ids.
+    /// Device ids.
     pub(super) devices: Vec<String>,
     pub(super) takes_many: bool,
-    /// The variables that hold one value: `project`, `measurement` …
+    /// Variables with one value: `project`, `measurement` …
     pub(super) plain: BTreeMap<String, String>,
 }
 
 impl Choice {
-    /// The query as it goes to its store, for the `span` seconds before `now` (milliseconds).
+    /// The query as sent to its store, for the `span` seconds before `now` (milliseconds).
     pub(super) fn fill(&self, question: &Question, now: u64) -> String {
         let from = now - question.span * 1000;
         let mut text = question.text.clone();
@@ -209,7 +209,7 @@ impl Choice {
         for (name, value) in &self.plain {
             text = text.replace(&format!("${name}"), value);
         }
-        // What is left of it is the end of a regular expression.
+        // A remaining `$/` is the end of a regular expression.
         let left = text.replace("$/", "");
         assert!(!left.contains('$'), "{}: not all is filled in: {text}", question.place);
         text

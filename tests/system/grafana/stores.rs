@@ -1,4 +1,4 @@
-//! The stores, as Grafana's own users reach them: by what stands in the exported data sources.
+//! The stores with the credentials of Grafana's users, from the exported data sources.
 
 use std::fs;
 use std::path::Path;
@@ -15,7 +15,7 @@ pub(super) struct Stores {
 }
 
 impl Stores {
-    /// Signs in by the file that `muster grafana export` wrote.
+    /// Connects by the file that `muster grafana export` has written.
     pub(super) async fn open(file: &Path) -> Self {
         let text = fs::read_to_string(file).unwrap();
         let file: Value = serde_norway::from_str(&text).unwrap();
@@ -37,7 +37,7 @@ impl Stores {
         Self { postgres, http: reqwest::Client::new(), influx: source("muster-metrics") }
     }
 
-    /// The rows of an answer, as texts; times included.
+    /// The rows of a query's result as texts, times included.
     pub(super) async fn ask(&self, store: Store, query: &str) -> Result<Vec<Vec<String>>, String> {
         match store {
             Store::Postgres => self.ask_postgres(query).await,
@@ -79,7 +79,7 @@ impl Stores {
             return Err(error.to_owned());
         }
         let series = result["series"].as_array().cloned().unwrap_or_default();
-        // A row whose values are all null is what `fill(null)` writes where nothing is.
+        // `fill(null)` writes a row with only null values where there is no data.
         let as_row = |row: &Value| -> Option<Vec<String>> {
             let row = row.as_array()?;
             let values = if row.len() > 1 { &row[1..] } else { &row[..] };

@@ -62,9 +62,9 @@ fn a_large_batch_becomes_messages_that_the_broker_takes() {
         Point::new("app").field("text", FieldValue::Text(noise.collect()))
     };
     let points: Vec<Point> = (0..1_000).map(|index| text(index, 700)).collect();
-    let batch = MetricBatch { points: points.clone(), ..batch() };
+    let large = MetricBatch { points: points.clone(), ..batch() };
     for encode in [MetricBatch::encode, MetricBatch::encode_compressed] {
-        let (messages, dropped) = batch.clone().messages(encode);
+        let (messages, dropped) = large.clone().messages(encode);
         assert_eq!(dropped, 0);
         assert!(messages.len() > 1, "one message of {} bytes", messages[0].len());
         assert!(messages.iter().all(|message| message.len() <= MAX_BATCH_BYTES));
@@ -73,7 +73,7 @@ fn a_large_batch_becomes_messages_that_the_broker_takes() {
     }
 
     let points = vec![text(1, 10), text(2, MAX_BATCH_BYTES), text(3, 10)];
-    let (messages, dropped) = MetricBatch { points, ..batch }.messages(MetricBatch::encode);
+    let (messages, dropped) = MetricBatch { points, ..batch() }.messages(MetricBatch::encode);
     assert_eq!((messages.len(), dropped), (2, 1));
     let (messages, dropped) =
         MetricBatch { points: vec![], ..batch() }.messages(MetricBatch::encode);

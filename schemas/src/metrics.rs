@@ -20,15 +20,16 @@ use crate::compress;
 use crate::metric_names;
 use crate::metric_rules::clean_text;
 
+mod messages;
+
+pub use messages::MAX_BATCH_BYTES;
+
 /// The version of the batch's shape that this code writes.
 pub const BATCH_VERSION: u8 = 1;
 /// Maximum number of points in a batch.
 pub const MAX_POINTS: usize = 10_000;
 /// Maximum number of tags, and of fields, in a point.
 pub const MAX_ENTRIES: usize = 256;
-/// Maximum size of a batch on the wire, in bytes. The broker drops a larger one without an error:
-/// its memory depends on the largest message, so the limit is low. See [`MetricBatch::messages`].
-pub const MAX_BATCH_BYTES: usize = 64 << 10;
 /// Maximum size of a compressed batch when it is decompressed, in bytes.
 pub const MAX_INFLATED: usize = 4 << 20;
 /// Maximum length of a name or a text value, in bytes.
@@ -163,25 +164,6 @@ impl MetricBatch {
     #[must_use]
     pub fn encode_compressed(&self) -> Vec<u8> {
         compress::compress(self.encode())
-    }
-
-    /// Encodes the batch with `encode` as messages of at most [`MAX_BATCH_BYTES`]: halves the points
-    /// until each part fits. Drops a point that does not fit alone; also returns the number of these.
-    #[must_use]
-    pub fn messages(self, encode: impl Fn(&Self) -> Vec<u8> + Copy) -> (Vec<Vec<u8>>, usize) {
-        let bytes = encode(&self);
-        if bytes.len() <= MAX_BATCH_BYTES {
-            return (vec![bytes], 0);
-        }
-        let Self { time, mut points } = self;
-        if points.len() < 2 {
-            return (Vec::new(), points.len());
-        }
-        let rest = points.split_off(points.len() / 2);
-        let (mut messages, dropped) = Self { time, points }.messages(encode);
-        let (more, dropped_too) = Self { time, points: rest }.messages(encode);
-        messages.extend(more);
-        (messages, dropped + dropped_too)
     }
 
     /// Decodes a batch, compressed or not, and enforces the limits of this module.

@@ -221,8 +221,7 @@ impl Lane {
         let is_answered =
             |number: usize, status: &Status| !says_hello(number) || is_greeted(status);
         let is_declared = |number: usize, status: &Status| {
-            !is_restored
-                || (status.outbox.epoch > epochs[number] && status.outbox.unconfirmed == 0)
+            !is_restored || (status.outbox.epoch > epochs[number] && status.outbox.unconfirmed == 0)
         };
         let (ready, events, _, losses, background) = tokio::join!(
             self.ready(outage, started, back),

@@ -20,9 +20,9 @@ impl Backoff {
         Self { first, limit, next: first }
     }
 
-    /// Retries of a lost connection: 0.5 s to 8 s. The limit bounds how long a device stays away after
-    /// its servers have returned, however long they were gone: with the connection and the hello that
-    /// follow, at most 10 s.
+    /// Backoff of a lost connection: 0.5 s to 8 s. The limit bounds how long a device stays
+    /// disconnected after its servers have returned, independent of the length of the outage:
+    /// including the connection and the hello that follow, at most 10 s.
     #[must_use]
     pub const fn reconnect() -> Self {
         Self::new(Duration::from_millis(500), Duration::from_secs(8))

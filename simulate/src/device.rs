@@ -31,16 +31,16 @@ use crate::joining::Enrolled;
 use crate::outbox::{Confirmed, Outbox};
 use crate::samples;
 
-/// When the log has confirmed nothing for this long, the first event is sent again: at first, and at most.
-/// When the log takes it, the rest follows. As the agent does it.
+/// Initial and maximum delay after which the first unconfirmed event is sent again. When the log
+/// has it, the rest follows. The agent does the same.
 const RESEND: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(15));
-/// Credentials are renewed when less than this is left of them.
+/// Remaining lifetime at which credentials are renewed.
 const RENEW: Duration = Duration::from_secs(120);
 /// Timeout of a response.
 const LIMIT: Duration = Duration::from_secs(30);
-/// Interval between attempts to connect, at first and at most: the agent's.
+/// Initial and maximum delay between two attempts to connect, as in the agent.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(8));
-/// As good as never.
+/// Practically never.
 const NEVER: Duration = Duration::from_secs(10 * 365 * 86_400);
 
 /// The reason why a connection ended.
@@ -63,7 +63,7 @@ struct Plan {
     leave: Instant,
     resend: Instant,
     resend_wait: Duration,
-    /// Was only the first event sent again?
+    /// Whether only the first event was sent again.
     is_probing: bool,
 }
 
@@ -323,7 +323,7 @@ impl Device {
         }
     }
 
-    /// True when the log has more than before.
+    /// Returns whether the log has more than before.
     fn confirm(&mut self, seq: u64, hash: muster_schemas::Hash) -> bool {
         match self.outbox.confirm(seq, hash) {
             Confirmed::New(count) => {

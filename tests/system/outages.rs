@@ -10,11 +10,11 @@ use muster_tests::fleet::Fleet;
 use muster_tests::{SimDevice, wait};
 use uuid::Uuid;
 
-/// Shorter than a client waits for an answer.
+/// Shorter than the client's timeout of a request.
 const SOON: Duration = Duration::from_secs(8);
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Says hello; the answer's bytes, when there is one.
+/// Sends a hello; returns the content of the response, if there is one.
 async fn hello(device: &SimDevice) -> Option<Vec<u8>> {
     let answer = &device.enrolled.answer;
     let hello = Hello {
@@ -41,7 +41,6 @@ async fn a_hello_that_cannot_be_answered_now_gets_an_empty_answer() {
     let device = SimDevice::join(&fleet.api, &fleet.ca(), &token, "sim").await;
     assert!(hello(&device).await.is_some_and(|welcome| !welcome.is_empty()));
     fleet.postgres.child().stop().await.unwrap();
-    // A device waits for an answer for longer than its backoff would make it wait.
     assert_eq!(hello(&device).await, Some(Vec::new()));
     fleet.postgres.child().start_again().await.unwrap();
     wait::until("a welcome", PATIENCE, || async {

@@ -80,7 +80,7 @@ impl Language {
             "ack" => self.check("Ack", bytes),
             // Responses of JetStream itself are JSON.
             "reply" if bytes.first() == Some(&b'{') => {}
-            // The server cannot answer a hello now.
+            // The server is not ready to respond to a hello.
             "reply" if bytes.is_empty() => {}
             "reply" => self.check("SealedWelcome", bytes),
             what if what.starts_with("met.") => {

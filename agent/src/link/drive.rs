@@ -229,7 +229,7 @@ impl Driver<'_> {
         };
         let message = match answer {
             Ok(message) if message.payload.is_empty() => {
-                return failed(self.session, "it cannot answer now");
+                return failed(self.session, "the server is not ready");
             }
             Ok(message) => message,
             Err(problem) => return failed(self.session, &problem),

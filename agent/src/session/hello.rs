@@ -12,8 +12,8 @@ const EVERY: Duration = Duration::from_secs(15 * 60);
 /// Minimum interval between hellos with a reason.
 const GAP: Duration = Duration::from_secs(2);
 
-/// Maximum interval between hellos that are not answered. It bounds how long a device waits after its
-/// servers have returned.
+/// Maximum interval between unanswered hellos. It bounds how long a device waits after its servers
+/// have returned.
 const FAILURE_LIMIT: Duration = Duration::from_secs(5);
 
 /// A hello that was sent, and the state of the device at that time.
@@ -61,7 +61,7 @@ impl Rhythm {
         self.due = Some(self.due.map_or(earliest, |due| due.min(earliest)));
     }
 
-    /// The answer to the newest hello asks for another one: say it now.
+    /// The response to the newest hello requires another one: it is due now.
     pub(super) fn follow_up(&mut self, now: Instant) {
         self.due = Some(now);
     }

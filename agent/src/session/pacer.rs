@@ -9,13 +9,14 @@ use crate::outbox::View;
 /// Maximum number of events that wait for the broker's confirmation.
 pub const PUBLISH_WINDOW: u32 = 8;
 
-/// When the log confirms nothing, this many events are tried first; when it takes those, the rest
-/// follows immediately. So a log that is down for hours is not sent the whole outbox again and again.
+/// Number of events that are sent first when the log confirms nothing; when it confirms them, the
+/// rest follows immediately. So the agent does not resend the whole outbox to a log that is down
+/// for hours.
 const PROBE: u64 = 1;
 
-/// Maximum interval between such attempts. It bounds how long a lost acknowledgment holds up a device
-/// after an outage. Attempts of a fleet pile up in the stream meanwhile, and are read before what is new:
-/// 10,000 devices make 400,000 messages in ten minutes.
+/// Maximum interval between such attempts. It bounds how long a lost acknowledgment delays a device
+/// after an outage. Meanwhile the attempts of a fleet accumulate in the stream, and ingest reads
+/// them before new events: 400,000 messages of 10,000 devices in ten minutes.
 const RESEND_LIMIT: Duration = Duration::from_secs(15);
 
 /// Maximum interval between attempts to publish while the broker stores nothing (its stream is

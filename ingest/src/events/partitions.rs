@@ -21,7 +21,7 @@ const LIFE: Duration = Duration::from_secs(6);
 const BEAT: Duration = Duration::from_secs(2);
 /// Delay before a failed worker is restarted.
 const RETRY: Duration = Duration::from_millis(300);
-/// Timeout for a worker's current batch when the worker is to end.
+/// Timeout for a worker's current batch when the worker is stopped.
 const FINISH_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The lease on a partition.
@@ -60,7 +60,7 @@ pub async fn run(log: EventLog, nats: async_nats::Client, copies: Copies, stop: 
         let names: Vec<String> = working.keys().cloned().collect();
         match log.renew_leases(holder, &names, LIFE).await {
             Ok(held) => {
-                // After an outage of PostgreSQL that is all of them.
+                // After an outage of PostgreSQL all leases are lost.
                 let lost = working.extract_if(|name, _| !held.contains(name));
                 let lost: Vec<Working> = lost
                     .map(|(name, working)| {
@@ -122,7 +122,7 @@ async fn share(
     Ok(())
 }
 
-/// A worker, and how it is ended.
+/// A running worker.
 struct Working {
     stop: CancellationToken,
     task: JoinHandle<()>,
@@ -134,8 +134,8 @@ impl Working {
         Self { task: tokio::spawn(keep_working(worker, lease, stop.clone())), stop }
     }
 
-    /// Ends it after its current batch. A worker that is aborted between a commit and its acknowledgments
-    /// loses these, and the devices wait until they send again.
+    /// Stops it after its current batch. A worker that is aborted between a commit and its
+    /// acknowledgments loses these, and the devices wait until they resend.
     async fn finish(mut self) {
         self.stop.cancel();
         if timeout(FINISH_TIMEOUT, &mut self.task).await.is_err() {
@@ -144,8 +144,9 @@ impl Working {
     }
 }
 
-/// Starts the worker again whenever it fails, until it is stopped or another process has taken over: from
-/// then on the partition's consumer is that one's. A failure that repeats is told once.
+/// Restarts the worker whenever it fails, until it is stopped or another process has taken over:
+/// from then on the partition's consumer belongs to that process. A repeated failure is logged
+/// once.
 async fn keep_working(worker: Worker, lease: Lease, stop: CancellationToken) {
     let _worked = Worked(worker.partition);
     let mut told = String::new();

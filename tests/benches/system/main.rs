@@ -3,7 +3,8 @@
 //!
 //! Arguments: `--markdown` prints the table as docs/performance.md holds it; letters (`a c`) run
 //! only those measurements; `soak=60` runs the hour of churn alone, or as many minutes, and
-//! `hostile=30` half an hour with hostile devices; `outages=200 longest=60` so many outages of servers.
+//! `hostile=30` half an hour with hostile devices; `outages=200 longest=60`
+//! 200 outages of servers of at most 60 s.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

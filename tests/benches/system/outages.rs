@@ -1,9 +1,9 @@
-//! (u) Outages, only when asked for (`make soak KIND=outages RUNS=200 LONGEST=60`): a server is stopped,
-//! killed or frozen for a time that is drawn, and the time is measured from when it is ready again until every
-//! device's events are in the log, a new hello is answered and a loss is declared.
+//! (u) Outages, only on request (`make soak KIND=outages RUNS=200 LONGEST=60`): a server is
+//! stopped, killed or frozen for a random time. Measured is the time from when it is ready again
+//! until every device's events are in the log, every hello has a response, and losses are declared.
 //!
-//! Several fleets run side by side, each with its own servers, three real agents and another number of
-//! simulated devices in the background.
+//! Several fleets run concurrently, each with its own servers, three real agents and a different
+//! number of simulated devices in the background.
 
 mod draw;
 mod lane;
@@ -21,6 +21,9 @@ use lane::{Lane, Outcome};
 
 /// Limit for the time from a server's return until everything flows again, in seconds.
 const LIMIT: f64 = 10.0;
+/// One of an outage's times, in seconds.
+type Time = fn(&Outcome) -> Option<f64>;
+
 /// Simulated devices in the background of each fleet, in turn.
 const BACKGROUND: [usize; 4] = [0, 20, 50, 200];
 
@@ -31,7 +34,7 @@ pub(crate) struct Options {
     pub(crate) runs: u64,
     /// Length of an outage, in seconds.
     pub(crate) length: RangeInclusive<f64>,
-    /// Number of fleets that run side by side.
+    /// Number of fleets that run concurrently.
     pub(crate) lanes: usize,
     /// First seed: an outage is drawn from the sum of this and its number.
     pub(crate) seed: u64,
@@ -43,7 +46,7 @@ impl Options {
         Self { runs, length: 1.0..=600.0, lanes: 4, seed: 0 }
     }
 
-    /// Takes `longest=60`, `shortest=30`, `lanes=8` or `seed=1000`; false when it is something else.
+    /// Accepts `longest=60`, `shortest=30`, `lanes=8` and `seed=1000`; false for anything else.
     pub(crate) fn take(&mut self, argument: &str) -> bool {
         let Some((name, value)) = argument.split_once('=') else { return false };
         let number = || value.parse::<f64>().unwrap_or_else(|_| panic!("{name}=NUMBER"));
@@ -94,9 +97,9 @@ pub(crate) async fn measure(report: &mut Report, options: &Options, say: &impl F
 
 /// One row for each time that was measured for outages of a component.
 fn add_rows(report: &mut Report, component: Component, outcomes: &[&Outcome]) {
-    let kinds: [(&str, fn(&Outcome) -> Option<f64>); 4] = [
+    let kinds: [(&str, Time); 4] = [
         ("events in the log", |one| Some(one.events)),
-        ("hello answered", |one| one.hello),
+        ("response to a hello", |one| one.hello),
         ("losses declared", |one| one.losses),
         ("simulated devices back", |one| one.background),
     ];

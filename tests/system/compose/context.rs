@@ -35,8 +35,9 @@ fn the_build_context_is_a_whole_workspace() {
             fs::copy(from, to).unwrap();
         }
     }
-    // The Dockerfile's command, for a program that does not exist: cargo reads all manifests, checks that
-    // every target that they name is there, and then compiles nothing. (`cargo metadata` does not check.)
+    // The Dockerfile's command, for a program that does not exist: cargo reads all manifests,
+    // requires the files of all targets, and then compiles nothing. (`cargo metadata` does not
+    // require them.)
     let built = Command::new(env!("CARGO"))
         .args(["build", "--locked", "--offline", "--profile", "dist", "-p", "muster"])
         .args(["-p", "muster-agent", "--bin", "no-such-program"])
@@ -77,8 +78,8 @@ fn the_image_has_a_folder_for_each_volume() {
     assert!(count > 5, "{count}");
 }
 
-/// Docker without BuildKit builds every stage above the last one, from the same context: none of them may
-/// want anything else than the sources.
+/// Docker without BuildKit builds every stage above the last one, from the same context: each of
+/// them may need only the sources.
 #[test]
 fn only_the_build_stage_copies_from_the_context() {
     let dockerfile = fs::read_to_string(root().join("Dockerfile")).unwrap();

@@ -1,4 +1,4 @@
-//! `docker compose up` as README.md has it, from these sources: the Dockerfile's own build stage compiles
+//! `docker compose up` as in README.md, from the sources: the Dockerfile's build stage compiles
 //! them, without a network, in an image that is made from this machine's toolchain.
 //!
 //! It takes minutes, so only `make test-image` runs it.
@@ -10,8 +10,8 @@ use super::engine::{Engine, cached};
 use super::file::{File, with_defaults};
 use super::{stack, stand_ins};
 
-/// Cargo's settings in the image: crates come from the copied cache, and the shipped profile is compiled
-/// quickly instead of well. What is compiled, and by which command, stays as in the Dockerfile.
+/// Cargo's settings in the image: crates come from the copied cache, and the profile `dist` is
+/// compiled without optimization. The sources and the command stay as in the Dockerfile.
 const CARGO_CONFIG: &str = r#"
 [net]
 offline = true

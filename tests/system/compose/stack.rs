@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::process::{Command, Output};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use muster_tests::wait;
 
@@ -12,6 +12,7 @@ use super::stand_ins;
 
 const PROJECT: &str = "stack";
 const PATIENCE: Duration = Duration::from_secs(240);
+const POLL_INTERVAL: Duration = Duration::from_millis(500);
 
 /// `docker-compose` of that engine with these variables; `None` where there is no compose.
 fn compose(engine: &Engine, args: &[&str], variables: &[(&str, &str)]) -> Option<Output> {
@@ -95,15 +96,15 @@ pub(super) async fn gets_healthy(
     };
     let wanted: BTreeMap<_, _> =
         file.services().map(|(name, service)| wanted(name, service)).collect();
-    wait::until("every service to be healthy", PATIENCE, || async {
+    let began = Instant::now();
+    loop {
         let states = states(engine, file);
-        let is_so = wanted.iter().all(|(name, wanted)| states[name] == *wanted);
-        if !is_so {
-            eprintln!("{states:?}");
+        if wanted.iter().all(|(name, wanted)| states[name] == *wanted) {
+            break;
         }
-        is_so.then_some(())
-    })
-    .await;
+        assert!(began.elapsed() < PATIENCE, "not every service is healthy: {states:#?}");
+        tokio::time::sleep(POLL_INTERVAL).await;
+    }
     // As in docs/compose.md: with the admin's token, the demo agent is a device of the fleet.
     wait::until("the demo agent to be online", PATIENCE, || async {
         let list = "MUSTER_TOKEN_FILE=/var/lib/muster/keys/admin-token \

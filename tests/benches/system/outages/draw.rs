@@ -10,20 +10,20 @@ use rand::{Rng, SeedableRng};
 /// Most events that a device records during one outage.
 const MAX_BURST: u64 = 300;
 
-/// What is away.
+/// The component that has the outage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Component {
     /// nats-server.
     Broker,
     /// The role that writes the log.
     Ingest,
-    /// The role that answers hellos.
+    /// The role that responds to hellos.
     Command,
     /// The database of the log.
     Postgres,
     /// All of these.
     All,
-    /// The roles; when they return, the stream is gone and the log is an older backup.
+    /// The roles; when they return, the stream is deleted and the log is an older backup.
     Restored,
 }
 
@@ -50,7 +50,7 @@ impl fmt::Display for Component {
 pub(super) struct Outage {
     pub(super) number: u64,
     pub(super) component: Component,
-    /// Is it frozen (SIGSTOP), so that its connections stay open and nothing answers?
+    /// Whether it is frozen (SIGSTOP): its connections stay open without a response.
     pub(super) is_frozen: bool,
     pub(super) length: Duration,
     /// Events that each agent records while it lasts.

@@ -22,17 +22,17 @@ use super::draw::{Component, Outage};
 
 /// Real agents of a fleet.
 const AGENTS: usize = 3;
-/// Events of the log that an agent keeps, in bytes: little, so that a restored log misses some that no
-/// one has any more.
+/// Size of the confirmed events that an agent keeps, in bytes: small, so that a restored log lacks
+/// some that no agent has.
 const KEPT_BYTES: u64 = 4_000;
 /// Events recorded between a backup and its restoration.
 const AFTER_BACKUP: u64 = 80;
 /// Longest wait for anything; what takes longer counts as this.
 const TIMEOUT: Duration = Duration::from_secs(180);
-/// Interval between looks at the agents.
+/// Interval between checks of the agents.
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
-/// What was measured of an outage, in seconds from when what was away was ready again.
+/// Measurements of an outage, in seconds from when the component was ready again.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Outcome {
     pub(super) outage: Outage,
@@ -40,7 +40,7 @@ pub(crate) struct Outcome {
     pub(super) ready: f64,
     /// Every agent's events are in the log.
     pub(super) events: f64,
-    /// The last of the hellos that had failed, or were due, was answered.
+    /// The last hello that had failed, or was due, has a response.
     pub(super) hello: Option<f64>,
     /// Every agent has declared what the restored log lacks.
     pub(super) losses: Option<f64>,
@@ -77,14 +77,14 @@ pub(super) struct Lane {
     devices: usize,
 }
 
-fn role<'a>(fleet: &'a mut Fleet, component: Component) -> &'a mut RoleProcess {
+fn role(fleet: &mut Fleet, component: Component) -> &mut RoleProcess {
     match component {
         Component::Command => &mut fleet.command,
         _ => &mut fleet.ingest,
     }
 }
 
-/// Looks at all agents until each of them is done; the seconds since `since`.
+/// Checks all agents until each of them is done; returns the seconds since `since`.
 async fn until_all(
     agents: &[AgentInside],
     since: Instant,
@@ -191,7 +191,7 @@ impl Lane {
         let step = outage.length / 3;
         self.record(outage.burst / 2);
         tokio::time::sleep(step).await;
-        // It says hello into the outage, so that its backoff grows.
+        // Its hello fails during the outage, so that its backoff grows.
         if outage.component != Component::Restored {
             hello_after = SystemTime::now().into();
             block_in_place(|| {
@@ -276,8 +276,8 @@ impl Lane {
         ready
     }
 
-    /// Seconds since `started` until all simulated devices are connected and welcomed, where they lost
-    /// their connections.
+    /// Returns the seconds since `started` until all simulated devices are connected again; `None`
+    /// if they did not lose their connections.
     async fn background_is_back(&self, started: Instant, is_waited_for: bool) -> Option<f64> {
         if !is_waited_for || self.devices == 0 {
             return None;
@@ -300,7 +300,7 @@ impl Lane {
                 agent.start();
             }
         });
-        wait::until("the outboxes to let go", TIMEOUT, || async {
+        wait::until("the outboxes to be pruned", TIMEOUT, || async {
             self.agents.iter().all(|agent| agent.kept_bytes() <= KEPT_BYTES).then_some(())
         })
         .await;
@@ -362,8 +362,8 @@ impl Lane {
         }
     }
 
-    /// Events that were recorded and are neither in the log nor declared lost, that stand there twice or
-    /// in another order.
+    /// Number of recorded events that are neither in the log nor declared lost, or that are in the
+    /// log twice or in another order.
     async fn wrong(&self) -> u64 {
         let mut wrong = 0;
         for number in 0..AGENTS {

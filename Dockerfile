@@ -1,8 +1,9 @@
 # muster and its agent in one image, on a small Debian. docker-compose.yml says what runs in it.
 #
-#   docker build -t muster:local .                    builds them from these sources
-#   docker build -t muster:local --target prebuilt FOLDER -f Dockerfile
-#                                                     takes `muster` and `muster-agent` from FOLDER
+#   docker build -t muster:local .
+#
+# builds them from these sources; Dockerfile.prebuilt takes programs that are built already. That is a
+# file of its own because Docker without BuildKit builds every stage above the last one.
 #
 # BASE_IMAGE needs glibc and a shell; RUST_IMAGE needs cargo, a C compiler and a glibc no newer than that.
 ARG RUST_IMAGE=rust:1.95-bookworm
@@ -18,9 +19,6 @@ RUN groupadd --gid 10001 muster \
     done
 USER 10001:10001
 CMD ["muster", "--help"]
-
-FROM base AS prebuilt
-COPY muster muster-agent /usr/local/bin/
 
 FROM ${RUST_IMAGE} AS build
 WORKDIR /src

@@ -10,11 +10,11 @@ export PATH := $(PATH):$(CACHE)/bin:$(CACHE)/tools/bin
 
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: help deps up test check bench soak agents clean
+.PHONY: help deps up test test-image check bench soak agents clean
 
 help: ## say what there is
 	@printf 'muster: manages fleets of Linux devices\n\n'
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
 deps: ## install the servers that muster runs on (nats-server, PostgreSQL, InfluxDB)
 	@scripts/deps run
@@ -33,6 +33,10 @@ test: ## run every test, against the real servers
 	cargo nextest run --workspace --no-fail-fast $(ARGS) || failed="tests$$failed"; \
 	if [ -n "$$failed" ]; then printf 'make test: failed: %s\n' "$$failed" >&2; exit 1; fi
 
+test-image: ## build the image from these sources and start docker-compose.yml with it (minutes; needs root)
+	@scripts/deps image
+	cargo nextest run -p muster-tests --run-ignored only -E 'test(compose::from_sources)' $(ARGS)
+
 check: ## formatting, lints, documentation, licenses, unused dependencies
 	@scripts/deps check
 	cargo fmt --all --check
@@ -50,10 +54,12 @@ bench: ## measure, and compare with other tools
 	@cp $(TARGET)/release/muster $(TARGET)/release/muster-backing $(TARGET)/dist/muster-agent $(TARGET)/measured
 	MUSTER_TEST_BIN=$(abspath $(TARGET))/measured cargo bench -p muster -p muster-agent -p muster-tests --bench system -- $(ARGS)
 
-soak: ## an hour of churn (MINUTES=60) with simulated devices and two agents (needs root); KIND=hostile: with hostile devices
+soak: ## an hour of churn (MINUTES=60) with simulated devices and two agents (needs root); KIND=hostile: with hostile devices; KIND=outages: RUNS=200 outages of up to LONGEST=600 s
 	@scripts/deps bench
 	cargo build --release --workspace --bins
-	MUSTER_TEST_BIN=$(abspath $(TARGET))/release cargo bench -p muster-tests --bench system -- $(or $(KIND),soak)=$(or $(MINUTES),60)
+	MUSTER_TEST_BIN=$(abspath $(TARGET))/release cargo bench -p muster-tests --bench system -- $(SOAK)
+
+SOAK = $(or $(KIND),soak)=$(if $(filter outages,$(KIND)),$(or $(RUNS),200) shortest=$(or $(SHORTEST),1) longest=$(or $(LONGEST),600),$(or $(MINUTES),60)) $(ARGS)
 
 agents: ## build agents for older machines (glibc 2.23) into target/agents; ARGS="DIR ARCH..." for others
 	@scripts/deps agents

@@ -20,11 +20,12 @@ impl Backoff {
         Self { first, limit, next: first }
     }
 
-    /// Backoff of a lost connection: 0.5 s to 10 s. The limit bounds how long a device stays
-    /// disconnected after its servers have returned, independent of the length of the outage.
+    /// Backoff of a lost connection: 0.5 s to 8 s. The limit bounds how long a device stays
+    /// disconnected after its servers have returned, independent of the length of the outage:
+    /// including the connection and the hello that follow, at most 10 s.
     #[must_use]
     pub const fn reconnect() -> Self {
-        Self::new(Duration::from_millis(500), Duration::from_secs(10))
+        Self::new(Duration::from_millis(500), Duration::from_secs(8))
     }
 
     /// Returns the delay: between half of the step and all of it, by `chance` (0 to 1).
@@ -49,8 +50,8 @@ mod tests {
     fn steps_double_up_to_the_limit_and_begin_anew() {
         let mut backoff = Backoff::reconnect();
         let waits: Vec<f64> = (0..7).map(|_| backoff.wait(1.0).as_secs_f64()).collect();
-        assert_eq!(waits, [0.5, 1.0, 2.0, 4.0, 8.0, 10.0, 10.0]);
-        assert_eq!(backoff.wait(0.0), Duration::from_secs(5));
+        assert_eq!(waits, [0.5, 1.0, 2.0, 4.0, 8.0, 8.0, 8.0]);
+        assert_eq!(backoff.wait(0.0), Duration::from_secs(4));
         backoff.reset();
         assert_eq!(backoff.wait(f64::MAX), Duration::from_millis(500));
     }

@@ -31,14 +31,15 @@ use crate::joining::Enrolled;
 use crate::outbox::{Confirmed, Outbox};
 use crate::samples;
 
-/// Time after which unconfirmed events are sent again.
-const RESEND: Duration = Duration::from_secs(5);
+/// Initial and maximum delay after which the first unconfirmed event is sent again. When the log
+/// has it, the rest follows. The agent does the same.
+const RESEND: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(15));
 /// Remaining lifetime at which credentials are renewed.
 const RENEW: Duration = Duration::from_secs(120);
 /// Timeout of a response.
 const LIMIT: Duration = Duration::from_secs(30);
-/// Initial and maximum delay between two attempts to connect.
-const BACKOFF: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
+/// Initial and maximum delay between two attempts to connect, as in the agent.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(8));
 /// Practically never.
 const NEVER: Duration = Duration::from_secs(10 * 365 * 86_400);
 
@@ -61,6 +62,9 @@ struct Plan {
     metrics: Instant,
     leave: Instant,
     resend: Instant,
+    resend_wait: Duration,
+    /// Whether only the first event was sent again.
+    is_probing: bool,
 }
 
 pub(crate) struct Device {
@@ -156,7 +160,7 @@ impl Device {
                     }
                 }
                 Left::Lost => {
-                    sleep(wait.mul_f64(0.5 + rand::random::<f64>())).await;
+                    sleep(wait.mul_f64(0.5 + rand::random::<f64>() / 2.0)).await;
                     wait = (wait * 2).min(BACKOFF.1);
                 }
             }
@@ -262,7 +266,9 @@ impl Device {
             event: start + about(profile.event_every),
             metrics: profile.metrics_every.map_or(start + NEVER, |_| *metrics_at),
             leave: start + about(profile.online_for),
-            resend: start + RESEND,
+            resend: start + RESEND.0,
+            resend_wait: RESEND.0,
+            is_probing: false,
         };
         loop {
             let is_ending = shared.ending.is_cancelled();
@@ -277,10 +283,15 @@ impl Device {
                 message = acks.next() => {
                     let Some(message) = message else { return Ok(Left::Lost) };
                     let Ok(ack) = codec::decode::<Ack>(&message.payload) else { continue };
-                    if ack.epoch == self.enrolled.answer.epoch && ack.seq > 0 {
-                        self.confirm(ack.seq, ack.hash);
+                    let is_ours = ack.epoch == self.enrolled.answer.epoch;
+                    let has_moved = is_ours && ack.seq > 0 && self.confirm(ack.seq, ack.hash);
+                    if (plan.is_probing && has_moved) || (is_ours && ack.resend) {
+                        self.send_waiting(publisher).await?;
                     }
-                    plan.resend = Instant::now() + RESEND;
+                    if has_moved {
+                        (plan.is_probing, plan.resend_wait) = (false, RESEND.0);
+                        plan.resend = Instant::now() + RESEND.0;
+                    }
                 }
                 message = commands.next() => {
                     let Some(message) = message else { return Ok(Left::Lost) };
@@ -300,23 +311,30 @@ impl Device {
                     self.measure(publisher).await?;
                 }
                 () = sleep_until(plan.resend) => {
-                    plan.resend = Instant::now() + RESEND;
-                    if !self.outbox.is_empty() {
-                        add(&shared.counters.resent, self.outbox.waiting().count() as u64);
-                        self.send_waiting(publisher).await?;
+                    plan.resend = Instant::now() + plan.resend_wait;
+                    plan.resend_wait = (plan.resend_wait * 2).min(RESEND.1);
+                    if let Some(first) = self.outbox.waiting().next() {
+                        add(&shared.counters.resent, 1);
+                        self.send(publisher, first).await?;
+                        plan.is_probing = true;
                     }
                 }
             }
         }
     }
 
-    fn confirm(&mut self, seq: u64, hash: muster_schemas::Hash) {
+    /// Returns whether the log has more than before.
+    fn confirm(&mut self, seq: u64, hash: muster_schemas::Hash) -> bool {
         match self.outbox.confirm(seq, hash) {
-            Confirmed::New(count) => add(&self.shared.counters.committed, count),
+            Confirmed::New(count) => {
+                add(&self.shared.counters.committed, count);
+                return count > 0;
+            }
             Confirmed::Differs => add(&self.shared.counters.differing, 1),
             // A welcome has overtaken the ack, or the log was restored.
             Confirmed::Behind => {}
         }
+        false
     }
 
     /// Executes a command; true if it caused new events.

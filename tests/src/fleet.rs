@@ -25,11 +25,18 @@ pub struct RoleProcess {
     pub role: &'static str,
     args: Vec<String>,
     variables: Vec<(String, String)>,
+    port: u16,
     said: PathBuf,
     child: Option<Child>,
 }
 
 impl RoleProcess {
+    /// The URL of its own listener.
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("https://127.0.0.1:{}", self.port)
+    }
+
     fn start(&mut self) {
         let said =
             std::fs::OpenOptions::new().create(true).append(true).open(&self.said).expect("a file");
@@ -390,5 +397,5 @@ fn role(
         args.extend(["--command-url".to_owned(), url.to_owned()]);
     }
     let said = dir.join(format!("{role}.said"));
-    RoleProcess { role, args, variables, said, child: None }
+    RoleProcess { role, args, variables, port, said, child: None }
 }

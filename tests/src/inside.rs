@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use muster_agent::enroll::{EnrollOptions, enroll};
 use muster_agent::outbox::{Limits, RecordError};
-use muster_agent::{Agent, AgentOptions};
+use muster_agent::{Agent, AgentOptions, Status};
 use muster_schemas::events::DeviceConfigApplied;
 use tokio_util::sync::CancellationToken;
 
@@ -114,7 +114,16 @@ impl AgentInside {
         self.running.as_ref().map_or(0, |running| running.agent.status().outbox.kept_bytes)
     }
 
-    /// The number of numbered events that were recorded.
+    /// The agent's own view of itself.
+    ///
+    /// # Panics
+    /// When it does not run.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        self.running.as_ref().expect("runs").agent.status()
+    }
+
+    /// How many numbered events were recorded.
     #[must_use]
     pub const fn recorded(&self) -> u64 {
         self.recorded

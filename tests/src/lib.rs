@@ -13,6 +13,7 @@
 
 pub mod agent;
 pub mod api;
+pub mod backup;
 pub mod binaries;
 pub mod bucket;
 pub mod fleet;

@@ -5,6 +5,7 @@ mod containers;
 mod context;
 mod engine;
 mod file;
+mod from_sources;
 mod processes;
 mod stack;
 mod stand_ins;

@@ -3,7 +3,6 @@
 //! models equal a rebuild row by row.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -18,6 +17,7 @@ use muster_query::projections::timeline::{self, Timeline};
 use muster_query::projections::tokens::{self, Tokens};
 use muster_schemas::Timestamp;
 use muster_schemas::metrics::{MetricBatch, Point};
+use muster_tests::backup::{delete_events_stream, dump, restore, run};
 use muster_tests::fleet::Fleet;
 use muster_tests::{Api, SimDevice, wait};
 use serde_json::Value;
@@ -207,20 +207,6 @@ async fn the_stream_of_events_may_be_lost_whole() {
     assert_rebuild_equals_live(&fleet).await;
 }
 
-pub(crate) async fn delete_events_stream(fleet: &Fleet) {
-    let credentials = fleet.keys().role_credentials("ingest").unwrap();
-    let nats = async_nats::ConnectOptions::with_credentials(&credentials.0)
-        .unwrap()
-        .add_root_certificates(fleet.ca())
-        .connect(format!("tls://127.0.0.1:{}", fleet.nats.port()))
-        .await
-        .unwrap();
-    async_nats::jetstream::new(nats)
-        .delete_stream(muster_schemas::subjects::EVENTS_STREAM)
-        .await
-        .unwrap();
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn an_older_backup_is_filled_up_by_the_devices() {
     let mut fleet = Fleet::start().await;
@@ -234,38 +220,8 @@ async fn an_older_backup_is_filled_up_by_the_devices() {
     assert_rebuild_equals_live(&fleet).await;
 }
 
-fn run(program: &Path, args: &[&str]) {
-    let output = std::process::Command::new(program).args(args).output().unwrap();
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{}: {said}", program.display());
-}
-
-/// Creates a backup of the log's database.
-pub(crate) fn dump(fleet: &Fleet) -> PathBuf {
-    let dump = fleet.dir().join("dump.sql");
-    let (bin, url) = (fleet.postgres.bin(), fleet.postgres.connection_url());
-    run(&bin.join("pg_dump"), &["-f", dump.to_str().unwrap(), &url]);
-    dump
-}
-
-/// Restores it as described in docs/operations.md: an empty database, then the dump.
-pub(crate) async fn restore(fleet: &mut Fleet, dump: &Path) {
-    for role in [&mut fleet.ingest, &mut fleet.command, &mut fleet.query] {
-        role.kill9();
-    }
-    let (psql, url) = (fleet.postgres.bin().join("psql"), fleet.postgres.connection_url());
-    let server = fleet.postgres.connection_url_of("postgres");
-    run(&psql, &["-q", "-c", "DROP DATABASE muster WITH (FORCE)", &server]);
-    run(&psql, &["-q", "-c", "CREATE DATABASE muster", &server]);
-    run(&psql, &["-q", "-v", "ON_ERROR_STOP=1", "-f", dump.to_str().unwrap(), &url]);
-    for role in [&mut fleet.ingest, &mut fleet.command, &mut fleet.query] {
-        role.kill9_and_restart();
-    }
-    fleet.answers().await;
-}
-
-/// A read model's commits do not wait for the disk: if PostgreSQL loses some, their events are read
-/// again, even if no further event follows.
+/// A read model's commits do not wait for the disk: what PostgreSQL forgets of them is read again,
+/// also where no event follows.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_postgresql_forgets_of_a_read_model_comes_back_by_itself() {
     let fleet = Fleet::start().await;

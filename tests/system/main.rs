@@ -30,6 +30,7 @@ mod metric_limits;
 mod narrow;
 mod openapi;
 mod operations;
+mod outages;
 mod outbox;
 mod ports;
 mod projects;

@@ -7,11 +7,12 @@ use std::time::Duration;
 
 use muster_agent::outbox::{Limits, RecordError};
 use muster_schemas::stream::StreamName;
+use muster_tests::backup::{delete_events_stream, dump, restore};
 use muster_tests::fleet::Fleet;
 use muster_tests::{AgentInside, wait};
 use serde_json::Value;
 
-use crate::faults::{assert_rebuild_equals_live, delete_events_stream, dump, restore};
+use crate::faults::assert_rebuild_equals_live;
 
 const PATIENCE: Duration = Duration::from_secs(90);
 

@@ -80,6 +80,8 @@ impl Language {
             "ack" => self.check("Ack", bytes),
             // Responses of JetStream itself are JSON.
             "reply" if bytes.first() == Some(&b'{') => {}
+            // The server is not ready to respond to a hello.
+            "reply" if bytes.is_empty() => {}
             "reply" => self.check("SealedWelcome", bytes),
             what if what.starts_with("met.") => {
                 self.check("MetricBatch", bytes);

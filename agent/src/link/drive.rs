@@ -228,6 +228,9 @@ impl Driver<'_> {
             session.hello_failed(now, rand::random());
         };
         let message = match answer {
+            Ok(message) if message.payload.is_empty() => {
+                return failed(self.session, "the server is not ready");
+            }
             Ok(message) => message,
             Err(problem) => return failed(self.session, &problem),
         };

@@ -40,11 +40,17 @@ pub(crate) async fn keep_connected(shared: &Shared) {
     let mut before: Option<Client> = None;
     loop {
         let usable = credentials.take().filter(|known| known.left(&Moment::now()) != Some(0));
+        let has_moved = missed > 0 && missed.is_multiple_of(ASK_AGAIN);
         let current = match usable {
-            Some(known) => known,
-            None => match renew(shared).await {
-                Ok(new) => new,
-                Err(problem) => {
+            Some(known) if !has_moved => known,
+            known => match (renew(shared).await, known) {
+                (Ok(new), _) => new,
+                // The broker may return before the server that gives credentials.
+                (Err(problem), Some(known)) => {
+                    tracing::info!(problem, "no fresh broker credentials; using the known ones");
+                    known
+                }
+                (Err(problem), None) => {
                     fail(shared, &problem, backoff.wait(rand::random())).await;
                     continue;
                 }
@@ -57,7 +63,7 @@ pub(crate) async fn keep_connected(shared: &Shared) {
             Err(error) => {
                 missed += 1;
                 let is_denied = matches!(error, ConnectError::Broker { is_denied: true, .. });
-                if !is_denied && !missed.is_multiple_of(ASK_AGAIN) {
+                if !is_denied {
                     credentials = Some(current);
                 }
                 fail(shared, &error.to_string(), backoff.wait(rand::random())).await;

@@ -14,7 +14,7 @@ const GAP: Duration = Duration::from_secs(2);
 
 /// Maximum interval between unanswered hellos. It bounds how long a device waits after its servers
 /// have returned.
-const FAILURE_LIMIT: Duration = Duration::from_secs(8);
+const FAILURE_LIMIT: Duration = Duration::from_secs(5);
 
 /// A hello that was sent, and the state of the device at that time.
 #[derive(Clone, Debug, PartialEq)]
@@ -61,6 +61,11 @@ impl Rhythm {
         self.due = Some(self.due.map_or(earliest, |due| due.min(earliest)));
     }
 
+    /// The response to the newest hello requires another one: it is due now.
+    pub(super) fn follow_up(&mut self, now: Instant) {
+        self.due = Some(now);
+    }
+
     pub(super) fn is_due(&self, now: Instant) -> bool {
         self.asked.is_none() && self.due.is_some_and(|due| due <= now)
     }
@@ -88,5 +93,20 @@ impl Rhythm {
 
     pub(super) fn wake_at(&self) -> Option<Instant> {
         if self.asked.is_some() { None } else { self.due }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reason_waits_for_the_gap_and_a_follow_up_does_not() {
+        let now = Instant::now();
+        let mut rhythm = Rhythm { said: Some(now), ..Rhythm::default() };
+        rhythm.hasten(now, Duration::ZERO);
+        assert!(!rhythm.is_due(now) && rhythm.is_due(now + GAP));
+        rhythm.follow_up(now);
+        assert!(rhythm.is_due(now));
     }
 }

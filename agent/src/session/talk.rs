@@ -255,7 +255,7 @@ impl Session {
             Ok(effect) => {
                 self.hello.answered(now, chance);
                 match effect {
-                    Effect::NeedsEpoch => self.hello.hasten(now, Duration::ZERO),
+                    Effect::NeedsEpoch => self.hello.follow_up(now),
                     Effect::Odd => self.hello.hasten(now, self.settle),
                     _ => {}
                 }

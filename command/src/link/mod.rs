@@ -138,7 +138,7 @@ async fn serve(service: &Service) -> Result<(), async_nats::SubscribeError> {
 }
 
 /// Answers one request; a device whose hello was answered is named. One that proves nothing gets no
-/// answer: the device asks again.
+/// answer: the device asks again. A hello that this role fails to process gets an empty response.
 async fn answer(service: &Service, message: async_nats::Message) -> Option<(ProjectId, DeviceId)> {
     let (project, device, what) = subjects::parse(&message.subject)?;
     let reply = message.reply.clone()?;
@@ -168,6 +168,13 @@ async fn answer(service: &Service, message: async_nats::Message) -> Option<(Proj
         }
         Err(error) => {
             tracing::warn!(%project, %device, %error, "a device's request failed");
+            // Its timeout for a response is longer than its backoff.
+            if what == HELLO && !matches!(error, ServiceError::Rejected(_)) {
+                let sent = service.nats.publish(reply, bytes::Bytes::new()).await;
+                sent.unwrap_or_else(
+                    |error| tracing::debug!(%device, %error, "failed to report this to the device"),
+                );
+            }
         }
     }
     None

@@ -3,9 +3,11 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use futures::future::join_all;
 use muster_eventlog::{AppendError, EventLog, Lease, StoreError};
 use muster_schemas::subjects::PARTITIONS;
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -19,6 +21,8 @@ const LIFE: Duration = Duration::from_secs(6);
 const BEAT: Duration = Duration::from_secs(2);
 /// Delay before a failed worker is restarted.
 const RETRY: Duration = Duration::from_millis(300);
+/// Timeout for a worker's current batch when the worker is stopped.
+const FINISH_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The lease on a partition.
 fn lease_name(partition: u32) -> String {
@@ -33,7 +37,7 @@ fn fair_share(holders: usize) -> usize {
 /// Works on as many partitions as this process can get, until `stop`; then releases them.
 pub async fn run(log: EventLog, nats: async_nats::Client, copies: Copies, stop: CancellationToken) {
     let holder = Uuid::new_v4();
-    let mut working: HashMap<String, JoinHandle<()>> = HashMap::new();
+    let mut working: HashMap<String, Working> = HashMap::new();
     let mut beat = tokio::time::interval(BEAT);
     beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -44,7 +48,7 @@ pub async fn run(log: EventLog, nats: async_nats::Client, copies: Copies, stop: 
         // A worker ends when another process has taken over; its lease is released.
         let ended: Vec<String> = working
             .iter()
-            .filter(|(_, task)| task.is_finished())
+            .filter(|(_, working)| working.task.is_finished())
             .map(|(name, _)| name.clone())
             .collect();
         for name in ended {
@@ -56,14 +60,15 @@ pub async fn run(log: EventLog, nats: async_nats::Client, copies: Copies, stop: 
         let names: Vec<String> = working.keys().cloned().collect();
         match log.renew_leases(holder, &names, LIFE).await {
             Ok(held) => {
-                // The log would refuse a worker that has lost its lease.
-                working.retain(|name, task| {
-                    held.contains(name) || {
+                // After an outage of PostgreSQL all leases are lost.
+                let lost = working.extract_if(|name, _| !held.contains(name));
+                let lost: Vec<Working> = lost
+                    .map(|(name, working)| {
                         tracing::warn!(lease = %name, "the lease on a partition was lost");
-                        task.abort();
-                        false
-                    }
-                });
+                        working
+                    })
+                    .collect();
+                join_all(lost.into_iter().map(Working::finish)).await;
             }
             Err(error) => {
                 tracing::debug!(%error, "leases could not be renewed");
@@ -74,9 +79,7 @@ pub async fn run(log: EventLog, nats: async_nats::Client, copies: Copies, stop: 
             tracing::debug!(%error, "free partitions could not be looked for");
         }
     }
-    for task in working.into_values() {
-        task.abort();
-    }
+    join_all(working.into_values().map(Working::finish)).await;
     if let Err(error) = log.release_leases(holder).await {
         tracing::debug!(%error, "leases could not be given back; others take over when they run out");
     }
@@ -87,7 +90,7 @@ async fn share(
     log: &EventLog,
     (nats, copies): (&async_nats::Client, Copies),
     holder: Uuid,
-    working: &mut HashMap<String, JoinHandle<()>>,
+    working: &mut HashMap<String, Working>,
 ) -> Result<(), StoreError> {
     // A process that holds nothing yet registers itself by this lease.
     let own = format!("ingest-{holder}");
@@ -106,26 +109,49 @@ async fn share(
         }
         if let Some(lease) = log.acquire_lease(&name, holder, LIFE).await? {
             let worker = Worker { log: log.clone(), nats: nats.clone(), partition, copies };
-            working.insert(name, tokio::spawn(keep_working(worker, lease)));
+            working.insert(name, Working::start(worker, lease));
         }
     }
     if working.len() > fair
         && let Some(name) = working.keys().next().cloned()
-        && let Some(task) = working.remove(&name)
+        && let Some(given_back) = working.remove(&name)
     {
-        task.abort();
+        given_back.finish().await;
         log.release_lease(&name, holder).await?;
     }
     Ok(())
 }
 
-/// Restarts the worker whenever it fails, until another process has taken over: from then on the
-/// partition's consumer belongs to that process. A repeated failure is logged once.
-async fn keep_working(worker: Worker, lease: Lease) {
+/// A running worker.
+struct Working {
+    stop: CancellationToken,
+    task: JoinHandle<()>,
+}
+
+impl Working {
+    fn start(worker: Worker, lease: Lease) -> Self {
+        let stop = CancellationToken::new();
+        Self { task: tokio::spawn(keep_working(worker, lease, stop.clone())), stop }
+    }
+
+    /// Stops it after its current batch. A worker that is aborted between a commit and its
+    /// acknowledgments loses these, and the devices wait until they resend.
+    async fn finish(mut self) {
+        self.stop.cancel();
+        if timeout(FINISH_TIMEOUT, &mut self.task).await.is_err() {
+            self.task.abort();
+        }
+    }
+}
+
+/// Restarts the worker whenever it fails, until it is stopped or another process has taken over:
+/// from then on the partition's consumer belongs to that process. A repeated failure is logged
+/// once.
+async fn keep_working(worker: Worker, lease: Lease, stop: CancellationToken) {
     let _worked = Worked(worker.partition);
     let mut told = String::new();
     loop {
-        let Err(error) = worker.run(&lease).await else { return };
+        let Err(error) = worker.run(&lease, &stop).await else { return };
         if is_over(&error) {
             tracing::info!(partition = worker.partition, "another process works this partition");
             return;
@@ -135,7 +161,10 @@ async fn keep_working(worker: Worker, lease: Lease) {
             tracing::warn!(partition = worker.partition, error = %text, "a partition stopped; trying again");
             told = text;
         }
-        tokio::time::sleep(RETRY).await;
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(RETRY) => {}
+        }
     }
 }
 

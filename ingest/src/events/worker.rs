@@ -11,6 +11,7 @@ use muster_eventlog::{
     traces,
 };
 use muster_schemas::{ProjectId, StreamName, Timestamp, subjects};
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::devices::Devices;
@@ -58,8 +59,12 @@ pub(super) struct Worker {
 }
 
 impl Worker {
-    /// Works under a lease until something fails.
-    pub(super) async fn run(&self, lease: &Lease) -> Result<(), WorkerError> {
+    /// Works under a lease until something fails, or it is stopped: then after its current batch.
+    pub(super) async fn run(
+        &self,
+        lease: &Lease,
+        stop: &CancellationToken,
+    ) -> Result<(), WorkerError> {
         let jetstream = jetstream::new(self.nats.clone());
         let (stream, incarnation) = streams::ensure_events(&jetstream, self.copies)
             .await
@@ -103,7 +108,12 @@ impl Worker {
         });
         let mut chunks = messages.ready_chunks(BATCH);
         let mut devices = Devices::default();
-        while let Some(chunk) = chunks.next().await {
+        loop {
+            let chunk = tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                chunk = chunks.next() => chunk,
+            };
+            let Some(chunk) = chunk else { break };
             let chunk: Vec<jetstream::Message> = chunk
                 .into_iter()
                 .collect::<Result<_, _>>()

@@ -1,9 +1,10 @@
 //! `make bench`: muster's throughput and latency, compared with programs that do only that work on
 //! the same machine. Prints one table; no test depends on it.
 //!
-//! Arguments: `--markdown` prints the table for docs/performance.md; letters (`a c`) run
-//! only those measurements; `soak=60` runs only the churn for that many minutes, and
-//! `hostile=30` half an hour with hostile devices.
+//! Arguments: `--markdown` prints the table as docs/performance.md holds it; letters (`a c`) run
+//! only those measurements; `soak=60` runs the hour of churn alone, or as many minutes, and
+//! `hostile=30` half an hour with hostile devices; `outages=200 longest=60`
+//! 200 outages of servers of at most 60 s.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -20,6 +21,7 @@ mod latency;
 mod log_server;
 mod machine;
 mod metrics;
+mod outages;
 mod pairs;
 mod process;
 mod rebuild;
@@ -39,6 +41,7 @@ async fn main() {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let (mut is_markdown, mut wanted, mut minutes) = (false, String::new(), 0_u64);
     let mut is_hostile = false;
+    let mut outages: Option<outages::Options> = None;
     for argument in std::env::args().skip(1) {
         match argument.as_str() {
             "--markdown" => is_markdown = true,
@@ -50,10 +53,17 @@ async fn main() {
                 minutes = hostile.trim_start_matches("hostile=").parse().expect("hostile=MINUTES");
                 is_hostile = true;
             }
+            runs if runs.starts_with("outages=") => {
+                let runs = runs.trim_start_matches("outages=").parse().expect("outages=RUNS");
+                outages = Some(outages::Options::new(runs));
+            }
+            option if outages.as_mut().is_some_and(|outages| outages.take(option)) => {}
             letters => wanted.push_str(letters),
         }
     }
-    let wants = |part: char| minutes == 0 && (wanted.is_empty() || wanted.contains(part));
+    let wants = |part: char| {
+        minutes == 0 && outages.is_none() && (wanted.is_empty() || wanted.contains(part))
+    };
     let began = Instant::now();
     let mut report = Report::default();
     let say = |what: &str| eprintln!("{:>5.0} s  {what}", began.elapsed().as_secs_f64());
@@ -97,7 +107,10 @@ async fn main() {
         say("(k) (l) (m) programs, keys and bytes, beside ssh");
         remote::measure(&mut report).await;
     }
-    if is_hostile {
+    if let Some(outages) = &outages {
+        say("(u) outages");
+        outages::measure(&mut report, outages, &say).await;
+    } else if is_hostile {
         say("(t) hostile devices among honest ones");
         hostile::measure(&mut report, minutes, &say).await;
     } else if minutes > 0 {

@@ -35,13 +35,18 @@ fn the_build_context_is_a_whole_workspace() {
             fs::copy(from, to).unwrap();
         }
     }
-    // cargo first reads every manifest, and requires the files of all its targets.
-    let loaded = Command::new(env!("CARGO"))
-        .args(["metadata", "--no-deps", "--offline", "--locked", "--format-version", "1"])
+    // The Dockerfile's command, for a program that does not exist: cargo reads all manifests,
+    // requires the files of all targets, and then compiles nothing. (`cargo metadata` does not
+    // require them.)
+    let built = Command::new(env!("CARGO"))
+        .args(["build", "--locked", "--offline", "--profile", "dist", "-p", "muster"])
+        .args(["-p", "muster-agent", "--bin", "no-such-program"])
+        .env("CARGO_TARGET_DIR", context.path().join("target"))
         .current_dir(context.path())
         .output()
         .unwrap();
-    assert!(loaded.status.success(), "{}", String::from_utf8_lossy(&loaded.stderr));
+    let errors = String::from_utf8_lossy(&built.stderr);
+    assert!(errors.contains("no bin target named `no-such-program`"), "{errors}");
 }
 
 #[test]
@@ -71,4 +76,20 @@ fn the_image_has_a_folder_for_each_volume() {
         count += 1;
     }
     assert!(count > 5, "{count}");
+}
+
+/// Docker without BuildKit builds every stage above the last one, from the same context: each of
+/// them may need only the sources.
+#[test]
+fn only_the_build_stage_copies_from_the_context() {
+    let dockerfile = fs::read_to_string(root().join("Dockerfile")).unwrap();
+    let (mut stage, mut copies) = ("", Vec::new());
+    for line in dockerfile.lines() {
+        if line.starts_with("FROM ") {
+            stage = line.rsplit(' ').next().unwrap();
+        } else if line.starts_with("COPY ") && !line.contains("--from=") {
+            copies.push((stage, line));
+        }
+    }
+    assert_eq!(copies, [("build", "COPY . .")]);
 }

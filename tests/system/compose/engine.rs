@@ -109,23 +109,15 @@ impl Engine {
         for name in ["muster", "muster-agent"] {
             std::fs::copy(binary(name), context.join(name)).unwrap();
         }
-        let file = root().join("Dockerfile");
-        let base = "BASE_IMAGE=muster-base:test";
-        let (file, context) = (file.to_str().unwrap(), context.to_str().unwrap());
-        self.succeeds(&[
-            "build",
-            "--network",
-            "none",
-            "--target",
-            "prebuilt",
-            "--build-arg",
-            base,
-            "--tag",
-            image,
-            "--file",
-            file,
-            context,
-        ]);
+        let context = context.to_str().unwrap();
+        let build = |file: &str, args: &[&str], tag: &str| {
+            let file = root().join(file);
+            let fixed = ["build", "--network", "none", "--file", file.to_str().unwrap()];
+            self.succeeds(&[&fixed, args, &["--tag", tag, context]].concat());
+        };
+        let on_base = ["--target", "base", "--build-arg", "BASE_IMAGE=muster-base:test"];
+        build("Dockerfile", &on_base, "muster-base");
+        build("Dockerfile.prebuilt", &[], image);
     }
 
     pub(super) fn run(&self, more: &[&str], command: &[&str]) -> Output {
@@ -155,11 +147,16 @@ impl Drop for Engine {
     }
 }
 
-/// The Debian base created by `scripts/deps test`.
-pub(super) fn base() -> Option<PathBuf> {
+/// A file that `scripts/deps` has put into the cache.
+pub(super) fn cached(name: &str) -> Option<PathBuf> {
     let variable = |name: &str| std::env::var_os(name).map(PathBuf::from);
     let cache = variable("MUSTER_CACHE")
         .or_else(|| variable("XDG_CACHE_HOME").map(|folder| folder.join("muster")))
         .or_else(|| variable("HOME").map(|folder| folder.join(".cache/muster")))?;
-    Some(cache.join("debian-base.tar")).filter(|base| base.exists())
+    Some(cache.join(name)).filter(|file| file.exists())
+}
+
+/// A Debian as `scripts/deps test` makes it.
+pub(super) fn base() -> Option<PathBuf> {
+    cached("debian-base.tar")
 }

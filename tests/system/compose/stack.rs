@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::process::{Command, Output};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use muster_tests::wait;
 
@@ -12,9 +12,10 @@ use super::stand_ins;
 
 const PROJECT: &str = "stack";
 const PATIENCE: Duration = Duration::from_secs(240);
+const POLL_INTERVAL: Duration = Duration::from_millis(500);
 
-/// Runs `docker-compose` with that engine; `None` if compose is not installed.
-fn compose(engine: &Engine, args: &[&str]) -> Option<Output> {
+/// `docker-compose` of that engine with these variables; `None` where there is no compose.
+fn compose(engine: &Engine, args: &[&str], variables: &[(&str, &str)]) -> Option<Output> {
     let (program, first) = [("docker-compose", &[][..]), ("/usr/bin/docker", &["compose"][..])]
         .into_iter()
         .find(|(program, first)| {
@@ -23,7 +24,10 @@ fn compose(engine: &Engine, args: &[&str]) -> Option<Output> {
         })?;
     let mut command = Command::new(program);
     command.args(first).args(["--project-name", PROJECT]).args(args).current_dir(root());
-    Some(command.env("DOCKER_HOST", engine.address()).output().unwrap())
+    // As the engine's other builds: BuildKit is not everywhere.
+    command.env("DOCKER_BUILDKIT", "0").env("COMPOSE_DOCKER_CLI_BUILD", "0");
+    command.envs(variables.iter().copied()).env("DOCKER_HOST", engine.address());
+    Some(command.output().unwrap())
 }
 
 /// State, exit code and health of each service's container.
@@ -64,13 +68,26 @@ async fn docker_compose_up_gets_every_service_healthy() {
     };
     engine.build(&base, &image("query"));
     stand_ins::make(&engine, image);
-    let Some(up) = compose(&engine, &["up", "--detach", "--no-build"]) else {
+    if !gets_healthy(&engine, &file, &["up", "--detach", "--no-build"], &[]).await {
         eprintln!("skipped: there is no docker compose; as root: scripts/deps test");
-        return;
-    };
+    }
+}
+
+/// Starts the file and waits until all of it works; false where there is no compose.
+///
+/// # Panics
+/// When a service does not get healthy.
+pub(super) async fn gets_healthy(
+    engine: &Engine,
+    file: &File,
+    up: &[&str],
+    variables: &[(&str, &str)],
+) -> bool {
+    let compose = |args: &[&str]| compose(engine, args, variables);
+    let Some(up) = compose(up) else { return false };
     if !up.status.success() {
-        let states = states(&engine, &file);
-        let logs = compose(&engine, &["logs", "--tail", "5"]).map(|logs| text(&logs));
+        let states = states(engine, file);
+        let logs = compose(&["logs", "--tail", "5"]).map(|logs| text(&logs));
         panic!("{}{states:#?}{}", text(&up), logs.unwrap_or_default());
     }
     let wanted = |name: &str, service: &serde_norway::Value| match service["restart"].as_str() {
@@ -79,25 +96,26 @@ async fn docker_compose_up_gets_every_service_healthy() {
     };
     let wanted: BTreeMap<_, _> =
         file.services().map(|(name, service)| wanted(name, service)).collect();
-    wait::until("every service to be healthy", PATIENCE, || async {
-        let states = states(&engine, &file);
-        let is_so = wanted.iter().all(|(name, wanted)| states[name] == *wanted);
-        if !is_so {
-            eprintln!("{states:?}");
+    let began = Instant::now();
+    loop {
+        let states = states(engine, file);
+        if wanted.iter().all(|(name, wanted)| states[name] == *wanted) {
+            break;
         }
-        is_so.then_some(())
-    })
-    .await;
+        assert!(began.elapsed() < PATIENCE, "not every service is healthy: {states:#?}");
+        tokio::time::sleep(POLL_INTERVAL).await;
+    }
     // As in docs/compose.md: with the admin's token, the demo agent is a device of the fleet.
     wait::until("the demo agent to be online", PATIENCE, || async {
         let list = "MUSTER_TOKEN_FILE=/var/lib/muster/keys/admin-token \
                     MUSTER_CA=/var/lib/muster/keys/ca.pem MUSTER_URL=https://query:8443 \
                     muster device show demo --json";
-        let shown = compose(&engine, &["exec", "-T", "command", "sh", "-c", list])?;
+        let shown = compose(&["exec", "-T", "command", "sh", "-c", list])?;
         let device: serde_json::Value = serde_json::from_slice(&shown.stdout).ok()?;
         (device["status"] == "online").then_some(())
     })
     .await;
-    let down = compose(&engine, &["down", "--volumes", "--timeout", "5"]).unwrap();
+    let down = compose(&["down", "--volumes", "--timeout", "5"]).unwrap();
     assert!(down.status.success(), "{}", text(&down));
+    true
 }

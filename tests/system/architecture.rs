@@ -27,7 +27,7 @@ const KNOW_ALL: &[&str] = &["muster", "muster-tests"];
 
 const LONGEST_FILE: usize = 500;
 
-fn root() -> PathBuf {
+pub(crate) fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
 }
 
@@ -64,7 +64,7 @@ fn crates() -> Vec<Crate> {
 }
 
 /// muster's Rust files, as paths relative to the root.
-fn rust_files() -> Vec<PathBuf> {
+pub(crate) fn rust_files() -> Vec<PathBuf> {
     fn walk(folder: &Path, found: &mut Vec<PathBuf>) {
         for entry in fs::read_dir(folder).unwrap() {
             let path = entry.unwrap().path();

@@ -23,6 +23,7 @@ mod grafana;
 mod hostile;
 mod installer;
 mod joining;
+mod language;
 mod limits_of_tokens;
 mod listener_limits;
 mod live_output;

@@ -21,8 +21,8 @@ use super::{CommandState, WriteResult, headers, request};
 #[serde(deny_unknown_fields)]
 #[schema(example = json!({"id": "plant-7", "title": "Plant 7", "retention": "90d"}))]
 pub(super) struct CreateProject {
-    /// Id of the project, permanent: 1 to 40 characters of a-z, 0-9 and -; it starts with a-z and does
-    /// not end with -.
+    /// Id of the project, permanent: 1 to 40 characters of a-z, 0-9 and -; it starts with a-z and
+    /// does not end with -.
     id: ProjectId,
     /// Display name of the project; default: the id.
     #[serde(default)]

@@ -1,5 +1,4 @@
 //! Decisions about an operation and its runs: pure functions of the work queue and the time.
-//! of the time.
 
 use muster_schemas::Timestamp;
 use muster_schemas::events::{AbortCause, ClosedState};

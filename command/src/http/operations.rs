@@ -137,8 +137,8 @@ pub(super) struct RequestOperation {
     #[serde(default)]
     #[schema(minimum = 1, maximum = 2_592_000)]
     timeout_seconds: Option<u32>,
-    /// Time after which runs that have not started expire, because their device is offline or
-    /// other devices are first, in seconds; default: a day.
+    /// Time, in seconds, after which runs that have not started expire, because their device is
+    /// offline or no slot is free; default: a day.
     #[serde(default = "a_day")]
     #[schema(minimum = 1, maximum = 2_592_000)]
     expires_in_seconds: u32,
@@ -318,7 +318,7 @@ pub(super) async fn pause_operation(
 
 /// Resume an operation
 ///
-/// Runs that have not started are dispatched again.
+/// The dispatch of its waiting runs continues.
 #[utoipa::path(
     post, path = "/api/v1/operations/{operation}/resume", tag = "operations",
     params(ProjectParam, ("operation" = OperationId, Path, description = "The operation's id")),

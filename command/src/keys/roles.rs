@@ -109,7 +109,6 @@ impl KeyStore {
     ///
     /// # Errors
     /// When a file cannot be read or written.
-    /// When a file cannot be read or written.
     pub fn hand_out(&self, names: &[String], now: Timestamp) -> Result<(), KeyError> {
         let copy = |from: &Path, to: &Path| {
             let bytes = fs::read(from).map_err(|source| KeyError::File {

@@ -20,8 +20,8 @@ use crate::service::EnrollAnswer;
 /// For agents. The request is a COSE_Sign1 message by the device's new signing key; see
 /// docs/protocol.md for its format. The same keys and nonce return the same device again.
 ///
-/// Enrollment is pending until an operator decides if the token requires approval, or if a device
-/// with the same machine id exists; then the response is 202, and the same request returns the
+/// If the token requires approval, or a device with the same machine id exists, the enrollment is
+/// pending until an operator decides: the response is 202, and the same request returns the
 /// decision when it is sent again.
 #[utoipa::path(
     post, path = "/api/v1/device/enroll", tag = "device",

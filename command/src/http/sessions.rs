@@ -106,8 +106,8 @@ pub(super) struct OpenShell {
     #[serde(default = "ten_minutes")]
     #[param(value_type = Option<u32>, minimum = 1, maximum = 86400)]
     grace: u32,
-    /// Whether output is recorded; default: true. Only an admin may set false, and
-    /// only if the server's configuration allows it.
+    /// Whether output is recorded; default: true. Only an admin may set false, and only if
+    /// the server's configuration allows it.
     #[serde(default = "yes")]
     #[param(value_type = Option<bool>)]
     record: bool,

@@ -296,7 +296,8 @@ impl Request {
     }
 }
 
-/// Repeats a decision until its append succeeds, or fails for another reason than a conflict.
+/// Repeats a decision until its append succeeds, or fails for another reason than a
+/// conflict; at most `TRIES` times.
 macro_rules! until_appended {
     ($decide:expr) => {{
         let mut tries = 0;

@@ -1,8 +1,7 @@
-//! The write side: decides what people and devices ask for, appends it, and tells the device.
+//! The write side: decides requests of clients and devices, appends events, and notifies devices.
 //!
-//! It alone holds the account signing key, the operation keys and the CA. It never writes a read
-//! model and never reads one: what it must know, it folds from the streams that it is about to
-//! append to.
+//! Only this crate has the account signing key, the operation keys and the CA. It neither writes
+//! nor reads a read model: it folds the state for a decision from the streams that it appends to.
 
 pub mod channels;
 pub mod dispatch;
@@ -16,13 +15,14 @@ pub mod uploads;
 use muster_eventlog::projection::Runner;
 use muster_eventlog::{EventLog, StoreError};
 
-/// The projections whose tables the write side writes.
+/// Projections whose tables the write side writes.
 pub const PROJECTIONS: [&str; 2] = [dispatch::todo::NAME, uploads::NAME];
 
-/// Makes the tables of its lists, for a role that may make none itself.
+/// Creates the tables of the write side's projections, for a role that may not create tables
+/// itself.
 ///
 /// # Errors
-/// When they cannot be made.
+/// When they cannot be created.
 pub async fn make_tables(log: &EventLog) -> Result<(), StoreError> {
     Runner::open(log.clone(), dispatch::todo::Todo).await?;
     Runner::open(log.clone(), uploads::files()).await?;

@@ -1,4 +1,4 @@
-//! Sessions in the log: who opened, attached, watched, from where, and how it ended.
+//! Events of sessions: who opened, attached or watched, from which address, and how it ended.
 
 use std::sync::Arc;
 
@@ -12,25 +12,25 @@ use super::record::Recorded;
 use crate::domain::Rejection;
 use crate::service::{Service, ServiceError, TRIES, now, until_appended};
 
-/// One session's stream, as one person writes to it.
+/// One session's stream, as written by one actor.
 #[derive(Clone, Debug)]
 pub struct Session {
     service: Service,
-    /// The project.
+    /// Project of the session.
     pub project: ProjectId,
-    /// The device.
+    /// Device of the session.
     pub device: DeviceId,
-    /// The session.
+    /// Id of the session.
     pub id: SessionId,
-    /// Who: `token:<id>`.
+    /// Actor of the events: `token:<id>`.
     pub actor: String,
 }
 
 impl Service {
-    /// What of a session is recorded?
+    /// Returns what of a session is recorded.
     ///
     /// # Errors
-    /// When there is no such session, or it is no shell.
+    /// When the session does not exist, or is not a shell.
     pub(crate) async fn recorded(&self, session: &Session) -> Result<Recorded, ServiceError> {
         let stored = self.log.read_stream(&session.project, &session.stream()).await?;
         let stored = self.log.authentic(&session.project, stored).await;
@@ -47,7 +47,7 @@ impl Service {
 }
 
 impl Session {
-    /// A session on a device.
+    /// Creates a session on a device.
     #[must_use]
     pub const fn new(
         service: Service,
@@ -65,20 +65,20 @@ impl Session {
         &self.service
     }
 
-    /// The bridges of this process.
+    /// The relays of this process.
     #[must_use]
     pub fn bridges(&self) -> Arc<Bridges> {
         Arc::clone(&self.service.bridges)
     }
 
-    /// The session's stream.
+    /// The name of the session's stream.
     #[must_use]
     pub const fn stream(&self) -> StreamName {
         StreamName::Session(self.id, self.device)
     }
 
-    /// Did this session's actor open it, rather than attach to it? An unreadable log counts as yes:
-    /// the caller then ends the session, which is the safe side.
+    /// Whether this session's actor opened it, rather than attached to it. Also true when the log
+    /// cannot be read: the caller then ends the session, which is the safe choice.
     pub(super) async fn was_opened_by_its_actor(&self) -> bool {
         match self.service.log.read_stream(&self.project, &self.stream()).await {
             Ok(stored) => {
@@ -92,18 +92,18 @@ impl Session {
         }
     }
 
-    /// Appends a fact; answers its version in the stream.
+    /// Appends an event and returns its version in the stream.
     ///
     /// # Errors
-    /// When it is not in the log.
+    /// When the event was not appended.
     pub async fn record(&self, event: impl Into<Event> + Send) -> Result<u64, ServiceError> {
         self.record_once(Uuid::new_v4(), event).await
     }
 
-    /// As [`Self::record`]: however often it is called with this id, it is in the log once.
+    /// Appends an event at most once for each append id, like [`Self::record`].
     ///
     /// # Errors
-    /// When it may not be in the log.
+    /// When the event may not have been appended.
     pub async fn record_once(
         &self,
         append_id: Uuid,
@@ -129,8 +129,8 @@ impl Session {
         })
     }
 
-    /// Appends a fact that changes nothing for whoever waits; one that is not in the log is told in
-    /// ours. Is it in the log?
+    /// Appends an event whose failure does not affect the caller: a failure is logged. Returns
+    /// whether the event was appended.
     pub async fn note(&self, event: impl Into<Event> + Send) -> bool {
         let recorded = self.record(event).await;
         if let Err(error) = &recorded {

@@ -1,5 +1,5 @@
-//! Carries bytes between a websocket and a channel: binary messages are bytes, text messages are
-//! JSON about them. A side that does not take them holds the other one; nothing is gathered here.
+//! Relay between a websocket and a channel: binary messages carry bytes, text messages are JSON
+//! control messages. A side that does not read slows the other one down; nothing is buffered here.
 
 use std::time::Duration;
 
@@ -21,65 +21,67 @@ use super::record::Recorder;
 use super::token;
 use crate::service::ServiceError;
 
-/// A client is asked so often whether it lives.
+/// Interval between pings to a client.
 const PING: Duration = Duration::from_secs(3);
-/// A client that says nothing for so long is gone.
+/// Silence after which a client is considered unreachable.
 const SILENCE: Duration = Duration::from_secs(10);
-/// A shell that is to be recorded and is not is ended, when its device can be told within this time.
+/// Time within which the device must be reached to end a shell that must be recorded and cannot
+/// be.
 const END_WITHIN: Duration = Duration::from_secs(60);
-/// The most bytes of one message of a client.
+/// Maximum size of a client's message, in bytes.
 pub(crate) const LARGEST: usize = 1 << 20;
 
-/// Why a shell ends that is to be recorded and cannot be.
+/// Reason of the end of a shell that must be recorded and cannot be.
 const UNRECORDED: &str = "its recording could not be written";
 
 type Sink = SplitSink<WebSocket, Message>;
 type Stream = SplitStream<WebSocket>;
 
-/// What a client says of its terminal.
+/// A client's control message.
 #[derive(Debug, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
 enum Said {
-    /// It has another size.
+    /// The terminal has a new size.
     Resize { cols: u16, rows: u16 },
-    /// It lives.
+    /// Keep-alive.
     Ping {},
-    /// No more input comes.
+    /// End of the input.
     Eof {},
 }
 
-/// What a client did that its recording may hold.
+/// A client's input that may be part of the recording.
 #[derive(Debug)]
 enum Note {
     Resized(TerminalSize),
     Typed(Bytes),
 }
 
-/// How a client is heard.
+/// How a client's messages are processed.
 struct Ear {
     notes: mpsc::Sender<Note>,
-    /// Is what is typed recorded?
+    /// Whether input is recorded.
     hears: bool,
-    /// It only looks on.
+    /// Whether the client only watches.
     watch: bool,
 }
 
-/// How a bridge ended.
+/// How a relay ended.
 #[derive(Debug, Default)]
 struct Outcome {
     reason: String,
-    /// The program behind the channel has ended, with this code.
+    /// The program behind the channel has ended, with this exit code.
     ended: Option<Option<i32>>,
     bytes_in: u64,
     bytes_out: u64,
-    /// What it did could not be recorded.
+    /// Whether its recording could not be written.
     is_unrecorded: bool,
-    /// Its token may not keep it open any more.
+    /// Whether the token no longer allows it to stay open.
     is_revoked: bool,
 }
 
 impl Outcome {
-    /// What a client is told: a shell that was only left is there, and can be attached again.
+    /// The close code for the client: a shell that was only detached still exists and accepts
+    /// clients.
     const fn code(&self, is_shell: bool) -> CloseCode {
         match (is_shell, self.ended, self.is_unrecorded) {
             _ if self.is_revoked => close_code::POLICY,
@@ -93,8 +95,8 @@ fn text(value: &serde_json::Value) -> Message {
     Message::Text(value.to_string().into())
 }
 
-/// Carries a shell until one of both sides is gone; the session is noted as detached, or ended. Is
-/// that in the log?
+/// Relays a shell until one of the sides disconnects, then records that the session was detached
+/// or has ended. Returns whether that event was appended.
 pub async fn bridge_shell(
     socket: WebSocket,
     channel: Channel,
@@ -105,7 +107,7 @@ pub async fn bridge_shell(
     let opened = json!({"type": "opened", "session": session.id, "device": session.device});
     let work = Work { opened, watch, is_shell: true };
     let outcome = carry(socket, channel, &work, recorder, &session).await;
-    // An unrecorded shell must not continue, nor a shell that a revoked token has opened.
+    // Neither an unrecorded shell nor one that was opened by a revoked token may continue.
     if outcome.is_unrecorded || (outcome.is_revoked && session.was_opened_by_its_actor().await) {
         end(&session).await;
     }
@@ -118,7 +120,8 @@ pub async fn bridge_shell(
     }
 }
 
-/// Carries bytes that are nobody's terminal until one of both sides is gone. Is that in the log?
+/// Relays bytes that do not belong to a terminal until one of the sides disconnects. Returns
+/// whether the session's end was appended.
 pub async fn bridge_bytes(socket: WebSocket, channel: Channel, session: Session) -> bool {
     let opened = json!({"type": "opened", "session": session.id, "device": session.device});
     let work = Work { opened, watch: false, is_shell: false };
@@ -127,7 +130,8 @@ pub async fn bridge_bytes(socket: WebSocket, channel: Channel, session: Session)
     session.note(SessionEnded { exit_code: None, reason, bytes_in, bytes_out }).await
 }
 
-/// Ends the session's shell. What keeps its recording from being written may keep this, too.
+/// Ends the session's shell. This can fail for the same reason for which the recording could not be
+/// written.
 async fn end(session: &Session) {
     let Session { project, device, actor, .. } = session;
     let began = Instant::now();
@@ -144,11 +148,11 @@ async fn end(session: &Session) {
     }
 }
 
-/// What is carried.
+/// Parameters of a relay.
 struct Work {
-    /// What the client hears first.
+    /// The first message to the client.
     opened: serde_json::Value,
-    /// It only looks on.
+    /// Whether the client only watches.
     watch: bool,
     is_shell: bool,
 }
@@ -186,7 +190,8 @@ async fn carry(
                 outcome.ended = ended;
             }
         }
-        // Whoever left first: what was typed and shown until then is in the recording.
+        // Regardless of which side disconnected first, input and output until then are part of the
+        // recording.
         if let Some(recorder) = &mut recorder
             && let Err(error) = while_written(&mut sink, rest(recorder, &mut noted)).await
         {
@@ -196,7 +201,7 @@ async fn carry(
     }
     (outcome.bytes_in, outcome.bytes_out) = (bytes_in, bytes_out);
     sender.close(&outcome.reason).await;
-    // What does not fit into a close frame is cut.
+    // Truncated, because a close frame is limited in size.
     let reason: String = outcome.reason.chars().take(100).collect();
     let frame = CloseFrame { code: outcome.code(work.is_shell), reason: reason.into() };
     let closing = sink.send(Message::Close(Some(frame)));
@@ -204,7 +209,7 @@ async fn carry(
     outcome
 }
 
-/// Takes one note into a recording.
+/// Adds a note to a recording.
 async fn note(recorder: &mut Recorder, note: Note) -> Result<(), ServiceError> {
     match note {
         Note::Resized(size) => recorder.resized(size),
@@ -213,7 +218,7 @@ async fn note(recorder: &mut Recorder, note: Note) -> Result<(), ServiceError> {
     Ok(())
 }
 
-/// Writes what is left of a recording.
+/// Writes the rest of a recording.
 async fn rest(
     recorder: &mut Recorder,
     noted: &mut mpsc::Receiver<Note>,
@@ -224,7 +229,8 @@ async fn rest(
     recorder.write().await
 }
 
-/// The next message of a client, the one that waits before all others; or why there is none.
+/// Returns the client's next message, starting with one that was received already, or why there is
+/// none.
 async fn heard(stream: &mut Stream, waiting: Option<Message>) -> Result<Message, String> {
     if let Some(message) = waiting {
         return Ok(message);
@@ -237,8 +243,8 @@ async fn heard(stream: &mut Stream, waiting: Option<Message>) -> Result<Message,
     }
 }
 
-/// While what a client said is held by the device, it is heard whether the client lives. One more
-/// message of it may wait.
+/// Waits for the device to accept a message, and checks meanwhile that the client is alive. One
+/// more message of the client may be received and kept.
 async fn while_held<T>(
     stream: &mut Stream,
     waiting: &mut Option<Message>,
@@ -258,7 +264,7 @@ async fn while_held<T>(
     }
 }
 
-/// From the client to the device; answers why it ended.
+/// Relays from the client to the device; returns why this direction ended.
 async fn hear_client(mut stream: Stream, sender: &Sender, bytes_in: &mut u64, ear: &Ear) -> String {
     let mut waiting = None;
     let Ear { notes, hears, watch } = ear;
@@ -267,7 +273,7 @@ async fn hear_client(mut stream: Stream, sender: &Sender, bytes_in: &mut u64, ea
         let message = tokio::select! {
             message = heard(&mut stream, waiting.take()) => message,
             () = sender.closed() => {
-                // What the device has said before its end is still told.
+                // Messages that the device sent before its end are still delivered.
                 std::future::pending::<()>().await;
                 return String::new();
             }
@@ -282,7 +288,7 @@ async fn hear_client(mut stream: Stream, sender: &Sender, bytes_in: &mut u64, ea
             Message::Binary(_) if watch => continue,
             Message::Binary(bytes) => {
                 *bytes_in += bytes.len() as u64;
-                // Before the device has it: what is typed without being recorded has no effect.
+                // Recorded before the device receives it: input that is not recorded has no effect.
                 if hears {
                     let noted = notes.send_timeout(Note::Typed(bytes.clone()), SILENCE).await;
                     if noted.is_err() {
@@ -312,8 +318,8 @@ async fn hear_client(mut stream: Stream, sender: &Sender, bytes_in: &mut u64, ea
     }
 }
 
-/// While a recording is written, which may take its time, the client hears that the server lives. A
-/// client that is gone is found out by whoever tells it something next.
+/// Sends pings to the client while a recording is written, which can take long. A client that has
+/// disconnected is detected when the next message is sent to it.
 async fn while_written<T>(sink: &mut Sink, work: impl Future<Output = T>) -> T {
     tokio::pin!(work);
     loop {
@@ -327,7 +333,8 @@ async fn while_written<T>(sink: &mut Sink, work: impl Future<Output = T>) -> T {
     }
 }
 
-/// From the device to the client; answers why it ended, and how the program did.
+/// Relays from the device to the client; returns why this direction ended, and the program's exit
+/// code.
 async fn tell_client(
     sink: &mut Sink,
     mut receiver: Receiver,

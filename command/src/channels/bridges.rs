@@ -1,8 +1,8 @@
-//! All bridges of this process: they end with it, and what is to be said of them is said. Of those of
-//! a process that was killed, another one says it.
+//! All relays of this process: when the process stops, it ends them and records how they ended. For
+//! a process that was killed, another process records it.
 //!
-//! PostgreSQL has a row for each bridge, which its process keeps. One that has run out belongs to a
-//! process that is not there any more, or could not say how the bridge ended.
+//! PostgreSQL has a row with a lease for each relay, which its process renews. An expired lease
+//! means that the process has ended, or could not record how the relay ended.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -19,24 +19,24 @@ use uuid::Uuid;
 use super::audit::Session;
 use crate::service::{Service, ServiceError};
 
-/// When the process stops, its bridges have so long to write down how they ended.
+/// Time that relays have to record how they ended when the process stops.
 const LAST: Duration = Duration::from_secs(5);
-/// Bridges are kept this often.
+/// Interval between renewals of leases.
 const BEAT: Duration = Duration::from_secs(3);
-/// For so long they are kept. One that has run out is looked at for as long again: its process may
-/// have been without PostgreSQL, as this one.
+/// Duration of a relay's lease. An expired lease is observed for the same time before it is reaped:
+/// its process may have been without PostgreSQL, like this one.
 const LIFE: Duration = Duration::from_secs(10);
-/// Bridges that are looked at at once.
+/// Maximum number of expired leases that are checked together.
 const STRETCH: u32 = 200;
-/// The right to speak for processes that are gone.
+/// Name of the lease that allows a process to reap the relays of other processes.
 const REAPER: &str = "reap-bridges";
-/// What is said of a bridge whose process is gone.
+/// Reason of the end of a relay whose process has ended.
 const KILLED: &str = "the server that carried it is gone";
 
-/// The bridges that are open.
+/// The open relays.
 #[derive(Debug)]
 pub struct Bridges {
-    /// The process stops.
+    /// Cancelled when the process stops.
     pub(super) stop: CancellationToken,
     tasks: TaskTracker,
     process: Uuid,
@@ -55,7 +55,7 @@ impl Default for Bridges {
 }
 
 impl Bridges {
-    /// Follows a bridge, so that it is waited for.
+    /// Tracks a relay, so that shutdown waits for it.
     pub fn track<W: Future<Output = ()>>(&self, work: W) -> impl Future<Output = ()> + use<W> {
         self.tasks.track_future(work)
     }
@@ -66,9 +66,8 @@ impl Bridges {
 }
 
 impl Service {
-    /// Keeps this process's bridges and speaks for those that nobody keeps, until `stop`; then
-    /// ends all bridges: recordings are written to their end, and the log has who is not attached
-    /// any more.
+    /// Renews the leases of this process's relays and reaps expired ones until `stop`; then ends
+    /// all relays: recordings are written completely, and the log records the detached clients.
     pub async fn keep_bridges(&self, stop: CancellationToken) {
         let mut gone = Gone::default();
         loop {
@@ -107,7 +106,7 @@ impl Service {
     }
 
     async fn speak_for_all(&self, due: &BTreeSet<Uuid>) -> Result<(), ServiceError> {
-        // Another one may have done some of it until now.
+        // Another process may have reaped some of them meanwhile.
         for bridge in self.log.stale_bridges(STRETCH).await? {
             if !due.contains(&bridge.id) {
                 continue;
@@ -123,12 +122,13 @@ impl Service {
         Ok(())
     }
 
-    /// Writes down that a bridge is gone, unless that is known.
+    /// Records the end of a relay, unless the log has it already.
     async fn speak_for(&self, bridge: Bridge) -> Result<(), ServiceError> {
         let Bridge { project, device, session, is_shell, actor, .. } = bridge;
         let session = Session::new(self.clone(), project, device, session, actor);
         let stored = self.log.read_stream(&session.project, &session.stream()).await?;
-        // Of those that are attached, each has a bridge. One that is too many is this one.
+        // Each attached client has a relay. If the stream has more attached clients than relays
+        // exist, this relay's end is missing.
         if attached(&stored) < self.log.bridges_of(session.id).await? {
             return Ok(());
         }
@@ -140,14 +140,14 @@ impl Service {
             SessionEnded { exit_code: None, reason, bytes_in: 0, bytes_out: 0 }.into()
         };
         match session.record(event).await {
-            // In an archived project, say: nothing more will be written there.
+            // For example an archived project: nothing more will be written there.
             Ok(_) | Err(ServiceError::Rejected(_)) => Ok(()),
             Err(error) => Err(error),
         }
     }
 }
 
-/// How many are attached, by the session's stream.
+/// The number of attached clients, according to the session's stream.
 fn attached(stored: &[StoredEvent]) -> u64 {
     let (mut all, mut left) = (0_u64, 0);
     for event in stored {
@@ -161,12 +161,12 @@ fn attached(stored: &[StoredEvent]) -> u64 {
     all.saturating_sub(left)
 }
 
-/// Since when bridges are known to have run out.
+/// The times at which leases were first seen as expired.
 #[derive(Debug, Default)]
 struct Gone(HashMap<Uuid, Instant>);
 
 impl Gone {
-    /// Those whose processes had time enough to keep them.
+    /// Returns the relays whose processes had enough time to renew their leases.
     fn due(&mut self, stale: &[Bridge], now: Instant) -> BTreeSet<Uuid> {
         self.0.retain(|id, _| stale.iter().any(|bridge| bridge.id == *id));
         for bridge in stale {
@@ -177,23 +177,23 @@ impl Gone {
     }
 }
 
-/// A session that was asked for; later, a bridge. A client that leaves before it is carried leaves
-/// this, and it stands in the log.
+/// A requested session; later, its relay. If the client disconnects before the relay starts,
+/// dropping this records it.
 #[derive(Debug)]
 pub struct Opening {
     session: Session,
-    /// What is written down when nothing comes of it.
+    /// Event to record when the relay does not start.
     left: Option<Event>,
-    /// The bridge, while it is to be kept.
+    /// Id of the relay, while its lease is renewed.
     bridge: Option<Uuid>,
 }
 
 impl Opening {
-    /// Writes down that a session is asked for, or attached to; answers with the place of that event
-    /// in the session's stream. `left`: what stands in the log when nothing comes of it.
+    /// Records that a session is requested, or attached to; returns the version of that event in
+    /// the session's stream. `left` is the event to record when the relay does not start.
     ///
     /// # Errors
-    /// When it is not in the log.
+    /// When the event was not appended.
     pub async fn ask(
         session: &Session,
         asked: impl Into<Event> + Send,
@@ -218,7 +218,8 @@ impl Opening {
         Ok((opening, version))
     }
 
-    /// It is known why nothing came of it; or the bridge is over. `is_known`: that is in the log.
+    /// Ends the relay, or an opening whose failure is known. `is_known`: whether its end is in the
+    /// log.
     pub async fn over(mut self, is_known: bool) {
         self.left = None;
         if let Some(bridge) = self.bridge.take() {
@@ -227,7 +228,7 @@ impl Opening {
     }
 }
 
-/// Keeps a bridge no longer. What is not known of it is found when it has run out.
+/// Stops renewing a lease. If the end is not in the log, it is recorded when the lease has expired.
 async fn let_go(session: &Session, bridge: Uuid, is_known: bool) {
     session.bridges().held().remove(&bridge);
     if is_known && let Err(error) = session.service().log.drop_bridge(bridge).await {

@@ -1,11 +1,12 @@
-//! Channels to devices: opened by a signed order, sealed end to end, bridged to websockets.
+//! Channels to devices: opened by a signed order, encrypted end to end, relayed to websockets.
 //!
-//! `reach` checks that the device can be reached; `open` agrees on keys with it; `bridge` carries bytes between a websocket and the
-//! channel, until the process stops (`bridges`); `record` keeps what a shell shows; `audit` writes who did what into the log;
-//! `token` and `shells` end what was opened with a token when the token ends.
+//! `reach` checks that the device can be reached; `open` agrees on keys with the device; `bridge`
+//! relays bytes between a websocket and the channel until the process stops (`bridges`); `record`
+//! keeps a shell's output; `audit` records who did what; `token` and `shells` end what was opened
+//! with a token when the token ends.
 //!
-//! Invariant: what is done on a device is in the log before the device is asked.
-//! Invariant: a shell that is to be recorded ends when its recording cannot be written.
+//! Invariant: an action on a device is in the log before the device is contacted.
+//! Invariant: a shell that must be recorded ends when its recording cannot be written.
 
 mod audit;
 mod bridge;

@@ -1,4 +1,5 @@
-//! Opens a channel: a signed order to the device, its signed answer, and keys that only both have.
+//! Opening of channels: a signed order to the device, its signed response, and keys that only both
+//! have.
 
 use std::time::Duration;
 
@@ -14,34 +15,35 @@ use crate::domain::Rejection;
 use crate::domain::device::Device;
 use crate::service::{Service, ServiceError, now};
 
-/// A device that is there answers in this time; connecting on from it may take as long.
+/// Timeout of a device's response; its own connection to another host may take as long.
 const PATIENCE: Duration = Duration::from_secs(15);
-/// A device that does not answer may have connected a moment ago, and takes nothing before its hello
-/// was answered: it is asked again after this. It opens a channel once, however often it is asked.
+/// Interval between repetitions of an order. A device may have connected a moment ago, and ignores
+/// orders until it has received the welcome to its hello. It opens a channel once, even if the
+/// order is repeated.
 const AGAIN: Duration = Duration::from_secs(2);
-/// An order to open a channel is good for so long, in microseconds: longer than its answer is waited
-/// for, since the device goes by the time of its last hello, and the clocks of two servers differ.
+/// Validity of an order to open a channel, in microseconds: longer than the response timeout,
+/// because the device measures from its last hello, and the clocks of two servers differ.
 const LIFE: i64 = 45 * 1_000_000;
 
 /// A channel could not be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// The log, the keys or the broker.
+    /// The log, the keys or the broker failed.
     #[error(transparent)]
     Service(#[from] ServiceError),
-    /// The device refuses.
+    /// The device refused.
     #[error("the device refuses: {0}")]
     Refused(String),
-    /// The device has no such session any more.
+    /// The session no longer exists on the device.
     #[error("the session is over: {0}")]
     Over(String),
-    /// Nothing came from the device.
+    /// The device did not respond.
     #[error("the device did not answer within {} s; is it online?", PATIENCE.as_secs())]
     Silent,
-    /// What came is not this device's answer.
+    /// The response is not this device's.
     #[error("the answer is not the device's: {0}")]
     Answer(String),
-    /// Keys could not be made.
+    /// Keys could not be generated.
     #[error(transparent)]
     Seal(#[from] SealError),
 }
@@ -50,7 +52,7 @@ impl Service {
     /// Opens a channel to a device.
     ///
     /// # Errors
-    /// When there is no such device, it is away, it refuses, or its answer is not its own.
+    /// When the device does not exist, is offline or refuses, or when its response is invalid.
     pub async fn open_channel(
         &self,
         project: &ProjectId,
@@ -112,7 +114,7 @@ impl Service {
         Ok(Channel::start(self.nats.clone(), down, up, keys, dialect))
     }
 
-    /// The device's answer, if it is its own, and to this open.
+    /// Verifies that the response is the device's own, and to this order.
     async fn check_answer(
         &self,
         project: &ProjectId,

@@ -1,5 +1,5 @@
-//! Can a session with a device be opened now? Decided from the log, before anything is recorded or
-//! sent.
+//! Check that a session with a device can be opened now: decided from the log, before anything is
+//! recorded or sent.
 
 use muster_schemas::names::DeviceName;
 use muster_schemas::{DeviceId, ProjectId, StreamName, Timestamp};
@@ -11,37 +11,37 @@ use crate::service::{Service, ServiceError};
 /// Why no session with a device can be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum Unreachable {
-    /// There is no such device, or the log could not be read.
+    /// The device does not exist, or the log could not be read.
     #[error(transparent)]
     Service(#[from] ServiceError),
-    /// It is not connected.
+    /// The device is not connected.
     #[error("{name} is offline{}", suffix(*.since))]
     Offline {
-        /// Its name.
+        /// Name of the device.
         name: DeviceName,
-        /// When it disconnected; absent when it never connected, or that is not known.
+        /// Time of its disconnection; absent when it never connected, or the time is not known.
         since: Option<Timestamp>,
     },
-    /// It has no keys yet.
+    /// The device has no keys yet.
     #[error(
         "{name} was registered and has not enrolled yet; install the agent there with a token: muster token create --device {name}"
     )]
     NotEnrolled {
-        /// Its name.
+        /// Name of the device.
         name: DeviceName,
     },
-    /// It waits for an operator.
+    /// The enrollment is pending.
     #[error("{name} waits to be accepted: muster device accept {name}")]
     Pending {
-        /// Its name.
+        /// Name of the device.
         name: DeviceName,
     },
-    /// Its keys are revoked.
+    /// The device's keys are revoked.
     #[error(
         "{name} is revoked; it can connect again after it enrolls with a token that was made for it: muster token create --device {name}"
     )]
     Revoked {
-        /// Its name.
+        /// Name of the device.
         name: DeviceName,
     },
 }
@@ -54,7 +54,7 @@ impl Service {
     /// Checks that a session with a device can be opened now.
     ///
     /// # Errors
-    /// When there is no such device, it cannot connect or is offline, or the log cannot be read.
+    /// When the device does not exist, cannot connect or is offline, or the log cannot be read.
     pub(crate) async fn check_reachable(
         &self,
         project: &ProjectId,

@@ -1,8 +1,8 @@
 //! Recordings of shells: asciicast v2 in chunks, each a blob with its hash in the log.
 //!
-//! The first line of the first chunk is the header; then come lines `[seconds, "o", text]`,
-//! `[seconds, "r", "COLSxROWS"]` and, only when it is asked for, since it holds passwords,
-//! `[seconds, "i", text]`: what is typed.
+//! The first line of the first chunk is the header; then follow lines `[seconds, "o", text]`,
+//! `[seconds, "r", "COLSxROWS"]` and, only if requested because it contains passwords,
+//! `[seconds, "i", text]` for input.
 
 use std::time::{Duration, Instant};
 
@@ -17,27 +17,28 @@ use uuid::Uuid;
 use super::audit::Session;
 use crate::service::ServiceError;
 
-/// A chunk is written when it holds so many bytes …
+/// Size at which a chunk is written, in bytes.
 const CHUNK: usize = 64 * 1024;
-/// … or when its first line is so old.
+/// Age of its first line at which a chunk is written.
 const AGE: Duration = Duration::from_secs(5);
-/// A chunk that cannot be written is tried again for so long; meanwhile the shell shows nothing new.
+/// Retry budget of a chunk that cannot be written; meanwhile the shell's output is held back.
 const PATIENCE: Duration = Duration::from_secs(45);
-/// The first chunk of a shell that is not open yet, and the last ones of a process that stops.
+/// Retry budget of the first chunk of a shell that is being opened, and of the last ones at
+/// shutdown.
 const SHORT: Duration = Duration::from_secs(4);
 const AGAIN: Duration = Duration::from_millis(500);
 
 /// What of a session is recorded.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Recorded {
-    /// What it shows.
+    /// Whether output is recorded.
     pub output: bool,
-    /// What is typed.
+    /// Whether input is recorded.
     pub input: bool,
 }
 
 impl Recorded {
-    /// Begins a recording, if there is to be one.
+    /// Starts a recording, if one is required.
     #[must_use]
     pub fn recorder(
         self,
@@ -62,20 +63,20 @@ pub struct Recorder {
     chunk: u32,
     /// A chunk that is being written.
     writing: Option<JoinHandle<Result<(), ServiceError>>>,
-    /// Of what is shown, and of what is typed where that is recorded.
+    /// Output, and input if it is recorded.
     shown: Text,
     typed: Option<Text>,
 }
 
-/// Bytes that become text.
+/// Converts bytes to text.
 #[derive(Debug, Default)]
 struct Text {
-    /// The beginning of a character whose rest has not come yet.
+    /// First bytes of a character that is incomplete.
     partial: Vec<u8>,
 }
 
 impl Text {
-    /// The characters that are whole now.
+    /// Returns the characters that are complete now.
     fn take(&mut self, bytes: &[u8]) -> String {
         self.partial.extend_from_slice(bytes);
         let whole = whole_characters(&self.partial);
@@ -124,7 +125,7 @@ impl Recorder {
         self.oldest.get_or_insert_with(Instant::now);
     }
 
-    /// What the shell shows.
+    /// Adds output of the shell.
     ///
     /// # Errors
     /// When a chunk is full and cannot be written.
@@ -136,13 +137,13 @@ impl Recorder {
         if self.lines.len() >= CHUNK { self.write().await } else { Ok(()) }
     }
 
-    /// Is what is typed recorded?
+    /// Whether input is recorded.
     #[must_use]
     pub const fn hears(&self) -> bool {
         self.typed.is_some()
     }
 
-    /// What is typed; nothing, unless it is recorded.
+    /// Adds input, if it is recorded.
     ///
     /// # Errors
     /// When a chunk is full and cannot be written.
@@ -154,22 +155,22 @@ impl Recorder {
         if self.lines.len() >= CHUNK { self.write().await } else { Ok(()) }
     }
 
-    /// The terminal has another size.
+    /// Adds a new size of the terminal.
     pub fn resized(&mut self, size: TerminalSize) {
         self.line("r", &format!("{}x{}", size.cols, size.rows));
     }
 
-    /// When the chunk is to be written, however few bytes it holds.
+    /// The time at which the chunk must be written, regardless of its size.
     #[must_use]
     pub fn due(&self) -> Option<Instant> {
         self.oldest.map(|oldest| oldest + AGE)
     }
 
-    /// Writes what there is. Left in the middle, it goes on by itself, and the next one waits for it:
-    /// no chunk is written twice or lost.
+    /// Writes the pending lines. If the future is dropped, the write continues in the background
+    /// and the next call waits for it: no chunk is written twice or lost.
     ///
     /// # Errors
-    /// When it cannot be written.
+    /// When the chunk cannot be written.
     pub async fn write(&mut self) -> Result<(), ServiceError> {
         self.written().await?;
         if self.lines.is_empty() {
@@ -183,17 +184,17 @@ impl Recorder {
         self.written().await
     }
 
-    /// What is being written is written.
+    /// Waits for the chunk that is being written.
     async fn written(&mut self) -> Result<(), ServiceError> {
         let Some(writing) = &mut self.writing else { return Ok(()) };
         let written = writing.await;
         self.writing = None;
-        // Only a panic ends it otherwise.
+        // The task fails only by a panic.
         written.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
     }
 }
 
-/// Writes a chunk: first the blob, then its hash into the log.
+/// Writes a chunk: first the blob, then its hash to the log.
 async fn write(
     session: Session,
     recording: u32,
@@ -224,19 +225,20 @@ async fn write(
         tracing::debug!(session = %session.id, %error, "a recording waits");
         tokio::select! {
             () = tokio::time::sleep(AGAIN) => {}
-            // Tried once more, at once.
+            // Retried once, immediately.
             () = stop.cancelled(), if !stop.is_cancelled() => {}
         }
     }
 }
 
-/// How many bytes are not the beginning of a character that is not there whole.
+/// Returns the number of bytes before an incomplete character at the end.
 fn whole_characters(bytes: &[u8]) -> usize {
     match std::str::from_utf8(bytes) {
         Ok(_) => bytes.len(),
         Err(error) if error.error_len().is_none() => error.valid_up_to(),
         Err(_) => {
-            // Something in it is no text at all: only what may still become a character waits.
+            // The bytes contain invalid UTF-8: only a possible incomplete character at the end
+            // waits.
             let tail = bytes.len().saturating_sub(3);
             let begins = |byte: &u8| byte & 0xc0 == 0xc0;
             let start = bytes.iter().skip(tail).position(begins).map(|at| tail + at);

@@ -1,6 +1,6 @@
-//! Ends the shells that a token opened when the token is revoked, expires or may no longer open them:
-//! those without an attached client, and those that only other tokens are attached to. The list of
-//! open shells is in PostgreSQL, so a restart of this role forgets none.
+//! Ends the shells that a token opened when the token is revoked, expires or may no longer open
+//! them: those without an attached client, and those that only other tokens are attached to. The
+//! list of open shells is in PostgreSQL, so a restart of this role forgets none.
 
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
@@ -19,9 +19,10 @@ use crate::service::{Service, ServiceError};
 
 /// Maximum number of openers whose tokens are checked.
 const MAX_OPENERS: u32 = 10_000;
-/// Maximum number of shells that are being ended at a time.
+/// Maximum number of shells that are ended concurrently.
 const MAX_ENDING: usize = 64;
-/// Time that a process has to end a shell: longer than a device is waited for.
+/// Time for which a process claims a shell to end it: longer than the timeout of a device's
+/// response.
 const CLAIM: Duration = Duration::from_secs(20);
 /// Interval between attempts while a device is offline or does not respond.
 const RETRY: Duration = Duration::from_secs(2);
@@ -31,7 +32,7 @@ const ACTOR: &str = "role:command";
 type Tokens = HashMap<(ProjectId, String), Token>;
 
 impl Service {
-    /// Keeps a shell that is about to be opened, to end it with its token.
+    /// Stores a shell that is about to be opened, so that it can be ended with its token.
     pub(crate) async fn keep_shell(
         &self,
         session: &Session,
@@ -108,7 +109,7 @@ impl Service {
         }
     }
 
-    /// Ends a shell on its device; the error is why it may be running still.
+    /// Ends a shell on its device; the error is the reason why it may still be running.
     async fn end_shell(&self, shell: OpenShell, reason: String) -> Result<(), String> {
         let OpenShell { session: id, project, device, .. } = shell;
         let reachable = self.check_reachable(&project, device).await;

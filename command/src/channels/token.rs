@@ -1,4 +1,5 @@
-//! Ends what was opened with a token when the token is revoked, has expired, or may no longer open it.
+//! End of what was opened with a token, when the token is revoked, has expired, or no longer allows
+//! it.
 
 use std::time::Duration;
 
@@ -12,8 +13,8 @@ use crate::service::{ServiceError, now};
 /// Interval between checks of a session's token.
 pub(super) const CHECK_INTERVAL: Duration = Duration::from_secs(2);
 
-/// Waits until the session's token may not keep it open any more; the reason. While the log cannot
-/// be read the session stays: nothing can be revoked then either.
+/// Waits until the session's token no longer allows it to stay open, and returns the reason. While
+/// the log cannot be read the session is kept: tokens cannot be revoked then either.
 pub(super) async fn ended(session: &Session) -> String {
     let Some(mut token) = Token::of(&session.project, &session.actor) else {
         return std::future::pending().await;
@@ -35,18 +36,18 @@ pub(super) struct Token {
     id: TokenId,
     project: ProjectId,
     stream: StreamName,
-    /// The log that the token's stream is in, its version, and its state then.
+    /// The log that contains the token's stream, its version, and the state at that version.
     known: Option<(ProjectId, u64, ApiTokenState)>,
 }
 
 impl Token {
-    /// The token of an actor; `None` for an actor that is no token.
+    /// The token of an actor; `None` for an actor that is not a token.
     pub(super) fn of(project: &ProjectId, actor: &str) -> Option<Self> {
         let id = actor.strip_prefix("token:")?.parse().ok()?;
         Some(Self { id, project: project.clone(), stream: StreamName::Token(id), known: None })
     }
 
-    /// Why what was opened with the token must end; `None` while it may stay.
+    /// Returns why what was opened with the token must end; `None` while it may stay open.
     pub(super) async fn check(&mut self, log: &EventLog) -> Result<Option<String>, ServiceError> {
         self.refresh(log).await?;
         let Some((_, _, state)) = &self.known else {
@@ -59,7 +60,7 @@ impl Token {
         })
     }
 
-    /// Reads the token's stream when it has moved.
+    /// Reads the token's stream if its version has changed.
     async fn refresh(&mut self, log: &EventLog) -> Result<(), ServiceError> {
         let places = match &self.known {
             Some((project, _, _)) => vec![project.clone()],

@@ -1,5 +1,6 @@
-//! Checks the list of open runs against the log before an order is signed: the list is a table, and
-//! write access to a table must not be enough to command devices. Nothing is sent or appended here.
+//! Verification of the work queue against the log before an order is signed: the queue is a table,
+//! and write access to a table must not be enough to command devices. Nothing is sent or appended
+//! here.
 
 use std::collections::{HashMap, HashSet};
 
@@ -9,23 +10,24 @@ use muster_schemas::{DeviceId, Event, OperationId, ProjectId, StreamName};
 use super::list::{OpenOperation, OpenRun};
 use crate::service::ServiceError;
 
-/// Operations whose request was found in the log, as the list had it.
+/// Operations whose request was found in the log, as the work queue has it.
 #[derive(Default)]
 pub(super) struct Authentic {
     verified: HashMap<(ProjectId, OperationId), OpenOperation>,
-    /// Operations of which it was logged that they, or some of their runs, are not.
+    /// Operations for which it was logged that they, or some of their runs, are not in the event
+    /// log.
     refused: HashSet<OperationId>,
 }
 
 impl Authentic {
-    /// Forgets operations that are not open any more.
+    /// Forgets operations that have ended.
     pub(super) fn keep(&mut self, is_open: impl Fn(OperationId) -> bool) {
         self.verified.retain(|(_, operation), _| is_open(*operation));
         self.refused.retain(|operation| is_open(*operation));
     }
 
-    /// The devices of those runs that command itself recorded; none when the operation is not in
-    /// the log as the list has it.
+    /// Returns the devices of those runs that command itself recorded; none when the operation
+    /// differs from the log or is missing there.
     ///
     /// # Errors
     /// When the log cannot be read.

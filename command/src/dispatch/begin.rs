@@ -1,5 +1,5 @@
-//! What needs no place on the list: the runs of a small operation whose devices are there get their
-//! orders in the commit that asks for them. All else the dispatcher begins, as it ends all.
+//! Immediate dispatch: runs of a small operation whose devices are online and free get their orders
+//! in the transaction that requests them. The dispatcher starts all others, and ends all runs.
 
 use std::collections::BTreeSet;
 
@@ -10,24 +10,25 @@ use super::list::{List, OpenOperation};
 use super::rules;
 use crate::service::Service;
 
-/// An operation of more devices is begun by the dispatcher alone.
+/// Maximum number of devices of an operation that is dispatched immediately.
 const SMALL: usize = 32;
 
-/// Of so many runs nobody looks whether they are of these devices: the dispatcher has to do.
+/// Maximum number of newly requested runs that are searched for these devices; with more, the
+/// operation is left to the dispatcher.
 const MANY: u32 = 1000;
 
-/// An order that can be given at once.
+/// An order that can be sent immediately.
 #[derive(Debug)]
 pub(crate) struct Begun {
     pub(crate) device: DeviceId,
-    /// The epoch that the device is in.
+    /// Current epoch of the device.
     pub(crate) epoch: u64,
-    /// Sealed.
+    /// The signed order.
     pub(crate) order: Vec<u8>,
 }
 
 impl Service {
-    /// Since when a device is offline; `None` when that is not known.
+    /// Returns since when a device is offline; `None` when that is not known.
     pub(crate) async fn offline_since(
         &self,
         project: &ProjectId,
@@ -36,8 +37,8 @@ impl Service {
         List::new(self.log.clone()).offline_since(project, device).await
     }
 
-    /// The orders of a new operation that can be given at once. What is not here waits for the
-    /// dispatcher, so that nothing is an error.
+    /// Returns the orders of a new operation that can be sent immediately. Other runs wait for the
+    /// dispatcher, so no failure is an error.
     pub(crate) async fn begin(
         &self,
         project: &ProjectId,
@@ -46,14 +47,15 @@ impl Service {
         now: Timestamp,
     ) -> Vec<Begun> {
         let places = rules::places(operation, now);
-        // What is private is erased by the dispatcher, which has to have seen the operation.
+        // The dispatcher erases private input, so it must have seen the operation.
         let has_private = operation.requested.private.is_some();
         if devices.len() > SMALL || has_private || places == 0 {
             return Vec::new();
         }
         let before = now.plus_micros(-rules::ANSWER);
         let list = List::new(self.log.clone());
-        // The list may be behind: who is online, and what was asked for since, the log knows.
+        // The work queue may be behind the log, which knows who is online and which runs were
+        // requested since.
         let asked = async {
             let (free, position) = list.free(project, devices, before, places).await?;
             if free.is_empty() {
@@ -79,8 +81,8 @@ impl Service {
         free.into_iter().filter_map(order).collect()
     }
 
-    /// The devices of which something was asked after a position; `None` when that is too much to
-    /// look through.
+    /// Returns the devices for which runs were requested after a position; `None` when there are
+    /// too many to search.
     async fn asked_for(
         &self,
         project: &ProjectId,

@@ -1,5 +1,5 @@
-//! Orders that are sealed and sent concurrently with the rounds of the dispatcher, a few at a time, so that
-//! neither an abort nor another operation waits for them.
+//! Orders that are sealed and sent concurrently with the dispatcher's rounds, a few at a time, so
+//! that neither an abort nor another operation waits for them.
 //!
 //! Invariant: the orders of one device are sent in the order in which they were started.
 //! Invariant: an order is not sent after its cancel.
@@ -11,20 +11,20 @@ use muster_schemas::{DeviceId, OperationId};
 use tokio::sync::{Semaphore, oneshot};
 use tokio::task::AbortHandle;
 
-/// Maximum number of orders that are being sealed at a time.
+/// Maximum number of orders that are sealed concurrently.
 const MAX_AT_ONCE: usize = 8;
 
 /// The orders in progress.
 pub(super) struct Deliveries {
     permits: Arc<Semaphore>,
-    /// Of each device, the oldest first.
+    /// Deliveries by device, the oldest first.
     started: HashMap<DeviceId, Vec<Started>>,
 }
 
 struct Started {
     operation: OperationId,
     task: AbortHandle,
-    /// Ends with the task; taken by the next one of the device.
+    /// Completes when the task ends; taken by the device's next delivery.
     end: Option<oneshot::Receiver<()>>,
 }
 
@@ -41,7 +41,7 @@ impl Drop for Deliveries {
 }
 
 impl Deliveries {
-    /// Starts a delivery, which waits for the one before to the same device.
+    /// Starts a delivery, which waits for the previous one to the same device.
     pub(super) fn start(
         &mut self,
         operation: OperationId,
@@ -56,17 +56,17 @@ impl Deliveries {
             // Dropped with this task, also when it is aborted.
             let _ended = ended;
             if let Some(before) = before {
-                // An error means that it has ended.
+                // An error means that the previous delivery has ended.
                 let _ = before.await;
             }
-            // Never closed.
+            // The semaphore is never closed.
             let _permit = permits.acquire().await;
             deliver.await;
         });
         of_device.push(Started { operation, task: task.abort_handle(), end: Some(end) });
     }
 
-    /// Ends a delivery that was not sent yet: its run is canceled.
+    /// Stops a delivery that was not sent yet: its run is canceled.
     pub(super) fn cancel(&self, operation: OperationId, device: DeviceId) {
         let of_device = self.started.get(&device).into_iter().flatten();
         for started in of_device.filter(|started| started.operation == operation) {
@@ -74,12 +74,12 @@ impl Deliveries {
         }
     }
 
-    /// Is an order to this device in progress?
+    /// Whether an order to this device is in progress.
     pub(super) fn is_under_way(&self, device: DeviceId) -> bool {
         self.started.get(&device).is_some_and(|started| started.iter().any(Started::is_under_way))
     }
 
-    /// Forgets those that have ended.
+    /// Forgets deliveries that have ended.
     pub(super) fn forget_ended(&mut self) {
         self.started.retain(|_, of_device| {
             of_device.retain(Started::is_under_way);
@@ -112,7 +112,7 @@ mod tests {
         DeviceId(Uuid::from_u128(number))
     }
 
-    /// What was sent, and a way to send something that waits for a notification.
+    /// Messages that were sent, and a way to send one that waits for a notification.
     #[derive(Clone, Default)]
     struct Sent(Arc<Mutex<Vec<u128>>>, Arc<Notify>);
 
@@ -162,7 +162,7 @@ mod tests {
         let (mut deliveries, sent) = (Deliveries::default(), Sent::default());
         deliveries.start(operation(1), device(1), sent.send_when_notified(1));
         deliveries.start(operation(2), device(1), sent.send(2));
-        // This returns immediately.
+        // Stopping the first delivery unblocks the second one.
         deliveries.cancel(operation(1), device(1));
         assert_eq!(sent.until(1).await, [2]);
         sent.1.notify_one();

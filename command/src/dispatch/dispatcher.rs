@@ -1,4 +1,4 @@
-//! Carries out what the rules say, in one process at a time.
+//! The dispatcher: applies the decisions of `rules`, in one process at a time.
 
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
@@ -20,25 +20,26 @@ use crate::domain::operation::OperationCommand;
 use crate::domain::run::{Run, RunCommand};
 use crate::service::{Service, ServiceError, now};
 
-/// Who appends what is decided here.
+/// Actor of the events that are decided here.
 const ACTOR: &str = "role:command";
-/// The right to dispatch.
+/// Name of the lease that allows a process to dispatch.
 const LEASE: &str = "dispatch";
-/// How long the lease lasts without being renewed: the longest wait after a crash.
+/// Duration of the lease without renewal: the longest delay after a crash.
 const LIFE: Duration = Duration::from_secs(6);
-/// How often it is renewed, and the list looked at whatever happens.
+/// Interval at which the lease is renewed and the work queue is checked even without a change.
 const BEAT: Duration = Duration::from_secs(1);
-/// An order, or a cancel, that was not answered is sent again after this.
+/// Delay after which an unanswered order or cancel is sent again.
 const AGAIN: Duration = Duration::from_secs(5);
-/// What is private of operations that are over is looked for this often: what could not be erased
-/// when they ended, because this process was not there or the store was away.
+/// Interval between searches for private input of ended operations: input that could not be erased
+/// when they ended, because this process was not running or the store was unavailable.
 const SWEEP: Duration = Duration::from_secs(900);
-/// An operation this young may not be on the list yet, in milliseconds.
+/// Age up to which an operation may not be in the work queue yet, in milliseconds.
 const YOUNG: u64 = 3_600_000;
-/// Runs that are looked at at once.
+/// Maximum number of runs that are processed together.
 const STRETCH: u32 = 500;
 
-/// Dispatches while this process has the right to, until `stop`. `progress` is that of the list.
+/// Dispatches while this process holds the lease, until `stop`. `progress` is that of the work
+/// queue's projection.
 pub(super) async fn run(service: Service, progress: Progress, stop: CancellationToken) {
     let holder = Uuid::new_v4();
     let mut dispatcher = Dispatcher {
@@ -63,7 +64,7 @@ pub(super) async fn run(service: Service, progress: Progress, stop: Cancellation
         if has_lease && let Err(error) = dispatcher.round().await {
             tracing::warn!(%error, "operations are not dispatched; trying again");
         }
-        // A long list is not looked at without end.
+        // Limits the load of a long queue to half of the time.
         let breath = began.elapsed().saturating_sub(Duration::from_millis(10)).min(BEAT / 2);
         tokio::time::sleep(breath).await;
         tokio::select! {
@@ -74,7 +75,7 @@ pub(super) async fn run(service: Service, progress: Progress, stop: Cancellation
                 private.take(service, read);
             }
             told = changed.changed(), if has_lease => {
-                // The list's projection has ended: so does this process.
+                // The queue's projection has ended, and this process ends, too.
                 if told.is_err() {
                     tokio::time::sleep(BEAT).await;
                 }
@@ -91,22 +92,22 @@ struct Dispatcher {
     list: List,
     sent: Sent,
     private: PrivateParts,
-    /// The operations that were open when it was looked last; true where something is private.
+    /// Operations that were open in the last round; true if one has private input.
     open: HashMap<(ProjectId, OperationId), bool>,
     authentic: Authentic,
-    /// When what is private was looked for last.
+    /// Time of the last search for private input.
     swept: Option<Instant>,
     sweeping: Option<JoinHandle<()>>,
 }
 
-/// What a device is sent of a run.
+/// A message to a device about a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Message {
     Order,
     Cancel,
 }
 
-/// What was sent last of each run, and when: the same message is sent again only after a while. A
+/// The last message of each run, and its time: the same message is repeated only after a delay. A
 /// cancel does not wait because an order has just been sent.
 #[derive(Debug, Default)]
 struct Sent(HashMap<(OperationId, DeviceId), (Message, Instant)>);
@@ -116,7 +117,7 @@ impl Sent {
         self.0.retain(|_, (_, at)| at.elapsed() < age);
     }
 
-    /// Whether a message is to be sent now; if so, notes that it is.
+    /// Whether a message is due now; if so, records it as sent.
     fn is_due(&mut self, operation: OperationId, device: DeviceId, message: Message) -> bool {
         let run = (operation, device);
         let is_due = self.0.get(&run).is_none_or(|(last, _)| *last != message);
@@ -127,7 +128,7 @@ impl Sent {
     }
 }
 
-/// An append of one run, and what follows when it is in.
+/// An append of one run, and the order to send after it.
 struct Planned {
     append: Append,
     send: Option<(DeviceId, Vec<u8>)>,
@@ -157,7 +158,8 @@ impl Dispatcher {
         for ((project, operation), has_private) in before {
             if has_private && !self.open.contains_key(&(project.clone(), operation)) {
                 let service = self.service.clone();
-                // Beside the rounds: the store may take its time. What fails, the sweep finds.
+                // Concurrent with the rounds, because the store may be slow. A failure is left to
+                // the sweep.
                 tokio::spawn(async move { service.erase_private(&project, operation).await });
             }
         }
@@ -172,7 +174,7 @@ impl Dispatcher {
             let open = self.open.keys().cloned().collect();
             self.sweeping = Some(tokio::spawn(sweep(self.service.clone(), open)));
         }
-        // Those that are aborted come first: their cancels wait for no order of another.
+        // Aborted operations first: their cancels do not wait for orders of others.
         let (aborted, others): (Vec<_>, Vec<_>) =
             operations.into_iter().partition(|(_, operation)| operation.aborted);
         for (project, operation) in aborted.into_iter().chain(others) {
@@ -248,7 +250,7 @@ impl Dispatcher {
                 }
             }
         }
-        // What is decided comes before what is sent.
+        // Decisions are appended before anything is sent.
         self.append(project, operation, planned).await?;
         for (device, order) in due {
             self.send(project, operation, device, order).await;
@@ -265,7 +267,7 @@ impl Dispatcher {
         Ok(self.list.runs(project, operation.id, which, STRETCH).await?)
     }
 
-    /// The devices of those of these runs that the log says were asked for.
+    /// Returns the devices of those of these runs whose request is in the log.
     async fn authentic(
         &mut self,
         project: &ProjectId,
@@ -287,7 +289,7 @@ impl Dispatcher {
         Ok(planned.map(|planned| Planned { send: Some((run.device, order)), ..planned }))
     }
 
-    /// Sends an order. One that cannot be sent now is sent again, as one that was lost is.
+    /// Sends an order. An order that cannot be sent now is repeated, like a lost one.
     async fn send(
         &mut self,
         project: &ProjectId,
@@ -302,7 +304,8 @@ impl Dispatcher {
         self.private.send(&self.service, operation.id, sealed).await;
     }
 
-    /// Appends what was planned, each run for itself; sends the orders that are in.
+    /// Appends the planned events, each run separately, and sends the orders whose append
+    /// succeeded.
     async fn append(
         &mut self,
         project: &ProjectId,
@@ -322,7 +325,7 @@ impl Dispatcher {
                     self.sent.is_due(operation.id, device, Message::Order);
                     self.send(project, operation, device, order).await;
                 }
-                // The list is behind the log: what was decided is decided again.
+                // The queue is behind the log: the next round decides again.
                 (Ok(_), None) | (Err(AppendError::Conflict { .. }), _) => {}
                 (Err(error), _) => return Err(error.into()),
             }
@@ -331,7 +334,7 @@ impl Dispatcher {
     }
 }
 
-/// Erases what is private of operations that are not open any more.
+/// Erases private input of operations that are not open.
 async fn sweep(service: Service, open: HashSet<(ProjectId, OperationId)>) {
     let swept = async {
         let now = now().micros().unsigned_abs() / 1000;
@@ -351,7 +354,7 @@ async fn sweep(service: Service, open: HashSet<(ProjectId, OperationId)>) {
     }
 }
 
-/// When an operation was asked for, in milliseconds since 1970: its id says so.
+/// Returns when an operation was requested, in milliseconds since 1970, from its id.
 fn made_at(operation: OperationId) -> Option<u64> {
     let (seconds, nanos) = operation.0.get_timestamp()?.to_unix();
     Some(seconds * 1000 + u64::from(nanos / 1_000_000))
@@ -367,7 +370,7 @@ fn close(
     plan(run, RunCommand::Close { state, reason: reason.to_owned() })
 }
 
-/// The append that a decision leads to; `None` when nothing has to change.
+/// Returns the append that a decision leads to; `None` when nothing changes.
 fn plan(run: &OpenRun, command: RunCommand) -> Option<Planned> {
     let state = Run {
         requested: true,

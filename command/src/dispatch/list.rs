@@ -1,4 +1,4 @@
-//! The rows of the list of what is open, and the questions that are asked of it.
+//! Rows of the work queue, and queries on it.
 
 use std::collections::BTreeSet;
 
@@ -10,12 +10,12 @@ use uuid::Uuid;
 
 use super::todo::NAME;
 
-/// How far a run has come that is not over.
+/// State of a run that has not ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RunState {
-    /// It waits for its turn, or for its device.
+    /// The run waits for a slot, or for its device.
     Requested,
-    /// Its order is sent until the device answers.
+    /// Its order is sent until the device responds.
     Dispatched,
     /// The device has it in its journal.
     Accepted,
@@ -24,7 +24,7 @@ pub enum RunState {
 }
 
 impl RunState {
-    /// The word for it.
+    /// The name of the state in the database.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -35,7 +35,7 @@ impl RunState {
         }
     }
 
-    /// An unknown state fails: taken for `requested`, the run would be dispatched again.
+    /// Fails for an unknown state: a run that was read as `requested` would be dispatched again.
     fn read(text: &str) -> Result<Self, StoreError> {
         match text {
             "requested" => Ok(Self::Requested),
@@ -47,49 +47,49 @@ impl RunState {
     }
 }
 
-/// An operation of which not all runs are over.
+/// An operation with runs that have not ended.
 #[derive(Clone, Debug, PartialEq)]
 pub struct OpenOperation {
-    /// Its id.
+    /// Id of the operation.
     pub id: OperationId,
-    /// Who asked.
+    /// Actor of the request.
     pub actor: String,
-    /// What for.
+    /// The request.
     pub requested: OperationRequested,
-    /// Is no further run begun for now?
+    /// Whether no further run starts until the operation is resumed.
     pub paused: bool,
-    /// Is no further run begun at all?
+    /// Whether no further run starts at all.
     pub aborted: bool,
-    /// How many runs did not succeed.
+    /// Number of unsuccessful runs.
     pub failures: u32,
-    /// Runs that a device is at.
+    /// Number of runs that devices have received.
     pub active: u32,
 }
 
-/// A run that is not over.
+/// A run that has not ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OpenRun {
-    /// The operation.
+    /// Id of the operation.
     pub operation: OperationId,
-    /// The device.
+    /// Id of the device.
     pub device: DeviceId,
-    /// How far it has come.
+    /// State of the run.
     pub state: RunState,
-    /// The version of its stream.
+    /// Version of its stream.
     pub version: u64,
-    /// The epoch that its newest order is for; 0 when there is none.
+    /// Epoch of its newest order; 0 when there is none.
     pub epoch: u64,
-    /// That order.
+    /// The newest order.
     pub order: Option<Vec<u8>>,
-    /// Is it to be ended?
+    /// Whether its cancellation was requested.
     pub canceled: bool,
-    /// When it came into its state.
+    /// Time at which it entered its state.
     pub since: Timestamp,
-    /// The epoch that the device is in; 0 when it never enrolled.
+    /// Current epoch of the device; 0 when it never enrolled.
     pub device_epoch: u64,
-    /// Is the device online?
+    /// Whether the device is online.
     pub online: bool,
-    /// Is the device gone for good?
+    /// Whether the device was revoked or deleted.
     pub gone: bool,
 }
 
@@ -114,26 +114,25 @@ fn run(row: RunRow) -> Result<OpenRun, StoreError> {
     })
 }
 
-/// Which of an operation's runs are asked for.
+/// A selection of an operation's runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Which {
-    /// Those that wait and whose device is there, in the order in which they were asked for: as many
-    /// as there are places left.
+    /// Runs that wait and whose device is online, in the order of their requests: as many as there
+    /// are free slots.
     Ready {
-        /// How many devices may be at work at once.
+        /// Maximum number of devices that run the operation concurrently.
         at_once: u32,
     },
-    /// Those that wait, whether their device is there or not.
+    /// Runs that wait, whether their device is online or not.
     Waiting,
-    /// Those of devices that are gone for good.
+    /// Runs of devices that were revoked or deleted.
     Gone,
-    /// Those that a device was sent and that are to be sent again, or that came into their state
-    /// before some time.
+    /// Dispatched runs that must be sent again, or that entered their state before some time.
     Sent {
         /// That time.
         before: Timestamp,
     },
-    /// Those that are to be ended once their operation is aborted.
+    /// Runs that must be canceled when their operation is aborted.
     NotCanceled,
 }
 
@@ -153,7 +152,7 @@ impl Which {
         }
     }
 
-    /// What its condition, or its limit, is told beside the rest.
+    /// The additional number that the condition or the limit is bound to.
     fn number(self) -> i64 {
         match self {
             Self::Sent { before } => before.micros(),
@@ -162,8 +161,8 @@ impl Which {
         }
     }
 
-    /// How many. Places are counted in the same look at the list as those who get them: what was
-    /// dispatched between two looks would count as a place that is free.
+    /// The limit. Slots are counted in the same query that selects the runs: a run that was
+    /// dispatched between two queries would count as a free slot.
     fn limit(self) -> String {
         match self {
             Self::Ready { .. } => format!(
@@ -182,7 +181,7 @@ fn failed(source: sqlx::Error) -> StoreError {
     StoreError::Ask { attempted: "read the list of open runs", source }
 }
 
-/// Asks the list.
+/// Queries the work queue.
 #[derive(Clone, Debug)]
 pub(crate) struct List {
     log: EventLog,
@@ -193,7 +192,7 @@ impl List {
         Self { log }
     }
 
-    /// The open operations of all projects, the oldest first.
+    /// Returns the open operations of all projects, the oldest first.
     pub(crate) async fn operations(&self) -> Result<Vec<(ProjectId, OpenOperation)>, StoreError> {
         let sql = format!(
             "SELECT o.project, o.operation, o.actor, o.requested, o.paused, o.aborted, o.failures,
@@ -246,7 +245,7 @@ impl List {
             .map_err(failed)
     }
 
-    /// Some of an operation's runs, at most `limit`.
+    /// Returns some of an operation's runs, at most `limit`.
     pub(crate) async fn runs(
         &self,
         project: &ProjectId,
@@ -274,9 +273,9 @@ impl List {
         rows.into_iter().map(run).collect()
     }
 
-    /// Of these devices those that are online and that nothing waits for, at most `limit`, each with
-    /// the epoch that it is in; and the position up to which that is so. An order that may not be
-    /// sent yet waits, too, until `before`.
+    /// Returns those of these devices that are online and for which no run waits, at most `limit`,
+    /// each with its epoch; and the position up to which that is true. A run that was dispatched
+    /// after `before` counts as waiting.
     pub(crate) async fn free(
         &self,
         project: &ProjectId,
@@ -307,8 +306,8 @@ impl List {
         Ok((rows.into_iter().map(free).collect(), position))
     }
 
-    /// Since when a device is offline, as far as the list has read the log; `None` when it is not
-    /// known.
+    /// Returns since when a device is offline, as far as the queue has read the log; `None` when it
+    /// is not known.
     pub(crate) async fn offline_since(
         &self,
         project: &ProjectId,
@@ -326,7 +325,7 @@ impl List {
         Ok(row.and_then(|(at,)| at).map(Timestamp))
     }
 
-    /// What a device was sent and is not through with, in the order in which it was asked for.
+    /// Returns a device's dispatched runs that have not ended, in the order of their requests.
     pub(crate) async fn of_device(
         &self,
         project: &ProjectId,

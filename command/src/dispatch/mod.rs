@@ -1,12 +1,14 @@
-//! Operations on their way: what is open, who gets an order now, and what is closed.
+//! Dispatch of operations: which are open, which devices get an order now, and which runs are
+//! closed.
 //!
-//! `todo` is a projection: the list of what is open, filled from the log. `rules` decides, purely,
-//! what is to be done about it; `dispatcher` does it, in one process at a time; `authentic` checks the list against the
-//! log before anything is signed; `begin` does what needs no waiting, with the request; `send` seals and sends orders, in any process; `private` reads what goes with them.
+//! `todo` is the work queue, a projection of the log. `rules` decides what to do, as pure
+//! functions; `dispatcher` does it, in one process at a time; `authentic` verifies the queue
+//! against the log before anything is signed; `begin` dispatches immediately, with the request;
+//! `send` signs and sends orders, in any process; `private` reads their private input.
 //!
-//! Invariant: an order is sent only after the event that holds it is in the log, and that event only
-//! goes into a run's stream at the version that was decided on. So two dispatchers cannot give a
-//! device two orders for one epoch.
+//! Invariant: an order is sent only after the event that contains it is in the log, and that event
+//! is appended only at the version of the run's stream that the decision was based on. So two
+//! dispatchers cannot give a device two orders for one epoch.
 
 mod authentic;
 mod begin;
@@ -30,10 +32,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::service::Service;
 
-/// Makes the tables of the list; answers the work, which ends after `stop`.
+/// Creates the tables of the work queue; returns the tasks, which end after `stop`.
 ///
 /// # Errors
-/// When the tables cannot be made.
+/// When the tables cannot be created.
 pub async fn start(
     service: Service,
     stop: CancellationToken,

@@ -1,6 +1,6 @@
-//! What is private of the operations that are being sent: read once each, beside the rounds of the
-//! dispatcher, so that a store that does not answer holds up nothing that needs none. They are also
-//! sealed concurrently with the rounds (`deliveries`).
+//! Private input of operations that are being sent: read once for each, concurrently with the
+//! dispatcher's rounds, so that a store that does not respond delays only orders that need it. It
+//! is also sealed concurrently with the rounds (`deliveries`).
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -14,10 +14,10 @@ use tokio::time::timeout;
 use super::deliveries::Deliveries;
 use crate::service::Service;
 
-/// A part that is not read within this time is not waited for.
+/// Time for which a round waits for a private part.
 const PATIENCE: Duration = Duration::from_millis(250);
 
-/// An order that was signed.
+/// A signed order.
 pub(super) struct Sealed {
     pub(super) project: ProjectId,
     pub(super) device: DeviceId,
@@ -25,9 +25,9 @@ pub(super) struct Sealed {
 }
 
 enum Part {
-    /// It is being read; these orders wait for it.
+    /// The part is being read; these orders wait for it.
     Asked(Vec<Sealed>),
-    /// It is here, unless it was erased.
+    /// The part was read; `None` if it was erased.
     Here(Option<Bytes>),
 }
 
@@ -39,12 +39,12 @@ pub(super) struct PrivateParts {
     known: HashMap<OperationId, Part>,
     asked: JoinSet<Answer>,
     deliveries: Deliveries,
-    /// Is a part waited for? No more in a round in which one did not come.
+    /// Whether this round waits for parts; false after one was not read in time.
     is_patient: bool,
 }
 
 impl PrivateParts {
-    /// A round begins: forgets those of operations that are not sent any more.
+    /// Starts a round: forgets the parts of operations that are not open.
     pub(super) fn begin_round(&mut self, is_open: impl Fn(OperationId) -> bool) {
         self.known.retain(|operation, _| is_open(*operation));
         self.is_patient = true;
@@ -59,7 +59,7 @@ impl PrivateParts {
         self.deliveries.cancel(operation, device);
     }
 
-    /// Sends an order that has no private part; after the device's orders in progress.
+    /// Sends an order without a private part, after the device's orders in progress.
     pub(super) async fn send_plain(
         &mut self,
         service: &Service,
@@ -74,14 +74,14 @@ impl PrivateParts {
         service.send_order(&project, device, operation, order, None).await;
     }
 
-    /// Sends an order with its private part: now, or when that was read.
+    /// Sends an order with its private part: now, or when the part has been read.
     pub(super) async fn send(&mut self, service: &Service, operation: OperationId, order: Sealed) {
         match self.known.get_mut(&operation) {
             Some(Part::Here(private)) => {
                 let private = private.clone();
                 self.deliver(service, operation, order, private);
             }
-            // One that waits for long is sent again, and waits already.
+            // An order that waits for long is sent again, but is queued once.
             Some(Part::Asked(waiting)) => {
                 if !waiting.iter().any(|known| known.device == order.device) {
                     waiting.push(order);
@@ -92,7 +92,7 @@ impl PrivateParts {
                     (service.blobs.clone(), key::private(&order.project, operation));
                 self.asked.spawn(async move { (operation, blobs.get(&name).await) });
                 self.known.insert(operation, Part::Asked(vec![order]));
-                // So that orders come in their order, as long as the store is not away.
+                // Orders stay in their sequence as long as the store is available.
                 if self.is_patient {
                     match timeout(PATIENCE, self.read()).await {
                         Ok(answer) => self.take(service, answer),
@@ -103,12 +103,13 @@ impl PrivateParts {
         }
     }
 
-    /// The next one that was read; never, while none is asked for.
+    /// Returns the next part that was read; pending while none is requested.
     pub(super) async fn read(&mut self) -> Answer {
         loop {
             match self.asked.join_next().await {
                 Some(Ok(answer)) => return answer,
-                // Which one, is not said: all are asked for anew when their orders are sent again.
+                // The error does not name the part: all are requested again when their orders are
+                // sent again.
                 Some(Err(error)) => {
                     tracing::error!(%error, "a private part is not read");
                     self.known.retain(|_, part| matches!(part, Part::Here(_)));
@@ -118,8 +119,8 @@ impl PrivateParts {
         }
     }
 
-    /// Sends what waited for a part. When that cannot be read, the orders are sent again later, as
-    /// those that were lost.
+    /// Sends the orders that waited for a part. If the part cannot be read, they are sent again
+    /// later, like lost ones.
     pub(super) fn take(&mut self, service: &Service, (operation, found): Answer) {
         let Some(Part::Asked(waiting)) = self.known.remove(&operation) else { return };
         match found {

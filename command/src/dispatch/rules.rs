@@ -1,45 +1,44 @@
-//! What is to be done about an operation and its runs: pure functions of what is on the list, and
-//! of the time.
+//! Decisions about an operation and its runs: pure functions of the work queue and the time.
 
 use muster_schemas::Timestamp;
 use muster_schemas::events::{AbortCause, ClosedState};
 
 use super::list::{OpenOperation, OpenRun, RunState};
 
-/// A device's word may come so much later than it is due, in microseconds, before it is not waited
-/// for any more: its clock, its way here, its last attempt to end the program.
+/// Delay, in microseconds, by which a device's report may be late before its run is closed: clock
+/// skew, transmission, the last attempt to end the program.
 const GRACE: i64 = 60_000_000;
 
-/// A device answers an order in this time, in microseconds; then it is sent again.
+/// Timeout of a device's response to an order, in microseconds; then the order is sent again.
 pub(crate) const ANSWER: i64 = 5_000_000;
 
-/// What is to be done about a run.
+/// The next step of a run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Step {
-    /// Sign an order for the epoch that the device is in, and send it.
+    /// Sign an order for the device's current epoch, and send it.
     Dispatch,
     /// Send its order again.
     SendOrder,
-    /// Tell the device to end it.
+    /// Send the device a cancel.
     SendCancel,
-    /// Wait no longer.
+    /// Close the run without a report of the device.
     Close(ClosedState, &'static str),
 }
 
-/// Has an operation to be stopped by itself?
+/// Whether, and why, an operation must be aborted automatically.
 #[must_use]
 pub(crate) fn abort(operation: &OpenOperation) -> Option<AbortCause> {
     let limit = operation.requested.stop_after?;
     (!operation.aborted && operation.failures >= limit).then_some(AbortCause::Failures)
 }
 
-/// Is it too late to begin a run of it?
+/// Whether it is too late to start a run of the operation.
 #[must_use]
 pub(crate) fn is_expired(operation: &OpenOperation, now: Timestamp) -> bool {
     now >= operation.requested.expires_at
 }
 
-/// How many further runs may be begun now.
+/// Number of further runs that may start now.
 #[must_use]
 pub(crate) fn places(operation: &OpenOperation, now: Timestamp) -> u32 {
     if operation.paused || operation.aborted || is_expired(operation, now) {
@@ -48,7 +47,7 @@ pub(crate) fn places(operation: &OpenOperation, now: Timestamp) -> u32 {
     operation.requested.at_once.saturating_sub(operation.active)
 }
 
-/// Runs that came into their state before this time may be overdue.
+/// Returns the time before which a run must have entered its state to be overdue.
 #[must_use]
 pub(crate) fn look_before(operation: &OpenOperation, now: Timestamp) -> Timestamp {
     let expires = operation.requested.expires_at.micros();
@@ -58,13 +57,13 @@ pub(crate) fn look_before(operation: &OpenOperation, now: Timestamp) -> Timestam
     now.plus_micros(-allowed(operation))
 }
 
-/// How long a run may be at work before it is not waited for any more, in microseconds.
+/// Returns the time after which a run without a report is closed, in microseconds.
 fn allowed(operation: &OpenOperation) -> i64 {
     let timeout = i64::try_from(operation.requested.timeout_ms).unwrap_or(i64::MAX / 2_000);
     timeout.saturating_mul(1_000).saturating_add(GRACE)
 }
 
-/// What is to be done about a run that its device was sent.
+/// Returns the next step of a dispatched run.
 #[must_use]
 pub(crate) fn sent(operation: &OpenOperation, run: &OpenRun, now: Timestamp) -> Option<Step> {
     if run.gone {
@@ -87,12 +86,12 @@ pub(crate) fn sent(operation: &OpenOperation, run: &OpenRun, now: Timestamp) -> 
             return Some(match run.canceled {
                 true => Step::SendCancel,
                 false if run.device_epoch > run.epoch => Step::Dispatch,
-                // Whoever put it into the log has sent it.
+                // The process that appended the dispatch has sent it.
                 false if (0..ANSWER).contains(&(now.micros() - run.since.micros())) => return None,
                 false => Step::SendOrder,
             });
         }
-        // The device may let it wait until it expires.
+        // The device may delay the start until the operation expires.
         RunState::Accepted => run.since.max(expires),
         RunState::Running => run.since,
     };

@@ -1,4 +1,4 @@
-//! Orders: made, sealed, sent, and sent again after a hello.
+//! Orders: created, signed, sent, and sent again after a hello.
 
 use std::time::Duration;
 
@@ -15,11 +15,11 @@ use super::list::{List, OpenOperation, OpenRun};
 use crate::domain::Rejection;
 use crate::service::{Service, ServiceError, now};
 
-/// A private part that is not here after this is left to the dispatcher.
+/// Time to wait for a private part; then the order is left to the dispatcher.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 impl Service {
-    /// Seals a run's order for an epoch of its device.
+    /// Signs a run's order for an epoch of its device.
     pub(super) fn seal_order(
         &self,
         project: &ProjectId,
@@ -53,7 +53,7 @@ impl Service {
         }
     }
 
-    /// Sends a sealed order, and what is private of it sealed to the device. When it does not arrive,
+    /// Sends a signed order, with its private input encrypted to the device. If it does not arrive,
     /// it is sent again.
     pub(crate) async fn send_order(
         &self,
@@ -77,7 +77,7 @@ impl Service {
         self.tell(project, device, "run", codec::encode(&delivery)).await;
     }
 
-    /// Seals what is private of an order to the key that the device signs with.
+    /// Encrypts an order's private input to the key with which the device signs.
     async fn seal_input(
         &self,
         project: &ProjectId,
@@ -92,7 +92,7 @@ impl Service {
         seal_to(key, &context, private).map_err(|error| ServiceError::Unproved(error.to_string()))
     }
 
-    /// Tells a device to end a run.
+    /// Sends a device the order to cancel a run.
     pub(super) async fn send_cancel(
         &self,
         project: &ProjectId,
@@ -111,11 +111,11 @@ impl Service {
         Ok(())
     }
 
-    /// After a hello: sends the device again what it was sent and has not answered. What waits for
-    /// it to be online, the dispatcher brings.
+    /// After a hello, sends the device again the orders that it has not acknowledged. Runs that
+    /// wait for the device to be online are left to the dispatcher.
     ///
     /// # Errors
-    /// When the list cannot be read.
+    /// When the work queue cannot be read.
     pub(crate) async fn deliver_due(
         &self,
         project: &ProjectId,
@@ -125,7 +125,7 @@ impl Service {
             if run.canceled {
                 self.send_cancel(project, &run).await?;
             } else if let Some(order) = run.order.clone().filter(|_| is_unanswered(&run)) {
-                // The dispatcher brings it when the store cannot be asked now.
+                // The dispatcher sends the order when the store cannot be read now.
                 let private = match has_private(&order) {
                     true => {
                         let name = key::private(project, run.operation);

@@ -1,6 +1,6 @@
-//! The list of what is open: a projection of the log into tables of its own, for the dispatcher alone.
+//! The work queue: a projection of the log to its own tables, for the dispatcher alone.
 //!
-//! A run that is over leaves the list; an operation leaves it with its last run.
+//! A run is removed when it has ended, an operation with its last run.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,7 +11,7 @@ use muster_schemas::{DeviceId, Event, OperationId, ProjectId, StreamName, codec}
 use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
-/// The projection's name, and the beginning of its tables' names.
+/// Name of the projection, and prefix of its tables' names.
 pub const NAME: &str = "dispatch_v1";
 
 const KINDS: &[&str] = &[
@@ -32,7 +32,7 @@ const KINDS: &[&str] = &[
     "RunInterrupted",
     "RunRejected",
     "RunExpired",
-    // They change nothing here but the version of a run's stream.
+    // Read only for the version of a run's stream.
     "UploadErased",
     "UploadStalled",
     "DownloadLinkMade",
@@ -44,11 +44,11 @@ const KINDS: &[&str] = &[
     "DeviceDeleted",
 ];
 
-/// Fills the list.
+/// The projection that fills the work queue.
 #[derive(Debug)]
 pub struct Todo;
 
-/// What a batch does to one run.
+/// Changes of one run in a batch.
 #[derive(Debug, Default)]
 struct RunChange {
     is_new: bool,
@@ -57,16 +57,16 @@ struct RunChange {
     dispatched: Option<(u64, Vec<u8>)>,
     canceled: bool,
     since: i64,
-    /// It is over; true when it did not succeed.
+    /// Set when the run has ended; true when it did not succeed.
     over: Option<bool>,
 }
 
-/// What a batch does to one device.
+/// Changes of one device in a batch.
 #[derive(Debug, Default)]
 struct DeviceChange {
     epoch: Option<u64>,
     online: Option<bool>,
-    /// When it connected or disconnected, in microseconds since 1970.
+    /// Time of its last connection or disconnection, in microseconds since 1970.
     presence_at: Option<i64>,
     gone: Option<bool>,
 }
@@ -369,8 +369,8 @@ async fn update_runs(
     execute(transaction, sql, &parameters).await.map(drop)
 }
 
-/// Takes runs that are over off the list; counts those that did not succeed; an operation that has
-/// no run left goes too.
+/// Removes runs that have ended, counts unsuccessful ones, and removes operations without further
+/// runs.
 async fn close_runs(
     transaction: &Transaction<'_>,
     project: &str,

@@ -1,30 +1,31 @@
-//! The API token: lets a client ask. Checking one is not decided here but where requests come in.
+//! The API token: authorizes a client's requests. Tokens are checked where requests arrive, not
+//! here.
 
 use muster_schemas::events::{ApiTokenCreated, ApiTokenRevoked};
 use muster_schemas::{Event, Timestamp};
 
 use super::{Decider, Decision, Rejection};
 
-/// What is known of an API token.
+/// State of an API token.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ApiToken {
-    /// How it was made; `None` when it is no API token.
+    /// Its creation; `None` when it is not an API token.
     pub created: Option<ApiTokenCreated>,
-    /// Was it revoked?
+    /// Whether it was revoked.
     pub revoked: bool,
 }
 
-/// What can be asked of an API token.
+/// Commands on an API token.
 #[derive(Clone, Debug)]
 pub enum ApiTokenCommand {
-    /// Make it.
+    /// Create the token.
     Create {
-        /// How.
+        /// Properties of the token.
         token: ApiTokenCreated,
-        /// The time now.
+        /// Current time.
         now: Timestamp,
     },
-    /// Revoke it.
+    /// Revoke the token.
     Revoke,
 }
 

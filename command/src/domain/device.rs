@@ -1,4 +1,4 @@
-//! The device: registered, waiting, enrolled, named, labeled, configured, revoked, deleted.
+//! The device: registered, pending, enrolled, named, labeled, configured, revoked, deleted.
 
 use std::collections::BTreeMap;
 
@@ -15,154 +15,155 @@ use muster_schemas::{DeviceId, Event, Hash, TokenId};
 
 use super::{Decider, Decision, Rejection};
 
-/// The config variable that asks a device for a new signing key.
+/// Config variable that requests a rotation of the device's signing key.
 const KEY_REQUEST: &str = "agent.key_generation";
 
 /// A change of some entries: a value sets, `None` removes.
 pub type Changes<K, V> = BTreeMap<K, Option<V>>;
 
-/// What is known of a device.
+/// State of a device.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Device {
-    /// Its name; `None` before it is registered.
+    /// Name; `None` before the device is registered.
     pub name: Option<DeviceName>,
-    /// Its labels.
+    /// Labels.
     pub labels: Labels,
-    /// Its config variables.
+    /// Config variables.
     pub config: ConfigVars,
-    /// The version of the config; 0 when none was ever set.
+    /// Version of the config; 0 when none was ever set.
     pub config_version: u64,
-    /// The newest epoch; 0 before the first enrollment.
+    /// Newest epoch; 0 before the first enrollment.
     pub epoch: u64,
-    /// The fingerprint of the signing key that enrolled last.
+    /// Fingerprint of the signing key that enrolled last.
     pub fingerprint: Option<Hash>,
-    /// The NATS user key that enrolled last.
+    /// NATS user key that enrolled last.
     pub nats_key: Option<String>,
-    /// Are its keys worth nothing until it enrolls again?
+    /// Whether its keys are revoked until it enrolls again.
     pub revoked: bool,
-    /// What it waits with for an operator.
+    /// Its pending enrollment.
     pub waiting: Option<Enrollment>,
-    /// What an operator said to its waiting.
+    /// An operator's decision about its pending enrollment.
     pub verdict: Option<Verdict>,
-    /// Was it deleted?
+    /// Whether it was deleted.
     pub deleted: bool,
 }
 
-/// What an operator said to a machine that waited.
+/// An operator's decision about a pending enrollment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// It is this other device from then on.
+    /// The machine becomes this other device.
     Replaces(DeviceId),
-    /// It was sent away.
+    /// The enrollment was rejected; the reason.
     Rejected(Option<String>),
 }
 
-/// What can be asked of a device.
+/// Commands on a device.
 #[derive(Clone, Debug)]
 pub enum DeviceCommand {
-    /// Make it known.
+    /// Register the device.
     Register {
-        /// Its name.
+        /// Name of the device.
         name: DeviceName,
-        /// Its labels.
+        /// Labels of the device.
         labels: Labels,
-        /// The key that it will come with.
+        /// Fingerprint of the key that it will enroll with.
         fingerprint: Option<Hash>,
     },
-    /// Let it wait for an operator.
+    /// Make its enrollment pending.
     Wait {
-        /// The keys that it brings.
+        /// The machine's keys.
         enrollment: Box<Enrollment>,
-        /// The device that it looks like.
+        /// The device that the machine resembles.
         like: Option<DeviceId>,
     },
-    /// Let it in: as itself, or as a device that was known already. Then that one is to enroll with
-    /// what this one waited with.
+    /// Accept its pending enrollment: as itself, or as a known device, which must then enroll with
+    /// the pending keys.
     Accept {
-        /// The device that it is from now on.
+        /// The known device.
         replaces: Option<DeviceId>,
     },
-    /// Send it away.
+    /// Reject its pending enrollment.
     Reject {
-        /// Why.
+        /// Reason.
         reason: Option<String>,
     },
-    /// Make its keys worth nothing.
+    /// Revoke its keys.
     Revoke {
-        /// Why.
+        /// Reason.
         reason: Option<String>,
     },
-    /// Bind keys to it, and begin a new epoch.
+    /// Bind keys to it, and start a new epoch.
     Enroll(Box<Enrollment>),
-    /// Let it go on in a new epoch.
+    /// Grant it a new epoch.
     GrantEpoch {
-        /// The epoch that it is in.
+        /// Its current epoch.
         current: u64,
-        /// Why.
+        /// Cause of the new epoch.
         cause: Cause,
-        /// For a fork: where the branches part, with the log's hash and the other branch's.
+        /// For a fork: where the branches diverge, with the hashes of the log and of the other
+        /// branch.
         fork: Option<ForkPoint>,
     },
-    /// Note that an old copy of it is in use, whose key is worth nothing any more.
+    /// Record that an old copy of its data folder, with a revoked key, is in use.
     NameCopy {
-        /// The epoch that the copy is in.
+        /// The copy's epoch.
         epoch: u64,
-        /// The first place that the log has and the copy has not.
+        /// First sequence number that the log has and the copy does not.
         seq: u64,
     },
-    /// Give it another name.
+    /// Rename it.
     Rename(DeviceName),
     /// Set and remove labels.
     ChangeLabels(Changes<LabelKey, LabelValue>),
     /// Set and remove config variables.
     SetConfig(Changes<ConfigKey, ConfigValue>),
-    /// Ask it for a new signing key.
+    /// Request a rotation of its signing key.
     RotateKey,
-    /// Delete it; its history stays.
+    /// Delete it; its history is kept.
     Delete,
 }
 
-/// The keys that a device brings.
+/// Keys and identity hints of an enrolling machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Enrollment {
-    /// The signing key, a COSE_Key.
+    /// Signing key, a COSE_Key.
     pub signing_key: Vec<u8>,
-    /// Its thumbprint.
+    /// Thumbprint of the signing key.
     pub fingerprint: Hash,
-    /// The NATS user key.
+    /// NATS user key.
     pub nats_key: String,
-    /// The token that lets it in.
+    /// Token that authorizes the enrollment.
     pub token: Option<TokenId>,
-    /// The host's own name.
+    /// Host name of the machine.
     pub hostname: Option<String>,
-    /// The hash of its machine id.
+    /// Hash of its machine id.
     pub machine: Option<Hash>,
-    /// The hashes of its network cards' addresses.
+    /// Hashes of its MAC addresses.
     pub macs: Vec<Hash>,
 }
 
-/// Where two branches of a history part.
+/// The point where two branches of a history diverge.
 #[derive(Clone, Copy, Debug)]
 pub struct ForkPoint {
-    /// The place.
+    /// Sequence number.
     pub seq: u64,
-    /// The log's event there.
+    /// Hash of the log's event.
     pub logged: Option<Hash>,
-    /// The other branch's event there.
+    /// Hash of the other branch's event.
     pub other: Option<Hash>,
 }
 
 impl Device {
-    /// Registered and not deleted?
+    /// Whether the device is registered and not deleted.
     #[must_use]
     pub const fn exists(&self) -> bool {
         self.name.is_some() && !self.deleted
     }
 
-    /// Refuses what a device can only do once it has enrolled, and as long as it is not revoked.
+    /// Rejects an action that requires an enrolled device with valid keys.
     ///
     /// # Errors
-    /// When it has never enrolled, or is revoked: the reason, and what to do.
+    /// When the device has never enrolled, or is revoked; with the reason and a hint.
     pub fn check_enrolled(&self) -> Result<(), Rejection> {
         let name = self.existing_name()?;
         let reason = if self.revoked {
@@ -268,7 +269,7 @@ impl Device {
 
     fn grant_epoch(&self, current: u64, cause: Cause, fork: Option<ForkPoint>) -> Decision {
         self.existing_name()?;
-        // After a restored backup a device may be ahead of what is known here.
+        // After a restored backup a device may be ahead of the log.
         let epoch = self.epoch.max(current) + 1;
         let granted = DeviceEpochGranted { epoch, previous: current, cause };
         let forked = fork.map(|ForkPoint { seq, logged, other }| {
@@ -319,8 +320,8 @@ impl Device {
         Ok(vec![DeviceConfigSet { version, set, removed }.into()])
     }
 
-    /// The request is a config variable, so that a device that is away finds it when it is back. Its
-    /// value is the config's version, which never comes again: so each request is carried out once.
+    /// The request is a config variable, so that an offline device finds it when it reconnects. Its
+    /// value is the config's version, which is never reused: so each request is carried out once.
     fn rotate_key(&self) -> Decision {
         self.existing_name()?;
         if self.revoked || self.fingerprint.is_none() {
@@ -338,8 +339,8 @@ impl Device {
     }
 }
 
-/// What of some changes really changes anything: what is set to another value, and what is there
-/// to be removed.
+/// Returns those changes that have an effect: entries that get another value, and existing entries
+/// that are removed.
 fn effective<K: Ord + Clone, V: PartialEq>(
     current: &BTreeMap<K, V>,
     changes: Changes<K, V>,

@@ -1,4 +1,4 @@
-//! The enrollment token: lets some devices in, for a while.
+//! The enrollment token: authorizes some devices to enroll, for a limited time.
 
 use muster_schemas::events::{EnrollmentTokenCreated, EnrollmentTokenRevoked, EnrollmentTokenUsed};
 use muster_schemas::names::{MAX_CONFIG_VARS, MAX_LABELS};
@@ -6,46 +6,47 @@ use muster_schemas::{DeviceId, Event, Hash, Timestamp};
 
 use super::{Decider, Decision, Rejection};
 
-/// The most devices that one token may let in.
+/// Maximum number of devices that may enroll with one token.
 pub const MAX_USES: u32 = 100_000;
 
-/// What is known of an enrollment token.
+/// State of an enrollment token.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct EnrollmentToken {
-    /// How it was made; `None` when it is no enrollment token.
+    /// Its creation; `None` when it is not an enrollment token.
     pub created: Option<EnrollmentTokenCreated>,
-    /// How many devices have enrolled with it.
+    /// Number of devices that have enrolled with it.
     pub used: u32,
-    /// Was it revoked?
+    /// Whether it was revoked.
     pub revoked: bool,
 }
 
-/// What can be asked of an enrollment token.
+/// Commands on an enrollment token.
 #[derive(Clone, Debug)]
 pub enum EnrollmentTokenCommand {
-    /// Make it.
+    /// Create the token.
     Create {
-        /// How.
+        /// Properties of the token.
         token: EnrollmentTokenCreated,
-        /// The time now.
+        /// Current time.
         now: Timestamp,
     },
-    /// Let a device in.
+    /// Enroll a device with it.
     Use {
-        /// SHA-256 of the secret that the device has shown.
+        /// SHA-256 of the secret that the device has presented.
         secret: Hash,
-        /// The device.
+        /// Id of the device.
         device: DeviceId,
-        /// The time now.
+        /// Current time.
         now: Timestamp,
     },
-    /// Revoke it.
+    /// Revoke the token.
     Revoke,
 }
 
 impl EnrollmentToken {
-    /// The token as its first and its newest event and its stream's version tell it: a token may let
-    /// in many devices, and nothing follows a revocation.
+    /// Returns the state from the first and the newest event and the version of the stream, without
+    /// reading all of it: a token may have enrolled many devices, and no event follows a
+    /// revocation.
     #[must_use]
     pub fn from_ends(first: &Event, newest: &Event, version: u64) -> Self {
         let revoked = matches!(newest, Event::EnrollmentTokenRevoked(_));
@@ -105,10 +106,10 @@ impl EnrollmentToken {
         Ok(vec![token.into()])
     }
 
-    /// Refuses whoever does not know the secret, who learns nothing about the token.
+    /// Rejects a wrong secret, without revealing anything about the token.
     ///
     /// # Errors
-    /// When the secret is another one, or the token is not known.
+    /// When the secret is wrong, or the token does not exist.
     pub fn check_secret(&self, secret: Hash) -> Result<&EnrollmentTokenCreated, Rejection> {
         let created = self.created.as_ref().filter(|created| created.secret == secret);
         created.ok_or(Rejection::TokenRefused(

@@ -1,8 +1,8 @@
-//! The deciders: given what is, may it be done, and which facts follow? Pure, synchronous, total.
+//! The deciders: whether a command is allowed in a state, and which events follow. Pure,
+//! synchronous, total.
 //!
-//! No clock, no I/O, no randomness: whatever a decision needs is handed in. Each aggregate has a
-//! state that is folded from its stream, and commands that are decided into events or a
-//! [`Rejection`].
+//! No clock, no I/O, no randomness: they are arguments of a decision. Each aggregate has a state
+//! that is folded from its stream, and commands that are decided into events or a [`Rejection`].
 
 pub mod api_token;
 pub mod device;
@@ -14,7 +14,7 @@ pub mod run;
 
 use muster_schemas::Event;
 
-/// A business "no". Where it becomes an HTTP status is not known here.
+/// A command is rejected. This module does not know the HTTP status that follows.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Rejection {
     /// The aggregate does not exist, or was deleted.
@@ -23,51 +23,51 @@ pub enum Rejection {
     /// Nothing has this name.
     #[error("there is no {what} '{name}'")]
     Unnamed {
-        /// What was looked for.
+        /// Kind of the requested object.
         what: &'static str,
-        /// The name that was given.
+        /// The requested name.
         name: String,
     },
-    /// What was asked for is taken, or already there.
+    /// The object exists already, or the command conflicts with its state.
     #[error("{0}")]
     Conflict(String),
-    /// What was asked for breaks a rule.
+    /// The command violates a rule.
     #[error("{rule}")]
     Invalid {
-        /// The field that breaks it.
+        /// Field that violates the rule.
         field: &'static str,
         /// The rule.
         rule: String,
-        /// The value, as text.
+        /// Value of the field, as text.
         value: String,
     },
-    /// A token does not allow it.
+    /// The token does not authorize it.
     #[error("{0}")]
     TokenRefused(&'static str),
-    /// An operator does not allow it.
+    /// An operator has rejected it.
     #[error("{0}")]
     Refused(String),
 }
 
-/// What a decision gives.
+/// The result of a decision.
 pub type Decision = Result<Vec<Event>, Rejection>;
 
-/// An aggregate: a state that events make, and commands that its state decides.
+/// An aggregate: a state that is folded from events and decides commands.
 pub trait Decider: Default {
-    /// What can be asked of it.
+    /// Commands of the aggregate.
     type Command;
 
     /// Decides a command.
     ///
     /// # Errors
-    /// When the command is refused.
+    /// When the command is rejected.
     fn decide(&self, command: Self::Command) -> Decision;
 
-    /// The state after an event. Events that do not concern it change nothing.
+    /// Returns the state after an event. Events that do not concern the aggregate change nothing.
     #[must_use]
     fn evolve(self, event: &Event) -> Self;
 
-    /// The state that a stream leads to.
+    /// Returns the state after the events of a stream.
     #[must_use]
     fn fold<'a>(events: impl IntoIterator<Item = &'a Event>) -> Self {
         events.into_iter().fold(Self::default(), Self::evolve)

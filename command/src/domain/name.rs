@@ -5,19 +5,19 @@ use muster_schemas::{DeviceId, Event};
 
 use super::{Decider, Decision, Rejection};
 
-/// Who holds a name.
+/// State of a name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Name {
-    /// The holder.
+    /// Device that holds the name.
     pub holder: Option<DeviceId>,
 }
 
-/// What can be asked of a name.
+/// Commands on a name.
 #[derive(Clone, Copy, Debug)]
 pub enum NameCommand {
-    /// Give it to a device.
+    /// Reserve the name for a device.
     Reserve(DeviceId),
-    /// Free it, if this device holds it.
+    /// Release the name, if this device holds it.
     Release(DeviceId),
 }
 

@@ -1,4 +1,4 @@
-//! The operation: something that is asked of devices; it can be paused, resumed and aborted.
+//! The operation: an action that devices run; it can be paused, resumed and aborted.
 
 use muster_schemas::Event;
 use muster_schemas::events::{
@@ -9,42 +9,42 @@ use muster_schemas::wire::MAX_UPLOAD_BYTES;
 
 use super::{Decider, Decision, Rejection};
 
-/// The longest that a run may take, in milliseconds: a day.
+/// Maximum timeout of a run, in milliseconds: a day.
 pub const MAX_TIMEOUT_MS: u64 = 24 * 3600 * 1000;
-/// The longest that an upload may take, in milliseconds: 30 days.
+/// Maximum timeout of an upload, in milliseconds: 30 days.
 pub const MAX_UPLOAD_TIMEOUT_MS: u64 = 30 * MAX_TIMEOUT_MS;
-/// The longest path, in bytes.
+/// Maximum length of a path, in bytes.
 const MAX_PATH_BYTES: usize = 4096;
-/// An upload is not slowed down to less, in bytes per second.
+/// Minimum rate limit of an upload, in bytes per second.
 const LEAST_BYTES_PER_SECOND: u64 = 1024;
-/// The most arguments of a program.
+/// Maximum number of arguments of a program.
 pub const MAX_ARGUMENTS: usize = 1_000;
-/// The most bytes of a program's arguments, or of a shell line.
+/// Maximum size of a program's arguments, or of a shell command line, in bytes.
 pub const MAX_ARGUMENT_BYTES: usize = 16 * 1024;
-/// The most environment variables.
+/// Maximum number of environment variables.
 pub const MAX_VARIABLES: usize = 256;
 
-/// What is known of an operation.
+/// State of an operation.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Operation {
-    /// How it was asked for; `None` when it does not exist.
+    /// Its request; `None` when it does not exist.
     pub requested: Option<OperationRequested>,
-    /// Is no further run begun for now?
+    /// Whether no further run starts until it is resumed.
     pub paused: bool,
-    /// Is no further run begun at all?
+    /// Whether no further run starts at all.
     pub aborted: bool,
 }
 
-/// What can be asked of an operation.
+/// Commands on an operation.
 #[derive(Clone, Debug)]
 pub enum OperationCommand {
-    /// Ask something of devices.
+    /// Request the operation.
     Request(Box<OperationRequested>),
-    /// Begin no further run for now.
+    /// Start no further run until it is resumed.
     Pause,
-    /// Begin runs again.
+    /// Start runs again.
     Resume,
-    /// Begin no further run, and cancel those at work.
+    /// Start no further run, and cancel those that have started.
     Abort(AbortCause),
 }
 

@@ -1,4 +1,5 @@
-//! The project: made, renamed, archived, restored, its metrics kept for a time. Its events stand in the log `system`.
+//! The project: created, renamed, archived, restored; its metrics' retention. Its events are in the
+//! log `system`.
 
 use muster_schemas::events::{
     ProjectArchived, ProjectCreated, ProjectRenamed, ProjectRestored, ProjectRetentionSet,
@@ -8,35 +9,35 @@ use muster_schemas::{Event, Retention};
 
 use super::{Decider, Decision, Rejection};
 
-/// What is known of a project.
+/// State of a project.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Project {
-    /// What people call it; `None` when it does not exist.
+    /// Display name; `None` when the project does not exist.
     pub title: Option<ProjectTitle>,
-    /// Does it take no more changes?
+    /// Whether it is archived, and so read-only.
     pub archived: bool,
-    /// How long its metrics are kept.
+    /// Retention of its metrics.
     pub retention: Retention,
 }
 
-/// What can be asked of a project.
+/// Commands on a project.
 #[derive(Clone, Debug)]
 pub enum ProjectCommand {
-    /// Make it.
+    /// Create the project.
     Create {
-        /// What people shall call it.
+        /// Display name.
         title: ProjectTitle,
-        /// How long its metrics shall be kept.
+        /// Retention of its metrics.
         retention: Retention,
     },
-    /// Call it something else, archive it or restore it, keep its metrics for another time; what is
-    /// `None` stays.
+    /// Rename, archive or restore it, or change its metrics' retention; fields that are `None` are
+    /// unchanged.
     Change {
-        /// What people shall call it.
+        /// New display name.
         title: Option<ProjectTitle>,
-        /// Shall it be archived?
+        /// Whether it is archived.
         archived: Option<bool>,
-        /// How long shall its metrics be kept?
+        /// New retention of its metrics.
         retention: Option<Retention>,
     },
 }
@@ -82,7 +83,7 @@ impl Decider for Project {
 }
 
 impl Project {
-    /// What follows when its metrics shall be kept for so long.
+    /// Returns the event of a changed retention.
     fn keep(&self, retention: Option<Retention>) -> Option<Event> {
         let previous = self.retention;
         let retention = retention.filter(|retention| *retention != previous)?;

@@ -1,7 +1,7 @@
-//! The run: one device's share of an operation, as far as the server decides about it.
+//! The run: one device's part of an operation, as far as the server decides about it.
 //!
-//! What the device says of it stands in the device's own reports; the dispatcher knows both, and
-//! asks here only for what the server may still do.
+//! The device's own events report how the run proceeds. The dispatcher reads both, and sends
+//! commands here only for what the server may still decide.
 
 use muster_schemas::events::{
     ClosedState, DownloadLinkMade, EraseCause, RunCancelRequested, RunClosed, RunDispatched,
@@ -11,58 +11,58 @@ use muster_schemas::{Event, Hash, Timestamp};
 
 use super::{Decider, Decision, Rejection};
 
-/// What the server has decided about a run.
+/// Decisions of the server about a run.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Run {
-    /// Was it asked for?
+    /// Whether it was requested.
     pub requested: bool,
-    /// The epoch that its newest order is for.
+    /// Epoch of its newest order.
     pub dispatched: Option<u64>,
-    /// Is it to be ended?
+    /// Whether its cancellation was requested.
     pub canceled: bool,
-    /// Does the server no longer wait for it?
+    /// Whether the server has closed it.
     pub closed: bool,
-    /// Is the file that it brought, or brings, not kept?
+    /// Whether its file was erased, and further pieces are refused.
     pub erased: bool,
-    /// Where the file stopped last because the server could not keep it.
+    /// Number of bytes at which the file stalled last because the server could not store more.
     pub stalled: Option<u64>,
 }
 
-/// What can be asked of a run.
+/// Commands on a run.
 #[derive(Clone, Debug)]
 pub enum RunCommand {
-    /// A device gets its share.
+    /// Request the run of a device.
     Request,
-    /// The order was signed for this epoch of the device.
+    /// Record the order that was signed for this epoch of the device.
     Dispatch {
         /// The epoch.
         epoch: u64,
-        /// The sealed order.
+        /// The signed order.
         order: Vec<u8>,
     },
-    /// It is to be ended.
+    /// Cancel the run.
     Cancel,
-    /// The file that it brought is not kept; one that it brings is not taken.
+    /// Erase its file, and refuse further pieces.
     Erase(EraseCause),
-    /// The server cannot keep what its device sends.
+    /// Record that the server cannot store what the device sends.
     Stall {
-        /// How many bytes the server has.
+        /// Number of bytes that the server has.
         bytes: u64,
-        /// Why.
+        /// Reason.
         reason: String,
     },
-    /// A link by which the file can be downloaded.
+    /// Create a download link for its file.
     MakeLink {
-        /// SHA-256 of its secret.
+        /// SHA-256 of the link's secret.
         secret: Hash,
-        /// When it expires.
+        /// Time at which the link expires.
         expires_at: Timestamp,
     },
-    /// It is not waited for any more.
+    /// Close it without a report of the device.
     Close {
-        /// What it counts as.
+        /// State in which it is closed.
         state: ClosedState,
-        /// Why.
+        /// Reason.
         reason: String,
     },
 }
@@ -77,7 +77,7 @@ impl Decider for Run {
         if !self.requested {
             return Err(Rejection::NotFound("run"));
         }
-        // What becomes of a file is decided after the run's end, too.
+        // Commands about a file are allowed after the run's end.
         if let Some(decision) = self.decide_file(&command) {
             return decision;
         }
@@ -85,14 +85,14 @@ impl Decider for Run {
             return Ok(Vec::new());
         }
         Ok(match command {
-            // An epoch gets one order; another epoch of the device, another one.
+            // Each epoch of the device gets one order.
             RunCommand::Dispatch { epoch, .. }
                 if self.canceled || self.dispatched.is_some_and(|known| known >= epoch) =>
             {
                 Vec::new()
             }
             RunCommand::Dispatch { epoch, order } => vec![RunDispatched { epoch, order }.into()],
-            // What no device has is over at once.
+            // A run that no device has received ends immediately.
             RunCommand::Cancel if self.dispatched.is_none() => {
                 let reason = "it was canceled before it was sent".to_owned();
                 vec![
@@ -125,7 +125,7 @@ impl Decider for Run {
 }
 
 impl Run {
-    /// Decides about the file of an upload; `None` when the command is about something else.
+    /// Decides commands about the file of an upload; `None` for other commands.
     fn decide_file(&self, command: &RunCommand) -> Option<Decision> {
         Some(match command {
             RunCommand::Erase(_) | RunCommand::Stall { .. } if self.erased => Ok(Vec::new()),

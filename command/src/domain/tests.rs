@@ -1,4 +1,5 @@
-//! Deciders by given / when / then, and by proptest: what they decide, their own state accepts.
+//! Tests of the deciders: given / when / then, and proptests that states accept what they have
+//! decided.
 
 use std::collections::BTreeMap;
 
@@ -14,7 +15,7 @@ use super::name::{Name, NameCommand};
 use super::project::{Project, ProjectCommand};
 use super::*;
 
-/// Decides commands one after the other; answers the types of the events, or the refusal.
+/// Decides commands in sequence; returns the types of the events, or the rejection.
 fn decide<D: Decider>(commands: impl IntoIterator<Item = D::Command>) -> Vec<String> {
     let mut state = D::default();
     let mut told = Vec::new();

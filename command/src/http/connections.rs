@@ -1,4 +1,4 @@
-//! Connections and files: websockets that lead to a port of a device, or to its files.
+//! Connections and files: websockets to a port of a device, or to its files.
 
 use axum::extract::State;
 use axum::extract::ws::WebSocketUpgrade;
@@ -21,21 +21,21 @@ use super::sessions::{
 };
 use crate::channels::{Opening, Session, bridge_bytes};
 
-/// A request of what is nobody's terminal.
+/// The event of a requested session that is not recorded.
 const fn unrecorded(session: SessionKind, address: Option<String>) -> SessionRequested {
     SessionRequested { session, address, recorded: false, input_recorded: false }
 }
 
-/// The parameters.
+/// Query parameters of a TCP connection.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct OpenTcp {
-    /// The host, as the device knows it.
+    /// Host to connect to, as the device resolves it.
     #[serde(default = "localhost")]
     #[param(value_type = Option<String>, max_length = 253, example = "localhost")]
     host: String,
-    /// The port.
+    /// Port to connect to.
     #[param(minimum = 1, maximum = 65535, example = 22)]
     port: u16,
 }
@@ -44,17 +44,18 @@ fn localhost() -> String {
     "localhost".to_owned()
 }
 
-/// Open a connection
+/// Open a TCP connection from a device
 ///
-/// A websocket whose binary messages are the bytes of a TCP connection that the device makes. A text
-/// message `{"type":"eof"}` ends one direction.
+/// Upgrades to a websocket whose binary messages are the bytes of a TCP connection that the device
+/// opens. A text message `{"type":"eof"}` ends one direction.
 ///
-/// A device that is offline is refused immediately with 409 and the type `/problems/device-offline`;
-/// so is a request that is no websocket, which otherwise gets 400.
+/// If the device is offline, the request fails immediately with 409 and the type
+/// `/problems/device-offline`, even if it is not a websocket request, which otherwise fails with
+/// 400.
 #[utoipa::path(
     get, path = "/api/v1/devices/{device}/tcp", tag = "sessions",
     params(
-        ("device" = String, Path, description = "Id or name", example = "robot-7"),
+        ("device" = String, Path, description = "The device's id or name", example = "robot-7"),
         OpenTcp, ProjectParam,
     ),
     responses((status = 101, description = "Connected", body = String, content_type = "application/octet-stream", example = ""), WriteProblems),
@@ -89,30 +90,30 @@ pub(super) async fn open_tcp(
     }))
 }
 
-/// The parameters.
+/// Query parameters of a file transfer.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct OpenFiles {
-    /// A file, or a folder with all that is in it: nothing else can be reached. A path that does not
-    /// begin with `/` begins where the agent's user is at home.
+    /// Path of a file, or of a folder with its content: nothing else is accessible. A path that
+    /// does not start with `/` is relative to the home of the agent's user.
     #[param(max_length = 4096, example = "/var/log/app")]
     path: String,
-    /// Are they to be changed?
+    /// Whether files may be changed.
     #[serde(default)]
     #[param(value_type = Option<bool>)]
     write: bool,
 }
 
-/// Open files
+/// Open files of a device
 ///
-/// A websocket whose binary messages are SFTP (version 3), spoken with the device. The extension
-/// `muster-sha256` compares what was copied. A device that is offline is refused immediately with 409
-/// and the type `/problems/device-offline`.
+/// Upgrades to a websocket whose binary messages are SFTP (version 3) with the device. The
+/// extension `muster-sha256` verifies copied files. If the device is offline, the request fails
+/// immediately with 409 and the type `/problems/device-offline`.
 #[utoipa::path(
     get, path = "/api/v1/devices/{device}/files", tag = "sessions",
     params(
-        ("device" = String, Path, description = "Id or name", example = "robot-7"),
+        ("device" = String, Path, description = "The device's id or name", example = "robot-7"),
         OpenFiles, ProjectParam,
     ),
     responses((status = 101, description = "Connected", body = String, content_type = "application/octet-stream", example = ""), WriteProblems),

@@ -1,4 +1,4 @@
-//! Dead letters on their way again.
+//! Routes of dead letters: retry them.
 
 use axum::extract::State;
 use muster_api::auth::{Administer, Allowed};
@@ -10,21 +10,22 @@ use utoipa::ToSchema;
 
 use super::CommandState;
 
-/// A dead letter that was sent again.
+/// A dead letter that was published again.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(example = json!({"id": 7}))]
 pub(super) struct DeadLetterRetried {
-    /// Its number.
+    /// Number of the dead letter.
     id: i64,
 }
 
 /// Retry a dead letter
 ///
-/// Publishes the message as it came. When the cause is still there, it is counted as seen again.
+/// Publishes the message again, unchanged. If the cause still exists, the dead letter's count
+/// increases.
 #[utoipa::path(
     post, path = "/api/v1/dead-letters/{id}/retry", tag = "server",
-    params(("id" = i64, Path, description = "The letter's number", minimum = 1)),
-    responses((status = 200, description = "On its way", body = DeadLetterRetried), WriteProblems),
+    params(("id" = i64, Path, description = "The dead letter's number", minimum = 1)),
+    responses((status = 200, description = "Published again", body = DeadLetterRetried), WriteProblems),
     security(("bearer" = [])),
 )]
 pub(super) async fn retry_dead_letter(

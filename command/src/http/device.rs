@@ -1,4 +1,5 @@
-//! What devices ask over HTTPS, without a bearer token: what they sign is their proof.
+//! Routes of devices over HTTPS, without a bearer token: a request is authenticated by the device's
+//! signature.
 
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -16,29 +17,30 @@ use crate::service::EnrollAnswer;
 
 /// Enroll a device
 ///
-/// For agents. The request is COSE_Sign1 by the device's new signing key; docs/protocol.md tells
-/// how it is made. The same keys and nonce get the same device again.
+/// For agents. The request is a COSE_Sign1 message by the device's new signing key; see
+/// docs/protocol.md for its format. The same keys and nonce return the same device again.
 ///
-/// A machine waits for an operator when its token says so, or when a device with the same machine id
-/// is there; then the answer is 202, and the same request gets the verdict when it is sent again.
+/// If the token requires approval, or a device with the same machine id exists, the enrollment is
+/// pending until an operator decides: the response is 202, and the same request returns the
+/// decision when it is sent again.
 #[utoipa::path(
     post, path = "/api/v1/device/enroll", tag = "device",
     request_body(content = EnrollRequest, example = json!({"request": "0oRDoQEn…", "nats_proof": "c2ln…"})),
     responses(
-        (status = 201, description = "The device has joined", body = EnrollResponse, example = json!({
+        (status = 201, description = "The device is enrolled", body = EnrollResponse, example = json!({
             "project": "default", "device": "0198c0de-7000-7abc-8def-0123456789ab", "name": "robot-7",
             "epoch": 1, "operation_key": "pAEBIAYhWCA…",
             "credentials": {"jwt": "eyJ0eXAiOiJKV1Qi…", "expires_at": "2026-11-23T09:00:00Z",
                 "servers": ["tls://0.0.0.0:4222"], "server_time": "2026-11-23T08:00:00Z"}
         })),
-        (status = 202, description = "An operator has to decide; ask again", body = EnrollWaiting, example = json!({
+        (status = 202, description = "The enrollment is pending; repeat the request", body = EnrollWaiting, example = json!({
             "project": "default", "device": "0198c0de-7000-7abc-8def-0123456789ab", "name": "robot-7-2",
             "like": "robot-7", "retry_after": 5
         })),
-        (status = 401, description = "A proof does not hold", body = muster_api::problem::ProblemDocument, content_type = "application/problem+json"),
-        (status = 403, description = "The token or an operator does not let it in", body = muster_api::problem::ProblemDocument, content_type = "application/problem+json"),
-        (status = 404, description = "There is no such device or project", body = muster_api::problem::ProblemDocument, content_type = "application/problem+json"),
-        (status = 409, description = "The name is taken", body = muster_api::problem::ProblemDocument, content_type = "application/problem+json"),
+        (status = 401, description = "A signature or proof is invalid", body = muster_api::problem::ProblemDocument, content_type = "application/problem+json"),
+        (status = 403, description = "The token is invalid, or an operator rejected the enrollment", body = muster_api::problem::ProblemDocument, content_type = "application/problem+json"),
+        (status = 404, description = "The device or project does not exist", body = muster_api::problem::ProblemDocument, content_type = "application/problem+json"),
+        (status = 409, description = "The name is in use", body = muster_api::problem::ProblemDocument, content_type = "application/problem+json"),
         OpenProblems,
     ),
 )]
@@ -54,6 +56,8 @@ pub(super) async fn enroll_device(
 }
 
 /// Get a nonce to sign
+///
+/// For agents. A nonce proves that a signed request is recent.
 #[utoipa::path(
     post, path = "/api/v1/device/nonce", tag = "device",
     request_body(content = NonceRequest, example = json!({"project": "default", "device": "0198c0de-7000-7abc-8def-0123456789ab"})),
@@ -70,7 +74,7 @@ pub(super) async fn create_nonce(
     Ok(axum::Json(state.service.nonce(&body.project, body.device)))
 }
 
-/// Get fresh broker credentials
+/// Get new broker credentials
 ///
 /// For agents whose credentials are missing or have expired, however long ago.
 #[utoipa::path(
@@ -81,7 +85,7 @@ pub(super) async fn create_nonce(
             "jwt": "eyJ0eXAiOiJKV1Qi…", "expires_at": "2026-11-23T09:00:00Z",
             "servers": ["tls://0.0.0.0:4222"], "server_time": "2026-11-23T08:00:00Z"
         })),
-        (status = 401, description = "The proof does not hold, or the device was deleted", body = muster_api::problem::ProblemDocument, content_type = "application/problem+json"),
+        (status = 401, description = "The proof is invalid, or the device was deleted", body = muster_api::problem::ProblemDocument, content_type = "application/problem+json"),
         OpenProblems,
     ),
 )]

@@ -1,4 +1,4 @@
-//! Writing devices.
+//! Routes that change devices.
 
 use std::collections::BTreeMap;
 
@@ -18,30 +18,30 @@ use utoipa::ToSchema;
 use super::{CommandState, WriteResult, headers, request};
 use crate::service::DeviceChanges;
 
-/// A device to be made known.
+/// A request to register a device.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(example = json!({"name": "robot-7", "labels": {"env": "prod"}}))]
 pub(super) struct RegisterDevice {
-    /// Its name, unique in the project.
+    /// Name of the device, unique in the project.
     name: DeviceName,
-    /// Its labels.
+    /// Labels of the device.
     #[serde(default)]
     #[schema(value_type = BTreeMap<LabelKey, LabelValue>)]
     labels: Labels,
-    /// The fingerprint of the key that it will enroll with, as `muster-agent fingerprint` shows it:
-    /// whoever comes with that key, and a token, is this device.
+    /// Fingerprint of the key that the device will enroll with, as `muster-agent fingerprint`
+    /// prints it: a machine that enrolls with this key and a token becomes this device.
     #[serde(default)]
     fingerprint: Option<Hash>,
 }
 
-/// A device that was made known.
+/// A registered device.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(example = json!({
     "id": "0198c0de-7000-7abc-8def-0123456789ab", "version": 1, "position": 42
 }))]
 pub(super) struct DeviceRegisteredResult {
-    /// Its id.
+    /// Id of the device.
     id: DeviceId,
     #[serde(flatten)]
     result: WriteResult,
@@ -49,13 +49,13 @@ pub(super) struct DeviceRegisteredResult {
 
 /// Register a device
 ///
-/// Makes a device known before it enrolls: its name is taken, and an enrollment token can be made
+/// Creates a device before it enrolls: its name is reserved, and an enrollment token can be created
 /// for it.
 #[utoipa::path(
     post, path = "/api/v1/devices", tag = "devices",
     params(ProjectParam, IdempotencyParam),
     request_body = RegisterDevice,
-    responses((status = 201, description = "The device is known", body = DeviceRegisteredResult), WriteProblems),
+    responses((status = 201, description = "Registered", body = DeviceRegisteredResult), WriteProblems),
     security(("bearer" = [])),
 )]
 pub(super) async fn register_device(
@@ -73,21 +73,21 @@ pub(super) async fn register_device(
     Ok((StatusCode::CREATED, headers(written), axum::Json(result)))
 }
 
-/// What shall change about a device.
+/// A request to change a device.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(example = json!({"name": "robot-8", "labels": {"env": "prod", "retired": null}}))]
 pub(super) struct ChangeDevice {
-    /// Its new name.
+    /// New name of the device.
     #[serde(default)]
     name: Option<DeviceName>,
-    /// Labels: a value sets, `null` removes; what is not named stays.
+    /// Labels: a value sets, `null` removes; other labels are unchanged.
     #[serde(default)]
     #[schema(value_type = BTreeMap<LabelKey, LabelChange>)]
     labels: BTreeMap<LabelKey, Option<LabelValue>>,
 }
 
-/// A label's new value; `null` removes it.
+/// New value of a label; `null` removes it.
 #[derive(ToSchema)]
 #[serde(untagged)]
 #[expect(dead_code, reason = "describes the values of `labels` in the OpenAPI document")]
@@ -97,11 +97,13 @@ enum LabelChange {
 }
 
 /// Rename or label a device
+///
+/// Fields and labels that the request does not contain are unchanged.
 #[utoipa::path(
     patch, path = "/api/v1/devices/{device}", tag = "devices",
     params(
         ProjectParam,
-        ("device" = String, Path, description = "Id or name", example = "robot-7"),
+        ("device" = String, Path, description = "The device's id or name", example = "robot-7"),
         IfMatchParam,
         IdempotencyParam,
     ),
@@ -125,17 +127,18 @@ pub(super) async fn change_device(
     Ok((headers(written), axum::Json(written.into())))
 }
 
-/// Config variables to set and to remove.
+/// A request to set and remove config variables.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(example = json!({"vars": {"metrics.interval": 5, "log.level": "info", "old": null}}))]
 pub(super) struct SetConfig {
-    /// A value sets, `null` removes; what is not named stays. The type of a value is kept.
+    /// Config variables: a value sets, `null` removes; others are unchanged. A value keeps its
+    /// type.
     #[schema(value_type = BTreeMap<ConfigKey, ConfigChange>)]
     vars: BTreeMap<ConfigKey, Option<ConfigValue>>,
 }
 
-/// A config variable's new value; `null` removes it.
+/// New value of a config variable; `null` removes it.
 #[derive(ToSchema)]
 #[serde(untagged)]
 #[expect(dead_code, reason = "describes the values of `vars` in the OpenAPI document")]
@@ -146,13 +149,13 @@ enum ConfigChange {
 
 /// Set config variables of a device
 ///
-/// The device is told at once when it is online, else when it comes back; it reports what it has
-/// applied.
+/// The device receives the change immediately if it is online, otherwise when it reconnects; it
+/// reports what it has applied.
 #[utoipa::path(
     patch, path = "/api/v1/devices/{device}/config", tag = "devices",
     params(
         ProjectParam,
-        ("device" = String, Path, description = "Id or name", example = "robot-7"),
+        ("device" = String, Path, description = "The device's id or name", example = "robot-7"),
         IfMatchParam,
         IdempotencyParam,
     ),
@@ -177,12 +180,12 @@ pub(super) async fn set_device_config(
 
 /// Delete a device
 ///
-/// Its name is free, its keys are worth nothing, its connection is closed. Its history stays.
+/// Its name becomes free, its keys are revoked, and its connection is closed. Its history is kept.
 #[utoipa::path(
     delete, path = "/api/v1/devices/{device}", tag = "devices",
     params(
         ProjectParam,
-        ("device" = String, Path, description = "Id or name", example = "robot-7"),
+        ("device" = String, Path, description = "The device's id or name", example = "robot-7"),
         IfMatchParam,
         IdempotencyParam,
     ),

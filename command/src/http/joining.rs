@@ -1,4 +1,4 @@
-//! What operators say to machines that wait, and to devices that shall be out.
+//! Routes of pending enrollments and device keys: accept, reject, rotate, revoke.
 
 use axum::extract::State;
 use axum::http::HeaderMap;
@@ -13,32 +13,32 @@ use utoipa::ToSchema;
 
 use super::{CommandState, WriteResult, headers, request};
 
-/// The longest reason, in characters.
+/// Maximum length of a reason, in characters.
 const MAX_REASON: usize = 500;
 
-/// How a waiting machine is let in.
+/// A request to accept a pending enrollment.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(example = json!({"replaces": "robot-7"}))]
 pub(super) struct AcceptDevice {
-    /// The device that it is from now on, by id or name: that one keeps name, labels, config and
-    /// history, and the machine's keys take the place of its own. A new device when left out.
+    /// Device that the machine becomes, by id or name: the device keeps its name, labels, config
+    /// and history, and the machine's keys replace its keys. Default: a new device.
     #[serde(default)]
     replaces: Option<String>,
 }
 
-/// Why a device is kept out.
+/// A request to reject or revoke a device.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(example = json!({"reason": "stolen from the van"}))]
 pub(super) struct KeepOut {
-    /// In words, for whoever reads the log; up to 500 characters.
+    /// Reason, as text for the log; maximum: 500 characters.
     #[serde(default)]
     #[schema(max_length = 500)]
     reason: Option<String>,
 }
 
-/// Nothing needs to be said.
+/// A request to rotate a device's signing key; it has no fields.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(example = json!({}))]
@@ -56,17 +56,19 @@ impl KeepOut {
     }
 }
 
-/// Let a waiting machine in
+/// Accept a pending enrollment
+///
+/// The machine becomes a new device, or replaces the device that the request names.
 #[utoipa::path(
     post, path = "/api/v1/devices/{device}/accept", tag = "devices",
     params(
         ProjectParam,
-        ("device" = String, Path, description = "Id or name", example = "robot-7"),
+        ("device" = String, Path, description = "The device's id or name", example = "robot-7"),
         IfMatchParam,
         IdempotencyParam,
     ),
     request_body = AcceptDevice,
-    responses((status = 200, description = "It is in", body = WriteResult, example = json!({"version": 4, "position": 42})), WriteProblems),
+    responses((status = 200, description = "Accepted", body = WriteResult, example = json!({"version": 4, "position": 42})), WriteProblems),
     security(("bearer" = [])),
 )]
 pub(super) async fn accept_device(
@@ -88,17 +90,19 @@ pub(super) async fn accept_device(
     Ok((headers(written), axum::Json(written.into())))
 }
 
-/// Send a waiting machine away
+/// Reject a pending enrollment
+///
+/// The machine does not become a device; the event log keeps the reason.
 #[utoipa::path(
     post, path = "/api/v1/devices/{device}/reject", tag = "devices",
     params(
         ProjectParam,
-        ("device" = String, Path, description = "Id or name", example = "robot-7"),
+        ("device" = String, Path, description = "The device's id or name", example = "robot-7"),
         IfMatchParam,
         IdempotencyParam,
     ),
     request_body = KeepOut,
-    responses((status = 200, description = "It is gone", body = WriteResult, example = json!({"version": 4, "position": 42})), WriteProblems),
+    responses((status = 200, description = "Rejected", body = WriteResult, example = json!({"version": 4, "position": 42})), WriteProblems),
     security(("bearer" = [])),
 )]
 pub(super) async fn reject_device(
@@ -117,20 +121,21 @@ pub(super) async fn reject_device(
     Ok((headers(written), axum::Json(written.into())))
 }
 
-/// Ask a device for a new signing key
+/// Rotate a device's signing key
 ///
-/// The device answers with `DeviceKeyRotated`, sealed by both keys; then the old one is worth nothing.
-/// One that is away does it when it is back, once, however often it was asked meanwhile.
+/// The device responds with `DeviceKeyRotated`, signed by both keys; then the previous key is
+/// revoked. A device that is offline rotates its key when it reconnects, once, even if several
+/// requests were made.
 #[utoipa::path(
     post, path = "/api/v1/devices/{device}/rotate-key", tag = "devices",
     params(
         ProjectParam,
-        ("device" = String, Path, description = "Id or name", example = "robot-7"),
+        ("device" = String, Path, description = "The device's id or name", example = "robot-7"),
         IfMatchParam,
         IdempotencyParam,
     ),
     request_body = RotateKey,
-    responses((status = 200, description = "It is asked", body = WriteResult, example = json!({"version": 4, "position": 42})), WriteProblems),
+    responses((status = 200, description = "Rotation requested", body = WriteResult, example = json!({"version": 4, "position": 42})), WriteProblems),
     security(("bearer" = [])),
 )]
 pub(super) async fn rotate_device_key(
@@ -150,18 +155,18 @@ pub(super) async fn rotate_device_key(
 
 /// Revoke a device's keys
 ///
-/// Its connection is closed and it does not come back, until it enrolls again with a token that was
-/// made for it; name, labels, config and history stay.
+/// The device is disconnected and cannot reconnect until it enrolls again with a token that was
+/// created for it. Its name, labels, config and history are kept.
 #[utoipa::path(
     post, path = "/api/v1/devices/{device}/revoke", tag = "devices",
     params(
         ProjectParam,
-        ("device" = String, Path, description = "Id or name", example = "robot-7"),
+        ("device" = String, Path, description = "The device's id or name", example = "robot-7"),
         IfMatchParam,
         IdempotencyParam,
     ),
     request_body = KeepOut,
-    responses((status = 200, description = "It is out", body = WriteResult, example = json!({"version": 4, "position": 42})), WriteProblems),
+    responses((status = 200, description = "Revoked", body = WriteResult, example = json!({"version": 4, "position": 42})), WriteProblems),
     security(("bearer" = [])),
 )]
 pub(super) async fn revoke_device(

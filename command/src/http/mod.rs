@@ -1,4 +1,5 @@
-//! The write side's doors: HTTP in, the service's words out. Nothing is decided here.
+//! HTTP routes of the write side. Handlers translate between HTTP and the service and decide
+//! nothing.
 
 mod connections;
 mod dead_letters;
@@ -26,7 +27,7 @@ use utoipa_axum::routes;
 
 use crate::service::{Request, Service, Written};
 
-/// What the handlers work with.
+/// State that the handlers share.
 #[derive(Clone, Debug)]
 pub struct CommandState {
     api: ApiState,
@@ -39,14 +40,14 @@ impl FromRef<CommandState> for ApiState {
     }
 }
 
-/// What a write has done.
+/// Result of a write.
 #[derive(Clone, Copy, Debug, Serialize, ToSchema)]
 pub struct WriteResult {
-    /// The version of the resource; also the `ETag`.
+    /// Version of the resource; also the `ETag`.
     #[schema(example = 3)]
     pub version: u64,
-    /// The position in the project's log at which the write stands. A read that must see it sends
-    /// it as `Muster-Min-Position`.
+    /// Position of the write in the project's log. Send it as `Muster-Min-Position` with a read
+    /// that must include the write.
     #[schema(example = 42)]
     pub position: u64,
 }
@@ -57,12 +58,12 @@ impl From<Written> for WriteResult {
     }
 }
 
-/// The headers of a write's answer.
+/// The headers of the response to a write.
 fn headers(written: Written) -> HeaderMap {
     HeaderMap::from_iter([etag(written.version), position_header(written.position)])
 }
 
-/// The request as the service takes it.
+/// The service's representation of a request.
 fn request(
     principal: &Principal,
     project: ProjectId,
@@ -82,7 +83,7 @@ fn request(
     }
 }
 
-/// All routes of the write side, with their description.
+/// All routes of the write side, with their OpenAPI description.
 pub fn router(api: ApiState, service: Service) -> OpenApiRouter {
     routes()
         .layer(from_fn(repeatable))

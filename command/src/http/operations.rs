@@ -1,4 +1,4 @@
-//! Asking something of devices.
+//! Routes of operations: request, pause, resume and abort them, and cancel a run.
 
 use std::collections::BTreeMap;
 
@@ -19,106 +19,108 @@ use super::{CommandState, WriteResult, headers, request};
 use crate::domain::operation::OperationCommand;
 use crate::service::{NewOperation, Target};
 
-/// The longest that an operation waits for its devices, in seconds: 30 days.
+/// Maximum time until an operation expires, in seconds: 30 days.
 const MAX_EXPIRY: u32 = 30 * 24 * 3600;
-/// The longest that a run may take, in seconds: a day.
+/// Maximum timeout of a run, in seconds: a day.
 const MAX_TIMEOUT: u32 = 24 * 3600;
-/// The longest that an upload may take, in seconds: 30 days.
+/// Maximum timeout of an upload, in seconds: 30 days.
 const MAX_UPLOAD_TIMEOUT: u32 = 30 * MAX_TIMEOUT;
-/// How long a run may take when nothing is said, in seconds.
+/// Default timeout of a run, in seconds.
 const FIVE_MINUTES: u32 = 300;
-/// The most devices that work at an operation at once.
+/// Maximum number of devices that run an operation concurrently.
 const MAX_AT_ONCE: u32 = 1_000;
 
-/// Which devices are meant: `devices` or `selector`.
+/// Target devices: `devices` or `selector`.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct OperationTarget {
-    /// Names or ids.
+    /// Names or ids of devices.
     #[serde(default)]
     #[schema(max_items = 1000)]
     devices: Option<Vec<String>>,
-    /// A selector, as in `GET /devices`. An empty one means all devices of the project.
+    /// Selector, as in `GET /devices`. An empty one selects all devices of the project.
     #[serde(default)]
     #[schema(example = "env=dev,online")]
     selector: Option<String>,
 }
 
-/// What is to be done on each device.
+/// Action that each device runs.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub(super) enum ActionRequest {
     /// Run a program: `argv` or `shell`.
     Exec {
-        /// The program and its arguments; no shell sees them.
+        /// Program and its arguments, run without a shell.
         #[serde(default)]
         argv: Option<Vec<String>>,
-        /// A line for `/bin/sh -c`.
+        /// Command line for `/bin/sh -c`.
         #[serde(default)]
         shell: Option<String>,
-        /// The folder that it starts in; the user's home when left out.
+        /// Working directory; default: the user's home.
         #[serde(default)]
         cwd: Option<String>,
-        /// The user that it runs as; the agent's own when left out.
+        /// User that the program runs as; default: the agent's own.
         #[serde(default)]
         user: Option<String>,
-        /// Environment variables. The log holds their names alone.
+        /// Environment variables. The log contains only their names.
         #[serde(default)]
         env: BTreeMap<String, String>,
-        /// Standard input, as text. The log holds its length alone.
+        /// Standard input, as text. The log contains only its length.
         #[serde(default)]
         stdin: Option<String>,
         /// Standard input, as base64.
         #[serde(default)]
         stdin_base64: Option<String>,
-        /// Ends as soon as the program was started; it goes on by itself, and its output is not
-        /// kept.
+        /// Whether the run ends as soon as the program has started. The program continues, and its
+        /// output is not kept.
         #[serde(default)]
         background: bool,
     },
-    /// End the agent, so that it is started again.
+    /// Stop the agent, so that its service manager starts it again.
     RestartAgent {},
     /// Restart the machine.
     Reboot {},
-    /// Collect what helps to find a fault: a gzipped tar archive, as standard output.
+    /// Collect diagnostics: a gzip-compressed tar archive, as standard output.
     Diagnostics {},
-    /// Log more, or less.
+    /// Change the agent's log level.
     LogLevel {
         /// `error`, `warn`, `info`, `debug` or `trace`.
         level: String,
-        /// Seconds after which it is what the config says again; for good when left out.
+        /// Time after which the configured level applies again, in seconds; default: never.
         #[serde(default)]
         #[schema(minimum = 1)]
         seconds: Option<u32>,
     },
-    /// Pull a file, or a folder, to the server, which keeps it: `GET /uploads`.
+    /// Upload a file or a folder to the server, which stores it: `GET /uploads`.
     Upload {
-        /// Which: absolute, or from the home of the agent's user on. A folder becomes a tar archive,
-        /// compressed by gzip.
+        /// Path of the file: absolute, or relative to the home of the agent's user. A folder
+        /// becomes a tar archive, compressed with gzip.
         #[schema(min_length = 1, max_length = 4096, example = "/var/log/app.log")]
         path: String,
-        /// The device removes the file once the server has all of it. Not for folders.
+        /// Whether the device removes the file once the server has all of it. Not for folders.
         #[serde(default)]
         remove_source: bool,
-        /// Erase what was stored before from the same path of the same device, once this is stored.
+        /// Whether this upload, once it is stored, replaces earlier uploads of the same path of the
+        /// same device, which are erased.
         #[serde(default)]
         replace: bool,
-        /// Erase the stored copy so many seconds after it was stored; never when left out.
+        /// Time after which the stored copy is erased, in seconds since it was stored; default:
+        /// never.
         #[serde(default)]
         #[schema(minimum = 1)]
         keep_seconds: Option<u32>,
-        /// Take no more bytes; 1 GiB when left out.
+        /// Maximum size of the file, in bytes; default: 1 GiB.
         #[serde(default)]
         #[schema(minimum = 1, maximum = 68_719_476_736_u64)]
         max_bytes: Option<u64>,
-        /// Send no faster, in bytes per second; as fast as it goes when left out.
+        /// Maximum rate of the upload, in bytes per second; default: unlimited.
         #[serde(default)]
         #[schema(minimum = 1024)]
         bytes_per_second: Option<u64>,
     },
 }
 
-/// What is asked of devices.
+/// A request to run an action on devices.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(example = json!({
@@ -126,24 +128,25 @@ pub(super) enum ActionRequest {
     "timeout_seconds": 60, "at_once": 10, "stop_after": 3
 }))]
 pub(super) struct RequestOperation {
-    /// Which devices.
+    /// Target devices.
     target: OperationTarget,
-    /// What.
+    /// Action that each device runs.
     action: ActionRequest,
-    /// How long a run may take; 300 when left out, of an upload a day. A day at most, of an upload
-    /// 30.
+    /// Timeout of a run, in seconds; default: 300, for an upload a day. Maximum: a day, for an
+    /// upload 30 days.
     #[serde(default)]
     #[schema(minimum = 1, maximum = 2_592_000)]
     timeout_seconds: Option<u32>,
-    /// How long it waits for devices that are offline, or for their turn; a day when left out.
+    /// Time, in seconds, after which runs that have not started expire, because their device is
+    /// offline or no slot is free; default: a day.
     #[serde(default = "a_day")]
     #[schema(minimum = 1, maximum = 2_592_000)]
     expires_in_seconds: u32,
-    /// How many devices work at it at once; 100 when left out.
+    /// Maximum number of devices that run it concurrently; default: 100.
     #[serde(default = "a_hundred")]
     #[schema(minimum = 1, maximum = 1000)]
     at_once: u32,
-    /// After so many runs that did not succeed, it is aborted.
+    /// Number of unsuccessful runs after which the operation is aborted; default: no limit.
     #[serde(default)]
     #[schema(minimum = 1)]
     stop_after: Option<u32>,
@@ -157,29 +160,29 @@ const fn a_hundred() -> u32 {
     100
 }
 
-/// An operation that was asked for.
+/// A requested operation.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(example = json!({
     "id": "0198c0de-7002-7abc-8def-0123456789ab", "devices": 12, "version": 1, "position": 42
 }))]
 pub(super) struct OperationRequestedResult {
-    /// Its id.
+    /// Id of the operation.
     id: OperationId,
-    /// How many devices it is for.
+    /// Number of target devices.
     devices: u64,
     #[serde(flatten)]
     result: WriteResult,
 }
 
-/// Ask something of devices
+/// Request an operation
 ///
-/// It is durable when this answers. Devices that are online are told at once, others when they come
-/// back, until it expires. Each device does it once.
+/// The operation is durable when the response is sent. Devices that are online receive it
+/// immediately, others when they reconnect, until it expires. Each device runs it at most once.
 #[utoipa::path(
     post, path = "/api/v1/operations", tag = "operations",
     params(ProjectParam, IdempotencyParam),
     request_body = RequestOperation,
-    responses((status = 201, description = "It was asked for", body = OperationRequestedResult), WriteProblems),
+    responses((status = 201, description = "Requested", body = OperationRequestedResult), WriteProblems),
     security(("bearer" = [])),
 )]
 pub(super) async fn request_operation(
@@ -273,14 +276,14 @@ fn action(action: ActionRequest) -> Result<ActionParts, Problem> {
                 _ => return Err(Problem::field("action", "give either argv or shell", None)),
             };
             let stdin = input(stdin, stdin_base64)?;
-            // The decider puts the variables' names in.
+            // The decider fills in the variables' names.
             let exec = Exec { program, cwd, user, env: Vec::new(), background };
             Ok((Action::Exec(exec), env, stdin))
         }
     }
 }
 
-/// Standard input, in whichever form it came.
+/// Decodes the standard input, from text or base64.
 fn input(text: Option<String>, base64: Option<String>) -> Result<Vec<u8>, Problem> {
     match (text, base64) {
         (None, None) => Ok(Vec::new()),
@@ -297,7 +300,7 @@ fn input(text: Option<String>, base64: Option<String>) -> Result<Vec<u8>, Proble
 
 /// Pause an operation
 ///
-/// No further run of it is begun; those that devices have go on.
+/// No further run starts; runs that devices have received continue.
 #[utoipa::path(
     post, path = "/api/v1/operations/{operation}/pause", tag = "operations",
     params(ProjectParam, ("operation" = OperationId, Path, description = "The operation's id")),
@@ -314,6 +317,8 @@ pub(super) async fn pause_operation(
 }
 
 /// Resume an operation
+///
+/// The dispatch of its waiting runs continues.
 #[utoipa::path(
     post, path = "/api/v1/operations/{operation}/resume", tag = "operations",
     params(ProjectParam, ("operation" = OperationId, Path, description = "The operation's id")),
@@ -331,7 +336,7 @@ pub(super) async fn resume_operation(
 
 /// Abort an operation
 ///
-/// No further run of it is begun; those that devices have are canceled.
+/// No further run starts; runs that devices have received are canceled.
 #[utoipa::path(
     post, path = "/api/v1/operations/{operation}/abort", tag = "operations",
     params(ProjectParam, ("operation" = OperationId, Path, description = "The operation's id")),
@@ -361,8 +366,8 @@ async fn change(
 
 /// Cancel a run
 ///
-/// Its processes get SIGTERM, then SIGKILL; the device says when they have ended. One that no device
-/// has is over at once.
+/// Its processes receive SIGTERM, then SIGKILL; the device reports when they have ended. A run that
+/// no device has received ends immediately.
 #[utoipa::path(
     post, path = "/api/v1/operations/{operation}/runs/{device}/cancel", tag = "operations",
     params(
@@ -371,7 +376,7 @@ async fn change(
         ("device" = String, Path, description = "The device's id or name", example = "robot-7"),
         IdempotencyParam,
     ),
-    responses((status = 200, description = "It is to be ended", body = WriteResult, example = json!({"version": 3, "position": 42})), WriteProblems),
+    responses((status = 200, description = "Cancellation requested", body = WriteResult, example = json!({"version": 3, "position": 42})), WriteProblems),
     security(("bearer" = [])),
 )]
 pub(super) async fn cancel_run(

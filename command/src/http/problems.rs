@@ -1,4 +1,4 @@
-//! What the service says, as a problem.
+//! Conversion of the service's errors to HTTP problems.
 
 use muster_api::Problem;
 use muster_api::problem::Kind;

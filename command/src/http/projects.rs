@@ -1,5 +1,5 @@
-//! Writing projects. Server-wide tokens make them; a project's own admins may rename and archive
-//! theirs, and say how long its metrics are kept.
+//! Routes of projects. Server-wide tokens create them; a project's own admins may rename and
+//! archive it, and set the retention of its metrics.
 
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
@@ -16,57 +16,58 @@ use utoipa::ToSchema;
 
 use super::{CommandState, WriteResult, headers, request};
 
-/// A project to be made.
+/// A request to create a project.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(example = json!({"id": "plant-7", "title": "Plant 7", "retention": "90d"}))]
 pub(super) struct CreateProject {
-    /// Its id, for ever: 1 to 40 of a-z, 0-9 and -, starting with a letter, not ending with -.
+    /// Id of the project, permanent: 1 to 40 characters of a-z, 0-9 and -; it starts with a-z and
+    /// does not end with -.
     id: ProjectId,
-    /// What people call it; the id when left out.
+    /// Display name of the project; default: the id.
     #[serde(default)]
     title: Option<ProjectTitle>,
-    /// How long its metrics are kept; `default` when left out.
+    /// Retention of the project's metrics; default: `default`.
     #[serde(default)]
     retention: Option<Retention>,
 }
 
-/// A project that was made.
+/// A created project.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(example = json!({"id": "plant-7", "version": 1, "position": 42}))]
 pub(super) struct ProjectMade {
-    /// Its id.
+    /// Id of the project.
     id: ProjectId,
     #[serde(flatten)]
     result: WriteResult,
 }
 
-/// What shall change about a project; what is left out stays.
+/// A request to change a project; fields that are left out are unchanged.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(example = json!({"title": "Plant 7, north", "retention": "30d"}))]
 pub(super) struct ChangeProject {
-    /// What people shall call it.
+    /// New display name of the project.
     #[serde(default)]
     title: Option<ProjectTitle>,
-    /// Shall it be archived? An archived project takes no changes and no devices, and can be read.
+    /// Whether the project is archived. An archived project is read-only and accepts no devices.
     #[serde(default)]
     archived: Option<bool>,
-    /// How long its metrics are kept: `30d`, `2w`, or `default`. What was measured before the first
-    /// retention of its own stays in the place of all projects; a change of days is for all points
-    /// since then.
+    /// Retention of the project's metrics: `30d`, `2w`, or `default`. Points from before the
+    /// project's first own retention stay in the bucket that all projects share; a later change of
+    /// the number of days applies to all points since then.
     #[serde(default)]
     retention: Option<Retention>,
 }
 
 /// Create a project
 ///
-/// Needs a server-wide token. The position is one of the log `system`.
+/// Requires a server-wide token. The position is one of the log `system`.
 #[utoipa::path(
     post, path = "/api/v1/projects", tag = "projects",
     params(IdempotencyParam),
     request_body = CreateProject,
-    responses((status = 201, description = "Made", body = ProjectMade), WriteProblems),
+    responses((status = 201, description = "Created", body = ProjectMade), WriteProblems),
     security(("bearer" = [])),
 )]
 pub(super) async fn create_project(
@@ -90,13 +91,13 @@ pub(super) async fn create_project(
     Ok((StatusCode::CREATED, headers(written), axum::Json(made)))
 }
 
-/// Rename, archive or restore a project, or keep its metrics for another time
+/// Rename, archive or restore a project, or change its metrics' retention
 ///
-/// The metric store follows a new retention within seconds.
-/// The position is one of the log `system`.
+/// The metric store applies a new retention within seconds. The position is one of the log
+/// `system`.
 #[utoipa::path(
     patch, path = "/api/v1/projects/{project}", tag = "projects",
-    params(("project" = ProjectId, Path, description = "Its id"), IfMatchParam, IdempotencyParam),
+    params(("project" = ProjectId, Path, description = "The project's id"), IfMatchParam, IdempotencyParam),
     request_body = ChangeProject,
     responses((status = 200, description = "Changed", body = WriteResult, example = json!({"version": 2, "position": 42})), WriteProblems),
     security(("bearer" = [])),
@@ -118,7 +119,7 @@ pub(super) async fn change_project(
     Ok((headers(written), axum::Json(written.into())))
 }
 
-/// May it do this to this project? A token of a project reaches that project alone.
+/// Checks that the principal may change this project: a project's token reaches only that project.
 fn check(principal: &Principal, project: Option<&ProjectId>) -> Result<(), Problem> {
     match &principal.project {
         Some(own) if Some(own) != project => Err(Problem::new(

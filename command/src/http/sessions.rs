@@ -1,4 +1,4 @@
-//! Shells: websockets that lead to a terminal on a device; and what all such websockets share.
+//! Shells: websockets to a terminal on a device; and functions that all session routes share.
 
 use axum::extract::ws::WebSocketUpgrade;
 use axum::extract::{FromRequestParts, State};
@@ -21,13 +21,13 @@ use uuid::Uuid;
 use super::CommandState;
 use crate::channels::{OpenError, Opening, Recorded, Recorder, Session, bridge_shell};
 
-/// The websocket protocol that clients name; browsers name their token behind it, since they can set
-/// no header.
+/// Websocket subprotocol that clients name; browsers append their token to it, since they cannot
+/// set headers.
 const PROTOCOL: &str = "muster.v1";
-/// The longest that a session stays when nobody is attached, in seconds: a day.
+/// Maximum grace time of a detached session, in seconds: a day.
 const MAX_GRACE: u32 = 24 * 3600;
 
-/// From where a request comes: the client's address.
+/// Address of the client that sent a request.
 pub(super) struct ClientAddress(pub(super) Option<String>);
 
 impl<S: Send + Sync> FromRequestParts<S> for ClientAddress {
@@ -39,7 +39,7 @@ impl<S: Send + Sync> FromRequestParts<S> for ClientAddress {
     }
 }
 
-/// A page of another origin may not use this browser's way here.
+/// Rejects requests of pages of another origin, which could use the browser's credentials.
 pub(super) fn check_origin(headers: &HeaderMap) -> Result<(), Problem> {
     let Some(origin) = headers.get(header::ORIGIN) else { return Ok(()) };
     let origin = origin.to_str().unwrap_or_default();
@@ -68,7 +68,7 @@ impl From<OpenError> for Problem {
     }
 }
 
-/// The device with this name or id, if a session with it can be opened now.
+/// Resolves a device by name or id, if a session with it can be opened now.
 pub(super) async fn reachable(
     state: &CommandState,
     scope: &Scope<RunOperations>,
@@ -79,18 +79,18 @@ pub(super) async fn reachable(
     Ok(device)
 }
 
-/// The parameters.
+/// Query parameters of a new shell.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct OpenShell {
-    /// The user that it runs as; the agent's own when left out.
+    /// User that the shell runs as; default: the agent's own.
     #[param(max_length = 64)]
     user: Option<String>,
-    /// A line for the shell, in place of an interactive one.
+    /// Command line for the shell, instead of an interactive one.
     #[param(max_length = 16384)]
     command: Option<String>,
-    /// The terminal's name, for `TERM`.
+    /// Terminal type, for `TERM`.
     #[serde(default = "xterm")]
     #[param(value_type = Option<String>, max_length = 64, example = "xterm-256color")]
     term: String,
@@ -102,15 +102,16 @@ pub(super) struct OpenShell {
     #[serde(default = "twenty_four")]
     #[param(value_type = Option<u16>, minimum = 1, maximum = 1000)]
     rows: u16,
-    /// How long it stays when nobody is attached, in seconds; 10 minutes when left out.
+    /// Grace time for which a detached session is kept, in seconds; default: 10 minutes.
     #[serde(default = "ten_minutes")]
     #[param(value_type = Option<u32>, minimum = 1, maximum = 86400)]
     grace: u32,
-    /// Is what it shows recorded? It is, unless an admin says false, where admins may.
+    /// Whether output is recorded; default: true. Only an admin may set false, and only if
+    /// the server's configuration allows it.
     #[serde(default = "yes")]
     #[param(value_type = Option<bool>)]
     record: bool,
-    /// And what is typed? Passwords, too; so only when it is asked for.
+    /// Whether input is recorded, including passwords; default: false.
     #[serde(default)]
     #[param(value_type = Option<bool>)]
     record_input: bool,
@@ -157,17 +158,19 @@ pub(super) fn short(field: &str, text: Option<&str>, most: usize) -> Result<(), 
 
 /// Open a shell
 ///
-/// A websocket. Binary messages are what is typed and shown; text messages are JSON: the client says
-/// `{"type":"resize","cols":80,"rows":24}`, the server `{"type":"opened","session":…}`,
-/// `{"type":"attached",…}` and `{"type":"exit","code":0}`. Each side says something at least every
-/// 10 s. When the websocket is lost, the session stays, to be attached to again; the server closes it with
-/// 1000 when the shell is over, and with 1012 when it is there still.
+/// Upgrades to a websocket. Binary messages carry input and output; text messages are JSON: the
+/// client sends `{"type":"resize","cols":80,"rows":24}`, the server
+/// `{"type":"opened","session":…}`, `{"type":"attached",…}` and `{"type":"exit","code":0}`. Each
+/// side sends a message at least every 10 s. If the websocket is lost, the session is kept and
+/// clients can attach to it again. The server closes the websocket with 1000 when the shell has
+/// ended, and with 1012 when the session still exists.
 ///
-/// A device that is offline is refused immediately with 409 and the type `/problems/device-offline`.
+/// If the device is offline, the request fails immediately with 409 and the type
+/// `/problems/device-offline`.
 #[utoipa::path(
     get, path = "/api/v1/devices/{device}/shell", tag = "sessions",
     params(
-        ("device" = String, Path, description = "Id or name", example = "robot-7"),
+        ("device" = String, Path, description = "The device's id or name", example = "robot-7"),
         OpenShell, ProjectParam,
     ),
     responses((status = 101, description = "The shell is open", body = String, content_type = "application/octet-stream", example = ""), WriteProblems),
@@ -230,12 +233,13 @@ pub(super) async fn open_shell(
     }))
 }
 
-/// A recording's number: the place of the event that began it.
+/// The number of a recording: the version of the event that started it.
 fn recording(version: u64) -> u32 {
     u32::try_from(version).unwrap_or(u32::MAX)
 }
 
-/// No recorder, no shell: the beginning of a recording is written before the device is asked.
+/// Writes the first part of the recording before the device is contacted: a shell whose recording
+/// cannot be written does not start.
 async fn begun(
     session: &Session,
     opening: Opening,
@@ -250,7 +254,7 @@ async fn begun(
     Ok((Some(recorder), opening))
 }
 
-/// Opens a channel; that a device refuses is a fact.
+/// Opens a channel; a refusal by the device is recorded as an event.
 pub(super) async fn open(
     session: &Session,
     opening: Opening,
@@ -270,14 +274,14 @@ pub(super) async fn open(
     Err(error.into())
 }
 
-/// Why a session ended that nobody was there for.
+/// Reason of a session that ended before its client was connected.
 pub(super) const LEFT: &str = "the client left before it was open";
 
 fn detached() -> SessionDetached {
     SessionDetached { reason: LEFT.to_owned() }
 }
 
-/// A session of which only this is known: it is over.
+/// The end of a session of which only the reason is known.
 pub(super) const fn ended(reason: String) -> SessionEnded {
     SessionEnded { exit_code: None, reason, bytes_in: 0, bytes_out: 0 }
 }
@@ -288,7 +292,7 @@ pub(super) fn not_a_websocket(
     Problem::field("Upgrade", format!("this is a websocket: {rejection}"), None)
 }
 
-/// Answers with a websocket, which is then carried by `work` until its end is in the log.
+/// Responds with a websocket, which `work` then carries until the session's end is in the log.
 pub(super) fn accept<F, W>(
     upgrade: WebSocketUpgrade,
     opening: Opening,
@@ -309,12 +313,12 @@ where
     })
 }
 
-/// The parameters.
+/// Query parameters of an attachment.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct AttachSession {
-    /// Only look on.
+    /// Whether the client only watches.
     #[serde(default)]
     #[param(value_type = Option<bool>)]
     watch: bool,
@@ -330,12 +334,13 @@ pub(super) struct AttachSession {
 
 /// Attach to a session
 ///
-/// A websocket, as that of the shell. What the terminal shows comes first. A device that is offline is
-/// refused immediately with 409 and the type `/problems/device-offline`.
+/// Upgrades to a websocket, as for a new shell. The current content of the terminal is sent first.
+/// If the device is offline, the request fails immediately with 409 and the type
+/// `/problems/device-offline`.
 #[utoipa::path(
     get, path = "/api/v1/devices/{device}/sessions/{session}/attach", tag = "sessions",
     params(
-        ("device" = String, Path, description = "Id or name", example = "robot-7"),
+        ("device" = String, Path, description = "The device's id or name", example = "robot-7"),
         ("session" = SessionId, Path, description = "The session's id"),
         AttachSession, ProjectParam,
     ),
@@ -377,19 +382,22 @@ pub(super) async fn attach_session(
     }))
 }
 
-/// A session that was ended.
+/// An ended session.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(example = json!({"ended": true}))]
 pub(super) struct SessionEndedResult {
-    /// It was.
+    /// Whether the session was ended; always true.
     ended: bool,
 }
 
 /// End a session
+///
+/// Ends the shell and disconnects its clients. The request also succeeds if the session has already
+/// ended.
 #[utoipa::path(
     post, path = "/api/v1/devices/{device}/sessions/{session}/end", tag = "sessions",
     params(
-        ("device" = String, Path, description = "Id or name", example = "robot-7"),
+        ("device" = String, Path, description = "The device's id or name", example = "robot-7"),
         ("session" = SessionId, Path, description = "The session's id"),
         ProjectParam,
     ),
@@ -411,7 +419,7 @@ pub(super) async fn end_session(
     let purpose = Purpose::End { session: id };
     match session.service().open_channel(project, *device, actor, purpose).await {
         Ok(channel) => channel.sender.close("the session was ended").await,
-        // It was over already: the log shall know.
+        // The session had already ended; its end is recorded below.
         Err(OpenError::Over(_)) => {}
         Err(error) => return Err(error.into()),
     }

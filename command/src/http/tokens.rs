@@ -1,4 +1,4 @@
-//! Writing tokens. The text of a token is in the answer to its creation, and nowhere else.
+//! Routes of tokens. Only the response to a token's creation contains its text.
 
 use std::collections::BTreeSet;
 
@@ -18,41 +18,43 @@ use utoipa::ToSchema;
 use super::{CommandState, WriteResult, headers, request};
 use crate::service::{MadeToken, NewApiToken, NewEnrollmentToken};
 
-/// The longest life of an enrollment token, in seconds: a year.
+/// Maximum lifetime of an enrollment token, in seconds: a year.
 const MAX_TTL: u32 = 365 * 24 * 3600;
 
-/// How an enrollment token shall be.
+/// A request to create an enrollment token.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(example = json!({"name": "plant 7", "ttl_seconds": 600, "uses": 20, "labels": {"site": "a"}, "config": {"metrics.interval": 30}}))]
 pub(super) struct CreateEnrollmentToken {
-    /// What people call it.
+    /// Display name of the token.
     name: TokenName,
-    /// How long it works, in seconds; an hour when left out.
+    /// Lifetime, in seconds; default: an hour.
     #[serde(default = "one_hour")]
     #[schema(minimum = 1, maximum = 31_536_000)]
     ttl_seconds: u32,
-    /// How many devices may enroll with it; one when left out.
+    /// Number of devices that may enroll with the token; default: one.
     #[serde(default = "one")]
     #[schema(minimum = 1, maximum = 100_000)]
     uses: u32,
-    /// The labels that a device gets.
+    /// Labels that a device receives.
     #[serde(default)]
     #[schema(value_type = BTreeMap<muster_schemas::names::LabelKey, muster_schemas::names::LabelValue>)]
     labels: Labels,
-    /// Keys of the labels that a machine may bring itself; none when left out. Other labels that it
-    /// brings are dropped, because labels decide which orders a device receives.
+    /// Keys of the labels that a machine may set itself; default: none. Other labels that the
+    /// machine sends are dropped, because labels decide which orders a device receives.
     #[serde(default)]
     #[schema(max_items = 64, value_type = Vec<muster_schemas::names::LabelKey>)]
     allow_labels: BTreeSet<LabelKey>,
-    /// The config variables that a new device starts with; one that was known before keeps its own.
+    /// Config variables that a new device starts with; a device that was already known keeps its
+    /// own.
     #[serde(default)]
     #[schema(value_type = BTreeMap<muster_schemas::names::ConfigKey, muster_schemas::names::ConfigValue>)]
     config: ConfigVars,
-    /// The only device that may enroll with it; one that is enrolled already gets new keys.
+    /// The only device that may enroll with the token; if it is enrolled already, its keys are
+    /// replaced.
     #[serde(default)]
     device: Option<DeviceId>,
-    /// Does an operator have to accept each device that comes with it?
+    /// Whether an operator must accept each device that enrolls with the token.
     #[serde(default)]
     approval: bool,
 }
@@ -65,7 +67,7 @@ const fn one() -> u32 {
     1
 }
 
-/// A token that was made.
+/// A created token.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(example = json!({
     "id": "0198c0de-7001-7abc-8def-0123456789ab",
@@ -73,13 +75,14 @@ const fn one() -> u32 {
     "expires_at": "2036-11-23T09:00:00Z", "version": 1, "position": 42
 }))]
 pub(super) struct TokenCreated {
-    /// Its id.
+    /// Id of the token.
     id: TokenId,
-    /// Its text; it cannot be shown again.
+    /// Text of the token; it cannot be shown again.
     token: String,
-    /// When it stops working; `null` when it does not.
+    /// Time at which the token expires; `null` if it does not.
     expires_at: Option<Timestamp>,
-    /// Of an enrollment token: the pin of the server's key, for the line that installs the agent:
+    /// For an enrollment token: the pin of the server's key, for the command that installs the
+    /// agent:
     /// `curl -fsSk --pinnedpubkey PIN URL/install.sh | MUSTER_ENROLL_TOKEN=TOKEN sudo --preserve-env=MUSTER_ENROLL_TOKEN sh -s --`.
     #[serde(skip_serializing_if = "Option::is_none")]
     server_pin: Option<String>,
@@ -88,6 +91,8 @@ pub(super) struct TokenCreated {
 }
 
 /// Create an enrollment token
+///
+/// The response contains the token's text, which cannot be shown again.
 #[utoipa::path(
     post, path = "/api/v1/enrollment-tokens", tag = "tokens",
     params(ProjectParam, IdempotencyParam),
@@ -132,7 +137,7 @@ pub(super) async fn create_enrollment_token(
 
 /// Revoke an enrollment token
 ///
-/// No further device enrolls with it; those that have stay.
+/// No further device can enroll with the token; enrolled devices stay enrolled.
 #[utoipa::path(
     delete, path = "/api/v1/enrollment-tokens/{token}", tag = "tokens",
     params(ProjectParam, ("token" = TokenId, Path, description = "The token's id")),
@@ -151,28 +156,29 @@ pub(super) async fn revoke_enrollment_token(
     Ok((headers(written), axum::Json(written.into())))
 }
 
-/// How an API token shall be.
+/// A request to create an API token.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(example = json!({"name": "grafana", "role": "viewer", "expires_at": "2027-11-23T08:00:00Z"}))]
 pub(super) struct CreateToken {
-    /// What people call it.
+    /// Display name of the token.
     name: TokenName,
-    /// What its bearer may do.
+    /// Role that the token grants.
     role: Role,
-    /// When it stops working; never when left out.
+    /// Time at which the token expires; default: never.
     #[serde(default)]
     expires_at: Option<Timestamp>,
-    /// A token for all projects and the server itself. Only a server-wide admin makes one; the
-    /// parameter `project` is not used then.
+    /// Whether the token is valid for all projects and the server itself. Only a server-wide admin
+    /// can create one; the parameter `project` is ignored then.
     #[serde(default)]
     server_wide: bool,
 }
 
 /// Create an API token
 ///
-/// For one project, or for the whole server with `server_wide`. Server-wide tokens are listed and
-/// revoked with `project=system`.
+/// The token is valid for one project, or with `server_wide` for the whole server. Server-wide
+/// tokens are listed and revoked with `project=system`. The response contains the token's text,
+/// which cannot be shown again.
 #[utoipa::path(
     post, path = "/api/v1/tokens", tag = "tokens",
     params(ProjectParam, IdempotencyParam),
@@ -219,6 +225,8 @@ pub(super) async fn create_token(
 }
 
 /// Revoke an API token
+///
+/// Further requests with the token are rejected.
 #[utoipa::path(
     delete, path = "/api/v1/tokens/{token}", tag = "tokens",
     params(ProjectParam, ("token" = TokenId, Path, description = "The token's id")),

@@ -1,4 +1,5 @@
-//! Stored files of uploads: erased, handed out by a link. They are asked for as operations.
+//! Routes of stored uploads: erase them, create download links. Uploads are requested as
+//! operations.
 
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
@@ -14,13 +15,13 @@ use utoipa::ToSchema;
 
 use super::{CommandState, WriteResult, headers, request};
 
-/// The longest that a link works, in seconds: 7 days.
+/// Maximum lifetime of a download link, in seconds: 7 days.
 const MAX_LINK: u32 = 7 * 24 * 3600;
 
 /// Erase a stored file
 ///
-/// The bytes are gone, and links to it lead nowhere. What is still on its way is not taken any more,
-/// and its run fails.
+/// The file's data is deleted, and links to it stop working. An upload in progress is stopped, and
+/// its run fails.
 #[utoipa::path(
     delete, path = "/api/v1/uploads/{operation}/{device}", tag = "uploads",
     params(
@@ -46,34 +47,35 @@ pub(super) async fn delete_upload(
     Ok((headers(written), axum::Json(written.into())))
 }
 
-/// How a link shall be.
+/// A request to create a download link.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(example = json!({"expires_in": 3600}))]
 pub(super) struct CreateDownloadLink {
-    /// How long it works, in seconds.
+    /// Lifetime of the link, in seconds.
     #[schema(minimum = 1, maximum = 604_800)]
     expires_in: u32,
 }
 
-/// A link that was made.
+/// A created download link.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(example = json!({
     "url": "/api/v1/downloads/msd_default_0198c0de70027abc8def0123456789ab_0198c0de70007abc8def0123456789ab_…",
     "expires_at": "2026-11-26T09:00:00Z", "version": 3, "position": 42
 }))]
 pub(super) struct DownloadLinkCreated {
-    /// Where the file is, from this server's address on. It cannot be shown again.
+    /// Path of the link, relative to this server's address. It cannot be shown again.
     url: String,
-    /// When it stops working.
+    /// Time at which the link expires.
     expires_at: Timestamp,
     #[serde(flatten)]
     result: WriteResult,
 }
 
-/// Make a link to a stored file
+/// Create a download link for a stored file
 ///
-/// Whoever has it may download the file without a token, until it expires or the file is erased.
+/// The link allows the file to be downloaded without a token, until it expires or the file is
+/// erased.
 #[utoipa::path(
     post, path = "/api/v1/uploads/{operation}/{device}/link", tag = "uploads",
     params(

@@ -1,5 +1,5 @@
-//! The key that command proves the authority of events with (docs/decisions/0020), its public half
-//! for the other roles, and the note that events from before were adopted.
+//! The key with which command proves the authority of events (docs/decisions/0020), its public half
+//! for the other roles, and the record that events from before this key were adopted.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -11,21 +11,21 @@ use muster_schemas::authority::{AuthorityKey, AuthorityVerifier};
 
 use super::{KeyError, KeyStore, files, unusable};
 
-/// The present key: 32 bytes, in command's folder alone.
+/// File of the current key: 32 bytes, only in command's folder.
 const KEY: &str = "authority.key";
-/// Beginning of the names of former keys, which verify and prove nothing new.
+/// Prefix of the files of previous keys, which verify and prove nothing new.
 const FORMER: &str = "authority-former";
-/// The public keys, in the other roles' folders: one a line, base64url.
+/// File of the public keys, in the other roles' folders: one on each line, base64url.
 pub(super) const PUBLIC: &str = "authority.pub";
-/// Written once events from before the key existed were adopted.
+/// File that exists once events from before the key existed were adopted.
 const ADOPTED: &str = "authority.adopted";
 
-/// The present key; made when there is none.
+/// Reads the current key; creates it if it is missing.
 pub(super) fn present(dir: &Path) -> Result<AuthorityKey, KeyError> {
     Ok(AuthorityKey::from_seed(&files::load_or_make_seed(&dir.join(KEY))?))
 }
 
-/// Keys that were replaced.
+/// Reads the previous keys.
 pub(super) fn former(dir: &Path) -> Result<Vec<AuthorityKey>, KeyError> {
     let failed = |source| KeyError::File { attempted: "read", path: dir.to_owned(), source };
     let mut paths: Vec<PathBuf> = Vec::new();
@@ -41,7 +41,7 @@ pub(super) fn former(dir: &Path) -> Result<Vec<AuthorityKey>, KeyError> {
     paths.iter().map(read).collect()
 }
 
-/// The public keys as text.
+/// Returns the public keys as text.
 pub(super) fn text(verifier: &AuthorityVerifier) -> String {
     let lines = verifier.keys().iter().map(|key| BASE64URL_NOPAD.encode(&key.to_ed25519()) + "\n");
     lines.collect()
@@ -60,11 +60,11 @@ pub(super) fn parse(path: &Path, text: &str) -> Result<AuthorityVerifier, KeyErr
         .ok_or_else(|| unusable(path, "it holds no public key"))
 }
 
-/// What a folder of keys verifies authority with, whole or a role's; makes nothing. `None` when it
-/// holds neither file.
+/// Returns the verifier of authority of a key folder, whether command's or a role's; creates
+/// nothing. `None` when the folder has neither file.
 ///
 /// # Errors
-/// When a file cannot be read or holds no key.
+/// When a file cannot be read or contains no key.
 pub fn verifier_in(dir: &Path) -> Result<Option<AuthorityVerifier>, KeyError> {
     if dir.join(KEY).exists() {
         let mut keys = vec![AuthorityKey::from_seed(&files::read_seed(&dir.join(KEY))?)];
@@ -86,7 +86,7 @@ impl KeyStore {
         &self.authority
     }
 
-    /// Verifies authority, also that of former keys.
+    /// The verifier of authority, including that of previous keys.
     #[must_use]
     pub fn authority_verifier(&self) -> AuthorityVerifier {
         let mut keys = vec![self.authority.clone()];
@@ -94,16 +94,16 @@ impl KeyStore {
         AuthorityVerifier::whole(&keys)
     }
 
-    /// Were the events from before this key adopted?
+    /// Whether the events from before this key were adopted.
     #[must_use]
     pub fn has_adopted_events(&self) -> bool {
         self.dir.join(ADOPTED).exists()
     }
 
-    /// Notes that they were.
+    /// Records that the events from before this key were adopted.
     ///
     /// # Errors
-    /// When the note cannot be written.
+    /// When the record cannot be written.
     pub fn note_adopted_events(&self, adopted: u64) -> Result<(), KeyError> {
         let text = format!("{adopted} events from before authority.key were adopted\n");
         files::write_private(&self.dir.join(ADOPTED), text.as_bytes())

@@ -1,8 +1,7 @@
-//! The CA that `muster up` makes for itself, and a certificate with a key of its own for each server
-//! that listens.
+//! The CA of a server, and a certificate with its own key for each listener.
 //!
-//! The keys are made once and kept; a certificate is made anew at each start, so it names what the
-//! machine is called now, and a pin on the CA's key or on that of the HTTPS listener holds.
+//! Keys are created once; a certificate is issued at each start, so it has the machine's current
+//! names, and a pin of the CA's key or of the HTTPS listener's key stays valid.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -16,23 +15,23 @@ use time::{Duration, OffsetDateTime};
 
 use super::{KeyError, files, unusable};
 
-/// A server that listens: each has a key of its own, so that one that is stolen is no other server.
+/// A listener. Each has its own key, so that a stolen one cannot impersonate another server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Listener {
-    /// The HTTPS listener that devices and people reach; installers pin its key.
+    /// The HTTPS listener that devices and clients reach; installers pin its key.
     Https,
     /// The role ingest.
     Ingest,
-    /// The role command, as a process of its own.
+    /// The role command, as a separate process.
     Command,
-    /// nats-server.
+    /// The broker, nats-server.
     Broker,
     /// PostgreSQL.
     Postgres,
 }
 
 impl Listener {
-    /// The name of its files.
+    /// The prefix of its files' names.
     const fn stem(self) -> &'static str {
         match self {
             Self::Https => "server",
@@ -44,19 +43,19 @@ impl Listener {
     }
 }
 
-/// Where the certificates are.
+/// Paths of the certificates.
 #[derive(Clone, Debug)]
 pub struct Certificates {
     /// The CA's certificate, PEM.
     pub ca: PathBuf,
-    /// The server's certificate and then the CA's, PEM: a client that pins the CA's key finds it in
-    /// the chain.
+    /// The server's certificate followed by the CA's, PEM: a client that pins the CA's key finds it
+    /// in the chain.
     pub chain: PathBuf,
     /// The server's key, PEM.
     pub key: PathBuf,
 }
 
-/// Makes what is missing, and the listener's certificate in any case.
+/// Creates missing keys, and issues the listener's certificate in any case.
 pub fn make_certificates(
     dir: &Path,
     listener: Listener,
@@ -106,10 +105,10 @@ fn load_key(path: &Path) -> Result<KeyPair, KeyError> {
     KeyPair::from_pem(&text).map_err(|error| unusable(path, error.to_string()))
 }
 
-/// Until when a certificate is good; the first one of a PEM file.
+/// Returns when a certificate expires; the first one of a PEM file.
 ///
 /// # Errors
-/// When the file cannot be read, or holds none.
+/// When the file cannot be read, or contains no certificate.
 pub fn certificate_expiry(path: &Path) -> Result<Timestamp, KeyError> {
     let bytes = fs::read(path).map_err(|source| KeyError::File {
         attempted: "read",
@@ -124,8 +123,8 @@ pub fn certificate_expiry(path: &Path) -> Result<Timestamp, KeyError> {
 }
 
 impl Certificates {
-    /// The pin of the server's key, as curl's `--pinnedpubkey` takes it. The key stays when its
-    /// certificate is made anew.
+    /// Returns the pin of the server's key, in the format of curl's `--pinnedpubkey`. The key is
+    /// kept when its certificate is renewed.
     ///
     /// # Errors
     /// When the key cannot be read.
@@ -135,7 +134,7 @@ impl Certificates {
     }
 }
 
-/// SHA-256 of the CA's SubjectPublicKeyInfo.
+/// Returns the SHA-256 of the CA's SubjectPublicKeyInfo.
 pub(super) fn ca_pin(dir: &Path) -> Result<Hash, KeyError> {
     Ok(Hash::of(&read_key(&dir.join("ca.key"))?.subject_public_key_info()))
 }

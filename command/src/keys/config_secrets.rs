@@ -1,8 +1,8 @@
-//! Secret config variables: sealed before they are recorded, opened only for the device.
+//! Secret config variables: encrypted before they are recorded, decrypted only for the device.
 //!
-//! A variable is secret by its name, `secret.…`. The log, and so every read model, export and backup,
-//! holds the ciphertext; the key is in the folder of keys. The value travels to the device in the signed
-//! config, as every other variable: it is not hidden from the broker.
+//! A variable is secret if its name starts with `secret.`. The log, and so every read model, export
+//! and backup, contains the ciphertext; the key is in the key folder. The value is sent to the
+//! device in the signed config, like every other variable: it is not hidden from the broker.
 
 use aws_lc_rs::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use data_encoding::BASE64URL_NOPAD;
@@ -11,20 +11,20 @@ use muster_schemas::{ProjectId, codec};
 
 use super::KeyStore;
 
-/// Names of secret variables start with this.
+/// Prefix of the names of secret variables.
 const SECRET: &str = "secret.";
-/// A sealed value starts with this; then base64url: nonce, ciphertext, tag.
+/// Prefix of an encrypted value; base64url follows: nonce, ciphertext, tag.
 const SEALED: &str = "sealed:v1:";
-/// Maximum size of a secret value, in bytes: sealed, it fits a config variable.
+/// Maximum size of a secret value, in bytes: encrypted, it fits a config variable.
 const MAX_SECRET: usize = 3000;
 
-/// A value cannot be a secret variable's.
+/// A value is not accepted for a secret variable.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub(crate) enum SecretError {
-    /// It is too long.
+    /// The value is too long.
     #[error("is longer than {MAX_SECRET} bytes")]
     TooLong,
-    /// It looks like a sealed one.
+    /// The value has the prefix of an encrypted one.
     #[error("starts with '{SEALED}', as what the server has sealed: give the value itself")]
     Sealed,
     /// The key is unusable.
@@ -37,7 +37,7 @@ fn is_secret(name: &ConfigKey) -> bool {
 }
 
 impl KeyStore {
-    /// The value as it is recorded: a secret variable's is sealed.
+    /// Returns the value to record: a secret variable's value is encrypted.
     pub(crate) fn seal_config(
         &self,
         project: &ProjectId,
@@ -51,7 +51,7 @@ impl KeyStore {
             return Ok(value);
         }
         let mut bytes = codec::encode(&value);
-        // Up to 3 bytes say type and length.
+        // The encoding adds up to 3 bytes for type and length.
         if bytes.len() > MAX_SECRET + 3 {
             return Err(SecretError::TooLong);
         }
@@ -67,11 +67,11 @@ impl KeyStore {
         Ok(ConfigValue::Text(format!("{SEALED}{}", BASE64URL_NOPAD.encode(&whole))))
     }
 
-    /// The variables as the device gets them. One that cannot be opened is left out.
+    /// Returns the variables for the device. A variable that cannot be decrypted is left out.
     pub(crate) fn open_config(&self, project: &ProjectId, vars: ConfigVars) -> ConfigVars {
         let open = |(name, value): (ConfigKey, ConfigValue)| {
             let ConfigValue::Text(text) = &value else { return Some((name, value)) };
-            // What was set before names made secrets is not sealed.
+            // Values that were set before names made variables secret are not encrypted.
             let Some(sealed) = text.strip_prefix(SEALED).filter(|_| is_secret(&name)) else {
                 return Some((name, value));
             };
@@ -104,7 +104,7 @@ impl KeyStore {
     }
 }
 
-/// A value opens under its own name and in its own project only.
+/// Returns the associated data: a value decrypts only with its own name and in its own project.
 fn place(project: &ProjectId, name: &ConfigKey) -> Vec<u8> {
     [b"muster/config-secret/v1", project.as_str().as_bytes(), b"/", name.as_str().as_bytes()]
         .concat()

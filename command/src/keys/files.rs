@@ -1,4 +1,4 @@
-//! Secret files: made once, whole or not at all, readable by their owner alone.
+//! Secret files: created once and atomically, readable by their owner only.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{ErrorKind, Write};
@@ -16,15 +16,15 @@ fn failed<'a>(
     move |source| KeyError::File { attempted, path: path.to_owned(), source }
 }
 
-/// Access of group and others.
+/// Permissions of group and others.
 const OTHERS: u32 = 0o077;
 
-/// Makes a folder that only its owner can enter. One that is there and open to others is closed to
-/// them, with the secret files in it, if it is empty or holds one of `own_files`; a folder of other
-/// programs is refused.
+/// Creates a folder that only its owner can access. If an existing folder is accessible to others
+/// and is empty or contains one of `own_files`, their access to it and to its secret files is
+/// removed; a folder of other programs is refused.
 ///
 /// # Errors
-/// When it cannot be made, or is open to others and not ours to close.
+/// When the folder cannot be created, or is accessible to others and not muster's own.
 pub fn make_private_dir(dir: &Path, own_files: &[&str]) -> Result<(), KeyError> {
     let make = DirBuilder::new().recursive(true).mode(0o700).create(dir);
     make.map_err(failed("make the folder", dir))?;
@@ -42,7 +42,7 @@ pub fn make_private_dir(dir: &Path, own_files: &[&str]) -> Result<(), KeyError> 
             problem: problem.to_owned(),
         };
         let entries = fs::read_dir(dir).map_err(failed("read the folder", dir))?;
-        // A new file system has a folder of its own.
+        // A new file system contains this folder.
         let is_empty = entries.flatten().all(|entry| entry.file_name() == "lost+found");
         if !is_empty && !own_files.iter().any(|name| dir.join(name).exists()) {
             return Err(refuse("it holds files of other programs"));
@@ -54,12 +54,12 @@ pub fn make_private_dir(dir: &Path, own_files: &[&str]) -> Result<(), KeyError> 
     close_secrets(dir)
 }
 
-/// Closes the secret files of a folder to others: all but certificates and public keys.
+/// Removes access of others to a folder's secret files: all but certificates and public keys.
 pub(super) fn close_secrets(dir: &Path) -> Result<(), KeyError> {
     let entries = fs::read_dir(dir).map_err(failed("read the folder", dir))?;
     for path in entries.flatten().map(|entry| entry.path()) {
         let is_public = path.extension().is_some_and(|ending| ending == "pem" || ending == "pub");
-        // Another process may have renamed a temporary file since.
+        // Another process may have renamed a temporary file meanwhile.
         let Ok(metadata) = fs::symlink_metadata(&path) else { continue };
         let mode = metadata.permissions().mode() & 0o7777;
         if is_public || !metadata.is_file() || mode & OTHERS == 0 {
@@ -81,7 +81,7 @@ fn mode_of(path: &Path) -> Result<u32, KeyError> {
     Ok(metadata.permissions().mode() & 0o7777)
 }
 
-/// Writes a file whole or not at all: two processes that start at once end up with one content.
+/// Writes a file atomically: two processes that start concurrently end up with the same content.
 pub(super) fn write_private(path: &Path, bytes: &[u8]) -> Result<(), KeyError> {
     let temporary = path.with_extension(format!("{}.new", std::process::id()));
     let mut file = OpenOptions::new()
@@ -100,7 +100,7 @@ pub(super) fn write_private(path: &Path, bytes: &[u8]) -> Result<(), KeyError> {
     Ok(())
 }
 
-/// Reads a file, or makes it.
+/// Reads a file, or creates it.
 pub(super) fn load_or_make(
     path: &Path,
     make: impl FnOnce() -> Result<Vec<u8>, KeyError>,
@@ -109,14 +109,14 @@ pub(super) fn load_or_make(
         Ok(bytes) => Ok(bytes),
         Err(error) if error.kind() == ErrorKind::NotFound => {
             write_private(path, &make()?)?;
-            // What stands there now counts: another process may have been quicker.
+            // The file on disk takes precedence: another process may have created it first.
             fs::read(path).map_err(failed("read", path))
         }
         Err(error) => Err(failed("read", path)(error)),
     }
 }
 
-/// Reads 32 secret bytes, or makes them.
+/// Reads a secret of 32 bytes, or creates it.
 pub(super) fn load_or_make_seed(path: &Path) -> Result<[u8; 32], KeyError> {
     let bytes = load_or_make(path, || {
         let seed: [u8; 32] = rand::random();
@@ -125,13 +125,13 @@ pub(super) fn load_or_make_seed(path: &Path) -> Result<[u8; 32], KeyError> {
     bytes.try_into().map_err(|_| unusable(path, "it is not 32 bytes long"))
 }
 
-/// Reads 32 secret bytes that are there.
+/// Reads an existing secret of 32 bytes.
 pub(super) fn read_seed(path: &Path) -> Result<[u8; 32], KeyError> {
     let bytes = fs::read(path).map_err(failed("read", path))?;
     bytes.try_into().map_err(|_| unusable(path, "it is not 32 bytes long"))
 }
 
-/// When a file was written.
+/// Returns when a file was modified.
 pub(super) fn modified(path: &Path) -> Result<Timestamp, KeyError> {
     fs::metadata(path)
         .and_then(|file| file.modified())

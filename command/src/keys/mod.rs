@@ -1,7 +1,7 @@
-//! The custody of keys: a folder of small files, each readable by its owner alone.
+//! The key folder: small files, each readable by its owner only.
 //!
-//! What is missing is made once, at the first start. Only the command role opens this folder; the
-//! other roles get a folder of their own out of it. Nothing here ever goes into PostgreSQL.
+//! Missing keys are created at the first start. Only the command role opens this folder; each other
+//! role gets its own folder from it. Keys are never stored in PostgreSQL.
 
 mod authority;
 mod certificates;
@@ -21,70 +21,70 @@ pub use certificates::{Certificates, Listener, certificate_expiry, make_certific
 pub use files::make_private_dir;
 pub use roles::RoleKeys;
 
-/// A key could not be read or made.
+/// A key could not be read or created.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
     /// A file could not be read or written.
     #[error("failed to {attempted} {}", path.display())]
     File {
-        /// What was being done.
+        /// The failed action.
         attempted: &'static str,
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// Why it failed.
+        /// Cause of the failure.
         #[source]
         source: std::io::Error,
     },
-    /// A file holds no key.
+    /// A file contains no key.
     #[error("{} holds no usable key ({problem}); restore it from a backup: a new key would lock all devices out", path.display())]
     Unusable {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// Problem of its content.
         problem: String,
     },
     /// A folder of secrets belongs to another user.
     #[error("{} belongs to user id {owner}, who could replace its files; try: chown {user} {}, or another folder", path.display(), path.display())]
     OtherOwner {
-        /// The folder.
+        /// Path of the folder.
         path: PathBuf,
-        /// Its owner.
+        /// Id of its owner.
         owner: u32,
-        /// The user that this process runs as.
+        /// Id of the user that this process runs as.
         user: u32,
     },
-    /// A folder or file of secrets is open to others.
+    /// A folder or file of secrets is accessible to others.
     #[error("{} is open to other users (mode {mode:o}) and cannot be closed to them ({problem}); try: chmod -R go= {}, as its owner, or another folder", path.display(), path.display())]
     OpenToOthers {
-        /// The folder or file.
+        /// Path of the folder or file.
         path: PathBuf,
-        /// Its mode.
+        /// Mode of the folder or file.
         mode: u32,
-        /// Why it is not closed to them.
+        /// Why their access cannot be removed.
         problem: String,
     },
-    /// A JWT could not be made.
+    /// A JWT could not be created.
     #[error(transparent)]
     Jwt(#[from] nats_jwt::JwtError),
-    /// A certificate could not be made.
+    /// A certificate could not be created.
     #[error("failed to make a certificate")]
     Certificate(#[from] rcgen::Error),
 }
 
-/// Everything that the broker must be started with in operator mode.
+/// The configuration with which the broker must start in operator mode.
 #[derive(Debug, Clone)]
 pub struct BrokerIdentity {
-    /// The operator's JWT.
+    /// JWT of the operator.
     pub operator_jwt: String,
-    /// The system account's public key.
+    /// Public key of the system account.
     pub system_account: String,
     /// The accounts and their JWTs: the system account, the servers' account, and the devices'
-    /// account without any revocation. They are dated back to when the keys were made: a newer one
-    /// that the broker keeps wins over them.
+    /// account without revocations. They are backdated to the creation of the keys, so that a newer
+    /// one that the broker has stored takes precedence.
     pub accounts: Vec<(String, String)>,
 }
 
-/// A role's way into the broker: user JWT and seed, as the text of a NATS credentials file.
+/// A role's broker credentials: user JWT and seed, as the text of a NATS credentials file.
 #[derive(Clone)]
 pub struct RoleCredentials(pub String);
 
@@ -94,7 +94,7 @@ impl std::fmt::Debug for RoleCredentials {
     }
 }
 
-/// The folder of keys.
+/// The key folder.
 #[derive(Debug)]
 pub struct KeyStore {
     dir: PathBuf,
@@ -113,10 +113,10 @@ pub struct KeyStore {
 }
 
 impl KeyStore {
-    /// Opens the folder; makes it, and whatever key is missing.
+    /// Opens the folder; creates it and missing keys.
     ///
     /// # Errors
-    /// When a file cannot be read or written, or holds no key.
+    /// When a file cannot be read or written, or contains no key.
     pub fn open(dir: &Path) -> Result<Self, KeyError> {
         files::make_private_dir(dir, &["nats-operator.seed", "ca.pem", "roles"])?;
         let nkey = |name: &str, kind| load_nkey(&dir.join(name), kind);
@@ -139,13 +139,13 @@ impl KeyStore {
         })
     }
 
-    /// Where the keys are.
+    /// The path of the folder.
     #[must_use]
     pub fn dir(&self) -> &Path {
         &self.dir
     }
 
-    /// The public key of the account that all devices are in.
+    /// The public key of the account of all devices.
     #[must_use]
     pub fn device_account(&self) -> String {
         self.devices.public_key()
@@ -157,10 +157,10 @@ impl KeyStore {
         self.account.public_key()
     }
 
-    /// What the broker must be started with.
+    /// Returns the configuration with which the broker must start.
     ///
     /// # Errors
-    /// When a JWT cannot be made.
+    /// When a JWT cannot be created.
     pub fn broker_identity(&self) -> Result<BrokerIdentity, KeyError> {
         let (system, server) = (self.system.public_key(), self.account.public_key());
         let system_jwt = nats_jwt::system_account(&self.operator, &system, self.made_at)?;
@@ -175,19 +175,19 @@ impl KeyStore {
         })
     }
 
-    /// The JWT of the servers' account.
+    /// Creates the JWT of the servers' account.
     ///
     /// # Errors
-    /// When it cannot be made.
+    /// When it cannot be created.
     pub fn server_account_jwt(&self, issued_at: Timestamp) -> Result<String, KeyError> {
         let (server, devices) = (self.server_account(), self.device_account());
         Ok(nats_jwt::server_account(&self.operator, &server, &devices, issued_at)?)
     }
 
-    /// The JWT of the devices' account with these user keys revoked.
+    /// Creates the JWT of the devices' account with these user keys revoked.
     ///
     /// # Errors
-    /// When it cannot be made.
+    /// When it cannot be created.
     pub fn device_account_jwt(
         &self,
         revoked: &[(String, Timestamp)],
@@ -203,10 +203,10 @@ impl KeyStore {
         )?)
     }
 
-    /// A device's user JWT.
+    /// Creates a device's user JWT.
     ///
     /// # Errors
-    /// When it cannot be made.
+    /// When it cannot be created.
     pub fn device_jwt(
         &self,
         user: &str,
@@ -227,19 +227,19 @@ impl KeyStore {
         )?)
     }
 
-    /// The credentials of a role (`ingest`, `command`, `query`): always the same key, so that it can
-    /// be handed to another machine.
+    /// Returns the credentials of a role (`ingest`, `command`, `query`): always with the same key,
+    /// so that they can be copied to another machine.
     ///
     /// # Errors
-    /// When they cannot be read or made.
+    /// When they cannot be read or created.
     pub fn role_credentials(&self, role: &str) -> Result<RoleCredentials, KeyError> {
         self.credentials(role, &self.account)
     }
 
-    /// The credentials of a user of the system account, who sees connections come and go.
+    /// Returns the credentials of a user of the system account, which receives connection events.
     ///
     /// # Errors
-    /// When they cannot be read or made.
+    /// When they cannot be read or created.
     pub fn system_credentials(&self) -> Result<RoleCredentials, KeyError> {
         self.credentials("system", &self.system)
     }
@@ -255,25 +255,25 @@ impl KeyStore {
         )))
     }
 
-    /// The key by which the project's devices know what they may act on.
+    /// Returns the operation key of a project, whose orders its devices accept.
     ///
     /// # Errors
-    /// When it cannot be read or made.
+    /// When it cannot be read or created.
     pub fn operation_key(&self, project: &ProjectId) -> Result<SigningKey, KeyError> {
         let path = self.dir.join(format!("operation-{project}.key"));
         Ok(SigningKey::from_seed(&files::load_or_make_seed(&path)?))
     }
 
-    /// By which the query role's answers are known.
+    /// The key that verifies the query role's responses.
     #[must_use]
     pub const fn query_key(&self) -> &SigningKey {
         &self.query_key
     }
 
-    /// The password of a role's database user; made when there is none.
+    /// Returns the password of a role's database user; creates it if it is missing.
     ///
     /// # Errors
-    /// When it cannot be read or made.
+    /// When it cannot be read or created.
     pub fn database_password(&self, user: &str) -> Result<String, KeyError> {
         let path = self.dir.join(format!("postgres-{user}.password"));
         let bytes = files::load_or_make(&path, || {
@@ -283,8 +283,8 @@ impl KeyStore {
         String::from_utf8(bytes).map_err(|_| unusable(&path, "it is not text"))
     }
 
-    /// Writes the URL by which a role reaches the database into a file in the folder of keys:
-    /// `roles/query/postgres-url` and so on.
+    /// Writes a role's database URL to a file in the key folder: `roles/query/postgres-url` and so
+    /// on.
     ///
     /// # Errors
     /// When it cannot be written.
@@ -292,23 +292,23 @@ impl KeyStore {
         files::write_private(&self.dir.join(file), url.as_bytes())
     }
 
-    /// The key of the secrets of tokens and links that are made with an `Idempotency-Key`; used for
-    /// nothing else.
+    /// The key from which the secrets of tokens and links with an `Idempotency-Key` are derived; it
+    /// has no other use.
     #[must_use]
     pub const fn token_key(&self) -> &[u8; 32] {
         &self.token_key
     }
 
-    /// The key of the nonces that are handed to devices.
+    /// The key that authenticates nonces for devices.
     #[must_use]
     pub const fn nonce_key(&self) -> &[u8; 32] {
         &self.nonce_key
     }
 
-    /// The CA and a listener's certificate, valid for these names.
+    /// Returns the CA and a listener's certificate, valid for these names.
     ///
     /// # Errors
-    /// When they cannot be read or made.
+    /// When they cannot be read or created.
     pub fn certificates(
         &self,
         listener: Listener,
@@ -318,7 +318,7 @@ impl KeyStore {
         make_certificates(&self.dir, listener, names, now)
     }
 
-    /// The pin of the server's key, as curl's `--pinnedpubkey` takes it.
+    /// Returns the pin of the server's key, in the format of curl's `--pinnedpubkey`.
     ///
     /// # Errors
     /// When the key cannot be read.
@@ -327,7 +327,7 @@ impl KeyStore {
         Certificates { ca: at("ca.pem"), chain: at("server.pem"), key: at("server.key") }.pin()
     }
 
-    /// The pin that an enrollment token carries: SHA-256 of the CA's SubjectPublicKeyInfo.
+    /// Returns the pin in enrollment tokens: SHA-256 of the CA's SubjectPublicKeyInfo.
     ///
     /// # Errors
     /// When the CA cannot be read.

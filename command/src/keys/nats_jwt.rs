@@ -1,7 +1,7 @@
-//! NATS decentralized JWTs: operator → account → user, made by hand from their documented claims.
+//! NATS decentralized JWTs: operator → account → user, created here from their documented claims.
 //!
-//! Pure: the issue time is handed in. The published crates for this are unmaintained, or make bearer
-//! tokens by default; the format is small.
+//! Pure functions: the issue time is an argument. The published crates for this format are
+//! unmaintained, or create bearer tokens by default; the format is small.
 
 use data_encoding::{BASE32_NOPAD, BASE64URL_NOPAD};
 use muster_schemas::wire::MAX_DEVICE_CHANNELS;
@@ -11,14 +11,14 @@ use nkeys::KeyPair;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha512_256};
 
-/// What a device may do: its own subjects, and nothing else. The tags are in its JWT.
+/// Subjects that a device may use. The tags are in its JWT.
 const DEVICE: &str = "muster.{{tag(project)}}.{{tag(device)}}";
 
-/// The largest message of a device, in bytes; one above it is disconnected.
+/// Maximum size of a device's message, in bytes; the broker disconnects a device that sends more.
 const DEVICE_PAYLOAD: u32 = 512 * 1024;
 
-/// Subscriptions of a device beside those of its channels: commands, acks, replies, and some more
-/// for those that it has given up and the broker still holds.
+/// Maximum number of a device's subscriptions in addition to those of its channels: commands,
+/// acknowledgments, replies, and some that the device has dropped and the broker still has.
 const OTHER_SUBSCRIPTIONS: usize = 64;
 
 /// A key could not sign.
@@ -26,7 +26,7 @@ const OTHER_SUBSCRIPTIONS: usize = 64;
 #[error("failed to sign a NATS JWT: {0}")]
 pub struct JwtError(String);
 
-/// Signs claims; `jti` is their own hash.
+/// Signs claims; `jti` is their hash.
 fn sign(
     issuer: &KeyPair,
     subject: &str,
@@ -57,7 +57,7 @@ fn sign(
     Ok(format!("{body}.{}", BASE64URL_NOPAD.encode(&signature)))
 }
 
-/// The operator's own JWT.
+/// Creates the operator's JWT.
 ///
 /// # Errors
 /// When the key cannot sign.
@@ -83,7 +83,7 @@ fn limits(jetstream: bool) -> Value {
     limits
 }
 
-/// The system account's JWT.
+/// Creates the system account's JWT.
 ///
 /// # Errors
 /// When the key cannot sign.
@@ -98,7 +98,7 @@ pub fn system_account(
     sign(operator, account, "system", issued_at, None, nats)
 }
 
-/// Streams that an account exports: anyone in the operator's accounts may import them.
+/// Streams that an account exports: every account of the operator may import them.
 fn exports(subjects: &[&str]) -> Value {
     subjects
         .iter()
@@ -116,8 +116,8 @@ fn imports(account: &str, subjects: &[&str]) -> Value {
         .collect()
 }
 
-/// The JWT of the account of the server roles and of the JetStream streams. What devices publish is
-/// imported from their account, subject by subject.
+/// Creates the JWT of the account of the server roles and of the JetStream streams. Messages of
+/// devices are imported from their account, subject by subject.
 ///
 /// # Errors
 /// When the key cannot sign.
@@ -143,7 +143,7 @@ pub fn server_account_claims(devices: &str) -> Value {
     })
 }
 
-/// The claims inside a JWT, without any check of its signature.
+/// Returns the claims of a JWT without verifying its signature.
 #[must_use]
 pub fn claims_of(jwt: &str) -> Option<Value> {
     let body = jwt.split('.').nth(1)?;
@@ -151,10 +151,10 @@ pub fn claims_of(jwt: &str) -> Option<Value> {
     serde_json::from_slice::<Value>(&bytes).ok()?.get("nats").cloned()
 }
 
-/// The JWT of the account that all devices are in. It has no JetStream and no server role: what a
-/// device publishes reaches the account `server` on the exported subjects, and nothing else.
-/// `device_key` is the scoped signing key: whatever it signs has a device's permissions. `revoked`
-/// lists user keys, each with the time up to which its JWTs are invalid.
+/// Creates the JWT of the account of all devices. It has no JetStream and no server role: a
+/// device's messages reach the account `server` only on the exported subjects. `device_key` is the
+/// scoped signing key: JWTs that it signs have a device's permissions. `revoked` lists user keys,
+/// each with the time up to which its JWTs are invalid.
 ///
 /// # Errors
 /// When the key cannot sign.
@@ -198,8 +198,9 @@ pub fn device_account(
     sign(operator, account, "devices", issued_at, None, nats)
 }
 
-/// A device's user JWT, signed by the scoped signing key. It holds no permissions: those are the
-/// scope's. The ids in the tags cannot widen them, because neither can hold `.`, `*` or `>`.
+/// Creates a device's user JWT, signed by the scoped signing key. It contains no permissions: those
+/// are the scope's. The ids in the tags cannot widen them, because neither can contain `.`, `*` or
+/// `>`.
 ///
 /// # Errors
 /// When the key cannot sign.
@@ -221,7 +222,7 @@ pub fn device(
     sign(device_key, user, &device.to_string(), issued_at, Some(expires_at), nats)
 }
 
-/// What the query role publishes: what reading from JetStream needs, and how far output was read.
+/// Subjects that the query role may publish on: to read from JetStream, and to report read output.
 const READING: [&str; 9] = [
     "$JS.API.INFO",
     "$JS.API.STREAM.NAMES",
@@ -234,7 +235,7 @@ const READING: [&str; 9] = [
     OUTPUT_READ_SUBJECT,
 ];
 
-/// The JWT of a server role: all subjects of its account.
+/// Creates the JWT of a server role, for all subjects of its account.
 ///
 /// # Errors
 /// When the key cannot sign.
@@ -244,7 +245,7 @@ pub fn role(
     name: &str,
     issued_at: Timestamp,
 ) -> Result<String, JwtError> {
-    // The read side reads: it tells no device anything, and changes no stream.
+    // The read side sends nothing to devices, and changes no stream.
     let publish = match name {
         "query" => json!({"allow": READING}),
         _ => json!({}),
@@ -254,7 +255,7 @@ pub fn role(
         "payload": -1,
     });
     if name == "query" {
-        // It answers what other roles ask it.
+        // It responds to requests of other roles.
         nats["resp"] = json!({"max": 1, "ttl": 60_000_000_000_u64});
     }
     sign(account, user, name, issued_at, None, nats)

@@ -1,5 +1,5 @@
-//! What the other roles get out of the folder of keys: each a folder of its own, with its way into
-//! the broker and nothing by which anybody else could be let in.
+//! Folders of the other roles, created from the key folder: each has the role's broker credentials,
+//! and no key that could authorize others.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -18,32 +18,31 @@ const ACCOUNT: &str = "nats-account.pub";
 const CA: &str = "ca.pem";
 const CHAIN: &str = "server.pem";
 const KEY: &str = "server.key";
-/// What the query role seals its answers to command with: 32 bytes; in the role's folder, as all that
-/// is there, text (base64url).
+/// File of the key with which the query role signs its responses to command: 32 bytes; in the
+/// role's folder as text (base64url), like all files there.
 pub(super) const ANSWERS: &str = "answers.seed";
 
-/// What a role needs to reach the broker, and to be reached.
+/// Keys and certificates of a role.
 #[derive(Clone, Debug)]
 pub struct RoleKeys {
     /// The CA's certificate.
     pub ca: PathBuf,
-    /// Credentials for the servers' account, as the text of a NATS credentials file.
+    /// Credentials of the servers' account, as the text of a NATS credentials file.
     pub broker: RoleCredentials,
-    /// The way into the system account, for the roles that see connections or close them.
+    /// Credentials of the system account, for the roles that observe or close connections.
     pub system: Option<RoleCredentials>,
-    /// The public key of the devices' account.
+    /// Public key of the devices' account.
     pub account: String,
-    /// The server's certificate and key, for the roles that listen.
+    /// The server's certificate and key, for roles with a listener.
     pub certificates: Option<Certificates>,
-    /// What the query role seals its answers to command with.
+    /// Key with which the query role signs its responses to command.
     pub answers: Option<SigningKey>,
-    /// Verifies the authority of events.
+    /// Verifier of the authority of events.
     pub authority: AuthorityVerifier,
 }
 
 impl RoleKeys {
-    /// Opens a role's folder: `dir` itself, or `dir/roles/<role>` when `dir` is the folder that all
-    /// keys are in.
+    /// Opens a role's folder: `dir` itself, or `dir/roles/<role>` when `dir` is the key folder.
     ///
     /// # Errors
     /// When a file is missing or cannot be read.
@@ -88,10 +87,10 @@ impl RoleKeys {
 }
 
 impl KeyStore {
-    /// A role's keys, for a role in the process that has all of them.
+    /// Returns a role's keys, for a role in the process that has all of them.
     ///
     /// # Errors
-    /// When a key cannot be read or made.
+    /// When a key cannot be read or created.
     pub fn role_keys(&self, role: &str) -> Result<RoleKeys, KeyError> {
         Ok(RoleKeys {
             ca: self.dir.join(CA),
@@ -104,9 +103,9 @@ impl KeyStore {
         })
     }
 
-    /// Writes the folders `roles/ingest` and `roles/query`, each to be handed to the processes of
-    /// that role; the server's certificate in it is for these names. To be done again before a year
-    /// has passed: the certificate then is a new one of the same key.
+    /// Writes the folders `roles/ingest` and `roles/query`, to be copied to the processes of those
+    /// roles, with a server certificate for these names. Must be repeated within a year, when the
+    /// certificate expires: the new one has the same key.
     ///
     /// # Errors
     /// When a file cannot be read or written.

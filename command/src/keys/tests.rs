@@ -1,4 +1,4 @@
-//! Keys are made once, kept private, and a damaged one is named, never replaced.
+//! Tests of keys: created once, private, and never replaced when damaged.
 
 use std::os::unix::fs::PermissionsExt;
 
@@ -37,13 +37,13 @@ fn a_folder_that_is_open_to_others_is_closed_or_refused() {
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
     };
     let dir = tempfile::tempdir().unwrap();
-    // An empty one was made for us.
+    // An empty folder is taken over.
     let keys = dir.path().join("keys");
     std::fs::create_dir(&keys).unwrap();
     open_up(&keys, 0o755);
     KeyStore::open(&keys).unwrap();
     assert_eq!(mode(&keys), 0o700);
-    // Ours, loosened since: the files, too.
+    // The key folder with relaxed permissions: its files are restricted, too.
     open_up(&keys, 0o755);
     open_up(&keys.join("nonce.key"), 0o644);
     open_up(&keys.join("authority.key"), 0o640);
@@ -51,7 +51,7 @@ fn a_folder_that_is_open_to_others_is_closed_or_refused() {
     assert_eq!(mode(&keys), 0o700);
     assert_eq!(mode(&keys.join("nonce.key")), 0o600);
     assert_eq!(mode(&keys.join("authority.key")), 0o600);
-    // One of other programs, such as /srv, stays as it is.
+    // A folder of other programs, such as /srv, is unchanged.
     let foreign = dir.path().join("srv");
     std::fs::create_dir_all(foreign.join("web")).unwrap();
     open_up(&foreign, 0o755);
@@ -60,7 +60,7 @@ fn a_folder_that_is_open_to_others_is_closed_or_refused() {
     assert_eq!(mode(&foreign), 0o755);
 }
 
-/// Only root can give a folder away, and use that of another user.
+/// Only root can change a folder's owner, and use the folder of another user.
 #[test]
 fn a_folder_of_another_user_is_refused() {
     let dir = tempfile::tempdir().unwrap();
@@ -91,7 +91,7 @@ fn each_listener_has_a_key_of_its_own_and_the_pinned_one_is_https() {
     let handed = |role| RoleKeys::open(dir.path(), role).unwrap().certificates.unwrap();
     assert_eq!(handed("query").pin().unwrap(), pins[0]);
     assert_eq!(handed("ingest").pin().unwrap(), pins[1]);
-    // Nothing that proves authority, or signs what devices act on, is handed out.
+    // No key that proves authority, or signs orders for devices, is copied.
     for role in ["ingest", "query"] {
         let files = std::fs::read_dir(dir.path().join("roles").join(role)).unwrap();
         let names: Vec<_> = files.map(|file| file.unwrap().file_name()).collect();

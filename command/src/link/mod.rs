@@ -1,4 +1,4 @@
-//! What devices ask over the broker: requests on `muster.<project>.<device>.req.<verb>`, shared by
+//! Requests of devices over the broker: subjects `muster.<project>.<device>.req.<verb>`, shared by
 //! all command processes through a queue group.
 
 use std::collections::HashMap;
@@ -17,34 +17,34 @@ use crate::service::{Service, ServiceError};
 const HELLO: &str = "req.hello";
 const OUTPUT: &str = "req.output";
 
-/// Requests of one kind that are worked on at once.
+/// Maximum number of requests of one kind that are processed concurrently.
 const AT_ONCE: usize = 64;
-/// Bytes of hellos, and of pieces of output, that are worked on or wait for their turn. Whoever
-/// sends more is not answered, and asks again: memory is bounded, however slow the log or the store
-/// of blobs is.
+/// Maximum size of hellos, and of output pieces, that are processed or queued, in bytes. Further
+/// requests get no response, and the devices retry: memory is bounded, however slow the log or the
+/// blob store is.
 const HELLOS: usize = 128 << 20;
 const PIECES: usize = 128 << 20;
-/// What a request costs beside its bytes, at most.
+/// Maximum memory that a request needs in addition to its payload, in bytes.
 const OVERHEAD: usize = 8 << 10;
-/// Devices that are sent what is due, after their hellos, at once.
+/// Maximum number of devices that concurrently receive what is due after their hellos.
 const DELIVERIES: usize = 16;
-/// Requests of one device, too; an agent has at most eight.
+/// Maximum number of concurrent requests of one device; an agent has at most eight.
 const OF_ONE: usize = 16;
-/// Who has waited for so long asks again, and the newer request is as good.
+/// Age of a queued request at which it is dropped: the device has sent a newer one.
 const STALE: Duration = Duration::from_secs(10);
-/// The wait before a subscription that ended is made again.
+/// Delay before a subscription that ended is renewed.
 const RETRY: Duration = Duration::from_millis(500);
 
-/// Requests of one kind. A store that is slow for one kind holds up no other, nor does a device that
-/// asks without end.
+/// Requests of one kind. Neither a store that is slow for one kind nor a device that sends requests
+/// without end delays the others.
 struct Lane {
     places: Arc<Semaphore>,
     bytes: Arc<Semaphore>,
-    /// How many requests there are of each subject, which is one device's.
+    /// Number of requests of each subject, which belongs to one device.
     each: Arc<Mutex<HashMap<String, usize>>>,
 }
 
-/// A request that has room in its lane.
+/// A request that was admitted to its lane.
 struct Admitted {
     subject: String,
     each: Arc<Mutex<HashMap<String, usize>>>,
@@ -60,7 +60,7 @@ impl Lane {
         }
     }
 
-    /// Room for a request of so many bytes; `None` when too much waits, of all or of this device.
+    /// Admits a request of this size; `None` when too many wait, of all devices or of this one.
     fn admit(&self, subject: &str, bytes: usize) -> Option<Admitted> {
         let bytes = u32::try_from(bytes.saturating_add(OVERHEAD)).ok()?;
         let bytes = Arc::clone(&self.bytes).try_acquire_many_owned(bytes).ok()?;
@@ -87,7 +87,7 @@ impl Drop for Admitted {
     }
 }
 
-/// Answers requests until `stop`.
+/// Responds to requests until `stop`.
 pub async fn run(service: Service, stop: CancellationToken) {
     while !stop.is_cancelled() {
         tokio::select! {
@@ -125,7 +125,7 @@ async fn serve(service: &Service) -> Result<(), async_nats::SubscribeError> {
                 _ => None,
             };
             drop(admitted);
-            // It listens now, and knows the time.
+            // The device is subscribed now, and knows the time.
             if let Some((project, device)) = greeted
                 && let Ok(_place) = deliveries.acquire().await
                 && let Err(error) = service.deliver_due(&project, device).await
@@ -137,12 +137,13 @@ async fn serve(service: &Service) -> Result<(), async_nats::SubscribeError> {
     Ok(())
 }
 
-/// Answers one request; a device whose hello was answered is named. One that proves nothing gets no
-/// answer: the device asks again. A hello that this role fails to process gets an empty response.
+/// Responds to one request; returns the device whose hello got a welcome. A request without a valid
+/// proof gets no response: the device retries. A hello that this role fails to process gets an
+/// empty response.
 async fn answer(service: &Service, message: async_nats::Message) -> Option<(ProjectId, DeviceId)> {
     let (project, device, what) = subjects::parse(&message.subject)?;
     let reply = message.reply.clone()?;
-    // Answered with our own rights, so only where the device itself may listen.
+    // Sent with command's own rights, so only to a subject that the device may subscribe to.
     let inbox = DeviceSubjects::new(&project, device).inbox_prefix();
     if reply.strip_prefix(&inbox).is_none_or(|rest| !rest.starts_with('.')) {
         tracing::warn!(%project, %device, %reply, "a request wants its answer where the device may not listen");

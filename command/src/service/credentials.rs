@@ -1,5 +1,5 @@
-//! A device comes back: it proves its signing key over a nonce, and gets a fresh way into the
-//! broker, however long it was away.
+//! Renewal of broker credentials: a device proves its signing key over a nonce, and receives new
+//! credentials, however long it was offline.
 
 use data_encoding::BASE64URL_NOPAD;
 use hmac::{Hmac, Mac};
@@ -13,15 +13,15 @@ use sha2::Sha256;
 use super::{Service, ServiceError, now};
 use crate::domain::device::Device;
 
-/// How long a nonce is good.
+/// Validity of a nonce, in microseconds.
 const NONCE_LIFE_MICROS: i64 = 120_000_000;
 
-/// A nonce that is not good (any more).
+/// The nonce is invalid or has expired.
 #[derive(Debug, thiserror::Error)]
 #[error("the nonce is not good, or not good any more; ask for a new one")]
 pub struct InvalidNonce;
 
-/// HMAC over whom the nonce is for and until when: the server need not remember it.
+/// Returns the HMAC over the nonce's device and expiry: the server need not store the nonce.
 fn seal_nonce(
     key: &[u8; 32],
     project: &ProjectId,
@@ -56,7 +56,7 @@ fn check_nonce(
 }
 
 impl Service {
-    /// A nonce for a device, whether it is known or not.
+    /// Returns a nonce for a device, whether the device is known or not.
     #[must_use]
     pub fn nonce(&self, project: &ProjectId, device: DeviceId) -> NonceResponse {
         let now = now();
@@ -67,10 +67,10 @@ impl Service {
         }
     }
 
-    /// Fresh broker credentials for a device that proves itself.
+    /// Issues new broker credentials to a device that proves its identity.
     ///
     /// # Errors
-    /// When it does not, when it was deleted, or the log cannot be asked.
+    /// When the proof is invalid, the device was deleted, or the log cannot be read.
     pub async fn renew_credentials(
         &self,
         request: &CredentialsRequest,
@@ -106,7 +106,7 @@ impl Service {
         let now = now();
         let life = i64::try_from(self.broker.jwt_life.as_micros()).unwrap_or(i64::MAX);
         let expires_at = now.plus_micros(life);
-        // Dated back a little: brokers' clocks differ.
+        // Backdated, because brokers' clocks differ.
         let issued_at = now.plus_micros(-60_000_000);
         let jwt = self.keys.device_jwt(nats_key, project, device, issued_at, expires_at)?;
         Ok(CredentialsResponse {

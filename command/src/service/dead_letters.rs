@@ -1,4 +1,4 @@
-//! Dead letters on their way again: published as they came, for ingest to judge anew.
+//! Retry of dead letters: published unchanged, for ingest to validate again.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use crate::domain::Rejection;
 /// Timeout for the broker's confirmation.
 const CONFIRM_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The subject that a device publishes on, from the one that the broker stores.
+/// Returns the subject that the device published on, from the one that the broker stored.
 fn original(stored: &str) -> Option<String> {
     let (project, device, rest) = subjects::parse_stored(stored)?;
     match stored.split('.').next()? {
@@ -22,11 +22,11 @@ fn original(stored: &str) -> Option<String> {
 }
 
 impl Service {
-    /// Sends a dead letter on its way again.
+    /// Publishes a dead letter again.
     ///
     /// # Errors
-    /// When there is none with this id, it was cut, its subject is no device's, or the broker is
-    /// away.
+    /// When it does not exist, was truncated, or its subject is not a device's, or when the broker
+    /// is unavailable.
     pub async fn retry_dead_letter(&self, id: i64) -> Result<(), ServiceError> {
         let letter = self.log.dead_letter(id).await?.ok_or(Rejection::NotFound("dead letter"))?;
         if letter.size != letter.bytes.len() as u64 {

@@ -1,4 +1,4 @@
-//! What operators do with devices: register, change, configure, delete.
+//! Changes of devices by operators: register, change, configure, delete.
 
 use muster_schemas::names::{ConfigKey, ConfigValue, DeviceName, LabelKey, LabelValue, Labels};
 use muster_schemas::subjects::DeviceSubjects;
@@ -11,20 +11,20 @@ use crate::domain::device::{Changes, Device, DeviceCommand};
 use crate::domain::name::{Name, NameCommand};
 use crate::domain::{Decider, Rejection};
 
-/// What shall change about a device.
+/// A change of a device.
 #[derive(Clone, Debug, Default)]
 pub struct DeviceChanges {
-    /// Its new name.
+    /// New name of the device.
     pub name: Option<DeviceName>,
     /// Labels to set and to remove.
     pub labels: Changes<LabelKey, LabelValue>,
 }
 
 impl Service {
-    /// The device with this id or name.
+    /// Resolves a device by id or name.
     ///
     /// # Errors
-    /// When there is none, or the log cannot be asked.
+    /// When it does not exist, or the log cannot be read.
     pub async fn resolve_device(
         &self,
         project: &ProjectId,
@@ -34,7 +34,7 @@ impl Service {
             return Ok(id);
         }
         let unnamed = || {
-            // Long enough to see what was meant.
+            // Long enough to recognize the name in the error.
             let name = name_or_id.chars().take(100).collect();
             Rejection::Unnamed { what: "device", name }
         };
@@ -43,11 +43,11 @@ impl Service {
         Ok(name.state.holder.ok_or_else(unnamed)?)
     }
 
-    /// The device that a request names. A retry means the device of its first attempt, whatever that
-    /// is called now.
+    /// Resolves the device that a request names. A retry resolves to the device of its first
+    /// attempt, even if the device was renamed since.
     ///
     /// # Errors
-    /// When there is none, or the log cannot be asked.
+    /// When it does not exist, or the log cannot be read.
     pub async fn requested_device(
         &self,
         request: &Request,
@@ -65,10 +65,10 @@ impl Service {
         self.resolve_device(&request.project, name_or_id).await
     }
 
-    /// Makes a device known before it enrolls.
+    /// Registers a device before it enrolls.
     ///
     /// # Errors
-    /// When the name is taken, a limit is broken, or the log cannot be asked.
+    /// When the name is in use, a limit is exceeded, or the log cannot be used.
     pub async fn register_device(
         &self,
         request: &Request,
@@ -98,18 +98,18 @@ impl Service {
             self.try_append(request, parts).await?
         });
         let position = position?;
-        // The same request may have been quicker elsewhere: then what that one made is the answer.
+        // Another process may have completed the same request first: its result is returned then.
         let made = self.first_result(request).await?;
         let made =
             made.and_then(|(_, events)| events.iter().find_map(|event| event.stream.device()));
         Ok((made.unwrap_or(fresh), Written { version: 1, position }))
     }
 
-    /// Renames and labels a device, in one step.
+    /// Renames and labels a device, in one append.
     ///
     /// # Errors
-    /// When there is no such device, the name is taken, a limit is broken, or the log cannot be
-    /// asked.
+    /// When the device does not exist, the name is in use, a limit is exceeded, or the log cannot
+    /// be used.
     pub async fn change_device(
         &self,
         request: &Request,
@@ -159,10 +159,10 @@ impl Service {
         Ok(parts)
     }
 
-    /// Sets and removes config variables, and tells the device.
+    /// Sets and removes config variables, and sends the config to the device.
     ///
     /// # Errors
-    /// When there is no such device, a limit is broken, or the log cannot be asked.
+    /// When the device does not exist, a limit is exceeded, or the log cannot be used.
     pub async fn set_config(
         &self,
         request: &Request,
@@ -177,7 +177,7 @@ impl Service {
         self.change_config(request, device, DeviceCommand::SetConfig(changes)).await
     }
 
-    /// The value of a config variable as it is recorded: that of a secret one is sealed.
+    /// Returns a config variable's value as it is recorded: a secret one is sealed.
     pub(super) fn seal_config(
         &self,
         field: &'static str,
@@ -216,10 +216,11 @@ impl Service {
         Ok(written)
     }
 
-    /// Asks a device for a new signing key. One that is away finds the request when it is back.
+    /// Requests that a device rotates its signing key. An offline device finds the request when it
+    /// reconnects.
     ///
     /// # Errors
-    /// When there is no such device, it has no key, or the log cannot be asked.
+    /// When the device does not exist, it has no key, or the log cannot be used.
     pub async fn rotate_device_key(
         &self,
         request: &Request,
@@ -228,7 +229,7 @@ impl Service {
         self.change_config(request, device, DeviceCommand::RotateKey).await
     }
 
-    /// Sends a device its config. When it does not arrive, the next hello brings it.
+    /// Sends a device its config. If it does not arrive, the next welcome contains it.
     pub(crate) async fn send_config(
         &self,
         project: &ProjectId,
@@ -251,10 +252,10 @@ impl Service {
         Ok(())
     }
 
-    /// Deletes a device: its name is free, its keys are worth nothing, its history stays.
+    /// Deletes a device: its name becomes free, its keys are revoked, its history is kept.
     ///
     /// # Errors
-    /// When there is no such device, or the log cannot be asked.
+    /// When the device does not exist, or the log cannot be used.
     pub async fn delete_device(
         &self,
         request: &Request,
@@ -278,7 +279,7 @@ impl Service {
         done
     }
 
-    /// What this very request did when it was first sent.
+    /// Returns the result of the request's first attempt.
     pub(crate) async fn written_before(
         &self,
         request: &Request,

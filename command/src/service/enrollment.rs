@@ -1,5 +1,5 @@
-//! A device joins: it proves that it holds both its keys, a token lets it in, and it gets a name,
-//! an epoch and its way into the broker.
+//! Enrollment: a machine proves that it holds both its keys, a token authorizes it, and it receives
+//! a name, an epoch and broker credentials.
 
 use data_encoding::BASE64URL_NOPAD;
 use muster_schemas::cose::{Kind, Unverified};
@@ -19,44 +19,44 @@ use crate::domain::enrollment_token::{EnrollmentToken, EnrollmentTokenCommand};
 use crate::domain::name::{Name, NameCommand};
 use crate::domain::{Decider, Rejection};
 
-/// Names that are tried when a host's own name is taken: `robot`, `robot-2` … `robot-9`; then
-/// `robot-` and the end of the device's id.
+/// Number of names that are tried when a host's own name is in use: `robot`, `robot-2` … `robot-9`;
+/// then `robot-` and the end of the device's id.
 const NAME_TRIES: usize = 10;
 
-/// How often a device that waits for an operator asks again, in seconds.
+/// Interval at which a pending device repeats its request, in seconds.
 const RETRY_AFTER: u32 = 5;
 
-/// An enrollment request whose proofs hold.
+/// An enrollment request whose proofs are valid.
 struct Proved {
     proof: EnrollProof,
     token: EnrollmentTokenText,
     fingerprint: Hash,
-    /// The hash of the sealed proof.
+    /// Hash of the signed proof.
     request: Hash,
-    /// What the key of before has sealed.
+    /// The message signed by the previous key.
     previous: Option<Vec<u8>>,
 }
 
-/// What a device gets that asks to join.
+/// The response to an enrollment request.
 #[derive(Clone, Debug)]
 pub enum EnrollAnswer {
-    /// It has joined.
+    /// The device is enrolled.
     Joined(Box<EnrollResponse>),
-    /// An operator has to decide.
+    /// The enrollment is pending until an operator decides.
     Waits(EnrollWaiting),
 }
 
-/// Who a machine will be.
+/// Which device a machine becomes.
 enum Who {
-    /// A device that is known.
+    /// A known device.
     Known(DeviceId),
-    /// A new one.
+    /// A new device.
     New,
-    /// A new one that has to wait, and the device that it looks like.
+    /// A new device whose enrollment is pending, and the device that it resembles.
     Waiting(Option<DeviceId>),
 }
 
-/// Checks both proofs: the signing key has sealed the request, and the NATS key has signed it.
+/// Verifies both proofs: the signing key and the NATS key have signed the request.
 fn prove(request: &EnrollRequest) -> Result<Proved, ServiceError> {
     let unproved = |what: &str| ServiceError::Unproved(what.to_owned());
     let decode = |field: &str, text: &str| {
@@ -91,10 +91,11 @@ fn prove(request: &EnrollRequest) -> Result<Proved, ServiceError> {
     Ok(Proved { fingerprint: key.thumbprint(), proof, token, request, previous })
 }
 
-/// A revocation outlives tokens that were not made for the device.
+/// Error for a revoked device: revocation takes precedence over tokens that were not created for
+/// the device.
 const REVOKED: &str = "this machine's key is that of a device that was revoked; ask for an enrollment token that is made for that device";
 
-/// The append's id: a device that did not get its answer sends the same keys and nonce again.
+/// Returns the append's id: a device that received no response sends the same keys and nonce again.
 fn append_id(proved: &Proved) -> Uuid {
     let mut hasher = Sha256::new();
     hasher.update(b"muster/enroll/v1");
@@ -107,7 +108,7 @@ fn append_id(proved: &Proved) -> Uuid {
     uuid::Builder::from_custom_bytes(id).into_uuid()
 }
 
-/// The name for the `n`th try, within the length that names may have.
+/// Returns the name for the `n`th attempt, within the maximum length of names.
 fn nth_name(wished: &DeviceName, n: usize, device: DeviceId) -> DeviceName {
     let suffix = match n {
         1 => return wished.clone(),
@@ -121,11 +122,11 @@ fn nth_name(wished: &DeviceName, n: usize, device: DeviceId) -> DeviceName {
 }
 
 impl Service {
-    /// Lets a device join.
+    /// Enrolls a device.
     ///
     /// # Errors
-    /// When a proof does not hold, the token does not let it in, a name that was asked for is
-    /// taken, or the log cannot be asked.
+    /// When a proof is invalid, the token does not authorize it, a requested name is in use, or the
+    /// log cannot be used.
     pub async fn enroll_device(
         &self,
         enroll: &EnrollRequest,
@@ -198,15 +199,16 @@ impl Service {
             parts.push((stream, loaded.version, events));
             self.try_append(request, parts).await?.map(|_| device)
         });
-        // The keys that it had before, if any, were revoked by the append.
+        // The append has revoked the previous keys, if any.
         self.revoked.notify_one();
         done
     }
 
-    /// The device that the machine becomes: the one that the token was made for, the one that its
-    /// previous key proves, or the one that was registered with its key, unless that was revoked.
-    /// Otherwise a new device, which waits for an operator when the token says so, or when a device
-    /// with that machine id or network card is there: those are no secrets, so they prove nothing.
+    /// Returns the device that the machine becomes: the one for which the token was created, the
+    /// one that its previous key proves, or the one that was registered with its key, unless it was
+    /// revoked. Otherwise a new device, whose enrollment is pending when the token requires
+    /// approval, or when a device with the same machine id or MAC address exists: those are not
+    /// secret, so they prove nothing.
     async fn who(&self, token: &EnrollmentToken, proved: &Proved) -> Result<Who, ServiceError> {
         let project = &proved.token.project;
         let created = token.created.as_ref();
@@ -232,14 +234,14 @@ impl Service {
         Ok(if approval || like.is_some() { Who::Waiting(like) } else { Who::New })
     }
 
-    /// The device that this machine looks like.
+    /// Returns the device that this machine resembles.
     async fn like(&self, proved: &Proved) -> Result<Option<DeviceId>, ServiceError> {
         let EnrollProof { machine, macs, .. } = &proved.proof;
         let macs = macs.get(..MAX_MACS).unwrap_or(macs);
         Ok(self.log.device_like(&proved.token.project, *machine, macs).await?)
     }
 
-    /// The device whose key of until now says that it is this machine's.
+    /// Returns the device whose previous key has signed that it is this machine.
     async fn continued(&self, proved: &Proved, sealed: &[u8]) -> Result<DeviceId, ServiceError> {
         let unproved = |what: String| ServiceError::Unproved(format!("previous: {what}"));
         let message = Unverified::parse(sealed).map_err(|error| unproved(error.to_string()))?;
@@ -268,7 +270,7 @@ impl Service {
         let Some((first, newest)) = self.log.read_stream_ends(project, stream).await? else {
             return Ok(Loaded { state: EnrollmentToken::default(), version: 0 });
         };
-        // An event without authority hides what was last decided: all of them are read.
+        // An event without authority would hide the last authentic one: read all of them.
         if !(self.log.is_authentic(project, &first) && self.log.is_authentic(project, &newest)) {
             return self.load(project, stream).await;
         }
@@ -277,7 +279,7 @@ impl Service {
         Ok(Loaded { state, version })
     }
 
-    /// The name that was asked for, or the first free one after the host's.
+    /// Returns the requested name, or the first free one derived from the host name.
     async fn free_name(
         &self,
         project: &ProjectId,
@@ -331,7 +333,7 @@ impl Service {
             )
             .into());
         }
-        // Also when the very same request comes again: the first answer is no way back in.
+        // A repeated request must not restore access after a revocation.
         if state.revoked {
             return Err(Rejection::TokenRefused(REVOKED).into());
         }
@@ -348,7 +350,7 @@ impl Service {
         })))
     }
 
-    /// The labels that the device brought and its token does not allow.
+    /// Returns the labels that the device sent and its token does not allow.
     async fn dropped_labels(
         &self,
         project: &ProjectId,
@@ -372,8 +374,8 @@ impl Service {
     }
 }
 
-/// The answer to a machine that an operator has to accept. It names no other device: whoever has a
-/// token can claim any machine id.
+/// Returns the response to a pending enrollment. It names no other device: anyone with a token can
+/// claim any machine id.
 fn waits(
     project: &ProjectId,
     device: DeviceId,
@@ -384,10 +386,10 @@ fn waits(
     Ok(EnrollWaiting { project, device, name, retry_after: RETRY_AFTER })
 }
 
-/// More network cards of one machine are not looked at.
+/// Maximum number of a machine's MAC addresses that are compared.
 const MAX_MACS: usize = 16;
 
-/// The labels that the device may bring, under those of the token.
+/// Returns the labels that the device may set, overridden by those of the token.
 fn merged(own: &Labels, token: &EnrollmentTokenCreated) -> Labels {
     let mut labels = own.clone();
     labels.retain(|key, _| token.allow_labels.contains(key));
@@ -395,7 +397,7 @@ fn merged(own: &Labels, token: &EnrollmentTokenCreated) -> Labels {
     labels
 }
 
-/// The labels that the device brings and may not, by key.
+/// Returns the keys of labels that the device sent and may not set.
 fn dropped(own: &Labels, token: &EnrollmentTokenCreated) -> Vec<LabelKey> {
     own.keys().filter(|key| !token.allow_labels.contains(*key)).cloned().collect()
 }

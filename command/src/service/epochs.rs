@@ -1,5 +1,5 @@
-//! Hello: a device says where it stands, and is told where the log stands; on request it may go on
-//! in a new epoch.
+//! Hello and welcome: a device reports its position and receives that of the log; on request it
+//! continues in a new epoch.
 
 use std::num::NonZeroU32;
 use std::time::Duration;
@@ -16,17 +16,17 @@ use super::{Request, Service, ServiceError, TRIES, now, until_appended};
 use crate::domain::device::{Device, DeviceCommand, ForkPoint};
 use crate::domain::{Decider, Rejection};
 
-/// How far ahead of what is known here a device's epoch may be: by as much as it was given after
-/// the backup that this log was restored from.
+/// Maximum number by which a device's epoch may be ahead of the known ones: epochs that were
+/// granted after the backup from which this log was restored.
 const AHEAD: u64 = 1_000_000;
-/// New epochs that a device may ask for in a row …
+/// Maximum burst of new epochs of a device.
 const GRANTS: NonZeroU32 = NonZeroU32::new(20).unwrap();
-/// … and how often it gets one more.
+/// Interval at which a device may request one more.
 const GRANT_EVERY: Duration = Duration::from_secs(60);
-/// Devices that are remembered before those that were quiet are forgotten.
+/// Number of devices in the rate limiter at which idle ones are removed.
 const REMEMBERED: usize = 10_000;
 
-/// Each new epoch is two events and a stream: nobody gets them without end.
+/// Rate limit of new epochs: each is two events and a stream.
 #[derive(Debug)]
 pub(crate) struct EpochLimit(DefaultKeyedRateLimiter<DeviceId>);
 
@@ -38,7 +38,7 @@ impl Default for EpochLimit {
 }
 
 impl EpochLimit {
-    /// May this device have another one now?
+    /// Whether this device may have another epoch now; counts the request.
     fn take(&self, device: DeviceId) -> bool {
         if self.0.len() > REMEMBERED {
             self.0.retain_recent();
@@ -48,10 +48,10 @@ impl EpochLimit {
 }
 
 impl Service {
-    /// Answers a hello with a sealed welcome.
+    /// Returns the signed welcome for a hello.
     ///
     /// # Errors
-    /// When the hello is not by this device, the device is not known, or the log cannot be asked.
+    /// When the hello is not from this device, the device is not known, or the log cannot be read.
     pub async fn welcome(
         &self,
         project: &ProjectId,
@@ -75,8 +75,8 @@ impl Service {
         if !(1..=newest.saturating_add(AHEAD)).contains(&hello.epoch) {
             return Err(unproved(format!("epoch {} was never given to it", hello.epoch)));
         }
-        // An epoch that is not known here was given after the backup that this log was restored
-        // from: the device is told of the newest one, and asks for another.
+        // An unknown epoch was granted after the backup from which this log was restored: the
+        // device receives the newest one, and requests another.
         let standing = access.epoch(hello.epoch).or_else(|| access.epochs.last()).copied();
         let standing = standing
             .filter(|epoch| !epoch.closed)
@@ -87,7 +87,7 @@ impl Service {
             Some(wish) => {
                 let logged = (wish.seq == standing.seq).then_some(standing.tip);
                 let epoch = self.grant_epoch(project, device, hello.epoch, wish, logged).await?;
-                // The request may be an old one, answered again: say where that epoch stands now.
+                // The request may be a repeated one: report the current position of that epoch.
                 let access = self.log.device_access(project, &[device]).await?;
                 let standing = access.get(&device).and_then(|access| access.epoch(epoch)).copied();
                 (
@@ -113,8 +113,9 @@ impl Service {
         Ok(key.seal(Kind::Welcome, codec::encode(&welcome)))
     }
 
-    /// A hello by a key that the device does not have (any more). When it is a former one, and whoever
-    /// says it is behind the log, it is an old copy of the device's folder: that is told, once a key.
+    /// Returns the error for a hello by a key that is not the device's. If it is a previous key and
+    /// the sender is behind the log, it is an old copy of the device's data folder: that is
+    /// recorded once for each key.
     async fn unknown_key(
         &self,
         project: &ProjectId,
@@ -131,7 +132,8 @@ impl Service {
         let Some(hello) = hello.and_then(|bytes| codec::decode::<Hello>(&bytes).ok()) else {
             return Ok(unproved);
         };
-        // The device itself may use the former key for a moment longer. But it has what the log has.
+        // The device itself may use the previous key for a moment longer, but it is not behind the
+        // log.
         let is_behind = access
             .epoch(hello.epoch)
             .is_some_and(|epoch| !epoch.closed && hello.last_seq < epoch.seq);
@@ -162,7 +164,7 @@ impl Service {
         )))
     }
 
-    /// Grants a new epoch, the same one each time the same request comes.
+    /// Grants a new epoch, the same one for each repetition of a request.
     async fn grant_epoch(
         &self,
         project: &ProjectId,
@@ -217,18 +219,18 @@ impl Service {
     }
 }
 
-/// The append id of a device's request for a new epoch. The id in the request is the device's own
-/// choice: taken as it is, it could claim the append id of an operator's request beforehand.
+/// Returns the append id of a device's request for a new epoch. The device chose the id in the
+/// request: unhashed, it could occupy the append id of an operator's request beforehand.
 fn new_epoch_id(project: &ProjectId, device: DeviceId, request: Uuid) -> Uuid {
     hashed(&codec::encode(&("muster/new-epoch/v1", project, device, request)))
 }
 
-/// The same for each hello by the same former key, so that it is told once.
+/// Returns the same id for each hello by the same previous key, so that it is recorded once.
 fn copy_id(device: DeviceId, kid: Hash) -> Uuid {
     hashed(&codec::encode(&("muster/copy/v1", device, kid)))
 }
 
-/// An append id from everything that it shall depend on.
+/// Returns an append id from a hash of its inputs.
 fn hashed(bytes: &[u8]) -> Uuid {
     let mut id = [0; 16];
     id.copy_from_slice(Hash::of(bytes).0.split_at(16).0);

@@ -1,4 +1,4 @@
-//! What operators say to machines that wait, and to devices that shall be out.
+//! Operators' decisions about pending enrollments, and revocation of devices.
 
 use muster_schemas::{DeviceId, StreamName};
 
@@ -8,11 +8,11 @@ use crate::domain::name::{Name, NameCommand};
 use crate::domain::{Decider, Rejection};
 
 impl Service {
-    /// Lets a waiting machine in: as itself, or as a device that was known already, which keeps its
-    /// name, labels, config and history and gets the machine's keys.
+    /// Accepts a pending enrollment: as a new device, or as a known device, which keeps its name,
+    /// labels, config and history and gets the machine's keys.
     ///
     /// # Errors
-    /// When it does not wait, the other device is not there, or the log cannot be asked.
+    /// When it is not pending, the other device does not exist, or the log cannot be used.
     pub async fn accept_device(
         &self,
         request: &Request,
@@ -41,15 +41,15 @@ impl Service {
             }
             self.try_append(request, parts).await?.map(|position| Written { version, position })
         });
-        // The keys of the device that was replaced were revoked by the append.
+        // The append has revoked the keys of the replaced device.
         self.revoked.notify_one();
         done
     }
 
-    /// Sends a waiting machine away.
+    /// Rejects a pending enrollment.
     ///
     /// # Errors
-    /// When it does not wait, or the log cannot be asked.
+    /// When it is not pending, or the log cannot be used.
     pub async fn reject_device(
         &self,
         request: &Request,
@@ -71,11 +71,11 @@ impl Service {
         })
     }
 
-    /// Makes a device's keys worth nothing: its connection is closed, and it does not come back
-    /// before it enrolls again with a token that was made for it.
+    /// Revokes a device's keys: it is disconnected and cannot reconnect until it enrolls again with
+    /// a token that was created for it.
     ///
     /// # Errors
-    /// When there is no such device, it never enrolled, or the log cannot be asked.
+    /// When the device does not exist, it never enrolled, or the log cannot be used.
     pub async fn revoke_device(
         &self,
         request: &Request,
@@ -98,7 +98,7 @@ impl Service {
         done
     }
 
-    /// The part of an append that frees a device's name.
+    /// Returns the part of an append that frees a device's name.
     pub(super) async fn released(
         &self,
         request: &Request,

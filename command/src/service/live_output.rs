@@ -1,7 +1,8 @@
-//! Output of programs beyond what is kept: passed on to those who follow it, through the blob store.
+//! Output of programs beyond the stored part: passed on to its followers through the blob store.
 //!
-//! A follower, in the query role, reports how far it has read. The device may be one window ahead of
-//! the slowest follower; what all have read is erased. Without a follower nothing is taken.
+//! A follower, in the query role, reports how far it has read. The device may be one window ahead
+//! of the slowest follower; pieces that all have read are erased. Without a follower no output is
+//! accepted.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -20,43 +21,44 @@ use uuid::Uuid;
 use super::Service;
 use super::output::OutputId;
 
-/// Bytes by which a device may be ahead of the slowest follower.
+/// Maximum number of bytes by which a device may be ahead of the slowest follower.
 const WINDOW: u64 = 8 << 20;
-/// Bytes that stay behind the slowest follower: it may have to connect again.
+/// Number of bytes that are kept behind the slowest follower, which may have to reconnect.
 const BEHIND: u64 = 8 << 20;
-/// A follower that was not heard of for this long is gone.
+/// Time without a report after which a follower is removed.
 const FOLLOWER_TTL: Duration = Duration::from_secs(5);
-/// A follower that reads nothing for this long does not hold up those that read.
+/// Time without progress after which a follower no longer delays those that read.
 const STALLED: Duration = Duration::from_secs(60);
-/// Interval between checks whether anyone still reads an output that has ended.
+/// Interval between checks whether an ended output still has a follower.
 const END_CHECK: Duration = Duration::from_secs(10);
-/// Number of those checks at most.
+/// Maximum number of those checks.
 const MAX_END_CHECKS: u32 = 360;
-/// An output without a follower for this long is forgotten, and its pieces are erased.
+/// Time without a follower after which an output is forgotten and its pieces are erased.
 const ABANDONED: Duration = Duration::from_secs(300);
-/// Outputs that are followed at the same time; more are not taken.
+/// Maximum number of outputs that are followed concurrently; more are refused.
 const MAX_FOLLOWED: usize = 10_000;
-/// Wait before a subscription that ended is made again.
+/// Delay before a subscription that ended is renewed.
 const RETRY: Duration = Duration::from_millis(500);
 
 /// Outputs that are followed.
 #[derive(Debug)]
 pub(crate) struct LiveOutputs {
     all: Mutex<HashMap<OutputId, Followed>>,
-    /// When this process began to listen to followers: not all have reported right after.
+    /// Time at which this process subscribed to reports: followers have reported only some time
+    /// later.
     listening_since: Mutex<Instant>,
 }
 
 #[derive(Debug)]
 struct Followed {
     followers: HashMap<Uuid, Follower>,
-    /// When a follower last reported.
+    /// Time of the last report of a follower.
     reported: Instant,
-    /// The pieces that this process has stored and not erased, the oldest first.
+    /// Pieces that this process has stored and not erased, the oldest first.
     pieces: Vec<Piece>,
-    /// All before it is erased.
+    /// Offset before which everything is erased.
     erased: u64,
-    /// The device has sent all of it.
+    /// Whether the device has sent all of it.
     has_ended: bool,
 }
 
@@ -82,7 +84,7 @@ impl LiveOutputs {
         *self.listening_since.lock().unwrap_or_else(PoisonError::into_inner) = now;
     }
 
-    /// Records the position of a follower. Returns the outputs that have no follower any more.
+    /// Records the position of a follower. Returns the outputs that no longer have a follower.
     fn report(
         &self,
         output: OutputId,
@@ -117,8 +119,8 @@ impl LiveOutputs {
         abandoned
     }
 
-    /// Where the slowest follower is that can still be served; `None` without one. One that stands
-    /// still does not hold up those that read.
+    /// Returns the position of the slowest follower that can still be served; `None` without one. A
+    /// stalled follower does not delay those that read.
     fn slowest(&self, output: &OutputId, now: Instant) -> Option<u64> {
         let all = self.all();
         let followed = all.get(output)?;
@@ -132,13 +134,13 @@ impl LiveOutputs {
         reading.or_else(|| served().map(|it| it.position).min())
     }
 
-    /// Whether anyone follows an output, as far as this process can know.
+    /// Whether an output has a follower, as far as this process can know.
     pub(super) fn is_followed(&self, output: &OutputId, now: Instant) -> bool {
         let since = *self.listening_since.lock().unwrap_or_else(PoisonError::into_inner);
         now.duration_since(since) < FOLLOWER_TTL || self.slowest(output, now).is_some()
     }
 
-    /// Notes a piece that was stored; answers those that no follower needs.
+    /// Records a stored piece; returns the pieces that no follower needs.
     fn stored(&self, output: &OutputId, piece: Piece, read: u64) -> Vec<Piece> {
         let mut all = self.all();
         let Some(followed) = all.get_mut(output) else { return Vec::new() };
@@ -150,12 +152,12 @@ impl LiveOutputs {
         done
     }
 
-    /// Where the next piece begins, as far as this process knows.
+    /// Returns the offset of the next piece, as far as this process knows.
     fn end(&self, output: &OutputId) -> Option<u64> {
         self.all().get(output)?.pieces.last().map(|piece| piece.end())
     }
 
-    /// The device has sent all of it; false when that was known.
+    /// Records that the device has sent all of it; false when that was known.
     fn has_ended(&self, output: &OutputId) -> bool {
         match self.all().get_mut(output) {
             Some(followed) => !std::mem::replace(&mut followed.has_ended, true),
@@ -169,7 +171,7 @@ impl LiveOutputs {
 }
 
 impl Service {
-    /// Takes a piece of output that is not kept, if anyone follows it and has room for it.
+    /// Accepts a piece of output that is not stored permanently, if a follower has room for it.
     pub(super) async fn pass_on(
         &self,
         output: &OutputId,
@@ -184,7 +186,7 @@ impl Service {
         let folder = output.live_folder();
         let mut end = self.live.end(output);
         if end != Some(piece.offset) {
-            // Another process may have taken what is before it.
+            // Another process may have accepted the pieces before it.
             end = self
                 .blobs
                 .list(&folder)
@@ -221,8 +223,8 @@ impl Service {
         Ok(answer(stored.end(), true))
     }
 
-    /// Notes that the device has sent all of an output. What is left of it is erased once its followers
-    /// have read it, or are gone.
+    /// Records that the device has sent all of an output. The rest is erased once its followers
+    /// have read it, or have disconnected.
     pub(super) async fn end_live(&self, output: &OutputId) -> Result<(), BlobError> {
         let marker = format!("{}/{}", output.folder(), key::ENDED);
         self.blobs.put(&marker, Bytes::new()).await?;
@@ -250,7 +252,7 @@ impl Service {
 }
 
 impl Service {
-    /// Takes the reports of followers until `stop`.
+    /// Receives the reports of followers until `stop`.
     pub async fn receive_output_reports(&self, stop: CancellationToken) {
         while !stop.is_cancelled() {
             tokio::select! {
@@ -310,7 +312,7 @@ mod tests {
         assert_eq!(live.stored(&output, piece(MIB), 10 * MIB), [piece(MIB)]);
         assert_eq!(live.stored(&output, piece(9 * MIB), 10 * MIB), []);
         assert_eq!(live.end(&output), Some(10 * MIB));
-        // A late follower finds the beginning erased, and does not count.
+        // The first pieces are erased, so a late follower does not count.
         live.report(output.clone(), Uuid::from_u128(3), 0, now);
         assert_eq!(live.slowest(&output, now), Some(10 * MIB));
         let later = now + FOLLOWER_TTL;

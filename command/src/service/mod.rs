@@ -1,7 +1,8 @@
-//! The write side's work: load the streams that a request is about, decide, append, tell the device.
+//! The write side: loads the streams that a request concerns, decides, appends, notifies the
+//! device.
 //!
-//! An append that met another one is decided again on what the streams say then. Nothing is known
-//! here of HTTP.
+//! After a conflict with another append, the decision is repeated on the streams' new state. This
+//! module has no knowledge of HTTP.
 
 mod credentials;
 mod dead_letters;
@@ -46,28 +47,28 @@ pub use operations::{NewOperation, OperationMade, Target};
 pub use tokens::{MadeToken, NewApiToken, NewEnrollmentToken};
 pub use uploads::LinkMade;
 
-/// How often a decision is made again when its streams had moved on.
+/// Maximum number of attempts of a decision whose streams change concurrently.
 pub(crate) const TRIES: u32 = 12;
 
 /// How devices reach the broker.
 #[derive(Clone, Debug)]
 pub struct BrokerAccess {
-    /// The addresses that devices are told.
+    /// Addresses of the broker that devices receive.
     pub servers: Vec<String>,
-    /// How long a device's JWT works.
+    /// Lifetime of a device's JWT.
     pub jwt_life: Duration,
 }
 
-/// Why a request was not carried out.
+/// Why a request failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ServiceError {
-    /// A business "no".
+    /// The domain rules reject it.
     #[error(transparent)]
     Rejected(#[from] Rejection),
-    /// The resource is at another version than the client believes.
+    /// The resource's version is not the one that the client expects.
     #[error("it is at version {0} now")]
     Changed(u64),
-    /// A device has not proved who it is.
+    /// A device has not proved its identity.
     #[error("{0}")]
     Unproved(String),
     /// The log failed.
@@ -85,35 +86,35 @@ pub enum ServiceError {
     /// A key could not be used.
     #[error(transparent)]
     Key(#[from] KeyError),
-    /// The broker is away.
+    /// The broker is unavailable.
     #[error("the broker is away: {0}")]
     Broker(String),
-    /// The query role cannot say which devices are meant.
+    /// The query role cannot resolve the target selector.
     #[error("which devices are meant is not known: {0}")]
     Query(String),
 }
 
-/// Who asks, and under which conditions.
+/// The actor, the project and the preconditions of a request.
 #[derive(Clone, Debug)]
 pub struct Request {
-    /// The project.
+    /// Project of the request.
     pub project: ProjectId,
-    /// Who: `token:<id>`, `device:<id>` …
+    /// Actor of the request: `token:<id>`, `device:<id>` …
     pub actor: String,
-    /// The append's id: the same for each retry.
+    /// Append id: the same for each retry.
     pub append_id: Uuid,
     /// Hash of the body, when the client sent an `Idempotency-Key`.
     pub request_hash: Option<Hash>,
-    /// The versions of the resource that the client would change; any when `None`.
+    /// Versions of the resource that the client expects; any when `None`.
     pub versions: Option<Vec<u64>>,
 }
 
-/// What a write has done.
+/// The result of a write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Written {
-    /// The newest version of the resource's own stream.
+    /// Newest version of the resource's own stream.
     pub version: u64,
-    /// The position of the newest event; where the log ended before when nothing had to change.
+    /// Position of the newest event; the end of the log when nothing had to change.
     pub position: u64,
 }
 
@@ -122,56 +123,56 @@ pub struct Written {
 pub struct Service {
     pub(crate) log: EventLog,
     pub(crate) keys: Arc<KeyStore>,
-    /// The devices' account.
+    /// Connection to the devices' account.
     pub(crate) nats: async_nats::Client,
-    /// The system account, for revocations.
+    /// Connection to the system account, for revocations.
     pub(crate) system: async_nats::Client,
     pub(crate) broker: BrokerAccess,
-    /// What is too large or too private for events.
+    /// Data that is too large or too private for events.
     pub(crate) blobs: Blobs,
-    /// How much of each output is there already.
+    /// How much of each output is stored.
     pub(crate) outputs: Arc<output::Outputs>,
     /// Outputs that are followed.
     pub(crate) live: Arc<live_output::LiveOutputs>,
-    /// Something was revoked: the broker is to be told.
+    /// Notified when keys were revoked: the broker must be updated.
     pub(crate) revoked: Arc<Notify>,
-    /// Enrollments with one token take turns: they all append to its stream.
+    /// Serializes enrollments with one token: all of them append to its stream.
     pub(crate) enrolling: Arc<[Mutex<()>; 64]>,
-    /// How often devices may ask for a new epoch.
+    /// Rate limit of requests for new epochs.
     pub(crate) epochs: Arc<EpochLimit>,
-    /// The websockets that lead to devices.
+    /// Open relays.
     pub(crate) bridges: Arc<Bridges>,
     /// Whose shells are recorded.
     pub(crate) recording: Recording,
-    /// How far the dispatcher's list has come in this process.
+    /// Progress of the work queue's projection in this process.
     pub(crate) dispatch_progress: Progress,
 }
 
-/// Whose shells are recorded, whether they want it or not.
+/// Whose shells must be recorded.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Recording {
-    /// Those of operators; an admin may say no.
+    /// Those of operators; an admin may open an unrecorded shell.
     #[default]
     Operators,
-    /// Those of all.
+    /// All shells.
     Everyone,
 }
 
 impl Recording {
-    /// Is it asked of this role?
+    /// Whether shells of this role must be recorded.
     pub(crate) fn is_asked_of(self, role: Role) -> bool {
         self == Self::Everyone || role != Role::Admin
     }
 }
 
-/// An aggregate as its stream has it.
+/// The state of an aggregate, and its stream's version.
 pub(crate) struct Loaded<D> {
     pub(crate) state: D,
     pub(crate) version: u64,
 }
 
 impl Service {
-    /// The write side on this log, these keys and these connections.
+    /// Creates the write side on this log, these keys and these connections.
     #[must_use]
     pub fn new(
         log: EventLog,
@@ -199,7 +200,7 @@ impl Service {
         }
     }
 
-    /// The same, with a rule on whose shells are recorded.
+    /// Sets whose shells must be recorded.
     #[must_use]
     pub fn with_recording(self, recording: Recording) -> Self {
         Self { recording, ..self }
@@ -217,8 +218,8 @@ impl Service {
         Ok(Loaded { state: D::fold(&events), version })
     }
 
-    /// The hash of a request as it is stored beside its append id. It is keyed: the body may hold a
-    /// secret that can be guessed.
+    /// Returns the hash of a request that is stored with its append id. It is keyed, because the
+    /// body may contain a secret that can be guessed.
     pub(crate) fn stored_hash(&self, request: &Request) -> Option<Hash> {
         let hash = request.request_hash?;
         #[expect(clippy::expect_used, reason = "HMAC takes a key of any length")]
@@ -228,7 +229,7 @@ impl Service {
         Some(Hash(mac.finalize().into_bytes().into()))
     }
 
-    /// Where the events of the request's first attempt are, if there was one.
+    /// Returns the positions of the events of the request's first attempt, if there was one.
     pub(crate) async fn appended(
         &self,
         request: &Request,
@@ -242,7 +243,7 @@ impl Service {
         }
     }
 
-    /// What the request got when it was first sent, if it was.
+    /// Returns the events of the request's first attempt, if there was one.
     pub(crate) async fn first_result(
         &self,
         request: &Request,
@@ -253,7 +254,7 @@ impl Service {
         Ok(Some((appended, events)))
     }
 
-    /// Appends decided events; `None` when a stream had moved on and it is to be decided again.
+    /// Appends decided events; `None` when a stream has changed and the decision must be repeated.
     pub(crate) async fn try_append(
         &self,
         request: &Request,
@@ -286,7 +287,7 @@ impl Service {
 }
 
 impl Request {
-    /// Holds the client's belief to the resource's version.
+    /// Compares the version that the client expects with the resource's.
     pub(crate) fn check_version(&self, version: u64) -> Result<(), ServiceError> {
         match &self.versions {
             Some(versions) if !versions.contains(&version) => Err(ServiceError::Changed(version)),
@@ -295,7 +296,8 @@ impl Request {
     }
 }
 
-/// Runs a decision until its append is in, or something other than a race stops it.
+/// Repeats a decision until its append succeeds, or fails for another reason than a
+/// conflict; at most `TRIES` times.
 macro_rules! until_appended {
     ($decide:expr) => {{
         let mut tries = 0;
@@ -317,14 +319,14 @@ macro_rules! until_appended {
 }
 pub(crate) use until_appended;
 
-/// A wait that grows with each try and is another one each time, so that those who met do not meet
+/// Waits for a random time that grows with each attempt, so that conflicting requests do not meet
 /// again.
 pub(crate) async fn let_others(tries: u32) {
     let most = 5_u64 << tries.min(6);
     tokio::time::sleep(Duration::from_millis(rand::random_range(0..most))).await;
 }
 
-/// The wall clock.
+/// Returns the time of the system's clock.
 pub(crate) fn now() -> Timestamp {
     std::time::SystemTime::now().into()
 }

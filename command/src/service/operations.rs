@@ -1,4 +1,4 @@
-//! Operations: asked for, paused, resumed, aborted; runs: canceled.
+//! Operations: requested, paused, resumed, aborted; runs: canceled.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -19,49 +19,49 @@ use crate::domain::operation::{Operation, OperationCommand};
 use crate::domain::run::{Run, RunCommand};
 use crate::domain::{Decider, Rejection};
 
-/// How long a request waits for the dispatcher's list to catch up with the log.
+/// Time that a request waits for the work queue to catch up with the log.
 const LIST_TIMEOUT: Duration = Duration::from_millis(200);
-/// The most devices of one operation.
+/// Maximum number of devices of one operation.
 pub(crate) const MAX_DEVICES: usize = 20_000;
 
-/// Which devices are meant.
+/// Target devices of an operation.
 #[derive(Clone, Debug)]
 pub enum Target {
-    /// Those with these names or ids.
+    /// Devices with these names or ids.
     Devices(Vec<String>),
-    /// Those that a selector means.
+    /// Devices that a selector selects.
     Selector(String),
 }
 
-/// What is asked of devices.
+/// A new operation.
 #[derive(Clone, Debug)]
 pub struct NewOperation {
-    /// Which.
+    /// Target devices.
     pub target: Target,
-    /// What.
+    /// Action that each device runs.
     pub action: Action,
     /// Environment variables of a program.
     pub env: BTreeMap<String, String>,
     /// Standard input of a program.
     pub stdin: Vec<u8>,
-    /// How long a run may take, in milliseconds.
+    /// Timeout of a run, in milliseconds.
     pub timeout_ms: u64,
-    /// When a run that was not begun has expired.
+    /// Time at which runs that have not started expire.
     pub expires_at: Timestamp,
-    /// How many devices work at it at once.
+    /// Maximum number of devices that run it concurrently.
     pub at_once: u32,
-    /// After how many runs that did not succeed it is stopped.
+    /// Number of unsuccessful runs after which it is aborted.
     pub stop_after: Option<u32>,
 }
 
-/// An operation that was asked for.
+/// A requested operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OperationMade {
-    /// Its id.
+    /// Id of the operation.
     pub id: OperationId,
-    /// How many devices it is for.
+    /// Number of target devices.
     pub devices: u64,
-    /// Where it stands in the log.
+    /// Version and position of the request in the log.
     pub written: Written,
 }
 
@@ -78,10 +78,10 @@ impl Target {
 }
 
 impl Service {
-    /// Asks something of devices. The same request again gets the same operation.
+    /// Requests an operation. The same request again returns the same operation.
     ///
     /// # Errors
-    /// When no device is meant, one that is named does not exist, a rule is broken, or the log or
+    /// When no device is selected, a named one does not exist, a rule is violated, or the log or
     /// the blob store cannot be used.
     pub async fn request_operation(
         &self,
@@ -111,7 +111,7 @@ impl Service {
         };
         let command = OperationCommand::Request(Box::new(requested.clone()));
         let asked = Operation::default().decide(command)?;
-        // What the events speak of is there before they are.
+        // Private input is stored before the events that refer to it.
         if let Some(bytes) = input {
             self.blobs.put(&key::private(&request.project, id), bytes.into()).await?;
         }
@@ -129,7 +129,8 @@ impl Service {
         if appended.is_err() {
             self.erase_private(&request.project, id).await;
         }
-        // Not this one, when the same request came twice at once.
+        // When the same request is processed concurrently, the other operation may be the one in
+        // the log.
         let made = self.made(&request.project, appended?).await?;
         if made.id == id {
             for Begun { device, order, .. } in begun {
@@ -160,7 +161,8 @@ impl Service {
         append = append.stream(StreamName::Operation(id), Expected::Version(0), facts(asked));
         let share = Run::default().decide(RunCommand::Request)?;
         let waiting = share.iter().fold(Run::default(), Run::evolve);
-        // Those first: whoever has read some of this knows how many places are taken.
+        // Dispatched runs first: a reader of a prefix of these events knows how many slots are in
+        // use.
         for Begun { device, epoch, order } in begun {
             let command = RunCommand::Dispatch { epoch: *epoch, order: order.clone() };
             let events = [&share[..], &waiting.decide(command)?].concat();
@@ -175,7 +177,7 @@ impl Service {
         Ok(self.log.append(&request.project, append).await?)
     }
 
-    /// The operation that this request made when it was first sent.
+    /// Returns the operation of the request's first attempt.
     async fn made_before(&self, request: &Request) -> Result<Option<OperationMade>, ServiceError> {
         match self.appended(request).await? {
             Some(appended) => self.made(&request.project, appended).await.map(Some),
@@ -183,7 +185,7 @@ impl Service {
         }
     }
 
-    /// The operation that an append made.
+    /// Returns the operation that an append created.
     async fn made(
         &self,
         project: &ProjectId,
@@ -203,7 +205,7 @@ impl Service {
         }
     }
 
-    /// The devices that are meant; all of them exist.
+    /// Resolves the target devices; all of them exist.
     async fn targets(
         &self,
         project: &ProjectId,
@@ -242,7 +244,7 @@ impl Service {
         }
     }
 
-    /// Asks the query role, which knows labels, presence and the newest metrics.
+    /// Resolves a selector by the query role, which knows labels, presence and the newest metrics.
     async fn selected(
         &self,
         project: &ProjectId,
@@ -301,7 +303,7 @@ impl Service {
     /// Pauses, resumes or aborts an operation for an operator.
     ///
     /// # Errors
-    /// When there is no such operation, it has finished, or the log cannot be asked.
+    /// When the operation does not exist, it has finished, or the log cannot be used.
     pub async fn control_operation(
         &self,
         project: &ProjectId,
@@ -310,18 +312,17 @@ impl Service {
         command: OperationCommand,
     ) -> Result<Written, ServiceError> {
         let loaded = self.load::<Operation>(project, &StreamName::Operation(operation)).await?;
-        // A command that changes nothing is no conflict: a repeated abort gets the same answer.
+        // A command without effect is not a conflict: a repeated abort gets the same response.
         if !loaded.state.decide(command.clone())?.is_empty() {
             self.check_open(project, operation, None).await?;
         }
         self.change_operation(project, operation, actor, command).await
     }
 
-    /// Refuses to change an operation, or one run of it, that has ended.
+    /// Rejects a change of an operation, or of one of its runs, that has ended.
     ///
-    /// Which runs are open is known to the dispatcher's list, a projection. It has to have come to
-    /// where the log ends now; when it does not in time, the change goes ahead: a list that is stuck
-    /// must not keep anyone from aborting.
+    /// The work queue knows which runs are open. It must have caught up with the current end of the
+    /// log; if it does not in time, the change is allowed: a stuck queue must not prevent an abort.
     async fn check_open(
         &self,
         project: &ProjectId,
@@ -346,7 +347,7 @@ impl Service {
     /// Pauses, resumes or aborts an operation.
     ///
     /// # Errors
-    /// When there is no such operation, or the log cannot be asked.
+    /// When the operation does not exist, or the log cannot be used.
     pub(crate) async fn change_operation(
         &self,
         project: &ProjectId,
@@ -374,7 +375,7 @@ impl Service {
     /// Cancels one run.
     ///
     /// # Errors
-    /// When there is no such run, it has ended, or the log cannot be asked.
+    /// When the run does not exist, it has ended, or the log cannot be used.
     pub async fn cancel_run(
         &self,
         request: &Request,
@@ -397,7 +398,7 @@ impl Service {
         })
     }
 
-    /// Erases what is private of an operation that nobody will be sent any more.
+    /// Erases the private input of an operation that is no longer sent to any device.
     pub(crate) async fn erase_private(&self, project: &ProjectId, operation: OperationId) {
         if let Err(error) = self.blobs.erase(&key::private(project, operation)).await {
             tracing::warn!(%project, %operation, %error, "what is private of an operation stays");
@@ -405,7 +406,7 @@ impl Service {
     }
 }
 
-/// A program's action names the variables that are set for it.
+/// Adds the names of the environment variables to a program's action.
 fn named(action: Action, env: &BTreeMap<String, String>) -> Action {
     match action {
         Action::Exec(mut exec) => {
@@ -416,7 +417,7 @@ fn named(action: Action, env: &BTreeMap<String, String>) -> Action {
     }
 }
 
-/// The private part, encoded; `None` when nothing is private.
+/// Returns the encoded private input; `None` when there is none.
 fn private_input(new: &NewOperation) -> Result<Option<Vec<u8>>, Rejection> {
     if new.env.is_empty() && new.stdin.is_empty() {
         return Ok(None);

@@ -1,5 +1,4 @@
-//! The output of programs, and the files of uploads: taken from devices piece by piece, and kept as
-//! blobs.
+//! Output of programs, and files of uploads: accepted from devices in pieces, and stored as blobs.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -18,13 +17,14 @@ use muster_schemas::{DeviceId, OperationId, ProjectId, StreamName, codec, compre
 
 use super::{Service, ServiceError};
 
-/// Outputs that are remembered at most; beyond it, all are forgotten and looked up again.
+/// Maximum number of outputs in the cache; beyond it, the cache is cleared.
 const REMEMBERED: usize = 20_000;
-/// Whether a file is still wanted is looked up again after this: another process may have erased it.
+/// Lifetime of a file's cached state: another process may have erased the file.
 const BELIEVED: Duration = Duration::from_secs(60);
 
-/// A piece smaller than this is put together with the one before it, while that is smaller than the
-/// second: a program that says a word a second makes few blobs, and so does a device that means ill.
+/// Sizes, in bytes: a piece smaller than the first is merged with the previous one, while that is
+/// smaller than the second. A program that prints a word each second, or a malicious device, then
+/// creates few blobs.
 const SMALL: u64 = 16 * 1024;
 const FULL: u64 = 64 * 1024;
 
@@ -42,31 +42,31 @@ impl OutputId {
         key::output(&self.project, self.operation, self.device, self.stream)
     }
 
-    /// The folder of what is passed on and not kept.
+    /// Returns the folder of output that is passed on and not stored permanently.
     pub(super) fn live_folder(&self) -> String {
         key::live_output(&self.project, self.operation, self.device, self.stream)
     }
 }
 
-/// What this process knows of an output.
+/// The cached state of an output.
 #[derive(Clone, Copy, Debug)]
 struct Known {
-    /// The last piece that is there.
+    /// The last stored piece.
     tail: Option<Piece>,
-    /// How much of it is taken at most.
+    /// Maximum size of the output.
     limit: u64,
-    /// When it was looked up.
+    /// Time at which it was read.
     at: Instant,
 }
 
 impl Known {
-    /// How much of it is there.
+    /// Returns the offset of the next piece.
     fn next(self) -> u64 {
         self.tail.map_or(0, Piece::end)
     }
 }
 
-/// How much of each output is there already, as far as this process knows.
+/// Cached states of outputs: how much of each is stored, as far as this process knows.
 #[derive(Debug, Default)]
 pub(crate) struct Outputs(Mutex<HashMap<OutputId, Known>>);
 
@@ -84,7 +84,7 @@ impl Outputs {
         known.insert(place, value);
     }
 
-    /// Nothing is known any more of the file of a run.
+    /// Removes a run's file from the cache.
     pub(super) fn forget(&self, project: &ProjectId, operation: OperationId, device: DeviceId) {
         let stream = OutputStream::File;
         let place = OutputId { project: project.clone(), operation, device, stream };
@@ -93,10 +93,11 @@ impl Outputs {
 }
 
 impl Service {
-    /// Takes a piece of a run's output, or of its file; answers where the next one begins.
+    /// Accepts a piece of a run's output, or of its file; returns the offset of the next one.
     ///
     /// # Errors
-    /// When it is no piece, or the log or the blob store cannot be used: the device sends it again.
+    /// When the piece is invalid, or the log or the blob store cannot be used: the device sends it
+    /// again.
     pub(crate) async fn take_output(
         &self,
         project: &ProjectId,
@@ -107,7 +108,7 @@ impl Service {
         let mut piece: OutputPiece =
             codec::decode(payload).map_err(|error| refused(error.to_string()))?;
         let is_file = piece.stream == OutputStream::File;
-        // What is not wanted is not asked for again: a device lets go of what it was answered.
+        // The response acknowledges an unwanted piece, so that the device does not send it again.
         let not_wanted = |piece: &OutputPiece, why: String| {
             tracing::warn!(%project, %device, operation = %piece.operation, why, "output is not kept");
             let next = piece.offset.saturating_add(u64::from(piece.bytes));
@@ -119,7 +120,8 @@ impl Service {
             let context = output_context(project, device, &piece);
             match open_by(&key, &context, &piece.data) {
                 Ok(data) => piece.data = data,
-                // Another operation key: the device keeps what it has, and sends it again.
+                // Encrypted to another operation key: the device keeps the data, and sends it
+                // again.
                 Err(error) => return Err(refused(error.to_string())),
             }
         }
@@ -155,7 +157,7 @@ impl Service {
         {
             return not_wanted(&piece, format!("more than {} bytes", known.limit));
         }
-        // Another process may have taken what came in between.
+        // Another process may have accepted the pieces in between.
         let is_behind = piece.offset > known.next();
         let tail = if is_behind { self.tail(&folder).await? } else { known.tail };
         let known = Known { tail, ..known };
@@ -193,7 +195,8 @@ impl Service {
         Ok(codec::encode(&OutputTaken { next, reader, refused: None, receipt }))
     }
 
-    /// Was the device asked for this output, and how much of it is taken? Why not, in words.
+    /// Returns the maximum size of an output that was requested from the device, or why it is
+    /// refused.
     async fn wanted(
         &self,
         project: &ProjectId,
@@ -210,7 +213,7 @@ impl Service {
         })
     }
 
-    /// Keeps a piece that follows what is there; answers which is the last one then.
+    /// Stores a piece that follows the stored ones; returns the last piece.
     async fn keep_piece(
         &self,
         folder: &str,
@@ -229,14 +232,14 @@ impl Service {
             self.blobs.settle().await?;
             return Ok(tail);
         }
-        // A file is read once, from a disk: it comes in pieces of a size.
+        // Pieces of a file are not merged: a file is read from disk in pieces of one size.
         if let Some(tail) = tail
             && piece.stream != OutputStream::File
             && u64::from(piece.bytes) < SMALL
             && tail.bytes < FULL
             && let Some((longer, data)) = self.put_together(folder, tail, piece).await?
         {
-            // What is erased is in what is there, whatever happens, and whoever else takes this piece.
+            // The merged piece is durable before the previous one, which it contains, is erased.
             self.blobs.put_durably(&format!("{folder}/{}", longer.name()), data.into()).await?;
             if let Err(error) = self.blobs.erase(&format!("{folder}/{}", tail.name())).await {
                 tracing::debug!(folder, %error, "the beginning of a piece stays beside it");
@@ -253,7 +256,7 @@ impl Service {
         Ok(Some(stored))
     }
 
-    /// The last piece and the one that follows it as one; `None` when the last one cannot be read.
+    /// Merges the last piece with the next one; `None` when the last one cannot be read.
     async fn put_together(
         &self,
         folder: &str,
@@ -276,14 +279,14 @@ impl Service {
         Ok(Some((Piece { offset: tail.offset, bytes, compressed }, data)))
     }
 
-    /// The last of the pieces that are there without a gap.
+    /// Returns the last of the pieces that are stored without a gap.
     async fn tail(&self, folder: &str) -> Result<Option<Piece>, ServiceError> {
         let found = self.blobs.list(folder).await?;
         Ok(key::whole(&found).last().copied())
     }
 }
 
-/// Is it a piece that can be kept?
+/// Checks that a piece can be stored.
 fn check(piece: &OutputPiece) -> Result<(), String> {
     let most = match piece.stream {
         OutputStream::File => MAX_FILE_PIECE_BYTES,

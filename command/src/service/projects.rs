@@ -1,4 +1,4 @@
-//! Projects: made, changed, and asked whether they take changes at all.
+//! Projects: created, changed, and checked for being archived.
 
 use muster_schemas::names::ProjectTitle;
 use muster_schemas::{ProjectId, Retention, StreamName};
@@ -8,14 +8,14 @@ use super::{Request, Service, ServiceError, TRIES, Written, until_appended};
 use crate::domain::project::{Project, ProjectCommand};
 use crate::domain::{Decider, Rejection};
 
-/// Projects that a server has at most: each has partitions of its own.
+/// Maximum number of projects of a server: each has its own partitions.
 const MAX_PROJECTS: usize = 1_000;
 
 impl Service {
-    /// Makes a project and its log.
+    /// Creates a project and its log.
     ///
     /// # Errors
-    /// When it exists, there are too many, or the log cannot be asked.
+    /// When it exists, there are too many, or the log cannot be used.
     pub async fn create_project(
         &self,
         request: &Request,
@@ -43,7 +43,7 @@ impl Service {
             let loaded = self.load::<Project>(&request.project, &stream).await?;
             let command = ProjectCommand::Create { title: title.clone(), retention };
             let events = loaded.state.decide(command)?;
-            // First its log: a project that the log `system` names can be written to.
+            // The log first: a project that the log `system` names must accept appends.
             self.log.ensure_project(&project).await?;
             let version = loaded.version + events.len() as u64;
             let parts = vec![(stream.clone(), loaded.version, events)];
@@ -51,10 +51,10 @@ impl Service {
         })
     }
 
-    /// Renames, archives or restores a project, or keeps its metrics for another time.
+    /// Renames, archives or restores a project, or changes its metrics' retention.
     ///
     /// # Errors
-    /// When there is no such project, or the log cannot be asked.
+    /// When the project does not exist, or the log cannot be used.
     pub async fn change_project(
         &self,
         request: &Request,
@@ -78,10 +78,10 @@ impl Service {
         })
     }
 
-    /// Makes the project `default` known, which exists from the start.
+    /// Records the project `default`, which exists from the start.
     ///
     /// # Errors
-    /// When the log cannot be asked.
+    /// When the log cannot be used.
     pub async fn ensure_default_project(&self) -> Result<(), ServiceError> {
         let request = Request {
             project: ProjectId::system(),
@@ -98,7 +98,7 @@ impl Service {
         }
     }
 
-    /// Refuses what would change an archived project.
+    /// Rejects changes in an archived project.
     pub(crate) async fn check_not_archived(&self, project: &ProjectId) -> Result<(), ServiceError> {
         if project.is_system() {
             return Ok(());

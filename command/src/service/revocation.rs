@@ -1,9 +1,9 @@
-//! Keys that may no longer connect: told to the broker as a new claim of the account, which closes
-//! live connections and refuses new ones.
+//! Revoked keys: sent to the broker as a new claim of the account, which closes live connections
+//! and refuses new ones.
 //!
-//! What is revoked stands in the log's own tables, written by the append that ended a device's
-//! keys. Here one task a process carries it to the broker, until the broker has said that it took
-//! it: after each revocation of this process, after each reconnection, and now and then.
+//! Revocations are in the log's own tables, written by the append that revoked a device's keys. One
+//! task in each process sends them to the broker until the broker has confirmed them: after each
+//! revocation of this process, after each reconnection, and periodically.
 
 use std::time::Duration;
 
@@ -15,13 +15,12 @@ use tokio_util::sync::CancellationToken;
 use super::{Service, ServiceError, now};
 use crate::keys::nats_jwt;
 
-/// How often the broker is told without any occasion: what another process revoked and could not
-/// tell gets there by this.
+/// Interval of periodic updates: they cover what another process revoked and could not send.
 const NOW_AND_THEN: Duration = Duration::from_secs(30);
-/// The wait before the broker is told again when it did not take it.
+/// Delay before an update that the broker did not accept is sent again.
 const AGAIN: Duration = Duration::from_secs(1);
 
-/// What the broker answers to a claim.
+/// The broker's response to a claim.
 #[derive(Deserialize)]
 struct ClaimAnswer {
     error: Option<ClaimError>,
@@ -33,7 +32,7 @@ struct ClaimError {
 }
 
 impl Service {
-    /// Keeps the broker's claim of the account up to date until `stop`. `reconnected` counts the
+    /// Keeps the broker's claims of the account up to date until `stop`. `reconnected` counts the
     /// connections to the broker's system account.
     pub async fn keep_revocations(
         &self,
@@ -65,12 +64,12 @@ impl Service {
         }
     }
 
-    /// Sends the broker the present claims of the devices' account, and those of the servers' account
-    /// when the broker has others, as after an update. Revocations that are older than any JWT that
-    /// could still be alive are left out.
+    /// Sends the broker the current claims of the devices' account, and those of the servers'
+    /// account when the broker has others, as after an update. Revocations that are older than any
+    /// JWT that can still be valid are left out.
     ///
     /// # Errors
-    /// When the store cannot be asked, or the broker did not take the claims.
+    /// When the store cannot be read, or the broker did not accept the claims.
     pub async fn push_account(&self) -> Result<(), ServiceError> {
         let life = self.broker.jwt_life + Duration::from_secs(120);
         let turn = self.log.claim_turn(&self.keys.device_account(), life).await?;

@@ -1,5 +1,5 @@
-//! Uses of API tokens: noted by any role, recorded here, because only command and ingest may write the
-//! log. At most one an hour for each token.
+//! Uses of API tokens: noted by any role, recorded here, because only command and ingest may append
+//! to the log. At most one an hour for each token.
 
 use std::time::Duration;
 
@@ -11,9 +11,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Service, ServiceError};
 
-/// Interval at which noted uses are looked for.
+/// Interval between searches for noted uses.
 const INTERVAL: Duration = Duration::from_secs(1);
-/// Minimum time between two recorded uses of a token, in microseconds.
+/// Minimum interval between two recorded uses of a token, in microseconds.
 const MIN_BETWEEN: i64 = 3_000_000_000;
 
 impl Service {
@@ -44,7 +44,7 @@ impl Service {
         Ok(())
     }
 
-    /// Records one use, when such a token exists and none was recorded lately.
+    /// Records one use, when the token exists and no recent use is recorded.
     async fn record_token_use(&self, noted: &TokenUse) -> Result<(), ServiceError> {
         let stream = StreamName::Token(noted.token);
         let stored = self.log.read_stream(&noted.project, &stream).await?;
@@ -67,7 +67,7 @@ impl Service {
             vec![event],
         );
         match self.log.append(&noted.project, append).await {
-            // Another process was quicker, or the token was revoked meanwhile.
+            // Another process was faster, or the token was revoked meanwhile.
             Ok(_) | Err(AppendError::Conflict { .. } | AppendError::NoProject(_)) => Ok(()),
             Err(error) => Err(error.into()),
         }

@@ -1,4 +1,5 @@
-//! Enrollment tokens and API tokens: made, revoked. Their secrets are shown once and never kept.
+//! Enrollment tokens and API tokens: created, revoked. Their secrets are shown once and never
+//! stored.
 
 use std::collections::BTreeSet;
 
@@ -15,59 +16,60 @@ use crate::domain::api_token::{ApiToken, ApiTokenCommand};
 use crate::domain::enrollment_token::{EnrollmentToken, EnrollmentTokenCommand};
 use crate::domain::{Decider, Rejection};
 
-/// How an enrollment token shall be.
+/// A new enrollment token.
 #[derive(Clone, Debug)]
 pub struct NewEnrollmentToken {
-    /// What people call it.
+    /// Display name of the token.
     pub name: TokenName,
-    /// When it stops working.
+    /// Time at which the token expires.
     pub expires_at: Timestamp,
-    /// How many devices may enroll with it.
+    /// Number of devices that may enroll with the token.
     pub uses: u32,
-    /// The labels that a device gets.
+    /// Labels that a device receives.
     pub labels: Labels,
-    /// The config variables that a new device starts with.
+    /// Config variables that a new device starts with.
     pub config: ConfigVars,
-    /// Keys of the labels that a machine may bring itself.
+    /// Keys of the labels that a machine may set itself.
     pub allow_labels: BTreeSet<LabelKey>,
-    /// The only device that may enroll with it.
+    /// The only device that may enroll with the token.
     pub device: Option<DeviceId>,
-    /// Does an operator have to accept each device that comes with it?
+    /// Whether an operator must accept each device that enrolls with the token.
     pub approval: bool,
 }
 
-/// How an API token shall be.
+/// A new API token.
 #[derive(Clone, Debug)]
 pub struct NewApiToken {
-    /// What people call it.
+    /// Display name of the token.
     pub name: TokenName,
-    /// What its bearer may do.
+    /// Role that the token grants.
     pub role: Role,
-    /// When it stops working.
+    /// Time at which the token expires.
     pub expires_at: Option<Timestamp>,
 }
 
-/// A token that was made.
+/// A created token.
 #[derive(Clone, Debug)]
 pub struct MadeToken<T> {
-    /// Its text, which cannot be shown again.
+    /// Text of the token, which cannot be shown again.
     pub text: T,
-    /// When it stops working.
+    /// Time at which the token expires.
     pub expires_at: Option<Timestamp>,
-    /// Where it stands in the log.
+    /// Version and position of the creation in the log.
     pub written: Written,
 }
 
-/// What the first attempt of a request for a token was answered, besides the token's text.
+/// The response to the first attempt of a request for a token, without the token's text.
 struct FirstAnswer {
     written: Written,
     expires_at: Option<Timestamp>,
 }
 
-/// A request without an `Idempotency-Key` has no retry that has to get the same secret, so the secret is
-/// random. With one it follows from a key that only command holds and that is used for nothing else.
-/// It follows from what was made, too (`made`: the token's id, or when the link expires): keys are
-/// forgotten after a day, and a key that is used again later makes another secret.
+/// Derives the secret of a token. Without an `Idempotency-Key` no retry must return the same
+/// secret, so it is random. With one it is derived from a key that only command has and that has no
+/// other use. It also depends on what was created (`made`: the token's id, or the time at which the
+/// link expires): idempotency keys are forgotten after a day, and a key that is used again later
+/// yields another secret.
 fn secret(key: &[u8; 32], request: &Request, made: &[u8]) -> [u8; 32] {
     if request.request_hash.is_none() {
         return rand::random();
@@ -81,17 +83,18 @@ fn secret(key: &[u8; 32], request: &Request, made: &[u8]) -> [u8; 32] {
 }
 
 impl Service {
-    /// The secret of the token that a request makes; it is kept nowhere.
+    /// Returns the secret of the token that a request creates; it is not stored.
     pub(super) fn secret(&self, request: &Request, made: &[u8]) -> [u8; 32] {
         secret(self.keys.token_key(), request, made)
     }
 
-    /// The secret of a token that was made: of the same request, which may have been quicker elsewhere.
+    /// Returns the secret of a created token: the same request may have been completed first by
+    /// another process.
     fn secret_of(&self, request: &Request, own: (TokenId, [u8; 32]), made: TokenId) -> [u8; 32] {
         if made == own.0 { own.1 } else { self.secret(request, made.0.as_bytes()) }
     }
 
-    /// The pin of the server's key, as curl's `--pinnedpubkey` takes it.
+    /// Returns the pin of the server's key, in the format of curl's `--pinnedpubkey`.
     ///
     /// # Errors
     /// When the key cannot be read.
@@ -99,8 +102,8 @@ impl Service {
         Ok(self.keys.server_pin()?)
     }
 
-    /// The token that a request made when it was first sent, or a new id. Asked again after the
-    /// append: the same request may have been quicker elsewhere.
+    /// Returns the id of the token that the request's first attempt created, or a new id. Called
+    /// again after the append: another process may have completed the same request first.
     async fn token_id(
         &self,
         request: &Request,
@@ -122,10 +125,10 @@ impl Service {
         Ok(made.unwrap_or_else(|| (TokenId(Uuid::now_v7()), None)))
     }
 
-    /// Makes an enrollment token; answers its text, which nobody can be shown again.
+    /// Creates an enrollment token; returns its text, which cannot be shown again.
     ///
     /// # Errors
-    /// When a rule is broken, or the log cannot be asked.
+    /// When a rule is violated, or the log cannot be used.
     pub async fn create_enrollment_token(
         &self,
         request: &Request,
@@ -179,10 +182,10 @@ impl Service {
         Ok(MadeToken { text: EnrollmentTokenText { id, secret, ..text }, expires_at, written })
     }
 
-    /// Makes an API token; answers its text, which nobody can be shown again.
+    /// Creates an API token; returns its text, which cannot be shown again.
     ///
     /// # Errors
-    /// When a rule is broken, or the log cannot be asked.
+    /// When a rule is violated, or the log cannot be used.
     pub async fn create_api_token(
         &self,
         request: &Request,
@@ -224,7 +227,7 @@ impl Service {
     /// Revokes an enrollment token.
     ///
     /// # Errors
-    /// When there is no such token, or the log cannot be asked.
+    /// When the token does not exist, or the log cannot be used.
     pub async fn revoke_enrollment_token(
         &self,
         request: &Request,
@@ -236,7 +239,7 @@ impl Service {
     /// Revokes an API token.
     ///
     /// # Errors
-    /// When there is no such token, or the log cannot be asked.
+    /// When the token does not exist, or the log cannot be used.
     pub async fn revoke_api_token(
         &self,
         request: &Request,
@@ -295,7 +298,7 @@ mod tests {
         for role in ["ingest", "query"] {
             assert!(!dir.path().join("roles").join(role).join("token-secrets.key").exists());
         }
-        // Nothing has to be repeated without an Idempotency-Key.
+        // Without an Idempotency-Key nothing has to be repeatable.
         let unrepeated = Request { request_hash: None, ..request };
         let key = keys.token_key();
         assert_ne!(secret(key, &unrepeated, b"id"), secret(key, &unrepeated, b"id"));

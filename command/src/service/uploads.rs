@@ -1,4 +1,4 @@
-//! The files that devices have sent: are they wanted, erased, handed out by a link?
+//! Uploaded files: accepted from devices, erased, shared by a download link.
 
 use muster_api::blobs::{BlobError, key};
 use muster_eventlog::{Append, AppendError, Expected, NewEvent};
@@ -12,22 +12,22 @@ use crate::domain::operation::Operation;
 use crate::domain::run::{Run, RunCommand};
 use crate::domain::{Decider, Rejection};
 
-/// Who appends what no person asked for.
+/// Actor of events that no operator requested.
 const ACTOR: &str = "role:command";
 
-/// A link by which a file can be downloaded.
+/// A download link of a file.
 #[derive(Clone, Debug)]
 pub struct LinkMade {
-    /// What stands in it.
+    /// Text of the link.
     pub text: DownloadText,
-    /// When it expires.
+    /// Time at which the link expires.
     pub expires_at: Timestamp,
-    /// Where it stands in the log.
+    /// Version and position of the creation in the log.
     pub written: Written,
 }
 
 impl Service {
-    /// What was asked of a device's upload; `None` when the operation is none.
+    /// Returns the request of a device's upload; `None` when the operation is not an upload.
     async fn asked_upload(
         &self,
         project: &ProjectId,
@@ -40,7 +40,7 @@ impl Service {
         }))
     }
 
-    /// Is this device's file wanted, and how many bytes of it? Why not, in words.
+    /// Returns the maximum size of this device's file, or why it is refused.
     pub(super) async fn wanted_file(
         &self,
         project: &ProjectId,
@@ -58,7 +58,7 @@ impl Service {
         })
     }
 
-    /// The server's word, signed, that it has all of a file.
+    /// Returns the signed receipt that the server has all of a file.
     pub(super) fn file_receipt(
         &self,
         project: &ProjectId,
@@ -91,11 +91,11 @@ impl Service {
         })
     }
 
-    /// Erases a stored file; one that is still on its way is not taken. What cannot be erased now,
-    /// the keeper erases later.
+    /// Erases a stored file; an upload in progress is refused. What cannot be erased
+    /// now is erased later (`uploads::keeper`).
     ///
     /// # Errors
-    /// When there is no such upload, or the log cannot be asked.
+    /// When the upload does not exist, or the log cannot be used.
     pub async fn erase_upload(
         &self,
         request: &Request,
@@ -109,10 +109,10 @@ impl Service {
         Ok(written)
     }
 
-    /// Erases a stored file because nobody wants it any more, also in an archived project.
+    /// Erases a stored file that has expired or was replaced, also in an archived project.
     ///
     /// # Errors
-    /// When the log cannot be asked.
+    /// When the log cannot be used.
     pub(crate) async fn erase_by_itself(
         &self,
         project: &ProjectId,
@@ -125,7 +125,7 @@ impl Service {
         Ok(())
     }
 
-    /// That it is erased is in the log: from now on no piece of it is taken.
+    /// Erases a file whose erasure is in the log: no further piece of it is accepted.
     async fn erase_now(&self, project: &ProjectId, operation: OperationId, device: DeviceId) {
         self.outputs.forget(project, operation, device);
         if let Err(error) = self.erase_file(project, operation, device).await {
@@ -144,7 +144,7 @@ impl Service {
         self.blobs.erase_all(&folder).await
     }
 
-    /// Appends what no person asked for.
+    /// Appends events that no operator requested.
     async fn append_own(
         &self,
         project: &ProjectId,
@@ -171,11 +171,11 @@ impl Service {
         })
     }
 
-    /// Makes a link by which a file can be downloaded until `expires_at`. The same request again gets
-    /// the same link.
+    /// Creates a link by which a file can be downloaded until `expires_at`. The same request again
+    /// returns the same link.
     ///
     /// # Errors
-    /// When there is no such upload, it was erased, or the log cannot be asked.
+    /// When the upload does not exist, it was erased, or the log cannot be used.
     pub async fn make_link(
         &self,
         request: &Request,
@@ -190,7 +190,7 @@ impl Service {
         }
         let command = RunCommand::MakeLink { secret: Hash::of(&secret), expires_at };
         self.change_file(request, operation, device, command).await?;
-        // The same request may have been quicker elsewhere.
+        // Another process may have completed the same request first.
         self.link_before(request, &text).await?.ok_or_else(|| Rejection::NotFound("link").into())
     }
 
@@ -217,8 +217,8 @@ impl Service {
         Ok(Some(LinkMade { text, expires_at, written }))
     }
 
-    /// Records that the blob store does not take what a device sends. What cannot be recorded is only
-    /// logged: it is tried with each piece.
+    /// Records that the blob store does not accept a device's data. A failure is only logged: the
+    /// next piece retries it.
     pub(super) async fn note_stall(
         &self,
         project: &ProjectId,
@@ -235,7 +235,7 @@ impl Service {
     }
 }
 
-/// The innermost cause: it names no place of the server.
+/// Returns the innermost cause: it contains no path of the server.
 fn root_cause(error: &BlobError) -> String {
     let mut cause: &dyn std::error::Error = error;
     while let Some(source) = cause.source() {

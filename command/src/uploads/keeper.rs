@@ -1,4 +1,4 @@
-//! Erases files whose time is over, in one process at a time.
+//! Erases expired and replaced files, in one process at a time.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -10,18 +10,18 @@ use uuid::Uuid;
 use super::list::{File, Which, files};
 use crate::service::{Service, ServiceError, now};
 
-/// The right to erase.
+/// Name of the lease that allows a process to erase.
 const LEASE: &str = "files";
-/// How long the lease lasts without being renewed.
+/// Duration of the lease without renewal.
 const LIFE: Duration = Duration::from_secs(10);
-/// How often the list is looked through.
+/// Interval between checks.
 const BEAT: Duration = Duration::from_secs(2);
 
-/// Keeps house while this process has the right to, until `stop`.
+/// Erases files while this process holds the lease, until `stop`.
 pub(super) async fn run(service: Service, stop: CancellationToken) {
     let holder = Uuid::new_v4();
     let mut has_lease = false;
-    // What is gone is not looked for again by this process.
+    // Files that this process has erased already.
     let mut gone: BTreeSet<File> = BTreeSet::new();
     while !stop.is_cancelled() {
         let held = if has_lease {
@@ -45,7 +45,8 @@ pub(super) async fn run(service: Service, stop: CancellationToken) {
     }
 }
 
-/// One that cannot be erased now is tried again, and holds up no other.
+/// Erases files that are due. A failure is retried in the next round, and does not delay other
+/// files.
 async fn round(service: &Service, gone: &mut BTreeSet<File>) -> Result<(), ServiceError> {
     let mut failed = None;
     for (which, cause) in [(Which::Kept, EraseCause::Kept), (Which::Replaced, EraseCause::Replaced)]
@@ -65,7 +66,8 @@ async fn round(service: &Service, gone: &mut BTreeSet<File>) -> Result<(), Servi
     let left: Vec<File> = wanted.difference(gone).cloned().collect();
     let began = Instant::now();
     for file in left {
-        // After a start it may be all of the last weeks; the lease has to be renewed between.
+        // After a start these can be the files of several weeks; the lease must be renewed
+        // meanwhile.
         if began.elapsed() > LIFE / 2 {
             break;
         }

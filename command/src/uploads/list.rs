@@ -1,5 +1,4 @@
-//! The list of the files of uploads: a projection of the log into a table of its own, for the keeper
-//! alone.
+//! The list of uploaded files: a projection of the log to its own tables, for `keeper` alone.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +11,7 @@ use sqlx::AssertSqlSafe;
 use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
-/// The projection's name, and the beginning of its tables' names.
+/// Name of the projection, and prefix of its tables' names.
 pub const NAME: &str = "files_v1";
 
 const KINDS: &[&str] = &[
@@ -29,31 +28,32 @@ const KINDS: &[&str] = &[
     "UploadErased",
 ];
 
-/// What came of a run that a device has ended without success is useless after this: a piece may
-/// still be on its way. In microseconds.
+/// Delay before the partial file of a run that its device reported as unsuccessful is erased, in
+/// microseconds: pieces may still be in flight.
 const USELESS_AFTER: i64 = 20_000_000;
-/// A run that only the server has given up may still succeed: what came of it is kept for a week.
+/// Delay before the partial file of a run that only the server has closed is erased, in
+/// microseconds: such a run may still succeed.
 const GIVEN_UP_AFTER: i64 = 7 * 24 * 3600 * 1_000_000;
-/// What was to be gone longer ago is. In microseconds.
+/// Age up to which erasures are repeated, in microseconds; older ones have certainly succeeded.
 const LOOKED_BACK: i64 = 30 * 24 * 3600 * 1_000_000;
 
-/// Fills the list.
+/// The projection that fills the list.
 #[derive(Debug, Default)]
 pub struct Files {
-    /// Operations that were found to be uploads, or not to be.
+    /// Cache of which operations are uploads.
     known: BTreeMap<(ProjectId, OperationId), bool>,
 }
 
-/// Operations that are remembered at most.
+/// Maximum number of cached operations.
 const REMEMBERED: usize = 10_000;
 
-/// What an event does to a file.
+/// Change of a file by an event.
 enum Change {
-    /// It is stored, since then.
+    /// The file is stored, since this time.
     Stored(i64),
-    /// Its bytes are to go at this time, unless it is stored after all.
+    /// The file is erased at this time, unless it is stored after all.
     Useless(i64),
-    /// It was erased at this time.
+    /// The file was erased at this time.
     Erased(i64),
 }
 
@@ -164,7 +164,7 @@ impl Projection for Files {
     }
 }
 
-/// The operation whose run has ended by this, and whether its file is stored.
+/// Returns the operation whose run has ended by this event, and whether its file is stored.
 fn end_of(event: &Event) -> Option<(OperationId, bool)> {
     Some(match event {
         Event::RunSucceeded(event) => (event.0.operation, event.0.file.is_some()),
@@ -241,7 +241,7 @@ async fn change(
 ) -> Result<(), StoreError> {
     let (set, at) = match change {
         Change::Stored(at) => ("stored_at = $4, useless_at = NULL", at),
-        // A device's word stays.
+        // A device's report takes precedence over the server's.
         Change::Useless(at) => ("useless_at = CASE WHEN stored_at IS NULL THEN $4::bigint END", at),
         Change::Erased(at) => ("erased_at = coalesce(erased_at, $4)", at),
     };
@@ -251,14 +251,14 @@ async fn change(
     transaction.execute(&sql, &parameters).await.map(drop).map_err(failed)
 }
 
-/// Which files are asked for.
+/// A selection of files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Which {
-    /// Stored ones whose time is over.
+    /// Stored files that have expired.
     Kept,
-    /// Stored ones of which a later one was stored that replaces them.
+    /// Stored files that a later one replaces.
     Replaced,
-    /// Those whose bytes are to be gone: they were erased, or are of no use.
+    /// Files whose data must not exist: they were erased, or are incomplete for good.
     Gone,
 }
 
@@ -284,10 +284,10 @@ impl Which {
     }
 }
 
-/// A file: whose, of which operation, by which device.
+/// A file: its project, operation and device.
 pub(super) type File = (ProjectId, OperationId, DeviceId);
 
-/// Asks the list for files, at this time.
+/// Returns the selected files as of this time.
 pub(super) async fn files(
     log: &EventLog,
     which: Which,

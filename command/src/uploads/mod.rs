@@ -1,11 +1,11 @@
-//! The files that devices have sent, until they are erased: by their time, by a later one of the same
-//! path, or because their run did not come to a good end.
+//! Uploaded files until they are erased: because they expired, a later upload of the same path
+//! replaces them, or their run did not succeed.
 //!
-//! `list` is a projection: which files there may be, filled from the log. `keeper` looks through it
-//! and erases, in one process at a time.
+//! `list` is a projection of the log: which files may exist. `keeper` reads it and erases, in one
+//! process at a time.
 //!
-//! Invariant: that a stored file is erased stands in the log before its bytes are gone. What a crash
-//! leaves between the two, the keeper erases again.
+//! Invariant: the erasure of a stored file is in the log before its data is erased. After a crash
+//! between the two, `keeper` repeats the erasure.
 
 mod keeper;
 pub mod list;
@@ -26,10 +26,10 @@ pub(crate) fn files() -> list::Files {
     list::Files::default()
 }
 
-/// Makes the table of the list; answers the work, which ends after `stop`.
+/// Creates the tables of the list; returns the task, which ends after `stop`.
 ///
 /// # Errors
-/// When the table cannot be made.
+/// When the tables cannot be created.
 pub async fn start(
     service: Service,
     stop: CancellationToken,

@@ -39,8 +39,8 @@ struct BodyHash(Hash);
 /// It hashes the body. JSON is hashed by its values: neither white space nor the order of fields
 /// changes the hash.
 ///
-/// It runs a refused request again: the same request may have been executed elsewhere between this
-/// one's lookup and its decision, and then the result of that one is returned.
+/// It runs a refused request again: the same request may have been executed elsewhere between
+/// the lookup and the decision of this attempt, and then its result is returned.
 pub async fn repeatable(request: Request, next: Next) -> Response {
     if !request.headers().contains_key(HEADER) {
         return next.run(request).await;

@@ -50,7 +50,7 @@ use crate::state::QueryState;
         (name = "projects", description = "Projects: each has its own devices, tokens and log"),
         (name = "devices", description = "Devices: their current and their earlier state"),
         (name = "operations", description = "Operations on devices, and their runs on each device"),
-        (name = "uploads", description = "Files that were pulled from devices and are stored on the server"),
+        (name = "uploads", description = "Files that were pulled from devices and stored here"),
         (name = "sessions", description = "Shells on devices, and connections from them"),
         (name = "metrics", description = "Metrics of devices"),
         (name = "events", description = "The event log"),

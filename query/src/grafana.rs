@@ -12,7 +12,7 @@ use crate::projections::{devices, projects, timeline, tokens};
 /// Name of the role with which Grafana connects.
 pub const ROLE: &str = "muster_grafana";
 
-/// Advisory lock of the replacement of the views: concurrent replacements would fail.
+/// Advisory lock of the replacement of the views: concurrent replacements would conflict.
 const LOCK: i64 = 0x006d_7573_7465_7204;
 
 /// Returns the views on the live tables. Invariant: their columns never change, like those of the

@@ -91,7 +91,7 @@ pub const ENDED: &str = "ended";
 /// The last part of the name of an output's salt.
 pub const SALT: &str = "salt";
 
-/// Returns the last part of the name of an empty blob that holds the final size of a file, in
+/// Returns the last part of the name of an empty blob: its name has the final size of a file, in
 /// bytes.
 #[must_use]
 pub fn size(bytes: u64) -> String {

@@ -41,7 +41,7 @@ const FORBIDDEN: (Kind, &str) =
 const NOT_FOUND: (Kind, &str) = (Kind::NotFound, "The resource does not exist");
 const INTERNAL: (Kind, &str) = (Kind::Internal, "The server failed");
 const UNAVAILABLE: (Kind, &str) =
-    (Kind::Unavailable, "A required service is unavailable; see `Retry-After`");
+    (Kind::Unavailable, "A required service is unavailable; retry after the time in `Retry-After`");
 const TOO_MANY: (Kind, &str) =
     (Kind::TooManyStreams, "The token has too many live streams or downloads open");
 const NOT_YET: (Kind, &str) =

@@ -31,7 +31,7 @@ pub(crate) enum Sort {
     CreatedDescending,
 }
 
-/// The sorted attribute of a list.
+/// Attribute by which a list is sorted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum By {
     Name,

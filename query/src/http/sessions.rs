@@ -69,7 +69,7 @@ pub(crate) struct SessionView {
     recording_bytes: u64,
     /// Time at which it ended.
     ended_at: Option<Timestamp>,
-    /// How it ended, or why it was refused.
+    /// Reason of its end, or of its refusal.
     reason: Option<String>,
     /// The shell's exit code.
     exit_code: Option<i32>,

@@ -18,7 +18,7 @@ async fn connect(url: &str, user: Option<(&str, &str)>) -> Result<Client, tokio_
     Ok(client)
 }
 
-/// Does what the query role does at its start.
+/// Prepares the tables and views like the start of the query role.
 async fn read_side(log: &EventLog) {
     Runner::open(log.clone(), Devices::new(devices::TABLE)).await.unwrap();
     Runner::open(log.clone(), Timeline::new(timeline::TABLE)).await.unwrap();

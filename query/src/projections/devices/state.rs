@@ -84,17 +84,17 @@ impl Device {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Status {
-    /// An operator has registered it; it has not enrolled.
+    /// An operator has registered the device; it has not enrolled.
     Registered,
-    /// Its enrollment waits for an operator's approval.
+    /// The enrollment waits for an operator's approval.
     Pending,
-    /// It is connected.
+    /// The device is connected.
     Online,
-    /// It has enrolled and is not connected.
+    /// The device has enrolled and is not connected.
     Offline,
-    /// Its keys are revoked until it enrolls again.
+    /// The device's keys are revoked until it enrolls again.
     Revoked,
-    /// It was deleted; its history is kept.
+    /// The device was deleted; its history is kept.
     Deleted,
 }
 
@@ -162,9 +162,9 @@ pub struct Enrollment {
 pub enum EpochCause {
     /// The device enrolled.
     Enrolled,
-    /// Its chain of events forked from the one in the log.
+    /// The device's chain of events forked from the one in the log.
     Fork,
-    /// It had lost events that the log does not have.
+    /// The device had lost events that the log does not have.
     HistoryLost,
 }
 

@@ -59,7 +59,7 @@ pub struct Session {
     pub left_at: Option<Timestamp>,
     /// Time at which it ended.
     pub ended_at: Option<Timestamp>,
-    /// How it ended, or why it was refused.
+    /// Reason of its end, or of its refusal.
     pub reason: Option<String>,
     /// The shell's exit code.
     pub exit_code: Option<i32>,

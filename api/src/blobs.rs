@@ -1,7 +1,7 @@
-//! Blobs: bytes too large or too private for an event, in a folder or in an S3 bucket. The events
-//! hold their lengths and salted hashes; erasing a blob touches no event.
+//! Blobs: bytes that are too large or too private for an event, in a folder or an S3 bucket. The
+//! events hold their lengths and salted hashes; erasing a blob changes no event.
 //!
-//! Names are made here ([`key`]), so that both roles find what the other one has put there.
+//! Names are built here ([`key`]), so that the roles command and query find each other's blobs.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -16,24 +16,24 @@ use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use object_store::{Error, ObjectStore, ObjectStoreExt, PutPayload, RetryConfig};
 
-/// Of a folder of names, so many blobs are erased at the same time.
+/// Maximum number of concurrent deletions in a folder of names.
 const ERASED_AT_ONCE: usize = 16;
 /// A name that no blob has.
 const CHECKED: &str = "is-it-there";
-/// S3's word for a bucket that does not exist.
+/// S3's error code for a bucket that does not exist.
 const NO_BUCKET: &str = "NoSuchBucket";
-/// A bucket that refuses for now is asked again for so long: somebody waits for the answer.
+/// Retry budget for a bucket that is temporarily unavailable: a client waits for the response.
 const ASKED_AGAIN: Duration = Duration::from_secs(10);
 
-/// Where blobs are, as people write it: a folder, or `s3://BUCKET/PREFIX` (with the usual `AWS_*`
-/// variables).
+/// Location of the blobs as written in the configuration: a folder, or `s3://BUCKET/PREFIX` (with
+/// the usual `AWS_*` variables).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BlobPlace {
     /// A folder of this machine, shared by all processes of the roles command and query.
     Folder(PathBuf),
-    /// A bucket, and the beginning of all names in it.
+    /// A bucket, and the prefix of all names in it.
     Bucket {
-        /// `s3://BUCKET`.
+        /// URL of the bucket: `s3://BUCKET`.
         url: String,
         /// The prefix; may be empty.
         prefix: String,
@@ -71,30 +71,30 @@ impl fmt::Display for BlobPlace {
 /// Blobs could not be read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum BlobError {
-    /// The folder cannot be made.
+    /// The folder cannot be created.
     #[error("failed to make the folder of blobs {}", path.display())]
     Folder {
         /// The folder.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         source: std::io::Error,
     },
-    /// What was written may not be on the disk.
+    /// Written blobs may not be on the disk.
     #[error("failed to sync the folder of blobs {}", path.display())]
     Settle {
         /// The folder.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         source: std::io::Error,
     },
-    /// The store refuses.
+    /// The store returned an error.
     #[error("failed to {attempted} the blob {name}")]
     Store {
-        /// What was being done.
+        /// The attempted action.
         attempted: &'static str,
-        /// The blob, or the beginning of names.
+        /// The blob, or a prefix of names.
         name: String,
-        /// Why.
+        /// The cause.
         source: Error,
     },
 }
@@ -114,7 +114,7 @@ impl BlobError {
         false
     }
 
-    /// Does it stay so, however long one waits?
+    /// Whether the error is permanent, so that a retry is useless.
     #[must_use]
     pub const fn is_final(&self) -> bool {
         let Self::Store { source, .. } = self else { return false };
@@ -125,31 +125,31 @@ impl BlobError {
     }
 }
 
-/// The blobs; cheap to clone.
+/// The blob store; cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Blobs {
     store: Arc<dyn ObjectStore>,
-    /// The same, for what is to be on the disk when it is written.
+    /// The same store, for blobs that must be on the disk when the write returns.
     durable: Arc<dyn ObjectStore>,
     prefix: Path,
-    /// Where they are, when that is a folder.
+    /// The folder, if blobs are stored in one.
     folder: Option<PathBuf>,
 }
 
-/// A blob that is there.
+/// A stored blob.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Found {
     /// The last part of its name.
     pub name: String,
-    /// How many bytes it is.
+    /// Size, in bytes.
     pub bytes: u64,
 }
 
 impl Blobs {
-    /// Opens the place; a folder is made when it is missing, for this user alone.
+    /// Opens the location; a missing folder is created, for this user only.
     ///
     /// # Errors
-    /// When the folder cannot be made, or the bucket's settings make no sense.
+    /// When the folder cannot be created, or the bucket's settings are invalid.
     pub fn open(place: &BlobPlace) -> Result<Self, BlobError> {
         match place {
             BlobPlace::Folder(path) => {
@@ -157,7 +157,8 @@ impl Blobs {
                     .map_err(|source| BlobError::Folder { path: path.clone(), source })?;
                 let store = LocalFileSystem::new_with_prefix(path)
                     .map_err(failed("open", &path.display().to_string()))?;
-                // A process that was killed half-way leaves at most a part beside a whole one.
+                // A process that was killed during a write leaves at most a partial file next to a
+                // complete one.
                 let store = store.with_automatic_cleanup(true);
                 let durable = LocalFileSystem::new_with_prefix(path)
                     .map_err(failed("open", &path.display().to_string()))?
@@ -182,13 +183,13 @@ impl Blobs {
         }
     }
 
-    /// Can they be used? Asks for one that is not there.
+    /// Checks that blobs can be read: requests one that does not exist.
     ///
     /// # Errors
-    /// When there is no such bucket, it does not let us, or does not answer.
+    /// When the bucket does not exist, refuses access, or does not respond.
     pub async fn check(&self) -> Result<(), BlobError> {
         match self.store.get(&self.path(CHECKED)).await {
-            // S3 says the same of a bucket, and which of both only in its words.
+            // S3 returns the same error for a missing bucket; only the message distinguishes them.
             Err(Error::NotFound { source, .. }) if !source.to_string().contains(NO_BUCKET) => {
                 Ok(())
             }
@@ -201,28 +202,28 @@ impl Blobs {
         self.prefix.parts().chain(Path::from(name).parts()).collect()
     }
 
-    /// Writes a blob whole.
+    /// Writes a whole blob.
     ///
     /// # Errors
-    /// When the store refuses.
+    /// When the store returns an error.
     pub async fn put(&self, name: &str, bytes: Bytes) -> Result<(), BlobError> {
         let put = self.store.put(&self.path(name), PutPayload::from_bytes(bytes)).await;
         put.map(drop).map_err(failed("write", name))
     }
 
-    /// As [`Self::put`]; when this returns it is safe from a power failure.
+    /// Like [`Self::put`]; when this returns, the blob survives a power failure.
     ///
     /// # Errors
-    /// When the store refuses.
+    /// When the store returns an error.
     pub async fn put_durably(&self, name: &str, bytes: Bytes) -> Result<(), BlobError> {
         let put = self.durable.put(&self.path(name), PutPayload::from_bytes(bytes)).await;
         put.map(drop).map_err(failed("write", name))
     }
 
-    /// A blob's bytes; `None` when there is none.
+    /// Returns a blob's bytes; `None` when it does not exist.
     ///
     /// # Errors
-    /// When the store refuses.
+    /// When the store returns an error.
     pub async fn get(&self, name: &str) -> Result<Option<Bytes>, BlobError> {
         match self.store.get(&self.path(name)).await {
             Ok(found) => found.bytes().await.map(Some).map_err(failed("read", name)),
@@ -231,10 +232,10 @@ impl Blobs {
         }
     }
 
-    /// Erases a blob; one that is not there is fine.
+    /// Erases a blob; a missing one is no error.
     ///
     /// # Errors
-    /// When the store refuses.
+    /// When the store returns an error.
     pub async fn erase(&self, name: &str) -> Result<(), BlobError> {
         match self.store.delete(&self.path(name)).await {
             Ok(()) | Err(Error::NotFound { .. }) => Ok(()),
@@ -245,7 +246,7 @@ impl Blobs {
     /// Erases all blobs in a folder of names.
     ///
     /// # Errors
-    /// When the store refuses; some are erased then.
+    /// When the store returns an error; some blobs are erased then.
     pub async fn erase_all(&self, folder: &str) -> Result<(), BlobError> {
         let found = self.list(folder).await?;
         let names = found.into_iter().map(|found| format!("{folder}/{}", found.name));
@@ -256,11 +257,11 @@ impl Blobs {
             .await
     }
 
-    /// Waits until what was written is safe from a power failure. A bucket keeps that promise with
-    /// each write.
+    /// Waits until all written blobs survive a power failure. A bucket guarantees that with each
+    /// write.
     ///
     /// # Errors
-    /// When the disk cannot keep it.
+    /// When the disk cannot be synced.
     pub async fn settle(&self) -> Result<(), BlobError> {
         let Some(path) = self.folder.clone() else { return Ok(()) };
         let synced = tokio::task::spawn_blocking({
@@ -271,10 +272,10 @@ impl Blobs {
         synced.map_err(|source| BlobError::Settle { path, source })
     }
 
-    /// The folders that are directly in a folder of names.
+    /// Lists the folders that are directly in a folder of names.
     ///
     /// # Errors
-    /// When the store refuses.
+    /// When the store returns an error.
     pub async fn folders(&self, folder: &str) -> Result<Vec<String>, BlobError> {
         let listed = self.store.list_with_delimiter(Some(&self.path(folder))).await;
         let listed = listed.map_err(failed("list", folder))?;
@@ -282,10 +283,10 @@ impl Blobs {
         Ok(listed.common_prefixes.iter().filter_map(name).collect())
     }
 
-    /// What is directly in a folder of names, sorted by name.
+    /// Lists the blobs that are directly in a folder of names, sorted by name.
     ///
     /// # Errors
-    /// When the store refuses.
+    /// When the store returns an error.
     pub async fn list(&self, folder: &str) -> Result<Vec<Found>, BlobError> {
         let path = self.path(folder);
         let mut found: Vec<Found> = self
@@ -344,7 +345,7 @@ mod tests {
         names.push(Found { name: super::key::size(21), bytes: 0 });
         assert_eq!(whole(&names), [piece(0, 5, false), piece(5, 7, true)]);
         assert_eq!(super::key::size_in(&names), Some(21));
-        // Taken again from the middle on, longer; and one that lost its bytes.
+        // A longer piece that starts in the middle of another; and one that lost its bytes.
         names.push(Found { name: piece(3, 15, false).name(), bytes: 1 });
         names.push(Found { name: piece(18, 2, false).name(), bytes: 0 });
         let all = [piece(0, 5, false), piece(3, 15, false)];

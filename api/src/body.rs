@@ -1,7 +1,7 @@
-//! The body of a request: JSON, held to its type, refused with the field, the rule and the value.
+//! The body of a request: JSON, validated against its type. A refusal names the field, the rule and
+//! the value.
 //!
-//! Types derive `#[serde(deny_unknown_fields)]`; the limit on the size is the router's
-//! (`DefaultBodyLimit`).
+//! Types derive `#[serde(deny_unknown_fields)]`; the router limits the size (`DefaultBodyLimit`).
 
 use axum::body::Bytes;
 use axum::extract::{FromRequest, Request};
@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 
 use crate::problem::{Kind, Problem};
 
-/// A body as JSON, both ways. Unlike axum's own, it refuses with a [`Problem`].
+/// A JSON body of a request or a response. Unlike axum's own, it refuses with a [`Problem`].
 #[derive(Clone, Copy, Debug)]
 pub struct Json<T>(pub T);
 
@@ -58,12 +58,12 @@ fn is_json(headers: &HeaderMap) -> bool {
     essence.trim().eq_ignore_ascii_case("application/json")
 }
 
-/// Reads JSON; an error names the field.
+/// Parses JSON; an error names the field.
 ///
 /// # Errors
 /// A validation problem.
 pub fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
-    // Every body is an object; serde would take an array for one, its fields in order.
+    // Every body is an object; serde would accept an array as one, with its fields in order.
     if bytes.trim_ascii_start().first() == Some(&b'[') {
         let value = serde_json::from_slice(bytes).ok();
         return Err(Problem::field("body", "must be an object", value));
@@ -86,7 +86,8 @@ pub fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
     Ok(parsed)
 }
 
-/// serde_json adds "at line 1 column 2", which the field's name says better.
+/// Removes the position that serde_json appends ("at line 1 column 2"): the field's name is
+/// clearer.
 fn without_place(error: &serde_json::Error) -> String {
     let text = error.to_string();
     match text.rfind(" at line ") {
@@ -95,8 +96,8 @@ fn without_place(error: &serde_json::Error) -> String {
     }
 }
 
-/// The field that an error is about: for one that is missing or unknown, serde's path ends at the
-/// object around it, and the message names the field.
+/// Returns the field that an error is about. For a missing or unknown field, serde's path ends at
+/// the surrounding object, and the message names the field.
 pub(crate) fn field_name(path: &str, rule: &str) -> String {
     let named = rule
         .strip_prefix("missing field `")
@@ -113,7 +114,7 @@ pub(crate) fn field_name(path: &str, rule: &str) -> String {
     }
 }
 
-/// The value at a path such as `labels.env` or `targets[2].name`.
+/// Returns the value at a path such as `labels.env` or `targets[2].name`.
 fn value_at(bytes: &[u8], path: &str) -> Option<serde_json::Value> {
     let mut value: serde_json::Value = serde_json::from_slice(bytes).ok()?;
     if let Some(found) = value.get_mut(path) {

@@ -1,7 +1,7 @@
-//! Cursors: where a page ended, in text that means nothing to the client.
+//! Cursors: where a page ended, as opaque text.
 //!
 //! A cursor is not a secret and grants nothing: it holds values of the last item that the client
-//! was shown. What a list does with it is the list's own affair.
+//! received. Each list interprets its own cursors.
 
 use data_encoding::BASE64URL_NOPAD;
 use serde::Serialize;
@@ -9,25 +9,25 @@ use serde::de::DeserializeOwned;
 
 use crate::problem::Problem;
 
-/// A cursor's text is at most this long.
+/// Maximum length of a cursor, in bytes.
 const LONGEST: usize = 2048;
 
-/// Turns the end of a page into text and back.
+/// Encodes the sort key of a page's last item as text, and decodes it.
 #[derive(Clone, Copy, Debug)]
 pub struct Cursor;
 
 impl Cursor {
-    /// The text for a place.
+    /// Encodes a sort key.
     #[must_use]
     pub fn encode<T: Serialize>(place: &T) -> String {
-        // A place is made of plain fields: writing it cannot fail, and an empty cursor is refused.
+        // A sort key has plain fields: writing it cannot fail, and an empty cursor is refused.
         BASE64URL_NOPAD.encode(&serde_json::to_vec(place).unwrap_or_default())
     }
 
-    /// The place that a text names; `None` when there is no cursor.
+    /// Decodes a sort key; `None` when there is no cursor.
     ///
     /// # Errors
-    /// When the text is no cursor of this list.
+    /// When the text is not a cursor of this list.
     pub fn decode<T: DeserializeOwned>(text: Option<&str>) -> Result<Option<T>, Problem> {
         let Some(text) = text else { return Ok(None) };
         (text.len() <= LONGEST)
@@ -38,7 +38,7 @@ impl Cursor {
             .ok_or_else(|| Self::foreign(text))
     }
 
-    /// The problem of a cursor that this list did not give.
+    /// Returns the problem of a cursor that this list did not issue.
     #[must_use]
     pub fn foreign(text: &str) -> Problem {
         Problem::field(

@@ -1,4 +1,4 @@
-//! Entity tags: the version of a resource's own stream, and what `If-Match` asks of it.
+//! Entity tags: the version of a resource's own stream, and its comparison with `If-Match`.
 
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
@@ -6,7 +6,7 @@ use axum::http::{HeaderName, HeaderValue, header};
 
 use crate::problem::{Kind, Problem};
 
-/// The `ETag` header of a resource at a version of its stream.
+/// Returns the `ETag` header of a resource at a version of its stream.
 #[must_use]
 pub fn etag(version: u64) -> (HeaderName, HeaderValue) {
     let value = HeaderValue::try_from(format!("\"{version}\""))
@@ -14,7 +14,7 @@ pub fn etag(version: u64) -> (HeaderName, HeaderValue) {
     (header::ETAG, value)
 }
 
-/// For the OpenAPI document: what [`IfMatch`] reads.
+/// The header that [`IfMatch`] reads, for the OpenAPI document.
 #[derive(Debug, utoipa::IntoParams)]
 #[into_params(parameter_in = Header)]
 #[expect(dead_code, reason = "describes what `IfMatch` reads")]
@@ -24,19 +24,19 @@ pub struct IfMatchParam {
     tags: Option<String>,
 }
 
-/// What the client believes the resource to be.
+/// The version that the client expects the resource to have.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum IfMatch {
-    /// Nothing was said.
+    /// The header is absent.
     Absent,
-    /// `*`: it exists.
+    /// `*`: the resource exists.
     Any,
-    /// One of these versions. A tag that no resource of ours can have is not among them.
+    /// One of these versions. Tags that no resource can have are not included.
     Versions(Vec<u64>),
 }
 
 impl IfMatch {
-    /// Reads the header's value.
+    /// Parses the header's value.
     #[must_use]
     pub fn parse(value: &str) -> Self {
         if value.trim() == "*" {
@@ -50,10 +50,10 @@ impl IfMatch {
         Self::Versions(versions)
     }
 
-    /// Holds the client's belief to the present version of the resource.
+    /// Compares the expected version with the current version of the resource.
     ///
     /// # Errors
-    /// When it was changed in the meantime: 412.
+    /// When the resource was changed in the meantime: 412.
     pub fn check(&self, version: u64) -> Result<(), Problem> {
         match self {
             Self::Versions(versions) if !versions.contains(&version) => Err(Problem::new(
@@ -79,7 +79,7 @@ impl<S: Send + Sync> FromRequestParts<S> for IfMatch {
             .collect();
         match values.as_slice() {
             [] => Ok(Self::Absent),
-            // Somebody meant to guard a write and named nothing to guard it by.
+            // The client intended a conditional write, but named no version.
             [value] if value.trim().is_empty() => {
                 Err(Problem::field("If-Match", "is empty: give an ETag, or *", Some("".into())))
             }

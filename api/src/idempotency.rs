@@ -1,9 +1,9 @@
 //! `Idempotency-Key`: a retried write gets the first result.
 //!
-//! The key becomes the append's id, and the event log keeps those for a day. Who asks, and for
-//! what, is part of the id, so one client's key means nothing to another, and the same key on
-//! another path is another request. The body is not part of the id: the log keeps its hash beside the
-//! id, and a key that is used again with another body is refused with 422.
+//! The append id is derived from the key, and the event log keeps append ids for a day. The token
+//! and the path are part of the id, so clients cannot collide, and the same key on another path is
+//! another request. The body is not part of the id: the log keeps its hash with the id, and a key
+//! that is used again with another body is refused with 422.
 
 use axum::body::Body;
 use axum::extract::{FromRequestParts, Request};
@@ -18,11 +18,11 @@ use crate::auth::Principal;
 use crate::body::read_body;
 use crate::problem::{Kind, Problem};
 
-/// The header's name.
+/// Name of the header.
 pub const HEADER: &str = "idempotency-key";
 const RULE: &str = "must be 1 to 200 visible ASCII characters";
 
-/// The header, if it was sent, and what the request is.
+/// The header, if it was sent, and the request's method and path.
 #[derive(Clone, Debug)]
 pub struct IdempotencyKey {
     key: Option<String>,
@@ -36,11 +36,11 @@ struct BodyHash(Hash);
 
 /// Middleware for requests that carry an `Idempotency-Key`.
 ///
-/// It hashes the body. JSON is hashed by its values: neither white space nor the order of fields makes
-/// another body.
+/// It hashes the body. JSON is hashed by its values: neither white space nor the order of fields
+/// changes the hash.
 ///
-/// It runs a refused request again: the same request may have been carried out elsewhere
-/// between this one's look for it and its decision, and then its result is the answer.
+/// It runs a refused request again: the same request may have been executed elsewhere between
+/// the lookup and the decision of this attempt, and then its result is returned.
 pub async fn repeatable(request: Request, next: Next) -> Response {
     if !request.headers().contains_key(HEADER) {
         return next.run(request).await;
@@ -71,8 +71,8 @@ fn hash_of(body: &[u8]) -> Hash {
 }
 
 impl IdempotencyKey {
-    /// The id for this request's append: the same for each retry with the same key, a new one
-    /// without a key (a retry inside the server is safe all the same).
+    /// Returns the id of this request's append: the same for each retry with the same key, a new
+    /// one without a key (a retry inside the server is still safe).
     #[must_use]
     pub fn append_id(&self, principal: &Principal) -> Uuid {
         let Some(key) = &self.key else {
@@ -90,25 +90,25 @@ impl IdempotencyKey {
         uuid::Builder::from_custom_bytes(id).into_uuid()
     }
 
-    /// Hash of the body that came with the key; `None` without a key.
+    /// Returns the hash of the body that came with the key; `None` without a key.
     #[must_use]
     pub const fn request_hash(&self) -> Option<Hash> {
         self.body_hash
     }
 
-    /// Was a key sent?
+    /// Whether a key was sent.
     #[must_use]
     pub const fn is_given(&self) -> bool {
         self.key.is_some()
     }
 }
 
-/// For the OpenAPI document: what [`IdempotencyKey`] reads.
+/// The header that [`IdempotencyKey`] reads, for the OpenAPI document.
 #[derive(Debug, utoipa::IntoParams)]
 #[into_params(parameter_in = Header)]
 #[expect(dead_code, reason = "describes what `IdempotencyKey` reads")]
 pub struct IdempotencyParam {
-    /// A retry with the same key gets the first answer. The same key with another body is refused
+    /// A retry with the same key gets the first response. The same key with another body is refused
     /// with 422. Keys are kept for a day.
     #[param(
         rename = "Idempotency-Key", value_type = String, required = false,
@@ -137,7 +137,7 @@ impl<S: Send + Sync> FromRequestParts<S> for IdempotencyKey {
                 return Err(Problem::field("Idempotency-Key", "was sent twice", None));
             }
         };
-        // The query names the project; what is before the path depends on the version of HTTP.
+        // The query names the project; the part before the path depends on the version of HTTP.
         let place = parts.uri.path_and_query().map_or(parts.uri.path(), |place| place.as_str());
         let request = format!("{} {place}", parts.method);
         let body_hash = match (&key, parts.extensions.get::<BodyHash>()) {

@@ -1,8 +1,8 @@
-//! What both HTTP doors of muster, command and query, share: problems, authentication, and the
-//! conventions of requests and answers.
+//! Shared parts of the HTTP APIs of the roles command and query: problems, authentication, and the
+//! conventions of requests and responses.
 //!
-//! Invariant: this crate holds no route and knows no resource. It reads the event log only for
-//! tokens and the names of projects.
+//! Invariant: this crate has no route and no resource. It reads the event log only for tokens and
+//! the names of projects.
 
 pub mod auth;
 pub mod blobs;

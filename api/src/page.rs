@@ -1,4 +1,4 @@
-//! Lists: a page of items, and where the next one begins.
+//! Lists: a page of items, and the start of the next page.
 
 use serde::{Deserialize, Deserializer, Serialize, de};
 use utoipa::ToSchema;
@@ -6,23 +6,23 @@ use utoipa::ToSchema;
 /// A page of a list.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct Page<T> {
-    /// The items.
+    /// Items of the page.
     pub items: Vec<T>,
-    /// Give it back as `cursor` for the next page; absent when this was the last one.
+    /// Value for `cursor` to read the next page; absent on the last page.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub next: Option<String>,
 }
 
-/// How many items a page holds at most: 1 to 1000, 100 when left out.
+/// Maximum number of items in a page: 1 to 1000, default 100.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[schema(value_type = u16, minimum = 1, maximum = 1000, default = 100, example = 100)]
 pub struct Limit(u16);
 
 impl Limit {
-    /// The most that one page holds.
+    /// Maximum page size.
     pub const MAX: u16 = 1000;
 
-    /// The number.
+    /// Returns the number.
     #[must_use]
     pub const fn get(self) -> u16 {
         self.0

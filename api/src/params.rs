@@ -8,20 +8,20 @@ use serde::de::DeserializeOwned;
 use crate::body::field_name;
 use crate::problem::Problem;
 
-/// Parameters that belong to every operation: they are read by whom they concern
-/// ([`crate::Scope`]), and no handler's own type has to name them.
+/// Parameters of every operation: the extractor that needs them reads them ([`crate::Scope`]), and
+/// no handler's own type has to name them.
 const SHARED: &[&str] = &["project"];
 
-/// A query string, held to its type. Types derive `#[serde(deny_unknown_fields)]`.
+/// A query string, validated against its type. Types derive `#[serde(deny_unknown_fields)]`.
 #[derive(Clone, Copy, Debug)]
 pub struct Query<T>(pub T);
 
-/// The only parameter of every operation of a project; for the OpenAPI document.
+/// The parameter of every operation of a project; for the OpenAPI document.
 #[derive(Debug, utoipa::IntoParams)]
 #[into_params(parameter_in = Query)]
 #[expect(dead_code, reason = "describes what `Scope` reads")]
 pub struct ProjectParam {
-    /// The project, for server-wide tokens; `default` when left out.
+    /// Project, for server-wide tokens; default `default`.
     #[param(
         value_type = Option<String>, example = "default",
         pattern = "^[a-z]([a-z0-9-]{0,38}[a-z0-9])?$", min_length = 1, max_length = 40
@@ -29,7 +29,7 @@ pub struct ProjectParam {
     project: Option<muster_schemas::ProjectId>,
 }
 
-/// No parameters at all.
+/// No parameters.
 #[derive(Clone, Copy, Debug, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct NoParams {}
@@ -42,7 +42,7 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Query<T> {
     }
 }
 
-/// The parameters of a query string, in order.
+/// Splits a query string into its parameters, in order.
 ///
 /// # Errors
 /// When it is not percent-encoded UTF-8.
@@ -51,7 +51,7 @@ pub fn pairs(query: &str) -> Result<Vec<(String, String)>, Problem> {
         .map_err(|error| Problem::field("query", format!("cannot be read: {error}"), None))
 }
 
-/// Reads a query string.
+/// Parses a query string.
 ///
 /// # Errors
 /// A validation problem that names the parameter.
@@ -59,7 +59,7 @@ pub fn parse<T: DeserializeOwned>(query: &str) -> Result<T, Problem> {
     from_pairs(pairs(query)?)
 }
 
-/// Reads parameters that were taken apart already.
+/// Parses parameters that are already split.
 ///
 /// # Errors
 /// A validation problem that names the parameter.
@@ -78,7 +78,7 @@ pub fn from_pairs<T: DeserializeOwned>(mut kept: Vec<(String, String)>) -> Resul
     })
 }
 
-/// A value of a query string: text that becomes what the type asks for.
+/// A value of a query string, which deserializes to the type that is requested.
 #[derive(Clone, Copy)]
 struct Text<'a>(&'a str);
 
@@ -109,7 +109,7 @@ impl<'de> serde::Deserializer<'de> for Text<'de> {
         deserialize_f64, visit_f64, f64, "is not a number";
     }
 
-    /// Positions and versions fit 63 bits, in the log as in the OpenAPI document.
+    /// Positions and versions fit in 63 bits, in the log and in the OpenAPI document.
     fn deserialize_u64<V: serde::de::Visitor<'de>>(
         self,
         visitor: V,
@@ -161,7 +161,7 @@ impl<'de> serde::Deserializer<'de> for Text<'de> {
     }
 }
 
-/// The parts of the path. One that is not what the path needs names nothing: 404.
+/// The parts of the path. A part that does not parse names no resource: 404.
 #[derive(Clone, Copy, Debug)]
 pub struct PathParam<T>(pub T);
 

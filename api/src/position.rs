@@ -1,4 +1,4 @@
-//! Positions in headers: a write says where it stands, a read may wait for it.
+//! Positions in headers: a write returns its position, and a read can wait for one.
 
 use std::time::Duration;
 
@@ -11,30 +11,30 @@ use muster_schemas::ProjectId;
 
 use crate::problem::{Kind, Problem};
 
-/// On a write's answer: the position of its last event.
+/// Header of a write's response: the position of its last event.
 pub const POSITION: HeaderName = HeaderName::from_static("muster-position");
-/// On a read: the position that its answer must hold.
+/// Header of a read: the position that its response must include.
 pub const MIN_POSITION: HeaderName = HeaderName::from_static("muster-min-position");
-/// How long a read waits for it.
+/// Maximum time for which a read waits for a position.
 pub const PATIENCE: Duration = Duration::from_secs(5);
-/// Interval between looks whether what is waited for can still come.
+/// Interval between checks whether the position can still be reached.
 const LOOK: Duration = Duration::from_millis(250);
 
-/// The header that says how far a write or a read has come.
+/// Returns the header with the position of a write or a read.
 #[must_use]
 pub fn position_header(position: u64) -> (HeaderName, HeaderValue) {
     (POSITION, position.into())
 }
 
-/// What `Muster-Min-Position` asks for.
+/// The position that `Muster-Min-Position` requests.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct MinPosition(pub Option<u64>);
 
 impl MinPosition {
-    /// Waits until a read model has come that far.
+    /// Waits until a read model has reached the position.
     ///
     /// # Errors
-    /// When the log itself does not go that far, or the read model does not come there within
+    /// When the log does not have the position, or the read model does not reach it within
     /// [`PATIENCE`].
     pub async fn wait(
         self,
@@ -59,7 +59,7 @@ impl MinPosition {
             if progress.wait_for(project, position, LOOK).await {
                 return Ok(());
             }
-            // A read model that cannot be written is not waited for.
+            // A read model that cannot be written will not reach the position.
             if let Some(Failure { since, cause }) = progress.failure() {
                 let detail = format!("the read model has not been updated since {since}: {cause}");
                 return Err(Problem::unavailable(detail, 2));
@@ -77,8 +77,8 @@ impl MinPosition {
         .retry_after(1))
     }
 
-    /// Waits until a read model holds all that the log holds now, up to position `until`: for a
-    /// history, in which a missing piece is not seen.
+    /// Waits until a read model includes everything that the log has now, up to position `until`:
+    /// for a history, in which a missing part would not be noticed.
     ///
     /// # Errors
     /// As [`Self::wait`].
@@ -114,13 +114,13 @@ impl<S: Send + Sync> FromRequestParts<S> for MinPosition {
     }
 }
 
-/// For the OpenAPI document: what [`MinPosition`] reads.
+/// The header that [`MinPosition`] reads, for the OpenAPI document.
 #[derive(Debug, utoipa::IntoParams)]
 #[into_params(parameter_in = Header)]
 #[expect(dead_code, reason = "describes what `MinPosition` reads")]
 pub struct MinPositionParam {
-    /// Waits, up to 5 s, until the answer holds what this position wrote: give the
-    /// `Muster-Position` of a write.
+    /// Position of a write (its `Muster-Position`): the response waits up to 5 s until it includes
+    /// it.
     #[param(rename = "Muster-Min-Position", minimum = 0, value_type = u64, required = false)]
     position: Option<u64>,
 }

@@ -1,20 +1,20 @@
-//! What every handler may ask for. Each door's own state gives it by `FromRef`.
+//! State for every handler. Each role's own state provides it by `FromRef`.
 
 use muster_eventlog::EventLog;
 
 use crate::auth::Authenticator;
 
-/// The log, and who may do what; cheap to clone.
+/// The log and the authenticator; cheap to clone.
 #[derive(Clone, Debug)]
 pub struct ApiState {
     /// The event log.
     pub log: EventLog,
-    /// Knows the bearers of tokens.
+    /// The authenticator of bearer tokens.
     pub auth: Authenticator,
 }
 
 impl ApiState {
-    /// A state over this log.
+    /// Creates a state over this log.
     #[must_use]
     pub fn new(log: EventLog) -> Self {
         Self { auth: Authenticator::new(log.clone()), log }

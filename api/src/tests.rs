@@ -1,4 +1,4 @@
-//! The door as a client meets it, over a real event log.
+//! The conventions of the API as a client sees them, over a real event log.
 
 use std::convert::Infallible;
 use std::time::{Duration, Instant, SystemTime};
@@ -81,7 +81,7 @@ async fn ask(router: &Router, path: &str, bearer: &str) -> (StatusCode, String, 
     )
 }
 
-/// A log with the projects `system`, `default` and `other`.
+/// Creates a log with the projects `system`, `default` and `other`.
 async fn event_log(dir: &std::path::Path) -> (Postgres, EventLog) {
     let options = PostgresOptions { tuning: Tuning::Throwaway, ..PostgresOptions::new(dir) };
     let postgres = Postgres::start(options).await.unwrap();
@@ -138,11 +138,11 @@ async fn the_door_opens_to_the_right_token_only() {
         assert_eq!(challenge.starts_with("Bearer"), status == 401, "{path}");
     }
 
-    // A revocation counts from the next request on, though the token is remembered.
+    // A revocation takes effect from the next request, although the token is cached.
     append(&log, &viewer, ApiTokenRevoked {}.into()).await;
     assert_eq!(ask(&router, "/read", &text(&viewer)).await.0, 401);
 
-    // The use of the admin's token is noted, for command to record it.
+    // The use of the admin's token is noted for command to record it.
     let uses = async || {
         let noted = log.token_uses().await.unwrap();
         noted.iter().filter(|noted| noted.token == admin.id).count()
@@ -170,8 +170,8 @@ async fn the_door_opens_to_the_right_token_only() {
     postgres.stop().await.unwrap();
 }
 
-/// Any response that is sent for long ends with its token: one that brings bytes without pause, one
-/// that is quiet, and one that is read again after its token ended. Others continue.
+/// Any long response ends with its token: one that sends bytes continuously, one that is idle, and
+/// one whose client reads again after its token ended. Others continue.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_long_response_ends_with_its_token() {
     let dir = tempfile::tempdir().unwrap();
@@ -228,27 +228,27 @@ async fn a_long_response_ends_with_its_token() {
     let ends = tokio::time::timeout(Duration::from_secs(20), join_all(ends)).await;
     assert_eq!(ends.expect("all of them end"), [true; 4], "each ends with an error");
     println!("the last one ended after {:?}; the limit is 5 s", revoked_at.elapsed());
-    // A read that took long gets 401, a write its result.
+    // A slow read gets 401, a slow write its result.
     let slow = async |method: &str| {
         let token = token(&log, "default", Role::Viewer, None).await;
         let request = Request::builder().method(method).uri("/slow");
         let request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
         let answer = router.clone().oneshot(request.body(Body::empty()).unwrap());
         let revoke = async {
-            // While the handler is at work.
+            // The handler is still running.
             tokio::time::sleep(Duration::from_millis(500)).await;
             append(&log, &token, ApiTokenRevoked {}.into()).await;
         };
         tokio::join!(answer, revoke).0.unwrap().status().as_u16()
     };
     assert_eq!(tokio::join!(slow("GET"), slow("POST")), (401, 200));
-    // The first read after a check was due brings nothing.
+    // The first read after a check is due returns an error.
     assert!(unread.next().await.unwrap().is_err());
     let until = Instant::now() + Duration::from_secs(3);
     while Instant::now() < until {
         assert!(others.next().await.unwrap().is_ok());
     }
-    // Nothing can be revoked while the log cannot be read: what is open stays.
+    // No token can be revoked while the log cannot be read: open responses continue.
     postgres.stop().await.unwrap();
     let until = Instant::now() + Duration::from_secs(4);
     while Instant::now() < until {

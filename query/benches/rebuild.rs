@@ -1,5 +1,5 @@
-//! Measures how fast the read models are rebuilt from the log, against a binary COPY of the same
-//! rows. Prints a table; asserts nothing about time.
+//! Measures the rate at which the read models are rebuilt from the log, against a binary COPY of
+//! the same rows. Prints a table; asserts no times.
 #![expect(
     clippy::unwrap_used,
     clippy::print_stdout,
@@ -104,7 +104,7 @@ async fn fill(log: &EventLog, project: &ProjectId) {
             appends.push(append(StreamName::Device(id), NewEvent::server(&event, time)));
         }
     }
-    // An epoch is open only once its enrollment is committed.
+    // An epoch exists only once its enrollment is committed.
     commit(log, project, &mut appends).await;
     for number in 0..EVENTS {
         let id = device(u128::from(number.wrapping_mul(7919)) % DEVICES);

@@ -1,5 +1,5 @@
-//! What processes with the roles ingest and command report of the log: that they cannot append to it.
-//! This process does not append, and would not notice.
+//! Reports of processes with the roles ingest and command that they cannot append to the log. This
+//! process does not append, and would not notice.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,15 +18,15 @@ use uuid::Uuid;
 const TTL: Duration = Duration::from_secs(15);
 /// Maximum number of processes whose reports are kept.
 const MAX_PROCESSES: usize = 1_000;
-/// Wait before a subscription that ended is made again.
+/// Interval between retries of a subscription that ended.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// The failures that other processes report; cheap to clone.
+/// Failures that other processes report; cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub struct AppendReports(Arc<Mutex<HashMap<Uuid, (Failure, Instant)>>>);
 
 impl AppendReports {
-    /// The failure that has lasted longest; `None` when no process reports one.
+    /// Returns the failure that has lasted longest; `None` when no process reports one.
     #[must_use]
     pub fn current(&self) -> Option<Failure> {
         self.current_at(Instant::now())

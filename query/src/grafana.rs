@@ -1,26 +1,26 @@
-//! What Grafana reads of PostgreSQL: views on the read models beside those on the log
-//! (`eventlog/migrations/0004_grafana.sql`), and the role that may read them and nothing else.
+//! Grafana's access to PostgreSQL: views on the read models, in addition to those on the log
+//! (`eventlog/migrations/0004_grafana.sql`), and the role that may read only these views.
 //!
-//! A read model's table is named after its fold's version, so its views are made here, for the
-//! table that is live. Nothing here makes a role unless it is asked to: a managed PostgreSQL may
-//! not let us.
+//! A read model's table is named after its fold's version, so its views are created here, for the
+//! live table. The role is only created on request: a managed PostgreSQL may refuse it.
 
 use muster_eventlog::EventLog;
 use sqlx::AssertSqlSafe;
 
 use crate::projections::{devices, projects, timeline, tokens};
 
-/// The role that Grafana signs in as.
+/// Name of the role with which Grafana connects.
 pub const ROLE: &str = "muster_grafana";
 
-/// Two processes that replace one view at once disturb each other; this lock queues them.
+/// Advisory lock of the replacement of the views: concurrent replacements would conflict.
 const LOCK: i64 = 0x006d_7573_7465_7204;
 
-/// The views on the live tables. Their columns are for ever, as those of the migration.
+/// Returns the views on the live tables. Invariant: their columns never change, like those of the
+/// migration.
 fn views() -> String {
     let table = devices::TABLE;
     let timeline = timeline::TABLE;
-    // Those of an earlier fold stay where they were, and are nobody's concern.
+    // The tables of earlier folds still exist, but are not updated.
     let live = [table, timeline, tokens::TABLE, projects::TABLE].join("', '");
     format!(
         "CREATE OR REPLACE VIEW grafana.devices AS
@@ -59,7 +59,7 @@ fn views() -> String {
     )
 }
 
-/// What the role may do, once it is there.
+/// Privileges of the role, if it exists.
 const GRANTS: &str = "
     DO $$ BEGIN
         IF EXISTS (SELECT FROM pg_roles WHERE rolname = 'muster_grafana') THEN
@@ -68,10 +68,11 @@ const GRANTS: &str = "
         END IF;
     END $$";
 
-/// Makes the views on the live read models, and lets [`ROLE`] read all views where it exists.
+/// Creates the views on the live read models, and grants [`ROLE`], if it exists, read access to all
+/// views.
 ///
 /// # Errors
-/// When PostgreSQL does not answer, or somebody holds a view for longer than 5 s.
+/// When PostgreSQL does not respond, or another session locks a view for longer than 5 s.
 pub async fn publish(log: &EventLog) -> Result<(), sqlx::Error> {
     // One message with several statements is one transaction.
     let views = views();
@@ -88,21 +89,21 @@ async fn run(log: &EventLog, sql: String) -> Result<(), sqlx::Error> {
     sqlx::raw_sql(AssertSqlSafe(sql)).execute(&log.stores().sql).await.map(drop)
 }
 
-/// What became of [`let_in`].
+/// Result of [`let_in`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LetIn {
     /// The role exists, has the password, and may read the views.
     Done,
-    /// The role exists and may read the views; its password is for somebody else to set.
+    /// The role exists and may read the views; an administrator has to set its password.
     PasswordUnchanged,
-    /// There is no such role, and we may not make it.
+    /// The role does not exist, and this server may not create it.
     NoRole,
 }
 
-/// Makes the role [`ROLE`] with this password, or gives it this one, and lets it read the views.
+/// Creates the role [`ROLE`] or changes its password, and grants it read access to the views.
 ///
 /// # Errors
-/// When PostgreSQL does not answer, or refuses for another reason than missing rights.
+/// When PostgreSQL does not respond, or refuses for another reason than missing privileges.
 pub async fn let_in(log: &EventLog, password: &str) -> Result<LetIn, sqlx::Error> {
     let exists: bool =
         sqlx::query_scalar("SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = $1)")
@@ -132,7 +133,8 @@ pub async fn let_in(log: &EventLog, password: &str) -> Result<LetIn, sqlx::Error
         Err(error) => return Err(error),
     };
     if outcome != LetIn::NoRole {
-        // PostgreSQL 14 lets everybody make tables in `public`. Only its owner may change that.
+        // PostgreSQL 14 allows every role to create tables in `public`. Only its owner may change
+        // that.
         let _ = run(log, "REVOKE CREATE ON SCHEMA public FROM PUBLIC".to_owned()).await;
         run(log, GRANTS.to_owned()).await?;
     }

@@ -1,10 +1,11 @@
-//! The read side of muster: it projects the log into read models, and serves them.
+//! The query role: projects the log into read models, and serves the read API.
 //!
-//! Projections are pure folds ([`projections`]); the newest metrics live in memory ([`latest`]);
-//! metrics over time come from InfluxDB ([`influx`]); the past is folded from the log ([`travel`]).
+//! Projections are pure folds ([`projections`]); the newest metrics are in memory ([`latest`]);
+//! metrics over time come from InfluxDB ([`influx`]); point-in-time queries fold the log
+//! ([`travel`]).
 //!
-//! Invariant: nothing here decides anything or appends an event. Read models are written by
-//! projections alone.
+//! Invariant: this crate makes no decisions and appends no events. Only projections write read
+//! models.
 
 mod append_reports;
 pub mod grafana;

@@ -1,7 +1,8 @@
-//! Slots for responses that stay open: live streams, output that is followed, recordings, downloads.
+//! Slots for responses that stay open: live streams, output that is followed, recordings,
+//! downloads.
 //!
-//! A process serves a limited number of them, and each token or download link only a part, so that no
-//! token takes all.
+//! A process serves a limited number of them, and each token or download link only a part, so that
+//! no token uses all.
 
 use std::collections::HashMap;
 use std::num::NonZeroUsize;
@@ -51,7 +52,7 @@ struct Open {
     by_holder: HashMap<Holder, usize>,
 }
 
-/// One slot; free again when dropped.
+/// A slot, which is released when dropped.
 #[derive(Debug)]
 pub(crate) struct LiveStream {
     streams: LiveStreams,

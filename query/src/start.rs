@@ -1,4 +1,4 @@
-//! Starts the read side: projections, live metrics, the read API.
+//! Start of the query role: projections, live metrics, the read API.
 
 use std::num::{NonZeroU32, NonZeroUsize};
 
@@ -27,53 +27,54 @@ use crate::state::{QueryState, ReadModels};
 use crate::targets;
 use crate::walk_rate::WalkRate;
 
-/// What the read side needs.
+/// Dependencies and settings of the query role.
 #[derive(Clone, Debug)]
 pub struct QueryOptions {
     /// The event log.
     pub log: EventLog,
-    /// The broker, for the newest metrics; signed in as a server.
+    /// The broker, for the newest metrics; authenticated as a server.
     pub nats: async_nats::Client,
-    /// What is too large or too private for events.
+    /// Blobs: bytes that are too large or too private for events.
     pub blobs: Blobs,
-    /// Where metrics are.
+    /// The metric store.
     pub influx: InfluxQueryOptions,
-    /// By which command knows this role's answers; without it, no selector of an operation is resolved.
+    /// Key with which this role signs its responses to command; without it, selectors of operations
+    /// are not resolved.
     pub key: Option<SigningKey>,
     /// Maximum number of live streams and downloads of one token.
     pub streams_per_token: NonZeroUsize,
     /// Maximum number of lists of several pages by `last_seen` that a token starts in a minute.
     pub walks_per_minute: NonZeroU32,
-    /// Ends everything.
+    /// Stops all tasks.
     pub stop: CancellationToken,
 }
 
-/// The read side could not start.
+/// The query role could not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The tables of a projection could not be made.
+    /// The tables of a projection could not be created.
     #[error("failed to make the tables of the read models")]
     Tables(#[from] StoreError),
-    /// The client of InfluxDB could not be made.
+    /// The client of InfluxDB could not be created.
     #[error(transparent)]
     Influx(#[from] InfluxError),
 }
 
-/// The read side, at work.
+/// The running query role.
 #[derive(Debug)]
 pub struct Query {
-    /// What its handlers share.
+    /// Shared state of the handlers.
     pub state: QueryState,
-    /// Its tasks; they end after `stop`.
+    /// Tasks; they end after `stop`.
     pub tasks: JoinSet<()>,
 }
 
 impl Query {
-    /// Makes the tables of the read models, and sets to work. InfluxDB and the broker may be away:
-    /// what needs them waits for them.
+    /// Creates the tables of the read models, and starts all tasks. InfluxDB and the broker may be
+    /// unavailable: what needs them waits for them.
     ///
     /// # Errors
-    /// When the tables cannot be made, or there is no TLS provider.
+    /// When the tables cannot be created, or there is no TLS provider.
     pub async fn start(options: QueryOptions) -> Result<Self, StartError> {
         let QueryOptions {
             log,
@@ -86,7 +87,7 @@ impl Query {
             stop,
         } = options;
         let influx = InfluxClient::new(influx)?;
-        // Of a start that fails nothing stays: it may be tried again.
+        // A failed start leaves nothing running, so that it can be retried.
         let own = stop.child_token();
         let undo = own.clone().drop_guard();
         let follower = Follower::start(&log, own);
@@ -105,9 +106,9 @@ impl Query {
             operations: work.project(Operations::new(operations::TABLE)).await?,
             sessions: work.project(Sessions::new(sessions::TABLE)).await?,
         };
-        // Whoever looks at graphs waits; the read side does not.
+        // A failure concerns only Grafana, so the query role starts anyway.
         if let Err(error) = grafana::publish(&log).await
-            // Then `muster bootstrap` has made them.
+            // Without the privilege, the views are those that `muster bootstrap` has created.
             && !grafana::is_forbidden(&error)
         {
             tracing::warn!(%error, "Grafana's views could not be made; its tables may be old");
@@ -128,16 +129,17 @@ impl Query {
         Ok(Self { state, tasks })
     }
 
-    /// The read API, with its part of the OpenAPI document.
+    /// Returns the read API, with its part of the OpenAPI document.
     pub fn router(&self) -> OpenApiRouter {
         http::router(self.state.clone())
     }
 }
 
-/// Makes the tables of the read models and Grafana's views, for a role that may make none itself.
+/// Creates the tables of the read models and Grafana's views, for a role that may not create tables
+/// itself.
 ///
 /// # Errors
-/// When they cannot be made.
+/// When they cannot be created.
 pub async fn make_tables(log: &EventLog) -> Result<(), StoreError> {
     Runner::open(log.clone(), Devices::new(devices::TABLE)).await?;
     Runner::open(log.clone(), Tokens::new(tokens::TABLE)).await?;
@@ -149,7 +151,7 @@ pub async fn make_tables(log: &EventLog) -> Result<(), StoreError> {
     grafana::publish(log).await.map_err(failed)
 }
 
-/// The projections whose tables the read side writes.
+/// Projections whose tables the query role writes.
 pub const PROJECTIONS: [&str; 6] = [
     devices::TABLE,
     tokens::TABLE,

@@ -1,4 +1,4 @@
-//! What the handlers of the read API share.
+//! Shared state of the handlers of the read API.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -19,10 +19,10 @@ use crate::live_streams::LiveStreams;
 use crate::projections::devices::Device;
 use crate::walk_rate::WalkRate;
 
-/// Looks into the past that are worked out at once; more wait.
+/// Maximum number of concurrent point-in-time queries.
 const TRAVELERS: usize = 2;
 
-/// All devices of a project as they were.
+/// All devices of a project at a position.
 #[derive(Clone, Debug)]
 pub struct Past {
     /// The project.
@@ -33,25 +33,25 @@ pub struct Past {
     pub devices: Arc<BTreeMap<DeviceId, Device>>,
 }
 
-/// How far the read models have come.
+/// Progress of the read models.
 #[derive(Clone, Debug, Default)]
 pub struct ReadModels {
-    /// The devices.
+    /// Progress of the devices.
     pub devices: Progress,
-    /// The tokens.
+    /// Progress of the tokens.
     pub tokens: Progress,
-    /// The timeline.
+    /// Progress of the timeline.
     pub timeline: Progress,
-    /// The projects.
+    /// Progress of the projects.
     pub projects: Progress,
-    /// The operations and their runs.
+    /// Progress of the operations and their runs.
     pub operations: Progress,
-    /// The sessions.
+    /// Progress of the sessions.
     pub sessions: Progress,
 }
 
 impl ReadModels {
-    /// The names of all of them with how far each has come.
+    /// Returns the names of all read models with their progress.
     #[must_use]
     pub fn all(&self) -> [(&'static str, &Progress); 6] {
         [
@@ -64,7 +64,7 @@ impl ReadModels {
         ]
     }
 
-    /// Those that cannot be written.
+    /// Returns the read models that cannot be written, with the failure.
     pub fn failures(&self) -> impl Iterator<Item = (&'static str, Failure)> {
         self.all().into_iter().filter_map(|(name, progress)| Some((name, progress.failure()?)))
     }
@@ -75,36 +75,36 @@ impl ReadModels {
 pub struct QueryState {
     /// The log and the authenticator.
     pub api: ApiState,
-    /// The log for what people ask.
+    /// The log for queries of clients.
     questions: EventLog,
-    /// Wakes live streams.
+    /// Wakes live streams when the log grows.
     pub follower: Follower,
-    /// How far the read models have come.
+    /// Progress of the read models.
     pub read_models: ReadModels,
     /// The newest metrics.
     pub latest: LatestMetrics,
     /// Metrics over time.
     pub influx: InfluxClient,
-    /// The broker, to answer other roles and to be told of new output.
+    /// The broker, for requests of other roles and notifications of new output.
     pub nats: async_nats::Client,
-    /// What is too large or too private for events.
+    /// Blobs: bytes that are too large or too private for events.
     pub blobs: Blobs,
     /// Ends live streams.
     pub stop: CancellationToken,
-    /// Bounds the memory of time travel.
+    /// Limits the memory of point-in-time queries.
     pub travelers: Arc<Semaphore>,
-    /// The last look into the past: the next page of a list asks for the same.
+    /// The last point-in-time query: the next page of a list needs the same devices.
     pub past: Arc<Mutex<Option<Past>>>,
-    /// Bounds the live streams.
+    /// Limits the live streams.
     pub streams: LiveStreams,
-    /// Bounds how many lists a token starts that are kept.
+    /// Limits the number of stored list orders that a token starts.
     pub walk_rate: WalkRate,
-    /// What other processes report of the log.
+    /// Reports of other processes that they cannot append to the log.
     pub append_reports: AppendReports,
 }
 
 impl QueryState {
-    /// A state of these parts.
+    /// Creates the state from its parts.
     #[must_use]
     pub fn new(
         api: ApiState,
@@ -133,13 +133,13 @@ impl QueryState {
         }
     }
 
-    /// The event log.
+    /// Returns the event log.
     #[must_use]
     pub fn log(&self) -> &EventLog {
         &self.questions
     }
 
-    /// The pool for read models.
+    /// Returns the connection pool for read models.
     #[must_use]
     pub fn sql(&self) -> &sqlx::PgPool {
         &self.api.log.stores().sql
@@ -152,7 +152,7 @@ impl FromRef<QueryState> for ApiState {
     }
 }
 
-/// A read model could not be asked.
+/// Returns the problem of a failed query of a read model.
 pub(crate) fn sql_problem(error: sqlx::Error) -> Problem {
     match error {
         sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed => {

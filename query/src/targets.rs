@@ -1,5 +1,5 @@
-//! Answers the command role: which devices does a selector mean now? It knows labels, presence and
-//! the newest metrics; command does not.
+//! Resolves selectors for the command role, which does not have labels, presence and the newest
+//! metrics.
 
 use std::time::Duration;
 
@@ -12,12 +12,12 @@ use tokio_util::sync::CancellationToken;
 use crate::http::select_devices;
 use crate::state::QueryState;
 
-/// Devices in one answer.
+/// Maximum number of devices in a response.
 const STRETCH: usize = 5_000;
-/// The wait before a subscription that ended is made again.
+/// Interval between retries of a subscription that ended.
 const RETRY: Duration = Duration::from_millis(500);
 
-/// Answers until `stop`; the processes of this role share the questions.
+/// Responds to requests until `stop`; each request goes to one of the processes of this role.
 pub(crate) async fn run(state: QueryState, key: Option<SigningKey>, stop: CancellationToken) {
     let Some(key) = key else {
         tracing::warn!(

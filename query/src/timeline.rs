@@ -5,23 +5,23 @@ use muster_schemas::{DeviceId, ProjectId};
 
 use crate::projections::{as_i64, timeline};
 
-/// Which positions.
+/// A range of positions.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Positions {
-    /// After this one.
+    /// Only positions after this one.
     pub(crate) after: u64,
-    /// Up to this one.
+    /// Only positions up to this one.
     pub(crate) until: u64,
-    /// The order.
+    /// Whether the newest positions come first.
     pub(crate) newest_first: bool,
-    /// How many at most.
+    /// Maximum number of positions.
     pub(crate) limit: u32,
 }
 
-/// The positions of a device's events.
+/// Returns the positions of a device's events.
 ///
 /// # Errors
-/// When PostgreSQL cannot be asked.
+/// When PostgreSQL does not respond.
 pub(crate) async fn positions(
     log: &EventLog,
     project: &ProjectId,

@@ -1,7 +1,7 @@
-//! Time travel: the devices as they were at a position, from the log alone.
+//! Point-in-time queries: the devices at a position, from the log alone.
 //!
-//! The same pure fold as the live table's, in memory. Nothing is written, and no read model is
-//! asked, but the timeline where one device's events are to be found.
+//! The same pure fold as that of the live table, in memory. Nothing is written, and the only read
+//! model that is read is the timeline, for the positions of one device's events.
 
 use std::collections::BTreeMap;
 
@@ -11,10 +11,10 @@ use muster_schemas::{DeviceId, Event, ProjectId};
 use crate::projections::devices::{CannotApply, Device, changed_device, needed};
 use crate::timeline;
 
-/// Events that are read at once.
+/// Maximum number of events in one read.
 const CHUNK: u32 = 5_000;
 
-/// The past could not be told.
+/// A point-in-time query failed.
 #[derive(Debug, thiserror::Error)]
 pub enum TravelError {
     /// The log could not be read.
@@ -23,16 +23,16 @@ pub enum TravelError {
     /// An event cannot be applied.
     #[error("failed to fold the log: {kind} at position {position} cannot be applied")]
     CannotApply {
-        /// Its type.
+        /// Type of the event.
         kind: String,
-        /// Its position.
+        /// Position of the event.
         position: u64,
-        /// Why.
+        /// The cause.
         source: CannotApply,
     },
 }
 
-/// The types of events that are about devices.
+/// Returns the types of events that are about devices.
 #[must_use]
 pub fn device_kinds() -> Vec<String> {
     Event::TYPES
@@ -43,14 +43,14 @@ pub fn device_kinds() -> Vec<String> {
         .collect()
 }
 
-/// Is an event of this type about tokens? Those are for admins and auditors.
+/// Whether events of this type are about tokens, which require the role of an admin or auditor.
 #[must_use]
 pub fn is_about_tokens(kind: &str) -> bool {
     kind.starts_with("ApiToken") || kind.starts_with("EnrollmentToken")
 }
 
-/// All devices as they were at a position, deleted ones among them; from nothing, or from how they
-/// were at an earlier position. Holds one chunk of events, and the devices, in memory.
+/// Returns all devices at a position, including deleted ones; folded from nothing, or from the
+/// state at an earlier position. One chunk of events and the devices are in memory.
 ///
 /// # Errors
 /// See [`TravelError`].
@@ -71,7 +71,7 @@ pub async fn devices_at(
     }
 }
 
-/// One device as it was at a position; `None` when nothing was known of it.
+/// Returns one device at a position; `None` when it had no events.
 ///
 /// # Errors
 /// See [`TravelError`].

@@ -1,5 +1,5 @@
-//! Limits how many lists by `last_seen` a token may start: each reads and sorts all devices of a
-//! project, and keeps their order in PostgreSQL when it has several pages.
+//! Limits the number of lists by `last_seen` that a token starts: each reads and sorts all devices
+//! of a project, and stores their order in PostgreSQL if it has several pages.
 
 use std::collections::HashMap;
 use std::num::NonZeroU32;
@@ -13,11 +13,12 @@ use muster_schemas::TokenId;
 
 /// Default maximum number of lists of several pages by `last_seen` that a token starts in a minute.
 pub const DEFAULT_WALKS_PER_MINUTE: NonZeroU32 = NonZeroU32::new(30).unwrap();
-/// Maximum number of tokens that are remembered before those with full buckets are forgotten.
+/// Maximum number of tokens with a bucket, beyond which full buckets are removed.
 const MAX_REMEMBERED: usize = 10_000;
 const REFUSED: &str = "muster_list_walks_refused_total";
 
-/// One bucket for each token, of as many lists as it may start in a minute; cheap to clone.
+/// A token bucket for each API token, whose capacity is the number of lists that it may start in a
+/// minute; cheap to clone.
 #[derive(Clone, Debug)]
 pub struct WalkRate(Arc<Shared>);
 
@@ -66,7 +67,7 @@ impl WalkRate {
         f64::from(self.0.per_minute.get())
     }
 
-    /// What is in a token's bucket.
+    /// Returns the number of lists that are left in a token's bucket.
     fn left(&self, bucket: Option<&Bucket>, now: Instant) -> f64 {
         let filled = |bucket: &Bucket| {
             let passed = now.duration_since(bucket.at).as_secs_f64();
@@ -123,7 +124,7 @@ mod tests {
         assert_eq!(started, 30);
         assert_eq!(rate.check_at(loud, now).unwrap_err().kind(), Kind::TooManyRequests);
         assert!(rate.check_at(quiet, now).is_ok() && rate.start_at(quiet, now).is_ok());
-        // One comes back every two seconds.
+        // The bucket gains one list every two seconds.
         let later = now + Duration::from_millis(2_100);
         assert!(rate.check_at(loud, later).is_ok() && rate.start_at(loud, later).is_ok());
         assert!(rate.start_at(loud, later).is_err());

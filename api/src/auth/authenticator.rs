@@ -1,7 +1,7 @@
-//! Looks tokens up in the event log, and remembers them by the version of their stream.
+//! Finds tokens in the event log, and caches them by the version of their stream.
 //!
-//! Each request asks for that version (one row by primary key), so a revocation counts from the
-//! next request on, in every process.
+//! Each request reads that version (one row by primary key), so a revocation takes effect from the
+//! next request, in every process.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,12 +14,12 @@ use muster_schemas::{ProjectId, StreamName, Timestamp, TokenId};
 use super::{ApiTokenState, Principal};
 use crate::problem::{Kind, Problem};
 
-/// Tokens that are remembered at most; beyond it, all are forgotten and looked up again.
+/// Maximum number of cached tokens; beyond it, the cache is cleared and tokens are looked up again.
 const REMEMBERED: usize = 10_000;
-/// A token's use is recorded at most this often, in microseconds.
+/// Minimum interval between two recorded uses of a token, in microseconds.
 const USE_INTERVAL: i64 = 3_600_000_000;
 
-/// Knows the bearers of tokens; cheap to clone.
+/// Authenticates bearer tokens; cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Authenticator {
     inner: Arc<Inner>,
@@ -36,12 +36,12 @@ struct Inner {
 struct Known {
     version: u64,
     state: Arc<ApiTokenState>,
-    /// When this process last tried to record a use.
+    /// Time at which this process last tried to record a use.
     noted: Option<Timestamp>,
 }
 
 impl Authenticator {
-    /// Reads tokens from this log.
+    /// Creates an authenticator that reads tokens from this log.
     #[must_use]
     pub fn new(log: EventLog) -> Self {
         Self {
@@ -49,10 +49,11 @@ impl Authenticator {
         }
     }
 
-    /// Who bears this token; `address` is the client's, for the record of its use.
+    /// Returns the principal of this token. `address` is the client's, for the record of the
+    /// token's use.
     ///
     /// # Errors
-    /// 401 when the token is not good; 503 when the log cannot be asked.
+    /// 401 when the token is invalid; 503 when the log cannot be read.
     pub async fn authenticate(
         &self,
         text: &str,
@@ -73,10 +74,10 @@ impl Authenticator {
         })
     }
 
-    /// Is there such a project? Projects are never deleted, so a yes is remembered.
+    /// Whether the project exists. Projects are never deleted, so a positive result is cached.
     ///
     /// # Errors
-    /// When the log cannot be asked.
+    /// When the log cannot be read.
     pub async fn project_exists(&self, project: &ProjectId) -> Result<bool, StoreError> {
         let lock = || self.inner.projects.lock().unwrap_or_else(PoisonError::into_inner);
         if lock().contains(project) {
@@ -104,7 +105,7 @@ impl Authenticator {
         };
         let mut state = ApiTokenState::default();
         for stored in &events {
-            // A row that command did not record makes no token.
+            // A row that command did not record creates no token.
             if !self.inner.log.is_authentic(&token.project, stored) {
                 continue;
             }
@@ -115,12 +116,12 @@ impl Authenticator {
         }
         let mut tokens = self.tokens();
         let known = Known {
-            // What was read may be newer than the version that was asked for first.
+            // The events may be newer than the version that was read first.
             version: events.last().map_or(0, |event| event.stream_version),
             state: Arc::new(state),
             noted: tokens.get(&key).and_then(|known| known.noted),
         };
-        // What does not exist is not remembered: anybody can name it.
+        // Missing tokens are not cached: any client can name one.
         if known.version > 0 {
             if tokens.len() >= REMEMBERED {
                 tokens.clear();
@@ -134,7 +135,7 @@ impl Authenticator {
         self.inner.tokens.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes the use in the background, when none was recorded for an hour; command records it.
+    /// Notes the use in the background if none was recorded for an hour; command records it.
     fn note_use(
         &self,
         token: &ApiTokenText,
@@ -150,7 +151,7 @@ impl Authenticator {
         }
         let key = (token.project.clone(), token.id);
         match self.tokens().get_mut(&key) {
-            // Another request of this process was quicker.
+            // Another request of this process was faster.
             Some(known) if !is_due(known.noted) => return,
             Some(known) => known.noted = Some(now),
             None => return,
@@ -164,7 +165,7 @@ impl Authenticator {
     }
 }
 
-/// What the client learns, whatever the cause.
+/// The response to the client, independent of the cause.
 fn not_good() -> Problem {
     Problem::new(
         Kind::Unauthorized,

@@ -1,4 +1,4 @@
-//! The extractors: who asks ([`Allowed`]), and in which project ([`Scope`]).
+//! The extractors: the principal of a request ([`Allowed`]), and its project ([`Scope`]).
 
 use std::marker::PhantomData;
 use std::net::SocketAddr;
@@ -13,20 +13,20 @@ use super::{Needs, Permission, Principal};
 use crate::problem::{Kind, Problem};
 use crate::{ApiState, params};
 
-/// Somebody with the permission `P`, whatever the project.
+/// A principal with the permission `P`, in any project.
 #[derive(Clone, Debug)]
 pub struct Allowed<P> {
-    /// Who.
+    /// The principal.
     pub principal: Principal,
     permission: PhantomData<P>,
 }
 
-/// Somebody with the permission `P` in a project.
+/// A principal with the permission `P` in a project.
 #[derive(Clone, Debug)]
 pub struct Scope<P> {
-    /// Who.
+    /// The principal.
     pub principal: Principal,
-    /// Where.
+    /// The project.
     pub project: ProjectId,
     permission: PhantomData<P>,
 }
@@ -62,8 +62,8 @@ where
     }
 }
 
-/// The bearer of the request's token. One that was found already (a middleware may have asked) is
-/// not looked up again.
+/// Authenticates the bearer of the request's token. A principal that a middleware has already found
+/// is not looked up again.
 async fn authenticate(parts: &mut Parts, api: &ApiState) -> Result<Principal, Problem> {
     if let Some(principal) = parts.extensions.get::<Principal>() {
         return Ok(principal.clone());
@@ -88,7 +88,7 @@ fn bearer(parts: &Parts) -> Result<&str, Problem> {
             "no token came with the request; send the header Authorization: Bearer mst_…",
         )
     };
-    // A browser's websocket can set no header but the names of protocols.
+    // A browser's websocket cannot set any header except the names of subprotocols.
     let protocols = parts.headers.get(header::SEC_WEBSOCKET_PROTOCOL);
     let named = protocols
         .and_then(|value| value.to_str().ok())
@@ -113,7 +113,8 @@ fn hold_to(principal: &Principal, permission: Permission) -> Result<(), Problem>
     ))
 }
 
-/// The project `system` holds projects and server-wide tokens; nothing else is made there.
+/// Refuses changes to devices and operations in the project `system`: it holds only projects and
+/// server-wide tokens.
 fn hold_to_project(project: &ProjectId, permission: Permission) -> Result<(), Problem> {
     let is_about_devices = match permission {
         Permission::WriteDevices | Permission::RunOperations => true,

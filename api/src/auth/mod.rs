@@ -1,7 +1,7 @@
-//! Who asks, and what they may do: bearer tokens, roles, projects.
+//! Authentication and authorization: bearer tokens, roles, projects.
 //!
-//! Tokens are streams of the event log like all else; nothing here writes, but for the note that a
-//! token was used. Slowing down those who guess is not done here: a secret is 256 random bits.
+//! Tokens are streams of the event log. Nothing here writes, except for the record that a token was
+//! used. There is no rate limit for guesses: a secret has 256 random bits.
 
 mod authenticator;
 mod extract;
@@ -16,52 +16,52 @@ pub use extract::{Allowed, Scope};
 pub use token::{ApiTokenState, Refusal};
 pub use watch::end_with_token;
 
-/// Who asks.
+/// The authenticated client of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Principal {
-    /// The token that was shown.
+    /// The token of the request.
     pub token: TokenId,
-    /// What its bearer may do.
+    /// The role of the token.
     pub role: Role,
-    /// The project that it is for; `None` for a server-wide token.
+    /// The project of the token; `None` for a server-wide token.
     pub project: Option<ProjectId>,
 }
 
 impl Principal {
-    /// How events name it.
+    /// Returns the actor that events name.
     #[must_use]
     pub fn actor(&self) -> String {
         format!("token:{}", self.token)
     }
 
-    /// May it do this?
+    /// Whether the principal has this permission.
     #[must_use]
     pub fn may(&self, permission: Permission) -> bool {
         permission.roles().contains(&self.role)
     }
 }
 
-/// What an operation needs.
+/// The permission that an operation of the API requires.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Permission {
-    /// Read the state and the events of devices, and their metrics.
+    /// Read the state, events and metrics of devices.
     ReadDevices,
     /// Change devices.
     WriteDevices,
-    /// Ask something of devices: run programs on them, and end those.
+    /// Request operations on devices (run programs), and end them.
     RunOperations,
-    /// Read what programs wrote on devices.
+    /// Read the output of programs.
     ReadOutput,
-    /// Read enrollment tokens: those who make them, and those who read all.
+    /// Read enrollment tokens: for the roles that create them, and those that read everything.
     ReadEnrollmentTokens,
-    /// Read all: tokens, dead letters, every event.
+    /// Read everything: tokens, dead letters, every event.
     ReadAll,
-    /// Change all: tokens, server settings.
+    /// Change everything: tokens, server settings.
     Administer,
 }
 
 impl Permission {
-    /// The roles that have it.
+    /// Returns the roles that have this permission.
     #[must_use]
     pub const fn roles(self) -> &'static [Role] {
         match self {
@@ -93,18 +93,18 @@ macro_rules! needs {
 }
 
 needs! {
-    /// Needs [`Permission::ReadDevices`].
+    /// Requires [`Permission::ReadDevices`].
     ReadDevices,
-    /// Needs [`Permission::WriteDevices`].
+    /// Requires [`Permission::WriteDevices`].
     WriteDevices,
-    /// Needs [`Permission::RunOperations`].
+    /// Requires [`Permission::RunOperations`].
     RunOperations,
-    /// Needs [`Permission::ReadOutput`].
+    /// Requires [`Permission::ReadOutput`].
     ReadOutput,
-    /// Needs [`Permission::ReadEnrollmentTokens`].
+    /// Requires [`Permission::ReadEnrollmentTokens`].
     ReadEnrollmentTokens,
-    /// Needs [`Permission::ReadAll`].
+    /// Requires [`Permission::ReadAll`].
     ReadAll,
-    /// Needs [`Permission::Administer`].
+    /// Requires [`Permission::Administer`].
     Administer,
 }

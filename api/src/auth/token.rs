@@ -1,10 +1,10 @@
-//! The life of an API token: a pure fold of its stream, and the check of a secret against it.
+//! The state of an API token: a pure fold of its stream, and the check of a secret against it.
 
 use muster_schemas::events::Role;
 use muster_schemas::{Event, Hash, Timestamp};
 use subtle::ConstantTimeEq;
 
-/// What is known of an API token.
+/// The state of an API token.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ApiTokenState {
     created: Option<Created>,
@@ -19,25 +19,25 @@ struct Created {
     expires_at: Option<Timestamp>,
 }
 
-/// Why a token does not open the door. Only for the log: the client learns that it is not good.
+/// Why a token is rejected. Only for the server's log: the client learns only that it is invalid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
-    /// No such API token was ever made.
+    /// No such API token was ever created.
     #[error("there is no such token")]
     Unknown,
-    /// The secret is not the token's.
+    /// The secret does not match the token.
     #[error("the secret is wrong")]
     WrongSecret,
-    /// It was revoked.
+    /// The token was revoked.
     #[error("the token was revoked")]
     Revoked,
-    /// It is over.
+    /// The token has expired.
     #[error("the token has expired")]
     Expired,
 }
 
 impl ApiTokenState {
-    /// The state after an event that was recorded at a time. Other events change nothing.
+    /// Applies an event that was recorded at a time. Events of other types change nothing.
     #[must_use]
     pub fn evolve(mut self, event: &Event, recorded_at: Timestamp) -> Self {
         match event {
@@ -55,11 +55,11 @@ impl ApiTokenState {
         self
     }
 
-    /// What the bearer of a secret may do now.
+    /// Returns the current role of the bearer of a secret.
     ///
     /// # Errors
-    /// When it does not open the door. A wrong secret is told apart from nothing else: whether a
-    /// token is revoked is known only to who holds it.
+    /// When the token is rejected. The secret is checked first: only the holder of a token learns
+    /// that it is revoked.
     pub fn check(&self, secret: &[u8], now: Timestamp) -> Result<Role, Refusal> {
         let created = self.created.as_ref().ok_or(Refusal::Unknown)?;
         let fits: bool = Hash::of(secret).0.ct_eq(&created.secret.0).into();
@@ -69,10 +69,10 @@ impl ApiTokenState {
         self.role_at(now)
     }
 
-    /// What the token's bearer may do now, for what was opened with the token before.
+    /// Returns the current role of the token, for a connection that was opened with it before.
     ///
     /// # Errors
-    /// When the token is revoked, has expired, or was never made.
+    /// When the token is revoked, has expired, or was never created.
     pub fn role_at(&self, now: Timestamp) -> Result<Role, Refusal> {
         let created = self.created.as_ref().ok_or(Refusal::Unknown)?;
         if self.revoked {
@@ -84,13 +84,13 @@ impl ApiTokenState {
         Ok(created.role)
     }
 
-    /// Was such a token ever made?
+    /// Whether the token was ever created.
     #[must_use]
     pub const fn exists(&self) -> bool {
         self.created.is_some()
     }
 
-    /// When its use was last recorded.
+    /// Returns the time of the last recorded use.
     #[must_use]
     pub const fn last_used(&self) -> Option<Timestamp> {
         self.last_used

@@ -1,8 +1,8 @@
-//! Ends responses with the token that they were requested with: a middleware for all routes, so that
-//! no handler has to check its token while it sends.
+//! Ends responses with the token that they were requested with: a middleware for all routes, so
+//! that no handler has to check its token while it sends.
 //!
-//! A response whose length is known when its handler returns (JSON, mostly) is not watched; a read that
-//! took long is checked before it is sent. Websockets have no response body:
+//! A response whose length is known when its handler returns (usually JSON) is not watched; a read
+//! that took long is checked before it is sent. Websockets have no response body: see
 //! `command/src/channels/token.rs`.
 
 use std::io;
@@ -24,13 +24,13 @@ use crate::problem::{Kind, Problem};
 
 /// Interval between checks of the token of a response.
 const CHECK_INTERVAL: Duration = Duration::from_secs(2);
-/// Timeout of a check. The response waits for it, and continues when the log cannot be read: nothing
-/// can be revoked then either.
+/// Timeout of a check. The response waits for it, and continues when the log cannot be read: no
+/// token can be revoked then either.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(1);
-/// Why a response ends.
+/// The error with which a response ends.
 const ENDED: &str = "the token of this request is no longer valid";
 
-/// The token of a request, once an extractor has found it good.
+/// The token of a request, once an extractor has found it valid.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Credential(Arc<OnceLock<Checked>>);
 
@@ -61,8 +61,8 @@ impl Credential {
     }
 }
 
-/// Middleware: ends a response with an error when its token is revoked, expires, or has another role;
-/// a read whose token has ended before the response starts gets 401. A write does not: the
+/// Middleware: ends a response with an error when its token is revoked, expires, or gets another
+/// role. A read whose token has ended before the response starts gets 401. A write does not: the
 /// client has to know what it did.
 pub async fn end_with_token(
     State(api): State<ApiState>,
@@ -76,7 +76,7 @@ pub async fn end_with_token(
     let Some(checked) = credential.0.get() else { return response };
     let mut checked = checked.clone();
     let is_due = checked.at.elapsed() >= CHECK_INTERVAL;
-    // What was switched to another protocol watches its token itself.
+    // A connection that was switched to another protocol watches its token itself.
     let is_switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
     if is_read && is_due && !is_switched && checked.has_ended(&api.auth).await {
         return Problem::new(Kind::Unauthorized, ENDED).into_response();
@@ -97,7 +97,7 @@ pub async fn end_with_token(
     })
 }
 
-/// A body and the token that it is sent for.
+/// A response body and the token with which it was requested.
 struct Watched {
     body: BodyDataStream,
     auth: Authenticator,
@@ -105,7 +105,7 @@ struct Watched {
 }
 
 impl Watched {
-    /// The next bytes; none are taken while a check is due.
+    /// Returns the next bytes; none are read while a check is due.
     async fn next(&mut self) -> io::Result<Option<Bytes>> {
         loop {
             tokio::select! {
@@ -121,7 +121,7 @@ impl Watched {
     }
 }
 
-/// Must what the principal has opened end? Not when its token could not be looked up.
+/// Whether the principal's open response must end. It continues when the token cannot be looked up.
 fn has_ended(principal: &Principal, found: &Result<Principal, Problem>) -> bool {
     match found {
         Ok(found) => found != principal,

@@ -3,19 +3,19 @@
 use muster_schemas::wire::OutputStream;
 use muster_schemas::{DeviceId, OperationId, ProjectId, SessionId};
 
-/// The folder of the operations of a project, a folder each.
+/// Returns the folder of a project's operations; each operation has a folder in it.
 #[must_use]
 pub fn operations(project: &ProjectId) -> String {
     format!("{project}/operations")
 }
 
-/// What is private of an operation.
+/// Returns the name of an operation's private input.
 #[must_use]
 pub fn private(project: &ProjectId, operation: OperationId) -> String {
     format!("{}/{operation}/private", operations(project))
 }
 
-/// The folder of one output of a run.
+/// Returns the folder of one output of a run.
 #[must_use]
 pub fn output(
     project: &ProjectId,
@@ -26,7 +26,7 @@ pub fn output(
     format!("{project}/runs/{operation}/{device}/{}", stream.as_str())
 }
 
-/// The folder of the part of an output that is passed on and not kept.
+/// Returns the folder of the part of an output that is relayed and not kept.
 #[must_use]
 pub fn live_output(
     project: &ProjectId,
@@ -37,38 +37,38 @@ pub fn live_output(
     format!("{}-live", output(project, operation, device, stream))
 }
 
-/// A chunk of a recording: its salt, then its lines.
+/// Returns the name of a chunk of a recording: its salt, then its lines.
 #[must_use]
 pub fn recording(project: &ProjectId, session: SessionId, recording: u32, chunk: u32) -> String {
     format!("{project}/sessions/{session}/{recording:06}-{chunk:06}.cast")
 }
 
-/// A piece of an output: where it begins, how many bytes it is, whether it is compressed.
+/// A piece of an output: its offset, its length, and whether it is compressed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Piece {
-    /// Where in the output it begins.
+    /// Offset of the piece in the output, in bytes.
     pub offset: u64,
-    /// How many bytes of the output it is.
+    /// Length of the piece in the output, in bytes.
     pub bytes: u64,
-    /// Is it compressed by zlib?
+    /// Whether it is compressed with zlib.
     pub compressed: bool,
 }
 
 impl Piece {
-    /// Where the next piece begins.
+    /// Returns the offset of the next piece.
     #[must_use]
     pub const fn end(self) -> u64 {
         self.offset + self.bytes
     }
 
-    /// The last part of its name; names sort as the pieces do.
+    /// Returns the last part of its name; names sort in the order of the pieces.
     #[must_use]
     pub fn name(self) -> String {
         let kind = if self.compressed { "zlib" } else { "raw" };
         format!("{:012}-{}.{kind}", self.offset, self.bytes)
     }
 
-    /// Reads the last part of a name; `None` when it is no piece.
+    /// Parses the last part of a name; `None` when it is not a piece.
     #[must_use]
     pub fn read(name: &str) -> Option<Self> {
         let (numbers, kind) = name.split_once('.')?;
@@ -85,33 +85,34 @@ impl Piece {
     }
 }
 
-/// The last part of the name of an empty blob: all of an output that is passed on was sent.
+/// The last part of the name of an empty blob: the whole relayed output was sent.
 pub const ENDED: &str = "ended";
 
 /// The last part of the name of an output's salt.
 pub const SALT: &str = "salt";
 
-/// The last part of the name of an empty blob that says how many bytes a file will be.
+/// Returns the last part of the name of an empty blob: its name has the final size of a file, in
+/// bytes.
 #[must_use]
 pub fn size(bytes: u64) -> String {
     format!("size-{bytes}")
 }
 
-/// How many bytes a file will be, by the names in its folder.
+/// Returns the final size of a file, in bytes, from the names in its folder.
 #[must_use]
 pub fn size_in(names: &[super::Found]) -> Option<u64> {
     names.iter().find_map(|found| found.name.strip_prefix("size-")?.parse().ok())
 }
 
-/// The pieces that follow each other without a gap from the beginning on. They may overlap, where
-/// something was taken twice or put together; what they hold of the same place is the same.
-/// One without bytes is what a power failure has left.
+/// Selects the pieces that follow each other without a gap from the start. They may overlap where
+/// bytes were received twice or pieces were merged; overlapping bytes are identical. A piece
+/// without bytes was left by a power failure.
 #[must_use]
 pub fn whole(names: &[super::Found]) -> Vec<Piece> {
     whole_from(names, 0)
 }
 
-/// The same, of an output whose beginning is not in the folder.
+/// Like [`whole`], for an output whose start is not in the folder.
 #[must_use]
 pub fn whole_from(names: &[super::Found], start: u64) -> Vec<Piece> {
     let there = names.iter().filter(|found| found.bytes > 0);

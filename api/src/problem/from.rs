@@ -1,4 +1,4 @@
-//! What the store says, as a problem.
+//! Conversion of the store's errors to problems.
 
 use muster_eventlog::{AppendError, StoreError};
 
@@ -29,7 +29,7 @@ impl From<StoreError> for Problem {
 }
 
 impl From<AppendError> for Problem {
-    /// For what a handler did not deal with itself.
+    /// For errors that a handler did not process itself.
     fn from(error: AppendError) -> Self {
         match error {
             AppendError::Conflict { .. } => Self::new(

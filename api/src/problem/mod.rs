@@ -1,7 +1,7 @@
-//! Problem documents (RFC 9457): every error that a client can see, and all HTTP error codes.
+//! Problem documents (RFC 9457): every error that a client can receive, and all HTTP error codes.
 //!
-//! Nothing else in muster chooses an error's status. What went wrong inside is not told to the
-//! client: it gets a correlation id, and the log has the rest.
+//! Nothing else in muster chooses an error's status. Internal causes are not sent to the client: it
+//! gets a correlation id, and the server's log has the details.
 
 mod from;
 mod responses;
@@ -14,23 +14,23 @@ use uuid::Uuid;
 
 pub use responses::{OpenProblems, ReadProblems, WriteProblems};
 
-/// The media type of a problem document.
+/// Media type of a problem document.
 pub const MEDIA_TYPE: &str = "application/problem+json";
 
-/// The kinds of problem; each has a stable `type`, a title and a status.
+/// The kinds of problems; each has a stable `type`, a title and a status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// A field, parameter or header breaks a rule.
     Validation,
-    /// No token, or none that is good.
+    /// The token is missing or invalid.
     Unauthorized,
-    /// The token's role or project does not allow it.
+    /// The token's role or project does not allow the request.
     Forbidden,
-    /// There is no such thing.
+    /// The resource does not exist.
     NotFound,
-    /// The path exists, not with this method.
+    /// The path exists, but does not support the method.
     MethodNotAllowed,
-    /// It does not fit the present state.
+    /// The request conflicts with the current state.
     Conflict,
     /// The device is not connected.
     DeviceOffline,
@@ -38,35 +38,35 @@ pub enum Kind {
     DeviceNotEnrolled,
     /// The device's keys are revoked.
     DeviceRevoked,
-    /// It was there, and is no more.
+    /// The resource existed and was deleted.
     Gone,
-    /// `If-Match` names another version than the present one, or `Muster-Min-Position` a place that
+    /// `If-Match` does not match the current version, or `Muster-Min-Position` is a position that
     /// the log does not have.
     PreconditionFailed,
     /// The body is too large.
     TooLarge,
     /// The body is not JSON.
     UnsupportedMediaType,
-    /// The answer would be too large.
+    /// The response would be too large.
     TooMuch,
     /// The `Idempotency-Key` was used for a request with another body.
     IdempotencyKeyReused,
     /// Too many requests.
     TooManyRequests,
-    /// The token has too many live streams open.
+    /// The token has too many open live streams.
     TooManyStreams,
     /// The server failed.
     Internal,
     /// The disk of the database or of the blob store is full.
     StorageFull,
-    /// Something that the server needs is away; try again.
+    /// A service that the server needs is unavailable; a retry may succeed.
     Unavailable,
-    /// What was waited for did not come in time; try again.
+    /// A wait timed out; a retry may succeed.
     NotYet,
 }
 
 impl Kind {
-    /// The last part of `type`, the title, and the status.
+    /// Returns the last part of `type`, the title, and the status.
     const fn parts(self) -> (&'static str, &'static str, StatusCode) {
         match self {
             Self::Validation => {
@@ -133,7 +133,7 @@ impl Kind {
         }
     }
 
-    /// The status of the response.
+    /// Returns the status of the response.
     #[must_use]
     pub const fn status(self) -> StatusCode {
         self.parts().2
@@ -146,16 +146,16 @@ pub struct FieldError {
     /// The field of the body (`labels.env`), the parameter, or the header.
     #[schema(example = "labels.env")]
     pub field: String,
-    /// What it must be.
+    /// The rule.
     #[schema(example = "is not a label value: use up to 128 of A-Z, a-z, 0-9, …")]
     pub rule: String,
-    /// What was given, shortened; absent when nothing was.
+    /// The value in the request, shortened; absent when there was none.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Value, required = false, example = "a b")]
     pub value: Option<serde_json::Value>,
 }
 
-/// An error as the client sees it.
+/// An error for the client.
 #[derive(Clone, Debug)]
 pub struct Problem {
     kind: Kind,
@@ -165,7 +165,7 @@ pub struct Problem {
     retry_after: Option<u32>,
 }
 
-/// The document, as RFC 9457 and the OpenAPI document describe it.
+/// A problem document, as in RFC 9457 and in the OpenAPI document.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 #[schema(as = Problem, example = json!({
     "type": "/problems/not-found",
@@ -174,27 +174,27 @@ pub struct Problem {
     "detail": "there is no device 'robot-7' in project default",
 }))]
 pub struct ProblemDocument {
-    /// What kind of problem it is; stable, for programs.
+    /// Kind of the problem; stable, for programs.
     #[serde(rename = "type")]
     #[schema(example = "/problems/validation")]
     pub kind: String,
-    /// The same for people.
+    /// Kind of the problem, for people.
     pub title: &'static str,
     /// The HTTP status.
     pub status: u16,
-    /// What was attempted on what, and what to do next.
+    /// The attempted action with its object, and a suggested fix.
     pub detail: String,
     /// The rules that were broken.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schema(required = false)]
     pub errors: Vec<FieldError>,
-    /// What to look for in the server's log.
+    /// Correlation id of the entry in the server's log.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub correlation: Option<Uuid>,
 }
 
 impl Problem {
-    /// A problem of this kind; `detail` says what was attempted on what, and what to do next.
+    /// Creates a problem; `detail` names the attempted action, its object and a suggested fix.
     #[must_use]
     pub fn new(kind: Kind, detail: impl Into<String>) -> Self {
         Self {
@@ -206,7 +206,7 @@ impl Problem {
         }
     }
 
-    /// One field, parameter or header breaks a rule.
+    /// Creates the problem of one field, parameter or header that breaks a rule.
     #[must_use]
     pub fn field(
         field: impl Into<String>,
@@ -220,7 +220,7 @@ impl Problem {
         }])
     }
 
-    /// Some fields, parameters or headers break rules.
+    /// Creates the problem of several fields, parameters or headers that break rules.
     #[must_use]
     pub fn fields(errors: Vec<FieldError>) -> Self {
         let said: Vec<String> =
@@ -228,26 +228,26 @@ impl Problem {
         Self { errors, ..Self::new(Kind::Validation, said.join("; ")) }
     }
 
-    /// There is no such thing.
+    /// Creates the problem of a resource that does not exist.
     #[must_use]
     pub fn not_found(detail: impl Into<String>) -> Self {
         Self::new(Kind::NotFound, detail)
     }
 
-    /// It does not fit the present state.
+    /// Creates the problem of a request that conflicts with the current state.
     #[must_use]
     pub fn conflict(detail: impl Into<String>) -> Self {
         Self::new(Kind::Conflict, detail)
     }
 
-    /// Something that is needed is away; try again after some seconds.
+    /// Creates the problem of a service that is unavailable, with a retry after some seconds.
     #[must_use]
     pub fn unavailable(detail: impl Into<String>, retry_after: u32) -> Self {
         Self::new(Kind::Unavailable, detail).retry_after(retry_after)
     }
 
-    /// The server failed: logs the error with its sources, once, and tells the client no more than
-    /// where to look.
+    /// Creates the problem of a failure in the server: logs the error with its sources, once, and
+    /// gives the client only the correlation id.
     #[must_use]
     pub fn internal(error: &(dyn std::error::Error + 'static)) -> Self {
         let correlation = Uuid::now_v7();
@@ -261,26 +261,26 @@ impl Problem {
         }
     }
 
-    /// When to try again, in seconds.
+    /// Returns the seconds after which a client may retry.
     #[must_use]
     pub fn retry_after(mut self, seconds: u32) -> Self {
         self.retry_after = Some(seconds);
         self
     }
 
-    /// What is wrong, in words.
+    /// Returns the message.
     #[must_use]
     pub fn detail(&self) -> &str {
         &self.detail
     }
 
-    /// Its kind.
+    /// Returns its kind.
     #[must_use]
     pub const fn kind(&self) -> Kind {
         self.kind
     }
 
-    /// The document.
+    /// Returns the document.
     #[must_use]
     pub fn document(&self) -> ProblemDocument {
         let (name, title, status) = self.kind.parts();
@@ -320,7 +320,7 @@ impl IntoResponse for Problem {
     }
 }
 
-/// An error with its sources, in one line.
+/// Formats an error with its sources, in one line.
 #[must_use]
 pub fn describe(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text = error.to_string();
@@ -336,7 +336,7 @@ pub fn describe(error: &(dyn std::error::Error + 'static)) -> String {
     text
 }
 
-/// A value is told back to its sender, but never at length.
+/// Shortens a value that is returned to its sender.
 pub(crate) fn shorten(value: serde_json::Value) -> serde_json::Value {
     const LONGEST: usize = 200;
     let text = match &value {

@@ -7,15 +7,15 @@ use utoipa::openapi::{ContentBuilder, Ref, RefOr, Response, ResponseBuilder};
 
 use super::{Kind, MEDIA_TYPE};
 
-/// What any read behind a token may answer.
+/// Problems of a read that requires a token.
 #[derive(Clone, Copy, Debug)]
 pub struct ReadProblems;
 
-/// What any write behind a token may answer.
+/// Problems of a write that requires a token.
 #[derive(Clone, Copy, Debug)]
 pub struct WriteProblems;
 
-/// What an operation without a token may answer.
+/// Problems of an operation without a token.
 #[derive(Clone, Copy, Debug)]
 pub struct OpenProblems;
 
@@ -35,13 +35,13 @@ fn responses(kinds: &[(Kind, &str)]) -> BTreeMap<String, RefOr<Response>> {
 
 const BAD_REQUEST: (Kind, &str) =
     (Kind::Validation, "A parameter, header or field breaks a rule; `errors` names it");
-const UNAUTHORIZED: (Kind, &str) = (Kind::Unauthorized, "No token, or none that is good");
+const UNAUTHORIZED: (Kind, &str) = (Kind::Unauthorized, "The token is missing or invalid");
 const FORBIDDEN: (Kind, &str) =
     (Kind::Forbidden, "The token's role or project does not allow this");
-const NOT_FOUND: (Kind, &str) = (Kind::NotFound, "There is no such thing");
+const NOT_FOUND: (Kind, &str) = (Kind::NotFound, "The resource does not exist");
 const INTERNAL: (Kind, &str) = (Kind::Internal, "The server failed");
 const UNAVAILABLE: (Kind, &str) =
-    (Kind::Unavailable, "Something that is needed is away; `Retry-After` says when to try again");
+    (Kind::Unavailable, "A required service is unavailable; retry after the time in `Retry-After`");
 const TOO_MANY: (Kind, &str) =
     (Kind::TooManyStreams, "The token has too many live streams or downloads open");
 const NOT_YET: (Kind, &str) =
@@ -70,9 +70,9 @@ impl IntoResponses for WriteProblems {
             UNAUTHORIZED,
             FORBIDDEN,
             NOT_FOUND,
-            (Kind::Conflict, "It does not fit the present state"),
-            (Kind::Gone, "It was deleted"),
-            (Kind::PreconditionFailed, "`If-Match` names another version than the present one"),
+            (Kind::Conflict, "The request conflicts with the current state"),
+            (Kind::Gone, "The resource was deleted"),
+            (Kind::PreconditionFailed, "`If-Match` does not match the current version"),
             (Kind::TooLarge, "The body is too large"),
             (Kind::UnsupportedMediaType, "The body is not `application/json`"),
             (Kind::IdempotencyKeyReused, "The `Idempotency-Key` was used with another body"),

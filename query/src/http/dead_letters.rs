@@ -1,5 +1,5 @@
-//! `GET /dead-letters`: what could not be attributed or written, with its cause. Trying one again
-//! is the command role's.
+//! `GET /dead-letters`: messages that could not be attributed to a device or written, with the
+//! cause. The command role retries them.
 
 use axum::extract::State;
 use data_encoding::BASE64;
@@ -14,32 +14,33 @@ use utoipa::{IntoParams, ToSchema};
 use super::examples;
 use crate::state::QueryState;
 
-/// A message that could not be dealt with.
+/// A message that could not be attributed to a device or written.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub(crate) struct DeadLetter {
-    /// Its number.
+    /// Number of the dead letter.
     id: i64,
-    /// Where it was found: `events` or `metrics`.
+    /// Kind of the message: `events` or `metrics`.
     source: String,
-    /// The project that its subject names; null when there is none.
+    /// Project in the message's subject; null when there is none.
     project: Option<String>,
-    /// The subject that it came on.
+    /// Subject of the message.
     subject: String,
-    /// A short word for the cause, such as `bad_signature`.
+    /// Short code of the cause, such as `bad_signature`.
     cause: String,
     /// The cause in full.
     detail: String,
-    /// The length of the whole message, in bytes.
+    /// Size of the whole message, in bytes.
     size: u64,
-    /// When it was first seen.
+    /// Time at which the message was first received.
     first_seen: Timestamp,
-    /// When it was last seen.
+    /// Time at which the message was last received.
     last_seen: Timestamp,
-    /// How often it was seen.
+    /// Number of times that the message was received.
     seen: u64,
-    /// When it was last tried again.
+    /// Time of the last retry.
     retried_at: Option<Timestamp>,
-    /// The message, base64, at most 64 KiB of it; only when one letter is asked for.
+    /// The message in base64, at most the first 64 KiB; only in the response for a single dead
+    /// letter.
     #[serde(skip_serializing_if = "Option::is_none")]
     bytes: Option<String>,
 }
@@ -63,24 +64,24 @@ impl DeadLetter {
     }
 }
 
-/// The parameters.
+/// Parameters of the list.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(crate) struct ListDeadLetters {
-    /// Items on a page.
+    /// Maximum number of items in a page.
     #[serde(default)]
     #[param(value_type = Option<u16>, minimum = 1, maximum = 1000, default = 100)]
     limit: Limit,
-    /// The `next` of the page before.
+    /// The `next` of the previous page.
     cursor: Option<String>,
-    /// Those of all projects and of none; for server-wide tokens.
+    /// Include all projects, and messages without a project; for server-wide tokens.
     #[serde(default)]
     #[param(value_type = Option<bool>, default = false)]
     everywhere: bool,
 }
 
-/// Dead letters, the newest first.
+/// List dead letters, the newest first
 #[utoipa::path(
     get, path = "/api/v1/dead-letters", tag = "server", security(("bearer" = [])),
     params(ListDeadLetters, ProjectParam),
@@ -110,10 +111,10 @@ pub(crate) async fn list_dead_letters(
     Ok(Json(Page { items, next }))
 }
 
-/// One dead letter, with its bytes.
+/// Get a dead letter with its bytes
 #[utoipa::path(
     get, path = "/api/v1/dead-letters/{id}", tag = "server", security(("bearer" = [])),
-    params(("id" = i64, Path, description = "Its number", example = 7), ProjectParam),
+    params(("id" = i64, Path, description = "The dead letter's number", example = 7), ProjectParam),
     responses(
         (status = 200, description = "The dead letter", body = DeadLetter,
             example = json!(examples::dead_letter())),

@@ -1,4 +1,4 @@
-//! Marks answers that may be old, or whose changes cannot be written now.
+//! Adds a header to responses that may be stale, or while changes cannot be written.
 
 use axum::extract::{Request, State};
 use axum::http::{HeaderName, HeaderValue};
@@ -7,10 +7,10 @@ use axum::response::Response;
 
 use crate::state::QueryState;
 
-/// The header: what this server cannot write, since when and why.
+/// Name of the header: what this server cannot write, since when and why.
 pub(super) const DEGRADED: HeaderName = HeaderName::from_static("muster-degraded");
 
-/// Middleware: adds [`DEGRADED`] while a read model cannot be written, or the log not appended to.
+/// Middleware: adds [`DEGRADED`] while a read model or the log cannot be written.
 pub(super) async fn mark(
     State(state): State<QueryState>,
     request: Request,
@@ -26,10 +26,10 @@ pub(super) async fn mark(
     response
 }
 
-/// What cannot be written, in one line; empty when everything can.
+/// Describes in one line what cannot be written; empty when everything can.
 pub(super) fn describe(state: &QueryState) -> String {
     let mut parts = Vec::new();
-    // Another process may append to the log, and know that it cannot.
+    // Another process may append to the log, and report that it cannot.
     let failure = state.log().append_failure().or_else(|| state.append_reports.current());
     if let Some(failure) = failure {
         parts.push(format!(

@@ -1,4 +1,4 @@
-//! `GET /fleet/summary`: how many devices there are, by status and by what they are.
+//! `GET /fleet/summary`: the number of devices by status and by their attributes.
 
 use std::collections::BTreeMap;
 
@@ -15,31 +15,31 @@ use utoipa::ToSchema;
 use crate::projections::devices::TABLE;
 use crate::state::{QueryState, sql_problem};
 
-/// Values that are counted apart; the rarer ones are left out.
+/// Maximum number of counted values of an attribute; less frequent values are left out.
 const VALUES: i64 = 100;
 
-/// How many devices there are; deleted ones are not counted.
+/// Numbers of devices, without deleted ones.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, ToSchema)]
 pub(crate) struct FleetSummary {
-    /// All of them.
+    /// Number of all devices.
     total: i64,
-    /// By status: `registered`, `pending`, `online`, `offline`, `revoked`.
+    /// Numbers by status: `registered`, `pending`, `online`, `offline`, `revoked`.
     status: BTreeMap<String, i64>,
-    /// By operating system; the 100 most frequent.
+    /// Numbers by operating system; the 100 most frequent.
     os: BTreeMap<String, i64>,
-    /// By architecture; the 100 most frequent.
+    /// Numbers by architecture; the 100 most frequent.
     arch: BTreeMap<String, i64>,
-    /// By the agent's version; the 100 most frequent.
+    /// Numbers by the agent's version; the 100 most frequent.
     agent_version: BTreeMap<String, i64>,
 }
 
-/// The fleet in numbers.
+/// Count the devices of a project by status and attributes
 #[utoipa::path(
     get, path = "/api/v1/fleet/summary", tag = "devices", security(("bearer" = [])),
     params(ProjectParam, MinPositionParam),
     responses(
-        (status = 200, description = "The counts", body = FleetSummary,
-            headers(("Muster-Position" = u64, description = "The position that this answer shows")),
+        (status = 200, description = "The numbers of devices", body = FleetSummary,
+            headers(("Muster-Position" = u64, description = "The position that the response shows")),
             example = json!({
                 "total": 3,
                 "status": {"online": 2, "offline": 1},

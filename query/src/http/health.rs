@@ -1,4 +1,4 @@
-//! `/healthz`: is the process alive. `/readyz`: can it answer.
+//! `/healthz`: whether the process runs. `/readyz`: whether it can serve requests.
 
 use std::time::Duration;
 
@@ -12,18 +12,18 @@ use super::degraded;
 use crate::start::PROJECTIONS;
 use crate::state::{QueryState, sql_problem};
 
-/// A read model that is further behind than this many events is not ready.
+/// Maximum lag of a read model that is ready, in events.
 const LAG: i64 = 10_000;
-/// The longest wait for PostgreSQL.
+/// Timeout of the query to PostgreSQL.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The state of this server.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub(crate) struct Health {
-    /// `ok`, or `degraded` when it serves reads and cannot write something.
+    /// `ok`, or `degraded` when it serves reads but cannot write something.
     #[schema(example = "ok")]
     status: &'static str,
-    /// What cannot be written, since when and why.
+    /// Parts that cannot be written, since when and why.
     #[serde(skip_serializing_if = "Option::is_none")]
     degraded: Option<String>,
 }
@@ -32,24 +32,28 @@ impl Health {
     const OK: Self = Self { status: "ok", degraded: None };
 }
 
-/// Is the process alive?
+/// Check whether the process runs
 #[utoipa::path(
     get, path = "/healthz", tag = "server", security(()),
-    responses((status = 200, description = "It is", body = Health, example = json!({"status": "ok"})))
+    responses(
+        (status = 200, description = "The process runs", body = Health,
+            example = json!({"status": "ok"})),
+    )
 )]
 pub(crate) async fn get_health() -> Json<Health> {
     Json(Health::OK)
 }
 
-/// Can it answer?
+/// Check whether the server can serve requests
 ///
-/// The database is reachable, and the read models are at work and no more than 10,000 events behind the
-/// log. A server that cannot write (a full disk, mostly) still serves reads: it stays in service with
-/// the status `degraded` and reports what cannot be written.
+/// The database is reachable, and the read models run and are at most 10,000 events behind the log.
+/// A server that cannot write (usually because of a full disk) still serves reads: it stays in
+/// service with the status `degraded` and reports what cannot be written.
 #[utoipa::path(
     get, path = "/readyz", tag = "server", security(()),
     responses(
-        (status = 200, description = "It can", body = Health, example = json!({"status": "ok"})),
+        (status = 200, description = "The server can serve requests", body = Health,
+            example = json!({"status": "ok"})),
         OpenProblems,
     )
 )]
@@ -70,7 +74,7 @@ pub(crate) async fn get_readiness(
         .map_err(|_| Problem::unavailable("the database does not answer; try again", 2))?
         .map_err(sql_problem)?;
     match furthest {
-        // Anyone may ask, so neither a project nor a failure's text is in the answer.
+        // The endpoint is public, so the response has neither a project nor a failure's message.
         Some((name, project, _, Some(failure))) => {
             tracing::warn!(
                 projection = name,

@@ -1,4 +1,4 @@
-//! `GET /log/head` and `GET /projections`: where the log ends, and who has read how far.
+//! `GET /log/head` and `GET /projections`: the end of the log, and the progress of its readers.
 
 use axum::extract::State;
 use muster_api::auth::ReadDevices;
@@ -11,38 +11,38 @@ use utoipa::ToSchema;
 
 use crate::state::{QueryState, sql_problem};
 
-/// Where a project's log ends.
+/// The end of a project's log.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub(crate) struct LogHead {
     /// The project.
     project: ProjectId,
     /// The newest position; 0 when the log is empty.
     position: u64,
-    /// When it was recorded.
+    /// Time at which the newest event was recorded.
     recorded_at: Timestamp,
-    /// The root of the Merkle tree over all positions so far.
+    /// Root of the Merkle tree over all positions so far.
     root: Hash,
 }
 
 /// A projection's progress.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub(crate) struct ProjectionState {
-    /// Its name with the version of its fold.
+    /// Name with the version of its fold.
     name: String,
     /// The position that it has reached.
     position: i64,
-    /// How far it is behind the log.
+    /// Number of events by which it is behind the log.
     lag: i64,
-    /// Why it stopped; absent when it goes on.
+    /// Cause for which it stopped; absent while it runs.
     failure: Option<String>,
 }
 
-/// Where the log ends.
+/// Get the end of the log
 #[utoipa::path(
     get, path = "/api/v1/log/head", tag = "events", security(("bearer" = [])),
     params(ProjectParam),
     responses(
-        (status = 200, description = "The head", body = LogHead,
+        (status = 200, description = "The end of the log", body = LogHead,
             example = json!({
                 "project": "default",
                 "position": 42,
@@ -69,12 +69,12 @@ pub(crate) async fn get_log_head(
     }))
 }
 
-/// The projections, and how far they have come.
+/// List the projections and their progress
 #[utoipa::path(
     get, path = "/api/v1/projections", tag = "server", security(("bearer" = [])),
     params(ProjectParam),
     responses(
-        (status = 200, description = "All of them, in one page", body = Page<ProjectionState>,
+        (status = 200, description = "All projections, in one page", body = Page<ProjectionState>,
             example = json!({
                 "items": [{"name": "devices_v2", "position": 42, "lag": 0, "failure": null}]
             })),

@@ -1,7 +1,8 @@
 //! The read API: routes, and the OpenAPI document that describes them.
 //!
-//! A handler checks who asks, reads its parameters, asks a read model or the log, and answers; what
-//! it answers is shaped in `view.rs` beside it. Writes are the command role's.
+//! A handler authorizes the request, parses its parameters, reads a read model or the log, and
+//! responds; the responses' types are in the `view.rs` of the same folder. The command role has the
+//! writes.
 
 mod dead_letters;
 mod degraded;
@@ -32,29 +33,29 @@ pub(crate) use devices::select_devices;
 
 use crate::state::QueryState;
 
-/// What the whole document says of itself; both doors' operations are merged into it.
+/// General part of the OpenAPI document; the operations of both roles are merged into it.
 #[derive(OpenApi)]
 #[openapi(
     info(
         title = "muster",
-        description = "Manages fleets of Linux devices. Lists answer `items` and `next`; errors are \
-            problem documents (RFC 9457); a write answers `Muster-Position`, and a read may wait \
-            for it with `Muster-Min-Position`. While the server cannot write something, answers to \
-            reads carry `Muster-Degraded`: what, since when and why.",
+        description = "Manages fleets of Linux devices. Lists return `items` and `next`; errors are \
+            problem documents (RFC 9457); a write returns `Muster-Position`, and a read can wait \
+            for it with `Muster-Min-Position`. While the server cannot write something, responses \
+            to reads have the header `Muster-Degraded`: what it cannot write, since when and why.",
         license(name = "Apache-2.0", identifier = "Apache-2.0")
     ),
     components(schemas(ProblemDocument, FieldError)),
     modifiers(&BearerTokens),
     tags(
         (name = "projects", description = "Projects: each has its own devices, tokens and log"),
-        (name = "devices", description = "Devices: their state, now and in the past"),
-        (name = "operations", description = "What is asked of devices, and what became of it on each"),
-        (name = "uploads", description = "Files that were pulled from devices, and are kept here"),
+        (name = "devices", description = "Devices: their current and their earlier state"),
+        (name = "operations", description = "Operations on devices, and their runs on each device"),
+        (name = "uploads", description = "Files that were pulled from devices and stored here"),
         (name = "sessions", description = "Shells on devices, and connections from them"),
-        (name = "metrics", description = "What devices measure"),
+        (name = "metrics", description = "Metrics of devices"),
         (name = "events", description = "The event log"),
         (name = "tokens", description = "Enrollment tokens and API tokens"),
-        (name = "device", description = "What a device asks for itself: to join, and to come back"),
+        (name = "device", description = "Requests of devices: enrollment and broker credentials"),
         (name = "server", description = "The server itself")
     )
 )]
@@ -75,14 +76,14 @@ impl utoipa::Modify for BearerTokens {
     }
 }
 
-/// The document without any operation: title, tags, security scheme, problems.
+/// Returns the document without operations: title, tags, security scheme, problems.
 #[must_use]
 pub fn openapi_info() -> utoipa::openapi::OpenApi {
     Info::openapi()
 }
 
-/// The read API. `/openapi.json`, `/docs` and the fallbacks ([`muster_api::fallback`]) are the
-/// caller's: it knows both doors.
+/// Returns the read API. The caller, which knows the routes of both roles, adds `/openapi.json`,
+/// `/docs` and the fallbacks ([`muster_api::fallback`]).
 pub fn router(state: QueryState) -> OpenApiRouter {
     routes()
         .layer(from_fn_with_state(state.clone(), degraded::mark))
@@ -90,7 +91,7 @@ pub fn router(state: QueryState) -> OpenApiRouter {
         .with_state(state)
 }
 
-/// The read side's part of the OpenAPI document.
+/// Returns the query role's part of the OpenAPI document.
 #[must_use]
 pub fn openapi() -> utoipa::openapi::OpenApi {
     routes().into_openapi()

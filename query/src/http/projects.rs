@@ -1,4 +1,4 @@
-//! `/projects`: the projects that the token reaches.
+//! `/projects`: the projects that the token can access.
 
 use axum::extract::State;
 use axum::response::IntoResponse;
@@ -16,51 +16,51 @@ use utoipa::{IntoParams, ToSchema};
 use crate::projections::projects::TABLE;
 use crate::state::{QueryState, sql_problem};
 
-/// Does it take changes?
+/// Whether a project accepts changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum ProjectStatus {
-    /// It does.
+    /// The project accepts changes.
     Active,
-    /// It takes no changes and no devices, and can be read.
+    /// The project accepts no changes and no devices, but can be read.
     Archived,
 }
 
 /// A project.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub(crate) struct Project {
-    /// Its id: it never changes.
+    /// Id, which never changes.
     id: ProjectId,
-    /// What people call it.
+    /// Title for people.
     title: ProjectTitle,
-    /// Does it take changes?
+    /// Whether it accepts changes.
     status: ProjectStatus,
-    /// How long its metrics are kept.
+    /// Time for which its metrics are kept.
     retention: Retention,
-    /// When it was made.
+    /// Time of creation.
     created_at: Timestamp,
     /// The newest position of its log.
     position: u64,
-    /// The version of the resource; also the `ETag`.
+    /// Version of the resource; also the `ETag`.
     version: u64,
 }
 
-/// The parameters.
+/// Parameters of the list.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(crate) struct ListProjects {
-    /// Items on a page.
+    /// Maximum number of items in a page.
     #[serde(default)]
     #[param(value_type = Option<u16>, minimum = 1, maximum = 1000, default = 100)]
     limit: Limit,
-    /// The `next` of the page before.
+    /// The `next` of the previous page.
     cursor: Option<String>,
 }
 
 type Row = (String, String, bool, String, i64, i64, i64);
 
-/// The projects that the token reaches: its own, or all of them.
+/// List the projects that the token can access: its own, or all projects
 #[utoipa::path(
     get, path = "/api/v1/projects", tag = "projects", security(("bearer" = [])),
     params(ListProjects, MinPositionParam),
@@ -87,13 +87,13 @@ pub(crate) async fn list_projects(
     Ok(Json(Page { items, next }))
 }
 
-/// One project.
+/// Get a project
 #[utoipa::path(
     get, path = "/api/v1/projects/{project}", tag = "projects", security(("bearer" = [])),
-    params(("project" = ProjectId, Path, description = "Its id"), MinPositionParam),
+    params(("project" = ProjectId, Path, description = "The project's id"), MinPositionParam),
     responses(
         (status = 200, description = "The project", body = Project,
-            headers(("ETag" = String, description = "Its version")),
+            headers(("ETag" = String, description = "Version of the project")),
             example = json!(example())),
         ReadProblems,
     )
@@ -106,7 +106,7 @@ pub(crate) async fn get_project(
     Query(NoParams {}): Query<NoParams>,
 ) -> Result<impl IntoResponse, Problem> {
     min_position.wait(state.log(), &state.read_models.projects, &ProjectId::system()).await?;
-    // A token of another project learns nothing, not even that it is there.
+    // A token of another project must not learn whether the project exists.
     let reached = allowed.principal.project.as_ref().is_none_or(|own| *own == project);
     let found = if reached { read(&state, Some(&project), "", 1).await?.pop() } else { None };
     match found {

@@ -29,67 +29,67 @@ use crate::projections::sessions::{Session, SessionState, TABLE};
 use crate::projections::{as_i64, devices};
 use crate::state::{QueryState, sql_problem};
 
-/// A piece of a recording: which recording, which piece of it, its hash.
+/// A piece of a recording: the recording, the number of the piece, its hash.
 type Piece = (u32, u32, Vec<u8>);
 
-/// Pieces of a recording that are read at once.
+/// Maximum number of concurrent reads of pieces of a recording.
 const AHEAD: usize = 8;
-/// The bytes of a salt, with which each piece begins.
+/// Size of the salt with which each piece starts, in bytes.
 const SALT: usize = 16;
 
 /// A shell on a device, or a connection from it.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub(crate) struct SessionView {
-    /// Its id.
+    /// Id of the session.
     id: SessionId,
     /// The device.
     device: DeviceId,
     /// The device's name.
     #[schema(value_type = Option<DeviceName>)]
     name: Option<String>,
-    /// Where it stands.
+    /// State of the session.
     state: SessionState,
-    /// What it is.
+    /// Kind of the session.
     session: SessionKind,
-    /// Who opened it.
+    /// The actor that opened it.
     actor: String,
-    /// From which address.
+    /// Address of the client that opened it.
     address: Option<String>,
-    /// When.
+    /// Time at which it was opened.
     opened_at: Timestamp,
-    /// How many are attached now.
+    /// Number of currently attached clients.
     attached: u64,
-    /// How many were attached in all.
+    /// Total number of attachments.
     attachments: u64,
-    /// Is what it shows recorded?
+    /// Whether its output is recorded.
     recorded: bool,
-    /// And what is typed?
+    /// Whether its input is recorded.
     input_recorded: bool,
-    /// How many bytes the recording is.
+    /// Size of the recording, in bytes.
     recording_bytes: u64,
-    /// When it ended.
+    /// Time at which it ended.
     ended_at: Option<Timestamp>,
-    /// How it ended, or why it was refused.
+    /// Reason of its end, or of its refusal.
     reason: Option<String>,
     /// The shell's exit code.
     exit_code: Option<i32>,
 }
 
-/// The parameters.
+/// Parameters of the list.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(crate) struct ListSessions {
-    /// Items on a page.
+    /// Maximum number of items in a page.
     #[serde(default)]
     #[param(value_type = Option<u16>, minimum = 1, maximum = 1000, default = 100)]
     limit: Limit,
-    /// The `next` of the page before.
+    /// The `next` of the previous page.
     cursor: Option<String>,
-    /// Only those in this state.
+    /// Only sessions in this state.
     #[param(inline)]
     state: Option<SessionState>,
-    /// Only those on this device: its id or name.
+    /// Only sessions on this device: its id or name.
     #[param(example = "robot-7")]
     device: Option<String>,
 }
@@ -144,7 +144,7 @@ fn view((id, device, name, _, text): Row) -> Result<Option<SessionView>, Problem
     }))
 }
 
-/// Sessions, the newest first.
+/// List sessions, the newest first
 #[utoipa::path(
     get, path = "/api/v1/sessions", tag = "sessions", security(("bearer" = [])),
     params(ListSessions, ProjectParam, MinPositionParam),
@@ -188,7 +188,7 @@ pub(crate) async fn list_sessions(
     Ok(Json(Page { items, next }))
 }
 
-/// The blobs could not be read.
+/// Returns the problem of blobs that could not be read.
 pub(crate) fn blob_problem(error: &BlobError) -> Problem {
     tracing::warn!(error = %muster_api::problem::describe(error), "the blob store fails");
     Problem::unavailable("the blob store cannot be used; see the server's log", 10)
@@ -203,7 +203,7 @@ async fn find(state: &QueryState, project: &ProjectId, id: SessionId) -> Result<
     row.ok_or_else(|| Problem::not_found(format!("there is no session {id} in project {project}")))
 }
 
-/// The pieces of a session's recordings, in their order: recording, piece, hash.
+/// Lists the pieces of a session's recordings in order: recording, piece, hash.
 async fn pieces(
     state: &QueryState,
     project: &ProjectId,
@@ -220,10 +220,13 @@ async fn pieces(
     Ok(rows.into_iter().map(|row| (number(row.0), number(row.1), row.2)).collect())
 }
 
-/// One session.
+/// Get a session
 #[utoipa::path(
     get, path = "/api/v1/sessions/{session}", tag = "sessions", security(("bearer" = [])),
-    params(("session" = SessionId, Path, description = "Its id"), ProjectParam, MinPositionParam),
+    params(
+        ("session" = SessionId, Path, description = "The session's id"), ProjectParam,
+        MinPositionParam,
+    ),
     responses(
         (status = 200, description = "The session", body = SessionView, example = json!(example())),
         ReadProblems,
@@ -243,20 +246,23 @@ pub(crate) async fn get_session(
     view(row)?.map(Json).ok_or_else(unknown)
 }
 
-/// What a shell has shown.
+/// Get the recording of a shell
 ///
-/// asciicast v2, as far as it was written: at most 5 s late. Each piece is held to the hash that the
-/// log has of it, before the answer begins and once more as it is sent; where one is missing or was
-/// changed, the answer is an error that names it. One who attached again begins a recording of their
-/// own, which follows the one before.
+/// The recording is asciicast v2, and at most 5 s behind the shell. Each piece is verified against
+/// its hash in the log, before the response starts and again when it is sent; if a piece is missing
+/// or was changed, the response is an error that names it. Each attachment starts a recording of
+/// its own, which follows the previous one.
 #[utoipa::path(
     get, path = "/api/v1/sessions/{session}/recording", tag = "sessions",
     security(("bearer" = [])),
-    params(("session" = SessionId, Path, description = "Its id"), ProjectParam, MinPositionParam),
+    params(
+        ("session" = SessionId, Path, description = "The session's id"), ProjectParam,
+        MinPositionParam,
+    ),
     responses(
         (status = 200, description = "The recording", body = String,
             content_type = "application/x-asciicast", example = "{\"version\": 2}"),
-        (status = 410, description = "A piece is missing, or is not what was recorded",
+        (status = 410, description = "A piece of the recording is missing or was changed",
             body = ProblemDocument, content_type = "application/problem+json"),
         ReadProblems,
     )
@@ -291,7 +297,7 @@ pub(crate) async fn get_session_recording(
     Ok(([(header::CONTENT_TYPE, "application/x-asciicast")], Body::from_stream(body)))
 }
 
-/// The lines of a piece, held to its hash.
+/// Returns the lines of a piece after it was verified against its hash.
 async fn lines(
     blobs: &Blobs,
     project: &ProjectId,

@@ -1,4 +1,5 @@
-//! `GET /enrollment-tokens`, `GET /enrollment-tokens/{token}` and `GET /tokens`. Never a secret, nor its hash.
+//! `GET /enrollment-tokens`, `GET /enrollment-tokens/{token}` and `GET /tokens`. The responses
+//! never include a secret or its hash.
 
 use std::time::SystemTime;
 
@@ -20,95 +21,95 @@ use crate::projections::as_i64;
 use crate::projections::tokens::{TABLE, Token, TokenKind};
 use crate::state::{QueryState, sql_problem};
 
-/// Does a token still work?
+/// Whether a token is valid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum TokenStatus {
-    /// It does.
+    /// The token is valid.
     Active,
-    /// It was used as often as it may be.
+    /// The token has reached its maximum number of uses.
     UsedUp,
-    /// Its time is over.
+    /// The token has expired.
     Expired,
-    /// It was revoked.
+    /// The token was revoked.
     Revoked,
 }
 
-/// A token that lets devices enroll.
+/// A token with which devices enroll.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub(crate) struct EnrollmentToken {
-    /// Its id.
+    /// Id of the token.
     id: TokenId,
-    /// What people call it.
+    /// Name for people.
     #[schema(value_type = TokenName)]
     name: Option<TokenName>,
-    /// Does it still work?
+    /// Whether the token is valid.
     status: TokenStatus,
-    /// Who made it.
+    /// The actor that created it.
     created_by: String,
-    /// When.
+    /// Time of creation.
     created_at: Timestamp,
-    /// When it stops working.
+    /// Time at which it expires.
     expires_at: Option<Timestamp>,
-    /// When it was revoked.
+    /// Time at which it was revoked.
     revoked_at: Option<Timestamp>,
-    /// How many devices may enroll with it.
+    /// Maximum number of devices that may enroll with it.
     uses: u32,
-    /// How many did.
+    /// Number of devices that have enrolled with it.
     used: u64,
-    /// When one did last.
+    /// Time of the last enrollment with it.
     last_used_at: Option<Timestamp>,
-    /// The labels that a device gets.
+    /// Labels for the devices that enroll with it.
     #[schema(value_type = BTreeMap<String, String>)]
     labels: Labels,
     /// The only device that may use it.
     device: Option<DeviceId>,
-    /// The version of its stream, as in its `ETag`.
+    /// Version of its stream, as in its `ETag`.
     version: u64,
 }
 
-/// A token that lets a client ask.
+/// A token with which a client uses the API.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub(crate) struct ApiToken {
-    /// Its id.
+    /// Id of the token.
     id: TokenId,
-    /// What people call it.
+    /// Name for people.
     #[schema(value_type = TokenName)]
     name: Option<TokenName>,
-    /// Does it still work?
+    /// Whether the token is valid.
     status: TokenStatus,
-    /// What its bearer may do.
+    /// Role of its bearer.
     role: Role,
-    /// Who made it.
+    /// The actor that created it.
     created_by: String,
-    /// When.
+    /// Time of creation.
     created_at: Timestamp,
-    /// When it stops working; never when absent.
+    /// Time at which it expires; never when absent.
     expires_at: Option<Timestamp>,
-    /// When it was revoked.
+    /// Time at which it was revoked.
     revoked_at: Option<Timestamp>,
-    /// When it was last used; recorded at most once an hour.
+    /// Time of its last use; recorded at most once an hour.
     last_used_at: Option<Timestamp>,
-    /// From where.
+    /// Client address of its last use.
     last_address: Option<String>,
-    /// The version of its stream, as in its `ETag`.
+    /// Version of its stream, as in its `ETag`.
     version: u64,
 }
 
-/// The parameters.
+/// Parameters of the list.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(crate) struct ListTokens {
-    /// Items on a page.
+    /// Maximum number of items in a page.
     #[serde(default)]
     #[param(value_type = Option<u16>, minimum = 1, maximum = 1000, default = 100)]
     limit: Limit,
-    /// The `next` of the page before.
+    /// The `next` of the previous page.
     cursor: Option<String>,
 }
 
-/// Enrollment tokens, the newest first.
+/// List enrollment tokens, the newest first
 #[utoipa::path(
     get, path = "/api/v1/enrollment-tokens", tag = "tokens", security(("bearer" = [])),
     params(ListTokens, ProjectParam, MinPositionParam),
@@ -130,7 +131,7 @@ pub(crate) async fn list_enrollment_tokens(
     Ok(Json(Page { items, next }))
 }
 
-/// One enrollment token.
+/// Get an enrollment token
 #[utoipa::path(
     get, path = "/api/v1/enrollment-tokens/{token}", tag = "tokens", security(("bearer" = [])),
     params(
@@ -170,7 +171,7 @@ pub(crate) async fn get_enrollment_token(
     })
 }
 
-/// API tokens, the newest first.
+/// List API tokens, the newest first
 #[utoipa::path(
     get, path = "/api/v1/tokens", tag = "tokens", security(("bearer" = [])),
     params(ListTokens, ProjectParam, MinPositionParam),
@@ -192,7 +193,7 @@ pub(crate) async fn list_api_tokens(
     Ok(Json(Page { items, next }))
 }
 
-/// A page of the table; the cursor is the position at which a token was made.
+/// Reads a page of the table; the cursor is the position at which a token was created.
 async fn read(
     state: &QueryState,
     project: &ProjectId,

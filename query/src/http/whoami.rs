@@ -1,4 +1,4 @@
-//! `GET /whoami`: what the token of this request is.
+//! `GET /whoami`: the identity of the request's token.
 
 use muster_api::auth::ReadDevices;
 use muster_api::params::NoParams;
@@ -14,20 +14,20 @@ use utoipa::ToSchema;
 pub(crate) struct WhoAmI {
     /// The token's id.
     token: TokenId,
-    /// What its bearer may do.
+    /// Role of its bearer.
     role: Role,
-    /// The project that it is for; null for a server-wide token.
+    /// Project of the token; null for a server-wide token.
     project: Option<ProjectId>,
-    /// How events name it.
+    /// The actor that events name.
     #[schema(example = "token:0198c0de-7001-7abc-8def-0123456789ab")]
     actor: String,
 }
 
-/// Who asks.
+/// Get the identity of the request's token
 #[utoipa::path(
     get, path = "/api/v1/whoami", tag = "tokens", security(("bearer" = [])),
     responses(
-        (status = 200, description = "The bearer of this request's token", body = WhoAmI,
+        (status = 200, description = "The identity of the request's token", body = WhoAmI,
             example = json!({
                 "token": "0198c0de-7001-7abc-8def-0123456789ab",
                 "role": "viewer",

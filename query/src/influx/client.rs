@@ -1,4 +1,4 @@
-//! Asks InfluxDB, through the `/query` endpoint of its v1 API.
+//! Client of InfluxDB, for the `/query` endpoint of its v1 API.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -7,32 +7,32 @@ use serde::Deserialize;
 
 use super::places::{Heard, Places};
 
-/// The longest wait for an answer.
+/// Timeout of a query.
 const TIMEOUT: Duration = Duration::from_secs(15);
-/// The largest answer that is read.
+/// Maximum size of a response, in bytes.
 const MAX_BYTES: usize = 8 * 1024 * 1024;
 
-/// Where metrics are.
+/// The metric store and the credentials for it.
 #[derive(Clone, Debug)]
 pub struct InfluxQueryOptions {
-    /// `http://host:8086`.
+    /// Base URL: `http://host:8086`.
     pub url: url::Url,
-    /// The database; the bucket of a 2.x.
+    /// Name of the database (1.x) or bucket (2.x).
     pub database: String,
-    /// How to sign in.
+    /// Credentials.
     pub credentials: InfluxCredentials,
 }
 
-/// How to sign in. `Debug` does not show secrets.
+/// Credentials. `Debug` does not show secrets.
 #[derive(Clone)]
 pub enum InfluxCredentials {
-    /// Not at all.
+    /// No authentication.
     Open,
     /// 1.x.
     Password {
-        /// The user.
+        /// Name of the user.
         user: String,
-        /// Its password.
+        /// Password of the user.
         password: String,
     },
     /// 2.x and 3.x.
@@ -49,43 +49,43 @@ impl std::fmt::Debug for InfluxCredentials {
     }
 }
 
-/// InfluxDB gave no answer that can be used.
+/// InfluxDB returned no usable response.
 #[derive(Debug, thiserror::Error)]
 pub enum InfluxError {
-    /// The client cannot be made.
+    /// The client cannot be created.
     #[error("failed to make a client of InfluxDB")]
     Client(#[source] reqwest::Error),
-    /// It cannot be reached, or is too slow.
+    /// InfluxDB is unreachable, or too slow.
     #[error("failed to ask InfluxDB")]
     Away(#[source] reqwest::Error),
-    /// It is there, and not able to answer now.
+    /// InfluxDB cannot process queries now.
     #[error("InfluxDB answered {0}")]
     Busy(reqwest::StatusCode),
-    /// It does not know us.
+    /// InfluxDB rejected the credentials.
     #[error("InfluxDB refused the credentials ({0}); check what muster signs in with")]
     Denied(reqwest::StatusCode),
-    /// It does not like the question.
+    /// InfluxDB rejected the query.
     #[error("InfluxDB refused the query: {0}")]
     Refused(String),
-    /// The answer is larger than is read.
+    /// The response exceeds the maximum size.
     #[error("the answer of InfluxDB is larger than {MAX_BYTES} bytes")]
     TooLarge,
-    /// The answer is not what InfluxDB answers.
+    /// The response cannot be parsed.
     #[error("the answer of InfluxDB cannot be read")]
     Malformed(#[source] serde_json::Error),
 }
 
-/// A series of an answer.
+/// A series of a response.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq)]
 #[serde(default)]
 pub struct Row {
     /// The measurement.
     pub name: String,
-    /// The tags that it was grouped by.
+    /// Tags by which it is grouped.
     pub tags: BTreeMap<String, String>,
-    /// The columns' names.
+    /// Names of the columns.
     pub columns: Vec<String>,
-    /// The values, by column.
+    /// Rows of values, in the order of the columns.
     pub values: Vec<Vec<serde_json::Value>>,
 }
 
@@ -103,7 +103,7 @@ struct Statement {
     error: Option<String>,
 }
 
-/// Asks InfluxDB; cheap to clone.
+/// Client of InfluxDB; cheap to clone.
 #[derive(Clone, Debug)]
 pub struct InfluxClient {
     http: reqwest::Client,
@@ -112,22 +112,22 @@ pub struct InfluxClient {
 }
 
 impl InfluxClient {
-    /// A client. Connects only when it is asked.
+    /// Creates a client, which connects at the first query.
     ///
     /// # Errors
-    /// When there is no TLS provider, or the system's roots cannot be read.
+    /// When there is no TLS provider, or the system's root certificates cannot be read.
     pub fn new(options: InfluxQueryOptions) -> Result<Self, InfluxError> {
         let mut http =
             reqwest::Client::builder().timeout(TIMEOUT).connect_timeout(Duration::from_secs(5));
         if options.url.scheme() == "http" {
-            // A small container has no CAs, and needs none here.
+            // A small container may have no root certificates, and plain HTTP needs none.
             http = http.tls_certs_only([]);
         }
         let http = http.build().map_err(InfluxError::Client)?;
         Ok(Self { http, options, policies: Heard::default() })
     }
 
-    /// Asks one question; the series of the answer, times in microseconds.
+    /// Executes a query; returns the series of the response, with times in microseconds.
     ///
     /// # Errors
     /// See [`InfluxError`].
@@ -135,7 +135,8 @@ impl InfluxClient {
         self.ask_of(&self.options.database, influxql).await.map(|(rows, _)| rows)
     }
 
-    /// Asks a `SHOW` of all places of a project; the answers of all, one after the other.
+    /// Executes a `SHOW` query in all buckets of a project; returns the series of all, one bucket
+    /// after the other.
     ///
     /// # Errors
     /// See [`InfluxError`].
@@ -147,7 +148,7 @@ impl InfluxClient {
         Ok(all)
     }
 
-    /// Asks one question of a database; also answers the store's version, empty when it does not say.
+    /// Executes a query in a database; returns also the store's version, empty when it sends none.
     pub(super) async fn ask_of(
         &self,
         database: &str,

@@ -1,7 +1,6 @@
-//! Writes InfluxQL. Pure.
+//! Formats InfluxQL queries. Pure.
 //!
-//! Invariant: nothing that a client sends gets into a query but through [`identifier`] and
-//! [`string`].
+//! Invariant: a client's input is part of a query only through [`identifier`] and [`string`].
 
 use std::fmt::Write as _;
 
@@ -11,56 +10,56 @@ use utoipa::ToSchema;
 
 use super::places::Places;
 
-/// What becomes of the values of one step.
+/// Function that aggregates the values of a step.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Function {
-    /// Their mean.
+    /// Mean.
     #[default]
     Mean,
-    /// The smallest.
+    /// Minimum.
     Min,
-    /// The largest.
+    /// Maximum.
     Max,
-    /// The newest.
+    /// Newest value.
     Last,
-    /// The 95th percentile.
+    /// 95th percentile.
     P95,
-    /// Their sum.
+    /// Sum.
     Sum,
-    /// How many they are.
+    /// Number of values.
     Count,
 }
 
-/// A question for one field of one device.
+/// A query of one field of one device.
 #[derive(Clone, Debug)]
 pub struct Question<'a> {
     /// The project.
     pub project: &'a ProjectId,
     /// The device.
     pub device: DeviceId,
-    /// Where its points may be.
+    /// Buckets that may hold its points.
     pub places: &'a Places,
-    /// Such as `cpu`.
+    /// Measurement, such as `cpu`.
     pub measurement: &'a str,
-    /// Such as `usage_user`.
+    /// Field, such as `usage_user`.
     pub field: &'a str,
-    /// From this time on.
+    /// Start of the range.
     pub from: Timestamp,
-    /// Up to this time, not included.
+    /// End of the range, exclusive.
     pub to: Timestamp,
-    /// Microseconds.
+    /// Interval between points, in microseconds.
     pub step: i64,
-    /// What becomes of the values of one step.
+    /// Function that aggregates the values of a step.
     pub function: Function,
-    /// The tags that tell series apart.
+    /// Tags by which series are grouped.
     pub group_by: &'a [String],
     /// Tags that must have these values.
     pub filters: &'a [(String, String)],
 }
 
 impl Question<'_> {
-    /// The query.
+    /// Formats the query.
     #[must_use]
     pub fn influxql(&self) -> String {
         let field = identifier(self.field);
@@ -92,15 +91,15 @@ impl Question<'_> {
     }
 }
 
-/// Which measurements a device has.
+/// Formats the query of a device's measurements.
 #[must_use]
 pub fn measurements(project: &ProjectId, device: DeviceId) -> String {
     format!("SHOW MEASUREMENTS WHERE {}", of_device(project, device))
 }
 
-/// Which fields some measurements have, with their types; `None` where there are none to show. InfluxQL
-/// cannot restrict fields to some series: what other devices of the project have in the same
-/// measurement is named too.
+/// Formats the query of the fields of some measurements, with their types; `None` when no field may
+/// be shown. InfluxQL cannot restrict fields to some series: the result includes the fields of the
+/// project's other devices in the same measurements.
 #[must_use]
 pub fn field_keys(places: &Places, measurements: &[String]) -> Option<String> {
     let sources: Vec<String> =
@@ -108,7 +107,7 @@ pub fn field_keys(places: &Places, measurements: &[String]) -> Option<String> {
     (!sources.is_empty()).then(|| format!("SHOW FIELD KEYS FROM {}", sources.join(", ")))
 }
 
-/// Which tags a device's series have in some measurements.
+/// Formats the query of the tags of a device's series in some measurements.
 #[must_use]
 pub fn tag_keys(project: &ProjectId, device: DeviceId, measurements: &[String]) -> String {
     let (from, of) = (list(measurements), of_device(project, device));
@@ -128,12 +127,12 @@ fn of_device(project: &ProjectId, device: DeviceId) -> String {
     )
 }
 
-/// A name in double quotes.
+/// Quotes a name with double quotes.
 pub(super) fn identifier(name: &str) -> String {
     quoted(name, '"')
 }
 
-/// A value in single quotes.
+/// Quotes a value with single quotes.
 pub(super) fn string(value: &str) -> String {
     quoted(value, '\'')
 }

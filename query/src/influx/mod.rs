@@ -1,7 +1,8 @@
-//! Metrics over time, asked of InfluxDB in InfluxQL, which 1.x, 2.x and 3.x all speak.
+//! Queries of metrics over time, in InfluxQL, which InfluxDB 1.x, 2.x and 3.x support.
 //!
-//! `places` says where a project's points are, `influxql` writes the questions (pure), `client` asks them, `plan` chooses steps and refuses
-//! what would be too much (pure). Writing metrics is ingest's affair.
+//! `places` finds the buckets of a project's points, `influxql` formats the queries (pure),
+//! `client` executes them, `plan` chooses steps and refuses results that would be too large (pure).
+//! Ingest writes the metrics.
 
 mod client;
 mod influxql;

@@ -1,7 +1,7 @@
-//! The buckets that may hold a project's points in InfluxDB: the project's own, and the database itself,
-//! which is the bucket of the project `default` and holds what all projects measured before they got
-//! buckets of their own. One query asks both and selects points by project and device. Ingest makes the
-//! buckets.
+//! The buckets that may hold a project's points in InfluxDB: the project's own, and the database
+//! itself, which is the bucket of the project `default` and of all points that projects sent before
+//! they got buckets of their own. One query reads both and selects points by project and device.
+//! Ingest creates the buckets.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,27 +13,27 @@ use muster_schemas::retention::{own_bucket, own_policy};
 use super::client::{InfluxClient, InfluxError};
 use super::influxql::identifier;
 
-/// So long it may go unnoticed that a place was made, or dropped.
+/// Time for which the list of retention policies is cached.
 const FRESH: Duration = Duration::from_secs(5);
 
-/// Where the points of one project may be.
+/// The buckets that may hold the points of one project.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Places {
-    /// The project's own retention policy, when it is there.
+    /// The project's own retention policy, if it exists.
     pub(super) own: Option<String>,
-    /// The database that `SHOW` must be asked of besides: 2.x looks into one bucket at a time, 1.x into
-    /// all policies of a database.
+    /// Database of an additional `SHOW` query: 2.x reads one bucket in each query, 1.x all policies
+    /// of a database.
     pub(super) own_database: Option<String>,
-    /// May the names of all fields in the database itself be shown? Not to a project that has, or will
-    /// have, a bucket of its own: they are names of other projects.
+    /// Whether the names of all fields in the database itself may be shown. Not to a project that
+    /// has, or will have, a bucket of its own: they are names of other projects.
     pub(super) are_names_shared: bool,
-    /// Is the project's own bucket queried alone?
+    /// Whether only the project's own bucket is queried.
     pub(super) is_own_alone: bool,
 }
 
 impl Places {
-    /// What `FROM` names to get a measurement from all places. InfluxQL brings series of one name and
-    /// the same tags together.
+    /// Formats the `FROM` of a measurement in all buckets. InfluxQL merges series with the same
+    /// name and the same tags.
     pub(super) fn sources(&self, measurement: &str) -> String {
         let name = identifier(measurement);
         match &self.own {
@@ -43,14 +43,15 @@ impl Places {
         }
     }
 
-    /// The project's own bucket alone; `None` when there is none. InfluxQL drops text where another
-    /// bucket has numbers in a field of the same name, and that may be the field of another project.
+    /// Returns the project's own bucket alone; `None` when there is none. InfluxQL drops text if
+    /// another bucket has numbers in a field of the same name, and that may be the field of another
+    /// project.
     #[must_use]
     pub fn own_alone(&self) -> Option<Self> {
         self.own.is_some().then(|| Self { is_own_alone: true, ..self.clone() })
     }
 
-    /// What `FROM` names to get the fields of a measurement; `None` where there are none to show.
+    /// Formats the `FROM` of a query of a measurement's fields; `None` when no field may be shown.
     pub(super) fn field_sources(&self, measurement: &str) -> Option<String> {
         let name = identifier(measurement);
         match &self.own {
@@ -60,36 +61,36 @@ impl Places {
         }
     }
 
-    /// The databases that `SHOW` must be asked of.
+    /// Returns the databases for `SHOW` queries.
     pub(super) fn databases<'a>(&'a self, shared: &'a str) -> impl Iterator<Item = &'a str> {
         std::iter::once(shared).chain(self.own_database.as_deref())
     }
 }
 
-/// The retention policies that a store has.
+/// The retention policies of a store.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Policies {
     pub(super) names: BTreeSet<String>,
-    /// Is it an InfluxDB 2.x, where a policy is a bucket?
+    /// Whether the store is an InfluxDB 2.x, in which a policy is a bucket.
     pub(super) are_buckets: bool,
 }
 
-/// What was last heard of a store's policies.
+/// The cached policies of a store.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Heard(Arc<Mutex<Option<News>>>);
 
-/// The policies, and when they were heard of.
+/// The policies, and the time at which they were read.
 type News = (Instant, Arc<Policies>);
 
 impl InfluxClient {
-    /// Where a project's points may be now.
+    /// Returns the buckets that may currently hold a project's points.
     ///
     /// # Errors
     /// See [`InfluxError`].
     pub async fn places(&self, project: &ProjectId) -> Result<Places, InfluxError> {
         let own = own_policy(project);
         let policies = self.policies().await?;
-        // A store without retention policies cannot keep projects apart.
+        // A store without retention policies cannot separate projects.
         let are_names_shared =
             policies.names.is_empty() || *project == ProjectId::default_project();
         if !policies.names.contains(&own) {
@@ -118,7 +119,8 @@ impl InfluxClient {
                     .collect(),
                 are_buckets: version.trim_start_matches('v').starts_with("2."),
             },
-            // No database yet, or a store that has no policies: none is a project's own.
+            // The database does not exist yet, or the store has no policies: no project has its
+            // own.
             Err(InfluxError::Refused(why)) => {
                 tracing::debug!(why, "InfluxDB names no retention policies");
                 Policies::default()

@@ -1,12 +1,12 @@
-//! Chooses the step of a question, and refuses what would be too much. Pure.
+//! Chooses the step of a query, and refuses results that would be too large. Pure.
 
 use muster_schemas::Timestamp;
 
-/// Points in one answer at most.
+/// Maximum number of points in a response.
 pub const MAX_POINTS: usize = 11_000;
-/// Series in one answer at most.
+/// Maximum number of series in a response.
 pub const MAX_SERIES: usize = 1_000;
-/// Points that an answer has when nobody chose a step.
+/// Number of points in a response without a requested step.
 const USUAL_POINTS: i64 = 120;
 
 const SECOND: i64 = 1_000_000;
@@ -14,7 +14,7 @@ const MINUTE: i64 = 60 * SECOND;
 const HOUR: i64 = 60 * MINUTE;
 const DAY: i64 = 24 * HOUR;
 
-/// Steps that people think in.
+/// Round steps.
 const STEPS: &[i64] = &[
     SECOND,
     2 * SECOND,
@@ -40,19 +40,19 @@ const STEPS: &[i64] = &[
     365 * DAY,
 ];
 
-/// A span of time cut into steps.
+/// A range of time, divided into steps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Range {
-    /// From this time on.
+    /// Start of the range.
     pub from: Timestamp,
-    /// Up to this time, not included.
+    /// End of the range, exclusive.
     pub to: Timestamp,
-    /// Microseconds.
+    /// Interval between points, in microseconds.
     pub step: i64,
 }
 
 impl Range {
-    /// A span with a step; one that gives about 120 points when none is chosen.
+    /// Creates a range with a step; without one, with a step that gives about 120 points.
     #[must_use]
     pub fn new(from: Timestamp, to: Timestamp, step: Option<i64>) -> Self {
         let span = to.micros().saturating_sub(from.micros()).max(1);
@@ -60,7 +60,7 @@ impl Range {
         Self { from, to, step }
     }
 
-    /// Points of one series, at most.
+    /// Returns the maximum number of points of one series.
     #[must_use]
     pub fn points(&self) -> usize {
         let span = self.to.micros().saturating_sub(self.from.micros()).max(1);
@@ -68,25 +68,25 @@ impl Range {
     }
 }
 
-/// The next step that people think in.
+/// Returns the next round step.
 fn step_of(least: i64) -> i64 {
     let fits = |step: &&i64| **step >= least;
     STEPS.iter().find(fits).copied().unwrap_or(least)
 }
 
-/// When an answer of so many points is too much: the step that would fit.
+/// Returns a step that fits when a response with this number of points would be too large.
 #[must_use]
 pub fn too_many_points(range: &Range, points: usize) -> Option<i64> {
     if points <= MAX_POINTS {
         return None;
     }
     let times = i64::try_from(points.div_ceil(MAX_POINTS)).unwrap_or(i64::MAX);
-    // A tenth more, as the ends of the span are steps of their own.
+    // One tenth more, because the ends of the range are additional steps.
     let least = range.step.saturating_mul(times);
     Some(step_of(least.saturating_add(least / 10)))
 }
 
-/// Reads a duration such as `90s`, `5m`, `1h`, `7d`, `2w`, in microseconds.
+/// Parses a duration such as `90s`, `5m`, `1h`, `7d`, `2w`; returns microseconds.
 #[must_use]
 pub fn parse_duration(text: &str) -> Option<i64> {
     let split = text.find(|c: char| !c.is_ascii_digit())?;
@@ -103,7 +103,7 @@ pub fn parse_duration(text: &str) -> Option<i64> {
     (micros > 0 && micros <= 36_500 * DAY).then_some(micros)
 }
 
-/// Writes a duration the way that [`parse_duration`] reads it; whole seconds.
+/// Formats a duration such that [`parse_duration`] can parse it; in whole seconds.
 #[must_use]
 pub fn show_duration(micros: i64) -> String {
     for (unit, name) in [(DAY, 'd'), (HOUR, 'h'), (MINUTE, 'm')] {

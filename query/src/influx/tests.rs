@@ -1,5 +1,5 @@
-//! Queries say what was asked and nothing else; steps fit; a real InfluxDB agrees (see
-//! `tests/metrics.rs` for that).
+//! Queries contain only what was requested; steps fit. `query/tests/query/metrics.rs` tests a real
+//! InfluxDB.
 
 use muster_schemas::{DeviceId, ProjectId, Timestamp};
 use uuid::Uuid;
@@ -75,7 +75,7 @@ fn a_project_with_a_place_of_its_own_is_looked_for_in_both() {
             "SHOW FIELD KEYS FROM \"cpu\", \"project-default\".\"cpu\", \"mem\", \"project-default\".\"mem\""
         )
     );
-    // The names in the database itself are not for other projects.
+    // The names in the database itself are hidden from other projects.
     let places = Places { are_names_shared: false, ..places };
     assert_eq!(
         field_keys(&places, &["cpu".to_owned()]).as_deref(),
@@ -89,7 +89,7 @@ fn a_project_with_a_place_of_its_own_is_looked_for_in_both() {
     assert_eq!(databases, ["muster", "muster-project-default"]);
 }
 
-/// Outside of quotes, does a query hold nothing but what our own template holds?
+/// Whether the text of a query outside of quotes is only that of the template.
 fn is_closed(text: &str) -> bool {
     let mut outside = String::new();
     let mut quote = None;

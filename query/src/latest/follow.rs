@@ -1,8 +1,9 @@
-//! Follows the live metrics in JetStream: the last of each subject first, then what comes.
+//! Follows the live metrics in JetStream: first the last message of each subject, then new
+//! messages.
 //!
-//! The consumer is an ephemeral of this process and lives in the broker's memory: when it, the
-//! stream or the broker goes, a new one is made, for as long as it takes. Acks and InfluxDB are
-//! ingest's affair.
+//! The consumer is ephemeral, belongs to this process and is in the broker's memory: when the
+//! consumer, the stream or the broker is lost, a new one is created, with unlimited retries. Ingest
+//! sends the acknowledgments and writes to InfluxDB.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -16,31 +17,31 @@ use tokio_util::sync::CancellationToken;
 use super::LatestMetrics;
 use crate::projections::devices;
 
-/// The wait before a new consumer is tried.
+/// Interval between attempts to create a consumer.
 const RETRY: Duration = Duration::from_secs(1);
-/// Every so often, deleted devices are forgotten.
+/// Interval between removals of deleted devices.
 const PRUNE: Duration = Duration::from_secs(300);
-/// The stored subjects of live batches.
+/// Stored subjects of live batches.
 const SUBJECTS: &str = "met.*.*.*.live.>";
 
-/// The broker could not be read; which step failed.
+/// The broker could not be read; the variant names the failed step.
 #[derive(Debug, thiserror::Error)]
 enum FollowError {
-    /// The stream is not there, or the broker is away.
+    /// The stream does not exist, or the broker is unavailable.
     #[error("failed to look up the stream METRICS")]
     Stream(#[source] Box<dyn std::error::Error + Send + Sync>),
-    /// The consumer could not be made.
+    /// The consumer could not be created.
     #[error("failed to make a consumer of the stream METRICS")]
     Consumer(#[source] Box<dyn std::error::Error + Send + Sync>),
-    /// Reading ended.
+    /// The subscription failed.
     #[error("failed to read the stream METRICS")]
     Read(#[source] Box<dyn std::error::Error + Send + Sync>),
-    /// Reading ended without an error.
+    /// The subscription ended without an error.
     #[error("the consumer of the stream METRICS ended")]
     Ended,
 }
 
-/// Follows until `stop`.
+/// Follows the live metrics until `stop`.
 pub async fn run(nats: async_nats::Client, latest: LatestMetrics, stop: CancellationToken) {
     let mut complained = String::new();
     loop {
@@ -100,7 +101,7 @@ async fn follow(nats: &async_nats::Client, latest: &LatestMetrics) -> Result<(),
     Err(FollowError::Ended)
 }
 
-/// A batch that cannot be read is ingest's dead letter; here it is passed over.
+/// Stores a batch. Skips one that cannot be decoded: ingest makes it a dead letter.
 fn take(latest: &LatestMetrics, subject: &str, payload: bytes::Bytes, received_at: Timestamp) {
     let Some((project, device, rest)) = subjects::parse_stored(subject) else {
         return;
@@ -113,14 +114,14 @@ fn take(latest: &LatestMetrics, subject: &str, payload: bytes::Bytes, received_a
     }
 }
 
-/// Forgets deleted devices every few minutes, until `stop`.
+/// Removes deleted devices every few minutes, until `stop`.
 pub async fn prune(log: EventLog, latest: LatestMetrics, stop: CancellationToken) {
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
             () = tokio::time::sleep(PRUNE) => {}
         }
-        // One that was registered after this list was read may be forgotten for a few seconds,
+        // A device that was registered after this list was read may be missing for a few seconds,
         // until its next batch.
         let sql =
             format!("SELECT project, device FROM {} WHERE status <> 'deleted'", devices::TABLE);

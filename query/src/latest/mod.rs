@@ -1,7 +1,7 @@
-//! The newest metrics of each device, and when it was last heard: not events, only memory.
+//! The newest metrics of each device, and the time of its last message: not events, only in memory.
 //!
 //! The broker keeps the last batch of each device and group; each query process reads those at its
-//! start and follows from there ([`follow`]). Nothing here is written anywhere.
+//! start and follows new ones ([`follow`]). Nothing here is persisted.
 
 pub mod follow;
 mod store;

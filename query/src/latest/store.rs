@@ -1,7 +1,7 @@
-//! The store in memory: the newest batch of each device and group, as the bytes that came.
+//! The store in memory: the newest batch of each device and group, encoded.
 //!
-//! Bytes, not points: 10,000 devices fit into some ten megabytes, and a batch is decoded again
-//! only when somebody asks for it.
+//! Bytes, not points: 10,000 devices need some tens of megabytes, and a batch is decoded again only
+//! for a request.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -14,18 +14,18 @@ use muster_schemas::{DeviceId, ProjectId, Timestamp};
 use super::MetricsSummary;
 use super::summary::measured;
 
-/// Groups that are kept of one device at most.
+/// Maximum number of groups that are kept of one device.
 const GROUPS: usize = 16;
 /// Maximum length of a group's name, in bytes.
 const MAX_GROUP_NAME: usize = 64;
-/// Maximum size of all batches that are kept of one device, in bytes before compression; an agent's
-/// own are 10 KB. Of a batch beyond it only the summary is kept.
+/// Maximum size of all batches that are kept of one device, in bytes before compression; those of
+/// an agent are 10 KB. Of a larger batch, only the summary is kept.
 pub(super) const MAX_DEVICE_BYTES: usize = 128 * 1024;
-/// Maximum number of points that are kept of one device; an agent's own are about 100.
+/// Maximum number of points that are kept of one device; an agent sends about 100.
 pub(super) const MAX_DEVICE_POINTS: usize = 2_000;
 
-/// A batch cannot be newer than so much after it was received, in microseconds: a clock that was
-/// wrong once shall not keep out what comes after it was set right.
+/// Maximum time by which a batch counts as newer than its receipt, in microseconds: a clock that
+/// was once ahead must not block newer batches after it was corrected.
 const AHEAD: i64 = 300 * 1_000_000;
 
 /// The newest metrics of all devices; cheap to clone.
@@ -42,13 +42,13 @@ struct Latest {
 
 #[derive(Clone, Debug)]
 struct Group {
-    /// The batch's own time, or a little after it was received when that is earlier.
+    /// Time of the batch, but at most [`AHEAD`] after its receipt.
     time: Timestamp,
     received_at: Timestamp,
     summary: MetricsSummary,
-    /// Empty for a batch that is too large.
+    /// Encoded batch; empty for a batch that is too large.
     payload: Bytes,
-    /// The size of the batch before compression.
+    /// Size of the batch before compression, in bytes.
     bytes: usize,
     points: usize,
 }
@@ -56,20 +56,20 @@ struct Group {
 /// The newest batch of one group.
 #[derive(Clone, Debug)]
 pub struct LatestGroup {
-    /// The group's name.
+    /// Name of the group.
     pub group: String,
-    /// When the broker got it.
+    /// Time at which the broker received it.
     pub received_at: Timestamp,
     /// The batch.
     pub batch: MetricBatch,
 }
 
 impl LatestMetrics {
-    /// Takes a batch as it came. The newest by its own time stays, whatever the order in which
-    /// they come; a time that is to come counts as shortly after it was received.
+    /// Stores a received batch. The newest by its own time is kept, in any order of receipt; a time
+    /// in the future is limited to 5 min after the receipt.
     ///
     /// # Errors
-    /// When it cannot be read.
+    /// When the batch cannot be decoded.
     pub fn update(
         &self,
         project: &ProjectId,
@@ -83,8 +83,8 @@ impl LatestMetrics {
         }
         let (batch, _) = MetricBatch::decode_valid_points(&payload)?;
         let summary = MetricsSummary::of(&batch);
-        // Encoded again: it was compressed or not, and may hold points that were dropped. The bytes
-        // may also be a slice of a larger buffer.
+        // Encoded again: the received batch may be compressed, include points that were dropped, or
+        // be a slice of a larger buffer.
         let whole = batch.encode();
         let (bytes, points) = (whole.len(), batch.points.len());
         let mut devices = self.write();
@@ -108,7 +108,7 @@ impl LatestMetrics {
         Ok(())
     }
 
-    /// When metrics of a device were last received.
+    /// Returns the time at which metrics of a device were last received.
     #[must_use]
     pub fn last_seen(&self, project: &ProjectId, device: DeviceId) -> Option<Timestamp> {
         let devices = self.read();
@@ -116,7 +116,7 @@ impl LatestMetrics {
         Some(latest.received_at)
     }
 
-    /// The newest figures of a device, over all its groups.
+    /// Returns a summary of a device's newest metrics, over all its groups.
     #[must_use]
     pub fn summary(&self, project: &ProjectId, device: DeviceId) -> Option<MetricsSummary> {
         let devices = self.read();
@@ -128,7 +128,7 @@ impl LatestMetrics {
         (!summary.is_empty()).then_some(summary)
     }
 
-    /// The devices of a project whose newest metrics fit all of these requirements.
+    /// Returns the devices of a project whose newest metrics match all of these requirements.
     #[must_use]
     pub fn fitting(&self, project: &ProjectId, requirements: &[&Requirement]) -> Vec<DeviceId> {
         let candidates: Vec<(DeviceId, Vec<Bytes>)> = {
@@ -147,7 +147,7 @@ impl LatestMetrics {
         candidates.into_iter().filter(|(_, all)| fits(all)).map(|(device, _)| device).collect()
     }
 
-    /// The newest batch of each group of a device.
+    /// Returns the newest batch of each group of a device.
     #[must_use]
     pub fn groups(&self, project: &ProjectId, device: DeviceId) -> Vec<LatestGroup> {
         let groups = self
@@ -167,7 +167,7 @@ impl LatestMetrics {
             .collect()
     }
 
-    /// Forgets the devices that are not to be kept.
+    /// Removes the devices for which `keep` is false.
     pub fn retain(&self, keep: impl Fn(&ProjectId, DeviceId) -> bool) {
         self.write().retain(|(project, device), _| keep(project, *device));
     }

@@ -1,37 +1,37 @@
-//! A device's state of health in a few numbers, out of a metric batch. Pure.
+//! Summary of a device's health from its metric batches. Pure.
 
 use muster_schemas::metrics::{FieldValue, MetricBatch, Point};
 use muster_schemas::selector::{Requirement, Test};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-/// The newest figures of a device; what it does not measure is absent.
+/// Summary of a device's newest metrics; metrics that it does not measure are absent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, ToSchema)]
 pub struct MetricsSummary {
-    /// How busy the processors are, all together.
+    /// Utilization of all processors together, in percent.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(example = 12.5)]
     pub cpu_percent: Option<f64>,
-    /// How much of the memory is in use.
+    /// Utilization of the memory, in percent.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(example = 41.2)]
     pub memory_percent: Option<f64>,
-    /// How much of the file system `/` is in use.
+    /// Utilization of the file system `/`, in percent.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(example = 63.0)]
     pub disk_percent: Option<f64>,
-    /// How full the battery is.
+    /// Charge of the battery, in percent.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(example = 80.0)]
     pub battery_percent: Option<f64>,
-    /// How far the device's clock is ahead of the server's, in microseconds.
+    /// Time by which the device's clock is ahead of the server's, in microseconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(example = -1200)]
     pub clock_skew_us: Option<i64>,
 }
 
 impl MetricsSummary {
-    /// The figures of one batch.
+    /// Creates the summary of one batch.
     #[must_use]
     pub fn of(batch: &MetricBatch) -> Self {
         let mut summary = Self::default();
@@ -41,7 +41,7 @@ impl MetricsSummary {
         summary
     }
 
-    /// These figures, and the other's where these have none.
+    /// Returns this summary, with the other's values for those that are absent.
     #[must_use]
     pub fn or(self, other: Self) -> Self {
         Self {
@@ -53,7 +53,7 @@ impl MetricsSummary {
         }
     }
 
-    /// Is there no figure at all?
+    /// Whether all values are absent.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
@@ -70,7 +70,7 @@ impl MetricsSummary {
                 self.disk_percent = number(point, "used_percent").or(self.disk_percent);
             }
             "battery" => self.battery_percent = number(point, "percent").or(self.battery_percent),
-            // The agent's own measurement alone: an application may have a field of this name.
+            // Only the agent's own measurement: an application may have a field of this name.
             "muster_agent" => {
                 if let Some(FieldValue::Int(skew)) = field(point, "clock_skew_us") {
                     self.clock_skew_us = Some(*skew);
@@ -81,7 +81,7 @@ impl MetricsSummary {
     }
 }
 
-/// Does one of the series that a requirement is about fit it? Of `cpu` the total alone is asked.
+/// Whether one of the series in the requirement matches it. Of `cpu`, only the total is compared.
 pub(super) fn measured(requirement: &Requirement, batches: &[MetricBatch]) -> bool {
     let (Some((measurement, field)), Test::Measured(comparison, limit)) =
         (requirement.metric(), &requirement.test)

@@ -1,4 +1,4 @@
-//! The store keeps the newest, whatever the order; the summary finds the figures.
+//! The store keeps the newest batch in any order of receipt; the summary has the right values.
 
 use bytes::Bytes;
 use muster_schemas::metrics::{FieldValue, MetricBatch, Point};
@@ -62,7 +62,7 @@ fn a_batch_from_the_future_gives_way_once_the_clock_is_right() {
     assert_eq!(after(i64::MAX, 90.0, 0), Some(10.0));
     assert_eq!(after(MINUTE, 80.0, MINUTE), Some(10.0));
     assert_eq!(after(5 * MINUTE, 70.0, 5 * MINUTE), Some(30.0));
-    // A little ahead is no matter.
+    // Slightly ahead is accepted.
     assert_eq!(after(8 * MINUTE, 60.0, 6 * MINUTE), Some(40.0));
     assert_eq!(after(7 * MINUTE, 50.0, 7 * MINUTE), Some(40.0));
 }
@@ -99,7 +99,7 @@ fn an_applications_field_does_not_replace_the_clock_skew() {
     assert_eq!(summary.clock_skew_us, Some(-1_200));
 }
 
-/// Sixteen groups of 4 MiB each, compressed, were an answer of 65 MB and 0.3 s for each selector.
+/// Sixteen compressed groups of 4 MiB each caused a response of 65 MB and 0.3 s for each selector.
 #[test]
 fn a_device_is_kept_within_bounds_however_its_batches_are_compressed() {
     let (latest, project) = (LatestMetrics::default(), ProjectId::default_project());
@@ -121,7 +121,7 @@ fn a_device_is_kept_within_bounds_however_its_batches_are_compressed() {
     let bytes: usize = groups.iter().map(|group| group.batch.encode().len()).sum();
     assert!(points <= super::store::MAX_DEVICE_POINTS, "{points}");
     assert!(bytes <= super::store::MAX_DEVICE_BYTES, "{bytes}");
-    // The summary is of all.
+    // The summary includes all groups.
     assert_eq!(latest.last_seen(&project, device), Some(Timestamp(2)));
     let summary = latest.summary(&project, device).unwrap();
     assert!(summary.cpu_percent.is_some());

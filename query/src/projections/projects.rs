@@ -1,4 +1,4 @@
-//! The projects, from the log `system`. A handful of rows: each event is one statement.
+//! The projects, from the log `system`. There are few rows, so each event is one statement.
 
 use async_trait::async_trait;
 use muster_eventlog::StoredEvent;
@@ -8,7 +8,7 @@ use muster_schemas::{Event, ProjectId, Retention, StreamName};
 use super::as_i64;
 use super::devices::store;
 
-/// The live table.
+/// Name of the live table.
 pub const TABLE: &str = "projects_v2";
 
 const KINDS: &[&str] = &[
@@ -26,7 +26,7 @@ pub struct Projects {
 }
 
 impl Projects {
-    /// Fills a table of this name: the live one, or one beside it.
+    /// Creates the projection for a table of this name: the live one, or one for a rebuild.
     #[must_use]
     pub fn new(table: impl Into<String>) -> Self {
         Self { table: table.into() }

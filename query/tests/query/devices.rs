@@ -1,4 +1,4 @@
-//! Devices: lists, filters, orders, pages, one device, the past.
+//! Devices: lists, filters, orders, pages, one device, point-in-time queries.
 
 use muster_schemas::StreamName;
 use muster_schemas::events::{
@@ -50,7 +50,7 @@ async fn lists_are_filtered_sorted_and_paged() {
     ] {
         let now = world.show(&format!("/api/v1/devices{query}")).await;
         assert_eq!(names(&now), expected, "{query}");
-        // The past is filtered and sorted in memory, and must say the same.
+        // Point-in-time queries filter and sort in memory, and must return the same.
         let head = world.show("/api/v1/log/head").await["position"].as_u64().unwrap();
         let glue = if query.is_empty() { '?' } else { '&' };
         let past = world.show(&format!("/api/v1/devices{query}{glue}position={head}")).await;
@@ -156,7 +156,7 @@ async fn one_device_now_and_in_the_past() {
     assert_eq!(now["events"]["reports"], 3);
     assert!(now["last_seen"].is_string());
 
-    // As it was after its enrollment, by its id and by the name that it had.
+    // The state after its enrollment, by its id and by its name at that time.
     for path in [format!("{id}"), "robot".to_owned()] {
         let past = world.show(&format!("/api/v1/devices/{path}?position={enrolled}")).await;
         assert_eq!((&past["name"], &past["status"]), (&"robot".into(), &"offline".into()));
@@ -165,7 +165,7 @@ async fn one_device_now_and_in_the_past() {
     }
     assert_eq!(world.get(&format!("/api/v1/devices/walle?position={enrolled}")).await.status, 404);
     assert_eq!(world.get(&format!("/api/v1/devices/{id}?position=1")).await.status, 404);
-    // The present, from the log alone, is the present.
+    // A point-in-time query at the head equals the current state.
     let mut from_log = world.show(&format!("/api/v1/devices/{id}?position={last}")).await;
     from_log["metrics"] = now["metrics"].clone();
     assert_eq!(from_log, now);

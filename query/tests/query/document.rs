@@ -1,5 +1,5 @@
-//! The OpenAPI document: every operation has an example, documents its problems, and names the
-//! token that it needs.
+//! The OpenAPI document: every operation has an example, and documents its problems and the token
+//! that it requires.
 
 use serde_json::Value;
 
@@ -22,7 +22,7 @@ async fn every_operation_is_described_whole() {
             let content = operation["responses"]["200"]["content"].as_object().unwrap();
             let example = content.values().next().unwrap();
             assert!(!example["example"].is_null(), "{what} has no example");
-            // A link is its own credential.
+            // A download link is its own credential.
             if path.starts_with("/api/") && !path.starts_with("/api/v1/downloads/") {
                 assert!(operation["security"][0]["bearer"].is_array(), "{what}");
                 for status in ["400", "401", "403", "404", "500", "503"] {
@@ -32,7 +32,7 @@ async fn every_operation_is_described_whole() {
             }
         }
     }
-    // Every reference leads somewhere.
+    // Every reference exists.
     let text = document.to_string();
     for reference in text.split("\"$ref\":\"#").skip(1) {
         let pointer = reference.split('"').next().unwrap();

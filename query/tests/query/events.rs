@@ -1,4 +1,4 @@
-//! The log over HTTP: pages, one event, one device's life, and live.
+//! The log over HTTP: pages, one event, the events of one device, and the live stream.
 
 use std::time::Duration;
 
@@ -72,7 +72,7 @@ async fn the_log_is_read_in_pages_by_those_who_may() {
     assert_eq!(registered["data"]["name"], "robot");
     assert!(registered.get("record").is_none());
 
-    // Events about tokens are not for viewers.
+    // Viewers must not read events about tokens.
     let as_viewer = async |path: &str| world.get_with(path, &viewer, &[]).await;
     assert_eq!(as_viewer("/api/v1/events/1").await.status, 404);
     assert_eq!(as_viewer("/api/v1/events/2").await.status, 200);
@@ -92,7 +92,7 @@ async fn the_log_is_read_in_pages_by_those_who_may() {
     }
 }
 
-/// Reads a live stream up to a position; the positions that came.
+/// Reads a live stream up to a position; returns the received positions.
 async fn follow(world: &World, query: &str, last_event_id: Option<u64>, until: u64) -> Vec<u64> {
     let mut request = Request::get(format!("/api/v1/events/stream{query}"))
         .header(header::AUTHORIZATION, format!("Bearer {}", world.admin));
@@ -119,7 +119,7 @@ async fn a_live_stream_misses_nothing_and_resumes() {
     let id = world.register("robot", &[]).await; // 1, 2
     world.enroll(id).await; // 3
     let other = world.register("other", &[]).await; // 4, 5
-    // Its name is looked up in the read model.
+    // The stream resolves the name with the read model.
     world.wait("/api/v1/devices/other", |_| true).await;
     let writer = async {
         for seq in 1..=600 {
@@ -143,7 +143,7 @@ async fn a_live_stream_misses_nothing_and_resumes() {
     assert_eq!(connections, [606, 607]);
     assert_eq!(of_other, [4, 607]);
 
-    // The end of the server ends the stream.
+    // The stream ends when the server stops.
     let request = Request::get("/api/v1/events/stream")
         .header(header::AUTHORIZATION, format!("Bearer {}", world.admin))
         .body(Body::empty())

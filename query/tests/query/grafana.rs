@@ -1,4 +1,4 @@
-//! Letting Grafana in: with a role that may make others, and with one that may not.
+//! Grafana's role: created by a database role that may create others, and by one that may not.
 
 use muster_backing::postgres::{Postgres, PostgresOptions, Tuning};
 use muster_eventlog::projection::Runner;
@@ -18,7 +18,7 @@ async fn connect(url: &str, user: Option<(&str, &str)>) -> Result<Client, tokio_
     Ok(client)
 }
 
-/// As the read side does at its start.
+/// Prepares the tables and views like the start of the query role.
 async fn read_side(log: &EventLog) {
     Runner::open(log.clone(), Devices::new(devices::TABLE)).await.unwrap();
     Runner::open(log.clone(), Timeline::new(timeline::TABLE)).await.unwrap();
@@ -36,7 +36,7 @@ async fn a_role_that_may_make_others_makes_grafanas() {
     let (postgres, _dir) = server().await;
     let url = postgres.connection_url();
     let log = EventLog::open(&ConnectOptions::new(&url), LogOptions::default()).await.unwrap();
-    // Before and after the read side has started for the first time.
+    // Before and after the query role has started for the first time.
     assert_eq!(grafana::let_in(&log, "first").await.unwrap(), LetIn::Done);
     read_side(&log).await;
     let odd = r"it's \ odd; --";
@@ -56,13 +56,13 @@ async fn a_role_that_may_make_others_makes_grafanas() {
         client.query(&format!("SELECT * FROM grafana.{view}"), &[]).await.unwrap();
     }
     client.query("SELECT * FROM heads", &[]).await.unwrap_err();
-    // A read model of an earlier release lags for ever, and nobody is called for it.
+    // The read model of an earlier release lags permanently, and must not cause an alert.
     let old = "INSERT INTO checkpoints (projection, project) VALUES ('devices_v0', 'default')";
     connect(&url, None).await.unwrap().execute(old, &[]).await.unwrap();
     log.ensure_project(&"default".parse().unwrap()).await.unwrap();
     let models = "SELECT 1 FROM grafana.read_models WHERE projection = 'devices_v0'";
     assert!(client.query(models, &[]).await.unwrap().is_empty());
-    // Again, while somebody reads.
+    // Again, while a client is connected.
     read_side(&log).await;
     client.query("SELECT * FROM grafana.devices", &[]).await.unwrap();
 }
@@ -79,7 +79,7 @@ async fn a_role_that_may_not_says_so_and_grants_what_is_there() {
     let log = EventLog::open(&plain, LogOptions::default()).await.unwrap();
     read_side(&log).await;
     assert_eq!(grafana::let_in(&log, "unused").await.unwrap(), LetIn::NoRole);
-    // An administrator does what muster may not.
+    // An administrator creates the role that muster may not create.
     admin.batch_execute("CREATE ROLE muster_grafana LOGIN PASSWORD 'given'").await.unwrap();
     assert_eq!(grafana::let_in(&log, "other").await.unwrap(), LetIn::PasswordUnchanged);
     let client = connect(&url, Some((grafana::ROLE, "given"))).await.unwrap();

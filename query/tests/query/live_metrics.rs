@@ -1,5 +1,4 @@
-//! The newest metrics, off a real broker: those that were there before, and those that come; also
-//! after the stream was lost.
+//! The newest metrics from a real broker: stored and new ones, also after the stream was lost.
 
 use async_nats::jetstream::{self, stream};
 use muster_backing::nats::{NatsOptions, NatsServer};
@@ -57,7 +56,8 @@ async fn devices_show_their_newest_figures() {
     assert_eq!(names(&world.show("/api/v1/devices?sort=-last_seen").await), ["robot", "quiet"]);
     assert_eq!(names(&world.show("/api/v1/devices?sort=last_seen").await), ["quiet", "robot"]);
 
-    // What cannot be read is passed over; the stream is lost and made anew: followed again.
+    // A batch that cannot be decoded is skipped; a stream that was lost and created again is
+    // followed.
     let subjects = DeviceSubjects::new(&ProjectId::default_project(), robot);
     let bad = jetstream.publish(subjects.live_metrics("host"), "bad".into()).await.unwrap();
     bad.await.unwrap();

@@ -1,4 +1,4 @@
-//! The read side as a client meets it, over the real servers.
+//! The read API as a client sees it, over the real servers.
 #![cfg(test)]
 
 mod devices;

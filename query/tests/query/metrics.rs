@@ -1,4 +1,4 @@
-//! Metrics over time, out of a real InfluxDB.
+//! Metrics over time from a real InfluxDB.
 
 use muster_backing::influx::{Credentials, InfluxDb, InfluxOptions};
 use muster_query::influx::{InfluxCredentials, InfluxQueryOptions};
@@ -55,7 +55,7 @@ async fn a_field_is_shown_over_time() {
 
     let base = "/api/v1/devices/robot/metrics?field=cpu.usage_user\
                 &from=2026-11-23T08:00:00Z&to=2026-11-23T08:10:00Z&step=5m";
-    // Of cpu0, the values of the first five minutes are 0 to 29, of the second 30 to 59.
+    // The values of cpu0 are 0 to 29 in the first five minutes, 30 to 59 in the second.
     for (function, first, second) in [
         ("mean", 14.5, 44.5),
         ("min", 0.0, 30.0),
@@ -120,6 +120,6 @@ async fn a_field_is_shown_over_time() {
     let away = world.get(base).await;
     assert_eq!(away.status, 503, "{}", away.body);
     assert_eq!(away.headers["retry-after"], "5");
-    // All else goes on without InfluxDB.
+    // Other requests do not need InfluxDB.
     world.show("/api/v1/devices/robot").await;
 }

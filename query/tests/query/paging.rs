@@ -34,7 +34,7 @@ async fn a_walk_lists_each_device_once_while_devices_report_and_are_renamed() {
     for sort in ["name", "-name", "last_seen", "-last_seen", "created", "-created"] {
         let mut listed: Vec<String> = Vec::new();
         let mut cursor = String::new();
-        // What the page has to show: nothing of these changes is missed by luck.
+        // Position that the next page must include, so that every change is visible to it.
         let mut position = 0;
         loop {
             let path = format!("/api/v1/devices?sort={sort}&limit={PAGE}{cursor}");
@@ -47,8 +47,8 @@ async fn a_walk_lists_each_device_once_while_devices_report_and_are_renamed() {
             let Some(next) = answer.body["next"].as_str() else { break };
             cursor = format!("&cursor={next}");
 
-            // Every third device reports; of those that are listed and of those that are not, the
-            // first is renamed to the front and the last to the end, or the other way round.
+            // Every third device reports. Of the listed devices and of the others, the first is
+            // renamed to sort first and the last to sort last, or both to the middle.
             let is_listed = |id: &muster_schemas::DeviceId| listed.contains(&id.to_string());
             let (before, after): (Vec<_>, Vec<_>) = names.keys().copied().partition(is_listed);
             for (id, seq) in reports.iter_mut().skip(changes % 3).step_by(3) {
@@ -89,7 +89,7 @@ async fn a_walk_lists_each_device_once_while_they_report_at_the_same_time() {
             (0..DEVICES).map(|number| format!("device-{number:02}")).collect();
         let mut count = 0;
         while !is_over.load(Ordering::Relaxed) {
-            // 7 and the number of devices have no common divisor: each one's turn comes.
+            // 7 and the number of devices are coprime, so every device has its turn.
             let device = count * 7 % DEVICES;
             let seq = (count / DEVICES + 1) as u64;
             world.report(ids[device], seq, inventory("Debian")).await;
@@ -150,12 +150,12 @@ async fn a_walk_by_last_seen_keeps_the_order_of_its_first_page_and_is_forgotten_
     let page = world.show(&third).await;
     assert_eq!((listed(&page), &page["next"]), (vec!["device-6".to_owned()], &Value::Null));
 
-    // It belongs to this order and this project, and the past has none.
+    // A cursor is valid only for its order, and not for a point-in-time query.
     for foreign in ["?sort=-last_seen&limit=3", "?sort=last_seen&limit=3&position=3"] {
         let answer = world.get(&format!("/api/v1/devices{foreign}&cursor={next}")).await;
         assert_eq!((answer.status, &answer.body["errors"][0]["field"]), (400, &"cursor".into()));
     }
-    // Eight newer ones of the same token make it forgotten.
+    // Eight newer walks of the same token displace it.
     for _ in 0..7 {
         world.show(path).await;
     }
@@ -166,8 +166,8 @@ async fn a_walk_by_last_seen_keeps_the_order_of_its_first_page_and_is_forgotten_
     assert!(answer.body["detail"].as_str().unwrap().contains("expired"), "{}", answer.body);
 }
 
-/// A list by `last_seen` that has further pages is kept: a token starts a limited number of them, and
-/// the lists of other tokens, by other keys, and of one page continue.
+/// A list by `last_seen` with further pages is stored. A token starts a limited number of them;
+/// lists of other tokens, by other keys, and of one page are not limited.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_token_starts_a_limited_number_of_lists_that_are_kept() {
     let world = World::new(With::default()).await;
@@ -203,7 +203,7 @@ async fn a_token_starts_a_limited_number_of_lists_that_are_kept() {
         ("sort=name&limit=1".to_owned(), &viewer),
         ("sort=last_seen&limit=1".to_owned(), &world.admin),
     ] {
-        // The order of the first list may be forgotten for newer ones: then 400, not 429.
+        // The order of the first list may have been deleted for newer ones: then 400, not 429.
         let answer = list(&query, token).await;
         assert!(matches!(answer.status, 200 | 400), "{query}: {}", answer.body);
     }

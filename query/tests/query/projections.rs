@@ -1,4 +1,4 @@
-//! Live and rebuilt tables are equal; two runners of one projection do no double work.
+//! Live and rebuilt tables are equal; two runners of one projection apply each event once.
 
 use muster_eventlog::projection::{Projection, Runner, compare_tables};
 use muster_query::projections::devices::Devices;
@@ -18,7 +18,8 @@ async fn rebuilt<P: Projection>(world: &World, projection: P) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rebuild_gives_the_live_tables_row_for_row() {
     let world = World::new(With::default()).await;
-    // A second runner of the live projections, in the same process for once.
+    // `rebuilt` with the live names is a second runner of the live projections, in the same
+    // process.
     for round in 0..6_u64 {
         let id = world.register(&format!("robot-{round}"), &[("n", &round.to_string())]).await;
         world.enroll(id).await;

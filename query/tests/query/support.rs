@@ -1,4 +1,4 @@
-//! A read side over its own PostgreSQL, and what tests put into its log.
+//! A query role over its own PostgreSQL, and helpers that append to its log.
 
 use std::time::Duration;
 
@@ -37,7 +37,7 @@ pub(crate) struct World {
     _dir: TempDir,
 }
 
-/// What a test has besides PostgreSQL; what it does not name is away.
+/// Servers of a test in addition to PostgreSQL; those that are not set are unavailable.
 #[derive(Default)]
 pub(crate) struct With {
     pub(crate) nats: Option<String>,
@@ -114,7 +114,7 @@ impl World {
         token.to_string()
     }
 
-    /// Appends to the log of `default`; answers the position.
+    /// Appends to the log of `default`; returns the position.
     pub(crate) async fn append(&self, append: Append) -> u64 {
         let project = ProjectId::default_project();
         self.log.append(&project, append).await.unwrap().last
@@ -158,7 +158,7 @@ impl World {
         self.server(StreamName::DevicePresence(id), connected).await
     }
 
-    /// A device's own, sealed event.
+    /// Appends an event that the device has signed.
     pub(crate) async fn report(&self, id: DeviceId, seq: u64, event: impl Into<Event>) -> u64 {
         let event = event.into();
         let envelope = DeviceEnvelope {
@@ -190,14 +190,14 @@ impl World {
         self.router.clone().oneshot(request).await.unwrap()
     }
 
-    /// Asks as an admin, for the newest state of the log.
+    /// Sends a request as an admin, for the newest state of the log.
     pub(crate) async fn get(&self, path: &str) -> Answer {
         let head = self.log.head(&ProjectId::default_project()).await.unwrap();
         let head = head.unwrap().position.to_string();
         self.get_with(path, &self.admin, &[("muster-min-position", &head)]).await
     }
 
-    /// Asks, and expects a 200.
+    /// Sends a request, and expects status 200.
     pub(crate) async fn show(&self, path: &str) -> Value {
         let answer = self.get(path).await;
         assert_eq!(answer.status, 200, "{path}: {}", answer.body);
@@ -223,7 +223,7 @@ impl World {
         Answer { status, headers, body }
     }
 
-    /// Asks again and again until the answer is as wanted.
+    /// Repeats a request until the response is as expected.
     pub(crate) async fn wait(&self, path: &str, wanted: impl Fn(&Value) -> bool) -> Value {
         for _ in 0..500 {
             let answer = self.get(path).await;
@@ -264,7 +264,7 @@ pub(crate) fn inventory(os: &str) -> DeviceInventoryReported {
     }
 }
 
-/// The names of a page's items.
+/// Returns the names of a page's items.
 pub(crate) fn names(page: &Value) -> Vec<&str> {
     let items = page["items"].as_array().unwrap();
     items.iter().map(|item| item["name"].as_str().unwrap()).collect()

@@ -1,4 +1,4 @@
-//! Tokens, dead letters, and what the server says of itself.
+//! Tokens, dead letters, and the state of the server.
 
 use muster_eventlog::{DeadLetterSource, NewDeadLetter};
 use muster_schemas::events::{ApiTokenRevoked, EnrollmentTokenCreated, EnrollmentTokenUsed, Role};
@@ -52,7 +52,7 @@ async fn tokens_are_listed_for_those_who_may_know_of_them() {
     assert_eq!(page["items"][0]["role"], "auditor");
     assert_eq!(page["items"][1]["status"], "active");
     let id = viewer.parse::<ApiTokenText>().unwrap().id;
-    // An API token is no enrollment token, though it has an id.
+    // The id of an API token does not name an enrollment token.
     assert_eq!(world.get(&format!("/api/v1/enrollment-tokens/{id}")).await.status, 404);
     world.server(StreamName::Token(id), ApiTokenRevoked {}).await;
     assert_eq!(world.show("/api/v1/tokens").await["items"][1]["status"], "revoked");
@@ -60,7 +60,7 @@ async fn tokens_are_listed_for_those_who_may_know_of_them() {
     let operator = world.token("default", Role::Operator).await;
     let other_viewer = world.token("default", Role::Viewer).await;
     let enrollment = one.trim_start_matches("/api/v1/");
-    // Operators make enrollment tokens, and so may see them.
+    // Operators create enrollment tokens, and so may read them.
     for (path, for_operator) in [
         ("tokens", 403),
         ("enrollment-tokens", 200),
@@ -109,7 +109,7 @@ async fn the_server_says_how_it_is() {
     assert_eq!(as_auditor("/api/v1/dead-letters?everywhere=maybe").await, 400);
 
     let head = world.show("/api/v1/log/head").await;
-    // A token, a device, its name, and that the token was used, if it is there already.
+    // A token, a device, its name, and possibly the use of the token.
     assert!(matches!(head["position"].as_u64(), Some(3 | 4)), "{head}");
     assert_eq!(head["root"].as_str().unwrap().len(), 64);
     let caught_up = |page: &serde_json::Value| {
@@ -126,7 +126,7 @@ async fn the_server_says_how_it_is() {
         let request = axum::http::Request::get(path).body(axum::body::Body::empty()).unwrap();
         assert_eq!(world.request(request).await.status(), 200, "{path}");
     }
-    // What the log does not hold can never come: that is said at once.
+    // A position beyond the end of the log is refused immediately.
     let far = [("muster-min-position", "999")];
     let answer = world.get_with("/api/v1/devices", &world.admin, &far).await;
     assert_eq!(answer.status, 412);

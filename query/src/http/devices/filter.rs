@@ -1,4 +1,5 @@
-//! Which devices a list holds: once as SQL, once in memory (for the past). Both say the same.
+//! The filter of a list of devices, in SQL and in memory (for point-in-time queries). Invariant:
+//! both select the same devices.
 
 use muster_api::Problem;
 use muster_schemas::names::LabelValue;
@@ -10,18 +11,18 @@ use uuid::Uuid;
 use crate::latest::LatestMetrics;
 use crate::projections::devices::{Device, Status, search_text};
 
-/// What a list was asked for. Deleted devices are left out unless their status is asked for.
+/// The filter of a request. Deleted devices are excluded unless the request selects their status.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Filter {
     selector: Selector,
     statuses: Vec<Status>,
     search: Option<String>,
-    /// The devices whose newest metrics fit, when metrics were asked for.
+    /// Devices whose newest metrics match, if the selector has conditions on metrics.
     fitting: Option<Vec<Uuid>>,
 }
 
 impl Filter {
-    /// Reads the parameters.
+    /// Parses the parameters.
     pub(super) fn read(
         selector: Option<&str>,
         status: Option<&str>,
@@ -53,7 +54,7 @@ impl Filter {
         Ok(Self { selector, statuses, search, fitting: None })
     }
 
-    /// Does a device belong to the list?
+    /// Whether a device matches the filter.
     pub(super) fn matches(&self, id: DeviceId, device: &Device) -> bool {
         let Some(name) = &device.name else {
             return false;
@@ -95,7 +96,7 @@ impl Filter {
         }
     }
 
-    /// What the log does not know: the newest metrics.
+    /// Evaluates the conditions on the newest metrics, which are not in the log.
     pub(super) fn ask_metrics(&mut self, latest: &LatestMetrics, project: &ProjectId) {
         let measured: Vec<&Requirement> = self.selector.measured().collect();
         if !measured.is_empty() {
@@ -104,7 +105,7 @@ impl Filter {
         }
     }
 
-    /// The past knows no metrics.
+    /// Refuses conditions on metrics: a point-in-time query has none.
     pub(super) fn check_past(&self) -> Result<(), Problem> {
         match self.selector.measured().next() {
             None => Ok(()),
@@ -128,7 +129,7 @@ fn asks_for_deleted(selector: &Selector) -> bool {
 fn push_requirement(query: &mut QueryBuilder<Postgres>, requirement: &Requirement) {
     let key = requirement.key.as_str();
     let own = is_attribute(key);
-    // A device's own attributes are columns and always there; a label is a key of `labels`.
+    // A device's own attributes are columns and always present; a label is a key of `labels`.
     let push_value = |query: &mut QueryBuilder<Postgres>| match key {
         "name" => drop(query.push("name")),
         "status" => drop(query.push("status")),
@@ -159,7 +160,7 @@ fn push_requirement(query: &mut QueryBuilder<Postgres>, requirement: &Requiremen
             push_value(query);
             query.push(") = ANY(").push_bind(words(values)).push(")) IS NOT TRUE");
         }
-        // Asked of memory, before.
+        // Already evaluated in memory.
         Test::Measured(..) => drop(query.push("TRUE")),
     }
 }

@@ -18,34 +18,34 @@ use crate::http::examples;
 use crate::projections::devices::{Device, TABLE};
 use crate::state::{QueryState, sql_problem};
 
-/// The parameters.
+/// Parameters of the request.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(crate) struct GetDevice {
-    /// As it was at this position of the log; not with `at`.
+    /// State at this position of the log; not with `at`.
     #[param(minimum = 0)]
     position: Option<u64>,
-    /// As it was at this time; not with `position`.
+    /// State at this time; not with `position`.
     #[param(value_type = Option<String>, format = DateTime)]
     at: Option<Timestamp>,
 }
 
-/// One device.
+/// Get a device
 ///
-/// Now, or as it was at a position or a time: then without `metrics`, and `last_seen` is what the
-/// log alone knows.
+/// The current state, or the state at a position or time: then without `metrics`, and with a
+/// `last_seen` that includes only what is in the log.
 #[utoipa::path(
     get, path = "/api/v1/devices/{device}", tag = "devices", security(("bearer" = [])),
     params(
-        ("device" = String, Path, description = "Its id, or its name", example = "robot-7"),
+        ("device" = String, Path, description = "The device's id or name", example = "robot-7"),
         GetDevice, ProjectParam, MinPositionParam,
     ),
     responses(
         (status = 200, description = "The device", body = DeviceDetail,
             headers(
-                ("ETag" = String, description = "The version of its settings, for `If-Match`"),
-                ("Muster-Position" = u64, description = "The position that this answer shows"),
+                ("ETag" = String, description = "Version of its settings, for `If-Match`"),
+                ("Muster-Position" = u64, description = "The position that the response shows"),
             ),
             example = json!(examples::device_detail())),
         ReadProblems,
@@ -76,7 +76,7 @@ pub(crate) async fn get_device(
     Ok((headers, Json(live.detail(id, device))))
 }
 
-/// The row of a device.
+/// Reads the row of a device.
 async fn find(
     state: &QueryState,
     project: &ProjectId,

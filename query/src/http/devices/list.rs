@@ -27,53 +27,53 @@ use crate::http::examples;
 use crate::projections::devices::{Device, TABLE};
 use crate::state::{QueryState, sql_problem};
 
-/// The parameters.
+/// Parameters of the list.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(crate) struct ListDevices {
-    /// Items on a page.
+    /// Maximum number of items in a page.
     #[serde(default)]
     #[param(value_type = Option<u16>, minimum = 1, maximum = 1000, default = 100)]
     limit: Limit,
-    /// The `next` of the page before. All pages together hold every device that was there throughout
-    /// exactly once, in the order of the first page's time. By `last_seen`, a cursor is good for an
-    /// hour, and for the eight newest lists of a token.
+    /// The `next` of the previous page. All pages together contain every device that existed
+    /// throughout exactly once, in the order at the time of the first page. In the order
+    /// `last_seen`, a cursor is valid for an hour, and for the eight newest lists of a token.
     cursor: Option<String>,
-    /// Labels that must fit: `env=prod,site in (a,b),!retired`; `name`, `id` and `status` are the
-    /// device's own. `online` or `!online`; metrics by their newest value: `mem.available>500Mi`,
-    /// `battery.percent<20`.
+    /// Conditions on labels: `env=prod,site in (a,b),!retired`; `name`, `id` and `status` are the
+    /// device's own attributes. `online` or `!online`; conditions on the newest metrics:
+    /// `mem.available>500Mi`, `battery.percent<20`.
     #[param(example = "env=prod,site in (a,b),!retired")]
     selector: Option<String>,
-    /// `registered`, `pending`, `online`, `offline`, `revoked`, `deleted`, more than one with commas; all but `deleted`
-    /// when left out.
+    /// A comma-separated list of `registered`, `pending`, `online`, `offline`, `revoked`,
+    /// `deleted`; default: all except `deleted`.
     #[param(example = "online")]
     status: Option<String>,
-    /// A part of the name, the hostname, or a label as `key=value`.
+    /// Part of the name, the hostname, or a label as `key=value`.
     #[param(max_length = 200, example = "robot")]
     search: Option<String>,
-    /// The order; `-` for descending.
+    /// Sort order; `-` for descending.
     #[serde(default)]
     #[param(inline, value_type = Option<Sort>)]
     sort: Sort,
-    /// As they were at this position of the log; not with `at`.
+    /// State at this position of the log; not with `at`.
     #[param(minimum = 0)]
     position: Option<u64>,
-    /// As they were at this time; not with `position`.
+    /// State at this time; not with `position`.
     #[param(value_type = Option<String>, format = DateTime)]
     at: Option<Timestamp>,
 }
 
-/// Devices.
+/// List the devices of a project
 ///
-/// With filters, sorted, in pages; now, or as they were at a position or a time: then without
-/// `metrics`, and `last_seen` is what the log alone knows.
+/// The current state, or the state at a position or time: then without `metrics`, and with a
+/// `last_seen` that includes only what is in the log.
 #[utoipa::path(
     get, path = "/api/v1/devices", tag = "devices", security(("bearer" = [])),
     params(ListDevices, ProjectParam, MinPositionParam),
     responses(
         (status = 200, description = "A page of devices", body = Page<DeviceSummary>,
-            headers(("Muster-Position" = u64, description = "The position that this answer shows")),
+            headers(("Muster-Position" = u64, description = "The position that the response shows")),
             example = json!({"items": [examples::device_summary()], "next": "WyJuYW1lIix7Im4iOiJhIn1d"})),
         ReadProblems,
     )
@@ -148,22 +148,23 @@ fn place(live: &Live<'_>, sort: Sort, id: DeviceId, device: &Device) -> Place {
 
 type Found = (Vec<(Place, Device)>, Option<String>);
 
-/// A page of the present.
+/// A page of the current state.
 struct List<'a> {
     state: &'a QueryState,
     live: &'a Live<'a>,
     filter: &'a Filter,
     sort: Sort,
     limit: usize,
-    /// Who lists.
+    /// The principal that lists.
     owner: &'a Principal,
 }
 
-/// How often a page is read again because devices were renamed meanwhile.
+/// Maximum number of reads of a page, which is read again when devices were renamed meanwhile.
 const TRIES: usize = 10;
 
 impl List<'_> {
-    /// By the names at the start of the walk: `position`, unless an earlier page has named it.
+    /// Returns a page sorted by the names at the start of the walk: at `position`, unless the
+    /// cursor has another one.
     async fn by_name(&self, after: Option<Place>, position: u64) -> Result<Found, Problem> {
         let position = after.as_ref().and_then(|after| after.position).unwrap_or(position);
         let after = after.map(|after| Place { position: Some(position), ..after });
@@ -174,7 +175,7 @@ impl List<'_> {
         };
         for _ in 0..TRIES {
             let found = self.by_column(after.as_ref(), Some(position), &renamed).await?;
-            // The page may show a rename that is not among these.
+            // The page may include a rename that is not in `renamed`.
             let now = names().await?;
             if now == renamed {
                 return Ok(found);
@@ -184,7 +185,7 @@ impl List<'_> {
         Err(Problem::unavailable("devices are being renamed faster than they can be listed", 5))
     }
 
-    /// PostgreSQL sorts. The `renamed` devices stand where their given names belong.
+    /// Returns a page that PostgreSQL sorts. The `renamed` devices are sorted by the given names.
     async fn by_column(
         &self,
         after: Option<&Place>,
@@ -210,7 +211,7 @@ impl List<'_> {
             query.push(", ").push_bind(after.device.0).push(")");
         }
         let order = if descending { "DESC" } else { "ASC" };
-        // One more than the page holds tells whether there is a next one.
+        // One additional row shows whether there is a next page.
         let limit = i64::try_from(self.limit + 1).unwrap_or(i64::MAX);
         query.push(format!(" ORDER BY {column} {order}, device {order} LIMIT ")).push_bind(limit);
         let mut rows = self.rows(query).await?;
@@ -229,9 +230,9 @@ impl List<'_> {
         Ok(page(placed.collect(), self.sort, after, self.limit))
     }
 
-    /// When a device was last seen is known in memory alone, so the ids are sorted here, and only
-    /// the page's devices are read. It changes while pages are asked for: the order is kept for
-    /// those that follow.
+    /// Returns the first page by `last_seen`. Only memory has the time at which a device was last
+    /// seen, so the ids are sorted here, and only the page's devices are read. The time changes
+    /// while a client reads pages, so the order is stored for the following ones.
     async fn first_by_last_seen(&self) -> Result<Found, Problem> {
         self.state.walk_rate.check(self.owner.token)?;
         let mut query = self.select("device, heard_at");
@@ -258,7 +259,7 @@ impl List<'_> {
         Ok((items, Some(PageStart::Walk(walk).cursor(self.sort))))
     }
 
-    /// A further page of an order that was kept.
+    /// Returns a later page of a stored order.
     async fn walked(&self, walk: WalkCursor) -> Result<Found, Problem> {
         let found = walk.page(self.state.sql(), self.live.project, self.limit).await?;
         let Some((devices, next)) = found else {
@@ -269,7 +270,7 @@ impl List<'_> {
         Ok((self.those(&devices).await?, next))
     }
 
-    /// These devices in this order, as far as the filter lets them through.
+    /// Returns these devices in this order, without those that do not match the filter.
     async fn those(&self, devices: &[DeviceId]) -> Result<Vec<(Place, Device)>, Problem> {
         let ids: Vec<Uuid> = devices.iter().map(|device| device.0).collect();
         let mut query = self.select("device, state");

@@ -1,4 +1,5 @@
-//! `/devices`: lists with filters, sorting and cursors; one device; both also in the past.
+//! `/devices`: lists with filters, sorting and cursors; one device; both also as point-in-time
+//! queries.
 
 mod filter;
 pub(crate) mod get;

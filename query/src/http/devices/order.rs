@@ -1,4 +1,4 @@
-//! In which order a list stands, and where a page of it ends.
+//! The sort order of a list, and its cursors.
 
 use muster_api::{Cursor, Problem};
 use muster_schemas::{DeviceId, Timestamp};
@@ -7,7 +7,7 @@ use utoipa::ToSchema;
 
 use super::walk::WalkCursor;
 
-/// The order of a list; `-` for descending.
+/// Sort order of a list; `-` for descending.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub(crate) enum Sort {
     /// By name.
@@ -17,21 +17,21 @@ pub(crate) enum Sort {
     /// By name, descending.
     #[serde(rename = "-name")]
     NameDescending,
-    /// The one that was heard longest ago first; as it was when the first page was asked for.
+    /// By the time last seen, ascending; in the order at the time of the first page.
     #[serde(rename = "last_seen")]
     LastSeen,
-    /// The one that was heard last first; as it was when the first page was asked for.
+    /// By the time last seen, descending; in the order at the time of the first page.
     #[serde(rename = "-last_seen")]
     LastSeenDescending,
-    /// The oldest first.
+    /// By creation, the oldest first.
     #[serde(rename = "created")]
     Created,
-    /// The newest first.
+    /// By creation, the newest first.
     #[serde(rename = "-created")]
     CreatedDescending,
 }
 
-/// By what a list is sorted.
+/// Attribute by which a list is sorted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum By {
     Name,
@@ -53,7 +53,7 @@ impl Sort {
     }
 }
 
-/// Where a device stands in a list. What it is not sorted by is empty.
+/// Sort key of a device in a list. Attributes that the list is not sorted by are empty.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Place {
@@ -63,16 +63,17 @@ pub(super) struct Place {
     pub(super) number: i64,
     #[serde(rename = "d")]
     pub(super) device: DeviceId,
-    /// The position of the log when the walk began, when that matters: names are those of then.
+    /// Position of the log at the start of the walk, in a list by name: names are those at this
+    /// position.
     #[serde(rename = "p", default, skip_serializing_if = "Option::is_none")]
     pub(super) position: Option<u64>,
 }
 
-/// Where a page begins.
+/// Start of a page.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub(super) enum PageStart {
-    /// In an order that was kept at the start of the walk.
+    /// In an order that was stored at the start of the walk.
     Walk(WalkCursor),
     /// After a device, in an order that does not change.
     After(Place),
@@ -83,7 +84,7 @@ impl PageStart {
         Cursor::encode(&(sort, self))
     }
 
-    /// Reads a cursor that was made for a list of this order.
+    /// Decodes a cursor that was created for a list of this order.
     pub(super) fn read(cursor: Option<&str>, sort: Sort) -> Result<Option<Self>, Problem> {
         let foreign = || Cursor::foreign(cursor.unwrap_or_default());
         match Cursor::decode::<(Sort, Self)>(cursor)? {
@@ -95,7 +96,7 @@ impl PageStart {
 }
 
 impl Place {
-    /// The place of a device in a list of this order.
+    /// Returns the sort key of a device in a list of this order.
     pub(super) fn of(
         sort: Sort,
         device: DeviceId,
@@ -111,13 +112,13 @@ impl Place {
         Self { name, number, device, position: None }
     }
 
-    /// Does `self` come after `other` in a list of this order?
+    /// Whether `self` comes after `other` in a list of this order.
     pub(super) fn is_after(&self, other: &Self, sort: Sort) -> bool {
         if sort.is_descending() { self < other } else { self > other }
     }
 }
 
-/// Sorts what is in memory, and takes one page of it; tells whether there is more.
+/// Sorts items in memory, and returns one page of them with the cursor of the next page.
 pub(super) fn page<T>(
     mut items: Vec<(Place, T)>,
     sort: Sort,

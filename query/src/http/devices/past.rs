@@ -1,4 +1,4 @@
-//! Devices as they were: at a position, or at a time.
+//! Point-in-time queries of devices: at a position, or at a time.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError};
@@ -13,7 +13,7 @@ use crate::projections::devices::Device;
 use crate::state::{Past, QueryState};
 use crate::travel::{self, TravelError};
 
-/// The position that `position` or `at` mean; `None` for the present.
+/// Returns the position that `position` or `at` selects; `None` for the current state.
 pub(super) async fn moment(
     state: &QueryState,
     project: &ProjectId,
@@ -46,8 +46,8 @@ pub(super) async fn moment(
     }
 }
 
-/// All devices as they were. The last look is remembered: the next page is about the same
-/// position, and the next step of a replay begins where it ended.
+/// Returns all devices at a position. The last result is cached: the next page has the same
+/// position, and the next step of a replay starts at its end.
 pub(super) async fn devices(
     state: &QueryState,
     project: &ProjectId,
@@ -68,7 +68,7 @@ pub(super) async fn devices(
     Ok(devices)
 }
 
-/// One device as it was; `text` is its id, or the name that it had.
+/// Returns one device at a position; `text` is its id, or the name that it had.
 pub(super) async fn device(
     state: &QueryState,
     project: &ProjectId,
@@ -88,7 +88,7 @@ pub(super) async fn device(
     }
 }
 
-/// Who held a name: the stream `name/<name>` says it.
+/// Returns the device that had a name, from the stream `name/<name>`.
 async fn holder(
     state: &QueryState,
     project: &ProjectId,

@@ -1,5 +1,5 @@
 //! The names of devices at a position of the log, for a walk through a list that is sorted by name:
-//! a device that is renamed meanwhile keeps its place.
+//! a device that is renamed meanwhile keeps its sort key.
 
 use std::collections::BTreeMap;
 
@@ -8,12 +8,12 @@ use muster_api::problem::Kind;
 use muster_eventlog::{EventLog, ReadFilter};
 use muster_schemas::{DeviceId, Event, ProjectId};
 
-/// Events that are read from the log at the same time.
+/// Maximum number of events in one read of the log.
 const STRETCH: u32 = 1000;
 /// Maximum number of devices that are renamed during a walk.
 const MAX_RENAMED: usize = 10_000;
 
-/// The devices that were renamed after a position, with the names that they had there.
+/// Returns the devices that were renamed after a position, with their names at that position.
 pub(super) async fn names_at(
     log: &EventLog,
     project: &ProjectId,

@@ -1,4 +1,5 @@
-//! Which device a path means: the id of one that is or was, or the name of one that is not deleted.
+//! Resolution of the device in a path: the id of any device that exists or existed, or the name of
+//! a device that is not deleted.
 
 use muster_api::Problem;
 use muster_schemas::names::DeviceName;
@@ -7,13 +8,13 @@ use muster_schemas::{DeviceId, ProjectId};
 use crate::projections::devices::TABLE;
 use crate::state::{QueryState, sql_problem};
 
-/// The id of the device that a path names.
+/// Returns the id of the device in a path.
 pub(crate) async fn resolve(
     state: &QueryState,
     project: &ProjectId,
     text: &str,
 ) -> Result<DeviceId, Problem> {
-    // An id also fits the rule of names: what looks like an id is one.
+    // An id is also a valid name: text that parses as an id is one.
     let (id, name) = match (text.parse::<DeviceId>(), text.parse::<DeviceName>()) {
         (Ok(id), _) => (Some(id.0), None),
         (Err(_), Ok(name)) => (None, Some(name)),
@@ -33,7 +34,7 @@ pub(crate) async fn resolve(
     found.map(DeviceId).ok_or_else(|| unknown(project, text))
 }
 
-/// There is no such device.
+/// Returns the problem of a device that does not exist.
 pub(super) fn unknown(project: &ProjectId, text: &str) -> Problem {
     let text: String = text.chars().take(80).collect();
     Problem::not_found(format!(

@@ -1,4 +1,4 @@
-//! Which devices a selector means now: those that are enrolled, by their ids.
+//! Resolution of a selector to the ids of the enrolled devices that match now.
 
 use muster_api::Problem;
 use muster_schemas::{DeviceId, ProjectId};
@@ -9,7 +9,7 @@ use super::filter::Filter;
 use crate::projections::devices::TABLE;
 use crate::state::{QueryState, sql_problem};
 
-/// At most `limit` devices whose id is higher than `after`.
+/// Returns at most `limit` devices whose id is higher than `after`.
 pub(crate) async fn select_devices(
     state: &QueryState,
     project: &ProjectId,

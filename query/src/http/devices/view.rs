@@ -1,4 +1,4 @@
-//! A device as the API shows it.
+//! Devices in responses of the API.
 
 use muster_schemas::events::DeviceInventoryReported;
 use muster_schemas::names::{DeviceName, Labels};
@@ -14,67 +14,67 @@ use crate::projections::devices::{
 /// A device in a list.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub(crate) struct DeviceSummary {
-    /// Its id.
+    /// Id of the device.
     pub(crate) id: DeviceId,
-    /// Its name; a deleted device's may be another's by now.
+    /// Name of the device; another device may have the name of a deleted one by now.
     #[schema(value_type = DeviceName)]
     pub(crate) name: Option<DeviceName>,
-    /// Where it stands.
+    /// Status of the device.
     pub(crate) status: Status,
-    /// Its labels.
+    /// Labels of the device.
     #[schema(value_type = BTreeMap<String, String>)]
     pub(crate) labels: Labels,
-    /// The host's own name.
+    /// Hostname.
     pub(crate) hostname: Option<String>,
-    /// Its operating system.
+    /// Operating system.
     pub(crate) os: Option<String>,
-    /// Its architecture.
+    /// Architecture.
     pub(crate) arch: Option<String>,
-    /// The agent's version.
+    /// Version of the agent.
     pub(crate) agent_version: Option<String>,
-    /// When anything of it was last heard: an event, or metrics.
+    /// Time of the last message from the device: an event, or metrics.
     pub(crate) last_seen: Option<Timestamp>,
-    /// Its newest figures.
+    /// The newest metrics.
     pub(crate) metrics: Option<MetricsSummary>,
-    /// When it was registered.
+    /// Time of registration.
     pub(crate) created_at: Timestamp,
-    /// The version of its settings, as in its `ETag`.
+    /// Version of its settings, as in its `ETag`.
     pub(crate) version: u64,
 }
 
-/// A device in full.
+/// A device with all details.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub(crate) struct DeviceDetail {
-    /// What lists show of it.
+    /// The fields of the list.
     #[serde(flatten)]
     pub(crate) summary: DeviceSummary,
-    /// Its keys; absent before it enrolled.
+    /// Keys of the device; absent before it enrolled.
     pub(crate) enrollment: Option<Enrollment>,
-    /// What it waits with for an operator; absent when it does not.
+    /// The pending enrollment; absent when there is none.
     pub(crate) waiting: Option<Waiting>,
-    /// When its keys were revoked; absent when they are good.
+    /// Time at which its keys were revoked; absent while they are valid.
     pub(crate) revoked_at: Option<Timestamp>,
-    /// Its epochs, the newest last.
+    /// Epochs of the device, the newest last.
     pub(crate) epochs: Vec<Epoch>,
-    /// What it is made of.
+    /// Inventory of the device.
     pub(crate) inventory: Option<DeviceInventoryReported>,
-    /// When it said so, as it claims.
+    /// Time of the inventory, by the device's clock.
     pub(crate) inventory_at: Option<Timestamp>,
-    /// Is it connected, and since when.
+    /// Whether it is connected, and since when.
     pub(crate) presence: Option<Presence>,
-    /// Its config variables.
+    /// Config variables.
     pub(crate) config: Config,
-    /// How many events are about it.
+    /// Numbers of events about the device.
     pub(crate) events: StreamCounts,
-    /// What is odd about it.
+    /// Anomalies of the device.
     pub(crate) flags: Flags,
-    /// The position of the newest event about it.
+    /// Position of the newest event about the device.
     pub(crate) updated_position: u64,
-    /// When it was deleted.
+    /// Time of deletion.
     pub(crate) deleted_at: Option<Timestamp>,
 }
 
-/// What memory adds to what the log says; nothing, for the past.
+/// Additions from memory to the state in the log; none for a point-in-time query.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Live<'a> {
     pub(super) latest: Option<&'a LatestMetrics>,

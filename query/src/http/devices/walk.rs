@@ -1,5 +1,5 @@
-//! Walks through the pages of a list that is sorted by what changes meanwhile: the order of the
-//! start, kept in PostgreSQL, where every query process finds it (docs/decisions/0024).
+//! Walks through the pages of a list whose sort attribute changes meanwhile: the order at the start
+//! is stored in PostgreSQL, which every query process reads (docs/decisions/0024).
 
 use muster_api::Problem;
 use muster_schemas::{DeviceId, ProjectId};
@@ -11,25 +11,25 @@ use crate::state::sql_problem;
 
 /// Lifetime of a walk, in seconds from its start.
 const TTL: f64 = 3600.0;
-/// Maximum number of walks of one token in a project; the oldest is forgotten for a new one.
+/// Maximum number of walks of one token in a project; the oldest is deleted for a new one.
 const MAX_OF_OWNER: i64 = 8;
 /// Maximum number of walks in a project: 100 MB of ids with 100,000 devices.
 const MAX_OF_PROJECT: i64 = 64;
 /// Length of an id, in bytes.
 const ID: usize = 16;
 
-/// Where a page of a walk begins.
+/// Start of a page of a walk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct WalkCursor {
     #[serde(rename = "w")]
     walk: Uuid,
-    /// The number of devices on the pages before.
+    /// Number of devices in the previous pages.
     #[serde(rename = "o")]
     offset: u32,
 }
 
-/// Keeps an order; answers where its second page begins.
+/// Stores an order; returns the cursor of its second page.
 pub(super) async fn start(
     sql: &PgPool,
     project: &ProjectId,
@@ -72,7 +72,7 @@ pub(super) async fn start(
 }
 
 impl WalkCursor {
-    /// The ids of a page, and where the next one begins; `None` when the walk is forgotten.
+    /// Returns the ids of a page and the cursor of the next one; `None` when the walk was deleted.
     pub(super) async fn page(
         self,
         sql: &PgPool,
@@ -89,7 +89,7 @@ impl WalkCursor {
         )
         .bind(self.walk)
         .bind(project.as_str())
-        // Bytes are counted from 1.
+        // `substring` counts bytes from 1.
         .bind(i32::try_from(from + 1).unwrap_or(i32::MAX))
         .bind(i32::try_from(number(limit * ID)).unwrap_or(i32::MAX))
         .bind(TTL)

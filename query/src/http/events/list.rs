@@ -21,8 +21,8 @@ use crate::http::examples;
 use crate::state::{QueryState, sql_problem};
 use crate::timeline::{self, Positions};
 
-/// How many stretches of a device's timeline are looked through for one page. A page may then hold
-/// fewer events than asked for, and still have a next one.
+/// Maximum number of ranges of a device's timeline that are read for one page. A page may then have
+/// fewer events than requested, and still a next page.
 const STRETCHES: usize = 20;
 
 /// The order of events.
@@ -36,30 +36,31 @@ enum Order {
     Desc,
 }
 
-/// The parameters.
+/// Parameters of the list.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(crate) struct ListEvents {
-    /// Items on a page.
+    /// Maximum number of items in a page.
     #[serde(default)]
     #[param(value_type = Option<u16>, minimum = 1, maximum = 1000, default = 100)]
     limit: Limit,
-    /// The `next` of the page before.
+    /// The `next` of the previous page.
     cursor: Option<String>,
-    /// Only these types, with commas. Those about tokens are for admins and auditors.
+    /// Only these types, comma-separated. Types about tokens require the role of an admin or
+    /// auditor.
     #[serde(rename = "type")]
     #[param(example = "DeviceConnected,DeviceDisconnected")]
     kind: Option<String>,
-    /// Only those about this device: its id or name.
+    /// Only events about this device: its id or name.
     device: Option<String>,
-    /// Only positions after this one.
+    /// Only events after this position.
     #[param(minimum = 0)]
     after: Option<u64>,
-    /// Only positions up to this one.
+    /// Only events up to this position.
     #[param(minimum = 0)]
     until: Option<u64>,
-    /// The oldest or the newest first; the newest when left out.
+    /// Order of the events; default: the newest first.
     #[serde(default)]
     #[param(inline, value_type = Option<Order>)]
     order: Order,
@@ -68,28 +69,28 @@ pub(crate) struct ListEvents {
     include: Option<Include>,
 }
 
-/// The parameters.
+/// Parameters of the list.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(crate) struct ListDeviceEvents {
-    /// Items on a page.
+    /// Maximum number of items in a page.
     #[serde(default)]
     #[param(value_type = Option<u16>, minimum = 1, maximum = 1000, default = 100)]
     limit: Limit,
-    /// The `next` of the page before.
+    /// The `next` of the previous page.
     cursor: Option<String>,
-    /// Only these types, with commas.
+    /// Only these types, comma-separated.
     #[serde(rename = "type")]
     #[param(example = "DeviceConnected,DeviceDisconnected")]
     kind: Option<String>,
-    /// Only positions after this one.
+    /// Only events after this position.
     #[param(minimum = 0)]
     after: Option<u64>,
-    /// Only positions up to this one.
+    /// Only events up to this position.
     #[param(minimum = 0)]
     until: Option<u64>,
-    /// The oldest or the newest first; the newest when left out.
+    /// Order of the events; default: the newest first.
     #[serde(default)]
     #[param(inline, value_type = Option<Order>)]
     order: Order,
@@ -98,7 +99,7 @@ pub(crate) struct ListDeviceEvents {
     include: Option<Include>,
 }
 
-/// The parameters.
+/// Parameters of the request.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
@@ -108,9 +109,9 @@ pub(crate) struct GetEvent {
     include: Option<Include>,
 }
 
-/// Events.
+/// List the events of a project
 ///
-/// The project's log, in pages; with `device`, one device's part of it.
+/// The project's log in pages; with `device`, only the events about that device.
 #[utoipa::path(
     get, path = "/api/v1/events", tag = "events", security(("bearer" = [])),
     params(ListEvents, ProjectParam, MinPositionParam),
@@ -142,19 +143,20 @@ pub(crate) async fn list_events(
     Ok(Json(show(&events, next, query.include)))
 }
 
-/// One device's life.
+/// List the events of a device
 ///
-/// Complete: what the log holds when the question comes is in the answer. Where the index of devices'
-/// events is further behind than 5 s, the answer is an error; `until` asks for the older part.
+/// The response includes all events that the log has when the request arrives. If the index of
+/// devices' events is more than 5 s behind, the response is an error; use `until` to read the older
+/// part.
 #[utoipa::path(
     get, path = "/api/v1/devices/{device}/events", tag = "devices", security(("bearer" = [])),
     params(
-        ("device" = String, Path, description = "Its id, or its name", example = "robot-7"),
+        ("device" = String, Path, description = "The device's id or name", example = "robot-7"),
         ListDeviceEvents, ProjectParam, MinPositionParam,
     ),
     responses(
         (status = 200, description = "A page of events", body = Page<EventView>,
-            headers(("Muster-Position" = u64, description = "The position that this answer shows")),
+            headers(("Muster-Position" = u64, description = "The position that the response shows")),
             example = json!({"items": [examples::event()], "next": "NDE"})),
         ReadProblems,
     )
@@ -179,11 +181,11 @@ pub(crate) async fn list_device_events(
     Ok(([position_header(position)], Json(page)))
 }
 
-/// One event.
+/// Get an event
 #[utoipa::path(
     get, path = "/api/v1/events/{position}", tag = "events", security(("bearer" = [])),
     params(
-        ("position" = u64, Path, minimum = 1, description = "Its place in the log", example = 42),
+        ("position" = u64, Path, minimum = 1, description = "The event's position in the log", example = 42),
         GetEvent, ProjectParam,
     ),
     responses(
@@ -216,7 +218,7 @@ fn show(events: &[StoredEvent], next: Option<u64>, include: Option<Include>) -> 
     }
 }
 
-/// A stretch of the log.
+/// A range of the log.
 struct Span {
     after: u64,
     until: u64,
@@ -225,7 +227,7 @@ struct Span {
 }
 
 impl Span {
-    /// Reads the parameters; a cursor is the position at which the page before ended.
+    /// Parses the parameters; a cursor is the position at which the previous page ended.
     fn read(
         cursor: &Option<String>,
         after: Option<u64>,
@@ -245,7 +247,7 @@ impl Span {
         Ok(span)
     }
 
-    /// Only what comes after a position, in this order.
+    /// Restricts the range to what comes after a position, in this order.
     fn go_on(&mut self, ended: u64) {
         match self.order {
             Order::Asc => self.after = self.after.max(ended),
@@ -253,7 +255,8 @@ impl Span {
         }
     }
 
-    /// The position after which the next page goes on, if one more event than fits was found.
+    /// Returns the position after which the next page starts, if more events than the limit were
+    /// found.
     fn cut(&self, events: &mut Vec<StoredEvent>) -> Option<u64> {
         let more = events.len() > self.limit;
         events.truncate(self.limit);

@@ -1,4 +1,4 @@
-//! `/events`: the log, in pages and live.
+//! `/events`: the log, in pages and as a live stream.
 
 pub(crate) mod list;
 pub(crate) mod stream;

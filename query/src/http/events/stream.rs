@@ -1,7 +1,7 @@
-//! `GET /events/stream`: the log as it grows, as server-sent events.
+//! `GET /events/stream`: new events of the log, as server-sent events.
 //!
-//! Nothing is kept for a client but its position and one small stretch of the log: a slow one is
-//! served from the log at its own pace.
+//! The state of a client is its position and one small range of the log: a slow client reads from
+//! the log at its own pace.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -28,46 +28,47 @@ use crate::http::examples;
 use crate::live_streams::LiveStream;
 use crate::state::QueryState;
 
-/// Events that are read at once.
+/// Maximum number of events in one read.
 const STRETCH: u32 = 256;
-/// A quiet connection says this often that it lives.
+/// Interval between keep-alives on an idle connection.
 const HEARTBEAT: Duration = Duration::from_secs(15);
-/// What comes within this time comes together: one question to the log, not one a commit.
+/// Time for which new events are collected, so that the log is read once for several commits.
 const GATHER: Duration = Duration::from_millis(50);
-/// The wait after the log could not be read.
+/// Interval between retries when the log cannot be read.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// The parameters.
+/// Parameters of the request.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(crate) struct StreamEvents {
-    /// Only positions after this one; from now on when left out. `Last-Event-ID` goes before.
+    /// Only events after this position; default: only new events. `Last-Event-ID` takes precedence.
     #[param(minimum = 0)]
     after: Option<u64>,
-    /// Only these types, with commas. Those about tokens are for admins and auditors.
+    /// Only these types, comma-separated. Types about tokens require the role of an admin or
+    /// auditor.
     #[serde(rename = "type")]
     #[param(example = "DeviceConnected,DeviceDisconnected")]
     kind: Option<String>,
-    /// Only those about this device: its id or name.
+    /// Only events about this device: its id or name.
     device: Option<String>,
     /// `record` adds the exact bytes.
     #[param(inline)]
     include: Option<Include>,
 }
 
-/// The log as it grows.
+/// Stream new events
 ///
 /// Server-sent events: `id` is the position, `event` the type, `data` the event as JSON. A client
-/// that comes back with `Last-Event-ID` misses nothing. A comment comes every 15 s.
+/// that reconnects with `Last-Event-ID` misses no event. A comment is sent every 15 s.
 #[utoipa::path(
     get, path = "/api/v1/events/stream", tag = "events", security(("bearer" = [])),
     params(
         StreamEvents, ProjectParam,
-        ("Last-Event-ID" = Option<u64>, Header, description = "The position that was seen last"),
+        ("Last-Event-ID" = Option<u64>, Header, description = "The last position that the client received"),
     ),
     responses(
-        (status = 200, description = "Events, for as long as the client listens",
+        (status = 200, description = "Events, until the client disconnects",
             body = String, content_type = "text/event-stream",
             example = json!(examples::server_sent_event())),
         ReadProblems,
@@ -102,7 +103,7 @@ pub(crate) async fn stream_events(
         state,
     };
     let sse = Sse::new(events(reader)).keep_alive(KeepAlive::new().interval(HEARTBEAT));
-    // Proxies that gather answers would hold the events back.
+    // Proxies that buffer responses would delay the events.
     Ok(([("x-accel-buffering", "no")], sse))
 }
 
@@ -122,19 +123,19 @@ fn last_event_id(headers: &HeaderMap) -> Result<Option<u64>, Problem> {
     }
 }
 
-/// Where a client stands.
+/// State of a client's stream.
 struct Reader {
     state: QueryState,
     project: ProjectId,
     filter: ReadFilter,
     device: Option<DeviceId>,
     include: Option<Include>,
-    /// Read from the log and not asked for yet; at most [`STRETCH`].
+    /// Events that were read from the log and not sent yet; at most [`STRETCH`].
     ready: VecDeque<ServerSent>,
     _slot: LiveStream,
 }
 
-/// Asked for the next event only when the client has taken the one before.
+/// The stream is polled for the next event only when the client has received the previous one.
 fn events(reader: Reader) -> impl Stream<Item = Result<ServerSent, Infallible>> {
     futures::stream::unfold(reader, |mut reader| async move {
         let event = reader.next().await?;
@@ -143,7 +144,7 @@ fn events(reader: Reader) -> impl Stream<Item = Result<ServerSent, Infallible>> 
 }
 
 impl Reader {
-    /// The next event; `None` when the stream ends.
+    /// Returns the next event; `None` when the stream ends.
     async fn next(&mut self) -> Option<ServerSent> {
         loop {
             if let Some(event) = self.ready.pop_front() {
@@ -163,10 +164,10 @@ impl Reader {
         }
     }
 
-    /// Reads the next stretch; false when there is none.
+    /// Reads the next range; false when there is none.
     async fn read(&mut self) -> Result<bool, muster_eventlog::StoreError> {
         let log = self.state.log();
-        // Known before the events are read: up to here, nothing that fits is left out.
+        // Read before the events: up to this position, no matching event is missed.
         let head = self.state.follower.head(&self.project);
         if head <= self.filter.after {
             return Ok(false);
@@ -192,7 +193,7 @@ impl Reader {
         Ok(true)
     }
 
-    /// Waits for the log to grow, or for the end of this process.
+    /// Waits until the log grows or this process stops.
     async fn wait(&self) {
         tokio::select! {
             () = self.state.stop.cancelled() => {}

@@ -1,4 +1,4 @@
-//! Which types of events a request may see, and which it wants.
+//! The types of events that a request selects and may read.
 
 use muster_api::Problem;
 use muster_api::auth::{Permission, Principal};
@@ -7,8 +7,8 @@ use muster_schemas::Event;
 
 use crate::travel::{device_kinds, is_about_tokens};
 
-/// The types to read, for a `type` parameter; empty for all of them. Events about tokens are for
-/// admins and auditors.
+/// Returns the types to read for a `type` parameter; empty for all types. Events about tokens
+/// require the role of an admin or auditor.
 pub(super) fn wanted(types: Option<&str>, principal: &Principal) -> Result<Vec<String>, Problem> {
     let sees_all = principal.may(Permission::ReadAll);
     let Some(types) = types else {

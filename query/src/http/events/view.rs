@@ -1,4 +1,4 @@
-//! An event as the API shows it.
+//! Events in responses of the API.
 
 use data_encoding::BASE64;
 use muster_eventlog::StoredEvent;
@@ -12,49 +12,49 @@ use crate::projections::devices::is_odd;
 /// An event of the log.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub(crate) struct EventView {
-    /// Its place in the project's log, from 1, without a gap.
+    /// Position in the project's log, from 1, without gaps.
     pub(crate) position: u64,
-    /// The stream that it belongs to.
+    /// Stream of the event.
     #[schema(example = "device/0198c0de-7000-7abc-8def-0123456789ab")]
     pub(crate) stream: String,
-    /// Its place in that stream, from 1; of a device's reports, the device's own `seq`.
+    /// Version in that stream, from 1; for a device's reports, the device's own `seq`.
     pub(crate) version: u64,
-    /// Its type.
+    /// Type of the event.
     #[serde(rename = "type")]
     #[schema(example = "DeviceConnected")]
     pub(crate) kind: String,
-    /// The version of the shape that it is stored in; `data` has today's.
+    /// Version of the stored schema; `data` has the newest version.
     pub(crate) schema_version: u16,
-    /// When it happened, as claimed by whoever recorded it.
+    /// Time of the event, by the clock of its actor.
     pub(crate) occurred_at: Timestamp,
-    /// When it came into the log, by the database's clock.
+    /// Time at which the event was recorded, by the database's clock.
     pub(crate) recorded_at: Timestamp,
-    /// Who caused it.
+    /// The actor that caused it.
     #[schema(example = "token:0198c0de-7001-7abc-8def-0123456789ab")]
     pub(crate) actor: String,
-    /// The request that it belongs to.
+    /// Correlation id of the request that it belongs to.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) correlation: Option<Uuid>,
-    /// What caused it.
+    /// Id of its cause.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) causation: Option<Uuid>,
-    /// Is its record sealed by the device's own key?
+    /// Whether the device's own key has signed its record.
     pub(crate) sealed: bool,
-    /// Does it claim a time that cannot be?
+    /// Whether its time is implausible.
     pub(crate) odd_time: bool,
-    /// What it says; the shape depends on the type. Null when this server cannot read it.
+    /// Content of the event; the shape depends on the type. Null when this server cannot decode it.
     #[schema(value_type = Option<Object>)]
     pub(crate) data: serde_json::Value,
-    /// Its exact bytes, base64; only with `include=record`.
+    /// The exact bytes, base64; only with `include=record`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) record: Option<String>,
 }
 
-/// What an event is shown with.
+/// Optional parts of an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Include {
-    /// Its exact bytes.
+    /// The exact bytes.
     Record,
 }
 

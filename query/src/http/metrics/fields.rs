@@ -1,4 +1,4 @@
-//! `GET /devices/{device}/metrics/fields`: what there is to ask for.
+//! `GET /devices/{device}/metrics/fields`: the available measurements and fields.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -19,22 +19,22 @@ use crate::state::QueryState;
 /// A measurement of a device.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, ToSchema)]
 pub(crate) struct Measurement {
-    /// Its name.
+    /// Name of the measurement.
     #[schema(example = "cpu")]
     name: String,
-    /// Its fields, with their types: `float`, `integer`, `boolean`, `string`. Those that only other
-    /// devices of the project have are named too.
+    /// Fields with their types: `float`, `integer`, `boolean`, `string`. Fields that only other
+    /// devices of the project have are included.
     fields: BTreeMap<String, String>,
-    /// The tags of this device's series.
+    /// Tags of this device's series.
     tags: Vec<String>,
 }
 
-/// What there is to ask for.
+/// List the measurements of a device with their fields and tags
 #[utoipa::path(
     get, path = "/api/v1/devices/{device}/metrics/fields", tag = "metrics",
     security(("bearer" = [])),
     params(
-        ("device" = String, Path, description = "Its id, or its name", example = "robot-7"),
+        ("device" = String, Path, description = "The device's id or name", example = "robot-7"),
         ProjectParam,
     ),
     responses(
@@ -75,7 +75,7 @@ pub(crate) async fn list_metric_fields(
     Ok(Json(Page { items, next: None }))
 }
 
-/// Brings the two answers together, by measurement.
+/// Merges the two results by measurement.
 fn gather(fields: Vec<Row>, tags: Vec<Row>) -> Vec<Measurement> {
     let mut found: BTreeMap<String, Measurement> = BTreeMap::new();
     let text =
@@ -89,7 +89,7 @@ fn gather(fields: Vec<Row>, tags: Vec<Row>) -> Vec<Measurement> {
         let entry = found.entry(row.name).or_default();
         let names = row.values.iter().filter_map(|value| text(value, 0));
         entry.tags.extend(names.filter(|tag| !OWN_TAGS.contains(&tag.as_str())));
-        // Several places may have it.
+        // Several buckets may have the measurement.
         entry.tags.sort();
         entry.tags.dedup();
     }

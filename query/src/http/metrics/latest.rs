@@ -1,4 +1,4 @@
-//! `GET /devices/{device}/metrics/latest`: the newest figures, out of memory.
+//! `GET /devices/{device}/metrics/latest`: the newest metrics, from memory.
 
 use std::collections::BTreeMap;
 
@@ -20,37 +20,37 @@ use crate::state::QueryState;
 /// The newest metrics of a device.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub(crate) struct Latest {
-    /// When metrics were last received; null when none were since this server knows.
+    /// Time at which metrics were last received; null when this server has received none.
     last_seen: Option<Timestamp>,
-    /// The figures that people look at first.
+    /// The most important metrics.
     summary: Option<MetricsSummary>,
     /// All points of the newest batch of each group.
     points: Vec<LatestPoint>,
 }
 
-/// One point.
+/// A point.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub(crate) struct LatestPoint {
-    /// What was measured.
+    /// Measurement of the point.
     #[schema(example = "cpu")]
     measurement: String,
-    /// Which one.
+    /// Tags of the point.
     tags: BTreeMap<String, String>,
-    /// The values.
+    /// Values by field.
     #[schema(value_type = Object, example = json!({"usage_idle": 87.5}))]
     fields: BTreeMap<String, serde_json::Value>,
-    /// When.
+    /// Time of the point.
     time: Timestamp,
-    /// The group that the device sends it in.
+    /// Group in which the device sends it.
     group: String,
 }
 
-/// The newest metrics.
+/// Get the newest metrics of a device
 #[utoipa::path(
     get, path = "/api/v1/devices/{device}/metrics/latest", tag = "metrics",
     security(("bearer" = [])),
     params(
-        ("device" = String, Path, description = "Its id, or its name", example = "robot-7"),
+        ("device" = String, Path, description = "The device's id or name", example = "robot-7"),
         ProjectParam,
     ),
     responses(

@@ -1,11 +1,11 @@
-//! What InfluxDB says, as a problem.
+//! Conversion of InfluxDB's errors to problems.
 
 use muster_api::Problem;
 use muster_api::problem::{Kind, describe};
 
 use crate::influx::{InfluxError, MAX_POINTS, MAX_SERIES, show_duration};
 
-/// When to try again, in seconds.
+/// Value of `Retry-After`, in seconds.
 const RETRY: u32 = 5;
 
 pub(super) fn problem(error: InfluxError) -> Problem {

@@ -21,102 +21,103 @@ use crate::http::examples;
 use crate::influx::{self, Function, MAX_SERIES, Places, Question, Range, Row};
 use crate::state::QueryState;
 
-/// How far back a question goes that names no time.
+/// Default range of a query, in microseconds.
 const USUAL_SINCE: i64 = 3_600_000_000;
-/// Tags that may be filtered or grouped by at most.
+/// Maximum number of tags to filter or group by.
 const MAX_TAGS: usize = 32;
-/// A name or value is at most this many bytes long.
+/// Maximum length of a name or value, in bytes.
 const MAX_TEXT: usize = 256;
 
-/// The parameters.
+/// Parameters of the query.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(crate) struct QueryMetrics {
-    /// What: `<measurement>.<field>`.
+    /// Field: `<measurement>.<field>`.
     #[param(example = "cpu.usage_user")]
     field: String,
-    /// How far back: `90s`, `5m`, `1h`, `7d`, `2w`; not with `from`. An hour when neither is given.
+    /// Range up to `to`: `90s`, `5m`, `1h`, `7d`, `2w`; not with `from`. Default: one hour.
     #[param(example = "1h")]
     since: Option<String>,
-    /// From this time on.
+    /// Start of the range.
     #[param(value_type = Option<String>, format = DateTime)]
     from: Option<Timestamp>,
-    /// Up to this time; now when left out.
+    /// End of the range; default: now.
     #[param(value_type = Option<String>, format = DateTime)]
     to: Option<Timestamp>,
-    /// Time between points: `10s`, `1m`, `1h` …; about 120 points when left out.
+    /// Interval between points: `10s`, `1m`, `1h` …; by default chosen for about 120 points.
     #[param(example = "1m")]
     step: Option<String>,
-    /// What becomes of the values of one step.
+    /// Function that aggregates the values of a step.
     #[serde(rename = "fn", default)]
     #[param(inline, value_type = Option<Function>)]
     function: Function,
-    /// The tags that tell series apart, with commas; all of them when left out, none when empty.
+    /// Tags by which series are grouped, comma-separated; default: all tags; if empty: none.
     #[param(example = "cpu")]
     group_by: Option<String>,
 }
 
-/// One field of a device over time.
+/// A field of a device over time.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub(crate) struct MetricSeries {
-    /// What was asked for.
+    /// The requested field.
     field: String,
-    /// What became of the values of one step.
+    /// Function that aggregated the values of a step.
     function: Function,
-    /// From this time on.
+    /// Start of the range.
     from: Timestamp,
-    /// Up to this time.
+    /// End of the range.
     to: Timestamp,
-    /// Time between points.
+    /// Interval between points.
     step: String,
     /// One series for each combination of tags.
     series: Vec<Series>,
 }
 
-/// One series.
+/// A series.
 #[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
 pub(crate) struct Series {
-    /// The tags that tell it from the others.
+    /// Tags that distinguish it from the others.
     tags: BTreeMap<String, String>,
-    /// Its points, the oldest first; a step without values has none.
+    /// Points, the oldest first; a step without values has no point.
     points: Vec<SeriesPoint>,
 }
 
-/// One point.
+/// A point.
 #[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
 pub(crate) struct SeriesPoint {
-    /// The beginning of its step.
+    /// Start of its step.
     time: Timestamp,
-    /// A number; for `last`, whatever the field holds.
+    /// A number; for `last`, any value of the field's type.
     #[schema(schema_with = any_value)]
     value: serde_json::Value,
 }
 
-/// What a field can hold.
+/// Returns the schema of a field's values.
 fn any_value() -> Schema {
     let types = [Type::Number, Type::String, Type::Boolean];
     ObjectBuilder::new()
         .schema_type(SchemaType::from_iter(types))
-        .description(Some("A number; for `last`, whatever the field holds"))
+        .description(Some("A number; for `last`, any value of the field's type"))
         .examples([json!(12.5)])
         .into()
 }
 
-/// One field over time.
+/// Query a field of a device over time
 ///
-/// `tag.<key>=<value>` takes only series with that tag, for example `tag.cpu=cpu-total`. An answer
-/// of more than 11,000 points or 1,000 series is refused; the problem says which step would fit.
+/// `tag.<key>=<value>` selects only series with that tag, for example `tag.cpu=cpu-total`. A
+/// response with more than 11,000 points or 1,000 series is refused; for too many points, the
+/// problem suggests a larger step.
 #[utoipa::path(
     get, path = "/api/v1/devices/{device}/metrics", tag = "metrics", security(("bearer" = [])),
     params(
-        ("device" = String, Path, description = "Its id, or its name", example = "robot-7"),
+        ("device" = String, Path, description = "The device's id or name", example = "robot-7"),
         QueryMetrics, ProjectParam,
     ),
     responses(
         (status = 200, description = "The series", body = MetricSeries,
             example = json!(examples::series())),
-        (status = 422, description = "The answer would be too large", body = muster_api::problem::ProblemDocument,
+        (status = 422, description = "The response would be too large", body = muster_api::problem::ProblemDocument,
             content_type = "application/problem+json"),
         ReadProblems,
     )
@@ -180,7 +181,7 @@ pub(crate) async fn query_metrics(
 
 type Pairs = Vec<(String, String)>;
 
-/// Takes `tag.<key>=<value>` out of the parameters.
+/// Splits `tag.<key>=<value>` from the other parameters.
 fn split_filters(pairs: Pairs) -> Result<(Pairs, Pairs), Problem> {
     let (filters, rest): (Pairs, Pairs) =
         pairs.into_iter().partition(|(name, _)| name.starts_with("tag."));
@@ -206,7 +207,7 @@ fn check_text(parameter: &str, text: &str) -> Result<(), Problem> {
     Ok(())
 }
 
-/// `cpu.usage_user` is the field `usage_user` of the measurement `cpu`.
+/// Splits a name: `cpu.usage_user` is the field `usage_user` of the measurement `cpu`.
 fn name(text: &str) -> Result<(&str, &str), Problem> {
     check_text("field", text)?;
     text.split_once('.')
@@ -228,7 +229,7 @@ fn range(query: &QueryMetrics, now: Timestamp) -> Result<Range, Problem> {
     if query.since.is_some() && query.from.is_some() {
         return Err(Problem::field("since", "cannot go with from", None));
     }
-    // A little beyond now: the newest point counts, even by a clock that is ahead.
+    // Slightly after now: includes the newest point of a device whose clock is ahead.
     let to = query.to.unwrap_or(now.plus_micros(1_000_000));
     let since = match &query.since {
         Some(text) => duration("since", text)?,
@@ -238,7 +239,7 @@ fn range(query: &QueryMetrics, now: Timestamp) -> Result<Range, Problem> {
     if from >= to {
         return Err(Problem::field("from", "is not before to", Some(from.to_string().into())));
     }
-    // What InfluxDB can count in nanoseconds.
+    // The range that InfluxDB can represent in nanoseconds.
     for (parameter, time) in [("from", from), ("to", to)] {
         if time.micros().checked_mul(1_000).is_none() {
             let rule = "is beyond the years 1678 to 2261";
@@ -261,7 +262,7 @@ fn tag_list(text: &str) -> Result<Vec<String>, Problem> {
     Ok(tags)
 }
 
-/// All tags that tell a device's series of one measurement apart.
+/// Returns all tags that distinguish a device's series of one measurement.
 async fn all_tags(
     state: &QueryState,
     places: &Places,

@@ -21,23 +21,23 @@ use crate::projections::operations::{Operation, RunState, TABLE};
 use crate::projections::{as_i64, devices};
 use crate::state::{QueryState, sql_problem};
 
-/// The parameters.
+/// Parameters of the list.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(crate) struct ListOperations {
-    /// Items on a page.
+    /// Maximum number of items in a page.
     #[serde(default)]
     #[param(value_type = Option<u16>, minimum = 1, maximum = 1000, default = 100)]
     limit: Limit,
-    /// The `next` of the page before.
+    /// The `next` of the previous page.
     cursor: Option<String>,
-    /// Only those that this device has a run of: its id or name.
+    /// Only operations with a run on this device: its id or name.
     #[param(example = "robot-7")]
     device: Option<String>,
 }
 
-/// Operations, the newest first.
+/// List operations, the newest first
 #[utoipa::path(
     get, path = "/api/v1/operations", tag = "operations", security(("bearer" = [])),
     params(ListOperations, ProjectParam, MinPositionParam),
@@ -88,15 +88,16 @@ pub(crate) async fn list_operations(
     Ok(Json(Page { items, next }))
 }
 
-/// One operation, with a summary of its runs.
+/// Get an operation with a summary of its runs
 #[utoipa::path(
     get, path = "/api/v1/operations/{operation}", tag = "operations", security(("bearer" = [])),
     params(
-        ("operation" = OperationId, Path, description = "Its id"), ProjectParam, MinPositionParam,
+        ("operation" = OperationId, Path, description = "The operation's id"), ProjectParam,
+        MinPositionParam,
     ),
     responses(
         (status = 200, description = "The operation", body = OperationDetail,
-            headers(("ETag" = String, description = "The version of its stream")),
+            headers(("ETag" = String, description = "Version of its stream")),
             example = json!(detail_example())),
         ReadProblems,
     )

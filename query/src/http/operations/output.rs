@@ -1,4 +1,5 @@
-//! `GET /operations/{id}/runs/{device}/output`: what a program wrote, as it was, and as it comes.
+//! `GET /operations/{id}/runs/{device}/output`: the stored output of a program, and its live
+//! output.
 
 use std::collections::HashMap;
 use std::io;
@@ -31,17 +32,17 @@ use crate::http::devices::resolve;
 use crate::live_streams::LiveStream;
 use crate::state::QueryState;
 
-/// The pieces are listed this often, whether or not somebody tells of more.
+/// Interval between lists of the pieces while no notification of new ones is received.
 const LOOK: Duration = Duration::from_secs(1);
-/// A log that grows without end is not looked at more often than this.
+/// Minimum interval between checks after changes of the read model, which may be continuous.
 const BREATH: Duration = Duration::from_millis(5);
-/// After its end, what is still on its way from the device is waited for this long.
+/// Time after a run's end for which the rest of its output may still arrive from the device.
 const LINGER: Duration = Duration::from_secs(30);
 
 /// Interval between a follower's reports.
 const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Reports how far an output was read, as long as it is followed.
+/// Reports the read position of an output while it is followed.
 struct Follower {
     position: watch::Sender<u64>,
     _task: AbortOnDropHandle<()>,
@@ -57,7 +58,7 @@ impl Follower {
                 if let Err(error) = nats.publish(OUTPUT_READ_SUBJECT, report).await {
                     tracing::debug!(%error, "a follower's position is not reported");
                 }
-                // Output that is kept does not depend on its followers.
+                // The device sends output that is kept without regard to its followers.
                 let is_live = read.position >= MAX_OUTPUT_BYTES;
                 tokio::select! {
                     () = tokio::time::sleep(REPORT_INTERVAL) => {}
@@ -73,20 +74,20 @@ impl Follower {
     }
 }
 
-/// The parameters.
+/// Parameters of the request.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(crate) struct GetOutput {
-    /// Which of the two outputs; `stdout` when left out.
+    /// Stream of the output; default `stdout`.
     #[serde(default)]
     #[param(inline, value_type = Option<OutputName>)]
     stream: OutputName,
-    /// Only from this byte on.
+    /// Offset of the first byte.
     #[serde(default)]
     #[param(value_type = Option<u64>, minimum = 0)]
     from: u64,
-    /// Goes on until the run is over, and all that is kept of the output is there.
+    /// Continue until the run has ended and all of its kept output was sent.
     #[serde(default)]
     #[param(value_type = Option<bool>)]
     follow: bool,
@@ -112,11 +113,11 @@ impl From<OutputName> for OutputStream {
     }
 }
 
-/// What a program wrote.
+/// Get the output of a program
 ///
-/// The bytes as they were written, the first 4 MiB of each output; the run says how many there were.
-/// With `follow` the answer goes on while the program runs, beyond 4 MiB too: the program waits for a
-/// reader that is slow. Output beyond 4 MiB that is not followed is dropped.
+/// The bytes as the program wrote them, up to 4 MiB of each output; the run has the number of bytes
+/// that were written. With `follow`, the response continues while the program runs, also beyond 4
+/// MiB: the program waits for a slow reader. Output beyond 4 MiB that is not followed is dropped.
 #[utoipa::path(
     get, path = "/api/v1/operations/{operation}/runs/{device}/output", tag = "operations",
     security(("bearer" = [])),
@@ -195,7 +196,7 @@ pub(crate) async fn get_run_output(
     Ok((headers, Body::from_stream(body)).into_response())
 }
 
-/// Where a reader of an output stands.
+/// State of a reader of an output.
 struct Reader {
     state: QueryState,
     project: ProjectId,
@@ -203,30 +204,30 @@ struct Reader {
     device: DeviceId,
     query: GetOutput,
     folder: String,
-    /// Where what is not kept is.
+    /// Folder of the output that is not kept.
     live_folder: String,
-    /// Reports how far it was read.
+    /// Reports the read position.
     follower: Option<Follower>,
-    /// Pieces that are known and not read yet, the last one first.
+    /// Pieces that were listed and not read yet, the last one first.
     ready: Vec<Piece>,
-    /// How far the output was read.
+    /// Offset up to which the output was read.
     end: u64,
-    /// When the run was found to be over.
+    /// Time at which the run was found to have ended.
     ended: Option<Instant>,
-    /// When the last piece was read.
+    /// Time at which the last piece was read.
     read_at: Instant,
     told: Option<Subscriber>,
-    /// When it was looked last, and when the pieces were listed last.
+    /// Times of the last check of the run, and of the last list of the pieces.
     looked: Instant,
     listed: Instant,
-    /// Tells when the read model moves.
+    /// Notifies of changes of the read model.
     progress: watch::Receiver<HashMap<ProjectId, u64>>,
     _slot: LiveStream,
 }
 
 impl Reader {
-    /// The next bytes; `None` at the end. An answer that breaks off is not taken for a whole one: who
-    /// asked goes on from where it was.
+    /// Returns the next bytes; `None` at the end. On an error the response is aborted, so that a
+    /// client does not take it for complete, but continues from its offset.
     async fn next(&mut self) -> Result<Option<Bytes>, String> {
         let (mut may_be_more, mut gone) = (true, 0);
         loop {
@@ -234,7 +235,7 @@ impl Reader {
                 match self.read(piece).await? {
                     Some(bytes) if bytes.is_empty() => {}
                     Some(bytes) => return Ok(Some(bytes)),
-                    // Put together with the next one by now, or erased.
+                    // Merged with the next piece meanwhile, or erased.
                     None if gone < 5 => {
                         gone += 1;
                         self.ready.clear();
@@ -243,12 +244,13 @@ impl Reader {
                     None => return Err(format!("{}/{} is gone", self.folder, piece.name())),
                 }
             }
-            // From here on every move counts, also one while this looks.
+            // Changes from here on, including those during this check, end the next wait.
             self.progress.mark_unchanged();
             self.looked = Instant::now();
-            // Asked before the pieces are listed: what it has said by its end is then listed.
+            // Checked before the pieces are listed: the list then includes all output up to the
+            // run's end.
             let is_complete = self.query.follow && self.is_complete().await?;
-            // That the log moves says nothing of pieces, and to list them may be dear.
+            // A change of the log does not imply new pieces, and a list may be expensive.
             if may_be_more || is_complete {
                 self.listed = Instant::now();
                 self.ready = self.pieces().await?;
@@ -265,7 +267,7 @@ impl Reader {
         }
     }
 
-    /// Pieces beyond what was read, the last one first.
+    /// Lists pieces beyond the read position, the last one first.
     async fn pieces(&self) -> Result<Vec<Piece>, String> {
         let is_live = self.end >= MAX_OUTPUT_BYTES;
         let folder = if is_live { &self.live_folder } else { &self.folder };
@@ -274,7 +276,7 @@ impl Reader {
         Ok(pieces.into_iter().filter(|piece| piece.end() > self.end).rev().collect())
     }
 
-    /// The part of a piece that was not read yet; `None` when it is not there.
+    /// Returns the part of a piece that was not read yet; `None` when the piece does not exist.
     async fn read(&mut self, piece: Piece) -> Result<Option<Bytes>, String> {
         let is_live = piece.offset >= MAX_OUTPUT_BYTES;
         let folder = if is_live { &self.live_folder } else { &self.folder };
@@ -296,7 +298,7 @@ impl Reader {
         Ok(Some(bytes.slice(skipped.min(bytes.len())..)))
     }
 
-    /// Is the run over, and all of the output here that will ever be?
+    /// Whether the run has ended and no more of the output will arrive.
     async fn is_complete(&mut self) -> Result<bool, String> {
         let run = find_run(&self.state, &self.project, self.operation, self.device).await;
         let (_, _, run) = run.map_err(|problem| format!("{problem:?}"))?;
@@ -315,13 +317,14 @@ impl Reader {
         if self.end < kept {
             return Ok(ended.elapsed() > LINGER);
         }
-        // What is beyond may be on its way still; the device says when it is not.
+        // Output beyond the kept part may still be in flight; the device sends a marker after the
+        // last of it.
         let marker = format!("{}/{}", self.folder, key::ENDED);
         let found = self.state.blobs.get(&marker).await.map_err(|error| describe(&error))?;
         Ok(found.is_some() || self.read_at.elapsed() > LINGER)
     }
 
-    /// Waits until something may have changed; is it the output?
+    /// Waits until something may have changed. Returns whether it may be the output.
     async fn wait(&mut self) -> bool {
         let told = async {
             match &mut self.told {

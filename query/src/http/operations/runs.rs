@@ -22,23 +22,23 @@ use crate::projections::devices::{self, Status};
 use crate::projections::operations::{Run, RunState, TABLE, explain};
 use crate::state::{QueryState, sql_problem};
 
-/// The parameters.
+/// Parameters of the list.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(crate) struct ListRuns {
-    /// Items on a page.
+    /// Maximum number of items in a page.
     #[serde(default)]
     #[param(value_type = Option<u16>, minimum = 1, maximum = 1000, default = 100)]
     limit: Limit,
-    /// The `next` of the page before.
+    /// The `next` of the previous page.
     cursor: Option<String>,
-    /// Only those in these states, with commas.
+    /// Only runs in these states, comma-separated.
     #[param(example = "failed,timed_out")]
     state: Option<String>,
 }
 
-/// The runs of an operation.
+/// List the runs of an operation
 #[utoipa::path(
     get, path = "/api/v1/operations/{operation}/runs", tag = "operations", security(("bearer" = [])),
     params(
@@ -88,7 +88,7 @@ pub(crate) async fn list_runs(
     Ok(Json(Page { items, next }))
 }
 
-/// One run, and why it is where it is.
+/// Get a run with an explanation of its state
 #[utoipa::path(
     get, path = "/api/v1/operations/{operation}/runs/{device}", tag = "operations",
     security(("bearer" = [])),
@@ -99,7 +99,7 @@ pub(crate) async fn list_runs(
     ),
     responses(
         (status = 200, description = "The run", body = RunView,
-            headers(("ETag" = String, description = "The version of its stream")),
+            headers(("ETag" = String, description = "Version of its stream")),
             example = json!(run_example())),
         ReadProblems,
     )
@@ -122,7 +122,7 @@ pub(crate) async fn get_run(
     Ok(([etag(view.version)], Json(view)))
 }
 
-/// Device, its name and status, the run's state.
+/// Device, its name and status, and the run's state.
 type Row = (Uuid, Option<String>, Option<String>, String);
 
 fn select() -> QueryBuilder<sqlx::Postgres> {
@@ -137,7 +137,7 @@ fn read(text: &str) -> Result<Run, Problem> {
     serde_json::from_str(text).map_err(|error| Problem::internal(&error))
 }
 
-/// A run, with the name and the status of its device.
+/// Reads a run, with the name and the status of its device.
 pub(super) async fn find_run(
     state: &QueryState,
     project: &ProjectId,

@@ -1,4 +1,4 @@
-//! How operations and runs are shown.
+//! Operations and runs in responses of the API.
 
 use std::collections::BTreeMap;
 
@@ -11,62 +11,62 @@ use utoipa::ToSchema;
 
 use crate::projections::operations::{Operation, Run, RunState};
 
-/// Where an operation as a whole stands.
+/// Status of an operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum OperationStatus {
-    /// Devices are at it, or are waited for.
+    /// Runs are in progress or pending.
     Running,
-    /// No further run is begun for now.
+    /// No further run starts until the operation is resumed.
     Paused,
-    /// No further run is begun, and not all that were are over.
+    /// No further run starts, and some started runs have not ended.
     Aborting,
-    /// It was aborted, and all of its runs are over.
+    /// The operation was aborted, and all of its runs have ended.
     Aborted,
-    /// All of its runs are over.
+    /// All of its runs have ended.
     Finished,
 }
 
 /// An operation.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub(crate) struct OperationView {
-    /// Its id.
+    /// Id of the operation.
     pub(super) id: OperationId,
-    /// Where it stands.
+    /// Status of the operation.
     pub(super) status: OperationStatus,
-    /// What is to be done.
+    /// Action of each run.
     pub(super) action: Action,
-    /// Which devices were meant, in the words of whoever asked.
+    /// Target as written in the request.
     pub(super) target: String,
-    /// How many devices that was.
+    /// Number of devices that the target selected.
     pub(super) devices: u64,
-    /// Who asked.
+    /// The actor that requested it.
     pub(super) actor: String,
-    /// When.
+    /// Time of the request.
     pub(super) requested_at: Timestamp,
-    /// How long a run may take.
+    /// Maximum duration of a run, in milliseconds.
     pub(super) timeout_ms: u64,
-    /// When a run that was not begun has expired.
+    /// Time at which runs that have not started expire.
     pub(super) expires_at: Timestamp,
-    /// How many devices work at it at once.
+    /// Maximum number of devices that run it concurrently.
     pub(super) at_once: u32,
-    /// After so many runs that did not succeed, it is aborted.
+    /// Number of unsuccessful runs after which it is aborted.
     pub(super) stop_after: Option<u32>,
-    /// How many bytes of standard input each program gets.
+    /// Size of the standard input of each program, in bytes.
     pub(super) stdin_bytes: u64,
-    /// Why it was aborted.
+    /// Cause for which it was aborted.
     pub(super) aborted: Option<AbortCause>,
-    /// How many of its runs are in which state; states without a run are left out.
+    /// Number of its runs by state; states without a run are left out.
     #[schema(value_type = BTreeMap<String, u64>, example = json!({"running": 2, "succeeded": 10}))]
     pub(super) runs: BTreeMap<&'static str, u64>,
-    /// How many of its runs are over.
+    /// Number of its runs that have ended.
     pub(super) finished: u64,
-    /// The version of its stream, as in its `ETag`.
+    /// Version of its stream, as in its `ETag`.
     pub(super) version: u64,
 }
 
 impl OperationView {
-    /// `None` for one whose beginning is not in the table.
+    /// Creates the view; `None` for an operation whose request is not in the table.
     pub(super) fn new(
         id: OperationId,
         operation: Operation,
@@ -108,19 +108,19 @@ impl OperationView {
 pub(crate) struct Failure {
     /// The reason.
     pub(super) reason: String,
-    /// How many.
+    /// Number of runs.
     pub(super) count: u64,
-    /// The names of some of their devices.
+    /// Names of some of their devices.
     #[schema(value_type = Vec<String>)]
     pub(super) devices: Vec<String>,
 }
 
-/// A run that took long.
+/// A slow run.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub(crate) struct Slow {
     /// The device's name.
     pub(super) device: String,
-    /// How long its program ran.
+    /// Duration of its program, in milliseconds.
     pub(super) duration_ms: u64,
 }
 
@@ -129,9 +129,9 @@ pub(crate) struct Slow {
 pub(crate) struct OperationDetail {
     #[serde(flatten)]
     pub(super) operation: OperationView,
-    /// Why runs did not succeed, the most frequent reason first.
+    /// Reasons of unsuccessful runs, the most frequent first.
     pub(super) failures: Vec<Failure>,
-    /// The slowest runs that are over.
+    /// The slowest runs that have ended.
     pub(super) slowest: Vec<Slow>,
 }
 
@@ -145,50 +145,50 @@ pub(crate) struct RunView {
     /// The device's name.
     #[schema(value_type = Option<DeviceName>)]
     pub(super) name: Option<String>,
-    /// How far it has come.
+    /// State of the run.
     pub(super) state: RunState,
-    /// Why it is in that state, and what can be done.
+    /// Explanation of the state, and the possible actions.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) explanation: Option<String>,
-    /// When it was asked for.
+    /// Time of the request.
     pub(super) requested_at: Timestamp,
-    /// When its newest order was signed.
+    /// Time at which its newest order was signed.
     pub(super) dispatched_at: Option<Timestamp>,
-    /// When the device took it, by the device's clock.
+    /// Time at which the device accepted it, by the device's clock.
     pub(super) accepted_at: Option<Timestamp>,
-    /// When its program started, by the device's clock.
+    /// Time at which its program started, by the device's clock.
     pub(super) started_at: Option<Timestamp>,
-    /// When the log had its end.
+    /// Time at which its end was recorded in the log.
     pub(super) ended_at: Option<Timestamp>,
-    /// When somebody asked for its end.
+    /// Time at which its cancellation was requested.
     pub(super) cancel_requested_at: Option<Timestamp>,
-    /// The process.
+    /// Process id.
     pub(super) pid: Option<u32>,
-    /// The user that it runs as.
+    /// User that the program runs as.
     pub(super) user: Option<String>,
-    /// The exit code, when the program ended by itself.
+    /// Exit code, when the program exited by itself.
     pub(super) exit_code: Option<i32>,
-    /// The signal that ended it.
+    /// Signal that ended it.
     pub(super) signal: Option<i32>,
-    /// Why it did not succeed.
+    /// Reason for which it did not succeed.
     pub(super) reason: Option<String>,
-    /// Why the device refuses it.
+    /// Cause for which the device rejected it.
     pub(super) refused: Option<RefusalCause>,
-    /// How long its program ran, by the device's clock.
+    /// Duration of its program, by the device's clock.
     pub(super) duration_ms: Option<u64>,
     /// CPU time in user mode.
     pub(super) user_us: Option<u64>,
     /// CPU time in the kernel.
     pub(super) system_us: Option<u64>,
-    /// The most memory that one of its processes had, in bytes.
+    /// Peak memory of one of its processes, in bytes.
     pub(super) peak_memory: Option<u64>,
-    /// Standard output: how much was written, and how much of it is kept.
+    /// Standard output: the number of bytes that were written, and of those that are kept.
     pub(super) stdout: Option<OutputSummary>,
     /// Standard error, likewise.
     pub(super) stderr: Option<OutputSummary>,
-    /// The device's word came after the server had stopped waiting for it.
+    /// Whether the device's report arrived after the server had stopped waiting for it.
     pub(super) late: bool,
-    /// The version of its stream, as in its `ETag`.
+    /// Version of its stream, as in its `ETag`.
     pub(super) version: u64,
 }
 
@@ -231,7 +231,7 @@ impl RunView {
     }
 }
 
-/// An example of an operation.
+/// Returns an example of an operation.
 pub(super) fn example() -> Value {
     json!({
         "id": "0198c0de-7002-7abc-8def-0123456789ab", "status": "running",
@@ -243,7 +243,7 @@ pub(super) fn example() -> Value {
     })
 }
 
-/// An example of an operation with its summary.
+/// Returns an example of an operation with its summary.
 pub(super) fn detail_example() -> Value {
     let mut example = example();
     example["failures"] = json!([
@@ -253,7 +253,7 @@ pub(super) fn detail_example() -> Value {
     example
 }
 
-/// An example of a run.
+/// Returns an example of a run.
 pub(super) fn run_example() -> Value {
     json!({
         "operation": "0198c0de-7002-7abc-8def-0123456789ab",

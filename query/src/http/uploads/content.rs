@@ -15,11 +15,11 @@ use super::stored::answer;
 use crate::http::devices::resolve;
 use crate::state::QueryState;
 
-/// A stored file.
+/// Get a stored file
 ///
-/// All of it is held to the hash that the device has signed: of a damaged one the answer breaks off
-/// before its end. `Range` with one part is heeded; a part that does not reach the end is not held to
-/// the hash.
+/// The whole file is verified against the hash that the device has signed: the response with a
+/// damaged file is aborted before its end. `Range` with one part is supported; a part that does not
+/// extend to the end of the file is not verified.
 #[utoipa::path(
     get, path = "/api/v1/uploads/{operation}/{device}/content", tag = "uploads",
     security(("bearer" = [])),
@@ -33,9 +33,9 @@ use crate::state::QueryState;
             content_type = "application/octet-stream", example = "2026-11-25 started\n"),
         (status = 206, description = "A part of the file", body = String,
             content_type = "application/octet-stream", example = "started\n"),
-        (status = 409, description = "The file is not stored (yet)",
+        (status = 409, description = "The file is not stored, or not yet",
             body = ProblemDocument, content_type = "application/problem+json"),
-        (status = 410, description = "The file was erased, or some of it is missing",
+        (status = 410, description = "The file was erased, or a part of it is missing",
             body = ProblemDocument, content_type = "application/problem+json"),
         ReadProblems,
     )

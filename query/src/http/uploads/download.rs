@@ -1,4 +1,4 @@
-//! `GET /downloads/{token}`: a stored file, for whoever has a link.
+//! `GET /downloads/{token}`: a stored file, for the holder of a download link.
 
 use axum::extract::State;
 use axum::http::HeaderMap;
@@ -13,19 +13,19 @@ use super::stored::answer;
 use crate::live_streams::Holder;
 use crate::state::QueryState;
 
-/// A stored file, by a link.
+/// Download a stored file with a link
 ///
-/// The link is the credential: it works until it expires, or the file is erased. `Range` as for the
-/// file itself.
+/// The link is the credential: it is valid until it expires, or until the file is erased. `Range`
+/// works as for the file itself.
 #[utoipa::path(
     get, path = "/api/v1/downloads/{token}", tag = "uploads",
-    params(("token" = String, Path, description = "What stands in the link: `msd_…`")),
+    params(("token" = String, Path, description = "The token in the link: `msd_…`")),
     responses(
         (status = 200, description = "The file", body = String,
             content_type = "application/octet-stream", example = "2026-11-25 started\n"),
         (status = 206, description = "A part of the file", body = String,
             content_type = "application/octet-stream", example = "started\n"),
-        (status = 404, description = "No such link was made",
+        (status = 404, description = "The link does not exist",
             body = ProblemDocument, content_type = "application/problem+json"),
         (status = 409, description = "The file is not stored yet",
             body = ProblemDocument, content_type = "application/problem+json"),
@@ -41,8 +41,8 @@ pub(crate) async fn download_file(
 ) -> Result<Response, Problem> {
     let unknown = || Problem::not_found("this link leads nowhere; was it copied whole?");
     let text: DownloadText = token.parse().map_err(|_| unknown())?;
-    // The log itself, not a read model: a link works as soon as it is made, and no longer than the
-    // file is there.
+    // The log itself, not a read model: a link is valid as soon as it is created, and only until
+    // the file is erased.
     let stream = StreamName::Run(text.operation, text.device);
     let stored = state.log().read_stream(&text.project, &stream).await?;
     let stored = state.log().authentic(&text.project, stored).await;
@@ -57,7 +57,7 @@ pub(crate) async fn download_file(
     answer(&state, &text.project, found, holder, &headers).await
 }
 
-/// Does a link with this secret work now? `None` when it was never made.
+/// Checks that a link with this secret is valid; `None` when it was never created.
 fn check(events: &[Event], secret: Hash, now: Timestamp) -> Result<Option<()>, Problem> {
     let made = events.iter().find_map(|event| match event {
         Event::DownloadLinkMade(made) if made.secret == secret => Some(made),

@@ -27,35 +27,35 @@ use crate::projections::devices::{self, Status};
 use crate::projections::operations::{Operation, Run, TABLE, explain};
 use crate::state::{QueryState, sql_problem};
 
-/// What is still on its way is counted where it lies: so many at the same time.
+/// Maximum number of concurrent counts of received bytes in the blob store, for files in transfer.
 const COUNTED_AT_ONCE: usize = 8;
 
-/// The parameters.
+/// Parameters of the list.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(crate) struct ListUploads {
-    /// Items on a page.
+    /// Maximum number of items in a page.
     #[serde(default)]
     #[param(value_type = Option<u16>, minimum = 1, maximum = 1000, default = 100)]
     limit: Limit,
-    /// The `next` of the page before.
+    /// The `next` of the previous page.
     cursor: Option<String>,
-    /// Only those of this device: its id or name.
+    /// Only uploads from this device: its id or name.
     #[param(example = "robot-7")]
     device: Option<String>,
-    /// Only those of this operation.
+    /// Only uploads of this operation.
     operation: Option<OperationId>,
-    /// Only those in these states, with commas.
+    /// Only uploads in these states, comma-separated.
     #[param(example = "sending,stored")]
     state: Option<String>,
-    /// Only those of this path, as it was asked for.
+    /// Only uploads of this path, as in the request.
     #[param(example = "/var/log/app.log")]
     path: Option<String>,
 }
 
-/// Operation, device, position, the device's name and status; the states of the operation and of the
-/// run.
+/// Operation, device, position, the device's name and status; the states of the operation and of
+/// the run.
 type Row = (Uuid, Uuid, i64, Option<String>, Option<String>, String, String);
 
 fn select() -> QueryBuilder<sqlx::Postgres> {
@@ -75,7 +75,7 @@ fn read<T: DeserializeOwned>(text: &str) -> Result<T, Problem> {
     serde_json::from_str(text).map_err(|error| Problem::internal(&error))
 }
 
-/// An upload as the read model has it.
+/// An upload in the read model.
 pub(super) struct Found {
     pub(super) key: (OperationId, DeviceId),
     pub(super) asked: Operation,
@@ -92,7 +92,7 @@ impl Found {
         Ok(Self { key, asked: read(&asked)?, run: read(&run)?, name, status })
     }
 
-    /// As it is shown; what is on its way is counted.
+    /// Returns the view; for a file in transfer, counts the received bytes.
     async fn view(self, state: &QueryState, project: &ProjectId) -> Result<UploadView, Problem> {
         let shown = UploadView::new(self.key, self.name, &self.asked, &self.run);
         let mut view = shown.ok_or_else(|| unknown(project, self.key))?;
@@ -112,7 +112,7 @@ fn unknown(project: &ProjectId, (operation, device): (OperationId, DeviceId)) ->
     ))
 }
 
-/// Uploads, the newest first.
+/// List uploads, the newest first
 #[utoipa::path(
     get, path = "/api/v1/uploads", tag = "uploads", security(("bearer" = [])),
     params(ListUploads, ProjectParam, MinPositionParam),
@@ -167,7 +167,7 @@ pub(crate) async fn list_uploads(
     Ok(Json(Page { items, next }))
 }
 
-/// One upload, and why it is where it is.
+/// Get an upload with an explanation of its state
 #[utoipa::path(
     get, path = "/api/v1/uploads/{operation}/{device}", tag = "uploads", security(("bearer" = [])),
     params(
@@ -177,7 +177,7 @@ pub(crate) async fn list_uploads(
     ),
     responses(
         (status = 200, description = "The upload", body = UploadView,
-            headers(("ETag" = String, description = "The version of its run's stream")),
+            headers(("ETag" = String, description = "Version of its run's stream")),
             example = json!(example())),
         ReadProblems,
     )
@@ -199,7 +199,7 @@ pub(crate) async fn get_upload(
     Ok(([etag(view.version)], Json(view)))
 }
 
-/// An upload.
+/// Reads an upload.
 pub(super) async fn find(
     state: &QueryState,
     project: &ProjectId,

@@ -1,14 +1,15 @@
-//! `Range: bytes=…`: which part of a file is asked for (RFC 9110 §14). Pure.
+//! `Range: bytes=…`: the requested part of a file (RFC 9110 §14). Pure.
 
-/// A part of a file, of at least one byte: from the first byte to before the second one.
+/// A part of a file, of at least one byte: from the first byte (inclusive) to the second
+/// (exclusive).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Part {
     pub(super) from: u64,
     pub(super) to: u64,
 }
 
-/// The part of `total` bytes that a header asks for. `None` means all of it: also where the header
-/// makes no sense or asks for several parts, which a server need not heed.
+/// Returns the part of `total` bytes that a header requests. `None` selects the whole file, also
+/// when the header is invalid or requests several parts, which a server may ignore.
 pub(super) fn part(header: Option<&str>, total: u64) -> Option<Part> {
     let (first, last) = header?.trim().strip_prefix("bytes=")?.split_once('-')?;
     let number = |text: &str| text.trim().parse::<u64>().ok();

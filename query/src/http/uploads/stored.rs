@@ -1,7 +1,8 @@
-//! A stored file as an answer: its bytes, piece by piece, held to the hash that the device has signed.
+//! A response with a stored file, piece by piece, verified against the hash that the device has
+//! signed.
 //!
-//! Holds one piece in memory, however large the file is. The last piece is held back until the hash
-//! of all of it is known to be right: of a damaged file the answer breaks off.
+//! One piece is in memory, for any size of the file. The last piece is held back until the hash of
+//! the whole file is verified: the response with a damaged file is aborted.
 
 use std::io;
 
@@ -28,17 +29,17 @@ use crate::state::QueryState;
 struct Reader {
     blobs: Blobs,
     folder: String,
-    /// Those that are not read yet, the last one first.
+    /// Pieces that are not read yet, the last one first.
     pieces: Vec<Piece>,
     file: FileSummary,
     hasher: Sha256,
-    /// How far it was read.
+    /// Offset up to which the file was read.
     at: u64,
     part: Part,
     _slot: LiveStream,
 }
 
-/// The answer with a stored file, or the part of it that the request's headers ask for.
+/// Responds with a stored file, or the part of it that the request's headers select.
 pub(super) async fn answer(
     state: &QueryState,
     project: &ProjectId,
@@ -80,7 +81,7 @@ pub(super) async fn answer(
     let asked = part(asked, file.bytes);
     let part = asked.unwrap_or(Part { from: 0, to: file.bytes });
     if part.to < file.bytes {
-        // Not all of it is read, so nothing can be said of its hash.
+        // The file is not read completely, so its hash cannot be verified.
         pieces.retain(|piece| piece.end() > part.from && piece.offset < part.to);
     }
     let mut answer = described(&file, part, asked.is_some());
@@ -101,7 +102,7 @@ pub(super) async fn answer(
     Ok(answer)
 }
 
-/// An answer without its body.
+/// Creates the response without its body.
 fn described(file: &FileSummary, part: Part, is_part: bool) -> Response {
     let mut headers = HeaderMap::new();
     let mut set = |name, value: String| {
@@ -123,7 +124,7 @@ fn described(file: &FileSummary, part: Part, is_part: bool) -> Response {
     (status, headers).into_response()
 }
 
-/// A file's name in a header (RFC 6266): plain, and whole in UTF-8.
+/// Formats a file's name for a header (RFC 6266): in ASCII, and completely in UTF-8.
 fn disposition(name: &str) -> String {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_. ".contains(c);
     let plain: String = name.chars().map(|c| if is_plain(c) { c } else { '_' }).collect();
@@ -139,7 +140,7 @@ fn disposition(name: &str) -> String {
 }
 
 impl Reader {
-    /// The next bytes of the part; `None` at its end.
+    /// Returns the next bytes of the part; `None` at its end.
     async fn next(&mut self) -> io::Result<Option<Bytes>> {
         while let Some(piece) = self.pieces.pop() {
             if piece.offset >= self.part.to {
@@ -156,7 +157,7 @@ impl Reader {
         Ok(None)
     }
 
-    /// What a piece has of the part.
+    /// Reads a piece and returns its bytes in the part.
     async fn read(&mut self, piece: Piece) -> Result<Bytes, String> {
         let name = format!("{}/{}", self.folder, piece.name());
         let found = self.blobs.get(&name).await.map_err(|error| describe(&error))?;
@@ -170,7 +171,7 @@ impl Reader {
         if bytes.len() as u64 != piece.bytes {
             return Err(format!("{name} is {} bytes", bytes.len()));
         }
-        // What the one before it had, too.
+        // Bytes that the previous piece has, too.
         let known = self.at.saturating_sub(piece.offset).min(piece.bytes);
         let bytes = bytes.slice(usize::try_from(known).unwrap_or(usize::MAX)..);
         let length = bytes.len() as u64;

@@ -1,4 +1,4 @@
-//! How uploads are shown.
+//! Uploads in responses of the API.
 
 use muster_schemas::events::{EraseCause, Upload};
 use muster_schemas::names::DeviceName;
@@ -9,29 +9,29 @@ use utoipa::ToSchema;
 
 use crate::projections::operations::{Operation, Run, RunState};
 
-/// Where an upload stands.
+/// State of an upload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum UploadState {
-    /// It waits for its turn, or for its device.
+    /// The upload waits for a slot or for its device.
     Waiting,
-    /// The device sends it.
+    /// The device sends the file.
     Sending,
-    /// The server has all of it.
+    /// The server has the whole file.
     Stored,
-    /// It is not kept any more.
+    /// The stored copy was erased.
     Erased,
-    /// It is not here, and will not come.
+    /// The upload failed, and will not be retried.
     Failed,
-    /// It took longer than it may.
+    /// The upload exceeded its timeout.
     TimedOut,
-    /// Somebody ended it.
+    /// An operator canceled the upload.
     Canceled,
-    /// Nobody began it in time.
+    /// The upload was not started in time.
     Expired,
-    /// The device refuses it.
+    /// The device rejected the upload.
     Rejected,
-    /// How it ended is not known.
+    /// The result is unknown.
     Unknown,
 }
 
@@ -49,7 +49,7 @@ impl UploadState {
         Self::Unknown,
     ];
 
-    /// The word for it.
+    /// Returns its name in the API.
     pub(super) const fn as_str(self) -> &'static str {
         match self {
             Self::Waiting => "waiting",
@@ -88,7 +88,7 @@ impl UploadState {
         }
     }
 
-    /// As a condition on the table of runs, `r`, and that of uploads, `u`.
+    /// Returns the condition on the table of runs, `r`, and that of uploads, `u`.
     pub(super) const fn condition(self) -> &'static str {
         match self {
             Self::Waiting => "r.status IN ('requested', 'dispatched', 'accepted')",
@@ -104,67 +104,67 @@ impl UploadState {
         }
     }
 
-    /// May the server have some of it that is not all?
+    /// Whether the server may have a part of the file.
     pub(super) const fn is_partial(self) -> bool {
         matches!(self, Self::Sending)
     }
 }
 
-/// A file that was asked of a device.
+/// A file that was requested from a device.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub(crate) struct UploadView {
-    /// The operation that asks for it.
+    /// Operation that requested it.
     operation: OperationId,
     /// The device.
     device: DeviceId,
     /// The device's name.
     #[schema(value_type = Option<DeviceName>)]
     device_name: Option<String>,
-    /// Where it stands.
+    /// State of the upload.
     pub(super) state: UploadState,
-    /// Why it is in that state, and what can be done.
+    /// Explanation of the state, and the possible actions.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) explanation: Option<String>,
-    /// Its path on the device.
+    /// Path on the device.
     path: String,
-    /// What the file is called here.
+    /// Name of the stored file.
     name: Option<String>,
-    /// Is it the tar archive of a folder, compressed by gzip?
+    /// Whether the file is the tar archive of a folder, compressed with gzip.
     is_folder: bool,
-    /// How many bytes it is; not known before the device has begun.
+    /// Size in bytes; unknown before the device has started.
     pub(super) bytes: Option<u64>,
-    /// How many bytes of it the server has.
+    /// Number of bytes that the server has.
     pub(super) bytes_done: u64,
-    /// Who asked.
+    /// The actor that requested it.
     actor: String,
-    /// When.
+    /// Time of the request.
     requested_at: Timestamp,
-    /// When the device began, by its clock.
+    /// Time at which the device started, by its clock.
     started_at: Option<Timestamp>,
-    /// When the server had all of it.
+    /// Time at which the server had the whole file.
     stored_at: Option<Timestamp>,
-    /// When it is erased by itself.
+    /// Time at which it is erased automatically.
     erase_at: Option<Timestamp>,
-    /// When it was erased.
+    /// Time at which it was erased.
     erased_at: Option<Timestamp>,
-    /// Why it was erased.
+    /// Cause for which it was erased.
     erased: Option<EraseCause>,
-    /// What is in its way, or what went wrong.
+    /// The current obstacle, or the cause of the failure.
     pub(super) problem: Option<String>,
-    /// Does the device remove the file once the server has it?
+    /// Whether the device removes the file once the server has it.
     remove_source: bool,
-    /// Does it replace what was stored before from the same path?
+    /// Whether it replaces the stored files of the same path.
     replace: bool,
-    /// More bytes are not taken.
+    /// Maximum size of the file, in bytes.
     max_bytes: u64,
-    /// It is sent no faster.
+    /// Maximum transfer rate, in bytes per second.
     bytes_per_second: Option<u64>,
-    /// The version of its run's stream, as in its `ETag`.
+    /// Version of its run's stream, as in its `ETag`.
     pub(super) version: u64,
 }
 
 impl UploadView {
-    /// `None` for what is no upload.
+    /// Creates the view; `None` for an operation that is not an upload.
     pub(super) fn new(
         (operation, device): (OperationId, DeviceId),
         device_name: Option<String>,
@@ -212,17 +212,17 @@ impl UploadView {
         })
     }
 
-    /// The server has so much of it, and knows how much it will be.
+    /// Sets the number of bytes that the server has, and the size if it is known.
     pub(super) fn has(&mut self, done: u64, total: Option<u64>, run: &Run) {
         self.bytes_done = done;
         self.bytes = total.or(self.bytes);
-        // Since then it went on: it is not in the way any more.
+        // The transfer has continued since: the reported obstacle is outdated.
         let stalled = run.stalled.as_ref().filter(|stalled| stalled.bytes >= done);
         self.problem = stalled.map(|stalled| stalled.reason.clone());
     }
 }
 
-/// An example of an upload.
+/// Returns an example of an upload.
 pub(super) fn example() -> Value {
     json!({
         "operation": "0198c0de-7002-7abc-8def-0123456789ab",

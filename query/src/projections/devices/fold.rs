@@ -1,9 +1,9 @@
-//! The fold: what each event makes of a device. Pure; the same for the live table, a rebuild, and
-//! a look into the past.
+//! The fold: the effect of each event on a device. Pure; the same for the live table, a rebuild,
+//! and a point-in-time query.
 //!
-//! An event is applied in two parts: [`Device::note`] looks at the row alone, and
-//! [`Device::apply`] at what the event says. An event that is replaced whole by a later one
-//! ([`is_replaced_by_next`]) needs no second part when the later one is at hand.
+//! An event is applied in two parts: [`Device::note`] reads only its row, and [`Device::apply`] its
+//! content. An event that is completely replaced by a later one ([`is_replaced_by_next`]) needs no
+//! second part if the later one is available.
 
 use muster_eventlog::StoredEvent;
 use muster_schemas::events::{Cause, author};
@@ -11,15 +11,15 @@ use muster_schemas::{DeviceId, Event, PublicKey, StreamName, Timestamp};
 
 use super::state::{Device, Enrollment, Epoch, EpochCause, Loss, Presence, Waiting};
 
-/// A claimed time may be ahead of the server's clock by this much, in microseconds.
+/// Maximum time by which a plausible time is ahead of the server's clock, in microseconds.
 const AHEAD: i64 = 300_000_000;
 
-/// An event that the fold names cannot be applied.
+/// An event of a type that the fold handles cannot be applied.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct CannotApply(pub String);
 
-/// The device whose row an event changes: runs have rows of their own.
+/// Returns the device whose row an event changes: runs have rows of their own.
 #[must_use]
 pub fn changed_device(stored: &StoredEvent) -> Option<DeviceId> {
     match &stored.stream {
@@ -28,23 +28,23 @@ pub fn changed_device(stored: &StoredEvent) -> Option<DeviceId> {
     }
 }
 
-/// Is what this type of event says replaced whole by the next one of its type?
+/// Whether the content of an event of this type is completely replaced by the next one of its type.
 #[must_use]
 pub fn is_replaced_by_next(kind: &str) -> bool {
     matches!(kind, "DeviceInventoryReported" | "DeviceConfigApplied")
 }
 
 impl Device {
-    /// Both parts at once.
+    /// Applies both parts of an event.
     ///
     /// # Errors
-    /// When the record cannot be read, or does not fit.
+    /// When the record cannot be decoded, or is inconsistent.
     pub fn evolve(&mut self, stored: &StoredEvent) -> Result<(), CannotApply> {
         self.note(stored);
         self.apply(stored)
     }
 
-    /// Counts the event, and takes what its row alone tells.
+    /// Counts the event, and applies what its row contains.
     pub fn note(&mut self, stored: &StoredEvent) {
         self.updated_position = stored.position;
         match &stored.stream {
@@ -75,10 +75,10 @@ impl Device {
         }
     }
 
-    /// Takes what the event says.
+    /// Applies the event's content.
     ///
     /// # Errors
-    /// When the record cannot be read, or does not fit.
+    /// When the record cannot be decoded, or is inconsistent.
     pub fn apply(&mut self, stored: &StoredEvent) -> Result<(), CannotApply> {
         if stored.kind == "DeviceEventUnreadable" {
             self.flags.unreadable += 1;
@@ -192,7 +192,7 @@ impl Device {
                 }
             }
             Event::DeviceDeleted(_) => self.deleted_at = Some(at),
-            // Not about a device's own state, or counted by `apply` already.
+            // Not about a device's own state, or already counted by `apply`.
             Event::DeviceEventUnreadable(_)
             | Event::DeviceNameReserved(_)
             | Event::DeviceNameReleased(_)
@@ -246,8 +246,8 @@ impl Device {
     }
 }
 
-/// Does a device's event claim a time that cannot be: no plausible one, or one in the future? (A
-/// time long past is what an offline device's events have.)
+/// Whether a device's event has an impossible time: an implausible one, or one in the future.
+/// (Events of an offline device have times long past.)
 #[must_use]
 pub(crate) fn is_odd(stored: &StoredEvent) -> bool {
     let ahead = stored.occurred_at.micros().saturating_sub(stored.recorded_at.micros());

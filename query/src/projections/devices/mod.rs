@@ -1,4 +1,4 @@
-//! The devices: one row each, everything that the log says of it.
+//! The devices: one row for each, with its whole state in the log.
 
 mod fold;
 mod state;
@@ -13,7 +13,7 @@ pub use state::{
 pub use table::{Devices, needed};
 pub(crate) use table::{search_text, store};
 
-/// The live table.
+/// Name of the live table.
 pub const TABLE: &str = "devices_v2";
 
 #[cfg(test)]

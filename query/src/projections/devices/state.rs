@@ -1,4 +1,4 @@
-//! What is known of a device. How it comes to be is in `fold.rs`.
+//! The state of a device; `fold.rs` computes it.
 
 use std::collections::BTreeMap;
 
@@ -8,53 +8,53 @@ use muster_schemas::{DeviceId, Hash, Timestamp, TokenId};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-/// Everything that the log says of a device.
+/// The state of a device in the log.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Device {
-    /// Its name; absent only before it was registered.
+    /// Name of the device; absent only before it was registered.
     pub name: Option<DeviceName>,
-    /// Its labels.
+    /// Labels of the device.
     pub labels: Labels,
-    /// The version of stream `device/<id>`: the resource's `ETag`.
+    /// Version of the stream `device/<id>`: the resource's `ETag`.
     pub version: u64,
-    /// Its keys, when it has enrolled.
+    /// Keys of the device, if it has enrolled.
     pub enrollment: Option<Enrollment>,
-    /// What it waits with for an operator.
+    /// The pending enrollment.
     pub waiting: Option<Waiting>,
-    /// When its keys were revoked; absent when they are good.
+    /// Time at which its keys were revoked; absent while they are valid.
     pub revoked_at: Option<Timestamp>,
-    /// Its epochs, the newest last; at most [`Self::EPOCHS`].
+    /// Epochs of the device, the newest last; at most [`Self::EPOCHS`].
     pub epochs: Vec<Epoch>,
-    /// What it is made of.
+    /// Inventory of the device.
     pub inventory: Option<DeviceInventoryReported>,
-    /// When it said so, as it claims.
+    /// Time of the inventory, by the device's clock.
     pub inventory_at: Option<Timestamp>,
-    /// Is it connected, and since when.
+    /// Whether it is connected, and since when.
     pub presence: Option<Presence>,
-    /// Its config variables.
+    /// Config variables.
     pub config: Config,
-    /// When it was registered.
+    /// Time of registration.
     pub created_at: Timestamp,
-    /// The position of that event.
+    /// Position of the registration.
     pub created_position: u64,
-    /// The position of the newest event about it.
+    /// Position of the newest event about the device.
     pub updated_position: u64,
-    /// When something of it came into the log for the last time.
+    /// Time at which its last report or change of presence was recorded in the log.
     pub heard_at: Option<Timestamp>,
-    /// When it was deleted.
+    /// Time of deletion.
     pub deleted_at: Option<Timestamp>,
-    /// How many events are about it.
+    /// Numbers of events about the device.
     pub events: StreamCounts,
-    /// What is odd about it.
+    /// Anomalies of the device.
     pub flags: Flags,
 }
 
 impl Device {
-    /// Epochs that are kept.
+    /// Maximum number of epochs that are kept.
     pub const EPOCHS: usize = 16;
 
-    /// Where it stands.
+    /// Returns the status.
     #[must_use]
     pub fn status(&self) -> Status {
         if self.deleted_at.is_some() {
@@ -72,7 +72,7 @@ impl Device {
         }
     }
 
-    /// The host's own name: as reported, else as it was at the enrollment.
+    /// Returns the hostname: as reported, or else as at the enrollment.
     #[must_use]
     pub fn hostname(&self) -> Option<&str> {
         let reported = self.inventory.as_ref().and_then(|it| it.hostname.as_deref());
@@ -80,26 +80,26 @@ impl Device {
     }
 }
 
-/// Where a device stands.
+/// Status of a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Status {
-    /// An operator made it known; it never enrolled.
+    /// An operator has registered the device; it has not enrolled.
     Registered,
-    /// It waits for an operator to let it in.
+    /// The enrollment waits for an operator's approval.
     Pending,
-    /// It is connected.
+    /// The device is connected.
     Online,
-    /// It has enrolled and is not connected.
+    /// The device has enrolled and is not connected.
     Offline,
-    /// Its keys are worth nothing until it enrolls again.
+    /// The device's keys are revoked until it enrolls again.
     Revoked,
-    /// It was deleted; its history stays.
+    /// The device was deleted; its history is kept.
     Deleted,
 }
 
 impl Status {
-    /// All of them.
+    /// All statuses.
     pub const ALL: [Self; 6] = [
         Self::Registered,
         Self::Pending,
@@ -109,7 +109,7 @@ impl Status {
         Self::Deleted,
     ];
 
-    /// As it stands in the table and in selectors.
+    /// Returns its name in the table and in selectors.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -123,16 +123,17 @@ impl Status {
     }
 }
 
-/// What a machine waits with for an operator.
+/// A pending enrollment.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Waiting {
-    /// Since when.
+    /// Time of the request.
     pub since: Timestamp,
-    /// The thumbprint (RFC 9679) of its key, to be compared with what the machine shows.
+    /// Thumbprint (RFC 9679) of the machine's key, for comparison with the one that the machine
+    /// shows.
     pub fingerprint: Hash,
-    /// The enrollment token that it came with.
+    /// Enrollment token of the request.
     pub token: Option<TokenId>,
-    /// The host's own name.
+    /// Hostname of the machine.
     pub hostname: Option<String>,
     /// The device that has the same machine id.
     pub like: Option<DeviceId>,
@@ -141,55 +142,55 @@ pub struct Waiting {
 /// The keys of a device.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Enrollment {
-    /// When it enrolled for the last time.
+    /// Time of its last enrollment.
     pub enrolled_at: Timestamp,
-    /// The thumbprint (RFC 9679) of the key that it signs with now.
+    /// Thumbprint (RFC 9679) of its current signing key.
     pub fingerprint: Hash,
     /// Its NATS user key.
     pub nats_key: String,
-    /// The enrollment token that was used.
+    /// Enrollment token of the enrollment.
     pub token: Option<TokenId>,
-    /// The host's own name when it enrolled.
+    /// Hostname at the enrollment.
     pub hostname: Option<String>,
-    /// SHA-256 of the machine id; tells likeness, proves nothing.
+    /// SHA-256 of the machine id; indicates similarity, is no proof of identity.
     pub machine: Option<Hash>,
 }
 
-/// How an epoch began.
+/// Cause of a new epoch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum EpochCause {
     /// The device enrolled.
     Enrolled,
-    /// Its branch of the history was not the one in the log.
+    /// The device's chain of events forked from the one in the log.
     Fork,
-    /// It had lost events that the log missed.
+    /// The device had lost events that the log does not have.
     HistoryLost,
 }
 
-/// An unbroken run of a device's own events.
+/// A gapless chain of a device's own events.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Epoch {
-    /// Its number.
+    /// Number of the epoch.
     pub epoch: u64,
-    /// How it began.
+    /// Cause of the epoch.
     pub cause: EpochCause,
-    /// When it began.
+    /// Time at which it started.
     pub since: Timestamp,
-    /// The newest `seq` in the log; 0 when nothing came yet.
+    /// The newest `seq` in the log; 0 before the first event.
     pub seq: u64,
 }
 
-/// Is a device connected?
+/// Presence of a device.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Presence {
-    /// Is any connection of it open?
+    /// Whether it has an open connection.
     pub online: bool,
-    /// Since when it is so.
+    /// Time since which it is connected or disconnected.
     pub since: Timestamp,
-    /// The address that the broker saw last.
+    /// The last address that the broker reported.
     pub address: Option<String>,
-    /// Why it went offline.
+    /// Reason of the disconnect.
     pub reason: Option<DisconnectReason>,
 }
 
@@ -197,58 +198,58 @@ pub struct Presence {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(default)]
 pub struct Config {
-    /// Counts the changes; 0 when none was ever set.
+    /// Number of changes; 0 when none was ever set.
     pub version: u64,
-    /// What is set.
+    /// Values of the variables.
     #[schema(value_type = BTreeMap<String, muster_schemas::names::ConfigValue>)]
     pub vars: ConfigVars,
-    /// The version that the device works by; 0 when it has applied none.
+    /// Version that the device has applied; 0 for none.
     pub applied_version: u64,
-    /// When it said so.
+    /// Time at which the device applied it, by the device's clock.
     pub applied_at: Option<Timestamp>,
-    /// What it could not apply, each with the reason.
+    /// Variables that it could not apply, each with the reason.
     pub errors: BTreeMap<String, String>,
 }
 
-/// How many events are about a device.
+/// Numbers of events about a device.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(default)]
 pub struct StreamCounts {
-    /// What operators decided.
+    /// Number of operators' changes.
     pub settings: u64,
-    /// What it reported.
+    /// Number of its reports.
     pub reports: u64,
-    /// Connections.
+    /// Number of connects and disconnects.
     pub presence: u64,
 }
 
-/// What is odd about a device.
+/// Anomalies of a device.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(default)]
 pub struct Flags {
-    /// How often two branches of its history were found: a cloned card, a restored image.
+    /// Number of forks of its history, as by a cloned card or a restored image.
     pub forks: u64,
-    /// How many of its events could not be read.
+    /// Number of its events that could not be decoded.
     pub unreadable: u64,
-    /// How many of its events claim a time that cannot be.
+    /// Number of its events with an impossible time.
     pub odd_times: u64,
-    /// Did its newest event claim a time that cannot be?
+    /// Whether its newest event has an impossible time.
     pub odd_clock: bool,
-    /// How often it said that a part of its history is lost.
+    /// Number of reports that a part of its history is lost.
     pub losses: u64,
-    /// The newest of these.
+    /// The newest of these reports.
     pub last_loss: Option<Loss>,
 }
 
-/// A part of a history that nobody can tell any more.
+/// A lost part of a device's history.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Loss {
-    /// Why.
+    /// Cause of the loss.
     pub cause: LossCause,
-    /// The epoch of what is missing.
+    /// Epoch of the missing events.
     pub epoch: u64,
-    /// How many events, when it is known.
+    /// Number of missing events, if it is known.
     pub count: Option<u64>,
-    /// When it was said.
+    /// Time at which the report was recorded.
     pub said_at: Timestamp,
 }

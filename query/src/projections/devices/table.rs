@@ -1,7 +1,7 @@
-//! The table of devices: batches folded in memory, each touched device written once.
+//! The table of devices: batches are folded in memory, and each changed device is written once.
 //!
-//! The whole state stands in `state` as JSON text (it reads back exactly, which `jsonb` does not
-//! promise for numbers); the other columns are what lists filter, sort and count by.
+//! The column `state` has the whole state as JSON text (it reads back exactly, which `jsonb` does
+//! not guarantee for numbers); lists filter, sort and count by the other columns.
 
 use std::collections::{HashMap, HashSet};
 
@@ -15,7 +15,7 @@ use super::fold::{changed_device, is_replaced_by_next};
 use super::state::Device;
 use crate::projections::{as_i64, storable};
 
-/// Devices that are remembered between batches at most; beyond it, all are forgotten.
+/// Maximum number of devices that are cached between batches; beyond it, the cache is cleared.
 const REMEMBERED: usize = 20_000;
 
 /// Fills the table of devices.
@@ -25,7 +25,7 @@ pub struct Devices {
     insert: String,
     update: String,
     select: String,
-    /// Rows as they stand in the table, once the batch is committed.
+    /// Rows as they are in the table once the batch is committed.
     known: HashMap<(ProjectId, DeviceId), Device>,
 }
 
@@ -44,7 +44,7 @@ const COLUMNS: &[(&str, &str)] = &[
 ];
 
 impl Devices {
-    /// Fills a table of this name: the live one, or one beside it.
+    /// Creates the projection for a table of this name: the live one, or one for a rebuild.
     #[must_use]
     pub fn new(table: impl Into<String>) -> Self {
         let table = table.into();
@@ -54,7 +54,7 @@ impl Devices {
             .enumerate()
             .map(|(index, (_, kind))| format!("${}::{kind}[]", index + 3))
             .collect();
-        // `labels` travels as text, and is the only column that PostgreSQL has to parse.
+        // `labels` is sent as text, and is the only column that PostgreSQL has to parse.
         let value = |name: &&str| match *name {
             "labels" => "n.labels::jsonb".to_owned(),
             name => format!("n.{name}"),
@@ -83,7 +83,7 @@ impl Devices {
         }
     }
 
-    /// Reads the rows of those devices that are not remembered; answers which have no row yet.
+    /// Reads the rows of devices that are not cached; returns the devices without a row.
     async fn load(
         &mut self,
         transaction: &Transaction<'_>,
@@ -163,9 +163,9 @@ impl Projection for Devices {
 
     fn tables(&self) -> String {
         let table = &self.table;
-        // No index on labels: it would cost a quarter of the rate, and a project's devices are
-        // read through in milliseconds. `name` is unique among the living because the stream
-        // `name/<name>` reserves it.
+        // There is no index on labels: it would cost a quarter of the rate, and reading all devices
+        // of a project takes milliseconds. `name` is unique among devices that are not deleted
+        // because the stream `name/<name>` reserves it.
         format!(
             "CREATE TABLE IF NOT EXISTS {table} (
                  project          text COLLATE \"C\" NOT NULL,
@@ -222,7 +222,7 @@ impl Projection for Devices {
     }
 }
 
-/// Which events say something that no later one of the batch replaces.
+/// Returns for each event whether its content is needed: no later one of the batch replaces it.
 #[must_use]
 pub fn needed(events: &[StoredEvent]) -> Vec<bool> {
     let mut replaced: HashSet<(DeviceId, &str)> = HashSet::new();
@@ -241,7 +241,7 @@ pub fn needed(events: &[StoredEvent]) -> Vec<bool> {
     needed
 }
 
-/// The rows to write, one array a column.
+/// The rows to write, as one array for each column.
 #[derive(Default)]
 struct Columns {
     device: Vec<Uuid>,
@@ -278,7 +278,7 @@ impl Columns {
     }
 }
 
-/// What a search looks through: name, hostname, labels; lower case.
+/// Returns the text that a search compares: name, hostname, labels; lower case.
 #[must_use]
 pub(crate) fn search_text(device: &Device) -> String {
     let mut text = String::new();

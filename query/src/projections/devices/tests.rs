@@ -1,4 +1,5 @@
-//! The fold: what single events make of a device, and that batches, however split, make the same.
+//! The fold: the effect of single events on a device, and that any split into batches has the same
+//! effect.
 
 use muster_eventlog::StoredEvent;
 use muster_schemas::events::{
@@ -42,7 +43,7 @@ fn registered() -> Event {
     .into()
 }
 
-/// The n-th of some events, of all kinds that change a device.
+/// Returns the n-th of some events, of all types that change a device.
 fn sample(n: u64) -> Event {
     let version = n / 12;
     match n % 12 {
@@ -177,8 +178,8 @@ fn epochs_stay_few() {
 }
 
 proptest! {
-    /// A row that was written and read back between any two batches, with replaced events passed
-    /// over in each, is the row of one event after the other.
+    /// A row that is written and read back between any two batches, each without its replaced
+    /// events, equals the row after all events one by one.
     #[test]
     fn any_split_into_batches_gives_the_same_row(
         numbers in prop::collection::vec(0_u64..240, 1..60),

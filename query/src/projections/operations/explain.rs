@@ -1,4 +1,4 @@
-//! Why a run is where it is, in words for a person, and what can be done about it. Pure.
+//! Explanations of a run's state for people, with the possible actions. Pure.
 
 use muster_schemas::Timestamp;
 use muster_schemas::events::{AbortCause, EraseCause, RefusalCause};
@@ -6,7 +6,8 @@ use muster_schemas::events::{AbortCause, EraseCause, RefusalCause};
 use super::fold::{Operation, Run, RunState};
 use crate::projections::devices::Status;
 
-/// Why did this not run there (yet)? `device` is the device's status now.
+/// Explains why the program did not run on the device, or not yet. `device` is the device's current
+/// status.
 #[must_use]
 pub fn explain(operation: &Operation, run: &Run, device: Option<Status>, now: Timestamp) -> String {
     let expires = operation.requested.as_ref().map_or(Timestamp(0), |asked| asked.expires_at);

@@ -1,4 +1,4 @@
-//! The fold: what each event makes of an operation and of a run. Pure.
+//! The fold: the effect of each event on an operation and on a run. Pure.
 
 use muster_eventlog::StoredEvent;
 use muster_schemas::events::{
@@ -9,28 +9,28 @@ use muster_schemas::{Event, Timestamp};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-/// Everything that the log says of an operation itself.
+/// The state of an operation in the log, without its runs.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Operation {
-    /// How it was asked for; absent only before it was.
+    /// The request; absent only before it.
     pub requested: Option<OperationRequested>,
-    /// Who asked.
+    /// The actor that requested it.
     pub actor: String,
-    /// When.
+    /// Time of the request.
     pub requested_at: Timestamp,
-    /// The position of that event.
+    /// Position of the request.
     pub created_position: u64,
-    /// Is no further run begun for now?
+    /// Whether it is paused, so that no further run starts.
     pub paused: bool,
-    /// Why no further run is begun at all.
+    /// Cause for which it was aborted, so that no further run starts.
     pub aborted: Option<AbortCause>,
-    /// The version of its stream.
+    /// Version of its stream.
     pub version: u64,
 }
 
 impl Operation {
-    /// The state after an event of its stream.
+    /// Applies an event of its stream.
     pub fn evolve(&mut self, stored: &StoredEvent, event: &Event) {
         self.version = stored.stream_version;
         match event {
@@ -49,7 +49,7 @@ impl Operation {
 }
 
 impl Operation {
-    /// The file that is asked for, when it is an upload.
+    /// Returns the requested file of an upload; `None` for other actions.
     #[must_use]
     pub fn upload(&self) -> Option<&Upload> {
         match self.requested.as_ref().map(|requested| &requested.action) {
@@ -59,57 +59,57 @@ impl Operation {
     }
 }
 
-/// That a file is not kept any more.
+/// The erasure of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Erased {
-    /// Why.
+    /// Cause of the erasure.
     pub cause: EraseCause,
-    /// When.
+    /// Time of the erasure.
     pub at: Timestamp,
 }
 
-/// That the server could not keep what a device sends.
+/// A failure of the server to store what a device sends.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stalled {
-    /// How many bytes it had.
+    /// Number of bytes that the server had.
     pub bytes: u64,
-    /// Why.
+    /// Reason of the failure.
     pub reason: String,
 }
 
-/// How far a run has come.
+/// State of a run.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema,
 )]
 #[serde(rename_all = "snake_case")]
 pub enum RunState {
-    /// It waits for its turn, or for its device.
+    /// The run waits for a slot or for its device.
     #[default]
     Requested,
-    /// Its order is sent until the device answers.
+    /// The order is sent repeatedly until the device responds.
     Dispatched,
-    /// The device has it in its journal.
+    /// The order is in the device's journal.
     Accepted,
     /// Its program runs.
     Running,
-    /// It did what was asked.
+    /// The run succeeded.
     Succeeded,
     /// Its program failed, or could not be started.
     Failed,
-    /// It took longer than it may.
+    /// The run exceeded its timeout.
     TimedOut,
-    /// Somebody ended it.
+    /// An operator canceled the run.
     Canceled,
-    /// Nobody began it in time.
+    /// The run was not started in time.
     Expired,
-    /// The device refuses it.
+    /// The device rejected the run.
     Rejected,
-    /// How it ended is not known.
+    /// The result is unknown.
     Unknown,
 }
 
 impl RunState {
-    /// All of them.
+    /// All states.
     pub const ALL: [Self; 11] = [
         Self::Requested,
         Self::Dispatched,
@@ -124,7 +124,7 @@ impl RunState {
         Self::Unknown,
     ];
 
-    /// The word for it.
+    /// Returns its name in the API.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -142,66 +142,66 @@ impl RunState {
         }
     }
 
-    /// Is it over?
+    /// Whether the run has ended.
     #[must_use]
     pub const fn is_final(self) -> bool {
         !matches!(self, Self::Requested | Self::Dispatched | Self::Accepted | Self::Running)
     }
 }
 
-/// That the server waits no longer.
+/// The server's decision to stop waiting for a run's result.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Closed {
-    /// What it counts as.
+    /// State that the run counts as.
     pub state: ClosedState,
-    /// Why.
+    /// Reason of the decision.
     pub reason: String,
-    /// When.
+    /// Time of the decision.
     pub at: Timestamp,
 }
 
-/// Everything that the log says of a run.
+/// The state of a run in the log.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Run {
-    /// How far it has come.
+    /// State of the run.
     pub state: RunState,
-    /// When it was asked for.
+    /// Time of the request.
     pub requested_at: Timestamp,
-    /// When its newest order was signed.
+    /// Time at which its newest order was signed.
     pub dispatched_at: Option<Timestamp>,
-    /// When the device took it, by the device's clock.
+    /// Time at which the device accepted it, by the device's clock.
     pub accepted_at: Option<Timestamp>,
-    /// When its program started, likewise.
+    /// Time at which its program started, by the device's clock.
     pub started_at: Option<Timestamp>,
-    /// When the log had its end.
+    /// Time at which its end was recorded in the log.
     pub ended_at: Option<Timestamp>,
-    /// The process.
+    /// Process id.
     pub pid: Option<u32>,
-    /// The user that it runs as.
+    /// User that the program runs as.
     pub user: Option<String>,
-    /// When somebody asked for its end.
+    /// Time at which its cancellation was requested.
     pub cancel_requested_at: Option<Timestamp>,
-    /// What the device reported at its end.
+    /// The device's report at its end.
     pub report: Option<RunReport>,
-    /// Why the device refuses it.
+    /// Cause and reason for which the device rejected it.
     pub refused: Option<(RefusalCause, String)>,
-    /// That the server waits no longer.
+    /// The server's decision to stop waiting for it.
     pub closed: Option<Closed>,
-    /// That the file of an upload is not kept any more.
+    /// The erasure of an upload's file.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub erased: Option<Erased>,
-    /// Where the file of an upload could not be kept last.
+    /// The last failure of the server to store an upload's file.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stalled: Option<Stalled>,
-    /// The device's word came after the server had stopped waiting for it.
+    /// Whether the device's report arrived after the server had stopped waiting for it.
     pub late: bool,
-    /// The version of its stream.
+    /// Version of its stream.
     pub version: u64,
 }
 
 impl Run {
-    /// The state after an event of the run's stream, or one of its device's.
+    /// Applies an event of the run's stream, or one of its device's.
     pub fn evolve(&mut self, stored: &StoredEvent, event: &Event) {
         let at = stored.recorded_at;
         match event {
@@ -212,7 +212,7 @@ impl Run {
             }
             Event::RunCancelRequested(_) => self.cancel_requested_at = Some(at),
             Event::RunClosed(closed) => {
-                // What the device said counts more.
+                // A result that the device reported takes precedence.
                 if !self.state.is_final() {
                     self.state = match closed.state {
                         ClosedState::Expired => RunState::Expired,
@@ -259,7 +259,8 @@ impl Run {
         }
     }
 
-    /// An order that is signed anew takes nothing back that the device has said.
+    /// Advances the state. An order that is signed again does not undo what the device has
+    /// reported.
     fn go_on(&mut self, state: RunState) {
         if state > self.state && !self.state.is_final() {
             self.state = state;
@@ -276,14 +277,14 @@ impl Run {
         }
     }
 
-    /// How long its program ran, in microseconds, by the device's clock.
+    /// Returns the duration of its program, in microseconds, by the device's clock.
     #[must_use]
     pub fn duration(&self) -> Option<i64> {
         let report = self.report.as_ref()?;
         Some(report.ended_at?.micros().saturating_sub(report.started_at?.micros()).max(0))
     }
 
-    /// Why it did not succeed, in words that are the same for the same reason.
+    /// Returns the reason for which it did not succeed; the same text for the same reason.
     #[must_use]
     pub fn failure(&self) -> Option<String> {
         if !self.state.is_final() || self.state == RunState::Succeeded {

@@ -1,4 +1,4 @@
-//! The operations and their runs: what was asked, and what became of it on each device.
+//! The operations and their runs: the requests, and the result on each device.
 
 mod explain;
 mod fold;
@@ -9,8 +9,8 @@ pub use explain::explain;
 pub use fold::{Closed, Erased, Operation, Run, RunState, Stalled};
 pub use table::Operations;
 
-/// The live tables: this one, the one of runs with `_runs` behind, and the one of those runs that
-/// bring a file, with `_uploads` behind.
+/// Name of the live table; the live table of runs has the suffix `_runs`, and that of uploads
+/// `_uploads`.
 pub const TABLE: &str = "operations_v1";
 
 #[cfg(test)]

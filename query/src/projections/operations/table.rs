@@ -1,4 +1,5 @@
-//! The tables of operations and runs: each batch folded in memory, each touched row written once.
+//! The tables of operations and runs: batches are folded in memory, and each changed row is written
+//! once.
 
 use std::collections::BTreeMap;
 
@@ -46,7 +47,7 @@ pub struct Operations {
 type RunKey = (OperationId, DeviceId);
 
 impl Operations {
-    /// Fills tables of this name: the live ones, or some beside them.
+    /// Creates the projection for tables of this name: the live ones, or those of a rebuild.
     #[must_use]
     pub fn new(table: impl Into<String>) -> Self {
         Self { table: table.into() }
@@ -151,12 +152,12 @@ fn json<T: serde::Serialize>(state: &T) -> Result<String, StoreError> {
     serde_json::to_string(state).map_err(|error| StoreError::Corrupt(error.to_string()))
 }
 
-/// A reason in a list is one line of a bounded length.
+/// Limits a reason to one line of a bounded length.
 fn cut(words: &str) -> String {
     words.chars().take(300).map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
-/// The run that an event is about.
+/// Returns the run that an event is about.
 fn run_of(stored: &StoredEvent, event: &Event) -> Option<RunKey> {
     let operation = match event {
         Event::RunAccepted(event) => event.operation,
@@ -246,7 +247,7 @@ impl Projection for Operations {
             if let StreamName::Operation(id) = stored.stream {
                 operations.entry(id).or_default().evolve(stored, event);
             } else if let Some(key) = run_of(stored, event) {
-                // A device may speak of what it was never asked: nothing here is made of that.
+                // A device may report a run that was never requested: it creates no row.
                 let is_asked = matches!(event, Event::RunRequested(_));
                 if is_asked || runs.contains_key(&key) {
                     runs.entry(key).or_default().evolve(stored, event);

@@ -1,4 +1,5 @@
-//! The fold: whatever comes in whatever order, a device's word counts, and every state has words.
+//! The fold: a device's report takes precedence in any order of events, and every state has an
+//! explanation.
 
 use bytes::Bytes;
 use muster_eventlog::StoredEvent;
@@ -124,7 +125,7 @@ fn a_devices_late_word_replaces_what_was_assumed() {
     late.push(RunSucceeded(report()).into());
     let run = fold(&late);
     assert_eq!((run.state, run.late, run.failure()), (RunState::Succeeded, true, None));
-    // The other way round, the device's word stays.
+    // In the opposite order, the device's report stays.
     let early = [requested(), RunSucceeded(report()).into(), closed(ClosedState::TimedOut)];
     assert_eq!((fold(&early).state, fold(&early).late), (RunState::Succeeded, false));
 }

@@ -1,4 +1,4 @@
-//! The table of the runs that bring a file: where they stand in the log, and of which path.
+//! The table of the runs of uploads: their positions in the log, and their paths.
 
 use muster_eventlog::projection::{ProjectionError, Transaction};
 use muster_schemas::{DeviceId, OperationId};
@@ -8,7 +8,7 @@ use uuid::Uuid;
 use crate::projections::devices::store;
 use crate::projections::{as_i64, storable};
 
-/// `CREATE TABLE` beside the tables of this name.
+/// Returns the `CREATE TABLE` for the additional table of this name.
 pub(super) fn tables(table: &str) -> String {
     format!(
         "CREATE TABLE IF NOT EXISTS {table}_uploads (
@@ -27,7 +27,7 @@ pub(super) fn tables(table: &str) -> String {
     )
 }
 
-/// Runs of an upload, each with the position at which it was asked for.
+/// Adds runs of an upload, each with the position of its request.
 pub(super) async fn add(
     table: &str,
     transaction: &Transaction<'_>,
@@ -49,7 +49,7 @@ pub(super) async fn add(
     Ok(())
 }
 
-/// The files of these runs were erased.
+/// Records that the files of these runs were erased.
 pub(super) async fn erase(
     table: &str,
     transaction: &Transaction<'_>,

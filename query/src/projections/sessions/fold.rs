@@ -6,21 +6,21 @@ use muster_schemas::{Event, Timestamp};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-/// Where a session stands.
+/// State of a session.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum SessionState {
-    /// It was asked for, and is not over.
+    /// The session was requested, and has not ended.
     #[default]
     Open,
-    /// The device refused it.
+    /// The device refused the session.
     Refused,
-    /// It is over.
+    /// The session has ended.
     Ended,
 }
 
 impl SessionState {
-    /// The word for it.
+    /// Returns its name in the API.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -31,44 +31,44 @@ impl SessionState {
     }
 }
 
-/// Everything that the log says of a session.
+/// The state of a session in the log.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Session {
-    /// What it is; absent only before it was asked for.
+    /// Kind of the session; absent only before its request.
     pub session: Option<SessionKind>,
-    /// Where it stands.
+    /// State of the session.
     pub state: SessionState,
-    /// Who opened it.
+    /// The actor that opened it.
     pub actor: String,
-    /// From where.
+    /// Address of the client that opened it.
     pub address: Option<String>,
-    /// When.
+    /// Time at which it was opened.
     pub opened_at: Timestamp,
-    /// The position of that event.
+    /// Position of the request.
     pub created_position: u64,
-    /// Is what it shows recorded?
+    /// Whether its output is recorded.
     pub recorded: bool,
-    /// And what is typed?
+    /// Whether its input is recorded.
     pub input_recorded: bool,
-    /// How many were attached, whoever opened it among them.
+    /// Total number of attachments, including the one of the actor that opened it.
     pub attachments: u64,
-    /// How many have left.
+    /// Number of detachments.
     pub detachments: u64,
-    /// When somebody was attached last.
+    /// Time of the last detachment.
     pub left_at: Option<Timestamp>,
-    /// When it ended.
+    /// Time at which it ended.
     pub ended_at: Option<Timestamp>,
-    /// How it ended, or why it was refused.
+    /// Reason of its end, or of its refusal.
     pub reason: Option<String>,
     /// The shell's exit code.
     pub exit_code: Option<i32>,
-    /// How many bytes its recording is; the pieces are in a table of their own.
+    /// Size of its recording, in bytes; the pieces are in a table of their own.
     pub recording_bytes: u64,
 }
 
 impl Session {
-    /// The state after an event.
+    /// Applies an event.
     pub fn evolve(&mut self, stored: &StoredEvent, event: Event) {
         match event {
             Event::SessionRequested(asked) => {
@@ -86,7 +86,7 @@ impl Session {
                 self.detachments += 1;
                 self.left_at = Some(stored.recorded_at);
             }
-            // One that attached and was refused leaves an open session open.
+            // The refusal of a further attachment does not end the session.
             Event::SessionRefused(_) if self.attachments > 1 => self.detachments += 1,
             Event::SessionRefused(refused) => {
                 self.detachments = self.attachments;
@@ -113,7 +113,7 @@ impl Session {
         }
     }
 
-    /// How many are attached now.
+    /// Returns the number of currently attached clients.
     #[must_use]
     pub const fn attached(&self) -> u64 {
         self.attachments.saturating_sub(self.detachments)

@@ -6,5 +6,6 @@ mod table;
 pub use fold::{Session, SessionState};
 pub use table::Sessions;
 
-/// The live table, and with `_pieces` behind, that of the pieces of recordings: a long one has many.
+/// Name of the live table; with the suffix `_pieces`, that of the pieces of recordings: a long one
+/// has many.
 pub const TABLE: &str = "sessions_v2";

@@ -1,4 +1,5 @@
-//! The table of sessions. Few events: each batch reads and writes the rows that it touches.
+//! The table of sessions. There are few events, so each batch reads and writes the rows that it
+//! changes.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -32,7 +33,7 @@ pub struct Sessions {
 }
 
 impl Sessions {
-    /// Fills a table of this name: the live one, or one beside it.
+    /// Creates the projection for a table of this name: the live one, or one for a rebuild.
     #[must_use]
     pub fn new(table: impl Into<String>) -> Self {
         Self { table: table.into() }
@@ -136,7 +137,7 @@ impl Projection for Sessions {
             }
             let is_devices_word = matches!(event, Event::ShellEnded(_));
             let known = match sessions.entry(id) {
-                // A device has a word on its own sessions, and makes none.
+                // A device's event changes only sessions of that device, and creates none.
                 Entry::Vacant(_) if is_devices_word => continue,
                 Entry::Occupied(known) if is_devices_word && known.get().0 != device => continue,
                 entry => entry.or_insert_with(|| (device, Session::default())),

@@ -1,7 +1,7 @@
-//! The timeline: which positions of the log are about which device.
+//! The timeline: the device of each position of the log that is about one.
 //!
-//! What devices report is not indexed by stream in the log itself (that would cost a quarter of
-//! the append rate), so one device's life is paged through this table.
+//! The log itself has no index of devices' reports by stream (it would cost a quarter of the append
+//! rate), so the pages of one device's events are read through this table.
 
 use async_trait::async_trait;
 use muster_eventlog::StoredEvent;
@@ -13,10 +13,10 @@ use tokio_postgres::types::Type;
 use super::as_i64;
 use super::devices::store;
 
-/// The live table.
+/// Name of the live table.
 pub const TABLE: &str = "timeline_v1";
 
-/// Fills the timeline. It folds nothing: a row is a position and its device.
+/// Fills the timeline. There is no fold: a row is a position and its device.
 #[derive(Debug)]
 pub struct Timeline {
     table: String,
@@ -24,7 +24,7 @@ pub struct Timeline {
 }
 
 impl Timeline {
-    /// Fills a table of this name: the live one, or one beside it.
+    /// Creates the projection for a table of this name: the live one, or one for a rebuild.
     #[must_use]
     pub fn new(table: impl Into<String>) -> Self {
         let table = table.into();
@@ -66,7 +66,7 @@ impl Projection for Timeline {
         if rows.is_empty() {
             return Ok(());
         }
-        // In the index's order, its pages are touched one after the other.
+        // In the order of the index, each of its pages is written once.
         rows.sort_unstable();
         let sink =
             transaction.copy_in(&self.copy).await.map_err(store("begin to write the timeline"))?;

@@ -6,28 +6,28 @@ use muster_schemas::names::{Labels, TokenName};
 use muster_schemas::{DeviceId, Event, Timestamp};
 use serde::{Deserialize, Serialize};
 
-/// What a token is for.
+/// Purpose of a token.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum TokenKind {
-    /// Lets devices enroll.
+    /// Devices enroll with it.
     Enrollment {
-        /// How many devices may enroll with it.
+        /// Maximum number of devices that may enroll with it.
         uses: u32,
-        /// The labels that a device gets.
+        /// Labels for the devices that enroll with it.
         labels: Labels,
         /// The only device that may use it.
         device: Option<DeviceId>,
     },
-    /// Lets a client ask.
+    /// Clients use the API with it.
     Api {
-        /// What its bearer may do.
+        /// Role of its bearer.
         role: Role,
     },
 }
 
 impl TokenKind {
-    /// As it stands in the table.
+    /// Returns its name in the table.
     #[must_use]
     pub const fn as_str(&self) -> &'static str {
         match self {
@@ -37,39 +37,39 @@ impl TokenKind {
     }
 }
 
-/// Everything that the log says of a token, but its secret's hash.
+/// The state of a token in the log, without its secret's hash.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Token {
-    /// What it is for; absent only before it was made.
+    /// Purpose of the token; absent only before it was created.
     pub kind: Option<TokenKind>,
-    /// What people call it.
+    /// Name for people.
     pub name: Option<TokenName>,
-    /// Who made it.
+    /// The actor that created it.
     pub created_by: String,
-    /// When.
+    /// Time of creation.
     pub created_at: Timestamp,
-    /// The position of that event.
+    /// Position of the creation.
     pub created_position: u64,
-    /// When it stops working.
+    /// Time at which it expires.
     pub expires_at: Option<Timestamp>,
-    /// When it was revoked.
+    /// Time at which it was revoked.
     pub revoked_at: Option<Timestamp>,
-    /// How often it was used: enrollments, or hours in which a client used it.
+    /// Number of uses: enrollments, or hours in which a client used it.
     pub used: u64,
-    /// When it was last used, as far as was recorded.
+    /// Time of its last recorded use.
     pub last_used_at: Option<Timestamp>,
-    /// From where.
+    /// Client address of its last use.
     pub last_address: Option<String>,
-    /// The version of its stream: the resource's `ETag`.
+    /// Version of its stream: the resource's `ETag`.
     pub version: u64,
 }
 
 impl Token {
-    /// The state after an event.
+    /// Applies an event.
     ///
     /// # Errors
-    /// When the record cannot be read.
+    /// When the record cannot be decoded.
     pub fn evolve(&mut self, stored: &StoredEvent) -> Result<(), EventError> {
         self.version = stored.stream_version;
         let at = stored.recorded_at;

@@ -1,6 +1,6 @@
-//! The tokens: enrollment tokens and API tokens, who made them and how they were used.
+//! The tokens: enrollment tokens and API tokens, who created them and how they were used.
 //!
-//! Invariant: nothing of a secret is here, not even its hash.
+//! Invariant: no part of a secret is here, not even its hash.
 
 mod fold;
 mod table;
@@ -8,7 +8,7 @@ mod table;
 pub use fold::{Token, TokenKind};
 pub use table::Tokens;
 
-/// The live table.
+/// Name of the live table.
 pub const TABLE: &str = "tokens_v1";
 
 #[cfg(test)]

@@ -1,4 +1,5 @@
-//! The table of tokens. Few events: each batch reads and writes the rows that it touches.
+//! The table of tokens. There are few events, so each batch reads and writes the rows that it
+//! changes.
 
 use std::collections::BTreeMap;
 
@@ -28,7 +29,7 @@ pub struct Tokens {
 }
 
 impl Tokens {
-    /// Fills a table of this name: the live one, or one beside it.
+    /// Creates the projection for a table of this name: the live one, or one for a rebuild.
     #[must_use]
     pub fn new(table: impl Into<String>) -> Self {
         Self { table: table.into() }

@@ -1,4 +1,4 @@
-//! The fold of a token: what it shows, and that no secret is in it.
+//! The fold of a token: its state, and that it has no secret.
 
 use muster_eventlog::StoredEvent;
 use muster_schemas::events::{

@@ -130,7 +130,7 @@ pub(crate) struct ServeOptions {
 /// Roles whose shells are recorded.
 #[derive(Args, Clone, Copy, Debug)]
 pub(crate) struct RecordShells {
-    /// Roles whose shells are always recorded; other shells are recorded only with --record
+    /// Roles whose shells must be recorded; such a shell opens only if its recording can be stored
     #[arg(long, env = "MUSTER_RECORD_SHELLS", default_value = "operators", value_name = "OF")]
     pub(crate) record_shells: RecordedRoles,
 }
@@ -242,7 +242,7 @@ pub(crate) struct ServeArgs {
     /// NATS server: tls://host:port; several servers of a cluster separated by commas
     #[arg(long, env = "MUSTER_NATS_URL", value_delimiter = ',', required = true)]
     nats_url: Vec<String>,
-    /// NATS servers as devices reach them; the host 0.0.0.0 stands for the host of the API
+    /// NATS servers as devices reach them; the host 0.0.0.0 is replaced by the host of the API
     #[arg(long, env = "MUSTER_DEVICE_NATS_URL", value_delimiter = ',')]
     device_nats_url: Vec<String>,
     /// Role ingest: replicas of each stream in a NATS cluster: 1, 3 or 5

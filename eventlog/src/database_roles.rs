@@ -11,7 +11,7 @@ use crate::log::EventLog;
 pub enum DatabaseRole {
     /// Appends to the log.
     Ingest,
-    /// Appends to the log; writes its own work queues.
+    /// Appends to the log; writes its own tables.
     Command,
     /// Reads the log; writes read models.
     Query,

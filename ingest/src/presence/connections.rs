@@ -93,8 +93,8 @@ impl ServerList {
         list.add(data, None);
         Ok(list)
     }
-
-    /// The offset of the next page, `overlap` entries before the end of the last one; `None` when
+/// Returns the offset of the next page, `overlap` entries before the end of the last one; `None`
+/// when there is none.
     /// there is none.
     #[must_use]
     pub fn next_page(&self, overlap: usize) -> Option<usize> {

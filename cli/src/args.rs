@@ -30,15 +30,15 @@ enum Command {
     Up(UpArgs),
     /// Run one role, or all roles, with existing backing servers
     Serve(Box<ServeArgs>),
-    /// Create the first admin token of a server (needs its database and keys)
+    /// Create the first admin token (needs the server's database and keys)
     Bootstrap(bootstrap::BootstrapArgs),
-    /// Create keys, passwords and configuration for servers in containers (for docker-compose.yml)
+    /// Create keys, passwords and configuration for docker-compose.yml
     Prepare(prepare::PrepareArgs),
     /// Check a server and its dependencies, and suggest fixes
     Doctor(doctor::DoctorArgs),
     /// Check whether a role is ready (exit code 0); for health checks
     Health(health::HealthArgs),
-    /// Devices: list, show, register, rename, label, configure, delete
+    /// Manage devices: list, register, label, configure, delete …
     #[command(subcommand, visible_alias = "devices")]
     Device(device::DeviceCommand),
     Exec(exec::ExecArgs),
@@ -47,38 +47,38 @@ enum Command {
     Sftp(cp::SftpArgs),
     Connect(connect::ConnectArgs),
     Forward(connect::ForwardArgs),
-    /// Operations, the requests to devices: list, show, explain, pause, abort
+    /// Manage operations on devices: list, show, explain, abort …
     #[command(subcommand, visible_alias = "operations")]
     Operation(operation::OperationCommand),
-    /// Uploads of files from devices to the server: start, list, get, link, delete
+    /// Upload files from devices to the server, and download them
     #[command(subcommand, visible_alias = "uploads")]
     Upload(upload::UploadCommand),
     /// Show the event log, or the events of a device
     Events(events::EventsArgs),
     /// Show the metrics of devices
     Metrics(metrics::MetricsArgs),
-    /// Show the fleet at an earlier position or time, replayed from the log
+    /// Show the fleet at an earlier position or time
     Replay(replay::ReplayArgs),
-    /// Projects: create, list, rename, archive, restore
+    /// Manage projects: create, list, rename, archive, restore …
     #[command(subcommand, visible_alias = "projects")]
     Project(project::ProjectCommand),
-    /// Enrollment tokens, with which devices enroll: create, list, show, revoke
+    /// Manage enrollment tokens: create, list, show, revoke
     #[command(subcommand)]
     Token(token::TokenCommand),
-    /// API tokens for users and programs: create, list, revoke
+    /// Manage API tokens for users and programs: create, list, revoke
     #[command(subcommand)]
     ApiToken(api_token::ApiTokenCommand),
-    /// Dead letters, the messages that could not be processed: list, show, retry
+    /// List, show and retry dead letters (unprocessable messages)
     #[command(subcommand)]
     DeadLetter(dead_letter::DeadLetterCommand),
     /// Show a summary of the fleet and the server
     Status,
-    /// Grafana: grant access, write data sources, dashboards and alert rules, check rules
+    /// Set up Grafana: access, data sources, dashboards, alert rules
     #[command(subcommand)]
     Grafana(grafana::GrafanaCommand),
     /// Simulate devices, to measure a server's capacity
     Simulate(simulate::SimulateArgs),
-    /// Contexts, the servers that the command line can use: list, use, add, remove
+    /// Manage contexts, the stored servers: list, use, add, remove
     #[command(subcommand)]
     Context(context::ContextCommand),
     /// Print the completion script of a shell

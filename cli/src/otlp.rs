@@ -32,8 +32,7 @@ const LINGER: Duration = Duration::from_millis(500);
 /// Export of spans.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct OtlpArgs {
-    /// OpenTelemetry collector (OTLP over HTTP): http://host:4318; each event's path is sent as a
-    /// trace
+    /// OpenTelemetry collector (OTLP over HTTP) for traces of events: http://host:4318
     #[arg(long, env = "MUSTER_OTLP_URL")]
     pub(crate) otlp_url: Option<String>,
 }

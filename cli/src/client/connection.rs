@@ -21,13 +21,13 @@ pub(crate) struct Connection {
     /// MUSTER_TOKEN or MUSTER_TOKEN_FILE
     #[arg(long, global = true, hide = true, help_heading = "Server")]
     token: Option<String>,
-    /// File with the API token, mst_… [env: MUSTER_TOKEN_FILE; the token itself: MUSTER_TOKEN]
+    /// File with the API token [env: MUSTER_TOKEN_FILE; the token itself: MUSTER_TOKEN]
     #[arg(long, global = true, value_name = "FILE", help_heading = "Server")]
     token_file: Option<PathBuf>,
     /// PEM file of the CA certificate [env: MUSTER_CA]
     #[arg(long, global = true, help_heading = "Server")]
     ca: Option<PathBuf>,
-    /// Context to use, see `muster context`; default: the current one [env: MUSTER_CONTEXT]
+    /// Context to use; default: the current one [env: MUSTER_CONTEXT]
     #[arg(long, global = true, help_heading = "Server")]
     context: Option<String>,
     /// Project, for server-wide tokens

@@ -23,7 +23,7 @@ pub(crate) enum ApiTokenCommand {
         /// Lifetime of the token: 90s, 10m, 2h, 7d; default: unlimited
         #[arg(long, value_parser = seconds)]
         ttl: Option<u32>,
-        /// Create a server-wide token, for all projects; requires a server-wide admin
+        /// Create a server-wide token (requires a server-wide admin token)
         #[arg(long)]
         server_wide: bool,
     },

@@ -17,13 +17,13 @@ use crate::serve::MetricStore;
 
 #[derive(Args, Debug)]
 pub(crate) struct BootstrapArgs {
-    /// PostgreSQL: postgres://user@host:port/database; a URL with a password only as the variable
+    /// PostgreSQL: postgres://user@host:port/database; with a password, use the variable
     #[arg(long, env = "MUSTER_POSTGRES_URL", hide_env_values = true)]
     postgres_url: String,
     /// Key folder; created if missing
     #[arg(long, env = "MUSTER_KEYS")]
     keys: PathBuf,
-    /// Names and addresses of the listener, in addition to localhost and the host name
+    /// Names and addresses of the listener besides localhost and the host name
     #[arg(long, env = "MUSTER_NAMES", value_delimiter = ',')]
     name: Vec<String>,
     /// InfluxDB: http://host:port; its database or bucket is created if missing
@@ -35,21 +35,24 @@ pub(crate) struct BootstrapArgs {
     /// InfluxDB 1.x: user name
     #[arg(long, env = "MUSTER_INFLUX_USER", requires = "influx_password")]
     influx_user: Option<String>,
-    /// InfluxDB 1.x: password of the user, only as the variable
+    /// InfluxDB 1.x: password of the user (environment variable only)
     #[arg(long, env = "MUSTER_INFLUX_PASSWORD", hide_env_values = true)]
     influx_password: Option<String>,
     /// InfluxDB 2.x and 3.x: organization
     #[arg(long, env = "MUSTER_INFLUX_ORG", default_value = "muster")]
     influx_org: String,
-    /// InfluxDB 2.x and 3.x: token, only as the variable
+    /// InfluxDB 2.x and 3.x: token (environment variable only)
     #[arg(long, env = "MUSTER_INFLUX_TOKEN", hide_env_values = true)]
     influx_token: Option<String>,
-    /// Set up a new InfluxDB 2.x: its user muster gets this password, and MUSTER_INFLUX_TOKEN gets
-    /// full access
+    /// Set up a new InfluxDB 2.x, with this password for its user muster
+    ///
+    /// MUSTER_INFLUX_TOKEN becomes a token with full access.
     #[arg(long, env = "MUSTER_INFLUX_SETUP_PASSWORD", hide_env_values = true, requires_all = ["influx_url", "influx_token"])]
     influx_setup_password: Option<String>,
-    /// Also accept events without a proof of authority, after a backup from an earlier release was
-    /// restored; this also accepts events that an intruder inserted
+    /// Also accept events without a proof of authority
+    ///
+    /// For a server whose backup from a release without such proofs was restored. Events that an
+    /// intruder inserted are accepted, too.
     #[arg(long)]
     adopt_events: bool,
     /// Do not print the admin token; it is in `admin-token` in the key folder

@@ -49,7 +49,7 @@ pub(crate) struct ConnectArgs {
 pub(crate) struct ForwardArgs {
     /// Name or id of the device
     device: String,
-    /// [[ADDRESS:]PORT:]HOST:PORT: local port, and target as seen from the device
+    /// [[ADDRESS:]PORT:]HOST:PORT: local port, and target seen from the device
     #[arg(required = true)]
     forwards: Vec<String>,
     #[command(flatten)]

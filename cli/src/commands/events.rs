@@ -20,7 +20,7 @@ const LAST_WAIT: Duration = Duration::from_secs(15);
 
 #[derive(Args, Debug)]
 pub(crate) struct EventsArgs {
-    /// Show only the events of a device: name, id, or a label selector such as env=prod
+    /// Device whose events to show: name, id, or a label selector such as env=prod
     device: Option<String>,
     #[command(flatten)]
     selected: Selected,

@@ -38,13 +38,13 @@ pub(crate) struct ExecArgs {
     /// Working folder of the program
     #[arg(long, value_name = "FOLDER")]
     cwd: Option<String>,
-    /// Environment variable KEY=VALUE; KEY alone copies the variable of this command
+    /// Environment variable KEY=VALUE, or KEY to copy a local variable
     #[arg(short, long, value_name = "KEY=VALUE")]
     env: Vec<String>,
     /// Send the standard input of this command to the program
     #[arg(short = 'i', long)]
     stdin: bool,
-    /// Start the program and exit; it continues to run, and its output is not stored
+    /// Exit after the start; the program continues, its output is not stored
     #[arg(long)]
     background: bool,
     #[command(flatten)]

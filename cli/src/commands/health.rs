@@ -13,8 +13,7 @@ use crate::serve::{DEFAULT_PORT, Listen};
 
 #[derive(Args, Debug)]
 pub(crate) struct HealthArgs {
-    /// Listen address of the role; the request goes to loopback if the role listens on all
-    /// addresses
+    /// Listen address of the role; for all addresses, the check uses loopback
     #[arg(long, env = "MUSTER_LISTEN", value_name = "ADDRESS[:PORT]")]
     listen: Option<Listen>,
     /// Key folder of the role, which contains ca.pem

@@ -18,7 +18,7 @@ pub(crate) enum ProjectCommand {
         /// Title of the project; default: the id
         #[arg(long)]
         title: Option<String>,
-        /// Retention of its metrics: 30d, 2w …; default: the retention of the metric store
+        /// Retention of its metrics: 30d, 2w …; default: that of the metric store
         #[arg(long)]
         retention: Option<Retention>,
     },
@@ -39,7 +39,7 @@ pub(crate) enum ProjectCommand {
         #[arg(long)]
         retention: Retention,
     },
-    /// Archive a project: it refuses changes and new devices, and can still be read
+    /// Archive a project: it becomes read-only and accepts no devices
     Archive {
         /// Id of the project
         id: String,

@@ -12,7 +12,7 @@ use crate::output::text;
 /// Flag of every command for devices.
 #[derive(Args, Debug)]
 pub(crate) struct Selected {
-    /// All devices that match, such as env=prod or 'retired,site in (a,b)', instead of DEVICE
+    /// Selector instead of DEVICE, such as env=prod or 'retired,site in (a,b)'
     #[arg(short = 'l', long)]
     selector: Option<String>,
 }

@@ -28,14 +28,13 @@ pub(crate) enum TokenCommand {
         /// Labels of the enrolled devices: key=value
         #[arg(long = "label", value_name = "KEY=VALUE")]
         labels: Vec<String>,
-        /// Keys of labels that a machine may set itself; others are dropped: env,site
+        /// Keys of labels that a machine may set itself, such as env,site
         #[arg(long, value_name = "KEY", value_delimiter = ',')]
         allow_labels: Vec<String>,
-        /// Initial config variables of new devices: key=value, as in `muster device config`;
-        /// secret.KEY=@FILE
+        /// Initial config variables, as for `muster device config`: key=value, secret.KEY=@FILE
         #[arg(long = "config", value_name = "KEY=VALUE")]
         config: Vec<String>,
-        /// Only device (name or id) that can enroll; if already enrolled, it gets new keys
+        /// Only device (name or id) that can enroll; an enrolled one gets new keys
         #[arg(long, visible_alias = "replace")]
         device: Option<String>,
         /// Print only the token instead of the installation command

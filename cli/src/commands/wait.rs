@@ -18,7 +18,7 @@ const INTERVAL: Duration = Duration::from_secs(1);
 /// Flag of every command that needs an online device.
 #[derive(Args, Clone, Copy, Debug, Default)]
 pub(crate) struct Wait {
-    /// Wait until an offline device reconnects: --wait, or --wait=TIME, such as --wait=2h
+    /// Wait for an offline device: --wait, or --wait=TIME, such as --wait=2h
     ///
     /// Without a time, the limit is 10 minutes. Without --wait, an offline device is an error.
     #[arg(

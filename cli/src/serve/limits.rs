@@ -29,8 +29,10 @@ const REMEMBERED: usize = 10_000;
 /// Rate limit of unauthenticated requests.
 #[derive(Args, Clone, Copy, Debug)]
 pub(crate) struct JoinRate {
-    /// Maximum requests per second of one address to enroll or to get credentials, with bursts of
-    /// ten times as many; raise it if more than a few hundred devices share one address
+    /// Maximum enrollment and credential requests per second of one address
+    ///
+    /// Bursts may be ten times as large. Raise it if more than a few hundred devices share one
+    /// address.
     #[arg(long, env = "MUSTER_JOINS_PER_SECOND", default_value = "40", value_name = "N")]
     pub(crate) joins_per_second: NonZeroU32,
 }

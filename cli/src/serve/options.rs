@@ -28,7 +28,7 @@ use crate::otlp::OtlpArgs;
 /// Roles that a process can run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Role {
-    /// Read messages from the broker into the event log and the metric store; track presence
+    /// Store events and metrics from the broker; track presence
     Ingest,
     /// Serve the write API, enrollment and credentials
     Command,
@@ -130,7 +130,9 @@ pub(crate) struct ServeOptions {
 /// Roles whose shells are recorded.
 #[derive(Args, Clone, Copy, Debug)]
 pub(crate) struct RecordShells {
-    /// Roles whose shells must be recorded; such a shell opens only if its recording can be stored
+    /// Roles whose shells must be recorded
+    ///
+    /// A shell that must be recorded opens only if its recording can be stored.
     #[arg(long, env = "MUSTER_RECORD_SHELLS", default_value = "operators", value_name = "OF")]
     pub(crate) record_shells: RecordedRoles,
 }
@@ -156,12 +158,14 @@ impl From<RecordedRoles> for Recording {
 /// Limits on the requests of one token to query.
 #[derive(Args, Clone, Copy, Debug)]
 pub(crate) struct TokenLimits {
-    /// Role query: maximum number of concurrent live streams and downloads of one token; a process
-    /// serves 1000 for all tokens
+    /// Role query: maximum number of live streams and downloads of one token
+    ///
+    /// A process serves at most 1000 for all tokens.
     #[arg(long, env = "MUSTER_STREAMS_PER_TOKEN", default_value = "100", value_name = "N")]
     pub(crate) streams_per_token: NonZeroUsize,
-    /// Role query: maximum number of multi-page lists sorted by last_seen that one token starts per
-    /// minute; each reads and sorts all devices of its project
+    /// Role query: maximum multi-page lists by last_seen per minute and token
+    ///
+    /// Each of them reads and sorts all devices of its project.
     #[arg(long, env = "MUSTER_LIST_WALKS_PER_MINUTE", default_value = "30", value_name = "N")]
     pub(crate) list_walks_per_minute: NonZeroU32,
 }
@@ -236,13 +240,13 @@ pub(crate) struct ServeArgs {
     /// Role of this process
     #[arg(long, value_enum, default_value = "all", env = "MUSTER_ROLE")]
     role: Role,
-    /// PostgreSQL: postgres://user@host:port/database; a URL with a password only as the variable
+    /// PostgreSQL: postgres://user@host:port/database; with a password, use the variable
     #[arg(long, env = "MUSTER_POSTGRES_URL", hide_env_values = true)]
     postgres_url: String,
-    /// NATS server: tls://host:port; several servers of a cluster separated by commas
+    /// NATS server: tls://host:port; for a cluster, a list separated by commas
     #[arg(long, env = "MUSTER_NATS_URL", value_delimiter = ',', required = true)]
     nats_url: Vec<String>,
-    /// NATS servers as devices reach them; the host 0.0.0.0 is replaced by the host of the API
+    /// NATS servers as devices reach them; 0.0.0.0 is replaced by the host of the API
     #[arg(long, env = "MUSTER_DEVICE_NATS_URL", value_delimiter = ',')]
     device_nats_url: Vec<String>,
     /// Role ingest: replicas of each stream in a NATS cluster: 1, 3 or 5
@@ -257,33 +261,37 @@ pub(crate) struct ServeArgs {
     /// InfluxDB 1.x: user name
     #[arg(long, env = "MUSTER_INFLUX_USER", requires = "influx_password")]
     influx_user: Option<String>,
-    /// InfluxDB 1.x: password of the user, only as the variable
+    /// InfluxDB 1.x: password of the user (environment variable only)
     #[arg(long, env = "MUSTER_INFLUX_PASSWORD", hide_env_values = true)]
     influx_password: Option<String>,
     /// InfluxDB 2.x and 3.x: organization
     #[arg(long, env = "MUSTER_INFLUX_ORG", default_value = "muster")]
     influx_org: String,
-    /// InfluxDB 2.x and 3.x: token, only as the variable
+    /// InfluxDB 2.x and 3.x: token (environment variable only)
     #[arg(long, env = "MUSTER_INFLUX_TOKEN", hide_env_values = true)]
     influx_token: Option<String>,
     /// Key folder
     #[arg(long, env = "MUSTER_KEYS")]
     keys: PathBuf,
-    /// Roles command and query: location of program output and of private data of operations: a
-    /// folder that both roles share, or s3://BUCKET/PREFIX with the usual AWS_* variables; default:
-    /// `blobs` next to the key folder
+    /// Roles command and query: location of blobs; default: `blobs` next to --keys
+    ///
+    /// Blobs are the output of programs and private data of operations. The location is a folder
+    /// that both roles share, or s3://BUCKET/PREFIX with the usual AWS_* variables.
     #[arg(long, env = "MUSTER_BLOBS", value_name = "PLACE")]
     blobs: Option<BlobPlace>,
-    /// Address of the listener; the default port is 8443. Roles with an API listen on
-    /// 127.0.0.1:8443 by default; the role ingest, which serves only /healthz, /readyz and
-    /// /metrics, listens only if this option is set
+    /// Address of the listener; default port: 8443
+    ///
+    /// Roles with an API listen on 127.0.0.1:8443 by default. The role ingest serves only /healthz,
+    /// /readyz and /metrics, and listens only if this option is set.
     #[arg(long, env = "MUSTER_LISTEN", value_name = "ADDRESS[:PORT]")]
     listen: Option<Listen>,
-    /// Role query: URL of a command role, to which requests for the write API are forwarded
+    /// Role query: URL of a command role that serves the write API
     #[arg(long, env = "MUSTER_COMMAND_URL")]
     command_url: Option<String>,
-    /// Role query: folder of agents for the installer, `muster-agent-<architecture>` (as `uname -m`
-    /// prints it); the agent for this machine is found next to this program
+    /// Role query: folder of agents for the installer
+    ///
+    /// The files are named `muster-agent-<architecture>`, as `uname -m` prints it. The agent for
+    /// this machine is found next to this program.
     #[arg(long, env = "MUSTER_AGENTS")]
     agents: Option<PathBuf>,
     /// Role ingest: timeout after which a device without messages is offline

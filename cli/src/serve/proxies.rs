@@ -17,12 +17,11 @@ pub(super) const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarde
 /// Trusted proxies.
 #[derive(Args, Clone, Debug, Default)]
 pub(crate) struct TrustedProxies {
-    /// Proxies whose X-Forwarded-For is trusted, including muster's own query role in front of
-    /// command: addresses or networks, separated by commas
+    /// Proxies whose X-Forwarded-For is trusted: addresses or networks, with commas
     ///
-    /// List only proxies that write the header themselves. A proxy that passes TLS through cannot
-    /// write it, so its clients could forge their address. For all other peers, the address of the
-    /// connection is used.
+    /// List only proxies that write the header themselves, such as muster's query role in front of
+    /// command. A proxy that passes TLS through cannot write it, so its clients could forge their
+    /// address. For all other peers, the address of the connection is used.
     #[arg(
         long = "trusted-proxies", env = "MUSTER_TRUSTED_PROXIES", value_delimiter = ',',
         value_name = "NETWORK", value_parser = network

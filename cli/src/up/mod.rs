@@ -54,7 +54,7 @@ pub(crate) struct UpArgs {
     /// Data folder of the whole system
     #[arg(long, env = "MUSTER_DATA", default_value = "muster-data")]
     data: PathBuf,
-    /// Port of the API; default 8443; 0 selects a free port, which is reused at the next start
+    /// Port of the API; default: 8443; 0 selects a free port and keeps it
     #[arg(long, env = "MUSTER_PORT")]
     port: Option<u16>,
     /// Address to listen on, for the API and for devices; default: loopback
@@ -84,8 +84,10 @@ pub(crate) struct UpArgs {
     /// Do not enroll this machine as a device
     #[arg(long)]
     no_agent: bool,
-    /// Folder of agents for other machines, `muster-agent-<architecture>` (as `uname -m` prints
-    /// it); the agent for this machine is found next to this program
+    /// Folder of agents for other machines
+    ///
+    /// The files are named `muster-agent-<architecture>`, as `uname -m` prints it. The agent for
+    /// this machine is found next to this program.
     #[arg(long, env = "MUSTER_AGENTS")]
     agents: Option<PathBuf>,
 }

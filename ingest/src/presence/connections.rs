@@ -93,9 +93,9 @@ impl ServerList {
         list.add(data, None);
         Ok(list)
     }
-/// Returns the offset of the next page, `overlap` entries before the end of the last one; `None`
-/// when there is none.
-    /// there is none.
+
+    /// Returns the offset of the next page, `overlap` entries before the end of the last one; `None`
+    /// when there is none.
     #[must_use]
     pub fn next_page(&self, overlap: usize) -> Option<usize> {
         self.next.map(|next| next.saturating_sub(overlap))

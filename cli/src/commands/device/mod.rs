@@ -40,7 +40,7 @@ pub(crate) enum DeviceCommand {
         /// Labels: key=value
         #[arg(long = "label", value_name = "KEY=VALUE")]
         labels: Vec<String>,
-        /// Fingerprint of the key for the enrollment, from `muster-agent fingerprint`
+        /// Fingerprint of its key, as printed by `muster-agent fingerprint`
         #[arg(long)]
         fingerprint: Option<String>,
     },
@@ -48,8 +48,7 @@ pub(crate) enum DeviceCommand {
     Accept {
         /// Name, id, or a label selector
         device: Option<String>,
-        /// Existing device (name or id) that the machine becomes; it keeps its name, labels, config
-        /// and history
+        /// Device to replace (name or id), whose name, labels, config and history are kept
         #[arg(long, value_name = "DEVICE")]
         replaces: Option<String>,
         #[command(flatten)]
@@ -135,7 +134,7 @@ pub(crate) struct ListArgs {
     /// List only devices that match, such as env=prod,site in (a,b),!retired
     #[arg(short = 'l', long)]
     selector: Option<String>,
-    /// List only devices with a status: registered, pending, online, offline, revoked, deleted
+    /// List only registered, pending, online, offline, revoked or deleted devices
     #[arg(long)]
     status: Option<String>,
     /// List only devices whose name, host name or labels contain this text

@@ -50,10 +50,10 @@ pub(crate) struct DoctorArgs {
     /// Data folder of `muster up`; not with --postgres-url
     #[arg(long, env = "MUSTER_DATA", default_value = "muster-data")]
     data: PathBuf,
-    /// PostgreSQL: postgres://user@host:port/database; a URL with a password only as the variable
+    /// PostgreSQL: postgres://user@host:port/database; with a password, use the variable
     #[arg(long, env = "MUSTER_POSTGRES_URL", hide_env_values = true, requires = "keys")]
     postgres_url: Option<String>,
-    /// NATS server: tls://host:port; several servers of a cluster separated by commas
+    /// NATS server: tls://host:port; for a cluster, a list separated by commas
     #[arg(long, env = "MUSTER_NATS_URL", value_delimiter = ',')]
     nats_url: Vec<String>,
     /// InfluxDB: http://host:port
@@ -65,13 +65,13 @@ pub(crate) struct DoctorArgs {
     /// InfluxDB 1.x: user name
     #[arg(long, env = "MUSTER_INFLUX_USER", requires = "influx_password")]
     influx_user: Option<String>,
-    /// InfluxDB 1.x: password of the user, only as the variable
+    /// InfluxDB 1.x: password of the user (environment variable only)
     #[arg(long, env = "MUSTER_INFLUX_PASSWORD", hide_env_values = true)]
     influx_password: Option<String>,
     /// InfluxDB 2.x and 3.x: organization
     #[arg(long, env = "MUSTER_INFLUX_ORG", default_value = "muster")]
     influx_org: String,
-    /// InfluxDB 2.x and 3.x: token, only as the variable
+    /// InfluxDB 2.x and 3.x: token (environment variable only)
     #[arg(long, env = "MUSTER_INFLUX_TOKEN", hide_env_values = true)]
     influx_token: Option<String>,
     /// Key folder

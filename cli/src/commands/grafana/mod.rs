@@ -21,7 +21,7 @@ use server::ServerArgs;
 
 #[derive(Subcommand, Debug)]
 pub(crate) enum GrafanaCommand {
-    /// Grant Grafana access and write data sources, dashboards and alert rules
+    /// Grant access, and write data sources, dashboards and alert rules
     ///
     /// For Grafana's Debian package the folder is /etc/grafana/provisioning; restart Grafana
     /// afterwards. Files that muster did not write are not changed. Repeat the export after a
@@ -32,12 +32,12 @@ pub(crate) enum GrafanaCommand {
         #[command(flatten)]
         server: ServerArgs,
     },
-    /// Create users of PostgreSQL and InfluxDB with read access for Grafana
+    /// Create read-only users in PostgreSQL and InfluxDB for Grafana
     User {
         #[command(flatten)]
         server: ServerArgs,
     },
-    /// Check alert rule files; reports file, rule and key of each error
+    /// Check alert rule files; errors name file, rule and key
     Check {
         /// Provisioning folder, or a folder that contains `provisioning/`
         dir: PathBuf,

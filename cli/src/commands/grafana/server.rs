@@ -20,8 +20,8 @@ pub(crate) struct ServerArgs {
     /// Data folder of a running `muster up`; not with --postgres-url
     #[arg(long, env = "MUSTER_DATA", default_value = "muster-data")]
     data: PathBuf,
-    /// PostgreSQL, with muster's user: postgres://user@host:port/database; a URL with a password
-    /// only as the variable
+    /// PostgreSQL, with muster's user: postgres://user@host:port/database; with a password, use the
+    /// variable
     #[arg(long, env = "MUSTER_POSTGRES_URL", hide_env_values = true, requires = "influx_url")]
     postgres_url: Option<String>,
     /// InfluxDB: http://host:port
@@ -33,14 +33,13 @@ pub(crate) struct ServerArgs {
     /// InfluxDB 1.x: administrator; omit without authentication
     #[arg(long, env = "MUSTER_INFLUX_USER", requires = "influx_password")]
     influx_user: Option<String>,
-    /// InfluxDB 1.x: password of the administrator, only as the variable
+    /// InfluxDB 1.x: password of the administrator (environment variable only)
     #[arg(long, env = "MUSTER_INFLUX_PASSWORD", hide_env_values = true)]
     influx_password: Option<String>,
-    /// InfluxDB 2.x and 3.x: Grafana's token, preferably read-only, only as the variable
+    /// InfluxDB 2.x and 3.x: token for Grafana, best read-only (environment variable only)
     #[arg(long, env = "MUSTER_INFLUX_TOKEN", hide_env_values = true)]
     influx_token: Option<String>,
-    /// Password of Grafana's users in PostgreSQL and InfluxDB, only as the variable; default: a new
-    /// random password
+    /// Password of Grafana's database users (environment variable only); default: random
     #[arg(long, env = "MUSTER_GRAFANA_PASSWORD", hide_env_values = true)]
     password: Option<String>,
 }

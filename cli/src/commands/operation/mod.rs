@@ -30,7 +30,7 @@ pub(crate) enum OperationCommand {
         #[arg(short, long, conflicts_with = "limit")]
         all: bool,
     },
-    /// Show an operation: its progress, failures grouped by reason, the slowest runs
+    /// Show an operation: progress, grouped failures, slowest runs
     Show {
         /// Id of the operation
         id: String,
@@ -45,14 +45,14 @@ pub(crate) enum OperationCommand {
     },
     /// Print the output of a run; of a running one, live
     Output(OutputArgs),
-    /// Explain why runs did not start or succeed, for all runs or for one device
+    /// Explain why runs did not start or did not succeed
     Explain {
         /// Id of the operation
         id: String,
         /// Only for this device: name or id
         device: Option<String>,
     },
-    /// Wait for an operation; output and exit code are those of `muster exec`
+    /// Wait for an operation, with output and exit code as `muster exec`
     Wait {
         /// Id of the operation
         id: String,

@@ -22,7 +22,7 @@ const UPLOADS: &str = "/api/v1/uploads";
 
 #[derive(Subcommand, Debug)]
 pub(crate) enum UploadCommand {
-    /// Upload a file, or a folder as a tar.gz, from devices to the server
+    /// Upload a file, or a folder as a tar.gz, to the server
     ///
     /// An offline device starts the upload when it reconnects; an upload resumes after a lost
     /// connection.
@@ -55,11 +55,11 @@ pub(crate) enum UploadCommand {
     Get {
         #[command(flatten)]
         one: One,
-        /// Target file, - for standard output; default: its name in the working folder
+        /// Target file, - for standard output; default: its name
         #[arg(short, long, value_name = "FILE")]
         output: Option<PathBuf>,
     },
-    /// Create a link with which a stored file can be downloaded without a token
+    /// Create a download link for a stored file, valid without a token
     Link {
         #[command(flatten)]
         one: One,
@@ -87,7 +87,7 @@ pub(crate) enum UploadCommand {
 pub(crate) struct StartArgs {
     /// Name, id, or a label selector such as env=prod
     device: Option<String>,
-    /// Path on the device: absolute, or relative to the home of the agent's user
+    /// Path on the device: absolute, or relative to the agent user's home
     path: Vec<String>,
     #[command(flatten)]
     selected: Selected,

@@ -12,13 +12,15 @@ const MAX_TUNNELS: usize = 10_000;
 /// Limits on the connections to the HTTPS listener.
 #[derive(Args, Clone, Copy, Debug)]
 pub(crate) struct ConnectionLimits {
-    /// Maximum number of connections to the HTTPS listener; reduced to the limit of open files
-    /// minus --reserved-files
+    /// Maximum number of connections to the HTTPS listener
+    ///
+    /// It is reduced to the limit of open files minus --reserved-files.
     #[arg(long, env = "MUSTER_MAX_CONNECTIONS", default_value = "32768", value_name = "N")]
     max_connections: NonZeroUsize,
-    /// Role query: maximum number of connections from one address (IPv6: from one /64), and of
-    /// devices' tunnels; trusted proxies are exempt. 0: no limit, for a load balancer that passes
-    /// TLS through
+    /// Role query: maximum number of connections from one address; 0: no limit
+    ///
+    /// An IPv6 /64 counts as one address. The same limit applies to devices' tunnels. Trusted
+    /// proxies are exempt. Use 0 behind a load balancer that passes TLS through.
     #[arg(long, env = "MUSTER_CONNECTIONS_PER_ADDRESS", default_value = "1000", value_name = "N")]
     connections_per_address: usize,
     /// Number of open files reserved for the database, the broker and files

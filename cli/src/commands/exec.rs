@@ -16,8 +16,9 @@ use crate::exit::Misused;
 
 /// Run a program on devices
 ///
-/// For one device, this command prints the program's output and returns its exit code. For several
-/// devices, it shows the progress, then the result of each.
+/// For one device, this command prints the program's output and returns its
+/// exit code. For several devices, it shows the progress, then the result of
+/// each.
 ///
 ///   muster exec robot-7 -- uname -a
 ///   muster exec robot-7 --shell 'df -h / | tail -1'

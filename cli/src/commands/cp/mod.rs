@@ -42,10 +42,11 @@ use crate::output::note;
 ///   muster cp firmware.bin config/ robot-7:/opt/app/
 ///   muster cp --limit 500KiB robot-7:recording.bag .
 ///
-/// An interrupted copy resumes when the same command is run again. Each file is compared with its
-/// original; until it is complete, it is named NAME.muster-part. Files that exist with the same
-/// size and time are skipped. Holes of sparse files are preserved. A file whose name is not UTF-8
-/// is reported as a failure and does not stop the others.
+/// An interrupted copy resumes when the same command is run again. Each file is
+/// compared with its original; until it is complete, it is named
+/// NAME.muster-part. Files that exist with the same size and time are skipped.
+/// Holes of sparse files are preserved. A file whose name is not UTF-8 is
+/// reported as a failure and does not stop the others.
 #[derive(Args, Debug)]
 #[command(verbatim_doc_comment, override_usage = "muster cp [OPTIONS] SOURCE... TARGET")]
 pub(crate) struct CpArgs {
@@ -71,7 +72,7 @@ pub(crate) struct CpArgs {
     wait: Wait,
 }
 
-/// Run an SFTP server for a device on standard input and output
+/// Connect standard input and output to a device's SFTP server
 ///
 /// For OpenSSH's client:
 ///

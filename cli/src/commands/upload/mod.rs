@@ -24,8 +24,8 @@ const UPLOADS: &str = "/api/v1/uploads";
 pub(crate) enum UploadCommand {
     /// Upload a file, or a folder as a tar.gz, to the server
     ///
-    /// An offline device starts the upload when it reconnects; an upload resumes after a lost
-    /// connection.
+    /// An offline device starts the upload when it reconnects; an upload resumes
+    /// after a lost connection.
     ///
     ///   muster upload start robot-7 /var/log/app.log
     ///   muster upload start env=dev /var/log/app --keep 30d --replace --limit 1MiB

@@ -89,7 +89,7 @@ enum Command {
 }
 
 impl Args {
-    /// URL of the OpenTelemetry collector.
+    /// Returns the URL of the OpenTelemetry collector.
     pub(crate) fn otlp_url(&self) -> Option<&str> {
         match &self.command {
             Command::Up(up) => up.otlp.otlp_url.as_deref(),

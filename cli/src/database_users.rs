@@ -7,7 +7,7 @@ use muster_eventlog::{DatabaseRole, EventLog, NewDatabaseUser, UsersMade};
 use muster_schemas::ProjectId;
 use reqwest::Url;
 
-/// File of a role's URL in the key folder.
+/// Returns the name of the file with a role's URL in the key folder.
 pub(crate) const fn url_file(role: DatabaseRole) -> &'static str {
     match role {
         DatabaseRole::Ingest => "roles/ingest/postgres-url",

@@ -54,7 +54,7 @@ impl Client {
         Ok(Self { http, upgrading, url, token, project: None })
     }
 
-    /// URL of the server.
+    /// Returns the URL of the server.
     pub(crate) fn url(&self) -> &str {
         &self.url
     }

@@ -29,7 +29,7 @@ const AFTER: &str = "Profiles:
   steady  metrics every 10 s, an event every 10 minutes: the agent's defaults
   busy    metrics every 10 s, an event every 10 s
   churn   metrics every 10 s, an event per minute, offline for up to a minute every 5 minutes
-  storm   metrics every 10 s, an event per minute, all connections closed every minute
+  storm   metrics every 10 s, an event per minute, all connections closed together every minute
 
 The devices have the label simulated=RUN and are deleted at the end; the log keeps their history.
 The exit code is 1 when the log does not contain every event that was recorded.";

@@ -316,8 +316,8 @@ pub(crate) struct ServeArgs {
     pub(crate) otlp: OtlpArgs,
 }
 
-/// Default location of blobs: next to the folder of all keys, of which a role's key folder may be
-/// `roles/<role>`.
+/// Returns the default location of blobs: next to the folder of all keys, of which a role's key
+/// folder may be `roles/<role>`.
 fn beside(keys: &Path) -> BlobPlace {
     let is_roles = |parent: &&Path| parent.file_name().is_some_and(|name| name == "roles");
     let all = keys.parent().filter(is_roles).and_then(Path::parent).unwrap_or(keys);

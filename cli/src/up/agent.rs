@@ -86,7 +86,7 @@ impl LocalAgent {
         }
     }
 
-    /// Name of the device.
+    /// Returns the name of the device.
     pub(super) fn name(&self) -> &str {
         &self.device.name
     }

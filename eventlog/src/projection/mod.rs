@@ -53,9 +53,9 @@ impl ProjectionError {
 /// A fold of the log into its own tables.
 #[async_trait]
 pub trait Projection: Send + 'static {
-    /// Name with the version of its fold, such as `devices_v1`: the name of its checkpoint, and the
-    /// prefix of its tables' names. A changed fold has a new version, and so fills separate tables
-    /// while the live ones are still used.
+    /// Returns the name with the version of its fold, such as `devices_v1`: the name of its
+    /// checkpoint, and the prefix of its tables' names. A changed fold has a new version, and so
+    /// fills separate tables while the live ones are still used.
     fn name(&self) -> &str;
 
     /// Returns `CREATE TABLE IF NOT EXISTS …` for its tables; executed at each start.

@@ -1,4 +1,4 @@
-//! Builds this crate anew when a migration is added: `sqlx::migrate!` alone does not notice.
+//! Rebuilds this crate when a migration is added, which `sqlx::migrate!` alone does not detect.
 
 fn main() {
     println!("cargo:rerun-if-changed=migrations");

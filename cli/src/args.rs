@@ -1,4 +1,4 @@
-//! The command line: what there is, and where it leads.
+//! The command line: commands, options, and their dispatch.
 
 use anyhow::Result;
 use clap::{CommandFactory, Parser, Subcommand};
@@ -11,10 +11,10 @@ use crate::commands::{
 use crate::serve::ServeArgs;
 use crate::up::UpArgs;
 
-/// Manages fleets of Linux devices.
+/// Manage fleets of Linux devices
 ///
-/// Exit codes: 0 done, 1 failed, 2 used wrongly, 3 not found, 4 not allowed, 5 unreachable
-/// (the server, or a device that is offline), 6 in conflict with the present state.
+/// Exit codes: 0 success, 1 failure, 2 usage error, 3 not found, 4 permission denied, 5 unreachable
+/// (the server, or an offline device), 6 conflict with the current state.
 #[derive(Parser, Debug)]
 #[command(name = "muster", version, propagate_version = true, arg_required_else_help = true)]
 pub(crate) struct Args {
@@ -28,17 +28,17 @@ pub(crate) struct Args {
 enum Command {
     /// Run the whole system on this machine
     Up(UpArgs),
-    /// Run one role, or all of them, against servers that are there already
+    /// Run one role, or all roles, with existing backing servers
     Serve(Box<ServeArgs>),
-    /// Make the first admin token of a server (needs its database and keys)
+    /// Create the first admin token (needs the server's database and keys)
     Bootstrap(bootstrap::BootstrapArgs),
-    /// Make keys, passwords and configuration for servers in containers (docker-compose.yml runs it)
+    /// Create keys, passwords and configuration for docker-compose.yml
     Prepare(prepare::PrepareArgs),
-    /// Examine a server: what it needs, what is in its way, and what to do about it
+    /// Check a server and its dependencies, and suggest fixes
     Doctor(doctor::DoctorArgs),
-    /// Is a role ready? Exit code 0 when it is; for health checks
+    /// Check whether a role is ready (exit code 0); for health checks
     Health(health::HealthArgs),
-    /// Devices: list, show, register, rename, label, configure, delete
+    /// Manage devices: list, register, label, configure, delete …
     #[command(subcommand, visible_alias = "devices")]
     Device(device::DeviceCommand),
     Exec(exec::ExecArgs),
@@ -47,49 +47,49 @@ enum Command {
     Sftp(cp::SftpArgs),
     Connect(connect::ConnectArgs),
     Forward(connect::ForwardArgs),
-    /// Operations, which is what was asked of devices: list, show, explain, pause, abort
+    /// Manage operations on devices: list, show, explain, abort …
     #[command(subcommand, visible_alias = "operations")]
     Operation(operation::OperationCommand),
-    /// Files that are pulled from devices to the server: start, list, get, link, delete
+    /// Upload files from devices to the server, and download them
     #[command(subcommand, visible_alias = "uploads")]
     Upload(upload::UploadCommand),
-    /// The event log: all of it, or one device's life
+    /// Show the event log, or the events of a device
     Events(events::EventsArgs),
-    /// What a device measures
+    /// Show the metrics of devices
     Metrics(metrics::MetricsArgs),
-    /// The fleet as it was at a position or time, from the log alone
+    /// Show the fleet at an earlier position or time
     Replay(replay::ReplayArgs),
-    /// Projects: create, list, rename, archive, restore
+    /// Manage projects: create, list, rename, archive, restore …
     #[command(subcommand, visible_alias = "projects")]
     Project(project::ProjectCommand),
-    /// Enrollment tokens: let devices join
+    /// Manage enrollment tokens: create, list, show, revoke
     #[command(subcommand)]
     Token(token::TokenCommand),
-    /// API tokens: let people and programs in
+    /// Manage API tokens for users and programs: create, list, revoke
     #[command(subcommand)]
     ApiToken(api_token::ApiTokenCommand),
-    /// Messages that could not be dealt with: list, show, retry
+    /// List, show and retry dead letters (unprocessable messages)
     #[command(subcommand)]
     DeadLetter(dead_letter::DeadLetterCommand),
-    /// The fleet and the server at a glance
+    /// Show a summary of the fleet and the server
     Status,
-    /// Grafana: let it in, write its data sources, dashboards and alert rules, check rules
+    /// Set up Grafana: access, data sources, dashboards, alert rules
     #[command(subcommand)]
     Grafana(grafana::GrafanaCommand),
-    /// Simulate devices, to see what a server holds
+    /// Simulate devices, to measure a server's capacity
     Simulate(simulate::SimulateArgs),
-    /// Servers that this command line knows
+    /// Manage contexts, the stored servers: list, use, add, remove
     #[command(subcommand)]
     Context(context::ContextCommand),
-    /// Print completions for a shell
+    /// Print the completion script of a shell
     Completions {
-        /// The shell
+        /// Name of the shell
         shell: clap_complete::Shell,
     },
 }
 
 impl Args {
-    /// Where a server's spans go.
+    /// Returns the URL of the OpenTelemetry collector.
     pub(crate) fn otlp_url(&self) -> Option<&str> {
         match &self.command {
             Command::Up(up) => up.otlp.otlp_url.as_deref(),
@@ -98,7 +98,7 @@ impl Args {
         }
     }
 
-    /// Does it run a server, whose log is wanted?
+    /// Whether the command runs a server, whose log is written.
     pub(crate) const fn is_server(&self) -> bool {
         matches!(self.command, Command::Up(_) | Command::Serve(_))
     }

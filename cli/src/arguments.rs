@@ -1,14 +1,15 @@
-//! Refuses secrets in arguments: every user of a machine can read them in the list of processes.
+//! Refuses secrets in arguments: every user of a machine can read them in the process list.
 //!
-//! The flags stay, so that a script that uses one gets a hint instead of "unknown argument"; their values
-//! come from the environment, or from a file that `MUSTER_…_FILE` names ([`crate::environment`]).
+//! The flags exist so that a script that uses one gets a hint instead of "unknown argument"; their
+//! values come from the environment, or from a file that `MUSTER_…_FILE` names
+//! ([`crate::environment`]).
 
 use clap::parser::{ArgMatches, ValueSource};
 use url::Url;
 
 use crate::exit::Misused;
 
-/// Ids of the arguments whose values are secret, and the variable that takes each.
+/// Ids of the arguments whose values are secret, with the variable for each.
 const SECRETS: [(&str, &str); 5] = [
     ("token", "MUSTER_TOKEN"),
     ("influx_password", "MUSTER_INFLUX_PASSWORD"),
@@ -16,7 +17,7 @@ const SECRETS: [(&str, &str); 5] = [
     ("influx_setup_password", "MUSTER_INFLUX_SETUP_PASSWORD"),
     ("password", "MUSTER_GRAFANA_PASSWORD"),
 ];
-/// Ids of the arguments that are URLs, which may hold a password, and the variable that takes each.
+/// Ids of the arguments that are URLs, which may contain a password, with the variable for each.
 const URLS: [(&str, &str); 8] = [
     ("postgres_url", "MUSTER_POSTGRES_URL"),
     ("influx_url", "MUSTER_INFLUX_URL"),
@@ -47,7 +48,7 @@ pub(crate) fn refuse_secrets(matches: &ArgMatches) -> Result<(), Misused> {
     matches.subcommand().map_or(Ok(()), |(_, matches)| refuse_secrets(matches))
 }
 
-/// The values of an argument that are on the command line, as they were written.
+/// Returns the values of an argument from the command line, as they were written.
 fn given(matches: &ArgMatches, id: &str) -> Vec<String> {
     let is_given = matches.try_contains_id(id).unwrap_or_default()
         && matches.value_source(id) == Some(ValueSource::CommandLine);
@@ -105,7 +106,7 @@ mod tests {
         }
     }
 
-    /// A new flag for a secret has to be added above.
+    /// A new flag for a secret must be added to the lists above.
     #[test]
     fn every_argument_that_sounds_secret_is_checked() {
         fn names(command: &clap::Command, found: &mut Vec<String>) {

@@ -1,5 +1,5 @@
-//! The database users of the roles: made with the URL of the database's owner, each with a password
-//! of its own from the folder of keys.
+//! Database users of the roles: created with the database owner's URL, each with its own password
+//! from the key folder.
 
 use anyhow::{Context, Result};
 use muster_command::keys::KeyStore;
@@ -7,7 +7,7 @@ use muster_eventlog::{DatabaseRole, EventLog, NewDatabaseUser, UsersMade};
 use muster_schemas::ProjectId;
 use reqwest::Url;
 
-/// Where a role's URL stands in the folder of keys.
+/// Returns the name of the file with a role's URL in the key folder.
 pub(crate) const fn url_file(role: DatabaseRole) -> &'static str {
     match role {
         DatabaseRole::Ingest => "roles/ingest/postgres-url",
@@ -17,13 +17,13 @@ pub(crate) const fn url_file(role: DatabaseRole) -> &'static str {
     }
 }
 
-/// The URL by which a role reaches the database that its owner reaches by `owner`.
+/// Returns a role's URL for the database whose owner uses the URL `owner`.
 pub(crate) fn url_of(owner: &str, role: DatabaseRole, keys: &KeyStore) -> Result<String> {
     with_user(owner, role.user(), &keys.database_password(role.user())?)
 }
 
-/// The URL with another user. One without a host, as of a Unix socket, has the user among its
-/// parameters: an empty host takes none.
+/// Replaces the user of the URL. A URL without a host, as for a Unix socket, has the user among its
+/// parameters, because an empty host cannot have one.
 fn with_user(owner: &str, user: &str, password: &str) -> Result<String> {
     let mut url = Url::parse(owner).context("the URL of PostgreSQL")?;
     let parameters: Vec<(String, String)> = url
@@ -46,8 +46,8 @@ fn with_user(owner: &str, user: &str, password: &str) -> Result<String> {
     Ok(url.to_string())
 }
 
-/// Makes all tables, then the database users, and writes their URLs. Answers false when the owner
-/// may not make users: then nothing is written.
+/// Creates all tables and the database users, and writes their URLs. Returns false when the owner
+/// may not create users: then no URL is written.
 pub(crate) async fn make(log: &EventLog, owner: &str, keys: &KeyStore) -> Result<bool> {
     for project in [ProjectId::default_project(), ProjectId::system()] {
         log.ensure_project(&project).await?;
@@ -72,7 +72,7 @@ pub(crate) async fn make(log: &EventLog, owner: &str, keys: &KeyStore) -> Result
         return Ok(false);
     }
     for role in DatabaseRole::ALL {
-        // `muster up` has no folders of other roles.
+        // `muster up` has no key folders of other roles.
         let path = keys.dir().join(url_file(role));
         if path.parent().is_some_and(|dir| !dir.is_dir()) {
             continue;

@@ -1,5 +1,6 @@
-//! Secrets from files: `MUSTER_X_FILE=PATH` stands for `MUSTER_X` with what is in the file, for every
-//! variable, and so for the keys of a bucket. Thus containers and service managers hand secrets over that no list of processes shows.
+//! Secrets from files: `MUSTER_X_FILE=PATH` sets `MUSTER_X` to the content of the file, for every
+//! variable, and for the keys of an S3 bucket. Container and service managers thus pass secrets
+//! that the process list does not show.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::process::CommandExt;
@@ -11,11 +12,11 @@ use crate::exit::Misused;
 
 const PREFIX: &str = "MUSTER_";
 const SUFFIX: &str = "_FILE";
-/// Secrets that are not called after us.
+/// Secrets without the prefix `MUSTER_`.
 const FOREIGN: &[&str] = &["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"];
 
-/// Starts this program over with the contents in the place of the files, when there are any: a
-/// process cannot safely change its own environment.
+/// Restarts this program with the files' contents in its environment, if there are any: a process
+/// cannot safely change its own environment.
 pub(crate) fn read_files() -> Result<()> {
     let files: Vec<(String, OsString)> = std::env::vars_os()
         .filter_map(|(name, path)| Some((variable(&name)?, path)))
@@ -40,7 +41,7 @@ pub(crate) fn read_files() -> Result<()> {
     Err(again.exec()).context("cannot start over with what the files of the environment say")
 }
 
-/// `MUSTER_TOKEN_FILE` → `MUSTER_TOKEN`.
+/// Converts `MUSTER_TOKEN_FILE` to `MUSTER_TOKEN`.
 fn variable(name: &OsStr) -> Option<String> {
     let name = name.to_str()?.strip_suffix(SUFFIX)?;
     let is_ours = name.len() > PREFIX.len() && name.starts_with(PREFIX);

@@ -1,63 +1,63 @@
-//! Exit codes that scripts can use, and errors as a tired person reads them.
+//! Exit codes for scripts, and the format of errors.
 
 use std::process::ExitCode;
 
-/// Why the server did not do what a command asked of it.
+/// Failure of a request to the server.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Refused {
-    /// It said no.
+    /// The server refused the request.
     #[error("{detail}")]
     Problem {
-        /// The HTTP status.
+        /// HTTP status.
         status: u16,
-        /// The last part of the problem's type, such as `not-found`; empty when there is none.
+        /// Last segment of the problem's type, such as `not-found`; empty if there is none.
         kind: String,
-        /// The server's words.
+        /// Message of the server.
         detail: String,
     },
-    /// It cannot be reached.
+    /// The server is unreachable.
     #[error("cannot reach {url}: {problem}")]
     Unreachable {
-        /// Where it should be.
+        /// URL of the server.
         url: String,
-        /// Why not.
+        /// Reason.
         problem: String,
     },
 }
 
-/// A command line that cannot be meant.
+/// Invalid use of the command line.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub(crate) struct Misused(pub(crate) String);
 
-/// What was asked for is not there.
+/// The requested object does not exist.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub(crate) struct NotFound(pub(crate) String);
 
-/// Some of several things could not be done; each was reported already.
+/// Some of several items failed; each failure was already reported.
 #[derive(Debug, thiserror::Error)]
 #[error("{failed} of {of} failed")]
 pub(crate) struct Partly {
     pub(crate) failed: usize,
     pub(crate) of: usize,
-    /// The exit code, when they all failed for the same reason.
+    /// The exit code, if all items failed for the same reason.
     pub(crate) code: u8,
 }
 
-/// The exit code of a program that ran elsewhere; what there was to say was said.
+/// Exit code of a program on a device; its messages were already printed.
 #[derive(Debug, thiserror::Error)]
 #[error("exit code {0}")]
 pub(crate) struct Exited(pub(crate) u8);
 
-/// The exit code when what was asked for is not there.
+/// Exit code when the requested object does not exist.
 pub(crate) const NOT_FOUND: u8 = 3;
 
-/// The kind of problem when a device is offline.
+/// Type of the problem for an offline device.
 pub(crate) const OFFLINE: &str = "device-offline";
 
-/// 1 failed, 2 used wrongly (clap's), 3 not found, 4 not allowed, 5 unreachable or unavailable,
-/// 6 in conflict with the present state.
+/// Returns the exit code: 1 failure, 2 usage error (as clap), 3 not found, 4 permission denied,
+/// 5 unreachable or unavailable, 6 conflict with the current state.
 pub(crate) fn code(error: &anyhow::Error) -> u8 {
     if error.is::<Misused>() {
         return 2;
@@ -85,12 +85,12 @@ pub(crate) fn code(error: &anyhow::Error) -> u8 {
     }
 }
 
-/// Does the failure pass by itself?
+/// Whether the failure is temporary.
 pub(crate) fn is_passing(error: &anyhow::Error) -> bool {
     code(error) == 5
 }
 
-/// Is the device offline?
+/// Whether the device is offline.
 pub(crate) fn is_offline(error: &anyhow::Error) -> bool {
     matches!(
         error.downcast_ref::<Refused>(),
@@ -98,7 +98,7 @@ pub(crate) fn is_offline(error: &anyhow::Error) -> bool {
     )
 }
 
-/// Tells the error, and answers the exit code for it.
+/// Prints the error and returns its exit code.
 pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
     if !error.is::<Exited>() {
         crate::output::note(format!("error: {error:#}"));

@@ -1,6 +1,7 @@
-//! The operator's binary: client commands, `muster serve`, `muster up`.
+//! The operator's program: client commands, `muster serve`, `muster up`.
 //!
-//! It composes the roles and knows them all; none of them knows it. Nothing is decided here.
+//! Invariant: this crate composes the roles and depends on them, not vice versa; it makes no domain
+//! decisions.
 
 mod args;
 mod arguments;
@@ -31,7 +32,7 @@ pub use serve::openapi_document;
 /// Runs the program.
 #[must_use]
 pub fn main() -> ExitCode {
-    // One crypto provider for all, chosen before the first handshake.
+    // One crypto provider for all crates, installed before the first handshake.
     if rustls::crypto::aws_lc_rs::default_provider().install_default().is_err() {
         return exit::report(&anyhow::anyhow!("another crypto provider is installed already"));
     }
@@ -75,9 +76,9 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// Logs for a person on a terminal, JSON lines elsewhere; `RUST_LOG` chooses what.
+/// Logs text to a terminal, otherwise JSON lines; `RUST_LOG` sets the filter.
 fn start_logs(is_server: bool, limit: log_limit::LogLimit, spans: Option<otlp::Spans>) {
-    // What becomes of the children, `muster up` tells itself.
+    // `muster up` reports the state of its children itself.
     let default = if is_server { "warn,muster=info,muster_backing=error" } else { "error" };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
     let is_terminal = std::io::stderr().is_terminal();

@@ -1,7 +1,8 @@
-//! Bounds on what this process logs: lines of one kind per time, and the length of a line. Most texts in
-//! warnings come from devices and clients, who could otherwise fill the disk with them.
+//! Limits on this process's log: the rate of lines of one kind, and the length of a line. Most
+//! texts in warnings come from devices and clients, which could otherwise fill the disk with them.
 //!
-//! A kind is a place in the source code. What is left out is counted and reported once an interval.
+//! A kind is a call site in the source code. Dropped lines are counted and reported once per
+//! interval.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -16,17 +17,17 @@ use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, MakeWriter};
 use tracing_subscriber::registry::LookupSpan;
 
-/// Length of the interval that lines are counted in.
+/// Interval in which lines are counted.
 const INTERVAL: Duration = Duration::from_secs(10);
-/// Maximum number of lines of one kind in an interval.
+/// Maximum number of lines of one kind per interval.
 const MAX_LINES: u32 = 100;
-/// Maximum length of a line, in bytes; a longer one is shortened.
+/// Maximum length of a line, in bytes; longer lines are truncated.
 const MAX_LINE: usize = 4096;
-/// Maximum length of one text in a line that is shortened, in characters.
+/// Maximum length of one text in a truncated line, in characters.
 const MAX_TEXT: usize = 512;
 const LEFT_OUT: &str = "muster_log_lines_left_out_total";
 
-/// Counts lines by kind; cheap to clone.
+/// Counters of lines by kind; cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct LogLimit(Arc<Mutex<HashMap<Identifier, Kind>>>);
 
@@ -39,7 +40,7 @@ struct Kind {
 }
 
 impl LogLimit {
-    /// May one more line of this kind be written now?
+    /// Whether one more line of this kind may be written now.
     fn admits(&self, kind: &'static Metadata<'static>, now: Instant) -> bool {
         let mut kinds = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let kind = kinds.entry(kind.callsite()).or_insert_with(|| Kind {
@@ -57,14 +58,14 @@ impl LogLimit {
         is_admitted
     }
 
-    /// The kinds of which lines were left out since the last call, and how many.
+    /// Returns the kinds with dropped lines since the last call, and their numbers.
     fn take_left_out(&self) -> Vec<(String, u64)> {
         let mut kinds = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let left_out = kinds.values_mut().filter(|kind| kind.left_out > 0);
         left_out.map(|kind| (kind.place.clone(), std::mem::take(&mut kind.left_out))).collect()
     }
 
-    /// Reports what was left out, for as long as the process lives.
+    /// Reports dropped lines until the process ends.
     pub(crate) async fn report(self) {
         loop {
             tokio::time::sleep(INTERVAL).await;
@@ -76,8 +77,8 @@ impl LogLimit {
     }
 }
 
-/// Writes what another formatter writes, as far as the limit admits it. Not a filter of the layer: one
-/// that refuses single events leaves its mark on the next event (tracing-subscriber 0.3).
+/// Formatter that writes another formatter's lines within the limit. Not a filter of the layer: one
+/// that refuses single events also affects the next event (tracing-subscriber 0.3).
 #[derive(Clone, Debug)]
 pub(crate) struct Limited<F> {
     pub(crate) inner: F,
@@ -96,7 +97,7 @@ where
         writer: Writer<'_>,
         event: &Event<'_>,
     ) -> fmt::Result {
-        // Debug and trace lines are off unless RUST_LOG asks for them.
+        // RUST_LOG enables debug and trace lines only on request.
         let is_for_developers = *event.metadata().level() > Level::INFO;
         if is_for_developers || self.limit.admits(event.metadata(), Instant::now()) {
             self.inner.format_event(context, writer, event)
@@ -106,7 +107,7 @@ where
     }
 }
 
-/// Standard error, with long lines shortened.
+/// Standard error, with long lines truncated.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ShortLines {
     pub(crate) is_json: bool,
@@ -121,10 +122,10 @@ impl<'a> MakeWriter<'a> for ShortLines {
 }
 
 impl Write for ShortLines {
-    /// The formatter hands over one line at a time.
+    /// Writes one line: the formatter passes a whole line per call.
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         let mut stderr = io::stderr().lock();
-        // A line that was left out is empty, and writing nothing writes nothing.
+        // A dropped line is empty; writing it has no effect.
         if line.len() <= MAX_LINE {
             stderr.write_all(line)?;
         } else {
@@ -169,7 +170,7 @@ mod tests {
 
     use super::*;
 
-    /// Where a test's log goes.
+    /// Log output of a test.
     #[derive(Clone, Default)]
     struct Log(Arc<Mutex<Vec<u8>>>);
 

@@ -1,4 +1,4 @@
-//! `muster`: client and server in one binary. What it does is in the library.
+//! `muster`: client and server in one program, implemented in the library.
 
 use std::process::ExitCode;
 

@@ -1,8 +1,8 @@
-//! Spans to a collector, by OTLP over HTTP with JSON: optional, and never in the way. When the
-//! collector is away or slow, spans are dropped and counted; nothing else waits for them.
+//! Exports spans to a collector, by OTLP over HTTP with JSON; optional. When the collector is
+//! unreachable or slow, spans are dropped and counted; no other work waits for it.
 //!
-//! Source: OpenTelemetry protocol specification 1.x, `POST /v1/traces`. What a span is of, and the
-//! ids of traces, `muster_eventlog::traces` says.
+//! Source: OpenTelemetry protocol specification 1.x, `POST /v1/traces`. `muster_eventlog::traces`
+//! documents the spans and the ids of traces.
 
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -22,28 +22,28 @@ use tracing_subscriber::layer::Context as LayerContext;
 
 use crate::exit::Misused;
 
-/// Spans that may wait.
+/// Maximum number of queued spans.
 const WAITING: usize = 16_384;
-/// Spans that are sent together at most.
+/// Maximum number of spans in a request.
 const BATCH: usize = 2_000;
-/// How long spans are gathered before they are sent.
+/// Time for which spans are collected before they are sent.
 const LINGER: Duration = Duration::from_millis(500);
 
-/// Where spans go.
+/// Export of spans.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct OtlpArgs {
-    /// An OpenTelemetry collector (OTLP over HTTP): http://host:4318; each event's way is told to it as a trace
+    /// OpenTelemetry collector (OTLP over HTTP) for traces of events: http://host:4318
     #[arg(long, env = "MUSTER_OTLP_URL")]
     pub(crate) otlp_url: Option<String>,
 }
 
-/// Takes spans out of what is told to `tracing`.
+/// Layer that extracts spans from `tracing`'s events.
 pub(crate) struct Spans {
     sender: Sender<Value>,
     dropped: Arc<AtomicU64>,
 }
 
-/// Sends them on.
+/// Task that sends spans.
 pub(crate) struct Exporter {
     receiver: Receiver<Value>,
     dropped: Arc<AtomicU64>,
@@ -52,7 +52,7 @@ pub(crate) struct Exporter {
 }
 
 impl Exporter {
-    /// The two ends.
+    /// Creates the layer and the exporter.
     pub(crate) fn new(url: &str) -> Result<(Spans, Self)> {
         let wrong = || Misused(format!("'{url}' is no collector; write http://host:4318"));
         let base: Url = url.trim_end_matches('/').parse().map_err(|_| wrong())?;
@@ -70,7 +70,7 @@ impl Exporter {
         Ok((Spans { sender, dropped: dropped.clone() }, Self { receiver, dropped, http, url }))
     }
 
-    /// Sends what comes, for ever.
+    /// Sends spans until the process ends.
     pub(crate) async fn run(mut self) {
         let mut is_away = false;
         let mut spans = Vec::new();
@@ -127,7 +127,7 @@ impl<S: Subscriber> Layer<S> for Spans {
     }
 }
 
-/// The fields of what was told.
+/// Fields of a `tracing` event.
 #[derive(Default)]
 struct Told(Map<String, Value>);
 
@@ -149,7 +149,7 @@ impl Visit for Told {
     }
 }
 
-/// A span as OTLP has it.
+/// Converts a span to OTLP.
 fn span(told: &Map<String, Value>) -> Value {
     let text = |name: &str| told.get(name).and_then(Value::as_str).unwrap_or_default();
     let nanos = |name: &str| {
@@ -157,8 +157,8 @@ fn span(told: &Map<String, Value>) -> Value {
         (i128::from(micros) * 1000).to_string()
     };
     let (trace, name) = (text("trace"), text("name"));
-    // The root's id follows from the trace's, so that every process knows it. What is done twice has
-    // two ids.
+    // The root's id is derived from the trace's id, so that every process can compute it. A step
+    // that is repeated has two ids.
     let root = trace.get(..16).unwrap_or_default();
     let (id, parent) = if name == ROOT {
         (root.to_owned(), String::new())

@@ -1,4 +1,4 @@
-//! What commands print: tables for people, JSON for programs.
+//! Output of commands: tables for users, JSON for programs.
 
 use std::borrow::Cow;
 use std::io::Write;
@@ -7,14 +7,14 @@ use anyhow::Result;
 use comfy_table::{ContentArrangement, Table, presets};
 use serde_json::Value;
 
-/// Prints a line; a closed pipe (`| head`) ends the program in peace.
+/// Prints a line; a closed pipe (`| head`) ends the program without an error.
 pub(crate) fn line(text: impl AsRef<str>) {
     if writeln!(std::io::stdout(), "{}", safe(text.as_ref())).is_err() {
         std::process::exit(0);
     }
 }
 
-/// Says something to the person, beside the output proper.
+/// Prints a message for the user on standard error.
 pub(crate) fn note(text: impl AsRef<str>) {
     let _ = writeln!(std::io::stderr(), "{}", safe(text.as_ref()));
 }
@@ -25,24 +25,24 @@ pub(crate) fn json(value: &impl serde::Serialize) -> Result<()> {
     Ok(())
 }
 
-/// Is this a character that a terminal acts on, or that changes the order of what is shown? Devices
-/// choose much of what is printed: their inventory, file names, reasons, labels.
+/// Whether a terminal interprets this character, or it changes the order of the displayed text.
+/// Devices control much of the output: their inventory, file names, reasons, labels.
 fn is_unsafe(c: char) -> bool {
     let reorders = matches!(c, '\u{200e}' | '\u{200f}' | '\u{061c}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
     c.is_control() || reorders
 }
 
-/// Text that a terminal only shows. Line ends stay, all else that is unsafe is escaped.
+/// Escapes characters that a terminal would interpret, except line ends.
 pub(crate) fn safe(text: &str) -> Cow<'_, str> {
     escaped(text, |c| is_unsafe(c) && c != '\n', |c| c.escape_default().to_string())
 }
 
-/// As [`safe`], on one line: a value cannot look like the next row.
+/// As [`safe`], on one line, so that a value cannot imitate the next row.
 pub(crate) fn safe_value(text: &str) -> Cow<'_, str> {
     escaped(text, is_unsafe, |c| c.escape_default().to_string())
 }
 
-/// JSON is still JSON: what it leaves unescaped inside its strings gets an escape of JSON's own.
+/// Escapes unsafe characters inside JSON strings with JSON's own escapes; the result is valid JSON.
 fn json_text(text: &str) -> Cow<'_, str> {
     escaped(text, |c| is_unsafe(c) && c != '\n', |c| format!("\\u{:04x}", u32::from(c)))
 }
@@ -80,13 +80,13 @@ pub(crate) fn table(header: &[&str], rows: Vec<Vec<String>>, nothing: &str) {
     for row in rows {
         table.add_row(row.iter().map(|value| safe_value(value).into_owned()));
     }
-    // The table's own margin is taken off.
+    // Removes the table's margin.
     for text in table.to_string().lines() {
         line(text.strip_prefix(' ').unwrap_or(text).trim_end());
     }
 }
 
-/// Prints names and values, one a line; those without a value are left out.
+/// Prints names and values, one per line; names without a value are omitted.
 pub(crate) fn facts(facts: &[(&str, String)]) {
     let width = facts.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
     for (name, value) in facts.iter().filter(|(_, value)| !value.is_empty()) {
@@ -98,7 +98,7 @@ pub(crate) fn facts(facts: &[(&str, String)]) {
     }
 }
 
-/// A value of an answer as text; nothing for null.
+/// Formats a value of a response as text; null is empty.
 pub(crate) fn text(value: &Value) -> String {
     match value {
         Value::Null => String::new(),
@@ -107,13 +107,13 @@ pub(crate) fn text(value: &Value) -> String {
     }
 }
 
-/// Labels as people write them.
+/// Formats labels.
 pub(crate) fn pairs(value: &Value) -> String {
     let Some(map) = value.as_object() else { return String::new() };
     map.iter().map(|(key, value)| format!("{key}={}", text(value))).collect::<Vec<_>>().join(",")
 }
 
-/// How long ago a time was, as people say it.
+/// Formats the time that has passed since a time.
 pub(crate) fn ago(value: &Value) -> String {
     let Some(time) = value.as_str().and_then(|text| text.parse().ok()) else {
         return String::new();
@@ -130,12 +130,12 @@ pub(crate) fn ago(value: &Value) -> String {
     }
 }
 
-/// A percentage, or nothing.
+/// Formats a percentage; null is empty.
 pub(crate) fn percent(value: &Value) -> String {
     value.as_f64().map(|number| format!("{number:.0}%")).unwrap_or_default()
 }
 
-/// A line of little bars, from the smallest to the largest value; gaps stay gaps.
+/// Draws a sparkline, from the smallest to the largest value; missing values are gaps.
 pub(crate) fn sparkline(values: &[Option<f64>]) -> String {
     const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
     let known: Vec<f64> = values.iter().flatten().copied().filter(|v| v.is_finite()).collect();
@@ -146,7 +146,7 @@ pub(crate) fn sparkline(values: &[Option<f64>]) -> String {
         .iter()
         .map(|value| match value {
             Some(value) if high > low => {
-                // In 0.0 ..= 7.0, so the cast cannot lose anything that is meant.
+                // In 0.0 ..= 7.0, so the cast loses nothing relevant.
                 let level = ((value - low) / (high - low) * 7.0).round().clamp(0.0, 7.0);
                 #[expect(
                     clippy::cast_possible_truncation,

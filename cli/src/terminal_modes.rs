@@ -1,6 +1,6 @@
-//! What a program elsewhere has turned on in this terminal, and how it is turned off again.
+//! Tracks the modes that a remote program has changed in the local terminal, to restore them.
 //!
-//! It reads what is shown, and draws nothing. Only modes that were turned on are turned off.
+//! It reads the output and draws nothing. It resets only modes that were changed.
 
 use std::collections::BTreeSet;
 use std::io::{self, Write};
@@ -8,19 +8,19 @@ use std::io::{self, Write};
 /// Maximum length of the parameters of a control sequence; the rest of a longer one is ignored.
 const MAX_PARAMETERS: usize = 64;
 
-/// Private modes (DECSET) that are off in a fresh terminal, and that outlive the program.
+/// Private modes (DECSET) that are off in a new terminal, and that stay on after a program's end.
 ///
 /// 1 cursor keys, 5 reverse video, 6 origin, 9 and 1000 to 1003 mouse, 1004 focus, 1005, 1006, 1015
 /// and 1016 mouse encodings, 66 keypad, 2004 bracketed paste, 2026 synchronized output, 2031 color
 /// scheme and 2048 size reports.
 const OFF: [u16; 18] =
     [1, 5, 6, 9, 66, 1000, 1001, 1002, 1003, 1004, 1005, 1006, 1015, 1016, 2004, 2026, 2031, 2048];
-/// Private modes that are on in a fresh terminal: 7 wrap at the margin, 25 cursor visible.
+/// Private modes that are on in a new terminal: 7 wrap at the margin, 25 cursor visible.
 const ON: [u16; 2] = [7, 25];
 /// Private modes of the alternate screen.
 const ALTERNATE: [u16; 3] = [47, 1047, 1049];
 
-/// Where the reader is in what is shown.
+/// State of the parser.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum State {
     #[default]
@@ -36,7 +36,7 @@ enum State {
     TextEscape,
 }
 
-/// The modes that are not as in a fresh terminal.
+/// Modes that differ from a new terminal.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct TerminalModes {
     state: State,
@@ -45,11 +45,11 @@ pub(crate) struct TerminalModes {
     on: BTreeSet<u16>,
     /// Private modes that are off and should be on.
     off: BTreeSet<u16>,
-    /// The mode by which the alternate screen was entered.
+    /// Mode by which the alternate screen was entered.
     alternate: Option<u16>,
-    /// Depth of the stack of keyboard flags (kitty), of the main and of the alternate screen.
+    /// Depth of the stack of keyboard flags (kitty), of the main and the alternate screen.
     keyboard: [u16; 2],
-    /// Keyboard flags that were set without the stack, likewise.
+    /// Whether keyboard flags were set without the stack, of the main and the alternate screen.
     has_keyboard_flags: [bool; 2],
     has_modified_keys: bool,
     has_application_keypad: bool,
@@ -62,7 +62,7 @@ pub(crate) struct TerminalModes {
 }
 
 impl TerminalModes {
-    /// Reads what is shown.
+    /// Parses output.
     pub(crate) fn feed(&mut self, bytes: &[u8]) {
         for byte in bytes {
             self.step(*byte);
@@ -108,7 +108,7 @@ impl TerminalModes {
         }
     }
 
-    /// After `ESC`.
+    /// Handles a byte after `ESC`.
     fn escape(&mut self, byte: u8) -> State {
         self.parameters.clear();
         match byte {
@@ -120,14 +120,15 @@ impl TerminalModes {
             b'(' | b')' | b'*' | b'+' | b'#' | b' ' | b'%' => return State::Charset,
             b'=' => self.has_application_keypad = true,
             b'>' => self.has_application_keypad = false,
-            // Everything is as in a fresh terminal.
+            // A full reset of the terminal.
             b'c' => *self = Self::default(),
             _ => {}
         }
         State::Ground
     }
 
-    /// A hyperlink (OSC 8) with an address begins one, without an address it ends it.
+    /// Handles the end of a string. OSC 8 with an address opens a hyperlink, without one it closes
+    /// it.
     fn text_ended(&mut self) -> State {
         if let Some(link) = self.parameters.strip_prefix(b"]8;") {
             let address = link.iter().position(|byte| *byte == b';').map(|at| &link[at + 1..]);
@@ -136,7 +137,7 @@ impl TerminalModes {
         State::Ground
     }
 
-    /// A control sequence with this last byte.
+    /// Handles a control sequence with this final byte.
     fn control(&mut self, last: u8) {
         let parameters = std::mem::take(&mut self.parameters);
         let text = String::from_utf8_lossy(&parameters).into_owned();
@@ -194,12 +195,12 @@ impl TerminalModes {
         }
     }
 
-    /// What makes the terminal as it was; nothing when nothing is to be changed. From then on that
-    /// is so.
+    /// Returns the sequences that restore the terminal, empty if no mode was changed, and resets
+    /// the tracked state.
     pub(crate) fn restore(&mut self) -> Vec<u8> {
         let was = std::mem::take(self);
         let mut text = String::new();
-        // A sequence that was not ended would take in what follows.
+        // An incomplete sequence would consume the following bytes.
         match was.state {
             State::Ground => {}
             State::Text | State::TextEscape => text.push_str("\x1b\\"),
@@ -254,7 +255,7 @@ impl TerminalModes {
 pub(crate) struct Contained<W: Write> {
     inner: W,
     modes: TerminalModes,
-    /// Does what was written last end a line?
+    /// Whether the last byte ended a line.
     is_line_end: bool,
 }
 
@@ -263,7 +264,7 @@ impl<W: Write> Contained<W> {
         Self { inner, modes: TerminalModes::default(), is_line_end: true }
     }
 
-    /// Ends the output: with the terminal as it was, at the start of a line.
+    /// Ends the output: restores the terminal, and moves to the start of a line.
     pub(crate) fn finish(mut self) -> io::Result<()> {
         self.inner.write_all(&self.modes.restore())?;
         if !self.is_line_end {
@@ -294,7 +295,7 @@ mod tests {
     use super::*;
 
     fn restored(shown: &str) -> String {
-        // However it is cut into pieces.
+        // For every split of the output.
         let mut whole = TerminalModes::default();
         whole.feed(shown.as_bytes());
         let whole = whole.restore();
@@ -332,13 +333,13 @@ mod tests {
             ("\x1b[5 q\x1b[4h\x1b(0", "\x1b[4l\x1b[0 q\x0f\x1b(B"),
             ("\x1b]8;;https://example.org\x07text", "\x1b]8;;\x1b\\"),
             ("\x1b]8;;https://example.org\x1b\\text\x1b]8;;\x1b\\", ""),
-            // The stacks of both screens.
+            // The keyboard stacks of both screens.
             ("\x1b[>1u\x1b[?1049h\x1b[>3u", "\x1b[<1u\x1b[?1049l\x1b[<1u"),
-            // A reset of the terminal is one.
+            // A full reset also resets the tracked state.
             ("\x1b[?1049h\x1b[?1000h\x1b[31m\x1bc", ""),
-            // What stands in a title is no sequence.
+            // A title is not parsed for sequences.
             ("\x1b]0;a[?1049h\x07", ""),
-            // Unfinished.
+            // An incomplete sequence.
             ("\x1b]0;title", "\x1b\\"),
             ("\x1b[31", "\x18"),
         ] {

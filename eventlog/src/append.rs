@@ -1,4 +1,4 @@
-//! What can be asked of the log, and what it answers.
+//! Requests to append to the log, and their results.
 
 use bytes::Bytes;
 use hmac::{Hmac, Mac};
@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use crate::error::StoreError;
 
-/// An event that is not in the log yet.
+/// An event to append.
 #[derive(Clone, Debug)]
 pub struct NewEvent {
     pub(crate) kind: &'static str,
@@ -16,22 +16,22 @@ pub struct NewEvent {
     pub(crate) occurred_at: Timestamp,
     pub(crate) record: Bytes,
     pub(crate) salt: [u8; 32],
-    /// HMAC-SHA-256(salt, record): made here, outside of any lock.
+    /// HMAC-SHA-256(salt, record), computed outside of any lock.
     pub(crate) mac: [u8; 32],
-    /// Proof that the command role recorded it; set by a log that holds the key.
+    /// Proof that the command role recorded it; set by a log that has the authority key.
     pub(crate) authority: Option<Bytes>,
-    /// What the append transaction itself must act on.
+    /// The event, if the append transaction must apply it itself.
     pub(crate) effect: Option<Box<Event>>,
 }
 
 impl NewEvent {
-    /// A fact that the server records itself.
+    /// Creates an event that the server records.
     #[must_use]
     pub fn server(event: &Event, occurred_at: Timestamp) -> Self {
         Self::new(event, occurred_at, event.encode().into())
     }
 
-    /// A fact that a device recorded: its sealed bytes go into the log as they came.
+    /// Creates an event that a device recorded: the log stores its sealed bytes unchanged.
     #[must_use]
     pub fn sealed(event: &Event, occurred_at: Timestamp, sealed: Bytes) -> Self {
         Self::new(event, occurred_at, sealed)
@@ -53,7 +53,7 @@ impl NewEvent {
     }
 }
 
-/// HMAC-SHA-256(salt, record): what stands for the record in the Merkle tree.
+/// HMAC-SHA-256(salt, record), which replaces the record in the Merkle tree.
 #[must_use]
 pub(crate) fn record_mac(salt: &[u8; 32], record: &[u8]) -> [u8; 32] {
     #[expect(clippy::expect_used, reason = "HMAC takes a key of any length")]
@@ -62,18 +62,18 @@ pub(crate) fn record_mac(salt: &[u8; 32], record: &[u8]) -> [u8; 32] {
     mac.finalize().into_bytes().into()
 }
 
-/// What must be true of a stream for an append to it.
+/// Precondition of an append on its stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Expected {
-    /// Nothing: append after whatever is there.
+    /// No precondition: append to the stream's current version.
     Any,
-    /// The stream's newest version; 0 when it must not exist yet.
+    /// The stream's newest version; 0 if it must not exist yet.
     Version(u64),
-    /// A device's reports: the newest `seq`, and the hash of that sealed event.
+    /// For a device's reports: the newest `seq`, and the hash of that sealed event.
     Tip {
-        /// The newest `seq`; 0 before the first.
+        /// Newest `seq`; 0 before the first.
         version: u64,
-        /// The hash; 32 zero bytes before the first.
+        /// Hash of that event; 32 zero bytes before the first.
         tip: Hash,
     },
 }
@@ -81,36 +81,36 @@ pub enum Expected {
 /// Events for one stream.
 #[derive(Clone, Debug)]
 pub struct StreamAppend {
-    /// Where they go.
+    /// Name of the stream.
     pub stream: StreamName,
-    /// What must be true.
+    /// Precondition.
     pub expected: Expected,
-    /// The events, oldest first; never empty.
+    /// Events, oldest first; never empty.
     pub events: Vec<NewEvent>,
-    /// For a device's reports: the hash of the newest of these sealed events.
+    /// For a device's reports: hash of the newest of these sealed events.
     pub tip: Option<Hash>,
 }
 
-/// Events that go into the log together, or not at all.
+/// Events that are appended atomically.
 #[derive(Clone, Debug)]
 pub struct Append {
-    /// Makes a retry safe: an append with an id that was committed gets the first result again.
-    /// Kept for at least a day. A device's reports need none: their `seq` says it.
+    /// Idempotency key: an append with a committed id gets the result of the first one again. Kept
+    /// for at least a day. A device's reports need none: their `seq` identifies them.
     pub append_id: Option<Uuid>,
-    /// Hash of the request that `append_id` belongs to: the same id with another hash is refused.
+    /// Hash of the request of `append_id`: the same id with another hash is refused.
     pub request_hash: Option<Hash>,
-    /// Who caused this: `token:<id>`, `device:<id>`, `role:ingest` …
+    /// Actor that caused the events: `token:<id>`, `device:<id>`, `role:ingest` …
     pub actor: String,
-    /// The request that this belongs to.
+    /// Id of the request that the events belong to.
     pub correlation: Option<Uuid>,
-    /// The event or request that caused this.
+    /// Id of the event or request that caused the events.
     pub causation: Option<Uuid>,
-    /// The events by stream, in the order in which they go into the log.
+    /// Events by stream, in the order of their positions.
     pub streams: Vec<StreamAppend>,
 }
 
 impl Append {
-    /// An append by `actor` with nothing in it yet.
+    /// Creates an empty append by `actor`.
     #[must_use]
     pub fn by(actor: impl Into<String>) -> Self {
         Self {
@@ -135,46 +135,46 @@ impl Append {
     }
 }
 
-/// Moves a reader's offset in the same transaction as what it read.
+/// Advances a reader's offset in the same transaction as the events that it read.
 #[derive(Clone, Debug)]
 pub struct OffsetMove {
-    /// The offset's name.
+    /// Name of the offset.
     pub name: String,
-    /// Which incarnation of the JetStream stream was read.
+    /// Incarnation of the JetStream stream that was read.
     pub incarnation: String,
-    /// The newest sequence that is dealt with by this batch.
+    /// Newest sequence number that this batch has processed.
     pub sequence: u64,
-    /// The lease under which it was read; when another one holds it, nothing of the batch is
-    /// appended.
+    /// Fence of the lease under which it was read; if another process holds the lease, nothing of
+    /// the batch is appended.
     pub fence: i64,
 }
 
-/// Many independent appends, each of which succeeds or fails alone, and an offset that moves with
-/// them.
+/// Independent appends, each of which succeeds or fails separately, and an offset that advances
+/// with them.
 #[derive(Debug, Default)]
 pub struct Batch {
-    /// The appends.
+    /// Appends of the batch.
     pub appends: Vec<Append>,
-    /// The offset.
+    /// Offset to advance.
     pub offset: Option<OffsetMove>,
 }
 
-/// Where an append stands in the log.
+/// Result of an append.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Appended {
-    /// The position of its first event.
+    /// Position of its first event.
     pub first: u64,
-    /// The position of its last event.
+    /// Position of its last event.
     pub last: u64,
-    /// When it was recorded, by PostgreSQL's clock.
+    /// Time at which it was recorded, by PostgreSQL's clock.
     pub recorded_at: Timestamp,
-    /// Hash of the request that made it, if that had one.
+    /// Hash of its request, if it had one.
     pub request_hash: Option<Hash>,
 }
 
 impl Appended {
-    /// Whether a request with this hash may be answered with this result. Without a hash on either
-    /// side the append id alone decides.
+    /// Whether a request with this hash may get this result. If either side has no hash, only the
+    /// append id is compared.
     #[must_use]
     pub fn belongs_to(&self, request_hash: Option<Hash>) -> bool {
         match (self.request_hash, request_hash) {
@@ -184,35 +184,35 @@ impl Appended {
     }
 }
 
-/// Why nothing of an append is in the log.
+/// Reason why nothing of an append is in the log.
 #[derive(Debug, thiserror::Error)]
 pub enum AppendError {
-    /// The stream is not where it was expected to be.
+    /// The stream's version or tip does not match the precondition.
     #[error("stream {stream} is at version {actual}, not as expected")]
     Conflict {
-        /// The stream.
+        /// Name of the stream.
         stream: StreamName,
-        /// Its version.
+        /// Version of the stream.
         actual: u64,
-        /// For a device's reports: the hash of its newest sealed event.
+        /// For a device's reports: hash of its newest sealed event.
         tip: Option<Hash>,
     },
-    /// The stream takes no more events: its device was deleted, or enrolled again.
+    /// The stream is closed: its device was deleted or has enrolled again.
     #[error("stream {stream} is closed")]
     Closed {
-        /// The stream.
+        /// Name of the stream.
         stream: StreamName,
     },
     /// The append id belongs to a request with another hash.
     #[error("the append id was used for another request")]
     IdReused,
-    /// Another process holds the lease under which this was read.
+    /// Another process holds the lease under which the events were read.
     #[error("the lease on {0} was lost")]
     Fenced(String),
-    /// There is no such project.
+    /// The project does not exist.
     #[error("there is no project '{0}'")]
     NoProject(String),
-    /// The store failed. The append may be in the log or not: ask again with the same append id.
+    /// The store failed. The append may or may not be in the log: retry with the same append id.
     #[error(transparent)]
     Store(#[from] StoreError),
 }

@@ -1,5 +1,5 @@
-//! Authority of events in the log: proved when command appends, verified where an event is acted
-//! on (docs/decisions/0020). Events are never refused or removed here; readers skip them.
+//! Authority of events in the log: proved when command appends, verified where a role acts on an
+//! event (docs/decisions/0020). Events are never refused or removed here; readers skip them.
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,19 +18,19 @@ use crate::read::{COLUMNS, StoredEvent};
 
 /// Maximum number of refused events that are remembered as logged.
 const REMEMBERED: usize = 1_000;
-/// Number of events that are verified before other tasks get a turn.
+/// Number of events that are verified before the task yields.
 const STRETCH: usize = 64;
-/// Number of events that adoption and audit read at once.
+/// Number of events that adoption and audit read in one query.
 const PAGE: i64 = 2_000;
 
-/// The keys of authority that one user of the log holds.
+/// Authority keys of one user of the log.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Trust {
     signer: Option<Arc<AuthorityKey>>,
     verifier: Option<Arc<AuthorityVerifier>>,
 }
 
-/// Events that were refused for lack of authority.
+/// Events that were refused because they have no valid proof.
 #[derive(Debug, Default)]
 pub(crate) struct Refused {
     count: AtomicU64,
@@ -38,7 +38,7 @@ pub(crate) struct Refused {
 }
 
 impl StoredEvent {
-    /// What a proof of this event covers.
+    /// Returns the content that a proof of this event covers.
     fn claim<'a>(&'a self, project: &'a ProjectId) -> Claim<'a> {
         Claim {
             project: project.as_str(),
@@ -58,22 +58,23 @@ impl StoredEvent {
 }
 
 impl EventLog {
-    /// The same log for a role that verifies authority.
+    /// Returns the same log for a role that verifies authority.
     #[must_use]
     pub fn with_verifier(&self, verifier: AuthorityVerifier) -> Self {
         let trust = Trust { signer: None, verifier: Some(Arc::new(verifier)) };
         Self { trust, ..self.clone() }
     }
 
-    /// The same log for command, which proves the authority of what it appends.
+    /// Returns the same log for command, which proves the authority of its appends.
     #[must_use]
     pub fn with_authority(&self, key: AuthorityKey, verifier: AuthorityVerifier) -> Self {
         let trust = Trust { signer: Some(Arc::new(key)), verifier: Some(Arc::new(verifier)) };
         Self { trust, ..self.clone() }
     }
 
-    /// Did command record this event, or does it need no proof of that? Whoever acts on an event
-    /// asks. Always true on a log that has no verifier: roles give it one when they start.
+    /// Whether command recorded this event, or it needs no proof of that. A role must check it
+    /// before it acts on an event. Always true on a log without a verifier: roles set one when they
+    /// start.
     #[must_use]
     pub fn is_authentic(&self, project: &ProjectId, event: &StoredEvent) -> bool {
         let Some(verifier) = &self.trust.verifier else { return true };
@@ -86,7 +87,7 @@ impl EventLog {
         }
     }
 
-    /// The events that are authentic, in their order.
+    /// Returns the authentic events, in their order.
     pub async fn authentic(
         &self,
         project: &ProjectId,
@@ -110,7 +111,7 @@ impl EventLog {
         kept
     }
 
-    /// How often an event was skipped in this process because its authority was not proved.
+    /// Returns how many events this process skipped because their authority was not proved.
     #[must_use]
     pub fn refused_events(&self) -> u64 {
         self.inner.refused.count.load(Ordering::Relaxed)
@@ -128,12 +129,12 @@ impl EventLog {
         }
     }
 
-    /// Gives each event of a batch its proof, when this log holds the key.
+    /// Adds a proof to each event of a batch, if this log has the key.
     pub(crate) fn prove(&self, project: &ProjectId, batch: &mut Batch) {
         let Some(signer) = &self.trust.signer else { return };
         for append in &mut batch.appends {
             for part in &mut append.streams {
-                // A proof names the version; without one nothing can be proved.
+                // A proof contains the version; without a version nothing can be proved.
                 let Expected::Version(mut version) = part.expected else { continue };
                 for event in &mut part.events {
                     version += 1;
@@ -153,11 +154,12 @@ impl EventLog {
         }
     }
 
-    /// Gives every event that needs a proof and has none one, in all projects; answers how many.
-    /// Only for the adoption of events from before proofs existed: it would adopt forged ones too.
+    /// Adds a proof to every event that needs one and has none, in all projects; returns their
+    /// number. Only for the adoption of events from before proofs existed: it would also adopt
+    /// forged events.
     ///
     /// # Errors
-    /// When PostgreSQL cannot be asked, or this user may not change events.
+    /// When PostgreSQL is unreachable, or this user may not change events.
     pub async fn adopt_events(&self, key: &AuthorityKey) -> Result<u64, StoreError> {
         let client = self.stores().dialer.dial().await?;
         let mut adopted = 0;
@@ -190,7 +192,7 @@ impl EventLog {
     }
 }
 
-/// The next events on streams that may need proofs, by stream and version.
+/// Returns the next events of streams that may need proofs, by stream and version.
 async fn page(
     client: &tokio_postgres::Client,
     project: &ProjectId,
@@ -211,23 +213,23 @@ async fn page(
     rows.iter().map(StoredEvent::from_row).collect()
 }
 
-/// What an audit of the authority of events found.
+/// Result of an audit of the authority of events.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AuthorityAudit {
     /// Number of events that were verified.
     pub verified: u64,
     /// Number of events whose authority is missing or wrong.
     pub refused: u64,
-    /// The first of those: project, position, type.
+    /// First of those events: project, position, type.
     pub examples: Vec<(String, u64, String)>,
-    /// False when the time ran out before all events were verified.
+    /// Whether all events were verified within the time limit.
     pub is_complete: bool,
 }
 
-/// Verifies the authority of all events in the log, as far as `limit` allows. Changes nothing.
+/// Verifies the authority of all events in the log, within `limit`. Changes nothing.
 ///
 /// # Errors
-/// When the database cannot be reached or asked.
+/// When the database is unreachable or a query fails.
 pub async fn audit_authority(
     connect: &ConnectOptions,
     verifier: &AuthorityVerifier,

@@ -1,5 +1,5 @@
-//! Bridges: websockets to devices, and that a process still carries them. Like leases they run out;
-//! unlike those they are never taken over, only spoken for.
+//! Relays: websockets to devices, and the processes that carry them. Their registrations expire
+//! like leases; unlike leases, they are never taken over, only reaped.
 
 use std::time::Duration;
 
@@ -9,28 +9,28 @@ use uuid::Uuid;
 use crate::error::{Attempted, StoreError};
 use crate::log::EventLog;
 
-/// A websocket to a device.
+/// A relay: a websocket to a device.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Bridge {
-    /// Its id.
+    /// Id of the relay.
     pub id: Uuid,
-    /// The project.
+    /// Project of the device.
     pub project: ProjectId,
-    /// The device.
+    /// Id of the device.
     pub device: DeviceId,
-    /// The session that it is a part of.
+    /// Session that it belongs to.
     pub session: SessionId,
-    /// Is somebody attached to a shell by it? Otherwise the session ends with it.
+    /// Whether a client is attached to a shell by it; otherwise the session ends with it.
     pub is_shell: bool,
-    /// Whose it is.
+    /// Actor that opened it.
     pub actor: String,
 }
 
 impl EventLog {
-    /// Notes a bridge that this process carries, for a while.
+    /// Registers a relay of this process for the time `life`.
     ///
     /// # Errors
-    /// When PostgreSQL cannot be asked.
+    /// When PostgreSQL is unreachable or the statement fails.
     pub async fn put_bridge(&self, bridge: &Bridge, life: Duration) -> Result<(), StoreError> {
         let client = self.stores().pool.get().await?;
         let Bridge { id, project, device, session, is_shell, actor } = bridge;
@@ -53,10 +53,10 @@ impl EventLog {
         Ok(())
     }
 
-    /// Keeps bridges for another while, also those that have run out meanwhile.
+    /// Renews registrations of relays, including expired ones.
     ///
     /// # Errors
-    /// When PostgreSQL cannot be asked.
+    /// When PostgreSQL is unreachable or the statement fails.
     pub async fn keep_bridges(&self, ids: &[Uuid], life: Duration) -> Result<(), StoreError> {
         let client = self.stores().pool.get().await?;
         client
@@ -70,10 +70,10 @@ impl EventLog {
         Ok(())
     }
 
-    /// Bridges that nobody keeps any more, at most `limit`.
+    /// Returns relays with an expired registration, at most `limit`.
     ///
     /// # Errors
-    /// When PostgreSQL cannot be asked.
+    /// When PostgreSQL is unreachable or the statement fails.
     pub async fn stale_bridges(&self, limit: u32) -> Result<Vec<Bridge>, StoreError> {
         let client = self.stores().pool.get().await?;
         let rows = client
@@ -101,10 +101,10 @@ impl EventLog {
             .collect()
     }
 
-    /// How many bridges a session has, kept or not.
+    /// Returns the number of relays of a session, including expired ones.
     ///
     /// # Errors
-    /// When PostgreSQL cannot be asked.
+    /// When PostgreSQL is unreachable or the statement fails.
     pub async fn bridges_of(&self, session: SessionId) -> Result<u64, StoreError> {
         let client = self.stores().pool.get().await?;
         let row = client
@@ -114,10 +114,10 @@ impl EventLog {
         Ok(row.get::<_, i64>(0).unsigned_abs())
     }
 
-    /// Forgets a bridge.
+    /// Removes a relay.
     ///
     /// # Errors
-    /// When PostgreSQL cannot be asked.
+    /// When PostgreSQL is unreachable or the statement fails.
     pub async fn drop_bridge(&self, id: Uuid) -> Result<(), StoreError> {
         let client = self.stores().pool.get().await?;
         client

@@ -1,7 +1,7 @@
 //! Connections to PostgreSQL: a pool of tokio-postgres for the log, a pool of sqlx for read models.
 //!
-//! Both speak to the same database. tokio-postgres has binary COPY and pipelining, which the
-//! append needs; sqlx has migrations, listeners with reconnection and query building.
+//! Both use the same database. tokio-postgres supports binary COPY and pipelining, which the append
+//! needs; sqlx supports migrations, listeners with reconnection and query building.
 
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -16,37 +16,38 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 
 use crate::error::StoreError;
 
-/// Where PostgreSQL is, and how much of it to take.
+/// URL of PostgreSQL, and the size of the pools.
 #[derive(Clone, Debug)]
 pub struct ConnectOptions {
-    /// `postgres://user:password@host:port/database`, with `sslmode` and `sslrootcert` as libpq
-    /// knows them.
+    /// URL `postgres://user:password@host:port/database`, with `sslmode` and `sslrootcert` as in
+    /// libpq.
     pub url: String,
-    /// Connections in each of the two pools.
+    /// Number of connections in each of the two pools.
     pub connections: u32,
 }
 
 impl ConnectOptions {
-    /// Options with the default of 8 connections in each pool.
+    /// Returns options with the default of 8 connections in each pool.
     #[must_use]
     pub fn new(url: impl Into<String>) -> Self {
         Self { url: url.into(), connections: 8 }
     }
 }
 
-/// How long PostgreSQL works on one question of a person's.
+/// Time limit of a query for an API client.
 const QUESTION: Duration = Duration::from_secs(20);
 
-/// The pools.
+/// Pools of connections.
 #[derive(Clone, Debug)]
 pub struct Stores {
-    /// For the log.
+    /// Pool for the log.
     pub(crate) pool: Pool,
-    /// For what people ask of the log: few, and none for long, so that no question stops the work.
+    /// Pool for queries of API clients: small, with a time limit, so that they do not block other
+    /// work.
     pub(crate) readers: Pool,
-    /// For read models, migrations and listening.
+    /// Pool for read models, migrations and listeners.
     pub sql: sqlx::PgPool,
-    /// For connections of one's own.
+    /// Opens connections outside of the pools.
     pub(crate) dialer: Arc<Dialer>,
 }
 
@@ -58,7 +59,7 @@ pub(crate) struct Dialer {
 }
 
 impl Dialer {
-    /// A connection of one's own, driven by a task that ends with it.
+    /// Opens a separate connection, driven by a task that ends with it.
     pub(crate) async fn dial(&self) -> Result<tokio_postgres::Client, StoreError> {
         let tls = MakeRustlsConnect::new(self.tls.clone());
         let (client, connection) =
@@ -73,10 +74,10 @@ impl Dialer {
 }
 
 impl Stores {
-    /// Makes both pools. Connects only when it is asked for the first connection.
+    /// Creates both pools. Connects only when the first connection is needed.
     ///
     /// # Errors
-    /// When the URL or its root certificate cannot be used.
+    /// When the URL or its root certificate is invalid.
     pub fn new(options: &ConnectOptions) -> Result<Self, StoreError> {
         let (url, root_certificate) = split_root_certificate(&options.url)?;
         let mut config = tokio_postgres::Config::from_str(&url)
@@ -114,7 +115,7 @@ fn new_pool(
         ManagerConfig { recycling_method: RecyclingMethod::Fast },
     );
     Pool::builder(manager)
-        // The one used last has parsed its statements, and holds what they touch.
+        // The connection used last has prepared statements and warm caches.
         .queue_mode(QueueMode::Lifo)
         .max_size(connections as usize)
         .runtime(deadpool_postgres::Runtime::Tokio1)
@@ -124,7 +125,7 @@ fn new_pool(
         .map_err(|error| StoreError::Connect(Box::new(error)))
 }
 
-/// tokio-postgres does not know `sslrootcert`: it is taken out of the URL, and loaded here.
+/// Splits `sslrootcert` off the URL, because tokio-postgres does not support it.
 fn split_root_certificate(url: &str) -> Result<(String, Option<PathBuf>), StoreError> {
     let mut parsed = url::Url::parse(url).map_err(|error| StoreError::Url(error.to_string()))?;
     let mut root = None;
@@ -135,7 +136,7 @@ fn split_root_certificate(url: &str) -> Result<(String, Option<PathBuf>), StoreE
                 root = Some(PathBuf::from(value.as_ref()));
                 return None;
             }
-            // libpq's stronger modes: our TLS always verifies, so `require` is as strong.
+            // The stricter modes of libpq: TLS always verifies here, so `require` is equivalent.
             let value = match (key.as_ref(), value.as_ref()) {
                 ("sslmode", "verify-ca" | "verify-full") => "require".to_owned(),
                 _ => value.into_owned(),

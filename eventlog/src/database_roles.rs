@@ -1,17 +1,17 @@
-//! Database users of the roles, each with the rights that its role needs and no others
-//! (docs/decisions/0021). Made by the owner of the database; nothing here is done by a role itself.
+//! Database users of the roles, each with only the rights that its role needs
+//! (docs/decisions/0021). The owner of the database creates them; roles do not use this module.
 
 use tokio_postgres::error::SqlState;
 
 use crate::error::{Attempted, StoreError};
 use crate::log::EventLog;
 
-/// A role, as PostgreSQL knows it.
+/// A role, as a database user.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DatabaseRole {
     /// Appends to the log.
     Ingest,
-    /// Appends to the log; writes its own lists.
+    /// Appends to the log; writes its own tables.
     Command,
     /// Reads the log; writes read models.
     Query,
@@ -19,16 +19,16 @@ pub enum DatabaseRole {
     Server,
 }
 
-/// Everything that a role may do with the tables of the log: privileges and tables.
+/// Rights of a role on the tables of the log: privileges and tables.
 type Grants = &'static [(&'static str, &'static str)];
 
-/// What every append touches.
+/// Rights that every append needs.
 const APPEND: Grants = &[
     ("INSERT", "events"),
     ("INSERT, UPDATE", "heads, streams, device_keys, offsets, leases, nats_revocations"),
     ("INSERT, UPDATE, DELETE", "appends, device_marks, dead_letters"),
 ];
-/// It serves `/metrics`, for which tokens are shown.
+/// For `/metrics`, which requires a token.
 const INGEST: Grants = &[("INSERT, UPDATE", "token_uses")];
 const COMMAND: Grants = &[
     ("INSERT, UPDATE, DELETE", "bridges, token_uses, nats_revocations"),
@@ -45,10 +45,10 @@ const READ: &str = "events, heads, streams, appends, device_keys, device_marks, 
      _sqlx_migrations";
 
 impl DatabaseRole {
-    /// All of them; the last one is a member of the others.
+    /// All roles; the last one is a member of the others.
     pub const ALL: [Self; 4] = [Self::Ingest, Self::Command, Self::Query, Self::Server];
 
-    /// The name of its database user.
+    /// Returns the name of its database user.
     #[must_use]
     pub const fn user(self) -> &'static str {
         match self {
@@ -69,14 +69,14 @@ impl DatabaseRole {
     }
 }
 
-/// A database user to be made.
+/// A database user to create.
 #[derive(Clone, Copy)]
 pub struct NewDatabaseUser<'a> {
-    /// Its role.
+    /// Role of the user.
     pub role: DatabaseRole,
-    /// Its password.
+    /// Password of the user.
     pub password: &'a str,
-    /// The projections whose tables it writes.
+    /// Projections whose tables it writes.
     pub projections: &'a [&'a str],
 }
 
@@ -86,20 +86,20 @@ impl std::fmt::Debug for NewDatabaseUser<'_> {
     }
 }
 
-/// What became of the database users.
+/// Result of the creation of database users.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum UsersMade {
-    /// They are there, with these passwords and exactly these rights.
+    /// The users exist, with these passwords and exactly these rights.
     Done,
-    /// The user that asked may not make others.
+    /// The connected user may not create users.
     Forbidden,
 }
 
 impl EventLog {
-    /// Makes the database users, or gives them these passwords and exactly these rights.
+    /// Creates the database users, or sets their passwords and exactly these rights.
     ///
     /// # Errors
-    /// When PostgreSQL cannot be asked, or refuses for another reason than missing rights.
+    /// When PostgreSQL is unreachable or fails for another reason than missing rights.
     pub async fn make_database_users(
         &self,
         users: &[NewDatabaseUser<'_>],
@@ -123,7 +123,7 @@ impl EventLog {
             ));
         }
         script.push_str("COMMIT;");
-        // A connection of its own: an error leaves a transaction behind.
+        // A separate connection, because an error leaves a transaction open.
         let client = self.stores().dialer.dial().await?;
         match client.batch_execute(&script).await {
             Ok(()) => Ok(UsersMade::Done),
@@ -135,7 +135,7 @@ impl EventLog {
     }
 }
 
-/// The statements that make one user.
+/// Returns the statements that create one user.
 fn made(user: &NewDatabaseUser<'_>) -> String {
     let name = user.role.user();
     let password = user.password.replace('\'', "''");
@@ -169,7 +169,7 @@ fn made(user: &NewDatabaseUser<'_>) -> String {
         ));
     }
     for projection in user.projections {
-        // Its tables are named after it.
+        // The names of its tables start with its name.
         script.push_str(&format!(
             "DO $do$ DECLARE found regclass; BEGIN
                  FOR found IN SELECT oid::regclass FROM pg_class

@@ -1,8 +1,9 @@
-//! Dead letters: what could not be attributed or written, kept with its cause.
+//! Dead letters: messages that could not be attributed or written, stored with their cause.
 //!
-//! The same letter seen again is counted, not kept twice. A letter's bytes are cut at 64 KiB, of
-//! one device at most [`PER_MINUTE`] a minute are kept and the others only counted, and the oldest
-//! go when there are more than [`MAX_LETTERS`], so that a hostile sender cannot fill the disk.
+//! A repeated dead letter is counted, not stored again. A payload is truncated to 64 KiB; at most
+//! [`PER_MINUTE`] dead letters per device and minute are stored and the others only counted; the
+//! oldest are deleted when there are more than [`MAX_LETTERS`]. So a hostile sender cannot fill the
+//! disk.
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
@@ -14,30 +15,30 @@ use tokio_postgres::Row;
 use crate::error::{Attempted, StoreError};
 use crate::log::EventLog;
 
-/// The most bytes that are kept of one letter.
+/// Maximum size of a stored payload, in bytes.
 pub(crate) const MAX_BYTES: usize = 64 * 1024;
-/// The most letters that are kept.
+/// Maximum number of stored dead letters.
 pub(crate) const MAX_LETTERS: i64 = 100_000;
 
-/// Letters of one device that are kept within a minute, by one process.
+/// Maximum number of dead letters of one device that one process stores per minute.
 pub(crate) const PER_MINUTE: u32 = 20;
-/// Letters that one statement keeps: 8 MiB at most.
+/// Maximum number of dead letters in one statement: 8 MiB.
 const AT_ONCE: usize = 128;
-/// After so many letters the oldest are looked for.
+/// Number of new dead letters after which the oldest are pruned.
 const PRUNE_AFTER: usize = 1_000;
-/// Senders that are remembered at most.
+/// Maximum number of senders in memory.
 const SENDERS: usize = 50_000;
 
-/// How many letters of each sender are still kept in the running minute.
+/// Remaining number of dead letters to store for each sender in the current minute.
 #[derive(Debug, Default)]
 pub(crate) struct Allowance {
     senders: HashMap<(DeadLetterSource, String), (Instant, u32)>,
-    /// Letters since the oldest were last looked for.
+    /// Number of dead letters since the last pruning.
     since_pruned: usize,
 }
 
 impl Allowance {
-    /// May another letter of this sender be kept?
+    /// Whether another dead letter of this sender may be stored.
     fn take(&mut self, source: DeadLetterSource, sender: &str, now: Instant) -> bool {
         const MINUTE: Duration = Duration::from_secs(60);
         let is_over = |began: Instant| now.saturating_duration_since(began) >= MINUTE;
@@ -56,7 +57,7 @@ impl Allowance {
     }
 }
 
-/// Who sent it: the device in the subject, which the broker vouches for.
+/// Returns the sender: the device in the subject, which the broker has verified.
 fn sender(subject: &str) -> String {
     match subjects::parse_stored(subject) {
         Some(_) => subject.splitn(5, '.').take(4).collect::<Vec<_>>().join("."),
@@ -64,7 +65,7 @@ fn sender(subject: &str) -> String {
     }
 }
 
-/// A row to be written; equal ones in a batch are one.
+/// A row to write; equal rows of a batch are merged.
 struct NewRow<'a> {
     project: Option<&'a str>,
     detail: String,
@@ -73,18 +74,18 @@ struct NewRow<'a> {
     seen: i64,
 }
 
-/// Where a dead letter was found.
+/// Source of a dead letter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum DeadLetterSource {
-    /// Among the devices' events.
+    /// The devices' events.
     Events,
-    /// Among the metric batches.
+    /// The metric batches.
     Metrics,
 }
 
 impl DeadLetterSource {
-    /// As it stands in the table.
+    /// Returns the value in the table.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -94,49 +95,49 @@ impl DeadLetterSource {
     }
 }
 
-/// A message that could not be dealt with.
+/// A message that could not be processed.
 #[derive(Clone, Debug)]
 pub struct NewDeadLetter {
-    /// Where it was found.
+    /// Source of the message.
     pub source: DeadLetterSource,
-    /// The subject that it came on.
+    /// Subject of the message.
     pub subject: String,
-    /// The project in the subject, where there is one.
+    /// Project in the subject, if there is one.
     pub project: Option<String>,
-    /// A short word for the cause: `bad_signature`, `foreign_subject`, `deleted_device` …
+    /// Identifier of the cause: `bad_signature`, `foreign_subject`, `deleted_device` …
     pub cause: &'static str,
-    /// The cause in full.
+    /// Description of the cause.
     pub detail: String,
-    /// The message.
+    /// Payload of the message.
     pub bytes: Vec<u8>,
 }
 
-/// A dead letter as it is kept.
+/// A stored dead letter.
 #[derive(Clone, Debug)]
 pub struct DeadLetter {
-    /// Its number.
+    /// Number of the dead letter.
     pub id: i64,
-    /// Where it was found.
+    /// Source of the message.
     pub source: String,
-    /// The project in the subject, where there is one.
+    /// Project in the subject, if there is one.
     pub project: Option<String>,
-    /// The subject that it came on.
+    /// Subject of the message.
     pub subject: String,
-    /// A short word for the cause.
+    /// Identifier of the cause.
     pub cause: String,
-    /// The cause in full.
+    /// Description of the cause.
     pub detail: String,
-    /// The message; cut when it is longer than 64 KiB.
+    /// Payload of the message, truncated to 64 KiB.
     pub bytes: Vec<u8>,
-    /// The length of the whole message.
+    /// Size of the whole payload, in bytes.
     pub size: u64,
-    /// When it was first seen.
+    /// Time of the first occurrence.
     pub first_seen: Timestamp,
-    /// When it was last seen.
+    /// Time of the last occurrence.
     pub last_seen: Timestamp,
-    /// How often it was seen.
+    /// Number of occurrences.
     pub seen: u64,
-    /// When it was last tried again.
+    /// Time of the last retry.
     pub retried_at: Option<Timestamp>,
 }
 
@@ -145,7 +146,7 @@ const COLUMNS: &str = "id, source, project, subject, cause, detail, bytes, size,
      (extract(epoch FROM last_seen) * 1000000)::bigint, seen, \
      (extract(epoch FROM retried_at) * 1000000)::bigint";
 
-/// PostgreSQL's text cannot hold a NUL.
+/// Replaces NUL characters, which PostgreSQL's text cannot contain.
 fn text(text: &str) -> String {
     text.replace('\0', "\u{fffd}").chars().take(1000).collect()
 }
@@ -168,11 +169,11 @@ fn from_row(row: &Row) -> DeadLetter {
 }
 
 impl EventLog {
-    /// Keeps dead letters, and deletes the oldest where they are too many. What a device sends
-    /// beyond 20 a minute is counted in a letter without bytes.
+    /// Stores dead letters, and deletes the oldest when there are too many. Messages of a device
+    /// beyond 20 per minute are counted in a dead letter without payload.
     ///
     /// # Errors
-    /// When PostgreSQL cannot be asked.
+    /// When PostgreSQL is unreachable or the statement fails.
     pub async fn keep_dead_letters(&self, letters: &[NewDeadLetter]) -> Result<(), StoreError> {
         for some in letters.chunks(AT_ONCE) {
             self.keep_some(some).await?;
@@ -193,7 +194,7 @@ impl EventLog {
     }
 
     async fn keep_some(&self, letters: &[NewDeadLetter]) -> Result<(), StoreError> {
-        // In one order, so that two processes do not wait for each other.
+        // In a fixed order, so that two processes do not deadlock.
         let mut rows: BTreeMap<(&str, Hash, String, &str), NewRow<'_>> = BTreeMap::new();
         let now = Instant::now();
         for letter in letters {
@@ -253,11 +254,11 @@ impl EventLog {
         Ok(())
     }
 
-    /// Dead letters, the newest first, at most `limit`, with ids below `before`. Without a project,
-    /// those of all projects and of none.
+    /// Returns dead letters, newest first, at most `limit`, with ids below `before`. Without a
+    /// project, those of all projects and of none.
     ///
     /// # Errors
-    /// When PostgreSQL cannot be asked.
+    /// When PostgreSQL is unreachable or the statement fails.
     pub async fn list_dead_letters(
         &self,
         project: Option<&str>,
@@ -276,10 +277,10 @@ impl EventLog {
         Ok(rows.iter().map(from_row).collect())
     }
 
-    /// One dead letter.
+    /// Returns one dead letter.
     ///
     /// # Errors
-    /// When PostgreSQL cannot be asked.
+    /// When PostgreSQL is unreachable or the statement fails.
     pub async fn dead_letter(&self, id: i64) -> Result<Option<DeadLetter>, StoreError> {
         let client = self.stores().pool.get().await?;
         let sql = format!("SELECT {COLUMNS} FROM dead_letters WHERE id = $1");
@@ -287,10 +288,10 @@ impl EventLog {
         Ok(row.as_ref().map(from_row))
     }
 
-    /// Notes that a dead letter was sent on its way again.
+    /// Records that a dead letter was retried.
     ///
     /// # Errors
-    /// When PostgreSQL cannot be asked.
+    /// When PostgreSQL is unreachable or the statement fails.
     pub async fn mark_retried(&self, id: i64) -> Result<(), StoreError> {
         let client = self.stores().pool.get().await?;
         client
@@ -300,10 +301,10 @@ impl EventLog {
         Ok(())
     }
 
-    /// Deletes the oldest dead letters beyond 100,000; answers how many.
+    /// Deletes the oldest dead letters beyond 100,000; returns their number.
     ///
     /// # Errors
-    /// When PostgreSQL cannot be asked.
+    /// When PostgreSQL is unreachable or the statement fails.
     pub async fn prune_dead_letters(&self) -> Result<u64, StoreError> {
         let client = self.stores().pool.get().await?;
         client

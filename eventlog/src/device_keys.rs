@@ -1,5 +1,5 @@
-//! The keys that devices sign with, and the epochs they may write: kept by the append transaction
-//! itself, so that ingest never has to wait for a projection to know a device.
+//! Devices' signing keys and epochs: maintained by the append transaction itself, so that ingest
+//! does not depend on a projection.
 
 use std::collections::HashMap;
 
@@ -11,43 +11,43 @@ use uuid::Uuid;
 use crate::error::{Attempted, StoreError};
 use crate::log::EventLog;
 
-/// What ingest must know of a device to take its events.
+/// Keys and epochs with which ingest validates a device's events.
 #[derive(Clone, Debug, Default)]
 pub struct DeviceAccess {
-    /// The keys that may sign, by thumbprint.
+    /// Valid signing keys, by thumbprint.
     pub keys: Vec<(Hash, PublicKey)>,
-    /// The epochs that were given, the oldest first.
+    /// Granted epochs, oldest first.
     pub epochs: Vec<DeviceEpoch>,
 }
 
-/// Where the log stands in one epoch of a device.
+/// State of one epoch of a device in the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DeviceEpoch {
-    /// The epoch.
+    /// Number of the epoch.
     pub epoch: u64,
-    /// The newest `seq` in the log; 0 before the first.
+    /// Newest `seq` in the log; 0 before the first.
     pub seq: u64,
-    /// The hash of that sealed event; 32 zero bytes before the first.
+    /// Hash of that sealed event; 32 zero bytes before the first.
     pub tip: Hash,
-    /// True when no more events are taken: the device was deleted, or enrolled again.
+    /// Whether the epoch is closed: the device was deleted, or has enrolled again.
     pub closed: bool,
 }
 
 impl DeviceAccess {
-    /// The key with this thumbprint, unless it was revoked.
+    /// Returns the key with this thumbprint, unless it was revoked.
     #[must_use]
     pub fn key(&self, fingerprint: &Hash) -> Option<&PublicKey> {
         self.keys.iter().find(|(hash, _)| hash == fingerprint).map(|(_, key)| key)
     }
 
-    /// Where the log stands in this epoch.
+    /// Returns the state of this epoch.
     #[must_use]
     pub fn epoch(&self, epoch: u64) -> Option<&DeviceEpoch> {
         self.epochs.iter().find(|known| known.epoch == epoch)
     }
 }
 
-/// Must the append transaction act on this event?
+/// Whether the append transaction must apply this event.
 pub(crate) const fn has_effect(event: &Event) -> bool {
     match event {
         Event::DeviceRegistered(registered) => registered.fingerprint.is_some(),
@@ -60,7 +60,7 @@ pub(crate) const fn has_effect(event: &Event) -> bool {
     }
 }
 
-/// Acts on an event in the transaction that appends it: `client` is in the middle of it.
+/// Applies an event inside the transaction of `client` that appends it.
 pub(crate) async fn apply(
     client: &Client,
     project: &str,
@@ -156,7 +156,7 @@ async fn bind_key(
     Ok(())
 }
 
-/// The new key takes the old one's place; the way into the broker stays.
+/// Replaces the signing key; the NATS key of the device is kept.
 async fn rotate_key(
     client: &Client,
     project: &str,
@@ -204,8 +204,7 @@ async fn open_epoch(
     Ok(())
 }
 
-/// No key of before may sign or connect any more, but for the NATS key that is kept, and no epoch
-/// of before takes another event.
+/// Revokes all previous keys, except the NATS key `kept`, and closes all previous epochs.
 async fn close_epochs(
     client: &Client,
     project: &str,
@@ -236,16 +235,16 @@ async fn close_epochs(
     Ok(())
 }
 
-/// PostgreSQL's integers have a sign; epochs and versions were held to 63 bits where they came in.
+/// Converts to PostgreSQL's signed integers; epochs and versions were limited to 63 bits on input.
 pub(crate) fn as_i64(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
 
 impl EventLog {
-    /// One page of the devices that may send events, in the order of their ids.
+    /// Returns one page of the devices that may send events, ordered by id.
     ///
     /// # Errors
-    /// When PostgreSQL cannot be asked.
+    /// When PostgreSQL is unreachable or the statement fails.
     pub async fn active_devices(
         &self,
         project: &ProjectId,
@@ -268,11 +267,10 @@ impl EventLog {
         Ok(rows.iter().map(|row| DeviceId(row.get(0))).collect())
     }
 
-    /// Keys and epochs of devices, as the log has them now. A device that it does not know has
-    /// neither.
+    /// Returns the current keys and epochs of devices. For an unknown device, both are empty.
     ///
     /// # Errors
-    /// When PostgreSQL cannot be asked.
+    /// When PostgreSQL is unreachable or the statement fails.
     pub async fn device_access(
         &self,
         project: &ProjectId,
@@ -339,10 +337,10 @@ impl EventLog {
         Ok(access)
     }
 
-    /// A key that the device had once and that is worth nothing any more.
+    /// Returns a previous, revoked key of the device.
     ///
     /// # Errors
-    /// When PostgreSQL cannot be asked.
+    /// When PostgreSQL is unreachable or the statement fails.
     pub async fn former_key(
         &self,
         project: &ProjectId,
@@ -363,10 +361,10 @@ impl EventLog {
             .map_err(|error| corrupt(device, &error.to_string()))
     }
 
-    /// The device that was made known with this key, if one was: the first, if several were.
+    /// Returns the device that was registered with this key; the first, if there are several.
     ///
     /// # Errors
-    /// When PostgreSQL cannot be asked.
+    /// When PostgreSQL is unreachable or the statement fails.
     pub async fn device_expecting(
         &self,
         project: &ProjectId,
@@ -375,10 +373,10 @@ impl EventLog {
         self.marked(project, "key", fingerprint).await
     }
 
-    /// The devices that have, or had, this signing key.
+    /// Returns the devices that have or had this signing key.
     ///
     /// # Errors
-    /// When PostgreSQL cannot be asked.
+    /// When PostgreSQL is unreachable or the statement fails.
     pub async fn devices_with_key(
         &self,
         project: &ProjectId,
@@ -395,11 +393,11 @@ impl EventLog {
         Ok(rows.iter().map(|row| DeviceId(row.get(0))).collect())
     }
 
-    /// The device that enrolled with this machine id, if one did and was not deleted: the first, if
-    /// several did. Else the first that enrolled with one of these network cards.
+    /// Returns the device that enrolled with this machine id and was not deleted; the first, if
+    /// there are several. Otherwise the first that enrolled with one of these network cards.
     ///
     /// # Errors
-    /// When PostgreSQL cannot be asked.
+    /// When PostgreSQL is unreachable or the statement fails.
     pub async fn device_like(
         &self,
         project: &ProjectId,
@@ -438,7 +436,7 @@ fn corrupt(device: DeviceId, what: &str) -> StoreError {
     StoreError::Corrupt(format!("device {device}: {what}"))
 }
 
-/// The range of stream names that are this device's reports: '0' follows '/' in the C collation.
+/// Returns the range of this device's report streams: '0' follows '/' in the C collation.
 fn report_range(device: DeviceId) -> (String, String) {
     (StreamName::report_prefix(device), format!("device-report/{device}0"))
 }

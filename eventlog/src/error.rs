@@ -1,26 +1,26 @@
-//! The one error of the store: PostgreSQL could not be asked, or said no.
+//! The error of the store: PostgreSQL is unreachable, or a statement failed.
 
-/// PostgreSQL could not do what was asked of it. What was attempted is named; the source tells why.
+/// A failed access to PostgreSQL. The message names the attempted operation, the source the cause.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// No connection could be had.
+    /// No connection is available.
     #[error("failed to get a connection to PostgreSQL")]
     Connect(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// A statement failed.
     #[error("failed to {attempted}")]
     Query {
-        /// What was being done.
+        /// Attempted operation.
         attempted: &'static str,
-        /// PostgreSQL's own words.
+        /// Error of PostgreSQL.
         #[source]
         source: tokio_postgres::Error,
     },
-    /// A table of a role's own could not be asked.
+    /// A statement through sqlx failed.
     #[error("failed to {attempted}")]
     Ask {
-        /// What was being done.
+        /// Attempted operation.
         attempted: &'static str,
-        /// PostgreSQL's own words.
+        /// Error of PostgreSQL.
         #[source]
         source: sqlx::Error,
     },
@@ -32,10 +32,10 @@ pub enum StoreError {
         "{0} migrations are missing and this database user may not run them; run `muster bootstrap` with the URL of the database's owner"
     )]
     NotMigrated(usize),
-    /// A listener failed.
+    /// A listener for notifications failed.
     #[error("failed to listen for new events")]
     Listen(#[source] sqlx::Error),
-    /// The database URL cannot be used.
+    /// The database URL is invalid.
     #[error(
         "the database URL is not usable: {0}; write it as postgres://user:password@host:port/database, or postgresql:///database?host=/run/postgresql&user=user for a Unix socket"
     )]
@@ -43,21 +43,21 @@ pub enum StoreError {
     /// A failure that several callers share.
     #[error(transparent)]
     Shared(std::sync::Arc<StoreError>),
-    /// A stored row is not what this code stores.
+    /// A stored row has an unexpected content.
     #[error("{0}")]
     Corrupt(String),
-    /// The appender's task is gone, which only happens while the process stops.
+    /// The appender's task has ended, which happens only while the process stops.
     #[error("the event log is shutting down")]
     ShuttingDown,
 }
 
 impl StoreError {
-    /// Is PostgreSQL away, so that asking again will help?
+    /// Whether PostgreSQL is unavailable, so that a retry can succeed.
     #[must_use]
     pub fn is_away(&self) -> bool {
         match self {
             Self::Connect(_) | Self::ShuttingDown => true,
-            // Without PostgreSQL's own words, the connection was lost.
+            // Without an error from PostgreSQL, the connection was lost.
             Self::Query { source, .. } => source.as_db_error().is_none_or(|error| {
                 use tokio_postgres::error::SqlState;
                 let state = error.code();
@@ -85,7 +85,7 @@ impl StoreError {
         }
     }
 
-    /// Was the question given up because it took too long?
+    /// Whether the query was canceled because it exceeded its time limit.
     #[must_use]
     pub fn took_too_long(&self) -> bool {
         match self {
@@ -98,7 +98,7 @@ impl StoreError {
     }
 }
 
-/// Names what was attempted: `query(…).await.attempted("read the log")?`.
+/// Adds the attempted operation to an error: `query(…).await.attempted("read the log")?`.
 pub(crate) trait Attempted<T> {
     fn attempted(self, what: &'static str) -> Result<T, StoreError>;
 }

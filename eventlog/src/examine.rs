@@ -1,4 +1,4 @@
-//! An examination of the database, for `muster doctor`: it migrates nothing and changes nothing.
+//! Examination of the database for `muster doctor`: it runs no migrations and changes nothing.
 
 use muster_schemas::Timestamp;
 use sqlx::Row;
@@ -6,44 +6,44 @@ use sqlx::Row;
 use crate::connect::{ConnectOptions, Stores};
 use crate::error::StoreError;
 
-/// What was found.
+/// Results of an examination.
 #[derive(Clone, Debug)]
 pub struct Examination {
-    /// PostgreSQL's version, as it says it.
+    /// Version of PostgreSQL, as it reports it.
     pub version: String,
-    /// PostgreSQL's clock.
+    /// Clock of PostgreSQL.
     pub now: Timestamp,
-    /// The migrations that this release knows and the database does not have.
+    /// Number of this release's migrations that the database does not have.
     pub missing: usize,
-    /// The read models, also those of earlier releases, which no process keeps up.
+    /// Read models, including those of earlier releases, which no process updates.
     pub read_models: Vec<ReadModel>,
-    /// Dead letters of the last day that nobody has sent on their way again.
+    /// Number of dead letters of the last day that were not retried.
     pub dead_letters: u64,
-    /// The database user, when it may do more than a role needs: a superuser, or the owner of the log.
+    /// The database user, if it has more rights than a role needs: a superuser, or the log's owner.
     pub too_mighty: Option<String>,
-    /// Connections in use, and how many there may be.
+    /// Number of connections in use, and their maximum.
     pub connections: (u64, u64),
 }
 
-/// How far a read model has come in one project.
+/// State of a read model in one project.
 #[derive(Clone, Debug)]
 pub struct ReadModel {
     /// Name of its projection.
     pub name: String,
-    /// The project.
+    /// Project of the log.
     pub project: String,
     /// Number of events that it has not read yet.
     pub lag: u64,
-    /// When the oldest of those was recorded.
+    /// Time at which the oldest of those was recorded.
     pub behind_since: Option<Timestamp>,
-    /// The event that stopped it.
+    /// Event at which it stopped.
     pub failure: Option<String>,
 }
 
-/// Looks at a database.
+/// Examines a database.
 ///
 /// # Errors
-/// When it cannot be reached or asked.
+/// When it is unreachable or a query fails.
 pub async fn examine(connect: &ConnectOptions) -> Result<Examination, StoreError> {
     let stores = Stores::new(connect)?;
     looked(&stores.sql).await.map_err(|error| StoreError::Connect(Box::new(error)))

@@ -1,5 +1,5 @@
-//! What the database does not let this process do, since when and why: for health checks, and for
-//! answers that may be old because of it.
+//! Failures of this process's writes to the database, with time and cause: for health checks, and
+//! for responses that may be outdated because of them.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
@@ -8,19 +8,20 @@ use muster_schemas::Timestamp;
 
 use crate::error::StoreError;
 
-/// A failure that was not met again for this long is over: nothing is tried all the time.
+/// Time after which a failure that did not recur is over: not every operation is retried
+/// constantly.
 const TTL: Duration = Duration::from_secs(60);
 
-/// Why something cannot be written. It names no host, no file and no project: everybody may read it.
+/// Cause of a failed write. It contains no host, file or project, because anyone may read it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cause {
     /// The database's disk is full.
     DiskFull,
-    /// The database cannot be reached.
+    /// The database is unreachable.
     Unreachable,
     /// A stored event cannot be applied.
     Event,
-    /// Something else; the log of the process has it.
+    /// Another cause, which is in the process's log.
     Other,
 }
 
@@ -47,21 +48,21 @@ impl std::fmt::Display for Cause {
     }
 }
 
-/// A failure that lasts.
+/// A persistent failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Failure {
-    /// When it was met first.
+    /// Time of the first occurrence.
     pub since: Timestamp,
-    /// Why.
+    /// Cause.
     pub cause: Cause,
 }
 
-/// The failure of one piece of work, as long as it lasts.
+/// State of one operation: its failure, while it persists.
 #[derive(Clone, Debug, Default)]
 pub struct FailureWatch(Arc<Mutex<Option<(Failure, Instant)>>>);
 
 impl FailureWatch {
-    /// Notes that the work has failed.
+    /// Records that the operation failed.
     pub(crate) fn failed(&self, cause: Cause) {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let since = match *known {
@@ -71,12 +72,12 @@ impl FailureWatch {
         *known = Some((Failure { since, cause }, Instant::now()));
     }
 
-    /// Notes that the work has succeeded.
+    /// Records that the operation succeeded.
     pub(crate) fn succeeded(&self) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
-    /// The failure, if it lasts.
+    /// Returns the failure, if it persists.
     #[must_use]
     pub fn current(&self) -> Option<Failure> {
         let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);

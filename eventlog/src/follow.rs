@@ -1,4 +1,4 @@
-//! Following the log: a NOTIFY wakes, and a poll backs it up.
+//! Follows the log: by NOTIFY, and by polling in case a notification is lost.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -14,10 +14,10 @@ use crate::connect::Stores;
 use crate::error::StoreError;
 use crate::log::EventLog;
 
-/// How long a lost notification can go unnoticed.
+/// Poll interval, after which a lost notification is noticed.
 const POLL: Duration = Duration::from_secs(1);
 
-/// Knows where every project's log ends; shared by all who wait for new events.
+/// Tracks the head of every project's log; shared by all readers that wait for new events.
 #[derive(Clone, Debug)]
 pub struct Follower {
     known: Arc<watch::Sender<Known>>,
@@ -26,12 +26,12 @@ pub struct Follower {
 #[derive(Debug, Default)]
 struct Known {
     heads: HashMap<ProjectId, u64>,
-    /// Which connection to PostgreSQL says so, counted.
+    /// Counter of the connection to PostgreSQL that reported it.
     connection: u64,
 }
 
 impl Follower {
-    /// Starts to follow all logs, until `stop`.
+    /// Follows all logs until `stop`.
     #[must_use]
     pub fn start(log: &EventLog, stop: CancellationToken) -> Self {
         let known = Arc::new(watch::Sender::new(Known::default()));
@@ -46,24 +46,24 @@ impl Follower {
         Self { known }
     }
 
-    /// Where a project's log ends, as far as is known here.
+    /// Returns the cached head of a project's log.
     #[must_use]
     pub fn head(&self, project: &ProjectId) -> u64 {
         self.known.borrow().heads.get(project).copied().unwrap_or(0)
     }
 
-    /// Where all logs end, as far as is known here.
+    /// Returns the cached heads of all logs.
     pub(crate) fn heads(&self) -> HashMap<ProjectId, u64> {
         self.known.borrow().heads.clone()
     }
 
-    /// Which connection to PostgreSQL is listened on, counted: after another one, PostgreSQL may have
-    /// been started anew.
+    /// Returns the counter of the connection to PostgreSQL: when it changes, PostgreSQL may have
+    /// been restarted.
     pub(crate) fn connection(&self) -> u64 {
         self.known.borrow().connection
     }
 
-    /// Waits until a project's log goes beyond a position; answers where it ends.
+    /// Waits until a project's log exceeds a position; returns its head.
     pub async fn wait_beyond(&self, project: &ProjectId, position: u64) -> u64 {
         let mut receiver = self.known.subscribe();
         let found = receiver
@@ -72,12 +72,12 @@ impl Follower {
             .map(|known| known.heads.get(project).copied().unwrap_or(position));
         match found {
             Ok(head) => head,
-            // The sender lives as long as `self`; this cannot be reached.
+            // Unreachable: the sender exists as long as `self`.
             Err(_) => std::future::pending().await,
         }
     }
 
-    /// Waits until any project's log ends elsewhere than given here, or another connection says so.
+    /// Waits until the head of any log, or the connection, differs from the given values.
     pub(crate) async fn wait_until_differs(
         &self,
         positions: &HashMap<ProjectId, u64>,
@@ -95,7 +95,7 @@ impl Follower {
     }
 }
 
-/// Listens, and polls; starts again when either fails.
+/// Listens and polls; restarts after a failure of either.
 async fn follow(stores: &Stores, known: &watch::Sender<Known>) {
     let mut failing = false;
     loop {
@@ -115,7 +115,7 @@ async fn listen(
 ) -> Result<std::convert::Infallible, StoreError> {
     let mut listener = PgListener::connect_with(&stores.sql).await.map_err(StoreError::Listen)?;
     listener.listen(CHANNEL).await.map_err(StoreError::Listen)?;
-    // A loss is told before a new connection is made.
+    // The loss is reported before a new connection is opened.
     listener.eager_reconnect(false);
     let mut is_new = true;
     loop {
@@ -124,7 +124,7 @@ async fn listen(
         if std::mem::take(&mut is_new) {
             known.send_modify(|known| known.connection += 1);
         }
-        // Until the poll is due, notifications alone move the heads.
+        // Until the poll is due, only notifications advance the heads.
         let due = tokio::time::sleep(POLL);
         tokio::pin!(due);
         loop {
@@ -132,7 +132,7 @@ async fn listen(
                 () = &mut due => break,
                 notification = listener.try_recv() => {
                     let notification = notification.map_err(StoreError::Listen)?;
-                    // The connection was lost, and is made again with the next call.
+                    // The connection was lost; the next call opens a new one.
                     let Some(notification) = notification else {
                         is_new = true;
                         break;
@@ -151,7 +151,7 @@ fn parse(payload: &str) -> Option<(ProjectId, u64)> {
     Some((project.parse().ok()?, position.parse().ok()?))
 }
 
-/// A notification that is behind what is known waited in a queue.
+/// Advances a head. A notification with an older position was delayed in a queue.
 fn advance(known: &watch::Sender<Known>, project: ProjectId, position: u64) {
     known.send_if_modified(|known| {
         let head = known.heads.entry(project).or_default();
@@ -161,7 +161,8 @@ fn advance(known: &watch::Sender<Known>, project: ProjectId, position: u64) {
     });
 }
 
-/// A position that differs is news, even a smaller one: the database may have been restored.
+/// Queries all heads. Any difference counts, even a smaller position: the database may have been
+/// restored.
 async fn poll(stores: &Stores, known: &watch::Sender<Known>) -> Result<(), StoreError> {
     let rows: Vec<(String, i64)> = sqlx::query_as("SELECT project, position FROM heads")
         .fetch_all(&stores.sql)

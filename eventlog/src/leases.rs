@@ -1,5 +1,5 @@
-//! Leases: one process at a time does a piece of work, and whoever lost the lease can no longer
-//! write, because each lease has a higher fence than the one before.
+//! Leases: one process at a time does a piece of work. Each lease has a higher fence than the
+//! previous one, so that a process whose lease was lost can no longer write.
 
 use std::time::Duration;
 
@@ -9,31 +9,31 @@ use crate::append::AppendError;
 use crate::error::{Attempted, StoreError};
 use crate::log::EventLog;
 
-/// The right to do a piece of work, for a while.
+/// A time-limited right to do a piece of work.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lease {
-    /// The work.
+    /// Name of the work.
     pub name: String,
-    /// Who holds it.
+    /// Process that holds it.
     pub holder: Uuid,
-    /// Higher than that of any lease on this work before.
+    /// Fence, higher than that of all previous leases of this work.
     pub fence: i64,
 }
 
-/// How far a reader has come.
+/// Progress of a reader.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Offset {
-    /// Which incarnation of the JetStream stream was read.
+    /// Incarnation of the JetStream stream that was read.
     pub incarnation: String,
-    /// The newest sequence that is dealt with; 0 when none.
+    /// Newest sequence number that was processed; 0 if there is none.
     pub sequence: u64,
 }
 
 impl EventLog {
-    /// Takes the lease if it is free or run out; `None` when somebody else holds it.
+    /// Acquires the lease if it is free or expired; `None` while another process holds it.
     ///
     /// # Errors
-    /// When PostgreSQL cannot be asked.
+    /// When PostgreSQL is unreachable or the statement fails.
     pub async fn acquire_lease(
         &self,
         name: &str,
@@ -57,10 +57,10 @@ impl EventLog {
         Ok(row.map(|row| Lease { name: name.to_owned(), holder, fence: row.get(0) }))
     }
 
-    /// Keeps leases for another while; answers the names of those that are still held.
+    /// Renews leases; returns the names of those that are still held.
     ///
     /// # Errors
-    /// When PostgreSQL cannot be asked.
+    /// When PostgreSQL is unreachable or the statement fails.
     pub async fn renew_leases(
         &self,
         holder: Uuid,
@@ -81,10 +81,10 @@ impl EventLog {
         Ok(rows.iter().map(|row| row.get(0)).collect())
     }
 
-    /// Gives all leases of a holder back, so that others need not wait for their end.
+    /// Releases all leases of a holder, so that other processes need not wait until they expire.
     ///
     /// # Errors
-    /// When PostgreSQL cannot be asked.
+    /// When PostgreSQL is unreachable or the statement fails.
     pub async fn release_leases(&self, holder: Uuid) -> Result<(), StoreError> {
         let client = self.stores().pool.get().await?;
         client
@@ -98,10 +98,10 @@ impl EventLog {
         Ok(())
     }
 
-    /// Gives one lease back.
+    /// Releases one lease.
     ///
     /// # Errors
-    /// When PostgreSQL cannot be asked.
+    /// When PostgreSQL is unreachable or the statement fails.
     pub async fn release_lease(&self, name: &str, holder: Uuid) -> Result<(), StoreError> {
         let client = self.stores().pool.get().await?;
         client
@@ -115,10 +115,10 @@ impl EventLog {
         Ok(())
     }
 
-    /// Who holds which lease now; names beginning with `prefix`.
+    /// Returns the holders of the current leases whose names start with `prefix`.
     ///
     /// # Errors
-    /// When PostgreSQL cannot be asked.
+    /// When PostgreSQL is unreachable or the statement fails.
     pub async fn list_leases(&self, prefix: &str) -> Result<Vec<(String, Uuid)>, StoreError> {
         let client = self.stores().pool.get().await?;
         let rows = client
@@ -132,11 +132,11 @@ impl EventLog {
         Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
     }
 
-    /// Where a reader goes on, and from now on only under this lease.
+    /// Returns a reader's offset, which only the holder of this lease can advance from now on.
     ///
     /// # Errors
-    /// [`AppendError::Fenced`] when a later lease has taken over already; else when PostgreSQL
-    /// cannot be asked.
+    /// [`AppendError::Fenced`] when a later lease has already taken over; otherwise when PostgreSQL
+    /// is unreachable or the statement fails.
     pub async fn take_over_offset(&self, lease: &Lease) -> Result<Offset, AppendError> {
         let client = self.stores().pool.get().await.map_err(StoreError::from)?;
         let row = client

@@ -1,9 +1,9 @@
 //! The PostgreSQL event log: append, read, follow, project.
 //!
-//! Positions are gapless and commit order is position order, so a reader needs no more than
-//! `position > checkpoint`. It knows what an event is ([`muster_schemas`]); it decides nothing
-//! about devices except what must be true in the append transaction itself: stream versions,
-//! device keys and epochs.
+//! Positions are gapless and commit order is position order, so a reader needs only `position >
+//! checkpoint`. This crate depends on the events ([`muster_schemas`]), but makes no decisions about
+//! devices except those that the append transaction itself must enforce: stream versions, device
+//! keys and epochs.
 
 mod append;
 mod appender;

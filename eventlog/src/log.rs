@@ -1,4 +1,4 @@
-//! The log's front: open it, append to it, ask where it ends.
+//! API of the log: open it, append to it, query its heads.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -17,10 +17,10 @@ use crate::merkle::Frontier;
 use crate::partitions;
 use crate::traces;
 
-/// Brings the tables up to date. A database user that may not is content when they are.
+/// Runs missing migrations. A database user without that right only checks that there are none.
 async fn migrate(pool: &sqlx::PgPool) -> Result<(), StoreError> {
     let mut migrations = sqlx::migrate!("./migrations");
-    // A newer release may have added some; this one works beside it.
+    // A newer release may have added migrations; this one is compatible with them.
     migrations.set_ignore_missing(true);
     let asked = |source| StoreError::Ask { attempted: "look for migrations", source };
     let may_migrate: bool =
@@ -42,12 +42,12 @@ async fn migrate(pool: &sqlx::PgPool) -> Result<(), StoreError> {
     }
 }
 
-/// How a log is kept.
+/// Options of a log.
 #[derive(Clone, Debug)]
 pub struct LogOptions {
-    /// Rows in one partition by position.
+    /// Number of positions in one partition.
     pub partition_rows: u64,
-    /// Events that go into one transaction at most.
+    /// Maximum number of events in one transaction.
     pub max_batch: usize,
 }
 
@@ -57,23 +57,23 @@ impl Default for LogOptions {
     }
 }
 
-/// Where a project's log ends.
+/// The head of a project's log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Head {
-    /// The newest position; 0 when the log is empty.
+    /// Newest position; 0 when the log is empty.
     pub position: u64,
-    /// When it was recorded.
+    /// Time at which it was recorded.
     pub recorded_at: Timestamp,
-    /// The root of the Merkle tree over all positions so far.
+    /// Root of the Merkle tree over all positions.
     pub root: Hash,
 }
 
-/// How far everything has come.
+/// Positions of all logs and projections.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Standing {
-    /// Each project's newest position.
+    /// Newest position of each project.
     pub heads: HashMap<String, u64>,
-    /// Each projection's position in each project.
+    /// Position of each projection in each project.
     pub projections: Vec<(String, String, u64)>,
 }
 
@@ -96,10 +96,10 @@ pub(crate) struct Inner {
 }
 
 impl EventLog {
-    /// Connects, and brings the database's tables up to date.
+    /// Connects and runs missing migrations.
     ///
     /// # Errors
-    /// When PostgreSQL cannot be reached, or a migration fails.
+    /// When PostgreSQL is unreachable or a migration fails.
     pub async fn open(connect: &ConnectOptions, options: LogOptions) -> Result<Self, StoreError> {
         let stores = Stores::new(connect)?;
         migrate(&stores.sql).await?;
@@ -114,25 +114,25 @@ impl EventLog {
         Ok(Self { inner: Arc::new(inner), careful: false, trust: Trust::default() })
     }
 
-    /// The connection pools.
+    /// Returns the connection pools.
     #[must_use]
     pub fn stores(&self) -> &Stores {
         &self.inner.stores
     }
 
-    /// The same log for questions of people: its reads have connections of their own, and each is
-    /// given up after 20 seconds, so that no question can hold up the work.
+    /// Returns the same log for queries of API clients: its reads have separate connections and a
+    /// time limit of 20 seconds, so that they cannot block other work.
     #[must_use]
     pub fn for_questions(&self) -> Self {
         Self { careful: true, ..self.clone() }
     }
 
-    /// Connections for reading.
+    /// Returns the pool for reads.
     pub(crate) fn readers(&self) -> &deadpool_postgres::Pool {
         if self.careful { &self.inner.stores.readers } else { &self.inner.stores.pool }
     }
 
-    /// How many dead letters of each sender are still kept.
+    /// Returns how many dead letters of each sender are still stored.
     pub(crate) fn letters(&self) -> MutexGuard<'_, Allowance> {
         self.inner.letters.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -141,18 +141,18 @@ impl EventLog {
         &self.inner.options
     }
 
-    /// Makes a project's log, if it is not there.
+    /// Creates a project's log if it does not exist.
     ///
     /// # Errors
-    /// When PostgreSQL cannot be asked.
+    /// When PostgreSQL is unreachable or the statement fails.
     pub async fn ensure_project(&self, project: &ProjectId) -> Result<(), StoreError> {
         let is_there = self.head(project).await?.is_some();
         let client = self.stores().pool.get().await?;
         if !is_there {
             partitions::ensure_project(&client, project).await?;
         }
-        // Whoever made the project may have been cut off before these; a role that may not make them
-        // asks only whether they are there.
+        // The process that created the project may have been interrupted before this; a role
+        // without the right to create partitions only checks that they exist.
         for range in 0..2 {
             partitions::ensure_range(&client, project, range, self.options().partition_rows)
                 .await?;
@@ -160,20 +160,20 @@ impl EventLog {
         Ok(())
     }
 
-    /// The projects that have a log.
+    /// Returns the projects that have a log.
     ///
     /// # Errors
-    /// When PostgreSQL cannot be asked.
+    /// When PostgreSQL is unreachable or the statement fails.
     pub async fn projects(&self) -> Result<Vec<ProjectId>, StoreError> {
         let mut projects: Vec<_> = self.heads().await?.into_keys().collect();
         projects.sort_unstable();
         Ok(projects)
     }
 
-    /// The newest position of each project's log.
+    /// Returns the newest position of each project's log.
     ///
     /// # Errors
-    /// When PostgreSQL cannot be asked.
+    /// When PostgreSQL is unreachable or the statement fails.
     pub async fn heads(&self) -> Result<HashMap<ProjectId, u64>, StoreError> {
         let client = self.stores().pool.get().await?;
         let rows = client
@@ -191,11 +191,10 @@ impl EventLog {
             .collect()
     }
 
-    /// Where each log ends, and how far each projection has come in it: for whoever watches the
-    /// server.
+    /// Returns the head of each log, and the position of each projection in it, for monitoring.
     ///
     /// # Errors
-    /// When PostgreSQL cannot be asked.
+    /// When PostgreSQL is unreachable or the statement fails.
     pub async fn standing(&self) -> Result<Standing, StoreError> {
         let client = self.stores().pool.get().await?;
         let heads = client
@@ -216,10 +215,10 @@ impl EventLog {
         })
     }
 
-    /// Where a project's log ends; `None` when there is no such project.
+    /// Returns the head of a project's log; `None` if the project does not exist.
     ///
     /// # Errors
-    /// When PostgreSQL cannot be asked.
+    /// When PostgreSQL is unreachable or the statement fails.
     pub async fn head(&self, project: &ProjectId) -> Result<Option<Head>, StoreError> {
         let client = self.stores().pool.get().await?;
         let row = client
@@ -240,10 +239,10 @@ impl EventLog {
         .transpose()
     }
 
-    /// Appends, all or nothing.
+    /// Appends atomically.
     ///
     /// # Errors
-    /// See [`AppendError`]; after [`AppendError::Store`] ask again with the same append id.
+    /// See [`AppendError`]; after [`AppendError::Store`] retry with the same append id.
     pub async fn append(
         &self,
         project: &ProjectId,
@@ -254,10 +253,10 @@ impl EventLog {
         results.pop().unwrap_or(Err(AppendError::Store(StoreError::ShuttingDown)))
     }
 
-    /// Appends many independent things at once; the answers come in the order of the appends.
+    /// Appends many independent items in one batch; the results have the order of the appends.
     ///
     /// # Errors
-    /// When nothing of the batch could be appended; what failed alone is in its own answer.
+    /// When nothing of the batch was appended; the failure of a single append is in its own result.
     pub async fn append_batch(
         &self,
         project: &ProjectId,
@@ -286,16 +285,16 @@ impl EventLog {
         Ok(results)
     }
 
-    /// Why this process cannot append to the log, and since when; `None` while it can.
+    /// Returns why this process cannot append to the log, and since when; `None` while it can.
     #[must_use]
     pub fn append_failure(&self) -> Option<Failure> {
         self.inner.append_failure.current()
     }
 
-    /// What an append with this id got, if it was committed.
+    /// Returns the result of the append with this id, if it was committed.
     ///
     /// # Errors
-    /// When PostgreSQL cannot be asked.
+    /// When PostgreSQL is unreachable or the statement fails.
     pub async fn appended(
         &self,
         project: &ProjectId,
@@ -319,10 +318,10 @@ impl EventLog {
         }))
     }
 
-    /// Forgets append ids that are older than a day.
+    /// Deletes append ids that are older than a day.
     ///
     /// # Errors
-    /// When PostgreSQL cannot be asked.
+    /// When PostgreSQL is unreachable or the statement fails.
     pub async fn prune_append_ids(&self) -> Result<u64, StoreError> {
         let client = self.stores().pool.get().await?;
         client

@@ -1,48 +1,48 @@
-//! The Merkle tree over a project's log (RFC 6962 §2.1), as much of it as an append needs.
+//! The Merkle tree over a project's log (RFC 6962 §2.1), with the operations that an append needs.
 //!
-//! A leaf is `SHA-256(0x00 ‖ entry)`; the entry is deterministic CBOR of everything in the row but
-//! the record itself, which stands in it as `HMAC-SHA-256(salt, record)`. Record and salt can be
-//! erased, and every proof still holds.
+//! A leaf is `SHA-256(0x00 ‖ entry)`; the entry is deterministic CBOR of all columns of the row, in
+//! which `HMAC-SHA-256(salt, record)` replaces the record. Record and salt can be erased, and every
+//! proof stays valid.
 
 use muster_schemas::{Hash, codec};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
-/// The version of the entry's shape.
+/// Version of the entry's encoding.
 const ENTRY_VERSION: u8 = 1;
 
-/// What a leaf commits to; the fields' order is the order in the entry.
+/// Content of an entry; the fields have the order of the encoding.
 #[derive(Debug, Clone, Copy)]
 pub struct Entry<'a> {
-    /// The project.
+    /// Project of the log.
     pub project: &'a str,
-    /// The position, from 1.
+    /// Position, from 1.
     pub position: u64,
-    /// Microseconds since 1970, PostgreSQL's clock.
+    /// Time of the append by PostgreSQL's clock, in microseconds since 1970.
     pub recorded_at: i64,
-    /// The stream.
+    /// Name of the stream.
     pub stream: &'a str,
-    /// The event's place in its stream, from 1.
+    /// Version of the stream after the event, from 1.
     pub stream_version: u64,
-    /// The event's type.
+    /// Type of the event.
     pub kind: &'a str,
-    /// The version of its shape.
+    /// Version of the type's schema.
     pub schema_version: u16,
-    /// Microseconds since 1970, as claimed.
+    /// Claimed time of the event, in microseconds since 1970.
     pub occurred_at: i64,
-    /// Who caused it.
+    /// Actor that caused it.
     pub actor: &'a str,
-    /// The request that it belongs to.
+    /// Id of the request that it belongs to.
     pub correlation: Option<Uuid>,
-    /// What caused it.
+    /// Id of its cause.
     pub causation: Option<Uuid>,
     /// HMAC-SHA-256(salt, record).
     pub mac: [u8; 32],
 }
 
 impl Entry<'_> {
-    /// The leaf's hash.
+    /// Returns the hash of the leaf.
     #[must_use]
     pub fn leaf(&self) -> Hash {
         let bytes = codec::encode(&Fields(
@@ -84,7 +84,7 @@ struct Fields<'a>(
     Hash,
 );
 
-/// The right edge of the tree: the roots of its perfect subtrees, the largest first.
+/// The frontier of the tree: the roots of its perfect subtrees, the largest first.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Frontier {
     size: u64,
@@ -92,21 +92,21 @@ pub struct Frontier {
 }
 
 impl Frontier {
-    /// A frontier from its stored form: 32 bytes a node. `None` when the number of nodes does not
-    /// fit the size.
+    /// Decodes a frontier: 32 bytes per node. `None` when the number of nodes does not match the
+    /// size.
     #[must_use]
     pub fn from_bytes(size: u64, bytes: &[u8]) -> Option<Self> {
         let nodes: Vec<Hash> = bytes.chunks(32).map(Hash::from_slice).collect::<Option<_>>()?;
         (nodes.len() == size.count_ones() as usize).then_some(Self { size, nodes })
     }
 
-    /// The stored form.
+    /// Encodes the frontier.
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
         self.nodes.iter().flat_map(|node| node.0).collect()
     }
 
-    /// How many leaves there are.
+    /// Returns the number of leaves.
     #[must_use]
     pub const fn size(&self) -> u64 {
         self.size
@@ -125,7 +125,7 @@ impl Frontier {
         self.size += 1;
     }
 
-    /// The tree's root; SHA-256 of nothing when it is empty.
+    /// Returns the tree's root; SHA-256 of the empty string for an empty tree.
     #[must_use]
     pub fn root(&self) -> Hash {
         let mut nodes = self.nodes.iter().rev();
@@ -148,7 +148,7 @@ fn parent(left: Hash, right: Hash) -> Hash {
 mod tests {
     use super::*;
 
-    /// The definition of RFC 6962 §2.1, word for word.
+    /// The literal definition of RFC 6962 §2.1.
     fn by_definition(leaves: &[Hash]) -> Hash {
         match leaves {
             [] => Hash::of(b""),

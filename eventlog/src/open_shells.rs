@@ -1,5 +1,5 @@
 //! Shells that may be running on devices, each with the token that opened it, for the process that
-//! ends them when that token ends.
+//! ends them when that token is revoked or expires.
 
 use std::time::Duration;
 
@@ -8,20 +8,20 @@ use muster_schemas::{DeviceId, ProjectId, SessionId};
 use crate::error::{Attempted, StoreError};
 use crate::log::EventLog;
 
-/// Time after the end of the grace time that a shell is still kept, in seconds: the device notices
-/// later than the server that no client is attached.
+/// Time for which a shell is kept after its grace time, in seconds: the device notices later than
+/// the server that no client is attached.
 const MARGIN: f64 = 60.0;
 
 /// A shell on a device.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OpenShell {
-    /// The session.
+    /// Id of the session.
     pub session: SessionId,
-    /// The project.
+    /// Project of the device.
     pub project: ProjectId,
-    /// The device.
+    /// Id of the device.
     pub device: DeviceId,
-    /// Who opened it: `token:<id>`.
+    /// Actor that opened it: `token:<id>`.
     pub actor: String,
 }
 
@@ -30,10 +30,10 @@ fn project(text: &str) -> Result<ProjectId, StoreError> {
 }
 
 impl EventLog {
-    /// Keeps a shell that is about to be opened. `grace`: how long it runs without an attached client.
+    /// Registers a shell before it is opened. `grace`: its grace time without an attached client.
     ///
     /// # Errors
-    /// When PostgreSQL cannot be reached.
+    /// When PostgreSQL is unreachable or the statement fails.
     pub async fn put_open_shell(&self, shell: &OpenShell, grace: u32) -> Result<(), StoreError> {
         let client = self.stores().pool.get().await?;
         let OpenShell { session, project, device, actor } = shell;
@@ -51,14 +51,14 @@ impl EventLog {
         Ok(())
     }
 
-    /// Keeps the shells that a websocket leads to for their grace time from now, and forgets those
-    /// that have ended by themselves.
+    /// Extends the registrations of the shells with an open websocket by their grace time from now,
+    /// and removes the expired ones.
     ///
     /// # Errors
-    /// When PostgreSQL cannot be reached.
+    /// When PostgreSQL is unreachable or the statement fails.
     pub async fn keep_open_shells(&self) -> Result<(), StoreError> {
         let client = self.stores().pool.get().await?;
-        // A row is written again only when its time has moved by more than a few seconds.
+        // A row is updated only when its time changes by more than a few seconds.
         client
             .execute(
                 "UPDATE open_shells AS s
@@ -77,10 +77,10 @@ impl EventLog {
         Ok(())
     }
 
-    /// Who has opened the shells that are kept, at most `limit`.
+    /// Returns the openers of the registered shells, at most `limit`.
     ///
     /// # Errors
-    /// When PostgreSQL cannot be reached.
+    /// When PostgreSQL is unreachable or the statement fails.
     pub async fn openers_of_shells(
         &self,
         limit: u32,
@@ -93,11 +93,12 @@ impl EventLog {
         rows.iter().map(|row| Ok((project(row.get(0))?, row.get(1)))).collect()
     }
 
-    /// Takes shells of an opener, at most `limit`, so that no other process takes them within `time`.
-    /// Those that the opener is attached to through a process that is alive are left to that process.
+    /// Claims shells of an opener, at most `limit`, so that no other process claims them within
+    /// `time`. Shells to which the opener is attached through a running process are left to that
+    /// process.
     ///
     /// # Errors
-    /// When PostgreSQL cannot be reached.
+    /// When PostgreSQL is unreachable or the statement fails.
     pub async fn claim_open_shells(
         &self,
         opener: &(ProjectId, String),
@@ -136,10 +137,10 @@ impl EventLog {
             .collect()
     }
 
-    /// Gives a claimed shell back, to be claimed again after `wait`.
+    /// Releases a claimed shell, which can be claimed again after `wait`.
     ///
     /// # Errors
-    /// When PostgreSQL cannot be reached.
+    /// When PostgreSQL is unreachable or the statement fails.
     pub async fn release_open_shell(
         &self,
         session: SessionId,
@@ -158,10 +159,10 @@ impl EventLog {
         Ok(())
     }
 
-    /// Forgets a shell that has ended.
+    /// Removes a shell that has ended.
     ///
     /// # Errors
-    /// When PostgreSQL cannot be reached.
+    /// When PostgreSQL is unreachable or the statement fails.
     pub async fn drop_open_shell(&self, session: SessionId) -> Result<(), StoreError> {
         let client = self.stores().pool.get().await?;
         client

@@ -1,8 +1,8 @@
-//! Partitions of `events`: a project's own, cut into ranges of positions, made ahead of need.
+//! Partitions of `events`: one per project, divided into ranges of positions, created in advance.
 //!
-//! `CREATE TABLE … PARTITION OF` would wait behind every open reader, so a partition is made beside
-//! the log (`LIKE` and a CHECK) and attached, which takes milliseconds. Functions of the database do
-//! it with the rights of its owner (`eventlog/migrations/0013_database_roles.sql`).
+//! `CREATE TABLE … PARTITION OF` would wait for every open reader, so a partition is created as a
+//! separate table (`LIKE` and a CHECK) and attached, which takes milliseconds. Functions of the
+//! database do it with the rights of its owner (`eventlog/migrations/0013_database_roles.sql`).
 
 use muster_schemas::ProjectId;
 use tokio_postgres::Client;
@@ -10,17 +10,17 @@ use tokio_postgres::Client;
 use crate::device_keys::as_i64;
 use crate::error::{Attempted, StoreError};
 
-/// Which range of positions a position is in, from 0.
+/// Returns the range that a position is in, from 0.
 pub(crate) const fn range_of(position: u64, rows: u64) -> u64 {
     position.saturating_sub(1) / rows
 }
 
-/// `p_<project>`, as an identifier: project names hold nothing but `a-z0-9-`.
+/// Returns `p_<project>` as an identifier: project names contain only `a-z0-9-`.
 fn parent(project: &ProjectId) -> String {
     format!("events_{}", project.as_str().replace('-', "_"))
 }
 
-/// Makes the project's own partition, and the head of its log, if they are not there.
+/// Creates the project's partition, and the head of its log, if they do not exist.
 pub(crate) async fn ensure_project(client: &Client, project: &ProjectId) -> Result<(), StoreError> {
     client
         .execute("SELECT muster_ensure_project($1)", &[&project.as_str()])
@@ -29,7 +29,7 @@ pub(crate) async fn ensure_project(client: &Client, project: &ProjectId) -> Resu
         .map(drop)
 }
 
-/// Makes the partition for one range of positions, if it is not there.
+/// Creates the partition for one range of positions, if it does not exist.
 pub(crate) async fn ensure_range(
     client: &Client,
     project: &ProjectId,

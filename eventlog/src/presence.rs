@@ -1,5 +1,4 @@
-//! Presence as the log knows it: which devices are connected. Ingest records it; nothing is decided
-//! here.
+//! Presence of devices in the log. Ingest records it; this module only reads it.
 
 use std::collections::BTreeSet;
 
@@ -13,11 +12,11 @@ use crate::log::EventLog;
 pub const PRESENCE_LEASE: &str = "presence";
 
 impl EventLog {
-    /// The presence streams of a project: the device, the stream's version, and its tip, which is
-    /// zero while the device is offline.
+    /// Returns the presence streams of a project: the device, the stream's version, and its tip,
+    /// which is zero while the device is offline.
     ///
     /// # Errors
-    /// When PostgreSQL cannot be asked.
+    /// When PostgreSQL is unreachable or the statement fails.
     pub async fn presence(
         &self,
         project: &ProjectId,
@@ -41,10 +40,10 @@ impl EventLog {
             .collect())
     }
 
-    /// Which of these devices are online, as the log has it now.
+    /// Returns which of these devices are online in the log.
     ///
     /// # Errors
-    /// When PostgreSQL cannot be asked.
+    /// When PostgreSQL is unreachable or the statement fails.
     pub async fn online(
         &self,
         project: &ProjectId,
@@ -65,11 +64,11 @@ impl EventLog {
         Ok(rows.iter().filter_map(device).collect())
     }
 
-    /// Is this device offline for certain? Not while no process tracks presence: a device may have
-    /// connected since.
+    /// Whether this device is certainly offline. False while no process tracks presence, because
+    /// the device may have connected since.
     ///
     /// # Errors
-    /// When PostgreSQL cannot be asked.
+    /// When PostgreSQL is unreachable or the statement fails.
     pub async fn is_known_offline(
         &self,
         project: &ProjectId,

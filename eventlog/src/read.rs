@@ -1,4 +1,4 @@
-//! Reading the log: by position, by stream, by time.
+//! Reads of the log: by position, by stream, by time.
 
 use bytes::Bytes;
 use muster_schemas::events::EventError;
@@ -13,38 +13,38 @@ use crate::error::{Attempted, StoreError};
 use crate::log::EventLog;
 use crate::merkle::Entry;
 
-/// An event as it stands in the log.
+/// An event in the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoredEvent {
-    /// Its place in the project's log, from 1.
+    /// Position in the project's log, from 1.
     pub position: u64,
-    /// The stream that it belongs to.
+    /// Stream of the event.
     pub stream: StreamName,
-    /// Its place in that stream, from 1.
+    /// Version of the stream after the event, from 1.
     pub stream_version: u64,
-    /// Its type.
+    /// Type of the event.
     pub kind: String,
-    /// The version of its shape.
+    /// Version of the type's schema.
     pub schema_version: u16,
-    /// When it happened, as claimed by whoever recorded it.
+    /// Time of the event, as claimed by its recorder.
     pub occurred_at: Timestamp,
-    /// When it came into the log, by PostgreSQL's clock.
+    /// Time at which it was appended, by PostgreSQL's clock.
     pub recorded_at: Timestamp,
-    /// Who caused it.
+    /// Actor that caused it.
     pub actor: String,
-    /// The request that it belongs to.
+    /// Id of the request that it belongs to.
     pub correlation: Option<Uuid>,
-    /// What caused it.
+    /// Id of its cause.
     pub causation: Option<Uuid>,
-    /// Its exact bytes: CBOR, or a device's COSE_Sign1.
+    /// Exact bytes: CBOR, or a device's COSE_Sign1.
     pub record: Bytes,
-    /// The salt of the record's place in the Merkle tree.
+    /// Salt of the record's MAC in the Merkle tree.
     pub salt: Bytes,
     /// Proof that the command role recorded it; see [`EventLog::is_authentic`].
     pub authority: Option<Bytes>,
 }
 
-/// The columns that [`StoredEvent`] is made of, in its order.
+/// Columns of [`StoredEvent`], in the order of its fields.
 pub(crate) const COLUMNS: &str = "position, stream, stream_version, type, schema_version, \
      occurred_at, (extract(epoch FROM recorded_at) * 1000000)::bigint, actor, correlation, \
      causation, record, salt, authority";
@@ -71,17 +71,17 @@ impl StoredEvent {
         })
     }
 
-    /// Is the record a device's sealed event, rather than the server's own CBOR? A tagged
-    /// COSE_Sign1 begins with the byte 0xd2, a map never does.
+    /// Whether the record is a device's sealed event, rather than the server's CBOR. A tagged
+    /// COSE_Sign1 starts with the byte 0xd2, a map never does.
     #[must_use]
     pub fn is_sealed(&self) -> bool {
         self.record.first() == Some(&0xd2)
     }
 
-    /// The event, lifted to today's shape.
+    /// Decodes the event and lifts it to the newest version.
     ///
     /// # Errors
-    /// When the record cannot be read as what its row says.
+    /// When the record does not match the row's type and version.
     pub fn event(&self) -> Result<Event, EventError> {
         if self.is_sealed() {
             let envelope = DeviceEnvelope::from_sealed(&self.record)
@@ -92,7 +92,7 @@ impl StoredEvent {
         }
     }
 
-    /// The leaf of this row in its project's Merkle tree, computed from what the row holds now.
+    /// Computes the leaf of this row in its project's Merkle tree, from the row's current content.
     #[must_use]
     pub fn leaf(&self, project: &ProjectId) -> Hash {
         let salt: [u8; 32] = self.salt.as_ref().try_into().unwrap_or_default();
@@ -114,22 +114,22 @@ impl StoredEvent {
     }
 }
 
-/// Which events to read; all of them by default.
+/// Filter of a read; the default selects all events.
 #[derive(Clone, Debug, Default)]
 pub struct ReadFilter {
     /// Only positions after this one.
     pub after: u64,
     /// Only positions up to this one.
     pub until: Option<u64>,
-    /// Only these types; all when empty.
+    /// Only these types; all if empty.
     pub kinds: Vec<String>,
 }
 
 impl EventLog {
-    /// Events in the order of the log, at most `limit`.
+    /// Returns events in the order of the log, at most `limit`.
     ///
     /// # Errors
-    /// When PostgreSQL cannot be asked.
+    /// When PostgreSQL is unreachable or the statement fails.
     pub async fn read(
         &self,
         project: &ProjectId,
@@ -149,10 +149,10 @@ impl EventLog {
         self.select(&sql, &[&project, &after, &until, &kinds, &limit]).await
     }
 
-    /// The newest events, newest first, at most `limit`, before a position.
+    /// Returns the newest events before a position, newest first, at most `limit`.
     ///
     /// # Errors
-    /// When PostgreSQL cannot be asked.
+    /// When PostgreSQL is unreachable or the statement fails.
     pub async fn read_backwards(
         &self,
         project: &ProjectId,
@@ -170,10 +170,10 @@ impl EventLog {
         self.select(&sql, &[&project.as_str(), &before, &kinds, &limit]).await
     }
 
-    /// The events at some positions, in the order of the log.
+    /// Returns the events at these positions, in the order of the log.
     ///
     /// # Errors
-    /// When PostgreSQL cannot be asked.
+    /// When PostgreSQL is unreachable or the statement fails.
     pub async fn read_positions(
         &self,
         project: &ProjectId,
@@ -187,11 +187,11 @@ impl EventLog {
         self.select(&sql, &[&project.as_str(), &positions]).await
     }
 
-    /// All events of one stream that operators decide (`device/`, `token/`, `name/`), oldest first.
-    /// What devices report is not indexed by stream: look for it through a projection.
+    /// Returns all events of one stream that operators decide (`device/`, `token/`, `name/`),
+    /// oldest first. Devices' reports are not indexed by stream: use a projection for them.
     ///
     /// # Errors
-    /// When PostgreSQL cannot be asked.
+    /// When PostgreSQL is unreachable or the statement fails.
     pub async fn read_stream(
         &self,
         project: &ProjectId,
@@ -205,11 +205,11 @@ impl EventLog {
         self.select(&sql, &[&project.as_str(), &stream.to_string()]).await
     }
 
-    /// The first and the newest event of a stream that operators decide; `None` when there is none.
-    /// For streams that grow with use, where these two and the version say enough.
+    /// Returns the first and the newest event of a stream that operators decide; `None` if it is
+    /// empty. For streams that grow with use, where these two and the version are sufficient.
     ///
     /// # Errors
-    /// When PostgreSQL cannot be asked.
+    /// When PostgreSQL is unreachable or the statement fails.
     pub async fn read_stream_ends(
         &self,
         project: &ProjectId,
@@ -227,10 +227,10 @@ impl EventLog {
         Ok(newest.map(|newest| (ends.pop().unwrap_or_else(|| newest.clone()), newest)))
     }
 
-    /// The events of some types in many such streams, each stream's oldest first.
+    /// Returns the events of some types in many such streams, each stream's oldest first.
     ///
     /// # Errors
-    /// When PostgreSQL cannot be asked.
+    /// When PostgreSQL is unreachable or the statement fails.
     pub async fn read_streams(
         &self,
         project: &ProjectId,
@@ -247,10 +247,10 @@ impl EventLog {
         self.select(&sql, &[&project.as_str(), &streams, &kinds]).await
     }
 
-    /// The newest version of a stream; 0 when it does not exist.
+    /// Returns the newest version of a stream; 0 if it does not exist.
     ///
     /// # Errors
-    /// When PostgreSQL cannot be asked.
+    /// When PostgreSQL is unreachable or the statement fails.
     pub async fn stream_version(
         &self,
         project: &ProjectId,
@@ -267,12 +267,12 @@ impl EventLog {
         Ok(row.map_or(0, |row| row.get::<_, i64>(0).unsigned_abs()))
     }
 
-    /// The newest position that was recorded at or before a time; 0 when there is none.
+    /// Returns the newest position that was recorded at or before a time; 0 if there is none.
     ///
-    /// `recorded_at` never goes back, so a binary search over positions finds it.
+    /// `recorded_at` never decreases, so a binary search over positions finds it.
     ///
     /// # Errors
-    /// When PostgreSQL cannot be asked.
+    /// When PostgreSQL is unreachable or the statement fails.
     pub async fn position_at(
         &self,
         project: &ProjectId,

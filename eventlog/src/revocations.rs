@@ -1,4 +1,5 @@
-//! NATS user keys that may no longer connect, and whose turn it is to tell the broker.
+//! Revoked NATS user keys, and the lock of the process that sends the account's claim to the
+//! broker.
 
 use std::time::Duration;
 
@@ -7,23 +8,24 @@ use muster_schemas::Timestamp;
 use crate::error::{Attempted, StoreError};
 use crate::log::EventLog;
 
-/// The turn to tell the broker what was revoked. One process has it at a time, and it is over when
-/// this is dropped: so a claim that says more is never followed by one that says less.
+/// The lock for sending the account's claim with its revocations to the broker. One process holds
+/// it at a time, until it is dropped: so a claim is never followed by one with fewer revocations.
 #[derive(Debug)]
 pub struct ClaimTurn {
     client: tokio_postgres::Client,
     account: String,
-    /// The keys that were revoked, each with the time.
+    /// Revoked keys, each with the time of its revocation.
     pub revoked: Vec<(String, Timestamp)>,
-    /// When the claim is to be dated: later than each before it, by whole seconds.
+    /// Issue time for the claim: later than that of each previous claim, in whole seconds.
     pub issued_at: Timestamp,
 }
 
 impl ClaimTurn {
-    /// The broker has taken the claim.
+    /// Records that the broker has accepted the claim.
     ///
     /// # Errors
-    /// When PostgreSQL cannot be asked; the broker has the claim nevertheless.
+    /// When PostgreSQL is unreachable or the statement fails; the broker has the claim
+    /// nevertheless.
     pub async fn taken(self) -> Result<(), StoreError> {
         let seconds = self.issued_at.micros() / 1_000_000;
         self.client
@@ -39,11 +41,11 @@ impl ClaimTurn {
 }
 
 impl EventLog {
-    /// Waits for the turn to tell the broker of an account's revocations. Those that are older than
-    /// `life`, how long a JWT lives, are forgotten.
+    /// Waits for the lock of an account's claim. Revocations that are older than `life`, the
+    /// lifetime of a JWT, are deleted.
     ///
     /// # Errors
-    /// When PostgreSQL cannot be asked.
+    /// When PostgreSQL is unreachable or the statement fails.
     pub async fn claim_turn(&self, account: &str, life: Duration) -> Result<ClaimTurn, StoreError> {
         let client = self.stores().dialer.dial().await?;
         let begin = "BEGIN; SET LOCAL statement_timeout = '20s'";

@@ -1,4 +1,4 @@
-//! Uses of API tokens that are not in the log yet: any role notes them, command records them.
+//! Uses of API tokens that are not in the log yet: any role stores them, command records them.
 
 use muster_schemas::{ProjectId, Timestamp, TokenId};
 use uuid::Uuid;
@@ -6,27 +6,27 @@ use uuid::Uuid;
 use crate::error::{Attempted, StoreError};
 use crate::log::EventLog;
 
-/// Number of uses that are read at once.
+/// Maximum number of uses that one query reads.
 const PAGE: i64 = 500;
 
 /// The newest use of a token.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TokenUse {
-    /// The project.
+    /// Project of the token.
     pub project: ProjectId,
-    /// The token.
+    /// Id of the token.
     pub token: TokenId,
-    /// When it was used, by PostgreSQL's clock.
+    /// Time of the use, by PostgreSQL's clock.
     pub used_at: Timestamp,
-    /// The address of the client.
+    /// Address of the client.
     pub address: Option<String>,
 }
 
 impl EventLog {
-    /// Notes that a token was used, until command records it.
+    /// Stores the use of a token, until command records it.
     ///
     /// # Errors
-    /// When PostgreSQL cannot be asked.
+    /// When PostgreSQL is unreachable or the statement fails.
     pub async fn note_token_use(
         &self,
         project: &ProjectId,
@@ -46,10 +46,10 @@ impl EventLog {
             .map(drop)
     }
 
-    /// Uses that are noted, the oldest first.
+    /// Returns the stored uses, oldest first.
     ///
     /// # Errors
-    /// When PostgreSQL cannot be asked.
+    /// When PostgreSQL is unreachable or the statement fails.
     pub async fn token_uses(&self) -> Result<Vec<TokenUse>, StoreError> {
         let client = self.stores().pool.get().await?;
         let rows = client
@@ -74,10 +74,10 @@ impl EventLog {
             .collect()
     }
 
-    /// Forgets the note of a use, also when it was used again meanwhile.
+    /// Deletes a stored use, even if the token was used again since it was read.
     ///
     /// # Errors
-    /// When PostgreSQL cannot be asked.
+    /// When PostgreSQL is unreachable or the statement fails.
     pub async fn forget_token_use(&self, noted: &TokenUse) -> Result<(), StoreError> {
         let client = self.stores().pool.get().await?;
         client

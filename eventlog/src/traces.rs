@@ -1,8 +1,8 @@
-//! The way of one event as spans: from whoever recorded it into the log, and on into read models.
+//! The path of an event as spans: from its recorder into the log and into read models.
 //!
-//! What belongs to one event is found without handing anything along: the trace's id follows from the
-//! event's place, which device, ingest, log and projections all know. Nobody is asked here where
-//! spans go; whoever wants them listens to [`TARGET`].
+//! The spans of an event need no context propagation: the trace's id is derived from the event's
+//! stream and version, which device, ingest, log and projections all know. This module does not
+//! export spans; an exporter subscribes to [`TARGET`].
 
 use std::fmt::Write as _;
 use std::time::SystemTime;
@@ -14,19 +14,20 @@ use tracing::Level;
 use crate::append::{AppendError, Appended, Batch, Expected};
 use crate::read::StoredEvent;
 
-/// The target of the `tracing` events that are spans.
+/// Target of the `tracing` events that are spans.
 pub const TARGET: &str = "muster_traces";
 
-/// The name of the span that the others of an event hang on.
+/// Name of an event's root span.
 pub const ROOT: &str = "event";
 
-/// Does anybody listen? Asked first: otherwise nothing is to be spent on spans.
+/// Whether an exporter is subscribed; otherwise no work is done for spans.
 #[must_use]
 pub fn is_wanted() -> bool {
     tracing::enabled!(target: TARGET, Level::TRACE)
 }
 
-/// The id of an event's trace, 32 hexadecimal digits: SHA-256 of `project/stream/version`, cut.
+/// Returns the id of an event's trace, 32 hexadecimal digits: truncated SHA-256 of
+/// `project/stream/version`.
 #[must_use]
 pub fn trace_id(project: &ProjectId, stream: &StreamName, version: u64) -> String {
     let digest = Sha256::digest(format!("{project}/{stream}/{version}"));
@@ -36,21 +37,21 @@ pub fn trace_id(project: &ProjectId, stream: &StreamName, version: u64) -> Strin
     })
 }
 
-/// One span of an event's way.
+/// A span of an event's path.
 #[derive(Clone, Copy, Debug)]
 pub struct Span<'a> {
-    /// What was done.
+    /// Name of the step.
     pub name: &'a str,
-    /// When that began.
+    /// Start of the step.
     pub start: Timestamp,
-    /// When it was done.
+    /// End of the step.
     pub end: Timestamp,
-    /// What more is to be told: the event's type, the read model.
+    /// Additional detail: the event's type, the read model.
     pub detail: &'a str,
 }
 
 impl Span<'_> {
-    /// Tells it to whoever listens.
+    /// Emits the span.
     pub fn tell(&self, project: &ProjectId, stream: &StreamName, version: u64) {
         tracing::trace!(
             target: TARGET,
@@ -66,20 +67,20 @@ impl Span<'_> {
     }
 }
 
-/// Now, as spans say it.
+/// Returns the current time.
 #[must_use]
 pub fn now() -> Timestamp {
     SystemTime::now().into()
 }
 
-/// The events of a batch that is being appended: place, type, when it happened.
+/// The events of an append in progress: stream, version, type, time.
 pub(crate) struct Appending {
     began: Timestamp,
     appends: Vec<Vec<(StreamName, u64, &'static str, Timestamp)>>,
 }
 
 impl Appending {
-    /// Notes what is needed for spans; nothing when nobody wants any.
+    /// Collects the data for spans; `None` if no exporter is subscribed.
     pub(crate) fn of(batch: &Batch) -> Option<Self> {
         if !is_wanted() {
             return None;
@@ -88,7 +89,7 @@ impl Appending {
             let of_stream = append.streams.iter().flat_map(|part| {
                 let after = match part.expected {
                     Expected::Version(version) | Expected::Tip { version, .. } => Some(version),
-                    // Where it goes is known to the appender alone.
+                    // Only the appender knows the version.
                     Expected::Any => None,
                 };
                 let events = after.into_iter().flat_map(|after| (after + 1..).zip(&part.events));
@@ -101,7 +102,7 @@ impl Appending {
         Some(Self { began: now(), appends: appends.collect() })
     }
 
-    /// Tells the spans of those that are in the log now: the whole way until here, and the append.
+    /// Emits the spans of appended events: the path up to the append, and the append itself.
     pub(crate) fn tell(self, project: &ProjectId, results: &[Result<Appended, AppendError>]) {
         let end = now();
         for (events, result) in self.appends.into_iter().zip(results) {
@@ -120,7 +121,7 @@ impl Appending {
     }
 }
 
-/// Tells that a read model has these events now.
+/// Emits the spans of events that a read model has applied.
 pub(crate) fn projected(
     project: &ProjectId,
     projection: &str,

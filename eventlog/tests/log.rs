@@ -1,4 +1,5 @@
-//! The event log against a real PostgreSQL: appends, conflicts, retries, follow, leases, restore.
+//! Tests of the event log with a real PostgreSQL: appends, conflicts, retries, follow, leases,
+//! restore.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on shall stop")]
 
@@ -47,8 +48,8 @@ async fn all(log: &EventLog) -> Vec<muster_eventlog::StoredEvent> {
     }
 }
 
-/// Positions are 1, 2, 3 …, stream versions too, time never goes back, and the head's root is
-/// the root over the rows as they are.
+/// Asserts that positions and stream versions have no gaps, time never decreases, and the head's
+/// root is the root over the rows.
 async fn assert_sound(log: &EventLog) {
     let project = ProjectId::default_project();
     let events = all(log).await;
@@ -71,7 +72,7 @@ async fn assert_sound(log: &EventLog) {
 #[tokio::test]
 async fn of_concurrent_appends_with_one_expected_version_exactly_one_wins() {
     let database = database().await;
-    // Two logs are two processes: each has an appender of its own.
+    // Two logs are like two processes: each has its own appender.
     let logs = [database.open().await, database.open().await];
     let mut tasks = Vec::new();
     for n in 0..40_usize {
@@ -135,7 +136,7 @@ async fn a_retried_append_is_in_the_log_once() {
     let once =
         Append { append_id: Some(Uuid::from_u128(5)), ..append("a", Expected::Version(0), 2) };
     let first = log.append(&project, once.clone()).await.unwrap();
-    // The same process, and another one, as after a crash.
+    // From the same process, and from another one, as after a crash.
     assert_eq!(log.append(&project, once.clone()).await.unwrap(), first);
     assert_eq!(database.open().await.append(&project, once).await.unwrap(), first);
     assert_eq!(all(&log).await.len(), 2);
@@ -231,7 +232,7 @@ async fn enrollment_opens_an_epoch_and_deletion_closes_it() {
         matches!(refused, Err(AppendError::Conflict { actual: 2, tip: Some(tip), .. }) if tip == Hash::of(b"2"))
     );
 
-    // A second enrollment: new key, new epoch; the old ones are over.
+    // A second enrollment: new key and epoch; the previous ones are closed.
     let new_key = SigningKey::from_seed(&[2; 32]);
     let again = vec![NewEvent::server(&enrolled(2, &new_key), now)];
     log.append(&project, Append::by("test").stream(stream.clone(), Expected::Version(2), again))
@@ -357,7 +358,7 @@ async fn a_dump_restored_elsewhere_reads_the_same() {
     let copy = restored.open().await;
     assert_eq!(all(&copy).await, all(&log).await);
     assert_sound(&copy).await;
-    // And it goes on from there.
+    // Appends continue after the restore.
     copy.append(&ProjectId::default_project(), append("s0", Expected::Any, 1)).await.unwrap();
     assert_sound(&copy).await;
 }
@@ -397,7 +398,7 @@ async fn what_somebody_without_the_key_appends_is_not_authentic() {
     let verifier = AuthorityVerifier::whole(std::slice::from_ref(&key));
     let log = plain.with_authority(key.clone(), verifier.clone());
 
-    // From before there was a key: adopted, once.
+    // Events from before there was a key are adopted once.
     plain.append(&project, append("old", Expected::Version(0), 3)).await.unwrap();
     let stored = plain.read_stream(&project, &name("old")).await.unwrap();
     assert!(!stored.iter().any(|event| log.is_authentic(&project, event)));
@@ -413,7 +414,7 @@ async fn what_somebody_without_the_key_appends_is_not_authentic() {
     }
 
     plain.append(&project, append("new", Expected::Version(3), 1)).await.unwrap();
-    // A proof that is copied from another place.
+    // A proof that was copied from another version.
     database
         .execute(
             "UPDATE events SET authority = (SELECT authority FROM events WHERE stream = 'name/new'

@@ -1,4 +1,4 @@
-//! Which server a command means, and as whom: by flags, by variables, or by a context.
+//! Selects the server and the credentials of a command: flags, variables, or a context.
 
 use std::path::PathBuf;
 
@@ -9,37 +9,36 @@ use super::Client;
 use super::contexts::{self, Context, Contexts};
 use crate::exit::Misused;
 
-/// Which server, and as whom.
+/// Server and credentials.
 ///
-/// What a flag says goes before all else; then what the context of `--context` says; then the
-/// variables; then the context that is current.
+/// Precedence: flags, the context of `--context`, variables, the current context.
 #[derive(Args, Debug, Clone)]
 pub(crate) struct Connection {
-    /// The server's URL [env: MUSTER_URL]
+    /// URL of the server [env: MUSTER_URL]
     #[arg(long, global = true, help_heading = "Server")]
     url: Option<String>,
-    /// Refused, because other users of this machine can read arguments: use --token-file, MUSTER_TOKEN
-    /// or MUSTER_TOKEN_FILE
+    /// Refused, because other users of this machine can read arguments: use --token-file,
+    /// MUSTER_TOKEN or MUSTER_TOKEN_FILE
     #[arg(long, global = true, hide = true, help_heading = "Server")]
     token: Option<String>,
-    /// A file that holds the API token, mst_… [env: MUSTER_TOKEN_FILE; the token itself: MUSTER_TOKEN]
+    /// File with the API token [env: MUSTER_TOKEN_FILE; the token itself: MUSTER_TOKEN]
     #[arg(long, global = true, value_name = "FILE", help_heading = "Server")]
     token_file: Option<PathBuf>,
-    /// The CA's certificate, PEM [env: MUSTER_CA]
+    /// PEM file of the CA certificate [env: MUSTER_CA]
     #[arg(long, global = true, help_heading = "Server")]
     ca: Option<PathBuf>,
-    /// A server that `muster context` knows; the current one when left out [env: MUSTER_CONTEXT]
+    /// Context to use; default: the current one [env: MUSTER_CONTEXT]
     #[arg(long, global = true, help_heading = "Server")]
     context: Option<String>,
-    /// The project, for server-wide tokens
+    /// Project, for server-wide tokens
     #[arg(long, global = true, env = "MUSTER_PROJECT", help_heading = "Server")]
     project: Option<String>,
-    /// Print JSON, for programs
+    /// Print JSON
     #[arg(long, global = true)]
     pub(crate) json: bool,
 }
 
-/// What one source says.
+/// Values from one source.
 #[derive(Clone, Debug, Default)]
 struct Words {
     url: Option<String>,
@@ -75,12 +74,12 @@ impl Connection {
         })
     }
 
-    /// The server that is meant, the token and the CA.
+    /// Returns the selected server, its token and its CA.
     pub(crate) fn server(&self) -> Result<Context> {
         choose(self.flags()?, Words::of_environment(), contexts::load)
     }
 
-    /// A client by flags, variables, or the context.
+    /// Creates a client for the selected server.
     pub(crate) fn client(&self) -> Result<Client> {
         let chosen = self.server()?;
         let mut client = Client::new(&chosen.url, &chosen.token, chosen.ca.as_deref())?;
@@ -88,13 +87,13 @@ impl Connection {
         Ok(client)
     }
 
-    /// The same for another project.
+    /// Returns the same connection for another project.
     #[must_use]
     pub(crate) fn for_project(self, project: &str) -> Self {
         Self { project: Some(project.to_owned()), ..self }
     }
 
-    /// What flags and variables say, for a new context.
+    /// Returns the values of flags and variables, for a new context.
     pub(crate) fn new_context(&self) -> Result<Context> {
         let (flags, environment) = (self.flags()?, Words::of_environment());
         let (Some(url), Some(token)) =
@@ -108,20 +107,21 @@ impl Connection {
     }
 }
 
-/// Invariant: a token goes to no server but the one that it was given or kept for.
+/// Invariant: a token is sent only to the server that it was given or stored for.
 fn choose(
     flags: Words,
     environment: Words,
     load: impl FnOnce() -> Result<Contexts>,
 ) -> Result<Context> {
-    // A context that was named by a flag goes before all variables.
+    // A context that a flag names takes precedence over all variables.
     let environment = if flags.context.is_some() { Words::default() } else { environment };
     let name = flags.context.or(environment.context);
     let url = flags.url.or(environment.url);
     let token = flags.token.or(environment.token);
     let ca = flags.ca.or(environment.ca);
     if let (Some(url), Some(token), None) = (&url, &token, &name) {
-        // The CA of a context is one for its own server alone; a broken file hinders nobody here.
+        // The CA of a context is valid only for its own server; an unreadable file is no error
+        // here.
         let kept = load().ok().and_then(|known| known.get(None).ok());
         let ca = ca.or_else(|| kept.filter(|kept| is_same(&kept.url, url))?.ca);
         return Ok(Context { url: url.clone(), token: token.clone(), ca });
@@ -191,7 +191,7 @@ mod tests {
             ("", "url=https://a/ token=t", Some("https://a/ t /a")),
             ("url=https://a", "", Some("https://a a-token /a")),
             ("url=https://b context=b", "", Some("https://b b-token /b")),
-            // A token of one server is not for another.
+            // A token of one server is not used for another.
             ("url=https://x", "", None),
             ("url=https://b", "", None),
             ("url=https://x context=b", "", None),

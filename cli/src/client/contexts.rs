@@ -1,4 +1,4 @@
-//! Contexts: the servers that this command line knows, in `~/.config/muster/contexts.toml`.
+//! Contexts: servers that the command line can use, in `~/.config/muster/contexts.toml`.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -8,10 +8,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::exit::NotFound;
 
-/// The name of what `muster up` leaves.
+/// Name of the context that `muster up` creates.
 pub(crate) const LOCAL: &str = "local";
 
-/// A server, and who one is there.
+/// A server, with the credentials for it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Context {
     pub(crate) url: String,
@@ -20,7 +20,7 @@ pub(crate) struct Context {
     pub(crate) ca: Option<PathBuf>,
 }
 
-/// All of them, and which one is meant when none is named.
+/// All contexts, and the current one.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Contexts {
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -58,7 +58,7 @@ pub(crate) fn save(contexts: &Contexts) -> Result<()> {
 }
 
 impl Contexts {
-    /// The one with this name, or the current one.
+    /// Returns the context with this name, or the current one.
     pub(crate) fn get(&self, name: Option<&str>) -> Result<Context> {
         let Some(name) = name.or(self.current.as_deref()) else {
             bail!(
@@ -72,16 +72,17 @@ impl Contexts {
     }
 }
 
-/// The context that `muster up` keeps for its data folder.
+/// The context that `muster up` stores for its data folder.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Remembered {
     pub(crate) name: String,
-    /// Is it what commands mean when no context is named?
+    /// Whether commands use it when no context is named.
     pub(crate) is_current: bool,
 }
 
-/// Keeps what `muster up` runs as a context, and makes it current unless another is. A context belongs
-/// to one data folder, known by its CA: a second folder gets `local-2`, and so on.
+/// Stores the server of `muster up` as a context, and makes it current unless another one is. A
+/// context belongs to one data folder, identified by its CA: a second folder gets `local-2`, and so
+/// on.
 pub(crate) fn remember_local(url: &str, token: &str, ca: &Path) -> Result<Remembered> {
     let mut contexts = load()?;
     let name = local_name(&contexts, ca);
@@ -92,8 +93,8 @@ pub(crate) fn remember_local(url: &str, token: &str, ca: &Path) -> Result<Rememb
     Ok(Remembered { name, is_current })
 }
 
-/// The name of this data folder's context: the one that it has, or the first that is free. One whose
-/// CA is gone is free.
+/// Returns the name of this data folder's context: the existing one, or the first free name. The
+/// name of a context whose CA file is missing is free.
 fn local_name(contexts: &Contexts, ca: &Path) -> String {
     let mut names = std::iter::once(LOCAL.to_owned()).chain((2..).map(|n| format!("{LOCAL}-{n}")));
     let is_ours = |name: &String| {
@@ -134,10 +135,10 @@ mod tests {
         assert_eq!(remember(&first), "local");
         assert_eq!(remember(&second), "local-2");
         assert_eq!((remember(&first), remember(&second)), ("local".into(), "local-2".into()));
-        // The first folder was removed: its name is free again.
+        // The first folder was removed, so its name is free again.
         std::fs::remove_file(&first).unwrap();
         assert_eq!(remember(&third), "local");
-        // One that a person has added for a server with a public certificate is left alone.
+        // A context that a user added for a server with a public certificate is not changed.
         let context = Context { url: String::new(), token: String::new(), ca: None };
         let contexts = Contexts { contexts: [("local".to_owned(), context)].into(), current: None };
         assert_eq!(local_name(&contexts, &third), "local-2");

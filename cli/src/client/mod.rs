@@ -1,4 +1,4 @@
-//! The client side: one HTTPS connection to the API, by URL, token and CA.
+//! The API client: one HTTPS connection, defined by URL, token and CA.
 
 mod connection;
 pub(crate) mod contexts;
@@ -18,14 +18,14 @@ use crate::output::note;
 pub(crate) use connection::Connection;
 pub(crate) use socket::Socket;
 
-/// Items that the API puts on one page at most.
+/// Maximum number of items on one page of the API.
 const LARGEST_PAGE: u16 = 1000;
 
 /// The API of one server.
 #[derive(Clone, Debug)]
 pub(crate) struct Client {
     http: reqwest::Client,
-    /// For websockets, which are HTTP/1.1's.
+    /// HTTP client for websockets, which need HTTP/1.1.
     upgrading: reqwest::Client,
     url: String,
     token: String,
@@ -54,7 +54,7 @@ impl Client {
         Ok(Self { http, upgrading, url, token, project: None })
     }
 
-    /// Where it is.
+    /// Returns the URL of the server.
     pub(crate) fn url(&self) -> &str {
         &self.url
     }
@@ -106,7 +106,7 @@ impl Client {
         self.get_at(path, query, None).await
     }
 
-    /// An answer that holds what this position of the log wrote.
+    /// Sends a GET request that waits until the response includes this position of the log.
     pub(crate) async fn get_at(
         &self,
         path: &str,
@@ -120,8 +120,8 @@ impl Client {
         self.json(request).await
     }
 
-    /// Waits until `list` shows what a write did, so that the next command sees it. One that does
-    /// not in time is no failure of the write.
+    /// Waits until `list` includes a write, so that the next command sees it. A timeout does not
+    /// make the write fail.
     pub(crate) async fn await_shown(&self, list: &str, position: &Value) {
         if let Some(position) = position.as_u64() {
             let one = [("limit", "1".to_owned())];
@@ -143,7 +143,7 @@ impl Client {
         self.json(self.request(Method::DELETE, path)).await
     }
 
-    /// All items of a list, page by page.
+    /// Returns all items of a list, page by page.
     pub(crate) async fn list(&self, path: &str, query: &[(&str, String)]) -> Result<Vec<Value>> {
         let mut items = Vec::new();
         let mut query = query.to_vec();
@@ -159,7 +159,7 @@ impl Client {
         }
     }
 
-    /// The first items of a list, at most `limit`, and whether there are more.
+    /// Returns the first items of a list, at most `limit`, and whether there are more.
     pub(crate) async fn first(
         &self,
         path: &str,
@@ -176,7 +176,7 @@ impl Client {
         Ok((items, page["next"].is_string()))
     }
 
-    /// As [`Self::first`], or all items without a limit. A list that is cut is reported on standard
+    /// As [`Self::first`], or all items without a limit. A truncated list is reported on standard
     /// error.
     pub(crate) async fn newest(
         &self,
@@ -192,7 +192,7 @@ impl Client {
         Ok(items)
     }
 
-    /// Bytes, as they come; of an answer that holds what this position of the log wrote.
+    /// Streams the bytes of a response that includes this position of the log.
     pub(crate) async fn bytes(
         &self,
         path: &str,
@@ -206,7 +206,7 @@ impl Client {
         self.send(request).await
     }
 
-    /// Bytes from a place on, as they come.
+    /// Streams bytes from an offset.
     pub(crate) async fn bytes_from(&self, path: &str, from: u64) -> Result<Response> {
         let mut request = self.request(Method::GET, path);
         if from > 0 {
@@ -215,14 +215,14 @@ impl Client {
         self.send(request).await
     }
 
-    /// A stream of server-sent events, as it comes.
+    /// Opens a stream of server-sent events.
     pub(crate) async fn stream(&self, path: &str, query: &[(&str, String)]) -> Result<Response> {
         let request = self.request(Method::GET, path).query(query);
         self.send(request.header("accept", "text/event-stream")).await
     }
 }
 
-/// Reports once what the server cannot write: what it answers may be old.
+/// Reports once which stores the server cannot write: its responses may be outdated.
 fn note_degraded(response: &Response) {
     static REPORT: Once = Once::new();
     if let Some(text) = response.headers().get("muster-degraded").and_then(|it| it.to_str().ok()) {
@@ -230,7 +230,7 @@ fn note_degraded(response: &Response) {
     }
 }
 
-/// A part of a path, with everything escaped that could be taken for something else.
+/// Escapes a segment of a path.
 pub(crate) fn segment(text: &str) -> String {
     let mut escaped = String::new();
     for byte in text.bytes() {

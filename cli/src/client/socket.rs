@@ -1,4 +1,4 @@
-//! Websockets to the server, over the same trust as all else.
+//! Websockets to the server, with the same TLS settings as other requests.
 
 use anyhow::{Context, Result};
 use data_encoding::BASE64;
@@ -12,7 +12,7 @@ use super::Client;
 pub(crate) type Socket = WebSocketStream<reqwest::Upgraded>;
 
 impl Client {
-    /// Opens a websocket. What the server says against it is an error as of any request.
+    /// Opens a websocket. A refusal by the server is an error as for any request.
     pub(crate) async fn socket(&self, path: &str, query: &[(&str, String)]) -> Result<Socket> {
         let url = format!("{}{path}", self.url);
         let key: [u8; 16] = rand::random();

@@ -1,4 +1,4 @@
-//! `muster api-token`: tokens for people and programs.
+//! `muster api-token`: API tokens for users and programs.
 
 use anyhow::Result;
 use clap::Subcommand;
@@ -13,40 +13,40 @@ const TOKENS: &str = "/api/v1/tokens";
 
 #[derive(Subcommand, Debug)]
 pub(crate) enum ApiTokenCommand {
-    /// Make an API token; it is shown once
+    /// Create an API token; it is printed only once
     Create {
-        /// What to call it
+        /// Name of the token
         name: String,
-        /// viewer, operator, admin or auditor
+        /// Role: viewer, operator, admin or auditor
         #[arg(long, default_value = "viewer")]
         role: String,
-        /// How long it works: 90s, 10m, 2h, 7d; for ever when left out
+        /// Lifetime of the token: 90s, 10m, 2h, 7d; default: unlimited
         #[arg(long, value_parser = seconds)]
         ttl: Option<u32>,
-        /// For all projects and the server itself; only a server-wide admin makes one
+        /// Create a server-wide token (requires a server-wide admin token)
         #[arg(long)]
         server_wide: bool,
     },
     /// List API tokens
     List {
-        /// The server-wide ones
+        /// List server-wide tokens
         #[arg(long)]
         server_wide: bool,
     },
     /// Revoke an API token
     Revoke {
-        /// The token's id
+        /// Id of the token
         id: String,
         #[command(flatten)]
         confirm: Confirm,
-        /// It is a server-wide one
+        /// Revoke a server-wide token
         #[arg(long)]
         server_wide: bool,
     },
 }
 
 pub(crate) async fn run(connection: Connection, command: ApiTokenCommand) -> Result<()> {
-    // Server-wide tokens stand in the log `system`.
+    // Server-wide tokens are in the log of the project `system`.
     let connection = match &command {
         ApiTokenCommand::Create { server_wide: true, .. }
         | ApiTokenCommand::List { server_wide: true }
@@ -70,7 +70,7 @@ pub(crate) async fn run(connection: Connection, command: ApiTokenCommand) -> Res
             if connection.json {
                 return output::json(&created);
             }
-            // The token alone is the output, for scripts.
+            // Only the token is written to standard output, for scripts.
             note(format!("id {}", text(&created["id"])));
             line(text(&created["token"]));
             Ok(())

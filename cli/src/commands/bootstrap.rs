@@ -1,5 +1,5 @@
-//! `muster bootstrap`: the keys and the first admin token of a server that `muster serve` runs, and
-//! the set-up of a new InfluxDB 2.x.
+//! `muster bootstrap`: creates the keys and the first admin token of a server that `muster serve`
+//! runs, and sets up a new InfluxDB 2.x.
 
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
@@ -17,47 +17,51 @@ use crate::serve::MetricStore;
 
 #[derive(Args, Debug)]
 pub(crate) struct BootstrapArgs {
-    /// PostgreSQL: postgres://user@host:port/database; with a password by the variable alone
+    /// PostgreSQL: postgres://user@host:port/database; with a password, use the variable
     #[arg(long, env = "MUSTER_POSTGRES_URL", hide_env_values = true)]
     postgres_url: String,
-    /// The folder of keys; made when it is not there
+    /// Key folder; created if missing
     #[arg(long, env = "MUSTER_KEYS")]
     keys: PathBuf,
-    /// Names and addresses that the front door is reached by, beside localhost and this host's name
+    /// Names and addresses of the listener besides localhost and the host name
     #[arg(long, env = "MUSTER_NAMES", value_delimiter = ',')]
     name: Vec<String>,
-    /// InfluxDB: http://host:port; its database or bucket is made when it is missing
+    /// InfluxDB: http://host:port; its database or bucket is created if missing
     #[arg(long, env = "MUSTER_INFLUX_URL")]
     influx_url: Option<String>,
-    /// InfluxDB's database (1.x) or bucket (2.x, 3.x)
+    /// InfluxDB database (1.x) or bucket (2.x, 3.x)
     #[arg(long, env = "MUSTER_INFLUX_DATABASE", default_value = "muster")]
     influx_database: String,
-    /// InfluxDB 1.x: the user
+    /// InfluxDB 1.x: user name
     #[arg(long, env = "MUSTER_INFLUX_USER", requires = "influx_password")]
     influx_user: Option<String>,
-    /// InfluxDB 1.x: the user's password, by the variable alone
+    /// InfluxDB 1.x: password of the user (environment variable only)
     #[arg(long, env = "MUSTER_INFLUX_PASSWORD", hide_env_values = true)]
     influx_password: Option<String>,
-    /// InfluxDB 2.x and 3.x: the organization
+    /// InfluxDB 2.x and 3.x: organization
     #[arg(long, env = "MUSTER_INFLUX_ORG", default_value = "muster")]
     influx_org: String,
-    /// InfluxDB 2.x and 3.x: the token, by the variable alone
+    /// InfluxDB 2.x and 3.x: token (environment variable only)
     #[arg(long, env = "MUSTER_INFLUX_TOKEN", hide_env_values = true)]
     influx_token: Option<String>,
-    /// An InfluxDB 2.x that nobody has set up yet is set up: its user muster gets this password, and
-    /// MUSTER_INFLUX_TOKEN may do everything from then on
+    /// Set up a new InfluxDB 2.x, with this password for its user muster
+    ///
+    /// MUSTER_INFLUX_TOKEN becomes a token with full access.
     #[arg(long, env = "MUSTER_INFLUX_SETUP_PASSWORD", hide_env_values = true, requires_all = ["influx_url", "influx_token"])]
     influx_setup_password: Option<String>,
-    /// Also accept events that carry no proof of authority: after the restore of a backup from a
-    /// release that did not have them. It accepts what an intruder wrote as well
+    /// Also accept events without a proof of authority
+    ///
+    /// For a server whose backup from a release without such proofs was restored. Events that an
+    /// intruder inserted are accepted, too.
     #[arg(long)]
     adopt_events: bool,
-    /// Do not print the admin token; it stands in `admin-token` in the folder of keys
+    /// Do not print the admin token; it is in `admin-token` in the key folder
     #[arg(long)]
     quiet: bool,
 }
 
-/// Hands out the roles' keys, and prints the token in `<keys>/admin-token`; makes one when there is none that lets in.
+/// Distributes the roles' keys, and prints the token in `<keys>/admin-token`; creates a token if
+/// there is no valid one.
 pub(crate) async fn run(connection: &Connection, args: BootstrapArgs) -> Result<()> {
     let keys = KeyStore::open(&args.keys)?;
     let names =
@@ -82,7 +86,7 @@ pub(crate) async fn run(connection: &Connection, args: BootstrapArgs) -> Result<
     Ok(())
 }
 
-/// The metric store's database or bucket, when a store is named.
+/// Creates the database or bucket of the metric store, if a store is configured.
 async fn prepare_store(args: &BootstrapArgs) -> Result<()> {
     let Some(url) = args.influx_url.clone() else { return Ok(()) };
     let store = MetricStore {

@@ -1,5 +1,5 @@
-//! Confirmation before a command destroys or interrupts something: asked on a terminal, demanded as
-//! `--yes` elsewhere, in the same way everywhere.
+//! Confirmation before a destructive or interrupting command: a prompt on a terminal, otherwise the
+//! required flag `--yes`; the same for all commands.
 
 use std::io::{BufRead, IsTerminal, Write};
 
@@ -11,27 +11,27 @@ use crate::client::Client;
 use crate::exit::Misused;
 use crate::output::note;
 
-/// Maximum number of things that a question names.
+/// Maximum number of names in a prompt.
 const MAX_NAMED: usize = 10;
-/// Maximum number of devices that a selector may match without a question, for what harms none.
+/// Maximum number of devices that a selector may match without a prompt, for harmless commands.
 const MAX_UNASKED: usize = 10;
 
-/// The flag of every command that asks.
+/// Flag of every command with a confirmation.
 #[derive(Args, Clone, Copy, Debug, Default)]
 pub(crate) struct Confirm {
-    /// Do not ask for confirmation
+    /// Skip the confirmation
     #[arg(short, long)]
     yes: bool,
 }
 
-/// What a command is about to do.
+/// Action to confirm.
 #[derive(Debug)]
 pub(crate) struct Action<'a> {
-    /// What is done, such as `revoke`.
+    /// Verb of the action, such as `revoke`.
     pub(crate) verb: &'a str,
-    /// What one of the things is called, such as `device`; `s` is added for several.
+    /// Singular noun of the targets, such as `device`; `s` is appended for several.
     pub(crate) noun: &'a str,
-    /// The things by name.
+    /// Names of the targets.
     pub(crate) names: &'a [String],
 }
 
@@ -43,7 +43,7 @@ impl Confirm {
     /// Returns when the action is confirmed.
     ///
     /// # Errors
-    /// When it is not: the user declined, or there is no terminal to ask on.
+    /// When the action is not confirmed: the user declined, or there is no terminal for a prompt.
     pub(crate) fn ask(self, action: &Action<'_>) -> Result<()> {
         if self.yes {
             return Ok(());
@@ -60,13 +60,13 @@ impl Confirm {
         bail!("nothing was done")
     }
 
-    /// As [`Self::ask`], about one thing.
+    /// As [`Self::ask`], for one target.
     pub(crate) fn ask_one(self, verb: &str, noun: &str, name: impl Into<String>) -> Result<()> {
         self.ask(&Action { verb, noun, names: &[name.into()] })
     }
 
-    /// As [`Self::ask`], only when a selector matches more devices than its author may believe. For
-    /// what neither destroys nor interrupts.
+    /// As [`Self::ask`], but only when a selector matches more devices than the user may expect.
+    /// For commands that neither destroy nor interrupt.
     pub(crate) async fn ask_before_many(
         self,
         client: &Client,
@@ -89,7 +89,7 @@ impl Action<'_> {
         format!("{} {}s", self.names.len(), self.noun)
     }
 
-    /// The names that are shown, and how many are not.
+    /// Returns the names to show, and the number of the others.
     fn named(&self) -> (&[String], usize) {
         let shown = self.names.len().min(MAX_NAMED);
         (&self.names[..shown], self.names.len() - shown)

@@ -1,4 +1,4 @@
-//! Every subcommand either destroys or interrupts nothing, or asks first.
+//! Every subcommand that destroys or interrupts something asks for confirmation.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::args::{Args as Line, run};
 
-/// Subcommands that destroy or interrupt something, each with arguments by which it can be run.
+/// Subcommands that destroy or interrupt something, each with valid arguments.
 const ASKS: &[(&str, &[&str])] = &[
     ("api-token revoke", &["id"]),
     ("context remove", &["kept"]),
@@ -35,7 +35,7 @@ const ASKS_BEFORE_MANY: &[(&str, &[&str])] = &[
     ("exec", &["env=prod", "--", "true"]),
     ("upload start", &["env=prod", "/etc/hostname"]),
 ];
-/// Subcommands that destroy and interrupt nothing, or only what belongs to this very command.
+/// Subcommands that neither destroy nor interrupt, except what belongs to this command itself.
 const HARMLESS: &[&str] = &[
     "api-token create",
     "api-token list",
@@ -99,7 +99,7 @@ const HARMLESS: &[&str] = &[
     "upload show",
 ];
 
-/// The subcommands that can be run, and whether each takes `--yes`.
+/// Collects the executable subcommands, and whether each has `--yes`.
 fn subcommands(command: &Command, path: &str, found: &mut Vec<(String, bool)>) {
     for inner in command.get_subcommands() {
         let path = format!("{path} {}", inner.get_name()).trim_start().to_owned();
@@ -131,7 +131,7 @@ fn it_is_decided_of_every_subcommand_whether_it_asks() {
     assert_eq!(listed.difference(&known).collect::<Vec<_>>(), Vec::<&&str>::new());
 }
 
-/// A server that knows what it is asked for, and notes the writes.
+/// Starts a server that responds to the commands' requests, and records the writes.
 async fn server() -> (String, Arc<Mutex<Vec<String>>>) {
     let writes = Arc::new(Mutex::new(Vec::new()));
     let noted = writes.clone();
@@ -178,7 +178,7 @@ async fn muster(url: &str, path: &str, args: &[&str], yes: bool) -> Result<()> {
 async fn without_a_terminal_nothing_is_destroyed_or_interrupted_unless_yes_is_said() {
     let (url, writes) = server().await;
     let taken = || std::mem::take(&mut *writes.lock().unwrap());
-    // It is about a file of this user, not about the server.
+    // `context remove` changes a file of this user, not the server.
     for (path, args) in ASKS.iter().filter(|(path, _)| *path != "context remove") {
         let error = muster(&url, path, args, false).await.unwrap_err();
         assert!(error.is::<Misused>() && error.to_string().contains("--yes"), "{path}: {error:#}");

@@ -1,4 +1,4 @@
-//! `muster connect` and `muster forward`: TCP connections that a device makes, here.
+//! `muster connect` and `muster forward`: TCP connections that a device opens for this machine.
 
 use std::io;
 use std::pin::Pin;
@@ -20,56 +20,56 @@ use crate::client::{Client, Connection, Socket, segment};
 use crate::exit::{Misused, Refused};
 use crate::output::{line, note};
 
-/// The most bytes of one message.
+/// Maximum size of one message, in bytes.
 const AT_ONCE: usize = 128 * 1024;
-/// This side says so often that it lives.
+/// Interval between the keep-alives of this side.
 const PING: Duration = Duration::from_secs(3);
 
-/// Connect standard input and output with a port of a device
+/// Connect standard input and output to a port of a device
 ///
-/// For OpenSSH, and all that goes through it:
+/// For OpenSSH and programs that use it:
 ///
 ///   ssh -o ProxyCommand='muster connect %h %p' robot-7
 #[derive(Args, Debug)]
 #[command(verbatim_doc_comment)]
 pub(crate) struct ConnectArgs {
-    /// Name or id of a device
+    /// Name or id of the device
     device: String,
-    /// PORT, or HOST:PORT as the device knows it
+    /// PORT, or HOST:PORT as seen from the device
     target: String,
     #[command(flatten)]
     wait: Wait,
 }
 
-/// Make a port of a device a port of this machine
+/// Forward a local port to a device
 ///
 ///   muster forward robot-7 8080:localhost:80
 #[derive(Args, Debug)]
 #[command(verbatim_doc_comment)]
 pub(crate) struct ForwardArgs {
-    /// Name or id of a device
+    /// Name or id of the device
     device: String,
-    /// [[ADDRESS:]PORT:]HOST:PORT: the port here, and where the device connects to
+    /// [[ADDRESS:]PORT:]HOST:PORT: local port, and target seen from the device
     #[arg(required = true)]
     forwards: Vec<String>,
     #[command(flatten)]
     wait: Wait,
 }
 
-/// A server that says nothing for so long is gone.
+/// Timeout after which a server that sends nothing is considered unreachable.
 const SILENCE: Duration = Duration::from_secs(10);
 
-/// Timeout of input for `muster connect` after the device's side has ended: a side that is closed
-/// and one that only sends no more cannot be told apart before it is written to.
+/// Timeout of input for `muster connect` after the device's side has ended: a closed side and one
+/// that only ended its output cannot be distinguished before data is written to them.
 const INPUT_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How a connection ends when nothing went wrong.
+/// Close reasons of a connection without an error.
 const ENDS: [&str; 3] = ["", "the connection has ended", "all was said"];
 
-/// A host and a port.
+/// Host and port.
 type Address = (String, u16);
 
-/// `PORT` or `HOST:PORT`.
+/// Parses `PORT` or `HOST:PORT`.
 fn target(text: &str) -> Result<Address, Misused> {
     let wrong = || Misused(format!("'{text}' is neither PORT nor HOST:PORT"));
     let (host, port) = text.rsplit_once(':').unwrap_or(("localhost", text));
@@ -81,7 +81,7 @@ fn target(text: &str) -> Result<Address, Misused> {
     Ok((host.to_owned(), port))
 }
 
-/// `[[ADDRESS:]PORT:]HOST:PORT`: where to listen, and where to connect to.
+/// Parses `[[ADDRESS:]PORT:]HOST:PORT`: where to listen, and where to connect to.
 fn forward(text: &str) -> Result<(Address, Address), Misused> {
     let wrong = || Misused(format!("'{text}' is not [[ADDRESS:]PORT:]HOST:PORT"));
     let parts: Vec<&str> = text.split(':').collect();
@@ -107,8 +107,8 @@ fn tcp(device: &str) -> String {
     format!("/api/v1/devices/{}/tcp", segment(device))
 }
 
-/// Checks that a connection could be opened, and opens none: a request that is no websocket is
-/// refused as such once everything else about it is right.
+/// Checks that a connection could be opened, without opening one: the server refuses a request that
+/// is not a websocket only after all other checks of it have passed.
 async fn check(client: &Client, device: &str, (host, port): &Address) -> Result<()> {
     let query = [("host", host.clone()), ("port", port.to_string())];
     let Err(error) = client.get(&tcp(device), &query).await else { return Ok(()) };
@@ -126,7 +126,7 @@ pub(crate) async fn connect(connection: Connection, args: ConnectArgs) -> Result
     let socket =
         args.wait.until_online(async || open(&client, &args.device, &target).await).await?;
     carry_until(socket, tokio::io::stdin(), StandardOutput::new(), Some(INPUT_TIMEOUT)).await?;
-    // A thread still waits for input, and would hold the program.
+    // A thread is blocked on input and would keep the process running.
     std::process::exit(0);
 }
 
@@ -179,7 +179,7 @@ async fn serve(
     }
 }
 
-/// Standard output, whose shutdown closes it: the program behind the pipe sees its end.
+/// Standard output that is closed on shutdown, so that the reader of the pipe sees the end.
 struct StandardOutput(tokio::io::Stdout);
 
 impl StandardOutput {
@@ -208,7 +208,7 @@ impl AsyncWrite for StandardOutput {
     }
 }
 
-/// Carries bytes until both directions have ended, or the connection is gone.
+/// Transfers bytes until both directions have ended or the connection is lost.
 pub(crate) async fn carry(
     socket: Socket,
     read: impl AsyncRead + Unpin,
@@ -217,8 +217,8 @@ pub(crate) async fn carry(
     carry_until(socket, read, write, None).await
 }
 
-/// As [`carry`]. Once the device's side has ended, input is waited for as long as
-/// `input_timeout` says; for its own end when absent.
+/// As [`carry`]. After the device's side has ended, input is read for at most `input_timeout`, or
+/// until its own end when absent.
 async fn carry_until(
     socket: Socket,
     mut read: impl AsyncRead + Unpin,
@@ -261,13 +261,13 @@ async fn carry_until(
                 _ = ping.tick() => Message::Text(r#"{"type":"ping"}"#.into()),
             };
             if sink.send(message).await.is_err() {
-                // What came before the end is still told.
+                // Data that was sent before the end is still received.
                 std::future::pending::<()>().await;
             }
         }
     };
     let down = async {
-        // The server says so often that it lives.
+        // The server sends keep-alives.
         while let Ok(message) = tokio::time::timeout(SILENCE, stream.next()).await {
             let Some(message) = message else { bail!("the connection is lost") };
             match message {

@@ -1,4 +1,4 @@
-//! `muster context`: the servers that this command line knows.
+//! `muster context`: the servers that the command line can use.
 
 use anyhow::Result;
 use clap::Subcommand;
@@ -13,19 +13,19 @@ use crate::output::{self, line, table};
 pub(crate) enum ContextCommand {
     /// List contexts
     List,
-    /// Use this one from now on
+    /// Make a context the current one
     Use {
-        /// Its name
+        /// Name of the context
         name: String,
     },
-    /// Add or change one, from --url, --token-file and --ca
+    /// Add or change a context, from --url, --token-file and --ca
     Add {
-        /// Its name
+        /// Name of the context
         name: String,
     },
-    /// Forget one
+    /// Remove a context
     Remove {
-        /// Its name
+        /// Name of the context
         name: String,
         #[command(flatten)]
         confirm: Confirm,

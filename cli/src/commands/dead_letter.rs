@@ -1,4 +1,4 @@
-//! `muster dead-letter`: what could not be dealt with, and why.
+//! `muster dead-letter`: messages that could not be processed, with their reasons.
 
 use anyhow::Result;
 use clap::Subcommand;
@@ -9,20 +9,20 @@ use crate::output::{self, ago, line, table, text};
 
 #[derive(Subcommand, Debug)]
 pub(crate) enum DeadLetterCommand {
-    /// List dead letters, the newest first
+    /// List dead letters, newest first
     List {
-        /// Those of all projects and of none, for server-wide tokens
+        /// List dead letters of all projects and of none, for server-wide tokens
         #[arg(long)]
         everywhere: bool,
     },
-    /// Show one with its bytes
+    /// Show a dead letter with its payload
     Show {
-        /// Its number
+        /// Number of the dead letter
         id: i64,
     },
-    /// Send one on its way again, as it came
+    /// Process a dead letter again, unchanged
     Retry {
-        /// Its number
+        /// Number of the dead letter
         id: i64,
     },
 }

@@ -1,4 +1,4 @@
-//! `muster events`: the log, as it is and as it grows.
+//! `muster events`: prints the log and follows it.
 
 use std::time::Duration;
 
@@ -12,25 +12,25 @@ use crate::client::{Client, Connection};
 use crate::exit;
 use crate::output::{line, note, text};
 
-/// A live stream says at least every 15 s that it lives; one that does not is made again.
+/// Timeout after which a live stream is reopened; the server sends keep-alives every 15 s.
 const SILENCE: Duration = Duration::from_secs(45);
-/// The first wait before a lost stream is made again; the next ones are longer.
+/// Delay before the first attempt to reopen a lost stream; later delays are longer.
 const FIRST_WAIT: Duration = Duration::from_millis(500);
 const LAST_WAIT: Duration = Duration::from_secs(15);
 
 #[derive(Args, Debug)]
 pub(crate) struct EventsArgs {
-    /// Only the life of this device: name, id, or a label selector such as env=prod
+    /// Device whose events to show: name, id, or a label selector such as env=prod
     device: Option<String>,
     #[command(flatten)]
     selected: Selected,
-    /// Go on with what comes
+    /// Continue with new events
     #[arg(short, long)]
     follow: bool,
-    /// Only these types, such as DeviceConnected,DeviceDisconnected
+    /// Show only these types, such as DeviceConnected,DeviceDisconnected
     #[arg(long = "type", value_name = "TYPES")]
     types: Option<String>,
-    /// How many of the newest events to show
+    /// Maximum number of newest events to show
     #[arg(short = 'n', long, default_value_t = 50, value_parser = clap::value_parser!(u16).range(1..=1000))]
     limit: u16,
 }
@@ -42,7 +42,7 @@ pub(crate) async fn run(connection: Connection, args: EventsArgs) -> Result<()> 
         None
     };
     let client = connection.client()?;
-    // By their ids: a name may be another's by the time that something comes.
+    // By id, because a name can be reused before an event arrives.
     let devices: Option<Vec<Named>> = match &target {
         Some(Target::One(name)) if !args.follow => {
             Some(vec![Named { key: name.clone(), name: name.clone() }])
@@ -63,13 +63,13 @@ pub(crate) async fn run(connection: Connection, args: EventsArgs) -> Result<()> 
     if !args.follow {
         return Ok(());
     }
-    // The head was asked for first: what came since is either shown above, or after it.
+    // The head was read first: a newer event is either printed above or follows it.
     let after = [events.last(), Some(&head)].into_iter().flatten();
     let after = after.filter_map(|one| one["position"].as_u64()).next().unwrap_or(0);
     follow(&client, after, args.types, devices, connection.json).await
 }
 
-/// The newest events, in their order, and whether there are more.
+/// Returns the newest events in log order, and whether there are more.
 async fn newest(
     client: &Client,
     devices: Option<&[Named]>,
@@ -91,7 +91,7 @@ async fn newest(
     Ok((events.split_off(surplus), more || surplus > 0))
 }
 
-/// Prints what comes; a connection that was lost is made again, from where it was.
+/// Prints new events; a lost connection is reopened at its last position.
 async fn follow(
     client: &Client,
     mut after: u64,
@@ -128,19 +128,19 @@ async fn follow(
             Err(error) if exit::is_passing(&error) => {}
             Err(error) => return Err(error),
         }
-        // Not all clients of a server that comes back at the same moment.
+        // Jitter prevents all clients from reconnecting simultaneously after a server restart.
         tokio::time::sleep(wait.mul_f64(rand::random_range(0.5..1.5))).await;
         wait = (wait * 2).min(LAST_WAIT);
     }
 }
 
-/// Several devices are told apart here; the server does so for one.
+/// Filters events for several devices; for one device, the server filters.
 fn is_about(event: &Value, devices: Option<&[Named]>) -> bool {
     let stream = text(&event["stream"]);
     devices.is_none_or(|devices| devices.iter().any(|device| stream.contains(&device.key)))
 }
 
-/// The JSON in the `data:` lines of one server-sent event.
+/// Parses the JSON in the `data:` lines of one server-sent event.
 fn data(message: &str) -> Option<Value> {
     let data: Vec<&str> = message
         .lines()

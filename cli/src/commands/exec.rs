@@ -1,4 +1,4 @@
-//! `muster exec`: a program on one device, as if it ran here; or on all that a selector means.
+//! `muster exec`: runs a program on one device, as if locally, or on all devices of a selector.
 
 use std::io::Read;
 
@@ -16,8 +16,9 @@ use crate::exit::Misused;
 
 /// Run a program on devices
 ///
-/// On one device, its output and its exit code are those of this command. On several, progress is
-/// shown, then what became of each.
+/// For one device, this command prints the program's output and returns its
+/// exit code. For several devices, it shows the progress, then the result of
+/// each.
 ///
 ///   muster exec robot-7 -- uname -a
 ///   muster exec robot-7 --shell 'df -h / | tail -1'
@@ -29,55 +30,55 @@ pub(crate) struct ExecArgs {
     device: Option<String>,
     #[command(flatten)]
     selected: Selected,
-    /// A line for the device's shell, in place of a program
+    /// Line for the device's shell instead of a program
     #[arg(long, value_name = "LINE")]
     shell: Option<String>,
-    /// The user that it runs as; the agent's own when left out
+    /// User that runs the program; default: the agent's user
     #[arg(short, long)]
     user: Option<String>,
-    /// The folder that it starts in
+    /// Working folder of the program
     #[arg(long, value_name = "FOLDER")]
     cwd: Option<String>,
-    /// An environment variable, KEY=VALUE; with KEY alone, the one of this command
+    /// Environment variable KEY=VALUE, or KEY to copy a local variable
     #[arg(short, long, value_name = "KEY=VALUE")]
     env: Vec<String>,
-    /// Hand it the standard input of this command
+    /// Send the standard input of this command to the program
     #[arg(short = 'i', long)]
     stdin: bool,
-    /// End as soon as it was started; it goes on by itself, and its output is not kept
+    /// Exit after the start; the program continues, its output is not stored
     #[arg(long)]
     background: bool,
     #[command(flatten)]
     limits: Limits,
-    /// Print the operation's id, and do not wait
+    /// Print the operation's id and do not wait
     #[arg(short, long)]
     detach: bool,
     #[command(flatten)]
     confirm: Confirm,
-    /// The program and its arguments, after --
+    /// Program and arguments, after --
     #[arg(last = true)]
     argv: Vec<String>,
 }
 
-/// How long, and how many at once.
+/// Time limits and concurrency of an operation.
 #[derive(Args, Debug)]
 pub(crate) struct Limits {
-    /// A run that takes longer is ended
+    /// Time limit of a run
     #[arg(long, default_value = "5m", value_parser = seconds)]
     timeout: u32,
-    /// A device that is offline gets it when it comes back within this time
+    /// Time for which an offline device can still receive the run
     #[arg(long, default_value = "24h", value_parser = seconds)]
     expires: u32,
-    /// How many devices work at it at once
+    /// Maximum number of devices that run concurrently
     #[arg(long, default_value_t = 100, value_name = "N")]
     at_once: u32,
-    /// After so many runs that did not succeed, begin no further one
+    /// Number of unsuccessful runs after which no further run is started
     #[arg(long, value_name = "N")]
     stop_after: Option<u32>,
 }
 
 impl Limits {
-    /// The body of the request: `action` for `target`.
+    /// Builds the body of the request: `action` for `target`.
     pub(crate) fn request(&self, target: &Target, action: Value) -> Value {
         let target = match target {
             Target::One(name) => json!({"devices": [name]}),
@@ -112,7 +113,7 @@ pub(crate) async fn run(connection: Connection, args: ExecArgs) -> Result<()> {
     operation::follow(&client, &asked, connection.json).await
 }
 
-/// What is done on each device, as the API takes it.
+/// Builds the action, as the API accepts it.
 fn action(args: &ExecArgs) -> Result<Value> {
     let mut action = Map::new();
     action.insert("kind".to_owned(), "exec".into());

@@ -1,4 +1,4 @@
-//! `muster health`: asks a role whether it is ready, for health checks where there is no curl.
+//! `muster health`: checks whether a role is ready, for health checks without curl.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -13,17 +13,16 @@ use crate::serve::{DEFAULT_PORT, Listen};
 
 #[derive(Args, Debug)]
 pub(crate) struct HealthArgs {
-    /// The role's own address, as it was told to listen; the role is asked there, on loopback when it
-    /// listens on all addresses
+    /// Listen address of the role; for all addresses, the check uses loopback
     #[arg(long, env = "MUSTER_LISTEN", value_name = "ADDRESS[:PORT]")]
     listen: Option<Listen>,
-    /// The role's folder of keys, in which ca.pem is
+    /// Key folder of the role, which contains ca.pem
     #[arg(long, env = "MUSTER_KEYS")]
     keys: PathBuf,
 }
 
-/// Prints ok, or what cannot be written by a role that serves reads; fails with the reason when the
-/// role is not ready.
+/// Prints ok, or what a role that serves reads cannot write; fails with the reason when the role is
+/// not ready.
 pub(crate) async fn run(args: HealthArgs) -> Result<()> {
     let listen =
         args.listen.map_or(SocketAddr::from((Ipv4Addr::LOCALHOST, DEFAULT_PORT)), |listen| {
@@ -36,13 +35,13 @@ pub(crate) async fn run(args: HealthArgs) -> Result<()> {
     Ok(())
 }
 
-/// Host and port by which this machine reaches a listener: loopback of the same family for one that
-/// listens on all addresses. Each is a name of the certificate.
+/// Returns host and port by which this machine reaches a listener: loopback of the same address
+/// family for a listener on all addresses. The certificate contains both names.
 pub(super) fn reachable(listen: SocketAddr) -> String {
     SocketAddr::new(muster_backing::ports::reachable(listen.ip()), listen.port()).to_string()
 }
 
-/// Asks a role on this machine whether it is ready. Returns what a ready role cannot write.
+/// Checks whether a role on this machine is ready. Returns what a ready role cannot write.
 pub(super) async fn ask(address: &str, keys: &Path) -> Result<Option<String>> {
     let url = format!("https://{address}/readyz");
     let ca = keys.join("ca.pem");

@@ -1,4 +1,4 @@
-//! `muster metrics`: what devices measured, as figures and sparklines.
+//! `muster metrics`: prints devices' metrics as values and sparklines.
 
 use anyhow::{Context, Result};
 use clap::Args;
@@ -11,35 +11,35 @@ use crate::client::{Client, Connection};
 use crate::exit::Misused;
 use crate::output::{self, line, pairs, sparkline, table, text};
 
-/// A sparkline is at most this wide.
+/// Maximum width of a sparkline.
 const WIDTH: usize = 120;
-/// And this wide when there are several below each other.
+/// Width of a sparkline when there are several.
 const NARROW: usize = 40;
 
 #[derive(Args, Debug)]
 pub(crate) struct MetricsArgs {
     /// Name, id, or a label selector such as env=prod
     device: Option<String>,
-    /// Measurement and field, such as cpu.usage_user; without it, what there is
+    /// Measurement and field, such as cpu.usage_user; default: list them
     field: Option<String>,
     #[command(flatten)]
     selected: Selected,
-    /// How far back: 90s, 10m, 1h, 7d
+    /// Length of the time range up to now: 90s, 10m, 1h, 7d
     #[arg(long, default_value = "1h")]
     since: String,
-    /// The length of a step: 10s, 1m, 1h
+    /// Length of an aggregation step: 10s, 1m, 1h
     #[arg(long)]
     step: Option<String>,
-    /// mean, min, max, sum, count, last or p95 of each step
+    /// Aggregate of each step: mean, min, max, sum, count, last or p95
     #[arg(long = "fn", value_name = "FUNCTION")]
     function: Option<String>,
-    /// One series for each value of this tag
+    /// Tag by whose values series are grouped
     #[arg(long)]
     group_by: Option<String>,
     /// Only points with this tag: key=value
     #[arg(long = "tag", value_name = "KEY=VALUE")]
     tags: Vec<String>,
-    /// Every point of every series, not one line for each series
+    /// Print all points of all series instead of one line per series
     #[arg(long)]
     points: bool,
 }
@@ -87,7 +87,7 @@ pub(crate) async fn run(connection: Connection, args: MetricsArgs) -> Result<()>
     Ok(())
 }
 
-/// What the API answers for each device.
+/// Returns the API's response for each device.
 async fn ask<'a>(
     client: &Client,
     devices: &'a [Named],
@@ -102,7 +102,7 @@ async fn ask<'a>(
     Ok(answers)
 }
 
-/// One device's answer as it is; those of several as a list that says whose they are.
+/// Prints one device's response unchanged; those of several devices as a list with their names.
 fn print_json(target: &Target, mut answers: Vec<(&Named, Value)>) -> Result<()> {
     if let (Target::One(_), [(_, answer)]) = (target, answers.as_slice()) {
         return output::json(answer);
@@ -114,7 +114,7 @@ fn print_json(target: &Target, mut answers: Vec<(&Named, Value)>) -> Result<()> 
     output::json(&answers)
 }
 
-/// One row a field, named as it is asked for.
+/// Prints one row per field, with the name to query it by.
 fn print_fields(answer: &Value) {
     table(&["field", "type", "tags"], field_rows(answer), "this device has no metrics yet");
 }
@@ -132,19 +132,19 @@ fn field_rows(answer: &Value) -> Vec<Vec<String>> {
     rows
 }
 
-/// One series as it is shown.
+/// A series to print.
 struct Series {
-    /// Whose it is and which, where there are several.
+    /// Device and tags, when there are several series.
     title: String,
     points: Vec<(Timestamp, Value)>,
-    /// When the question begins, and how long it goes on, in microseconds.
+    /// Start of the queried range and its length, in microseconds.
     from: i64,
     span: i64,
     step: i64,
 }
 
 impl Series {
-    /// All that an answer holds.
+    /// Parses all series of a response.
     fn of(answer: &Value, owner: &str) -> Vec<Self> {
         let time = |value: &Value| value.as_str().and_then(|text| text.parse::<Timestamp>().ok());
         let micros = |name: &str| time(&answer[name]).map_or(0, Timestamp::micros);
@@ -175,7 +175,7 @@ impl Series {
         self.points.iter().filter_map(|(_, value)| value.as_f64()).collect()
     }
 
-    /// How much time lies between two points, as a rule, in microseconds.
+    /// Returns the typical interval between two points, in microseconds.
     fn cadence(&self) -> i64 {
         let mut apart: Vec<i64> = self
             .points
@@ -186,10 +186,10 @@ impl Series {
         apart.get(apart.len().saturating_sub(1) / 2).copied().unwrap_or(0).max(self.step)
     }
 
-    /// Each point in its place of time, the mean where several share one. A value stands until the
-    /// next one is due; when that does not come, there is a gap.
+    /// Draws each point at its time, as the mean of the points in a column. A value is drawn until
+    /// the next point is due; a missing point leaves a gap.
     fn sparkline(&self, width: usize) -> String {
-        // A step begins before the question when that begins within it.
+        // The first step may start before the queried range.
         let begin = self.from.div_euclid(self.step) * self.step;
         let end = self.from + self.span;
         let steps = (end - begin).div_euclid(self.step) + 1;
@@ -205,7 +205,7 @@ impl Series {
                 *count += 1;
             }
         }
-        // Nothing comes at the very moment: a little more than a cadence, where steps are shorter.
+        // Points are not exactly periodic: allow slightly more than the cadence for shorter steps.
         let cadence = self.cadence();
         let due_within = cadence + (cadence / 4).min(cadence - self.step);
         let mut means = Vec::with_capacity(places.len());
@@ -220,7 +220,7 @@ impl Series {
         sparkline(&means)
     }
 
-    /// Its last, smallest, mean and largest value, and how it went.
+    /// Returns the last, minimum, mean and maximum value, and the sparkline.
     fn row(&self) -> Vec<String> {
         let numbers = self.numbers();
         let last = self.points.last().map(|(_, value)| show(value)).unwrap_or_default();
@@ -297,7 +297,7 @@ mod tests {
         let answer = answer(&[(0, 0.0), (10, 1.0), (40, 2.0)]);
         let series = Series::of(&answer, "");
         assert_eq!(series[0].sparkline(WIDTH), "▁▅  █");
-        // Two steps share a column: the mean stands for both.
+        // Two steps share a column, which shows their mean.
         assert_eq!(series[0].sparkline(3), "▁ █");
     }
 
@@ -305,7 +305,7 @@ mod tests {
     fn a_value_stands_until_the_next_is_due() {
         let mut answer = answer(&[(10, 0.0), (20, 1.0), (40, 2.0)]);
         answer["step"] = "5s".into();
-        // From 5 to 45 s, in steps of 5 s: what was due at 30 s did not come.
+        // From 5 to 45 s, in steps of 5 s: the point due at 30 s is missing.
         assert_eq!(Series::of(&answer, "")[0].sparkline(WIDTH), " ▁▁▅▅▅ ██");
     }
 

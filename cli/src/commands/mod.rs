@@ -1,4 +1,4 @@
-//! The client's commands, one file each: ask the API, show the answer.
+//! The client's commands, one file each: send a request to the API, print the response.
 
 pub(crate) mod api_token;
 pub(crate) mod bootstrap;
@@ -31,7 +31,7 @@ use serde_json::{Map, Value};
 
 use crate::exit::Misused;
 
-/// A config value as it was written: a boolean, a number, or text.
+/// Parses a config value: a boolean, a number, or text.
 pub(crate) fn typed(text: &str) -> Value {
     serde_json::from_str::<Value>(text)
         .ok()
@@ -39,8 +39,8 @@ pub(crate) fn typed(text: &str) -> Value {
         .unwrap_or_else(|| Value::from(text))
 }
 
-/// Config variables: as [`changes`], where the value of a secret one (`secret.…`) comes from a file, which
-/// no list of processes shows.
+/// Parses config variables, as [`changes`]; the value of a secret one (`secret.…`) is read from a
+/// file, because the process list shows arguments.
 pub(crate) fn config_changes(words: &[String]) -> Result<Map<String, Value>> {
     let mut found = changes(words, typed)?;
     for (key, value) in &mut found {
@@ -63,7 +63,7 @@ pub(crate) fn config_changes(words: &[String]) -> Result<Map<String, Value>> {
     Ok(found)
 }
 
-/// `key=value` sets, `key-` removes: as a JSON merge patch.
+/// Parses `key=value` (set) and `key-` (remove) into a JSON merge patch.
 pub(crate) fn changes(
     words: &[String],
     parse: impl Fn(&str) -> Value,
@@ -81,7 +81,7 @@ pub(crate) fn changes(
     Ok(changes)
 }
 
-/// A length of time as people write it, in seconds: `90`, `90s`, `10m`, `2h`, `7d`.
+/// Parses a duration, in seconds: `90`, `90s`, `10m`, `2h`, `7d`.
 pub(crate) fn seconds(text: &str) -> Result<u32, String> {
     let wrong =
         || format!("'{text}' is not a length of time; write for example 90s, 10m, 2h or 7d");
@@ -102,8 +102,8 @@ pub(crate) fn seconds(text: &str) -> Result<u32, String> {
         .ok_or_else(wrong)
 }
 
-/// A number of bytes as people write it: `4096`, `512KiB`, `1MiB`, `2G`, `1.5GB`: 1 KiB is 1024, as
-/// are `K`, `M` and `G`; 1 kB is 1000.
+/// Parses a number of bytes: `4096`, `512KiB`, `1MiB`, `2G`, `1.5GB`: 1 KiB is 1024, as are `K`,
+/// `M` and `G`; 1 kB is 1000.
 pub(crate) fn bytes(text: &str) -> Result<u64, String> {
     let wrong = || format!("'{text}' is not a number of bytes; write for example 512KiB or 1GiB");
     let is_digit = |c: char| c.is_ascii_digit() || c == '.';

@@ -1,7 +1,7 @@
-//! `muster prepare`: everything that must be there before the first server starts, in a folder for
-//! each of them. It starts nothing, asks nobody, keeps what is there, and may be run at any time.
+//! `muster prepare`: creates the files that servers need before their first start, in a folder for
+//! each server. It starts no process, connects to no server, and is idempotent.
 //!
-//! `docker-compose.yml` mounts each of these folders where its server finds it, under the same path.
+//! `docker-compose.yml` mounts each of these folders under the same path in its server.
 
 use std::fs::{self, DirBuilder};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -25,36 +25,36 @@ use crate::up::write_private;
 
 #[derive(Args, Debug)]
 pub(crate) struct PrepareArgs {
-    /// The folder; one folder a server is made in it
+    /// Target folder, which gets one folder per server
     dir: PathBuf,
-    /// PostgreSQL as the roles reach it, without a password: one is made
+    /// PostgreSQL as the roles reach it, without a password: one is generated
     #[arg(
         long,
         env = "MUSTER_PREPARE_POSTGRES_URL",
         default_value = "postgres://muster@postgres:5432/muster?sslmode=require"
     )]
     postgres_url: Url,
-    /// The address that nats-server listens on
+    /// Listen address of nats-server
     #[arg(long, env = "MUSTER_PREPARE_NATS_LISTEN", default_value = "0.0.0.0:4222")]
     nats_listen: SocketAddr,
-    /// The address at which nats-server says how it is
+    /// Address of nats-server's monitoring endpoint
     #[arg(long, env = "MUSTER_PREPARE_NATS_MONITOR", default_value = "127.0.0.1:8222")]
     nats_monitor: SocketAddr,
-    /// A device that was not heard for so long is offline
+    /// Timeout after which a device without messages is offline
     #[arg(long, env = "MUSTER_OFFLINE_AFTER", default_value = "60s", value_parser = silence)]
     offline_after: Duration,
-    /// Names and addresses that the servers are reached by, beside localhost
+    /// Names and addresses of the servers, in addition to localhost
     #[arg(long, env = "MUSTER_NAMES", value_delimiter = ',')]
     name: Vec<String>,
 }
 
-/// Makes what is missing.
+/// Creates the missing files.
 pub(crate) fn run(args: &PrepareArgs) -> Result<()> {
     let dir = std::path::absolute(&args.dir)?;
     let at = |name: &str| dir.join(name);
     let folders =
         ["keys", "ingest", "query", "nats", "postgres", "influxdb", "grafana", "agent", "blobs"];
-    // Grafana's script wants these two to be there.
+    // Grafana's script requires these two folders.
     for folder in folders.into_iter().chain(["grafana/data", "grafana/plugins"]) {
         make_dir(&at(folder))?;
     }
@@ -62,7 +62,7 @@ pub(crate) fn run(args: &PrepareArgs) -> Result<()> {
     let names =
         crate::serve::certificate_names((Ipv4Addr::UNSPECIFIED, 0).into(), args.name.clone());
     keys.hand_out(&names, SystemTime::now().into())?;
-    // Before two processes of the role command look for it at once.
+    // Before two processes of the role command create it concurrently.
     keys.operation_key(&ProjectId::default_project())?;
 
     let url = postgres_url(&args.postgres_url, &secret(&at("postgres/password"))?)?;
@@ -73,7 +73,7 @@ pub(crate) fn run(args: &PrepareArgs) -> Result<()> {
         copy_all(&at("keys/roles").join(role), &at(role))?;
         write(&at(role).join("influx-token"), &token)?;
     }
-    // The owner's is for `muster bootstrap` alone, which makes the users of the roles.
+    // Only `muster bootstrap` uses the owner's URL, to create the users of the roles.
     write(&at("keys/postgres-url"), &with_ca(&url, &at("keys/ca.pem"))?)?;
     for (role, folder, file) in [
         (DatabaseRole::Ingest, "ingest", "postgres-url"),
@@ -91,7 +91,7 @@ pub(crate) fn run(args: &PrepareArgs) -> Result<()> {
     write(&at("nats/nats-server.conf"), &nats(args, &keys, &at("nats"))?)
 }
 
-/// What nats-server is to read.
+/// Returns the configuration of nats-server.
 fn nats(args: &PrepareArgs, keys: &KeyStore, dir: &Path) -> Result<String> {
     let identity = keys.broker_identity()?;
     let accounts = identity.accounts.into_iter();
@@ -124,8 +124,8 @@ fn postgres_url(url: &Url, password: &str) -> Result<String> {
     Ok(url.to_string())
 }
 
-/// The URL with the CA that PostgreSQL's certificate is checked against: the role's own copy. A URL that
-/// asks for no TLS, or names a CA, stays as it is.
+/// Adds the CA that verifies PostgreSQL's certificate to the URL: the role's own copy. A URL that
+/// disables TLS, or names a CA, is not changed.
 fn with_ca(url: &str, ca: &Path) -> Result<String> {
     let mut url: Url = url.parse().context("the URL of PostgreSQL")?;
     let mode = url.query_pairs().find(|(name, _)| name == "sslmode");
@@ -145,7 +145,7 @@ fn make_dir(dir: &Path) -> Result<()> {
         .with_context(|| format!("cannot make the folder {}", dir.display()))
 }
 
-/// The secret in a file; made once.
+/// Reads the secret in a file, which is generated once.
 fn secret(path: &Path) -> Result<String> {
     if path.exists() {
         return read(path);
@@ -172,7 +172,7 @@ fn read(path: &Path) -> Result<String> {
     fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
 }
 
-/// Writes a file unless it is as it should be already.
+/// Writes a file unless its content is already correct.
 fn write(path: &Path, text: &str) -> Result<()> {
     if fs::read(path).is_ok_and(|there| there == text.as_bytes()) {
         return Ok(());
@@ -204,7 +204,7 @@ mod tests {
         let text = |name: &str| fs::read_to_string(dir.path().join(name)).unwrap();
         let url = text("query/postgres-url");
         let password = text("keys/postgres-muster_query.password");
-        // Each role checks the certificate against its own copy of the CA.
+        // Each role verifies the certificate with its own copy of the CA.
         let ca = |folder: &str| {
             let ca = dir.path().join(folder).join("ca.pem");
             assert!(ca.exists());

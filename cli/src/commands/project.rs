@@ -1,4 +1,4 @@
-//! `muster project`: projects, each with its own devices, tokens and log.
+//! `muster project`: projects, each with separate devices, tokens and log.
 
 use anyhow::Result;
 use clap::Subcommand;
@@ -11,45 +11,44 @@ use crate::output::{self, line, table, text};
 
 #[derive(Subcommand, Debug)]
 pub(crate) enum ProjectCommand {
-    /// Make a project; its id stays for ever
+    /// Create a project; its id cannot be changed
     Create {
-        /// Its id: 1 to 40 of a-z, 0-9 and -, starting with a letter
+        /// Id of the project: 1 to 40 of a-z, 0-9 and -, the first of a-z
         id: String,
-        /// What people call it; the id when left out
+        /// Title of the project; default: the id
         #[arg(long)]
         title: Option<String>,
-        /// How long its metrics are kept: 30d, 2w …; as long as the metric store keeps those of all
-        /// projects when left out
+        /// Retention of its metrics: 30d, 2w …; default: that of the metric store
         #[arg(long)]
         retention: Option<Retention>,
     },
-    /// List the projects
+    /// List projects
     List,
-    /// Call a project something else
+    /// Change the title of a project
     Rename {
-        /// Its id
+        /// Id of the project
         id: String,
-        /// What people shall call it
+        /// New title
         title: String,
     },
-    /// Set how long a project's metrics are kept
+    /// Set the retention of a project's metrics
     Set {
-        /// Its id
+        /// Id of the project
         id: String,
-        /// 30d, 2w …; `default`: as long as the metric store keeps those of all projects
+        /// 30d, 2w …; `default`: the retention of the metric store
         #[arg(long)]
         retention: Retention,
     },
-    /// Let a project take no more changes and no more devices; all of it can still be read
+    /// Archive a project: it becomes read-only and accepts no devices
     Archive {
-        /// Its id
+        /// Id of the project
         id: String,
         #[command(flatten)]
         confirm: Confirm,
     },
-    /// Take an archived project back to work
+    /// Restore an archived project
     Restore {
-        /// Its id
+        /// Id of the project
         id: String,
     },
 }

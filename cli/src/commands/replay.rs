@@ -1,4 +1,4 @@
-//! `muster replay`: the fleet as it was, from the log alone.
+//! `muster replay`: shows the fleet at an earlier state, replayed from the log.
 
 use anyhow::Result;
 use clap::Args;
@@ -10,10 +10,10 @@ use crate::output;
 #[derive(Args, Debug)]
 #[group(required = true, multiple = false)]
 pub(crate) struct ReplayArgs {
-    /// As it was after this position of the log
+    /// State after this position of the log
     #[arg(long)]
     to_position: Option<u64>,
-    /// As it was at this time, such as 2026-11-23T08:00:00Z
+    /// State at this time, such as 2026-11-23T08:00:00Z
     #[arg(long)]
     to_time: Option<String>,
 }

@@ -1,4 +1,4 @@
-//! `muster simulate`: a fleet of simulated devices that speak the real protocol.
+//! `muster simulate`: a fleet of simulated devices that use the real protocol.
 
 use std::os::unix::process::CommandExt;
 use std::sync::Arc;
@@ -17,39 +17,39 @@ use super::seconds;
 use crate::client::{Client, Connection};
 use crate::output::{self, facts, note};
 
-/// The log is given this long to take what is still on its way.
+/// Timeout for the log to receive the events in flight.
 const PATIENCE: Duration = Duration::from_secs(120);
-/// Devices that are deleted at the same time.
+/// Maximum number of concurrent deletions.
 const DELETING: usize = 16;
-/// Open files that are needed beside a connection each.
+/// Number of open files needed in addition to one per connection.
 const FILES: u64 = 256;
 
 const AFTER: &str = "Profiles:
-  idle    connected, and silent
-  steady  metrics every 10 s, an event in ten minutes: as the agent by default
+  idle    connected, sends nothing
+  steady  metrics every 10 s, an event every 10 minutes: the agent's defaults
   busy    metrics every 10 s, an event every 10 s
-  churn   metrics every 10 s, an event a minute, away for up to a minute every 5 minutes
-  storm   metrics every 10 s, an event a minute, all connections broken at once every minute
+  churn   metrics every 10 s, an event per minute, offline for up to a minute every 5 minutes
+  storm   metrics every 10 s, an event per minute, all connections closed together every minute
 
-The devices have the label simulated=RUN and are deleted at the end; their history stays in the
-log. The exit code is 1 when the log does not have every event that was recorded.";
+The devices have the label simulated=RUN and are deleted at the end; the log keeps their history.
+The exit code is 1 when the log does not contain every event that was recorded.";
 
 #[derive(Args, Debug)]
 #[command(after_help = AFTER)]
 pub(crate) struct SimulateArgs {
-    /// How many
+    /// Number of devices
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     devices: u32,
-    /// What they do
+    /// Behavior of the devices
     #[arg(long, default_value = "steady")]
     profile: Profile,
-    /// How long: 90s, 10m, 2h; until Ctrl-C when left out
+    /// Duration: 90s, 10m, 2h; default: until Ctrl-C
     #[arg(long = "for", value_name = "TIME", value_parser = seconds)]
     time: Option<u32>,
-    /// Their names begin with it
+    /// Prefix of the devices' names
     #[arg(long, default_value = "sim")]
     prefix: String,
-    /// Leave the devices there at the end
+    /// Keep the devices at the end
     #[arg(long)]
     keep: bool,
 }
@@ -92,8 +92,8 @@ pub(crate) async fn run(connection: Connection, args: SimulateArgs) -> Result<()
     deleted
 }
 
-/// async-nats reads all of the system's CAs at each connection; with one file it is the one that is
-/// needed. A process cannot safely change its own environment.
+/// Restarts the process with the server's CA as the only one: async-nats reads all of the system's
+/// CAs for each connection. A process cannot safely change its own environment.
 fn start_over(server: &crate::client::contexts::Context) {
     let Some(ca) = &server.ca else { return };
     if std::env::var_os("SSL_CERT_FILE").is_some_and(|file| file == *ca) {
@@ -105,11 +105,11 @@ fn start_over(server: &crate::client::contexts::Context) {
         .env("SSL_CERT_FILE", ca)
         .env_remove("SSL_CERT_DIR")
         .exec();
-    // It works all the same.
+    // The simulation works anyway, only slower.
     tracing::debug!(%error, "the process could not start over");
 }
 
-/// A connection is an open file.
+/// Raises the limit of open files: each connection needs one.
 fn allow_files(needed: u64) -> Result<()> {
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).context("cannot read the file limit")?;
     if soft >= needed {
@@ -181,7 +181,7 @@ async fn live(options: &FleetOptions, time: Option<u32>, connection: &Connection
     tell(&counters.figures(), joined, connected, lived, connection)
 }
 
-/// Shows how it goes while something is done; a line every ten seconds where there is no terminal.
+/// Shows the progress of a task; a line every ten seconds if there is no terminal.
 async fn watch<T>(
     bar: &ProgressBar,
     work: impl Future<Output = T>,
@@ -204,7 +204,7 @@ async fn watch<T>(
     }
 }
 
-/// What was done since the line before.
+/// Counters since the previous line.
 #[derive(Default)]
 struct Rates {
     before: Option<(Duration, Figures)>,

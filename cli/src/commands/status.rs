@@ -1,4 +1,4 @@
-//! `muster status`: the fleet and the server at a glance.
+//! `muster status`: prints a summary of the fleet and the server.
 
 use anyhow::Result;
 use serde_json::json;

@@ -1,4 +1,4 @@
-//! Which devices a command is for: one by its name or id, or all that a label selector matches.
+//! Selects the devices of a command: one by its name or id, or all that a label selector matches.
 
 use anyhow::Result;
 use clap::Args;
@@ -9,25 +9,25 @@ use crate::client::{Client, segment};
 use crate::exit::{Misused, NotFound};
 use crate::output::text;
 
-/// The flag that every command for devices takes.
+/// Flag of every command for devices.
 #[derive(Args, Debug)]
 pub(crate) struct Selected {
-    /// All devices that match, such as env=prod or 'retired,site in (a,b)', in place of DEVICE
+    /// Selector instead of DEVICE, such as env=prod or 'retired,site in (a,b)'
     #[arg(short = 'l', long)]
     selector: Option<String>,
 }
 
-/// Which devices are meant.
+/// Selected devices.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Target {
-    /// The one with this name or id.
+    /// The device with this name or id.
     One(String),
-    /// All that this selector matches.
+    /// All devices that this selector matches.
     Matching(String),
 }
 
 impl Selected {
-    /// What the command line means: `device`, or the selector. With `-l`, the word in the place of
+    /// Returns the target: `device`, or the selector. With `-l`, the argument at the position of
     /// the device is the first of the `rest`.
     pub(crate) fn target(
         self,
@@ -44,7 +44,7 @@ impl Selected {
         Ok(Target::Matching(selector))
     }
 
-    /// For a command that takes nothing but devices.
+    /// Returns the target of a command without further positional arguments.
     pub(crate) fn target_alone(self, device: Option<String>) -> Result<Target, Misused> {
         let mut rest = Vec::new();
         let target = self.target(device, &mut rest)?;
@@ -60,13 +60,13 @@ impl Selected {
 }
 
 impl Target {
-    /// What no name and no id can hold makes it a selector.
+    /// Parses an argument: one that contains a character invalid in names and ids is a selector.
     pub(crate) fn read(word: String) -> Self {
         let is_selector = word.contains(['=', '!', '<', '>', ',', '(', ' ']);
         if is_selector { Self::Matching(word) } else { Self::One(word) }
     }
 
-    /// The devices as lists show them. What names nothing is an error.
+    /// Returns the devices as list items. No matching device is an error.
     pub(crate) async fn find(&self, client: &Client) -> Result<Vec<Value>> {
         match self {
             Self::One(name) => {
@@ -84,8 +84,8 @@ impl Target {
         }
     }
 
-    /// The names or ids by which a write reaches the devices. A single one is not looked up: the
-    /// write itself knows best who has the name now.
+    /// Returns the names or ids to which a write is sent. A single name is not resolved: the server
+    /// resolves it when it handles the write.
     pub(crate) async fn to_write(&self, client: &Client) -> Result<Vec<Named>> {
         if let Self::One(name) = self {
             return Ok(vec![Named { key: name.clone(), name: name.clone() }]);
@@ -94,12 +94,12 @@ impl Target {
         Ok(found.iter().map(Named::of).collect())
     }
 
-    /// The names of the devices. A single one is not looked up.
+    /// Returns the names of the devices. A single one is not resolved.
     pub(crate) async fn names(&self, client: &Client) -> Result<Vec<String>> {
         Ok(self.to_write(client).await?.into_iter().map(|device| device.name).collect())
     }
 
-    /// The name or id of the only device that is meant.
+    /// Returns the name or id of the only selected device.
     pub(crate) async fn only(&self, client: &Client) -> Result<Named> {
         let mut found = self.to_write(client).await?;
         match (found.pop(), found.len()) {
@@ -111,7 +111,7 @@ impl Target {
         }
     }
 
-    /// The id of the only device that is meant.
+    /// Returns the id of the only selected device.
     pub(crate) async fn only_id(&self, client: &Client) -> Result<String> {
         let one = self.only(client).await?;
         if one.key.parse::<DeviceId>().is_ok() {
@@ -122,12 +122,12 @@ impl Target {
     }
 }
 
-/// A device that a write is for.
+/// A device to write to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Named {
-    /// Its id when that is known, else its name.
+    /// The id, if it was resolved, otherwise the name.
     pub(crate) key: String,
-    /// What it is called when it is spoken of.
+    /// Name for messages.
     pub(crate) name: String,
 }
 
@@ -136,7 +136,7 @@ impl Named {
         Self { key: text(&device["id"]), name: text(&device["name"]) }
     }
 
-    /// Its path in the API.
+    /// Returns the device's path in the API.
     pub(crate) fn path(&self) -> String {
         format!("/api/v1/devices/{}", segment(&self.key))
     }
@@ -160,7 +160,7 @@ mod tests {
             (None, Some("vm"), &["a=b"][..], (one("vm"), "a=b")),
             (None, Some("env=prod"), &["a=b"], (matching("env=prod"), "a=b")),
             (None, Some("!retired"), &[], (matching("!retired"), "")),
-            // A bare key needs -l: it could be a name.
+            // A selector that is a bare key needs -l, because it could be a name.
             (Some("retired"), Some("a=b"), &["c-"], (matching("retired"), "a=b c-")),
             (Some("retired"), None, &[], (matching("retired"), "")),
             (None, None, &[], (None, "")),

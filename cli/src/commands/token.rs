@@ -14,47 +14,46 @@ const TOKENS: &str = "/api/v1/enrollment-tokens";
 
 #[derive(Subcommand, Debug)]
 pub(crate) enum TokenCommand {
-    /// Make a token that lets devices enroll; it is shown once
+    /// Create an enrollment token; it is printed only once
     Create {
-        /// What to call it
+        /// Name of the token
         #[arg(long, default_value = "from the command line")]
         name: String,
-        /// How long it works: 90s, 10m, 2h, 7d
+        /// Lifetime of the token: 90s, 10m, 2h, 7d
         #[arg(long, default_value = "1h", value_parser = seconds)]
         ttl: u32,
-        /// How many devices may enroll with it
+        /// Maximum number of devices that can enroll with it
         #[arg(long, default_value_t = 1)]
         uses: u32,
-        /// Labels that the devices get: key=value
+        /// Labels of the enrolled devices: key=value
         #[arg(long = "label", value_name = "KEY=VALUE")]
         labels: Vec<String>,
-        /// Keys of labels that a machine may bring itself; others are dropped: env,site
+        /// Keys of labels that a machine may set itself, such as env,site
         #[arg(long, value_name = "KEY", value_delimiter = ',')]
         allow_labels: Vec<String>,
-        /// Config variables that new devices start with: key=value, as `muster device config` takes them;
-        /// secret.KEY=@FILE
+        /// Initial config variables, as for `muster device config`: key=value, secret.KEY=@FILE
         #[arg(long = "config", value_name = "KEY=VALUE")]
         config: Vec<String>,
-        /// The only device (name or id) that may enroll with it; one that is enrolled gets new keys
+        /// Only device (name or id) that can enroll; an enrolled one gets new keys
         #[arg(long, visible_alias = "replace")]
         device: Option<String>,
-        /// Print the token alone, not the line that installs the agent with it
+        /// Print only the token instead of the installation command
         #[arg(long)]
         token_only: bool,
-        /// Let each device wait for `muster device accept`
+        /// Require `muster device accept` for each device
         #[arg(long)]
         approval: bool,
     },
     /// List enrollment tokens
     List,
-    /// Show one
+    /// Show an enrollment token
     Show {
-        /// The token's id
+        /// Id of the token
         id: String,
     },
-    /// Revoke a token; devices that enrolled with it stay
+    /// Revoke an enrollment token; enrolled devices are not affected
     Revoke {
-        /// The token's id
+        /// Id of the token
         id: String,
         #[command(flatten)]
         confirm: Confirm,

@@ -1,4 +1,4 @@
-//! `--wait`: what needs a device that is online waits until it is.
+//! `--wait`: a command that needs an online device waits for it.
 
 use std::io::IsTerminal;
 use std::time::Duration;
@@ -15,12 +15,12 @@ use crate::output::{note, safe_value};
 /// Interval between two attempts to reach a device that is offline.
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// The flag of every command that needs a device to be online.
+/// Flag of every command that needs an online device.
 #[derive(Args, Clone, Copy, Debug, Default)]
 pub(crate) struct Wait {
-    /// Wait until a device that is offline is back: --wait, or --wait=TIME, such as --wait=2h
+    /// Wait for an offline device: --wait, or --wait=TIME, such as --wait=2h
     ///
-    /// Without a time, at most 10 minutes. Without --wait, a device that is offline is an error.
+    /// Without a time, the limit is 10 minutes. Without --wait, an offline device is an error.
     #[arg(
         long,
         value_name = "TIME",
@@ -33,8 +33,8 @@ pub(crate) struct Wait {
 }
 
 impl Wait {
-    /// Attempts something that needs a device; again while the device is offline, for as long as
-    /// the flag allows.
+    /// Runs an attempt that needs an online device; repeats it while the device is offline, within
+    /// the limit of the flag.
     pub(crate) async fn until_online<T, F>(self, attempt: impl Fn() -> F) -> Result<T>
     where
         F: Future<Output = Result<T>>,
@@ -65,7 +65,7 @@ impl Wait {
     }
 }
 
-/// What is shown meanwhile: a line that moves on a terminal, one line elsewhere.
+/// Shows the wait: a spinner on a terminal, otherwise one line.
 fn progress(error: &anyhow::Error, limit: Duration) -> ProgressBar {
     let reason = safe_value(&error.to_string()).into_owned();
     let seconds = limit.as_secs();
@@ -82,7 +82,7 @@ fn progress(error: &anyhow::Error, limit: Duration) -> ProgressBar {
     bar
 }
 
-/// The error with what can be done about it.
+/// Adds a hint to the error.
 fn with_remedy(error: anyhow::Error) -> anyhow::Error {
     match error.downcast::<Refused>() {
         Ok(Refused::Problem { status, kind, detail }) => {

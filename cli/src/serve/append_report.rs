@@ -1,5 +1,6 @@
 //! Reports over the broker that this process cannot append to the log, so that a query role in
-//! another process marks its responses. The database cannot carry the report: it is what fails.
+//! another process notes it in its responses. The database cannot carry the report: it is what
+//! fails.
 
 use std::time::Duration;
 
@@ -11,10 +12,10 @@ use muster_schemas::wire::internal::{
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-/// Interval between checks, and between reports of a failure that lasts.
+/// Interval between checks, and between reports of a persistent failure.
 const INTERVAL: Duration = Duration::from_secs(2);
 
-/// Reports until `stop`.
+/// Reports failures until `stop`.
 pub(super) async fn run(log: EventLog, nats: async_nats::Client, stop: CancellationToken) {
     let process = Uuid::new_v4();
     let mut has_failed = false;

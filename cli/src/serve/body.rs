@@ -1,8 +1,8 @@
-//! The bodies of requests: read whole before anybody answers.
+//! Reads the bodies of requests completely before a handler responds.
 //!
-//! A request that is refused for its token, its path or its parameters is refused before its body was
-//! asked for. If that is still on its way, HTTP/1.1 has only one way to get rid of it: the connection is
-//! closed, and the client, which is still writing, sees a broken connection in place of the answer.
+//! A handler refuses a request with an invalid token, path or parameter before it reads the body.
+//! If the body is still in flight, HTTP/1.1 can only discard it by closing the connection, and the
+//! client, which is still writing, gets a connection error instead of the response.
 
 use std::time::Duration;
 
@@ -15,10 +15,10 @@ use muster_api::problem::Kind;
 
 use super::door::MAX_BODY;
 
-/// A body is waited for so long.
+/// Timeout of a body.
 const PATIENCE: Duration = Duration::from_secs(15);
 
-/// Reads the body, then lets the request go on.
+/// Reads the body, then passes the request to the handler.
 pub(super) async fn gather(request: Request, next: Next) -> Response {
     if request.body().is_end_stream() {
         return next.run(request).await;

@@ -1,4 +1,4 @@
-//! Connections to the broker, one a role, with the role's own credentials.
+//! Connections to the broker, one per role, with the role's own credentials.
 
 use std::path::Path;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{ServeOptions, patience};
 
-/// A role's connection to the servers' account.
+/// Opens a role's connection to the servers' account.
 pub(super) async fn connect(
     options: &ServeOptions,
     keys: &RoleKeys,
@@ -21,7 +21,7 @@ pub(super) async fn connect(
     open(options, &keys.ca, &keys.broker, (role, watch::Sender::new(0)), stop).await
 }
 
-/// A connection to the system account, and a counter of how often it was made.
+/// Opens a connection to the system account; also returns a counter of its connects and reconnects.
 pub(super) async fn connect_system(
     options: &ServeOptions,
     keys: &RoleKeys,
@@ -33,7 +33,7 @@ pub(super) async fn connect_system(
     Ok((client, receiver))
 }
 
-/// Connects; waits for a broker that is still starting, or that goes away at this moment.
+/// Connects; retries while the broker starts, or is temporarily unreachable.
 async fn open(
     options: &ServeOptions,
     ca: &Path,

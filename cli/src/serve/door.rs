@@ -1,5 +1,5 @@
-//! The one origin: the routes of query and command behind one TLS listener, with the document that
-//! describes them.
+//! The HTTPS listener: the routes of query and command on one origin, with the OpenAPI document of
+//! the API.
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -32,15 +32,15 @@ use super::prometheus::{self, Figures};
 use super::proxies::{self, TrustedProxies};
 use super::tunnel::Tunnel;
 
-/// The largest body that is read.
+/// Maximum size of a request body, in bytes.
 pub(super) const MAX_BODY: usize = 256 * 1024;
 
-/// How long a client may take to say what it wants, and may be silent on a connection in use.
+/// Timeout of a request's head, and of inactivity on a connection in use.
 const PATIENCE: Duration = Duration::from_secs(15);
 /// Maximum duration of a TLS handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What is behind the door.
+/// The services of the listener.
 #[derive(Default)]
 pub(super) struct Door {
     routers: Vec<OpenApiRouter>,
@@ -48,13 +48,13 @@ pub(super) struct Door {
     installer: Option<Installer>,
     tunnel: Option<Tunnel>,
     figures: Option<(Figures, ApiState)>,
-    /// Asked after in `/readyz`, where no query role answers it.
+    /// Dependencies that `/readyz` checks in a process without the query role.
     needs: Option<Needs>,
-    /// What is held to at the front door.
+    /// Limits on unauthenticated requests, in a listener that clients connect to directly.
     limits: Option<Limits>,
 }
 
-/// The OpenAPI document of the whole API, without a server to serve it.
+/// Returns the OpenAPI document of the whole API, without starting a server.
 #[must_use]
 pub fn openapi_document() -> OpenApi {
     let mut document = muster_query::openapi_info();
@@ -68,13 +68,13 @@ impl Door {
         self.routers.push(router);
     }
 
-    /// Clients come to this door themselves, rather than through another.
+    /// Adds the query role: clients connect to this listener directly, not through another process.
     pub(super) fn query(&mut self, router: OpenApiRouter, limits: Limits) {
         self.routers.insert(0, router);
         self.limits = Some(limits);
     }
 
-    /// What has no route here goes to this command role.
+    /// Forwards requests without a route in this process to a command role.
     pub(super) fn forward(&mut self, forward: Forward) {
         self.forward = Some(forward);
     }
@@ -83,12 +83,12 @@ impl Door {
         self.installer = Some(installer);
     }
 
-    /// The broker behind this door.
+    /// Adds the tunnel to the broker.
     pub(super) fn tunnel(&mut self, tunnel: Tunnel) {
         self.tunnel = Some(tunnel);
     }
 
-    /// What this process counts, for `/metrics`.
+    /// Adds this process's metrics, for `/metrics`.
     pub(super) fn figures(&mut self, figures: Figures, api: ApiState) {
         self.figures = Some((figures, api));
     }
@@ -101,7 +101,7 @@ impl Door {
         !self.routers.is_empty()
     }
 
-    /// Opens the door; answers the future that serves until `stop`.
+    /// Opens the listener; returns the future that serves requests until `stop`.
     pub(super) async fn open(
         self,
         listen: SocketAddr,
@@ -126,7 +126,7 @@ impl Door {
         if let Some(needs) = self.needs.filter(|_| self.limits.is_none()) {
             routes = routes.merge(health::router(needs));
         }
-        // The document is of the whole API, whatever part of it this process serves itself.
+        // The document describes the whole API, independent of the roles in this process.
         routes = routes.merge(SwaggerUi::new("/docs").url("/openapi.json", openapi_document()));
         routes = match self.forward {
             Some(forward) => {

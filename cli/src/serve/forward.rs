@@ -1,5 +1,5 @@
-//! The front door's way to a command role in another process: what query has no route for goes
-//! there, and so clients see one origin.
+//! Forwards requests to a command role in another process: requests for which query has no route,
+//! so that clients use one origin.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -17,7 +17,7 @@ use muster_api::Problem;
 use super::door::MAX_BODY;
 use super::proxies::FORWARDED_FOR;
 
-/// Headers that are between two neighbors only (RFC 9110 §7.6.1), or made anew.
+/// Hop-by-hop headers (RFC 9110 §7.6.1), and headers that are generated again.
 const NOT_FORWARDED: [HeaderName; 6] = [
     header::HOST,
     header::CONNECTION,
@@ -31,7 +31,7 @@ const NOT_FORWARDED: [HeaderName; 6] = [
 #[derive(Clone, Debug)]
 pub(super) struct Forward {
     http: reqwest::Client,
-    /// For websockets, which are HTTP/1.1's.
+    /// HTTP client for websockets, which need HTTP/1.1.
     upgrading: reqwest::Client,
     url: String,
 }
@@ -51,7 +51,7 @@ impl Forward {
         Ok(Self { http, upgrading, url: url.trim_end_matches('/').to_owned() })
     }
 
-    /// Sends a request on, and its answer back.
+    /// Forwards a request, and returns its response.
     pub(super) async fn send(self, request: Request) -> Response {
         self.try_send(request).await.unwrap_or_else(IntoResponse::into_response)
     }
@@ -84,7 +84,7 @@ impl Forward {
         Ok(response)
     }
 
-    /// A websocket: what follows the upgrade is copied as it is.
+    /// Forwards a websocket: the bytes after the upgrade are copied unchanged.
     async fn upgrade(self, mut request: Request) -> Result<Response, Problem> {
         let client = hyper::upgrade::on(&mut request);
         let (parts, _) = request.into_parts();
@@ -120,7 +120,8 @@ impl Forward {
     }
 }
 
-/// What is sent on of a request: with whose it is, whatever it says itself.
+/// Returns the headers to forward, with the client's address, which replaces any value in the
+/// request.
 fn of_request(parts: &Parts) -> HeaderMap {
     let mut headers = kept(&parts.headers);
     headers.remove(FORWARDED_FOR);

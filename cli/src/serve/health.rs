@@ -1,4 +1,4 @@
-//! `/healthz` and `/readyz` of a process without the query role, which has its own.
+//! `/healthz` and `/readyz` of a process without the query role, which serves its own.
 
 use axum::Router;
 use axum::extract::State;
@@ -8,14 +8,14 @@ use muster_eventlog::{EventLog, Failure};
 use muster_schemas::ProjectId;
 use serde_json::{Value, json};
 
-/// What a role cannot work without.
+/// Dependencies that a role cannot work without.
 #[derive(Clone, Debug)]
 pub(super) struct Needs {
     pub(super) log: EventLog,
     pub(super) nats: async_nats::Client,
 }
 
-/// The two routes.
+/// Returns the two routes.
 pub(super) fn router(needs: Needs) -> Router {
     Router::new()
         .route("/healthz", get(async || Json(json!({"status": "ok"}))))

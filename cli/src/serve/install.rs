@@ -1,7 +1,7 @@
-//! The installer: a script that is made for whoever asks, and the agent's binaries.
+//! The installer: a script that is generated for each request, and the agent's programs.
 //!
-//! The script is fetched over a connection whose server key was pinned by the line that people copy,
-//! and names the hash of each binary: so what is installed is what this server holds.
+//! The script is fetched over a connection whose server key is pinned by the installation command,
+//! and contains the hash of each program. So a machine installs only what this server provides.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -20,19 +20,19 @@ use muster_schemas::Hash;
 use tokio_util::io::ReaderStream;
 
 const SCRIPT: &str = include_str!("install.sh");
-/// What an agent's file is called: `muster-agent-<architecture>`, as `uname -m` names it.
+/// Prefix of an agent's file: `muster-agent-<architecture>`, as `uname -m` prints it.
 const PREFIX: &str = "muster-agent-";
 
-/// The agents that this server holds, by architecture.
+/// The agents that this server provides, by architecture.
 #[derive(Debug)]
 pub(super) struct Installer {
     agents: BTreeMap<String, (PathBuf, Hash)>,
-    /// As curl's `--pinnedpubkey` takes it.
+    /// Value for curl's `--pinnedpubkey`.
     pin: String,
 }
 
 impl Installer {
-    /// Looks for agents in a folder, and for this machine's own beside this program.
+    /// Finds agents in a folder, and this machine's own next to this program.
     pub(super) fn new(folder: Option<&Path>, pin: String) -> Result<Self> {
         let mut files = BTreeMap::new();
         let beside = std::env::current_exe()?.with_file_name("muster-agent");
@@ -59,7 +59,7 @@ impl Installer {
         Ok(Self { agents, pin })
     }
 
-    /// `/install.sh` and `/agent/{architecture}`.
+    /// Returns the routes `/install.sh` and `/agent/{architecture}`.
     pub(super) fn router(self) -> Router {
         Router::new()
             .route("/install.sh", get(script))
@@ -67,7 +67,7 @@ impl Installer {
             .with_state(Arc::new(self))
     }
 
-    /// The script for a client that reaches this server at `authority`.
+    /// Returns the script for a client that reaches this server at `authority`.
     fn script(&self, authority: &str) -> String {
         let mut agents = String::new();
         for (architecture, (_, hash)) in &self.agents {
@@ -80,7 +80,7 @@ impl Installer {
     }
 }
 
-/// This machine's architecture, as `uname -m` names it.
+/// Returns this machine's architecture, as `uname -m` prints it.
 fn own_architecture() -> &'static str {
     match std::env::consts::ARCH {
         "arm" => "armv7l",
@@ -92,8 +92,8 @@ fn is_word(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
 }
 
-/// The host and port by which the client has reached us: it goes into a script, so nothing but
-/// what a host and a port are made of.
+/// Returns the host and port by which the client reached this server. It is inserted into a script,
+/// so only the characters of a host and a port are allowed.
 fn authority(headers: &HeaderMap, uri: &Uri) -> Option<String> {
     let named = headers.get(header::HOST).and_then(|host| host.to_str().ok());
     let text = named.or_else(|| uri.authority().map(|authority| authority.as_str()))?;

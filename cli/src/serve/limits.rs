@@ -1,7 +1,7 @@
-//! Limits on what anybody may ask without a token: joining, nonces, credentials.
+//! Limits on unauthenticated requests: enrollment, nonces, credentials.
 //!
-//! An address has a bucket of requests, wide enough for a site with hundreds of devices behind one
-//! address; what is beyond it is told to come back. Agents do.
+//! Each address has a token bucket that is large enough for a site with hundreds of devices behind
+//! one address. A request beyond it gets a retry delay, which agents follow.
 
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU32;
@@ -17,25 +17,27 @@ use muster_api::Problem;
 use muster_api::problem::Kind;
 use tokio::sync::Semaphore;
 
-/// Where devices ask before they have a token.
+/// Path prefix of the requests that devices send before they have a token.
 const OPEN: &str = "/api/v1/device/";
-/// Requests that an address may make at once, in seconds of its rate.
+/// Burst size of an address, in seconds of its rate.
 const BURST: u32 = 10;
-/// Such requests that are worked on at once; signatures are checked in each.
+/// Maximum number of such requests in progress; each verifies signatures.
 const AT_ONCE: usize = 64;
-/// Addresses that are remembered before those that were quiet are forgotten.
+/// Maximum number of addresses in memory, before idle ones are removed.
 const REMEMBERED: usize = 10_000;
 
-/// How fast devices may ask to join.
+/// Rate limit of unauthenticated requests.
 #[derive(Args, Clone, Copy, Debug)]
 pub(crate) struct JoinRate {
-    /// Requests to join, or for credentials, that one address may make a second; ten times as many
-    /// at once. Raise it where more than a few hundred devices come from one address together
+    /// Maximum enrollment and credential requests per second of one address
+    ///
+    /// Bursts may be ten times as large. Raise it if more than a few hundred devices share one
+    /// address.
     #[arg(long, env = "MUSTER_JOINS_PER_SECOND", default_value = "40", value_name = "N")]
     pub(crate) joins_per_second: NonZeroU32,
 }
 
-/// The buckets; cheap to clone.
+/// The token buckets; cheap to clone.
 #[derive(Clone, Debug)]
 pub(super) struct Limits {
     addresses: Arc<DefaultKeyedRateLimiter<IpAddr>>,
@@ -68,7 +70,7 @@ impl Limits {
     }
 }
 
-/// The middleware; everything that needs a token passes through.
+/// Middleware that limits unauthenticated requests; all others pass.
 pub(super) async fn limit(
     State(limits): State<Limits>,
     ConnectInfo(client): ConnectInfo<SocketAddr>,
@@ -81,7 +83,7 @@ pub(super) async fn limit(
     if let Err(problem) = limits.check(client.ip()) {
         return problem.into_response();
     }
-    // Never closed: there is always a place, some time.
+    // The semaphore is never closed, so a permit becomes available eventually.
     let _place = limits.places.acquire().await;
     next.run(request).await
 }

@@ -11,17 +11,16 @@ use crate::commands::{bytes, seconds};
 /// Limits on the metrics of one device.
 #[derive(Args, Clone, Copy, Debug)]
 pub(crate) struct MetricLimits {
-    /// Role ingest: maximum age of a metric point; a shorter retention of its project counts instead
+    /// Role ingest: maximum age of a metric point, or the retention if shorter
     #[arg(long, env = "MUSTER_METRIC_MAX_AGE", default_value = "30d", value_parser = length, value_name = "TIME")]
     metric_max_age: Duration,
-    /// Role ingest: maximum time of a metric point in the future
+    /// Role ingest: maximum distance of a metric point into the future
     #[arg(long, env = "MUSTER_METRIC_MAX_AHEAD", default_value = "10m", value_parser = length, value_name = "TIME")]
     metric_max_ahead: Duration,
-    /// Role ingest: maximum number of distinct shards of the metric store that a device may write to
-    /// in a day
+    /// Role ingest: maximum number of store shards that a device writes to per day
     #[arg(long, env = "MUSTER_METRIC_SHARDS_PER_DAY", default_value = "64", value_name = "N")]
     metric_shards_per_day: NonZeroU32,
-    /// Role ingest: maximum metric messages per second of a device; ten times as many at once
+    /// Role ingest: maximum metric messages per second of a device; tenfold in bursts
     #[arg(
         long,
         env = "MUSTER_METRIC_MESSAGES_PER_SECOND",
@@ -29,7 +28,7 @@ pub(crate) struct MetricLimits {
         value_name = "N"
     )]
     metric_messages_per_second: NonZeroU32,
-    /// Role ingest: maximum bytes of line protocol per second of a device; ten times as many at once
+    /// Role ingest: maximum line protocol bytes per second of a device; tenfold in bursts
     #[arg(long, env = "MUSTER_METRIC_BYTES_PER_SECOND", default_value = "4MiB", value_parser = rate, value_name = "BYTES")]
     metric_bytes_per_second: NonZeroU32,
 }

@@ -1,6 +1,6 @@
-//! `muster serve`: one role or all of them, in this process, against servers that are already there.
+//! `muster serve`: runs one role, or all roles, in this process, with existing backing servers.
 //!
-//! `muster up` runs the same code on servers that it has started itself.
+//! `muster up` runs the same code with servers that it has started.
 
 mod append_report;
 mod body;
@@ -46,16 +46,16 @@ pub(crate) use options::{
 };
 pub(crate) use proxies::TrustedProxies;
 
-/// Where the API is when nothing else is said.
+/// Default address of the API.
 const USUAL_ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8443);
 
-/// How long a device's JWT works.
+/// Lifetime of a device's JWT.
 const JWT_LIFE: std::time::Duration = std::time::Duration::from_secs(3600);
 
 /// Runs the roles until Ctrl-C or SIGTERM.
 pub(crate) async fn run_until_signal(options: ServeOptions) -> Result<()> {
     use tokio::signal::unix::{SignalKind, signal};
-    // Each connection of a client is an open file, and so are those to the database and the broker.
+    // Each client connection needs an open file, as do those to the database and the broker.
     if let Err(error) = muster_backing::file_limit::raise() {
         tracing::warn!(%error, "the limit of open files cannot be raised");
     }
@@ -72,18 +72,18 @@ pub(crate) async fn run_until_signal(options: ServeOptions) -> Result<()> {
     run(options, stop, || tracing::info!("ready")).await
 }
 
-/// What is waited for when PostgreSQL is away, at any step of the start.
+/// Name of PostgreSQL in messages while the start waits for it.
 const LOG: &str = "the event log in PostgreSQL";
 
-/// Opens the log; waits for a PostgreSQL that is still starting.
+/// Opens the log; retries while PostgreSQL starts.
 async fn open_log(connect: &ConnectOptions, stop: &CancellationToken) -> Result<EventLog> {
     let open = || EventLog::open(connect, LogOptions::default());
     let opened = patience::until_it_works(LOG, stop, |_| false, open);
     opened.await.context("cannot open the event log in PostgreSQL")
 }
 
-/// Opens the blobs. Most of what a role does needs none: a bucket that does not answer now is told,
-/// and one that does not let us in is an error.
+/// Opens the blob store. Most of a role's functions do not need it: an unreachable store is logged,
+/// rejected credentials are an error.
 async fn open_blobs(place: &BlobPlace) -> Result<Blobs> {
     let blobs = Blobs::open(place)?;
     match blobs.check().await {
@@ -98,14 +98,14 @@ async fn open_blobs(place: &BlobPlace) -> Result<Blobs> {
     }
 }
 
-/// Is this address free to listen on? Asked before anything is started for it.
+/// Checks that this address is free to listen on, before anything is started for it.
 pub(crate) fn check_free(listen: SocketAddr) -> Result<()> {
     std::net::TcpListener::bind(listen).map(drop).with_context(|| {
         format!("cannot listen on {listen}; choose another port with --port, or stop what uses it")
     })
 }
 
-/// Runs the roles until `stop`. `ready` is called once the door is open.
+/// Runs the roles until `stop`. Calls `ready` when the listener is open.
 pub(crate) async fn run(
     options: ServeOptions,
     stop: CancellationToken,
@@ -113,7 +113,7 @@ pub(crate) async fn run(
 ) -> Result<()> {
     let connect = ConnectOptions { connections: 16, ..ConnectOptions::new(&options.postgres_url) };
     let roles = options.roles;
-    // Command alone opens the folder of keys; each other role, what was handed to it.
+    // Only command opens the folder of all keys; each other role uses its own key folder.
     let store = roles.has(Role::Command).then(|| KeyStore::open(&options.keys)).transpose()?;
     let store = store.map(Arc::new);
     let keys_of = |role: &'static str| match &store {
@@ -143,8 +143,8 @@ pub(crate) async fn run(
         let nats = broker::connect(&options, &keys, "ingest", &stop).await?;
         let (system, reconnected) = broker::connect_system(&options, &keys, &stop).await?;
         door.needs(health::Needs { log: log.clone(), nats: nats.clone() });
-        // Before query looks for them, when both are in one process. A cluster that has just
-        // started has no leader yet, and answers nobody.
+        // Before query reads the streams, when both are in one process. A cluster that has just
+        // started has no leader yet and does not respond.
         let ensure = || muster_ingest::streams::ensure(&nats, options.copies);
         patience::until_it_works("the broker's streams", &stop, |_| false, ensure)
             .await
@@ -260,7 +260,7 @@ pub(crate) async fn run(
     }
     ready();
     while let Some(ended) = parts.join_next().await {
-        // One role that cannot go on stops the process: whoever watches it starts it again.
+        // A role that cannot continue stops the process; its supervisor restarts it.
         if let Err(error) = ended.context("a role panicked").and_then(|ended| ended) {
             stop.cancel();
             return Err(error);

@@ -1,11 +1,11 @@
-//! The names and addresses by which a server is reached: for its certificate, and for people.
+//! The names and addresses of a server: for its certificate, and for messages.
 //!
-//! Asks nobody but this machine: a name server that does not answer holds up no start.
+//! Uses only local information: an unavailable name server does not delay the start.
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 
-/// The names that a server at this address is known by. One that listens on all addresses is known
-/// by each of them.
+/// Returns the names of a server with this address. One that listens on all addresses has the name
+/// of each of them.
 pub(crate) fn certificate_names(listen: SocketAddr, more: Vec<String>) -> Vec<String> {
     let mut names = vec!["localhost".to_owned(), "127.0.0.1".to_owned(), "::1".to_owned()];
     if listen.ip().is_unspecified() {
@@ -20,14 +20,14 @@ pub(crate) fn certificate_names(listen: SocketAddr, more: Vec<String>) -> Vec<St
         names.push(host);
     }
     names.extend(more);
-    // What is no ASCII cannot stand in a certificate.
+    // A certificate can contain only ASCII names.
     names.retain(|name| !name.is_empty() && name.is_ascii());
     names.sort();
     names.dedup();
     names
 }
 
-/// The addresses of this machine's interfaces that another machine could dial.
+/// Returns the addresses of this machine's interfaces that another machine can connect to.
 fn interface_addresses() -> Vec<IpAddr> {
     let Ok(interfaces) = nix::ifaddrs::getifaddrs() else { return Vec::new() };
     interfaces
@@ -40,7 +40,7 @@ fn interface_addresses() -> Vec<IpAddr> {
         .collect()
 }
 
-/// An address that means something on one link alone, so that no URL can hold it.
+/// Whether an address is link-local; a URL cannot contain such an address.
 fn is_link_local(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(address) => address.is_link_local(),
@@ -48,8 +48,8 @@ fn is_link_local(address: IpAddr) -> bool {
     }
 }
 
-/// The name of this host with its domain: as `/etc/hosts` gives it, else with the domain that
-/// `/etc/resolv.conf` looks names up in.
+/// Returns the host name with its domain: from `/etc/hosts`, otherwise with the search domain of
+/// `/etc/resolv.conf`.
 fn full_name(host: &str, hosts: &str, resolv: &str) -> Option<String> {
     if host.is_empty() || host.contains('.') {
         return None;
@@ -74,13 +74,13 @@ fn full_name(host: &str, hosts: &str, resolv: &str) -> Option<String> {
     })
 }
 
-/// The address by which other machines reach a server that listens here; none for loopback.
+/// Returns the address by which other machines reach a server on this address; none for loopback.
 pub(crate) fn address_for_others(listen: IpAddr) -> Option<IpAddr> {
     if !listen.is_unspecified() {
         return (!listen.is_loopback()).then_some(listen);
     }
-    // That of the interface that leads out. Connecting a UDP socket sends nothing; the addresses
-    // are for documentation (RFC 5737, RFC 3849).
+    // The address of the interface with the default route. Connecting a UDP socket sends nothing;
+    // the addresses are reserved for documentation (RFC 5737, RFC 3849).
     let towards: IpAddr = if listen.is_ipv4() {
         [192, 0, 2, 1].into()
     } else {

@@ -1,4 +1,4 @@
-//! What a server must be told: by flags, by `MUSTER_*` variables, or by what `muster up` has made.
+//! Options of a server: from flags, from `MUSTER_*` variables, or set by `muster up`.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -25,16 +25,16 @@ use crate::commands::seconds;
 use crate::exit::Misused;
 use crate::otlp::OtlpArgs;
 
-/// What a process does.
+/// Roles that a process can run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Role {
-    /// From the broker into the event log and the metric store; presence.
+    /// Store events and metrics from the broker; track presence
     Ingest,
-    /// The write API, enrollment, credentials.
+    /// Serve the write API, enrollment and credentials
     Command,
-    /// Projections and the read API.
+    /// Run projections and serve the read API
     Query,
-    /// All of them.
+    /// Run all roles
     All,
 }
 
@@ -48,7 +48,7 @@ impl Roles {
     }
 }
 
-/// Where metrics go and come from.
+/// The metric store, which ingest writes and query reads.
 #[derive(Clone, Debug)]
 pub(crate) struct MetricStore {
     pub(crate) url: String,
@@ -89,58 +89,60 @@ impl MetricStore {
     }
 }
 
-/// Everything that the roles are run with.
+/// Options of the roles of one process.
 #[derive(Clone, Debug)]
 pub(crate) struct ServeOptions {
     pub(crate) roles: Roles,
     pub(crate) postgres_url: String,
     pub(crate) nats_urls: Vec<String>,
-    /// How many of the broker's servers hold each stream.
+    /// Number of replicas of each JetStream stream.
     pub(crate) copies: Copies,
-    /// `None` when no role needs it.
+    /// The metric store; `None` when no role of the process needs it.
     pub(crate) metric_store: Option<MetricStore>,
     pub(crate) keys: PathBuf,
-    /// What is too large or too private for events.
+    /// Location of data that is too large or too private for events.
     pub(crate) blobs: BlobPlace,
     pub(crate) listen: Option<SocketAddr>,
-    /// The names that the server's certificate is for.
+    /// Names in the server's certificate.
     pub(crate) names: Vec<String>,
-    /// The addresses of the broker that devices are told.
+    /// Broker addresses that devices receive.
     pub(crate) device_servers: Vec<String>,
-    /// The command role, when it is in another process.
+    /// URL of the command role, when it runs in another process.
     pub(crate) command_url: Option<String>,
-    /// A device that was not heard for so long is offline.
+    /// Timeout after which a device without messages is offline.
     pub(crate) offline_after: Duration,
-    /// What an address may ask for without a token, a second.
+    /// Maximum unauthenticated requests per second per client address.
     pub(crate) joins: NonZeroU32,
     /// Limits on the connections to the listener.
     pub(crate) connections: ConnectionLimits,
-    /// Limits on what one token may ask of query.
+    /// Limits on the requests of one token to query.
     pub(crate) token_limits: TokenLimits,
     /// Limits on the metrics of one device.
     pub(crate) metric_limits: MetricLimits,
-    /// Whose word on whose request it is is taken.
+    /// Proxies whose `X-Forwarded-For` is trusted.
     pub(crate) proxies: TrustedProxies,
-    /// Whose shells are recorded.
+    /// Roles whose shells are recorded.
     pub(crate) recording: Recording,
-    /// Agents for other architectures, for the installer.
+    /// Folder of agents for other architectures, for the installer.
     pub(crate) agents: Option<PathBuf>,
 }
 
-/// Whose shells are recorded.
+/// Roles whose shells are recorded.
 #[derive(Args, Clone, Copy, Debug)]
 pub(crate) struct RecordShells {
-    /// Whose shells are recorded whether they want it or not; nobody's without a recorder
+    /// Roles whose shells must be recorded
+    ///
+    /// A shell that must be recorded opens only if its recording can be stored.
     #[arg(long, env = "MUSTER_RECORD_SHELLS", default_value = "operators", value_name = "OF")]
     pub(crate) record_shells: RecordedRoles,
 }
 
-/// The roles whose shells are recorded.
+/// Roles whose shells are recorded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum RecordedRoles {
-    /// Those of operators; admins may say --no-record
+    /// Those of operators; admins may use --no-record
     Operators,
-    /// Those of all, admins too
+    /// Those of all roles, including admins
     Everyone,
 }
 
@@ -153,23 +155,25 @@ impl From<RecordedRoles> for Recording {
     }
 }
 
-/// Limits on what one token may ask of the role query.
+/// Limits on the requests of one token to query.
 #[derive(Args, Clone, Copy, Debug)]
 pub(crate) struct TokenLimits {
-    /// Role query: maximum number of live streams and downloads that one token has open; a process
-    /// serves 1000 of all tokens
+    /// Role query: maximum number of live streams and downloads of one token
+    ///
+    /// A process serves at most 1000 for all tokens.
     #[arg(long, env = "MUSTER_STREAMS_PER_TOKEN", default_value = "100", value_name = "N")]
     pub(crate) streams_per_token: NonZeroUsize,
-    /// Role query: maximum number of lists of several pages, sorted by last_seen, that one token starts
-    /// in a minute; each reads and sorts all devices of its project
+    /// Role query: maximum multi-page lists by last_seen per minute and token
+    ///
+    /// Each of them reads and sorts all devices of its project.
     #[arg(long, env = "MUSTER_LIST_WALKS_PER_MINUTE", default_value = "30", value_name = "N")]
     pub(crate) list_walks_per_minute: NonZeroU32,
 }
 
-/// The port of the API when none is named.
+/// Default port of the API.
 pub(crate) const DEFAULT_PORT: u16 = 8443;
 
-/// An address to listen on, with or without a port.
+/// An address to listen on, with an optional port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Listen {
     pub(crate) ip: IpAddr,
@@ -206,7 +210,8 @@ impl FromStr for Listen {
     }
 }
 
-/// A silence after which a device is offline: three pings of the broker, of a second at least.
+/// Parses the timeout after which a device is offline: three of the broker's ping intervals, each
+/// at least one second.
 pub(crate) fn silence(text: &str) -> Result<Duration, String> {
     match seconds(text)? {
         0..3 => Err("a device is given 3s at least".to_owned()),
@@ -215,76 +220,81 @@ pub(crate) fn silence(text: &str) -> Result<Duration, String> {
 }
 
 impl ServeOptions {
-    /// The metric store of a role that needs one.
+    /// Returns the metric store, or an error when a role needs it and it is not configured.
     pub(crate) fn needed_metric_store(&self) -> Result<&MetricStore> {
         self.metric_store.as_ref().context("this role needs a metric store; give --influx-url")
     }
 
     pub(crate) fn certificates(&self, keys: &KeyStore) -> Result<Certificates> {
         let now = std::time::SystemTime::now().into();
-        // The pinned key stays with the listener that devices and people reach.
+        // Only the listener that devices and clients connect to uses the pinned key.
         let is_front = self.roles.has(Role::Query);
         let listener = if is_front { Listener::Https } else { Listener::Command };
         Ok(keys.certificates(listener, &self.names, now)?)
     }
 }
 
-/// Runs one role, or all of them, against servers that are there already.
+/// Run one role, or all roles, with existing backing servers
 #[derive(Args, Debug)]
 pub(crate) struct ServeArgs {
-    /// What this process does
+    /// Role of this process
     #[arg(long, value_enum, default_value = "all", env = "MUSTER_ROLE")]
     role: Role,
-    /// PostgreSQL: postgres://user@host:port/database; with a password by the variable alone
+    /// PostgreSQL: postgres://user@host:port/database; with a password, use the variable
     #[arg(long, env = "MUSTER_POSTGRES_URL", hide_env_values = true)]
     postgres_url: String,
-    /// The NATS server: tls://host:port; those of a cluster with commas
+    /// NATS server: tls://host:port; for a cluster, a list separated by commas
     #[arg(long, env = "MUSTER_NATS_URL", value_delimiter = ',', required = true)]
     nats_url: Vec<String>,
-    /// The NATS servers as devices reach them; the host 0.0.0.0 means the host of the API
+    /// NATS servers as devices reach them; 0.0.0.0 is replaced by the host of the API
     #[arg(long, env = "MUSTER_DEVICE_NATS_URL", value_delimiter = ',')]
     device_nats_url: Vec<String>,
-    /// Role ingest: how many servers of a NATS cluster hold each stream, 1, 3 or 5
+    /// Role ingest: replicas of each stream in a NATS cluster: 1, 3 or 5
     #[arg(long, env = "MUSTER_STREAM_COPIES", default_value = "1", value_parser = copies)]
     stream_copies: usize,
-    /// InfluxDB: http://host:port; the role command needs none
+    /// InfluxDB: http://host:port; not needed by the role command
     #[arg(long, env = "MUSTER_INFLUX_URL")]
     influx_url: Option<String>,
-    /// InfluxDB's database (1.x) or bucket (2.x, 3.x)
+    /// InfluxDB database (1.x) or bucket (2.x, 3.x)
     #[arg(long, env = "MUSTER_INFLUX_DATABASE", default_value = "muster")]
     influx_database: String,
-    /// InfluxDB 1.x: the user
+    /// InfluxDB 1.x: user name
     #[arg(long, env = "MUSTER_INFLUX_USER", requires = "influx_password")]
     influx_user: Option<String>,
-    /// InfluxDB 1.x: the user's password, by the variable alone
+    /// InfluxDB 1.x: password of the user (environment variable only)
     #[arg(long, env = "MUSTER_INFLUX_PASSWORD", hide_env_values = true)]
     influx_password: Option<String>,
-    /// InfluxDB 2.x and 3.x: the organization
+    /// InfluxDB 2.x and 3.x: organization
     #[arg(long, env = "MUSTER_INFLUX_ORG", default_value = "muster")]
     influx_org: String,
-    /// InfluxDB 2.x and 3.x: the token, by the variable alone
+    /// InfluxDB 2.x and 3.x: token (environment variable only)
     #[arg(long, env = "MUSTER_INFLUX_TOKEN", hide_env_values = true)]
     influx_token: Option<String>,
-    /// The folder of keys
+    /// Key folder
     #[arg(long, env = "MUSTER_KEYS")]
     keys: PathBuf,
-    /// Roles command and query: where the output of programs and what is private of operations is
-    /// kept: a folder that both share, or s3://BUCKET/PREFIX with the usual AWS_* variables;
-    /// `blobs` beside the folder of keys when left out
+    /// Roles command and query: location of blobs; default: `blobs` next to --keys
+    ///
+    /// Blobs are the output of programs and private data of operations. The location is a folder
+    /// that both roles share, or s3://BUCKET/PREFIX with the usual AWS_* variables.
     #[arg(long, env = "MUSTER_BLOBS", value_name = "PLACE")]
     blobs: Option<BlobPlace>,
-    /// The address of the API, port 8443 when it names none; 127.0.0.1:8443 for the roles that have
-    /// one. The role ingest has only /healthz, /readyz and /metrics, and listens when it is told where
+    /// Address of the listener; default port: 8443
+    ///
+    /// Roles with an API listen on 127.0.0.1:8443 by default. The role ingest serves only /healthz,
+    /// /readyz and /metrics, and listens only if this option is set.
     #[arg(long, env = "MUSTER_LISTEN", value_name = "ADDRESS[:PORT]")]
     listen: Option<Listen>,
-    /// Role query: the URL of a command role, to which it sends on what it does not serve itself
+    /// Role query: URL of a command role that serves the write API
     #[arg(long, env = "MUSTER_COMMAND_URL")]
     command_url: Option<String>,
-    /// Role query: a folder with agents to be installed, `muster-agent-<architecture>` (as `uname -m`
-    /// names it); that of this machine is taken from beside this program
+    /// Role query: folder of agents for the installer
+    ///
+    /// The files are named `muster-agent-<architecture>`, as `uname -m` prints it. The agent for
+    /// this machine is found next to this program.
     #[arg(long, env = "MUSTER_AGENTS")]
     agents: Option<PathBuf>,
-    /// Role ingest: a device that was not heard for so long is offline
+    /// Role ingest: timeout after which a device without messages is offline
     #[arg(long, env = "MUSTER_OFFLINE_AFTER", default_value = "60s", value_parser = silence)]
     offline_after: Duration,
     #[command(flatten)]
@@ -299,15 +309,15 @@ pub(crate) struct ServeArgs {
     proxies: TrustedProxies,
     #[command(flatten)]
     record: RecordShells,
-    /// Further names that the server's certificate is for
+    /// Additional names in the server's certificate
     #[arg(long, env = "MUSTER_NAMES", value_delimiter = ',')]
     name: Vec<String>,
     #[command(flatten)]
     pub(crate) otlp: OtlpArgs,
 }
 
-/// Where blobs are when nothing is said: beside the folder of all keys, of which a role's own may be
-/// `roles/<role>`.
+/// Returns the default location of blobs: next to the folder of all keys, of which a role's key
+/// folder may be `roles/<role>`.
 fn beside(keys: &Path) -> BlobPlace {
     let is_roles = |parent: &&Path| parent.file_name().is_some_and(|name| name == "roles");
     let all = keys.parent().filter(is_roles).and_then(Path::parent).unwrap_or(keys);

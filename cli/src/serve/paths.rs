@@ -1,6 +1,6 @@
-//! Refuses paths that another program would read as another path. Limits and routes are chosen by the
-//! path; a proxy or an HTTP client that resolves dot segments or backslashes afterwards would lead a
-//! request around them.
+//! Refuses paths that another program would parse as a different path. Limits and routes depend on
+//! the path; a proxy or HTTP client that later resolves dot segments or backslashes would bypass
+//! them.
 
 use axum::extract::Request;
 use axum::http::{Method, StatusCode};
@@ -9,11 +9,11 @@ use axum::response::{IntoResponse, Response};
 use muster_api::Problem;
 use muster_api::problem::Kind;
 
-/// The middleware.
+/// Middleware that refuses ambiguous paths.
 pub(super) async fn check(request: Request, next: Next) -> Response {
     let path = request.uri().path();
     if path == "*" && request.method() == Method::OPTIONS {
-        // RFC 9110 §9.3.7: a question about the server as a whole.
+        // RFC 9110 §9.3.7: `OPTIONS *` refers to the server as a whole.
         return StatusCode::NO_CONTENT.into_response();
     }
     if is_plain(path) {
@@ -24,12 +24,13 @@ pub(super) async fn check(request: Request, next: Next) -> Response {
     Problem::new(Kind::Validation, detail).into_response()
 }
 
-/// Does this path mean the same to everybody who reads it?
+/// Whether every program parses this path in the same way.
 pub(super) fn is_plain(path: &str) -> bool {
     let decoded = path.to_ascii_lowercase().replace("%2e", ".").replace("%5c", "\\");
     decoded.starts_with('/')
         && !decoded.contains('\\')
-        // An encoded slash stays within its segment: nothing that resolves dot segments decodes it.
+        // An encoded slash stays within its segment: programs that resolve dot segments do not
+        // decode it.
         && decoded.split(['/', ';']).all(|segment| segment != "." && segment != "..")
 }
 

@@ -1,16 +1,16 @@
-//! Waiting for servers that are not there yet, at the start of a role.
+//! Retries connections to servers that are not available yet, at the start of a role.
 
 use std::error::Error;
 use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
-/// How long a server is waited for, and how often it is asked.
+/// Startup timeout of a server, and the interval between attempts.
 const PATIENCE: Duration = Duration::from_secs(60);
 const AGAIN: Duration = Duration::from_millis(500);
 
-/// Tries until it works; says once what each problem is. Gives up with the last error: after 60 s,
-/// when `is_final` says that waiting does not help, or when the process stops.
+/// Repeats an attempt until it succeeds; logs each new problem once. Returns the last error: after
+/// 60 s, when a retry cannot succeed (`is_final`), or when the process stops.
 pub(super) async fn until_it_works<
     T,
     E: Error + 'static,

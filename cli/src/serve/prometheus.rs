@@ -1,5 +1,5 @@
-//! `/metrics`: what this process counts of itself, as Prometheus reads it. Asks for a token like all
-//! else: Prometheus sends one with `authorization: {credentials_file: …}`.
+//! `/metrics`: this process's own metrics for Prometheus. It needs a token like the other routes:
+//! Prometheus sends one with `authorization: {credentials_file: …}`.
 
 use std::time::{Duration, Instant};
 
@@ -24,14 +24,14 @@ const SECONDS: &str = "muster_http_request_seconds";
 const LAG: &str = "muster_projection_lag_events";
 const POSITION: &str = "muster_log_position";
 const REFUSED: &str = "muster_events_without_authority_total";
-/// How often what was recorded is gathered, so that memory stays bounded when nobody asks.
+/// Interval between upkeeps of the histograms, which bound memory when metrics are not scraped.
 const UPKEEP: Duration = Duration::from_secs(5);
-/// Bounds of what is counted in seconds.
+/// Bucket bounds of durations, in seconds.
 const TIMES: [f64; 11] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0];
-/// Bounds of what is counted in messages.
+/// Bucket bounds of numbers of messages.
 const SIZES: [f64; 9] = [1.0, 5.0, 10.0, 50.0, 100.0, 250.0, 500.0, 1000.0, 5000.0];
 
-/// What this process has recorded.
+/// The metrics of this process.
 #[derive(Clone, Debug)]
 pub(super) struct Figures {
     handle: PrometheusHandle,
@@ -39,7 +39,7 @@ pub(super) struct Figures {
 }
 
 impl Figures {
-    /// Takes what every part of this process counts, from now on. Once a process.
+    /// Installs the global metrics recorder. Once per process.
     pub(super) fn install(stop: CancellationToken) -> Result<Self> {
         let handle = PrometheusBuilder::new()
             .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &TIMES)?
@@ -72,7 +72,7 @@ impl Figures {
         Ok(figures)
     }
 
-    /// The route.
+    /// Returns the route.
     pub(super) fn router(self, api: ApiState) -> Router {
         Router::new().route("/metrics", get(figures)).with_state(api).layer(Extension(self))
     }
@@ -92,7 +92,7 @@ async fn figures(
     }
     figures.process.collect();
     counter!(REFUSED).absolute(api.log.refused_events());
-    // Without PostgreSQL the other figures are worth the more.
+    // Without PostgreSQL the other metrics are even more useful.
     if let Err(error) = look_at_log(&api.log).await {
         tracing::debug!(%error, "the projections' lag cannot be told");
     }
@@ -100,7 +100,7 @@ async fn figures(
     Ok((kind, figures.handle.render()).into_response())
 }
 
-/// Where each log ends, and how far each projection is behind it.
+/// Updates the position of each log, and the lag of each projection.
 async fn look_at_log(log: &EventLog) -> Result<(), StoreError> {
     let standing = log.standing().await?;
     for (projection, project, position) in &standing.projections {
@@ -119,7 +119,7 @@ const fn float(number: u64) -> f64 {
     number as f64
 }
 
-/// The method as a label. Clients can invent methods, and a label stays in memory for good.
+/// Returns the method as a label. Clients can invent methods, and a label is kept forever.
 fn method_label(method: &Method) -> &'static str {
     match method.as_str() {
         "GET" => "GET",
@@ -133,7 +133,7 @@ fn method_label(method: &Method) -> &'static str {
     }
 }
 
-/// The middleware that counts requests. By their route, not by their path: there are few of these.
+/// Middleware that counts requests by route; paths would create an unbounded number of labels.
 pub(super) async fn count(request: Request, next: Next) -> Response {
     let route = request
         .extensions()

@@ -1,5 +1,5 @@
-//! Whose request it is that a proxy sends on: what `X-Forwarded-For` says, as far as it was written
-//! by those who are trusted.
+//! Determines the client address of a request that a proxy forwarded, from the entries of
+//! `X-Forwarded-For` that trusted proxies wrote.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -11,16 +11,17 @@ use axum::response::Response;
 use clap::Args;
 use ipnet::IpNet;
 
-/// Each proxy appends whom it heard.
+/// Header to which each proxy appends the address of its peer.
 pub(super) const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
-/// Who is believed.
+/// Trusted proxies.
 #[derive(Args, Clone, Debug, Default)]
 pub(crate) struct TrustedProxies {
-    /// Proxies whose X-Forwarded-For is believed, a front door of muster among them: addresses or
-    /// networks, with commas. Only such as write it themselves; one that passes TLS through cannot,
-    /// and what came through it would be the client's own word. Of all others the address of their
-    /// connection is taken
+    /// Proxies whose X-Forwarded-For is trusted: addresses or networks, with commas
+    ///
+    /// List only proxies that write the header themselves, such as muster's query role in front of
+    /// command. A proxy that passes TLS through cannot write it, so its clients could forge their
+    /// address. For all other peers, the address of the connection is used.
     #[arg(
         long = "trusted-proxies", env = "MUSTER_TRUSTED_PROXIES", value_delimiter = ',',
         value_name = "NETWORK", value_parser = network
@@ -28,7 +29,7 @@ pub(crate) struct TrustedProxies {
     networks: Vec<IpNet>,
 }
 
-/// `10.0.0.0/8`, or one address.
+/// Parses a network such as `10.0.0.0/8`, or a single address.
 fn network(text: &str) -> Result<IpNet, String> {
     let text = text.trim();
     let one = || text.parse::<IpAddr>().map(IpNet::from);
@@ -37,7 +38,7 @@ fn network(text: &str) -> Result<IpNet, String> {
         .map_err(|_| format!("'{text}' is neither an address nor a network, such as 10.0.0.0/8"))
 }
 
-/// An address, of which some proxies say the port, too.
+/// Parses an address; some proxies append a port.
 fn address(hop: &str) -> Option<IpAddr> {
     let with_port = || hop.parse::<SocketAddr>().map(|address| address.ip());
     hop.parse().or_else(|_| with_port()).ok()
@@ -48,8 +49,8 @@ impl TrustedProxies {
         self.networks.iter().any(|network| network.contains(&address))
     }
 
-    /// The client behind a connection from `peer`: the last one, from the right, who is no proxy that
-    /// is trusted.
+    /// Returns the client behind a connection from `peer`: the last address, from the right, that
+    /// is not a trusted proxy.
     fn client<'a>(&self, peer: IpAddr, said: impl DoubleEndedIterator<Item = &'a str>) -> IpAddr {
         let mut client = peer.to_canonical();
         for hop in said.rev() {
@@ -63,7 +64,7 @@ impl TrustedProxies {
     }
 }
 
-/// The middleware: from here on, the client's address is the connection's.
+/// Middleware that replaces the connection's address by the client's.
 pub(super) async fn look_through(
     State(proxies): State<Arc<TrustedProxies>>,
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
@@ -71,7 +72,7 @@ pub(super) async fn look_through(
     next: Next,
 ) -> Response {
     let lines = request.headers().get_all(FORWARDED_FOR);
-    // What cannot be read is not looked past.
+    // An entry that cannot be parsed ends the search.
     let said: Vec<&str> = lines.iter().map(|line| line.to_str().unwrap_or("?")).collect();
     let client = proxies.client(peer.ip(), said.iter().flat_map(|line| line.split(',')));
     if client != peer.ip() {
@@ -93,7 +94,7 @@ mod tests {
             ("198.51.100.1", "203.0.113.9", "198.51.100.1"),
             ("10.1.2.3", "", "10.1.2.3"),
             ("10.1.2.3", "203.0.113.9", "203.0.113.9"),
-            // What a client has made up stands further left.
+            // Entries that a client has forged are further to the left.
             ("10.1.2.3", "127.0.0.1, 203.0.113.9", "203.0.113.9"),
             ("10.1.2.3", "203.0.113.9, 192.0.2.7, 10.9.9.9", "203.0.113.9"),
             ("::ffff:10.1.2.3", "2001:db8::1", "2001:db8::1"),

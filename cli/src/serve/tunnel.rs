@@ -1,7 +1,8 @@
-//! `GET /nats`: the broker behind the front door, for devices that are let out to this port alone.
+//! `GET /nats`: access to the broker through the HTTPS listener, for devices that can reach only
+//! its port.
 //!
-//! After the upgrade (`Upgrade: nats`, RFC 9110 §7.8) the connection is the broker's own, byte for byte.
-//! So the device's TLS and its JWT are the broker's to check, and nothing is read here.
+//! After the upgrade (`Upgrade: nats`, RFC 9110 §7.8), the bytes of the connection are relayed
+//! unchanged. The broker verifies the device's TLS and its JWT; this process inspects neither.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -23,12 +24,12 @@ use url::Url;
 
 use super::connections::{Connections, Refused};
 
-/// The protocol's name in `Upgrade`.
+/// Name of the protocol in `Upgrade`.
 const PROTOCOL: &str = "nats";
-/// The broker is on this machine or near it.
+/// Timeout of a connection to the broker, which is on this machine or near it.
 const LIMIT: Duration = Duration::from_secs(5);
 
-/// The way to the broker.
+/// Access to the broker.
 #[derive(Clone, Debug)]
 pub(super) struct Tunnel {
     brokers: Arc<Vec<(String, u16)>>,
@@ -37,7 +38,7 @@ pub(super) struct Tunnel {
 }
 
 impl Tunnel {
-    /// To the brokers that this process uses itself.
+    /// Creates a tunnel to the brokers that this process uses.
     pub(super) fn new(
         brokers: &[String],
         connections: Connections,
@@ -47,7 +48,7 @@ impl Tunnel {
         Self { brokers: Arc::new(brokers), connections, stop }
     }
 
-    /// A connection to the first that takes one.
+    /// Connects to the first broker that accepts a connection.
     async fn connect(&self) -> Option<TcpStream> {
         for (host, port) in &*self.brokers {
             let connected = timeout(LIMIT, TcpStream::connect((host.as_str(), *port))).await;
@@ -64,7 +65,7 @@ impl Tunnel {
     }
 }
 
-/// Host and port of a broker's address.
+/// Returns host and port of a broker's address.
 fn address(broker: &str) -> Option<(String, u16)> {
     let url: Url = broker.trim().parse().ok()?;
     let host = url.host_str()?.trim_matches(['[', ']']).to_owned();

@@ -1,9 +1,10 @@
-//! The agent of this very machine: it enrolls through the same door as any other device, and is
-//! watched like the servers.
+//! The agent of this machine: it enrolls through the same listener as any other device, and is
+//! supervised like the servers.
 //!
-//! Who it is stands in its own folder, and whether that is still a device is the server's to say:
-//! one that the server does not know is enrolled anew when `muster up` starts. When that folder was
-//! lost, the machine is the device again that it was: its id is noted beside it.
+//! The agent's folder holds its identity; the server decides whether that is still a device. If the
+//! server does not have the device, the agent enrolls again when `muster up` starts. If the agent's
+//! folder was lost, the machine becomes the same device again: its id is stored next to that
+//! folder.
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -20,9 +21,9 @@ use super::servers::report_child;
 use crate::client::{Client, segment};
 use crate::exit::Refused;
 
-/// How often is asked whether this machine is still a device.
+/// Interval between checks of this machine's device.
 const LOOK_AGAIN: Duration = Duration::from_secs(10);
-/// So many times in a row it may be found away before that is said.
+/// Number of consecutive checks with an offline device before it is reported.
 const LOOKS_AWAY: u32 = 6;
 
 #[derive(Debug)]
@@ -32,21 +33,21 @@ pub(super) struct LocalAgent {
     device: Device,
 }
 
-/// The agent's binary, and its folder.
+/// Program of the agent, and its folder.
 #[derive(Clone, Debug)]
 struct Program {
     path: PathBuf,
     data: PathBuf,
 }
 
-/// Who this machine is.
+/// Identity of this machine.
 #[derive(Clone, Debug)]
 struct Device {
     id: String,
     name: String,
 }
 
-/// `muster-agent`, beside this program or on PATH.
+/// Finds `muster-agent`, next to this program or on PATH.
 fn find_agent() -> Option<PathBuf> {
     let beside = std::env::current_exe().ok()?.with_file_name("muster-agent");
     if beside.is_file() {
@@ -57,7 +58,7 @@ fn find_agent() -> Option<PathBuf> {
 }
 
 impl LocalAgent {
-    /// Enrolls this machine if it is no device, and keeps its agent running.
+    /// Enrolls this machine if it is not a device, and supervises its agent.
     pub(super) async fn start(
         folder: &Folder,
         client: &Client,
@@ -85,23 +86,23 @@ impl LocalAgent {
         }
     }
 
-    /// The device's name.
+    /// Returns the name of the device.
     pub(super) fn name(&self) -> &str {
         &self.device.name
     }
 
-    /// Says what becomes of it; never ends.
+    /// Reports changes of the agent's state; never returns.
     pub(super) async fn report(&self, client: &Client, say: &Say) {
         tokio::join!(report_child(&self.child, say), self.watch(client, say));
     }
 
-    /// Says that the device was deleted, or is away although its agent runs.
+    /// Reports when the device was deleted, or is offline although its agent runs.
     async fn watch(&self, client: &Client, say: &Say) {
         let name = &self.device.name;
         let mut away = 0_u32;
         loop {
             tokio::time::sleep(LOOK_AGAIN).await;
-            // A server that does not answer says nothing about the device.
+            // A server error is no information about the device.
             match find(client, &self.device.id).await {
                 Ok(Some(device)) if device["status"] == "online" => {
                     if away >= LOOKS_AWAY {
@@ -135,7 +136,7 @@ impl LocalAgent {
     }
 }
 
-/// A device that is known and not deleted, by all that the log holds now.
+/// Returns the device, unless it was deleted, from a read model that has applied the current log.
 async fn find(client: &Client, id: &str) -> Result<Option<Value>> {
     let head = client.get("/api/v1/log/head", &[]).await?;
     let path = format!("/api/v1/devices/{}", segment(id));
@@ -155,7 +156,7 @@ impl Program {
             .arg("--data")
             .arg(&self.data)
             .args(args)
-            // What is set for another agent is not meant for this one.
+            // Variables for other agents must not affect this one.
             .env_remove("MUSTER_ENROLL_TOKEN")
             .stdin(Stdio::null())
             .kill_on_drop(true)
@@ -164,8 +165,8 @@ impl Program {
             .with_context(|| format!("cannot run {}", self.path.display()))
     }
 
-    /// What it says of itself; `None` when it is not enrolled, or in a way of which `enroll` will
-    /// have its own words.
+    /// Returns the agent's status; `None` if it is not enrolled, or if its state is one that
+    /// `enroll` will report.
     async fn status(&self) -> Result<Option<Value>> {
         let asked = self.run(["status", "--json"].map(OsStr::new)).await?;
         if !asked.status.success() {
@@ -185,7 +186,7 @@ impl Program {
     }
 }
 
-/// What it takes to start it.
+/// Parameters of the start.
 struct Starting<'a> {
     folder: &'a Folder,
     agent: &'a Program,
@@ -211,7 +212,7 @@ impl Starting<'_> {
         Ok(LocalAgent { child: Child::start(spec).await?, agent: self.agent.clone(), device })
     }
 
-    /// The device that this machine is, or becomes now.
+    /// Returns this machine's device; enrolls it if necessary.
     async fn device(&self) -> Result<Device> {
         let Some((device, ca)) = self.identity().await? else {
             return self.enroll(false).await;
@@ -223,7 +224,7 @@ impl Starting<'_> {
                     return Ok(Device { name, ..device });
                 }
                 Ok(None) => format!("the server knows no device {} ({})", device.name, device.id),
-                // Read models that are being made anew say nothing about the device.
+                // Read models that are being rebuilt are no information about the device.
                 Err(error) => {
                     tracing::debug!(error = format!("{error:#}"), "is this machine a device?");
                     return Ok(device);
@@ -236,7 +237,7 @@ impl Starting<'_> {
         self.enroll(true).await
     }
 
-    /// Who the agent's folder says it is, and the CA that it trusts.
+    /// Returns the identity in the agent's folder, and the CA that it trusts.
     async fn identity(&self) -> Result<Option<(Device, String)>> {
         let status = self.agent.status().await?;
         Ok(status.map(|status| {

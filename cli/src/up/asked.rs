@@ -1,10 +1,10 @@
-//! What the person asks of `muster up` by signals, from its first moment on.
+//! Signals to `muster up`, from its start on.
 
 use anyhow::{Context, Result};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-/// Ctrl-C, and what a service manager sends.
+/// Ctrl-C, and the signal that a service manager sends.
 #[derive(Clone, Debug)]
 pub(super) struct Asked {
     stop: CancellationToken,
@@ -12,7 +12,7 @@ pub(super) struct Asked {
 }
 
 impl Asked {
-    /// Listens from now on.
+    /// Installs the signal handlers.
     pub(super) fn listen() -> Result<Self> {
         let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
         let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
@@ -30,12 +30,12 @@ impl Asked {
         Ok(asked)
     }
 
-    /// It shall stop.
+    /// Waits for a request to stop.
     pub(super) async fn to_stop(&self) {
         self.stop.cancelled().await;
     }
 
-    /// It was asked a second time: it shall not wait for what still starts.
+    /// Waits for a second request: do not wait for servers that still start.
     pub(super) async fn to_hurry(&self) {
         self.hurry.cancelled().await;
     }

@@ -1,4 +1,4 @@
-//! The first admin token: made once, kept in a file, so that somebody can get in at all.
+//! The first admin token: created once and stored in a file, as the initial access to the API.
 
 use std::fs;
 use std::path::Path;
@@ -17,7 +17,7 @@ use uuid::Uuid;
 
 use super::folder::write_private;
 
-/// The log with the rights of the database's owner and the key of authority.
+/// Opens the log with the rights of the database's owner and with the authority key.
 pub(crate) async fn open_as_owner(postgres_url: &str, keys: &KeyStore) -> Result<EventLog> {
     let connect = ConnectOptions { connections: 2, ..ConnectOptions::new(postgres_url) };
     let log = EventLog::open(&connect, LogOptions::default())
@@ -26,8 +26,8 @@ pub(crate) async fn open_as_owner(postgres_url: &str, keys: &KeyStore) -> Result
     Ok(log.with_authority(keys.authority().clone(), keys.authority_verifier()))
 }
 
-/// The token in `file`, if it still lets in; a new one otherwise. Events from before this server had a
-/// key of authority are adopted first.
+/// Returns the token in `file` if it is valid, otherwise a new one. Events from before this server
+/// had an authority key are adopted first.
 pub(crate) async fn admin_token(
     log: &EventLog,
     keys: &KeyStore,
@@ -48,7 +48,7 @@ pub(crate) async fn admin_token(
         id: TokenId(Uuid::now_v7()),
         secret: rand::random(),
     };
-    // Written first: a token that nobody knows is worse than a file that holds none.
+    // Written first: a token that is lost is worse than a file whose token was not created.
     write_private(file, format!("{token}\n").as_bytes())?;
     let now = Timestamp::from(std::time::SystemTime::now());
     let created = ApiTokenCreated {
@@ -65,8 +65,8 @@ pub(crate) async fn admin_token(
     Ok(token.to_string())
 }
 
-/// Adopts the events from before this server had a key of authority: once, or `again` when an
-/// operator asks for it.
+/// Adopts the events from before this server had an authority key: once, or `again` on an
+/// operator's request.
 pub(crate) async fn adopt_events(log: &EventLog, keys: &KeyStore, again: bool) -> Result<()> {
     if keys.has_adopted_events() && !again {
         return Ok(());

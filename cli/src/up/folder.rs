@@ -1,4 +1,4 @@
-//! The folder of `muster up`: one owner at a time, ports that stay, and `ready.json`.
+//! The data folder of `muster up`: one process at a time, stable ports, and `ready.json`.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
@@ -9,20 +9,20 @@ use anyhow::{Context, Result, bail};
 use muster_command::keys::make_private_dir;
 use serde::{Deserialize, Serialize};
 
-/// The ports of the servers; chosen once and kept, so that what was told to others stays true.
+/// Ports of the servers; selected once and stored, so that URLs and configurations stay valid.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Ports {
     pub(super) postgres: Option<u16>,
     pub(super) nats: Option<u16>,
     pub(super) influx: Option<u16>,
-    /// That of the API, when any free one would do.
+    /// Port of the API, if it was selected automatically.
     pub(super) api: Option<u16>,
 }
 
 #[derive(Debug)]
 pub(super) struct Folder {
     path: PathBuf,
-    /// Held as long as this process uses the folder.
+    /// Lock that is held while this process uses the folder.
     _lock: File,
 }
 
@@ -55,7 +55,7 @@ impl Folder {
         &self.path
     }
 
-    /// The ports of the last time; none at first.
+    /// Returns the stored ports; empty at the first start.
     pub(super) fn ports(&self) -> Result<Ports> {
         let path = self.path.join("ports.json");
         match fs::read(&path) {
@@ -70,7 +70,7 @@ impl Folder {
         write_private(&self.path.join("ports.json"), &serde_json::to_vec_pretty(ports)?)
     }
 
-    /// Tells programs that all is ready, and how to get in.
+    /// Writes `ready.json` for programs, with the URL and the credentials.
     pub(super) fn write_ready(&self, url: &str, token: &str, ca: &Path) -> Result<()> {
         let ready = serde_json::json!({ "url": url, "token": token, "ca": ca });
         write_private(&self.path.join("ready.json"), &serde_json::to_vec_pretty(&ready)?)
@@ -81,7 +81,7 @@ impl Folder {
     }
 }
 
-/// Writes a file that only its owner can read, whole or not at all.
+/// Writes a file atomically, readable only by its owner.
 pub(crate) fn write_private(path: &Path, bytes: &[u8]) -> Result<()> {
     let temporary = path.with_extension("new");
     let attempt = || -> std::io::Result<()> {

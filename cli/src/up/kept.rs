@@ -1,4 +1,4 @@
-//! The servers of a `muster up` that runs elsewhere, from what its folder keeps.
+//! The servers of a running `muster up`, from the files in its folder.
 
 use std::fs;
 use std::path::Path;
@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use super::folder::Ports;
 use crate::serve::MetricStore;
 
-/// PostgreSQL's URL and the metric store of the `muster up` in this folder.
+/// Returns PostgreSQL's URL and the metric store of the `muster up` in this folder.
 pub(crate) fn servers_in(dir: &Path) -> Result<(String, MetricStore)> {
     let path = dir.join("ports.json");
     let ports: Ports = fs::read(&path)
@@ -24,7 +24,7 @@ pub(crate) fn servers_in(dir: &Path) -> Result<(String, MetricStore)> {
         anyhow::bail!("{} names no servers: start `muster up` once", path.display());
     };
     let password = secret(&dir.join("postgres/password"))?;
-    // InfluxDB 2.x has a token beside its password, 1.x has none.
+    // InfluxDB 2.x has a token in addition to its password, 1.x does not.
     let token = secret(&dir.join("influx/token")).ok();
     let user = match &token {
         Some(_) => None,
@@ -39,7 +39,7 @@ pub(crate) fn servers_in(dir: &Path) -> Result<(String, MetricStore)> {
     Ok((format!("postgres://muster:{password}@127.0.0.1:{postgres}/muster"), store))
 }
 
-/// The ports that its broker and its API listen on.
+/// Returns the ports of its broker and its API.
 pub(crate) fn ports_in(dir: &Path) -> Option<(u16, Option<String>)> {
     let ports: Ports = serde_json::from_slice(&fs::read(dir.join("ports.json")).ok()?).ok()?;
     let ready: serde_json::Value =

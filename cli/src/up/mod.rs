@@ -1,5 +1,5 @@
-//! `muster up`: the whole system on this machine, as children of this process, with this very
-//! machine as its first device. Everything is kept in one folder; Ctrl-C stops all of it.
+//! `muster up`: runs the whole system as children of this process, with this machine as its first
+//! device. All data is in one folder; Ctrl-C stops the system.
 
 mod agent;
 mod asked;
@@ -42,22 +42,22 @@ pub(crate) use bootstrap::{admin_token, adopt_events, open_as_owner};
 pub(crate) use folder::write_private;
 pub(crate) use kept::{ports_in, servers_in};
 
-/// Servers that still start when they are to stop are waited for this long: what is up stops in
-/// good order.
+/// Timeout for servers that still start when shutdown is requested; servers that are up are stopped
+/// in order.
 const START_GRACE: Duration = Duration::from_secs(10);
 
-/// Runs the whole system on this machine, until Ctrl-C.
+/// Run the whole system on this machine until Ctrl-C
 #[derive(Args, Debug)]
 pub(crate) struct UpArgs {
     #[command(flatten)]
     pub(crate) otlp: OtlpArgs,
-    /// The folder that everything is kept in
+    /// Data folder of the whole system
     #[arg(long, env = "MUSTER_DATA", default_value = "muster-data")]
     data: PathBuf,
-    /// The port of the API, 8443 when left out; 0 takes a free one, and the same the next time
+    /// Port of the API; default: 8443; 0 selects a free port and keeps it
     #[arg(long, env = "MUSTER_PORT")]
     port: Option<u16>,
-    /// The address to listen on, for the API and for devices; loopback unless told otherwise
+    /// Address to listen on, for the API and for devices; default: loopback
     #[arg(
         long,
         env = "MUSTER_LISTEN",
@@ -65,10 +65,10 @@ pub(crate) struct UpArgs {
         value_name = "ADDRESS[:PORT]"
     )]
     listen: Listen,
-    /// Further names of this machine for the server's certificate
+    /// Additional names of this machine in the server's certificate
     #[arg(long, env = "MUSTER_NAMES", value_delimiter = ',')]
     name: Vec<String>,
-    /// The silence after which a device counts as offline: 10s, 1m
+    /// Timeout after which a device without messages is offline: 10s, 1m
     #[arg(long, env = "MUSTER_OFFLINE_AFTER", default_value = "60s", value_parser = serve::silence)]
     offline_after: Duration,
     #[command(flatten)]
@@ -81,16 +81,18 @@ pub(crate) struct UpArgs {
     metric_limits: MetricLimits,
     #[command(flatten)]
     record: RecordShells,
-    /// Do not make this machine a device
+    /// Do not enroll this machine as a device
     #[arg(long)]
     no_agent: bool,
-    /// A folder with agents to be installed on other machines, `muster-agent-<architecture>` (as
-    /// `uname -m` names it); that of this machine is taken from beside this program
+    /// Folder of agents for other machines
+    ///
+    /// The files are named `muster-agent-<architecture>`, as `uname -m` prints it. The agent for
+    /// this machine is found next to this program.
     #[arg(long, env = "MUSTER_AGENTS")]
     agents: Option<PathBuf>,
 }
 
-/// What the parts of it all need.
+/// State that the parts of the system share.
 struct Up<'a> {
     folder: &'a Folder,
     keys: &'a KeyStore,
@@ -110,7 +112,7 @@ struct Up<'a> {
     began: Instant,
 }
 
-/// Runs until a signal, or until something fails that cannot be mended.
+/// Runs until a signal, or until an error from which it cannot recover.
 pub(crate) async fn run(args: UpArgs) -> Result<()> {
     let began = Instant::now();
     let asked = Asked::listen()?;
@@ -169,7 +171,7 @@ pub(crate) async fn run(args: UpArgs) -> Result<()> {
     ended
 }
 
-/// The address to listen on, which is free; port 0 becomes that of the last time, or a free one.
+/// Returns an address that is free to listen on; port 0 becomes the previous port, or a free one.
 fn listen_on(ip: IpAddr, port: u16, folder: &Folder) -> Result<SocketAddr> {
     if port != 0 {
         let listen = SocketAddr::new(ip, port);
@@ -188,7 +190,7 @@ fn listen_on(ip: IpAddr, port: u16, folder: &Folder) -> Result<SocketAddr> {
     Ok(SocketAddr::new(ip, port))
 }
 
-/// The servers; `None` when it was asked to stop before all were up.
+/// Starts the servers; returns `None` when shutdown was requested before all were up.
 async fn start_servers(options: ServerOptions<'_>, asked: &Asked) -> Result<Option<Servers>> {
     let say = options.say;
     let starting = Servers::start(options);
@@ -221,7 +223,7 @@ impl Up<'_> {
             blobs: muster_api::blobs::BlobPlace::Folder(self.folder.path().join("blobs")),
             listen: Some(self.listen),
             names: self.names.clone(),
-            // Devices take the host by which they reach the API.
+            // Devices use the host by which they reach the API.
             device_servers: vec![format!("tls://0.0.0.0:{}", self.servers.nats_port())],
             command_url: None,
             agents: self.agents.clone(),
@@ -274,8 +276,8 @@ impl Up<'_> {
         if roles.is_finished() { ended } else { settle(roles).await.and(ended) }
     }
 
-    /// Makes this machine a device, tells everybody that all is ready, and then what becomes of
-    /// the children. It ends only with an error.
+    /// Enrolls this machine as a device, reports that the system is ready, then supervises the
+    /// children. Returns only on error.
     async fn go_on(&self, token: &str, agent: &mut Option<LocalAgent>) -> Result<()> {
         let url = format!("https://{}", reachable(self.listen));
         let ca = self.keys.dir().join("ca.pem");
@@ -305,7 +307,7 @@ impl Up<'_> {
         Ok(())
     }
 
-    /// Keeps the context of this data folder. It all runs without.
+    /// Stores the context of this data folder. The system runs without it, too.
     fn remember(&self, url: &str, token: &str, ca: &Path) -> Option<Remembered> {
         match contexts::remember_local(url, token, ca) {
             Ok(context) => {
@@ -334,7 +336,7 @@ fn roles_ended(ended: Result<Result<()>, JoinError>) -> Result<()> {
     bail!("the roles ended")
 }
 
-/// Lets the roles finish what they are at, for a while.
+/// Waits, with a timeout, until the roles have finished their work.
 async fn settle(roles: JoinHandle<Result<()>>) -> Result<()> {
     match tokio::time::timeout(Duration::from_secs(10), roles).await {
         Ok(ended) => ended.context("the roles panicked")?,
@@ -345,7 +347,7 @@ async fn settle(roles: JoinHandle<Result<()>>) -> Result<()> {
     }
 }
 
-/// The address by which this machine reaches its own API.
+/// Returns the address by which this machine reaches its own API.
 fn reachable(listen: SocketAddr) -> SocketAddr {
     SocketAddr::new(ports::reachable(listen.ip()), listen.port())
 }

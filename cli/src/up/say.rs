@@ -1,4 +1,4 @@
-//! What `muster up` tells the person in front of it: spinners on a terminal, plain lines elsewhere.
+//! Output of `muster up`: spinners on a terminal, otherwise plain lines.
 
 use std::ffi::OsStr;
 use std::io::{IsTerminal, Write};
@@ -9,32 +9,33 @@ use std::time::{Duration, Instant};
 use crate::client::contexts::Remembered;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
-/// Where to say it.
+/// Destination of the output.
 #[derive(Clone, Debug)]
 pub(super) struct Say {
     bars: MultiProgress,
     is_terminal: bool,
 }
 
-/// What there is to be told when all is ready.
+/// Content of the final message.
 #[derive(Debug)]
 pub(super) struct Ready<'a> {
     pub(super) url: &'a str,
     pub(super) token: &'a str,
-    /// The file that holds the token.
+    /// File with the token.
     pub(super) token_file: &'a Path,
-    /// The name of the device that this machine is.
+    /// Name of this machine's device.
     pub(super) device: Option<&'a str>,
-    /// Where other machines reach the API; `None` when only this one does.
+    /// Address of the API for other machines; `None` when it listens only on loopback.
     pub(super) for_others: Option<SocketAddr>,
     pub(super) broker_port: u16,
-    /// The context of this server, when it could be kept.
+    /// Context of this server, if it was stored.
     pub(super) context: Option<Remembered>,
     pub(super) took: Duration,
 }
 
 impl Ready<'_> {
-    /// The token is shown on a terminal only: what is redirected ends in files that others read.
+    /// Formats the message. It contains the token only on a terminal: redirected output may end in
+    /// files that other users can read.
     fn in_words(&self, muster: &str, is_terminal: bool) -> String {
         let url = self.url;
         let token = if is_terminal {
@@ -69,7 +70,7 @@ impl Ready<'_> {
     }
 }
 
-/// How this program is run from another terminal: by its name when PATH leads to it.
+/// Returns the command that runs this program from another terminal: its name if it is on PATH.
 fn runnable(program: &Path, path: &OsStr) -> String {
     let found = std::env::split_paths(path).map(|dir| dir.join("muster")).find(|it| it.is_file());
     let is_this = found.is_some_and(|it| it.canonicalize().ok() == program.canonicalize().ok());
@@ -81,7 +82,7 @@ fn runnable(program: &Path, path: &OsStr) -> String {
     if text.chars().all(is_plain) { text } else { format!("'{}'", text.replace('\'', "'\\''")) }
 }
 
-/// Something that takes a while.
+/// A step that takes some time.
 #[derive(Debug)]
 pub(super) struct Doing {
     what: String,
@@ -95,7 +96,7 @@ impl Say {
         Self { bars: MultiProgress::new(), is_terminal: std::io::stderr().is_terminal() }
     }
 
-    /// One line.
+    /// Prints one line.
     pub(super) fn line(&self, text: &str) {
         if self.is_terminal {
             let _ = self.bars.println(text);
@@ -104,7 +105,7 @@ impl Say {
         }
     }
 
-    /// Shows that something is under way.
+    /// Shows that a step has started.
     pub(super) fn start(&self, what: &str) -> Doing {
         let bar = self.bars.add(ProgressBar::new_spinner());
         let style = ProgressStyle::with_template("  {spinner} {msg} {elapsed:.dim}");
@@ -114,7 +115,7 @@ impl Say {
         Doing { what: what.to_owned(), began: Instant::now(), bar, say: self.clone() }
     }
 
-    /// The last words before it just runs.
+    /// Prints the final message.
     pub(super) fn ready(&self, ready: &Ready<'_>) {
         let program = std::env::current_exe().unwrap_or_else(|_| "muster".into());
         let path = std::env::var_os("PATH").unwrap_or_default();
@@ -123,7 +124,7 @@ impl Say {
 }
 
 impl Doing {
-    /// Shows how far it is.
+    /// Shows the progress of the step.
     pub(super) fn note(&self, text: &str) {
         self.bar.set_message(format!("{} ({text})", self.what));
     }

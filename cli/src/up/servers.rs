@@ -1,4 +1,4 @@
-//! The backing services of `muster up`: started together, watched, stopped in order.
+//! The backing services of `muster up`: started concurrently, supervised, stopped in order.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -25,23 +25,23 @@ pub(super) struct Servers {
     influx: Influx,
 }
 
-/// What they are started with.
+/// Options of the start.
 #[derive(Clone, Copy)]
 pub(super) struct ServerOptions<'a> {
     pub(super) folder: &'a Folder,
     pub(super) keys: &'a KeyStore,
-    /// Of the broker.
+    /// Certificates of the broker.
     pub(super) certificates: &'a Certificates,
-    /// The address that devices reach the broker by.
+    /// Address by which devices reach the broker.
     pub(super) listen: IpAddr,
-    /// The silence after which the broker gives a device's connection up.
+    /// Timeout after which the broker closes the connection of a silent device.
     pub(super) silence: Duration,
     pub(super) say: &'a Say,
 }
 
 type OnProgress = Arc<dyn Fn(Progress) + Send + Sync>;
 
-/// Shows a start that takes a while.
+/// Shows the progress of a start that takes long.
 fn watched(say: &Say, what: &str) -> (Arc<super::say::Doing>, OnProgress) {
     let doing = Arc::new(say.start(what));
     let noted = doing.clone();
@@ -86,7 +86,7 @@ impl Servers {
         self.influx.store.clone()
     }
 
-    /// Says what becomes of the children; never ends.
+    /// Reports changes of the children's state; never returns.
     pub(super) async fn report(&self, say: &Say) {
         let one = report_child(self.postgres.child(), say);
         let two = report_child(self.nats.child(), say);
@@ -94,7 +94,7 @@ impl Servers {
         std::future::pending::<()>().await;
     }
 
-    /// Stops them: first what takes work in, last what holds the log.
+    /// Stops the servers: first the ones that accept messages, last the one with the log.
     pub(super) async fn stop(self, say: &Say) {
         let told = |what: &str, result: Result<(), muster_backing::child::ChildError>| {
             if let Err(error) = result {
@@ -149,20 +149,20 @@ async fn start_nats(options: &ServerOptions<'_>, ports: Ports) -> Result<NatsSer
     started.context("cannot start nats-server")
 }
 
-/// InfluxDB, which all the rest runs without: metrics wait at the broker and on the devices. A start
-/// that fails is repeated in the background.
+/// InfluxDB, without which the other servers run: metrics wait in the broker and on the devices. A
+/// failed start is retried in the background.
 #[derive(Debug)]
 struct Influx {
     port: u16,
     store: MetricStore,
-    /// Dropped, it stops the task.
+    /// Stops the task on drop.
     stop: DropGuard,
     task: JoinHandle<Option<InfluxDb>>,
 }
 
-/// How long everything else waits for InfluxDB.
+/// Maximum time for which the start waits for InfluxDB.
 const INFLUX_START_TIMEOUT: Duration = Duration::from_secs(60);
-/// The wait before InfluxDB is started again after it did not start.
+/// Delay before a failed start of InfluxDB is retried.
 const INFLUX_RETRY_INTERVAL: Duration = Duration::from_secs(15);
 
 impl Influx {
@@ -202,16 +202,16 @@ impl Influx {
         Ok(Self { port, store, stop: stop.drop_guard(), task })
     }
 
-    /// Stops what keeps it running; the server itself when it runs.
+    /// Stops the supervision; returns the server if it runs.
     async fn stop(self) -> Option<InfluxDb> {
         drop(self.stop);
-        // A panic in the task is a bug, and its server ends with it.
+        // A panic in the task is a bug; its server stops with it.
         self.task.await.unwrap_or_default()
     }
 }
 
-/// Starts InfluxDB until it runs, then reports on it until `stop`. `first` is sent whether the first
-/// start worked.
+/// Starts InfluxDB until it runs, then reports on it until `stop`. `first` receives whether the
+/// first start succeeded.
 async fn keep_influx(
     options: InfluxOptions,
     say: Say,
@@ -226,7 +226,7 @@ async fn keep_influx(
             started = InfluxDb::start(options.clone()) => started,
         };
         if let Some(first) = first.take() {
-            // The receiver may have waited long enough.
+            // The receiver may have timed out.
             let _ = first.send(started.is_ok());
         }
         match started {
@@ -243,7 +243,7 @@ async fn keep_influx(
             }
             Err(error) => {
                 failures += 1;
-                // The 1st, 2nd, 4th, 8th … time.
+                // Reports failures 1, 2, 4, 8 …
                 if failures.is_power_of_two() {
                     let text = format!("{:#}", anyhow::Error::new(error));
                     say.line(&format!(
@@ -261,11 +261,10 @@ async fn keep_influx(
     }
 }
 
-/// A child that ran this long has recovered: its next crash is a first one again.
+/// Uptime after which a child has recovered: its next crash counts as the first.
 const RECOVERED_AFTER: Duration = Duration::from_secs(60);
 
-/// Tells of crashes, and that they were mended. Of a child that crashes again and again, the 1st,
-/// 2nd, 4th, 8th … time.
+/// Reports crashes and recoveries. For a child that crashes repeatedly: crashes 1, 2, 4, 8 …
 pub(super) async fn report_child(child: &Child, say: &Say) {
     use tokio::sync::broadcast::error::RecvError;
     let mut events = child.events();

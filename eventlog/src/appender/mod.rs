@@ -1,9 +1,9 @@
-//! The appender: one task a project that commits waiting appends in groups.
+//! The appender: one task per project, which commits pending appends in groups.
 //!
-//! Work gathers while the last group commits; there is no linger. Small appends (an API write) go
-//! ahead of large batches (ingest), in a transaction of their own; after one such, a batch that
-//! waits has its turn. A store failure is answered to
-//! everyone in the group: nobody's events are kept here, the callers still have them.
+//! Appends are collected while the previous group commits; there is no linger. Small appends (API
+//! writes) precede large batches (ingest), in a separate transaction; after one such group, a
+//! pending batch is next. If the store fails, every caller in the group gets the error and keeps
+//! its events.
 
 mod plan;
 mod session;
@@ -23,14 +23,14 @@ use session::Session;
 
 pub(crate) use session::CHANNEL;
 
-/// An append of at most this many events goes ahead of larger ones.
+/// Maximum number of events of a small append, which precedes larger ones.
 const SMALL: usize = 16;
-/// Batches that may wait; more callers wait in their own tasks.
+/// Maximum number of queued batches; further callers wait in their own tasks.
 const WAITING: usize = 256;
 
 pub(crate) type Answer = Result<Vec<Result<Appended, AppendError>>, AppendError>;
 
-/// A batch and where its answer goes.
+/// A batch, and the channel for its result.
 #[derive(Debug)]
 pub(crate) struct Work {
     pub(crate) batch: Batch,
@@ -47,7 +47,7 @@ impl Work {
     }
 }
 
-/// The way to a project's appender.
+/// Handle of a project's appender.
 #[derive(Clone, Debug)]
 pub(crate) struct AppenderHandle {
     small: mpsc::Sender<Work>,
@@ -55,7 +55,7 @@ pub(crate) struct AppenderHandle {
 }
 
 impl AppenderHandle {
-    /// Starts the project's appender. It ends when the last handle is gone.
+    /// Starts the project's appender. It ends when the last handle is dropped.
     pub(crate) fn spawn(
         project: ProjectId,
         dialer: Arc<Dialer>,
@@ -84,14 +84,14 @@ impl AppenderHandle {
 struct Queues {
     small: mpsc::Receiver<Work>,
     large: mpsc::Receiver<Work>,
-    /// A work that did not fit the last group.
+    /// Work that did not fit into the previous group.
     held: Option<Work>,
-    /// The last group was of small ones alone.
+    /// Whether the previous group had only small appends.
     small_last: bool,
 }
 
 impl Queues {
-    /// Waits for work, then takes what is there: small ones first, and up to `max` events.
+    /// Waits for work, then takes all pending work: small appends first, up to `max` events.
     async fn gather(&mut self, max: usize) -> Option<Vec<Work>> {
         let mut group = Vec::new();
         let mut events = 0;
@@ -122,7 +122,8 @@ impl Queues {
                 return Some(group);
             }
         }
-        // A group that began with a small append stays small: it shall not wait for a large COPY.
+        // A group that starts with a small append stays small, so that it does not wait for a large
+        // COPY.
         self.small_last = group.first().is_some_and(Work::is_small);
         if self.small_last {
             return Some(group);
@@ -167,7 +168,7 @@ async fn run(
                 failure.succeeded();
                 session = Some(open);
             }
-            // The session is dropped: its connection may be in the middle of anything.
+            // The session is dropped, because the state of its connection is unknown.
             Err(error) => {
                 failure.failed(Cause::of(&error));
                 tracing::warn!(%project, error = %describe(&*error), "an append failed");
@@ -176,7 +177,7 @@ async fn run(
     }
 }
 
-/// Tells everyone in a group that the store failed.
+/// Sends the store's failure to all callers of a group.
 fn answer_all(group: Vec<Work>, error: StoreError) {
     let error = Arc::new(error);
     for work in group {
@@ -184,7 +185,7 @@ fn answer_all(group: Vec<Work>, error: StoreError) {
     }
 }
 
-/// An error with its sources, for the callers that share it.
+/// Formats an error with its sources, for the callers that share it.
 pub(crate) fn describe(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();

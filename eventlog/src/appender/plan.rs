@@ -1,5 +1,5 @@
-//! The decision of an append transaction, as a pure function: given where the log and its streams
-//! stand, which appends go in, at which positions; and what their leaves make of the tree.
+//! The decision of an append transaction, as a pure function: given the state of the log and its
+//! streams, which appends are accepted, at which positions; and the tree with their leaves.
 
 use std::collections::HashMap;
 
@@ -9,7 +9,7 @@ use uuid::Uuid;
 use crate::append::{Append, AppendError, Appended, Expected, NewEvent};
 use crate::merkle::{Entry, Frontier};
 
-/// Where a stream stands.
+/// State of a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct StreamState {
     pub(crate) version: u64,
@@ -17,17 +17,17 @@ pub(crate) struct StreamState {
     pub(crate) closed: bool,
 }
 
-/// Where the log stands when the lock is held.
+/// State of the log under the lock.
 #[derive(Clone, Debug)]
 pub(crate) struct HeadState {
     pub(crate) frontier: Frontier,
     pub(crate) recorded_at: Timestamp,
 }
 
-/// What is known of the streams that a group touches. A stream that is absent does not exist.
+/// State of the streams that a group appends to. A stream that is absent does not exist.
 pub(crate) type Streams = HashMap<String, StreamState>;
 
-/// One row of the log, ready to be written.
+/// One row of the log to write.
 #[derive(Debug)]
 pub(crate) struct Row<'a> {
     pub(crate) position: u64,
@@ -37,25 +37,25 @@ pub(crate) struct Row<'a> {
     pub(crate) append: &'a Append,
 }
 
-/// What the transaction will write.
+/// Content of the transaction.
 #[derive(Debug)]
 pub(crate) struct Plan<'a> {
     pub(crate) rows: Vec<Row<'a>>,
-    /// Streams that moved, with their new state.
+    /// New state of the streams that were appended to.
     pub(crate) moved: HashMap<&'a str, StreamState>,
     pub(crate) appends: Vec<(Uuid, Appended)>,
-    /// The log's newest position with all of this in it.
+    /// Newest position of the log after the transaction.
     pub(crate) position: u64,
-    /// An answer for each append, in order.
+    /// Result of each append, in order.
     pub(crate) results: Vec<Result<Appended, AppendError>>,
 }
 
-/// An append with its streams' names as text, made once.
+/// An append with its streams' names as text.
 pub(crate) type Named<'a> = (&'a Append, Vec<String>);
 
 impl Plan<'_> {
-    /// The tree's right edge with these rows in it. Apart from the decision, because PostgreSQL can
-    /// take the rows while their leaves are hashed.
+    /// Computes the tree's frontier with these rows. Separate from the decision, because PostgreSQL
+    /// can receive the rows while their leaves are hashed.
     pub(crate) fn frontier(&self, project: &ProjectId, head: &HeadState) -> Frontier {
         let mut frontier = head.frontier.clone();
         for row in &self.rows {
@@ -79,7 +79,7 @@ impl Plan<'_> {
     }
 }
 
-/// Decides the group's appends one after the other; one that is refused leaves no trace.
+/// Decides the group's appends sequentially; a refused append has no effect on the others.
 pub(crate) fn plan<'a>(
     head: &HeadState,
     streams: &Streams,
@@ -116,12 +116,12 @@ pub(crate) fn plan<'a>(
     plan
 }
 
-/// Where a stream stands, counting what this group has already put on it.
+/// Returns the state of a stream, including this group's earlier appends to it.
 fn state(plan: &Plan<'_>, streams: &Streams, name: &str) -> Option<StreamState> {
     plan.moved.get(name).or_else(|| streams.get(name)).copied()
 }
 
-/// Holds every stream of an append to what was expected of it.
+/// Checks the preconditions of an append on all its streams.
 fn check(
     plan: &Plan<'_>,
     streams: &Streams,
@@ -134,7 +134,7 @@ fn check(
         if state.is_some_and(|state| state.closed) {
             return Err(AppendError::Closed { stream: part.stream.clone() });
         }
-        // A device's reports can only go where an enrollment has opened an epoch.
+        // A device's reports need an epoch, which only an enrollment opens.
         let missing_epoch = state.is_none() && matches!(part.stream, StreamName::DeviceReport(..));
         let fits = !missing_epoch
             && match part.expected {
@@ -155,7 +155,7 @@ fn check(
     Ok(())
 }
 
-/// Gives an append's events their positions and versions.
+/// Assigns positions and versions to an append's events.
 fn take<'a>(
     plan: &mut Plan<'a>,
     head: &HeadState,

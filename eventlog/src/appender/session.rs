@@ -1,7 +1,7 @@
-//! The append transaction itself: one connection, one transaction a group.
+//! The append transaction: one connection, one transaction per group.
 //!
-//! Streams' versions and the frontier are cached, and the cache holds as long as the head row says
-//! that nobody else has appended since.
+//! The versions of streams and the frontier are cached; the cache is valid while the head row shows
+//! that no other process has appended.
 
 use std::collections::HashMap;
 use std::pin::Pin;
@@ -25,10 +25,10 @@ use crate::log::LogOptions;
 use crate::merkle::Frontier;
 use crate::partitions;
 
-/// Streams that are remembered; when there are more, all are forgotten and read anew.
+/// Maximum number of cached streams; beyond it the cache is cleared.
 const CACHED_STREAMS: usize = 200_000;
 
-/// The channel on which a project's new head is announced: `<project>:<position>`.
+/// Channel for notifications of a project's new head: `<project>:<position>`.
 pub(crate) const CHANNEL: &str = "muster_events";
 
 #[derive(Debug)]
@@ -38,12 +38,12 @@ pub(crate) struct Session {
     statements: Statements,
     dialer: Arc<Dialer>,
     options: LogOptions,
-    /// Where the log stood when this session last wrote; the cache is good while it still does.
+    /// Frontier after this session's last write; the caches are valid while the head matches it.
     frontier: Option<Frontier>,
     streams: Streams,
-    /// The newest range of positions that was asked for ahead of need.
+    /// Newest range of positions whose partition was requested in advance.
     ranges_made: u64,
-    /// The newest range of positions whose partition is there for certain.
+    /// Newest range of positions whose partition certainly exists.
     ranges_there: u64,
 }
 
@@ -70,8 +70,8 @@ impl Session {
         })
     }
 
-    /// Appends a group and answers everyone in it. On an error, everyone was told, and the session
-    /// is not to be used again.
+    /// Appends a group and sends the results. After an error, which all callers got, the session
+    /// must not be used again.
     pub(crate) async fn append(&mut self, group: Vec<Work>) -> Result<(), Arc<StoreError>> {
         let (batches, answers): (Vec<_>, Vec<_>) =
             group.into_iter().map(|work| (work.batch, work.answer)).unzip();
@@ -94,7 +94,7 @@ impl Session {
         }
     }
 
-    /// Makes the next partition beside the appends, before it is needed.
+    /// Creates the next partition in the background, before it is needed.
     fn make_next_range(&mut self) {
         let rows = self.options.partition_rows;
         let position = self.frontier.as_ref().map_or(0, Frontier::size);
@@ -116,7 +116,8 @@ impl Session {
         });
     }
 
-    /// The whole transaction in three flights: begin and look, start the COPY, and everything else.
+    /// Runs the transaction in three round trips: `BEGIN` and reads, start of the COPY, everything
+    /// else.
     async fn transact(
         &mut self,
         batches: &[crate::Batch],
@@ -150,7 +151,7 @@ impl Session {
             self.ranges_there = self.ensure_ranges(plan.position).await?;
             write(client, statements, &project, &head, &plan).await?
         };
-        // The caches change only once COMMIT is certain.
+        // The caches change only after COMMIT has succeeded.
         self.frontier = Some(frontier);
         if plan.rows.iter().any(|row| row.event.effect.is_some()) {
             self.streams.clear();
@@ -170,8 +171,9 @@ impl Session {
             .collect())
     }
 
-    /// Begins the transaction, takes the log's lock and moves the readers' offsets: where the log
-    /// stands, and for each batch whether its offset was fenced. `None` without such a project.
+    /// Starts the transaction, takes the log's lock and advances the readers' offsets. Returns the
+    /// state of the log, and whether each batch's offset was fenced. `None` if the project does not
+    /// exist.
     async fn begin(
         &mut self,
         batches: &[crate::Batch],
@@ -202,8 +204,8 @@ impl Session {
         Ok(Some((HeadState { frontier, recorded_at: Timestamp(head.get(2)) }, fenced)))
     }
 
-    /// Waits for the partitions up to a position, and answers the newest range that is there. They
-    /// are made ahead of need, as a rule.
+    /// Ensures that the partitions up to a position exist, and returns the newest existing range.
+    /// Usually they were created in advance.
     async fn ensure_ranges(&self, position: u64) -> Result<u64, StoreError> {
         let rows = self.options.partition_rows;
         let needed = partitions::range_of(position, rows);
@@ -217,7 +219,7 @@ impl Session {
     }
 }
 
-/// Moves the offset of a batch that has one; true when another lease holds it.
+/// Advances the offset of a batch that has one; true when another lease holds it.
 async fn is_fenced(
     client: &Client,
     statements: &Statements,
@@ -230,7 +232,7 @@ async fn is_fenced(
     Ok(client.query_opt(&statements.offset, &params).await?.is_none())
 }
 
-/// Reads the streams that the cache does not hold, and the append ids that were seen before.
+/// Reads the streams that are not cached, and the results of already used append ids.
 async fn load(
     client: &Client,
     statements: &Statements,
@@ -280,8 +282,8 @@ async fn load(
         .collect())
 }
 
-/// Writes everything that the plan says and commits, in one flight behind the COPY: the leaves are
-/// hashed while PostgreSQL takes the rows. Answers the tree's new frontier.
+/// Writes the plan and commits, pipelined behind the COPY: the leaves are hashed while PostgreSQL
+/// receives the rows. Returns the tree's new frontier.
 async fn write(
     client: &Client,
     statements: &Statements,
@@ -312,7 +314,8 @@ async fn write(
     let mut copy = copy_rows(client, statements, name, head, plan)
         .await
         .attempted("write events into the log")?;
-    // What is sent first is done first. If one thing fails, PostgreSQL refuses all that follows.
+    // Statements run in the order in which they are sent. If one fails, PostgreSQL refuses the
+    // rest.
     let (_, _, _, frontier) = tokio::try_join!(
         biased;
         async { copy.as_mut().finish().await.attempted("write events into the log") },
@@ -332,7 +335,7 @@ async fn write(
     Ok(frontier)
 }
 
-/// The end of the transaction: what events do to keys and epochs, the head, COMMIT.
+/// Ends the transaction: effects of events on keys and epochs, the head, COMMIT.
 async fn commit(
     client: &Client,
     statements: &Statements,
@@ -340,7 +343,7 @@ async fn commit(
     head: &HeadState,
     plan: &Plan<'_>,
 ) -> Result<Frontier, StoreError> {
-    // The rows leave first; then this task has time to hash.
+    // Let the rows be sent first, then hash.
     tokio::task::yield_now().await;
     let frontier = plan.frontier(project, head);
     for row in &plan.rows {

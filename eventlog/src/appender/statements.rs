@@ -1,10 +1,10 @@
-//! The statements of the append transaction, prepared once a session.
+//! The statements of the append transaction, prepared once per session.
 
 use tokio_postgres::types::Type;
 use tokio_postgres::{Client, Statement};
 
-/// The session's settings. Scans and joins that read whole tables are off: a plan made while
-/// `streams` was small would otherwise be kept for ever.
+/// Settings of the session. Scans and joins that read whole tables are disabled: a plan from the
+/// time when `streams` was small would otherwise be kept forever.
 pub(super) const SETTINGS: &str = "SET enable_seqscan = off; SET enable_hashjoin = off; \
      SET enable_mergejoin = off; SET jit = off; SET plan_cache_mode = force_generic_plan; \
      SET statement_timeout = '60s'; SET idle_in_transaction_session_timeout = '30s'";
@@ -48,8 +48,8 @@ impl Statements {
     pub(super) async fn prepare(client: &Client) -> Result<Self, tokio_postgres::Error> {
         let (lock, head, streams, appends, offset, copy) = tokio::try_join!(
             client.prepare(
-                // Not an advisory lock: any database user may hold one. This needs the right to
-                // update `heads`. The statements after it see what the previous holder has written.
+                // Not an advisory lock, which any database user may hold. This needs the right to
+                // update `heads`. Later statements see what the previous holder has written.
                 "SELECT FROM heads WHERE project = $1 FOR UPDATE"
             ),
             client.prepare(
@@ -74,8 +74,8 @@ impl Statements {
         )?;
         let (move_streams, new_appends, move_head, notify) = tokio::try_join!(
             client.prepare(
-                // An upsert finds each row through the primary key, whatever the planner believes of
-                // a table without statistics. An UPDATE with a join once compared each with each.
+                // An upsert finds each row through the primary key, independent of the planner's
+                // statistics. An UPDATE with a join once compared all rows with each other.
                 "INSERT INTO streams (project, stream, version, tip)
                  SELECT $1, * FROM unnest($2::text[], $3::bigint[], $4::bytea[])
                  ON CONFLICT (project, stream)

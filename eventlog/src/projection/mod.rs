@@ -1,8 +1,8 @@
 //! Projections: pure folds of the log into tables, with the checkpoint in the same transaction.
 //!
 //! A projection's rows and its checkpoint are committed together, and the checkpoint moves only if
-//! it is where this runner left it. So two runners of one projection cannot do double work, and a
-//! crash at any point repeats nothing.
+//! it is where this runner left it. So two runners of one projection cannot apply an event twice,
+//! nor does a crash at any point.
 
 mod runner;
 mod transaction;
@@ -16,29 +16,29 @@ use crate::read::StoredEvent;
 pub use runner::{Progress, Runner, compare_tables};
 pub use transaction::Transaction;
 
-/// Why a projection cannot go on.
+/// Reason why a projection cannot continue.
 #[derive(Debug, thiserror::Error)]
 pub enum ProjectionError {
-    /// An event that the projection names cannot be applied. It stops here, loudly: nothing is
-    /// skipped in silence.
+    /// An event of a type that the projection declares cannot be applied. The projection stops and
+    /// reports it; events are never skipped silently.
     #[error("projection {projection} cannot apply {kind} at position {position}: {problem}")]
     CannotApply {
-        /// The projection.
+        /// Name of the projection.
         projection: String,
-        /// The event's type.
+        /// Type of the event.
         kind: String,
-        /// Where it stands.
+        /// Position of the event.
         position: u64,
-        /// Why.
+        /// Reason.
         problem: String,
     },
-    /// PostgreSQL failed; tried again.
+    /// PostgreSQL failed; the runner retries.
     #[error(transparent)]
     Store(#[from] StoreError),
 }
 
 impl ProjectionError {
-    /// An event that cannot be applied.
+    /// Creates the error of an event that cannot be applied.
     #[must_use]
     pub fn cannot_apply(projection: &str, event: &StoredEvent, problem: impl ToString) -> Self {
         Self::CannotApply {
@@ -50,25 +50,25 @@ impl ProjectionError {
     }
 }
 
-/// A fold of the log into tables of its own.
+/// A fold of the log into its own tables.
 #[async_trait]
 pub trait Projection: Send + 'static {
-    /// Its name with the version of its fold, such as `devices_v1`: the name of its checkpoint, and
-    /// what its tables' names begin with. A changed fold has a new version, and so fills tables of
-    /// its own beside the live ones.
+    /// Returns the name with the version of its fold, such as `devices_v1`: the name of its
+    /// checkpoint, and the prefix of its tables' names. A changed fold has a new version, and so
+    /// fills separate tables while the live ones are still used.
     fn name(&self) -> &str;
 
-    /// `CREATE TABLE IF NOT EXISTS …` for its tables; run at each start.
+    /// Returns `CREATE TABLE IF NOT EXISTS …` for its tables; executed at each start.
     fn tables(&self) -> String;
 
-    /// The types that it names, when they are few and rare: then it is handed no others, and a log
-    /// full of others costs it next to nothing. All types when empty.
+    /// Returns the event types that it declares, if they are few and rare: then it gets no others,
+    /// and other events in the log cost it next to nothing. All types if empty.
     fn kinds(&self) -> &[&'static str] {
         &[]
     }
 
-    /// Applies events in order. Types that it does not name are ignored. What it remembers of rows
-    /// between batches holds only until [`Projection::forget`].
+    /// Applies events in order. Types that it does not declare are ignored. Rows that it caches
+    /// between batches are valid only until [`Projection::forget`].
     async fn apply(
         &mut self,
         transaction: &Transaction<'_>,
@@ -76,6 +76,6 @@ pub trait Projection: Send + 'static {
         events: &[StoredEvent],
     ) -> Result<(), ProjectionError>;
 
-    /// A transaction did not commit, or somebody else moved the checkpoint: forget cached rows.
+    /// Discards cached rows: a transaction did not commit, or another process moved the checkpoint.
     fn forget(&mut self);
 }

@@ -1,4 +1,4 @@
-//! Runs one projection: over all projects, from their checkpoints, for as long as it is wanted.
+//! Runs one projection over all projects, from their checkpoints, until it is stopped.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -20,16 +20,16 @@ use crate::log::EventLog;
 use crate::read::{ReadFilter, StoredEvent};
 use crate::traces;
 
-/// Events in one transaction.
+/// Maximum number of events in one transaction.
 const BATCH: u32 = 5_000;
-/// A projection of few types that meets none of them stores its checkpoint this often, not with each
-/// commit of the log.
+/// Interval at which a projection of few types stores its checkpoint while no event of them occurs,
+/// instead of with each commit of the log.
 const STORE: Duration = Duration::from_secs(1);
-/// The wait after a failure of the store.
+/// Delay after a failure of the store.
 const RETRY: Duration = Duration::from_millis(500);
-/// The wait for our own connection to tell what another process knows already.
+/// Delay until this process's own connection reports what another process already knows.
 const AHEAD: Duration = Duration::from_millis(20);
-/// The wait after an event that cannot be applied; a new release mends that, not time.
+/// Delay after an event that cannot be applied; only a new release fixes that.
 const STUCK: Duration = Duration::from_secs(30);
 
 const MOVE_CHECKPOINT: &str = "UPDATE checkpoints
@@ -37,7 +37,7 @@ const MOVE_CHECKPOINT: &str = "UPDATE checkpoints
      WHERE projection = $1 AND project = $2 AND position = $3
        AND $4 <= (SELECT position FROM heads WHERE project = $2)";
 
-/// How far a projection has come in each project; for those who wait for it.
+/// Position of a projection in each project, for readers that wait for it.
 #[derive(Clone, Debug)]
 pub struct Progress {
     positions: Arc<watch::Sender<HashMap<ProjectId, u64>>>,
@@ -54,19 +54,19 @@ impl Default for Progress {
 }
 
 impl Progress {
-    /// The position that the projection has reached.
+    /// Returns the position that the projection has reached.
     #[must_use]
     pub fn position(&self, project: &ProjectId) -> u64 {
         self.positions.borrow().get(project).copied().unwrap_or(0)
     }
 
-    /// Why the projection does not go on, and since when; `None` while it does.
+    /// Returns why the projection is stopped, and since when; `None` while it runs.
     #[must_use]
     pub fn failure(&self) -> Option<Failure> {
         self.failure.current()
     }
 
-    /// Waits until the projection has reached a position; false when the time ran out.
+    /// Waits until the projection has reached a position; false after a timeout.
     pub async fn wait_for(&self, project: &ProjectId, position: u64, patience: Duration) -> bool {
         let mut receiver = self.positions.subscribe();
         let reached =
@@ -74,7 +74,7 @@ impl Progress {
         matches!(tokio::time::timeout(patience, reached).await, Ok(Ok(_)))
     }
 
-    /// Tells each time that any project's position moves.
+    /// Returns a receiver that changes whenever the position of any project changes.
     #[must_use]
     pub fn subscribe(&self) -> watch::Receiver<HashMap<ProjectId, u64>> {
         self.positions.subscribe()
@@ -93,23 +93,23 @@ pub struct Runner<P> {
     log: EventLog,
     projection: P,
     progress: Progress,
-    /// How far each project's log was looked through.
+    /// Position up to which each project's log was read.
     reached: HashMap<ProjectId, u64>,
-    /// Where this runner left each project's checkpoint; behind `reached` where nothing that the
-    /// projection names came since.
+    /// Position of each project's stored checkpoint; less than `reached` if no event of the
+    /// declared types followed.
     checkpoints: HashMap<ProjectId, u64>,
-    /// When each checkpoint was stored last.
+    /// Time at which each checkpoint was last stored.
     stored: HashMap<ProjectId, Instant>,
 }
 
 impl<P: Projection> Runner<P> {
-    /// Makes the projection's tables, if they are not there.
+    /// Creates the projection's tables if they do not exist.
     ///
     /// # Errors
-    /// When PostgreSQL cannot be asked.
+    /// When PostgreSQL is unreachable or the statement fails.
     pub async fn open(log: EventLog, projection: P) -> Result<Self, StoreError> {
         let client = log.stores().pool.get().await?;
-        // Two processes that start at once must not both create.
+        // Two processes that start concurrently must not both create them.
         let script = format!(
             "BEGIN; SELECT pg_advisory_xact_lock(hashtextextended('muster-projection:{}', 0)); {}; COMMIT",
             projection.name(),
@@ -117,7 +117,7 @@ impl<P: Projection> Runner<P> {
         );
         if let Err(error) = client.batch_execute(&script).await {
             let _ = client.batch_execute("ROLLBACK").await;
-            // A database user that may make no tables finds them made by `muster bootstrap`.
+            // For a database user without that right, `muster bootstrap` has created the tables.
             let is_forbidden = error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE);
             let exists = client
                 .query_one(
@@ -142,13 +142,13 @@ impl<P: Projection> Runner<P> {
         })
     }
 
-    /// The same, reporting to a progress that others have already.
+    /// Returns the same runner with a shared progress.
     #[must_use]
     pub fn with_progress(self, progress: Progress) -> Self {
         Self { progress, ..self }
     }
 
-    /// How far it has come.
+    /// Returns its progress.
     #[must_use]
     pub fn progress(&self) -> Progress {
         self.progress.clone()
@@ -200,17 +200,18 @@ impl<P: Projection> Runner<P> {
         }
     }
 
-    /// PostgreSQL was away, and may have forgotten the newest rows and checkpoints, together.
+    /// Discards caches: PostgreSQL was restarted, and may have lost its newest rows and
+    /// checkpoints, which it loses together.
     fn look_again(&mut self) {
         self.projection.forget();
         self.reached.clear();
         self.checkpoints.clear();
     }
 
-    /// Applies all that is in the logs now.
+    /// Applies all events that are now in the logs.
     ///
     /// # Errors
-    /// When an event cannot be applied, or PostgreSQL cannot be asked.
+    /// When an event cannot be applied, or PostgreSQL fails.
     pub async fn catch_up(&mut self) -> Result<(), ProjectionError> {
         let heads = self.log.heads().await?;
         self.catch_up_to(&heads).await
@@ -226,15 +227,15 @@ impl<P: Projection> Runner<P> {
         Ok(())
     }
 
-    /// Applies one batch of a log that goes to `head`, or further; answers whether there is more.
+    /// Applies one batch of a log with at least `head` events; returns whether there are more.
     async fn step(&mut self, project: &ProjectId, head: u64) -> Result<bool, ProjectionError> {
         let position = match self.reached.get(project) {
             Some(position) => *position,
             None => self.load_checkpoint(project).await?,
         };
         if head < position {
-            // Another process knows more of the log and was quicker; or the database was restored
-            // under us, with rows and a checkpoint that fit: then what is cached is worth nothing.
+            // Another process has read a newer head and was faster; or the database was restored
+            // during the run, with matching rows and checkpoint: then the caches are invalid.
             let checkpoint = self.load_checkpoint(project).await?;
             if checkpoint < position {
                 self.projection.forget();
@@ -246,7 +247,7 @@ impl<P: Projection> Runner<P> {
         let events = if head == position {
             Vec::new()
         } else {
-            // Up to here, none that it names is left out.
+            // Up to `head`, the filter selects all events of the declared types.
             let filter = ReadFilter { after: position, until: Some(head), kinds };
             self.log.read(project, &filter, BATCH).await?
         };
@@ -270,8 +271,8 @@ impl<P: Projection> Runner<P> {
                 Ok(is_full)
             }
             Ok(false) => {
-                // Another runner of this projection was quicker: go on from where it is. Or the log
-                // ends before `head` by now: then it was restored, and is looked at anew.
+                // Another runner of this projection was faster: continue from its checkpoint. Or
+                // the log is shorter than `head`: then it was restored, and is read again.
                 self.projection.forget();
                 let is_moved = self.load_checkpoint(project).await? != stored;
                 if is_moved { Ok(true) } else { Err(restored(project)) }
@@ -288,7 +289,8 @@ impl<P: Projection> Runner<P> {
         }
     }
 
-    /// Rows and checkpoint in one transaction; false when the checkpoint was moved by another.
+    /// Commits rows and checkpoint in one transaction; false when another process moved the
+    /// checkpoint.
     async fn commit(
         &mut self,
         project: &ProjectId,
@@ -339,7 +341,7 @@ impl<P: Projection> Runner<P> {
         self.progress.set(project, position);
     }
 
-    /// So that an operator sees it without reading logs.
+    /// Stores the failure, so that an operator sees it without reading logs.
     async fn note_failure(&self, project: &ProjectId, error: &ProjectionError) {
         let Ok(client) = self.log.stores().pool.get().await else {
             return;
@@ -362,11 +364,11 @@ fn restored(project: &ProjectId) -> ProjectionError {
     StoreError::Corrupt(words).into()
 }
 
-/// Do two tables of one shape hold the same rows? Answers the rows that are in only one of them,
-/// as JSON, at most 20.
+/// Compares two tables of the same shape. Returns the rows that are in only one of them, as JSON,
+/// at most 20.
 ///
 /// # Errors
-/// When PostgreSQL cannot be asked.
+/// When PostgreSQL is unreachable or the statement fails.
 pub async fn compare_tables(
     log: &EventLog,
     one: &str,

@@ -1,11 +1,11 @@
-//! The transaction that a projection writes in.
+//! The transaction of a projection.
 
 use bytes::Bytes;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{CopyInSink, Error, Row};
 
-/// A transaction whose statements PostgreSQL has parsed once for each connection: a projection says
-/// the same few with every batch.
+/// A transaction with prepared statements that are cached per connection: a projection uses the
+/// same few in every batch.
 pub struct Transaction<'a>(deadpool_postgres::Transaction<'a>);
 
 impl std::fmt::Debug for Transaction<'_> {
@@ -23,16 +23,17 @@ impl<'a> Transaction<'a> {
         self.0.commit().await
     }
 
-    /// COMMIT answers before the disk has it. A crash of PostgreSQL may then undo the newest ones,
-    /// whole and in order: what they held is in the log, and is applied again.
+    /// Makes COMMIT return before the data is on the disk. A crash of PostgreSQL may then lose the
+    /// newest transactions, entirely and in order: their events are in the log, and are applied
+    /// again.
     pub(super) async fn does_not_wait_for_the_disk(&self) -> Result<(), Error> {
         self.0.batch_execute("SET LOCAL synchronous_commit = off").await
     }
 
-    /// Asks for rows.
+    /// Queries rows.
     ///
     /// # Errors
-    /// What PostgreSQL says.
+    /// The error of PostgreSQL.
     pub async fn query(
         &self,
         sql: &str,
@@ -42,10 +43,10 @@ impl<'a> Transaction<'a> {
         self.0.query(&statement, parameters).await
     }
 
-    /// Asks for one row, if there is one.
+    /// Queries at most one row.
     ///
     /// # Errors
-    /// What PostgreSQL says.
+    /// The error of PostgreSQL.
     pub async fn query_opt(
         &self,
         sql: &str,
@@ -55,10 +56,10 @@ impl<'a> Transaction<'a> {
         self.0.query_opt(&statement, parameters).await
     }
 
-    /// Changes rows; answers how many.
+    /// Changes rows; returns their number.
     ///
     /// # Errors
-    /// What PostgreSQL says.
+    /// The error of PostgreSQL.
     pub async fn execute(
         &self,
         sql: &str,
@@ -68,10 +69,10 @@ impl<'a> Transaction<'a> {
         self.0.execute(&statement, parameters).await
     }
 
-    /// Begins a `COPY … FROM STDIN`.
+    /// Starts a `COPY … FROM STDIN`.
     ///
     /// # Errors
-    /// What PostgreSQL says.
+    /// The error of PostgreSQL.
     pub async fn copy_in(&self, sql: &str) -> Result<CopyInSink<Bytes>, Error> {
         let statement = self.0.prepare_cached(sql).await?;
         self.0.copy_in(&statement).await

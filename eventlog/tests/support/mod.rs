@@ -1,4 +1,4 @@
-//! A real PostgreSQL for the tests of this crate: one server a process, one database a test.
+//! A real PostgreSQL for the tests of this crate: one server per process, one database per test.
 
 use std::process::Command;
 
@@ -7,13 +7,13 @@ use muster_eventlog::{ConnectOptions, EventLog, LogOptions};
 use muster_schemas::ProjectId;
 use tempfile::TempDir;
 
-/// A database of a test's own; the server goes with it.
+/// The database of a test; the server stops with it.
 pub(crate) struct Database {
     server: std::sync::Arc<(Postgres, TempDir)>,
     name: String,
 }
 
-/// Starts a server with a fresh database.
+/// Starts a server with a new database.
 pub(crate) async fn database() -> Database {
     let dir = tempfile::tempdir().unwrap();
     let options = PostgresOptions {
@@ -29,7 +29,7 @@ impl Database {
         self.server.0.connection_url_of(&self.name)
     }
 
-    /// A log on this database, with the default project in it.
+    /// Opens a log on this database, with the default project.
     pub(crate) async fn open(&self) -> EventLog {
         self.open_with_partitions_of(LogOptions::default().partition_rows).await
     }
@@ -49,7 +49,7 @@ impl Database {
         client.batch_execute(sql).await.unwrap();
     }
 
-    /// Cuts every connection to the server but one's own.
+    /// Terminates every connection to the server except this one.
     pub(crate) async fn kill_connections(&self) {
         self.execute(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
@@ -58,7 +58,7 @@ impl Database {
         .await;
     }
 
-    /// A second database, filled from a dump of this one.
+    /// Creates a second database from a dump of this one.
     pub(crate) async fn dump_and_restore(&self) -> Database {
         self.execute("CREATE DATABASE restored").await;
         let restored = Database { server: self.server.clone(), name: "restored".into() };

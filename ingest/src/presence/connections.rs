@@ -1,7 +1,8 @@
 //! The broker's list of connections, as returned by one server, page by page. Pure.
 //!
-//! Source: the server's `CONNZ`. The list changes between two pages: connections are added at its end
-//! and removed anywhere, so pages overlap, and a page that does not follow the previous one is noticed.
+//! Source: the server's `CONNZ`. The list changes between two pages: connections are added at its
+//! end and removed anywhere, so pages overlap, and a page that does not follow the previous one is
+//! noticed.
 
 use muster_schemas::Timestamp;
 use serde::Deserialize;
@@ -93,8 +94,8 @@ impl ServerList {
         Ok(list)
     }
 
-    /// The offset of the next page, `overlap` entries before the end of the last one; `None` when
-    /// there is none.
+    /// Returns the offset of the next page, `overlap` entries before the end of the last one; `None`
+    /// when there is none.
     #[must_use]
     pub fn next_page(&self, overlap: usize) -> Option<usize> {
         self.next.map(|next| next.saturating_sub(overlap))
@@ -108,8 +109,8 @@ impl ServerList {
     pub fn parse_page(&mut self, payload: &[u8]) -> Result<(), serde_json::Error> {
         let Answer { server, data } = serde_json::from_slice(payload)?;
         self.next = None;
-        // The list is ordered by id, and ids only grow: a page that starts at or before the end of the
-        // previous one has left nothing out.
+        // The list is ordered by id, and ids only grow: a page that starts at or before the end of
+        // the previous one has left nothing out.
         let follows = data.connections.first().is_some_and(|first| first.cid <= self.last);
         if server.id == self.server && follows {
             self.add(data, Some(self.last));
@@ -180,7 +181,7 @@ mod tests {
         assert!(list.is_whole);
         assert_eq!(list.devices.len(), 17);
 
-        // So many were closed that the second page does not follow the first.
+        // Enough connections were closed that the second page does not follow the first.
         let mut list = ServerList::parse(&page("S", 15, 0, 1..=10)).unwrap();
         list.parse_page(&page("S", 9, 6, 13..=15)).unwrap();
         assert!(!list.is_whole && list.next_page(4).is_none());

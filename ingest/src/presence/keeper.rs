@@ -44,7 +44,7 @@ pub struct PresenceOptions {
 }
 
 impl PresenceOptions {
-    /// The defaults: offline after 60 s, a sweep every 20 s, 20,000 connections in a page.
+    /// Returns the defaults: offline after 60 s, a sweep every 20 s, 20,000 connections per page.
     #[must_use]
     pub const fn new(
         log: EventLog,

@@ -28,7 +28,7 @@ impl Recorder {
         Ok(Self { log, versions })
     }
 
-    /// The devices that are online in the log: their tip names a connection.
+    /// Returns the devices that are online in the log: their tip names a connection.
     pub(super) fn online(&self) -> impl Iterator<Item = Who> {
         let online = self.versions.iter().filter(|(_, (_, tip))| *tip != Hash::ZERO);
         online.map(|(who, _)| who.clone())

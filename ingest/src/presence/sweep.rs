@@ -78,7 +78,7 @@ impl Servers {
         Sweep { listed, whole, lost, is_whole }
     }
 
-    /// The servers that have responded before.
+    /// Returns the servers that have responded before.
     pub(super) fn known(&self) -> HashSet<String> {
         self.seen.keys().cloned().collect()
     }
@@ -139,7 +139,7 @@ pub(super) async fn ask(
     (!lists.is_empty()).then_some(Answers { lists, servers })
 }
 
-/// The number of servers, by the first response; 0 when none responds.
+/// Returns the number of servers, by the first response; 0 when none responds.
 async fn count_servers(system: &Client) -> usize {
     let answer = answer(system, "$SYS.REQ.SERVER.PING.STATSZ".to_owned(), String::new()).await;
     answer

@@ -29,7 +29,7 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// A connection whose JWT has a device's tags.
+    /// Returns a connection whose JWT has a device's tags.
     pub(super) fn of(
         server: &str,
         client: u64,
@@ -46,7 +46,7 @@ impl Connection {
         format!("{server}/{client}")
     }
 
-    /// Its server.
+    /// Returns the id of its server.
     pub(super) fn server(&self) -> &str {
         self.id.split_once('/').map_or("", |(server, _)| server)
     }
@@ -88,7 +88,7 @@ pub(super) struct Table {
 }
 
 impl Table {
-    /// The initial state, from the log: these devices are online.
+    /// Creates the initial state from the log: these devices are online.
     pub(super) fn new(offline_after: Duration, online: impl IntoIterator<Item = Who>) -> Self {
         Self {
             offline_after: i64::try_from(offline_after.as_micros()).unwrap_or(i64::MAX),
@@ -97,7 +97,7 @@ impl Table {
         }
     }
 
-    /// The number of online devices.
+    /// Returns the number of online devices.
     pub(super) fn online(&self) -> usize {
         self.online.len()
     }
@@ -171,7 +171,7 @@ impl Table {
         self.online.insert(who.clone()).then(|| Change { who, event: connected.into() })
     }
 
-    /// The device is offline, unless another connection of it is active.
+    /// Makes the device offline, unless another connection of it is active.
     fn goes_offline(
         &mut self,
         who: Who,
@@ -188,12 +188,12 @@ impl Table {
         self.online.remove(&who).then(|| Change { who, event: disconnected.into() })
     }
 
-    /// A query of the broker's list starts.
+    /// Records the start of a query of the broker's list.
     pub(super) fn sweep_begins(&mut self) {
         self.touched = Some(HashSet::new());
     }
 
-    /// The broker did not respond: the table is unchanged.
+    /// Records that the broker did not respond: the table is unchanged.
     pub(super) fn sweep_failed(&mut self) {
         self.touched = None;
     }
@@ -279,7 +279,7 @@ impl Table {
         None
     }
 
-    /// Devices that are online in the log without a known connection.
+    /// Handles devices that are online in the log without a known connection.
     fn explain(&mut self) -> Vec<Change> {
         let unexplained: HashMap<Who, u8> = self
             .online

@@ -1,5 +1,5 @@
-//! A file is copied block by block, and each block is compared with what really is on the other
-//! side's disk. What was there of it before is compared first, and stays.
+//! Copies a file block by block, and compares each block with the content of the other side's disk.
+//! An earlier partial copy is compared first and kept.
 
 use std::fs::File;
 use std::io;
@@ -15,17 +15,17 @@ use super::link::{Session, Trouble};
 use super::pace::Pace;
 use super::progress::Progress;
 
-/// What is compared at once, in bytes; the device hashes 64 MiB at most.
+/// Size of a compared block, in bytes; the device hashes at most 64 MiB.
 const BLOCK: u64 = 16 << 20;
-/// Requests that are on their way at the same time: 2 MiB.
+/// Maximum number of requests in flight: 2 MiB.
 const AHEAD: usize = 16;
-/// How often a block is copied until it is what is on the other side.
+/// Maximum number of attempts to copy a block until both sides are equal.
 const TRIES: u32 = 3;
 
-/// One file, open on both sides.
+/// A file that is open on both sides.
 pub(super) struct Both<'a> {
     pub(super) session: &'a Session,
-    /// The file on the device.
+    /// Handle of the file on the device.
     pub(super) handle: &'a str,
     /// The file on this machine.
     pub(super) file: &'a File,
@@ -34,7 +34,7 @@ pub(super) struct Both<'a> {
     pub(super) counted: Counted,
 }
 
-/// How much of a file is there. What does not become whole is taken back.
+/// Bytes of a file that were counted as copied; subtracted again if the copy fails.
 pub(super) struct Counted {
     progress: Progress,
     bytes: u64,
@@ -65,7 +65,7 @@ impl Drop for Counted {
     }
 }
 
-/// Which way a file goes.
+/// Direction of a copy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Way {
     /// To the device.
@@ -74,24 +74,24 @@ pub(super) enum Way {
     Fetch,
 }
 
-/// A part of a file: where it begins, and how many bytes it is.
+/// Part of a file: offset and length in bytes.
 type Part = (u64, u32);
 
-/// A block, and the hash of what it is on this side.
+/// A block, and the hash of its content on this side.
 struct Block {
     from: u64,
     to: u64,
     hash: [u8; 32],
 }
 
-/// Is a block on the device what it is here?
+/// Whether the device's block equals this side's.
 async fn is_there(session: &Session, handle: &str, block: &Block) -> Result<bool, Trouble> {
     let length = block.to - block.from;
     let (bytes, theirs) = session.hash(handle, block.from, length).await?;
     Ok(bytes == length && theirs == block.hash)
 }
 
-/// The parts of a block, as they are asked for.
+/// Splits a range into the parts that are requested.
 fn parts(from: u64, to: u64) -> impl Iterator<Item = Part> {
     let step = u64::from(MAX_SFTP_IO_BYTES);
     (0..(to - from).div_ceil(step)).map(move |index| {
@@ -111,7 +111,7 @@ fn hash(file: &File, from: u64, to: u64) -> io::Result<[u8; 32]> {
 }
 
 impl Both<'_> {
-    /// How much of what is there of `there` bytes is as it should be.
+    /// Returns how many of the first `there` bytes of the target equal the source.
     ///
     /// # Errors
     /// When one of the sides cannot be read.
@@ -131,12 +131,12 @@ impl Both<'_> {
         Ok(at)
     }
 
-    /// Copies what follows. Answers how many bytes went over the wire.
+    /// Copies the remainder. Returns the number of transferred bytes.
     ///
-    /// While a block is on its way, the one before is compared.
+    /// While a block is in flight, the previous one is compared.
     ///
     /// # Errors
-    /// When one of the sides fails, or what is read is never what is there.
+    /// When one of the sides fails, or a block still differs after the last attempt.
     pub(super) async fn copy(&mut self, mut at: u64, way: Way) -> Result<u64, Trouble> {
         let (session, handle) = (self.session, self.handle);
         let mut moved = 0;
@@ -157,7 +157,7 @@ impl Both<'_> {
                     Way::Fetch => Some(self.fetch(at, end).await?),
                 })
             };
-            // In this order: the device has to compare before it writes what follows.
+            // In this order: the device must compare before it writes the next block.
             let (is_there, hash) = tokio::try_join!(biased; compared, copied)?;
             moved += end - at;
             let began = before.as_ref().map_or(at, |block| block.from);
@@ -169,7 +169,7 @@ impl Both<'_> {
                 at = end;
                 continue;
             }
-            // Both once more, from where nothing is.
+            // Repeat both blocks, after the target was truncated.
             match way {
                 Way::Send => self.cut_there(began).await?,
                 Way::Fetch => self.file.set_len(began).context("cannot be written here")?,
@@ -184,14 +184,14 @@ impl Both<'_> {
         Ok(moved)
     }
 
-    /// Makes the file on the device this long; what is added to it is a hole.
+    /// Truncates or extends the file on the device to this size; an extension is a hole.
     pub(super) async fn cut_there(&self, size: u64) -> Result<(), Trouble> {
         let attrs = FileAttributes { size: Some(size), ..FileAttributes::empty() };
         let cut = self.session.sftp.fsetstat(self.handle, attrs);
         self.session.need("failed to write", cut).await.map(drop)
     }
 
-    /// Sends a block behind which nothing is: zeros are left out, as the holes that they become.
+    /// Sends a block at the end of the file: zeros are skipped, and become holes.
     async fn send(&mut self, from: u64, to: u64) -> Result<[u8; 32], Trouble> {
         let (session, handle, file, pace) = (self.session, self.handle, self.file, self.pace);
         let mut hasher = Sha256::new();
@@ -234,7 +234,7 @@ impl Both<'_> {
             if bytes.len() < length as usize {
                 return Err(anyhow!("it became shorter while it was copied").into());
             }
-            // Nothing is behind what was written: what is left out becomes a hole.
+            // The target ends here, so skipped bytes become a hole.
             if !is_hole(&bytes) {
                 self.file.write_all_at(&bytes, at).context("cannot be written here")?;
             }
@@ -246,8 +246,8 @@ impl Both<'_> {
         Ok(hasher.finalize().into())
     }
 
-    /// Copies a file that says of itself that it is empty, as those of `/proc` do, to its end. It
-    /// may be another one each time it is read: nothing is compared.
+    /// Copies a file that reports size 0, as those of `/proc` do, to its end. Nothing is compared,
+    /// because the content may differ at each read.
     ///
     /// # Errors
     /// When one of the sides fails.
@@ -269,7 +269,7 @@ fn is_hole(bytes: &[u8]) -> bool {
     bytes.iter().all(|byte| *byte == 0)
 }
 
-/// All bytes of a part, or those until the file's end.
+/// Returns all bytes of a part, or those up to the end of the file.
 async fn whole(session: &Session, handle: &str, at: u64, length: u32) -> Result<Vec<u8>, Trouble> {
     let mut bytes = session.read(handle, at, length).await?;
     while bytes.len() < length as usize {

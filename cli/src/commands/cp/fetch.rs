@@ -1,4 +1,4 @@
-//! From the device.
+//! Copies from the device.
 
 use std::fs::{File, OpenOptions, Permissions};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
@@ -16,11 +16,11 @@ use super::progress::Copied;
 use super::tree::{Entry, Facts, INCOMPLETE, Kind, is_part, there};
 use super::{Done, Work};
 
-/// Set-user-id, set-group-id and sticky.
+/// Set-user-id, set-group-id and sticky bits.
 const SPECIAL: u32 = 0o7000;
 
-/// Copies all that is at `from` to `target`, or into it where that is a folder. `several`: more is
-/// copied there, so it has to be one.
+/// Copies everything at `from` to `target`, or into it if it is a folder. With `several` sources,
+/// the target must be a folder.
 pub(super) async fn all(
     work: &Work,
     from: &str,
@@ -33,7 +33,7 @@ pub(super) async fn all(
     if entries.first().is_some_and(|entry| entry.facts.kind == Kind::Other) {
         bail!("{}:{from} is no file and no folder", work.link.device);
     }
-    // A folder whose copy was broken off is gone on with, not copied into.
+    // A folder with an interrupted copy is resumed, not copied into.
     let mark = target.join(INCOMPLETE);
     let is_tree = entries.first().is_some_and(|entry| entry.facts.kind == Kind::Folder);
     let is_incomplete = is_tree && !several && mark.exists();
@@ -75,7 +75,7 @@ pub(super) async fn all(
             copied.await.with_context(|| format!("{}:{path}", work.link.device))
         })
         .await?;
-    // After all files: none of them is written through one.
+    // After all files, so that none of them is written through a link.
     for entry in of(Kind::Link) {
         let path = entry.below(from);
         let target = work.link.lasting(&work.progress, async |session| {
@@ -97,15 +97,15 @@ pub(super) async fn all(
     if (is_new || is_incomplete) && done.iter().all(Result::is_ok) {
         std::fs::remove_file(&mark).with_context(|| format!("cannot remove {}", mark.display()))?;
     }
-    // The innermost first: a folder may become one that cannot be written to.
+    // The innermost first, because a folder may become read-only.
     for folder in entries.iter().rev().filter(|entry| entry.facts.kind == Kind::Folder) {
         finish(&File::open(place(folder))?, &folder.facts, work.preserve_special)?;
     }
     Ok(done)
 }
 
-/// A folder, if it is not there yet. `is_root`: it is what was named on the command line, be it a
-/// link; further in, a link is what a device has sent, and is not followed.
+/// Creates a folder if it does not exist. `is_root`: the path was given on the command line and may
+/// be a link; deeper links come from the device and are not followed.
 fn make_folder(path: &Path, is_root: bool) -> Result<()> {
     match std::fs::DirBuilder::new().mode(0o700).create(path) {
         Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
@@ -131,7 +131,7 @@ fn make_link(target: Option<&str>, at: &Path) -> Done {
     Ok(Copied::Whole { bytes: 0 })
 }
 
-/// Rights and times as they were; the special bits only when they are to be kept.
+/// Restores permissions and times; the special bits only on request.
 fn finish(file: &File, facts: &Facts, preserve_special: bool) -> Result<()> {
     let rights = if preserve_special { facts.rights } else { facts.rights & !SPECIAL };
     file.set_permissions(Permissions::from_mode(rights)).context("cannot set its mode")?;
@@ -140,7 +140,7 @@ fn finish(file: &File, facts: &Facts, preserve_special: bool) -> Result<()> {
     file.set_times(times).context("cannot set its time")
 }
 
-/// The name of a file that is not whole yet.
+/// Returns the name of an incomplete file.
 fn part_of(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(FILE_PART_SUFFIX);
@@ -195,7 +195,7 @@ async fn file(
         Ok(bytes) => bytes,
         Err(Trouble::Lost) => return Err(Trouble::Lost),
         Err(failed) => {
-            // Nothing is left behind on what may be a full disk.
+            // Do not leave a partial file on a disk that may be full.
             let _ = std::fs::remove_file(&part_path);
             return Err(failed);
         }
@@ -206,7 +206,7 @@ async fn file(
         work.progress.say(format!("{from} was changed while it was copied"));
     }
     finish(&part, facts, work.preserve_special)?;
-    // It gets its name when it is on the disk: what has the right size and time is not copied again.
+    // Renamed after the sync, because a file with the right size and time is not copied again.
     part.sync_all().with_context(|| format!("cannot write {shown}"))?;
     std::fs::rename(&part_path, to).with_context(|| format!("cannot give {shown} its name"))?;
     both.counted.is_whole = true;

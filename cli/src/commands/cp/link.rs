@@ -1,4 +1,4 @@
-//! A device's files: an SFTP session over a websocket, made anew when it is lost.
+//! Access to a device's files: an SFTP session over a websocket, which reconnects when it is lost.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,22 +18,22 @@ use crate::client::Client;
 use crate::commands::connect::carry;
 use crate::exit::Refused;
 
-/// Bytes between the session and the websocket, each way.
+/// Capacity of the buffer between the session and the websocket in each direction, in bytes.
 const BETWEEN: usize = 256 * 1024;
-/// A request that is not answered for so long is lost with its connection, in seconds: lines are slow.
+/// Timeout of a request, in seconds, after which the connection is lost; lines may be slow.
 const PATIENCE: u64 = 300;
-/// Reads and writes of all files that are on their way at the same time: 2 MiB.
+/// Maximum number of reads and writes in flight, for all files: 2 MiB.
 const AHEAD: usize = 16;
-/// How long a lost connection is tried to be made again: 1, 2, 4, 8, then every 10 s.
+/// Maximum number of attempts to reconnect: after 1, 2, 4, 8, then every 10 s.
 const TRIES: u32 = 30;
 
-/// Renames over what is there.
+/// Extension that renames over an existing file.
 const RENAME: &str = "posix-rename@openssh.com";
 
-/// What went wrong while files were copied.
+/// Error of a file operation.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Trouble {
-    /// The connection is lost; with a new one it may go on.
+    /// The connection was lost; the operation can continue after a reconnection.
     #[error("the connection to the device is lost")]
     Lost,
     /// This file cannot be copied.
@@ -41,7 +41,7 @@ pub(super) enum Trouble {
     Failed(#[from] anyhow::Error),
 }
 
-/// One SFTP session.
+/// An SFTP session.
 pub(super) struct Session {
     pub(super) sftp: RawSftpSession,
     lost: CancellationToken,
@@ -56,11 +56,11 @@ impl std::fmt::Debug for Session {
     }
 }
 
-/// The way to one device's files.
+/// Access to the files of a device.
 #[derive(Debug)]
 pub(super) struct Link {
     client: Client,
-    /// The device's name, as it was written.
+    /// Name of the device, as given on the command line.
     pub(super) device: String,
     path: String,
     write: bool,
@@ -97,7 +97,7 @@ impl Session {
         Ok(session)
     }
 
-    /// The answer to one request.
+    /// Returns the response to a request.
     async fn ask<T>(
         &self,
         request: impl Future<Output = SftpResult<T>>,
@@ -118,7 +118,7 @@ impl Session {
         }
     }
 
-    /// Asks, and takes a refusal as a failure of what was tried.
+    /// Sends a request; a refusal is an error of the attempted operation.
     pub(super) async fn need<T>(
         &self,
         attempted: &'static str,
@@ -128,7 +128,7 @@ impl Session {
         Ok(answer.map_err(said).context(attempted)?)
     }
 
-    /// As [`Self::need`]; `None` where there is no such file, or nothing more.
+    /// As [`Self::need`]; `None` if the file does not exist, or at its end.
     pub(super) async fn find<T>(
         &self,
         attempted: &'static str,
@@ -145,7 +145,7 @@ impl Session {
         }
     }
 
-    /// Bytes of an open file; none at its end.
+    /// Reads bytes of an open file; none at its end.
     pub(super) async fn read(
         &self,
         handle: &str,
@@ -157,7 +157,7 @@ impl Session {
         Ok(read.map(|data| data.data).unwrap_or_default())
     }
 
-    /// Writes bytes of an open file.
+    /// Writes bytes to an open file.
     pub(super) async fn write(
         &self,
         handle: &str,
@@ -169,7 +169,7 @@ impl Session {
         self.need("failed to write", write).await.map(drop)
     }
 
-    /// How many bytes there are of a part of an open file, and their hash.
+    /// Returns the length and the hash of a part of an open file.
     pub(super) async fn hash(
         &self,
         handle: &str,
@@ -189,7 +189,7 @@ impl Session {
         Ok((u64::from_be_bytes(*bytes), hash))
     }
 
-    /// Gives a file its name, whatever had it before.
+    /// Renames a file and replaces an existing one.
     pub(super) async fn rename(&self, from: &str, to: &str) -> Result<(), Trouble> {
         let mut names = text(from);
         names.extend(text(to));
@@ -198,14 +198,14 @@ impl Session {
     }
 }
 
-/// A string, as requests hold it.
+/// Encodes a string as in requests.
 fn text(text: &str) -> Vec<u8> {
     let mut bytes = u32::try_from(text.len()).unwrap_or(u32::MAX).to_be_bytes().to_vec();
     bytes.extend(text.as_bytes());
     bytes
 }
 
-/// What the device says, without what the protocol says around it.
+/// Returns the device's message without the protocol's prefix.
 fn said(error: Sftp) -> anyhow::Error {
     match error {
         Sftp::Status(status) if !status.error_message.is_empty() => anyhow!(status.error_message),
@@ -214,7 +214,7 @@ fn said(error: Sftp) -> anyhow::Error {
 }
 
 impl Link {
-    /// Connects to the files of a device; `write`: to change them.
+    /// Connects to the files of a device; `write` allows changes.
     pub(super) async fn open(
         client: &Client,
         device: &str,
@@ -235,7 +235,7 @@ impl Link {
         })
     }
 
-    /// The session as it is, or a new one where it is lost.
+    /// Returns the current session, or a new one if it is lost.
     async fn session(&self, progress: &Progress) -> Result<Arc<Session>> {
         let mut session = self.session.lock().await;
         let mut wait = Duration::from_secs(1);
@@ -263,7 +263,7 @@ impl Link {
         Ok(Arc::clone(&session))
     }
 
-    /// Does something over a session, and once more over a new one whenever it is lost.
+    /// Runs an operation on a session, and again on a new session after each loss.
     pub(super) async fn lasting<T>(
         &self,
         progress: &Progress,
@@ -281,7 +281,7 @@ impl Link {
     }
 }
 
-/// May a new connection come about later?
+/// Whether a later reconnection may succeed.
 fn may_pass(error: &anyhow::Error) -> bool {
     match error.downcast_ref::<Refused>() {
         Some(Refused::Unreachable { .. }) => true,
@@ -290,7 +290,7 @@ fn may_pass(error: &anyhow::Error) -> bool {
         {
             false
         }
-        // The device is away, or one of the servers.
+        // The device is offline, or a server is unavailable.
         Some(Refused::Problem { status, .. }) => matches!(status, 409 | 425 | 429 | 500..=599),
         None => false,
     }

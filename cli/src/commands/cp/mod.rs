@@ -1,14 +1,14 @@
-//! `muster cp`: files and folders between this machine and a device; `muster sftp`: the same for
-//! OpenSSH's `sftp`.
+//! `muster cp`: copies files and folders between this machine and a device. `muster sftp`: the same
+//! for OpenSSH's `sftp`.
 //!
-//! | file | is |
+//! | file | content |
 //! |---|---|
-//! | `place` | what is written on the command line |
-//! | `link` | the device's files: a session that is made anew when it is lost |
-//! | `tree` | what there is to copy, on either side |
-//! | `blocks` | a file is copied and compared block by block, and goes on where it was |
-//! | `fetch`, `send` | one file, one folder: from the device, to the device |
-//! | `pace`, `progress` | not faster than allowed; how far it is |
+//! | `place` | source and target arguments |
+//! | `link` | session for a device's files, which reconnects when it is lost |
+//! | `tree` | list of the files to copy, on either side |
+//! | `blocks` | copying and comparing a file block by block; resuming a partial copy |
+//! | `fetch`, `send` | one file or folder: from the device, to the device |
+//! | `pace`, `progress` | rate limit; progress |
 
 mod blocks;
 mod fetch;
@@ -36,62 +36,63 @@ use crate::commands::wait::Wait;
 use crate::exit::{Misused, Partly};
 use crate::output::note;
 
-/// Copy files and folders to a device, or from it
+/// Copy files and folders to or from a device
 ///
 ///   muster cp robot-7:/var/log/app ./logs
 ///   muster cp firmware.bin config/ robot-7:/opt/app/
 ///   muster cp --limit 500KiB robot-7:recording.bag .
 ///
-/// What was broken off goes on where it was when the same command is given again. Each file is
-/// compared with its original; until it is whole, it is called NAME.muster-part. Files that are
-/// there already, with the same size and time, are left as they are. Holes of sparse files stay
-/// holes. A file whose name is not UTF-8 is named as a failure and stops no other.
+/// An interrupted copy resumes when the same command is run again. Each file is
+/// compared with its original; until it is complete, it is named
+/// NAME.muster-part. Files that exist with the same size and time are skipped.
+/// Holes of sparse files are preserved. A file whose name is not UTF-8 is
+/// reported as a failure and does not stop the others.
 #[derive(Args, Debug)]
 #[command(verbatim_doc_comment, override_usage = "muster cp [OPTIONS] SOURCE... TARGET")]
 pub(crate) struct CpArgs {
-    /// What to copy, then where to: paths here, or DEVICE:PATH
+    /// Sources, then the target: local paths, or DEVICE:PATH
     #[arg(required = true, num_args = 2.., value_name = "PATH")]
     paths: Vec<String>,
-    /// How many files at once
+    /// Maximum number of files copied concurrently
     #[arg(short, long, default_value_t = 4, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=32))]
     jobs: u8,
-    /// At most so many bytes in a second, such as 500KiB
+    /// Maximum bytes per second, such as 500KiB
     #[arg(long, value_name = "SIZE", value_parser = bytes)]
     limit: Option<u64>,
-    /// Copy files, too, that are there already with the same size and time
+    /// Copy files that exist with the same size and time, too
     #[arg(long)]
     again: bool,
-    /// Keep set-user-id, set-group-id and sticky bits of what a device sends
+    /// Keep set-user-id, set-group-id and sticky bits of files from a device
     ///
-    /// Without it they are left out: the device does not decide which programs of this machine run
-    /// as another user.
+    /// By default they are removed, because a device must not decide which programs of this machine
+    /// run as another user.
     #[arg(long)]
     preserve_special: bool,
     #[command(flatten)]
     wait: Wait,
 }
 
-/// Speak SFTP with a device, on standard input and output
+/// Connect standard input and output to a device's SFTP server
 ///
-/// For OpenSSH's own client:
+/// For OpenSSH's client:
 ///
 ///   sftp -D 'muster sftp robot-7'
 #[derive(Args, Debug)]
 #[command(verbatim_doc_comment)]
 pub(crate) struct SftpArgs {
-    /// Name or id of a device
+    /// Name or id of the device
     device: String,
-    /// The file or folder that can be reached
+    /// File or folder that can be accessed
     #[arg(default_value = "/")]
     path: String,
-    /// Nothing can be changed
+    /// Allow read access only
     #[arg(long)]
     read_only: bool,
     #[command(flatten)]
     wait: Wait,
 }
 
-/// What is copied, and how.
+/// Options and state of a copy.
 #[derive(Debug)]
 struct Work {
     link: Arc<Link>,
@@ -102,7 +103,7 @@ struct Work {
     preserve_special: bool,
 }
 
-/// The path of the API that leads to a device's files.
+/// Returns the API path of a device's files.
 fn files(device: &str) -> String {
     format!("/api/v1/devices/{}/files", segment(device))
 }
@@ -113,7 +114,7 @@ pub(crate) async fn sftp(connection: Connection, args: SftpArgs) -> Result<()> {
     let path = files(&args.device);
     let socket = args.wait.until_online(async || client.socket(&path, &query).await).await?;
     carry(socket, tokio::io::stdin(), tokio::io::stdout()).await?;
-    // A thread still waits for input, and would hold the program.
+    // A thread is blocked on input and would keep the process running.
     std::process::exit(0);
 }
 
@@ -193,11 +194,11 @@ async fn copy(
     }
 }
 
-/// One file is there now, or why not.
+/// Result of copying one file.
 type Done = Result<progress::Copied>;
 
 impl Work {
-    /// Copies each of these, several at once. One that cannot be copied stops no other.
+    /// Copies each item, several concurrently. A failure does not stop the others.
     async fn each<T, F>(&self, all: Vec<T>, one: impl Fn(T) -> F) -> Result<Vec<Done>>
     where
         F: Future<Output = Done>,

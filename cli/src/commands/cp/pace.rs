@@ -1,4 +1,4 @@
-//! Not faster than allowed: all files together.
+//! Rate limit for all files together.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,14 +6,14 @@ use std::time::Duration;
 use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep_until};
 
-/// What was not used up for a while is not made up for beyond this.
+/// Maximum burst after a pause.
 const BURST: Duration = Duration::from_millis(100);
 
-/// A limit in bytes per second, shared by all who copy.
+/// A limit in bytes per second, shared by all copies.
 #[derive(Clone, Debug)]
 pub(super) struct Pace {
     rate: Option<u64>,
-    /// When the next byte may go.
+    /// Time at which the next byte may be sent.
     next: Arc<Mutex<Instant>>,
 }
 
@@ -22,7 +22,7 @@ impl Pace {
         Self { rate, next: Arc::new(Mutex::new(Instant::now())) }
     }
 
-    /// Waits until so many bytes may go.
+    /// Waits until this number of bytes may be sent.
     pub(super) async fn take(&self, bytes: usize) {
         let Some(rate) = self.rate else { return };
         let at = {

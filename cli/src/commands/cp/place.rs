@@ -1,25 +1,25 @@
-//! Paths as they are written on the command line.
+//! Paths in arguments.
 
 use std::path::PathBuf;
 
 use crate::exit::Misused;
 
-/// Where a file is, or becomes.
+/// Source or target of a copy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Place {
-    /// On this machine.
+    /// A path on this machine.
     Here(PathBuf),
-    /// On a device.
+    /// A path on a device.
     Device {
-        /// Its name or id.
+        /// Name or id of the device.
         device: String,
-        /// A path there; `.` is where the agent's user is at home.
+        /// Path on the device; `.` is the home of the agent's user.
         path: String,
     },
 }
 
 impl Place {
-    /// Reads `PATH`, or `DEVICE:PATH`. A colon behind a slash is a part of a name here.
+    /// Parses `PATH`, or `DEVICE:PATH`. A colon after a slash is part of a local name.
     pub(super) fn read(text: &str) -> Result<Self, Misused> {
         let Some((device, path)) = text.split_once(':').filter(|(device, _)| !device.contains('/'))
         else {

@@ -1,4 +1,4 @@
-//! How far it is: one line for all files, and what it came to.
+//! Progress: one line for all files, and the result.
 
 use std::time::Duration;
 
@@ -11,19 +11,19 @@ use serde_json::json;
 use super::Done;
 use crate::output::{self, note};
 
-/// What became of one file.
+/// Result of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Copied {
-    /// It was copied; so many bytes went over the wire.
+    /// The file was copied.
     Whole {
-        /// How many.
+        /// Number of transferred bytes.
         bytes: u64,
     },
-    /// It was there already.
+    /// The target was already equal.
     Same,
 }
 
-/// The line.
+/// The progress line.
 #[derive(Clone, Debug)]
 pub(super) struct Progress {
     bar: ProgressBar,
@@ -42,35 +42,35 @@ impl Progress {
         Self { bar, began: Instant::now() }
     }
 
-    /// So many more bytes are to be copied.
+    /// Adds bytes to copy to the total.
     pub(super) fn expect(&self, bytes: u64) {
         self.bar.inc_length(bytes);
     }
 
-    /// This file is at work.
+    /// Shows the name of a file in progress.
     pub(super) fn name(&self, name: &str) {
         self.bar.set_message(name.to_owned());
     }
 
-    /// So many bytes more are there.
+    /// Adds copied bytes.
     pub(super) fn step(&self, bytes: u64) {
         self.bar.inc(bytes);
     }
 
-    /// So many bytes are to be copied once more.
+    /// Subtracts bytes that must be copied again.
     pub(super) fn back(&self, bytes: u64) {
         self.bar.dec(bytes);
     }
 
-    /// Says something without breaking the line.
+    /// Prints a message without interrupting the progress line.
     pub(super) fn say(&self, words: impl AsRef<str>) {
         self.bar.suspend(|| note(words));
     }
 
-    /// Says what it came to, on standard output for a program.
+    /// Prints the result; with `json`, on standard output.
     ///
     /// # Errors
-    /// When JSON cannot be made of it.
+    /// When the result cannot be serialized.
     pub(super) fn end(&self, done: &[Done], json: bool) -> Result<()> {
         self.bar.finish_and_clear();
         let (mut files, mut bytes, mut same) = (0_u64, 0_u64, 0_u64);

@@ -1,4 +1,4 @@
-//! To the device.
+//! Copies to the device.
 
 use std::fs::File;
 use std::path::Path;
@@ -13,14 +13,14 @@ use super::progress::Copied;
 use super::tree::{Entry, Facts, INCOMPLETE, Kind, Skipped, facts_there, here, is_part};
 use super::{Done, Work};
 
-/// Copies all of `sources` to `target`, or into it where that is a folder.
+/// Copies all `sources` to `target`, or into it if it is a folder.
 pub(super) async fn all(work: &Work, sources: &[&Path], target: &str) -> Result<Vec<Done>> {
     let device = &work.link.device;
     let wants_folder = sources.len() > 1 || target.ends_with('/');
     let found = work.link.lasting(&work.progress, async |session| {
         let found = facts_there(session, target).await?;
         let is_there = found.is_some_and(|facts| facts.kind == Kind::Folder);
-        // A folder whose copy was broken off is gone on with, not copied into.
+        // A folder with an interrupted copy is resumed, not copied into.
         let is_incomplete =
             is_there && !wants_folder && facts_there(session, &mark_of(target)).await?.is_some();
         let is_new = found.is_none() && !wants_folder;
@@ -29,7 +29,7 @@ pub(super) async fn all(work: &Work, sources: &[&Path], target: &str) -> Result<
             None if wants_folder => make_folder(session, target).await.map(|()| true)?,
             None => false,
         };
-        // Through a link to what it leads to: the link stays.
+        // Resolves a link to its target, so that the link is kept.
         let real = session.need("failed to find it", session.sftp.realpath(target)).await?;
         let real = real.files.into_iter().next().map(|file| file.filename);
         let real = real.ok_or_else(|| anyhow!("the device does not say where it is"))?;
@@ -56,7 +56,7 @@ pub(super) async fn all(work: &Work, sources: &[&Path], target: &str) -> Result<
         let goes_on = is_tree && kind == Target::Incomplete;
         let root = match source.file_name().and_then(|name| name.to_str()) {
             Some(name) if is_folder && !goes_on => format!("{}/{name}", real.trim_end_matches('/')),
-            // Also of `.` and `..`: what is in them.
+            // Also for `.` and `..`: their content.
             _ => real.clone(),
         };
         let mark = (goes_on || (is_tree && kind == Target::New)).then(|| mark_of(&root));
@@ -66,20 +66,20 @@ pub(super) async fn all(work: &Work, sources: &[&Path], target: &str) -> Result<
     Ok(done)
 }
 
-/// What is where the copy goes.
+/// State of the target.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Target {
-    /// Nothing, and what is copied gets this name.
+    /// Does not exist; the copy gets this name.
     New,
     /// A folder to copy into.
     Folder,
-    /// A folder whose copy was broken off.
+    /// A folder with an interrupted copy.
     Incomplete,
     /// A file.
     Other,
 }
 
-/// The mark in a folder that its copy is not complete.
+/// Returns the path of the marker file of an incomplete folder.
 fn mark_of(folder: &str) -> String {
     format!("{}/{INCOMPLETE}", folder.trim_end_matches('/'))
 }
@@ -163,7 +163,7 @@ async fn tree(
     Ok(done)
 }
 
-/// A folder, if it is not there yet. Its mode is set when all is in it.
+/// Creates a folder if it does not exist. Its mode is set after its content was copied.
 async fn make_folder(session: &Session, path: &str) -> Result<(), Trouble> {
     match facts_there(session, path).await? {
         Some(facts) if facts.kind == Kind::Folder => Ok(()),
@@ -189,7 +189,7 @@ async fn make_link(session: &Session, target: &str, path: &str) -> Result<Copied
         Some(_) => return Err(anyhow!("it is there, and is no link").into()),
         None => {}
     }
-    // OpenSSH's order: what it leads to comes first.
+    // OpenSSH's argument order: the link's target is first.
     session.need("failed to make a link", session.sftp.symlink(target, path)).await?;
     Ok(Copied::Whole { bytes: 0 })
 }
@@ -224,7 +224,7 @@ async fn file(work: &Work, session: &Session, from: &Path, to: &str) -> Result<C
         Ok(bytes) => bytes,
         Err(Trouble::Lost) => return Err(Trouble::Lost),
         Err(failed) => {
-            // Nothing is left behind on what may be a full disk.
+            // Do not leave a partial file on a disk that may be full.
             let _ = session.find("failed to remove it", session.sftp.remove(&part)).await;
             return Err(failed);
         }
@@ -238,7 +238,7 @@ async fn file(work: &Work, session: &Session, from: &Path, to: &str) -> Result<C
     Ok(Copied::Whole { bytes })
 }
 
-/// Writes what is not there yet; on the disk when this returns.
+/// Writes the missing part; it is on the disk when this returns.
 async fn write(both: &mut Both<'_>, facts: &Facts) -> Result<u64, Trouble> {
     let Both { session, handle, .. } = *both;
     let there = session.need("failed to look at it", session.sftp.fstat(handle)).await?;

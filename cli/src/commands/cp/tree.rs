@@ -1,4 +1,4 @@
-//! What there is to copy, on either side: folders before what is in them.
+//! Lists the files to copy, on either side: folders before their content.
 
 use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
@@ -10,33 +10,33 @@ use russh_sftp::protocol::FileAttributes;
 
 use super::link::{Session, Trouble};
 
-/// The bits of a mode that say what a file is.
+/// Bits of a mode for the type of a file.
 const KIND: u32 = 0o170_000;
-/// The bits that say who may do what.
+/// Bits of a mode for the permissions.
 const RIGHTS: u32 = 0o7777;
 
-/// What a file is.
+/// Type of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// Bytes.
+    /// A regular file.
     File,
     /// A folder.
     Folder,
     /// A symbolic link.
     Link,
-    /// A device, a pipe, a socket: nothing to copy.
+    /// A device, pipe or socket, which cannot be copied.
     Other,
 }
 
-/// What is said of a file.
+/// Metadata of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Facts {
     pub(super) kind: Kind,
-    /// In bytes.
+    /// Size in bytes.
     pub(super) size: u64,
-    /// Who may do what.
+    /// Permissions.
     pub(super) rights: u32,
-    /// When it was changed, in whole seconds since 1970.
+    /// Modification time, in whole seconds since 1970.
     pub(super) changed: u32,
 }
 
@@ -51,12 +51,12 @@ impl Facts {
         Self { kind, size, rights: mode & RIGHTS, changed }
     }
 
-    /// Was it changed since?
+    /// Whether size and time are equal.
     pub(super) fn is_like(&self, other: &Self) -> bool {
         (self.kind, self.size, self.changed) == (other.kind, other.size, other.changed)
     }
 
-    /// As they are set on the device.
+    /// Returns the attributes to set on the device.
     pub(super) fn attributes(&self) -> FileAttributes {
         FileAttributes {
             permissions: Some(self.rights),
@@ -84,13 +84,13 @@ impl From<&Metadata> for Facts {
 /// A file in a tree.
 #[derive(Clone, Debug)]
 pub(super) struct Entry {
-    /// Where it is in the tree, by `/`; empty for the tree itself.
+    /// Path in the tree, separated by `/`; empty for the root.
     pub(super) path: String,
     pub(super) facts: Facts,
 }
 
 impl Entry {
-    /// Its place below this one.
+    /// Returns its path below this root.
     pub(super) fn below(&self, root: &str) -> String {
         match self.path.as_str() {
             "" => root.to_owned(),
@@ -99,12 +99,12 @@ impl Entry {
     }
 }
 
-/// Is it a file that a copy was broken off in?
+/// Whether it is the partial file of an interrupted copy.
 pub(super) fn is_part(entry: &Entry) -> bool {
     entry.facts.kind == Kind::File && entry.path.ends_with(FILE_PART_SUFFIX)
 }
 
-/// A name that may be used as one here, whoever sent it.
+/// Whether a name from a device is safe to use as a file name on this machine.
 fn is_name(name: &str) -> bool {
     !matches!(name, "" | "." | "..") && !name.contains(['/', '\0'])
 }
@@ -113,19 +113,19 @@ fn join(folder: &str, name: &str) -> String {
     if folder.is_empty() { name.to_owned() } else { format!("{folder}/{name}") }
 }
 
-/// What is at this path of the device, links followed.
+/// Returns the metadata at this path of the device; follows links.
 pub(super) async fn facts_there(session: &Session, path: &str) -> Result<Option<Facts>, Trouble> {
     let found = session.find("failed to look at it", session.sftp.stat(path)).await?;
     Ok(found.map(|found| Facts::from(&found.attrs)))
 }
 
-/// Is it the mark that a folder's copy is not complete?
+/// Name of the marker file of an incomplete folder.
 pub(super) const INCOMPLETE: &str = FILE_PART_SUFFIX;
 
-/// Why something in a tree is not copied.
+/// Reasons why files of a tree are not copied.
 pub(super) type Skipped = Vec<anyhow::Error>;
 
-/// All that is at this path of the device, and what cannot be copied of it.
+/// Lists everything at this path of the device, and the errors of what cannot be copied.
 pub(super) async fn there(session: &Session, root: &str) -> Result<(Vec<Entry>, Skipped), Trouble> {
     let mut skipped = Vec::new();
     let facts = facts_there(session, root).await?;
@@ -153,7 +153,7 @@ pub(super) async fn there(session: &Session, root: &str) -> Result<(Vec<Entry>, 
                     return Err(anyhow!(words).into());
                 }
                 let path = join(&folder.path, &file.filename);
-                // What the device puts for bytes that are no UTF-8.
+                // The device substitutes this character for bytes that are not UTF-8.
                 if file.filename.contains(char::REPLACEMENT_CHARACTER) {
                     skipped.push(anyhow!("{root}/{path} has a name that is not UTF-8"));
                     continue;
@@ -166,7 +166,7 @@ pub(super) async fn there(session: &Session, root: &str) -> Result<(Vec<Entry>, 
     Ok((all, skipped))
 }
 
-/// All that is at this path of this machine, and what cannot be copied of it.
+/// Lists everything at this path of this machine, and the errors of what cannot be copied.
 pub(super) fn here(root: &Path) -> Result<(Vec<Entry>, Skipped)> {
     let mut skipped = Vec::new();
     let shown = root.display();

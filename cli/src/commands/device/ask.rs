@@ -1,4 +1,4 @@
-//! What devices are asked beside programs: to restart, to tell how they are, to log more.
+//! Requests to devices other than programs: restart, diagnostics, log level.
 
 use std::path::PathBuf;
 
@@ -20,21 +20,21 @@ pub(crate) enum Ask {
     RestartAgent(Common),
     /// Restart the machine
     Reboot(Common),
-    /// Collect what helps to find a fault, as a gzipped tar archive
+    /// Collect diagnostics of the device as a gzipped tar archive
     Diagnostics {
         #[command(flatten)]
         common: Common,
-        /// Where the archive goes; NAME-diagnostics.tar.gz when left out
+        /// File for the archive; default: NAME-diagnostics.tar.gz
         #[arg(short, long, value_name = "FILE")]
         output: Option<PathBuf>,
     },
-    /// Log more, or less
+    /// Set the agent's log level
     LogLevel {
-        /// error, warn, info, debug or trace
+        /// Level: error, warn, info, debug or trace
         level: String,
         #[command(flatten)]
         common: Common,
-        /// For this long; for good when left out
+        /// Duration, after which the previous level is restored; default: permanent
         #[arg(long = "for", value_name = "TIME", value_parser = crate::commands::seconds)]
         seconds: Option<u32>,
     },
@@ -48,7 +48,7 @@ pub(crate) struct Common {
     selected: Selected,
     #[command(flatten)]
     limits: Limits,
-    /// Print the operation's id, and do not wait
+    /// Print the operation's id and do not wait
     #[arg(short, long)]
     detach: bool,
     #[command(flatten)]
@@ -56,7 +56,7 @@ pub(crate) struct Common {
 }
 
 pub(crate) async fn run(connection: Connection, ask: Ask) -> Result<()> {
-    // What the question says, when there is always one.
+    // The verb of the confirmation, for requests that always need one.
     let verb = match &ask {
         Ask::RestartAgent(_) => Some("restart the agent of"),
         Ask::Reboot(_) => Some("reboot"),

@@ -1,4 +1,4 @@
-//! `muster device`: what there is, and what shall be.
+//! `muster device`: devices and their desired state.
 
 mod ask;
 mod show;
@@ -15,7 +15,7 @@ use crate::client::{Client, Connection};
 use crate::exit::Misused;
 use crate::output::{self, ago, pairs, percent, table, text};
 
-/// Where a device is told something, and what is said when it was.
+/// Path that accepts a device, and the verb that reports it.
 const ACCEPT: (&str, &str) = ("/accept", "accepted");
 const REJECT: (&str, &str) = ("/reject", "sent away");
 const REVOKE: (&str, &str) = ("/revoke", "revoked; a token made for it lets it in again");
@@ -26,40 +26,39 @@ const ROTATE: (&str, &str) =
 pub(crate) enum DeviceCommand {
     /// List devices
     List(ListArgs),
-    /// Show all that is known of a device
+    /// Show the details of devices
     Show {
         /// Name, id, or a label selector such as env=prod
         device: Option<String>,
         #[command(flatten)]
         selected: Selected,
     },
-    /// Make a device known before it enrolls
+    /// Register a device before it enrolls
     Register {
-        /// Its name
+        /// Name of the device
         name: String,
         /// Labels: key=value
         #[arg(long = "label", value_name = "KEY=VALUE")]
         labels: Vec<String>,
-        /// The fingerprint of the key that it will enroll with: `muster-agent fingerprint` shows it
+        /// Fingerprint of its key, as printed by `muster-agent fingerprint`
         #[arg(long)]
         fingerprint: Option<String>,
     },
-    /// Let a waiting machine in
+    /// Accept a pending enrollment
     Accept {
         /// Name, id, or a label selector
         device: Option<String>,
-        /// The device (name or id) that it is from now on: that one keeps its name, labels, config
-        /// and history
+        /// Device to replace (name or id), whose name, labels, config and history are kept
         #[arg(long, value_name = "DEVICE")]
         replaces: Option<String>,
         #[command(flatten)]
         selected: Selected,
     },
-    /// Send a waiting machine away
+    /// Reject a pending enrollment
     Reject {
         /// Name, id, or a label selector
         device: Option<String>,
-        /// Why, for whoever reads the log
+        /// Reason, recorded in the log
         #[arg(long)]
         reason: Option<String>,
         #[command(flatten)]
@@ -67,11 +66,11 @@ pub(crate) enum DeviceCommand {
         #[command(flatten)]
         confirm: Confirm,
     },
-    /// Make a device's keys worth nothing: it is out, until it enrolls again with a token for it
+    /// Revoke a device's keys; it stays disconnected until it enrolls again
     Revoke {
         /// Name, id, or a label selector
         device: Option<String>,
-        /// Why, for whoever reads the log
+        /// Reason, recorded in the log
         #[arg(long)]
         reason: Option<String>,
         #[command(flatten)]
@@ -79,18 +78,18 @@ pub(crate) enum DeviceCommand {
         #[command(flatten)]
         confirm: Confirm,
     },
-    /// Let a device make itself a new signing key
+    /// Rotate a device's signing key
     RotateKey {
         /// Name, id, or a label selector
         device: Option<String>,
         #[command(flatten)]
         selected: Selected,
     },
-    /// Give a device another name
+    /// Rename a device
     Rename {
         /// Name, id, or a label selector that matches one device
         device: Option<String>,
-        /// The new name
+        /// New name
         name: Option<String>,
         #[command(flatten)]
         selected: Selected,
@@ -106,20 +105,20 @@ pub(crate) enum DeviceCommand {
     },
     /// Set config variables (key=value) and remove them (key-)
     ///
-    /// A value is taken as a boolean, a whole number or a number when it reads as one; quotes make
-    /// it text: port='"80"'. The value of a variable whose name starts with secret. is shown to
-    /// nobody but the device, and comes from a file: secret.db=@FILE, or @- for standard input.
+    /// A value that parses as a boolean or a number has that type; quotes make it text:
+    /// port='"80"'. The value of a variable whose name starts with secret. is shown only to the
+    /// device, and is read from a file: secret.db=@FILE, or @- for standard input.
     Config {
         /// Name, id, or a label selector such as env=prod
         device: Option<String>,
-        /// key=value sets, key- removes; without any, the variables are shown
+        /// key=value sets, key- removes; without changes, the variables are printed
         changes: Vec<String>,
         #[command(flatten)]
         selected: Selected,
     },
     #[command(flatten)]
     Ask(ask::Ask),
-    /// Delete a device; its history stays
+    /// Delete a device; its history is kept
     Delete {
         /// Name, id, or a label selector such as env=prod
         device: Option<String>,
@@ -132,16 +131,16 @@ pub(crate) enum DeviceCommand {
 
 #[derive(Args, Debug)]
 pub(crate) struct ListArgs {
-    /// Only devices that match, such as env=prod,site in (a,b),!retired
+    /// List only devices that match, such as env=prod,site in (a,b),!retired
     #[arg(short = 'l', long)]
     selector: Option<String>,
-    /// Only devices with this status: registered, pending, online, offline, revoked, deleted
+    /// List only registered, pending, online, offline, revoked or deleted devices
     #[arg(long)]
     status: Option<String>,
-    /// Only devices whose name, host name or labels hold this
+    /// List only devices whose name, host name or labels contain this text
     #[arg(long)]
     search: Option<String>,
-    /// By name, last_seen or created; - in front turns it round
+    /// Sort by name, last_seen or created; a leading - reverses the order
     #[arg(long, allow_hyphen_values = true)]
     sort: Option<String>,
 }
@@ -228,7 +227,7 @@ async fn list(client: &Client, args: ListArgs, json: bool) -> Result<()> {
     Ok(())
 }
 
-/// The list as a person reads it.
+/// Prints the list as a table.
 pub(crate) fn print_devices(devices: &[Value]) {
     let rows = devices
         .iter()

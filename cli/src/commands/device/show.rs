@@ -1,4 +1,4 @@
-//! What is known of devices, as people read it.
+//! Prints the details of devices.
 
 use anyhow::Result;
 use serde_json::{Value, json};
@@ -7,7 +7,7 @@ use crate::client::Client;
 use crate::commands::target::{Named, Target};
 use crate::output::{self, ago, facts, line, pairs, percent, text};
 
-/// Everything that is known of each.
+/// Prints the details of each device.
 pub(super) async fn show(client: &Client, target: &Target, json: bool) -> Result<()> {
     let devices = details(client, target).await?;
     if json {
@@ -22,7 +22,7 @@ pub(super) async fn show(client: &Client, target: &Target, json: bool) -> Result
     Ok(())
 }
 
-/// The config variables of each.
+/// Prints the config variables of each device.
 pub(super) async fn config(client: &Client, target: &Target, json: bool) -> Result<()> {
     let devices = details(client, target).await?;
     if json {
@@ -48,7 +48,7 @@ pub(super) async fn config(client: &Client, target: &Target, json: bool) -> Resu
     Ok(())
 }
 
-/// A device that was named is an object; those that were selected are a list, whatever it holds.
+/// Prints an object for a named device, and a list for a selector, independent of its length.
 fn print_json(target: &Target, mut values: Vec<Value>) -> Result<()> {
     match (target, values.pop()) {
         (Target::One(_), Some(one)) => output::json(&one),
@@ -59,7 +59,7 @@ fn print_json(target: &Target, mut values: Vec<Value>) -> Result<()> {
     }
 }
 
-/// The devices in full.
+/// Returns the details of the devices.
 async fn details(client: &Client, target: &Target) -> Result<Vec<Value>> {
     let found = target.find(client).await?;
     if matches!(target, Target::One(_)) {
@@ -165,7 +165,7 @@ fn versions(config: &Value) -> String {
     format!("version {}, applied {}", config["version"], config["applied_version"])
 }
 
-/// The variables, each with what the device could not make of it.
+/// Prints the variables, each with the device's error, if any.
 fn print_config(config: &Value) {
     let empty = serde_json::Map::new();
     let map = |name: &str| config[name].as_object().unwrap_or(&empty);
@@ -178,7 +178,7 @@ fn print_config(config: &Value) {
     }
 }
 
-/// One line an epoch, the newest last.
+/// Formats one line per epoch, the newest last.
 fn epochs(epochs: &Value) -> String {
     let one = |epoch: &Value| {
         let [number, cause, since, seq] =
@@ -188,7 +188,7 @@ fn epochs(epochs: &Value) -> String {
     epochs.as_array().into_iter().flatten().map(one).collect::<Vec<_>>().join("\n")
 }
 
-/// What is odd about a device, one line each; nothing when nothing is.
+/// Formats the unexpected states of a device, one per line; empty if there are none.
 fn oddities(flags: &Value) -> String {
     let counted = |name: &str, words: &str| {
         let count = flags[name].as_u64().filter(|count| *count > 0)?;

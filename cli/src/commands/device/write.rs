@@ -1,7 +1,7 @@
-//! What operators do with devices: to one, or to each that a selector matches.
+//! Changes to devices: to one, or to each that a selector matches.
 //!
-//! A write is reported as it is done, and then the read model is waited for once, so that the next
-//! command sees it.
+//! A write is reported when it is done; after all writes, the command waits once for the read
+//! model, so that the next command sees them.
 
 use anyhow::{Error, Result};
 use serde_json::{Value, json};
@@ -35,7 +35,7 @@ pub(super) async fn rename(client: &Client, target: &Target, name: &str, json: b
     Ok(())
 }
 
-/// Sends each device the same change.
+/// Sends the same change to each device.
 pub(super) async fn change(
     client: &Client,
     target: &Target,
@@ -51,7 +51,7 @@ pub(super) async fn change(
     report.finish(client).await
 }
 
-/// Posts something to each device; `ask` says what the question before it calls this.
+/// Sends a POST request for each device; `ask` is the verb of the confirmation.
 pub(super) async fn tell(
     client: &Client,
     target: &Target,
@@ -72,7 +72,7 @@ pub(super) async fn tell(
     report.finish(client).await
 }
 
-/// Asks before something is done to these devices.
+/// Asks for confirmation before these devices are changed.
 fn ask_about(confirm: Confirm, verb: &str, devices: &[Named]) -> Result<()> {
     let names: Vec<String> = devices.iter().map(|device| device.name.clone()).collect();
     confirm.ask(&Action { verb, noun: "device", names: &names })
@@ -84,8 +84,8 @@ pub(super) async fn delete(
     confirm: Confirm,
     json: bool,
 ) -> Result<()> {
-    // With its id, which finds its history when the name is another's. One that is not there yet
-    // is the server's to refuse.
+    // With the id, which finds the device's history after its name was reused. The server refuses a
+    // device that does not exist.
     let devices = match (target.find(client).await, target) {
         (Ok(found), _) => found.iter().map(Named::of).collect(),
         (Err(_), Target::One(_)) if confirm.is_given() => target.to_write(client).await?,
@@ -102,12 +102,12 @@ pub(super) async fn delete(
     report.finish(client).await
 }
 
-/// What became of each device.
+/// Result of each device.
 #[derive(Debug, Default)]
 struct Report {
     json: bool,
     items: Vec<Value>,
-    /// The newest position that was written.
+    /// Newest position that was written.
     position: u64,
     failed: Vec<(String, Error)>,
 }
@@ -136,7 +136,7 @@ impl Report {
                 return Err(error);
             }
             if item["id"].is_null() {
-                // Shown with its id, by a read that is waited for in any case.
+                // Printed with its id, by a read that is needed anyway.
                 let path = format!("{DEVICES}/{}", segment(&text(&item["name"])));
                 if let Ok(device) = client.get_at(&path, &[], Some(self.position)).await {
                     item["id"] = device["id"].clone();
@@ -162,7 +162,7 @@ impl Report {
     }
 }
 
-/// What is said of a device that was meant, as JSON.
+/// Describes a selected device as JSON.
 fn item(device: &Named, more: &Value) -> Value {
     let mut item = json!({"name": device.name});
     if device.key.parse::<muster_schemas::DeviceId>().is_ok() {

@@ -1,4 +1,4 @@
-//! The broker: is it there, does it let the role in, is there room in its streams?
+//! Checks of the broker: whether it is reachable, accepts the role, and has space in its streams.
 
 use std::path::Path;
 use std::time::Duration;
@@ -12,10 +12,10 @@ use super::Check;
 
 const NAME: &str = "broker";
 const LIMIT: Duration = Duration::from_secs(10);
-/// A stream that is fuller, in percent, will soon refuse what devices send.
+/// Maximum fill level of a stream, in percent; a fuller one will soon refuse devices' messages.
 const FULL: u64 = 80;
 
-/// Connects as a role does, and looks at the streams.
+/// Connects as a role does, and checks the streams.
 pub(super) async fn examine(url: &str, keys: &Path) -> Vec<Check> {
     let client = match timeout(LIMIT, connect(url, keys)).await {
         Ok(Ok(client)) => client,
@@ -62,7 +62,8 @@ fn away(url: &str, problem: &str) -> Check {
 }
 
 async fn connect(url: &str, keys: &Path) -> Result<async_nats::Client> {
-    // Command's folder has no way in of its own; where nothing was handed out, it is made of the keys.
+    // Command's key folder has no credentials of ingest; if there is no folder of ingest, they are
+    // created from the keys.
     let role = RoleKeys::open(keys, "ingest").or_else(|error| {
         if keys.join("nats-role-ingest.seed").exists() {
             KeyStore::open(keys)?.role_keys("ingest")

@@ -1,4 +1,4 @@
-//! Keys, certificates, disk.
+//! Checks of keys, certificates and disk space.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -9,13 +9,13 @@ use muster_schemas::Timestamp;
 
 use super::Check;
 
-/// Less free space than this is too little, in bytes: PostgreSQL, the broker and logs need room.
+/// Minimum free disk space, in bytes: PostgreSQL, the broker and logs need space.
 const ENOUGH: u64 = 1 << 30;
 const DAY: i64 = 86_400 * 1_000_000;
-/// A certificate is renewed in good time.
+/// Minimum remaining validity of a certificate, in days.
 const SOON: i64 = 30;
 
-/// The folder of keys is there, and for its owner alone.
+/// Checks that the key folder exists, and that only its owner has access.
 pub(super) fn keys(dir: &Path) -> Vec<Check> {
     let name = "keys";
     let shown = dir.display();
@@ -29,7 +29,7 @@ pub(super) fn keys(dir: &Path) -> Vec<Check> {
     let mode =
         |path: &Path| std::fs::metadata(path).map(|found| found.permissions().mode() & 0o777);
     let mut open = Vec::new();
-    // What is in a folder that nobody else may enter is safe, whatever its own mode is.
+    // Files in a folder that only the owner can enter are safe with any mode.
     if mode(dir).is_ok_and(|mode| mode & 0o077 != 0) {
         for path in entries.flatten().map(|entry| entry.path()) {
             let is_secret =
@@ -52,7 +52,7 @@ pub(super) fn keys(dir: &Path) -> Vec<Check> {
     vec![Check::bad(name, found, remedy)]
 }
 
-/// How long the certificates are good for.
+/// Checks the validity of the certificates.
 pub(super) fn certificates(dir: &Path) -> Vec<Check> {
     let now = Timestamp::from(SystemTime::now());
     [("certificate", "server.pem"), ("CA", "ca.pem")]
@@ -78,7 +78,7 @@ pub(super) fn certificate(name: &'static str, expiry: Timestamp, now: Timestamp)
     }
 }
 
-/// Is there room where the data is?
+/// Checks the free space of the data's disk.
 pub(super) fn disk(path: &Path) -> Check {
     let name = "disk";
     let Ok(stat) = nix::sys::statvfs::statvfs(path) else {

@@ -1,5 +1,5 @@
-//! `muster doctor`: an examination of everything that a server needs. It mends nothing and makes
-//! nothing; each check that fails says what to do, and the exit code is 1 when one does.
+//! `muster doctor`: checks all dependencies of a server. It changes nothing; each check that fails
+//! suggests a fix, and then the exit code is 1.
 
 mod broker;
 mod files;
@@ -21,14 +21,14 @@ use crate::exit::Partly;
 use crate::output::{self, line};
 use crate::serve::{Listen, MetricStore};
 
-/// What was looked at, and how it is.
+/// Result of a check.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 struct Check {
-    /// What.
+    /// Name of the check.
     name: &'static str,
-    /// What was found.
+    /// Observed state.
     found: String,
-    /// What to do, when it is not as it should be.
+    /// Suggested fix, if the check failed.
     remedy: Option<String>,
 }
 
@@ -42,52 +42,53 @@ impl Check {
     }
 }
 
-/// The folder of a `muster up`, or what `muster serve` is run with. In a container of
-/// docker-compose.yml all of it is in the environment already.
+/// Check a server: the data folder of `muster up`, or the options of `muster serve`
+///
+/// In a container of docker-compose.yml, the environment already contains all options.
 #[derive(Args, Debug)]
 pub(crate) struct DoctorArgs {
-    /// The folder of `muster up`; not with --postgres-url
+    /// Data folder of `muster up`; not with --postgres-url
     #[arg(long, env = "MUSTER_DATA", default_value = "muster-data")]
     data: PathBuf,
-    /// PostgreSQL: postgres://user@host:port/database; with a password by the variable alone
+    /// PostgreSQL: postgres://user@host:port/database; with a password, use the variable
     #[arg(long, env = "MUSTER_POSTGRES_URL", hide_env_values = true, requires = "keys")]
     postgres_url: Option<String>,
-    /// The NATS server: tls://host:port; those of a cluster with commas
+    /// NATS server: tls://host:port; for a cluster, a list separated by commas
     #[arg(long, env = "MUSTER_NATS_URL", value_delimiter = ',')]
     nats_url: Vec<String>,
     /// InfluxDB: http://host:port
     #[arg(long, env = "MUSTER_INFLUX_URL")]
     influx_url: Option<String>,
-    /// InfluxDB's database (1.x) or bucket (2.x, 3.x)
+    /// InfluxDB database (1.x) or bucket (2.x, 3.x)
     #[arg(long, env = "MUSTER_INFLUX_DATABASE", default_value = "muster")]
     influx_database: String,
-    /// InfluxDB 1.x: the user
+    /// InfluxDB 1.x: user name
     #[arg(long, env = "MUSTER_INFLUX_USER", requires = "influx_password")]
     influx_user: Option<String>,
-    /// InfluxDB 1.x: the user's password, by the variable alone
+    /// InfluxDB 1.x: password of the user (environment variable only)
     #[arg(long, env = "MUSTER_INFLUX_PASSWORD", hide_env_values = true)]
     influx_password: Option<String>,
-    /// InfluxDB 2.x and 3.x: the organization
+    /// InfluxDB 2.x and 3.x: organization
     #[arg(long, env = "MUSTER_INFLUX_ORG", default_value = "muster")]
     influx_org: String,
-    /// InfluxDB 2.x and 3.x: the token, by the variable alone
+    /// InfluxDB 2.x and 3.x: token (environment variable only)
     #[arg(long, env = "MUSTER_INFLUX_TOKEN", hide_env_values = true)]
     influx_token: Option<String>,
-    /// The folder of keys
+    /// Key folder
     #[arg(long, env = "MUSTER_KEYS")]
     keys: Option<PathBuf>,
-    /// The address that the role on this machine listens on
+    /// Address of the role on this machine
     #[arg(long, env = "MUSTER_LISTEN", value_name = "ADDRESS[:PORT]")]
     listen: Option<Listen>,
 }
 
-/// What is to be examined.
+/// The server to check.
 struct Subject {
     postgres_url: String,
     nats_urls: Vec<String>,
     store: Option<MetricStore>,
     keys: PathBuf,
-    /// Where data is written on this machine.
+    /// Folder for data on this machine.
     data: Option<PathBuf>,
     /// Host and port of the API on this machine.
     api: Option<String>,
@@ -97,7 +98,7 @@ impl DoctorArgs {
     fn subject(self) -> Result<Subject> {
         let (Some(postgres_url), Some(keys)) = (self.postgres_url, self.keys) else {
             let (owner, store) = crate::up::servers_in(&self.data)?;
-            // What the roles sign in with, unless an older release made this folder.
+            // The URL that the roles use; it is missing in a folder of an older release.
             let file = self.data.join("keys").join(url_file(DatabaseRole::Server));
             let kept = std::fs::read_to_string(file).ok().map(|url| url.trim().to_owned());
             let postgres_url = kept.unwrap_or(owner);
@@ -133,14 +134,14 @@ impl DoctorArgs {
     }
 }
 
-/// Examines, and tells.
+/// Runs all checks and prints their results.
 pub(crate) async fn run(connection: &Connection, args: DoctorArgs) -> Result<()> {
     let subject = args.subject()?;
     let mut checks = files::keys(&subject.keys);
     checks.extend(files::certificates(&subject.keys));
     checks.push(files::disk(subject.data.as_deref().unwrap_or(&subject.keys)));
     let postgres = stores::postgres(&subject.postgres_url).await;
-    // What cannot be read is complained about once.
+    // An unreadable file is reported only once.
     let is_readable =
         postgres.iter().any(|check| check.name == stores::TABLES && check.remedy.is_none());
     checks.extend(postgres);
@@ -174,7 +175,7 @@ pub(crate) async fn run(connection: &Connection, args: DoctorArgs) -> Result<()>
     Ok(())
 }
 
-/// Is the role on this machine ready?
+/// Checks whether the role on this machine is ready.
 async fn api(address: &str, subject: &Subject) -> Check {
     match health::ask(address, &subject.keys).await {
         Ok(None) => Check::good("API", format!("https://{address} is ready")),

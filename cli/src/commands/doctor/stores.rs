@@ -1,4 +1,4 @@
-//! PostgreSQL with what is in it, and InfluxDB.
+//! Checks of PostgreSQL and its content, and of InfluxDB.
 
 use std::path::Path;
 use std::time::{Duration, SystemTime};
@@ -20,14 +20,14 @@ const LIMIT: Duration = Duration::from_secs(10);
 const AUTHORITY: &str = "authority";
 /// Name of the check of the migrations.
 pub(super) const TABLES: &str = "tables";
-/// A clock that is further off makes nonces and tokens expire early or late; microseconds.
+/// Maximum clock skew, in microseconds; a larger one makes nonces and tokens expire early or late.
 const SKEW: i64 = 5 * 1_000_000;
-/// A read model that is further behind is no longer catching up with a busy moment.
+/// Maximum lag of a read model, in events; a peak of load alone does not cause a larger one.
 const FAR_BEHIND: u64 = 5_000;
-/// A read model that has not read an event for this long stands still, in microseconds.
+/// Maximum age of the oldest unread event, in microseconds; then the read model is stuck.
 const STALE: i64 = 15 * 1_000_000;
 
-/// Was everything that grants authority recorded by this server's command role?
+/// Checks that this server's command role recorded every event that grants authority.
 pub(super) async fn authority(url: &str, keys: &Path) -> Check {
     let name = AUTHORITY;
     let verifier = match verifier_in(keys) {
@@ -52,7 +52,7 @@ pub(super) async fn authority(url: &str, keys: &Path) -> Check {
     }
 }
 
-/// What an audit says.
+/// Returns the check for the result of an audit.
 pub(super) fn audited(audit: &AuthorityAudit) -> Check {
     let part =
         if audit.is_complete { "" } else { " so far; the log is too long to verify all in 10 s" };
@@ -73,7 +73,7 @@ pub(super) fn audited(audit: &AuthorityAudit) -> Check {
     Check::bad(AUTHORITY, found, remedy)
 }
 
-/// Everything that PostgreSQL tells.
+/// Runs all checks of PostgreSQL.
 pub(super) async fn postgres(url: &str) -> Vec<Check> {
     let connect = ConnectOptions { connections: 1, ..ConnectOptions::new(url) };
     let found = match timeout(LIMIT, examine(&connect)).await {
@@ -89,7 +89,7 @@ fn away(problem: &str) -> Check {
     Check::bad("PostgreSQL", problem, remedy)
 }
 
-/// What is right and wrong with it.
+/// Returns the checks for the result of an examination.
 pub(super) fn judged(found: &Examination, now: Timestamp) -> Vec<Check> {
     let (used, allowed) = found.connections;
     let text = format!("version {}, {used} of {allowed} connections", found.version);
@@ -174,7 +174,7 @@ fn read_models(found: &Examination) -> Vec<Check> {
     checks
 }
 
-/// Is the metric store there, and does it take metrics from us? Nothing is written.
+/// Checks that the metric store is reachable and accepts metrics. Nothing is written.
 pub(super) async fn influx(store: &MetricStore) -> Check {
     let name = "InfluxDB";
     let url = &store.url;
@@ -191,7 +191,7 @@ pub(super) async fn influx(store: &MetricStore) -> Check {
         Err(problem) => return Check::bad(name, format!("{url}: {problem}"), remedy),
     };
     match client.write(client.pack(b"\n".to_vec())).await {
-        // It has nothing against us, only against an empty body.
+        // The request was authorized; the store refused only its empty body.
         Answer::Written | Answer::Refused(_) | Answer::TooLarge(_) => {
             Check::good(name, format!("version {version} takes metrics into '{}'", store.database))
         }

@@ -1,4 +1,4 @@
-//! What is judged without a server.
+//! Checks that need no server.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
@@ -15,7 +15,7 @@ fn wrong(checks: &[Check]) -> Vec<&str> {
     checks.iter().filter(|check| check.remedy.is_some()).map(|check| check.name).collect()
 }
 
-/// A read model that has not read `lag` events, the oldest of which is `age` seconds old.
+/// Returns a read model that has not read `lag` events, the oldest of which is `age` seconds old.
 fn model(name: &str, lag: u64, age: i64) -> ReadModel {
     ReadModel {
         name: name.to_owned(),
@@ -68,7 +68,7 @@ fn what_is_wrong_with_the_database_is_told_apart() {
         let checks = stores::judged(&found, Timestamp(NOW));
         wrong(&checks).into_iter().map(str::to_owned).collect::<Vec<_>>()
     };
-    // A read model of an earlier release stays behind, and that is right.
+    // A read model of an earlier release is not updated, which is correct.
     assert!(judge(healthy()).is_empty());
     let table = muster_query::projections::devices::TABLE;
     assert_eq!(judge(Examination { missing: 2, ..healthy() }), ["tables"]);

@@ -1,4 +1,4 @@
-//! Reads a provisioning folder and checks its alert rules; what a rule must hold is in `rules`.
+//! Reads a provisioning folder and checks its alert rules, with the requirements in `rules`.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -9,7 +9,7 @@ use serde_norway::Value;
 
 use super::rules::Checker;
 
-/// Checks all alert rule files; answers how many rules there are.
+/// Checks all alert rule files; returns the number of rules.
 pub(super) fn check(dir: &Path) -> Result<usize> {
     let inner = dir.join("provisioning");
     let dir = if inner.is_dir() { inner } else { dir.to_owned() };
@@ -30,7 +30,7 @@ pub(super) fn check(dir: &Path) -> Result<usize> {
     bail!("{} mistakes in alert rules:\n  {}", wrong.len(), lines.join("\n  "))
 }
 
-/// The uids of the data sources that are provisioned beside the rules; none when there are none.
+/// Returns the uids of the data sources in the same provisioning folder; empty if there are none.
 fn known_sources(dir: &Path) -> Result<BTreeSet<String>> {
     let mut known = BTreeSet::new();
     for path in files_in(&dir.join("datasources"))? {
@@ -52,7 +52,7 @@ fn read(path: &Path) -> Result<String> {
     fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
 }
 
-/// Files that Grafana reads, in order; none when the folder is not there.
+/// Returns the files that Grafana reads, in order; empty if the folder does not exist.
 fn files_in(dir: &Path) -> Result<Vec<PathBuf>> {
     let entries = match fs::read_dir(dir) {
         Ok(entries) => entries,

@@ -1,5 +1,4 @@
-//! Writes Grafana's provisioning folder, so that Grafana can read it and others cannot read the
-//! passwords in it.
+//! Writes Grafana's provisioning folder with permissions that protect the passwords in it.
 
 use std::fs::{self, DirBuilder, OpenOptions, Permissions};
 use std::io::Write;
@@ -11,12 +10,12 @@ use anyhow::{Context, Result};
 use super::files::{DASHBOARDS, RULES, TEMPLATES, Values, filled};
 use super::policies::{widen_json, widen_yaml};
 
-/// Writes all files below `dir`, with queries that look into these retention policies too; answers
-/// which.
+/// Writes all files below `dir`, with queries that include these retention policies; returns their
+/// paths.
 pub(super) fn write(dir: &Path, values: &Values, policies: &[String]) -> Result<Vec<PathBuf>> {
     let dir = absolute(dir)?;
     make_dir(&dir, None)?;
-    // The group of Grafana's own folder is the one that it reads its files by.
+    // Grafana reads its files through the group of its own folder.
     let group = fs::metadata(&dir).with_context(|| format!("cannot look at {}", dir.display()))?;
     let group = group.gid();
     let dashboards = dir.join("dashboards/muster");
@@ -74,9 +73,9 @@ fn make_dir(dir: &Path, group: Option<u32>) -> Result<()> {
 fn write_file(path: &Path, text: &str, group: u32) -> std::io::Result<()> {
     let mut file =
         OpenOptions::new().write(true).create(true).truncate(true).mode(0o640).open(path)?;
-    // A file of an earlier time may be open to more.
+    // A file of an earlier export may have wider permissions.
     file.set_permissions(Permissions::from_mode(0o640))?;
-    // Who may not give a file away keeps it.
+    // An unprivileged user cannot change the group; the file is kept as it is.
     let _ = chown(path, None, Some(group));
     file.write_all(text.as_bytes())
 }

@@ -1,11 +1,11 @@
-//! The files of `grafana/`, as they are in this program, and the variables in them. Pure.
+//! The files of `grafana/`, embedded in the program, and the substitution of their variables. Pure.
 
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, bail};
 use serde_norway::Value;
 
-/// What a variable stands for.
+/// Values of the variables.
 pub(super) type Values = BTreeMap<&'static str, String>;
 
 macro_rules! files {
@@ -14,14 +14,14 @@ macro_rules! files {
     };
 }
 
-/// With variables in them.
+/// Files with variables.
 pub(super) const TEMPLATES: &[(&str, &str)] =
     files!["provisioning/datasources/muster.yaml", "provisioning/dashboards/muster.yaml"];
 
-/// Taken as they are.
+/// Files without variables.
 pub(super) const RULES: &[(&str, &str)] = files!["provisioning/alerting/muster.yaml"];
 
-/// Taken as they are.
+/// Files without variables.
 pub(super) const DASHBOARDS: &[(&str, &str)] = files![
     "dashboards/fleet.json",
     "dashboards/device.json",
@@ -29,7 +29,7 @@ pub(super) const DASHBOARDS: &[(&str, &str)] = files![
     "dashboards/pipeline.json",
 ];
 
-/// A template with its variables filled in.
+/// Returns a template with its variables substituted.
 pub(super) fn filled(template: &str, values: &Values) -> Result<String> {
     let mut document: Value = serde_norway::from_str(template).context("the template")?;
     fill(&mut document, values)?;
@@ -48,7 +48,8 @@ fn fill(value: &mut Value, values: &Values) -> Result<()> {
     Ok(())
 }
 
-/// `${NAME}` becomes its value. A dollar of a value is doubled: Grafana looks for variables too.
+/// Replaces `${NAME}` by its value. A `$` in a value is doubled, because Grafana also substitutes
+/// variables.
 fn replaced(text: &str, values: &Values) -> Result<String> {
     let Some((before, rest)) = text.split_once("${") else { return Ok(text.to_owned()) };
     let Some((name, after)) = rest.split_once('}') else { bail!("a variable has no end: {text}") };

@@ -1,5 +1,5 @@
-//! A user of InfluxDB 1.x that may read one database. In 2.x and 3.x tokens do that, and a person
-//! makes them there.
+//! Creates a user of InfluxDB 1.x that may read one database. 2.x and 3.x use tokens, which an
+//! administrator creates there.
 
 use std::time::Duration;
 
@@ -10,10 +10,11 @@ use serde_json::Value;
 
 use crate::serve::MetricStore;
 
-/// The user's name.
+/// Name of the user.
 pub(super) const USER: &str = "muster_grafana";
 
-/// Makes the user with this password, or gives it this one, and lets it read the database.
+/// Creates the user with this password, or sets its password, and grants read access to the
+/// database.
 pub(super) async fn let_in(
     store: &MetricStore,
     administrator: (&str, &str),
@@ -21,7 +22,7 @@ pub(super) async fn let_in(
 ) -> Result<()> {
     let mut http = reqwest::Client::builder().timeout(Duration::from_secs(15));
     if store.url.starts_with("http://") {
-        // A small container has no CAs, and needs none here.
+        // A minimal container has no CA certificates, and HTTP needs none.
         http = http.tls_certs_only([]);
     }
     let http = http.build()?;
@@ -45,7 +46,7 @@ pub(super) async fn let_in(
             None => Ok(Some(status.to_string())),
         }
     };
-    // The one makes it, the other serves where it is there already.
+    // The first statement creates the user, the second one updates an existing user.
     let made = ask(format!("CREATE USER {USER} WITH PASSWORD '{quoted}'")).await?;
     if made.is_some()
         && let Some(error) = ask(format!("SET PASSWORD FOR {USER} = '{quoted}'")).await?
@@ -58,7 +59,7 @@ pub(super) async fn let_in(
     Ok(())
 }
 
-/// The statement as the body of a form; in a URL, servers on the way would log it.
+/// Encodes the statement as the body of a form; proxies could log it in a URL.
 fn form(statement: &str) -> String {
     let url = Url::parse_with_params("http://form", [("q", statement)]);
     url.ok().and_then(|url| url.query().map(str::to_owned)).unwrap_or_default()

@@ -1,5 +1,5 @@
-//! `muster grafana`: what a Grafana needs to show this server. It writes the files, lets Grafana's
-//! own users in, and names what is wrong in an alert rule. It starts no Grafana.
+//! `muster grafana`: prepares a Grafana for this server. It writes the files, creates Grafana's
+//! users, and reports errors in alert rules. It does not start Grafana.
 
 mod check;
 mod export;
@@ -21,25 +21,25 @@ use server::ServerArgs;
 
 #[derive(Subcommand, Debug)]
 pub(crate) enum GrafanaCommand {
-    /// Let Grafana in, and write its data sources, dashboards and alert rules into a folder
+    /// Grant access, and write data sources, dashboards and alert rules
     ///
-    /// On the machine of Grafana's Debian package the folder is /etc/grafana/provisioning; restart
-    /// Grafana after it. Files that are not muster's stay as they are. Do it again when a project got a
-    /// retention of its own: before that, Grafana does not look where its metrics go.
+    /// For Grafana's Debian package the folder is /etc/grafana/provisioning; restart Grafana
+    /// afterwards. Files that muster did not write are not changed. Repeat the export after a
+    /// project got its own retention; until then, Grafana does not query its metrics.
     Export {
-        /// Grafana's provisioning folder
+        /// Provisioning folder of Grafana
         dir: PathBuf,
         #[command(flatten)]
         server: ServerArgs,
     },
-    /// Let Grafana in: users of PostgreSQL and InfluxDB that may read what it shows, and no more
+    /// Create read-only users in PostgreSQL and InfluxDB for Grafana
     User {
         #[command(flatten)]
         server: ServerArgs,
     },
-    /// Check alert rule files; says file, rule and key of what is wrong
+    /// Check alert rule files; errors name file, rule and key
     Check {
-        /// A provisioning folder, or one that holds `provisioning/`
+        /// Provisioning folder, or a folder that contains `provisioning/`
         dir: PathBuf,
     },
 }

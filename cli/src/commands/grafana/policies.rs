@@ -1,5 +1,5 @@
-//! The retention policies that projects have of their own, and dashboards and alert rules that look
-//! into them too: Grafana asks InfluxDB itself, and InfluxQL looks into no policy that is not named.
+//! Adds projects' own retention policies to dashboards and alert rules: Grafana queries InfluxDB
+//! directly, and InfluxQL reads only the policies that a query names.
 
 use std::time::Duration;
 
@@ -9,11 +9,11 @@ use serde_json::Value;
 
 use crate::serve::MetricStore;
 
-/// The names of those that the store has; none in a store that knows no policies.
+/// Returns the names of the store's policies; empty for a store without policies.
 pub(super) async fn of(store: &MetricStore) -> Result<Vec<String>> {
     let mut http = reqwest::Client::builder().timeout(Duration::from_secs(15));
     if store.url.starts_with("http://") {
-        // A small container has no CAs, and needs none here.
+        // A minimal container has no CA certificates, and HTTP needs none.
         http = http.tls_certs_only([]);
     }
     let url = format!("{}/query", store.url.trim_end_matches('/'));
@@ -36,8 +36,8 @@ pub(super) async fn of(store: &MetricStore) -> Result<Vec<String>> {
     Ok(names.filter(|name| name.starts_with(OWN_POLICY)).collect())
 }
 
-/// A query that looks into these policies too: each `FROM "m"` becomes `FROM "m", "policy"."m"`. What
-/// has no such place, such as a query in SQL, stays as it is. Pure.
+/// Adds these policies to a query: each `FROM "m"` becomes `FROM "m", "policy"."m"`. Other queries,
+/// such as SQL, are not changed. Pure.
 pub(super) fn widened(query: &str, policies: &[String]) -> String {
     const FROM: &str = "FROM \"";
     let mut text = String::with_capacity(query.len());
@@ -57,14 +57,14 @@ pub(super) fn widened(query: &str, policies: &[String]) -> String {
     text
 }
 
-/// Widens all queries in a dashboard.
+/// Adds the policies to all queries of a dashboard.
 pub(super) fn widen_json(text: &str, policies: &[String]) -> Result<String> {
     let mut document: Value = serde_json::from_str(text)?;
     in_json(&mut document, policies);
     Ok(serde_json::to_string_pretty(&document)? + "\n")
 }
 
-/// Widens all queries in a file of alert rules.
+/// Adds the policies to all queries of an alert rule file.
 pub(super) fn widen_yaml(text: &str, policies: &[String]) -> Result<String> {
     let mut document: serde_norway::Value = serde_norway::from_str(text)?;
     in_yaml(&mut document, policies);
@@ -117,7 +117,7 @@ mod tests {
         }
     }
 
-    /// Only what asks InfluxDB is touched, all of it, and the files stay what they are besides.
+    /// All queries of InfluxDB are changed, and nothing else in the files.
     #[test]
     fn the_files_are_widened() {
         let policies = ["project-a".to_owned()];

@@ -1,5 +1,5 @@
-//! What an alert rule file must hold, or Grafana refuses it, or the rule never fires. Pure: texts in,
-//! mistakes out. Whether a query finds rows is tested against real stores (`tests/system/grafana.rs`).
+//! Checks alert rule files for errors that make Grafana refuse a file or a rule never fire. Pure:
+//! texts in, errors out. `tests/system/grafana.rs` tests the queries with real stores.
 //!
 //! Source: Grafana's provisioning of alerting resources, file format version 1.
 
@@ -8,10 +8,10 @@ use std::fmt;
 
 use serde_norway::Value;
 
-/// Expressions of Grafana's own come from this data source.
+/// Data source of Grafana's own expressions.
 const EXPRESSIONS: &str = "__expr__";
 
-/// All keys of a rule. A key beside these is a misspelled one: Grafana would not say so.
+/// All valid keys of a rule. Any other key is a misspelling, which Grafana ignores silently.
 const KEYS: &[&str] = &[
     "uid",
     "title",
@@ -31,11 +31,11 @@ const KEYS: &[&str] = &[
     "record",
 ];
 
-/// A mistake, and where it is.
+/// An error, with its location.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Wrong {
     file: String,
-    /// The group or rule; empty when it is the file as a whole.
+    /// The group or rule; empty for an error of the whole file.
     rule: String,
     key: String,
     what: String,
@@ -52,10 +52,10 @@ impl fmt::Display for Wrong {
     }
 }
 
-/// Checks file after file; uids must be different in all of them.
+/// Checks one file after another; uids must be unique in all of them.
 #[derive(Debug)]
 pub(super) struct Checker {
-    /// The data sources that there are; any will do when none is known.
+    /// Uids of the data sources; if empty, any data source is valid.
     sources: BTreeSet<String>,
     uids: BTreeSet<String>,
     titles: BTreeSet<(String, String)>,
@@ -63,7 +63,7 @@ pub(super) struct Checker {
     rules: usize,
 }
 
-/// Where in the files the checker is.
+/// Location of the checker in the files.
 #[derive(Clone, Copy)]
 struct Place<'a> {
     file: &'a str,
@@ -81,7 +81,7 @@ impl Checker {
         }
     }
 
-    /// How many rules there were, and what is wrong with them.
+    /// Returns the number of rules, and the errors.
     pub(super) fn end(self) -> (usize, Vec<Wrong>) {
         (self.rules, self.wrong)
     }
@@ -95,7 +95,8 @@ impl Checker {
         });
     }
 
-    /// Checks a file of this name. One without rules (contact points, policies) need only be YAML.
+    /// Checks a file of this name. A file without rules (contact points, policies) must only be
+    /// valid YAML.
     pub(super) fn file(&mut self, name: &str, text: &str) {
         let at = Place { file: name, rule: "" };
         let document: Value = match serde_norway::from_str(text) {
@@ -303,7 +304,7 @@ impl Checker {
     }
 }
 
-/// Prometheus' lengths of time, which Grafana takes here: `1h30m`, `10s`, `0s`.
+/// Whether the text is a Prometheus duration, which Grafana requires here: `1h30m`, `10s`, `0s`.
 fn is_duration(text: &str) -> bool {
     let mut rest = text;
     while !rest.is_empty() {
@@ -332,7 +333,7 @@ fn has_evaluator(conditions: &Value) -> bool {
     !conditions.is_empty() && conditions.iter().all(is_good)
 }
 
-/// The names after `$` in a math expression: `$A`, `${B}`.
+/// Returns the names after `$` in a math expression: `$A`, `${B}`.
 fn variables(expression: &str) -> impl Iterator<Item = &str> {
     expression.split('$').skip(1).map(|rest| {
         let rest = rest.trim_start_matches('{');

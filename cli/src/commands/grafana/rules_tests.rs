@@ -1,4 +1,4 @@
-//! Mistakes that people make in alert rule files, each named with file, rule and key.
+//! Common errors in alert rule files; each is reported with file, rule and key.
 
 use super::*;
 use crate::commands::grafana::files::RULES;

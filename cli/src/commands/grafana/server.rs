@@ -1,4 +1,4 @@
-//! Which server Grafana is to show, and letting it in there.
+//! Selects the server for Grafana, and grants Grafana access to it.
 
 use std::path::PathBuf;
 
@@ -14,39 +14,38 @@ use super::influx;
 use crate::exit::Misused;
 use crate::serve::MetricStore;
 
-/// The folder of a running `muster up`, or the servers that `muster serve` works with.
+/// The server: the data folder of a running `muster up`, or the backing servers of `muster serve`.
 #[derive(Args, Debug)]
 pub(crate) struct ServerArgs {
-    /// The folder of `muster up`, which must run; not with --postgres-url
+    /// Data folder of a running `muster up`; not with --postgres-url
     #[arg(long, env = "MUSTER_DATA", default_value = "muster-data")]
     data: PathBuf,
-    /// PostgreSQL, as muster signs in: postgres://user@host:port/database; with a password by the
-    /// variable alone
+    /// PostgreSQL, with muster's user: postgres://user@host:port/database; with a password, use the
+    /// variable
     #[arg(long, env = "MUSTER_POSTGRES_URL", hide_env_values = true, requires = "influx_url")]
     postgres_url: Option<String>,
     /// InfluxDB: http://host:port
     #[arg(long, env = "MUSTER_INFLUX_URL")]
     influx_url: Option<String>,
-    /// InfluxDB's database (1.x) or bucket (2.x, 3.x)
+    /// InfluxDB database (1.x) or bucket (2.x, 3.x)
     #[arg(long, env = "MUSTER_INFLUX_DATABASE", default_value = "muster")]
     influx_database: String,
-    /// InfluxDB 1.x: an administrator; none when it asks nobody
+    /// InfluxDB 1.x: administrator; omit without authentication
     #[arg(long, env = "MUSTER_INFLUX_USER", requires = "influx_password")]
     influx_user: Option<String>,
-    /// InfluxDB 1.x: the administrator's password, by the variable alone
+    /// InfluxDB 1.x: password of the administrator (environment variable only)
     #[arg(long, env = "MUSTER_INFLUX_PASSWORD", hide_env_values = true)]
     influx_password: Option<String>,
-    /// InfluxDB 2.x and 3.x: the token that Grafana reads with, by the variable alone; one that may only read is best
+    /// InfluxDB 2.x and 3.x: token for Grafana, best read-only (environment variable only)
     #[arg(long, env = "MUSTER_INFLUX_TOKEN", hide_env_values = true)]
     influx_token: Option<String>,
-    /// The password of Grafana's users in PostgreSQL and InfluxDB, by the variable alone; a new one when
-    /// left out
+    /// Password of Grafana's database users (environment variable only); default: random
     #[arg(long, env = "MUSTER_GRAFANA_PASSWORD", hide_env_values = true)]
     password: Option<String>,
 }
 
 impl ServerArgs {
-    /// Lets Grafana's users in; answers the variables of the data sources, and the metric store.
+    /// Creates Grafana's users; returns the variables of the data sources, and the metric store.
     pub(super) async fn let_in(self) -> Result<(Values, MetricStore)> {
         let (postgres_url, store) = match self.postgres_url {
             Some(url) => {
@@ -96,7 +95,7 @@ impl ServerArgs {
     }
 }
 
-/// What the variables in the data sources stand for.
+/// Returns the values of the variables in the data sources.
 fn values(postgres_url: &str, store: &MetricStore, password: &str) -> Result<Values> {
     let postgres = Url::parse(postgres_url).context("the URL of PostgreSQL")?;
     let socket = postgres.query_pairs().find(|(name, _)| name == "host").map(|(_, host)| host);
@@ -106,7 +105,7 @@ fn values(postgres_url: &str, store: &MetricStore, password: &str) -> Result<Val
     let asked = postgres.query_pairs().find(|(key, _)| key == "sslmode");
     let sslmode = match asked.as_ref().map(|(_, value)| value.as_ref()) {
         Some(mode @ ("disable" | "require" | "verify-ca" | "verify-full")) => mode,
-        // Grafana knows no "prefer".
+        // Grafana does not support `prefer`.
         _ if matches!(host, "localhost" | "127.0.0.1" | "[::1]") || host.starts_with('/') => {
             "disable"
         }

@@ -1,4 +1,4 @@
-//! Waits for an operation: one run as if its program ran here, several with their progress.
+//! Waits for an operation: one run as if its program ran locally, several with their progress.
 
 use std::convert::Infallible;
 use std::io::{IsTerminal, Write};
@@ -16,13 +16,13 @@ use crate::exit::{Exited, Misused};
 use crate::output::{self, line, note, text};
 use crate::terminal_modes::Contained;
 
-/// How often an operation on several devices is looked at.
+/// Poll interval of an operation on several devices.
 const LOOK: Duration = Duration::from_millis(300);
-/// Interval between looks at a run that has not started, to explain why.
+/// Poll interval of a run that has not started, to explain why.
 const EXPLAIN_INTERVAL: Duration = Duration::from_secs(5);
-/// Bytes of each output that are held in memory at most.
+/// Maximum size of each output in memory, in bytes.
 const MAX_JSON_BYTES: usize = 16 << 20;
-/// The outputs of so many devices are shown; of more, it is said how to see them.
+/// Maximum number of devices whose outputs are printed; for more, a hint names the command.
 const SHOWN: u64 = 20;
 
 /// One output of one run.
@@ -33,7 +33,7 @@ pub(super) struct Source<'a> {
     pub(super) position: Option<u64>,
 }
 
-/// Waits until an operation is over; its outcome is the exit code.
+/// Waits until an operation has ended; its outcome is the exit code.
 pub(crate) async fn follow(client: &Client, asked: &Asked, json: bool) -> Result<()> {
     let waiting = async {
         if asked.devices == 1 {
@@ -45,7 +45,8 @@ pub(crate) async fn follow(client: &Client, asked: &Asked, json: bool) -> Result
     or_abort(client, asked, waiting).await
 }
 
-/// Waits for what is told of an operation; Ctrl-C aborts it, and a second one does not wait for that.
+/// Waits for a future; Ctrl-C aborts the operation, and a second Ctrl-C does not wait for the
+/// abort.
 pub(crate) async fn or_abort(
     client: &Client,
     asked: &Asked,
@@ -72,7 +73,7 @@ pub(crate) async fn or_abort(
     }
 }
 
-/// The only device of an operation.
+/// Returns the only device of an operation.
 pub(super) async fn only_device(client: &Client, id: &str) -> Result<String> {
     let page = client.get(&format!("{}/runs", path(id)), &[("limit", "2".to_owned())]).await?;
     match page["items"].as_array().map(Vec::as_slice) {
@@ -84,14 +85,14 @@ pub(super) async fn only_device(client: &Client, id: &str) -> Result<String> {
     }
 }
 
-/// Reports what a program wrote beyond what was shown.
+/// Reports output of a program that was not printed.
 pub(super) fn note_missing(run: &Value, stream: &str, shown: u64) {
     if let Some(bytes) = run[stream]["bytes"].as_u64().filter(|bytes| *bytes > shown) {
         note(format!("warning: {stream} is cut: {bytes} bytes were written, {shown} are shown"));
     }
 }
 
-/// Keeps the first bytes that are written to it.
+/// Buffer of the first bytes that are written to it.
 #[derive(Default)]
 struct Bounded {
     bytes: Vec<u8>,
@@ -111,8 +112,8 @@ impl Write for Bounded {
     }
 }
 
-/// Copies an output, as it comes; a connection that was lost is made again, from where it was. Answers
-/// how many bytes there were.
+/// Copies an output live; a lost connection is reopened at its last position. Returns the number of
+/// bytes.
 pub(super) async fn copy(
     client: &Client,
     source: &Source<'_>,
@@ -155,7 +156,7 @@ pub(super) async fn copy(
     }
 }
 
-/// An answer; a server that is away for a moment is waited for.
+/// Sends a request, and retries while the server is temporarily unavailable.
 pub(crate) async fn patiently(
     client: &Client,
     path: &str,
@@ -177,7 +178,7 @@ pub(crate) async fn patiently(
     }
 }
 
-/// The run, once it is over.
+/// Returns the run after it has ended.
 async fn ended(client: &Client, asked: &Asked, device: &str) -> Result<Value> {
     let path = format!("{}/runs/{}", path(&asked.id), segment(device));
     loop {
@@ -237,7 +238,8 @@ async fn one(client: &Client, asked: &Asked, json: bool) -> Result<()> {
     outcome(&run, true)
 }
 
-/// Waits for the only run, and answers its standard output; fails as it does, and when it is too long.
+/// Waits for the only run and returns its standard output; fails if the run fails or the output is
+/// too long.
 pub(crate) async fn collect(client: &Client, asked: &Asked) -> Result<Vec<u8>> {
     let runs = format!("{}/runs", path(&asked.id));
     let found = patiently(client, &runs, &[("limit", "1".into())], asked.position).await?;
@@ -258,7 +260,7 @@ pub(crate) async fn collect(client: &Client, asked: &Asked) -> Result<Vec<u8>> {
     Ok(output.bytes)
 }
 
-/// Explains why a run does not start, when it takes long; never ends.
+/// Explains why a run does not start, after a while; never returns.
 async fn explain_waiting(client: &Client, asked: &Asked, device: &str) -> Infallible {
     let path = format!("{}/runs/{}", path(&asked.id), segment(device));
     let mut explained = String::new();
@@ -275,7 +277,7 @@ async fn explain_waiting(client: &Client, asked: &Asked, device: &str) -> Infall
     }
 }
 
-/// Who waits for a device that is not there shall know.
+/// Reports that the operation waits for an offline device.
 async fn tell_if_away(client: &Client, device: &str) {
     let Ok(device) = client.get(&format!("/api/v1/devices/{}", segment(device)), &[]).await else {
         return;
@@ -290,7 +292,7 @@ async fn tell_if_away(client: &Client, device: &str) {
     }
 }
 
-/// The program's exit code is this command's; what is no exit code is said.
+/// Returns the program's exit code; any other end of the run is reported.
 fn outcome(run: &Value, tells: bool) -> Result<()> {
     let exit = run["exit_code"].as_i64().and_then(|code| u8::try_from(code & 0xff).ok());
     match (run["state"].as_str().unwrap_or_default(), exit) {
@@ -342,7 +344,7 @@ async fn many(client: &Client, asked: &Asked, json: bool) -> Result<()> {
     if succeeded == asked.devices { Ok(()) } else { Err(Exited(1).into()) }
 }
 
-/// What each device said, under its name.
+/// Prints the output of each device, under its name.
 async fn outputs(client: &Client, asked: &Asked) -> Result<()> {
     for run in client.list(&format!("{}/runs", path(&asked.id)), &[]).await? {
         let device = text(&run["device"]);

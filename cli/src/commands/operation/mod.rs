@@ -1,4 +1,4 @@
-//! `muster operation`: what was asked of devices, and what became of it.
+//! `muster operation`: requests to devices, and their results.
 
 mod follow;
 mod show;
@@ -18,67 +18,67 @@ const OPERATIONS: &str = "/api/v1/operations";
 
 #[derive(Subcommand, Debug)]
 pub(crate) enum OperationCommand {
-    /// List operations, the newest first
+    /// List operations, newest first
     List {
-        /// Only those of this device: name or id
+        /// List only operations of this device: name or id
         #[arg(long)]
         device: Option<String>,
-        /// How many
+        /// Maximum number of operations to list
         #[arg(short = 'n', long, default_value_t = 20, value_parser = clap::value_parser!(u16).range(1..=1000))]
         limit: u16,
-        /// All of them
+        /// List all operations
         #[arg(short, long, conflicts_with = "limit")]
         all: bool,
     },
-    /// Show an operation: its progress, equal failures together, the slowest runs
+    /// Show an operation: progress, grouped failures, slowest runs
     Show {
-        /// Its id
+        /// Id of the operation
         id: String,
     },
     /// List the runs of an operation
     Runs {
-        /// The operation's id
+        /// Id of the operation
         id: String,
-        /// Only those in these states, such as failed,timed_out
+        /// List only runs in these states, such as failed,timed_out
         #[arg(long)]
         state: Option<String>,
     },
-    /// Print what a run wrote; while it runs, as it comes
+    /// Print the output of a run; of a running one, live
     Output(OutputArgs),
-    /// Why did this not run here? For each run that did not succeed, or for one
+    /// Explain why runs did not start or did not succeed
     Explain {
-        /// The operation's id
+        /// Id of the operation
         id: String,
         /// Only for this device: name or id
         device: Option<String>,
     },
-    /// Wait for an operation, with its output and its exit code, as `muster exec` does
+    /// Wait for an operation, with output and exit code as `muster exec`
     Wait {
-        /// Its id
+        /// Id of the operation
         id: String,
     },
-    /// Begin no further run for now
+    /// Pause an operation: start no further run
     Pause {
-        /// The operation's id
+        /// Id of the operation
         id: String,
     },
-    /// Begin runs again
+    /// Resume a paused operation
     Resume {
-        /// The operation's id
+        /// Id of the operation
         id: String,
     },
-    /// Begin no further run, and end those at work
+    /// Abort an operation: start no further run, and end running ones
     Abort {
-        /// The operation's id
+        /// Id of the operation
         id: String,
         #[command(flatten)]
         confirm: Confirm,
     },
-    /// End one run
+    /// Cancel one run
     Cancel {
-        /// The operation's id
+        /// Id of the operation
         id: String,
-        /// The device: name or id
+        /// Name or id of the device
         device: String,
         #[command(flatten)]
         confirm: Confirm,
@@ -87,14 +87,14 @@ pub(crate) enum OperationCommand {
 
 #[derive(Args, Debug)]
 pub(crate) struct OutputArgs {
-    /// The operation's id
+    /// Id of the operation
     id: String,
-    /// The device, name or id; may be left out when the operation is for one device
+    /// Name or id of the device; optional if the operation has one device
     device: Option<String>,
-    /// Standard error instead of standard output
+    /// Print standard error instead of standard output
     #[arg(long)]
     stderr: bool,
-    /// End with what is there now
+    /// Print the current output and exit
     #[arg(long)]
     no_follow: bool,
 }
@@ -143,7 +143,7 @@ pub(crate) async fn run(connection: Connection, command: OperationCommand) -> Re
     }
 }
 
-/// Names the devices at work, which are interrupted.
+/// Lists the devices with running programs, which an abort interrupts.
 async fn ask_before_abort(client: &Client, id: &str, confirm: Confirm) -> Result<()> {
     let query = [("state", "dispatched,accepted,running".to_owned())];
     let runs = client.list(&format!("{}/runs", path(id)), &query).await?;
@@ -169,17 +169,17 @@ async fn change(client: &Client, id: &str, (verb, said): (&str, &str), json: boo
     Ok(())
 }
 
-/// An operation that was asked for.
+/// An operation that this command created.
 #[derive(Clone, Debug)]
 pub(crate) struct Asked {
     pub(super) id: String,
     pub(super) devices: u64,
-    /// Where it stands in the log: reads that must see it wait for this.
+    /// Position of the operation in the log; reads that must see it wait for this position.
     pub(super) position: Option<u64>,
 }
 
 impl Asked {
-    /// Asks for it.
+    /// Creates the operation.
     pub(crate) async fn new(client: &Client, request: &Value) -> Result<Self> {
         let made = match client.post(OPERATIONS, request).await {
             Ok(made) => made,
@@ -192,7 +192,7 @@ impl Asked {
         })
     }
 
-    /// Tells its id, and how to go on.
+    /// Prints the operation's id, and hints for further commands.
     pub(crate) fn tell(&self, json: bool) -> Result<()> {
         if json {
             return output::json(&json!({"id": self.id, "devices": self.devices}));
@@ -203,7 +203,7 @@ impl Asked {
     }
 }
 
-/// A device that is named and does not exist is "not found" to scripts; to the API it is a bad field.
+/// Reports an unknown device as "not found", for scripts; the API reports an invalid field.
 async fn unless_unknown(client: &Client, request: &Value, error: anyhow::Error) -> anyhow::Error {
     let is_invalid =
         matches!(error.downcast_ref::<Refused>(), Some(Refused::Problem { status: 400, .. }));
@@ -216,7 +216,7 @@ async fn unless_unknown(client: &Client, request: &Value, error: anyhow::Error) 
     }
 }
 
-/// The name of a run's device, or its id.
+/// Returns the name of a run's device, or its id.
 fn device_of(run: &Value) -> String {
     if run["name"].is_string() { text(&run["name"]) } else { text(&run["device"]) }
 }

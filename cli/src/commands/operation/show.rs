@@ -1,4 +1,4 @@
-//! Operations and runs as tables and facts.
+//! Prints operations and runs as tables and facts.
 
 use anyhow::Result;
 use serde_json::{Value, json};
@@ -7,7 +7,7 @@ use super::{OPERATIONS, device_of, path};
 use crate::client::{Client, segment};
 use crate::output::{self, ago, facts, line, note, table, text};
 
-/// What was asked, in one line.
+/// Describes the action in one line.
 pub(super) fn action(action: &Value) -> String {
     match action["kind"].as_str().unwrap_or_default() {
         "exec" => match (&action["program"]["argv"], &action["program"]["shell"]) {
@@ -31,7 +31,7 @@ fn quoted(word: &str) -> String {
     }
 }
 
-/// `3 running, 10 succeeded`.
+/// Formats the counts, such as `3 running, 10 succeeded`.
 pub(super) fn states(runs: &Value) -> String {
     let Some(runs) = runs.as_object() else { return String::new() };
     runs.iter().map(|(state, count)| format!("{count} {state}")).collect::<Vec<_>>().join(", ")
@@ -106,7 +106,7 @@ pub(super) async fn one(client: &Client, id: &str, json: bool) -> Result<()> {
     Ok(())
 }
 
-/// Equal failures together, and the slowest runs.
+/// Prints failures grouped by reason, and the slowest runs.
 pub(super) fn summary(found: &Value) {
     let failures = found["failures"].as_array().cloned().unwrap_or_default();
     if !failures.is_empty() {
@@ -129,7 +129,7 @@ pub(super) fn summary(found: &Value) {
     }
 }
 
-/// Milliseconds as a person reads them.
+/// Formats milliseconds.
 pub(super) fn duration(millis: &Value) -> String {
     match millis.as_u64() {
         None => String::new(),
@@ -178,7 +178,7 @@ pub(super) async fn explain(
 ) -> Result<()> {
     const NOT_SUCCEEDED: &str =
         "requested,dispatched,accepted,failed,timed_out,canceled,expired,rejected,unknown";
-    /// More are not asked for one by one.
+    /// Maximum number of runs that are explained individually.
     const MOST: usize = 50;
     let devices = match device {
         Some(device) => vec![device],

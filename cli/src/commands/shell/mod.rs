@@ -1,4 +1,4 @@
-//! `muster shell`: a terminal on a device; sessions that stay; recordings.
+//! `muster shell`: terminals on devices, detached sessions, recordings.
 
 mod play;
 mod terminal;
@@ -20,58 +20,58 @@ const SESSIONS: &str = "/api/v1/sessions";
 
 /// Open a shell on a device
 ///
-/// When the connection is lost, the session stays on the device for a while, and is attached to again.
-/// Enter, ~ and . leave it there; Enter, ~ and ? tell what else there is. Escapes are recognized when
-/// they are typed, not in what is pasted.
+/// When the connection is lost, the session is kept on the device for the grace time, and the
+/// client attaches again. Enter, ~ and . detach from it; Enter, ~ and ? list all escapes. Escapes
+/// are recognized in typed input only, not in pasted text.
 #[derive(Args, Debug)]
 #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub(crate) struct ShellArgs {
     #[command(subcommand)]
     command: Option<ShellCommand>,
-    /// Name or id of a device
+    /// Name or id of the device
     #[arg(required = true)]
     device: Option<String>,
-    /// The user that it runs as; the agent's own when left out
+    /// User that runs the shell; default: the agent's user
     #[arg(short, long)]
     user: Option<String>,
-    /// How long the session stays when nobody is attached
+    /// Grace time for which a detached session is kept
     #[arg(long, default_value = "10m", value_parser = super::seconds)]
     grace: u32,
-    /// Do not record what it shows (for admins)
+    /// Do not record the output (for admins)
     #[arg(long)]
     no_record: bool,
-    /// Record what is typed, too: passwords with it
+    /// Also record the input, including passwords
     #[arg(long, conflicts_with = "no_record")]
     record_input: bool,
-    /// The character that begins an escape, such as % or ^B; none turns escapes off
+    /// Character that starts an escape, such as % or ^B; none disables escapes
     #[arg(short, long, value_name = "CHARACTER", default_value = "~")]
     escape: EscapeCharacter,
     #[command(flatten)]
     wait: Wait,
-    /// A line for the shell, in place of an interactive one
+    /// Line for the shell instead of an interactive session
     #[arg(last = true)]
     line: Vec<String>,
 }
 
 #[derive(Subcommand, Debug)]
 enum ShellCommand {
-    /// List sessions, the newest first
+    /// List sessions, newest first
     List {
-        /// Also those that have ended
+        /// Include ended sessions
         #[arg(short, long)]
         all: bool,
-        /// Only those of this device: name or id
+        /// List only sessions of this device: name or id
         #[arg(long)]
         device: Option<String>,
     },
-    /// Attach to a session, as you left it; several may be attached
+    /// Attach to a session; several clients can be attached
     Attach {
-        /// The session's id
+        /// Id of the session
         id: String,
-        /// Only look on
+        /// Attach read-only
         #[arg(long)]
         watch: bool,
-        /// The character that begins an escape, such as % or ^B; none turns escapes off
+        /// Character that starts an escape, such as % or ^B; none disables escapes
         #[arg(short, long, value_name = "CHARACTER", default_value = "~")]
         escape: EscapeCharacter,
         #[command(flatten)]
@@ -79,30 +79,30 @@ enum ShellCommand {
     },
     /// End a session
     End {
-        /// The session's id
+        /// Id of the session
         id: String,
         #[command(flatten)]
         confirm: Confirm,
     },
     /// Play a recording
     Play {
-        /// The session's id
+        /// Id of the session
         id: String,
-        /// So many times as fast
+        /// Playback speed
         #[arg(long, default_value_t = 1.0)]
         speed: f64,
-        /// Pauses are at most this long, in seconds
+        /// Maximum length of a pause, in seconds
         #[arg(long, default_value_t = 2.0)]
         idle: f64,
-        /// Print the recording itself, asciicast v2
+        /// Print the recording in its format, asciicast v2
         #[arg(long)]
         cast: bool,
     },
-    /// Look for text in recordings
+    /// Search recordings for text
     Search {
-        /// The text
+        /// Text to search for
         text: String,
-        /// Only in those of this device: name or id
+        /// Search only recordings of this device: name or id
         #[arg(long)]
         device: Option<String>,
     },
@@ -152,7 +152,7 @@ async fn find(client: &Client, id: &str) -> Result<Value> {
     client.get(&format!("{SESSIONS}/{}", segment(id)), &[]).await
 }
 
-/// The name of a session's device, or its id.
+/// Returns the name of a session's device, or its id.
 fn device_name(session: &Value) -> String {
     let name = &session["name"];
     if name.is_string() { text(name) } else { text(&session["device"]) }
@@ -200,7 +200,7 @@ async fn list(client: &Client, all: bool, device: Option<String>, json: bool) ->
     Ok(())
 }
 
-/// There is nothing to play.
+/// Returns the error for a session without a recording.
 fn no_recording(id: &str) -> anyhow::Error {
     NotFound(format!("session {id} has no recording")).into()
 }

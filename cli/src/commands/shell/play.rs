@@ -1,4 +1,4 @@
-//! Recordings: played as they were made, and searched.
+//! Playback and search of recordings.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Seek, Write};
@@ -14,14 +14,14 @@ use crate::exit::{Exited, Partly};
 use crate::output::{self, line, note, table, text};
 use crate::terminal_modes::Contained;
 
-/// A text that goes on for longer without a new line is searched as if there were one, in bytes.
+/// Maximum length of a line in a search, in bytes; longer text is split.
 const LONGEST: usize = 1 << 20;
 
-/// A recording, in a temporary file: it may be larger than this machine's memory.
+/// Downloads a recording to a temporary file: it may be larger than this machine's memory.
 async fn recording(client: &Client, id: &str) -> Result<File> {
     let path = format!("{SESSIONS}/{}/recording", segment(id));
     let mut stream = client.bytes(&path, &[], None).await?.bytes_stream();
-    // Other folders of temporary files may be in memory.
+    // The default folder of temporary files may be in memory.
     let file = tempfile::tempfile_in("/var/tmp").or_else(|_| tempfile::tempfile());
     let mut file =
         file.context("cannot make a temporary file; set TMPDIR to a folder with room")?;
@@ -33,7 +33,7 @@ async fn recording(client: &Client, id: &str) -> Result<File> {
     Ok(file)
 }
 
-/// The events of a recording: when, of which kind, what.
+/// Returns the events of a recording: time, kind, data.
 fn events(recording: File) -> impl Iterator<Item = io::Result<(f64, String, String)>> {
     BufReader::new(recording).lines().filter_map(|line| match line {
         Ok(line) => event(&line).map(Ok),
@@ -68,7 +68,7 @@ pub(super) async fn play(
     let playing = async {
         for event in events {
             let (at, kind, shown) = event.context("cannot read a temporary file")?;
-            // A recording that was gone on with begins at 0 again.
+            // A resumed recording starts again at time 0.
             let pause = ((at - before).max(0.0) / speed).min(idle.max(0.0));
             before = at;
             tokio::time::sleep(Duration::from_secs_f64(pause)).await;
@@ -83,12 +83,12 @@ pub(super) async fn play(
         played = playing => played,
         _ = tokio::signal::ctrl_c() => Err(Exited(130).into()),
     };
-    // Turns off whatever the recorded program left on.
+    // Resets terminal modes that the recorded program left enabled.
     screen.finish()?;
     played
 }
 
-/// Recordings as plain text, without what moves the cursor and colors.
+/// Converts a recording to plain text, without the escape sequences for cursor and colors.
 fn plain(shown: &str) -> String {
     let mut plain = String::with_capacity(shown.len());
     let mut chars = shown.chars().peekable();
@@ -107,7 +107,7 @@ fn plain(shown: &str) -> String {
     plain
 }
 
-/// The lines of a recording that hold a text.
+/// Returns the lines of a recording that contain a text.
 fn hits(recording: File, wanted: &str) -> Result<Vec<String>> {
     let mut hits = Vec::new();
     let mut look = |shown: &str| {

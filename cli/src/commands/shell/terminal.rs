@@ -1,4 +1,4 @@
-//! This command's own terminal: raw while a shell is open, as it was afterwards.
+//! The local terminal: in raw mode while a shell is open, and restored afterwards.
 
 use std::io::IsTerminal;
 use std::os::fd::AsFd;
@@ -6,13 +6,13 @@ use std::time::{Duration, Instant};
 
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr};
 
-/// A terminal in raw mode; put back when this is dropped.
+/// A terminal in raw mode; restored on drop.
 pub(super) struct Raw {
     before: Termios,
 }
 
 impl Raw {
-    /// `None` when standard input is no terminal.
+    /// Enables raw mode; `None` when standard input is not a terminal.
     pub(super) fn new() -> Option<Self> {
         let stdin = std::io::stdin();
         if !stdin.is_terminal() {
@@ -33,32 +33,32 @@ impl Drop for Raw {
     }
 }
 
-/// Columns and rows; those of a usual terminal where there is none.
+/// Returns columns and rows; those of a common terminal if there is none.
 pub(super) fn size() -> (u16, u16) {
     let found = tcgetwinsize(std::io::stdout().as_fd()).ok();
     let found = found.filter(|size| size.ws_col > 0 && size.ws_row > 0);
     found.map_or((80, 24), |size| (size.ws_col.min(1000), size.ws_row.min(1000)))
 }
 
-/// What is typed after Enter and the escape character.
+/// An escape: the key after Enter and the escape character.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Escape {
-    /// Leave; the session stays.
+    /// Detach; the session is kept.
     Leave,
-    /// What can be typed?
+    /// List the escapes.
     Help,
 }
 
-/// A part of what is typed.
+/// A part of the input.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Key {
-    /// To be sent.
+    /// Bytes to send.
     Bytes(Vec<u8>),
-    /// To be done here.
+    /// An escape to handle locally.
     Escape(Escape),
 }
 
-/// The character that begins an escape; `None` when there is none.
+/// Character that starts an escape; `None` disables escapes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct EscapeCharacter(pub(super) Option<u8>);
 
@@ -69,7 +69,7 @@ impl std::str::FromStr for EscapeCharacter {
         match text.as_bytes() {
             b"none" => Ok(Self(None)),
             [one] if one.is_ascii_graphic() => Ok(Self(Some(*one))),
-            // As ssh writes them: ^A is control and A.
+            // The syntax of ssh: ^A is control and A.
             [b'^', letter @ (b'@'..=b'_' | b'a'..=b'z')] => Ok(Self(Some(letter & 0x1f))),
             _ => Err(format!("'{text}' is neither a character, such as ~ or ^B, nor 'none'")),
         }
@@ -86,26 +86,26 @@ impl std::fmt::Display for EscapeCharacter {
     }
 }
 
-/// Maximum number of bytes that a person types between two reads: Enter, the escape character, and
-/// one more, over a slow line. More come from a paste.
+/// Maximum number of bytes that a user types between two reads: Enter, the escape character, and
+/// one more, over a slow line. Longer reads are pasted text.
 const MAX_TYPED: usize = 3;
-/// The rest of a paste comes within this time.
+/// Maximum time between two reads of a paste.
 const PASTE: Duration = Duration::from_millis(100);
-/// What a terminal sends around a paste, when the program has asked for it.
+/// Sequences with which a terminal encloses a paste, if the program has enabled them.
 const PASTE_BEGINS: &[u8] = b"\x1b[200~";
 const PASTE_ENDS: &[u8] = b"\x1b[201~";
 
-/// Looks for escapes in what is typed: after Enter alone, and never in what is pasted.
+/// Recognizes escapes in typed input: only after Enter, and never in pasted text.
 #[derive(Debug)]
 pub(super) struct Escapes {
     character: u8,
     after_enter: bool,
     after_escape: bool,
-    /// Between the marks of a paste.
+    /// Whether the input is between the sequences of a paste.
     in_paste: bool,
-    /// When more than a person types was read last.
+    /// Time of the last read that was too long for typed input.
     pasted_at: Option<Instant>,
-    /// The newest bytes, in which a mark may have begun.
+    /// The newest bytes, which may be the start of a paste sequence.
     tail: Vec<u8>,
 }
 
@@ -121,7 +121,7 @@ impl Escapes {
         }
     }
 
-    /// What to do about the bytes of one read.
+    /// Splits the bytes of one read into input to send and escapes.
     pub(super) fn feed(&mut self, bytes: &[u8], now: Instant) -> Vec<Key> {
         let follows = self.pasted_at.is_some_and(|at| now.duration_since(at) < PASTE);
         let is_pasted = self.in_paste || follows || bytes.len() > MAX_TYPED;
@@ -161,7 +161,7 @@ impl Escapes {
                     self.after_enter = true;
                     return Some(Escape::Help);
                 }
-                // Twice is once.
+                // The escape character twice sends it once.
                 _ if byte == self.character => {}
                 _ => sent.push(self.character),
             }
@@ -192,7 +192,7 @@ impl Escapes {
 mod tests {
     use super::*;
 
-    /// What is sent, and the escapes, of reads that are a second apart.
+    /// Returns the sent input and the escapes, for reads at intervals of a second.
     fn fed(reads: &[&str]) -> (String, Vec<Escape>) {
         let mut escapes = Escapes::new(b'~');
         let mut now = Instant::now();
@@ -220,7 +220,7 @@ mod tests {
             (&["\r", "~", "~", "x"], "\r~x", vec![]),
             (&["\r", "~", "x"], "\r~x", vec![]),
             (&["\r", "~", "?", "l", "s"], "\rls", vec![Escape::Help]),
-            // The line is as empty after the help as before.
+            // After the help, the line is still empty.
             (&["~", "?", "~", "."], "", vec![Escape::Help, Escape::Leave]),
         ] {
             assert_eq!(fed(reads), (sent.to_owned(), escapes), "{reads:?}");
@@ -232,18 +232,18 @@ mod tests {
         for reads in [
             &["a paste\r~?and the rest\r~.end"][..],
             &["~.\r\n"],
-            // Marked by the terminal, in whatever pieces.
+            // Enclosed by the terminal, in pieces of any length.
             &["\x1b[200~\r~.", "\r~?", "\r", "~.", "\x1b[201~"],
             &["\x1b[2", "00~", "\r", "~", ".", "\x1b[201~"],
-            // What was typed before it is no escape any more.
+            // The escape character before a paste no longer starts an escape.
             &["\r", "~", "pasted.text"],
         ] {
             assert_eq!(fed(reads), (reads.concat(), vec![]), "{reads:?}");
         }
-        // After it they are found again, at the start of a line.
+        // After the paste, escapes at the start of a line are recognized again.
         let (sent, escapes) = fed(&["\x1b[200~text\x1b[201~", "~", ".", "\r", "~", "."]);
         assert_eq!((sent.as_str(), escapes), ("\x1b[200~text\x1b[201~~.\r", vec![Escape::Leave]));
-        // The last piece of a paste may be short.
+        // The last read of a paste may be short.
         let mut escapes = Escapes::new(b'~');
         let now = Instant::now();
         escapes.feed(b"a paste\r", now);

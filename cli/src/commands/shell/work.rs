@@ -1,5 +1,5 @@
-//! Works in a session: what is typed goes there, what it shows comes here; a connection that is lost is
-//! made again, to the same session.
+//! Connects the terminal with a session: sends the input and shows the output; a lost connection is
+//! reopened to the same session.
 
 use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
@@ -20,29 +20,29 @@ use crate::exit::{self, Exited};
 use crate::output::note;
 use crate::terminal_modes::TerminalModes;
 
-/// This side says so often that it lives.
+/// Interval between the client's keep-alives.
 const PING: Duration = Duration::from_secs(3);
-/// A server that says nothing for so long is gone.
+/// Timeout after which a silent server is considered unreachable.
 const SILENCE: Duration = Duration::from_secs(10);
-/// A lost connection is made again after this, so many times.
+/// Delay before each attempt to reconnect, and the maximum number of attempts.
 const AGAIN: Duration = Duration::from_secs(1);
 const TRIES: u32 = 600;
 
-/// Where to work.
+/// Session to connect with.
 pub(super) struct Place {
-    /// The device's name or id.
+    /// Name or id of the device.
     pub(super) device: String,
-    /// The session that is there already.
+    /// Id of an existing session.
     pub(super) session: Option<String>,
-    /// Only look on.
+    /// Whether to attach read-only.
     pub(super) watch: bool,
-    /// What begins an escape.
+    /// Character that starts an escape.
     pub(super) escape: EscapeCharacter,
 }
 
-/// What the session shows, here. A terminal is as it was once this is dropped.
+/// Local display of the session's output. Restores the terminal's modes on drop.
 struct Screen {
-    /// `None` where standard output is no terminal.
+    /// `None` when standard output is not a terminal.
     modes: Option<TerminalModes>,
 }
 
@@ -70,7 +70,7 @@ impl Drop for Screen {
     }
 }
 
-/// A signal that ends this program: its number.
+/// Waits for a signal that ends this program; returns its number.
 async fn ended_by_signal() -> u8 {
     let (mut terminated, mut hung_up) =
         (signal(SignalKind::terminate()).ok(), signal(SignalKind::hangup()).ok());
@@ -84,17 +84,17 @@ async fn ended_by_signal() -> u8 {
     }
 }
 
-/// How one connection ended.
+/// End of one connection.
 enum Left {
-    /// The shell ended with this code.
+    /// The shell ended with this exit code.
     Exit(Option<i64>),
-    /// The person left.
+    /// The user detached.
     Person,
-    /// The server said that it is over.
+    /// The server closed the session with this reason.
     Over(String),
-    /// It was lost.
+    /// The connection was lost.
     Lost,
-    /// This program was sent this signal.
+    /// This program received this signal.
     Signal(u8),
 }
 
@@ -104,7 +104,7 @@ enum Typed {
     End,
 }
 
-/// Works until the shell ends, or the person leaves.
+/// Runs until the shell ends, or the user detaches.
 pub(super) async fn work(
     client: &Client,
     mut place: Place,
@@ -116,7 +116,7 @@ pub(super) async fn work(
     let screen = Screen::new();
     let left = tokio::select! {
         left = in_session(client, &mut place, socket, raw.is_some(), screen) => left,
-        // Dropping the rest sets the terminal right.
+        // Dropping the other future restores the terminal.
         signal = ended_by_signal() => Ok(Left::Signal(signal)),
     };
     drop(raw);
@@ -135,14 +135,14 @@ pub(super) async fn work(
         Left::Lost => 125,
     };
     let _ = std::io::stdout().flush();
-    // A thread still waits for a key, and would hold the program.
+    // A thread is blocked on input and would keep the process running.
     if code == 0 {
         std::process::exit(0);
     }
     Err(Exited(code).into())
 }
 
-/// As [`work`], over as many connections as it takes.
+/// As [`work`], with reconnections.
 async fn in_session(
     client: &Client,
     place: &mut Place,
@@ -153,7 +153,7 @@ async fn in_session(
     let character = place.escape.0.filter(|_| is_terminal);
     let mut typed = read_keys(character);
     let say = |words: &str| {
-        // A raw terminal needs the carriage's return.
+        // A terminal in raw mode needs carriage returns.
         note(format!("\r\n[muster] {words}\r"));
     };
     loop {
@@ -199,7 +199,7 @@ async fn open(client: &Client, place: &Place, query: &[(&'static str, String)]) 
     client.socket(&path, &query).await
 }
 
-/// The next key of a person, if there is one.
+/// Returns the next input of the user; never returns if there is none.
 async fn key(typed: &mut Option<&mut mpsc::Receiver<Typed>>) -> Option<Typed> {
     match typed {
         Some(typed) => typed.recv().await,
@@ -207,8 +207,8 @@ async fn key(typed: &mut Option<&mut mpsc::Receiver<Typed>>) -> Option<Typed> {
     }
 }
 
-/// Attaches again, for as long as there is hope. `typed` are a person's keys: Ctrl-C ends it. What a
-/// program has to say waits until then.
+/// Reconnects, up to the maximum number of attempts. `typed` is the user's input: Ctrl-C stops it.
+/// Output of programs is buffered until then.
 async fn again(
     client: &Client,
     place: &Place,
@@ -237,7 +237,7 @@ async fn again(
     Err(last)
 }
 
-/// Reads what is typed, in a thread of its own; with a character that begins escapes, also those.
+/// Reads the input in a separate thread; recognizes escapes if there is an escape character.
 fn read_keys(character: Option<u8>) -> mpsc::Receiver<Typed> {
     let (sender, receiver) = mpsc::channel(16);
     tokio::spawn(async move {
@@ -269,7 +269,7 @@ fn read_keys(character: Option<u8>) -> mpsc::Receiver<Typed> {
     receiver
 }
 
-/// One connection.
+/// Runs one connection.
 async fn carry(
     socket: Socket,
     place: &mut Place,
@@ -304,7 +304,8 @@ async fn carry(
                         None => continue,
                     },
                     Some(Ok(Message::Close(frame))) => {
-                        // What the server lost is there on the device; what has ended is not.
+                        // A session lost by the server still exists on the device; an ended one
+                        // does not.
                         return match frame {
                             Some(frame) if frame.code == CloseCode::Normal => {
                                 Left::Over(frame.reason.to_string())
@@ -328,7 +329,7 @@ async fn carry(
                 }
                 Some(Typed::End) | None => {
                     input_ended = true;
-                    // A program that reads to the end sees it, as on a terminal.
+                    // A program that reads to the end receives it, as on a terminal (Ctrl-D).
                     Message::Binary(vec![4].into())
                 }
             },
@@ -350,7 +351,7 @@ async fn carry(
     }
 }
 
-/// What the server tells of the session.
+/// Handles a message of the server about the session.
 fn told(words: &str, place: &mut Place, say: &impl Fn(&str)) -> Option<Left> {
     let told: Value = serde_json::from_str(words).ok()?;
     match told["type"].as_str()? {

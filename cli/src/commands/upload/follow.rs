@@ -1,4 +1,4 @@
-//! Waits for the uploads of an operation, with their progress.
+//! Waits for the uploads of an operation, and shows their progress.
 
 use std::time::Duration;
 
@@ -13,12 +13,12 @@ use crate::commands::operation::{Asked, or_abort, patiently};
 use crate::exit::Exited;
 use crate::output::{self, line, note, text};
 
-/// How often it is looked.
+/// Poll interval.
 const LOOK: Duration = Duration::from_millis(300);
-/// Of so many devices the bytes are shown; of more, how many devices are through.
+/// Maximum number of devices for which the progress counts bytes; for more, it counts devices.
 const COUNTED: u64 = 20;
 
-/// Waits until all of them are over; whether all are stored is the exit code.
+/// Waits until all uploads have ended; the exit code is 0 if all are stored.
 pub(super) async fn follow(client: &Client, asked: &Asked, json: bool) -> Result<()> {
     or_abort(client, asked, wait(client, asked, json)).await
 }
@@ -32,7 +32,7 @@ async fn wait(client: &Client, asked: &Asked, json: bool) -> Result<()> {
         let found = patiently(client, &path, &[], asked.position).await?;
         if asked.devices <= COUNTED {
             let uploads = match uploads(client, &asked.id).await {
-                // Whether it stays away is found out above.
+                // The wait above detects a server that stays unavailable.
                 Err(error) if crate::exit::is_passing(&error) => continue,
                 uploads => uploads?,
             };
@@ -83,7 +83,7 @@ fn show_bytes(bar: &ProgressBar, uploads: &[Value]) -> Result<()> {
     Ok(())
 }
 
-/// Who waits for a device that is not there shall know.
+/// Reports that an upload waits for an offline device.
 async fn tell_if_away(client: &Client, uploads: &[Value]) -> bool {
     let Some(upload) = uploads.first() else { return false };
     if upload["state"] == "waiting" {
@@ -98,7 +98,7 @@ async fn tell_if_away(client: &Client, uploads: &[Value]) -> bool {
     true
 }
 
-/// What became of one.
+/// Prints the result of an upload.
 fn tell(upload: &Value) {
     let (device, state) = (device_of(upload), text(&upload["state"]));
     let problem = text(&upload["problem"]);

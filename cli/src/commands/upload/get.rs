@@ -1,4 +1,4 @@
-//! Copies a stored file to here.
+//! Copies a stored file to this machine.
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
@@ -14,7 +14,7 @@ use crate::client::Client;
 use crate::exit::Misused;
 use crate::output::{self, note, text};
 
-/// What breaks off is gone on with; after so many times without another byte it is not.
+/// Maximum number of attempts without progress to resume an interrupted copy.
 const TRIES: u32 = 6;
 const BREATH: Duration = Duration::from_millis(300);
 
@@ -26,7 +26,7 @@ pub(super) async fn get(
     json: bool,
 ) -> Result<()> {
     let found = client.get(path, &[]).await?;
-    // What the device calls it is a name, and no way to another folder.
+    // Only the last component, because the device chooses the name.
     let name = text(&found["name"]);
     let name = Path::new(&name).file_name().map(PathBuf::from);
     let total = found["bytes"].as_u64().unwrap_or(0);
@@ -61,7 +61,7 @@ fn create(path: &Path) -> Result<File> {
     opened.with_context(|| format!("cannot write {}", path.display()))
 }
 
-/// Copies all bytes; a connection that was lost is made again, from where it was.
+/// Copies all bytes; a lost connection is reopened at its last position.
 async fn copy(client: &Client, path: &str, total: u64, sink: &mut dyn Write) -> Result<()> {
     let bar = ProgressBar::new(total);
     let style = "{bar:30} {binary_bytes}/{binary_total_bytes}  {binary_bytes_per_sec}  {eta}";

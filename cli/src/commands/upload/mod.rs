@@ -1,4 +1,4 @@
-//! `muster upload`: files that are pulled from devices to the server, and kept there.
+//! `muster upload`: uploads files from devices to the server, which stores them.
 
 mod follow;
 mod get;
@@ -22,59 +22,59 @@ const UPLOADS: &str = "/api/v1/uploads";
 
 #[derive(Subcommand, Debug)]
 pub(crate) enum UploadCommand {
-    /// Pull a file, or a folder as a tar.gz, from devices to the server
+    /// Upload a file, or a folder as a tar.gz, to the server
     ///
-    /// A device that is offline sends it when it comes back; one that loses its connection goes on
-    /// where it was.
+    /// An offline device starts the upload when it reconnects; an upload resumes
+    /// after a lost connection.
     ///
     ///   muster upload start robot-7 /var/log/app.log
     ///   muster upload start env=dev /var/log/app --keep 30d --replace --limit 1MiB
     #[command(verbatim_doc_comment)]
     Start(StartArgs),
-    /// List uploads, the newest first
+    /// List uploads, newest first
     List {
-        /// Only those of this device: name or id
+        /// List only uploads of this device: name or id
         #[arg(long)]
         device: Option<String>,
-        /// Only those in these states, such as sending,stored
+        /// List only uploads in these states, such as sending,stored
         #[arg(long)]
         state: Option<String>,
-        /// Only those of this path, as it was asked for
+        /// List only uploads of this path, as it was requested
         #[arg(long)]
         path: Option<String>,
-        /// How many
+        /// Maximum number of uploads to list
         #[arg(short = 'n', long, default_value_t = 20, value_parser = clap::value_parser!(u16).range(1..=1000))]
         limit: u16,
-        /// All of them
+        /// List all uploads
         #[arg(short, long, conflicts_with = "limit")]
         all: bool,
     },
-    /// Show an upload: how far it is, and why
+    /// Show an upload: its progress, and the reason of a failure
     Show(One),
-    /// Copy a stored file to here; what is damaged at the server is told
+    /// Copy a stored file to this machine, and verify its hash
     Get {
         #[command(flatten)]
         one: One,
-        /// Where it goes, - for standard output; its own name in this folder when left out
+        /// Target file, - for standard output; default: its name
         #[arg(short, long, value_name = "FILE")]
         output: Option<PathBuf>,
     },
-    /// Make a link by which anybody can download a stored file
+    /// Create a download link for a stored file, valid without a token
     Link {
         #[command(flatten)]
         one: One,
-        /// How long it works; 7 days at most
+        /// Lifetime of the link; at most 7 days
         #[arg(long, default_value = "1d", value_parser = seconds)]
         expires: u32,
     },
-    /// End an upload that is not over
+    /// Cancel an unfinished upload
     Cancel {
         #[command(flatten)]
         one: One,
         #[command(flatten)]
         confirm: Confirm,
     },
-    /// Erase a stored file, and let its links lead nowhere
+    /// Delete a stored file and invalidate its links
     Delete {
         #[command(flatten)]
         one: One,
@@ -87,47 +87,47 @@ pub(crate) enum UploadCommand {
 pub(crate) struct StartArgs {
     /// Name, id, or a label selector such as env=prod
     device: Option<String>,
-    /// The path on the device: absolute, or from the home of the agent's user on
+    /// Path on the device: absolute, or relative to the agent user's home
     path: Vec<String>,
     #[command(flatten)]
     selected: Selected,
-    /// The device removes the file once the server has all of it; not for folders
+    /// Remove the file from the device after the upload; not for folders
     #[arg(long)]
     remove_source: bool,
-    /// Erase what was stored before from the same path, once this is stored
+    /// Delete earlier uploads of the same path when this one is stored
     #[arg(long)]
     replace: bool,
-    /// Erase the stored copy after this time; kept until it is deleted when left out
+    /// Time after which the stored copy is deleted; default: kept until deleted
     #[arg(long, value_name = "TIME", value_parser = seconds)]
     keep: Option<u32>,
-    /// Take no more than this; 64GiB at most
+    /// Maximum size of the upload; at most 64GiB
     #[arg(long, value_name = "SIZE", default_value = "1GiB", value_parser = bytes)]
     max_size: u64,
-    /// Send no more than this in a second
+    /// Maximum bytes per second
     #[arg(long, value_name = "SIZE", value_parser = bytes)]
     limit: Option<u64>,
-    /// An upload that takes longer is ended; 30 days at most
+    /// Time limit of an upload; at most 30 days
     #[arg(long, default_value = "1d", value_parser = seconds)]
     timeout: u32,
-    /// A device that is offline gets it when it comes back within this time
+    /// Time for which an offline device can still receive the request
     #[arg(long, default_value = "7d", value_parser = seconds)]
     expires: u32,
-    /// How many devices work at it at once
+    /// Maximum number of devices that upload concurrently
     #[arg(long, default_value_t = 100, value_name = "N")]
     at_once: u32,
-    /// Print the operation's id, and do not wait
+    /// Print the operation's id and do not wait
     #[arg(short, long)]
     detach: bool,
     #[command(flatten)]
     confirm: Confirm,
 }
 
-/// One upload: an operation, and a device of it.
+/// An upload: an operation, and one of its devices.
 #[derive(Args, Debug)]
 pub(crate) struct One {
-    /// The operation's id
+    /// Id of the operation
     id: String,
-    /// The device, name or id; may be left out when the operation is for one device
+    /// Name or id of the device; optional if the operation has one device
     device: Option<String>,
 }
 
@@ -140,7 +140,7 @@ impl One {
         confirm.ask_one(verb, "upload", name)
     }
 
-    /// Its path in the API.
+    /// Returns its path in the API.
     async fn path(&self, client: &Client) -> Result<String> {
         let device = self.device(client).await?;
         Ok(format!("{UPLOADS}/{}/{}", segment(&self.id), segment(&device)))

@@ -1,4 +1,4 @@
-//! Uploads as tables and facts.
+//! Prints uploads as tables and facts.
 
 use anyhow::Result;
 use indicatif::BinaryBytes;
@@ -8,13 +8,13 @@ use super::UPLOADS;
 use crate::client::Client;
 use crate::output::{self, ago, facts, table, text};
 
-/// The name of an upload's device, or its id.
+/// Returns the name of an upload's device, or its id.
 pub(super) fn device_of(upload: &Value) -> String {
     let name = &upload["device_name"];
     if name.is_string() { text(name) } else { text(&upload["device"]) }
 }
 
-/// `12.0 MiB of 50.0 MiB`, or the whole when it is there.
+/// Formats `12.0 MiB of 50.0 MiB`, or the total size when complete.
 fn size(upload: &Value) -> String {
     let (done, total) = (upload["bytes_done"].as_u64().unwrap_or(0), upload["bytes"].as_u64());
     match total {

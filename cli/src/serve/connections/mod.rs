@@ -1,9 +1,10 @@
-//! Limits on the connections to the HTTPS listener: in total, per client address, and for `/nats` tunnels.
+//! Limits on the connections to the HTTPS listener: in total, per client address, and for `/nats`
+//! tunnels.
 //!
-//! Each connection is a file descriptor. The total leaves a reserve of descriptors for the database, the
-//! broker and files, so that clients cannot cut off what the API itself needs. When a limit is reached, the
-//! connection that has had no request in flight for the longest time is closed in favor of the new one; if
-//! there is none, the new one is refused.
+//! Each connection is a file descriptor. The total leaves a reserve of descriptors for the
+//! database, the broker and files, so that clients cannot exhaust what the API itself needs. When a
+//! limit is reached, the connection that has been without a request in flight for the longest time
+//! is closed in favor of the new one; if there is none, the new one is refused.
 //!
 //! Timeouts of handshakes and requests are set in `door.rs`.
 
@@ -50,7 +51,7 @@ struct Shared {
     proxies: TrustedProxies,
 }
 
-/// A tunnel's part of the limits; given back when dropped.
+/// A tunnel's permit; released on drop.
 #[derive(Debug)]
 pub(super) struct TunnelPermit {
     connections: Connections,
@@ -116,7 +117,7 @@ impl Connections {
                 counter!(REFUSED, "limit" => "descriptors").increment(1);
                 tracing::warn!(%error, "failed to accept a connection");
             }
-            // Those that the registry has refused or closed are counted there.
+            // The registry has already counted those that it refused or closed.
             Some(_) if error.kind() == io::ErrorKind::ConnectionAborted => {}
             Some(_) => {
                 let cause = if error.kind() == io::ErrorKind::TimedOut { "timeout" } else { "tls" };
@@ -154,17 +155,17 @@ impl<S> Accept<TcpStream, S> for Connections {
 
 impl Connections {
     fn admit(&self, stream: TcpStream) -> io::Result<CountedStream> {
-        // What is small is sent immediately: it would wait 40 ms for an acknowledgement.
+        // Without it, small messages would wait 40 ms for an acknowledgement.
         stream.set_nodelay(true)?;
         let slot = self.enter(stream.peer_addr()?).map_err(|_| stream::closed())?;
         Ok(CountedStream::new(stream, slot, self.clone()))
     }
 }
 
-/// A request in flight, until its answer is sent whole.
+/// A request in flight, until its response was sent completely.
 struct InFlight {
     connections: Connections,
-    /// The connection; `None` when it counts as busy until it ends.
+    /// Id of the connection; `None` when it counts as busy until it ends.
     id: Option<u64>,
 }
 
@@ -176,7 +177,7 @@ impl Drop for InFlight {
     }
 }
 
-/// The body of an answer, with the request that it answers.
+/// Body of a response, with its request in flight.
 struct TrackedBody {
     body: Body,
     _request: InFlight,
@@ -202,8 +203,8 @@ impl HttpBody for TrackedBody {
     }
 }
 
-/// The middleware that tracks requests in flight: a connection that has one is not closed for another
-/// connection.
+/// Middleware that tracks requests in flight: a connection with one is not closed in favor of
+/// another connection.
 pub(super) async fn track_request(
     State(connections): State<Connections>,
     ConnectInfo(peer): ConnectInfo<SocketAddr>,

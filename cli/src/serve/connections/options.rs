@@ -1,4 +1,4 @@
-//! The limits on connections, as flags of `muster serve` and `muster up`.
+//! Limits on connections, as flags of `muster serve` and `muster up`.
 
 use std::num::NonZeroUsize;
 
@@ -6,41 +6,44 @@ use clap::Args;
 
 use super::registry::Limits;
 
-/// Maximum number of tunnels, however many connections are allowed.
+/// Maximum number of tunnels, independent of the number of connections.
 const MAX_TUNNELS: usize = 10_000;
 
 /// Limits on the connections to the HTTPS listener.
 #[derive(Args, Clone, Copy, Debug)]
 pub(crate) struct ConnectionLimits {
-    /// Maximum number of connections to the HTTPS listener; lowered to what the limit of open files
-    /// leaves after --reserved-files
+    /// Maximum number of connections to the HTTPS listener
+    ///
+    /// It is reduced to the limit of open files minus --reserved-files.
     #[arg(long, env = "MUSTER_MAX_CONNECTIONS", default_value = "32768", value_name = "N")]
     max_connections: NonZeroUsize,
-    /// Role query: maximum number of connections from one address (IPv6: from one /64), and of
-    /// devices' tunnels; trusted proxies are exempt. 0: no limit, behind a load balancer that passes
-    /// TLS through
+    /// Role query: maximum number of connections from one address; 0: no limit
+    ///
+    /// An IPv6 /64 counts as one address. The same limit applies to devices' tunnels. Trusted
+    /// proxies are exempt. Use 0 behind a load balancer that passes TLS through.
     #[arg(long, env = "MUSTER_CONNECTIONS_PER_ADDRESS", default_value = "1000", value_name = "N")]
     connections_per_address: usize,
-    /// Number of open files that connections leave to the database, the broker and files
+    /// Number of open files reserved for the database, the broker and files
     #[arg(long, env = "MUSTER_RESERVED_FILES", default_value = "256", value_name = "N")]
     reserved_files: usize,
 }
 
 impl ConnectionLimits {
-    /// The limits that hold with this limit of open files. A front listener is the one that clients
-    /// reach themselves; one that forwards to another process needs a second file for each connection.
+    /// Returns the limits under this limit of open files. A front listener is one that clients
+    /// connect to directly; one that forwards to another process needs a second file for each
+    /// connection.
     pub(in super::super) fn with_files(self, files: u64, is_front: bool, forwards: bool) -> Limits {
         let files = usize::try_from(files).unwrap_or(usize::MAX);
-        // Of a very low limit, half.
+        // At least half of the open files, if their limit is very low.
         let left = files.saturating_sub(self.reserved_files).max(files / 2);
         let left = if forwards { left / 2 } else { left };
         let total = self.max_connections.get().min(left).max(1);
-        // One address alone never takes all.
+        // One address alone cannot use all connections.
         let per_address = self.connections_per_address.min(total / 2).max(1);
         Limits {
             total,
             per_address: (is_front && self.connections_per_address > 0).then_some(per_address),
-            // Each is two connections: together they take half of the total.
+            // A tunnel is two connections: together they use half of the total.
             tunnels: MAX_TUNNELS.min(total / 4),
         }
     }

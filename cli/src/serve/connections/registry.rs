@@ -1,4 +1,5 @@
-//! Who is connected: counts by client network, and which connections have no request in flight.
+//! Registry of open connections: counts by client network, and the idle ones without a request in
+//! flight.
 //!
 //! No I/O and no clock: the order in which connections became idle is their age.
 
@@ -11,11 +12,11 @@ use super::stream::Slot;
 /// Maximum numbers of connections and tunnels.
 #[derive(Clone, Copy, Debug)]
 pub(in super::super) struct Limits {
-    /// Of connections to the listener and to the broker together.
+    /// Maximum number of connections to the listener and to the broker together.
     pub(super) total: usize,
-    /// Of connections, and of tunnels, from one address; `None` without a limit.
+    /// Maximum number of connections, and of tunnels, from one address; `None` without a limit.
     pub(super) per_address: Option<usize>,
-    /// Of tunnels.
+    /// Maximum number of tunnels.
     pub(super) tunnels: usize,
 }
 
@@ -29,7 +30,7 @@ pub(in super::super) enum Refused {
 }
 
 impl Refused {
-    /// The label of `/metrics`.
+    /// Returns the label in `/metrics`.
     pub(super) const fn as_str(self) -> &'static str {
         match self {
             Self::Total => "total",
@@ -45,7 +46,7 @@ pub(super) struct Registry {
     limits: Limits,
     next: u64,
     open: HashMap<u64, Open>,
-    /// Those without a request in flight, by when they became idle.
+    /// Connections without a request in flight, by the order in which they became idle.
     idle: BTreeMap<u64, u64>,
     by_peer: HashMap<SocketAddr, u64>,
     networks: HashMap<IpAddr, Network>,
@@ -56,7 +57,7 @@ pub(super) struct Registry {
 struct Open {
     slot: Arc<Slot>,
     requests: usize,
-    /// Its key in `idle`.
+    /// Key in `idle`.
     idle: Option<u64>,
 }
 
@@ -67,8 +68,8 @@ struct Network {
     tunnels: usize,
 }
 
-/// The addresses that count as one client: an IPv4 address, or an IPv6 /64, which is the least that a
-/// site is assigned.
+/// Returns the network that counts as one client: an IPv4 address, or an IPv6 /64, the smallest
+/// assignment of a site.
 fn network_of(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V4(address) => address.into(),
@@ -96,7 +97,7 @@ impl Registry {
         self.open.len()
     }
 
-    /// Admits a connection. Answers how many idle ones were closed for it, too.
+    /// Admits a connection. Also returns the number of idle connections that were closed for it.
     pub(super) fn enter(
         &mut self,
         peer: SocketAddr,
@@ -137,7 +138,7 @@ impl Registry {
         1
     }
 
-    /// Forgets a connection; one that was closed for another is forgotten already.
+    /// Removes a connection; one that was closed in favor of another is already removed.
     pub(super) fn leave(&mut self, slot: &Slot) {
         let Some(open) = self.open.remove(&slot.id) else { return };
         if let Some(idle) = open.idle {
@@ -154,7 +155,7 @@ impl Registry {
         });
     }
 
-    /// A request of a connection begins. Answers the connection's id, for its end.
+    /// Records the start of a request. Returns the connection's id, for the request's end.
     pub(super) fn begin_request(&mut self, peer: SocketAddr) -> Option<u64> {
         let id = *self.by_peer.get(&peer)?;
         let open = self.open.get_mut(&id)?;
@@ -168,7 +169,7 @@ impl Registry {
         Some(id)
     }
 
-    /// A request has been answered whole. A connection without another one is idle again.
+    /// Records the end of a request. A connection without another request becomes idle.
     pub(super) fn end_request(&mut self, id: u64) {
         let Some(open) = self.open.get_mut(&id) else { return };
         open.requests = open.requests.saturating_sub(1);
@@ -253,14 +254,14 @@ mod tests {
         let (new, closed) = registry.enter(peer(4, 1), true).unwrap();
         assert_eq!((closed, registry.open()), (1, 3));
         assert!(old.is_closed() && !busy.is_closed() && !young.is_closed());
-        // Its end is noticed later, and counts no second time.
+        // Its end is noticed later, and is not counted again.
         registry.leave(&old);
         assert_eq!(registry.open(), 3);
         for slot in [&young, &new] {
             registry.begin_request(slot.peer);
         }
         assert_eq!(registry.enter(peer(5, 1), true).unwrap_err(), Refused::Total);
-        // One whose requests are answered is idle again.
+        // A connection whose requests have ended is idle again.
         registry.begin_request(busy.peer);
         registry.end_request(request);
         assert_eq!(registry.enter(peer(5, 1), true).unwrap_err(), Refused::Total);
@@ -284,7 +285,7 @@ mod tests {
             registry.begin_request(peer(2, port));
         }
         assert_eq!(registry.enter(peer(2, 99), true).unwrap_err(), Refused::Address);
-        // A trusted proxy carries the connections of many.
+        // A trusted proxy carries the connections of many clients.
         assert!(registry.enter(peer(2, 99), false).is_ok());
     }
 

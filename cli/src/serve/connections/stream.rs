@@ -1,4 +1,4 @@
-//! A connection that counts, for as long as it is open, and that its listener can close.
+//! A connection that the registry counts while it is open, and that its listener can close.
 
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
@@ -13,10 +13,10 @@ use tokio::net::TcpStream;
 
 use super::Connections;
 
-/// What the registry knows a connection by.
+/// A connection's entry in the registry.
 #[derive(Debug)]
 pub(super) struct Slot {
-    /// Greater than that of each older connection.
+    /// Id, greater than that of each older connection.
     pub(super) id: u64,
     pub(super) peer: SocketAddr,
     is_closed: AtomicBool,
@@ -28,7 +28,7 @@ impl Slot {
         Self { id, peer, is_closed: AtomicBool::new(false), reader: AtomicWaker::new() }
     }
 
-    /// Makes the connection's next read fail, also one that waits.
+    /// Makes the connection's pending or next read fail.
     pub(super) fn close(&self) {
         self.is_closed.store(true, Ordering::Release);
         self.reader.wake();
@@ -47,7 +47,7 @@ pub(crate) struct CountedStream {
     connections: Connections,
 }
 
-/// The error of a connection that a limit has closed.
+/// Returns the error of a connection that was closed because of a limit.
 pub(super) fn closed() -> io::Error {
     io::Error::new(io::ErrorKind::ConnectionAborted, "a limit on connections is reached")
 }
@@ -76,7 +76,7 @@ impl AsyncRead for CountedStream {
         let read = Pin::new(&mut self.inner).poll_read(context, buffer);
         if read.is_pending() {
             self.slot.reader.register(context.waker());
-            // Closed after the check above and before the waker was there.
+            // Closed between the check above and the registration of the waker.
             if self.slot.is_closed() {
                 return Poll::Ready(Err(closed()));
             }

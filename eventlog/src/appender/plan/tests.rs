@@ -1,4 +1,4 @@
-//! The append decision without a database: versions, conflicts, retries, positions.
+//! Tests of the append decision without a database: versions, conflicts, retries, positions.
 
 use muster_schemas::events::{DeviceNameReleased, DeviceNameReserved};
 use muster_schemas::{DeviceId, Event};
@@ -88,7 +88,7 @@ fn an_append_id_belongs_to_one_request() {
     };
     let results = decide(&Streams::new(), &HashMap::new(), &[request(1), request(2), request(1)]);
     assert_eq!(results, ["2-2", &AppendError::IdReused.to_string(), "2-2"]);
-    // Rows of earlier versions have no hash.
+    // Rows of earlier releases have no hash.
     let first = Appended { first: 1, last: 1, recorded_at: Timestamp(3), request_hash: None };
     let results = decide(&Streams::new(), &HashMap::from([(id, first)]), &[request(1)]);
     assert_eq!(results, ["1-1"]);

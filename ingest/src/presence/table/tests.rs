@@ -1,4 +1,4 @@
-//! Presence by advisories, by lists whole and incomplete, and by silence.
+//! Tests of presence by advisories, by complete and incomplete lists, and by silence.
 
 use uuid::Uuid;
 
@@ -22,7 +22,7 @@ fn closed(id: &str) -> Advisory {
     Advisory::Closed { id: id.into(), reason: DisconnectReason::Closed, detail: None }
 }
 
-/// What changed: the device, and `+` or the reason.
+/// Returns the changes: the device, and `+` or the reason.
 fn told(changes: impl IntoIterator<Item = Change>) -> Vec<(u128, &'static str)> {
     let word = |event: &Event| match event {
         Event::DeviceConnected(_) => "+",
@@ -43,7 +43,8 @@ fn at(seconds: i64) -> Timestamp {
     Timestamp(seconds * 1_000_000)
 }
 
-/// A whole list of server `s` at a second; entries are id, device, last activity, round trip.
+/// Returns a complete list of server `s` at a second; entries are id, device, last activity, round
+/// trip.
 fn list_at(now: i64, entries: &[(&str, u128, i64, &str)]) -> Sweep {
     let listed = entries.iter().map(|(id, n, active, rtt)| {
         let connection = connection(id, *n);
@@ -75,17 +76,17 @@ fn a_device_is_online_while_it_has_any_connection() {
 #[test]
 fn two_lists_must_agree_before_somebody_is_gone() {
     let mut table = Table::new(LIMIT, [who(1), who(2)]);
-    // 1 is still connected, 2 went and 3 came while nobody kept the table.
+    // 1 is still connected; 2 disconnected and 3 connected while no process tracked presence.
     let now = [("s/1", 1), ("s/3", 3)];
     assert_eq!(told(table.swept(list(&now))), [(3, "+")]);
     assert!(table.is_in_doubt());
     assert_eq!(told(table.swept(list(&now))), [(2, "gone")]);
     assert!(!table.is_in_doubt());
-    // 3 reconnected unseen: it was online all the time, as far as anybody can tell.
+    // 3 reconnected unnoticed: it was online all the time, as far as the table can determine.
     let now = [("s/1", 1), ("s/4", 3)];
     assert_eq!(told(table.swept(list(&now))), []);
     assert_eq!(told(table.swept(list(&now))), []);
-    // A list that leaves somebody out once is a list with an error.
+    // A single list without a device may be wrong.
     assert_eq!(told(table.swept(list(&[("s/1", 1)]))), []);
     assert_eq!(told(table.swept(list(&now))), []);
     assert_eq!(told(table.swept(list(&[]))), []);
@@ -99,11 +100,11 @@ fn an_incomplete_list_declares_nobody_gone() {
     table.told(opened("s/1", 1));
     table.told(opened("t/2", 2));
     for _ in 0..5 {
-        // Of s a page is missing, and t does not answer.
+        // A page of s is missing, and t does not respond.
         let sweep = Sweep { whole: HashSet::new(), is_whole: false, ..list(&[]) };
         assert_eq!(told(table.swept(sweep)), []);
     }
-    // The list of s is whole now; who is on t, and who is unknown, is untouched.
+    // The list of s is complete now; devices on t, and unknown ones, are unaffected.
     for expected in [vec![], vec![(1, "gone")], vec![], vec![]] {
         assert_eq!(told(table.swept(Sweep { is_whole: false, ..list(&[]) })), expected);
     }
@@ -121,13 +122,13 @@ fn a_list_does_not_overrule_what_was_told_while_it_was_made() {
         table.sweep_begins();
         assert_eq!(told(table.told(closed("s/1"))), [(1, "closed")]);
         assert_eq!(told(table.told(opened("s/3", 3))), [(3, "+")]);
-        // The list is older: it has 1, and 3 is not on it yet.
+        // The list is older than the advisories: it has 1, and does not have 3 yet.
         assert_eq!(told(table.swept(list(&[("s/1", 1), ("s/2", 2)]))), []);
         assert!(!table.is_in_doubt());
         table.told(closed("s/3"));
         table.told(opened("s/1", 1));
     }
-    // A sweep that failed leaves nothing behind.
+    // A failed sweep has no effect.
     table.sweep_begins();
     table.told(closed("s/1"));
     table.sweep_failed();
@@ -145,13 +146,13 @@ fn a_connection_on_which_nothing_is_heard_is_silent_until_it_speaks() {
     assert_eq!(swept(61, 0, ""), [(1, "silent")]);
     assert_eq!(swept(90, 0, ""), []);
     assert_eq!(swept(95, 94, ""), [(1, "+")]);
-    // It says nothing, and answers the broker's pings.
+    // It sends nothing, but responds to the broker's pings.
     assert_eq!(swept(150, 94, "5µs"), []);
     assert_eq!(swept(200, 94, "5µs"), []);
     assert_eq!(swept(210, 94, "6µs"), []);
     assert_eq!(swept(270, 94, "6µs"), []);
     assert_eq!(swept(271, 94, "6µs"), [(1, "silent")]);
-    // It reconnects; the old connection is closed at last.
+    // It reconnects; later the old connection is closed.
     assert_eq!(told(table.told(opened("s/2", 1))), [(1, "+")]);
     assert_eq!(told(table.told(closed("s/1"))), []);
     assert_eq!(told(table.told(closed("s/2"))), [(1, "closed")]);
@@ -163,7 +164,7 @@ fn another_connection_that_speaks_keeps_a_device_online() {
     table.told(opened("s/1", 1));
     let both = |now| list_at(now, &[("s/1", 1, 0, ""), ("s/2", 1, now, "")]);
     assert_eq!(told(table.swept(both(70))), []);
-    // The one that spoke is closed: what is left is silent.
+    // The active connection is closed: the remaining one is silent.
     assert_eq!(told(table.told(closed("s/2"))), [(1, "closed")]);
 }
 
@@ -182,7 +183,7 @@ fn a_new_keeper_believes_the_log_about_quiet_connections_until_it_has_watched_th
 fn a_broker_that_was_killed_before_it_was_ever_listed_takes_its_connections_with_it() {
     let mut table = Table::new(LIMIT, []);
     assert_eq!(told(table.told(opened("old/1", 1))), [(1, "+")]);
-    // Only its successor answers, twice and whole.
+    // Only its successor responds, with two complete lists.
     table.sweep_begins();
     assert_eq!(told(table.swept(list(&[]))), []);
     table.sweep_begins();

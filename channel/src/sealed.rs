@@ -97,7 +97,7 @@ mod tests {
         for short in [0, 1, ENCAPSULATED, SEALED_OVERHEAD - 1] {
             assert_eq!(open_by(&key, b"context", &vec![0; short]), Err(SealedError::Open));
         }
-        // The point of order one: a shared secret that everybody knows.
+        // The point of order one: a known shared secret.
         assert!(open_by(&key, b"context", &[0; 64]).is_err());
     }
 }

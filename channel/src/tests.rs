@@ -1,5 +1,5 @@
-//! Sealing against what may happen to messages, frames against anything, and the flow of bytes over a
-//! real broker.
+//! Encryption against manipulated messages, frames against arbitrary bytes, and the flow of bytes over
+//! a real broker.
 
 use std::time::Duration;
 
@@ -36,7 +36,7 @@ fn each_side_opens_what_the_other_sealed_in_order_and_nothing_else() {
     assert_eq!(device.open.open(b"short"), Err(SealError::Short));
     assert_eq!(device.open.open(&messages[1]).unwrap().as_ref(), b"");
     assert_eq!(device.open.open(&messages[2]).unwrap().as_ref(), b"three");
-    // What a side sealed it cannot be told as if the other had.
+    // A message of one side is not accepted as one of the other.
     assert_eq!(server.open.open(&messages[0]), Err(SealError::Forged));
     assert!(!messages[0].windows(3).any(|part| part == b"one"), "it is readable");
 }
@@ -85,7 +85,7 @@ proptest! {
     }
 }
 
-/// Until the broker has done what this client asked for: `flush` only hands it to the socket.
+/// Waits until the broker has processed this client's requests: `flush` only writes to the socket.
 async fn settled(client: &async_nats::Client) {
     let inbox = client.new_inbox();
     let mut own = client.subscribe(inbox.clone()).await.unwrap();
@@ -166,7 +166,7 @@ async fn an_agent_of_old_is_spoken_to_as_it_understands() {
     while heard.len() < text.len() {
         let message = futures::StreamExt::next(&mut down).await.unwrap();
         let plain = device.open.open(&message.payload).unwrap();
-        // Neither packed nor larger than 32 KiB.
+        // Neither compressed nor larger than 32 KiB.
         assert!(
             plain[0] == 0 && plain.len() <= 1 + 32 * 1024,
             "{} of kind {}",
@@ -187,7 +187,7 @@ async fn a_reader_that_stalls_holds_the_writer_and_control_still_passes() {
     tokio::time::sleep(Duration::from_millis(500)).await;
     assert!(!writing.is_finished(), "nobody reads, and yet all of it was taken");
     assert!(!server.sender.has_credit());
-    // The other way round, nothing is held up.
+    // The opposite direction is not blocked.
     device.sender.data(Bytes::from_static(b"\x03")).await.unwrap();
     let mut receiver = server.receiver;
     assert_eq!(next(&mut receiver).await, Ok(Frame::Data(Bytes::from_static(b"\x03"))));
@@ -223,7 +223,7 @@ async fn a_forged_message_ends_the_channel_and_silence_does() {
     settled(&spy).await;
     let Err(Gone(why)) = next(&mut device.receiver).await else { panic!("it was taken") };
     assert!(why.contains("not what the other side sealed"), "{why}");
-    // The server hears nothing any more.
+    // The server receives nothing from now on.
     let Err(Gone(why)) = next(&mut server.receiver).await else { panic!("who speaks?") };
     assert!(why.contains("silent"), "{why}");
 }
@@ -232,7 +232,7 @@ async fn a_forged_message_ends_the_channel_and_silence_does() {
 async fn what_comes_again_is_taken_once() {
     let (nats, _dir) = broker().await;
     let (server, mut device, spy) = channels(&nats).await;
-    // A broker that says everything twice, and out of order.
+    // A broker that delivers everything twice, and out of order.
     let mut heard = spy.subscribe("down").await.unwrap();
     settled(&spy).await;
     server.sender.data(Bytes::from_static(b"one")).await.unwrap();
@@ -246,7 +246,7 @@ async fn what_comes_again_is_taken_once() {
     }
     settled(&spy).await;
     server.sender.data(Bytes::from_static(b"three")).await.unwrap();
-    // What waits goes together.
+    // Waiting data is merged.
     let mut heard = Vec::new();
     while heard.len() < "onetwothree".len() {
         let Ok(Frame::Data(bytes)) = next(&mut device.receiver).await else { panic!() };
@@ -255,7 +255,7 @@ async fn what_comes_again_is_taken_once() {
     assert_eq!(heard, b"onetwothree");
 }
 
-/// Two ends over a broker that is the test's own: it forwards what it likes.
+/// Two ends over a broker of the test, which drops messages.
 async fn lossy(
     nats: &NatsServer,
     loses: impl Fn(&str, u64) -> bool + Send + Clone + 'static,
@@ -290,7 +290,7 @@ async fn lossy(
 async fn what_is_lost_is_said_again() {
     const BYTES: usize = 2 << 20;
     let (nats, _dir) = broker().await;
-    // Every seventh message of both, and a run of ten of one.
+    // Every seventh message of both sides, and ten consecutive ones of one.
     let loses =
         |from: &str, count| count % 7 == 3 || (from == "server.said" && (20..30).contains(&count));
     let (server, mut device) = lossy(&nats, loses).await;
@@ -299,7 +299,7 @@ async fn what_is_lost_is_said_again() {
         let bytes: Vec<u8> = (0..BYTES).map(|at| (at / 7) as u8).collect();
         sender.data(bytes.into()).await.unwrap();
         sender.say(Frame::Eof).await.unwrap();
-        // Until the other side has it all.
+        // Until the other side has all of it.
         assert_eq!(next(&mut kept).await, Ok(Frame::Eof));
     });
     let mut heard = 0;
@@ -323,7 +323,7 @@ async fn what_is_lost_is_said_again() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_last_word_is_said_again_before_anybody_speaks() {
     let (nats, _dir) = broker().await;
-    // The first message of each side, which nothing follows.
+    // The first message of each side, with none after it.
     let (server, mut device) = lossy(&nats, |_, count| count == 1).await;
     let mut receiver = server.receiver;
     let began = std::time::Instant::now();
@@ -332,7 +332,7 @@ async fn the_last_word_is_said_again_before_anybody_speaks() {
     assert_eq!(next(&mut device.receiver).await, Ok(Frame::Data(Bytes::from_static(b"ls\r"))));
     assert_eq!(next(&mut receiver).await, Ok(Frame::Data(Bytes::from_static(b"$ "))));
     assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
-    // And it is confirmed: both sides keep nothing.
+    // It is acknowledged: both sides keep nothing.
     let confirmed = async {
         while server.sender.is_unheard() || device.sender.is_unheard() {
             tokio::time::sleep(Duration::from_millis(20)).await;
@@ -356,7 +356,7 @@ async fn a_channel_goes_on_over_another_connection() {
     for round in 0..5_u8 {
         of_device.drain().await.unwrap();
         tokio::time::sleep(Duration::from_millis(100)).await;
-        // Nobody listens to the one, and the other is not connected.
+        // One side has no subscriber, and the other is not connected.
         let said = Bytes::from(vec![round; 100_000]);
         server.sender.data(said.clone()).await.unwrap();
         device.sender.data(said.clone()).await.unwrap();

@@ -1,15 +1,15 @@
-//! How many bytes may be on their way: as many as are taken in a quarter of a second, within limits.
+//! The flow-control window: the bytes that are consumed in a quarter of a second, within limits.
 //!
-//! So a fast line is full however long it is, and on a slow one nothing waits behind much more than it
-//! can carry: what is typed in a shell, or said on another channel.
+//! So a fast line is used fully at any latency, and on a slow one little data is queued ahead of
+//! keystrokes in a shell, or of other channels.
 
 use std::time::{Duration, Instant};
 
 use crate::{LEAST, WINDOW};
 
-/// What is on its way is taken in this time.
+/// Time in which the window is consumed.
 const AHEAD: Duration = Duration::from_millis(250);
-/// How long it is measured how much is taken.
+/// Interval over which the rate is measured.
 const MEASURED: Duration = Duration::from_millis(50);
 
 /// The window that this side grants to the other.
@@ -26,13 +26,12 @@ impl Window {
         Self { size: LEAST, most, since: now, taken: 0 }
     }
 
-    /// Bytes may be credited when so many were taken: before the other side has to wait.
+    /// Number of consumed bytes at which credit is due: before the other side has to wait.
     pub(crate) const fn due(&self) -> u32 {
         self.size / 4
     }
 
-    /// Bytes were taken; how many are credited for them: more where the window grows, fewer where it
-    /// shrinks.
+    /// Returns the credit for consumed bytes: more while the window grows, less while it shrinks.
     pub(crate) fn credit(&mut self, taken: u32, now: Instant) -> u32 {
         self.taken = self.taken.saturating_add(taken);
         let elapsed = now.saturating_duration_since(self.since);
@@ -41,7 +40,7 @@ impl Window {
         }
         let ahead = u128::from(self.taken) * AHEAD.as_micros() / elapsed.as_micros();
         (self.since, self.taken) = (now, 0);
-        // A pause of the reader is not the line's: half of it stays.
+        // A pause of the reader is not a property of the line: half of the window stays.
         let wanted =
             u32::try_from(ahead).unwrap_or(WINDOW).clamp(LEAST, self.most).max(self.size / 2);
         let before = self.size;
@@ -56,7 +55,7 @@ mod tests {
 
     use super::*;
 
-    /// The window after a line of so many bytes a second was read for a while.
+    /// The window after reading for a while at this rate.
     fn after_a_while(window: &mut Window, now: &mut Instant, bytes_per_second: u32) -> u32 {
         let mut waiting = 0;
         for _ in 0..2_000 {
@@ -90,7 +89,7 @@ mod tests {
 
     #[test]
     fn a_long_line_is_filled() {
-        // Half a window each way and back: 200 ms; as much as is on its way arrives in that time.
+        // Half a window in each direction and back: 200 ms; the window arrives in that time.
         let mut now = Instant::now();
         let mut window = Window::new(now, WINDOW);
         for _ in 0..20 {
@@ -107,7 +106,7 @@ mod tests {
         ) {
             let mut now = Instant::now();
             let mut window = Window::new(now, WINDOW);
-            // What the other side may say, and what it has said.
+            // The credit of the other side, and the bytes that it has sent.
             let mut free = LEAST;
             let mut waiting = 0;
             for (millis, part) in steps {

@@ -48,10 +48,11 @@ fn findings(patterns: &[Pattern], place: &str, text: &str) -> Vec<String> {
     patterns
         .iter()
         .flat_map(|pattern| {
-            let found = pattern.regex.find_iter(text);
-            found.map(|found| {
-                format!("{place}: '{}' (instead: {})", found.as_str(), pattern.instead)
-            })
+            // A word in capitals is a keyword, such as `BEGIN` in SQL.
+            let is_prose = |found: &&str| *found != found.to_uppercase();
+            let found = pattern.regex.find_iter(text).map(|found| found.as_str());
+            let report = |found| format!("{place}: '{found}' (instead: {})", pattern.instead);
+            found.filter(is_prose).map(report).collect::<Vec<_>>()
         })
         .collect()
 }

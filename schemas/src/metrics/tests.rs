@@ -56,10 +56,16 @@ fn a_name_written_as_number_and_as_text_is_a_duplicate() {
 
 #[test]
 fn a_large_batch_becomes_messages_that_the_broker_takes() {
-    let text = |index: usize, bytes: usize| {
-        let noise =
-            (0..bytes).map(|at| char::from(b'a' + ((index * 7919 + at * at * 31) % 26) as u8));
-        Point::new("app").field("text", FieldValue::Text(noise.collect()))
+    // Pseudorandom, so that it cannot be compressed (xorshift).
+    let text = |index: u64, bytes: usize| {
+        let mut state = index + 1;
+        let noise = std::iter::repeat_with(|| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            char::from(b'!' + (state % 90) as u8)
+        });
+        Point::new("app").field("text", FieldValue::Text(noise.take(bytes).collect()))
     };
     let points: Vec<Point> = (0..1_000).map(|index| text(index, 700)).collect();
     let large = MetricBatch { points: points.clone(), ..batch() };

@@ -1,7 +1,7 @@
 //! Plain language: what a person reads has no words that only this project uses.
 //!
-//! `patterns.txt` lists such words and what to write instead. Documentation, `--help` and the OpenAPI
-//! document have none. Comments and messages have a budget that may only fall.
+//! `patterns.txt` lists such words and what to write instead. Documentation, `--help`, the OpenAPI
+//! document and comments have none. Messages have a budget that may only fall.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -15,14 +15,8 @@ use serde_json::Value;
 
 use crate::architecture::{root, rust_files};
 
-/// Maximum number of findings in the OpenAPI document.
-const MAX_IN_OPENAPI: usize = 303;
-/// Maximum number of findings in the help of both programs.
-const MAX_IN_HELP: usize = 104;
-/// Maximum number of findings in comments, in all Rust files.
-const MAX_IN_COMMENTS: usize = 1430;
 /// Maximum number of findings in the text of messages: string literals outside tests.
-const MAX_IN_MESSAGES: usize = 313;
+const MAX_IN_MESSAGES: usize = 288;
 
 const PATTERNS: &str = include_str!("patterns.txt");
 
@@ -36,7 +30,7 @@ fn patterns() -> Vec<Pattern> {
         .lines()
         .filter(|line| !line.starts_with('#'))
         .map(|line| {
-            let (words, instead) = line.split_once('\t').expect("a tab in each line");
+            let (words, instead) = line.split_once('\t').unwrap();
             let mut regex = RegexBuilder::new(&format!(r"\b(?:{words})\b"));
             Pattern { regex: regex.case_insensitive(true).build().unwrap(), instead }
         })
@@ -146,7 +140,7 @@ fn the_openapi_document_is_in_plain_language() {
     let patterns = patterns();
     let all: Vec<String> =
         found.iter().flat_map(|(path, text)| findings(&patterns, path, text)).collect();
-    assert_budget("MAX_IN_OPENAPI", MAX_IN_OPENAPI, &all);
+    assert_none(&all);
 }
 
 /// The help of a command and of all commands below it.
@@ -183,11 +177,14 @@ fn the_help_is_in_plain_language() {
             all.extend(findings(&patterns, &place, &text.join(" ")));
         }
     }
-    assert_budget("MAX_IN_HELP", MAX_IN_HELP, &all);
+    assert_none(&all);
 }
 
+/// Texts with their line numbers.
+type Lines = Vec<(usize, String)>;
+
 /// The comments of a Rust file, and its string literals outside tests, line by line.
-fn comments_and_messages(text: &str) -> (Vec<(usize, String)>, Vec<(usize, String)>) {
+fn comments_and_messages(text: &str) -> (Lines, Lines) {
     let (mut comments, mut messages) = (Vec::new(), Vec::new());
     let mut is_test = false;
     for (index, line) in text.lines().enumerate() {
@@ -232,6 +229,6 @@ fn comments_and_messages_are_in_plain_language() {
             }
         }
     }
+    assert_none(&in_comments);
     assert_budget("MAX_IN_MESSAGES", MAX_IN_MESSAGES, &in_messages);
-    assert_budget("MAX_IN_COMMENTS", MAX_IN_COMMENTS, &in_comments);
 }

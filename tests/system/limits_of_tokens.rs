@@ -77,26 +77,17 @@ async fn a_device_that_claims_an_operators_append_id_is_revoked_all_the_same() {
     let enrollment = api.enrollment_token(1).await;
     let device = SimDevice::join(api, &system.ca(), &enrollment, "robot").await;
     let path = format!("/api/v1/devices/{}/revoke", device.id());
-    let answer = &device.enrolled.answer;
     let hello = Hello {
-        project: answer.project.clone(),
-        device: answer.device,
-        epoch: answer.epoch,
-        nonce: Uuid::new_v4(),
-        last_seq: 0,
-        time: std::time::SystemTime::now().into(),
-        agent_version: "test".into(),
-        config_version: 0,
         new_epoch: Some(NewEpoch {
             cause: Cause::HistoryLost,
             seq: 0,
             hash: None,
             request: append_id(api, &path, "operator").await,
         }),
+        ..device.hello()
     };
-    let sealed = device.enrolled.key.seal(Kind::Hello, codec::encode(&hello));
-    let welcome = device.nats.request(device.subjects.request("hello"), sealed.into()).await;
-    assert!(!welcome.unwrap().payload.is_empty());
+    let welcome = device.say_hello(&hello).await;
+    assert!(!welcome.unwrap().is_empty());
     let granted = wait::until("the new epoch", PATIENCE, || async {
         let events = api.list("/api/v1/events?type=DeviceEpochGranted").await;
         events.into_iter().next()

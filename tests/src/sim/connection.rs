@@ -3,16 +3,19 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
+use async_nats::RequestError;
 use bytes::Bytes;
 use futures::StreamExt;
 use muster_channel::Publisher;
 use muster_schemas::codec;
+use muster_schemas::cose::Kind;
 use muster_schemas::metrics::MetricBatch;
 use muster_schemas::subjects::DeviceSubjects;
-use muster_schemas::wire::Ack;
+use muster_schemas::wire::{Ack, Hello};
 use tokio::sync::watch;
+use uuid::Uuid;
 
 use super::enroll::enroll;
 use crate::api::Api;
@@ -107,6 +110,33 @@ impl SimDevice {
     #[must_use]
     pub fn committed(&self) -> u64 {
         self.ack().map_or(0, |ack| ack.seq)
+    }
+
+    /// A hello of this device, without events.
+    #[must_use]
+    pub fn hello(&self) -> Hello {
+        let answer = &self.enrolled.answer;
+        Hello {
+            project: answer.project.clone(),
+            device: answer.device,
+            epoch: answer.epoch,
+            nonce: Uuid::new_v4(),
+            last_seq: 0,
+            time: SystemTime::now().into(),
+            agent_version: "test".into(),
+            config_version: 0,
+            new_epoch: None,
+        }
+    }
+
+    /// Sends a hello and returns the content of the response, sealed or empty.
+    ///
+    /// # Errors
+    /// When there is no response.
+    pub async fn say_hello(&self, hello: &Hello) -> Result<Bytes, RequestError> {
+        let sealed = self.enrolled.key.seal(Kind::Hello, codec::encode(hello));
+        let response = self.nats.request(self.subjects.request("hello"), sealed.into()).await?;
+        Ok(response.payload)
     }
 
     /// Publishes bytes as an event, without waiting for a confirmation.

@@ -1,6 +1,7 @@
 //! The conventions of the API as a client sees them, over a real event log.
 
 use std::convert::Infallible;
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use axum::Router;
@@ -15,6 +16,7 @@ use muster_eventlog::{Append, ConnectOptions, EventLog, Expected, LogOptions, Ne
 use muster_schemas::events::{ApiTokenCreated, ApiTokenRevoked, Role};
 use muster_schemas::wire::ApiTokenText;
 use muster_schemas::{Event, Hash, StreamName, Timestamp, TokenId};
+use tokio::sync::Notify;
 use tower::ServiceExt;
 use uuid::Uuid;
 
@@ -187,12 +189,19 @@ async fn a_long_response_ends_with_its_token() {
     let quiet = async |_: Scope<ReadDevices>| {
         Body::from_stream(stream::pending::<Result<&str, Infallible>>())
     };
-    let slow = async |_: Scope<ReadDevices>| {
-        tokio::time::sleep(Duration::from_secs(3)).await;
-        "done"
+    // Takes longer than the interval between checks of a token.
+    let started = Arc::new(Notify::new());
+    let has_started = Arc::clone(&started);
+    let slow = move |_: Scope<ReadDevices>| {
+        let has_started = Arc::clone(&has_started);
+        async move {
+            has_started.notify_one();
+            tokio::time::sleep(Duration::from_secs(3)).await;
+            "done"
+        }
     };
     let router = Router::new()
-        .route("/slow", get(slow).post(slow))
+        .route("/slow", get(slow.clone()).post(slow))
         .route("/busy", get(busy))
         .route("/quiet", get(quiet))
         .layer(from_fn_with_state(state.clone(), end_with_token))
@@ -235,13 +244,13 @@ async fn a_long_response_ends_with_its_token() {
         let request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
         let answer = router.clone().oneshot(request.body(Body::empty()).unwrap());
         let revoke = async {
-            // The handler is still running.
-            tokio::time::sleep(Duration::from_millis(500)).await;
+            started.notified().await;
             append(&log, &token, ApiTokenRevoked {}.into()).await;
         };
         tokio::join!(answer, revoke).0.unwrap().status().as_u16()
     };
-    assert_eq!(tokio::join!(slow("GET"), slow("POST")), (401, 200));
+    assert_eq!(slow("GET").await, 401);
+    assert_eq!(slow("POST").await, 200);
     // The first read after a check is due returns an error.
     assert!(unread.next().await.unwrap().is_err());
     let until = Instant::now() + Duration::from_secs(3);

@@ -3,9 +3,11 @@
 
 use std::time::Duration;
 
+use tokio_postgres::Row;
 use uuid::Uuid;
 
-use crate::append::AppendError;
+use crate::append::{AppendError, OffsetMove};
+use crate::device_keys::as_i64;
 use crate::error::{Attempted, StoreError};
 use crate::log::EventLog;
 
@@ -27,6 +29,18 @@ pub struct Offset {
     pub incarnation: String,
     /// Newest sequence number that was processed; 0 if there is none.
     pub sequence: u64,
+}
+
+/// Incarnation of the stream that was created at this time, in nanoseconds since the Unix epoch.
+#[must_use]
+pub fn incarnation(created: i128) -> String {
+    created.to_string()
+}
+
+/// Name of the lease and of the offset of a partition of the events.
+#[must_use]
+pub fn events_reader(partition: u32) -> String {
+    format!("events-{partition}")
 }
 
 impl EventLog {
@@ -132,6 +146,37 @@ impl EventLog {
         Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
     }
 
+    /// Returns a reader's offset; the default if it has none yet.
+    ///
+    /// # Errors
+    /// When PostgreSQL is unreachable or the statement fails.
+    pub async fn offset(&self, name: &str) -> Result<Offset, StoreError> {
+        let client = self.stores().pool.get().await?;
+        let row = client
+            .query_opt("SELECT incarnation, sequence FROM offsets WHERE name = $1", &[&name])
+            .await
+            .attempted("read a reader's offset")?;
+        Ok(row.map(|row| read_offset(&row)).unwrap_or_default())
+    }
+
+    /// Advances a reader's offset without an append.
+    ///
+    /// # Errors
+    /// [`AppendError::Fenced`] when a later lease has already taken over; otherwise when PostgreSQL
+    /// is unreachable or the statement fails.
+    pub async fn advance_offset(&self, to: &OffsetMove) -> Result<(), AppendError> {
+        let client = self.stores().pool.get().await.map_err(StoreError::from)?;
+        let moved = client
+            .execute(
+                "UPDATE offsets SET sequence = $3, incarnation = $2
+                 WHERE name = $1 AND fence = $4",
+                &[&to.name, &to.incarnation, &as_i64(to.sequence), &to.fence],
+            )
+            .await
+            .attempted("advance a reader's offset")?;
+        if moved == 0 { Err(AppendError::Fenced(to.name.clone())) } else { Ok(()) }
+    }
+
     /// Returns a reader's offset, which only the holder of this lease can advance from now on.
     ///
     /// # Errors
@@ -150,6 +195,10 @@ impl EventLog {
             .await
             .attempted("take over a reader's offset")?
             .ok_or_else(|| AppendError::Fenced(lease.name.clone()))?;
-        Ok(Offset { incarnation: row.get(0), sequence: row.get::<_, i64>(1).unsigned_abs() })
+        Ok(read_offset(&row))
     }
+}
+
+fn read_offset(row: &Row) -> Offset {
+    Offset { incarnation: row.get(0), sequence: row.get::<_, i64>(1).unsigned_abs() }
 }

@@ -42,7 +42,7 @@ pub use error::StoreError;
 pub use examine::{Examination, ReadModel, examine};
 pub use failure::{Cause, Failure, FailureWatch};
 pub use follow::Follower;
-pub use leases::{Lease, Offset};
+pub use leases::{Lease, Offset, events_reader, incarnation};
 pub use log::{EventLog, Head, LogOptions, Standing};
 pub use open_shells::OpenShell;
 pub use presence::PRESENCE_LEASE;

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use async_nats::jetstream::{self, stream};
+use muster_eventlog::incarnation;
 use muster_schemas::envelope::MAX_EVENT_BYTES;
 use muster_schemas::metrics::MAX_BATCH_BYTES;
 use muster_schemas::subjects;
@@ -138,6 +139,6 @@ async fn open(
         jetstream.create_or_update_stream(config).await?;
         tracing::info!(stream = %stream.cached_info().config.name, "an older stream was updated");
     }
-    let incarnation = stream.cached_info().created.unix_timestamp_nanos().to_string();
+    let incarnation = incarnation(stream.cached_info().created.unix_timestamp_nanos());
     Ok((stream, incarnation))
 }

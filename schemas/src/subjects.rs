@@ -143,6 +143,18 @@ pub fn parse_stored(subject: &str) -> Option<(ProjectId, DeviceId, &str)> {
     Some((project, device, parts.next().unwrap_or_default()))
 }
 
+/// The stored subject of a device's events, in any partition.
+#[must_use]
+pub fn stored_events(project: &ProjectId, device: DeviceId) -> String {
+    format!("evt.*.{project}.{device}")
+}
+
+/// Partition of a stored subject.
+#[must_use]
+pub fn stored_partition(subject: &str) -> Option<u32> {
+    subject.split('.').nth(1)?.parse().ok()
+}
+
 /// The stored subjects of one partition of EVENTS.
 #[must_use]
 pub fn events_partition(partition: u32) -> String {

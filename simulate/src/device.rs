@@ -230,6 +230,7 @@ impl Device {
             agent_version: concat!("simulated-", env!("CARGO_PKG_VERSION")).to_owned(),
             config_version: self.config_version,
             new_epoch: None,
+            confirmed_seq: None,
         };
         let nonce = hello.nonce;
         let sealed = self.enrolled.key.seal(Kind::Hello, codec::encode(&hello));

@@ -5,11 +5,19 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use async_nats::jetstream::{
+    self,
+    consumer::{AckPolicy, DeliverPolicy, pull},
+};
+use futures::StreamExt;
 use muster_agent::outbox::{Limits, RecordError};
+use muster_schemas::codec;
 use muster_schemas::stream::StreamName;
-use muster_tests::backup::{delete_events_stream, dump, restore};
+use muster_schemas::subjects::{self, EVENTS_STREAM};
+use muster_schemas::wire::Ack;
+use muster_tests::backup::{delete_events_stream, dump, restore, restore_database};
 use muster_tests::fleet::Fleet;
-use muster_tests::{AgentInside, wait};
+use muster_tests::{AgentInside, SimDevice, wait};
 use serde_json::Value;
 
 use crate::faults::assert_rebuild_equals_live;
@@ -183,6 +191,87 @@ async fn what_a_device_has_let_go_and_the_log_lost_is_declared() {
     // The lost events may include other ones of the agent: at least as many as the numbers show.
     assert!(gap >= first - 11, "{gap} declared, {} numbers missing", first - 11);
     assert_rebuild_equals_live(&fleet).await;
+}
+
+/// Time for which hellos are observed: longer than the agent waits for a log whose server does not
+/// know whether it has read its stream.
+const OBSERVED: Duration = Duration::from_secs(7);
+
+/// The stream still holds what the restored log and the agent lack: nothing is lost, however long
+/// ingest takes to read it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restored_log_that_has_not_read_its_stream_yet_has_lost_nothing() {
+    let mut fleet = Fleet::start().await;
+    let limits = Limits { kept_bytes: 4_000, ..Limits::default() };
+    let mut agent = join(&fleet, limits).await;
+    agent.record_many(10);
+    settled(&fleet, &agent).await;
+    let dump = dump(&fleet);
+    agent.record_many(100);
+    settled(&fleet, &agent).await;
+    for role in [&mut fleet.ingest, &mut fleet.command, &mut fleet.query] {
+        role.kill9();
+    }
+    restore_database(&fleet, &dump);
+    // Opening the outbox prunes it, and a new connection sends a hello.
+    agent.stop();
+    agent.start();
+    wait::until("the outbox to be pruned", PATIENCE, || async {
+        (agent.kept_bytes() <= 4_000).then_some(())
+    })
+    .await;
+    fleet.command.start_again();
+    let first = wait::until("a welcome", PATIENCE, || async { agent.status().last_hello }).await;
+    wait::until("later welcomes", PATIENCE, || async {
+        let newest = agent.status().last_hello?;
+        let observed = newest.micros() - first.micros();
+        (i128::from(observed) > OBSERVED.as_micros().cast_signed()).then_some(())
+    })
+    .await;
+    fleet.ingest.start_again();
+    fleet.query.start_again();
+    fleet.answers().await;
+    agent.record_many(10);
+    let said = settled(&fleet, &agent).await;
+    assert_eq!((said.len(), numbers(&said)), (1, all(120)));
+    assert_eq!(losses(&said), Vec::<Value>::new());
+    assert_rebuild_equals_live(&fleet).await;
+}
+
+/// An ingest that dies after an append and before the ack leaves its device waiting: the next one
+/// acks again.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_ack_that_ingest_did_not_send_before_it_was_killed_is_sent_by_the_next_one() {
+    let mut fleet = Fleet::start().await;
+    let token = fleet.api.enrollment_token(1).await;
+    let mut device = SimDevice::join(&fleet.api, &fleet.ca(), &token, "robot").await;
+    device.chain.record_many(1);
+    device.settle(PATIENCE).await;
+    fleet.ingest.kill9();
+    // The consumer's state is as if the process had been killed before it acknowledged the message.
+    let stream = jetstream::new(fleet.broker().await).get_stream(EVENTS_STREAM).await.unwrap();
+    let stored = subjects::stored_events(&device.chain.project, device.chain.device);
+    let message = stream.get_last_raw_message_by_subject(&stored).await.unwrap();
+    let partition = subjects::stored_partition(&message.subject).unwrap();
+    let name = format!("evt-{partition}");
+    stream.delete_consumer(&name).await.unwrap();
+    let unacknowledged = pull::Config {
+        durable_name: Some(name),
+        filter_subject: subjects::events_partition(partition),
+        deliver_policy: DeliverPolicy::ByStartSequence { start_sequence: message.sequence },
+        ack_policy: AckPolicy::All,
+        ..Default::default()
+    };
+    stream.create_consumer(unacknowledged).await.unwrap();
+    let mut acks = device.nats.subscribe(device.subjects.acks()).await.unwrap();
+    device.nats.flush().await.unwrap();
+    fleet.ingest.start_again();
+    // One announces the log's position to every device, the other repeats the missing one.
+    for _ in 0..2 {
+        let message = tokio::time::timeout(PATIENCE, acks.next()).await.unwrap().unwrap();
+        let ack: Ack = codec::decode(&message.payload).unwrap();
+        assert_eq!(ack.seq, device.committed());
+    }
 }
 
 /// Duration of an outage: longer than what retry intervals that double without a low limit would

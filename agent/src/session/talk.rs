@@ -13,10 +13,12 @@ use crate::clock::Moment;
 use crate::outbox::{Outbox, Prover, Verdict, judge};
 use crate::store::StoreError;
 
-/// Minimum time for which the log must report the same loss before the device starts a new epoch. A
-/// log that seems to lack events that this device cannot send again may still be reading them from
-/// its stream.
+/// Minimum time for which the log must report the same loss before the device starts a new epoch,
+/// if the server does not know whether the log is still reading the events from its stream.
 const SETTLE: Duration = Duration::from_secs(5);
+
+/// Interval between hellos while the log is still reading the device's events from its stream.
+const CATCH_UP_INTERVAL: Duration = Duration::from_secs(2);
 
 /// An event to publish.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -210,6 +212,7 @@ impl Session {
             agent_version: env!("CARGO_PKG_VERSION").to_owned(),
             config_version,
             new_epoch: self.outbox.pending_epoch(),
+            confirmed_seq: Some(view.confirmed),
         };
         let by = self.outbox.prover(self.hello.unanswered);
         self.hello.said(Asked { hello: hello.clone(), by, confirmed: view.confirmed }, now);
@@ -256,6 +259,9 @@ impl Session {
                 self.hello.answered(now, chance);
                 match effect {
                     Effect::NeedsEpoch => self.hello.follow_up(now),
+                    Effect::Odd if welcome.is_caught_up.is_some() => {
+                        self.hello.hasten(now, CATCH_UP_INTERVAL);
+                    }
                     Effect::Odd => self.hello.hasten(now, self.settle),
                     _ => {}
                 }
@@ -309,17 +315,11 @@ impl Session {
                 return Ok(Effect::SentAgain);
             }
             Verdict::Pruned | Verdict::OlderEpoch => {
-                let place = (welcome.epoch, seq);
-                match self.suspect {
-                    Some((suspect, since)) if suspect == place => {
-                        if now >= since + self.settle {
-                            self.outbox.ask_after_loss(place.0, place.1, request)?;
-                            return Ok(Effect::NeedsEpoch);
-                        }
-                    }
-                    _ => self.suspect = Some((place, now)),
+                if !self.is_certain_loss((welcome.epoch, seq), welcome.is_caught_up, now) {
+                    return Ok(Effect::Odd);
                 }
-                return Ok(Effect::Odd);
+                self.outbox.ask_after_loss(welcome.epoch, seq, request)?;
+                return Ok(Effect::NeedsEpoch);
             }
             Verdict::Fork { own } => {
                 let view = self.outbox.view();
@@ -331,6 +331,26 @@ impl Session {
         }
         self.suspect = None;
         Ok(self.give_up_damaged(request)?.unwrap_or(Effect::Nothing))
+    }
+
+    /// Whether the log has lost what is after this position, rather than not read it yet.
+    fn is_certain_loss(
+        &mut self,
+        position: (u64, u64),
+        is_caught_up: Option<bool>,
+        now: Instant,
+    ) -> bool {
+        if let Some(is_caught_up) = is_caught_up {
+            self.suspect = None;
+            return is_caught_up;
+        }
+        match self.suspect {
+            Some((suspect, since)) if suspect == position => now >= since + self.settle,
+            _ => {
+                self.suspect = Some((position, now));
+                false
+            }
+        }
     }
 
     /// Handles an unreadable event that the log does not have: the device continues without it.

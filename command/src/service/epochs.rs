@@ -71,6 +71,20 @@ impl Service {
         if (&hello.project, hello.device) != (project, device) {
             return Err(unproved("the hello names another device".into()));
         }
+        // Only a log that is behind may still have to read some of the device's events.
+        let is_behind = access
+            .epoch(hello.epoch)
+            .is_none_or(|epoch| hello.confirmed_seq.is_some_and(|seq| seq > epoch.seq));
+        let (is_caught_up, newer);
+        let access = if is_behind {
+            is_caught_up = self.is_caught_up(project, device).await;
+            // Read after the broker's state, so that it contains all that was caught up with.
+            newer = self.log.device_access(project, &[device]).await?;
+            newer.get(&device).ok_or(Rejection::NotFound("device"))?
+        } else {
+            is_caught_up = None;
+            access
+        };
         let newest = access.epochs.last().map_or(0, |epoch| epoch.epoch);
         if !(1..=newest.saturating_add(AHEAD)).contains(&hello.epoch) {
             return Err(unproved(format!("epoch {} was never given to it", hello.epoch)));
@@ -108,6 +122,7 @@ impl Service {
             committed_hash: hash,
             config_version: state.config_version,
             config: self.keys.open_config(project, state.config),
+            is_caught_up,
         };
         let key = self.keys.operation_key(project)?;
         Ok(key.seal(Kind::Welcome, codec::encode(&welcome)))

@@ -4,6 +4,7 @@
 //! After a conflict with another append, the decision is repeated on the streams' new state. This
 //! module has no knowledge of HTTP.
 
+mod catch_up;
 mod credentials;
 mod dead_letters;
 mod devices;

@@ -58,6 +58,8 @@ pub struct Arrival {
     pub subject: String,
     /// The message.
     pub bytes: Bytes,
+    /// Whether an earlier worker has processed it: it is read again for its acknowledgment.
+    pub is_repeated: bool,
 }
 
 /// A rejected message, with its cause.

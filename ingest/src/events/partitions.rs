@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use futures::future::join_all;
-use muster_eventlog::{AppendError, EventLog, Lease, StoreError};
+use muster_eventlog::{AppendError, EventLog, Lease, StoreError, events_reader};
 use muster_schemas::subjects::PARTITIONS;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -23,11 +23,6 @@ const BEAT: Duration = Duration::from_secs(2);
 const RETRY: Duration = Duration::from_millis(300);
 /// Timeout for a worker's current batch when the worker is stopped.
 const FINISH_TIMEOUT: Duration = Duration::from_secs(1);
-
-/// The lease on a partition.
-fn lease_name(partition: u32) -> String {
-    format!("events-{partition}")
-}
 
 /// Maximum number of partitions of a process when `holders` processes share them.
 fn fair_share(holders: usize) -> usize {
@@ -103,7 +98,7 @@ async fn share(
         if working.len() >= fair {
             break;
         }
-        let name = lease_name(partition);
+        let name = events_reader(partition);
         if working.contains_key(&name) {
             continue;
         }

@@ -74,14 +74,20 @@ impl Worker {
 
         // The durable consumer is recreated at each takeover, from the log's offset: messages that an
         // earlier holder had fetched and not appended are delivered again, even if it acknowledged them.
+        // Those that it had appended and not acknowledged are, too: their devices may still wait for
+        // their acks.
         let name = format!("evt-{}", self.partition);
+        let acknowledged = match stream.consumer_info(&name).await {
+            Ok(info) => info.ack_floor.stream_sequence,
+            Err(_) => done,
+        };
         let _ = stream.delete_consumer(&name).await;
         let consumer = stream
             .create_consumer(consumer::pull::Config {
                 durable_name: Some(name),
                 filter_subject: subjects::events_partition(self.partition),
                 deliver_policy: consumer::DeliverPolicy::ByStartSequence {
-                    start_sequence: done + 1,
+                    start_sequence: done.min(acknowledged) + 1,
                 },
                 ack_policy: consumer::AckPolicy::All,
                 ack_wait: Duration::from_secs(60),
@@ -118,7 +124,7 @@ impl Worker {
                 .into_iter()
                 .collect::<Result<_, _>>()
                 .map_err(|error| broker("fetch from a partition")(error.to_string()))?;
-            self.handle(&mut devices, lease, &incarnation, chunk).await?;
+            self.handle(&mut devices, lease, (&incarnation, done), chunk).await?;
         }
         Err(broker("fetch from a partition")("the subscription ended".to_owned()))
     }
@@ -127,22 +133,24 @@ impl Worker {
         &self,
         devices: &mut Devices,
         lease: &Lease,
-        incarnation: &str,
+        (incarnation, done): (&str, u64),
         chunk: Vec<jetstream::Message>,
     ) -> Result<(), WorkerError> {
-        let Some(last) = chunk.last() else { return Ok(()) };
         let arrived = traces::now();
-        let place = last
-            .info()
-            .map_err(|error| broker("read a message's place in its stream")(error.to_string()))?;
-        let (sequence, waiting, messages) = (place.stream_sequence, place.pending, chunk.len());
-        let arrivals = chunk
-            .iter()
-            .map(|message| Arrival {
+        let (mut sequence, mut waiting, messages) = (done, 0, chunk.len());
+        let mut arrivals = Vec::with_capacity(messages);
+        for message in &chunk {
+            let place = message.info().map_err(|error| {
+                broker("read a message's sequence number in its stream")(error.to_string())
+            })?;
+            arrivals.push(Arrival {
                 subject: message.subject.to_string(),
                 bytes: message.payload.clone(),
-            })
-            .collect();
+                is_repeated: place.stream_sequence <= done,
+            });
+            sequence = sequence.max(place.stream_sequence);
+            waiting = place.pending;
+        }
         let (claims, mut refused) = sort(arrivals);
         devices.load(&self.log, &claims).await?;
 
@@ -211,6 +219,9 @@ impl Worker {
         offset: &OffsetMove,
     ) -> Result<Vec<Chain>, WorkerError> {
         let mut done = Vec::with_capacity(chains.len());
+        if chains.is_empty() {
+            self.log.advance_offset(offset).await?;
+        }
         let mut by_project: HashMap<ProjectId, Vec<Chain>> = HashMap::new();
         for chain in chains {
             by_project.entry(chain.key.0.clone()).or_default().push(chain);
@@ -305,6 +316,7 @@ impl Worker {
     async fn keep(&self, refused: Vec<Refused>) -> Result<(), StoreError> {
         let letters: Vec<NewDeadLetter> = refused
             .into_iter()
+            .filter(|refused| !refused.arrival.is_repeated)
             .map(|Refused { arrival, cause, detail }| NewDeadLetter {
                 source: DeadLetterSource::Events,
                 project: subjects::parse_stored(&arrival.subject)

@@ -31,6 +31,10 @@ pub struct Hello {
     pub config_version: u64,
     /// Set if the device needs a new epoch.
     pub new_epoch: Option<NewEpoch>,
+    /// The newest event of this epoch that the log has acknowledged; 0 when none. Older agents do
+    /// not send it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub confirmed_seq: Option<u64>,
 }
 
 /// A request for a new epoch.
@@ -68,6 +72,11 @@ pub struct Welcome {
     /// All config variables.
     #[serde(deserialize_with = "unique_map", default)]
     pub config: ConfigVars,
+    /// Whether the log contains every event of the device that the broker holds. If false, a log that
+    /// is behind the device may still catch up. Sent if the log is behind `confirmed_seq`, and if the
+    /// broker responds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub is_caught_up: Option<bool>,
 }
 
 /// The log's progress; sent to the device after each commit, and whenever the device should check its

@@ -126,6 +126,7 @@ impl SimDevice {
             agent_version: "test".into(),
             config_version: 0,
             new_epoch: None,
+            confirmed_seq: None,
         }
     }
 

@@ -58,6 +58,40 @@ fn what_nobody_has_any_more_is_named_and_the_rest_goes_on_in_a_new_epoch() {
 }
 
 #[test]
+fn a_log_that_still_reads_its_stream_has_lost_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut world = World::new();
+    let mut device = after_pruning(dir.path(), &mut world, 10);
+    let unread = world.server.log.split_off(1 + 4);
+    world.server.is_caught_up = Some(false);
+    device.session.connected(world.now);
+    for _ in 0..100 {
+        device = world.step(device, &Step::Hello { is_lost: false });
+        device = world.step(device, &Step::Wait);
+    }
+    assert_eq!(device.outbox.view().epoch, 1);
+    world.server.log.extend(unread);
+    world.server.is_caught_up = Some(true);
+    let mut devices = [device];
+    world.settle(&mut devices);
+    assert_eq!((devices[0].outbox.view().epoch, world.server.lost(LossCause::Pruned)), (1, 0));
+}
+
+#[test]
+fn a_loss_is_declared_immediately_when_the_log_has_read_its_stream() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut world = World::new();
+    let mut device = after_pruning(dir.path(), &mut world, 10);
+    world.server.log.truncate(1 + 4);
+    world.server.is_caught_up = Some(true);
+    device.session.connected(world.now);
+    for _ in 0..2 {
+        device = world.step(device, &Step::Hello { is_lost: false });
+    }
+    assert_eq!(device.outbox.view().epoch, 2);
+}
+
+#[test]
 fn a_log_that_forgot_the_epoch_gets_everything_after_what_it_has() {
     let dir = tempfile::tempdir().unwrap();
     let mut world = World::new();
@@ -138,9 +172,13 @@ proptest! {
     }
 
     #[test]
-    fn what_is_missing_in_the_log_is_declared_lost(steps in steps(true)) {
+    fn what_is_missing_in_the_log_is_declared_lost(
+        steps in steps(true),
+        knows_its_stream in any::<bool>(),
+    ) {
         let dir = tempfile::tempdir().unwrap();
         let mut world = World::new();
+        world.server.is_caught_up = knows_its_stream.then_some(true);
         // Room for a few events of about 300 bytes; most are dropped.
         let mut device = Device::new(dir.path(), limits(4_000, 400));
         device.session.connected(world.now);

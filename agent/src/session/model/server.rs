@@ -15,11 +15,13 @@ pub(super) enum Entry {
 /// The log of one device, and the state that follows from it.
 pub(super) struct Server {
     pub(super) log: Vec<Entry>,
+    /// What its welcomes report.
+    pub(super) is_caught_up: Option<bool>,
 }
 
 impl Server {
     pub(super) fn new() -> Self {
-        Self { log: vec![Entry::Grant { epoch: 1, request: None }] }
+        Self { log: vec![Entry::Grant { epoch: 1, request: None }], is_caught_up: None }
     }
 
     pub(super) fn epochs(&self) -> Vec<u64> {
@@ -84,6 +86,7 @@ impl Server {
             committed_hash,
             config_version: 0,
             config: std::collections::BTreeMap::new(),
+            is_caught_up: self.is_caught_up,
         }
     }
 

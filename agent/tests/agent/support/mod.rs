@@ -376,6 +376,7 @@ fn welcome(known: &Mutex<Known>, payload: &[u8]) -> Option<Vec<u8>> {
         committed_hash: known.tip,
         config_version: known.config.0,
         config: known.config.1.clone(),
+        is_caught_up: None,
     };
     Some(operation_key().seal(Kind::Welcome, codec::encode(&welcome)))
 }

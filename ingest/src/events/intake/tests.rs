@@ -54,7 +54,8 @@ fn access(seq: u64, tip: Hash) -> DeviceAccess {
 }
 
 fn arrival(bytes: &Bytes) -> Arrival {
-    Arrival { subject: format!("evt.3.default.{}", device(1)), bytes: bytes.clone() }
+    let subject = format!("evt.3.default.{}", device(1));
+    Arrival { subject, bytes: bytes.clone(), is_repeated: false }
 }
 
 /// The result: the number of appended events, the ack, the causes of rejections.

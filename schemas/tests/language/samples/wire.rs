@@ -103,7 +103,9 @@ pub(super) fn samples() -> Vec<Sample> {
             hash: Some(digest("other branch")),
             request: id(12),
         }),
+        confirmed_seq: None,
     };
+    let confirmed = Hello { new_epoch: None, confirmed_seq: Some(15), ..hello.clone() };
     let welcome = Welcome {
         project: project(),
         device: device(),
@@ -114,7 +116,9 @@ pub(super) fn samples() -> Vec<Sample> {
         committed_hash: Hash::ZERO,
         config_version: 4,
         config: devices::config(),
+        is_caught_up: None,
     };
+    let caught_up = Welcome { is_caught_up: Some(true), ..welcome.clone() };
     let config = ConfigUpdate {
         project: project(),
         device: device(),
@@ -131,7 +135,9 @@ pub(super) fn samples() -> Vec<Sample> {
         ("CredentialsProof", Message::Credentials(credentials)),
         ("ContinueProof", Message::Continue(proof)),
         ("Hello", Message::Hello(hello)),
+        ("ConfirmedHello", Message::Hello(confirmed)),
         ("Welcome", Message::Welcome(welcome)),
+        ("CaughtUpWelcome", Message::Welcome(caught_up)),
         ("ConfigUpdate", Message::Config(config)),
         ("Ack", Message::Ack(ack)),
     ];

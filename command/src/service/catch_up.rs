@@ -1,0 +1,41 @@
+//! Whether the log contains every event of a device that the broker holds. If it does not, a log
+//! that is behind its device may still catch up: after it was restored from a backup, ingest reads
+//! the stream again from the backup's offset.
+
+use async_nats::jetstream::{self, stream::LastRawMessageErrorKind};
+use muster_eventlog::{events_reader, incarnation};
+use muster_schemas::{DeviceId, ProjectId, subjects};
+
+use super::Service;
+
+impl Service {
+    /// Compares ingest's offset with the newest stored event of the device; `None` if the broker or
+    /// the log does not respond.
+    pub(super) async fn is_caught_up(&self, project: &ProjectId, device: DeviceId) -> Option<bool> {
+        let stream = jetstream::new(self.nats.clone())
+            .get_stream(subjects::EVENTS_STREAM)
+            .await
+            .inspect_err(|error| tracing::debug!(%error, "failed to open the stream of events"))
+            .ok()?;
+        let subject = subjects::stored_events(project, device);
+        let message = match stream.get_last_raw_message_by_subject(&subject).await {
+            Ok(message) => message,
+            Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => {
+                return Some(true);
+            }
+            Err(error) => {
+                tracing::debug!(%error, "failed to read the newest event of a device");
+                return None;
+            }
+        };
+        let partition = subjects::stored_partition(&message.subject)?;
+        let offset = self
+            .log
+            .offset(&events_reader(partition))
+            .await
+            .inspect_err(|error| tracing::debug!(%error, "failed to read ingest's offset"))
+            .ok()?;
+        let read = incarnation(stream.cached_info().created.unix_timestamp_nanos());
+        Some(offset.incarnation == read && offset.sequence >= message.sequence)
+    }
+}

@@ -5,7 +5,9 @@
 //!
 //! The first fifth of the time is without the hostile devices, for comparison.
 
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
 use async_nats::HeaderMap;
@@ -13,10 +15,12 @@ use bytes::Bytes;
 use muster_schemas::Timestamp;
 use muster_schemas::metrics::{FieldValue, MetricBatch, Point};
 use muster_schemas::subjects::DEVICE_PUBLISHES;
-use muster_simulate::{Counters, Fleet, FleetOptions};
+use muster_simulate::{Counters, Enrolled, Fleet, FleetOptions};
+use muster_tests::sim::enroll;
 use muster_tests::{SimDevice, System};
 use reqwest::Method;
 use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 
 use crate::process;
 use crate::report::{Report, Row};
@@ -89,6 +93,28 @@ fn batch_of_text(bytes: usize) -> Bytes {
     MetricBatch { time: now(), points }.encode().into()
 }
 
+/// Connects the hostile devices and runs their attacks until the token is cancelled, in a thread with
+/// the lowest priority: they stand for other machines, so that only the servers' work for them counts.
+fn attack_from_a_thread(
+    hostile: Vec<Enrolled>,
+    ca: PathBuf,
+    victim: String,
+    stop: CancellationToken,
+) -> JoinHandle<()> {
+    std::thread::spawn(move || {
+        rustix::process::setpriority_process(None, 19).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let mut attacks = JoinSet::new();
+            for (kind, enrolled) in hostile.into_iter().enumerate() {
+                let device = SimDevice::connect(enrolled, &ca).await;
+                attacks.spawn(attack(device, kind, victim.clone()));
+            }
+            stop.cancelled().await;
+        });
+    })
+}
+
 /// Runs the attacks of one hostile device, once a second, without end.
 async fn attack(device: SimDevice, kind: usize, victim: String) {
     let subjects = |what: &str| format!("muster.default.{}.{}", device.id(), what);
@@ -159,7 +185,7 @@ pub(crate) async fn measure(report: &mut Report, minutes: u64, say: &impl Fn(&st
     let mut hostile = Vec::new();
     for number in 0..5 {
         let name = format!("hostile-{number}");
-        hostile.push(SimDevice::join(&system.api, &system.ca(), &token, &name).await);
+        hostile.push(enroll(&system.api, &token, &name).await);
     }
     let options = FleetOptions {
         url: system.api.url.clone(),
@@ -178,17 +204,17 @@ pub(crate) async fn measure(report: &mut Report, minutes: u64, say: &impl Fn(&st
 
     let lasts = Duration::from_secs(60 * minutes);
     let (mut before, mut during) = (Delays::default(), Delays::default());
-    let (mut attacks, mut samples) = (JoinSet::new(), Vec::new());
+    let (stop, mut attacks, mut samples) = (CancellationToken::new(), None, Vec::new());
     let (began, mut number, mut reported) = (Instant::now(), 0, 0);
     while began.elapsed() < lasts {
         let share = began.elapsed().as_secs_f64() / lasts.as_secs_f64();
-        if share > 0.2 {
-            for (kind, device) in hostile.drain(..).enumerate() {
-                attacks.spawn(attack(device, kind, probe.id()));
-            }
+        if share > 0.2 && attacks.is_none() {
+            let hostile = std::mem::take(&mut hostile);
+            let stop = stop.clone();
+            attacks = Some(attack_from_a_thread(hostile, system.ca(), probe.id(), stop));
         }
         number += 1;
-        let delays = if attacks.is_empty() { &mut before } else { &mut during };
+        let delays = if attacks.is_none() { &mut before } else { &mut during };
         delays.probe(&system, &mut probe, number).await;
         samples.push((share, memory(&system)));
         let tenth = (share * 10.0) as u32;
@@ -202,7 +228,10 @@ pub(crate) async fn measure(report: &mut Report, minutes: u64, say: &impl Fn(&st
         }
         tokio::time::sleep(PROBE_INTERVAL).await;
     }
-    attacks.shutdown().await;
+    stop.cancel();
+    if let Some(attacks) = attacks {
+        tokio::task::spawn_blocking(|| attacks.join().unwrap()).await.unwrap();
+    }
     fleet.finish(Duration::from_secs(120)).await;
     let figures = counters.figures();
     let lost = figures.events - figures.committed

@@ -1,4 +1,4 @@
-# The front door for people: `make` says what there is. What each step needs, scripts/deps installs.
+# Entry point for developers: `make` lists the targets. scripts/deps installs what each target needs.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -12,14 +12,14 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 
 .PHONY: help deps up test test-image check bench soak agents clean
 
-help: ## say what there is
+help: ## list the targets
 	@printf 'muster: manages fleets of Linux devices\n\n'
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
-deps: ## install the servers that muster runs on (nats-server, PostgreSQL, InfluxDB)
+deps: ## install the servers that muster needs (nats-server, PostgreSQL, InfluxDB)
 	@scripts/deps run
 
-up: ## build muster and run all of it on this machine, until Ctrl-C
+up: ## build muster and run all of it on this machine until Ctrl-C
 	@scripts/deps run
 	@cargo build --release -p muster -p muster-agent
 	@exec $(TARGET)/release/muster up $(ARGS)
@@ -27,7 +27,7 @@ up: ## build muster and run all of it on this machine, until Ctrl-C
 test: ## run every test, against the real servers
 	@scripts/deps test
 	cargo build --workspace --bins
-	@# All of them run although one fails; nextest lists the failures last.
+	@# A failure does not stop the others; nextest lists the failures at the end.
 	@failed=; \
 	cargo test --workspace --doc --quiet --no-fail-fast || failed=' doctests'; \
 	cargo nextest run --workspace --no-fail-fast $(ARGS) || failed="tests$$failed"; \
@@ -45,7 +45,7 @@ check: ## formatting, lints, documentation, licenses, unused dependencies
 	cargo deny --log-level error check bans licenses sources
 	cargo machete --skip-target-dir
 
-bench: ## measure, and compare with other tools
+bench: ## run the benchmarks, and compare with other tools
 	@scripts/deps bench
 	cargo build --release --workspace --bins
 	cargo build --profile dist -p muster-agent

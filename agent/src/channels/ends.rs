@@ -74,12 +74,16 @@ pub(crate) fn record_ends_now(shared: &Shared) {
     }
 }
 
+/// Reason of the end of a session whose agent process did not record it.
+pub const UNKNOWN_END: &str =
+    "the agent process was killed, or failed to record the end of the session";
+
 /// Records the ends of sessions of an earlier agent process, which did not outlive it.
 pub(crate) fn end_lost_sessions(shared: &Shared) {
     match open_sessions(&shared.store) {
         Ok(sessions) => {
             for session in sessions {
-                let reason = "the agent was killed, or could not tell how it ended".to_owned();
+                let reason = UNKNOWN_END.to_owned();
                 if record(shared, ShellEnded { session, exit_code: None, reason }) {
                     forget(shared, session);
                 }

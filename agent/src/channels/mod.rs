@@ -32,6 +32,7 @@ mod take;
 mod tcp;
 mod terminal;
 
+pub use ends::UNKNOWN_END;
 pub(crate) use ends::{end_lost_sessions, record_ends, record_ends_now};
 pub use options::ChannelOptions;
 pub(crate) use registry::Channels;

@@ -9,6 +9,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 
 use super::answer::Opening;
+use super::reason;
 use super::registry::Channels;
 use super::tcp::{broken, down, last};
 use crate::files::{FilesJob, FilesReply, Refusal};
@@ -61,10 +62,10 @@ pub(super) async fn open(
     let why = tokio::select! {
         done = both => done.err(),
         () = last(&sender) => Some(sender.why()),
-        () = channels.stop.cancelled() => Some("the agent stops".to_owned()),
+        () = channels.stop.cancelled() => Some(reason::AGENT_STOPS.to_owned()),
     };
     tracing::info!(channel = %id, why, "files are done with");
-    sender.close(why.as_deref().unwrap_or("all was said")).await;
+    sender.close(why.as_deref().unwrap_or(reason::CONNECTION_ENDED)).await;
 }
 
 /// Forwards data from the SFTP server to the client, until the server's or the channel's end.

@@ -24,6 +24,7 @@ mod files;
 mod member;
 mod opened;
 mod options;
+pub mod reason;
 mod registry;
 mod screen;
 mod session;

@@ -19,6 +19,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, mpsc, oneshot};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::member::{Ear, Member, Outlet, carry};
+use super::reason;
 use super::registry::{Channels, Reserved};
 use super::screen::Screen;
 use super::terminal::Terminal;
@@ -64,7 +65,7 @@ impl Ask {
     /// Declines a request because the session has ended.
     pub(super) async fn decline(self) {
         if let Self::Attach(attach) = self {
-            attach.channel.sender.close("the session has ended").await;
+            attach.channel.sender.close(reason::SESSION_ENDED).await;
         }
     }
 }
@@ -201,7 +202,7 @@ impl Session {
             News::Ask(Ask::Attach(attach)) => self.attach(attach, false),
             News::Ask(Ask::End(done)) => {
                 self.enders.push(done);
-                self.hang_up("the session was ended", self.channels.options.kill_after);
+                self.hang_up(reason::SESSION_TERMINATED, self.channels.options.kill_after);
             }
             News::Said(number, frame) => self.on_frame(number, frame),
             News::Left(number, why) => self.on_left(number, &why),
@@ -211,7 +212,7 @@ impl Session {
             News::Written(count) => self.input.advance(count.min(self.input.len())),
             News::Over => self.over = Some((Instant::now(), Instant::now())),
             News::Time => self.on_time(),
-            News::Stop => self.hang_up("the agent stops", STOPPING),
+            News::Stop => self.hang_up(reason::AGENT_STOPS, STOPPING),
         }
     }
 
@@ -414,7 +415,7 @@ impl Session {
         }
         for member in self.members.values() {
             member.outlet.say(Frame::Exit(exit.clone()));
-            member.outlet.end("the session has ended");
+            member.outlet.end(reason::SESSION_ENDED);
         }
         for done in self.enders {
             let _ = done.send(());

@@ -10,6 +10,7 @@ use tokio::time::timeout;
 
 use super::answer::Opening;
 use super::options::MOST_SESSIONS;
+use super::reason;
 use super::registry::{Channels, NoPlace};
 use super::screen::sane;
 use super::session::{Ask, Attach, Session};
@@ -142,5 +143,5 @@ pub(super) async fn end(
     // If the send fails, the session has ended.
     let _ = known.asks.send(Ask::End(done)).await;
     let _ = timeout(channels.options.kill_after + GIVEN_UP, ended).await;
-    channel.sender.close("the session was ended").await;
+    channel.sender.close(reason::SESSION_TERMINATED).await;
 }

@@ -14,6 +14,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{sleep, timeout};
 
 use super::answer::Opening;
+use super::reason;
 use super::registry::Channels;
 
 /// Timeout for writing the data that precedes a channel's end.
@@ -72,10 +73,10 @@ pub(super) async fn open(
     let why = tokio::select! {
         done = both => done.err(),
         () = last(&sender) => Some(sender.why()),
-        () = channels.stop.cancelled() => Some("the agent stops".to_owned()),
+        () = channels.stop.cancelled() => Some(reason::AGENT_STOPS.to_owned()),
     };
     tracing::info!(channel = %id, why, "a connection is over");
-    sender.close(why.as_deref().unwrap_or("the connection has ended")).await;
+    sender.close(why.as_deref().unwrap_or(reason::CONNECTION_ENDED)).await;
 }
 
 /// Waits until the data that precedes the channel's end has had time to be written.

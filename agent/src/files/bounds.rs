@@ -339,10 +339,7 @@ mod tests {
             ["logs/out", "secret", "logs/../secret", "logs/up/secret", "logs/old/../../secret"]
         {
             let failure = bounds.find(text(path), true).unwrap_err();
-            assert!(
-                matches!(&failure, Failure::Denied(words) if words.contains("this order is about")),
-                "{path}: {failure}"
-            );
+            assert!(matches!(&failure, Failure::Denied(_)), "{path}: {failure}");
             assert!(bounds.open(text(path)).is_err());
         }
         // A link itself may be inspected, moved and deleted.

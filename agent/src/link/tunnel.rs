@@ -150,14 +150,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_proxys_answer_is_told_in_words() {
+    fn a_proxys_refusal_is_explained() {
         for (answer, expected) in [
             (&b"HTTP/1.1 200 Connection established\r\nVia: x\r\n\r\n"[..], ""),
             (b"HTTP/1.0 204 \r\n\r\n", ""),
-            (b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n", "user and password"),
+            (b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n", "USER:PASSWORD"),
             (b"HTTP/1.1 403 Forbidden\r\n\r\n", "(403 Forbidden)"),
-            (b"SSH-2.0-OpenSSH\r\n\r\n", "as an HTTP proxy"),
-            (b"\r\n\r\n", "as an HTTP proxy"),
+            (b"SSH-2.0-OpenSSH\r\n\r\n", "HTTP"),
+            (b"\r\n\r\n", "HTTP"),
         ] {
             let words = judge(answer).err().unwrap_or_default();
             assert!(words.contains(expected) && words.is_empty() == expected.is_empty(), "{words}");

@@ -163,26 +163,26 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_done_is_refused_in_words() {
+    fn an_impossible_order_is_refused_with_its_problem() {
         let none = BTreeMap::new();
         let with = |name: &str, value: &str| BTreeMap::from([(name.to_owned(), value.to_owned())]);
         let cwd = |cwd: &str| Exec { cwd: Some(cwd.to_owned()), ..argv(&["true"]) };
-        for (exec, env, words) in [
-            (argv(&[]), &none, "no program"),
-            (argv(&[""]), &none, "no program"),
-            (argv(&["a", "b\0c"]), &none, "argument 1 holds a NUL"),
-            (exec(Program::Shell("a\0".into())), &none, "the line holds a NUL"),
-            (argv(&["a"]), &with("A=B", "x"), "no name of a variable"),
-            (argv(&["a"]), &with("", "x"), "no name of a variable"),
-            (argv(&["a"]), &with("A", "secret\0"), "the variable A holds a NUL"),
-            (cwd("here"), &none, "does not begin with /"),
-            (cwd("/\0"), &none, "the folder holds a NUL"),
+        for (exec, env, named) in [
+            (argv(&[]), &none, "program"),
+            (argv(&[""]), &none, "program"),
+            (argv(&["a", "b\0c"]), &none, "argument 1"),
+            (exec(Program::Shell("a\0".into())), &none, "NUL"),
+            (argv(&["a"]), &with("A=B", "x"), "'A=B'"),
+            (argv(&["a"]), &with("", "x"), "''"),
+            (argv(&["a"]), &with("A", "secret\0"), "variable A"),
+            (cwd("here"), &none, "'here'"),
+            (cwd("/\0"), &none, "NUL"),
         ] {
             let refusal = check(&exec, env).unwrap_err();
-            assert!(refusal.contains(words) && !refusal.contains("secret"), "{refusal}");
+            assert!(refusal.contains(named) && !refusal.contains("secret"), "{refusal}");
         }
         assert_eq!(check(&argv(&["true"]), &with("A", "x")), Ok(()));
-        assert!(run_as(Some("no-such-user")).unwrap_err().contains("no user 'no-such-user'"));
+        assert!(run_as(Some("no-such-user")).unwrap_err().contains("'no-such-user'"));
         assert!(run_as(Some("a\0b")).unwrap_err().contains("NUL"));
     }
 

@@ -308,7 +308,7 @@ mod tests {
         assert_eq!(find("tool", &search).unwrap(), path);
         assert_eq!(find(path.to_str().unwrap(), "").unwrap(), path);
         assert!(find("/no/such", "").unwrap_err().contains("/no/such"));
-        assert!(find("/", "").unwrap_err().contains("no program"));
+        assert!(find("/", "").is_err());
         assert!(find("no-such", &search).unwrap_err().contains("no-such"));
     }
 }

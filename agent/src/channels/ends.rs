@@ -89,7 +89,7 @@ pub(crate) fn end_lost_sessions(shared: &Shared) {
                 }
             }
         }
-        Err(error) => tracing::warn!(error = in_words(&error), "open sessions cannot be read"),
+        Err(error) => tracing::warn!(error = in_words(&error), "failed to read the open sessions"),
     }
 }
 
@@ -112,7 +112,7 @@ fn record(shared: &Shared, ended: ShellEnded) -> bool {
     let session = ended.session;
     let recorded = shared.record(&ended.into());
     if let Err(error) = &recorded {
-        tracing::warn!(%session, error = in_words(error), "the end of a session is not recorded");
+        tracing::warn!(%session, error = in_words(error), "failed to record the end of a session");
     }
     recorded.is_ok()
 }
@@ -125,6 +125,10 @@ fn forget(shared: &Shared, session: SessionId) {
         Ok(())
     });
     if let Err(error) = forgotten {
-        tracing::warn!(%session, error = in_words(&error), "an ended session is still noted");
+        tracing::warn!(
+            %session,
+            error = in_words(&error),
+            "failed to remove an ended session from the database"
+        );
     }
 }

@@ -245,11 +245,13 @@ impl Session {
         let patience = self.channels.options.patience;
         for member in self.members.values() {
             if member.stalled.is_some_and(|since| now >= since + patience) {
-                member.outlet.cut(&format!("no output was taken for {} s", patience.as_secs()));
+                member
+                    .outlet
+                    .cut(&format!("the client accepted no output for {} s", patience.as_secs()));
             }
         }
         if self.ending.is_none() && self.alone.is_some_and(|since| now >= since + self.grace) {
-            let why = format!("nobody was attached for {} s", self.grace.as_secs());
+            let why = format!("no client was attached for {} s", self.grace.as_secs());
             self.hang_up(&why, self.channels.options.kill_after);
         }
         if let Some(ending) = &mut self.ending
@@ -265,7 +267,7 @@ impl Session {
         if self.ending.is_some() {
             return;
         }
-        tracing::info!(session = %self.reserved.id, why, "a session is ended");
+        tracing::info!(session = %self.reserved.id, reason = why, "ending a session");
         let background = self.terminal.hang_up();
         let kill_at = Instant::now() + patience;
         self.ending = Some(Ending { why: why.to_owned(), background, kill_at, is_killed: false });
@@ -310,7 +312,11 @@ impl Session {
             self.on_frame(number, frame);
         }
         self.members.remove(&number);
-        tracing::info!(session = %self.reserved.id, why, "somebody left a session");
+        tracing::info!(
+            session = %self.reserved.id,
+            reason = why,
+            "a client detached from a session"
+        );
         if self.members.is_empty() {
             self.alone = Some(Instant::now());
         }
@@ -401,7 +407,7 @@ impl Session {
                 None => Exit { code: i32::try_from(status.exit_code()).ok(), reason: why },
             },
             None if is_gone => Exit { code: None, reason: why },
-            None => Exit { code: None, reason: Some("its program cannot be ended".to_owned()) },
+            None => Exit { code: None, reason: Some("failed to terminate its program".to_owned()) },
         };
         tracing::info!(
             session = %self.reserved.id,

@@ -76,11 +76,11 @@ pub(super) async fn run_quietly(words: &[String], limit: Duration) -> Result<(),
     match timeout(limit, capture(words, COMPLAINT)).await {
         Ok(Ok((_, true))) => Ok(()),
         Ok(Ok((said, false))) => match String::from_utf8_lossy(&said).trim() {
-            "" => Err("it failed and did not say why".to_owned()),
+            "" => Err("the command failed without a message".to_owned()),
             complaint => Err(complaint.to_owned()),
         },
         Ok(Err(error)) => Err(error.to_string()),
-        Err(_) => Err(format!("it did not answer within {} s", limit.as_secs())),
+        Err(_) => Err(format!("the command did not end within {} s", limit.as_secs())),
     }
 }
 

@@ -52,11 +52,11 @@ pub(crate) fn run_as(wanted: Option<&str>) -> Result<RunAs, String> {
     };
     // A NUL would terminate the name in the lookup.
     if name.is_empty() || name.contains('\0') {
-        return Err("the user's name is empty or holds a NUL".to_owned());
+        return Err("the user name is empty or contains NUL".to_owned());
     }
     let known = User::from_name(name)
-        .map_err(|error| format!("the user '{name}' cannot be looked up: {error}"))?;
-    let user = known.ok_or_else(|| format!("there is no user '{name}' on this device"))?;
+        .map_err(|error| format!("failed to look up the user '{name}': {error}"))?;
+    let user = known.ok_or_else(|| format!("user '{name}' does not exist on this device"))?;
     if user.uid != own && !own.is_root() {
         let own = run_as(None)?.name;
         return Err(format!(
@@ -71,7 +71,7 @@ fn nameless(uid: Uid) -> RunAs {
 }
 
 fn nul(what: &str) -> String {
-    format!("{what} holds a NUL, which no program can be given")
+    format!("{what} contains NUL, which cannot be passed to a program")
 }
 
 /// Checks whether the order can be executed.
@@ -82,7 +82,7 @@ pub(super) fn check(exec: &Exec, env: &BTreeMap<String, String>) -> Result<(), S
     match &exec.program {
         Program::Argv(argv) => {
             if argv.first().is_none_or(String::is_empty) {
-                return Err("no program is named".to_owned());
+                return Err("the program is missing".to_owned());
             }
             if let Some(at) = argv.iter().position(|argument| argument.contains('\0')) {
                 return Err(nul(&format!("argument {at}")));
@@ -94,7 +94,7 @@ pub(super) fn check(exec: &Exec, env: &BTreeMap<String, String>) -> Result<(), S
     for (name, value) in env {
         if name.is_empty() || name.contains(['=', '\0']) {
             let shown: String = name.chars().take(80).collect();
-            return Err(format!("'{}' is no name of a variable", shown.escape_debug()));
+            return Err(format!("'{}' is not a valid variable name", shown.escape_debug()));
         }
         if value.contains('\0') {
             return Err(nul(&format!("the variable {name}")));
@@ -105,7 +105,7 @@ pub(super) fn check(exec: &Exec, env: &BTreeMap<String, String>) -> Result<(), S
             return Err(nul("the folder"));
         }
         if !cwd.starts_with('/') {
-            return Err(format!("the folder '{cwd}' does not begin with /"));
+            return Err(format!("the folder '{cwd}' is not an absolute path"));
         }
     }
     Ok(())

@@ -19,7 +19,7 @@ pub(super) async fn recover(shared: &Shared) -> Vec<(OperationId, Entry, Cancell
     let all = match journal::read_all(&shared.store) {
         Ok(all) => all,
         Err(error) => {
-            tracing::error!(%error, "the runs of before cannot be read");
+            tracing::error!(%error, "failed to read the previous runs");
             return Vec::new();
         }
     };
@@ -141,7 +141,11 @@ pub(crate) fn interrupt(shared: &Shared) {
             let entry = Entry { phase: Phase::Accepted, begun: None, salts: None, ..entry };
             let put = shared.store.write(|transaction| journal::put(transaction, id, &entry));
             if let Err(error) = put {
-                tracing::warn!(%error, operation = %id, "a run that waits will not begin");
+                tracing::warn!(
+                    %error,
+                    operation = %id,
+                    "failed to reset a waiting run; it will not start"
+                );
             }
         }
     }

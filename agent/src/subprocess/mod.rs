@@ -49,5 +49,5 @@ pub(crate) enum Job {
 /// Returns the message for a file system that does not respond.
 #[must_use]
 pub fn no_answer(path: &str) -> String {
-    format!("the file system at {path} does not answer")
+    format!("the file system at {path} does not respond")
 }

@@ -294,7 +294,7 @@ impl Driver<'_> {
                 self.shared.rotate_if_asked();
             }
             Effect::Odd => {
-                tracing::info!("the log is at an unexpected position; sending another hello")
+                tracing::info!("the log is at an unexpected position; sending another hello");
             }
             Effect::SentAgain => {
                 tracing::warn!("the log lost acknowledged events; sending them again");

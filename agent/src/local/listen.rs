@@ -158,8 +158,7 @@ async fn streams(intake: &Intake, listener: &UnixListener) {
                 Ok((stream, _)) => {
                     intake.drop_one(Cause::Streams);
                     // A client that reads its stream to the end gets the reason.
-                    let words = format!("muster-agent: the limit of {STREAMS} open streams is \
-                                         reached\n");
+                    let words = format!("muster-agent: at most {STREAMS} streams may be open\n");
                     let _ = stream.try_write(words.as_bytes());
                 }
                 // For example, out of file descriptors.

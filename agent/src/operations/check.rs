@@ -33,15 +33,15 @@ pub(crate) struct Me<'a> {
 /// server sends it again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Ignored {
-    #[error("the order is for another project")]
+    #[error("the message is for another project")]
     Project,
-    #[error("the order is for another device")]
+    #[error("the message is for another device")]
     Device,
-    #[error("the order is for epoch {asked}, and the device is in epoch {current}")]
+    #[error("the message is for epoch {asked}, and the device is in epoch {current}")]
     Epoch { asked: u64, current: u64 },
     #[error(
-        "the device has not received a welcome yet, so it cannot determine whether the order has \
-         expired"
+        "the device has not received a welcome yet, so it cannot determine whether the message \
+         has expired"
     )]
     NoHello,
 }

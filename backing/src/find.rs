@@ -16,7 +16,7 @@ use thiserror::Error;
 #[derive(Debug, Error)]
 pub enum FindError {
     /// The environment variable of the binary does not name an executable.
-    #[error("{variable} names {}, and there is no {binary} to run there; correct or unset it", path.display())]
+    #[error("{variable} is {}, which is not an executable {binary}; correct or unset it", path.display())]
     Override {
         /// The environment variable.
         variable: &'static str,
@@ -26,7 +26,7 @@ pub enum FindError {
         path: PathBuf,
     },
     /// The binary is not in any location.
-    #[error("no {what} found (looked in {looked}); run `make deps`, or set {variable}")]
+    #[error("failed to find {what} (searched {looked}); run `make deps`, or set {variable}")]
     Missing {
         /// The binary, with its version if that matters.
         what: String,
@@ -123,7 +123,7 @@ impl Places {
             .map(|bin| fs::canonicalize(&bin).unwrap_or(bin))
             .ok_or_else(|| FindError::Missing {
                 what: major.map_or("PostgreSQL".into(), |major| {
-                    format!("PostgreSQL {major}, which the existing data needs,")
+                    format!("PostgreSQL {major}, which the existing data requires,")
                 }),
                 looked: self.looked(
                     &[format!("{}/*/bin", self.postgres_versions.display())],
@@ -175,7 +175,7 @@ impl Places {
     fn looked(&self, more: &[String], in_cache: &str) -> String {
         let cache = match &self.cache {
             Some(cache) => cache.join(in_cache).display().to_string(),
-            None => "no cache folder, as HOME is not set".into(),
+            None => "there is no cache folder, because HOME is not set".into(),
         };
         [vec!["PATH".into()], more.to_vec(), vec![cache]].concat().join(", ")
     }

@@ -18,7 +18,8 @@ use thiserror::Error;
 /// No free port was found.
 #[derive(Debug, Error)]
 #[error(
-    "no free TCP port found on 127.0.0.1 between {from} and {to}; stop what listens there, or choose the ports yourself"
+    "no free TCP port on 127.0.0.1 between {from} and {to}; stop the programs that use them, or \
+     choose the ports"
 )]
 pub struct NoFreePort {
     /// The first port that was tried.

@@ -2,7 +2,7 @@
 #![cfg(test)]
 
 use muster_backing::child::ChildEvent;
-use muster_backing::influx::{Auth, Credentials, Flavor, InfluxDb, InfluxOptions};
+use muster_backing::influx::{Auth, Credentials, Flavor, InfluxDb, InfluxError, InfluxOptions};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -82,8 +82,8 @@ async fn another_password_beside_the_data_is_an_error_that_says_so() {
     let password = dir.path().join("password");
     let right = std::fs::read(&password).unwrap();
     std::fs::write(&password, "another").unwrap();
-    let error = InfluxDb::start(InfluxOptions::new(dir.path())).await.unwrap_err().to_string();
-    assert!(error.contains("do not belong together"), "{error}");
+    let error = InfluxDb::start(InfluxOptions::new(dir.path())).await.unwrap_err();
+    assert!(matches!(error, InfluxError::ForeignData), "{error}");
     // The failed start left nothing behind that blocks another one.
     std::fs::write(&password, right).unwrap();
     InfluxDb::start(InfluxOptions::new(dir.path())).await.unwrap().stop().await.unwrap();

@@ -116,7 +116,7 @@ impl Frame {
     /// When the bytes are not a frame.
     pub fn decode(bytes: Bytes) -> Result<Self, FrameError> {
         fn read<T: serde::de::DeserializeOwned>(content: &[u8]) -> Result<T, FrameError> {
-            codec::decode(content).map_err(|_| FrameError("its content cannot be read"))
+            codec::decode(content).map_err(|_| FrameError("its content is invalid"))
         }
         fn counter(content: &[u8]) -> Result<u64, FrameError> {
             let bytes = content.try_into().map_err(|_| FrameError("a counter is 8 bytes"))?;
@@ -128,7 +128,9 @@ impl Frame {
         }
         Ok(match *kind {
             DATA if (1..=CHUNK).contains(&content.len()) => Self::Data(bytes.slice_ref(content)),
-            PACKED => Self::Data(unpack(content).ok_or(FrameError("its data cannot be unpacked"))?),
+            PACKED => {
+                Self::Data(unpack(content).ok_or(FrameError("its data cannot be decompressed"))?)
+            }
             1 => {
                 let count = content.try_into().map_err(|_| FrameError("a credit is 4 bytes"))?;
                 Self::Credit(u32::from_be_bytes(count))
@@ -141,7 +143,7 @@ impl Frame {
             6 => Self::Exit(read(content)?),
             7 => Self::Screen(bytes.slice_ref(content)),
             8 => Self::Attached(read(content)?),
-            _ => return Err(FrameError("its kind is not known")),
+            _ => return Err(FrameError("its kind is unknown")),
         })
     }
 }

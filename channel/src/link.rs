@@ -133,7 +133,7 @@ impl Heard {
         }
         let (others, screens) = WAITING;
         if self.bytes > WINDOW as usize || self.others > others || self.screens > screens {
-            return Err("the other side says more than it may".to_owned());
+            return Err("the peer exceeded its flow-control window".to_owned());
         }
         if let (Some(Frame::Data(last)), Frame::Data(bytes)) = (self.frames.back_mut(), &frame)
             && last.len() + bytes.len() <= TOGETHER
@@ -246,14 +246,17 @@ impl Inner {
         outgoing.bytes += sealed.len();
         outgoing.sent.push_back(sealed.clone());
         if outgoing.bytes > UNCONFIRMED {
-            self.end("the other side confirms nothing");
+            self.end("the peer does not acknowledge messages");
             return Err(self.gone());
         }
         *lock(&self.said) = Instant::now();
         // A message that this connection does not accept is retransmitted on the next one.
         let sent = outgoing.client.publish(self.subject.clone(), sealed).await;
         if let Err(error) = sent {
-            tracing::debug!(%error, "a message of a channel waits for another connection");
+            tracing::debug!(
+                %error,
+                "failed to publish a message of a channel; it is sent on the next connection"
+            );
         }
         Ok(())
     }
@@ -394,6 +397,6 @@ impl Receiver {
 
 impl Drop for Receiver {
     fn drop(&mut self) {
-        self.inner.end("nobody listens any more");
+        self.inner.end("the receiver was dropped");
     }
 }

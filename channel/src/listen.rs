@@ -25,6 +25,8 @@ const BEAT: Duration = Duration::from_millis(500);
 const PROBE: Duration = Duration::from_secs(1);
 /// Silence after which the other side is considered unreachable.
 const SILENCE: Duration = Duration::from_secs(9);
+/// Reason of the end of a channel whose other side is unreachable.
+pub(crate) const SILENT: &str = "no message arrived from the peer for 9 s";
 /// Number of messages, and of bytes, after which they are acknowledged.
 const CONFIRMED: (u64, usize) = (32, 256 * 1024);
 /// First and largest delay between requests for missing messages; it doubles.
@@ -96,7 +98,7 @@ pub(crate) async fn listen(
             }
             _ = beat.tick() => {
                 if last.elapsed() > SILENCE {
-                    Err("the other side is silent".to_owned())
+                    Err(SILENT.to_owned())
                 } else {
                     let quiet = lock(&inner.said).elapsed();
                     let is_probe_due = inner.is_unheard() && quiet >= PROBE;

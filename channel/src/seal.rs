@@ -20,16 +20,16 @@ const COUNTER: usize = 8;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SealError {
     /// A key cannot be generated.
-    #[error("no key can be made for a channel")]
+    #[error("failed to create a key for a channel")]
     Key,
     /// The other side's key is not an X25519 key.
-    #[error("the other side's key of the channel is not usable")]
+    #[error("the peer's channel key is invalid")]
     OtherKey,
     /// Too short.
     #[error("a message of a channel is too short")]
     Short,
     /// Not the next message: one was lost or duplicated.
-    #[error("message {found} of a channel came in place of message {expected}")]
+    #[error("message {found} of a channel arrived instead of message {expected}")]
     Order {
         /// The expected counter.
         expected: u64,
@@ -37,7 +37,7 @@ pub enum SealError {
         found: u64,
     },
     /// Not encrypted by the other side.
-    #[error("a message of a channel is not what the other side sealed")]
+    #[error("a message of a channel was not sealed by the peer")]
     Forged,
 }
 

@@ -21,7 +21,7 @@ const ENCAPSULATED: usize = 32;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SealedError {
     /// The recipient's key is not usable.
-    #[error("the recipient's key is not usable")]
+    #[error("the recipient's key is invalid")]
     Key,
     /// Too short, changed, sealed to another key, or sealed for another context.
     #[error(

@@ -321,7 +321,7 @@ async fn a_project_that_is_not_there_is_named() {
     let log = database.open().await;
     let nowhere: ProjectId = "nowhere".parse().unwrap();
     let error = log.append(&nowhere, append("a", Expected::Any, 1)).await.unwrap_err();
-    assert_eq!(error.to_string(), "there is no project 'nowhere'");
+    assert!(matches!(&error, AppendError::NoProject(name) if name == "nowhere"), "{error}");
     assert_eq!(log.head(&nowhere).await.unwrap(), None);
 }
 

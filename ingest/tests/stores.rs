@@ -61,7 +61,7 @@ async fn victoria_metrics_takes_the_v2_write_api() -> Result<(), Failure> {
         client.create_database().await?;
         // It has no configurable retention either.
         let kept = client.keep("project-x", Retention::Days(30)).await;
-        assert!(matches!(kept, Err(PlaceError::Refused(words)) if words.contains("no buckets")));
+        assert!(matches!(kept, Err(PlaceError::Refused(_))));
         let (sink, _task) = MetricSink::start(client, SinkSettings::default());
         let lines = (1..=1000)
             .map(|n| format!("m,gzip={gzip} v={n} {}\n", 1_795_420_800_000_000_i64 + n * 1000))

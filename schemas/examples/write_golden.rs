@@ -2,7 +2,7 @@
 //!
 //! `cargo run -p muster-schemas --example write_golden`, after adding a sample of the new shape in
 //! `schemas/tests/language/samples/`. Review the `.diag` of each new file before committing.
-#![expect(clippy::print_stdout, reason = "a tool that says what it wrote")]
+#![expect(clippy::print_stdout, reason = "a tool that reports which files it wrote")]
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write as _};

@@ -88,10 +88,10 @@ impl Claim<'_> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NoAuthority {
     /// The event carries no proof.
-    #[error("it carries no proof of authority")]
+    #[error("the event has no proof of authority")]
     Missing,
     /// The proof is of another kind, another key, or another event.
-    #[error("its proof of authority does not verify")]
+    #[error("the event's proof of authority is invalid")]
     Invalid,
 }
 

@@ -153,10 +153,10 @@ pub enum CoseError {
     #[error("the message is signed by key {0}, which is not the expected one")]
     OtherKey(Hash),
     /// The signature does not match the bytes, the key and the kind.
-    #[error("the signature does not fit")]
+    #[error("the signature is invalid")]
     BadSignature,
     /// Not a public key of a supported type.
-    #[error("not a usable COSE_Key: {0}")]
+    #[error("not a valid COSE_Key: {0}")]
     BadKey(&'static str),
     /// Not 64 hexadecimal digits.
     #[error("not a SHA-256 digest: 64 lower-case hexadecimal digits are needed")]
@@ -204,7 +204,7 @@ impl PublicKey {
             return Err(CoseError::BadKey("the curve is not Ed25519"));
         }
         if parameter(iana::OkpKeyParameter::D).is_some() {
-            return Err(CoseError::BadKey("it holds a private key; never send one"));
+            return Err(CoseError::BadKey("it contains a private key; never send one"));
         }
         let x = parameter(iana::OkpKeyParameter::X)
             .and_then(|value| value.as_bytes())
@@ -337,7 +337,7 @@ impl Unverified {
             return Err(CoseError::Malformed("the content type is not CBOR"));
         }
         if !header.crit.is_empty() || !header.rest.is_empty() {
-            return Err(CoseError::Malformed("it has headers that are not known here"));
+            return Err(CoseError::Malformed("it has unknown headers"));
         }
         if !message.unprotected.is_empty() {
             return Err(CoseError::Malformed("it has unprotected headers"));
@@ -436,7 +436,7 @@ mod tests {
             .build();
         assert_eq!(
             PublicKey::from_cose_key(&with_private.to_vec().unwrap_or_default()),
-            Err(CoseError::BadKey("it holds a private key; never send one"))
+            Err(CoseError::BadKey("it contains a private key; never send one"))
         );
     }
 }

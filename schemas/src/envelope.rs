@@ -51,10 +51,10 @@ pub enum EnvelopeError {
     #[error(transparent)]
     Cose(#[from] CoseError),
     /// Signed, but the payload is not an envelope.
-    #[error("the payload is no event envelope: {0}")]
+    #[error("the payload is not an event envelope: {0}")]
     Decode(#[from] DecodeError),
     /// Larger than [`MAX_EVENT_BYTES`].
-    #[error("{0} bytes are too many for an event; at most {MAX_EVENT_BYTES} are taken")]
+    #[error("an event of {0} bytes is too large; the limit is {MAX_EVENT_BYTES}")]
     TooLarge(usize),
     /// `epoch` and `seq` start at 1 and fit 63 bits (PostgreSQL's integers have a sign).
     #[error("epoch {epoch} and seq {seq} must both be from 1 to 2^63 - 1")]

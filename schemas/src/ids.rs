@@ -28,11 +28,12 @@ pub struct ProjectId(String);
 pub enum InvalidId {
     /// Not a project name.
     #[error(
-        "'{0}' is not a project name: use 1 to 40 of a-z, 0-9 and '-', starting with a letter, not ending with '-'"
+        "'{0}' is not a project name: use 1 to 40 of a-z, 0-9 and '-', starting with a-z, not \
+         ending with '-'"
     )]
     Project(String),
     /// Not a UUID.
-    #[error("'{0}' is not an id: a UUID such as 0198c0de-7000-7abc-8def-0123456789ab is needed")]
+    #[error("'{0}' is not an id; use a UUID such as 0198c0de-7000-7abc-8def-0123456789ab")]
     Uuid(String),
 }
 

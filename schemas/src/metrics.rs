@@ -140,7 +140,7 @@ pub enum InvalidBatch {
         point: usize,
     },
     /// Too many points.
-    #[error("{0} points in one batch; at most {MAX_POINTS} are taken")]
+    #[error("{0} points in one batch; the limit is {MAX_POINTS}")]
     TooManyPoints(usize),
 }
 
@@ -476,7 +476,7 @@ impl<'de> Deserialize<'de> for MetricBatch {
                 let version: u8 = next(&mut access, "the version")?;
                 if version != BATCH_VERSION {
                     return Err(de::Error::custom(format!(
-                        "version {version} of a metric batch is not known here"
+                        "version {version} of a metric batch is unknown"
                     )));
                 }
                 let time = next(&mut access, "the time")?;

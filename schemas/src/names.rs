@@ -87,7 +87,8 @@ fn starts_and_ends_alphanumeric(text: &str) -> bool {
 checked_text! {
     /// A device's name, unique in its project: as a host name, dots allowed.
     DeviceName,
-    "is not a device name: use 1 to 63 of a-z, 0-9, '-' and '.', starting and ending with a letter or digit",
+    "is not a device name: use 1 to 63 of a-z, 0-9, '-' and '.', starting and ending with a-z or \
+     0-9",
     "^[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?$", 63, "robot-7",
     |text| starts_and_ends_alphanumeric(text)
         && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'.')
@@ -95,7 +96,8 @@ checked_text! {
 checked_text! {
     /// A label's key.
     LabelKey,
-    "is not a label key: use 1 to 63 of A-Z, a-z, 0-9, '-', '_', '.' and '/', starting and ending with a letter or digit",
+    "is not a label key: use 1 to 63 of A-Z, a-z, 0-9, '-', '_', '.' and '/', starting and ending \
+     with A-Z, a-z or 0-9",
     "^[A-Za-z0-9]([A-Za-z0-9._/-]{0,61}[A-Za-z0-9])?$", 63, "env",
     |text| starts_and_ends_alphanumeric(text)
         && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_./".contains(&b))
@@ -110,7 +112,8 @@ checked_text! {
 checked_text! {
     /// A config variable's key.
     ConfigKey,
-    "is not a config key: use 1 to 63 of A-Z, a-z, 0-9, '_', '-' and '.', starting and ending with a letter or digit",
+    "is not a config key: use 1 to 63 of A-Z, a-z, 0-9, '_', '-' and '.', starting and ending \
+     with A-Z, a-z or 0-9",
     "^[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$", 63, "log.level",
     |text| starts_and_ends_alphanumeric(text)
         && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))

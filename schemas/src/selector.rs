@@ -251,7 +251,7 @@ impl<'a> Parser<'a> {
         let is_plain = digits.bytes().all(|byte| byte.is_ascii_digit() || b".-e".contains(&byte));
         let number = digits.parse::<f64>().ok().filter(|number| is_plain && number.is_finite());
         number.map(|number| number * worth).filter(|number| number.is_finite()).ok_or_else(|| {
-            (format!("'{word}' is no number; write for example 20, 0.5, 500Mi, 80%"), start)
+            (format!("'{word}' is not a number; write for example 20, 0.5, 500Mi, 80%"), start)
         })
     }
 
@@ -287,12 +287,12 @@ impl<'a> Parser<'a> {
         let test = if let Some((_, comparison)) = comparison {
             if !key.as_str().contains('.') {
                 return self.fail(format!(
-                    "'{key}' is no metric; numbers are compared with one, such as mem.available"
+                    "'{key}' is not a metric; compare a number with a metric such as mem.available"
                 ));
             }
             Test::Measured(comparison, self.number()?)
         } else if key.as_str() == ONLINE && self.takes_value() {
-            return self.fail("'online' stands alone, or as '!online'");
+            return self.fail("'online' takes no value; write 'online' or '!online'");
         } else if self.take("!=") {
             Test::NotIn(vec![self.value()?])
         } else if self.take("==") || self.take("=") {
@@ -305,7 +305,7 @@ impl<'a> Parser<'a> {
                 "" => Test::Exists,
                 other => {
                     return Err((
-                        format!("'{other}' is no operator (=, !=, in, notin, <, <=, >, >=)"),
+                        format!("'{other}' is not an operator (=, !=, in, notin, <, <=, >, >=)"),
                         before,
                     ));
                 }

@@ -34,7 +34,7 @@ pub(crate) async fn connect(
         async move {
             // async-nats would reconnect automatically, with its own backoff.
             if is_used.swap(true, Ordering::Relaxed) {
-                return Err(AuthError::new("one client makes one connection"));
+                return Err(AuthError::new("a client authenticates only once"));
             }
             let mut auth = Auth::new();
             auth.signature = Some(key.sign(&nonce).map_err(AuthError::new)?);

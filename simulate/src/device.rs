@@ -237,13 +237,13 @@ impl Device {
         let asked = publisher.client().request(self.subjects.request("hello"), sealed.into());
         let message = tokio::time::timeout(LIMIT, asked)
             .await
-            .map_err(|_| "no welcome in time".to_owned())?
+            .map_err(|_| "no welcome arrived in time".to_owned())?
             .map_err(|error| format!("no welcome: {error}"))?;
         let welcome = cose::open(&message.payload, Kind::Welcome, &self.operation_key)
-            .map_err(|error| format!("the welcome is not the server's: {error}"))?;
+            .map_err(|error| format!("the welcome was not signed by the server: {error}"))?;
         let welcome: Welcome = codec::decode(&welcome).map_err(|error| error.to_string())?;
         if welcome.nonce != nonce {
-            return Err("the welcome answers another hello".to_owned());
+            return Err("the welcome is for another hello".to_owned());
         }
         if welcome.committed_seq > 0 {
             self.confirm(welcome.committed_seq, welcome.committed_hash);

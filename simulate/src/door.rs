@@ -20,10 +20,10 @@ const LIMIT: Duration = Duration::from_secs(60);
 #[derive(Debug, thiserror::Error)]
 pub enum DoorError {
     /// The CA is invalid.
-    #[error("the CA in {0} cannot be used: {1}")]
+    #[error("the CA in {0} is invalid: {1}")]
     Ca(String, String),
     /// The server does not respond.
-    #[error("the server at {url} does not answer: {problem}")]
+    #[error("failed to reach the server at {url}: {problem}")]
     Away {
         /// Address of the server.
         url: String,
@@ -31,7 +31,7 @@ pub enum DoorError {
         problem: String,
     },
     /// The server refused the request.
-    #[error("the server refuses {path}: {status} {detail}")]
+    #[error("the server rejected {path}: {status} {detail}")]
     Refused {
         /// Path of the request.
         path: &'static str,
@@ -42,11 +42,11 @@ pub enum DoorError {
     },
     /// The enrollment waits for an operator's approval.
     #[error(
-        "the server lets this token's devices wait for an operator; use one without --approval"
+        "devices of this token wait for an operator's approval; use a token without --approval"
     )]
     Waiting,
     /// The response cannot be parsed.
-    #[error("the answer to {0} cannot be read: {1}")]
+    #[error("the response to {0} is invalid: {1}")]
     Unreadable(&'static str, String),
 }
 

@@ -45,10 +45,10 @@ pub enum FleetError {
     #[error(transparent)]
     Door(#[from] DoorError),
     /// The CA is not valid for the broker.
-    #[error("the CA cannot be used: {0}")]
+    #[error("the CA is invalid: {0}")]
     Tls(String),
     /// The server's response is invalid.
-    #[error("the server's operation key cannot be read")]
+    #[error("the server's operation key is invalid")]
     OperationKey,
 }
 
@@ -164,7 +164,9 @@ fn tls(options: &FleetOptions) -> Result<rustls::ClientConfig, FleetError> {
     use rustls::pki_types::pem::PemObject;
     let broken = |error: String| FleetError::Tls(error);
     let Some(ca) = &options.ca else {
-        return Err(broken("name it with --ca: the broker is known by it".to_owned()));
+        return Err(broken(
+            "give it with --ca: the broker's certificate is verified with it".to_owned(),
+        ));
     };
     let mut roots = rustls::RootCertStore::empty();
     let certificates =

@@ -29,7 +29,7 @@ const fn seconds(seconds: u64) -> Option<Duration> {
 
 const IDLE: Profile = Profile {
     name: "idle",
-    about: "connected, and silent",
+    about: "connected, without metrics and events",
     event_every: None,
     metrics_every: None,
     online_for: None,
@@ -39,7 +39,7 @@ const IDLE: Profile = Profile {
 
 const STEADY: Profile = Profile {
     name: "steady",
-    about: "metrics every 10 s, an event in ten minutes: as the agent by default",
+    about: "metrics every 10 s, an event every 10 minutes: the agent's defaults",
     event_every: seconds(600),
     metrics_every: seconds(10),
     ..IDLE
@@ -58,7 +58,8 @@ impl Profile {
         },
         Self {
             name: "churn",
-            about: "metrics every 10 s, an event a minute, away for up to a minute every 5 minutes",
+            about: "metrics every 10 s, an event every minute, offline for up to a minute every 5 \
+                    minutes",
             event_every: seconds(60),
             online_for: seconds(300),
             away_for: Duration::from_secs(60),
@@ -66,7 +67,8 @@ impl Profile {
         },
         Self {
             name: "storm",
-            about: "metrics every 10 s, an event a minute, all connections broken at once every minute",
+            about: "metrics every 10 s, an event every minute, all connections closed \
+                    simultaneously every minute",
             event_every: seconds(60),
             storm_every: seconds(60),
             ..STEADY

@@ -23,6 +23,7 @@ pub mod robot;
 pub mod sim;
 pub mod socket;
 pub mod system;
+pub mod text;
 pub mod wait;
 
 pub use api::Api;

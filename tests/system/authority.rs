@@ -15,6 +15,7 @@ use muster_schemas::{
 };
 use muster_tests::binaries::binary;
 use muster_tests::fleet::Fleet;
+use muster_tests::text::has_number;
 use reqwest::Method;
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -153,11 +154,11 @@ async fn a_forged_token_lets_nobody_in_and_the_doctor_names_it() {
 
     let found = doctor(&url, fleet.keys().dir());
     let text = found["found"].as_str().unwrap();
-    assert!(text.contains("3 are not by") && text.contains("ApiTokenCreated"), "{found}");
+    assert!(has_number(text, 3) && text.contains("ApiTokenCreated"), "{found}");
     assert!(!found["remedy"].is_null(), "{found}");
     // Query's key folder is sufficient for this check.
     let found = doctor(&url, &fleet.keys().dir().join("roles/query"));
-    assert!(found["found"].as_str().unwrap().contains("3 are not by"), "{found}");
+    assert!(has_number(found["found"].as_str().unwrap(), 3), "{found}");
 }
 
 fn touch(path: &std::path::Path) -> OperationRequested {
@@ -359,8 +360,7 @@ async fn the_database_may_be_reached_by_a_unix_socket() {
         command.output()
     };
     let done = bootstrap(&url).await.unwrap();
-    let said = String::from_utf8_lossy(&done.stderr).into_owned();
-    assert!(done.status.success() && !said.contains("may not make others"), "{said}");
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
     for file in ["postgres-url-command", "roles/ingest/postgres-url", "roles/query/postgres-url"] {
         let url = std::fs::read_to_string(keys.join(file)).unwrap();
         assert!(url.contains("host=") && !url.contains(password), "{file}");
@@ -370,5 +370,5 @@ async fn the_database_may_be_reached_by_a_unix_socket() {
     // A user before an empty host is no URL; the error has the right form.
     let refused = bootstrap(&format!("postgres://{user}@{database}?host={host}")).await.unwrap();
     let said = String::from_utf8_lossy(&refused.stderr);
-    assert!(!refused.status.success() && said.contains("for a Unix socket"), "{said}");
+    assert!(!refused.status.success() && said.contains("postgresql:///database?host="), "{said}");
 }

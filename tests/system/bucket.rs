@@ -7,6 +7,7 @@ use muster_backing::postgres::Tuning;
 use muster_tests::bucket::Bucket;
 use muster_tests::fleet::Fleet;
 use muster_tests::socket::Socket;
+use muster_tests::text::has_line;
 use muster_tests::wait;
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -124,7 +125,9 @@ async fn a_bucket_keeps_and_erases_what_a_folder_does() {
     assert!(["requested", "dispatched"].contains(&waits["state"].as_str().unwrap()), "{waits}");
     let mut another = fleet.another_with("query", &variables);
     wait::until("a role to start all the same", PATIENCE * 2, || {
-        let is_ready = another.said().contains("the blobs cannot be used now");
+        let is_ready = has_line(&another.said(), "WARN", "muster::serve", |fields| {
+            fields.to_string().contains("s3://fleet/muster")
+        });
         async move { is_ready.then_some(()) }
     })
     .await;

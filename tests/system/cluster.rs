@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 use muster_schemas::subjects::{EVENTS_STREAM, METRICS_STREAM};
 use muster_tests::fleet::Fleet;
 use muster_tests::sim::Enrolled;
+use muster_tests::text::has_line;
 use muster_tests::{SimDevice, wait};
-use serde_json::json;
+use serde_json::{Value, json};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -93,7 +94,9 @@ async fn one_broker_of_three_may_go_and_nothing_is_lost() {
     let before = fleet.ingest.said().len();
     fleet.ingest.kill9_and_restart();
     wait::until("ingest to find no leader", PATIENCE, || async {
-        fleet.ingest.said()[before..].contains("trying again").then_some(())
+        let said = fleet.ingest.said();
+        let is_so = |fields: &Value| fields["error"].is_string();
+        has_line(&said[before..], "WARN", "muster::serve", is_so).then_some(())
     })
     .await;
     for broker in &fleet.more_brokers {

@@ -101,7 +101,10 @@ async fn the_doctor_names_what_is_wrong_with_a_server() {
     // As text.
     let output = command(&args).output().unwrap();
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(said.contains("FAIL PostgreSQL") && said.contains("→ is it started"), "{said}");
+    assert!(said.contains("FAIL PostgreSQL"), "{said}");
+    for check in checks.iter().filter(|check| check["name"] == "PostgreSQL") {
+        assert!(said.contains(check["remedy"].as_str().unwrap()), "{check}: {said}");
+    }
     assert_eq!(output.status.code(), Some(1));
 }
 

@@ -40,7 +40,9 @@ async fn a_device_joins_and_its_events_are_in_the_log_once_and_in_order() {
     // The token has no uses left.
     let (_, other) = (0, SimpleJoin { system: &system, token: &token }.try_join().await);
     assert_eq!(other.0, 403, "{}", other.1);
-    assert!(other.1["detail"].as_str().is_some_and(|text| text.contains("as often as it may be")));
+    assert_eq!(other.1["type"], "/problems/forbidden", "{}", other.1);
+    let tokens = system.api.list("/api/v1/enrollment-tokens").await;
+    assert_eq!(tokens[0]["status"], "used_up", "{tokens:?}");
 }
 
 struct SimpleJoin<'a> {

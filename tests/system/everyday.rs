@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use muster_schemas::metrics::{MetricBatch, Point};
+use muster_tests::text::has_number;
 use muster_tests::{SimDevice, System, wait};
 use serde_json::Value;
 
@@ -97,7 +98,7 @@ async fn devices_are_selected_by_what_they_measure_now() {
     let path = "/api/v1/devices?position=5&selector=mem.available%3E1";
     let (status, problem) = system.api.send(reqwest::Method::GET, path, None).await;
     assert_eq!(status, 400, "{problem}");
-    assert!(problem.to_string().contains("no past"), "{problem}");
+    assert_eq!(problem["errors"][0]["field"], "selector", "{problem}");
     let (code, _, err) = system.muster(&["device", "list", "-l", "mem.available > much"]);
     assert!(code == 1 && err.contains("500Mi"), "{code}: {err}");
 }
@@ -130,7 +131,8 @@ async fn one_command_sees_what_the_one_before_did() {
     assert_eq!(configs.as_array().map(Vec::len), Some(5));
     assert_eq!(configs[0]["config"]["vars"]["greeting"], "hello");
     assert!(ok(&system, &["events", "-l", "n"]).contains("DeviceConfigSet"));
-    assert!(ok(&system, &["metrics", "-l", "n=1"]).contains("no metrics"));
+    let fields = json(&system, &["metrics", "-l", "n=1", "--json"]);
+    assert_eq!(fields[0]["items"], serde_json::json!([]), "{fields}");
 
     // A token for one device, by its name; shown, listed and revoked by an operator.
     let operator = ok(&system, &["api-token", "create", "me", "--role", "operator"]);
@@ -156,7 +158,8 @@ async fn one_command_sees_what_the_one_before_did() {
     let (code, _, err) = system.muster(&["--context", "other", "status"]);
     assert!(code == 5 && err.contains("127.0.0.1:1"), "{code} {err}");
     assert_eq!(json(&system, &["context", "remove", "other", "--yes", "--json"])["current"], false);
-    assert!(ok(&system, &["dead-letter", "list", "--everywhere"]).contains("no dead letters"));
+    let letters = json(&system, &["dead-letter", "list", "--everywhere", "--json"]);
+    assert_eq!(letters.as_array().map(Vec::len), Some(0), "{letters}");
 
     // All devices are processed, even if one fails.
     let gone = json(&system, &["device", "delete", "-l", "retired", "--yes", "--json"]);
@@ -180,41 +183,41 @@ async fn a_change_that_one_device_refuses_is_made_to_the_others() {
     assert_eq!(code, 1, "{err}");
     let done: Value = serde_json::from_str(&out).unwrap();
     assert!(done[0]["error"].is_string() && done[1]["version"].is_u64(), "{done}");
-    assert!(err.contains("full: failed") && err.contains("1 of 3 failed"), "{err}");
+    assert!(err.contains("full") && has_number(&err, 1) && has_number(&err, 3), "{err}");
     let list = ok(&system, &["device", "list", "-l", "more"]);
     assert!(list.contains("one") && list.contains("two") && !list.contains("full"), "{list}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn mistakes_get_words_and_exit_codes() {
+async fn mistakes_are_named_and_have_exit_codes() {
     let system = System::start().await;
-    for (args, code, words) in [
+    for (args, code, named) in [
         (&["device", "show", "nobody"][..], 3, "nobody"),
         (&["device", "show", "../../x"], 3, "x"),
-        (&["device", "list", "-l", "a~b"], 1, "character"),
-        (&["token", "create", "--ttl", "soon"], 2, "length of time"),
+        (&["device", "list", "-l", "a~b"], 1, "selector"),
+        (&["token", "create", "--ttl", "soon"], 2, "soon"),
         (&["replay", "--to-position", "999999"], 1, "position"),
-        (&["device", "register", "Not A Name"], 1, "device name"),
+        (&["device", "register", "Not A Name"], 1, "name"),
         (&["nonsense"], 2, "nonsense"),
         (&["exec", "nobody", "--", "true"], 3, "nobody"),
         (&["upload", "start", "nobody", "/etc/hosts"], 3, "nobody"),
         (&["device", "reboot", "nobody", "--yes"], 3, "nobody"),
-        (&["device", "label", "vm"], 2, "at least one label"),
-        (&["device", "label", "env=none", "a=b"], 3, "matches"),
+        (&["device", "label", "vm"], 2, "key=value"),
+        (&["device", "label", "env=none", "a=b"], 3, "env=none"),
         (&["device", "show"], 2, "-l"),
-        (&["device", "show", "vm", "-l", "env"], 2, "not both"),
-        (&["metrics", "-l", "env", "cpu.usage_user"], 3, "matches"),
+        (&["device", "show", "vm", "-l", "env"], 2, "-l"),
+        (&["metrics", "-l", "env", "cpu.usage_user"], 3, "env"),
         (&["token", "create", "--device", "nobody"], 3, "nobody"),
         (&["--context", "nowhere", "status"], 3, "nowhere"),
         (&["context", "use", "nowhere"], 3, "nowhere"),
         (&["serve", "--postgres-url", "x", "--nats-url", "x", "--keys", "x"], 2, "--influx-url"),
-        (&["--url", "https://127.0.0.1:1", "status"], 5, "cannot reach"),
+        (&["--url", "https://127.0.0.1:1", "status"], 5, "https://127.0.0.1:1"),
         (&["--token", "mst_x", "status"], 2, "--token-file"),
         (&["--token-file", "/dev/null", "status"], 4, "token"),
     ] {
         let (found, _, err) = system.muster(args);
         assert_eq!(found, code, "muster {}: {err}", args.join(" "));
-        assert!(err.contains(words), "muster {}: {err}", args.join(" "));
+        assert!(err.contains(named), "muster {}: {err}", args.join(" "));
     }
 }
 
@@ -246,7 +249,7 @@ async fn two_cannot_use_one_folder() {
     let (code, _, err) =
         system.muster(&["up", "--no-agent", "--port", "0", "--data", dir.to_str().unwrap()]);
     assert_eq!(code, 1);
-    assert!(err.contains("another `muster up` uses"), "{err}");
+    assert!(err.contains(dir.to_str().unwrap()) && err.contains("--data"), "{err}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

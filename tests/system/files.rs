@@ -9,7 +9,9 @@ use std::time::Duration;
 
 use muster_tests::binaries::binary;
 use muster_tests::fleet::Fleet;
+use muster_tests::text::has_number;
 use muster_tests::{Robot, System, wait};
+use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -80,9 +82,14 @@ async fn a_folder_goes_there_and_back_as_it_was() {
     mode(&from.join("deep/er"), 0o555);
     std::fs::create_dir(at("device")).unwrap();
     let there = format!("robot:{}", at("device").display());
-    let (code, _, err) = system.muster(&["cp", text(&from), &there]);
-    assert_eq!(code, 0, "{err}");
-    assert!(err.contains("305 files"), "{err}");
+    let copied = |expected: (u64, u64)| {
+        let (code, out, err) = system.muster(&["cp", "--json", text(&from), &there]);
+        assert_eq!(code, 0, "{err}");
+        let result: Value = serde_json::from_str(&out).unwrap();
+        let files = (result["files"].as_u64(), result["same"].as_u64());
+        assert_eq!(files, (Some(expected.0), Some(expected.1)), "{result}");
+    };
+    copied((305, 0));
     assert_eq!(all_of(&at("device/from")), all_of(&from));
     let back = format!("{there}/from");
     let kept = at("back");
@@ -95,11 +102,9 @@ async fn a_folder_goes_there_and_back_as_it_was() {
     let (code, _, err) = system.muster(&["cp", &setuid, text(&at("plain"))]);
     assert_eq!((code, at("plain").metadata().unwrap().mode() & 0o7777), (0, 0o750), "{err}");
     // A second copy skips all files; after a change it copies one file.
-    let (code, _, err) = system.muster(&["cp", text(&from), &there]);
-    assert!(code == 0 && err.contains("0 files") && err.contains("305 there already"), "{err}");
+    copied((0, 305));
     std::fs::write(from.join("deep/7"), "new").unwrap();
-    let (code, _, err) = system.muster(&["cp", text(&from), &there]);
-    assert!(code == 0 && err.contains("1 file,") && err.contains("304 there already"), "{err}");
+    copied((1, 304));
     assert_eq!(std::fs::read_to_string(at("device/from/deep/7")).unwrap(), "new");
     // One file, by another name; several into a missing folder; a file of /proc.
     let one = format!("{there}/renamed");
@@ -203,17 +208,28 @@ async fn a_copy_outlives_its_agent_and_its_server() {
     agent.kill9();
     agent.start();
     let output = child.wait_with_output().unwrap();
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{said}");
-    assert_eq!(said.matches("goes on where it was").count(), 2, "{said}");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    // The first session, and one after each interruption.
+    wait::until("three sessions", PATIENCE, || async {
+        let sessions = fleet.api.list("/api/v1/sessions").await;
+        (sessions.iter().filter(|one| one["state"] != "refused").count() >= 3).then_some(())
+    })
+    .await;
     assert!(std::fs::read(&target).unwrap() == content, "equal bytes");
 }
 
-fn fails(system: &System, args: &[&str], words: &str) {
+fn fails(system: &System, args: &[&str], named: &str) {
     let mut all = vec!["cp"];
     all.extend(args);
     let (code, _, err) = system.muster(&all);
-    assert!(code != 0 && err.contains(words), "{args:?}: {code}, {err}");
+    assert!(code != 0 && err.contains(named), "{args:?}: {code}, {err}");
+}
+
+fn is_misused(system: &System, args: &[&str], named: &str) {
+    let mut all = vec!["cp"];
+    all.extend(args);
+    let (code, _, err) = system.muster(&all);
+    assert!(code == 2 && err.contains(named), "{args:?}: {code}, {err}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -229,13 +245,14 @@ async fn what_the_devices_owner_does_not_allow_is_not_reached() {
     let here = text(&at("here")).to_owned();
     robot.policy(&format!("[files]\nroots = ['{}']\n", at("data").display()));
     let system = &robot.system;
-    let refused = |path: String, words: &str| fails(system, &[&path, &here], words);
+    let refused = |path: String, rule: &str| fails(system, &[&path, &here], rule);
     refused(format!("robot:{}", at("secret").display()), "[files] roots");
     refused("robot:/etc/shadow".to_owned(), "[files] roots");
     refused(format!("{data}/out"), "[files] roots");
     refused(format!("{data}/root/etc/shadow"), "[files] roots");
     refused(format!("{data}/../secret"), "[files] roots");
-    refused(format!("{data}/none"), "there is no");
+    let (code, _, err) = system.muster(&["cp", &format!("{data}/none"), &here]);
+    assert!(code != 0 && err.contains("/data/none") && !err.contains("[files]"), "{code}: {err}");
     fails(system, &["/etc/hostname", &format!("robot:{}", at("new").display())], "[files] roots");
     fails(system, &["/etc/hostname", &format!("{data}/root/tmp/")], "[files] roots");
     assert!(!at("here").exists() && !at("new").exists());
@@ -249,7 +266,7 @@ async fn what_the_devices_owner_does_not_allow_is_not_reached() {
     assert_eq!(code, 0, "{err}");
     // An operator who may not run arbitrary programs may not write one either.
     robot.policy("[exec]\nallow = ['uptime']\n");
-    fails(system, &[&format!("{data}/ok"), &here], "[files] enabled = true is not there");
+    fails(system, &[&format!("{data}/ok"), &here], "[files] enabled = true");
     robot.policy("[files]\nenabled = false\n");
     fails(system, &[&format!("{data}/ok"), &here], "[files] enabled = false");
     // The log contains each refusal.
@@ -263,25 +280,25 @@ async fn what_is_typed_wrongly_is_named() {
     let at = |name: &str| text(&dir.path().join(name)).to_owned();
     std::fs::create_dir(at("folder")).unwrap();
     std::fs::write(at("file"), "x").unwrap();
-    fails(&system, &["a", "b"], "DEVICE:PATH");
-    fails(&system, &["robot:a", "robot:b"], "from device to device");
-    fails(&system, &[":/a", "b"], "names no device");
+    is_misused(&system, &["a", "b"], "DEVICE:PATH");
+    is_misused(&system, &["robot:a", "robot:b"], "");
+    is_misused(&system, &[":/a", "b"], "':/a'");
     fails(&system, &["nobody:/a", "b"], "nobody");
     fails(&system, &[&at("none"), "robot:/tmp/x"], "none");
     fails(&system, &["--limit", "fast", "robot:/a", "b"], "512KiB");
     fails(&system, &["-j", "0", "robot:/a", "b"], "0");
-    fails(&system, &["robot:/dev/zero", &at("zero")], "/dev/zero is no file");
+    fails(&system, &["robot:/dev/zero", &at("zero")], "/dev/zero");
     let below = format!("robot:{}/file/x", dir.path().display());
     fails(&system, &[&at("file"), &below], "Not a directory");
-    fails(&system, &[&at("file"), &at("file"), &format!("robot:{}", at("file"))], "no folder");
-    fails(&system, &["robot:a\nb", &at("x")], "there is no");
+    fails(&system, &[&at("file"), &at("file"), &format!("robot:{}", at("file"))], &at("file"));
+    fails(&system, &["robot:a\nb", &at("x")], "robot");
     // A partial file of an aborted copy is not copied, and does not replace another file.
     std::fs::create_dir(at("left")).unwrap();
     std::fs::write(at("left/x"), "whole").unwrap();
     std::fs::write(at("left/x.muster-part"), "half").unwrap();
     let copy = format!("{}-copy", at("left"));
     let (code, _, err) = system.muster(&["cp", &format!("robot:{}", at("left")), &copy]);
-    assert!(code == 0 && err.contains("x.muster-part is what a broken copy has left"), "{err}");
+    assert!(code == 0 && err.contains("x.muster-part"), "{err}");
     assert_eq!(std::fs::read_to_string(format!("{copy}/x")).unwrap(), "whole");
     assert_eq!(std::fs::read_dir(&copy).unwrap().count(), 1);
     // A link from a device cannot lead out of the target folder.
@@ -294,7 +311,7 @@ async fn what_is_typed_wrongly_is_named() {
     std::fs::rename(&copy, at("into")).unwrap();
     std::fs::create_dir(&copy).unwrap();
     std::fs::rename(at("into"), format!("{copy}/left")).unwrap();
-    fails(&system, &[&format!("robot:{}", at("left")), &copy], "sub is there and is no folder");
+    fails(&system, &[&format!("robot:{}", at("left")), &copy], "left/sub");
     assert_eq!(std::fs::read_dir(at("elsewhere")).unwrap().count(), 0);
     // For a link named as target, the file that it points to is written, and the link is kept.
     std::fs::write(at("target"), "old").unwrap();
@@ -307,8 +324,12 @@ async fn what_is_typed_wrongly_is_named() {
     std::fs::write(at("folder/a"), "a").unwrap();
     std::fs::create_dir_all(at("there/folder/a")).unwrap();
     std::fs::write(at("folder/b"), "b").unwrap();
-    let (code, _, err) = system.muster(&["cp", &at("folder"), &format!("robot:{}", at("there"))]);
-    assert!(code != 0 && err.contains("1 of 2 failed") && err.contains("is a folder"), "{err}");
+    let there = format!("robot:{}", at("there"));
+    let (code, out, err) = system.muster(&["cp", "--json", &at("folder"), &there]);
+    let result: Value = serde_json::from_str(&out).unwrap();
+    assert!(code != 0 && err.contains("folder/a"), "{err}");
+    assert_eq!((&result["files"], &result["problems"][1]), (&1.into(), &Value::Null), "{result}");
+    assert!(result["problems"][0].is_string(), "{result}");
     assert_eq!(std::fs::read_to_string(at("there/folder/b")).unwrap(), "b");
 }
 
@@ -410,8 +431,10 @@ async fn a_folder_that_was_broken_off_is_gone_on_with() {
         .await;
         copy.kill().unwrap();
         copy.wait().unwrap();
-        let (code, _, err) = system.muster(&["cp", source, target]);
-        assert!(code == 0 && err.contains("there already"), "{code}: {err}");
+        let (code, out, err) = system.muster(&["cp", "--json", source, target]);
+        assert_eq!(code, 0, "{err}");
+        let result: Value = serde_json::from_str(&out).unwrap();
+        assert!(result["same"].as_u64() > Some(0), "{result}");
         assert_eq!(all_of(&place), all_of(&from), "and nothing else is in it");
         // After a complete copy the target is an ordinary folder: the next copy goes into it, like
         // cp.
@@ -456,7 +479,7 @@ async fn odd_files_are_copied_as_they_are_or_named() {
         [(text(&at("odd")), up.as_str(), at("up")), (&odd, text(&at("down")), at("down"))]
     {
         let (code, _, err) = system.muster(&["cp", from, to]);
-        assert!(code == 1 && err.contains("not UTF-8") && err.contains("1 of 2 failed"), "{err}");
+        assert!(code == 1 && err.contains("bad-") && has_number(&err, 2), "{err}");
         assert_eq!(std::fs::read_to_string(place.join("good")).unwrap(), "good");
     }
 }

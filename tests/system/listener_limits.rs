@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use futures::future::join_all;
+use muster_tests::text::has_line;
 use muster_tests::{Api, System, wait};
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -117,7 +118,8 @@ async fn an_address_at_its_limit_is_refused_and_no_other() {
     assert_eq!(client(&system, 3).get(&url).send().await.unwrap().status(), 200);
     let refused = metric(&system.api, "muster_connections_refused_total{limit=\"address\"} ").await;
     assert!(refused >= 5, "{refused}");
-    assert!(system.said().contains("a connection was refused"));
+    let is_so = |fields: &Value| fields["limit"] == "address";
+    assert!(has_line(&system.said(), "WARN", "muster::serve::connections", is_so));
 }
 
 #[tokio::test(flavor = "multi_thread")]

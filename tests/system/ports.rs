@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use muster_backing::ports::free_port;
 use muster_tests::binaries::binary;
+use muster_tests::text::has_number;
 use muster_tests::{Robot, System, wait};
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -210,7 +211,7 @@ async fn a_port_of_a_device_is_a_port_here() {
     // A closed port is reported as an error.
     let closed = free_port().unwrap();
     let (code, _, err) = system.muster(&["connect", "robot", &closed.to_string()]);
-    assert!(code == 4 && err.contains("refuse"), "{code}: {err}");
+    assert!(code == 4 && err.contains("os error"), "{code}: {err}");
 }
 
 fn connect(system: &System, port: u16) -> Child {
@@ -306,5 +307,5 @@ async fn a_device_carries_as_many_connections_as_it_says_and_refuses_one_more() 
     let mut said = String::new();
     forward.stderr.take().unwrap().read_to_string(&mut said).unwrap();
     let _ = forward.wait();
-    assert!(said.contains(&format!("{MOST} channels are open on this device already")), "{said}");
+    assert!(has_number(&said, MOST as u64), "{said}");
 }

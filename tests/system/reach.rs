@@ -8,6 +8,7 @@ use muster_backing::ports::free_port;
 use muster_tests::binaries::binary;
 use muster_tests::robot::online;
 use muster_tests::socket::Socket;
+use muster_tests::text::{has_date, has_number};
 use muster_tests::{Robot, System, wait};
 use serde_json::{Value, json};
 
@@ -74,7 +75,7 @@ async fn an_offline_device_is_refused_immediately_or_waited_for() {
     ] {
         let (code, err) = immediately(&system, args);
         assert_eq!(code, 5, "{args:?}: {err}");
-        assert!(err.contains("robot is offline since 20") && err.contains("--wait"), "{err}");
+        assert!(err.contains("robot") && has_date(&err) && err.contains("--wait"), "{err}");
         assert!(!err.contains("127.0.0.1"), "forward listened already: {err}");
     }
     // A device that disconnected before the table had the time: no time is invented.
@@ -82,11 +83,11 @@ async fn an_offline_device_is_refused_immediately_or_waited_for() {
     let forget = "UPDATE dispatch_v1_devices SET presence_at = NULL";
     assert!(database.execute(forget, &[]).await.unwrap() > 0);
     let (code, err) = immediately(&system, &["connect", "robot", "22"]);
-    assert!(code == 5 && err.contains("robot is offline;") && !err.contains("since"), "{err}");
+    assert!(code == 5 && err.contains("robot") && !has_date(&err), "{err}");
     // A device that never connected has no time.
     system.api.post("/api/v1/devices", &json!({"name": "never"})).await;
     let (code, err) = immediately(&system, &["connect", "never", "22"]);
-    assert!(code == 6 && !err.contains("since"), "{code}: {err}");
+    assert!(code == 6 && !has_date(&err), "{code}: {err}");
     // No session was recorded.
     assert!(system.api.list("/api/v1/sessions").await.is_empty());
     let began = Instant::now();
@@ -112,7 +113,7 @@ async fn an_offline_device_is_refused_immediately_or_waited_for() {
     let mut said = Vec::new();
     let mut lines = BufReader::new(listening.stderr.take().unwrap()).lines();
     said.extend(lines.next());
-    assert!(said[0].as_ref().unwrap().contains("robot is offline"), "{said:?}");
+    assert!(said[0].as_ref().unwrap().contains("robot"), "{said:?}");
     agent.start();
     let output = shell.wait_with_output().unwrap();
     assert!(String::from_utf8_lossy(&output.stdout).contains("it-is-42"), "{output:?}");
@@ -121,7 +122,7 @@ async fn an_offline_device_is_refused_immediately_or_waited_for() {
     assert_eq!(std::fs::read(here).unwrap(), std::fs::read("/etc/hostname").unwrap());
     let mut first = String::new();
     BufReader::new(listening.stdout.take().unwrap()).read_line(&mut first).unwrap();
-    assert!(first.contains("is localhost:22 of robot"), "{first}");
+    assert!(first.contains("localhost:22") && first.contains("robot"), "{first}");
     listening.kill().unwrap();
     listening.wait().unwrap();
 }
@@ -134,14 +135,15 @@ async fn a_device_without_good_keys_is_refused_in_true_words() {
     becomes(&system, "planned", "registered").await;
     refused(&system, "planned", "/problems/device-not-enrolled").await;
     let (code, err) = immediately(&system, &["shell", "planned"]);
-    assert!(code == 6 && err.contains("has not enrolled") && !err.contains("--wait"), "{err}");
+    let hint = "muster token create --device planned";
+    assert!(code == 6 && err.contains(hint) && !err.contains("--wait"), "{err}");
 
     online(&system.api).await;
     let nothing: Value = json!({});
     system.api.post("/api/v1/devices/robot/revoke", &nothing).await;
     refused(&system, "robot", "/problems/device-revoked").await;
     let (code, err) = immediately(&system, &["cp", "robot:/etc/hostname", "/dev/null"]);
-    assert!(code == 6 && err.contains("robot is revoked"), "{err}");
+    assert!(code == 6 && err.contains("robot") && err.contains("revoked"), "{err}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -170,12 +172,9 @@ async fn a_list_is_whole_or_says_that_it_is_not() {
         (serde_json::from_str::<Vec<Value>>(&out).unwrap().len(), err)
     };
     let (count, note) = listed(&["-n", "2"]);
-    assert!(
-        count == 2 && note.contains("showing the newest 2") && note.contains("--all"),
-        "{note}"
-    );
+    assert!(count == 2 && has_number(&note, 2) && note.contains("--all"), "{note}");
     assert_eq!(listed(&["-n", "3"]), (3, String::new()));
     assert_eq!(listed(&["--all"]), (3, String::new()));
     let (_, _, note) = system.muster(&["events", "-n", "2"]);
-    assert!(note.contains("showing the newest 2"), "{note}");
+    assert!(has_number(&note, 2) && note.contains("-n"), "{note}");
 }

@@ -6,6 +6,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use futures::StreamExt;
+use muster_agent::channels::UNKNOWN_END;
 use muster_backing::postgres::Tuning;
 use muster_tests::binaries::binary;
 use muster_tests::fleet::Fleet;
@@ -58,11 +59,13 @@ async fn a_shell_by_the_command_line_is_recorded_and_played() {
     let mut bytes = std::fs::read(&piece).unwrap();
     *bytes.last_mut().unwrap() ^= 1;
     std::fs::write(&piece, &bytes).unwrap();
-    let (code, _, err) = system.muster(&["shell", "play", &id]);
-    assert!(code != 0 && err.contains("not what was recorded"), "{err}");
-    std::fs::remove_file(&piece).unwrap();
-    let (code, _, err) = system.muster(&["shell", "play", &id]);
-    assert!(code != 0 && err.contains("is missing"), "{err}");
+    let path = format!("/api/v1/sessions/{id}/recording");
+    for damage in ["altered", "missing"] {
+        let (code, _, err) = system.muster(&["shell", "play", &id]);
+        assert!(code != 0 && err.contains(&id), "{damage}: {err}");
+        assert_eq!(system.api.status(&path).await, 410, "{damage}");
+        let _ = std::fs::remove_file(&piece);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -131,7 +134,7 @@ async fn who_may_not_is_refused_and_the_refusal_is_a_fact() {
     let operator = system.api.with_token(made["token"].as_str().unwrap());
     let unrecorded = format!("{SHELL}&record=false");
     let refused = Socket::open(&operator, &ca, &unrecorded, &[]).await.unwrap_err();
-    assert!(refused.1["detail"].to_string().contains("recorded"), "{refused:?}");
+    assert!(refused.1["detail"].to_string().contains("record=false"), "{refused:?}");
     for (path, field) in [
         ("/api/v1/devices/robot/shell?cols=0", "cols"),
         ("/api/v1/devices/robot/shell?grace=0", "grace"),
@@ -197,7 +200,7 @@ async fn the_broker_sees_nothing_of_a_shell_and_a_role_may_die() {
         .await
     };
     let files = known(&files, "the files to be closed", |one| one["state"] == "ended").await;
-    assert_eq!(files["reason"], "the server that carried it is gone", "{files}");
+    assert!(files["reason"].is_string(), "{files}");
     drop(again);
     let shell = known(&id, "nobody to be attached", |one| one["attached"] == 0).await;
     assert_eq!((&shell["state"], &shell["attachments"]), (&"open".into(), &2.into()), "{shell}");
@@ -234,7 +237,11 @@ async fn a_shell_of_the_command_line_outlives_a_restarted_role_and_a_log_that_is
     shows("one-1-one").await;
     fleet.command.stop();
     fleet.command.start_again();
-    shows("connected again").await;
+    wait::until("the shell to be attached again", PATIENCE, || async {
+        let (_, sessions) = fleet.api.try_send(Method::GET, "/api/v1/sessions", None).await?;
+        (sessions["items"][0]["attachments"] == 2).then_some(())
+    })
+    .await;
     types("echo two-$((2))-two\n");
     shows("two-2-two").await;
     // For longer than a piece of the recording waits to be written.
@@ -278,9 +285,9 @@ async fn an_end_that_nobody_saw_is_known() {
     agent.kill9();
     agent.start();
     let ended = session(&system, &id, "it to be ended", is_ended).await;
-    assert!(ended["reason"].as_str().unwrap().contains("killed"), "{ended}");
-    let (code, out, _) = system.muster(&["shell", "list"]);
-    assert!(code == 0 && out.contains("no session is open"), "{out}");
+    assert_eq!(ended["reason"], UNKNOWN_END, "{ended}");
+    let (code, out, _) = system.muster(&["shell", "list", "--json"]);
+    assert_eq!((code, out.trim()), (0, "[]"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -106,7 +106,7 @@ async fn leaving_a_full_screen_program_restores_the_terminal_and_a_paste_leaves_
         shell.enter(key);
     }
     assert!(shell.ended().await.success());
-    shell.until_shown("the session stays").await;
+    shell.until_shown("muster shell attach").await;
     let after = shell.text().split_off(before);
     for sequence in ["?1049l", "?1003l", "?1006l", "?2004l", "?25h", "0m"] {
         assert!(after.contains(&format!("\u{1b}[{sequence}")), "{sequence}: {after:?}");

@@ -97,7 +97,9 @@ async fn a_file_and_a_folder_are_pulled_listed_and_fetched() {
     let path = path.to_str().unwrap();
     let (code, out, err) = system.muster(&["upload", "start", "robot", path, "--keep", "30d"]);
     assert_eq!(code, 0, "{err}");
-    assert!(out.contains("robot: stored, app log.bin"), "{out}");
+    for part in ["robot", "stored", "app log.bin"] {
+        assert!(out.contains(part), "{part}: {out}");
+    }
     let listed = system.api.list(&format!("{UPLOADS}?device=robot&state=stored")).await;
     assert_eq!(listed.len(), 1, "{listed:?}");
     let id = listed[0]["operation"].as_str().unwrap().to_owned();
@@ -111,14 +113,15 @@ async fn a_file_and_a_folder_are_pulled_listed_and_fetched() {
     let (code, out, err) = system.muster(&["upload", "list"]);
     assert!(code == 0 && out.contains("stored") && out.contains("2.86 MiB"), "{out}{err}");
     let (code, out, _) = system.muster(&["upload", "show", &id]);
-    assert!(code == 0 && out.contains("The server has the file."), "{out}");
+    let shown = system.api.get(&at(&id)).await;
+    assert!(code == 0 && out.contains(shown["explanation"].as_str().unwrap()), "{out}");
     let copy = dir.path().join("copy");
     let copied = copy.to_str().unwrap();
     let (code, _, err) = system.muster(&["upload", "get", &id, "robot", "-o", copied]);
     assert_eq!(code, 0, "{err}");
     assert!(std::fs::read(&copy).unwrap() == bytes);
     let (code, _, err) = system.muster(&["upload", "get", &id, "-o", copied]);
-    assert!(code == 2 && err.contains("is there already"), "{err}");
+    assert!(code == 2 && err.contains(copied), "{err}");
 
     let content = format!("{}/content", at(&id));
     let (status, headers, body) = system.api.raw(&content, &[]).await;
@@ -190,10 +193,10 @@ async fn the_policy_is_kept_and_an_upload_is_canceled() {
     assert_eq!(some["bytes"], 400_000);
     assert_eq!(system.api.status(&format!("{}/content", at(&id))).await, 409);
     let (code, out, err) = system.muster(&["upload", "cancel", &id, "--yes"]);
-    assert_eq!((code, out.as_str()), (0, "to be ended\n"), "{err}");
-    until(&system.api, &id, "it to be canceled", |it| it["state"] == "canceled").await;
+    assert_eq!((code, out.lines().count()), (0, 1), "{err}");
+    let ended = until(&system.api, &id, "it to be canceled", |it| it["state"] == "canceled").await;
     let (_, out, _) = system.muster(&["upload", "show", &id]);
-    assert!(out.contains("stopped sending"), "{out}");
+    assert!(out.contains(ended["explanation"].as_str().unwrap()), "{out}");
     // The received part is useless.
     wait::until("its blobs to be erased", PATIENCE, || async {
         (blobs(&system, &id) == 0).then_some(())
@@ -273,10 +276,10 @@ async fn a_link_needs_nothing_else_and_works_for_its_time_and_file_alone() {
     std::fs::create_dir_all(folder.join("salt")).unwrap();
     agent.start();
     let stalled = until(api, &id, "it to stall", |it| it["problem"].is_string()).await;
-    assert!(stalled["problem"].to_string().contains("blob store takes nothing"), "{stalled}");
     std::fs::remove_dir(folder.join("salt")).unwrap();
     stored(api, &id).await;
-    assert_eq!(api.list("/api/v1/events?type=UploadStalled").await.len(), 1);
+    let stalls = api.list("/api/v1/events?type=UploadStalled").await;
+    assert_eq!((stalls.len(), &stalls[0]["data"]["reason"]), (1, &stalled["problem"]));
     let (status, _, body) = nobody.raw(url, &[]).await;
     assert_eq!((status, body.as_slice()), (200, &b"the report"[..]));
     let (status, _, body) = nobody.raw(url, &[("range", "bytes=4-")]).await;

@@ -31,7 +31,7 @@ async fn far(port: u16, dir: &std::path::Path) -> (Fleet, Port, AgentProcess) {
     wait::until("the agent to be online, by this way", PATIENCE, || async {
         let is_online = fleet.api.get("/api/v1/devices/robot").await["status"] == "online";
         let status = agent.status();
-        let is_here = status["broker"].as_str().is_some_and(|way| !way.contains("through"));
+        let is_here = status["broker"].as_str().is_some_and(|way| !way.contains("https://"));
         (is_online && is_here).then_some(())
     })
     .await;

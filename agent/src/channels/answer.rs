@@ -26,10 +26,14 @@ pub(super) struct Opening {
 impl Opening {
     /// Refuses the open.
     pub(super) async fn refuse(self, cause: ChannelRefusalCause, reason: String) {
-        tracing::info!(channel = %self.channel, ?cause, reason, "a channel is refused");
+        tracing::info!(channel = %self.channel, ?cause, reason, "refused to open a channel");
         let refused = Some(ChannelRefusal { cause, reason });
         if let Err(problem) = self.answer(Vec::new(), refused).await {
-            tracing::warn!(channel = %self.channel, problem, "a refusal could not be sent");
+            tracing::warn!(
+                channel = %self.channel,
+                problem,
+                "failed to send the refusal of a channel"
+            );
         }
     }
 
@@ -92,7 +96,7 @@ async fn follow(mut link: watch::Receiver<Option<Publisher>>, sender: Sender, do
         match heard {
             Ok(heard) => sender.carry_on(client, heard),
             // The connection may be lost again already; otherwise the channel times out.
-            Err(error) => tracing::debug!(error, "a channel was not taken along"),
+            Err(error) => tracing::debug!(error, "failed to move a channel to the new connection"),
         }
     }
 }

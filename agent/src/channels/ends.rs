@@ -74,18 +74,22 @@ pub(crate) fn record_ends_now(shared: &Shared) {
     }
 }
 
+/// Reason of the end of a session whose agent process did not record it.
+pub const UNKNOWN_END: &str =
+    "the agent process was killed, or failed to record the end of the session";
+
 /// Records the ends of sessions of an earlier agent process, which did not outlive it.
 pub(crate) fn end_lost_sessions(shared: &Shared) {
     match open_sessions(&shared.store) {
         Ok(sessions) => {
             for session in sessions {
-                let reason = "the agent was killed, or could not tell how it ended".to_owned();
+                let reason = UNKNOWN_END.to_owned();
                 if record(shared, ShellEnded { session, exit_code: None, reason }) {
                     forget(shared, session);
                 }
             }
         }
-        Err(error) => tracing::warn!(error = in_words(&error), "open sessions cannot be read"),
+        Err(error) => tracing::warn!(error = in_words(&error), "failed to read the open sessions"),
     }
 }
 
@@ -108,7 +112,7 @@ fn record(shared: &Shared, ended: ShellEnded) -> bool {
     let session = ended.session;
     let recorded = shared.record(&ended.into());
     if let Err(error) = &recorded {
-        tracing::warn!(%session, error = in_words(error), "the end of a session is not recorded");
+        tracing::warn!(%session, error = in_words(error), "failed to record the end of a session");
     }
     recorded.is_ok()
 }
@@ -121,6 +125,10 @@ fn forget(shared: &Shared, session: SessionId) {
         Ok(())
     });
     if let Err(error) = forgotten {
-        tracing::warn!(%session, error = in_words(&error), "an ended session is still noted");
+        tracing::warn!(
+            %session,
+            error = in_words(&error),
+            "failed to remove an ended session from the database"
+        );
     }
 }

@@ -9,6 +9,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 
 use super::answer::Opening;
+use super::reason;
 use super::registry::Channels;
 use super::tcp::{broken, down, last};
 use crate::files::{FilesJob, FilesReply, Refusal};
@@ -20,13 +21,15 @@ use crate::subprocess::{ANSWER_TIMEOUT, Helper, Job, no_answer};
 /// The reason why they are not served.
 async fn start(channels: &Channels, path: &str, write: bool) -> Result<Helper, Refusal> {
     let job = FilesJob::new(channels.policy_file(), path, write);
-    let failed = |error: std::io::Error| Refusal::failed(format!("no helper could start: {error}"));
+    let failed = |error: std::io::Error| {
+        Refusal::failed(format!("failed to start the file helper: {error}"))
+    };
     let mut helper = Helper::start(&Job::Files(job), Vec::new()).await.map_err(failed)?;
     // The helper has its own timeout; this one is for a helper that hangs.
     match timeout(ANSWER_TIMEOUT * 2, helper.receive::<FilesReply>()).await {
         Ok(Ok(Some(FilesReply::Ready))) => Ok(helper),
         Ok(Ok(Some(FilesReply::Refused(refusal)))) => Err(refusal),
-        Ok(Ok(None)) => Err(Refusal::failed("the helper ended".to_owned())),
+        Ok(Ok(None)) => Err(Refusal::failed("the file helper exited".to_owned())),
         Ok(Err(error)) => Err(failed(error)),
         Err(_) => Err(Refusal::failed(no_answer(path))),
     }
@@ -52,7 +55,7 @@ pub(super) async fn open(
     let Channel { sender, mut receiver } = match opening.accept().await {
         Ok(channel) => channel,
         Err(problem) => {
-            tracing::warn!(channel = %id, problem, "a channel did not come about");
+            tracing::warn!(channel = %id, problem, "failed to open a channel");
             return;
         }
     };
@@ -61,10 +64,10 @@ pub(super) async fn open(
     let why = tokio::select! {
         done = both => done.err(),
         () = last(&sender) => Some(sender.why()),
-        () = channels.stop.cancelled() => Some("the agent stops".to_owned()),
+        () = channels.stop.cancelled() => Some(reason::AGENT_STOPS.to_owned()),
     };
-    tracing::info!(channel = %id, why, "files are done with");
-    sender.close(why.as_deref().unwrap_or("all was said")).await;
+    tracing::info!(channel = %id, reason = why, "a file transfer has ended");
+    sender.close(why.as_deref().unwrap_or(reason::CONNECTION_ENDED)).await;
 }
 
 /// Forwards data from the SFTP server to the client, until the server's or the channel's end.

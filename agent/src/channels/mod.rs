@@ -24,6 +24,7 @@ mod files;
 mod member;
 mod opened;
 mod options;
+pub mod reason;
 mod registry;
 mod screen;
 mod session;
@@ -32,6 +33,7 @@ mod take;
 mod tcp;
 mod terminal;
 
+pub use ends::UNKNOWN_END;
 pub(crate) use ends::{end_lost_sessions, record_ends, record_ends_now};
 pub use options::ChannelOptions;
 pub(crate) use registry::Channels;

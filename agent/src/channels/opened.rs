@@ -17,7 +17,7 @@ pub(super) fn note(
 ) -> Result<bool, StoreError> {
     let key = channel.0.as_u128();
     let write = |transaction: &redb::WriteTransaction| {
-        const NOTE: &str = "note a channel";
+        const NOTE: &str = "record an opened channel";
         let mut table = transaction.open_table(OPENED).map_err(StoreError::database(NOTE))?;
         let mut old = Vec::new();
         for row in table.iter().map_err(StoreError::database(NOTE))? {

@@ -121,7 +121,7 @@ impl Channels {
             return;
         }
         if timeout(LAST, self.tasks.wait()).await.is_err() {
-            tracing::warn!("not all sessions have ended");
+            tracing::warn!("some sessions have not ended in time");
         }
         sleep(FAREWELL).await;
     }

@@ -125,7 +125,7 @@ impl Screen {
     /// one, the screen is empty and the session continues.
     fn guarded(&mut self, what: impl FnOnce(&mut Parser)) {
         if catch_unwind(AssertUnwindSafe(|| what(&mut self.parser))).is_err() {
-            tracing::warn!("what a program wrote could not be understood; its screen is lost");
+            tracing::warn!("failed to interpret a program's output; its screen is lost");
             self.parser = parser(self.size);
         }
     }

@@ -19,6 +19,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, mpsc, oneshot};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::member::{Ear, Member, Outlet, carry};
+use super::reason;
 use super::registry::{Channels, Reserved};
 use super::screen::Screen;
 use super::terminal::Terminal;
@@ -64,7 +65,7 @@ impl Ask {
     /// Declines a request because the session has ended.
     pub(super) async fn decline(self) {
         if let Self::Attach(attach) = self {
-            attach.channel.sender.close("the session has ended").await;
+            attach.channel.sender.close(reason::SESSION_ENDED).await;
         }
     }
 }
@@ -201,7 +202,7 @@ impl Session {
             News::Ask(Ask::Attach(attach)) => self.attach(attach, false),
             News::Ask(Ask::End(done)) => {
                 self.enders.push(done);
-                self.hang_up("the session was ended", self.channels.options.kill_after);
+                self.hang_up(reason::SESSION_TERMINATED, self.channels.options.kill_after);
             }
             News::Said(number, frame) => self.on_frame(number, frame),
             News::Left(number, why) => self.on_left(number, &why),
@@ -211,7 +212,7 @@ impl Session {
             News::Written(count) => self.input.advance(count.min(self.input.len())),
             News::Over => self.over = Some((Instant::now(), Instant::now())),
             News::Time => self.on_time(),
-            News::Stop => self.hang_up("the agent stops", STOPPING),
+            News::Stop => self.hang_up(reason::AGENT_STOPS, STOPPING),
         }
     }
 
@@ -244,11 +245,13 @@ impl Session {
         let patience = self.channels.options.patience;
         for member in self.members.values() {
             if member.stalled.is_some_and(|since| now >= since + patience) {
-                member.outlet.cut(&format!("no output was taken for {} s", patience.as_secs()));
+                member
+                    .outlet
+                    .cut(&format!("the client accepted no output for {} s", patience.as_secs()));
             }
         }
         if self.ending.is_none() && self.alone.is_some_and(|since| now >= since + self.grace) {
-            let why = format!("nobody was attached for {} s", self.grace.as_secs());
+            let why = format!("no client was attached for {} s", self.grace.as_secs());
             self.hang_up(&why, self.channels.options.kill_after);
         }
         if let Some(ending) = &mut self.ending
@@ -264,7 +267,7 @@ impl Session {
         if self.ending.is_some() {
             return;
         }
-        tracing::info!(session = %self.reserved.id, why, "a session is ended");
+        tracing::info!(session = %self.reserved.id, reason = why, "ending a session");
         let background = self.terminal.hang_up();
         let kill_at = Instant::now() + patience;
         self.ending = Some(Ending { why: why.to_owned(), background, kill_at, is_killed: false });
@@ -309,7 +312,11 @@ impl Session {
             self.on_frame(number, frame);
         }
         self.members.remove(&number);
-        tracing::info!(session = %self.reserved.id, why, "somebody left a session");
+        tracing::info!(
+            session = %self.reserved.id,
+            reason = why,
+            "a client detached from a session"
+        );
         if self.members.is_empty() {
             self.alone = Some(Instant::now());
         }
@@ -400,7 +407,7 @@ impl Session {
                 None => Exit { code: i32::try_from(status.exit_code()).ok(), reason: why },
             },
             None if is_gone => Exit { code: None, reason: why },
-            None => Exit { code: None, reason: Some("its program cannot be ended".to_owned()) },
+            None => Exit { code: None, reason: Some("failed to terminate its program".to_owned()) },
         };
         tracing::info!(
             session = %self.reserved.id,
@@ -414,7 +421,7 @@ impl Session {
         }
         for member in self.members.values() {
             member.outlet.say(Frame::Exit(exit.clone()));
-            member.outlet.end("the session has ended");
+            member.outlet.end(reason::SESSION_ENDED);
         }
         for done in self.enders {
             let _ = done.send(());

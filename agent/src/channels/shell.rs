@@ -10,6 +10,7 @@ use tokio::time::timeout;
 
 use super::answer::Opening;
 use super::options::MOST_SESSIONS;
+use super::reason;
 use super::registry::{Channels, NoPlace};
 use super::screen::sane;
 use super::session::{Ask, Attach, Session};
@@ -61,17 +62,18 @@ pub(super) async fn open(
     let term = if wanted.term.is_empty() { "xterm-256color" } else { wanted.term.as_str() };
     let line = wanted.command.as_deref();
     if !is_term(term) || line.is_some_and(|line| line.contains('\0')) {
-        let reason = "the terminal's name or the line holds what it cannot".to_owned();
+        let reason = "the terminal type or the command contains invalid characters".to_owned();
         return opening.refuse(ChannelRefusalCause::Invalid, reason).await;
     }
     let (reserved, asks) = match channels.reserve(wanted.session, &user.name) {
         Ok(made) => made,
         Err(NoPlace::Taken) => {
-            let reason = format!("there is a session {} already", wanted.session);
+            let reason = format!("session {} exists already", wanted.session);
             return opening.refuse(ChannelRefusalCause::Invalid, reason).await;
         }
         Err(NoPlace::Busy) => {
-            let reason = format!("{MOST_SESSIONS} sessions are open on this device already");
+            let reason =
+                format!("the limit of {MOST_SESSIONS} open sessions on this device is reached");
             return opening.refuse(ChannelRefusalCause::Busy, reason).await;
         }
     };
@@ -84,7 +86,7 @@ pub(super) async fn open(
     let channel = match opening.accept().await {
         Ok(channel) => channel,
         Err(problem) => {
-            tracing::warn!(channel = %id, problem, "a channel did not come about");
+            tracing::warn!(channel = %id, problem, "failed to open a channel");
             return terminal.abandon().await;
         }
     };
@@ -95,7 +97,7 @@ pub(super) async fn open(
 }
 
 fn unknown(session: SessionId) -> String {
-    format!("there is no session {session} on this device (any more)")
+    format!("session {session} does not exist on this device, or has ended")
 }
 
 /// Attaches another channel to a session.
@@ -122,7 +124,7 @@ pub(super) async fn attach(
             }
         }
         Err(problem) => {
-            tracing::warn!(channel = %id, problem, "a channel did not come about");
+            tracing::warn!(channel = %id, problem, "failed to open a channel");
         }
     }
 }
@@ -142,5 +144,5 @@ pub(super) async fn end(
     // If the send fails, the session has ended.
     let _ = known.asks.send(Ask::End(done)).await;
     let _ = timeout(channels.options.kill_after + GIVEN_UP, ended).await;
-    channel.sender.close("the session was ended").await;
+    channel.sender.close(reason::SESSION_TERMINATED).await;
 }

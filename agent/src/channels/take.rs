@@ -95,36 +95,39 @@ fn begin(
     let open = match open {
         Ok(open) => open,
         Err(error) => {
-            let reason =
-                format!("muster-agent {} cannot do this: {error}", env!("CARGO_PKG_VERSION"));
+            let reason = format!(
+                "muster-agent {} does not support this request: {error}",
+                env!("CARGO_PKG_VERSION")
+            );
             return no(opening, ChannelRefusalCause::Unsupported, reason);
         }
     };
     let Some(place) = place else {
-        let reason = format!("{MOST_CHANNELS} channels are open on this device already");
+        let reason =
+            format!("the limit of {MOST_CHANNELS} open channels on this device is reached");
         return no(opening, ChannelRefusalCause::Busy, reason);
     };
     let (channel, actor) = (open.channel, open.actor);
     match open.purpose {
         Purpose::Tcp { host, port } => {
-            tracing::info!(%channel, actor, host, port, "a connection is asked for");
+            tracing::info!(%channel, actor, host, port, "a connection was requested");
             tasks.spawn(tcp::open(channels, opening, place, host, port));
         }
         Purpose::Files { path, write } => {
-            tracing::info!(%channel, actor, path, write, "files are asked for");
+            tracing::info!(%channel, actor, path, write, "a file transfer was requested");
             tasks.spawn(files::open(channels, opening, place, path, write));
         }
         Purpose::Shell { session, user, command, term, size, grace_seconds } => {
-            tracing::info!(%channel, actor, %session, user, "a shell is asked for");
+            tracing::info!(%channel, actor, %session, user, "a shell was requested");
             let wanted = shell::Wanted { session, user, command, term, size, grace_seconds };
             tasks.spawn(shell::open(channels, opening, place, wanted));
         }
         Purpose::Attach { session, watch, size } => {
-            tracing::info!(%channel, actor, %session, watch, "somebody attaches to a session");
+            tracing::info!(%channel, actor, %session, watch, "a client attaches to a session");
             tasks.spawn(shell::attach(channels, opening, place, session, watch, size));
         }
         Purpose::End { session } => {
-            tracing::info!(%channel, actor, %session, "the end of a session is asked for");
+            tracing::info!(%channel, actor, %session, "the end of a session was requested");
             tasks.spawn(shell::end(channels, opening, place, session));
         }
     }

@@ -14,6 +14,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{sleep, timeout};
 
 use super::answer::Opening;
+use super::reason;
 use super::registry::Channels;
 
 /// Timeout for writing the data that precedes a channel's end.
@@ -32,7 +33,7 @@ pub(super) async fn open(
         return opening.refuse(ChannelRefusalCause::Policy, reason).await;
     }
     if host.is_empty() || host.contains(char::is_whitespace) || port == 0 {
-        let reason = format!("'{}:{port}' is no host and port", host.escape_debug());
+        let reason = format!("'{}:{port}' is not a host and port", host.escape_debug());
         return opening.refuse(ChannelRefusalCause::Invalid, reason).await;
     }
     let made = tokio::select! {
@@ -48,7 +49,7 @@ pub(super) async fn open(
         Err(_) => {
             let seconds = channels.options.connect.as_secs();
             let reason =
-                format!("failed to connect to {host}:{port}: no answer within {seconds} s");
+                format!("failed to connect to {host}:{port}: no response within {seconds} s");
             return opening.refuse(ChannelRefusalCause::Failed, reason).await;
         }
     };
@@ -58,7 +59,7 @@ pub(super) async fn open(
     let Channel { sender, mut receiver } = match opening.accept().await {
         Ok(channel) => channel,
         Err(problem) => {
-            tracing::warn!(channel = %id, problem, "a channel did not come about");
+            tracing::warn!(channel = %id, problem, "failed to open a channel");
             return;
         }
     };
@@ -72,10 +73,10 @@ pub(super) async fn open(
     let why = tokio::select! {
         done = both => done.err(),
         () = last(&sender) => Some(sender.why()),
-        () = channels.stop.cancelled() => Some("the agent stops".to_owned()),
+        () = channels.stop.cancelled() => Some(reason::AGENT_STOPS.to_owned()),
     };
-    tracing::info!(channel = %id, why, "a connection is over");
-    sender.close(why.as_deref().unwrap_or("the connection has ended")).await;
+    tracing::info!(channel = %id, reason = why, "a connection has ended");
+    sender.close(why.as_deref().unwrap_or(reason::CONNECTION_ENDED)).await;
 }
 
 /// Waits until the data that precedes the channel's end has had time to be written.
@@ -127,5 +128,5 @@ pub(super) async fn down(
 }
 
 pub(super) fn broken(error: &io::Error) -> String {
-    format!("the connection broke: {error}")
+    format!("the connection failed: {error}")
 }

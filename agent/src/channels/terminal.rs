@@ -210,7 +210,7 @@ impl Terminal {
     pub(super) fn resize(&self, size: TerminalSize) {
         let master = self.master.lock().unwrap_or_else(PoisonError::into_inner);
         if let Err(error) = master.resize(pty_size(size)) {
-            tracing::debug!(%error, "a terminal could not be resized");
+            tracing::debug!(%error, "failed to resize a terminal");
         }
     }
 

@@ -77,7 +77,7 @@ pub(super) async fn enroll(data: PathBuf, args: EnrollArgs) -> anyhow::Result<Ex
     let identity = enrolled.identity;
     let mut out = std::io::stdout().lock();
     if let Some(backup) = enrolled.backup {
-        writeln!(out, "The state of before is kept in {}", backup.display())?;
+        writeln!(out, "The previous state is kept in {}", backup.display())?;
     }
     writeln!(
         out,

@@ -32,7 +32,7 @@ fn start_over(data: &Path) {
         command.env("SSL_CERT_FILE", &ca).env_remove("SSL_CERT_DIR");
     });
     // The agent works without it, too.
-    tracing::debug!(%error, "the process could not start over");
+    tracing::debug!(%error, "failed to restart the process");
 }
 
 /// Replaces this process with a new one that has the same id and arguments. Returns only on
@@ -80,7 +80,7 @@ pub(super) async fn run(
     if agent.wants_restart() && !stop.is_cancelled() {
         // Executing in place works under any supervisor, and without one.
         let error = become_new(|_| {});
-        tracing::error!(%error, "the agent could not start again; its supervisor has to");
+        tracing::error!(%error, "failed to restart the agent; its supervisor must restart it");
         return Ok(ExitCode::from(START_AGAIN));
     }
     Ok(ExitCode::SUCCESS)

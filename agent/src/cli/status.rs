@@ -12,7 +12,7 @@ use muster_agent::{Agent, AgentOptions, Status};
 pub(super) async fn look(data: &Path) -> anyhow::Result<Status> {
     let running = ask_status(data)
         .await
-        .with_context(|| format!("the agent on {} does not answer", data.display()))?;
+        .with_context(|| format!("the agent on {} does not respond", data.display()))?;
     match running {
         Some(status) => Ok(status),
         None => Ok(Agent::open(AgentOptions::new(data))?.status()),
@@ -36,12 +36,12 @@ fn in_words(status: &Status) -> String {
     };
     let connection = match (&status.broker, status.connected_since) {
         (Some(broker), Some(since)) => format!("connected to {broker} since {since}"),
-        _ if status.is_running => "not connected; trying".to_owned(),
-        _ => "the agent does not run".to_owned(),
+        _ if status.is_running => "not connected; retrying".to_owned(),
+        _ => "the agent is not running".to_owned(),
     };
     let skew = status
         .clock_skew_us
-        .map_or_else(|| "not known".to_owned(), |skew| format!("{:.3} s", skew as f64 / 1e6));
+        .map_or_else(|| "unknown".to_owned(), |skew| format!("{:.3} s", skew as f64 / 1e6));
     let (outbox, backlog) = (&status.outbox, &status.backlog);
     let error = status
         .last_error
@@ -66,7 +66,7 @@ fn in_words(status: &Status) -> String {
         ),
         ("dropped events", outbox.dropped.to_string()),
         (
-            "metrics waiting",
+            "metrics backlog",
             format!(
                 "{} batches ({} bytes), {} dropped",
                 backlog.batches, backlog.bytes, backlog.dropped
@@ -88,7 +88,7 @@ fn applications(local: &muster_agent::run::LocalStatus) -> String {
     let mut words = vec![format!("{} points of {} series", local.points, local.series)];
     words.extend(local.dropped.iter().map(|(cause, count)| format!("{count} dropped ({cause})")));
     if local.tags_left_out > 0 {
-        words.push(format!("{} tags left out", local.tags_left_out));
+        words.push(format!("{} tags dropped", local.tags_left_out));
     }
     words.extend(local.listening.iter().map(|place| format!("listening on {place}")));
     words.extend(local.problems.iter().map(|(name, problem)| format!("{name}: {problem}")));

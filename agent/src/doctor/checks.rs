@@ -18,13 +18,13 @@ pub(super) fn folder(data: &Path) -> Check {
         Ok(metadata) => metadata,
         Err(error) => {
             let remedy = "run as the agent's own user, or name another folder with --data";
-            return Check::bad(name, format!("{shown} cannot be read: {error}"), remedy);
+            return Check::bad(name, format!("failed to read {shown}: {error}"), remedy);
         }
     };
     let mode = metadata.permissions().mode() & 0o777;
     // Others may traverse the folder, for the sockets to which applications write metrics.
     if mode & 0o066 != 0 {
-        let found = format!("{shown} can be read by others (mode {mode:o})");
+        let found = format!("{shown} is readable by other users (mode {mode:o})");
         return Check::bad(name, found, format!("chmod 700 {shown}"));
     }
     let user = nix::unistd::geteuid();
@@ -42,7 +42,8 @@ pub(super) fn disk(data: &Path) -> Check {
             let found = format!("{} MiB free", free >> 20);
             if free < ENOUGH {
                 let remedy = format!(
-                    "make room ({} MiB): metrics, then events, are dropped when the disk is full",
+                    "free at least {} MiB: when the disk is full, metrics and then events are \
+                     dropped",
                     ENOUGH >> 20
                 );
                 Check::bad(name, found, remedy)
@@ -50,24 +51,26 @@ pub(super) fn disk(data: &Path) -> Check {
                 Check::good(name, found)
             }
         }
-        None => Check::bad(name, "cannot be asked for its free space", "check the mount"),
+        None => Check::bad(name, "failed to read the free space", "check the mount"),
     }
 }
 
 pub(super) fn running(status: &Status) -> Check {
     let name = "agent";
     match (status.is_running, &status.broker) {
-        (true, Some(broker)) => Check::good(name, format!("runs, connected to {broker}")),
+        (true, Some(broker)) => Check::good(name, format!("running, connected to {broker}")),
         (true, None) => {
-            let last = status.last_error.as_ref().map_or("nothing failed yet", |(_, e)| e);
-            let remedy = if last.contains("refuses (401)") {
-                "the server does not know this device's key: ask an operator whether it was deleted or revoked (muster device show), or whether this is an old copy of its folder; enroll again with a token for it"
+            let last = status.last_error.as_ref().map_or("no error so far", |(_, e)| e);
+            let remedy = if last.contains("(401)") {
+                "the server rejects this device's key: ask an operator whether the device was \
+                 deleted or revoked (muster device show), or whether this is an old copy of its \
+                 folder; enroll again with a token for the device"
             } else {
                 "see the checks below"
             };
-            Check::bad(name, format!("runs, not connected: {last}"), remedy)
+            Check::bad(name, format!("running, not connected: {last}"), remedy)
         }
-        (false, _) => Check::bad(name, "does not run", "start it: muster-agent run"),
+        (false, _) => Check::bad(name, "not running", "start it: muster-agent run"),
     }
 }
 
@@ -75,19 +78,19 @@ pub(super) fn credentials(status: &Status) -> Check {
     let name = "credentials";
     let now = Moment::now().wall.plus_micros(-status.clock_skew_us.unwrap_or(0));
     match status.credentials_until {
-        Some(until) if until > now => Check::good(name, format!("good until {until}")),
+        Some(until) if until > now => Check::good(name, format!("valid until {until}")),
         Some(until) => Check::bad(
             name,
-            format!("expired {until}"),
-            "a running agent renews them by itself; look at `muster-agent status` for why not",
+            format!("expired at {until}"),
+            "a running agent renews them automatically; see `muster-agent status` for the error",
         ),
-        None => Check::bad(name, "none yet", "a running agent gets them by itself"),
+        None => Check::bad(name, "none yet", "a running agent requests them automatically"),
     }
 }
 
 pub(super) fn outbox(status: &Status) -> Check {
     let (name, outbox) = ("outbox", &status.outbox);
-    let found = format!("{} events wait, {} were dropped", outbox.unconfirmed, outbox.dropped);
+    let found = format!("{} events pending, {} dropped", outbox.unconfirmed, outbox.dropped);
     if outbox.dropped > 0 {
         Check::bad(name, found, "bring the device online: the outbox is full")
     } else {

@@ -51,7 +51,8 @@ pub async fn examine(data: &Path, status: Result<Status, String>) -> Vec<Check> 
             checks.push(Check::bad(
                 "identity",
                 problem.clone(),
-                "a device that is not enrolled joins with `muster-agent enroll`; otherwise mend what is said above",
+                "enroll the device with `muster-agent enroll`; if it is enrolled, fix the \
+                 problems above",
             ));
             return checks;
         }

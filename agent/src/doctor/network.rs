@@ -27,7 +27,7 @@ const LIMIT: Duration = Duration::from_secs(5);
 pub(super) async fn server(status: &Status) -> Vec<Check> {
     let Ok(url) = status.url.parse::<Url>() else {
         let remedy = "enroll again with --force";
-        return vec![Check::bad("server", format!("'{}' is no URL", status.url), remedy)];
+        return vec![Check::bad("server", format!("'{}' is not a URL", status.url), remedy)];
     };
     let proxy = proxy_for(&url);
     let mut checks = vec![match &proxy {
@@ -44,7 +44,7 @@ pub(super) async fn server(status: &Status) -> Vec<Check> {
 async fn ask(status: &Status, url: &Url, proxy: Option<&Intercept>) -> Vec<Check> {
     let enroll = "enroll again with --force";
     let (Ok(project), Ok(device)) = (status.project.parse(), status.device.parse()) else {
-        return vec![Check::bad("identity", "project or id cannot be read", enroll)];
+        return vec![Check::bad("identity", "the project or the device id is invalid", enroll)];
     };
     let ca = match pinned_ca(status) {
         Ok(ca) => ca,
@@ -59,30 +59,33 @@ async fn ask(status: &Status, url: &Url, proxy: Option<&Intercept>) -> Vec<Check
     let request = NonceRequest { project, device };
     let answer: Result<NonceResponse, HttpError> =
         http.post("/api/v1/device/nonce", &request).await;
-    let trusted = || Check::good("TLS", "the server's certificate is by the pinned CA");
+    let trusted = || Check::good("TLS", "the server's certificate is signed by the pinned CA");
     match answer {
         Ok(nonce) => vec![trusted(), clock(&sent, nonce.server_time)],
         Err(HttpError::Refused { status, problem, .. }) => {
-            let found = format!("refuses ({status}): {problem}");
-            vec![trusted(), Check::bad("server", found, "look at the server's log")]
+            let found = format!("rejects the request ({status}): {problem}");
+            vec![trusted(), Check::bad("server", found, "see the server's log")]
         }
         Err(error) if verifier.refusal().is_some() => {
-            let remedy = "is something between this device and the server that opens TLS, or has the server another CA now? then enroll again with a new token";
+            let remedy = "check whether a proxy between this device and the server intercepts \
+                          TLS; if the server has a new CA, enroll again with a new token";
             vec![Check::bad("TLS", error.to_string(), remedy)]
         }
         Err(error) => vec![match proxy {
             Some(proxy) => {
-                let found = format!("{error} (through the proxy {})", shown_proxy(proxy));
+                let found = format!("{error} (via the proxy {})", shown_proxy(proxy));
                 Check::bad(
                     "server",
                     found,
-                    "does the proxy let this device through to the server's port? else set NO_PROXY",
+                    "check that the proxy allows this device to connect to the server's port, or \
+                     set NO_PROXY",
                 )
             }
             None => Check::bad(
                 "server",
                 error.to_string(),
-                "is this URL that of a muster server, and is nothing in between?",
+                "check that this is the URL of a muster server, and that no other server \
+                 intercepts it",
             ),
         }],
     }
@@ -91,7 +94,7 @@ async fn ask(status: &Status, url: &Url, proxy: Option<&Intercept>) -> Vec<Check
 fn pinned_ca(status: &Status) -> Result<PinnedCa, String> {
     CertificateDer::from_pem_slice(status.ca.as_bytes())
         .map(PinnedCa::Certificate)
-        .map_err(|error| format!("the pinned CA cannot be read: {error}"))
+        .map_err(|error| format!("the pinned CA is invalid: {error}"))
 }
 
 /// Checks the proxy that the environment configures.
@@ -99,20 +102,21 @@ async fn proxy_itself(proxy: &Intercept) -> Check {
     let found = shown_proxy(proxy);
     let Ok(url) = format!("http://{found}").parse::<Url>() else {
         let remedy = "set HTTPS_PROXY to http://HOST:PORT";
-        return Check::bad("proxy", format!("'{found}' is no proxy"), remedy);
+        return Check::bad("proxy", format!("'{found}' is not a proxy address"), remedy);
     };
     let mut check = reach("proxy", &url, 80).await;
     if !check.is_ok() {
-        check.remedy = Some("is HTTPS_PROXY right, and does the proxy run?".to_owned());
+        check.remedy = Some("check HTTPS_PROXY, and that the proxy is running".to_owned());
     }
     check
 }
 
 pub(super) fn clock(at: &Moment, server: Timestamp) -> Check {
     let skew = at.wall.micros().saturating_sub(server.micros());
-    let found = format!("{:.1} s off the server's", skew as f64 / 1e6);
+    let found = format!("differs from the server's clock by {:.1} s", skew as f64 / 1e6);
     if skew.abs() > SKEW {
-        let remedy = "set the clock (timedatectl set-ntp true); muster corrects for it, other programs do not";
+        let remedy = "set the clock (timedatectl set-ntp true); muster corrects for the \
+                      difference, other programs do not";
         Check::bad("clock", found, remedy)
     } else {
         Check::good("clock", found)
@@ -125,7 +129,7 @@ pub(super) async fn brokers(status: &Status) -> Vec<Check> {
     let addresses = match broker_addresses(&status.brokers, &url) {
         Ok(addresses) => addresses,
         Err(error) => {
-            let remedy = "the agent asks again when it runs";
+            let remedy = "a running agent requests the addresses again";
             return vec![Check::bad("broker", error.to_string(), remedy)];
         }
     };
@@ -145,13 +149,14 @@ pub(super) async fn brokers(status: &Status) -> Vec<Check> {
     };
     match (door, checks.as_slice()) {
         (Ok(_), [first, ..]) => {
-            let found = format!("reached through the server's HTTPS port ({})", first.found);
+            let found = format!("reachable via the server's HTTPS port ({})", first.found);
             vec![Check::good("broker", found)]
         }
         (Ok(_), []) => checks,
         (Err(problem), _) => {
-            let found = format!("not through the server's HTTPS port either: {problem}");
-            let remedy = "one of the two is needed: let this device out to the broker's port, or to the server's";
+            let found = format!("also unreachable via the server's HTTPS port: {problem}");
+            let remedy = "allow connections from this device to the broker's port or to the \
+                          server's HTTPS port";
             checks.push(Check::bad("broker", found, remedy));
             checks
         }
@@ -162,11 +167,11 @@ async fn broker_by_proxy(proxy: &Intercept, address: &Url) -> Check {
     match open_proxy(proxy, address).await {
         Ok(_) => Check::good(
             "broker",
-            format!("{address} reached through the proxy {}", shown_proxy(proxy)),
+            format!("{address} is reachable via the proxy {}", shown_proxy(proxy)),
         ),
         Err(problem) => {
-            let remedy = "let the proxy through to the broker's port (CONNECT), or set NO_PROXY";
-            Check::bad("broker", format!("{address} is not reached: {problem}"), remedy)
+            let remedy = "allow CONNECT to the broker's port in the proxy, or set NO_PROXY";
+            Check::bad("broker", format!("{address} is unreachable: {problem}"), remedy)
         }
     }
 }
@@ -180,24 +185,25 @@ async fn reach(name: &'static str, url: &Url, default: u16) -> Check {
         Ok(Ok(addresses)) => addresses.collect(),
         Ok(Err(error)) => {
             let remedy = "check the name and /etc/resolv.conf";
-            return Check::bad(name, format!("{host} is not found: {error}"), remedy);
+            return Check::bad(name, format!("failed to resolve {host}: {error}"), remedy);
         }
         Err(_) => {
-            let found = format!("{host}: no answer from the name server in 5 s");
+            let found =
+                format!("failed to resolve {host}: no response from the name server within 5 s");
             return Check::bad(name, found, "check the network and /etc/resolv.conf");
         }
     };
-    let mut problem = "it has no address".to_owned();
+    let mut problem = "the name has no address".to_owned();
     for address in addresses {
         match timeout(LIMIT, TcpStream::connect(address)).await {
             Ok(Ok(_)) => {
-                return Check::good(name, format!("{host}:{port} is {address}, reached"));
+                return Check::good(name, format!("{host}:{port} is reachable at {address}"));
             }
             Ok(Err(error)) => problem = format!("{address}: {error}"),
-            Err(_) => problem = format!("{address}: no answer in 5 s"),
+            Err(_) => problem = format!("{address}: no response within 5 s"),
         }
     }
     let remedy =
-        format!("does a firewall let this device out to port {port}? does the server run?");
-    Check::bad(name, format!("{host}:{port} is not reached: {problem}"), remedy)
+        format!("check that the server is running, and that no firewall blocks port {port}");
+    Check::bad(name, format!("{host}:{port} is unreachable: {problem}"), remedy)
 }

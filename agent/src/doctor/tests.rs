@@ -5,6 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use muster_schemas::Timestamp;
 
 use super::*;
+use crate::identity::HttpError;
 use crate::run::{BacklogStatus, OutboxStatus};
 
 fn status(url: &str) -> Status {
@@ -74,7 +75,16 @@ fn a_clock_that_is_far_off_is_named() {
 fn a_device_that_is_refused_is_told_why() {
     let mut refused = status("https://127.0.0.1:1/");
     refused.is_running = true;
-    refused.last_error = Some((Timestamp(0), "https://x refuses (401): Not proved".into()));
+    let error = |status| HttpError::Refused {
+        url: "https://x".into(),
+        status,
+        kind: None,
+        problem: "Not proved".into(),
+    };
+    refused.last_error = Some((Timestamp(0), error(401).to_string()));
     let remedy = checks::running(&refused).remedy.unwrap();
-    assert!(remedy.contains("deleted or revoked") && remedy.contains("old copy"), "{remedy}");
+    assert!(remedy.contains("muster device show"), "{remedy}");
+    refused.last_error = Some((Timestamp(0), error(503).to_string()));
+    let remedy = checks::running(&refused).remedy.unwrap();
+    assert!(!remedy.contains("muster device show"), "{remedy}");
 }

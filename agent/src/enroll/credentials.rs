@@ -54,7 +54,7 @@ async fn ask(identity: &Identity, keys: &[SigningKey]) -> Result<Credentials, Ht
     }
     Err(refused.unwrap_or_else(|| HttpError::Unreachable {
         url: identity.url.to_string(),
-        problem: "there is no key to ask with".to_owned(),
+        problem: "the device has no key to sign the request with".to_owned(),
     }))
 }
 

@@ -57,7 +57,8 @@ pub struct Enrolled {
 pub enum EnrollError {
     /// It is already enrolled.
     #[error(
-        "this device is already enrolled as {who}; run `muster-agent run`, or enroll it anew with --force"
+        "this device is already enrolled as {who}; run `muster-agent run`, or enroll it again \
+         with --force"
     )]
     AlreadyEnrolled {
         /// Its name, id, project and servers.
@@ -70,17 +71,21 @@ pub enum EnrollError {
     #[error(transparent)]
     Store(#[from] StoreError),
     /// Creating the keys failed.
-    #[error("failed to make the device's keys: {0}")]
+    #[error("failed to create the device's keys: {0}")]
     Keys(String),
     /// The server was unreachable, or refused the request.
     #[error("failed to enroll at the server")]
     Http(#[from] HttpError),
     /// The server's response contains no valid operation key.
-    #[error("the server's answer holds no usable operation key; is it a muster server?")]
+    #[error(
+        "the server's response contains no valid operation key; check that it is a muster server"
+    )]
     OperationKey(#[source] CoseError),
     /// The server's response is for another project than the token's.
     #[error(
-        "the server enrolled this device into project {given}, but the token is for {wanted}; nothing was stored"
+        "the server enrolled this device in project {given}, but the token is for project {}; \
+         nothing was stored",
+        .wanted
     )]
     Project {
         /// Project of the response.
@@ -167,7 +172,7 @@ pub async fn enroll(options: EnrollOptions) -> Result<Enrolled, EnrollError> {
             keys: known.keys.clone(),
         });
         let path = set_aside(store, &options.data)?;
-        tracing::info!(backup = %path.display(), "the state of before was put aside");
+        tracing::info!(backup = %path.display(), "the previous state was moved to a backup");
         backup = Some(path);
         store = Store::open(Folder::open(&options.data)?)?;
     }
@@ -197,7 +202,7 @@ fn set_aside(store: Store, data: &Path) -> Result<PathBuf, StoreError> {
     // Closed first: writes to an open file would follow it to its new name.
     drop(store);
     std::fs::rename(&from, &to).map_err(|source| StoreError::File {
-        attempted: "put aside",
+        attempted: "move to a backup",
         path: from,
         source,
     })?;
@@ -245,7 +250,7 @@ async fn patiently<A, F: Future<Output = Result<A, HttpError>>>(
         match ask().await {
             Err(error) if error.is_busy() => {
                 let wait = backoff.wait(rand::random());
-                tracing::warn!(%error, wait = ?wait, "the server is busy; trying again");
+                tracing::warn!(%error, wait = ?wait, "the server is busy; retrying");
                 tokio::time::sleep(wait).await;
             }
             answered => return answered,
@@ -269,7 +274,8 @@ async fn join(
                 if !told {
                     told = true;
                     tracing::warn!(
-                        "waiting for an operator to let this machine in as '{name}' (key {fingerprint}): muster device accept {name}"
+                        "waiting for an operator to accept this device as '{name}' (key \
+                         {fingerprint}): muster device accept {name}"
                     );
                 }
                 tokio::time::sleep(Duration::from_secs(retry_after.clamp(1, 60).into())).await;
@@ -278,7 +284,7 @@ async fn join(
             Err(HttpError::Refused { status: 401, ref problem, .. })
                 if request.previous.is_some() && problem.contains("previous:") =>
             {
-                tracing::warn!(%problem, "joining as a new device");
+                tracing::warn!(%problem, "enrolling as a new device");
                 request.previous = None;
             }
             Err(error) => return Err(error),
@@ -330,7 +336,7 @@ async fn ask(
     }
     let operation_key = BASE64URL_NOPAD
         .decode(answer.operation_key.as_bytes())
-        .map_err(|_| EnrollError::OperationKey(CoseError::BadKey("not base64url")))?;
+        .map_err(|_| EnrollError::OperationKey(CoseError::BadKey("not valid base64url")))?;
     PublicKey::from_cose_key(&operation_key).map_err(EnrollError::OperationKey)?;
     // This verifier has verified the connection of the response.
     let ca = verifier.ca().map(|ca| ca.to_vec()).unwrap_or_default();

@@ -176,7 +176,7 @@ impl Parts<'_> {
 
     fn text(&mut self) -> Answer<String> {
         let length = u32::from_be_bytes(self.take()?) as usize;
-        let wrong = || Failure::Invalid("the request holds no text where one belongs".to_owned());
+        let wrong = || Failure::Invalid("a string is missing in the request".to_owned());
         let (text, rest) = self.0.split_at_checked(length).ok_or_else(wrong)?;
         self.0 = rest;
         String::from_utf8(text.to_vec()).map_err(|_| wrong())
@@ -194,7 +194,7 @@ impl Server {
 
     fn keep(&mut self, opened: Opened) -> Answer<String> {
         if self.handles.len() >= MOST_HANDLES {
-            let words = format!("{MOST_HANDLES} files are open already");
+            let words = format!("the limit of {MOST_HANDLES} open files is reached");
             return Err(Failure::Invalid(words));
         }
         self.next += 1;
@@ -476,7 +476,7 @@ impl Handler for Server {
                 let (file, path) = self.file(&parts.text()?)?;
                 let (offset, length) = (parts.number()?, parts.number()?);
                 if length > MAX_SFTP_HASH_BYTES {
-                    let words = format!("at most {MAX_SFTP_HASH_BYTES} bytes are hashed at once");
+                    let words = format!("a hash covers at most {MAX_SFTP_HASH_BYTES} bytes");
                     return Err(Failure::Invalid(words));
                 }
                 let hash = apart(&path, DATA_TIMEOUT, move || hash(&file, offset, length));

@@ -33,7 +33,7 @@ pub enum HttpError {
         problem: String,
     },
     /// The server refused the request.
-    #[error("{url} refuses ({status}): {problem}")]
+    #[error("{url} rejected the request ({status}): {problem}")]
     Refused {
         /// URL of the request.
         url: String,
@@ -45,7 +45,7 @@ pub enum HttpError {
         problem: String,
     },
     /// The response is invalid.
-    #[error("{url} does not answer as a muster server does ({problem}); is the URL right?")]
+    #[error("the response of {url} is not that of a muster server ({problem}); check the URL")]
     Garbled {
         /// URL of the request.
         url: String,
@@ -155,7 +155,7 @@ impl Http {
         let mut bytes = Vec::new();
         while let Some(chunk) = response.chunk().await.map_err(|error| unreachable(&url, &error))? {
             if bytes.len() + chunk.len() > MAX_ANSWER {
-                let problem = format!("it goes on after {MAX_ANSWER} bytes");
+                let problem = format!("it is longer than {MAX_ANSWER} bytes");
                 return Err(HttpError::Garbled { url: url.into(), problem });
             }
             bytes.extend_from_slice(&chunk);

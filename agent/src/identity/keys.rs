@@ -24,7 +24,7 @@ impl fmt::Debug for DeviceKeys {
 
 /// The stored seed is invalid.
 #[derive(Debug, thiserror::Error)]
-#[error("the device's broker key cannot be used ({0}); enroll again with --force")]
+#[error("the device's broker key is invalid ({0}); enroll again with --force")]
 pub struct UnusableKey(String);
 
 impl DeviceKeys {

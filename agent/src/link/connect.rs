@@ -32,16 +32,16 @@ const UNWRITTEN: usize = 64;
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
     /// A broker address is invalid.
-    #[error("the server named a broker that cannot be reached ('{0}'); its configuration is wrong")]
+    #[error("the server sent an invalid broker address ('{0}'); fix the server's configuration")]
     Address(String),
     /// The server returned no broker address.
-    #[error("the server named no broker; its configuration is wrong")]
+    #[error("the server sent no broker address; fix the server's configuration")]
     NoAddress,
     /// The TLS configuration failed.
     #[error(transparent)]
     Trust(#[from] TrustError),
     /// Both the broker's port and the server's HTTPS listener failed.
-    #[error("{straight}; and not through the server's HTTPS port either: {door}")]
+    #[error("{straight}; also unreachable via the server's HTTPS port: {}", .door)]
     NoWay {
         /// Error of the last direct attempt.
         straight: String,
@@ -109,13 +109,13 @@ pub(super) async fn connect(
     let (name, port) = match (way, &proxy) {
         (Way::Port, None) => (address.to_string(), None),
         (Way::Port, Some(proxy)) => {
-            let name = format!("{address} through the proxy {}", shown(proxy));
+            let name = format!("{address} via the proxy {}", shown(proxy));
             let made = through_proxy(proxy, address).await;
             let port = made.map_err(|problem| refused(&name, problem))?;
             (name, Some(port))
         }
         (Way::Door, _) => {
-            let name = format!("{address} through {}", identity.url);
+            let name = format!("{address} via {}", identity.url);
             let made = through_door(identity).await;
             let port = made.map_err(|problem| refused(&name, problem))?;
             (name, Some(port))
@@ -177,7 +177,7 @@ fn sign_in(identity: &Identity, credentials: &Credentials) -> ConnectOptions {
         let (keys, jwt, is_used) = (keys.clone(), jwt.clone(), Arc::clone(&is_used));
         async move {
             if is_used.swap(true, Ordering::Relaxed) {
-                return Err(AuthError::new("one client makes one connection"));
+                return Err(AuthError::new("a client authenticates only once"));
             }
             let mut auth = Auth::new();
             auth.signature = Some(keys.nats_sign(&nonce).map_err(AuthError::new)?);

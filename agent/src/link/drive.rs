@@ -79,7 +79,7 @@ impl Ignored {
     fn note(&mut self, kind: &str, problem: &str) {
         self.count += 1;
         if self.logged.is_none_or(|at| at.elapsed() >= LOG_INTERVAL) {
-            tracing::warn!(kind, problem, messages = self.count, "messages were ignored");
+            tracing::warn!(kind, problem, messages = self.count, "invalid messages were ignored");
             *self = Self { count: 0, logged: Some(Instant::now()) };
         }
     }
@@ -172,7 +172,7 @@ impl Driver<'_> {
                         Ok(new) => return Ok(End::Renewed(new)),
                         Err(problem) => {
                             shared.note_error(&problem);
-                            tracing::warn!(problem, "the broker credentials are not renewed yet");
+                            tracing::warn!(problem, "failed to renew the broker credentials");
                             renewal_at = tokio::time::Instant::now() + RENEW_AGAIN;
                         }
                     }
@@ -191,19 +191,19 @@ impl Driver<'_> {
             None | Some(Event::Disconnected | Event::Closed) => Some(self.farewell()),
             Some(Event::ServerError(error)) => {
                 let words = error.to_string();
-                tracing::warn!(words, "the broker complains");
+                tracing::warn!(error = words, "the broker reported an error");
                 self.shared.note_error(&words);
                 self.farewell = Some(words);
                 None
             }
             Some(Event::SlowConsumer(_)) => {
-                tracing::warn!("messages came faster than they could be read; some are lost");
+                tracing::warn!("messages were lost because the agent read them too slowly");
                 // An ack or a config may be among the dropped messages.
                 self.session.hasten_hello(Instant::now());
                 None
             }
             Some(other) => {
-                tracing::debug!(event = %other, "about the connection");
+                tracing::debug!(event = %other, "the broker connection reported an event");
                 None
             }
         }
@@ -224,7 +224,7 @@ impl Driver<'_> {
     fn on_answer(&mut self, (asked, sent, answer): HelloAnswer) {
         let now = Instant::now();
         let failed = |session: &mut Session, problem: &str| {
-            tracing::warn!(problem, "the server did not answer a hello");
+            tracing::warn!(problem, "the server did not respond to a hello");
             session.hello_failed(now, rand::random());
         };
         let message = match answer {
@@ -244,7 +244,7 @@ impl Driver<'_> {
             Ok(effect) => self.after(effect),
             Err(error) => {
                 let error = in_words(&error);
-                tracing::warn!(error, "a welcome was not acted on");
+                tracing::warn!(error, "failed to process a welcome");
                 return;
             }
         }
@@ -258,7 +258,7 @@ impl Driver<'_> {
         self.is_greeted = true;
         self.shared.with_link_state(|state| state.last_hello = Some(at.wall));
         if let Err(error) = self.shared.apply_config(welcome.config_version, &welcome.config) {
-            tracing::warn!(error = in_words(&error), "the config could not be applied");
+            tracing::warn!(error = in_words(&error), "failed to apply the config");
         }
         self.shared.rotate_if_asked();
     }
@@ -287,23 +287,28 @@ impl Driver<'_> {
                 if let Err(error) = self.shared.outbox.settle_dropped(at) {
                     tracing::warn!(
                         error = in_words(&error),
-                        "what was dropped is not declared yet"
+                        "failed to record the number of dropped events"
                     );
                 }
                 // A rotation may have waited for the previous one.
                 self.shared.rotate_if_asked();
             }
-            Effect::Odd => tracing::info!("the log stands elsewhere than expected; asking again"),
+            Effect::Odd => {
+                tracing::info!("the log is at an unexpected position; sending another hello");
+            }
             Effect::SentAgain => {
-                tracing::warn!("the log has lost events that it had; they are sent again");
+                tracing::warn!("the log lost acknowledged events; sending them again");
             }
             Effect::NeedsEpoch => {
                 tracing::warn!(
-                    "this device's history and the log's have parted; asking for a new epoch"
+                    "the event chains of this device and of the log differ; requesting a new epoch"
                 );
             }
             Effect::NewEpoch(epoch) => {
-                tracing::warn!(epoch, "going on in a new epoch; what the log lacks is sent in it");
+                tracing::warn!(
+                    epoch,
+                    "continuing in a new epoch; events that the log misses are sent in it"
+                );
             }
         }
     }
@@ -319,7 +324,7 @@ impl Driver<'_> {
                 let key = self.session.proving_key();
                 take_open(self.shared, &self.client, key, &message.payload, self.is_greeted)
             }
-            Some(_) => Err("this agent does not know its kind".to_owned()),
+            Some(_) => Err("this agent does not know the kind of the message".to_owned()),
         };
         if let Err(problem) = outcome {
             self.ignored.note(kind.unwrap_or("config"), &problem);
@@ -334,7 +339,7 @@ impl Driver<'_> {
             && update.device == identity.device
             && update.epoch == epoch;
         if !is_ours {
-            return Err("it is for another device or epoch".to_owned());
+            return Err("the message is for another device or epoch".to_owned());
         }
         self.shared.apply_config(update.version, &update.vars).map_err(|error| in_words(&error))
     }
@@ -356,7 +361,7 @@ async fn publish(publisher: Publisher, subject: String, outgoing: Outgoing) -> (
     let (epoch, seq) = (outgoing.epoch, outgoing.seq);
     let outcome = publisher.publish(subject, outgoing.bytes.into()).await;
     if let Err(error) = &outcome {
-        tracing::debug!(epoch, seq, %error, "the broker did not store an event");
+        tracing::debug!(epoch, seq, %error, "the broker failed to store an event");
     }
     (epoch, seq, outcome.is_ok())
 }

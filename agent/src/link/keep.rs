@@ -47,7 +47,10 @@ pub(crate) async fn keep_connected(shared: &Shared) {
                 (Ok(new), _) => new,
                 // The broker may return before the server that gives credentials.
                 (Err(problem), Some(known)) => {
-                    tracing::info!(problem, "no fresh broker credentials; using the known ones");
+                    tracing::info!(
+                        problem,
+                        "failed to get new broker credentials; using the stored ones"
+                    );
                     known
                 }
                 (Err(problem), None) => {
@@ -154,14 +157,14 @@ pub(super) async fn renew(shared: &Shared) -> Result<Credentials, String> {
         shared.set_anchor(Anchor { boot: new.boot, mono: new.mono, server });
     }
     if let Err(error) = shared.store.put(key::CREDENTIALS, &new) {
-        tracing::warn!(%error, "the broker credentials could not be stored");
+        tracing::warn!(%error, "failed to store the broker credentials");
     }
-    tracing::info!(until = %new.response.expires_at, "new broker credentials");
+    tracing::info!(until = %new.response.expires_at, "received new broker credentials");
     Ok(new)
 }
 
 async fn fail(shared: &Shared, problem: &str, wait: Duration) {
     shared.note_error(problem);
-    tracing::warn!(problem, wait_ms = wait.as_millis(), "not connected; trying again");
+    tracing::warn!(problem, wait_ms = wait.as_millis(), "not connected; retrying");
     sleep(wait).await;
 }

@@ -57,7 +57,7 @@ pub(super) async fn through_proxy(proxy: &Intercept, address: &Url) -> Result<u1
 pub(crate) async fn open_proxy(proxy: &Intercept, address: &Url) -> Result<TcpStream, String> {
     timeout(LIMIT, connect(proxy, address))
         .await
-        .unwrap_or_else(|_| Err(format!("no answer in {} s", LIMIT.as_secs())))
+        .unwrap_or_else(|_| Err(format!("no response within {} s", LIMIT.as_secs())))
         .map_err(|problem| format!("the proxy {}: {problem}", shown(proxy)))
 }
 
@@ -86,7 +86,7 @@ async fn connect(proxy: &Intercept, address: &Url) -> Result<TcpStream, String> 
     // Byte by byte: the data after the response header belongs to the broker.
     while !answer.ends_with(b"\r\n\r\n") {
         if answer.len() == MAX_ANSWER {
-            return Err("it does not answer as an HTTP proxy does".to_owned());
+            return Err("the response is not that of an HTTP proxy".to_owned());
         }
         answer.push(stream.read_u8().await.map_err(|error| error.to_string())?);
     }
@@ -101,13 +101,14 @@ fn judge(answer: &[u8]) -> Result<(), String> {
     match (words.next(), words.next()) {
         (Some("HTTP/1.1" | "HTTP/1.0"), Some(status)) if status.starts_with('2') => Ok(()),
         (Some("HTTP/1.1" | "HTTP/1.0"), Some("407")) => {
-            Err("it wants a user and password: http://USER:PASSWORD@HOST:PORT".to_owned())
+            Err("the proxy requires a user and a password: http://USER:PASSWORD@HOST:PORT"
+                .to_owned())
         }
         (Some("HTTP/1.1" | "HTTP/1.0"), Some(status)) => {
             let reason = words.next().unwrap_or_default();
-            Err(format!("it does not let us through ({status} {reason})"))
+            Err(format!("the proxy rejected the connection ({status} {reason})"))
         }
-        _ => Err("it does not answer as an HTTP proxy does".to_owned()),
+        _ => Err("the response is not that of an HTTP proxy".to_owned()),
     }
 }
 
@@ -133,8 +134,9 @@ async fn lead_to(
         let port = listener.local_addr()?.port();
         Ok::<_, std::io::Error>((listener, port))
     };
-    let (listener, port) =
-        listen.await.map_err(|error| format!("no port on the loopback: {error}"))?;
+    let (listener, port) = listen
+        .await
+        .map_err(|error| format!("failed to listen on the loopback address: {error}"))?;
     tokio::spawn(async move {
         let Ok(Ok((mut near, _))) = timeout(LIMIT, listener.accept()).await else { return };
         let _ = near.set_nodelay(true);
@@ -150,14 +152,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_proxys_answer_is_told_in_words() {
+    fn a_proxys_refusal_is_explained() {
         for (answer, expected) in [
             (&b"HTTP/1.1 200 Connection established\r\nVia: x\r\n\r\n"[..], ""),
             (b"HTTP/1.0 204 \r\n\r\n", ""),
-            (b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n", "user and password"),
+            (b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n", "USER:PASSWORD"),
             (b"HTTP/1.1 403 Forbidden\r\n\r\n", "(403 Forbidden)"),
-            (b"SSH-2.0-OpenSSH\r\n\r\n", "as an HTTP proxy"),
-            (b"\r\n\r\n", "as an HTTP proxy"),
+            (b"SSH-2.0-OpenSSH\r\n\r\n", "HTTP"),
+            (b"\r\n\r\n", "HTTP"),
         ] {
             let words = judge(answer).err().unwrap_or_default();
             assert!(words.contains(expected) && words.is_empty() == expected.is_empty(), "{words}");

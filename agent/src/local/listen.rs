@@ -38,7 +38,7 @@ pub(crate) async fn listen_locally(shared: &Shared) {
     let folder = shared.store.folder().path();
     let wanted = || shared.settings.borrow().doors;
     for (variable, problem) in shared.doors.set(wanted(), folder) {
-        tracing::warn!(variable, problem, "applications cannot write metrics there");
+        tracing::warn!(variable, problem, "failed to open a metric socket for applications");
     }
     let mut told = (Counts::default(), Instant::now() - TELL_EVERY);
     let mut tried = Instant::now();
@@ -74,7 +74,7 @@ fn tell(intake: &Intake, told: &mut (Counts, Instant)) {
         .filter(|(_, count)| *count > 0)
         .map(|(cause, count)| format!("{} {count}", cause.as_str()))
         .collect();
-    tracing::warn!(dropped = since.join(", "), "metrics of applications were dropped");
+    tracing::warn!(dropped = since.join(", "), "dropped metrics of applications");
     *told = (counts, Instant::now());
 }
 
@@ -158,7 +158,7 @@ async fn streams(intake: &Intake, listener: &UnixListener) {
                 Ok((stream, _)) => {
                     intake.drop_one(Cause::Streams);
                     // A client that reads its stream to the end gets the reason.
-                    let words = format!("muster-agent: {STREAMS} streams are open already\n");
+                    let words = format!("muster-agent: at most {STREAMS} streams may be open\n");
                     let _ = stream.try_write(words.as_bytes());
                 }
                 // For example, out of file descriptors.

@@ -123,13 +123,16 @@ impl Doors {
             // Other users may traverse the folder to its sockets, but not list or read it.
             let mode = if wanted.sockets { 0o711 } else { 0o700 };
             if let Err(error) = set_permissions(data, Permissions::from_mode(mode)) {
-                tracing::warn!(%error, "applications of other users may not reach the metric sockets");
+                tracing::warn!(
+                    %error,
+                    "applications of other users may be unable to reach the metric sockets"
+                );
             }
         }
         if wanted.sockets
             && let Err(error) = make_folder(data)
         {
-            tracing::warn!(%error, "the folder of the metric sockets could not be made");
+            tracing::warn!(%error, "failed to create the folder of the metric sockets");
         }
         for (variable, place) in places {
             if stay.iter().any(|known| known.place == place) {

@@ -98,7 +98,7 @@ fn note(failing: &mut BTreeSet<Group>, group: Group, outcome: Result<(), Collect
     match outcome {
         Ok(()) => {
             if failing.remove(&group) {
-                tracing::info!(%group, "metrics can be collected again");
+                tracing::info!(%group, "a group of metrics is collected again");
             }
         }
         Err(error) => {
@@ -107,7 +107,7 @@ fn note(failing: &mut BTreeSet<Group>, group: Group, outcome: Result<(), Collect
                 tracing::warn!(
                     %group,
                     cause = cause.as_deref().unwrap_or_default(),
-                    "{error}; this group is left out until it can be collected again"
+                    "{error}; the group is skipped until it can be collected again"
                 );
             }
         }

@@ -17,7 +17,7 @@ const MAX_FILE: u64 = 1024 * 1024;
 #[derive(Debug, thiserror::Error)]
 pub enum CollectError {
     /// A file cannot be read.
-    #[error("cannot read {path}")]
+    #[error("failed to read {path}")]
     Read {
         /// The file.
         path: PathBuf,
@@ -25,7 +25,7 @@ pub enum CollectError {
         source: io::Error,
     },
     /// The content of a file differs from the kernel's documentation.
-    #[error("{path} does not hold {expected}; is it the kernel's?")]
+    #[error("{path} does not contain {expected}; check that the kernel provides it")]
     Garbled {
         /// The file.
         path: PathBuf,
@@ -33,7 +33,7 @@ pub enum CollectError {
         expected: &'static str,
     },
     /// A system call failed.
-    #[error("cannot ask the kernel for {what}")]
+    #[error("failed to read {what} from the kernel")]
     Call {
         /// The requested value.
         what: &'static str,

@@ -27,7 +27,7 @@ fn begin(shared: &Shared, id: OperationId, entry: Entry) -> Option<Entry> {
             Some(entry)
         }
         Err(error) => {
-            tracing::warn!(%error, operation = %id, "a run cannot begin yet");
+            tracing::warn!(%error, operation = %id, "failed to start a run; retrying");
             shared.operations.put_back(id);
             None
         }
@@ -61,7 +61,7 @@ pub(super) async fn restart(shared: &Shared, id: OperationId, entry: Entry) {
     record::end(shared, id, entry, event);
     shared.operations.leave();
     say_farewell(shared).await;
-    tracing::info!("starting again, as ordered");
+    tracing::info!("restarting the agent, as ordered");
     shared.operations.restart.cancel();
 }
 
@@ -69,7 +69,7 @@ pub(super) async fn restart(shared: &Shared, id: OperationId, entry: Entry) {
 pub(super) async fn reboot(shared: &Shared, id: OperationId, entry: Entry) {
     let Some(entry) = begin(shared, id, entry) else { return };
     say_farewell(shared).await;
-    tracing::warn!("restarting the machine, as ordered");
+    tracing::warn!("restarting the device, as ordered");
     let mut problems = Vec::new();
     let mut is_under_way = false;
     for words in &shared.operations.options.reboot {
@@ -82,7 +82,7 @@ pub(super) async fn reboot(shared: &Shared, id: OperationId, entry: Entry) {
         }
     }
     if !is_under_way {
-        let problem = format!("the machine could not be restarted: {}", problems.join("; "));
+        let problem = format!("failed to restart the device: {}", problems.join("; "));
         let event = ended(id, &entry, Outcome::Failed, Some(&problem));
         return record::end(shared, id, entry, event);
     }
@@ -96,7 +96,7 @@ pub(super) async fn wait_for_reboot(shared: &Shared, id: OperationId, entry: Ent
     let gone_by = Duration::from_micros(Moment::now().mono.saturating_sub(begun));
     let limit = Duration::from_millis(limit).min(Duration::from_secs(u64::from(u32::MAX)));
     sleep(limit.saturating_sub(gone_by)).await;
-    let problem = format!("the machine was not restarted within {} s", limit.as_secs_f32());
+    let problem = format!("the device was not restarted within {} s", limit.as_secs_f32());
     let event = ended(id, &entry, Outcome::Failed, Some(&problem));
     record::end(shared, id, entry, event);
 }
@@ -115,7 +115,7 @@ pub(super) fn set_level(
             let until = seconds
                 .and_then(|it| Instant::now().checked_add(Duration::from_secs(u64::from(it))));
             shared.operations.set_level_until(until);
-            tracing::info!(level, ?seconds, "another log level, as ordered");
+            tracing::info!(level, ?seconds, "the log level was changed, as ordered");
             ended(id, &entry, Outcome::Succeeded, None)
         }
         Err(problem) => ended(id, &entry, Outcome::Failed, Some(&problem)),
@@ -128,6 +128,6 @@ pub(super) fn reset_level_if_due(shared: &Shared) {
     if shared.operations.level_until().is_some_and(|until| Instant::now() >= until) {
         shared.operations.set_level_until(None);
         shared.reset_level();
-        tracing::info!("the log level is what the config says again");
+        tracing::info!("the log level was reset to the configured one");
     }
 }

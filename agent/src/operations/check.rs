@@ -33,13 +33,16 @@ pub(crate) struct Me<'a> {
 /// server sends it again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Ignored {
-    #[error("it is for another project")]
+    #[error("the message is for another project")]
     Project,
-    #[error("it is for another device")]
+    #[error("the message is for another device")]
     Device,
-    #[error("it is for epoch {asked}, and the device is in epoch {current}")]
+    #[error("the message is for epoch {asked}, and the device is in epoch {current}")]
     Epoch { asked: u64, current: u64 },
-    #[error("no hello was answered yet, so whether it has expired is not known")]
+    #[error(
+        "the device has not received a welcome yet, so it cannot determine whether the message \
+         has expired"
+    )]
     NoHello,
 }
 
@@ -91,22 +94,21 @@ pub(super) fn check_private(
         return if wanted.is_empty() {
             Ok(None)
         } else {
-            Err("the order names environment variables and has no private part".to_owned())
+            Err("the order has environment variables and no private part".to_owned())
         };
     };
-    let bytes = bytes.ok_or("the private part did not come with the order")?;
+    let bytes = bytes.ok_or("the private part of the order is missing")?;
     if bytes.len() as u64 != signed.bytes || Hash::of(bytes) != signed.hash {
-        return Err("the private part is not the one that was signed".to_owned());
+        return Err("the private part does not match the signed order".to_owned());
     }
     let input: PrivateInput =
-        codec::decode(bytes).map_err(|_| "the private part cannot be read".to_owned())?;
+        codec::decode(bytes).map_err(|_| "the private part is invalid".to_owned())?;
     if input.stdin.len() as u64 != signed.stdin_bytes {
-        return Err("the standard input has another length than was signed".to_owned());
+        return Err("the length of the standard input does not match the signed order".to_owned());
     }
     if !input.env.keys().map(String::as_str).eq(wanted) {
-        return Err(
-            "the private part holds other environment variables than were signed".to_owned()
-        );
+        return Err("the environment variables of the private part do not match the signed order"
+            .to_owned());
     }
     Ok(Some(input))
 }

@@ -48,7 +48,7 @@ pub(super) async fn run(
     let entry = match record::begin(shared, id, entry) {
         Ok(entry) => entry,
         Err(error) => {
-            tracing::warn!(%error, operation = %id, "a run cannot begin yet");
+            tracing::warn!(%error, operation = %id, "failed to start a run; retrying");
             return shared.operations.put_back(id);
         }
     };
@@ -62,7 +62,7 @@ pub(super) async fn run(
                 shared.operations.spools.write(&spool, OutputStream::Stdout, &archive);
                 (Outcome::Succeeded, None)
             }
-            Err(error) => (Outcome::Failed, Some(format!("the archive could not be made: {error}"))),
+            Err(error) => (Outcome::Failed, Some(format!("failed to create the archive: {error}"))),
         },
         () = sleep(limit) => (Outcome::TimedOut, None),
         () = cancel.cancelled() => (Outcome::Canceled, None),
@@ -89,7 +89,7 @@ async fn collect(shared: &Shared) -> io::Result<Vec<u8>> {
         timeout(PATIENCE, tokio::task::spawn_blocking(move || inventory::collect(&root))),
         log(data),
     );
-    let doctor = checks.map_or_else(|_| json!("the doctor did not come to an end"), |it| json!(it));
+    let doctor = checks.map_or_else(|_| json!("the doctor did not finish in time"), |it| json!(it));
     let mut archive = Archive::new();
     archive.json("status.json", &json!(status))?;
     archive.json("doctor.json", &doctor)?;
@@ -118,7 +118,7 @@ fn shown_config(vars: &muster_schemas::names::ConfigVars) -> Value {
     let shown = vars.iter().map(|(key, value)| {
         let name = key.as_str();
         let is_secret = SECRET.iter().any(|word| name.to_lowercase().contains(word));
-        (name.to_owned(), if is_secret { json!("left out") } else { json!(value) })
+        (name.to_owned(), if is_secret { json!("omitted") } else { json!(value) })
     });
     Value::Object(shown.collect())
 }

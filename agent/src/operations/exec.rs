@@ -41,7 +41,7 @@ const REST: Duration = Duration::from_secs(1);
 const SOON: Duration = Duration::from_millis(20);
 
 /// Reported for a run that ended before its program was started.
-const NOT_STARTED: &str = "its program was not started yet: a file system may not answer";
+const NOT_STARTED: &str = "the program was not started yet: a file system may be unresponsive";
 
 /// A started program. When it is dropped, all its processes are killed.
 struct Leader {
@@ -104,14 +104,14 @@ pub(super) async fn run(
     let input = match journal::read_input(&shared.store, id) {
         Ok(bytes) => bytes,
         Err(error) => {
-            tracing::warn!(%error, operation = %id, "a run cannot begin yet");
+            tracing::warn!(%error, operation = %id, "failed to start a run; retrying");
             return shared.operations.put_back(id);
         }
     };
     let mut entry = match record::begin(shared, id, entry) {
         Ok(entry) => entry,
         Err(error) => {
-            tracing::warn!(%error, operation = %id, "a run cannot begin yet");
+            tracing::warn!(%error, operation = %id, "failed to start a run; retrying");
             return shared.operations.put_back(id);
         }
     };
@@ -125,11 +125,11 @@ pub(super) async fn run(
         let launch = prepare::launch(exec, &user, env, id, mark);
         let (pipes, stdio) = if exec.background {
             let stdio = in_background(shared, id, &stdin).map_err(|error| {
-                format!("its standard input could not be written to the disk: {error}")
+                format!("failed to write the standard input to the disk: {error}")
             })?;
             (Pipes::default(), stdio)
         } else {
-            Pipes::new().map_err(|error| format!("no pipes could be made: {error}"))?
+            Pipes::new().map_err(|error| format!("failed to create pipes: {error}"))?
         };
         Ok((launch, pipes, stdio, user.name))
     });
@@ -262,9 +262,8 @@ async fn attend(
             is_heard = timeout(options.grace, &mut listen).await.is_ok();
         }
         if !is_heard {
-            problem = Some(
-                "processes that it left behind held its outputs open; they were ended".to_owned(),
-            );
+            problem =
+                Some("leftover processes kept the outputs open and were terminated".to_owned());
         }
     }
     if why != Why::Itself || !is_heard {
@@ -279,7 +278,7 @@ async fn attend(
             }
         };
         if !is_gone {
-            problem = Some("not all of its processes could be ended".to_owned());
+            problem = Some("failed to terminate all processes of the run".to_owned());
         }
         if !is_heard {
             let _ = timeout(REST, &mut listen).await;
@@ -306,7 +305,7 @@ async fn attend(
             (outcome(why, used.status.success()), report)
         }
         Err(error) => {
-            let problem = format!("how it ended is not known: {error}");
+            let problem = format!("the exit status is unknown: {error}");
             (outcome(why, false), RunReport { problem: Some(problem), ..report })
         }
     }

@@ -45,6 +45,7 @@ pub use policy::{POLICY_FILE, Policy};
 pub(crate) use prepare::{PATH, RunAs, run_as};
 pub(crate) use queue::Operations;
 pub(crate) use recover::interrupt;
+pub use recover::{INTERRUPTED, LEFTOVERS_ENDED, STOPPED};
 pub(crate) use send::send_outputs;
 pub(crate) use take::{take_cancel, take_order};
 pub(crate) use upload::{UploadJob, serve_upload};

@@ -81,7 +81,7 @@ async fn begin(shared: &Shared, id: OperationId, cancel: CancellationToken) {
         Ok(Some(entry)) if matches!(entry.phase, Phase::Accepted | Phase::Begun) => entry,
         Ok(_) => return operations.close(id),
         Err(error) => {
-            tracing::warn!(%error, operation = %id, "a run cannot begin yet");
+            tracing::warn!(%error, operation = %id, "failed to start a run; retrying");
             return operations.put_back(id);
         }
     };
@@ -130,7 +130,7 @@ pub(crate) fn prune_journal(shared: &Shared) {
     let is_needed = |id| shared.operations.spools.get(id).is_some();
     match journal::prune(&shared.store, now, is_needed) {
         Ok(0) => {}
-        Ok(count) => tracing::debug!(count, "runs of long ago were let go"),
-        Err(error) => tracing::warn!(%error, "runs of long ago could not be let go"),
+        Ok(count) => tracing::debug!(count, "removed old runs from the journal"),
+        Err(error) => tracing::warn!(%error, "failed to remove old runs from the journal"),
     }
 }

@@ -132,7 +132,7 @@ impl Policy {
             }
             Err(error) => {
                 return Err(format!(
-                    "the policy {shown} cannot be read ({error}), so everything is refused"
+                    "failed to read the policy {shown} ({error}), so all requests are refused"
                 ));
             }
         };
@@ -140,14 +140,14 @@ impl Policy {
             let line = error.span().map(|span| text[..span.start].lines().count().max(1));
             let place = line.map_or_else(String::new, |line| format!(", line {line}"));
             let message = error.message();
-            format!("the policy {shown} is wrong{place} ({message}), so everything is refused")
+            format!("the policy {shown} is invalid{place} ({message}), so all requests are refused")
         })?;
         let roots = policy.files.roots.iter().flatten();
         if let Some(root) = roots.into_iter().find(|root| !root.is_absolute()) {
             let root = root.display();
             return Err(format!(
-                "the policy {shown} is wrong ([files] roots: '{root}' does not begin with /), so \
-                 everything is refused"
+                "the policy {shown} is invalid ([files] roots: '{root}' is not an absolute path), \
+                 so all requests are refused"
             ));
         }
         Ok(Self { file: file.to_owned(), ..policy })
@@ -189,7 +189,7 @@ impl Policy {
             (None, None) => return Ok(()),
         };
         let is_named = users.iter().any(|allowed| allowed == user);
-        self.switch(is_named, &format!("[{section}] users does not name '{user}'"))
+        self.switch(is_named, &format!("[{section}] users does not include '{user}'"))
     }
 
     /// Checks whether files may be read, and with `write` also written. Returns the accessible
@@ -206,7 +206,8 @@ impl Policy {
                 self.is_free("[files] enabled = true")?;
                 if let Some(users) = &self.exec.users {
                     let rule = format!(
-                        "[exec] users does not name '{user}', and [files] enabled = true is not there"
+                        "[exec] users does not include '{user}', and [files] enabled = true is \
+                         not set"
                     );
                     self.switch(users.iter().any(|allowed| allowed == user), &rule)?;
                 }
@@ -220,16 +221,16 @@ impl Policy {
     /// the access anyway.
     fn is_free(&self, unless: &str) -> Result<(), String> {
         let exec = &self.exec;
-        let unless = |rule| format!("{rule}, and {unless} is not there");
+        let unless = |rule| format!("{rule}, and {unless} is not set");
         self.switch(exec.enabled, &unless("[exec] enabled = false"))?;
         self.switch(exec.shell_lines != Some(false), &unless("[exec] shell_lines = false"))?;
         let is_free = exec.allow.is_none() || exec.shell_lines == Some(true);
-        self.switch(is_free, &unless("[exec] allow is there"))
+        self.switch(is_free, &unless("[exec] allow is set"))
     }
 
     /// Returns the message for a path that is in none of the roots.
     pub(crate) fn out_of_roots(&self, path: &Path) -> String {
-        self.refusal(&format!("[files] roots holds no folder with {}", path.display()))
+        self.refusal(&format!("[files] roots includes no folder that contains {}", path.display()))
     }
 
     /// Checks whether users may reach this port through the device.
@@ -239,7 +240,7 @@ impl Policy {
     pub fn allows_port(&self, host: &str, port: u16) -> Result<(), String> {
         let Some(allow) = &self.ports.allow else { return Ok(()) };
         let is_named = allow.iter().any(|place| place.fits(host, port));
-        self.switch(is_named, &format!("[ports] allow does not name '{host}:{port}'"))
+        self.switch(is_named, &format!("[ports] allow does not include '{host}:{port}'"))
     }
 
     fn allows_exec(&self, exec: &Exec, user: &str) -> Result<(), String> {
@@ -248,14 +249,14 @@ impl Policy {
         if let Some(users) = &rules.users
             && !users.iter().any(|allowed| allowed == user)
         {
-            return Err(self.refusal(&format!("[exec] users does not name '{user}'")));
+            return Err(self.refusal(&format!("[exec] users does not include '{user}'")));
         }
         match &exec.program {
             Program::Shell(_) if rules.shell_lines == Some(false) => {
                 return Err(self.refusal("[exec] shell_lines = false"));
             }
             Program::Shell(_) if rules.shell_lines.is_none() && rules.allow.is_some() => {
-                return Err(self.refusal("[exec] allow is there, and shell_lines = true is not"));
+                return Err(self.refusal("[exec] allow is set, and shell_lines = true is not set"));
             }
             Program::Argv(argv) => {
                 let climbs = argv.first().is_some_and(|program| {
@@ -265,7 +266,7 @@ impl Policy {
                     && (climbs || !allow.iter().any(|pattern| fits_words(pattern, argv)))
                 {
                     let shown = shown(argv);
-                    return Err(self.refusal(&format!("[exec] allow does not name '{shown}'")));
+                    return Err(self.refusal(&format!("[exec] allow does not include '{shown}'")));
                 }
             }
             Program::Shell(_) => {}
@@ -276,7 +277,7 @@ impl Policy {
         if let Some(names) = names
             && let Some(name) = exec.env.iter().find(|name| !names.iter().any(|p| fits(p, name)))
         {
-            return Err(self.refusal(&format!("[exec] env does not name '{name}'")));
+            return Err(self.refusal(&format!("[exec] env does not include '{name}'")));
         }
         Ok(())
     }
@@ -286,7 +287,7 @@ impl Policy {
     }
 
     fn refusal(&self, rule: &str) -> String {
-        format!("the device's policy forbids it: {rule} in {}", self.file.display())
+        format!("the device's policy forbids this: {rule} in {}", self.file.display())
     }
 }
 
@@ -304,7 +305,7 @@ fn shown(argv: &[String]) -> String {
 fn read(file: &Path) -> io::Result<String> {
     let opened = std::fs::File::open(file)?;
     if !opened.metadata()?.is_file() {
-        return Err(io::Error::other("it is no file"));
+        return Err(io::Error::other("it is not a regular file"));
     }
     let mut text = String::new();
     opened.take(LARGEST + 1).read_to_string(&mut text)?;

@@ -22,6 +22,11 @@ fn line(text: &str) -> Action {
     exec(Program::Shell(text.to_owned()), &[])
 }
 
+/// Whether a text contains all parts, which are separated by `|`.
+fn has_all(text: &str, parts: &str) -> bool {
+    parts.split('|').all(|part| text.contains(part))
+}
+
 #[test]
 fn no_file_allows_everything() {
     let policy = Policy::load(Path::new("/no/such/folder/policy.toml")).unwrap();
@@ -40,11 +45,10 @@ fn a_file_that_is_wrong_allows_nothing_and_says_why() {
     ] {
         let problem = policy(text).unwrap_err();
         assert!(problem.contains(words) && problem.contains("policy.toml"), "{problem}");
-        assert!(problem.contains("everything is refused"), "{problem}");
     }
     let dir = tempfile::tempdir().unwrap();
     let problem = Policy::load(dir.path()).unwrap_err();
-    assert!(problem.contains("cannot be read"), "{problem}");
+    assert!(problem.contains(dir.path().to_str().unwrap()), "{problem}");
     let large = policy(&"#".repeat(300_000)).unwrap_err();
     assert!(large.contains("256 KiB"), "{large}");
 }
@@ -73,13 +77,13 @@ fn each_rule_refuses_by_its_name() {
     for (action, user, refusal) in [
         (argv(&["/usr/bin/uptime"]), "robot", None),
         (argv(&["systemctl", "status", "ssh"]), "robot", None),
-        (argv(&["systemctl", "stop", "ssh"]), "robot", Some("allow does not name 'systemctl stop")),
-        (argv(&["/usr/bin/uptime"]), "root", Some("[exec] users does not name 'root'")),
+        (argv(&["systemctl", "stop", "ssh"]), "robot", Some("[exec] allow|'systemctl stop")),
+        (argv(&["/usr/bin/uptime"]), "root", Some("[exec] users|'root'")),
         (line("uptime"), "robot", Some("shell_lines")),
         (
             exec(Program::Argv(vec!["/usr/bin/uptime".into()]), &["LD_PRELOAD"]),
             "robot",
-            Some("[exec] env does not name 'LD_PRELOAD'"),
+            Some("[exec] env|'LD_PRELOAD'"),
         ),
         (Action::Reboot, "root", Some("[power] reboot = false")),
         (Action::RestartAgent, "root", None),
@@ -89,9 +93,9 @@ fn each_rule_refuses_by_its_name() {
         let outcome = given.allows(&action, user);
         match refusal {
             None => assert_eq!(outcome, Ok(()), "{action:?}"),
-            Some(words) => {
+            Some(parts) => {
                 let told = outcome.unwrap_err();
-                assert!(told.contains(words) && told.contains("policy.toml"), "{told}");
+                assert!(has_all(&told, parts) && told.contains("policy.toml"), "{told}");
             }
         }
     }
@@ -118,21 +122,21 @@ fn a_shell_is_no_way_around_what_is_said_of_programs() {
         ("[power]\nreboot = false", "root", None),
         ("[shell]\nenabled = false", "root", Some("[shell] enabled = false")),
         ("[shell]\nusers = [\"robot\"]", "robot", None),
-        ("[shell]\nusers = [\"robot\"]", "root", Some("[shell] users does not name 'root'")),
+        ("[shell]\nusers = [\"robot\"]", "root", Some("[shell] users|'root'")),
         ("[exec]\nenabled = false", "root", Some("[exec] enabled = false")),
-        ("[exec]\nallow = [\"uptime\"]", "root", Some("[exec] allow is there")),
+        ("[exec]\nallow = [\"uptime\"]", "root", Some("[exec] allow")),
         ("[exec]\nshell_lines = false", "root", Some("[exec] shell_lines = false")),
         ("[exec]\nallow = []\nshell_lines = true", "root", None),
         ("[exec]\nenabled = false\n[shell]\nenabled = true", "root", None),
-        ("[exec]\nusers = [\"robot\"]", "root", Some("[exec] users does not name 'root'")),
+        ("[exec]\nusers = [\"robot\"]", "root", Some("[exec] users|'root'")),
         ("[exec]\nusers = [\"robot\"]\n[shell]\nusers = [\"root\"]", "root", None),
     ] {
         let told = policy(text).unwrap().allows_shell(user);
         match refusal {
             None => assert_eq!(told, Ok(()), "{text}"),
-            Some(words) => {
+            Some(parts) => {
                 let told = told.unwrap_err();
-                assert!(told.contains(words) && told.contains("policy.toml"), "{told}");
+                assert!(has_all(&told, parts) && told.contains("policy.toml"), "{told}");
             }
         }
     }
@@ -145,11 +149,11 @@ fn ports_are_those_that_are_named() {
     assert_eq!(some.allows_port("localhost", 22), Ok(()));
     assert_eq!(some.allows_port("camera", 80), Ok(()));
     let told = some.allows_port("door", 80).unwrap_err();
-    assert!(told.contains("[ports] allow does not name 'door:80'"), "{told}");
+    assert!(has_all(&told, "[ports] allow|'door:80'"), "{told}");
     assert!(policy("[ports]\nallow = []").unwrap().allows_port("localhost", 22).is_err());
     for wrong in ["[ports]\nallow = [\"camera\"]", "[ports]\nallow = [0]", "[ports]\nallow = [1.5]"]
     {
         let told = policy(wrong).unwrap_err();
-        assert!(told.contains("line 2") && told.contains("everything is refused"), "{told}");
+        assert!(told.contains("line 2"), "{told}");
     }
 }

@@ -52,11 +52,11 @@ pub(crate) fn run_as(wanted: Option<&str>) -> Result<RunAs, String> {
     };
     // A NUL would terminate the name in the lookup.
     if name.is_empty() || name.contains('\0') {
-        return Err("the user's name is empty or holds a NUL".to_owned());
+        return Err("the user name is empty or contains NUL".to_owned());
     }
     let known = User::from_name(name)
-        .map_err(|error| format!("the user '{name}' cannot be looked up: {error}"))?;
-    let user = known.ok_or_else(|| format!("there is no user '{name}' on this device"))?;
+        .map_err(|error| format!("failed to look up the user '{name}': {error}"))?;
+    let user = known.ok_or_else(|| format!("user '{name}' does not exist on this device"))?;
     if user.uid != own && !own.is_root() {
         let own = run_as(None)?.name;
         return Err(format!(
@@ -71,7 +71,7 @@ fn nameless(uid: Uid) -> RunAs {
 }
 
 fn nul(what: &str) -> String {
-    format!("{what} holds a NUL, which no program can be given")
+    format!("{what} contains NUL, which cannot be passed to a program")
 }
 
 /// Checks whether the order can be executed.
@@ -82,7 +82,7 @@ pub(super) fn check(exec: &Exec, env: &BTreeMap<String, String>) -> Result<(), S
     match &exec.program {
         Program::Argv(argv) => {
             if argv.first().is_none_or(String::is_empty) {
-                return Err("no program is named".to_owned());
+                return Err("the program is missing".to_owned());
             }
             if let Some(at) = argv.iter().position(|argument| argument.contains('\0')) {
                 return Err(nul(&format!("argument {at}")));
@@ -94,7 +94,7 @@ pub(super) fn check(exec: &Exec, env: &BTreeMap<String, String>) -> Result<(), S
     for (name, value) in env {
         if name.is_empty() || name.contains(['=', '\0']) {
             let shown: String = name.chars().take(80).collect();
-            return Err(format!("'{}' is no name of a variable", shown.escape_debug()));
+            return Err(format!("'{}' is not a valid variable name", shown.escape_debug()));
         }
         if value.contains('\0') {
             return Err(nul(&format!("the variable {name}")));
@@ -105,7 +105,7 @@ pub(super) fn check(exec: &Exec, env: &BTreeMap<String, String>) -> Result<(), S
             return Err(nul("the folder"));
         }
         if !cwd.starts_with('/') {
-            return Err(format!("the folder '{cwd}' does not begin with /"));
+            return Err(format!("the folder '{cwd}' is not an absolute path"));
         }
     }
     Ok(())
@@ -163,26 +163,26 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_done_is_refused_in_words() {
+    fn an_impossible_order_is_refused_with_its_problem() {
         let none = BTreeMap::new();
         let with = |name: &str, value: &str| BTreeMap::from([(name.to_owned(), value.to_owned())]);
         let cwd = |cwd: &str| Exec { cwd: Some(cwd.to_owned()), ..argv(&["true"]) };
-        for (exec, env, words) in [
-            (argv(&[]), &none, "no program"),
-            (argv(&[""]), &none, "no program"),
-            (argv(&["a", "b\0c"]), &none, "argument 1 holds a NUL"),
-            (exec(Program::Shell("a\0".into())), &none, "the line holds a NUL"),
-            (argv(&["a"]), &with("A=B", "x"), "no name of a variable"),
-            (argv(&["a"]), &with("", "x"), "no name of a variable"),
-            (argv(&["a"]), &with("A", "secret\0"), "the variable A holds a NUL"),
-            (cwd("here"), &none, "does not begin with /"),
-            (cwd("/\0"), &none, "the folder holds a NUL"),
+        for (exec, env, named) in [
+            (argv(&[]), &none, "program"),
+            (argv(&[""]), &none, "program"),
+            (argv(&["a", "b\0c"]), &none, "argument 1"),
+            (exec(Program::Shell("a\0".into())), &none, "NUL"),
+            (argv(&["a"]), &with("A=B", "x"), "'A=B'"),
+            (argv(&["a"]), &with("", "x"), "''"),
+            (argv(&["a"]), &with("A", "secret\0"), "variable A"),
+            (cwd("here"), &none, "'here'"),
+            (cwd("/\0"), &none, "NUL"),
         ] {
             let refusal = check(&exec, env).unwrap_err();
-            assert!(refusal.contains(words) && !refusal.contains("secret"), "{refusal}");
+            assert!(refusal.contains(named) && !refusal.contains("secret"), "{refusal}");
         }
         assert_eq!(check(&argv(&["true"]), &with("A", "x")), Ok(()));
-        assert!(run_as(Some("no-such-user")).unwrap_err().contains("no user 'no-such-user'"));
+        assert!(run_as(Some("no-such-user")).unwrap_err().contains("'no-such-user'"));
         assert!(run_as(Some("a\0b")).unwrap_err().contains("NUL"));
     }
 

@@ -139,11 +139,11 @@ pub(super) fn tell_started(shared: &Shared, id: OperationId, entry: &Entry, star
     });
     shared.recorded.notify_one();
     if let Err(error) = recorded {
-        tracing::warn!(%error, operation = %id, "that a run started could not be told");
+        tracing::warn!(%error, operation = %id, "failed to report the start of a run");
         // Not retried: it counts as dropped, unless there is room by now.
         let _ = shared.record(&started.event);
         if let Err(error) = shared.store.write(|transaction| journal::put(transaction, id, entry)) {
-            tracing::warn!(%error, operation = %id, "the journal could not be written");
+            tracing::warn!(%error, operation = %id, "failed to write the journal");
         }
     }
 }
@@ -162,7 +162,7 @@ pub(super) fn end_with(
     started: Option<&Started>,
     event: Event,
 ) {
-    tracing::info!(operation = %id, event = event.kind(), "a run is over");
+    tracing::info!(operation = %id, event = event.kind(), "a run has ended");
     if let Some(spool) = shared.operations.spools.get(id) {
         spool.end();
     }
@@ -173,14 +173,14 @@ pub(super) fn end_with(
         shared.outbox.record_all_beside(&all, |transaction| journal::put(transaction, id, &ended));
     shared.recorded.notify_one();
     if let Err(error) = recorded {
-        tracing::warn!(%error, operation = %id, "a run's end is kept until it can be recorded");
+        tracing::warn!(%error, operation = %id, "failed to record the end of a run; retrying");
         if let Some(started) = started {
             tell_started(shared, id, &entry, started);
         }
         let kept = Entry { phase: Phase::Begun, end: Some(Box::new(event.clone())), ..entry };
         // If the write fails, the end is only in memory.
         if let Err(error) = shared.store.write(|transaction| journal::put(transaction, id, &kept)) {
-            tracing::warn!(%error, operation = %id, "the journal could not be written");
+            tracing::warn!(%error, operation = %id, "failed to write the journal");
         }
         shared.operations.keep_end(id, event);
     }
@@ -194,18 +194,18 @@ pub(super) fn record_kept_ends(shared: &Shared) {
             Ok(Some(entry)) => entry.ended(),
             Ok(None) => Entry::new(0, Phase::Ended, Moment::now().wall),
             Err(error) => {
-                tracing::debug!(%error, operation = %id, "the journal cannot be read");
+                tracing::debug!(%error, operation = %id, "failed to read the journal");
                 return;
             }
         };
         match tell(shared, id, &entry, &event) {
             Ok(_) => shared.operations.end_is_recorded(id),
             Err(RecordError::TooLarge { .. }) => {
-                tracing::error!(operation = %id, "a run's end is too large to be recorded");
+                tracing::error!(operation = %id, "the end of a run is too large to be recorded");
                 shared.operations.end_is_recorded(id);
             }
             Err(error) => {
-                tracing::debug!(%error, operation = %id, "a run's end still waits");
+                tracing::debug!(%error, operation = %id, "the end of a run is still pending");
                 return;
             }
         }

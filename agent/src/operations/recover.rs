@@ -19,7 +19,7 @@ pub(super) async fn recover(shared: &Shared) -> Vec<(OperationId, Entry, Cancell
     let all = match journal::read_all(&shared.store) {
         Ok(all) => all,
         Err(error) => {
-            tracing::error!(%error, "the runs of before cannot be read");
+            tracing::error!(%error, "failed to read the previous runs");
             return Vec::new();
         }
     };
@@ -102,24 +102,32 @@ fn so_far(shared: &Shared, id: OperationId, entry: &Entry) -> RunReport {
     RunReport { started_at, stdout, stderr, ..blank(id) }
 }
 
+/// Problem of a run that was running when the agent process was killed; details follow.
+pub const INTERRUPTED: &str = "the agent process ended during the run";
+/// Added when leftover processes of the run were ended.
+pub const LEFTOVERS_ENDED: &str = "its remaining processes were terminated";
+
 async fn give_up(shared: &Shared, id: OperationId, entry: Entry) {
     // Read it now: the output is deleted as soon as the server has it.
     let report = so_far(shared, id, &entry);
-    let mut problem = "the agent was gone while the run was at work".to_owned();
+    let mut problem = INTERRUPTED.to_owned();
     if let Some(begun) = entry.begun.filter(|begun| begun.boot == Moment::now().boot) {
         let patience = shared.operations.options.kill_after;
         if group::end_leftovers(begun.mark, entry.process, patience).await {
-            problem.push_str("; what was left of it was ended");
+            problem.push_str(&format!("; {LEFTOVERS_ENDED}"));
         }
     } else {
-        problem.push_str("; the machine was started again");
+        problem.push_str("; the device was restarted");
     }
     if entry.process.is_none() {
-        problem.push_str("; whether its program was started is not known");
+        problem.push_str("; it is unknown whether its program was started");
     }
     let report = RunReport { problem: Some(problem), ..report };
     record::end(shared, id, entry, Outcome::Interrupted.event(report));
 }
+
+/// Problem of a run that was terminated because the agent stopped.
+pub const STOPPED: &str = "the run was terminated because the agent was stopped";
 
 /// Records interrupted runs when the agent stops and has killed them. A pending machine restart is
 /// excluded, because it may be the reason for the stop, and so are uploads, which the next agent
@@ -133,7 +141,11 @@ pub(crate) fn interrupt(shared: &Shared) {
             let entry = Entry { phase: Phase::Accepted, begun: None, salts: None, ..entry };
             let put = shared.store.write(|transaction| journal::put(transaction, id, &entry));
             if let Err(error) = put {
-                tracing::warn!(%error, operation = %id, "a run that waits will not begin");
+                tracing::warn!(
+                    %error,
+                    operation = %id,
+                    "failed to reset a waiting run; it will not start"
+                );
             }
         }
     }
@@ -146,7 +158,7 @@ pub(crate) fn interrupt(shared: &Shared) {
         if entry.phase != Phase::Begun || goes_on {
             continue;
         }
-        let problem = "the agent was stopped while the run was at work; it was ended".to_owned();
+        let problem = STOPPED.to_owned();
         let report =
             RunReport { problem: Some(problem), ended_at: now(), ..so_far(shared, id, &entry) };
         record::end(shared, id, entry, Outcome::Interrupted.event(report));

@@ -67,7 +67,11 @@ async fn send(shared: &Shared, spool: Arc<Spool>, asking: &Semaphore) -> Operati
             Ok(Some(piece)) => piece,
             Ok(None) => continue,
             Err(error) => {
-                tracing::warn!(%error, operation = %spool.operation, "an output is lost");
+                tracing::warn!(
+                    %error,
+                    operation = %spool.operation,
+                    "the output of a run was lost"
+                );
                 drop(permit);
                 // Later output is not stored either, because the file is missing; its end reports
                 // the length.
@@ -106,7 +110,11 @@ async fn send(shared: &Shared, spool: Arc<Spool>, asking: &Semaphore) -> Operati
                 }
             }
             Err(problem) => {
-                tracing::debug!(problem, operation = %spool.operation, "an output is not sent yet");
+                tracing::debug!(
+                    problem,
+                    operation = %spool.operation,
+                    "failed to send the output of a run; retrying"
+                );
             }
         }
         drop((piece, permit));
@@ -167,7 +175,7 @@ pub(super) async fn request(
     let request = client.request(subject.to_owned(), message.into());
     let answer = timeout(ANSWER, request)
         .await
-        .map_err(|_| "no answer came".to_owned())?
+        .map_err(|_| "no response arrived".to_owned())?
         .map_err(|error| error.to_string())?;
     codec::decode(&answer.payload).map_err(|error| error.to_string())
 }

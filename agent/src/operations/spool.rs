@@ -136,7 +136,11 @@ impl Spool {
             if let Some(file) = output.file.take()
                 && let Err(error) = file.sync_data()
             {
-                tracing::warn!(%error, operation = %self.operation, "an output may not be on the disk");
+                tracing::warn!(
+                    %error,
+                    operation = %self.operation,
+                    "failed to sync the output of a run to the disk"
+                );
             }
         }
         self.grew.notify_one();
@@ -259,7 +263,7 @@ impl Spools {
             if let Err(error) = reread(&self.path(operation, stream), output)
                 && error.kind() != io::ErrorKind::NotFound
             {
-                tracing::warn!(%error, %operation, "an output of before cannot be read");
+                tracing::warn!(%error, %operation, "failed to read the output of a previous run");
             }
         }
         let kept: u64 = each.iter().map(|output| output.kept).sum();
@@ -324,7 +328,11 @@ impl Spools {
             Ok(())
         });
         if let Err(error) = outcome {
-            tracing::warn!(%error, %operation, "an output is cut: it cannot be written");
+            tracing::warn!(
+                %error,
+                %operation,
+                "the output of a run is truncated: failed to write it"
+            );
         }
         output.hasher.update(&bytes[..written]);
         output.kept += written as u64;
@@ -405,7 +413,11 @@ impl Spools {
             if let Err(error) = std::fs::remove_file(&path)
                 && error.kind() != io::ErrorKind::NotFound
             {
-                tracing::warn!(%error, path = %path.display(), "an output could not be let go");
+                tracing::warn!(
+                    %error,
+                    path = %path.display(),
+                    "failed to delete the output of a run"
+                );
             }
         }
     }
@@ -416,7 +428,7 @@ impl Spools {
         if let Err(error) = std::fs::remove_file(&path)
             && error.kind() != io::ErrorKind::NotFound
         {
-            tracing::warn!(%error, path = %path.display(), "an archive could not be let go");
+            tracing::warn!(%error, path = %path.display(), "failed to delete an archive");
         }
     }
 

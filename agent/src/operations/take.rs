@@ -37,7 +37,7 @@ pub(crate) fn take_order(shared: &Shared, message: &[u8], is_greeted: bool) -> R
             return refuse(shared, id, entry.expires_at, &Outcome::Canceled.event(report));
         }
         Some(_) => {
-            tracing::debug!(operation = %id, "an order that is known already");
+            tracing::debug!(operation = %id, "received a known order again");
             return Ok(());
         }
         None => {}
@@ -45,7 +45,7 @@ pub(crate) fn take_order(shared: &Shared, message: &[u8], is_greeted: bool) -> R
     if !is_greeted {
         return Err(Ignored::NoHello.to_string());
     }
-    let expires_at = address.expires_at.ok_or("it does not say when it expires")?;
+    let expires_at = address.expires_at.ok_or("its expiry time is missing")?;
     let server_time = shared.operations.server_time();
     if is_expired(expires_at, server_time).map_err(|error| error.to_string())? {
         return refuse(shared, id, expires_at, &expired(id));
@@ -53,8 +53,10 @@ pub(crate) fn take_order(shared: &Shared, message: &[u8], is_greeted: bool) -> R
     let order: RunOrder = match codec::decode(&opened) {
         Ok(order) => order,
         Err(error) => {
-            let reason =
-                format!("muster-agent {} cannot do this: {error}", env!("CARGO_PKG_VERSION"));
+            let reason = format!(
+                "muster-agent {} does not support this request: {error}",
+                env!("CARGO_PKG_VERSION")
+            );
             let event = rejected(id, RefusalCause::Unsupported, &reason);
             return refuse(shared, id, expires_at, &event);
         }
@@ -63,7 +65,7 @@ pub(crate) fn take_order(shared: &Shared, message: &[u8], is_greeted: bool) -> R
     match judge(shared, &order, private.as_deref()) {
         Ok(()) => accept(shared, order, &delivery.order, private.as_deref()),
         Err((cause, reason)) => {
-            tracing::info!(operation = %id, ?cause, reason, "an order is refused");
+            tracing::info!(operation = %id, ?cause, reason, "an order was refused");
             refuse(shared, id, expires_at, &rejected(id, cause, &reason))
         }
     }
@@ -144,7 +146,8 @@ fn judge(
     }
     if shared.operations.is_busy(Lane::of(&order.action)) {
         let reason = format!(
-            "{MOST_WAITING} runs wait on this device already; runs.at_once in its config says how many programs work at the same time"
+            "the limit of {MOST_WAITING} waiting runs on this device is reached; runs.at_once in \
+             its config sets the number of concurrent programs"
         );
         return Err((RefusalCause::Busy, reason));
     }
@@ -160,7 +163,7 @@ fn accept(
     let (id, action) = (order.operation, order.action.clone());
     // There must also be room for the events of its start and its end.
     if !shared.outbox.has_room() {
-        return Err("the outbox is full; it is taken when there is room".to_owned());
+        return Err("the outbox is full; the order is accepted when space is available".to_owned());
     }
     let event: Event = RunAccepted { operation: id, order: Hash::of(signed) }.into();
     let ticket = shared.operations.next_ticket();
@@ -179,7 +182,7 @@ fn accept(
     });
     recorded.map_err(|error| in_words(&error))?;
     shared.recorded.notify_one();
-    tracing::info!(operation = %id, action = action.name(), "an order is accepted");
+    tracing::info!(operation = %id, action = action.name(), "an order was accepted");
     shared.operations.wait(id, ticket, &action);
     Ok(())
 }
@@ -205,7 +208,7 @@ pub(crate) fn take_cancel(shared: &Shared, message: &[u8]) -> Result<(), String>
     let order: CancelOrder = codec::decode(&opened).map_err(|error| error.to_string())?;
     match shared.operations.cancel(id) {
         Standing::Running => {
-            tracing::info!(operation = %id, "a run is canceled");
+            tracing::info!(operation = %id, "a run was canceled");
             return Ok(());
         }
         Standing::Waiting => return cancel_waiting(shared, id),
@@ -217,7 +220,10 @@ pub(crate) fn take_cancel(shared: &Shared, message: &[u8]) -> Result<(), String>
     }
     let expires_at = order.issued_at.plus_micros(BARRED);
     let entry = Entry::new(shared.operations.next_ticket(), Phase::Barred, expires_at);
-    tracing::info!(operation = %id, "canceled before its order came: it will never start");
+    tracing::info!(
+        operation = %id,
+        "a run was canceled before its order arrived; it will not start"
+    );
     shared
         .store
         .write(|transaction| journal::put(transaction, id, &entry))
@@ -231,6 +237,6 @@ fn cancel_waiting(shared: &Shared, id: OperationId) -> Result<(), String> {
     // If this fails, the run still waits, and the server sends the cancel again.
     tell(shared, id, &entry.ended(), &event).map_err(|error| in_words(&error))?;
     shared.operations.close(id);
-    tracing::info!(operation = %id, "a run that waited is canceled");
+    tracing::info!(operation = %id, "a waiting run was canceled");
     Ok(())
 }

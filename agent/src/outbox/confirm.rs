@@ -117,14 +117,14 @@ fn mark(
     // The start of the next hour: an event is kept up to an hour longer, never shorter, because the
     // entry of an hour is moved to the newest event of that hour.
     let hour = now.micros().div_euclid(MARK_EVERY).saturating_add(1).saturating_mul(MARK_EVERY);
-    marks.insert(hour, place).map_err(StoreError::database("mark an event"))?;
+    marks.insert(hour, place).map_err(StoreError::database("store a time mark"))?;
     Ok(())
 }
 
 /// Removes the age entries of events that are no longer confirmed.
 pub(super) fn unmark(transaction: &WriteTransaction, after: (u64, u64)) -> Result<(), StoreError> {
     let mut marks = transaction.open_table(MARKS).map_err(StoreError::database("open a table"))?;
-    marks.retain(|_, place| place <= after).map_err(StoreError::database("take marks back"))
+    marks.retain(|_, place| place <= after).map_err(StoreError::database("remove time marks"))
 }
 
 /// Returns the newest event that was confirmed before a time; removes its age entry and the earlier
@@ -136,16 +136,16 @@ fn expired(
     let mut marks = transaction.open_table(MARKS).map_err(StoreError::database("open a table"))?;
     let newest = marks
         .range(..=oldest.micros())
-        .map_err(StoreError::database("read marks"))?
+        .map_err(StoreError::database("read time marks"))?
         .next_back()
         .transpose()
-        .map_err(StoreError::database("read marks"))?
+        .map_err(StoreError::database("read time marks"))?
         .map(|(_, place)| place.value());
     if newest.is_some() {
         // The newest entry stays until all of its events are pruned.
         marks
             .retain(|hour, place| hour > oldest.micros() || Some(place) == newest)
-            .map_err(StoreError::database("remove marks"))?;
+            .map_err(StoreError::database("remove time marks"))?;
     }
     Ok(newest)
 }
@@ -172,7 +172,7 @@ fn prune(
         if place > confirmed || !(is_old || is_too_much) {
             return Ok(false);
         }
-        events.remove(place).map_err(StoreError::database("let an event go"))?;
+        events.remove(place).map_err(StoreError::database("remove an event"))?;
         state.kept_bytes = state.kept_bytes.saturating_sub(bytes);
     }
     Ok(true)

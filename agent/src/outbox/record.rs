@@ -16,7 +16,8 @@ use crate::store::{self, EVENTS, StoreError, key};
 pub enum RecordError {
     /// The outbox is full.
     #[error(
-        "the outbox is full ({limit} bytes wait for the log); {kind} was counted, not recorded: bring the device online"
+        "the outbox is full ({limit} bytes are pending); {kind} was dropped and counted; bring \
+         the device online"
     )]
     Full {
         /// Type of the event.
@@ -25,9 +26,7 @@ pub enum RecordError {
         limit: u64,
     },
     /// The event is larger than the log accepts.
-    #[error(
-        "{kind} of {bytes} bytes is too large for an event; at most {MAX_EVENT_BYTES} are taken"
-    )]
+    #[error("{kind} of {bytes} bytes is too large for an event; the limit is {MAX_EVENT_BYTES}")]
     TooLarge {
         /// Type of the event.
         kind: &'static str,
@@ -35,7 +34,7 @@ pub enum RecordError {
         bytes: usize,
     },
     /// Storing the event failed.
-    #[error("{kind} could not be recorded")]
+    #[error("failed to record {kind}")]
     Store {
         /// Type of the event.
         kind: &'static str,
@@ -198,7 +197,7 @@ impl Outbox {
         dropped.last = dropped.last.max(at);
         // The disk itself may be full; then the count is only in memory until the next event.
         if let Err(error) = self.store.put_relaxed(key::OUTBOX, &*state) {
-            tracing::debug!(%error, "the count of dropped events could not be stored");
+            tracing::debug!(%error, "failed to store the number of dropped events");
         }
     }
 

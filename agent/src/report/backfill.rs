@@ -42,7 +42,7 @@ pub(crate) async fn send_backlog(shared: &Shared) {
                 }
                 Ok(oldest) => oldest,
                 Err(error) => {
-                    tracing::warn!(%error, "the backlog of metrics cannot be read");
+                    tracing::warn!(%error, "failed to read the metric backlog");
                     sleep(backoff.wait(rand::random())).await;
                     continue;
                 }
@@ -61,7 +61,7 @@ pub(crate) async fn send_backlog(shared: &Shared) {
             // Unreadable batches have no use; they are deleted with those around them.
             let sent = if taken == batches.len() { places.len() } else { taken };
             if let Err(error) = shared.backlog.remove(places.get(..sent).unwrap_or(&places)) {
-                tracing::warn!(%error, "sent batches cannot be taken out of the backlog");
+                tracing::warn!(%error, "failed to remove sent batches from the backlog");
                 sleep(backoff.wait(rand::random())).await;
             }
             sleep(PACE.mul_f64(0.5 + rand::random::<f64>())).await;

@@ -161,7 +161,7 @@ impl Backlog {
                 transaction.open_table(BACKLOG).map_err(StoreError::database("open a table"))?;
             view.bytes += bytes.len() as u64;
             view.batches += 1;
-            table.insert(place, bytes.as_slice()).map_err(StoreError::database("keep a batch"))?;
+            table.insert(place, bytes.as_slice()).map_err(StoreError::database("store a batch"))?;
             drop(table);
             drop_oldest(transaction, &mut view, limit)
         };
@@ -175,11 +175,11 @@ impl Backlog {
                     state.unsynced = 0;
                 }
                 if std::mem::take(&mut state.is_disk_full) {
-                    tracing::info!("metrics are kept again");
+                    tracing::info!("metrics are stored in the backlog again");
                 }
             }
             Err(error) => {
-                tracing::debug!(%error, "a batch could not be kept");
+                tracing::debug!(%error, "failed to store a batch in the backlog");
                 self.make_room(&mut state);
             }
         }
@@ -191,7 +191,8 @@ impl Backlog {
         if !std::mem::replace(&mut state.is_disk_full, true) {
             tracing::error!(
                 folder = %self.store.folder().path().display(),
-                "the disk is full: metrics are not kept while offline, the oldest are dropped; make room"
+                "the disk is full: metrics are not kept while offline and the oldest are dropped; \
+                 free space"
             );
         }
         state.view.dropped += 1;
@@ -200,7 +201,7 @@ impl Backlog {
         let outcome = self.store.write(|transaction| drop_oldest(transaction, &mut view, half));
         match outcome {
             Ok(()) => state.view = view,
-            Err(error) => tracing::debug!(%error, "the backlog could not be cut"),
+            Err(error) => tracing::debug!(%error, "failed to truncate the backlog"),
         }
     }
 
@@ -238,7 +239,8 @@ impl Backlog {
             let mut table =
                 transaction.open_table(BACKLOG).map_err(StoreError::database("open a table"))?;
             for place in places {
-                let removed = table.remove(*place).map_err(StoreError::database("drop a batch"))?;
+                let removed =
+                    table.remove(*place).map_err(StoreError::database("remove a batch"))?;
                 batches += u64::from(removed.is_some());
                 bytes += removed.map_or(0, |value| value.value().len() as u64);
             }
@@ -258,7 +260,7 @@ fn drop_oldest(
     let mut table =
         transaction.open_table(BACKLOG).map_err(StoreError::database("open a table"))?;
     while view.bytes > limit {
-        let Some((_, value)) = table.pop_first().map_err(StoreError::database("drop a batch"))?
+        let Some((_, value)) = table.pop_first().map_err(StoreError::database("remove a batch"))?
         else {
             break;
         };

@@ -62,7 +62,8 @@ impl AgentOptions {
 pub enum AgentError {
     /// The device is not enrolled.
     #[error(
-        "this device is not enrolled ({} holds no identity); run `muster-agent enroll --url https://HOST:PORT TOKEN` first",
+        "this device is not enrolled ({} contains no identity); run `muster-agent enroll --url \
+         https://HOST:PORT` with a token first",
         data.display()
     )]
     NotEnrolled {
@@ -74,7 +75,8 @@ pub enum AgentError {
     Store(#[from] StoreError),
     /// The pinned CA cannot be used.
     #[error(
-        "the stored identity cannot be used ({0}); restore the data folder from a backup, or enroll again with --force"
+        "the stored identity is invalid ({0}); restore the data folder from a backup, or enroll \
+         again with --force"
     )]
     Identity(String),
 }
@@ -181,7 +183,7 @@ impl Agent {
             device = %shared.identity.device,
             project = %shared.identity.project,
             url = %shared.identity.url,
-            "the agent runs"
+            "the agent is running"
         );
         end_lost_sessions(shared);
         let forever = async {
@@ -221,7 +223,7 @@ impl Agent {
         // This durable write also syncs the earlier writes with relaxed durability.
         shared.store.write(|_| Ok(()))?;
         let _ = std::fs::remove_file(socket_path(shared.store.folder().path()));
-        tracing::info!("the agent stopped");
+        tracing::info!("the agent has stopped");
         Ok(())
     }
 }

@@ -32,10 +32,10 @@ pub(super) async fn report_inventory(shared: &Shared) {
                     Ok(seq) => {
                         reported = Some(fingerprint);
                         shared.recorded.notify_one();
-                        tracing::info!(seq, "the inventory is reported");
+                        tracing::info!(seq, "the inventory was reported");
                     }
                     // Retried at the next check.
-                    Err(error) => tracing::warn!(%error, "the inventory was not reported"),
+                    Err(error) => tracing::warn!(%error, "failed to report the inventory"),
                 }
             }
         }

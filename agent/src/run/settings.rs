@@ -86,9 +86,9 @@ pub(crate) fn read(
                     settings.key_request = Some(*request);
                     Ok(())
                 }
-                other => Err(format!(
-                    "'{other}' is not a whole number; `muster device rotate-key` sets it"
-                )),
+                other => {
+                    Err(format!("'{other}' is not an integer; `muster device rotate-key` sets it"))
+                }
             },
             "log.level" => match value {
                 ConfigValue::Text(text) => {
@@ -115,7 +115,7 @@ pub(crate) fn read(
 /// Applies `interval.<group>`, the remainder of a variable after `metrics.`.
 fn of_group(settings: &mut Settings, rest: &str, value: &ConfigValue) -> Result<(), String> {
     let Some(name) = rest.strip_prefix("interval.") else {
-        return Err("is not known; use metrics.interval, metrics.interval.GROUP, metrics.groups, \
+        return Err("is unknown; use metrics.interval, metrics.interval.GROUP, metrics.groups, \
              metrics.udp, metrics.json, metrics.socket, metrics.series or metrics.rate"
             .to_owned());
     };
@@ -161,7 +161,7 @@ fn number(value: &ConfigValue, least: u32, most: u32) -> Result<u32, String> {
     };
     number
         .filter(|number| (least..=most).contains(number))
-        .ok_or_else(|| format!("'{value}' is not a whole number from {least} to {most}"))
+        .ok_or_else(|| format!("'{value}' is not an integer from {least} to {most}"))
 }
 
 fn interval(value: &ConfigValue) -> Result<Duration, String> {
@@ -171,11 +171,7 @@ fn interval(value: &ConfigValue) -> Result<Duration, String> {
         _ => None,
     };
     seconds.filter(|seconds| (1..=3600).contains(seconds)).map(Duration::from_secs).ok_or_else(
-        || {
-            format!(
-                "'{value}' is not a whole number of seconds from 1 to 3600, such as 30, 30s or 5m"
-            )
-        },
+        || format!("'{value}' is not a duration from 1 to 3600 seconds, such as 30, 30s or 5m"),
     )
 }
 

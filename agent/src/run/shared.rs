@@ -128,7 +128,7 @@ impl Shared {
     pub(crate) fn set_anchor(&self, anchor: Anchor) {
         *self.anchor.lock().unwrap_or_else(PoisonError::into_inner) = Some(anchor);
         if let Err(error) = self.store.put_relaxed(key::ANCHOR, &anchor) {
-            tracing::debug!(%error, "the server's time could not be stored");
+            tracing::debug!(%error, "failed to store the server's time");
         }
     }
 
@@ -157,7 +157,7 @@ impl Shared {
         let (settings, mut errors) = settings::read(vars, &*self.set_level);
         self.intake.set(settings.quota, settings.groups);
         for (variable, problem) in self.doors.set(settings.doors, self.store.folder().path()) {
-            tracing::warn!(variable, problem, "applications cannot write metrics there");
+            tracing::warn!(variable, problem, "failed to open a metric socket for applications");
             // A problem with a default setting is reported only in the status.
             if vars.keys().any(|key| key.as_str() == variable) {
                 errors.entry(variable).or_insert(problem);
@@ -170,13 +170,13 @@ impl Shared {
         let event = muster_schemas::events::DeviceConfigApplied { version, errors }.into();
         let beside = Some((key::CONFIG, &config));
         if let Err(error) = self.outbox.record_with(&event, Moment::now(), beside) {
-            tracing::warn!(%error, "the new config works, but could not be reported");
+            tracing::warn!(%error, "failed to report the applied config");
             self.store.put(key::CONFIG, &config)?;
         }
         *self.config.lock().unwrap_or_else(PoisonError::into_inner) = config;
         self.settings.send_replace(settings);
         self.recorded.notify_one();
-        tracing::info!(version, "new config variables are applied");
+        tracing::info!(version, "applied new config variables");
         self.rotate_if_asked();
         Ok(())
     }
@@ -196,7 +196,7 @@ impl Shared {
             }
             Ok(false) => {}
             // The next welcome, ack or config triggers another attempt.
-            Err(error) => tracing::warn!(%error, "no new signing key could be made"),
+            Err(error) => tracing::warn!(%error, "failed to create a new signing key"),
         }
     }
 

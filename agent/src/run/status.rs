@@ -211,13 +211,21 @@ pub(super) async fn answer_status(shared: &Shared) {
     let listener = match UnixListener::bind(&path) {
         Ok(listener) => listener,
         Err(error) => {
-            tracing::warn!(%error, path = %path.display(), "`muster-agent status` will not be answered");
+            tracing::warn!(
+                %error,
+                path = %path.display(),
+                "failed to open the socket of `muster-agent status`"
+            );
             return;
         }
     };
     // Other users may traverse the folder to reach the sockets for metrics.
     if let Err(error) = std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)) {
-        tracing::warn!(%error, path = %path.display(), "its mode could not be set");
+        tracing::warn!(
+            %error,
+            path = %path.display(),
+            "failed to set the mode of the status socket"
+        );
     }
     loop {
         let Ok((mut stream, _)) = listener.accept().await else {
@@ -231,7 +239,7 @@ pub(super) async fn answer_status(shared: &Shared) {
             stream.shutdown().await
         };
         if !matches!(tokio::time::timeout(LIMIT, answer).await, Ok(Ok(()))) {
-            tracing::debug!("somebody asked for the status and left");
+            tracing::debug!("a status client disconnected before the response");
         }
     }
 }

@@ -35,7 +35,7 @@ async fn prune(shared: &Shared) {
             Ok(true) => sleep(BREATH).await,
             Ok(false) => return,
             Err(error) => {
-                tracing::warn!(%error, "old events could not be let go");
+                tracing::warn!(%error, "failed to remove old events");
                 return;
             }
         }

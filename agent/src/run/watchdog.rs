@@ -20,7 +20,7 @@ pub(super) async fn feed_watchdog() {
     loop {
         ticks.tick().await;
         if let Err(error) = socket.send(ALIVE) {
-            tracing::debug!(%error, "systemd's watchdog could not be notified");
+            tracing::debug!(%error, "failed to notify systemd's watchdog");
         }
     }
 }

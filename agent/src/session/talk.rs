@@ -52,7 +52,7 @@ pub enum Effect {
 #[derive(Debug, thiserror::Error)]
 pub enum Ignored {
     /// The welcome does not belong to the latest hello.
-    #[error("a welcome that answers no hello of this connection was ignored")]
+    #[error("a welcome without a matching hello of this connection was ignored")]
     NotAsked,
     /// The welcome is for another device or project.
     #[error("a welcome for another device or project was ignored")]
@@ -66,7 +66,7 @@ pub enum Ignored {
         current: u64,
     },
     /// Carrying out the welcome failed.
-    #[error("the answer to a hello could not be carried out")]
+    #[error("failed to process a welcome")]
     Store(#[from] StoreError),
 }
 

@@ -118,13 +118,15 @@ impl Store {
             // An older database gets the tables that were added later; an older agent does not
             // touch them.
             if found.unwrap_or(FORMAT) <= FORMAT {
-                transaction.open_table(EVENTS).map_err(StoreError::database("make a table"))?;
-                transaction.open_table(MARKS).map_err(StoreError::database("make a table"))?;
-                transaction.open_table(BACKLOG).map_err(StoreError::database("make a table"))?;
-                transaction.open_table(RUNS).map_err(StoreError::database("make a table"))?;
-                transaction.open_table(RUN_INPUTS).map_err(StoreError::database("make a table"))?;
-                transaction.open_table(OPENED).map_err(StoreError::database("make a table"))?;
-                transaction.open_table(SESSIONS).map_err(StoreError::database("make a table"))?;
+                transaction.open_table(EVENTS).map_err(StoreError::database("create a table"))?;
+                transaction.open_table(MARKS).map_err(StoreError::database("create a table"))?;
+                transaction.open_table(BACKLOG).map_err(StoreError::database("create a table"))?;
+                transaction.open_table(RUNS).map_err(StoreError::database("create a table"))?;
+                transaction
+                    .open_table(RUN_INPUTS)
+                    .map_err(StoreError::database("create a table"))?;
+                transaction.open_table(OPENED).map_err(StoreError::database("create a table"))?;
+                transaction.open_table(SESSIONS).map_err(StoreError::database("create a table"))?;
             }
             Ok(found.unwrap_or(FORMAT))
         })?;
@@ -159,7 +161,10 @@ impl Store {
     ) -> Result<T, StoreError> {
         let mut database = self.database()?;
         let Some(open) = database.as_ref() else {
-            return Err(StoreError::Damaged { what: "the file", problem: "it is closed".into() });
+            return Err(StoreError::Damaged {
+                what: "the file",
+                problem: "the database is closed".into(),
+            });
         };
         let outcome = what(open);
         if outcome.as_ref().is_err_and(StoreError::is_io) {
@@ -196,8 +201,9 @@ impl Store {
         what: impl FnOnce(&WriteTransaction) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
         self.with(|database| {
-            let mut transaction =
-                database.begin_write().map_err(StoreError::database("begin writing"))?;
+            let mut transaction = database
+                .begin_write()
+                .map_err(StoreError::database("start a write transaction"))?;
             transaction.set_durability(durability).map_err(|error| StoreError::Damaged {
                 what: "the file",
                 problem: error.to_string(),
@@ -220,7 +226,7 @@ impl Store {
     ) -> Result<T, StoreError> {
         self.with(|database| {
             let transaction =
-                database.begin_read().map_err(StoreError::database("begin reading"))?;
+                database.begin_read().map_err(StoreError::database("start a read transaction"))?;
             what(&transaction)
         })
     }

@@ -18,7 +18,7 @@ pub enum StoreError {
     },
     /// Another agent uses the folder.
     #[error(
-        "another agent runs on {}; stop it first, or give this one a folder of its own (--data)",
+        "another agent uses {}; stop it, or use another folder (--data)",
         path.display()
     )]
     InUse {
@@ -40,7 +40,8 @@ pub enum StoreError {
     },
     /// The folder is open to others and contains files of other programs.
     #[error(
-        "{} is open to other users (mode {mode:o}) and holds files of other programs; give the agent a folder of its own (--data), or close this one: chmod 700 {}",
+        "{} is accessible to other users (mode {mode:o}) and contains files of other programs; \
+         use a separate folder (--data), or restrict this one: chmod 700 {}",
         path.display(), path.display()
     )]
     Foreign {
@@ -51,7 +52,8 @@ pub enum StoreError {
     },
     /// A newer agent has written the database.
     #[error(
-        "{} has format {found}, and this agent knows formats up to {known}; install a newer agent",
+        "{} has format {found}, and this agent supports formats up to {known}; install a newer \
+         agent",
         path.display()
     )]
     Newer {
@@ -72,7 +74,8 @@ pub enum StoreError {
     },
     /// A stored value cannot be decoded.
     #[error(
-        "{what} in the agent's database cannot be read ({problem}); restore the folder from a backup, or enroll again with --force"
+        "{what} in the agent's database is invalid ({problem}); restore the folder from a backup, \
+         or enroll again with --force"
     )]
     Damaged {
         /// The value.

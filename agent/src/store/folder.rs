@@ -49,7 +49,7 @@ impl Folder {
                 .recursive(true)
                 .mode(0o700)
                 .create(path)
-                .map_err(failed("make the data folder", path))?;
+                .map_err(failed("create the data folder", path))?;
         }
         refuse_foreign(path)?;
         let lock = path.join("lock");
@@ -102,7 +102,7 @@ impl Folder {
 /// Refuses a folder that is open to others and contains only files of other programs: closing it
 /// would lock them out.
 fn refuse_foreign(path: &Path) -> Result<(), StoreError> {
-    let look = |path: &Path| std::fs::metadata(path).map_err(failed("look at", path));
+    let look = |path: &Path| std::fs::metadata(path).map_err(failed("inspect", path));
     let owner = look(path)?.uid();
     // Root can use the folder of any user, who could then replace its files.
     let user = std::fs::metadata("/proc/self").map_or(owner, |process| process.uid());

@@ -47,6 +47,7 @@ pub(crate) enum Job {
 }
 
 /// Returns the message for a file system that does not respond.
-pub(crate) fn no_answer(path: &str) -> String {
-    format!("the file system at {path} does not answer")
+#[must_use]
+pub fn no_answer(path: &str) -> String {
+    format!("the file system at {path} does not respond")
 }

@@ -14,10 +14,10 @@ use rustls::{CertificateError, DigitallySignedStruct, Error, RootCertStore, Sign
 #[derive(Debug, thiserror::Error)]
 pub enum TrustError {
     /// The stored CA is not a certificate.
-    #[error("the pinned CA certificate cannot be used; enroll again with --force")]
+    #[error("the pinned CA certificate is invalid; enroll again with --force")]
     UnusableCa(#[source] Error),
     /// The host is not valid in a certificate.
-    #[error("'{0}' is neither a host's name nor an address")]
+    #[error("'{0}' is neither a host name nor an address")]
     Host(String),
     /// rustls offers no protocol version.
     #[error("failed to set up TLS")]
@@ -100,8 +100,8 @@ fn in_words(error: &Error, ca: &PinnedCa, host: &ServerName<'_>) -> String {
     match (error, ca) {
         (Error::InvalidCertificate(CertificateError::UnknownIssuer), PinnedCa::Pin(pin)) => {
             format!(
-                "the server's certificate chain holds no CA with the pin of the enrollment token \
-             ({pin}); is the URL right, and the token from this server?"
+                "the server's certificate chain contains no CA with the pin of the token \
+                 ({pin}); check the URL, and that the token is from this server"
             )
         }
         (
@@ -109,8 +109,8 @@ fn in_words(error: &Error, ca: &PinnedCa, host: &ServerName<'_>) -> String {
                 CertificateError::UnknownIssuer | CertificateError::BadSignature,
             ),
             _,
-        ) => "the server's certificate is not by the CA that this device pinned; has the server \
-              another CA now, or does something in between open TLS?"
+        ) => "the server's certificate is not signed by the CA that this device pinned; check \
+              whether the server has a new CA, or a proxy intercepts TLS"
             .to_owned(),
         (
             Error::InvalidCertificate(
@@ -124,7 +124,7 @@ fn in_words(error: &Error, ca: &PinnedCa, host: &ServerName<'_>) -> String {
                  --url, or start the server with --name {host}"
             )
         }
-        _ => format!("the server's certificate is refused: {error}"),
+        _ => format!("the server's certificate is invalid: {error}"),
     }
 }
 

@@ -34,7 +34,8 @@ impl Claim {
     ) -> Result<Self, ChildError> {
         let path = dir.join(format!("{name}.lock"));
         let file_error = |attempt, source| ChildError::File { attempt, path: path.clone(), source };
-        files::make_private_dir(dir).map_err(|source| file_error("make the folder of", source))?;
+        files::make_private_dir(dir)
+            .map_err(|source| file_error("create the folder of", source))?;
         let lock = File::create(&path).map_err(|source| file_error("open", source))?;
         lock.try_lock().map_err(|error| match error {
             TryLockError::WouldBlock => ChildError::InUse { dir: dir.to_path_buf() },
@@ -42,7 +43,7 @@ impl Claim {
         })?;
         let claim = Self { _lock: lock, pid_file: dir.join(format!("{name}.pid")) };
         if let Some(pid) = claim.leftover() {
-            tracing::info!(name, pid, "waiting for the end of a server that an earlier run left");
+            tracing::info!(name, pid, "waiting for a server of an earlier run to end");
             end(name, pid, stop_signal, stop_within).await?;
         }
         Ok(claim)
@@ -63,7 +64,11 @@ impl Claim {
         if let Err(error) = fs::remove_file(&self.pid_file)
             && error.kind() != io::ErrorKind::NotFound
         {
-            tracing::debug!(%error, file = %self.pid_file.display(), "pid file not removed");
+            tracing::debug!(
+                %error,
+                file = %self.pid_file.display(),
+                "failed to remove the pid file"
+            );
         }
     }
 

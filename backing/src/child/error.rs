@@ -19,7 +19,7 @@ pub enum ChildError {
         dir: PathBuf,
     },
     /// A file that the child needs could not be created or read.
-    #[error("cannot {attempt} {}", path.display())]
+    #[error("failed to {attempt} {}", path.display())]
     File {
         /// The attempted action: "open the log", …
         attempt: &'static str,
@@ -29,7 +29,7 @@ pub enum ChildError {
         source: io::Error,
     },
     /// The operating system could not start the program.
-    #[error("cannot start {name} ({})", program.display())]
+    #[error("failed to start {name} ({})", program.display())]
     Spawn {
         /// The service.
         name: &'static str,
@@ -40,7 +40,8 @@ pub enum ChildError {
     },
     /// Another process listens on its address.
     #[error(
-        "{name} cannot listen on {address}, as another program does; stop that one, or choose another port"
+        "{name} failed to listen on {address}, which another program uses; stop that program, or \
+         choose another port"
     )]
     PortTaken {
         /// The service.
@@ -61,7 +62,7 @@ pub enum ChildError {
         tail: String,
     },
     /// It runs, and a check found that it can never become ready.
-    #[error("{name} runs and cannot be used: {reason}")]
+    #[error("{name} is running, but unusable: {reason}")]
     Unusable {
         /// The service.
         name: &'static str,
@@ -83,7 +84,7 @@ pub enum ChildError {
         tail: String,
     },
     /// A leftover process of an earlier owner did not end, even when killed.
-    #[error("process {pid} of {name}, left by an earlier run, does not end; end it by hand")]
+    #[error("process {pid} of {name} from an earlier run does not end; kill it manually")]
     Leftover {
         /// The service.
         name: &'static str,
@@ -91,19 +92,19 @@ pub enum ChildError {
         pid: u32,
     },
     /// There is no process to signal: it is stopped, or about to be restarted.
-    #[error("{name} is not running now")]
+    #[error("{name} is not running")]
     NotRunning {
         /// The service.
         name: &'static str,
     },
     /// A stop was requested while it was starting.
-    #[error("the start of {name} was given up, as it was asked to stop")]
+    #[error("the start of {name} was canceled by a stop request")]
     GivenUp {
         /// The service.
         name: &'static str,
     },
     /// The tokio runtime that supervised it has ended.
-    #[error("{name} is no longer watched, as the runtime that watched it has shut down")]
+    #[error("{name} is no longer supervised, because the runtime has shut down")]
     Unwatched {
         /// The service.
         name: &'static str,

@@ -54,7 +54,7 @@ impl Log {
     /// copied and truncated; data that is written between the two steps is lost.
     pub(crate) fn trim(&self) {
         if let Err(error) = self.copy_and_empty() {
-            tracing::warn!(%error, log = %self.path.display(), "a server's log could not be put aside");
+            tracing::warn!(%error, log = %self.path.display(), "failed to rotate a server's log");
         }
     }
 
@@ -93,7 +93,7 @@ impl Log {
         let lines: Vec<&str> = text.lines().collect();
         let first = lines.len().saturating_sub(TAIL_LINES);
         match &lines[first..] {
-            [] => "(it wrote nothing)".into(),
+            [] => "(the log is empty)".into(),
             last => last.join("\n"),
         }
     }
@@ -121,7 +121,7 @@ mod tests {
         let (mut first, _) = log.open().unwrap();
         writeln!(first, "an earlier process").unwrap();
         let (mut second, begins) = log.open().unwrap();
-        assert_eq!(log.tail(begins), "(it wrote nothing)");
+        assert_eq!(log.tail(begins), "(the log is empty)");
         for line in 0..100 {
             writeln!(second, "line {line}").unwrap();
         }

@@ -16,7 +16,7 @@ use crate::run_as::RunAs;
 #[derive(Debug, Error)]
 pub enum OneShotError {
     /// The operating system could not start it.
-    #[error("cannot start {name} ({})", program.display())]
+    #[error("failed to start {name} ({})", program.display())]
     Spawn {
         /// Name of the program.
         name: &'static str,

@@ -107,7 +107,7 @@ impl Process {
             .map_err(spawn_error)?;
         let pid = spawned
             .recv()
-            .map_err(|_| spawn_error(io::Error::other("its thread ended")))?
+            .map_err(|_| spawn_error(io::Error::other("the thread of the process has ended")))?
             .map_err(spawn_error)?;
         Ok(Self { pid, stop_signal: spec.stop_signal, log_begins, alive, exit })
     }
@@ -154,7 +154,7 @@ impl Process {
                 tracing::warn!(
                     pid = self.pid,
                     seconds = within.as_secs_f32(),
-                    "a server did not stop in time and is killed"
+                    "a server did not stop in time; killing it"
                 );
                 self.signal_family(Signal::SIGKILL);
                 self.exited().await
@@ -227,7 +227,7 @@ pub(crate) fn command(launch: &Launch<'_>) -> io::Result<Command> {
         words.push("--".into());
     } else if let Some(user) = launch.run_as {
         let hint = format!(
-            "setpriv, which would run it as user {}, is not there; install util-linux",
+            "setpriv, which runs it as user {}, is not installed; install util-linux",
             user.name
         );
         return Err(io::Error::new(io::ErrorKind::NotFound, hint));

@@ -102,7 +102,12 @@ impl Supervisor {
                 () = tokio::time::sleep(LOG_TRIM_EVERY) => self.log.trim(),
                 exit = process.exited() => {
                     self.gone(exit, false);
-                    tracing::warn!(name = self.spec.name, %exit, log = %self.log.path().display(), "a server ended unasked");
+                    tracing::warn!(
+                        name = self.spec.name,
+                        %exit,
+                        log = %self.log.path().display(),
+                        "a server ended unexpectedly"
+                    );
                     if began.elapsed() > RECOVERED_AFTER {
                         self.delay = FIRST_DELAY;
                     }
@@ -199,7 +204,7 @@ impl Supervisor {
             name = self.spec.name,
             pid = process.pid(),
             seconds = down.as_secs_f32(),
-            "a server is back"
+            "a server was restarted"
         );
         self.ready.send_replace(true);
         self.emit(ChildEvent::Restarted { pid: process.pid(), down });
@@ -210,7 +215,7 @@ impl Supervisor {
 
     /// Handles a failed start: an automatic restart is retried; a requested one returns the error.
     fn launch_failed(&mut self, error: ChildError) -> Next {
-        tracing::warn!(name = self.spec.name, %error, "a server could not be started again");
+        tracing::warn!(name = self.spec.name, %error, "failed to restart a server");
         self.emit(ChildEvent::RestartFailed { reason: error.to_string() });
         let mut waiting = self.waiting.drain(..);
         let Some(first) = waiting.next() else {
@@ -277,7 +282,7 @@ async fn until_ready(spec: &ChildSpec, log: &Log, process: &Process) -> Result<(
                 Ok(Ok(())) => return Ok(()),
                 Ok(Err(NotReady::Ever(reason))) => return Err(ChildError::Unusable { name: spec.name, reason }),
                 Ok(Err(NotReady::Yet(reason))) => reason,
-                Err(_) => "it does not answer".into(),
+                Err(_) => "it does not respond".into(),
             },
         };
         let elapsed = began.elapsed();

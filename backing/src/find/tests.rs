@@ -49,8 +49,9 @@ fn a_wrong_variable_is_an_error_even_when_path_would_serve() {
     let Machine { root, mut places } = machine();
     program(&root.path().join("path/influxd"), "");
     places.influxd = Some("/nowhere/influxd".into());
-    let error = places.influxd().unwrap_err().to_string();
-    assert!(error.contains("MUSTER_INFLUXD names /nowhere/influxd"), "{error}");
+    let error = places.influxd().unwrap_err();
+    assert!(matches!(&error, FindError::Override { variable: "MUSTER_INFLUXD", .. }), "{error}");
+    assert!(error.to_string().contains("/nowhere/influxd"), "{error}");
 }
 
 #[test]
@@ -80,5 +81,5 @@ fn the_newest_postgres_is_taken_unless_existing_data_needs_an_older_one() {
     assert_eq!(places.postgres_bin(None).unwrap(), debian.join("17/bin"));
     assert_eq!(places.postgres_bin(Some(15)).unwrap(), debian.join("15/bin"));
     let error = places.postgres_bin(Some(16)).unwrap_err().to_string();
-    assert!(error.contains("PostgreSQL 16, which the existing data needs"), "{error}");
+    assert!(error.contains("PostgreSQL 16"), "{error}");
 }

@@ -62,7 +62,7 @@ pub(super) fn credentials(
 fn secret(dir: &Path, name: &str) -> Result<String, InfluxError> {
     let path = dir.join(name);
     files::secret(&path).map_err(|source| InfluxError::File {
-        attempt: "read or make the secret",
+        attempt: "read or create the secret",
         path,
         source,
     })
@@ -70,7 +70,7 @@ fn secret(dir: &Path, name: &str) -> Result<String, InfluxError> {
 
 /// Creates the first user, which a server with authentication but without users allows any client.
 async fn create_user(address: SocketAddr, password: &str) -> Result<(), InfluxError> {
-    let attempt = "make its administrator";
+    let attempt = "create the administrator";
     let known = Request::influxql("SHOW DATABASES", Some((USER, password)));
     if answer(attempt, &known, address).await?.status == 200 {
         return Ok(());
@@ -89,7 +89,7 @@ async fn create_database(
     database: &str,
     basic: Option<(&str, &str)>,
 ) -> Result<(), InfluxError> {
-    let attempt = "make its database";
+    let attempt = "create the database";
     let statement =
         format!("CREATE DATABASE \"{}\"", database.replace('\\', "\\\\").replace('"', "\\\""));
     checked(attempt, answer(attempt, &Request::influxql(&statement, basic), address).await?)
@@ -101,7 +101,7 @@ async fn set_up_v2(
     password: &str,
     token: &str,
 ) -> Result<(), InfluxError> {
-    let attempt = "set it up";
+    let attempt = "set up the server";
     let state = answer(attempt, &Request::get("/api/v2/setup"), address).await?;
     let state: Value = serde_json::from_str(&state.body).unwrap_or_default();
     if state["allowed"] == false {

@@ -64,7 +64,7 @@ impl<'a> Request<'a> {
 
     pub(super) async fn send(&self, to: SocketAddr) -> io::Result<Answer> {
         tokio::time::timeout(WITHIN, self.exchange(to)).await.unwrap_or_else(|_| {
-            Err(io::Error::new(io::ErrorKind::TimedOut, "no answer within 10 s"))
+            Err(io::Error::new(io::ErrorKind::TimedOut, "no response within 10 s"))
         })
     }
 
@@ -73,9 +73,8 @@ impl<'a> Request<'a> {
         stream.write_all(self.text(to).as_bytes()).await?;
         let mut answer = Vec::new();
         stream.take(LARGEST_ANSWER).read_to_end(&mut answer).await?;
-        parse(&String::from_utf8_lossy(&answer)).ok_or_else(|| {
-            io::Error::new(io::ErrorKind::InvalidData, "what answers speaks no HTTP")
-        })
+        parse(&String::from_utf8_lossy(&answer))
+            .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "the response is not HTTP"))
     }
 
     fn text(&self, to: SocketAddr) -> String {

@@ -32,7 +32,7 @@ pub enum InfluxError {
     #[error(transparent)]
     Child(#[from] ChildError),
     /// The binary does not print its version.
-    #[error("cannot ask {} for its version; run `make deps`, or set MUSTER_INFLUXD", program.display())]
+    #[error("failed to read the version of {}; run `make deps`, or set MUSTER_INFLUXD", program.display())]
     Version {
         /// The binary.
         program: PathBuf,
@@ -40,7 +40,7 @@ pub enum InfluxError {
         source: OneShotError,
     },
     /// The binary is of an unsupported generation.
-    #[error("{} says {printed:?}, and only InfluxDB 1.x and 2.x are started here; set MUSTER_INFLUXD to one of these, or run it yourself and give muster its address", program.display())]
+    #[error("{} printed the version {printed:?}, and only InfluxDB 1.x and 2.x are supported; set MUSTER_INFLUXD to one of these, or run InfluxDB separately and give muster its address", program.display())]
     Unsupported {
         /// The binary.
         program: PathBuf,
@@ -48,7 +48,7 @@ pub enum InfluxError {
         printed: String,
     },
     /// A file could not be created or read.
-    #[error("cannot {attempt} {}", path.display())]
+    #[error("failed to {attempt} {}", path.display())]
     File {
         /// The attempted action.
         attempt: &'static str,
@@ -58,7 +58,7 @@ pub enum InfluxError {
         source: io::Error,
     },
     /// InfluxDB runs, and a request to it failed.
-    #[error("cannot ask InfluxDB to {attempt}")]
+    #[error("failed to send InfluxDB the request to {attempt}")]
     Http {
         /// The attempted action.
         attempt: &'static str,
@@ -66,7 +66,7 @@ pub enum InfluxError {
         source: io::Error,
     },
     /// InfluxDB runs, and refused a request.
-    #[error("InfluxDB refuses to {attempt}: {answer}")]
+    #[error("InfluxDB rejected the request to {attempt}: {}", .answer)]
     Refused {
         /// The attempted action.
         attempt: &'static str,
@@ -75,7 +75,8 @@ pub enum InfluxError {
     },
     /// The administrator in its data has another password.
     #[error(
-        "InfluxDB refuses the password in the file beside its data; they do not belong together: restore both from one backup, or choose another folder"
+        "InfluxDB rejects the password that is stored with its data folder; restore both from the \
+         same backup, or choose another folder"
     )]
     ForeignData,
 }
@@ -277,7 +278,7 @@ fn spec(
 async fn pings(address: SocketAddr) -> Result<(), NotReady> {
     match Request::get("/ping").send(address).await {
         Ok(answer) if answer.status == 204 => Ok(()),
-        Ok(answer) => Err(NotReady::Yet(format!("it answers with status {}", answer.status))),
+        Ok(answer) => Err(NotReady::Yet(format!("it responds with status {}", answer.status))),
         Err(_) => Err(NotReady::Yet("it does not accept connections yet".into())),
     }
 }

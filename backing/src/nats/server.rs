@@ -31,7 +31,7 @@ pub enum NatsError {
     #[error(transparent)]
     Child(#[from] ChildError),
     /// The binary does not print its version.
-    #[error("cannot ask {} for its version; run `make deps`, or set MUSTER_NATS_SERVER", program.display())]
+    #[error("failed to read the version of {}; run `make deps`, or set MUSTER_NATS_SERVER", program.display())]
     Version {
         /// The binary.
         program: PathBuf,
@@ -39,7 +39,7 @@ pub enum NatsError {
         source: OneShotError,
     },
     /// The binary is too old, or another program.
-    #[error("{} says {printed:?}, and muster needs nats-server {}.{} or newer; run `make deps`, or set MUSTER_NATS_SERVER", program.display(), OLDEST.0, OLDEST.1)]
+    #[error("{} printed the version {printed:?}, and muster needs nats-server {}.{} or newer; run `make deps`, or set MUSTER_NATS_SERVER", program.display(), OLDEST.0, OLDEST.1)]
     Unsupported {
         /// The binary.
         program: PathBuf,
@@ -47,7 +47,7 @@ pub enum NatsError {
         printed: String,
     },
     /// nats-server refuses the configuration.
-    #[error("nats-server refuses its configuration {}", path.display())]
+    #[error("nats-server rejects its configuration {}", path.display())]
     Config {
         /// The configuration file.
         path: PathBuf,
@@ -55,7 +55,7 @@ pub enum NatsError {
         source: OneShotError,
     },
     /// A file could not be created.
-    #[error("cannot {attempt} {}", path.display())]
+    #[error("failed to {attempt} {}", path.display())]
     File {
         /// The attempted action.
         attempt: &'static str,
@@ -242,14 +242,17 @@ async fn greets(address: SocketAddr, name: String) -> Result<(), NotReady> {
     let stream =
         TcpStream::connect(address).await.map_err(|_| yet("it does not accept connections yet"))?;
     let mut line = String::new();
-    BufReader::new(stream).read_line(&mut line).await.map_err(|_| yet("it does not greet yet"))?;
+    BufReader::new(stream)
+        .read_line(&mut line)
+        .await
+        .map_err(|_| yet("it sent no INFO message yet"))?;
     let info: Value =
         line.strip_prefix("INFO ").and_then(|info| serde_json::from_str(info).ok()).ok_or_else(
-            || NotReady::Ever(format!("what answers on {address} is no nats-server")),
+            || NotReady::Ever(format!("the server on {address} is not a nats-server")),
         )?;
     if info["server_name"] != name.as_str() {
         return Err(NotReady::Ever(format!(
-            "another nats-server answers on {address}: {}",
+            "another nats-server listens on {address}: {}",
             info["server_name"]
         )));
     }

@@ -34,7 +34,7 @@ impl Cluster<'_> {
     pub(super) fn password(&self) -> Result<String, PostgresError> {
         let path = self.dir.join("password");
         files::secret(&path).map_err(|source| PostgresError::File {
-            attempt: "read or make the password",
+            attempt: "read or create the password",
             path,
             source,
         })
@@ -77,7 +77,7 @@ impl Cluster<'_> {
             _ => {}
         }
         files::make_private_dir(&new)
-            .map_err(|source| file_error("make the folder", &new, source))?;
+            .map_err(|source| file_error("create the folder", &new, source))?;
         let password_file = self.dir.join("password.initdb");
         files::write_private(&password_file, password.as_bytes())
             .map_err(|source| file_error("write", &password_file, source))?;
@@ -94,7 +94,7 @@ impl Cluster<'_> {
         made?;
         fs::rename(&new, self.data())
             .and_then(|()| File::open(self.dir)?.sync_all())
-            .map_err(|source| file_error("move into its place", &new, source))
+            .map_err(|source| file_error("move to its final path", &new, source))
     }
 
     async fn initdb(
@@ -140,10 +140,14 @@ impl Cluster<'_> {
         let data = self.data();
         let file_error =
             |attempt, source| PostgresError::File { attempt, path: data.clone(), source };
-        let owner = fs::metadata(&data).map_err(|source| file_error("look at", source))?.uid();
+        let owner = fs::metadata(&data).map_err(|source| file_error("inspect", source))?.uid();
         match self.run_as {
             Some(user) if user.uid != owner => {
-                tracing::info!(data = %data.display(), user = user.name, "giving PostgreSQL's data to the user that it runs as");
+                tracing::info!(
+                    data = %data.display(),
+                    user = user.name,
+                    "changing the owner of PostgreSQL's data to the user that it runs as"
+                );
                 user.own_tree(&data).map_err(|source| file_error("change the owner of", source))
             }
             None if owner != Uid::effective().as_raw() => {

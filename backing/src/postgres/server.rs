@@ -34,10 +34,10 @@ pub enum PostgresError {
     #[error(transparent)]
     Child(#[from] ChildError),
     /// initdb failed.
-    #[error("cannot make a PostgreSQL cluster")]
+    #[error("failed to create a PostgreSQL cluster")]
     Initdb(#[source] OneShotError),
     /// A file could not be created or read.
-    #[error("cannot {attempt} {}", path.display())]
+    #[error("failed to {attempt} {}", path.display())]
     File {
         /// The attempted action.
         attempt: &'static str,
@@ -47,13 +47,13 @@ pub enum PostgresError {
         source: io::Error,
     },
     /// The folder contains something else.
-    #[error("{} is there and is no PostgreSQL cluster; move it away, or choose another folder", dir.display())]
+    #[error("{} exists and is not a PostgreSQL cluster; move it, or choose another folder", dir.display())]
     NoCluster {
         /// The data folder.
         dir: PathBuf,
     },
     /// The data belongs to another user, and the process is not root.
-    #[error("{} belongs to user id {owner}; run as root again, as when it was made, or choose another folder", data.display())]
+    #[error("{} belongs to user id {owner}; run as root, as when it was created, or choose another folder", data.display())]
     ForeignData {
         /// The data folder.
         data: PathBuf,
@@ -61,7 +61,7 @@ pub enum PostgresError {
         owner: u32,
     },
     /// The user that PostgreSQL must run as cannot reach the binaries.
-    #[error("PostgreSQL must not run as root, and user {user} cannot reach {} (barred at {}); install PostgreSQL system-wide, or set MUSTER_CACHE to a folder that all may read", bin.display(), barred.display())]
+    #[error("PostgreSQL must not run as root, and user {user} has no access to {} (denied at {}); install PostgreSQL system-wide, or set MUSTER_CACHE to a folder that all users can read", bin.display(), barred.display())]
     BinariesBarred {
         /// The user.
         user: String,
@@ -79,10 +79,10 @@ pub enum PostgresError {
         major: u32,
     },
     /// The system's user database could not be read, or has no suitable user.
-    #[error("cannot tell which user PostgreSQL is to run as")]
+    #[error("failed to determine the user that PostgreSQL runs as")]
     RunAs(#[source] io::Error),
     /// The server runs, and the database could not be created in it.
-    #[error("cannot make the database muster")]
+    #[error("failed to create the database muster")]
     Database(#[source] tokio_postgres::Error),
 }
 
@@ -114,7 +114,7 @@ impl Postgres {
         check_binaries(&bin, run_as.as_ref())?;
         let password = cluster.password()?;
         if existing.is_none() {
-            tracing::info!(data = %cluster.data().display(), "making a PostgreSQL cluster");
+            tracing::info!(data = %cluster.data().display(), "creating a PostgreSQL cluster");
             cluster.make(&bin, &password, options.tuning).await?;
         } else {
             cluster.own()?;
@@ -258,7 +258,8 @@ async fn answers(port: u16, password: &str) -> Result<(), NotReady> {
         Ok(_) => Ok(()),
         Err(error) if error.code() == Some(&SqlState::INVALID_PASSWORD) => {
             Err(NotReady::Ever(format!(
-                "it refuses the password of user {USER}; the data folder and the password file beside it do not belong together"
+                "it rejects the password of user {USER}; restore the data folder and its password \
+                 file from the same backup"
             )))
         }
         Err(error) => Err(NotReady::Yet(match error.as_db_error() {

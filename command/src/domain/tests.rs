@@ -15,7 +15,19 @@ use super::name::{Name, NameCommand};
 use super::project::{Project, ProjectCommand};
 use super::*;
 
-/// Decides commands in sequence; returns the types of the events, or the rejection.
+/// Returns a code for a rejection, without its text.
+fn code(rejection: &Rejection) -> String {
+    match rejection {
+        Rejection::NotFound(what) => format!("no {what}"),
+        Rejection::Unnamed { what, .. } => format!("unnamed {what}"),
+        Rejection::Conflict(_) => "conflict".to_owned(),
+        Rejection::Invalid { field, .. } => format!("invalid {field}"),
+        Rejection::TokenRefused(_) => "token refused".to_owned(),
+        Rejection::Refused(_) => "refused".to_owned(),
+    }
+}
+
+/// Decides commands in sequence; returns the types of the events, or the rejection's code.
 fn decide<D: Decider>(commands: impl IntoIterator<Item = D::Command>) -> Vec<String> {
     let mut state = D::default();
     let mut told = Vec::new();
@@ -25,7 +37,7 @@ fn decide<D: Decider>(commands: impl IntoIterator<Item = D::Command>) -> Vec<Str
                 told.push(events.iter().map(Event::kind).collect::<Vec<_>>().join("+"));
                 state = events.iter().fold(state, D::evolve);
             }
-            Err(refusal) => told.push(refusal.to_string()),
+            Err(refusal) => told.push(code(&refusal)),
         }
     }
     told
@@ -80,9 +92,9 @@ fn a_device_lives_from_registration_to_deletion() {
     assert_eq!(
         told,
         [
-            "there is no such device",
+            "no device",
             "DeviceRegistered",
-            "the device is registered already",
+            "conflict",
             "DeviceEnrolled",
             "DeviceRenamed",
             "",
@@ -91,8 +103,8 @@ fn a_device_lives_from_registration_to_deletion() {
             "DeviceLabelsChanged",
             "DeviceEpochGranted",
             "DeviceDeleted",
-            "there is no such device",
-            "there is no such device",
+            "no device",
+            "no device",
         ]
     );
 }
@@ -122,7 +134,7 @@ fn a_project_keeps_its_metrics_as_long_as_it_was_told_last() {
     assert_eq!(
         told,
         [
-            "there is no such project",
+            "no project",
             "ProjectCreated+ProjectRetentionSet",
             "",
             "ProjectRetentionSet",
@@ -176,7 +188,7 @@ fn each_request_for_a_new_key_has_a_number_of_its_own() {
         DeviceCommand::Revoke { reason: None },
         ask(),
     ]);
-    let refused = "the device has no key to rotate: it never enrolled, or it was revoked";
+    let refused = "conflict";
     assert_eq!(told, ["DeviceRegistered", refused, "DeviceEnrolled", "DeviceRevoked", refused]);
 }
 
@@ -196,8 +208,8 @@ fn config_is_held_to_its_limits() {
         told,
         [
             "DeviceRegistered",
-            "the value of k is longer than 4096 bytes",
-            "the value of k is not a finite number",
+            "invalid vars",
+            "invalid vars",
             "DeviceConfigSet",
             "",
             "DeviceConfigSet",
@@ -218,14 +230,7 @@ fn a_name_has_one_holder() {
     ]);
     assert_eq!(
         told,
-        [
-            "DeviceNameReserved",
-            "",
-            "another device has this name",
-            "",
-            "DeviceNameReleased",
-            "DeviceNameReserved"
-        ]
+        ["DeviceNameReserved", "", "conflict", "", "DeviceNameReleased", "DeviceNameReserved"]
     );
 }
 
@@ -251,14 +256,8 @@ fn an_enrollment_token_lets_in_as_many_as_it_says_while_it_lives() {
         device,
         now: Timestamp(now),
     };
-    let starts = |told: &[String], expected: &[&str]| {
-        assert_eq!(told.len(), expected.len());
-        for (told, expected) in told.iter().zip(expected) {
-            assert!(told.contains(expected), "{told} does not say {expected}");
-        }
-    };
-    starts(
-        &decide::<EnrollmentToken>([
+    assert_eq!(
+        decide::<EnrollmentToken>([
             take(1, 11),
             token(1, 10, None),
             token(0, 20, None),
@@ -270,23 +269,23 @@ fn an_enrollment_token_lets_in_as_many_as_it_says_while_it_lives() {
             EnrollmentTokenCommand::Revoke,
             take(1, 11),
         ]),
-        &[
-            "not known here",
-            "expire in the future",
-            "from 1 to",
+        [
+            "token refused",
+            "invalid expires_at",
+            "invalid uses",
             "EnrollmentTokenCreated",
-            "not known here",
-            "has expired",
+            "token refused",
+            "token refused",
             "EnrollmentTokenUsed",
-            "as often as it may be",
+            "token refused",
             "EnrollmentTokenRevoked",
-            "was revoked",
+            "token refused",
         ],
     );
     let other = Some(DeviceId(Uuid::from_u128(2)));
-    starts(
-        &decide::<EnrollmentToken>([token(1, 20, other), take(1, 11)]),
-        &["EnrollmentTokenCreated", "for another device"],
+    assert_eq!(
+        decide::<EnrollmentToken>([token(1, 20, other), take(1, 11)]),
+        ["EnrollmentTokenCreated", "token refused"],
     );
 }
 

@@ -115,7 +115,7 @@ fn a_damaged_key_is_named_and_left_alone() {
     KeyStore::open(dir.path()).unwrap();
     let path = dir.path().join("nats-account.seed");
     std::fs::write(&path, "garbage").unwrap();
-    let error = KeyStore::open(dir.path()).unwrap_err().to_string();
-    assert!(error.contains("nats-account.seed") && error.contains("backup"), "{error}");
+    let error = KeyStore::open(dir.path()).unwrap_err();
+    assert!(matches!(&error, KeyError::Unusable { path: named, .. } if *named == path), "{error}");
     assert_eq!(std::fs::read_to_string(&path).unwrap(), "garbage");
 }

@@ -114,7 +114,8 @@ async fn a_bad_request_is_told_which_field_breaks_which_rule() {
         }
     }
     let beyond = world.get("/api/v1/devices?position=999999").await.body;
-    assert!(beyond["detail"].as_str().unwrap().contains("head of the log, which is 8"), "{beyond}");
+    assert_eq!(beyond["errors"][0]["field"], "position", "{beyond}");
+    assert!(beyond["detail"].as_str().unwrap().contains('8'), "{beyond}");
     let far = [("muster-min-position", "nope")];
     assert_eq!(world.get_with("/api/v1/devices", &world.admin, &far).await.status, 400);
 }

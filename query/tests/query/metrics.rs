@@ -96,15 +96,15 @@ async fn a_field_is_shown_over_time() {
         ])
     );
 
-    for (query, status, says) in [
+    for (query, status, named) in [
         ("", 400, "field"),
         ("?field=cpu", 400, "<measurement>.<field>"),
         ("?field=cpu.x&fn=median", 400, "fn"),
-        ("?field=cpu.x&since=soon", 400, "duration"),
-        ("?field=cpu.x&since=1h&from=2026-11-23T08:00:00Z", 400, "cannot go with from"),
-        ("?field=cpu.x&from=2026-11-23T08:00:00Z&to=2026-11-23T08:00:00Z", 400, "before to"),
+        ("?field=cpu.x&since=soon", 400, "since"),
+        ("?field=cpu.x&since=1h&from=2026-11-23T08:00:00Z", 400, "from"),
+        ("?field=cpu.x&from=2026-11-23T08:00:00Z&to=2026-11-23T08:00:00Z", 400, "to"),
         ("?field=cpu.x&step=0s", 400, "step"),
-        ("?field=cpu.x&since=30d&step=1s", 422, "step=5m would fit"),
+        ("?field=cpu.x&since=30d&step=1s", 422, "step=5m"),
         ("?field=cpu.x&tag.cpu=", 400, "tag.cpu"),
         ("?field=cpu.x&nope=1", 400, "nope"),
         ("?field=cpu.state&from=2026-11-23T08:00:00Z&to=2026-11-23T08:10:00Z", 400, "fn"),
@@ -113,7 +113,7 @@ async fn a_field_is_shown_over_time() {
         let answer = world.get(&format!("/api/v1/devices/robot/metrics{query}")).await;
         assert_eq!(answer.status, status, "{query}: {}", answer.body);
         let detail = answer.body["detail"].as_str().unwrap();
-        assert!(detail.contains(says), "{query}: {detail}");
+        assert!(detail.contains(named), "{query}: {detail}");
     }
 
     influx.stop().await.unwrap();

@@ -130,7 +130,8 @@ async fn the_server_says_how_it_is() {
     let far = [("muster-min-position", "999")];
     let answer = world.get_with("/api/v1/devices", &world.admin, &far).await;
     assert_eq!(answer.status, 412);
-    assert!(answer.body["detail"].as_str().unwrap().contains("before position 999"));
+    assert_eq!(answer.body["type"], "/problems/precondition-failed");
+    assert!(answer.body["detail"].as_str().unwrap().contains("999"));
     assert_eq!(world.get("/nowhere").await.status, 404);
     assert_eq!(world.get("/nowhere").await.body["type"], "/problems/not-found");
 }

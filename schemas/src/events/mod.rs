@@ -49,10 +49,10 @@ use crate::upcast;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum EventError {
     /// Unknown type.
-    #[error("no event has the type '{0}'")]
+    #[error("unknown event type '{0}'")]
     UnknownType(String),
     /// Known type, unknown version.
-    #[error("version {version} of {kind} is not known here; the newest is {newest}")]
+    #[error("version {version} of {kind} is unknown; the newest is {newest}")]
     UnknownVersion {
         /// The type.
         kind: &'static str,

@@ -32,8 +32,8 @@ fn a_batch_reads_back_and_known_names_are_numbers() {
 fn limits_are_named() {
     let mut no_field = batch();
     no_field.points[1].fields.clear();
-    let error = MetricBatch::decode(&no_field.encode()).map(|_| ()).map_err(|e| e.to_string());
-    assert_eq!(error, Err("no field in point 1".to_owned()));
+    let error = MetricBatch::decode(&no_field.encode()).map(|_| ()).unwrap_err();
+    assert!(matches!(error, InvalidBatch::Limit { point: 1, .. }), "{error}");
 }
 
 #[test]

@@ -48,24 +48,24 @@ fn a_selector_means_what_it_says() {
 #[test]
 fn garbage_is_refused_and_its_place_named() {
     for (bad, at) in [
-        (",", "character 1"),
-        ("env=prod,", "character 10"),
-        ("env~prod", "character 1"),
-        ("site in a", "character 9"),
-        ("site in (a", "character 11"),
-        ("site in (a b)", "character 12"),
-        ("env like prod", "character 5"),
-        ("ä=1", "character 1"),
-        ("env=prod site=a", "character 10"),
-        ("available > 5", "character 12"),
-        ("mem.available > lots", "character 17"),
-        ("mem.available > 5Qi", "character 17"),
-        ("mem.available > inf", "character 17"),
-        ("online=yes", "character 7"),
-        ("online in (a)", "character 8"),
+        (",", 1),
+        ("env=prod,", 10),
+        ("env~prod", 1),
+        ("site in a", 9),
+        ("site in (a", 11),
+        ("site in (a b)", 12),
+        ("env like prod", 5),
+        ("ä=1", 1),
+        ("env=prod site=a", 10),
+        ("available > 5", 12),
+        ("mem.available > lots", 17),
+        ("mem.available > 5Qi", 17),
+        ("mem.available > inf", 17),
+        ("online=yes", 7),
+        ("online in (a)", 8),
     ] {
-        let error = bad.parse::<Selector>().map_err(|error| error.to_string());
-        assert!(error.as_ref().is_err_and(|text| text.contains(at)), "{bad:?}: {error:?}");
+        let error = bad.parse::<Selector>().unwrap_err();
+        assert_eq!(error.at, at, "{bad:?}: {error}");
     }
 }
 

@@ -17,7 +17,7 @@ use crate::ids::{DeviceId, OperationId, ProjectId, TokenId};
 
 /// Not the text of a token.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("this is not {0}; check that it was copied whole")]
+#[error("this is not {0}; check that it was copied completely")]
 pub struct InvalidToken(&'static str);
 
 /// An API token. `Debug` does not show the secret.

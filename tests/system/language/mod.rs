@@ -16,7 +16,7 @@ use serde_json::Value;
 use crate::architecture::{root, rust_files};
 
 /// Maximum number of findings in the text of messages: string literals outside tests.
-const MAX_IN_MESSAGES: usize = 288;
+const MAX_IN_MESSAGES: usize = 194;
 
 const PATTERNS: &str = include_str!("patterns.txt");
 

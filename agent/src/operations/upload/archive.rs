@@ -39,7 +39,7 @@ impl Limits {
 
     fn check_disk(&self) -> io::Result<()> {
         if free_bytes(&self.disk).is_some_and(|free| free < LEFT_FREE) {
-            let words = "there is no room on the device's disk to pack it";
+            let words = "the device's disk has no space for the archive";
             return Err(io::Error::new(io::ErrorKind::StorageFull, words));
         }
         Ok(())
@@ -61,7 +61,7 @@ impl Write for Bounded<'_, '_> {
         self.progress.beat()?;
         self.written += bytes.len() as u64;
         if self.written > limits.most {
-            let words = format!("it is larger than the {} bytes that are asked for", limits.most);
+            let words = format!("it is larger than the limit of {} bytes", limits.most);
             return Err(io::Error::new(io::ErrorKind::FileTooLarge, words));
         }
         if self.written >= self.looked {
@@ -90,7 +90,7 @@ pub(super) fn pack(
     let packed = try_pack(bounds, path, name, archive, limits, progress);
     packed.map_err(|error| {
         let _ = std::fs::remove_file(archive);
-        format!("{path} cannot be packed: {error}")
+        format!("failed to archive {path}: {error}")
     })
 }
 
@@ -191,7 +191,7 @@ fn add<W: Write>(
         return Ok(());
     }
     if depth >= DEEPEST {
-        return Err(io::Error::other(format!("{} is too deep", path.display())));
+        return Err(io::Error::other(format!("{} is nested too deeply", path.display())));
     }
     header.set_entry_type(EntryType::Directory);
     header.set_size(0);

@@ -64,7 +64,7 @@ pub(super) async fn run(
             }
         }
         Err(error) => {
-            tracing::warn!(%error, operation = %id, "an upload cannot begin yet");
+            tracing::warn!(%error, operation = %id, "failed to start an upload; retrying");
             shared.operations.put_back(id);
         }
     }
@@ -139,9 +139,9 @@ async fn work(
     order: &RunOrder,
 ) -> Result<Stored, String> {
     let Action::Upload(upload) = &order.action else {
-        return Err("it is no upload".to_owned());
+        return Err("the run is not an upload".to_owned());
     };
-    let salt = *entry.salts.ok_or("the journal holds no salt for it")?.stdout;
+    let salt = *entry.salts.ok_or("the journal has no salt for the upload")?.stdout;
     let file = match &entry.file {
         Some(file) => file.clone(),
         None => {
@@ -183,7 +183,7 @@ async fn open(
 
 fn keep(shared: &Shared, id: OperationId, entry: &Entry) -> Result<(), String> {
     let kept = shared.store.write(|transaction| journal::put(transaction, id, entry));
-    kept.map_err(|error| format!("the journal could not be written: {error}"))
+    kept.map_err(|error| format!("failed to write the journal: {error}"))
 }
 
 /// Deletes the source if it is still the file that was sent.
@@ -195,7 +195,7 @@ async fn remove(
 ) -> Result<(), String> {
     let removed = async { Reader::start(shared, id, upload).await?.remove(sent).await };
     removed.await.map_err(|Refused { reason, .. }| {
-        format!("the server has it, but the source could not be removed: {reason}")
+        format!("the server has the file, but the source was not removed: {reason}")
     })
 }
 

@@ -26,7 +26,7 @@ impl From<Refused> for String {
 }
 
 fn failed(error: &io::Error) -> Refused {
-    Refused { cause: None, reason: format!("the helper that reads it failed: {error}") }
+    Refused { cause: None, reason: format!("the helper that reads the file failed: {error}") }
 }
 
 /// A helper with its source. It is killed when it is dropped.

@@ -89,10 +89,10 @@ pub(super) async fn send(
         let problem = match answer {
             Ok(taken) => {
                 if let Some(why) = taken.refused {
-                    return Err(format!("the server does not take it: {why}"));
+                    return Err(format!("the server rejects the file: {why}"));
                 }
                 if taken.next > total {
-                    return Err("the server has more of it than there is".to_owned());
+                    return Err("the server has more bytes than the file".to_owned());
                 }
                 let was_at = next.replace(taken.next);
                 if let Some(receipt) = taken.receipt.filter(|_| was_at == Some(total)) {
@@ -105,11 +105,11 @@ pub(super) async fn send(
                     size = resized(size, began.elapsed());
                     continue;
                 }
-                "the server is not further".to_owned()
+                "the server received no further data".to_owned()
             }
             Err(problem) => problem,
         };
-        tracing::debug!(problem, operation = %id, "a file is not sent yet");
+        tracing::debug!(problem, operation = %id, "failed to send a file; retrying");
         size = (size / 2).max(SMALLEST);
         tokio::select! {
             () = sleep(backoff.wait(rand::random())) => {}
@@ -134,8 +134,8 @@ fn check_receipt(
     let expected = FileStored { project, device, operation: id, bytes: total };
     match stored {
         Ok(stored) if stored == expected => Ok(()),
-        Ok(_) => Err("what the server has signed is about another file".to_owned()),
-        Err(why) => Err(format!("that the server has it is not signed by the server: {why}")),
+        Ok(_) => Err("the server's signed response is for another file".to_owned()),
+        Err(why) => Err(format!("the server's confirmation is not validly signed: {why}")),
     }
 }
 

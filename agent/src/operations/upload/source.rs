@@ -60,8 +60,7 @@ pub(super) struct Source {
     place: Option<(Bounds, String)>,
 }
 
-const CHANGED: &str = "it was changed while it was sent: nothing of it is kept; copy what is written to all the time \
-     first";
+const CHANGED: &str = "the file changed during the upload and was discarded; upload a copy of it";
 
 impl Source {
     /// Opens the requested source. A folder is packed into `archive`.
@@ -73,12 +72,12 @@ impl Source {
         progress: &Progress<'_>,
     ) -> Result<Self, String> {
         let path = &upload.path;
-        let failed = |error: &dyn std::fmt::Display| format!("{path} cannot be read: {error}");
+        let failed = |error: &dyn std::fmt::Display| format!("failed to read {path}: {error}");
         let found = bounds.find(path, true).map_err(|error| failed(&error))?;
         let is_folder = found.metadata().map_err(|error| failed(&error))?.is_dir();
         if is_folder {
             if upload.remove_source {
-                return Err(format!("{path} is a folder; only a file's source can be removed"));
+                return Err(format!("{path} is a folder; the source is removed only for a file"));
             }
             let name = name_of(path, "home");
             archive::pack(bounds, path, &name, archive, limits, progress)?;
@@ -91,14 +90,14 @@ impl Source {
             let itself = bounds.find(path, false).and_then(|it| Ok(it.metadata()?));
             if itself.map_err(|error| failed(&error))?.is_symlink() {
                 let words =
-                    "is a symbolic link; the source is removed only where the file itself is";
+                    "is a symbolic link; give the path of the file itself to remove the source";
                 return Err(format!("{path} {words}"));
             }
         }
         let file = bounds.open(path).map_err(|error| failed(&error))?;
         if is_virtual(&file) {
             if upload.remove_source {
-                let words = "is made by the kernel as it is read; it cannot be removed";
+                let words = "is a virtual file of the kernel and cannot be removed";
                 return Err(format!("{path} {words}"));
             }
             let copied = archive::copy(&file, archive, limits, progress);
@@ -111,7 +110,7 @@ impl Source {
         let sent = Sent::new(&found, name_of(path, "file"), false);
         if sent.bytes > upload.limit() {
             let (bytes, limit) = (sent.bytes, upload.limit());
-            return Err(format!("{path} is {bytes} bytes, and at most {limit} are asked for"));
+            return Err(format!("{path} has {bytes} bytes, more than the limit of {limit}"));
         }
         let place = Some((bounds.clone(), path.clone()));
         Ok(Self { sent, file: Arc::new(file), place })
@@ -124,7 +123,7 @@ impl Source {
         archive: &Path,
         sent: Sent,
     ) -> Result<Self, String> {
-        let failed = |error: &dyn std::fmt::Display| format!("{path} cannot be read: {error}");
+        let failed = |error: &dyn std::fmt::Display| format!("failed to read {path}: {error}");
         let (file, place) = if sent.is_folder || sent.is_copy {
             (File::open(archive).map_err(|error| failed(&error))?, None)
         } else {
@@ -163,7 +162,7 @@ impl Source {
             Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
                 Err(CHANGED.to_owned())
             }
-            Err(error) => Err(format!("it cannot be read: {error}")),
+            Err(error) => Err(format!("failed to read it: {error}")),
         }
     }
 }

@@ -191,7 +191,7 @@ impl Worker<'_> {
             Request::Pack(piece) => self.pack(&piece, progress).map(Value::Packed).map_err(failed),
             Request::Hash => {
                 let hashed = self.hashed.as_ref().map(|hashed| hashed.hasher.clone());
-                let hashed = hashed.ok_or_else(|| failed("nothing was packed yet".to_owned()))?;
+                let hashed = hashed.ok_or_else(|| failed("nothing was archived yet".to_owned()))?;
                 Ok(Value::Hash(hashed.finalize().into()))
             }
             Request::Remove { sent } => {
@@ -223,7 +223,7 @@ impl Worker<'_> {
 
     /// Reads a piece, and the preceding data that the hash does not include yet.
     fn pack(&mut self, piece: &Piece, progress: &Progress<'_>) -> Result<Packed, String> {
-        let source = self.source.as_ref().ok_or("it is not open")?;
+        let source = self.source.as_ref().ok_or("the source is not open")?;
         let hashed = self
             .hashed
             .get_or_insert_with(|| Hashed { hasher: Sha256::new_with_prefix(piece.salt), to: 0 });

@@ -250,7 +250,12 @@ proptest! {
         for (index, number) in common.iter().enumerate() {
             let times = told.iter().filter(|told| *told == number).count();
             let is_certain = index as u64 + doubtful < common.len() as u64;
-            prop_assert!(times == 1 || (times == 2 && !is_certain), "{} is told {} times", number, times);
+            prop_assert!(
+                times == 1 || (times == 2 && !is_certain),
+                "{} is reported {} times",
+                number,
+                times
+            );
         }
     }
 }

@@ -11,6 +11,7 @@ use std::time::Duration;
 use async_nats::Subscriber;
 use bytes::Bytes;
 use futures::StreamExt;
+use muster_agent::channels::reason;
 use muster_channel::frame::{Attached, Exit};
 use muster_channel::{Channel, Dialect, Frame, Half, Side};
 use muster_schemas::cose::{self, Kind};
@@ -233,7 +234,8 @@ async fn greet(server: &Server) -> Running {
     running
 }
 
-fn causes(refusal: &ChannelRefusal, cause: ChannelRefusalCause, words: &str) {
+/// Asserts the cause, and that the reason contains all parts, which are separated by `|`.
+fn causes(refusal: &ChannelRefusal, cause: ChannelRefusalCause, parts: &str) {
     assert_eq!(refusal.cause, cause, "{refusal:?}");
-    assert!(refusal.reason.contains(words), "{refusal:?}");
+    assert!(parts.split('|').all(|part| refusal.reason.contains(part)), "{refusal:?}");
 }

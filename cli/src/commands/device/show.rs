@@ -247,8 +247,8 @@ mod tests {
             "last_loss": {"cause": "disk_full", "epoch": 3, "count": null},
         });
         let said = oddities(&odd);
-        for words in ["forks: 2", "losses: 1", "some events of epoch 3, disk_full", "odd_clock"] {
-            assert!(said.contains(words), "{words} is missing: {said}");
+        for part in ["forks: 2", "losses: 1", "epoch 3", "disk_full", "odd_clock"] {
+            assert!(said.contains(part), "{part} is missing: {said}");
         }
     }
 }

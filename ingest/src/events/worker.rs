@@ -89,7 +89,7 @@ impl Worker {
                 ..Default::default()
             })
             .await
-            .map_err(|error| broker("make the consumer of a partition")(error.to_string()))?;
+            .map_err(|error| broker("create the consumer of a partition")(error.to_string()))?;
         let messages = consumer
             .stream()
             .max_messages_per_batch(BATCH * 2)
@@ -132,9 +132,9 @@ impl Worker {
     ) -> Result<(), WorkerError> {
         let Some(last) = chunk.last() else { return Ok(()) };
         let arrived = traces::now();
-        let place = last
-            .info()
-            .map_err(|error| broker("read a message's place in its stream")(error.to_string()))?;
+        let place = last.info().map_err(|error| {
+            broker("read a message's sequence in its stream")(error.to_string())
+        })?;
         let (sequence, waiting, messages) = (place.stream_sequence, place.pending, chunk.len());
         let arrivals = chunk
             .iter()
@@ -158,7 +158,7 @@ impl Worker {
             (chains, refused)
         })
         .await
-        .map_err(|error| broker("judge a batch")(error.to_string()))?;
+        .map_err(|error| broker("validate a batch")(error.to_string()))?;
         refused.extend(more_refused);
 
         let offset = OffsetMove {
@@ -228,7 +228,7 @@ impl Worker {
             }
             if !waiting.is_empty() {
                 // Another process keeps writing these streams; start over from the log.
-                return Err(broker("append a batch")("the watermarks keep moving".to_owned()));
+                return Err(broker("append a batch")("the watermarks keep changing".to_owned()));
             }
         }
         Ok(done)

@@ -78,11 +78,7 @@ pub async fn ensure_metrics(
         stream::Config {
             num_replicas: copies.0,
             name: subjects::METRICS_STREAM.to_owned(),
-            description: Some(
-                "metric batches of devices, before they are in the metric \
-                 store"
-                    .to_owned(),
-            ),
+            description: Some("metric batches of devices, before they are stored".to_owned()),
             subjects: vec![subjects::ALL_METRICS.to_owned()],
             subject_transform: Some(stream::SubjectTransform {
                 source: subjects::ALL_METRICS.to_owned(),

@@ -161,7 +161,7 @@ mod tests {
         let words = ready.in_words("/opt/muster", true);
         for line in [
             "/opt/muster --context local device show vm-2",
-            "https://10.0.0.7:1   (let in TCP ports 1 and 2",
+            "https://10.0.0.7:1   (open TCP ports 1 and 2",
         ] {
             assert!(words.contains(line), "{line} is missing: {words}");
         }

@@ -12,7 +12,7 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 
 .PHONY: help deps up test test-image check bench soak agents clean
 
-help: ## say what there is
+help: ## list the targets
 	@printf 'muster: manages fleets of Linux devices\n\n'
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 

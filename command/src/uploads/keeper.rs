@@ -54,7 +54,10 @@ async fn round(service: &Service, gone: &mut BTreeSet<File>) -> Result<(), Servi
         for (project, operation, device) in files(&service.log, which, now()).await? {
             match service.erase_by_itself(&project, operation, device, cause).await {
                 Ok(()) => {
-                    tracing::info!(%project, %operation, %device, ?cause, "a stored file was erased");
+                    tracing::info!(
+                        %project, %operation, %device, ?cause,
+                        "a stored file was erased"
+                    );
                 }
                 Err(error) => failed = Some(error),
             }

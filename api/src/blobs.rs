@@ -47,7 +47,7 @@ impl FromStr for BlobPlace {
         if let Some(rest) = text.strip_prefix("s3://") {
             let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
             if bucket.is_empty() {
-                return Err(format!("'{text}' names no bucket; write s3://BUCKET/PREFIX"));
+                return Err(format!("'{text}' has no bucket; write s3://BUCKET/PREFIX"));
             }
             let prefix = prefix.trim_matches('/').to_owned();
             return Ok(Self::Bucket { url: format!("s3://{bucket}"), prefix });
@@ -72,7 +72,7 @@ impl fmt::Display for BlobPlace {
 #[derive(Debug, thiserror::Error)]
 pub enum BlobError {
     /// The folder cannot be created.
-    #[error("failed to make the folder of blobs {}", path.display())]
+    #[error("failed to create the blob folder {}", path.display())]
     Folder {
         /// The folder.
         path: PathBuf,
@@ -80,7 +80,7 @@ pub enum BlobError {
         source: std::io::Error,
     },
     /// Written blobs may not be on the disk.
-    #[error("failed to sync the folder of blobs {}", path.display())]
+    #[error("failed to sync the blob folder {}", path.display())]
     Settle {
         /// The folder.
         path: PathBuf,

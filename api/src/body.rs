@@ -37,9 +37,9 @@ pub(crate) async fn read_body<S: Send + Sync>(
 ) -> Result<Bytes, Problem> {
     Bytes::from_request(request, state).await.map_err(|rejection| {
         if rejection.status() == Kind::TooLarge.status() {
-            Problem::new(Kind::TooLarge, "the body is larger than is taken here")
+            Problem::new(Kind::TooLarge, "the body exceeds the size limit")
         } else {
-            Problem::field("body", "could not be read whole", None)
+            Problem::field("body", "could not be read completely", None)
         }
     })
 }

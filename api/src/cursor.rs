@@ -43,7 +43,7 @@ impl Cursor {
     pub fn foreign(text: &str) -> Problem {
         Problem::field(
             "cursor",
-            "is not a cursor of this list: give back `next` as it came, with the same parameters",
+            "is not a cursor of this list: send `next` unchanged, with the same parameters",
             Some(text.into()),
         )
     }

@@ -59,7 +59,8 @@ impl IfMatch {
             Self::Versions(versions) if !versions.contains(&version) => Err(Problem::new(
                 Kind::PreconditionFailed,
                 format!(
-                    "it is at version \"{version}\", not at what If-Match names; read it again, then try again"
+                    "the resource is at version \"{version}\", not at the version in If-Match; \
+                    read it again, then retry"
                 ),
             )),
             _ => Ok(()),
@@ -81,7 +82,7 @@ impl<S: Send + Sync> FromRequestParts<S> for IfMatch {
             [] => Ok(Self::Absent),
             // The client intended a conditional write, but named no version.
             [value] if value.trim().is_empty() => {
-                Err(Problem::field("If-Match", "is empty: give an ETag, or *", Some("".into())))
+                Err(Problem::field("If-Match", "is empty: send an ETag, or *", Some("".into())))
             }
             values => Ok(Self::parse(&values.join(","))),
         }

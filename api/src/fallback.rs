@@ -9,7 +9,7 @@ use crate::problem::{Kind, Problem};
 /// Responds that the path does not exist.
 pub async fn not_found(uri: Uri) -> Problem {
     let path: String = uri.path().chars().take(200).collect();
-    Problem::not_found(format!("nothing is at {path}; /openapi.json says what there is"))
+    Problem::not_found(format!("there is no resource at {path}; see /openapi.json"))
 }
 
 /// Responds that the path does not support the method.
@@ -17,6 +17,6 @@ pub async fn method_not_allowed(method: Method, uri: Uri) -> Problem {
     let path: String = uri.path().chars().take(200).collect();
     Problem::new(
         Kind::MethodNotAllowed,
-        format!("{method} is not possible on {path}; /openapi.json says what is"),
+        format!("{method} is not allowed on {path}; see /openapi.json"),
     )
 }

@@ -173,7 +173,7 @@ impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for PathPar
             Ok(Path(value)) => Ok(Self(value)),
             Err(PathRejection::MissingPathParams(error)) => Err(Problem::internal(&error)),
             Err(rejection) => Err(Problem::not_found(format!(
-                "nothing is at {}: {}",
+                "there is no resource at {}: {}",
                 parts.uri.path().chars().take(200).collect::<String>(),
                 rejection.body_text(),
             ))),

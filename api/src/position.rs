@@ -107,7 +107,7 @@ impl<S: Send + Sync> FromRequestParts<S> for MinPosition {
             Ok(position) if i64::try_from(position).is_ok() => Ok(Self(Some(position))),
             _ => Err(Problem::field(
                 "Muster-Min-Position",
-                "is not a position: give the number of a Muster-Position header",
+                "is not a position: send the number of a Muster-Position header",
                 Some(text.into()),
             )),
         }

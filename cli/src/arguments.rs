@@ -61,7 +61,7 @@ fn refused(id: &str, variable: &str) -> Misused {
     let file = if id == "token" { "--token-file FILE, " } else { "" };
     Misused(format!(
         "--{flag} would show a secret to every user of this machine, in the list of processes; use \
-         {file}{variable}, or {variable}_FILE with a file that holds it"
+         {file}{variable}, or {variable}_FILE with a file that contains it"
     ))
 }
 

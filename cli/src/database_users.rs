@@ -38,7 +38,7 @@ fn with_user(owner: &str, user: &str, password: &str) -> Result<String> {
     }
     if has_host {
         if url.set_username(user).is_err() || url.set_password(Some(password)).is_err() {
-            anyhow::bail!("failed to put a user into the URL of PostgreSQL");
+            anyhow::bail!("failed to set the user in the URL of PostgreSQL");
         }
     } else {
         url.query_pairs_mut().append_pair("user", user).append_pair("password", password);

@@ -25,7 +25,7 @@ pub(crate) fn read_files() -> Result<()> {
     if files.is_empty() {
         return Ok(());
     }
-    let program = std::env::current_exe().context("cannot find this program")?;
+    let program = std::env::current_exe().context("failed to find this program")?;
     let mut again = Command::new(program);
     again.args(std::env::args_os().skip(1));
     for (name, path) in files {
@@ -34,11 +34,11 @@ pub(crate) fn read_files() -> Result<()> {
             return Err(Misused(words).into());
         }
         let text = std::fs::read_to_string(&path).with_context(|| {
-            format!("cannot read {}, which {name}{SUFFIX} names", path.display())
+            format!("failed to read {}, which {name}{SUFFIX} names", path.display())
         })?;
         again.env(&name, text.trim()).env_remove(format!("{name}{SUFFIX}"));
     }
-    Err(again.exec()).context("cannot start over with what the files of the environment say")
+    Err(again.exec()).context("failed to restart with the values of the *_FILE variables")
 }
 
 /// Converts `MUSTER_TOKEN_FILE` to `MUSTER_TOKEN`.

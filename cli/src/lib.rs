@@ -68,7 +68,7 @@ pub fn main() -> ExitCode {
             runtime.shutdown_timeout(std::time::Duration::from_secs(2));
             ended
         }
-        Err(error) => Err(anyhow::Error::new(error).context("cannot start the runtime")),
+        Err(error) => Err(anyhow::Error::new(error).context("failed to start the runtime")),
     };
     match ended {
         Ok(()) => ExitCode::SUCCESS,

@@ -25,7 +25,7 @@ const MAX_LINES: u32 = 100;
 const MAX_LINE: usize = 4096;
 /// Maximum length of one text in a truncated line, in characters.
 const MAX_TEXT: usize = 512;
-const LEFT_OUT: &str = "muster_log_lines_left_out_total";
+const LEFT_OUT: &str = "muster_log_lines_suppressed_total";
 
 /// Counters of lines by kind; cheap to clone.
 #[derive(Clone, Debug, Default)]
@@ -71,7 +71,11 @@ impl LogLimit {
             tokio::time::sleep(INTERVAL).await;
             for (place, lines) in self.take_left_out() {
                 counter!(LEFT_OUT).increment(lines);
-                tracing::warn!(place, lines, "log lines of one kind were left out");
+                tracing::warn!(
+                    location = place,
+                    lines,
+                    "log lines from one location were suppressed"
+                );
             }
         }
     }

@@ -54,7 +54,8 @@ pub(crate) struct Exporter {
 impl Exporter {
     /// Creates the layer and the exporter.
     pub(crate) fn new(url: &str) -> Result<(Spans, Self)> {
-        let wrong = || Misused(format!("'{url}' is no collector; write http://host:4318"));
+        let wrong =
+            || Misused(format!("'{url}' is not the URL of a collector; write http://host:4318"));
         let base: Url = url.trim_end_matches('/').parse().map_err(|_| wrong())?;
         if !matches!(base.scheme(), "http" | "https") {
             return Err(wrong().into());
@@ -63,7 +64,7 @@ impl Exporter {
         if base.scheme() == "http" {
             http = http.tls_certs_only([]);
         }
-        let http = http.build().context("cannot set up HTTP to the collector")?;
+        let http = http.build().context("failed to set up HTTP to the collector")?;
         let url = format!("{}/v1/traces", base.as_str().trim_end_matches('/')).parse()?;
         let (sender, receiver) = channel(WAITING);
         let dropped = Arc::new(AtomicU64::new(0));
@@ -87,7 +88,7 @@ impl Exporter {
                 Ok(_) => {
                     let dropped = self.dropped.swap(0, Ordering::Relaxed);
                     if is_away || dropped > 0 {
-                        tracing::info!(dropped, "the collector of spans takes them again");
+                        tracing::info!(dropped, "the trace collector accepts spans again");
                     }
                     is_away = false;
                 }
@@ -95,7 +96,10 @@ impl Exporter {
                     self.dropped.fetch_add(count, Ordering::Relaxed);
                     if !is_away {
                         let error = muster_api::problem::describe(&error);
-                        tracing::warn!(%error, "the collector of spans is away; spans are dropped");
+                        tracing::warn!(
+                            %error,
+                            "the trace collector is unavailable; spans are dropped"
+                        );
                     }
                     is_away = true;
                 }

@@ -124,7 +124,7 @@ impl EventLog {
         if logged.len() < REMEMBERED && logged.insert((project.clone(), event.position)) {
             tracing::error!(
                 %project, position = event.position, kind = event.kind, stream = %event.stream,
-                "an event in the log is ignored: {problem}; was the database written to by hand?"
+                "an event in the log is ignored: {problem}; was the database modified manually?"
             );
         }
     }

@@ -49,7 +49,7 @@ impl EventLog {
                 ],
             )
             .await
-            .attempted("note a bridge")?;
+            .attempted("record a relay")?;
         Ok(())
     }
 
@@ -66,7 +66,7 @@ impl EventLog {
                 &[&ids, &life.as_secs_f64()],
             )
             .await
-            .attempted("keep bridges")?;
+            .attempted("renew the leases of relays")?;
         Ok(())
     }
 
@@ -83,7 +83,7 @@ impl EventLog {
                 &[&i64::from(limit)],
             )
             .await
-            .attempted("list bridges that are gone")?;
+            .attempted("list expired relays")?;
         rows.iter()
             .map(|row| {
                 let project: &str = row.get(1);
@@ -110,7 +110,7 @@ impl EventLog {
         let row = client
             .query_one("SELECT count(*) FROM bridges WHERE session = $1", &[&session.0])
             .await
-            .attempted("count a session's bridges")?;
+            .attempted("count a session's relays")?;
         Ok(row.get::<_, i64>(0).unsigned_abs())
     }
 
@@ -123,7 +123,7 @@ impl EventLog {
         client
             .execute("DELETE FROM bridges WHERE id = $1", &[&id])
             .await
-            .attempted("forget a bridge")?;
+            .attempted("delete a relay")?;
         Ok(())
     }
 }

@@ -130,7 +130,7 @@ impl EventLog {
             Err(error) if error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE) => {
                 Ok(UsersMade::Forbidden)
             }
-            Err(error) => Err(error).attempted("make the database users of the roles"),
+            Err(error) => Err(error).attempted("create the database users of the roles"),
         }
     }
 }

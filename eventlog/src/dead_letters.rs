@@ -204,7 +204,7 @@ impl EventLog {
                 let kept = letter.bytes.get(..MAX_BYTES).unwrap_or(&letter.bytes);
                 (&letter.subject, kept, letter.detail.as_str())
             } else {
-                (&sender, &[][..], "too many of this device: counted, and not kept")
+                (&sender, &[][..], "too many dead letters of this device: counted, not stored")
             };
             let hash = Hash::of(if is_kept { &letter.bytes } else { &[] });
             let size = if is_kept { letter.bytes.len() } else { 0 };
@@ -240,7 +240,7 @@ impl EventLog {
                          detail = excluded.detail",
             )
             .await
-            .attempted("prepare to keep dead letters")?;
+            .attempted("prepare to store dead letters")?;
         client
             .execute(
                 &statement,
@@ -250,7 +250,7 @@ impl EventLog {
                 ],
             )
             .await
-            .attempted("keep dead letters")?;
+            .attempted("store dead letters")?;
         Ok(())
     }
 
@@ -297,7 +297,7 @@ impl EventLog {
         client
             .execute("UPDATE dead_letters SET retried_at = clock_timestamp() WHERE id = $1", &[&id])
             .await
-            .attempted("mark a dead letter")?;
+            .attempted("record the retry of a dead letter")?;
         Ok(())
     }
 

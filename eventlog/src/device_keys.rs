@@ -103,7 +103,7 @@ pub(crate) async fn apply(
                     &[&project, &device.0],
                 )
                 .await
-                .attempted("forget a device's marks")?;
+                .attempted("delete a device's identity hints")?;
             close_epochs(client, project, device, "").await
         }
         _ => Ok(()),
@@ -125,7 +125,7 @@ async fn mark(
             &[&project, &kind, &mark.0.as_slice(), &device.0],
         )
         .await
-        .attempted("note a device's mark")?;
+        .attempted("record a device's identity hint")?;
     Ok(())
 }
 
@@ -200,7 +200,7 @@ async fn open_epoch(
             &[&project, &stream, &Hash::ZERO.0.as_slice()],
         )
         .await
-        .attempted("open a device's epoch")?;
+        .attempted("open an epoch of a device")?;
     Ok(())
 }
 
@@ -319,7 +319,9 @@ impl EventLog {
         for row in &epochs {
             let stream: &str = row.get(0);
             let Ok(StreamName::DeviceReport(device, epoch)) = stream.parse() else {
-                return Err(StoreError::Corrupt(format!("'{stream}' is no device's reports")));
+                return Err(StoreError::Corrupt(format!(
+                    "'{stream}' is not a stream of device reports"
+                )));
             };
             access.entry(device).or_default().epochs.push(DeviceEpoch {
                 epoch,
@@ -355,7 +357,7 @@ impl EventLog {
                 &[&project.as_str(), &device.0, &fingerprint.0.as_slice()],
             )
             .await
-            .attempted("look for a device's former key")?;
+            .attempted("look up a device's previous key")?;
         row.map(|row| PublicKey::from_cose_key(row.get(0)))
             .transpose()
             .map_err(|error| corrupt(device, &error.to_string()))
@@ -389,7 +391,7 @@ impl EventLog {
                 &[&project.as_str(), &fingerprint.0.as_slice()],
             )
             .await
-            .attempted("look for the devices of a key")?;
+            .attempted("look up the devices of a key")?;
         Ok(rows.iter().map(|row| DeviceId(row.get(0))).collect())
     }
 
@@ -427,7 +429,7 @@ impl EventLog {
                 &[&project.as_str(), &kind, &mark.0.as_slice()],
             )
             .await
-            .attempted("look for a device by its mark")?;
+            .attempted("look up a device by its identity hint")?;
         Ok(row.map(|row| DeviceId(row.get(0))))
     }
 }

@@ -102,7 +102,10 @@ async fn follow(stores: &Stores, known: &watch::Sender<Known>) {
         let Err(error) = listen(stores, known, &mut failing).await;
         if !failing {
             failing = true;
-            tracing::warn!(error = %crate::appender::describe(&error), "cannot follow the log; trying again");
+            tracing::warn!(
+                error = %crate::appender::describe(&error),
+                "failed to follow the log; trying again"
+            );
         }
         tokio::time::sleep(POLL).await;
     }

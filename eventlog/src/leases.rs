@@ -67,7 +67,7 @@ impl EventLog {
                 &[&name, &holder, &seconds],
             )
             .await
-            .attempted("take a lease")?;
+            .attempted("acquire a lease")?;
         Ok(row.map(|row| Lease { name: name.to_owned(), holder, fence: row.get(0) }))
     }
 
@@ -108,7 +108,7 @@ impl EventLog {
                 &[&holder],
             )
             .await
-            .attempted("give leases back")?;
+            .attempted("release leases")?;
         Ok(())
     }
 
@@ -125,7 +125,7 @@ impl EventLog {
                 &[&name, &holder],
             )
             .await
-            .attempted("give a lease back")?;
+            .attempted("release a lease")?;
         Ok(())
     }
 

@@ -22,7 +22,7 @@ async fn migrate(pool: &sqlx::PgPool) -> Result<(), StoreError> {
     let mut migrations = sqlx::migrate!("./migrations");
     // A newer release may have added migrations; this one is compatible with them.
     migrations.set_ignore_missing(true);
-    let asked = |source| StoreError::Ask { attempted: "look for migrations", source };
+    let asked = |source| StoreError::Ask { attempted: "look up migrations", source };
     let may_migrate: bool =
         sqlx::query_scalar("SELECT has_schema_privilege(current_schema(), 'CREATE')")
             .fetch_one(pool)
@@ -204,7 +204,7 @@ impl EventLog {
         let checkpoints = client
             .query("SELECT projection, project, position FROM checkpoints", &[])
             .await
-            .attempted("read how far the projections have come")?;
+            .attempted("read the projections' checkpoints")?;
         let place = |row: &tokio_postgres::Row, at| row.get::<_, i64>(at).unsigned_abs();
         Ok(Standing {
             heads: heads.iter().map(|row| (row.get(0), place(row, 1))).collect(),
@@ -327,6 +327,6 @@ impl EventLog {
         client
             .execute("DELETE FROM appends WHERE recorded_at < now() - interval '1 day'", &[])
             .await
-            .attempted("forget old append ids")
+            .attempted("delete old append ids")
     }
 }

@@ -47,7 +47,7 @@ impl EventLog {
                 &[&session.0, &project.as_str(), &device.0, actor, &grace, &MARGIN],
             )
             .await
-            .attempted("keep an open shell")?;
+            .attempted("record an open shell")?;
         Ok(())
     }
 
@@ -69,11 +69,11 @@ impl EventLog {
                 &[&MARGIN],
             )
             .await
-            .attempted("keep the open shells")?;
+            .attempted("extend the entries of open shells")?;
         client
             .execute("DELETE FROM open_shells WHERE kept_until < clock_timestamp()", &[])
             .await
-            .attempted("forget shells that have ended")?;
+            .attempted("delete the entries of ended shells")?;
         Ok(())
     }
 
@@ -89,7 +89,7 @@ impl EventLog {
         let rows = client
             .query("SELECT DISTINCT project, actor FROM open_shells LIMIT $1", &[&i64::from(limit)])
             .await
-            .attempted("list who has opened shells")?;
+            .attempted("list the actors with open shells")?;
         rows.iter().map(|row| Ok((project(row.get(0))?, row.get(1)))).collect()
     }
 
@@ -124,7 +124,7 @@ impl EventLog {
                 &[&of.as_str(), actor, &time.as_secs_f64(), &i64::from(limit)],
             )
             .await
-            .attempted("take open shells")?;
+            .attempted("claim open shells")?;
         rows.iter()
             .map(|row| {
                 Ok(OpenShell {
@@ -155,7 +155,7 @@ impl EventLog {
                 &[&session.0, &wait.as_secs_f64()],
             )
             .await
-            .attempted("give an open shell back")?;
+            .attempted("release an open shell")?;
         Ok(())
     }
 
@@ -168,7 +168,7 @@ impl EventLog {
         client
             .execute("DELETE FROM open_shells WHERE session = $1", &[&session.0])
             .await
-            .attempted("forget a shell")?;
+            .attempted("delete the entry of a shell")?;
         Ok(())
     }
 }

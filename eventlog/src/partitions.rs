@@ -25,7 +25,7 @@ pub(crate) async fn ensure_project(client: &Client, project: &ProjectId) -> Resu
     client
         .execute("SELECT muster_ensure_project($1)", &[&project.as_str()])
         .await
-        .attempted("make a project's log")
+        .attempted("create a project's log")
         .map(drop)
 }
 
@@ -40,7 +40,7 @@ pub(crate) async fn ensure_range(
     let exists = client
         .query_one("SELECT to_regclass($1) IS NOT NULL", &[&table])
         .await
-        .attempted("look for a partition")?;
+        .attempted("look up a partition")?;
     if exists.get(0) {
         return Ok(());
     }
@@ -50,6 +50,6 @@ pub(crate) async fn ensure_range(
             &[&project.as_str(), &as_i64(range), &as_i64(rows)],
         )
         .await
-        .attempted("make a partition of the log")
+        .attempted("create a partition of the log")
         .map(drop)
 }

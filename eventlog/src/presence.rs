@@ -29,7 +29,7 @@ impl EventLog {
                 &[&project.as_str()],
             )
             .await
-            .attempted("read who is online")?;
+            .attempted("read which devices are online")?;
         Ok(rows
             .iter()
             .filter_map(|row| {
@@ -59,7 +59,7 @@ impl EventLog {
                 &[&project.as_str(), &streams, &Hash::ZERO.0.as_slice()],
             )
             .await
-            .attempted("read who is online")?;
+            .attempted("read which devices are online")?;
         let device = |row: &Row| row.get::<_, &str>(0).parse::<StreamName>().ok()?.device();
         Ok(rows.iter().filter_map(device).collect())
     }

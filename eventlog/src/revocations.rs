@@ -35,8 +35,8 @@ impl ClaimTurn {
                 &[&self.account, &seconds],
             )
             .await
-            .attempted("note an account's claim")?;
-        self.client.batch_execute("COMMIT").await.attempted("note an account's claim")
+            .attempted("record an account's claims")?;
+        self.client.batch_execute("COMMIT").await.attempted("record an account's claims")
     }
 }
 
@@ -49,14 +49,14 @@ impl EventLog {
     pub async fn claim_turn(&self, account: &str, life: Duration) -> Result<ClaimTurn, StoreError> {
         let client = self.stores().dialer.dial().await?;
         let begin = "BEGIN; SET LOCAL statement_timeout = '20s'";
-        client.batch_execute(begin).await.attempted("begin a claim")?;
+        client.batch_execute(begin).await.attempted("start an account's claims")?;
         client
             .execute(
                 "SELECT pg_advisory_xact_lock(hashtextextended('muster-claim:' || $1, 0))",
                 &[&account],
             )
             .await
-            .attempted("wait for the turn to claim")?;
+            .attempted("wait for the lock on an account's claims")?;
         client
             .execute(
                 "DELETE FROM nats_revocations
@@ -64,7 +64,7 @@ impl EventLog {
                 &[&life.as_secs_f64()],
             )
             .await
-            .attempted("forget old revocations")?;
+            .attempted("delete old revocations")?;
         let rows = client
             .query(
                 "SELECT nats_key, (extract(epoch FROM revoked_at) * 1000000)::bigint
@@ -80,7 +80,7 @@ impl EventLog {
                 &[&account],
             )
             .await
-            .attempted("date a claim")?;
+            .attempted("determine the time of an account's claims")?;
         Ok(ClaimTurn {
             client,
             account: account.to_owned(),

@@ -42,7 +42,7 @@ impl EventLog {
                 &[&project.as_str(), &token.0, &address],
             )
             .await
-            .attempted("note the use of a token")
+            .attempted("record the use of a token")
             .map(drop)
     }
 
@@ -86,7 +86,7 @@ impl EventLog {
                 &[&noted.project.as_str(), &noted.token.0],
             )
             .await
-            .attempted("forget the use of a token")
+            .attempted("delete the recorded use of a token")
             .map(drop)
     }
 }

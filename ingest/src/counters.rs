@@ -32,22 +32,28 @@ const PASS_ON: Duration = Duration::from_secs(5);
 /// Registers the descriptions of the metrics; call it after the recorder was installed.
 pub(crate) fn describe() {
     describe_gauge!(EVENTS_WAITING, "messages of a partition that are not fetched yet");
-    describe_histogram!(EVENT_BATCH, "messages that were judged and appended together");
-    describe_histogram!(APPEND, "how long the append of a batch took");
-    describe_counter!(EVENTS_DONE, "messages of devices whose fate is committed");
+    describe_histogram!(EVENT_BATCH, "messages that were validated and appended together");
+    describe_histogram!(APPEND, "duration of the append of a batch, in seconds");
+    describe_counter!(EVENTS_DONE, "messages of devices whose outcome is committed");
     describe_counter!(DEAD_LETTERS, "messages that became dead letters, by source and cause");
     describe_gauge!(METRICS_WAITING, "metric batches that are not consumed yet");
-    describe_gauge!(METRICS_FILL, "how full the stream of metric batches is; at 1 it refuses");
-    describe_counter!(POINTS, "points by what the metric store did with them");
-    describe_counter!(MESSAGES_DROPPED, "metric messages beyond a device's rate, by cause");
+    describe_gauge!(METRICS_FILL, "fill ratio of the stream of metric batches; at 1 it rejects");
+    describe_counter!(POINTS, "points, by outcome");
+    describe_counter!(
+        MESSAGES_DROPPED,
+        "metric messages dropped by a device's rate limit, by cause"
+    );
     describe_counter!(REQUESTS, "requests to the metric store");
-    describe_counter!(RETRIES, "requests to the metric store that had to be sent again");
+    describe_counter!(RETRIES, "requests to the metric store that were retried");
     describe_gauge!(
         RETENTIONS,
-        "projects with a bucket of their own: kept, refused or awaited by the metric store"
+        "projects with a bucket of their own, by state: kept, refused or awaited"
     );
-    describe_gauge!(HELD, "bytes of points whose fate is open");
-    describe_gauge!(ONLINE, "devices that are online, where this process keeps presence; else 0");
+    describe_gauge!(HELD, "bytes of points without an outcome yet");
+    describe_gauge!(
+        ONLINE,
+        "devices that are online, if this process tracks presence; otherwise 0"
+    );
 }
 
 /// Records a processed batch of events.

@@ -59,7 +59,7 @@ pub async fn run(
     parts.spawn(tidy(log, stop));
     while let Some(ended) = parts.join_next().await {
         if let Err(error) = ended {
-            tracing::error!(%error, "a part of ingest ended unexpectedly");
+            tracing::error!(%error, "a task of ingest ended unexpectedly");
         }
     }
     sink_task.drain(Duration::from_secs(5)).await;
@@ -75,7 +75,7 @@ async fn tidy(log: EventLog, stop: CancellationToken) {
         }
         for pruned in [log.prune_append_ids().await, log.prune_dead_letters().await] {
             if let Err(error) = pruned {
-                tracing::debug!(%error, "old rows could not be deleted");
+                tracing::debug!(%error, "failed to delete old rows");
             }
         }
     }

@@ -46,7 +46,7 @@ pub async fn ensure_events(
         stream::Config {
             num_replicas: copies.0,
             name: subjects::EVENTS_STREAM.to_owned(),
-            description: Some("signed events of devices, on their way into the log".to_owned()),
+            description: Some("signed events of devices, before they are in the log".to_owned()),
             subjects: vec![subjects::ALL_EVENTS.to_owned()],
             subject_transform: Some(stream::SubjectTransform {
                 source: subjects::ALL_EVENTS.to_owned(),
@@ -79,7 +79,7 @@ pub async fn ensure_metrics(
         stream::Config {
             num_replicas: copies.0,
             name: subjects::METRICS_STREAM.to_owned(),
-            description: Some("metric batches of devices, on their way into the store".to_owned()),
+            description: Some("metric batches of devices, before they are stored".to_owned()),
             subjects: vec![subjects::ALL_METRICS.to_owned()],
             subject_transform: Some(stream::SubjectTransform {
                 source: subjects::ALL_METRICS.to_owned(),
@@ -137,7 +137,10 @@ async fn open(
     };
     if config != *found {
         jetstream.create_or_update_stream(config).await?;
-        tracing::info!(stream = %stream.cached_info().config.name, "an older stream was updated");
+        tracing::info!(
+            stream = %stream.cached_info().config.name,
+            "the configuration of a stream was updated"
+        );
     }
     let incarnation = incarnation(stream.cached_info().created.unix_timestamp_nanos());
     Ok((stream, incarnation))

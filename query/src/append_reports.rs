@@ -89,7 +89,7 @@ async fn receive(
     while let Some(message) = messages.next().await {
         match codec::decode(&message.payload) {
             Ok(report) => reports.take(report, Instant::now()),
-            Err(error) => tracing::debug!(%error, "a report on the log cannot be read"),
+            Err(error) => tracing::debug!(%error, "failed to decode a report on the log"),
         }
     }
     Ok(())

@@ -96,7 +96,7 @@ impl LiveStreams {
             drop(open);
             counter!(REFUSED, "limit" => "total").increment(1);
             tracing::warn!(limit = MAX_STREAMS, "a live stream was refused");
-            let detail = "as many live streams are open as this server serves";
+            let detail = "the server has its maximum number of live streams open";
             return Err(Problem::unavailable(detail, 10));
         }
         open.total += 1;

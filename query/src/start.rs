@@ -53,7 +53,7 @@ pub struct QueryOptions {
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// The tables of a projection could not be created.
-    #[error("failed to make the tables of the read models")]
+    #[error("failed to create the tables of the read models")]
     Tables(#[from] StoreError),
     /// The client of InfluxDB could not be created.
     #[error(transparent)]
@@ -111,7 +111,7 @@ impl Query {
             // Without the privilege, the views are those that `muster bootstrap` has created.
             && !grafana::is_forbidden(&error)
         {
-            tracing::warn!(%error, "Grafana's views could not be made; its tables may be old");
+            tracing::warn!(%error, "failed to create Grafana's views; its tables may be outdated");
         }
         let mut tasks = work.tasks;
         tasks.spawn(follow::run(nats.clone(), latest.clone(), stop.clone()));
@@ -147,7 +147,7 @@ pub async fn make_tables(log: &EventLog) -> Result<(), StoreError> {
     Runner::open(log.clone(), Projects::new(projects::TABLE)).await?;
     Runner::open(log.clone(), Operations::new(operations::TABLE)).await?;
     Runner::open(log.clone(), Sessions::new(sessions::TABLE)).await?;
-    let failed = |source| StoreError::Ask { attempted: "make Grafana's views", source };
+    let failed = |source| StoreError::Ask { attempted: "create Grafana's views", source };
     grafana::publish(log).await.map_err(failed)
 }
 

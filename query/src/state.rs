@@ -156,8 +156,8 @@ impl FromRef<QueryState> for ApiState {
 pub(crate) fn sql_problem(error: sqlx::Error) -> Problem {
     match error {
         sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed => {
-            tracing::warn!(%error, "PostgreSQL is away");
-            Problem::unavailable("the database is away; try again", 2)
+            tracing::warn!(%error, "PostgreSQL is unavailable");
+            Problem::unavailable("the database is unavailable; try again", 2)
         }
         error => Problem::internal(&error),
     }

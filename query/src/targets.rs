@@ -21,7 +21,8 @@ const RETRY: Duration = Duration::from_millis(500);
 pub(crate) async fn run(state: QueryState, key: Option<SigningKey>, stop: CancellationToken) {
     let Some(key) = key else {
         tracing::warn!(
-            "selectors are not resolved for operations: an older release made this role's keys; run `muster bootstrap` again"
+            "selectors are not resolved for operations: this role's keys are from an older \
+             release; run `muster bootstrap` again"
         );
         return;
     };
@@ -30,7 +31,10 @@ pub(crate) async fn run(state: QueryState, key: Option<SigningKey>, stop: Cancel
             () = stop.cancelled() => return,
             served = serve(&state, &key) => {
                 if let Err(error) = served {
-                    tracing::warn!(%error, "selectors are not resolved; trying again");
+                    tracing::warn!(
+                        %error,
+                        "failed to receive requests to resolve selectors; trying again"
+                    );
                 }
                 tokio::time::sleep(RETRY).await;
             }
@@ -51,7 +55,7 @@ async fn serve(state: &QueryState, key: &SigningKey) -> Result<(), async_nats::S
             let answer = TargetsAnswer { question: Hash::of(&message.payload), targets };
             let sealed = key.seal(Kind::Targets, codec::encode(&answer));
             if let Err(error) = state.nats.publish(reply, sealed.into()).await {
-                tracing::debug!(%error, "a selector's devices could not be told");
+                tracing::debug!(%error, "failed to send a selector's devices");
             }
         });
     }

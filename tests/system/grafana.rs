@@ -255,8 +255,8 @@ async fn the_right_rules_fire(scene: &Scene, stores: &Stores, provisioning: &Pat
         "Dead letters",
         "Disk almost full",
         "Disk filling",
-        "Memory short",
-        "Too hot",
+        "Memory low",
+        "Temperature high",
     ];
     assert_eq!(firing.iter().map(String::as_str).collect::<Vec<_>>(), expected);
 }

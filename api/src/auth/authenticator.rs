@@ -159,7 +159,7 @@ impl Authenticator {
         let log = self.inner.log.clone();
         tokio::spawn(async move {
             if let Err(error) = log.note_token_use(&key.0, key.1, address.as_deref()).await {
-                tracing::debug!(token = %key.1, %error, "the use of a token was not noted");
+                tracing::debug!(token = %key.1, %error, "failed to record the use of a token");
             }
         });
     }
@@ -169,6 +169,6 @@ impl Authenticator {
 fn not_good() -> Problem {
     Problem::new(
         Kind::Unauthorized,
-        "the token is not good (wrong, expired or revoked); ask an admin for a new one",
+        "the token is invalid (wrong, expired or revoked); ask an admin for a new one",
     )
 }

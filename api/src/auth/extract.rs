@@ -85,7 +85,7 @@ fn bearer(parts: &Parts) -> Result<&str, Problem> {
     let missing = || {
         Problem::new(
             Kind::Unauthorized,
-            "no token came with the request; send the header Authorization: Bearer mst_…",
+            "the request has no token; send the header Authorization: Bearer mst_…",
         )
     };
     // A browser's websocket cannot set any header except the names of subprotocols.
@@ -109,7 +109,7 @@ fn hold_to(principal: &Principal, permission: Permission) -> Result<(), Problem>
     let roles: Vec<&str> = permission.roles().iter().map(|role| role.as_str()).collect();
     Err(Problem::new(
         Kind::Forbidden,
-        format!("the token's role is {}; this needs {}", principal.role, roles.join(" or ")),
+        format!("the token's role is {}; this requires {}", principal.role, roles.join(" or ")),
     ))
 }
 

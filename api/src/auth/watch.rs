@@ -47,7 +47,10 @@ impl Checked {
         let found = timeout(CHECK_TIMEOUT, auth.authenticate(&self.text, None)).await;
         let has_ended = found.is_ok_and(|found| has_ended(&self.principal, &found));
         if has_ended {
-            tracing::info!(token = %self.principal.token, "a response was ended with its token");
+            tracing::info!(
+                token = %self.principal.token,
+                "a response was ended because its token is no longer valid"
+            );
         }
         self.at = Instant::now();
         has_ended

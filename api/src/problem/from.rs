@@ -10,16 +10,16 @@ impl From<StoreError> for Problem {
             tracing::warn!(error = %super::describe(&error), "the database's disk is full");
             Self::new(
                 Kind::StorageFull,
-                "nothing was written: the database's disk is full. Make room on its machine; reading \
-                 still works, and devices keep what they record",
+                "nothing was written: the database's disk is full. Free space on it; reads still \
+                work, and devices keep their events",
             )
         } else if error.is_away() {
-            tracing::warn!(error = %super::describe(&error), "PostgreSQL is away");
-            Self::unavailable("the database is away; try again", 2)
+            tracing::warn!(error = %super::describe(&error), "PostgreSQL is unavailable");
+            Self::unavailable("the database is unavailable; try again", 2)
         } else if error.took_too_long() {
             Self::unavailable(
-                "the question took the database more than 20 seconds and was given up; ask for \
-                 less: a shorter range of positions or of time, or one device",
+                "the query took longer than 20 seconds and was canceled; request less data: a \
+                shorter range of positions or of time, or one device",
                 30,
             )
         } else {
@@ -34,9 +34,7 @@ impl From<AppendError> for Problem {
         match error {
             AppendError::Conflict { .. } => Self::new(
                 Kind::Conflict,
-                format!(
-                    "{error}: something else changed it in the meantime; read it again, then try again"
-                ),
+                format!("{error}: it was changed in the meantime; read it again, then retry"),
             ),
             AppendError::IdReused => Self::new(
                 Kind::IdempotencyKeyReused,

@@ -69,24 +69,14 @@ impl Kind {
     /// Returns the last part of `type`, the title, and the status.
     const fn parts(self) -> (&'static str, &'static str, StatusCode) {
         match self {
-            Self::Validation => {
-                ("validation", "The request breaks a rule", StatusCode::BAD_REQUEST)
+            Self::Validation => ("validation", "Validation failed", StatusCode::BAD_REQUEST),
+            Self::Unauthorized => ("unauthorized", "Unauthorized", StatusCode::UNAUTHORIZED),
+            Self::Forbidden => ("forbidden", "Forbidden", StatusCode::FORBIDDEN),
+            Self::NotFound => ("not-found", "Not found", StatusCode::NOT_FOUND),
+            Self::MethodNotAllowed => {
+                ("method-not-allowed", "Method not allowed", StatusCode::METHOD_NOT_ALLOWED)
             }
-            Self::Unauthorized => {
-                ("unauthorized", "A valid token is needed", StatusCode::UNAUTHORIZED)
-            }
-            Self::Forbidden => {
-                ("forbidden", "The token does not allow this", StatusCode::FORBIDDEN)
-            }
-            Self::NotFound => ("not-found", "There is no such thing", StatusCode::NOT_FOUND),
-            Self::MethodNotAllowed => (
-                "method-not-allowed",
-                "The method does not exist here",
-                StatusCode::METHOD_NOT_ALLOWED,
-            ),
-            Self::Conflict => {
-                ("conflict", "It does not fit the present state", StatusCode::CONFLICT)
-            }
+            Self::Conflict => ("conflict", "Conflict", StatusCode::CONFLICT),
             Self::DeviceOffline => {
                 ("device-offline", "The device is offline", StatusCode::CONFLICT)
             }
@@ -96,21 +86,17 @@ impl Kind {
             Self::DeviceRevoked => {
                 ("device-revoked", "The device is revoked", StatusCode::CONFLICT)
             }
-            Self::Gone => ("gone", "It is no more", StatusCode::GONE),
-            Self::PreconditionFailed => (
-                "precondition-failed",
-                "What the request relies on is not so",
-                StatusCode::PRECONDITION_FAILED,
-            ),
-            Self::TooLarge => ("too-large", "The body is too large", StatusCode::PAYLOAD_TOO_LARGE),
+            Self::Gone => ("gone", "Gone", StatusCode::GONE),
+            Self::PreconditionFailed => {
+                ("precondition-failed", "Precondition failed", StatusCode::PRECONDITION_FAILED)
+            }
+            Self::TooLarge => ("too-large", "Content too large", StatusCode::PAYLOAD_TOO_LARGE),
             Self::UnsupportedMediaType => (
                 "unsupported-media-type",
-                "The body is not JSON",
+                "Unsupported media type",
                 StatusCode::UNSUPPORTED_MEDIA_TYPE,
             ),
-            Self::TooMuch => {
-                ("too-much", "The answer would be too large", StatusCode::UNPROCESSABLE_ENTITY)
-            }
+            Self::TooMuch => ("too-much", "Response too large", StatusCode::UNPROCESSABLE_ENTITY),
             Self::IdempotencyKeyReused => (
                 "idempotency-key-reused",
                 "Idempotency key reused",
@@ -122,14 +108,16 @@ impl Kind {
             Self::TooManyStreams => {
                 ("too-many-streams", "Too many live streams", StatusCode::TOO_MANY_REQUESTS)
             }
-            Self::Internal => ("internal", "The server failed", StatusCode::INTERNAL_SERVER_ERROR),
+            Self::Internal => {
+                ("internal", "Internal server error", StatusCode::INTERNAL_SERVER_ERROR)
+            }
             Self::StorageFull => {
                 ("storage-full", "Insufficient storage", StatusCode::INSUFFICIENT_STORAGE)
             }
             Self::Unavailable => {
-                ("unavailable", "Something that is needed is away", StatusCode::SERVICE_UNAVAILABLE)
+                ("unavailable", "Service unavailable", StatusCode::SERVICE_UNAVAILABLE)
             }
-            Self::NotYet => ("not-yet", "It did not come in time", StatusCode::GATEWAY_TIMEOUT),
+            Self::NotYet => ("not-yet", "Gateway timeout", StatusCode::GATEWAY_TIMEOUT),
         }
     }
 
@@ -169,7 +157,7 @@ pub struct Problem {
 #[derive(Clone, Debug, Serialize, ToSchema)]
 #[schema(as = Problem, example = json!({
     "type": "/problems/not-found",
-    "title": "There is no such thing",
+    "title": "Not found",
     "status": 404,
     "detail": "there is no device 'robot-7' in project default",
 }))]
@@ -256,7 +244,7 @@ impl Problem {
             correlation: Some(correlation),
             ..Self::new(
                 Kind::Internal,
-                format!("the server failed; its log tells why under {correlation}"),
+                format!("internal error; see the server's log for {correlation}"),
             )
         }
     }

@@ -64,7 +64,7 @@ impl Connection {
         let read = |file: &PathBuf| {
             std::fs::read_to_string(file)
                 .map(|text| text.trim().to_owned())
-                .with_context(|| format!("cannot read the token file {}", file.display()))
+                .with_context(|| format!("failed to read the token file {}", file.display()))
         };
         Ok(Words {
             url: self.url.clone(),

@@ -34,7 +34,7 @@ fn path() -> Result<PathBuf> {
     if let Some(dir) = set("XDG_CONFIG_HOME") {
         return Ok(dir.join("muster/contexts.toml"));
     }
-    let home = set("HOME").context("HOME is not set, so there is no place for contexts")?;
+    let home = set("HOME").context("HOME is not set, so contexts cannot be stored")?;
     Ok(home.join(".config/muster/contexts.toml"))
 }
 
@@ -42,17 +42,18 @@ pub(crate) fn load() -> Result<Contexts> {
     let path = path()?;
     match std::fs::read_to_string(&path) {
         Ok(text) => {
-            toml::from_str(&text).with_context(|| format!("{} cannot be read", path.display()))
+            toml::from_str(&text).with_context(|| format!("failed to parse {}", path.display()))
         }
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Contexts::default()),
-        Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
+        Err(error) => Err(error).with_context(|| format!("failed to read {}", path.display())),
     }
 }
 
 pub(crate) fn save(contexts: &Contexts) -> Result<()> {
     let path = path()?;
     if let Some(dir) = path.parent() {
-        std::fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
+        std::fs::create_dir_all(dir)
+            .with_context(|| format!("failed to create {}", dir.display()))?;
     }
     crate::up::write_private(&path, toml::to_string_pretty(contexts)?.as_bytes())
 }
@@ -66,7 +67,7 @@ impl Contexts {
             );
         };
         self.contexts.get(name).cloned().ok_or_else(|| {
-            let words = "`muster context list` shows what there is";
+            let words = "`muster context list` lists the contexts";
             NotFound(format!("there is no context '{name}'; {words}")).into()
         })
     }

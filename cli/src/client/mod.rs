@@ -42,14 +42,14 @@ impl Client {
         let (mut http, mut upgrading) = (builder(), builder().http1_only());
         if let Some(path) = ca {
             let pem = std::fs::read(path)
-                .with_context(|| format!("cannot read the CA in {}", path.display()))?;
+                .with_context(|| format!("failed to read the CA in {}", path.display()))?;
             let certificates = reqwest::Certificate::from_pem_bundle(&pem)
-                .with_context(|| format!("{} holds no certificate", path.display()))?;
+                .with_context(|| format!("{} contains no certificate", path.display()))?;
             http = http.tls_certs_only(certificates.clone());
             upgrading = upgrading.tls_certs_only(certificates);
         }
-        let http = http.build().context("cannot set up HTTPS")?;
-        let upgrading = upgrading.build().context("cannot set up HTTPS")?;
+        let http = http.build().context("failed to set up HTTPS")?;
+        let upgrading = upgrading.build().context("failed to set up HTTPS")?;
         let (url, token) = (url.trim_end_matches('/').to_owned(), token.to_owned());
         Ok(Self { http, upgrading, url, token, project: None })
     }
@@ -80,7 +80,7 @@ impl Client {
         let detail = problem["detail"]
             .as_str()
             .map(str::to_owned)
-            .unwrap_or_else(|| format!("the server answers {status}: {}", body.trim()));
+            .unwrap_or_else(|| format!("the server returned {status}: {}", body.trim()));
         let kind = problem["type"].as_str().and_then(|kind| kind.strip_prefix("/problems/"));
         let kind = kind.unwrap_or_default().to_owned();
         Err(Refused::Problem { status, kind, detail }.into())
@@ -99,7 +99,7 @@ impl Client {
     async fn json(&self, request: RequestBuilder) -> Result<Value> {
         let response = self.send(request.timeout(Duration::from_secs(60))).await?;
         let body = response.bytes().await.map_err(|error| self.unreachable(&error))?;
-        serde_json::from_slice(&body).context("the server's answer is not JSON")
+        serde_json::from_slice(&body).context("the server's response is not JSON")
     }
 
     pub(crate) async fn get(&self, path: &str, query: &[(&str, String)]) -> Result<Value> {

@@ -30,7 +30,7 @@ impl Client {
             request = request.query(&[("project", project)]);
         }
         let response = self.send(request).await?;
-        let upgraded = response.upgrade().await.context("the server opens no websocket")?;
+        let upgraded = response.upgrade().await.context("failed to open a websocket")?;
         Ok(WebSocketStream::from_raw_socket(upgraded, Role::Client, None).await)
     }
 }

@@ -73,8 +73,8 @@ pub(crate) async fn run(connection: &Connection, args: BootstrapArgs) -> Result<
     let token = crate::up::admin_token(&log, &keys, &file, args.adopt_events).await?;
     if !database_users::make(&log, &args.postgres_url, &keys).await? {
         note(
-            "this user of PostgreSQL may not make others: the roles have no database users of their \
-             own; docs/operations.md says which rights each needs",
+            "this PostgreSQL user may not create users: the roles have no database users of their \
+             own; see docs/operations.md for the rights that each needs",
         );
     }
     if connection.json {
@@ -100,10 +100,9 @@ async fn prepare_store(args: &BootstrapArgs) -> Result<()> {
         client
             .set_up(password)
             .await
-            .map_err(|words| anyhow!("cannot set up InfluxDB at {url}: {words}"))?;
+            .map_err(|words| anyhow!("failed to set up InfluxDB at {url}: {words}"))?;
     }
-    client
-        .create_database()
-        .await
-        .map_err(|words| anyhow!("cannot make '{}' in InfluxDB at {url}: {words}", store.database))
+    client.create_database().await.map_err(|words| {
+        anyhow!("failed to create '{}' in InfluxDB at {url}: {words}", store.database)
+    })
 }

@@ -109,7 +109,7 @@ impl Action<'_> {
 
     fn question(&self) -> String {
         if let [one] = self.names {
-            return format!("This will {} {} {one}. Go on? [y/N]", self.verb, self.noun);
+            return format!("This will {} {} {one}. Continue? [y/N]", self.verb, self.noun);
         }
         let (shown, more) = self.named();
         let mut words = format!("This will {} {}:\n", self.verb, self.count());
@@ -119,7 +119,7 @@ impl Action<'_> {
         if more > 0 {
             words.push_str(&format!("  and {more} more\n"));
         }
-        words + "Go on? [y/N]"
+        words + "Continue? [y/N]"
     }
 }
 

@@ -141,17 +141,17 @@ pub(crate) async fn forwards(connection: Connection, args: ForwardArgs) -> Resul
     for (here, there) in forwards {
         let listener = TcpListener::bind((here.0.as_str(), here.1))
             .await
-            .with_context(|| format!("cannot listen on {}:{}", here.0, here.1))?;
+            .with_context(|| format!("failed to listen on {}:{}", here.0, here.1))?;
         let address = listener.local_addr()?;
         line(format!("{address} is {}:{} of {}", there.0, there.1, args.device));
         listeners.spawn(serve(client.clone(), args.device.clone(), there, listener));
     }
-    note("Ctrl-C ends it");
+    note("press Ctrl-C to stop");
     tokio::select! {
         _ = tokio::signal::ctrl_c() => Ok(()),
         ended = listeners.join_next() => match ended {
             Some(Ok(ended)) => ended,
-            _ => bail!("nothing listens any more"),
+            _ => bail!("all listeners have stopped"),
         },
     }
 }
@@ -163,7 +163,7 @@ async fn serve(
     listener: TcpListener,
 ) -> Result<()> {
     loop {
-        let (stream, _) = listener.accept().await.context("cannot take a connection")?;
+        let (stream, _) = listener.accept().await.context("failed to accept a connection")?;
         let (client, device, there) = (client.clone(), device.clone(), there.clone());
         tokio::spawn(async move {
             let _ = stream.set_nodelay(true);
@@ -269,7 +269,7 @@ async fn carry_until(
     let down = async {
         // The server sends keep-alives.
         while let Ok(message) = tokio::time::timeout(SILENCE, stream.next()).await {
-            let Some(message) = message else { bail!("the connection is lost") };
+            let Some(message) = message else { bail!("the connection was lost") };
             match message {
                 Ok(Message::Binary(bytes)) => {
                     write.write_all(&bytes).await?;
@@ -284,13 +284,13 @@ async fn carry_until(
                     if ENDS.contains(&reason.as_str()) {
                         return Ok(());
                     }
-                    bail!("the connection is lost: {reason}");
+                    bail!("the connection was lost: {reason}");
                 }
                 Ok(_) => {}
                 Err(error) => return Err(error.into()),
             }
         }
-        bail!("the connection is lost: the server is silent")
+        bail!("the connection was lost: the server does not respond")
     };
     tokio::select! {
         () = up => Ok(()),

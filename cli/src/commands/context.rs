@@ -55,13 +55,13 @@ pub(crate) fn run(connection: &Connection, command: ContextCommand) -> Result<()
                     vec![mark.to_owned(), name.clone(), context.url.clone()]
                 })
                 .collect();
-            table(&["", "name", "url"], rows, "no contexts; `muster up` leaves one");
+            table(&["", "name", "url"], rows, "no contexts; `muster up` creates one");
             return Ok(());
         }
         ContextCommand::Use { name } => {
             known.get(Some(&name))?;
             known.current = Some(name.clone());
-            (name, "is current now")
+            (name, "is now the current context")
         }
         ContextCommand::Add { name } => {
             known.contexts.insert(name.clone(), connection.new_context()?);
@@ -70,7 +70,7 @@ pub(crate) fn run(connection: &Connection, command: ContextCommand) -> Result<()
         }
         ContextCommand::Remove { name, confirm } => {
             known.get(Some(&name))?;
-            confirm.ask_one("forget", "context", format!("{name} and its token"))?;
+            confirm.ask_one("remove", "context", format!("{name} and its token"))?;
             known.contexts.remove(&name);
             if known.current.as_ref() == Some(&name) {
                 known.current = None;

@@ -62,7 +62,7 @@ pub(crate) async fn run(connection: Connection, command: DeadLetterCommand) -> R
             if connection.json {
                 return output::json(&done);
             }
-            line(format!("sent {id} on its way again"));
+            line(format!("published {id} again"));
             Ok(())
         }
     }

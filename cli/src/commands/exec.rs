@@ -142,7 +142,7 @@ fn action(args: &ExecArgs) -> Result<Value> {
     }
     if args.stdin {
         let mut bytes = Vec::new();
-        std::io::stdin().lock().read_to_end(&mut bytes).context("cannot read standard input")?;
+        std::io::stdin().lock().read_to_end(&mut bytes).context("failed to read standard input")?;
         action.insert("stdin_base64".to_owned(), BASE64.encode(&bytes).into());
     }
     Ok(action.into())

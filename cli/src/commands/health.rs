@@ -45,7 +45,7 @@ pub(super) fn reachable(listen: SocketAddr) -> String {
 pub(super) async fn ask(address: &str, keys: &Path) -> Result<Option<String>> {
     let url = format!("https://{address}/readyz");
     let ca = keys.join("ca.pem");
-    let pem = std::fs::read(&ca).with_context(|| format!("cannot read {}", ca.display()))?;
+    let pem = std::fs::read(&ca).with_context(|| format!("failed to read {}", ca.display()))?;
     let http = reqwest::Client::builder()
         .tls_certs_only(reqwest::Certificate::from_pem_bundle(&pem)?)
         .no_proxy()

@@ -242,7 +242,7 @@ impl Series {
             line(&self.title);
         }
         let rows = self.points.iter().map(|(time, value)| vec![time.to_string(), show(value)]);
-        table(&["time", "value"], rows.collect(), "no values in this time");
+        table(&["time", "value"], rows.collect(), "no values in this time range");
         let numbers = self.numbers();
         if let (Some(low), Some(high)) =
             (numbers.iter().copied().reduce(f64::min), numbers.iter().copied().reduce(f64::max))
@@ -265,7 +265,7 @@ fn print(answers: &[(&Named, Value)], all_points: bool) {
         })
         .collect();
     if series.is_empty() {
-        line("no values in this time; `muster metrics DEVICE` shows what there is");
+        line("no values in this time; `muster metrics DEVICE` lists the fields");
     } else if series.len() == 1 || all_points {
         for one in &series {
             one.print_points();

@@ -57,7 +57,8 @@ pub(crate) fn config_changes(words: &[String]) -> Result<Map<String, Value>> {
             "-" => std::io::read_to_string(std::io::stdin()),
             file => std::fs::read_to_string(file),
         };
-        let text = text.with_context(|| format!("cannot read the value of {key} from {file}"))?;
+        let text =
+            text.with_context(|| format!("failed to read the value of {key} from {file}"))?;
         *value = text.strip_suffix('\n').unwrap_or(&text).into();
     }
     Ok(found)
@@ -83,8 +84,7 @@ pub(crate) fn changes(
 
 /// Parses a duration, in seconds: `90`, `90s`, `10m`, `2h`, `7d`.
 pub(crate) fn seconds(text: &str) -> Result<u32, String> {
-    let wrong =
-        || format!("'{text}' is not a length of time; write for example 90s, 10m, 2h or 7d");
+    let wrong = || format!("'{text}' is not a duration; write for example 90s, 10m, 2h or 7d");
     let (digits, unit) =
         text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
     let factor = match unit {

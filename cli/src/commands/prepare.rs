@@ -142,7 +142,7 @@ fn make_dir(dir: &Path) -> Result<()> {
         .recursive(true)
         .mode(0o700)
         .create(dir)
-        .with_context(|| format!("cannot make the folder {}", dir.display()))
+        .with_context(|| format!("failed to create the folder {}", dir.display()))
 }
 
 /// Reads the secret in a file, which is generated once.
@@ -156,7 +156,8 @@ fn secret(path: &Path) -> Result<String> {
 }
 
 fn copy_all(from: &Path, to: &Path) -> Result<()> {
-    let entries = fs::read_dir(from).with_context(|| format!("cannot read {}", from.display()))?;
+    let entries =
+        fs::read_dir(from).with_context(|| format!("failed to read {}", from.display()))?;
     for entry in entries {
         let entry = entry?;
         copy(&entry.path(), &to.join(entry.file_name()))?;
@@ -169,7 +170,7 @@ fn copy(from: &Path, to: &Path) -> Result<()> {
 }
 
 fn read(path: &Path) -> Result<String> {
-    fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
+    fs::read_to_string(path).with_context(|| format!("failed to read {}", path.display()))
 }
 
 /// Writes a file unless its content is already correct.

@@ -91,11 +91,11 @@ pub(crate) async fn run(connection: Connection, command: ProjectCommand) -> Resu
             if let Some(retention) = retention {
                 body["retention"] = retention.to_string().into();
             }
-            (client.post("/api/v1/projects", &body).await?, format!("made the project {id}"))
+            (client.post("/api/v1/projects", &body).await?, format!("created the project {id}"))
         }
         ProjectCommand::Rename { id, title } => {
             let body = json!({"title": title});
-            (client.patch(&place(&id), &body).await?, format!("{id} is called '{title}' now"))
+            (client.patch(&place(&id), &body).await?, format!("{id} now has the title '{title}'"))
         }
         ProjectCommand::Set { id, retention } => {
             let body = json!({"retention": retention});
@@ -114,7 +114,7 @@ pub(crate) async fn run(connection: Connection, command: ProjectCommand) -> Resu
         }
         ProjectCommand::Restore { id } => {
             let body = json!({"archived": false});
-            (client.patch(&place(&id), &body).await?, format!("{id} is at work again"))
+            (client.patch(&place(&id), &body).await?, format!("{id} is active again"))
         }
     };
     if connection.json {

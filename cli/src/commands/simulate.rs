@@ -80,12 +80,12 @@ pub(crate) async fn run(connection: Connection, args: SimulateArgs) -> Result<()
     let mut interrupt = signal(SignalKind::interrupt()).context("failed to listen for Ctrl-C")?;
     let twice = async {
         interrupt.recv().await;
-        note("ending: what is on its way is waited for; Ctrl-C again to leave at once");
+        note("ending: waiting for messages in flight; press Ctrl-C again to exit immediately");
         interrupt.recv().await;
     };
     let lived = tokio::select! {
         lived = live(&options, args.time, &connection) => lived,
-        () = twice => bail!("left; the devices with the label simulated={run} are still there"),
+        () = twice => bail!("exited; the devices with the label simulated={run} were not deleted"),
     };
     let deleted = if args.keep { Ok(()) } else { delete(&client, &run).await };
     lived?;
@@ -106,12 +106,13 @@ fn start_over(server: &crate::client::contexts::Context) {
         .env_remove("SSL_CERT_DIR")
         .exec();
     // The simulation works anyway, only slower.
-    tracing::debug!(%error, "the process could not start over");
+    tracing::debug!(%error, "failed to restart the process");
 }
 
 /// Raises the limit of open files: each connection needs one.
 fn allow_files(needed: u64) -> Result<()> {
-    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).context("cannot read the file limit")?;
+    let (soft, hard) =
+        getrlimit(Resource::RLIMIT_NOFILE).context("failed to read the file limit")?;
     if soft >= needed {
         return Ok(());
     }
@@ -121,7 +122,7 @@ fn allow_files(needed: u64) -> Result<()> {
              (`ulimit -n {needed}` as root), or simulate fewer devices"
         );
     }
-    setrlimit(Resource::RLIMIT_NOFILE, needed, hard).context("cannot raise the file limit")
+    setrlimit(Resource::RLIMIT_NOFILE, needed, hard).context("failed to raise the file limit")
 }
 
 async fn live(options: &FleetOptions, time: Option<u32>, connection: &Connection) -> Result<()> {
@@ -139,7 +140,7 @@ async fn live(options: &FleetOptions, time: Option<u32>, connection: &Connection
     let mut interrupt = signal(SignalKind::interrupt()).context("failed to listen for Ctrl-C")?;
     let enrolled = tokio::select! {
         enrolled = enrolled => enrolled?,
-        _ = interrupt.recv() => bail!("stopped before all had joined"),
+        _ = interrupt.recv() => bail!("stopped before all devices had joined"),
     };
     let joined = began.elapsed();
     let fleet = Fleet::start(options, enrolled, Arc::clone(&counters))?;
@@ -214,7 +215,7 @@ impl Rates {
     fn line(&mut self, now: &Figures, at: Duration) -> String {
         let (then, before) = self.before.take().unwrap_or_default();
         let seconds = (at.saturating_sub(then)).as_secs_f64().max(0.001);
-        #[expect(clippy::cast_precision_loss, reason = "a rate to look at")]
+        #[expect(clippy::cast_precision_loss, reason = "the rate is only displayed")]
         let rate = |now: u64, before: u64| now.saturating_sub(before) as f64 / seconds;
         let words = format!(
             "{} online · {:.0} events/s · {:.0} points/s · {} events wait for the log · {} errors",
@@ -247,18 +248,19 @@ fn tell(
             "points": figures.points, "differing": figures.differing, "errors": figures.errors,
         }))?;
     } else {
-        let online = connected
-            .map_or("never all at once".to_owned(), |time| format!("all after {time:.1?}"));
+        let online = connected.map_or("never all at the same time".to_owned(), |time| {
+            format!("all after {time:.1?}")
+        });
         facts(&[
             ("joined", format!("{} in {joined:.1?}", figures.joined)),
             ("online", online),
             ("connections", figures.connects.to_string()),
             ("events", format!("{}, of which the log has {}", figures.events, figures.committed)),
-            ("sent again", figures.resent.to_string()),
+            ("resent", figures.resent.to_string()),
             (
                 "metrics",
                 format!(
-                    "{} points in {} batches; {} batches went under with a connection",
+                    "{} points in {} batches; {} batches were lost with a connection",
                     figures.points,
                     figures.batches_taken,
                     figures.batches - figures.batches_taken
@@ -271,7 +273,7 @@ fn tell(
     }
     if lost > 0 || figures.differing > 0 {
         bail!(
-            "the log does not have {lost} of the events, and named {} others at their place",
+            "the log lacks {lost} of the events, and has {} others in their place",
             figures.differing
         );
     }

@@ -90,7 +90,7 @@ pub(crate) async fn run(connection: Connection, command: TokenCommand) -> Result
                 return output::json(&created);
             }
             let [id, end] = ["id", "expires_at"].map(|name| text(&created[name]));
-            note(format!("id {id}, works until {end}; on each machine that shall join:"));
+            note(format!("id {id}, valid until {end}; run on each machine that joins:"));
             let token = text(&created["token"]);
             line(if token_only {
                 token
@@ -122,7 +122,7 @@ pub(crate) async fn run(connection: Connection, command: TokenCommand) -> Result
                 })
                 .collect();
             let header = ["id", "name", "status", "used", "expires", "labels"];
-            table(&header, rows, "no enrollment tokens; `muster token create` makes one");
+            table(&header, rows, "no enrollment tokens; `muster token create` creates one");
             Ok(())
         }
         TokenCommand::Show { id } => {

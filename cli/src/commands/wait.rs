@@ -86,7 +86,7 @@ fn progress(error: &anyhow::Error, limit: Duration) -> ProgressBar {
 fn with_remedy(error: anyhow::Error) -> anyhow::Error {
     match error.downcast::<Refused>() {
         Ok(Refused::Problem { status, kind, detail }) => {
-            let detail = format!("{detail}; add --wait to wait until it is back");
+            let detail = format!("{detail}; add --wait to wait until it is online");
             Refused::Problem { status, kind, detail }.into()
         }
         Ok(other) => other.into(),

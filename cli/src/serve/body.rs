@@ -27,11 +27,11 @@ pub(super) async fn gather(request: Request, next: Next) -> Response {
     match tokio::time::timeout(PATIENCE, to_bytes(body, MAX_BODY)).await {
         Ok(Ok(bytes)) => next.run(Request::from_parts(parts, Body::from(bytes))).await,
         Ok(Err(_)) => {
-            let words = format!("the body is larger than {MAX_BODY} bytes, or broke off");
+            let words = format!("the body is larger than {MAX_BODY} bytes, or incomplete");
             Problem::new(Kind::TooLarge, words).into_response()
         }
         Err(_) => {
-            let rule = format!("did not come within {} s", PATIENCE.as_secs());
+            let rule = format!("did not arrive within {} s", PATIENCE.as_secs());
             Problem::field("body", rule, None).into_response()
         }
     }

@@ -46,7 +46,7 @@ async fn open(
     let connect = || settings.clone().connect(&options.nats_urls);
     let client = patience::until_it_works("the broker", stop, refused, connect);
     let client = client.await.with_context(|| {
-        format!("cannot connect to the broker at {}", options.nats_urls.join(", "))
+        format!("failed to connect to the broker at {}", options.nats_urls.join(", "))
     })?;
     let (major, minor) = muster_backing::nats::OLDEST;
     anyhow::ensure!(
@@ -84,11 +84,16 @@ fn settings(
                         connected.send_modify(|count| *count += 1);
                         tracing::debug!(role = name, "connected to the broker");
                     }
-                    Event::Disconnected => tracing::warn!(role = name, "the broker is away"),
-                    Event::ServerError(error) => {
-                        tracing::warn!(role = name, %error, "the broker refuses something");
+                    Event::Disconnected => {
+                        tracing::warn!(role = name, "the connection to the broker was lost")
                     }
-                    other => tracing::debug!(role = name, event = %other, "the broker says"),
+                    Event::ServerError(error) => {
+                        tracing::warn!(role = name, %error, "the broker reported an error");
+                    }
+                    other => tracing::debug!(
+                        role = name, event = %other,
+                        "an event of the broker's connection"
+                    ),
                 }
             }
         }))

@@ -154,7 +154,7 @@ impl Door {
             .await
             .context("the server's certificate is not usable")?;
         let listener = std::net::TcpListener::bind(listen).with_context(|| {
-            format!("cannot listen on {listen}; choose another with --port or --listen")
+            format!("failed to listen on {listen}; choose another with --port or --listen")
         })?;
         listener.set_nonblocking(true)?;
         let handle = Handle::new();

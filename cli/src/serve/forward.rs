@@ -38,14 +38,14 @@ pub(super) struct Forward {
 
 impl Forward {
     pub(super) fn new(url: &str, ca: &Path) -> Result<Self> {
-        let pem = std::fs::read(ca).with_context(|| format!("cannot read {}", ca.display()))?;
+        let pem = std::fs::read(ca).with_context(|| format!("failed to read {}", ca.display()))?;
         let certificates = reqwest::Certificate::from_pem_bundle(&pem)?;
         let builder = || {
             reqwest::Client::builder()
                 .tls_certs_only(certificates.clone())
                 .connect_timeout(Duration::from_secs(5))
         };
-        let wrong = "cannot set up HTTPS to the command role";
+        let wrong = "failed to set up HTTPS to the command role";
         let http = builder().build().context(wrong)?;
         let upgrading = builder().http1_only().build().context(wrong)?;
         Ok(Self { http, upgrading, url: url.trim_end_matches('/').to_owned() })
@@ -74,8 +74,8 @@ impl Forward {
             .send()
             .await
             .map_err(|error| {
-                tracing::warn!(%error, "the command role is away");
-                Problem::unavailable("the command role is away; try again", 2)
+                tracing::warn!(%error, "the command role is unavailable");
+                Problem::unavailable("the command role is unavailable; try again", 2)
             })?;
         let mut response = Response::new(Body::empty());
         *response.status_mut() = answer.status();
@@ -98,8 +98,8 @@ impl Forward {
         }
         let asked = self.upgrading.get(format!("{}{path}", self.url)).headers(headers);
         let answer = asked.send().await.map_err(|error| {
-            tracing::warn!(%error, "the command role is away");
-            Problem::unavailable("the command role is away; try again", 2)
+            tracing::warn!(%error, "the command role is unavailable");
+            Problem::unavailable("the command role is unavailable; try again", 2)
         })?;
         let mut response = Response::new(Body::empty());
         *response.status_mut() = answer.status();

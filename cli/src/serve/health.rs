@@ -31,6 +31,6 @@ async fn ready(State(needs): State<Needs>) -> Result<Json<Value>, Problem> {
     }
     match needs.nats.connection_state() {
         async_nats::connection::State::Connected => Ok(Json(json!({"status": "ok"}))),
-        _ => Err(Problem::unavailable("the broker is away; its connection is being made again", 2)),
+        _ => Err(Problem::unavailable("the broker is unavailable; reconnecting", 2)),
     }
 }

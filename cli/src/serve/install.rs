@@ -42,7 +42,7 @@ impl Installer {
         let folders = [beside.parent(), folder];
         for folder in folders.into_iter().flatten() {
             let entries = std::fs::read_dir(folder)
-                .with_context(|| format!("cannot look for agents in {}", folder.display()))?;
+                .with_context(|| format!("failed to look for agents in {}", folder.display()))?;
             for entry in entries.flatten() {
                 let name = entry.file_name().to_string_lossy().into_owned();
                 if let Some(architecture) = name.strip_prefix(PREFIX).filter(|it| is_word(it)) {
@@ -53,7 +53,7 @@ impl Installer {
         let mut agents = BTreeMap::new();
         for (architecture, path) in files {
             let bytes = std::fs::read(&path)
-                .with_context(|| format!("cannot read the agent {}", path.display()))?;
+                .with_context(|| format!("failed to read the agent {}", path.display()))?;
             agents.insert(architecture, (path, Hash::of(&bytes)));
         }
         Ok(Self { agents, pin })
@@ -109,7 +109,7 @@ async fn script(
     uri: Uri,
 ) -> Result<Response, Problem> {
     let authority = authority(&headers, &uri)
-        .ok_or_else(|| Problem::field("Host", "is no host and port", None))?;
+        .ok_or_else(|| Problem::field("Host", "is not a host and port", None))?;
     let kind = [(header::CONTENT_TYPE, "text/x-shellscript; charset=utf-8")];
     Ok((kind, installer.script(&authority)).into_response())
 }

@@ -9,7 +9,7 @@ set -eu
 
 URL='@URL@'
 PIN='@PIN@'
-# One line an architecture: its name, the SHA-256 of the agent for it.
+# One line for each architecture: its name, and the SHA-256 of its agent.
 AGENTS='@AGENTS@'
 
 usage() {
@@ -18,13 +18,13 @@ usage: MUSTER_ENROLL_TOKEN=TOKEN sh -s -- [--name NAME] [--label KEY=VALUE]... [
 
   MUSTER_ENROLL_TOKEN   the enrollment token (mse_...); not an argument, which every user of this
                         machine could read
-  --token-file          a file that holds it instead
-  --name       the device's name; made from the host name otherwise
-  --label      a label that the device brings along
-  --force      enroll although this machine is a device already
-  --no-start   install and enroll, and start nothing
+  --token-file          a file that contains it instead
+  --name       the device's name; default: derived from the host name
+  --label      a label of the device
+  --force      enroll although this machine is already a device
+  --no-start   install and enroll, but do not start the agent
 
-MUSTER_PREFIX (/usr/local) is where the agent goes, MUSTER_AGENT_DATA
+MUSTER_PREFIX (/usr/local) is where the agent is installed, MUSTER_AGENT_DATA
 (/var/lib/muster-agent) where it keeps its keys and its events.
 EOF
 }
@@ -40,13 +40,13 @@ fetch() { # from, to
     curl -fsSk --pinnedpubkey "$PIN" --connect-timeout 15 --retry 3 -o "$2" "$URL$1"
 }
 
-look() {
+check_machine() {
     [ "$(uname -s)" = Linux ] || fail M01 "this is $(uname -s), not Linux" "the agent runs on Linux"
     for tool in curl sha256sum mktemp uname; do
         command -v "$tool" >/dev/null 2>&1 ||
             fail M02 "$tool is missing" "install it with this system's package manager, and run the same line again"
     done
-    # Programs are for everybody; the data folder is the agent's alone.
+    # All users may run the agent; only its own user may read the data folder.
     (umask 022 && mkdir -p "$PREFIX/bin" "$(dirname "$DATA")") 2>/dev/null &&
         mkdir -p "$DATA" 2>/dev/null && [ -w "$PREFIX/bin" ] && [ -w "$DATA" ] ||
         fail M03 "cannot write to $PREFIX/bin and $DATA" "run it as root: ... | sudo --preserve-env=MUSTER_ENROLL_TOKEN sh -s"
@@ -57,7 +57,7 @@ look() {
     if [ -z "$hash" ]; then
         have=$(printf '%s\n' "$AGENTS" | while read -r name sum; do printf '%s ' "$name"; done)
         fail M04 "this server has no agent for $arch (it has: ${have:-none})" \
-            "build one, and put it beside the server as muster-agent-$arch: docs/joining.md tells how"
+            "build one, and put it next to the server as muster-agent-$arch: see docs/joining.md"
     fi
     good "$arch, $(. /etc/os-release 2>/dev/null && printf '%s' "${PRETTY_NAME:-Linux}" || printf Linux)"
 }
@@ -67,14 +67,14 @@ download() {
     trap 'rm -f "$new" "${secret:-}"' EXIT INT TERM
     fetch "/agent/$arch" "$new" ||
         fail M05 "the agent could not be downloaded from $URL" \
-            "is the server reachable from here, and is the line the one that it printed? A server with other keys is refused"
+            "check that the server is reachable from here, and that the line is as the server printed it: a server with another key is refused"
 }
 
 check() {
     sum=$(sha256sum "$new" | cut -d' ' -f1)
     [ "$sum" = "$hash" ] ||
-        fail M06 "the downloaded agent is not what the server announced ($sum, not $hash)" \
-            "run the same line again; if it stays so, something between here and the server changes what it carries"
+        fail M06 "the downloaded agent has the hash $sum, not $hash as announced by the server" \
+            "run the same line again; if the error persists, a proxy between here and the server modifies downloads"
     good "$sum"
 }
 
@@ -90,23 +90,23 @@ install_agent() {
 enroll() {
     if [ -z "$force" ] && known=$("$AGENT" --data "$DATA" status --json 2>/dev/null); then
         name=$(printf '%s' "$known" | sed -n 's/^ *"name": *"\([^"]*\)".*/\1/p' | head -n 1)
-        good "this machine is the device ${name:-it was} already; its agent is renewed (--force enrolls it anew)"
+        good "this machine is already the device ${name:-of unknown name}; its agent is updated (--force enrolls it again)"
         return
     fi
-    [ -n "$token" ] || fail M08 "no enrollment token was given" "make one: muster token create"
+    [ -n "$token" ] || fail M08 "no enrollment token was given" "create one: muster token create"
     secret=$(mktemp "$DATA/.token.XXXXXX")
     printf '%s' "$token" >"$secret"
     "$AGENT" --data "$DATA" enroll --url "$URL" --token-file "$secret" "$@" >&2 ||
-        fail M09 "the server did not let this machine in" \
-            "the words above say why; a token that has expired or is used up: muster token create"
+        fail M09 "the server refused the enrollment" \
+            "see the reason above; if the token has expired or is used up, create another: muster token create"
     rm -f "$secret"
 }
 
-# The proxy that this machine goes out by, for the unit.
+# The proxy settings of this machine, for the unit.
 proxies() {
     for name in HTTPS_PROXY https_proxy ALL_PROXY all_proxy NO_PROXY no_proxy; do
         eval "value=\${$name:-}"
-        # systemd would read % in it.
+        # systemd expands %.
         [ -z "$value" ] || printf 'Environment="%s=%s"\n' "$name" "$value" | sed 's/%/%%/g'
     done
 }
@@ -131,21 +131,21 @@ WatchdogSec=120
 [Install]
 WantedBy=multi-user.target
 EOF
-        # It may hold the proxy's password.
+        # It may contain the proxy's password.
         chmod 600 /etc/systemd/system/muster-agent.service
         systemctl daemon-reload && systemctl enable --quiet muster-agent.service &&
             systemctl restart muster-agent.service ||
-            fail M10 "systemd could not start the agent" "look: systemctl status muster-agent; journalctl -u muster-agent"
+            fail M10 "systemd could not start the agent" "see: systemctl status muster-agent; journalctl -u muster-agent"
         good "systemd unit muster-agent.service"
         return
     fi
     if [ -f "$DATA/agent.pid" ]; then
         old=$(cat "$DATA/agent.pid")
-        # Only if that process is an agent: the number may be another's by now.
+        # Only if that process is an agent: another process may have the number now.
         case $(cat "/proc/$old/cmdline" 2>/dev/null | tr '\0' ' ') in
         *muster-agent*)
             kill "$old" 2>/dev/null || true
-            # It has a few seconds to stop in good order; two agents cannot share a folder.
+            # It has a few seconds to stop cleanly; two agents cannot share a folder.
             for _ in 1 2 3 4 5 6 7 8 9 10; do
                 kill -0 "$old" 2>/dev/null || break
                 sleep 1
@@ -155,11 +155,11 @@ EOF
         esac
     fi
     : >>"$DATA/agent.log"
-    # What it starts makes files with the usual modes.
+    # The agent's children create files with the default modes.
     umask 022
     nohup "$AGENT" --data "$DATA" run >>"$DATA/agent.log" 2>&1 </dev/null &
     echo $! >"$DATA/agent.pid"
-    good "there is no systemd here: it runs in the background until the next reboot (log: $DATA/agent.log)"
+    good "systemd does not run here: the agent runs in the background until the next reboot (log: $DATA/agent.log)"
 }
 
 wait_online() {
@@ -172,8 +172,8 @@ wait_online() {
         esac
         sleep 1
     done
-    fail M11 "the agent runs, and is not connected after 30 seconds" \
-        "ask it what is wrong: $AGENT --data $DATA doctor"
+    fail M11 "the agent runs, but is not connected after 30 seconds" \
+        "diagnose it: $AGENT --data $DATA doctor"
 }
 
 main() {
@@ -181,10 +181,10 @@ main() {
     DATA=${MUSTER_AGENT_DATA:-/var/lib/muster-agent}
     AGENT=$PREFIX/bin/muster-agent
     token=${MUSTER_ENROLL_TOKEN:-} force='' run=yes
-    # What is started from here does not inherit it.
+    # Child processes do not inherit it.
     unset MUSTER_ENROLL_TOKEN
     umask 077
-    # The words for `enroll`, gathered behind the others.
+    # Arguments for `enroll` are appended to the list.
     count=$#
     while [ "$count" -gt 0 ]; do
         word=$1
@@ -216,21 +216,21 @@ main() {
             fail M13 "a token was given as an argument, which every user of this machine can read" \
                 "set MUSTER_ENROLL_TOKEN, or use --token-file; if others use this machine, revoke that token"
             ;;
-        *) fail M12 "'$word' is no option" "see --help: ... | sh -s -- --help" ;;
+        *) fail M12 "'$word' is not an option" "see --help: ... | sh -s -- --help" ;;
         esac
     done
-    step 1 'looking at this machine'
-    look
+    step 1 'checking this machine'
+    check_machine
     step 2 "downloading the agent from $URL"
     download
-    step 3 'checking it'
+    step 3 'verifying it'
     check
     step 4 'installing it'
     install_agent
     step 5 'enrolling'
     enroll "$@"
     if [ -z "$run" ]; then
-        step 6 "not started, as was asked; start it with: $AGENT --data $DATA run"
+        step 6 "not started, as requested; start it with: $AGENT --data $DATA run"
         return
     fi
     step 6 'starting it'

@@ -57,7 +57,7 @@ pub(crate) async fn run_until_signal(options: ServeOptions) -> Result<()> {
     use tokio::signal::unix::{SignalKind, signal};
     // Each client connection needs an open file, as do those to the database and the broker.
     if let Err(error) = muster_backing::file_limit::raise() {
-        tracing::warn!(%error, "the limit of open files cannot be raised");
+        tracing::warn!(%error, "failed to raise the limit of open files");
     }
     let stop = CancellationToken::new();
     let mut terminate = signal(SignalKind::terminate())?;
@@ -79,7 +79,7 @@ const LOG: &str = "the event log in PostgreSQL";
 async fn open_log(connect: &ConnectOptions, stop: &CancellationToken) -> Result<EventLog> {
     let open = || EventLog::open(connect, LogOptions::default());
     let opened = patience::until_it_works(LOG, stop, |_| false, open);
-    opened.await.context("cannot open the event log in PostgreSQL")
+    opened.await.context("failed to open the event log in PostgreSQL")
 }
 
 /// Opens the blob store. Most of a role's functions do not need it: an unreachable store is logged,
@@ -88,10 +88,13 @@ async fn open_blobs(place: &BlobPlace) -> Result<Blobs> {
     let blobs = Blobs::open(place)?;
     match blobs.check().await {
         Err(error) if error.is_final() => Err(error)
-            .with_context(|| format!("cannot use {place} for blobs; see --blobs and AWS_*")),
+            .with_context(|| format!("failed to use {place} for blobs; see --blobs and AWS_*")),
         Err(error) => {
             let error = muster_api::problem::describe(&error);
-            tracing::warn!(%place, error, "the blobs cannot be used now; what needs them waits");
+            tracing::warn!(
+                location = %place, error,
+                "the blob store is unavailable; requests that need it wait"
+            );
             Ok(blobs)
         }
         Ok(()) => Ok(blobs),
@@ -101,7 +104,9 @@ async fn open_blobs(place: &BlobPlace) -> Result<Blobs> {
 /// Checks that this address is free to listen on, before anything is started for it.
 pub(crate) fn check_free(listen: SocketAddr) -> Result<()> {
     std::net::TcpListener::bind(listen).map(drop).with_context(|| {
-        format!("cannot listen on {listen}; choose another port with --port, or stop what uses it")
+        format!(
+            "failed to listen on {listen}; choose another port with --port, or stop what uses it"
+        )
     })
 }
 
@@ -128,7 +133,7 @@ pub(crate) async fn run(
     for project in [ProjectId::default_project(), ProjectId::system()] {
         let ensure = || log.ensure_project(&project);
         let ensured = patience::until_it_works(LOG, &stop, |_| false, ensure).await;
-        ensured.context("cannot make a project's log")?;
+        ensured.context("failed to create a project's log")?;
     }
     if let Some(store) = &store {
         crate::up::adopt_events(&log, store, false).await?;
@@ -148,7 +153,7 @@ pub(crate) async fn run(
         let ensure = || muster_ingest::streams::ensure(&nats, options.copies);
         patience::until_it_works("the broker's streams", &stop, |_| false, ensure)
             .await
-            .context("cannot open the broker's streams")?;
+            .context("failed to open the broker's streams")?;
         let presence = PresenceOptions {
             offline_after: options.offline_after,
             ..PresenceOptions::new(log.clone(), system, reconnected, keys.account)
@@ -187,14 +192,14 @@ pub(crate) async fn run(
             .with_recording(options.recording);
         let ensure = || service.ensure_default_project();
         let ensured = patience::until_it_works(LOG, &stop, |_| false, ensure).await;
-        ensured.context("cannot make the project 'default'")?;
+        ensured.context("failed to create the project 'default'")?;
         door.command(muster_command::http::router(api.clone(), service.clone()));
         let dispatch = || muster_command::dispatch::start(service.clone(), stop.clone());
         let dispatching = patience::until_it_works(LOG, &stop, |_| false, dispatch).await;
-        let dispatching = dispatching.context("cannot make the list of open runs")?;
+        let dispatching = dispatching.context("failed to create the list of open runs")?;
         let keep = || muster_command::uploads::start(service.clone(), stop.clone());
         let keeping = patience::until_it_works(LOG, &stop, |_| false, keep).await;
-        let keeping = keeping.context("cannot make the list of files")?;
+        let keeping = keeping.context("failed to create the list of files")?;
         let stop = stop.clone();
         parts.spawn(async move {
             let revocations = service.keep_revocations(reconnected, stop.clone());
@@ -223,7 +228,7 @@ pub(crate) async fn run(
         let start = || muster_query::Query::start(query.clone());
         let is_final = |error: &StartError| matches!(error, StartError::Influx(_));
         let query = patience::until_it_works(LOG, &stop, is_final, start).await;
-        let query = query.context("cannot start the query role")?;
+        let query = query.context("failed to start the query role")?;
         door.query(query.router(), limits::Limits::new(options.joins));
         if let Some(url) = options.command_url.as_ref().filter(|_| !roles.has(Role::Command)) {
             door.forward(forward::Forward::new(url, &keys.ca)?);
@@ -231,7 +236,7 @@ pub(crate) async fn run(
         let mut tasks = query.tasks;
         parts.spawn(async move {
             while let Some(ended) = tasks.join_next().await {
-                ended.context("a part of the query role panicked")?;
+                ended.context("a task of the query role panicked")?;
             }
             Ok(())
         });
@@ -239,9 +244,12 @@ pub(crate) async fn run(
     if let Some(listen) = options.listen.or(door.is_wanted().then_some(USUAL_ADDRESS)) {
         let certificates = match &store {
             Some(store) => options.certificates(store)?,
-            None => keys_of(if roles.has(Role::Query) { "query" } else { "ingest" })?.certificates.context(
-                "the role's folder holds no server.pem and server.key; `muster bootstrap` makes them",
-            )?,
+            None => keys_of(if roles.has(Role::Query) { "query" } else { "ingest" })?
+                .certificates
+                .context(
+                    "the role's folder contains no server.pem and server.key; `muster bootstrap` \
+                 creates them",
+                )?,
         };
         let is_front = roles.has(Role::Query);
         let forwards = options.command_url.is_some() && !roles.has(Role::Command);

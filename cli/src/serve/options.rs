@@ -205,7 +205,7 @@ impl FromStr for Listen {
         text.parse::<SocketAddr>()
             .map(|address| Self { ip: address.ip(), port: Some(address.port()) })
             .map_err(|_| {
-                format!("'{text}' is no IP address; write for example 0.0.0.0 or 0.0.0.0:8443")
+                format!("'{text}' is not an IP address; write for example 0.0.0.0 or 0.0.0.0:8443")
             })
     }
 }
@@ -214,7 +214,7 @@ impl FromStr for Listen {
 /// at least one second.
 pub(crate) fn silence(text: &str) -> Result<Duration, String> {
     match seconds(text)? {
-        0..3 => Err("a device is given 3s at least".to_owned()),
+        0..3 => Err("must be at least 3s".to_owned()),
         enough => Ok(Duration::from_secs(enough.into())),
     }
 }
@@ -329,7 +329,7 @@ fn copies(text: &str) -> Result<usize, String> {
         "1" => Ok(1),
         "3" => Ok(3),
         "5" => Ok(5),
-        _ => Err("use 1, 3 or 5: half of them and one more must be there".to_owned()),
+        _ => Err("use 1, 3 or 5: more than half of them must be available".to_owned()),
     }
 }
 

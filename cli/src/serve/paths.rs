@@ -19,8 +19,8 @@ pub(super) async fn check(request: Request, next: Next) -> Response {
     if is_plain(path) {
         return next.run(request).await;
     }
-    let detail = "the path must begin with / and have no segment . or .. and no backslash, encoded \
-                  or not; send the path that is meant";
+    let detail = "the path must start with / and have no segment . or .. and no backslash, \
+                  encoded or not; send the normalized path";
     Problem::new(Kind::Validation, detail).into_response()
 }
 

@@ -33,7 +33,7 @@ pub(super) async fn until_it_works<
         }
         let text = muster_api::problem::describe(&error);
         if text != told {
-            tracing::warn!(error = %text, "{what} cannot be used yet; trying again");
+            tracing::warn!(error = %text, "{what} is not available yet; trying again");
             told = text;
         }
         tokio::select! {

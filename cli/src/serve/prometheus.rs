@@ -45,16 +45,16 @@ impl Figures {
             .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &TIMES)?
             .set_buckets_for_metric(Matcher::Suffix("_messages".to_owned()), &SIZES)?
             .install_recorder()
-            .context("something else counts in this process already")?;
+            .context("another metrics recorder is installed in this process")?;
         describe_counter!(REQUESTS, "requests to the API, by method, route and status");
-        describe_histogram!(SECONDS, "how long the API took to answer, by route");
+        describe_histogram!(SECONDS, "duration of requests to the API, in seconds, by route");
         describe_gauge!(
             LAG,
             "events that a projection has not applied yet, by projection and project"
         );
         describe_counter!(
             REFUSED,
-            "how often this process skipped an event because its authority is not proved"
+            "events that this process skipped because their authority is not proved"
         );
         describe_gauge!(POSITION, "the newest position of a project's log");
         let process = Collector::default();
@@ -94,7 +94,7 @@ async fn figures(
     counter!(REFUSED).absolute(api.log.refused_events());
     // Without PostgreSQL the other metrics are even more useful.
     if let Err(error) = look_at_log(&api.log).await {
-        tracing::debug!(%error, "the projections' lag cannot be told");
+        tracing::debug!(%error, "failed to read the projections' lag");
     }
     let kind = [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];
     Ok((kind, figures.handle.render()).into_response())

@@ -93,7 +93,7 @@ async fn open(
         }
     };
     let Some(mut broker) = tunnel.connect().await else {
-        return Problem::unavailable("the broker is away; try again", 2).into_response();
+        return Problem::unavailable("the broker is unavailable; try again", 2).into_response();
     };
     let upgrade = hyper::upgrade::on(&mut request);
     tokio::spawn(async move {

@@ -66,7 +66,10 @@ impl LocalAgent {
         say: &Say,
     ) -> Result<Option<Self>> {
         let Some(path) = find_agent() else {
-            say.line("  -- muster-agent was found neither beside muster nor on PATH; this machine is no device");
+            say.line(
+                "  -- muster-agent was found neither next to muster nor on PATH; this machine \
+                 is not a device",
+            );
             return Ok(None);
         };
         let doing = say.start("muster-agent (this machine)");
@@ -80,7 +83,7 @@ impl LocalAgent {
             Err(error) => {
                 doing.failed();
                 Err(error.context(
-                    "cannot make this machine a device (muster up --no-agent goes without)",
+                    "failed to enroll this machine as a device (try: muster up --no-agent)",
                 ))
             }
         }
@@ -119,8 +122,8 @@ impl LocalAgent {
                 }
                 Ok(None) => {
                     say.line(&format!(
-                        "  !! this machine's device {name} was deleted; `muster up` makes it a new \
-                         one when it is started again, unless with --no-agent"
+                        "  !! this machine's device {name} was deleted; the next start of `muster \
+                         up` enrolls a new one, unless with --no-agent"
                     ));
                     return;
                 }
@@ -131,7 +134,7 @@ impl LocalAgent {
 
     pub(super) async fn stop(self) {
         if let Err(error) = self.child.shut_down().await {
-            tracing::warn!(%error, "the agent did not stop in good order");
+            tracing::warn!(%error, "the agent did not stop cleanly");
         }
     }
 }
@@ -162,7 +165,7 @@ impl Program {
             .kill_on_drop(true)
             .output()
             .await
-            .with_context(|| format!("cannot run {}", self.path.display()))
+            .with_context(|| format!("failed to run {}", self.path.display()))
     }
 
     /// Returns the agent's status; `None` if it is not enrolled, or if its state is one that
@@ -175,14 +178,14 @@ impl Program {
         let status = serde_json::from_slice(&asked.stdout);
         status
             .map(Some)
-            .with_context(|| format!("{} status does not answer JSON", self.path.display()))
+            .with_context(|| format!("{} status did not return JSON", self.path.display()))
     }
 
     async fn last_error(&self) -> String {
         let status = self.status().await.ok().flatten().unwrap_or_default();
         status["last_error"][1]
             .as_str()
-            .map_or_else(String::new, |error| format!("; its agent says: {error}"))
+            .map_or_else(String::new, |error| format!("; its agent reports: {error}"))
     }
 }
 
@@ -223,17 +226,20 @@ impl Starting<'_> {
                     let name = known["name"].as_str().map_or(device.name, str::to_owned);
                     return Ok(Device { name, ..device });
                 }
-                Ok(None) => format!("the server knows no device {} ({})", device.name, device.id),
+                Ok(None) => format!("the server has no device {} ({})", device.name, device.id),
                 // Read models that are being rebuilt are no information about the device.
                 Err(error) => {
-                    tracing::debug!(error = format!("{error:#}"), "is this machine a device?");
+                    tracing::debug!(
+                        error = format!("{error:#}"),
+                        "failed to check whether this machine is a device"
+                    );
                     return Ok(device);
                 }
             }
         } else {
-            "the server has another CA now".to_owned()
+            "the server has a new CA".to_owned()
         };
-        self.say.line(&format!("  -- {reason}; this machine is enrolled anew"));
+        self.say.line(&format!("  -- {reason}; this machine is enrolled again"));
         self.enroll(true).await
     }
 
@@ -254,7 +260,7 @@ impl Starting<'_> {
             wish["device"] = was.trim().into();
         }
         let answer = self.client.post("/api/v1/enrollment-tokens", &wish).await?;
-        let token = answer["token"].as_str().context("the server gave no token")?;
+        let token = answer["token"].as_str().context("the server returned no token")?;
         let file = self.folder.path().join("enrollment-token");
         write_private(&file, token.as_bytes())?;
         let mut args: Vec<&OsStr> =
@@ -267,7 +273,8 @@ impl Starting<'_> {
         if !ran.status.success() {
             bail!("{}", String::from_utf8_lossy(&ran.stderr).trim());
         }
-        let (device, _) = self.identity().await?.context("the agent enrolled and is no device")?;
+        let (device, _) =
+            self.identity().await?.context("the agent enrolled but has no identity")?;
         write_private(&noted, device.id.as_bytes())?;
         Ok(device)
     }

@@ -14,8 +14,10 @@ pub(super) struct Asked {
 impl Asked {
     /// Installs the signal handlers.
     pub(super) fn listen() -> Result<Self> {
-        let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
-        let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
+        let mut interrupt =
+            signal(SignalKind::interrupt()).context("failed to listen for SIGINT")?;
+        let mut terminate =
+            signal(SignalKind::terminate()).context("failed to listen for SIGTERM")?;
         let asked = Self { stop: CancellationToken::new(), hurry: CancellationToken::new() };
         let (stop, hurry) = (asked.stop.clone(), asked.hurry.clone());
         tokio::spawn(async move {

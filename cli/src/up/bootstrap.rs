@@ -22,7 +22,7 @@ pub(crate) async fn open_as_owner(postgres_url: &str, keys: &KeyStore) -> Result
     let connect = ConnectOptions { connections: 2, ..ConnectOptions::new(postgres_url) };
     let log = EventLog::open(&connect, LogOptions::default())
         .await
-        .context("cannot open the event log in PostgreSQL")?;
+        .context("failed to open the event log in PostgreSQL")?;
     Ok(log.with_authority(keys.authority().clone(), keys.authority_verifier()))
 }
 
@@ -61,7 +61,7 @@ pub(crate) async fn admin_token(
     let events = events.iter().map(|event| NewEvent::server(event, now)).collect();
     let append =
         Append::by("system").stream(StreamName::Token(token.id), Expected::Version(0), events);
-    log.append(&system, append).await.context("cannot record the admin token")?;
+    log.append(&system, append).await.context("failed to record the admin token")?;
     Ok(token.to_string())
 }
 

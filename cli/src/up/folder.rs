@@ -29,7 +29,7 @@ pub(super) struct Folder {
 impl Folder {
     pub(super) fn open(path: &Path, port: u16) -> Result<Self> {
         make_private_dir(path, &["lock", "keys", "ports.json"])
-            .context("the data folder cannot be used")?;
+            .context("the data folder is unusable")?;
         let path = path.canonicalize()?;
         let lock = path.join("lock");
         let file = OpenOptions::new()
@@ -38,7 +38,7 @@ impl Folder {
             .truncate(false)
             .mode(0o600)
             .open(&lock)
-            .with_context(|| format!("cannot open {}", lock.display()))?;
+            .with_context(|| format!("failed to open {}", lock.display()))?;
         if file.try_lock().is_err() {
             bail!(
                 "another `muster up` uses {}; stop it, or choose another folder and port: muster up --data DIR --port {}",
@@ -60,9 +60,9 @@ impl Folder {
         let path = self.path.join("ports.json");
         match fs::read(&path) {
             Ok(bytes) => serde_json::from_slice(&bytes)
-                .with_context(|| format!("{} cannot be read; delete it", path.display())),
+                .with_context(|| format!("failed to parse {}; delete it", path.display())),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Ports::default()),
-            Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
+            Err(error) => Err(error).with_context(|| format!("failed to read {}", path.display())),
         }
     }
 
@@ -95,5 +95,5 @@ pub(crate) fn write_private(path: &Path, bytes: &[u8]) -> Result<()> {
         file.sync_all()?;
         fs::rename(&temporary, path)
     };
-    attempt().with_context(|| format!("cannot write {}", path.display()))
+    attempt().with_context(|| format!("failed to write {}", path.display()))
 }

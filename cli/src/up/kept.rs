@@ -16,12 +16,13 @@ pub(crate) fn servers_in(dir: &Path) -> Result<(String, MetricStore)> {
         .and_then(|bytes| Ok(serde_json::from_slice(&bytes)?))
         .with_context(|| {
             format!(
-                "{} cannot be read; give the folder of `muster up` with --data DIR, or --postgres-url",
+                "failed to read {}; give the folder of `muster up` with --data DIR, or \
+                 --postgres-url",
                 path.display()
             )
         })?;
     let (Some(postgres), Some(influx)) = (ports.postgres, ports.influx) else {
-        anyhow::bail!("{} names no servers: start `muster up` once", path.display());
+        anyhow::bail!("{} contains no servers: start `muster up` once", path.display());
     };
     let password = secret(&dir.join("postgres/password"))?;
     // InfluxDB 2.x has a token in addition to its password, 1.x does not.
@@ -52,6 +53,6 @@ pub(crate) fn ports_in(dir: &Path) -> Option<(u16, Option<String>)> {
 
 fn secret(path: &Path) -> Result<String> {
     let text =
-        fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+        fs::read_to_string(path).with_context(|| format!("failed to read {}", path.display()))?;
     Ok(text.trim().to_owned())
 }

@@ -118,7 +118,7 @@ pub(crate) async fn run(args: UpArgs) -> Result<()> {
     let asked = Asked::listen()?;
     let say = Say::new();
     if let Err(error) = muster_backing::file_limit::raise() {
-        say.line(&format!("  !! the limit of open files cannot be raised: {error}"));
+        say.line(&format!("  !! failed to raise the limit of open files: {error}"));
     }
     let port = args.port.or(args.listen.port).unwrap_or(DEFAULT_PORT);
     let folder = Folder::open(&args.data, port)?;
@@ -141,7 +141,7 @@ pub(crate) async fn run(args: UpArgs) -> Result<()> {
         say: &say,
     };
     let Some(servers) = start_servers(options, &asked).await? else {
-        say.line("stopped before all of it had started");
+        say.line("stopped before all servers had started");
         return Ok(());
     };
     let up = Up {
@@ -166,7 +166,7 @@ pub(crate) async fn run(args: UpArgs) -> Result<()> {
     say.line("stopping …");
     servers.stop(&say).await;
     if ended.is_ok() {
-        say.line("stopped; everything is kept, and `muster up` goes on from here");
+        say.line("stopped; all data is kept, and `muster up` continues with it");
     }
     ended
 }
@@ -321,8 +321,8 @@ impl Up<'_> {
             }
             Err(error) => {
                 self.say.line(&format!(
-                    "  !! the context of this server cannot be kept: {error:#}\n     \
-                     give --url, MUSTER_TOKEN and --ca, which are in {}",
+                    "  !! failed to store the context of this server: {error:#}\n     give --url, \
+                     MUSTER_TOKEN and --ca, which are in {}",
                     self.folder.path().join("ready.json").display()
                 ));
                 None
@@ -341,7 +341,7 @@ async fn settle(roles: JoinHandle<Result<()>>) -> Result<()> {
     match tokio::time::timeout(Duration::from_secs(10), roles).await {
         Ok(ended) => ended.context("the roles panicked")?,
         Err(_) => {
-            tracing::warn!("the roles did not end in time; nothing is lost by that");
+            tracing::warn!("the roles did not end in time; no data is lost");
             Ok(())
         }
     }

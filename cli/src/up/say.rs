@@ -50,7 +50,7 @@ impl Ready<'_> {
         let agent = self.device.map_or("", |_| "This machine is the first device. ");
         let others = self.for_others.map_or_else(String::new, |address| {
             format!(
-                "\n  others       https://{address}   (let in TCP ports {} and {}, the broker's)",
+                "\n  others       https://{address}   (open TCP ports {} and {}, the broker's)",
                 address.port(),
                 self.broker_port
             )
@@ -59,7 +59,8 @@ impl Ready<'_> {
             .device
             .map_or_else(String::new, |name| format!("\n  {muster}{context} device show {name}"));
         format!(
-            "\nmuster is ready after {:.1} s. {agent}Ctrl-C stops all of it, and keeps all data.\n\n  \
+            "\nmuster is ready after {:.1} s. {agent}\
+             Ctrl-C stops all servers and keeps all data.\n\n  \
              URL          {url}   (API: {url}/docs){others}\n  \
              admin token  {token}\n\n\
              Try next, in another terminal:\n  \

@@ -98,7 +98,7 @@ impl Servers {
     pub(super) async fn stop(self, say: &Say) {
         let told = |what: &str, result: Result<(), muster_backing::child::ChildError>| {
             if let Err(error) = result {
-                say.line(&format!("  !! {what} did not stop in good order: {error}"));
+                say.line(&format!("  !! {what} did not stop cleanly: {error}"));
             }
         };
         told("nats-server", self.nats.stop().await);
@@ -118,7 +118,7 @@ async fn start_postgres(folder: &Folder, ports: Ports, say: &Say) -> Result<Post
     })
     .await;
     finish(&doing, &started);
-    started.context("cannot start PostgreSQL")
+    started.context("failed to start PostgreSQL")
 }
 
 async fn start_nats(options: &ServerOptions<'_>, ports: Ports) -> Result<NatsServer> {
@@ -146,7 +146,7 @@ async fn start_nats(options: &ServerOptions<'_>, ports: Ports) -> Result<NatsSer
     })
     .await;
     finish(&doing, &started);
-    started.context("cannot start nats-server")
+    started.context("failed to start nats-server")
 }
 
 /// InfluxDB, without which the other servers run: metrics wait in the broker and on the devices. A
@@ -175,7 +175,7 @@ impl Influx {
             ..InfluxOptions::new(folder.path().join("influx"))
         };
         let credentials = muster_backing::influx::credentials(&options).await;
-        let (user, token) = match credentials.context("cannot read the secrets of InfluxDB")? {
+        let (user, token) = match credentials.context("failed to read the secrets of InfluxDB")? {
             Credentials::Open => (None, None),
             Credentials::Password { user, password } => (Some((user, password)), None),
             Credentials::Token { organization, token } => (None, Some((organization, token))),
@@ -232,7 +232,7 @@ async fn keep_influx(
         match started {
             Ok(influx) => {
                 if failures > 0 {
-                    say.line("  ok InfluxDB runs; the metrics that waited are written now");
+                    say.line("  ok InfluxDB is running; the metrics that waited are being written");
                 }
                 tokio::select! {
                     () = report_child(influx.child(), &say) => {}
@@ -247,8 +247,8 @@ async fn keep_influx(
                 if failures.is_power_of_two() {
                     let text = format!("{:#}", anyhow::Error::new(error));
                     say.line(&format!(
-                        "  !! InfluxDB does not start; everything else runs, metrics wait, and it is \
-                         tried again every {} s: {text}",
+                        "  !! InfluxDB failed to start; everything else runs, metrics wait, and \
+                         the start is retried every {} s: {text}",
                         INFLUX_RETRY_INTERVAL.as_secs()
                     ));
                 }
@@ -292,7 +292,7 @@ pub(super) async fn report_child(child: &Child, say: &Say) {
             }
             Ok(ChildEvent::Restarted { .. }) => {}
             Ok(ChildEvent::RestartFailed { reason }) => {
-                say.line(&format!("  !! {} does not start: {reason}", child.name()));
+                say.line(&format!("  !! {} failed to start: {reason}", child.name()));
             }
             Err(RecvError::Lagged(_)) => {}
             Err(RecvError::Closed) => return,

@@ -134,7 +134,7 @@ impl Session {
     pub async fn note(&self, event: impl Into<Event> + Send) -> bool {
         let recorded = self.record(event).await;
         if let Err(error) = &recorded {
-            tracing::warn!(session = %self.id, %error, "a fact about a session is not in the log");
+            tracing::warn!(session = %self.id, %error, "failed to record an event of a session");
         }
         recorded.is_ok()
     }

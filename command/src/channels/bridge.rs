@@ -32,7 +32,7 @@ const END_WITHIN: Duration = Duration::from_secs(60);
 pub(crate) const LARGEST: usize = 1 << 20;
 
 /// Reason of the end of a shell that must be recorded and cannot be.
-const UNRECORDED: &str = "its recording could not be written";
+const UNRECORDED: &str = "failed to write the recording";
 
 type Sink = SplitSink<WebSocket, Message>;
 type Stream = SplitStream<WebSocket>;
@@ -140,7 +140,10 @@ async fn end(session: &Session) {
         match session.service().open_channel(project, *device, actor, end).await {
             Ok(_) | Err(OpenError::Over(_)) => return,
             Err(error) if began.elapsed() > END_WITHIN => {
-                tracing::warn!(session = %session.id, %error, "a shell that is not recorded goes on");
+                tracing::warn!(
+                    session = %session.id, %error,
+                    "a shell continues without its recording"
+                );
                 return;
             }
             Err(_) => tokio::time::sleep(PING).await,
@@ -170,7 +173,7 @@ async fn carry(
     let mut outcome = Outcome::default();
     let (mut bytes_in, mut bytes_out) = (0, 0);
     if sink.send(text(&work.opened)).await.is_err() {
-        "the client is gone".clone_into(&mut outcome.reason);
+        "the client disconnected".clone_into(&mut outcome.reason);
     } else {
         let (notes, mut noted) = mpsc::channel(64);
         let hears = recorder.as_ref().is_some_and(Recorder::hears);
@@ -183,7 +186,9 @@ async fn carry(
                 outcome.reason = reason;
                 outcome.is_revoked = true;
             }
-            () = bridges.stop.cancelled() => "the server stops".clone_into(&mut outcome.reason),
+            () = bridges.stop.cancelled() => {
+                "the server is stopping".clone_into(&mut outcome.reason);
+            }
             (reason, ended) = down => {
                 outcome.is_unrecorded = reason == UNRECORDED;
                 outcome.reason = reason;
@@ -195,7 +200,7 @@ async fn carry(
         if let Some(recorder) = &mut recorder
             && let Err(error) = while_written(&mut sink, rest(recorder, &mut noted)).await
         {
-            tracing::warn!(%error, "the end of a recording cannot be written");
+            tracing::warn!(%error, "failed to write the end of a recording");
             outcome.is_unrecorded = true;
         }
     }
@@ -236,9 +241,9 @@ async fn heard(stream: &mut Stream, waiting: Option<Message>) -> Result<Message,
         return Ok(message);
     }
     match tokio::time::timeout(SILENCE, stream.next()).await {
-        Err(_) => Err("the client is silent".to_owned()),
-        Ok(None) => Err("the client is gone".to_owned()),
-        Ok(Some(Err(error))) => Err(format!("the client is gone: {error}")),
+        Err(_) => Err("the client does not respond".to_owned()),
+        Ok(None) => Err("the client disconnected".to_owned()),
+        Ok(Some(Err(error))) => Err(format!("the client disconnected: {error}")),
         Ok(Some(Ok(message))) => Ok(message),
     }
 }
@@ -283,7 +288,7 @@ async fn hear_client(mut stream: Stream, sender: &Sender, bytes_in: &mut u64, ea
             Err(reason) => return reason,
         };
         let said = match message {
-            Message::Close(_) => return "the client has left".to_owned(),
+            Message::Close(_) => return "the client closed the connection".to_owned(),
             Message::Ping(_) | Message::Pong(_) => continue,
             Message::Binary(_) if watch => continue,
             Message::Binary(bytes) => {
@@ -292,7 +297,7 @@ async fn hear_client(mut stream: Stream, sender: &Sender, bytes_in: &mut u64, ea
                 if hears {
                     let noted = notes.send_timeout(Note::Typed(bytes.clone()), SILENCE).await;
                     if noted.is_err() {
-                        return "what is typed cannot be recorded".to_owned();
+                        return "failed to record the input".to_owned();
                     }
                 }
                 match while_held(&mut stream, &mut waiting, sender.data(bytes)).await {
@@ -309,7 +314,7 @@ async fn hear_client(mut stream: Stream, sender: &Sender, bytes_in: &mut u64, ea
                     let _ = notes.try_send(Note::Resized(size));
                     sender.say(Frame::Resize(size)).await
                 }
-                Err(error) => return format!("the client said what nobody understands: {error}"),
+                Err(error) => return format!("the client sent an invalid message: {error}"),
             },
         };
         if said.is_err() {
@@ -345,7 +350,7 @@ async fn tell_client(
     let mut ping = tokio::time::interval(PING);
     ping.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let not_recorded = |error: &dyn std::fmt::Display| {
-        tracing::warn!(%error, "a recording cannot be written: the shell ends");
+        tracing::warn!(%error, "failed to write a recording; the shell is ended");
         (UNRECORDED.to_owned(), None)
     };
     loop {
@@ -399,7 +404,7 @@ async fn tell_client(
             },
         };
         if let Err(error) = sink.send(message).await {
-            return (format!("the client is gone: {error}"), None);
+            return (format!("the client disconnected: {error}"), None);
         }
     }
 }

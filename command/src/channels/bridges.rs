@@ -31,7 +31,7 @@ const STRETCH: u32 = 200;
 /// Name of the lease that allows a process to reap the relays of other processes.
 const REAPER: &str = "reap-bridges";
 /// Reason of the end of a relay whose process has ended.
-const KILLED: &str = "the server that carried it is gone";
+const KILLED: &str = "the server that relayed it has ended";
 
 /// The open relays.
 #[derive(Debug)]
@@ -76,13 +76,13 @@ impl Service {
                 () = tokio::time::sleep(BEAT) => {}
             }
             if let Err(error) = self.beat(&mut gone).await {
-                tracing::debug!(%error, "bridges are not kept; trying again");
+                tracing::debug!(%error, "failed to renew the leases of relays; trying again");
             }
         }
         self.bridges.stop.cancel();
         self.bridges.tasks.close();
         if timeout(LAST, self.bridges.tasks.wait()).await.is_err() {
-            tracing::warn!(open = self.bridges.tasks.len(), "not all bridges have ended");
+            tracing::warn!(open = self.bridges.tasks.len(), "some relays have not ended");
         }
     }
 
@@ -115,7 +115,10 @@ impl Service {
             match self.speak_for(bridge).await {
                 Ok(()) => self.log.drop_bridge(id).await?,
                 Err(error) => {
-                    tracing::warn!(bridge = %id, %error, "how a session stands is not in the log yet");
+                    tracing::warn!(
+                        relay = %id, %error,
+                        "failed to record the end of a relay; trying again"
+                    );
                 }
             }
         }
@@ -132,7 +135,7 @@ impl Service {
         if attached(&stored) < self.log.bridges_of(session.id).await? {
             return Ok(());
         }
-        tracing::info!(session = %session.id, "a session's server is gone; that is noted");
+        tracing::info!(session = %session.id, "a session's server has ended; its relay is reaped");
         let reason = KILLED.to_owned();
         let event: Event = if is_shell {
             SessionDetached { reason }.into()
@@ -232,7 +235,7 @@ impl Opening {
 async fn let_go(session: &Session, bridge: Uuid, is_known: bool) {
     session.bridges().held().remove(&bridge);
     if is_known && let Err(error) = session.service().log.drop_bridge(bridge).await {
-        tracing::debug!(%error, "a bridge is forgotten later");
+        tracing::debug!(%error, "failed to delete a relay; it expires");
     }
 }
 

@@ -35,13 +35,13 @@ pub enum OpenError {
     #[error("the device refuses: {0}")]
     Refused(String),
     /// The session no longer exists on the device.
-    #[error("the session is over: {0}")]
+    #[error("the session has ended: {0}")]
     Over(String),
     /// The device did not respond.
-    #[error("the device did not answer within {} s; is it online?", PATIENCE.as_secs())]
+    #[error("the device did not respond within {} s; is it online?", PATIENCE.as_secs())]
     Silent,
     /// The response is not this device's.
-    #[error("the answer is not the device's: {0}")]
+    #[error("the response is not from the device: {0}")]
     Answer(String),
     /// Keys could not be generated.
     #[error(transparent)]
@@ -132,7 +132,7 @@ impl Service {
         let payload = message.verify(Kind::Opened, key).map_err(|error| wrong(&error))?;
         let answer: ChannelAnswer = codec::decode(&payload).map_err(|error| wrong(&error))?;
         if (answer.channel, answer.open) != (channel, open) {
-            return Err(wrong(&"it answers another order"));
+            return Err(wrong(&"it is for another request"));
         }
         Ok(answer)
     }

@@ -222,7 +222,10 @@ async fn write(
         if is_final || began.elapsed() > if is_brief { SHORT } else { PATIENCE } {
             return Err(error);
         }
-        tracing::debug!(session = %session.id, %error, "a recording waits");
+        tracing::debug!(
+            session = %session.id, %error,
+            "failed to store a piece of a recording; trying again"
+        );
         tokio::select! {
             () = tokio::time::sleep(AGAIN) => {}
             // Retried once, immediately.

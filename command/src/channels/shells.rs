@@ -100,7 +100,7 @@ impl Service {
         let done = match self.end_shell(shell, reason).await {
             Ok(()) => self.log.drop_open_shell(id).await,
             Err(reason) => {
-                tracing::debug!(session = %id, reason, "a shell is not ended yet; trying again");
+                tracing::debug!(session = %id, reason, "failed to end a shell; trying again");
                 self.log.release_open_shell(id, RETRY).await
             }
         };
@@ -119,7 +119,10 @@ impl Service {
             Err(OpenError::Over(_)) => return Ok(()),
             Err(error) => return Err(error.to_string()),
         }
-        tracing::info!(session = %id, %device, reason, "a shell was ended with its token");
+        tracing::info!(
+            session = %id, %device, reason,
+            "a shell was ended because its token is no longer valid"
+        );
         let session = Session::new(self.clone(), project, device, id, ACTOR.to_owned());
         session.note(SessionEnded { exit_code: None, reason, bytes_in: 0, bytes_out: 0 }).await;
         Ok(())

@@ -54,7 +54,7 @@ impl Authentic {
         if missing > 0 && self.refused.insert(operation.id) {
             tracing::error!(
                 %project, operation = %operation.id, runs = missing,
-                "runs are not dispatched: the log does not say that they were requested"
+                "runs are not dispatched: no valid event in the log requests them"
             );
         }
         Ok(requested)
@@ -87,7 +87,7 @@ impl Authentic {
         if self.refused.insert(operation.id) {
             tracing::error!(
                 %project, operation = %operation.id,
-                "an operation is not dispatched: the log does not say that it was requested"
+                "an operation is not dispatched: no valid event in the log requests it"
             );
         }
         Ok(false)

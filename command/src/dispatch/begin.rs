@@ -69,7 +69,10 @@ impl Service {
             Ok(Some(answers)) => answers,
             Ok(None) => return Vec::new(),
             Err(error) => {
-                tracing::debug!(%error, "an operation waits for the dispatcher");
+                tracing::debug!(
+                    %error,
+                    "failed to dispatch an operation immediately; the dispatcher does it"
+                );
                 return Vec::new();
             }
         };

@@ -62,7 +62,7 @@ pub(super) async fn run(service: Service, progress: Progress, stop: Cancellation
         }
         let began = Instant::now();
         if has_lease && let Err(error) = dispatcher.round().await {
-            tracing::warn!(%error, "operations are not dispatched; trying again");
+            tracing::warn!(%error, "failed to dispatch operations; trying again");
         }
         // Limits the load of a long queue to half of the time.
         let breath = began.elapsed().saturating_sub(Duration::from_millis(10)).min(BEAT / 2);
@@ -83,7 +83,7 @@ pub(super) async fn run(service: Service, progress: Progress, stop: Cancellation
         }
     }
     if let Err(error) = dispatcher.service.log.release_lease(LEASE, holder).await {
-        tracing::debug!(%error, "the lease on dispatching could not be given back");
+        tracing::debug!(%error, "failed to release the lease on dispatching");
     }
 }
 
@@ -143,7 +143,7 @@ impl Dispatcher {
             log.acquire_lease(LEASE, holder, LIFE).await.map(|lease| lease.is_some())
         };
         held.unwrap_or_else(|error| {
-            tracing::debug!(%error, "the lease on dispatching could not be asked for");
+            tracing::debug!(%error, "failed to acquire the lease on dispatching");
             false
         })
     }
@@ -179,7 +179,10 @@ impl Dispatcher {
             operations.into_iter().partition(|(_, operation)| operation.aborted);
         for (project, operation) in aborted.into_iter().chain(others) {
             if let Err(error) = self.work(&project, &operation).await {
-                tracing::warn!(%project, operation = %operation.id, %error, "an operation waits");
+                tracing::warn!(
+                    %project, operation = %operation.id, %error,
+                    "failed to dispatch an operation; trying again"
+                );
             }
         }
         Ok(())
@@ -210,7 +213,7 @@ impl Dispatcher {
         if rules::is_expired(operation, now) {
             for run in self.runs(project, operation, Which::Waiting).await? {
                 let state = muster_schemas::events::ClosedState::Expired;
-                planned.extend(close(&run, state, "its device was not there in time"));
+                planned.extend(close(&run, state, "its device was not online in time"));
             }
         }
         let places = rules::places(operation, now).min(STRETCH);
@@ -350,7 +353,7 @@ async fn sweep(service: Service, open: HashSet<(ProjectId, OperationId)>) {
         Ok::<_, ServiceError>(())
     };
     if let Err(error) = swept.await {
-        tracing::warn!(%error, "what is private of ended operations may still be kept");
+        tracing::warn!(%error, "failed to erase the private input of ended operations");
     }
 }
 

@@ -111,7 +111,7 @@ impl PrivateParts {
                 // The error does not name the part: all are requested again when their orders are
                 // sent again.
                 Some(Err(error)) => {
-                    tracing::error!(%error, "a private part is not read");
+                    tracing::error!(%error, "failed to read private input");
                     self.known.retain(|_, part| matches!(part, Part::Here(_)));
                 }
                 None => std::future::pending().await,
@@ -131,7 +131,10 @@ impl PrivateParts {
                 self.known.insert(operation, Part::Here(private));
             }
             Err(error) => {
-                tracing::warn!(%operation, orders = waiting.len(), %error, "orders wait");
+                tracing::warn!(
+                    %operation, orders = waiting.len(), %error,
+                    "failed to read private input; orders wait"
+                );
             }
         }
     }

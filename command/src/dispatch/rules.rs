@@ -75,9 +75,12 @@ pub(crate) fn sent(operation: &OpenOperation, run: &OpenRun, now: Timestamp) -> 
         RunState::Dispatched => {
             if now.micros() > expires.micros().saturating_add(GRACE) {
                 return Some(if run.canceled {
-                    Step::Close(ClosedState::Canceled, "it was canceled, and no device took it")
+                    Step::Close(
+                        ClosedState::Canceled,
+                        "it was canceled, and the device did not accept it",
+                    )
                 } else {
-                    Step::Close(ClosedState::Expired, "no device took it in time")
+                    Step::Close(ClosedState::Expired, "the device did not accept it in time")
                 });
             }
             if !run.online {
@@ -96,7 +99,7 @@ pub(crate) fn sent(operation: &OpenOperation, run: &OpenRun, now: Timestamp) -> 
         RunState::Running => run.since,
     };
     if now.micros() > since.micros().saturating_add(allowed(operation)) {
-        let reason = "the device took it, and did not say in time how it ended";
+        let reason = "the device accepted it, but did not report its end in time";
         return Some(Step::Close(ClosedState::TimedOut, reason));
     }
     (run.canceled && run.online).then_some(Step::SendCancel)
@@ -183,7 +186,7 @@ mod tests {
         assert_eq!(sent(&open, &away, after(3599)), None);
         assert_eq!(
             sent(&open, &away, after(3661)),
-            Some(Step::Close(ClosedState::Expired, "no device took it in time"))
+            Some(Step::Close(ClosedState::Expired, "the device did not accept it in time"))
         );
         let elsewhere = OpenRun { device_epoch: 2, ..waits.clone() };
         assert_eq!(sent(&open, &elsewhere, NOW), Some(Step::Dispatch));

@@ -49,7 +49,10 @@ impl Service {
         headers.insert(KIND_HEADER, kind);
         let subject = DeviceSubjects::new(project, device).commands();
         if let Err(error) = self.nats.publish_with_headers(subject, headers, bytes.into()).await {
-            tracing::debug!(%device, %error, kind, "a device could not be told; it is told again");
+            tracing::debug!(
+                %device, %error, kind,
+                "failed to send a message to a device; trying again"
+            );
         }
     }
 
@@ -67,7 +70,10 @@ impl Service {
             Some(private) => match self.seal_input(project, device, operation, private).await {
                 Ok(sealed) => Some(sealed),
                 Err(error) => {
-                    tracing::warn!(%device, %operation, %error, "failed to seal a run's input; it is tried again");
+                    tracing::warn!(
+                        %device, %operation, %error,
+                        "failed to seal a run's input; trying again"
+                    );
                     return;
                 }
             },

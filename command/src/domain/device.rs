@@ -196,7 +196,7 @@ impl Device {
     fn wait(&self, enrollment: Enrollment, like: Option<DeviceId>) -> Decision {
         self.existing_name()?;
         if self.epoch > 0 || self.waiting.is_some() {
-            return Err(Rejection::Conflict("the device does not wait to be let in".to_owned()));
+            return Err(Rejection::Conflict("the device's enrollment is not pending".to_owned()));
         }
         let Enrollment { signing_key, fingerprint, nats_key, token, hostname, machine, macs } =
             enrollment;
@@ -217,7 +217,7 @@ impl Device {
         let name = self.existing_name()?;
         match &self.waiting {
             Some(waiting) => Ok((name, waiting)),
-            None => Err(Rejection::Conflict(format!("{name} does not wait to be let in"))),
+            None => Err(Rejection::Conflict(format!("the enrollment of {name} is not pending"))),
         }
     }
 

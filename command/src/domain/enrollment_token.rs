@@ -72,7 +72,7 @@ impl EnrollmentToken {
         if !(1..=MAX_USES).contains(&token.uses) {
             return Err(Rejection::Invalid {
                 field: "uses",
-                rule: format!("a token lets in from 1 to {MAX_USES} devices"),
+                rule: format!("a token enrolls from 1 to {MAX_USES} devices"),
                 value: token.uses.to_string(),
             });
         }
@@ -113,7 +113,8 @@ impl EnrollmentToken {
     pub fn check_secret(&self, secret: Hash) -> Result<&EnrollmentTokenCreated, Rejection> {
         let created = self.created.as_ref().filter(|created| created.secret == secret);
         created.ok_or(Rejection::TokenRefused(
-            "the enrollment token is not known here; check that it was copied whole, and that it is for this server",
+            "the enrollment token is unknown; check that it was copied completely, and that it is \
+             for this server",
         ))
     }
 
@@ -124,7 +125,7 @@ impl EnrollmentToken {
         } else if created.expires_at <= now {
             Some("the enrollment token has expired; ask for a new one")
         } else if self.used >= created.uses {
-            Some("the enrollment token has been used as often as it may be; ask for a new one")
+            Some("the enrollment token has reached its maximum number of uses; ask for a new one")
         } else if created.device.is_some_and(|only| only != device) {
             Some("the enrollment token was made for another device")
         } else {

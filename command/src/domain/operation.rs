@@ -94,7 +94,7 @@ fn invalid(field: &'static str, rule: impl Into<String>, value: impl Into<String
 
 fn check(requested: &OperationRequested) -> Result<(), Rejection> {
     if requested.devices == 0 {
-        return Err(invalid("target", "no device is meant by it", requested.target.clone()));
+        return Err(invalid("target", "selects no device", requested.target.clone()));
     }
     let longest = match requested.action {
         Action::Upload(_) => MAX_UPLOAD_TIMEOUT_MS,
@@ -105,10 +105,10 @@ fn check(requested: &OperationRequested) -> Result<(), Rejection> {
         return Err(invalid("timeout_ms", format!("must be from 1 to {longest}"), value));
     }
     if requested.at_once == 0 {
-        return Err(invalid("at_once", "must be 1 at least", "0"));
+        return Err(invalid("at_once", "must be at least 1", "0"));
     }
     if requested.stop_after == Some(0) {
-        return Err(invalid("stop_after", "must be 1 at least", "0"));
+        return Err(invalid("stop_after", "must be at least 1", "0"));
     }
     match &requested.action {
         Action::Exec(exec) => check_exec(exec),
@@ -134,7 +134,7 @@ fn check_upload(upload: &Upload) -> Result<(), Rejection> {
         return Err(invalid("action.path", rule, shown));
     }
     if upload.keep_seconds == Some(0) {
-        return Err(invalid("action.keep_seconds", "must be 1 at least", "0"));
+        return Err(invalid("action.keep_seconds", "must be at least 1", "0"));
     }
     if !(1..=MAX_UPLOAD_BYTES).contains(&upload.limit()) {
         let rule = format!("must be from 1 to {MAX_UPLOAD_BYTES}");
@@ -142,7 +142,7 @@ fn check_upload(upload: &Upload) -> Result<(), Rejection> {
     }
     match upload.bytes_per_second {
         Some(speed) if speed < LEAST_BYTES_PER_SECOND => {
-            let rule = format!("must be {LEAST_BYTES_PER_SECOND} at least");
+            let rule = format!("must be at least {LEAST_BYTES_PER_SECOND}");
             Err(invalid("action.bytes_per_second", rule, speed.to_string()))
         }
         _ => Ok(()),
@@ -156,7 +156,7 @@ fn check_exec(exec: &Exec) -> Result<(), Rejection> {
         Program::Shell(line) => vec![("action.program.shell", line)],
     };
     if words.first().is_none_or(|(_, word)| word.trim().is_empty()) {
-        return Err(invalid("action.program", "names no program", ""));
+        return Err(invalid("action.program", "must name a program", ""));
     }
     if words.len() > MAX_ARGUMENTS {
         let rule = format!("has more than {MAX_ARGUMENTS} arguments");
@@ -164,16 +164,19 @@ fn check_exec(exec: &Exec) -> Result<(), Rejection> {
     }
     let bytes: usize = words.iter().map(|(_, word)| word.len()).sum();
     if bytes > MAX_ARGUMENT_BYTES {
-        let rule = format!(
-            "is longer than {MAX_ARGUMENT_BYTES} bytes; send what is long as standard input"
-        );
+        let rule =
+            format!("is longer than {MAX_ARGUMENT_BYTES} bytes; send long input as standard input");
         return Err(invalid("action.program", rule, bytes.to_string()));
     }
     let named = [("action.cwd", exec.cwd.as_deref()), ("action.user", exec.user.as_deref())];
     let named = named.into_iter().filter_map(|(field, text)| Some((field, text?)));
     for (field, text) in words.iter().copied().chain(named) {
         if text.contains('\0') {
-            return Err(invalid(field, "holds a NUL, which no program can be given", shown(text)));
+            return Err(invalid(
+                field,
+                "contains a NUL, which a program cannot receive",
+                shown(text),
+            ));
         }
     }
     if exec.user.as_ref().is_some_and(|user| user.is_empty() || user.len() > 64) {
@@ -203,7 +206,7 @@ fn check_variables(names: &[String]) -> Result<(), Rejection> {
             let shown = name.chars().take(80).collect::<String>();
             Err(invalid(
                 "env",
-                "a name is letters, digits and '_', not beginning with a digit",
+                "a name is letters, digits and '_', not starting with a digit",
                 shown,
             ))
         }

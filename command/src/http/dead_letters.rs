@@ -35,7 +35,7 @@ pub(super) async fn retry_dead_letter(
     Query(NoParams {}): Query<NoParams>,
 ) -> Result<axum::Json<DeadLetterRetried>, Problem> {
     if allowed.principal.project.is_some() {
-        let detail = "dead letters are retried with a server-wide token";
+        let detail = "retrying a dead letter requires a server-wide token";
         return Err(Problem::new(muster_api::problem::Kind::Forbidden, detail));
     }
     state.service.retry_dead_letter(id).await?;

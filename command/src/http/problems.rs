@@ -14,7 +14,8 @@ impl From<ServiceError> for Problem {
             ServiceError::Changed(version) => Self::new(
                 Kind::PreconditionFailed,
                 format!(
-                    "it is at version \"{version}\", not at what If-Match names; read it again, then try again"
+                    "the resource is at version \"{version}\", not at the version in If-Match; \
+                     read it again, then retry"
                 ),
             ),
             ServiceError::Unproved(what) => Self::new(Kind::Unauthorized, what),
@@ -25,12 +26,15 @@ impl From<ServiceError> for Problem {
                 tracing::warn!(error = %muster_api::problem::describe(&error), "the blob store's disk is full");
                 Self::new(
                     Kind::StorageFull,
-                    "nothing was written: the disk of the blob store is full; make room there",
+                    "nothing was written: the disk of the blob store is full; free space on it",
                 )
             }
             ServiceError::Blob(error) => {
-                tracing::warn!(error = %muster_api::problem::describe(&error), "the blob store fails");
-                Self::unavailable("the blob store cannot be used; see the server's log", 10)
+                tracing::warn!(
+                    error = %muster_api::problem::describe(&error),
+                    "the blob store failed"
+                );
+                Self::unavailable("the blob store is unavailable; see the server's log", 10)
             }
             ServiceError::Key(error) => Self::internal(&error),
             ServiceError::Broker(_) | ServiceError::Query(_) => {

@@ -124,7 +124,7 @@ fn check(principal: &Principal, project: Option<&ProjectId>) -> Result<(), Probl
     match &principal.project {
         Some(own) if Some(own) != project => Err(Problem::new(
             Kind::Forbidden,
-            format!("the token is for project {own} alone; this needs a server-wide token"),
+            format!("the token is for project {own} only; this requires a server-wide token"),
         )),
         _ => Ok(()),
     }

@@ -60,7 +60,7 @@ impl From<OpenError> for Problem {
             OpenError::Over(_) => Self::new(Kind::Gone, error.to_string()),
             OpenError::Silent => Self::new(Kind::NotYet, error.to_string()).retry_after(5),
             OpenError::Answer(_) => {
-                tracing::warn!(%error, "a channel is not opened");
+                tracing::warn!(%error, "failed to open a channel");
                 Self::unavailable(error.to_string(), 5)
             }
             OpenError::Seal(_) => Self::internal(&error),
@@ -199,7 +199,7 @@ pub(super) async fn open_shell(
         return Err(Problem::new(Kind::Forbidden, words));
     }
     if asked.record_input && !asked.record {
-        let rule = "must be left out where nothing is recorded";
+        let rule = "must be omitted if the shell is not recorded";
         return Err(Problem::field("record_input", rule, Some(true.into())));
     }
     let device = reachable(&state, &scope, &device).await?;
@@ -247,7 +247,7 @@ async fn begun(
 ) -> Result<(Option<Recorder>, Opening), Problem> {
     let Some(mut recorder) = recorder else { return Ok((None, opening)) };
     if let Err(error) = recorder.write().await {
-        let refused = SessionRefused { reason: "its recording cannot be written".to_owned() };
+        let refused = SessionRefused { reason: "failed to write the recording".to_owned() };
         opening.over(session.note(refused).await).await;
         return Err(error.into());
     }
@@ -275,7 +275,7 @@ pub(super) async fn open(
 }
 
 /// Reason of a session that ended before its client was connected.
-pub(super) const LEFT: &str = "the client left before it was open";
+pub(super) const LEFT: &str = "the client disconnected before it was open";
 
 fn detached() -> SessionDetached {
     SessionDetached { reason: LEFT.to_owned() }
@@ -289,7 +289,7 @@ pub(super) const fn ended(reason: String) -> SessionEnded {
 pub(super) fn not_a_websocket(
     rejection: axum::extract::ws::rejection::WebSocketUpgradeRejection,
 ) -> Problem {
-    Problem::field("Upgrade", format!("this is a websocket: {rejection}"), None)
+    Problem::field("Upgrade", format!("this path requires a websocket: {rejection}"), None)
 }
 
 /// Responds with a websocket, which `work` then carries until the session's end is in the log.
@@ -366,7 +366,7 @@ pub(super) async fn attach_session(
     let is_asked = session.service().recording.is_asked_of(scope.principal.role);
     if !asked.watch && !wanted.output && is_asked {
         let words =
-            "this shell is not recorded, and shells of this token's role are; watch it instead";
+            "this shell is not recorded, but shells of this token's role must be; watch it instead";
         return Err(Problem::new(Kind::Forbidden, words));
     }
     let attached = SessionAttached { address, watch: asked.watch };
@@ -423,6 +423,6 @@ pub(super) async fn end_session(
         Err(OpenError::Over(_)) => {}
         Err(error) => return Err(error.into()),
     }
-    session.note(ended("somebody ended it".to_owned())).await;
+    session.note(ended("a client ended it".to_owned())).await;
     Ok(axum::Json(SessionEndedResult { ended: true }))
 }

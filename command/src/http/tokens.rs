@@ -198,7 +198,8 @@ pub(super) async fn create_token(
             return Err(Problem::new(
                 Kind::Forbidden,
                 format!(
-                    "the token is for project {own}; a server-wide token is made by a server-wide admin"
+                    "the token is for project {own}; only a server-wide admin can create a \
+                     server-wide token"
                 ),
             ));
         }

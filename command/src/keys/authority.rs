@@ -57,7 +57,7 @@ pub(super) fn parse(path: &Path, text: &str) -> Result<AuthorityVerifier, KeyErr
         text.lines().map(str::trim).filter(|line| !line.is_empty()).map(key).collect();
     keys.filter(|keys| !keys.is_empty())
         .map(AuthorityVerifier::public)
-        .ok_or_else(|| unusable(path, "it holds no public key"))
+        .ok_or_else(|| unusable(path, "it contains no public key"))
 }
 
 /// Returns the verifier of authority of a key folder, whether command's or a role's; creates

@@ -25,7 +25,9 @@ pub(crate) enum SecretError {
     #[error("is longer than {MAX_SECRET} bytes")]
     TooLong,
     /// The value has the prefix of an encrypted one.
-    #[error("starts with '{SEALED}', as what the server has sealed: give the value itself")]
+    #[error(
+        "starts with '{SEALED}', like a value that the server has sealed; send the plain value"
+    )]
     Sealed,
     /// The key is unusable.
     #[error("cannot be sealed")]
@@ -77,7 +79,11 @@ impl KeyStore {
             };
             let opened = self.open_value(project, &name, sealed);
             if opened.is_none() {
-                tracing::error!(%project, %name, "a secret config variable cannot be opened; is config-secrets.key the one of then? Set it again");
+                tracing::error!(
+                    %project, %name,
+                    "failed to decrypt a secret config variable; was config-secrets.key replaced? \
+                     Set the variable again"
+                );
             }
             opened.map(|value| (name, value))
         };

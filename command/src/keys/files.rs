@@ -27,7 +27,7 @@ const OTHERS: u32 = 0o077;
 /// When the folder cannot be created, or is accessible to others and not muster's own.
 pub fn make_private_dir(dir: &Path, own_files: &[&str]) -> Result<(), KeyError> {
     let make = DirBuilder::new().recursive(true).mode(0o700).create(dir);
-    make.map_err(failed("make the folder", dir))?;
+    make.map_err(failed("create the folder", dir))?;
     let owner = fs::metadata(dir).map_err(failed("inspect", dir))?.uid();
     // Root can use the folder of any user, who could then replace its files.
     let user = fs::metadata("/proc/self").map_or(owner, |process| process.uid());
@@ -45,11 +45,14 @@ pub fn make_private_dir(dir: &Path, own_files: &[&str]) -> Result<(), KeyError> 
         // A new file system contains this folder.
         let is_empty = entries.flatten().all(|entry| entry.file_name() == "lost+found");
         if !is_empty && !own_files.iter().any(|name| dir.join(name).exists()) {
-            return Err(refuse("it holds files of other programs"));
+            return Err(refuse("it contains files of other programs"));
         }
         let closed = fs::set_permissions(dir, Permissions::from_mode(0o700));
         closed.map_err(|error| refuse(&error.to_string()))?;
-        tracing::warn!(folder = %dir.display(), "the folder was open to others (mode {mode:o}); now it is not");
+        tracing::warn!(
+            folder = %dir.display(),
+            "the folder was accessible to other users (mode {mode:o}); their access was removed"
+        );
     }
     close_secrets(dir)
 }
@@ -71,13 +74,16 @@ pub(super) fn close_secrets(dir: &Path) -> Result<(), KeyError> {
             mode,
             problem: error.to_string(),
         })?;
-        tracing::warn!(file = %path.display(), "the file was open to others (mode {mode:o}); now it is not");
+        tracing::warn!(
+            file = %path.display(),
+            "the file was accessible to other users (mode {mode:o}); their access was removed"
+        );
     }
     Ok(())
 }
 
 fn mode_of(path: &Path) -> Result<u32, KeyError> {
-    let metadata = fs::metadata(path).map_err(failed("look at", path))?;
+    let metadata = fs::metadata(path).map_err(failed("inspect", path))?;
     Ok(metadata.permissions().mode() & 0o7777)
 }
 
@@ -136,5 +142,5 @@ pub(super) fn modified(path: &Path) -> Result<Timestamp, KeyError> {
     fs::metadata(path)
         .and_then(|file| file.modified())
         .map(Timestamp::from)
-        .map_err(failed("look at", path))
+        .map_err(failed("inspect", path))
 }

@@ -36,7 +36,10 @@ pub enum KeyError {
         source: std::io::Error,
     },
     /// A file contains no key.
-    #[error("{} holds no usable key ({problem}); restore it from a backup: a new key would lock all devices out", path.display())]
+    #[error(
+        "{} contains no usable key ({problem}); restore it from a backup: a new key would lock all \
+         devices out", path.display()
+    )]
     Unusable {
         /// Path of the file.
         path: PathBuf,
@@ -54,7 +57,11 @@ pub enum KeyError {
         user: u32,
     },
     /// A folder or file of secrets is accessible to others.
-    #[error("{} is open to other users (mode {mode:o}) and cannot be closed to them ({problem}); try: chmod -R go= {}, as its owner, or another folder", path.display(), path.display())]
+    #[error(
+        "{} is accessible to other users (mode {mode:o}), and their access cannot be removed \
+         ({problem}); try: chmod -R go= {}, as its owner, or another \
+         folder", path.display(), path.display()
+    )]
     OpenToOthers {
         /// Path of the folder or file.
         path: PathBuf,
@@ -67,7 +74,7 @@ pub enum KeyError {
     #[error(transparent)]
     Jwt(#[from] nats_jwt::JwtError),
     /// A certificate could not be created.
-    #[error("failed to make a certificate")]
+    #[error("failed to create a certificate")]
     Certificate(#[from] rcgen::Error),
 }
 

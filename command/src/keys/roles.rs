@@ -55,7 +55,7 @@ impl RoleKeys {
                 std::io::ErrorKind::NotFound => unusable(
                     &path,
                     format!(
-                        "it is not there: `muster bootstrap` makes the keys of the role {role}"
+                        "it does not exist: `muster bootstrap` creates the keys of the role {role}"
                     ),
                 ),
                 _ => KeyError::File { attempted: "read", path, source },
@@ -67,7 +67,7 @@ impl RoleKeys {
         let answers = answers.map(|text| {
             let seed = BASE64URL_NOPAD.decode(text.trim().as_bytes()).ok();
             let seed: Option<[u8; 32]> = seed.and_then(|bytes| bytes.try_into().ok());
-            seed.ok_or_else(|| unusable(&dir.join(ANSWERS), "it holds no key"))
+            seed.ok_or_else(|| unusable(&dir.join(ANSWERS), "it contains no key"))
         });
         let answers = answers.transpose()?;
         Ok(Self {

@@ -94,7 +94,7 @@ pub async fn run(service: Service, stop: CancellationToken) {
             () = stop.cancelled() => return,
             served = serve(&service) => {
                 if let Err(error) = served {
-                    tracing::warn!(%error, "devices' requests are not served; trying again");
+                    tracing::warn!(%error, "failed to receive devices' requests; trying again");
                 }
                 tokio::time::sleep(RETRY).await;
             }
@@ -113,7 +113,7 @@ async fn serve(service: &Service) -> Result<(), async_nats::SubscribeError> {
         let admitted = lane.admit(&message.subject, message.payload.len());
         if admitted.is_none() && !is_full {
             let request = message.subject.as_str();
-            tracing::warn!(request, "too many requests wait; devices ask again later");
+            tracing::warn!(request, "too many requests are waiting; devices retry later");
         }
         is_full = admitted.is_none();
         let Some(admitted) = admitted else { continue };
@@ -130,7 +130,10 @@ async fn serve(service: &Service) -> Result<(), async_nats::SubscribeError> {
                 && let Ok(_place) = deliveries.acquire().await
                 && let Err(error) = service.deliver_due(&project, device).await
             {
-                tracing::warn!(%project, %device, %error, "a device is not sent what is due");
+                tracing::warn!(
+                    %project, %device, %error,
+                    "failed to send a device its pending messages"
+                );
             }
         });
     }
@@ -146,26 +149,29 @@ async fn answer(service: &Service, message: async_nats::Message) -> Option<(Proj
     // Sent with command's own rights, so only to a subject that the device may subscribe to.
     let inbox = DeviceSubjects::new(&project, device).inbox_prefix();
     if reply.strip_prefix(&inbox).is_none_or(|rest| !rest.starts_with('.')) {
-        tracing::warn!(%project, %device, %reply, "a request wants its answer where the device may not listen");
+        tracing::warn!(
+            %project, %device, %reply,
+            "a request has a reply subject that its device may not subscribe to"
+        );
         return None;
     }
     let answered = match what {
         HELLO => service.welcome(&project, device, &message.payload).await,
         OUTPUT => service.take_output(&project, device, &message.payload).await,
         other => {
-            tracing::debug!(%device, request = other, "a request that is not known here");
+            tracing::debug!(%device, request = other, "an unknown request was ignored");
             return None;
         }
     };
     match answered {
         Ok(sealed) => {
             if let Err(error) = service.nats.publish(reply, sealed.into()).await {
-                tracing::debug!(%device, %error, "a request could not be answered");
+                tracing::debug!(%device, %error, "failed to respond to a request");
             }
             return (what == HELLO).then_some((project, device));
         }
         Err(ServiceError::Unproved(problem)) => {
-            tracing::warn!(%project, %device, %problem, "a device's request is refused");
+            tracing::warn!(%project, %device, %problem, "a device's request was rejected");
         }
         Err(error) => {
             tracing::warn!(%project, %device, %error, "a device's request failed");

@@ -18,7 +18,7 @@ const NONCE_LIFE_MICROS: i64 = 120_000_000;
 
 /// The nonce is invalid or has expired.
 #[derive(Debug, thiserror::Error)]
-#[error("the nonce is not good, or not good any more; ask for a new one")]
+#[error("the nonce is invalid or has expired; request a new one")]
 pub struct InvalidNonce;
 
 /// Returns the HMAC over the nonce's device and expiry: the server need not store the nonce.
@@ -88,8 +88,7 @@ impl Service {
 
         let access = self.log.device_access(&project, &[device]).await?;
         let kid = message.kid();
-        let unknown =
-            || unproved("the device is not known here, or was deleted; enroll it again".into());
+        let unknown = || unproved("the device is unknown or was deleted; enroll it again".into());
         let key = access.get(&device).and_then(|access| access.key(&kid)).ok_or_else(unknown)?;
         message.verify(Kind::Credentials, key).map_err(|error| unproved(error.to_string()))?;
         let state = self.load::<Device>(&project, &StreamName::Device(device)).await?.state;

@@ -31,15 +31,17 @@ impl Service {
         let letter = self.log.dead_letter(id).await?.ok_or(Rejection::NotFound("dead letter"))?;
         if letter.size != letter.bytes.len() as u64 {
             return Err(Rejection::Conflict(
-                "only a part of this letter was kept, so it cannot be sent again".to_owned(),
+                "only a part of this dead letter is stored, so it cannot be sent again".to_owned(),
             )
             .into());
         }
-        let subject = original(&letter.subject)
-            .ok_or_else(|| Rejection::Conflict("the letter's subject is no device's".to_owned()))?;
+        let subject = original(&letter.subject).ok_or_else(|| {
+            Rejection::Conflict("the dead letter's subject is not a device's".to_owned())
+        })?;
         let broker = |error: String| ServiceError::Broker(error);
-        let (project, device, _) = subjects::parse(&subject)
-            .ok_or_else(|| Rejection::Conflict("the letter's subject is no device's".to_owned()))?;
+        let (project, device, _) = subjects::parse(&subject).ok_or_else(|| {
+            Rejection::Conflict("the dead letter's subject is not a device's".to_owned())
+        })?;
         let stored = DeviceSubjects::new(&project, device).stored();
         let publisher = Publisher::new(self.nats.clone(), stored, CONFIRM_TIMEOUT)
             .await

@@ -247,7 +247,10 @@ impl Service {
         let sealed = key.seal(cose::Kind::Config, codec::encode(&update));
         let subject = DeviceSubjects::new(project, device).commands();
         if let Err(error) = self.nats.publish(subject, sealed.into()).await {
-            tracing::debug!(%device, %error, "config could not be sent; the next hello brings it");
+            tracing::debug!(
+                %device, %error,
+                "failed to send config; it is sent after the next hello"
+            );
         }
         Ok(())
     }

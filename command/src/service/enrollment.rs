@@ -83,7 +83,7 @@ fn prove(request: &EnrollRequest) -> Result<Proved, ServiceError> {
         .map_err(|_| unproved("nats_proof is not a signature of the NATS key over the request"))?;
     let token = proof.token.parse().map_err(|_| {
         Rejection::TokenRefused(
-            "this is no enrollment token (mse_…); check that it was copied whole",
+            "this is not an enrollment token (mse_…); check that it was copied completely",
         )
     })?;
     let previous = request.previous.as_deref().map(|text| decode("previous", text)).transpose()?;
@@ -93,7 +93,8 @@ fn prove(request: &EnrollRequest) -> Result<Proved, ServiceError> {
 
 /// Error for a revoked device: revocation takes precedence over tokens that were not created for
 /// the device.
-const REVOKED: &str = "this machine's key is that of a device that was revoked; ask for an enrollment token that is made for that device";
+const REVOKED: &str =
+    "this machine's key belongs to a revoked device; ask for an enrollment token for that device";
 
 /// Returns the append's id: a device that received no response sends the same keys and nonce again.
 fn append_id(proved: &Proved) -> Uuid {
@@ -251,7 +252,8 @@ impl Service {
         let key = access.get(&claimed.device).and_then(|access| access.key(&message.kid()));
         let key = key.ok_or_else(|| {
             unproved(format!(
-                "device {} has no such key any more; enroll as a new device, or with a token that was made for it",
+                "device {} no longer has this key; enroll as a new device, or with a token that \
+                 was made for it",
                 claimed.device
             ))
         })?;
@@ -317,7 +319,7 @@ impl Service {
         match &state.verdict {
             Some(Verdict::Rejected(reason)) => {
                 let reason = reason.as_deref().map(|why| format!(": {why}")).unwrap_or_default();
-                let words = format!("an operator has sent this device away{reason}");
+                let words = format!("an operator rejected this device{reason}");
                 return Err(Rejection::Refused(words).into());
             }
             Some(Verdict::Replaces(other)) => {
@@ -328,7 +330,7 @@ impl Service {
         }
         if state.fingerprint != Some(proved.fingerprint) || !state.exists() {
             return Err(Rejection::Conflict(
-                "this enrollment is over: the device was deleted or has enrolled again since"
+                "this enrollment has ended: the device was deleted or has enrolled again since"
                     .into(),
             )
             .into());
@@ -367,7 +369,7 @@ impl Service {
             let keys: Vec<&str> = dropped.iter().map(LabelKey::as_str).collect();
             tracing::warn!(
                 %project, %device, token = %proved.token.id, labels = keys.join(","),
-                "labels that a device brought were dropped: its token does not allow them"
+                "labels that a device requested were dropped: its token does not allow them"
             );
         }
         Ok(dropped)

@@ -87,14 +87,14 @@ impl Service {
         };
         let newest = access.epochs.last().map_or(0, |epoch| epoch.epoch);
         if !(1..=newest.saturating_add(AHEAD)).contains(&hello.epoch) {
-            return Err(unproved(format!("epoch {} was never given to it", hello.epoch)));
+            return Err(unproved(format!("epoch {} was never assigned to it", hello.epoch)));
         }
         // An unknown epoch was granted after the backup from which this log was restored: the
         // device receives the newest one, and requests another.
         let standing = access.epoch(hello.epoch).or_else(|| access.epochs.last()).copied();
         let standing = standing
             .filter(|epoch| !epoch.closed)
-            .ok_or_else(|| unproved("the device has no epoch that is open".into()))?;
+            .ok_or_else(|| unproved("the device has no open epoch".into()))?;
 
         let (epoch, seq, hash) = match &hello.new_epoch {
             None => (standing.epoch, standing.seq, standing.tip),
@@ -175,7 +175,8 @@ impl Service {
             appended?;
         }
         Ok(ServiceError::Unproved(format!(
-            "it says hello with a former key of the device, {kid}; is an old copy of its folder in use?"
+            "it sent a hello with a previous key of the device, {kid}; is an old copy of its data \
+             folder in use?"
         )))
     }
 
@@ -212,7 +213,7 @@ impl Service {
         }
         if !self.epochs.take(device) {
             return Err(ServiceError::Unproved(
-                "it asks for new epochs too often; is its data folder or its disk image used by \
+                "it requests new epochs too often; is its data folder or its disk image used by \
                  several devices?"
                     .into(),
             ));

@@ -212,13 +212,16 @@ impl Service {
         self.blobs.put(&name, Bytes::from(piece.data.clone())).await?;
         for done in self.live.stored(output, stored, read) {
             if let Err(error) = self.blobs.erase(&format!("{folder}/{}", done.name())).await {
-                tracing::debug!(folder, %error, "a piece that was read stays until the end");
+                tracing::debug!(
+                    folder, %error,
+                    "failed to erase a piece that was read; it is erased at the end"
+                );
             }
         }
         let OutputId { project, operation, device, .. } = output;
         let subject = output_subject(project, *operation, *device);
         if let Err(error) = self.nats.publish(subject, Bytes::new()).await {
-            tracing::debug!(%error, "followers are not notified; they look by themselves");
+            tracing::debug!(%error, "failed to notify followers; they poll");
         }
         Ok(answer(stored.end(), true))
     }
@@ -246,7 +249,7 @@ impl Service {
     async fn erase_live(&self, output: &OutputId) {
         self.live.forget(output);
         if let Err(error) = self.blobs.erase_all(&output.live_folder()).await {
-            tracing::warn!(%error, "output that was passed on stays in the blob store");
+            tracing::warn!(%error, "failed to erase live output from the blob store");
         }
     }
 }
@@ -259,7 +262,10 @@ impl Service {
                 () = stop.cancelled() => return,
                 ended = listen_once(self) => {
                     if let Err(error) = ended {
-                        tracing::warn!(%error, "followers of output are not heard; trying again");
+                        tracing::warn!(
+                            %error,
+                            "failed to receive the reports of followers; trying again"
+                        );
                     }
                     tokio::time::sleep(RETRY).await;
                 }

@@ -67,7 +67,7 @@ pub enum ServiceError {
     #[error(transparent)]
     Rejected(#[from] Rejection),
     /// The resource's version is not the one that the client expects.
-    #[error("it is at version {0} now")]
+    #[error("the resource is at version {0}")]
     Changed(u64),
     /// A device has not proved its identity.
     #[error("{0}")]
@@ -88,10 +88,10 @@ pub enum ServiceError {
     #[error(transparent)]
     Key(#[from] KeyError),
     /// The broker is unavailable.
-    #[error("the broker is away: {0}")]
+    #[error("the broker is unavailable: {0}")]
     Broker(String),
     /// The query role cannot resolve the target selector.
-    #[error("which devices are meant is not known: {0}")]
+    #[error("failed to resolve the target selector: {0}")]
     Query(String),
 }
 
@@ -311,7 +311,7 @@ macro_rules! until_appended {
             if tries == TRIES {
                 break Err($crate::service::ServiceError::Rejected(
                     $crate::domain::Rejection::Conflict(
-                        "it is being changed by many at once; try again".to_owned(),
+                        "it is being changed by many requests concurrently; try again".to_owned(),
                     ),
                 ));
             }

@@ -219,7 +219,7 @@ impl Service {
                     let no_such = || Rejection::Invalid {
                         field: "target.devices",
                         rule: format!(
-                            "there is no device '{}'; `muster device list` shows what there is",
+                            "there is no device '{}'; `muster device list` lists the devices",
                             name.chars().take(80).collect::<String>()
                         ),
                         value: name.chars().take(80).collect(),
@@ -262,11 +262,12 @@ impl Service {
             let hash = Hash::of(&question);
             let answer = self.nats.request(TARGETS_SUBJECT, question.into()).await;
             let answer = answer.map_err(|error| {
-                ServiceError::Query(format!("the query role does not answer: {error}"))
+                ServiceError::Query(format!("the query role does not respond: {error}"))
             })?;
             let not_its_own = |problem: &dyn std::fmt::Display| {
                 ServiceError::Query(format!(
-                    "what came is not the query role's answer ({problem}); is it of this release, with keys of this `muster bootstrap`?"
+                    "the response is not from the query role ({problem}); does it run this \
+                     release, with keys of this `muster bootstrap`?"
                 ))
             };
             let key = self.keys.query_key().public();
@@ -275,7 +276,7 @@ impl Service {
             let answer: TargetsAnswer =
                 codec::decode(&answer).map_err(|error| not_its_own(&error))?;
             if answer.question != hash {
-                return Err(not_its_own(&"it answers another question"));
+                return Err(not_its_own(&"it is for another request"));
             }
             let refused = |rule: String| Rejection::Invalid {
                 field: "target.selector",
@@ -289,7 +290,7 @@ impl Service {
                     let is_more = more && !found.is_empty();
                     devices.extend(found);
                     if devices.len() > MAX_DEVICES {
-                        let rule = format!("it means more than {MAX_DEVICES} devices");
+                        let rule = format!("selects more than {MAX_DEVICES} devices");
                         return Err(refused(rule).into());
                     }
                     if !is_more {
@@ -401,7 +402,10 @@ impl Service {
     /// Erases the private input of an operation that is no longer sent to any device.
     pub(crate) async fn erase_private(&self, project: &ProjectId, operation: OperationId) {
         if let Err(error) = self.blobs.erase(&key::private(project, operation)).await {
-            tracing::warn!(%project, %operation, %error, "what is private of an operation stays");
+            tracing::warn!(
+                %project, %operation, %error,
+                "failed to erase the private input of an operation"
+            );
         }
     }
 }
@@ -426,11 +430,11 @@ fn private_input(new: &NewOperation) -> Result<Option<Vec<u8>>, Rejection> {
         Err(Rejection::Invalid { field, rule, value })
     };
     if !matches!(new.action, Action::Exec(_)) {
-        let rule = "only a program takes variables and standard input".to_owned();
+        let rule = "only a program can have variables and standard input".to_owned();
         return invalid("action", rule, new.action.name().to_owned());
     }
     if let Some((name, _)) = new.env.iter().find(|(_, value)| value.contains('\0')) {
-        return invalid("env", "its value holds a NUL".to_owned(), name.clone());
+        return invalid("env", "its value contains a NUL".to_owned(), name.clone());
     }
     let salt: [u8; 32] = rand::random();
     let input =
@@ -438,7 +442,7 @@ fn private_input(new: &NewOperation) -> Result<Option<Vec<u8>>, Rejection> {
     let bytes = codec::encode(&input);
     if bytes.len() > MAX_PRIVATE_BYTES {
         let rule = format!(
-            "variables and standard input are more than {MAX_PRIVATE_BYTES} bytes; copy a file instead"
+            "variables and standard input exceed {MAX_PRIVATE_BYTES} bytes; copy a file instead"
         );
         return invalid("stdin", rule, bytes.len().to_string());
     }

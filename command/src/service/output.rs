@@ -110,7 +110,10 @@ impl Service {
         let is_file = piece.stream == OutputStream::File;
         // The response acknowledges an unwanted piece, so that the device does not send it again.
         let not_wanted = |piece: &OutputPiece, why: String| {
-            tracing::warn!(%project, %device, operation = %piece.operation, why, "output is not kept");
+            tracing::warn!(
+                %project, %device, operation = %piece.operation, reason = why,
+                "output was rejected"
+            );
             let next = piece.offset.saturating_add(u64::from(piece.bytes));
             let refused = is_file.then_some(why);
             Ok(codec::encode(&OutputTaken { next, reader: None, refused, receipt: None }))
@@ -186,7 +189,7 @@ impl Service {
         self.outputs.set(place, known);
         let subject = output_subject(project, piece.operation, device);
         if let Err(error) = self.nats.publish(subject, Bytes::new()).await {
-            tracing::debug!(%error, "who waits for output is not told; it looks by itself");
+            tracing::debug!(%error, "failed to notify followers of output; they poll");
         }
         let receipt = match is_end {
             true => Some(self.file_receipt(project, piece.operation, device, next)?),
@@ -208,7 +211,7 @@ impl Service {
         }
         let stream = StreamName::Run(piece.operation, device);
         Ok(match self.log.stream_version(project, &stream).await? {
-            0 => Err("this device was never asked for it"),
+            0 => Err("it was never requested from this device"),
             _ => Ok(MAX_OUTPUT_BYTES),
         })
     }
@@ -242,7 +245,10 @@ impl Service {
             // The merged piece is durable before the previous one, which it contains, is erased.
             self.blobs.put_durably(&format!("{folder}/{}", longer.name()), data.into()).await?;
             if let Err(error) = self.blobs.erase(&format!("{folder}/{}", tail.name())).await {
-                tracing::debug!(folder, %error, "the beginning of a piece stays beside it");
+                tracing::debug!(
+                    folder, %error,
+                    "failed to erase a piece that is part of a larger one"
+                );
             }
             return Ok(Some(longer));
         }
@@ -294,7 +300,7 @@ fn check(piece: &OutputPiece) -> Result<(), String> {
     };
     let bytes = piece.bytes as usize;
     if bytes > most {
-        return Err(format!("a piece of {bytes} bytes; at most {most} are taken"));
+        return Err(format!("a piece of {bytes} bytes; at most {most} are accepted"));
     }
     if piece.salt.as_ref().is_some_and(|salt| salt.len() > 64) {
         return Err("a salt of more than 64 bytes".to_owned());
@@ -305,5 +311,9 @@ fn check(piece: &OutputPiece) -> Result<(), String> {
     } else {
         piece.data.len()
     };
-    if length == bytes { Ok(()) } else { Err(format!("a piece of {length} bytes says {bytes}")) }
+    if length == bytes {
+        Ok(())
+    } else {
+        Err(format!("a piece of {length} bytes declares {bytes}"))
+    }
 }

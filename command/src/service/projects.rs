@@ -36,7 +36,7 @@ impl Service {
             .into());
         }
         if self.log.projects().await?.len() > MAX_PROJECTS {
-            let rule = format!("the server has {MAX_PROJECTS} projects, and takes no more");
+            let rule = format!("the server has {MAX_PROJECTS} projects, which is the maximum");
             return Err(Rejection::Conflict(rule).into());
         }
         until_appended!({
@@ -107,7 +107,7 @@ impl Service {
         let known = self.load::<Project>(&ProjectId::system(), &stream).await?;
         if known.state.archived {
             let words = format!(
-                "project {project} is archived; `muster project restore {project}` takes it back to work"
+                "project {project} is archived; `muster project restore {project}` restores it"
             );
             return Err(Rejection::Conflict(words).into());
         }

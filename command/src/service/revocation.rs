@@ -49,7 +49,10 @@ impl Service {
                 Err(error) => {
                     let text = error.to_string();
                     if text != told {
-                        tracing::warn!(error = %text, "the broker was not told which keys are revoked; trying again");
+                        tracing::warn!(
+                            error = %text,
+                            "failed to send the revoked keys to the broker; trying again"
+                        );
                         told = text;
                     }
                     AGAIN
@@ -100,12 +103,13 @@ impl Service {
             .request("$SYS.REQ.CLAIMS.UPDATE", jwt.into())
             .await
             .map_err(|error| ServiceError::Broker(error.to_string()))?;
-        let answer: ClaimAnswer = serde_json::from_slice(&answer.payload)
-            .map_err(|error| ServiceError::Broker(format!("its answer to a claim: {error}")))?;
+        let answer: ClaimAnswer = serde_json::from_slice(&answer.payload).map_err(|error| {
+            ServiceError::Broker(format!("its response to a claim is invalid: {error}"))
+        })?;
         match answer.error {
             None => Ok(()),
             Some(error) => {
-                Err(ServiceError::Broker(format!("it refused a claim: {}", error.description)))
+                Err(ServiceError::Broker(format!("it rejected a claim: {}", error.description)))
             }
         }
     }

@@ -29,7 +29,7 @@ impl Service {
                 Ok(()) => is_failing = false,
                 Err(error) => {
                     if !std::mem::replace(&mut is_failing, true) {
-                        tracing::warn!(%error, "uses of tokens are not recorded; trying again");
+                        tracing::warn!(%error, "failed to record the uses of tokens; trying again");
                     }
                 }
             }

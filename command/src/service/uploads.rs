@@ -48,12 +48,12 @@ impl Service {
         device: DeviceId,
     ) -> Result<Result<u64, &'static str>, ServiceError> {
         let Some(upload) = self.asked_upload(project, operation).await? else {
-            return Ok(Err("the operation asks for no file"));
+            return Ok(Err("the operation does not request a file"));
         };
         let run = self.load::<Run>(project, &StreamName::Run(operation, device)).await?.state;
         Ok(match (run.requested, run.erased) {
-            (false, _) => Err("this device was never asked for it"),
-            (true, true) => Err("it was erased at the server"),
+            (false, _) => Err("it was never requested from this device"),
+            (true, true) => Err("the server has erased it"),
             (true, false) => Ok(upload.limit()),
         })
     }
@@ -130,7 +130,10 @@ impl Service {
         self.outputs.forget(project, operation, device);
         if let Err(error) = self.erase_file(project, operation, device).await {
             let error = muster_api::problem::describe(&error);
-            tracing::warn!(%operation, %device, error, "a file is erased later");
+            tracing::warn!(
+                %operation, %device, error,
+                "failed to erase a file; trying again later"
+            );
         }
     }
 
@@ -227,10 +230,10 @@ impl Service {
         bytes: u64,
         error: &BlobError,
     ) {
-        let reason = format!("the server's blob store takes nothing: {}", root_cause(error));
+        let reason = format!("the server's blob store rejects writes: {}", root_cause(error));
         let command = RunCommand::Stall { bytes, reason };
         if let Err(error) = self.append_own(project, operation, device, command).await {
-            tracing::debug!(%operation, %device, %error, "that a file stalls is not recorded");
+            tracing::debug!(%operation, %device, %error, "failed to record that an upload stalls");
         }
     }
 }

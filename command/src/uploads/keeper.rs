@@ -33,7 +33,7 @@ pub(super) async fn run(service: Service, stop: CancellationToken) {
         has_lease = held.unwrap_or(false);
         if has_lease && let Err(error) = round(&service, &mut gone).await {
             let error = muster_api::problem::describe(&error);
-            tracing::warn!(error, "files whose time is over stay; trying again");
+            tracing::warn!(error, "failed to erase expired files; trying again");
         }
         tokio::select! {
             () = stop.cancelled() => break,
@@ -41,7 +41,7 @@ pub(super) async fn run(service: Service, stop: CancellationToken) {
         }
     }
     if let Err(error) = service.log.release_lease(LEASE, holder).await {
-        tracing::debug!(%error, "the lease on files could not be given back");
+        tracing::debug!(%error, "failed to release the lease on files");
     }
 }
 
@@ -54,7 +54,10 @@ async fn round(service: &Service, gone: &mut BTreeSet<File>) -> Result<(), Servi
         for (project, operation, device) in files(&service.log, which, now()).await? {
             match service.erase_by_itself(&project, operation, device, cause).await {
                 Ok(()) => {
-                    tracing::info!(%project, %operation, %device, ?cause, "a stored file is erased");
+                    tracing::info!(
+                        %project, %operation, %device, ?cause,
+                        "a stored file was erased"
+                    );
                 }
                 Err(error) => failed = Some(error),
             }

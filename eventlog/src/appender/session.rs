@@ -111,7 +111,10 @@ impl Session {
                 partitions::ensure_range(&client, &project, next, rows).await
             };
             if let Err(error) = made.await {
-                tracing::error!(%project, error = %describe(&error), "no partition could be made ahead");
+                tracing::error!(
+                    %project, error = %describe(&error),
+                    "failed to create the log's next partition"
+                );
             }
         });
     }
@@ -124,7 +127,7 @@ impl Session {
     ) -> Result<Vec<super::Answer>, StoreError> {
         let project = self.project.clone();
         let Some((head, fenced)) = self.begin(batches).await? else {
-            self.client.batch_execute("ROLLBACK").await.attempted("give up an append")?;
+            self.client.batch_execute("ROLLBACK").await.attempted("roll back an append")?;
             let refused = || Err(AppendError::NoProject(project.to_string()));
             return Ok(batches.iter().map(|_| refused()).collect());
         };
@@ -321,14 +324,14 @@ async fn write(
         async { copy.as_mut().finish().await.attempted("write events into the log") },
         async {
             let moved = client.execute(&statements.move_streams, &move_streams).await;
-            moved.attempted("move the streams")
+            moved.attempted("update the streams' versions")
         },
         async {
             if ids.is_empty() {
                 return Ok(0);
             }
             let noted = client.execute(&statements.new_appends, &new_appends).await;
-            noted.attempted("note append ids")
+            noted.attempted("record append ids")
         },
         commit(client, statements, project, head, plan),
     )?;

@@ -126,9 +126,9 @@ impl<P: Projection> Runner<P> {
                     &[&projection.name()],
                 )
                 .await
-                .attempted("look for a projection's tables")?;
+                .attempted("look up a projection's tables")?;
             if !(is_forbidden && exists.get(0)) {
-                return Err(error).attempted("make a projection's tables");
+                return Err(error).attempted("create a projection's tables");
             }
         }
         drop(client);
@@ -299,7 +299,7 @@ impl<P: Projection> Runner<P> {
         events: &[StoredEvent],
     ) -> Result<bool, ProjectionError> {
         let mut client = self.log.stores().pool.get().await.map_err(StoreError::from)?;
-        let transaction = client.transaction().await.attempted("begin a projection's batch")?;
+        let transaction = client.transaction().await.attempted("start a projection's batch")?;
         let transaction = Transaction::new(transaction);
         let (name, from, to) = (self.projection.name(), as_i64(from), as_i64(to));
         let parameters: [&(dyn ToSql + Sync); 4] = [&name, &project.as_str(), &from, &to];
@@ -308,7 +308,7 @@ impl<P: Projection> Runner<P> {
             transaction.does_not_wait_for_the_disk(),
             transaction.execute(MOVE_CHECKPOINT, &parameters),
         )
-        .attempted("move a projection's checkpoint")?;
+        .attempted("update a projection's checkpoint")?;
         if moved == 0 {
             return Ok(false);
         }
@@ -354,13 +354,14 @@ impl<P: Projection> Runner<P> {
             )
             .await;
         if let Err(error) = noted {
-            tracing::debug!(%error, "a projection's failure could not be noted");
+            tracing::debug!(%error, "failed to record a projection's failure");
         }
     }
 }
 
 fn restored(project: &ProjectId) -> ProjectionError {
-    let words = format!("the log of {project} ends before where it did; was it restored?");
+    let words =
+        format!("the log of {project} is shorter than before; was an older backup restored?");
     StoreError::Corrupt(words).into()
 }
 

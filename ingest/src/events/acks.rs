@@ -23,6 +23,6 @@ pub(super) async fn send(
 ) {
     let subject = DeviceSubjects::new(project, device).acks();
     if let Err(error) = nats.publish(subject, codec::encode(ack).into()).await {
-        tracing::debug!(%device, %error, "an ack could not be sent");
+        tracing::debug!(%device, %error, "failed to send an ack");
     }
 }

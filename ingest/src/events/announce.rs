@@ -21,7 +21,10 @@ const PAGE_INTERVAL: Duration = Duration::from_millis(500);
 /// log does not have: the stream was lost.
 pub(super) async fn announce(log: EventLog, nats: async_nats::Client, resend: bool) {
     if let Err(error) = try_announce(&log, &nats, resend).await {
-        tracing::debug!(%error, "devices were not told where the log stands; they ask by themselves");
+        tracing::debug!(
+            %error,
+            "failed to send the watermarks to all devices; devices request them"
+        );
     }
 }
 

@@ -160,7 +160,7 @@ pub(crate) fn judge(
         None
     };
     let Some(known) = access.epoch(*epoch) else {
-        let detail = format!("epoch {epoch} of this device was never given");
+        let detail = format!("epoch {epoch} was never assigned to this device");
         return refuse_all(claims, Cause::UnknownDevice, &detail);
     };
     if known.closed {
@@ -189,7 +189,7 @@ pub(crate) fn judge(
         let kid = message.kid();
         let Some((_, public)) = keys.iter().find(|(fingerprint, _)| *fingerprint == kid) else {
             let detail = format!(
-                "the device has no key {kid} (any more); is an old copy of its folder in use?"
+                "the device has no valid key {kid}; is an old copy of its data folder in use?"
             );
             refuse(arrival, Cause::UnknownKey, detail);
             continue;
@@ -256,7 +256,7 @@ fn readable(
     let event = Event::decode(&envelope.kind, envelope.version, &envelope.data)
         .map_err(|error| error.to_string())?;
     if author(event.kind()) != Some(Author::Device) {
-        return Err(format!("{} is not for a device to record", event.kind()));
+        return Err(format!("a device must not record events of type {}", event.kind()));
     }
     let rotated = match &event {
         Event::DeviceKeyRotated(rotation) => Some(check_rotation(envelope, rotation, signed_by)?),
@@ -273,11 +273,11 @@ fn check_rotation(
 ) -> Result<PublicKey, String> {
     let key = PublicKey::from_cose_key(&rotation.signing_key).map_err(|error| error.to_string())?;
     let agreed = cose::open(&rotation.proof, Kind::Rotation, &key)
-        .map_err(|error| format!("the new key has not agreed: {error}"))?;
+        .map_err(|error| format!("the signature of the new key is invalid: {error}"))?;
     if agreed == codec::encode(&(envelope.device, envelope.epoch, signed_by)) {
         Ok(key)
     } else {
-        Err("the new key has agreed to another rotation".to_owned())
+        Err("the signature of the new key is for another rotation".to_owned())
     }
 }
 

@@ -49,7 +49,7 @@ pub async fn run(log: EventLog, nats: async_nats::Client, copies: Copies, stop: 
         for name in ended {
             working.remove(&name);
             if let Err(error) = log.release_lease(&name, holder).await {
-                tracing::debug!(%error, "a lease could not be given back");
+                tracing::debug!(%error, "failed to release a lease");
             }
         }
         let names: Vec<String> = working.keys().cloned().collect();
@@ -66,17 +66,20 @@ pub async fn run(log: EventLog, nats: async_nats::Client, copies: Copies, stop: 
                 join_all(lost.into_iter().map(Working::finish)).await;
             }
             Err(error) => {
-                tracing::debug!(%error, "leases could not be renewed");
+                tracing::debug!(%error, "failed to renew leases");
                 continue;
             }
         }
         if let Err(error) = share(&log, (&nats, copies), holder, &mut working).await {
-            tracing::debug!(%error, "free partitions could not be looked for");
+            tracing::debug!(%error, "failed to look up free partitions");
         }
     }
     join_all(working.into_values().map(Working::finish)).await;
     if let Err(error) = log.release_leases(holder).await {
-        tracing::debug!(%error, "leases could not be given back; others take over when they run out");
+        tracing::debug!(
+            %error,
+            "failed to release leases; other processes take over when they expire"
+        );
     }
 }
 
@@ -148,7 +151,7 @@ async fn keep_working(worker: Worker, lease: Lease, stop: CancellationToken) {
     loop {
         let Err(error) = worker.run(&lease, &stop).await else { return };
         if is_over(&error) {
-            tracing::info!(partition = worker.partition, "another process works this partition");
+            tracing::info!(partition = worker.partition, "another process holds the partition");
             return;
         }
         let text = error.to_string();

@@ -95,7 +95,7 @@ impl Worker {
                 ..Default::default()
             })
             .await
-            .map_err(|error| broker("make the consumer of a partition")(error.to_string()))?;
+            .map_err(|error| broker("create the consumer of a partition")(error.to_string()))?;
         let messages = consumer
             .stream()
             .max_messages_per_batch(BATCH * 2)
@@ -166,7 +166,7 @@ impl Worker {
             (chains, refused)
         })
         .await
-        .map_err(|error| broker("judge a batch")(error.to_string()))?;
+        .map_err(|error| broker("validate a batch")(error.to_string()))?;
         refused.extend(more_refused);
 
         let offset = OffsetMove {
@@ -239,7 +239,7 @@ impl Worker {
             }
             if !waiting.is_empty() {
                 // Another process keeps writing these streams; start over from the log.
-                return Err(broker("append a batch")("the watermarks keep moving".to_owned()));
+                return Err(broker("append a batch")("the watermarks keep changing".to_owned()));
             }
         }
         Ok(done)

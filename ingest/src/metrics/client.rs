@@ -99,7 +99,7 @@ pub enum ClientError {
     #[error("'{0}' is not the URL of a metric store; write it as http://host:8086")]
     Url(String),
     /// The certificates cannot be parsed.
-    #[error("cannot read the certificates to trust for {url}; PEM is needed")]
+    #[error("failed to read the CA certificates for {url}; they must be PEM")]
     Certificates {
         /// The URL of the store.
         url: String,
@@ -107,7 +107,7 @@ pub enum ClientError {
         source: reqwest::Error,
     },
     /// The HTTP client cannot be created.
-    #[error("cannot set up an HTTP client for {url}")]
+    #[error("failed to create an HTTP client for {url}")]
     Build {
         /// The URL of the store.
         url: String,
@@ -189,7 +189,7 @@ impl InfluxClient {
                 return Ok(version);
             }
         }
-        Err("it does not say which version it is; set the API to v1 or v2".to_owned())
+        Err("it does not report its version; set the API to v1 or v2".to_owned())
     }
 
     /// Writes a body of [`Self::pack`] to the shared database.
@@ -282,7 +282,7 @@ impl InfluxClient {
         query: &[(&str, impl AsRef<str>)],
     ) -> Result<reqwest::RequestBuilder, String> {
         let mut url =
-            self.base.join(path).map_err(|error| format!("its URL cannot be used: {error}"))?;
+            self.base.join(path).map_err(|error| format!("its URL is invalid: {error}"))?;
         if !query.is_empty() {
             url.query_pairs_mut().extend_pairs(query);
         }

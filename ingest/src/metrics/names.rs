@@ -127,7 +127,7 @@ async fn read(
             Ok(stored) => break stored,
             Err(error) if !is_told => {
                 is_told = true;
-                tracing::warn!(%error, "the names of devices cannot be read; trying again");
+                tracing::warn!(%error, "failed to read the names of devices; trying again");
             }
             Err(_) => {}
         }

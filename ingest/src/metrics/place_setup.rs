@@ -148,7 +148,7 @@ impl InfluxClient {
         missing: Missing,
     ) -> Result<(), PlaceError> {
         let Some(org) = self.org_id().await.map_err(PlaceError::Away)? else {
-            let words = "it has no buckets of InfluxDB 2.x";
+            let words = "it does not support buckets of InfluxDB 2.x";
             return Err(PlaceError::Refused(words.to_owned()));
         };
         let database = &self.settings.database;
@@ -157,7 +157,8 @@ impl InfluxClient {
             Some(shared) => shared,
             None => {
                 self.create_database().await.map_err(PlaceError::Refused)?;
-                let lacking = || PlaceError::Away(format!("the bucket '{database}' is not there"));
+                let lacking =
+                    || PlaceError::Away(format!("the bucket '{database}' does not exist"));
                 self.bucket(&org, database).await?.ok_or_else(lacking)?
             }
         };

@@ -163,7 +163,10 @@ impl Keeper {
                 Ok(()) => is_told = false,
                 Err(error) => {
                     if !std::mem::replace(&mut is_told, true) {
-                        tracing::warn!(%error, "the projects' retentions cannot be read; trying again");
+                        tracing::warn!(
+                            %error,
+                            "failed to read the projects' retentions; trying again"
+                        );
                     }
                     tokio::time::sleep(RETRY).await;
                     continue;
@@ -209,7 +212,7 @@ impl Keeper {
                     }
                     Ok(_) => {}
                     Err(error) => {
-                        tracing::error!(%error, %project, "a project's retention cannot be read");
+                        tracing::error!(%error, %project, "failed to read a project's retention");
                     }
                 }
             }
@@ -245,7 +248,10 @@ impl Keeper {
             let state = match kept {
                 Ok(()) => {
                     if retention.days().is_some() {
-                        tracing::info!(%project, %retention, "the metric store keeps the project's metrics so long");
+                        tracing::info!(
+                            %project, %retention,
+                            "the metric store has the project's retention"
+                        );
                     }
                     State::Kept(*retention)
                 }
@@ -258,7 +264,10 @@ impl Keeper {
                 }
                 Err(PlaceError::Away(words)) => {
                     is_away = true;
-                    tracing::debug!(%project, words, "the metric store was not told of a retention");
+                    tracing::debug!(
+                        %project, reason = words,
+                        "failed to set a project's retention in the metric store"
+                    );
                     State::Awaited
                 }
             };
@@ -297,7 +306,9 @@ fn complain(project: &ProjectId, state: &State) {
     if let State::Refused(retention, words) = state {
         tracing::warn!(
             %project, %retention,
-            "the metric store has no bucket of the project's own; its metrics go to the database of all projects, with that one's retention, and other projects see the names of its fields: {words}"
+            "the metric store has no separate bucket for the project; its metrics are written to \
+             the shared database, with its retention, and other projects see the names of its \
+             fields: {words}"
         );
     }
 }

@@ -89,7 +89,7 @@ async fn read(
         if let Err(problem) = ended
             && problem != told
         {
-            tracing::warn!(error = %problem, "metrics are not read; trying again");
+            tracing::warn!(error = %problem, "failed to read metrics; trying again");
             told = problem;
         }
         tokio::time::sleep(RETRY).await;
@@ -159,13 +159,13 @@ impl Reader<'_> {
                 }
                 Some(named) = naming.next() => {
                     let (message, who, name): (Arc<jetstream::Message>, Who, Result<_, _>) = named;
-                    (message, who, name.map_err(|_| "names are not read any more".to_owned())?)
+                    (message, who, name.map_err(|_| "device names are unavailable".to_owned())?)
                 }
                 next = messages.next(), if has_room => {
                     let Some(message) = next else { return Err("the subscription ended".to_owned()) };
                     let message = Arc::new(message.map_err(|error| error.to_string())?);
                     let Some((project, device, _)) = subjects::parse_stored(&message.subject) else {
-                        let detail = "no device's subject".to_owned();
+                        let detail = "not the subject of a device".to_owned();
                         letters.push(Letter { message, cause: "foreign_subject", detail });
                         continue;
                     };
@@ -207,7 +207,7 @@ impl Reader<'_> {
             let (project, device) = who;
             tracing::warn!(
                 %project, %device, cause = excess.as_str(),
-                "metrics of the device are beyond a limit and are dropped"
+                "metrics of the device exceed a limit and are dropped"
             );
         }
     }
@@ -228,7 +228,7 @@ impl Reader<'_> {
     ) -> Result<Taken, String> {
         let (project, device) = (&who.0, who.1);
         let Some(name) = name else {
-            let detail = format!("device {device} is not known, or was deleted");
+            let detail = format!("device {device} is unknown or was deleted");
             return Ok(Taken::Refused("unknown_device", detail));
         };
         let (mut batch, invalid) = match MetricBatch::decode_valid_points(&message.payload) {

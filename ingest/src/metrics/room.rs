@@ -29,7 +29,7 @@ pub(super) async fn run(nats: async_nats::Client, stop: CancellationToken) {
             () = tokio::time::sleep(CHECK) => {}
         }
         if let Err(problem) = make_room(&jetstream).await {
-            tracing::debug!(problem, "no room was made in the stream of metrics");
+            tracing::debug!(problem, "failed to delete consumed batches");
         }
     }
 }

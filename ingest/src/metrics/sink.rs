@@ -84,7 +84,7 @@ pub enum Outcome {
 
 /// The sink is stopping and accepts no lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the metric sink is stopping and takes no more lines")]
+#[error("the metric sink is stopping and accepts no more lines")]
 pub struct SinkClosed;
 
 /// Resolves to the [`Outcome`] of one message; may be dropped if the outcome is not needed.

@@ -282,7 +282,7 @@ impl Writer {
         // Compression is CPU-bound. The task cannot be canceled, and a panic in it is a bug.
         let packed = tokio::task::spawn_blocking(move || client.pack(body)).await;
         let Ok(body) = packed else {
-            return Verdict::Refused("the lines could not be compressed".to_owned());
+            return Verdict::Refused("failed to compress the lines".to_owned());
         };
         let mut backoff = Backoff::new(self.first_wait, self.longest_wait);
         let mut is_made = false;
@@ -323,8 +323,8 @@ impl Writer {
                     Ok(()) if !std::mem::replace(&mut is_made, true) => {
                         tracing::info!(
                             store = self.client.address(),
-                            ?place,
-                            "made what was missing"
+                            bucket = ?place,
+                            "created a missing bucket"
                         );
                         continue;
                     }
@@ -367,7 +367,7 @@ impl Writer {
             *complained = Some(Instant::now());
             tracing::warn!(
                 store = self.client.address(),
-                "the metric store does not take what is written: {words}; metrics wait and nothing is dropped"
+                "the metric store rejects writes: {words}; metrics wait, and none are dropped"
             );
         }
     }
@@ -376,7 +376,7 @@ impl Writer {
         let mut complained =
             self.complained.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         if complained.take().is_some() {
-            tracing::info!(store = self.client.address(), "the metric store takes metrics again");
+            tracing::info!(store = self.client.address(), "the metric store accepts metrics again");
         }
     }
 }

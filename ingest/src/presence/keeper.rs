@@ -91,12 +91,12 @@ pub async fn run(options: PresenceOptions, stop: CancellationToken) {
             if let Err(error) = kept {
                 let text = error.to_string();
                 if text != told {
-                    tracing::warn!(error = %text, "presence is not kept; trying again");
+                    tracing::warn!(error = %text, "failed to track presence; trying again");
                     told = text;
                 }
             }
             if let Err(error) = options.log.release_lease(LEASE, holder).await {
-                tracing::debug!(%error, "the lease on presence could not be given back");
+                tracing::debug!(%error, "failed to release the lease on presence");
             }
         }
         tokio::select! {
@@ -181,6 +181,6 @@ async fn keep(options: &PresenceOptions, holder: Uuid) -> Result<(), KeeperError
 fn note(table: &mut Table, changes: &mut Vec<Change>, message: &Message) {
     match Advisory::parse(&message.subject, &message.payload) {
         Ok(advisory) => changes.extend(advisory.and_then(|advisory| table.told(advisory))),
-        Err(error) => tracing::warn!(%error, "an advisory of the broker could not be read"),
+        Err(error) => tracing::warn!(%error, "failed to decode an advisory of the broker"),
     }
 }

@@ -68,7 +68,7 @@ impl Servers {
                 ?missing,
                 servers,
                 answered = whole.len(),
-                "the broker's list of connections is incomplete; nobody is declared offline by what is missing"
+                "the broker's list of connections is incomplete; devices that it lacks stay online"
             );
         }
         let listed = lists
@@ -119,7 +119,10 @@ pub(super) async fn ask(
         match tokio::time::timeout_at(until, replies.next()).await {
             Ok(Some(message)) => match ServerList::parse(&message.payload) {
                 Ok(list) => lists.push(list),
-                Err(error) => tracing::warn!(%error, "the broker's list could not be read"),
+                Err(error) => tracing::warn!(
+                    %error,
+                    "failed to read the broker's list of connections"
+                ),
             },
             Ok(None) | Err(_) => break,
         }
@@ -131,7 +134,7 @@ pub(super) async fn ask(
             let subject = format!("$SYS.REQ.SERVER.{}.CONNZ", list.server);
             let Some(answer) = answer(system, subject, request(offset)).await else { break };
             if let Err(error) = list.parse_page(&answer) {
-                tracing::warn!(%error, "a page of the broker's list could not be read");
+                tracing::warn!(%error, "failed to read a page of the broker's list of connections");
                 break;
             }
         }

@@ -217,7 +217,7 @@ impl Table {
             else {
                 continue;
             };
-            let detail = Some(format!("nothing was heard for {} s", quiet / 1_000_000));
+            let detail = Some(format!("no message for {} s", quiet / 1_000_000));
             changes.extend(self.goes_offline(who, &id, DisconnectReason::Silent, detail));
         }
         let mut gone = Vec::new();
@@ -227,7 +227,7 @@ impl Table {
             }
             let server = known.connection.server();
             if lost.contains(server) {
-                gone.push((id.clone(), Some("its broker is gone".to_owned())));
+                gone.push((id.clone(), Some("its broker is unreachable".to_owned())));
             } else if is_whole || whole.contains(server) {
                 // Of a server that responds, or of an unknown one: a broker that was killed before it was
                 // ever listed.

@@ -97,7 +97,7 @@ pub(crate) async fn list_dead_letters(
     Query(query): Query<ListDeadLetters>,
 ) -> Result<Json<Page<DeadLetter>>, Problem> {
     if query.everywhere && scope.principal.project.is_some() {
-        let detail = "everywhere=true needs a server-wide token; this one is for one project";
+        let detail = "everywhere=true requires a server-wide token; this token is for one project";
         return Err(Problem::new(Kind::Forbidden, detail));
     }
     let before = Cursor::decode::<i64>(query.cursor.as_deref())?.unwrap_or(i64::MAX);

@@ -33,7 +33,8 @@ pub(super) fn describe(state: &QueryState) -> String {
     let failure = state.log().append_failure().or_else(|| state.append_reports.current());
     if let Some(failure) = failure {
         parts.push(format!(
-            "the event log cannot be written since {}: {}; reading works, and devices keep what they record",
+            "the event log cannot be written since {}: {}; reads work, and devices keep their \
+             events",
             failure.since, failure.cause
         ));
     }
@@ -42,7 +43,7 @@ pub(super) fn describe(state: &QueryState) -> String {
     if let Some((_, first)) = failures.first() {
         let names: Vec<&str> = failures.iter().map(|(name, _)| *name).collect();
         parts.push(format!(
-            "read models ({}) are not updated since {}: {}; answers may be old",
+            "read models ({}) have not been updated since {}: {}; responses may be stale",
             names.join(", "),
             first.since,
             first.cause

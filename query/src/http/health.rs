@@ -71,7 +71,7 @@ pub(crate) async fn get_readiness(
     .fetch_optional(state.sql());
     let furthest = tokio::time::timeout(PATIENCE, furthest)
         .await
-        .map_err(|_| Problem::unavailable("the database does not answer; try again", 2))?
+        .map_err(|_| Problem::unavailable("the database does not respond; try again", 2))?
         .map_err(sql_problem)?;
     match furthest {
         // The endpoint is public, so the response has neither a project nor a failure's message.
@@ -82,7 +82,10 @@ pub(crate) async fn get_readiness(
                 failure,
                 "not ready: a projection has stopped"
             );
-            Err(Problem::unavailable(format!("the read model {name} has stopped; see the log"), 30))
+            Err(Problem::unavailable(
+                format!("the read model {name} has stopped; see the server's log"),
+                30,
+            ))
         }
         Some((name, project, lag, None)) if lag > LAG => {
             tracing::info!(projection = name, project, lag, "not ready: a projection is behind");

@@ -190,8 +190,8 @@ pub(crate) async fn list_sessions(
 
 /// Returns the problem of blobs that could not be read.
 pub(crate) fn blob_problem(error: &BlobError) -> Problem {
-    tracing::warn!(error = %muster_api::problem::describe(error), "the blob store fails");
-    Problem::unavailable("the blob store cannot be used; see the server's log", 10)
+    tracing::warn!(error = %muster_api::problem::describe(error), "the blob store failed");
+    Problem::unavailable("the blob store is unavailable; see the server's log", 10)
 }
 
 async fn find(state: &QueryState, project: &ProjectId, id: SessionId) -> Result<Row, Problem> {
@@ -291,7 +291,7 @@ pub(crate) async fn get_session_recording(
     let looked = stream::iter(pieces.clone()).map(read.clone()).buffered(AHEAD);
     looked.try_for_each(|_| future::ready(Ok(()))).await?;
     let body = stream::iter(pieces).map(read).buffered(AHEAD).map_err(move |problem| {
-        tracing::error!(session = %id, %problem, "a recording breaks off");
+        tracing::error!(session = %id, %problem, "failed to read a recording completely");
         io::Error::other(problem.detail().to_owned())
     });
     Ok(([(header::CONTENT_TYPE, "application/x-asciicast")], Body::from_stream(body)))
@@ -306,16 +306,16 @@ async fn lines(
 ) -> Result<Bytes, Problem> {
     let damaged = |what: &str| {
         let place = format!("piece {chunk} of recording {recording}");
-        let words = format!("{place} of session {id} {what}: somebody has touched the blobs");
+        let words = format!("{place} of session {id} {what}: the blob store was modified");
         Problem::new(muster_api::problem::Kind::Gone, words)
     };
     let name = key::recording(project, id, *recording, *chunk);
     let found = blobs.get(&name).await.map_err(|error| blob_problem(&error))?;
     let bytes = found.ok_or_else(|| damaged("is missing"))?;
     let (salt, lines) =
-        bytes.split_at_checked(SALT).ok_or_else(|| damaged("is not what was recorded"))?;
+        bytes.split_at_checked(SALT).ok_or_else(|| damaged("does not match its hash"))?;
     if output_hash(salt, lines).0 != hash[..] {
-        return Err(damaged("is not what was recorded"));
+        return Err(damaged("does not match its hash"));
     }
     Ok(bytes.slice_ref(lines))
 }

@@ -53,25 +53,25 @@ impl std::fmt::Debug for InfluxCredentials {
 #[derive(Debug, thiserror::Error)]
 pub enum InfluxError {
     /// The client cannot be created.
-    #[error("failed to make a client of InfluxDB")]
+    #[error("failed to create a client of InfluxDB")]
     Client(#[source] reqwest::Error),
     /// InfluxDB is unreachable, or too slow.
-    #[error("failed to ask InfluxDB")]
+    #[error("failed to query InfluxDB")]
     Away(#[source] reqwest::Error),
     /// InfluxDB cannot process queries now.
-    #[error("InfluxDB answered {0}")]
+    #[error("InfluxDB returned status {0}")]
     Busy(reqwest::StatusCode),
     /// InfluxDB rejected the credentials.
-    #[error("InfluxDB refused the credentials ({0}); check what muster signs in with")]
+    #[error("InfluxDB rejected the credentials ({0}); check muster's credentials for InfluxDB")]
     Denied(reqwest::StatusCode),
     /// InfluxDB rejected the query.
-    #[error("InfluxDB refused the query: {0}")]
+    #[error("InfluxDB rejected the query: {0}")]
     Refused(String),
     /// The response exceeds the maximum size.
-    #[error("the answer of InfluxDB is larger than {MAX_BYTES} bytes")]
+    #[error("the response of InfluxDB exceeds {MAX_BYTES} bytes")]
     TooLarge,
     /// The response cannot be parsed.
-    #[error("the answer of InfluxDB cannot be read")]
+    #[error("failed to parse the response of InfluxDB")]
     Malformed(#[source] serde_json::Error),
 }
 

@@ -122,7 +122,7 @@ impl InfluxClient {
             // The database does not exist yet, or the store has no policies: no project has its
             // own.
             Err(InfluxError::Refused(why)) => {
-                tracing::debug!(why, "InfluxDB names no retention policies");
+                tracing::debug!(reason = why, "failed to list the retention policies of InfluxDB");
                 Policies::default()
             }
             Err(error) => return Err(error),

@@ -31,7 +31,7 @@ enum FollowError {
     #[error("failed to look up the stream METRICS")]
     Stream(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// The consumer could not be created.
-    #[error("failed to make a consumer of the stream METRICS")]
+    #[error("failed to create a consumer of the stream METRICS")]
     Consumer(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// The subscription failed.
     #[error("failed to read the stream METRICS")]
@@ -52,7 +52,7 @@ pub async fn run(nats: async_nats::Client, latest: LatestMetrics, stop: Cancella
         if let Err(error) = ended {
             let text = muster_api::problem::describe(&error);
             if text != complained {
-                tracing::warn!(error = %text, "cannot follow the newest metrics; trying again");
+                tracing::warn!(error = %text, "failed to follow the newest metrics; trying again");
                 complained = text;
             }
         }
@@ -110,7 +110,7 @@ fn take(latest: &LatestMetrics, subject: &str, payload: bytes::Bytes, received_a
         return;
     };
     if let Err(error) = latest.update(&project, device, group, payload, received_at) {
-        tracing::debug!(%project, %device, %error, "passed over a metric batch");
+        tracing::debug!(%project, %device, %error, "skipped a metric batch");
     }
 }
 
@@ -135,7 +135,7 @@ pub async fn prune(log: EventLog, latest: LatestMetrics, stop: CancellationToken
                     .collect();
                 latest.retain(|project, device| living.contains(&(project.clone(), device)));
             }
-            Err(error) => tracing::debug!(%error, "the newest metrics were not pruned"),
+            Err(error) => tracing::debug!(%error, "failed to prune the newest metrics"),
         }
     }
 }

@@ -108,7 +108,10 @@ fn field<'a>(point: &'a Point, name: &str) -> Option<&'a FieldValue> {
 fn number(point: &Point, name: &str) -> Option<f64> {
     match field(point, name)? {
         FieldValue::Float(number) => Some(*number),
-        #[expect(clippy::cast_precision_loss, reason = "nobody compares that finely")]
+        #[expect(
+            clippy::cast_precision_loss,
+            reason = "the comparison does not need more precision"
+        )]
         FieldValue::Int(number) => Some(*number as f64),
         FieldValue::Bool(_) | FieldValue::Text(_) => None,
     }

@@ -120,7 +120,7 @@ impl Both<'_> {
         let mut at = 0;
         while at < there {
             let end = there.min(at + BLOCK);
-            let ours = hash(self.file, at, end).context("cannot be read here")?;
+            let ours = hash(self.file, at, end).context("failed to read the local file")?;
             let block = Block { from: at, to: end, hash: ours };
             if !is_there(self.session, self.handle, &block).await? {
                 break;
@@ -172,13 +172,15 @@ impl Both<'_> {
             // Repeat both blocks, after the target was truncated.
             match way {
                 Way::Send => self.cut_there(began).await?,
-                Way::Fetch => self.file.set_len(began).context("cannot be written here")?,
+                Way::Fetch => self.file.set_len(began).context("failed to write the local file")?,
             }
             self.counted.back(end - began);
             (at, before) = (began, None);
             tries += 1;
             if tries >= TRIES {
-                return Err(anyhow!("it changes while it is copied, or the disk is damaged").into());
+                return Err(
+                    anyhow!("the file changes while it is copied, or the disk is damaged").into()
+                );
             }
         }
         Ok(moved)
@@ -198,7 +200,8 @@ impl Both<'_> {
         let mut written = futures::stream::iter(parts(from, to))
             .map(|(at, length)| {
                 let mut bytes = vec![0; length as usize];
-                let read = file.read_exact_at(&mut bytes, at).context("cannot be read here");
+                let read =
+                    file.read_exact_at(&mut bytes, at).context("failed to read the local file");
                 if read.is_ok() {
                     hasher.update(&bytes);
                 }
@@ -232,17 +235,17 @@ impl Both<'_> {
             .buffered(AHEAD);
         while let Some((at, length, bytes)) = read.try_next().await? {
             if bytes.len() < length as usize {
-                return Err(anyhow!("it became shorter while it was copied").into());
+                return Err(anyhow!("the file became shorter while it was copied").into());
             }
             // The target ends here, so skipped bytes become a hole.
             if !is_hole(&bytes) {
-                self.file.write_all_at(&bytes, at).context("cannot be written here")?;
+                self.file.write_all_at(&bytes, at).context("failed to write the local file")?;
             }
             hasher.update(&bytes);
             self.counted.step(length.into());
         }
         drop(read);
-        self.file.set_len(to).context("cannot be written here")?;
+        self.file.set_len(to).context("failed to write the local file")?;
         Ok(hasher.finalize().into())
     }
 
@@ -259,7 +262,7 @@ impl Both<'_> {
                 return Ok(at);
             }
             self.pace.take(bytes.len()).await;
-            self.file.write_all_at(&bytes, at).context("cannot be written here")?;
+            self.file.write_all_at(&bytes, at).context("failed to write the local file")?;
             at += bytes.len() as u64;
         }
     }

@@ -31,7 +31,7 @@ pub(super) async fn all(
     let (entries, skipped) =
         listed.await.with_context(|| format!("{}:{from}", work.link.device))?;
     if entries.first().is_some_and(|entry| entry.facts.kind == Kind::Other) {
-        bail!("{}:{from} is no file and no folder", work.link.device);
+        bail!("{}:{from} is neither a file nor a folder", work.link.device);
     }
     // A folder with an interrupted copy is resumed, not copied into.
     let mark = target.join(INCOMPLETE);
@@ -40,7 +40,7 @@ pub(super) async fn all(
     let is_folder = !is_incomplete
         && (several || target.is_dir() || target.as_os_str().as_encoded_bytes().ends_with(b"/"));
     if is_folder {
-        let wrong = || format!("cannot make the folder {}", target.display());
+        let wrong = || format!("failed to create the folder {}", target.display());
         std::fs::create_dir_all(target).with_context(wrong)?;
     }
     let root = match Path::new(from).file_name() {
@@ -55,13 +55,14 @@ pub(super) async fn all(
     let of = |kind| entries.iter().filter(is_of(kind));
     for left in entries.iter().filter(|entry| is_part(entry)) {
         let path = left.below(from);
-        work.progress.say(format!("{path} is what a broken copy has left: left out"));
+        work.progress.say(format!("{path} is left over from an interrupted copy: skipped"));
     }
     let is_new = is_tree && !is_folder && !root.exists();
     for folder in of(Kind::Folder) {
         make_folder(&place(folder), folder.path.is_empty())?;
         if is_new && folder.path.is_empty() {
-            File::create_new(&mark).with_context(|| format!("cannot write {}", mark.display()))?;
+            File::create_new(&mark)
+                .with_context(|| format!("failed to write {}", mark.display()))?;
         }
     }
     let files: Vec<&Entry> = of(Kind::File).collect();
@@ -91,11 +92,12 @@ pub(super) async fn all(
         done.push(made.with_context(|| format!("{}:{path}", work.link.device)));
     }
     for entry in of(Kind::Other) {
-        work.progress.say(format!("{} is no file, folder or link: left out", entry.below(from)));
+        work.progress.say(format!("{} is not a file, folder or link: skipped", entry.below(from)));
     }
     done.extend(skipped.into_iter().map(Err));
     if (is_new || is_incomplete) && done.iter().all(Result::is_ok) {
-        std::fs::remove_file(&mark).with_context(|| format!("cannot remove {}", mark.display()))?;
+        std::fs::remove_file(&mark)
+            .with_context(|| format!("failed to remove {}", mark.display()))?;
     }
     // The innermost first, because a folder may become read-only.
     for folder in entries.iter().rev().filter(|entry| entry.facts.kind == Kind::Folder) {
@@ -112,19 +114,19 @@ fn make_folder(path: &Path, is_root: bool) -> Result<()> {
             let there = if is_root { path.metadata() } else { path.symlink_metadata() };
             match there {
                 Ok(there) if there.is_dir() => Ok(()),
-                _ => bail!("{} is there and is no folder", path.display()),
+                _ => bail!("{} exists and is not a folder", path.display()),
             }
         }
-        made => made.with_context(|| format!("cannot make the folder {}", path.display())),
+        made => made.with_context(|| format!("failed to create the folder {}", path.display())),
     }
 }
 
 fn make_link(target: Option<&str>, at: &Path) -> Done {
-    let target = target.context("the device does not say where it leads")?;
+    let target = target.context("the device did not report the link's target")?;
     match std::fs::read_link(at) {
         Ok(there) if there == Path::new(target) => return Ok(Copied::Same),
         Ok(_) => std::fs::remove_file(at)?,
-        Err(_) if at.exists() => bail!("{} is there and is no link", at.display()),
+        Err(_) if at.exists() => bail!("{} exists and is not a link", at.display()),
         Err(_) => {}
     }
     std::os::unix::fs::symlink(target, at)?;
@@ -134,10 +136,10 @@ fn make_link(target: Option<&str>, at: &Path) -> Done {
 /// Restores permissions and times; the special bits only on request.
 fn finish(file: &File, facts: &Facts, preserve_special: bool) -> Result<()> {
     let rights = if preserve_special { facts.rights } else { facts.rights & !SPECIAL };
-    file.set_permissions(Permissions::from_mode(rights)).context("cannot set its mode")?;
+    file.set_permissions(Permissions::from_mode(rights)).context("failed to set its mode")?;
     let changed = SystemTime::UNIX_EPOCH + Duration::from_secs(facts.changed.into());
     let times = std::fs::FileTimes::new().set_accessed(changed).set_modified(changed);
-    file.set_times(times).context("cannot set its time")
+    file.set_times(times).context("failed to set its time")
 }
 
 /// Returns the name of an incomplete file.
@@ -175,21 +177,21 @@ async fn file(
         .mode(0o600)
         .custom_flags(OFlags::NOFOLLOW.bits().cast_signed())
         .open(&part_path)
-        .with_context(|| format!("cannot write {shown}"))?;
+        .with_context(|| format!("failed to write {shown}"))?;
     let there = part.metadata().map(|metadata| metadata.len()).unwrap_or(0);
     let (handle_of, pace) = (handle.as_str(), &work.pace);
     let size = facts.size;
     let mut both = Both { session, handle: handle_of, file: &part, size, pace, counted };
     let copied = async {
         let at = both.kept(there).await?;
-        part.set_len(at).context("cannot be written here")?;
+        part.set_len(at).context("failed to write the local file")?;
         match size {
             0 => both.fetch_to_end().await,
             _ => both.copy(at, Way::Fetch).await,
         }
     };
     let copied = copied.await;
-    let now = session.find("failed to look at it", session.sftp.fstat(&handle)).await;
+    let now = session.find("failed to inspect it", session.sftp.fstat(&handle)).await;
     let _ = session.find("failed to close it", session.sftp.close(&handle)).await;
     let bytes = match copied {
         Ok(bytes) => bytes,
@@ -207,8 +209,9 @@ async fn file(
     }
     finish(&part, facts, work.preserve_special)?;
     // Renamed after the sync, because a file with the right size and time is not copied again.
-    part.sync_all().with_context(|| format!("cannot write {shown}"))?;
-    std::fs::rename(&part_path, to).with_context(|| format!("cannot give {shown} its name"))?;
+    part.sync_all().with_context(|| format!("failed to write {shown}"))?;
+    std::fs::rename(&part_path, to)
+        .with_context(|| format!("failed to rename the copy to {shown}"))?;
     both.counted.is_whole = true;
     Ok(Copied::Whole { bytes })
 }

@@ -34,7 +34,7 @@ const RENAME: &str = "posix-rename@openssh.com";
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Trouble {
     /// The connection was lost; the operation can continue after a reconnection.
-    #[error("the connection to the device is lost")]
+    #[error("the connection to the device was lost")]
     Lost,
     /// This file cannot be copied.
     #[error(transparent)]
@@ -83,16 +83,19 @@ impl Session {
         tokio::spawn(async move {
             let (read, write) = tokio::io::split(theirs);
             if let Err(error) = carry(socket, read, write).await {
-                tracing::debug!(error = format!("{error:#}"), "a connection to files is over");
+                tracing::debug!(
+                    error = format!("{error:#}"),
+                    "a connection for file transfer has ended"
+                );
             }
             drop(guard);
         });
         let sftp = RawSftpSession::new(ours);
         sftp.set_timeout(PATIENCE);
         let session = Self { sftp, lost, ahead: Semaphore::new(AHEAD) };
-        let version = session.need("failed to begin", session.sftp.init()).await?;
+        let version = session.need("failed to start SFTP", session.sftp.init()).await?;
         if !version.extensions.contains_key(SFTP_SHA256) {
-            return Err(anyhow!("the device's agent does not know {SFTP_SHA256}").into());
+            return Err(anyhow!("the device's agent does not support {SFTP_SHA256}").into());
         }
         Ok(session)
     }
@@ -180,7 +183,7 @@ impl Session {
         asked.extend(offset.to_be_bytes());
         asked.extend(length.to_be_bytes());
         let request = self.sftp.extended(SFTP_SHA256, asked);
-        let wrong = || anyhow!("the device answered what is no hash");
+        let wrong = || anyhow!("the device returned an invalid hash");
         let Packet::ExtendedReply(reply) = self.need("failed to compare", request).await? else {
             return Err(wrong().into());
         };
@@ -194,7 +197,7 @@ impl Session {
         let mut names = text(from);
         names.extend(text(to));
         let request = self.sftp.extended(RENAME, names);
-        self.need("failed to give it its name", request).await.map(drop)
+        self.need("failed to rename it", request).await.map(drop)
     }
 }
 
@@ -245,7 +248,7 @@ impl Link {
             }
             match Session::open(&self.client, &self.device, &self.path, self.write).await {
                 Ok(new) => {
-                    progress.say("connected again; it goes on where it was");
+                    progress.say("reconnected; continuing where the copy stopped");
                     *session = Arc::new(new);
                 }
                 Err(Trouble::Failed(error)) if attempt >= TRIES || !may_pass(&error) => {
@@ -253,7 +256,7 @@ impl Link {
                 }
                 Err(trouble) => {
                     if attempt == 1 {
-                        progress.say(format!("{trouble}; it is tried again for some minutes"));
+                        progress.say(format!("{trouble}; retrying for some minutes"));
                     }
                     tokio::time::sleep(wait).await;
                     wait = (wait * 2).min(Duration::from_secs(10));
@@ -277,7 +280,7 @@ impl Link {
                 Err(Trouble::Lost) => {}
             }
         }
-        bail!("the connection to {} breaks again and again", self.device)
+        bail!("the connection to {} was lost repeatedly", self.device)
     }
 }
 

@@ -124,14 +124,14 @@ pub(crate) async fn cp(connection: Connection, args: CpArgs) -> Result<()> {
         places.push(Place::read(path)?);
     }
     let Some((target, sources)) = places.split_last() else {
-        bail!(Misused("nothing to copy is named".to_owned()));
+        bail!(Misused("no source is given".to_owned()));
     };
     let client = connection.client()?;
     let json = connection.json;
     let copied = tokio::select! {
         copied = copy(&client, &args, sources, target, json) => copied,
         _ = tokio::signal::ctrl_c() => {
-            note("stopped; the same command goes on where it was");
+            note("stopped; the same command continues where it stopped");
             std::process::exit(130);
         }
     };
@@ -161,8 +161,8 @@ async fn copy(
             let mut here = Vec::new();
             for source in sources {
                 let Place::Here(path) = source else {
-                    let words = "from device to device it goes through this machine: copy it here, \
-                                 then there";
+                    let words =
+                        "copying between devices goes through this machine: copy to it first";
                     bail!(Misused(words.to_owned()));
                 };
                 here.push(path.as_path());
@@ -174,7 +174,7 @@ async fn copy(
         Place::Here(target) => {
             for source in sources {
                 let Place::Device { device, path } = source else {
-                    let words = "nothing of this is on a device; a device's path is DEVICE:PATH";
+                    let words = "no path is on a device; write a path on a device as DEVICE:PATH";
                     bail!(Misused(words.to_owned()));
                 };
                 let open = async || Link::open(client, device, path, false).await;

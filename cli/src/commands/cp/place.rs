@@ -24,7 +24,7 @@ impl Place {
         let Some((device, path)) = text.split_once(':').filter(|(device, _)| !device.contains('/'))
         else {
             if text.is_empty() {
-                return Err(Misused("an empty path is no path; . is this folder".to_owned()));
+                return Err(Misused("the path is empty; write . for this folder".to_owned()));
             }
             return Ok(Self::Here(text.into()));
         };

@@ -99,7 +99,7 @@ impl Progress {
         let plural = if files == 1 { "file" } else { "files" };
         let mut words = format!("{files} {plural}, {bytes} in {seconds:.1} s ({rate}/s)");
         if same > 0 {
-            words.push_str(&format!("; {same} there already"));
+            words.push_str(&format!("; {same} already there"));
         }
         note(words);
         Ok(())

@@ -32,7 +32,7 @@ pub(super) async fn all(work: &Work, sources: &[&Path], target: &str) -> Result<
         // Resolves a link to its target, so that the link is kept.
         let real = session.need("failed to find it", session.sftp.realpath(target)).await?;
         let real = real.files.into_iter().next().map(|file| file.filename);
-        let real = real.ok_or_else(|| anyhow!("the device does not say where it is"))?;
+        let real = real.ok_or_else(|| anyhow!("the device did not report its path"))?;
         let kind = match (is_folder, is_new) {
             (true, _) if is_incomplete => Target::Incomplete,
             (true, _) => Target::Folder,
@@ -44,13 +44,13 @@ pub(super) async fn all(work: &Work, sources: &[&Path], target: &str) -> Result<
     let (kind, real) = found.await.with_context(|| format!("{device}:{target}"))?;
     let is_folder = matches!(kind, Target::Folder | Target::Incomplete);
     if wants_folder && !is_folder {
-        return Err(anyhow!("{device}:{target} is no folder"));
+        return Err(anyhow!("{device}:{target} is not a folder"));
     }
     let mut done = Vec::new();
     for source in sources {
         let (entries, skipped) = here(source)?;
         if entries.first().is_some_and(|entry| entry.facts.kind == Kind::Other) {
-            bail!("{} is no file and no folder", source.display());
+            bail!("{} is neither a file nor a folder", source.display());
         }
         let is_tree = entries.first().is_some_and(|entry| entry.facts.kind == Kind::Folder);
         let goes_on = is_tree && kind == Target::Incomplete;
@@ -96,7 +96,7 @@ async fn tree(
     let of = |kind| entries.iter().filter(is_of(kind));
     for left in entries.iter().filter(|entry| is_part(entry)) {
         let path = left.below(root);
-        work.progress.say(format!("{path} is what a broken copy has left: left out"));
+        work.progress.say(format!("{path} is left over from an interrupted copy: skipped"));
     }
     let place = |entry: &Entry| match entry.path.as_str() {
         "" => source.to_owned(),
@@ -143,7 +143,7 @@ async fn tree(
     }
     for entry in of(Kind::Other) {
         let path = place(entry);
-        work.progress.say(format!("{} is no file, folder or link: left out", path.display()));
+        work.progress.say(format!("{} is not a file, folder or link: skipped", path.display()));
     }
     done.extend(skipped.into_iter().map(Err));
     if let Some(mark) = mark.filter(|_| done.iter().all(Result::is_ok)) {
@@ -167,17 +167,17 @@ async fn tree(
 async fn make_folder(session: &Session, path: &str) -> Result<(), Trouble> {
     match facts_there(session, path).await? {
         Some(facts) if facts.kind == Kind::Folder => Ok(()),
-        Some(_) => Err(anyhow!("it is there, and is no folder").into()),
+        Some(_) => Err(anyhow!("it exists and is not a folder").into()),
         None => {
             let attrs = FileAttributes { permissions: Some(0o700), ..FileAttributes::empty() };
-            session.need("failed to make the folder", session.sftp.mkdir(path, attrs)).await?;
+            session.need("failed to create the folder", session.sftp.mkdir(path, attrs)).await?;
             Ok(())
         }
     }
 }
 
 async fn make_link(session: &Session, target: &str, path: &str) -> Result<Copied, Trouble> {
-    let there = session.find("failed to look at it", session.sftp.lstat(path)).await?;
+    let there = session.find("failed to inspect it", session.sftp.lstat(path)).await?;
     match there.map(|there| Facts::from(&there.attrs).kind) {
         Some(Kind::Link) => {
             let read = session.need("failed to read a link", session.sftp.readlink(path)).await?;
@@ -186,23 +186,23 @@ async fn make_link(session: &Session, target: &str, path: &str) -> Result<Copied
             }
             session.need("failed to remove a link", session.sftp.remove(path)).await?;
         }
-        Some(_) => return Err(anyhow!("it is there, and is no link").into()),
+        Some(_) => return Err(anyhow!("it exists and is not a link").into()),
         None => {}
     }
     // OpenSSH's argument order: the link's target is first.
-    session.need("failed to make a link", session.sftp.symlink(target, path)).await?;
+    session.need("failed to create a link", session.sftp.symlink(target, path)).await?;
     Ok(Copied::Whole { bytes: 0 })
 }
 
 async fn file(work: &Work, session: &Session, from: &Path, to: &str) -> Result<Copied, Trouble> {
     work.progress.name(to);
-    let file = File::open(from).with_context(|| format!("cannot read {}", from.display()))?;
-    let metadata = file.metadata().context("cannot look at it")?;
+    let file = File::open(from).with_context(|| format!("failed to read {}", from.display()))?;
+    let metadata = file.metadata().context("failed to inspect it")?;
     let facts = Facts::from(&metadata);
     let mut counted = Counted::new(&work.progress);
     match facts_there(session, to).await? {
         Some(there) if there.kind == Kind::Folder => {
-            return Err(anyhow!("it is there, and is a folder").into());
+            return Err(anyhow!("it exists and is a folder").into());
         }
         Some(there) if !work.again && there.is_like(&facts) => {
             counted.step(facts.size);
@@ -241,7 +241,7 @@ async fn file(work: &Work, session: &Session, from: &Path, to: &str) -> Result<C
 /// Writes the missing part; it is on the disk when this returns.
 async fn write(both: &mut Both<'_>, facts: &Facts) -> Result<u64, Trouble> {
     let Both { session, handle, .. } = *both;
-    let there = session.need("failed to look at it", session.sftp.fstat(handle)).await?;
+    let there = session.need("failed to inspect it", session.sftp.fstat(handle)).await?;
     let at = both.kept(there.attrs.size.unwrap_or(0)).await?;
     both.cut_there(at).await?;
     let bytes = both.copy(at, Way::Send).await?;

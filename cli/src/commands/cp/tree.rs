@@ -115,7 +115,7 @@ fn join(folder: &str, name: &str) -> String {
 
 /// Returns the metadata at this path of the device; follows links.
 pub(super) async fn facts_there(session: &Session, path: &str) -> Result<Option<Facts>, Trouble> {
-    let found = session.find("failed to look at it", session.sftp.stat(path)).await?;
+    let found = session.find("failed to inspect it", session.sftp.stat(path)).await?;
     Ok(found.map(|found| Facts::from(&found.attrs)))
 }
 
@@ -170,7 +170,7 @@ pub(super) async fn there(session: &Session, root: &str) -> Result<(Vec<Entry>, 
 pub(super) fn here(root: &Path) -> Result<(Vec<Entry>, Skipped)> {
     let mut skipped = Vec::new();
     let shown = root.display();
-    let metadata = std::fs::metadata(root).with_context(|| format!("cannot look at {shown}"))?;
+    let metadata = std::fs::metadata(root).with_context(|| format!("failed to inspect {shown}"))?;
     let mut all = vec![Entry { path: String::new(), facts: Facts::from(&metadata) }];
     let mut at = 0;
     while let Some(folder) = all.get(at).cloned() {
@@ -179,7 +179,7 @@ pub(super) fn here(root: &Path) -> Result<(Vec<Entry>, Skipped)> {
             continue;
         }
         let path = root.join(&folder.path);
-        let wrong = || format!("cannot read the folder {}", path.display());
+        let wrong = || format!("failed to read the folder {}", path.display());
         for entry in std::fs::read_dir(&path).with_context(wrong)? {
             let entry = entry.with_context(wrong)?;
             let name = entry.file_name();

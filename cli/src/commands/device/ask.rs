@@ -80,13 +80,13 @@ pub(crate) async fn run(connection: Connection, ask: Ask) -> Result<()> {
             common.confirm.ask(&Action { verb, noun: "device", names: &names })?;
         }
         Some(_) => {}
-        None => common.confirm.ask_before_many(&client, "ask this of", &target).await?,
+        None => common.confirm.ask_before_many(&client, "send this request to", &target).await?,
     }
     if let Some(output) = archive {
         let device = target.only(&client).await?;
         let path = output.unwrap_or_else(|| format!("{}-diagnostics.tar.gz", device.name).into());
         if path.exists() {
-            let words = format!("{} is there already; name another file with -o", path.display());
+            let words = format!("{} exists already; choose another file with -o", path.display());
             return Err(Misused(words).into());
         }
         return collect(&client, &common.limits.request(&target, action), &path).await;
@@ -105,7 +105,7 @@ async fn collect(
 ) -> Result<()> {
     let asked = Asked::new(client, request).await?;
     let bytes = operation::collect(client, &asked).await?;
-    std::fs::write(path, &bytes).with_context(|| format!("cannot write {}", path.display()))?;
+    std::fs::write(path, &bytes).with_context(|| format!("failed to write {}", path.display()))?;
     note(format!("{} ({} bytes)", path.display(), bytes.len()));
     Ok(())
 }

@@ -17,10 +17,10 @@ use crate::output::{self, ago, pairs, percent, table, text};
 
 /// Path that accepts a device, and the verb that reports it.
 const ACCEPT: (&str, &str) = ("/accept", "accepted");
-const REJECT: (&str, &str) = ("/reject", "sent away");
-const REVOKE: (&str, &str) = ("/revoke", "revoked; a token made for it lets it in again");
+const REJECT: (&str, &str) = ("/reject", "rejected");
+const REVOKE: (&str, &str) = ("/revoke", "revoked; it can enroll again with a token made for it");
 const ROTATE: (&str, &str) =
-    ("/rotate-key", "asked to make a new key; `device show` tells its fingerprint");
+    ("/rotate-key", "key rotation requested; `device show` shows the new fingerprint");
 
 #[derive(Subcommand, Debug)]
 pub(crate) enum DeviceCommand {
@@ -250,5 +250,5 @@ pub(crate) fn print_devices(devices: &[Value]) {
         .collect();
     let header =
         ["name", "status", "seen", "cpu", "mem", "disk", "batt", "os", "arch", "agent", "labels"];
-    table(&header, rows, "no devices; `muster token create` makes a token that lets one join");
+    table(&header, rows, "no devices; `muster token create` creates a token to enroll one");
 }

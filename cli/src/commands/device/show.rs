@@ -160,7 +160,7 @@ fn print(found: &Value) {
 
 fn versions(config: &Value) -> String {
     if config["version"].as_u64().unwrap_or(0) == 0 {
-        return "none was ever set".to_owned();
+        return "never set".to_owned();
     }
     format!("version {}, applied {}", config["version"], config["applied_version"])
 }
@@ -201,11 +201,11 @@ fn oddities(flags: &Value) -> String {
     });
     [
         counted("forks", "its history has branches: a cloned card, a restored image"),
-        counted("losses", "parts of its history that nobody has any more"),
+        counted("losses", "lost parts of its history"),
         last_loss,
         counted("unreadable", "events that could not be read"),
-        counted("odd_times", "events that claim a time that cannot be"),
-        (flags["odd_clock"] == true).then(|| "odd_clock  its clock is wrong now".to_owned()),
+        counted("odd_times", "events with an impossible time"),
+        (flags["odd_clock"] == true).then(|| "odd_clock  its clock is wrong".to_owned()),
     ]
     .into_iter()
     .flatten()

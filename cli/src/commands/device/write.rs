@@ -31,7 +31,7 @@ pub(super) async fn rename(client: &Client, target: &Target, name: &str, json: b
     if json {
         return output::json(&done);
     }
-    line(format!("{} is named {name} now", device.name));
+    line(format!("{} is now named {name}", device.name));
     Ok(())
 }
 
@@ -96,7 +96,7 @@ pub(super) async fn delete(
     for device in devices {
         let deleted = client.delete(&device.path()).await;
         report.add(&device, deleted, |_| {
-            format!("deleted; its history stays: muster events {}", device.key)
+            format!("deleted; its history remains: muster events {}", device.key)
         });
     }
     report.finish(client).await

@@ -20,7 +20,7 @@ pub(super) async fn examine(url: &str, keys: &Path) -> Vec<Check> {
     let client = match timeout(LIMIT, connect(url, keys)).await {
         Ok(Ok(client)) => client,
         Ok(Err(error)) => return vec![away(url, &format!("{error:#}"))],
-        Err(_) => return vec![away(url, "it does not answer within 10 s")],
+        Err(_) => return vec![away(url, "it does not respond within 10 s")],
     };
     let version = client.server_info().version;
     let mut checks = vec![Check::good(NAME, format!("{url}, nats-server {version}"))];
@@ -33,13 +33,14 @@ pub(super) async fn examine(url: &str, keys: &Path) -> Vec<Check> {
             }
             Ok(Err(error)) => {
                 let remedy =
-                    "a role ingest makes the stream at its start: start one, or see its log";
+                    "a role ingest creates the stream when it starts: start one, or see its log";
                 Check::bad(name, format!("the stream {stream}: {error}"), remedy)
             }
             Err(_) => {
                 let remedy =
-                    "see the log of nats-server: JetStream may be recovering, or its disk be full";
-                Check::bad(name, format!("the stream {stream}: no answer within 10 s"), remedy)
+                    "see the log of nats-server: JetStream may be recovering, or its disk may be \
+                     full";
+                Check::bad(name, format!("the stream {stream}: no response within 10 s"), remedy)
             }
         });
     }
@@ -50,14 +51,16 @@ pub(super) fn room(name: &'static str, messages: u64, bytes: u64, most: i64) -> 
     let found = format!("{messages} messages, {} MiB in the broker", bytes >> 20);
     let most = u64::try_from(most).unwrap_or_default();
     if most > 0 && bytes.saturating_mul(100) > most.saturating_mul(FULL) {
-        let remedy = "a role ingest is missing, or its store (PostgreSQL, InfluxDB) is away or slow; when it is full, devices keep what they have";
+        let remedy = "a role ingest is missing, or its store (PostgreSQL, InfluxDB) is unavailable \
+             or slow; when the stream is full, devices keep their data";
         return Check::bad(name, format!("{found}, of {} MiB", most >> 20), remedy);
     }
     Check::good(name, found)
 }
 
 fn away(url: &str, problem: &str) -> Check {
-    let remedy = "is nats-server started, does its port answer from here, has it the operator of these keys? Devices look for it for ever, and keep what they record";
+    let remedy = "check that nats-server is started, that its port is reachable from here, and \
+         that it has the operator of these keys; devices retry indefinitely and keep their events";
     Check::bad(NAME, format!("{url}: {problem}"), remedy)
 }
 

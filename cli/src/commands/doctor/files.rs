@@ -22,7 +22,8 @@ pub(super) fn keys(dir: &Path) -> Vec<Check> {
     let entries = match std::fs::read_dir(dir) {
         Ok(entries) => entries,
         Err(error) => {
-            let remedy = "run as the server's own user; `muster bootstrap` makes a new server's keys, a backup brings back lost ones";
+            let remedy = "run as the server's own user; `muster bootstrap` creates a new server's \
+                 keys, and a backup restores lost ones";
             return vec![Check::bad(name, format!("{shown} cannot be read: {error}"), remedy)];
         }
     };
@@ -43,11 +44,12 @@ pub(super) fn keys(dir: &Path) -> Vec<Check> {
         }
     }
     if open.is_empty() {
-        return vec![Check::good(name, format!("{shown}, for its owner alone"))];
+        return vec![Check::good(name, format!("{shown}, accessible only to its owner"))];
     }
     let found = format!("others can read {}", open.join(", "));
     let remedy = format!(
-        "chmod -R go= {shown}; if somebody else may have read them, this server's devices are no longer safe"
+        "chmod -R go= {shown}; if other users may have read them, this server's devices are no \
+         longer safe"
     );
     vec![Check::bad(name, found, remedy)]
 }
@@ -62,7 +64,7 @@ pub(super) fn certificates(dir: &Path) -> Vec<Check> {
             Err(error) => Check::bad(
                 name,
                 muster_api::problem::describe(&error),
-                "`muster bootstrap` makes it anew; `muster up` does so at each start",
+                "`muster bootstrap` creates it again; `muster up` does so at each start",
             ),
         })
         .collect()
@@ -70,11 +72,12 @@ pub(super) fn certificates(dir: &Path) -> Vec<Check> {
 
 pub(super) fn certificate(name: &'static str, expiry: Timestamp, now: Timestamp) -> Check {
     let days = expiry.micros().saturating_sub(now.micros()).div_euclid(DAY);
-    let remedy = "run `muster bootstrap` again and start the roles anew (`muster up`: start it again; containers: docker compose up -d --force-recreate)";
+    let remedy = "run `muster bootstrap` again and restart the roles (`muster up`: start it again; \
+         containers: docker compose up -d --force-recreate)";
     match days {
         ..0 => Check::bad(name, format!("expired {} days ago", -days), remedy),
         0..SOON => Check::bad(name, format!("expires in {days} days"), remedy),
-        _ => Check::good(name, format!("good for {days} days")),
+        _ => Check::good(name, format!("valid for {days} days")),
     }
 }
 
@@ -82,14 +85,18 @@ pub(super) fn certificate(name: &'static str, expiry: Timestamp, now: Timestamp)
 pub(super) fn disk(path: &Path) -> Check {
     let name = "disk";
     let Ok(stat) = nix::sys::statvfs::statvfs(path) else {
-        let found = format!("{} cannot be asked for its free space", path.display());
+        let found = format!("failed to read the free space of {}", path.display());
         return Check::bad(name, found, "check the mount");
     };
     #[allow(clippy::useless_conversion, reason = "both are 32 bits wide on some machines")]
     let free = u64::from(stat.blocks_available()).saturating_mul(u64::from(stat.fragment_size()));
     let found = format!("{} MiB free at {}", free >> 20, path.display());
     if free < ENOUGH {
-        return Check::bad(name, found, "make room: PostgreSQL and the broker stop on a full disk");
+        return Check::bad(
+            name,
+            found,
+            "free up space: PostgreSQL and the broker stop on a full disk",
+        );
     }
     Check::good(name, found)
 }

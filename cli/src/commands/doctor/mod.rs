@@ -187,7 +187,8 @@ async fn api(address: &str, subject: &Subject) -> Check {
         Err(error) => Check::bad(
             "API",
             format!("{error:#}"),
-            "does the role run? its log says why not; what fails above keeps it from getting ready",
+            "check that the role runs, and see its log; the failures above keep it from becoming \
+             ready",
         ),
     }
 }

@@ -33,7 +33,7 @@ pub(super) async fn authority(url: &str, keys: &Path) -> Check {
     let verifier = match verifier_in(keys) {
         Ok(Some(verifier)) => verifier,
         Ok(None) => {
-            let found = format!("{} holds no authority.key or authority.pub", keys.display());
+            let found = format!("{} contains no authority.key or authority.pub", keys.display());
             return Check::bad(name, found, "run `muster bootstrap` with the folder of all keys");
         }
         Err(error) => {
@@ -45,7 +45,7 @@ pub(super) async fn authority(url: &str, keys: &Path) -> Check {
     match timeout(2 * LIMIT, audit_authority(&connect, &verifier, LIMIT)).await {
         Ok(Ok(audit)) => audited(&audit),
         Ok(Err(error)) => {
-            let remedy = "what fails above keeps the log from being read";
+            let remedy = "the failures above prevent reading the log";
             Check::bad(name, muster_api::problem::describe(&error), remedy)
         }
         Err(_) => Check::bad(name, "the log cannot be read in 20 s", "is PostgreSQL overloaded?"),
@@ -65,11 +65,12 @@ pub(super) fn audited(audit: &AuthorityAudit) -> Check {
     };
     let examples: Vec<String> = audit.examples.iter().map(example).collect();
     let found = format!(
-        "{verified}, {} are not by this server's command role and are ignored: {}",
+        "{verified}, {} were not written by this server's command role and are ignored: {}",
         audit.refused,
         examples.join(", ")
     );
-    let remedy = "was the database written to by hand, is a command role of an older release still running, or was an old backup restored? docs/security.md says what to do";
+    let remedy = "was the database modified manually, is a command role of an older release still \
+         running, or was an old backup restored? See docs/security.md";
     Check::bad(AUTHORITY, found, remedy)
 }
 
@@ -79,13 +80,14 @@ pub(super) async fn postgres(url: &str) -> Vec<Check> {
     let found = match timeout(LIMIT, examine(&connect)).await {
         Ok(Ok(found)) => found,
         Ok(Err(error)) => return vec![away(&muster_api::problem::describe(&error))],
-        Err(_) => return vec![away("it does not answer within 10 s")],
+        Err(_) => return vec![away("it does not respond within 10 s")],
     };
     judged(&found, Timestamp::from(SystemTime::now()))
 }
 
 fn away(problem: &str) -> Check {
-    let remedy = "is it started, does its port answer from here, are user and password right? Meanwhile devices keep what they record";
+    let remedy = "check that it is started, that its port is reachable from here, and that user \
+         and password are right; meanwhile devices keep their events";
     Check::bad("PostgreSQL", problem, remedy)
 }
 
@@ -102,7 +104,7 @@ pub(super) fn judged(found: &Examination, now: Timestamp) -> Vec<Check> {
     checks.push(match &found.too_mighty {
         Some(user) => Check::bad(
             "database user",
-            format!("{user} may do more than a role needs: it is a superuser, or owns the log"),
+            format!("{user} has more rights than a role needs: it is a superuser, or owns the log"),
             "run `muster bootstrap`, and start each role with the URL from its folder of keys: postgres-url, postgres-url-command",
         ),
         None => Check::good("database user", "has the rights of its role"),
@@ -125,13 +127,14 @@ pub(super) fn judged(found: &Examination, now: Timestamp) -> Vec<Check> {
         ));
         return checks;
     }
-    checks.push(Check::good(TABLES, "as this release makes them"));
+    checks.push(Check::good(TABLES, "up to date with this release"));
     checks.extend(read_models(found));
     let letters = found.dead_letters;
     checks.push(if letters > 0 {
         let text = format!("{letters} within the last day");
         let remedy =
-            "muster dead-letter list says from whom and why; docs/operations.md what to do";
+            "see `muster dead-letter list` for senders and causes, and docs/operations.md for what \
+             to do";
         Check::bad("dead letters", text, remedy)
     } else {
         Check::good("dead letters", "none within the last day")
@@ -151,20 +154,21 @@ fn read_models(found: &Examination) -> Vec<Check> {
         let age = behind_since.map_or(0, |since| found.now.micros() - since.micros());
         if let Some(failure) = failure {
             let text = format!("{model} of {project} stopped: {failure}");
-            let remedy = "a newer release mends it; nothing is skipped or lost meanwhile";
+            let remedy = "a newer release fixes it; nothing is skipped or lost meanwhile";
             checks.push(Check::bad(name, text, remedy));
         } else if let Some(since) = behind_since
             && age > STALE
         {
             let text = format!(
-                "{model} of {project} is {lag} events behind and has not read what was recorded at {since}"
+                "{model} of {project} is {lag} events behind and has not applied the events since \
+                 {since}"
             );
-            let remedy = "is the database's disk full, do roles query and command run? Their logs say what holds it up; answers are old, nothing is lost";
+            let remedy = "is the database's disk full, do roles query and command run? See their \
+                 logs; responses are stale, but nothing is lost";
             checks.push(Check::bad(name, text, remedy));
         } else if *lag > FAR_BEHIND {
             let text = format!("{model} of {project} is {lag} events behind");
-            let remedy =
-                "does a role query run? its log, and PostgreSQL's load, say what holds it up";
+            let remedy = "does a role query run? See its log, and PostgreSQL's load";
             checks.push(Check::bad(name, text, remedy));
         }
     }
@@ -178,13 +182,14 @@ fn read_models(found: &Examination) -> Vec<Check> {
 pub(super) async fn influx(store: &MetricStore) -> Check {
     let name = "InfluxDB";
     let url = &store.url;
-    let remedy = "is it started, does its port answer from here? Meanwhile metrics wait in the broker and on devices";
+    let remedy = "check that it is started, and that its port is reachable from here; meanwhile \
+         metrics wait in the broker and on devices";
     let mut settings = store.store_settings();
     settings.timeout = LIMIT;
     settings.gzip = false;
     let client = match InfluxClient::new(settings) {
         Ok(client) => client,
-        Err(error) => return Check::bad(name, error.to_string(), "mend --influx-url"),
+        Err(error) => return Check::bad(name, error.to_string(), "correct --influx-url"),
     };
     let version = match client.version().await {
         Ok(version) => version.text,
@@ -192,17 +197,18 @@ pub(super) async fn influx(store: &MetricStore) -> Check {
     };
     match client.write(client.pack(b"\n".to_vec())).await {
         // The request was authorized; the store refused only its empty body.
-        Answer::Written | Answer::Refused(_) | Answer::TooLarge(_) => {
-            Check::good(name, format!("version {version} takes metrics into '{}'", store.database))
-        }
+        Answer::Written | Answer::Refused(_) | Answer::TooLarge(_) => Check::good(
+            name,
+            format!("version {version} accepts metrics into '{}'", store.database),
+        ),
         Answer::DatabaseMissing(_) => Check::good(
             name,
-            format!("version {version}; '{}' is made with the first metrics", store.database),
+            format!("version {version}; '{}' is created with the first metrics", store.database),
         ),
         Answer::Misconfigured(words) => {
             let remedy =
-                "mend user and password (1.x), or organization, bucket and token (2.x, 3.x)";
-            Check::bad(name, format!("version {version} refuses us: {words}"), remedy)
+                "correct user and password (1.x), or organization, bucket and token (2.x, 3.x)";
+            Check::bad(name, format!("version {version} rejects the credentials: {words}"), remedy)
         }
         Answer::Busy { words, .. } | Answer::Unavailable(words) => {
             Check::bad(name, format!("version {version}: {words}"), remedy)

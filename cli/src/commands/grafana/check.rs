@@ -16,7 +16,7 @@ pub(super) fn check(dir: &Path) -> Result<usize> {
     let mut checker = Checker::new(known_sources(&dir)?);
     let files = files_in(&dir.join("alerting"))?;
     if files.is_empty() {
-        bail!("{} holds no alert rule files (alerting/*.yaml)", dir.display());
+        bail!("{} contains no alert rule files (alerting/*.yaml)", dir.display());
     }
     for path in files {
         let text = read(&path)?;
@@ -27,7 +27,7 @@ pub(super) fn check(dir: &Path) -> Result<usize> {
         return Ok(rules);
     }
     let lines: Vec<String> = wrong.iter().map(ToString::to_string).collect();
-    bail!("{} mistakes in alert rules:\n  {}", wrong.len(), lines.join("\n  "))
+    bail!("{} errors in alert rules:\n  {}", wrong.len(), lines.join("\n  "))
 }
 
 /// Returns the uids of the data sources in the same provisioning folder; empty if there are none.
@@ -49,7 +49,7 @@ fn known_sources(dir: &Path) -> Result<BTreeSet<String>> {
 }
 
 fn read(path: &Path) -> Result<String> {
-    fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
+    fs::read_to_string(path).with_context(|| format!("failed to read {}", path.display()))
 }
 
 /// Returns the files that Grafana reads, in order; empty if the folder does not exist.
@@ -57,7 +57,9 @@ fn files_in(dir: &Path) -> Result<Vec<PathBuf>> {
     let entries = match fs::read_dir(dir) {
         Ok(entries) => entries,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(error).with_context(|| format!("cannot read {}", dir.display())),
+        Err(error) => {
+            return Err(error).with_context(|| format!("failed to read {}", dir.display()));
+        }
     };
     let mut files = Vec::new();
     for entry in entries {

@@ -16,7 +16,8 @@ pub(super) fn write(dir: &Path, values: &Values, policies: &[String]) -> Result<
     let dir = absolute(dir)?;
     make_dir(&dir, None)?;
     // Grafana reads its files through the group of its own folder.
-    let group = fs::metadata(&dir).with_context(|| format!("cannot look at {}", dir.display()))?;
+    let group =
+        fs::metadata(&dir).with_context(|| format!("failed to inspect {}", dir.display()))?;
     let group = group.gid();
     let dashboards = dir.join("dashboards/muster");
     let mut values = values.clone();
@@ -28,7 +29,7 @@ pub(super) fn write(dir: &Path, values: &Values, policies: &[String]) -> Result<
             make_dir(folder, Some(group))?;
         }
         write_file(&path, text, group)
-            .with_context(|| format!("cannot write {}", path.display()))?;
+            .with_context(|| format!("failed to write {}", path.display()))?;
         written.push(path);
         Ok(())
     };
@@ -65,7 +66,7 @@ fn make_dir(dir: &Path, group: Option<u32>) -> Result<()> {
     DirBuilder::new()
         .mode(0o750)
         .create(dir)
-        .with_context(|| format!("cannot make the folder {}", dir.display()))?;
+        .with_context(|| format!("failed to create the folder {}", dir.display()))?;
     let _ = chown(dir, None, group);
     Ok(())
 }

@@ -52,8 +52,10 @@ fn fill(value: &mut Value, values: &Values) -> Result<()> {
 /// variables.
 fn replaced(text: &str, values: &Values) -> Result<String> {
     let Some((before, rest)) = text.split_once("${") else { return Ok(text.to_owned()) };
-    let Some((name, after)) = rest.split_once('}') else { bail!("a variable has no end: {text}") };
-    let value = values.get(name).with_context(|| format!("nothing is known of ${{{name}}}"))?;
+    let Some((name, after)) = rest.split_once('}') else {
+        bail!("a variable is not terminated: {text}")
+    };
+    let value = values.get(name).with_context(|| format!("unknown variable ${{{name}}}"))?;
     Ok(format!("{before}{}{}", value.replace('$', "$$"), replaced(after, values)?))
 }
 

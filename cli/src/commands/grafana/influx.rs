@@ -36,7 +36,7 @@ pub(super) async fn let_in(
             .body(form(&statement))
             .send()
             .await
-            .with_context(|| format!("cannot ask InfluxDB at {}", store.url))?;
+            .with_context(|| format!("failed to query InfluxDB at {}", store.url))?;
         let status = response.status();
         let body: Value = response.json().await.unwrap_or_default();
         let error = body["results"][0]["error"].as_str().or_else(|| body["error"].as_str());
@@ -51,10 +51,10 @@ pub(super) async fn let_in(
     if made.is_some()
         && let Some(error) = ask(format!("SET PASSWORD FOR {USER} = '{quoted}'")).await?
     {
-        bail!("InfluxDB refuses to make the user {USER}: {error}");
+        bail!("InfluxDB refused to create the user {USER}: {error}");
     }
     if let Some(error) = ask(format!("GRANT READ ON \"{database}\" TO {USER}")).await? {
-        bail!("InfluxDB refuses to let {USER} read {}: {error}", store.database);
+        bail!("InfluxDB refused to grant {USER} read access to {}: {error}", store.database);
     }
     Ok(())
 }

@@ -52,7 +52,8 @@ pub(crate) async fn run(connection: &Connection, command: GrafanaCommand) -> Res
                 Ok(policies) => policies,
                 Err(error) => {
                     note(format!(
-                        "{error:#}; projects with a retention of their own are not shown before this is done again"
+                        "{error:#}; projects with their own retention are not shown until this \
+                         command is run again"
                     ));
                     Vec::new()
                 }
@@ -85,7 +86,7 @@ pub(crate) async fn run(connection: &Connection, command: GrafanaCommand) -> Res
             if connection.json {
                 return output::json(&json!({ "rules": rules }));
             }
-            line(format!("{rules} alert rules, nothing wrong"));
+            line(format!("{rules} alert rules, no errors"));
             Ok(())
         }
     }

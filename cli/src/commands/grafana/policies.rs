@@ -24,11 +24,11 @@ pub(super) async fn of(store: &MetricStore) -> Result<Vec<String>> {
     } else if let Some((user, password)) = &store.user {
         request = request.basic_auth(user, Some(password));
     }
-    let asked = || format!("cannot ask InfluxDB at {} for its retention policies", store.url);
+    let asked = || format!("failed to query InfluxDB at {} for its retention policies", store.url);
     let response = request.send().await.with_context(asked)?;
     let status = response.status();
     if matches!(status.as_u16(), 401 | 403) || status.is_server_error() {
-        bail!("{}: it answers {status}", asked());
+        bail!("{}: it returned {status}", asked());
     }
     let answer: Value = response.json().await.unwrap_or_default();
     let rows = answer["results"][0]["series"][0]["values"].as_array().into_iter().flatten();

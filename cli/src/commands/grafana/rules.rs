@@ -152,27 +152,27 @@ impl Checker {
             return self.wrong(at, "", "must be a mapping");
         };
         for key in keys.keys().filter_map(Value::as_str).filter(|key| !KEYS.contains(key)) {
-            self.wrong(at, key, "is no key of an alert rule");
+            self.wrong(at, key, "is not a key of an alert rule");
         }
         for key in ["uid", "title", "condition"] {
             self.text(at, rule, key);
         }
         let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
         if uid.len() > 40 || !uid.chars().all(plain) {
-            self.wrong(at, "uid", "has at most 40 letters, digits, - and _");
+            self.wrong(at, "uid", "must have at most 40 letters, digits, - and _");
         }
         if !uid.is_empty() && !self.uids.insert(uid.clone()) {
-            self.wrong(at, "uid", format!("'{uid}' is the uid of another rule, too"));
+            self.wrong(at, "uid", format!("'{uid}' is also the uid of another rule"));
         }
         if !title.is_empty() && !self.titles.insert((folder.to_owned(), title)) {
-            self.wrong(at, "title", "another rule of this folder has it, too");
+            self.wrong(at, "title", "another rule of this folder has the same title");
         }
         self.duration(at, rule, "for", false);
         self.duration(at, rule, "keepFiringFor", false);
         self.one_of(at, rule, "noDataState", &["NoData", "Alerting", "OK", "KeepLast"]);
         self.one_of(at, rule, "execErrState", &["Error", "Alerting", "OK", "KeepLast"]);
         if rule.get("dashboardUid").is_some() != rule.get("panelId").is_some() {
-            self.wrong(at, "panelId", "and dashboardUid go together");
+            self.wrong(at, "panelId", "and dashboardUid must be set together");
         }
         match rule.get("data").and_then(Value::as_sequence) {
             Some(data) if !data.is_empty() => self.data(at, rule, data),
@@ -187,14 +187,14 @@ impl Checker {
             match query.get("refId").and_then(Value::as_str) {
                 Some(id) if !id.is_empty() => {
                     if !known.insert(id) {
-                        self.wrong(at, format!("{key}.refId"), format!("'{id}' is there twice"));
+                        self.wrong(at, format!("{key}.refId"), format!("'{id}' occurs twice"));
                     }
                     let inner = query.get("model").and_then(|model| model.get("refId"));
                     if inner.is_some_and(|inner| inner.as_str() != Some(id)) {
                         self.wrong(
                             at,
                             format!("{key}.model.refId"),
-                            format!("must be '{id}', too"),
+                            format!("must also be '{id}'"),
                         );
                     }
                 }
@@ -282,7 +282,7 @@ impl Checker {
         match map.get(key) {
             Some(Value::String(text)) if !text.trim().is_empty() => {}
             None => self.wrong(at, key, "is missing"),
-            Some(_) => self.wrong(at, key, "must be a text, and not empty"),
+            Some(_) => self.wrong(at, key, "must be a non-empty string"),
         }
     }
 
@@ -291,7 +291,7 @@ impl Checker {
             Some(Value::String(text)) if is_duration(text) || text.contains('$') => {}
             None if !is_needed => {}
             None => self.wrong(at, key, "is missing"),
-            Some(_) => self.wrong(at, key, "must be a length of time: 30s, 5m, 1h30m"),
+            Some(_) => self.wrong(at, key, "must be a duration: 30s, 5m, 1h30m"),
         }
     }
 

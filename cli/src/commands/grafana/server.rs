@@ -50,7 +50,7 @@ impl ServerArgs {
         let (postgres_url, store) = match self.postgres_url {
             Some(url) => {
                 let influx_url = self.influx_url.ok_or_else(|| {
-                    Misused("--postgres-url goes with --influx-url http://host:port".to_owned())
+                    Misused("--postgres-url requires --influx-url http://host:port".to_owned())
                 })?;
                 let store = MetricStore {
                     url: influx_url,
@@ -69,22 +69,23 @@ impl ServerArgs {
         let connect = ConnectOptions { connections: 2, ..ConnectOptions::new(&postgres_url) };
         let log = EventLog::open(&connect, LogOptions::default())
             .await
-            .context("cannot open the event log in PostgreSQL; does the server run?")?;
+            .context("failed to open the event log in PostgreSQL; does the server run?")?;
         match grafana::let_in(&log, &password)
             .await
-            .context("cannot let Grafana into PostgreSQL")?
+            .context("failed to give Grafana access to PostgreSQL")?
         {
             LetIn::Done => {}
             LetIn::PasswordUnchanged if given => {}
             LetIn::PasswordUnchanged => bail!(
-                "the role {role} is there, and muster's own may not set its password; give it: MUSTER_GRAFANA_PASSWORD",
+                "the role {role} exists, and muster's own role may not set its password; set \
+                 MUSTER_GRAFANA_PASSWORD",
                 role = grafana::ROLE
             ),
             LetIn::NoRole => bail!(
-                "muster's own role may make no other; let an administrator of PostgreSQL run\n  \
+                "muster's own role may not create roles; a PostgreSQL administrator must run\n  \
                  CREATE ROLE {role} LOGIN PASSWORD '…';\n  \
                  ALTER ROLE {role} SET default_transaction_read_only = on;\n\
-                 and do this again with that password in MUSTER_GRAFANA_PASSWORD",
+                 and run this command again with that password in MUSTER_GRAFANA_PASSWORD",
                 role = grafana::ROLE
             ),
         }

@@ -57,17 +57,17 @@ pub(crate) async fn or_abort(
         done = &mut waiting => return done,
         _ = tokio::signal::ctrl_c() => {}
     }
-    note("it is being aborted; Ctrl-C again does not wait for that");
+    note("aborting the operation; press Ctrl-C again to exit without waiting");
     let aborted = async {
         if let Err(error) = client.post(&format!("{}/abort", path(&asked.id)), &json!({})).await {
-            note(format!("it is not aborted: {error:#}"));
+            note(format!("failed to abort the operation: {error:#}"));
         }
         waiting.await
     };
     tokio::select! {
         done = aborted => done,
         _ = tokio::signal::ctrl_c() => {
-            note(format!("it is not waited for; muster operation show {}", asked.id));
+            note(format!("exited without waiting; see muster operation show {}", asked.id));
             Err(Exited(130).into())
         }
     }
@@ -79,7 +79,9 @@ pub(super) async fn only_device(client: &Client, id: &str) -> Result<String> {
     match page["items"].as_array().map(Vec::as_slice) {
         Some([run]) => Ok(text(&run["device"])),
         _ => {
-            let words = format!("it is for several devices; name one: muster operation runs {id}");
+            let words = format!(
+                "the operation is for several devices; name one: muster operation runs {id}"
+            );
             Err(Misused(words).into())
         }
     }
@@ -88,7 +90,9 @@ pub(super) async fn only_device(client: &Client, id: &str) -> Result<String> {
 /// Reports output of a program that was not printed.
 pub(super) fn note_missing(run: &Value, stream: &str, shown: u64) {
     if let Some(bytes) = run[stream]["bytes"].as_u64().filter(|bytes| *bytes > shown) {
-        note(format!("warning: {stream} is cut: {bytes} bytes were written, {shown} are shown"));
+        note(format!(
+            "warning: {stream} is truncated: {bytes} bytes were written, {shown} are shown"
+        ));
     }
 }
 
@@ -150,7 +154,7 @@ pub(super) async fn copy(
         };
         failures += 1;
         if failures > 30 {
-            return Err(broken).context("the output cannot be followed");
+            return Err(broken).context("failed to follow the output");
         }
         tokio::time::sleep(LOOK * failures).await;
     }
@@ -169,7 +173,7 @@ pub(crate) async fn patiently(
             Err(error) if failures < 30 && crate::exit::is_passing(&error) => {
                 failures += 1;
                 if failures == 2 {
-                    note(format!("waiting for an answer: {error:#}"));
+                    note(format!("waiting for a response: {error:#}"));
                 }
             }
             answer => return answer,
@@ -252,7 +256,7 @@ pub(crate) async fn collect(client: &Client, asked: &Asked) -> Result<Vec<u8>> {
     outcome(&run, true)?;
     if output.is_cut || run["stdout"]["bytes"].as_u64().is_some_and(|bytes| bytes > shown) {
         bail!(
-            "the output of {} is cut: {shown} bytes came, {} are taken at most",
+            "the output of {} is truncated: {shown} bytes were received, at most {} are accepted",
             device_of(&run),
             MAX_JSON_BYTES
         );
@@ -285,7 +289,8 @@ async fn tell_if_away(client: &Client, device: &str) {
     if device["status"] == "offline" {
         let since = device["last_seen"].as_str().map(|at| format!(" since {at}"));
         note(format!(
-            "{} is offline{}; it gets this when it comes back. Ctrl-C aborts it",
+            "{} is offline{}; it receives the operation when it reconnects. Ctrl-C aborts the \
+             operation",
             text(&device["name"]),
             since.unwrap_or_default()
         ));
@@ -335,7 +340,10 @@ async fn many(client: &Client, asked: &Asked, json: bool) -> Result<()> {
         if asked.devices <= SHOWN {
             outputs(client, asked).await?;
         } else {
-            note(format!("muster operation output {} DEVICE shows what a device said", asked.id));
+            note(format!(
+                "muster operation output {} DEVICE shows the output of a device",
+                asked.id
+            ));
         }
         line(format!("{}: {}", text(&found["status"]), states(&found["runs"])));
         summary(&found);

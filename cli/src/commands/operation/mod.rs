@@ -138,7 +138,7 @@ pub(crate) async fn run(connection: Connection, command: OperationCommand) -> Re
         OperationCommand::Cancel { id, device, confirm } => {
             confirm.ask_one("end", "run", format!("{id} on {device}"))?;
             let verb = format!("runs/{}/cancel", segment(&device));
-            change(&client, &id, (&verb, "to be ended"), json).await
+            change(&client, &id, (&verb, "cancellation requested"), json).await
         }
     }
 }
@@ -151,7 +151,7 @@ async fn ask_before_abort(client: &Client, id: &str, confirm: Confirm) -> Result
     if names.is_empty() {
         return confirm.ask_one("abort", "operation", id);
     }
-    let verb = format!("abort operation {id}, which is at work on");
+    let verb = format!("abort operation {id}, which is running on");
     confirm.ask(&Action { verb: &verb, noun: "device", names: &names })
 }
 
@@ -186,7 +186,7 @@ impl Asked {
             Err(error) => return Err(unless_unknown(client, request, error).await),
         };
         Ok(Self {
-            id: made["id"].as_str().context("the server names no operation")?.to_owned(),
+            id: made["id"].as_str().context("the server returned no operation id")?.to_owned(),
             devices: made["devices"].as_u64().unwrap_or(0),
             position: made["position"].as_u64(),
         })

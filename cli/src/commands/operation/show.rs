@@ -67,9 +67,9 @@ pub(super) async fn list(
         ]
     });
     table(
-        &["id", "asked", "status", "runs", "target", "action"],
+        &["id", "requested", "status", "runs", "target", "action"],
         rows.collect(),
-        "no operation was asked for yet; muster exec DEVICE -- PROGRAM does",
+        "no operations; muster exec DEVICE -- PROGRAM starts one",
     );
     Ok(())
 }
@@ -87,19 +87,19 @@ pub(super) async fn one(client: &Client, id: &str, json: bool) -> Result<()> {
         ("user", text(&found["action"]["user"])),
         ("folder", text(&found["action"]["cwd"])),
         ("target", text(&found["target"])),
-        ("asked by", text(&found["actor"])),
-        ("asked at", text(&found["requested_at"])),
+        ("requested by", text(&found["actor"])),
+        ("requested at", text(&found["requested_at"])),
         ("expires at", text(&found["expires_at"])),
         (
             "runs",
             format!(
-                "{} of {} over: {}",
+                "{} of {} ended: {}",
                 found["finished"],
                 found["devices"],
                 states(&found["runs"])
             ),
         ),
-        ("at once", text(&found["at_once"])),
+        ("concurrency", text(&found["at_once"])),
         ("stops after", stop.unwrap_or_default()),
     ]);
     summary(&found);
@@ -207,7 +207,7 @@ pub(super) async fn explain(
         return output::json(&items);
     }
     if explained.is_empty() {
-        line("it succeeded, or runs, wherever it was asked for");
+        line("all runs have succeeded or are running");
     }
     for run in &explained {
         line(format!("{}: {}", device_of(run), text(&run["state"])));

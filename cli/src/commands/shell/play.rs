@@ -24,12 +24,12 @@ async fn recording(client: &Client, id: &str) -> Result<File> {
     // The default folder of temporary files may be in memory.
     let file = tempfile::tempfile_in("/var/tmp").or_else(|_| tempfile::tempfile());
     let mut file =
-        file.context("cannot make a temporary file; set TMPDIR to a folder with room")?;
+        file.context("failed to create a temporary file; set TMPDIR to a folder with free space")?;
     while let Some(bytes) = stream.next().await {
-        let bytes = bytes.context("the recording broke off")?;
-        file.write_all(&bytes).context("cannot write a temporary file")?;
+        let bytes = bytes.context("failed to read the recording completely")?;
+        file.write_all(&bytes).context("failed to write a temporary file")?;
     }
-    file.rewind().context("cannot read a temporary file")?;
+    file.rewind().context("failed to read a temporary file")?;
     Ok(file)
 }
 
@@ -67,7 +67,7 @@ pub(super) async fn play(
     let mut screen = Contained::new(io::stdout());
     let playing = async {
         for event in events {
-            let (at, kind, shown) = event.context("cannot read a temporary file")?;
+            let (at, kind, shown) = event.context("failed to read a temporary file")?;
             // A resumed recording starts again at time 0.
             let pause = ((at - before).max(0.0) / speed).min(idle.max(0.0));
             before = at;
@@ -108,16 +108,16 @@ fn plain(shown: &str) -> String {
 }
 
 /// Returns the lines of a recording that contain a text.
-fn hits(recording: File, wanted: &str) -> Result<Vec<String>> {
+fn hits(recording: File, pattern: &str) -> Result<Vec<String>> {
     let mut hits = Vec::new();
     let mut look = |shown: &str| {
         let plain = plain(shown);
-        let found = plain.lines().filter(|line| line.contains(wanted));
+        let found = plain.lines().filter(|line| line.contains(pattern));
         hits.extend(found.map(|line| line.trim().to_owned()));
     };
     let mut waiting = String::new();
     for event in events(recording) {
-        let (_, kind, shown) = event.context("cannot read a temporary file")?;
+        let (_, kind, shown) = event.context("failed to read a temporary file")?;
         if kind != "o" {
             continue;
         }
@@ -137,7 +137,7 @@ fn hits(recording: File, wanted: &str) -> Result<Vec<String>> {
 
 pub(super) async fn search(
     client: &Client,
-    wanted: &str,
+    pattern: &str,
     device: Option<String>,
     json: bool,
 ) -> Result<()> {
@@ -149,7 +149,7 @@ pub(super) async fn search(
             continue;
         }
         let id = text(&session["id"]);
-        let lines = match recording(client, &id).await.and_then(|cast| hits(cast, wanted)) {
+        let lines = match recording(client, &id).await.and_then(|cast| hits(cast, pattern)) {
             Ok(lines) => lines,
             Err(error) => {
                 note(format!("the recording of session {id} cannot be searched: {error:#}"));
@@ -171,7 +171,7 @@ pub(super) async fn search(
         return whole();
     }
     if found.is_empty() {
-        line(format!("'{wanted}' is in no recording that could be read"));
+        line(format!("'{pattern}' was not found in the readable recordings"));
         return whole();
     }
     let rows = found

@@ -124,11 +124,11 @@ pub(super) async fn work(
         Left::Exit(code) => code.and_then(|code| u8::try_from(code & 0xff).ok()).unwrap_or(125),
         Left::Person => {
             let session = place.session.unwrap_or_default();
-            note(format!("\nleft; the session stays: muster shell attach {session}"));
+            note(format!("\ndetached; the session continues: muster shell attach {session}"));
             0
         }
         Left::Over(why) => {
-            note(format!("\nover: {why}"));
+            note(format!("\nended: {why}"));
             125
         }
         Left::Signal(signal) => 128 + signal,
@@ -164,18 +164,18 @@ async fn in_session(
         let Some(session) = place.session.clone() else {
             return Ok(Left::Over("the connection was lost before the shell was open".to_owned()));
         };
-        say("the connection is lost; the session stays, trying again (Ctrl-C ends this)");
+        say("the connection was lost; the session continues; reconnecting (Ctrl-C stops)");
         socket = match again(client, place, is_terminal.then_some(&mut typed)).await {
             Ok(socket) => socket,
             Err(error) => {
                 drop(screen);
                 if exit::code(&error) != exit::NOT_FOUND {
-                    note(format!("muster shell attach {session} goes on in it"));
+                    note(format!("to continue: muster shell attach {session}"));
                 }
                 return Err(error);
             }
         };
-        say("connected again");
+        say("reconnected");
     }
 }
 
@@ -214,7 +214,7 @@ async fn again(
     place: &Place,
     mut typed: Option<&mut mpsc::Receiver<Typed>>,
 ) -> Result<Socket> {
-    let mut last = anyhow!("it was not tried");
+    let mut last = anyhow!("no attempt was made");
     for _ in 0..TRIES {
         let wait = tokio::time::sleep(AGAIN);
         tokio::pin!(wait);
@@ -224,7 +224,7 @@ async fn again(
                 key = key(&mut typed) => match key {
                     Some(Typed::Bytes(bytes)) if !bytes.contains(&3) => {}
                     Some(Typed::End) | None => typed = None,
-                    Some(_) => return Err(anyhow!("given up")),
+                    Some(_) => return Err(anyhow!("canceled")),
                 },
             }
         }
@@ -323,7 +323,8 @@ async fn carry(
                 Some(Typed::Escape(Escape::Help)) => {
                     let c = place.escape;
                     say(&format!(
-                        "{c}. leaves the session, which stays; {c}{c} is a {c}; all after Enter"
+                        "{c}. detaches from the session, which continues; {c}{c} sends {c}; both \
+                         after Enter"
                     ));
                     continue;
                 }

@@ -92,7 +92,10 @@ async fn tell_if_away(client: &Client, uploads: &[Value]) -> bool {
             && device["status"] != "online"
         {
             let (name, status) = (text(&device["name"]), text(&device["status"]));
-            note(format!("{name} is {status}; it sends it when it comes back. Ctrl-C aborts it"));
+            note(format!(
+                "{name} is {status}; it sends the file when it reconnects. Ctrl-C aborts the \
+                 upload"
+            ));
         }
     }
     true

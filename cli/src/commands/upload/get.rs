@@ -34,9 +34,10 @@ pub(super) async fn get(
     if output.as_deref() == Some(Path::new("-")) {
         return copy(client, &content, total, &mut std::io::stdout()).await;
     }
-    let file = output.or(name).context("the file is not stored; muster upload show tells why")?;
+    let file =
+        output.or(name).context("the file is not stored; muster upload show explains why")?;
     if file.exists() {
-        let words = format!("{} is there already; name another file with -o", file.display());
+        let words = format!("{} exists already; choose another file with -o", file.display());
         return Err(Misused(words).into());
     }
     let mut part = file.clone().into_os_string();
@@ -47,8 +48,8 @@ pub(super) async fn get(
         let _ = std::fs::remove_file(&part);
         return Err(error);
     }
-    sink.sync_all().with_context(|| format!("cannot write {}", part.display()))?;
-    std::fs::rename(&part, &file).with_context(|| format!("cannot write {}", file.display()))?;
+    sink.sync_all().with_context(|| format!("failed to write {}", part.display()))?;
+    std::fs::rename(&part, &file).with_context(|| format!("failed to write {}", file.display()))?;
     if json {
         return output::json(&json!({"file": file, "bytes": total}));
     }
@@ -58,7 +59,7 @@ pub(super) async fn get(
 
 fn create(path: &Path) -> Result<File> {
     let opened = OpenOptions::new().create(true).write(true).truncate(true).open(path);
-    opened.with_context(|| format!("cannot write {}", path.display()))
+    opened.with_context(|| format!("failed to write {}", path.display()))
 }
 
 /// Copies all bytes; a lost connection is reopened at its last position.
@@ -77,7 +78,7 @@ async fn copy(client: &Client, path: &str, total: u64, sink: &mut dyn Write) -> 
                         Some(Ok(bytes)) => {
                             failures = 0;
                             at += bytes.len() as u64;
-                            sink.write_all(&bytes).context("cannot write the file")?;
+                            sink.write_all(&bytes).context("failed to write the file")?;
                             bar.set_position(at);
                         }
                         None => break None,
@@ -90,15 +91,15 @@ async fn copy(client: &Client, path: &str, total: u64, sink: &mut dyn Write) -> 
         };
         if at == total && broken.is_none() {
             bar.finish_and_clear();
-            sink.flush().context("cannot write the file")?;
+            sink.flush().context("failed to write the file")?;
             return Ok(());
         }
         failures += 1;
         if failures >= TRIES || at > total {
             bar.finish_and_clear();
             let words = format!(
-                "the file breaks off at {at} of {total} bytes: it may be damaged at the server, \
-                 whose log tells"
+                "the download ended at {at} of {total} bytes: the file may be damaged; see the \
+                 server's log"
             );
             match broken {
                 Some(error) => return Err(error.context(words)),

@@ -156,7 +156,7 @@ impl One {
             Some([one]) => Ok(text(&one["device"])),
             Some([]) | None => Err(NotFound(format!("there is no upload {}", self.id)).into()),
             Some(_) => {
-                let words = "it is for several devices; name one: muster operation runs ";
+                let words = "the upload is for several devices; name one: muster operation runs ";
                 Err(Misused(format!("{words}{}", self.id)).into())
             }
         }
@@ -186,7 +186,7 @@ pub(crate) async fn run(connection: Connection, command: UploadCommand) -> Resul
                 return output::json(&made);
             }
             line(url);
-            output::note(format!("it works until {}", text(&made["expires_at"])));
+            output::note(format!("valid until {}", text(&made["expires_at"])));
             Ok(())
         }
         UploadCommand::Cancel { one, confirm } => {
@@ -195,7 +195,7 @@ pub(crate) async fn run(connection: Connection, command: UploadCommand) -> Resul
             let (id, device) = (segment(&one.id), segment(&device));
             let path = format!("/api/v1/operations/{id}/runs/{device}/cancel");
             let done = client.post(&path, &json!({})).await?;
-            tell(&client, &done, "to be ended", json).await
+            tell(&client, &done, "cancellation requested", json).await
         }
         UploadCommand::Delete { one, confirm } => {
             one.confirm(confirm, "delete the stored file of")?;

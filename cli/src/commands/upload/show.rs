@@ -50,7 +50,7 @@ pub(super) async fn list(
     table(
         &["id", "device", "asked", "state", "size", "path", "problem"],
         rows.collect(),
-        "no upload is there; muster upload start DEVICE PATH asks for one",
+        "no uploads; muster upload start DEVICE PATH starts one",
     );
     Ok(())
 }
@@ -71,20 +71,20 @@ pub(super) async fn one(client: &Client, path: &str, json: bool) -> Result<()> {
         ("problem", text(&found["problem"])),
         ("name", text(&found["name"])),
         ("size", size(&found)),
-        ("asked by", text(&found["actor"])),
-        ("asked", text(&found["requested_at"])),
-        ("begun", text(&found["started_at"])),
-        ("stored", text(&found["stored_at"])),
-        ("erased at", text(&found["erase_at"])),
-        ("was erased", text(&found["erased_at"])),
-        ("because", text(&found["erased"])),
+        ("requested by", text(&found["actor"])),
+        ("requested at", text(&found["requested_at"])),
+        ("started at", text(&found["started_at"])),
+        ("stored at", text(&found["stored_at"])),
+        ("erase at", text(&found["erase_at"])),
+        ("erased at", text(&found["erased_at"])),
+        ("erase cause", text(&found["erased"])),
         ("removes source", yes("remove_source")),
         ("replaces", yes("replace")),
         (
-            "at most",
+            "max size",
             found["max_bytes"].as_u64().map(|n| BinaryBytes(n).to_string()).unwrap_or_default(),
         ),
-        ("speed", speed.map(|speed| format!("{}/s", BinaryBytes(speed))).unwrap_or_default()),
+        ("speed limit", speed.map(|speed| format!("{}/s", BinaryBytes(speed))).unwrap_or_default()),
     ]);
     Ok(())
 }

@@ -48,7 +48,7 @@ impl Filter {
         }
         let search = search.map(|text| text.trim().to_lowercase()).filter(|text| !text.is_empty());
         if search.as_ref().is_some_and(|text| text.len() > 200 || text.contains('\0')) {
-            let rule = "is longer than 200 bytes, or holds a NUL";
+            let rule = "is longer than 200 bytes, or contains a NUL";
             return Err(Problem::field("search", rule, None));
         }
         Ok(Self { selector, statuses, search, fitting: None })
@@ -110,8 +110,8 @@ impl Filter {
         match self.selector.measured().next() {
             None => Ok(()),
             Some(requirement) => {
-                let rule = "is about the newest metrics, which have no past; leave it out, or \
-                            leave out position and at";
+                let rule = "selects by the newest metrics, which have no history; omit it, or omit \
+                     position and at";
                 Err(Problem::field("selector", rule, Some(requirement.key.as_str().into())))
             }
         }

@@ -26,7 +26,7 @@ pub(super) async fn moment(
     };
     match (position, at) {
         (None, None) => Ok(None),
-        (Some(_), Some(_)) => Err(Problem::field("at", "cannot go with position", None)),
+        (Some(_), Some(_)) => Err(Problem::field("at", "cannot be combined with position", None)),
         (Some(position), None) => {
             let head = head().await?.position;
             if position > head {
@@ -38,7 +38,7 @@ pub(super) async fn moment(
         (None, Some(at)) => {
             let now = Timestamp::from(std::time::SystemTime::now());
             if at > now {
-                let rule = format!("is in the future; it is {now}");
+                let rule = format!("is in the future; the server's time is {now}");
                 return Err(Problem::field("at", rule, Some(at.to_string().into())));
             }
             Ok(Some(state.log().position_at(project, at).await?))

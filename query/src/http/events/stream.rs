@@ -117,7 +117,7 @@ fn last_event_id(headers: &HeaderMap) -> Result<Option<u64>, Problem> {
         Err(_) if text.is_empty() => Ok(None),
         Err(_) => Err(Problem::field(
             "Last-Event-ID",
-            "is not a position: give back an `id` of this stream",
+            "is not a position: send an `id` of this stream",
             Some(text.into()),
         )),
     }
@@ -157,7 +157,10 @@ impl Reader {
                 Ok(true) => {}
                 Ok(false) => self.wait().await,
                 Err(error) => {
-                    tracing::debug!(error = %describe(&error), "a live stream waits for the log");
+                    tracing::debug!(
+                        error = %describe(&error),
+                        "failed to read the log for a live stream; trying again"
+                    );
                     tokio::time::sleep(RETRY).await;
                 }
             }

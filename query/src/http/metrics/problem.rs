@@ -11,17 +11,18 @@ const RETRY: u32 = 5;
 pub(super) fn problem(error: InfluxError) -> Problem {
     match &error {
         InfluxError::Away(_) | InfluxError::Busy(_) | InfluxError::Denied(_) => {
-            tracing::warn!(error = %describe(&error), "metrics cannot be read");
-            let detail =
-                "InfluxDB does not answer; metrics are kept, and can be read when it is back";
+            tracing::warn!(error = %describe(&error), "failed to read metrics");
+            let detail = "InfluxDB does not respond; metrics are kept, and can be read when it is \
+                          available again";
             Problem::unavailable(detail, RETRY)
         }
         InfluxError::Refused(why) => {
-            Problem::field("fn", format!("cannot be worked out: {why}"), None)
+            Problem::field("fn", format!("cannot be computed: {why}"), None)
         }
         InfluxError::TooLarge => Problem::new(
             Kind::TooMuch,
-            "the answer would be larger than 8 MiB; choose a larger step, a shorter time, or fewer series",
+            "the response would exceed 8 MiB; choose a larger step, a shorter time range, or fewer \
+             series",
         ),
         InfluxError::Client(_) | InfluxError::Malformed(_) => Problem::internal(&error),
     }
@@ -31,7 +32,7 @@ pub(super) fn too_many_points(points: usize, step: i64) -> Problem {
     Problem::new(
         Kind::TooMuch,
         format!(
-            "the answer would hold {points} points, and at most {MAX_POINTS} are given; \
+            "the response would contain {points} points, and at most {MAX_POINTS} are returned; \
              step={} would fit",
             show_duration(step)
         ),
@@ -42,8 +43,8 @@ pub(super) fn too_many_series(series: usize) -> Problem {
     Problem::new(
         Kind::TooMuch,
         format!(
-            "the answer would hold {series} series, and at most {MAX_SERIES} are given; \
-             filter with tag.<key>=<value>, or name fewer tags in group_by"
+            "the response would contain {series} series, and at most {MAX_SERIES} are returned; \
+             filter with tag.<key>=<value>, or use fewer tags in group_by"
         ),
     )
 }

@@ -201,7 +201,7 @@ fn split_filters(pairs: Pairs) -> Result<(Pairs, Pairs), Problem> {
 
 fn check_text(parameter: &str, text: &str) -> Result<(), Problem> {
     if text.is_empty() || text.len() > MAX_TEXT || text.chars().any(char::is_control) {
-        let rule = "is empty, longer than 256 bytes, or holds a control character";
+        let rule = "is empty, longer than 256 bytes, or contains a control character";
         return Err(Problem::field(parameter, rule, Some(text.into())));
     }
     Ok(())
@@ -227,7 +227,7 @@ fn duration(parameter: &str, text: &str) -> Result<i64, Problem> {
 
 fn range(query: &QueryMetrics, now: Timestamp) -> Result<Range, Problem> {
     if query.since.is_some() && query.from.is_some() {
-        return Err(Problem::field("since", "cannot go with from", None));
+        return Err(Problem::field("since", "cannot be combined with from", None));
     }
     // Slightly after now: includes the newest point of a device whose clock is ahead.
     let to = query.to.unwrap_or(now.plus_micros(1_000_000));
@@ -242,7 +242,7 @@ fn range(query: &QueryMetrics, now: Timestamp) -> Result<Range, Problem> {
     // The range that InfluxDB can represent in nanoseconds.
     for (parameter, time) in [("from", from), ("to", to)] {
         if time.micros().checked_mul(1_000).is_none() {
-            let rule = "is beyond the years 1678 to 2261";
+            let rule = "is outside the years 1678 to 2261";
             return Err(Problem::field(parameter, rule, Some(time.to_string().into())));
         }
     }

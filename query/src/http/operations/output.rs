@@ -56,7 +56,7 @@ impl Follower {
                 read.position = *moved.borrow_and_update();
                 let report = codec::encode(&read).into();
                 if let Err(error) = nats.publish(OUTPUT_READ_SUBJECT, report).await {
-                    tracing::debug!(%error, "a follower's position is not reported");
+                    tracing::debug!(%error, "failed to report a follower's position");
                 }
                 // The device sends output that is kept without regard to its followers.
                 let is_live = read.position >= MAX_OUTPUT_BYTES;
@@ -183,7 +183,7 @@ pub(crate) async fn get_run_output(
     };
     let body = futures::stream::try_unfold(reader, |mut reader| async move {
         let bytes = reader.next().await.map_err(|problem| {
-            tracing::warn!(folder = reader.folder, problem, "an output breaks off");
+            tracing::warn!(folder = reader.folder, problem, "failed to read an output completely");
             io::Error::other(problem)
         })?;
         Ok::<_, io::Error>(bytes.map(|bytes| (bytes, reader)))
@@ -241,7 +241,7 @@ impl Reader {
                         self.ready.clear();
                         may_be_more = true;
                     }
-                    None => return Err(format!("{}/{} is gone", self.folder, piece.name())),
+                    None => return Err(format!("{}/{} is missing", self.folder, piece.name())),
                 }
             }
             // Changes from here on, including those during this check, end the next wait.
@@ -260,7 +260,7 @@ impl Reader {
                     return Ok(None);
                 }
                 if self.state.stop.is_cancelled() {
-                    return Err("this server stops".to_owned());
+                    return Err("the server is stopping".to_owned());
                 }
                 may_be_more = self.wait().await;
             }

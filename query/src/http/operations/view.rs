@@ -258,7 +258,7 @@ pub(super) fn run_example() -> Value {
     json!({
         "operation": "0198c0de-7002-7abc-8def-0123456789ab",
         "device": "0198c0de-7000-7abc-8def-0123456789ab", "name": "robot-7", "state": "failed",
-        "explanation": "Its program ended with exit code 1; look at its standard error.",
+        "explanation": "Its program ended with exit code 1; see its standard error.",
         "requested_at": "2026-11-25T09:00:00Z", "dispatched_at": "2026-11-25T09:00:00.004Z",
         "accepted_at": "2026-11-25T09:00:00.006Z", "started_at": "2026-11-25T09:00:00.008Z",
         "ended_at": "2026-11-25T09:00:00.02Z", "cancel_requested_at": null, "pid": 4711,

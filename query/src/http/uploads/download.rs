@@ -39,7 +39,8 @@ pub(crate) async fn download_file(
     PathParam(token): PathParam<String>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    let unknown = || Problem::not_found("this link leads nowhere; was it copied whole?");
+    let unknown =
+        || Problem::not_found("the link does not exist; check that it was copied completely");
     let text: DownloadText = token.parse().map_err(|_| unknown())?;
     // The log itself, not a read model: a link is valid as soon as it is created, and only until
     // the file is erased.

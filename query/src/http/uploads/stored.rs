@@ -59,11 +59,12 @@ pub(super) async fn answer(
         }
     }
     let file = found.run.report.and_then(|report| report.file);
-    let file = file.ok_or_else(|| Problem::not_found("the upload has brought no file"))?;
+    let file = file.ok_or_else(|| Problem::not_found("the upload has no file"))?;
     let slot = state.streams.take(holder)?;
     let damaged = |what: String| {
         let words = format!(
-            "{what} of upload {operation} of device {device} is missing: somebody has touched the blobs"
+            "{what} of upload {operation} of device {device} is missing: the blob store was \
+             modified"
         );
         Problem::new(Kind::Gone, words)
     };
@@ -72,7 +73,7 @@ pub(super) async fn answer(
     let mut pieces = key::whole(&names);
     let end = pieces.last().map_or(0, |piece| piece.end());
     if end < file.bytes {
-        return Err(damaged(format!("what follows byte {end}")));
+        return Err(damaged(format!("the part after byte {end}")));
     }
     let salt = state.blobs.get(&format!("{folder}/{}", key::SALT)).await;
     let salt = salt.map_err(|error| blob_problem(&error))?;
@@ -147,7 +148,7 @@ impl Reader {
                 return Ok(None);
             }
             let bytes = self.read(piece).await.map_err(|problem| {
-                tracing::error!(folder = self.folder, problem, "a stored file cannot be read");
+                tracing::error!(folder = self.folder, problem, "failed to read a stored file");
                 io::Error::other(problem)
             })?;
             if !bytes.is_empty() {
@@ -188,7 +189,10 @@ impl Reader {
         if is_all && self.at >= self.file.bytes {
             let hash = Hash(self.hasher.clone().finalize().into());
             if hash != self.file.hash {
-                return Err(format!("what is in {} is not what the device has sent", self.folder));
+                return Err(format!(
+                    "the content of {} does not match the file's hash",
+                    self.folder
+                ));
             }
         }
         Ok(bytes.slice(from.min(to)..to))

@@ -12,7 +12,7 @@ use crate::projections::devices::Status;
 pub fn explain(operation: &Operation, run: &Run, device: Option<Status>, now: Timestamp) -> String {
     let expires = operation.requested.as_ref().map_or(Timestamp(0), |asked| asked.expires_at);
     let late = if run.late {
-        " The device said so after the server had stopped waiting for it."
+        " The device reported this after the server had stopped waiting for it."
     } else {
         ""
     };
@@ -22,54 +22,58 @@ pub fn explain(operation: &Operation, run: &Run, device: Option<Status>, now: Ti
         RunState::Dispatched => match device {
             Some(Status::Online) => {
                 "The order was signed and is sent again every few seconds, but the device has not \
-                 answered yet. If this lasts: is its agent too old for operations? `muster-agent \
-                 status` on the device tells."
+                 responded yet. If this persists, check that its agent supports operations: \
+                 `muster-agent status` on the device shows its version."
                     .to_owned()
             }
             _ => format!(
-                "The order was signed while the device was online; it has not answered and is not \
-                 online now. It gets the order when it comes back before {expires}."
+                "The order was signed while the device was online; it has not responded and is \
+                 offline now. It receives the order if it reconnects before {expires}."
             ),
         },
         RunState::Accepted => {
-            "The device has it in its journal and will begin it when its turn comes: it is busy \
-             with others (`runs.at_once` is how many it works at), or waits for its next hello."
+            "The device has the order in its journal and starts it when its turn comes: it is busy \
+             with other runs (`runs.at_once` limits how many run concurrently), or waits for its \
+             next hello."
                 .to_owned()
         }
         RunState::Running if is_upload => match &run.stalled {
             Some(stalled) => format!(
-                "The device sends its file. At {} bytes it had to wait: {}.",
+                "The device is sending its file. The upload stalled at {} bytes: {}.",
                 stalled.bytes, stalled.reason
             ),
-            None => "The device sends its file.".to_owned(),
+            None => "The device is sending its file.".to_owned(),
         },
-        RunState::Running => "Its program runs.".to_owned(),
+        RunState::Running => "Its program is running.".to_owned(),
         RunState::Succeeded if is_upload => stored(run),
-        RunState::Succeeded => "It did what was asked.".to_owned(),
+        RunState::Succeeded => "It succeeded.".to_owned(),
         RunState::Failed if is_upload => {
             let problem = run.report.as_ref().and_then(|report| report.problem.as_deref());
-            format!("The file is not here: {}.", problem.unwrap_or("the device does not say why"))
+            format!(
+                "The file is not stored: {}.",
+                problem.unwrap_or("the device reported no reason")
+            )
         }
         RunState::Failed => failed(run),
         RunState::TimedOut => match &run.report {
             Some(_) => {
-                "It took longer than it may (timeout_seconds), and the device ended it.".to_owned()
+                "It exceeded its time limit (timeout_seconds), and the device ended it.".to_owned()
             }
             None => closed(run),
         },
         RunState::Canceled => match &run.report {
             Some(report) if report.started_at.is_some() && is_upload => {
-                "Somebody canceled it; the device has stopped sending.".to_owned()
+                "It was canceled; the device has stopped sending.".to_owned()
             }
             Some(report) if report.started_at.is_some() => {
-                "Somebody canceled it; the device has ended its processes.".to_owned()
+                "It was canceled; the device has ended its processes.".to_owned()
             }
-            Some(_) => "Somebody canceled it before the device had begun it.".to_owned(),
+            Some(_) => "It was canceled before the device started it.".to_owned(),
             None => closed(run),
         },
         RunState::Expired => match &run.closed {
             Some(_) => format!(
-                "{} Ask again, with a longer expiry if the device is often away.",
+                "{} Start it again, with a longer expiry if the device is often offline.",
                 closed(run)
             ),
             None => {
@@ -79,8 +83,8 @@ pub fn explain(operation: &Operation, run: &Run, device: Option<Status>, now: Ti
         RunState::Rejected => refused(run),
         RunState::Unknown => match &run.report {
             Some(report) => format!(
-                "The agent was gone while it was at work; whether its program came to an end is not \
-                 known.{}",
+                "The agent stopped while the program was running; whether the program finished is \
+                 not known.{}",
                 report.problem.as_ref().map(|problem| format!(" {problem}.")).unwrap_or_default()
             ),
             None => closed(run),
@@ -102,7 +106,7 @@ fn waits(
         (Some(AbortCause::Failures), _) => {
             Some("The operation was aborted because too many runs did not succeed (stop_after).")
         }
-        (None, true) => Some("The operation is paused: `muster operation resume` goes on."),
+        (None, true) => Some("The operation is paused; `muster operation resume` resumes it."),
         (None, false) => None,
     };
     if let Some(held) = held {
@@ -113,35 +117,38 @@ fn waits(
     }
     match device {
         Some(Status::Online) => {
-            "It waits for its turn: as many devices are at work as the operation lets (at_once)."
+            "It waits for its turn: the operation runs on its maximum number of devices (at_once)."
                 .to_owned()
         }
         Some(Status::Revoked) => {
-            "The device was revoked; it gets nothing until it enrolls again.".to_owned()
+            "The device was revoked; it receives nothing until it enrolls again.".to_owned()
         }
         Some(Status::Registered | Status::Pending) => {
             format!(
-                "The device has never been enrolled. It gets the order if it is before {expires}."
+                "The device has never been enrolled. It receives the order if it enrolls before \
+                 {expires}."
             )
         }
         Some(Status::Deleted) | None => "The device was deleted.".to_owned(),
         Some(Status::Offline) => {
-            format!("The device is offline. It gets the order when it comes back before {expires}.")
+            format!(
+                "The device is offline. It receives the order if it reconnects before {expires}."
+            )
         }
     }
 }
 
 fn stored(run: &Run) -> String {
     let problem = run.report.as_ref().and_then(|report| report.problem.as_deref());
-    let problem = problem.map(|problem| format!(" But: {problem}.")).unwrap_or_default();
+    let problem = problem.map(|problem| format!(" Problem: {problem}.")).unwrap_or_default();
     let words = match run.erased.map(|erased| erased.cause) {
         None => "The server has the file.",
-        Some(EraseCause::Asked) => "The server had the file; somebody erased it.",
+        Some(EraseCause::Asked) => "The server had the file; it was erased on request.",
         Some(EraseCause::Kept) => {
-            "The server had the file, and kept it for as long as was asked (keep_seconds)."
+            "The server had the file, and erased it after the requested time (keep_seconds)."
         }
         Some(EraseCause::Replaced) => {
-            "The server had the file; a later one of the same path has replaced it."
+            "The server had the file; a later upload of the same path has replaced it."
         }
     };
     format!("{words}{problem}")
@@ -153,7 +160,7 @@ fn failed(run: &Run) -> String {
         (Some(problem), None, None) => format!("Its program could not be started: {problem}."),
         (_, Some(signal), _) => format!("Its program was ended by signal {signal}."),
         (_, None, Some(code)) => {
-            format!("Its program ended with exit code {code}; look at its standard error.")
+            format!("Its program ended with exit code {code}; see its standard error.")
         }
         (None, None, None) => "It failed.".to_owned(),
     }
@@ -161,26 +168,26 @@ fn failed(run: &Run) -> String {
 
 fn closed(run: &Run) -> String {
     match &run.closed {
-        Some(closed) => format!("The server waits no longer: {}.", closed.reason),
-        None => "It is over.".to_owned(),
+        Some(closed) => format!("The server stopped waiting: {}.", closed.reason),
+        None => "It has ended.".to_owned(),
     }
 }
 
 fn refused(run: &Run) -> String {
-    let Some((cause, reason)) = &run.refused else { return "The device refuses it.".to_owned() };
+    let Some((cause, reason)) = &run.refused else { return "The device rejected it.".to_owned() };
     match cause {
         RefusalCause::Policy => {
-            format!("The policy on the device forbids it, and has the last word: {reason}.")
+            format!("The policy on the device forbids it, and cannot be overridden: {reason}.")
         }
-        RefusalCause::Invalid => format!("The device cannot do it as asked: {reason}."),
+        RefusalCause::Invalid => format!("The device cannot run it as requested: {reason}."),
         RefusalCause::PrivatePart => format!(
-            "What is private of it (variables, standard input) did not reach the device: {reason}."
+            "Its private input (variables, standard input) did not reach the device: {reason}."
         ),
         RefusalCause::Busy => {
-            format!("The device has as many runs waiting as it takes: {reason}. Try again later.")
+            format!("The device's queue of runs is full: {reason}. Try again later.")
         }
         RefusalCause::Unsupported => {
-            format!("The agent on the device does not know how: {reason}. Update the agent.")
+            format!("The agent on the device does not support it: {reason}. Update the agent.")
         }
     }
 }

@@ -409,9 +409,9 @@ impl Serialize for Point {
 /// The next element of a positional array, or an error that names what is missing.
 fn next<'de, A: SeqAccess<'de>, T: Deserialize<'de>>(
     access: &mut A,
-    what: &'static str,
+    element: &'static str,
 ) -> Result<T, A::Error> {
-    access.next_element()?.ok_or_else(|| de::Error::custom(format!("{what} is missing")))
+    access.next_element()?.ok_or_else(|| de::Error::custom(format!("{element} is missing")))
 }
 
 /// A positional array must end here.

@@ -102,7 +102,7 @@ const UNITS: [(&str, f64); 9] = [
 pub struct InvalidSelector {
     selector: String,
     problem: String,
-    at: usize,
+    offset: usize,
 }
 
 impl Requirement {
@@ -154,7 +154,7 @@ impl FromStr for Selector {
         Parser { text, at: 0 }.selector().map_err(|(problem, at)| InvalidSelector {
             selector: text.chars().take(200).collect(),
             problem,
-            at: text.get(..at).map_or(at, |before| before.chars().count()) + 1,
+            offset: text.get(..at).map_or(at, |before| before.chars().count()) + 1,
         })
     }
 }

@@ -65,7 +65,7 @@ fn garbage_is_refused_and_its_place_named() {
         ("online in (a)", 8),
     ] {
         let error = bad.parse::<Selector>().unwrap_err();
-        assert_eq!(error.at, at, "{bad:?}: {error}");
+        assert_eq!(error.offset, at, "{bad:?}: {error}");
     }
 }
 

@@ -268,7 +268,7 @@ impl Inner {
     }
 
     /// Whether the last message may be lost without the other side's notice.
-    pub(crate) fn is_unheard(&self) -> bool {
+    pub(crate) fn has_unacked(&self) -> bool {
         self.heard_before.load(Ordering::Relaxed) < self.needed.load(Ordering::Relaxed)
     }
 
@@ -320,7 +320,7 @@ impl Sender {
 
     #[cfg(test)]
     pub(crate) fn is_unheard(&self) -> bool {
-        self.0.is_unheard()
+        self.0.has_unacked()
     }
 
     /// Whether bytes can be sent without waiting.

@@ -101,7 +101,7 @@ pub(crate) async fn listen(
                     Err(SILENT.to_owned())
                 } else {
                     let quiet = lock(&inner.said).elapsed();
-                    let is_probe_due = inner.is_unheard() && quiet >= PROBE;
+                    let is_probe_due = inner.has_unacked() && quiet >= PROBE;
                     if ear.is_due || is_probe_due || quiet >= PING {
                         ear.confirm(&inner).await;
                     }

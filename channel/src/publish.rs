@@ -35,7 +35,7 @@ type Waiting = Arc<Mutex<HashMap<u64, oneshot::Sender<()>>>>;
 #[derive(Clone, Debug)]
 pub struct Publisher {
     client: Client,
-    waiting: Waiting,
+    pending: Waiting,
     timeout: Duration,
     _reader: Arc<AbortOnDropHandle<()>>,
 }
@@ -66,7 +66,7 @@ impl Publisher {
         let waiting = Waiting::default();
         let reader = tokio::spawn(read(subscriber, Arc::clone(&waiting)));
         let reader = Arc::new(AbortOnDropHandle::new(reader));
-        Ok(Self { client, waiting, timeout, _reader: reader })
+        Ok(Self { client, pending: waiting, timeout, _reader: reader })
     }
 
     /// The connection.
@@ -88,8 +88,8 @@ impl Publisher {
         // Random: a confirmation for an earlier connection matches no message of this one.
         let id = rand::random();
         let (confirm, confirmed) = oneshot::channel();
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).insert(id, confirm);
-        let entry = Entry { id, waiting: Arc::clone(&self.waiting) };
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner).insert(id, confirm);
+        let entry = Entry { id, waiting: Arc::clone(&self.pending) };
         let mut headers = HeaderMap::new();
         headers.insert(MESSAGE_ID_HEADER, id.to_string());
         self.client.publish_with_headers(subject, headers, bytes).await?;

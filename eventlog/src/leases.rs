@@ -52,10 +52,10 @@ impl EventLog {
         &self,
         name: &str,
         holder: Uuid,
-        life: Duration,
+        ttl: Duration,
     ) -> Result<Option<Lease>, StoreError> {
         let client = self.stores().pool.get().await?;
-        let seconds = life.as_secs_f64();
+        let seconds = ttl.as_secs_f64();
         let row = client
             .query_opt(
                 "INSERT INTO leases AS l (name, holder, fence, expires_at)

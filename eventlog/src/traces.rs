@@ -75,7 +75,7 @@ pub fn now() -> Timestamp {
 
 /// The events of an append in progress: stream, version, type, time.
 pub(crate) struct Appending {
-    began: Timestamp,
+    started_at: Timestamp,
     appends: Vec<Vec<(StreamName, u64, &'static str, Timestamp)>>,
 }
 
@@ -99,7 +99,7 @@ impl Appending {
             });
             of_stream.collect()
         });
-        Some(Self { began: now(), appends: appends.collect() })
+        Some(Self { started_at: now(), appends: appends.collect() })
     }
 
     /// Emits the spans of appended events: the path up to the append, and the append itself.
@@ -114,7 +114,7 @@ impl Appending {
                 let start = occurred_at.min(end);
                 let way = Span { name: ROOT, start, end, detail: kind };
                 way.tell(project, &stream, version);
-                let append = Span { name: "append", start: self.began, end, detail: kind };
+                let append = Span { name: "append", start: self.started_at, end, detail: kind };
                 append.tell(project, &stream, version);
             }
         }

@@ -86,11 +86,11 @@ async fn end(
     name: &'static str,
     pid: u32,
     stop_signal: Signal,
-    stop_within: Duration,
+    stop_timeout: Duration,
 ) -> Result<(), ChildError> {
     let started = family::started(pid);
     for (signal, patience) in
-        [(stop_signal, stop_within), (Signal::SIGKILL, Duration::from_secs(5))]
+        [(stop_signal, stop_timeout), (Signal::SIGKILL, Duration::from_secs(5))]
     {
         let target = Pid::from_raw(pid.cast_signed());
         // Either may fail because the process has ended, which is the goal.

@@ -65,7 +65,7 @@ pub struct Arrival {
 /// A rejected message, with its cause.
 #[derive(Clone, Debug)]
 pub(crate) struct Refused {
-    pub(crate) arrival: Arrival,
+    pub(crate) inbound: Arrival,
     pub(crate) cause: Cause,
     pub(crate) detail: String,
 }
@@ -120,7 +120,7 @@ fn read(arrival: Arrival) -> Result<(Key, Claim), Refused> {
         Ok(parsed) => parsed,
         Err(error) => {
             let detail = error.to_string();
-            return Err(Refused { arrival, cause: Cause::NoEnvelope, detail });
+            return Err(Refused { inbound: arrival, cause: Cause::NoEnvelope, detail });
         }
     };
     let named = (&envelope.project, envelope.device);
@@ -128,7 +128,7 @@ fn read(arrival: Arrival) -> Result<(Key, Claim), Refused> {
     if from.as_ref().map(|(project, device, _)| (project, *device)) != Some(named) {
         let detail =
             format!("the envelope names device {} of {}", envelope.device, envelope.project);
-        return Err(Refused { arrival, cause: Cause::ForeignSubject, detail });
+        return Err(Refused { inbound: arrival, cause: Cause::ForeignSubject, detail });
     }
     let key = (envelope.project.clone(), envelope.device, envelope.epoch);
     let hash = Hash::of(&arrival.bytes);
@@ -153,7 +153,7 @@ pub(crate) fn judge(
     let (_, device, epoch) = &key;
     let mut refuse_all = |claims: Vec<Claim>, cause: Cause, detail: &str| {
         refused.extend(claims.into_iter().map(|claim| Refused {
-            arrival: claim.arrival,
+            inbound: claim.arrival,
             cause,
             detail: detail.to_owned(),
         }));
@@ -184,7 +184,7 @@ pub(crate) fn judge(
         }
         let Claim { arrival, message, envelope, hash } = claim;
         let mut refuse = |arrival, cause, detail: String| {
-            refused.push(Refused { arrival, cause, detail });
+            refused.push(Refused { inbound: arrival, cause, detail });
         };
         let kid = message.kid();
         let Some((_, public)) = keys.iter().find(|(fingerprint, _)| *fingerprint == kid) else {

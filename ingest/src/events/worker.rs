@@ -215,7 +215,7 @@ impl Worker {
         &self,
         devices: &mut Devices,
         chains: Vec<Chain>,
-        refused: &mut Vec<Refused>,
+        rejected: &mut Vec<Refused>,
         offset: &OffsetMove,
     ) -> Result<Vec<Chain>, WorkerError> {
         let mut done = Vec::with_capacity(chains.len());
@@ -229,13 +229,13 @@ impl Worker {
         for (project, mut waiting) in by_project {
             for _ in 0..RETRIES {
                 let stale = self
-                    .append_once(devices, &project, waiting, refused, offset, &mut done)
+                    .append_once(devices, &project, waiting, rejected, offset, &mut done)
                     .await?;
                 if stale.is_empty() {
                     waiting = Vec::new();
                     break;
                 }
-                waiting = self.judge_again(devices, &project, stale, refused).await?;
+                waiting = self.judge_again(devices, &project, stale, rejected).await?;
             }
             if !waiting.is_empty() {
                 // Another process keeps writing these streams; start over from the log.
@@ -276,14 +276,14 @@ impl Worker {
                 Err(AppendError::Closed { .. }) => {
                     devices.forget(&chain.key);
                     refused.extend(chain.taken.into_iter().map(|arrival| Refused {
-                        arrival,
+                        inbound: arrival,
                         cause: Cause::ClosedEpoch,
                         detail: "the device was deleted, or has enrolled again since".to_owned(),
                     }));
                 }
                 Err(AppendError::NoProject(name)) => {
                     refused.extend(chain.taken.into_iter().map(|arrival| Refused {
-                        arrival,
+                        inbound: arrival,
                         cause: Cause::UnknownDevice,
                         detail: format!("there is no project '{name}'"),
                     }));
@@ -299,7 +299,7 @@ impl Worker {
         devices: &mut Devices,
         project: &ProjectId,
         stale: Vec<Chain>,
-        refused: &mut Vec<Refused>,
+        rejected: &mut Vec<Refused>,
     ) -> Result<Vec<Chain>, WorkerError> {
         let ids: Vec<_> = stale.iter().map(|chain| chain.key.1).collect();
         devices.read(&self.log, project, &ids).await?;
@@ -308,7 +308,7 @@ impl Worker {
             .into_iter()
             .filter_map(|(key, claims)| {
                 let access = devices.access(&key);
-                judge(key, claims, &access, refused)
+                judge(key, claims, &access, rejected)
             })
             .collect())
     }
@@ -316,8 +316,8 @@ impl Worker {
     async fn keep(&self, refused: Vec<Refused>) -> Result<(), StoreError> {
         let letters: Vec<NewDeadLetter> = refused
             .into_iter()
-            .filter(|refused| !refused.arrival.is_repeated)
-            .map(|Refused { arrival, cause, detail }| NewDeadLetter {
+            .filter(|refused| !refused.inbound.is_repeated)
+            .map(|Refused { inbound: arrival, cause, detail }| NewDeadLetter {
                 source: DeadLetterSource::Events,
                 project: subjects::parse_stored(&arrival.subject)
                     .map(|(project, _, _)| project.to_string()),

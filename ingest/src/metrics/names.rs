@@ -37,7 +37,7 @@ type Wanted = (Who, Option<oneshot::Sender<Option<DeviceName>>>);
 
 /// The cached names; the task that reads them ends when this is dropped.
 pub(super) struct Names {
-    known: Arc<Mutex<HashMap<Who, Entry>>>,
+    cached: Arc<Mutex<HashMap<Who, Entry>>>,
     wanted: mpsc::UnboundedSender<Wanted>,
 }
 
@@ -52,15 +52,15 @@ pub(super) enum Name {
 impl Names {
     /// Starts the task that reads names.
     pub(super) fn start(log: EventLog) -> Self {
-        let known = Arc::new(Mutex::new(HashMap::new()));
+        let cached = Arc::new(Mutex::new(HashMap::new()));
         let (wanted, receiver) = mpsc::unbounded_channel();
-        tokio::spawn(serve(log, known.clone(), receiver));
-        Self { known, wanted }
+        tokio::spawn(serve(log, cached.clone(), receiver));
+        Self { cached, wanted }
     }
 
     /// The name of a device.
     pub(super) fn of(&self, who: &Who) -> Name {
-        if let Some(entry) = lock(&self.known).get_mut(who) {
+        if let Some(entry) = lock(&self.cached).get_mut(who) {
             let age = entry.read_at.elapsed();
             if entry.name.is_some() && age >= FRESH && !entry.is_wanted {
                 entry.is_wanted = self.wanted.send((who.clone(), None)).is_ok();

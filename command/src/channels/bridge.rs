@@ -62,7 +62,7 @@ struct Ear {
     /// Whether input is recorded.
     hears: bool,
     /// Whether the client only watches.
-    watch: bool,
+    is_watching: bool,
 }
 
 /// How a relay ended.
@@ -105,7 +105,7 @@ pub async fn bridge_shell(
     watch: bool,
 ) -> bool {
     let opened = json!({"type": "opened", "session": session.id, "device": session.device});
-    let work = Work { opened, watch, is_shell: true };
+    let work = Work { opened, is_watching: watch, is_shell: true };
     let outcome = carry(socket, channel, &work, recorder, &session).await;
     // Neither an unrecorded shell nor one that was opened by a revoked token may continue.
     if outcome.is_unrecorded || (outcome.is_revoked && session.was_opened_by_its_actor().await) {
@@ -124,7 +124,7 @@ pub async fn bridge_shell(
 /// whether the session's end was appended.
 pub async fn bridge_bytes(socket: WebSocket, channel: Channel, session: Session) -> bool {
     let opened = json!({"type": "opened", "session": session.id, "device": session.device});
-    let work = Work { opened, watch: false, is_shell: false };
+    let work = Work { opened, is_watching: false, is_shell: false };
     let outcome = carry(socket, channel, &work, None, &session).await;
     let Outcome { reason, bytes_in, bytes_out, .. } = outcome;
     session.note(SessionEnded { exit_code: None, reason, bytes_in, bytes_out }).await
@@ -156,7 +156,7 @@ struct Work {
     /// The first message to the client.
     opened: serde_json::Value,
     /// Whether the client only watches.
-    watch: bool,
+    is_watching: bool,
     is_shell: bool,
 }
 
@@ -177,7 +177,7 @@ async fn carry(
     } else {
         let (notes, mut noted) = mpsc::channel(64);
         let hears = recorder.as_ref().is_some_and(Recorder::hears);
-        let ear = Ear { notes, hears, watch: work.watch };
+        let ear = Ear { notes, hears, is_watching: work.is_watching };
         let up = hear_client(stream, &sender, &mut bytes_in, &ear);
         let down = tell_client(&mut sink, receiver, &mut recorder, &mut noted, &mut bytes_out);
         tokio::select! {
@@ -226,9 +226,9 @@ async fn note(recorder: &mut Recorder, note: Note) -> Result<(), ServiceError> {
 /// Writes the rest of a recording.
 async fn rest(
     recorder: &mut Recorder,
-    noted: &mut mpsc::Receiver<Note>,
+    recorded_input: &mut mpsc::Receiver<Note>,
 ) -> Result<(), ServiceError> {
-    while let Ok(left) = noted.try_recv() {
+    while let Ok(left) = recorded_input.try_recv() {
         note(recorder, left).await?;
     }
     recorder.write().await
@@ -272,7 +272,7 @@ async fn while_held<T>(
 /// Relays from the client to the device; returns why this direction ended.
 async fn hear_client(mut stream: Stream, sender: &Sender, bytes_in: &mut u64, ear: &Ear) -> String {
     let mut waiting = None;
-    let Ear { notes, hears, watch } = ear;
+    let Ear { notes, hears, is_watching: watch } = ear;
     let (hears, watch) = (*hears, *watch);
     loop {
         let message = tokio::select! {

@@ -41,7 +41,7 @@ struct Lane {
     places: Arc<Semaphore>,
     bytes: Arc<Semaphore>,
     /// Number of requests of each subject, which belongs to one device.
-    each: Arc<Mutex<HashMap<String, usize>>>,
+    per_subject: Arc<Mutex<HashMap<String, usize>>>,
 }
 
 /// A request that was admitted to its lane.
@@ -56,7 +56,7 @@ impl Lane {
         Self {
             places: Arc::new(Semaphore::new(AT_ONCE)),
             bytes: Arc::new(Semaphore::new(bytes)),
-            each: Arc::default(),
+            per_subject: Arc::default(),
         }
     }
 
@@ -64,13 +64,13 @@ impl Lane {
     fn admit(&self, subject: &str, bytes: usize) -> Option<Admitted> {
         let bytes = u32::try_from(bytes.saturating_add(OVERHEAD)).ok()?;
         let bytes = Arc::clone(&self.bytes).try_acquire_many_owned(bytes).ok()?;
-        let mut each = self.each.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut each = self.per_subject.lock().unwrap_or_else(PoisonError::into_inner);
         let count = each.entry(subject.to_owned()).or_default();
         if *count >= OF_ONE {
             return None;
         }
         *count += 1;
-        let (subject, each) = (subject.to_owned(), Arc::clone(&self.each));
+        let (subject, each) = (subject.to_owned(), Arc::clone(&self.per_subject));
         Some(Admitted { subject, each, _bytes: bytes })
     }
 }
@@ -210,6 +210,6 @@ mod tests {
         all.pop();
         assert!(lane.admit("a", 1).is_some());
         drop(all);
-        assert!(lane.each.lock().unwrap().is_empty());
+        assert!(lane.per_subject.lock().unwrap().is_empty());
     }
 }

@@ -156,25 +156,25 @@ impl Service {
     async fn append_enrollment(
         &self,
         request: &Request,
-        proved: &Proved,
+        verified: &Proved,
     ) -> Result<DeviceId, ServiceError> {
-        let token_stream = StreamName::Token(proved.token.id);
+        let token_stream = StreamName::Token(verified.token.id);
         let fresh = DeviceId(Uuid::now_v7());
-        let place = usize::from(proved.token.id.0.as_bytes()[15]) % self.enrolling.len();
+        let place = usize::from(verified.token.id.0.as_bytes()[15]) % self.enrolling.len();
         let _turn = match self.enrolling.get(place) {
             Some(place) => Some(place.lock().await),
             None => None,
         };
         let done: Result<DeviceId, ServiceError> = until_appended!({
             let token = self.load_token(&request.project, &token_stream).await?;
-            let secret = Hash::of(&proved.token.secret);
+            let secret = Hash::of(&verified.token.secret);
             token.state.check_secret(secret)?;
-            let who = self.who(&token.state, proved).await?;
+            let who = self.who(&token.state, verified).await?;
             let device = if let Who::Known(device) = who { device } else { fresh };
             let used =
                 token.state.decide(EnrollmentTokenCommand::Use { secret, device, now: now() })?;
             let created = token.state.created.as_ref();
-            let labels = created.map(|created| merged(&proved.proof.labels, created));
+            let labels = created.map(|created| merged(&verified.proof.labels, created));
             let labels = labels.unwrap_or_default();
             let config = created.map(|created| created.config.clone()).unwrap_or_default();
             let stream = StreamName::Device(device);
@@ -182,7 +182,7 @@ impl Service {
             let mut parts = vec![(token_stream.clone(), token.version, used)];
             let (mut state, mut events) = (loaded.state, Vec::new());
             if !state.exists() && state.name.is_none() {
-                let (name, part) = self.free_name(&request.project, device, proved).await?;
+                let (name, part) = self.free_name(&request.project, device, verified).await?;
                 parts.extend(part);
                 events =
                     state.decide(DeviceCommand::Register { name, labels, fingerprint: None })?;
@@ -192,7 +192,7 @@ impl Service {
                 state = config.iter().fold(state, Device::evolve);
                 events.extend(config);
             }
-            let enrollment = Box::new(enrollment(proved));
+            let enrollment = Box::new(enrollment(verified));
             events.extend(state.decide(match who {
                 Who::Waiting(like) => DeviceCommand::Wait { enrollment, like },
                 Who::Known(_) | Who::New => DeviceCommand::Enroll(enrollment),
@@ -309,7 +309,7 @@ impl Service {
         &self,
         project: &ProjectId,
         device: DeviceId,
-        proved: &Proved,
+        verified: &Proved,
     ) -> Result<EnrollAnswer, ServiceError> {
         let mut device = device;
         let mut state = self.load::<Device>(project, &StreamName::Device(device)).await?.state;
@@ -328,7 +328,7 @@ impl Service {
             }
             None => {}
         }
-        if state.fingerprint != Some(proved.fingerprint) || !state.exists() {
+        if state.fingerprint != Some(verified.fingerprint) || !state.exists() {
             return Err(Rejection::Conflict(
                 "this enrollment has ended: the device was deleted or has enrolled again since"
                     .into(),
@@ -347,8 +347,8 @@ impl Service {
             name,
             epoch: state.epoch,
             operation_key: BASE64URL_NOPAD.encode(&operation_key),
-            credentials: self.issue_credentials(project, device, &proved.proof.nats_key)?,
-            dropped_labels: self.dropped_labels(project, device, proved).await?,
+            credentials: self.issue_credentials(project, device, &verified.proof.nats_key)?,
+            dropped_labels: self.dropped_labels(project, device, verified).await?,
         })))
     }
 

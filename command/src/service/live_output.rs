@@ -53,7 +53,7 @@ pub(crate) struct LiveOutputs {
 struct Followed {
     followers: HashMap<Uuid, Follower>,
     /// Time of the last report of a follower.
-    reported: Instant,
+    reported_at: Instant,
     /// Pieces that this process has stored and not erased, the oldest first.
     pieces: Vec<Piece>,
     /// Offset before which everything is erased.
@@ -95,7 +95,7 @@ impl LiveOutputs {
         let mut all = self.all();
         let abandoned: Vec<OutputId> = all
             .iter()
-            .filter(|(_, it)| !it.has_ended && now.duration_since(it.reported) >= ABANDONED)
+            .filter(|(_, it)| !it.has_ended && now.duration_since(it.reported_at) >= ABANDONED)
             .map(|(output, _)| output.clone())
             .collect();
         for output in &abandoned {
@@ -106,12 +106,12 @@ impl LiveOutputs {
         }
         let followed = all.entry(output).or_insert_with(|| Followed {
             followers: HashMap::new(),
-            reported: now,
+            reported_at: now,
             pieces: Vec::new(),
             erased: 0,
             has_ended: false,
         });
-        followed.reported = now;
+        followed.reported_at = now;
         followed.followers.retain(|_, it| now.duration_since(it.reported) < FOLLOWER_TTL);
         let known = followed.followers.get(&follower).filter(|it| it.position == position);
         let moved = known.map_or(now, |it| it.moved);

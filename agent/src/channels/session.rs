@@ -81,8 +81,8 @@ struct Ending {
 /// A session.
 pub(super) struct Session {
     channels: Arc<Channels>,
-    reserved: Reserved,
-    asks: mpsc::Receiver<Ask>,
+    slot: Reserved,
+    requests: mpsc::Receiver<Ask>,
     terminal: Terminal,
     screen: Screen,
     size: TerminalSize,
@@ -123,8 +123,8 @@ enum News {
 impl Session {
     pub(super) fn new(
         channels: Arc<Channels>,
-        reserved: Reserved,
-        asks: mpsc::Receiver<Ask>,
+        slot: Reserved,
+        requests: mpsc::Receiver<Ask>,
         terminal: Terminal,
         size: TerminalSize,
         grace: Duration,
@@ -133,8 +133,8 @@ impl Session {
         let (left_in, left) = mpsc::unbounded_channel();
         Self {
             channels,
-            reserved,
-            asks,
+            slot,
+            requests,
             terminal,
             screen: Screen::new(size),
             size,
@@ -175,7 +175,7 @@ impl Session {
         let may_read = !self.is_silent && self.members.values().all(Member::may_be_written);
         let may_type = self.input.len() < INPUT;
         let Self {
-            asks, said, left, taken, terminal, children, channels, input, over, ending, ..
+            requests: asks, said, left, taken, terminal, children, channels, input, over, ending, ..
         } = self;
         let pid = terminal.pid();
         tokio::select! {
@@ -267,7 +267,7 @@ impl Session {
         if self.ending.is_some() {
             return;
         }
-        tracing::info!(session = %self.reserved.id, reason = why, "ending a session");
+        tracing::info!(session = %self.slot.id, reason = why, "ending a session");
         let background = self.terminal.hang_up();
         let kill_at = Instant::now() + patience;
         self.ending = Some(Ending { why: why.to_owned(), background, kill_at, is_killed: false });
@@ -313,7 +313,7 @@ impl Session {
         }
         self.members.remove(&number);
         tracing::info!(
-            session = %self.reserved.id,
+            session = %self.slot.id,
             reason = why,
             "a client detached from a session"
         );
@@ -410,13 +410,13 @@ impl Session {
             None => Exit { code: None, reason: Some("failed to terminate its program".to_owned()) },
         };
         tracing::info!(
-            session = %self.reserved.id,
+            session = %self.slot.id,
             code = exit.code,
             reason = exit.reason,
             "a session has ended"
         );
-        self.asks.close();
-        while let Some(ask) = self.asks.recv().await {
+        self.requests.close();
+        while let Some(ask) = self.requests.recv().await {
             ask.decline().await;
         }
         for member in self.members.values() {

@@ -41,7 +41,7 @@ fn is_term(name: &str) -> bool {
 pub(super) async fn open(
     channels: Arc<Channels>,
     opening: Opening,
-    place: OwnedSemaphorePermit,
+    permit: OwnedSemaphorePermit,
     wanted: Wanted,
 ) {
     // On every return path, the session is no longer open.
@@ -91,7 +91,7 @@ pub(super) async fn open(
         }
     };
     let grace = Duration::from_secs(u64::from(wanted.grace_seconds));
-    let first = Attach { channel, place, watches: false, size };
+    let first = Attach { channel, place: permit, watches: false, size };
     let session = Session::new(Arc::clone(&channels), reserved, asks, terminal, size, grace);
     pending.exit = Some(session.run(first).await);
 }

@@ -214,7 +214,7 @@ fn set_aside(store: Store, data: &Path) -> Result<PathBuf, StoreError> {
 fn pending(
     store: &Store,
     token: &EnrollmentTokenText,
-    before: Option<Before>,
+    previous: Option<Before>,
 ) -> Result<Pending, EnrollError> {
     let token = Hash::of(token.to_string().as_bytes());
     if let Some(pending) = store.get::<Pending>(key::PENDING_ENROLLMENT)?
@@ -225,7 +225,7 @@ fn pending(
     let keys = next_keys(store)?;
     // Another attempt with a different token keeps the previous identity.
     let earlier = store.get::<Pending>(key::PENDING_ENROLLMENT)?.and_then(|pending| pending.before);
-    let pending = Pending { token, keys, nonce: Uuid::new_v4(), before: before.or(earlier) };
+    let pending = Pending { token, keys, nonce: Uuid::new_v4(), before: previous.or(earlier) };
     store.put(key::PENDING_ENROLLMENT, &pending)?;
     Ok(pending)
 }

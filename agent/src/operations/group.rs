@@ -105,15 +105,15 @@ pub(super) fn kill_run(mark: Uuid, group: Pid) {
 /// Ends all processes of a run: SIGTERM, and SIGKILL for the remaining ones after `patience`. True
 /// if none is left. Requires that `group` belongs to the run.
 pub(super) async fn end(
-    mark: Uuid,
+    run_tag: Uuid,
     group: Option<Pid>,
     with_strays: bool,
-    patience: Duration,
+    kill_after: Duration,
 ) -> bool {
-    let look = || members(mark, group, with_strays);
+    let look = || members(run_tag, group, with_strays);
     signal_all(None, &strays(&look().unwrap_or_default(), group), Signal::SIGTERM);
     signal_all(group, &[], Signal::SIGTERM);
-    if gone(&look, patience).await {
+    if gone(&look, kill_after).await {
         return true;
     }
     signal_all(group, &look().unwrap_or_default(), Signal::SIGKILL);

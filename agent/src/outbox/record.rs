@@ -103,9 +103,9 @@ impl Outbox {
         &self,
         event: &Event,
         at: Moment,
-        beside: impl FnOnce(&WriteTransaction) -> Result<(), StoreError>,
+        write: impl FnOnce(&WriteTransaction) -> Result<(), StoreError>,
     ) -> Result<u64, RecordError> {
-        self.record_all_beside(&[(event, at)], beside)
+        self.record_all_beside(&[(event, at)], write)
     }
 
     /// Like [`Self::record_beside`], for several events: all of them are recorded, or none.

@@ -179,9 +179,9 @@ impl Store {
     /// The error of `what`, or of the commit; then nothing is written.
     pub fn write<T>(
         &self,
-        what: impl FnOnce(&WriteTransaction) -> Result<T, StoreError>,
+        work: impl FnOnce(&WriteTransaction) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
-        self.write_with(Durability::Immediate, what)
+        self.write_with(Durability::Immediate, work)
     }
 
     /// Like [`Self::write`], but a crash may undo it, until the next [`Self::write`].
@@ -198,7 +198,7 @@ impl Store {
     fn write_with<T>(
         &self,
         durability: Durability,
-        what: impl FnOnce(&WriteTransaction) -> Result<T, StoreError>,
+        work: impl FnOnce(&WriteTransaction) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
         self.with(|database| {
             let mut transaction = database
@@ -210,7 +210,7 @@ impl Store {
             })?;
             // After a power loss the device is ready immediately, independent of the outbox's size.
             transaction.set_quick_repair(matches!(durability, Durability::Immediate));
-            let value = what(&transaction)?;
+            let value = work(&transaction)?;
             transaction.commit().map_err(StoreError::database("commit"))?;
             Ok(value)
         })

@@ -88,9 +88,9 @@ pub enum StoreError {
 impl StoreError {
     /// Wraps a failure of the database; for `map_err`.
     pub(crate) fn database<E: Into<redb::Error>>(
-        attempted: &'static str,
+        operation: &'static str,
     ) -> impl FnOnce(E) -> Self {
-        move |source| Self::Database { attempted, source: Box::new(source.into()) }
+        move |source| Self::Database { attempted: operation, source: Box::new(source.into()) }
     }
 
     /// Whether the database must be opened again before it accepts writes.

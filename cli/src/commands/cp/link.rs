@@ -63,7 +63,7 @@ pub(super) struct Link {
     /// Name of the device, as given on the command line.
     pub(super) device: String,
     path: String,
-    write: bool,
+    is_writable: bool,
     session: Mutex<Arc<Session>>,
 }
 
@@ -124,11 +124,11 @@ impl Session {
     /// Sends a request; a refusal is an error of the attempted operation.
     pub(super) async fn need<T>(
         &self,
-        attempted: &'static str,
+        operation: &'static str,
         request: impl Future<Output = SftpResult<T>>,
     ) -> Result<T, Trouble> {
         let answer = self.ask(request).await?;
-        Ok(answer.map_err(said).context(attempted)?)
+        Ok(answer.map_err(said).context(operation)?)
     }
 
     /// As [`Self::need`]; `None` if the file does not exist, or at its end.
@@ -233,7 +233,7 @@ impl Link {
             client: client.clone(),
             device: device.to_owned(),
             path: path.to_owned(),
-            write,
+            is_writable: write,
             session: Mutex::new(Arc::new(session)),
         })
     }
@@ -246,7 +246,7 @@ impl Link {
             if !session.lost.is_cancelled() {
                 break;
             }
-            match Session::open(&self.client, &self.device, &self.path, self.write).await {
+            match Session::open(&self.client, &self.device, &self.path, self.is_writable).await {
                 Ok(new) => {
                     progress.say("reconnected; continuing where the copy stopped");
                     *session = Arc::new(new);

@@ -145,27 +145,27 @@ pub(super) async fn work(
 /// As [`work`], with reconnections.
 async fn in_session(
     client: &Client,
-    place: &mut Place,
+    target: &mut Place,
     mut socket: Socket,
     is_terminal: bool,
     mut screen: Screen,
 ) -> Result<Left> {
-    let character = place.escape.0.filter(|_| is_terminal);
+    let character = target.escape.0.filter(|_| is_terminal);
     let mut typed = read_keys(character);
     let say = |words: &str| {
         // A terminal in raw mode needs carriage returns.
         note(format!("\r\n[muster] {words}\r"));
     };
     loop {
-        match carry(socket, place, &mut typed, &mut screen, &say).await {
+        match carry(socket, target, &mut typed, &mut screen, &say).await {
             Left::Lost => {}
             left => return Ok(left),
         }
-        let Some(session) = place.session.clone() else {
+        let Some(session) = target.session.clone() else {
             return Ok(Left::Over("the connection was lost before the shell was open".to_owned()));
         };
         say("the connection was lost; the session continues; reconnecting (Ctrl-C stops)");
-        socket = match again(client, place, is_terminal.then_some(&mut typed)).await {
+        socket = match again(client, target, is_terminal.then_some(&mut typed)).await {
             Ok(socket) => socket,
             Err(error) => {
                 drop(screen);

@@ -115,9 +115,9 @@ async fn mark(
     project: &str,
     device: DeviceId,
     kind: &str,
-    mark: Option<Hash>,
+    hint: Option<Hash>,
 ) -> Result<(), StoreError> {
-    let Some(mark) = mark else { return Ok(()) };
+    let Some(mark) = hint else { return Ok(()) };
     client
         .execute(
             "INSERT INTO device_marks (project, kind, mark, device) VALUES ($1, $2, $3, $4)

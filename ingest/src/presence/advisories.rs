@@ -96,7 +96,7 @@ mod tests {
             panic!("not opened")
         };
         assert_eq!((connection.id.as_str(), connection.server()), ("S/3", "S"));
-        assert_eq!(connection.who.1.0, device);
+        assert_eq!(connection.device.1.0, device);
         for foreign in ["", r#""project:default""#, r#""project:default","device:x""#] {
             assert_eq!(parse("CONNECT", &told(foreign)), None);
         }

@@ -24,7 +24,7 @@ const AGREED: u8 = 2;
 pub struct Connection {
     /// `<server id>/<client id>`.
     pub(super) id: String,
-    pub(super) who: Who,
+    pub(super) device: Who,
     pub(super) address: Option<String>,
 }
 
@@ -39,7 +39,7 @@ impl Connection {
         let tag =
             |name: &str| tags.iter().find_map(|tag| tag.strip_prefix(name)?.strip_prefix(':'));
         let who = (tag("project")?.parse().ok()?, tag("device")?.parse().ok()?);
-        Some(Self { id: Self::id_of(server, client), who, address })
+        Some(Self { id: Self::id_of(server, client), device: who, address })
     }
 
     pub(super) fn id_of(server: &str, client: u64) -> String {
@@ -133,7 +133,7 @@ impl Table {
     }
 
     fn insert(&mut self, connection: Connection, is_silent: bool) -> &mut Known {
-        let (id, who) = (connection.id.clone(), connection.who.clone());
+        let (id, who) = (connection.id.clone(), connection.device.clone());
         self.unexplained.remove(&who);
         self.by_device.entry(who).or_default().insert(id.clone());
         let rtt = String::new();
@@ -152,7 +152,7 @@ impl Table {
         reason: DisconnectReason,
         detail: Option<String>,
     ) -> Option<Change> {
-        let who = self.connections.remove(id)?.connection.who;
+        let who = self.connections.remove(id)?.connection.device;
         if let Some(ids) = self.by_device.get_mut(&who) {
             ids.remove(id);
             if ids.is_empty() {
@@ -167,7 +167,7 @@ impl Table {
             connection: connection.id.clone(),
             address: connection.address.clone(),
         };
-        let who = connection.who.clone();
+        let who = connection.device.clone();
         self.online.insert(who.clone()).then(|| Change { who, event: connected.into() })
     }
 
@@ -213,7 +213,7 @@ impl Table {
             }
         }
         for (id, quiet) in silent {
-            let Some(who) = self.connections.get(&id).map(|known| known.connection.who.clone())
+            let Some(who) = self.connections.get(&id).map(|known| known.connection.device.clone())
             else {
                 continue;
             };
@@ -258,7 +258,7 @@ impl Table {
         let limit = self.offline_after;
         let is_new = !self.connections.contains_key(&connection.id);
         // A connection that was silent before this process started has the state of the log.
-        let is_silent = is_new && quiet > limit && !self.online.contains(&connection.who);
+        let is_silent = is_new && quiet > limit && !self.online.contains(&connection.device);
         let known = self.insert(connection.clone(), is_silent);
         known.missed = 0;
         // A device that is online in the log is observed from now on before it is called silent.

@@ -11,7 +11,7 @@ fn who(n: u128) -> Who {
 }
 
 fn connection(id: &str, n: u128) -> Connection {
-    Connection { id: id.into(), who: who(n), address: None }
+    Connection { id: id.into(), device: who(n), address: None }
 }
 
 fn opened(id: &str, n: u128) -> Advisory {

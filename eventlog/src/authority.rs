@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use muster_schemas::ProjectId;
-use muster_schemas::authority::{AuthorityKey, AuthorityVerifier, Claim, NoAuthority, Proof};
+use muster_schemas::authority::{AuthorityKey, AuthorityVerifier, ProofContent, AuthorityError, Proof};
 
 use crate::append::{Batch, Expected};
 use crate::connect::{ConnectOptions, Stores};
@@ -39,8 +39,8 @@ pub(crate) struct Refused {
 
 impl StoredEvent {
     /// Returns the content that a proof of this event covers.
-    fn claim<'a>(&'a self, project: &'a ProjectId) -> Claim<'a> {
-        Claim {
+    fn claim<'a>(&'a self, project: &'a ProjectId) -> ProofContent<'a> {
+        ProofContent {
             project: project.as_str(),
             stream: &self.stream,
             stream_version: self.stream_version,
@@ -52,7 +52,7 @@ impl StoredEvent {
         }
     }
 
-    fn verify(&self, project: &ProjectId, verifier: &AuthorityVerifier) -> Result<(), NoAuthority> {
+    fn verify(&self, project: &ProjectId, verifier: &AuthorityVerifier) -> Result<(), AuthorityError> {
         verifier.verify(&self.claim(project), self.authority.as_deref())
     }
 }
@@ -97,7 +97,7 @@ impl EventLog {
         let mut kept = Vec::with_capacity(events.len());
         let mut verified = 0;
         for event in events {
-            if Proof::needed(&event.stream, &event.kind).is_some() {
+            if Proof::required_for(&event.stream, &event.kind).is_some() {
                 verified += 1;
                 if verified % STRETCH == 0 {
                     tokio::task::yield_now().await;
@@ -117,7 +117,7 @@ impl EventLog {
         self.inner.refused.count.load(Ordering::Relaxed)
     }
 
-    fn refuse(&self, project: &ProjectId, event: &StoredEvent, problem: NoAuthority) {
+    fn refuse(&self, project: &ProjectId, event: &StoredEvent, problem: AuthorityError) {
         let refused = &self.inner.refused;
         refused.count.fetch_add(1, Ordering::Relaxed);
         let mut logged = refused.logged.lock().unwrap_or_else(PoisonError::into_inner);
@@ -138,7 +138,7 @@ impl EventLog {
                 let Expected::Version(mut version) = part.expected else { continue };
                 for event in &mut part.events {
                     version += 1;
-                    let claim = Claim {
+                    let claim = ProofContent {
                         project: project.as_str(),
                         stream: &part.stream,
                         stream_version: version,

@@ -395,7 +395,7 @@ async fn what_somebody_without_the_key_appends_is_not_authentic() {
     let plain = database.open().await;
     let project = ProjectId::default_project();
     let key = AuthorityKey::from_seed(&[1; 32]);
-    let verifier = AuthorityVerifier::whole(std::slice::from_ref(&key));
+    let verifier = AuthorityVerifier::from_secret_keys(std::slice::from_ref(&key));
     let log = plain.with_authority(key.clone(), verifier.clone());
 
     // Events from before there was a key are adopted once.

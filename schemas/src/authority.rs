@@ -31,7 +31,7 @@ impl Proof {
     /// The proof that an event needs; `None` when it needs none, because a device signed it, or it
     /// grants nothing.
     #[must_use]
-    pub fn needed(stream: &StreamName, kind: &str) -> Option<Self> {
+    pub fn required_for(stream: &StreamName, kind: &str) -> Option<Self> {
         match stream {
             StreamName::DeviceReport(..) | StreamName::DevicePresence(_) => None,
             StreamName::Token(_) if kind == "ApiTokenUsed" => None,
@@ -49,7 +49,7 @@ impl Proof {
 
 /// Everything that a proof covers: an event and its position in the log.
 #[derive(Clone, Copy, Debug)]
-pub struct Claim<'a> {
+pub struct ProofContent<'a> {
     /// Project of the log.
     pub project: &'a str,
     /// Stream of the event.
@@ -68,7 +68,7 @@ pub struct Claim<'a> {
     pub record: &'a [u8],
 }
 
-impl Claim<'_> {
+impl ProofContent<'_> {
     fn payload(&self) -> Vec<u8> {
         let entry = (
             self.project,
@@ -86,7 +86,7 @@ impl Claim<'_> {
 
 /// An event's authority is missing or does not verify.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum NoAuthority {
+pub enum AuthorityError {
     /// The event carries no proof.
     #[error("the event has no proof of authority")]
     Missing,
@@ -127,10 +127,10 @@ impl AuthorityKey {
 
     /// The proof of an event; `None` when it needs none.
     #[must_use]
-    pub fn prove(&self, claim: &Claim<'_>) -> Option<Vec<u8>> {
-        match Proof::needed(claim.stream, claim.kind)? {
-            Proof::Signature => Some(self.signing.seal(Kind::Authority, claim.payload())),
-            Proof::Mac => Some(self.mac.seal(claim.payload())),
+    pub fn prove(&self, content: &ProofContent<'_>) -> Option<Vec<u8>> {
+        match Proof::required_for(content.stream, content.kind)? {
+            Proof::Signature => Some(self.signing.seal(Kind::Authority, content.payload())),
+            Proof::Mac => Some(self.mac.seal(content.payload())),
         }
     }
 }
@@ -188,13 +188,13 @@ impl AuthorityVerifier {
     /// A verifier with public keys only, which accepts events with a MAC unchecked: roles without the
     /// secret act on no such event.
     #[must_use]
-    pub fn public(keys: Vec<PublicKey>) -> Self {
+    pub fn from_public_keys(keys: Vec<PublicKey>) -> Self {
         Self { keys, macs: Vec::new() }
     }
 
     /// A verifier with whole keys: the current one, and previous ones.
     #[must_use]
-    pub fn whole(keys: &[AuthorityKey]) -> Self {
+    pub fn from_secret_keys(keys: &[AuthorityKey]) -> Self {
         Self {
             keys: keys.iter().map(AuthorityKey::public).collect(),
             macs: keys.iter().map(|key| key.mac.clone()).collect(),
@@ -204,7 +204,7 @@ impl AuthorityVerifier {
     /// The same without the secrets.
     #[must_use]
     pub fn public_half(&self) -> Self {
-        Self::public(self.keys.clone())
+        Self::from_public_keys(self.keys.clone())
     }
 
     /// The public keys that are accepted.
@@ -217,12 +217,12 @@ impl AuthorityVerifier {
     ///
     /// # Errors
     /// When the event needs one and it is missing or wrong.
-    pub fn verify(&self, claim: &Claim<'_>, proof: Option<&[u8]>) -> Result<(), NoAuthority> {
-        let payload = match Proof::needed(claim.stream, claim.kind) {
+    pub fn verify(&self, content: &ProofContent<'_>, proof: Option<&[u8]>) -> Result<(), AuthorityError> {
+        let payload = match Proof::required_for(content.stream, content.kind) {
             None => return Ok(()),
             Some(Proof::Mac) if self.macs.is_empty() => return Ok(()),
             Some(needed) => {
-                let proof = proof.ok_or(NoAuthority::Missing)?;
+                let proof = proof.ok_or(AuthorityError::Missing)?;
                 let is_mac = proof.first() == Some(&MAC0);
                 match needed {
                     Proof::Mac if is_mac => self.open_mac(proof),
@@ -231,8 +231,8 @@ impl AuthorityVerifier {
                 }
             }
         };
-        let fits = payload.is_some_and(|payload| payload == claim.payload());
-        if fits { Ok(()) } else { Err(NoAuthority::Invalid) }
+        let fits = payload.is_some_and(|payload| payload == content.payload());
+        if fits { Ok(()) } else { Err(AuthorityError::Invalid) }
     }
 
     fn open_signature(&self, proof: &[u8]) -> Option<Vec<u8>> {
@@ -279,8 +279,8 @@ mod tests {
         StreamName::Run(OperationId(id), DeviceId(id))
     }
 
-    fn claim(stream: &StreamName) -> Claim<'_> {
-        Claim {
+    fn content(stream: &StreamName) -> ProofContent<'_> {
+        ProofContent {
             project: "default",
             stream,
             stream_version: 1,
@@ -295,34 +295,34 @@ mod tests {
     #[test]
     fn a_proof_fits_one_event_at_one_place_by_one_key() {
         let (key, other) = (AuthorityKey::from_seed(&[1; 32]), AuthorityKey::from_seed(&[2; 32]));
-        let verifier = AuthorityVerifier::whole(std::slice::from_ref(&key));
+        let verifier = AuthorityVerifier::from_secret_keys(std::slice::from_ref(&key));
         let (own, foreign) = (token(1), token(2));
         for stream in [token(1), run()] {
-            let good = claim(&stream);
+            let good = content(&stream);
             let proof = key.prove(&good).unwrap();
             assert_eq!(verifier.verify(&good, Some(&proof)), Ok(()));
-            assert_eq!(verifier.verify(&good, None), Err(NoAuthority::Missing));
+            assert_eq!(verifier.verify(&good, None), Err(AuthorityError::Missing));
             let bent = [
-                Claim { project: "other", ..good },
-                Claim { stream: if stream == own { &foreign } else { &own }, ..good },
-                Claim { stream_version: 2, ..good },
-                Claim { kind: "ApiTokenRevoked", ..good },
-                Claim { schema_version: 2, ..good },
-                Claim { occurred_at: Timestamp(6), ..good },
-                Claim { actor: "token:y", ..good },
-                Claim { record: b"Record", ..good },
+                ProofContent { project: "other", ..good },
+                ProofContent { stream: if stream == own { &foreign } else { &own }, ..good },
+                ProofContent { stream_version: 2, ..good },
+                ProofContent { kind: "ApiTokenRevoked", ..good },
+                ProofContent { schema_version: 2, ..good },
+                ProofContent { occurred_at: Timestamp(6), ..good },
+                ProofContent { actor: "token:y", ..good },
+                ProofContent { record: b"Record", ..good },
             ];
             for claim in bent {
                 let verified = verifier.verify(&claim, Some(&proof));
-                assert_eq!(verified, Err(NoAuthority::Invalid), "{claim:?}");
+                assert_eq!(verified, Err(AuthorityError::Invalid), "{claim:?}");
             }
             let foreign = other.prove(&good).unwrap();
-            assert_eq!(verifier.verify(&good, Some(&foreign)), Err(NoAuthority::Invalid));
+            assert_eq!(verifier.verify(&good, Some(&foreign)), Err(AuthorityError::Invalid));
             for index in 0..proof.len() {
                 let mut bent = proof.clone();
                 bent[index] ^= 1;
                 let verified = verifier.verify(&good, Some(&bent));
-                assert_eq!(verified, Err(NoAuthority::Invalid), "byte {index}");
+                assert_eq!(verified, Err(AuthorityError::Invalid), "byte {index}");
             }
             for length in 0..proof.len() {
                 assert!(verifier.verify(&good, Some(&proof[..length])).is_err(), "{length} bytes");
@@ -334,25 +334,25 @@ mod tests {
     fn the_public_half_verifies_signatures_and_former_keys_stay_good() {
         let (old, new) = (AuthorityKey::from_seed(&[1; 32]), AuthorityKey::from_seed(&[2; 32]));
         let stream = token(1);
-        let proof = old.prove(&claim(&stream)).unwrap();
-        let public = AuthorityVerifier::public(vec![new.public(), old.public()]);
-        assert_eq!(public.verify(&claim(&stream), Some(&proof)), Ok(()));
-        let public = AuthorityVerifier::public(vec![new.public()]);
-        assert_eq!(public.verify(&claim(&stream), Some(&proof)), Err(NoAuthority::Invalid));
+        let proof = old.prove(&content(&stream)).unwrap();
+        let public = AuthorityVerifier::from_public_keys(vec![new.public(), old.public()]);
+        assert_eq!(public.verify(&content(&stream), Some(&proof)), Ok(()));
+        let public = AuthorityVerifier::from_public_keys(vec![new.public()]);
+        assert_eq!(public.verify(&content(&stream), Some(&proof)), Err(AuthorityError::Invalid));
         let run = run();
-        let proof = old.prove(&claim(&run)).unwrap();
-        let whole = AuthorityVerifier::whole(&[new, old]);
-        assert_eq!(whole.verify(&claim(&run), Some(&proof)), Ok(()));
+        let proof = old.prove(&content(&run)).unwrap();
+        let whole = AuthorityVerifier::from_secret_keys(&[new, old]);
+        assert_eq!(whole.verify(&content(&run), Some(&proof)), Ok(()));
     }
 
     #[test]
     fn a_mac_does_not_serve_where_a_signature_is_needed() {
         let key = AuthorityKey::from_seed(&[1; 32]);
-        let verifier = AuthorityVerifier::whole(std::slice::from_ref(&key));
+        let verifier = AuthorityVerifier::from_secret_keys(std::slice::from_ref(&key));
         let stream = run();
-        let link = Claim { kind: "DownloadLinkMade", ..claim(&stream) };
+        let link = ProofContent { kind: "DownloadLinkMade", ..content(&stream) };
         let mac = key.mac.seal(link.payload());
-        assert_eq!(verifier.verify(&link, Some(&mac)), Err(NoAuthority::Invalid));
+        assert_eq!(verifier.verify(&link, Some(&mac)), Err(AuthorityError::Invalid));
         let signature = key.prove(&link).unwrap();
         assert_eq!(verifier.verify(&link, Some(&signature)), Ok(()));
     }
@@ -362,9 +362,9 @@ mod tests {
         let id = DeviceId(uuid::Uuid::from_u128(7));
         let streams = [StreamName::DeviceReport(id, 1), StreamName::DevicePresence(id)];
         for stream in streams {
-            assert_eq!(Proof::needed(&stream, "RunAccepted"), None);
+            assert_eq!(Proof::required_for(&stream, "RunAccepted"), None);
         }
-        assert_eq!(Proof::needed(&token(1), "ApiTokenUsed"), None);
-        assert_eq!(Proof::needed(&StreamName::Device(id), "ApiTokenUsed"), Some(Proof::Signature));
+        assert_eq!(Proof::required_for(&token(1), "ApiTokenUsed"), None);
+        assert_eq!(Proof::required_for(&StreamName::Device(id), "ApiTokenUsed"), Some(Proof::Signature));
     }
 }

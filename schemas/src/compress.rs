@@ -9,12 +9,12 @@ use flate2::write::{ZlibDecoder, ZlibEncoder};
 
 /// First byte of a zlib stream with the usual window; in CBOR a text of 24 bytes or more, which no
 /// message of muster is.
-const FIRST: u8 = 0x78;
+const ZLIB_FIRST_BYTE: u8 = 0x78;
 
 /// Whether the bytes are compressed.
 #[must_use]
 pub fn is_compressed(bytes: &[u8]) -> bool {
-    bytes.first() == Some(&FIRST)
+    bytes.first() == Some(&ZLIB_FIRST_BYTE)
 }
 
 /// Compresses the bytes if that is smaller; otherwise returns them unchanged.
@@ -32,19 +32,19 @@ pub fn compress(bytes: Vec<u8>) -> Vec<u8> {
 /// Decompresses the bytes; `None` when they are damaged, or would exceed `limit`.
 #[must_use]
 pub fn decompress(bytes: &[u8], limit: usize) -> Option<Vec<u8>> {
-    let mut decoder = ZlibDecoder::new(Bounded { bytes: Vec::new(), limit });
+    let mut decoder = ZlibDecoder::new(BoundedWriter { bytes: Vec::new(), limit });
     decoder.write_all(bytes).ok()?;
     let whole = decoder.finish().ok()?;
     Some(whole.bytes)
 }
 
 /// Accepts a limited number of bytes: a few kilobytes can decompress to gigabytes.
-struct Bounded {
+struct BoundedWriter {
     bytes: Vec<u8>,
     limit: usize,
 }
 
-impl Write for Bounded {
+impl Write for BoundedWriter {
     fn write(&mut self, more: &[u8]) -> std::io::Result<usize> {
         if self.bytes.len() + more.len() > self.limit {
             return Err(std::io::ErrorKind::FileTooLarge.into());

@@ -213,7 +213,7 @@ pub fn name(number: u64) -> Option<&'static str> {
 
 /// The static twin of a well-known name.
 #[must_use]
-pub fn known(text: &str) -> Option<&'static str> {
+pub fn well_known(text: &str) -> Option<&'static str> {
     number(text).and_then(|number| name(u64::from(number)))
 }
 

@@ -6,7 +6,7 @@
 
 use std::borrow::Cow;
 
-use crate::metrics::{FieldValue, MAX_TEXT, Point};
+use crate::metrics::{FieldValue, MAX_TEXT_BYTES, Point};
 
 /// The type of a field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,7 +104,7 @@ fn is_whole(number: f64) -> bool {
 /// [`MAX_TEXT`] bytes: stores refuse other names and tag values.
 #[must_use]
 pub fn clean_text(text: &str) -> Cow<'_, str> {
-    let cut = text.get(..text.floor_char_boundary(MAX_TEXT)).unwrap_or_default();
+    let cut = text.get(..text.floor_char_boundary(MAX_TEXT_BYTES)).unwrap_or_default();
     if cut.chars().any(char::is_control) {
         Cow::Owned(cut.chars().map(|c| if c.is_control() { '_' } else { c }).collect())
     } else {
@@ -152,7 +152,7 @@ mod tests {
     fn control_characters_are_replaced() {
         assert_eq!(clean_text("/mnt/a\nb\u{1b}[2J\u{85}"), "/mnt/a_b_[2J_");
         assert!(matches!(clean_text("/mnt/ä"), Cow::Borrowed("/mnt/ä")));
-        assert_eq!(clean_text(&"ä".repeat(600)).len(), MAX_TEXT);
-        assert_eq!(clean_text(&format!("x{}", "ä".repeat(600))).len(), MAX_TEXT - 1);
+        assert_eq!(clean_text(&"ä".repeat(600)).len(), MAX_TEXT_BYTES);
+        assert_eq!(clean_text(&format!("x{}", "ä".repeat(600))).len(), MAX_TEXT_BYTES - 1);
     }
 }

@@ -31,9 +31,9 @@ pub const MAX_POINTS: usize = 10_000;
 /// Maximum number of tags, and of fields, in a point.
 pub const MAX_ENTRIES: usize = 256;
 /// Maximum size of a compressed batch when it is decompressed, in bytes.
-pub const MAX_INFLATED: usize = 4 << 20;
+pub const MAX_DECOMPRESSED_BYTES: usize = 4 << 20;
 /// Maximum length of a name or a text value, in bytes.
-pub const MAX_TEXT: usize = 1024;
+pub const MAX_TEXT_BYTES: usize = 1024;
 
 /// A measurement's, tag's or field's name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -146,7 +146,7 @@ pub enum InvalidBatch {
 
 /// Points that were dropped from a batch because they exceed a limit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Dropped {
+pub struct DroppedPoints {
     /// Their number.
     pub points: usize,
     /// The limit that the first of them exceeds.
@@ -183,9 +183,9 @@ impl MetricBatch {
     ///
     /// # Errors
     /// When the bytes are not a batch, or have too many points.
-    pub fn decode_valid_points(bytes: &[u8]) -> Result<(Self, Dropped), InvalidBatch> {
+    pub fn decode_valid_points(bytes: &[u8]) -> Result<(Self, DroppedPoints), InvalidBatch> {
         let mut batch = Self::decode_unchecked(bytes)?;
-        let mut dropped = Dropped::default();
+        let mut dropped = DroppedPoints::default();
         batch.points.retain(|point| match point.check() {
             Ok(()) => true,
             Err(what) => {
@@ -199,7 +199,7 @@ impl MetricBatch {
 
     fn decode_unchecked(bytes: &[u8]) -> Result<Self, InvalidBatch> {
         let batch: Self = if compress::is_compressed(bytes) {
-            let whole = compress::decompress(bytes, MAX_INFLATED).ok_or_else(|| {
+            let whole = compress::decompress(bytes, MAX_DECOMPRESSED_BYTES).ok_or_else(|| {
                 let problem = "neither a batch nor a compressed one of at most 4 MiB";
                 DecodeError::Malformed(problem.to_owned())
             })?;
@@ -254,10 +254,10 @@ impl Point {
     fn check(&self) -> Result<(), &'static str> {
         let name_fits = |name: &MetricName| {
             !name.as_str().is_empty()
-                && name.as_str().len() <= MAX_TEXT
+                && name.as_str().len() <= MAX_TEXT_BYTES
                 && !name.as_str().chars().any(char::is_control)
         };
-        let text_fits = |text: &str| text.len() <= MAX_TEXT;
+        let text_fits = |text: &str| text.len() <= MAX_TEXT_BYTES;
         if !name_fits(&self.measurement) {
             return Err("an empty, too long (over 1024 bytes) or unprintable measurement");
         }
@@ -315,7 +315,7 @@ impl<'de> Deserialize<'de> for MetricName {
             }
 
             fn visit_str<E: de::Error>(self, text: &str) -> Result<MetricName, E> {
-                Ok(match metric_names::known(text) {
+                Ok(match metric_names::well_known(text) {
                     Some(name) => name.into(),
                     None => text.to_owned().into(),
                 })

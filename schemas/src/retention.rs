@@ -15,9 +15,9 @@ use crate::names::InvalidName;
 /// The text of [`Retention::Default`].
 const DEFAULT: &str = "default";
 /// Maximum number of days: 27 years.
-const MOST: u16 = 9_999;
+const MAX_DAYS: u16 = 9_999;
 /// Maximum number of weeks.
-const MOST_WEEKS: u16 = 999;
+const MAX_WEEKS: u16 = 999;
 /// The accepted syntax, as a regular expression.
 const PATTERN: &str = "^(default|[1-9][0-9]{0,3}d|[1-9][0-9]{0,2}w)$";
 
@@ -75,9 +75,9 @@ impl FromStr for Retention {
         let days = if text == DEFAULT {
             return Ok(Self::Default);
         } else if let Some(digits) = text.strip_suffix('d') {
-            number(digits, MOST)
+            number(digits, MAX_DAYS)
         } else if let Some(digits) = text.strip_suffix('w') {
-            number(digits, MOST_WEEKS).map(|weeks| weeks * 7)
+            number(digits, MAX_WEEKS).map(|weeks| weeks * 7)
         } else {
             None
         };

@@ -2,7 +2,7 @@
 
 use muster_schemas::Timestamp;
 use muster_schemas::metric_rules::clean_text;
-use muster_schemas::metrics::{FieldValue, MAX_TEXT, Point};
+use muster_schemas::metrics::{FieldValue, MAX_TEXT_BYTES, Point};
 
 use super::read::{Claim, name_of};
 
@@ -134,7 +134,7 @@ impl Building {
         }
         match &value {
             FieldValue::Float(number) if !number.is_finite() => return Err(Cause::Malformed),
-            FieldValue::Text(text) if text.len() > MAX_TEXT => return Err(Cause::TooLong),
+            FieldValue::Text(text) if text.len() > MAX_TEXT_BYTES => return Err(Cause::TooLong),
             _ => {}
         }
         self.point.fields.insert(name_of(&clean_text(name)), value);

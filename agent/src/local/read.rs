@@ -208,7 +208,7 @@ fn from_fraction(number: f64, unit: Option<&str>) -> Result<Timestamp, Cause> {
 
 /// Returns a name that may be long-lived: names of the vocabulary are not allocated again.
 pub(super) fn name_of(text: &str) -> MetricName {
-    match muster_schemas::metric_names::known(text) {
+    match muster_schemas::metric_names::well_known(text) {
         Some(known) => known.into(),
         None => text.to_owned().into(),
     }

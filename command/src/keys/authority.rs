@@ -56,7 +56,7 @@ pub(super) fn parse(path: &Path, text: &str) -> Result<AuthorityVerifier, KeyErr
     let keys: Option<Vec<PublicKey>> =
         text.lines().map(str::trim).filter(|line| !line.is_empty()).map(key).collect();
     keys.filter(|keys| !keys.is_empty())
-        .map(AuthorityVerifier::public)
+        .map(AuthorityVerifier::from_public_keys)
         .ok_or_else(|| unusable(path, "it contains no public key"))
 }
 
@@ -69,7 +69,7 @@ pub fn verifier_in(dir: &Path) -> Result<Option<AuthorityVerifier>, KeyError> {
     if dir.join(KEY).exists() {
         let mut keys = vec![AuthorityKey::from_seed(&files::read_seed(&dir.join(KEY))?)];
         keys.extend(former(dir)?);
-        return Ok(Some(AuthorityVerifier::whole(&keys)));
+        return Ok(Some(AuthorityVerifier::from_secret_keys(&keys)));
     }
     let path = dir.join(PUBLIC);
     match fs::read_to_string(&path) {
@@ -91,7 +91,7 @@ impl KeyStore {
     pub fn authority_verifier(&self) -> AuthorityVerifier {
         let mut keys = vec![self.authority.clone()];
         keys.extend(self.former_authorities.iter().cloned());
-        AuthorityVerifier::whole(&keys)
+        AuthorityVerifier::from_secret_keys(&keys)
     }
 
     /// Whether the events from before this key were adopted.

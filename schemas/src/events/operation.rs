@@ -68,7 +68,7 @@ impl Upload {
     /// Maximum size, in bytes.
     #[must_use]
     pub fn limit(&self) -> u64 {
-        self.max_bytes.unwrap_or(crate::wire::USUAL_UPLOAD_BYTES)
+        self.max_bytes.unwrap_or(crate::wire::DEFAULT_MAX_UPLOAD_BYTES)
     }
 }
 

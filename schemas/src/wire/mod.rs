@@ -23,7 +23,7 @@ pub use enrollment::{
 pub use operation::{
     CancelOrder, FileStored, KIND_HEADER, MAX_FILE_PIECE_BYTES, MAX_OUTPUT_BYTES, MAX_PIECE_BYTES,
     MAX_PRIVATE_BYTES, MAX_UPLOAD_BYTES, MESSAGE_ID_HEADER, OutputPiece, OutputStream, OutputTaken,
-    PrivateInput, RunDelivery, RunOrder, USUAL_UPLOAD_BYTES, input_context, output_context,
+    PrivateInput, RunDelivery, RunOrder, DEFAULT_MAX_UPLOAD_BYTES, input_context, output_context,
     output_hash,
 };
 pub use session::{Ack, ConfigUpdate, Hello, NewEpoch, Welcome};

@@ -11,7 +11,7 @@ use muster_schemas::{Event, Hash};
 
 use crate::samples::{self, Message, diagnostic};
 
-const HOW: &str = "run `cargo run -p muster-schemas --example write_golden`";
+const HINT: &str = "run `cargo run -p muster-schemas --example write_golden`";
 
 pub(crate) fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("golden")
@@ -34,7 +34,7 @@ fn every_golden_file_reads_as_what_was_written() {
     let files = files();
     for sample in samples::all() {
         let stem = sample.stem();
-        let golden = files.get(&stem).unwrap_or_else(|| panic!("{stem}.cbor is missing: {HOW}"));
+        let golden = files.get(&stem).unwrap_or_else(|| panic!("{stem}.cbor is missing: {HINT}"));
         assert_eq!(
             Message::decode(sample.name, sample.version, golden).as_ref(),
             Ok(&sample.message),
@@ -58,7 +58,7 @@ fn every_event_type_has_a_golden_file_of_every_version() {
             let stem = format!("{kind}.v{version}");
             assert!(
                 files.contains_key(&stem),
-                "{stem}.cbor is missing: add a sample in schemas/tests/language/samples, {HOW}"
+                "{stem}.cbor is missing: add a sample in schemas/tests/language/samples, {HINT}"
             );
         }
     }
@@ -79,7 +79,7 @@ fn no_golden_file_was_changed_or_taken_away() {
         summed.insert(name.to_owned());
     }
     for (stem, bytes) in files() {
-        assert!(summed.contains(&format!("{stem}.cbor")), "{stem} has no sum: {HOW}");
+        assert!(summed.contains(&format!("{stem}.cbor")), "{stem} has no sum: {HINT}");
         let shown = fs::read_to_string(folder().join(format!("{stem}.diag"))).unwrap();
         assert_eq!(shown, diagnostic(&bytes), "{stem}.diag does not show {stem}.cbor");
     }

@@ -30,7 +30,7 @@ pub(crate) struct Sample {
     /// The bytes.
     pub(crate) bytes: Vec<u8>,
     /// Is this the shape that is written today?
-    pub(crate) newest: bool,
+    pub(crate) is_newest: bool,
 }
 
 impl Sample {
@@ -41,13 +41,13 @@ impl Sample {
             version: event.version(),
             bytes: event.encode(),
             message: Message::Event(event),
-            newest: true,
+            is_newest: true,
         }
     }
 
     fn newest(name: &'static str, message: Message) -> Self {
         let bytes = message.encode();
-        Self { name, version: 1, message, bytes, newest: true }
+        Self { name, version: 1, message, bytes, is_newest: true }
     }
 
     /// The golden file's name without its ending.
@@ -57,7 +57,7 @@ impl Sample {
 
     /// The CDDL rule that the bytes follow.
     pub(crate) fn rule(&self) -> String {
-        if self.newest { self.name.to_owned() } else { format!("{}-v{}", self.name, self.version) }
+        if self.is_newest { self.name.to_owned() } else { format!("{}-v{}", self.name, self.version) }
     }
 }
 

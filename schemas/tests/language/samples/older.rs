@@ -24,7 +24,7 @@ fn without(event: impl Into<Event>, version: u16, field: &str) -> Sample {
         version,
         bytes: codec::encode(&Value::Map(entries)),
         message: Message::Event(event),
-        newest: false,
+        is_newest: false,
     }
 }
 
@@ -44,7 +44,7 @@ pub(super) fn samples() -> Vec<Sample> {
             }
             .into(),
         ),
-        newest: false,
+        is_newest: false,
     };
     vec![
         labels_changed,

@@ -5,17 +5,17 @@ use muster_schemas::codec;
 use muster_schemas::wire::TerminalSize;
 use serde::{Deserialize, Serialize};
 
-use crate::CHUNK;
+use crate::MAX_CHUNK_BYTES;
 use crate::pack::{Packer, unpack};
 use crate::seal::OVERHEAD;
 
 /// Maximum size of a frame other than data, in bytes.
-const MOST: usize = 256 * 1024;
+const MAX_CONTROL_FRAME_BYTES: usize = 256 * 1024;
 
 /// Type of uncompressed data.
 const DATA: u8 = 0;
 /// Type of compressed data.
-const PACKED: u8 = 10;
+const COMPRESSED_DATA: u8 = 10;
 
 /// A frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,9 +29,9 @@ pub enum Frame {
     /// This side has closed the channel; the reason, as text.
     Close(String),
     /// Keep-alive: this side has received all messages before this one.
-    Heard(u64),
+    Received(u64),
     /// This side misses this message and all later ones.
-    Again(u64),
+    Retransmit(u64),
     /// The terminal has a new size.
     Resize(TerminalSize),
     /// The program behind the channel has ended.
@@ -67,8 +67,8 @@ pub struct FrameError(&'static str);
 
 impl Frame {
     /// Whether it only acknowledges or requests messages.
-    pub(crate) const fn is_about_messages(&self) -> bool {
-        matches!(self, Self::Heard(_) | Self::Again(_))
+    pub(crate) const fn is_delivery_control(&self) -> bool {
+        matches!(self, Self::Received(_) | Self::Retransmit(_))
     }
 
     /// The bytes that are sealed.
@@ -85,8 +85,8 @@ impl Frame {
             Self::Credit(count) => with(1, &count.to_be_bytes()),
             Self::Eof => vec![2],
             Self::Close(reason) => with(3, reason.as_bytes()),
-            Self::Heard(next) => with(4, &next.to_be_bytes()),
-            Self::Again(next) => with(9, &next.to_be_bytes()),
+            Self::Received(next) => with(4, &next.to_be_bytes()),
+            Self::Retransmit(next) => with(9, &next.to_be_bytes()),
             Self::Resize(size) => with(5, &codec::encode(size)),
             Self::Exit(exit) => with(6, &codec::encode(exit)),
             Self::Screen(bytes) => with(7, bytes),
@@ -103,7 +103,7 @@ impl Frame {
         };
         match self {
             Self::Data(bytes) => match packer.and_then(|packer| packer.pack(bytes)) {
-                Some(packed) => put(&[PACKED], &packed),
+                Some(packed) => put(&[COMPRESSED_DATA], &packed),
                 None => put(&[DATA], bytes),
             },
             other => put(&[], &other.encode()),
@@ -123,12 +123,12 @@ impl Frame {
             Ok(u64::from_be_bytes(bytes))
         }
         let (kind, content) = bytes.split_first().ok_or(FrameError("it is empty"))?;
-        if content.len() > MOST {
+        if content.len() > MAX_CONTROL_FRAME_BYTES {
             return Err(FrameError("it is too large"));
         }
         Ok(match *kind {
-            DATA if (1..=CHUNK).contains(&content.len()) => Self::Data(bytes.slice_ref(content)),
-            PACKED => {
+            DATA if (1..=MAX_CHUNK_BYTES).contains(&content.len()) => Self::Data(bytes.slice_ref(content)),
+            COMPRESSED_DATA => {
                 Self::Data(unpack(content).ok_or(FrameError("its data cannot be decompressed"))?)
             }
             1 => {
@@ -137,8 +137,8 @@ impl Frame {
             }
             2 if content.is_empty() => Self::Eof,
             3 => Self::Close(String::from_utf8_lossy(content).chars().take(500).collect()),
-            4 => Self::Heard(counter(content)?),
-            9 => Self::Again(counter(content)?),
+            4 => Self::Received(counter(content)?),
+            9 => Self::Retransmit(counter(content)?),
             5 => Self::Resize(read(content)?),
             6 => Self::Exit(read(content)?),
             7 => Self::Screen(bytes.slice_ref(content)),

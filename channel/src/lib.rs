@@ -23,26 +23,26 @@ pub mod sealed;
 mod window;
 
 pub use frame::Frame;
-pub use link::{Channel, Gone, Receiver, Sender};
+pub use link::{Channel, ChannelEnded, Receiver, Sender};
 pub use publish::{PublishError, Publisher};
-pub use seal::{Half, Keys, SealError, Side};
+pub use seal::{KeyExchange, Keys, SealError, Side};
 pub use sealed::{SEALED_OVERHEAD, SealedError, open_by, seal_to};
 
 /// Protocol version of a channel; in the device's response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Dialect {
+pub enum ProtocolVersion {
     /// The first version: messages of 32 KiB, no compression, a fixed window.
-    Narrow,
+    V1,
     /// All features.
-    Wide,
+    V2,
 }
 
 /// Maximum number of bytes in flight in one direction.
-pub const WINDOW: u32 = 1 << 20;
+pub const MAX_WINDOW: u32 = 1 << 20;
 /// Initial window, in bytes, on every line.
-pub const LEAST: u32 = 256 * 1024;
+pub const INITIAL_WINDOW: u32 = 256 * 1024;
 /// Maximum size of the data in one message, in bytes.
-pub const CHUNK: usize = 64 * 1024;
+pub const MAX_CHUNK_BYTES: usize = 64 * 1024;
 
 #[cfg(test)]
 mod tests;

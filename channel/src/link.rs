@@ -20,22 +20,22 @@ use crate::listen::listen;
 use crate::pack::Packer;
 use crate::seal::{Keys, SealError, Sealer};
 use crate::window::Window;
-use crate::{CHUNK, Dialect, LEAST, WINDOW};
+use crate::{MAX_CHUNK_BYTES, ProtocolVersion, INITIAL_WINDOW, MAX_WINDOW};
 
 /// Maximum number of frames other than data, and of screens (which are large), that wait to be
 /// consumed; a peer that sends more ends the channel.
-const WAITING: (usize, usize) = (256, 8);
+const MAX_QUEUED_FRAMES: (usize, usize) = (256, 8);
 /// Size up to which small pieces of waiting data are merged, in bytes.
-const TOGETHER: usize = 4096;
+const MERGE_MAX_BYTES: usize = 4096;
 /// Maximum size of unacknowledged messages, in bytes: those with and those without credit.
-const UNCONFIRMED: usize = 4 << 20;
+const MAX_UNACKED_BYTES: usize = 4 << 20;
 /// Minimum interval between retransmissions.
-const AGAIN: Duration = Duration::from_millis(50);
+const MIN_RETRANSMIT_INTERVAL: Duration = Duration::from_millis(50);
 
 /// The channel has ended.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
-pub struct Gone(pub String);
+pub struct ChannelEnded(pub String);
 
 /// Both directions of a channel.
 #[derive(Debug)]
@@ -50,31 +50,31 @@ pub struct Channel {
 pub(crate) struct Inner {
     pub(crate) subject: String,
     /// Maximum size of the data in one message of this side, in bytes.
-    chunk: usize,
+    max_chunk_bytes: usize,
     pub(crate) outgoing: Mutex<Outgoing>,
     /// Connections that replace the previous one.
-    pub(crate) carriers: mpsc::UnboundedSender<(Client, Subscriber)>,
+    pub(crate) connections: mpsc::UnboundedSender<(Client, Subscriber)>,
     /// Number of bytes that may still be sent.
     pub(crate) credit: Semaphore,
     /// Received and not consumed.
-    pub(crate) heard: Lock<Heard>,
-    pub(crate) news: Notify,
+    pub(crate) received: Lock<ReceiveQueue>,
+    pub(crate) received_notify: Notify,
     /// Bytes consumed and not credited yet.
-    pub(crate) taken: AtomicU32,
+    pub(crate) consumed: AtomicU32,
     /// Number of consumed bytes at which credit is sent.
-    pub(crate) due: AtomicU32,
+    pub(crate) credit_threshold: AtomicU32,
     pub(crate) credit_due: Notify,
     /// This side has closed the channel and notified the peer.
     pub(crate) is_closed: AtomicBool,
     /// Why the channel has ended.
-    pub(crate) over: Lock<Option<String>>,
+    pub(crate) end_reason: Lock<Option<String>>,
     pub(crate) ended: CancellationToken,
     /// Time of the last message of this side.
-    pub(crate) said: Lock<Instant>,
+    pub(crate) last_sent: Lock<Instant>,
     /// The counter after the last message that needs an acknowledgment.
-    pub(crate) needed: AtomicU64,
+    pub(crate) ack_needed_before: AtomicU64,
     /// The other side has received everything before this message.
-    pub(crate) heard_before: AtomicU64,
+    pub(crate) peer_received_before: AtomicU64,
 }
 
 /// Messages to send, in order.
@@ -88,7 +88,7 @@ pub(crate) struct Outgoing {
     /// Their size in bytes.
     pub(crate) bytes: usize,
     /// Time of the last retransmission.
-    pub(crate) again: Option<Instant>,
+    pub(crate) retransmitted_at: Option<Instant>,
 }
 
 impl Outgoing {
@@ -113,30 +113,30 @@ impl Outgoing {
 }
 
 #[derive(Debug, Default)]
-pub(crate) struct Heard {
+pub(crate) struct ReceiveQueue {
     frames: VecDeque<Frame>,
     /// Bytes of data in the queue.
     bytes: usize,
     /// Number of frames other than data in the queue, and of screens among them.
-    others: usize,
+    control_frames: usize,
     screens: usize,
 }
 
-impl Heard {
+impl ReceiveQueue {
     pub(crate) fn push(&mut self, frame: Frame) -> Result<(), String> {
         match &frame {
             Frame::Data(bytes) => self.bytes += bytes.len(),
             other => {
-                self.others += 1;
+                self.control_frames += 1;
                 self.screens += usize::from(matches!(other, Frame::Screen(_)));
             }
         }
-        let (others, screens) = WAITING;
-        if self.bytes > WINDOW as usize || self.others > others || self.screens > screens {
+        let (others, screens) = MAX_QUEUED_FRAMES;
+        if self.bytes > MAX_WINDOW as usize || self.control_frames > others || self.screens > screens {
             return Err("the peer exceeded its flow-control window".to_owned());
         }
         if let (Some(Frame::Data(last)), Frame::Data(bytes)) = (self.frames.back_mut(), &frame)
-            && last.len() + bytes.len() <= TOGETHER
+            && last.len() + bytes.len() <= MERGE_MAX_BYTES
         {
             *last = [&last[..], bytes].concat().into();
         } else {
@@ -150,7 +150,7 @@ impl Heard {
         match &frame {
             Frame::Data(bytes) => self.bytes -= bytes.len(),
             other => {
-                self.others -= 1;
+                self.control_frames -= 1;
                 self.screens -= usize::from(matches!(other, Frame::Screen(_)));
             }
         }
@@ -181,11 +181,11 @@ impl Channel {
         subject: String,
         subscriber: Subscriber,
         keys: Keys,
-        dialect: Dialect,
+        version: ProtocolVersion,
     ) -> Self {
-        let (chunk, packer, most) = match dialect {
-            Dialect::Narrow => (32 * 1024, None, LEAST),
-            Dialect::Wide => (CHUNK, Some(Packer::default()), WINDOW),
+        let (chunk, packer, most) = match version {
+            ProtocolVersion::V1 => (32 * 1024, None, INITIAL_WINDOW),
+            ProtocolVersion::V2 => (MAX_CHUNK_BYTES, Some(Packer::default()), MAX_WINDOW),
         };
         let (carriers, others) = mpsc::unbounded_channel();
         let outgoing = Outgoing {
@@ -194,26 +194,26 @@ impl Channel {
             packer,
             sent: VecDeque::new(),
             bytes: 0,
-            again: None,
+            retransmitted_at: None,
         };
         let window = Window::new(Instant::now().into_std(), most);
         let inner = Arc::new(Inner {
             subject,
-            chunk,
+            max_chunk_bytes: chunk,
             outgoing: Mutex::new(outgoing),
-            carriers,
-            credit: Semaphore::new(LEAST as usize),
-            heard: Lock::default(),
-            news: Notify::new(),
-            taken: AtomicU32::new(0),
-            due: AtomicU32::new(window.due()),
+            connections: carriers,
+            credit: Semaphore::new(INITIAL_WINDOW as usize),
+            received: Lock::default(),
+            received_notify: Notify::new(),
+            consumed: AtomicU32::new(0),
+            credit_threshold: AtomicU32::new(window.due()),
             credit_due: Notify::new(),
             is_closed: AtomicBool::new(false),
-            over: Lock::default(),
+            end_reason: Lock::default(),
             ended: CancellationToken::new(),
-            said: Lock::new(Instant::now()),
-            needed: AtomicU64::new(0),
-            heard_before: AtomicU64::new(0),
+            last_sent: Lock::new(Instant::now()),
+            ack_needed_before: AtomicU64::new(0),
+            peer_received_before: AtomicU64::new(0),
         });
         tokio::spawn(listen(Arc::clone(&inner), subscriber, others, keys.open, window));
         Self { sender: Sender(Arc::clone(&inner)), receiver: Receiver { inner } }
@@ -222,34 +222,34 @@ impl Channel {
 
 impl Inner {
     pub(crate) fn end(&self, reason: &str) {
-        lock(&self.over).get_or_insert_with(|| reason.to_owned());
+        lock(&self.end_reason).get_or_insert_with(|| reason.to_owned());
         self.ended.cancel();
-        self.news.notify_waiters();
+        self.received_notify.notify_waiters();
     }
 
-    fn gone(&self) -> Gone {
-        let reason = lock(&self.over).clone();
-        Gone(reason.unwrap_or_else(|| "the channel was closed".to_owned()))
+    fn ended_error(&self) -> ChannelEnded {
+        let reason = lock(&self.end_reason).clone();
+        ChannelEnded(reason.unwrap_or_else(|| "the channel was closed".to_owned()))
     }
 
-    pub(crate) async fn say(&self, frame: &Frame) -> Result<(), Gone> {
+    pub(crate) async fn send(&self, frame: &Frame) -> Result<(), ChannelEnded> {
         if self.ended.is_cancelled() {
-            return Err(self.gone());
+            return Err(self.ended_error());
         }
         // Held until the message is published, so that messages go out in the order of their counters.
         let mut outgoing = self.outgoing.lock().await;
         let sealed = outgoing.seal(frame);
-        let sealed = Bytes::from(sealed.map_err(|error| Gone(error.to_string()))?);
-        if !frame.is_about_messages() {
-            self.needed.store(outgoing.sealer.next(), Ordering::Relaxed);
+        let sealed = Bytes::from(sealed.map_err(|error| ChannelEnded(error.to_string()))?);
+        if !frame.is_delivery_control() {
+            self.ack_needed_before.store(outgoing.sealer.next(), Ordering::Relaxed);
         }
         outgoing.bytes += sealed.len();
         outgoing.sent.push_back(sealed.clone());
-        if outgoing.bytes > UNCONFIRMED {
+        if outgoing.bytes > MAX_UNACKED_BYTES {
             self.end("the peer does not acknowledge messages");
-            return Err(self.gone());
+            return Err(self.ended_error());
         }
-        *lock(&self.said) = Instant::now();
+        *lock(&self.last_sent) = Instant::now();
         // A message that this connection does not accept is retransmitted on the next one.
         let sent = outgoing.client.publish(self.subject.clone(), sealed).await;
         if let Err(error) = sent {
@@ -264,20 +264,20 @@ impl Inner {
     /// The other side has received everything before this message.
     pub(crate) async fn confirm(&self, next: u64) {
         self.outgoing.lock().await.confirm(next);
-        self.heard_before.fetch_max(next, Ordering::Relaxed);
+        self.peer_received_before.fetch_max(next, Ordering::Relaxed);
     }
 
     /// Whether the last message may be lost without the other side's notice.
     pub(crate) fn has_unacked(&self) -> bool {
-        self.heard_before.load(Ordering::Relaxed) < self.needed.load(Ordering::Relaxed)
+        self.peer_received_before.load(Ordering::Relaxed) < self.ack_needed_before.load(Ordering::Relaxed)
     }
 
     /// Retransmits the messages that the other side misses.
-    pub(crate) async fn again(&self, next: u64) {
-        self.heard_before.fetch_max(next, Ordering::Relaxed);
+    pub(crate) async fn retransmit(&self, next: u64) {
+        self.peer_received_before.fetch_max(next, Ordering::Relaxed);
         let mut outgoing = self.outgoing.lock().await;
         outgoing.confirm(next);
-        if outgoing.again.is_some_and(|last| last.elapsed() < AGAIN) {
+        if outgoing.retransmitted_at.is_some_and(|last| last.elapsed() < MIN_RETRANSMIT_INTERVAL) {
             return;
         }
         for message in &outgoing.sent {
@@ -286,7 +286,7 @@ impl Inner {
                 break;
             }
         }
-        outgoing.again = Some(Instant::now());
+        outgoing.retransmitted_at = Some(Instant::now());
     }
 }
 
@@ -295,17 +295,17 @@ impl Sender {
     ///
     /// # Errors
     /// When the channel is over.
-    pub async fn data(&self, bytes: Bytes) -> Result<(), Gone> {
+    pub async fn send_data(&self, bytes: Bytes) -> Result<(), ChannelEnded> {
         let mut rest = bytes;
         while !rest.is_empty() {
-            let part = rest.split_to(rest.len().min(self.0.chunk));
+            let part = rest.split_to(rest.len().min(self.0.max_chunk_bytes));
             let needed = u32::try_from(part.len()).unwrap_or(u32::MAX);
             let credit = tokio::select! {
                 credit = self.0.credit.acquire_many(needed) => credit,
-                () = self.0.ended.cancelled() => return Err(self.0.gone()),
+                () = self.0.ended.cancelled() => return Err(self.0.ended_error()),
             };
-            credit.map_err(|_| self.0.gone())?.forget();
-            self.0.say(&Frame::Data(part)).await?;
+            credit.map_err(|_| self.0.ended_error())?.forget();
+            self.0.send(&Frame::Data(part)).await?;
         }
         Ok(())
     }
@@ -314,8 +314,8 @@ impl Sender {
     ///
     /// # Errors
     /// When the channel is over.
-    pub async fn say(&self, frame: Frame) -> Result<(), Gone> {
-        self.0.say(&frame).await
+    pub async fn send(&self, frame: Frame) -> Result<(), ChannelEnded> {
+        self.0.send(&frame).await
     }
 
     #[cfg(test)]
@@ -326,19 +326,19 @@ impl Sender {
     /// Whether bytes can be sent without waiting.
     #[must_use]
     pub fn has_credit(&self) -> bool {
-        self.0.credit.available_permits() >= CHUNK
+        self.0.credit.available_permits() >= MAX_CHUNK_BYTES
     }
 
     /// Continues on another connection: messages are published by `client` and received on
     /// `subscriber`. Messages lost in between are retransmitted, in both directions.
-    pub fn carry_on(&self, client: Client, subscriber: Subscriber) {
+    pub fn switch_connection(&self, client: Client, subscriber: Subscriber) {
         // Without a receiver the channel has ended.
-        let _ = self.0.carriers.send((client, subscriber));
+        let _ = self.0.connections.send((client, subscriber));
     }
 
     /// Ends the channel, and sends the reason to the other side.
     pub async fn close(&self, reason: &str) {
-        if self.0.say(&Frame::Close(reason.to_owned())).await.is_ok() {
+        if self.0.send(&Frame::Close(reason.to_owned())).await.is_ok() {
             self.0.is_closed.store(true, Ordering::Relaxed);
         }
         self.0.end(reason);
@@ -357,8 +357,8 @@ impl Sender {
 
     /// Why it has ended.
     #[must_use]
-    pub fn why(&self) -> String {
-        self.0.gone().0
+    pub fn end_reason(&self) -> String {
+        self.0.ended_error().0
     }
 }
 
@@ -367,24 +367,24 @@ impl Receiver {
     ///
     /// # Errors
     /// When the channel has ended; with the reason.
-    pub async fn next(&mut self) -> Result<Frame, Gone> {
+    pub async fn next(&mut self) -> Result<Frame, ChannelEnded> {
         loop {
-            let news = self.inner.news.notified();
+            let news = self.inner.received_notify.notified();
             // Read first: frames received before the end are in the queue by then.
             let is_over = self.inner.ended.is_cancelled();
-            let frame = lock(&self.inner.heard).pop();
+            let frame = lock(&self.inner.received).pop();
             match frame {
                 Some(Frame::Data(bytes)) => {
                     // Sent by the listener task: this future may be dropped at any await.
                     let count = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
-                    let before = self.inner.taken.fetch_add(count, Ordering::Relaxed);
-                    if before + count >= self.inner.due.load(Ordering::Relaxed) {
+                    let before = self.inner.consumed.fetch_add(count, Ordering::Relaxed);
+                    if before + count >= self.inner.credit_threshold.load(Ordering::Relaxed) {
                         self.inner.credit_due.notify_one();
                     }
                     return Ok(Frame::Data(bytes));
                 }
                 Some(frame) => return Ok(frame),
-                None if is_over => return Err(self.inner.gone()),
+                None if is_over => return Err(self.inner.ended_error()),
                 None => {}
             }
             tokio::select! {

@@ -3,35 +3,35 @@
 
 use bytes::Bytes;
 
-use crate::CHUNK;
+use crate::MAX_CHUNK_BYTES;
 
 /// Minimum size to compress, in bytes: keystrokes and their echo, including passwords, stay as they are.
-const LEAST: usize = 1024;
+const MIN_COMPRESS_BYTES: usize = 1024;
 /// Number of frames that are not compressed after data that did not become smaller: the stream is
 /// compressed already, or encrypted.
-const REST: u32 = 31;
+const SKIPPED_FRAMES: u32 = 31;
 /// Size of the length prefix, in bytes.
-const SIZE: usize = 4;
+const LENGTH_PREFIX_BYTES: usize = 4;
 
 /// Compresses the data of one side.
 #[derive(Debug, Default)]
 pub(crate) struct Packer {
-    rest: u32,
+    frames_to_skip: u32,
 }
 
 impl Packer {
     /// The compressed data, if it is smaller by an eighth.
     pub(crate) fn pack(&mut self, data: &[u8]) -> Option<Vec<u8>> {
-        if data.len() < LEAST {
+        if data.len() < MIN_COMPRESS_BYTES {
             return None;
         }
-        if self.rest > 0 {
-            self.rest -= 1;
+        if self.frames_to_skip > 0 {
+            self.frames_to_skip -= 1;
             return None;
         }
         let packed = lz4_flex::block::compress(data);
-        if packed.len() + SIZE > data.len() - data.len() / 8 {
-            self.rest = REST;
+        if packed.len() + LENGTH_PREFIX_BYTES > data.len() - data.len() / 8 {
+            self.frames_to_skip = SKIPPED_FRAMES;
             return None;
         }
         let size = u32::try_from(data.len()).ok()?;
@@ -41,9 +41,9 @@ impl Packer {
 
 /// The uncompressed data; `None` when it is damaged, or larger than a frame.
 pub(crate) fn unpack(packed: &[u8]) -> Option<Bytes> {
-    let (size, packed) = packed.split_first_chunk::<SIZE>()?;
+    let (size, packed) = packed.split_first_chunk::<LENGTH_PREFIX_BYTES>()?;
     let size = usize::try_from(u32::from_be_bytes(*size)).ok()?;
-    if !(1..=CHUNK).contains(&size) {
+    if !(1..=MAX_CHUNK_BYTES).contains(&size) {
         return None;
     }
     let data = lz4_flex::block::decompress(packed, size).ok()?;
@@ -72,7 +72,7 @@ mod tests {
         assert_eq!(unpack(&packed).as_deref(), Some(&text[..]));
         assert_eq!(packer.pack(&text[..100]), None, "too little");
         assert_eq!(packer.pack(&noise), None);
-        for _ in 0..REST {
+        for _ in 0..SKIPPED_FRAMES {
             assert_eq!(packer.pack(&text), None);
         }
         assert!(packer.pack(&text).is_some());
@@ -80,8 +80,8 @@ mod tests {
 
     #[test]
     fn a_bomb_is_refused() {
-        let bomb = lz4_flex::block::compress(&vec![0; CHUNK + 1]);
-        for size in [CHUNK + 1, CHUNK, 10, 0] {
+        let bomb = lz4_flex::block::compress(&vec![0; MAX_CHUNK_BYTES + 1]);
+        for size in [MAX_CHUNK_BYTES + 1, MAX_CHUNK_BYTES, 10, 0] {
             let size = u32::try_from(size).unwrap().to_be_bytes();
             assert_eq!(unpack(&[&size, bomb.as_slice()].concat()), None);
         }

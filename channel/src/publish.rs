@@ -29,13 +29,13 @@ pub enum PublishError {
     Unconfirmed(Duration),
 }
 
-type Waiting = Arc<Mutex<HashMap<u64, oneshot::Sender<()>>>>;
+type PendingConfirmations = Arc<Mutex<HashMap<u64, oneshot::Sender<()>>>>;
 
 /// Publishes on one connection and waits for the broker's confirmations. Clones share both.
 #[derive(Clone, Debug)]
 pub struct Publisher {
     client: Client,
-    pending: Waiting,
+    pending: PendingConfirmations,
     timeout: Duration,
     _reader: Arc<AbortOnDropHandle<()>>,
 }
@@ -43,7 +43,7 @@ pub struct Publisher {
 /// Removes an id when its confirmation is no longer awaited.
 struct Entry {
     id: u64,
-    waiting: Waiting,
+    waiting: PendingConfirmations,
 }
 
 impl Drop for Entry {
@@ -63,7 +63,7 @@ impl Publisher {
         timeout: Duration,
     ) -> Result<Self, SubscribeError> {
         let subscriber = client.subscribe(stored).await?;
-        let waiting = Waiting::default();
+        let waiting = PendingConfirmations::default();
         let reader = tokio::spawn(read(subscriber, Arc::clone(&waiting)));
         let reader = Arc::new(AbortOnDropHandle::new(reader));
         Ok(Self { client, pending: waiting, timeout, _reader: reader })
@@ -112,11 +112,11 @@ impl Publisher {
     }
 }
 
-async fn read(mut subscriber: Subscriber, waiting: Waiting) {
+async fn read(mut subscriber: Subscriber, pending: PendingConfirmations) {
     while let Some(message) = subscriber.next().await {
         let id = message.headers.as_ref().and_then(|headers| headers.get(MESSAGE_ID_HEADER));
         let Some(id) = id.and_then(|id| id.as_str().parse().ok()) else { continue };
-        let confirm = waiting.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+        let confirm = pending.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
         if let Some(confirm) = confirm {
             // The wait may have timed out already.
             confirm.send(()).ok();

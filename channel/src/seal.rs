@@ -13,8 +13,8 @@ use bytes::Bytes;
 use muster_schemas::Hash;
 
 /// Bytes that sealing adds.
-pub const OVERHEAD: usize = COUNTER + 16;
-const COUNTER: usize = 8;
+pub const OVERHEAD: usize = COUNTER_BYTES + 16;
+const COUNTER_BYTES: usize = 8;
 
 /// A channel's keys cannot be generated, or a message is not the next one of the other side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -51,12 +51,12 @@ pub enum Side {
 }
 
 /// One side's half of a channel's keys, before the other half is received.
-pub struct Half {
+pub struct KeyExchange {
     private: EphemeralPrivateKey,
     public: Vec<u8>,
 }
 
-impl std::fmt::Debug for Half {
+impl std::fmt::Debug for KeyExchange {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Half").finish_non_exhaustive()
     }
@@ -71,7 +71,7 @@ pub struct Keys {
     pub open: Opener,
 }
 
-impl Half {
+impl KeyExchange {
     /// Generates a key.
     ///
     /// # Errors
@@ -153,7 +153,7 @@ impl Sealer {
         let counter = self.next.to_be_bytes();
         let mut message = counter.to_vec();
         write(&mut message);
-        let body = message.get_mut(COUNTER..).unwrap_or_default();
+        let body = message.get_mut(COUNTER_BYTES..).unwrap_or_default();
         let tag = self
             .key
             .seal_in_place_separate_tag(nonce(self.next), Aad::from(&counter), body)
@@ -200,7 +200,7 @@ impl Opener {
     ///
     /// # Errors
     /// When it is the next one, or an earlier one, or was not encrypted by the other side.
-    pub fn look_ahead(&self, message: &[u8]) -> Result<Bytes, SealError> {
+    pub fn open_ahead(&self, message: &[u8]) -> Result<Bytes, SealError> {
         self.unseal(message, |found, next| found > next).map(|(_, plain)| plain)
     }
 
@@ -209,7 +209,7 @@ impl Opener {
         message: &[u8],
         fits: impl Fn(u64, u64) -> bool,
     ) -> Result<(u64, Bytes), SealError> {
-        let (counter, sealed) = message.split_first_chunk::<COUNTER>().ok_or(SealError::Short)?;
+        let (counter, sealed) = message.split_first_chunk::<COUNTER_BYTES>().ok_or(SealError::Short)?;
         let found = u64::from_be_bytes(*counter);
         if !fits(found, self.next) {
             return Err(SealError::Order { expected: self.next, found });

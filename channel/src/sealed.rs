@@ -14,8 +14,8 @@ use hpke::{Deserializable, Kem, OpModeR, OpModeS, Serializable};
 use muster_schemas::{PublicKey, SigningKey};
 
 /// Bytes that sealing adds.
-pub const SEALED_OVERHEAD: usize = ENCAPSULATED + 16;
-const ENCAPSULATED: usize = 32;
+pub const SEALED_OVERHEAD: usize = ENCAPSULATED_KEY_BYTES + 16;
+const ENCAPSULATED_KEY_BYTES: usize = 32;
 
 /// A message that cannot be sealed to a key, or opened by one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -58,7 +58,7 @@ pub fn seal_to(key: &PublicKey, context: &[u8], message: &[u8]) -> Result<Vec<u8
 /// When it was not.
 pub fn open_by(key: &SigningKey, context: &[u8], sealed: &[u8]) -> Result<Vec<u8>, SealedError> {
     let (encapsulated, ciphertext) =
-        sealed.split_at_checked(ENCAPSULATED).ok_or(SealedError::Open)?;
+        sealed.split_at_checked(ENCAPSULATED_KEY_BYTES).ok_or(SealedError::Open)?;
     let encapsulated = <X25519HkdfSha256 as Kem>::EncappedKey::from_bytes(encapsulated)
         .map_err(|_| SealedError::Open)?;
     let key = <X25519HkdfSha256 as Kem>::PrivateKey::from_bytes(&key.to_x25519())
@@ -87,14 +87,14 @@ mod tests {
             assert_eq!(open_by(&key, b"context", &sealed).unwrap(), message);
             assert_eq!(open_by(&other, b"context", &sealed), Err(SealedError::Open));
             assert_eq!(open_by(&key, b"another", &sealed), Err(SealedError::Open));
-            for at in [0, ENCAPSULATED, sealed.len() - 1] {
+            for at in [0, ENCAPSULATED_KEY_BYTES, sealed.len() - 1] {
                 let mut changed = sealed.clone();
                 changed[at] ^= 1;
                 assert_eq!(open_by(&key, b"context", &changed), Err(SealedError::Open), "{at}");
             }
             assert_ne!(sealed, seal_to(&key.public(), b"context", message).unwrap());
         }
-        for short in [0, 1, ENCAPSULATED, SEALED_OVERHEAD - 1] {
+        for short in [0, 1, ENCAPSULATED_KEY_BYTES, SEALED_OVERHEAD - 1] {
             assert_eq!(open_by(&key, b"context", &vec![0; short]), Err(SealedError::Open));
         }
         // The point of order one: a known shared secret.

@@ -13,7 +13,7 @@ use super::frame::{Attached, Exit};
 use super::*;
 
 fn pair() -> (Keys, Keys) {
-    let (server, device) = (Half::new().unwrap(), Half::new().unwrap());
+    let (server, device) = (KeyExchange::new().unwrap(), KeyExchange::new().unwrap());
     let (ours, theirs) = (server.public().to_vec(), device.public().to_vec());
     let open = Hash::of(b"the sealed open");
     let server = server.agree(Side::Server, &theirs, &open).unwrap();
@@ -43,14 +43,14 @@ fn each_side_opens_what_the_other_sealed_in_order_and_nothing_else() {
 
 #[test]
 fn another_open_or_another_key_gives_other_keys() {
-    let (server, device) = (Half::new().unwrap(), Half::new().unwrap());
+    let (server, device) = (KeyExchange::new().unwrap(), KeyExchange::new().unwrap());
     let (ours, theirs) = (server.public().to_vec(), device.public().to_vec());
     let mut server = server.agree(Side::Server, &theirs, &Hash::of(b"one")).unwrap();
     let mut device = device.agree(Side::Device, &ours, &Hash::of(b"two")).unwrap();
     let sealed = server.seal.seal(|to| to.extend_from_slice(b"secret")).unwrap();
     assert_eq!(device.open.open(&sealed), Err(SealError::Forged));
     for bad in [&[][..], &[0; 32], &[1; 31]] {
-        let half = Half::new().unwrap();
+        let half = KeyExchange::new().unwrap();
         assert!(half.agree(Side::Device, bad, &Hash::ZERO).is_err(), "{bad:?} was taken");
     }
 }
@@ -62,8 +62,8 @@ fn frames_read_back() {
         Frame::Credit(77),
         Frame::Eof,
         Frame::Close("for a reason".into()),
-        Frame::Heard(7),
-        Frame::Again(1 << 40),
+        Frame::Received(7),
+        Frame::Retransmit(1 << 40),
         Frame::Resize(TerminalSize { cols: 80, rows: 24 }),
         Frame::Exit(Exit { code: Some(3), reason: None }),
         Frame::Screen(Bytes::from_static(b"\x1b[2J")),
@@ -86,7 +86,7 @@ proptest! {
 }
 
 /// Waits until the broker has processed this client's requests: `flush` only writes to the socket.
-async fn settled(client: &async_nats::Client) {
+async fn flush(client: &async_nats::Client) {
     let inbox = client.new_inbox();
     let mut own = client.subscribe(inbox.clone()).await.unwrap();
     client.publish(inbox, "".into()).await.unwrap();
@@ -100,10 +100,10 @@ async fn channels(nats: &NatsServer) -> (Channel, Channel, async_nats::Client) {
     let (server, device) = pair();
     let up = one.subscribe("up").await.unwrap();
     let down = other.subscribe("down").await.unwrap();
-    settled(&one).await;
-    settled(&other).await;
-    let server = Channel::start(one, "down".into(), up, server, Dialect::Wide);
-    (server, Channel::start(other, "up".into(), down, device, Dialect::Wide), spy)
+    flush(&one).await;
+    flush(&other).await;
+    let server = Channel::start(one, "down".into(), up, server, ProtocolVersion::V2);
+    (server, Channel::start(other, "up".into(), down, device, ProtocolVersion::V2), spy)
 }
 
 async fn broker() -> (NatsServer, tempfile::TempDir) {
@@ -112,7 +112,7 @@ async fn broker() -> (NatsServer, tempfile::TempDir) {
     (nats, dir)
 }
 
-async fn next(receiver: &mut Receiver) -> Result<Frame, Gone> {
+async fn next(receiver: &mut Receiver) -> Result<Frame, ChannelEnded> {
     tokio::time::timeout(Duration::from_secs(30), receiver.next()).await.expect("in time")
 }
 
@@ -125,8 +125,8 @@ async fn megabytes_go_both_ways_in_order() {
         let Channel { sender, mut receiver } = channel;
         let saying = tokio::spawn(async move {
             let bytes: Vec<u8> = (0..BYTES).map(|at| (at / 7) as u8).collect();
-            sender.data(bytes.into()).await.unwrap();
-            sender.say(Frame::Eof).await.unwrap();
+            sender.send_data(bytes.into()).await.unwrap();
+            sender.send(Frame::Eof).await.unwrap();
             sender
         });
         let mut heard = 0_usize;
@@ -157,11 +157,11 @@ async fn an_agent_of_old_is_spoken_to_as_it_understands() {
     let (server, mut device) = pair();
     let up = one.subscribe("up").await.unwrap();
     let mut down = other.subscribe("down").await.unwrap();
-    settled(&one).await;
-    settled(&other).await;
-    let server = Channel::start(one, "down".into(), up, server, Dialect::Narrow);
+    flush(&one).await;
+    flush(&other).await;
+    let server = Channel::start(one, "down".into(), up, server, ProtocolVersion::V1);
     let text = Bytes::from(vec![b'x'; 100_000]);
-    server.sender.data(text.clone()).await.unwrap();
+    server.sender.send_data(text.clone()).await.unwrap();
     let mut heard = Vec::new();
     while heard.len() < text.len() {
         let message = futures::StreamExt::next(&mut down).await.unwrap();
@@ -183,12 +183,12 @@ async fn a_reader_that_stalls_holds_the_writer_and_control_still_passes() {
     let (nats, _dir) = broker().await;
     let (server, mut device, _) = channels(&nats).await;
     let sender = server.sender.clone();
-    let writing = tokio::spawn(async move { sender.data(vec![7; 4 << 20].into()).await });
+    let writing = tokio::spawn(async move { sender.send_data(vec![7; 4 << 20].into()).await });
     tokio::time::sleep(Duration::from_millis(500)).await;
     assert!(!writing.is_finished(), "nobody reads, and yet all of it was taken");
     assert!(!server.sender.has_credit());
     // The opposite direction is not blocked.
-    device.sender.data(Bytes::from_static(b"\x03")).await.unwrap();
+    device.sender.send_data(Bytes::from_static(b"\x03")).await.unwrap();
     let mut receiver = server.receiver;
     assert_eq!(next(&mut receiver).await, Ok(Frame::Data(Bytes::from_static(b"\x03"))));
     let mut taken = 0;
@@ -203,14 +203,14 @@ async fn a_reader_that_stalls_holds_the_writer_and_control_still_passes() {
 async fn an_end_is_told_and_what_came_before_is_heard() {
     let (nats, _dir) = broker().await;
     let (server, mut device, _) = channels(&nats).await;
-    server.sender.data(Bytes::from_static(b"last words")).await.unwrap();
+    server.sender.send_data(Bytes::from_static(b"last words")).await.unwrap();
     server.sender.close("enough").await;
     assert_eq!(
         next(&mut device.receiver).await,
         Ok(Frame::Data(Bytes::from_static(b"last words")))
     );
-    assert_eq!(next(&mut device.receiver).await, Err(Gone("enough".into())));
-    assert_eq!(device.sender.data(Bytes::from_static(b"x")).await, Err(Gone("enough".into())));
+    assert_eq!(next(&mut device.receiver).await, Err(ChannelEnded("enough".into())));
+    assert_eq!(device.sender.send_data(Bytes::from_static(b"x")).await, Err(ChannelEnded("enough".into())));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -220,11 +220,11 @@ async fn a_forged_message_ends_the_channel_and_silence_does() {
     spy.publish("down", Bytes::from_static(b"\0\0\0\0\0\0\0\0forged and long enough"))
         .await
         .unwrap();
-    settled(&spy).await;
-    let Err(Gone(why)) = next(&mut device.receiver).await else { panic!("it was taken") };
+    flush(&spy).await;
+    let Err(ChannelEnded(why)) = next(&mut device.receiver).await else { panic!("it was taken") };
     assert_eq!(why, SealError::Forged.to_string());
     // The server receives nothing from now on.
-    let Err(Gone(why)) = next(&mut server.receiver).await else { panic!("who speaks?") };
+    let Err(ChannelEnded(why)) = next(&mut server.receiver).await else { panic!("who speaks?") };
     assert_eq!(why, crate::listen::SILENT);
 }
 
@@ -234,9 +234,9 @@ async fn what_comes_again_is_taken_once() {
     let (server, mut device, spy) = channels(&nats).await;
     // A broker that delivers everything twice, and out of order.
     let mut heard = spy.subscribe("down").await.unwrap();
-    settled(&spy).await;
-    server.sender.data(Bytes::from_static(b"one")).await.unwrap();
-    server.sender.data(Bytes::from_static(b"two")).await.unwrap();
+    flush(&spy).await;
+    server.sender.send_data(Bytes::from_static(b"one")).await.unwrap();
+    server.sender.send_data(Bytes::from_static(b"two")).await.unwrap();
     let mut messages = Vec::new();
     for _ in 0..2 {
         messages.push(futures::StreamExt::next(&mut heard).await.unwrap().payload);
@@ -244,8 +244,8 @@ async fn what_comes_again_is_taken_once() {
     for message in messages.iter().rev().chain(&messages) {
         spy.publish("down", message.clone()).await.unwrap();
     }
-    settled(&spy).await;
-    server.sender.data(Bytes::from_static(b"three")).await.unwrap();
+    flush(&spy).await;
+    server.sender.send_data(Bytes::from_static(b"three")).await.unwrap();
     // Waiting data is merged.
     let mut heard = Vec::new();
     while heard.len() < "onetwothree".len() {
@@ -265,7 +265,7 @@ async fn lossy(
     for (from, to) in [("server.said", "device.hears"), ("device.said", "server.hears")] {
         let middle = connect().await;
         let mut messages = middle.subscribe(from).await.unwrap();
-        settled(&middle).await;
+        flush(&middle).await;
         let loses = loses.clone();
         tokio::spawn(async move {
             let mut count = 0;
@@ -280,10 +280,10 @@ async fn lossy(
     let (server, device) = pair();
     let up = one.subscribe("server.hears").await.unwrap();
     let down = other.subscribe("device.hears").await.unwrap();
-    settled(&one).await;
-    settled(&other).await;
-    let server = Channel::start(one, "server.said".into(), up, server, Dialect::Wide);
-    (server, Channel::start(other, "device.said".into(), down, device, Dialect::Wide))
+    flush(&one).await;
+    flush(&other).await;
+    let server = Channel::start(one, "server.said".into(), up, server, ProtocolVersion::V2);
+    (server, Channel::start(other, "device.said".into(), down, device, ProtocolVersion::V2))
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -297,8 +297,8 @@ async fn what_is_lost_is_said_again() {
     let Channel { sender, receiver: mut kept } = server;
     let saying = tokio::spawn(async move {
         let bytes: Vec<u8> = (0..BYTES).map(|at| (at / 7) as u8).collect();
-        sender.data(bytes.into()).await.unwrap();
-        sender.say(Frame::Eof).await.unwrap();
+        sender.send_data(bytes.into()).await.unwrap();
+        sender.send(Frame::Eof).await.unwrap();
         // Until the other side has all of it.
         assert_eq!(next(&mut kept).await, Ok(Frame::Eof));
     });
@@ -316,7 +316,7 @@ async fn what_is_lost_is_said_again() {
         }
     }
     assert_eq!(heard, BYTES);
-    device.sender.say(Frame::Eof).await.unwrap();
+    device.sender.send(Frame::Eof).await.unwrap();
     saying.await.unwrap();
 }
 
@@ -327,8 +327,8 @@ async fn the_last_word_is_said_again_before_anybody_speaks() {
     let (server, mut device) = lossy(&nats, |_, count| count == 1).await;
     let mut receiver = server.receiver;
     let began = std::time::Instant::now();
-    server.sender.data(Bytes::from_static(b"ls\r")).await.unwrap();
-    device.sender.data(Bytes::from_static(b"$ ")).await.unwrap();
+    server.sender.send_data(Bytes::from_static(b"ls\r")).await.unwrap();
+    device.sender.send_data(Bytes::from_static(b"$ ")).await.unwrap();
     assert_eq!(next(&mut device.receiver).await, Ok(Frame::Data(Bytes::from_static(b"ls\r"))));
     assert_eq!(next(&mut receiver).await, Ok(Frame::Data(Bytes::from_static(b"$ "))));
     assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
@@ -349,21 +349,21 @@ async fn a_channel_goes_on_over_another_connection() {
     let (server, device) = pair();
     let up = one.subscribe("up").await.unwrap();
     let down = of_device.subscribe("down").await.unwrap();
-    settled(&one).await;
-    settled(&of_device).await;
-    let mut server = Channel::start(one, "down".into(), up, server, Dialect::Wide);
-    let mut device = Channel::start(of_device.clone(), "up".into(), down, device, Dialect::Wide);
+    flush(&one).await;
+    flush(&of_device).await;
+    let mut server = Channel::start(one, "down".into(), up, server, ProtocolVersion::V2);
+    let mut device = Channel::start(of_device.clone(), "up".into(), down, device, ProtocolVersion::V2);
     for round in 0..5_u8 {
         of_device.drain().await.unwrap();
         tokio::time::sleep(Duration::from_millis(100)).await;
         // One side has no subscriber, and the other is not connected.
         let said = Bytes::from(vec![round; 100_000]);
-        server.sender.data(said.clone()).await.unwrap();
-        device.sender.data(said.clone()).await.unwrap();
+        server.sender.send_data(said.clone()).await.unwrap();
+        device.sender.send_data(said.clone()).await.unwrap();
         of_device = connect().await;
         let heard = of_device.subscribe("down").await.unwrap();
-        settled(&of_device).await;
-        device.sender.carry_on(of_device.clone(), heard);
+        flush(&of_device).await;
+        device.sender.switch_connection(of_device.clone(), heard);
         for receiver in [&mut device.receiver, &mut server.receiver] {
             let mut taken = Vec::new();
             while taken.len() < said.len() {

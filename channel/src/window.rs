@@ -5,25 +5,25 @@
 
 use std::time::{Duration, Instant};
 
-use crate::{LEAST, WINDOW};
+use crate::{INITIAL_WINDOW, MAX_WINDOW};
 
 /// Time in which the window is consumed.
-const AHEAD: Duration = Duration::from_millis(250);
+const TARGET_CONSUME_TIME: Duration = Duration::from_millis(250);
 /// Interval over which the rate is measured.
-const MEASURED: Duration = Duration::from_millis(50);
+const RATE_INTERVAL: Duration = Duration::from_millis(50);
 
 /// The window that this side grants to the other.
 #[derive(Debug)]
 pub(crate) struct Window {
     size: u32,
-    most: u32,
+    max: u32,
     since: Instant,
-    taken: u32,
+    consumed: u32,
 }
 
 impl Window {
-    pub(crate) const fn new(now: Instant, most: u32) -> Self {
-        Self { size: LEAST, most, since: now, taken: 0 }
+    pub(crate) const fn new(now: Instant, max: u32) -> Self {
+        Self { size: INITIAL_WINDOW, max, since: now, consumed: 0 }
     }
 
     /// Number of consumed bytes at which credit is due: before the other side has to wait.
@@ -32,20 +32,20 @@ impl Window {
     }
 
     /// Returns the credit for consumed bytes: more while the window grows, less while it shrinks.
-    pub(crate) fn credit(&mut self, taken: u32, now: Instant) -> u32 {
-        self.taken = self.taken.saturating_add(taken);
+    pub(crate) fn credit(&mut self, consumed: u32, now: Instant) -> u32 {
+        self.consumed = self.consumed.saturatinconsumed(taken);
         let elapsed = now.saturating_duration_since(self.since);
-        if elapsed < MEASURED {
-            return taken;
+        if elapsed < RATE_INTERVAL {
+            return consumed;
         }
-        let ahead = u128::from(self.taken) * AHEAD.as_micros() / elapsed.as_micros();
-        (self.since, self.taken) = (now, 0);
+        let ahead = u128::from(self.consumed) * TARGET_CONSUME_TIME.as_micros() / elapsed.as_micros();
+        (self.since, self.consumed) = (now, 0);
         // A pause of the reader is not a property of the line: half of the window stays.
         let wanted =
-            u32::try_from(ahead).unwrap_or(WINDOW).clamp(LEAST, self.most).max(self.size / 2);
+            u32::try_from(ahead).unwrap_or(MAX_WINDOW).clamp(INITIAL_WINDOW, self.max).max(self.size / 2);
         let before = self.size;
-        self.size = wanted.max(before.saturating_sub(taken));
-        (taken + self.size) - before
+        self.size = wanted.max(before.saturating_sub(consumed));
+        (consumed + self.size) - before
     }
 }
 
@@ -72,31 +72,31 @@ mod tests {
     #[test]
     fn it_is_what_is_taken_in_a_quarter_of_a_second() {
         let mut now = Instant::now();
-        let mut window = Window::new(now, WINDOW);
-        assert_eq!(after_a_while(&mut window, &mut now, 100_000), LEAST, "a slow line");
+        let mut window = Window::new(now, MAX_WINDOW);
+        assert_eq!(after_a_while(&mut window, &mut now, 100_000), INITIAL_WINDOW, "a slow line");
         let size = after_a_while(&mut window, &mut now, 2_000_000);
         assert!((400_000..=600_000).contains(&size), "{size}");
-        assert_eq!(after_a_while(&mut window, &mut now, 100_000_000), WINDOW, "a fast one");
-        assert_eq!(after_a_while(&mut window, &mut now, 100_000), LEAST, "a slow one again");
+        assert_eq!(after_a_while(&mut window, &mut now, 100_000_000), MAX_WINDOW, "a fast one");
+        assert_eq!(after_a_while(&mut window, &mut now, 100_000), INITIAL_WINDOW, "a slow one again");
     }
 
     #[test]
     fn one_that_may_not_grow_stays() {
         let mut now = Instant::now();
-        let mut window = Window::new(now, LEAST);
-        assert_eq!(after_a_while(&mut window, &mut now, 100_000_000), LEAST);
+        let mut window = Window::new(now, INITIAL_WINDOW);
+        assert_eq!(after_a_while(&mut window, &mut now, 100_000_000), INITIAL_WINDOW);
     }
 
     #[test]
     fn a_long_line_is_filled() {
         // Half a window in each direction and back: 200 ms; the window arrives in that time.
         let mut now = Instant::now();
-        let mut window = Window::new(now, WINDOW);
+        let mut window = Window::new(now, MAX_WINDOW);
         for _ in 0..20 {
             now += Duration::from_millis(200);
             window.credit(window.size, now);
         }
-        assert_eq!(window.size, WINDOW);
+        assert_eq!(window.size, MAX_WINDOW);
     }
 
     proptest! {
@@ -105,9 +105,9 @@ mod tests {
             steps in prop::collection::vec((0_u64..400, 0.0_f64..=1.0), 1..200),
         ) {
             let mut now = Instant::now();
-            let mut window = Window::new(now, WINDOW);
+            let mut window = Window::new(now, MAX_WINDOW);
             // The credit of the other side, and the bytes that it has sent.
-            let mut free = LEAST;
+            let mut free = INITIAL_WINDOW;
             let mut waiting = 0;
             for (millis, part) in steps {
                 now += Duration::from_millis(millis);
@@ -118,7 +118,7 @@ mod tests {
                     waiting = 0;
                 }
                 prop_assert_eq!(free + waiting, window.size);
-                prop_assert!((LEAST..=WINDOW).contains(&window.size));
+                prop_assert!((INITIAL_WINDOW..=MAX_WINDOW).contains(&window.size));
             }
         }
     }

@@ -1,7 +1,7 @@
 //! The response to an open: a refusal, or the device's half of the keys, followed by the channel.
 
 use async_nats::{Client, HeaderMap};
-use muster_channel::{Channel, Dialect, Half, Publisher, Sender, Side};
+use muster_channel::{Channel, ProtocolVersion, KeyExchange, Publisher, Sender, Side};
 use muster_schemas::cose::Kind;
 use muster_schemas::subjects::DeviceSubjects;
 use muster_schemas::wire::{ChannelAnswer, ChannelRefusal, ChannelRefusalCause, KIND_HEADER};
@@ -42,7 +42,7 @@ impl Opening {
     /// # Errors
     /// When the channel could not be created, with a message. The server is notified if possible.
     pub(super) async fn accept(self) -> Result<Channel, String> {
-        let half = Half::new().map_err(|error| error.to_string())?;
+        let half = KeyExchange::new().map_err(|error| error.to_string())?;
         let ours = half.public().to_vec();
         let keys = match half.agree(Side::Device, &self.other, &self.open) {
             Ok(keys) => keys,
@@ -57,7 +57,7 @@ impl Opening {
         let heard = self.client.subscribe(down).await.map_err(|error| error.to_string())?;
         self.client.flush().await.map_err(|error| error.to_string())?;
         self.answer(ours, None).await?;
-        let channel = Channel::start(self.client, up, heard, keys, Dialect::Wide);
+        let channel = Channel::start(self.client, up, heard, keys, ProtocolVersion::V2);
         let down = self.subjects.channel_down(self.channel);
         tokio::spawn(follow(self.link, channel.sender.clone(), down));
         Ok(channel)
@@ -94,7 +94,7 @@ async fn follow(mut link: watch::Receiver<Option<Publisher>>, sender: Sender, do
             Err(error) => Err(error.to_string()),
         };
         match heard {
-            Ok(heard) => sender.carry_on(client, heard),
+            Ok(heard) => sender.switch_connection(client, heard),
             // The connection may be lost again already; otherwise the channel times out.
             Err(error) => tracing::debug!(error, "failed to move a channel to the new connection"),
         }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::BytesMut;
-use muster_channel::{CHUNK, Channel, Frame, Sender};
+use muster_channel::{MAX_CHUNK_BYTES, Channel, Frame, Sender};
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
@@ -63,7 +63,7 @@ pub(super) async fn open(
     let both = async { tokio::try_join!(up(&sender, from), down(&mut receiver, &mut to)) };
     let why = tokio::select! {
         done = both => done.err(),
-        () = last(&sender) => Some(sender.why()),
+        () = last(&sender) => Some(sender.end_reason()),
         () = channels.stop.cancelled() => Some(reason::AGENT_STOPS.to_owned()),
     };
     tracing::info!(channel = %id, reason = why, "a file transfer has ended");
@@ -74,7 +74,7 @@ pub(super) async fn open(
 async fn up(sender: &Sender, mut from: impl AsyncRead + Unpin) -> Result<(), String> {
     let mut buffer = BytesMut::new();
     loop {
-        buffer.reserve(CHUNK);
+        buffer.reserve(MAX_CHUNK_BYTES);
         let count = tokio::select! {
             read = from.read_buf(&mut buffer) => read.map_err(|error| broken(&error))?,
             () = sender.closed() => return Ok(()),
@@ -82,10 +82,10 @@ async fn up(sender: &Sender, mut from: impl AsyncRead + Unpin) -> Result<(), Str
         if count == 0 {
             break;
         }
-        if sender.data(buffer.split().freeze()).await.is_err() {
+        if sender.send_data(buffer.split().freeze()).await.is_err() {
             return Ok(());
         }
     }
-    let _ = sender.say(Frame::Eof).await;
+    let _ = sender.send(Frame::Eof).await;
     Ok(())
 }

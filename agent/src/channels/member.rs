@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use muster_channel::frame::Attached;
-use muster_channel::{CHUNK, Channel, Frame, Receiver, Sender};
+use muster_channel::{MAX_CHUNK_BYTES, Channel, Frame, Receiver, Sender};
 use tokio::sync::{Notify, OwnedSemaphorePermit, mpsc};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
@@ -75,7 +75,7 @@ impl Outlet {
         queue.output += bytes.len();
         // A terminal produces small pieces; merging those that wait is much cheaper.
         match queue.frames.back_mut() {
-            Some(Frame::Data(last)) if last.len() + bytes.len() <= CHUNK => {
+            Some(Frame::Data(last)) if last.len() + bytes.len() <= MAX_CHUNK_BYTES => {
                 *last = [&last[..], &bytes].concat().into();
             }
             _ => queue.frames.push_back(Frame::Data(bytes)),
@@ -138,10 +138,10 @@ impl Outlet {
             match self.next() {
                 Some(Frame::Data(bytes)) => {
                     let count = bytes.len();
-                    sender.data(bytes).await.map_err(|gone| gone.0)?;
+                    sender.send_data(bytes).await.map_err(|gone| gone.0)?;
                     self.was_taken(count);
                 }
-                Some(frame) => sender.say(frame).await.map_err(|gone| gone.0)?,
+                Some(frame) => sender.send(frame).await.map_err(|gone| gone.0)?,
                 None if self.ends.is_cancelled() => return Ok(()),
                 None => self.news.notified().await,
             }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use muster_channel::{CHUNK, Channel, Frame, Receiver, Sender};
+use muster_channel::{MAX_CHUNK_BYTES, Channel, Frame, Receiver, Sender};
 use muster_schemas::wire::ChannelRefusalCause;
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -72,7 +72,7 @@ pub(super) async fn open(
     };
     let why = tokio::select! {
         done = both => done.err(),
-        () = last(&sender) => Some(sender.why()),
+        () = last(&sender) => Some(sender.end_reason()),
         () = channels.stop.cancelled() => Some(reason::AGENT_STOPS.to_owned()),
     };
     tracing::info!(channel = %id, reason = why, "a connection has ended");
@@ -94,12 +94,12 @@ async fn up(sender: &Sender, from: OwnedReadHalf) -> Result<(), String> {
         };
         ready.map_err(|error| broken(&error))?;
         // Allocated only while there is data: a silent connection needs no memory.
-        let mut buffer = vec![0; CHUNK];
+        let mut buffer = vec![0; MAX_CHUNK_BYTES];
         match from.try_read(&mut buffer) {
             Ok(0) => break,
             Ok(count) => {
                 buffer.truncate(count);
-                if sender.data(Bytes::from(buffer)).await.is_err() {
+                if sender.send_data(Bytes::from(buffer)).await.is_err() {
                     return Ok(());
                 }
             }
@@ -107,7 +107,7 @@ async fn up(sender: &Sender, from: OwnedReadHalf) -> Result<(), String> {
             Err(error) => return Err(broken(&error)),
         }
     }
-    let _ = sender.say(Frame::Eof).await;
+    let _ = sender.send(Frame::Eof).await;
     Ok(())
 }
 

@@ -300,19 +300,19 @@ async fn hear_client(mut stream: Stream, sender: &Sender, bytes_in: &mut u64, ea
                         return "failed to record the input".to_owned();
                     }
                 }
-                match while_held(&mut stream, &mut waiting, sender.data(bytes)).await {
+                match while_held(&mut stream, &mut waiting, sender.send_data(bytes)).await {
                     Ok(said) => said,
                     Err(reason) => return reason,
                 }
             }
             Message::Text(words) => match serde_json::from_str::<Said>(&words) {
                 Ok(Said::Ping {}) => continue,
-                Ok(Said::Eof {}) => sender.say(Frame::Eof).await,
+                Ok(Said::Eof {}) => sender.send(Frame::Eof).await,
                 Ok(Said::Resize { .. }) if watch => continue,
                 Ok(Said::Resize { cols, rows }) => {
                     let size = TerminalSize { cols, rows };
                     let _ = notes.try_send(Note::Resized(size));
-                    sender.say(Frame::Resize(size)).await
+                    sender.send(Frame::Resize(size)).await
                 }
                 Err(error) => return format!("the client sent an invalid message: {error}"),
             },

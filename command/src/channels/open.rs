@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use futures::StreamExt;
-use muster_channel::{Channel, Dialect, Half, SealError, Side};
+use muster_channel::{Channel, ProtocolVersion, KeyExchange, SealError, Side};
 use muster_schemas::cose::{Kind, Unverified};
 use muster_schemas::subjects::DeviceSubjects;
 use muster_schemas::wire::{ChannelAnswer, ChannelOpen, ChannelRefusalCause, KIND_HEADER, Purpose};
@@ -68,7 +68,7 @@ impl Service {
         let subjects = DeviceSubjects::new(project, device);
         let channel = ChannelId(Uuid::new_v4());
         let away = |error: String| OpenError::from(ServiceError::Broker(error));
-        let half = Half::new()?;
+        let half = KeyExchange::new()?;
         let is_there = matches!(purpose, Purpose::Attach { .. } | Purpose::End { .. });
         let issued_at = now();
         let open = ChannelOpen {
@@ -110,7 +110,7 @@ impl Service {
         }
         let keys = half.agree(Side::Server, &answer.key, &hash)?;
         let down = subjects.channel_down(channel);
-        let dialect = if answer.wide { Dialect::Wide } else { Dialect::Narrow };
+        let dialect = if answer.wide { ProtocolVersion::V2 } else { ProtocolVersion::V1 };
         Ok(Channel::start(self.nats.clone(), down, up, keys, dialect))
     }
 

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use futures::StreamExt;
 use muster_agent::channels::reason;
 use muster_channel::frame::{Attached, Exit};
-use muster_channel::{Channel, Dialect, Frame, Half, Side};
+use muster_channel::{Channel, ProtocolVersion, Frame, KeyExchange, Side};
 use muster_schemas::cose::{self, Kind};
 use muster_schemas::subjects::DeviceSubjects;
 use muster_schemas::wire::{
@@ -59,11 +59,11 @@ fn attach(number: u128, watch: bool) -> Purpose {
 /// An open that was not sent yet.
 struct Opening {
     open: ChannelOpen,
-    half: Half,
+    half: KeyExchange,
 }
 
 fn opening(purpose: Purpose) -> Opening {
-    let half = Half::new().unwrap();
+    let half = KeyExchange::new().unwrap();
     let open = ChannelOpen {
         project: ProjectId::default_project(),
         device: device(),
@@ -113,7 +113,7 @@ async fn try_open(server: &Server, purpose: Purpose) -> Result<Channel, ChannelR
     let keys = half.agree(Side::Server, &answer.key, &hash).unwrap();
     assert!(answer.wide);
     let down = subjects().channel_down(open.channel);
-    Ok(Channel::start(client, down, up, keys, Dialect::Wide))
+    Ok(Channel::start(client, down, up, keys, ProtocolVersion::V2))
 }
 
 async fn open(server: &Server, purpose: Purpose) -> Seen {
@@ -147,7 +147,7 @@ impl Seen {
     }
 
     async fn type_in(&self, text: &str) {
-        self.channel.sender.data(Bytes::copy_from_slice(text.as_bytes())).await.unwrap();
+        self.channel.sender.send_data(Bytes::copy_from_slice(text.as_bytes())).await.unwrap();
     }
 
     /// Returns the end of the received text, for messages.

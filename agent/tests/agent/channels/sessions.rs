@@ -71,7 +71,7 @@ async fn several_share_a_session_and_who_watches_cannot_type() {
         seen.is_attached(2, 1).await;
     }
     third.type_in("echo for''bidden\n").await;
-    third.channel.sender.say(Frame::Resize(TerminalSize { cols: 9, rows: 9 })).await.unwrap();
+    third.channel.sender.send(Frame::Resize(TerminalSize { cols: 9, rows: 9 })).await.unwrap();
     // A watcher's frames have no effect that could be awaited; the following command of another
     // client has.
     tokio::time::sleep(Duration::from_millis(300)).await;
@@ -81,7 +81,7 @@ async fn several_share_a_session_and_who_watches_cannot_type() {
         assert!(!seen.text.contains("forbidden") && !seen.text.contains("9 9"), "{}", seen.text);
     }
     // The latest size applies.
-    one.channel.sender.say(Frame::Resize(TerminalSize { cols: 100, rows: 30 })).await.unwrap();
+    one.channel.sender.send(Frame::Resize(TerminalSize { cols: 100, rows: 30 })).await.unwrap();
     one.type_in("stty size\n").await;
     two.sees("30 100").await;
     third.channel.sender.close("enough").await;

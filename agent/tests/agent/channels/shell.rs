@@ -12,7 +12,7 @@ async fn a_shell_answers_knows_its_size_and_tells_its_end() {
     seen.is_attached(1, 0).await;
     seen.type_in("echo hid''den; stty size\n").await;
     seen.sees("hidden\r\n24 80\r\n").await;
-    seen.channel.sender.say(Frame::Resize(TerminalSize { cols: 132, rows: 43 })).await.unwrap();
+    seen.channel.sender.send(Frame::Resize(TerminalSize { cols: 132, rows: 43 })).await.unwrap();
     seen.type_in("stty size; stty -a | grep -c ' iutf8'\n").await;
     seen.sees("43 132\r\n1\r\n").await;
     seen.type_in("printf '\\303\\251\\342\\202\\254 = é€\\n'; echo $TERM:$LANG:$USER:$HOME\n")
@@ -70,7 +70,7 @@ async fn a_line_runs_in_place_of_a_shell_and_all_its_output_comes() {
     let mut seen = open(&server, line(3, "stty -echo; echo ready; cat; echo done")).await;
     seen.sees("ready").await;
     seen.type_in("text\n").await;
-    seen.channel.sender.say(Frame::Eof).await.unwrap();
+    seen.channel.sender.send(Frame::Eof).await.unwrap();
     seen.sees("text\r\ndone\r\n").await;
     seen.end().await;
     running.stop().await;

@@ -30,9 +30,9 @@ async fn twenty_megabytes_go_both_ways_and_each_half_closes_by_itself() {
             let piece: Vec<u8> =
                 (0..64 * 1024_usize).map(|i| ((i * 31 + at * 7) % 251) as u8).collect();
             hash.update(&piece);
-            sender.data(Bytes::from(piece)).await.unwrap();
+            sender.send_data(Bytes::from(piece)).await.unwrap();
         }
-        sender.say(Frame::Eof).await.unwrap();
+        sender.send(Frame::Eof).await.unwrap();
         hash.update(b"the end was heard");
         (hash.finalize(), sender)
     });
@@ -79,7 +79,7 @@ async fn a_side_that_goes_away_ends_the_other() {
     let port = listener.local_addr().unwrap().port();
     let channel = try_open(&server, tcp(port)).await.unwrap();
     let (mut stream, _) = listener.accept().await.unwrap();
-    channel.sender.data(Bytes::from_static(b"last words")).await.unwrap();
+    channel.sender.send_data(Bytes::from_static(b"last words")).await.unwrap();
     channel.sender.close("enough").await;
     let mut heard = Vec::new();
     tokio::time::timeout(LIMIT, stream.read_to_end(&mut heard)).await.unwrap().unwrap();

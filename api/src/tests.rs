@@ -24,7 +24,7 @@ use crate::auth::{Administer, ReadAll, ReadDevices, WriteDevices, end_with_token
 use crate::{Allowed, ApiState, Json, Scope};
 
 async fn append(log: &EventLog, token: &ApiTokenText, event: Event) {
-    let append = Append::by("test").stream(
+    let append = Append::by_actor("test").stream(
         StreamName::Token(token.id),
         Expected::Any,
         vec![NewEvent::server(&event, Timestamp(0))],

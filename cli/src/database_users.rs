@@ -3,7 +3,7 @@
 
 use anyhow::{Context, Result};
 use muster_command::keys::KeyStore;
-use muster_eventlog::{DatabaseRole, EventLog, NewDatabaseUser, UsersMade};
+use muster_eventlog::{DatabaseRole, EventLog, NewDatabaseUser, CreateUsersOutcome};
 use muster_schemas::ProjectId;
 use reqwest::Url;
 
@@ -68,7 +68,7 @@ pub(crate) async fn make(log: &EventLog, owner: &str, keys: &KeyStore) -> Result
         };
         users.push(NewDatabaseUser { role, password, projections });
     }
-    if log.make_database_users(&users).await? == UsersMade::Forbidden {
+    if log.create_database_users(&users).await? == CreateUsersOutcome::Forbidden {
         return Ok(false);
     }
     for role in DatabaseRole::ALL {

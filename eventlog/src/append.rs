@@ -112,7 +112,7 @@ pub struct Append {
 impl Append {
     /// Creates an empty append by `actor`.
     #[must_use]
-    pub fn by(actor: impl Into<String>) -> Self {
+    pub fn by_actor(actor: impl Into<String>) -> Self {
         Self {
             append_id: None,
             request_hash: None,

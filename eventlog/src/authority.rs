@@ -12,34 +12,34 @@ use muster_schemas::authority::{AuthorityKey, AuthorityVerifier, ProofContent, A
 use crate::append::{Batch, Expected};
 use crate::connect::{ConnectOptions, Stores};
 use crate::device_keys::as_i64;
-use crate::error::{Attempted, StoreError};
+use crate::error::{ErrorContext, StoreError};
 use crate::log::EventLog;
 use crate::read::{COLUMNS, StoredEvent};
 
 /// Maximum number of refused events that are remembered as logged.
-const REMEMBERED: usize = 1_000;
+const MAX_LOGGED_REFUSALS: usize = 1_000;
 /// Number of events that are verified before the task yields.
-const STRETCH: usize = 64;
+const EVENTS_PER_YIELD: usize = 64;
 /// Number of events that adoption and audit read in one query.
-const PAGE: i64 = 2_000;
+const PAGE_SIZE: i64 = 2_000;
 
 /// Authority keys of one user of the log.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Trust {
+pub(crate) struct AuthorityKeys {
     signer: Option<Arc<AuthorityKey>>,
     verifier: Option<Arc<AuthorityVerifier>>,
 }
 
 /// Events that were refused because they have no valid proof.
 #[derive(Debug, Default)]
-pub(crate) struct Refused {
+pub(crate) struct RefusedEvents {
     count: AtomicU64,
     logged: Mutex<HashSet<(ProjectId, u64)>>,
 }
 
 impl StoredEvent {
     /// Returns the content that a proof of this event covers.
-    fn claim<'a>(&'a self, project: &'a ProjectId) -> ProofContent<'a> {
+    fn proof_content<'a>(&'a self, project: &'a ProjectId) -> ProofContent<'a> {
         ProofContent {
             project: project.as_str(),
             stream: &self.stream,
@@ -53,7 +53,7 @@ impl StoredEvent {
     }
 
     fn verify(&self, project: &ProjectId, verifier: &AuthorityVerifier) -> Result<(), AuthorityError> {
-        verifier.verify(&self.claim(project), self.authority.as_deref())
+        verifier.verify(&self.proof_content(project), self.authority.as_deref())
     }
 }
 
@@ -61,15 +61,15 @@ impl EventLog {
     /// Returns the same log for a role that verifies authority.
     #[must_use]
     pub fn with_verifier(&self, verifier: AuthorityVerifier) -> Self {
-        let trust = Trust { signer: None, verifier: Some(Arc::new(verifier)) };
-        Self { trust, ..self.clone() }
+        let trust = AuthorityKeys { signer: None, verifier: Some(Arc::new(verifier)) };
+        Self { authority_keys: trust, ..self.clone() }
     }
 
     /// Returns the same log for command, which proves the authority of its appends.
     #[must_use]
     pub fn with_authority(&self, key: AuthorityKey, verifier: AuthorityVerifier) -> Self {
-        let trust = Trust { signer: Some(Arc::new(key)), verifier: Some(Arc::new(verifier)) };
-        Self { trust, ..self.clone() }
+        let trust = AuthorityKeys { signer: Some(Arc::new(key)), verifier: Some(Arc::new(verifier)) };
+        Self { authority_keys: trust, ..self.clone() }
     }
 
     /// Whether command recorded this event, or it needs no proof of that. A role must check it
@@ -77,7 +77,7 @@ impl EventLog {
     /// start.
     #[must_use]
     pub fn is_authentic(&self, project: &ProjectId, event: &StoredEvent) -> bool {
-        let Some(verifier) = &self.trust.verifier else { return true };
+        let Some(verifier) = &self.authority_keys.verifier else { return true };
         match event.verify(project, verifier) {
             Ok(()) => true,
             Err(problem) => {
@@ -93,13 +93,13 @@ impl EventLog {
         project: &ProjectId,
         events: Vec<StoredEvent>,
     ) -> Vec<StoredEvent> {
-        let Some(verifier) = &self.trust.verifier else { return events };
+        let Some(verifier) = &self.authority_keys.verifier else { return events };
         let mut kept = Vec::with_capacity(events.len());
         let mut verified = 0;
         for event in events {
             if Proof::required_for(&event.stream, &event.kind).is_some() {
                 verified += 1;
-                if verified % STRETCH == 0 {
+                if verified % EVENTS_PER_YIELD == 0 {
                     tokio::task::yield_now().await;
                 }
             }
@@ -121,7 +121,7 @@ impl EventLog {
         let refused = &self.inner.refused;
         refused.count.fetch_add(1, Ordering::Relaxed);
         let mut logged = refused.logged.lock().unwrap_or_else(PoisonError::into_inner);
-        if logged.len() < REMEMBERED && logged.insert((project.clone(), event.position)) {
+        if logged.len() < MAX_LOGGED_REFUSALS && logged.insert((project.clone(), event.position)) {
             tracing::error!(
                 %project, position = event.position, kind = event.kind, stream = %event.stream,
                 "an event in the log is ignored: {problem}; was the database modified manually?"
@@ -131,7 +131,7 @@ impl EventLog {
 
     /// Adds a proof to each event of a batch, if this log has the key.
     pub(crate) fn prove(&self, project: &ProjectId, batch: &mut Batch) {
-        let Some(signer) = &self.trust.signer else { return };
+        let Some(signer) = &self.authority_keys.signer else { return };
         for append in &mut batch.appends {
             for part in &mut append.streams {
                 // A proof contains the version; without a version nothing can be proved.
@@ -172,7 +172,7 @@ impl EventLog {
                 let proofs: Vec<(i64, Vec<u8>)> = page
                     .iter()
                     .filter_map(|event| {
-                        Some((as_i64(event.position), key.prove(&event.claim(&project))?))
+                        Some((as_i64(event.position), key.prove(&event.proof_content(&project))?))
                     })
                     .collect();
                 let (positions, proofs): (Vec<i64>, Vec<Vec<u8>>) = proofs.into_iter().unzip();
@@ -185,7 +185,7 @@ impl EventLog {
                         &[&project.as_str(), &positions, &proofs],
                     )
                     .await
-                    .attempted("adopt events")?;
+                    .while_trying("adopt events")?;
             }
         }
         Ok(adopted)
@@ -207,9 +207,9 @@ async fn page(
          ORDER BY stream, stream_version LIMIT $5"
     );
     let rows = client
-        .query(&sql, &[&project.as_str(), stream, version, &is_unproved, &PAGE])
+        .query(&sql, &[&project.as_str(), stream, version, &is_unproved, &PAGE_SIZE])
         .await
-        .attempted("read events that need a proof")?;
+        .while_trying("read events that need a proof")?;
     rows.iter().map(StoredEvent::from_row).collect()
 }
 
@@ -240,7 +240,7 @@ pub async fn audit_authority(
     let rows = client
         .query("SELECT project FROM heads ORDER BY 1", &[])
         .await
-        .attempted("list the projects")?;
+        .while_trying("list the projects")?;
     let mut found = AuthorityAudit { is_complete: true, ..AuthorityAudit::default() };
     for row in rows {
         let Ok(project) = row.get::<_, &str>(0).parse::<ProjectId>() else { continue };

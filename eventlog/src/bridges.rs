@@ -6,12 +6,12 @@ use std::time::Duration;
 use muster_schemas::{DeviceId, ProjectId, SessionId};
 use uuid::Uuid;
 
-use crate::error::{Attempted, StoreError};
+use crate::error::{ErrorContext, StoreError};
 use crate::log::EventLog;
 
 /// A relay: a websocket to a device.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Bridge {
+pub struct Relay {
     /// Id of the relay.
     pub id: Uuid,
     /// Project of the device.
@@ -31,9 +31,9 @@ impl EventLog {
     ///
     /// # Errors
     /// When PostgreSQL is unreachable or the statement fails.
-    pub async fn put_bridge(&self, bridge: &Bridge, life: Duration) -> Result<(), StoreError> {
+    pub async fn put_relay(&self, relay: &Relay, ttl: Duration) -> Result<(), StoreError> {
         let client = self.stores().pool.get().await?;
-        let Bridge { id, project, device, session, is_shell, actor } = bridge;
+        let Relay { id, project, device, session, is_shell, actor } = relay;
         client
             .execute(
                 "INSERT INTO bridges (id, project, device, session, is_shell, actor, expires_at)
@@ -45,11 +45,11 @@ impl EventLog {
                     &session.0,
                     is_shell,
                     actor,
-                    &life.as_secs_f64(),
+                    &ttl.as_secs_f64(),
                 ],
             )
             .await
-            .attempted("record a relay")?;
+            .while_trying("record a relay")?;
         Ok(())
     }
 
@@ -57,16 +57,16 @@ impl EventLog {
     ///
     /// # Errors
     /// When PostgreSQL is unreachable or the statement fails.
-    pub async fn keep_bridges(&self, ids: &[Uuid], life: Duration) -> Result<(), StoreError> {
+    pub async fn renew_relays(&self, ids: &[Uuid], ttl: Duration) -> Result<(), StoreError> {
         let client = self.stores().pool.get().await?;
         client
             .execute(
                 "UPDATE bridges SET expires_at = clock_timestamp() + $2 * interval '1 second'
                  WHERE id = ANY($1)",
-                &[&ids, &life.as_secs_f64()],
+                &[&ids, &ttl.as_secs_f64()],
             )
             .await
-            .attempted("renew the leases of relays")?;
+            .while_trying("renew the leases of relays")?;
         Ok(())
     }
 
@@ -74,7 +74,7 @@ impl EventLog {
     ///
     /// # Errors
     /// When PostgreSQL is unreachable or the statement fails.
-    pub async fn stale_bridges(&self, limit: u32) -> Result<Vec<Bridge>, StoreError> {
+    pub async fn expired_relays(&self, limit: u32) -> Result<Vec<Relay>, StoreError> {
         let client = self.stores().pool.get().await?;
         let rows = client
             .query(
@@ -83,11 +83,11 @@ impl EventLog {
                 &[&i64::from(limit)],
             )
             .await
-            .attempted("list expired relays")?;
+            .while_trying("list expired relays")?;
         rows.iter()
             .map(|row| {
                 let project: &str = row.get(1);
-                Ok(Bridge {
+                Ok(Relay {
                     id: row.get(0),
                     project: project
                         .parse()
@@ -105,12 +105,12 @@ impl EventLog {
     ///
     /// # Errors
     /// When PostgreSQL is unreachable or the statement fails.
-    pub async fn bridges_of(&self, session: SessionId) -> Result<u64, StoreError> {
+    pub async fn count_relays(&self, session: SessionId) -> Result<u64, StoreError> {
         let client = self.stores().pool.get().await?;
         let row = client
             .query_one("SELECT count(*) FROM bridges WHERE session = $1", &[&session.0])
             .await
-            .attempted("count a session's relays")?;
+            .while_trying("count a session's relays")?;
         Ok(row.get::<_, i64>(0).unsigned_abs())
     }
 
@@ -118,12 +118,12 @@ impl EventLog {
     ///
     /// # Errors
     /// When PostgreSQL is unreachable or the statement fails.
-    pub async fn drop_bridge(&self, id: Uuid) -> Result<(), StoreError> {
+    pub async fn drop_relay(&self, id: Uuid) -> Result<(), StoreError> {
         let client = self.stores().pool.get().await?;
         client
             .execute("DELETE FROM bridges WHERE id = $1", &[&id])
             .await
-            .attempted("delete a relay")?;
+            .while_trying("delete a relay")?;
         Ok(())
     }
 }

@@ -35,7 +35,7 @@ impl ConnectOptions {
 }
 
 /// Time limit of a query for an API client.
-const QUESTION: Duration = Duration::from_secs(20);
+const QUERY_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Pools of connections.
 #[derive(Clone, Debug)]
@@ -90,7 +90,7 @@ impl Stores {
 
         let work = new_pool(&config, &tls, options.connections)?;
         let mut careful = config.clone();
-        careful.options(format!("-c statement_timeout={}", QUESTION.as_millis()));
+        careful.options(format!("-c statement_timeout={}", QUERY_TIMEOUT.as_millis()));
         let readers = new_pool(&careful, &tls, options.connections.div_ceil(2))?;
 
         let connect = PgConnectOptions::from_str(&options.url)

@@ -3,7 +3,7 @@
 
 use tokio_postgres::error::SqlState;
 
-use crate::error::{Attempted, StoreError};
+use crate::error::{ErrorContext, StoreError};
 use crate::log::EventLog;
 
 /// A role, as a database user.
@@ -88,9 +88,9 @@ impl std::fmt::Debug for NewDatabaseUser<'_> {
 
 /// Result of the creation of database users.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum UsersMade {
+pub enum CreateUsersOutcome {
     /// The users exist, with these passwords and exactly these rights.
-    Done,
+    Created,
     /// The connected user may not create users.
     Forbidden,
 }
@@ -100,10 +100,10 @@ impl EventLog {
     ///
     /// # Errors
     /// When PostgreSQL is unreachable or fails for another reason than missing rights.
-    pub async fn make_database_users(
+    pub async fn create_database_users(
         &self,
         users: &[NewDatabaseUser<'_>],
-    ) -> Result<UsersMade, StoreError> {
+    ) -> Result<CreateUsersOutcome, StoreError> {
         let mut script = "BEGIN; SET LOCAL lock_timeout = '10s';
              SELECT pg_advisory_xact_lock(hashtextextended('muster-database-users', 0));
              REVOKE CREATE ON SCHEMA public FROM PUBLIC;
@@ -114,7 +114,7 @@ impl EventLog {
              END $do$;"
             .to_owned();
         for user in users {
-            script.push_str(&made(user));
+            script.push_str(&create_user_sql(user));
         }
         for user in users.iter().filter(|user| user.role == DatabaseRole::Server) {
             let server = user.role.user();
@@ -126,17 +126,17 @@ impl EventLog {
         // A separate connection, because an error leaves a transaction open.
         let client = self.stores().dialer.dial().await?;
         match client.batch_execute(&script).await {
-            Ok(()) => Ok(UsersMade::Done),
+            Ok(()) => Ok(CreateUsersOutcome::Created),
             Err(error) if error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE) => {
-                Ok(UsersMade::Forbidden)
+                Ok(CreateUsersOutcome::Forbidden)
             }
-            Err(error) => Err(error).attempted("create the database users of the roles"),
+            Err(error) => Err(error).while_trying("create the database users of the roles"),
         }
     }
 }
 
 /// Returns the statements that create one user.
-fn made(user: &NewDatabaseUser<'_>) -> String {
+fn create_user_sql(user: &NewDatabaseUser<'_>) -> String {
     let name = user.role.user();
     let password = user.password.replace('\'', "''");
     let mut script = format!(

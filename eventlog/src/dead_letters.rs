@@ -12,40 +12,40 @@ use muster_schemas::{Hash, Timestamp, subjects};
 use serde::Serialize;
 use tokio_postgres::Row;
 
-use crate::error::{Attempted, StoreError};
+use crate::error::{ErrorContext, StoreError};
 use crate::log::EventLog;
 
 /// Maximum size of a stored payload, in bytes.
-pub(crate) const MAX_BYTES: usize = 64 * 1024;
+pub(crate) const MAX_PAYLOAD_BYTES: usize = 64 * 1024;
 /// Maximum number of stored dead letters.
-pub(crate) const MAX_LETTERS: i64 = 100_000;
+pub(crate) const MAX_DEAD_LETTERS: i64 = 100_000;
 
 /// Maximum number of dead letters of one device that one process stores per minute.
-pub(crate) const PER_MINUTE: u32 = 20;
+pub(crate) const MAX_PER_MINUTE: u32 = 20;
 /// Maximum number of dead letters in one statement: 8 MiB.
-const AT_ONCE: usize = 128;
+const MAX_ROWS_PER_STATEMENT: usize = 128;
 /// Number of new dead letters after which the oldest are pruned.
-const PRUNE_AFTER: usize = 1_000;
+const PRUNE_INTERVAL: usize = 1_000;
 /// Maximum number of senders in memory.
-const SENDERS: usize = 50_000;
+const MAX_SENDERS: usize = 50_000;
 
 /// Remaining number of dead letters to store for each sender in the current minute.
 #[derive(Debug, Default)]
-pub(crate) struct Allowance {
+pub(crate) struct DeadLetterQuota {
     senders: HashMap<(DeadLetterSource, String), (Instant, u32)>,
     /// Number of dead letters since the last pruning.
     since_pruned: usize,
 }
 
-impl Allowance {
+impl DeadLetterQuota {
     /// Whether another dead letter of this sender may be stored.
     fn take(&mut self, source: DeadLetterSource, sender: &str, now: Instant) -> bool {
         const MINUTE: Duration = Duration::from_secs(60);
         let is_over = |began: Instant| now.saturating_duration_since(began) >= MINUTE;
-        if self.senders.len() >= SENDERS {
+        if self.senders.len() >= MAX_SENDERS {
             self.senders.retain(|_, (began, _)| !is_over(*began));
         }
-        if self.senders.len() >= SENDERS {
+        if self.senders.len() >= MAX_SENDERS {
             return false;
         }
         let (began, kept) = self.senders.entry((source, sender.to_owned())).or_insert((now, 0));
@@ -53,7 +53,7 @@ impl Allowance {
             (*began, *kept) = (now, 0);
         }
         *kept += 1;
-        *kept <= PER_MINUTE
+        *kept <= MAX_PER_MINUTE
     }
 }
 
@@ -174,14 +174,14 @@ impl EventLog {
     ///
     /// # Errors
     /// When PostgreSQL is unreachable or the statement fails.
-    pub async fn keep_dead_letters(&self, letters: &[NewDeadLetter]) -> Result<(), StoreError> {
-        for some in letters.chunks(AT_ONCE) {
-            self.keep_some(some).await?;
+    pub async fn store_dead_letters(&self, dead_letters: &[NewDeadLetter]) -> Result<(), StoreError> {
+        for some in dead_letters.chunks(MAX_ROWS_PER_STATEMENT) {
+            self.store_batch(some).await?;
         }
         let is_due = {
-            let mut allowance = self.letters();
-            allowance.since_pruned += letters.len();
-            let is_due = allowance.since_pruned >= PRUNE_AFTER;
+            let mut allowance = self.dead_letter_quota();
+            allowance.since_pruned += dead_letters.len();
+            let is_due = allowance.since_pruned >= PRUNE_INTERVAL;
             if is_due {
                 allowance.since_pruned = 0;
             }
@@ -193,15 +193,15 @@ impl EventLog {
         Ok(())
     }
 
-    async fn keep_some(&self, letters: &[NewDeadLetter]) -> Result<(), StoreError> {
+    async fn store_batch(&self, dead_letters: &[NewDeadLetter]) -> Result<(), StoreError> {
         // In a fixed order, so that two processes do not deadlock.
         let mut rows: BTreeMap<(&str, Hash, String, &str), NewRow<'_>> = BTreeMap::new();
         let now = Instant::now();
-        for letter in letters {
+        for letter in dead_letters {
             let sender = sender(&letter.subject);
-            let is_kept = self.letters().take(letter.source, &sender, now);
+            let is_kept = self.dead_letter_quota().take(letter.source, &sender, now);
             let (subject, bytes, detail) = if is_kept {
-                let kept = letter.bytes.get(..MAX_BYTES).unwrap_or(&letter.bytes);
+                let kept = letter.bytes.get(..MAX_PAYLOAD_BYTES).unwrap_or(&letter.bytes);
                 (&letter.subject, kept, letter.detail.as_str())
             } else {
                 (&sender, &[][..], "too many dead letters of this device: counted, not stored")
@@ -240,7 +240,7 @@ impl EventLog {
                          detail = excluded.detail",
             )
             .await
-            .attempted("prepare to store dead letters")?;
+            .while_trying("prepare to store dead letters")?;
         client
             .execute(
                 &statement,
@@ -250,7 +250,7 @@ impl EventLog {
                 ],
             )
             .await
-            .attempted("store dead letters")?;
+            .while_trying("store dead letters")?;
         Ok(())
     }
 
@@ -273,7 +273,7 @@ impl EventLog {
         let rows = client
             .query(&sql, &[&project, &before, &i64::from(limit)])
             .await
-            .attempted("list dead letters")?;
+            .while_trying("list dead letters")?;
         Ok(rows.iter().map(from_row).collect())
     }
 
@@ -284,7 +284,7 @@ impl EventLog {
     pub async fn dead_letter(&self, id: i64) -> Result<Option<DeadLetter>, StoreError> {
         let client = self.stores().pool.get().await?;
         let sql = format!("SELECT {COLUMNS} FROM dead_letters WHERE id = $1");
-        let row = client.query_opt(&sql, &[&id]).await.attempted("read a dead letter")?;
+        let row = client.query_opt(&sql, &[&id]).await.while_trying("read a dead letter")?;
         Ok(row.as_ref().map(from_row))
     }
 
@@ -297,7 +297,7 @@ impl EventLog {
         client
             .execute("UPDATE dead_letters SET retried_at = clock_timestamp() WHERE id = $1", &[&id])
             .await
-            .attempted("record the retry of a dead letter")?;
+            .while_trying("record the retry of a dead letter")?;
         Ok(())
     }
 
@@ -311,10 +311,10 @@ impl EventLog {
             .execute(
                 "DELETE FROM dead_letters WHERE id <=
                      (SELECT id FROM dead_letters ORDER BY id DESC OFFSET $1 LIMIT 1)",
-                &[&MAX_LETTERS],
+                &[&MAX_DEAD_LETTERS],
             )
             .await
-            .attempted("delete old dead letters")
+            .while_trying("delete old dead letters")
     }
 }
 
@@ -330,10 +330,10 @@ mod tests {
         assert_eq!(sender(&format!("met.3.default.{device}.backfill")), live);
         assert_eq!(sender("something.else"), "something.else");
 
-        let (mut allowance, now) = (Allowance::default(), Instant::now());
+        let (mut allowance, now) = (DeadLetterQuota::default(), Instant::now());
         let source = DeadLetterSource::Metrics;
         let kept = (0..100).filter(|_| allowance.take(source, &live, now)).count();
-        assert_eq!(kept, PER_MINUTE as usize);
+        assert_eq!(kept, MAX_PER_MINUTE as usize);
         assert!(allowance.take(source, "another", now));
         assert!(allowance.take(DeadLetterSource::Events, &live, now));
         assert!(!allowance.take(source, &live, now + Duration::from_secs(59)));

@@ -8,7 +8,7 @@ use muster_schemas::{DeviceId, Event, Hash, ProjectId, PublicKey, StreamName};
 use tokio_postgres::Client;
 use uuid::Uuid;
 
-use crate::error::{Attempted, StoreError};
+use crate::error::{ErrorContext, StoreError};
 use crate::log::EventLog;
 
 /// Keys and epochs with which ingest validates a device's events.
@@ -30,7 +30,7 @@ pub struct DeviceEpoch {
     /// Hash of that sealed event; 32 zero bytes before the first.
     pub tip: Hash,
     /// Whether the epoch is closed: the device was deleted, or has enrolled again.
-    pub closed: bool,
+    pub is_closed: bool,
 }
 
 impl DeviceAccess {
@@ -72,12 +72,12 @@ pub(crate) async fn apply(
     };
     match event {
         Event::DeviceRegistered(registered) => {
-            mark(client, project, device, "key", registered.fingerprint).await
+            set_identity_hint(client, project, device, "key", registered.fingerprint).await
         }
         Event::DeviceEnrolled(enrolled) => {
-            mark(client, project, device, "machine", enrolled.machine).await?;
+            set_identity_hint(client, project, device, "machine", enrolled.machine).await?;
             for mac in &enrolled.macs {
-                mark(client, project, device, "mac", Some(*mac)).await?;
+                set_identity_hint(client, project, device, "mac", Some(*mac)).await?;
             }
             close_epochs(client, project, device, &enrolled.nats_key).await?;
             bind_key(client, project, device, enrolled).await?;
@@ -103,14 +103,14 @@ pub(crate) async fn apply(
                     &[&project, &device.0],
                 )
                 .await
-                .attempted("delete a device's identity hints")?;
+                .while_trying("delete a device's identity hints")?;
             close_epochs(client, project, device, "").await
         }
         _ => Ok(()),
     }
 }
 
-async fn mark(
+async fn set_identity_hint(
     client: &Client,
     project: &str,
     device: DeviceId,
@@ -125,7 +125,7 @@ async fn mark(
             &[&project, &kind, &mark.0.as_slice(), &device.0],
         )
         .await
-        .attempted("record a device's identity hint")?;
+        .while_trying("record a device's identity hint")?;
     Ok(())
 }
 
@@ -152,7 +152,7 @@ async fn bind_key(
             ],
         )
         .await
-        .attempted("bind a device's key")?;
+        .while_trying("bind a device's key")?;
     Ok(())
 }
 
@@ -172,7 +172,7 @@ async fn rotate_key(
             &[&project, &device.0],
         )
         .await
-        .attempted("revoke a device's old key")?;
+        .while_trying("revoke a device's old key")?;
     let nats_key: Option<&str> = old.iter().find_map(|row| row.get(0));
     client
         .execute(
@@ -183,7 +183,7 @@ async fn rotate_key(
             &[&project, &device.0, &fingerprint.0.as_slice(), &key, &as_i64(epoch), &nats_key],
         )
         .await
-        .attempted("rotate a device's key")?;
+        .while_trying("rotate a device's key")?;
     Ok(())
 }
 
@@ -200,7 +200,7 @@ async fn open_epoch(
             &[&project, &stream, &Hash::ZERO.0.as_slice()],
         )
         .await
-        .attempted("open an epoch of a device")?;
+        .while_trying("open an epoch of a device")?;
     Ok(())
 }
 
@@ -209,7 +209,7 @@ async fn close_epochs(
     client: &Client,
     project: &str,
     device: DeviceId,
-    kept: &str,
+    kept_nats_key: &str,
 ) -> Result<(), StoreError> {
     client
         .execute(
@@ -220,10 +220,10 @@ async fn close_epochs(
              INSERT INTO nats_revocations (nats_key)
              SELECT DISTINCT nats_key FROM old WHERE nats_key <> $3
              ON CONFLICT (nats_key) DO UPDATE SET revoked_at = clock_timestamp()",
-            &[&project, &device.0, &kept],
+            &[&project, &device.0, &kept_nats_key],
         )
         .await
-        .attempted("revoke a device's keys")?;
+        .while_trying("revoke a device's keys")?;
     let (prefix, end) = report_range(device);
     client
         .execute(
@@ -231,7 +231,7 @@ async fn close_epochs(
             &[&project, &prefix, &end],
         )
         .await
-        .attempted("close a device's epochs")?;
+        .while_trying("close a device's epochs")?;
     Ok(())
 }
 
@@ -263,7 +263,7 @@ impl EventLog {
                 ],
             )
             .await
-            .attempted("list active devices")?;
+            .while_trying("list active devices")?;
         Ok(rows.iter().map(|row| DeviceId(row.get(0))).collect())
     }
 
@@ -286,11 +286,11 @@ impl EventLog {
                  WHERE project = $1 AND device = ANY($2) AND NOT revoked",
             )
             .await
-            .attempted("prepare to read devices' keys")?;
+            .while_trying("prepare to read devices' keys")?;
         let keys = client
             .query(&keys, &[&project.as_str(), &ids])
             .await
-            .attempted("read devices' keys")?;
+            .while_trying("read devices' keys")?;
         for row in &keys {
             let device = DeviceId(row.get(0));
             let fingerprint = Hash::from_slice(row.get(1))
@@ -311,11 +311,11 @@ impl EventLog {
                      OFFSET 0) s",
             )
             .await
-            .attempted("prepare to read devices' epochs")?;
+            .while_trying("prepare to read devices' epochs")?;
         let epochs = client
             .query(&epochs, &[&project.as_str(), &from, &to])
             .await
-            .attempted("read devices' epochs")?;
+            .while_trying("read devices' epochs")?;
         for row in &epochs {
             let stream: &str = row.get(0);
             let Ok(StreamName::DeviceReport(device, epoch)) = stream.parse() else {
@@ -330,7 +330,7 @@ impl EventLog {
                     .get::<_, Option<&[u8]>>(2)
                     .and_then(Hash::from_slice)
                     .unwrap_or(Hash::ZERO),
-                closed: row.get(3),
+                is_closed: row.get(3),
             });
         }
         for known in access.values_mut() {
@@ -343,7 +343,7 @@ impl EventLog {
     ///
     /// # Errors
     /// When PostgreSQL is unreachable or the statement fails.
-    pub async fn former_key(
+    pub async fn previous_key(
         &self,
         project: &ProjectId,
         device: DeviceId,
@@ -357,7 +357,7 @@ impl EventLog {
                 &[&project.as_str(), &device.0, &fingerprint.0.as_slice()],
             )
             .await
-            .attempted("look up a device's previous key")?;
+            .while_trying("look up a device's previous key")?;
         row.map(|row| PublicKey::from_cose_key(row.get(0)))
             .transpose()
             .map_err(|error| corrupt(device, &error.to_string()))
@@ -367,12 +367,12 @@ impl EventLog {
     ///
     /// # Errors
     /// When PostgreSQL is unreachable or the statement fails.
-    pub async fn device_expecting(
+    pub async fn device_registered_with_key(
         &self,
         project: &ProjectId,
         fingerprint: Hash,
     ) -> Result<Option<DeviceId>, StoreError> {
-        self.marked(project, "key", fingerprint).await
+        self.device_with_hint(project, "key", fingerprint).await
     }
 
     /// Returns the devices that have or had this signing key.
@@ -391,7 +391,7 @@ impl EventLog {
                 &[&project.as_str(), &fingerprint.0.as_slice()],
             )
             .await
-            .attempted("look up the devices of a key")?;
+            .while_trying("look up the devices of a key")?;
         Ok(rows.iter().map(|row| DeviceId(row.get(0))).collect())
     }
 
@@ -400,7 +400,7 @@ impl EventLog {
     ///
     /// # Errors
     /// When PostgreSQL is unreachable or the statement fails.
-    pub async fn device_like(
+    pub async fn similar_device(
         &self,
         project: &ProjectId,
         machine: Option<Hash>,
@@ -408,34 +408,34 @@ impl EventLog {
     ) -> Result<Option<DeviceId>, StoreError> {
         let marks = machine.map(|machine| ("machine", machine));
         for (kind, mark) in marks.into_iter().chain(macs.iter().map(|mac| ("mac", *mac))) {
-            if let Some(device) = self.marked(project, kind, mark).await? {
+            if let Some(device) = self.device_with_hint(project, kind, mark).await? {
                 return Ok(Some(device));
             }
         }
         Ok(None)
     }
 
-    async fn marked(
+    async fn device_with_hint(
         &self,
         project: &ProjectId,
         kind: &str,
-        mark: Hash,
+        hint: Hash,
     ) -> Result<Option<DeviceId>, StoreError> {
         let client = self.stores().pool.get().await?;
         let row = client
             .query_opt(
                 "SELECT device FROM device_marks WHERE project = $1 AND kind = $2 AND mark = $3
                  ORDER BY device LIMIT 1",
-                &[&project.as_str(), &kind, &mark.0.as_slice()],
+                &[&project.as_str(), &kind, &hint.0.as_slice()],
             )
             .await
-            .attempted("look up a device by its identity hint")?;
+            .while_trying("look up a device by its identity hint")?;
         Ok(row.map(|row| DeviceId(row.get(0))))
     }
 }
 
-fn corrupt(device: DeviceId, what: &str) -> StoreError {
-    StoreError::Corrupt(format!("device {device}: {what}"))
+fn corrupt(device: DeviceId, problem: &str) -> StoreError {
+    StoreError::Corrupt(format!("device {device}: {problem}"))
 }
 
 /// Returns the range of this device's report streams: '0' follows '/' in the C collation.

@@ -17,7 +17,7 @@ pub enum StoreError {
     },
     /// A statement through sqlx failed.
     #[error("failed to {attempted}")]
-    Ask {
+    Sqlx {
         /// Attempted operation.
         attempted: &'static str,
         /// Error of PostgreSQL.
@@ -54,7 +54,7 @@ pub enum StoreError {
 impl StoreError {
     /// Whether PostgreSQL is unavailable, so that a retry can succeed.
     #[must_use]
-    pub fn is_away(&self) -> bool {
+    pub fn is_unavailable(&self) -> bool {
         match self {
             Self::Connect(_) | Self::ShuttingDown => true,
             // Without an error from PostgreSQL, the connection was lost.
@@ -65,7 +65,7 @@ impl StoreError {
                     || *state == SqlState::CRASH_SHUTDOWN
                     || *state == SqlState::CANNOT_CONNECT_NOW
             }),
-            Self::Shared(error) => error.is_away(),
+            Self::Shared(error) => error.is_unavailable(),
             _ => false,
         }
     }
@@ -76,7 +76,7 @@ impl StoreError {
         let full = tokio_postgres::error::SqlState::DISK_FULL;
         match self {
             Self::Query { source, .. } => source.code() == Some(&full),
-            Self::Ask { source, .. } => source
+            Self::Sqlx { source, .. } => source
                 .as_database_error()
                 .and_then(|error| error.code())
                 .is_some_and(|code| code == full.code()),
@@ -87,24 +87,24 @@ impl StoreError {
 
     /// Whether the query was canceled because it exceeded its time limit.
     #[must_use]
-    pub fn took_too_long(&self) -> bool {
+    pub fn is_query_timeout(&self) -> bool {
         match self {
             Self::Query { source, .. } => {
                 source.code() == Some(&tokio_postgres::error::SqlState::QUERY_CANCELED)
             }
-            Self::Shared(error) => error.took_too_long(),
+            Self::Shared(error) => error.is_query_timeout(),
             _ => false,
         }
     }
 }
 
 /// Adds the attempted operation to an error: `query(…).await.attempted("read the log")?`.
-pub(crate) trait Attempted<T> {
-    fn attempted(self, what: &'static str) -> Result<T, StoreError>;
+pub(crate) trait ErrorContext<T> {
+    fn while_trying(self, operation: &'static str) -> Result<T, StoreError>;
 }
 
-impl<T> Attempted<T> for Result<T, tokio_postgres::Error> {
-    fn attempted(self, what: &'static str) -> Result<T, StoreError> {
+impl<T> ErrorContext<T> for Result<T, tokio_postgres::Error> {
+    fn while_trying(self, what: &'static str) -> Result<T, StoreError> {
         self.map_err(|source| StoreError::Query { attempted: what, source })
     }
 }

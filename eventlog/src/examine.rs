@@ -20,7 +20,7 @@ pub struct Examination {
     /// Number of dead letters of the last day that were not retried.
     pub dead_letters: u64,
     /// The database user, if it has more rights than a role needs: a superuser, or the log's owner.
-    pub too_mighty: Option<String>,
+    pub excess_privileges: Option<String>,
     /// Number of connections in use, and their maximum.
     pub connections: (u64, u64),
 }
@@ -46,10 +46,10 @@ pub struct ReadModel {
 /// When it is unreachable or a query fails.
 pub async fn examine(connect: &ConnectOptions) -> Result<Examination, StoreError> {
     let stores = Stores::new(connect)?;
-    looked(&stores.sql).await.map_err(|error| StoreError::Connect(Box::new(error)))
+    query_examination(&stores.sql).await.map_err(|error| StoreError::Connect(Box::new(error)))
 }
 
-async fn looked(pool: &sqlx::PgPool) -> Result<Examination, sqlx::Error> {
+async fn query_examination(pool: &sqlx::PgPool) -> Result<Examination, sqlx::Error> {
     let row = sqlx::query(
         "SELECT current_setting('server_version') AS version,
                 (extract(epoch FROM clock_timestamp()) * 1000000)::bigint AS now,
@@ -68,7 +68,7 @@ async fn looked(pool: &sqlx::PgPool) -> Result<Examination, sqlx::Error> {
         now: Timestamp(row.try_get("now")?),
         missing: sqlx::migrate!("./migrations").iter().count(),
         read_models: Vec::new(),
-        too_mighty: row.try_get("too_mighty")?,
+        excess_privileges: row.try_get("too_mighty")?,
         dead_letters: 0,
         connections: (
             row.try_get::<i64, _>("used")?.unsigned_abs(),

@@ -10,7 +10,7 @@ use crate::error::StoreError;
 
 /// Time after which a failure that did not recur is over: not every operation is retried
 /// constantly.
-const TTL: Duration = Duration::from_secs(60);
+const FAILURE_TTL: Duration = Duration::from_secs(60);
 
 /// Cause of a failed write. It contains no host, file or project, because anyone may read it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,7 +29,7 @@ impl Cause {
     pub(crate) fn of(error: &StoreError) -> Self {
         if error.is_disk_full() {
             Self::DiskFull
-        } else if error.is_away() {
+        } else if error.is_unavailable() {
             Self::Unreachable
         } else {
             Self::Other
@@ -66,7 +66,7 @@ impl FailureWatch {
     pub(crate) fn failed(&self, cause: Cause) {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let since = match *known {
-            Some((failure, at)) if at.elapsed() < TTL => failure.since,
+            Some((failure, at)) if at.elapsed() < FAILURE_TTL => failure.since,
             _ => SystemTime::now().into(),
         };
         *known = Some((Failure { since, cause }, Instant::now()));
@@ -81,7 +81,7 @@ impl FailureWatch {
     #[must_use]
     pub fn current(&self) -> Option<Failure> {
         let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        known.filter(|(_, at)| at.elapsed() < TTL).map(|(failure, _)| failure)
+        known.filter(|(_, at)| at.elapsed() < FAILURE_TTL).map(|(failure, _)| failure)
     }
 }
 

@@ -9,22 +9,22 @@ use sqlx::postgres::PgListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::appender::CHANNEL;
+use crate::appender::NOTIFY_CHANNEL;
 use crate::connect::Stores;
 use crate::error::StoreError;
 use crate::log::EventLog;
 
 /// Poll interval, after which a lost notification is noticed.
-const POLL: Duration = Duration::from_secs(1);
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Tracks the head of every project's log; shared by all readers that wait for new events.
 #[derive(Clone, Debug)]
 pub struct Follower {
-    known: Arc<watch::Sender<Known>>,
+    cached: Arc<watch::Sender<CachedHeads>>,
 }
 
 #[derive(Debug, Default)]
-struct Known {
+struct CachedHeads {
     heads: HashMap<ProjectId, u64>,
     /// Counter of the connection to PostgreSQL that reported it.
     connection: u64,
@@ -34,38 +34,38 @@ impl Follower {
     /// Follows all logs until `stop`.
     #[must_use]
     pub fn start(log: &EventLog, stop: CancellationToken) -> Self {
-        let known = Arc::new(watch::Sender::new(Known::default()));
+        let cached = Arc::new(watch::Sender::new(CachedHeads::default()));
         let stores = log.stores().clone();
-        let sender = known.clone();
+        let sender = cached.clone();
         tokio::spawn(async move {
             tokio::select! {
                 () = stop.cancelled() => {}
                 () = follow(&stores, &sender) => {}
             }
         });
-        Self { known }
+        Self { cached }
     }
 
     /// Returns the cached head of a project's log.
     #[must_use]
     pub fn head(&self, project: &ProjectId) -> u64 {
-        self.known.borrow().heads.get(project).copied().unwrap_or(0)
+        self.cached.borrow().heads.get(project).copied().unwrap_or(0)
     }
 
     /// Returns the cached heads of all logs.
     pub(crate) fn heads(&self) -> HashMap<ProjectId, u64> {
-        self.known.borrow().heads.clone()
+        self.cached.borrow().heads.clone()
     }
 
     /// Returns the counter of the connection to PostgreSQL: when it changes, PostgreSQL may have
     /// been restarted.
     pub(crate) fn connection(&self) -> u64 {
-        self.known.borrow().connection
+        self.cached.borrow().connection
     }
 
     /// Waits until a project's log exceeds a position; returns its head.
     pub async fn wait_beyond(&self, project: &ProjectId, position: u64) -> u64 {
-        let mut receiver = self.known.subscribe();
+        let mut receiver = self.cached.subscribe();
         let found = receiver
             .wait_for(|known| known.heads.get(project).is_some_and(|head| *head > position))
             .await
@@ -78,12 +78,12 @@ impl Follower {
     }
 
     /// Waits until the head of any log, or the connection, differs from the given values.
-    pub(crate) async fn wait_until_differs(
+    pub(crate) async fn wait_for_change(
         &self,
         positions: &HashMap<ProjectId, u64>,
         connection: u64,
     ) {
-        let mut receiver = self.known.subscribe();
+        let mut receiver = self.cached.subscribe();
         let differs = receiver.wait_for(|known| {
             let mut heads = known.heads.iter();
             known.connection != connection
@@ -96,7 +96,7 @@ impl Follower {
 }
 
 /// Listens and polls; restarts after a failure of either.
-async fn follow(stores: &Stores, known: &watch::Sender<Known>) {
+async fn follow(stores: &Stores, known: &watch::Sender<CachedHeads>) {
     let mut failing = false;
     loop {
         let Err(error) = listen(stores, known, &mut failing).await;
@@ -107,28 +107,28 @@ async fn follow(stores: &Stores, known: &watch::Sender<Known>) {
                 "failed to follow the log; trying again"
             );
         }
-        tokio::time::sleep(POLL).await;
+        tokio::time::sleep(POLL_INTERVAL).await;
     }
 }
 
 async fn listen(
     stores: &Stores,
-    known: &watch::Sender<Known>,
+    cached: &watch::Sender<CachedHeads>,
     failing: &mut bool,
 ) -> Result<std::convert::Infallible, StoreError> {
     let mut listener = PgListener::connect_with(&stores.sql).await.map_err(StoreError::Listen)?;
-    listener.listen(CHANNEL).await.map_err(StoreError::Listen)?;
+    listener.listen(NOTIFY_CHANNEL).await.map_err(StoreError::Listen)?;
     // The loss is reported before a new connection is opened.
     listener.eager_reconnect(false);
     let mut is_new = true;
     loop {
-        poll(stores, known).await?;
+        poll(stores, cached).await?;
         *failing = false;
         if std::mem::take(&mut is_new) {
-            known.send_modify(|known| known.connection += 1);
+            cached.send_modify(|known| known.connection += 1);
         }
         // Until the poll is due, only notifications advance the heads.
-        let due = tokio::time::sleep(POLL);
+        let due = tokio::time::sleep(POLL_INTERVAL);
         tokio::pin!(due);
         loop {
             tokio::select! {
@@ -141,7 +141,7 @@ async fn listen(
                         break;
                     };
                     if let Some((project, position)) = parse(notification.payload()) {
-                        advance(known, project, position);
+                        advance(cached, project, position);
                     }
                 }
             }
@@ -155,7 +155,7 @@ fn parse(payload: &str) -> Option<(ProjectId, u64)> {
 }
 
 /// Advances a head. A notification with an older position was delayed in a queue.
-fn advance(known: &watch::Sender<Known>, project: ProjectId, position: u64) {
+fn advance(known: &watch::Sender<CachedHeads>, project: ProjectId, position: u64) {
     known.send_if_modified(|known| {
         let head = known.heads.entry(project).or_default();
         let is_further = position > *head;
@@ -166,7 +166,7 @@ fn advance(known: &watch::Sender<Known>, project: ProjectId, position: u64) {
 
 /// Queries all heads. Any difference counts, even a smaller position: the database may have been
 /// restored.
-async fn poll(stores: &Stores, known: &watch::Sender<Known>) -> Result<(), StoreError> {
+async fn poll(stores: &Stores, known: &watch::Sender<CachedHeads>) -> Result<(), StoreError> {
     let rows: Vec<(String, i64)> = sqlx::query_as("SELECT project, position FROM heads")
         .fetch_all(&stores.sql)
         .await

@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use crate::append::{AppendError, OffsetMove};
 use crate::device_keys::as_i64;
-use crate::error::{Attempted, StoreError};
+use crate::error::{ErrorContext, StoreError};
 use crate::log::EventLog;
 
 /// A time-limited right to do a piece of work.
@@ -67,7 +67,7 @@ impl EventLog {
                 &[&name, &holder, &seconds],
             )
             .await
-            .attempted("acquire a lease")?;
+            .while_trying("acquire a lease")?;
         Ok(row.map(|row| Lease { name: name.to_owned(), holder, fence: row.get(0) }))
     }
 
@@ -91,7 +91,7 @@ impl EventLog {
                 &[&holder, &names, &seconds],
             )
             .await
-            .attempted("renew leases")?;
+            .while_trying("renew leases")?;
         Ok(rows.iter().map(|row| row.get(0)).collect())
     }
 
@@ -108,7 +108,7 @@ impl EventLog {
                 &[&holder],
             )
             .await
-            .attempted("release leases")?;
+            .while_trying("release leases")?;
         Ok(())
     }
 
@@ -125,7 +125,7 @@ impl EventLog {
                 &[&name, &holder],
             )
             .await
-            .attempted("release a lease")?;
+            .while_trying("release a lease")?;
         Ok(())
     }
 
@@ -142,7 +142,7 @@ impl EventLog {
                 &[&prefix],
             )
             .await
-            .attempted("list leases")?;
+            .while_trying("list leases")?;
         Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
     }
 
@@ -155,7 +155,7 @@ impl EventLog {
         let row = client
             .query_opt("SELECT incarnation, sequence FROM offsets WHERE name = $1", &[&name])
             .await
-            .attempted("read a reader's offset")?;
+            .while_trying("read a reader's offset")?;
         Ok(row.map(|row| read_offset(&row)).unwrap_or_default())
     }
 
@@ -173,7 +173,7 @@ impl EventLog {
                 &[&to.name, &to.incarnation, &as_i64(to.sequence), &to.fence],
             )
             .await
-            .attempted("advance a reader's offset")?;
+            .while_trying("advance a reader's offset")?;
         if moved == 0 { Err(AppendError::Fenced(to.name.clone())) } else { Ok(()) }
     }
 
@@ -193,7 +193,7 @@ impl EventLog {
                 &[&lease.name, &lease.fence],
             )
             .await
-            .attempted("take over a reader's offset")?
+            .while_trying("take over a reader's offset")?
             .ok_or_else(|| AppendError::Fenced(lease.name.clone()))?;
         Ok(read_offset(&row))
     }

@@ -33,9 +33,9 @@ pub use append::{
     Append, AppendError, Appended, Batch, Expected, NewEvent, OffsetMove, StreamAppend,
 };
 pub use authority::{AuthorityAudit, audit_authority};
-pub use bridges::Bridge;
+pub use bridges::Relay;
 pub use connect::{ConnectOptions, Stores};
-pub use database_roles::{DatabaseRole, NewDatabaseUser, UsersMade};
+pub use database_roles::{DatabaseRole, NewDatabaseUser, CreateUsersOutcome};
 pub use dead_letters::{DeadLetter, DeadLetterSource, NewDeadLetter};
 pub use device_keys::{DeviceAccess, DeviceEpoch};
 pub use error::StoreError;
@@ -43,9 +43,9 @@ pub use examine::{Examination, ReadModel, examine};
 pub use failure::{Cause, Failure, FailureWatch};
 pub use follow::Follower;
 pub use leases::{Lease, Offset, events_reader, incarnation};
-pub use log::{EventLog, Head, LogOptions, Standing};
+pub use log::{EventLog, Head, LogOptions, LogStatus};
 pub use open_shells::OpenShell;
 pub use presence::PRESENCE_LEASE;
 pub use read::{ReadFilter, StoredEvent};
-pub use revocations::ClaimTurn;
+pub use revocations::ClaimLock;
 pub use token_uses::TokenUse;

@@ -8,10 +8,10 @@ use uuid::Uuid;
 
 use crate::append::{Append, AppendError, Appended, Batch};
 use crate::appender::AppenderHandle;
-use crate::authority::{Refused, Trust};
+use crate::authority::{RefusedEvents, AuthorityKeys};
 use crate::connect::{ConnectOptions, Stores};
-use crate::dead_letters::Allowance;
-use crate::error::{Attempted, StoreError};
+use crate::dead_letters::DeadLetterQuota;
+use crate::error::{ErrorContext, StoreError};
 use crate::failure::{Failure, FailureWatch};
 use crate::merkle::Frontier;
 use crate::partitions;
@@ -22,7 +22,7 @@ async fn migrate(pool: &sqlx::PgPool) -> Result<(), StoreError> {
     let mut migrations = sqlx::migrate!("./migrations");
     // A newer release may have added migrations; this one is compatible with them.
     migrations.set_ignore_missing(true);
-    let asked = |source| StoreError::Ask { attempted: "look up migrations", source };
+    let asked = |source| StoreError::Sqlx { attempted: "look up migrations", source };
     let may_migrate: bool =
         sqlx::query_scalar("SELECT has_schema_privilege(current_schema(), 'CREATE')")
             .fetch_one(pool)
@@ -70,7 +70,7 @@ pub struct Head {
 
 /// Positions of all logs and projections.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Standing {
+pub struct LogStatus {
     /// Newest position of each project.
     pub heads: HashMap<String, u64>,
     /// Position of each projection in each project.
@@ -81,8 +81,8 @@ pub struct Standing {
 #[derive(Clone, Debug)]
 pub struct EventLog {
     pub(crate) inner: Arc<Inner>,
-    pub(crate) careful: bool,
-    pub(crate) trust: Trust,
+    pub(crate) is_for_queries: bool,
+    pub(crate) authority_keys: AuthorityKeys,
 }
 
 #[derive(Debug)]
@@ -90,9 +90,9 @@ pub(crate) struct Inner {
     stores: Stores,
     options: LogOptions,
     appenders: Mutex<HashMap<ProjectId, AppenderHandle>>,
-    letters: Mutex<Allowance>,
+    dead_letter_quota: Mutex<DeadLetterQuota>,
     append_failure: FailureWatch,
-    pub(crate) refused: Refused,
+    pub(crate) refused: RefusedEvents,
 }
 
 impl EventLog {
@@ -107,11 +107,11 @@ impl EventLog {
             stores,
             options,
             appenders: Mutex::default(),
-            letters: Mutex::default(),
+            dead_letter_quota: Mutex::default(),
             append_failure: FailureWatch::default(),
-            refused: Refused::default(),
+            refused: RefusedEvents::default(),
         };
-        Ok(Self { inner: Arc::new(inner), careful: false, trust: Trust::default() })
+        Ok(Self { inner: Arc::new(inner), is_for_queries: false, authority_keys: AuthorityKeys::default() })
     }
 
     /// Returns the connection pools.
@@ -123,18 +123,18 @@ impl EventLog {
     /// Returns the same log for queries of API clients: its reads have separate connections and a
     /// time limit of 20 seconds, so that they cannot block other work.
     #[must_use]
-    pub fn for_questions(&self) -> Self {
-        Self { careful: true, ..self.clone() }
+    pub fn for_queries(&self) -> Self {
+        Self { is_for_queries: true, ..self.clone() }
     }
 
     /// Returns the pool for reads.
     pub(crate) fn readers(&self) -> &deadpool_postgres::Pool {
-        if self.careful { &self.inner.stores.readers } else { &self.inner.stores.pool }
+        if self.is_for_queries { &self.inner.stores.readers } else { &self.inner.stores.pool }
     }
 
     /// Returns how many dead letters of each sender are still stored.
-    pub(crate) fn letters(&self) -> MutexGuard<'_, Allowance> {
-        self.inner.letters.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(crate) fn dead_letter_quota(&self) -> MutexGuard<'_, DeadLetterQuota> {
+        self.inner.dead_letter_quota.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn options(&self) -> &LogOptions {
@@ -179,7 +179,7 @@ impl EventLog {
         let rows = client
             .query("SELECT project, position FROM heads", &[])
             .await
-            .attempted("list the projects")?;
+            .while_trying("list the projects")?;
         rows.iter()
             .map(|row| {
                 let project = row
@@ -195,18 +195,18 @@ impl EventLog {
     ///
     /// # Errors
     /// When PostgreSQL is unreachable or the statement fails.
-    pub async fn standing(&self) -> Result<Standing, StoreError> {
+    pub async fn status(&self) -> Result<LogStatus, StoreError> {
         let client = self.stores().pool.get().await?;
         let heads = client
             .query("SELECT project, position FROM heads", &[])
             .await
-            .attempted("read the heads of the logs")?;
+            .while_trying("read the heads of the logs")?;
         let checkpoints = client
             .query("SELECT projection, project, position FROM checkpoints", &[])
             .await
-            .attempted("read the projections' checkpoints")?;
+            .while_trying("read the projections' checkpoints")?;
         let place = |row: &tokio_postgres::Row, at| row.get::<_, i64>(at).unsigned_abs();
-        Ok(Standing {
+        Ok(LogStatus {
             heads: heads.iter().map(|row| (row.get(0), place(row, 1))).collect(),
             projections: checkpoints
                 .iter()
@@ -228,7 +228,7 @@ impl EventLog {
                 &[&project.as_str()],
             )
             .await
-            .attempted("read the head of the log")?;
+            .while_trying("read the head of the log")?;
         row.map(|row| {
             let position = row.get::<_, i64>(0).unsigned_abs();
             let frontier = Frontier::from_bytes(position, row.get(2)).ok_or_else(|| {
@@ -277,10 +277,10 @@ impl EventLog {
                 })
                 .clone()
         };
-        let appending = traces::Appending::of(&batch);
+        let appending = traces::AppendSpans::from_batch(&batch);
         let results = appender.submit(batch).await?;
         if let Some(appending) = appending {
-            appending.tell(project, &results);
+            appending.emit(project, &results);
         }
         Ok(results)
     }
@@ -309,7 +309,7 @@ impl EventLog {
                 &[&project.as_str(), &append_id],
             )
             .await
-            .attempted("look up an append")?;
+            .while_trying("look up an append")?;
         Ok(row.map(|row| Appended {
             first: row.get::<_, i64>(0).unsigned_abs(),
             last: row.get::<_, i64>(1).unsigned_abs(),
@@ -327,6 +327,6 @@ impl EventLog {
         client
             .execute("DELETE FROM appends WHERE recorded_at < now() - interval '1 day'", &[])
             .await
-            .attempted("delete old append ids")
+            .while_trying("delete old append ids")
     }
 }

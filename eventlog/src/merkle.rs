@@ -149,14 +149,14 @@ mod tests {
     use super::*;
 
     /// The literal definition of RFC 6962 §2.1.
-    fn by_definition(leaves: &[Hash]) -> Hash {
+    fn root_by_definition(leaves: &[Hash]) -> Hash {
         match leaves {
             [] => Hash::of(b""),
             [one] => *one,
             many => {
                 let k = many.len().next_power_of_two() / 2;
                 let (left, right) = many.split_at(k);
-                parent(by_definition(left), by_definition(right))
+                parent(root_by_definition(left), root_by_definition(right))
             }
         }
     }
@@ -166,7 +166,7 @@ mod tests {
         let leaves: Vec<Hash> = (0..70_u8).map(|n| Hash::of(&[n])).collect();
         let mut frontier = Frontier::default();
         for n in 0..leaves.len() {
-            assert_eq!(frontier.root(), by_definition(&leaves[..n]), "size {n}");
+            assert_eq!(frontier.root(), root_by_definition(&leaves[..n]), "size {n}");
             let stored = Frontier::from_bytes(n as u64, &frontier.to_bytes());
             assert_eq!(stored.as_ref(), Some(&frontier));
             frontier.push(leaves[n]);

@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use muster_schemas::{DeviceId, ProjectId, SessionId};
 
-use crate::error::{Attempted, StoreError};
+use crate::error::{ErrorContext, StoreError};
 use crate::log::EventLog;
 
 /// Time for which a shell is kept after its grace time, in seconds: the device notices later than
 /// the server that no client is attached.
-const MARGIN: f64 = 60.0;
+const EXPIRY_MARGIN_SECS: f64 = 60.0;
 
 /// A shell on a device.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,10 +44,10 @@ impl EventLog {
                      (session, project, device, actor, grace_seconds, kept_until, claimed_until)
                  VALUES ($1, $2, $3, $4, $5::int4,
                      clock_timestamp() + make_interval(secs => $5 + $6::float8), clock_timestamp())",
-                &[&session.0, &project.as_str(), &device.0, actor, &grace, &MARGIN],
+                &[&session.0, &project.as_str(), &device.0, actor, &grace, &EXPIRY_MARGIN_SECS],
             )
             .await
-            .attempted("record an open shell")?;
+            .while_trying("record an open shell")?;
         Ok(())
     }
 
@@ -56,7 +56,7 @@ impl EventLog {
     ///
     /// # Errors
     /// When PostgreSQL is unreachable or the statement fails.
-    pub async fn keep_open_shells(&self) -> Result<(), StoreError> {
+    pub async fn renew_open_shells(&self) -> Result<(), StoreError> {
         let client = self.stores().pool.get().await?;
         // A row is updated only when its time changes by more than a few seconds.
         client
@@ -66,14 +66,14 @@ impl EventLog {
                  WHERE EXISTS (SELECT FROM bridges b WHERE b.session = s.session)
                    AND s.kept_until < clock_timestamp()
                        + make_interval(secs => s.grace_seconds + $1::float8 - 20)",
-                &[&MARGIN],
+                &[&EXPIRY_MARGIN_SECS],
             )
             .await
-            .attempted("extend the entries of open shells")?;
+            .while_trying("extend the entries of open shells")?;
         client
             .execute("DELETE FROM open_shells WHERE kept_until < clock_timestamp()", &[])
             .await
-            .attempted("delete the entries of ended shells")?;
+            .while_trying("delete the entries of ended shells")?;
         Ok(())
     }
 
@@ -81,7 +81,7 @@ impl EventLog {
     ///
     /// # Errors
     /// When PostgreSQL is unreachable or the statement fails.
-    pub async fn openers_of_shells(
+    pub async fn shell_openers(
         &self,
         limit: u32,
     ) -> Result<Vec<(ProjectId, String)>, StoreError> {
@@ -89,7 +89,7 @@ impl EventLog {
         let rows = client
             .query("SELECT DISTINCT project, actor FROM open_shells LIMIT $1", &[&i64::from(limit)])
             .await
-            .attempted("list the actors with open shells")?;
+            .while_trying("list the actors with open shells")?;
         rows.iter().map(|row| Ok((project(row.get(0))?, row.get(1)))).collect()
     }
 
@@ -102,7 +102,7 @@ impl EventLog {
     pub async fn claim_open_shells(
         &self,
         opener: &(ProjectId, String),
-        time: Duration,
+        claim_ttl: Duration,
         limit: u32,
     ) -> Result<Vec<OpenShell>, StoreError> {
         let client = self.stores().pool.get().await?;
@@ -121,10 +121,10 @@ impl EventLog {
                      LIMIT $4 FOR UPDATE SKIP LOCKED
                  )
                  RETURNING session, project, device, actor",
-                &[&of.as_str(), actor, &time.as_secs_f64(), &i64::from(limit)],
+                &[&of.as_str(), actor, &claim_ttl.as_secs_f64(), &i64::from(limit)],
             )
             .await
-            .attempted("claim open shells")?;
+            .while_trying("claim open shells")?;
         rows.iter()
             .map(|row| {
                 Ok(OpenShell {
@@ -144,7 +144,7 @@ impl EventLog {
     pub async fn release_open_shell(
         &self,
         session: SessionId,
-        wait: Duration,
+        retry_delay: Duration,
     ) -> Result<(), StoreError> {
         let client = self.stores().pool.get().await?;
         client
@@ -152,10 +152,10 @@ impl EventLog {
                 "UPDATE open_shells
                  SET claimed_until = clock_timestamp() + make_interval(secs => $2)
                  WHERE session = $1",
-                &[&session.0, &wait.as_secs_f64()],
+                &[&session.0, &retry_delay.as_secs_f64()],
             )
             .await
-            .attempted("release an open shell")?;
+            .while_trying("release an open shell")?;
         Ok(())
     }
 
@@ -168,7 +168,7 @@ impl EventLog {
         client
             .execute("DELETE FROM open_shells WHERE session = $1", &[&session.0])
             .await
-            .attempted("delete the entry of a shell")?;
+            .while_trying("delete the entry of a shell")?;
         Ok(())
     }
 }

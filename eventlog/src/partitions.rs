@@ -8,7 +8,7 @@ use muster_schemas::ProjectId;
 use tokio_postgres::Client;
 
 use crate::device_keys::as_i64;
-use crate::error::{Attempted, StoreError};
+use crate::error::{ErrorContext, StoreError};
 
 /// Returns the range that a position is in, from 0.
 pub(crate) const fn range_of(position: u64, rows: u64) -> u64 {
@@ -25,7 +25,7 @@ pub(crate) async fn ensure_project(client: &Client, project: &ProjectId) -> Resu
     client
         .execute("SELECT muster_ensure_project($1)", &[&project.as_str()])
         .await
-        .attempted("create a project's log")
+        .while_trying("create a project's log")
         .map(drop)
 }
 
@@ -40,7 +40,7 @@ pub(crate) async fn ensure_range(
     let exists = client
         .query_one("SELECT to_regclass($1) IS NOT NULL", &[&table])
         .await
-        .attempted("look up a partition")?;
+        .while_trying("look up a partition")?;
     if exists.get(0) {
         return Ok(());
     }
@@ -50,6 +50,6 @@ pub(crate) async fn ensure_range(
             &[&project.as_str(), &as_i64(range), &as_i64(rows)],
         )
         .await
-        .attempted("create a partition of the log")
+        .while_trying("create a partition of the log")
         .map(drop)
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use muster_schemas::{DeviceId, Hash, ProjectId, StreamName};
 use tokio_postgres::Row;
 
-use crate::error::{Attempted, StoreError};
+use crate::error::{ErrorContext, StoreError};
 use crate::log::EventLog;
 
 /// Name of the lease of the process that tracks presence.
@@ -29,7 +29,7 @@ impl EventLog {
                 &[&project.as_str()],
             )
             .await
-            .attempted("read which devices are online")?;
+            .while_trying("read which devices are online")?;
         Ok(rows
             .iter()
             .filter_map(|row| {
@@ -59,7 +59,7 @@ impl EventLog {
                 &[&project.as_str(), &streams, &Hash::ZERO.0.as_slice()],
             )
             .await
-            .attempted("read which devices are online")?;
+            .while_trying("read which devices are online")?;
         let device = |row: &Row| row.get::<_, &str>(0).parse::<StreamName>().ok()?.device();
         Ok(rows.iter().filter_map(device).collect())
     }
@@ -85,7 +85,7 @@ impl EventLog {
                 &[&PRESENCE_LEASE, &project.as_str(), &stream, &Hash::ZERO.0.as_slice()],
             )
             .await
-            .attempted("read whether a device is online")?;
+            .while_trying("read whether a device is online")?;
         Ok(row.get(0))
     }
 }

@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use crate::append::record_mac;
 use crate::device_keys::as_i64;
-use crate::error::{Attempted, StoreError};
+use crate::error::{ErrorContext, StoreError};
 use crate::log::EventLog;
 use crate::merkle::Entry;
 
@@ -263,7 +263,7 @@ impl EventLog {
                 &[&project.as_str(), &stream.to_string()],
             )
             .await
-            .attempted("read a stream's version")?;
+            .while_trying("read a stream's version")?;
         Ok(row.map_or(0, |row| row.get::<_, i64>(0).unsigned_abs()))
     }
 
@@ -288,14 +288,14 @@ impl EventLog {
                  WHERE project = $1 AND position = $2",
             )
             .await
-            .attempted("prepare to look up a time")?;
+            .while_trying("prepare to look up a time")?;
         let (mut low, mut high) = (0_u64, head.position);
         while low < high {
             let middle = low + (high - low).div_ceil(2);
             let row = client
                 .query_one(&statement, &[&project.as_str(), &as_i64(middle)])
                 .await
-                .attempted("look up a time")?;
+                .while_trying("look up a time")?;
             if row.get::<_, i64>(0) <= time.micros() {
                 low = middle;
             } else {
@@ -311,8 +311,8 @@ impl EventLog {
         params: &[&(dyn ToSql + Sync)],
     ) -> Result<Vec<StoredEvent>, StoreError> {
         let client = self.readers().get().await?;
-        let statement = client.prepare_cached(sql).await.attempted("prepare to read the log")?;
-        let rows = client.query(&statement, params).await.attempted("read the log")?;
+        let statement = client.prepare_cached(sql).await.while_trying("prepare to read the log")?;
+        let rows = client.query(&statement, params).await.while_trying("read the log")?;
         rows.iter().map(StoredEvent::from_row).collect()
     }
 }

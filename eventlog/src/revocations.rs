@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use muster_schemas::Timestamp;
 
-use crate::error::{Attempted, StoreError};
+use crate::error::{ErrorContext, StoreError};
 use crate::log::EventLog;
 
 /// The lock for sending the account's claim with its revocations to the broker. One process holds
 /// it at a time, until it is dropped: so a claim is never followed by one with fewer revocations.
 #[derive(Debug)]
-pub struct ClaimTurn {
+pub struct ClaimLock {
     client: tokio_postgres::Client,
     account: String,
     /// Revoked keys, each with the time of its revocation.
@@ -20,13 +20,13 @@ pub struct ClaimTurn {
     pub issued_at: Timestamp,
 }
 
-impl ClaimTurn {
+impl ClaimLock {
     /// Records that the broker has accepted the claim.
     ///
     /// # Errors
     /// When PostgreSQL is unreachable or the statement fails; the broker has the claim
     /// nevertheless.
-    pub async fn taken(self) -> Result<(), StoreError> {
+    pub async fn mark_accepted(self) -> Result<(), StoreError> {
         let seconds = self.issued_at.micros() / 1_000_000;
         self.client
             .execute(
@@ -35,8 +35,8 @@ impl ClaimTurn {
                 &[&self.account, &seconds],
             )
             .await
-            .attempted("record an account's claims")?;
-        self.client.batch_execute("COMMIT").await.attempted("record an account's claims")
+            .while_trying("record an account's claims")?;
+        self.client.batch_execute("COMMIT").await.while_trying("record an account's claims")
     }
 }
 
@@ -46,25 +46,25 @@ impl EventLog {
     ///
     /// # Errors
     /// When PostgreSQL is unreachable or the statement fails.
-    pub async fn claim_turn(&self, account: &str, life: Duration) -> Result<ClaimTurn, StoreError> {
+    pub async fn lock_claim(&self, account: &str, ttl: Duration) -> Result<ClaimLock, StoreError> {
         let client = self.stores().dialer.dial().await?;
         let begin = "BEGIN; SET LOCAL statement_timeout = '20s'";
-        client.batch_execute(begin).await.attempted("start an account's claims")?;
+        client.batch_execute(begin).await.while_trying("start an account's claims")?;
         client
             .execute(
                 "SELECT pg_advisory_xact_lock(hashtextextended('muster-claim:' || $1, 0))",
                 &[&account],
             )
             .await
-            .attempted("wait for the lock on an account's claims")?;
+            .while_trying("wait for the lock on an account's claims")?;
         client
             .execute(
                 "DELETE FROM nats_revocations
                  WHERE revoked_at < clock_timestamp() - $1 * interval '1 second'",
-                &[&life.as_secs_f64()],
+                &[&ttl.as_secs_f64()],
             )
             .await
-            .attempted("delete old revocations")?;
+            .while_trying("delete old revocations")?;
         let rows = client
             .query(
                 "SELECT nats_key, (extract(epoch FROM revoked_at) * 1000000)::bigint
@@ -72,7 +72,7 @@ impl EventLog {
                 &[],
             )
             .await
-            .attempted("read revocations")?;
+            .while_trying("read revocations")?;
         let time = client
             .query_one(
                 "SELECT greatest(extract(epoch FROM clock_timestamp())::bigint,
@@ -80,8 +80,8 @@ impl EventLog {
                 &[&account],
             )
             .await
-            .attempted("determine the time of an account's claims")?;
-        Ok(ClaimTurn {
+            .while_trying("determine the time of an account's claims")?;
+        Ok(ClaimLock {
             client,
             account: account.to_owned(),
             revoked: rows.iter().map(|row| (row.get(0), Timestamp(row.get(1)))).collect(),

@@ -3,11 +3,11 @@
 use muster_schemas::{ProjectId, Timestamp, TokenId};
 use uuid::Uuid;
 
-use crate::error::{Attempted, StoreError};
+use crate::error::{ErrorContext, StoreError};
 use crate::log::EventLog;
 
 /// Maximum number of uses that one query reads.
-const PAGE: i64 = 500;
+const PAGE_SIZE: i64 = 500;
 
 /// The newest use of a token.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,7 +27,7 @@ impl EventLog {
     ///
     /// # Errors
     /// When PostgreSQL is unreachable or the statement fails.
-    pub async fn note_token_use(
+    pub async fn store_token_use(
         &self,
         project: &ProjectId,
         token: TokenId,
@@ -42,7 +42,7 @@ impl EventLog {
                 &[&project.as_str(), &token.0, &address],
             )
             .await
-            .attempted("record the use of a token")
+            .while_trying("record the use of a token")
             .map(drop)
     }
 
@@ -56,10 +56,10 @@ impl EventLog {
             .query(
                 "SELECT project, token, (extract(epoch FROM used_at) * 1000000)::bigint, address
                  FROM token_uses ORDER BY used_at LIMIT $1",
-                &[&PAGE],
+                &[&PAGE_SIZE],
             )
             .await
-            .attempted("read the uses of tokens")?;
+            .while_trying("read the uses of tokens")?;
         rows.iter()
             .map(|row| {
                 let project = row.get::<_, &str>(0).parse();
@@ -78,15 +78,15 @@ impl EventLog {
     ///
     /// # Errors
     /// When PostgreSQL is unreachable or the statement fails.
-    pub async fn forget_token_use(&self, noted: &TokenUse) -> Result<(), StoreError> {
+    pub async fn delete_token_use(&self, token_use: &TokenUse) -> Result<(), StoreError> {
         let client = self.stores().pool.get().await?;
         client
             .execute(
                 "DELETE FROM token_uses WHERE project = $1 AND token = $2",
-                &[&noted.project.as_str(), &noted.token.0],
+                &[&token_use.project.as_str(), &token_use.token.0],
             )
             .await
-            .attempted("delete the recorded use of a token")
+            .while_trying("delete the recorded use of a token")
             .map(drop)
     }
 }

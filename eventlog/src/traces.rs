@@ -22,7 +22,7 @@ pub const ROOT: &str = "event";
 
 /// Whether an exporter is subscribed; otherwise no work is done for spans.
 #[must_use]
-pub fn is_wanted() -> bool {
+pub fn is_enabled() -> bool {
     tracing::enabled!(target: TARGET, Level::TRACE)
 }
 
@@ -52,7 +52,7 @@ pub struct Span<'a> {
 
 impl Span<'_> {
     /// Emits the span.
-    pub fn tell(&self, project: &ProjectId, stream: &StreamName, version: u64) {
+    pub fn emit(&self, project: &ProjectId, stream: &StreamName, version: u64) {
         tracing::trace!(
             target: TARGET,
             trace = trace_id(project, stream, version),
@@ -74,15 +74,15 @@ pub fn now() -> Timestamp {
 }
 
 /// The events of an append in progress: stream, version, type, time.
-pub(crate) struct Appending {
+pub(crate) struct AppendSpans {
     started_at: Timestamp,
     appends: Vec<Vec<(StreamName, u64, &'static str, Timestamp)>>,
 }
 
-impl Appending {
+impl AppendSpans {
     /// Collects the data for spans; `None` if no exporter is subscribed.
-    pub(crate) fn of(batch: &Batch) -> Option<Self> {
-        if !is_wanted() {
+    pub(crate) fn from_batch(batch: &Batch) -> Option<Self> {
+        if !is_enabled() {
             return None;
         }
         let appends = batch.appends.iter().map(|append| {
@@ -103,7 +103,7 @@ impl Appending {
     }
 
     /// Emits the spans of appended events: the path up to the append, and the append itself.
-    pub(crate) fn tell(self, project: &ProjectId, results: &[Result<Appended, AppendError>]) {
+    pub(crate) fn emit(self, project: &ProjectId, results: &[Result<Appended, AppendError>]) {
         let end = now();
         for (events, result) in self.appends.into_iter().zip(results) {
             if result.is_err() {
@@ -113,26 +113,26 @@ impl Appending {
                 // A device's clock may be ahead.
                 let start = occurred_at.min(end);
                 let way = Span { name: ROOT, start, end, detail: kind };
-                way.tell(project, &stream, version);
+                way.emit(project, &stream, version);
                 let append = Span { name: "append", start: self.started_at, end, detail: kind };
-                append.tell(project, &stream, version);
+                append.emit(project, &stream, version);
             }
         }
     }
 }
 
 /// Emits the spans of events that a read model has applied.
-pub(crate) fn projected(
+pub(crate) fn emit_projected(
     project: &ProjectId,
     projection: &str,
     began: Timestamp,
     events: &[StoredEvent],
 ) {
-    if !is_wanted() {
+    if !is_enabled() {
         return;
     }
     let span = Span { name: "project", start: began, end: now(), detail: projection };
     for event in events {
-        span.tell(project, &event.stream, event.stream_version);
+        span.emit(project, &event.stream, event.stream_version);
     }
 }

@@ -32,7 +32,7 @@ fn reserved(n: u128) -> NewEvent {
 }
 
 fn append(stream: &str, expected: Expected, events: u128) -> Append {
-    Append::by("test").stream(name(stream), expected, (0..events).map(reserved).collect())
+    Append::by_actor("test").stream(name(stream), expected, (0..events).map(reserved).collect())
 }
 
 async fn all(log: &EventLog) -> Vec<muster_eventlog::StoredEvent> {
@@ -50,7 +50,7 @@ async fn all(log: &EventLog) -> Vec<muster_eventlog::StoredEvent> {
 
 /// Asserts that positions and stream versions have no gaps, time never decreases, and the head's
 /// root is the root over the rows.
-async fn assert_sound(log: &EventLog) {
+async fn assert_consistent(log: &EventLog) {
     let project = ProjectId::default_project();
     let events = all(log).await;
     let mut frontier = Frontier::default();
@@ -102,7 +102,7 @@ async fn of_concurrent_appends_with_one_expected_version_exactly_one_wins() {
     let distinct: BTreeSet<_> = won.iter().collect();
     assert_eq!(distinct.len(), won.len(), "a version was won twice");
     assert_eq!(all(&logs[0]).await.len(), won.len());
-    assert_sound(&logs[0]).await;
+    assert_consistent(&logs[0]).await;
 }
 
 #[tokio::test]
@@ -125,7 +125,7 @@ async fn many_appenders_leave_a_gapless_sound_log() {
         task.await.unwrap();
     }
     assert_eq!(all(&logs[0]).await.len(), 60 * 10 * 3);
-    assert_sound(&logs[0]).await;
+    assert_consistent(&logs[0]).await;
 }
 
 #[tokio::test]
@@ -175,7 +175,7 @@ async fn a_reader_that_lost_its_lease_cannot_append() {
     assert!(matches!(refused, Err(AppendError::Fenced(_))), "{refused:?}");
     log.append_batch(&project, batch(new.fence, 9)).await.unwrap()[0].as_ref().unwrap();
     assert_eq!(all(&log).await.len(), 2);
-    assert_sound(&log).await;
+    assert_consistent(&log).await;
 }
 
 fn enrolled(epoch: u64, key: &SigningKey) -> Event {
@@ -209,15 +209,15 @@ async fn enrollment_opens_an_epoch_and_deletion_closes_it() {
     .into();
     let events =
         vec![NewEvent::server(&registered, now), NewEvent::server(&enrolled(1, &key), now)];
-    log.append(&project, Append::by("test").stream(stream.clone(), Expected::Version(0), events))
+    log.append(&project, Append::by_actor("test").stream(stream.clone(), Expected::Version(0), events))
         .await
         .unwrap();
     let access = log.device_access(&project, &[device]).await.unwrap().remove(&device).unwrap();
     assert!(access.key(&key.thumbprint()).is_some());
-    assert_eq!(access.epoch(1).map(|epoch| (epoch.seq, epoch.closed)), Some((0, false)));
+    assert_eq!(access.epoch(1).map(|epoch| (epoch.seq, epoch.is_closed)), Some((0, false)));
 
     let report = |version: u64, tip: Hash, after: Hash| {
-        let mut append = Append::by("device").stream(
+        let mut append = Append::by_actor("device").stream(
             StreamName::DeviceReport(device, 1),
             Expected::Tip { version, tip },
             vec![reserved(1)],
@@ -235,7 +235,7 @@ async fn enrollment_opens_an_epoch_and_deletion_closes_it() {
     // A second enrollment: new key and epoch; the previous ones are closed.
     let new_key = SigningKey::from_seed(&[2; 32]);
     let again = vec![NewEvent::server(&enrolled(2, &new_key), now)];
-    log.append(&project, Append::by("test").stream(stream.clone(), Expected::Version(2), again))
+    log.append(&project, Append::by_actor("test").stream(stream.clone(), Expected::Version(2), again))
         .await
         .unwrap();
     let access = log.device_access(&project, &[device]).await.unwrap().remove(&device).unwrap();
@@ -245,16 +245,16 @@ async fn enrollment_opens_an_epoch_and_deletion_closes_it() {
 
     let deleted: Event = DeviceDeleted { name: "robot-7".parse().unwrap() }.into();
     let gone = vec![NewEvent::server(&deleted, now)];
-    log.append(&project, Append::by("test").stream(stream.clone(), Expected::Version(3), gone))
+    log.append(&project, Append::by_actor("test").stream(stream.clone(), Expected::Version(3), gone))
         .await
         .unwrap();
     let access = log.device_access(&project, &[device]).await.unwrap().remove(&device).unwrap();
-    assert!(access.keys.is_empty() && access.epochs.iter().all(|epoch| epoch.closed));
+    assert!(access.keys.is_empty() && access.epochs.iter().all(|epoch| epoch.is_closed));
 
     let kinds: Vec<_> =
         log.read_stream(&project, &stream).await.unwrap().into_iter().map(|e| e.kind).collect();
     assert_eq!(kinds, ["DeviceRegistered", "DeviceEnrolled", "DeviceEnrolled", "DeviceDeleted"]);
-    assert_sound(&log).await;
+    assert_consistent(&log).await;
 }
 
 #[tokio::test]
@@ -265,7 +265,7 @@ async fn partitions_are_made_ahead_of_need() {
         log.append(&ProjectId::default_project(), append("a", Expected::Any, 10)).await.unwrap();
     }
     assert_eq!(all(&log).await.len(), 400);
-    assert_sound(&log).await;
+    assert_consistent(&log).await;
 }
 
 #[tokio::test]
@@ -343,7 +343,7 @@ async fn a_killed_connection_fails_its_append_and_nothing_after_it() {
         }
     };
     assert_eq!(appended.last, 2);
-    assert_sound(&log).await;
+    assert_consistent(&log).await;
 }
 
 #[tokio::test]
@@ -357,10 +357,10 @@ async fn a_dump_restored_elsewhere_reads_the_same() {
     let restored = database.dump_and_restore().await;
     let copy = restored.open().await;
     assert_eq!(all(&copy).await, all(&log).await);
-    assert_sound(&copy).await;
+    assert_consistent(&copy).await;
     // Appends continue after the restore.
     copy.append(&ProjectId::default_project(), append("s0", Expected::Any, 1)).await.unwrap();
-    assert_sound(&copy).await;
+    assert_consistent(&copy).await;
 }
 
 #[tokio::test]
@@ -378,8 +378,8 @@ async fn of_a_hostile_device_a_few_letters_are_kept_and_all_are_counted() {
     let mut batch: Vec<_> = (0..500).map(|n| letter(1, format!("garbage {n}"))).collect();
     batch.push(letter(2, "the same".into()));
     batch.push(letter(2, "the same".into()));
-    log.keep_dead_letters(&batch).await.unwrap();
-    log.keep_dead_letters(&batch).await.unwrap();
+    log.store_dead_letters(&batch).await.unwrap();
+    log.store_dead_letters(&batch).await.unwrap();
     let kept = log.list_dead_letters(Some("default"), i64::MAX, 100).await.unwrap();
     let of = |n| kept.iter().filter(move |l| l.subject.ends_with(&Uuid::from_u128(n).to_string()));
     assert_eq!(of(1).count(), 21);
@@ -424,7 +424,7 @@ async fn what_somebody_without_the_key_appends_is_not_authentic() {
     plain.append(&project, append("new", Expected::Version(4), 1)).await.unwrap();
     let stored = log.read_stream(&project, &name("new")).await.unwrap();
     assert_eq!((stored.len(), log.authentic(&project, stored).await.len()), (5, 3));
-    assert_sound(&log).await;
+    assert_consistent(&log).await;
 
     let connect = ConnectOptions { connections: 1, ..ConnectOptions::new(database.url()) };
     let public = verifier.public_half();
@@ -449,7 +449,7 @@ async fn a_device_is_known_to_be_offline_only_while_presence_is_tracked() {
     let connected: Event =
         DeviceConnected { connection: "server/1".to_owned(), address: None }.into();
     for (version, tip, expected) in [(0, Hash::of(b"server/1"), false), (1, Hash::ZERO, true)] {
-        let mut append = Append::by("role:ingest");
+        let mut append = Append::by_actor("role:ingest");
         append.streams.push(StreamAppend {
             stream: StreamName::DevicePresence(device),
             expected: Expected::Version(version),

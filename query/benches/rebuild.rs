@@ -57,7 +57,7 @@ fn inventory(number: u64) -> DeviceInventoryReported {
 }
 
 fn append(stream: StreamName, event: NewEvent) -> Append {
-    Append::by("bench").stream(stream, Expected::Any, vec![event])
+    Append::by_actor("bench").stream(stream, Expected::Any, vec![event])
 }
 
 fn report(key: &SigningKey, id: DeviceId, seq: u64, event: &Event) -> Append {

@@ -147,7 +147,7 @@ pub async fn make_tables(log: &EventLog) -> Result<(), StoreError> {
     Runner::open(log.clone(), Projects::new(projects::TABLE)).await?;
     Runner::open(log.clone(), Operations::new(operations::TABLE)).await?;
     Runner::open(log.clone(), Sessions::new(sessions::TABLE)).await?;
-    let failed = |source| StoreError::Ask { attempted: "create Grafana's views", source };
+    let failed = |source| StoreError::Sqlx { attempted: "create Grafana's views", source };
     grafana::publish(log).await.map_err(failed)
 }
 

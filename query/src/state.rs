@@ -116,7 +116,7 @@ impl QueryState {
         stop: CancellationToken,
     ) -> Self {
         Self {
-            questions: api.log.for_questions(),
+            questions: api.log.for_queries(),
             streams,
             walk_rate,
             append_reports: AppendReports::default(),

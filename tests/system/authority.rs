@@ -31,7 +31,7 @@ async fn intruder(url: &str) -> EventLog {
 
 async fn forge(log: &EventLog, project: &ProjectId, stream: StreamName, at: u64, event: Event) {
     let event = NewEvent::server(&event, now());
-    let append = Append::by("system").stream(stream, Expected::Version(at), vec![event]);
+    let append = Append::by_actor("system").stream(stream, Expected::Version(at), vec![event]);
     log.append(project, append).await.unwrap();
 }
 
@@ -303,7 +303,7 @@ async fn a_database_user_may_do_what_its_role_needs() {
     refused("ingest", "UPDATE devices_v2 SET name = 'x'").await;
     let log = intruder(&fleet.database_url("query")).await;
     let (token, created) = admin_token();
-    let append = Append::by("system").stream(
+    let append = Append::by_actor("system").stream(
         StreamName::Token(token.id),
         Expected::Version(0),
         vec![NewEvent::server(&created, now())],

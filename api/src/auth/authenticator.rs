@@ -158,7 +158,7 @@ impl Authenticator {
         }
         let log = self.inner.log.clone();
         tokio::spawn(async move {
-            if let Err(error) = log.note_token_use(&key.0, key.1, address.as_deref()).await {
+            if let Err(error) = log.store_token_use(&key.0, key.1, address.as_deref()).await {
                 tracing::debug!(token = %key.1, %error, "failed to record the use of a token");
             }
         });

@@ -13,10 +13,10 @@ impl From<StoreError> for Problem {
                 "nothing was written: the database's disk is full. Free space on it; reads still \
                 work, and devices keep their events",
             )
-        } else if error.is_away() {
+        } else if error.is_unavailable() {
             tracing::warn!(error = %super::describe(&error), "PostgreSQL is unavailable");
             Self::unavailable("the database is unavailable; try again", 2)
-        } else if error.took_too_long() {
+        } else if error.is_query_timeout() {
             Self::unavailable(
                 "the query took longer than 20 seconds and was canceled; request less data: a \
                 shorter range of positions or of time, or one device",

@@ -102,7 +102,7 @@ async fn figures(
 
 /// Updates the position of each log, and the lag of each projection.
 async fn look_at_log(log: &EventLog) -> Result<(), StoreError> {
-    let standing = log.standing().await?;
+    let standing = log.status().await?;
     for (projection, project, position) in &standing.projections {
         let head = standing.heads.get(project).copied().unwrap_or_default();
         let labels = [("projection", projection.clone()), ("project", project.clone())];

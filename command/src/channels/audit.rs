@@ -117,7 +117,7 @@ impl Session {
             let append = Append {
                 append_id: Some(append_id),
                 correlation: Some(self.id.0),
-                ..Append::by(self.actor.clone())
+                ..Append::by_actor(self.actor.clone())
             };
             let events = vec![NewEvent::server(&event, now())];
             let append = append.stream(stream.clone(), Expected::Version(version), events);

@@ -8,7 +8,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use muster_eventlog::{Bridge, StoredEvent};
+use muster_eventlog::{Relay, StoredEvent};
 use muster_schemas::Event;
 use muster_schemas::events::{SessionDetached, SessionEnded};
 use tokio::time::timeout;
@@ -89,9 +89,9 @@ impl Service {
     async fn beat(&self, gone: &mut Gone) -> Result<(), ServiceError> {
         let held: Vec<Uuid> = self.bridges.held().iter().copied().collect();
         if !held.is_empty() {
-            self.log.keep_bridges(&held, LIFE).await?;
+            self.log.renew_relays(&held, LIFE).await?;
         }
-        let stale = self.log.stale_bridges(STRETCH).await?;
+        let stale = self.log.expired_relays(STRETCH).await?;
         let due = gone.due(&stale, Instant::now());
         if due.is_empty() {
             return Ok(());
@@ -107,13 +107,13 @@ impl Service {
 
     async fn speak_for_all(&self, due: &BTreeSet<Uuid>) -> Result<(), ServiceError> {
         // Another process may have reaped some of them meanwhile.
-        for bridge in self.log.stale_bridges(STRETCH).await? {
+        for bridge in self.log.expired_relays(STRETCH).await? {
             if !due.contains(&bridge.id) {
                 continue;
             }
             let id = bridge.id;
             match self.speak_for(bridge).await {
-                Ok(()) => self.log.drop_bridge(id).await?,
+                Ok(()) => self.log.drop_relay(id).await?,
                 Err(error) => {
                     tracing::warn!(
                         relay = %id, %error,
@@ -126,13 +126,13 @@ impl Service {
     }
 
     /// Records the end of a relay, unless the log has it already.
-    async fn speak_for(&self, bridge: Bridge) -> Result<(), ServiceError> {
-        let Bridge { project, device, session, is_shell, actor, .. } = bridge;
+    async fn speak_for(&self, bridge: Relay) -> Result<(), ServiceError> {
+        let Relay { project, device, session, is_shell, actor, .. } = bridge;
         let session = Session::new(self.clone(), project, device, session, actor);
         let stored = self.log.read_stream(&session.project, &session.stream()).await?;
         // Each attached client has a relay. If the stream has more attached clients than relays
         // exist, this relay's end is missing.
-        if attached(&stored) < self.log.bridges_of(session.id).await? {
+        if attached(&stored) < self.log.count_relays(session.id).await? {
             return Ok(());
         }
         tracing::info!(session = %session.id, "a session's server has ended; its relay is reaped");
@@ -170,7 +170,7 @@ struct Gone(HashMap<Uuid, Instant>);
 
 impl Gone {
     /// Returns the relays whose processes had enough time to renew their leases.
-    fn due(&mut self, stale: &[Bridge], now: Instant) -> BTreeSet<Uuid> {
+    fn due(&mut self, stale: &[Relay], now: Instant) -> BTreeSet<Uuid> {
         self.0.retain(|id, _| stale.iter().any(|bridge| bridge.id == *id));
         for bridge in stale {
             self.0.entry(bridge.id).or_insert(now);
@@ -203,7 +203,7 @@ impl Opening {
         left: impl Into<Event> + Send,
     ) -> Result<(Self, u64), ServiceError> {
         let left = left.into();
-        let bridge = Bridge {
+        let bridge = Relay {
             id: Uuid::new_v4(),
             project: session.project.clone(),
             device: session.device,
@@ -212,7 +212,7 @@ impl Opening {
             actor: session.actor.clone(),
         };
         let (bridges, log) = (session.bridges(), &session.service().log);
-        log.put_bridge(&bridge, LIFE).await?;
+        log.put_relay(&bridge, LIFE).await?;
         bridges.held().insert(bridge.id);
         let bridge = Some(bridge.id);
         let mut opening = Self { session: session.clone(), left: None, bridge };
@@ -234,7 +234,7 @@ impl Opening {
 /// Stops renewing a lease. If the end is not in the log, it is recorded when the lease has expired.
 async fn let_go(session: &Session, bridge: Uuid, is_known: bool) {
     session.bridges().held().remove(&bridge);
-    if is_known && let Err(error) = session.service().log.drop_bridge(bridge).await {
+    if is_known && let Err(error) = session.service().log.drop_relay(bridge).await {
         tracing::debug!(%error, "failed to delete a relay; it expires");
     }
 }
@@ -262,7 +262,7 @@ mod tests {
     #[test]
     fn a_bridge_that_ran_out_is_given_as_long_again() {
         let (mut gone, now) = (Gone::default(), Instant::now());
-        let bridge = |id| Bridge {
+        let bridge = |id| Relay {
             id: Uuid::from_u128(id),
             project: ProjectId::default_project(),
             device: DeviceId(Uuid::nil()),

@@ -67,8 +67,8 @@ impl Service {
         tokens: &mut Tokens,
         ending: &mut JoinSet<()>,
     ) -> Result<(), ServiceError> {
-        self.log.keep_open_shells().await?;
-        let openers = self.log.openers_of_shells(MAX_OPENERS).await?;
+        self.log.renew_open_shells().await?;
+        let openers = self.log.shell_openers(MAX_OPENERS).await?;
         let openers: HashSet<_> = openers.into_iter().collect();
         tokens.retain(|opener, _| openers.contains(opener));
         for opener in openers {

@@ -388,7 +388,7 @@ fn plan(run: &OpenRun, command: RunCommand) -> Option<Planned> {
     let at = now();
     let events = events.iter().map(|event| NewEvent::server(event, at)).collect();
     let stream = StreamName::Run(run.operation, run.device);
-    let append = Append { correlation: Some(run.operation.0), ..Append::by(ACTOR) };
+    let append = Append { correlation: Some(run.operation.0), ..Append::by_actor(ACTOR) };
     let append = append.stream(stream, Expected::Version(run.version), events);
     Some(Planned { append, send: None })
 }

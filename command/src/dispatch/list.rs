@@ -178,7 +178,7 @@ impl Which {
 }
 
 fn failed(source: sqlx::Error) -> StoreError {
-    StoreError::Ask { attempted: "read the list of open runs", source }
+    StoreError::Sqlx { attempted: "read the list of open runs", source }
 }
 
 /// Queries the work queue.

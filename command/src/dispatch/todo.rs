@@ -153,7 +153,7 @@ impl Projection for Todo {
         changes.write(transaction, project).await
     }
 
-    fn forget(&mut self) {}
+    fn discard_cache(&mut self) {}
 }
 
 impl Changes {

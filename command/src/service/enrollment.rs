@@ -219,7 +219,7 @@ impl Service {
         if let Some(sealed) = &proved.previous {
             return Ok(Who::Known(self.continued(proved, sealed).await?));
         }
-        let expecting = self.log.device_expecting(project, proved.fingerprint).await?;
+        let expecting = self.log.device_registered_with_key(project, proved.fingerprint).await?;
         let holders = self.log.devices_with_key(project, proved.fingerprint).await?;
         for device in expecting.into_iter().chain(holders) {
             let loaded = self.load::<Device>(project, &StreamName::Device(device)).await?;
@@ -239,7 +239,7 @@ impl Service {
     async fn like(&self, proved: &Proved) -> Result<Option<DeviceId>, ServiceError> {
         let EnrollProof { machine, macs, .. } = &proved.proof;
         let macs = macs.get(..MAX_MACS).unwrap_or(macs);
-        Ok(self.log.device_like(&proved.token.project, *machine, macs).await?)
+        Ok(self.log.similar_device(&proved.token.project, *machine, macs).await?)
     }
 
     /// Returns the device whose previous key has signed that it is this machine.

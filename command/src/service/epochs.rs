@@ -93,7 +93,7 @@ impl Service {
         // device receives the newest one, and requests another.
         let standing = access.epoch(hello.epoch).or_else(|| access.epochs.last()).copied();
         let standing = standing
-            .filter(|epoch| !epoch.closed)
+            .filter(|epoch| !epoch.is_closed)
             .ok_or_else(|| unproved("the device has no open epoch".into()))?;
 
         let (epoch, seq, hash) = match &hello.new_epoch {
@@ -140,7 +140,7 @@ impl Service {
     ) -> Result<ServiceError, ServiceError> {
         let kid = message.kid();
         let unproved = ServiceError::Unproved("the device has no such key".into());
-        let Some(key) = self.log.former_key(project, device, kid).await? else {
+        let Some(key) = self.log.previous_key(project, device, kid).await? else {
             return Ok(unproved);
         };
         let hello = message.verify(Kind::Hello, &key).ok();
@@ -151,7 +151,7 @@ impl Service {
         // log.
         let is_behind = access
             .epoch(hello.epoch)
-            .is_some_and(|epoch| !epoch.closed && hello.last_seq < epoch.seq);
+            .is_some_and(|epoch| !epoch.is_closed && hello.last_seq < epoch.seq);
         if (&hello.project, hello.device) != (project, device) || !is_behind {
             return Ok(unproved);
         }

@@ -266,7 +266,7 @@ impl Service {
             append_id: Some(request.append_id),
             request_hash: self.stored_hash(request),
             correlation: Some(request.append_id),
-            ..Append::by(request.actor.clone())
+            ..Append::by_actor(request.actor.clone())
         };
         for (stream, version, events) in parts {
             if !events.is_empty() {

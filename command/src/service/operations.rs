@@ -156,7 +156,7 @@ impl Service {
             append_id: Some(request.append_id),
             request_hash: self.stored_hash(request),
             correlation: Some(id.0),
-            ..Append::by(request.actor.clone())
+            ..Append::by_actor(request.actor.clone())
         };
         append = append.stream(StreamName::Operation(id), Expected::Version(0), facts(asked));
         let share = Run::default().decide(RunCommand::Request)?;

@@ -75,9 +75,9 @@ impl Service {
     /// When the store cannot be read, or the broker did not accept the claims.
     pub async fn push_account(&self) -> Result<(), ServiceError> {
         let life = self.broker.jwt_life + Duration::from_secs(120);
-        let turn = self.log.claim_turn(&self.keys.device_account(), life).await?;
+        let turn = self.log.lock_claim(&self.keys.device_account(), life).await?;
         self.push_claims(self.keys.device_account_jwt(&turn.revoked, turn.issued_at)?).await?;
-        turn.taken().await?;
+        turn.mark_accepted().await?;
         self.update_server_account().await
     }
 

@@ -39,7 +39,7 @@ impl Service {
     async fn record_noted_uses(&self) -> Result<(), ServiceError> {
         for noted in self.log.token_uses().await? {
             self.record_token_use(&noted).await?;
-            self.log.forget_token_use(&noted).await?;
+            self.log.delete_token_use(&noted).await?;
         }
         Ok(())
     }
@@ -61,7 +61,7 @@ impl Service {
         }
         let used = ApiTokenUsed { address: noted.address.clone() };
         let event = NewEvent::server(&used.into(), noted.used_at);
-        let append = Append::by(format!("token:{}", noted.token)).stream(
+        let append = Append::by_actor(format!("token:{}", noted.token)).stream(
             stream,
             Expected::Version(version),
             vec![event],

@@ -164,7 +164,7 @@ impl Service {
             if events.is_empty() {
                 return Ok(());
             }
-            let append = Append { correlation: Some(operation.0), ..Append::by(ACTOR) };
+            let append = Append { correlation: Some(operation.0), ..Append::by_actor(ACTOR) };
             let append = append.stream(stream.clone(), Expected::Version(loaded.version), events);
             match self.log.append(project, append).await {
                 Ok(_) => Some(()),

@@ -159,7 +159,7 @@ impl Projection for Files {
         Ok(())
     }
 
-    fn forget(&mut self) {
+    fn discard_cache(&mut self) {
         self.known.clear();
     }
 }
@@ -302,7 +302,7 @@ pub(super) async fn files(
         .bind(now.micros())
         .fetch_all(&log.stores().sql)
         .await
-        .map_err(|source| StoreError::Ask { attempted: "read the list of files", source })?;
+        .map_err(|source| StoreError::Sqlx { attempted: "read the list of files", source })?;
     rows.into_iter()
         .map(|(project, operation, device)| {
             let corrupt = |_| StoreError::Corrupt(format!("a file of '{project}'"));

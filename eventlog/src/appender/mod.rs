@@ -21,37 +21,37 @@ use crate::failure::{Cause, FailureWatch};
 use crate::log::LogOptions;
 use session::Session;
 
-pub(crate) use session::CHANNEL;
+pub(crate) use session::NOTIFY_CHANNEL;
 
 /// Maximum number of events of a small append, which precedes larger ones.
-const SMALL: usize = 16;
+const MAX_SMALL_APPEND_EVENTS: usize = 16;
 /// Maximum number of queued batches; further callers wait in their own tasks.
-const WAITING: usize = 256;
+const MAX_QUEUED_BATCHES: usize = 256;
 
-pub(crate) type Answer = Result<Vec<Result<Appended, AppendError>>, AppendError>;
+pub(crate) type BatchResult = Result<Vec<Result<Appended, AppendError>>, AppendError>;
 
 /// A batch, and the channel for its result.
 #[derive(Debug)]
-pub(crate) struct Work {
+pub(crate) struct QueuedBatch {
     pub(crate) batch: Batch,
-    pub(crate) answer: oneshot::Sender<Answer>,
+    pub(crate) reply: oneshot::Sender<BatchResult>,
 }
 
-impl Work {
+impl QueuedBatch {
     fn events(&self) -> usize {
         self.batch.appends.iter().map(Append::events).sum()
     }
 
     fn is_small(&self) -> bool {
-        self.batch.offset.is_none() && self.events() <= SMALL
+        self.batch.offset.is_none() && self.events() <= MAX_SMALL_APPEND_EVENTS
     }
 }
 
 /// Handle of a project's appender.
 #[derive(Clone, Debug)]
 pub(crate) struct AppenderHandle {
-    small: mpsc::Sender<Work>,
-    large: mpsc::Sender<Work>,
+    small: mpsc::Sender<QueuedBatch>,
+    large: mpsc::Sender<QueuedBatch>,
 }
 
 impl AppenderHandle {
@@ -62,17 +62,17 @@ impl AppenderHandle {
         options: LogOptions,
         failure: FailureWatch,
     ) -> Self {
-        let (small, small_queue) = mpsc::channel(WAITING);
-        let (large, large_queue) = mpsc::channel(WAITING);
+        let (small, small_queue) = mpsc::channel(MAX_QUEUED_BATCHES);
+        let (large, large_queue) = mpsc::channel(MAX_QUEUED_BATCHES);
         let queues =
-            Queues { small: small_queue, large: large_queue, held: None, small_last: false };
+            Queues { small: small_queue, large: large_queue, carried_over: None, was_last_small: false };
         tokio::spawn(run(project, dialer, options, failure, queues));
         Self { small, large }
     }
 
-    pub(crate) async fn submit(&self, batch: Batch) -> Answer {
+    pub(crate) async fn submit(&self, batch: Batch) -> BatchResult {
         let (answer, receive) = oneshot::channel();
-        let work = Work { batch, answer };
+        let work = QueuedBatch { batch, reply: answer };
         let queue = if work.is_small() { &self.small } else { &self.large };
         let gone = || AppendError::Store(StoreError::ShuttingDown);
         queue.send(work).await.map_err(|_| gone())?;
@@ -82,27 +82,27 @@ impl AppenderHandle {
 
 #[derive(Debug)]
 struct Queues {
-    small: mpsc::Receiver<Work>,
-    large: mpsc::Receiver<Work>,
+    small: mpsc::Receiver<QueuedBatch>,
+    large: mpsc::Receiver<QueuedBatch>,
     /// Work that did not fit into the previous group.
-    held: Option<Work>,
+    carried_over: Option<QueuedBatch>,
     /// Whether the previous group had only small appends.
-    small_last: bool,
+    was_last_small: bool,
 }
 
 impl Queues {
     /// Waits for work, then takes all pending work: small appends first, up to `max` events.
-    async fn gather(&mut self, max: usize) -> Option<Vec<Work>> {
+    async fn gather(&mut self, max: usize) -> Option<Vec<QueuedBatch>> {
         let mut group = Vec::new();
         let mut events = 0;
-        if self.small_last && self.held.is_none() {
-            self.held = self.large.try_recv().ok();
+        if self.was_last_small && self.carried_over.is_none() {
+            self.carried_over = self.large.try_recv().ok();
         }
-        let turn = self.small_last && self.held.is_some();
+        let turn = self.was_last_small && self.carried_over.is_some();
         if let Some(work) = (!turn).then(|| self.small.try_recv().ok()).flatten() {
             events += work.events();
             group.push(work);
-        } else if let Some(work) = self.held.take() {
+        } else if let Some(work) = self.carried_over.take() {
             events += work.events();
             group.push(work);
         } else {
@@ -124,8 +124,8 @@ impl Queues {
         }
         // A group that starts with a small append stays small, so that it does not wait for a large
         // COPY.
-        self.small_last = group.first().is_some_and(Work::is_small);
-        if self.small_last {
+        self.was_last_small = group.first().is_some_and(QueuedBatch::is_small);
+        if self.was_last_small {
             return Some(group);
         }
         while events < max {
@@ -133,7 +133,7 @@ impl Queues {
                 break;
             };
             if events + work.events() > max {
-                self.held = Some(work);
+                self.carried_over = Some(work);
                 break;
             }
             events += work.events();
@@ -158,7 +158,7 @@ async fn run(
                 Ok(open) => open,
                 Err(error) => {
                     failure.failed(Cause::of(&error));
-                    answer_all(group, error);
+                    fail_all(group, error);
                     continue;
                 }
             },
@@ -178,10 +178,10 @@ async fn run(
 }
 
 /// Sends the store's failure to all callers of a group.
-fn answer_all(group: Vec<Work>, error: StoreError) {
+fn fail_all(group: Vec<QueuedBatch>, error: StoreError) {
     let error = Arc::new(error);
     for work in group {
-        let _ = work.answer.send(Err(AppendError::Store(StoreError::Shared(error.clone()))));
+        let _ = work.reply.send(Err(AppendError::Store(StoreError::Shared(error.clone()))));
     }
 }
 

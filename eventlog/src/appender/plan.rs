@@ -14,7 +14,7 @@ use crate::merkle::{Entry, Frontier};
 pub(crate) struct StreamState {
     pub(crate) version: u64,
     pub(crate) tip: Option<Hash>,
-    pub(crate) closed: bool,
+    pub(crate) is_closed: bool,
 }
 
 /// State of the log under the lock.
@@ -42,7 +42,7 @@ pub(crate) struct Row<'a> {
 pub(crate) struct Plan<'a> {
     pub(crate) rows: Vec<Row<'a>>,
     /// New state of the streams that were appended to.
-    pub(crate) moved: HashMap<&'a str, StreamState>,
+    pub(crate) updated_streams: HashMap<&'a str, StreamState>,
     pub(crate) appends: Vec<(Uuid, Appended)>,
     /// Newest position of the log after the transaction.
     pub(crate) position: u64,
@@ -83,19 +83,19 @@ impl Plan<'_> {
 pub(crate) fn plan<'a>(
     head: &HeadState,
     streams: &Streams,
-    done: &HashMap<Uuid, Appended>,
+    committed: &HashMap<Uuid, Appended>,
     appends: &'a [Named<'a>],
 ) -> Plan<'a> {
     let mut plan = Plan {
         rows: Vec::new(),
-        moved: HashMap::new(),
+        updated_streams: HashMap::new(),
         appends: Vec::new(),
         position: head.frontier.size(),
         results: Vec::with_capacity(appends.len()),
     };
     let mut done_now: HashMap<Uuid, Appended> = HashMap::new();
     for (append, names) in appends {
-        let earlier = append.append_id.and_then(|id| done.get(&id).or_else(|| done_now.get(&id)));
+        let earlier = append.append_id.and_then(|id| committed.get(&id).or_else(|| done_now.get(&id)));
         if let Some(earlier) = earlier {
             let is_retry = earlier.belongs_to(append.request_hash);
             plan.results.push(if is_retry { Ok(*earlier) } else { Err(AppendError::IdReused) });
@@ -104,7 +104,7 @@ pub(crate) fn plan<'a>(
         match check(&plan, streams, append, names) {
             Err(refusal) => plan.results.push(Err(refusal)),
             Ok(()) => {
-                let appended = take(&mut plan, head, streams, append, names);
+                let appended = assign(&mut plan, head, streams, append, names);
                 if let Some(id) = append.append_id {
                     done_now.insert(id, appended);
                     plan.appends.push((id, appended));
@@ -117,8 +117,8 @@ pub(crate) fn plan<'a>(
 }
 
 /// Returns the state of a stream, including this group's earlier appends to it.
-fn state(plan: &Plan<'_>, streams: &Streams, name: &str) -> Option<StreamState> {
-    plan.moved.get(name).or_else(|| streams.get(name)).copied()
+fn current_state(plan: &Plan<'_>, streams: &Streams, name: &str) -> Option<StreamState> {
+    plan.updated_streams.get(name).or_else(|| streams.get(name)).copied()
 }
 
 /// Checks the preconditions of an append on all its streams.
@@ -129,9 +129,9 @@ fn check(
     names: &[String],
 ) -> Result<(), AppendError> {
     for (part, name) in append.streams.iter().zip(names) {
-        let state = state(plan, streams, name);
+        let state = current_state(plan, streams, name);
         let actual = state.map_or(0, |state| state.version);
-        if state.is_some_and(|state| state.closed) {
+        if state.is_some_and(|state| state.is_closed) {
             return Err(AppendError::Closed { stream: part.stream.clone() });
         }
         // A device's reports need an epoch, which only an enrollment opens.
@@ -156,7 +156,7 @@ fn check(
 }
 
 /// Assigns positions and versions to an append's events.
-fn take<'a>(
+fn assign<'a>(
     plan: &mut Plan<'a>,
     head: &HeadState,
     streams: &Streams,
@@ -165,7 +165,7 @@ fn take<'a>(
 ) -> Appended {
     let first = plan.position + 1;
     for (part, name) in append.streams.iter().zip(names) {
-        let before = state(plan, streams, name);
+        let before = current_state(plan, streams, name);
         let mut version = before.map_or(0, |state| state.version);
         for event in &part.events {
             version += 1;
@@ -176,9 +176,9 @@ fn take<'a>(
         let after = StreamState {
             version,
             tip: part.tip.or(before.and_then(|state| state.tip)),
-            closed: false,
+            is_closed: false,
         };
-        plan.moved.insert(name, after);
+        plan.updated_streams.insert(name, after);
     }
     Appended {
         first,

@@ -16,20 +16,20 @@ use uuid::Uuid;
 
 use super::plan::{HeadState, Named, Plan, StreamState, Streams, plan};
 use super::statements::{COPY_TYPES, SETTINGS, Statements};
-use super::{Work, describe};
+use super::{QueuedBatch, describe};
 use crate::append::{AppendError, Appended, OffsetMove};
 use crate::connect::Dialer;
 use crate::device_keys::{self, as_i64};
-use crate::error::{Attempted, StoreError};
+use crate::error::{ErrorContext, StoreError};
 use crate::log::LogOptions;
 use crate::merkle::Frontier;
 use crate::partitions;
 
 /// Maximum number of cached streams; beyond it the cache is cleared.
-const CACHED_STREAMS: usize = 200_000;
+const MAX_CACHED_STREAMS: usize = 200_000;
 
 /// Channel for notifications of a project's new head: `<project>:<position>`.
-pub(crate) const CHANNEL: &str = "muster_events";
+pub(crate) const NOTIFY_CHANNEL: &str = "muster_events";
 
 #[derive(Debug)]
 pub(crate) struct Session {
@@ -42,9 +42,9 @@ pub(crate) struct Session {
     frontier: Option<Frontier>,
     streams: Streams,
     /// Newest range of positions whose partition was requested in advance.
-    ranges_made: u64,
+    last_requested_range: u64,
     /// Newest range of positions whose partition certainly exists.
-    ranges_there: u64,
+    last_existing_range: u64,
 }
 
 impl Session {
@@ -54,9 +54,9 @@ impl Session {
         options: LogOptions,
     ) -> Result<Self, StoreError> {
         let client = dialer.dial().await?;
-        client.batch_execute(SETTINGS).await.attempted("set up the appender's session")?;
+        client.batch_execute(SETTINGS).await.while_trying("set up the appender's session")?;
         let statements =
-            Statements::prepare(&client).await.attempted("prepare the appender's statements")?;
+            Statements::prepare(&client).await.while_trying("prepare the appender's statements")?;
         Ok(Self {
             project,
             client,
@@ -65,22 +65,22 @@ impl Session {
             options,
             frontier: None,
             streams: Streams::new(),
-            ranges_made: 0,
-            ranges_there: 0,
+            last_requested_range: 0,
+            last_existing_range: 0,
         })
     }
 
     /// Appends a group and sends the results. After an error, which all callers got, the session
     /// must not be used again.
-    pub(crate) async fn append(&mut self, group: Vec<Work>) -> Result<(), Arc<StoreError>> {
+    pub(crate) async fn append(&mut self, group: Vec<QueuedBatch>) -> Result<(), Arc<StoreError>> {
         let (batches, answers): (Vec<_>, Vec<_>) =
-            group.into_iter().map(|work| (work.batch, work.answer)).unzip();
+            group.into_iter().map(|work| (work.batch, work.reply)).unzip();
         match self.transact(&batches).await {
             Ok(results) => {
                 for (answer, result) in answers.into_iter().zip(results) {
                     let _ = answer.send(result);
                 }
-                self.make_next_range();
+                self.create_next_range();
                 Ok(())
             }
             Err(error) => {
@@ -95,14 +95,14 @@ impl Session {
     }
 
     /// Creates the next partition in the background, before it is needed.
-    fn make_next_range(&mut self) {
+    fn create_next_range(&mut self) {
         let rows = self.options.partition_rows;
         let position = self.frontier.as_ref().map_or(0, Frontier::size);
         let next = partitions::range_of(position + rows / 2, rows) + 1;
-        if next <= self.ranges_made {
+        if next <= self.last_requested_range {
             return;
         }
-        self.ranges_made = next;
+        self.last_requested_range = next;
         let (project, dialer) = (self.project.clone(), self.dialer.clone());
         tokio::spawn(async move {
             let made = async {
@@ -124,10 +124,10 @@ impl Session {
     async fn transact(
         &mut self,
         batches: &[crate::Batch],
-    ) -> Result<Vec<super::Answer>, StoreError> {
+    ) -> Result<Vec<super::BatchResult>, StoreError> {
         let project = self.project.clone();
         let Some((head, fenced)) = self.begin(batches).await? else {
-            self.client.batch_execute("ROLLBACK").await.attempted("roll back an append")?;
+            self.client.batch_execute("ROLLBACK").await.while_trying("roll back an append")?;
             let refused = || Err(AppendError::NoProject(project.to_string()));
             return Ok(batches.iter().map(|_| refused()).collect());
         };
@@ -140,7 +140,7 @@ impl Session {
                 (append, append.streams.iter().map(|part| part.stream.to_string()).collect())
             })
             .collect();
-        if self.streams.len() > CACHED_STREAMS {
+        if self.streams.len() > MAX_CACHED_STREAMS {
             self.streams.clear();
         }
         let (client, statements) = (&self.client, &self.statements);
@@ -148,10 +148,10 @@ impl Session {
 
         let plan = plan(&head, &self.streams, &done, &named);
         let frontier = if plan.rows.is_empty() {
-            client.batch_execute("COMMIT").await.attempted("commit an append")?;
+            client.batch_execute("COMMIT").await.while_trying("commit an append")?;
             head.frontier
         } else {
-            self.ranges_there = self.ensure_ranges(plan.position).await?;
+            self.last_existing_range = self.ensure_ranges(plan.position).await?;
             write(client, statements, &project, &head, &plan).await?
         };
         // The caches change only after COMMIT has succeeded.
@@ -159,7 +159,7 @@ impl Session {
         if plan.rows.iter().any(|row| row.event.effect.is_some()) {
             self.streams.clear();
         } else {
-            let moved = plan.moved.into_iter().map(|(name, state)| (name.to_owned(), state));
+            let moved = plan.updated_streams.into_iter().map(|(name, state)| (name.to_owned(), state));
             self.streams.extend(moved);
         }
 
@@ -192,7 +192,7 @@ impl Session {
             client.query_opt(&statements.head, &params),
             try_join_all(offsets),
         )
-        .attempted("lock the head of the log")?;
+        .while_trying("lock the head of the log")?;
         let Some(head) = head else {
             return Ok(None);
         };
@@ -212,13 +212,13 @@ impl Session {
     async fn ensure_ranges(&self, position: u64) -> Result<u64, StoreError> {
         let rows = self.options.partition_rows;
         let needed = partitions::range_of(position, rows);
-        if needed > self.ranges_there {
+        if needed > self.last_existing_range {
             let client = self.dialer.dial().await?;
-            for range in self.ranges_there + 1..=needed {
+            for range in self.last_existing_range + 1..=needed {
                 partitions::ensure_range(&client, &self.project, range, rows).await?;
             }
         }
-        Ok(needed.max(self.ranges_there))
+        Ok(needed.max(self.last_existing_range))
     }
 }
 
@@ -253,12 +253,12 @@ async fn load(
         let rows = client
             .query(&statements.streams, &[&project, &unknown])
             .await
-            .attempted("read the streams' versions")?;
+            .while_trying("read the streams' versions")?;
         for row in rows {
             let state = StreamState {
                 version: row.get::<_, i64>(1).unsigned_abs(),
                 tip: row.get::<_, Option<&[u8]>>(2).and_then(Hash::from_slice),
-                closed: row.get(3),
+                is_closed: row.get(3),
             };
             streams.insert(row.get(0), state);
         }
@@ -270,7 +270,7 @@ async fn load(
     let rows = client
         .query(&statements.appends, &[&project, &ids])
         .await
-        .attempted("look up append ids")?;
+        .while_trying("look up append ids")?;
     Ok(rows
         .iter()
         .map(|row| {
@@ -296,7 +296,7 @@ async fn write(
 ) -> Result<Frontier, StoreError> {
     let name = project.as_str();
     let (mut streams, mut versions, mut tips) = (Vec::new(), Vec::new(), Vec::new());
-    for (stream, state) in &plan.moved {
+    for (stream, state) in &plan.updated_streams {
         streams.push(*stream);
         versions.push(as_i64(state.version));
         tips.push(state.tip.as_ref().map(|tip| tip.0.as_slice()));
@@ -316,22 +316,22 @@ async fn write(
 
     let mut copy = copy_rows(client, statements, name, head, plan)
         .await
-        .attempted("write events into the log")?;
+        .while_trying("write events into the log")?;
     // Statements run in the order in which they are sent. If one fails, PostgreSQL refuses the
     // rest.
     let (_, _, _, frontier) = tokio::try_join!(
         biased;
-        async { copy.as_mut().finish().await.attempted("write events into the log") },
+        async { copy.as_mut().finish().await.while_trying("write events into the log") },
         async {
-            let moved = client.execute(&statements.move_streams, &move_streams).await;
-            moved.attempted("update the streams' versions")
+            let moved = client.execute(&statements.update_streams, &move_streams).await;
+            moved.while_trying("update the streams' versions")
         },
         async {
             if ids.is_empty() {
                 return Ok(0);
             }
-            let noted = client.execute(&statements.new_appends, &new_appends).await;
-            noted.attempted("record append ids")
+            let noted = client.execute(&statements.insert_appends, &new_appends).await;
+            noted.while_trying("record append ids")
         },
         commit(client, statements, project, head, plan),
     )?;
@@ -364,11 +364,11 @@ async fn commit(
     let notify: [&(dyn ToSql + Sync); 1] = [&announcement];
     tokio::try_join!(
         biased;
-        client.execute(&statements.move_head, &move_head),
+        client.execute(&statements.update_head, &move_head),
         client.execute(&statements.notify, &notify),
         client.batch_execute("COMMIT"),
     )
-    .attempted("commit an append")?;
+    .while_trying("commit an append")?;
     Ok(frontier)
 }
 

@@ -17,9 +17,9 @@ pub(super) struct Statements {
     pub(super) appends: Statement,
     pub(super) offset: Statement,
     pub(super) copy: Statement,
-    pub(super) move_streams: Statement,
-    pub(super) new_appends: Statement,
-    pub(super) move_head: Statement,
+    pub(super) update_streams: Statement,
+    pub(super) insert_appends: Statement,
+    pub(super) update_head: Statement,
     pub(super) notify: Statement,
 }
 
@@ -103,9 +103,9 @@ impl Statements {
             appends,
             offset,
             copy,
-            move_streams,
-            new_appends,
-            move_head,
+            update_streams: move_streams,
+            insert_appends: new_appends,
+            update_head: move_head,
             notify,
         })
     }

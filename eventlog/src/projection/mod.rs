@@ -77,5 +77,5 @@ pub trait Projection: Send + 'static {
     ) -> Result<(), ProjectionError>;
 
     /// Discards cached rows: a transaction did not commit, or another process moved the checkpoint.
-    fn forget(&mut self);
+    fn discard_cache(&mut self);
 }

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Projection, ProjectionError, Transaction};
 use crate::appender::describe;
 use crate::device_keys::as_i64;
-use crate::error::{Attempted, StoreError};
+use crate::error::{ErrorContext, StoreError};
 use crate::failure::{Cause, Failure, FailureWatch};
 use crate::follow::Follower;
 use crate::log::EventLog;
@@ -21,18 +21,18 @@ use crate::read::{ReadFilter, StoredEvent};
 use crate::traces;
 
 /// Maximum number of events in one transaction.
-const BATCH: u32 = 5_000;
+const MAX_BATCH_EVENTS: u32 = 5_000;
 /// Interval at which a projection of few types stores its checkpoint while no event of them occurs,
 /// instead of with each commit of the log.
-const STORE: Duration = Duration::from_secs(1);
+const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(1);
 /// Delay after a failure of the store.
-const RETRY: Duration = Duration::from_millis(500);
+const RETRY_DELAY: Duration = Duration::from_millis(500);
 /// Delay until this process's own connection reports what another process already knows.
-const AHEAD: Duration = Duration::from_millis(20);
+const NOTIFICATION_DELAY: Duration = Duration::from_millis(20);
 /// Delay after an event that cannot be applied; only a new release fixes that.
-const STUCK: Duration = Duration::from_secs(30);
+const STOPPED_RETRY_DELAY: Duration = Duration::from_secs(30);
 
-const MOVE_CHECKPOINT: &str = "UPDATE checkpoints
+const UPDATE_CHECKPOINT: &str = "UPDATE checkpoints
      SET position = $4, failure = NULL, updated_at = clock_timestamp()
      WHERE projection = $1 AND project = $2 AND position = $3
        AND $4 <= (SELECT position FROM heads WHERE project = $2)";
@@ -67,11 +67,11 @@ impl Progress {
     }
 
     /// Waits until the projection has reached a position; false after a timeout.
-    pub async fn wait_for(&self, project: &ProjectId, position: u64, patience: Duration) -> bool {
+    pub async fn wait_for(&self, project: &ProjectId, position: u64, timeout: Duration) -> bool {
         let mut receiver = self.positions.subscribe();
         let reached =
             receiver.wait_for(|positions| positions.get(project).copied().unwrap_or(0) >= position);
-        matches!(tokio::time::timeout(patience, reached).await, Ok(Ok(_)))
+        matches!(tokio::time::timeout(timeout, reached).await, Ok(Ok(_)))
     }
 
     /// Returns a receiver that changes whenever the position of any project changes.
@@ -99,7 +99,7 @@ pub struct Runner<P> {
     /// declared types followed.
     checkpoints: HashMap<ProjectId, u64>,
     /// Time at which each checkpoint was last stored.
-    stored: HashMap<ProjectId, Instant>,
+    stored_at: HashMap<ProjectId, Instant>,
 }
 
 impl<P: Projection> Runner<P> {
@@ -126,9 +126,9 @@ impl<P: Projection> Runner<P> {
                     &[&projection.name()],
                 )
                 .await
-                .attempted("look up a projection's tables")?;
+                .while_trying("look up a projection's tables")?;
             if !(is_forbidden && exists.get(0)) {
-                return Err(error).attempted("create a projection's tables");
+                return Err(error).while_trying("create a projection's tables");
             }
         }
         drop(client);
@@ -137,7 +137,7 @@ impl<P: Projection> Runner<P> {
             projection,
             progress: Progress::default(),
             reached: HashMap::new(),
-            stored: HashMap::new(),
+            stored_at: HashMap::new(),
             checkpoints: HashMap::new(),
         })
     }
@@ -161,7 +161,7 @@ impl<P: Projection> Runner<P> {
         while !stop.is_cancelled() {
             if connection != follower.connection() {
                 connection = follower.connection();
-                self.look_again();
+                self.discard_caches();
             }
             let heads = follower.heads();
             let wait = match self.catch_up_to(&heads).await {
@@ -175,9 +175,9 @@ impl<P: Projection> Runner<P> {
                         .any(|(project, at)| heads.get(project).is_some_and(|head| at > head));
                     tokio::select! {
                         () = stop.cancelled() => return,
-                        () = tokio::time::sleep(STORE), if !is_stored => continue,
-                        () = tokio::time::sleep(AHEAD), if is_ahead => continue,
-                        () = follower.wait_until_differs(&projects, connection), if !is_ahead => continue,
+                        () = tokio::time::sleep(CHECKPOINT_INTERVAL), if !is_stored => continue,
+                        () = tokio::time::sleep(NOTIFICATION_DELAY), if is_ahead => continue,
+                        () = follower.wait_for_change(&projects, connection), if !is_ahead => continue,
                     }
                 }
                 Err(error) => {
@@ -190,7 +190,7 @@ impl<P: Projection> Runner<P> {
                         tracing::error!(projection = self.projection.name(), error = %text, "a projection stopped");
                         complained = text;
                     }
-                    if matches!(error, ProjectionError::CannotApply { .. }) { STUCK } else { RETRY }
+                    if matches!(error, ProjectionError::CannotApply { .. }) { STOPPED_RETRY_DELAY } else { RETRY_DELAY }
                 }
             };
             tokio::select! {
@@ -202,8 +202,8 @@ impl<P: Projection> Runner<P> {
 
     /// Discards caches: PostgreSQL was restarted, and may have lost its newest rows and
     /// checkpoints, which it loses together.
-    fn look_again(&mut self) {
-        self.projection.forget();
+    fn discard_caches(&mut self) {
+        self.projection.discard_cache();
         self.reached.clear();
         self.checkpoints.clear();
     }
@@ -238,7 +238,7 @@ impl<P: Projection> Runner<P> {
             // during the run, with matching rows and checkpoint: then the caches are invalid.
             let checkpoint = self.load_checkpoint(project).await?;
             if checkpoint < position {
-                self.projection.forget();
+                self.projection.discard_cache();
             }
             return Ok(checkpoint < head);
         }
@@ -249,40 +249,40 @@ impl<P: Projection> Runner<P> {
         } else {
             // Up to `head`, the filter selects all events of the declared types.
             let filter = ReadFilter { after: position, until: Some(head), kinds };
-            self.log.read(project, &filter, BATCH).await?
+            self.log.read(project, &filter, MAX_BATCH_EVENTS).await?
         };
-        let is_full = events.len() == BATCH as usize;
+        let is_full = events.len() == MAX_BATCH_EVENTS as usize;
         let newest = events.last().map(|event| event.position);
         let events = self.log.authentic(project, events).await;
         let last = newest.filter(|_| is_full).unwrap_or(head);
         let stored = self.checkpoints.get(project).copied().unwrap_or(position);
-        let is_early = self.stored.get(project).is_some_and(|at| at.elapsed() < STORE);
+        let is_early = self.stored_at.get(project).is_some_and(|at| at.elapsed() < CHECKPOINT_INTERVAL);
         if events.is_empty() && (is_early || stored == last) {
-            self.reach(project, last);
+            self.set_reached(project, last);
             return Ok(false);
         }
         let began = traces::now();
         match self.commit(project, stored, last, &events).await {
             Ok(true) => {
-                traces::projected(project, self.projection.name(), began, &events);
+                traces::emit_projected(project, self.projection.name(), began, &events);
                 self.checkpoints.insert(project.clone(), last);
-                self.stored.insert(project.clone(), Instant::now());
-                self.reach(project, last);
+                self.stored_at.insert(project.clone(), Instant::now());
+                self.set_reached(project, last);
                 Ok(is_full)
             }
             Ok(false) => {
                 // Another runner of this projection was faster: continue from its checkpoint. Or
                 // the log is shorter than `head`: then it was restored, and is read again.
-                self.projection.forget();
+                self.projection.discard_cache();
                 let is_moved = self.load_checkpoint(project).await? != stored;
-                if is_moved { Ok(true) } else { Err(restored(project)) }
+                if is_moved { Ok(true) } else { Err(restored_error(project)) }
             }
             Err(error) => {
-                self.projection.forget();
+                self.projection.discard_cache();
                 self.checkpoints.remove(project);
                 self.reached.remove(project);
                 if let ProjectionError::CannotApply { .. } = &error {
-                    self.note_failure(project, &error).await;
+                    self.store_failure(project, &error).await;
                 }
                 Err(error)
             }
@@ -299,23 +299,23 @@ impl<P: Projection> Runner<P> {
         events: &[StoredEvent],
     ) -> Result<bool, ProjectionError> {
         let mut client = self.log.stores().pool.get().await.map_err(StoreError::from)?;
-        let transaction = client.transaction().await.attempted("start a projection's batch")?;
+        let transaction = client.transaction().await.while_trying("start a projection's batch")?;
         let transaction = Transaction::new(transaction);
         let (name, from, to) = (self.projection.name(), as_i64(from), as_i64(to));
         let parameters: [&(dyn ToSql + Sync); 4] = [&name, &project.as_str(), &from, &to];
         let (_, moved) = tokio::try_join!(
             biased;
-            transaction.does_not_wait_for_the_disk(),
-            transaction.execute(MOVE_CHECKPOINT, &parameters),
+            transaction.disable_synchronous_commit(),
+            transaction.execute(UPDATE_CHECKPOINT, &parameters),
         )
-        .attempted("update a projection's checkpoint")?;
+        .while_trying("update a projection's checkpoint")?;
         if moved == 0 {
             return Ok(false);
         }
         if !events.is_empty() {
             self.projection.apply(&transaction, project, events).await?;
         }
-        transaction.commit().await.attempted("commit a projection's batch")?;
+        transaction.commit().await.while_trying("commit a projection's batch")?;
         Ok(true)
     }
 
@@ -329,20 +329,20 @@ impl<P: Projection> Runner<P> {
                 &[&self.projection.name(), &project.as_str()],
             )
             .await
-            .attempted("read a projection's checkpoint")?;
+            .while_trying("read a projection's checkpoint")?;
         let position = row.get::<_, i64>(0).unsigned_abs();
         self.checkpoints.insert(project.clone(), position);
-        self.reach(project, position);
+        self.set_reached(project, position);
         Ok(position)
     }
 
-    fn reach(&mut self, project: &ProjectId, position: u64) {
+    fn set_reached(&mut self, project: &ProjectId, position: u64) {
         self.reached.insert(project.clone(), position);
         self.progress.set(project, position);
     }
 
     /// Stores the failure, so that an operator sees it without reading logs.
-    async fn note_failure(&self, project: &ProjectId, error: &ProjectionError) {
+    async fn store_failure(&self, project: &ProjectId, error: &ProjectionError) {
         let Ok(client) = self.log.stores().pool.get().await else {
             return;
         };
@@ -359,7 +359,7 @@ impl<P: Projection> Runner<P> {
     }
 }
 
-fn restored(project: &ProjectId) -> ProjectionError {
+fn restored_error(project: &ProjectId) -> ProjectionError {
     let words =
         format!("the log of {project} is shorter than before; was an older backup restored?");
     StoreError::Corrupt(words).into()
@@ -384,7 +384,7 @@ pub async fn compare_tables(
              (SELECT * FROM {other} EXCEPT ALL SELECT * FROM {one}) b)
          LIMIT 20"
     );
-    let rows = client.query(&sql, &[]).await.attempted("compare two tables")?;
+    let rows = client.query(&sql, &[]).await.while_trying("compare two tables")?;
     Ok(rows
         .iter()
         .map(|row| format!("{}: {}", row.get::<_, &str>(0), row.get::<_, &str>(1)))

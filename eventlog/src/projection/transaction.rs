@@ -26,7 +26,7 @@ impl<'a> Transaction<'a> {
     /// Makes COMMIT return before the data is on the disk. A crash of PostgreSQL may then lose the
     /// newest transactions, entirely and in order: their events are in the log, and are applied
     /// again.
-    pub(super) async fn does_not_wait_for_the_disk(&self) -> Result<(), Error> {
+    pub(super) async fn disable_synchronous_commit(&self) -> Result<(), Error> {
         self.0.batch_execute("SET LOCAL synchronous_commit = off").await
     }
 

@@ -40,7 +40,7 @@ async fn try_announce(
             let Some(last) = devices.last() else { break };
             after = Some(*last);
             for (device, access) in log.device_access(&project, &devices).await? {
-                let Some(epoch) = access.epochs.last().filter(|epoch| !epoch.closed) else {
+                let Some(epoch) = access.epochs.last().filter(|epoch| !epoch.is_closed) else {
                     continue;
                 };
                 let ack = Ack { epoch: epoch.epoch, seq: epoch.seq, hash: epoch.tip, resend };

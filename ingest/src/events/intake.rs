@@ -163,7 +163,7 @@ pub(crate) fn judge(
         let detail = format!("epoch {epoch} was never assigned to this device");
         return refuse_all(claims, Cause::UnknownDevice, &detail);
     };
-    if known.closed {
+    if known.is_closed {
         let detail = "the device was deleted, or has enrolled again since";
         return refuse_all(claims, Cause::ClosedEpoch, detail);
     }
@@ -214,7 +214,7 @@ pub(crate) fn judge(
     }
 
     let append = (!events.is_empty()).then(|| {
-        let mut append = Append::by(format!("device:{device}"));
+        let mut append = Append::by_actor(format!("device:{device}"));
         append.streams.push(StreamAppend {
             stream: StreamName::DeviceReport(*device, *epoch),
             expected: Expected::Tip { version: before.0, tip: before.1 },

@@ -195,7 +195,7 @@ impl Worker {
 
     /// Reports each event's time in this process: validated, appended, acknowledged.
     fn trace(&self, chains: &[Chain], arrived: Timestamp) {
-        if !traces::is_wanted() {
+        if !traces::is_enabled() {
             return;
         }
         let partition = format!("partition {}", self.partition);
@@ -205,7 +205,7 @@ impl Worker {
             let stream = StreamName::DeviceReport(chain.key.1, chain.ack.epoch);
             let first = chain.ack.seq.saturating_sub(chain.taken.len() as u64) + 1;
             for seq in first..=chain.ack.seq {
-                span.tell(&chain.key.0, &stream, seq);
+                span.emit(&chain.key.0, &stream, seq);
             }
         }
     }
@@ -330,6 +330,6 @@ impl Worker {
         for letter in &letters {
             counters::dead_letter(letter.source, letter.cause);
         }
-        self.log.keep_dead_letters(&letters).await
+        self.log.store_dead_letters(&letters).await
     }
 }

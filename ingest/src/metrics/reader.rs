@@ -344,7 +344,7 @@ async fn keep(log: &EventLog, letters: Vec<Letter>) -> Result<(), String> {
             bytes: message.payload.to_vec(),
         })
         .collect();
-    log.keep_dead_letters(&rows).await.map_err(|error| error.to_string())?;
+    log.store_dead_letters(&rows).await.map_err(|error| error.to_string())?;
     for Letter { message, cause, .. } in &letters {
         counters::dead_letter(DeadLetterSource::Metrics, cause);
         acknowledge(message).await?;

@@ -53,7 +53,7 @@ impl Recorder {
             } else {
                 Expected::Tip { version, tip: before }
             };
-            let mut append = Append::by("role:ingest");
+            let mut append = Append::by_actor("role:ingest");
             append.streams.push(StreamAppend {
                 stream: StreamName::DevicePresence(who.1),
                 expected,

@@ -47,7 +47,7 @@ async fn register(backing: &Backing, n: u128) -> DeviceId {
     let event = DeviceRegistered { name, labels: Default::default(), fingerprint: None }.into();
     let event = NewEvent::server(&event, Timestamp(0));
     let append =
-        Append::by("test").stream(StreamName::Device(device), Expected::Version(0), vec![event]);
+        Append::by_actor("test").stream(StreamName::Device(device), Expected::Version(0), vec![event]);
     backing.log.append(&ProjectId::default_project(), append).await.unwrap();
     device
 }

@@ -118,5 +118,5 @@ impl Projection for Projects {
         Ok(())
     }
 
-    fn forget(&mut self) {}
+    fn discard_cache(&mut self) {}
 }

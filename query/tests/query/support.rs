@@ -176,7 +176,7 @@ impl World {
         };
         let sealed = envelope.seal(&key());
         let tip = Some(Hash::of(&sealed));
-        let mut append = Append::by(format!("device:{id}"));
+        let mut append = Append::by_actor(format!("device:{id}"));
         append.streams.push(StreamAppend {
             stream: StreamName::DeviceReport(id, 1),
             expected: Expected::Any,
@@ -243,7 +243,7 @@ impl Drop for World {
 }
 
 pub(crate) fn one(stream: StreamName, event: &Event, time: Timestamp) -> Append {
-    Append::by("test").stream(stream, Expected::Any, vec![NewEvent::server(event, time)])
+    Append::by_actor("test").stream(stream, Expected::Any, vec![NewEvent::server(event, time)])
 }
 
 pub(crate) fn key() -> SigningKey {

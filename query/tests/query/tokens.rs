@@ -93,7 +93,7 @@ async fn the_server_says_how_it_is() {
         bytes: vec![1, 2, 3],
     };
     let letters = [letter(Some("default"), "a"), letter(None, "b"), letter(Some("system"), "c")];
-    world.log.keep_dead_letters(&letters).await.unwrap();
+    world.log.store_dead_letters(&letters).await.unwrap();
     let count = |page: &serde_json::Value| page["items"].as_array().unwrap().len();
     assert_eq!(count(&world.show("/api/v1/dead-letters").await), 1);
     assert_eq!(count(&world.show("/api/v1/dead-letters?everywhere=true").await), 3);

@@ -62,7 +62,7 @@ impl Reports {
                 macs: Vec::new(),
             }
             .into();
-            Append::by("bench").stream(
+            Append::by_actor("bench").stream(
                 StreamName::Device(*id),
                 Expected::Any,
                 vec![NewEvent::server(&event, TIME)],
@@ -78,7 +78,7 @@ impl Reports {
         for number in 0..count {
             let (id, chain, seq, tip) = &mut self.devices[number % DEVICES];
             let new_tip = Hash(rand::random());
-            let mut append = Append::by(format!("device:{id}"));
+            let mut append = Append::by_actor(format!("device:{id}"));
             append.streams.push(StreamAppend {
                 stream: StreamName::DeviceReport(*id, 1),
                 expected: Expected::Tip { version: *seq, tip: *tip },

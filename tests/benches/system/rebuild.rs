@@ -160,7 +160,7 @@ async fn fill(log: &EventLog, project: &ProjectId) {
 }
 
 fn append(stream: StreamName, event: NewEvent) -> Append {
-    Append::by("bench").stream(stream, Expected::Any, vec![event])
+    Append::by_actor("bench").stream(stream, Expected::Any, vec![event])
 }
 
 async fn commit(log: &EventLog, project: &ProjectId, appends: &mut Vec<Append>) {

@@ -101,7 +101,7 @@ pub(super) fn judged(found: &Examination, now: Timestamp) -> Vec<Check> {
     } else {
         Check::good("PostgreSQL", text)
     }];
-    checks.push(match &found.too_mighty {
+    checks.push(match &found.excess_privileges {
         Some(user) => Check::bad(
             "database user",
             format!("{user} has more rights than a role needs: it is a superuser, or owns the log"),

@@ -33,7 +33,7 @@ fn healthy() -> Examination {
         missing: 0,
         read_models: vec![model("devices_v0", 1_000_000, 0)],
         dead_letters: 0,
-        too_mighty: None,
+        excess_privileges: None,
         connections: (10, 100),
     }
 }

@@ -49,7 +49,7 @@ fn chain(from: u64, mut prev: Hash, events: u64) -> Vec<Bytes> {
 fn access(seq: u64, tip: Hash) -> DeviceAccess {
     DeviceAccess {
         keys: vec![(key(1).thumbprint(), key(1).public())],
-        epochs: vec![DeviceEpoch { epoch: 1, seq, tip, closed: false }],
+        epochs: vec![DeviceEpoch { epoch: 1, seq, tip, is_closed: false }],
     }
 }
 
@@ -115,7 +115,7 @@ fn a_foreign_subject_an_unknown_epoch_and_a_closed_one_are_refused() {
     assert_eq!(outcome(&access(0, Hash::ZERO), &[other]).2, ["unknown_device"]);
 
     let mut closed = access(0, Hash::ZERO);
-    closed.epochs[0].closed = true;
+    closed.epochs[0].is_closed = true;
     assert_eq!(outcome(&closed, &chain(1, Hash::ZERO, 1)).2, ["closed_epoch"]);
 }
 

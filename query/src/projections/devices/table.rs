@@ -217,7 +217,7 @@ impl Projection for Devices {
         self.write(transaction, project, touched.difference(&new), &self.update).await
     }
 
-    fn forget(&mut self) {
+    fn discard_cache(&mut self) {
         self.known.clear();
     }
 }

@@ -279,5 +279,5 @@ impl Projection for Operations {
         uploads::erase(&self.table, transaction, project, &erased).await
     }
 
-    fn forget(&mut self) {}
+    fn discard_cache(&mut self) {}
 }

@@ -163,5 +163,5 @@ impl Projection for Sessions {
         Ok(())
     }
 
-    fn forget(&mut self) {}
+    fn discard_cache(&mut self) {}
 }

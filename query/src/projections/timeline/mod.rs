@@ -83,5 +83,5 @@ impl Projection for Timeline {
         Ok(())
     }
 
-    fn forget(&mut self) {}
+    fn discard_cache(&mut self) {}
 }

@@ -136,5 +136,5 @@ impl Projection for Tokens {
         Ok(())
     }
 
-    fn forget(&mut self) {}
+    fn discard_cache(&mut self) {}
 }

@@ -33,7 +33,7 @@ pub(crate) fn write_private(path: &Path, content: &[u8]) -> io::Result<()> {
 }
 
 /// Returns the secret in `path`; creates it with 192 bits at first use.
-pub(crate) fn secret(path: &Path) -> io::Result<String> {
+pub(crate) fn read_or_create_secret(path: &Path) -> io::Result<String> {
     match fs::read_to_string(path) {
         Ok(text) if !text.trim().is_empty() => Ok(text.trim().to_owned()),
         Ok(_) => Err(io::Error::new(io::ErrorKind::InvalidData, "the file is empty")),
@@ -64,9 +64,9 @@ mod tests {
     fn a_secret_is_made_once_and_is_private() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("new/folder/password");
-        let first = secret(&path).unwrap();
+        let first = read_or_create_secret(&path).unwrap();
         assert_eq!(first.len(), 39);
-        assert_eq!(secret(&path).unwrap(), first);
+        assert_eq!(read_or_create_secret(&path).unwrap(), first);
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
     }
 
@@ -75,7 +75,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("password");
         fs::write(&path, "\n").unwrap();
-        assert!(secret(&path).is_err());
+        assert!(read_or_create_secret(&path).is_err());
     }
 
     #[test]

@@ -39,7 +39,7 @@ pub enum FindError {
 
 /// The search path of the binaries. Everything except tests uses [`Places::from_env`].
 #[derive(Debug, Clone, Default)]
-pub struct Places {
+pub struct SearchPath {
     /// `MUSTER_NATS_SERVER`: the nats-server binary.
     pub nats_server: Option<PathBuf>,
     /// `MUSTER_POSTGRES_BIN`: the folder with `postgres` and `initdb`.
@@ -54,7 +54,7 @@ pub struct Places {
     pub cache: Option<PathBuf>,
 }
 
-impl Places {
+impl SearchPath {
     /// Returns the search path from this process's environment.
     pub fn from_env() -> Self {
         let variable =
@@ -125,7 +125,7 @@ impl Places {
                 what: major.map_or("PostgreSQL".into(), |major| {
                     format!("PostgreSQL {major}, which the existing data requires,")
                 }),
-                looked: self.looked(
+                looked: self.describe_search(
                     &[format!("{}/*/bin", self.postgres_versions.display())],
                     "postgresql/bin",
                 ),
@@ -151,9 +151,9 @@ impl Places {
         &self,
         name: &'static str,
         variable: &'static str,
-        named: Option<&Path>,
+        override_path: Option<&Path>,
     ) -> Result<PathBuf, FindError> {
-        if let Some(path) = named {
+        if let Some(path) = override_path {
             return if is_executable(path) {
                 Ok(path.to_path_buf())
             } else {
@@ -167,12 +167,12 @@ impl Places {
             .map(|file| fs::canonicalize(&file).unwrap_or(file))
             .ok_or_else(|| FindError::Missing {
                 what: name.into(),
-                looked: self.looked(&[], "bin"),
+                looked: self.describe_search(&[], "bin"),
                 variable,
             })
     }
 
-    fn looked(&self, more: &[String], in_cache: &str) -> String {
+    fn describe_search(&self, more: &[String], in_cache: &str) -> String {
         let cache = match &self.cache {
             Some(cache) => cache.join(in_cache).display().to_string(),
             None => "there is no cache folder, because HOME is not set".into(),

@@ -39,16 +39,16 @@ impl RunAs {
     }
 
     /// Changes the owner of one file or folder to this user.
-    pub(crate) fn own(&self, path: &Path) -> io::Result<()> {
+    pub(crate) fn chown(&self, path: &Path) -> io::Result<()> {
         chown(path, Some(self.uid), Some(self.gid))
     }
 
     /// Changes the owner of a folder and all its contents to this user. Links are not followed.
-    pub(crate) fn own_tree(&self, path: &Path) -> io::Result<()> {
+    pub(crate) fn chown_tree(&self, path: &Path) -> io::Result<()> {
         lchown(path, Some(self.uid), Some(self.gid))?;
         if fs::symlink_metadata(path)?.is_dir() {
             for entry in fs::read_dir(path)? {
-                self.own_tree(&entry?.path())?;
+                self.chown_tree(&entry?.path())?;
             }
         }
         Ok(())
@@ -56,7 +56,7 @@ impl RunAs {
 
     /// Returns the first folder of `path` that this user cannot traverse, if any. Only the
     /// permissions for others are checked, because they apply to such a user.
-    pub(crate) fn barred_at(&self, path: &Path) -> Option<PathBuf> {
+    pub(crate) fn inaccessible_dir(&self, path: &Path) -> Option<PathBuf> {
         path.ancestors()
             .skip(1)
             .filter(|folder| {

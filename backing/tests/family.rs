@@ -15,7 +15,7 @@ const PROGRAM: &str = env!("CARGO_BIN_EXE_muster-backing");
 
 struct Owner {
     process: Child,
-    places: Value,
+    ready_report: Value,
 }
 
 impl Owner {
@@ -30,7 +30,7 @@ impl Owner {
         let mut line = String::new();
         BufReader::new(process.stdout.take().unwrap()).read_line(&mut line).unwrap();
         assert!(!line.is_empty(), "it did not start; see above");
-        Self { process, places: serde_json::from_str(&line).unwrap() }
+        Self { process, ready_report: serde_json::from_str(&line).unwrap() }
     }
 
     fn kill(&mut self) {
@@ -46,12 +46,12 @@ impl Owner {
     fn pids(&self) -> Vec<u64> {
         ["postgres", "nats", "influx"]
             .iter()
-            .map(|name| self.places[name]["pid"].as_u64().unwrap())
+            .map(|name| self.ready_report[name]["pid"].as_u64().unwrap())
             .collect()
     }
 }
 
-fn runs(pid: u64) -> bool {
+fn is_running(pid: u64) -> bool {
     fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| {
         !matches!(stat.rsplit_once(") ").map(|(_, rest)| &rest[..1]), Some("Z" | "X") | None)
     })
@@ -59,7 +59,7 @@ fn runs(pid: u64) -> bool {
 
 fn wait_for_end(pids: &[u64]) {
     let began = Instant::now();
-    while pids.iter().any(|pid| runs(*pid)) {
+    while pids.iter().any(|pid| is_running(*pid)) {
         assert!(began.elapsed() < Duration::from_secs(20), "still running: {pids:?}");
         std::thread::sleep(Duration::from_millis(20));
     }
@@ -70,7 +70,7 @@ fn a_killed_owner_takes_its_servers_along_and_a_new_one_starts_at_once() {
     let dir = tempfile::tempdir().unwrap();
     let mut first = Owner::start(Command::new(PROGRAM), dir.path());
     let pids = first.pids();
-    assert!(pids.iter().all(|pid| runs(*pid)));
+    assert!(pids.iter().all(|pid| is_running(*pid)));
     first.kill();
     let mut second = Owner::start(Command::new(PROGRAM), dir.path());
     wait_for_end(&pids);
@@ -107,7 +107,7 @@ fn an_unprivileged_user_can_start_everything() {
         std::os::unix::fs::chown(dir.path(), Some(nobody.uid.as_raw()), Some(nobody.gid.as_raw()))
             .unwrap();
         fs::set_permissions(bin, fs::Permissions::from_mode(0o755)).unwrap();
-        let places = muster_backing::find::Places::from_env();
+        let places = muster_backing::find::SearchPath::from_env();
         for (from, to) in [
             (Path::new(PROGRAM), "muster-backing"),
             (&places.nats_server().unwrap(), "nats-server"),

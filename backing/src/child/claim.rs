@@ -19,18 +19,18 @@ use crate::files;
 /// Held while this process owns a service's folder. The kernel releases the lock when the process
 /// ends.
 #[derive(Debug)]
-pub(crate) struct Claim {
+pub(crate) struct FolderLock {
     _lock: File,
     pid_file: PathBuf,
 }
 
-impl Claim {
+impl FolderLock {
     /// Locks the folder, and ends the process that an earlier owner left, orderly if possible.
-    pub(crate) async fn take(
+    pub(crate) async fn acquire(
         dir: &Path,
         name: &'static str,
         stop_signal: Signal,
-        stop_within: Duration,
+        stop_timeout: Duration,
     ) -> Result<Self, ChildError> {
         let path = dir.join(format!("{name}.lock"));
         let file_error = |attempt, source| ChildError::File { attempt, path: path.clone(), source };
@@ -44,14 +44,14 @@ impl Claim {
         let claim = Self { _lock: lock, pid_file: dir.join(format!("{name}.pid")) };
         if let Some(pid) = claim.leftover() {
             tracing::info!(name, pid, "waiting for a server of an earlier run to end");
-            end(name, pid, stop_signal, stop_within).await?;
+            end(name, pid, stop_signal, stop_timeout).await?;
         }
         Ok(claim)
     }
 
     /// Records the current process, for the next owner.
-    pub(crate) fn note(&self, pid: u32) -> Result<(), ChildError> {
-        let Some(started) = family::started(pid) else {
+    pub(crate) fn record_pid(&self, pid: u32) -> Result<(), ChildError> {
+        let Some(started) = family::start_time(pid) else {
             return Ok(()); // It has already ended; the supervisor will detect it.
         };
         fs::write(&self.pid_file, format!("{pid} {started} {}\n", boot_id())).map_err(|source| {
@@ -60,7 +60,7 @@ impl Claim {
     }
 
     /// Deletes the record of a process that has ended.
-    pub(crate) fn clear(&self) {
+    pub(crate) fn clear_pid(&self) {
         if let Err(error) = fs::remove_file(&self.pid_file)
             && error.kind() != io::ErrorKind::NotFound
         {
@@ -78,7 +78,7 @@ impl Claim {
         let mut words = text.split_whitespace();
         let pid = words.next()?.parse().ok()?;
         let started: u64 = words.next()?.parse().ok()?;
-        (words.next()? == boot_id() && family::started(pid) == Some(started)).then_some(pid)
+        (words.next()? == boot_id() && family::start_time(pid) == Some(started)).then_some(pid)
     }
 }
 
@@ -88,7 +88,7 @@ async fn end(
     stop_signal: Signal,
     stop_timeout: Duration,
 ) -> Result<(), ChildError> {
-    let started = family::started(pid);
+    let started = family::start_time(pid);
     for (signal, patience) in
         [(stop_signal, stop_timeout), (Signal::SIGKILL, Duration::from_secs(5))]
     {
@@ -98,7 +98,7 @@ async fn end(
         let _ = kill(target, Signal::SIGCONT);
         let deadline = Instant::now() + patience;
         while Instant::now() < deadline {
-            if family::started(pid).is_none() || family::started(pid) != started {
+            if family::start_time(pid).is_none() || family::start_time(pid) != started {
                 return Ok(());
             }
             tokio::time::sleep(Duration::from_millis(20)).await;

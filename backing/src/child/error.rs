@@ -99,13 +99,13 @@ pub enum ChildError {
     },
     /// A stop was requested while it was starting.
     #[error("the start of {name} was canceled by a stop request")]
-    GivenUp {
+    StartCanceled {
         /// The service.
         name: &'static str,
     },
     /// The tokio runtime that supervised it has ended.
     #[error("{name} is no longer supervised, because the runtime has shut down")]
-    Unwatched {
+    SupervisorEnded {
         /// The service.
         name: &'static str,
     },
@@ -116,14 +116,14 @@ impl ChildError {
     pub fn is_port_taken(&self) -> bool {
         match self {
             Self::PortTaken { .. } => true,
-            Self::EndedAtStart { tail, .. } => says_port_taken(tail),
+            Self::EndedAtStart { tail, .. } => reports_port_taken(tail),
             _ => false,
         }
     }
 }
 
 /// Checks for the messages of Go (nats-server, influxd) and PostgreSQL when they cannot bind.
-fn says_port_taken(tail: &str) -> bool {
+fn reports_port_taken(tail: &str) -> bool {
     let tail = tail.to_ascii_lowercase();
     tail.contains("address already in use") || tail.contains("could not create any tcp/ip sockets")
 }

@@ -8,7 +8,7 @@ struct Stat {
     state: char,
     parent: u32,
     /// Start time in clock ticks since boot: together with the pid, it identifies a process.
-    started: u64,
+    started_at: u64,
 }
 
 fn stat(pid: u32) -> Option<Stat> {
@@ -18,17 +18,17 @@ fn stat(pid: u32) -> Option<Stat> {
     Some(Stat {
         state: fields.first()?.chars().next()?,
         parent: fields.get(1)?.parse().ok()?,
-        started: fields.get(19)?.parse().ok()?,
+        started_at: fields.get(19)?.parse().ok()?,
     })
 }
 
 /// Returns the start time of a live process; `None` if it does not exist or is a zombie.
-pub(crate) fn started(pid: u32) -> Option<u64> {
-    stat(pid).filter(|stat| !matches!(stat.state, 'Z' | 'X')).map(|stat| stat.started)
+pub(crate) fn start_time(pid: u32) -> Option<u64> {
+    stat(pid).filter(|stat| !matches!(stat.state, 'Z' | 'X')).map(|stat| stat.started_at)
 }
 
 /// Returns `root` and all of its descendants, parents before their children.
-pub(crate) fn family(root: u32) -> Vec<u32> {
+pub(crate) fn process_tree(root: u32) -> Vec<u32> {
     let mut children: HashMap<u32, Vec<u32>> = HashMap::new();
     let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
     for pid in processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok()) {

@@ -8,7 +8,7 @@ use nix::sys::signal::Signal;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
-use super::claim::Claim;
+use super::claim::FolderLock;
 use super::error::ChildError;
 use super::log::Log;
 use super::process::{Exit, Process};
@@ -59,7 +59,7 @@ impl Child {
     /// # Errors
     /// When its folder is in use, or it did not start, with the end of its log.
     pub async fn start(spec: ChildSpec) -> Result<Self, ChildError> {
-        let claim = Claim::take(&spec.dir, spec.name, spec.stop_signal, spec.stop_within).await?;
+        let claim = FolderLock::acquire(&spec.dir, spec.name, spec.stop_signal, spec.stop_timeout).await?;
         let log = Log::new(&spec.dir, spec.name);
         let current = Current::default();
         let (requests_sender, requests) = mpsc::channel(8);
@@ -69,14 +69,14 @@ impl Child {
         let mut supervisor = Supervisor {
             spec,
             log: log.clone(),
-            claim,
+            folder_lock: claim,
             current: Arc::clone(&current),
             requests,
             events: events.clone(),
             ready: ready_sender,
-            waiting: Vec::new(),
+            pending_starts: Vec::new(),
             delay: first_delay(),
-            ended: Instant::now(),
+            ended_at: Instant::now(),
         };
         let first = supervisor.start().await?;
         let supervisor = tokio::spawn(supervisor.run(first));
@@ -104,9 +104,9 @@ impl Child {
     }
 
     /// Waits until it is ready; `false` if that takes longer than `within`.
-    pub async fn wait_ready(&self, within: Duration) -> bool {
+    pub async fn wait_ready(&self, timeout: Duration) -> bool {
         let mut ready = self.ready.clone();
-        tokio::time::timeout(within, ready.wait_for(|ready| *ready))
+        tokio::time::timeout(timeout, ready.wait_for(|ready| *ready))
             .await
             .is_ok_and(|outcome| outcome.is_ok())
     }
@@ -123,8 +123,8 @@ impl Child {
     /// When it is no longer supervised.
     pub async fn stop(&self) -> Result<Option<Exit>, ChildError> {
         let (reply, answer) = oneshot::channel();
-        self.ask(Request::Stop(reply)).await?;
-        answer.await.map_err(|_| ChildError::Unwatched { name: self.name })
+        self.request(Request::Stop(reply)).await?;
+        answer.await.map_err(|_| ChildError::SupervisorEnded { name: self.name })
     }
 
     /// Stops it permanently and releases its folder: another owner may use it when this returns.
@@ -134,7 +134,7 @@ impl Child {
     pub async fn shut_down(self) -> Result<Option<Exit>, ChildError> {
         let exit = self.stop().await?;
         drop(self.requests); // Without senders of requests, the supervisor ends.
-        self.supervisor.await.map_err(|_| ChildError::Unwatched { name: self.name })?;
+        self.supervisor.await.map_err(|_| ChildError::SupervisorEnded { name: self.name })?;
         Ok(exit)
     }
 
@@ -145,8 +145,8 @@ impl Child {
     /// When it does not start, or is no longer supervised.
     pub async fn start_again(&self) -> Result<(), ChildError> {
         let (reply, answer) = oneshot::channel();
-        self.ask(Request::StartAgain(reply)).await?;
-        answer.await.map_err(|_| ChildError::Unwatched { name: self.name })?
+        self.request(Request::StartAgain(reply)).await?;
+        answer.await.map_err(|_| ChildError::SupervisorEnded { name: self.name })?
     }
 
     /// Kills its first process (SIGKILL): a crash, which triggers the restart policy.
@@ -162,7 +162,7 @@ impl Child {
     /// # Errors
     /// [`ChildError::NotRunning`].
     pub fn suspend(&self) -> Result<(), ChildError> {
-        self.signal_family(Signal::SIGSTOP)
+        self.signal_tree(Signal::SIGSTOP)
     }
 
     /// Resumes it after [`Child::suspend`] (SIGCONT).
@@ -170,7 +170,7 @@ impl Child {
     /// # Errors
     /// [`ChildError::NotRunning`].
     pub fn resume(&self) -> Result<(), ChildError> {
-        self.signal_family(Signal::SIGCONT)
+        self.signal_tree(Signal::SIGCONT)
     }
 
     pub(crate) fn signal(&self, signal: Signal) -> Result<(), ChildError> {
@@ -178,8 +178,8 @@ impl Child {
         if sent { Ok(()) } else { Err(ChildError::NotRunning { name: self.name }) }
     }
 
-    fn signal_family(&self, signal: Signal) -> Result<(), ChildError> {
-        let sent = self.process().is_some_and(|process| process.signal_family(signal));
+    fn signal_tree(&self, signal: Signal) -> Result<(), ChildError> {
+        let sent = self.process().is_some_and(|process| process.signal_tree(signal));
         if sent { Ok(()) } else { Err(ChildError::NotRunning { name: self.name }) }
     }
 
@@ -187,7 +187,7 @@ impl Child {
         self.current.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    async fn ask(&self, request: Request) -> Result<(), ChildError> {
-        self.requests.send(request).await.map_err(|_| ChildError::Unwatched { name: self.name })
+    async fn request(&self, request: Request) -> Result<(), ChildError> {
+        self.requests.send(request).await.map_err(|_| ChildError::SupervisorEnded { name: self.name })
     }
 }

@@ -9,7 +9,7 @@ use super::error::ChildError;
 /// Size at which the log is rotated, in bytes.
 const ROTATE_AT_BYTES: u64 = 8 << 20;
 /// Number of kept rotated logs: `.1` is the newest.
-const KEPT: u32 = 4;
+const MAX_ROTATED_LOGS: u32 = 4;
 /// Size of the end that is read for error messages, in bytes.
 const TAIL_BYTES: u64 = 8 << 10;
 const TAIL_LINES: usize = 15;
@@ -62,18 +62,18 @@ impl Log {
         if fs::metadata(&self.path)?.len() <= ROTATE_AT_BYTES {
             return Ok(());
         }
-        self.make_room()?;
+        self.shift_rotated()?;
         fs::copy(&self.path, self.rotated(1))?;
         OpenOptions::new().write(true).open(&self.path)?.set_len(0)
     }
 
     fn rotate(&self) -> io::Result<()> {
-        self.make_room()?;
+        self.shift_rotated()?;
         fs::rename(&self.path, self.rotated(1))
     }
 
-    fn make_room(&self) -> io::Result<()> {
-        for age in (1..KEPT).rev() {
+    fn shift_rotated(&self) -> io::Result<()> {
+        for age in (1..MAX_ROTATED_LOGS).rev() {
             let from = self.rotated(age);
             if from.exists() {
                 fs::rename(from, self.rotated(age + 1))?;
@@ -88,8 +88,8 @@ impl Log {
 
     /// Returns the last lines that were written since `begins`; never fails, because it serves
     /// error messages.
-    pub(crate) fn tail(&self, begins: u64) -> String {
-        let text = self.read_from(begins).unwrap_or_default();
+    pub(crate) fn tail(&self, start_offset: u64) -> String {
+        let text = self.read_from(start_offset).unwrap_or_default();
         let lines: Vec<&str> = text.lines().collect();
         let first = lines.len().saturating_sub(TAIL_LINES);
         match &lines[first..] {
@@ -98,10 +98,10 @@ impl Log {
         }
     }
 
-    fn read_from(&self, begins: u64) -> io::Result<String> {
+    fn read_from(&self, start_offset: u64) -> io::Result<String> {
         let mut file = File::open(&self.path)?;
         let length = file.metadata()?.len();
-        file.seek(SeekFrom::Start(begins.max(length.saturating_sub(TAIL_BYTES))))?;
+        file.seek(SeekFrom::Start(start_offset.max(length.saturating_sub(TAIL_BYTES))))?;
         let mut bytes = Vec::new();
         file.take(TAIL_BYTES).read_to_end(&mut bytes)?;
         Ok(String::from_utf8_lossy(&bytes).into_owned())

@@ -37,7 +37,7 @@ pub enum OneShotError {
     },
     /// It took too long, and is still running.
     #[error("{name} did not end within {} s", within.as_secs())]
-    TooSlow {
+    TimedOut {
         /// Name of the program.
         name: &'static str,
         /// The timeout.
@@ -53,12 +53,12 @@ pub(crate) struct OneShot {
     pub(crate) stdin: Option<File>,
     pub(crate) open_dir: Option<PathBuf>,
     pub(crate) run_as: Option<RunAs>,
-    pub(crate) within: Duration,
+    pub(crate) timeout: Duration,
 }
 
 impl OneShot {
     /// A program without special requirements that ends quickly.
-    pub(crate) fn plain(name: &'static str, program: PathBuf, args: Vec<OsString>) -> Self {
+    pub(crate) fn new(name: &'static str, program: PathBuf, args: Vec<OsString>) -> Self {
         Self {
             name,
             program,
@@ -66,13 +66,13 @@ impl OneShot {
             stdin: None,
             open_dir: None,
             run_as: None,
-            within: Duration::from_secs(20),
+            timeout: Duration::from_secs(20),
         }
     }
 
     /// Runs it and returns its standard output.
     pub(crate) async fn run(self) -> Result<String, OneShotError> {
-        let Self { name, program, args, stdin, open_dir, run_as, within } = self;
+        let Self { name, program, args, stdin, open_dir, run_as, timeout: within } = self;
         let launch = Launch {
             program: &program,
             args: &args,
@@ -90,17 +90,17 @@ impl OneShot {
         command.stdin(stdin.map_or_else(Stdio::null, Stdio::from));
         let running = tokio::task::spawn_blocking(move || command.output());
         match tokio::time::timeout(within, running).await {
-            Ok(Ok(Ok(output))) => finished(name, output),
+            Ok(Ok(Ok(output))) => check_output(name, output),
             Ok(Ok(Err(source))) => Err(OneShotError::Spawn { name, program, source }),
             Ok(Err(join)) => {
                 Err(OneShotError::Spawn { name, program, source: io::Error::other(join) })
             }
-            Err(_) => Err(OneShotError::TooSlow { name, within }),
+            Err(_) => Err(OneShotError::TimedOut { name, within }),
         }
     }
 }
 
-fn finished(name: &'static str, output: Output) -> Result<String, OneShotError> {
+fn check_output(name: &'static str, output: Output) -> Result<String, OneShotError> {
     let printed = String::from_utf8_lossy(&output.stdout).into_owned();
     if output.status.success() {
         return Ok(printed);

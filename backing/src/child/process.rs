@@ -28,7 +28,7 @@ use crate::run_as::RunAs;
 
 /// Variables that a server inherits. All others are removed: `PGPORT`, `INFLUXDB_*` and similar
 /// ones would silently override the configuration.
-const KEPT_VARIABLES: [&str; 4] = ["PATH", "TZ", "TMPDIR", "LD_LIBRARY_PATH"];
+const INHERITED_VARIABLES: [&str; 4] = ["PATH", "TZ", "TMPDIR", "LD_LIBRARY_PATH"];
 
 /// How a process ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,15 +61,15 @@ pub(crate) struct Process {
     pid: u32,
     stop_signal: Signal,
     /// Offset in the log at which this process's output starts.
-    pub(crate) log_begins: u64,
+    pub(crate) log_offset: u64,
     /// Invariant: signals are sent under this lock and only while `true`; the waiting thread reaps
     /// under it. So no signal can reach another process with the same pid.
-    alive: Arc<Mutex<bool>>,
+    is_alive: Arc<Mutex<bool>>,
     exit: watch::Receiver<Option<Exit>>,
 }
 
 impl Process {
-    pub(crate) fn spawn(spec: &ChildSpec, log: File, log_begins: u64) -> Result<Self, ChildError> {
+    pub(crate) fn spawn(spec: &ChildSpec, log: File, log_offset: u64) -> Result<Self, ChildError> {
         let spawn_error =
             |source| ChildError::Spawn { name: spec.name, program: spec.program.clone(), source };
         let launch = Launch {
@@ -109,7 +109,7 @@ impl Process {
             .recv()
             .map_err(|_| spawn_error(io::Error::other("the thread of the process has ended")))?
             .map_err(spawn_error)?;
-        Ok(Self { pid, stop_signal: spec.stop_signal, log_begins, alive, exit })
+        Ok(Self { pid, stop_signal: spec.stop_signal, log_offset, is_alive: alive, exit })
     }
 
     pub(crate) fn pid(&self) -> u32 {
@@ -127,17 +127,17 @@ impl Process {
 
     /// Sends a signal to the server's first process; `false` if it has ended.
     pub(crate) fn signal(&self, signal: Signal) -> bool {
-        let alive = self.alive.lock().unwrap_or_else(PoisonError::into_inner);
+        let alive = self.is_alive.lock().unwrap_or_else(PoisonError::into_inner);
         *alive && send(self.pid, signal)
     }
 
     /// Sends a signal to the server and all of its descendants; `false` if it has ended.
-    pub(crate) fn signal_family(&self, signal: Signal) -> bool {
-        let alive = self.alive.lock().unwrap_or_else(PoisonError::into_inner);
+    pub(crate) fn signal_tree(&self, signal: Signal) -> bool {
+        let alive = self.is_alive.lock().unwrap_or_else(PoisonError::into_inner);
         if !*alive {
             return false;
         }
-        let family = family::family(self.pid);
+        let family = family::process_tree(self.pid);
         let sent = send(self.pid, signal); // First, so that it starts no more of them.
         for descendant in family.into_iter().skip(1) {
             send(descendant, signal);
@@ -146,31 +146,31 @@ impl Process {
     }
 
     /// Requests its end, and kills it if it has not ended after `within`.
-    pub(crate) async fn stop(&self, within: Duration) -> Exit {
-        self.ask_to_stop();
-        match tokio::time::timeout(within, self.exited()).await {
+    pub(crate) async fn stop(&self, timeout: Duration) -> Exit {
+        self.request_stop();
+        match tokio::time::timeout(timeout, self.exited()).await {
             Ok(exit) => exit,
             Err(_) => {
                 tracing::warn!(
                     pid = self.pid,
-                    seconds = within.as_secs_f32(),
+                    seconds = timeout.as_secs_f32(),
                     "a server did not stop in time; killing it"
                 );
-                self.signal_family(Signal::SIGKILL);
+                self.signal_tree(Signal::SIGKILL);
                 self.exited().await
             }
         }
     }
 
-    fn ask_to_stop(&self) {
+    fn request_stop(&self) {
         self.signal(self.stop_signal);
-        self.signal_family(Signal::SIGCONT); // A suspended process receives no other signal.
+        self.signal_tree(Signal::SIGCONT); // A suspended process receives no other signal.
     }
 }
 
 impl Drop for Process {
     fn drop(&mut self) {
-        self.ask_to_stop();
+        self.request_stop();
     }
 }
 
@@ -180,10 +180,10 @@ fn send(pid: u32, signal: Signal) -> bool {
 }
 
 /// Waits without reaping, then reaps under the lock.
-fn wait(mut child: OsChild, alive: &Mutex<bool>) -> Exit {
+fn wait(mut child: OsChild, is_alive: &Mutex<bool>) -> Exit {
     let pid = Pid::from_raw(child.id().cast_signed());
     while waitid(Id::Pid(pid), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT) == Err(Errno::EINTR) {}
-    let mut alive = alive.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut alive = is_alive.lock().unwrap_or_else(PoisonError::into_inner);
     *alive = false;
     Exit(child.wait().ok())
 }
@@ -237,7 +237,7 @@ pub(crate) fn command(launch: &Launch<'_>) -> io::Result<Command> {
 
     let mut command = Command::new(&words[0]);
     command.args(&words[1..]).current_dir("/").env_clear().env("LC_ALL", "C.UTF-8");
-    for name in KEPT_VARIABLES {
+    for name in INHERITED_VARIABLES {
         if let Some(value) = std::env::var_os(name) {
             command.env(name, value);
         }

@@ -50,7 +50,7 @@ impl Check {
         Self(Arc::new(move || Box::pin(check())))
     }
 
-    pub(crate) async fn ask(&self) -> Result<(), NotReady> {
+    pub(crate) async fn run(&self) -> Result<(), NotReady> {
         (self.0)().await
     }
 }
@@ -73,7 +73,7 @@ pub struct ChildSpec {
     pub(crate) args: Vec<OsString>,
     /// Addresses on which it will listen. They are checked before each start: another process on
     /// the port must not pass the readiness check.
-    pub(crate) listens: Vec<SocketAddr>,
+    pub(crate) listen_addresses: Vec<SocketAddr>,
     /// The service's folder: contains the lock, the pid file and `logs/`.
     pub(crate) dir: PathBuf,
     /// A folder that the program inherits as file descriptor 3, so that it is reachable as
@@ -86,9 +86,9 @@ pub struct ChildSpec {
     /// The signal for an orderly and quick end.
     pub(crate) stop_signal: Signal,
     /// Timeout after which it is killed.
-    pub(crate) stop_within: Duration,
+    pub(crate) stop_timeout: Duration,
     /// Timeout of a start.
-    pub(crate) start_within: Duration,
+    pub(crate) start_timeout: Duration,
     pub(crate) restart: Restart,
     pub(crate) check: Check,
     /// Log messages of transient errors: a start that fails with one of them is retried for a

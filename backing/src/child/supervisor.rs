@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
-use super::claim::Claim;
+use super::claim::FolderLock;
 use super::error::ChildError;
 use super::handle::ChildEvent;
 use super::log::Log;
@@ -14,16 +14,16 @@ use super::process::{Exit, Process};
 use super::spec::{ChildSpec, NotReady, Progress, Restart};
 use crate::ports;
 
-const FIRST_DELAY: Duration = Duration::from_millis(100);
-const LAST_DELAY: Duration = Duration::from_secs(5);
+const MIN_RESTART_DELAY: Duration = Duration::from_millis(100);
+const MAX_RESTART_DELAY: Duration = Duration::from_secs(5);
 /// Uptime after which the restart delay is reset.
 const RECOVERED_AFTER: Duration = Duration::from_secs(30);
 /// Maximum time for which the first start is repeated after transient errors.
-const TRANSIENT_FOR: Duration = Duration::from_secs(20);
+const TRANSIENT_RETRY_TIMEOUT: Duration = Duration::from_secs(20);
 /// Timeout of a readiness check; then the server counts as not ready yet.
-const CHECK_WITHIN: Duration = Duration::from_secs(5);
+const CHECK_TIMEOUT: Duration = Duration::from_secs(5);
 /// Interval between checks of the log's size.
-const LOG_TRIM_EVERY: Duration = Duration::from_secs(60);
+const LOG_TRIM_INTERVAL: Duration = Duration::from_secs(60);
 
 /// A request of a handle.
 pub(super) enum Request {
@@ -37,22 +37,22 @@ pub(super) type Current = Arc<Mutex<Option<Arc<Process>>>>;
 pub(super) struct Supervisor {
     pub(super) spec: ChildSpec,
     pub(super) log: Log,
-    pub(super) claim: Claim,
+    pub(super) folder_lock: FolderLock,
     pub(super) current: Current,
     pub(super) requests: mpsc::Receiver<Request>,
     pub(super) events: broadcast::Sender<ChildEvent>,
     pub(super) ready: watch::Sender<bool>,
     /// Requests for a start that wait for its outcome.
-    pub(super) waiting: Vec<oneshot::Sender<Result<(), ChildError>>>,
+    pub(super) pending_starts: Vec<oneshot::Sender<Result<(), ChildError>>>,
     pub(super) delay: Duration,
-    pub(super) ended: Instant,
+    pub(super) ended_at: Instant,
 }
 
 enum Next {
     Watch(Arc<Process>),
     Pause,
     Launch,
-    Away,
+    Stopped,
     End,
 }
 
@@ -74,7 +74,7 @@ impl Supervisor {
                 },
                 Err(error) => error,
             };
-            if !self.is_transient(&error) || began.elapsed() > TRANSIENT_FOR {
+            if !self.is_transient(&error) || began.elapsed() > TRANSIENT_RETRY_TIMEOUT {
                 return Err(error);
             }
             tokio::time::sleep(Duration::from_millis(200)).await;
@@ -89,7 +89,7 @@ impl Supervisor {
                 Next::Watch(process) => self.watch(process).await,
                 Next::Pause => self.pause().await,
                 Next::Launch => self.launch().await,
-                Next::Away => self.away().await,
+                Next::Stopped => self.wait_while_stopped().await,
                 Next::End => return,
             };
         }
@@ -99,9 +99,9 @@ impl Supervisor {
         let began = Instant::now();
         loop {
             tokio::select! {
-                () = tokio::time::sleep(LOG_TRIM_EVERY) => self.log.trim(),
+                () = tokio::time::sleep(LOG_TRIM_INTERVAL) => self.log.trim(),
                 exit = process.exited() => {
-                    self.gone(exit, false);
+                    self.record_exit(exit, false);
                     tracing::warn!(
                         name = self.spec.name,
                         %exit,
@@ -109,11 +109,11 @@ impl Supervisor {
                         "a server ended unexpectedly"
                     );
                     if began.elapsed() > RECOVERED_AFTER {
-                        self.delay = FIRST_DELAY;
+                        self.delay = MIN_RESTART_DELAY;
                     }
                     return match self.spec.restart {
                         Restart::Always => Next::Pause,
-                        Restart::Never => Next::Away,
+                        Restart::Never => Next::Stopped,
                     };
                 }
                 request = self.requests.recv() => match request {
@@ -123,7 +123,7 @@ impl Supervisor {
                     Some(Request::Stop(reply)) => {
                         let exit = self.end(&process).await;
                         let _ = reply.send(Some(exit));
-                        return Next::Away;
+                        return Next::Stopped;
                     }
                     None => {
                         self.end(&process).await;
@@ -136,27 +136,27 @@ impl Supervisor {
 
     async fn pause(&mut self) -> Next {
         let delay = self.delay;
-        self.delay = (delay * 2).min(LAST_DELAY);
+        self.delay = (delay * 2).min(MAX_RESTART_DELAY);
         tokio::select! {
             () = tokio::time::sleep(delay) => Next::Launch,
-            request = self.requests.recv() => self.while_down(request),
+            request = self.requests.recv() => self.handle_request_while_down(request),
         }
     }
 
-    async fn away(&mut self) -> Next {
+    async fn wait_while_stopped(&mut self) -> Next {
         let request = self.requests.recv().await;
-        self.while_down(request)
+        self.handle_request_while_down(request)
     }
 
-    fn while_down(&mut self, request: Option<Request>) -> Next {
+    fn handle_request_while_down(&mut self, request: Option<Request>) -> Next {
         match request {
             Some(Request::StartAgain(reply)) => {
-                self.waiting.push(reply);
+                self.pending_starts.push(reply);
                 Next::Launch
             }
             Some(Request::Stop(reply)) => {
                 let _ = reply.send(None);
-                Next::Away
+                Next::Stopped
             }
             None => Next::End,
         }
@@ -180,14 +180,14 @@ impl Supervisor {
                     }
                 },
                 request = self.requests.recv() => match request {
-                    Some(Request::StartAgain(reply)) => self.waiting.push(reply),
+                    Some(Request::StartAgain(reply)) => self.pending_starts.push(reply),
                     Some(Request::Stop(reply)) => {
                         let exit = self.end(&process).await;
-                        for waiting in self.waiting.drain(..) {
-                            let _ = waiting.send(Err(ChildError::GivenUp { name: self.spec.name }));
+                        for waiting in self.pending_starts.drain(..) {
+                            let _ = waiting.send(Err(ChildError::StartCanceled { name: self.spec.name }));
                         }
                         let _ = reply.send(Some(exit));
-                        return Next::Away;
+                        return Next::Stopped;
                     }
                     None => {
                         self.end(&process).await;
@@ -199,7 +199,7 @@ impl Supervisor {
     }
 
     fn launched(&mut self, process: &Process) {
-        let down = self.ended.elapsed();
+        let down = self.ended_at.elapsed();
         tracing::info!(
             name = self.spec.name,
             pid = process.pid(),
@@ -208,7 +208,7 @@ impl Supervisor {
         );
         self.ready.send_replace(true);
         self.emit(ChildEvent::Restarted { pid: process.pid(), down });
-        for waiting in self.waiting.drain(..) {
+        for waiting in self.pending_starts.drain(..) {
             let _ = waiting.send(Ok(()));
         }
     }
@@ -217,42 +217,42 @@ impl Supervisor {
     fn launch_failed(&mut self, error: ChildError) -> Next {
         tracing::warn!(name = self.spec.name, %error, "failed to restart a server");
         self.emit(ChildEvent::RestartFailed { reason: error.to_string() });
-        let mut waiting = self.waiting.drain(..);
+        let mut waiting = self.pending_starts.drain(..);
         let Some(first) = waiting.next() else {
             return Next::Pause;
         };
         let _ = first.send(Err(error));
         for another in waiting {
-            let _ = another.send(Err(ChildError::GivenUp { name: self.spec.name }));
+            let _ = another.send(Err(ChildError::StartCanceled { name: self.spec.name }));
         }
-        Next::Away
+        Next::Stopped
     }
 
     fn spawn(&mut self) -> Result<Arc<Process>, ChildError> {
         if let Some(address) =
-            self.spec.listens.iter().copied().find(|address| ports::is_taken(*address))
+            self.spec.listen_addresses.iter().copied().find(|address| ports::is_taken(*address))
         {
             return Err(ChildError::PortTaken { name: self.spec.name, address });
         }
         let (log, begins) = self.log.open()?;
         let process = Arc::new(Process::spawn(&self.spec, log, begins)?);
         *self.current.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&process));
-        self.claim.note(process.pid())?;
+        self.folder_lock.record_pid(process.pid())?;
         Ok(process)
     }
 
     async fn end(&mut self, process: &Process) -> Exit {
-        let exit = process.stop(self.spec.stop_within).await;
-        self.gone(exit, true);
+        let exit = process.stop(self.spec.stop_timeout).await;
+        self.record_exit(exit, true);
         exit
     }
 
-    fn gone(&mut self, exit: Exit, asked: bool) {
+    fn record_exit(&mut self, exit: Exit, is_requested: bool) {
         *self.current.lock().unwrap_or_else(PoisonError::into_inner) = None;
-        self.claim.clear();
+        self.folder_lock.clear_pid();
         self.ready.send_replace(false);
-        self.ended = Instant::now();
-        self.emit(ChildEvent::Exited { exit, asked });
+        self.ended_at = Instant::now();
+        self.emit(ChildEvent::Exited { exit, asked: is_requested });
     }
 
     fn emit(&self, event: ChildEvent) {
@@ -266,7 +266,7 @@ impl Supervisor {
 
 /// Returns the first delay of a new supervisor.
 pub(super) const fn first_delay() -> Duration {
-    FIRST_DELAY
+    MIN_RESTART_DELAY
 }
 
 async fn until_ready(spec: &ChildSpec, log: &Log, process: &Process) -> Result<(), ChildError> {
@@ -276,9 +276,9 @@ async fn until_ready(spec: &ChildSpec, log: &Log, process: &Process) -> Result<(
     loop {
         let reason = tokio::select! {
             exit = process.exited() => return Err(ChildError::EndedAtStart {
-                name: spec.name, exit, log: log.path().into(), tail: log.tail(process.log_begins),
+                name: spec.name, exit, log: log.path().into(), tail: log.tail(process.log_offset),
             }),
-            answer = tokio::time::timeout(CHECK_WITHIN, spec.check.ask()) => match answer {
+            answer = tokio::time::timeout(CHECK_TIMEOUT, spec.check.run()) => match answer {
                 Ok(Ok(())) => return Ok(()),
                 Ok(Err(NotReady::Ever(reason))) => return Err(ChildError::Unusable { name: spec.name, reason }),
                 Ok(Err(NotReady::Yet(reason))) => reason,
@@ -286,8 +286,8 @@ async fn until_ready(spec: &ChildSpec, log: &Log, process: &Process) -> Result<(
             },
         };
         let elapsed = began.elapsed();
-        if elapsed > spec.start_within {
-            let tail = log.tail(process.log_begins);
+        if elapsed > spec.start_timeout {
+            let tail = log.tail(process.log_offset);
             return Err(ChildError::NotReadyInTime {
                 name: spec.name,
                 waited: elapsed,

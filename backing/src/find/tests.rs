@@ -17,23 +17,23 @@ fn postgres(bin: &Path, version: &str) {
 
 struct Machine {
     root: tempfile::TempDir,
-    places: Places,
+    search_path: SearchPath,
 }
 
 fn machine() -> Machine {
     let root = tempfile::tempdir().unwrap();
-    let places = Places {
+    let places = SearchPath {
         path: root.path().join("path").into(),
         postgres_versions: root.path().join("debian"),
         cache: Some(root.path().join("cache")),
-        ..Places::default()
+        ..SearchPath::default()
     };
-    Machine { root, places }
+    Machine { root, search_path: places }
 }
 
 #[test]
 fn the_variable_comes_before_path_and_path_before_the_cache() {
-    let Machine { root, mut places } = machine();
+    let Machine { root, search_path: mut places } = machine();
     let root = fs::canonicalize(root.path()).unwrap();
     program(&root.join("cache/bin/nats-server"), "");
     assert_eq!(places.nats_server().unwrap(), root.join("cache/bin/nats-server"));
@@ -46,7 +46,7 @@ fn the_variable_comes_before_path_and_path_before_the_cache() {
 
 #[test]
 fn a_wrong_variable_is_an_error_even_when_path_would_serve() {
-    let Machine { root, mut places } = machine();
+    let Machine { root, search_path: mut places } = machine();
     program(&root.path().join("path/influxd"), "");
     places.influxd = Some("/nowhere/influxd".into());
     let error = places.influxd().unwrap_err();
@@ -56,7 +56,7 @@ fn a_wrong_variable_is_an_error_even_when_path_would_serve() {
 
 #[test]
 fn a_missing_binary_says_where_it_was_looked_for_and_what_to_do() {
-    let Machine { root, places } = machine();
+    let Machine { root, search_path: places } = machine();
     let error = places.postgres_bin(None).unwrap_err().to_string();
     for part in [
         "PostgreSQL",
@@ -73,7 +73,7 @@ fn a_missing_binary_says_where_it_was_looked_for_and_what_to_do() {
 
 #[test]
 fn the_newest_postgres_is_taken_unless_existing_data_needs_an_older_one() {
-    let Machine { root, places } = machine();
+    let Machine { root, search_path: places } = machine();
     let debian = fs::canonicalize(root.path()).unwrap().join("debian");
     postgres(&debian.join("9/bin"), "9.6");
     postgres(&debian.join("15/bin"), "15.18 (Debian 15.18-0+deb12u1)");

@@ -8,7 +8,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use super::flavor::Flavor;
-use super::http::{Answer, Request};
+use super::http::{Response, Request};
 use super::options::{Auth, InfluxOptions};
 use super::server::{Credentials, InfluxError};
 use crate::files;
@@ -61,7 +61,7 @@ pub(super) fn credentials(
 
 fn secret(dir: &Path, name: &str) -> Result<String, InfluxError> {
     let path = dir.join(name);
-    files::secret(&path).map_err(|source| InfluxError::File {
+    files::read_or_create_secret(&path).map_err(|source| InfluxError::File {
         attempt: "read or create the secret",
         path,
         source,
@@ -72,13 +72,13 @@ fn secret(dir: &Path, name: &str) -> Result<String, InfluxError> {
 async fn create_user(address: SocketAddr, password: &str) -> Result<(), InfluxError> {
     let attempt = "create the administrator";
     let known = Request::influxql("SHOW DATABASES", Some((USER, password)));
-    if answer(attempt, &known, address).await?.status == 200 {
+    if send_request(attempt, &known, address).await?.status == 200 {
         return Ok(());
     }
     let statement = format!("CREATE USER {USER} WITH PASSWORD '{password}' WITH ALL PRIVILEGES");
-    let made = answer(attempt, &Request::influxql(&statement, None), address).await?;
+    let made = send_request(attempt, &Request::influxql(&statement, None), address).await?;
     match made.status {
-        200 => checked(attempt, made),
+        200 => check_response(attempt, made),
         401 | 403 => Err(InfluxError::ForeignData),
         _ => Err(InfluxError::Refused { attempt, answer: made.body }),
     }
@@ -92,7 +92,7 @@ async fn create_database(
     let attempt = "create the database";
     let statement =
         format!("CREATE DATABASE \"{}\"", database.replace('\\', "\\\\").replace('"', "\\\""));
-    checked(attempt, answer(attempt, &Request::influxql(&statement, basic), address).await?)
+    check_response(attempt, send_request(attempt, &Request::influxql(&statement, basic), address).await?)
 }
 
 async fn set_up_v2(
@@ -102,13 +102,13 @@ async fn set_up_v2(
     token: &str,
 ) -> Result<(), InfluxError> {
     let attempt = "set up the server";
-    let state = answer(attempt, &Request::get("/api/v2/setup"), address).await?;
+    let state = send_request(attempt, &Request::get("/api/v2/setup"), address).await?;
     let state: Value = serde_json::from_str(&state.body).unwrap_or_default();
     if state["allowed"] == false {
         return Ok(()); // Done at an earlier start.
     }
     let body = json!({ "username": USER, "password": password, "org": bucket, "bucket": bucket, "token": token });
-    let made = answer(attempt, &Request::json("/api/v2/setup", &body), address).await?;
+    let made = send_request(attempt, &Request::json("/api/v2/setup", &body), address).await?;
     if made.status == 201 {
         Ok(())
     } else {
@@ -116,24 +116,24 @@ async fn set_up_v2(
     }
 }
 
-async fn answer(
-    attempt: &'static str,
+async fn send_request(
+    operation: &'static str,
     request: &Request<'_>,
     address: SocketAddr,
-) -> Result<Answer, InfluxError> {
-    request.send(address).await.map_err(|source: io::Error| InfluxError::Http { attempt, source })
+) -> Result<Response, InfluxError> {
+    request.send(address).await.map_err(|source: io::Error| InfluxError::Http { attempt: operation, source })
 }
 
 /// Checks the response: InfluxDB 1.x returns 200 even if the statement failed, with the error in
 /// the body.
-fn checked(attempt: &'static str, answer: Answer) -> Result<(), InfluxError> {
-    let body: Value = serde_json::from_str(&answer.body).unwrap_or_default();
-    if answer.status == 200
+fn check_response(operation: &'static str, response: Response) -> Result<(), InfluxError> {
+    let body: Value = serde_json::from_str(&response.body).unwrap_or_default();
+    if response.status == 200
         && body["results"][0].get("error").is_none()
         && body.get("error").is_none()
     {
         Ok(())
     } else {
-        Err(InfluxError::Refused { attempt, answer: answer.body })
+        Err(InfluxError::Refused { attempt: operation, answer: response.body })
     }
 }

@@ -7,7 +7,7 @@ use std::path::Path;
 use super::options::Auth;
 
 /// An address that a TCP socket can be bound to and that no TCP connection reaches.
-const UNREACHABLE: Ipv4Addr = Ipv4Addr::new(224, 0, 0, 1);
+const UNREACHABLE_ADDRESS: Ipv4Addr = Ipv4Addr::new(224, 0, 0, 1);
 
 /// Returns the configuration file of InfluxDB 1.x.
 pub(super) fn v1(dir: &Path, port: u16, auth: Auth) -> String {
@@ -17,7 +17,7 @@ pub(super) fn v1(dir: &Path, port: u16, auth: Auth) -> String {
 reporting-disabled = true
 # The port for backups asks for no password and cannot be turned off. A TCP socket can be bound to
 # this multicast address, and the kernel refuses connections to it.
-bind-address = "{UNREACHABLE}:0"
+bind-address = "{UNREACHABLE_ADDRESS}:0"
 
 [meta]
 dir = {meta}
@@ -106,9 +106,9 @@ mod tests {
     fn nobody_reaches_the_address_of_the_backup_port() {
         use std::net::{TcpListener, TcpStream};
         use std::time::Duration;
-        let listener = TcpListener::bind((UNREACHABLE, 0)).unwrap();
+        let listener = TcpListener::bind((UNREACHABLE_ADDRESS, 0)).unwrap();
         let port = listener.local_addr().unwrap().port();
-        for address in [UNREACHABLE, Ipv4Addr::LOCALHOST, Ipv4Addr::UNSPECIFIED] {
+        for address in [UNREACHABLE_ADDRESS, Ipv4Addr::LOCALHOST, Ipv4Addr::UNSPECIFIED] {
             let address = (address, port).into();
             assert!(TcpStream::connect_timeout(&address, Duration::from_secs(5)).is_err());
         }

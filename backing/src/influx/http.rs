@@ -9,12 +9,12 @@ use data_encoding::BASE64;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-const WITHIN: Duration = Duration::from_secs(10);
-const LARGEST_ANSWER: u64 = 1 << 20;
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+const MAX_RESPONSE_BYTES: u64 = 1 << 20;
 
 /// A response.
 #[derive(Debug)]
-pub(super) struct Answer {
+pub(super) struct Response {
     pub(super) status: u16,
     pub(super) body: String,
 }
@@ -62,17 +62,17 @@ impl<'a> Request<'a> {
         }
     }
 
-    pub(super) async fn send(&self, to: SocketAddr) -> io::Result<Answer> {
-        tokio::time::timeout(WITHIN, self.exchange(to)).await.unwrap_or_else(|_| {
+    pub(super) async fn send(&self, to: SocketAddr) -> io::Result<Response> {
+        tokio::time::timeout(REQUEST_TIMEOUT, self.exchange(to)).await.unwrap_or_else(|_| {
             Err(io::Error::new(io::ErrorKind::TimedOut, "no response within 10 s"))
         })
     }
 
-    async fn exchange(&self, to: SocketAddr) -> io::Result<Answer> {
+    async fn exchange(&self, to: SocketAddr) -> io::Result<Response> {
         let mut stream = TcpStream::connect(to).await?;
         stream.write_all(self.text(to).as_bytes()).await?;
         let mut answer = Vec::new();
-        stream.take(LARGEST_ANSWER).read_to_end(&mut answer).await?;
+        stream.take(MAX_RESPONSE_BYTES).read_to_end(&mut answer).await?;
         parse(&String::from_utf8_lossy(&answer))
             .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "the response is not HTTP"))
     }
@@ -93,10 +93,10 @@ impl<'a> Request<'a> {
     }
 }
 
-fn parse(answer: &str) -> Option<Answer> {
-    let (head, body) = answer.split_once("\r\n\r\n")?;
+fn parse(response: &str) -> Option<Response> {
+    let (head, body) = response.split_once("\r\n\r\n")?;
     let status = head.strip_prefix("HTTP/")?.split_whitespace().nth(1)?.parse().ok()?;
-    Some(Answer { status, body: body.into() })
+    Some(Response { status, body: body.into() })
 }
 
 fn percent_encoded(text: &str) -> String {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::child::{Progress, Restart};
-use crate::find::Places;
+use crate::find::SearchPath;
 
 /// Authentication of clients.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -32,7 +32,7 @@ pub struct InfluxOptions {
     /// Reaction to a crash.
     pub restart: Restart,
     /// Search path of the binary.
-    pub places: Places,
+    pub search_path: SearchPath,
     /// Called when the start is slow: after a crash the whole write-ahead log is read first.
     pub on_progress: Option<Arc<dyn Fn(Progress) + Send + Sync>>,
 }
@@ -47,7 +47,7 @@ impl InfluxOptions {
             auth: Auth::default(),
             database: "muster".into(),
             restart: Restart::default(),
-            places: Places::from_env(),
+            search_path: SearchPath::from_env(),
             on_progress: None,
         }
     }

@@ -125,7 +125,7 @@ pub async fn credentials(options: &InfluxOptions) -> Result<Credentials, InfluxE
         source,
     })?;
     // Without a binary that prints its version, assume the most common generation.
-    let flavor = match options.places.influxd() {
+    let flavor = match options.search_path.influxd() {
         Ok(program) => flavor(&program).await.unwrap_or(Flavor::V1),
         Err(_) => Flavor::V1,
     };
@@ -154,7 +154,7 @@ impl InfluxDb {
             path: options.dir.clone(),
             source,
         })?;
-        let program = options.places.influxd()?;
+        let program = options.search_path.influxd()?;
         let flavor = flavor(&program).await?;
         let mut attempt = 0;
         loop {
@@ -224,7 +224,7 @@ impl InfluxDb {
 }
 
 async fn flavor(program: &Path) -> Result<Flavor, InfluxError> {
-    let printed = OneShot::plain("influxd version", program.into(), vec!["version".into()])
+    let printed = OneShot::new("influxd version", program.into(), vec!["version".into()])
         .run()
         .await
         .map_err(|source| InfluxError::Version { program: program.into(), source })?;
@@ -259,23 +259,23 @@ fn spec(
         name: "influxd",
         program: program.into(),
         args,
-        listens: vec![address],
+        listen_addresses: vec![address],
         dir: dir.into(),
         open_dir: None,
         run_as: None,
         variables: &[],
         stop_signal: Signal::SIGTERM,
-        stop_within: Duration::from_secs(60),
+        stop_timeout: Duration::from_secs(60),
         // It responds only after it has read its whole write-ahead log.
-        start_within: Duration::from_secs(900),
+        start_timeout: Duration::from_secs(900),
         restart: options.restart,
-        check: Check::new(move || pings(address)),
+        check: Check::new(move || check_ready(address)),
         transient: &[],
         on_progress: options.on_progress.clone(),
     })
 }
 
-async fn pings(address: SocketAddr) -> Result<(), NotReady> {
+async fn check_ready(address: SocketAddr) -> Result<(), NotReady> {
     match Request::get("/ping").send(address).await {
         Ok(answer) if answer.status == 204 => Ok(()),
         Ok(answer) => Err(NotReady::Yet(format!("it responds with status {}", answer.status))),

@@ -15,7 +15,7 @@ const PING_MAX: u32 = 2;
 
 /// Oldest accepted version. Before 2.12.8 a device can publish on any subject by the header
 /// `Nats-Trace-Dest`.
-pub const OLDEST: (u32, u32) = (2, 14);
+pub const MIN_VERSION: (u32, u32) = (2, 14);
 
 /// The ports that were chosen for this start.
 #[derive(Debug, Clone, Copy)]
@@ -40,7 +40,7 @@ pub(super) fn config(options: &NatsOptions, dir: &Path, ports: Ports) -> Value {
     set("server_name", json!(options.server_name));
     set("listen", json!(format_address(options, ports.client)));
     set("max_payload", json!(options.max_payload));
-    set("ping_interval", json!(format!("{}ms", (options.silence / (PING_MAX + 1)).as_millis())));
+    set("ping_interval", json!(format!("{}ms", (options.silence_timeout / (PING_MAX + 1)).as_millis())));
     set("ping_max", json!(PING_MAX));
     set("write_deadline", json!("10s"));
     set("logtime_utc", json!(true));

@@ -7,6 +7,6 @@ mod config;
 mod options;
 mod server;
 
-pub use config::{OLDEST, configuration};
+pub use config::{MIN_VERSION, configuration};
 pub use options::{Identity, JetStream, NatsOptions, Preload, Tls, Websocket};
 pub use server::{NatsError, NatsServer};

@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde_json::{Map, Value};
 
 use crate::child::{Progress, Restart};
-use crate::find::Places;
+use crate::find::SearchPath;
 
 /// A certificate and its key, as PEM files that nats-server reads at start and at a reload.
 #[derive(Debug, Clone)]
@@ -84,7 +84,7 @@ pub struct NatsOptions {
     /// JetStream's limits.
     pub jetstream: JetStream,
     /// Silence after which a client's connection is closed.
-    pub silence: Duration,
+    pub silence_timeout: Duration,
     /// The server's public name.
     pub server_name: String,
     /// Maximum size of a message, in bytes.
@@ -95,7 +95,7 @@ pub struct NatsOptions {
     /// Reaction to a crash.
     pub restart: Restart,
     /// Search path of the binary.
-    pub places: Places,
+    pub search_path: SearchPath,
     /// Called when the start is slow: large streams are checked first.
     pub on_progress: Option<Arc<dyn Fn(Progress) + Send + Sync>>,
 }
@@ -112,12 +112,12 @@ impl NatsOptions {
             tls: None,
             identity: None,
             jetstream: JetStream::default(),
-            silence: Duration::from_secs(60),
+            silence_timeout: Duration::from_secs(60),
             server_name: "muster".into(),
             max_payload: 1 << 20,
             extra: Map::new(),
             restart: Restart::default(),
-            places: Places::from_env(),
+            search_path: SearchPath::from_env(),
             on_progress: None,
         }
     }

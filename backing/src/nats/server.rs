@@ -11,7 +11,7 @@ use thiserror::Error;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::net::TcpStream;
 
-use super::config::{OLDEST, Ports, config, parse_version};
+use super::config::{MIN_VERSION, Ports, config, parse_version};
 use super::options::NatsOptions;
 use crate::child::{Check, Child, ChildError, ChildSpec, NotReady, OneShot, OneShotError};
 use crate::files;
@@ -39,7 +39,7 @@ pub enum NatsError {
         source: OneShotError,
     },
     /// The binary is too old, or another program.
-    #[error("{} printed the version {printed:?}, and muster needs nats-server {}.{} or newer; run `make deps`, or set MUSTER_NATS_SERVER", program.display(), OLDEST.0, OLDEST.1)]
+    #[error("{} printed the version {printed:?}, and muster needs nats-server {}.{} or newer; run `make deps`, or set MUSTER_NATS_SERVER", program.display(), MIN_VERSION.0, MIN_VERSION.1)]
     Unsupported {
         /// The binary.
         program: PathBuf,
@@ -87,7 +87,7 @@ impl NatsServer {
             path: options.dir.clone(),
             source,
         })?;
-        let program = options.places.nats_server()?;
+        let program = options.search_path.nats_server()?;
         check_version(&program).await?;
         let mut attempt = 0;
         loop {
@@ -160,12 +160,12 @@ impl NatsServer {
 }
 
 async fn check_version(program: &Path) -> Result<(), NatsError> {
-    let printed = OneShot::plain("nats-server --version", program.into(), vec!["--version".into()])
+    let printed = OneShot::new("nats-server --version", program.into(), vec!["--version".into()])
         .run()
         .await
         .map_err(|source| NatsError::Version { program: program.into(), source })?;
     match parse_version(&printed) {
-        Some(version) if version >= OLDEST => Ok(()),
+        Some(version) if version >= MIN_VERSION => Ok(()),
         _ => {
             Err(NatsError::Unsupported { program: program.into(), printed: printed.trim().into() })
         }
@@ -198,7 +198,7 @@ fn write_config(options: &NatsOptions, dir: &Path, ports: Ports) -> Result<PathB
 }
 
 async fn check_config(program: &Path, file: &Path) -> Result<(), NatsError> {
-    OneShot::plain("nats-server -t", program.into(), vec!["-t".into(), "-c".into(), file.into()])
+    OneShot::new("nats-server -t", program.into(), vec!["-t".into(), "-c".into(), file.into()])
         .run()
         .await
         .map(drop)
@@ -216,7 +216,7 @@ fn spec(options: &NatsOptions, dir: &Path, program: &Path, file: &Path, ports: P
         name: "nats-server",
         program: program.into(),
         args: vec!["-c".into(), file.into()],
-        listens: [Some(ports.client), ports.websocket]
+        listen_addresses: [Some(ports.client), ports.websocket]
             .into_iter()
             .flatten()
             .map(|port| (options.listen, port).into())
@@ -226,10 +226,10 @@ fn spec(options: &NatsOptions, dir: &Path, program: &Path, file: &Path, ports: P
         run_as: None,
         variables: &[GOGC],
         stop_signal: Signal::SIGTERM,
-        stop_within: Duration::from_secs(20),
-        start_within: Duration::from_secs(300),
+        stop_timeout: Duration::from_secs(20),
+        start_timeout: Duration::from_secs(300),
         restart: options.restart,
-        check: Check::new(move || greets(address, name.clone())),
+        check: Check::new(move || check_ready(address, name.clone())),
         transient: &[],
         on_progress: options.on_progress.clone(),
     }
@@ -237,7 +237,7 @@ fn spec(options: &NatsOptions, dir: &Path, program: &Path, file: &Path, ports: P
 
 /// Reads the INFO message that nats-server sends in plaintext to every new connection. It accepts
 /// connections only after JetStream has recovered its streams.
-async fn greets(address: SocketAddr, name: String) -> Result<(), NotReady> {
+async fn check_ready(address: SocketAddr, name: String) -> Result<(), NotReady> {
     let yet = |what: &str| NotReady::Yet(what.to_owned());
     let stream =
         TcpStream::connect(address).await.map_err(|_| yet("it does not accept connections yet"))?;

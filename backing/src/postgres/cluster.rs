@@ -33,7 +33,7 @@ impl Cluster<'_> {
     /// the data.
     pub(super) fn password(&self) -> Result<String, PostgresError> {
         let path = self.dir.join("password");
-        files::secret(&path).map_err(|source| PostgresError::File {
+        files::read_or_create_secret(&path).map_err(|source| PostgresError::File {
             attempt: "read or create the password",
             path,
             source,
@@ -58,7 +58,7 @@ impl Cluster<'_> {
 
     /// Creates the data folder with initdb, first under another name: an interrupted start leaves
     /// no incomplete cluster.
-    pub(super) async fn make(
+    pub(super) async fn create(
         &self,
         bin: &Path,
         password: &str,
@@ -83,7 +83,7 @@ impl Cluster<'_> {
             .map_err(|source| file_error("write", &password_file, source))?;
         if let Some(user) = self.run_as {
             for path in [&new, &password_file] {
-                user.own(path).map_err(|source| file_error("change the owner of", path, source))?;
+                user.chown(path).map_err(|source| file_error("change the owner of", path, source))?;
             }
         }
         let stdin =
@@ -129,14 +129,14 @@ impl Cluster<'_> {
             stdin: Some(password),
             open_dir: self.run_as.map(|_| new.to_path_buf()),
             run_as: self.run_as.cloned(),
-            within: Duration::from_secs(120),
+            timeout: Duration::from_secs(120),
         };
         one_shot.run().await.map(drop).map_err(PostgresError::Initdb)
     }
 
     /// Changes the owner of the data to the user that the server runs as, if it differs: the data
     /// was restored from a backup, or root has created it under another name.
-    pub(super) fn own(&self) -> Result<(), PostgresError> {
+    pub(super) fn chown_data(&self) -> Result<(), PostgresError> {
         let data = self.data();
         let file_error =
             |attempt, source| PostgresError::File { attempt, path: data.clone(), source };
@@ -148,7 +148,7 @@ impl Cluster<'_> {
                     user = user.name,
                     "changing the owner of PostgreSQL's data to the user that it runs as"
                 );
-                user.own_tree(&data).map_err(|source| file_error("change the owner of", source))
+                user.chown_tree(&data).map_err(|source| file_error("change the owner of", source))
             }
             None if owner != Uid::effective().as_raw() => {
                 Err(PostgresError::ForeignData { data, owner })

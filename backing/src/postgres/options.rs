@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::child::{Progress, Restart};
-use crate::find::Places;
+use crate::find::SearchPath;
 
 /// Purpose of the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -33,7 +33,7 @@ pub struct PostgresOptions {
     /// Reaction to a crash.
     pub restart: Restart,
     /// Search path of the binaries.
-    pub places: Places,
+    pub search_path: SearchPath,
     /// Called when the start is slow: recovery after a crash takes time.
     pub on_progress: Option<Arc<dyn Fn(Progress) + Send + Sync>>,
 }
@@ -47,7 +47,7 @@ impl PostgresOptions {
             port: None,
             tuning: Tuning::default(),
             restart: Restart::default(),
-            places: Places::from_env(),
+            search_path: SearchPath::from_env(),
             on_progress: None,
         }
     }

@@ -19,7 +19,7 @@ use crate::ports::{self, NoFreePort};
 use crate::run_as::RunAs;
 
 /// The oldest major version with which muster is tested.
-const OLDEST_MAJOR: u32 = 14;
+const MIN_MAJOR_VERSION: u32 = 14;
 
 /// The reason why PostgreSQL could not be started.
 #[derive(Debug, Error)]
@@ -62,7 +62,7 @@ pub enum PostgresError {
     },
     /// The user that PostgreSQL must run as cannot reach the binaries.
     #[error("PostgreSQL must not run as root, and user {user} has no access to {} (denied at {}); install PostgreSQL system-wide, or set MUSTER_CACHE to a folder that all users can read", bin.display(), barred.display())]
-    BinariesBarred {
+    BinariesInaccessible {
         /// The user.
         user: String,
         /// Folder of the binaries.
@@ -110,14 +110,14 @@ impl Postgres {
         let run_as = RunAs::for_postgres().map_err(PostgresError::RunAs)?;
         let cluster = Cluster { dir: &dir, run_as: run_as.as_ref() };
         let existing = cluster.major()?;
-        let bin = options.places.postgres_bin(existing)?;
+        let bin = options.search_path.postgres_bin(existing)?;
         check_binaries(&bin, run_as.as_ref())?;
         let password = cluster.password()?;
         if existing.is_none() {
             tracing::info!(data = %cluster.data().display(), "creating a PostgreSQL cluster");
-            cluster.make(&bin, &password, options.tuning).await?;
+            cluster.create(&bin, &password, options.tuning).await?;
         } else {
-            cluster.own()?;
+            cluster.chown_data()?;
         }
         let mut attempt = 0;
         loop {
@@ -130,7 +130,7 @@ impl Postgres {
             match Child::start(spec).await {
                 Ok(child) => {
                     let postgres = Self { child, port, password, bin };
-                    return match postgres.make_database().await {
+                    return match postgres.create_database().await {
                         Ok(()) => Ok(postgres),
                         Err(error) => {
                             postgres.stop().await?;
@@ -178,7 +178,7 @@ impl Postgres {
         self.child.shut_down().await.map(drop)
     }
 
-    async fn make_database(&self) -> Result<(), tokio_postgres::Error> {
+    async fn create_database(&self) -> Result<(), tokio_postgres::Error> {
         match connect(self.port, &self.password, USER).await {
             Ok(_) => Ok(()),
             Err(error) if error.code() == Some(&SqlState::UNDEFINED_DATABASE) => {
@@ -192,16 +192,16 @@ impl Postgres {
 
 fn check_binaries(bin: &Path, run_as: Option<&RunAs>) -> Result<(), PostgresError> {
     if let Some(user) = run_as
-        && let Some(barred) = user.barred_at(&bin.join("postgres"))
+        && let Some(barred) = user.inaccessible_dir(&bin.join("postgres"))
     {
-        return Err(PostgresError::BinariesBarred {
+        return Err(PostgresError::BinariesInaccessible {
             user: user.name.clone(),
             bin: bin.into(),
             barred,
         });
     }
     match crate::find::postgres_major(bin) {
-        Some(major) if major < OLDEST_MAJOR => {
+        Some(major) if major < MIN_MAJOR_VERSION => {
             Err(PostgresError::TooOld { bin: bin.into(), major })
         }
         _ => Ok(()),
@@ -228,18 +228,18 @@ fn spec(
         name: "postgres",
         program: bin.join("postgres"),
         args,
-        listens: vec![(Ipv4Addr::LOCALHOST, port).into()],
+        listen_addresses: vec![(Ipv4Addr::LOCALHOST, port).into()],
         dir: dir.into(),
         open_dir: run_as.map(|_| data),
         run_as: run_as.cloned(),
         variables: &[],
         stop_signal: Signal::SIGINT,
-        stop_within: Duration::from_secs(30),
-        start_within: Duration::from_secs(300),
+        stop_timeout: Duration::from_secs(30),
+        start_timeout: Duration::from_secs(300),
         restart: options.restart,
         check: Check::new(move || {
             let password = password.clone();
-            async move { answers(port, &password).await }
+            async move { check_ready(port, &password).await }
         }),
         // Resources that processes of a killed server hold briefly.
         transient: &[
@@ -251,7 +251,7 @@ fn spec(
 }
 
 /// Makes a real connection and query, which fail while the server is still recovering.
-async fn answers(port: u16, password: &str) -> Result<(), NotReady> {
+async fn check_ready(port: u16, password: &str) -> Result<(), NotReady> {
     let attempt =
         async { connect(port, password, "postgres").await?.simple_query("SELECT 1").await };
     match attempt.await {

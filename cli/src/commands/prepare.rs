@@ -98,7 +98,7 @@ fn nats(args: &PrepareArgs, keys: &KeyStore, dir: &Path) -> Result<String> {
     let preload = accounts.map(|(account, jwt)| Preload { account, jwt }).collect();
     let mut options = NatsOptions {
         listen: args.nats_listen.ip(),
-        silence: args.offline_after,
+        silence_timeout: args.offline_after,
         tls: Some(Tls {
             certificate: dir.join("server.pem"),
             key: dir.join("server.key"),

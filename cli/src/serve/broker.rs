@@ -48,7 +48,7 @@ async fn open(
     let client = client.await.with_context(|| {
         format!("failed to connect to the broker at {}", options.nats_urls.join(", "))
     })?;
-    let (major, minor) = muster_backing::nats::OLDEST;
+    let (major, minor) = muster_backing::nats::MIN_VERSION;
     anyhow::ensure!(
         client.is_server_compatible(major.into(), minor.into(), 0),
         "the broker is nats-server {}, and muster needs {major}.{minor} or newer: in older ones a \

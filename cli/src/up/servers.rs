@@ -130,7 +130,7 @@ async fn start_nats(options: &ServerOptions<'_>, ports: Ports) -> Result<NatsSer
     let started = NatsServer::start(NatsOptions {
         port: ports.nats,
         listen,
-        silence,
+        silence_timeout: silence,
         tls: Some(Tls {
             certificate: certificates.chain.clone(),
             key: certificates.key.clone(),

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use muster_backing::find::Places;
+use muster_backing::find::SearchPath;
 use muster_backing::influx::{Credentials, InfluxDb, InfluxOptions};
 use muster_backing::ports::free_port;
 use muster_backing::postgres::{Postgres, PostgresOptions, Tuning};
@@ -62,7 +62,7 @@ pub(super) struct Container {
 impl Container {
     fn command(&self) -> Command {
         let program = match self.service.command[0].as_str() {
-            "nats-server" => Places::from_env().nats_server().unwrap(),
+            "nats-server" => SearchPath::from_env().nats_server().unwrap(),
             "sh" => "sh".into(),
             own => binary(own),
         };

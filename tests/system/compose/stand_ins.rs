@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use muster_backing::find::Places;
+use muster_backing::find::SearchPath;
 
 use super::engine::Engine;
 
@@ -102,7 +102,7 @@ impl Root {
 
 /// Builds all of them; `images` returns the name in the file for a service.
 pub(super) fn make(engine: &Engine, images: impl Fn(&str) -> String) {
-    let places = Places::from_env();
+    let places = SearchPath::from_env();
     let context = engine.dir().join("stand-ins");
     let make = |service: &str, more: &str, fill: &dyn Fn(&Root)| {
         let root = Root(context.join(service).join("root"));

@@ -165,7 +165,7 @@ async fn main() {
                 // The connection, detection and series creation are warm in all modes.
                 let first: Vec<u8> =
                     lines[..DEVICES].iter().flat_map(|l| l.as_str().bytes()).collect();
-                assert_eq!(client.write(client.pack(first)).await, Answer::Written);
+                assert_eq!(client.write(client.pack(first)).await, WriteResponse::Written);
                 let (start, cpu) = (Instant::now(), cpu_seconds());
                 if mode == "straight" {
                     // Built beforehand, as the sink cuts them: 5000 lines or 1 MiB.
@@ -188,7 +188,7 @@ async fn main() {
                             tokio::spawn(async move {
                                 loop {
                                     let Some(body) = queue.lock().unwrap().pop() else { break };
-                                    assert_eq!(client.write(body).await, Answer::Written);
+                                    assert_eq!(client.write(body).await, WriteResponse::Written);
                                 }
                             })
                         })

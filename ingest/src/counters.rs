@@ -9,7 +9,7 @@ use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gau
 use muster_eventlog::DeadLetterSource;
 use tokio_util::sync::CancellationToken;
 
-use crate::metrics::{Excess, MetricSink, SinkSnapshot};
+use crate::metrics::{DropReason, MetricSink, SinkSnapshot};
 
 const EVENTS_WAITING: &str = "muster_ingest_events_waiting";
 const EVENT_BATCH: &str = "muster_ingest_event_batch_messages";
@@ -23,11 +23,11 @@ const MESSAGES_DROPPED: &str = "muster_ingest_metric_messages_dropped_total";
 const REQUESTS: &str = "muster_ingest_store_requests_total";
 const RETRIES: &str = "muster_ingest_store_retries_total";
 const RETENTIONS: &str = "muster_ingest_project_retentions";
-const HELD: &str = "muster_ingest_points_held_bytes";
+const POINTS_HELD: &str = "muster_ingest_points_held_bytes";
 const ONLINE: &str = "muster_ingest_devices_online";
 
 /// Interval at which the sink's own counters are exported.
-const PASS_ON: Duration = Duration::from_secs(5);
+const EXPORT_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Registers the descriptions of the metrics; call it after the recorder was installed.
 pub(crate) fn describe() {
@@ -49,7 +49,7 @@ pub(crate) fn describe() {
         RETENTIONS,
         "projects with a bucket of their own, by state: kept, refused or awaited"
     );
-    describe_gauge!(HELD, "bytes of points without an outcome yet");
+    describe_gauge!(POINTS_HELD, "bytes of points without an outcome yet");
     describe_gauge!(
         ONLINE,
         "devices that are online, if this process tracks presence; otherwise 0"
@@ -57,7 +57,7 @@ pub(crate) fn describe() {
 }
 
 /// Records a processed batch of events.
-pub(crate) fn batch_done(partition: u32, messages: usize, waiting: u64, append: Duration) {
+pub(crate) fn record_batch(partition: u32, messages: usize, waiting: u64, append: Duration) {
     histogram!(EVENT_BATCH).record(float(messages as u64));
     histogram!(APPEND).record(append.as_secs_f64());
     counter!(EVENTS_DONE).increment(messages as u64);
@@ -66,9 +66,9 @@ pub(crate) fn batch_done(partition: u32, messages: usize, waiting: u64, append: 
 
 /// This process works on a partition while this value lives; then its backlog gauge is reset.
 #[derive(Debug)]
-pub(crate) struct Worked(pub(crate) u32);
+pub(crate) struct WorkedPartition(pub(crate) u32);
 
-impl Drop for Worked {
+impl Drop for WorkedPartition {
     fn drop(&mut self) {
         gauge!(EVENTS_WAITING, "partition" => self.0.to_string()).set(0.0);
     }
@@ -80,13 +80,13 @@ pub(crate) fn dead_letter(source: DeadLetterSource, cause: &'static str) {
 }
 
 /// Counts points dropped because of a limit on their device.
-pub(crate) fn points_dropped(excess: Excess, points: usize) {
-    counter!(POINTS, "outcome" => excess.as_str()).increment(points as u64);
+pub(crate) fn points_dropped(reason: DropReason, points: usize) {
+    counter!(POINTS, "outcome" => reason.as_str()).increment(points as u64);
 }
 
 /// Counts a metric message dropped because of a limit on its device.
-pub(crate) fn metric_messages_dropped(excess: Excess) {
-    counter!(MESSAGES_DROPPED, "cause" => excess.as_str()).increment(1);
+pub(crate) fn metric_messages_dropped(reason: DropReason) {
+    counter!(MESSAGES_DROPPED, "cause" => reason.as_str()).increment(1);
 }
 
 /// Records the number of projects with their own retention, by state in the metric store.
@@ -108,11 +108,11 @@ pub(crate) fn online(devices: usize) {
 }
 
 /// Exports the sink's counters until `stop`.
-pub(crate) async fn pass_on(sink: MetricSink, stop: CancellationToken) {
+pub(crate) async fn export_sink_counters(sink: MetricSink, stop: CancellationToken) {
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
-            () = tokio::time::sleep(PASS_ON) => {}
+            () = tokio::time::sleep(EXPORT_INTERVAL) => {}
         }
         let SinkSnapshot { lines_written, lines_rejected, requests, retries, bytes_held, .. } =
             sink.counters().snapshot();
@@ -120,7 +120,7 @@ pub(crate) async fn pass_on(sink: MetricSink, stop: CancellationToken) {
         counter!(POINTS, "outcome" => "refused").absolute(lines_rejected);
         counter!(REQUESTS).absolute(requests);
         counter!(RETRIES).absolute(retries);
-        gauge!(HELD).set(float(bytes_held));
+        gauge!(POINTS_HELD).set(float(bytes_held));
     }
 }
 
@@ -181,9 +181,9 @@ mod tests {
         let seen = Seen::default();
         metrics::with_local_recorder(&seen, || {
             describe();
-            let worked = Worked(3);
-            batch_done(3, 512, 40, Duration::from_millis(7));
-            batch_done(3, 8, 2, Duration::from_millis(7));
+            let worked = WorkedPartition(3);
+            record_batch(3, 512, 40, Duration::from_millis(7));
+            record_batch(3, 8, 2, Duration::from_millis(7));
             assert_eq!(seen.gauge("muster_ingest_events_waiting partition=3"), 2.0);
             drop(worked);
             dead_letter(DeadLetterSource::Events, "fork");

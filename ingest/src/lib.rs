@@ -35,7 +35,7 @@ pub struct IngestOptions {
 }
 
 /// Interval between deletions of expired rows.
-const TIDY: Duration = Duration::from_secs(600);
+const PRUNE_INTERVAL: Duration = Duration::from_secs(600);
 
 /// Runs the ingest role until `stop`; then writes buffered data and releases its leases.
 ///
@@ -48,15 +48,15 @@ pub async fn run(
     let IngestOptions { log, nats, store, limits, presence, copies } = options;
     counters::describe();
     let client = Arc::new(metrics::InfluxClient::new(store)?);
-    let places = metrics::Places::follow(log.clone(), client.clone(), stop.clone());
+    let places = metrics::MetricBuckets::follow(log.clone(), client.clone(), stop.clone());
     let (sink, sink_task) = metrics::MetricSink::start(client, metrics::SinkSettings::default());
     let mut parts = JoinSet::new();
-    parts.spawn(counters::pass_on(sink.clone(), stop.clone()));
+    parts.spawn(counters::export_sink_counters(sink.clone(), stop.clone()));
     parts.spawn(events::run(log.clone(), nats.clone(), copies, stop.clone()));
     let settings = (copies, limits);
     parts.spawn(metrics::reader::run(log.clone(), nats, (sink, places), settings, stop.clone()));
     parts.spawn(presence::run(presence, stop.clone()));
-    parts.spawn(tidy(log, stop));
+    parts.spawn(prune(log, stop));
     while let Some(ended) = parts.join_next().await {
         if let Err(error) = ended {
             tracing::error!(%error, "a task of ingest ended unexpectedly");
@@ -67,11 +67,11 @@ pub async fn run(
 }
 
 /// Deletes expired rows.
-async fn tidy(log: EventLog, stop: CancellationToken) {
+async fn prune(log: EventLog, stop: CancellationToken) {
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
-            () = tokio::time::sleep(TIDY) => {}
+            () = tokio::time::sleep(PRUNE_INTERVAL) => {}
         }
         for pruned in [log.prune_append_ids().await, log.prune_dead_letters().await] {
             if let Err(error) = pruned {

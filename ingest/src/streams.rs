@@ -58,7 +58,7 @@ pub async fn ensure_events(
             discard: stream::DiscardPolicy::Old,
             max_message_size: max_message_size(MAX_EVENT_BYTES),
             no_ack: true,
-            republish: Some(stored(subjects::EVENTS_STORED)),
+            republish: Some(confirmation_republish(subjects::EVENTS_STORED)),
             duplicate_window: DUPLICATE_WINDOW,
             ..Default::default()
         },
@@ -91,7 +91,7 @@ pub async fn ensure_metrics(
             discard: stream::DiscardPolicy::New,
             max_message_size: max_message_size(MAX_BATCH_BYTES),
             no_ack: true,
-            republish: Some(stored(subjects::METRICS_STORED)),
+            republish: Some(confirmation_republish(subjects::METRICS_STORED)),
             duplicate_window: DUPLICATE_WINDOW,
             ..Default::default()
         },
@@ -107,7 +107,7 @@ const fn max_message_size(body: usize) -> i32 {
 
 /// Confirms each stored message to its device. A PubAck would go to any subject that the message
 /// names, with the server's rights.
-fn stored((source, destination): (&str, &str)) -> stream::Republish {
+fn confirmation_republish((source, destination): (&str, &str)) -> stream::Republish {
     stream::Republish {
         source: source.to_owned(),
         destination: destination.to_owned(),
@@ -117,22 +117,22 @@ fn stored((source, destination): (&str, &str)) -> stream::Republish {
 
 async fn open(
     jetstream: &jetstream::Context,
-    wanted: stream::Config,
+    config: stream::Config,
 ) -> Result<(stream::Stream, String), StreamError> {
-    let stream = jetstream.get_or_create_stream(wanted.clone()).await?;
+    let stream = jetstream.get_or_create_stream(config.clone()).await?;
     let found = &stream.cached_info().config;
     // An operator may have chosen its size, and a larger number of copies.
     let config = stream::Config {
-        description: wanted.description,
-        subjects: wanted.subjects,
-        subject_transform: wanted.subject_transform,
-        max_age: wanted.max_age,
-        discard: wanted.discard,
-        num_replicas: wanted.num_replicas.max(found.num_replicas),
-        max_message_size: wanted.max_message_size,
-        no_ack: wanted.no_ack,
-        republish: wanted.republish,
-        duplicate_window: wanted.duplicate_window,
+        description: config.description,
+        subjects: config.subjects,
+        subject_transform: config.subject_transform,
+        max_age: config.max_age,
+        discard: config.discard,
+        num_replicas: config.num_replicas.max(found.num_replicas),
+        max_message_size: config.max_message_size,
+        no_ack: config.no_ack,
+        republish: config.republish,
+        duplicate_window: config.duplicate_window,
         ..found.clone()
     };
     if config != *found {

@@ -14,7 +14,7 @@ use std::time::Duration;
 use axum::http::{Method, StatusCode, Uri};
 use axum::{Json, Router};
 use muster_ingest::metrics::{
-    Answer, Api, InfluxClient, Lines, MetricSink, Outcome, Place, PlaceError, SinkSettings,
+    WriteResponse, Api, InfluxClient, Lines, MetricSink, Outcome, MetricBucket, BucketError, SinkSettings,
     StoreSettings,
 };
 use muster_schemas::{ProjectId, Retention};
@@ -60,8 +60,8 @@ async fn victoria_metrics_takes_the_v2_write_api() -> Result<(), Failure> {
         client.set_up("password").await?;
         client.create_database().await?;
         // It has no configurable retention either.
-        let kept = client.keep("project-x", Retention::Days(30)).await;
-        assert!(matches!(kept, Err(PlaceError::Refused(_))));
+        let kept = client.apply_retention("project-x", Retention::Days(30)).await;
+        assert!(matches!(kept, Err(BucketError::Refused(_))));
         let (sink, _task) = MetricSink::start(client, SinkSettings::default());
         let lines = (1..=1000)
             .map(|n| format!("m,gzip={gzip} v={n} {}\n", 1_795_420_800_000_000_i64 + n * 1000))
@@ -91,11 +91,11 @@ async fn victoria_metrics_takes_the_v2_write_api() -> Result<(), Failure> {
 }
 
 /// The requests that a fake InfluxDB 2.x received.
-type Asked = Arc<Mutex<Vec<(String, Value)>>>;
+type RecordedRequests = Arc<Mutex<Vec<(String, Value)>>>;
 
 /// A new InfluxDB 2.x without setup, following its API reference.
-async fn new_v2() -> Result<(String, Asked), Failure> {
-    let asked = Asked::default();
+async fn new_v2() -> Result<(String, RecordedRequests), Failure> {
+    let asked = RecordedRequests::default();
     let kept = asked.clone();
     let app =
         Router::new().fallback(async move |method: Method, uri: Uri, body: axum::body::Bytes| {
@@ -155,7 +155,7 @@ async fn a_missing_bucket_is_made_when_it_is_first_written_to() -> Result<(), Fa
     let (url, asked) = new_v2().await?;
     let client = Arc::new(v2_client(&url)?);
     let body = client.pack(b"m v=1 1\n".to_vec());
-    assert!(matches!(client.write(body).await, Answer::DatabaseMissing(_)));
+    assert!(matches!(client.write(body).await, WriteResponse::DatabaseMissing(_)));
     let (sink, _task) = MetricSink::start(client, SinkSettings::default());
     assert_eq!(sink.submit(Lines::from_text("m v=1 1\n".into())).await?.await, Outcome::Written);
     let asked = asked.lock().map_err(|_| "poisoned")?;
@@ -277,16 +277,16 @@ async fn in_v2_a_project_gets_a_bucket_that_influxql_finds() -> Result<(), Failu
     let client = Arc::new(v2_client(&url)?);
     // Nothing is created for a project that never had its own retention.
     client.create_database().await?;
-    client.release("project-a").await?;
+    client.reset_retention("project-a").await?;
     assert_eq!(state.lock().map_err(|_| "poisoned")?.buckets.len(), 1);
 
     for _ in 0..2 {
-        client.keep("project-a", Retention::Days(30)).await?;
+        client.apply_retention("project-a", Retention::Days(30)).await?;
     }
     let (sink, _task) = MetricSink::start(client.clone(), SinkSettings::default());
-    let own = Place::own(&"a".parse::<ProjectId>()?, Retention::Days(30));
+    let own = MetricBucket::own(&"a".parse::<ProjectId>()?, Retention::Days(30));
     // A missing bucket is created at the first write.
-    let gone = Place::own(&"b".parse::<ProjectId>()?, Retention::Days(7));
+    let gone = MetricBucket::own(&"b".parse::<ProjectId>()?, Retention::Days(7));
     let waiting = [
         sink.submit(Lines::from_text("m v=1 1\n".into())).await?,
         sink.submit_to(own, Lines::from_text("m v=2 2\n".into())).await?,
@@ -295,8 +295,8 @@ async fn in_v2_a_project_gets_a_bucket_that_influxql_finds() -> Result<(), Failu
     for completion in waiting {
         assert_eq!(completion.await, Outcome::Written);
     }
-    client.keep("project-a", Retention::Days(90)).await?;
-    client.release("project-b").await?;
+    client.apply_retention("project-a", Retention::Days(90)).await?;
+    client.reset_retention("project-b").await?;
 
     let state = state.lock().map_err(|_| "poisoned")?;
     let rule = |bucket: &Value| bucket["retentionRules"][0]["everySeconds"].as_u64();

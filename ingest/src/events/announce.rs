@@ -12,7 +12,7 @@ use muster_schemas::wire::Ack;
 use super::acks;
 
 /// Number of devices of one page.
-const PAGE: u32 = 200;
+const PAGE_SIZE: u32 = 200;
 /// Interval between pages. A fleet responds spread over devices ÷ 400 seconds, so 10,000 devices take
 /// 25 s.
 const PAGE_INTERVAL: Duration = Duration::from_millis(500);
@@ -36,7 +36,7 @@ async fn try_announce(
     for project in log.projects().await? {
         let mut after = None;
         loop {
-            let devices = log.active_devices(&project, after, PAGE).await?;
+            let devices = log.active_devices(&project, after, PAGE_SIZE).await?;
             let Some(last) = devices.last() else { break };
             after = Some(*last);
             for (device, access) in log.device_access(&project, &devices).await? {

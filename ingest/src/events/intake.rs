@@ -53,7 +53,7 @@ impl Cause {
 
 /// A received message.
 #[derive(Clone, Debug)]
-pub struct Arrival {
+pub struct InboundMessage {
     /// The subject, as stored by the broker.
     pub subject: String,
     /// The message.
@@ -64,16 +64,16 @@ pub struct Arrival {
 
 /// A rejected message, with its cause.
 #[derive(Clone, Debug)]
-pub(crate) struct Refused {
-    pub(crate) inbound: Arrival,
+pub(crate) struct RejectedMessage {
+    pub(crate) inbound: InboundMessage,
     pub(crate) cause: Cause,
     pub(crate) detail: String,
 }
 
 /// A message whose envelope matches its subject; its signature is not verified yet.
 #[derive(Debug)]
-pub(crate) struct Claim {
-    pub(crate) arrival: Arrival,
+pub(crate) struct AttributedMessage {
+    pub(crate) arrival: InboundMessage,
     message: Unverified,
     envelope: DeviceEnvelope,
     hash: Hash,
@@ -83,7 +83,7 @@ pub(crate) struct Claim {
 pub(crate) type Key = (ProjectId, DeviceId, u64);
 
 /// The messages of a batch by device and epoch, each in order of `seq`.
-pub(crate) type Claims = BTreeMap<Key, Vec<Claim>>;
+pub(crate) type AttributedMessages = BTreeMap<Key, Vec<AttributedMessage>>;
 
 /// The result for one device's messages.
 #[derive(Debug)]
@@ -92,7 +92,7 @@ pub(crate) struct Chain {
     /// The append to the log.
     pub(crate) append: Option<Append>,
     /// The messages of `append`, in case the log rejects it.
-    pub(crate) taken: Vec<Arrival>,
+    pub(crate) messages: Vec<InboundMessage>,
     /// The acknowledgment for the device.
     pub(crate) ack: Ack,
     /// Another key signs from here on: the cached state of the device is stale.
@@ -100,10 +100,10 @@ pub(crate) struct Chain {
 }
 
 /// Parses the messages, and sorts them by device, epoch and `seq`.
-pub(crate) fn sort(arrivals: Vec<Arrival>) -> (Claims, Vec<Refused>) {
-    let mut claims = Claims::new();
+pub(crate) fn group_by_device(inbound: Vec<InboundMessage>) -> (AttributedMessages, Vec<RejectedMessage>) {
+    let mut claims = AttributedMessages::new();
     let mut refused = Vec::new();
-    for arrival in arrivals {
+    for arrival in inbound {
         match read(arrival) {
             Ok((key, claim)) => claims.entry(key).or_default().push(claim),
             Err(refusal) => refused.push(refusal),
@@ -115,44 +115,44 @@ pub(crate) fn sort(arrivals: Vec<Arrival>) -> (Claims, Vec<Refused>) {
     (claims, refused)
 }
 
-fn read(arrival: Arrival) -> Result<(Key, Claim), Refused> {
-    let (message, envelope) = match parse_sealed(&arrival.bytes) {
+fn read(inbound: InboundMessage) -> Result<(Key, AttributedMessage), RejectedMessage> {
+    let (message, envelope) = match parse_sealed(&inbound.bytes) {
         Ok(parsed) => parsed,
         Err(error) => {
             let detail = error.to_string();
-            return Err(Refused { inbound: arrival, cause: Cause::NoEnvelope, detail });
+            return Err(RejectedMessage { inbound, cause: Cause::NoEnvelope, detail });
         }
     };
     let named = (&envelope.project, envelope.device);
-    let from = subjects::parse_stored(&arrival.subject);
+    let from = subjects::parse_stored(&inbound.subject);
     if from.as_ref().map(|(project, device, _)| (project, *device)) != Some(named) {
         let detail =
             format!("the envelope names device {} of {}", envelope.device, envelope.project);
-        return Err(Refused { inbound: arrival, cause: Cause::ForeignSubject, detail });
+        return Err(RejectedMessage { inbound, cause: Cause::ForeignSubject, detail });
     }
     let key = (envelope.project.clone(), envelope.device, envelope.epoch);
-    let hash = Hash::of(&arrival.bytes);
-    Ok((key, Claim { arrival, message, envelope, hash }))
+    let hash = Hash::of(&inbound.bytes);
+    Ok((key, AttributedMessage { arrival: inbound, message, envelope, hash }))
 }
 
 /// Whether the cached state must be reloaded before these messages are validated: they name an
 /// unknown epoch or key.
-pub(crate) fn is_news(access: &DeviceAccess, epoch: u64, claims: &[Claim]) -> bool {
+pub(crate) fn needs_reload(access: &DeviceAccess, epoch: u64, messages: &[AttributedMessage]) -> bool {
     access.epoch(epoch).is_none()
-        || claims.iter().any(|claim| access.key(&claim.message.kid()).is_none())
+        || messages.iter().any(|claim| access.key(&claim.message.kid()).is_none())
 }
 
 /// Validates one device's messages in one epoch: events after the watermark are accepted while they
 /// are signed and chained, a gap requests a retransmission, known events are acknowledged again.
-pub(crate) fn judge(
+pub(crate) fn validate(
     key: Key,
-    claims: Vec<Claim>,
+    messages: Vec<AttributedMessage>,
     access: &DeviceAccess,
-    refused: &mut Vec<Refused>,
+    rejected: &mut Vec<RejectedMessage>,
 ) -> Option<Chain> {
     let (_, device, epoch) = &key;
-    let mut refuse_all = |claims: Vec<Claim>, cause: Cause, detail: &str| {
-        refused.extend(claims.into_iter().map(|claim| Refused {
+    let mut refuse_all = |claims: Vec<AttributedMessage>, cause: Cause, detail: &str| {
+        rejected.extend(claims.into_iter().map(|claim| RejectedMessage {
             inbound: claim.arrival,
             cause,
             detail: detail.to_owned(),
@@ -161,11 +161,11 @@ pub(crate) fn judge(
     };
     let Some(known) = access.epoch(*epoch) else {
         let detail = format!("epoch {epoch} was never assigned to this device");
-        return refuse_all(claims, Cause::UnknownDevice, &detail);
+        return refuse_all(messages, Cause::UnknownDevice, &detail);
     };
     if known.is_closed {
         let detail = "the device was deleted, or has enrolled again since";
-        return refuse_all(claims, Cause::ClosedEpoch, detail);
+        return refuse_all(messages, Cause::ClosedEpoch, detail);
     }
 
     let before = (known.seq, known.tip);
@@ -174,7 +174,7 @@ pub(crate) fn judge(
     let mut taken = Vec::new();
     let mut keys = access.keys.clone();
     let mut is_rotated = false;
-    for claim in claims {
+    for claim in messages {
         if claim.envelope.seq < seq || (claim.envelope.seq == seq && claim.hash == tip) {
             continue; // The log has it.
         }
@@ -182,9 +182,9 @@ pub(crate) fn judge(
             resend = true; // And with it, all that follows.
             break;
         }
-        let Claim { arrival, message, envelope, hash } = claim;
+        let AttributedMessage { arrival, message, envelope, hash } = claim;
         let mut refuse = |arrival, cause, detail: String| {
-            refused.push(Refused { inbound: arrival, cause, detail });
+            rejected.push(RejectedMessage { inbound: arrival, cause, detail });
         };
         let kid = message.kid();
         let Some((_, public)) = keys.iter().find(|(fingerprint, _)| *fingerprint == kid) else {
@@ -203,7 +203,7 @@ pub(crate) fn judge(
             refuse(arrival, Cause::Fork, detail);
             continue;
         }
-        let (event, rotated) = content(&envelope, &arrival.bytes, &kid);
+        let (event, rotated) = to_new_event(&envelope, &arrival.bytes, &kid);
         if let Some(new_key) = rotated {
             keys = vec![(new_key.thumbprint(), new_key)];
             is_rotated = true;
@@ -224,17 +224,17 @@ pub(crate) fn judge(
         append
     });
     let ack = Ack { epoch: *epoch, seq, hash: tip, resend };
-    Some(Chain { key, append, taken, ack, is_rotated })
+    Some(Chain { key, append, messages: taken, ack, is_rotated })
 }
 
 /// The event for the log; unreadable content is appended as such. A valid rotation also returns the
 /// key that signs from the next event on.
-fn content(
+fn to_new_event(
     envelope: &DeviceEnvelope,
     sealed: &Bytes,
     signed_by: &Hash,
 ) -> (NewEvent, Option<PublicKey>) {
-    match readable(envelope, signed_by) {
+    match decode_event(envelope, signed_by) {
         Ok((event, rotated)) => (NewEvent::sealed(&event, envelope.time, sealed.clone()), rotated),
         Err(cause) => {
             let unreadable: Event = DeviceEventUnreadable {
@@ -249,7 +249,7 @@ fn content(
     }
 }
 
-fn readable(
+fn decode_event(
     envelope: &DeviceEnvelope,
     signed_by: &Hash,
 ) -> Result<(Event, Option<PublicKey>), String> {

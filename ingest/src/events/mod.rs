@@ -10,5 +10,5 @@ mod intake;
 mod partitions;
 mod worker;
 
-pub use intake::{Arrival, Cause};
+pub use intake::{InboundMessage, Cause};
 pub use partitions::run;

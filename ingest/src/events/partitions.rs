@@ -12,15 +12,15 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::worker::{Worker, WorkerError};
-use crate::counters::Worked;
+use crate::counters::WorkedPartition;
 use crate::streams::Copies;
 
 /// Lifetime of a lease: the longest interruption after a crash.
-const LIFE: Duration = Duration::from_secs(6);
+const LEASE_TTL: Duration = Duration::from_secs(6);
 /// Interval at which leases are renewed and free ones are acquired.
-const BEAT: Duration = Duration::from_secs(2);
+const LEASE_RENEW_INTERVAL: Duration = Duration::from_secs(2);
 /// Delay before a failed worker is restarted.
-const RETRY: Duration = Duration::from_millis(300);
+const RETRY_DELAY: Duration = Duration::from_millis(300);
 /// Timeout for a worker's current batch when the worker is stopped.
 const FINISH_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -32,8 +32,8 @@ fn fair_share(holders: usize) -> usize {
 /// Works on as many partitions as this process can get, until `stop`; then releases them.
 pub async fn run(log: EventLog, nats: async_nats::Client, copies: Copies, stop: CancellationToken) {
     let holder = Uuid::new_v4();
-    let mut working: HashMap<String, Working> = HashMap::new();
-    let mut beat = tokio::time::interval(BEAT);
+    let mut working: HashMap<String, RunningWorker> = HashMap::new();
+    let mut beat = tokio::time::interval(LEASE_RENEW_INTERVAL);
     beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tokio::select! {
@@ -53,28 +53,28 @@ pub async fn run(log: EventLog, nats: async_nats::Client, copies: Copies, stop: 
             }
         }
         let names: Vec<String> = working.keys().cloned().collect();
-        match log.renew_leases(holder, &names, LIFE).await {
+        match log.renew_leases(holder, &names, LEASE_TTL).await {
             Ok(held) => {
                 // After an outage of PostgreSQL all leases are lost.
                 let lost = working.extract_if(|name, _| !held.contains(name));
-                let lost: Vec<Working> = lost
+                let lost: Vec<RunningWorker> = lost
                     .map(|(name, working)| {
                         tracing::warn!(lease = %name, "the lease on a partition was lost");
                         working
                     })
                     .collect();
-                join_all(lost.into_iter().map(Working::finish)).await;
+                join_all(lost.into_iter().map(RunningWorker::finish)).await;
             }
             Err(error) => {
                 tracing::debug!(%error, "failed to renew leases");
                 continue;
             }
         }
-        if let Err(error) = share(&log, (&nats, copies), holder, &mut working).await {
+        if let Err(error) = balance_partitions(&log, (&nats, copies), holder, &mut working).await {
             tracing::debug!(%error, "failed to look up free partitions");
         }
     }
-    join_all(working.into_values().map(Working::finish)).await;
+    join_all(working.into_values().map(RunningWorker::finish)).await;
     if let Err(error) = log.release_leases(holder).await {
         tracing::debug!(
             %error,
@@ -84,35 +84,35 @@ pub async fn run(log: EventLog, nats: async_nats::Client, copies: Copies, stop: 
 }
 
 /// Acquires free partitions, and releases one if this process holds more than its share.
-async fn share(
+async fn balance_partitions(
     log: &EventLog,
     (nats, copies): (&async_nats::Client, Copies),
     holder: Uuid,
-    working: &mut HashMap<String, Working>,
+    running: &mut HashMap<String, RunningWorker>,
 ) -> Result<(), StoreError> {
     // A process that holds nothing yet registers itself by this lease.
     let own = format!("ingest-{holder}");
-    if log.renew_leases(holder, std::slice::from_ref(&own), LIFE).await?.is_empty() {
-        log.acquire_lease(&own, holder, LIFE).await?;
+    if log.renew_leases(holder, std::slice::from_ref(&own), LEASE_TTL).await?.is_empty() {
+        log.acquire_lease(&own, holder, LEASE_TTL).await?;
     }
     let holders = log.list_leases("ingest-").await?.len();
     let fair = fair_share(holders);
     for partition in 0..PARTITIONS {
-        if working.len() >= fair {
+        if running.len() >= fair {
             break;
         }
         let name = events_reader(partition);
-        if working.contains_key(&name) {
+        if running.contains_key(&name) {
             continue;
         }
-        if let Some(lease) = log.acquire_lease(&name, holder, LIFE).await? {
+        if let Some(lease) = log.acquire_lease(&name, holder, LEASE_TTL).await? {
             let worker = Worker { log: log.clone(), nats: nats.clone(), partition, copies };
-            working.insert(name, Working::start(worker, lease));
+            running.insert(name, RunningWorker::start(worker, lease));
         }
     }
-    if working.len() > fair
-        && let Some(name) = working.keys().next().cloned()
-        && let Some(given_back) = working.remove(&name)
+    if running.len() > fair
+        && let Some(name) = running.keys().next().cloned()
+        && let Some(given_back) = running.remove(&name)
     {
         given_back.finish().await;
         log.release_lease(&name, holder).await?;
@@ -121,15 +121,15 @@ async fn share(
 }
 
 /// A running worker.
-struct Working {
+struct RunningWorker {
     stop: CancellationToken,
     task: JoinHandle<()>,
 }
 
-impl Working {
+impl RunningWorker {
     fn start(worker: Worker, lease: Lease) -> Self {
         let stop = CancellationToken::new();
-        Self { task: tokio::spawn(keep_working(worker, lease, stop.clone())), stop }
+        Self { task: tokio::spawn(run_worker(worker, lease, stop.clone())), stop }
     }
 
     /// Stops it after its current batch. A worker that is aborted between a commit and its
@@ -145,12 +145,12 @@ impl Working {
 /// Restarts the worker whenever it fails, until it is stopped or another process has taken over:
 /// from then on the partition's consumer belongs to that process. A repeated failure is logged
 /// once.
-async fn keep_working(worker: Worker, lease: Lease, stop: CancellationToken) {
-    let _worked = Worked(worker.partition);
+async fn run_worker(worker: Worker, lease: Lease, stop: CancellationToken) {
+    let _worked = WorkedPartition(worker.partition);
     let mut told = String::new();
     loop {
         let Err(error) = worker.run(&lease, &stop).await else { return };
-        if is_over(&error) {
+        if is_lease_lost(&error) {
             tracing::info!(partition = worker.partition, "another process holds the partition");
             return;
         }
@@ -161,13 +161,13 @@ async fn keep_working(worker: Worker, lease: Lease, stop: CancellationToken) {
         }
         tokio::select! {
             () = stop.cancelled() => return,
-            () = tokio::time::sleep(RETRY) => {}
+            () = tokio::time::sleep(RETRY_DELAY) => {}
         }
     }
 }
 
 /// Whether the error means that another process holds the lease.
-fn is_over(error: &WorkerError) -> bool {
+fn is_lease_lost(error: &WorkerError) -> bool {
     matches!(error, WorkerError::Append(AppendError::Fenced(_)))
 }
 

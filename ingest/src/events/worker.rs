@@ -14,17 +14,17 @@ use muster_schemas::{ProjectId, StreamName, Timestamp, subjects};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::devices::Devices;
-use super::intake::{Arrival, Cause, Chain, Refused, judge, sort};
+use super::devices::DeviceCache;
+use super::intake::{InboundMessage, Cause, Chain, RejectedMessage, validate, group_by_device};
 use super::{acks, announce, intake};
 use crate::{counters, streams};
 
 /// Maximum number of messages that are validated and appended together.
-const BATCH: usize = 512;
+const MAX_BATCH_MESSAGES: usize = 512;
 /// Maximum number of bytes that the broker sends ahead for one partition.
-const BYTES_AHEAD: usize = 4 << 20;
+const MAX_PREFETCH_BYTES: usize = 4 << 20;
 /// Number of retries of an append with stale watermarks.
-const RETRIES: usize = 5;
+const MAX_APPEND_RETRIES: usize = 5;
 
 /// Why a worker stopped.
 #[derive(Debug, thiserror::Error)]
@@ -45,8 +45,8 @@ pub(super) enum WorkerError {
     },
 }
 
-fn broker(attempted: &'static str) -> impl FnOnce(String) -> WorkerError {
-    move |problem| WorkerError::Broker { attempted, problem }
+fn broker_error(operation: &'static str) -> impl FnOnce(String) -> WorkerError {
+    move |problem| WorkerError::Broker { attempted: operation, problem }
 }
 
 /// The dependencies of a worker.
@@ -68,7 +68,7 @@ impl Worker {
         let jetstream = jetstream::new(self.nats.clone());
         let (stream, incarnation) = streams::ensure_events(&jetstream, self.copies)
             .await
-            .map_err(|error| broker("open the stream of events")(error.to_string()))?;
+            .map_err(|error| broker_error("open the stream of events")(error.to_string()))?;
         let offset = self.log.take_over_offset(lease).await?;
         let done = if offset.incarnation == incarnation { offset.sequence } else { 0 };
 
@@ -91,20 +91,20 @@ impl Worker {
                 },
                 ack_policy: consumer::AckPolicy::All,
                 ack_wait: Duration::from_secs(60),
-                max_ack_pending: 8 * i64::try_from(BATCH).unwrap_or(i64::MAX),
+                max_ack_pending: 8 * i64::try_from(MAX_BATCH_MESSAGES).unwrap_or(i64::MAX),
                 ..Default::default()
             })
             .await
-            .map_err(|error| broker("create the consumer of a partition")(error.to_string()))?;
+            .map_err(|error| broker_error("create the consumer of a partition")(error.to_string()))?;
         let messages = consumer
             .stream()
-            .max_messages_per_batch(BATCH * 2)
-            .max_bytes_per_batch(BYTES_AHEAD)
+            .max_messages_per_batch(MAX_BATCH_MESSAGES * 2)
+            .max_bytes_per_batch(MAX_PREFETCH_BYTES)
             .expires(Duration::from_secs(20))
             .heartbeat(Duration::from_secs(5))
             .messages()
             .await
-            .map_err(|error| broker("fetch from a partition")(error.to_string()))?;
+            .map_err(|error| broker_error("fetch from a partition")(error.to_string()))?;
         // One worker announces for all: an outage of a server or a lost stream ends all of them.
         let stream_was_lost = !offset.incarnation.is_empty() && offset.incarnation != incarnation;
         let _announcing = (self.partition == 0).then(|| {
@@ -112,8 +112,8 @@ impl Worker {
                 announce::announce(self.log.clone(), self.nats.clone(), stream_was_lost);
             AbortOnDropHandle::new(tokio::spawn(announcing))
         });
-        let mut chunks = messages.ready_chunks(BATCH);
-        let mut devices = Devices::default();
+        let mut chunks = messages.ready_chunks(MAX_BATCH_MESSAGES);
+        let mut devices = DeviceCache::default();
         loop {
             let chunk = tokio::select! {
                 () = stop.cancelled() => return Ok(()),
@@ -123,15 +123,15 @@ impl Worker {
             let chunk: Vec<jetstream::Message> = chunk
                 .into_iter()
                 .collect::<Result<_, _>>()
-                .map_err(|error| broker("fetch from a partition")(error.to_string()))?;
+                .map_err(|error| broker_error("fetch from a partition")(error.to_string()))?;
             self.handle(&mut devices, lease, (&incarnation, done), chunk).await?;
         }
-        Err(broker("fetch from a partition")("the subscription ended".to_owned()))
+        Err(broker_error("fetch from a partition")("the subscription ended".to_owned()))
     }
 
     async fn handle(
         &self,
-        devices: &mut Devices,
+        devices: &mut DeviceCache,
         lease: &Lease,
         (incarnation, done): (&str, u64),
         chunk: Vec<jetstream::Message>,
@@ -141,9 +141,9 @@ impl Worker {
         let mut arrivals = Vec::with_capacity(messages);
         for message in &chunk {
             let place = message.info().map_err(|error| {
-                broker("read a message's sequence number in its stream")(error.to_string())
+                broker_error("read a message's sequence number in its stream")(error.to_string())
             })?;
-            arrivals.push(Arrival {
+            arrivals.push(InboundMessage {
                 subject: message.subject.to_string(),
                 bytes: message.payload.clone(),
                 is_repeated: place.stream_sequence <= done,
@@ -151,7 +151,7 @@ impl Worker {
             sequence = sequence.max(place.stream_sequence);
             waiting = place.pending;
         }
-        let (claims, mut refused) = sort(arrivals);
+        let (claims, mut refused) = group_by_device(arrivals);
         devices.load(&self.log, &claims).await?;
 
         // Signatures are verified outside the runtime's own threads.
@@ -161,12 +161,12 @@ impl Worker {
             let mut refused = Vec::new();
             let chains: Vec<Chain> = judged
                 .into_iter()
-                .filter_map(|(access, key, claims)| judge(key, claims, &access, &mut refused))
+                .filter_map(|(access, key, claims)| validate(key, claims, &access, &mut refused))
                 .collect();
             (chains, refused)
         })
         .await
-        .map_err(|error| broker("validate a batch")(error.to_string()))?;
+        .map_err(|error| broker_error("validate a batch")(error.to_string()))?;
         refused.extend(more_refused);
 
         let offset = OffsetMove {
@@ -177,33 +177,33 @@ impl Worker {
         };
         // The append moves the offset: earlier rejections are stored before it. Rejections by the append
         // itself are stored before the broker may delete the messages.
-        self.keep(std::mem::take(&mut refused)).await?;
+        self.store_dead_letters(std::mem::take(&mut refused)).await?;
         let began = Instant::now();
         let chains = self.append(devices, chains, &mut refused, &offset).await?;
         let append = began.elapsed();
-        self.keep(refused).await?;
+        self.store_dead_letters(refused).await?;
         acks::publish(&self.nats, chains.iter()).await;
         self.trace(&chains, arrived);
         if let Some(last) = chunk.last() {
             last.ack_with(AckKind::Ack)
                 .await
-                .map_err(|error| broker("acknowledge a batch")(error.to_string()))?;
+                .map_err(|error| broker_error("acknowledge a batch")(error.to_string()))?;
         }
-        counters::batch_done(self.partition, messages, waiting, append);
+        counters::record_batch(self.partition, messages, waiting, append);
         Ok(())
     }
 
     /// Reports each event's time in this process: validated, appended, acknowledged.
-    fn trace(&self, chains: &[Chain], arrived: Timestamp) {
+    fn trace(&self, chains: &[Chain], received_at: Timestamp) {
         if !traces::is_enabled() {
             return;
         }
         let partition = format!("partition {}", self.partition);
         let span =
-            traces::Span { name: "ingest", start: arrived, end: traces::now(), detail: &partition };
+            traces::Span { name: "ingest", start: received_at, end: traces::now(), detail: &partition };
         for chain in chains {
             let stream = StreamName::DeviceReport(chain.key.1, chain.ack.epoch);
-            let first = chain.ack.seq.saturating_sub(chain.taken.len() as u64) + 1;
+            let first = chain.ack.seq.saturating_sub(chain.messages.len() as u64) + 1;
             for seq in first..=chain.ack.seq {
                 span.emit(&chain.key.0, &stream, seq);
             }
@@ -213,9 +213,9 @@ impl Worker {
     /// Appends the chains; one with a stale watermark is validated again against the log.
     async fn append(
         &self,
-        devices: &mut Devices,
+        devices: &mut DeviceCache,
         chains: Vec<Chain>,
-        rejected: &mut Vec<Refused>,
+        rejected: &mut Vec<RejectedMessage>,
         offset: &OffsetMove,
     ) -> Result<Vec<Chain>, WorkerError> {
         let mut done = Vec::with_capacity(chains.len());
@@ -227,7 +227,7 @@ impl Worker {
             by_project.entry(chain.key.0.clone()).or_default().push(chain);
         }
         for (project, mut waiting) in by_project {
-            for _ in 0..RETRIES {
+            for _ in 0..MAX_APPEND_RETRIES {
                 let stale = self
                     .append_once(devices, &project, waiting, rejected, offset, &mut done)
                     .await?;
@@ -235,11 +235,11 @@ impl Worker {
                     waiting = Vec::new();
                     break;
                 }
-                waiting = self.judge_again(devices, &project, stale, rejected).await?;
+                waiting = self.revalidate(devices, &project, stale, rejected).await?;
             }
             if !waiting.is_empty() {
                 // Another process keeps writing these streams; start over from the log.
-                return Err(broker("append a batch")("the watermarks keep changing".to_owned()));
+                return Err(broker_error("append a batch")("the watermarks keep changing".to_owned()));
             }
         }
         Ok(done)
@@ -248,10 +248,10 @@ impl Worker {
     /// One attempt; returns the chains with a stale watermark.
     async fn append_once(
         &self,
-        devices: &mut Devices,
+        devices: &mut DeviceCache,
         project: &ProjectId,
         chains: Vec<Chain>,
-        refused: &mut Vec<Refused>,
+        refused: &mut Vec<RejectedMessage>,
         offset: &OffsetMove,
         done: &mut Vec<Chain>,
     ) -> Result<Vec<Chain>, WorkerError> {
@@ -266,23 +266,23 @@ impl Worker {
             match result {
                 Ok(_) => {
                     if chain.is_rotated {
-                        devices.forget(&chain.key);
+                        devices.remove(&chain.key);
                     } else {
-                        devices.moved(&chain.key, chain.ack.seq, chain.ack.hash);
+                        devices.advance_watermark(&chain.key, chain.ack.seq, chain.ack.hash);
                     }
                     done.push(chain);
                 }
                 Err(AppendError::Conflict { .. }) => stale.push(chain),
                 Err(AppendError::Closed { .. }) => {
-                    devices.forget(&chain.key);
-                    refused.extend(chain.taken.into_iter().map(|arrival| Refused {
+                    devices.remove(&chain.key);
+                    refused.extend(chain.messages.into_iter().map(|arrival| RejectedMessage {
                         inbound: arrival,
                         cause: Cause::ClosedEpoch,
                         detail: "the device was deleted, or has enrolled again since".to_owned(),
                     }));
                 }
                 Err(AppendError::NoProject(name)) => {
-                    refused.extend(chain.taken.into_iter().map(|arrival| Refused {
+                    refused.extend(chain.messages.into_iter().map(|arrival| RejectedMessage {
                         inbound: arrival,
                         cause: Cause::UnknownDevice,
                         detail: format!("there is no project '{name}'"),
@@ -294,30 +294,30 @@ impl Worker {
         Ok(stale)
     }
 
-    async fn judge_again(
+    async fn revalidate(
         &self,
-        devices: &mut Devices,
+        devices: &mut DeviceCache,
         project: &ProjectId,
         stale: Vec<Chain>,
-        rejected: &mut Vec<Refused>,
+        rejected: &mut Vec<RejectedMessage>,
     ) -> Result<Vec<Chain>, WorkerError> {
         let ids: Vec<_> = stale.iter().map(|chain| chain.key.1).collect();
         devices.read(&self.log, project, &ids).await?;
-        let (claims, _) = intake::sort(stale.into_iter().flat_map(|chain| chain.taken).collect());
+        let (claims, _) = intake::group_by_device(stale.into_iter().flat_map(|chain| chain.messages).collect());
         Ok(claims
             .into_iter()
             .filter_map(|(key, claims)| {
                 let access = devices.access(&key);
-                judge(key, claims, &access, rejected)
+                validate(key, claims, &access, rejected)
             })
             .collect())
     }
 
-    async fn keep(&self, refused: Vec<Refused>) -> Result<(), StoreError> {
-        let letters: Vec<NewDeadLetter> = refused
+    async fn store_dead_letters(&self, rejected: Vec<RejectedMessage>) -> Result<(), StoreError> {
+        let letters: Vec<NewDeadLetter> = rejected
             .into_iter()
             .filter(|refused| !refused.inbound.is_repeated)
-            .map(|Refused { inbound: arrival, cause, detail }| NewDeadLetter {
+            .map(|RejectedMessage { inbound: arrival, cause, detail }| NewDeadLetter {
                 source: DeadLetterSource::Events,
                 project: subjects::parse_stored(&arrival.subject)
                     .map(|(project, _, _)| project.to_string()),

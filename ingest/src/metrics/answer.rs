@@ -10,7 +10,7 @@ use reqwest::{Response, StatusCode};
 use super::client::Api;
 
 /// Maximum size of a response, in bytes: enough to identify the lines that a store refuses.
-const MAX_ANSWER: usize = 256 * 1024;
+const MAX_RESPONSE_BYTES: usize = 256 * 1024;
 
 /// The version that a store reports.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,7 +23,7 @@ pub struct Version {
 
 /// The result of one write request.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Answer {
+pub enum WriteResponse {
     /// All lines are in the store.
     Written,
     /// The body is larger than the store's limit (413).
@@ -46,10 +46,10 @@ pub enum Answer {
 }
 
 /// Interprets a status and its body, by InfluxDB's API reference and the actual behavior of 1.6.
-pub(super) async fn answer_of(api: Api, response: Response) -> Answer {
+pub(super) async fn classify_response(api: Api, response: Response) -> WriteResponse {
     let status = response.status();
     if status.is_success() {
-        return Answer::Written;
+        return WriteResponse::Written;
     }
     let after = response
         .headers()
@@ -58,44 +58,44 @@ pub(super) async fn answer_of(api: Api, response: Response) -> Answer {
         // No known store sends the other form, a date: the backoff is used for it.
         .and_then(|text| text.trim().parse().ok())
         .map(Duration::from_secs);
-    let words = words_of(&text_of(response).await);
+    let words = store_message(&read_text(response).await);
     match status {
-        StatusCode::PAYLOAD_TOO_LARGE => Answer::TooLarge(words),
-        StatusCode::BAD_REQUEST | StatusCode::UNPROCESSABLE_ENTITY if is_about_us(&words) => {
-            Answer::Misconfigured(format!("{status}: {words}"))
+        StatusCode::PAYLOAD_TOO_LARGE => WriteResponse::TooLarge(words),
+        StatusCode::BAD_REQUEST | StatusCode::UNPROCESSABLE_ENTITY if is_settings_error(&words) => {
+            WriteResponse::Misconfigured(format!("{status}: {words}"))
         }
-        StatusCode::BAD_REQUEST | StatusCode::UNPROCESSABLE_ENTITY => Answer::Refused(words),
+        StatusCode::BAD_REQUEST | StatusCode::UNPROCESSABLE_ENTITY => WriteResponse::Refused(words),
         StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
-            Answer::Busy { after, words }
+            WriteResponse::Busy { after, words }
         }
-        StatusCode::NOT_FOUND if is_database_missing(api, &words) => Answer::DatabaseMissing(words),
-        _ if status.is_server_error() => Answer::Unavailable(format!("{status}: {words}")),
-        _ => Answer::Misconfigured(format!("{status}: {words}")),
+        StatusCode::NOT_FOUND if is_database_missing(api, &words) => WriteResponse::DatabaseMissing(words),
+        _ if status.is_server_error() => WriteResponse::Unavailable(format!("{status}: {words}")),
+        _ => WriteResponse::Misconfigured(format!("{status}: {words}")),
     }
 }
 
 /// Whether the database (1.x: `database not found: "x"`) or bucket (2.x: `bucket "x" not found`) is
 /// missing. A missing organization is not created.
-fn is_database_missing(api: Api, words: &str) -> bool {
+fn is_database_missing(api: Api, message: &str) -> bool {
     match api {
-        Api::V1 => words.contains("database not found"),
-        _ => words.contains("bucket") && words.contains("not found"),
+        Api::V1 => message.contains("database not found"),
+        _ => message.contains("bucket") && message.contains("not found"),
     }
 }
 
 /// Whether a 400 is caused by the settings and not by a line.
-fn is_about_us(words: &str) -> bool {
-    let words = words.to_ascii_lowercase();
+fn is_settings_error(message: &str) -> bool {
+    let words = message.to_ascii_lowercase();
     ["database is required", "authorization", "unauthorized", "please provide either org"]
         .iter()
         .any(|sign| words.starts_with(sign))
 }
 
-pub(super) async fn text_of(mut response: Response) -> String {
+pub(super) async fn read_text(mut response: Response) -> String {
     let mut bytes = Vec::new();
     while let Ok(Some(chunk)) = response.chunk().await {
-        bytes.extend_from_slice(&chunk[..chunk.len().min(MAX_ANSWER - bytes.len())]);
-        if bytes.len() == MAX_ANSWER {
+        bytes.extend_from_slice(&chunk[..chunk.len().min(MAX_RESPONSE_BYTES - bytes.len())]);
+        if bytes.len() == MAX_RESPONSE_BYTES {
             break;
         }
     }
@@ -103,7 +103,7 @@ pub(super) async fn text_of(mut response: Response) -> String {
 }
 
 /// The store's message: `{"error": …}` (v1) or `{"message": …}` (v2), otherwise the whole body.
-pub(super) fn words_of(body: &str) -> String {
+pub(super) fn store_message(body: &str) -> String {
     let json: Option<serde_json::Value> = serde_json::from_str(body).ok();
     json.as_ref()
         .and_then(|json| json["error"].as_str().or_else(|| json["message"].as_str()))

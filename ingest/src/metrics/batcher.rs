@@ -11,17 +11,17 @@ use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use super::line_protocol::Lines;
-use super::places::Place;
-use super::sink::{Held, Outcome, SinkSettings};
+use super::places::MetricBucket;
+use super::sink::{HeldBytes, Outcome, SinkSettings};
 use super::writer::Writer;
 
 /// The lines of one message, and the channel for their outcome.
 pub(super) struct Entry {
-    pub(super) place: Place,
+    pub(super) bucket: MetricBucket,
     pub(super) lines: Lines,
-    pub(super) done: oneshot::Sender<Outcome>,
+    pub(super) outcome: oneshot::Sender<Outcome>,
     /// Released when the outcome is decided.
-    pub(super) held: Held,
+    pub(super) held_bytes: HeldBytes,
 }
 
 #[derive(Default)]
@@ -40,14 +40,14 @@ impl Batch {
 
     /// Splits the batch by bucket, because a request writes to one bucket. Nearly always there is
     /// one.
-    pub(super) fn by_place(self) -> Vec<(Place, Self)> {
-        let mut parts: Vec<(Place, Self)> = Vec::with_capacity(1);
+    pub(super) fn by_bucket(self) -> Vec<(MetricBucket, Self)> {
+        let mut parts: Vec<(MetricBucket, Self)> = Vec::with_capacity(1);
         for entry in self.entries {
-            match parts.iter_mut().find(|(place, _)| *place == entry.place) {
+            match parts.iter_mut().find(|(place, _)| *place == entry.bucket) {
                 Some((_, part)) => part.push(entry),
                 None => {
                     let mut part = Self::default();
-                    let place = entry.place.clone();
+                    let place = entry.bucket.clone();
                     part.push(entry);
                     parts.push((place, part));
                 }
@@ -60,7 +60,7 @@ impl Batch {
         self.lines >= settings.max_lines || self.bytes >= settings.max_bytes
     }
 
-    fn has_room_for(&self, entry: &Entry, settings: &SinkSettings) -> bool {
+    fn fits(&self, entry: &Entry, settings: &SinkSettings) -> bool {
         self.entries.is_empty()
             || (self.lines + entry.lines.count() <= settings.max_lines
                 && self.bytes + entry.lines.bytes() <= settings.max_bytes)
@@ -92,7 +92,7 @@ pub(super) async fn run(
             let mut gather = async |batch: &mut Batch, deadline: Instant| {
                 while carried.is_none() && !batch.is_full(&settings) {
                     match timeout_at(deadline, next(&mut queue, &close)).await {
-                        Ok(Some(entry)) if batch.has_room_for(&entry, &settings) => {
+                        Ok(Some(entry)) if batch.fits(&entry, &settings) => {
                             batch.push(entry)
                         }
                         Ok(Some(entry)) => carried = Some(entry),

@@ -7,9 +7,9 @@ use std::collections::HashMap;
 
 /// The lines that a store's message refers to.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Blame {
+pub(super) enum BadLines {
     /// No specific lines.
-    Nobody,
+    Unknown,
     /// These lines, by index, have the field that is in conflict.
     Suspects(Vec<usize>),
     /// These lines, by index, are quoted as bad, each with the store's reason.
@@ -17,11 +17,11 @@ pub(super) enum Blame {
 }
 
 /// Determines which of these lines the message refers to.
-pub(super) fn blame(words: &str, lines: &[&str]) -> Blame {
-    if let Some(conflict) = Conflict::parse(words) {
+pub(super) fn find_bad_lines(message: &str, lines: &[&str]) -> BadLines {
+    if let Some(conflict) = Conflict::parse(message) {
         let suspects: Vec<usize> =
-            (0..lines.len()).filter(|at| conflict.fits(lines[*at])).collect();
-        return if suspects.is_empty() { Blame::Nobody } else { Blame::Suspects(suspects) };
+            (0..lines.len()).filter(|at| conflict.matches(lines[*at])).collect();
+        return if suspects.is_empty() { BadLines::Unknown } else { BadLines::Suspects(suspects) };
     }
     // InfluxDB quotes each bad line in full: unable to parse 'LINE': reason. LINE and reason may
     // contain `':` themselves. Only the last and the first one are tried as the end of LINE: trying
@@ -30,7 +30,7 @@ pub(super) fn blame(words: &str, lines: &[&str]) -> Blame {
     let at: HashMap<&str, usize> =
         lines.iter().enumerate().map(|(index, line)| (*line, index)).collect();
     let mut reasons = HashMap::new();
-    for quote in words.split(QUOTE).skip(1) {
+    for quote in message.split(QUOTE).skip(1) {
         let ends = [quote.rfind(QUOTE_END), quote.find(QUOTE_END)];
         let found = ends.into_iter().flatten().find_map(|end| {
             let index = at.get(&quote[..end])?;
@@ -47,7 +47,7 @@ pub(super) fn blame(words: &str, lines: &[&str]) -> Blame {
             Some((index, format!("unable to parse: {}", reasons.get(line)?)))
         })
         .collect();
-    if quoted.is_empty() { Blame::Nobody } else { Blame::Quoted(quoted) }
+    if quoted.is_empty() { BadLines::Unknown } else { BadLines::Quoted(quoted) }
 }
 
 /// The text before a line that is quoted as bad.
@@ -56,8 +56,8 @@ const QUOTE: &str = "unable to parse '";
 const QUOTE_END: &str = "':";
 
 /// The number of points that the store dropped from this body; it has accepted the others.
-pub(super) fn dropped(words: &str) -> Option<usize> {
-    words.rsplit_once("dropped=").and_then(|(_, number)| number.trim().parse().ok())
+pub(super) fn dropped(message: &str) -> Option<usize> {
+    message.rsplit_once("dropped=").and_then(|(_, number)| number.trim().parse().ok())
 }
 
 /// `input field "F" on measurement "M" is type T, already exists as type U` (InfluxDB 1.x and 2.x).
@@ -67,14 +67,14 @@ struct Conflict<'a> {
 }
 
 impl<'a> Conflict<'a> {
-    fn parse(words: &'a str) -> Option<Self> {
-        let (_, rest) = words.split_once("input field \"")?;
+    fn parse(message: &'a str) -> Option<Self> {
+        let (_, rest) = message.split_once("input field \"")?;
         let (field, rest) = rest.split_once("\" on measurement \"")?;
         let (measurement, _) = rest.split_once("\" is type")?;
         Some(Self { field, measurement })
     }
 
-    fn fits(&self, line: &str) -> bool {
+    fn matches(&self, line: &str) -> bool {
         // Escapes are removed on both sides: a false suspect only costs a request.
         let line = line.replace('\\', "");
         line.strip_prefix(self.measurement).is_some_and(|rest| {
@@ -100,24 +100,24 @@ mod tests {
             "a c=3,b=1i 2",
             "m\\ x,t=1 b=1 1",
         ];
-        let quoted = |reason: &str| Blame::Quoted(vec![(2, format!("unable to parse: {reason}"))]);
+        let quoted = |reason: &str| BadLines::Quoted(vec![(2, format!("unable to parse: {reason}"))]);
         let cases = [
             (
                 r#"partial write: field type conflict: input field "b" on measurement "a" is type integer, already exists as type float dropped=2"#,
-                Blame::Suspects(vec![0, 3]),
+                BadLines::Suspects(vec![0, 3]),
             ),
             (
                 r#"partial write: field type conflict: input field "b" on measurement "m x" is type float, already exists as type integer dropped=1"#,
-                Blame::Suspects(vec![4]),
+                BadLines::Suspects(vec![4]),
             ),
             ("unable to parse 'ab b=1i 1': invalid number", quoted("invalid number")),
             ("unable to parse 'x': y\nunable to parse 'ab b=1i 1': ':", quoted("':")),
-            ("field type conflict", Blame::Nobody),
-            (r#"input field "z" on measurement "a" is type"#, Blame::Nobody),
-            ("", Blame::Nobody),
+            ("field type conflict", BadLines::Unknown),
+            (r#"input field "z" on measurement "a" is type"#, BadLines::Unknown),
+            ("", BadLines::Unknown),
         ];
         for (words, expected) in cases {
-            assert_eq!(blame(words, &lines), expected, "{words}");
+            assert_eq!(find_bad_lines(words, &lines), expected, "{words}");
         }
     }
 
@@ -126,7 +126,7 @@ mod tests {
         let lines = ["a t=\"':\" 9", "a t=\"x\" 1"];
         let words = "unable to parse 'a t=\"':\" 9': time outside range";
         let expected = vec![(0, "unable to parse: time outside range".to_owned())];
-        assert_eq!(blame(words, &lines), Blame::Quoted(expected));
+        assert_eq!(find_bad_lines(words, &lines), BadLines::Quoted(expected));
     }
 
     /// Regression: 252 KB of `':` took 5.9 s when each of them was tried as the end of the line.
@@ -135,7 +135,7 @@ mod tests {
         let line = format!("a t=\"{}\" 9", "':".repeat(126_000));
         let words = format!("unable to parse '{line}': time outside range");
         let began = std::time::Instant::now();
-        assert!(matches!(blame(&words, &[&line]), Blame::Quoted(quoted) if quoted.len() == 1));
+        assert!(matches!(find_bad_lines(&words, &[&line]), BadLines::Quoted(quoted) if quoted.len() == 1));
         assert!(began.elapsed() < std::time::Duration::from_millis(500), "{:?}", began.elapsed());
     }
 

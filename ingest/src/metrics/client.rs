@@ -18,8 +18,8 @@ use reqwest::Url;
 use reqwest::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE};
 use tokio::sync::OnceCell;
 
-use super::answer::{Answer, Version, answer_of, describe, parse_version, text_of};
-use super::places::Place;
+use super::answer::{WriteResponse, Version, classify_response, describe, parse_version, read_text};
+use super::places::MetricBucket;
 
 /// Write API of a store.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -182,7 +182,7 @@ impl InfluxClient {
                 return Ok(version);
             }
             let body: Option<serde_json::Value> =
-                serde_json::from_str(&text_of(response).await).ok();
+                serde_json::from_str(&read_text(response).await).ok();
             let version =
                 body.as_ref().and_then(|body| body["version"].as_str()).and_then(parse_version);
             if let Some(version) = version {
@@ -193,36 +193,36 @@ impl InfluxClient {
     }
 
     /// Writes a body of [`Self::pack`] to the shared database.
-    pub async fn write(&self, body: Bytes) -> Answer {
-        self.write_to(&Place::Shared, body).await
+    pub async fn write(&self, body: Bytes) -> WriteResponse {
+        self.write_to(&MetricBucket::Shared, body).await
     }
 
     /// Writes a body to a bucket. [`Answer::DatabaseMissing`] is also returned if that
     /// bucket is missing.
-    pub async fn write_to(&self, place: &Place, body: Bytes) -> Answer {
+    pub async fn write_to(&self, bucket: &MetricBucket, body: Bytes) -> WriteResponse {
         let api = match self.api().await {
             Ok(api) => api,
-            Err(words) => return Answer::Unavailable(words),
+            Err(words) => return WriteResponse::Unavailable(words),
         };
         let path = if api == Api::V1 { "write" } else { "api/v2/write" };
-        let mut request = match self.request(reqwest::Method::POST, path, &self.query(api, place)) {
+        let mut request = match self.request(reqwest::Method::POST, path, &self.query(api, bucket)) {
             Ok(request) => request.header(CONTENT_TYPE, "text/plain; charset=utf-8"),
-            Err(words) => return Answer::Misconfigured(words),
+            Err(words) => return WriteResponse::Misconfigured(words),
         };
         if self.settings.gzip {
             request = request.header(CONTENT_ENCODING, "gzip");
         }
         match request.body(body).send().await {
-            Ok(response) => match answer_of(api, response).await {
+            Ok(response) => match classify_response(api, response).await {
                 // 1.x responds to a missing retention policy with status 500.
-                Answer::Unavailable(words)
-                    if *place != Place::Shared && words.contains("retention policy not found") =>
+                WriteResponse::Unavailable(words)
+                    if *bucket != MetricBucket::Shared && words.contains("retention policy not found") =>
                 {
-                    Answer::DatabaseMissing(words)
+                    WriteResponse::DatabaseMissing(words)
                 }
                 answer => answer,
             },
-            Err(error) => Answer::Unavailable(describe(&error)),
+            Err(error) => WriteResponse::Unavailable(describe(&error)),
         }
     }
 
@@ -255,20 +255,20 @@ impl InfluxClient {
         self.api.get_or_try_init(detect).await.copied()
     }
 
-    fn query<'a>(&'a self, api: Api, place: &'a Place) -> Vec<(&'static str, Cow<'a, str>)> {
+    fn query<'a>(&'a self, api: Api, bucket: &'a MetricBucket) -> Vec<(&'static str, Cow<'a, str>)> {
         let settings = &self.settings;
         let database = settings.database.as_str();
         if api == Api::V1 {
-            let policy = match place {
-                Place::Shared => settings.retention_policy.as_deref(),
-                Place::Own { policy, .. } => Some(&**policy),
+            let policy = match bucket {
+                MetricBucket::Shared => settings.retention_policy.as_deref(),
+                MetricBucket::Own { policy, .. } => Some(&**policy),
             };
             let policy = policy.map(|policy| ("rp", policy.into()));
             [("db", database.into()), ("precision", "u".into())].into_iter().chain(policy).collect()
         } else {
-            let bucket = match place {
-                Place::Shared => database.into(),
-                Place::Own { policy, .. } => own_bucket(database, policy).into(),
+            let bucket = match bucket {
+                MetricBucket::Shared => database.into(),
+                MetricBucket::Own { policy, .. } => own_bucket(database, policy).into(),
             };
             let org = settings.org.as_deref().map(|org| ("org", org.into()));
             [("bucket", bucket), ("precision", "us".into())].into_iter().chain(org).collect()

@@ -9,15 +9,15 @@ use std::time::Duration;
 use muster_schemas::metrics::MetricBatch;
 use muster_schemas::{Retention, Timestamp};
 
-use super::names::Who;
-use super::place_setup::shard_of;
+use super::names::ProjectDevice;
+use super::place_setup::shard_seconds;
 
-const SECOND: i64 = 1_000_000;
-const DAY: i64 = 86_400 * SECOND;
+const SECOND_MICROS: i64 = 1_000_000;
+const DAY_MICROS: i64 = 86_400 * SECOND_MICROS;
 /// Seconds of its rate that a device may use in one burst.
 const BURST_SECONDS: i64 = 10;
 /// Maximum number of remembered devices; above it those of the previous day are forgotten.
-const MAX_DEVICES: usize = 200_000;
+const MAX_TRACKED_DEVICES: usize = 200_000;
 
 /// Limits on the metrics of one device.
 #[derive(Clone, Copy, Debug)]
@@ -49,7 +49,7 @@ impl Default for DeviceLimits {
 /// Why points or a message were dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
-pub(crate) enum Excess {
+pub(crate) enum DropReason {
     /// A name or value that no store accepts.
     Invalid,
     /// A field of a built-in measurement with another type than the fixed one.
@@ -70,7 +70,7 @@ pub(crate) enum Excess {
     ByteRate,
 }
 
-impl Excess {
+impl DropReason {
     /// The label of the counter.
     pub(crate) const fn as_str(self) -> &'static str {
         match self {
@@ -89,44 +89,44 @@ impl Excess {
 
 /// Usage of one device.
 #[derive(Debug)]
-struct Used {
+struct DeviceUsage {
     /// The day that the shards and the reports belong to.
     day: i64,
     shards: Vec<i64>,
     /// One bit for each [`Excess`] that was reported today.
     reported: u16,
-    messages: Bucket,
-    bytes: Bucket,
+    messages: TokenBucket,
+    bytes: TokenBucket,
 }
 
 /// A token bucket whose clock is the time at which the broker received a message: the time for
 /// which messages waited for this process does not count against the device.
 #[derive(Debug)]
-struct Bucket {
+struct TokenBucket {
     micros: i64,
     /// Remaining tokens, in units per second times microseconds.
-    left: i64,
+    remaining: i64,
 }
 
-impl Bucket {
+impl TokenBucket {
     fn full(rate: u32, now: i64) -> Self {
-        Self { micros: now, left: i64::from(rate) * SECOND * BURST_SECONDS }
+        Self { micros: now, remaining: i64::from(rate) * SECOND_MICROS * BURST_SECONDS }
     }
 
     fn refill(&mut self, rate: u32, now: i64) {
-        let most = i64::from(rate) * SECOND * BURST_SECONDS;
+        let most = i64::from(rate) * SECOND_MICROS * BURST_SECONDS;
         let passed = now.saturating_sub(self.micros).max(0);
-        self.left = self.left.saturating_add(passed.saturating_mul(rate.into())).min(most);
+        self.remaining = self.remaining.saturating_add(passed.saturating_mul(rate.into())).min(most);
         self.micros = self.micros.max(now);
     }
 
     /// Takes `amount` if any tokens remain; the excess of a message becomes debt.
     fn take(&mut self, amount: usize) -> bool {
-        if self.left <= 0 {
+        if self.remaining <= 0 {
             return false;
         }
-        let amount = i64::try_from(amount).unwrap_or(i64::MAX).saturating_mul(SECOND);
-        self.left = self.left.saturating_sub(amount).max(-i64::from(u32::MAX) * SECOND);
+        let amount = i64::try_from(amount).unwrap_or(i64::MAX).saturating_mul(SECOND_MICROS);
+        self.remaining = self.remaining.saturating_sub(amount).max(-i64::from(u32::MAX) * SECOND_MICROS);
         true
     }
 }
@@ -135,7 +135,7 @@ impl Bucket {
 #[derive(Debug)]
 pub(super) struct DeviceGuard {
     limits: DeviceLimits,
-    devices: HashMap<Who, Used>,
+    devices: HashMap<ProjectDevice, DeviceUsage>,
 }
 
 impl DeviceGuard {
@@ -143,19 +143,19 @@ impl DeviceGuard {
         Self { limits, devices: HashMap::new() }
     }
 
-    fn used(&mut self, who: &Who, now: Timestamp) -> &mut Used {
+    fn usage(&mut self, who: &ProjectDevice, now: Timestamp) -> &mut DeviceUsage {
         let now = now.micros();
-        let day = now.div_euclid(DAY);
-        if self.devices.len() >= MAX_DEVICES && !self.devices.contains_key(who) {
+        let day = now.div_euclid(DAY_MICROS);
+        if self.devices.len() >= MAX_TRACKED_DEVICES && !self.devices.contains_key(who) {
             self.devices.retain(|_, used| used.day >= day);
         }
         let limits = self.limits;
-        let used = self.devices.entry(who.clone()).or_insert_with(|| Used {
+        let used = self.devices.entry(who.clone()).or_insert_with(|| DeviceUsage {
             day,
             shards: Vec::new(),
             reported: 0,
-            messages: Bucket::full(limits.messages_per_second, now),
-            bytes: Bucket::full(limits.bytes_per_second, now),
+            messages: TokenBucket::full(limits.messages_per_second, now),
+            bytes: TokenBucket::full(limits.bytes_per_second, now),
         });
         if used.day < day {
             (used.day, used.reported) = (day, 0);
@@ -166,63 +166,63 @@ impl DeviceGuard {
 
     /// Whether one more message of this device may be read. `received` is the broker's time of
     /// receipt.
-    pub(super) fn admit(&mut self, who: &Who, received: Timestamp) -> Result<(), Excess> {
+    pub(super) fn admit(&mut self, who: &ProjectDevice, received: Timestamp) -> Result<(), DropReason> {
         let limits = self.limits;
-        let used = self.used(who, received);
+        let used = self.usage(who, received);
         // Only the broker's time counts: a backlog is charged by its receipt, not by when it is
         // read.
         used.messages.refill(limits.messages_per_second, received.micros());
         used.bytes.refill(limits.bytes_per_second, received.micros());
         if !used.messages.take(1) {
-            return Err(Excess::MessageRate);
+            return Err(DropReason::MessageRate);
         }
-        if used.bytes.left > 0 { Ok(()) } else { Err(Excess::ByteRate) }
+        if used.bytes.remaining > 0 { Ok(()) } else { Err(DropReason::ByteRate) }
     }
 
     /// Charges the lines of a message that was admitted.
-    pub(super) fn charge(&mut self, who: &Who, received: Timestamp, bytes: usize) {
+    pub(super) fn charge(&mut self, who: &ProjectDevice, received: Timestamp, bytes: usize) {
         // A message that was admitted before another one used the rest is accepted anyway.
-        self.used(who, received).bytes.take(bytes);
+        self.usage(who, received).bytes.take(bytes);
     }
 
     /// Drops the points whose type or time exceeds a limit; returns the number of dropped points by
     /// cause.
-    pub(super) fn hold(
+    pub(super) fn enforce(
         &mut self,
-        who: &Who,
+        who: &ProjectDevice,
         batch: &mut MetricBatch,
         retention: Retention,
         now: Timestamp,
-    ) -> Vec<(Excess, usize)> {
+    ) -> Vec<(DropReason, usize)> {
         let limits = self.limits;
-        let used = self.used(who, now);
+        let used = self.usage(who, now);
         let micros = |time: Duration| i64::try_from(time.as_micros()).unwrap_or(i64::MAX);
         let oldest = now.plus_micros(-micros(limits.max_age));
         let newest = now.plus_micros(micros(limits.max_ahead));
         let kept = retention.days().map(i64::from);
-        let kept_since = kept.map(|days| now.plus_micros(-days * DAY));
-        let seconds = kept.and_then(|days| u64::try_from(days * DAY / SECOND).ok());
-        let shard = i64::try_from(shard_of(seconds.unwrap_or(0))).unwrap_or(1) * SECOND;
-        let mut dropped: Vec<(Excess, usize)> = Vec::new();
+        let kept_since = kept.map(|days| now.plus_micros(-days * DAY_MICROS));
+        let seconds = kept.and_then(|days| u64::try_from(days * DAY_MICROS / SECOND_MICROS).ok());
+        let shard = i64::try_from(shard_seconds(seconds.unwrap_or(0))).unwrap_or(1) * SECOND_MICROS;
+        let mut dropped: Vec<(DropReason, usize)> = Vec::new();
         let time = batch.time;
         batch.points.retain_mut(|point| {
             let at = time.plus_micros(point.offset);
             let window = at.micros().div_euclid(shard);
             let excess = if kept_since.is_some_and(|since| at < since) {
-                Excess::PastRetention
+                DropReason::PastRetention
             } else if at < oldest {
-                Excess::TooOld
+                DropReason::TooOld
             } else if at > newest {
-                Excess::TooNew
+                DropReason::TooNew
             } else if point.fix_types().is_err() {
-                Excess::WrongType
+                DropReason::WrongType
             } else if used.shards.contains(&window) {
                 return true;
             } else if used.shards.len() < limits.max_shards {
                 used.shards.push(window);
                 return true;
             } else {
-                Excess::TooManyShards
+                DropReason::TooManyShards
             };
             match dropped.iter_mut().find(|(cause, _)| *cause == excess) {
                 Some((_, points)) => *points += 1,
@@ -234,9 +234,9 @@ impl DeviceGuard {
     }
 
     /// Whether this is the device's first drop for this cause today.
-    pub(super) fn is_news(&mut self, who: &Who, excess: Excess, now: Timestamp) -> bool {
-        let used = self.used(who, now);
-        let bit = 1_u16 << (excess as u8);
+    pub(super) fn is_first_today(&mut self, who: &ProjectDevice, reason: DropReason, now: Timestamp) -> bool {
+        let used = self.usage(who, now);
+        let bit = 1_u16 << (reason as u8);
         let is_news = used.reported & bit == 0;
         used.reported |= bit;
         is_news
@@ -253,7 +253,7 @@ mod tests {
 
     const NOW: Timestamp = Timestamp(1_795_420_800_000_000);
 
-    fn who(number: u128) -> Who {
+    fn who(number: u128) -> ProjectDevice {
         (ProjectId::default_project(), DeviceId(Uuid::from_u128(number)))
     }
 
@@ -265,15 +265,15 @@ mod tests {
     #[test]
     fn only_times_near_now_are_taken() {
         let mut guard = DeviceGuard::new(DeviceLimits::default());
-        let minute = 60 * SECOND;
-        let all = [-31 * DAY, -29 * DAY, -2 * DAY, 0, 9 * minute, 11 * minute, i64::MAX];
+        let minute = 60 * SECOND_MICROS;
+        let all = [-31 * DAY_MICROS, -29 * DAY_MICROS, -2 * DAY_MICROS, 0, 9 * minute, 11 * minute, i64::MAX];
         let mut points = batch(all);
-        let dropped = guard.hold(&who(1), &mut points, Retention::Default, NOW);
-        assert_eq!(dropped, [(Excess::TooOld, 1), (Excess::TooNew, 2)]);
-        assert_eq!(points, batch([-29 * DAY, -2 * DAY, 0, 9 * minute]));
+        let dropped = guard.enforce(&who(1), &mut points, Retention::Default, NOW);
+        assert_eq!(dropped, [(DropReason::TooOld, 1), (DropReason::TooNew, 2)]);
+        assert_eq!(points, batch([-29 * DAY_MICROS, -2 * DAY_MICROS, 0, 9 * minute]));
         let mut points = batch(all);
-        let dropped = guard.hold(&who(1), &mut points, Retention::Days(1), NOW);
-        assert_eq!(dropped, [(Excess::PastRetention, 3), (Excess::TooNew, 2)]);
+        let dropped = guard.enforce(&who(1), &mut points, Retention::Days(1), NOW);
+        assert_eq!(dropped, [(DropReason::PastRetention, 3), (DropReason::TooNew, 2)]);
     }
 
     /// Regression: a batch of points in 1,000 past weeks created 1,000 shards.
@@ -284,20 +284,20 @@ mod tests {
             ..DeviceLimits::default()
         };
         let mut guard = DeviceGuard::new(limits);
-        let weeks = |weeks: std::ops::Range<i64>| batch(weeks.map(|week| -week * 7 * DAY));
+        let weeks = |weeks: std::ops::Range<i64>| batch(weeks.map(|week| -week * 7 * DAY_MICROS));
         let mut hold = |device, mut batch, now| {
-            guard.hold(&who(device), &mut batch, Retention::Default, now);
+            guard.enforce(&who(device), &mut batch, Retention::Default, now);
             batch.points.len()
         };
         assert_eq!(hold(1, weeks(0..1_000), NOW), 64);
         assert_eq!(hold(1, weeks(0..10), NOW), 10, "known ones go on");
         assert_eq!(hold(1, weeks(500..510), NOW), 0);
         assert_eq!(hold(2, weeks(500..510), NOW), 10, "another device has its own");
-        assert_eq!(hold(1, weeks(500..510), NOW.plus_micros(DAY)), 10, "and another day");
+        assert_eq!(hold(1, weeks(500..510), NOW.plus_micros(DAY_MICROS)), 10, "and another day");
         // A well-behaved device that was offline for 30 days exceeds no limit.
         let mut guard = DeviceGuard::new(DeviceLimits::default());
-        let mut hours = batch((0..30 * 24).map(|hour| -hour * 3_600 * SECOND));
-        assert_eq!(guard.hold(&who(3), &mut hours, Retention::Days(90), NOW), []);
+        let mut hours = batch((0..30 * 24).map(|hour| -hour * 3_600 * SECOND_MICROS));
+        assert_eq!(guard.enforce(&who(3), &mut hours, Retention::Days(90), NOW), []);
     }
 
     #[test]
@@ -306,13 +306,13 @@ mod tests {
         let text = Point::new("cpu").field("usage_user", FieldValue::Text("x".to_owned()));
         let whole = Point::new("temp").field("temp", 45_i64);
         let mut batch = MetricBatch { time: NOW, points: vec![text, whole] };
-        let dropped = guard.hold(&who(1), &mut batch, Retention::Default, NOW);
-        assert_eq!(dropped, [(Excess::WrongType, 1)]);
+        let dropped = guard.enforce(&who(1), &mut batch, Retention::Default, NOW);
+        assert_eq!(dropped, [(DropReason::WrongType, 1)]);
         assert_eq!(batch.points, [Point::new("temp").field("temp", 45.0)]);
-        assert!(guard.is_news(&who(1), Excess::WrongType, NOW));
-        assert!(!guard.is_news(&who(1), Excess::WrongType, NOW));
-        assert!(guard.is_news(&who(1), Excess::TooOld, NOW));
-        assert!(guard.is_news(&who(1), Excess::WrongType, NOW.plus_micros(DAY)));
+        assert!(guard.is_first_today(&who(1), DropReason::WrongType, NOW));
+        assert!(!guard.is_first_today(&who(1), DropReason::WrongType, NOW));
+        assert!(guard.is_first_today(&who(1), DropReason::TooOld, NOW));
+        assert!(guard.is_first_today(&who(1), DropReason::WrongType, NOW.plus_micros(DAY_MICROS)));
     }
 
     #[test]
@@ -320,16 +320,16 @@ mod tests {
         let mut guard = DeviceGuard::new(DeviceLimits::default());
         let taken = (0..20_000).filter(|_| guard.admit(&who(1), NOW).is_ok()).count();
         assert_eq!(taken, 1_000);
-        assert_eq!(guard.admit(&who(1), NOW), Err(Excess::MessageRate));
+        assert_eq!(guard.admit(&who(1), NOW), Err(DropReason::MessageRate));
         assert_eq!(guard.admit(&who(2), NOW), Ok(()));
-        let later = NOW.plus_micros(SECOND);
+        let later = NOW.plus_micros(SECOND_MICROS);
         assert_eq!((0..200).filter(|_| guard.admit(&who(1), later).is_ok()).count(), 100);
         // Messages received over a day in which no ingest ran are within the rate.
-        let day = (0..8_640).map(|n| NOW.plus_micros(n * 10 * SECOND));
-        let read_at = NOW.plus_micros(DAY);
+        let day = (0..8_640).map(|n| NOW.plus_micros(n * 10 * SECOND_MICROS));
+        let read_at = NOW.plus_micros(DAY_MICROS);
         let taken = day.filter(|at| {
             let is_taken = guard.admit(&who(3), *at).is_ok();
-            guard.hold(&who(3), &mut batch([0]), Retention::Default, read_at);
+            guard.enforce(&who(3), &mut batch([0]), Retention::Default, read_at);
             is_taken
         });
         assert_eq!(taken.count(), 8_640);
@@ -339,9 +339,9 @@ mod tests {
     fn bytes_are_limited_too() {
         let mut guard = DeviceGuard::new(DeviceLimits::default());
         guard.charge(&who(1), NOW, 41 << 20);
-        assert_eq!(guard.admit(&who(1), NOW), Err(Excess::ByteRate));
-        assert_eq!(guard.admit(&who(1), NOW.plus_micros(SECOND)), Ok(()));
+        assert_eq!(guard.admit(&who(1), NOW), Err(DropReason::ByteRate));
+        assert_eq!(guard.admit(&who(1), NOW.plus_micros(SECOND_MICROS)), Ok(()));
         guard.charge(&who(1), NOW, usize::MAX);
-        assert_eq!(guard.admit(&who(1), NOW.plus_micros(5 * SECOND)), Err(Excess::ByteRate));
+        assert_eq!(guard.admit(&who(1), NOW.plus_micros(5 * SECOND_MICROS)), Err(DropReason::ByteRate));
     }
 }

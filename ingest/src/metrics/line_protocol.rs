@@ -89,10 +89,10 @@ pub fn encode(batch: &MetricBatch, origin: &Origin<'_>) -> Lines {
 }
 
 /// Writes one line; returns `false` if the point has no field to write.
-fn encode_point(out: &mut String, point: &Point, ours: &[(&str, &str)], time: i64) -> bool {
-    escape(out, point.measurement.as_str(), Place::Measurement);
+fn encode_point(out: &mut String, point: &Point, server_tags: &[(&str, &str)], time: i64) -> bool {
+    escape(out, point.measurement.as_str(), TextPosition::Measurement);
 
-    let mut ours = ours.iter().peekable();
+    let mut ours = server_tags.iter().peekable();
     for (name, value) in &point.tags {
         while let Some((our_name, our_value)) = ours.next_if(|(our, _)| *our < name.as_str()) {
             push_tag(out, our_name, our_value);
@@ -112,7 +112,7 @@ fn encode_point(out: &mut String, point: &Point, ours: &[(&str, &str)], time: i6
         }
         out.push(separator);
         separator = ',';
-        escape(out, name.as_str(), Place::Key);
+        escape(out, name.as_str(), TextPosition::Key);
         out.push('=');
         push_value(out, value);
     }
@@ -125,9 +125,9 @@ fn push_tag(out: &mut String, name: &str, value: &str) {
     // The protocol has no empty tag values.
     if !value.is_empty() {
         out.push(',');
-        escape(out, name, Place::Key);
+        escape(out, name, TextPosition::Key);
         out.push('=');
-        escape(out, value, Place::Key);
+        escape(out, value, TextPosition::Key);
     }
 }
 
@@ -166,15 +166,15 @@ fn push_text(out: &mut String, text: &str) {
 
 /// Position of an unquoted text; it determines which characters are escaped.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Place {
+enum TextPosition {
     /// The start of the line, where `=` is an ordinary character.
     Measurement,
     /// Tag names, tag values and field names.
     Key,
 }
 
-fn escape(out: &mut String, text: &str, place: Place) {
-    let is_special = |c: char| matches!(c, ',' | ' ') || (c == '=' && place == Place::Key);
+fn escape(out: &mut String, text: &str, position: TextPosition) {
+    let is_special = |c: char| matches!(c, ',' | ' ') || (c == '=' && position == TextPosition::Key);
     // Nearly all names and values need no escaping.
     if !text.bytes().any(|b| matches!(b, b',' | b' ' | b'=' | b'\\' | b'#') || b.is_ascii_control())
     {
@@ -186,7 +186,7 @@ fn escape(out: &mut String, text: &str, place: Place) {
     while let Some(c) = characters.next() {
         match c {
             // A line that starts with # is a comment.
-            '#' if is_first && place == Place::Measurement => out.push('_'),
+            '#' if is_first && position == TextPosition::Measurement => out.push('_'),
             // A backslash is literal, except before a character that it could escape, where the
             // protocol cannot represent it.
             '\\' if characters.peek().is_none_or(|next| {

@@ -27,12 +27,12 @@ mod setup;
 mod sink;
 mod writer;
 
-pub use answer::{Answer, Version};
+pub use answer::{WriteResponse, Version};
 pub use client::{Api, ClientError, InfluxClient, StoreSettings};
 pub use counters::{SinkCounters, SinkSnapshot};
 pub use limits::DeviceLimits;
-pub(crate) use limits::Excess;
+pub(crate) use limits::DropReason;
 pub use line_protocol::{Lines, Origin, encode};
-pub use place_setup::PlaceError;
-pub use places::{Place, Places};
+pub use place_setup::BucketError;
+pub use places::{MetricBucket, MetricBuckets};
 pub use sink::{Completion, MetricSink, Outcome, RejectedLine, SinkClosed, SinkSettings, SinkTask};

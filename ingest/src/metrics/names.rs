@@ -13,81 +13,81 @@ use muster_schemas::{DeviceId, Event, ProjectId, StreamName};
 use tokio::sync::{mpsc, oneshot};
 
 /// A device in its project.
-pub(super) type Who = (ProjectId, DeviceId);
+pub(super) type ProjectDevice = (ProjectId, DeviceId);
 
 /// Age at which a name is read again.
-const FRESH: Duration = Duration::from_secs(30);
+const CACHE_TTL: Duration = Duration::from_secs(30);
 /// Time for which a missing device is not looked up again.
-const ABSENT: Duration = Duration::from_secs(2);
+const MISSING_TTL: Duration = Duration::from_secs(2);
 /// Maximum number of cached names.
-const NAMES: usize = 100_000;
+const MAX_CACHED_NAMES: usize = 100_000;
 /// Maximum number of devices in one query.
-const AT_ONCE: usize = 1_000;
+const MAX_DEVICES_PER_QUERY: usize = 1_000;
 /// Delay before a failed query of the log is repeated.
-const RETRY: Duration = Duration::from_millis(500);
+const RETRY_DELAY: Duration = Duration::from_millis(500);
 
 struct Entry {
     name: Option<DeviceName>,
     read_at: Instant,
     /// Whether it is being read again.
-    is_wanted: bool,
+    is_refreshing: bool,
 }
 
-type Wanted = (Who, Option<oneshot::Sender<Option<DeviceName>>>);
+type NameRequest = (ProjectDevice, Option<oneshot::Sender<Option<DeviceName>>>);
 
 /// The cached names; the task that reads them ends when this is dropped.
-pub(super) struct Names {
-    cached: Arc<Mutex<HashMap<Who, Entry>>>,
-    wanted: mpsc::UnboundedSender<Wanted>,
+pub(super) struct NameCache {
+    cached: Arc<Mutex<HashMap<ProjectDevice, Entry>>>,
+    requests: mpsc::UnboundedSender<NameRequest>,
 }
 
 /// A name, or a receiver for it.
-pub(super) enum Name {
+pub(super) enum NameLookup {
     /// Cached; `None` for a device that does not exist.
-    Known(Option<DeviceName>),
+    Cached(Option<DeviceName>),
     /// Being read; closed when the reading task has ended.
-    Awaited(oneshot::Receiver<Option<DeviceName>>),
+    Pending(oneshot::Receiver<Option<DeviceName>>),
 }
 
-impl Names {
+impl NameCache {
     /// Starts the task that reads names.
     pub(super) fn start(log: EventLog) -> Self {
         let cached = Arc::new(Mutex::new(HashMap::new()));
-        let (wanted, receiver) = mpsc::unbounded_channel();
+        let (requests, receiver) = mpsc::unbounded_channel();
         tokio::spawn(serve(log, cached.clone(), receiver));
-        Self { cached, wanted }
+        Self { cached, requests }
     }
 
     /// The name of a device.
-    pub(super) fn of(&self, who: &Who) -> Name {
+    pub(super) fn lookup(&self, who: &ProjectDevice) -> NameLookup {
         if let Some(entry) = lock(&self.cached).get_mut(who) {
             let age = entry.read_at.elapsed();
-            if entry.name.is_some() && age >= FRESH && !entry.is_wanted {
-                entry.is_wanted = self.wanted.send((who.clone(), None)).is_ok();
+            if entry.name.is_some() && age >= CACHE_TTL && !entry.is_refreshing {
+                entry.is_refreshing = self.requests.send((who.clone(), None)).is_ok();
             }
-            if entry.name.is_some() || age < ABSENT {
-                return Name::Known(entry.name.clone());
+            if entry.name.is_some() || age < MISSING_TTL {
+                return NameLookup::Cached(entry.name.clone());
             }
         }
         let (done, awaited) = oneshot::channel();
         // If the task has ended, the dropped sender closes the receiver.
-        let _ = self.wanted.send((who.clone(), Some(done)));
-        Name::Awaited(awaited)
+        let _ = self.requests.send((who.clone(), Some(done)));
+        NameLookup::Pending(awaited)
     }
 }
 
-fn lock(known: &Mutex<HashMap<Who, Entry>>) -> MutexGuard<'_, HashMap<Who, Entry>> {
-    known.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock(cached: &Mutex<HashMap<ProjectDevice, Entry>>) -> MutexGuard<'_, HashMap<ProjectDevice, Entry>> {
+    cached.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Reads requested names until all [`Names`] are dropped.
 async fn serve(
     log: EventLog,
-    known: Arc<Mutex<HashMap<Who, Entry>>>,
-    mut wanted: mpsc::UnboundedReceiver<Wanted>,
+    known: Arc<Mutex<HashMap<ProjectDevice, Entry>>>,
+    mut requests: mpsc::UnboundedReceiver<NameRequest>,
 ) {
     let mut some = Vec::new();
-    while wanted.recv_many(&mut some, AT_ONCE).await > 0 {
+    while requests.recv_many(&mut some, MAX_DEVICES_PER_QUERY).await > 0 {
         let mut by_project: HashMap<ProjectId, HashSet<DeviceId>> = HashMap::new();
         for ((project, device), _) in &some {
             by_project.entry(project.clone()).or_default().insert(*device);
@@ -95,12 +95,12 @@ async fn serve(
         for (project, devices) in by_project {
             let names = read(&log, &project, &devices).await;
             let mut known = lock(&known);
-            if known.len() + names.len() > NAMES {
+            if known.len() + names.len() > MAX_CACHED_NAMES {
                 known.clear();
             }
             let read_at = Instant::now();
             known.extend(names.into_iter().map(|(device, name)| {
-                ((project.clone(), device), Entry { name, read_at, is_wanted: false })
+                ((project.clone(), device), Entry { name, read_at, is_refreshing: false })
             }));
         }
         for (who, done) in some.drain(..) {
@@ -131,7 +131,7 @@ async fn read(
             }
             Err(_) => {}
         }
-        tokio::time::sleep(RETRY).await;
+        tokio::time::sleep(RETRY_DELAY).await;
     };
     let mut names: HashMap<DeviceId, Option<DeviceName>> =
         devices.iter().map(|device| (*device, None)).collect();

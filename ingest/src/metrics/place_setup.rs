@@ -11,31 +11,31 @@ use muster_schemas::retention::{OWN_POLICY, own_bucket};
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use super::answer::words_of;
+use super::answer::store_message;
 use super::client::{Api, InfluxClient, NO_QUERY};
-use super::setup::sent;
+use super::setup::send;
 
 /// Delay before a refused request is repeated.
-const AGAIN: Duration = Duration::from_millis(200);
+const RETRY_DELAY: Duration = Duration::from_millis(200);
 const HOUR: u64 = 3600;
 const DAY: u64 = 24 * HOUR;
 
 /// Why a store does not keep a project's metrics with the requested retention.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum PlaceError {
+pub enum BucketError {
     /// The store does not support it, or refuses it.
     #[error("{0}")]
     Refused(String),
     /// The store is unavailable.
     #[error("{0}")]
-    Away(String),
+    Unavailable(String),
 }
 
 /// What to do about a missing bucket.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Missing {
-    Make,
-    Leave,
+enum IfMissing {
+    Create,
+    Skip,
 }
 
 impl InfluxClient {
@@ -44,74 +44,74 @@ impl InfluxClient {
     ///
     /// # Errors
     /// See [`PlaceError`].
-    pub async fn keep(&self, policy: &str, retention: Retention) -> Result<(), PlaceError> {
-        self.keep_or_release(policy, retention, Missing::Make).await
+    pub async fn apply_retention(&self, policy: &str, retention: Retention) -> Result<(), BucketError> {
+        self.set_retention(policy, retention, IfMissing::Create).await
     }
 
     /// Sets an existing bucket to the retention of the database itself; creates none.
     ///
     /// # Errors
     /// See [`PlaceError`].
-    pub async fn release(&self, policy: &str) -> Result<(), PlaceError> {
-        self.keep_or_release(policy, Retention::Default, Missing::Leave).await
+    pub async fn reset_retention(&self, policy: &str) -> Result<(), BucketError> {
+        self.set_retention(policy, Retention::Default, IfMissing::Skip).await
     }
 
-    async fn keep_or_release(
+    async fn set_retention(
         &self,
         policy: &str,
         retention: Retention,
-        missing: Missing,
-    ) -> Result<(), PlaceError> {
-        match self.keep_once(policy, retention, missing).await {
+        missing: IfMissing,
+    ) -> Result<(), BucketError> {
+        match self.try_set_retention(policy, retention, missing).await {
             // Another process may have done the same concurrently; the second attempt then
             // succeeds.
-            Err(PlaceError::Refused(_)) => {
-                tokio::time::sleep(AGAIN).await;
-                self.keep_once(policy, retention, missing).await
+            Err(BucketError::Refused(_)) => {
+                tokio::time::sleep(RETRY_DELAY).await;
+                self.try_set_retention(policy, retention, missing).await
             }
             done => done,
         }
     }
 
-    async fn keep_once(
+    async fn try_set_retention(
         &self,
         policy: &str,
         retention: Retention,
-        missing: Missing,
-    ) -> Result<(), PlaceError> {
-        match self.api().await.map_err(PlaceError::Away)? {
-            Api::V1 => self.keep_v1(policy, retention, missing).await,
-            _ => self.keep_v2(policy, retention, missing).await,
+        missing: IfMissing,
+    ) -> Result<(), BucketError> {
+        match self.api().await.map_err(BucketError::Unavailable)? {
+            Api::V1 => self.set_retention_v1(policy, retention, missing).await,
+            _ => self.set_retention_v2(policy, retention, missing).await,
         }
     }
 
-    async fn keep_v1(
+    async fn set_retention_v1(
         &self,
         policy: &str,
         retention: Retention,
-        missing: Missing,
-    ) -> Result<(), PlaceError> {
+        missing: IfMissing,
+    ) -> Result<(), BucketError> {
         let database = quoted(&self.settings.database);
         let show = format!("SHOW RETENTION POLICIES ON {database}");
         let policies = match self.influxql(&show).await {
-            Err(PlaceError::Refused(words)) if words.contains("database not found") => {
-                self.create_database().await.map_err(PlaceError::Refused)?;
+            Err(BucketError::Refused(words)) if words.contains("database not found") => {
+                self.create_database().await.map_err(BucketError::Refused)?;
                 self.influxql(&show).await?
             }
             found => found?,
         };
-        let policies = policies_of(&policies);
+        let policies = parse_policies(&policies);
         let own = policies.iter().find(|it| it.name == policy);
         let seconds = match retention {
             Retention::Days(days) => u64::from(days) * DAY,
-            Retention::Default if own.is_none() && missing == Missing::Leave => return Ok(()),
+            Retention::Default if own.is_none() && missing == IfMissing::Skip => return Ok(()),
             Retention::Default => {
                 let named = self.settings.retention_policy.as_deref();
                 let is_shared = |it: &&Policy| named.map_or(it.is_default, |name| it.name == name);
                 policies.iter().find(is_shared).map_or(0, |it| it.seconds)
             }
         };
-        let shard = shard_of(seconds);
+        let shard = shard_seconds(seconds);
         let (verb, ending) = match own {
             Some(own) if (own.seconds, own.shard) == (seconds, shard) => return Ok(()),
             Some(_) => ("ALTER", ""),
@@ -126,51 +126,51 @@ impl InfluxClient {
     }
 
     /// Runs one statement; returns the store's response if it succeeded.
-    async fn influxql(&self, statement: &str) -> Result<Value, PlaceError> {
+    async fn influxql(&self, statement: &str) -> Result<Value, BucketError> {
         let request = self.request(Method::POST, "query", &[("q", statement)]);
         let (status, body) =
-            sent(request.map_err(PlaceError::Refused)?).await.map_err(PlaceError::Away)?;
+            send(request.map_err(BucketError::Refused)?).await.map_err(BucketError::Unavailable)?;
         let answer: Value = serde_json::from_str(&body).unwrap_or_default();
         // InfluxQL reports some errors with status 200.
         let error = answer["results"][0]["error"].as_str().or_else(|| answer["error"].as_str());
         match error {
-            _ if status.is_server_error() => Err(PlaceError::Away(words_of(&body))),
-            Some(error) => Err(PlaceError::Refused(error.to_owned())),
+            _ if status.is_server_error() => Err(BucketError::Unavailable(store_message(&body))),
+            Some(error) => Err(BucketError::Refused(error.to_owned())),
             None if status.is_success() => Ok(answer),
-            None => Err(PlaceError::Refused(format!("{status}: {}", words_of(&body)))),
+            None => Err(BucketError::Refused(format!("{status}: {}", store_message(&body)))),
         }
     }
 
-    async fn keep_v2(
+    async fn set_retention_v2(
         &self,
         policy: &str,
         retention: Retention,
-        missing: Missing,
-    ) -> Result<(), PlaceError> {
-        let Some(org) = self.org_id().await.map_err(PlaceError::Away)? else {
+        missing: IfMissing,
+    ) -> Result<(), BucketError> {
+        let Some(org) = self.org_id().await.map_err(BucketError::Unavailable)? else {
             let words = "it does not support buckets of InfluxDB 2.x";
-            return Err(PlaceError::Refused(words.to_owned()));
+            return Err(BucketError::Refused(words.to_owned()));
         };
         let database = &self.settings.database;
         let name = own_bucket(database, policy);
         let shared = match self.bucket(&org, database).await? {
             Some(shared) => shared,
             None => {
-                self.create_database().await.map_err(PlaceError::Refused)?;
+                self.create_database().await.map_err(BucketError::Refused)?;
                 let lacking =
-                    || PlaceError::Away(format!("the bucket '{database}' does not exist"));
+                    || BucketError::Unavailable(format!("the bucket '{database}' does not exist"));
                 self.bucket(&org, database).await?.ok_or_else(lacking)?
             }
         };
         let own = self.bucket(&org, &name).await?;
         let seconds = match retention {
             Retention::Days(days) => u64::from(days) * DAY,
-            Retention::Default if own.is_none() && missing == Missing::Leave => return Ok(()),
+            Retention::Default if own.is_none() && missing == IfMissing::Skip => return Ok(()),
             Retention::Default => shared.seconds,
         };
         // 0: unlimited.
         let rules = json!([{"type": "expire", "everySeconds": seconds,
-            "shardGroupDurationSeconds": shard_of(seconds)}]);
+            "shardGroupDurationSeconds": shard_seconds(seconds)}]);
         let id = match own {
             Some(own) => {
                 if own.seconds != seconds {
@@ -194,23 +194,23 @@ impl InfluxClient {
         // count. The virtual one is called autogen, and two of one name are an error, so this one
         // has another name.
         let is_default = |it: &Value| it["virtual"] != true && it["default"] == true;
-        self.map(&org, (database, "all-projects", &shared.id), is_default).await?;
+        self.map_bucket(&org, (database, "all-projects", &shared.id), is_default).await?;
         let is_own = |it: &Value| it["virtual"] != true && it["retention_policy"] == policy;
-        self.map(&org, (database, policy, &id), is_own).await?;
-        self.map(&org, (&name, "autogen", &id), |it| it["bucketID"] == id.as_str()).await
+        self.map_bucket(&org, (database, policy, &id), is_own).await?;
+        self.map_bucket(&org, (&name, "autogen", &id), |it| it["bucketID"] == id.as_str()).await
     }
 
     /// Maps a database and a retention policy to a bucket, so that InfluxQL finds it, unless
     /// `does_it` accepts an existing mapping of the database.
-    async fn map(
+    async fn map_bucket(
         &self,
         org: &str,
         (database, policy, bucket): (&str, &str, &str),
-        does_it: impl Fn(&Value) -> bool,
-    ) -> Result<(), PlaceError> {
+        is_match: impl Fn(&Value) -> bool,
+    ) -> Result<(), BucketError> {
         let query = [("orgID", org), ("db", database)];
         let mapped = self.json(Method::GET, "api/v2/dbrps", &query, None).await?;
-        if mapped["content"].as_array().into_iter().flatten().any(does_it) {
+        if mapped["content"].as_array().into_iter().flatten().any(is_match) {
             return Ok(());
         }
         let mapping = json!({"orgID": org, "bucketID": bucket, "database": database,
@@ -218,16 +218,16 @@ impl InfluxClient {
         self.json(Method::POST, "api/v2/dbrps", NO_QUERY, Some(&mapping)).await.map(drop)
     }
 
-    async fn bucket(&self, org: &str, name: &str) -> Result<Option<Bucket>, PlaceError> {
+    async fn bucket(&self, org: &str, name: &str) -> Result<Option<Bucket>, BucketError> {
         let query = [("orgID", org), ("name", name)];
         let request = self.request(Method::GET, "api/v2/buckets", &query);
         let (status, body) =
-            sent(request.map_err(PlaceError::Refused)?).await.map_err(PlaceError::Away)?;
+            send(request.map_err(BucketError::Refused)?).await.map_err(BucketError::Unavailable)?;
         // 2.x responds "not found" for a missing name.
         if status == reqwest::StatusCode::NOT_FOUND {
             return Ok(None);
         }
-        let found: Value = judged(status, &body)?;
+        let found: Value = check_response(status, &body)?;
         let mut buckets = found["buckets"].as_array().into_iter().flatten();
         Ok(buckets.find(|bucket| bucket["name"] == name).map(|bucket| Bucket {
             id: bucket["id"].as_str().unwrap_or_default().to_owned(),
@@ -241,13 +241,13 @@ impl InfluxClient {
         path: &str,
         query: &[(&str, &str)],
         body: Option<&Value>,
-    ) -> Result<Value, PlaceError> {
-        let mut request = self.request(method, path, query).map_err(PlaceError::Refused)?;
+    ) -> Result<Value, BucketError> {
+        let mut request = self.request(method, path, query).map_err(BucketError::Refused)?;
         if let Some(body) = body {
             request = request.json(body);
         }
-        let (status, body) = sent(request).await.map_err(PlaceError::Away)?;
-        judged(status, &body)
+        let (status, body) = send(request).await.map_err(BucketError::Unavailable)?;
+        check_response(status, &body)
     }
 }
 
@@ -257,14 +257,14 @@ struct Bucket {
     seconds: u64,
 }
 
-fn judged(status: reqwest::StatusCode, body: &str) -> Result<Value, PlaceError> {
-    let words = || format!("{status}: {}", words_of(body));
+fn check_response(status: reqwest::StatusCode, body: &str) -> Result<Value, BucketError> {
+    let words = || format!("{status}: {}", store_message(body));
     if status.is_success() {
         Ok(serde_json::from_str(body).unwrap_or_default())
     } else if status.is_server_error() || status == reqwest::StatusCode::TOO_MANY_REQUESTS {
-        Err(PlaceError::Away(words()))
+        Err(BucketError::Unavailable(words()))
     } else {
-        Err(PlaceError::Refused(words()))
+        Err(BucketError::Refused(words()))
     }
 }
 
@@ -277,8 +277,8 @@ struct Policy {
     is_default: bool,
 }
 
-fn policies_of(answer: &Value) -> Vec<Policy> {
-    let series = &answer["results"][0]["series"][0];
+fn parse_policies(response: &Value) -> Vec<Policy> {
+    let series = &response["results"][0]["series"][0];
     let columns: Vec<&str> =
         series["columns"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
     let rows = series["values"].as_array().into_iter().flatten();
@@ -320,7 +320,7 @@ fn duration(text: &str) -> Duration {
 
 /// Duration of one shard, in seconds: what InfluxDB itself chooses for such a retention. Points are
 /// deleted a whole shard at a time, so up to this much later.
-pub(super) fn shard_of(seconds: u64) -> u64 {
+pub(super) fn shard_seconds(seconds: u64) -> u64 {
     match seconds {
         0 => 7 * DAY,
         short if short < 2 * DAY => HOUR,
@@ -351,17 +351,17 @@ mod tests {
             is_default,
         };
         assert_eq!(
-            policies_of(&answer),
+            parse_policies(&answer),
             [policy("autogen", 0, 7 * DAY, true), policy("week", 7 * DAY, DAY, false)]
         );
-        assert_eq!(policies_of(&json!({})), []);
+        assert_eq!(parse_policies(&json!({})), []);
         assert_eq!(duration("1h30m5s").as_secs(), 5405);
     }
 
     #[test]
     fn shards_fit_the_retention() {
         for (days, hours) in [(0, 168), (1, 1), (2, 24), (180, 24), (181, 168), (9_999, 168)] {
-            assert_eq!(shard_of(days * DAY), hours * HOUR, "{days}");
+            assert_eq!(shard_seconds(days * DAY), hours * HOUR, "{days}");
         }
     }
 }

@@ -17,23 +17,23 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::client::InfluxClient;
-use super::place_setup::PlaceError;
+use super::place_setup::BucketError;
 use crate::counters;
 
 /// Delay before a failed request to the log or the store is repeated.
-const RETRY: Duration = Duration::from_secs(2);
+const RETRY_DELAY: Duration = Duration::from_secs(2);
 /// Interval at which a refused request to the store is repeated.
-const ASK_AGAIN: Duration = Duration::from_secs(60);
+const REFUSED_RETRY_INTERVAL: Duration = Duration::from_secs(60);
 /// Interval at which buckets with the store's default retention are compared with that default.
 const COMPARE_INTERVAL: Duration = Duration::from_secs(600);
 /// Number of events that are read in one query.
-const AT_ONCE: u32 = 1_000;
+const MAX_EVENTS_PER_QUERY: u32 = 1_000;
 /// Capacity of the queue of projects that request a bucket.
-const WANTED_CAPACITY: usize = 64;
+const REQUEST_QUEUE_CAPACITY: usize = 64;
 
 /// The bucket that lines are written to.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub enum Place {
+pub enum MetricBucket {
     /// The database itself: the bucket of the project `default`.
     #[default]
     Shared,
@@ -46,7 +46,7 @@ pub enum Place {
     },
 }
 
-impl Place {
+impl MetricBucket {
     /// A project's own bucket.
     #[must_use]
     pub fn own(project: &ProjectId, retention: Retention) -> Self {
@@ -63,37 +63,37 @@ impl Place {
     }
 }
 
-type Known = HashMap<ProjectId, Place>;
+type CachedBuckets = HashMap<ProjectId, MetricBucket>;
 
 /// The current bucket of each project; cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Places {
-    known: watch::Receiver<Option<Known>>,
+pub struct MetricBuckets {
+    cached: watch::Receiver<Option<CachedBuckets>>,
     /// Projects that request a bucket; `None`: all projects use the database.
-    wanted: Option<mpsc::Sender<ProjectId>>,
+    requests: Option<mpsc::Sender<ProjectId>>,
 }
 
-impl Places {
+impl MetricBuckets {
     /// All projects use the database itself.
     #[must_use]
     pub fn shared() -> Self {
-        Self { known: watch::channel(Some(Known::new())).1, wanted: None }
+        Self { cached: watch::channel(Some(CachedBuckets::new())).1, requests: None }
     }
 
     /// Follows the log and creates buckets in the store until `stop`.
     #[must_use]
     pub fn follow(log: EventLog, client: Arc<InfluxClient>, stop: CancellationToken) -> Self {
         let (known, receiver) = watch::channel(None);
-        let (wanted, asked) = mpsc::channel(WANTED_CAPACITY);
+        let (wanted, asked) = mpsc::channel(REQUEST_QUEUE_CAPACITY);
         let follower = Follower::start(&log, stop.clone());
-        let keeper = Keeper {
+        let keeper = RetentionManager {
             log,
             client,
             position: 0,
-            wanted: BTreeMap::new(),
+            retentions: BTreeMap::new(),
             states: BTreeMap::new(),
-            compared: Instant::now(),
-            known,
+            compared_at: Instant::now(),
+            cached: known,
         };
         tokio::spawn(async move {
             tokio::select! {
@@ -101,31 +101,31 @@ impl Places {
                 () = keeper.run(follower, asked) => {}
             }
         });
-        Self { known: receiver, wanted: Some(wanted) }
+        Self { cached: receiver, requests: Some(wanted) }
     }
 
     /// Waits until the log was read once: no bucket is determined before.
-    pub async fn known(&self) {
+    pub async fn wait_until_loaded(&self) {
         // Fails only when the task has ended, so the process is stopping.
-        let _ = self.known.clone().wait_for(Option::is_some).await;
+        let _ = self.cached.clone().wait_for(Option::is_some).await;
     }
 
     /// The current bucket of a project. At the first call for a project it waits until the bucket
     /// was requested from the store.
-    pub async fn of(&self, project: &ProjectId) -> Place {
-        let of = |known: &Option<Known>| known.as_ref().and_then(|it| it.get(project)).cloned();
-        if let Some(place) = of(&self.known.borrow()) {
+    pub async fn get(&self, project: &ProjectId) -> MetricBucket {
+        let of = |known: &Option<CachedBuckets>| known.as_ref().and_then(|it| it.get(project)).cloned();
+        if let Some(place) = of(&self.cached.borrow()) {
             return place;
         }
-        let Some(wanted) = &self.wanted else { return Place::Shared };
-        if has_the_database(project, Retention::Default) {
-            return Place::Shared;
+        let Some(wanted) = &self.requests else { return MetricBucket::Shared };
+        if uses_shared_bucket(project, Retention::Default) {
+            return MetricBucket::Shared;
         }
         // Both fail only when the task has ended, so the process is stopping.
         let _ = wanted.send(project.clone()).await;
-        match self.known.clone().wait_for(|known| of(known).is_some()).await {
+        match self.cached.clone().wait_for(|known| of(known).is_some()).await {
             Ok(known) => of(&known).unwrap_or_default(),
-            Err(_) => Place::Shared,
+            Err(_) => MetricBucket::Shared,
         }
     }
 }
@@ -134,32 +134,32 @@ impl Places {
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum State {
     /// The store has applied it.
-    Kept(Retention),
+    Applied(Retention),
     /// The store does not support it, or refuses it; with the reason.
     Refused(Retention, String),
     /// The store is unavailable.
-    Awaited,
+    Pending,
 }
 
-struct Keeper {
+struct RetentionManager {
     log: EventLog,
     client: Arc<InfluxClient>,
     /// Position up to which the log was read.
     position: u64,
     /// The retention of each project that sends metrics, or ever had its own retention.
-    wanted: BTreeMap<ProjectId, Retention>,
+    retentions: BTreeMap<ProjectId, Retention>,
     states: BTreeMap<ProjectId, State>,
     /// Time of the last comparison of buckets with the store's default retention.
-    compared: Instant,
-    known: watch::Sender<Option<Known>>,
+    compared_at: Instant,
+    cached: watch::Sender<Option<CachedBuckets>>,
 }
 
-impl Keeper {
-    async fn run(mut self, follower: Follower, mut asked: mpsc::Receiver<ProjectId>) {
+impl RetentionManager {
+    async fn run(mut self, follower: Follower, mut requests: mpsc::Receiver<ProjectId>) {
         let system = ProjectId::system();
         let mut is_told = false;
         loop {
-            match self.learn().await {
+            match self.read_log().await {
                 Ok(()) => is_told = false,
                 Err(error) => {
                     if !std::mem::replace(&mut is_told, true) {
@@ -168,30 +168,30 @@ impl Keeper {
                             "failed to read the projects' retentions; trying again"
                         );
                     }
-                    tokio::time::sleep(RETRY).await;
+                    tokio::time::sleep(RETRY_DELAY).await;
                     continue;
                 }
             }
-            self.keep().await;
+            self.apply_retentions().await;
             self.publish();
-            let is_open = self.states.values().any(|state| *state == State::Awaited);
+            let is_open = self.states.values().any(|state| *state == State::Pending);
             tokio::select! {
                 _ = follower.wait_beyond(&system, self.position) => {}
-                Some(project) = asked.recv() => {
-                    self.wanted.entry(project).or_default();
+                Some(project) = requests.recv() => {
+                    self.retentions.entry(project).or_default();
                 }
-                () = tokio::time::sleep(if is_open { RETRY } else { ASK_AGAIN }) => {}
+                () = tokio::time::sleep(if is_open { RETRY_DELAY } else { REFUSED_RETRY_INTERVAL }) => {}
             }
         }
     }
 
     /// Reads the new events of the log.
-    async fn learn(&mut self) -> Result<(), StoreError> {
+    async fn read_log(&mut self) -> Result<(), StoreError> {
         let system = ProjectId::system();
         let head = self.log.head(&system).await?.map_or(0, |head| head.position);
         if head < self.position {
             // An older backup was restored: read the log from its start.
-            (self.position, self.wanted, self.states) = Default::default();
+            (self.position, self.retentions, self.states) = Default::default();
         }
         let mut filter = ReadFilter {
             after: self.position,
@@ -199,7 +199,7 @@ impl Keeper {
             kinds: vec!["ProjectRetentionSet".to_owned()],
         };
         loop {
-            let stored = self.log.read(&system, &filter, AT_ONCE).await?;
+            let stored = self.log.read(&system, &filter, MAX_EVENTS_PER_QUERY).await?;
             for stored in &stored {
                 filter.after = stored.position;
                 if !self.log.is_authentic(&system, stored) {
@@ -208,7 +208,7 @@ impl Keeper {
                 let StreamName::Project(project) = &stored.stream else { continue };
                 match stored.event() {
                     Ok(Event::ProjectRetentionSet(event)) => {
-                        self.wanted.insert(project.clone(), event.retention);
+                        self.retentions.insert(project.clone(), event.retention);
                     }
                     Ok(_) => {}
                     Err(error) => {
@@ -216,7 +216,7 @@ impl Keeper {
                     }
                 }
             }
-            if stored.len() < AT_ONCE as usize {
+            if stored.len() < MAX_EVENTS_PER_QUERY as usize {
                 self.position = head;
                 return Ok(());
             }
@@ -224,26 +224,26 @@ impl Keeper {
     }
 
     /// Applies the log's retentions to the store.
-    async fn keep(&mut self) {
+    async fn apply_retentions(&mut self) {
         let mut is_away = false;
-        if self.compared.elapsed() >= COMPARE_INTERVAL {
-            self.compared = Instant::now();
-            self.states.retain(|_, state| *state != State::Kept(Retention::Default));
+        if self.compared_at.elapsed() >= COMPARE_INTERVAL {
+            self.compared_at = Instant::now();
+            self.states.retain(|_, state| *state != State::Applied(Retention::Default));
         }
-        for (project, retention) in &self.wanted {
+        for (project, retention) in &self.retentions {
             let before = self.states.get(project);
-            if before == Some(&State::Kept(*retention)) {
+            if before == Some(&State::Applied(*retention)) {
                 continue;
             }
             if is_away {
-                self.states.insert(project.clone(), State::Awaited);
+                self.states.insert(project.clone(), State::Pending);
                 continue;
             }
             let policy = own_policy(project);
-            let kept = if has_the_database(project, *retention) {
-                self.client.release(&policy).await
+            let kept = if uses_shared_bucket(project, *retention) {
+                self.client.reset_retention(&policy).await
             } else {
-                self.client.keep(&policy, *retention).await
+                self.client.apply_retention(&policy, *retention).await
             };
             let state = match kept {
                 Ok(()) => {
@@ -253,22 +253,22 @@ impl Keeper {
                             "the metric store has the project's retention"
                         );
                     }
-                    State::Kept(*retention)
+                    State::Applied(*retention)
                 }
-                Err(PlaceError::Refused(words)) => {
+                Err(BucketError::Refused(words)) => {
                     let state = State::Refused(*retention, words);
                     if before != Some(&state) {
-                        complain(project, &state);
+                        log_state(project, &state);
                     }
                     state
                 }
-                Err(PlaceError::Away(words)) => {
+                Err(BucketError::Unavailable(words)) => {
                     is_away = true;
                     tracing::debug!(
                         %project, reason = words,
                         "failed to set a project's retention in the metric store"
                     );
-                    State::Awaited
+                    State::Pending
                 }
             };
             self.states.insert(project.clone(), state);
@@ -279,30 +279,30 @@ impl Keeper {
         let place = |(project, retention): (&ProjectId, &Retention)| {
             // While the store is unavailable nothing is written; the next write creates the bucket.
             let is_refused = matches!(self.states.get(project), Some(State::Refused(..)));
-            let place = if is_refused || has_the_database(project, *retention) {
-                Place::Shared
+            let place = if is_refused || uses_shared_bucket(project, *retention) {
+                MetricBucket::Shared
             } else {
-                Place::own(project, *retention)
+                MetricBucket::own(project, *retention)
             };
             (project.clone(), place)
         };
-        let known: Known = self.wanted.iter().map(place).collect();
+        let known: CachedBuckets = self.retentions.iter().map(place).collect();
         let count = |fits: fn(&State) -> bool| self.states.values().filter(|it| fits(it)).count();
         counters::project_retentions([
-            ("kept", count(|state| matches!(state, State::Kept(_)))),
+            ("kept", count(|state| matches!(state, State::Applied(_)))),
             ("refused", count(|state| matches!(state, State::Refused(..)))),
-            ("awaited", count(|state| *state == State::Awaited)),
+            ("awaited", count(|state| *state == State::Pending)),
         ]);
-        self.known.send_replace(Some(known));
+        self.cached.send_replace(Some(known));
     }
 }
 
 /// Whether the project's metrics go to the database itself, given its retention.
-fn has_the_database(project: &ProjectId, retention: Retention) -> bool {
+fn uses_shared_bucket(project: &ProjectId, retention: Retention) -> bool {
     retention == Retention::Default && *project == ProjectId::default_project()
 }
 
-fn complain(project: &ProjectId, state: &State) {
+fn log_state(project: &ProjectId, state: &State) {
     if let State::Refused(retention, words) = state {
         tracing::warn!(
             %project, %retention,

@@ -17,10 +17,10 @@ use muster_schemas::names::DeviceName;
 use muster_schemas::{Timestamp, subjects};
 use tokio_util::sync::CancellationToken;
 
-use super::limits::{DeviceGuard, DeviceLimits, Excess};
+use super::limits::{DeviceGuard, DeviceLimits, DropReason};
 use super::line_protocol::{Origin, encode};
-use super::names::{Name, Names, Who};
-use super::places::Places;
+use super::names::{NameLookup, NameCache, ProjectDevice};
+use super::places::MetricBuckets;
 use super::room;
 use super::series::SeriesGuard;
 use super::sink::{Completion, MetricSink, Outcome};
@@ -29,31 +29,31 @@ use crate::{counters, streams};
 /// Maximum number of messages that are read and not acknowledged, of all readers together.
 const MAX_PENDING: i64 = 8_192;
 /// Maximum number of messages that one reader holds; the sink bounds the size of their lines.
-const IN_HAND: usize = 2_048;
+const MAX_HELD_MESSAGES: usize = 2_048;
 /// Maximum number of bytes that the broker sends in advance.
-const BYTES_AHEAD: usize = 8 << 20;
+const MAX_PREFETCH_BYTES: usize = 8 << 20;
 /// Maximum number of series of a device; the agent limits applications to a tenth of it.
-const SERIES: usize = 10_000;
+const MAX_DEVICE_SERIES: usize = 10_000;
 /// Maximum number of messages that wait for their device's name; others are read meanwhile.
-const NAMELESS: usize = 512;
+const MAX_UNNAMED_MESSAGES: usize = 512;
 /// Maximum number of dead letters in one statement.
-const LETTERS_AT_ONCE: usize = 128;
+const MAX_DEAD_LETTERS_PER_STATEMENT: usize = 128;
 /// Maximum size of the messages that wait to be stored as dead letters, in bytes; above it no
 /// message is read.
-const LETTER_BYTES: usize = 16 << 20;
+const MAX_DEAD_LETTER_BYTES: usize = 16 << 20;
 /// Name of the durable consumer, which all readers share.
 pub(super) const CONSUMER: &str = "metrics";
-const RETRY: Duration = Duration::from_millis(500);
+const RETRY_DELAY: Duration = Duration::from_millis(500);
 
 /// Reads metric batches until `stop`, and deletes consumed ones from the stream.
 pub async fn run(
     log: EventLog,
     nats: async_nats::Client,
-    (sink, places): (MetricSink, Places),
+    (sink, buckets): (MetricSink, MetricBuckets),
     (copies, limits): (streams::Copies, DeviceLimits),
     stop: CancellationToken,
 ) {
-    let reading = read(log, nats.clone(), (sink, places, copies, limits), &stop);
+    let reading = read(log, nats.clone(), (sink, buckets, copies, limits), &stop);
     tokio::join!(reading, room::run(nats, stop.clone()));
 }
 
@@ -61,22 +61,22 @@ pub async fn run(
 async fn read(
     log: EventLog,
     nats: async_nats::Client,
-    (sink, places, copies, limits): (MetricSink, Places, streams::Copies, DeviceLimits),
+    (sink, buckets, copies, limits): (MetricSink, MetricBuckets, streams::Copies, DeviceLimits),
     stop: &CancellationToken,
 ) {
     tokio::select! {
         () = stop.cancelled() => return,
-        () = places.known() => {}
+        () = buckets.wait_until_loaded() => {}
     }
     let mut told = String::new();
-    let names = Names::start(log.clone());
-    let series = Mutex::new(SeriesGuard::new(SERIES));
+    let names = NameCache::start(log.clone());
+    let series = Mutex::new(SeriesGuard::new(MAX_DEVICE_SERIES));
     let guard = Mutex::new(DeviceGuard::new(limits));
     while !stop.is_cancelled() {
         let reader = Reader {
             log: &log,
             sink: &sink,
-            places: &places,
+            buckets: &buckets,
             names: &names,
             series: &series,
             guard: &guard,
@@ -92,15 +92,15 @@ async fn read(
             tracing::warn!(error = %problem, "failed to read metrics; trying again");
             told = problem;
         }
-        tokio::time::sleep(RETRY).await;
+        tokio::time::sleep(RETRY_DELAY).await;
     }
 }
 
 struct Reader<'a> {
     log: &'a EventLog,
     sink: &'a MetricSink,
-    places: &'a Places,
-    names: &'a Names,
+    buckets: &'a MetricBuckets,
+    names: &'a NameCache,
     series: &'a Mutex<SeriesGuard>,
     guard: &'a Mutex<DeviceGuard>,
     copies: streams::Copies,
@@ -127,8 +127,8 @@ impl Reader<'_> {
             .map_err(|error| error.to_string())?;
         let mut messages = consumer
             .stream()
-            .max_messages_per_batch(IN_HAND)
-            .max_bytes_per_batch(BYTES_AHEAD)
+            .max_messages_per_batch(MAX_HELD_MESSAGES)
+            .max_bytes_per_batch(MAX_PREFETCH_BYTES)
             .expires(Duration::from_secs(20))
             .heartbeat(Duration::from_secs(5))
             .messages()
@@ -136,16 +136,16 @@ impl Reader<'_> {
             .map_err(|error| error.to_string())?;
         let mut naming = FuturesUnordered::new();
         let mut writing = FuturesUnordered::new();
-        let mut letters = Letters::default();
+        let mut letters = DeadLetterQueue::default();
         // One statement at a time; messages that are refused meanwhile go into the next.
         let mut keeping = FuturesUnordered::new();
         loop {
-            if keeping.is_empty() && !letters.waiting.is_empty() {
-                keeping.push(keep(self.log, letters.take()));
+            if keeping.is_empty() && !letters.pending.is_empty() {
+                keeping.push(store_dead_letters(self.log, letters.take()));
             }
-            let has_room = writing.len() + letters.waiting.len() < IN_HAND
-                && naming.len() < NAMELESS
-                && letters.bytes < LETTER_BYTES;
+            let has_room = writing.len() + letters.pending.len() < MAX_HELD_MESSAGES
+                && naming.len() < MAX_UNNAMED_MESSAGES
+                && letters.bytes < MAX_DEAD_LETTER_BYTES;
             let (message, who, name) = tokio::select! {
                 Some(kept) = keeping.next() => {
                     let () = kept?;
@@ -158,7 +158,7 @@ impl Reader<'_> {
                     continue;
                 }
                 Some(named) = naming.next() => {
-                    let (message, who, name): (Arc<jetstream::Message>, Who, Result<_, _>) = named;
+                    let (message, who, name): (Arc<jetstream::Message>, ProjectDevice, Result<_, _>) = named;
                     (message, who, name.map_err(|_| "device names are unavailable".to_owned())?)
                 }
                 next = messages.next(), if has_room => {
@@ -166,32 +166,32 @@ impl Reader<'_> {
                     let message = Arc::new(message.map_err(|error| error.to_string())?);
                     let Some((project, device, _)) = subjects::parse_stored(&message.subject) else {
                         let detail = "not the subject of a device".to_owned();
-                        letters.push(Letter { message, cause: "foreign_subject", detail });
+                        letters.push(PendingDeadLetter { message, cause: "foreign_subject", detail });
                         continue;
                     };
                     let who = (project, device);
-                    let admitted = self.guard().admit(&who, received(&message));
+                    let admitted = self.guard().admit(&who, received_at(&message));
                     if let Err(excess) = admitted {
                         counters::metric_messages_dropped(excess);
                         self.report(&who, excess);
                         acknowledge(&message).await?;
                         continue;
                     }
-                    match self.names.of(&who) {
-                        Name::Known(name) => (message, who, name),
-                        Name::Awaited(name) => {
+                    match self.names.lookup(&who) {
+                        NameLookup::Cached(name) => (message, who, name),
+                        NameLookup::Pending(name) => {
                             naming.push(async move { (message, who, name.await) });
                             continue;
                         }
                     }
                 }
             };
-            match self.take(&message, &who, name).await? {
-                Taken::Writing(completion) => {
+            match self.submit(&message, &who, name).await? {
+                Submission::Submitted(completion) => {
                     writing.push(async move { (message, completion.await) });
                 }
-                Taken::Refused(cause, detail) => letters.push(Letter { message, cause, detail }),
-                Taken::Empty => acknowledge(&message).await?,
+                Submission::Refused(cause, detail) => letters.push(PendingDeadLetter { message, cause, detail }),
+                Submission::Empty => acknowledge(&message).await?,
             }
         }
     }
@@ -201,70 +201,70 @@ impl Reader<'_> {
     }
 
     /// Logs that metrics of a device are dropped: once a day for each device and cause.
-    fn report(&self, who: &Who, excess: Excess) {
-        let is_news = self.guard().is_news(who, excess, SystemTime::now().into());
+    fn report(&self, who: &ProjectDevice, reason: DropReason) {
+        let is_news = self.guard().is_first_today(who, reason, SystemTime::now().into());
         if is_news {
             let (project, device) = who;
             tracing::warn!(
-                %project, %device, cause = excess.as_str(),
+                %project, %device, cause = reason.as_str(),
                 "metrics of the device exceed a limit and are dropped"
             );
         }
     }
 
-    fn dropped(&self, who: &Who, excess: Excess, points: usize) {
+    fn count_dropped(&self, who: &ProjectDevice, reason: DropReason, points: usize) {
         if points > 0 {
-            counters::points_dropped(excess, points);
-            self.report(who, excess);
+            counters::points_dropped(reason, points);
+            self.report(who, reason);
         }
     }
 
     /// Submits a message's lines to the sink; waits while the sink is full.
-    async fn take(
+    async fn submit(
         &self,
         message: &jetstream::Message,
-        who: &Who,
+        who: &ProjectDevice,
         name: Option<DeviceName>,
-    ) -> Result<Taken, String> {
+    ) -> Result<Submission, String> {
         let (project, device) = (&who.0, who.1);
         let Some(name) = name else {
             let detail = format!("device {device} is unknown or was deleted");
-            return Ok(Taken::Refused("unknown_device", detail));
+            return Ok(Submission::Refused("unknown_device", detail));
         };
         let (mut batch, invalid) = match MetricBatch::decode_valid_points(&message.payload) {
             Ok(read) => read,
-            Err(error) => return Ok(Taken::Refused("unreadable_batch", error.to_string())),
+            Err(error) => return Ok(Submission::Refused("unreadable_batch", error.to_string())),
         };
-        self.dropped(who, Excess::Invalid, invalid.points);
+        self.count_dropped(who, DropReason::Invalid, invalid.points);
         if let Some(reason) = invalid.reason
             && batch.points.is_empty()
         {
-            return Ok(Taken::Refused("unreadable_batch", format!("every point has {reason}")));
+            return Ok(Submission::Refused("unreadable_batch", format!("every point has {reason}")));
         }
-        let place = self.places.of(project).await;
+        let place = self.buckets.get(project).await;
         let now = SystemTime::now().into();
-        let dropped = self.guard().hold(who, &mut batch, place.retention(), now);
+        let dropped = self.guard().enforce(who, &mut batch, place.retention(), now);
         for (excess, points) in dropped {
-            self.dropped(who, excess, points);
+            self.count_dropped(who, excess, points);
         }
         let kept = {
             let mut series = self.series.lock().unwrap_or_else(PoisonError::into_inner);
-            series.hold(who, &mut batch, Instant::now())
+            series.enforce(who, &mut batch, Instant::now())
         };
-        self.dropped(who, Excess::TooManySeries, kept);
+        self.count_dropped(who, DropReason::TooManySeries, kept);
         let lines = encode(&batch, &Origin { project, device, name: name.as_str() });
         if lines.count() == 0 {
-            return Ok(Taken::Empty);
+            return Ok(Submission::Empty);
         }
-        self.guard().charge(who, received(message), lines.bytes());
+        self.guard().charge(who, received_at(message), lines.bytes());
         let completion =
             self.sink.submit_to(place, lines).await.map_err(|error| error.to_string())?;
-        Ok(Taken::Writing(completion))
+        Ok(Submission::Submitted(completion))
     }
 }
 
 /// The time at which the broker received a message.
-fn received(message: &jetstream::Message) -> Timestamp {
+fn received_at(message: &jetstream::Message) -> Timestamp {
     let micros = message
         .info()
         .ok()
@@ -273,7 +273,7 @@ fn received(message: &jetstream::Message) -> Timestamp {
 }
 
 /// A message to store as a dead letter.
-struct Letter {
+struct PendingDeadLetter {
     message: Arc<jetstream::Message>,
     cause: &'static str,
     detail: String,
@@ -281,27 +281,27 @@ struct Letter {
 
 /// Dead letters that wait until the previous statement has ended.
 #[derive(Default)]
-struct Letters {
-    waiting: Vec<Letter>,
+struct DeadLetterQueue {
+    pending: Vec<PendingDeadLetter>,
     bytes: usize,
 }
 
-impl Letters {
-    fn push(&mut self, letter: Letter) {
-        self.bytes += letter.message.payload.len();
-        self.waiting.push(letter);
+impl DeadLetterQueue {
+    fn push(&mut self, dead_letter: PendingDeadLetter) {
+        self.bytes += dead_letter.message.payload.len();
+        self.pending.push(dead_letter);
     }
 
-    fn take(&mut self) -> Vec<Letter> {
-        let some: Vec<Letter> =
-            self.waiting.drain(..self.waiting.len().min(LETTERS_AT_ONCE)).collect();
+    fn take(&mut self) -> Vec<PendingDeadLetter> {
+        let some: Vec<PendingDeadLetter> =
+            self.pending.drain(..self.pending.len().min(MAX_DEAD_LETTERS_PER_STATEMENT)).collect();
         self.bytes -= some.iter().map(|letter| letter.message.payload.len()).sum::<usize>();
         some
     }
 }
 
-enum Taken {
-    Writing(Completion),
+enum Submission {
+    Submitted(Completion),
     Refused(&'static str, String),
     Empty,
 }
@@ -310,7 +310,7 @@ enum Taken {
 async fn finish(
     message: Arc<jetstream::Message>,
     outcome: Outcome,
-) -> Result<Option<Letter>, String> {
+) -> Result<Option<PendingDeadLetter>, String> {
     match outcome {
         Outcome::Written => acknowledge(&message).await.map(|()| None),
         Outcome::Rejected(lines) => {
@@ -320,7 +320,7 @@ async fn finish(
                 .map(|line| format!("{}: {}", line.reason, line.line))
                 .collect::<Vec<_>>()
                 .join("; ");
-            Ok(Some(Letter { message, cause: "refused_by_store", detail }))
+            Ok(Some(PendingDeadLetter { message, cause: "refused_by_store", detail }))
         }
         Outcome::Abandoned => Ok(None),
     }
@@ -331,10 +331,10 @@ async fn acknowledge(message: &jetstream::Message) -> Result<(), String> {
 }
 
 /// Stores messages as dead letters, then acknowledges them.
-async fn keep(log: &EventLog, letters: Vec<Letter>) -> Result<(), String> {
-    let rows: Vec<NewDeadLetter> = letters
+async fn store_dead_letters(log: &EventLog, dead_letters: Vec<PendingDeadLetter>) -> Result<(), String> {
+    let rows: Vec<NewDeadLetter> = dead_letters
         .iter()
-        .map(|Letter { message, cause, detail }| NewDeadLetter {
+        .map(|PendingDeadLetter { message, cause, detail }| NewDeadLetter {
             source: DeadLetterSource::Metrics,
             project: subjects::parse_stored(&message.subject)
                 .map(|(project, ..)| project.to_string()),
@@ -345,7 +345,7 @@ async fn keep(log: &EventLog, letters: Vec<Letter>) -> Result<(), String> {
         })
         .collect();
     log.store_dead_letters(&rows).await.map_err(|error| error.to_string())?;
-    for Letter { message, cause, .. } in &letters {
+    for PendingDeadLetter { message, cause, .. } in &dead_letters {
         counters::dead_letter(DeadLetterSource::Metrics, cause);
         acknowledge(message).await?;
     }

@@ -14,11 +14,11 @@ use super::reader::CONSUMER;
 use crate::counters;
 
 /// Interval between checks.
-const CHECK: Duration = Duration::from_secs(2);
+const CHECK_INTERVAL: Duration = Duration::from_secs(2);
 /// Time for which a consumed batch is kept if there is capacity.
-const KEEP: Duration = Duration::from_secs(72 * 3600);
+const MAX_CONSUMED_AGE: Duration = Duration::from_secs(72 * 3600);
 /// Additional age at which batches are deleted, so that each deletion covers an hour.
-const SLACK: Duration = Duration::from_secs(3600);
+const AGE_SLACK: Duration = Duration::from_secs(3600);
 
 /// Deletes consumed batches until `stop`.
 pub(super) async fn run(nats: async_nats::Client, stop: CancellationToken) {
@@ -26,20 +26,20 @@ pub(super) async fn run(nats: async_nats::Client, stop: CancellationToken) {
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
-            () = tokio::time::sleep(CHECK) => {}
+            () = tokio::time::sleep(CHECK_INTERVAL) => {}
         }
-        if let Err(problem) = make_room(&jetstream).await {
+        if let Err(problem) = prune(&jetstream).await {
             tracing::debug!(problem, "failed to delete consumed batches");
         }
     }
 }
 
-async fn make_room(jetstream: &jetstream::Context) -> Result<(), String> {
+async fn prune(jetstream: &jetstream::Context) -> Result<(), String> {
     let words = |error: &dyn std::error::Error| error.to_string();
     let stream = jetstream.get_stream(subjects::METRICS_STREAM).await.map_err(|e| words(&e))?;
     let consumer = stream.consumer_info(CONSUMER).await.map_err(|e| words(&e))?;
     let info = stream.cached_info();
-    let fill = Fill {
+    let fill = StreamFill {
         first: info.state.first_sequence,
         last: info.state.last_sequence,
         bytes: info.state.bytes,
@@ -50,9 +50,9 @@ async fn make_room(jetstream: &jetstream::Context) -> Result<(), String> {
     counters::metric_stream(waiting, fill.bytes, fill.limit);
     let oldest = i128::from(std::time::UNIX_EPOCH.elapsed().map_or(0, |now| now.as_secs()));
     let age = oldest - i128::from(info.state.first_timestamp.unix_timestamp());
-    let mut end = fill.end_of_the_older_half();
-    if fill.has_consumed() && age > i128::from((KEEP + SLACK).as_secs()) {
-        end = end.max(end_of_the_aged(&stream, &fill).await);
+    let mut end = fill.end_of_older_half();
+    if fill.has_consumed() && age > i128::from((MAX_CONSUMED_AGE + AGE_SLACK).as_secs()) {
+        end = end.max(end_of_expired(&stream, &fill).await);
     }
     if let Some(end) = end {
         let purged = stream.purge().sequence(end).await.map_err(|e| words(&e))?;
@@ -63,7 +63,7 @@ async fn make_room(jetstream: &jetstream::Context) -> Result<(), String> {
 
 /// Fill level of the stream; positions are sequence numbers.
 #[derive(Clone, Copy, Debug)]
-struct Fill {
+struct StreamFill {
     first: u64,
     last: u64,
     bytes: u64,
@@ -73,14 +73,14 @@ struct Fill {
     unconsumed: u64,
 }
 
-impl Fill {
+impl StreamFill {
     fn has_consumed(&self) -> bool {
         self.unconsumed > self.first
     }
 
     /// When the stream is more than half full: the end of its older half, as far as that was
     /// consumed.
-    fn end_of_the_older_half(&self) -> Option<u64> {
+    fn end_of_older_half(&self) -> Option<u64> {
         let is_filling = self.limit > 0 && self.bytes > self.limit / 2;
         let half = self.first + (self.last + 1).saturating_sub(self.first).div_ceil(2);
         (is_filling && self.has_consumed()).then(|| half.min(self.unconsumed))
@@ -89,13 +89,13 @@ impl Fill {
 
 /// The end of the consumed batches that are too old, by binary search, because the sequence numbers
 /// have no significant gaps.
-async fn end_of_the_aged(stream: &stream::Stream, fill: &Fill) -> Option<u64> {
+async fn end_of_expired(stream: &stream::Stream, fill: &StreamFill) -> Option<u64> {
     let (mut old, mut young) = (fill.first, fill.unconsumed);
     let now = i128::from(std::time::UNIX_EPOCH.elapsed().map_or(0, |now| now.as_secs()));
     while old < young {
         let middle = old + (young - old) / 2;
         let message = stream.get_raw_message(middle).await.ok()?;
-        if now - i128::from(message.time.unix_timestamp()) > i128::from(KEEP.as_secs()) {
+        if now - i128::from(message.time.unix_timestamp()) > i128::from(MAX_CONSUMED_AGE.as_secs()) {
             old = middle + 1;
         } else {
             young = middle;
@@ -111,16 +111,16 @@ mod tests {
     #[test]
     fn only_consumed_batches_go_and_only_when_room_is_wanted() {
         let end = |bytes, unconsumed| {
-            Fill { first: 101, last: 200, bytes, limit: 1000, unconsumed }.end_of_the_older_half()
+            StreamFill { first: 101, last: 200, bytes, limit: 1000, unconsumed }.end_of_older_half()
         };
         assert_eq!(end(500, 201), None);
         assert_eq!(end(501, 201), Some(151));
         assert_eq!(end(1000, 120), Some(120));
         assert_eq!(end(1000, 101), None);
         assert_eq!(end(1000, 1), None);
-        let one = Fill { first: 7, last: 7, bytes: 9, limit: 10, unconsumed: 8 };
-        assert_eq!(one.end_of_the_older_half(), Some(8));
-        let unlimited = Fill { limit: 0, ..one };
-        assert_eq!(unlimited.end_of_the_older_half(), None);
+        let one = StreamFill { first: 7, last: 7, bytes: 9, limit: 10, unconsumed: 8 };
+        assert_eq!(one.end_of_older_half(), Some(8));
+        let unlimited = StreamFill { limit: 0, ..one };
+        assert_eq!(unlimited.end_of_older_half(), None);
     }
 }

@@ -12,23 +12,23 @@ use muster_schemas::metrics::{MetricBatch, Point};
 use muster_schemas::{DeviceId, ProjectId};
 
 /// Time after which a device's series are forgotten.
-const DAY: Duration = Duration::from_secs(24 * 3600);
+const SERIES_TTL: Duration = Duration::from_secs(24 * 3600);
 /// Maximum number of remembered series of all devices; above it each device gets only [`SCARCE`].
-const MOST: usize = 4_000_000;
+const MAX_TOTAL_SERIES: usize = 4_000_000;
 /// Number of series that every device may have, independent of the number of devices.
-const SCARCE: usize = 200;
+const GUARANTEED_SERIES: usize = 200;
 
 /// The series of each device.
 #[derive(Debug)]
 pub(super) struct SeriesGuard {
     limit: usize,
     hasher: RandomState,
-    devices: HashMap<(ProjectId, DeviceId), Known>,
+    devices: HashMap<(ProjectId, DeviceId), DeviceSeries>,
     total: usize,
 }
 
 #[derive(Debug)]
-struct Known {
+struct DeviceSeries {
     since: Instant,
     series: HashSet<u64>,
 }
@@ -41,20 +41,20 @@ impl SeriesGuard {
 
     /// Removes the points of new series from a device that has too many; its existing series
     /// continue. Returns the number of removed points.
-    pub(super) fn hold(
+    pub(super) fn enforce(
         &mut self,
         who: &(ProjectId, DeviceId),
         batch: &mut MetricBatch,
         now: Instant,
     ) -> usize {
         if !self.devices.contains_key(who) {
-            let known = Known { since: now, series: HashSet::new() };
+            let known = DeviceSeries { since: now, series: HashSet::new() };
             self.devices.insert(who.clone(), known);
         }
         let Some(known) = self.devices.get_mut(who) else { return 0 };
-        if now.duration_since(known.since) > DAY {
+        if now.duration_since(known.since) > SERIES_TTL {
             self.total -= known.series.len();
-            *known = Known { since: now, series: HashSet::new() };
+            *known = DeviceSeries { since: now, series: HashSet::new() };
         }
         let before = batch.points.len();
         batch.points.retain(|point| {
@@ -62,7 +62,7 @@ impl SeriesGuard {
             if known.series.contains(&series) {
                 return true;
             }
-            let limit = if self.total < MOST { self.limit } else { self.limit.min(SCARCE) };
+            let limit = if self.total < MAX_TOTAL_SERIES { self.limit } else { self.limit.min(GUARANTEED_SERIES) };
             let has_room = known.series.len() < limit;
             if has_room {
                 known.series.insert(series);
@@ -104,27 +104,27 @@ mod tests {
         let (mut guard, now) = (SeriesGuard::new(10), Instant::now());
         let mut hold = |device, names, now| {
             let mut batch = batch(names);
-            let dropped = guard.hold(&who(device), &mut batch, now);
+            let dropped = guard.enforce(&who(device), &mut batch, now);
             (batch.points.len(), dropped)
         };
         assert_eq!(hold(1, 0..8, now), (8, 0));
         assert_eq!(hold(1, 4..14, now), (6, 4));
         assert_eq!(hold(1, 0..20, now), (10, 10));
         assert_eq!(hold(2, 0..10, now), (10, 0), "another device has its own");
-        let tomorrow = now + DAY + Duration::from_secs(1);
+        let tomorrow = now + SERIES_TTL + Duration::from_secs(1);
         assert_eq!(hold(1, 100..120, tomorrow), (10, 10));
         // To the store an additional field makes another series.
         let more = Point::new("app").tag("n", "0").field("v", 1_i64).field("w", 1_i64);
         let mut batch = MetricBatch { time: Timestamp(0), points: vec![more] };
-        assert_eq!(guard.hold(&who(2), &mut batch, now), 1);
+        assert_eq!(guard.enforce(&who(2), &mut batch, now), 1);
     }
 
     #[test]
     fn all_devices_together_are_bounded() {
         let (mut guard, now) = (SeriesGuard::new(1_000), Instant::now());
-        guard.total = MOST;
+        guard.total = MAX_TOTAL_SERIES;
         let mut batch = batch(0..300);
-        let dropped = guard.hold(&who(1), &mut batch, now);
-        assert_eq!((batch.points.len(), dropped), (SCARCE, 100));
+        let dropped = guard.enforce(&who(1), &mut batch, now);
+        assert_eq!((batch.points.len(), dropped), (GUARANTEED_SERIES, 100));
     }
 }

@@ -6,7 +6,7 @@
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
-use super::answer::{describe, text_of, words_of};
+use super::answer::{describe, read_text, store_message};
 use super::client::{Api, InfluxClient, NO_QUERY};
 
 /// The administrator of a store that muster sets up.
@@ -25,12 +25,12 @@ impl InfluxClient {
         let name = self.settings.database.replace('\\', "\\\\").replace('"', "\\\"");
         let statement = format!("CREATE DATABASE \"{name}\"");
         let request = self.request(Method::POST, "query", &[("q", &statement)])?;
-        let (status, body) = sent(request).await?;
+        let (status, body) = send(request).await?;
         // InfluxQL reports some errors with status 200.
         if status.is_success() && !body.contains("\"error\"") {
             Ok(())
         } else {
-            Err(format!("{status}: {}", words_of(&body)))
+            Err(format!("{status}: {}", store_message(&body)))
         }
     }
 
@@ -38,12 +38,12 @@ impl InfluxClient {
         let Some(id) = self.org_id().await? else { return Ok(()) };
         let bucket = json!({"orgID": id, "name": self.settings.database, "retentionRules": []});
         let made = self.request(Method::POST, "api/v2/buckets", NO_QUERY)?.json(&bucket);
-        let (status, body) = sent(made).await?;
+        let (status, body) = send(made).await?;
         // 422: a bucket of this name exists.
         if status.is_success() || status == StatusCode::UNPROCESSABLE_ENTITY {
             Ok(())
         } else {
-            Err(format!("{status}: {}", words_of(&body)))
+            Err(format!("{status}: {}", store_message(&body)))
         }
     }
 
@@ -52,7 +52,7 @@ impl InfluxClient {
     pub(super) async fn org_id(&self) -> Result<Option<String>, String> {
         let Some(org) = self.settings.org.as_deref() else { return Ok(None) };
         let found = self.request(Method::GET, "api/v2/orgs", &[("org", org)])?;
-        let (status, body) = sent(found).await?;
+        let (status, body) = send(found).await?;
         if matches!(status, StatusCode::NOT_FOUND | StatusCode::BAD_REQUEST)
             && !body.contains("organization")
         {
@@ -61,7 +61,7 @@ impl InfluxClient {
         let orgs: Value = serde_json::from_str(&body).unwrap_or_default();
         match orgs["orgs"][0]["id"].as_str() {
             Some(id) => Ok(Some(id.to_owned())),
-            None => Err(format!("the organization '{org}': {status}: {}", words_of(&body))),
+            None => Err(format!("the organization '{org}': {status}: {}", store_message(&body))),
         }
     }
 
@@ -75,7 +75,7 @@ impl InfluxClient {
         if self.api().await? == Api::V1 {
             return Ok(());
         }
-        let (status, body) = sent(self.request(Method::GET, "api/v2/setup", NO_QUERY)?).await?;
+        let (status, body) = send(self.request(Method::GET, "api/v2/setup", NO_QUERY)?).await?;
         let state: Value = serde_json::from_str(&body).unwrap_or_default();
         if !status.is_success() || state["allowed"] != true {
             return Ok(());
@@ -88,16 +88,16 @@ impl InfluxClient {
             "token": settings.token,
         });
         let (status, body) =
-            sent(self.request(Method::POST, "api/v2/setup", NO_QUERY)?.json(&wanted)).await?;
+            send(self.request(Method::POST, "api/v2/setup", NO_QUERY)?.json(&wanted)).await?;
         if status == StatusCode::CREATED {
             Ok(())
         } else {
-            Err(format!("{status}: {}", words_of(&body)))
+            Err(format!("{status}: {}", store_message(&body)))
         }
     }
 }
 
-pub(super) async fn sent(request: reqwest::RequestBuilder) -> Result<(StatusCode, String), String> {
+pub(super) async fn send(request: reqwest::RequestBuilder) -> Result<(StatusCode, String), String> {
     let response = request.send().await.map_err(|error| describe(&error))?;
-    Ok((response.status(), text_of(response).await))
+    Ok((response.status(), read_text(response).await))
 }

@@ -17,13 +17,13 @@ use super::batcher::{self, Entry};
 use super::client::InfluxClient;
 use super::counters::{SinkCounters, add, sub};
 use super::line_protocol::Lines;
-use super::places::Place;
+use super::places::MetricBucket;
 use super::writer::Writer;
 
 /// Capacity of the batcher's queue, in messages; their bytes are bounded separately.
-const QUEUE: usize = 4096;
+const QUEUE_CAPACITY: usize = 4096;
 /// Overhead of a message besides its lines, in bytes, so that tiny messages are bounded, too.
-const OVERHEAD: usize = 256;
+const MESSAGE_OVERHEAD_BYTES: usize = 256;
 
 /// How lines are gathered, and how much is held.
 #[derive(Clone, Debug)]
@@ -39,11 +39,11 @@ pub struct SinkSettings {
     pub requests: usize,
     /// Maximum size of the lines that are held, waiting or in flight, in bytes. The body of each
     /// request in flight, uncompressed and compressed, is added to that.
-    pub max_held: usize,
+    pub max_held_bytes: usize,
     /// First delay before a request is sent again; it doubles.
-    pub first_wait: Duration,
+    pub first_delay: Duration,
     /// Maximum delay.
-    pub longest_wait: Duration,
+    pub max_delay: Duration,
 }
 
 impl Default for SinkSettings {
@@ -53,9 +53,9 @@ impl Default for SinkSettings {
             max_bytes: 1024 * 1024,
             linger: Duration::from_millis(100),
             requests: 3,
-            max_held: 32 * 1024 * 1024,
-            first_wait: Duration::from_millis(100),
-            longest_wait: Duration::from_secs(10),
+            max_held_bytes: 32 * 1024 * 1024,
+            first_delay: Duration::from_millis(100),
+            max_delay: Duration::from_secs(10),
         }
     }
 }
@@ -100,13 +100,13 @@ impl Future for Completion {
 }
 
 /// Bytes that count against [`SinkSettings::max_held`] until dropped.
-pub(super) struct Held {
+pub(super) struct HeldBytes {
     _permit: OwnedSemaphorePermit,
     bytes: u64,
     counters: Arc<SinkCounters>,
 }
 
-impl Drop for Held {
+impl Drop for HeldBytes {
     fn drop(&mut self) {
         sub(&self.counters.bytes_held, self.bytes);
     }
@@ -116,8 +116,8 @@ impl Drop for Held {
 #[derive(Clone, Debug)]
 pub struct MetricSink {
     queue: mpsc::Sender<Entry>,
-    room: Arc<Semaphore>,
-    max_held: usize,
+    capacity: Arc<Semaphore>,
+    max_held_bytes: usize,
     counters: Arc<SinkCounters>,
 }
 
@@ -134,16 +134,16 @@ impl MetricSink {
     /// Starts a sink on this runtime.
     #[must_use]
     pub fn start(client: Arc<InfluxClient>, settings: SinkSettings) -> (Self, SinkTask) {
-        let (queue, entries) = mpsc::channel(QUEUE);
+        let (queue, entries) = mpsc::channel(QUEUE_CAPACITY);
         let counters = Arc::new(SinkCounters::default());
         // A semaphore has a maximum number of permits, and one acquisition is limited to 32 bits.
-        let max_held = settings.max_held.clamp(1, Semaphore::MAX_PERMITS.min(u32::MAX as usize));
+        let max_held = settings.max_held_bytes.clamp(1, Semaphore::MAX_PERMITS.min(u32::MAX as usize));
         let room = Arc::new(Semaphore::new(max_held));
         let (close, abandon) = (CancellationToken::new(), CancellationToken::new());
         let writer = Arc::new(Writer::new(client, &settings, Arc::clone(&counters)));
         let task =
             tokio::spawn(batcher::run(entries, writer, settings, close.clone(), abandon.clone()));
-        (Self { queue, room, max_held, counters }, SinkTask { task, close, abandon })
+        (Self { queue, capacity: room, max_held_bytes: max_held, counters }, SinkTask { task, close, abandon })
     }
 
     /// Submits the lines of one message for the shared database; see [`Self::submit_to`].
@@ -151,7 +151,7 @@ impl MetricSink {
     /// # Errors
     /// When the sink is stopping. The lines were not accepted.
     pub async fn submit(&self, lines: Lines) -> Result<Completion, SinkClosed> {
-        self.submit_to(Place::Shared, lines).await
+        self.submit_to(MetricBucket::Shared, lines).await
     }
 
     /// Submits the lines of one message for a bucket. Waits while the maximum is held: the caller
@@ -160,24 +160,24 @@ impl MetricSink {
     ///
     /// # Errors
     /// When the sink is stopping. The lines were not accepted.
-    pub async fn submit_to(&self, place: Place, lines: Lines) -> Result<Completion, SinkClosed> {
+    pub async fn submit_to(&self, bucket: MetricBucket, lines: Lines) -> Result<Completion, SinkClosed> {
         let (done, completion) = oneshot::channel();
         if lines.count() == 0 {
             // The receiver exists, so this cannot fail; a message without lines is complete.
             let _ = done.send(Outcome::Written);
             return Ok(Completion(completion));
         }
-        let cost = lines.bytes().saturating_add(OVERHEAD).min(self.max_held);
+        let cost = lines.bytes().saturating_add(MESSAGE_OVERHEAD_BYTES).min(self.max_held_bytes);
         let permits = u32::try_from(cost).unwrap_or(u32::MAX);
-        let permit = Arc::clone(&self.room);
+        let permit = Arc::clone(&self.capacity);
         let permit = tokio::select! {
             permit = permit.acquire_many_owned(permits) => permit.map_err(|_| SinkClosed)?,
             () = self.queue.closed() => return Err(SinkClosed),
         };
         let bytes = u64::from(permits);
         add(&self.counters.bytes_held, bytes);
-        let held = Held { _permit: permit, bytes, counters: Arc::clone(&self.counters) };
-        self.queue.send(Entry { place, lines, done, held }).await.map_err(|_| SinkClosed)?;
+        let held = HeldBytes { _permit: permit, bytes, counters: Arc::clone(&self.counters) };
+        self.queue.send(Entry { bucket, lines, outcome: done, held_bytes: held }).await.map_err(|_| SinkClosed)?;
         Ok(Completion(completion))
     }
 
@@ -191,10 +191,10 @@ impl MetricSink {
 impl SinkTask {
     /// Stops accepting lines, writes those that were submitted, and stops. What the store has not
     /// accepted after `limit` is abandoned. Returns whether every message was written or rejected.
-    pub async fn drain(self, limit: Duration) -> bool {
+    pub async fn drain(self, timeout: Duration) -> bool {
         self.close.cancel();
         let mut task = self.task;
-        if tokio::time::timeout(limit, &mut task).await.is_ok() {
+        if tokio::time::timeout(timeout, &mut task).await.is_ok() {
             return true;
         }
         self.abandon.cancel();

@@ -27,19 +27,19 @@ use std::time::{Duration, Instant, SystemTime};
 use futures::future::join_all;
 use muster_schemas::Timestamp;
 
-use super::answer::Answer;
+use super::answer::WriteResponse;
 use super::backoff::Backoff;
 use super::batcher::{Batch, Entry};
-use super::blame::{self, Blame};
+use super::blame::{self, BadLines};
 use super::client::InfluxClient;
 use super::counters::{SinkCounters, add, sub};
-use super::limits::Excess;
-use super::places::Place;
+use super::limits::DropReason;
+use super::places::MetricBucket;
 use super::sink::{Outcome, RejectedLine, SinkSettings};
 use crate::counters::points_dropped;
 
 /// Minimum interval between warnings about an unusable store, of all writers together.
-const COMPLAIN_EVERY: Duration = Duration::from_secs(30);
+const WARN_INTERVAL: Duration = Duration::from_secs(30);
 /// Consecutive failures of one body before a probe decides whether the body or the store is the
 /// cause.
 const FAILURES_BEFORE_PROBE: u32 = 4;
@@ -50,7 +50,7 @@ const MAX_ISOLATION_REQUESTS: usize = 64;
 /// The measurement of probes.
 pub(super) const PROBE: &str = "muster_store_probe";
 /// Maximum length of the store's reason that is stored with a rejected line, in characters.
-const MAX_REASON: usize = 500;
+const MAX_REASON_CHARS: usize = 500;
 
 /// A result that sending the same lines again would not change.
 enum Verdict {
@@ -75,7 +75,7 @@ struct BatchText {
 }
 
 impl BatchText {
-    fn of(entries: &[Entry]) -> Self {
+    fn from_entries(entries: &[Entry]) -> Self {
         let mut text = String::new();
         let mut lines = Vec::new();
         for (entry, of) in entries.iter().enumerate() {
@@ -91,11 +91,11 @@ impl BatchText {
 
 pub(super) struct Writer {
     client: Arc<InfluxClient>,
-    first_wait: Duration,
-    longest_wait: Duration,
+    first_delay: Duration,
+    max_delay: Duration,
     counters: Arc<SinkCounters>,
     /// Time of the last warning about the store; `None` while it works.
-    complained: Mutex<Option<Instant>>,
+    warned_at: Mutex<Option<Instant>>,
 }
 
 impl Writer {
@@ -106,22 +106,22 @@ impl Writer {
     ) -> Self {
         Self {
             client,
-            first_wait: settings.first_wait,
-            longest_wait: settings.longest_wait,
+            first_delay: settings.first_delay,
+            max_delay: settings.max_delay,
             counters,
-            complained: Mutex::new(None),
+            warned_at: Mutex::new(None),
         }
     }
 
     /// Writes a batch and sends each message's outcome to its submitter. The buckets of a batch are
     /// written concurrently and do not wait for each other.
     pub(super) async fn write(&self, batch: Batch) {
-        let _flight = Flight::new(&self.counters);
-        let parts = batch.by_place();
+        let _flight = InFlight::new(&self.counters);
+        let parts = batch.by_bucket();
         join_all(parts.into_iter().map(|(place, part)| self.write_part(place, part))).await;
     }
 
-    async fn write_part(&self, place: Place, batch: Batch) {
+    async fn write_part(&self, place: MetricBucket, batch: Batch) {
         let mut body = Vec::with_capacity(batch.bytes);
         for entry in &batch.entries {
             body.extend_from_slice(entry.lines.as_str().as_bytes());
@@ -151,20 +151,20 @@ impl Writer {
             add(&self.counters.messages_rejected, 1);
             Outcome::Rejected(rejected)
         };
-        drop(entry.held);
+        drop(entry.held_bytes);
         // The submitter may have dropped its side.
-        let _ = entry.done.send(outcome);
+        let _ = entry.outcome.send(outcome);
     }
 
     /// Sends the lines in ever smaller parts until each one is written or rejected.
     async fn isolate(
         &self,
-        place: &Place,
+        bucket: &MetricBucket,
         entries: &[Entry],
         first: Verdict,
         rejected: &mut [Vec<RejectedLine>],
     ) {
-        let BatchText { text, lines: all } = BatchText::of(entries);
+        let BatchText { text, lines: all } = BatchText::from_entries(entries);
         let mut open = vec![(all, Some(first))];
         let mut requests = 0;
         while let Some((lines, verdict)) = open.pop() {
@@ -172,7 +172,7 @@ impl Writer {
                 Some(verdict) => verdict,
                 None => {
                     requests += 1;
-                    self.deliver(place, body_of(&text, &lines)).await
+                    self.deliver(bucket, body_of(&text, &lines)).await
                 }
             };
             if requests == MAX_ISOLATION_REQUESTS {
@@ -190,7 +190,7 @@ impl Writer {
                 Verdict::Refused(words) => (words, false),
             };
             let mut reject = |line: &Line, reason: &str| {
-                let reason = reason.chars().take(MAX_REASON).collect();
+                let reason = reason.chars().take(MAX_REASON_CHARS).collect();
                 let line_text = text[line.range.clone()].to_owned();
                 rejected[line.entry].push(RejectedLine { line: line_text, reason });
             };
@@ -203,19 +203,19 @@ impl Writer {
                 continue;
             }
             add(&self.counters.splits, 1);
-            let blamed = if halve { Blame::Nobody } else { blamed(words, &text, &lines).await };
+            let blamed = if halve { BadLines::Unknown } else { find_bad_lines_in(words, &text, &lines).await };
             let (left, right) = match blamed {
-                Blame::Quoted(bad) => {
+                BadLines::Quoted(bad) => {
                     bad.iter().for_each(|(index, reason)| reject(&lines[*index], reason));
                     let (good, _) = part(lines, |index| {
                         bad.binary_search_by_key(&index, |(bad, _)| *bad).is_err()
                     });
                     (good, Vec::new())
                 }
-                Blame::Suspects(suspects) if suspects.len() < lines.len() => {
+                BadLines::Suspects(suspects) if suspects.len() < lines.len() => {
                     part(lines, |index| suspects.binary_search(&index).is_err())
                 }
-                Blame::Suspects(_) | Blame::Nobody => in_halves(lines),
+                BadLines::Suspects(_) | BadLines::Unknown => in_halves(lines),
             };
             for part in [right, left] {
                 if !part.is_empty() {
@@ -228,20 +228,20 @@ impl Writer {
 
 /// Determines which lines the store refuses. The texts are large and come from devices, so this
 /// runs outside the runtime's own threads.
-async fn blamed(words: String, text: &Arc<str>, lines: &[Line]) -> Blame {
+async fn find_bad_lines_in(message: String, text: &Arc<str>, lines: &[Line]) -> BadLines {
     let text = Arc::clone(text);
     let ranges: Vec<Range<usize>> = lines.iter().map(|line| line.range.clone()).collect();
     let work = tokio::task::spawn_blocking(move || {
         let texts: Vec<&str> = ranges.into_iter().map(|range| &text[range]).collect();
-        blame::blame(&words, &texts)
+        blame::find_bad_lines(&message, &texts)
     });
     // The task cannot be canceled, and a panic in it is a bug: in that case the lines are halved.
-    work.await.unwrap_or(Blame::Nobody)
+    work.await.unwrap_or(BadLines::Unknown)
 }
 
 /// Whether a store reports points older than its retention. It has accepted the others then.
-fn is_past(words: &str) -> bool {
-    words.contains("beyond retention policy") || words.contains("outside retention policy")
+fn is_retention_error(message: &str) -> bool {
+    message.contains("beyond retention policy") || message.contains("outside retention policy")
 }
 
 /// Splits lines by a predicate on their index: those that fulfill it, and the others.
@@ -277,38 +277,38 @@ fn body_of(text: &str, lines: &[Line]) -> Vec<u8> {
 
 impl Writer {
     /// Sends a body until there is a verdict on it; otherwise it never returns.
-    async fn deliver(&self, place: &Place, body: Vec<u8>) -> Verdict {
+    async fn deliver(&self, place: &MetricBucket, body: Vec<u8>) -> Verdict {
         let client = Arc::clone(&self.client);
         // Compression is CPU-bound. The task cannot be canceled, and a panic in it is a bug.
         let packed = tokio::task::spawn_blocking(move || client.pack(body)).await;
         let Ok(body) = packed else {
             return Verdict::Refused("failed to compress the lines".to_owned());
         };
-        let mut backoff = Backoff::new(self.first_wait, self.longest_wait);
+        let mut backoff = Backoff::new(self.first_delay, self.max_delay);
         let mut is_made = false;
         let (mut failures, mut is_probed) = (0, false);
         loop {
             add(&self.counters.requests, 1);
             add(&self.counters.bytes_sent, body.len() as u64);
             let (asked, words) = match self.client.write_to(place, body.clone()).await {
-                Answer::Written => {
+                WriteResponse::Written => {
                     self.recovered();
                     return Verdict::Written;
                 }
-                Answer::TooLarge(words) => return Verdict::TooLarge(words),
-                Answer::Refused(words) if *place != Place::Shared && is_past(&words) => {
-                    points_dropped(Excess::PastRetention, blame::dropped(&words).unwrap_or(0));
+                WriteResponse::TooLarge(words) => return Verdict::TooLarge(words),
+                WriteResponse::Refused(words) if *place != MetricBucket::Shared && is_retention_error(&words) => {
+                    points_dropped(DropReason::PastRetention, blame::dropped(&words).unwrap_or(0));
                     self.recovered();
                     return Verdict::Written;
                 }
-                Answer::Refused(words) => return Verdict::Refused(words),
-                Answer::Busy { after, words } => (after, words),
-                Answer::Unavailable(words) => {
+                WriteResponse::Refused(words) => return Verdict::Refused(words),
+                WriteResponse::Busy { after, words } => (after, words),
+                WriteResponse::Unavailable(words) => {
                     failures += 1;
                     // Two probes with a failure between them: after one, the store may have
                     // recovered in the meantime, and would accept the body now.
                     let is_due = is_probed || failures % FAILURES_BEFORE_PROBE == 0;
-                    let took_probe = is_due && self.takes_a_probe(place).await;
+                    let took_probe = is_due && self.accepts_probe(place).await;
                     if took_probe && is_probed {
                         self.recovered();
                         return Verdict::Failing(words);
@@ -319,7 +319,7 @@ impl Writer {
                     }
                     (None, words)
                 }
-                Answer::DatabaseMissing(words) => match self.make(place).await {
+                WriteResponse::DatabaseMissing(words) => match self.create_bucket(place).await {
                     Ok(()) if !std::mem::replace(&mut is_made, true) => {
                         tracing::info!(
                             store = self.client.address(),
@@ -331,50 +331,50 @@ impl Writer {
                     Ok(()) => (None, words),
                     Err(why) => (None, format!("{words}; creating it failed: {why}")),
                 },
-                Answer::Misconfigured(words) => {
+                WriteResponse::Misconfigured(words) => {
                     (None, format!("{words}; check the settings of the metric store"))
                 }
             };
-            self.complain(&words);
+            self.warn_unusable(&words);
             add(&self.counters.retries, 1);
-            tokio::time::sleep(backoff.wait(asked, rand::random())).await;
+            tokio::time::sleep(backoff.next_delay(asked, rand::random())).await;
         }
     }
 
     /// Whether the store accepts one point that is known to be good.
-    async fn takes_a_probe(&self, place: &Place) -> bool {
+    async fn accepts_probe(&self, place: &MetricBucket) -> bool {
         let now = Timestamp::from(SystemTime::now()).micros();
         let body = self.client.pack(format!("{PROBE} probes=1i {now}\n").into_bytes());
         add(&self.counters.requests, 1);
-        self.client.write_to(place, body).await == Answer::Written
+        self.client.write_to(place, body).await == WriteResponse::Written
     }
 
     /// Creates a missing bucket.
-    async fn make(&self, place: &Place) -> Result<(), String> {
+    async fn create_bucket(&self, place: &MetricBucket) -> Result<(), String> {
         match place {
-            Place::Shared => self.client.create_database().await,
-            Place::Own { policy, retention } => {
-                let kept = self.client.keep(policy, *retention).await;
+            MetricBucket::Shared => self.client.create_database().await,
+            MetricBucket::Own { policy, retention } => {
+                let kept = self.client.apply_retention(policy, *retention).await;
                 kept.map_err(|error| error.to_string())
             }
         }
     }
 
-    fn complain(&self, words: &str) {
+    fn warn_unusable(&self, message: &str) {
         let mut complained =
-            self.complained.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if complained.is_none_or(|when| when.elapsed() >= COMPLAIN_EVERY) {
+            self.warned_at.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if complained.is_none_or(|when| when.elapsed() >= WARN_INTERVAL) {
             *complained = Some(Instant::now());
             tracing::warn!(
                 store = self.client.address(),
-                "the metric store rejects writes: {words}; metrics wait, and none are dropped"
+                "the metric store rejects writes: {message}; metrics wait, and none are dropped"
             );
         }
     }
 
     fn recovered(&self) {
         let mut complained =
-            self.complained.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            self.warned_at.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         if complained.take().is_some() {
             tracing::info!(store = self.client.address(), "the metric store accepts metrics again");
         }
@@ -382,16 +382,16 @@ impl Writer {
 }
 
 /// Counts a batch as in flight until it is dropped, also when its task is aborted.
-struct Flight<'a>(&'a SinkCounters);
+struct InFlight<'a>(&'a SinkCounters);
 
-impl<'a> Flight<'a> {
+impl<'a> InFlight<'a> {
     fn new(counters: &'a SinkCounters) -> Self {
         add(&counters.requests_in_flight, 1);
         Self(counters)
     }
 }
 
-impl Drop for Flight<'_> {
+impl Drop for InFlight<'_> {
     fn drop(&mut self) {
         sub(&self.0.requests_in_flight, 1);
     }

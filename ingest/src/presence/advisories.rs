@@ -24,7 +24,7 @@ pub enum Advisory {
 }
 
 #[derive(Debug, Deserialize)]
-struct Told {
+struct AdvisoryMessage {
     server: Server,
     client: Client,
     #[serde(default)]
@@ -59,9 +59,9 @@ impl Advisory {
             Some("DISCONNECT") => false,
             _ => return Ok(None),
         };
-        let Told { server, client, reason } = serde_json::from_slice(payload)?;
+        let AdvisoryMessage { server, client, reason } = serde_json::from_slice(payload)?;
         if is_open {
-            let connection = Connection::of(&server.id, client.id, client.host, &client.tags);
+            let connection = Connection::from_tags(&server.id, client.id, client.host, &client.tags);
             return Ok(connection.map(Self::Opened));
         }
         let is_stale = reason.as_deref() == Some(STALE);

@@ -19,28 +19,28 @@ pub struct ServerList {
     /// Its clock.
     pub(super) now: Timestamp,
     /// The devices' connections.
-    pub(super) devices: Vec<Listed>,
+    pub(super) devices: Vec<ListedConnection>,
     /// Whether the list is complete.
-    pub(super) is_whole: bool,
+    pub(super) is_complete: bool,
     /// The newest connection on the pages so far, of any client.
-    last: u64,
+    last_cid: u64,
     /// The offset of the next page, if there is one.
-    next: Option<usize>,
+    next_offset: Option<usize>,
 }
 
 /// A connection on the list.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Listed {
+pub(super) struct ListedConnection {
     pub(super) connection: Connection,
     /// When a message or a subscription was last seen on it, by the server's clock. Pings do not
     /// count.
-    pub(super) active: Timestamp,
+    pub(super) active_at: Timestamp,
     /// The round trip of the last ping that the client responded to; a new value is a heartbeat.
     pub(super) rtt: String,
 }
 
 #[derive(Debug, Deserialize)]
-struct Answer {
+struct ConnectionsResponse {
     server: Server,
     data: Data,
 }
@@ -80,15 +80,15 @@ impl ServerList {
     /// # Errors
     /// When it is not a response of the broker.
     pub fn parse(payload: &[u8]) -> Result<Self, serde_json::Error> {
-        let Answer { server, data } = serde_json::from_slice(payload)?;
+        let ConnectionsResponse { server, data } = serde_json::from_slice(payload)?;
         let mut list = Self {
             server: server.id,
             name: server.name,
             now: data.now,
             devices: Vec::new(),
-            is_whole: false,
-            last: 0,
-            next: None,
+            is_complete: false,
+            last_cid: 0,
+            next_offset: None,
         };
         list.add(data, None);
         Ok(list)
@@ -98,7 +98,7 @@ impl ServerList {
     /// when there is none.
     #[must_use]
     pub fn next_page(&self, overlap: usize) -> Option<usize> {
-        self.next.map(|next| next.saturating_sub(overlap))
+        self.next_offset.map(|next| next.saturating_sub(overlap))
     }
 
     /// Parses a further page. If it does not follow, the list stays incomplete, and there is no
@@ -107,13 +107,13 @@ impl ServerList {
     /// # Errors
     /// When it is not a response of the broker.
     pub fn parse_page(&mut self, payload: &[u8]) -> Result<(), serde_json::Error> {
-        let Answer { server, data } = serde_json::from_slice(payload)?;
-        self.next = None;
+        let ConnectionsResponse { server, data } = serde_json::from_slice(payload)?;
+        self.next_offset = None;
         // The list is ordered by id, and ids only grow: a page that starts at or before the end of
         // the previous one has left nothing out.
-        let follows = data.connections.first().is_some_and(|first| first.cid <= self.last);
+        let follows = data.connections.first().is_some_and(|first| first.cid <= self.last_cid);
         if server.id == self.server && follows {
-            self.add(data, Some(self.last));
+            self.add(data, Some(self.last_cid));
         }
         Ok(())
     }
@@ -123,21 +123,21 @@ impl ServerList {
         let end = data.offset.saturating_add(data.connections.len());
         let is_empty = data.connections.is_empty();
         for entry in data.connections {
-            self.last = self.last.max(entry.cid);
+            self.last_cid = self.last_cid.max(entry.cid);
             if after.is_some_and(|after| entry.cid <= after) {
                 continue;
             }
-            let listed = Connection::of(&self.server, entry.cid, entry.ip, &entry.tags);
-            self.devices.extend(listed.map(|connection| Listed {
+            let listed = Connection::from_tags(&self.server, entry.cid, entry.ip, &entry.tags);
+            self.devices.extend(listed.map(|connection| ListedConnection {
                 connection,
-                active: entry.last_activity,
+                active_at: entry.last_activity,
                 rtt: entry.rtt,
             }));
         }
-        self.is_whole = end >= data.total;
+        self.is_complete = end >= data.total;
         // A page without new entries ends the list.
-        let is_news = !is_empty && after.is_none_or(|after| self.last > after);
-        self.next = (!self.is_whole && is_news).then_some(end);
+        let is_news = !is_empty && after.is_none_or(|after| self.last_cid > after);
+        self.next_offset = (!self.is_complete && is_news).then_some(end);
     }
 }
 
@@ -162,35 +162,35 @@ mod tests {
     #[test]
     fn one_page_is_the_list_when_it_holds_the_total() {
         let list = ServerList::parse(&page("S", 10, 0, 1..=10)).unwrap();
-        assert!(list.is_whole && list.next_page(3).is_none());
+        assert!(list.is_complete && list.next_page(3).is_none());
         assert_eq!(list.devices.len(), 10);
         let empty = ServerList::parse(&page("S", 0, 0, 0..0)).unwrap();
-        assert!(empty.is_whole);
+        assert!(empty.is_complete);
         // It announced ten, and returned none: not a list.
         let odd = ServerList::parse(&page("S", 10, 0, 0..0)).unwrap();
-        assert!(!odd.is_whole && odd.next_page(3).is_none());
+        assert!(!odd.is_complete && odd.next_page(3).is_none());
     }
 
     #[test]
     fn pages_overlap_and_a_gap_is_noticed() {
         let mut list = ServerList::parse(&page("S", 15, 0, 1..=10)).unwrap();
-        assert!(!list.is_whole);
+        assert!(!list.is_complete);
         assert_eq!(list.next_page(4), Some(6));
         // Three of the first ten were closed since, and two were opened.
         list.parse_page(&page("S", 14, 6, 10..=17)).unwrap();
-        assert!(list.is_whole);
+        assert!(list.is_complete);
         assert_eq!(list.devices.len(), 17);
 
         // Enough connections were closed that the second page does not follow the first.
         let mut list = ServerList::parse(&page("S", 15, 0, 1..=10)).unwrap();
         list.parse_page(&page("S", 9, 6, 13..=15)).unwrap();
-        assert!(!list.is_whole && list.next_page(4).is_none());
+        assert!(!list.is_complete && list.next_page(4).is_none());
 
         // A page of another server, and one without new entries.
         for odd in [page("T", 15, 6, 7..=15), page("S", 15, 6, 7..=10)] {
             let mut list = ServerList::parse(&page("S", 15, 0, 1..=10)).unwrap();
             list.parse_page(&odd).unwrap();
-            assert!(!list.is_whole && list.next_page(4).is_none());
+            assert!(!list.is_complete && list.next_page(4).is_none());
         }
     }
 }

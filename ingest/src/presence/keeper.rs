@@ -11,17 +11,17 @@ use uuid::Uuid;
 
 use super::advisories::Advisory;
 use super::record::Recorder;
-use super::sweep::{self, Answers, Servers};
+use super::sweep::{self, Responses, Servers};
 use super::table::{Change, Table};
 use crate::counters;
 
 const LEASE: &str = muster_eventlog::PRESENCE_LEASE;
-const LIFE: Duration = Duration::from_secs(6);
-const BEAT: Duration = Duration::from_secs(2);
+const LEASE_TTL: Duration = Duration::from_secs(6);
+const LEASE_RENEW_INTERVAL: Duration = Duration::from_secs(2);
 /// Delay before the broker is queried again if its list leaves a doubt.
-const SOON: Duration = Duration::from_secs(3);
+const REQUERY_DELAY: Duration = Duration::from_secs(3);
 /// Maximum number of changes in one append.
-const CHANGES: usize = 500;
+const MAX_CHANGES_PER_APPEND: usize = 500;
 
 /// The dependencies and options of the presence tracker.
 #[derive(Clone, Debug)]
@@ -38,9 +38,9 @@ pub struct PresenceOptions {
     /// sweep. Pings do not count, responses to the broker's pings do.
     pub offline_after: Duration,
     /// Interval at which the table is compared with the broker's list, in case an advisory was lost.
-    pub sweep: Duration,
+    pub sweep_interval: Duration,
     /// Maximum number of connections in one response of a server; more are queried page by page.
-    pub page: usize,
+    pub page_size: usize,
 }
 
 impl PresenceOptions {
@@ -58,14 +58,14 @@ impl PresenceOptions {
             reconnected,
             account,
             offline_after: Duration::from_secs(60),
-            sweep: Duration::from_secs(20),
-            page: 20_000,
+            sweep_interval: Duration::from_secs(20),
+            page_size: 20_000,
         }
     }
 }
 
 #[derive(Debug, thiserror::Error)]
-enum KeeperError {
+enum TrackerError {
     #[error(transparent)]
     Store(#[from] StoreError),
     #[error(transparent)]
@@ -81,11 +81,11 @@ pub async fn run(options: PresenceOptions, stop: CancellationToken) {
     let holder = Uuid::new_v4();
     let mut told = String::new();
     while !stop.is_cancelled() {
-        let held = options.log.acquire_lease(LEASE, holder, LIFE).await;
+        let held = options.log.acquire_lease(LEASE, holder, LEASE_TTL).await;
         if let Ok(Some(_)) = held {
             let kept = tokio::select! {
                 () = stop.cancelled() => Ok(()),
-                kept = keep(&options, holder) => kept,
+                kept = track(&options, holder) => kept,
             };
             counters::online(0);
             if let Err(error) = kept {
@@ -101,13 +101,13 @@ pub async fn run(options: PresenceOptions, stop: CancellationToken) {
         }
         tokio::select! {
             () = stop.cancelled() => {}
-            () = tokio::time::sleep(BEAT / 4) => {}
+            () = tokio::time::sleep(LEASE_RENEW_INTERVAL / 4) => {}
         }
     }
 }
 
-async fn keep(options: &PresenceOptions, holder: Uuid) -> Result<(), KeeperError> {
-    let broker = |error: async_nats::SubscribeError| KeeperError::Broker(error.to_string());
+async fn track(options: &PresenceOptions, holder: Uuid) -> Result<(), TrackerError> {
+    let broker = |error: async_nats::SubscribeError| TrackerError::Broker(error.to_string());
     // One subscription delivers the advisories of a connection in order. Subscribe first, then query
     // the list: nothing is missed in between.
     let subject = format!("$SYS.ACCOUNT.{}.*", options.account);
@@ -118,29 +118,29 @@ async fn keep(options: &PresenceOptions, holder: Uuid) -> Result<(), KeeperError
     let mut recorder = Recorder::open(options.log.clone()).await?;
     let mut table = Table::new(options.offline_after, recorder.online());
     let mut servers = Servers::default();
-    let (lists, mut swept) = mpsc::channel::<Option<Answers>>(1);
+    let (lists, mut swept) = mpsc::channel::<Option<Responses>>(1);
     let mut sweep_at = tokio::time::Instant::now();
     let mut is_sweeping = false;
-    let mut beat = tokio::time::interval(BEAT);
+    let mut beat = tokio::time::interval(LEASE_RENEW_INTERVAL);
     beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         let mut changes = Vec::new();
         tokio::select! {
             _ = beat.tick() => {
                 let names = [LEASE.to_owned()];
-                if options.log.renew_leases(holder, &names, LIFE).await?.is_empty() {
-                    return Err(KeeperError::LeaseLost);
+                if options.log.renew_leases(holder, &names, LEASE_TTL).await?.is_empty() {
+                    return Err(TrackerError::LeaseLost);
                 }
             }
             Ok(()) = reconnected.changed() => sweep_at = tokio::time::Instant::now(),
             () = tokio::time::sleep_until(sweep_at), if !is_sweeping => {
                 is_sweeping = true;
                 // The next sweep, unless something else causes an earlier one.
-                sweep_at = tokio::time::Instant::now() + options.sweep;
-                table.sweep_begins();
-                let (options, known, lists) = (options.clone(), servers.known(), lists.clone());
+                sweep_at = tokio::time::Instant::now() + options.sweep_interval;
+                table.start_sweep();
+                let (options, known, lists) = (options.clone(), servers.ids(), lists.clone());
                 tokio::spawn(async move {
-                    let asked = sweep::ask(&options.system, &options.account, options.page, &known);
+                    let asked = sweep::query_servers(&options.system, &options.account, options.page_size, &known);
                     let _ = lists.send(asked.await).await;
                 });
             }
@@ -150,37 +150,37 @@ async fn keep(options: &PresenceOptions, holder: Uuid) -> Result<(), KeeperError
                 match answers {
                     Some(answers) => {
                         let patience = options.offline_after;
-                        changes = table.swept(servers.gather(answers, Instant::now(), patience));
+                        changes = table.finish_sweep(servers.combine(answers, Instant::now(), patience));
                     }
-                    None => table.sweep_failed(),
+                    None => table.fail_sweep(),
                 }
-                if !is_answered || table.is_in_doubt() {
-                    sweep_at = sweep_at.min(tokio::time::Instant::now() + SOON);
+                if !is_answered || table.needs_requery() {
+                    sweep_at = sweep_at.min(tokio::time::Instant::now() + REQUERY_DELAY);
                 }
             }
             message = advisories.next() => {
                 let Some(message) = message else {
-                    return Err(KeeperError::Broker("the subscription ended".to_owned()));
+                    return Err(TrackerError::Broker("the subscription ended".to_owned()));
                 };
-                note(&mut table, &mut changes, &message);
+                apply_message(&mut table, &mut changes, &message);
                 // Other pending changes go into the same append.
-                while changes.len() < CHANGES
+                while changes.len() < MAX_CHANGES_PER_APPEND
                     && let Some(Some(message)) = advisories.next().now_or_never()
                 {
-                    note(&mut table, &mut changes, &message);
+                    apply_message(&mut table, &mut changes, &message);
                 }
             }
         }
-        for some in changes.chunks(CHANGES) {
+        for some in changes.chunks(MAX_CHANGES_PER_APPEND) {
             recorder.record(some).await?;
         }
         counters::online(table.online());
     }
 }
 
-fn note(table: &mut Table, changes: &mut Vec<Change>, message: &Message) {
+fn apply_message(table: &mut Table, changes: &mut Vec<Change>, message: &Message) {
     match Advisory::parse(&message.subject, &message.payload) {
-        Ok(advisory) => changes.extend(advisory.and_then(|advisory| table.told(advisory))),
+        Ok(advisory) => changes.extend(advisory.and_then(|advisory| table.apply_advisory(advisory))),
         Err(error) => tracing::warn!(%error, "failed to decode an advisory of the broker"),
     }
 }

@@ -7,13 +7,13 @@ use muster_eventlog::{
 };
 use muster_schemas::{Event, Hash, ProjectId, StreamName, Timestamp};
 
-use super::table::{Change, Who};
+use super::table::{Change, ProjectDevice};
 
 /// The version of each device's presence stream.
 #[derive(Debug)]
 pub(super) struct Recorder {
     log: EventLog,
-    versions: HashMap<Who, (u64, Hash)>,
+    versions: HashMap<ProjectDevice, (u64, Hash)>,
 }
 
 impl Recorder {
@@ -29,7 +29,7 @@ impl Recorder {
     }
 
     /// Returns the devices that are online in the log: their tip names a connection.
-    pub(super) fn online(&self) -> impl Iterator<Item = Who> {
+    pub(super) fn online(&self) -> impl Iterator<Item = ProjectDevice> {
         let online = self.versions.iter().filter(|(_, (_, tip))| *tip != Hash::ZERO);
         online.map(|(who, _)| who.clone())
     }
@@ -38,9 +38,9 @@ impl Recorder {
     /// over.
     pub(super) async fn record(&mut self, changes: &[Change]) -> Result<(), AppendError> {
         let now = Timestamp::from(std::time::SystemTime::now());
-        let mut by_project: HashMap<&ProjectId, Vec<(&Who, Append, u64, Hash)>> = HashMap::new();
+        let mut by_project: HashMap<&ProjectId, Vec<(&ProjectDevice, Append, u64, Hash)>> = HashMap::new();
         // Two changes of one device in one batch must follow each other.
-        let mut ahead: HashMap<&Who, (u64, Hash)> = HashMap::new();
+        let mut ahead: HashMap<&ProjectDevice, (u64, Hash)> = HashMap::new();
         for Change { who, event } in changes {
             let known = ahead.get(who).or_else(|| self.versions.get(who)).copied();
             let (version, before) = known.unwrap_or((0, Hash::ZERO));

@@ -10,24 +10,24 @@ use futures::StreamExt;
 use muster_schemas::Timestamp;
 use serde_json::{Value, json};
 
-use super::connections::{Listed, ServerList};
+use super::connections::{ListedConnection, ServerList};
 
 /// Timeout of a response.
-const PATIENCE: Duration = Duration::from_secs(5);
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Time after the last response in which another server may respond, if the number of servers is
 /// unknown.
-const QUIET: Duration = Duration::from_millis(500);
+const QUIET_TIME: Duration = Duration::from_millis(500);
 
 /// The responses, and what is missing.
 #[derive(Debug, Default)]
 pub(super) struct Sweep {
-    pub(super) listed: Vec<(Timestamp, Listed)>,
+    pub(super) listed: Vec<(Timestamp, ListedConnection)>,
     /// The servers with a complete list.
-    pub(super) whole: HashSet<String>,
+    pub(super) complete: HashSet<String>,
     /// The servers that no longer exist, and their connections with them.
-    pub(super) lost: HashSet<String>,
+    pub(super) lost_servers: HashSet<String>,
     /// Whether every server responded with its complete list.
-    pub(super) is_whole: bool,
+    pub(super) is_complete: bool,
 }
 
 /// The servers that have responded before.
@@ -39,8 +39,8 @@ pub(super) struct Servers {
 impl Servers {
     /// Combines the responses. A server that has responded before and does not now counts as gone when
     /// another one has its name, or after `patience`.
-    pub(super) fn gather(&mut self, answers: Answers, now: Instant, patience: Duration) -> Sweep {
-        let Answers { lists, servers } = answers;
+    pub(super) fn combine(&mut self, responses: Responses, now: Instant, timeout: Duration) -> Sweep {
+        let Responses { lists, servers } = responses;
         let names: HashMap<String, String> =
             lists.iter().map(|list| (list.server.clone(), list.name.clone())).collect();
         for (id, name) in &names {
@@ -50,7 +50,7 @@ impl Servers {
             let is_replaced =
                 !name.is_empty() && names.iter().any(|(other, known)| other != id && known == name);
             !names.contains_key(id)
-                && (is_replaced || now.saturating_duration_since(answered) > patience)
+                && (is_replaced || now.saturating_duration_since(answered) > timeout)
         };
         let lost: HashSet<String> = self
             .seen
@@ -60,7 +60,7 @@ impl Servers {
             .collect();
         self.seen.retain(|id, _| !lost.contains(id));
         let whole: HashSet<String> =
-            lists.iter().filter(|list| list.is_whole).map(|list| list.server.clone()).collect();
+            lists.iter().filter(|list| list.is_complete).map(|list| list.server.clone()).collect();
         let missing: Vec<&String> = self.seen.keys().filter(|id| !whole.contains(*id)).collect();
         let is_whole = missing.is_empty() && whole.len() >= servers;
         if !is_whole {
@@ -75,32 +75,32 @@ impl Servers {
             .into_iter()
             .flat_map(|list| list.devices.into_iter().map(move |listed| (list.now, listed)))
             .collect();
-        Sweep { listed, whole, lost, is_whole }
+        Sweep { listed, complete: whole, lost_servers: lost, is_complete: is_whole }
     }
 
     /// Returns the servers that have responded before.
-    pub(super) fn known(&self) -> HashSet<String> {
+    pub(super) fn ids(&self) -> HashSet<String> {
         self.seen.keys().cloned().collect()
     }
 }
 
 /// The servers' responses.
 #[derive(Debug, Default)]
-pub(super) struct Answers {
+pub(super) struct Responses {
     pub(super) lists: Vec<ServerList>,
     /// The number of servers; 0 if unknown.
     pub(super) servers: usize,
 }
 
 /// Queries every server for all its connections; `None` when none responds.
-pub(super) async fn ask(
+pub(super) async fn query_servers(
     system: &Client,
     account: &str,
-    page: usize,
-    known: &HashSet<String>,
-) -> Option<Answers> {
+    page_size: usize,
+    known_servers: &HashSet<String>,
+) -> Option<Responses> {
     let request = |offset: usize| {
-        json!({"acc": account, "auth": true, "sort": "cid", "limit": page, "offset": offset})
+        json!({"acc": account, "auth": true, "sort": "cid", "limit": page_size, "offset": offset})
             .to_string()
     };
     let inbox = system.new_inbox();
@@ -110,12 +110,12 @@ pub(super) async fn ask(
     let servers = count_servers(system).await;
     let mut lists: Vec<ServerList> = Vec::new();
     loop {
-        let is_expected = known.iter().all(|id| lists.iter().any(|list| list.server == *id));
+        let is_expected = known_servers.iter().all(|id| lists.iter().any(|list| list.server == *id));
         if !lists.is_empty() && servers > 0 && is_expected && lists.len() >= servers {
             break;
         }
         let may_be_all = !lists.is_empty() && is_expected && servers == 0;
-        let until = if may_be_all { tokio::time::Instant::now() + QUIET } else { began + PATIENCE };
+        let until = if may_be_all { tokio::time::Instant::now() + QUIET_TIME } else { began + RESPONSE_TIMEOUT };
         match tokio::time::timeout_at(until, replies.next()).await {
             Ok(Some(message)) => match ServerList::parse(&message.payload) {
                 Ok(list) => lists.push(list),
@@ -130,21 +130,21 @@ pub(super) async fn ask(
     drop(replies);
     for list in &mut lists {
         // Each further page is requested from that server alone.
-        while let Some(offset) = list.next_page((page / 4).max(1)) {
+        while let Some(offset) = list.next_page((page_size / 4).max(1)) {
             let subject = format!("$SYS.REQ.SERVER.{}.CONNZ", list.server);
-            let Some(answer) = answer(system, subject, request(offset)).await else { break };
+            let Some(answer) = request_once(system, subject, request(offset)).await else { break };
             if let Err(error) = list.parse_page(&answer) {
                 tracing::warn!(%error, "failed to read a page of the broker's list of connections");
                 break;
             }
         }
     }
-    (!lists.is_empty()).then_some(Answers { lists, servers })
+    (!lists.is_empty()).then_some(Responses { lists, servers })
 }
 
 /// Returns the number of servers, by the first response; 0 when none responds.
 async fn count_servers(system: &Client) -> usize {
-    let answer = answer(system, "$SYS.REQ.SERVER.PING.STATSZ".to_owned(), String::new()).await;
+    let answer = request_once(system, "$SYS.REQ.SERVER.PING.STATSZ".to_owned(), String::new()).await;
     answer
         .and_then(|answer| serde_json::from_slice::<Value>(&answer).ok())
         .and_then(|answer| answer.pointer("/statsz/active_servers")?.as_u64())
@@ -152,8 +152,8 @@ async fn count_servers(system: &Client) -> usize {
         .unwrap_or(0)
 }
 
-async fn answer(system: &Client, subject: String, request: String) -> Option<bytes::Bytes> {
-    let answer = tokio::time::timeout(PATIENCE, system.request(subject, request.into())).await;
+async fn request_once(system: &Client, subject: String, request: String) -> Option<bytes::Bytes> {
+    let answer = tokio::time::timeout(RESPONSE_TIMEOUT, system.request(subject, request.into())).await;
     Some(answer.ok()?.ok()?.payload)
 }
 
@@ -172,11 +172,11 @@ mod tests {
         let mut servers = Servers::default();
         let (start, patience) = (Instant::now(), Duration::from_secs(60));
         let mut gather = |lists: Vec<ServerList>, servers_told, after| {
-            let answers = Answers { lists, servers: servers_told };
-            let sweep = servers.gather(answers, start + Duration::from_secs(after), patience);
-            let mut lost: Vec<String> = sweep.lost.into_iter().collect();
+            let answers = Responses { lists, servers: servers_told };
+            let sweep = servers.combine(answers, start + Duration::from_secs(after), patience);
+            let mut lost: Vec<String> = sweep.lost_servers.into_iter().collect();
             lost.sort();
-            (sweep.is_whole, lost)
+            (sweep.is_complete, lost)
         };
         assert_eq!(gather(vec![list("A", "a", 0)], 2, 0), (false, vec![]));
         assert_eq!(gather(vec![list("A", "a", 0), list("B", "b", 0)], 2, 1), (true, vec![]));

@@ -10,27 +10,27 @@ use muster_schemas::events::{DeviceConnected, DeviceDisconnected, DisconnectReas
 use muster_schemas::{DeviceId, Event, ProjectId, Timestamp};
 
 use super::advisories::Advisory;
-use super::connections::Listed;
+use super::connections::ListedConnection;
 use super::sweep::Sweep;
 
 /// A device in its project.
-pub(super) type Who = (ProjectId, DeviceId);
+pub(super) type ProjectDevice = (ProjectId, DeviceId);
 
 /// Number of consecutive lists that must agree that a connection has closed.
-const AGREED: u8 = 2;
+const LISTS_TO_CONFIRM_CLOSE: u8 = 2;
 
 /// A connection of a device, as named by the broker.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Connection {
     /// `<server id>/<client id>`.
     pub(super) id: String,
-    pub(super) device: Who,
+    pub(super) device: ProjectDevice,
     pub(super) address: Option<String>,
 }
 
 impl Connection {
     /// Returns a connection whose JWT has a device's tags.
-    pub(super) fn of(
+    pub(super) fn from_tags(
         server: &str,
         client: u64,
         address: Option<String>,
@@ -55,12 +55,12 @@ impl Connection {
 /// A change of a device's presence.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Change {
-    pub(super) who: Who,
+    pub(super) who: ProjectDevice,
     pub(super) event: Event,
 }
 
 #[derive(Debug)]
-struct Known {
+struct TrackedConnection {
     connection: Connection,
     /// Whether it is silent.
     is_silent: bool,
@@ -68,7 +68,7 @@ struct Known {
     missed: u8,
     /// The round trip on the last list, and the time of its last change, by the server's clock.
     rtt: String,
-    answered: Option<Timestamp>,
+    responded_at: Option<Timestamp>,
 }
 
 /// The connected devices, and the devices that are online in the log.
@@ -76,20 +76,20 @@ struct Known {
 pub(super) struct Table {
     /// Silence after which a connection is silent, in microseconds.
     offline_after: i64,
-    connections: HashMap<String, Known>,
+    connections: HashMap<String, TrackedConnection>,
     /// Connections by device; a device is online while any of them is not silent.
-    by_device: BTreeMap<Who, HashSet<String>>,
+    by_device: BTreeMap<ProjectDevice, HashSet<String>>,
     /// The devices that are online in the log.
-    online: HashSet<Who>,
+    online: HashSet<ProjectDevice>,
     /// Devices that are online in the log without a known connection: the number of complete lists so far.
-    unexplained: HashMap<Who, u8>,
+    unexplained: HashMap<ProjectDevice, u8>,
     /// Connections of advisories during a sweep: its list may be older than they are.
-    touched: Option<HashSet<String>>,
+    changed_in_sweep: Option<HashSet<String>>,
 }
 
 impl Table {
     /// Creates the initial state from the log: these devices are online.
-    pub(super) fn new(offline_after: Duration, online: impl IntoIterator<Item = Who>) -> Self {
+    pub(super) fn new(offline_after: Duration, online: impl IntoIterator<Item = ProjectDevice>) -> Self {
         Self {
             offline_after: i64::try_from(offline_after.as_micros()).unwrap_or(i64::MAX),
             online: online.into_iter().collect(),
@@ -103,46 +103,46 @@ impl Table {
     }
 
     /// Whether the list must be queried again soon.
-    pub(super) fn is_in_doubt(&self) -> bool {
+    pub(super) fn needs_requery(&self) -> bool {
         !self.unexplained.is_empty() || self.connections.values().any(|known| known.missed > 0)
     }
 
     /// Applies an advisory immediately.
-    pub(super) fn told(&mut self, advisory: Advisory) -> Option<Change> {
+    pub(super) fn apply_advisory(&mut self, advisory: Advisory) -> Option<Change> {
         match advisory {
             Advisory::Opened(connection) => {
-                self.touch(&connection.id);
+                self.mark_changed(&connection.id);
                 self.opened(connection)
             }
             Advisory::Closed { id, reason, detail } => {
-                self.touch(&id);
+                self.mark_changed(&id);
                 self.closed(&id, reason, detail)
             }
         }
     }
 
-    fn touch(&mut self, id: &str) {
-        if let Some(touched) = &mut self.touched {
+    fn mark_changed(&mut self, id: &str) {
+        if let Some(touched) = &mut self.changed_in_sweep {
             touched.insert(id.to_owned());
         }
     }
 
     fn opened(&mut self, connection: Connection) -> Option<Change> {
         self.insert(connection.clone(), false);
-        self.goes_online(&connection)
+        self.set_online(&connection)
     }
 
-    fn insert(&mut self, connection: Connection, is_silent: bool) -> &mut Known {
+    fn insert(&mut self, connection: Connection, is_silent: bool) -> &mut TrackedConnection {
         let (id, who) = (connection.id.clone(), connection.device.clone());
         self.unexplained.remove(&who);
         self.by_device.entry(who).or_default().insert(id.clone());
         let rtt = String::new();
-        self.connections.entry(id).or_insert(Known {
+        self.connections.entry(id).or_insert(TrackedConnection {
             connection,
             is_silent,
             missed: 0,
             rtt,
-            answered: None,
+            responded_at: None,
         })
     }
 
@@ -159,10 +159,10 @@ impl Table {
                 self.by_device.remove(&who);
             }
         }
-        self.goes_offline(who, id, reason, detail)
+        self.set_offline(who, id, reason, detail)
     }
 
-    fn goes_online(&mut self, connection: &Connection) -> Option<Change> {
+    fn set_online(&mut self, connection: &Connection) -> Option<Change> {
         let connected = DeviceConnected {
             connection: connection.id.clone(),
             address: connection.address.clone(),
@@ -172,9 +172,9 @@ impl Table {
     }
 
     /// Makes the device offline, unless another connection of it is active.
-    fn goes_offline(
+    fn set_offline(
         &mut self,
-        who: Who,
+        who: ProjectDevice,
         id: &str,
         reason: DisconnectReason,
         detail: Option<String>,
@@ -189,27 +189,27 @@ impl Table {
     }
 
     /// Records the start of a query of the broker's list.
-    pub(super) fn sweep_begins(&mut self) {
-        self.touched = Some(HashSet::new());
+    pub(super) fn start_sweep(&mut self) {
+        self.changed_in_sweep = Some(HashSet::new());
     }
 
     /// Records that the broker did not respond: the table is unchanged.
-    pub(super) fn sweep_failed(&mut self) {
-        self.touched = None;
+    pub(super) fn fail_sweep(&mut self) {
+        self.changed_in_sweep = None;
     }
 
     /// Applies the broker's list: new connections are added, active ones are online, silent ones are
     /// marked, and connections missing on two complete lists are removed.
-    pub(super) fn swept(&mut self, sweep: Sweep) -> Vec<Change> {
-        let touched = self.touched.take().unwrap_or_default();
-        let Sweep { listed, whole, lost, is_whole } = sweep;
+    pub(super) fn finish_sweep(&mut self, sweep: Sweep) -> Vec<Change> {
+        let touched = self.changed_in_sweep.take().unwrap_or_default();
+        let Sweep { listed, complete: whole, lost_servers: lost, is_complete: is_whole } = sweep;
         let named: HashSet<String> =
             listed.iter().map(|(_, listed)| listed.connection.id.clone()).collect();
         // A device with a new connection does not go offline because of the old one.
         let (mut changes, mut silent) = (Vec::new(), Vec::new());
         for (now, listed) in listed {
             if !touched.contains(&listed.connection.id) {
-                changes.extend(self.listed(now, listed, &mut silent));
+                changes.extend(self.apply_listed(now, listed, &mut silent));
             }
         }
         for (id, quiet) in silent {
@@ -218,7 +218,7 @@ impl Table {
                 continue;
             };
             let detail = Some(format!("no message for {} s", quiet / 1_000_000));
-            changes.extend(self.goes_offline(who, &id, DisconnectReason::Silent, detail));
+            changes.extend(self.set_offline(who, &id, DisconnectReason::Silent, detail));
         }
         let mut gone = Vec::new();
         for (id, known) in &mut self.connections {
@@ -232,7 +232,7 @@ impl Table {
                 // Of a server that responds, or of an unknown one: a broker that was killed before it was
                 // ever listed.
                 known.missed += 1;
-                if known.missed >= AGREED {
+                if known.missed >= LISTS_TO_CONFIRM_CLOSE {
                     gone.push((id.clone(), None));
                 }
             }
@@ -241,19 +241,19 @@ impl Table {
             changes.extend(self.closed(&id, DisconnectReason::Gone, detail));
         }
         if is_whole {
-            changes.extend(self.explain());
+            changes.extend(self.resolve_unexplained());
         }
         changes
     }
 
     /// Applies one entry of the list.
-    fn listed(
+    fn apply_listed(
         &mut self,
         now: Timestamp,
-        listed: Listed,
+        listed: ListedConnection,
         silent: &mut Vec<(String, i64)>,
     ) -> Option<Change> {
-        let Listed { connection, active, rtt } = listed;
+        let ListedConnection { connection, active_at: active, rtt } = listed;
         let quiet = now.0.saturating_sub(active.0);
         let limit = self.offline_after;
         let is_new = !self.connections.contains_key(&connection.id);
@@ -265,13 +265,13 @@ impl Table {
         let is_sign_of_life = if is_new { !is_silent } else { rtt != known.rtt };
         known.rtt = rtt;
         if is_sign_of_life {
-            known.answered = Some(now);
+            known.responded_at = Some(now);
         }
-        let answered = known.answered.map_or(i64::MAX, |answered| now.0.saturating_sub(answered.0));
+        let answered = known.responded_at.map_or(i64::MAX, |answered| now.0.saturating_sub(answered.0));
         let quiet = quiet.min(answered);
         let was_silent = std::mem::replace(&mut known.is_silent, quiet > limit);
         if !known.is_silent {
-            return self.goes_online(&connection);
+            return self.set_online(&connection);
         }
         if !was_silent {
             silent.push((connection.id, quiet));
@@ -280,18 +280,18 @@ impl Table {
     }
 
     /// Handles devices that are online in the log without a known connection.
-    fn explain(&mut self) -> Vec<Change> {
-        let unexplained: HashMap<Who, u8> = self
+    fn resolve_unexplained(&mut self) -> Vec<Change> {
+        let unexplained: HashMap<ProjectDevice, u8> = self
             .online
             .iter()
             .filter(|who| !self.by_device.contains_key(who))
             .map(|who| (who.clone(), self.unexplained.get(who).map_or(1, |seen| seen + 1)))
             .collect();
         let (gone, doubted): (HashMap<_, _>, HashMap<_, _>) =
-            unexplained.into_iter().partition(|(_, seen)| *seen >= AGREED);
+            unexplained.into_iter().partition(|(_, seen)| *seen >= LISTS_TO_CONFIRM_CLOSE);
         self.unexplained = doubted;
         gone.into_keys()
-            .filter_map(|who| self.goes_offline(who, "", DisconnectReason::Gone, None))
+            .filter_map(|who| self.set_offline(who, "", DisconnectReason::Gone, None))
             .collect()
     }
 }

@@ -9,7 +9,7 @@ use muster_backing::influx::{Credentials, InfluxDb, InfluxOptions};
 use muster_channel::{PublishError, Publisher};
 use muster_eventlog::{Append, Expected, NewEvent};
 use muster_ingest::metrics::{
-    DeviceLimits, InfluxClient, MetricSink, Places, SinkSettings, StoreSettings, reader,
+    DeviceLimits, InfluxClient, MetricSink, MetricBuckets, SinkSettings, StoreSettings, reader,
 };
 use muster_ingest::streams;
 use muster_schemas::events::DeviceRegistered;
@@ -22,10 +22,10 @@ use uuid::Uuid;
 
 use crate::support::Backing;
 
-const SMALL: i64 = 200_000;
+const SMALL_STREAM_BYTES: i64 = 200_000;
 
 /// Creates the stream with the configuration of an older release.
-async fn make_older_stream(jetstream: &jetstream::Context) {
+async fn create_older_stream(jetstream: &jetstream::Context) {
     let config = stream::Config {
         name: METRICS_STREAM.into(),
         subjects: vec![ALL_METRICS.into()],
@@ -34,7 +34,7 @@ async fn make_older_stream(jetstream: &jetstream::Context) {
             destination: METRICS_TRANSFORM.into(),
         }),
         max_age: Duration::from_secs(72 * 3600),
-        max_bytes: SMALL,
+        max_bytes: SMALL_STREAM_BYTES,
         discard: stream::DiscardPolicy::Old,
         ..Default::default()
     };
@@ -81,17 +81,17 @@ async fn a_full_stream_refuses_and_nothing_that_it_took_is_lost() {
     let influx = InfluxDb::start(InfluxOptions::new(dir.path())).await.unwrap();
     let nats = backing.role().await;
     let jetstream = jetstream::new(nats.clone());
-    make_older_stream(&jetstream).await;
+    create_older_stream(&jetstream).await;
     streams::ensure(&nats, muster_ingest::streams::Copies(1)).await.unwrap();
     let config = jetstream.get_stream(METRICS_STREAM).await.unwrap().cached_info().config.clone();
     assert_eq!(config.discard, stream::DiscardPolicy::New);
-    assert_eq!((config.max_age, config.max_bytes), (Duration::ZERO, SMALL));
+    assert_eq!((config.max_age, config.max_bytes), (Duration::ZERO, SMALL_STREAM_BYTES));
 
     let devices = [register(&backing, 1).await, register(&backing, 2).await];
     let client = Arc::new(InfluxClient::new(store_settings(&influx)).unwrap());
     let settings = SinkSettings {
-        longest_wait: Duration::from_millis(500),
-        max_held: 16 * 1024,
+        max_delay: Duration::from_millis(500),
+        max_held_bytes: 16 * 1024,
         ..SinkSettings::default()
     };
     let (sink, _task) = MetricSink::start(client, settings);
@@ -108,7 +108,7 @@ async fn a_full_stream_refuses_and_nothing_that_it_took_is_lost() {
     tokio::spawn(reader::run(
         backing.log.clone(),
         nats.clone(),
-        (sink, Places::shared()),
+        (sink, MetricBuckets::shared()),
         (muster_ingest::streams::Copies(1), limits),
         stop,
     ));
@@ -145,7 +145,7 @@ async fn a_full_stream_refuses_and_nothing_that_it_took_is_lost() {
     eprintln!("after {next} batches: {refusal}");
     assert!(matches!(refusal, PublishError::Unconfirmed(_)), "{refusal}");
     let info = jetstream.get_stream(METRICS_STREAM).await.unwrap().cached_info().clone();
-    assert!(info.state.bytes.cast_signed() > SMALL / 2, "{} bytes", info.state.bytes);
+    assert!(info.state.bytes.cast_signed() > SMALL_STREAM_BYTES / 2, "{} bytes", info.state.bytes);
 
     influx.child().start_again().await.unwrap();
     let began = Instant::now();

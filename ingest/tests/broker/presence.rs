@@ -12,13 +12,13 @@ use tokio::io::BufReader;
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
-use crate::support::{Backing, say};
+use crate::support::{Backing, send};
 
 /// Sweep interval that allows only the first sweep in a test.
 const NEVER: Duration = Duration::from_secs(3600);
 
 /// Starts a presence tracker; it stops when the guard is dropped.
-async fn keep(
+async fn start_tracker(
     backing: &Backing,
     choose: impl FnOnce(&mut PresenceOptions),
 ) -> tokio_util::sync::DropGuard {
@@ -57,7 +57,7 @@ async fn history(log: &EventLog) -> Vec<(DeviceId, Option<DisconnectReason>)> {
 }
 
 /// Waits until the newest presence event of a device is `expected`; returns the elapsed time.
-async fn until(log: &EventLog, device: DeviceId, expected: Option<DisconnectReason>) -> Duration {
+async fn wait_for_presence(log: &EventLog, device: DeviceId, expected: Option<DisconnectReason>) -> Duration {
     let began = Instant::now();
     loop {
         let newest = history(log).await.into_iter().rev().find(|(who, _)| *who == device);
@@ -72,20 +72,20 @@ async fn until(log: &EventLog, device: DeviceId, expected: Option<DisconnectReas
 #[tokio::test(flavor = "multi_thread")]
 async fn advisories_alone_tell_in_time_who_comes_and_who_goes() {
     let backing = Backing::start(json!({})).await;
-    let _keeper = keep(&backing, |options| options.sweep = NEVER).await;
+    let _keeper = start_tracker(&backing, |options| options.sweep_interval = NEVER).await;
     let badge = backing.device(1);
     // The tracker runs when it has reported the first device.
     let first = badge.connect(backing.nats.port()).await;
-    until(&backing.log, badge.device, None).await;
+    wait_for_presence(&backing.log, badge.device, None).await;
     drop(first);
-    until(&backing.log, badge.device, Some(DisconnectReason::Closed)).await;
+    wait_for_presence(&backing.log, badge.device, Some(DisconnectReason::Closed)).await;
     let (mut online, mut offline) = (Duration::ZERO, Duration::ZERO);
     for _ in 0..10 {
         let connection = badge.connect(backing.nats.port()).await;
-        online = online.max(until(&backing.log, badge.device, None).await);
+        online = online.max(wait_for_presence(&backing.log, badge.device, None).await);
         drop(connection);
         let closed = Some(DisconnectReason::Closed);
-        offline = offline.max(until(&backing.log, badge.device, closed).await);
+        offline = offline.max(wait_for_presence(&backing.log, badge.device, closed).await);
     }
     eprintln!("of 10, the slowest: online after {online:?}, offline after {offline:?}");
     assert!(online < Duration::from_secs(1) && offline < Duration::from_secs(2));
@@ -94,20 +94,20 @@ async fn advisories_alone_tell_in_time_who_comes_and_who_goes() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_connection_that_answers_no_ping_ends_in_silence() {
     let backing = Backing::start(json!({ "ping_interval": "1s", "ping_max": 1 })).await;
-    let _keeper = keep(&backing, |options| options.sweep = NEVER).await;
+    let _keeper = start_tracker(&backing, |options| options.sweep_interval = NEVER).await;
     let badge = backing.device(1);
     let _frozen = badge.connect(backing.nats.port()).await;
-    until(&backing.log, badge.device, None).await;
-    let took = until(&backing.log, badge.device, Some(DisconnectReason::Silent)).await;
+    wait_for_presence(&backing.log, badge.device, None).await;
+    let took = wait_for_presence(&backing.log, badge.device, Some(DisconnectReason::Silent)).await;
     eprintln!("silent after {took:?} at a ping each second");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_connection_that_stands_and_says_nothing_is_offline_until_it_speaks() {
     let backing = Backing::start(json!({ "ping_interval": "2m" })).await;
-    let _keeper = keep(&backing, |options| {
+    let _keeper = start_tracker(&backing, |options| {
         options.offline_after = Duration::from_secs(2);
-        options.sweep = Duration::from_millis(200);
+        options.sweep_interval = Duration::from_millis(200);
     })
     .await;
     let (quiet, lively) = (backing.device(1), backing.device(2));
@@ -116,21 +116,21 @@ async fn a_connection_that_stands_and_says_nothing_is_offline_until_it_speaks() 
     tokio::spawn(async move {
         loop {
             tokio::time::sleep(Duration::from_millis(500)).await;
-            say(&mut talks, "PUB x 1\r\n.\r\n").await;
+            send(&mut talks, "PUB x 1\r\n.\r\n").await;
         }
     });
-    until(&backing.log, quiet.device, None).await;
-    let took = until(&backing.log, quiet.device, Some(DisconnectReason::Silent)).await;
+    wait_for_presence(&backing.log, quiet.device, None).await;
+    let took = wait_for_presence(&backing.log, quiet.device, Some(DisconnectReason::Silent)).await;
     eprintln!("silent after {took:?} of 2 s");
     assert!(took > Duration::from_millis(1500));
     // The broker's list does not show a ping; it shows a message or a subscription.
-    say(&mut frozen, "PING\r\n").await;
+    send(&mut frozen, "PING\r\n").await;
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert_eq!(history(&backing.log).await.len(), 3);
-    say(&mut frozen, "SUB y 1\r\n").await;
-    let took = until(&backing.log, quiet.device, None).await;
+    send(&mut frozen, "SUB y 1\r\n").await;
+    let took = wait_for_presence(&backing.log, quiet.device, None).await;
     eprintln!("online again {took:?} after it spoke");
-    until(&backing.log, quiet.device, Some(DisconnectReason::Silent)).await;
+    wait_for_presence(&backing.log, quiet.device, Some(DisconnectReason::Silent)).await;
     drop(frozen);
     let of_lively: Vec<_> =
         history(&backing.log).await.into_iter().filter(|(who, _)| *who == lively.device).collect();
@@ -156,9 +156,9 @@ async fn nobody_is_declared_gone_for_the_number_of_connections() {
     let mut connections = crowd(&backing, DEVICES as u128, EACH).await;
     // One page, and five pages, while clients connect and disconnect.
     for page in [20_000, 1_000] {
-        let keeper = keep(&backing, |options| {
-            options.sweep = Duration::from_millis(200);
-            options.page = page;
+        let keeper = start_tracker(&backing, |options| {
+            options.sweep_interval = Duration::from_millis(200);
+            options.page_size = page;
         })
         .await;
         let began = Instant::now();
@@ -185,11 +185,11 @@ async fn nobody_is_declared_gone_for_the_number_of_connections() {
 async fn a_broker_that_was_killed_takes_with_it_who_does_not_come_back() {
     let backing = Backing::start(json!({})).await;
     let (stays, goes) = (backing.device(1), backing.device(2));
-    let _keeper = keep(&backing, |options| options.sweep = Duration::from_millis(300)).await;
+    let _keeper = start_tracker(&backing, |options| options.sweep_interval = Duration::from_millis(300)).await;
     let _first =
         (stays.connect(backing.nats.port()).await, goes.connect(backing.nats.port()).await);
-    until(&backing.log, stays.device, None).await;
-    until(&backing.log, goes.device, None).await;
+    wait_for_presence(&backing.log, stays.device, None).await;
+    wait_for_presence(&backing.log, goes.device, None).await;
     let pid = backing.nats.child().pid();
     backing.nats.child().kill9().unwrap();
     while backing.nats.child().pid() == pid
@@ -198,7 +198,7 @@ async fn a_broker_that_was_killed_takes_with_it_who_does_not_come_back() {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     let _second = stays.connect(backing.nats.port()).await;
-    until(&backing.log, goes.device, Some(DisconnectReason::Gone)).await;
+    wait_for_presence(&backing.log, goes.device, Some(DisconnectReason::Gone)).await;
     let of_stays: Vec<_> =
         history(&backing.log).await.into_iter().filter(|(who, _)| *who == stays.device).collect();
     assert_eq!(of_stays, [(stays.device, None)]);

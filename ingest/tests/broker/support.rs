@@ -101,11 +101,11 @@ impl Backing {
     }
 
     /// A device's credentials.
-    pub(crate) fn device(&self, n: u128) -> Badge {
+    pub(crate) fn device(&self, n: u128) -> DeviceCredentials {
         let device = DeviceId(Uuid::from_u128(n));
         let user = KeyPair::new_user();
         let tags = json!(["project:default", format!("device:{device}")]);
-        Badge { device, jwt: user_jwt(&self.account, &user, tags), user }
+        DeviceCredentials { device, jwt: user_jwt(&self.account, &user, tags), user }
     }
 }
 
@@ -116,13 +116,13 @@ fn user_jwt(account: &KeyPair, user: &KeyPair, tags: Value) -> String {
 }
 
 /// Credentials of a device.
-pub(crate) struct Badge {
+pub(crate) struct DeviceCredentials {
     pub(crate) device: DeviceId,
     user: KeyPair,
     jwt: String,
 }
 
-impl Badge {
+impl DeviceCredentials {
     /// Connects with the minimum of the protocol; responds to no ping.
     pub(crate) async fn connect(&self, port: u16) -> BufReader<TcpStream> {
         let mut stream = BufReader::new(TcpStream::connect(("127.0.0.1", port)).await.unwrap());
@@ -132,7 +132,7 @@ impl Badge {
         let nonce = info["nonce"].as_str().unwrap();
         let hello = json!({ "verbose": false, "pedantic": false, "jwt": self.jwt,
             "sig": BASE64URL_NOPAD.encode(&self.user.sign(nonce.as_bytes()).unwrap()) });
-        say(&mut stream, &format!("CONNECT {hello}\r\nPING\r\n")).await;
+        send(&mut stream, &format!("CONNECT {hello}\r\nPING\r\n")).await;
         line.clear();
         stream.read_line(&mut line).await.unwrap();
         assert_eq!(line, "PONG\r\n");
@@ -141,6 +141,6 @@ impl Badge {
 }
 
 /// Writes to the broker, in its protocol.
-pub(crate) async fn say(stream: &mut BufReader<TcpStream>, words: &str) {
-    stream.get_mut().write_all(words.as_bytes()).await.unwrap();
+pub(crate) async fn send(stream: &mut BufReader<TcpStream>, text: &str) {
+    stream.get_mut().write_all(text.as_bytes()).await.unwrap();
 }

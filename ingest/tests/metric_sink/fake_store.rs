@@ -8,21 +8,21 @@ use axum::Router;
 use axum::http::{HeaderMap, StatusCode};
 use axum::routing::{get, post};
 use muster_ingest::metrics::{
-    Answer, Api, InfluxClient, Lines, MetricSink, Outcome, SinkSettings, SinkTask, StoreSettings,
+    WriteResponse, Api, InfluxClient, Lines, MetricSink, Outcome, SinkSettings, SinkTask, StoreSettings,
 };
 
 use crate::support::{self, Failure};
-use crate::{lines, quick, wait_for};
+use crate::{lines, fast_settings, wait_for};
 
 /// A store that sends the given responses in order, then always 204.
 async fn fake(
-    answers: &'static [(u16, &'static str)],
+    responses: &'static [(u16, &'static str)],
 ) -> Result<(String, Arc<AtomicUsize>), Failure> {
     let asked = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&asked);
     let answer = move |_: axum::body::Bytes| async move {
         let (status, after) =
-            answers.get(count.fetch_add(1, Ordering::SeqCst)).copied().unwrap_or((204, ""));
+            responses.get(count.fetch_add(1, Ordering::SeqCst)).copied().unwrap_or((204, ""));
         let mut headers = HeaderMap::new();
         if let Ok(after) = after.parse() {
             headers.insert("retry-after", after);
@@ -38,12 +38,12 @@ async fn fake(
 
 /// A store that fails on every body that contains one of these texts, and records the others.
 async fn failing_on(
-    words: &'static [&'static str],
+    texts: &'static [&'static str],
 ) -> Result<(String, Arc<Mutex<String>>), Failure> {
     let written = Arc::new(Mutex::new(String::new()));
     let kept = written.clone();
     let answer = move |body: String| async move {
-        if words.iter().any(|word| body.contains(word)) {
+        if texts.iter().any(|word| body.contains(word)) {
             return StatusCode::INTERNAL_SERVER_ERROR;
         }
         kept.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push_str(&body);
@@ -59,7 +59,7 @@ async fn failing_on(
 #[tokio::test]
 async fn a_line_that_the_store_fails_on_is_rejected_alone() -> Result<(), Failure> {
     let (url, written) = failing_on(&["poison"]).await?;
-    let (sink, _task) = v2_sink(&url, quick())?;
+    let (sink, _task) = v2_sink(&url, fast_settings())?;
     let bad = Lines::from_text("m,id=2 v=1 1\npoison v=1 1\nm,id=2 v=2 2\n".to_owned());
     let (good, bad) = (sink.submit(lines(1, 20)).await?, sink.submit(bad).await?);
     let Outcome::Rejected(rejected) = bad.await else { return Err("not rejected".into()) };
@@ -76,7 +76,7 @@ async fn a_line_that_the_store_fails_on_is_rejected_alone() -> Result<(), Failur
 #[tokio::test]
 async fn a_store_that_fails_on_everything_drops_nothing() -> Result<(), Failure> {
     let (url, _) = failing_on(&["="]).await?;
-    let (sink, _task) = v2_sink(&url, quick())?;
+    let (sink, _task) = v2_sink(&url, fast_settings())?;
     let waiting = sink.submit(lines(1, 20)).await?;
     let tried = || sink.counters().snapshot().retries >= 12;
     assert!(wait_for(Duration::from_secs(20), tried).await);
@@ -102,7 +102,7 @@ async fn nothing_is_dropped_while_the_store_says_not_now() -> Result<(), Failure
     ];
     for (answers, at_least) in cases {
         let (url, asked) = fake(answers).await?;
-        let (sink, task) = v2_sink(&url, quick())?;
+        let (sink, task) = v2_sink(&url, fast_settings())?;
         let start = Instant::now();
         assert_eq!(sink.submit(lines(1, 1)).await?.await, Outcome::Written, "{answers:?}");
         assert!(start.elapsed() >= Duration::from_millis(*at_least), "{answers:?}");
@@ -157,7 +157,7 @@ async fn the_api_is_chosen_by_the_stores_version() -> Result<(), Failure> {
         assert!(!format!("{settings:?}").contains("secret"));
         let client = InfluxClient::new(settings)?;
         let body = client.pack(b"m v=1 1\n".to_vec());
-        assert_eq!(client.write(body).await, Answer::Written, "{ping} {health}");
+        assert_eq!(client.write(body).await, WriteResponse::Written, "{ping} {health}");
         assert_eq!(received.recv().await.as_deref(), Some(expected), "{ping} {health}");
     }
     assert!(!StoreSettings::new("http://[::1]:8086", "m").gzip);
@@ -169,7 +169,7 @@ async fn the_api_is_chosen_by_the_stores_version() -> Result<(), Failure> {
 async fn a_stop_writes_what_was_handed_in_or_says_that_it_did_not() -> Result<(), Failure> {
     let (url, _) = fake(&[]).await?;
     // Draining ends the linger early.
-    let (sink, task) = v2_sink(&url, SinkSettings { linger: Duration::from_secs(60), ..quick() })?;
+    let (sink, task) = v2_sink(&url, SinkSettings { linger: Duration::from_secs(60), ..fast_settings() })?;
     let completion = sink.submit(lines(1, 10)).await?;
     let start = Instant::now();
     assert!(task.drain(Duration::from_secs(10)).await);
@@ -177,7 +177,7 @@ async fn a_stop_writes_what_was_handed_in_or_says_that_it_did_not() -> Result<()
     assert_eq!(completion.await, Outcome::Written);
     assert!(sink.submit(lines(2, 1)).await.is_err());
 
-    let (sink, task) = v2_sink("http://127.0.0.1:1", quick())?;
+    let (sink, task) = v2_sink("http://127.0.0.1:1", fast_settings())?;
     let completion = sink.submit(lines(1, 10)).await?;
     assert!(!task.drain(Duration::from_millis(200)).await);
     assert_eq!(completion.await, Outcome::Abandoned);

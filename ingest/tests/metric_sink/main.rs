@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use muster_ingest::metrics::{
-    InfluxClient, Lines, MetricSink, Origin, Outcome, Place, SinkSettings, SinkTask, StoreSettings,
+    InfluxClient, Lines, MetricSink, Origin, Outcome, MetricBucket, SinkSettings, SinkTask, StoreSettings,
     encode,
 };
 use muster_schemas::metrics::{FieldValue, MetricBatch, Point};
@@ -27,11 +27,11 @@ fn sink(url: &str, gzip: bool, settings: SinkSettings) -> Result<(MetricSink, Si
 }
 
 /// Settings with delays short enough for tests.
-fn quick() -> SinkSettings {
+fn fast_settings() -> SinkSettings {
     SinkSettings {
         linger: Duration::from_millis(20),
-        first_wait: Duration::from_millis(20),
-        longest_wait: Duration::from_millis(200),
+        first_delay: Duration::from_millis(20),
+        max_delay: Duration::from_millis(200),
         ..SinkSettings::default()
     }
 }
@@ -44,7 +44,7 @@ fn lines(id: usize, count: usize) -> Lines {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_device_sent_is_read_back() -> Result<(), Failure> {
     let store = Influx::start("").await?;
-    let (sink, task) = sink(&store.url(), true, quick())?;
+    let (sink, task) = sink(&store.url(), true, fast_settings())?;
     let time = 1_795_420_800_000_001;
     let batch = MetricBatch {
         time: Timestamp(time),
@@ -105,7 +105,7 @@ async fn what_a_device_sent_is_read_back() -> Result<(), Failure> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_store_loses_nothing_and_memory_stays_bounded() -> Result<(), Failure> {
     let mut store = Influx::start("").await?;
-    let settings = SinkSettings { max_held: 64 * 1024, max_lines: 500, ..quick() };
+    let settings = SinkSettings { max_held_bytes: 64 * 1024, max_lines: 500, ..fast_settings() };
     let (sink, task) = sink(&store.url(), true, settings)?;
     assert_eq!(sink.submit(lines(0, 100)).await?.await, Outcome::Written);
 
@@ -141,7 +141,7 @@ async fn a_killed_store_loses_nothing_and_memory_stays_bounded() -> Result<(), F
 #[tokio::test(flavor = "multi_thread")]
 async fn bad_lines_are_isolated_with_the_stores_words() -> Result<(), Failure> {
     let store = Influx::start("").await?;
-    let (sink, _task) = sink(&store.url(), true, quick())?;
+    let (sink, _task) = sink(&store.url(), true, fast_settings())?;
     assert_eq!(sink.submit(lines(0, 1)).await?.await, Outcome::Written);
 
     // Three messages, gathered into one batch: type conflict, no line protocol, time out of range.
@@ -187,7 +187,7 @@ async fn bad_lines_are_isolated_with_the_stores_words() -> Result<(), Failure> {
 #[tokio::test(flavor = "multi_thread")]
 async fn many_bad_lines_cost_few_requests() -> Result<(), Failure> {
     let store = Influx::start("").await?;
-    let (sink, _task) = sink(&store.url(), true, quick())?;
+    let (sink, _task) = sink(&store.url(), true, fast_settings())?;
     let floats = (0..9).map(|n| format!("c{n} v=1 1\n")).collect();
     assert_eq!(sink.submit(Lines::from_text(floats)).await?.await, Outcome::Written);
     let before = sink.counters().snapshot().requests;
@@ -217,7 +217,7 @@ async fn many_bad_lines_cost_few_requests() -> Result<(), Failure> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_message_that_cannot_be_isolated_cheaply_harms_itself_alone() -> Result<(), Failure> {
     let store = Influx::start("").await?;
-    let (sink, _task) = sink(&store.url(), true, quick())?;
+    let (sink, _task) = sink(&store.url(), true, fast_settings())?;
     assert_eq!(sink.submit(lines(0, 1)).await?.await, Outcome::Written);
     let before = sink.counters().snapshot().requests;
     let bad = (1..=2_000)
@@ -239,7 +239,7 @@ async fn a_message_that_cannot_be_isolated_cheaply_harms_itself_alone() -> Resul
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_too_large_is_split() -> Result<(), Failure> {
     let store = Influx::start("max-body-size = 4000").await?;
-    let (sink, _task) = sink(&store.url(), false, quick())?;
+    let (sink, _task) = sink(&store.url(), false, fast_settings())?;
     let huge = format!("m,id=2 t=\"{}\" 1", "x".repeat(5000));
     let mixed = Lines::from_text(format!("m,id=2 v=1 1\n{huge}\nm,id=2 v=2 2"));
     let (small, mixed) = (sink.submit(lines(1, 1000)).await?, sink.submit(mixed).await?);
@@ -257,7 +257,7 @@ async fn what_is_too_large_is_split() -> Result<(), Failure> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_project_has_a_place_of_its_own() -> Result<(), Failure> {
     let store = Influx::start("").await?;
-    let (sink, _task) = sink(&store.url(), true, quick())?;
+    let (sink, _task) = sink(&store.url(), true, fast_settings())?;
     let client = InfluxClient::new(StoreSettings::new(&store.url(), "metrics"))?;
     let policies = async || -> Result<serde_json::Value, Failure> {
         Ok(serde_json::to_value(store.rows("SHOW RETENTION POLICIES").await?)?)
@@ -266,7 +266,7 @@ async fn a_project_has_a_place_of_its_own() -> Result<(), Failure> {
     let own =
         |duration, shard| serde_json::json!([shared, ["project-a", duration, shard, 1, false]]);
     // For a project that never had a retention, only the database is created.
-    client.release("project-a").await?;
+    client.reset_retention("project-a").await?;
     assert_eq!(policies().await?, serde_json::json!([shared]));
     for (days, duration, shard) in [
         (30, "720h0m0s", "24h0m0s"),
@@ -276,7 +276,7 @@ async fn a_project_has_a_place_of_its_own() -> Result<(), Failure> {
         (9_999, "239976h0m0s", "168h0m0s"),
         (30, "720h0m0s", "24h0m0s"),
     ] {
-        client.keep("project-a", Retention::Days(days)).await?;
+        client.apply_retention("project-a", Retention::Days(days)).await?;
         assert_eq!(policies().await?, own(duration, shard), "{days} days");
     }
 
@@ -284,7 +284,7 @@ async fn a_project_has_a_place_of_its_own() -> Result<(), Failure> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_micros();
     let old = now - 40 * 86_400 * 1_000_000;
     let mixed = format!("m,id=a v=1 {old}\nm,id=a v=2 {now}\nm,id=a v=3i {now}\n");
-    let place = Place::own(&"a".parse::<ProjectId>()?, Retention::Days(30));
+    let place = MetricBucket::own(&"a".parse::<ProjectId>()?, Retention::Days(30));
     let first = sink.submit_to(place.clone(), Lines::from_text(mixed)).await?;
     let other = sink.submit(lines(0, 2)).await?;
     let Outcome::Rejected(rejected) = first.await else { return Err("none is rejected".into()) };
@@ -301,7 +301,7 @@ async fn a_project_has_a_place_of_its_own() -> Result<(), Failure> {
     assert_eq!(policies().await?, own("720h0m0s", "24h0m0s"));
 
     // Back to the shared retention: existing points are kept as long as those of the database.
-    client.release("project-a").await?;
+    client.reset_retention("project-a").await?;
     assert_eq!(policies().await?, own("0s", "168h0m0s"));
     Ok(())
 }
@@ -311,19 +311,19 @@ async fn a_project_has_a_place_of_its_own() -> Result<(), Failure> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_project_does_not_affect_the_types_or_names_of_another() -> Result<(), Failure> {
     let store = Influx::start("").await?;
-    let (sink, _task) = sink(&store.url(), true, quick())?;
+    let (sink, _task) = sink(&store.url(), true, fast_settings())?;
     let client = InfluxClient::new(StoreSettings::new(&store.url(), "metrics"))?;
-    let own = |project: &str| -> Result<Place, Failure> {
-        Ok(Place::own(&project.parse::<ProjectId>()?, Retention::Default))
+    let own = |project: &str| -> Result<MetricBucket, Failure> {
+        Ok(MetricBucket::own(&project.parse::<ProjectId>()?, Retention::Default))
     };
     for project in ["a", "b"] {
-        client.keep(&format!("project-{project}"), Retention::Default).await?;
+        client.apply_retention(&format!("project-{project}"), Retention::Default).await?;
     }
     let line = |text: &str| Lines::from_text(text.to_owned());
     let writes = [
         (own("a")?, "q,project=a size=\"x\",secret=1 1\n"),
         (own("b")?, "q,project=b size=2.5 1\n"),
-        (Place::Shared, "q,project=default size=true 1\n"),
+        (MetricBucket::Shared, "q,project=default size=true 1\n"),
         // Created at the first write.
         (own("c")?, "q,project=c size=7i 1\n"),
     ];

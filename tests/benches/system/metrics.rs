@@ -10,7 +10,7 @@ use async_nats::jetstream;
 use futures::future::join_all;
 use muster_backing::influx::Credentials;
 use muster_ingest::metrics::{
-    Answer, InfluxClient, Lines, MetricSink, Origin, Outcome, SinkSettings, StoreSettings, encode,
+    WriteResponse, InfluxClient, Lines, MetricSink, Origin, Outcome, SinkSettings, StoreSettings, encode,
 };
 use muster_schemas::subjects::{DeviceSubjects, METRICS_STREAM};
 use muster_schemas::{ProjectId, Timestamp};
@@ -128,7 +128,7 @@ async fn post(client: &Arc<InfluxClient>, lines: &[Lines]) -> f64 {
             loop {
                 let body = queue.lock().unwrap().pop();
                 let Some(body) = body else { break };
-                assert_eq!(client.write(body).await, Answer::Written);
+                assert_eq!(client.write(body).await, WriteResponse::Written);
             }
         })
     });

@@ -8,7 +8,7 @@ use muster_command::keys::verifier_in;
 use muster_eventlog::{
     AuthorityAudit, ConnectOptions, Examination, ReadModel, audit_authority, examine,
 };
-use muster_ingest::metrics::{Answer, InfluxClient};
+use muster_ingest::metrics::{WriteResponse, InfluxClient};
 use muster_query::PROJECTIONS;
 use muster_schemas::Timestamp;
 use tokio::time::timeout;
@@ -197,20 +197,20 @@ pub(super) async fn influx(store: &MetricStore) -> Check {
     };
     match client.write(client.pack(b"\n".to_vec())).await {
         // The request was authorized; the store refused only its empty body.
-        Answer::Written | Answer::Refused(_) | Answer::TooLarge(_) => Check::good(
+        WriteResponse::Written | WriteResponse::Refused(_) | WriteResponse::TooLarge(_) => Check::good(
             name,
             format!("version {version} accepts metrics into '{}'", store.database),
         ),
-        Answer::DatabaseMissing(_) => Check::good(
+        WriteResponse::DatabaseMissing(_) => Check::good(
             name,
             format!("version {version}; '{}' is created with the first metrics", store.database),
         ),
-        Answer::Misconfigured(words) => {
+        WriteResponse::Misconfigured(words) => {
             let remedy =
                 "correct user and password (1.x), or organization, bucket and token (2.x, 3.x)";
             Check::bad(name, format!("version {version} rejects the credentials: {words}"), remedy)
         }
-        Answer::Busy { words, .. } | Answer::Unavailable(words) => {
+        WriteResponse::Busy { words, .. } | WriteResponse::Unavailable(words) => {
             Check::bad(name, format!("version {version}: {words}"), remedy)
         }
     }

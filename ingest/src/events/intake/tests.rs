@@ -53,9 +53,9 @@ fn access(seq: u64, tip: Hash) -> DeviceAccess {
     }
 }
 
-fn arrival(bytes: &Bytes) -> Arrival {
+fn inbound(bytes: &Bytes) -> InboundMessage {
     let subject = format!("evt.3.default.{}", device(1));
-    Arrival { subject, bytes: bytes.clone(), is_repeated: false }
+    InboundMessage { subject, bytes: bytes.clone(), is_repeated: false }
 }
 
 /// The result: the number of appended events, the ack, the causes of rejections.
@@ -63,11 +63,11 @@ fn outcome(
     access: &DeviceAccess,
     messages: &[Bytes],
 ) -> (usize, Option<(u64, bool)>, Vec<&'static str>) {
-    let (claims, mut refused) = sort(messages.iter().map(arrival).collect());
+    let (claims, mut refused) = group_by_device(messages.iter().map(inbound).collect());
     let mut appended = 0;
     let mut ack = None;
     for (key, claims) in claims {
-        if let Some(chain) = judge(key, claims, access, &mut refused) {
+        if let Some(chain) = validate(key, claims, access, &mut refused) {
             appended += chain.append.map_or(0, |append| append.streams[0].events.len());
             ack = Some((chain.ack.seq, chain.ack.resend));
         }
@@ -146,9 +146,9 @@ fn whatever_a_device_signs_is_appended() {
         (early, "DeviceConfigApplied"),
     ] {
         let sealed: Bytes = odd.seal(&key(1)).into();
-        let (claims, mut refused) = sort(vec![arrival(&sealed)]);
+        let (claims, mut refused) = group_by_device(vec![inbound(&sealed)]);
         let (key, claims) = claims.into_iter().next().unwrap();
-        let chain = judge(key, claims, &access(0, Hash::ZERO), &mut refused).unwrap();
+        let chain = validate(key, claims, &access(0, Hash::ZERO), &mut refused).unwrap();
         let events = &chain.append.unwrap().streams[0].events;
         assert!(format!("{:?}", events[0]).contains(kind), "{:?}", events[0]);
     }

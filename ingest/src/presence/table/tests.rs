@@ -6,7 +6,7 @@ use super::*;
 
 const LIMIT: Duration = Duration::from_secs(60);
 
-fn who(n: u128) -> Who {
+fn who(n: u128) -> ProjectDevice {
     (ProjectId::default_project(), DeviceId(Uuid::from_u128(n)))
 }
 
@@ -23,7 +23,7 @@ fn closed(id: &str) -> Advisory {
 }
 
 /// Returns the changes: the device, and `+` or the reason.
-fn told(changes: impl IntoIterator<Item = Change>) -> Vec<(u128, &'static str)> {
+fn changes_of(changes: impl IntoIterator<Item = Change>) -> Vec<(u128, &'static str)> {
     let word = |event: &Event| match event {
         Event::DeviceConnected(_) => "+",
         Event::DeviceDisconnected(gone) => match gone.reason {
@@ -48,13 +48,13 @@ fn at(seconds: i64) -> Timestamp {
 fn list_at(now: i64, entries: &[(&str, u128, i64, &str)]) -> Sweep {
     let listed = entries.iter().map(|(id, n, active, rtt)| {
         let connection = connection(id, *n);
-        (at(now), Listed { connection, active: at(*active), rtt: (*rtt).to_owned() })
+        (at(now), ListedConnection { connection, active_at: at(*active), rtt: (*rtt).to_owned() })
     });
     Sweep {
         listed: listed.collect(),
-        whole: ["s".to_owned()].into(),
-        lost: HashSet::new(),
-        is_whole: true,
+        complete: ["s".to_owned()].into(),
+        lost_servers: HashSet::new(),
+        is_complete: true,
     }
 }
 
@@ -66,11 +66,11 @@ fn list(entries: &[(&str, u128)]) -> Sweep {
 #[test]
 fn a_device_is_online_while_it_has_any_connection() {
     let mut table = Table::new(LIMIT, []);
-    assert_eq!(told(table.told(opened("s/1", 1))), [(1, "+")]);
-    assert_eq!(told(table.told(opened("s/2", 1))), []);
-    assert_eq!(told(table.told(closed("s/1"))), []);
-    assert_eq!(told(table.told(closed("s/1"))), []);
-    assert_eq!(told(table.told(closed("s/2"))), [(1, "closed")]);
+    assert_eq!(changes_of(table.apply_advisory(opened("s/1", 1))), [(1, "+")]);
+    assert_eq!(changes_of(table.apply_advisory(opened("s/2", 1))), []);
+    assert_eq!(changes_of(table.apply_advisory(closed("s/1"))), []);
+    assert_eq!(changes_of(table.apply_advisory(closed("s/1"))), []);
+    assert_eq!(changes_of(table.apply_advisory(closed("s/2"))), [(1, "closed")]);
 }
 
 #[test]
@@ -78,69 +78,69 @@ fn two_lists_must_agree_before_somebody_is_gone() {
     let mut table = Table::new(LIMIT, [who(1), who(2)]);
     // 1 is still connected; 2 disconnected and 3 connected while no process tracked presence.
     let now = [("s/1", 1), ("s/3", 3)];
-    assert_eq!(told(table.swept(list(&now))), [(3, "+")]);
-    assert!(table.is_in_doubt());
-    assert_eq!(told(table.swept(list(&now))), [(2, "gone")]);
-    assert!(!table.is_in_doubt());
+    assert_eq!(changes_of(table.finish_sweep(list(&now))), [(3, "+")]);
+    assert!(table.needs_requery());
+    assert_eq!(changes_of(table.finish_sweep(list(&now))), [(2, "gone")]);
+    assert!(!table.needs_requery());
     // 3 reconnected unnoticed: it was online all the time, as far as the table can determine.
     let now = [("s/1", 1), ("s/4", 3)];
-    assert_eq!(told(table.swept(list(&now))), []);
-    assert_eq!(told(table.swept(list(&now))), []);
+    assert_eq!(changes_of(table.finish_sweep(list(&now))), []);
+    assert_eq!(changes_of(table.finish_sweep(list(&now))), []);
     // A single list without a device may be wrong.
-    assert_eq!(told(table.swept(list(&[("s/1", 1)]))), []);
-    assert_eq!(told(table.swept(list(&now))), []);
-    assert_eq!(told(table.swept(list(&[]))), []);
-    assert_eq!(told(table.swept(list(&[]))), [(1, "gone"), (3, "gone")]);
-    assert_eq!(told(table.swept(list(&[]))), []);
+    assert_eq!(changes_of(table.finish_sweep(list(&[("s/1", 1)]))), []);
+    assert_eq!(changes_of(table.finish_sweep(list(&now))), []);
+    assert_eq!(changes_of(table.finish_sweep(list(&[]))), []);
+    assert_eq!(changes_of(table.finish_sweep(list(&[]))), [(1, "gone"), (3, "gone")]);
+    assert_eq!(changes_of(table.finish_sweep(list(&[]))), []);
 }
 
 #[test]
 fn an_incomplete_list_declares_nobody_gone() {
     let mut table = Table::new(LIMIT, [who(9)]);
-    table.told(opened("s/1", 1));
-    table.told(opened("t/2", 2));
+    table.apply_advisory(opened("s/1", 1));
+    table.apply_advisory(opened("t/2", 2));
     for _ in 0..5 {
         // A page of s is missing, and t does not respond.
-        let sweep = Sweep { whole: HashSet::new(), is_whole: false, ..list(&[]) };
-        assert_eq!(told(table.swept(sweep)), []);
+        let sweep = Sweep { complete: HashSet::new(), is_complete: false, ..list(&[]) };
+        assert_eq!(changes_of(table.finish_sweep(sweep)), []);
     }
     // The list of s is complete now; devices on t, and unknown ones, are unaffected.
     for expected in [vec![], vec![(1, "gone")], vec![], vec![]] {
-        assert_eq!(told(table.swept(Sweep { is_whole: false, ..list(&[]) })), expected);
+        assert_eq!(changes_of(table.finish_sweep(Sweep { is_complete: false, ..list(&[]) })), expected);
     }
-    let lost = Sweep { lost: ["t".to_owned()].into(), ..list(&[]) };
-    assert_eq!(told(table.swept(lost)), [(2, "gone")]);
-    assert_eq!(told(table.swept(list(&[]))), [(9, "gone")]);
+    let lost = Sweep { lost_servers: ["t".to_owned()].into(), ..list(&[]) };
+    assert_eq!(changes_of(table.finish_sweep(lost)), [(2, "gone")]);
+    assert_eq!(changes_of(table.finish_sweep(list(&[]))), [(9, "gone")]);
 }
 
 #[test]
 fn a_list_does_not_overrule_what_was_told_while_it_was_made() {
     let mut table = Table::new(LIMIT, []);
-    table.told(opened("s/1", 1));
-    table.told(opened("s/2", 2));
+    table.apply_advisory(opened("s/1", 1));
+    table.apply_advisory(opened("s/2", 2));
     for _ in 0..3 {
-        table.sweep_begins();
-        assert_eq!(told(table.told(closed("s/1"))), [(1, "closed")]);
-        assert_eq!(told(table.told(opened("s/3", 3))), [(3, "+")]);
+        table.start_sweep();
+        assert_eq!(changes_of(table.apply_advisory(closed("s/1"))), [(1, "closed")]);
+        assert_eq!(changes_of(table.apply_advisory(opened("s/3", 3))), [(3, "+")]);
         // The list is older than the advisories: it has 1, and does not have 3 yet.
-        assert_eq!(told(table.swept(list(&[("s/1", 1), ("s/2", 2)]))), []);
-        assert!(!table.is_in_doubt());
-        table.told(closed("s/3"));
-        table.told(opened("s/1", 1));
+        assert_eq!(changes_of(table.finish_sweep(list(&[("s/1", 1), ("s/2", 2)]))), []);
+        assert!(!table.needs_requery());
+        table.apply_advisory(closed("s/3"));
+        table.apply_advisory(opened("s/1", 1));
     }
     // A failed sweep has no effect.
-    table.sweep_begins();
-    table.told(closed("s/1"));
-    table.sweep_failed();
-    assert_eq!(told(table.swept(list(&[("s/1", 1), ("s/2", 2)]))), [(1, "+")]);
+    table.start_sweep();
+    table.apply_advisory(closed("s/1"));
+    table.fail_sweep();
+    assert_eq!(changes_of(table.finish_sweep(list(&[("s/1", 1), ("s/2", 2)]))), [(1, "+")]);
 }
 
 #[test]
 fn a_connection_on_which_nothing_is_heard_is_silent_until_it_speaks() {
     let mut table = Table::new(LIMIT, []);
-    table.told(opened("s/1", 1));
+    table.apply_advisory(opened("s/1", 1));
     let mut swept =
-        |now, active, rtt: &str| told(table.swept(list_at(now, &[("s/1", 1, active, rtt)])));
+        |now, active, rtt: &str| changes_of(table.finish_sweep(list_at(now, &[("s/1", 1, active, rtt)])));
     assert_eq!(swept(10, 0, ""), []);
     assert_eq!(swept(60, 0, ""), []);
     assert_eq!(swept(61, 0, ""), [(1, "silent")]);
@@ -153,39 +153,39 @@ fn a_connection_on_which_nothing_is_heard_is_silent_until_it_speaks() {
     assert_eq!(swept(270, 94, "6µs"), []);
     assert_eq!(swept(271, 94, "6µs"), [(1, "silent")]);
     // It reconnects; later the old connection is closed.
-    assert_eq!(told(table.told(opened("s/2", 1))), [(1, "+")]);
-    assert_eq!(told(table.told(closed("s/1"))), []);
-    assert_eq!(told(table.told(closed("s/2"))), [(1, "closed")]);
+    assert_eq!(changes_of(table.apply_advisory(opened("s/2", 1))), [(1, "+")]);
+    assert_eq!(changes_of(table.apply_advisory(closed("s/1"))), []);
+    assert_eq!(changes_of(table.apply_advisory(closed("s/2"))), [(1, "closed")]);
 }
 
 #[test]
 fn another_connection_that_speaks_keeps_a_device_online() {
     let mut table = Table::new(LIMIT, []);
-    table.told(opened("s/1", 1));
+    table.apply_advisory(opened("s/1", 1));
     let both = |now| list_at(now, &[("s/1", 1, 0, ""), ("s/2", 1, now, "")]);
-    assert_eq!(told(table.swept(both(70))), []);
+    assert_eq!(changes_of(table.finish_sweep(both(70))), []);
     // The active connection is closed: the remaining one is silent.
-    assert_eq!(told(table.told(closed("s/2"))), [(1, "closed")]);
+    assert_eq!(changes_of(table.apply_advisory(closed("s/2"))), [(1, "closed")]);
 }
 
 #[test]
 fn a_new_keeper_believes_the_log_about_quiet_connections_until_it_has_watched_them() {
     let mut table = Table::new(LIMIT, [who(1)]);
     let mut swept =
-        |now| told(table.swept(list_at(now, &[("s/1", 1, 0, "5µs"), ("s/2", 2, 0, "7µs")])));
+        |now| changes_of(table.finish_sweep(list_at(now, &[("s/1", 1, 0, "5µs"), ("s/2", 2, 0, "7µs")])));
     assert_eq!(swept(1000), []);
     assert_eq!(swept(1060), []);
     assert_eq!(swept(1061), [(1, "silent")]);
-    assert_eq!(told(table.swept(list_at(1070, &[("s/2", 2, 0, "8µs")]))), [(2, "+")]);
+    assert_eq!(changes_of(table.finish_sweep(list_at(1070, &[("s/2", 2, 0, "8µs")]))), [(2, "+")]);
 }
 
 #[test]
 fn a_broker_that_was_killed_before_it_was_ever_listed_takes_its_connections_with_it() {
     let mut table = Table::new(LIMIT, []);
-    assert_eq!(told(table.told(opened("old/1", 1))), [(1, "+")]);
+    assert_eq!(changes_of(table.apply_advisory(opened("old/1", 1))), [(1, "+")]);
     // Only its successor responds, with two complete lists.
-    table.sweep_begins();
-    assert_eq!(told(table.swept(list(&[]))), []);
-    table.sweep_begins();
-    assert_eq!(told(table.swept(list(&[]))), [(1, "gone")]);
+    table.start_sweep();
+    assert_eq!(changes_of(table.finish_sweep(list(&[]))), []);
+    table.start_sweep();
+    assert_eq!(changes_of(table.finish_sweep(list(&[]))), [(1, "gone")]);
 }
